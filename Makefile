@@ -1,0 +1,72 @@
+# Everything that one does with this project. `make help` lists it; the work is done elsewhere.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+FLOOR := integration/lab/floor
+HOST_TRIPLE := x86_64-unknown-linux-gnu
+RELEASE := target/$(HOST_TRIPLE)/release
+DAEMONS := pod-watcher ipvs-programmer bgp-announcer node-router route-reflector
+# What --version says.
+PORTLB_VERSION ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)+$(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
+FUZZ_SECONDS ?= 60
+# Only the integration tests whose name contains this.
+FILTER ?=
+
+.PHONY: help build static test test-unit test-integration test-images demo lab lint fmt bench-convergence fuzz images floor floor-demo clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: static ## build the daemons: release, static, under target/x86_64-unknown-linux-gnu/release/
+
+# With --target, so that the flag reaches the daemons and not the compiler's own plugins.
+static:
+	RUSTFLAGS="-C target-feature=+crt-static" PORTLB_VERSION="$(PORTLB_VERSION)" \
+	  cargo build --release --locked --target $(HOST_TRIPLE) $(DAEMONS:%=-p %) -p integration --bins
+
+test: lint test-unit test-images test-integration ## everything that CI checks
+
+test-unit: ## unit, property and component tests, and the guard of the layers
+	cargo test --locked --workspace --exclude integration
+	cargo test --locked -p integration --lib --test architecture
+
+test-integration: floor ## real kernel, real peers, in network namespaces (FILTER=name for some)
+	cargo build --locked $(DAEMONS:%=-p %)
+	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(CURDIR)/$(FLOOR)/run \
+	  cargo test --locked -p integration --test system -- --test-threads=1 $(FILTER)
+
+test-images: floor ## build the container images and run each one's --help
+	containers/test
+
+demo: floor-demo build ## the whole load balancer on this machine, step by step (under a minute)
+	$(FLOOR)/run $(RELEASE)/demo
+
+lab: floor-demo build ## the demo's topology with a prompt, to try things
+	$(FLOOR)/install grpcurl
+	$(FLOOR)/run $(RELEASE)/demo --prompt
+
+lint: ## format and clippy, warnings denied
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+fmt: ## format the code
+	cargo fmt --all
+
+bench-convergence: floor build ## ours beside keepalived + exabgp + GoBGP, on one topology in one run
+	$(FLOOR)/run $(RELEASE)/bench-convergence
+
+fuzz: ## each decoder's fuzz target for FUZZ_SECONDS (60)
+	integration/fuzz $(FUZZ_SECONDS)
+
+images: ## the container images, as OCI archives under target/images/
+	containers/build
+
+floor: ## what the tests need: Debian packages, lab kernel, grpcurl
+	$(FLOOR)/install packages kernel grpcurl
+
+floor-demo: ## what the demo needs
+	$(FLOOR)/install packages-demo
+
+clean: ## remove what was built, but not the lab kernel
+	cargo clean --profile dev
+	cargo clean --profile release
+	rm -rf target/lab target/images

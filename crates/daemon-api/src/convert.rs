@@ -1,0 +1,468 @@
+//! Conversions between the generated types and our own.
+
+use std::{fmt::Display, net::IpAddr, num::NonZeroU16, time::Duration};
+
+use ipnet::IpNet;
+use virtual_server::{
+    DesiredChange, FailureAction, ForwardingMethod, HealthCheck, HealthCheckKind, Invalid,
+    Persistence, Ports, Protocol, RealServer, RealServerState, Scheduler, ServiceRange, TunnelKind,
+    VirtualServer, VirtualServerId, Weight,
+};
+
+use crate::{
+    discovery::v1::{self as discovery, watch_response::Event},
+    virtualserver::v1 as wire,
+};
+
+#[cfg(test)]
+mod tests;
+
+/// A message that no sender of the contract may send.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("field `{field}`: {problem}")]
+pub struct ConversionError {
+    /// Path of the field within its message.
+    pub field: String,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+impl ConversionError {
+    /// Says what is wrong with which field.
+    pub fn new(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self {
+            field: field.into(),
+            problem: problem.into(),
+        }
+    }
+
+    /// A field that the contract demands is absent, or an enumeration is unspecified.
+    pub fn unset(field: impl Into<String>) -> Self {
+        Self::new(field, "must be set")
+    }
+
+    /// The same, with the field's path seen from the message that contains `parent`.
+    #[must_use]
+    pub fn within(mut self, parent: impl Display) -> Self {
+        self.field = format!("{parent}.{}", self.field);
+        self
+    }
+}
+
+impl From<Invalid> for ConversionError {
+    fn from(invalid: Invalid) -> Self {
+        Self::new(
+            invalid.field,
+            format!("{} {}; {}", invalid.value, invalid.problem, invalid.cure),
+        )
+    }
+}
+
+impl From<&VirtualServerId> for wire::VirtualServerId {
+    fn from(id: &VirtualServerId) -> Self {
+        Self {
+            address: id.address.to_string(),
+            ports: Some(id.ports.into()),
+            protocol: wire::Protocol::from(id.protocol).into(),
+        }
+    }
+}
+
+impl TryFrom<wire::VirtualServerId> for VirtualServerId {
+    type Error = ConversionError;
+
+    fn try_from(id: wire::VirtualServerId) -> Result<Self, ConversionError> {
+        Ok(Self {
+            address: address(&id.address)?,
+            protocol: protocol(id.protocol)?,
+            ports: ports(id.ports)?,
+        })
+    }
+}
+
+impl From<&VirtualServer> for wire::VirtualServer {
+    fn from(virtual_server: &VirtualServer) -> Self {
+        let id = &virtual_server.id;
+        let (method, tunnel_kind) = match virtual_server.forwarding_method {
+            ForwardingMethod::Masquerade => (
+                wire::ForwardingMethod::Masquerade,
+                wire::TunnelKind::Unspecified,
+            ),
+            ForwardingMethod::DirectRouting => (
+                wire::ForwardingMethod::DirectRouting,
+                wire::TunnelKind::Unspecified,
+            ),
+            ForwardingMethod::Tunnel(TunnelKind::Ipip) => {
+                (wire::ForwardingMethod::Tunnel, wire::TunnelKind::Ipip)
+            }
+        };
+        let on_failure = match virtual_server.on_failure {
+            FailureAction::Quiesce => wire::FailureAction::Quiesce,
+            FailureAction::Remove => wire::FailureAction::Remove,
+        };
+        Self {
+            address: id.address.to_string(),
+            ports: Some(id.ports.into()),
+            protocol: wire::Protocol::from(id.protocol).into(),
+            name: virtual_server.name.clone(),
+            scheduler: Some(virtual_server.scheduler.into()),
+            forwarding_method: method.into(),
+            tunnel_kind: tunnel_kind.into(),
+            persistence: virtual_server
+                .persistence
+                .map(|persistence| wire::Persistence {
+                    timeout_seconds: u32::try_from(persistence.timeout.as_secs())
+                        .unwrap_or(u32::MAX),
+                    client_prefix_length: persistence.client_prefix_length.into(),
+                }),
+            real_servers: virtual_server.real_servers.iter().map(Into::into).collect(),
+            health_check: virtual_server.health_check.map(Into::into),
+            on_failure: on_failure.into(),
+            minimum_healthy: virtual_server.minimum_healthy,
+        }
+    }
+}
+
+impl TryFrom<wire::VirtualServer> for VirtualServer {
+    type Error = ConversionError;
+
+    /// Refuses also what [`VirtualServer::validate`] refuses; sorts the real servers.
+    fn try_from(message: wire::VirtualServer) -> Result<Self, ConversionError> {
+        let real_servers = message.real_servers.into_iter().enumerate();
+        let mut virtual_server = Self {
+            id: VirtualServerId {
+                address: address(&message.address)?,
+                protocol: protocol(message.protocol)?,
+                ports: ports(message.ports)?,
+            },
+            name: message.name,
+            scheduler: message
+                .scheduler
+                .ok_or_else(|| ConversionError::unset("scheduler"))?
+                .try_into()
+                .map_err(|error: ConversionError| error.within("scheduler"))?,
+            forwarding_method: forwarding_method(message.forwarding_method, message.tunnel_kind)?,
+            persistence: (message.persistence.map(Persistence::try_from).transpose())
+                .map_err(|error| error.within("persistence"))?,
+            real_servers: real_servers
+                .map(|(index, real_server)| {
+                    RealServer::try_from(real_server)
+                        .map_err(|error| error.within(format!("real_servers[{index}]")))
+                })
+                .collect::<Result<_, _>>()?,
+            health_check: (message.health_check.map(HealthCheck::try_from).transpose())
+                .map_err(|error| error.within("health_check"))?,
+            on_failure: match enumeration("on_failure", message.on_failure)? {
+                wire::FailureAction::Unspecified => {
+                    return Err(ConversionError::unset("on_failure"));
+                }
+                wire::FailureAction::Quiesce => FailureAction::Quiesce,
+                wire::FailureAction::Remove => FailureAction::Remove,
+            },
+            minimum_healthy: message.minimum_healthy,
+        };
+        virtual_server.sort_real_servers();
+        virtual_server.validate()?;
+        Ok(virtual_server)
+    }
+}
+
+impl From<&RealServer> for wire::RealServer {
+    fn from(real_server: &RealServer) -> Self {
+        let state = match real_server.state {
+            RealServerState::Ready => wire::RealServerState::Ready,
+            RealServerState::Draining => wire::RealServerState::Draining,
+        };
+        Self {
+            address: real_server.address.to_string(),
+            port: real_server.port.map_or(0, |port| port.get().into()),
+            weight: real_server.weight.0.into(),
+            state: state.into(),
+        }
+    }
+}
+
+impl TryFrom<wire::RealServer> for RealServer {
+    type Error = ConversionError;
+
+    fn try_from(message: wire::RealServer) -> Result<Self, ConversionError> {
+        Ok(Self {
+            address: address(&message.address)?,
+            port: port("port", message.port)?,
+            weight: u16::try_from(message.weight).map(Weight).map_err(|_| {
+                ConversionError::new("weight", format!("{} is above 65535", message.weight))
+            })?,
+            state: match enumeration("state", message.state)? {
+                wire::RealServerState::Unspecified => {
+                    return Err(ConversionError::unset("state"));
+                }
+                wire::RealServerState::Ready => RealServerState::Ready,
+                wire::RealServerState::Draining => RealServerState::Draining,
+            },
+        })
+    }
+}
+
+impl From<HealthCheck> for wire::HealthCheck {
+    fn from(check: HealthCheck) -> Self {
+        let kind = match check.kind {
+            HealthCheckKind::TcpConnect { port } => {
+                wire::health_check::Kind::TcpConnect(wire::TcpConnectCheck {
+                    port: port.map_or(0, |port| port.get().into()),
+                })
+            }
+        };
+        Self {
+            kind: Some(kind),
+            interval_milliseconds: milliseconds(check.interval),
+            timeout_milliseconds: milliseconds(check.timeout),
+            rise: check.rise,
+            fall: check.fall,
+            initial_jitter_milliseconds: milliseconds(check.initial_jitter),
+        }
+    }
+}
+
+impl TryFrom<wire::HealthCheck> for HealthCheck {
+    type Error = ConversionError;
+
+    fn try_from(message: wire::HealthCheck) -> Result<Self, ConversionError> {
+        let kind = match message.kind {
+            None => return Err(ConversionError::unset("kind")),
+            Some(wire::health_check::Kind::TcpConnect(check)) => HealthCheckKind::TcpConnect {
+                port: port("tcp_connect.port", check.port)?,
+            },
+        };
+        Ok(Self {
+            kind,
+            interval: Duration::from_millis(message.interval_milliseconds.into()),
+            timeout: Duration::from_millis(message.timeout_milliseconds.into()),
+            rise: message.rise,
+            fall: message.fall,
+            initial_jitter: Duration::from_millis(message.initial_jitter_milliseconds.into()),
+        })
+    }
+}
+
+impl TryFrom<wire::Persistence> for Persistence {
+    type Error = ConversionError;
+
+    fn try_from(message: wire::Persistence) -> Result<Self, ConversionError> {
+        let length = message.client_prefix_length;
+        Ok(Self {
+            timeout: Duration::from_secs(message.timeout_seconds.into()),
+            client_prefix_length: u8::try_from(length).map_err(|_| {
+                ConversionError::new("client_prefix_length", format!("{length} is above 128"))
+            })?,
+        })
+    }
+}
+
+impl From<Scheduler> for wire::Scheduler {
+    fn from(scheduler: Scheduler) -> Self {
+        let (kind, fallback, port) = match scheduler {
+            Scheduler::Rr => (wire::SchedulerKind::Rr, false, false),
+            Scheduler::Wrr => (wire::SchedulerKind::Wrr, false, false),
+            Scheduler::Lc => (wire::SchedulerKind::Lc, false, false),
+            Scheduler::Wlc => (wire::SchedulerKind::Wlc, false, false),
+            Scheduler::Sh { fallback, port } => (wire::SchedulerKind::Sh, fallback, port),
+            Scheduler::Mh { fallback, port } => (wire::SchedulerKind::Mh, fallback, port),
+            Scheduler::Sed => (wire::SchedulerKind::Sed, false, false),
+            Scheduler::Nq => (wire::SchedulerKind::Nq, false, false),
+        };
+        Self {
+            kind: kind.into(),
+            fallback,
+            port,
+        }
+    }
+}
+
+impl TryFrom<wire::Scheduler> for Scheduler {
+    type Error = ConversionError;
+
+    fn try_from(message: wire::Scheduler) -> Result<Self, ConversionError> {
+        let wire::Scheduler { fallback, port, .. } = message;
+        let scheduler = match enumeration("kind", message.kind)? {
+            wire::SchedulerKind::Unspecified => return Err(ConversionError::unset("kind")),
+            wire::SchedulerKind::Rr => Self::Rr,
+            wire::SchedulerKind::Wrr => Self::Wrr,
+            wire::SchedulerKind::Lc => Self::Lc,
+            wire::SchedulerKind::Wlc => Self::Wlc,
+            wire::SchedulerKind::Sh => return Ok(Self::Sh { fallback, port }),
+            wire::SchedulerKind::Mh => return Ok(Self::Mh { fallback, port }),
+            wire::SchedulerKind::Sed => Self::Sed,
+            wire::SchedulerKind::Nq => Self::Nq,
+        };
+        for (field, is_set) in [("fallback", fallback), ("port", port)] {
+            if is_set {
+                return Err(ConversionError::new(
+                    field,
+                    format!("is for sh and mh only, not for {scheduler}"),
+                ));
+            }
+        }
+        Ok(scheduler)
+    }
+}
+
+impl From<Protocol> for wire::Protocol {
+    fn from(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Tcp => Self::Tcp,
+            Protocol::Udp => Self::Udp,
+            Protocol::Sctp => Self::Sctp,
+        }
+    }
+}
+
+impl From<Ports> for wire::PortRange {
+    fn from(ports: Ports) -> Self {
+        let (first, last) = match ports {
+            Ports::Single(port) => (port.get(), port.get()),
+            Ports::Range(first, last) => (first.get(), last.get()),
+            Ports::All => (0, 0),
+        };
+        Self {
+            first: first.into(),
+            last: last.into(),
+        }
+    }
+}
+
+impl From<ServiceRange> for discovery::ServiceRange {
+    fn from(range: ServiceRange) -> Self {
+        Self {
+            prefix: range.prefix.to_string(),
+        }
+    }
+}
+
+impl TryFrom<discovery::ServiceRange> for ServiceRange {
+    type Error = ConversionError;
+
+    /// Refuses also what [`ServiceRange::validate`] refuses.
+    fn try_from(message: discovery::ServiceRange) -> Result<Self, ConversionError> {
+        let range = Self {
+            prefix: prefix("prefix", &message.prefix)?,
+        };
+        range.validate()?;
+        Ok(range)
+    }
+}
+
+impl From<&DesiredChange> for Event {
+    fn from(change: &DesiredChange) -> Self {
+        match change {
+            DesiredChange::RemoveServiceRange(range) => Self::RemovedServiceRange((*range).into()),
+            DesiredChange::RemoveVirtualServer(id) => Self::RemovedVirtualServer(id.into()),
+            DesiredChange::PutServiceRange(range) => Self::ServiceRange((*range).into()),
+            DesiredChange::PutVirtualServer(server) => Self::VirtualServer(server.into()),
+        }
+    }
+}
+
+/// What an event of `Discovery.Watch` says. `None`: everything that exists has been sent.
+///
+/// # Errors
+///
+/// Names the field that the contract does not allow.
+pub fn desired_change(event: Event) -> Result<Option<DesiredChange>, ConversionError> {
+    Ok(Some(match event {
+        Event::VirtualServer(server) => DesiredChange::PutVirtualServer(
+            (server.try_into()).map_err(|e: ConversionError| e.within("virtual_server"))?,
+        ),
+        Event::RemovedVirtualServer(id) => DesiredChange::RemoveVirtualServer(
+            (id.try_into()).map_err(|e: ConversionError| e.within("removed_virtual_server"))?,
+        ),
+        Event::ServiceRange(range) => DesiredChange::PutServiceRange(
+            (range.try_into()).map_err(|e: ConversionError| e.within("service_range"))?,
+        ),
+        Event::RemovedServiceRange(range) => DesiredChange::RemoveServiceRange(
+            (range.try_into()).map_err(|e: ConversionError| e.within("removed_service_range"))?,
+        ),
+        Event::Synced(discovery::Synced {}) => return Ok(None),
+    }))
+}
+
+/// A prefix in CIDR notation.
+///
+/// # Errors
+///
+/// Names the field whose text is none.
+pub fn prefix(field: &str, text: &str) -> Result<IpNet, ConversionError> {
+    text.parse()
+        .map_err(|_| ConversionError::new(field, format!("{text:?} is not a prefix")))
+}
+
+fn address(text: &str) -> Result<IpAddr, ConversionError> {
+    text.parse()
+        .map_err(|_| ConversionError::new("address", format!("{text:?} is not an IP address")))
+}
+
+fn protocol(number: i32) -> Result<Protocol, ConversionError> {
+    match enumeration("protocol", number)? {
+        wire::Protocol::Unspecified => Err(ConversionError::unset("protocol")),
+        wire::Protocol::Tcp => Ok(Protocol::Tcp),
+        wire::Protocol::Udp => Ok(Protocol::Udp),
+        wire::Protocol::Sctp => Ok(Protocol::Sctp),
+    }
+}
+
+fn ports(range: Option<wire::PortRange>) -> Result<Ports, ConversionError> {
+    let range = range.ok_or_else(|| ConversionError::unset("ports"))?;
+    let first = port("ports.first", range.first)?;
+    let last = port("ports.last", range.last)?;
+    match (first, last) {
+        (None, None) => Ok(Ports::All),
+        (Some(first), Some(last)) if first == last => Ok(Ports::Single(first)),
+        (Some(first), Some(last)) if first < last => Ok(Ports::Range(first, last)),
+        (_, _) => Err(ConversionError::new(
+            "ports",
+            format!("{} to {} is not a range of ports", range.first, range.last),
+        )),
+    }
+}
+
+/// 0 stands for no port.
+fn port(field: &str, number: u32) -> Result<Option<NonZeroU16>, ConversionError> {
+    u16::try_from(number)
+        .map(NonZeroU16::new)
+        .map_err(|_| ConversionError::new(field, format!("{number} is above 65535")))
+}
+
+fn forwarding_method(method: i32, kind: i32) -> Result<ForwardingMethod, ConversionError> {
+    let kind = match enumeration("tunnel_kind", kind)? {
+        wire::TunnelKind::Unspecified => None,
+        wire::TunnelKind::Ipip => Some(TunnelKind::Ipip),
+    };
+    match (enumeration("forwarding_method", method)?, kind) {
+        (wire::ForwardingMethod::Unspecified, _) => {
+            Err(ConversionError::unset("forwarding_method"))
+        }
+        (wire::ForwardingMethod::Tunnel, Some(kind)) => Ok(ForwardingMethod::Tunnel(kind)),
+        (wire::ForwardingMethod::Tunnel, None) => Err(ConversionError::unset("tunnel_kind")),
+        (wire::ForwardingMethod::Masquerade, None) => Ok(ForwardingMethod::Masquerade),
+        (wire::ForwardingMethod::DirectRouting, None) => Ok(ForwardingMethod::DirectRouting),
+        (wire::ForwardingMethod::Masquerade | wire::ForwardingMethod::DirectRouting, Some(_)) => {
+            Err(ConversionError::new(
+                "tunnel_kind",
+                "is set although the forwarding method is not a tunnel",
+            ))
+        }
+    }
+}
+
+fn enumeration<E: TryFrom<i32>>(field: &str, number: i32) -> Result<E, ConversionError> {
+    E::try_from(number).map_err(|_| {
+        ConversionError::new(
+            field,
+            format!("{number} is a value that this version does not know"),
+        )
+    })
+}
+
+/// Validated periods are an hour at most.
+fn milliseconds(period: Duration) -> u32 {
+    u32::try_from(period.as_millis()).unwrap_or(u32::MAX)
+}

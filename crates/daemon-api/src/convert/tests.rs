@@ -1,0 +1,296 @@
+use proptest::{option, prelude::*};
+
+use super::*;
+
+fn any_port() -> impl Strategy<Value = NonZeroU16> {
+    (1..=u16::MAX).prop_map(|port| NonZeroU16::new(port).unwrap())
+}
+
+fn any_ports() -> impl Strategy<Value = Ports> {
+    prop_oneof![
+        any_port().prop_map(Ports::Single),
+        Just(Ports::All),
+        (any_port(), any_port()).prop_filter_map("an order", |(first, last)| {
+            (first < last).then_some(Ports::Range(first, last))
+        }),
+    ]
+}
+
+fn any_id() -> impl Strategy<Value = VirtualServerId> {
+    let address = prop_oneof![
+        (0..=255_u8).prop_map(|host| IpAddr::from([10, 1, 1, host])),
+        any::<u16>().prop_map(|host| IpAddr::from([0xfd00, 1, 0, 0, 0, 0, 0, host])),
+    ];
+    let protocol = prop_oneof![
+        Just(Protocol::Tcp),
+        Just(Protocol::Udp),
+        Just(Protocol::Sctp)
+    ];
+    (address, protocol, any_ports()).prop_map(|(address, protocol, ports)| VirtualServerId {
+        address,
+        protocol,
+        ports,
+    })
+}
+
+fn any_scheduler() -> impl Strategy<Value = Scheduler> {
+    prop_oneof![
+        Just(Scheduler::Rr),
+        Just(Scheduler::Wrr),
+        Just(Scheduler::Lc),
+        Just(Scheduler::Wlc),
+        Just(Scheduler::Sed),
+        Just(Scheduler::Nq),
+        any::<(bool, bool)>().prop_map(|(fallback, port)| Scheduler::Sh { fallback, port }),
+        Just(Scheduler::MH_DEFAULT),
+        Just(Scheduler::Mh {
+            fallback: true,
+            port: false
+        }),
+    ]
+}
+
+fn any_health_check() -> impl Strategy<Value = HealthCheck> {
+    (
+        10..3_600_000_u64,
+        1..=100_u32,
+        1..=100_u32,
+        0..3_600_000_u64,
+        any_port(),
+    )
+        .prop_map(|(interval, rise, fall, jitter, port)| HealthCheck {
+            kind: HealthCheckKind::TcpConnect { port: Some(port) },
+            interval: Duration::from_millis(interval),
+            timeout: Duration::from_millis(1 + interval / 2),
+            rise,
+            fall,
+            initial_jitter: Duration::from_millis(jitter),
+        })
+}
+
+fn any_virtual_server() -> impl Strategy<Value = VirtualServer> {
+    let real_server = (any::<(u16, u16)>(), any::<bool>()).prop_map(|((host, weight), ready)| {
+        let [high, low] = host.to_be_bytes();
+        RealServer {
+            address: IpAddr::from([10, 2, high, low]),
+            port: None,
+            weight: Weight(weight),
+            state: if ready {
+                RealServerState::Ready
+            } else {
+                RealServerState::Draining
+            },
+        }
+    });
+    let persistence = (1..=2_678_400_u64, 1..=32_u8).prop_map(|(seconds, length)| Persistence {
+        timeout: Duration::from_secs(seconds),
+        client_prefix_length: length,
+    });
+    (
+        any_id(),
+        "[a-z/.-]{1,40}",
+        any_scheduler(),
+        option::of(persistence),
+        prop::collection::vec(real_server, 0..5),
+        option::of(any_health_check()),
+        any::<bool>(),
+        1..9_u32,
+    )
+        .prop_map(
+            |(id, name, scheduler, persistence, real_servers, health_check, quiesce, minimum)| {
+                let mut virtual_server = VirtualServer {
+                    id,
+                    name,
+                    scheduler,
+                    forwarding_method: ForwardingMethod::default(),
+                    persistence,
+                    real_servers,
+                    health_check,
+                    on_failure: if quiesce {
+                        FailureAction::Quiesce
+                    } else {
+                        FailureAction::Remove
+                    },
+                    minimum_healthy: minimum,
+                };
+                virtual_server.sort_real_servers();
+                virtual_server
+                    .real_servers
+                    .dedup_by_key(|real_server| real_server.address);
+                if minimum % 3 == 0 && id.address.is_ipv4() {
+                    virtual_server.forwarding_method = ForwardingMethod::DirectRouting;
+                } else if minimum % 3 == 1 && id.address.is_ipv4() {
+                    virtual_server.forwarding_method = ForwardingMethod::Masquerade;
+                    if matches!(id.ports, Ports::Single(_)) {
+                        for real_server in &mut virtual_server.real_servers {
+                            real_server.port = NonZeroU16::new(8080);
+                        }
+                    }
+                }
+                virtual_server
+            },
+        )
+}
+
+proptest! {
+    #[test]
+    fn a_virtual_server_survives_the_wire(virtual_server in any_virtual_server()) {
+        let message = wire::VirtualServer::from(&virtual_server);
+        prop_assert_eq!(VirtualServer::try_from(message), Ok(virtual_server));
+    }
+
+    #[test]
+    fn an_identifier_survives_the_wire(id in any_id()) {
+        prop_assert_eq!(VirtualServerId::try_from(wire::VirtualServerId::from(&id)), Ok(id));
+    }
+
+    #[test]
+    fn a_change_survives_the_wire(virtual_server in any_virtual_server()) {
+        let range = ServiceRange { prefix: "10.1.1.0/24".parse().unwrap() };
+        for change in [
+            DesiredChange::RemoveServiceRange(range),
+            DesiredChange::PutServiceRange(range),
+            DesiredChange::RemoveVirtualServer(virtual_server.id),
+            DesiredChange::PutVirtualServer(virtual_server),
+        ] {
+            prop_assert_eq!(desired_change(Event::from(&change)), Ok(Some(change)));
+        }
+        prop_assert_eq!(desired_change(Event::Synced(discovery::Synced {})), Ok(None));
+    }
+
+    #[test]
+    fn no_message_of_numbers_makes_the_conversion_panic(
+        numbers in any::<[i32; 4]>(),
+        others in any::<[u32; 8]>(),
+    ) {
+        let message = wire::VirtualServer {
+            ports: Some(wire::PortRange { first: others[0], last: others[1] }),
+            protocol: numbers[0],
+            scheduler: Some(wire::Scheduler { kind: numbers[1], fallback: true, port: true }),
+            forwarding_method: numbers[2],
+            persistence: Some(wire::Persistence {
+                timeout_seconds: others[2],
+                client_prefix_length: others[3],
+            }),
+            health_check: Some(wire::HealthCheck {
+                interval_milliseconds: others[4],
+                timeout_milliseconds: others[5],
+                rise: others[6],
+                fall: others[7],
+                ..sample().health_check.unwrap()
+            }),
+            on_failure: numbers[3],
+            ..sample()
+        };
+        // What comes through is valid.
+        if let Ok(virtual_server) = VirtualServer::try_from(message) {
+            prop_assert_eq!(virtual_server.validate(), Ok(()));
+        }
+    }
+}
+
+fn sample() -> wire::VirtualServer {
+    wire::VirtualServer {
+        address: "10.1.1.10".into(),
+        ports: Some(wire::PortRange {
+            first: 80,
+            last: 80,
+        }),
+        protocol: wire::Protocol::Tcp.into(),
+        name: "web".into(),
+        scheduler: Some(Scheduler::MH_DEFAULT.into()),
+        forwarding_method: wire::ForwardingMethod::Tunnel.into(),
+        tunnel_kind: wire::TunnelKind::Ipip.into(),
+        persistence: None,
+        real_servers: vec![wire::RealServer {
+            address: "10.0.2.3".into(),
+            port: 0,
+            weight: 1,
+            state: wire::RealServerState::Ready.into(),
+        }],
+        health_check: Some(HealthCheck::default().into()),
+        on_failure: wire::FailureAction::Quiesce.into(),
+        minimum_healthy: 1,
+    }
+}
+
+#[track_caller]
+fn check(change: impl FnOnce(&mut wire::VirtualServer), expected: &str) {
+    let mut message = sample();
+    assert!(VirtualServer::try_from(message.clone()).is_ok());
+    change(&mut message);
+    let error = VirtualServer::try_from(message).unwrap_err();
+    assert_eq!(error.to_string(), expected);
+}
+
+#[test]
+fn a_refusal_names_the_field() {
+    check(
+        |m| m.address = "web".into(),
+        "field `address`: \"web\" is not an IP address",
+    );
+    check(|m| m.ports = None, "field `ports`: must be set");
+    check(
+        |m| m.ports = Some(wire::PortRange { first: 9, last: 8 }),
+        "field `ports`: 9 to 8 is not a range of ports",
+    );
+    check(
+        |m| {
+            m.ports = Some(wire::PortRange {
+                first: 0,
+                last: 70_000,
+            });
+        },
+        "field `ports.last`: 70000 is above 65535",
+    );
+    check(
+        |m| m.protocol = 9,
+        "field `protocol`: 9 is a value that this version does not know",
+    );
+    check(|m| m.protocol = 0, "field `protocol`: must be set");
+    check(|m| m.scheduler = None, "field `scheduler`: must be set");
+    check(
+        |m| {
+            m.scheduler = Some(wire::Scheduler {
+                kind: wire::SchedulerKind::Rr.into(),
+                fallback: false,
+                port: true,
+            });
+        },
+        "field `scheduler.port`: is for sh and mh only, not for rr",
+    );
+    check(|m| m.tunnel_kind = 0, "field `tunnel_kind`: must be set");
+    check(
+        |m| m.forwarding_method = wire::ForwardingMethod::Masquerade.into(),
+        "field `tunnel_kind`: is set although the forwarding method is not a tunnel",
+    );
+    check(
+        |m| m.real_servers[0].weight = 65_536,
+        "field `real_servers[0].weight`: 65536 is above 65535",
+    );
+    check(
+        |m| m.real_servers[0].state = 0,
+        "field `real_servers[0].state`: must be set",
+    );
+    check(
+        |m| m.health_check.as_mut().unwrap().kind = None,
+        "field `health_check.kind`: must be set",
+    );
+    check(
+        |m| m.minimum_healthy = 0,
+        "field `minimumHealthy`: 0 would announce an address that nobody serves; write 1 or more",
+    );
+}
+
+#[test]
+fn an_invalid_service_range_is_refused() {
+    let range = |prefix: &str| {
+        ServiceRange::try_from(discovery::ServiceRange {
+            prefix: prefix.into(),
+        })
+        .map_err(|error| error.field)
+    };
+    assert!(range("10.1.1.0/24").is_ok());
+    assert_eq!(range("10.1.1.10/24"), Err("prefix".into()));
+    assert_eq!(range("10.1.1.10"), Err("prefix".into()));
+}

@@ -1,0 +1,62 @@
+//! The gRPC contract between the daemons: generated code, and conversions to our own types.
+//!
+//! Generated types stay inside this crate and each daemon's `grpc.rs`.
+
+mod convert;
+
+pub use convert::{ConversionError, desired_change, prefix};
+
+/// The descriptors of every contract, for server reflection.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// Generated from `proto/portlb/`.
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::wildcard_enum_match_arm,
+    clippy::doc_markdown,
+    reason = "generated code"
+)]
+mod generated {
+    pub mod portlb {
+        pub mod announcer {
+            pub mod v1 {
+                tonic::include_proto!("portlb.announcer.v1");
+            }
+        }
+        pub mod bgp {
+            pub mod v1 {
+                tonic::include_proto!("portlb.bgp.v1");
+            }
+        }
+        pub mod dataplane {
+            pub mod v1 {
+                tonic::include_proto!("portlb.dataplane.v1");
+            }
+        }
+        pub mod discovery {
+            pub mod v1 {
+                tonic::include_proto!("portlb.discovery.v1");
+            }
+        }
+        pub mod noderoute {
+            pub mod v1 {
+                tonic::include_proto!("portlb.noderoute.v1");
+            }
+        }
+        pub mod reflector {
+            pub mod v1 {
+                tonic::include_proto!("portlb.reflector.v1");
+            }
+        }
+        pub mod virtualserver {
+            pub mod v1 {
+                tonic::include_proto!("portlb.virtualserver.v1");
+            }
+        }
+    }
+}
+
+pub use generated::portlb::{
+    announcer, bgp, dataplane, discovery, noderoute, reflector, virtualserver,
+};

@@ -1,0 +1,110 @@
+//! Flags that every daemon has.
+
+use clap::{Args, CommandFactory, FromArgMatches, ValueEnum};
+
+use crate::{ListenAddress, VERSION};
+
+/// Flags that every daemon has; flatten them into its own.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Common options")]
+pub struct CommonArgs {
+    /// Where gRPC is served: ADDRESS:PORT, or unix:PATH for a unix socket. Whoever reaches it may
+    /// use it, so keep it on loopback or on a socket
+    #[arg(long, env = "PORTLB_GRPC_LISTEN", value_name = "ADDRESS")]
+    pub grpc_listen: ListenAddress,
+
+    /// Where /metrics, /healthz and /readyz are served over HTTP: ADDRESS:PORT. In a cluster give
+    /// the pod's address, so that probes and the monitoring reach it
+    #[arg(long, env = "PORTLB_HTTP_LISTEN", value_name = "ADDRESS")]
+    pub http_listen: ListenAddress,
+
+    /// Form of the log lines on standard error
+    #[arg(long, env = "PORTLB_LOG_FORMAT", value_enum, default_value = "text")]
+    pub log_format: LogFormat,
+
+    /// What is logged: a level (error, warn, info, debug, trace), or directives by module such as
+    /// `info,bgp_speaker=debug`
+    #[arg(
+        long,
+        env = "PORTLB_LOG_LEVEL",
+        default_value = "info",
+        value_name = "FILTER"
+    )]
+    pub log_level: String,
+
+    /// Check flags and files, say what is wrong, and exit: 0 if they are usable, 2 if not.
+    /// Nothing is opened or changed
+    #[arg(long)]
+    pub check_config: bool,
+}
+
+/// Form of the log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What differs between the daemons' common flags.
+#[derive(Clone, Copy, Debug)]
+pub struct Defaults {
+    /// Default of `--grpc-listen`.
+    pub grpc_listen: &'static str,
+    /// Default of `--http-listen`.
+    pub http_listen: &'static str,
+}
+
+/// Parses the command line. Prints and exits on `--help`, `--version` and bad usage (exit code 2).
+pub fn parse<A: CommandFactory + FromArgMatches>(defaults: &Defaults) -> A {
+    let matches = command::<A>(defaults).get_matches();
+    A::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
+/// The command with the daemon's defaults and the version filled in.
+pub(crate) fn command<A: CommandFactory>(defaults: &Defaults) -> clap::Command {
+    A::command()
+        .version(VERSION)
+        .mut_arg("grpc_listen", |arg| {
+            arg.required(false).default_value(defaults.grpc_listen)
+        })
+        .mut_arg("http_listen", |arg| {
+            arg.required(false).default_value(defaults.http_listen)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{FromArgMatches, Parser};
+
+    use super::*;
+
+    #[derive(Parser, Debug)]
+    struct TestArgs {
+        #[command(flatten)]
+        common: CommonArgs,
+    }
+
+    const DEFAULTS: Defaults = Defaults {
+        grpc_listen: "127.0.0.1:50051",
+        http_listen: "127.0.0.1:9151",
+    };
+
+    #[test]
+    fn daemon_defaults_fill_the_common_flags() {
+        let matches = command::<TestArgs>(&DEFAULTS).get_matches_from(["test"]);
+        let args = TestArgs::from_arg_matches(&matches).unwrap();
+        assert_eq!(args.common.grpc_listen.to_string(), "127.0.0.1:50051");
+        assert_eq!(args.common.log_format, LogFormat::Text);
+    }
+
+    #[test]
+    fn an_unusable_address_is_refused_with_a_cure() {
+        let error = command::<TestArgs>(&DEFAULTS)
+            .try_get_matches_from(["test", "--grpc-listen", "localhost"])
+            .unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("unix:PATH"), "{error}");
+    }
+}

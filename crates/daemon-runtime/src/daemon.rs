@@ -1,0 +1,242 @@
+//! Supervised tasks and the servers that every daemon has.
+
+use std::{error::Error, io, time::Duration};
+
+use tokio::task::JoinSet;
+use tonic::service::Routes;
+
+use crate::{GrpcContract, ListenAddress, Listener, Metrics, Readiness, Shutdown, grpc, http};
+
+/// Longest time that servers get to end their open streams once everything is drained.
+const STOP_DEADLINE: Duration = Duration::from_millis(500);
+
+/// Longest time from the request to drain until the servers stop, unless the daemon sets another.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
+
+type TaskError = Box<dyn Error + Send + Sync>;
+
+/// The tasks of one daemon and what they share.
+#[derive(Debug)]
+pub struct Daemon {
+    tasks: JoinSet<Ended>,
+    draining_tasks: usize,
+    drain_deadline: Duration,
+    metrics: Metrics,
+    readiness: Readiness,
+    shutdown: Shutdown,
+}
+
+#[derive(Debug)]
+struct Ended {
+    task: &'static str,
+    ends_after_drain: bool,
+    result: Result<(), TaskError>,
+}
+
+/// Why a daemon had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// A socket cannot be opened.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Where.
+        address: ListenAddress,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A task has failed.
+    #[error("{task} has failed")]
+    TaskFailed {
+        /// Its name.
+        task: &'static str,
+        /// Why.
+        source: TaskError,
+    },
+    /// A task has ended that should live as long as the process.
+    #[error("{task} has ended unexpectedly")]
+    TaskEnded {
+        /// Its name.
+        task: &'static str,
+    },
+    /// A task has panicked.
+    #[error("a task has panicked")]
+    TaskPanicked(#[source] tokio::task::JoinError),
+    /// Draining took longer than its deadline, or a second signal came.
+    #[error("stopped before everything was drained: {reason}")]
+    Aborted {
+        /// Deadline or signal.
+        reason: &'static str,
+    },
+}
+
+impl Daemon {
+    /// A daemon without tasks. Component tests make one themselves; `run` makes it for `main`.
+    pub fn new(name: &'static str) -> Self {
+        Self {
+            tasks: JoinSet::new(),
+            draining_tasks: 0,
+            drain_deadline: DRAIN_DEADLINE,
+            metrics: Metrics::new(name),
+            readiness: Readiness::new(),
+            shutdown: Shutdown::default(),
+        }
+    }
+
+    /// Where metrics are registered.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Where readiness steps are registered.
+    pub fn readiness(&self) -> &Readiness {
+        &self.readiness
+    }
+
+    /// How tasks learn of the end.
+    pub fn shutdown(&self) -> &Shutdown {
+        &self.shutdown
+    }
+
+    /// Sets the longest time from the request to drain until the servers stop (default 10 s).
+    pub fn set_drain_deadline(&mut self, deadline: Duration) {
+        self.drain_deadline = deadline;
+    }
+
+    /// Starts a task that lives as long as the process: its end is an error.
+    pub fn spawn<F, E>(&mut self, task: &'static str, future: F)
+    where
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<TaskError>,
+    {
+        self.tasks.spawn(async move {
+            let result = future.await.map_err(Into::into);
+            Ended {
+                task,
+                ends_after_drain: false,
+                result,
+            }
+        });
+    }
+
+    /// Starts a task that must end after a drain is requested, and that the process waits for.
+    pub fn spawn_until_drained<F, E>(&mut self, task: &'static str, future: F)
+    where
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<TaskError>,
+    {
+        self.draining_tasks += 1;
+        self.tasks.spawn(async move {
+            let result = future.await.map_err(Into::into);
+            Ended {
+                task,
+                ends_after_drain: true,
+                result,
+            }
+        });
+    }
+
+    /// Serves the contract with health and reflection; returns the address in use.
+    ///
+    /// # Errors
+    /// The address cannot be bound.
+    pub async fn serve_grpc(
+        &mut self,
+        address: &ListenAddress,
+        contract: GrpcContract,
+        routes: Routes,
+    ) -> Result<ListenAddress, DaemonError> {
+        let (listener, bound) = bind(address).await?;
+        let (readiness, shutdown) = (self.readiness.clone(), self.shutdown.clone());
+        self.spawn(
+            "gRPC server",
+            grpc::serve(listener, contract, routes, readiness, shutdown),
+        );
+        tracing::info!(address = %bound, "gRPC is served");
+        Ok(bound)
+    }
+
+    /// Serves `/metrics`, `/healthz` and `/readyz`; returns the address in use.
+    ///
+    /// # Errors
+    /// The address cannot be bound.
+    pub async fn serve_http(
+        &mut self,
+        address: &ListenAddress,
+    ) -> Result<ListenAddress, DaemonError> {
+        let (listener, bound) = bind(address).await?;
+        let (metrics, readiness) = (self.metrics.clone(), self.readiness.clone());
+        self.spawn(
+            "HTTP server",
+            http::serve(listener, metrics, readiness, self.shutdown.clone()),
+        );
+        tracing::info!(address = %bound, "HTTP is served");
+        Ok(bound)
+    }
+
+    /// Runs until a drain is requested (by [`Shutdown::request`]) and done, or a task fails.
+    ///
+    /// `abort` ends the drain early; it resolves to the reason.
+    ///
+    /// # Errors
+    /// A task failed or ended on its own, or draining did not end in time.
+    pub async fn run_until_drained(
+        mut self,
+        abort: impl Future<Output = &'static str>,
+    ) -> Result<(), DaemonError> {
+        let result = self.supervise(abort).await;
+        self.shutdown.stop();
+        // What is left are servers and clients without state to lose.
+        let all_ended = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(STOP_DEADLINE, all_ended)
+            .await
+            .is_err()
+        {
+            self.tasks.abort_all();
+        }
+        result
+    }
+
+    async fn supervise(
+        &mut self,
+        abort: impl Future<Output = &'static str>,
+    ) -> Result<(), DaemonError> {
+        let shutdown = self.shutdown.clone();
+        let drain_deadline = self.drain_deadline;
+        let deadline_passed = async {
+            shutdown.drain_requested().await;
+            tokio::time::sleep(drain_deadline).await;
+        };
+        tokio::pin!(abort, deadline_passed);
+        while !(self.shutdown.is_requested() && self.draining_tasks == 0) {
+            tokio::select! {
+                Some(joined) = self.tasks.join_next() => {
+                    let ended = joined.map_err(DaemonError::TaskPanicked)?;
+                    let task = ended.task;
+                    ended.result.map_err(|source| DaemonError::TaskFailed { task, source })?;
+                    if !self.shutdown.is_requested() {
+                        return Err(DaemonError::TaskEnded { task });
+                    }
+                    if ended.ends_after_drain {
+                        self.draining_tasks -= 1;
+                    }
+                }
+                () = shutdown.drain_requested(), if !self.shutdown.is_requested() => {}
+                () = &mut deadline_passed => {
+                    return Err(DaemonError::Aborted { reason: "the drain deadline has passed" });
+                }
+                reason = &mut abort => return Err(DaemonError::Aborted { reason }),
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn bind(address: &ListenAddress) -> Result<(Listener, ListenAddress), DaemonError> {
+    let listen_error = |source| DaemonError::Listen {
+        address: address.clone(),
+        source,
+    };
+    let listener = Listener::bind(address).await.map_err(listen_error)?;
+    let bound = listener.local_address().map_err(listen_error)?;
+    Ok((listener, bound))
+}

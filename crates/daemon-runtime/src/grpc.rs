@@ -1,0 +1,92 @@
+//! A gRPC server with health and reflection.
+
+use futures::TryStreamExt;
+use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
+use tonic::{service::Routes, transport::Server};
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+use crate::{Listener, Readiness, Shutdown};
+
+/// What a daemon serves.
+#[derive(Clone, Copy, Debug)]
+pub struct GrpcContract {
+    /// Full names of the services, such as `portlb.discovery.v1.Discovery`.
+    pub services: &'static [&'static str],
+    /// Encoded descriptors that contain them.
+    pub descriptors: &'static [u8],
+}
+
+/// Why a server could not be built or has ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum GrpcError {
+    #[error("cannot build the reflection service")]
+    Reflection(#[source] tonic_reflection::server::Error),
+    #[error("the gRPC server has failed")]
+    Serve(#[source] tonic::transport::Error),
+}
+
+pub(crate) async fn serve(
+    listener: Listener,
+    contract: GrpcContract,
+    routes: Routes,
+    readiness: Readiness,
+    shutdown: Shutdown,
+) -> Result<(), GrpcError> {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let mut reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(contract.descriptors)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .with_service_name("grpc.health.v1.Health");
+    for service in contract.services {
+        reflection = reflection.with_service_name(*service);
+    }
+    let reflection = reflection.build_v1().map_err(GrpcError::Reflection)?;
+    let routes = routes.add_service(health).add_service(reflection);
+    // Nagle's algorithm would hold an event back until the one before it is acknowledged.
+    let router = Server::builder().add_routes(routes);
+    let stopping = {
+        let shutdown = shutdown.clone();
+        async move { shutdown.stopping().await }
+    };
+    let server = async {
+        match listener {
+            Listener::Tcp(listener) => {
+                let incoming = TcpListenerStream::new(listener)
+                    .inspect_ok(|stream| drop(stream.set_nodelay(true)));
+                router
+                    .serve_with_incoming_shutdown(incoming, stopping)
+                    .await
+            }
+            Listener::Unix(listener, _unlink) => {
+                let incoming = UnixListenerStream::new(listener);
+                router
+                    .serve_with_incoming_shutdown(incoming, stopping)
+                    .await
+            }
+        }
+    };
+    tokio::select! {
+        ended = server => ended.map_err(GrpcError::Serve),
+        never = follow_readiness(&reporter, contract, &readiness) => never,
+    }
+}
+
+/// The health service says what `/readyz` says.
+async fn follow_readiness<T>(
+    reporter: &HealthReporter,
+    contract: GrpcContract,
+    readiness: &Readiness,
+) -> T {
+    loop {
+        let changed = readiness.changes();
+        let status = if readiness.is_ready() {
+            ServingStatus::Serving
+        } else {
+            ServingStatus::NotServing
+        };
+        for service in contract.services.iter().chain(&[""]) {
+            reporter.set_service_status(*service, status).await;
+        }
+        changed.await;
+    }
+}

@@ -1,0 +1,45 @@
+//! What every daemon has in common: flags, logs, task supervision, readiness, metrics, gRPC and
+//! HTTP servers, published state.
+//!
+//! ```text
+//!  main.rs ── parse() ── run(): logs, configuration, runtime
+//!                            │
+//!                            ▼
+//!                        Daemon ── spawn()                task that lives as long as the process
+//!                            ├──── spawn_until_drained()  task that ends after a drain request
+//!                            ├──── serve_grpc()           contract + health + reflection
+//!                            └──── serve_http()           /metrics /healthz /readyz
+//! ```
+//!
+//! The first SIGTERM or SIGINT requests a drain; when every draining task has ended, or the
+//! deadline has passed, or a second signal arrives, the servers stop and the process exits.
+//! A task that ends on its own before that stops the process with an error.
+
+mod args;
+mod backoff;
+mod build_info;
+pub mod config_file;
+mod daemon;
+mod grpc;
+mod http;
+mod listen;
+mod log;
+mod metrics;
+mod published;
+mod readiness;
+mod run;
+mod shutdown;
+mod target;
+
+pub use args::{CommonArgs, Defaults, LogFormat, parse};
+pub use backoff::Backoff;
+pub use build_info::VERSION;
+pub use daemon::{Daemon, DaemonError};
+pub use grpc::GrpcContract;
+pub use listen::{ListenAddress, Listener};
+pub use metrics::{Counter, Family, Gauge, Histogram, Labels, Metrics};
+pub use published::{Event, Publisher, Reader, Snapshot, Subscription};
+pub use readiness::{Readiness, Step};
+pub use run::{ConfigError, run};
+pub use shutdown::Shutdown;
+pub use target::Target;

@@ -1,0 +1,120 @@
+//! Where a server listens: TCP or a unix socket.
+
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    os::unix::fs::FileTypeExt,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use tokio::net::{TcpListener, UnixListener};
+
+/// Where a server listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenAddress {
+    /// Address and port; port 0 lets the kernel choose.
+    Tcp(SocketAddr),
+    /// Path of a unix socket; a stale one is replaced.
+    Unix(PathBuf),
+}
+
+impl FromStr for ListenAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            if path.is_empty() {
+                return Err("the path after `unix:` is empty".to_owned());
+            }
+            return Ok(Self::Unix(path.into()));
+        }
+        text.parse().map(Self::Tcp).map_err(|_| {
+            "expected ADDRESS:PORT with a numeric address, such as 127.0.0.1:50051 or \
+             [::1]:50051, or unix:PATH"
+                .to_owned()
+        })
+    }
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// A bound socket.
+#[derive(Debug)]
+pub enum Listener {
+    /// TCP.
+    Tcp(TcpListener),
+    /// Unix, with its path, which is unlinked when the listener is dropped.
+    Unix(UnixListener, UnlinkOnDrop),
+}
+
+/// Removes the socket's file.
+#[derive(Debug)]
+pub struct UnlinkOnDrop(PathBuf);
+
+impl Drop for UnlinkOnDrop {
+    fn drop(&mut self) {
+        // A socket that somebody else removed or replaced is not an error worth a word.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+impl Listener {
+    /// Binds the address.
+    ///
+    /// # Errors
+    /// As bind(2); a unix path where a living server listens is `AddrInUse`.
+    pub async fn bind(address: &ListenAddress) -> io::Result<Self> {
+        match address {
+            ListenAddress::Tcp(address) => Ok(Self::Tcp(TcpListener::bind(address).await?)),
+            ListenAddress::Unix(path) => {
+                remove_stale_socket(path).await?;
+                let listener = UnixListener::bind(path)?;
+                Ok(Self::Unix(listener, UnlinkOnDrop(path.clone())))
+            }
+        }
+    }
+
+    /// The address in use, with the port that the kernel chose.
+    pub fn local_address(&self) -> io::Result<ListenAddress> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().map(ListenAddress::Tcp),
+            Self::Unix(_, path) => Ok(ListenAddress::Unix(path.0.clone())),
+        }
+    }
+}
+
+/// A socket file outlives the process that made it; one that answers belongs to a living server.
+async fn remove_stale_socket(path: &Path) -> io::Result<()> {
+    // The kernel refuses to connect to any file; only a socket is ours to remove.
+    if path
+        .symlink_metadata()
+        .is_ok_and(|file| !file.file_type().is_socket())
+    {
+        return Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            format!(
+                "{} exists and is no socket; give another path",
+                path.display()
+            ),
+        ));
+    }
+    match tokio::net::UnixStream::connect(path).await {
+        Ok(_) => Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            format!("another process serves {}", path.display()),
+        )),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}

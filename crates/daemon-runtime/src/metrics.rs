@@ -1,0 +1,61 @@
+//! Metrics in the OpenMetrics text format.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+pub use prometheus_client::metrics::{
+    counter::Counter, family::Family, gauge::Gauge, histogram::Histogram,
+};
+use prometheus_client::{encoding::text, metrics::info::Info, registry::Registry};
+
+use crate::VERSION;
+
+/// Label names and values of one metric of a family.
+pub type Labels = Vec<(&'static str, String)>;
+
+/// The metrics of one daemon. Register each once at start; names get the prefix `portlb_`.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: Arc<Mutex<Registry>>,
+}
+
+impl Metrics {
+    /// With `portlb_build_info` of this daemon.
+    pub(crate) fn new(daemon: &'static str) -> Self {
+        let mut registry = Registry::with_prefix("portlb");
+        let build = vec![("daemon", daemon), ("version", VERSION)];
+        registry.register("build", "Version of this daemon", Info::new(build));
+        Self {
+            registry: Arc::new(Mutex::new(registry)),
+        }
+    }
+
+    /// Registers a metric; counters get the suffix `_total` by themselves.
+    pub fn register<M>(&self, name: &'static str, help: &'static str, metric: M)
+    where
+        M: prometheus_client::registry::Metric,
+    {
+        self.registry
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .register(name, help, metric);
+    }
+
+    /// Registers a collector that reads its values when the metrics are read.
+    pub fn register_collector(&self, collector: Box<dyn prometheus_client::collector::Collector>) {
+        self.registry
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .register_collector(collector);
+    }
+
+    /// All metrics as text.
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        text::encode(
+            &mut text,
+            &self.registry.lock().unwrap_or_else(PoisonError::into_inner),
+        )
+        .expect("writing into a String cannot fail");
+        text
+    }
+}

@@ -1,0 +1,300 @@
+//! The servers that every daemon has, over real sockets.
+
+use std::{path::PathBuf, str::FromStr, time::Duration};
+
+use daemon_runtime::{Counter, Daemon, DaemonError, GrpcContract, ListenAddress, Shutdown, Target};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpStream, UnixListener},
+    task::JoinHandle,
+};
+use tonic::{Code, service::Routes};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+use tonic_reflection::pb::v1::{
+    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+    server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+};
+
+/// Nobody needs a contract of ours to have health and reflection.
+const CONTRACT: GrpcContract = GrpcContract {
+    services: &["test.v1.Test"],
+    descriptors: tonic_health::pb::FILE_DESCRIPTOR_SET,
+};
+const DEADLINE: Duration = Duration::from_secs(10);
+
+fn any_port() -> ListenAddress {
+    ListenAddress::from_str("127.0.0.1:0").unwrap()
+}
+
+fn socket(directory: &tempfile::TempDir) -> (PathBuf, ListenAddress) {
+    let path = directory.path().join("test.sock");
+    (path.clone(), ListenAddress::Unix(path))
+}
+
+fn target(address: &ListenAddress) -> Target {
+    match address {
+        ListenAddress::Tcp(address) => format!("http://{address}").parse().unwrap(),
+        ListenAddress::Unix(path) => Target::Unix(path.clone()),
+    }
+}
+
+fn run(daemon: Daemon) -> (Shutdown, JoinHandle<Result<(), DaemonError>>) {
+    let shutdown = daemon.shutdown().clone();
+    let running = tokio::spawn(daemon.run_until_drained(std::future::pending()));
+    (shutdown, running)
+}
+
+async fn stop(shutdown: &Shutdown, running: JoinHandle<Result<(), DaemonError>>) {
+    shutdown.request();
+    let ended = tokio::time::timeout(DEADLINE, running).await.unwrap();
+    ended.unwrap().unwrap();
+}
+
+async fn status(target: &Target, service: &str) -> Result<ServingStatus, Code> {
+    HealthClient::new(target.channel())
+        .check(HealthCheckRequest {
+            service: service.to_owned(),
+        })
+        .await
+        .map(|response| response.into_inner().status())
+        .map_err(|status| status.code())
+}
+
+/// Waits for the health service to say what it is expected to say.
+async fn wait_for_status(target: &Target, service: &str, expected: ServingStatus) {
+    let mut updates = HealthClient::new(target.channel())
+        .watch(HealthCheckRequest {
+            service: service.to_owned(),
+        })
+        .await
+        .unwrap()
+        .into_inner();
+    let seen = async {
+        while let Some(update) = updates.message().await.unwrap() {
+            if update.status() == expected {
+                return;
+            }
+        }
+        panic!("the watch of {service:?} has ended");
+    };
+    tokio::time::timeout(DEADLINE, seen)
+        .await
+        .unwrap_or_else(|_| panic!("{service:?} was never {expected:?}"));
+}
+
+async fn reflected_services(target: &Target) -> Vec<String> {
+    let request = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let mut answers = ServerReflectionClient::new(target.channel())
+        .server_reflection_info(futures::stream::iter([request]))
+        .await
+        .unwrap()
+        .into_inner();
+    let answer = answers.message().await.unwrap().unwrap();
+    let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else {
+        panic!("{answer:?}");
+    };
+    list.service
+        .into_iter()
+        .map(|service| service.name)
+        .collect()
+}
+
+/// Status line and body of the answer.
+async fn get(address: &ListenAddress, path: &str) -> (String, String) {
+    let ListenAddress::Tcp(address) = address else {
+        panic!("{address} is not TCP");
+    };
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.to_owned(), body.to_owned())
+}
+
+#[tokio::test]
+async fn health_over_tcp_follows_readiness() {
+    let mut daemon = Daemon::new("test");
+    let step = daemon.readiness().step("table", "not read yet");
+    let bound = daemon
+        .serve_grpc(&any_port(), CONTRACT, Routes::default())
+        .await
+        .unwrap();
+    let (shutdown, running) = run(daemon);
+    let target = target(&bound);
+
+    wait_for_status(&target, "test.v1.Test", ServingStatus::NotServing).await;
+    step.ready("");
+    wait_for_status(&target, "test.v1.Test", ServingStatus::Serving).await;
+    wait_for_status(&target, "", ServingStatus::Serving).await;
+    step.missing("lost");
+    wait_for_status(&target, "test.v1.Test", ServingStatus::NotServing).await;
+    assert_eq!(
+        status(&target, "no.such.Service").await,
+        Err(Code::NotFound)
+    );
+    stop(&shutdown, running).await;
+}
+
+#[tokio::test]
+async fn reflection_lists_what_is_served() {
+    let mut daemon = Daemon::new("test");
+    let bound = daemon
+        .serve_grpc(&any_port(), CONTRACT, Routes::default())
+        .await
+        .unwrap();
+    let (shutdown, running) = run(daemon);
+
+    let services = reflected_services(&target(&bound)).await;
+    for expected in ["test.v1.Test", "grpc.health.v1.Health"] {
+        assert!(services.iter().any(|name| name == expected), "{services:?}");
+    }
+    stop(&shutdown, running).await;
+}
+
+#[tokio::test]
+async fn grpc_is_served_on_a_unix_socket_that_is_gone_afterwards() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, address) = socket(&directory);
+    let mut daemon = Daemon::new("test");
+    let bound = daemon
+        .serve_grpc(&address, CONTRACT, Routes::default())
+        .await
+        .unwrap();
+    assert_eq!(bound, address);
+    let (shutdown, running) = run(daemon);
+
+    wait_for_status(&target(&bound), "", ServingStatus::Serving).await;
+    stop(&shutdown, running).await;
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn a_stale_unix_socket_is_replaced() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, address) = socket(&directory);
+    drop(UnixListener::bind(&path).unwrap());
+    assert!(path.exists());
+    let mut daemon = Daemon::new("test");
+    let bound = daemon
+        .serve_grpc(&address, CONTRACT, Routes::default())
+        .await
+        .unwrap();
+    let (shutdown, running) = run(daemon);
+
+    wait_for_status(&target(&bound), "", ServingStatus::Serving).await;
+    stop(&shutdown, running).await;
+}
+
+#[tokio::test]
+async fn the_unix_socket_of_a_living_server_is_refused_and_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, address) = socket(&directory);
+    let living = UnixListener::bind(&path).unwrap();
+    let mut daemon = Daemon::new("test");
+    let error = daemon
+        .serve_grpc(&address, CONTRACT, Routes::default())
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&error, DaemonError::Listen { address: refused, source }
+        if *refused == address && source.kind() == std::io::ErrorKind::AddrInUse)
+    );
+
+    // The refused bind has connected once; the living server still answers the next one.
+    living.accept().await.unwrap();
+    let (client, server) = tokio::join!(tokio::net::UnixStream::connect(&path), living.accept());
+    client.unwrap();
+    server.unwrap();
+}
+
+#[tokio::test]
+async fn a_plain_file_in_place_of_the_socket_is_refused_and_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, address) = socket(&directory);
+    std::fs::write(&path, "somebody's notes").unwrap();
+    let mut daemon = Daemon::new("test");
+    let refused = daemon
+        .serve_grpc(&address, CONTRACT, Routes::default())
+        .await;
+    assert!(matches!(refused, Err(DaemonError::Listen { .. })));
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "somebody's notes");
+}
+
+#[tokio::test]
+async fn a_tcp_port_in_use_is_refused_with_its_address() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = ListenAddress::Tcp(taken.local_addr().unwrap());
+    let error = Daemon::new("test")
+        .serve_grpc(&address, CONTRACT, Routes::default())
+        .await
+        .unwrap_err();
+    assert_eq!(error.to_string(), format!("cannot listen on {address}"));
+}
+
+#[tokio::test]
+async fn readyz_names_the_missing_step_and_healthz_is_alive_all_the_same() {
+    let mut daemon = Daemon::new("test");
+    let step = daemon.readiness().step("table", "not read yet");
+    let bound = daemon.serve_http(&any_port()).await.unwrap();
+    let (shutdown, running) = run(daemon);
+
+    let (head, body) = get(&bound, "/readyz").await;
+    assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
+    assert_eq!(body, "missing table: not read yet\n");
+    let (head, _) = get(&bound, "/healthz").await;
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+
+    step.ready("12 entries");
+    let (head, body) = get(&bound, "/readyz").await;
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    assert_eq!(body, "ready table: 12 entries\n");
+    stop(&shutdown, running).await;
+}
+
+#[tokio::test]
+async fn metrics_are_openmetrics_text_with_the_build() {
+    let mut daemon = Daemon::new("test");
+    let counter = Counter::<u64>::default();
+    daemon
+        .metrics()
+        .register("things", "Things that happened", counter.clone());
+    let bound = daemon.serve_http(&any_port()).await.unwrap();
+    let (shutdown, running) = run(daemon);
+
+    counter.inc_by(3);
+    let (head, body) = get(&bound, "/metrics").await;
+    assert!(
+        head.to_lowercase()
+            .contains("content-type: application/openmetrics-text"),
+        "{head}"
+    );
+    assert!(body.contains("portlb_things_total 3\n"), "{body}");
+    assert!(body.contains("portlb_build_info{daemon=\"test\""), "{body}");
+    assert!(body.ends_with("# EOF\n"), "{body}");
+    stop(&shutdown, running).await;
+}
+
+#[tokio::test]
+async fn an_open_stream_does_not_hold_the_process_back() {
+    let mut daemon = Daemon::new("test");
+    let bound = daemon
+        .serve_grpc(&any_port(), CONTRACT, Routes::default())
+        .await
+        .unwrap();
+    let (shutdown, running) = run(daemon);
+    let mut watch = HealthClient::new(target(&bound).channel())
+        .watch(HealthCheckRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
+    watch.message().await.unwrap().unwrap();
+
+    stop(&shutdown, running).await;
+}

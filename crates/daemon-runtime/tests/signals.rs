@@ -1,0 +1,52 @@
+//! Signals belong to the process, so this file holds one test alone.
+
+use std::{io, process::ExitCode, sync::mpsc, thread, time::Duration};
+
+use clap::Parser;
+use daemon_runtime::{CommonArgs, run};
+use nix::sys::signal::{Signal, raise};
+
+const DEADLINE: Duration = Duration::from_secs(10);
+
+#[derive(Parser)]
+struct Args {
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+#[test]
+fn the_first_signal_drains_and_the_second_ends_the_drain_with_an_error() {
+    let args = Args::parse_from([
+        "test",
+        "--grpc-listen=127.0.0.1:0",
+        "--http-listen=127.0.0.1:0",
+    ]);
+    let (started, has_started) = mpsc::channel();
+    let (draining, is_draining) = mpsc::channel();
+    let (exited, has_exited) = mpsc::channel();
+    thread::spawn(move || {
+        let exit_code = run(
+            "test",
+            &args.common,
+            || Ok(()),
+            async |(), daemon| {
+                let shutdown = daemon.shutdown().clone();
+                daemon.spawn_until_drained("endless drain", async move {
+                    started.send(()).map_err(io::Error::other)?;
+                    shutdown.drain_requested().await;
+                    draining.send(()).map_err(io::Error::other)?;
+                    std::future::pending::<io::Result<()>>().await
+                });
+                Ok::<_, io::Error>(())
+            },
+        );
+        exited.send(exit_code).unwrap();
+    });
+    has_started.recv_timeout(DEADLINE).unwrap();
+    raise(Signal::SIGTERM).unwrap();
+    is_draining.recv_timeout(DEADLINE).unwrap();
+    assert!(has_exited.try_recv().is_err(), "a drain is waited for");
+    raise(Signal::SIGINT).unwrap();
+    let exit_code = has_exited.recv_timeout(DEADLINE).unwrap();
+    assert_eq!(exit_code, ExitCode::FAILURE);
+}

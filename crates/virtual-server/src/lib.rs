@@ -1,0 +1,33 @@
+//! What a virtual server and its real servers are, and the ordered difference between two tables
+//! of them. Pure: no clock, no IO.
+//!
+//! - [`VirtualServer`] is what a user wants: one address, protocol and port (or range of ports),
+//!   and the real servers behind it. [`VirtualServer::validate`] says what cannot be.
+//! - [`ServiceRange`] is a prefix announced as a whole.
+//! - [`DesiredSet`] is all of both, and what differs between two of them.
+//! - [`Table`] is what a kernel holds; [`plan`] is the way from one table to another.
+
+#![warn(missing_docs)]
+
+mod defaults;
+mod desired_set;
+mod invalid;
+mod model;
+mod parse;
+mod plan;
+mod table;
+mod validate;
+
+pub use desired_set::{DesiredChange, DesiredSet};
+pub use invalid::Invalid;
+pub use ipnet::IpNet;
+pub use model::{
+    FailureAction, ForwardingMethod, HealthCheck, HealthCheckKind, Persistence, Ports, Protocol,
+    RealServer, RealServerState, Scheduler, ServiceRange, TunnelKind, VirtualServer,
+    VirtualServerId, Weight,
+};
+pub use plan::{plan, plan_keys};
+pub use table::{
+    AddressFamily, Entry, EntryForwardingMethod, EntryKey, EntryScheduler, EntrySettings,
+    RealServerEntry, Table, TableChange,
+};

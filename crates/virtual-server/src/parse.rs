@@ -1,0 +1,215 @@
+//! Values from the text that a person writes.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    num::NonZeroU16,
+    str::FromStr,
+};
+
+use ipnet::IpNet;
+
+use crate::{Invalid, Ports, Protocol, Scheduler, ServiceRange, VirtualServerId};
+
+impl FromStr for Protocol {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        match text {
+            "tcp" => Ok(Self::Tcp),
+            "udp" => Ok(Self::Udp),
+            "sctp" => Ok(Self::Sctp),
+            _ => Err(Invalid::new(
+                "protocol",
+                quoted(text),
+                "is not a transport protocol",
+                "allowed are tcp, udp and sctp",
+            )),
+        }
+    }
+}
+
+impl FromStr for Ports {
+    type Err = Invalid;
+
+    /// Takes `80`, `8000-8999` and `*`.
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let invalid = |problem: &str| {
+            Invalid::new(
+                "ports",
+                quoted(text),
+                problem,
+                "allowed are a port from 1 to 65535 such as 80, a range such as 8000-8999, and * \
+                 for all ports",
+            )
+        };
+        if text == "*" {
+            return Ok(Self::All);
+        }
+        let port = |text: &str| {
+            // `parse` alone would take a leading plus sign.
+            if !text.bytes().all(|byte| byte.is_ascii_digit()) {
+                return Err(invalid("is not a port, a range of ports or *"));
+            }
+            text.parse::<NonZeroU16>()
+                .map_err(|_| invalid("is not a port, a range of ports or *"))
+        };
+        match text.split_once('-') {
+            None => Ok(Self::Single(port(text)?)),
+            Some((first, last)) => {
+                let (first, last) = (port(first)?, port(last)?);
+                if first < last {
+                    Ok(Self::Range(first, last))
+                } else {
+                    Err(invalid("does not end above its first port"))
+                }
+            }
+        }
+    }
+}
+
+impl FromStr for VirtualServerId {
+    type Err = Invalid;
+
+    /// Takes `tcp/10.1.1.10:80`, `udp/[fd00::1]:53`, `tcp/10.1.1.10:8000-8999`,
+    /// `tcp/10.1.1.10:*`.
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let invalid = |problem: &str| {
+            Invalid::new(
+                "virtualServer",
+                quoted(text),
+                problem,
+                "write it as tcp/10.1.1.10:80, udp/[fd00::1]:53, tcp/10.1.1.10:8000-8999 or \
+                 tcp/10.1.1.10:*",
+            )
+        };
+        let (protocol, rest) = text
+            .split_once('/')
+            .ok_or_else(|| invalid("names no protocol"))?;
+        let (address, ports) = rest
+            .rsplit_once(':')
+            .ok_or_else(|| invalid("names no ports"))?;
+        let address = match address
+            .strip_prefix('[')
+            .map(|address| address.strip_suffix(']'))
+        {
+            None => address.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
+            Some(None) => None,
+            Some(Some(address)) => address.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
+        };
+        Ok(Self {
+            address: address.ok_or_else(|| invalid("holds no IP address"))?,
+            protocol: protocol.parse()?,
+            ports: ports.parse()?,
+        })
+    }
+}
+
+impl FromStr for Scheduler {
+    type Err = Invalid;
+
+    /// Takes the name alone; the flags of `sh` and `mh` are those of their defaults.
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        match text {
+            "rr" => Ok(Self::Rr),
+            "wrr" => Ok(Self::Wrr),
+            "lc" => Ok(Self::Lc),
+            "wlc" => Ok(Self::Wlc),
+            "sh" => Ok(Self::SH_DEFAULT),
+            "mh" => Ok(Self::MH_DEFAULT),
+            "sed" => Ok(Self::Sed),
+            "nq" => Ok(Self::Nq),
+            _ => Err(Invalid::new(
+                "scheduler",
+                quoted(text),
+                "is not a scheduler",
+                "allowed are rr, wrr, lc, wlc, sh, mh, sed and nq",
+            )),
+        }
+    }
+}
+
+impl FromStr for ServiceRange {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        text.parse::<IpNet>()
+            .map(|prefix| Self { prefix })
+            .map_err(|_| {
+                Invalid::new(
+                    "prefix",
+                    quoted(text),
+                    "is not a prefix",
+                    "write an address and a length, such as 10.1.1.0/24 or fd00:1::/64",
+                )
+            })
+    }
+}
+
+fn quoted(text: &str) -> String {
+    format!("{text:?}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(text: &str) -> Result<String, String> {
+        text.parse::<VirtualServerId>()
+            .map(|id| id.to_string())
+            .map_err(|invalid| invalid.to_string())
+    }
+
+    #[test]
+    fn an_identifier_reads_back_as_it_is_shown() {
+        for text in [
+            "tcp/10.1.1.10:80",
+            "udp/[fd00::1]:53",
+            "sctp/10.1.1.10:8000-8999",
+            "tcp/[fd00::1]:*",
+        ] {
+            assert_eq!(id(text).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn an_identifier_that_is_none_says_how_to_write_it() {
+        for text in [
+            "",
+            "10.1.1.10:80",
+            "tcp/10.1.1.10",
+            "tcp/fd00::1:80",
+            "tcp/[10.1.1.10]:80",
+            "tcp/[fd00::1:80",
+        ] {
+            let message = id(text).unwrap_err();
+            assert!(message.contains("tcp/10.1.1.10:80"), "{message}");
+        }
+        assert!(
+            id("icmp/10.1.1.10:80")
+                .unwrap_err()
+                .contains("tcp, udp and sctp")
+        );
+    }
+
+    #[test]
+    fn ports_outside_of_their_range_are_refused() {
+        for text in [
+            "0", "65536", "-1", "+80", "", "80-80", "90-80", "0-80", "80-", "http", "80 ",
+        ] {
+            assert!(text.parse::<Ports>().is_err(), "{text:?}");
+        }
+        assert_eq!(
+            "90-80".parse::<Ports>().unwrap_err().to_string(),
+            "ports: \"90-80\" does not end above its first port; allowed are a port from 1 to \
+             65535 such as 80, a range such as 8000-8999, and * for all ports"
+        );
+    }
+
+    #[test]
+    fn every_scheduler_is_found_by_its_name() {
+        for name in ["rr", "wrr", "lc", "wlc", "sh", "mh", "sed", "nq"] {
+            assert_eq!(name.parse::<Scheduler>().unwrap().name(), name);
+        }
+        assert!("maglev".parse::<Scheduler>().is_err());
+    }
+}

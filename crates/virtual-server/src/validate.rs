@@ -1,0 +1,333 @@
+//! What a virtual server cannot be, seen by itself.
+
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+
+use crate::{
+    ForwardingMethod, HealthCheck, HealthCheckKind, Invalid, Persistence, Ports, Protocol,
+    RealServer, Scheduler, ServiceRange, VirtualServer,
+};
+
+const LONGEST_NAME: usize = 253;
+const LONGEST_PERSISTENCE: Duration = Duration::from_secs(31 * 24 * 60 * 60);
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
+const LONGEST_INTERVAL: Duration = Duration::from_secs(60 * 60);
+const MOST_CHECKS_IN_A_ROW: u32 = 100;
+/// A shorter service range would draw in more than any site serves.
+const SHORTEST_RANGE_V4: u8 = 8;
+const SHORTEST_RANGE_V6: u8 = 16;
+
+impl VirtualServer {
+    /// Refuses what the kernel would refuse, and what it would take and then do otherwise.
+    ///
+    /// # Errors
+    ///
+    /// The first field that cannot be. Real servers are named by their address, since their place
+    /// in the list is not the user's.
+    pub fn validate(&self) -> Result<(), Invalid> {
+        check_address("address", self.id.address)?;
+        self.check_name()?;
+        self.check_ports()?;
+        self.check_scheduler()?;
+        if let Some(persistence) = &self.persistence {
+            check_persistence(persistence, self.id.address).map_err(|i| i.within("persistence"))?;
+        }
+        let mut seen = BTreeSet::new();
+        for real_server in &self.real_servers {
+            self.check_real_server(real_server)
+                .map_err(|invalid| invalid.within(format!("realServers[{real_server}]")))?;
+            if !seen.insert((real_server.address, self.real_server_port(real_server))) {
+                return Err(Invalid::new(
+                    "realServers",
+                    real_server,
+                    "is listed more than once",
+                    "list each real server once; its share is its weight",
+                ));
+            }
+        }
+        if let Some(health_check) = &self.health_check {
+            self.check_health_check(health_check)
+                .map_err(|i| i.within("healthCheck"))?;
+        }
+        if self.minimum_healthy == 0 {
+            return Err(Invalid::new(
+                "minimumHealthy",
+                0,
+                "would announce an address that nobody serves",
+                "write 1 or more",
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_name(&self) -> Result<(), Invalid> {
+        let problem = if self.name.is_empty() {
+            "is empty"
+        } else if self.name.len() > LONGEST_NAME {
+            "is longer than 253 bytes"
+        } else if self.name.chars().any(char::is_control) {
+            "holds a control character"
+        } else {
+            return Ok(());
+        };
+        Err(Invalid::new(
+            "name",
+            format!("{:?}", self.name),
+            problem,
+            "write a name of 1 to 253 printable characters",
+        ))
+    }
+
+    fn check_ports(&self) -> Result<(), Invalid> {
+        match self.id.ports {
+            Ports::Range(first, last) if first >= last => Err(Invalid::new(
+                "ports",
+                self.id.ports,
+                "does not end above its first port",
+                "write the smaller port first, or one port alone",
+            )),
+            Ports::Single(_) | Ports::Range(..) | Ports::All => Ok(()),
+        }
+    }
+
+    fn check_scheduler(&self) -> Result<(), Invalid> {
+        match self.scheduler {
+            Scheduler::Mh {
+                fallback: false,
+                port: true,
+            } => Err(Invalid::new(
+                "schedulerFlags",
+                "port without fallback",
+                "makes mh drop every new flow that hashes to a quiesced real server",
+                "give both (the default), or none if that is what you want",
+            )),
+            Scheduler::Mh { .. }
+            | Scheduler::Rr
+            | Scheduler::Wrr
+            | Scheduler::Lc
+            | Scheduler::Wlc
+            | Scheduler::Sh { .. }
+            | Scheduler::Sed
+            | Scheduler::Nq => Ok(()),
+        }
+    }
+
+    fn check_real_server(&self, real_server: &RealServer) -> Result<(), Invalid> {
+        let address = real_server.address;
+        check_address("address", address)?;
+        if address == self.id.address {
+            return Err(Invalid::new(
+                "address",
+                address,
+                "is the service address itself, so packets would go round in a circle",
+                "write the real server's own address",
+            ));
+        }
+        let same_family = address.is_ipv4() == self.id.address.is_ipv4();
+        // ip_vs_ctl.c refuses a destination of the other family unless it is a tunnel.
+        if !same_family && !matches!(self.forwarding_method, ForwardingMethod::Tunnel(_)) {
+            return Err(Invalid::new(
+                "address",
+                address,
+                format!(
+                    "is not of the family of the service address {}, which {} cannot bridge",
+                    self.id.address, self.forwarding_method
+                ),
+                "use forwarding method Tunnel or an address of the same family",
+            ));
+        }
+        let Some(port) = real_server.port else {
+            return Ok(());
+        };
+        match (self.id.ports, self.forwarding_method) {
+            (Ports::Range(..) | Ports::All, _) => Err(Invalid::new(
+                "port",
+                port,
+                format!(
+                    "would send every one of the ports {} to a single one",
+                    self.id.ports
+                ),
+                "leave it out: each connection keeps its port",
+            )),
+            (
+                Ports::Single(service_port),
+                method @ (ForwardingMethod::DirectRouting | ForwardingMethod::Tunnel(_)),
+            ) if port != service_port => Err(Invalid::new(
+                "port",
+                port,
+                format!(
+                    "differs from the virtual server's port {service_port}, which {method} \
+                     cannot change"
+                ),
+                "leave it out, or use forwarding method Masquerade",
+            )),
+            (
+                Ports::Single(_),
+                ForwardingMethod::Masquerade
+                | ForwardingMethod::DirectRouting
+                | ForwardingMethod::Tunnel(_),
+            ) => Ok(()),
+        }
+    }
+
+    fn check_health_check(&self, health_check: &HealthCheck) -> Result<(), Invalid> {
+        check_period(
+            "interval",
+            health_check.interval,
+            SHORTEST_INTERVAL..=LONGEST_INTERVAL,
+            "write 10ms to 1h",
+        )?;
+        check_period(
+            "timeout",
+            health_check.timeout,
+            Duration::from_millis(1)..=health_check.interval,
+            "write 1ms up to the interval",
+        )?;
+        check_period(
+            "initialJitter",
+            health_check.initial_jitter,
+            Duration::ZERO..=LONGEST_INTERVAL,
+            "write 0ms to 1h",
+        )?;
+        for (field, count) in [("rise", health_check.rise), ("fall", health_check.fall)] {
+            if !(1..=MOST_CHECKS_IN_A_ROW).contains(&count) {
+                return Err(Invalid::new(
+                    field,
+                    count,
+                    "is out of range",
+                    "write 1 to 100",
+                ));
+            }
+        }
+        match (health_check.kind, self.id.protocol, self.id.ports) {
+            (HealthCheckKind::TcpConnect { port: Some(_) }, _, _)
+            | (HealthCheckKind::TcpConnect { port: None }, Protocol::Tcp, Ports::Single(_)) => {
+                Ok(())
+            }
+            (HealthCheckKind::TcpConnect { port: None }, Protocol::Udp | Protocol::Sctp, _) => {
+                Err(Invalid::new(
+                    "port",
+                    "nothing",
+                    format!(
+                        "cannot stand for a port here: on a port for {} nobody need listen \
+                         for TCP",
+                        self.id.protocol
+                    ),
+                    "write a port that the real servers open for TCP, or do without the check \
+                     (kind: none)",
+                ))
+            }
+            (
+                HealthCheckKind::TcpConnect { port: None },
+                Protocol::Tcp,
+                Ports::Range(..) | Ports::All,
+            ) => Err(Invalid::new(
+                "port",
+                "nothing",
+                format!("cannot stand for one of the ports {}", self.id.ports),
+                "write the port to connect to, or do without the check (kind: none)",
+            )),
+        }
+    }
+}
+
+impl ServiceRange {
+    /// Refuses what no one may announce.
+    ///
+    /// # Errors
+    ///
+    /// Says what is wrong with the prefix.
+    pub fn validate(&self) -> Result<(), Invalid> {
+        let prefix = self.prefix;
+        if prefix.trunc() != prefix {
+            return Err(Invalid::new(
+                "prefix",
+                prefix,
+                "has bits set to the right of its length",
+                format!("write {}", prefix.trunc()),
+            ));
+        }
+        let (shortest, longest) = match prefix {
+            ipnet::IpNet::V4(_) => (SHORTEST_RANGE_V4, 32),
+            ipnet::IpNet::V6(_) => (SHORTEST_RANGE_V6, 128),
+        };
+        if prefix.prefix_len() < shortest {
+            return Err(Invalid::new(
+                "prefix",
+                prefix,
+                "is too large a part of the address space to be announced",
+                format!("write a length from {shortest} to {longest}"),
+            ));
+        }
+        check_address("prefix", prefix.network()).map_err(|mut invalid| {
+            invalid.value = prefix.to_string();
+            invalid
+        })
+    }
+}
+
+fn check_persistence(persistence: &Persistence, address: IpAddr) -> Result<(), Invalid> {
+    let timeout = persistence.timeout;
+    if timeout.subsec_nanos() != 0 || timeout.is_zero() || timeout > LONGEST_PERSISTENCE {
+        return Err(Invalid::new(
+            "timeout",
+            format!("{timeout:?}"),
+            "is not a time that the kernel can keep",
+            "write whole seconds from 1s to 31d",
+        ));
+    }
+    let longest = if address.is_ipv4() { 32 } else { 128 };
+    let length = persistence.client_prefix_length;
+    if length == 0 || length > longest {
+        return Err(Invalid::new(
+            "clientPrefixLength",
+            length,
+            format!("is no prefix length for {address}"),
+            format!("write 1 to {longest}; {longest} makes each address a client"),
+        ));
+    }
+    Ok(())
+}
+
+fn check_period(
+    field: &str,
+    period: Duration,
+    allowed: std::ops::RangeInclusive<Duration>,
+    cure: &str,
+) -> Result<(), Invalid> {
+    let problem = if !allowed.contains(&period) {
+        "is out of range"
+    } else if !period.subsec_nanos().is_multiple_of(1_000_000) {
+        "is not a whole number of milliseconds"
+    } else {
+        return Ok(());
+    };
+    Err(Invalid::new(field, format!("{period:?}"), problem, cure))
+}
+
+fn check_address(field: &str, address: IpAddr) -> Result<(), Invalid> {
+    let problem = match address {
+        _ if address.is_unspecified() => "is the unspecified address",
+        _ if address.is_multicast() => "is a multicast address",
+        _ if address.is_loopback() => "is a loopback address, which never leaves its host",
+        IpAddr::V4(v4) if v4.is_broadcast() => "is the broadcast address",
+        IpAddr::V4(v4) if v4.octets()[0] == 0 => "belongs to 0.0.0.0/8, which is no host's",
+        IpAddr::V4(v4) if v4.octets()[0] >= 240 => "belongs to 240.0.0.0/4, which is reserved",
+        IpAddr::V4(v4) if v4.is_link_local() => "is a link-local address, which is not routed",
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => {
+            "is a link-local address, which is not routed"
+        }
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
+            "is an IPv4 address in the form of an IPv6 one"
+        }
+        IpAddr::V4(_) | IpAddr::V6(_) => return Ok(()),
+    };
+    Err(Invalid::new(
+        field,
+        address,
+        problem,
+        "write a unicast address that is routed, such as 10.1.1.10 or fd00::10",
+    ))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,385 @@
+use std::num::NonZeroU16;
+
+use super::*;
+use crate::{
+    FailureAction, HealthCheck, IpNet, RealServerState, TunnelKind, VirtualServerId, Weight,
+};
+
+fn port(port: u16) -> NonZeroU16 {
+    NonZeroU16::new(port).unwrap()
+}
+
+fn real_server(address: &str) -> RealServer {
+    RealServer {
+        address: address.parse().unwrap(),
+        port: None,
+        weight: Weight::default(),
+        state: RealServerState::default(),
+    }
+}
+
+fn valid(id: &str) -> VirtualServer {
+    let id: VirtualServerId = id.parse().unwrap();
+    let real_servers = if id.address.is_ipv4() {
+        vec![real_server("10.0.2.3"), real_server("10.0.2.4")]
+    } else {
+        vec![real_server("fd00:2::3")]
+    };
+    let tcp = id.protocol == Protocol::Tcp && matches!(id.ports, Ports::Single(_));
+    VirtualServer {
+        id,
+        name: "web".into(),
+        scheduler: Scheduler::default(),
+        forwarding_method: ForwardingMethod::default(),
+        persistence: None,
+        real_servers,
+        health_check: tcp.then(HealthCheck::default),
+        on_failure: FailureAction::default(),
+        minimum_healthy: VirtualServer::DEFAULT_MINIMUM_HEALTHY,
+    }
+}
+
+/// Changes a valid virtual server and expects the refusal; empty: still valid.
+#[track_caller]
+fn check(id: &str, change: impl FnOnce(&mut VirtualServer), expected: &str) {
+    let mut virtual_server = valid(id);
+    assert_eq!(virtual_server.validate(), Ok(()));
+    change(&mut virtual_server);
+    let message = virtual_server
+        .validate()
+        .err()
+        .map_or_else(String::new, |invalid| invalid.to_string());
+    assert_eq!(message, expected);
+}
+
+#[test]
+fn defaults_are_valid_for_each_protocol_family_and_kind_of_ports() {
+    for id in [
+        "tcp/10.1.1.10:80",
+        "tcp/[fd00::1]:80",
+        "udp/10.1.1.10:53",
+        "sctp/10.1.1.10:3868",
+        "tcp/10.1.1.10:8000-8999",
+        "udp/[fd00::1]:*",
+    ] {
+        assert_eq!(valid(id).validate(), Ok(()), "{id}");
+    }
+}
+
+#[test]
+fn addresses_that_no_client_can_reach_are_refused() {
+    for (address, problem) in [
+        ("0.0.0.0", "unspecified"),
+        ("::", "unspecified"),
+        ("127.0.0.1", "loopback"),
+        ("::1", "loopback"),
+        ("224.0.0.5", "multicast"),
+        ("ff02::1", "multicast"),
+        ("255.255.255.255", "broadcast"),
+        ("0.1.2.3", "0.0.0.0/8"),
+        ("240.0.0.1", "240.0.0.0/4"),
+        ("169.254.1.1", "link-local"),
+        ("fe80::1", "link-local"),
+        ("::ffff:10.1.1.10", "in the form of"),
+    ] {
+        let mut virtual_server = valid("tcp/10.1.1.10:80");
+        virtual_server.id.address = address.parse().unwrap();
+        let as_service = virtual_server.validate().unwrap_err();
+        assert_eq!(as_service.field, "address");
+        assert!(as_service.problem.contains(problem), "{as_service}");
+
+        let mut virtual_server = valid("tcp/10.1.1.10:80");
+        virtual_server.real_servers[0].address = address.parse().unwrap();
+        let as_real_server = virtual_server.validate().unwrap_err();
+        assert!(as_real_server.problem.contains(problem), "{as_real_server}");
+    }
+}
+
+#[test]
+fn a_real_server_at_the_service_address_is_refused() {
+    check(
+        "tcp/10.1.1.10:80",
+        |vs| vs.real_servers[0] = real_server("10.1.1.10"),
+        "realServers[10.1.1.10].address: 10.1.1.10 is the service address itself, so packets \
+         would go round in a circle; write the real server's own address",
+    );
+}
+
+#[test]
+fn direct_routing_and_tunnel_cannot_change_the_port() {
+    for method in [
+        ForwardingMethod::DirectRouting,
+        ForwardingMethod::Tunnel(TunnelKind::Ipip),
+    ] {
+        check(
+            "tcp/10.1.1.10:80",
+            |vs| {
+                vs.forwarding_method = method;
+                vs.real_servers[0].port = Some(port(8080));
+            },
+            &format!(
+                "realServers[10.0.2.3:8080].port: 8080 differs from the virtual server's port \
+                 80, which {method} cannot change; leave it out, or use forwarding method \
+                 Masquerade"
+            ),
+        );
+        check(
+            "tcp/10.1.1.10:80",
+            |vs| {
+                vs.forwarding_method = method;
+                vs.real_servers[0].port = Some(port(80));
+            },
+            "",
+        );
+    }
+    check(
+        "tcp/10.1.1.10:80",
+        |vs| {
+            vs.forwarding_method = ForwardingMethod::Masquerade;
+            vs.real_servers[0].port = Some(port(8080));
+        },
+        "",
+    );
+}
+
+#[test]
+fn real_servers_behind_several_ports_have_none_of_their_own() {
+    check(
+        "tcp/10.1.1.10:*",
+        |vs| {
+            vs.forwarding_method = ForwardingMethod::Masquerade;
+            vs.real_servers[0].port = Some(port(80));
+        },
+        "realServers[10.0.2.3:80].port: 80 would send every one of the ports * to a single one; \
+         leave it out: each connection keeps its port",
+    );
+}
+
+#[test]
+fn only_a_tunnel_bridges_the_families() {
+    let other = |vs: &mut VirtualServer| vs.real_servers.push(real_server("fd00:2::9"));
+    check("tcp/10.1.1.10:80", other, "");
+    for method in [
+        ForwardingMethod::Masquerade,
+        ForwardingMethod::DirectRouting,
+    ] {
+        check(
+            "tcp/10.1.1.10:80",
+            |vs| {
+                vs.forwarding_method = method;
+                other(vs);
+            },
+            &format!(
+                "realServers[fd00:2::9].address: fd00:2::9 is not of the family of the service \
+                 address 10.1.1.10, which {method} cannot bridge; use forwarding method Tunnel \
+                 or an address of the same family"
+            ),
+        );
+    }
+}
+
+#[test]
+fn a_real_server_is_listed_once_also_where_its_port_is_written_in_two_ways() {
+    check(
+        "tcp/10.1.1.10:80",
+        |vs| {
+            let mut again = real_server("10.0.2.3");
+            again.port = Some(port(80));
+            vs.real_servers.push(again);
+        },
+        "realServers: 10.0.2.3:80 is listed more than once; list each real server once; its \
+         share is its weight",
+    );
+    check(
+        "tcp/10.1.1.10:80",
+        |vs| {
+            vs.forwarding_method = ForwardingMethod::Masquerade;
+            let mut second_port = real_server("10.0.2.3");
+            second_port.port = Some(port(8080));
+            vs.real_servers.push(second_port);
+        },
+        "",
+    );
+}
+
+#[test]
+fn mh_over_ports_without_fallback_is_refused() {
+    check(
+        "tcp/10.1.1.10:80",
+        |vs| {
+            vs.scheduler = Scheduler::Mh {
+                fallback: false,
+                port: true,
+            };
+        },
+        "schedulerFlags: port without fallback makes mh drop every new flow that hashes to a \
+         quiesced real server; give both (the default), or none if that is what you want",
+    );
+}
+
+#[test]
+fn persistence_stays_within_what_the_kernel_keeps() {
+    let with = |seconds: f64, client_prefix_length| {
+        move |vs: &mut VirtualServer| {
+            vs.persistence = Some(Persistence {
+                timeout: Duration::from_secs_f64(seconds),
+                client_prefix_length,
+            });
+        }
+    };
+    check("tcp/10.1.1.10:80", with(300.0, 32), "");
+    check("tcp/[fd00::1]:80", with(2_678_400.0, 64), "");
+    for seconds in [0.0, 1.5, 2_678_401.0] {
+        check(
+            "tcp/10.1.1.10:80",
+            with(seconds, 32),
+            &format!(
+                "persistence.timeout: {:?} is not a time that the kernel can keep; write whole \
+                 seconds from 1s to 31d",
+                Duration::from_secs_f64(seconds)
+            ),
+        );
+    }
+    for length in [0, 33] {
+        check(
+            "tcp/10.1.1.10:80",
+            with(300.0, length),
+            &format!(
+                "persistence.clientPrefixLength: {length} is no prefix length for 10.1.1.10; \
+                 write 1 to 32; 32 makes each address a client"
+            ),
+        );
+    }
+}
+
+#[test]
+fn a_health_check_is_bounded() {
+    let with = |change: fn(&mut HealthCheck)| {
+        move |vs: &mut VirtualServer| change(vs.health_check.as_mut().unwrap())
+    };
+    let id = "tcp/10.1.1.10:80";
+    check(id, with(|h| h.timeout = h.interval), "");
+    check(
+        id,
+        with(|h| h.timeout = h.interval + Duration::from_millis(1)),
+        "healthCheck.timeout: 2.001s is out of range; write 1ms up to the interval",
+    );
+    check(
+        id,
+        with(|h| h.interval = Duration::from_millis(9)),
+        "healthCheck.interval: 9ms is out of range; write 10ms to 1h",
+    );
+    check(
+        id,
+        with(|h| h.interval = Duration::from_micros(10_500)),
+        "healthCheck.interval: 10.5ms is not a whole number of milliseconds; write 10ms to 1h",
+    );
+    check(
+        id,
+        with(|h| h.rise = 0),
+        "healthCheck.rise: 0 is out of range; write 1 to 100",
+    );
+    check(
+        id,
+        with(|h| h.fall = 101),
+        "healthCheck.fall: 101 is out of range; write 1 to 100",
+    );
+    check(
+        id,
+        with(|h| h.initial_jitter = Duration::from_secs(3601)),
+        "healthCheck.initialJitter: 3601s is out of range; write 0ms to 1h",
+    );
+}
+
+#[test]
+fn a_tcp_check_of_what_is_not_one_tcp_port_names_its_port() {
+    for id in ["udp/10.1.1.10:53", "sctp/10.1.1.10:3868", "tcp/10.1.1.10:*"] {
+        let mut virtual_server = valid(id);
+        virtual_server.health_check = Some(HealthCheck::default());
+        assert_eq!(
+            virtual_server.validate().unwrap_err().field,
+            "healthCheck.port",
+            "{id}"
+        );
+        virtual_server.health_check = Some(HealthCheck {
+            kind: HealthCheckKind::TcpConnect {
+                port: Some(port(8080)),
+            },
+            ..HealthCheck::default()
+        });
+        assert_eq!(virtual_server.validate(), Ok(()));
+        let checked = virtual_server.health_check_port(&virtual_server.real_servers[0]);
+        assert_eq!(checked, Some(port(8080)));
+    }
+}
+
+#[test]
+fn a_check_without_a_port_of_its_own_connects_to_where_connections_go() {
+    let mut virtual_server = valid("tcp/10.1.1.10:80");
+    let real_server = virtual_server.real_servers[0].clone();
+    assert_eq!(
+        virtual_server.health_check_port(&real_server),
+        Some(port(80))
+    );
+    virtual_server.forwarding_method = ForwardingMethod::Masquerade;
+    let moved = RealServer {
+        port: Some(port(8080)),
+        ..real_server
+    };
+    assert_eq!(virtual_server.health_check_port(&moved), Some(port(8080)));
+    virtual_server.health_check = None;
+    assert_eq!(virtual_server.health_check_port(&moved), None);
+}
+
+#[test]
+fn names_and_minima_are_bounded() {
+    let id = "tcp/10.1.1.10:80";
+    let cure = "write a name of 1 to 253 printable characters";
+    check(
+        id,
+        |vs| vs.name.clear(),
+        &format!("name: \"\" is empty; {cure}"),
+    );
+    check(
+        id,
+        |vs| vs.name = "a\nb".into(),
+        &format!("name: \"a\\nb\" holds a control character; {cure}"),
+    );
+    check(id, |vs| vs.name = "x".repeat(253), "");
+    check(
+        id,
+        |vs| vs.minimum_healthy = 0,
+        "minimumHealthy: 0 would announce an address that nobody serves; write 1 or more",
+    );
+}
+
+#[test]
+fn a_service_range_has_no_host_bits_and_a_sane_size() {
+    let check = |prefix: &str, expected: &str| {
+        let range = ServiceRange {
+            prefix: prefix.parse::<IpNet>().unwrap(),
+        };
+        let message = range
+            .validate()
+            .err()
+            .map_or_else(String::new, |invalid| invalid.to_string());
+        assert_eq!(message, expected);
+    };
+    check("10.1.1.0/24", "");
+    check("10.1.1.10/32", "");
+    check("fd00:1::/64", "");
+    check(
+        "10.1.1.10/24",
+        "prefix: 10.1.1.10/24 has bits set to the right of its length; write 10.1.1.0/24",
+    );
+    check(
+        "0.0.0.0/0",
+        "prefix: 0.0.0.0/0 is too large a part of the address space to be announced; write a \
+         length from 8 to 32",
+    );
+    check(
+        "224.0.0.0/24",
+        "prefix: 224.0.0.0/24 is a multicast address; write a unicast address that is routed, \
+         such as 10.1.1.10 or fd00::10",
+    );
+}

@@ -1,0 +1,101 @@
+use super::*;
+
+fn reflector() -> Speaker {
+    Speaker::new("10.0.1.21".parse().unwrap(), "10.0.1.21".parse().unwrap())
+        .peer(Peer::range("clients", "10.2.0.0/16".parse().unwrap()).client())
+        .peer(
+            Peer::new("router", "10.0.1.1".parse().unwrap())
+                .client()
+                .add_path(AddPath::Send),
+        )
+}
+
+fn announcer() -> Speaker {
+    Speaker::new("10.2.1.2".parse().unwrap(), "10.2.1.2".parse().unwrap())
+        .peer(Peer::new("reflector-1", "10.0.1.21".parse().unwrap()))
+        .announce("10.1.1.0/24".parse().unwrap(), "10.0.1.11".parse().unwrap())
+        .announce(
+            "fd00:10:1:1::/64".parse().unwrap(),
+            "fd00:10:0:1::11".parse().unwrap(),
+        )
+}
+
+fn check(program: Program, speaker: &Speaker, expected: &[&str]) {
+    let text = program.config(speaker);
+    for line in expected {
+        assert!(text.contains(line), "{program:?} lacks {line:?}:\n{text}");
+    }
+}
+
+#[test]
+fn a_reflector_takes_clients_by_range_and_sends_every_path_to_its_router() {
+    check(
+        Program::Bird,
+        &reflector(),
+        &[
+            "neighbor range 10.2.0.0/16 as 65000;",
+            "rr client;",
+            "add paths tx;",
+        ],
+    );
+    check(
+        Program::Frr,
+        &reflector(),
+        &[
+            "bgp listen range 10.2.0.0/16 peer-group clients",
+            "neighbor clients route-reflector-client",
+            "neighbor 10.0.1.1 addpath-tx-all-paths",
+        ],
+    );
+    check(
+        Program::GoBgp,
+        &reflector(),
+        &[
+            "prefix = \"10.2.0.0/16\"",
+            "route-reflector-client = true",
+            "send-max = 64",
+        ],
+    );
+}
+
+#[test]
+fn an_announcer_sets_the_next_hop_of_each_family() {
+    check(
+        Program::Bird,
+        &announcer(),
+        &[
+            "route 10.1.1.0/24 blackhole { bgp_next_hop = 10.0.1.11; };",
+            "route fd00:10:1:1::/64 blackhole { bgp_next_hop = fd00:10:0:1::11; };",
+            "export where source = RTS_STATIC;",
+        ],
+    );
+    check(
+        Program::ExaBgp,
+        &announcer(),
+        &[
+            "neighbor 10.0.1.21 {",
+            "route 10.1.1.0/24 next-hop 10.0.1.11;",
+        ],
+    );
+    check(
+        Program::Frr,
+        &announcer(),
+        &[
+            "network 10.1.1.0/24 route-map via-10.0.1.11",
+            "set ipv6 next-hop global fd00:10:0:1::11",
+        ],
+    );
+}
+
+#[test]
+fn a_router_installs_all_paths_and_announces_nothing() {
+    let router = Speaker::new("10.0.1.1".parse().unwrap(), "10.0.1.1".parse().unwrap())
+        .peer(Peer::new("reflector-1", "10.0.1.21".parse().unwrap()).add_path(AddPath::Receive))
+        .install_routes();
+    check(
+        Program::Bird,
+        &router,
+        &["merge paths yes", "add paths rx;", "export none;"],
+    );
+    check(Program::Frr, &router, &["maximum-paths ibgp 64"]);
+}

@@ -1,0 +1,304 @@
+//! The kernel's routing table of one host, watched: which next hops a prefix
+//! had, and since when.
+
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the netlink enums list every message of the kernel"
+)]
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use ipnet::IpNet;
+use netlink_packet_core::{
+    NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteVia,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use nix::sys::socket::{
+    setsockopt,
+    sockopt::{RcvBufForce, ReceiveTimeout},
+};
+use nix::sys::time::{TimeVal, TimeValLike as _};
+
+use crate::host::Host;
+
+/// `RTNLGRP_IPV4_ROUTE` and `RTNLGRP_IPV6_ROUTE` of `linux/rtnetlink.h`, as bits.
+const ROUTE_GROUPS: u32 = 1 << 6 | 1 << 10;
+
+/// How often the watching thread looks whether it should end.
+const IDLE: Duration = Duration::from_millis(200);
+
+/// The state of one prefix from a moment on; no next hops: it is not in the
+/// table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FibChange {
+    /// When the kernel's notification arrived.
+    pub at: Instant,
+    /// The destination.
+    pub prefix: IpNet,
+    /// Gateways, sorted.
+    pub next_hops: Vec<IpAddr>,
+}
+
+/// Watches the main table of one host until it is dropped.
+#[derive(Debug)]
+pub struct FibWatcher {
+    host: String,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    changes: Mutex<Vec<FibChange>>,
+    changed: Condvar,
+    ended: AtomicBool,
+}
+
+impl FibWatcher {
+    /// Subscribes, then reads what is there, so that nothing is missed.
+    pub fn start(host: &Host) -> Result<Self> {
+        let (notifications, requests) = host.inside(|| {
+            let mut notifications = open()?;
+            notifications
+                .bind(&SocketAddr::new(0, ROUTE_GROUPS))
+                .context("subscribe to route changes")?;
+            Ok((notifications, open()?))
+        })?;
+        let shared = Arc::new(Shared::default());
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            for (prefix, next_hops) in dump(&requests, family)? {
+                shared.record(Instant::now(), prefix, next_hops);
+            }
+        }
+        let thread = std::thread::spawn({
+            let shared = shared.clone();
+            move || watch(&notifications, &requests, &shared)
+        });
+        Ok(Self {
+            host: host.name().to_owned(),
+            shared,
+            thread: Some(thread),
+        })
+    }
+
+    /// The next hops of a prefix as of the last notification.
+    pub fn next_hops(&self, prefix: IpNet) -> Vec<IpAddr> {
+        last(&self.shared.lock(), prefix).map_or_else(Vec::new, |change| change.next_hops.clone())
+    }
+
+    /// Every change so far, in order.
+    pub fn changes(&self) -> Vec<FibChange> {
+        self.shared.lock().clone()
+    }
+
+    /// Waits until a prefix has exactly these next hops, in any order, and
+    /// tells since when. An empty list waits for its removal.
+    pub fn wait_for(
+        &self,
+        prefix: IpNet,
+        next_hops: &[IpAddr],
+        within: Duration,
+    ) -> Result<FibChange> {
+        let mut wanted = next_hops.to_vec();
+        wanted.sort();
+        let deadline = Instant::now() + within;
+        let mut changes = self.shared.lock();
+        loop {
+            let seen = last(&changes, prefix).cloned().unwrap_or(FibChange {
+                at: Instant::now(),
+                prefix,
+                next_hops: Vec::new(),
+            });
+            if seen.next_hops == wanted {
+                return Ok(seen);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                bail!(
+                    "not within {within:?}: {} routes {prefix} via {wanted:?}; last seen: via {:?}",
+                    self.host,
+                    seen.next_hops
+                );
+            }
+            changes = self
+                .shared
+                .changed
+                .wait_timeout(changes, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+}
+
+impl Drop for FibWatcher {
+    fn drop(&mut self) {
+        self.shared.ended.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Vec<FibChange>> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn record(&self, at: Instant, prefix: IpNet, mut next_hops: Vec<IpAddr>) {
+        next_hops.sort();
+        let mut changes = self.lock();
+        let before = last(&changes, prefix).map_or(&[][..], |change| &change.next_hops);
+        if before != next_hops {
+            changes.push(FibChange {
+                at,
+                prefix,
+                next_hops,
+            });
+            self.changed.notify_all();
+        }
+    }
+}
+
+fn last(changes: &[FibChange], prefix: IpNet) -> Option<&FibChange> {
+    changes.iter().rev().find(|change| change.prefix == prefix)
+}
+
+fn open() -> Result<Socket> {
+    let socket = Socket::new(NETLINK_ROUTE).context("open a route socket")?;
+    // A burst of 1,000 routes must not overflow it.
+    setsockopt(&socket, RcvBufForce, &(8 << 20)).context("enlarge a route socket's buffer")?;
+    let idle = TimeVal::milliseconds(IDLE.as_millis().try_into().unwrap_or(i64::MAX));
+    setsockopt(&socket, ReceiveTimeout, &idle).context("limit a route socket's wait")?;
+    Ok(socket)
+}
+
+fn watch(notifications: &Socket, requests: &Socket, shared: &Shared) {
+    while !shared.ended.load(Ordering::Relaxed) {
+        // An error is the time limit.
+        let Ok((datagram, _)) = notifications.recv_from_full() else {
+            continue;
+        };
+        let at = Instant::now();
+        for message in messages(&datagram) {
+            let (route, is_new) = match message {
+                RouteNetlinkMessage::NewRoute(route) => (route, true),
+                RouteNetlinkMessage::DelRoute(route) => (route, false),
+                _ => continue,
+            };
+            let Some((prefix, next_hops)) = gateways(&route) else {
+                continue;
+            };
+            match prefix {
+                IpNet::V4(_) if is_new => shared.record(at, prefix, next_hops),
+                IpNet::V4(_) => shared.record(at, prefix, Vec::new()),
+                // The kernel tells of IPv6 next hops one by one as well as
+                // together; what is true is in the table.
+                IpNet::V6(_) => {
+                    let table = dump(requests, AddressFamily::Inet6).unwrap_or_default();
+                    let current = table.into_iter().filter(|(other, _)| *other == prefix);
+                    shared.record(at, prefix, current.flat_map(|(_, hops)| hops).collect());
+                }
+            }
+        }
+    }
+}
+
+/// The routes of the main table that have gateways.
+fn dump(socket: &Socket, family: AddressFamily) -> Result<Vec<(IpNet, Vec<IpAddr>)>> {
+    let mut request = RouteMessage::default();
+    request.header.address_family = family;
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    let mut message = NetlinkMessage::new(
+        header,
+        NetlinkPayload::from(RouteNetlinkMessage::GetRoute(request)),
+    );
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    socket.send(&bytes, 0).context("ask for the routes")?;
+
+    let mut routes = Vec::new();
+    loop {
+        let (datagram, _) = socket.recv_from_full().context("read the routes")?;
+        let mut rest = &datagram[..];
+        while let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest) {
+            rest = &rest[aligned(&message).min(rest.len())..];
+            match message.payload {
+                NetlinkPayload::Done(_) => return Ok(routes),
+                NetlinkPayload::Error(error) => bail!("read the routes: {error:?}"),
+                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) => {
+                    routes.extend(gateways(&route));
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn messages(datagram: &[u8]) -> Vec<RouteNetlinkMessage> {
+    let mut messages = Vec::new();
+    let mut rest = datagram;
+    while let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest) {
+        rest = &rest[aligned(&message).min(rest.len())..];
+        if let NetlinkPayload::InnerMessage(inner) = message.payload {
+            messages.push(inner);
+        }
+    }
+    messages
+}
+
+fn aligned(message: &NetlinkMessage<RouteNetlinkMessage>) -> usize {
+    // A length of zero would never end the loop.
+    (message.header.length as usize).max(4).next_multiple_of(4)
+}
+
+/// Destination and gateways, for a unicast route of the main table that has any.
+fn gateways(route: &RouteMessage) -> Option<(IpNet, Vec<IpAddr>)> {
+    if route.header.table != RouteHeader::RT_TABLE_MAIN {
+        return None;
+    }
+    let mut destination = match route.header.address_family {
+        AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        _ => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    let mut next_hops = Vec::new();
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Destination(address) => destination = ip(address)?,
+            RouteAttribute::MultiPath(paths) => {
+                let attributes = paths.iter().flat_map(|path| &path.attributes);
+                next_hops.extend(attributes.filter_map(gateway));
+            }
+            other => next_hops.extend(gateway(other)),
+        }
+    }
+    let prefix = IpNet::new(destination, route.header.destination_prefix_length).ok()?;
+    (!next_hops.is_empty()).then_some((prefix, next_hops))
+}
+
+fn gateway(attribute: &RouteAttribute) -> Option<IpAddr> {
+    match attribute {
+        RouteAttribute::Gateway(address) => ip(address),
+        RouteAttribute::Via(RouteVia::Inet6(address)) => Some(IpAddr::V6(*address)),
+        RouteAttribute::Via(RouteVia::Inet(address)) => Some(IpAddr::V4(*address)),
+        _ => None,
+    }
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some(IpAddr::V4(*address)),
+        RouteAddress::Inet6(address) => Some(IpAddr::V6(*address)),
+        _ => None,
+    }
+}

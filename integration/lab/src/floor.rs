@@ -1,0 +1,39 @@
+//! Which kernel the lab stands on.
+
+use std::env;
+
+use anyhow::{Result, bail};
+
+/// The floors that `floor/run` knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Floor {
+    /// The machine's own kernel.
+    Host,
+    /// The kernel that `floor/install kernel` builds.
+    LabKernel,
+    /// Debian's User-Mode Linux.
+    PackagedKernel,
+}
+
+impl Floor {
+    /// The floor that this process was started on.
+    pub fn current() -> Result<Self> {
+        match env::var("LAB_ON_FLOOR").as_deref() {
+            Ok("host") => Ok(Self::Host),
+            Ok("lab") => Ok(Self::LabKernel),
+            Ok("packaged") => Ok(Self::PackagedKernel),
+            Ok(_) | Err(_) => bail!(
+                "this makes network namespaces and runs only on a floor of the lab; start it \
+                 with `integration/lab/floor/run COMMAND`, or make that Cargo's runner"
+            ),
+        }
+    }
+
+    /// Whether nftables can filter IP packets; the packaged kernel's cannot.
+    pub fn has_nftables_for_ip(self) -> bool {
+        match self {
+            Self::Host | Self::LabKernel => true,
+            Self::PackagedKernel => false,
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! HTTP from inside a host: one request, or many lasting connections that
+//! count what they lose.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{sleep_until, timeout};
+
+use crate::host::Host;
+
+/// The body of `GET /` from `server`, over a connection of its own.
+pub fn get(host: &Host, server: SocketAddr, within: Duration) -> Result<String> {
+    host.inside(|| {
+        on_this_thread(async {
+            timeout(within, async {
+                let mut stream = TcpStream::connect(server).await?;
+                request(&mut stream, server).await
+            })
+            .await
+            .map_err(std::io::Error::from)?
+        })?
+        .with_context(|| format!("GET http://{server}/"))
+    })
+}
+
+/// How many of `count` requests, each over a connection of its own, each
+/// server answered (by the first line of the body).
+pub fn spread(
+    host: &Host,
+    server: SocketAddr,
+    count: usize,
+    within: Duration,
+) -> Result<BTreeMap<String, usize>> {
+    host.inside(|| {
+        on_this_thread(async {
+            let mut answers = BTreeMap::new();
+            for number in 0..count {
+                let body = timeout(within, async {
+                    let mut stream = TcpStream::connect(server).await?;
+                    request(&mut stream, server).await
+                })
+                .await
+                .map_err(std::io::Error::from)
+                .flatten()
+                .with_context(|| {
+                    format!("request {number} of {count} to http://{server}/; so far {answers:?}")
+                })?;
+                *answers.entry(body.trim().to_owned()).or_default() += 1;
+            }
+            Ok(answers)
+        })?
+    })
+}
+
+/// How the connections are kept busy.
+#[derive(Debug, Clone)]
+pub struct Load {
+    /// The server's address.
+    pub server: SocketAddr,
+    /// Connections held at once.
+    pub connections: usize,
+    /// Between two requests of one connection.
+    pub interval: Duration,
+    /// How long an answer may take; then the connection counts as lost.
+    pub patience: Duration,
+}
+
+/// What became of the requests so far.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Connections that were established, the first ones included.
+    pub connected: usize,
+    /// Requests that were answered.
+    pub answered: usize,
+    /// Established connections that were reset or closed.
+    pub reset: usize,
+    /// Established connections that did not answer in time.
+    pub timed_out: usize,
+    /// Attempts to connect that failed.
+    pub refused: usize,
+    /// Answers by server.
+    pub servers: BTreeMap<String, usize>,
+    /// What the first few failures were.
+    pub failures: Vec<String>,
+}
+
+impl Tally {
+    /// Established connections that did not survive.
+    pub fn lost(&self) -> usize {
+        self.reset + self.timed_out
+    }
+}
+
+/// Connections that last until [`PersistentConnections::stop`]; one that is
+/// lost is counted and made anew.
+#[derive(Debug)]
+pub struct PersistentConnections {
+    tally: Arc<Mutex<Tally>>,
+    ended: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Result<()>>>,
+}
+
+impl PersistentConnections {
+    /// Starts, and returns when each connection has had its first answer.
+    pub fn start(host: &Host, load: Load) -> Result<Self> {
+        let tally = Arc::new(Mutex::new(Tally::default()));
+        let ended = Arc::new(AtomicBool::new(false));
+        let (wanted, within) = (load.connections, load.patience * 2);
+        let thread = host.spawn_inside({
+            let (tally, ended) = (tally.clone(), ended.clone());
+            move || on_this_thread(run(load, tally, ended))
+        })?;
+        let this = Self {
+            tally,
+            ended,
+            thread: Some(thread),
+        };
+        crate::wait_for("every connection is answered", within, || {
+            let tally = this.tally();
+            let holds = tally.answered >= wanted && tally.connected >= wanted;
+            crate::ensure_that(holds, format!("{tally:?}"))
+        })?;
+        Ok(this)
+    }
+
+    /// The count so far.
+    pub fn tally(&self) -> Tally {
+        lock(&self.tally).clone()
+    }
+
+    /// Waits until `more` further requests are answered.
+    pub fn wait_for_answers(&self, more: usize, within: Duration) -> Result<()> {
+        let goal = self.tally().answered + more;
+        crate::wait_for(&format!("{more} more answers"), within, || {
+            let tally = self.tally();
+            crate::ensure_that(tally.answered >= goal, format!("{tally:?}"))
+        })
+    }
+
+    /// Lets each connection finish its request, closes it, and gives the count.
+    pub fn stop(mut self) -> Result<Tally> {
+        self.end()?;
+        Ok(self.tally())
+    }
+
+    fn end(&mut self) -> Result<()> {
+        self.ended.store(true, Ordering::Relaxed);
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(result)) => result,
+            Some(Err(_)) => bail!("the load's thread panicked"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for PersistentConnections {
+    fn drop(&mut self) {
+        let _ = self.end();
+    }
+}
+
+async fn run(load: Load, tally: Arc<Mutex<Tally>>, ended: Arc<AtomicBool>) {
+    let mut tasks = tokio::task::JoinSet::new();
+    let start = tokio::time::Instant::now();
+    for number in 0..load.connections {
+        let (load, tally, ended) = (load.clone(), tally.clone(), ended.clone());
+        // Spread over one interval, so that requests do not come in bursts.
+        let offset = load
+            .interval
+            .mul_f64(number as f64 / load.connections as f64);
+        tasks.spawn(async move {
+            let mut next = start + offset;
+            let mut stream = None;
+            while !ended.load(Ordering::Relaxed) {
+                sleep_until(next).await;
+                next = tokio::time::Instant::now().max(next + load.interval);
+                turn(&load, &mut stream, &tally).await;
+            }
+        });
+    }
+    while tasks.join_next().await.is_some() {}
+}
+
+/// One request, over the connection there is or a new one.
+async fn turn(load: &Load, stream: &mut Option<TcpStream>, tally: &Mutex<Tally>) {
+    let mut open = match stream.take() {
+        Some(open) => open,
+        None => match timeout(load.patience, TcpStream::connect(load.server)).await {
+            Ok(Ok(open)) => {
+                lock(tally).connected += 1;
+                open
+            }
+            failed => {
+                let mut tally = lock(tally);
+                tally.refused += 1;
+                remember(&mut tally, format!("connect: {failed:?}"));
+                return;
+            }
+        },
+    };
+    let sent = Instant::now();
+    let answer = timeout(load.patience, request(&mut open, load.server)).await;
+    let mut tally = lock(tally);
+    match answer {
+        Ok(Ok(body)) => {
+            tally.answered += 1;
+            *tally.servers.entry(body.trim().to_owned()).or_default() += 1;
+            *stream = Some(open);
+        }
+        Ok(Err(error)) => {
+            tally.reset += 1;
+            let from = open.local_addr();
+            remember(
+                &mut tally,
+                format!("{from:?}: {error} after {:?}", sent.elapsed()),
+            );
+        }
+        Err(_) => {
+            tally.timed_out += 1;
+            let from = open.local_addr();
+            remember(
+                &mut tally,
+                format!("{from:?}: no answer in {:?}", load.patience),
+            );
+        }
+    }
+}
+
+fn remember(tally: &mut Tally, failure: String) {
+    if tally.failures.len() < 20 {
+        tally.failures.push(failure);
+    }
+}
+
+async fn request(stream: &mut TcpStream, server: SocketAddr) -> std::io::Result<String> {
+    let head = format!("GET / HTTP/1.1\r\nHost: {server}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await?;
+    let mut received = Vec::new();
+    loop {
+        if stream.read_buf(&mut received).await? == 0 {
+            return Err(ErrorKind::ConnectionReset.into());
+        }
+        if let Some(body) = complete_body(&received)? {
+            return Ok(body);
+        }
+    }
+}
+
+/// The body, once it is there in full as `Content-Length` says.
+fn complete_body(received: &[u8]) -> std::io::Result<Option<String>> {
+    let text = String::from_utf8_lossy(received);
+    let Some((head, body)) = text.split_once("\r\n\r\n") else {
+        return Ok(None);
+    };
+    let invalid = |what: &str| std::io::Error::new(ErrorKind::InvalidData, what.to_owned());
+    let mut lines = head.split("\r\n");
+    let status = lines.next().unwrap_or_default();
+    if !status.contains(" 200 ") {
+        return Err(invalid(status));
+    }
+    let length: usize = lines
+        .filter_map(|line| line.split_once(':'))
+        .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
+        .and_then(|(_, value)| value.trim().parse().ok())
+        .ok_or_else(|| invalid("an answer without Content-Length"))?;
+    Ok((body.len() >= length).then(|| body.to_owned()))
+}
+
+fn on_this_thread<T>(task: impl Future<Output = T>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("make a runtime")?;
+    Ok(runtime.block_on(task))
+}
+
+fn lock(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
+    tally.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(received: &str, expected: Option<&str>) {
+        let body = complete_body(received.as_bytes()).unwrap();
+        assert_eq!(body.as_deref(), expected, "{received:?}");
+    }
+
+    #[test]
+    fn a_body_is_complete_when_it_is_as_long_as_announced() {
+        check("HTTP/1.1 200 OK\r\nContent-Le", None);
+        check("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nweb", None);
+        check(
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nweb-1",
+            Some("web-1"),
+        );
+    }
+
+    #[test]
+    fn an_answer_that_is_not_200_is_an_error() {
+        assert!(complete_body(b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n").is_err());
+    }
+}

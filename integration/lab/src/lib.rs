@@ -1,0 +1,43 @@
+//! Network topologies of namespaces, with real routers, web servers and
+//! clients, as code.
+//!
+//! A [`Topology`] says what there is; [`Lab::bring_up`] makes it; a [`Host`]
+//! runs things inside; dropping the [`Lab`] ends all of it. `floor/run` puts
+//! the program on a kernel that has IPVS. [`reference`] is the network that
+//! most tests and the demo use.
+
+mod fib;
+mod floor;
+mod host;
+mod lab;
+mod namespace;
+mod process;
+mod topology;
+mod wait;
+
+pub mod bgp;
+pub mod by_hand;
+pub mod http;
+pub mod keepalived;
+pub mod nginx;
+pub mod nodes;
+pub mod reference;
+pub mod udp;
+pub mod wrk;
+
+use std::path::Path;
+
+pub use fib::{FibChange, FibWatcher};
+pub use floor::Floor;
+pub use host::Host;
+pub use lab::Lab;
+pub use nix::sys::signal::Signal;
+pub use process::Process;
+pub use topology::{End, Setup, Topology};
+pub use wait::{ensure_that, wait_for};
+
+/// The root of the source tree.
+pub fn repository() -> &'static Path {
+    let mut ancestors = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
+    ancestors.nth(2).expect("this crate is two folders deep")
+}

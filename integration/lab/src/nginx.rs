@@ -1,0 +1,59 @@
+//! nginx in a web pod, which answers with the pod's name.
+
+use std::fmt::Write as _;
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::host::Host;
+use crate::process::Process;
+
+/// Starts nginx on all addresses of a host, both families, on these ports.
+/// Wait for an answer, not for a line of its log.
+pub fn start(host: &Host, ports: &[u16]) -> Result<Process> {
+    let run = host.run_directory()?;
+    let text = config(host.name(), ports, &run.to_string_lossy());
+    let file = host.write("nginx.conf", &text)?;
+    let mut command = Command::new("nginx");
+    command.arg("-c").arg(file).args(["-e", "stderr"]);
+    host.start("nginx", command)
+}
+
+fn config(name: &str, ports: &[u16], run: &str) -> String {
+    // One process: a second one to watch over it costs time and memory. A
+    // connection may carry any number of requests, so that nginx ends none.
+    let mut text = format!(
+        "daemon off;\nmaster_process off;\npid {run}/nginx.pid;\nerror_log stderr notice;\n\
+         events {{ worker_connections 4096; }}\n\
+         http {{\n  access_log off;\n  keepalive_requests 1000000000;\n  keepalive_timeout 3600s;\n"
+    );
+    for temporary in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"] {
+        let _ = writeln!(text, "  {temporary}_temp_path {run}/{temporary};");
+    }
+    text.push_str("  server {\n");
+    for port in ports {
+        let _ = writeln!(text, "    listen {port} backlog=4096;");
+        let _ = writeln!(text, "    listen [::]:{port} backlog=4096 ipv6only=on;");
+    }
+    let _ = writeln!(text, "    return 200 \"{name}\\n\";\n  }}\n}}");
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_web_pod_answers_its_name_on_every_port_of_both_families() {
+        let text = config("web-1", &[80, 8080], "/run/x");
+        for line in [
+            "listen 80 backlog=4096;",
+            "listen [::]:80 backlog=4096 ipv6only=on;",
+            "listen [::]:8080 backlog=4096 ipv6only=on;",
+            "return 200 \"web-1\\n\";",
+        ] {
+            assert!(text.contains(line), "{line} in\n{text}");
+        }
+        assert_eq!(text.matches('{').count(), text.matches('}').count());
+    }
+}

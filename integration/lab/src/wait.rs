@@ -1,0 +1,35 @@
+//! Waiting with a deadline, and saying what was awaited when it passes.
+
+use std::fmt::Display;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+const POLL: Duration = Duration::from_millis(5);
+
+/// Asks `attempt` again and again until it gives a value, for state that can
+/// only be asked for; where the kernel or a process tells, wait for that. The
+/// error carries what `attempt` said last.
+pub fn wait_for<T, E: Display>(
+    what: &str,
+    within: Duration,
+    mut attempt: impl FnMut() -> Result<T, E>,
+) -> Result<T> {
+    let deadline = Instant::now() + within;
+    loop {
+        let last = match attempt() {
+            Ok(value) => return Ok(value),
+            Err(last) => last,
+        };
+        if Instant::now() >= deadline {
+            bail!("not within {within:?}: {what}; last seen: {last:#}");
+        }
+        thread::sleep(POLL);
+    }
+}
+
+/// `Ok` if it holds, otherwise what was seen instead: for `wait_for`.
+pub fn ensure_that(holds: bool, seen: impl Display) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(seen.to_string()) }
+}

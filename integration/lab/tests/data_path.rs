@@ -1,0 +1,258 @@
+//! The path of a packet through the reference network, with nothing of ours in
+//! it: what must hold before any daemon can be tested.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use ipnet::IpNet;
+use lab::bgp::Program;
+use lab::http::{Load, PersistentConnections};
+use lab::nodes::Pod;
+use lab::reference::{
+    Options, Reference, SERVICE, SERVICE_RANGE, SERVICE_RANGE6, SERVICE6, announcer, reflector,
+};
+use lab::{FibWatcher, Lab, Topology, by_hand, http};
+
+const SOON: Duration = Duration::from_secs(20);
+
+fn service() -> SocketAddr {
+    SocketAddr::new(SERVICE.into(), 80)
+}
+
+fn service6() -> SocketAddr {
+    SocketAddr::new(SERVICE6.into(), 80)
+}
+
+/// Every lb pod serves both services and is announced by `announcing`
+/// through two BIRD reflectors, all by hand.
+fn serve(reference: &Reference, announcing: Program) -> Result<()> {
+    let ranges: [IpNet; 2] = [SERVICE_RANGE.into(), SERVICE_RANGE6.into()];
+    for number in [1, 2] {
+        let host = reference.reflector(number)?;
+        Program::Bird.start(&host, &reflector(number))?;
+    }
+    for pod in &reference.lb_pods {
+        let host = reference.lab.host(&pod.name)?;
+        let node = reference.lab.host(&pod.node)?;
+        by_hand::accept(&host, &ranges)?;
+        for service in [service(), service6()] {
+            by_hand::tunnel(&host, service, &reference.web_pods)?;
+        }
+        by_hand::route(&node, &ranges, pod)?;
+        if reference.lab.floor().has_nftables_for_ip() {
+            by_hand::exempt(&node, &ranges)?;
+        }
+        announcing.start(&host, &announcer(reference.node_of(pod)?, pod))?;
+    }
+    Ok(())
+}
+
+fn wait_for_routes(reference: &Reference, fib: &FibWatcher) -> Result<()> {
+    let lb_pods: Vec<&Pod> = reference.lb_pods.iter().collect();
+    for (prefix, is_v6) in [(SERVICE_RANGE.into(), false), (SERVICE_RANGE6.into(), true)] {
+        let next_hops = reference.next_hops(&lb_pods, is_v6)?;
+        fib.wait_for(prefix, &next_hops, SOON)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn requests_reach_every_web_pod_through_every_lb_pod_and_return_directly() {
+    let began = Instant::now();
+    let reference = Reference::bring_up("data-path", Options::default()).unwrap();
+    eprintln!("network up after {:?}", began.elapsed());
+    let fib = FibWatcher::start(&reference.router_host().unwrap()).unwrap();
+    serve(&reference, Program::Bird).unwrap();
+    wait_for_routes(&reference, &fib).unwrap();
+    eprintln!("routes after {:?}", began.elapsed());
+
+    let client = reference.client().unwrap();
+    for service in [service(), service6()] {
+        let answers = http::spread(&client, service, 60, SOON).unwrap();
+        eprintln!("{service}: {answers:?}");
+        assert_eq!(answers.len(), reference.web_pods.len(), "{answers:?}");
+    }
+    for pod in &reference.lb_pods {
+        let host = reference.lab.host(&pod.name).unwrap();
+        let table = host.output("ipvsadm", ["-L", "-n"]).unwrap();
+        let connections: u32 = table
+            .lines()
+            .filter(|line| line.trim_start().starts_with("->") && line.contains("Tunnel"))
+            .flat_map(|line| line.split_whitespace().skip(4))
+            .map(|count| count.parse::<u32>().unwrap())
+            .sum();
+        assert!(connections > 0, "{} was passed by:\n{table}", pod.name);
+    }
+}
+
+#[test]
+fn connections_survive_the_cut_of_an_lb_pod() {
+    let reference = Reference::bring_up("cut", Options::default()).unwrap();
+    let fib = FibWatcher::start(&reference.router_host().unwrap()).unwrap();
+    serve(&reference, Program::Bird).unwrap();
+    wait_for_routes(&reference, &fib).unwrap();
+
+    let client = reference.client().unwrap();
+    let load = Load {
+        server: service(),
+        connections: 12,
+        interval: Duration::from_millis(100),
+        patience: SOON,
+    };
+    let connections = PersistentConnections::start(&client, load).unwrap();
+    let gone = reference.lb_pods[0].clone();
+    reference
+        .lab
+        .host(&gone.node)
+        .unwrap()
+        .ip(&format!("link set {} nomaster", gone.name))
+        .unwrap();
+    let left: Vec<&Pod> = reference.lb_pods.iter().skip(1).collect();
+    let next_hops = reference.next_hops(&left, false).unwrap();
+    fib.wait_for(SERVICE_RANGE.into(), &next_hops, SOON)
+        .unwrap();
+    connections.wait_for_answers(48, SOON).unwrap();
+    let tally = connections.stop().unwrap();
+    assert_eq!(tally.lost(), 0, "{tally:?}");
+}
+
+#[test]
+fn tracked_connections_die_on_nodes_that_see_one_direction() {
+    let reference = Reference::bring_up("tracked", Options::default()).unwrap();
+    if !reference.lab.floor().has_nftables_for_ip() {
+        eprintln!("skipped: the packaged kernel cannot filter IP packets");
+        return;
+    }
+    let fib = FibWatcher::start(&reference.router_host().unwrap()).unwrap();
+    serve(&reference, Program::Bird).unwrap();
+    wait_for_routes(&reference, &fib).unwrap();
+    for node in &reference.nodes {
+        let host = reference.lab.host(&node.name).unwrap();
+        host.nft("delete table inet by-hand").unwrap();
+    }
+    let client = reference.client().unwrap();
+    let outcome = http::spread(&client, service(), 12, Duration::from_secs(1));
+    assert!(outcome.is_err(), "{outcome:?}");
+}
+
+#[test]
+fn every_foreign_announcer_reaches_the_routers_table() {
+    for announcing in [Program::ExaBgp, Program::Frr, Program::GoBgp] {
+        let name = format!("announcer-{announcing:?}").to_lowercase();
+        let reference = Reference::bring_up(
+            &name,
+            Options {
+                web_pods: 1,
+                ..Options::default()
+            },
+        )
+        .unwrap();
+        let fib = FibWatcher::start(&reference.router_host().unwrap()).unwrap();
+        serve(&reference, announcing).unwrap();
+        wait_for_routes(&reference, &fib).unwrap();
+    }
+}
+
+#[test]
+fn every_foreign_reflector_reaches_every_foreign_routers_table() {
+    for (reflecting, router) in [
+        (Program::Frr, Program::Bird),
+        (Program::GoBgp, Program::Bird),
+        (Program::Bird, Program::Frr),
+    ] {
+        let name = format!("{reflecting:?}-to-{router:?}").to_lowercase();
+        let options = Options {
+            web_pods: 0,
+            router,
+            ..Options::default()
+        };
+        let reference = Reference::bring_up(&name, options).unwrap();
+        let fib = FibWatcher::start(&reference.router_host().unwrap()).unwrap();
+        let mut reflectors = Vec::new();
+        for number in [1, 2] {
+            let host = reference.reflector(number).unwrap();
+            reflectors.push(reflecting.start(&host, &reflector(number)).unwrap());
+        }
+        for pod in &reference.lb_pods {
+            let host = reference.lab.host(&pod.name).unwrap();
+            let speaker = announcer(reference.node_of(pod).unwrap(), pod);
+            Program::Bird.start(&host, &speaker).unwrap();
+        }
+        for reflector in &reflectors {
+            let wanted = [
+                "10.1.1.0/24",
+                "10.0.1.11",
+                "10.0.1.12",
+                "10.0.1.13",
+                "fd00:10:1:1::/64",
+            ];
+            reflector.wait_for_table(&wanted, SOON).unwrap();
+        }
+        wait_for_routes(&reference, &fib).unwrap();
+    }
+}
+
+#[test]
+fn a_web_pod_joins_and_leaves_a_network_that_is_up() {
+    let mut reference = Reference::bring_up(
+        "join",
+        Options {
+            web_pods: 1,
+            ..Options::default()
+        },
+    )
+    .unwrap();
+    let pod = reference.add_web_pod().unwrap();
+    let router = reference.router_host().unwrap();
+    let server = SocketAddr::new(pod.address.into(), 80);
+    assert_eq!(http::get(&router, server, SOON).unwrap().trim(), "web-2");
+    reference.lab.remove_host(&pod.name).unwrap();
+    assert!(http::get(&router, server, Duration::from_millis(300)).is_err());
+}
+
+#[test]
+fn the_watcher_sees_multipath_routes_of_both_families_change() {
+    let mut lab = Lab::new("watcher").unwrap();
+    let mut topology = Topology::new();
+    topology.veth(("a", "eth0"), ("b", "eth0"));
+    topology
+        .host("a")
+        .address("eth0", "10.0.0.1/24".parse::<IpNet>().unwrap())
+        .address("eth0", "fd00::1/64".parse::<IpNet>().unwrap());
+    lab.bring_up(&topology).unwrap();
+    let host = lab.host("a").unwrap();
+    let fib = FibWatcher::start(&host).unwrap();
+    for (prefix, hops) in [
+        ("10.9.0.0/24", ["10.0.0.2", "10.0.0.3"]),
+        ("fd09::/64", ["fd00::2", "fd00::3"]),
+    ] {
+        let net: IpNet = prefix.parse().unwrap();
+        let [first, second] = hops.map(|hop| hop.parse::<IpAddr>().unwrap());
+        host.ip(&format!(
+            "route add {prefix} nexthop via {first} nexthop via {second}"
+        ))
+        .unwrap();
+        fib.wait_for(net, &[first, second], SOON).unwrap();
+        host.ip(&format!("route replace {prefix} via {second}"))
+            .unwrap();
+        fib.wait_for(net, &[second], SOON).unwrap();
+        host.ip(&format!("route del {prefix}")).unwrap();
+        fib.wait_for(net, &[], SOON).unwrap();
+    }
+}
+
+#[test]
+fn a_second_lab_waits_for_the_first_one() {
+    let first = Lab::new("turn-1").unwrap();
+    let (began, entered) = std::sync::mpsc::channel();
+    let second = std::thread::spawn(move || {
+        let lab = Lab::new("turn-2").unwrap();
+        began.send(()).unwrap();
+        drop(lab);
+    });
+    assert!(entered.recv_timeout(Duration::from_millis(200)).is_err());
+    drop(first);
+    entered.recv_timeout(SOON).unwrap();
+    second.join().unwrap();
+}

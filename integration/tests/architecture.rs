@@ -1,0 +1,206 @@
+//! Guards the layers of `docs/ARCHITECTURE.md`: a wrong edge in a Cargo.toml fails here.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use cargo_metadata::{CargoOpt, DependencyKind, Metadata, MetadataCommand};
+
+/// Which of our crates each crate may import.
+const MAY_IMPORT: &[(&str, &[&str])] = &[
+    ("virtual-server", &[]),
+    ("bgp-packet", &[]),
+    ("bgp-session", &["bgp-packet"]),
+    ("bgp-rib", &["bgp-packet"]),
+    ("netlink-packet-ipvs", &[]),
+    ("nftables-table", &[]),
+    ("daemon-api", &["virtual-server", "bgp-packet"]),
+    ("daemon-runtime", &[]),
+    ("bgp-speaker", &["bgp-packet", "bgp-session", "bgp-rib"]),
+    ("pod-watcher", &["virtual-server", "daemon-api", "daemon-runtime"]),
+    (
+        "ipvs-programmer",
+        &["virtual-server", "daemon-api", "daemon-runtime", "netlink-packet-ipvs", "nftables-table"],
+    ),
+    (
+        "bgp-announcer",
+        &["bgp-packet", "bgp-session", "bgp-rib", "bgp-speaker", "daemon-api", "daemon-runtime"],
+    ),
+    ("node-router", &["daemon-api", "daemon-runtime", "nftables-table"]),
+    (
+        "route-reflector",
+        &["bgp-packet", "bgp-session", "bgp-rib", "bgp-speaker", "daemon-api", "daemon-runtime"],
+    ),
+];
+
+/// Crates that decide and never act, with all that they may build on.
+const PURE: &[&str] =
+    &["virtual-server", "bgp-packet", "bgp-session", "bgp-rib", "netlink-packet-ipvs"];
+const PURE_MAY_USE: &[&str] = &[
+    "bgp-packet",
+    "bytes",
+    "ipnet",
+    "netlink-packet-core",
+    "netlink-packet-generic",
+    "rustc-hash",
+    "thiserror",
+    "zettabgp",
+];
+
+/// Words that only acting code has a use for.
+const IMPURE_WORDS: &[&str] = &[
+    "Instant::now",
+    "SystemTime",
+    "std::fs",
+    "std::process",
+    "std::thread",
+    "std::env",
+    "TcpStream",
+    "TcpListener",
+    "UdpSocket",
+    "tracing::",
+    "println!",
+    "rand::",
+];
+
+/// Third-party crates that only some of ours may name.
+const RESERVED: &[(&str, &[&str])] = &[
+    ("zettabgp", &["bgp-packet"]),
+    ("kube", &["pod-watcher"]),
+    ("netlink-packet-ipvs", &["ipvs-programmer"]),
+    ("netlink-bindings", &["nftables-table"]),
+];
+
+fn metadata() -> Metadata {
+    MetadataCommand::new()
+        .manifest_path(Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml"))
+        .features(CargoOpt::AllFeatures)
+        .other_options(["--locked".to_owned(), "--offline".to_owned()])
+        .exec()
+        .unwrap()
+}
+
+/// Each crate of the workspace with what it needs outside of tests.
+fn dependencies() -> BTreeMap<String, Vec<String>> {
+    metadata()
+        .workspace_packages()
+        .iter()
+        .map(|package| {
+            let needs = package
+                .dependencies
+                .iter()
+                .filter(|dependency| dependency.kind == DependencyKind::Normal)
+                .map(|dependency| dependency.name.clone())
+                .collect();
+            (package.name.to_string(), needs)
+        })
+        .collect()
+}
+
+fn sources(krate: &str) -> Vec<(String, String)> {
+    fn collect(folder: &Path, found: &mut Vec<(String, String)>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                collect(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push((path.display().to_string(), fs::read_to_string(&path).unwrap()));
+            }
+        }
+    }
+    let mut found = Vec::new();
+    collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates").join(krate).join("src"), &mut found);
+    assert!(!found.is_empty(), "{krate} has no sources");
+    found
+}
+
+/// The part of a file before its tests, without comments.
+fn production_code(text: &str) -> String {
+    text.split("#[cfg(test)]")
+        .next()
+        .unwrap_or_default()
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+fn is_test_file(path: &str) -> bool {
+    path.ends_with("/tests.rs") || path.contains("/tests/")
+}
+
+#[test]
+fn every_crate_imports_only_what_its_layer_allows() {
+    let dependencies = dependencies();
+    let ours: Vec<&String> = dependencies.keys().collect();
+    for (krate, needs) in &dependencies {
+        if krate == "integration" || krate == "lab" {
+            continue;
+        }
+        let (_, allowed) = MAY_IMPORT
+            .iter()
+            .find(|(name, _)| name == krate)
+            .unwrap_or_else(|| panic!("{krate} has no place in the layers: add it to MAY_IMPORT"));
+        for need in needs.iter().filter(|need| ours.contains(need)) {
+            assert!(allowed.contains(&need.as_str()), "{krate} must not import {need}");
+        }
+    }
+}
+
+#[test]
+fn every_crate_of_the_map_exists() {
+    let dependencies = dependencies();
+    for (krate, _) in MAY_IMPORT {
+        assert!(dependencies.contains_key(*krate), "{krate} is in the map but not in the workspace");
+    }
+}
+
+#[test]
+fn pure_crates_build_on_nothing_that_does_io() {
+    let dependencies = dependencies();
+    for krate in PURE {
+        for need in &dependencies[*krate] {
+            assert!(PURE_MAY_USE.contains(&need.as_str()), "{krate} is pure and must not use {need}");
+        }
+    }
+}
+
+#[test]
+fn pure_crates_read_no_clock_no_file_and_no_socket() {
+    for krate in PURE {
+        for (path, text) in sources(krate) {
+            if is_test_file(&path) {
+                continue;
+            }
+            let code = production_code(&text);
+            for word in IMPURE_WORDS {
+                assert!(!code.contains(word), "{path} is pure and must not name {word}");
+            }
+        }
+    }
+}
+
+#[test]
+fn reserved_crates_are_named_only_where_they_belong() {
+    for (krate, needs) in dependencies() {
+        for (reserved, allowed) in RESERVED {
+            if needs.iter().any(|need| need == reserved) {
+                assert!(
+                    allowed.contains(&krate.as_str()),
+                    "{krate} must not use {reserved}; only {allowed:?} may"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn netlink_packet_ipvs_is_named_in_one_file_of_the_programmer_and_its_kernel() {
+    for (path, text) in sources("ipvs-programmer") {
+        if is_test_file(&path) || path.contains("kernel") || path.contains("translate") {
+            continue;
+        }
+        assert!(
+            !production_code(&text).contains("netlink_packet_ipvs"),
+            "{path} must leave the kernel's words to translate.rs and kernel.rs"
+        );
+    }
+}
