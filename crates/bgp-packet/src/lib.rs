@@ -1,0 +1,39 @@
+//! BGP messages to bytes and back. Pure: no clock, no IO.
+//!
+//! Framing, attribute walk, flags, lengths and error dispositions (RFC 7606) are ours; zettabgp is
+//! a private helper for the parts of it that are sound (`docs/decisions/`).
+
+#![warn(missing_docs)]
+
+mod as_path;
+mod attributes;
+mod capability;
+mod codec;
+mod identifiers;
+mod message;
+mod nlri;
+mod notification;
+mod open;
+mod problem;
+mod reader;
+mod update;
+
+pub use attributes::{
+    Aggregator, AsPath, AsPathSegment, Community, LargeCommunity, Origin, ParseCommunityError,
+    PathAttributes, RawAttribute,
+};
+pub use capability::{AddPathMode, Capability, GracefulRestart};
+pub use codec::{CodecOptions, DecodeError, Decoder, encode};
+pub use identifiers::{Asn, ClusterId, Family, PathId, RouterId};
+pub use ipnet::IpNet;
+pub use message::{
+    Announced, AttributeError, Disposition, Message, Nlri, Open, RouteRefresh, Update,
+};
+pub use notification::{Notification, NotificationError};
+
+#[cfg(test)]
+mod tests;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,0 +1,253 @@
+//! NOTIFICATION (RFC 4271 section 4.5) and its codes.
+
+use std::fmt;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::{codec::DecodeError, problem::Problem, reader::Reader};
+
+/// NOTIFICATION.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notification {
+    /// Error code and subcode.
+    pub error: NotificationError,
+    /// Data of the error.
+    pub data: Bytes,
+}
+
+/// Error code and subcode.
+///
+/// <https://www.iana.org/assignments/bgp-parameters/>
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct NotificationError {
+    /// Error code.
+    pub code: u8,
+    /// Error subcode; 0: unspecific.
+    pub subcode: u8,
+}
+
+const HEADER: u8 = 1;
+const OPEN: u8 = 2;
+const UPDATE: u8 = 3;
+const HOLD_TIMER: u8 = 4;
+const STATE_MACHINE: u8 = 5;
+const CEASE: u8 = 6;
+const ROUTE_REFRESH: u8 = 7;
+
+macro_rules! errors {
+    ($($(#[$doc:meta])* $name:ident = $code:expr, $subcode:literal, $text:literal;)*) => {
+        impl NotificationError {
+            $($(#[$doc])* pub const $name: Self = Self { code: $code, subcode: $subcode };)*
+        }
+
+        /// The registered name of an error.
+        fn name(error: NotificationError) -> Option<&'static str> {
+            match error {
+                $(NotificationError::$name => Some($text),)*
+                _ => None,
+            }
+        }
+    };
+}
+
+errors! {
+    /// RFC 4271 section 6.1.
+    CONNECTION_NOT_SYNCHRONIZED = HEADER, 1, "Connection Not Synchronized";
+    /// RFC 4271 section 6.1. Data: the length field.
+    BAD_MESSAGE_LENGTH = HEADER, 2, "Bad Message Length";
+    /// RFC 4271 section 6.1. Data: the type field.
+    BAD_MESSAGE_TYPE = HEADER, 3, "Bad Message Type";
+    /// RFC 4271 section 6.2.
+    OPEN_UNSPECIFIC = OPEN, 0, "Unspecific";
+    /// RFC 4271 section 6.2. Data: the version that is spoken here, two octets.
+    UNSUPPORTED_VERSION_NUMBER = OPEN, 1, "Unsupported Version Number";
+    /// RFC 4271 section 6.2.
+    BAD_PEER_AS = OPEN, 2, "Bad Peer AS";
+    /// RFC 4271 section 6.2.
+    BAD_BGP_IDENTIFIER = OPEN, 3, "Bad BGP Identifier";
+    /// RFC 4271 section 6.2.
+    UNSUPPORTED_OPTIONAL_PARAMETER = OPEN, 4, "Unsupported Optional Parameter";
+    /// RFC 4271 section 6.2.
+    UNACCEPTABLE_HOLD_TIME = OPEN, 6, "Unacceptable Hold Time";
+    /// RFC 5492 section 5. Data: the capabilities that are missed.
+    UNSUPPORTED_CAPABILITY = OPEN, 7, "Unsupported Capability";
+    /// RFC 4271 section 6.3.
+    MALFORMED_ATTRIBUTE_LIST = UPDATE, 1, "Malformed Attribute List";
+    /// RFC 4271 section 6.3. Data: the attribute.
+    UNRECOGNIZED_WELL_KNOWN_ATTRIBUTE = UPDATE, 2, "Unrecognized Well-known Attribute";
+    /// RFC 4271 section 6.3. Data: the type of the attribute.
+    MISSING_WELL_KNOWN_ATTRIBUTE = UPDATE, 3, "Missing Well-known Attribute";
+    /// RFC 4271 section 6.3. Data: the attribute.
+    ATTRIBUTE_FLAGS_ERROR = UPDATE, 4, "Attribute Flags Error";
+    /// RFC 4271 section 6.3. Data: the attribute.
+    ATTRIBUTE_LENGTH_ERROR = UPDATE, 5, "Attribute Length Error";
+    /// RFC 4271 section 6.3. Data: the attribute.
+    INVALID_ORIGIN_ATTRIBUTE = UPDATE, 6, "Invalid ORIGIN Attribute";
+    /// RFC 4271 section 6.3. Data: the attribute.
+    INVALID_NEXT_HOP_ATTRIBUTE = UPDATE, 8, "Invalid NEXT_HOP Attribute";
+    /// RFC 4271 section 6.3. Data: the attribute.
+    OPTIONAL_ATTRIBUTE_ERROR = UPDATE, 9, "Optional Attribute Error";
+    /// RFC 4271 section 6.3.
+    INVALID_NETWORK_FIELD = UPDATE, 10, "Invalid Network Field";
+    /// RFC 4271 section 6.3.
+    MALFORMED_AS_PATH = UPDATE, 11, "Malformed AS_PATH";
+    /// RFC 4271 section 6.5.
+    HOLD_TIMER_EXPIRED = HOLD_TIMER, 0, "Hold Timer Expired";
+    /// RFC 4271 section 6.6.
+    FINITE_STATE_MACHINE_ERROR = STATE_MACHINE, 0, "Finite State Machine Error";
+    /// RFC 6608.
+    UNEXPECTED_MESSAGE_IN_OPEN_SENT = STATE_MACHINE, 1, "Unexpected Message in OpenSent";
+    /// RFC 6608.
+    UNEXPECTED_MESSAGE_IN_OPEN_CONFIRM = STATE_MACHINE, 2, "Unexpected Message in OpenConfirm";
+    /// RFC 6608.
+    UNEXPECTED_MESSAGE_IN_ESTABLISHED = STATE_MACHINE, 3, "Unexpected Message in Established";
+    /// RFC 4271 section 6.7.
+    CEASE_UNSPECIFIC = CEASE, 0, "Unspecific";
+    /// RFC 4486.
+    MAXIMUM_PREFIXES_REACHED = CEASE, 1, "Maximum Number of Prefixes Reached";
+    /// RFC 4486. Data: a shutdown communication (RFC 9003).
+    ADMINISTRATIVE_SHUTDOWN = CEASE, 2, "Administrative Shutdown";
+    /// RFC 4486.
+    PEER_DECONFIGURED = CEASE, 3, "Peer De-configured";
+    /// RFC 4486. Data: a shutdown communication (RFC 9003).
+    ADMINISTRATIVE_RESET = CEASE, 4, "Administrative Reset";
+    /// RFC 4486.
+    CONNECTION_REJECTED = CEASE, 5, "Connection Rejected";
+    /// RFC 4486.
+    OTHER_CONFIGURATION_CHANGE = CEASE, 6, "Other Configuration Change";
+    /// RFC 4486.
+    CONNECTION_COLLISION_RESOLUTION = CEASE, 7, "Connection Collision Resolution";
+    /// RFC 4486.
+    OUT_OF_RESOURCES = CEASE, 8, "Out of Resources";
+    /// RFC 8538. Data: the NOTIFICATION that is meant.
+    HARD_RESET = CEASE, 9, "Hard Reset";
+    /// RFC 9384.
+    BFD_DOWN = CEASE, 10, "BFD Down";
+    /// RFC 7313. Data: the message.
+    ROUTE_REFRESH_INVALID_LENGTH = ROUTE_REFRESH, 1, "Invalid Message Length";
+}
+
+impl NotificationError {
+    /// An UPDATE Message Error with the subcode of an attribute error.
+    pub const fn update(subcode: u8) -> Self {
+        Self {
+            code: UPDATE,
+            subcode,
+        }
+    }
+
+    /// Whether the session was ended on purpose rather than by an error.
+    pub const fn is_cease(self) -> bool {
+        self.code == CEASE
+    }
+}
+
+impl Notification {
+    /// A NOTIFICATION without data.
+    pub const fn new(error: NotificationError) -> Self {
+        Self {
+            error,
+            data: Bytes::new(),
+        }
+    }
+
+    /// An administrative shutdown that tells the peer's operator why (RFC 9003).
+    ///
+    /// Of the text the first 255 octets are sent, cut between characters; none if it is empty.
+    pub fn administrative_shutdown(text: &str) -> Self {
+        Self::with_communication(NotificationError::ADMINISTRATIVE_SHUTDOWN, text)
+    }
+
+    /// An administrative reset that tells the peer's operator why (RFC 9003).
+    ///
+    /// Of the text the first 255 octets are sent, cut between characters; none if it is empty.
+    pub fn administrative_reset(text: &str) -> Self {
+        Self::with_communication(NotificationError::ADMINISTRATIVE_RESET, text)
+    }
+
+    fn with_communication(error: NotificationError, text: &str) -> Self {
+        let text = &text[..text.floor_char_boundary(usize::from(u8::MAX))];
+        if text.is_empty() {
+            return Self::new(error);
+        }
+        let length = u8::try_from(text.len()).expect("the text was cut to 255 octets");
+        let mut data = BytesMut::with_capacity(1 + text.len());
+        data.put_u8(length);
+        data.put_slice(text.as_bytes());
+        Self {
+            error,
+            data: data.freeze(),
+        }
+    }
+
+    /// The text of an administrative shutdown or reset (RFC 9003).
+    ///
+    /// `None` if there is none, or if it is not UTF-8 of the length that it states. It comes from
+    /// the peer: whoever prints it escapes control characters.
+    pub fn shutdown_communication(&self) -> Option<&str> {
+        if !matches!(
+            self.error,
+            NotificationError::ADMINISTRATIVE_SHUTDOWN | NotificationError::ADMINISTRATIVE_RESET
+        ) {
+            return None;
+        }
+        let mut reader = Reader(&self.data);
+        let length = reader.u8()?;
+        let text = reader.take(usize::from(length))?;
+        if text.is_empty() || !reader.is_empty() {
+            return None;
+        }
+        std::str::from_utf8(text).ok()
+    }
+}
+
+/// Reads the body: what follows the header.
+pub(crate) fn decode(body: &[u8]) -> Result<Notification, DecodeError> {
+    let mut reader = Reader(body);
+    let Some([code, subcode]) = reader.array() else {
+        return Err(Problem::NotificationTooShort.without_data());
+    };
+    Ok(Notification {
+        error: NotificationError { code, subcode },
+        data: Bytes::copy_from_slice(reader.0),
+    })
+}
+
+/// Appends the body; data that exceeds `room` octets is cut.
+pub(crate) fn encode(notification: &Notification, room: usize, buffer: &mut BytesMut) {
+    buffer.put_u8(notification.error.code);
+    buffer.put_u8(notification.error.subcode);
+    let length = notification.data.len().min(room.saturating_sub(2));
+    buffer.put_slice(&notification.data[..length]);
+}
+
+impl fmt::Display for NotificationError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let code = match self.code {
+            HEADER => "Message Header Error",
+            OPEN => "OPEN Message Error",
+            UPDATE => "UPDATE Message Error",
+            HOLD_TIMER => "Hold Timer Expired",
+            STATE_MACHINE => "Finite State Machine Error",
+            CEASE => "Cease",
+            ROUTE_REFRESH => "ROUTE-REFRESH Message Error",
+            code => return write!(f, "error {code}/{}", self.subcode),
+        };
+        f.write_str(code)?;
+        match name(*self) {
+            Some(subcode) if subcode == code => Ok(()),
+            Some(subcode) => write!(f, "/{subcode}"),
+            None => write!(f, "/{}", self.subcode),
+        }
+    }
+}
+
+impl fmt::Display for Notification {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)?;
+        match self.shutdown_communication() {
+            Some(text) => write!(f, ": {}", text.escape_debug()),
+            None => Ok(()),
+        }
+    }
+}

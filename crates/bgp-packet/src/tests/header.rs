@@ -1,0 +1,262 @@
+//! RFC 4271 section 6.1 and RFC 8654: the header, and messages that are little more.
+
+use bytes::{Bytes, BytesMut};
+
+use super::{check_reset, decode, encoded, framed, hex, internal, to_hex};
+use crate::{
+    CodecOptions, Decoder, Family, Message, Notification, NotificationError, RouteRefresh, encode,
+};
+
+const MARKER: &str = "ffffffffffffffffffffffffffffffff";
+
+fn extended() -> CodecOptions {
+    CodecOptions {
+        extended_message: true,
+        ..internal()
+    }
+}
+
+/// A message that is both decoded from and encoded to these octets.
+fn check_both_ways(octets: &str, message: Message) {
+    let octets = hex(octets);
+    assert_eq!(decode(&octets, &internal()).unwrap(), message);
+    assert_eq!(to_hex(&encoded(&message, &internal())), to_hex(&octets));
+}
+
+fn check_header(header: &str, options: &CodecOptions, error: NotificationError, data: &str) {
+    let header = format!("{MARKER} {header}");
+    check_reset(&hex(&header), options, error, data);
+}
+
+/// The header is fine: the decoder waits for the body.
+fn check_waits(header: &str, options: &CodecOptions) {
+    let mut decoder = Decoder::new();
+    decoder.set_options(options.clone());
+    let mut buffer = BytesMut::from(&hex(&format!("{MARKER} {header}"))[..]);
+    assert_eq!(decoder.decode(&mut buffer), Ok(None));
+    assert_eq!(buffer.len(), 19);
+}
+
+#[test]
+fn a_keepalive_is_a_bare_header() {
+    check_both_ways(&format!("{MARKER} 0013 04"), Message::Keepalive);
+}
+
+#[test]
+fn a_route_refresh_names_its_family() {
+    for (octets, family) in [
+        ("0001 00 01", Family::Ipv4Unicast),
+        ("0002 00 01", Family::Ipv6Unicast),
+    ] {
+        check_both_ways(
+            &format!("{MARKER} 0017 05 {octets}"),
+            Message::RouteRefresh(RouteRefresh {
+                family: Some(family),
+            }),
+        );
+    }
+}
+
+#[test]
+fn a_route_refresh_of_an_unknown_family_or_subtype_is_to_be_ignored() {
+    let ignored = Message::RouteRefresh(RouteRefresh { family: None });
+    for body in ["0019 00 46", "0001 00 80", "0001 01 01", "0001 ff 01"] {
+        let message = decode(&framed(5, &hex(body)), &internal());
+        assert_eq!(message.as_ref(), Ok(&ignored), "{body}");
+    }
+}
+
+#[test]
+fn a_route_refresh_with_filters_that_were_not_negotiated_counts_as_plain() {
+    assert_eq!(
+        decode(&framed(5, &hex("0001 00 01 01 80 0001 80")), &internal()),
+        Ok(Message::RouteRefresh(RouteRefresh {
+            family: Some(Family::Ipv4Unicast)
+        })),
+    );
+}
+
+#[test]
+fn a_notification_keeps_all_of_its_data() {
+    check_both_ways(
+        &format!("{MARKER} 0019 03 02 01 00040506"),
+        Message::Notification(Notification {
+            error: NotificationError::UNSUPPORTED_VERSION_NUMBER,
+            data: Bytes::from_static(&[0, 4, 5, 6]),
+        }),
+    );
+}
+
+#[test]
+fn a_notification_that_exceeds_the_message_is_cut() {
+    for (options, length) in [(internal(), 4096), (extended(), 65535)] {
+        let notification = Notification {
+            error: NotificationError::ATTRIBUTE_LENGTH_ERROR,
+            data: vec![7; 70_000].into(),
+        };
+        let octets = encoded(&Message::Notification(notification), &options);
+        assert_eq!(octets.len(), length);
+        assert!(decode(&octets, &options).is_ok());
+    }
+}
+
+#[test]
+fn a_marker_of_anything_but_ones_is_not_synchronized() {
+    for place in 0..16 {
+        let mut octets = framed(4, &[]);
+        octets[place] = 0xfe;
+        let error = NotificationError::CONNECTION_NOT_SYNCHRONIZED;
+        check_reset(&octets, &internal(), error, "");
+    }
+}
+
+#[test]
+fn a_length_outside_of_what_the_type_allows_is_refused_with_the_length_as_data() {
+    let bad_length = NotificationError::BAD_MESSAGE_LENGTH;
+    for (length, message_type) in [
+        ("0000", "01"),
+        ("0012", "04"),
+        ("0014", "04"),
+        ("001c", "01"),
+        ("1001", "01"),
+        ("0016", "02"),
+        ("1001", "02"),
+        ("0014", "03"),
+        ("1001", "03"),
+        ("0016", "05"),
+        ("0012", "09"),
+        ("ffff", "02"),
+    ] {
+        let header = format!("{length} {message_type}");
+        check_header(&header, &internal(), bad_length, length);
+    }
+}
+
+#[test]
+fn an_unknown_type_is_refused_with_the_type_as_data() {
+    for message_type in ["00", "06", "80", "ff"] {
+        check_header(
+            &format!("0013 {message_type}"),
+            &internal(),
+            NotificationError::BAD_MESSAGE_TYPE,
+            message_type,
+        );
+    }
+}
+
+#[test]
+fn the_shortest_and_the_longest_message_of_each_type_are_waited_for() {
+    for header in ["001d 01", "1000 01", "1000 02", "1000 03", "1000 05"] {
+        check_waits(header, &internal());
+    }
+}
+
+#[test]
+fn extended_messages_are_taken_where_they_were_negotiated() {
+    for header in ["1001 02", "ffff 02", "ffff 03", "ffff 05"] {
+        check_waits(header, &extended());
+    }
+}
+
+#[test]
+fn open_and_keepalive_are_never_extended() {
+    for header in ["1001 01", "1001 04"] {
+        let length = &header[..4];
+        let error = NotificationError::BAD_MESSAGE_LENGTH;
+        check_header(header, &extended(), error, length);
+    }
+}
+
+#[test]
+fn a_decoder_starts_with_short_messages() {
+    let mut buffer = BytesMut::from(&hex(&format!("{MARKER} 1001 02"))[..]);
+    let error = Decoder::new().decode(&mut buffer).unwrap_err();
+    let expected = NotificationError::BAD_MESSAGE_LENGTH;
+    assert_eq!(error.notification.error, expected);
+}
+
+#[test]
+fn an_incomplete_message_stays_in_the_buffer() {
+    let whole = framed(5, &hex("0001 00 01"));
+    let mut decoder = Decoder::new();
+    for length in 0..whole.len() {
+        let mut buffer = BytesMut::from(&whole[..length]);
+        assert_eq!(decoder.decode(&mut buffer), Ok(None));
+        assert_eq!(buffer, whole[..length]);
+    }
+}
+
+#[test]
+fn messages_are_appended_behind_what_the_buffer_holds() {
+    let mut buffer = BytesMut::from(&b"before"[..]);
+    encode(&Message::Keepalive, &internal(), &mut buffer);
+    encode(&Message::Keepalive, &internal(), &mut buffer);
+    let keepalive = framed(4, &[]);
+    assert_eq!(buffer, [b"before", &keepalive[..], &keepalive[..]].concat());
+}
+
+#[test]
+fn a_shutdown_communication_is_read_as_it_was_built() {
+    let notification = Notification::administrative_shutdown("node 7: Wartung, zurück um 9");
+    assert_eq!(
+        notification.shutdown_communication(),
+        Some("node 7: Wartung, zurück um 9")
+    );
+    assert_eq!(
+        notification.to_string(),
+        "Cease/Administrative Shutdown: node 7: Wartung, zurück um 9"
+    );
+    let notification = Notification::administrative_reset("new image");
+    assert_eq!(to_hex(&notification.data), "096e657720696d616765");
+}
+
+#[test]
+fn a_shutdown_communication_is_cut_between_characters() {
+    let text = "ü".repeat(200);
+    let notification = Notification::administrative_shutdown(&text);
+    assert_eq!(notification.data.len(), 1 + 254);
+    assert_eq!(notification.shutdown_communication(), Some(&text[..254]));
+    assert_eq!(Notification::administrative_shutdown("").data, Bytes::new());
+}
+
+#[test]
+fn what_is_no_shutdown_communication_is_not_read_as_one() {
+    let shutdown = NotificationError::ADMINISTRATIVE_SHUTDOWN;
+    for (error, data) in [
+        (shutdown, ""),
+        (shutdown, "00"),
+        (shutdown, "03 6161"),
+        (shutdown, "01 6161"),
+        (shutdown, "02 c3 28"),
+        (NotificationError::CONNECTION_REJECTED, "01 61"),
+    ] {
+        let data = Bytes::from(hex(data));
+        let notification = Notification { error, data };
+        assert_eq!(
+            notification.shutdown_communication(),
+            None,
+            "{notification:?}"
+        );
+    }
+}
+
+#[test]
+fn errors_are_shown_by_their_registered_names() {
+    for (code, subcode, text) in [
+        (3, 11, "UPDATE Message Error/Malformed AS_PATH"),
+        (4, 0, "Hold Timer Expired"),
+        (6, 99, "Cease/99"),
+        (77, 1, "error 77/1"),
+    ] {
+        assert_eq!(NotificationError { code, subcode }.to_string(), text);
+    }
+}
+
+#[test]
+fn a_control_character_of_the_peer_is_shown_escaped() {
+    let notification = Notification::administrative_shutdown("a\nb\u{1b}[31m");
+    assert_eq!(
+        notification.to_string(),
+        "Cease/Administrative Shutdown: a\\nb\\u{1b}[31m"
+    );
+}

@@ -1,0 +1,237 @@
+//! Messages that ended, blocked or confused other speakers.
+
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+
+use super::{
+    check_reset, decode, decode_update, encoded, framed, hex, internal, update_of, with_add_path,
+};
+use crate::{Asn, CodecOptions, Decoder, Disposition, Message, NotificationError};
+
+fn two_octets() -> CodecOptions {
+    CodecOptions {
+        four_octet_asn: false,
+        ..internal()
+    }
+}
+
+/// An AS_PATH with one stray octet behind a whole segment: endless in zettabgp 0.6.0.
+#[test]
+fn a_stray_octet_behind_a_segment_neither_hangs_nor_eats_memory() {
+    let octets = hex(
+        "ffffffffffffffffffffffffffffffff 0025 02 0000 000a 40 02 07 0201 0000fde9 02 18c00002",
+    );
+    let update = decode_update(&octets, &internal()).unwrap();
+    assert_eq!(update.announced, []);
+    assert_eq!(update.withdrawn[0].prefix.to_string(), "192.0.2.0/24");
+    assert_eq!(update.errors[0].type_code, 2);
+    assert_eq!(update.errors[0].disposition, Disposition::TreatAsWithdraw);
+}
+
+/// A list of attributes of one octet: a panic in zettabgp 0.6.0.
+#[test]
+fn a_list_of_attributes_of_one_octet_ends_the_session() {
+    check_reset(
+        &hex("ffffffffffffffffffffffffffffffff 0018 02 0000 0001 00"),
+        &internal(),
+        NotificationError::MALFORMED_ATTRIBUTE_LIST,
+        "00",
+    );
+}
+
+/// CVE-2026-41643.
+#[test]
+fn an_empty_path_beside_one_of_four_octets_stays_empty() {
+    let octets = update_of(
+        "",
+        "400101 00 400200 400304 0a000001 c011 06 0201 00010001",
+        "18 c00002",
+    );
+    let update = decode_update(&octets, &two_octets()).unwrap();
+    assert_eq!(update.announced[0].attributes.as_path.segments, []);
+}
+
+/// CVE-2026-41643 again: the merge counts a set as one, so that no count falls below zero.
+#[test]
+fn a_path_of_sets_is_merged_without_a_wrong_count() {
+    let octets = update_of(
+        "",
+        "400101 00 4002 0c 0102 0001 0002 0102 0003 5ba0 400304 0a000001
+         c011 12 0104 00010001 00010002 00010003 00010004",
+        "18 c00002",
+    );
+    let update = decode_update(&octets, &two_octets()).unwrap();
+    assert_eq!(update.errors, []);
+    assert_eq!(update.announced[0].attributes.as_path.decision_length(), 2);
+}
+
+/// CVE-2026-42285.
+#[test]
+fn what_is_withdrawn_for_an_error_is_announced_nowhere() {
+    for attributes in [
+        "400101 09 4002 06 0201 0000fde9 400304 0a000001",
+        "400101 00 4002 06 0201 00000000 400304 0a000001",
+        "400101 00 4002 06 0201 0000fde9 400304 00000000",
+    ] {
+        let update = decode_update(&update_of("", attributes, "18 c00002"), &internal()).unwrap();
+        assert_eq!(update.announced, []);
+        assert_eq!(update.withdrawn.len(), 1);
+        assert_eq!(update.errors.len(), 1);
+    }
+}
+
+/// CVE-2026-37462.
+#[test]
+fn lengths_that_exceed_the_message_end_the_session() {
+    for body in [
+        "ffff 0000",
+        "0001 0000",
+        "0003 0000 18",
+        "0000 0001",
+        "0000 ffff 00",
+        "0002 08 0a",
+        "0002 08 0a 00",
+        "0002 08 0a 0001",
+    ] {
+        check_reset(
+            &framed(2, &hex(body)),
+            &internal(),
+            NotificationError::MALFORMED_ATTRIBUTE_LIST,
+            "",
+        );
+    }
+}
+
+#[test]
+fn an_empty_path_is_taken() {
+    let octets = update_of("", "400101 00 400200 400304 0a000001", "18 c00002");
+    let update = decode_update(&octets, &internal()).unwrap();
+    let path = &update.announced[0].attributes.as_path;
+    assert_eq!(path.decision_length(), 0);
+    assert_eq!(path.neighbouring_asn(), None);
+}
+
+/// CVE-2023-38802: attribute 23 with a value that its own specification forbids.
+#[test]
+fn a_corrupted_attribute_that_is_not_understood_passes_without_harm() {
+    for value in ["00", "04 000f 00ff ff", "02 ffff"] {
+        let length = hex(value).len();
+        let octets = update_of(
+            "",
+            &format!("400101 00 400200 400304 0a000001 e017 {length:02x} {value}"),
+            "18 c00002",
+        );
+        let update = decode_update(&octets, &internal()).unwrap();
+        assert_eq!(update.errors, []);
+        let other = &update.announced[0].attributes.others[0];
+        assert_eq!((other.type_code, &other.value[..]), (23, &hex(value)[..]));
+        let again = encoded(&Message::Update(update.clone()), &internal());
+        assert_eq!(decode_update(&again, &internal()), Ok(update));
+    }
+}
+
+/// CVE-2023-46752.
+#[test]
+fn prefixes_without_a_next_hop_end_the_session() {
+    check_reset(
+        &update_of("", "800e 05 0002 01 00 00 400101 00 400200", ""),
+        &internal(),
+        NotificationError::OPTIONAL_ATTRIBUTE_ERROR,
+        "800e 05 0002 01 00 00",
+    );
+}
+
+/// CVE-2023-46753.
+#[test]
+fn an_update_without_mandatory_attributes_announces_nothing() {
+    let octets = update_of("", "c0ff 01 00", "18 c00002");
+    let update = decode_update(&octets, &internal()).unwrap();
+    assert_eq!(update.announced, []);
+    let missing: Vec<u8> = update.errors.iter().map(|error| error.type_code).collect();
+    assert_eq!(missing, [1, 2, 3]);
+
+    let reach = "800e 1a 0002 01 10 20010db8000000000000000000000001 00 20 20010db8";
+    let update = decode_update(&update_of("", reach, ""), &internal()).unwrap();
+    assert_eq!(update.announced, []);
+    assert_eq!(update.errors.len(), 2);
+}
+
+#[test]
+fn each_truncation_of_a_full_update_ends_in_a_verdict() {
+    let whole = update_of(
+        "08 0a",
+        "900e 001a 0002 01 10 20010db8000000000000000000000001 00 20 20010db8
+         4001 01 02 4002 06 0201 0000fde9 4003 04 0a000001 8004 04 00000001 4005 04 00000002
+         4006 00 c007 08 00000003 00000000 c008 04 ffffff01 8009 04 04040404 800a 04 05050505
+         c010 08 0606060606060606 e017 01 78 c020 0c 00000007 00000007 00000007",
+        "18 c00002",
+    );
+    assert!(decode_update(&whole, &internal()).is_ok());
+    for options in [internal(), two_octets(), with_add_path()] {
+        for length in 23..whole.len() {
+            // The header tells the shorter length; then the list of attributes does, too.
+            let mut octets = whole[..length].to_vec();
+            octets[16..18].copy_from_slice(&u16::try_from(length).unwrap().to_be_bytes());
+            let _ = decode(&octets, &options);
+            if let Some(attributes) = length.checked_sub(19 + 2 + 2 + 2) {
+                let attributes = u16::try_from(attributes).unwrap();
+                octets[23..25].copy_from_slice(&attributes.to_be_bytes());
+                let _ = decode(&octets, &options);
+            }
+        }
+    }
+}
+
+/// As many elements as a message can hold, each of which could cost more than it weighs.
+#[test]
+fn the_longest_messages_are_read_in_one_pass() {
+    let options = CodecOptions {
+        extended_message: true,
+        ..internal()
+    };
+    let mandatory = hex("400101 00 400304 0a000001");
+    let with_attribute = |type_and_flags: [u8; 2], value: Vec<u8>| {
+        let mut attributes = mandatory.clone();
+        attributes.push(type_and_flags[0] | 0x10);
+        attributes.push(type_and_flags[1]);
+        attributes.extend(u16::try_from(value.len()).unwrap().to_be_bytes());
+        attributes.extend(value);
+        let mut body = vec![0, 0];
+        body.extend(u16::try_from(attributes.len()).unwrap().to_be_bytes());
+        body.extend(attributes);
+        body.push(0);
+        framed(2, &body)
+    };
+    let distinct: Vec<u8> = (0..5400_u32)
+        .flat_map(|number| [[0; 4], [0; 4], number.to_be_bytes()].concat())
+        .collect();
+    let messages = [
+        with_attribute([0x40, 2], hex("0201 00000001").repeat(10_900)),
+        with_attribute([0xc0, 32], distinct),
+        // Nothing but repeated attributes without a value.
+        framed(
+            2,
+            &[&[0, 0, 0xff, 0xcc][..], &hex("c06300").repeat(21_828)].concat(),
+        ),
+        // Nothing but default routes.
+        framed(2, &[&[0xff, 0xe8][..], &[0; 0xffe8], &[0, 0]].concat()),
+    ];
+    let start = Instant::now();
+    for octets in &messages {
+        let mut decoder = Decoder::new();
+        decoder.set_options(options.clone());
+        let _ = decoder.decode(&mut BytesMut::from(&octets[..]));
+    }
+    // A quadratic pass over 20,000 elements takes seconds in a debug build.
+    assert!(start.elapsed() < Duration::from_secs(1));
+
+    let path = decode_update(&messages[0], &options).unwrap();
+    assert_eq!(path.errors[..], []);
+    assert!(path.announced[0].attributes.as_path.contains(Asn(1)));
+    // The first stays, and one error tells of all the others.
+    let repeated = decode_update(&messages[2], &options).unwrap();
+    assert_eq!(repeated.errors.len(), 1);
+    let defaults = decode_update(&messages[3], &options).unwrap();
+    assert_eq!(defaults.withdrawn.len(), 0xffe8);
+}

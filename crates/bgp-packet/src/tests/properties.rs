@@ -1,0 +1,157 @@
+//! What holds of any message.
+
+use bytes::BytesMut;
+use proptest::{collection::vec, prelude::*, sample::Index};
+
+use super::{arbitrary, decode_all};
+use crate::{
+    Announced, CodecOptions, Decoder, Family, Message, Nlri, PathAttributes, Update, encode,
+};
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn what_is_encoded_decodes_to_the_same(
+        message in arbitrary::message(),
+        options in arbitrary::options(),
+    ) {
+        let mut buffer = BytesMut::new();
+        prop_assert_eq!(encode(&message, &options, &mut buffer), []);
+        let decoded = decode_all(buffer, &options);
+        match message {
+            Message::Update(update) => {
+                prop_assert_eq!(joined(decoded), as_sent(update, &options));
+            }
+            Message::Open(_)
+            | Message::Notification(_)
+            | Message::Keepalive
+            | Message::RouteRefresh(_) => prop_assert_eq!(decoded, [message]),
+        }
+    }
+
+    #[test]
+    fn messages_are_cut_from_a_stream_of_any_portions(
+        messages in vec(arbitrary::message(), 1..5),
+        cuts in vec(any::<Index>(), 0..6),
+    ) {
+        let options = CodecOptions::default();
+        let mut stream = BytesMut::new();
+        for message in &messages {
+            encode(message, &options, &mut stream);
+        }
+        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(stream.len() + 1)).collect();
+        cuts.sort_unstable();
+        cuts.push(stream.len());
+        let mut decoder = Decoder::new();
+        let mut buffer = BytesMut::new();
+        let mut decoded = Vec::new();
+        let mut fed = 0;
+        for cut in cuts {
+            buffer.extend_from_slice(&stream[fed..cut]);
+            fed = cut;
+            while let Some(message) = decoder.decode(&mut buffer).unwrap() {
+                decoded.push(message);
+            }
+        }
+        prop_assert_eq!(decoded, decode_all(stream, &options));
+    }
+
+    #[test]
+    fn no_octets_make_the_decoder_panic(
+        octets in vec(any::<u8>(), 0..200),
+        message_type in 0..7_u8,
+        options in arbitrary::options(),
+    ) {
+        let mut decoder = Decoder::new();
+        decoder.set_options(options);
+        let _ = decoder.decode(&mut BytesMut::from(&octets[..]));
+        let framed = super::framed(message_type, &octets);
+        let _ = decoder.decode(&mut BytesMut::from(&framed[..]));
+    }
+
+    #[test]
+    fn no_damage_to_a_valid_message_makes_the_decoder_panic(
+        message in arbitrary::message(),
+        options in arbitrary::options(),
+        decoded_with in arbitrary::options(),
+        damage in vec((any::<Index>(), any::<u8>()), 1..8),
+    ) {
+        let mut buffer = BytesMut::new();
+        encode(&message, &options, &mut buffer);
+        for (place, octet) in damage {
+            // The marker stays, lest every case ended there.
+            if buffer.len() > 16 {
+                let place = 16 + place.index(buffer.len() - 16);
+                buffer[place] = octet;
+            }
+        }
+        let mut decoder = Decoder::new();
+        decoder.set_options(decoded_with.clone());
+        while let Ok(Some(message)) = decoder.decode(&mut buffer) {
+            // What was accepted can be sent, and what was sent is accepted.
+            let mut again = BytesMut::new();
+            encode(&message, &decoded_with, &mut again);
+            decode_all(again, &decoded_with);
+        }
+    }
+}
+
+type Paths = Vec<(PathAttributes, Vec<Nlri>)>;
+
+/// All that several UPDATEs say, with neighbouring groups of equal attributes joined.
+fn joined(messages: Vec<Message>) -> (Vec<Nlri>, Paths, Vec<Family>) {
+    let mut withdrawn = Vec::new();
+    let mut paths: Paths = Vec::new();
+    let mut ends = Vec::new();
+    for message in messages {
+        let Message::Update(update) = message else {
+            panic!("not an UPDATE: {message:?}");
+        };
+        assert_eq!(update.errors, []);
+        withdrawn.extend(update.withdrawn);
+        for Announced { attributes, nlri } in update.announced {
+            match paths.last_mut() {
+                Some((last, prefixes)) if *last == *attributes => prefixes.extend(nlri),
+                _ => paths.push(((*attributes).clone(), nlri)),
+            }
+        }
+        ends.extend(update.end_of_rib);
+    }
+    (withdrawn, paths, ends)
+}
+
+/// The same of what was to be sent, less what the options keep from the wire.
+fn as_sent(update: Update, options: &CodecOptions) -> (Vec<Nlri>, Paths, Vec<Family>) {
+    let on_the_wire = |nlri: &Nlri| Nlri {
+        path_id: nlri
+            .path_id
+            .filter(|_| options.has_add_path(Family::of(nlri.prefix))),
+        ..*nlri
+    };
+    let messages = update
+        .announced
+        .iter()
+        .map(|announced| {
+            let mut attributes = (*announced.attributes).clone();
+            if !options.internal {
+                attributes.local_pref = None;
+                attributes.originator_id = None;
+                attributes.cluster_list.clear();
+            }
+            Message::Update(Update {
+                announced: vec![Announced {
+                    attributes: attributes.into(),
+                    nlri: announced.nlri.iter().map(on_the_wire).collect(),
+                }],
+                ..Update::default()
+            })
+        })
+        .collect();
+    let (_, paths, _) = joined(messages);
+    (
+        update.withdrawn.iter().map(on_the_wire).collect(),
+        paths,
+        update.end_of_rib.into_iter().collect(),
+    )
+}

@@ -1,0 +1,49 @@
+//! zettabgp is a private dependency: a change of it must not reach the users of this crate.
+
+use std::{fs, path::Path};
+
+/// The one file that may name it.
+const USER: &str = "nlri.rs";
+
+#[test]
+fn no_public_signature_names_zettabgp() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    collect(&source, &mut files);
+    assert!(files.iter().any(|(name, _)| name == USER));
+    for (name, text) in files {
+        let code = || {
+            text.lines()
+                .filter(|line| !line.trim_start().starts_with("//"))
+        };
+        if name != USER {
+            let named = code().find(|line| line.contains("zettabgp"));
+            assert_eq!(named, None, "{name}");
+            continue;
+        }
+        // Of the file that may, nothing leaves the crate.
+        for line in code() {
+            let line = line.trim_start();
+            assert!(
+                !line.starts_with("pub ") && !line.starts_with("pub use"),
+                "{line}"
+            );
+        }
+    }
+}
+
+/// All sources but the tests, by name.
+fn collect(folder: &Path, files: &mut Vec<(String, String)>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if name.starts_with("tests") {
+            continue;
+        }
+        if path.is_dir() {
+            collect(&path, files);
+        } else {
+            files.push((name, fs::read_to_string(&path).unwrap()));
+        }
+    }
+}

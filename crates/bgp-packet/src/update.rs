@@ -1,0 +1,26 @@
+//! UPDATE (RFC 4271 section 4.3, RFC 4760).
+//!
+//! ```text
+//! +-----------------------------+
+//! | Withdrawn Routes Length (2) |
+//! +-----------------------------+
+//! | Withdrawn Routes            |
+//! +-----------------------------+
+//! | Path Attribute Length (2)   |
+//! +-----------------------------+
+//! | Path Attributes             |
+//! +-----------------------------+
+//! | NLRI                        |  to the end of the message
+//! +-----------------------------+
+//! ```
+
+mod attribute;
+mod attribute_list;
+mod decode;
+mod encode;
+mod four_octets;
+mod multiprotocol;
+mod walk;
+
+pub(crate) use decode::decode;
+pub(crate) use encode::encode;

@@ -1,0 +1,203 @@
+//! The attributes of a path to the list of an UPDATE.
+
+use std::{collections::BTreeSet, net::Ipv4Addr};
+
+use bytes::{BufMut, BytesMut};
+
+use super::attribute::{self, AttributeType, EXTENDED_LENGTH, OPTIONAL, PARTIAL, TRANSITIVE};
+use crate::{
+    as_path::{self, AsnWidth},
+    attributes::{Aggregator, LargeCommunity, PathAttributes, RawAttribute},
+    codec::CodecOptions,
+};
+
+/// The attributes but for MP_REACH_NLRI, by ascending type (RFC 4271 section 5).
+pub(super) fn encode(
+    attributes: &PathAttributes,
+    next_hop: Option<Ipv4Addr>,
+    options: &CodecOptions,
+) -> BytesMut {
+    let width = AsnWidth::of(options.four_octet_asn);
+    let mut writer = Writer::new(attributes);
+    writer.put(AttributeType::Origin, |buffer| {
+        buffer.put_u8(attribute::origin_code(attributes.origin));
+    });
+    writer.put(AttributeType::AsPath, |buffer| {
+        as_path::encode(&attributes.as_path, width, buffer);
+    });
+    if let Some(next_hop) = next_hop {
+        writer.put(AttributeType::NextHop, |buffer| {
+            buffer.put_slice(&next_hop.octets());
+        });
+    }
+    if let Some(multi_exit_disc) = attributes.multi_exit_disc {
+        writer.put(AttributeType::MultiExitDisc, |buffer| {
+            buffer.put_u32(multi_exit_disc);
+        });
+    }
+    if let Some(local_pref) = attributes.local_pref.filter(|_| options.internal) {
+        writer.put(AttributeType::LocalPref, |buffer| {
+            buffer.put_u32(local_pref)
+        });
+    }
+    if attributes.atomic_aggregate {
+        writer.put(AttributeType::AtomicAggregate, |_| {});
+    }
+    if let Some(aggregator) = attributes.aggregator {
+        writer.put(AttributeType::Aggregator, |buffer| {
+            put_aggregator(aggregator, width, buffer);
+        });
+    }
+    writer.put_list(
+        AttributeType::Communities,
+        &attributes.communities,
+        |community| community.0.to_be_bytes(),
+    );
+    if options.internal {
+        if let Some(originator_id) = attributes.originator_id {
+            writer.put(AttributeType::OriginatorId, |buffer| {
+                buffer.put_slice(&originator_id.0.octets());
+            });
+        }
+        writer.put_list(
+            AttributeType::ClusterList,
+            &attributes.cluster_list,
+            |cluster| cluster.0.octets(),
+        );
+    }
+    writer.put_list(
+        AttributeType::ExtendedCommunities,
+        &attributes.extended_communities,
+        |community| *community,
+    );
+    if !options.four_octet_asn {
+        put_four_octet_halves(attributes, &mut writer);
+    }
+    writer.put_list(
+        AttributeType::LargeCommunity,
+        &without_repetition(&attributes.large_communities),
+        |LargeCommunity(global, first, second)| {
+            let mut octets = [0; 12];
+            octets[..4].copy_from_slice(&global.to_be_bytes());
+            octets[4..8].copy_from_slice(&first.to_be_bytes());
+            octets[8..].copy_from_slice(&second.to_be_bytes());
+            octets
+        },
+    );
+    writer.finish()
+}
+
+/// RFC 6793 section 4.2.2: sent if two octets do not tell all.
+fn put_four_octet_halves(attributes: &PathAttributes, writer: &mut Writer<'_>) {
+    if as_path::needs_four_octets(&attributes.as_path) {
+        writer.put(AttributeType::As4Path, |buffer| {
+            as_path::encode(&attributes.as_path, AsnWidth::Four, buffer);
+        });
+    }
+    if let Some(aggregator) = attributes.aggregator
+        && aggregator.asn.0 > u32::from(u16::MAX)
+    {
+        writer.put(AttributeType::As4Aggregator, |buffer| {
+            put_aggregator(aggregator, AsnWidth::Four, buffer);
+        });
+    }
+}
+
+fn put_aggregator(aggregator: Aggregator, width: AsnWidth, buffer: &mut BytesMut) {
+    width.put(aggregator.asn, buffer);
+    buffer.put_slice(&aggregator.router_id.0.octets());
+}
+
+/// RFC 8092 section 2 forbids to send a value twice.
+fn without_repetition(communities: &[LargeCommunity]) -> Vec<LargeCommunity> {
+    let mut known = BTreeSet::new();
+    let is_new = |community: &LargeCommunity| known.insert(*community);
+    communities.iter().copied().filter(is_new).collect()
+}
+
+/// Writes attributes in ascending order, the ones that are not understood in their places.
+struct Writer<'a> {
+    buffer: BytesMut,
+    others: std::slice::Iter<'a, RawAttribute>,
+}
+
+impl<'a> Writer<'a> {
+    fn new(attributes: &'a PathAttributes) -> Self {
+        Self {
+            buffer: BytesMut::with_capacity(128),
+            others: attributes.others.iter(),
+        }
+    }
+
+    fn put(&mut self, known: AttributeType, value: impl FnOnce(&mut BytesMut)) {
+        self.put_others_below(known.code());
+        let start = self.buffer.len();
+        self.buffer.put_u8(known.flags());
+        self.buffer.put_u8(known.code());
+        self.buffer.put_u8(0);
+        value(&mut self.buffer);
+        self.finish_attribute(start);
+    }
+
+    /// An empty list is not sent (RFC 7606 section 7.8 and the like).
+    fn put_list<T, const N: usize>(
+        &mut self,
+        known: AttributeType,
+        elements: &[T],
+        octets: impl Fn(&T) -> [u8; N],
+    ) {
+        if !elements.is_empty() {
+            self.put(known, |buffer| {
+                for element in elements {
+                    buffer.put_slice(&octets(element));
+                }
+            });
+        }
+    }
+
+    fn put_others_below(&mut self, type_code: u8) {
+        while let Some(other) = self.others.as_slice().first()
+            && other.type_code < type_code
+        {
+            self.put_next_other();
+        }
+    }
+
+    fn put_next_other(&mut self) {
+        // What is understood has its own field; sent from here, it would stand there twice.
+        if let Some(other) = self.others.next()
+            && AttributeType::from_code(other.type_code).is_none()
+        {
+            let start = self.buffer.len();
+            let flags = other.flags & (OPTIONAL | TRANSITIVE | PARTIAL);
+            self.buffer.put_u8(flags);
+            self.buffer.put_u8(other.type_code);
+            self.buffer.put_u8(0);
+            self.buffer.put_slice(&other.value);
+            self.finish_attribute(start);
+        }
+    }
+
+    /// Writes the length; more than 255 octets are moved to make room for its second octet.
+    fn finish_attribute(&mut self, start: usize) {
+        let value = start + 3;
+        let length = self.buffer.len() - value;
+        if let Ok(length) = u8::try_from(length) {
+            self.buffer[start + 2] = length;
+            return;
+        }
+        self.buffer.put_u8(0);
+        self.buffer.copy_within(value..value + length, value + 1);
+        self.buffer[start] |= EXTENDED_LENGTH;
+        // A longer value does not fit any message, so that nothing is sent of it.
+        let length = u16::try_from(length).unwrap_or(u16::MAX);
+        self.buffer[start + 2..start + 4].copy_from_slice(&length.to_be_bytes());
+    }
+
+    fn finish(mut self) -> BytesMut {
+        while !self.others.as_slice().is_empty() {
+            self.put_next_other();
+        }
+        self.buffer
+    }
+}
