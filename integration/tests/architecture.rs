@@ -15,25 +15,56 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("daemon-api", &["virtual-server", "bgp-packet"]),
     ("daemon-runtime", &[]),
     ("bgp-speaker", &["bgp-packet", "bgp-session", "bgp-rib"]),
-    ("pod-watcher", &["virtual-server", "daemon-api", "daemon-runtime"]),
+    (
+        "pod-watcher",
+        &["virtual-server", "daemon-api", "daemon-runtime"],
+    ),
     (
         "ipvs-programmer",
-        &["virtual-server", "daemon-api", "daemon-runtime", "netlink-packet-ipvs", "nftables-table"],
+        &[
+            "virtual-server",
+            "daemon-api",
+            "daemon-runtime",
+            "netlink-packet-ipvs",
+            "nftables-table",
+        ],
     ),
     (
         "bgp-announcer",
-        &["bgp-packet", "bgp-session", "bgp-rib", "bgp-speaker", "daemon-api", "daemon-runtime"],
+        &[
+            "bgp-packet",
+            "bgp-session",
+            "bgp-rib",
+            "bgp-speaker",
+            "daemon-api",
+            "daemon-runtime",
+        ],
     ),
-    ("node-router", &["daemon-api", "daemon-runtime", "nftables-table"]),
+    (
+        "node-router",
+        &["daemon-api", "daemon-runtime", "nftables-table"],
+    ),
     (
         "route-reflector",
-        &["bgp-packet", "bgp-session", "bgp-rib", "bgp-speaker", "daemon-api", "daemon-runtime"],
+        &[
+            "bgp-packet",
+            "bgp-session",
+            "bgp-rib",
+            "bgp-speaker",
+            "daemon-api",
+            "daemon-runtime",
+        ],
     ),
 ];
 
 /// Crates that decide and never act, with all that they may build on.
-const PURE: &[&str] =
-    &["virtual-server", "bgp-packet", "bgp-session", "bgp-rib", "netlink-packet-ipvs"];
+const PURE: &[&str] = &[
+    "virtual-server",
+    "bgp-packet",
+    "bgp-session",
+    "bgp-rib",
+    "netlink-packet-ipvs",
+];
 const PURE_MAY_USE: &[&str] = &[
     "bgp-packet",
     "bytes",
@@ -102,12 +133,21 @@ fn sources(krate: &str) -> Vec<(String, String)> {
             if path.is_dir() {
                 collect(&path, found);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
-                found.push((path.display().to_string(), fs::read_to_string(&path).unwrap()));
+                found.push((
+                    path.display().to_string(),
+                    fs::read_to_string(&path).unwrap(),
+                ));
             }
         }
     }
     let mut found = Vec::new();
-    collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates").join(krate).join("src"), &mut found);
+    collect(
+        &Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../crates")
+            .join(krate)
+            .join("src"),
+        &mut found,
+    );
     assert!(!found.is_empty(), "{krate} has no sources");
     found
 }
@@ -140,7 +180,10 @@ fn every_crate_imports_only_what_its_layer_allows() {
             .find(|(name, _)| name == krate)
             .unwrap_or_else(|| panic!("{krate} has no place in the layers: add it to MAY_IMPORT"));
         for need in needs.iter().filter(|need| ours.contains(need)) {
-            assert!(allowed.contains(&need.as_str()), "{krate} must not import {need}");
+            assert!(
+                allowed.contains(&need.as_str()),
+                "{krate} must not import {need}"
+            );
         }
     }
 }
@@ -149,7 +192,10 @@ fn every_crate_imports_only_what_its_layer_allows() {
 fn every_crate_of_the_map_exists() {
     let dependencies = dependencies();
     for (krate, _) in MAY_IMPORT {
-        assert!(dependencies.contains_key(*krate), "{krate} is in the map but not in the workspace");
+        assert!(
+            dependencies.contains_key(*krate),
+            "{krate} is in the map but not in the workspace"
+        );
     }
 }
 
@@ -158,7 +204,10 @@ fn pure_crates_build_on_nothing_that_does_io() {
     let dependencies = dependencies();
     for krate in PURE {
         for need in &dependencies[*krate] {
-            assert!(PURE_MAY_USE.contains(&need.as_str()), "{krate} is pure and must not use {need}");
+            assert!(
+                PURE_MAY_USE.contains(&need.as_str()),
+                "{krate} is pure and must not use {need}"
+            );
         }
     }
 }
@@ -172,7 +221,10 @@ fn pure_crates_read_no_clock_no_file_and_no_socket() {
             }
             let code = production_code(&text);
             for word in IMPURE_WORDS {
-                assert!(!code.contains(word), "{path} is pure and must not name {word}");
+                assert!(
+                    !code.contains(word),
+                    "{path} is pure and must not name {word}"
+                );
             }
         }
     }

@@ -1,21 +1,23 @@
 //! Conversions between the generated types and our own.
 
+mod bgp;
+
 use std::{fmt::Display, net::IpAddr, num::NonZeroU16, time::Duration};
 
 use ipnet::IpNet;
 use virtual_server::{
-    DesiredChange, FailureAction, ForwardingMethod, HealthCheck, HealthCheckKind, Invalid,
-    Persistence, Ports, Protocol, RealServer, RealServerState, Scheduler, ServiceRange, TunnelKind,
-    VirtualServer, VirtualServerId, Weight,
+    FailureAction, ForwardingMethod, HealthCheck, HealthCheckKind, Invalid, Persistence, Ports,
+    Protocol, RealServer, RealServerState, Scheduler, TunnelKind, VirtualServer, VirtualServerId,
+    Weight,
 };
 
-use crate::{
-    discovery::v1::{self as discovery, watch_response::Event},
-    virtualserver::v1 as wire,
-};
+use crate::virtualserver::v1 as wire;
 
+mod discovery;
 #[cfg(test)]
 mod tests;
+
+pub use discovery::desired_change;
 
 /// A message that no sender of the contract may send.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -328,61 +330,6 @@ impl From<Ports> for wire::PortRange {
             last: last.into(),
         }
     }
-}
-
-impl From<ServiceRange> for discovery::ServiceRange {
-    fn from(range: ServiceRange) -> Self {
-        Self {
-            prefix: range.prefix.to_string(),
-        }
-    }
-}
-
-impl TryFrom<discovery::ServiceRange> for ServiceRange {
-    type Error = ConversionError;
-
-    /// Refuses also what [`ServiceRange::validate`] refuses.
-    fn try_from(message: discovery::ServiceRange) -> Result<Self, ConversionError> {
-        let range = Self {
-            prefix: prefix("prefix", &message.prefix)?,
-        };
-        range.validate()?;
-        Ok(range)
-    }
-}
-
-impl From<&DesiredChange> for Event {
-    fn from(change: &DesiredChange) -> Self {
-        match change {
-            DesiredChange::RemoveServiceRange(range) => Self::RemovedServiceRange((*range).into()),
-            DesiredChange::RemoveVirtualServer(id) => Self::RemovedVirtualServer(id.into()),
-            DesiredChange::PutServiceRange(range) => Self::ServiceRange((*range).into()),
-            DesiredChange::PutVirtualServer(server) => Self::VirtualServer(server.into()),
-        }
-    }
-}
-
-/// What an event of `Discovery.Watch` says. `None`: everything that exists has been sent.
-///
-/// # Errors
-///
-/// Names the field that the contract does not allow.
-pub fn desired_change(event: Event) -> Result<Option<DesiredChange>, ConversionError> {
-    Ok(Some(match event {
-        Event::VirtualServer(server) => DesiredChange::PutVirtualServer(
-            (server.try_into()).map_err(|e: ConversionError| e.within("virtual_server"))?,
-        ),
-        Event::RemovedVirtualServer(id) => DesiredChange::RemoveVirtualServer(
-            (id.try_into()).map_err(|e: ConversionError| e.within("removed_virtual_server"))?,
-        ),
-        Event::ServiceRange(range) => DesiredChange::PutServiceRange(
-            (range.try_into()).map_err(|e: ConversionError| e.within("service_range"))?,
-        ),
-        Event::RemovedServiceRange(range) => DesiredChange::RemoveServiceRange(
-            (range.try_into()).map_err(|e: ConversionError| e.within("removed_service_range"))?,
-        ),
-        Event::Synced(discovery::Synced {}) => return Ok(None),
-    }))
 }
 
 /// A prefix in CIDR notation.

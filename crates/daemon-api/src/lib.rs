@@ -13,8 +13,9 @@ pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "
 #[allow(
     missing_docs,
     unreachable_pub,
+    clippy::all,
+    clippy::allow_attributes_without_reason,
     clippy::wildcard_enum_match_arm,
-    clippy::doc_markdown,
     reason = "generated code"
 )]
 mod generated {

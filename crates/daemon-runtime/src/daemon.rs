@@ -191,7 +191,8 @@ impl Daemon {
             .await
             .is_err()
         {
-            self.tasks.abort_all();
+            // Waited for, since a server removes its socket's file when it is dropped.
+            self.tasks.shutdown().await;
         }
         result
     }

@@ -76,7 +76,8 @@ impl Listener {
             ListenAddress::Tcp(address) => Ok(Self::Tcp(TcpListener::bind(address).await?)),
             ListenAddress::Unix(path) => {
                 remove_stale_socket(path).await?;
-                let listener = UnixListener::bind(path)?;
+                let listener =
+                    UnixListener::bind(path).map_err(|error| missing_directory(path, error))?;
                 Ok(Self::Unix(listener, UnlinkOnDrop(path.clone())))
             }
         }
@@ -88,6 +89,20 @@ impl Listener {
             Self::Tcp(listener) => listener.local_addr().map(ListenAddress::Tcp),
             Self::Unix(_, path) => Ok(ListenAddress::Unix(path.0.clone())),
         }
+    }
+}
+
+/// The kernel's "no such file" is about the directory.
+fn missing_directory(path: &Path, error: io::Error) -> io::Error {
+    match path.parent() {
+        Some(directory) if error.kind() == io::ErrorKind::NotFound => io::Error::new(
+            io::ErrorKind::NotFound,
+            format!(
+                "the directory {} does not exist; create or mount it",
+                directory.display()
+            ),
+        ),
+        Some(_) | None => error,
     }
 }
 

@@ -1,5 +1,7 @@
 //! The servers that every daemon has, over real sockets.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use daemon_runtime::{Counter, Daemon, DaemonError, GrpcContract, ListenAddress, Shutdown, Target};
@@ -225,6 +227,18 @@ async fn a_plain_file_in_place_of_the_socket_is_refused_and_left_alone() {
         .await;
     assert!(matches!(refused, Err(DaemonError::Listen { .. })));
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "somebody's notes");
+}
+
+#[tokio::test]
+async fn a_missing_directory_of_the_socket_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let address = ListenAddress::Unix(directory.path().join("missing/test.sock"));
+    let error = Daemon::new("test")
+        .serve_grpc(&address, CONTRACT, Routes::default())
+        .await
+        .unwrap_err();
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(cause.contains("missing does not exist; create"), "{cause}");
 }
 
 #[tokio::test]

@@ -7,8 +7,8 @@
 use std::time::Duration;
 
 use crate::{
-    FailureAction, ForwardingMethod, HealthCheck, HealthCheckKind, RealServerState, Scheduler,
-    TunnelKind, VirtualServer, Weight,
+    FailureAction, ForwardingMethod, HealthCheck, HealthCheckKind, Scheduler, TunnelKind,
+    VirtualServer, Weight,
 };
 
 impl Scheduler {
@@ -41,12 +41,6 @@ impl Default for ForwardingMethod {
 impl Default for Weight {
     fn default() -> Self {
         Self(1)
-    }
-}
-
-impl Default for RealServerState {
-    fn default() -> Self {
-        Self::Ready
     }
 }
 

@@ -31,3 +31,8 @@ pub use table::{
     AddressFamily, Entry, EntryForwardingMethod, EntryKey, EntryScheduler, EntrySettings,
     RealServerEntry, Table, TableChange,
 };
+
+/// Runs the example in the README as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -113,9 +113,10 @@ impl Weight {
 }
 
 /// What the source of the desired set says of a real server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum RealServerState {
     /// Receives new connections by its weight.
+    #[default]
     Ready,
     /// Receives no new connections; established ones go on.
     Draining,

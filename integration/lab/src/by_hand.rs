@@ -19,8 +19,26 @@ pub fn accept(lb_pod: &Host, ranges: &[IpNet]) -> Result<()> {
     lb_pod.ip(&routes)
 }
 
-/// One virtual server by tunnel, with `mh` and both of its flags.
-pub fn tunnel(lb_pod: &Host, service: SocketAddr, real_servers: &[Pod]) -> Result<()> {
+/// How a virtual server's real servers are reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forwarding {
+    /// In an ipip tunnel.
+    Tunnel,
+    /// By their link address, on the lb pod's own network.
+    Direct,
+}
+
+/// One virtual server with `mh` and both of its flags.
+pub fn balance(
+    lb_pod: &Host,
+    service: SocketAddr,
+    forwarding: Forwarding,
+    real_servers: &[Pod],
+) -> Result<()> {
+    let method = match forwarding {
+        Forwarding::Tunnel => "-i",
+        Forwarding::Direct => "-g",
+    };
     let mut entries = format!("-A -t {service} -s mh -b mh-port,mh-fallback\n");
     for pod in real_servers {
         let address: IpAddr = match service {
@@ -28,7 +46,7 @@ pub fn tunnel(lb_pod: &Host, service: SocketAddr, real_servers: &[Pod]) -> Resul
             SocketAddr::V6(_) => pod.address6.into(),
         };
         let real_server = SocketAddr::new(address, service.port());
-        let _ = writeln!(entries, "-a -t {service} -r {real_server} -i -w 1");
+        let _ = writeln!(entries, "-a -t {service} -r {real_server} {method} -w 1");
     }
     lb_pod.ipvs(&entries)
 }

@@ -41,6 +41,12 @@ impl Host {
             .with_context(|| format!("on host {}", self.name))
     }
 
+    /// The same for a future, on a runtime of one thread that ends with it; for
+    /// instance a gRPC call to a daemon that listens on this host's loopback.
+    pub fn inside_async<T: Send>(&self, task: impl AsyncFnOnce() -> Result<T> + Send) -> Result<T> {
+        self.inside(|| block_on(task())?)
+    }
+
     /// Starts a thread that stays inside the namespace.
     pub fn spawn_inside<T: Send + 'static>(
         &self,
@@ -139,4 +145,13 @@ impl Host {
             process.end();
         }
     }
+}
+
+/// Runs a future on the calling thread, in whatever namespace it is.
+pub(crate) fn block_on<T>(task: impl Future<Output = T>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("make a runtime")?;
+    Ok(runtime.block_on(task))
 }

@@ -2,32 +2,39 @@
 //! count what they lose.
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep_until, timeout};
 
-use crate::host::Host;
+use crate::host::{Host, block_on};
 
-/// The body of `GET /` from `server`, over a connection of its own.
+/// The body of `GET /` from `server`, over a connection of its own; an error
+/// unless the status is 200.
 pub fn get(host: &Host, server: SocketAddr, within: Duration) -> Result<String> {
-    host.inside(|| {
-        on_this_thread(async {
-            timeout(within, async {
-                let mut stream = TcpStream::connect(server).await?;
-                request(&mut stream, server).await
-            })
+    let (status, body) = fetch(host, server, "/", within)?;
+    ensure!(status == 200, "GET http://{server}/: {status}: {body}");
+    Ok(body)
+}
+
+/// Status and body of `GET path`, for instance of a daemon's `/readyz`.
+pub fn fetch(
+    host: &Host,
+    server: SocketAddr,
+    path: &str,
+    within: Duration,
+) -> Result<(u16, String)> {
+    host.inside_async(async || {
+        once(server, path, within)
             .await
-            .map_err(std::io::Error::from)?
-        })?
-        .with_context(|| format!("GET http://{server}/"))
+            .with_context(|| format!("GET http://{server}{path}"))
     })
 }
 
@@ -39,24 +46,15 @@ pub fn spread(
     count: usize,
     within: Duration,
 ) -> Result<BTreeMap<String, usize>> {
-    host.inside(|| {
-        on_this_thread(async {
-            let mut answers = BTreeMap::new();
-            for number in 0..count {
-                let body = timeout(within, async {
-                    let mut stream = TcpStream::connect(server).await?;
-                    request(&mut stream, server).await
-                })
-                .await
-                .map_err(std::io::Error::from)
-                .flatten()
-                .with_context(|| {
-                    format!("request {number} of {count} to http://{server}/; so far {answers:?}")
-                })?;
-                *answers.entry(body.trim().to_owned()).or_default() += 1;
-            }
-            Ok(answers)
-        })?
+    host.inside_async(async || {
+        let mut answers = BTreeMap::new();
+        for number in 1..=count {
+            let (_, body) = once(server, "/", within).await.with_context(|| {
+                format!("request {number} of {count} to http://{server}/; so far {answers:?}")
+            })?;
+            *answers.entry(body.trim().to_owned()).or_default() += 1;
+        }
+        Ok(answers)
     })
 }
 
@@ -116,7 +114,7 @@ impl PersistentConnections {
         let (wanted, within) = (load.connections, load.patience * 2);
         let thread = host.spawn_inside({
             let (tally, ended) = (tally.clone(), ended.clone());
-            move || on_this_thread(run(load, tally, ended))
+            move || block_on(run(load, tally, ended))
         })?;
         let this = Self {
             tally,
@@ -207,10 +205,10 @@ async fn turn(load: &Load, stream: &mut Option<TcpStream>, tally: &Mutex<Tally>)
         },
     };
     let sent = Instant::now();
-    let answer = timeout(load.patience, request(&mut open, load.server)).await;
+    let answer = timeout(load.patience, request(&mut open, load.server, "/")).await;
     let mut tally = lock(tally);
     match answer {
-        Ok(Ok(body)) => {
+        Ok(Ok((_, body))) => {
             tally.answered += 1;
             *tally.servers.entry(body.trim().to_owned()).or_default() += 1;
             *stream = Some(open);
@@ -240,46 +238,49 @@ fn remember(tally: &mut Tally, failure: String) {
     }
 }
 
-async fn request(stream: &mut TcpStream, server: SocketAddr) -> std::io::Result<String> {
-    let head = format!("GET / HTTP/1.1\r\nHost: {server}\r\n\r\n");
+async fn once(server: SocketAddr, path: &str, within: Duration) -> io::Result<(u16, String)> {
+    let exchange = async {
+        let mut stream = TcpStream::connect(server).await?;
+        request(&mut stream, server, path).await
+    };
+    timeout(within, exchange).await?
+}
+
+async fn request(
+    stream: &mut TcpStream,
+    server: SocketAddr,
+    path: &str,
+) -> io::Result<(u16, String)> {
+    let head = format!("GET {path} HTTP/1.1\r\nHost: {server}\r\n\r\n");
     stream.write_all(head.as_bytes()).await?;
     let mut received = Vec::new();
     loop {
         if stream.read_buf(&mut received).await? == 0 {
             return Err(ErrorKind::ConnectionReset.into());
         }
-        if let Some(body) = complete_body(&received)? {
-            return Ok(body);
+        if let Some(answer) = complete_answer(&received)? {
+            return Ok(answer);
         }
     }
 }
 
-/// The body, once it is there in full as `Content-Length` says.
-fn complete_body(received: &[u8]) -> std::io::Result<Option<String>> {
+/// Status and body, once the body is there in full as `Content-Length` says.
+fn complete_answer(received: &[u8]) -> io::Result<Option<(u16, String)>> {
     let text = String::from_utf8_lossy(received);
     let Some((head, body)) = text.split_once("\r\n\r\n") else {
         return Ok(None);
     };
-    let invalid = |what: &str| std::io::Error::new(ErrorKind::InvalidData, what.to_owned());
+    let invalid = || io::Error::new(ErrorKind::InvalidData, head.to_owned());
     let mut lines = head.split("\r\n");
-    let status = lines.next().unwrap_or_default();
-    if !status.contains(" 200 ") {
-        return Err(invalid(status));
-    }
+    let status = lines.next().and_then(|line| line.split(' ').nth(1));
+    let status = status.and_then(|status| status.parse().ok());
+    let status = status.ok_or_else(invalid)?;
     let length: usize = lines
         .filter_map(|line| line.split_once(':'))
         .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
         .and_then(|(_, value)| value.trim().parse().ok())
-        .ok_or_else(|| invalid("an answer without Content-Length"))?;
-    Ok((body.len() >= length).then(|| body.to_owned()))
-}
-
-fn on_this_thread<T>(task: impl Future<Output = T>) -> Result<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("make a runtime")?;
-    Ok(runtime.block_on(task))
+        .ok_or_else(invalid)?;
+    Ok((body.len() >= length).then(|| (status, body.to_owned())))
 }
 
 fn lock(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
@@ -290,23 +291,30 @@ fn lock(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
 mod tests {
     use super::*;
 
-    fn check(received: &str, expected: Option<&str>) {
-        let body = complete_body(received.as_bytes()).unwrap();
-        assert_eq!(body.as_deref(), expected, "{received:?}");
+    fn check(received: &str, expected: Option<(u16, &str)>) {
+        let answer = complete_answer(received.as_bytes()).unwrap();
+        let answer = answer
+            .as_ref()
+            .map(|(status, body)| (*status, body.as_str()));
+        assert_eq!(answer, expected, "{received:?}");
     }
 
     #[test]
-    fn a_body_is_complete_when_it_is_as_long_as_announced() {
+    fn an_answer_is_complete_when_its_body_is_as_long_as_announced() {
         check("HTTP/1.1 200 OK\r\nContent-Le", None);
         check("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nweb", None);
         check(
             "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nweb-1",
-            Some("web-1"),
+            Some((200, "web-1")),
+        );
+        check(
+            "HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n",
+            Some((503, "")),
         );
     }
 
     #[test]
-    fn an_answer_that_is_not_200_is_an_error() {
-        assert!(complete_body(b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n").is_err());
+    fn an_answer_of_unknown_length_is_an_error() {
+        assert!(complete_answer(b"HTTP/1.1 200 OK\r\n\r\n").is_err());
     }
 }

@@ -147,6 +147,20 @@ impl Lab {
         host.ip("link del eth0")
     }
 
+    /// A shell at the terminal while everything runs. In it each host's name is
+    /// a command that runs another one there; returns when the shell ends.
+    pub fn prompt(&self) -> Result<()> {
+        let mut text = String::from("PS1='lab> '\n");
+        for host in self.hosts() {
+            text.push_str(&format!("{host}() {{ ip netns exec {host} \"$@\"; }}\n"));
+        }
+        let file = self.write("prompt", &text)?;
+        let mut shell = Command::new("bash");
+        shell.arg("--rcfile").arg(file).arg("-i");
+        shell.status().context("start bash")?;
+        Ok(())
+    }
+
     /// Writes a file into the lab's directory, for a process to read.
     pub fn write(&self, file: &str, text: &str) -> Result<PathBuf> {
         self.shared.write(file, text)

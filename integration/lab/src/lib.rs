@@ -4,7 +4,7 @@
 //! A [`Topology`] says what there is; [`Lab::bring_up`] makes it; a [`Host`]
 //! runs things inside; dropping the [`Lab`] ends all of it. `floor/run` puts
 //! the program on a kernel that has IPVS. [`reference`] is the network that
-//! most tests and the demo use.
+//! most tests and the demo use, [`system`] our daemons on it.
 
 mod fib;
 mod floor;
@@ -17,11 +17,13 @@ mod wait;
 
 pub mod bgp;
 pub mod by_hand;
+pub mod daemons;
 pub mod http;
 pub mod keepalived;
 pub mod nginx;
 pub mod nodes;
 pub mod reference;
+pub mod system;
 pub mod udp;
 pub mod wrk;
 

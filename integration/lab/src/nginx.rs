@@ -23,7 +23,7 @@ fn config(name: &str, ports: &[u16], run: &str) -> String {
     // One process: a second one to watch over it costs time and memory. A
     // connection may carry any number of requests, so that nginx ends none.
     let mut text = format!(
-        "daemon off;\nmaster_process off;\npid {run}/nginx.pid;\nerror_log stderr notice;\n\
+        "daemon off;\nmaster_process off;\npid {run}/nginx.pid;\nerror_log stderr warn;\n\
          events {{ worker_connections 4096; }}\n\
          http {{\n  access_log off;\n  keepalive_requests 1000000000;\n  keepalive_timeout 3600s;\n"
     );

@@ -35,6 +35,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     lines: Vec<(Instant, String)>,
+    // The end of the output may be seen before or after that of the process.
+    is_closed: bool,
     ended: Option<(Instant, ExitStatus)>,
 }
 
@@ -72,6 +74,8 @@ impl Process {
                 shared.changed.notify_all();
                 line.clear();
             }
+            shared.lock().is_closed = true;
+            shared.changed.notify_all();
         });
         let (shared, pid) = (process.shared.clone(), process.pid);
         thread::spawn(move || shared.await_end(pid, child));
@@ -142,7 +146,7 @@ impl Process {
             let mut lines = state.lines.iter().skip(skipped);
             match lines.find(|(_, line)| line.contains(text)) {
                 Some(found) => Some(Ok(found.clone())),
-                None => state.ended.map(|(_, status)| {
+                None => state.ended.filter(|_| state.is_closed).map(|(_, status)| {
                     Err(anyhow!("{} ended ({status}) before: {what}", self.name))
                 }),
             }
@@ -237,5 +241,67 @@ impl Shared {
         }
         drop(state);
         self.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    fn shell(script: &str) -> (tempfile::TempDir, Process) {
+        let directory = tempfile::tempdir().unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        let log = directory.path().join("shell.log");
+        let process = Process::spawn("shell", &log, command).unwrap();
+        (directory, process)
+    }
+
+    #[test]
+    fn a_line_of_either_output_is_seen_and_kept_in_the_log() {
+        let (_directory, process) = shell("echo ready; echo trouble >&2; exec sleep 60");
+        process.wait_for_line("ready", SOON).unwrap();
+        process.wait_for_line("trouble", SOON).unwrap();
+        let log = std::fs::read_to_string(process.log()).unwrap();
+        assert!(log.contains("ready\ntrouble\n"), "{log:?}");
+        process.end();
+    }
+
+    #[test]
+    fn a_line_that_cannot_come_any_more_is_an_error_at_once() {
+        let (_directory, process) = shell("echo last words; exit 3");
+        let error = process.wait_for_line("ready", Duration::from_secs(600));
+        let text = format!("{:#}", error.unwrap_err());
+        assert!(
+            text.contains("last words") && text.contains("exit status: 3"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_process_that_ignores_sigterm_is_killed_with_its_children() {
+        let (_directory, process) = shell("trap '' TERM; sleep 60 & echo $!; wait; wait");
+        let (_, child) = process.wait_for_line("", SOON).unwrap();
+        process.end();
+        let status = process.wait(SOON).unwrap();
+        assert_eq!(status.signal(), Some(Signal::SIGKILL as i32));
+        crate::wait_for("the child is gone", SOON, || {
+            // Its own init may not have reaped it.
+            let stat = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+            crate::ensure_that(stat.is_empty() || stat.contains(") Z "), stat)
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn a_signal_to_an_ended_process_is_refused() {
+        let (_directory, process) = shell("exit 0");
+        process.wait(SOON).unwrap();
+        assert!(process.signal(Signal::SIGTERM).is_err());
+        assert!(!process.is_running());
     }
 }

@@ -12,14 +12,17 @@
 //! The router, the web servers and the client run; what balances and announces
 //! is for the test to start.
 
+mod plan;
+
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::bgp::{AddPath, Peer, Program, RunningSpeaker, Speaker};
-use crate::nodes::{Node, Pod, accept_direct, unpack_tunnels};
+use crate::nodes::{Node, Pod};
 use crate::{Host, Lab, Process, Topology, http, nginx};
 
 /// The service range of IPv4.
@@ -107,11 +110,14 @@ pub struct Reference {
     pub lb_pods: Vec<Pod>,
     /// In the order of their numbers.
     pub web_pods: Vec<Pod>,
+    /// The web server of each web pod, by the pod's name.
+    pub web_servers: BTreeMap<String, Process>,
     /// The upstream router's BGP speaker.
     pub router: RunningSpeaker,
     /// What is up.
     pub lab: Lab,
     options: Options,
+    youngest_web_pod: u8,
 }
 
 impl Reference {
@@ -119,26 +125,31 @@ impl Reference {
     /// `target/lab`; returns when every web server answers on its own node.
     pub fn bring_up(name: &str, options: Options) -> Result<Self> {
         let mut lab = Lab::new(name)?;
-        let nodes: Vec<_> = (1..=3).map(node).collect();
+        let nodes: Vec<_> = (1..=3).map(plan::node).collect();
         let lb_pods: Vec<_> = nodes
             .iter()
             .map(|node| node.pod(&node.name.replace("node", "lb"), 2))
             .collect();
-        let web_pods: Vec<_> = (1..=options.web_pods).map(|n| web_pod(&nodes, n)).collect();
+        let web_pods: Vec<_> = (1..=options.web_pods)
+            .map(|n| plan::web_pod(&nodes, n))
+            .collect();
 
-        lab.bring_up(&topology(&nodes, &lb_pods, &web_pods, &options))?;
+        lab.bring_up(&plan::topology(&nodes, &lb_pods, &web_pods, &options))?;
         let router = options.router.start(&lab.host("router")?, &router())?;
-        let reference = Self {
+        let mut reference = Self {
             nodes,
             lb_pods,
-            web_pods,
+            web_pods: Vec::new(),
+            web_servers: BTreeMap::new(),
             router,
             lab,
+            youngest_web_pod: options.web_pods,
             options,
         };
-        for pod in &reference.web_pods {
+        for pod in &web_pods {
             reference.start_web_server(pod)?;
         }
+        reference.web_pods = web_pods;
         for pod in &reference.web_pods {
             reference.wait_for_web_server(pod)?;
         }
@@ -168,13 +179,13 @@ impl Reference {
             .with_context(|| format!("{} is on no node", pod.name))
     }
 
-    /// Adds the next web pod while everything runs; it answers on return.
+    /// Adds the web pod of the next number that was never used, while everything runs; it answers on return.
     pub fn add_web_pod(&mut self) -> Result<Pod> {
-        let number = self.web_pods.len() as u8 + 1;
-        let pod = web_pod(&self.nodes, number);
+        self.youngest_web_pod += 1;
+        let pod = plan::web_pod(&self.nodes, self.youngest_web_pod);
         let mut topology = Topology::new();
         self.node_of(&pod)?.add_pod(&mut topology, &pod);
-        receive(&mut topology, &pod, self.options.reception);
+        plan::receive(&mut topology, &pod, self.options.reception);
         // What the node has already is not made again.
         self.lab.bring_up(&topology)?;
         self.web_pods.push(pod.clone());
@@ -184,8 +195,17 @@ impl Reference {
     }
 
     /// Starts the web server of a pod, also again after its end.
-    pub fn start_web_server(&self, pod: &Pod) -> Result<Process> {
-        nginx::start(&self.lab.host(&pod.name)?, &self.options.ports)
+    pub fn start_web_server(&mut self, pod: &Pod) -> Result<()> {
+        let process = nginx::start(&self.lab.host(&pod.name)?, &self.options.ports)?;
+        self.web_servers.insert(pod.name.clone(), process);
+        Ok(())
+    }
+
+    /// Takes a web pod and its web server away at once.
+    pub fn remove_web_pod(&mut self, pod: &Pod) -> Result<()> {
+        self.web_pods.retain(|other| other != pod);
+        self.web_servers.remove(&pod.name);
+        self.lab.remove_host(&pod.name)
     }
 
     /// Waits until a pod's web server answers its node.
@@ -268,124 +288,4 @@ pub fn announcer(node: &Node, lb_pod: &Pod) -> Speaker {
         )
         .announce(SERVICE_RANGE.into(), node.address.addr().into())
         .announce(SERVICE_RANGE6.into(), node.address6.addr().into())
-}
-
-fn node(number: u8) -> Node {
-    let letter = char::from(b'a' + number - 1);
-    let last = u16::from(number) + 0x10;
-    Node {
-        name: format!("node-{letter}"),
-        address: v4([10, 0, 1, 10 + number], NODE_NETWORK.prefix_len()),
-        address6: v6(
-            [0xfd00, 0x10, 0, 1, 0, 0, 0, last],
-            NODE_NETWORK6.prefix_len(),
-        ),
-        pods: v4([10, 2, number, 0], 24),
-        pods6: v6([0xfd00, 0x10, 2, u16::from(number), 0, 0, 0, 0], 64),
-    }
-}
-
-fn web_pod(nodes: &[Node], number: u8) -> Pod {
-    let turn = usize::from(number - 1);
-    nodes[turn % nodes.len()].pod(&format!("web-{number}"), 10 + number)
-}
-
-fn receive(topology: &mut Topology, pod: &Pod, reception: Reception) {
-    let ranges = [SERVICE_RANGE.into(), SERVICE_RANGE6.into()];
-    let setup = topology.host(&pod.name);
-    match reception {
-        Reception::Tunnel => unpack_tunnels(setup, &ranges),
-        Reception::Direct => accept_direct(setup, &ranges),
-        Reception::Plain => {}
-    }
-}
-
-fn topology(nodes: &[Node], lb_pods: &[Pod], web_pods: &[Pod], options: &Options) -> Topology {
-    let mut topology = Topology::new();
-    topology
-        .host("router")
-        .bridge(NODE_BRIDGE)
-        .address(
-            NODE_BRIDGE,
-            Ipv4Net::new_assert(ROUTER, NODE_NETWORK.prefix_len()),
-        )
-        .address(
-            NODE_BRIDGE,
-            Ipv6Net::new_assert(ROUTER6, NODE_NETWORK6.prefix_len()),
-        )
-        .forwards()
-        // By ports, too: the connections of one client are spread.
-        .sysctl("ipv4/fib_multipath_hash_policy", 1)
-        .sysctl("ipv6/fib_multipath_hash_policy", 1);
-    topology.veth(("client", "eth0"), ("router", "client"));
-    let (uplink, uplink6) = (first(CLIENT.into()), first(CLIENT6.into()));
-    topology
-        .host("router")
-        .address("client", uplink)
-        .address("client", uplink6);
-    topology
-        .host("client")
-        .address("eth0", CLIENT)
-        .address("eth0", CLIENT6)
-        .route(format!("default via {}", uplink.addr()))
-        .route(format!("default via {}", uplink6.addr()));
-
-    let on_network = ("router", NODE_BRIDGE);
-    let gateways = [ROUTER.into(), ROUTER6.into()];
-    for node in nodes {
-        node.add(&mut topology, on_network, gateways);
-    }
-    for number in [1, 2] {
-        let name = format!("reflector-{number}");
-        topology.plug(&name, on_network);
-        let address = Ipv4Net::new_assert(reflector_address(number), NODE_NETWORK.prefix_len());
-        let last = 0x20 + u16::from(number);
-        let address6 = v6(
-            [0xfd00, 0x10, 0, 1, 0, 0, 0, last],
-            NODE_NETWORK6.prefix_len(),
-        );
-        let reflector = topology.host(&name);
-        reflector.address("eth0", address).address("eth0", address6);
-        for gateway in gateways {
-            reflector.route(format!("default via {gateway}"));
-        }
-    }
-    for node in nodes {
-        let others = nodes.iter().filter(|other| other.name != node.name);
-        let names = others.map(|other| other.name.as_str());
-        for name in names.chain(["router", "reflector-1", "reflector-2"]) {
-            for route in node.pod_routes() {
-                topology.host(name).route(route);
-            }
-        }
-        let is_here = |pod: &&Pod| pod.node == node.name;
-        for pod in lb_pods.iter().filter(is_here) {
-            node.add_pod(&mut topology, pod);
-            load_balance(&mut topology, pod);
-        }
-        for pod in web_pods.iter().filter(is_here) {
-            node.add_pod(&mut topology, pod);
-            receive(&mut topology, pod, options.reception);
-        }
-    }
-    topology
-}
-
-/// What an lb pod's `securityContext.sysctls` give it.
-fn load_balance(topology: &mut Topology, pod: &Pod) {
-    topology
-        .host(&pod.name)
-        .forwards()
-        .sysctl("ipv4/vs/sloppy_tcp", 1)
-        .sysctl("ipv4/vs/expire_nodest_conn", 1)
-        .sysctl("ipv4/vs/expire_quiescent_template", 1)
-        .sysctl("ipv4/vs/conn_reuse_mode", 3);
-}
-
-fn first(range: IpNet) -> IpNet {
-    let address = match range.network() {
-        IpAddr::V4(network) => IpAddr::V4(Ipv4Addr::from_bits(network.to_bits() + 1)),
-        IpAddr::V6(network) => IpAddr::V6(Ipv6Addr::from_bits(network.to_bits() + 1)),
-    };
-    IpNet::new_assert(address, range.prefix_len())
 }

@@ -33,3 +33,20 @@ pub fn wait_for<T, E: Display>(
 pub fn ensure_that(holds: bool, seen: impl Display) -> Result<(), String> {
     if holds { Ok(()) } else { Err(seen.to_string()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_says_what_was_awaited_and_what_was_seen_last() {
+        let mut count = 0;
+        let error = wait_for("the moon", Duration::from_millis(20), || {
+            count += 1;
+            ensure_that(false, "clouds")
+        });
+        let text = error.unwrap_err().to_string();
+        assert_eq!(text, "not within 20ms: the moon; last seen: clouds");
+        assert!(count > 1);
+    }
+}

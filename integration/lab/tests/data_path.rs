@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use ipnet::IpNet;
 use lab::bgp::Program;
+use lab::by_hand::Forwarding;
 use lab::http::{Load, PersistentConnections};
 use lab::nodes::Pod;
 use lab::reference::{
-    Options, Reference, SERVICE, SERVICE_RANGE, SERVICE_RANGE6, SERVICE6, announcer, reflector,
+    Options, Reception, Reference, SERVICE, SERVICE_RANGE, SERVICE_RANGE6, SERVICE6, announcer,
+    reflector,
 };
 use lab::{FibWatcher, Lab, Topology, by_hand, http};
 
@@ -37,7 +39,7 @@ fn serve(reference: &Reference, announcing: Program) -> Result<()> {
         let node = reference.lab.host(&pod.node)?;
         by_hand::accept(&host, &ranges)?;
         for service in [service(), service6()] {
-            by_hand::tunnel(&host, service, &reference.web_pods)?;
+            by_hand::balance(&host, service, Forwarding::Tunnel, &reference.web_pods)?;
         }
         by_hand::route(&node, &ranges, pod)?;
         if reference.lab.floor().has_nftables_for_ip() {
@@ -83,6 +85,41 @@ fn requests_reach_every_web_pod_through_every_lb_pod_and_return_directly() {
             .map(|count| count.parse::<u32>().unwrap())
             .sum();
         assert!(connections > 0, "{} was passed by:\n{table}", pod.name);
+    }
+}
+
+#[test]
+fn direct_routing_reaches_the_web_pods_of_the_lb_pods_own_node() {
+    let options = Options {
+        reception: Reception::Direct,
+        ..Options::default()
+    };
+    let reference = Reference::bring_up("direct", options).unwrap();
+    let ranges: [IpNet; 2] = [SERVICE_RANGE.into(), SERVICE_RANGE6.into()];
+    let lb_pod = &reference.lb_pods[0];
+    let node = reference.node_of(lb_pod).unwrap();
+    let mut neighbours = reference.web_pods.clone();
+    neighbours.retain(|pod| pod.node == node.name);
+
+    let lb_host = reference.lab.host(&lb_pod.name).unwrap();
+    let node_host = reference.lab.host(&node.name).unwrap();
+    by_hand::accept(&lb_host, &ranges).unwrap();
+    by_hand::route(&node_host, &ranges, lb_pod).unwrap();
+    if reference.lab.floor().has_nftables_for_ip() {
+        by_hand::exempt(&node_host, &ranges).unwrap();
+    }
+    let to_node = format!(
+        "route add {SERVICE_RANGE} via {}\nroute add {SERVICE_RANGE6} via {}",
+        node.address.addr(),
+        node.address6.addr()
+    );
+    reference.router_host().unwrap().ip(&to_node).unwrap();
+
+    let client = reference.client().unwrap();
+    for service in [service(), service6()] {
+        by_hand::balance(&lb_host, service, Forwarding::Direct, &neighbours).unwrap();
+        let answers = http::spread(&client, service, 20, SOON).unwrap();
+        assert_eq!(answers.len(), neighbours.len(), "{answers:?}");
     }
 }
 
@@ -207,7 +244,7 @@ fn a_web_pod_joins_and_leaves_a_network_that_is_up() {
     let router = reference.router_host().unwrap();
     let server = SocketAddr::new(pod.address.into(), 80);
     assert_eq!(http::get(&router, server, SOON).unwrap().trim(), "web-2");
-    reference.lab.remove_host(&pod.name).unwrap();
+    reference.remove_web_pod(&pod).unwrap();
     assert!(http::get(&router, server, Duration::from_millis(300)).is_err());
 }
 
@@ -255,4 +292,24 @@ fn a_second_lab_waits_for_the_first_one() {
     drop(first);
     entered.recv_timeout(SOON).unwrap();
     second.join().unwrap();
+}
+
+#[test]
+fn a_panic_ends_every_process_and_removes_every_host() {
+    let pid = std::sync::Mutex::new(0);
+    let outcome = std::panic::catch_unwind(|| {
+        let mut lab = Lab::new("panic").unwrap();
+        let mut topology = Topology::new();
+        topology.host("a");
+        lab.bring_up(&topology).unwrap();
+        let mut command = std::process::Command::new("sleep");
+        command.arg("100");
+        let process = lab.host("a").unwrap().start("sleep", command).unwrap();
+        *pid.lock().unwrap() = process.pid();
+        panic!("on purpose");
+    });
+    assert!(outcome.is_err());
+    let pid = pid.into_inner().unwrap();
+    assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
+    assert!(!std::path::Path::new("/run/netns/a").exists());
 }

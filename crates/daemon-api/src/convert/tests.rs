@@ -1,6 +1,8 @@
 use proptest::{option, prelude::*};
+use virtual_server::{DesiredChange, ServiceRange};
 
 use super::*;
+use crate::discovery::v1::{self as discovery, watch_response::Event};
 
 fn any_port() -> impl Strategy<Value = NonZeroU16> {
     (1..=u16::MAX).prop_map(|port| NonZeroU16::new(port).unwrap())

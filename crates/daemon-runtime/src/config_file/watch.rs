@@ -11,8 +11,9 @@
 //! as changes on a network file system.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque, btree_map::Entry},
     ffi::OsString,
+    io,
     os::unix::fs::MetadataExt,
     path::{Component, Path, PathBuf},
     time::{Duration, SystemTime},
@@ -42,21 +43,22 @@ pub struct FileWatcher {
     decisive: BTreeSet<PathBuf>,
     /// Watched directories, by what they were when the watch began.
     watched: BTreeMap<PathBuf, (u64, u64)>,
-    watcher: RecommendedWatcher,
+    /// `None`: the system has no more of them, only the look is left.
+    watcher: Option<RecommendedWatcher>,
     events: mpsc::UnboundedReceiver<notify::Result<Event>>,
     look: Interval,
     settled_at: Option<Instant>,
     told: Option<Fingerprint>,
 }
 
-/// The system refuses to watch files.
+/// The path leads nowhere: it is empty, or relative to a directory that is gone.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot watch {}; look at the limits in /proc/sys/fs/inotify", path.display())]
+#[error("cannot watch {:?}", path.display())]
 pub struct WatchError {
     /// The file.
     pub path: PathBuf,
     /// Why.
-    pub source: notify::Error,
+    pub source: io::Error,
 }
 
 /// Tells two versions of a file apart.
@@ -79,36 +81,49 @@ impl FileWatcher {
     /// Begins to watch; the file need not exist. Read the file after this, and after each
     /// [`FileWatcher::changed`], and no change is missed. Needs a tokio runtime with time.
     ///
+    /// Where the system has no watches left, a change is told within a second, and a warning says
+    /// so.
+    ///
     /// # Errors
-    /// The system has no watches left.
+    /// The path cannot be made absolute.
     pub fn new(path: &Path) -> Result<Self, WatchError> {
-        let watch_error = |source| WatchError {
+        let absolute = std::path::absolute(path).map_err(|source| WatchError {
             path: path.to_owned(),
             source,
-        };
+        })?;
         let (sender, events) = mpsc::unbounded_channel();
         let watcher = notify::recommended_watcher(move |event| {
             // The receiver is gone only while the watcher is being dropped.
             let _ = sender.send(event);
-        })
-        .map_err(watch_error)?;
-        let absolute = std::path::absolute(path)
-            .map_err(notify::Error::io)
-            .map_err(watch_error)?;
+        });
         let mut look = interval(LOOK_INTERVAL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut this = Self {
+            told: fingerprint(&absolute),
             path: absolute,
             decisive: BTreeSet::new(),
             watched: BTreeMap::new(),
-            watcher,
+            watcher: None,
             events,
             look,
             settled_at: None,
-            told: None,
         };
-        this.watch_what_decides().map_err(watch_error)?;
-        this.told = fingerprint(&this.path);
+        let watched = watcher.and_then(|watcher| {
+            this.watcher = Some(watcher);
+            this.watch_what_decides()
+        });
+        if let Err(error) = watched {
+            tracing::warn!(
+                path = %path.display(),
+                %error,
+                "changes are seen within a second instead of at once; raise the limits in \
+                 /proc/sys/fs/inotify"
+            );
+        }
+        // What happened between the look above and the watch is told.
+        if fingerprint(&this.path) != this.told {
+            this.settled_at = Some(Instant::now());
+        }
         Ok(this)
     }
 
@@ -191,6 +206,9 @@ impl FileWatcher {
     }
 
     fn watch_what_decides(&mut self) -> notify::Result<()> {
+        let Some(watcher) = &mut self.watcher else {
+            return Ok(());
+        };
         self.decisive = decisive_names(&self.path);
         let wanted: BTreeMap<PathBuf, (u64, u64)> = self
             .decisive
@@ -207,13 +225,12 @@ impl FileWatcher {
         for directory in gone {
             self.watched.remove(&directory);
             // The system ends the watch of a removed directory by itself.
-            let _ = self.watcher.unwatch(&directory);
+            let _ = watcher.unwatch(&directory);
         }
         for (directory, identity) in wanted {
-            if !self.watched.contains_key(&directory) {
-                self.watcher
-                    .watch(&directory, RecursiveMode::NonRecursive)?;
-                self.watched.insert(directory, identity);
+            if let Entry::Vacant(vacant) = self.watched.entry(directory) {
+                watcher.watch(vacant.key(), RecursiveMode::NonRecursive)?;
+                vacant.insert(identity);
             }
         }
         Ok(())

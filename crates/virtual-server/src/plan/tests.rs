@@ -65,11 +65,13 @@ fn check(actual: &[(EntryKey, Entry)], desired: &[(EntryKey, Entry)], expected: 
 
 #[test]
 fn mh_is_set_after_the_real_servers_are_there() {
+    let mut none = settings(MH);
+    none.scheduler = EntryScheduler::Foreign("none".into());
     check(
         &[],
         &[(key(80), entry(MH, &[(1, 1), (2, 1)]))],
         &[
-            TableChange::AddVirtualServer(key(80), settings(Scheduler::Rr)),
+            TableChange::AddVirtualServer(key(80), none),
             TableChange::AddRealServer(key(80), address(1), real_server(1)),
             TableChange::AddRealServer(key(80), address(2), real_server(1)),
             TableChange::SetVirtualServer(key(80), settings(MH)),

@@ -1,0 +1,421 @@
+//! The task that owns the plan and does what it says.
+
+use std::{collections::BTreeMap, net::IpAddr, time::Instant};
+
+use bgp_packet::{Asn, IpNet};
+use bgp_session::{Cease, SessionState};
+use bgp_speaker::{Change, Configuration, PeerStatus, SpeakerGone, SpeakerHandle, Table};
+use daemon_runtime::{Publisher, Reader, Shutdown};
+use futures::{Stream, StreamExt, future::BoxFuture};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Duration, sleep_until, timeout},
+};
+
+use crate::{
+    error::AnnouncerError,
+    grpc::node_route::NodeRoutes,
+    metrics::AnnouncerMetrics,
+    plan::{self, Input, Output, Plan, PlanConfig, State},
+    readiness::Readiness,
+};
+
+/// How long a slow peer may delay the news about the others.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long peers may take to close their side at the end.
+const CEASE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A service address as others see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announcement {
+    /// What has become of it.
+    pub state: State,
+    /// The same in words, with the cause.
+    pub detail: String,
+    /// Unspecified: this side's address of each session.
+    pub next_hop: Option<IpAddr>,
+    /// Names of the peers that it has been sent to.
+    pub announced_to: Vec<String>,
+}
+
+/// What others may ask of the announcer; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct AnnouncerHandle {
+    commands: mpsc::Sender<Command>,
+    /// The service addresses.
+    pub announcements: Reader<IpNet, Announcement>,
+    /// The sessions by the names of their peers.
+    pub sessions: Reader<String, PeerStatus>,
+    /// Whether a drain is under way or done.
+    pub draining: watch::Receiver<bool>,
+    /// AS of this side.
+    pub local_asn: Asn,
+    /// The speaker, for what changes too often to be published.
+    pub speaker: SpeakerHandle,
+}
+
+#[derive(Debug)]
+enum Command {
+    Drain(oneshot::Sender<Vec<IpNet>>),
+    Undrain(oneshot::Sender<()>),
+}
+
+/// The drain was reverted, or the process ended, before it was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the drain was reverted, or the process ended, before it was done")]
+pub struct DrainInterrupted;
+
+impl AnnouncerHandle {
+    /// Moves traffic away; returns the withdrawn prefixes once that is done.
+    ///
+    /// # Errors
+    /// It was interrupted.
+    pub async fn drain(&self) -> Result<Vec<IpNet>, DrainInterrupted> {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Drain(reply);
+        self.commands
+            .send(command)
+            .await
+            .map_err(|_| DrainInterrupted)?;
+        answer.await.map_err(|_| DrainInterrupted)
+    }
+
+    /// Lets traffic come again.
+    ///
+    /// # Errors
+    /// The process is about to end.
+    pub async fn undrain(&self) -> Result<(), DrainInterrupted> {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Undrain(reply);
+        self.commands
+            .send(command)
+            .await
+            .map_err(|_| DrainInterrupted)?;
+        answer.await.map_err(|_| DrainInterrupted)
+    }
+}
+
+/// Owner of the plan.
+#[derive(Debug)]
+pub struct Announcer {
+    plan: Plan,
+    peers: Option<Configuration>,
+    speaker: SpeakerHandle,
+    node_routes: NodeRoutes,
+    metrics: AnnouncerMetrics,
+    readiness: Readiness,
+    commands: mpsc::Receiver<Command>,
+    announcements: Publisher<IpNet, Announcement>,
+    sessions: Publisher<String, PeerStatus>,
+    draining: watch::Sender<bool>,
+    waiting_for_drain: Vec<oneshot::Sender<Vec<IpNet>>>,
+    /// Which peers have been sent which prefix.
+    announced_to: BTreeMap<IpNet, Vec<String>>,
+    /// Whether `announced_to` may be out of date.
+    is_sent_changed: bool,
+    is_stopped: bool,
+}
+
+impl Announcer {
+    pub(crate) fn new(
+        config: PlanConfig,
+        peers: Configuration,
+        local_asn: Asn,
+        speaker: SpeakerHandle,
+        node_routes: NodeRoutes,
+        metrics: AnnouncerMetrics,
+        readiness: Readiness,
+    ) -> (Self, AnnouncerHandle) {
+        let (command_sender, commands) = mpsc::channel(16);
+        let draining = watch::Sender::new(false);
+        let (announcements, sessions) = (Publisher::new(), Publisher::new());
+        let handle = AnnouncerHandle {
+            commands: command_sender,
+            announcements: announcements.reader(),
+            sessions: sessions.reader(),
+            draining: draining.subscribe(),
+            local_asn,
+            speaker: speaker.clone(),
+        };
+        let announcer = Self {
+            plan: Plan::new(config, Instant::now()),
+            peers: Some(peers),
+            speaker,
+            node_routes,
+            metrics,
+            readiness,
+            commands,
+            announcements,
+            sessions,
+            draining,
+            waiting_for_drain: Vec::new(),
+            announced_to: BTreeMap::new(),
+            is_sent_changed: false,
+            is_stopped: false,
+        };
+        (announcer, handle)
+    }
+
+    /// Announces until a drain is requested and done.
+    pub(crate) async fn run(
+        mut self,
+        data_plane: impl Stream<Item = Input>,
+        shutdown: Shutdown,
+    ) -> Result<(), AnnouncerError> {
+        let mut changes = self.speaker.changes(false).await?;
+        if let Some(peers) = self.peers.take() {
+            self.speaker.configure(peers).await??;
+        }
+        let data_plane = data_plane.fuse();
+        tokio::pin!(data_plane);
+        let mut stopping: BoxFuture<'static, ()> = {
+            let shutdown = shutdown.clone();
+            Box::pin(async move { shutdown.drain_requested().await })
+        };
+        let mut sent: Option<BoxFuture<'static, SentPrefixes>> = None;
+        let mut is_stopping = false;
+        while !self.is_stopped {
+            self.publish();
+            if sent.is_none() && std::mem::take(&mut self.is_sent_changed) {
+                sent = Some(Box::pin(sent_prefixes(self.speaker.clone())));
+            }
+            let deadline = self.plan.next_deadline();
+            let timer = async {
+                match deadline {
+                    Some(deadline) => sleep_until(deadline.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let sent_soon = async {
+                match &mut sent {
+                    Some(future) => future.await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                Some(input) = data_plane.next() => self.handle(input).await?,
+                input = self.node_routes.next() => self.handle(input).await?,
+                Some(command) = self.commands.recv() => self.command(command).await?,
+                batch = changes.next() => self.sessions_changed(batch?),
+                prefixes = sent_soon => {
+                    sent = None;
+                    self.announced_to = prefixes?;
+                }
+                () = &mut stopping, if !is_stopping => {
+                    is_stopping = true;
+                    self.handle(Input::Stop).await?;
+                }
+                () = timer => self.handle(Input::DeadlineReached).await?,
+            }
+        }
+        self.publish();
+        let text = "bgp-announcer was told to end; its service addresses are withdrawn".to_owned();
+        let cease = Cease::AdministrativeShutdown { text };
+        self.speaker.shutdown(cease, CEASE_TIMEOUT).await?;
+        Ok(())
+    }
+
+    async fn command(&mut self, command: Command) -> Result<(), AnnouncerError> {
+        match command {
+            Command::Drain(reply) => {
+                self.waiting_for_drain.push(reply);
+                let was_draining = self.plan.is_draining();
+                self.handle(Input::Drain).await?;
+                if was_draining && self.plan.is_drained() {
+                    self.drained();
+                }
+            }
+            Command::Undrain(reply) => {
+                self.handle(Input::Undrain).await?;
+                if !self.plan.is_draining() {
+                    tracing::info!("undrained");
+                    self.waiting_for_drain.clear();
+                    // Whoever asked may have gone.
+                    let _ = reply.send(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn handle(&mut self, input: Input) -> Result<(), AnnouncerError> {
+        self.log(&input);
+        for output in self.plan.handle(input, Instant::now()) {
+            self.perform(output).await?;
+        }
+        Ok(())
+    }
+
+    fn log(&self, input: &Input) {
+        match input {
+            Input::DataPlaneLost(problem) => {
+                self.metrics.data_plane_lost();
+                tracing::warn!(problem, "data plane lost");
+            }
+            Input::NodeRouteLost {
+                prefix, problem, ..
+            } => {
+                self.metrics.node_route_lost();
+                tracing::warn!(%prefix, problem, "node route is not held");
+            }
+            Input::Drain => tracing::info!("draining: asked to"),
+            Input::Synced => tracing::info!("data plane synced"),
+            Input::ServiceAddress {
+                prefix,
+                serving,
+                detail,
+            } => tracing::info!(%prefix, serving, detail, "service address"),
+            Input::ServiceAddressRemoved(prefix) => {
+                tracing::info!(%prefix, "service address removed");
+            }
+            Input::DataPlaneOpened
+            | Input::Heartbeat
+            | Input::NodeRouteHeld(_)
+            | Input::Undrain
+            | Input::Stop
+            | Input::DeadlineReached => {}
+        }
+    }
+
+    async fn perform(&mut self, output: Output) -> Result<(), AnnouncerError> {
+        match output {
+            Output::Hold { prefix, gateway } => {
+                tracing::debug!(%prefix, %gateway, "node route asked for");
+                self.node_routes.hold(prefix, gateway);
+            }
+            Output::Release(prefix) => {
+                tracing::debug!(%prefix, "node route released");
+                self.node_routes.release(prefix);
+            }
+            Output::Announce(prefix, attributes) => {
+                tracing::info!(
+                    %prefix,
+                    next_hop = %attributes.next_hop,
+                    local_pref = attributes.local_pref,
+                    "announced"
+                );
+                self.metrics.announced();
+                self.speaker
+                    .originate(prefix, attributes)
+                    .await?
+                    .expect("next hops are set by family");
+                self.is_sent_changed = true;
+            }
+            Output::Withdraw(prefix) => {
+                tracing::info!(%prefix, "withdrawn");
+                self.metrics.withdrawn();
+                self.speaker.withdraw(prefix).await?;
+                self.is_sent_changed = true;
+            }
+            Output::Drained => {
+                tracing::info!("drained");
+                self.drained();
+            }
+            Output::Stopped => self.is_stopped = true,
+        }
+        Ok(())
+    }
+
+    fn drained(&mut self) {
+        for reply in self.waiting_for_drain.drain(..) {
+            // Whoever asked may have gone.
+            let _ = reply.send(self.plan.withdrawn_by_drain().to_vec());
+        }
+    }
+
+    fn sessions_changed(&mut self, changes: Vec<Change>) {
+        self.is_sent_changed = true;
+        for change in changes {
+            match change {
+                Change::Peer(peer) => self.sessions.set(peer.name.clone(), *peer),
+                Change::PeerRemoved(name) => self.sessions.remove(&name),
+                Change::Synced => self.sessions.synced(),
+                Change::Path(_) | Change::PathRemoved(_) => {}
+            }
+        }
+    }
+
+    /// Shows what there is to see.
+    fn publish(&self) {
+        let sessions: Vec<PeerStatus> = {
+            let snapshot = self.sessions.reader().snapshot();
+            snapshot.objects.into_iter().map(|(_, peer)| peer).collect()
+        };
+        let is_established = |name: &String| {
+            sessions
+                .iter()
+                .any(|peer| peer.name == *name && is_established(peer))
+        };
+        let announcements: BTreeMap<IpNet, Announcement> = self
+            .plan
+            .announcements()
+            .map(|(prefix, announcement)| {
+                let sent = self.announced_to.get(&prefix).cloned().unwrap_or_default();
+                let sent = sent.into_iter().filter(is_established).collect();
+                (prefix, published(announcement, sent))
+            })
+            .collect();
+        self.metrics.show(&announcements, &sessions);
+        self.readiness.show(
+            &self.plan.data_plane(),
+            self.plan.is_draining(),
+            &announcements,
+            &sessions,
+        );
+        self.announcements.replace_all(announcements);
+        if self.plan.data_plane() == plan::DataPlaneState::Synced {
+            self.announcements.synced();
+        }
+        let is_draining = self.plan.is_draining();
+        self.draining
+            .send_if_modified(|draining| std::mem::replace(draining, is_draining) != is_draining);
+    }
+}
+
+pub(crate) fn is_established(peer: &PeerStatus) -> bool {
+    peer.session.state == SessionState::Established
+}
+
+fn published(announcement: plan::Announcement, announced_to: Vec<String>) -> Announcement {
+    let plan::Announcement {
+        state,
+        mut detail,
+        next_hop,
+    } = announcement;
+    let is_announced = match state {
+        State::Announced | State::Draining => true,
+        State::NotServing | State::Refused | State::WaitingForNodeRoute | State::Drained => false,
+    };
+    if is_announced && announced_to.is_empty() && detail.is_empty() {
+        "no session has taken it yet".clone_into(&mut detail);
+    }
+    Announcement {
+        state,
+        detail,
+        next_hop,
+        announced_to: if is_announced {
+            announced_to
+        } else {
+            Vec::new()
+        },
+    }
+}
+
+type SentPrefixes = Result<BTreeMap<IpNet, Vec<String>>, SpeakerGone>;
+
+/// Who has been sent what, once what is pending has been written.
+async fn sent_prefixes(speaker: SpeakerHandle) -> SentPrefixes {
+    let revision = speaker.barrier().await?;
+    if let Ok(flushed) = timeout(FLUSH_TIMEOUT, speaker.flushed(revision)).await {
+        flushed?;
+    }
+    let mut sent: BTreeMap<IpNet, Vec<String>> = BTreeMap::new();
+    for peer in speaker.peers().await? {
+        let paths = speaker.paths(Table::AdjRibOut(peer.name.clone()), None);
+        for path in paths.await? {
+            sent.entry(path.prefix).or_default().push(peer.name.clone());
+        }
+    }
+    Ok(sent)
+}

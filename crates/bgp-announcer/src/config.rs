@@ -1,0 +1,277 @@
+//! What the flags mean.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
+
+use bgp_packet::{Asn, ClusterId, IpNet, RouterId};
+use bgp_rib::{ExportPolicy, ImportPolicy};
+use bgp_speaker::{Configuration, PeerConfig, SessionConfig, SpeakerConfig};
+use daemon_runtime::{ConfigError, ListenAddress, Target};
+
+use crate::{
+    args::Args,
+    peer_flag::PeerFlag,
+    plan::{PlanConfig, Via},
+};
+
+/// Below this, an ordinary pause of a busy machine would count as silence.
+const SHORTEST_DATA_PLANE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// A lost peer is looked for at least this often, so that its return is noticed soon.
+const CONNECT_RETRY_MAXIMUM: Duration = Duration::from_secs(3);
+
+/// Resolved and valid.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where the contract is served.
+    pub grpc_listen: ListenAddress,
+    /// Where the data plane is reached.
+    pub data_plane: Target,
+    /// Where the node-router is reached; `None`: no node route is needed.
+    pub node_router: Option<Target>,
+    /// What decides about announcements.
+    pub plan: PlanConfig,
+    /// Who this speaker is.
+    pub speaker: SpeakerConfig,
+    /// To whom it speaks.
+    pub peers: Configuration,
+}
+
+impl Config {
+    /// Checks the flags.
+    ///
+    /// # Errors
+    /// The flag, its value, what is allowed, and the cure.
+    pub fn resolve(args: &Args) -> Result<Self, ConfigError> {
+        let node_router = match args.node_router.as_str() {
+            "none" => None,
+            target => Some(target.parse::<Target>().map_err(|problem| {
+                ConfigError(format!(
+                    "--node-router `{target}`: {problem}, or none where no node route is needed"
+                ))
+            })?),
+        };
+        let gateways = ByFamily::parse("--gateway", &args.gateway, false)?;
+        if node_router.is_some() && gateways.is_empty() {
+            return Err(ConfigError(
+                "--gateway is missing: give the addresses of this pod that the node shall route \
+                 service addresses to, such as --gateway 10.244.1.7, or --node-router none where \
+                 no node route is needed"
+                    .to_owned(),
+            ));
+        }
+        let next_hops = ByFamily::parse("--next-hop", &args.next_hop, true)?;
+        if args.asn == Asn(0) {
+            return Err(ConfigError(
+                "--asn 0 is reserved: give 1 to 4294967295, such as the private 64512".to_owned(),
+            ));
+        }
+        if args.data_plane_timeout < SHORTEST_DATA_PLANE_TIMEOUT {
+            return Err(ConfigError(format!(
+                "--data-plane-timeout {} ms is too short: a data plane that is only busy would \
+                 cost every announcement; give at least 500ms",
+                args.data_plane_timeout.as_millis()
+            )));
+        }
+        let router_id = router_id(args.router_id, &gateways)?;
+        let speaker = SpeakerConfig {
+            local_asn: args.asn,
+            router_id,
+            cluster_id: ClusterId(router_id.0),
+            listen: Vec::new(),
+        };
+        let needs_gateway = node_router.is_some();
+        let config = Self {
+            grpc_listen: args.common.grpc_listen.clone(),
+            data_plane: args.data_plane.clone(),
+            plan: PlanConfig {
+                allowed_prefixes: allowed_prefixes(&args.allowed_prefixes)?,
+                ipv4: via(next_hops.ipv4, gateways.ipv4, needs_gateway),
+                ipv6: via(next_hops.ipv6, gateways.ipv6, needs_gateway),
+                local_pref: args.local_pref,
+                multi_exit_disc: args.med,
+                communities: args.communities.clone(),
+                data_plane_timeout: args.data_plane_timeout,
+                node_route_timeout: args.node_route_timeout,
+                drain_timeout: args.drain_timeout,
+                linger: args.linger,
+            },
+            peers: peers(args)?,
+            speaker,
+            node_router,
+        };
+        config.peers.validate(&config.speaker).map_err(|problem| {
+            ConfigError(format!(
+                "--peer: {problem}; give each peer once, or name=NAME to each"
+            ))
+        })?;
+        for prefix in &config.plan.allowed_prefixes {
+            config.plan.check_family(prefix)?;
+        }
+        Ok(config)
+    }
+}
+
+impl PlanConfig {
+    /// A prefix of a family that can never be announced is a mistake in the flags.
+    fn check_family(&self, prefix: &IpNet) -> Result<(), ConfigError> {
+        let (via, family) = match prefix {
+            IpNet::V4(_) => (&self.ipv4, "IPv4"),
+            IpNet::V6(_) => (&self.ipv6, "IPv6"),
+        };
+        if via.is_some() {
+            return Ok(());
+        }
+        Err(ConfigError(format!(
+            "--allowed-prefixes: {prefix} can never be announced, since --next-hop or --gateway \
+             names no {family} address; add one, or leave {prefix} out"
+        )))
+    }
+}
+
+/// At most one address of each family.
+#[derive(Clone, Copy, Debug, Default)]
+struct ByFamily {
+    ipv4: Option<Ipv4Addr>,
+    ipv6: Option<Ipv6Addr>,
+}
+
+impl ByFamily {
+    /// `self` stands for the unspecified address of each family that is not given.
+    fn parse(flag: &str, values: &[String], allows_self: bool) -> Result<Self, ConfigError> {
+        let allowed = if allows_self {
+            "an IPv4 address, an IPv6 address, both, or self"
+        } else {
+            "an IPv4 address, an IPv6 address, or both"
+        };
+        let refuse = |value: &str, problem: &str| {
+            ConfigError(format!(
+                "{flag} `{value}` {problem}: give {allowed}, separated by a comma"
+            ))
+        };
+        let mut addresses = Self::default();
+        let mut has_self = false;
+        for value in values {
+            if allows_self && value == "self" {
+                has_self = true;
+                continue;
+            }
+            let address: IpAddr = value
+                .parse()
+                .map_err(|_| refuse(value, "is no IP address"))?;
+            if address.is_unspecified() || address.is_multicast() || address.is_loopback() {
+                return Err(refuse(value, "is no address of a host in the network"));
+            }
+            let is_second = match address {
+                IpAddr::V4(address) => addresses.ipv4.replace(address).is_some(),
+                IpAddr::V6(address) => addresses.ipv6.replace(address).is_some(),
+            };
+            if is_second {
+                return Err(refuse(value, "is the second of its family"));
+            }
+        }
+        if has_self {
+            addresses.ipv4.get_or_insert(Ipv4Addr::UNSPECIFIED);
+            addresses.ipv6.get_or_insert(Ipv6Addr::UNSPECIFIED);
+        }
+        Ok(addresses)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.ipv4.is_none() && self.ipv6.is_none()
+    }
+}
+
+fn via<A: Into<IpAddr>>(
+    next_hop: Option<A>,
+    gateway: Option<A>,
+    needs_gateway: bool,
+) -> Option<Via> {
+    let next_hop = next_hop?.into();
+    let gateway = if needs_gateway {
+        Some(gateway?.into())
+    } else {
+        None
+    };
+    Some(Via { next_hop, gateway })
+}
+
+fn router_id(given: Option<RouterId>, gateways: &ByFamily) -> Result<RouterId, ConfigError> {
+    match (given, gateways.ipv4) {
+        (Some(RouterId(Ipv4Addr::UNSPECIFIED)), _) => Err(ConfigError(
+            "--router-id 0.0.0.0 is not allowed: give an id that no other speaker has, such as \
+             this pod's IPv4 address"
+                .to_owned(),
+        )),
+        (Some(router_id), _) => Ok(router_id),
+        (None, Some(gateway)) => Ok(RouterId(gateway)),
+        (None, None) => Err(ConfigError(
+            "--router-id is missing, and --gateway has no IPv4 address to use in its place: give \
+             an id that no other speaker has, such as --router-id 10.244.1.7"
+                .to_owned(),
+        )),
+    }
+}
+
+fn allowed_prefixes(values: &[String]) -> Result<Vec<IpNet>, ConfigError> {
+    let parse = |value: &String| {
+        let prefix: IpNet = value.parse().map_err(|_| {
+            ConfigError(format!(
+                "--allowed-prefixes `{value}` is no prefix: use ADDRESS/LENGTH such as 10.1.1.0/24"
+            ))
+        })?;
+        if prefix != prefix.trunc() {
+            return Err(ConfigError(format!(
+                "--allowed-prefixes {prefix} has host bits: write {} for the range, or {} for the \
+                 one address",
+                prefix.trunc(),
+                IpNet::from(prefix.addr())
+            )));
+        }
+        Ok(prefix)
+    };
+    values.iter().map(parse).collect()
+}
+
+fn peers(args: &Args) -> Result<Configuration, ConfigError> {
+    let hold_time_seconds = hold_time_seconds(args.hold_time)?;
+    let peer = |flag: &PeerFlag| {
+        let session = SessionConfig {
+            hold_time_seconds,
+            connect_retry_maximum: CONNECT_RETRY_MAXIMUM,
+            // It announces; what others announce is of no use to it.
+            import: ImportPolicy::default(),
+            export: ExportPolicy::send_all(),
+            ..SessionConfig::new(Some(flag.asn.unwrap_or(args.asn)))
+        };
+        let mut peer = PeerConfig::new(flag.address, session);
+        peer.local_address = flag.source;
+        peer.passive = false;
+        if let Some(name) = &flag.name {
+            peer.name.clone_from(name);
+        }
+        peer
+    };
+    Ok(Configuration {
+        peers: args.peers.iter().map(peer).collect(),
+        groups: Vec::new(),
+    })
+}
+
+fn hold_time_seconds(hold_time: Duration) -> Result<u16, ConfigError> {
+    u16::try_from(hold_time.as_secs())
+        .ok()
+        .filter(|seconds| !matches!(seconds, 1 | 2) && hold_time.subsec_nanos() == 0)
+        .ok_or_else(|| {
+            ConfigError(format!(
+                "--hold-time {} ms: BGP has whole seconds, 3s to 65535s, or 0 for none; 3s is the \
+                 fastest detection that the protocol allows",
+                hold_time.as_millis()
+            ))
+        })
+}
+
+#[cfg(test)]
+mod tests;

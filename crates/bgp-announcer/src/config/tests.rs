@@ -1,0 +1,131 @@
+use clap::{CommandFactory, FromArgMatches};
+
+use super::*;
+
+const USUAL: &[&str] = &[
+    "--asn=64512",
+    "--peer=192.0.2.2",
+    "--gateway=10.244.1.7",
+    "--next-hop=192.0.2.11",
+    "--allowed-prefixes=10.1.1.0/24",
+];
+
+/// The usual flags, of which those of the same name are replaced.
+fn resolve(flags: &[&str]) -> Result<Config, String> {
+    let name = |flag: &str| flag.split('=').next().unwrap_or_default().to_owned();
+    let usual = USUAL
+        .iter()
+        .filter(|usual| !flags.iter().any(|flag| name(flag) == name(usual)));
+    let given = flags.iter().filter(|flag| flag.contains('='));
+    let common = [
+        "bgp-announcer",
+        "--grpc-listen=127.0.0.1:0",
+        "--http-listen=127.0.0.1:0",
+    ];
+    let line = common.iter().chain(usual).chain(given);
+    let matches = Args::command().get_matches_from(line);
+    let args = Args::from_arg_matches(&matches).map_err(|error| error.to_string())?;
+    Config::resolve(&args).map_err(|error| error.to_string())
+}
+
+#[track_caller]
+fn check_refused(flags: &[&str], expected: &str) {
+    assert_eq!(resolve(flags).expect_err("must be refused"), expected);
+}
+
+#[test]
+fn the_usual_flags_are_enough() {
+    let config = resolve(&[]).unwrap();
+    assert_eq!(config.speaker.router_id.to_string(), "10.244.1.7");
+    let via = config.plan.ipv4.unwrap();
+    assert_eq!(via.next_hop.to_string(), "192.0.2.11");
+    assert_eq!(via.gateway.unwrap().to_string(), "10.244.1.7");
+    assert_eq!(config.plan.ipv6, None);
+    let [peer] = &config.peers.peers[..] else {
+        panic!("one peer: {config:?}");
+    };
+    assert!(peer.active && !peer.passive);
+    assert_eq!(peer.session.peer_asn, Some(Asn(64512)));
+    assert_eq!(peer.session.hold_time_seconds, 9);
+}
+
+#[test]
+fn next_hop_self_serves_both_families() {
+    let config = resolve(&[
+        "--next-hop=self",
+        "--gateway=10.244.1.7,fd00::7",
+        "--allowed-prefixes=10.1.1.0/24,fd01::/64",
+    ]);
+    let plan = config.unwrap().plan;
+    assert!(plan.ipv4.unwrap().next_hop.is_unspecified());
+    assert!(plan.ipv6.unwrap().next_hop.is_unspecified());
+}
+
+#[test]
+fn without_a_node_router_no_gateway_is_needed() {
+    let config = resolve(&["--node-router=none", "--gateway", "--router-id=10.0.0.1"]).unwrap();
+    assert_eq!(config.plan.ipv4.unwrap().gateway, None);
+}
+
+#[test]
+fn an_unusable_flag_is_refused_with_what_is_allowed() {
+    check_refused(
+        &["--gateway"],
+        "--gateway is missing: give the addresses of this pod that the node shall route service \
+         addresses to, such as --gateway 10.244.1.7, or --node-router none where no node route is \
+         needed",
+    );
+    check_refused(
+        &["--gateway=10.244.1.7,10.244.1.8"],
+        "--gateway `10.244.1.8` is the second of its family: give an IPv4 address, an IPv6 \
+         address, or both, separated by a comma",
+    );
+    check_refused(
+        &["--next-hop=127.0.0.1"],
+        "--next-hop `127.0.0.1` is no address of a host in the network: give an IPv4 address, an \
+         IPv6 address, both, or self, separated by a comma",
+    );
+    check_refused(
+        &["--gateway=fd00::7", "--next-hop=self"],
+        "--router-id is missing, and --gateway has no IPv4 address to use in its place: give an \
+         id that no other speaker has, such as --router-id 10.244.1.7",
+    );
+    check_refused(
+        &["--router-id=0.0.0.0"],
+        "--router-id 0.0.0.0 is not allowed: give an id that no other speaker has, such as this \
+         pod's IPv4 address",
+    );
+    check_refused(
+        &["--asn=0"],
+        "--asn 0 is reserved: give 1 to 4294967295, such as the private 64512",
+    );
+    check_refused(
+        &["--allowed-prefixes=10.1.1.1/24"],
+        "--allowed-prefixes 10.1.1.1/24 has host bits: write 10.1.1.0/24 for the range, or \
+         10.1.1.1/32 for the one address",
+    );
+    check_refused(
+        &["--allowed-prefixes=10.1.1.0/24,fd01::/64"],
+        "--allowed-prefixes: fd01::/64 can never be announced, since --next-hop or --gateway names \
+         no IPv6 address; add one, or leave fd01::/64 out",
+    );
+    check_refused(
+        &["--hold-time=2s"],
+        "--hold-time 2000 ms: BGP has whole seconds, 3s to 65535s, or 0 for none; 3s is the \
+         fastest detection that the protocol allows",
+    );
+    check_refused(
+        &["--data-plane-timeout=100ms"],
+        "--data-plane-timeout 100 ms is too short: a data plane that is only busy would cost every \
+         announcement; give at least 500ms",
+    );
+    check_refused(
+        &["--node-router=nobody"],
+        "--node-router `nobody`: expected http://ADDRESS:PORT such as http://127.0.0.1:50051, or \
+         unix:PATH, or none where no node route is needed",
+    );
+    check_refused(
+        &["--peer=192.0.2.2 192.0.2.2"],
+        "--peer: peer name `192.0.2.2` is used twice; give each peer once, or name=NAME to each",
+    );
+}

@@ -1,0 +1,128 @@
+//! What the data plane tells, whatever happens to the stream.
+
+use std::time::Duration;
+
+use daemon_api::dataplane::v1::{
+    ServiceAddress, WatchServiceAddressesRequest, WatchServiceAddressesResponse,
+    data_plane_client::DataPlaneClient, watch_service_addresses_response::Event,
+};
+use daemon_runtime::{Backoff, Target};
+use futures::{Stream, stream};
+use tokio::time::timeout;
+use tonic::{Status, Streaming, transport::Channel};
+
+use crate::plan::Input;
+
+/// Heartbeats that may be missed before the data plane counts as silent.
+const HEARTBEATS_PER_TIMEOUT: u32 = 5;
+
+/// Watches the data plane for ever; a stream that ends, or is silent for the timeout, is opened
+/// anew.
+pub fn watch(target: &Target, silence: Duration) -> impl Stream<Item = Input> + Send + use<> {
+    let watch = Watch {
+        client: DataPlaneClient::new(target.channel()),
+        silence,
+        backoff: Backoff::for_neighbouring_daemon(),
+        stream: None,
+        must_wait: false,
+    };
+    stream::unfold(watch, |mut watch| async move {
+        let input = watch.next().await;
+        Some((input, watch))
+    })
+}
+
+struct Watch {
+    client: DataPlaneClient<Channel>,
+    silence: Duration,
+    backoff: Backoff,
+    stream: Option<Streaming<WatchServiceAddressesResponse>>,
+    must_wait: bool,
+}
+
+impl Watch {
+    async fn next(&mut self) -> Input {
+        let Some(stream) = &mut self.stream else {
+            if std::mem::take(&mut self.must_wait) {
+                self.backoff.wait().await;
+            }
+            return self.open().await;
+        };
+        let problem = match timeout(self.silence, stream.message()).await {
+            Err(_) => format!("silent for {} ms", self.silence.as_millis()),
+            Ok(Err(status)) => describe(&status),
+            Ok(Ok(None)) => "the stream has ended".to_owned(),
+            Ok(Ok(Some(response))) => {
+                self.backoff.reset();
+                match input(response) {
+                    Ok(input) => return input,
+                    Err(problem) => problem,
+                }
+            }
+        };
+        self.lost(problem)
+    }
+
+    async fn open(&mut self) -> Input {
+        let interval = self.silence / HEARTBEATS_PER_TIMEOUT;
+        let request = WatchServiceAddressesRequest {
+            heartbeat_interval_milliseconds: u32::try_from(interval.as_millis())
+                .unwrap_or(u32::MAX),
+        };
+        let opening = self.client.watch_service_addresses(request);
+        match timeout(self.silence, opening).await {
+            Ok(Ok(response)) => {
+                self.stream = Some(response.into_inner());
+                Input::DataPlaneOpened
+            }
+            Ok(Err(status)) => self.lost(describe(&status)),
+            Err(_) => self.lost(format!("no answer for {} ms", self.silence.as_millis())),
+        }
+    }
+
+    fn lost(&mut self, problem: String) -> Input {
+        self.stream = None;
+        self.must_wait = true;
+        Input::DataPlaneLost(problem)
+    }
+}
+
+fn input(response: WatchServiceAddressesResponse) -> Result<Input, String> {
+    let prefix = |field: &str, text: &str| {
+        let prefix = daemon_api::prefix(field, text);
+        prefix
+            .map(|prefix| prefix.trunc())
+            .map_err(|error| format!("breaks its contract: {error}"))
+    };
+    Ok(match response.event {
+        // A kind of event that this version does not know is a sign of life still.
+        None | Some(Event::Heartbeat(_)) => Input::Heartbeat,
+        Some(Event::ServiceAddress(ServiceAddress {
+            prefix: text,
+            serving,
+            detail,
+            ..
+        })) => Input::ServiceAddress {
+            prefix: prefix("service_address.prefix", &text)?,
+            serving,
+            detail,
+        },
+        Some(Event::RemovedServiceAddress(text)) => {
+            Input::ServiceAddressRemoved(prefix("removed_service_address", &text)?)
+        }
+        Some(Event::Synced(_)) => Input::Synced,
+    })
+}
+
+/// A status in words, without the wrapping of the transport.
+pub(crate) fn describe(status: &Status) -> String {
+    let mut cause: &dyn std::error::Error = status;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    if std::ptr::addr_eq(cause, status) {
+        format!("{:?}: {}", status.code(), status.message())
+    } else {
+        cause.to_string()
+    }
+}

@@ -1,0 +1,159 @@
+//! Holds node routes: one task a prefix, for as long as it is wanted.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use bgp_packet::IpNet;
+use daemon_api::noderoute::v1::{HoldRequest, HoldResponse, node_route_client::NodeRouteClient};
+use daemon_runtime::{Backoff, Target};
+use tokio::{sync::mpsc, task::JoinSet};
+use tonic::{Code, Status, transport::Channel};
+
+use super::data_plane::describe;
+use crate::plan::Input;
+
+/// The holds of this process.
+#[derive(Debug)]
+pub struct NodeRoutes {
+    client: Option<NodeRouteClient<Channel>>,
+    tasks: JoinSet<()>,
+    /// The number tells the news of a hold from those of an earlier one of the same prefix.
+    holds: BTreeMap<IpNet, (u64, tokio::task::AbortHandle)>,
+    next_hold: u64,
+    sender: mpsc::Sender<News>,
+    news: mpsc::Receiver<News>,
+}
+
+#[derive(Debug)]
+struct News {
+    hold: u64,
+    prefix: IpNet,
+    input: Input,
+}
+
+impl NodeRoutes {
+    /// Without a target no route can be held, nor is one asked for.
+    pub fn new(target: Option<&Target>) -> Self {
+        let (sender, news) = mpsc::channel(64);
+        Self {
+            client: target.map(|target| NodeRouteClient::new(target.channel())),
+            tasks: JoinSet::new(),
+            holds: BTreeMap::new(),
+            next_hold: 0,
+            sender,
+            news,
+        }
+    }
+
+    /// Holds the route until it is released, again and again if need be.
+    pub fn hold(&mut self, prefix: IpNet, gateway: IpAddr) {
+        let Some(client) = self.client.clone() else {
+            return;
+        };
+        self.release(prefix);
+        self.next_hold += 1;
+        let holder = Holder {
+            hold: self.next_hold,
+            prefix,
+            gateway,
+            client,
+            news: self.sender.clone(),
+        };
+        let task = self.tasks.spawn(holder.run());
+        self.holds.insert(prefix, (self.next_hold, task));
+    }
+
+    /// Ends the stream, and with it the route.
+    pub fn release(&mut self, prefix: IpNet) {
+        if let Some((_, task)) = self.holds.remove(&prefix) {
+            task.abort();
+        }
+    }
+
+    /// What has become of the routes that are wanted.
+    pub async fn next(&mut self) -> Input {
+        loop {
+            tokio::select! {
+                news = self.news.recv() => {
+                    let news = news.expect("this side holds a sender");
+                    let current = self.holds.get(&news.prefix);
+                    if current.is_some_and(|(hold, _)| *hold == news.hold) {
+                        return news.input;
+                    }
+                }
+                // Reaps what was released.
+                Some(_) = self.tasks.join_next() => {}
+            }
+        }
+    }
+}
+
+struct Holder {
+    hold: u64,
+    prefix: IpNet,
+    gateway: IpAddr,
+    client: NodeRouteClient<Channel>,
+    news: mpsc::Sender<News>,
+}
+
+impl Holder {
+    async fn run(mut self) {
+        let mut backoff = Backoff::for_neighbouring_daemon();
+        loop {
+            let status = self.hold_once(&mut backoff).await;
+            // The node-router refuses in words of its own; everything else is the loss of it.
+            let is_unknown = matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Ok)
+                || std::error::Error::source(&status).is_some();
+            let lost = Input::NodeRouteLost {
+                prefix: self.prefix,
+                problem: describe(&status),
+                is_unknown,
+            };
+            self.tell(lost).await;
+            backoff.wait().await;
+        }
+    }
+
+    /// Returns why the stream ended.
+    async fn hold_once(&mut self, backoff: &mut Backoff) -> Status {
+        let request = HoldRequest {
+            prefix: self.prefix.to_string(),
+            gateway: self.gateway.to_string(),
+        };
+        let mut stream = match self.client.hold(request).await {
+            Ok(response) => response.into_inner(),
+            Err(status) => return status,
+        };
+        loop {
+            match stream.message().await {
+                Ok(Some(HoldResponse {
+                    installed: true, ..
+                })) => {
+                    backoff.reset();
+                    self.tell(Input::NodeRouteHeld(self.prefix)).await;
+                }
+                Ok(Some(HoldResponse {
+                    installed: false, ..
+                })) => {
+                    self.tell(Input::NodeRouteLost {
+                        prefix: self.prefix,
+                        problem: "the node's kernel does not hold it".to_owned(),
+                        is_unknown: false,
+                    })
+                    .await;
+                }
+                Ok(None) => return Status::unavailable("the node-router has ended the stream"),
+                Err(status) => return status,
+            }
+        }
+    }
+
+    async fn tell(&self, input: Input) {
+        let news = News {
+            hold: self.hold,
+            prefix: self.prefix,
+            input,
+        };
+        // The owner is gone only when the process ends.
+        let _ = self.news.send(news).await;
+    }
+}

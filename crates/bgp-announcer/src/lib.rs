@@ -1,0 +1,82 @@
+//! Announces by BGP the service addresses that this pod can serve.
+//!
+//! ```text
+//!  DataPlane ──► grpc::data_plane ──┐           ┌──► Speaker ──BGP──► reflectors, routers
+//!                                   ▼           │
+//!                               Announcer ──────┼──► grpc::node_route ──► NodeRoute.Hold
+//!  SIGTERM, Drain, Undrain ────►  owns Plan     │      a task for each prefix
+//!                                               └──► Publisher ──► Announcer.Watch…, metrics,
+//!                                                                  /readyz
+//! ```
+//!
+//! - [`plan::Plan`] is pure: what is to be announced at a moment, and what has become of it.
+//! - [`announcer::Announcer`] owns it, and does what it says.
+//! - [`grpc`] is the only module that knows the generated types.
+//!
+//! **Invariants.** Nothing outside of `--allowed-prefixes` is announced. Nothing is announced
+//! before the node's kernel holds its route. A node route outlives its announcement.
+
+#![warn(missing_docs)]
+
+pub mod announcer;
+pub mod args;
+pub mod config;
+pub mod error;
+pub mod grpc;
+pub mod metrics;
+pub mod peer_flag;
+pub mod plan;
+mod readiness;
+
+use std::time::Duration;
+
+use bgp_speaker::Speaker;
+use daemon_runtime::{Daemon, GrpcContract, ListenAddress};
+use tonic::service::Routes;
+
+use crate::{
+    announcer::Announcer,
+    config::Config,
+    error::StartError,
+    grpc::{AnnouncerService, data_plane, node_route::NodeRoutes},
+    metrics::AnnouncerMetrics,
+    readiness::Readiness,
+};
+
+const CONTRACT: GrpcContract = GrpcContract {
+    services: &["portlb.announcer.v1.Announcer"],
+    descriptors: daemon_api::FILE_DESCRIPTOR_SET,
+};
+
+/// What the end takes beside the drain: Cease, and the peers' answer.
+const END: Duration = Duration::from_secs(3);
+
+/// Starts the tasks; returns the address on which the contract is served.
+///
+/// # Errors
+/// A socket cannot be opened.
+pub async fn start(config: Config, daemon: &mut Daemon) -> Result<ListenAddress, StartError> {
+    daemon.set_drain_deadline(config.plan.drain_timeout + config.plan.linger + END);
+    let readiness = Readiness::register(daemon.readiness(), config.node_router.is_some());
+    let speaker = Speaker::bind(config.speaker.clone())?;
+    let metrics = AnnouncerMetrics::register(daemon.metrics(), &speaker.handle());
+    let data_plane = data_plane::watch(&config.data_plane, config.plan.data_plane_timeout);
+    let node_routes = NodeRoutes::new(config.node_router.as_ref());
+    let (announcer, handle) = Announcer::new(
+        config.plan,
+        config.peers,
+        config.speaker.local_asn,
+        speaker.handle(),
+        node_routes,
+        metrics,
+        readiness,
+    );
+    daemon.spawn("BGP speaker", speaker.run());
+    let shutdown = daemon.shutdown().clone();
+    daemon.spawn_until_drained("announcer", announcer.run(data_plane, shutdown));
+    let service = AnnouncerService::server(handle, daemon.shutdown().clone());
+    let address = daemon
+        .serve_grpc(&config.grpc_listen, CONTRACT, Routes::new(service))
+        .await?;
+    Ok(address)
+}

@@ -1,0 +1,434 @@
+//! What is to be announced at a moment: pure, time is a parameter.
+//!
+//! ```text
+//!              serving              node route held
+//!  NotServing ─────────► Waiting ───────────────────► Announced ──┐
+//!      ▲                    │                             │       │ Drain, Stop
+//!      └────────────────────┴─────────────────────────────┘       ▼
+//!         not serving, data plane silent, node route lost     Draining   GRACEFUL_SHUTDOWN,
+//!                                                                 │      LOCAL_PREF 0
+//!                                                                 │ drain timeout
+//!      ┌────────┐           linger: node routes stay              ▼
+//!      │ Idle   │ ◄──────────────────────────────────────────  Drained   withdrawn
+//!      └────────┘
+//! ```
+//!
+//! A node route outlives its announcement by the linger, so that packets that are under way, or
+//! come from a router that has not heard of the withdrawal yet, are still forwarded.
+
+mod announcement;
+mod data_plane;
+mod exchange;
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use bgp_packet::{Community, IpNet, PathAttributes};
+
+pub use self::announcement::{Announcement, DataPlaneState, State};
+use self::data_plane::DataPlane;
+pub use self::exchange::{Input, Output};
+
+/// What the user decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlanConfig {
+    /// Nothing outside of these is announced.
+    pub allowed_prefixes: Vec<IpNet>,
+    /// Next hop and node route of each family; a family without is refused.
+    pub ipv4: Option<Via>,
+    /// The same for IPv6.
+    pub ipv6: Option<Via>,
+    /// LOCAL_PREF of what is announced.
+    pub local_pref: u32,
+    /// MULTI_EXIT_DISC of what is announced.
+    pub multi_exit_disc: Option<u32>,
+    /// COMMUNITIES of what is announced.
+    pub communities: Vec<Community>,
+    /// Silence of the data plane after which nothing counts as served.
+    pub data_plane_timeout: Duration,
+    /// How long a lost node route may take to be held again; zero: it may not.
+    pub node_route_timeout: Duration,
+    /// Time between the announcement that traffic shall go and the withdrawal.
+    pub drain_timeout: Duration,
+    /// Time that a node route outlives its announcement.
+    pub linger: Duration,
+}
+
+/// How traffic of one family gets here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Via {
+    /// Unspecified: this side's address of each session.
+    pub next_hop: IpAddr,
+    /// The pod's address, which the node routes to; `None`: no node route is needed.
+    pub gateway: Option<IpAddr>,
+}
+
+/// The announcements and all that decides about them.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    config: PlanConfig,
+    data_plane: DataPlane,
+    entries: BTreeMap<IpNet, Entry>,
+    drain: Drain,
+    is_stopping: bool,
+    withdrawn_by_drain: Vec<IpNet>,
+    /// When deadlines were last looked at.
+    evaluated_at: Instant,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    /// What the data plane told last; `None`: it dropped the address.
+    told: Option<Told>,
+    route: Route,
+    announced: Option<Form>,
+    /// When the node route is given up.
+    release_at: Option<Instant>,
+}
+
+#[derive(Clone, Debug)]
+struct Told {
+    serving: bool,
+    detail: String,
+    /// Stream that it was told in.
+    stream: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Route {
+    Free,
+    Asked {
+        problem: String,
+    },
+    Held,
+    /// Was held, and may still be there.
+    Lost {
+        until: Instant,
+        problem: String,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Normal,
+    Draining,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Drain {
+    No,
+    Draining { until: Instant },
+    Lingering { until: Instant },
+    Done,
+}
+
+impl Plan {
+    /// Nothing is known.
+    pub fn new(config: PlanConfig, now: Instant) -> Self {
+        Self {
+            data_plane: DataPlane::new(config.data_plane_timeout, now),
+            config,
+            entries: BTreeMap::new(),
+            drain: Drain::No,
+            is_stopping: false,
+            withdrawn_by_drain: Vec::new(),
+            evaluated_at: now,
+        }
+    }
+
+    /// Takes note of what happened and says what is to be done.
+    pub fn handle(&mut self, input: Input, now: Instant) -> Vec<Output> {
+        self.evaluated_at = now;
+        match input {
+            Input::DataPlaneOpened => self.data_plane.opened(),
+            Input::ServiceAddress {
+                prefix,
+                serving,
+                detail,
+            } => {
+                self.data_plane.heard(now);
+                let told = Told {
+                    serving,
+                    detail,
+                    stream: self.data_plane.stream(),
+                };
+                let entry = self.entries.entry(prefix).or_insert(Entry {
+                    told: None,
+                    route: Route::Free,
+                    announced: None,
+                    release_at: None,
+                });
+                entry.told = Some(told);
+            }
+            Input::ServiceAddressRemoved(prefix) => {
+                self.data_plane.heard(now);
+                if let Some(entry) = self.entries.get_mut(&prefix) {
+                    entry.told = None;
+                }
+            }
+            Input::Synced => {
+                self.data_plane.synced(now);
+                let stream = self.data_plane.stream();
+                for entry in self.entries.values_mut() {
+                    entry.told.take_if(|told| told.stream != stream);
+                }
+            }
+            Input::Heartbeat => self.data_plane.heard(now),
+            Input::DataPlaneLost(problem) => self.data_plane.lost(problem),
+            Input::NodeRouteHeld(prefix) => {
+                if let Some(entry) = self.entries.get_mut(&prefix)
+                    && entry.route != Route::Free
+                {
+                    entry.route = Route::Held;
+                }
+            }
+            Input::NodeRouteLost {
+                prefix,
+                problem,
+                is_unknown,
+            } => self.node_route_lost(prefix, problem, is_unknown, now),
+            Input::Drain => self.begin_drain(now),
+            Input::Undrain => {
+                if !self.is_stopping {
+                    self.drain = Drain::No;
+                }
+            }
+            Input::Stop => {
+                self.is_stopping = true;
+                self.begin_drain(now);
+            }
+            Input::DeadlineReached => {}
+        }
+        let mut outputs = Vec::new();
+        self.advance_drain(now);
+        for prefix in self.entries.keys().copied().collect::<Vec<_>>() {
+            self.reconcile(prefix, now, &mut outputs);
+        }
+        self.finish_drain(now, &mut outputs);
+        outputs
+    }
+
+    fn node_route_lost(&mut self, prefix: IpNet, problem: String, is_unknown: bool, now: Instant) {
+        let Some(entry) = self.entries.get_mut(&prefix) else {
+            return;
+        };
+        entry.route = match &entry.route {
+            Route::Free => Route::Free,
+            Route::Held if is_unknown => Route::Lost {
+                until: now + self.config.node_route_timeout,
+                problem,
+            },
+            // Trying in vain does not prolong it.
+            Route::Lost { until, .. } if is_unknown => Route::Lost {
+                until: *until,
+                problem,
+            },
+            Route::Asked { .. } | Route::Held | Route::Lost { .. } => Route::Asked { problem },
+        };
+    }
+
+    fn begin_drain(&mut self, now: Instant) {
+        if self.drain != Drain::No {
+            return;
+        }
+        self.withdrawn_by_drain.clear();
+        let is_announced = self.entries.values().any(|entry| entry.announced.is_some());
+        // With nothing announced there is no traffic to wait for.
+        let timeout = if is_announced {
+            self.config.drain_timeout
+        } else {
+            Duration::ZERO
+        };
+        self.drain = Drain::Draining {
+            until: now + timeout,
+        };
+    }
+
+    fn advance_drain(&mut self, now: Instant) {
+        if let Drain::Draining { until } = self.drain
+            && until <= now
+        {
+            let announced = self.entries.iter().filter(|(_, it)| it.announced.is_some());
+            self.withdrawn_by_drain = announced.map(|(prefix, _)| *prefix).collect();
+            let linger = if self.withdrawn_by_drain.is_empty() {
+                Duration::ZERO
+            } else {
+                self.config.linger
+            };
+            self.drain = Drain::Lingering {
+                until: now + linger,
+            };
+        }
+    }
+
+    fn finish_drain(&mut self, now: Instant, outputs: &mut Vec<Output>) {
+        match self.drain {
+            Drain::Lingering { until } if until <= now => {
+                self.drain = Drain::Done;
+                outputs.push(Output::Drained);
+            }
+            // A process that is to stop may have been drained before.
+            Drain::Done if self.is_stopping => {}
+            Drain::No | Drain::Draining { .. } | Drain::Lingering { .. } | Drain::Done => return,
+        }
+        if self.is_stopping {
+            outputs.push(Output::Stopped);
+        }
+    }
+
+    /// Brings one service address to what it is to be.
+    fn reconcile(&mut self, prefix: IpNet, now: Instant, outputs: &mut Vec<Output>) {
+        let serving = self.is_serving(&prefix, now);
+        let via = self.via(&prefix).ok();
+        let drain = self.drain;
+        let Some(entry) = self.entries.get_mut(&prefix) else {
+            return;
+        };
+        let has_route = match (&via, &entry.route) {
+            (Some(Via { gateway: None, .. }), _) | (_, Route::Held) => true,
+            (_, Route::Lost { until, .. }) => entry.announced.is_some() && *until > now,
+            (_, Route::Free | Route::Asked { .. }) => false,
+        };
+        let wanted = match (via, drain) {
+            (Some(_), Drain::No) if serving && has_route => Some(Form::Normal),
+            (Some(_), Drain::Draining { .. })
+                if serving && has_route && entry.announced.is_some() =>
+            {
+                Some(Form::Draining)
+            }
+            (
+                None | Some(_),
+                Drain::No | Drain::Draining { .. } | Drain::Lingering { .. } | Drain::Done,
+            ) => None,
+        };
+        let wants_route = wanted.is_some() || (serving && drain == Drain::No);
+        if wants_route {
+            entry.release_at = None;
+            if let Some(Via {
+                gateway: Some(gateway),
+                ..
+            }) = via
+                && entry.route == Route::Free
+            {
+                entry.route = Route::Asked {
+                    problem: String::new(),
+                };
+                outputs.push(Output::Hold { prefix, gateway });
+            }
+        }
+        if entry.announced != wanted {
+            match (wanted, via) {
+                (Some(form), Some(via)) => {
+                    let attributes = self.config.attributes(form, via.next_hop);
+                    outputs.push(Output::Announce(prefix, attributes));
+                }
+                (None, _) | (_, None) => {
+                    entry.release_at = Some(now + self.config.linger);
+                    outputs.push(Output::Withdraw(prefix));
+                }
+            }
+            entry.announced = wanted;
+        }
+        if !wants_route
+            && entry.route != Route::Free
+            && entry.release_at.is_none_or(|release_at| release_at <= now)
+        {
+            entry.route = Route::Free;
+            outputs.push(Output::Release(prefix));
+        }
+        if entry.told.is_none() && entry.announced.is_none() && entry.route == Route::Free {
+            self.entries.remove(&prefix);
+        }
+    }
+
+    fn is_serving(&self, prefix: &IpNet, now: Instant) -> bool {
+        let told = self
+            .entries
+            .get(prefix)
+            .and_then(|entry| entry.told.as_ref());
+        told.is_some_and(|told| told.serving && self.data_plane.is_valid(told.stream, now))
+    }
+
+    /// # Errors
+    /// In words, why the prefix is refused.
+    fn via(&self, prefix: &IpNet) -> Result<Via, String> {
+        let is_allowed = |allowed: &IpNet| allowed.contains(prefix);
+        if !self.config.allowed_prefixes.iter().any(is_allowed) {
+            return Err("outside of --allowed-prefixes".to_owned());
+        }
+        let (via, family) = match prefix {
+            IpNet::V4(_) => (self.config.ipv4, "IPv4"),
+            IpNet::V6(_) => (self.config.ipv6, "IPv6"),
+        };
+        via.ok_or_else(|| {
+            format!("--next-hop or --gateway names no {family} address, which this prefix needs")
+        })
+    }
+
+    /// When [`Input::DeadlineReached`] is due.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let drain = match self.drain {
+            Drain::Draining { until } | Drain::Lingering { until } => Some(until),
+            Drain::No | Drain::Done => None,
+        };
+        let entries = self.entries.values().flat_map(|entry| {
+            let lost = match &entry.route {
+                Route::Lost { until, .. } => Some(*until),
+                Route::Free | Route::Asked { .. } | Route::Held => None,
+            };
+            [lost, entry.release_at]
+        });
+        entries
+            .chain([drain])
+            .chain(self.data_plane.deadlines())
+            .flatten()
+            // What is past was taken into account then.
+            .filter(|deadline| *deadline > self.evaluated_at)
+            .min()
+    }
+
+    /// How far the data plane is known.
+    pub fn data_plane(&self) -> DataPlaneState {
+        self.data_plane.state(self.evaluated_at)
+    }
+
+    /// Whether a drain is under way or done.
+    pub fn is_draining(&self) -> bool {
+        self.drain != Drain::No
+    }
+
+    /// Whether a drain is done.
+    pub fn is_drained(&self) -> bool {
+        self.drain == Drain::Done
+    }
+
+    /// What the drain withdrew.
+    pub fn withdrawn_by_drain(&self) -> &[IpNet] {
+        &self.withdrawn_by_drain
+    }
+}
+
+impl PlanConfig {
+    fn attributes(&self, form: Form, next_hop: IpAddr) -> PathAttributes {
+        let mut communities = self.communities.clone();
+        let local_pref = match form {
+            Form::Normal => self.local_pref,
+            Form::Draining => {
+                communities.push(Community::GRACEFUL_SHUTDOWN);
+                0
+            }
+        };
+        PathAttributes {
+            local_pref: Some(local_pref),
+            multi_exit_disc: self.multi_exit_disc,
+            communities,
+            ..PathAttributes::originate(next_hop)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,107 @@
+//! What has become of each service address, in words.
+
+use std::net::IpAddr;
+
+use bgp_packet::IpNet;
+
+use super::{Drain, Entry, Form, Plan, Route};
+
+/// What has become of a service address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum State {
+    /// The data plane does not serve it.
+    NotServing,
+    /// Policy or settings do not allow it.
+    Refused,
+    /// The node's route has not been acknowledged.
+    WaitingForNodeRoute,
+    /// Announced.
+    Announced,
+    /// Announced as about to go.
+    Draining,
+    /// Withdrawn, or never announced, because of a drain.
+    Drained,
+}
+
+/// A service address at a moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announcement {
+    /// What has become of it.
+    pub state: State,
+    /// The same in words, with the cause.
+    pub detail: String,
+    /// As announced, or as it would be.
+    pub next_hop: Option<IpAddr>,
+}
+
+/// How far the data plane is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DataPlaneState {
+    /// Everything that exists has been told, and it is alive.
+    Synced,
+    /// Not all has been told.
+    Syncing,
+    /// There is no stream; the cause. What it told last still counts.
+    Lost(String),
+    /// Not heard for the timeout: nothing counts as served.
+    Silent(String),
+}
+
+impl Plan {
+    /// Each service address at this moment.
+    pub fn announcements(&self) -> impl Iterator<Item = (IpNet, Announcement)> {
+        self.entries
+            .iter()
+            .map(|(prefix, entry)| (*prefix, self.announcement(prefix, entry)))
+    }
+
+    fn announcement(&self, prefix: &IpNet, entry: &Entry) -> Announcement {
+        let via = self.via(prefix);
+        let next_hop = via.as_ref().ok().map(|via| via.next_hop);
+        let (state, detail) = match (&via, entry.announced, self.drain) {
+            (Err(problem), _, _) => (State::Refused, problem.clone()),
+            (Ok(_), Some(Form::Normal), _) => (State::Announced, route_problem(&entry.route)),
+            (Ok(_), Some(Form::Draining), _) => (
+                State::Draining,
+                "announced with GRACEFUL_SHUTDOWN and LOCAL_PREF 0".to_owned(),
+            ),
+            (Ok(_), None, Drain::Draining { .. } | Drain::Lingering { .. } | Drain::Done) => {
+                let detail = "withheld by a drain; Undrain reverts it".to_owned();
+                (State::Drained, detail)
+            }
+            (Ok(_), None, Drain::No) => self.unannounced(prefix, entry),
+        };
+        Announcement {
+            state,
+            detail,
+            next_hop,
+        }
+    }
+
+    fn unannounced(&self, prefix: &IpNet, entry: &Entry) -> (State, String) {
+        if self.is_serving(prefix, self.evaluated_at) {
+            return (State::WaitingForNodeRoute, route_problem(&entry.route));
+        }
+        let detail = match &entry.told {
+            None => "the data plane has dropped it; its node route lingers".to_owned(),
+            Some(told) if !told.serving => told.detail.clone(),
+            Some(_) => match self.data_plane.state(self.evaluated_at) {
+                DataPlaneState::Silent(problem) | DataPlaneState::Lost(problem) => problem,
+                DataPlaneState::Syncing | DataPlaneState::Synced => {
+                    "the data plane has not told of it since it came back".to_owned()
+                }
+            },
+        };
+        (State::NotServing, detail)
+    }
+}
+
+fn route_problem(route: &Route) -> String {
+    match route {
+        Route::Free | Route::Held => String::new(),
+        Route::Asked { problem } if problem.is_empty() => {
+            "the node route has not been acknowledged".to_owned()
+        }
+        Route::Asked { problem } | Route::Lost { problem, .. } => format!("node route: {problem}"),
+    }
+}

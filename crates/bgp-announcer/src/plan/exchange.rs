@@ -1,0 +1,71 @@
+//! What the plan is told, and what it wants to have done.
+
+use std::net::IpAddr;
+
+use bgp_packet::{IpNet, PathAttributes};
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// A stream of the data plane has begun.
+    DataPlaneOpened,
+    /// The data plane told of a service address.
+    ServiceAddress {
+        /// Without host bits.
+        prefix: IpNet,
+        /// Whether it can be served.
+        serving: bool,
+        /// Why not.
+        detail: String,
+    },
+    /// The data plane dropped a service address.
+    ServiceAddressRemoved(IpNet),
+    /// The data plane has told of everything that exists.
+    Synced,
+    /// The data plane is alive.
+    Heartbeat,
+    /// The stream of the data plane has ended.
+    DataPlaneLost(String),
+    /// The node's kernel holds the route.
+    NodeRouteHeld(IpNet),
+    /// The node's kernel may not hold the route.
+    NodeRouteLost {
+        /// Which.
+        prefix: IpNet,
+        /// In words.
+        problem: String,
+        /// Nobody knows: the node-router is gone, and the route stays as it is. Otherwise the
+        /// route is known to be missing.
+        is_unknown: bool,
+    },
+    /// Traffic shall go elsewhere.
+    Drain,
+    /// Traffic may come again.
+    Undrain,
+    /// As `Drain`, and the process ends afterwards.
+    Stop,
+    /// [`super::Plan::next_deadline`] has come. Harmless at any other time.
+    DeadlineReached,
+}
+
+/// What is to be done, in this order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Have the node route the prefix to the gateway until `Release`.
+    Hold {
+        /// What.
+        prefix: IpNet,
+        /// Where to.
+        gateway: IpAddr,
+    },
+    /// Give the node route up.
+    Release(IpNet),
+    /// Announce, or replace what was announced.
+    Announce(IpNet, PathAttributes),
+    /// Withdraw.
+    Withdraw(IpNet),
+    /// The drain is done.
+    Drained,
+    /// The process may end.
+    Stopped,
+}

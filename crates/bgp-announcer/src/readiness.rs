@@ -1,0 +1,118 @@
+//! The steps of `/readyz`, in the order of coming up.
+
+use std::collections::BTreeMap;
+
+use bgp_packet::IpNet;
+use bgp_speaker::PeerStatus;
+use daemon_runtime::Step;
+
+use crate::{
+    announcer::{Announcement, is_established},
+    plan::{DataPlaneState, State},
+};
+
+#[derive(Debug)]
+pub(crate) struct Readiness {
+    data_plane: Step,
+    serving: Step,
+    node_route: Option<Step>,
+    session: Step,
+    announced: Step,
+}
+
+impl Readiness {
+    pub(crate) fn register(readiness: &daemon_runtime::Readiness, needs_node_route: bool) -> Self {
+        Self {
+            data_plane: readiness.step("data-plane", "not reached yet"),
+            serving: readiness.step("serving", "no service address is known"),
+            node_route: needs_node_route
+                .then(|| readiness.step("node-route", "no service address is served")),
+            session: readiness.step("bgp-session", "no session is established"),
+            announced: readiness.step("announced", "nothing is announced"),
+        }
+    }
+
+    pub(crate) fn show(
+        &self,
+        data_plane: &DataPlaneState,
+        is_draining: bool,
+        announcements: &BTreeMap<IpNet, Announcement>,
+        sessions: &[PeerStatus],
+    ) {
+        match data_plane {
+            DataPlaneState::Synced => self.data_plane.ready(""),
+            DataPlaneState::Syncing => self.data_plane.missing("not all has been told"),
+            DataPlaneState::Lost(problem) | DataPlaneState::Silent(problem) => {
+                self.data_plane.missing(problem.clone());
+            }
+        }
+        let first = |state: State| {
+            let mut all = announcements.iter();
+            all.find(|(_, it)| it.state == state)
+                .map(|(prefix, it)| format!("{prefix}: {}", it.detail))
+        };
+        let count = |state: State| {
+            announcements
+                .values()
+                .filter(|it| it.state == state)
+                .count()
+        };
+        let waiting = count(State::WaitingForNodeRoute);
+        let served = waiting + count(State::Announced) + count(State::Draining);
+        let problem = first(State::Refused).or_else(|| first(State::NotServing));
+        match (served, problem) {
+            (0, None) => self.serving.missing("no service address is known"),
+            (0, Some(problem)) => self.serving.missing(problem),
+            (_, None) => self.serving.ready(format!("{served} of {served}")),
+            (_, Some(problem)) => {
+                let all = announcements.len();
+                self.serving.ready(format!("{served} of {all}; {problem}"));
+            }
+        }
+        if let Some(step) = &self.node_route {
+            match first(State::WaitingForNodeRoute) {
+                Some(problem) => step.missing(problem),
+                None if served == 0 => step.missing("no service address is served"),
+                None => step.ready(""),
+            }
+        }
+        self.show_sessions(sessions);
+        let announced = announcements
+            .values()
+            .filter(|it| it.state == State::Announced);
+        let taken = announced.filter(|it| !it.announced_to.is_empty()).count();
+        if is_draining {
+            self.announced.missing("draining");
+        } else if taken == 0 {
+            self.announced.missing("nothing is announced");
+        } else {
+            self.announced
+                .ready(format!("{taken} of {}", announcements.len()));
+        }
+    }
+
+    fn show_sessions(&self, sessions: &[PeerStatus]) {
+        let down: Vec<String> = sessions
+            .iter()
+            .filter(|peer| !is_established(peer))
+            .map(|peer| {
+                let error = peer.session.last_error.as_ref();
+                let error = error.map(|(_, error)| format!(", {error}"));
+                format!(
+                    "{} is in {:?}{}",
+                    peer.name,
+                    peer.session.state,
+                    error.unwrap_or_default()
+                )
+            })
+            .collect();
+        let down_text = down.join("; ");
+        if down.len() < sessions.len() {
+            self.session.ready(down_text);
+        } else if down.is_empty() {
+            self.session.missing("no session is established");
+        } else {
+            self.session.missing(down_text);
+        }
+    }
+}

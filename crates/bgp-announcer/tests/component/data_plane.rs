@@ -1,0 +1,155 @@
+//! A data plane of a few lines.
+
+use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+
+use daemon_api::dataplane::v1::{
+    ListServiceAddressesRequest, ListServiceAddressesResponse, ListVirtualServersRequest,
+    ListVirtualServersResponse, ServiceAddress, WatchServiceAddressesRequest,
+    WatchServiceAddressesResponse, WatchVirtualServersRequest, WatchVirtualServersResponse,
+    data_plane_server::{DataPlane, DataPlaneServer},
+    watch_service_addresses_response::Event as Wire,
+};
+use daemon_runtime::{Event, Publisher};
+use futures::{Stream, StreamExt, stream};
+use tokio::sync::watch;
+use tokio_stream::wrappers::IntervalStream;
+use tonic::{Request, Response, Status};
+
+use crate::world::{DEADLINE, Process};
+
+pub(crate) struct StandIn {
+    pub(crate) address: SocketAddr,
+    state: Arc<State>,
+    process: Option<Process>,
+}
+
+struct State {
+    addresses: Publisher<String, ServiceAddress>,
+    is_mute: watch::Sender<bool>,
+    watches: watch::Sender<usize>,
+}
+
+impl StandIn {
+    /// Not started, but with a port of its own.
+    pub(crate) fn new() -> Self {
+        let addresses = Publisher::new();
+        addresses.synced();
+        Self {
+            address: crate::world::free_port(),
+            state: Arc::new(State {
+                addresses,
+                is_mute: watch::Sender::new(false),
+                watches: watch::Sender::new(0),
+            }),
+            process: None,
+        }
+    }
+
+    pub(crate) async fn start(&mut self) {
+        let service = DataPlaneServer::new(Service(self.state.clone()));
+        self.process = Some(Process::serve(self.address, service).await);
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.process.take().expect("it runs").kill();
+    }
+
+    pub(crate) fn serve(&self, prefix: &str) {
+        self.set(prefix, true, "");
+    }
+
+    pub(crate) fn stop_serving(&self, prefix: &str, detail: &str) {
+        self.set(prefix, false, detail);
+    }
+
+    fn set(&self, prefix: &str, serving: bool, detail: &str) {
+        let address = ServiceAddress {
+            prefix: prefix.to_owned(),
+            serving,
+            detail: detail.to_owned(),
+            ..ServiceAddress::default()
+        };
+        self.state.addresses.set(prefix.to_owned(), address);
+    }
+
+    pub(crate) fn remove(&self, prefix: &str) {
+        self.state.addresses.remove(&prefix.to_owned());
+    }
+
+    /// Hangs: streams stay open and say nothing.
+    pub(crate) fn mute(&self, is_mute: bool) {
+        self.state.is_mute.send_replace(is_mute);
+    }
+
+    pub(crate) fn watches(&self) -> usize {
+        *self.state.watches.borrow()
+    }
+
+    pub(crate) async fn wait_for_watches(&self, count: usize) {
+        let mut watches = self.state.watches.subscribe();
+        let waiting = watches.wait_for(|watches| *watches >= count);
+        let watches = tokio::time::timeout(DEADLINE, waiting).await;
+        watches.expect("in time").expect("is there");
+    }
+}
+
+struct Service(Arc<State>);
+
+type WireStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl DataPlane for Service {
+    type WatchServiceAddressesStream = WireStream<WatchServiceAddressesResponse>;
+
+    async fn watch_service_addresses(
+        &self,
+        request: Request<WatchServiceAddressesRequest>,
+    ) -> Result<Response<Self::WatchServiceAddressesStream>, Status> {
+        let interval = request.into_inner().heartbeat_interval_milliseconds;
+        let interval = tokio::time::interval(Duration::from_millis(interval.into()));
+        let heartbeats = IntervalStream::new(interval);
+        let heartbeats = heartbeats.map(|_| (0, Wire::Heartbeat(Default::default())));
+        let events = self.0.addresses.reader().subscribe().into_stream();
+        let events = events.map(|(revision, event)| {
+            let event = match event {
+                Event::Changed(_, address) => Wire::ServiceAddress(address),
+                Event::Removed(prefix) => Wire::RemovedServiceAddress(prefix),
+                Event::Synced => Wire::Synced(Default::default()),
+            };
+            (revision, event)
+        });
+        let is_mute = self.0.is_mute.subscribe();
+        let events = stream::select(events, heartbeats).filter_map(move |(revision, event)| {
+            let is_mute = *is_mute.borrow();
+            async move {
+                let event = Some(event);
+                (!is_mute).then_some(Ok(WatchServiceAddressesResponse { revision, event }))
+            }
+        });
+        self.0.watches.send_modify(|watches| *watches += 1);
+        Ok(Response::new(Box::pin(events)))
+    }
+
+    async fn list_service_addresses(
+        &self,
+        _: Request<ListServiceAddressesRequest>,
+    ) -> Result<Response<ListServiceAddressesResponse>, Status> {
+        Err(Status::unimplemented("not needed here"))
+    }
+
+    type WatchVirtualServersStream = WireStream<WatchVirtualServersResponse>;
+
+    async fn watch_virtual_servers(
+        &self,
+        _: Request<WatchVirtualServersRequest>,
+    ) -> Result<Response<Self::WatchVirtualServersStream>, Status> {
+        Err(Status::unimplemented("not needed here"))
+    }
+
+    async fn list_virtual_servers(
+        &self,
+        _: Request<ListVirtualServersRequest>,
+    ) -> Result<Response<ListVirtualServersResponse>, Status> {
+        Err(Status::unimplemented("not needed here"))
+    }
+}

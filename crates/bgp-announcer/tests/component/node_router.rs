@@ -1,0 +1,143 @@
+//! A node-router of a few lines.
+
+use std::{net::SocketAddr, pin::Pin, sync::Arc};
+
+use daemon_api::noderoute::v1::{
+    HoldRequest, HoldResponse, ListRoutesRequest, ListRoutesResponse, WatchRoutesRequest,
+    WatchRoutesResponse,
+    node_route_server::{NodeRoute, NodeRouteServer},
+};
+use futures::{Stream, StreamExt};
+use tokio::sync::watch;
+use tokio_stream::wrappers::WatchStream;
+use tonic::{Request, Response, Status};
+
+use crate::world::{DEADLINE, Process};
+
+pub(crate) struct StandIn {
+    pub(crate) address: SocketAddr,
+    state: Arc<State>,
+    process: Option<Process>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Answer {
+    Installed,
+    NotInstalled,
+    Refuse(String),
+}
+
+struct State {
+    answer: watch::Sender<Answer>,
+    /// Prefix and gateway of each open stream.
+    holds: watch::Sender<Vec<(String, String)>>,
+}
+
+impl StandIn {
+    pub(crate) async fn start_new() -> Self {
+        let mut stand_in = Self {
+            address: crate::world::free_port(),
+            state: Arc::new(State {
+                answer: watch::Sender::new(Answer::Installed),
+                holds: watch::Sender::new(Vec::new()),
+            }),
+            process: None,
+        };
+        stand_in.start().await;
+        stand_in
+    }
+
+    pub(crate) async fn start(&mut self) {
+        let service = NodeRouteServer::new(Service(self.state.clone()));
+        self.process = Some(Process::serve(self.address, service).await);
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.process.take().expect("it runs").kill();
+    }
+
+    pub(crate) fn install(&self) {
+        self.state.answer.send_replace(Answer::Installed);
+    }
+
+    /// The kernel loses every route, and takes none.
+    pub(crate) fn withhold(&self) {
+        self.state.answer.send_replace(Answer::NotInstalled);
+    }
+
+    pub(crate) fn refuse(&self, problem: &str) {
+        self.state
+            .answer
+            .send_replace(Answer::Refuse(problem.to_owned()));
+    }
+
+    pub(crate) fn holds(&self) -> Vec<(String, String)> {
+        self.state.holds.borrow().clone()
+    }
+
+    pub(crate) async fn wait_for_holds(&self, count: usize) {
+        let mut holds = self.state.holds.subscribe();
+        let waiting = holds.wait_for(|holds| holds.len() == count);
+        let holds = tokio::time::timeout(DEADLINE, waiting).await;
+        holds.expect("in time").expect("is there");
+    }
+}
+
+struct Service(Arc<State>);
+
+/// Entry of an open stream.
+struct Hold(Arc<State>, (String, String));
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.holds.send_modify(|holds| {
+            let index = holds.iter().position(|hold| *hold == self.1);
+            holds.remove(index.expect("it was entered"));
+        });
+    }
+}
+
+type WireStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl NodeRoute for Service {
+    type HoldStream = WireStream<HoldResponse>;
+
+    async fn hold(
+        &self,
+        request: Request<HoldRequest>,
+    ) -> Result<Response<Self::HoldStream>, Status> {
+        if let Answer::Refuse(problem) = &*self.0.answer.borrow() {
+            return Err(Status::permission_denied(problem));
+        }
+        let HoldRequest { prefix, gateway } = request.into_inner();
+        let entry = (prefix, gateway);
+        self.0.holds.send_modify(|holds| holds.push(entry.clone()));
+        let hold = Hold(self.0.clone(), entry);
+        let answers = WatchStream::new(self.0.answer.subscribe());
+        let responses = answers.map(move |answer| {
+            let _ = &hold;
+            Ok(HoldResponse {
+                installed: answer == Answer::Installed,
+                interface: "eth7".to_owned(),
+            })
+        });
+        Ok(Response::new(Box::pin(responses)))
+    }
+
+    async fn list_routes(
+        &self,
+        _: Request<ListRoutesRequest>,
+    ) -> Result<Response<ListRoutesResponse>, Status> {
+        Err(Status::unimplemented("not needed here"))
+    }
+
+    type WatchRoutesStream = WireStream<WatchRoutesResponse>;
+
+    async fn watch_routes(
+        &self,
+        _: Request<WatchRoutesRequest>,
+    ) -> Result<Response<Self::WatchRoutesStream>, Status> {
+        Err(Status::unimplemented("not needed here"))
+    }
+}

@@ -1,0 +1,320 @@
+//! The daemon and everything around it.
+
+use std::{
+    convert::Infallible,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::atomic::{AtomicU16, Ordering},
+    time::{Duration, Instant},
+};
+
+use bgp_announcer::{args::Args, config::Config};
+use bgp_packet::{Asn, ClusterId, RouterId};
+use bgp_rib::ImportPolicy;
+use bgp_speaker::{
+    Changes, Configuration, PathStatus, PeerConfig, SessionConfig, Speaker, SpeakerConfig,
+    SpeakerHandle, Table,
+};
+use clap::{CommandFactory, FromArgMatches};
+use daemon_api::announcer::v1::{
+    Announcement, AnnouncementState, ListAnnouncementsRequest, ListAnnouncementsResponse,
+    ListSessionsRequest, announcer_client::AnnouncerClient,
+};
+use daemon_runtime::{Daemon, DaemonError, ListenAddress, Metrics, Readiness, Shutdown, Target};
+use tokio::{net::TcpListener, runtime::Runtime, task::JoinHandle, time::timeout};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{
+    body::Body,
+    codegen::{Service, http},
+    server::NamedService,
+    transport::{Channel, Server},
+};
+
+use crate::{data_plane, node_router};
+
+/// Longest wait for anything.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
+
+const ASN: Asn = Asn(64512);
+
+/// A server that dies as a process does: at once, with all of its connections.
+pub(crate) struct Process(Option<Runtime>);
+
+impl Process {
+    pub(crate) async fn serve<S>(address: SocketAddr, service: S) -> Self
+    where
+        S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
+            + NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: Send + 'static,
+    {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let starting = runtime.spawn(async move {
+            let listener = TcpListener::bind(address).await.expect("its own port");
+            tokio::spawn(async move {
+                let incoming = TcpListenerStream::new(listener);
+                let server = Server::builder().add_service(service);
+                server.serve_with_incoming(incoming).await.expect("serves");
+            });
+        });
+        starting.await.expect("no panic");
+        Self(Some(runtime))
+    }
+
+    pub(crate) fn kill(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// A loopback address with a port that nobody else uses.
+pub(crate) fn free_port() -> SocketAddr {
+    SocketAddr::new(fresh_address().into(), 50_000)
+}
+
+fn fresh_address() -> Ipv4Addr {
+    static NEXT: AtomicU16 = AtomicU16::new(1);
+    let [high, low] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    Ipv4Addr::new(127, 78, high, low)
+}
+
+pub(crate) struct World {
+    pub(crate) data_plane: data_plane::StandIn,
+    pub(crate) node_router: node_router::StandIn,
+    pub(crate) client: AnnouncerClient<Channel>,
+    pub(crate) announcer_address: IpAddr,
+    pub(crate) shutdown: Shutdown,
+    pub(crate) readiness: Readiness,
+    pub(crate) metrics: Metrics,
+    daemon: Option<JoinHandle<Result<(), DaemonError>>>,
+    reflector: SpeakerHandle,
+    reflector_changes: Changes,
+    _reflector: JoinHandle<()>,
+}
+
+impl World {
+    pub(crate) async fn start(flags: &[&str]) -> Self {
+        let mut world = Self::start_without_data_plane(flags).await;
+        world.data_plane.start().await;
+        world
+    }
+
+    pub(crate) async fn start_without_data_plane(flags: &[&str]) -> Self {
+        let data_plane = data_plane::StandIn::new();
+        let node_router = node_router::StandIn::start_new().await;
+        let announcer_address = IpAddr::from(fresh_address());
+        let (reflector, reflector_address, reflector_task) = reflector(announcer_address).await;
+
+        let usual = [
+            "--grpc-listen=127.0.0.1:0".to_owned(),
+            "--http-listen=127.0.0.1:0".to_owned(),
+            format!("--asn={ASN}"),
+            format!("--peer={reflector_address},name=reflector,source={announcer_address}"),
+            "--gateway=10.244.1.7".to_owned(),
+            "--next-hop=192.0.2.11".to_owned(),
+            "--allowed-prefixes=10.1.1.0/24".to_owned(),
+            format!("--data-plane=http://{}", data_plane.address),
+            format!("--node-router=http://{}", node_router.address),
+        ];
+        let name = |flag: &str| flag.split('=').next().unwrap_or_default().to_owned();
+        let usual = usual
+            .iter()
+            .map(String::as_str)
+            .filter(|usual| !flags.iter().any(|flag| name(flag) == name(usual)));
+        let line = ["bgp-announcer"]
+            .into_iter()
+            .chain(usual)
+            .chain(flags.iter().copied());
+        let matches = Args::command().get_matches_from(line);
+        let args = Args::from_arg_matches(&matches).expect("flags are usable");
+        let config = Config::resolve(&args).expect("flags are usable");
+
+        let mut daemon = Daemon::new("bgp-announcer");
+        let shutdown = daemon.shutdown().clone();
+        let readiness = daemon.readiness().clone();
+        let metrics = daemon.metrics().clone();
+        let address = bgp_announcer::start(config, &mut daemon)
+            .await
+            .expect("starts");
+        let ListenAddress::Tcp(address) = address else {
+            panic!("a TCP address: {address}");
+        };
+        let target: Target = format!("http://{address}").parse().expect("a target");
+        let daemon = tokio::spawn(daemon.run_until_drained(std::future::pending()));
+        Self {
+            data_plane,
+            node_router,
+            client: AnnouncerClient::new(target.channel()),
+            announcer_address,
+            shutdown,
+            readiness,
+            metrics,
+            daemon: Some(daemon),
+            reflector_changes: reflector.changes(true).await.expect("runs"),
+            reflector,
+            _reflector: reflector_task,
+        }
+    }
+
+    /// What the reflector has from the announcer.
+    pub(crate) async fn paths(&self) -> Vec<PathStatus> {
+        self.reflector.paths(Table::All, None).await.expect("runs")
+    }
+
+    pub(crate) async fn wait_for_paths(&mut self, is_fine: impl Fn(&[PathStatus]) -> bool) {
+        let waiting = async {
+            while !is_fine(&self.reflector.paths(Table::All, None).await.expect("runs")) {
+                self.reflector_changes.next().await.expect("runs");
+            }
+        };
+        if timeout(DEADLINE, waiting).await.is_err() {
+            panic!(
+                "paths: {:#?}\n{:#?}",
+                self.paths().await,
+                self.announcements().await
+            );
+        }
+    }
+
+    /// UPDATE messages that the announcer has sent.
+    pub(crate) async fn updates_received(&mut self) -> u64 {
+        let sessions = self.client.list_sessions(ListSessionsRequest {}).await;
+        let sessions = sessions.expect("is served").into_inner().sessions;
+        sessions.iter().map(|session| session.updates_sent).sum()
+    }
+
+    /// What the announcer said last when it ended the session.
+    pub(crate) async fn wait_for_peer_error(&mut self) -> String {
+        let peers = self.reflector.peers().await.expect("runs");
+        if let Some((_, error)) = peers
+            .first()
+            .and_then(|peer| peer.session.last_error.clone())
+        {
+            return error.to_string();
+        }
+        let waiting = async {
+            loop {
+                for change in self.reflector_changes.next().await.expect("runs") {
+                    if let bgp_speaker::Change::Peer(peer) = change
+                        && let Some((_, error)) = &peer.session.last_error
+                    {
+                        return error.to_string();
+                    }
+                }
+            }
+        };
+        timeout(DEADLINE, waiting).await.expect("an error in time")
+    }
+
+    pub(crate) async fn announcements(&mut self) -> ListAnnouncementsResponse {
+        let list = self
+            .client
+            .list_announcements(ListAnnouncementsRequest {})
+            .await;
+        list.expect("is served").into_inner()
+    }
+
+    async fn wait_for_announcement(
+        &mut self,
+        prefix: &str,
+        is_fine: impl Fn(&Announcement) -> bool,
+    ) -> Announcement {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let all = self.announcements().await.announcements;
+            let found = all.iter().find(|it| it.prefix == prefix && is_fine(it));
+            if let Some(found) = found {
+                return found.clone();
+            }
+            assert!(Instant::now() < deadline, "{prefix}: {all:#?}");
+            self.next_change().await;
+        }
+    }
+
+    pub(crate) async fn wait_for_state(
+        &mut self,
+        prefix: &str,
+        state: AnnouncementState,
+    ) -> Announcement {
+        self.wait_for_announcement(prefix, |it| it.state() == state)
+            .await
+    }
+
+    pub(crate) async fn wait_for_announced_to(
+        &mut self,
+        prefix: &str,
+        count: usize,
+    ) -> Announcement {
+        self.wait_for_announcement(prefix, |it| it.announced_to.len() == count)
+            .await
+    }
+
+    pub(crate) async fn wait_for_readyz(&mut self, text: &str) {
+        let deadline = Instant::now() + DEADLINE;
+        while !self.readiness.report().contains(text) {
+            assert!(
+                Instant::now() < deadline,
+                "{text}: {}",
+                self.readiness.report()
+            );
+            self.next_change().await;
+        }
+    }
+
+    /// A moment between two looks at what has no stream of changes.
+    pub(crate) async fn next_change(&self) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+
+    /// How the daemon ended.
+    pub(crate) async fn ended(&mut self) -> Result<(), DaemonError> {
+        let daemon = self.daemon.take().expect("it was not asked before");
+        let ended = timeout(DEADLINE, daemon).await;
+        ended.expect("ends in time").expect("no panic")
+    }
+}
+
+/// A speaker that accepts what the announcer announces.
+async fn reflector(client: IpAddr) -> (SpeakerHandle, SocketAddr, JoinHandle<()>) {
+    let address = fresh_address();
+    let speaker = Speaker::bind(SpeakerConfig {
+        local_asn: ASN,
+        router_id: RouterId(address),
+        cluster_id: ClusterId(address),
+        listen: vec![SocketAddr::new(address.into(), 0)],
+    })
+    .expect("loopback is there");
+    let handle = speaker.handle();
+    let address = speaker.local_addresses()[0];
+    let task = tokio::spawn(async move { speaker.run().await.expect("no task panics") });
+    let session = SessionConfig {
+        is_client: true,
+        hold_time_seconds: 90,
+        import: ImportPolicy::accept_all(),
+        ..SessionConfig::new(Some(ASN))
+    };
+    let peer = PeerConfig {
+        active: false,
+        ..PeerConfig::new(SocketAddr::new(client, 179), session)
+    };
+    let configuration = Configuration {
+        peers: vec![peer],
+        groups: Vec::new(),
+    };
+    let configured = handle.configure(configuration).await.expect("runs");
+    configured.expect("is valid");
+    (handle, address, task)
+}

@@ -1,0 +1,259 @@
+//! What one source announced, after import policy.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    hash::{Hash, Hasher},
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use bgp_packet::{Community, IpNet, PathAttributes, PathId};
+
+use crate::{
+    decision::{DEFAULT_LOCAL_PREF, Preference},
+    export::ExportForm,
+    peer::{PeerKind, PeerSettings, RibConfig, SourceFacts},
+    table::{PrefixIndex, Slot},
+};
+
+/// Why an announcement was not accepted. An earlier path that it replaces is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RejectReason {
+    /// The AS_PATH holds this speaker's AS (RFC 4271 section 9.1.2).
+    AsPathLoop,
+    /// The AS_PATH of an external peer does not start with its AS (RFC 4271 section 6.3).
+    FirstAsnIsNotThePeers,
+    /// The originator id is this speaker's router id (RFC 4456 section 8).
+    OwnOriginatorId,
+    /// The cluster list holds this speaker's cluster id (RFC 4456 section 8).
+    OwnClusterId,
+    /// The next hop is this speaker (RFC 4271 section 6.3).
+    OwnNextHop,
+    /// The next hop is of the other family than the prefix.
+    NextHopFamily,
+    /// Import policy.
+    NextHopNotAllowed,
+    /// Import policy.
+    PrefixNotAllowed,
+    /// The family was not negotiated.
+    FamilyNotNegotiated,
+}
+
+impl RejectReason {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::AsPathLoop,
+        Self::FirstAsnIsNotThePeers,
+        Self::OwnOriginatorId,
+        Self::OwnClusterId,
+        Self::OwnNextHop,
+        Self::NextHopFamily,
+        Self::NextHopNotAllowed,
+        Self::PrefixNotAllowed,
+        Self::FamilyNotNegotiated,
+    ];
+}
+
+impl fmt::Display for RejectReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::AsPathLoop => "AS_PATH holds the local AS",
+            Self::FirstAsnIsNotThePeers => "AS_PATH does not start with the peer's AS",
+            Self::OwnOriginatorId => "ORIGINATOR_ID is the local router id",
+            Self::OwnClusterId => "CLUSTER_LIST holds the local cluster id",
+            Self::OwnNextHop => "next hop is this speaker",
+            Self::NextHopFamily => "next hop is not of the prefix's family",
+            Self::NextHopNotAllowed => "next hop is not allowed by import policy",
+            Self::PrefixNotAllowed => "prefix is not allowed by import policy",
+            Self::FamilyNotNegotiated => "family was not negotiated",
+        })
+    }
+}
+
+/// Checks that concern all prefixes of an announcement.
+pub(crate) fn check_attributes(
+    config: &RibConfig,
+    peer: &PeerSettings,
+    attributes: &PathAttributes,
+) -> Option<RejectReason> {
+    let is_first_asn_wrong = peer.kind == PeerKind::External
+        && attributes.as_path.neighbouring_asn() != Some(peer.peer_asn);
+    let is_own_next_hop = match attributes.next_hop {
+        IpAddr::V4(address) => peer.local_addresses.ipv4 == Some(address),
+        IpAddr::V6(address) => peer.local_addresses.ipv6 == Some(address),
+    };
+    if attributes.as_path.contains(config.local_asn) {
+        Some(RejectReason::AsPathLoop)
+    } else if is_first_asn_wrong {
+        Some(RejectReason::FirstAsnIsNotThePeers)
+    } else if attributes.originator_id == Some(config.router_id) {
+        Some(RejectReason::OwnOriginatorId)
+    } else if attributes.cluster_list.contains(&config.cluster_id) {
+        Some(RejectReason::OwnClusterId)
+    } else if is_own_next_hop {
+        Some(RejectReason::OwnNextHop)
+    } else {
+        peer.import.check_attributes(attributes)
+    }
+}
+
+/// Checks of a single prefix.
+pub(crate) fn check_prefix(
+    peer: &PeerSettings,
+    prefix: IpNet,
+    next_hop: IpAddr,
+) -> Option<RejectReason> {
+    if peer.family(&prefix).is_none() {
+        Some(RejectReason::FamilyNotNegotiated)
+    } else if !is_same_family(&prefix, next_hop) {
+        Some(RejectReason::NextHopFamily)
+    } else {
+        peer.import.check_prefix(&prefix)
+    }
+}
+
+pub(crate) fn is_same_family(prefix: &IpNet, next_hop: IpAddr) -> bool {
+    prefix.addr().is_ipv4() == next_hop.is_ipv4()
+}
+
+/// The attributes of an external peer as they count inside this AS.
+///
+/// RFC 8326 section 4.2: GRACEFUL_SHUTDOWN turns into the lowest LOCAL_PREF. The attributes of
+/// internal sessions are ignored (RFC 7606 section 7).
+pub(crate) fn internalise(attributes: &mut PathAttributes) {
+    let is_going_down = attributes
+        .communities
+        .contains(&Community::GRACEFUL_SHUTDOWN);
+    attributes.local_pref = Some(if is_going_down { 0 } else { DEFAULT_LOCAL_PREF });
+    attributes.originator_id = None;
+    attributes.cluster_list.clear();
+}
+
+/// Attributes as one source announced them, with all that follows from them.
+#[derive(Debug)]
+pub(crate) struct Learned {
+    source: SourceFacts,
+    attributes: Arc<PathAttributes>,
+    preference: Preference,
+    exported: Mutex<Vec<(ExportForm, Arc<PathAttributes>)>>,
+}
+
+impl Learned {
+    fn new(attributes: Arc<PathAttributes>, source: SourceFacts) -> Self {
+        let preference = Preference::new(&attributes, source);
+        Self {
+            source,
+            attributes,
+            preference,
+            exported: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn source(&self) -> SourceFacts {
+        self.source
+    }
+
+    pub(crate) fn attributes(&self) -> &Arc<PathAttributes> {
+        &self.attributes
+    }
+
+    pub(crate) fn preference(&self) -> &Preference {
+        &self.preference
+    }
+
+    /// The attributes as they leave in this form. Computed once for all prefixes and peers.
+    pub(crate) fn exported(&self, form: ExportForm) -> Arc<PathAttributes> {
+        let mut exported = self.exported.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, attributes)) = exported.iter().find(|(known, _)| *known == form) {
+            return attributes.clone();
+        }
+        let attributes = Arc::new(form.apply(&self.attributes));
+        exported.push((form, attributes.clone()));
+        attributes
+    }
+}
+
+/// Entry of the set of attributes, compared by value.
+#[derive(Debug)]
+struct Interned(Arc<Learned>);
+
+impl PartialEq for Interned {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.attributes == other.0.attributes
+    }
+}
+
+impl Eq for Interned {}
+
+impl Hash for Interned {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.attributes.hash(state);
+    }
+}
+
+impl std::borrow::Borrow<PathAttributes> for Interned {
+    fn borrow(&self) -> &PathAttributes {
+        &self.0.attributes
+    }
+}
+
+/// The paths of one source.
+#[derive(Debug)]
+pub(crate) struct AdjRibIn {
+    source: SourceFacts,
+    paths: HashMap<(PrefixIndex, Option<PathId>), Slot>,
+    interned: HashSet<Interned>,
+    sweep_at: usize,
+}
+
+/// Fewest attributes at which it is worth looking for those that no path uses.
+const SMALLEST_SWEEP: usize = 64;
+
+impl AdjRibIn {
+    pub(crate) fn new(source: SourceFacts) -> Self {
+        Self {
+            source,
+            paths: HashMap::new(),
+            interned: HashSet::new(),
+            sweep_at: SMALLEST_SWEEP,
+        }
+    }
+
+    /// The one copy of these attributes.
+    pub(crate) fn intern(&mut self, attributes: &Arc<PathAttributes>) -> Arc<Learned> {
+        if let Some(known) = self.interned.get(attributes.as_ref()) {
+            return known.0.clone();
+        }
+        if self.interned.len() >= self.sweep_at {
+            self.interned
+                .retain(|entry| Arc::strong_count(&entry.0) > 1);
+            self.sweep_at = SMALLEST_SWEEP.max(2 * self.interned.len());
+        }
+        let learned = Arc::new(Learned::new(attributes.clone(), self.source));
+        self.interned.insert(Interned(learned.clone()));
+        learned
+    }
+
+    pub(crate) fn slot(&self, prefix: PrefixIndex, path_id: Option<PathId>) -> Option<Slot> {
+        self.paths.get(&(prefix, path_id)).copied()
+    }
+
+    pub(crate) fn insert(&mut self, prefix: PrefixIndex, path_id: Option<PathId>, slot: Slot) {
+        self.paths.insert((prefix, path_id), slot);
+    }
+
+    pub(crate) fn remove(&mut self, prefix: PrefixIndex, path_id: Option<PathId>) -> Option<Slot> {
+        self.paths.remove(&(prefix, path_id))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.paths.len()
+    }
+
+    pub(crate) fn slots(&self) -> impl Iterator<Item = (PrefixIndex, Option<PathId>, Slot)> {
+        self.paths
+            .iter()
+            .map(|(&(prefix, path_id), &slot)| (prefix, path_id, slot))
+    }
+}

@@ -1,0 +1,238 @@
+//! The decision process: RFC 4271 section 9.1.2.2 with the changes of RFC 4456 section 9.
+//!
+//! There is no interior routing protocol here, so every next hop counts as reachable and step (e),
+//! the interior cost, never decides.
+
+use std::{cmp::Ordering, collections::HashMap, fmt, net::IpAddr};
+
+use bgp_packet::{Asn, Origin, PathAttributes, PathId, RouterId};
+
+use crate::peer::{PeerId, PeerKind, SourceFacts};
+
+/// LOCAL_PREF of a path that came without one.
+pub const DEFAULT_LOCAL_PREF: u32 = 100;
+
+/// The step of the decision process at which a path lost. In the order of the steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum NotBestReason {
+    /// RFC 4271 section 9.1.1.
+    LowerLocalPref,
+    /// Paths of our own come before those of peers.
+    NotOriginatedHere,
+    /// RFC 4271 section 9.1.2.2 (a).
+    LongerAsPath,
+    /// RFC 4271 section 9.1.2.2 (b).
+    HigherOrigin,
+    /// RFC 4271 section 9.1.2.2 (c): compared with paths through the same neighbouring AS only.
+    HigherMultiExitDisc,
+    /// RFC 4271 section 9.1.2.2 (d).
+    InternalPeer,
+    /// RFC 4271 section 9.1.2.2 (f), with ORIGINATOR_ID where present.
+    HigherRouterId,
+    /// RFC 4456 section 9.
+    LongerClusterList,
+    /// RFC 4271 section 9.1.2.2 (g).
+    HigherPeerAddress,
+    /// Two paths of one peer (RFC 7911): the lower path id decides.
+    HigherPathId,
+}
+
+impl fmt::Display for NotBestReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::LowerLocalPref => "lower LOCAL_PREF",
+            Self::NotOriginatedHere => "not originated here",
+            Self::LongerAsPath => "longer AS_PATH",
+            Self::HigherOrigin => "higher ORIGIN",
+            Self::HigherMultiExitDisc => "higher MULTI_EXIT_DISC",
+            Self::InternalPeer => "internal peer",
+            Self::HigherRouterId => "higher originator or router id",
+            Self::LongerClusterList => "longer CLUSTER_LIST",
+            Self::HigherPeerAddress => "higher peer address",
+            Self::HigherPathId => "higher path id",
+        })
+    }
+}
+
+/// All that the decision process looks at but the path id.
+#[derive(Clone, Debug)]
+pub(crate) struct Preference {
+    local_pref: u32,
+    as_path_length: usize,
+    origin: Origin,
+    /// `None`: the path starts in this AS (or with a set).
+    neighbouring_asn: Option<Asn>,
+    multi_exit_disc: u32,
+    is_external: bool,
+    router_id: RouterId,
+    cluster_list_length: usize,
+    /// The id settles what two peers of one address leave open; `None` for a path of our own.
+    peer: Option<(IpAddr, PeerId)>,
+}
+
+impl Preference {
+    pub(crate) fn new(attributes: &PathAttributes, source: SourceFacts) -> Self {
+        let (router_id, is_external, peer) = match source {
+            SourceFacts::Own { router_id } => (router_id, false, None),
+            SourceFacts::Peer {
+                id,
+                kind,
+                router_id,
+                address,
+            } => (router_id, kind == PeerKind::External, Some((address, id))),
+        };
+        Self {
+            local_pref: attributes.local_pref.unwrap_or(DEFAULT_LOCAL_PREF),
+            as_path_length: attributes.as_path.decision_length(),
+            origin: attributes.origin,
+            neighbouring_asn: attributes.as_path.neighbouring_asn(),
+            // RFC 4271 section 9.1.2.2 (c): a missing one counts as the lowest.
+            multi_exit_disc: attributes.multi_exit_disc.unwrap_or(0),
+            is_external,
+            router_id: attributes.originator_id.unwrap_or(router_id),
+            cluster_list_length: attributes.cluster_list.len(),
+            peer,
+        }
+    }
+
+    /// Whether the path takes part in the one step that is not a comparison of two paths.
+    pub(crate) fn has_multi_exit_disc(&self) -> bool {
+        self.multi_exit_disc != 0
+    }
+}
+
+/// A path as the decision process sees it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Candidate<'a> {
+    pub(crate) preference: &'a Preference,
+    pub(crate) path_id: Option<PathId>,
+}
+
+/// `Some` of the first step that tells the two apart, MULTI_EXIT_DISC left out: whether `left`
+/// wins or loses, and where.
+fn compare(left: Candidate<'_>, right: Candidate<'_>) -> Option<(Ordering, NotBestReason)> {
+    use NotBestReason as Step;
+    let (l, r) = (left.preference, right.preference);
+    let steps = [
+        (r.local_pref.cmp(&l.local_pref), Step::LowerLocalPref),
+        (
+            l.peer.is_some().cmp(&r.peer.is_some()),
+            Step::NotOriginatedHere,
+        ),
+        (l.as_path_length.cmp(&r.as_path_length), Step::LongerAsPath),
+        (l.origin.cmp(&r.origin), Step::HigherOrigin),
+        (r.is_external.cmp(&l.is_external), Step::InternalPeer),
+        (l.router_id.cmp(&r.router_id), Step::HigherRouterId),
+        (
+            l.cluster_list_length.cmp(&r.cluster_list_length),
+            Step::LongerClusterList,
+        ),
+        (l.peer.cmp(&r.peer), Step::HigherPeerAddress),
+        (left.path_id.cmp(&right.path_id), Step::HigherPathId),
+    ];
+    steps.into_iter().find(|(ordering, _)| ordering.is_ne())
+}
+
+/// Whether `challenger` is preferred, given that no path of the prefix has a MULTI_EXIT_DISC:
+/// then, and only then, is the preference a total order and one comparison enough.
+pub(crate) fn is_better(challenger: Candidate<'_>, best: Candidate<'_>) -> bool {
+    compare(challenger, best).is_some_and(|(ordering, _)| ordering.is_lt())
+}
+
+/// The lowest MULTI_EXIT_DISC of each neighbouring AS among the paths that tie up to that step.
+struct MultiExitDiscs(HashMap<Option<Asn>, u32>);
+
+impl MultiExitDiscs {
+    fn is_beaten(&self, preference: &Preference) -> bool {
+        self.0
+            .get(&preference.neighbouring_asn)
+            .is_some_and(|low| *low < preference.multi_exit_disc)
+    }
+}
+
+/// Whether two paths tie up to the step before MULTI_EXIT_DISC.
+fn is_tie_before_multi_exit_disc(left: Candidate<'_>, right: Candidate<'_>) -> bool {
+    compare(left, right).is_none_or(|(_, step)| step > NotBestReason::HigherMultiExitDisc)
+}
+
+fn multi_exit_discs<'a>(
+    candidates: impl Iterator<Item = Candidate<'a>>,
+    front: Candidate<'a>,
+) -> MultiExitDiscs {
+    let mut lowest = HashMap::new();
+    for candidate in candidates.filter(|other| is_tie_before_multi_exit_disc(*other, front)) {
+        let discriminator = candidate.preference.multi_exit_disc;
+        lowest
+            .entry(candidate.preference.neighbouring_asn)
+            .and_modify(|low: &mut u32| *low = discriminator.min(*low))
+            .or_insert(discriminator);
+    }
+    MultiExitDiscs(lowest)
+}
+
+/// Position of the best path; `None` if there is no path.
+pub(crate) fn best<'a>(candidates: impl Iterator<Item = Candidate<'a>> + Clone) -> Option<usize> {
+    let minimum = |candidates: &mut dyn Iterator<Item = (usize, Candidate<'a>)>| {
+        candidates.reduce(|best, other| {
+            if is_better(other.1, best.1) {
+                other
+            } else {
+                best
+            }
+        })
+    };
+    let (position, front) = minimum(&mut candidates.clone().enumerate())?;
+    if !candidates
+        .clone()
+        .any(|candidate| candidate.preference.has_multi_exit_disc())
+    {
+        return Some(position);
+    }
+    let discriminators = multi_exit_discs(candidates.clone(), front);
+    let mut rest = candidates.enumerate().filter(|(_, candidate)| {
+        is_tie_before_multi_exit_disc(*candidate, front)
+            && !discriminators.is_beaten(candidate.preference)
+    });
+    minimum(&mut rest).map(|(position, _)| position)
+}
+
+/// Why each of the paths is not the best one; `None` for that one.
+pub(crate) fn verdicts<'a>(
+    candidates: impl Iterator<Item = Candidate<'a>> + Clone,
+    best: Candidate<'a>,
+) -> impl Iterator<Item = Option<NotBestReason>> {
+    let discriminators = multi_exit_discs(candidates.clone(), best);
+    candidates.map(move |candidate| verdict_with(&discriminators, candidate, best))
+}
+
+/// As [`verdicts`] of one path.
+pub(crate) fn verdict_among<'a>(
+    candidates: impl Iterator<Item = Candidate<'a>>,
+    candidate: Candidate<'a>,
+    best: Candidate<'a>,
+) -> Option<NotBestReason> {
+    verdict_with(&multi_exit_discs(candidates, best), candidate, best)
+}
+
+/// As [`verdict_among`], where no path of the prefix has a MULTI_EXIT_DISC.
+pub(crate) fn verdict(candidate: Candidate<'_>, best: Candidate<'_>) -> Option<NotBestReason> {
+    compare(candidate, best).map(|(_, step)| step)
+}
+
+fn verdict_with(
+    discriminators: &MultiExitDiscs,
+    candidate: Candidate<'_>,
+    best: Candidate<'_>,
+) -> Option<NotBestReason> {
+    let step = verdict(candidate, best)?;
+    let is_beaten =
+        step > NotBestReason::HigherMultiExitDisc && discriminators.is_beaten(candidate.preference);
+    Some(if is_beaten {
+        NotBestReason::HigherMultiExitDisc
+    } else {
+        step
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,538 @@
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
+
+use bgp_packet::{Announced, Asn, ClusterId, Nlri, PathAttributes, RouterId, Update};
+
+use super::*;
+use crate::{
+    ExportPolicy, FamilySettings, ImportPolicy, LocalAddresses, MaximumPathsExceeded,
+    NotBestReason, PeerKind, PrefixFilter, PrefixRule, ReceiveOutcome, RejectReason,
+};
+
+const LOCAL_ASN: Asn = Asn(64512);
+const OWN: RouterId = RouterId(Ipv4Addr::new(192, 0, 2, 1));
+const CLUSTER: ClusterId = ClusterId(Ipv4Addr::new(192, 0, 2, 99));
+const A: PeerId = PeerId(10);
+const B: PeerId = PeerId(11);
+const ROUTER: PeerId = PeerId(20);
+
+fn rib() -> Rib {
+    Rib::new(RibConfig {
+        local_asn: LOCAL_ASN,
+        router_id: OWN,
+        cluster_id: CLUSTER,
+    })
+}
+
+fn peer(id: PeerId, add_path_send: bool) -> PeerSettings {
+    let last = u8::try_from(id.0).unwrap();
+    PeerSettings {
+        kind: PeerKind::Client,
+        peer_asn: LOCAL_ASN,
+        peer_router_id: RouterId([10, 0, 0, last].into()),
+        peer_address: [10, 0, 0, last].into(),
+        local_addresses: LocalAddresses::from(IpAddr::from([10, 0, 0, 1])),
+        families: [Family::Ipv4Unicast, Family::Ipv6Unicast]
+            .map(|family| FamilySettings {
+                family,
+                add_path_send,
+            })
+            .to_vec(),
+        import: ImportPolicy::accept_all(),
+        export: ExportPolicy::send_all(),
+    }
+}
+
+/// Two clients that are sent nothing, and a router with add-path.
+fn reflector() -> Rib {
+    let mut rib = rib();
+    for id in [A, B] {
+        rib.add_peer(
+            id,
+            PeerSettings {
+                export: ExportPolicy::default(),
+                ..peer(id, false)
+            },
+        );
+    }
+    rib.add_peer(ROUTER, peer(ROUTER, true));
+    assert_eq!(drain(&mut rib, ROUTER).len(), 2, "the two end-of-RIB marks");
+    rib
+}
+
+fn attributes(next_hop: u8) -> Arc<PathAttributes> {
+    Arc::new(PathAttributes::originate([10, 7, 0, next_hop].into()))
+}
+
+fn nlri(prefix: &str) -> Nlri {
+    Nlri {
+        prefix: prefix.parse().unwrap(),
+        path_id: None,
+    }
+}
+
+fn announce(attributes: &Arc<PathAttributes>, prefixes: &[&str]) -> Update {
+    let nlri = prefixes.iter().map(|prefix| nlri(prefix)).collect();
+    Update {
+        announced: vec![Announced {
+            attributes: attributes.clone(),
+            nlri,
+        }],
+        ..Update::default()
+    }
+}
+
+fn withdraw(prefixes: &[&str]) -> Update {
+    Update {
+        withdrawn: prefixes.iter().map(|prefix| nlri(prefix)).collect(),
+        ..Update::default()
+    }
+}
+
+fn drain(rib: &mut Rib, id: PeerId) -> Vec<Update> {
+    let mut updates = Vec::new();
+    while rib.has_pending(id) {
+        updates.extend(rib.take_pending(id, 3));
+    }
+    updates
+}
+
+fn path_ids(rib: &Rib) -> Vec<u32> {
+    let mut ids: Vec<_> = rib
+        .adj_rib_out(ROUTER)
+        .map(|path| path.path_id.unwrap().0)
+        .collect();
+    ids.sort_unstable();
+    ids
+}
+
+#[test]
+fn a_router_with_add_path_gets_the_path_of_each_client_and_loses_only_that_of_the_dead_one() {
+    let mut rib = reflector();
+    rib.receive(A, announce(&attributes(1), &["10.1.1.0/24"]))
+        .unwrap();
+    rib.receive(B, announce(&attributes(2), &["10.1.1.0/24"]))
+        .unwrap();
+    let updates = drain(&mut rib, ROUTER);
+    assert_eq!(updates.len(), 2);
+    assert_eq!(path_ids(&rib), [1, 2]);
+
+    rib.remove_peer(A);
+    let updates = drain(&mut rib, ROUTER);
+    let gone = Nlri {
+        path_id: Some(PathId(1)),
+        ..nlri("10.1.1.0/24")
+    };
+    assert_eq!(
+        updates,
+        [Update {
+            withdrawn: vec![gone],
+            ..Update::default()
+        }]
+    );
+    assert_eq!(path_ids(&rib), [2]);
+}
+
+#[test]
+fn a_path_keeps_its_id_while_its_attributes_change() {
+    let mut rib = reflector();
+    for next_hop in 1..4 {
+        rib.receive(B, announce(&attributes(next_hop), &["10.1.1.0/24"]))
+            .unwrap();
+        rib.receive(A, announce(&attributes(9), &["10.1.1.0/24"]))
+            .unwrap();
+        drain(&mut rib, ROUTER);
+        let id = rib
+            .adj_rib_out(ROUTER)
+            .find(|path| path.source == Some(Source::Peer(B)))
+            .and_then(|path| path.path_id);
+        assert_eq!(id, Some(PathId(1)));
+    }
+}
+
+#[test]
+fn more_paths_of_a_prefix_than_an_octet_can_count_have_ids_of_their_own() {
+    let mut rib = reflector();
+    for path_id in 0..1000 {
+        let nlri = vec![Nlri {
+            path_id: Some(PathId(path_id)),
+            ..nlri("10.1.1.0/24")
+        }];
+        let announced = vec![Announced {
+            attributes: attributes(1),
+            nlri,
+        }];
+        rib.receive(
+            A,
+            Update {
+                announced,
+                ..Update::default()
+            },
+        )
+        .unwrap();
+    }
+    drain(&mut rib, ROUTER);
+    let ids: HashSet<_> = path_ids(&rib).into_iter().collect();
+    assert_eq!(ids.len(), 1000);
+}
+
+#[test]
+fn a_peer_without_add_path_gets_the_best_path_only() {
+    let mut rib = reflector();
+    rib.add_peer(PeerId(30), peer(PeerId(30), false));
+    rib.receive(B, announce(&attributes(2), &["10.1.1.0/24"]))
+        .unwrap();
+    rib.receive(A, announce(&attributes(1), &["10.1.1.0/24"]))
+        .unwrap();
+    drain(&mut rib, PeerId(30));
+    let next_hops = |rib: &Rib| -> Vec<_> {
+        rib.adj_rib_out(PeerId(30))
+            .map(|path| (path.path_id, path.attributes.next_hop))
+            .collect()
+    };
+    assert_eq!(next_hops(&rib), [(None, IpAddr::from([10, 7, 0, 1]))]);
+
+    rib.remove_peer(A);
+    let updates = drain(&mut rib, PeerId(30));
+    assert!(
+        updates.iter().all(|update| update.withdrawn.is_empty()),
+        "{updates:?}"
+    );
+    assert_eq!(next_hops(&rib), [(None, IpAddr::from([10, 7, 0, 2]))]);
+}
+
+#[test]
+fn a_change_that_is_undone_before_the_peer_looks_is_not_sent() {
+    let mut rib = reflector();
+    rib.receive(A, announce(&attributes(1), &["10.1.1.0/24"]))
+        .unwrap();
+    drain(&mut rib, ROUTER);
+    rib.receive(A, withdraw(&["10.1.1.0/24"])).unwrap();
+    rib.receive(A, announce(&attributes(1), &["10.1.1.0/24"]))
+        .unwrap();
+    rib.receive(B, announce(&attributes(2), &["10.1.1.0/24"]))
+        .unwrap();
+    rib.receive(B, withdraw(&["10.1.1.0/24"])).unwrap();
+    assert_eq!(drain(&mut rib, ROUTER), []);
+}
+
+#[test]
+fn pending_keys_coalesce_for_a_peer_that_does_not_read() {
+    let mut rib = reflector();
+    for round in 0..100 {
+        rib.receive(
+            A,
+            announce(&attributes(round), &["10.1.1.0/24", "10.1.2.0/24"]),
+        )
+        .unwrap();
+    }
+    assert_eq!(rib.counts(ROUTER).pending, 2);
+}
+
+#[test]
+fn prefixes_with_common_attributes_leave_in_one_update_after_the_withdrawals() {
+    let mut rib = reflector();
+    rib.receive(A, announce(&attributes(1), &["10.1.1.0/24"]))
+        .unwrap();
+    drain(&mut rib, ROUTER);
+    // Equal attributes in separate messages.
+    rib.receive(A, announce(&attributes(2), &["10.1.2.0/24"]))
+        .unwrap();
+    rib.receive(A, announce(&attributes(2), &["10.1.3.0/24"]))
+        .unwrap();
+    rib.receive(A, withdraw(&["10.1.1.0/24"])).unwrap();
+    let updates = rib.take_pending(ROUTER, 100);
+    let shape: Vec<_> = updates
+        .iter()
+        .map(|update| {
+            let announced: Vec<_> = update
+                .announced
+                .iter()
+                .map(|group| group.nlri.len())
+                .collect();
+            (update.withdrawn.len(), announced)
+        })
+        .collect();
+    assert_eq!(shape, [(1, vec![]), (0, vec![2])]);
+}
+
+#[test]
+fn the_initial_dump_ends_with_one_end_of_rib_for_each_family() {
+    let mut rib = rib();
+    rib.add_peer(A, peer(A, false));
+    rib.receive(A, announce(&attributes(1), &["10.1.1.0/24"]))
+        .unwrap();
+    rib.add_peer(ROUTER, peer(ROUTER, true));
+    rib.receive(A, announce(&attributes(1), &["10.1.2.0/24"]))
+        .unwrap();
+    let marks: Vec<_> = drain(&mut rib, ROUTER)
+        .iter()
+        .map(|u| (u.end_of_rib, u.announced.len()))
+        .collect();
+    let expected = [
+        (None, 1),
+        (Some(Family::Ipv4Unicast), 0),
+        (Some(Family::Ipv6Unicast), 0),
+        (None, 1),
+    ];
+    assert_eq!(marks, expected);
+}
+
+#[test]
+fn a_peer_that_is_sent_nothing_still_gets_its_end_of_rib() {
+    let mut rib = rib();
+    rib.add_peer(
+        A,
+        PeerSettings {
+            export: ExportPolicy::default(),
+            ..peer(A, true)
+        },
+    );
+    rib.originate("10.1.1.0/24".parse().unwrap(), attributes(1))
+        .unwrap();
+    let marks: Vec<_> = drain(&mut rib, A)
+        .iter()
+        .map(|update| update.end_of_rib)
+        .collect();
+    assert_eq!(
+        marks,
+        [Some(Family::Ipv4Unicast), Some(Family::Ipv6Unicast)]
+    );
+}
+
+#[test]
+fn a_route_refresh_sends_the_family_again_without_a_second_end_of_rib() {
+    let mut rib = reflector();
+    rib.receive(A, announce(&attributes(1), &["10.1.1.0/24"]))
+        .unwrap();
+    let first = drain(&mut rib, ROUTER);
+    rib.refresh(ROUTER, Family::Ipv6Unicast);
+    assert_eq!(drain(&mut rib, ROUTER), []);
+    rib.refresh(ROUTER, Family::Ipv4Unicast);
+    assert_eq!(drain(&mut rib, ROUTER), first);
+}
+
+#[test]
+fn a_path_is_not_sent_back_to_the_peer_it_came_from() {
+    for add_path in [false, true] {
+        let mut rib = rib();
+        rib.add_peer(A, peer(A, add_path));
+        drain(&mut rib, A);
+        rib.receive(A, announce(&attributes(1), &["10.1.1.0/24"]))
+            .unwrap();
+        assert_eq!(drain(&mut rib, A), []);
+    }
+}
+
+#[test]
+fn host_bits_do_not_make_another_prefix() {
+    let mut rib = reflector();
+    rib.receive(A, announce(&attributes(1), &["10.1.1.0/24"]))
+        .unwrap();
+    let outcome = rib
+        .receive(A, announce(&attributes(1), &["10.1.1.7/24"]))
+        .unwrap();
+    assert_eq!((outcome.announced, outcome.unchanged), (0, 1));
+    assert_eq!(
+        rib.receive(A, withdraw(&["10.1.1.9/24"]))
+            .unwrap()
+            .withdrawn,
+        1
+    );
+}
+
+#[track_caller]
+fn check_rejected(
+    settings: impl FnOnce(&mut PeerSettings),
+    edit: impl FnOnce(&mut PathAttributes),
+    reason: RejectReason,
+) {
+    let mut rib = reflector();
+    let mut changed = peer(A, false);
+    settings(&mut changed);
+    rib.add_peer(A, changed);
+    let mut attributes = PathAttributes::originate([10, 7, 0, 7].into());
+    edit(&mut attributes);
+    let outcome = rib
+        .receive(A, announce(&Arc::new(attributes), &["10.1.1.0/24"]))
+        .unwrap();
+    let reasons: Vec<_> = outcome.rejected.iter().map(|(_, reason)| *reason).collect();
+    assert_eq!(reasons, [reason]);
+    assert_eq!(rib.counts(A).paths_received, 0);
+}
+
+fn sequence(asns: &[u32]) -> bgp_packet::AsPath {
+    let segment = bgp_packet::AsPathSegment::Sequence(asns.iter().copied().map(Asn).collect());
+    bgp_packet::AsPath {
+        segments: vec![segment],
+    }
+}
+
+#[test]
+fn loops_are_dropped() {
+    check_rejected(
+        |_| {},
+        |attributes| attributes.as_path = sequence(&[1, LOCAL_ASN.0]),
+        RejectReason::AsPathLoop,
+    );
+    check_rejected(
+        |_| {},
+        |attributes| attributes.originator_id = Some(OWN),
+        RejectReason::OwnOriginatorId,
+    );
+    check_rejected(
+        |_| {},
+        |attributes| attributes.cluster_list = vec![ClusterId([1, 1, 1, 1].into()), CLUSTER],
+        RejectReason::OwnClusterId,
+    );
+    check_rejected(
+        |_| {},
+        |attributes| attributes.next_hop = [10, 0, 0, 1].into(),
+        RejectReason::OwnNextHop,
+    );
+}
+
+#[test]
+fn an_external_peer_has_to_put_its_as_first() {
+    let external = |settings: &mut PeerSettings| {
+        settings.kind = PeerKind::External;
+        settings.peer_asn = Asn(65001);
+    };
+    let reason = RejectReason::FirstAsnIsNotThePeers;
+    check_rejected(
+        external,
+        |attributes| attributes.as_path = sequence(&[65002]),
+        reason,
+    );
+    check_rejected(external, |_| {}, reason);
+}
+
+#[test]
+fn import_policy_names_prefixes_and_next_hops() {
+    check_rejected(
+        |settings| settings.import = ImportPolicy::default(),
+        |_| {},
+        RejectReason::PrefixNotAllowed,
+    );
+    check_rejected(
+        |settings| {
+            let net = "10.0.0.0/8".parse().unwrap();
+            let rule = PrefixRule::new(net, 32, 32).unwrap();
+            settings.import.prefixes = PrefixFilter::Only(vec![rule]);
+        },
+        |_| {},
+        RejectReason::PrefixNotAllowed,
+    );
+    check_rejected(
+        |settings| settings.import.next_hops = vec!["10.9.0.0/16".parse().unwrap()],
+        |_| {},
+        RejectReason::NextHopNotAllowed,
+    );
+    check_rejected(
+        |_| {},
+        |attributes| attributes.next_hop = "fd00::1".parse().unwrap(),
+        RejectReason::NextHopFamily,
+    );
+    check_rejected(
+        |settings| settings.families.remove(0).add_path_send = false,
+        |_| {},
+        RejectReason::FamilyNotNegotiated,
+    );
+}
+
+#[test]
+fn an_announcement_that_is_rejected_takes_its_predecessor_along() {
+    let mut rib = reflector();
+    rib.receive(A, announce(&attributes(1), &["10.1.1.0/24"]))
+        .unwrap();
+    drain(&mut rib, ROUTER);
+    let mut looped = PathAttributes::originate([10, 7, 0, 1].into());
+    looped.cluster_list = vec![CLUSTER];
+    let outcome = rib
+        .receive(A, announce(&Arc::new(looped), &["10.1.1.0/24"]))
+        .unwrap();
+    assert_eq!((outcome.withdrawn, outcome.rejected.len()), (1, 1));
+    assert_eq!(drain(&mut rib, ROUTER)[0].withdrawn.len(), 1);
+}
+
+#[test]
+fn a_peer_may_not_exceed_its_maximum_but_replace_what_it_has() {
+    let mut rib = reflector();
+    let mut limited = peer(A, false);
+    limited.import.maximum_paths = Some(2);
+    rib.add_peer(A, limited);
+    rib.receive(A, announce(&attributes(1), &["10.1.1.0/24", "10.1.2.0/24"]))
+        .unwrap();
+    rib.receive(A, announce(&attributes(2), &["10.1.1.0/24", "10.1.2.0/24"]))
+        .unwrap();
+    let error = rib
+        .receive(A, announce(&attributes(1), &["10.1.3.0/24"]))
+        .unwrap_err();
+    assert_eq!(error, MaximumPathsExceeded { limit: 2 });
+    rib.remove_peer(A);
+    assert_eq!(rib.paths().count(), 0);
+}
+
+#[test]
+fn nothing_is_left_once_everything_is_withdrawn_and_read() {
+    let mut rib = reflector();
+    rib.receive(A, announce(&attributes(1), &["10.1.1.0/24", "10.1.2.0/24"]))
+        .unwrap();
+    rib.originate("10.1.1.0/24".parse().unwrap(), attributes(3))
+        .unwrap();
+    drain(&mut rib, ROUTER);
+    rib.receive(A, withdraw(&["10.1.1.0/24"])).unwrap();
+    rib.remove_peer(A);
+    rib.withdraw_originated("10.1.1.0/24".parse().unwrap());
+    assert_eq!(
+        rib.prefix_count(),
+        2,
+        "still to be withdrawn from the router"
+    );
+    drain(&mut rib, ROUTER);
+    assert_eq!(rib.prefix_count(), 0);
+}
+
+#[test]
+fn changes_name_each_path_whose_attributes_or_verdict_changed() {
+    let mut rib = reflector();
+    rib.receive(B, announce(&attributes(2), &["10.1.1.0/24"]))
+        .unwrap();
+    assert_eq!(rib.take_changes(), [], "nobody asked");
+    rib.follow_changes(true);
+    rib.receive(A, announce(&attributes(1), &["10.1.1.0/24"]))
+        .unwrap();
+    let key = |id| PathKey {
+        prefix: "10.1.1.0/24".parse().unwrap(),
+        source: Source::Peer(id),
+        path_id: None,
+    };
+    let mut changes = rib.take_changes();
+    changes.sort_unstable();
+    assert_eq!(changes, [key(A), key(B)]);
+    let verdicts = [A, B].map(|id| rib.path(&key(id)).unwrap().not_best);
+    assert_eq!(verdicts, [None, Some(NotBestReason::HigherRouterId)]);
+
+    rib.receive(B, withdraw(&["10.1.1.0/24"])).unwrap();
+    assert_eq!(rib.take_changes(), [key(B)]);
+    assert!(rib.path(&key(B)).is_none());
+    rib.follow_changes(false);
+    rib.remove_peer(A);
+    assert_eq!(rib.take_changes(), []);
+}
+
+#[test]
+fn calls_for_unknown_peers_do_nothing() {
+    let mut rib = rib();
+    rib.remove_peer(A);
+    rib.refresh(A, Family::Ipv4Unicast);
+    rib.withdraw_originated("10.1.1.0/24".parse().unwrap());
+    let outcome = rib
+        .receive(A, announce(&attributes(1), &["10.1.1.0/24"]))
+        .unwrap();
+    assert_eq!(outcome, ReceiveOutcome::default());
+    assert_eq!(rib.take_pending(A, 10), []);
+    assert_eq!(rib.adj_rib_in(A).count() + rib.adj_rib_out(A).count(), 0);
+}

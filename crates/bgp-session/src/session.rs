@@ -1,0 +1,568 @@
+//! The state machine.
+
+use std::time::Instant;
+
+use bgp_packet::{Family, Message, RouteRefresh};
+
+use crate::{
+    backoff::{Backoff, Jitter},
+    cease::Cease,
+    connection::{Agreement, Connection, ConnectionId, Direction, Phase},
+    error::SessionError,
+    input::Input,
+    negotiation::Negotiated,
+    output::Output,
+    settings::Settings,
+    status::{Counters, SessionState, Status},
+};
+
+mod timers;
+
+/// One peer's state machine.
+#[derive(Clone, Debug)]
+pub struct Session {
+    settings: Settings,
+    dialler: Dialler,
+    incoming: Option<Connection>,
+    outgoing: Option<Connection>,
+    backoff: Backoff,
+    jitter: Jitter,
+    state: SessionState,
+    since: Instant,
+    last_error: Option<(Instant, SessionError)>,
+    counters: Counters,
+}
+
+/// What this side does to get a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Dialler {
+    /// Takes none either. Ends at the deadline, if there is one.
+    Stopped { until: Option<Instant> },
+    /// Dials at the deadline; a passive session has none.
+    Waiting { until: Option<Instant> },
+    /// Dials.
+    Dialling { deadline: Instant },
+    /// There is a connection.
+    Settled,
+}
+
+impl Session {
+    /// An idle session. `seed` makes its pauses differ from those of other sessions.
+    pub fn new(settings: Settings, seed: u64, now: Instant) -> Self {
+        Self {
+            backoff: Backoff::new(
+                settings.connect_retry_minimum,
+                settings.connect_retry_maximum,
+            ),
+            settings,
+            dialler: Dialler::Stopped { until: None },
+            incoming: None,
+            outgoing: None,
+            jitter: Jitter::new(seed),
+            state: SessionState::Idle,
+            since: now,
+            last_error: None,
+            counters: Counters::default(),
+        }
+    }
+
+    /// The settings that it was made with.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The state.
+    pub fn state(&self) -> SessionState {
+        self.state
+    }
+
+    /// When the last error of its status happened.
+    pub fn last_error_at(&self) -> Option<Instant> {
+        self.last_error.as_ref().map(|(at, _)| *at)
+    }
+
+    /// The connection that routes flow on.
+    pub fn established(&self) -> Option<ConnectionId> {
+        self.connections()
+            .find(|connection| connection.is_established())
+            .map(|connection| connection.id)
+    }
+
+    /// What there is to know about it.
+    pub fn status(&self) -> Status {
+        let agreement = self
+            .connections()
+            .filter_map(|connection| Some((connection.is_established(), connection.agreement()?)))
+            .max_by_key(|(is_established, _)| *is_established)
+            .map(|(_, agreement)| agreement);
+        Status {
+            state: self.state,
+            since: self.since,
+            negotiated: agreement.map(|agreement| agreement.negotiated.clone()),
+            hold_deadline: agreement.and_then(|agreement| agreement.hold_deadline),
+            dial_deadline: match self.dialler {
+                Dialler::Waiting { until } => until,
+                Dialler::Stopped { .. } | Dialler::Dialling { .. } | Dialler::Settled => None,
+            },
+            last_error: self.last_error.clone(),
+            counters: self.counters,
+        }
+    }
+
+    /// Takes note of what happened and says what is to be done.
+    ///
+    /// An input of a connection that was closed in the meantime is ignored.
+    pub fn handle(&mut self, input: Input, now: Instant) -> Vec<Output> {
+        let mut outputs = Vec::new();
+        self.apply(input, now, &mut outputs);
+        let state = self.furthest_state();
+        if state != self.state {
+            self.state = state;
+            self.since = now;
+        }
+        outputs
+    }
+
+    fn apply(&mut self, input: Input, now: Instant, outputs: &mut Vec<Output>) {
+        match input {
+            Input::Start => {
+                if matches!(self.dialler, Dialler::Stopped { .. }) {
+                    self.start(now, outputs);
+                }
+            }
+            Input::Stop(cease) => {
+                self.end_all(SessionError::Ceased(cease), now, outputs);
+                self.dialler = Dialler::Stopped { until: None };
+            }
+            Input::Reset(cease) => {
+                if !matches!(self.dialler, Dialler::Stopped { .. }) {
+                    self.end_all(SessionError::Ceased(cease), now, outputs);
+                    self.backoff.reset();
+                    self.wait_to_dial(now);
+                }
+            }
+            Input::Connected(id) => self.connected(id, now, outputs),
+            Input::DialFailed(problem) => {
+                if matches!(self.dialler, Dialler::Dialling { .. }) {
+                    self.dial_failed(SessionError::Dial(problem), now);
+                }
+            }
+            Input::Accepted(id) => self.accepted(id, now, outputs),
+            Input::MessageReceived(id, message) => {
+                if let Some(direction) = self.direction(id) {
+                    self.message_received(direction, message, now, outputs);
+                }
+            }
+            Input::Malformed(id, error) => {
+                let problem = SessionError::Violation {
+                    problem: error.problem.to_owned(),
+                    notification: error.notification,
+                };
+                self.end_by_id(id, problem, now, outputs);
+            }
+            Input::Refuse {
+                connection,
+                problem,
+                notification,
+                pause,
+            } => {
+                if self.direction(connection).is_some() {
+                    let error = SessionError::Violation {
+                        problem,
+                        notification,
+                    };
+                    self.end_all(error, now, outputs);
+                    self.dialler = Dialler::Stopped {
+                        until: Some(now + pause),
+                    };
+                }
+            }
+            Input::RequestRefresh(family) => self.request_refresh(family, outputs),
+            Input::Heard(id, at) => self.restart_hold_timer(id, at),
+            Input::UpdatesWritten(id, count) => {
+                self.counters.messages_sent += count;
+                self.counters.updates_sent += count;
+                if count > 0 {
+                    self.restart_keepalive_timer(id, now);
+                }
+            }
+            Input::SendHoldTimerExpired(id) => {
+                self.end_by_id(id, SessionError::SendHoldTimerExpired, now, outputs);
+            }
+            Input::ConnectionLost(id, problem) => {
+                self.end_by_id(id, SessionError::ConnectionLost(problem), now, outputs);
+            }
+            Input::DeadlineReached => self.deadline_reached(now, outputs),
+        }
+    }
+
+    fn start(&mut self, now: Instant, outputs: &mut Vec<Output>) {
+        if self.settings.active {
+            self.dial(now, outputs);
+        } else {
+            self.dialler = Dialler::Waiting { until: None };
+        }
+    }
+
+    fn dial(&mut self, now: Instant, outputs: &mut Vec<Output>) {
+        self.dialler = Dialler::Dialling {
+            deadline: now + self.settings.connect_timeout,
+        };
+        outputs.push(Output::Dial);
+    }
+
+    fn wait_to_dial(&mut self, now: Instant) {
+        let pause = self.backoff.pause(&mut self.jitter);
+        let until = self.settings.active.then(|| now + pause);
+        self.dialler = Dialler::Waiting { until };
+    }
+
+    fn dial_failed(&mut self, error: SessionError, now: Instant) {
+        self.last_error = Some((now, error));
+        if self.connections().next().is_some() {
+            self.dialler = Dialler::Settled;
+        } else {
+            self.wait_to_dial(now);
+        }
+    }
+
+    fn connected(&mut self, id: ConnectionId, now: Instant, outputs: &mut Vec<Output>) {
+        if !matches!(self.dialler, Dialler::Dialling { .. }) {
+            // The dial was abandoned while its success was on its way.
+            outputs.push(Output::Close(id));
+            return;
+        }
+        self.dialler = Dialler::Settled;
+        self.open(id, Direction::Outgoing, now, outputs);
+    }
+
+    fn accepted(&mut self, id: ConnectionId, now: Instant, outputs: &mut Vec<Output>) {
+        match self.dialler {
+            Dialler::Stopped { .. } => {
+                self.reject(id, &Cease::ConnectionRejected, outputs);
+                return;
+            }
+            Dialler::Waiting { .. } => self.dialler = Dialler::Settled,
+            Dialler::Dialling { .. } | Dialler::Settled => {}
+        }
+        if self.established().is_some() {
+            // RFC 4271 section 6.8: an established connection stays.
+            self.reject(id, &Cease::ConnectionCollisionResolution, outputs);
+            return;
+        }
+        if self.incoming.is_some() {
+            // The peer opens one connection at a time, so it has given up the earlier one.
+            self.take_down(Direction::Incoming, SessionError::Replaced, now, outputs);
+        }
+        self.open(id, Direction::Incoming, now, outputs);
+    }
+
+    fn reject(&mut self, id: ConnectionId, cease: &Cease, outputs: &mut Vec<Output>) {
+        self.send(id, Message::Notification(cease.notification()), outputs);
+        outputs.push(Output::Close(id));
+    }
+
+    fn open(
+        &mut self,
+        id: ConnectionId,
+        direction: Direction,
+        now: Instant,
+        outputs: &mut Vec<Output>,
+    ) {
+        let open = Message::Open(self.settings.open());
+        self.send(id, open, outputs);
+        let deadline = now + self.settings.open_timeout;
+        *self.slot(direction) = Some(Connection {
+            id,
+            phase: Phase::OpenSent { deadline },
+        });
+    }
+
+    fn message_received(
+        &mut self,
+        direction: Direction,
+        message: Message,
+        now: Instant,
+        outputs: &mut Vec<Output>,
+    ) {
+        self.counters.messages_received += 1;
+        let Some(connection) = self.slot(direction) else {
+            return;
+        };
+        let id = connection.id;
+        match (&connection.phase, message) {
+            (_, Message::Notification(notification)) => {
+                let error = SessionError::NotificationReceived(notification);
+                self.end(direction, error, now, outputs);
+            }
+            (Phase::OpenSent { .. }, Message::Open(open)) => {
+                match Negotiated::new(&self.settings, &open) {
+                    Ok(negotiated) => self.confirm(direction, negotiated, now, outputs),
+                    Err(error) => self.end(direction, error, now, outputs),
+                }
+            }
+            (Phase::OpenConfirm(_), Message::Keepalive) => {
+                self.establish(direction, now, outputs);
+            }
+            (Phase::Established(_), Message::Keepalive) => self.restart_hold_timer(id, now),
+            (Phase::Established(_), Message::Update(update)) => {
+                self.counters.updates_received += 1;
+                self.restart_hold_timer(id, now);
+                outputs.push(Output::Updated(id, update));
+            }
+            (Phase::Established(agreement), Message::RouteRefresh(RouteRefresh { family })) => {
+                let is_negotiated = |family: &Family| {
+                    let mut families = agreement.negotiated.families.iter();
+                    families.any(|negotiated| negotiated.family == *family)
+                };
+                // RFC 2918 section 4: one for any other family is ignored.
+                if let Some(family) = family.filter(is_negotiated) {
+                    outputs.push(Output::RefreshRequested(id, family));
+                }
+                self.restart_hold_timer(id, now);
+            }
+            (
+                Phase::OpenSent { .. },
+                message @ (Message::Keepalive | Message::Update(_) | Message::RouteRefresh(_)),
+            )
+            | (
+                Phase::OpenConfirm(_),
+                message @ (Message::Open(_) | Message::Update(_) | Message::RouteRefresh(_)),
+            )
+            | (Phase::Established(_), message @ Message::Open(_)) => {
+                let error = SessionError::UnexpectedMessage {
+                    message: message_name(&message),
+                    state: phase_state(&connection.phase),
+                };
+                self.end(direction, error, now, outputs);
+            }
+        }
+    }
+
+    /// The peer's OPEN is acceptable. Of two connections the one stays that the side with the
+    /// higher router id has opened.
+    ///
+    /// RFC 4271 section 6.8 lets a speaker decide as soon as it knows the peer's router id, even
+    /// if the other connection is in OpenSent. Both sides then come to the same end whichever
+    /// message arrives first.
+    fn confirm(
+        &mut self,
+        direction: Direction,
+        negotiated: Negotiated,
+        now: Instant,
+        outputs: &mut Vec<Output>,
+    ) {
+        let other = direction.other();
+        if self.slot(other).is_some() {
+            // RFC 6286 section 2.3: equal ids of different ASes are told apart by the AS.
+            let ours = (self.settings.router_id, self.settings.local_asn);
+            let winner = if ours > (negotiated.peer_router_id, negotiated.peer_asn) {
+                Direction::Outgoing
+            } else {
+                Direction::Incoming
+            };
+            self.take_down(
+                winner.other(),
+                SessionError::CollisionLost(winner.other()),
+                now,
+                outputs,
+            );
+            if winner == other {
+                return;
+            }
+        }
+        if matches!(self.dialler, Dialler::Dialling { .. }) {
+            outputs.push(Output::AbandonDial);
+        }
+        self.dialler = Dialler::Settled;
+        let hold_deadline = negotiated.hold_time.map(|hold_time| now + hold_time);
+        let keepalive_deadline = self.keepalive_deadline(negotiated.keepalive_interval(), now);
+        let Some(connection) = self.slot(direction) else {
+            return;
+        };
+        let id = connection.id;
+        outputs.push(Output::SetCodecOptions {
+            connection: id,
+            decoder: negotiated.decoder_options(),
+            encoder: negotiated.encoder_options(),
+        });
+        connection.phase = Phase::OpenConfirm(Agreement {
+            negotiated,
+            hold_deadline,
+            keepalive_deadline,
+        });
+        self.send(id, Message::Keepalive, outputs);
+    }
+
+    fn establish(&mut self, direction: Direction, now: Instant, outputs: &mut Vec<Output>) {
+        if self.slot(direction.other()).is_some() {
+            // It came after the decision above and has not sent its OPEN.
+            let lost = SessionError::CollisionLost(direction.other());
+            self.take_down(direction.other(), lost, now, outputs);
+        }
+        let Some(connection) = self.slot(direction) else {
+            return;
+        };
+        let Some(agreement) = connection.agreement_mut() else {
+            return;
+        };
+        agreement.hold_deadline = agreement.negotiated.hold_time.map(|time| now + time);
+        let agreement = agreement.clone();
+        let negotiated = Box::new(agreement.negotiated.clone());
+        connection.phase = Phase::Established(agreement);
+        outputs.push(Output::Established(connection.id, negotiated));
+        self.counters.established += 1;
+    }
+
+    fn request_refresh(&mut self, family: Family, outputs: &mut Vec<Output>) {
+        let able = self.connections().find(|connection| {
+            connection.is_established()
+                && connection.agreement().is_some_and(|agreement| {
+                    let mut families = agreement.negotiated.families.iter();
+                    agreement.negotiated.route_refresh && families.any(|it| it.family == family)
+                })
+        });
+        if let Some(id) = able.map(|connection| connection.id) {
+            let family = Some(family);
+            self.send(id, Message::RouteRefresh(RouteRefresh { family }), outputs);
+        }
+    }
+
+    fn send(&mut self, id: ConnectionId, message: Message, outputs: &mut Vec<Output>) {
+        self.counters.messages_sent += 1;
+        outputs.push(Output::Send(id, message));
+    }
+
+    fn end_by_id(
+        &mut self,
+        id: ConnectionId,
+        error: SessionError,
+        now: Instant,
+        outputs: &mut Vec<Output>,
+    ) {
+        if let Some(direction) = self.direction(id) {
+            self.end(direction, error, now, outputs);
+        }
+    }
+
+    /// Ends a connection; the session tries again if it was the only one.
+    fn end(
+        &mut self,
+        direction: Direction,
+        error: SessionError,
+        now: Instant,
+        outputs: &mut Vec<Output>,
+    ) {
+        self.take_down(direction, error, now, outputs);
+        if self.connections().next().is_none() && self.dialler == Dialler::Settled {
+            self.wait_to_dial(now);
+        }
+    }
+
+    fn end_all(&mut self, error: SessionError, now: Instant, outputs: &mut Vec<Output>) {
+        for direction in [Direction::Outgoing, Direction::Incoming] {
+            self.take_down(direction, error.clone(), now, outputs);
+        }
+        if matches!(self.dialler, Dialler::Dialling { .. }) {
+            outputs.push(Output::AbandonDial);
+        }
+    }
+
+    /// Ends a connection, whatever the session does next.
+    fn take_down(
+        &mut self,
+        direction: Direction,
+        error: SessionError,
+        now: Instant,
+        outputs: &mut Vec<Output>,
+    ) {
+        let Some(connection) = self.slot(direction).take() else {
+            return;
+        };
+        if let Some(notification) = error.notification() {
+            self.send(connection.id, Message::Notification(notification), outputs);
+        }
+        if connection.is_established() {
+            outputs.push(Output::Down(connection.id, error.clone()));
+            // One that came up only to fall at once shall not be tried ever faster.
+            if now.duration_since(self.since) >= self.settings.connect_retry_maximum {
+                self.backoff.reset();
+            }
+        }
+        outputs.push(Output::Close(connection.id));
+        match error {
+            // Part of coming up: no error that somebody should look for.
+            SessionError::CollisionLost(_) => {}
+            error @ (SessionError::Dial(_)
+            | SessionError::DialTimeout(_)
+            | SessionError::ConnectionLost(_)
+            | SessionError::Replaced
+            | SessionError::OpenTimeout(_)
+            | SessionError::HoldTimerExpired(_)
+            | SessionError::SendHoldTimerExpired
+            | SessionError::UnexpectedPeerAsn { .. }
+            | SessionError::OwnRouterId(_)
+            | SessionError::NoCommonFamily(_)
+            | SessionError::Violation { .. }
+            | SessionError::UnexpectedMessage { .. }
+            | SessionError::NotificationReceived(_)
+            | SessionError::Ceased(_)) => self.last_error = Some((now, error)),
+        }
+    }
+
+    fn slot(&mut self, direction: Direction) -> &mut Option<Connection> {
+        match direction {
+            Direction::Incoming => &mut self.incoming,
+            Direction::Outgoing => &mut self.outgoing,
+        }
+    }
+
+    fn connections(&self) -> impl Iterator<Item = &Connection> {
+        self.outgoing.iter().chain(&self.incoming)
+    }
+
+    fn direction(&self, id: ConnectionId) -> Option<Direction> {
+        let is_it = |slot: &Option<Connection>| slot.as_ref().is_some_and(|it| it.id == id);
+        if is_it(&self.outgoing) {
+            Some(Direction::Outgoing)
+        } else if is_it(&self.incoming) {
+            Some(Direction::Incoming)
+        } else {
+            None
+        }
+    }
+
+    fn furthest_state(&self) -> SessionState {
+        let dialler = match self.dialler {
+            Dialler::Stopped { .. } => SessionState::Idle,
+            Dialler::Waiting { .. } | Dialler::Settled => SessionState::Active,
+            Dialler::Dialling { .. } => SessionState::Connect,
+        };
+        self.connections()
+            .map(|connection| phase_state(&connection.phase))
+            .chain([dialler])
+            .max()
+            .unwrap_or(dialler)
+    }
+}
+
+fn phase_state(phase: &Phase) -> SessionState {
+    match phase {
+        Phase::OpenSent { .. } => SessionState::OpenSent,
+        Phase::OpenConfirm(_) => SessionState::OpenConfirm,
+        Phase::Established(_) => SessionState::Established,
+    }
+}
+
+fn message_name(message: &Message) -> &'static str {
+    match message {
+        Message::Open(_) => "OPEN",
+        Message::Update(_) => "UPDATE",
+        Message::Notification(_) => "NOTIFICATION",
+        Message::Keepalive => "KEEPALIVE",
+        Message::RouteRefresh(_) => "ROUTE-REFRESH",
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,112 @@
+//! What happens as time passes.
+
+use std::time::{Duration, Instant};
+
+use bgp_packet::Message;
+
+use super::{Dialler, Session};
+use crate::{
+    connection::{Connection, ConnectionId, Direction, Phase},
+    error::SessionError,
+    output::Output,
+};
+
+impl Session {
+    /// When [`crate::Input::DeadlineReached`] is due.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let dialler = match self.dialler {
+            Dialler::Stopped { until } | Dialler::Waiting { until } => until,
+            Dialler::Dialling { deadline } => Some(deadline),
+            Dialler::Settled => None,
+        };
+        self.connections()
+            .filter_map(Connection::next_deadline)
+            .chain(dialler)
+            .min()
+    }
+
+    pub(super) fn deadline_reached(&mut self, now: Instant, outputs: &mut Vec<Output>) {
+        for direction in [Direction::Outgoing, Direction::Incoming] {
+            self.connection_deadline_reached(direction, now, outputs);
+        }
+        match self.dialler {
+            Dialler::Stopped { until: Some(until) } if until <= now => self.start(now, outputs),
+            Dialler::Waiting { until: Some(until) } if until <= now => self.dial(now, outputs),
+            Dialler::Dialling { deadline } if deadline <= now => {
+                outputs.push(Output::AbandonDial);
+                let timeout = self.settings.connect_timeout;
+                self.dial_failed(SessionError::DialTimeout(timeout), now);
+            }
+            Dialler::Stopped { .. }
+            | Dialler::Waiting { .. }
+            | Dialler::Dialling { .. }
+            | Dialler::Settled => {}
+        }
+    }
+
+    fn connection_deadline_reached(
+        &mut self,
+        direction: Direction,
+        now: Instant,
+        outputs: &mut Vec<Output>,
+    ) {
+        let open_timeout = self.settings.open_timeout;
+        let Some(connection) = self.slot(direction) else {
+            return;
+        };
+        let is_due = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
+        let id = connection.id;
+        match &connection.phase {
+            Phase::OpenSent { deadline } => {
+                if is_due(Some(*deadline)) {
+                    let error = SessionError::OpenTimeout(open_timeout);
+                    self.end(direction, error, now, outputs);
+                }
+            }
+            Phase::OpenConfirm(agreement) | Phase::Established(agreement) => {
+                if is_due(agreement.hold_deadline) {
+                    let hold_time = agreement.negotiated.hold_time.unwrap_or_default();
+                    let error = SessionError::HoldTimerExpired(hold_time);
+                    self.end(direction, error, now, outputs);
+                } else if is_due(agreement.keepalive_deadline) {
+                    self.send(id, Message::Keepalive, outputs);
+                    self.restart_keepalive_timer(id, now);
+                }
+            }
+        }
+    }
+
+    pub(super) fn restart_hold_timer(&mut self, id: ConnectionId, heard: Instant) {
+        if let Some(direction) = self.direction(id)
+            && let Some(connection) = self.slot(direction)
+            && let Some(agreement) = connection.agreement_mut()
+        {
+            let deadline = agreement.negotiated.hold_time.map(|time| heard + time);
+            agreement.hold_deadline = agreement.hold_deadline.max(deadline);
+        }
+    }
+
+    /// RFC 4271 section 8.2.2: a KEEPALIVE or UPDATE that is sent restarts the timer.
+    pub(super) fn restart_keepalive_timer(&mut self, id: ConnectionId, now: Instant) {
+        let interval = self
+            .connections()
+            .find(|connection| connection.id == id)
+            .and_then(Connection::agreement)
+            .and_then(|agreement| agreement.negotiated.keepalive_interval());
+        let deadline = self.keepalive_deadline(interval, now);
+        if let Some(direction) = self.direction(id)
+            && let Some(connection) = self.slot(direction)
+            && let Some(agreement) = connection.agreement_mut()
+        {
+            agreement.keepalive_deadline = deadline;
+        }
+    }
+
+    pub(super) fn keepalive_deadline(
+        &mut self,
+        interval: Option<Duration>,
+        now: Instant,
+    ) -> Option<Instant> {
+        interval.map(|interval| now + self.jitter.shorten(interval))
+    }
+}

@@ -1,0 +1,298 @@
+//! One TCP connection: bytes to messages and back.
+
+use std::{io, sync::Arc, time::Duration};
+
+use bgp_packet::{CodecOptions, DecodeError, Decoder, Message, Update, encode};
+use bgp_session::ConnectionId;
+use bytes::{Buf, BytesMut};
+use tokio::{
+    io::AsyncWriteExt,
+    net::TcpStream,
+    sync::mpsc,
+    time::{Instant, sleep_until, timeout},
+};
+
+use crate::{clock::Heard, counters::SpeakerCounters, owner::News};
+
+/// Bytes that are read at a time.
+const READ_SIZE: usize = 16 * 1024;
+
+/// Messages that are handed to the owner at a time, at most.
+const BATCH: usize = 256;
+
+/// What the last messages may take to reach the peer, and the peer to close its side.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
+
+/// Orders of the owner. Once it drops their channel, the connection closes.
+#[derive(Debug)]
+pub(crate) enum Order {
+    Send(Message),
+    /// Follows every OPEN of the peer; nothing is decoded before it.
+    SetCodecOptions {
+        decoder: CodecOptions,
+        encoder: CodecOptions,
+    },
+    /// How long the peer may take nothing off its socket.
+    SetSendHoldTime(Option<Duration>),
+    /// Answered by [`News::Written`] when all of it is in the kernel's buffer.
+    SendUpdates(Vec<Update>),
+}
+
+/// Why no more messages will come.
+#[derive(Debug)]
+pub(crate) enum End {
+    Lost(String),
+    Malformed(DecodeError),
+}
+
+pub(crate) struct Connection {
+    id: ConnectionId,
+    stream: TcpStream,
+    heard: Arc<Heard>,
+    counters: Arc<SpeakerCounters>,
+    decoder: Decoder,
+    encoder: CodecOptions,
+    input: BytesMut,
+    output: BytesMut,
+    /// To be handed to the owner.
+    received: Vec<Message>,
+    end: Option<End>,
+    has_ended: bool,
+    /// The codec changes after an OPEN.
+    waits_for_options: bool,
+    /// UPDATE messages in `output`, while the owner waits for their being written.
+    updates: Option<u64>,
+    send_hold_time: Option<Duration>,
+    /// While `output` holds something.
+    send_deadline: Option<Instant>,
+    send_hold_timer_expired: bool,
+}
+
+impl Connection {
+    pub(crate) fn new(
+        id: ConnectionId,
+        stream: TcpStream,
+        heard: Arc<Heard>,
+        counters: Arc<SpeakerCounters>,
+    ) -> Self {
+        Self {
+            id,
+            stream,
+            heard,
+            counters,
+            decoder: Decoder::new(),
+            encoder: CodecOptions::default(),
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            received: Vec::new(),
+            end: None,
+            has_ended: false,
+            waits_for_options: false,
+            updates: None,
+            send_hold_time: None,
+            send_deadline: None,
+            send_hold_timer_expired: false,
+        }
+    }
+
+    pub(crate) async fn run(mut self, mut orders: mpsc::Receiver<Order>, news: mpsc::Sender<News>) {
+        loop {
+            let can_write = !self.output.is_empty();
+            let can_read = self.received.is_empty() && !self.has_ended && !self.waits_for_options;
+            let has_news = self.has_news();
+            let send_deadline = self.send_deadline;
+            let send_hold_timer = async {
+                match send_deadline {
+                    Some(deadline) => sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                order = orders.recv() => match order {
+                    Some(order) => self.follow(order),
+                    None => break,
+                },
+                _ = self.stream.writable(), if can_write => self.write(),
+                _ = self.stream.readable(), if can_read => self.read(),
+                permit = news.reserve(), if has_news => match permit {
+                    Ok(permit) => permit.send(self.take_news()),
+                    Err(_) => break,
+                },
+                () = send_hold_timer => {
+                    self.send_deadline = None;
+                    self.send_hold_timer_expired = true;
+                }
+            }
+            self.report(&news);
+        }
+        self.close().await;
+    }
+
+    fn follow(&mut self, order: Order) {
+        match order {
+            Order::Send(message) => {
+                encode(&message, &self.encoder, &mut self.output);
+                self.write();
+            }
+            Order::SetCodecOptions { decoder, encoder } => {
+                self.decoder.set_options(decoder);
+                self.encoder = encoder;
+                self.waits_for_options = false;
+                self.decode();
+            }
+            Order::SetSendHoldTime(time) => self.send_hold_time = time,
+            Order::SendUpdates(updates) => {
+                let start = self.output.len();
+                for update in updates {
+                    let unsendable =
+                        encode(&Message::Update(update), &self.encoder, &mut self.output);
+                    if !unsendable.is_empty() {
+                        self.counters.paths_unsendable.add(unsendable.len() as u64);
+                        tracing::warn!(?unsendable, "attributes fit into no message: withdrawn");
+                    }
+                }
+                self.updates = Some(count_messages(&self.output[start..]));
+                self.write();
+            }
+        }
+    }
+
+    fn read(&mut self) {
+        self.input.reserve(READ_SIZE);
+        match self.stream.try_read_buf(&mut self.input) {
+            Ok(0) => self.lose("closed by the peer"),
+            Ok(_) => self.decode(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => self.lose(&error.to_string()),
+        }
+    }
+
+    fn decode(&mut self) {
+        while !self.waits_for_options && self.received.len() < BATCH && !self.has_ended {
+            match self.decoder.decode(&mut self.input) {
+                Ok(Some(message)) => {
+                    self.waits_for_options = matches!(message, Message::Open(_));
+                    self.received.push(message);
+                    self.heard.now();
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    self.has_ended = true;
+                    self.end = Some(End::Malformed(error));
+                }
+            }
+        }
+        if self.input.is_empty() {
+            // Sessions are idle most of the time, and there may be thousands.
+            self.input = BytesMut::new();
+        }
+    }
+
+    fn write(&mut self) {
+        while !self.output.is_empty() {
+            match self.stream.try_write(&self.output) {
+                Ok(written) => {
+                    self.output.advance(written);
+                    self.send_deadline = None;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if self.send_deadline.is_none() && !self.send_hold_timer_expired {
+                        self.send_deadline = self.send_hold_time.map(|time| Instant::now() + time);
+                    }
+                    return;
+                }
+                Err(error) => {
+                    self.output.clear();
+                    self.lose(&error.to_string());
+                }
+            }
+        }
+        self.send_deadline = None;
+        if self.output.capacity() > READ_SIZE {
+            self.output = BytesMut::new();
+        }
+    }
+
+    fn lose(&mut self, problem: &str) {
+        if !self.has_ended {
+            self.has_ended = true;
+            self.end = Some(End::Lost(problem.to_owned()));
+        }
+    }
+
+    fn has_news(&self) -> bool {
+        let is_written = self.updates.is_some() && self.output.is_empty();
+        !self.received.is_empty()
+            || self.end.is_some()
+            || is_written
+            || self.send_hold_timer_expired
+    }
+
+    /// Hands the owner what there is, without waiting for room in its queue.
+    fn report(&mut self, news: &mpsc::Sender<News>) {
+        while self.has_news() {
+            let Ok(permit) = news.try_reserve() else {
+                self.heard.waits();
+                return;
+            };
+            permit.send(self.take_news());
+        }
+    }
+
+    /// The next piece of news. What was received waits in `input` until there is room for it.
+    fn take_news(&mut self) -> News {
+        let connection = self.id;
+        if self.updates.is_some() && self.output.is_empty() {
+            let updates = self.updates.take().unwrap_or_default();
+            return News::Written {
+                connection,
+                updates,
+            };
+        }
+        if self.send_hold_timer_expired {
+            self.send_hold_timer_expired = false;
+            return News::SendHoldTimerExpired { connection };
+        }
+        self.heard.now();
+        let news = News::Received {
+            connection,
+            messages: std::mem::take(&mut self.received),
+            end: self.end.take(),
+        };
+        self.decode();
+        news
+    }
+
+    /// Lets the last messages reach the peer. Without reading on, the kernel would answer what
+    /// the peer still sends with a reset, and that would discard our NOTIFICATION over there.
+    async fn close(mut self) {
+        let goodbye = async {
+            self.stream.write_all(&self.output).await?;
+            self.stream.shutdown().await?;
+            loop {
+                self.stream.readable().await?;
+                self.input.clear();
+                self.input.reserve(READ_SIZE);
+                match self.stream.try_read_buf(&mut self.input) {
+                    Ok(0) => return Ok(()),
+                    Ok(_) => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        };
+        let ended: Result<io::Result<()>, _> = timeout(CLOSE_DEADLINE, goodbye).await;
+        tracing::trace!(connection = self.id.0, ?ended, "connection closed");
+    }
+}
+
+/// Messages in encoded form: each tells its length after the 16 octets of the marker.
+fn count_messages(mut encoded: &[u8]) -> u64 {
+    let mut count = 0;
+    while let Some(&[high, low]) = encoded.get(16..18) {
+        let length = usize::from(u16::from_be_bytes([high, low]));
+        encoded = encoded.get(length..).unwrap_or_default();
+        count += 1;
+    }
+    count
+}

@@ -1,0 +1,45 @@
+//! What the speaker has done since it started, for the daemons' metrics.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Its value.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+}
+
+/// All counters of a speaker.
+#[derive(Debug, Default)]
+pub struct SpeakerCounters {
+    /// Connections that a peer opened.
+    pub connections_accepted: Counter,
+    /// Connections that belonged to no peer and were closed at once.
+    pub strangers_refused: Counter,
+    /// Attempts to connect.
+    pub dials: Counter,
+    /// Attempts to connect that failed.
+    pub dials_failed: Counter,
+    /// Sessions that came up.
+    pub sessions_established: Counter,
+    /// Established sessions that ended.
+    pub sessions_lost: Counter,
+    /// UPDATE messages of peers.
+    pub updates_received: Counter,
+    /// UPDATE messages to peers.
+    pub updates_sent: Counter,
+    /// UPDATE messages with a malformed attribute that did not end the session (RFC 7606).
+    pub updates_malformed: Counter,
+    /// Announcements that policy or loop detection did not accept.
+    pub paths_rejected: Counter,
+    /// Announcements whose attributes fit into no message.
+    pub paths_unsendable: Counter,
+}

@@ -1,0 +1,46 @@
+//! Sockets and timers that drive BGP sessions and one RIB.
+//!
+//! ```text
+//!   listener ──────┐ accepted                   ┌──────────────────────────┐
+//!   dial ──────────┤ dialled                    │ owner                    │ ◄─── SpeakerHandle
+//!   connection ────┼───────────► news ─────────►│  Rib                     │      (commands)
+//!   connection ────┘ messages,   (bounded)      │  a Session for each peer │
+//!       ▲            "written"                  └──────────────────────────┘
+//!       └────────────────────── orders (bounded) ──────────┘
+//! ```
+//!
+//! One task owns all state. A connection task reads, decodes, encodes and writes for one TCP
+//! connection, and knows nothing else.
+//!
+//! **Invariants.** Output is pulled: a connection is given the next updates of its peer only after
+//! the last ones have been written to its socket. Changes therefore leave at once when the peer
+//! keeps up, and coalesce in the RIB when it doesn't; no queue grows with either. The owner never
+//! waits for a connection, while connections wait for the owner: what is not taken in time stays
+//! in the peer's socket.
+
+#![warn(missing_docs)]
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
+mod admission;
+mod clock;
+mod config;
+mod connection;
+mod counters;
+mod handle;
+mod observe;
+mod owner;
+mod peer;
+mod reconfigure;
+mod socket;
+
+pub use config::{
+    Configuration, GroupConfig, InvalidConfiguration, PeerConfig, SessionConfig, SpeakerConfig,
+};
+pub use counters::{Counter, SpeakerCounters};
+pub use handle::{Changes, SpeakerGone, SpeakerHandle};
+pub use observe::{Change, PathStatus, PeerStatus, RemovedPath, Table};
+pub use owner::{Speaker, SpeakerError};
+pub use socket::ListenError;

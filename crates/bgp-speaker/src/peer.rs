@@ -1,0 +1,505 @@
+//! A peer: its session driven, and what the session wants done.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bgp_packet::Message;
+use bgp_rib::{FamilySettings, LocalAddresses, PeerId, PeerKind, PeerSettings};
+use bgp_session::{
+    Cease, ConnectionId, Input, Negotiated, Output, Session, SessionError, SessionState,
+};
+use tokio::{
+    net::TcpStream,
+    sync::mpsc::{self, error::TrySendError},
+    task::AbortHandle,
+};
+
+use crate::{
+    clock::Heard,
+    config::PeerConfig,
+    connection::{Connection, End, Order},
+    owner::{News, Owner},
+    socket,
+};
+
+/// Orders that may wait for one connection. Its owner never gives more than one batch of updates,
+/// so that they are mostly keepalives.
+const ORDERS: usize = 16;
+
+/// Prefixes of one batch of updates: enough to fill a socket's buffer, few enough to answer other
+/// peers meanwhile.
+const UPDATES: usize = 2048;
+
+pub(crate) struct Peer {
+    pub(crate) config: PeerConfig,
+    pub(crate) is_dynamic: bool,
+    pub(crate) session: Session,
+    /// Number of the attempt to connect that is under way.
+    dial: Option<(u64, AbortHandle)>,
+    pub(crate) connections: Vec<ConnectionId>,
+    pub(crate) established: Option<ConnectionId>,
+    /// Revision of our own paths up to which everything has been written to it.
+    pub(crate) flushed: u64,
+    /// Its entry among the owner's deadlines.
+    pub(crate) scheduled: Option<Instant>,
+    /// Whether a rejected path has been logged since the session came up.
+    has_logged_rejection: bool,
+}
+
+/// The owner's side of a connection.
+pub(crate) struct Link {
+    peer: PeerId,
+    orders: mpsc::Sender<Order>,
+    heard: Arc<Heard>,
+    /// A batch of updates has not been written yet.
+    is_writing: bool,
+    pub(crate) local: std::net::SocketAddr,
+    pub(crate) remote: std::net::SocketAddr,
+}
+
+impl Peer {
+    pub(crate) fn new(config: PeerConfig, is_dynamic: bool, session: Session) -> Self {
+        Self {
+            config,
+            is_dynamic,
+            session,
+            dial: None,
+            connections: Vec::new(),
+            established: None,
+            flushed: 0,
+            scheduled: None,
+            has_logged_rejection: false,
+        }
+    }
+}
+
+impl Owner {
+    /// Tells the session what happened and does what it wants to have done.
+    pub(crate) fn drive(&mut self, id: PeerId, input: Input, now: Instant) {
+        let mut inputs = vec![input];
+        while let Some(input) = inputs.pop() {
+            let Some(peer) = self.peers.get_mut(&id) else {
+                return;
+            };
+            let state = peer.session.state();
+            let failed_at = peer.session.last_error_at();
+            let outputs = peer.session.handle(input, now);
+            if state != peer.session.state() || failed_at != peer.session.last_error_at() {
+                self.observers.session_changed(id);
+            }
+            for output in outputs {
+                inputs.extend(self.perform(id, output));
+            }
+        }
+        self.schedule(id);
+        let is_gone = self.peers.get(&id).is_some_and(|peer| {
+            peer.is_dynamic
+                && peer.connections.is_empty()
+                && peer.session.state() == SessionState::Active
+        });
+        if is_gone {
+            self.forget(id);
+        }
+    }
+
+    /// Returns what the session has to be told in turn.
+    fn perform(&mut self, id: PeerId, output: Output) -> Option<Input> {
+        match output {
+            Output::Dial => {
+                self.dial(id);
+                None
+            }
+            Output::AbandonDial => {
+                self.abandon_dial(id);
+                None
+            }
+            Output::Send(connection, message) => self.order(connection, Order::Send(message)),
+            Output::SetCodecOptions {
+                connection,
+                decoder,
+                encoder,
+            } => self.order(connection, Order::SetCodecOptions { decoder, encoder }),
+            Output::Established(connection, negotiated) => {
+                self.established(id, connection, &negotiated)
+            }
+            Output::Updated(connection, update) => self.updated(id, connection, update),
+            Output::RefreshRequested(_, family) => {
+                self.rib.refresh(id, family);
+                self.is_pump_due = true;
+                None
+            }
+            Output::Down(_, error) => {
+                self.down(id, &error);
+                None
+            }
+            Output::Close(connection) => {
+                self.links.remove(&connection);
+                if let Some(peer) = self.peers.get_mut(&id) {
+                    peer.connections.retain(|it| *it != connection);
+                }
+                None
+            }
+        }
+    }
+
+    fn dial(&mut self, id: PeerId) {
+        self.next_dial += 1;
+        let attempt = self.next_dial;
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        self.counters.dials.add(1);
+        let (remote, local) = (peer.config.address, peer.config.local_address);
+        let news = self.news_sender.clone();
+        let task = self.tasks.spawn(async move {
+            let result = socket::connect(remote, local).await;
+            let dialled = News::Dialled {
+                peer: id,
+                attempt,
+                result,
+            };
+            // Without an owner there is nobody who wants the connection.
+            let _ = news.send(dialled).await;
+        });
+        peer.dial = Some((attempt, task));
+    }
+
+    pub(crate) fn abandon_dial(&mut self, id: PeerId) {
+        if let Some(peer) = self.peers.get_mut(&id)
+            && let Some((_, task)) = peer.dial.take()
+        {
+            task.abort();
+        }
+    }
+
+    pub(crate) fn dialled(
+        &mut self,
+        id: PeerId,
+        attempt: u64,
+        result: std::io::Result<TcpStream>,
+        now: Instant,
+    ) {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        if peer
+            .dial
+            .as_ref()
+            .is_none_or(|(current, _)| *current != attempt)
+        {
+            return;
+        }
+        peer.dial = None;
+        let connection = result.and_then(|stream| self.connect(id, stream));
+        let input = match connection {
+            Ok(connection) => Input::Connected(connection),
+            Err(error) => {
+                self.counters.dials_failed.add(1);
+                if let Some(peer) = self.peers.get(&id) {
+                    tracing::debug!(peer = peer.config.name, %error, "cannot connect");
+                }
+                Input::DialFailed(error.to_string())
+            }
+        };
+        self.drive(id, input, now);
+    }
+
+    pub(crate) fn accepted(&mut self, id: PeerId, stream: TcpStream, now: Instant) {
+        match self.connect(id, stream) {
+            Ok(connection) => self.drive(id, Input::Accepted(connection), now),
+            // The peer has gone already.
+            Err(error) => tracing::debug!(%error, "accepted connection lost"),
+        }
+    }
+
+    /// Starts the task of a connection.
+    fn connect(&mut self, id: PeerId, stream: TcpStream) -> std::io::Result<ConnectionId> {
+        let (local, remote) = (stream.local_addr()?, stream.peer_addr()?);
+        stream.set_nodelay(true)?;
+        self.next_connection += 1;
+        let connection = ConnectionId(self.next_connection);
+        let (orders, order_receiver) = mpsc::channel(ORDERS);
+        let heard = Arc::new(Heard::new());
+        let task = Connection::new(connection, stream, heard.clone(), self.counters.clone());
+        self.connections
+            .spawn(task.run(order_receiver, self.news_sender.clone()));
+        self.links.insert(
+            connection,
+            Link {
+                peer: id,
+                orders,
+                heard,
+                is_writing: false,
+                local,
+                remote,
+            },
+        );
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.connections.push(connection);
+        }
+        Ok(connection)
+    }
+
+    fn order(&mut self, connection: ConnectionId, order: Order) -> Option<Input> {
+        let link = self.links.get(&connection)?;
+        match link.orders.try_send(order) {
+            Ok(()) | Err(TrySendError::Full(Order::Send(Message::Keepalive))) => None,
+            // The task has ended; what it had to tell is on its way.
+            Err(TrySendError::Closed(_)) => None,
+            Err(TrySendError::Full(_)) => {
+                let problem = "the peer takes nothing off its socket".to_owned();
+                Some(Input::ConnectionLost(connection, problem))
+            }
+        }
+    }
+
+    fn established(
+        &mut self,
+        id: PeerId,
+        connection: ConnectionId,
+        negotiated: &Negotiated,
+    ) -> Option<Input> {
+        let peer = self.peers.get_mut(&id)?;
+        let link = self.links.get(&connection)?;
+        let kind = match (negotiated.internal, peer.config.session.is_client) {
+            (false, _) => PeerKind::External,
+            (true, true) => PeerKind::Client,
+            (true, false) => PeerKind::NonClient,
+        };
+        tracing::info!(
+            peer = peer.config.name,
+            peer_asn = negotiated.peer_asn.0,
+            peer_router_id = %negotiated.peer_router_id,
+            hold_time = ?negotiated.hold_time,
+            families = ?negotiated.families,
+            "session established"
+        );
+        self.counters.sessions_established.add(1);
+        peer.established = Some(connection);
+        peer.flushed = 0;
+        peer.has_logged_rejection = false;
+        let families = negotiated.families.iter().map(|family| FamilySettings {
+            family: family.family,
+            add_path_send: family.add_path_send,
+        });
+        self.rib.add_peer(
+            id,
+            PeerSettings {
+                kind,
+                peer_asn: negotiated.peer_asn,
+                peer_router_id: negotiated.peer_router_id,
+                peer_address: link.remote.ip(),
+                local_addresses: LocalAddresses::from(link.local.ip()),
+                families: families.collect(),
+                import: peer.config.session.import.clone(),
+                export: peer.config.session.export.clone(),
+            },
+        );
+        self.is_pump_due = true;
+        self.order(
+            connection,
+            Order::SetSendHoldTime(negotiated.send_hold_time()),
+        )
+    }
+
+    fn down(&mut self, id: PeerId, error: &SessionError) {
+        self.rib.remove_peer(id);
+        self.is_pump_due = true;
+        self.counters.sessions_lost.add(1);
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        peer.established = None;
+        let name = &peer.config.name;
+        let is_orderly = match error {
+            SessionError::Ceased(_) => true,
+            SessionError::NotificationReceived(notification) => notification.error.is_cease(),
+            SessionError::Dial(_)
+            | SessionError::DialTimeout(_)
+            | SessionError::ConnectionLost(_)
+            | SessionError::Replaced
+            | SessionError::OpenTimeout(_)
+            | SessionError::HoldTimerExpired(_)
+            | SessionError::SendHoldTimerExpired
+            | SessionError::UnexpectedPeerAsn { .. }
+            | SessionError::OwnRouterId(_)
+            | SessionError::NoCommonFamily(_)
+            | SessionError::Violation { .. }
+            | SessionError::UnexpectedMessage { .. }
+            | SessionError::CollisionLost(_) => false,
+        };
+        if is_orderly {
+            tracing::info!(peer = name, %error, "session ended");
+        } else {
+            tracing::warn!(peer = name, %error, "session lost");
+        }
+    }
+
+    fn updated(
+        &mut self,
+        id: PeerId,
+        connection: ConnectionId,
+        update: bgp_packet::Update,
+    ) -> Option<Input> {
+        let peer = self.peers.get_mut(&id)?;
+        self.counters.updates_received.add(1);
+        if let Some(error) = update.errors.first() {
+            self.counters.updates_malformed.add(1);
+            tracing::warn!(
+                peer = peer.config.name,
+                attribute = error.type_code,
+                disposition = ?error.disposition,
+                problem = error.problem,
+                "malformed attribute in UPDATE"
+            );
+        }
+        self.is_pump_due = true;
+        match self.rib.receive(id, update) {
+            Ok(outcome) => {
+                if let Some((nlri, reason)) = outcome.rejected.first() {
+                    let count = outcome.rejected.len() as u64;
+                    self.counters.paths_rejected.add(count);
+                    // The first of a session at a level that is seen, or the log would be the
+                    // peer's to fill.
+                    if std::mem::replace(&mut peer.has_logged_rejection, true) {
+                        tracing::debug!(peer = peer.config.name, prefix = %nlri.prefix, %reason, count, "path rejected");
+                    } else {
+                        tracing::warn!(peer = peer.config.name, prefix = %nlri.prefix, %reason, count, "path rejected; more of this session are logged at debug level");
+                    }
+                }
+                None
+            }
+            Err(exceeded) => Some(Input::Refuse {
+                connection,
+                problem: exceeded.to_string(),
+                notification: Cease::MaximumPaths.notification(),
+                pause: peer.config.session.maximum_paths_pause,
+            }),
+        }
+    }
+
+    pub(crate) fn received(
+        &mut self,
+        connection: ConnectionId,
+        messages: Vec<Message>,
+        end: Option<End>,
+        now: Instant,
+    ) {
+        for message in messages {
+            // Any of them may have ended the connection.
+            let Some(id) = self.peer_of(connection) else {
+                return;
+            };
+            self.drive(id, Input::MessageReceived(connection, message), now);
+        }
+        let input = match end {
+            None => return,
+            Some(End::Lost(problem)) => Input::ConnectionLost(connection, problem),
+            Some(End::Malformed(error)) => Input::Malformed(connection, error),
+        };
+        if let Some(id) = self.peer_of(connection) {
+            self.drive(id, input, now);
+        }
+    }
+
+    pub(crate) fn written(&mut self, connection: ConnectionId, updates: u64, now: Instant) {
+        let Some(link) = self.links.get_mut(&connection) else {
+            return;
+        };
+        link.is_writing = false;
+        let id = link.peer;
+        self.counters.updates_sent.add(updates);
+        self.drive(id, Input::UpdatesWritten(connection, updates), now);
+        self.pump(id, now);
+    }
+
+    pub(crate) fn peer_of(&self, connection: ConnectionId) -> Option<PeerId> {
+        self.links.get(&connection).map(|link| link.peer)
+    }
+
+    /// Gives the peer's connection the next updates, if it has written the last ones.
+    pub(crate) fn pump(&mut self, id: PeerId, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        let Some(connection) = peer.established else {
+            return;
+        };
+        let Some(link) = self.links.get_mut(&connection) else {
+            return;
+        };
+        if link.is_writing {
+            return;
+        }
+        while self.rib.has_pending(id) {
+            let updates = self.rib.take_pending(id, UPDATES);
+            if updates.is_empty() {
+                continue;
+            }
+            link.is_writing = true;
+            if let Some(lost) = self.order(connection, Order::SendUpdates(updates)) {
+                self.drive(id, lost, now);
+            }
+            return;
+        }
+        peer.flushed = self.revision;
+    }
+
+    /// Time has come for the session, unless a message of its peer only waits to be handled.
+    pub(crate) fn deadline_reached(&mut self, id: PeerId, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        for connection in peer.connections.clone() {
+            if let Some(link) = self.links.get(&connection) {
+                let heard = Input::Heard(connection, link.heard.last(now));
+                peer.session.handle(heard, now);
+            }
+        }
+        self.drive(id, Input::DeadlineReached, now);
+    }
+
+    /// Keeps the entry of a session among the deadlines at or before its next one. An entry that
+    /// proves too early is renewed when it comes up, which spares a change with every message.
+    fn schedule(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        let Some(next) = peer.session.next_deadline() else {
+            return;
+        };
+        if peer.scheduled.is_some_and(|scheduled| scheduled <= next) {
+            return;
+        }
+        if let Some(scheduled) = peer.scheduled.replace(next) {
+            self.deadlines.remove(&(scheduled, id));
+        }
+        self.deadlines.insert((next, id));
+    }
+
+    /// Handles the deadlines that have come.
+    pub(crate) fn run_deadlines(&mut self, now: Instant) {
+        while let Some(&(deadline, id)) = self.deadlines.first()
+            && deadline <= now
+        {
+            self.deadlines.pop_first();
+            let Some(peer) = self.peers.get_mut(&id) else {
+                continue;
+            };
+            peer.scheduled = None;
+            match peer.session.next_deadline() {
+                Some(next) if next <= now => self.deadline_reached(id, now),
+                Some(_) | None => self.schedule(id),
+            }
+        }
+    }
+
+    /// Time until the next deadline.
+    pub(crate) fn until_deadline(&self, now: Instant) -> Option<Duration> {
+        self.deadlines
+            .first()
+            .map(|(deadline, _)| deadline.saturating_duration_since(now))
+    }
+}

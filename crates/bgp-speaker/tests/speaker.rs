@@ -1,0 +1,768 @@
+//! Speakers against each other, and against peers of a few lines, over loopback.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::atomic::{AtomicU16, Ordering},
+    time::Duration,
+};
+
+use bgp_packet::{
+    AddPathMode, Announced, Asn, Capability, ClusterId, CodecOptions, Community, Decoder, Family,
+    Message, Nlri, NotificationError, Open, PathAttributes, RouterId, Update, encode,
+};
+use bgp_rib::{ExportPolicy, ImportPolicy};
+use bgp_session::{Cease, FamilySettings, SessionState};
+use bgp_speaker::{
+    Change, Configuration, GroupConfig, PathStatus, PeerConfig, PeerStatus, SessionConfig, Speaker,
+    SpeakerConfig, SpeakerHandle, Table,
+};
+use bytes::BytesMut;
+use ipnet::IpNet;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpSocket, TcpStream},
+    task::JoinHandle,
+    time::timeout,
+};
+
+const ASN: Asn = Asn(64512);
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// A loopback address that no other test uses.
+fn fresh_address() -> Ipv4Addr {
+    static NEXT: AtomicU16 = AtomicU16::new(1);
+    let [high, low] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    Ipv4Addr::new(127, 77, high, low)
+}
+
+struct TestSpeaker {
+    handle: SpeakerHandle,
+    address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl TestSpeaker {
+    /// Its router id is its address, thus later ones have higher ids.
+    fn start() -> Self {
+        let address = fresh_address();
+        let speaker = Speaker::bind(SpeakerConfig {
+            local_asn: ASN,
+            router_id: RouterId(address),
+            cluster_id: ClusterId(address),
+            listen: vec![SocketAddr::new(address.into(), 0)],
+        })
+        .expect("loopback is there");
+        let handle = speaker.handle();
+        let address = speaker.local_addresses()[0];
+        let task = tokio::spawn(async move { speaker.run().await.expect("no task panics") });
+        Self {
+            handle,
+            address,
+            task,
+        }
+    }
+
+    fn ip(&self) -> IpAddr {
+        self.address.ip()
+    }
+
+    async fn configure(&self, peers: Vec<PeerConfig>, groups: Vec<GroupConfig>) {
+        let configuration = Configuration { peers, groups };
+        let result = self.handle.configure(configuration).await;
+        result.expect("the speaker runs").expect("it is valid");
+    }
+
+    /// How this speaker is reached by `other`.
+    fn peer_of(&self, other: &TestSpeaker) -> PeerConfig {
+        PeerConfig {
+            local_address: Some(other.ip()),
+            ..PeerConfig::new(self.address, session())
+        }
+    }
+
+    async fn peers(&self) -> Vec<PeerStatus> {
+        self.handle.peers().await.expect("the speaker runs")
+    }
+
+    async fn wait_for_peers(&self, what: &str, is_fine: impl Fn(&[PeerStatus]) -> bool) {
+        let mut changes = self.handle.changes(false).await.expect("the speaker runs");
+        let waiting = async {
+            while !is_fine(&self.peers().await) {
+                changes.next().await.expect("the speaker runs");
+            }
+        };
+        if timeout(DEADLINE, waiting).await.is_err() {
+            panic!("{what}: {:#?}", self.peers().await);
+        }
+    }
+
+    async fn wait_established(&self, count: usize) {
+        self.wait_for_peers("established", |peers| {
+            let established = peers.iter().filter(|peer| is_established(peer));
+            established.count() == count
+        })
+        .await;
+    }
+
+    async fn paths(&self) -> Vec<PathStatus> {
+        let paths = self.handle.paths(Table::All, None).await;
+        paths.expect("the speaker runs")
+    }
+
+    async fn wait_for_paths(&self, what: &str, is_fine: impl Fn(&[PathStatus]) -> bool) {
+        let mut changes = self.handle.changes(true).await.expect("the speaker runs");
+        let waiting = async {
+            while !is_fine(&self.paths().await) {
+                changes.next().await.expect("the speaker runs");
+            }
+        };
+        if timeout(DEADLINE, waiting).await.is_err() {
+            panic!("{what}: {:#?}", self.paths().await);
+        }
+    }
+
+    async fn originate(&self, prefix: &str) -> u64 {
+        let attributes = PathAttributes {
+            local_pref: Some(100),
+            ..PathAttributes::originate(Ipv4Addr::new(192, 0, 2, 1).into())
+        };
+        self.originate_with(prefix, attributes).await
+    }
+
+    async fn originate_with(&self, prefix: &str, attributes: PathAttributes) -> u64 {
+        let result = self.handle.originate(net(prefix), attributes).await;
+        result.expect("the speaker runs").expect("families match")
+    }
+
+    async fn flushed(&self, revision: u64) {
+        let flushed = timeout(DEADLINE, self.handle.flushed(revision)).await;
+        flushed
+            .expect("is written in time")
+            .expect("the speaker runs");
+    }
+}
+
+fn net(text: &str) -> IpNet {
+    text.parse().expect("a prefix")
+}
+
+fn is_established(peer: &PeerStatus) -> bool {
+    peer.session.state == SessionState::Established
+}
+
+/// Everything in, everything out.
+fn session() -> SessionConfig {
+    SessionConfig {
+        import: ImportPolicy::accept_all(),
+        export: ExportPolicy::send_all(),
+        hold_time_seconds: 9,
+        connect_retry_minimum: Duration::from_millis(50),
+        connect_retry_maximum: Duration::from_millis(500),
+        ..SessionConfig::new(Some(ASN))
+    }
+}
+
+fn group_of(members: &[&TestSpeaker]) -> GroupConfig {
+    GroupConfig {
+        name: "clients".into(),
+        prefixes: members
+            .iter()
+            .map(|member| IpNet::from(member.ip()))
+            .collect(),
+        maximum_peers: 100,
+        session: SessionConfig {
+            is_client: true,
+            ..session()
+        },
+    }
+}
+
+fn active(peer: PeerConfig) -> PeerConfig {
+    PeerConfig {
+        passive: false,
+        ..peer
+    }
+}
+
+/// A listener with a group, and a speaker that dials it.
+async fn pair() -> (TestSpeaker, TestSpeaker) {
+    let (reflector, client) = (TestSpeaker::start(), TestSpeaker::start());
+    reflector
+        .configure(vec![], vec![group_of(&[&client])])
+        .await;
+    client
+        .configure(vec![active(reflector.peer_of(&client))], vec![])
+        .await;
+    client.wait_established(1).await;
+    reflector.wait_established(1).await;
+    (reflector, client)
+}
+
+/// A peer of a few lines.
+struct RawPeer {
+    stream: TcpStream,
+    decoder: Decoder,
+    buffer: BytesMut,
+}
+
+impl RawPeer {
+    async fn connect(from: Ipv4Addr, to: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind((from, 0).into()).expect("loopback is there");
+        let stream = socket.connect(to).await.expect("it listens");
+        Self {
+            stream,
+            decoder: Decoder::new(),
+            buffer: BytesMut::new(),
+        }
+    }
+
+    async fn send(&mut self, message: Message) {
+        let mut bytes = BytesMut::new();
+        encode(&message, &options(), &mut bytes);
+        self.stream.write_all(&bytes).await.expect("is open");
+    }
+
+    /// `None` at the end of the connection.
+    async fn receive(&mut self) -> Option<Message> {
+        let receiving = async {
+            loop {
+                let message = self.decoder.decode(&mut self.buffer);
+                if let Some(message) = message.expect("is well formed") {
+                    if matches!(message, Message::Open(_)) {
+                        self.decoder.set_options(options());
+                    }
+                    return Some(message);
+                }
+                let read = self.stream.read_buf(&mut self.buffer).await;
+                if read.unwrap_or(0) == 0 {
+                    return None;
+                }
+            }
+        };
+        timeout(DEADLINE, receiving)
+            .await
+            .expect("a message in time")
+    }
+
+    async fn establish(&mut self, hold_time_seconds: u16) {
+        let IpAddr::V4(router_id) = self.stream.local_addr().expect("is open").ip() else {
+            panic!("IPv4");
+        };
+        self.send(Message::Open(Open {
+            asn: ASN,
+            hold_time_seconds,
+            router_id: RouterId(router_id),
+            capabilities: vec![
+                Capability::Multiprotocol(Family::Ipv4Unicast),
+                Capability::FourOctetAsn(ASN),
+            ],
+        }))
+        .await;
+        assert!(matches!(self.receive().await, Some(Message::Open(_))));
+        self.send(Message::Keepalive).await;
+        assert_eq!(self.receive().await, Some(Message::Keepalive));
+    }
+
+    async fn announce(&mut self, prefix: &str) {
+        self.send(Message::Update(Update {
+            announced: vec![Announced {
+                attributes: PathAttributes {
+                    local_pref: Some(100),
+                    ..PathAttributes::originate(Ipv4Addr::new(192, 0, 2, 9).into())
+                }
+                .into(),
+                nlri: vec![Nlri {
+                    prefix: net(prefix),
+                    path_id: None,
+                }],
+            }],
+            ..Update::default()
+        }))
+        .await;
+    }
+}
+
+fn options() -> CodecOptions {
+    CodecOptions {
+        four_octet_asn: true,
+        add_path: Vec::new(),
+        extended_message: false,
+        internal: true,
+    }
+}
+
+/// A listener with a group that contains one peer of a few lines.
+async fn speaker_and_raw_peer() -> (TestSpeaker, RawPeer) {
+    let speaker = TestSpeaker::start();
+    let address = fresh_address();
+    let group = GroupConfig {
+        prefixes: vec![IpNet::from(IpAddr::V4(address))],
+        ..group_of(&[])
+    };
+    speaker.configure(vec![], vec![group]).await;
+    let peer = RawPeer::connect(address, speaker.address).await;
+    (speaker, peer)
+}
+
+#[tokio::test]
+async fn paths_come_and_go_with_their_origin() {
+    let (reflector, client) = pair().await;
+    client.originate("10.1.1.10/32").await;
+    reflector
+        .wait_for_paths(
+            "one path",
+            |paths| matches!(paths, [path] if path.prefix == net("10.1.1.10/32") && path.is_best),
+        )
+        .await;
+    let paths = reflector.paths().await;
+    assert_eq!(paths[0].peer, Some(client.ip().to_string()));
+    client
+        .handle
+        .withdraw(net("10.1.1.10/32"))
+        .await
+        .expect("runs");
+    reflector.wait_for_paths("no path", <[_]>::is_empty).await;
+}
+
+#[tokio::test]
+async fn a_dead_peers_paths_are_withdrawn_at_once() {
+    let (reflector, client) = pair().await;
+    client.originate("10.1.1.10/32").await;
+    reflector
+        .wait_for_paths("one path", |paths| paths.len() == 1)
+        .await;
+    client.task.abort();
+    reflector.wait_for_paths("no path", <[_]>::is_empty).await;
+    // A dynamic peer is gone without a trace.
+    assert_eq!(reflector.peers().await, []);
+}
+
+#[tokio::test]
+async fn a_router_gets_the_paths_of_all_clients_by_add_path() {
+    let reflector = TestSpeaker::start();
+    let clients = [(); 3].map(|()| TestSpeaker::start());
+    let router = TestSpeaker::start();
+    let add_path = |mode| {
+        vec![FamilySettings {
+            family: Family::Ipv4Unicast,
+            add_path: Some(mode),
+        }]
+    };
+    let mut to_router = PeerConfig::new(router.address, session());
+    to_router.active = false;
+    to_router.session.families = add_path(AddPathMode::Send);
+    let group = group_of(&clients.each_ref());
+    reflector.configure(vec![to_router], vec![group]).await;
+    let mut to_reflector = active(reflector.peer_of(&router));
+    to_reflector.session.families = add_path(AddPathMode::Receive);
+    router.configure(vec![to_reflector], vec![]).await;
+    for client in &clients {
+        let peer = active(reflector.peer_of(client));
+        client.configure(vec![peer], vec![]).await;
+        client.originate("10.1.1.0/24").await;
+    }
+    router
+        .wait_for_paths("three paths", |paths| paths.len() == 3)
+        .await;
+    let [first, ..] = &clients;
+    first.task.abort();
+    router
+        .wait_for_paths("two paths", |paths| paths.len() == 2)
+        .await;
+}
+
+#[tokio::test]
+async fn changed_attributes_replace_the_announcement() {
+    let (reflector, client) = pair().await;
+    client.originate("10.1.1.10/32").await;
+    let drained = PathAttributes {
+        local_pref: Some(0),
+        communities: vec![Community::GRACEFUL_SHUTDOWN],
+        ..PathAttributes::originate(Ipv4Addr::new(192, 0, 2, 1).into())
+    };
+    let revision = client.originate_with("10.1.1.10/32", drained.clone()).await;
+    client.flushed(revision).await;
+    reflector
+        .wait_for_paths("drained", |paths| {
+            matches!(paths, [path] if path.attributes.communities == drained.communities
+                && path.attributes.local_pref == Some(0))
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn an_unspecified_next_hop_is_this_sides_address() {
+    let (reflector, client) = pair().await;
+    let attributes = PathAttributes::originate(Ipv4Addr::UNSPECIFIED.into());
+    client.originate_with("10.1.1.10/32", attributes).await;
+    reflector
+        .wait_for_paths(
+            "next hop self",
+            |paths| matches!(paths, [path] if path.attributes.next_hop == client.ip()),
+        )
+        .await;
+}
+
+#[tokio::test]
+async fn without_a_session_there_is_nothing_to_flush() {
+    let speaker = TestSpeaker::start();
+    let revision = speaker.originate("10.1.1.10/32").await;
+    speaker.flushed(revision).await;
+}
+
+#[tokio::test]
+async fn speakers_that_dial_each_other_end_with_one_session() {
+    for _ in 0..5 {
+        let (one, other) = (TestSpeaker::start(), TestSpeaker::start());
+        one.configure(vec![other.peer_of(&one)], vec![]).await;
+        other.configure(vec![one.peer_of(&other)], vec![]).await;
+        one.wait_established(1).await;
+        other.wait_established(1).await;
+        one.originate("10.1.1.10/32").await;
+        other
+            .wait_for_paths("one path", |paths| paths.len() == 1)
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn reconfiguration_leaves_unchanged_sessions_alone() {
+    let reflector = TestSpeaker::start();
+    let (stays, changes, goes) = (
+        TestSpeaker::start(),
+        TestSpeaker::start(),
+        TestSpeaker::start(),
+    );
+    let passive = |peer: &TestSpeaker| PeerConfig {
+        active: false,
+        ..PeerConfig::new(peer.address, session())
+    };
+    let peers = vec![passive(&stays), passive(&changes), passive(&goes)];
+    reflector.configure(peers, vec![]).await;
+    for client in [&stays, &changes, &goes] {
+        let peer = active(reflector.peer_of(client));
+        client.configure(vec![peer], vec![]).await;
+    }
+    reflector.wait_established(3).await;
+
+    let mut changed = passive(&changes);
+    changed.session.hold_time_seconds = 6;
+    reflector
+        .configure(vec![passive(&stays), changed], vec![])
+        .await;
+    let last_error = |peers: &[PeerStatus]| {
+        let error = peers
+            .first()
+            .and_then(|peer| peer.session.last_error.clone());
+        error
+            .map(|(_, error)| error.to_string())
+            .unwrap_or_default()
+    };
+    goes.wait_for_peers("is told", |peers| {
+        last_error(peers).contains("De-configured")
+    })
+    .await;
+    changes
+        .wait_for_peers("is told", |peers| {
+            last_error(peers).contains("Other Configuration Change")
+        })
+        .await;
+    changes
+        .wait_for_peers("comes back", |peers| {
+            let negotiated = peers[0].session.negotiated.as_ref();
+            negotiated.is_some_and(|it| it.hold_time == Some(Duration::from_secs(6)))
+        })
+        .await;
+    let stays = stays.peers().await;
+    assert_eq!(stays[0].session.counters.established, 1);
+    assert!(is_established(&stays[0]));
+}
+
+#[tokio::test]
+async fn an_invalid_configuration_changes_nothing() {
+    let (reflector, client) = pair().await;
+    let twice = reflector.peer_of(&client);
+    let configuration = Configuration {
+        peers: vec![twice.clone(), twice],
+        groups: vec![],
+    };
+    let result = client.handle.configure(configuration).await.expect("runs");
+    assert!(result.is_err());
+    assert!(is_established(&client.peers().await[0]));
+}
+
+#[tokio::test]
+async fn shutdown_tells_each_peer_why_and_waits_for_it() {
+    let (reflector, client) = pair().await;
+    let mut changes = client.handle.changes(false).await.expect("runs");
+    let cease = Cease::AdministrativeShutdown {
+        text: "maintenance at noon".into(),
+    };
+    let shutdown = reflector.handle.shutdown(cease, DEADLINE);
+    timeout(DEADLINE / 2, shutdown)
+        .await
+        .expect("ends before its deadline")
+        .expect("it ran");
+    reflector.task.await.expect("ends");
+    let waiting = async {
+        loop {
+            for change in changes.next().await.expect("runs") {
+                if let Change::Peer(peer) = change
+                    && let Some((_, error)) = &peer.session.last_error
+                    && error.to_string().contains("maintenance at noon")
+                {
+                    return;
+                }
+            }
+        }
+    };
+    timeout(DEADLINE, waiting)
+        .await
+        .expect("the client was told");
+}
+
+#[tokio::test]
+async fn a_lost_listener_is_dialled_until_it_is_back() {
+    let (reflector, client) = pair().await;
+    client.originate("10.1.1.10/32").await;
+    let address = reflector.address;
+    reflector.task.abort();
+    let _ = reflector.task.await;
+    client.wait_established(0).await;
+    let speaker = Speaker::bind(SpeakerConfig {
+        local_asn: ASN,
+        router_id: RouterId(Ipv4Addr::new(10, 0, 0, 1)),
+        cluster_id: ClusterId(Ipv4Addr::new(10, 0, 0, 1)),
+        listen: vec![address],
+    })
+    .expect("the address is free");
+    let reflector = TestSpeaker {
+        handle: speaker.handle(),
+        address,
+        task: tokio::spawn(async move { speaker.run().await.expect("no task panics") }),
+    };
+    reflector
+        .configure(vec![], vec![group_of(&[&client])])
+        .await;
+    reflector
+        .wait_for_paths("is announced again", |paths| paths.len() == 1)
+        .await;
+}
+
+#[tokio::test]
+async fn a_stranger_is_refused_and_leaves_no_trace() {
+    let (speaker, _) = speaker_and_raw_peer().await;
+    let mut stranger = RawPeer::connect(fresh_address(), speaker.address).await;
+    assert_eq!(stranger.receive().await, None);
+    let counters = speaker.handle.counters();
+    assert_eq!(counters.strangers_refused.get(), 1);
+    let addresses: Vec<_> = speaker.peers().await.iter().map(PeerStatus::ip).collect();
+    assert!(!addresses.contains(&stranger.stream.local_addr().unwrap().ip()));
+}
+
+#[tokio::test]
+async fn a_full_group_takes_no_more_peers() {
+    let speaker = TestSpeaker::start();
+    let addresses = [fresh_address(), fresh_address()];
+    let group = GroupConfig {
+        prefixes: addresses.map(|it| IpNet::from(IpAddr::V4(it))).to_vec(),
+        maximum_peers: 1,
+        ..group_of(&[])
+    };
+    speaker.configure(vec![], vec![group]).await;
+    let mut first = RawPeer::connect(addresses[0], speaker.address).await;
+    first.establish(9).await;
+    let mut second = RawPeer::connect(addresses[1], speaker.address).await;
+    assert_eq!(second.receive().await, None);
+    drop(first);
+    speaker.wait_for_peers("has room", <[_]>::is_empty).await;
+    let mut second = RawPeer::connect(addresses[1], speaker.address).await;
+    second.establish(9).await;
+}
+
+#[tokio::test]
+async fn a_peer_with_too_many_paths_is_kept_out() {
+    let speaker = TestSpeaker::start();
+    let address = fresh_address();
+    let mut group = GroupConfig {
+        prefixes: vec![IpNet::from(IpAddr::V4(address))],
+        ..group_of(&[])
+    };
+    group.session.import.maximum_paths = Some(2);
+    speaker.configure(vec![], vec![group]).await;
+    let mut peer = RawPeer::connect(address, speaker.address).await;
+    peer.establish(9).await;
+    for prefix in ["10.1.0.1/32", "10.1.0.2/32", "10.1.0.3/32"] {
+        peer.announce(prefix).await;
+    }
+    let notification = loop {
+        match peer.receive().await.expect("it is told why") {
+            Message::Notification(notification) => break notification,
+            Message::Open(_)
+            | Message::Update(_)
+            | Message::Keepalive
+            | Message::RouteRefresh(_) => {}
+        }
+    };
+    assert_eq!(
+        notification.error,
+        NotificationError::MAXIMUM_PREFIXES_REACHED
+    );
+    speaker.wait_for_paths("are gone", <[_]>::is_empty).await;
+    let mut again = RawPeer::connect(address, speaker.address).await;
+    let Some(Message::Notification(notification)) = again.receive().await else {
+        panic!("it is let in");
+    };
+    assert_eq!(notification.error, NotificationError::CONNECTION_REJECTED);
+}
+
+#[tokio::test]
+async fn a_silent_peer_is_given_up_after_the_hold_time() {
+    let (speaker, mut peer) = speaker_and_raw_peer().await;
+    peer.establish(3).await;
+    peer.announce("10.1.1.10/32").await;
+    speaker
+        .wait_for_paths("one path", |paths| paths.len() == 1)
+        .await;
+    let begin = std::time::Instant::now();
+    speaker.wait_for_paths("no path", <[_]>::is_empty).await;
+    let passed = begin.elapsed();
+    assert!(
+        passed > Duration::from_millis(2500) && passed < Duration::from_millis(4000),
+        "{passed:?}"
+    );
+}
+
+#[tokio::test]
+async fn garbage_is_answered_with_a_notification() {
+    let (_speaker, mut peer) = speaker_and_raw_peer().await;
+    assert!(matches!(peer.receive().await, Some(Message::Open(_))));
+    peer.stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: bgp.example\r\n\r\n")
+        .await
+        .expect("is open");
+    let Some(Message::Notification(notification)) = peer.receive().await else {
+        panic!("no NOTIFICATION");
+    };
+    assert_eq!(
+        notification.error,
+        NotificationError::CONNECTION_NOT_SYNCHRONIZED
+    );
+    assert_eq!(peer.receive().await, None);
+}
+
+/// While a peer does not read, its changes coalesce: what it gets in the end is bounded by the
+/// number of prefixes, not of changes, and is the final state.
+#[tokio::test]
+async fn a_peer_that_does_not_read_costs_no_queue() {
+    const PREFIXES: u32 = 2000;
+    const ROUNDS: u32 = 40;
+    let (speaker, mut peer) = speaker_and_raw_peer().await;
+    peer.establish(0).await;
+    speaker.wait_established(1).await;
+    let prefix = |index: u32| IpNet::from(IpAddr::V4(Ipv4Addr::from(0x0a01_0000 + index)));
+    let mut revision = 0;
+    for round in 0..ROUNDS {
+        for index in 0..PREFIXES {
+            // Attributes of their own let every prefix fill a message.
+            let attributes = PathAttributes {
+                multi_exit_disc: Some(round * PREFIXES + index),
+                local_pref: Some(100),
+                communities: (0..200).map(Community).collect(),
+                ..PathAttributes::originate(Ipv4Addr::new(192, 0, 2, 1).into())
+            };
+            let result = speaker.handle.originate(prefix(index), attributes).await;
+            revision = result.expect("runs").expect("families match");
+        }
+    }
+    let mut last = std::collections::HashMap::new();
+    let mut updates = 0;
+    while last.len() < PREFIXES as usize || last.values().any(|med| *med < (ROUNDS - 1) * PREFIXES)
+    {
+        if let Some(Message::Update(update)) = peer.receive().await {
+            updates += 1;
+            for announced in update.announced {
+                for nlri in announced.nlri {
+                    last.insert(nlri.prefix, announced.attributes.multi_exit_disc.unwrap());
+                }
+            }
+        }
+    }
+    assert!(updates < PREFIXES * ROUNDS / 2, "{updates} updates");
+    for index in 0..PREFIXES {
+        assert_eq!(last[&prefix(index)], (ROUNDS - 1) * PREFIXES + index);
+    }
+    speaker.flushed(revision).await;
+}
+
+#[tokio::test]
+async fn an_observer_of_nothing_is_synced_at_once() {
+    let speaker = TestSpeaker::start();
+    let mut changes = speaker.handle.changes(true).await.expect("runs");
+    let first = timeout(DEADLINE, changes.next()).await.expect("in time");
+    assert_eq!(first, Ok(vec![Change::Synced]));
+}
+
+#[tokio::test]
+async fn an_observer_that_gives_up_a_call_loses_nothing() {
+    let speaker = TestSpeaker::start();
+    let mut changes = speaker.handle.changes(true).await.expect("runs");
+    assert_eq!(changes.next().await, Ok(vec![Change::Synced]));
+    for index in 0..20 {
+        // Given up once the call waits, and at times after its answer has come.
+        let _ = timeout(Duration::from_micros(index * 50), changes.next()).await;
+        speaker.originate(&format!("10.1.1.{index}/32")).await;
+    }
+    speaker.originate("10.1.2.1/32").await;
+    let last = net("10.1.2.1/32");
+    let waiting = async {
+        loop {
+            let changes = changes.next().await.expect("runs");
+            if changes
+                .iter()
+                .any(|change| matches!(change, Change::Path(path) if path.prefix == last))
+            {
+                return;
+            }
+        }
+    };
+    timeout(DEADLINE, waiting)
+        .await
+        .expect("the last change in time");
+}
+
+#[tokio::test]
+async fn an_observer_learns_of_everything_then_synced_then_changes() {
+    let (reflector, client) = pair().await;
+    client.originate("10.1.1.10/32").await;
+    reflector
+        .wait_for_paths("one path", |paths| paths.len() == 1)
+        .await;
+    let mut changes = reflector.handle.changes(true).await.expect("runs");
+    let first = changes.next().await.expect("runs");
+    assert!(
+        matches!(
+            &first[..],
+            [Change::Peer(_), Change::Path(_), Change::Synced]
+        ),
+        "{first:#?}"
+    );
+    client.task.abort();
+    let mut seen = Vec::new();
+    let waiting = async {
+        while seen.len() < 2 {
+            seen.extend(changes.next().await.expect("runs"));
+        }
+    };
+    timeout(DEADLINE, waiting).await.expect("changes in time");
+    let name = client.ip().to_string();
+    assert!(
+        seen.contains(&Change::PeerRemoved(name.clone())),
+        "{seen:#?}"
+    );
+    let is_removed = seen.iter().any(
+        |change| matches!(change, Change::PathRemoved(path) if path.peer.as_ref() == Some(&name)),
+    );
+    assert!(is_removed, "{seen:#?}");
+}

@@ -1,0 +1,57 @@
+//! What the user may type.
+
+use std::time::Duration;
+
+use clap::Parser;
+use daemon_runtime::{CommonArgs, Defaults, Target, parse_duration};
+
+/// Defaults of the flags that every daemon has.
+pub const DEFAULTS: Defaults = Defaults {
+    grpc_listen: "127.0.0.1:50052",
+    http_listen: "127.0.0.1:9152",
+};
+
+/// Makes the kernel's IPVS table equal to the desired set, and checks the real servers.
+///
+/// It watches the desired set (Discovery, usually pod-watcher), programs the table, checks each
+/// real server, accepts the service addresses as local, and says of each whether it can be
+/// announced (DataPlane). Beside the table it keeps local routes (routing protocol 80) and the
+/// nftables table `inet portlb-ipvs`: a guard that lets no reset leave from a service address,
+/// source addresses for Masquerade, marks for port ranges. Other programs' entries stay untouched.
+///
+/// Runs in the network namespace of the load-balancer pod with the capability NET_ADMIN. The kernel
+/// must have IPVS. When it ends, the kernel forwards on; the next run adopts what it finds.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "ipvs-programmer",
+    after_help = "Example:\n  ipvs-programmer --discovery http://127.0.0.1:50051\n\nSee what it \
+                  does:\n  grpcurl -plaintext 127.0.0.1:50052 \
+                  portlb.dataplane.v1.DataPlane/ListVirtualServers\n  ipvsadm -Ln\n  ip route show \
+                  table local proto 80\n  nft list table inet portlb-ipvs"
+)]
+pub struct Args {
+    /// Where the desired set is served: http://ADDRESS:PORT, or unix:PATH. Until it answers,
+    /// nothing is touched; when it is lost, the last set stays
+    #[arg(
+        long,
+        env = "PORTLB_DISCOVERY",
+        value_name = "TARGET",
+        default_value = "http://127.0.0.1:50051"
+    )]
+    pub discovery: Target,
+
+    /// How often the whole table is read back and repaired, spread over small steps: 1s to 24h,
+    /// such as 30s
+    #[arg(
+        long,
+        env = "PORTLB_AUDIT_INTERVAL",
+        value_name = "TIME",
+        default_value = "30s",
+        value_parser = parse_duration
+    )]
+    pub audit_interval: Duration,
+
+    /// Flags of every daemon.
+    #[command(flatten)]
+    pub common: CommonArgs,
+}

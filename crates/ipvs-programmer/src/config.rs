@@ -1,0 +1,42 @@
+//! What the flags mean.
+
+use std::time::Duration;
+
+use daemon_runtime::{ConfigError, ListenAddress, Target};
+
+use crate::args::Args;
+
+const SHORTEST_AUDIT_INTERVAL: Duration = Duration::from_secs(1);
+const LONGEST_AUDIT_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The configuration, resolved and validated.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where the desired set is served.
+    pub discovery: Target,
+    /// How often the table is read back.
+    pub audit_interval: Duration,
+    /// Where DataPlane is served.
+    pub grpc_listen: ListenAddress,
+}
+
+impl Config {
+    /// Validates the flags.
+    ///
+    /// # Errors
+    /// Names the flag, its value, what is allowed and the cure.
+    pub fn resolve(args: &Args) -> Result<Self, ConfigError> {
+        let allowed = SHORTEST_AUDIT_INTERVAL..=LONGEST_AUDIT_INTERVAL;
+        if !allowed.contains(&args.audit_interval) {
+            return Err(ConfigError(format!(
+                "--audit-interval {:?} is not within 1s and 24h; the default, 30s, suits most",
+                args.audit_interval
+            )));
+        }
+        Ok(Self {
+            discovery: args.discovery.clone(),
+            audit_interval: args.audit_interval,
+            grpc_listen: args.common.grpc_listen.clone(),
+        })
+    }
+}

@@ -1,0 +1,160 @@
+//! The entries that the desired set, seen with the health of the real servers, wants in the
+//! kernel's table. Pure.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use virtual_server::{
+    AddressFamily, Entry, EntryForwardingMethod, EntryKey, EntryScheduler, EntrySettings,
+    FailureAction, RealServer, RealServerEntry, RealServerState, Scheduler, VirtualServer,
+};
+
+use crate::{health::Health, marks::STANDING_MARK};
+
+/// The entry for a virtual server. `actual` is what the table holds: a real server that has not
+/// been checked yet stays there as it was found, so that a restarted daemon takes nobody out of
+/// service, and one that is not there waits for its first check.
+pub fn entry(
+    virtual_server: &VirtualServer,
+    health: impl Fn(&RealServer) -> Health,
+    actual: Option<&Entry>,
+) -> Entry {
+    let mut real_servers = BTreeMap::new();
+    for real_server in &virtual_server.real_servers {
+        let address = table_address(virtual_server, real_server);
+        let found = actual.and_then(|entry| entry.real_servers.get(&address));
+        let full = u32::from(real_server.weight.0);
+        let draining = match real_server.state {
+            RealServerState::Ready => false,
+            RealServerState::Draining => true,
+        };
+        let out_of_service = match virtual_server.on_failure {
+            FailureAction::Quiesce => Some(0),
+            FailureAction::Remove => None,
+        };
+        let weight = match (health(real_server), found) {
+            (Health::Healthy, _) => Some(full),
+            (Health::Unchecked, Some(found)) if found.weight > 0 => Some(full),
+            (Health::Unchecked, Some(_)) => Some(0),
+            (Health::Unchecked, None) | (Health::Failed, _) => out_of_service,
+        };
+        // A draining one that has not been checked may have connections of its own.
+        let weight = if draining { weight.map(|_| 0) } else { weight };
+        if let Some(weight) = weight {
+            let entry = RealServerEntry {
+                weight,
+                forwarding_method: EntryForwardingMethod::Known(virtual_server.forwarding_method),
+                upper_threshold: 0,
+                lower_threshold: 0,
+            };
+            real_servers.insert(address, entry);
+        }
+    }
+    let settings = EntrySettings {
+        owned: true,
+        scheduler: EntryScheduler::Known(virtual_server.scheduler),
+        persistence: virtual_server.persistence,
+        one_packet: false,
+    };
+    Entry {
+        settings,
+        real_servers,
+    }
+}
+
+/// Address and port of a real server in the table; port 0 keeps the client's.
+pub fn table_address(virtual_server: &VirtualServer, real_server: &RealServer) -> SocketAddr {
+    let port = virtual_server
+        .real_server_port(real_server)
+        .map_or(0, std::num::NonZero::get);
+    SocketAddr::new(real_server.address, port)
+}
+
+/// An entry without real servers that no packet meets. IPVS unregisters its hooks with its last
+/// entry, and the pod's own stack would then reset what arrives for the next one.
+pub fn standing_entry(family: AddressFamily) -> (EntryKey, Entry) {
+    let settings = EntrySettings {
+        owned: true,
+        scheduler: EntryScheduler::Known(Scheduler::Rr),
+        persistence: None,
+        one_packet: false,
+    };
+    let key = EntryKey::FirewallMark {
+        family,
+        mark: STANDING_MARK,
+    };
+    (key, Entry::without_real_servers(settings))
+}
+
+#[cfg(test)]
+mod tests {
+    use virtual_server::{ForwardingMethod, Weight};
+
+    use super::*;
+    use crate::testing::virtual_server;
+
+    fn found(weight: u32) -> RealServerEntry {
+        RealServerEntry {
+            weight,
+            forwarding_method: EntryForwardingMethod::Known(ForwardingMethod::DirectRouting),
+            upper_threshold: 0,
+            lower_threshold: 0,
+        }
+    }
+
+    /// The weight of one real server of weight 5; `None`: it is not in the table.
+    fn check(
+        on_failure: FailureAction,
+        state: RealServerState,
+        health: Health,
+        in_table: Option<u32>,
+        expected: Option<u32>,
+    ) {
+        let mut server = virtual_server("tcp/10.1.1.10:80", ForwardingMethod::DirectRouting);
+        server.on_failure = on_failure;
+        server.real_servers.truncate(1);
+        server.real_servers[0].weight = Weight(5);
+        server.real_servers[0].state = state;
+        let address = table_address(&server, &server.real_servers[0]);
+        let mut actual =
+            Entry::without_real_servers(entry(&server, |_| Health::Healthy, None).settings);
+        actual
+            .real_servers
+            .extend(in_table.map(|weight| (address, found(weight))));
+        let entry = entry(&server, |_| health, Some(&actual));
+        assert_eq!(
+            entry
+                .real_servers
+                .get(&address)
+                .map(|real_server| real_server.weight),
+            expected,
+            "{on_failure:?} {state:?} {health:?} {in_table:?}"
+        );
+    }
+
+    #[test]
+    fn health_and_state_decide_the_weight() {
+        use FailureAction::{Quiesce, Remove};
+        use Health::{Failed, Healthy};
+        use RealServerState::{Draining, Ready};
+        for in_table in [None, Some(0), Some(9)] {
+            check(Quiesce, Ready, Healthy, in_table, Some(5));
+            check(Quiesce, Draining, Healthy, in_table, Some(0));
+            check(Quiesce, Ready, Failed, in_table, Some(0));
+            check(Remove, Ready, Failed, in_table, None);
+            check(Remove, Draining, Healthy, in_table, Some(0));
+        }
+    }
+
+    #[test]
+    fn an_unchecked_one_stays_as_it_was_found_or_waits() {
+        use FailureAction::{Quiesce, Remove};
+        use RealServerState::{Draining, Ready};
+        for on_failure in [Quiesce, Remove] {
+            check(on_failure, Ready, Health::Unchecked, Some(9), Some(5));
+            check(on_failure, Ready, Health::Unchecked, Some(0), Some(0));
+            check(on_failure, Draining, Health::Unchecked, Some(9), Some(0));
+        }
+        check(Quiesce, Ready, Health::Unchecked, None, Some(0));
+        check(Remove, Ready, Health::Unchecked, None, None);
+    }
+}

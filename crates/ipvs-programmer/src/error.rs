@@ -1,0 +1,101 @@
+//! The operations that can fail here.
+
+use nix::errno::Errno;
+use virtual_server::{EntryScheduler, TableChange};
+
+use crate::{kernel::FailedChange, netlink::NetlinkError};
+
+/// An operation on the kernel that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// The kernel has no IPVS.
+    #[error(
+        "the kernel has no IPVS: load its module on the node (`modprobe ip_vs`, with ip_vs_mh and \
+         the other schedulers in use), or boot a kernel with CONFIG_IP_VS"
+    )]
+    NoIpvs,
+    /// The process may not change the network namespace.
+    #[error(
+        "{operation}: not permitted; give the container the capability NET_ADMIN \
+         (securityContext.capabilities.add) and the host's user namespace (without \
+         `hostUsers: false`), or run as root"
+    )]
+    NotPermitted {
+        /// What was tried.
+        operation: &'static str,
+    },
+    /// Routes over `lo` need it up.
+    #[error("the interface lo is down; bring it up (`ip link set lo up`)")]
+    LoopbackDown,
+    /// An exchange failed in another way.
+    #[error("{operation}")]
+    Netlink {
+        /// What was tried.
+        operation: &'static str,
+        /// Why it failed.
+        source: NetlinkError,
+    },
+}
+
+impl KernelError {
+    pub(crate) fn of(operation: &'static str, source: NetlinkError) -> Self {
+        match source {
+            NetlinkError::Refused(Errno::EPERM | Errno::EACCES) => Self::NotPermitted { operation },
+            source @ (NetlinkError::Refused(_)
+            | NetlinkError::Socket { .. }
+            | NetlinkError::AnswerLost { .. }) => Self::Netlink { operation, source },
+        }
+    }
+
+    /// The error with its causes, for people.
+    pub fn in_words(&self) -> String {
+        in_words(self)
+    }
+}
+
+/// An error with its causes, for people.
+pub(crate) fn in_words(error: &dyn std::error::Error) -> String {
+    let mut words = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        words = format!("{words}: {cause}");
+        source = cause.source();
+    }
+    words
+}
+
+/// Why the kernel refused a change, with the cure where there is one.
+pub(crate) fn refusal(change: &TableChange, failed: FailedChange) -> String {
+    let what = match change {
+        TableChange::AddVirtualServer(key, _) => format!("add {key}"),
+        TableChange::SetVirtualServer(key, _) => format!("set {key}"),
+        TableChange::RemoveVirtualServer(key) => format!("remove {key}"),
+        TableChange::AddRealServer(key, address, _) => format!("add {address} to {key}"),
+        TableChange::SetRealServer(key, address, _) => format!("set {address} of {key}"),
+        TableChange::RemoveRealServer(key, address) => format!("remove {address} of {key}"),
+    };
+    let why = match (change, failed.errno) {
+        (
+            TableChange::AddVirtualServer(_, settings) | TableChange::SetVirtualServer(_, settings),
+            Errno::ENOENT,
+        ) => {
+            let name = scheduler_name(&settings.scheduler);
+            format!("the kernel has no scheduler {name}; load its module (`modprobe ip_vs_{name}`)")
+        }
+        (_, errno) => errno.desc().to_owned(),
+    };
+    format!("{what}: {why}")
+}
+
+fn scheduler_name(scheduler: &EntryScheduler) -> String {
+    match scheduler {
+        EntryScheduler::Known(scheduler) => {
+            let text = scheduler.to_string();
+            text.split([' ', ',', '('])
+                .next()
+                .unwrap_or_default()
+                .to_owned()
+        }
+        EntryScheduler::Foreign(name) => name.clone(),
+    }
+}

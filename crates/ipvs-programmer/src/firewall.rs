@@ -1,0 +1,238 @@
+//! The nftables table that goes with a set of virtual servers. Pure.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use ipnet::IpNet;
+use nftables_table::{
+    Chain, Family, Hook, Kind, L4Protocol, Policy, Rule, TCP_RST, Table, priority,
+};
+use virtual_server::{ForwardingMethod, Ports, Protocol, VirtualServer, VirtualServerId};
+
+/// Name of our table, in the family `inet`.
+pub const TABLE_NAME: &str = "portlb-ipvs";
+/// Family of our table.
+pub const FAMILY: Family = Family::Inet;
+
+/// After IPVS, which takes packets at 98 and 99 of the hook (`ip_vs_ops4`, NF_IP_PRI_NAT_SRC - 2
+/// and - 1, net/netfilter/ipvs/ip_vs_core.c): what comes by here it did not take.
+const AFTER_IPVS: i32 = priority::SRCNAT + 10;
+
+/// The rules for these virtual servers on these service prefixes.
+///
+/// - output: no reset leaves from a service address. A packet that arrives before the table is
+///   programmed must not end the connection that another pod has kept so far.
+/// - input: TCP, UDP and SCTP that IPVS did not take ends here, so that no process of the pod is
+///   reached through a service address.
+/// - prerouting: packets to port ranges get the mark that stands for them.
+/// - postrouting: connections to `Masquerade` virtual servers get the pod's address as source, so
+///   that replies return through it.
+pub fn table<'a>(
+    prefixes: &BTreeSet<IpNet>,
+    virtual_servers: impl IntoIterator<Item = &'a VirtualServer>,
+    marks: &BTreeMap<VirtualServerId, u32>,
+) -> Table {
+    let mut masqueraded = Vec::new();
+    let mut marked = Vec::new();
+    for virtual_server in virtual_servers {
+        let id = &virtual_server.id;
+        if virtual_server.forwarding_method == ForwardingMethod::Masquerade {
+            masqueraded.push(host(id.address));
+        }
+        if let Some(mark) = marks.get(id) {
+            marked.push(mark_rule(id, *mark));
+        }
+    }
+    let mut chains = Vec::new();
+    if !marked.is_empty() {
+        chains.push(chain(
+            "marks",
+            Kind::Filter,
+            Hook::Prerouting,
+            priority::MANGLE,
+            marked,
+        ));
+    }
+    let guarded = by_version(prefixes);
+    if !guarded.is_empty() {
+        let input = guarded
+            .iter()
+            .flat_map(|set| {
+                [L4Protocol::Tcp, L4Protocol::Udp, L4Protocol::Sctp].map(|protocol| {
+                    Rule::new()
+                        .destination_in(set.clone())
+                        .protocol(protocol)
+                        .counter()
+                        .drop()
+                })
+            })
+            .collect();
+        chains.push(chain("input", Kind::Filter, Hook::Input, AFTER_IPVS, input));
+        let output = guarded
+            .iter()
+            .map(|set| {
+                Rule::new()
+                    .source_in(set.clone())
+                    .protocol(L4Protocol::Tcp)
+                    .tcp_flags(TCP_RST, TCP_RST)
+                    .counter()
+                    .drop()
+            })
+            .collect();
+        chains.push(chain(
+            "output",
+            Kind::Filter,
+            Hook::Output,
+            priority::FILTER,
+            output,
+        ));
+    }
+    if !masqueraded.is_empty() {
+        let rules = IpNet::aggregate(&masqueraded)
+            .into_iter()
+            .map(|prefix| Rule::new().original_destination(prefix).masquerade())
+            .collect();
+        chains.push(chain(
+            "postrouting",
+            Kind::Nat,
+            Hook::Postrouting,
+            priority::SRCNAT,
+            rules,
+        ));
+    }
+    Table {
+        family: FAMILY,
+        name: TABLE_NAME.into(),
+        chains,
+    }
+}
+
+/// Whether a virtual server cannot work without nftables.
+pub fn is_needed_by(virtual_server: &VirtualServer) -> bool {
+    let masquerade = match virtual_server.forwarding_method {
+        ForwardingMethod::Masquerade => true,
+        ForwardingMethod::DirectRouting | ForwardingMethod::Tunnel(_) => false,
+    };
+    masquerade || crate::marks::needs_mark(&virtual_server.id)
+}
+
+fn chain(name: &str, kind: Kind, hook: Hook, priority: i32, rules: Vec<Rule>) -> Chain {
+    Chain {
+        name: name.into(),
+        kind,
+        hook,
+        priority,
+        policy: Policy::Accept,
+        rules,
+    }
+}
+
+fn mark_rule(id: &VirtualServerId, mark: u32) -> Rule {
+    let rule = Rule::new()
+        .destination(host(id.address))
+        .protocol(match id.protocol {
+            Protocol::Tcp => L4Protocol::Tcp,
+            Protocol::Udp => L4Protocol::Udp,
+            Protocol::Sctp => L4Protocol::Sctp,
+        });
+    let rule = match id.ports {
+        Ports::Single(port) => rule.destination_ports(port.get(), port.get()),
+        Ports::Range(first, last) => rule.destination_ports(first.get(), last.get()),
+        Ports::All => rule,
+    };
+    rule.set_mark(mark)
+}
+
+/// A set for each IP version that has prefixes.
+fn by_version(prefixes: &BTreeSet<IpNet>) -> Vec<Vec<IpNet>> {
+    let (v4, v6): (Vec<_>, Vec<_>) = prefixes
+        .iter()
+        .partition(|prefix| matches!(prefix, IpNet::V4(_)));
+    [v4, v6].into_iter().filter(|set| !set.is_empty()).collect()
+}
+
+fn host(address: IpAddr) -> IpNet {
+    address.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use nftables_table::Expression;
+
+    use super::*;
+    use crate::testing::virtual_server;
+
+    fn chains(table: &Table) -> Vec<(&str, usize)> {
+        table
+            .chains
+            .iter()
+            .map(|chain| (chain.name.as_str(), chain.rules.len()))
+            .collect()
+    }
+
+    fn prefixes(texts: &[&str]) -> BTreeSet<IpNet> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn tunnels_need_the_two_guards_only() {
+        let tunnel = virtual_server("tcp/10.1.1.10:80", ForwardingMethod::DirectRouting);
+        let table = table(&prefixes(&["10.1.1.0/24"]), [&tunnel], &BTreeMap::new());
+        assert_eq!(chains(&table), [("input", 3), ("output", 1)]);
+        assert!(!is_needed_by(&tunnel));
+    }
+
+    #[test]
+    fn both_ip_versions_are_guarded() {
+        let table = table(
+            &prefixes(&["10.1.1.0/24", "fd00:1::/64"]),
+            [],
+            &BTreeMap::new(),
+        );
+        assert_eq!(chains(&table), [("input", 6), ("output", 2)]);
+    }
+
+    #[test]
+    fn neighbouring_masqueraded_addresses_share_a_rule() {
+        let servers = ["tcp/10.1.1.10:80", "udp/10.1.1.10:53", "tcp/10.1.1.11:80"]
+            .map(|id| virtual_server(id, ForwardingMethod::Masquerade));
+        let table = table(&BTreeSet::new(), &servers, &BTreeMap::new());
+        let [postrouting] = table.chains.as_slice() else {
+            panic!("{table:?}")
+        };
+        let prefix = "10.1.1.10/31".parse().unwrap();
+        assert_eq!(
+            postrouting.rules,
+            [Rule::new().original_destination(prefix).masquerade()]
+        );
+        assert!(is_needed_by(&servers[0]));
+    }
+
+    #[test]
+    fn a_port_range_gets_its_mark() {
+        let server = virtual_server("udp/10.1.1.10:8000-8999", ForwardingMethod::DirectRouting);
+        let marks = BTreeMap::from([(server.id, 7)]);
+        let table = table(&BTreeSet::new(), [&server], &marks);
+        let [marks] = table.chains.as_slice() else {
+            panic!("{table:?}")
+        };
+        assert_eq!(marks.priority, priority::MANGLE);
+        assert_eq!(
+            marks.rules[0].expressions,
+            [
+                Expression::Destination("10.1.1.10/32".parse().unwrap()),
+                Expression::Protocol(L4Protocol::Udp),
+                Expression::DestinationPorts(8000, 8999),
+                Expression::SetMark(7),
+            ]
+        );
+        assert!(is_needed_by(&server));
+    }
+
+    #[test]
+    fn without_virtual_servers_the_table_is_empty() {
+        assert_eq!(table(&BTreeSet::new(), [], &BTreeMap::new()).chains, []);
+    }
+}

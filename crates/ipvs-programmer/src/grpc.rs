@@ -1,0 +1,226 @@
+//! The DataPlane contract: translates, and asks the owner of the table.
+
+mod convert;
+
+use std::{collections::BTreeMap, net::SocketAddr, pin::Pin, time::Duration};
+
+use daemon_api::dataplane::v1::{
+    self as wire,
+    data_plane_server::{DataPlane, DataPlaneServer},
+    watch_service_addresses_response, watch_virtual_servers_response,
+};
+use daemon_runtime::{Event, Shutdown, Subscription};
+use futures::{Stream, StreamExt, stream};
+use ipnet::IpNet;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, sleep_until},
+};
+use tonic::{Response, Status};
+use virtual_server::VirtualServerId;
+
+use crate::{
+    Connections,
+    kernel::KernelThread,
+    marks,
+    programmer::{Published, Request},
+    status::ServiceAddressStatus,
+};
+
+const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(100);
+
+/// Serves what the owner of the table publishes.
+#[derive(Clone, Debug)]
+pub struct DataPlaneService {
+    published: Published,
+    requests: mpsc::Sender<Request>,
+    /// Not the owner's, so that a long list holds up no change.
+    kernel: KernelThread,
+    shutdown: Shutdown,
+}
+
+type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl DataPlaneService {
+    /// As a service for the server.
+    pub fn server(
+        published: Published,
+        requests: mpsc::Sender<Request>,
+        kernel: KernelThread,
+        shutdown: Shutdown,
+    ) -> DataPlaneServer<Self> {
+        DataPlaneServer::new(Self {
+            published,
+            requests,
+            kernel,
+            shutdown,
+        })
+    }
+
+    fn until_stopped<T>(
+        &self,
+        events: impl Stream<Item = Result<T, Status>> + Send + 'static,
+    ) -> Response<ResponseStream<T>> {
+        let shutdown = self.shutdown.clone();
+        let stopping = async move { shutdown.stopping().await };
+        Response::new(Box::pin(events.take_until(stopping)))
+    }
+
+    async fn connections(
+        &self,
+        id: VirtualServerId,
+        mark: Option<u32>,
+    ) -> BTreeMap<SocketAddr, Connections> {
+        let Some(key) = marks::entry_key(&id, mark) else {
+            return BTreeMap::new();
+        };
+        match self
+            .kernel
+            .call(move |kernel| kernel.read_connections(key))
+            .await
+        {
+            Ok(connections) => connections,
+            Err(error) => {
+                tracing::debug!(error = error.in_words(), "connections cannot be read");
+                BTreeMap::new()
+            }
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl DataPlane for DataPlaneService {
+    type WatchServiceAddressesStream = ResponseStream<wire::WatchServiceAddressesResponse>;
+    type WatchVirtualServersStream = ResponseStream<wire::WatchVirtualServersResponse>;
+
+    async fn watch_service_addresses(
+        &self,
+        request: tonic::Request<wire::WatchServiceAddressesRequest>,
+    ) -> Result<Response<Self::WatchServiceAddressesStream>, Status> {
+        let milliseconds = request.get_ref().heartbeat_interval_milliseconds;
+        let heartbeat = (milliseconds > 0)
+            .then(|| Duration::from_millis(milliseconds.into()).max(SHORTEST_HEARTBEAT));
+        let watch = ServiceAddressWatch {
+            subscription: self.published.service_addresses.subscribe(),
+            alive: self.published.alive.clone(),
+            heartbeat,
+            last_sent: Instant::now(),
+            revision: 0,
+        };
+        let events = stream::unfold(watch, |mut watch| async move {
+            let response = watch.next().await?;
+            Some((Ok(response), watch))
+        });
+        Ok(self.until_stopped(events))
+    }
+
+    async fn list_service_addresses(
+        &self,
+        _: tonic::Request<wire::ListServiceAddressesRequest>,
+    ) -> Result<Response<wire::ListServiceAddressesResponse>, Status> {
+        let snapshot = self.published.service_addresses.snapshot();
+        Ok(Response::new(wire::ListServiceAddressesResponse {
+            revision: snapshot.revision,
+            service_addresses: snapshot
+                .objects
+                .iter()
+                .map(|(prefix, status)| convert::service_address(*prefix, status))
+                .collect(),
+        }))
+    }
+
+    async fn watch_virtual_servers(
+        &self,
+        _: tonic::Request<wire::WatchVirtualServersRequest>,
+    ) -> Result<Response<Self::WatchVirtualServersStream>, Status> {
+        use watch_virtual_servers_response::Event as Wire;
+        let events = self.published.virtual_servers.subscribe().into_stream();
+        let events = events.map(|(revision, event)| {
+            let event = match event {
+                Event::Changed(_, status) => {
+                    Wire::VirtualServer(convert::virtual_server(&status, &BTreeMap::new(), |_| 0))
+                }
+                Event::Removed(id) => Wire::RemovedVirtualServer((&id).into()),
+                Event::Synced => Wire::Synced(wire::Synced {}),
+            };
+            Ok(wire::WatchVirtualServersResponse {
+                revision,
+                event: Some(event),
+            })
+        });
+        Ok(self.until_stopped(events))
+    }
+
+    async fn list_virtual_servers(
+        &self,
+        _: tonic::Request<wire::ListVirtualServersRequest>,
+    ) -> Result<Response<wire::ListVirtualServersResponse>, Status> {
+        let (answer, durations) = oneshot::channel();
+        let stopping = || Status::unavailable("the daemon is stopping");
+        let asked = self.requests.send(Request::CheckDurations(answer)).await;
+        asked.map_err(|_| stopping())?;
+        let durations = durations.await.map_err(|_| stopping())?;
+        let snapshot = self.published.virtual_servers.snapshot();
+        let mut response = wire::ListVirtualServersResponse {
+            revision: snapshot.revision,
+            virtual_servers: Vec::with_capacity(snapshot.objects.len()),
+        };
+        for (id, status) in snapshot.objects {
+            let connections = self.connections(id, status.firewall_mark).await;
+            let duration = |key| durations.get(&key).copied().unwrap_or(0);
+            let server = convert::virtual_server(&status, &connections, duration);
+            response.virtual_servers.push(server);
+        }
+        Ok(Response::new(response))
+    }
+}
+
+/// One watcher of service addresses.
+struct ServiceAddressWatch {
+    subscription: Subscription<IpNet, ServiceAddressStatus>,
+    alive: watch::Receiver<u64>,
+    heartbeat: Option<Duration>,
+    last_sent: Instant,
+    revision: u64,
+}
+
+impl ServiceAddressWatch {
+    async fn next(&mut self) -> Option<wire::WatchServiceAddressesResponse> {
+        use watch_service_addresses_response::Event as Wire;
+        let due = self.heartbeat.map(|heartbeat| self.last_sent + heartbeat);
+        let alive = &mut self.alive;
+        // Only an owner that is alive makes a heartbeat.
+        let heartbeat = async {
+            match due {
+                Some(due) => {
+                    sleep_until(due).await;
+                    alive.mark_unchanged();
+                    alive.changed().await
+                }
+                None => std::future::pending().await,
+            }
+        };
+        let event = tokio::select! {
+            event = self.subscription.next() => {
+                let (revision, event) = event?;
+                self.revision = revision;
+                match event {
+                    Event::Changed(prefix, status) => {
+                        Wire::ServiceAddress(convert::service_address(prefix, &status))
+                    }
+                    Event::Removed(prefix) => Wire::RemovedServiceAddress(prefix.to_string()),
+                    Event::Synced => Wire::Synced(wire::Synced {}),
+                }
+            }
+            alive = heartbeat => {
+                alive.ok()?;
+                Wire::Heartbeat(wire::Heartbeat {})
+            }
+        };
+        self.last_sent = Instant::now();
+        Some(wire::WatchServiceAddressesResponse {
+            revision: self.revision,
+            event: Some(event),
+        })
+    }
+}

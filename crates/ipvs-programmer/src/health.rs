@@ -1,0 +1,106 @@
+//! When a real server counts as healthy. Pure.
+
+/// What is known of a real server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Health {
+    /// Its first check has not ended.
+    #[default]
+    Unchecked,
+    /// It answers.
+    Healthy,
+    /// It does not.
+    Failed,
+}
+
+/// Follows the results of one real server's checks.
+///
+/// ```text
+///              first check
+///   Unchecked ─┬─ succeeds ─► Healthy ── `fall` failures in a row ──┐
+///              └─ fails ────► Failed ◄──────────────────────────────┘
+///                               └── `rise` successes in a row ──► Healthy
+/// ```
+#[derive(Clone, Debug)]
+pub struct HealthTracker {
+    rise: u32,
+    fall: u32,
+    health: Health,
+    /// Results in a row that speak against `health`.
+    against: u32,
+}
+
+impl HealthTracker {
+    /// Nothing is known yet. `rise` and `fall` are at least 1.
+    pub fn new(rise: u32, fall: u32) -> Self {
+        Self {
+            rise,
+            fall,
+            health: Health::Unchecked,
+            against: 0,
+        }
+    }
+
+    /// What is known.
+    pub fn health(&self) -> Health {
+        self.health
+    }
+
+    /// Takes the result of a check and says what is known then.
+    pub fn record(&mut self, succeeded: bool) -> Health {
+        let says = if succeeded {
+            Health::Healthy
+        } else {
+            Health::Failed
+        };
+        let needed = match self.health {
+            Health::Unchecked => 1,
+            Health::Healthy => self.fall,
+            Health::Failed => self.rise,
+        };
+        if says == self.health {
+            self.against = 0;
+        } else {
+            self.against += 1;
+            if self.against >= needed {
+                self.health = says;
+                self.against = 0;
+            }
+        }
+        self.health
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `+` succeeds, `-` fails; the answer has a letter for what is known after each.
+    fn check(rise: u32, fall: u32, results: &str, expected: &str) {
+        let mut tracker = HealthTracker::new(rise, fall);
+        let known: String = results
+            .chars()
+            .map(|result| match tracker.record(result == '+') {
+                Health::Unchecked => 'U',
+                Health::Healthy => 'H',
+                Health::Failed => 'F',
+            })
+            .collect();
+        assert_eq!(known, expected);
+    }
+
+    #[test]
+    fn the_first_check_decides_at_once() {
+        check(3, 3, "+", "H");
+        check(3, 3, "-", "F");
+    }
+
+    #[test]
+    fn a_healthy_one_fails_after_fall_failures_in_a_row() {
+        check(1, 2, "+-+--", "HHHHF");
+    }
+
+    #[test]
+    fn a_failed_one_returns_after_rise_successes_in_a_row() {
+        check(3, 1, "-++-+++", "FFFFFFH");
+    }
+}

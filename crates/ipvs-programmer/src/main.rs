@@ -1,0 +1,22 @@
+//! Command line of ipvs-programmer.
+
+use std::process::ExitCode;
+
+use ipvs_programmer::{
+    StartError,
+    args::{Args, DEFAULTS},
+    config::Config,
+};
+
+fn main() -> ExitCode {
+    let args: Args = daemon_runtime::parse(&DEFAULTS);
+    daemon_runtime::run(
+        "ipvs-programmer",
+        &args.common,
+        || Config::resolve(&args),
+        async |config, daemon| {
+            ipvs_programmer::start(config, daemon).await?;
+            Ok::<_, StartError>(())
+        },
+    )
+}

@@ -1,0 +1,108 @@
+//! The prefixes that are accepted as local, and those that shall be.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
+
+use crate::{error::in_words, kernel::KernelThread};
+
+#[derive(Debug)]
+pub(super) struct LocalPrefixes {
+    kernel: KernelThread,
+    /// Ours, or found to be another's.
+    local: BTreeSet<IpNet>,
+    wanted: BTreeSet<IpNet>,
+    errors: BTreeMap<IpNet, String>,
+}
+
+impl LocalPrefixes {
+    pub(super) fn new(kernel: KernelThread, adopted: BTreeSet<IpNet>) -> Self {
+        Self {
+            kernel,
+            local: adopted,
+            wanted: BTreeSet::new(),
+            errors: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn wanted(&self) -> &BTreeSet<IpNet> {
+        &self.wanted
+    }
+
+    pub(super) fn has_errors(&self) -> bool {
+        !self.errors.is_empty()
+    }
+
+    /// Whether a prefix is accepted as local, or why not.
+    pub(super) fn state(&self, prefix: IpNet) -> Result<(), &str> {
+        if self.local.contains(&prefix) {
+            return Ok(());
+        }
+        Err(self
+            .errors
+            .get(&prefix)
+            .map_or("the address is not accepted as local yet", |e| e))
+    }
+
+    /// Sets what shall be local, and takes back what shall not.
+    pub(super) async fn set_wanted(&mut self, wanted: BTreeSet<IpNet>) {
+        self.errors.retain(|prefix, _| wanted.contains(prefix));
+        self.wanted = wanted;
+        let gone: Vec<IpNet> = self.local.difference(&self.wanted).copied().collect();
+        for prefix in gone {
+            match self
+                .kernel
+                .call(move |kernel| kernel.remove_local_prefix(prefix))
+                .await
+            {
+                Ok(()) => {
+                    self.local.remove(&prefix);
+                }
+                Err(error) => {
+                    let error = in_words(&error);
+                    tracing::warn!(%prefix, error, "a prefix stays local");
+                    self.errors.insert(prefix, error);
+                }
+            }
+        }
+    }
+
+    /// Accepts what shall be local and is not.
+    pub(super) async fn add_missing(&mut self) {
+        let missing: Vec<IpNet> = self.wanted.difference(&self.local).copied().collect();
+        for prefix in missing {
+            match self
+                .kernel
+                .call(move |kernel| kernel.add_local_prefix(prefix))
+                .await
+            {
+                Ok(()) => {
+                    self.local.insert(prefix);
+                    self.errors.remove(&prefix);
+                }
+                Err(error) => {
+                    let error = in_words(&error);
+                    tracing::warn!(%prefix, error, "a service address is not accepted as local");
+                    self.errors.insert(prefix, error);
+                }
+            }
+        }
+    }
+
+    /// Reads what is local. What somebody took away, or gave, is found by adding it again.
+    pub(super) async fn audit(&mut self) {
+        match self
+            .kernel
+            .call(|kernel| kernel.read_local_prefixes())
+            .await
+        {
+            Ok(ours) => self.local = ours,
+            Err(error) => {
+                tracing::warn!(
+                    error = in_words(&error),
+                    "the local routes could not be read"
+                );
+            }
+        }
+    }
+}

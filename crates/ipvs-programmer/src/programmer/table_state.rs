@@ -1,0 +1,206 @@
+//! The table as it is and as it shall be.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
+
+use virtual_server::{Entry, EntryKey, Table, TableChange, plan_keys};
+
+use crate::{
+    error::{KernelError, in_words, refusal},
+    kernel::{FailedChange, KernelThread},
+    metrics::ProgrammerMetrics,
+};
+
+/// Above this many entries reading all is cheaper than reading each.
+const READ_SINGLY: usize = 64;
+/// How often a turn plans again when the table is not yet what it shall be.
+const ATTEMPTS: usize = 2;
+
+#[derive(Debug)]
+pub(super) struct TableState {
+    kernel: KernelThread,
+    actual: Table,
+    target: Table,
+    errors: BTreeMap<EntryKey, String>,
+    metrics: ProgrammerMetrics,
+}
+
+impl TableState {
+    pub(super) fn new(kernel: KernelThread, actual: Table, metrics: ProgrammerMetrics) -> Self {
+        Self {
+            kernel,
+            actual,
+            target: Table::default(),
+            errors: BTreeMap::new(),
+            metrics,
+        }
+    }
+
+    pub(super) fn set_target(&mut self, key: EntryKey, entry: Entry) {
+        self.target.entries.insert(key, entry);
+    }
+
+    pub(super) fn remove_target(&mut self, key: EntryKey) {
+        self.target.entries.remove(&key);
+    }
+
+    pub(super) fn target(&self, key: EntryKey) -> Option<&Entry> {
+        self.target.entries.get(&key)
+    }
+
+    pub(super) fn actual(&self, key: EntryKey) -> Option<&Entry> {
+        self.actual.entries.get(&key)
+    }
+
+    /// Why the entry is not what it shall be.
+    pub(super) fn error(&self, key: EntryKey) -> Option<&str> {
+        self.errors.get(&key).map(String::as_str)
+    }
+
+    pub(super) fn has_errors(&self) -> bool {
+        !self.errors.is_empty()
+    }
+
+    pub(super) fn keys_with_errors(&self) -> Vec<EntryKey> {
+        self.errors.keys().copied().collect()
+    }
+
+    /// Whether the table holds an entry of ours with this key.
+    pub(super) fn owns(&self, key: EntryKey) -> bool {
+        self.actual(key).is_some_and(|entry| entry.settings.owned)
+    }
+
+    /// The keys of all entries of ours, and of those that there shall be.
+    pub(super) fn owned_keys(&self) -> BTreeSet<EntryKey> {
+        let owned = self
+            .actual
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.settings.owned);
+        owned
+            .map(|(key, _)| *key)
+            .chain(self.target.entries.keys().copied())
+            .collect()
+    }
+
+    /// Takes over what the kernel was found to hold; says whether it differs from what we knew.
+    pub(super) fn found(&mut self, key: EntryKey, entry: Option<Entry>) -> bool {
+        let before = match entry.clone() {
+            Some(entry) => self.actual.entries.insert(key, entry),
+            None => self.actual.entries.remove(&key),
+        };
+        before != entry
+    }
+
+    /// Makes the entries what they shall be, and reads them back.
+    pub(super) async fn program(&mut self, keys: BTreeSet<EntryKey>) {
+        for _ in 0..ATTEMPTS {
+            let changes = plan_keys(&self.actual, &self.target, keys.iter().copied());
+            if changes.is_empty() {
+                break;
+            }
+            let begin = Instant::now();
+            let touched: BTreeSet<EntryKey> = changes.iter().map(TableChange::key).collect();
+            let (changes, result) = self
+                .kernel
+                .call(move |kernel| {
+                    let result = kernel.apply(&changes);
+                    (changes, result)
+                })
+                .await;
+            self.metrics.changes.inc_by(changes.len() as u64);
+            self.take_errors(&touched, &changes, result);
+            self.read_back(touched).await;
+            self.metrics
+                .apply_seconds
+                .observe(begin.elapsed().as_secs_f64());
+        }
+        for key in keys {
+            let as_wanted = match (self.actual(key), self.target(key)) {
+                (actual, Some(target)) => actual == Some(target),
+                (actual, None) => actual.is_none_or(|entry| !entry.settings.owned),
+            };
+            if as_wanted {
+                self.errors.remove(&key);
+            } else {
+                let unknown = || "the kernel holds something else than was written".to_owned();
+                self.errors.entry(key).or_insert_with(unknown);
+            }
+        }
+    }
+
+    fn take_errors(
+        &mut self,
+        touched: &BTreeSet<EntryKey>,
+        changes: &[TableChange],
+        result: Result<Vec<FailedChange>, KernelError>,
+    ) {
+        let before: BTreeMap<EntryKey, String> = touched
+            .iter()
+            .filter_map(|key| self.errors.remove_entry(key))
+            .collect();
+        match result {
+            Ok(failed) => {
+                self.metrics.refused.inc_by(failed.len() as u64);
+                for failed in failed {
+                    let change = &changes[failed.index];
+                    // The first refusal is the cause of those that follow.
+                    self.errors
+                        .entry(change.key())
+                        .or_insert_with(|| refusal(change, failed));
+                }
+            }
+            Err(error) => {
+                let words = in_words(&error);
+                self.errors
+                    .extend(touched.iter().map(|key| (*key, words.clone())));
+            }
+        }
+        for key in touched {
+            let error = self.errors.get(key);
+            if error.is_some() && error != before.get(key) {
+                tracing::warn!(entry = %key, error, "an entry could not be programmed");
+            }
+        }
+    }
+
+    async fn read_back(&mut self, touched: BTreeSet<EntryKey>) {
+        let keys = touched.clone();
+        let read = self
+            .kernel
+            .call(
+                move |kernel| -> Result<Vec<(EntryKey, Option<Entry>)>, KernelError> {
+                    if keys.len() <= READ_SINGLY {
+                        keys.into_iter()
+                            .map(|key| Ok((key, kernel.read_entry(key)?)))
+                            .collect()
+                    } else {
+                        let mut table = kernel.read_table()?;
+                        Ok(keys
+                            .into_iter()
+                            .map(|key| (key, table.entries.remove(&key)))
+                            .collect())
+                    }
+                },
+            )
+            .await;
+        match read {
+            Ok(entries) => {
+                for (key, entry) in entries {
+                    self.found(key, entry);
+                }
+            }
+            Err(error) => {
+                let words = in_words(&error);
+                tracing::warn!(error = words, "the table could not be read back");
+                for key in touched {
+                    // Nothing is known of it, so nothing is claimed.
+                    self.actual.entries.remove(&key);
+                    self.errors.insert(key, words.clone());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,416 @@
+//! Between the table of `virtual-server` and the messages of the kernel. The only file that knows
+//! both.
+
+use std::{net::SocketAddr, time::Duration};
+
+use netlink_packet_ipvs::{
+    AF_INET, AF_INET6, DestAttribute, Flags, ForwardingMethod as KernelForwarding, IpvsAttribute,
+    IpvsCommand, IpvsMessage, SVC_F_ONEPACKET, SVC_F_PERSISTENT, SVC_F_SCHED_MH_FALLBACK,
+    SVC_F_SCHED_MH_PORT, SVC_F_SCHED_SH_FALLBACK, SVC_F_SCHED_SH_PORT, ServiceAttribute,
+    TunnelFlags, TunnelType, decode_address, encode_address,
+};
+use virtual_server::{
+    AddressFamily, EntryForwardingMethod, EntryKey, EntryScheduler, EntrySettings,
+    ForwardingMethod, Persistence, Protocol, RealServerEntry, Scheduler, TableChange, TunnelKind,
+};
+
+/// Marks a service as ours. The kernel keeps flags that it does not know (ip_vs_ctl.c,
+/// `ip_vs_add_service` and `ip_vs_edit_service`), so the mark lives exactly as long as the
+/// service, over any restart of ours. It is far above the flags in use, which grow from below.
+const FLAG_OWNED: u32 = 1 << 30;
+
+/// Connections of a real server, as the kernel counts them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Connections {
+    /// Established.
+    pub active: u32,
+    /// In any other state.
+    pub inactive: u32,
+}
+
+/// The request that makes the change.
+pub(crate) fn request(change: &TableChange) -> IpvsMessage {
+    let (command, mut service, dest) = match change {
+        TableChange::AddVirtualServer(key, settings) => {
+            (IpvsCommand::NewService, with_settings(*key, settings), None)
+        }
+        TableChange::SetVirtualServer(key, settings) => {
+            (IpvsCommand::SetService, with_settings(*key, settings), None)
+        }
+        TableChange::RemoveVirtualServer(key) => (IpvsCommand::DelService, service_key(*key), None),
+        TableChange::AddRealServer(key, address, real_server) => (
+            IpvsCommand::NewDest,
+            service_key(*key),
+            Some(destination(*address, real_server)),
+        ),
+        TableChange::SetRealServer(key, address, real_server) => (
+            IpvsCommand::SetDest,
+            service_key(*key),
+            Some(destination(*address, real_server)),
+        ),
+        TableChange::RemoveRealServer(key, address) => (
+            IpvsCommand::DelDest,
+            service_key(*key),
+            Some(destination_key(*address)),
+        ),
+    };
+    service.shrink_to_fit();
+    let mut attributes = vec![IpvsAttribute::Service(service)];
+    attributes.extend(dest.map(IpvsAttribute::Dest));
+    IpvsMessage {
+        command,
+        attributes,
+    }
+}
+
+/// The question for all services.
+pub(crate) fn get_services() -> IpvsMessage {
+    IpvsMessage {
+        command: IpvsCommand::GetService,
+        attributes: Vec::new(),
+    }
+}
+
+/// The question for one service.
+pub(crate) fn get_service(key: EntryKey) -> IpvsMessage {
+    let attributes = vec![IpvsAttribute::Service(service_key(key))];
+    IpvsMessage {
+        command: IpvsCommand::GetService,
+        attributes,
+    }
+}
+
+/// The question for the destinations of a service.
+pub(crate) fn get_destinations(key: EntryKey) -> IpvsMessage {
+    let attributes = vec![IpvsAttribute::Service(service_key(key))];
+    IpvsMessage {
+        command: IpvsCommand::GetDest,
+        attributes,
+    }
+}
+
+/// The service in an answer; `None` for one that the table cannot hold: another protocol.
+pub(crate) fn service(message: &IpvsMessage) -> Option<(EntryKey, EntrySettings)> {
+    let attributes = message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            IpvsAttribute::Service(attributes) => Some(attributes),
+            IpvsAttribute::Dest(_)
+            | IpvsAttribute::TimeoutTcp(_)
+            | IpvsAttribute::TimeoutTcpFin(_)
+            | IpvsAttribute::TimeoutUdp(_)
+            | IpvsAttribute::InfoVersion(_)
+            | IpvsAttribute::InfoConnectionTableSize(_)
+            | IpvsAttribute::Other(_) => None,
+        })?;
+    let mut found = FoundService::default();
+    for attribute in attributes {
+        match attribute {
+            ServiceAttribute::AddressFamily(family) => found.family = *family,
+            ServiceAttribute::Protocol(protocol) => found.protocol = *protocol,
+            ServiceAttribute::Address(address) => found.address = *address,
+            ServiceAttribute::Port(port) => found.port = *port,
+            ServiceAttribute::FirewallMark(mark) => found.mark = *mark,
+            ServiceAttribute::SchedulerName(name) => found.scheduler.clone_from(name),
+            ServiceAttribute::Flags(flags) => found.flags = flags.flags,
+            ServiceAttribute::Timeout(seconds) => found.timeout = *seconds,
+            ServiceAttribute::Netmask(mask) => found.netmask = *mask,
+            ServiceAttribute::PersistenceEngineName(_)
+            | ServiceAttribute::Stats64(_)
+            | ServiceAttribute::Other(_) => {}
+        }
+    }
+    Some((found.key()?, found.settings()))
+}
+
+/// The destination in an answer about a service of this family; `None` for one without a usable
+/// address.
+/// Address, settings and connections of a real server.
+pub(crate) type FoundRealServer = (SocketAddr, RealServerEntry, Connections);
+
+pub(crate) fn real_server(message: &IpvsMessage, family: AddressFamily) -> Option<FoundRealServer> {
+    let attributes = message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            IpvsAttribute::Dest(attributes) => Some(attributes),
+            IpvsAttribute::Service(_)
+            | IpvsAttribute::TimeoutTcp(_)
+            | IpvsAttribute::TimeoutTcpFin(_)
+            | IpvsAttribute::TimeoutUdp(_)
+            | IpvsAttribute::InfoVersion(_)
+            | IpvsAttribute::InfoConnectionTableSize(_)
+            | IpvsAttribute::Other(_) => None,
+        })?;
+    let mut address_family = family_number(family);
+    let mut octets = None;
+    let mut port = 0;
+    let mut method = KernelForwarding::Masq;
+    let mut tunnel = TunnelType::Ipip;
+    let mut entry = RealServerEntry {
+        weight: 0,
+        forwarding_method: EntryForwardingMethod::Foreign,
+        upper_threshold: 0,
+        lower_threshold: 0,
+    };
+    let mut connections = Connections::default();
+    for attribute in attributes {
+        match attribute {
+            DestAttribute::Address(address) => octets = Some(*address),
+            DestAttribute::Port(number) => port = *number,
+            DestAttribute::ForwardingMethod(found) => method = *found,
+            DestAttribute::Weight(weight) => entry.weight = *weight,
+            DestAttribute::UpperThreshold(threshold) => entry.upper_threshold = *threshold,
+            DestAttribute::LowerThreshold(threshold) => entry.lower_threshold = *threshold,
+            DestAttribute::ActiveConnections(count) => connections.active = *count,
+            DestAttribute::InactiveConnections(count) => connections.inactive = *count,
+            DestAttribute::AddressFamily(found) => address_family = *found,
+            DestAttribute::TunnelType(found) => tunnel = *found,
+            DestAttribute::PersistentConnections(_)
+            | DestAttribute::Stats64(_)
+            | DestAttribute::TunnelPort(_)
+            | DestAttribute::TunnelFlags(_)
+            | DestAttribute::Other(_) => {}
+        }
+    }
+    entry.forwarding_method = match (method, tunnel) {
+        // The kernel says so of a destination whose address is its own; it was added as another.
+        (KernelForwarding::Masq | KernelForwarding::LocalNode, _) => {
+            EntryForwardingMethod::Known(ForwardingMethod::Masquerade)
+        }
+        (KernelForwarding::DirectRoute, _) => {
+            EntryForwardingMethod::Known(ForwardingMethod::DirectRouting)
+        }
+        (KernelForwarding::Tunnel, TunnelType::Ipip) => {
+            EntryForwardingMethod::Known(ForwardingMethod::Tunnel(TunnelKind::Ipip))
+        }
+        (KernelForwarding::Tunnel, TunnelType::Gue | TunnelType::Gre | TunnelType::Other(_))
+        | (KernelForwarding::Bypass | KernelForwarding::Other(_), _) => {
+            EntryForwardingMethod::Foreign
+        }
+    };
+    let address = SocketAddr::new(decode_address(address_family, octets?)?, port);
+    Some((address, entry, connections))
+}
+
+#[derive(Default)]
+struct FoundService {
+    family: u16,
+    protocol: u16,
+    address: [u8; 16],
+    port: u16,
+    mark: u32,
+    scheduler: String,
+    flags: u32,
+    timeout: u32,
+    netmask: u32,
+}
+
+impl FoundService {
+    fn key(&self) -> Option<EntryKey> {
+        let address = decode_address(self.family, self.address)?;
+        if self.mark != 0 {
+            let family = AddressFamily::of(address);
+            return Some(EntryKey::FirewallMark {
+                family,
+                mark: self.mark,
+            });
+        }
+        let protocol = protocol(self.protocol)?;
+        Some(EntryKey::Address {
+            protocol,
+            address,
+            port: self.port,
+        })
+    }
+
+    fn settings(&self) -> EntrySettings {
+        let has = |flag| self.flags & flag != 0;
+        let scheduler = match self.scheduler.as_str() {
+            "rr" => EntryScheduler::Known(Scheduler::Rr),
+            "wrr" => EntryScheduler::Known(Scheduler::Wrr),
+            "lc" => EntryScheduler::Known(Scheduler::Lc),
+            "wlc" => EntryScheduler::Known(Scheduler::Wlc),
+            "sed" => EntryScheduler::Known(Scheduler::Sed),
+            "nq" => EntryScheduler::Known(Scheduler::Nq),
+            "sh" => EntryScheduler::Known(Scheduler::Sh {
+                fallback: has(SVC_F_SCHED_SH_FALLBACK),
+                port: has(SVC_F_SCHED_SH_PORT),
+            }),
+            "mh" => EntryScheduler::Known(Scheduler::Mh {
+                fallback: has(SVC_F_SCHED_MH_FALLBACK),
+                port: has(SVC_F_SCHED_MH_PORT),
+            }),
+            other => EntryScheduler::Foreign(other.to_owned()),
+        };
+        let persistence = has(SVC_F_PERSISTENT).then(|| Persistence {
+            timeout: Duration::from_secs(self.timeout.into()),
+            client_prefix_length: prefix_length(self.family, self.netmask),
+        });
+        EntrySettings {
+            owned: has(FLAG_OWNED),
+            scheduler,
+            persistence,
+            one_packet: has(SVC_F_ONEPACKET),
+        }
+    }
+}
+
+fn service_key(key: EntryKey) -> Vec<ServiceAttribute> {
+    let family = ServiceAttribute::AddressFamily(family_number(key.family()));
+    match key {
+        EntryKey::Address {
+            protocol,
+            address,
+            port,
+        } => vec![
+            family,
+            ServiceAttribute::Protocol(protocol_number(protocol)),
+            ServiceAttribute::Address(encode_address(address)),
+            ServiceAttribute::Port(port),
+        ],
+        EntryKey::FirewallMark { mark, .. } => vec![family, ServiceAttribute::FirewallMark(mark)],
+    }
+}
+
+fn with_settings(key: EntryKey, settings: &EntrySettings) -> Vec<ServiceAttribute> {
+    let (name, mut flags) = scheduler(&settings.scheduler);
+    let mut set = |wanted, flag| flags |= if wanted { flag } else { 0 };
+    set(settings.owned, FLAG_OWNED);
+    set(settings.one_packet, SVC_F_ONEPACKET);
+    set(settings.persistence.is_some(), SVC_F_PERSISTENT);
+    let (timeout, length) = match settings.persistence {
+        Some(persistence) => (
+            u32::try_from(persistence.timeout.as_secs()).unwrap_or(u32::MAX),
+            persistence.client_prefix_length,
+        ),
+        None => (0, longest_prefix(key.family())),
+    };
+    let mut attributes = service_key(key);
+    attributes.extend([
+        ServiceAttribute::SchedulerName(name),
+        ServiceAttribute::Flags(Flags {
+            flags,
+            mask: u32::MAX,
+        }),
+        ServiceAttribute::Timeout(timeout),
+        ServiceAttribute::Netmask(netmask(key.family(), length)),
+    ]);
+    attributes
+}
+
+fn scheduler(scheduler: &EntryScheduler) -> (String, u32) {
+    let flag = |wanted, flag| if wanted { flag } else { 0 };
+    let (name, flags) = match scheduler {
+        EntryScheduler::Known(Scheduler::Rr) => ("rr", 0),
+        EntryScheduler::Known(Scheduler::Wrr) => ("wrr", 0),
+        EntryScheduler::Known(Scheduler::Lc) => ("lc", 0),
+        EntryScheduler::Known(Scheduler::Wlc) => ("wlc", 0),
+        EntryScheduler::Known(Scheduler::Sed) => ("sed", 0),
+        EntryScheduler::Known(Scheduler::Nq) => ("nq", 0),
+        EntryScheduler::Known(Scheduler::Sh { fallback, port }) => (
+            "sh",
+            flag(*fallback, SVC_F_SCHED_SH_FALLBACK) | flag(*port, SVC_F_SCHED_SH_PORT),
+        ),
+        EntryScheduler::Known(Scheduler::Mh { fallback, port }) => (
+            "mh",
+            flag(*fallback, SVC_F_SCHED_MH_FALLBACK) | flag(*port, SVC_F_SCHED_MH_PORT),
+        ),
+        EntryScheduler::Foreign(name) => (name.as_str(), 0),
+    };
+    (name.to_owned(), flags)
+}
+
+fn destination_key(address: SocketAddr) -> Vec<DestAttribute> {
+    vec![
+        DestAttribute::AddressFamily(family_number(AddressFamily::of(address.ip()))),
+        DestAttribute::Address(encode_address(address.ip())),
+        DestAttribute::Port(address.port()),
+    ]
+}
+
+fn destination(address: SocketAddr, real_server: &RealServerEntry) -> Vec<DestAttribute> {
+    let method = match real_server.forwarding_method {
+        EntryForwardingMethod::Known(ForwardingMethod::Masquerade) => KernelForwarding::Masq,
+        EntryForwardingMethod::Known(ForwardingMethod::DirectRouting) => {
+            KernelForwarding::DirectRoute
+        }
+        EntryForwardingMethod::Known(ForwardingMethod::Tunnel(TunnelKind::Ipip)) => {
+            KernelForwarding::Tunnel
+        }
+        // Never desired, so never sent.
+        EntryForwardingMethod::Foreign => KernelForwarding::Bypass,
+    };
+    let mut attributes = destination_key(address);
+    attributes.extend([
+        DestAttribute::ForwardingMethod(method),
+        DestAttribute::Weight(real_server.weight),
+        DestAttribute::UpperThreshold(real_server.upper_threshold),
+        DestAttribute::LowerThreshold(real_server.lower_threshold),
+    ]);
+    if method == KernelForwarding::Tunnel {
+        attributes.extend([
+            DestAttribute::TunnelType(TunnelType::Ipip),
+            DestAttribute::TunnelPort(0),
+            DestAttribute::TunnelFlags(TunnelFlags::NO_CHECKSUM),
+        ]);
+    }
+    attributes
+}
+
+/// Assigned protocol numbers of IANA.
+fn protocol_number(protocol: Protocol) -> u16 {
+    match protocol {
+        Protocol::Tcp => 6,
+        Protocol::Udp => 17,
+        Protocol::Sctp => 132,
+    }
+}
+
+fn protocol(number: u16) -> Option<Protocol> {
+    [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
+        .into_iter()
+        .find(|protocol| protocol_number(*protocol) == number)
+}
+
+fn family_number(family: AddressFamily) -> u16 {
+    match family {
+        AddressFamily::V4 => AF_INET,
+        AddressFamily::V6 => AF_INET6,
+    }
+}
+
+fn longest_prefix(family: AddressFamily) -> u8 {
+    match family {
+        AddressFamily::V4 => 32,
+        AddressFamily::V6 => 128,
+    }
+}
+
+/// For IPv4 the kernel wants a mask in network byte order, for IPv6 a length.
+fn netmask(family: AddressFamily, length: u8) -> u32 {
+    match family {
+        AddressFamily::V4 => u32::MAX
+            .checked_shl(32 - u32::from(length.min(32)))
+            .unwrap_or(0)
+            .to_be(),
+        AddressFamily::V6 => length.into(),
+    }
+}
+
+/// The length of the prefix; 0, which is never desired, for a mask with gaps.
+fn prefix_length(family: u16, netmask: u32) -> u8 {
+    if family == AF_INET6 {
+        return u8::try_from(netmask).unwrap_or(0);
+    }
+    let mask = u32::from_be(netmask);
+    if mask.leading_ones() + mask.trailing_zeros() == 32 {
+        mask.leading_ones() as u8
+    } else {
+        0
+    }
+}
+
+#[cfg(test)]
+mod tests;

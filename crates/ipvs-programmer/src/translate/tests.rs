@@ -1,0 +1,125 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn key() -> impl Strategy<Value = EntryKey> {
+    let protocol = prop_oneof![
+        Just(Protocol::Tcp),
+        Just(Protocol::Udp),
+        Just(Protocol::Sctp)
+    ];
+    let address = any::<std::net::IpAddr>();
+    prop_oneof![
+        (protocol, address, any::<u16>()).prop_map(|(protocol, address, port)| EntryKey::Address {
+            protocol,
+            address,
+            port
+        }),
+        (
+            prop_oneof![Just(AddressFamily::V4), Just(AddressFamily::V6)],
+            1_u32..
+        )
+            .prop_map(|(family, mark)| EntryKey::FirewallMark { family, mark }),
+    ]
+}
+
+fn settings(family: AddressFamily) -> impl Strategy<Value = EntrySettings> {
+    let flags = || any::<(bool, bool)>();
+    let scheduler = prop_oneof![
+        Just(Scheduler::Rr),
+        Just(Scheduler::Wrr),
+        Just(Scheduler::Lc),
+        Just(Scheduler::Wlc),
+        Just(Scheduler::Sed),
+        Just(Scheduler::Nq),
+        flags().prop_map(|(fallback, port)| Scheduler::Sh { fallback, port }),
+        flags().prop_map(|(fallback, port)| Scheduler::Mh { fallback, port }),
+    ];
+    let persistence = (1_u64..2_678_400, 1..=longest_prefix(family)).prop_map(
+        |(seconds, client_prefix_length)| Persistence {
+            timeout: Duration::from_secs(seconds),
+            client_prefix_length,
+        },
+    );
+    (
+        any::<bool>(),
+        scheduler,
+        prop::option::of(persistence),
+        any::<bool>(),
+    )
+        .prop_map(
+            |(owned, scheduler, persistence, one_packet)| EntrySettings {
+                owned,
+                scheduler: EntryScheduler::Known(scheduler),
+                persistence,
+                one_packet,
+            },
+        )
+}
+
+fn entry() -> impl Strategy<Value = RealServerEntry> {
+    let method = prop_oneof![
+        Just(ForwardingMethod::Masquerade),
+        Just(ForwardingMethod::DirectRouting),
+        Just(ForwardingMethod::Tunnel(TunnelKind::Ipip)),
+    ];
+    (any::<u32>(), method, any::<u32>(), any::<u32>()).prop_map(
+        |(weight, method, upper_threshold, lower_threshold)| RealServerEntry {
+            weight,
+            forwarding_method: EntryForwardingMethod::Known(method),
+            upper_threshold,
+            lower_threshold,
+        },
+    )
+}
+
+proptest! {
+    // The kernel answers with the attributes that it was given.
+    #[test]
+    fn a_virtual_server_survives_the_way_to_the_kernel_and_back(
+        (key, settings) in key().prop_flat_map(|key| (Just(key), settings(key.family()))),
+    ) {
+        let request = request(&TableChange::AddVirtualServer(key, settings.clone()));
+        prop_assert_eq!(service(&request), Some((key, settings)));
+    }
+
+    #[test]
+    fn a_real_server_survives_the_way_to_the_kernel_and_back(
+        key in key(),
+        address in any::<SocketAddr>(),
+        entry in entry(),
+    ) {
+        let address = SocketAddr::new(address.ip(), address.port());
+        let request = request(&TableChange::AddRealServer(key, address, entry));
+        let expected = (address, entry, Connections::default());
+        prop_assert_eq!(real_server(&request, key.family()), Some(expected));
+    }
+}
+
+#[test]
+fn a_mask_with_gaps_is_no_prefix() {
+    assert_eq!(prefix_length(AF_INET, 0xff00_ff00_u32.to_be()), 0);
+    assert_eq!(prefix_length(AF_INET, 0xffff_ff00_u32.to_be()), 24);
+    assert_eq!(prefix_length(AF_INET, u32::MAX), 32);
+}
+
+#[test]
+fn a_service_of_a_protocol_that_cannot_be_desired_is_left_out() {
+    let attributes = vec![IpvsAttribute::Service(vec![
+        ServiceAttribute::AddressFamily(AF_INET),
+        ServiceAttribute::Protocol(51),
+        ServiceAttribute::Address([0; 16]),
+    ])];
+    assert_eq!(
+        service(&IpvsMessage {
+            command: IpvsCommand::NewService,
+            attributes
+        }),
+        None
+    );
+}
+
+#[test]
+fn the_owner_mark_is_none_of_the_kernels_flags() {
+    assert_eq!(FLAG_OWNED & 0xffff, 0);
+}

@@ -1,0 +1,177 @@
+//! A kernel in memory that counts what is written to it and refuses what a test tells it to.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use ipnet::IpNet;
+use ipvs_programmer::{
+    Connections, KernelError, NetlinkError,
+    kernel::{FailedChange, Kernel},
+};
+use nftables_table::{Family, Fingerprint};
+use nix::errno::Errno;
+use virtual_server::{
+    Entry, EntryKey, EntryScheduler, EntrySettings, Scheduler, Table, TableChange,
+};
+
+/// What the kernel holds, and how it behaves.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) table: Table,
+    pub(crate) local: BTreeSet<IpNet>,
+    pub(crate) firewall: Option<nftables_table::Table>,
+    pub(crate) sysctls: BTreeMap<String, String>,
+    pub(crate) connections: BTreeMap<SocketAddr, Connections>,
+    /// Everything that was written, in order.
+    pub(crate) writes: Vec<String>,
+    pub(crate) without_nftables: bool,
+    pub(crate) without_mh: bool,
+    pub(crate) lo_down: bool,
+    /// The next answer to changes gets lost after they were made.
+    pub(crate) lose_next_answer: bool,
+}
+
+/// Handles of one kernel.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FakeKernel(Arc<Mutex<State>>);
+
+impl FakeKernel {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
+    /// What was written since the last call.
+    pub(crate) fn take_writes(&self) -> Vec<String> {
+        std::mem::take(&mut self.state().writes)
+    }
+}
+
+impl Kernel for FakeKernel {
+    fn read_table(&mut self) -> Result<Table, KernelError> {
+        Ok(self.state().table.clone())
+    }
+
+    fn read_settings(&mut self) -> Result<BTreeMap<EntryKey, EntrySettings>, KernelError> {
+        let state = self.state();
+        let entries = state.table.entries.iter();
+        Ok(entries
+            .map(|(key, entry)| (*key, entry.settings.clone()))
+            .collect())
+    }
+
+    fn read_entry(&mut self, key: EntryKey) -> Result<Option<Entry>, KernelError> {
+        Ok(self.state().table.entries.get(&key).cloned())
+    }
+
+    fn read_connections(
+        &mut self,
+        _: EntryKey,
+    ) -> Result<BTreeMap<SocketAddr, Connections>, KernelError> {
+        Ok(self.state().connections.clone())
+    }
+
+    fn apply(&mut self, changes: &[TableChange]) -> Result<Vec<FailedChange>, KernelError> {
+        let mut state = self.state();
+        let mut failed = Vec::new();
+        for (index, change) in changes.iter().enumerate() {
+            let settings = match change {
+                TableChange::AddVirtualServer(_, settings)
+                | TableChange::SetVirtualServer(_, settings) => Some(settings),
+                TableChange::RemoveVirtualServer(_)
+                | TableChange::AddRealServer(..)
+                | TableChange::SetRealServer(..)
+                | TableChange::RemoveRealServer(..) => None,
+            };
+            let is_mh = settings.is_some_and(|settings| {
+                matches!(
+                    settings.scheduler,
+                    EntryScheduler::Known(Scheduler::Mh { .. })
+                )
+            });
+            if is_mh && state.without_mh {
+                failed.push(FailedChange {
+                    index,
+                    errno: Errno::ENOENT,
+                });
+                continue;
+            }
+            state.writes.push(format!("{change:?}"));
+            state.table.apply(change);
+        }
+        if std::mem::take(&mut state.lose_next_answer) {
+            return Err(KernelError::Netlink {
+                operation: "change the IPVS table",
+                source: NetlinkError::AnswerLost { reason: "test" },
+            });
+        }
+        Ok(failed)
+    }
+
+    fn read_local_prefixes(&mut self) -> Result<BTreeSet<IpNet>, KernelError> {
+        Ok(self.state().local.clone())
+    }
+
+    fn add_local_prefix(&mut self, prefix: IpNet) -> Result<(), KernelError> {
+        let mut state = self.state();
+        if state.lo_down {
+            return Err(KernelError::LoopbackDown);
+        }
+        state.writes.push(format!("add local {prefix}"));
+        state.local.insert(prefix);
+        Ok(())
+    }
+
+    fn remove_local_prefix(&mut self, prefix: IpNet) -> Result<(), KernelError> {
+        let mut state = self.state();
+        state.writes.push(format!("remove local {prefix}"));
+        state.local.remove(&prefix);
+        Ok(())
+    }
+
+    fn firewall_fingerprint(
+        &mut self,
+        _: Family,
+        _: &str,
+    ) -> Result<Option<Fingerprint>, nftables_table::Error> {
+        let state = self.state();
+        if state.without_nftables {
+            return Err(nftables_table::Error::Unsupported {
+                what: "open a netfilter socket".into(),
+                source: Errno::EPROTONOSUPPORT.into(),
+            });
+        }
+        Ok(state
+            .firewall
+            .as_ref()
+            .map(nftables_table::Table::fingerprint))
+    }
+
+    fn replace_firewall(
+        &mut self,
+        table: &nftables_table::Table,
+    ) -> Result<(), nftables_table::Error> {
+        let mut state = self.state();
+        state.writes.push("replace firewall".into());
+        state.firewall = Some(table.clone());
+        Ok(())
+    }
+
+    fn read_sysctl(&mut self, name: &str) -> io::Result<String> {
+        self.state()
+            .sysctls
+            .get(name)
+            .cloned()
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn write_sysctl(&mut self, name: &str, value: &str) -> io::Result<()> {
+        let mut state = self.state();
+        state.writes.push(format!("{name}={value}"));
+        state.sysctls.insert(name.to_owned(), value.to_owned());
+        Ok(())
+    }
+}

@@ -1,0 +1,157 @@
+//! How values stand in attributes.
+
+use netlink_packet_core::{DecodeError, Emitable, Nla, NlaBuffer, NlasIterator, Parseable};
+
+/// Puts values of type `T` into attributes and reads them back.
+pub(crate) trait Codec<T> {
+    fn len(value: &T) -> usize;
+    /// `buffer` has exactly the length that [`Codec::len`] gave.
+    fn emit(value: &T, buffer: &mut [u8]);
+    fn parse(octets: &[u8]) -> Result<T, DecodeError>;
+}
+
+/// Integers in the host's byte order.
+pub(crate) struct HostOrder;
+/// Integers in network byte order.
+pub(crate) struct NetworkOrder;
+/// Text with a NUL at its end.
+pub(crate) struct Text;
+/// Octets as they are.
+pub(crate) struct Octets;
+/// Attributes within an attribute.
+pub(crate) struct Nested;
+
+macro_rules! integers {
+    ($codec:ty, $to:ident, $from:ident, $($integer:ty),+) => {$(
+        impl Codec<$integer> for $codec {
+            fn len(_: &$integer) -> usize {
+                size_of::<$integer>()
+            }
+            fn emit(value: &$integer, buffer: &mut [u8]) {
+                buffer.copy_from_slice(&value.$to());
+            }
+            fn parse(octets: &[u8]) -> Result<$integer, DecodeError> {
+                octets
+                    .try_into()
+                    .map(<$integer>::$from)
+                    .map_err(|_| DecodeError::invalid_number(size_of::<$integer>(), octets.len()))
+            }
+        }
+    )+};
+}
+integers!(HostOrder, to_ne_bytes, from_ne_bytes, u8, u16, u32, u64);
+integers!(NetworkOrder, to_be_bytes, from_be_bytes, u16);
+
+impl Codec<String> for Text {
+    fn len(value: &String) -> usize {
+        value.len() + 1
+    }
+
+    fn emit(value: &String, buffer: &mut [u8]) {
+        buffer[..value.len()].copy_from_slice(value.as_bytes());
+        buffer[value.len()] = 0;
+    }
+
+    fn parse(octets: &[u8]) -> Result<String, DecodeError> {
+        let text = octets.split(|octet| *octet == 0).next().unwrap_or_default();
+        String::from_utf8(text.to_vec()).map_err(DecodeError::from)
+    }
+}
+
+impl Codec<[u8; 16]> for Octets {
+    fn len(_: &[u8; 16]) -> usize {
+        16
+    }
+
+    fn emit(value: &[u8; 16], buffer: &mut [u8]) {
+        buffer.copy_from_slice(value);
+    }
+
+    fn parse(octets: &[u8]) -> Result<[u8; 16], DecodeError> {
+        octets
+            .try_into()
+            .map_err(|_| DecodeError::invalid_ip_address(octets.len()))
+    }
+}
+
+impl<A> Codec<Vec<A>> for Nested
+where
+    A: Nla + for<'a> Parseable<NlaBuffer<&'a [u8]>>,
+{
+    fn len(value: &Vec<A>) -> usize {
+        value.as_slice().buffer_len()
+    }
+
+    fn emit(value: &Vec<A>, buffer: &mut [u8]) {
+        value.as_slice().emit(buffer);
+    }
+
+    fn parse(octets: &[u8]) -> Result<Vec<A>, DecodeError> {
+        NlasIterator::new(octets)
+            .map(|attribute| A::parse(&attribute?))
+            .collect()
+    }
+}
+
+/// Declares the attributes of one level: number in the kernel, name, type and codec.
+macro_rules! attributes {
+    (
+        $(#[$outer:meta])*
+        $name:ident {
+            $($(#[$inner:meta])* $number:literal $variant:ident($value:ty) $codec:ty,)+
+        }
+    ) => {
+        $(#[$outer])*
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub enum $name {
+            $($(#[$inner])* $variant($value),)+
+            /// An attribute that this crate does not know.
+            Other(netlink_packet_core::DefaultNla),
+        }
+
+        impl netlink_packet_core::Nla for $name {
+            fn value_len(&self) -> usize {
+                match self {
+                    $(Self::$variant(value) => {
+                        <$codec as $crate::attribute::Codec<$value>>::len(value)
+                    })+
+                    Self::Other(other) => other.value_len(),
+                }
+            }
+
+            fn kind(&self) -> u16 {
+                match self {
+                    $(Self::$variant(_) => $number,)+
+                    Self::Other(other) => other.kind(),
+                }
+            }
+
+            fn emit_value(&self, buffer: &mut [u8]) {
+                match self {
+                    $(Self::$variant(value) => {
+                        <$codec as $crate::attribute::Codec<$value>>::emit(value, buffer);
+                    })+
+                    Self::Other(other) => other.emit_value(buffer),
+                }
+            }
+        }
+
+        impl<'a> netlink_packet_core::Parseable<netlink_packet_core::NlaBuffer<&'a [u8]>>
+            for $name
+        {
+            fn parse(
+                buffer: &netlink_packet_core::NlaBuffer<&'a [u8]>,
+            ) -> Result<Self, netlink_packet_core::DecodeError> {
+                use netlink_packet_core::ErrorContext;
+                Ok(match buffer.kind() {
+                    $($number => Self::$variant(
+                        <$codec as $crate::attribute::Codec<$value>>::parse(buffer.value())
+                            .context(concat!(stringify!($name), "::", stringify!($variant)))?,
+                    ),)+
+                    _ => Self::Other(netlink_packet_core::DefaultNla::parse(buffer)?),
+                })
+            }
+        }
+    };
+}
+pub(crate) use attributes;

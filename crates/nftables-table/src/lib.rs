@@ -1,0 +1,54 @@
+//! Replaces one nftables table as a whole, in one transaction, and reads whether the kernel holds
+//! the table that is wanted.
+//!
+//! A table is a value: [`Table`], its [`Chain`]s, their [`Rule`]s. [`Nftables::replace`] makes the
+//! kernel's table of that name equal to it; no packet sees a moment without the old or the new
+//! rules. The kernel keeps the table's [`Fingerprint`] as the table's comment, so that
+//! [`Nftables::fingerprint`] tells a later run whether there is anything to do.
+//!
+//! ```no_run
+//! use nftables_table::{Chain, Family, Hook, Kind, L4Protocol, Nftables, Policy, Rule, Table, priority};
+//!
+//! let table = Table {
+//!     family: Family::Inet,
+//!     name: "example".into(),
+//!     chains: vec![Chain {
+//!         name: "output".into(),
+//!         kind: Kind::Filter,
+//!         hook: Hook::Output,
+//!         priority: priority::FILTER,
+//!         policy: Policy::Accept,
+//!         rules: vec![
+//!             Rule::new()
+//!                 .source("10.1.1.0/24".parse().expect("a prefix"))
+//!                 .protocol(L4Protocol::Tcp)
+//!                 .tcp_flags(nftables_table::TCP_RST, nftables_table::TCP_RST)
+//!                 .drop(),
+//!         ],
+//!     }],
+//! };
+//! let mut nftables = Nftables::open()?;
+//! if nftables.fingerprint(table.family, &table.name)? != Some(table.fingerprint()) {
+//!     nftables.replace(&table)?;
+//! }
+//! # Ok::<(), nftables_table::Error>(())
+//! ```
+//!
+//! The calls block for as long as the kernel needs, milliseconds at most; asynchronous callers use
+//! a blocking task.
+
+#![warn(missing_docs)]
+
+mod encode;
+mod error;
+mod expression;
+mod interval;
+mod model;
+mod socket;
+
+pub use error::Error;
+pub use model::{
+    Chain, Expression, Family, Fingerprint, Hook, Kind, L4Protocol, Policy, Rule, TCP_ACK, TCP_FIN,
+    TCP_RST, TCP_SYN, Table, priority,
+};
+pub use socket::Nftables;

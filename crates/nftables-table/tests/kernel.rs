@@ -1,0 +1,274 @@
+//! Against this machine's kernel, in a network namespace of the test's own. Needs root and the
+//! `nft` command, which reads back what was written.
+
+#![cfg(test)]
+
+use std::process::Command;
+
+use nftables_table::{
+    Chain, Error, Family, Fingerprint, Hook, Kind, L4Protocol, Nftables, Policy, Rule, TCP_RST,
+    Table, priority,
+};
+use nix::sched::{CloneFlags, unshare};
+
+/// Runs `test` on a thread in an empty network namespace.
+fn in_namespace(test: impl FnOnce(Nftables) + Send + 'static) {
+    std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace: run as root");
+        test(Nftables::open().unwrap());
+    })
+    .join()
+    .unwrap();
+}
+
+/// What `nft list ruleset` says, without indentation.
+fn ruleset() -> Vec<String> {
+    let output = Command::new("nft")
+        .args(["-nn", "list", "ruleset"])
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout)
+        .unwrap()
+        .lines()
+        .map(|line| line.trim().to_owned())
+        .filter(|line| !line.is_empty() && line != "}")
+        .collect()
+}
+
+fn chain(name: &str, hook: Hook, priority: i32, rules: Vec<Rule>) -> Chain {
+    Chain {
+        name: name.into(),
+        kind: Kind::Filter,
+        hook,
+        priority,
+        policy: Policy::Accept,
+        rules,
+    }
+}
+
+fn table(chains: Vec<Chain>) -> Table {
+    Table {
+        family: Family::Inet,
+        name: "portlb-test".into(),
+        chains,
+    }
+}
+
+fn everything() -> Table {
+    let v4 = || "10.1.1.0/24".parse().unwrap();
+    let v6 = || "fd00:1::/64".parse().unwrap();
+    table(vec![
+        chain(
+            "prerouting",
+            Hook::Prerouting,
+            priority::RAW,
+            vec![
+                Rule::new().destination(v4()).no_track(),
+                Rule::new().source(v6()).no_track(),
+            ],
+        ),
+        chain(
+            "marks",
+            Hook::Prerouting,
+            priority::MANGLE,
+            vec![
+                Rule::new()
+                    .destination("10.1.1.10/32".parse().unwrap())
+                    .protocol(L4Protocol::Udp)
+                    .destination_ports(8000, 8999)
+                    .set_mark(0x504c_0001),
+                Rule::new()
+                    .protocol(L4Protocol::Sctp)
+                    .destination_ports(9, 9)
+                    .counter()
+                    .accept(),
+            ],
+        ),
+        chain(
+            "output",
+            Hook::Output,
+            priority::FILTER,
+            vec![
+                Rule::new()
+                    .source_in(vec![v4(), "10.2.0.1/32".parse().unwrap()])
+                    .protocol(L4Protocol::Tcp)
+                    .tcp_flags(TCP_RST, TCP_RST)
+                    .counter()
+                    .drop(),
+                Rule::new().destination_in(vec![v6()]).drop(),
+            ],
+        ),
+        Chain {
+            name: "postrouting".into(),
+            kind: Kind::Nat,
+            hook: Hook::Postrouting,
+            priority: priority::SRCNAT,
+            policy: Policy::Accept,
+            rules: vec![
+                Rule::new().original_destination(v4()).masquerade(),
+                Rule::new().original_destination(v6()).masquerade(),
+            ],
+        },
+    ])
+}
+
+#[test]
+fn the_kernel_holds_what_was_written() {
+    in_namespace(|mut nftables| {
+        nftables.replace(&everything()).unwrap();
+        let fingerprint = everything().fingerprint();
+        let comment = format!("comment \"contents {fingerprint}\"");
+        let expected = [
+            "table inet portlb-test {",
+            &comment,
+            "chain prerouting {",
+            "type filter hook prerouting priority -300; policy accept;",
+            "ip daddr 10.1.1.0/24 notrack",
+            "ip6 saddr fd00:1::/64 notrack",
+            "chain marks {",
+            "type filter hook prerouting priority -150; policy accept;",
+            "ip daddr 10.1.1.10 udp dport 8000-8999 meta mark set 0x504c0001",
+            "sctp dport 9 counter packets 0 bytes 0 accept",
+            "chain output {",
+            "type filter hook output priority 0; policy accept;",
+            "ip saddr { 10.1.1.0/24, 10.2.0.1 } tcp flags & 0x4 == 0x4 counter packets 0 bytes 0 drop",
+            "ip6 daddr { fd00:1::/64 } drop",
+            "chain postrouting {",
+            "type nat hook postrouting priority 100; policy accept;",
+            "ct original ip daddr 10.1.1.0/24 masquerade",
+            "ct original ip6 daddr fd00:1::/64 masquerade",
+        ];
+        assert_eq!(ruleset(), expected);
+    });
+}
+
+#[test]
+fn a_replaced_table_keeps_nothing_of_the_old_one() {
+    in_namespace(|mut nftables| {
+        nftables.replace(&everything()).unwrap();
+        let second = table(vec![chain(
+            "input",
+            Hook::Input,
+            110,
+            vec![Rule::new().drop()],
+        )]);
+        nftables.replace(&second).unwrap();
+        let text = ruleset();
+        assert_eq!(
+            text[2..],
+            [
+                "chain input {".to_owned(),
+                "type filter hook input priority 110; policy accept;".to_owned(),
+                "drop".to_owned()
+            ]
+        );
+    });
+}
+
+#[test]
+fn the_fingerprint_survives_the_writer_and_tells_tables_apart() {
+    in_namespace(|mut nftables| {
+        let table = everything();
+        assert_eq!(
+            nftables.fingerprint(Family::Inet, "portlb-test").unwrap(),
+            None
+        );
+        nftables.replace(&table).unwrap();
+        drop(nftables);
+        let mut again = Nftables::open().unwrap();
+        let found = again.fingerprint(Family::Inet, "portlb-test").unwrap();
+        assert_eq!(found, Some(table.fingerprint()));
+        assert_eq!(again.fingerprint(Family::Ip, "portlb-test").unwrap(), None);
+        let mut other = everything();
+        other.chains[0].rules.pop();
+        assert_ne!(other.fingerprint(), table.fingerprint());
+    });
+}
+
+#[test]
+fn a_table_of_somebody_else_has_the_fingerprint_zero_and_is_left_alone() {
+    in_namespace(|mut nftables| {
+        let status = Command::new("nft")
+            .args(["add", "table", "inet", "foreign"])
+            .status();
+        assert!(status.unwrap().success());
+        let found = nftables.fingerprint(Family::Inet, "foreign").unwrap();
+        assert_eq!(found, Some(Fingerprint(0)));
+        nftables.replace(&everything()).unwrap();
+        assert!(nftables.delete(Family::Inet, "portlb-test").unwrap());
+        assert!(!nftables.delete(Family::Inet, "portlb-test").unwrap());
+        assert_eq!(ruleset(), ["table inet foreign {"]);
+    });
+}
+
+#[test]
+fn a_refused_transaction_names_the_rule_and_changes_nothing() {
+    in_namespace(|mut nftables| {
+        nftables.replace(&everything()).unwrap();
+        let before = ruleset();
+        // Masquerading is only allowed in chains of the kind nat.
+        let rules = vec![Rule::new().accept(), Rule::new().masquerade()];
+        let bad = table(vec![chain("postrouting", Hook::Postrouting, 100, rules)]);
+        let error = nftables.replace(&bad).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the kernel does not support nftables here: \
+             add rule 2 of chain postrouting in table portlb-test"
+        );
+        assert_eq!(ruleset(), before);
+    });
+}
+
+#[test]
+fn ten_thousand_prefixes_are_one_transaction() {
+    in_namespace(|mut nftables| {
+        let prefixes = (0..10_000_u32)
+            .map(|index| {
+                format!("10.{}.{}.0/25", index / 256, index % 256)
+                    .parse()
+                    .unwrap()
+            })
+            .collect();
+        let rules = vec![Rule::new().source_in(prefixes).drop()];
+        let large = table(vec![chain("output", Hook::Output, 0, rules)]);
+        nftables.replace(&large).unwrap();
+        assert_eq!(ruleset().join(" ").matches("/25").count(), 10_000);
+    });
+}
+
+#[test]
+fn ten_thousand_rules_are_one_transaction() {
+    in_namespace(|mut nftables| {
+        let rules = (0..10_000).map(|mark| Rule::new().set_mark(mark)).collect();
+        let large = table(vec![chain("marks", Hook::Prerouting, -150, rules)]);
+        nftables.replace(&large).unwrap();
+        assert_eq!(ruleset().len(), 10_004);
+    });
+}
+
+#[test]
+fn what_cannot_be_is_refused_before_the_kernel_sees_it() {
+    in_namespace(|mut nftables| {
+        let mut check = |table: &Table, expected: &str| {
+            let error = nftables.replace(table).unwrap_err();
+            assert!(matches!(error, Error::Invalid { .. }), "{error}");
+            assert_eq!(error.to_string(), format!("table cannot be: {expected}"));
+        };
+        let mut named = everything();
+        named.name = "a\0b".into();
+        check(&named, "name \"a\\0b\" is not 1 to 255 bytes without NUL");
+        let mut family = everything();
+        family.family = Family::Ip;
+        check(&family, "prefix fd00:1::/64 in a table of family ip");
+        let rules = vec![Rule::new().source_in(vec![])];
+        check(
+            &table(vec![chain("c", Hook::Input, 0, rules)]),
+            "chain \"c\": a set of prefixes that is empty or mixes IP versions",
+        );
+    });
+}

@@ -1,0 +1,100 @@
+//! What the user may type.
+
+use std::time::Duration;
+
+use clap::Parser;
+use daemon_runtime::{CommonArgs, Defaults, parse_duration};
+
+/// Defaults of the flags that every daemon has.
+pub const DEFAULTS: Defaults = Defaults {
+    grpc_listen: "unix:/run/portlb/node-router.sock",
+    http_listen: "127.0.0.1:9155",
+};
+
+/// Routes service addresses from this node to the load-balancer pods on it.
+///
+/// A pod asks for a route over gRPC (NodeRoute.Hold) and has it for as long as its stream lives.
+/// Several pods that hold one prefix share it. Service addresses are kept out of this node's
+/// connection tracking, which with direct return sees only one half of each connection.
+///
+/// Runs in the node's network namespace (hostNetwork) with the capability NET_ADMIN. Routes stay
+/// when it ends; the next run adopts them (they carry the routing protocol number 112).
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "node-router",
+    after_help = "Example, for service addresses in 10.1.1.0/24 and pods of this node in \
+                  10.244.3.0/24:\n  node-router --allowed-prefixes 10.1.1.0/24 \
+                  --allowed-gateways 10.244.3.0/24\n\nSee what it holds:\n  grpcurl -plaintext \
+                  -unix /run/portlb/node-router.sock \
+                  portlb.noderoute.v1.NodeRoute/ListRoutes\n  ip route show proto 112"
+)]
+pub struct Args {
+    /// Service ranges that pods may ask routes in, separated by commas, IPv4 and IPv6. Required:
+    /// what is not named is refused. Their traffic is exempt from connection tracking
+    #[arg(
+        long,
+        env = "PORTLB_ALLOWED_PREFIXES",
+        value_name = "PREFIX",
+        value_delimiter = ','
+    )]
+    pub allowed_prefixes: Vec<String>,
+
+    /// Ranges of the addresses of this node's pods (in Kubernetes .spec.podCIDRs of the node),
+    /// separated by commas. Required: a route leads to no other address
+    #[arg(
+        long,
+        env = "PORTLB_ALLOWED_GATEWAYS",
+        value_name = "PREFIX",
+        value_delimiter = ','
+    )]
+    pub allowed_gateways: Vec<String>,
+
+    /// How long routes of an earlier run stay without being held again: 500ms, 10s, 2m. 0 removes
+    /// them at start
+    #[arg(
+        long,
+        env = "PORTLB_ADOPT_TIMEOUT",
+        value_name = "TIME",
+        default_value = "10s",
+        value_parser = parse_duration
+    )]
+    pub adopt_timeout: Duration,
+
+    /// How often the kernel's routes and the nftables table are compared with what they should be,
+    /// beside the kernel's own notifications; at least 100ms
+    #[arg(
+        long,
+        env = "PORTLB_AUDIT_INTERVAL",
+        value_name = "TIME",
+        default_value = "10s",
+        value_parser = parse_duration
+    )]
+    pub audit_interval: Duration,
+
+    /// Most prefixes that are routed at one time, so that a pod cannot fill the node's route table
+    #[arg(
+        long,
+        env = "PORTLB_MAX_ROUTES",
+        value_name = "NUMBER",
+        default_value_t = 1024,
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    pub max_routes: u32,
+
+    /// Permissions of the gRPC unix socket, octal. Whoever may write to it may ask for routes
+    #[arg(
+        long,
+        env = "PORTLB_SOCKET_MODE",
+        value_name = "MODE",
+        default_value = "0660"
+    )]
+    pub socket_mode: String,
+
+    /// Numeric group of the gRPC unix socket: the group that the load-balancer pods run with.
+    /// Without it the socket keeps the group of this process
+    #[arg(long, env = "PORTLB_SOCKET_GROUP", value_name = "GID")]
+    pub socket_group: Option<u32>,
+
+    #[command(flatten)]
+    pub common: CommonArgs,
+}

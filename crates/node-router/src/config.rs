@@ -1,0 +1,220 @@
+//! What the flags mean.
+
+use std::time::Duration;
+
+use daemon_runtime::{ConfigError, ListenAddress};
+use ipnet::IpNet;
+
+use crate::{Args, Policy, policy::parse_prefix};
+
+const SHORTEST_AUDIT_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Everything that the daemon needs to know, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where gRPC is served.
+    pub grpc_listen: ListenAddress,
+    /// What pods may claim.
+    pub policy: Policy,
+    /// How long routes of an earlier run stay without being held again.
+    pub adopt_timeout: Duration,
+    /// How often the kernel is compared with what is desired.
+    pub audit_interval: Duration,
+    /// Most prefixes that are routed at one time.
+    pub max_routes: usize,
+    /// Permission bits of the unix socket.
+    pub socket_mode: u32,
+    /// Group of the unix socket; without it, that of the process.
+    pub socket_group: Option<u32>,
+}
+
+impl Config {
+    /// Checks the flags.
+    ///
+    /// # Errors
+    /// The flag, its value, what is allowed, and the cure.
+    pub fn resolve(args: Args) -> Result<Self, ConfigError> {
+        let allowed_prefixes = prefixes(
+            "--allowed-prefixes",
+            &args.allowed_prefixes,
+            "name the service ranges that pods of this node may serve, such as \
+             --allowed-prefixes 10.1.1.0/24",
+        )?;
+        let allowed_gateways = prefixes(
+            "--allowed-gateways",
+            &args.allowed_gateways,
+            "name the ranges of this node's pod addresses (in Kubernetes .spec.podCIDRs of the \
+             node), such as --allowed-gateways 10.244.3.0/24",
+        )?;
+        for prefix in &allowed_prefixes {
+            if let Some(gateways) = allowed_gateways
+                .iter()
+                .find(|gateways| gateways.contains(prefix) || prefix.contains(*gateways))
+            {
+                return Err(ConfigError(format!(
+                    "--allowed-prefixes: {prefix} overlaps {gateways} of --allowed-gateways, but a \
+                     pod's address cannot be a service address; give ranges apart from each other"
+                )));
+            }
+            let is_ipv4 = prefix.addr().is_ipv4();
+            if !allowed_gateways
+                .iter()
+                .any(|g| g.addr().is_ipv4() == is_ipv4)
+            {
+                let version = if is_ipv4 { "IPv4" } else { "IPv6" };
+                return Err(ConfigError(format!(
+                    "--allowed-gateways: no {version} range, but --allowed-prefixes has {prefix}; \
+                     add this node's {version} pod range, or take {prefix} away"
+                )));
+            }
+        }
+        if args.audit_interval < SHORTEST_AUDIT_INTERVAL {
+            return Err(ConfigError(format!(
+                "--audit-interval: {:?} is too short; give at least {SHORTEST_AUDIT_INTERVAL:?}",
+                args.audit_interval
+            )));
+        }
+        Ok(Self {
+            grpc_listen: args.common.grpc_listen,
+            policy: Policy {
+                allowed_prefixes,
+                allowed_gateways,
+            },
+            adopt_timeout: args.adopt_timeout,
+            audit_interval: args.audit_interval,
+            max_routes: usize::try_from(args.max_routes).unwrap_or(usize::MAX),
+            socket_mode: socket_mode(&args.socket_mode)?,
+            socket_group: args.socket_group,
+        })
+    }
+}
+
+fn prefixes(flag: &str, texts: &[String], cure: &str) -> Result<Vec<IpNet>, ConfigError> {
+    let mut prefixes = Vec::new();
+    for text in texts {
+        let prefix = parse_prefix(text)
+            .map_err(|problem| ConfigError(format!("{flag}: {text:?}: {problem}")))?;
+        if prefix.prefix_len() == 0 {
+            return Err(ConfigError(format!(
+                "{flag}: {prefix} is every address; {cure}"
+            )));
+        }
+        prefixes.push(prefix);
+    }
+    if prefixes.is_empty() {
+        return Err(ConfigError(format!(
+            "{flag} is missing, and what is not allowed is refused; {cure}"
+        )));
+    }
+    prefixes.sort();
+    prefixes.dedup();
+    Ok(prefixes)
+}
+
+fn socket_mode(text: &str) -> Result<u32, ConfigError> {
+    u32::from_str_radix(text, 8)
+        .ok()
+        .filter(|mode| *mode <= 0o777)
+        .ok_or_else(|| {
+            ConfigError(format!(
+                "--socket-mode: {text:?} is no octal mode; give 0 to 0777, such as 0660"
+            ))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    const USABLE: &[&str] = &[
+        "--grpc-listen=unix:/tmp/test.sock",
+        "--http-listen=127.0.0.1:0",
+        "--allowed-prefixes=10.1.1.0/24,fd00:1::/64",
+        "--allowed-gateways=10.244.3.0/24,fd00:244:3::/64",
+    ];
+
+    fn resolve(flags: &[&str]) -> Result<Config, String> {
+        let args = ["node-router"].iter().chain(flags);
+        Config::resolve(Args::parse_from(args)).map_err(|error| error.0)
+    }
+
+    /// The usable flags with one replaced or added.
+    #[track_caller]
+    fn check_refused(flag: &str, parts: &[&str]) {
+        let (name, _) = flag.split_once('=').unwrap();
+        let mut flags: Vec<&str> = USABLE
+            .iter()
+            .copied()
+            .filter(|usable| !usable.starts_with(name))
+            .collect();
+        flags.push(flag);
+        let message = resolve(&flags).unwrap_err();
+        for part in parts.iter().chain(&[name]) {
+            assert!(message.contains(part), "{part:?} is not in {message:?}");
+        }
+    }
+
+    #[test]
+    fn usable_flags_are_resolved() {
+        let config = resolve(USABLE).unwrap();
+        assert_eq!(config.policy.allowed_prefixes.len(), 2);
+        assert_eq!(config.adopt_timeout, Duration::from_secs(10));
+        assert_eq!(config.socket_mode, 0o660);
+    }
+
+    #[test]
+    fn a_missing_range_is_refused_with_the_cure() {
+        for (index, name) in [(2, "--allowed-prefixes"), (3, "--allowed-gateways")] {
+            let mut flags = USABLE.to_vec();
+            flags.remove(index);
+            let message = resolve(&flags).unwrap_err();
+            assert!(
+                message.starts_with(&format!("{name} is missing")),
+                "{message}"
+            );
+            assert!(
+                message.contains(&format!("such as {name} 10.")),
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn unusable_ranges_are_refused_with_value_and_cure() {
+        check_refused(
+            "--allowed-prefixes=10.1.1.1/24",
+            &["\"10.1.1.1/24\"", "write 10.1.1.0/24"],
+        );
+        check_refused("--allowed-prefixes=10.1.1.0", &["ADDRESS/LENGTH"]);
+        check_refused("--allowed-prefixes=0.0.0.0/0", &["every address"]);
+        check_refused("--allowed-prefixes=10.1.1.0/24,", &["\"\""]);
+        check_refused("--allowed-gateways=::/0", &["every address"]);
+    }
+
+    #[test]
+    fn ranges_that_overlap_are_refused() {
+        check_refused(
+            "--allowed-prefixes=10.244.0.0/16",
+            &["overlaps 10.244.3.0/24"],
+        );
+        check_refused(
+            "--allowed-prefixes=10.244.3.9/32",
+            &["overlaps 10.244.3.0/24"],
+        );
+    }
+
+    #[test]
+    fn a_service_range_without_gateways_of_its_version_is_refused() {
+        check_refused("--allowed-gateways=10.244.3.0/24", &["no IPv6 range"]);
+        check_refused("--allowed-gateways=fd00:244::/64", &["no IPv4 range"]);
+    }
+
+    #[test]
+    fn other_unusable_values_are_refused() {
+        check_refused("--audit-interval=1ms", &["at least 100ms"]);
+        check_refused("--socket-mode=rw", &["octal"]);
+        check_refused("--socket-mode=1777", &["0777"]);
+    }
+}

@@ -1,0 +1,154 @@
+//! What can fail here.
+
+use std::{io, net::IpAddr};
+
+use ipnet::IpNet;
+
+use crate::plan::{Change, ForeignRoute};
+
+/// Why a hold is refused or has ended.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error("prefix {prefix:?}: {problem}")]
+    NotAPrefix { prefix: String, problem: String },
+    #[error("gateway {gateway:?} is not an IP address; give the pod's address")]
+    NotAnAddress { gateway: String },
+    #[error("gateway {gateway} is not of the IP version of prefix {prefix}")]
+    OtherFamily { prefix: IpNet, gateway: IpAddr },
+    #[error(
+        "prefix {prefix} is not allowed on this node; allowed here: {allowed} (--allowed-prefixes \
+         of node-router)"
+    )]
+    PrefixNotAllowed { prefix: IpNet, allowed: String },
+    #[error(
+        "gateway {gateway} is no pod address of this node; allowed here: {allowed} \
+         (--allowed-gateways of node-router)"
+    )]
+    GatewayNotAllowed { gateway: IpAddr, allowed: String },
+    #[error("gateway {gateway} is not on a link of this node: {reason}")]
+    GatewayNotOnLink { gateway: IpAddr, reason: String },
+    #[error(
+        "prefix {prefix} has a route that node-router did not make and leaves alone: {route}; \
+         remove it, or give it a metric above {}",
+        crate::METRIC
+    )]
+    ForeignRoute { prefix: IpNet, route: ForeignRoute },
+    #[error("the kernel does not hold the route to {prefix}: {problem}")]
+    NotInstalled { prefix: IpNet, problem: String },
+    #[error(
+        "{limit} prefixes are routed already, which is the most that this node allows \
+         (--max-routes of node-router)"
+    )]
+    TooMany { limit: usize },
+    #[error("node-router is stopping; the route stays in the kernel")]
+    Stopping,
+}
+
+impl Refusal {
+    /// One word for metrics.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::NotAPrefix { .. } | Self::NotAnAddress { .. } | Self::OtherFamily { .. } => {
+                "malformed"
+            }
+            Self::PrefixNotAllowed { .. } | Self::GatewayNotAllowed { .. } => "not_allowed",
+            Self::GatewayNotOnLink { .. } => "not_on_link",
+            Self::ForeignRoute { .. } => "foreign_route",
+            Self::NotInstalled { .. } => "kernel",
+            Self::TooMany { .. } => "too_many",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
+/// What the kernel refused or did not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// A netlink socket cannot be opened.
+    #[error("cannot open a netlink socket")]
+    Open(#[source] io::Error),
+    /// The routes cannot be read.
+    #[error("cannot read the kernel's routes")]
+    ReadRoutes(#[source] io::Error),
+    /// The way to an address cannot be read.
+    #[error("cannot ask the kernel for the way to {gateway}")]
+    LookUp {
+        /// Where to.
+        gateway: IpAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A change of the routes failed.
+    #[error("cannot {change}")]
+    Apply {
+        /// What was asked for.
+        change: Change,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The kernel's notifications have ended.
+    #[error("the kernel's notifications have ended")]
+    NotificationsEnded,
+}
+
+impl KernelError {
+    /// Whether the process lacks a privilege.
+    pub fn is_permission_denied(&self) -> bool {
+        match self {
+            Self::Open(source)
+            | Self::ReadRoutes(source)
+            | Self::LookUp { source, .. }
+            | Self::Apply { source, .. } => source.kind() == io::ErrorKind::PermissionDenied,
+            Self::NotificationsEnded => false,
+        }
+    }
+}
+
+/// Why the daemon cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The kernel's routes cannot be read or adopted.
+    #[error("cannot take over the kernel's routes{}", cure(.0.is_permission_denied()))]
+    Routes(#[source] KernelError),
+    /// The exemption from connection tracking cannot be installed.
+    #[error(
+        "cannot exempt the service ranges from connection tracking{}",
+        cure(is_permission_denied(.0))
+    )]
+    Exemption(#[source] nftables_table::Error),
+    /// A server cannot be opened.
+    #[error("cannot serve")]
+    Serve(#[source] daemon_runtime::DaemonError),
+    /// The socket's group or mode cannot be set.
+    #[error(
+        "cannot set mode or group of {path} (--socket-mode, --socket-group); the group must be one \
+         of this process unless it has the capability CHOWN"
+    )]
+    SocketPermissions {
+        /// The socket.
+        path: String,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+fn cure(permission_denied: bool) -> &'static str {
+    if permission_denied {
+        "; the process needs the capability NET_ADMIN in the node's network namespace \
+         (hostNetwork: true and securityContext.capabilities.add: [NET_ADMIN], or root)"
+    } else {
+        ""
+    }
+}
+
+fn is_permission_denied(error: &nftables_table::Error) -> bool {
+    matches!(error, nftables_table::Error::NotPermitted { .. })
+}
+
+/// An error and its causes in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", chain(source)),
+        None => error.to_string(),
+    }
+}

@@ -1,0 +1,177 @@
+//! The gRPC contract: translates, asks the owner, answers.
+
+use std::pin::Pin;
+
+use daemon_api::noderoute::v1::{
+    self as api, HoldRequest, HoldResponse, ListRoutesRequest, ListRoutesResponse,
+    WatchRoutesRequest, WatchRoutesResponse, watch_routes_response,
+};
+use daemon_runtime::Event;
+use futures::{Stream, StreamExt, stream};
+use ipnet::IpNet;
+use tonic::{Request, Response, Status, transport::server::UdsConnectInfo};
+
+use crate::{
+    Policy,
+    error::Refusal,
+    hold::{Hold, HoldState, Peer, TableHandle},
+    look::{PublishedNextHop, Route},
+    metrics::RouterMetrics,
+};
+
+/// Serves `portlb.noderoute.v1.NodeRoute`.
+#[derive(Debug)]
+pub(crate) struct NodeRouteService {
+    pub(crate) policy: Policy,
+    pub(crate) table: TableHandle,
+    pub(crate) metrics: RouterMetrics,
+}
+
+type BoxedStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl api::node_route_server::NodeRoute for NodeRouteService {
+    type HoldStream = BoxedStream<HoldResponse>;
+    type WatchRoutesStream = BoxedStream<WatchRoutesResponse>;
+
+    async fn hold(
+        &self,
+        request: Request<HoldRequest>,
+    ) -> Result<Response<Self::HoldStream>, Status> {
+        let peer = peer(&request);
+        let HoldRequest { prefix, gateway } = request.into_inner();
+        let claim = self.policy.admit(&prefix, &gateway).map_err(|refusal| {
+            tracing::info!(
+                prefix,
+                gateway,
+                process_id = peer.process_id,
+                user_id = peer.user_id,
+                reason = %refusal,
+                "a hold is refused"
+            );
+            let labels = vec![("reason", refusal.name().to_owned())];
+            self.metrics.refused.get_or_create(&labels).inc();
+            refusal
+        })?;
+        let hold = self.table.hold(claim, peer).await?;
+        Ok(Response::new(Box::pin(states(hold))))
+    }
+
+    async fn list_routes(
+        &self,
+        _request: Request<ListRoutesRequest>,
+    ) -> Result<Response<ListRoutesResponse>, Status> {
+        let snapshot = self.table.routes.snapshot();
+        let routes = snapshot.objects.iter();
+        Ok(Response::new(ListRoutesResponse {
+            revision: snapshot.revision,
+            routes: routes.map(|(prefix, route)| shown(prefix, route)).collect(),
+        }))
+    }
+
+    async fn watch_routes(
+        &self,
+        _request: Request<WatchRoutesRequest>,
+    ) -> Result<Response<Self::WatchRoutesStream>, Status> {
+        use watch_routes_response::Event as Sent;
+        let events = self.table.routes.subscribe().into_stream();
+        let responses = events.map(|(revision, event)| {
+            let event = match event {
+                Event::Changed(prefix, route) => Sent::Route(shown(&prefix, &route)),
+                Event::Removed(prefix) => Sent::RemovedRoute(prefix.to_string()),
+                Event::Synced => Sent::Synced(api::Synced {}),
+            };
+            Ok(WatchRoutesResponse {
+                revision,
+                event: Some(event),
+            })
+        });
+        let stopping = stream::iter([Err(Refusal::Stopping.into())]);
+        Ok(Response::new(Box::pin(responses.chain(stopping))))
+    }
+}
+
+/// The first state, then each change; an error when the owner ends.
+fn states(hold: Hold) -> impl Stream<Item = Result<HoldResponse, Status>> + Send {
+    enum Next {
+        First(Hold),
+        Change(Hold),
+        Nothing,
+    }
+    stream::unfold(Next::First(hold), |next| async move {
+        let mut hold = match next {
+            Next::First(hold) => hold,
+            Next::Change(mut hold) => {
+                if hold.state.changed().await.is_err() {
+                    return Some((Err(Refusal::Stopping.into()), Next::Nothing));
+                }
+                hold
+            }
+            Next::Nothing => return None,
+        };
+        let HoldState {
+            installed,
+            interface,
+        } = hold.state.borrow_and_update().clone();
+        let response = HoldResponse {
+            installed,
+            interface,
+        };
+        Some((Ok(response), Next::Change(hold)))
+    })
+}
+
+fn peer<T>(request: &Request<T>) -> Peer {
+    let credentials = request
+        .extensions()
+        .get::<UdsConnectInfo>()
+        .and_then(|info| info.peer_cred);
+    credentials.map_or_else(Peer::default, |credentials| Peer {
+        process_id: credentials.pid().unwrap_or(0),
+        user_id: credentials.uid(),
+    })
+}
+
+fn shown(prefix: &IpNet, route: &Route) -> api::Route {
+    let next_hops = route.next_hops.iter().map(|next_hop| {
+        let PublishedNextHop {
+            gateway,
+            interface,
+            holders,
+            first_holder,
+        } = next_hop;
+        api::NextHop {
+            gateway: gateway.to_string(),
+            interface: interface.clone(),
+            holders: *holders,
+            holder_process_id: first_holder.process_id,
+            holder_user_id: first_holder.user_id,
+        }
+    });
+    api::Route {
+        prefix: prefix.to_string(),
+        next_hops: next_hops.collect(),
+        installed: route.installed,
+        last_error: route.last_error.clone(),
+    }
+}
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Self {
+        let message = refusal.to_string();
+        match refusal {
+            Refusal::NotAPrefix { .. }
+            | Refusal::NotAnAddress { .. }
+            | Refusal::OtherFamily { .. } => Self::invalid_argument(message),
+            Refusal::PrefixNotAllowed { .. } | Refusal::GatewayNotAllowed { .. } => {
+                Self::permission_denied(message)
+            }
+            Refusal::GatewayNotOnLink { .. } | Refusal::ForeignRoute { .. } => {
+                Self::failed_precondition(message)
+            }
+            Refusal::NotInstalled { .. } => Self::internal(message),
+            Refusal::TooMany { .. } => Self::resource_exhausted(message),
+            Refusal::Stopping => Self::unavailable(message),
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Pure: the kernel's route messages to our words and back.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use netlink_packet_core::NetlinkPayload;
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    route::{
+        RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteNextHop, RouteNextHopFlags,
+        RouteProtocol, RouteType,
+    },
+};
+use rtnetlink::{RouteMessageBuilder, RouteNextHopBuilder};
+
+use crate::{
+    NotOnLink, Policy,
+    plan::{Actual, ForeignRoute, NextHop, NextHops, OwnRoute, PROTOCOL},
+};
+
+/// `RT_TABLE_LOCAL` (linux/rtnetlink.h).
+const TABLE_LOCAL: u32 = 255;
+
+/// Whether a notification may concern a route in the policy's prefixes.
+pub(super) fn concerns_us(payload: &NetlinkPayload<RouteNetlinkMessage>, policy: &Policy) -> bool {
+    #[allow(
+        clippy::wildcard_enum_match_arm,
+        reason = "the kernel's messages are an open set, and the enum is not exhaustive"
+    )]
+    match payload {
+        NetlinkPayload::InnerMessage(
+            RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route),
+        ) => {
+            route.header.protocol == RouteProtocol::from(PROTOCOL)
+                || prefix_of(route).is_some_and(|prefix| policy.concerns(&prefix))
+        }
+        // A link that goes takes routes along without a word about them, and pods sit on links.
+        NetlinkPayload::InnerMessage(_) => true,
+        // Notifications were lost, so anything may have happened.
+        NetlinkPayload::Overrun(_) => true,
+        _ => false,
+    }
+}
+
+/// The message for a route of ours.
+pub(super) fn route(prefix: IpNet, metric: u32, next_hops: &NextHops) -> RouteMessage {
+    let builder = RouteMessageBuilder::<IpAddr>::new()
+        .destination_prefix(prefix.addr(), prefix.prefix_len())
+        .expect("an IpNet's length fits its family")
+        .protocol(RouteProtocol::from(PROTOCOL))
+        .priority(metric);
+    let hops = next_hops
+        .iter()
+        .map(|hop| {
+            let builder = match hop.gateway {
+                IpAddr::V4(_) => RouteNextHopBuilder::new_ipv4(),
+                IpAddr::V6(_) => RouteNextHopBuilder::new_ipv6(),
+            };
+            builder
+                .interface(hop.interface)
+                .via(hop.gateway)
+                .expect("a next hop of the family of its builder")
+                .build()
+        })
+        .collect::<Vec<_>>();
+    if hops.is_empty() {
+        builder.build()
+    } else {
+        builder.multipath(hops).build()
+    }
+}
+
+/// Where a route leads; `None` for a family that is not IP.
+fn prefix_of(route: &RouteMessage) -> Option<IpNet> {
+    let destination = route.attributes.iter().find_map(|attribute| {
+        #[allow(
+            clippy::wildcard_enum_match_arm,
+            reason = "the kernel's attributes are an open set"
+        )]
+        match attribute {
+            RouteAttribute::Destination(address) => ip(address),
+            _ => None,
+        }
+    })?;
+    IpNet::new(destination, route.header.destination_prefix_length).ok()
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    #[allow(
+        clippy::wildcard_enum_match_arm,
+        reason = "the enum is not exhaustive; addresses of other families are no gateways of ours"
+    )]
+    match address {
+        RouteAddress::Inet(address) => Some((*address).into()),
+        RouteAddress::Inet6(address) => Some((*address).into()),
+        _ => None,
+    }
+}
+
+/// The attributes of a route or a next hop that matter here.
+#[derive(Default)]
+struct Parts {
+    table: Option<u32>,
+    metric: u32,
+    gateway: Option<IpAddr>,
+    interface: Option<u32>,
+    has_other_next_hop: bool,
+    next_hops: Option<Vec<RouteNextHop>>,
+}
+
+fn parts(attributes: &[RouteAttribute]) -> Parts {
+    let mut parts = Parts::default();
+    for attribute in attributes {
+        #[allow(
+            clippy::wildcard_enum_match_arm,
+            reason = "the kernel's attributes are an open set"
+        )]
+        match attribute {
+            RouteAttribute::Table(table) => parts.table = Some(*table),
+            RouteAttribute::Priority(metric) => parts.metric = *metric,
+            RouteAttribute::Gateway(gateway) => parts.gateway = ip(gateway),
+            RouteAttribute::Oif(interface) => parts.interface = Some(*interface),
+            RouteAttribute::MultiPath(hops) => parts.next_hops = Some(hops.clone()),
+            RouteAttribute::Via(_) | RouteAttribute::Encap(_) | RouteAttribute::NhId(_) => {
+                parts.has_other_next_hop = true;
+            }
+            _ => {}
+        }
+    }
+    parts
+}
+
+/// Puts a route of the kernel where it belongs, if it concerns this daemon.
+pub(super) fn sort_in(route: &RouteMessage, policy: &Policy, actual: &mut Actual) {
+    let Some(prefix) = prefix_of(route) else {
+        return;
+    };
+    // A route for one type of service is an alternative to ours, and none of ours.
+    if route.header.tos != 0 {
+        return;
+    }
+    let parts = parts(&route.attributes);
+    let table = parts.table.unwrap_or(u32::from(route.header.table));
+    let is_main = table == u32::from(RouteHeader::RT_TABLE_MAIN);
+    if is_main && route.header.protocol == RouteProtocol::from(PROTOCOL) {
+        actual.own.push(OwnRoute {
+            prefix,
+            metric: parts.metric,
+            next_hops: working_next_hops(route, parts),
+        });
+    } else if (is_main || table == TABLE_LOCAL) && policy.concerns(&prefix) {
+        actual.foreign.push(ForeignRoute {
+            prefix,
+            metric: parts.metric,
+            is_local: table == TABLE_LOCAL,
+            protocol: route.header.protocol.to_string(),
+        });
+    }
+}
+
+/// The next hops of one of our routes, or `None` for a form that this daemon does not make.
+fn working_next_hops(route: &RouteMessage, parts: Parts) -> Option<NextHops> {
+    if route.header.kind != RouteType::Unicast || parts.has_other_next_hop {
+        return None;
+    }
+    let Some(hops) = parts.next_hops else {
+        return Some(NextHops::from([NextHop {
+            gateway: parts.gateway?,
+            interface: parts.interface?,
+        }]));
+    };
+    let mut next_hops = NextHops::new();
+    for hop in hops {
+        let of_hop = self::parts(&hop.attributes);
+        if hop.hops != 0 || of_hop.has_other_next_hop {
+            return None;
+        }
+        let gateway = of_hop.gateway?;
+        // The interface is down; the kernel keeps the entry but does not use it.
+        if !hop.flags.contains(RouteNextHopFlags::Dead) {
+            next_hops.insert(NextHop {
+                gateway,
+                interface: hop.interface_index,
+            });
+        }
+    }
+    Some(next_hops)
+}
+
+/// The interface of a route that leads to its destination without another router.
+pub(super) fn directly_reached(route: &RouteMessage) -> Result<u32, NotOnLink> {
+    #[allow(
+        clippy::wildcard_enum_match_arm,
+        reason = "the kernel's route types are an open set"
+    )]
+    match route.header.kind {
+        RouteType::Unicast => {}
+        RouteType::Local => return Err(NotOnLink::Local),
+        other => return Err(NotOnLink::OtherType(format!("{other:?}").to_lowercase())),
+    }
+    let parts = parts(&route.attributes);
+    if let Some(router) = parts.gateway {
+        return Err(NotOnLink::BehindRouter(router));
+    }
+    if parts.has_other_next_hop {
+        return Err(NotOnLink::OtherType("tunnel".to_owned()));
+    }
+    parts.interface.ok_or(NotOnLink::NoRoute)
+}

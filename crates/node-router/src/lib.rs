@@ -1,0 +1,43 @@
+//! Routes a service address from the node to the load-balancer pods on it, for exactly as long as
+//! each pod holds a stream open, and keeps service addresses out of the node's connection tracking.
+//!
+//! ```text
+//!  bgp-announcer ──NodeRoute.Hold──► grpc ──commands──► table (owner) ──► kernel: routes
+//!   (in each lb pod)                  ▲                  │   ▲
+//!                                     └──published───────┘   └── kernel: changes by anybody
+//!                                                        exemption ──► kernel: nftables table
+//! ```
+//!
+//! - **A stream is a claim**, so the policy decides first: prefix and gateway must lie in ranges
+//!   that the operator allowed, and the gateway must be on a link of this node.
+//! - The routes of this daemon carry the routing protocol number [`PROTOCOL`] and the metric
+//!   [`METRIC`]. A route with another number is never changed; if it would win over ours, the hold
+//!   is refused.
+//! - Everything is derived: the holds and the gateways' links give the desired routes, the kernel
+//!   the actual ones, [`plan::plan`] the difference. What is reported was read back.
+//! - **Routes stay when the daemon ends.** The next run adopts them, and removes after the adoption
+//!   timeout what nobody has claimed again.
+
+mod args;
+mod config;
+mod error;
+mod exemption;
+mod grpc;
+mod hold;
+mod kernel;
+mod look;
+mod metrics;
+mod node_settings;
+pub mod plan;
+mod policy;
+mod start;
+mod table;
+
+pub use args::{Args, DEFAULTS};
+pub use config::Config;
+pub use error::{KernelError, StartError};
+pub use exemption::{Firewall, TABLE_NAME};
+pub use kernel::{Kernel, Link, NetlinkKernel, NotOnLink, OpenedKernel};
+pub use plan::{METRIC, PROTOCOL};
+pub use policy::Policy;
+pub use start::{start, start_with};

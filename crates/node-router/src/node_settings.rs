@@ -1,0 +1,195 @@
+//! Settings of the node without which packets of a service address get lost. They are read and
+//! reported, not changed: they concern all traffic of the node.
+
+use std::{collections::BTreeMap, fs, path::Path, time::Duration};
+
+use daemon_runtime::{Shutdown, Step};
+
+use crate::{Policy, metrics::RouterMetrics};
+
+/// What the kernel shows under `net/`; a value is missing where the kernel has no such setting.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct NodeSettings {
+    ipv4_forwarding: Option<String>,
+    ipv6_forwarding: Option<String>,
+    /// `net.ipv4.conf.*.rp_filter` by interface, with `all` and `default`.
+    rp_filter: BTreeMap<String, String>,
+    /// Interfaces that lead to everywhere.
+    uplinks: Vec<String>,
+}
+
+/// Looks at once and then at each interval; says what is wrong when that changes.
+pub(crate) async fn keep_watch(
+    policy: Policy,
+    interval: Duration,
+    step: Step,
+    metrics: RouterMetrics,
+    shutdown: Shutdown,
+) {
+    let mut known = Vec::new();
+    loop {
+        let problems = problems(&NodeSettings::read(), &policy);
+        for problem in problems.iter().filter(|problem| !known.contains(*problem)) {
+            tracing::warn!(problem, "a setting of the node loses packets");
+        }
+        metrics
+            .unfit_settings
+            .set(i64::try_from(problems.len()).unwrap_or(i64::MAX));
+        // A warning only: which packets are concerned depends on where the web pods are.
+        step.ready(problems.join("; "));
+        known = problems;
+        tokio::select! {
+            () = shutdown.stopping() => return,
+            () = tokio::time::sleep(interval) => {}
+        }
+    }
+}
+
+/// One sentence for each setting that is wrong, with the cure.
+fn problems(settings: &NodeSettings, policy: &Policy) -> Vec<String> {
+    let has = |is_ipv4: bool| {
+        let prefixes = &policy.allowed_prefixes;
+        prefixes
+            .iter()
+            .any(|prefix| prefix.addr().is_ipv4() == is_ipv4)
+    };
+    let mut problems = Vec::new();
+    for (is_ipv4, value, name) in [
+        (true, &settings.ipv4_forwarding, "net.ipv4.ip_forward"),
+        (
+            false,
+            &settings.ipv6_forwarding,
+            "net.ipv6.conf.all.forwarding",
+        ),
+    ] {
+        if has(is_ipv4) && value.as_deref() == Some("0") {
+            problems.push(format!(
+                "{name} is 0, so nothing is forwarded to pods; set it to 1"
+            ));
+        }
+    }
+    if has(true) {
+        problems.extend(strict_interfaces(settings).map(|interface| {
+            format!(
+                "net.ipv4.conf.{interface}.rp_filter is 1 (strict), which drops the answers of web \
+                 pods, since they come from a service address; set it to 0 or 2"
+            )
+        }));
+    }
+    problems
+}
+
+/// Interfaces that check strictly whether a packet came the way that its answer would go. The
+/// higher value of `all` and the interface counts; a pod's new interface starts with `default`.
+fn strict_interfaces(settings: &NodeSettings) -> impl Iterator<Item = &String> {
+    const STRICT: &str = "1";
+    let all = settings.rp_filter.get("all").map_or("0", String::as_str);
+    settings
+        .rp_filter
+        .iter()
+        .filter(move |(interface, value)| {
+            let is_uplink = settings.uplinks.contains(interface) || *interface == "lo";
+            value.as_str() == STRICT
+                && !is_uplink
+                && all != "2"
+                && (all != STRICT || *interface == "all")
+        })
+        .map(|(interface, _)| interface)
+}
+
+impl NodeSettings {
+    /// Those of the network namespace of this thread.
+    fn read() -> Self {
+        let net = Path::new("/proc/sys/net");
+        let interfaces = fs::read_dir(net.join("ipv4/conf")).into_iter().flatten();
+        let rp_filter = interfaces.flatten().filter_map(|interface| {
+            let value = value(&interface.path().join("rp_filter"))?;
+            Some((interface.file_name().to_string_lossy().into_owned(), value))
+        });
+        // Interface, then destination as a hexadecimal number; the first line is a heading.
+        let routes = fs::read_to_string("/proc/thread-self/net/route").unwrap_or_default();
+        let uplinks = routes.lines().skip(1).filter_map(|line| {
+            let mut words = line.split_whitespace();
+            let interface = words.next()?;
+            (words.next()? == "00000000").then(|| interface.to_owned())
+        });
+        Self {
+            ipv4_forwarding: value(&net.join("ipv4/ip_forward")),
+            ipv6_forwarding: value(&net.join("ipv6/conf/all/forwarding")),
+            rp_filter: rp_filter.collect(),
+            uplinks: uplinks.collect(),
+        }
+    }
+}
+
+fn value(path: &Path) -> Option<String> {
+    Some(fs::read_to_string(path).ok()?.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Forwarding, and the `rp_filter` of each interface; `eth0` is the uplink.
+    #[track_caller]
+    fn check(forwarding: &str, rp_filter: &[(&str, &str)], expected: &[&str]) {
+        let settings = NodeSettings {
+            ipv4_forwarding: Some(forwarding.to_owned()),
+            ipv6_forwarding: Some("0".to_owned()),
+            rp_filter: rp_filter
+                .iter()
+                .map(|(interface, value)| ((*interface).to_owned(), (*value).to_owned()))
+                .collect(),
+            uplinks: vec!["eth0".to_owned()],
+        };
+        let policy = Policy {
+            allowed_prefixes: vec!["10.1.1.0/24".parse().unwrap()],
+            allowed_gateways: vec!["10.244.3.0/24".parse().unwrap()],
+        };
+        let problems = problems(&settings, &policy);
+        let settings: Vec<_> = problems
+            .iter()
+            .map(|problem| problem.split(" is ").next().unwrap())
+            .collect();
+        assert_eq!(settings, expected);
+    }
+
+    #[test]
+    fn a_node_that_does_not_forward_is_told_for_the_versions_in_use() {
+        check("0", &[], &["net.ipv4.ip_forward"]);
+        check("1", &[], &[]);
+    }
+
+    #[test]
+    fn a_strict_filter_is_told_where_answers_of_pods_come_in() {
+        check(
+            "1",
+            &[
+                ("all", "0"),
+                ("default", "2"),
+                ("eth0", "1"),
+                ("veth1", "1"),
+            ],
+            &["net.ipv4.conf.veth1.rp_filter"],
+        );
+        check(
+            "1",
+            &[("all", "0"), ("default", "1")],
+            &["net.ipv4.conf.default.rp_filter"],
+        );
+        check(
+            "1",
+            &[("all", "1"), ("veth1", "1")],
+            &["net.ipv4.conf.all.rp_filter"],
+        );
+        check("1", &[("all", "2"), ("veth1", "1")], &[]);
+        check("1", &[("all", "0"), ("eth0", "1"), ("lo", "1")], &[]);
+    }
+
+    #[test]
+    fn this_machine_can_be_read() {
+        let settings = NodeSettings::read();
+        assert!(settings.ipv4_forwarding.is_some());
+        assert!(settings.rp_filter.contains_key("all"), "{settings:?}");
+    }
+}

@@ -1,0 +1,151 @@
+//! Pure: which claims this node allows.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::error::Refusal;
+
+/// What pods of this node may claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Service ranges.
+    pub allowed_prefixes: Vec<IpNet>,
+    /// Ranges of this node's pod addresses.
+    pub allowed_gateways: Vec<IpNet>,
+}
+
+/// A route that a pod asks for, in the order of its fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Claim {
+    pub(crate) prefix: IpNet,
+    pub(crate) gateway: IpAddr,
+}
+
+impl Policy {
+    /// Reads a claim and decides on it.
+    pub(crate) fn admit(&self, prefix: &str, gateway: &str) -> Result<Claim, Refusal> {
+        let claim = Claim {
+            prefix: parse_prefix(prefix).map_err(|problem| Refusal::NotAPrefix {
+                prefix: prefix.to_owned(),
+                problem,
+            })?,
+            gateway: gateway.parse().map_err(|_| Refusal::NotAnAddress {
+                gateway: gateway.to_owned(),
+            })?,
+        };
+        self.check(&claim)?;
+        Ok(claim)
+    }
+
+    /// Decides on a claim.
+    pub(crate) fn check(&self, &Claim { prefix, gateway }: &Claim) -> Result<(), Refusal> {
+        if prefix.addr().is_ipv4() != gateway.is_ipv4() {
+            return Err(Refusal::OtherFamily { prefix, gateway });
+        }
+        if !self.allowed_prefixes.iter().any(|a| a.contains(&prefix)) {
+            return Err(Refusal::PrefixNotAllowed {
+                prefix,
+                allowed: listed(&self.allowed_prefixes),
+            });
+        }
+        if !self.allowed_gateways.iter().any(|a| a.contains(&gateway)) {
+            return Err(Refusal::GatewayNotAllowed {
+                gateway,
+                allowed: listed(&self.allowed_gateways),
+            });
+        }
+        Ok(())
+    }
+
+    /// Whether a route for the prefix could concern a claim.
+    pub(crate) fn concerns(&self, prefix: &IpNet) -> bool {
+        self.allowed_prefixes.iter().any(|a| a.contains(prefix))
+    }
+}
+
+/// Reads a prefix without host bits; the error says what to write instead.
+pub(crate) fn parse_prefix(text: &str) -> Result<IpNet, String> {
+    let prefix: IpNet = text.trim().parse().map_err(|_| {
+        "expected ADDRESS/LENGTH such as 10.1.1.0/24 or 2001:db8:1::/64; a single address has the \
+         length 32 or 128"
+            .to_owned()
+    })?;
+    if prefix.trunc() != prefix {
+        return Err(format!(
+            "it has bits set behind the prefix length; write {}",
+            prefix.trunc()
+        ));
+    }
+    Ok(prefix)
+}
+
+fn listed(prefixes: &[IpNet]) -> String {
+    let texts: Vec<String> = prefixes.iter().map(ToString::to_string).collect();
+    texts.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(prefix: &str, gateway: &str, expected: Result<(), &str>) {
+        let policy = Policy {
+            allowed_prefixes: vec![
+                "10.1.1.0/24".parse().unwrap(),
+                "fd00:1::/64".parse().unwrap(),
+            ],
+            allowed_gateways: vec![
+                "10.244.3.0/24".parse().unwrap(),
+                "fd00:244:3::/64".parse().unwrap(),
+            ],
+        };
+        match (policy.admit(prefix, gateway), expected) {
+            (Ok(claim), Ok(())) => assert_eq!(claim.prefix.to_string(), prefix),
+            (Err(refusal), Err(part)) => {
+                assert!(refusal.to_string().contains(part), "{refusal}");
+            }
+            (result, _) => panic!("{prefix} via {gateway}: {result:?}"),
+        }
+    }
+
+    #[test]
+    fn a_prefix_within_an_allowed_one_is_admitted() {
+        check("10.1.1.0/24", "10.244.3.7", Ok(()));
+        check("10.1.1.9/32", "10.244.3.7", Ok(()));
+        check("fd00:1::5/128", "fd00:244:3::7", Ok(()));
+    }
+
+    #[test]
+    fn what_is_not_allowed_is_refused_with_what_is() {
+        check(
+            "10.1.0.0/16",
+            "10.244.3.7",
+            Err("allowed here: 10.1.1.0/24, fd00:1::/64"),
+        );
+        check("0.0.0.0/0", "10.244.3.7", Err("--allowed-prefixes"));
+        check(
+            "10.1.1.0/24",
+            "10.244.4.7",
+            Err("allowed here: 10.244.3.0/24"),
+        );
+        check("10.1.1.0/24", "127.0.0.1", Err("--allowed-gateways"));
+    }
+
+    #[test]
+    fn a_gateway_of_the_other_family_is_refused() {
+        check("10.1.1.0/24", "fd00:244:3::7", Err("IP version"));
+        check("fd00:1::/64", "10.244.3.7", Err("IP version"));
+    }
+
+    #[test]
+    fn what_is_no_prefix_or_address_is_refused_with_the_cure() {
+        check("10.1.1.1/24", "10.244.3.7", Err("write 10.1.1.0/24"));
+        check("10.1.1.1", "10.244.3.7", Err("ADDRESS/LENGTH"));
+        check("", "10.244.3.7", Err("ADDRESS/LENGTH"));
+        check("10.1.1.0/33", "10.244.3.7", Err("ADDRESS/LENGTH"));
+        check("10.1.1.0/24", "web-1", Err("\"web-1\""));
+        check("10.1.1.0/24", "", Err("gateway"));
+    }
+}

@@ -1,0 +1,137 @@
+//! Puts the parts together.
+
+use std::os::unix::fs::PermissionsExt;
+
+use daemon_api::noderoute::v1::node_route_server::NodeRouteServer;
+use daemon_runtime::{Daemon, GrpcContract, ListenAddress};
+use nftables_table::Nftables;
+use tokio::sync::mpsc;
+use tonic::service::Routes;
+
+use crate::{
+    Config, Firewall, Kernel, KernelError, NetlinkKernel, OpenedKernel, StartError, exemption,
+    grpc::NodeRouteService,
+    metrics::RouterMetrics,
+    node_settings,
+    table::{RouteTable, Settings},
+};
+
+const CONTRACT: GrpcContract = GrpcContract {
+    services: &["portlb.noderoute.v1.NodeRoute"],
+    descriptors: daemon_api::FILE_DESCRIPTOR_SET,
+};
+
+/// Starts the daemon on the kernel of this network namespace.
+///
+/// # Errors
+/// The kernel or a socket refuses.
+pub async fn start(config: Config, daemon: &mut Daemon) -> Result<(), StartError> {
+    let OpenedKernel {
+        kernel,
+        changes,
+        serving,
+    } = NetlinkKernel::open(config.policy.clone()).map_err(StartError::Routes)?;
+    let shutdown = daemon.shutdown().clone();
+    daemon.spawn("netlink sockets", async move {
+        tokio::select! {
+            result = serving => result,
+            () = shutdown.stopping() => Ok(()),
+        }
+    });
+    start_with(config, daemon, kernel, changes, Nftables::open).await?;
+    Ok(())
+}
+
+/// Starts the daemon on any kernel; `changes` brings a value when its routes may have changed.
+/// Returns where gRPC is served.
+///
+/// # Errors
+/// The kernel or a socket refuses.
+pub async fn start_with<K: Kernel, F: Firewall>(
+    config: Config,
+    daemon: &mut Daemon,
+    kernel: K,
+    changes: mpsc::Receiver<()>,
+    open_firewall: impl FnOnce() -> Result<F, nftables_table::Error>,
+) -> Result<ListenAddress, StartError> {
+    let metrics = RouterMetrics::register(daemon.metrics());
+    let exemption_step = daemon
+        .readiness()
+        .step("connection tracking exemption", "not installed");
+    let routes_step = daemon.readiness().step("routes", "not read");
+    let settings_step = daemon.readiness().step("node settings", "not read");
+    let shutdown = daemon.shutdown().clone();
+
+    // Before any route, since the first packet over a route would be tracked.
+    let exemption = exemption::install(
+        open_firewall,
+        &config.policy.allowed_prefixes,
+        exemption_step,
+        metrics.clone(),
+    )
+    .await
+    .map_err(StartError::Exemption)?;
+    if let Some(exemption) = exemption {
+        let kept = exemption.keep(config.audit_interval, shutdown.clone());
+        daemon.spawn("connection tracking exemption", async move {
+            kept.await;
+            Ok::<(), KernelError>(())
+        });
+    }
+
+    let watched = node_settings::keep_watch(
+        config.policy.clone(),
+        config.audit_interval,
+        settings_step,
+        metrics.clone(),
+        shutdown.clone(),
+    );
+    daemon.spawn("node settings", async move {
+        watched.await;
+        Ok::<(), KernelError>(())
+    });
+
+    let settings = Settings {
+        max_routes: config.max_routes,
+        policy: config.policy.clone(),
+        adopt_timeout: config.adopt_timeout,
+        audit_interval: config.audit_interval,
+    };
+    let (table, handle) = RouteTable::adopt(kernel, settings, routes_step, metrics.clone())
+        .await
+        .map_err(StartError::Routes)?;
+    daemon.spawn_until_drained("route table", async move {
+        table.run(changes, shutdown).await;
+        Ok::<(), KernelError>(())
+    });
+
+    let service = NodeRouteServer::new(NodeRouteService {
+        policy: config.policy.clone(),
+        table: handle,
+        metrics,
+    });
+    let bound = daemon
+        .serve_grpc(&config.grpc_listen, CONTRACT, Routes::new(service))
+        .await
+        .map_err(StartError::Serve)?;
+    set_socket_permissions(&bound, &config)?;
+    Ok(bound)
+}
+
+/// The socket is born closed to others by the usual umask, so it only ever opens.
+fn set_socket_permissions(bound: &ListenAddress, config: &Config) -> Result<(), StartError> {
+    let path = match bound {
+        ListenAddress::Tcp(_) => return Ok(()),
+        ListenAddress::Unix(path) => path,
+    };
+    let set = || {
+        if let Some(group) = config.socket_group {
+            std::os::unix::fs::chown(path, None, Some(group))?;
+        }
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(config.socket_mode))
+    };
+    set().map_err(|source| StartError::SocketPermissions {
+        path: path.display().to_string(),
+        source,
+    })
+}

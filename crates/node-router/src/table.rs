@@ -1,0 +1,425 @@
+//! The owner of the holds: the one task that decides which routes there are.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    time::Duration,
+};
+
+use daemon_runtime::{Backoff, Publisher, Shutdown, Step};
+use ipnet::IpNet;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
+};
+
+use crate::{
+    Kernel, KernelError, Policy,
+    error::{Refusal, chain},
+    hold::{Answer, Command, HoldId, HoldState, Peer, TableHandle},
+    look::{Holders, Look, Route},
+    metrics::RouterMetrics,
+    plan::{self, Change, NextHop, OwnRoute},
+    policy::Claim,
+};
+
+/// Shortest time between two looks at the kernel that its notifications ask for, so that a quarrel
+/// with another program does not eat a processor.
+const QUIET: Duration = Duration::from_millis(20);
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const LONGEST_RETRY: Duration = Duration::from_secs(5);
+
+/// The settings of the owner.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) policy: Policy,
+    pub(crate) adopt_timeout: Duration,
+    pub(crate) audit_interval: Duration,
+    pub(crate) max_routes: usize,
+}
+
+/// The owner.
+pub(crate) struct RouteTable<K> {
+    kernel: K,
+    settings: Settings,
+    commands: mpsc::UnboundedReceiver<Command>,
+    holds: BTreeMap<HoldId, HeldClaim>,
+    /// Next hops of an earlier run, until somebody holds them or their time is over.
+    adopted: BTreeSet<Claim>,
+    adopted_until: Instant,
+    publisher: Publisher<IpNet, Route>,
+    step: Step,
+    metrics: RouterMetrics,
+    backoff: Backoff,
+    next_look: Instant,
+    last_look: Instant,
+}
+
+#[derive(Debug)]
+struct HeldClaim {
+    claim: Claim,
+    peer: Peer,
+    state: watch::Sender<HoldState>,
+    /// Until the first answer.
+    answer: Option<oneshot::Sender<Answer>>,
+}
+
+/// Why the owner looks at the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    Start,
+    Commands,
+    AdoptionEnded,
+    Audit,
+}
+
+impl<K: Kernel> RouteTable<K> {
+    /// Reads the kernel's routes, adopts those of an earlier run, and removes what the policy does
+    /// not allow.
+    ///
+    /// # Errors
+    /// The kernel's routes cannot be read or changed.
+    pub(crate) async fn adopt(
+        mut kernel: K,
+        settings: Settings,
+        step: Step,
+        metrics: RouterMetrics,
+    ) -> Result<(Self, TableHandle), KernelError> {
+        let actual = kernel.routes().await?;
+        let mut adopted = adopted_claims(&actual.own);
+        let found = adopted.len();
+        adopted.retain(|claim| settings.policy.check(claim).is_ok());
+        if found > 0 {
+            tracing::info!(
+                adopted = adopted.len(),
+                not_allowed = found - adopted.len(),
+                timeout = ?settings.adopt_timeout,
+                "an earlier run left routes"
+            );
+        }
+        if settings.adopt_timeout.is_zero() {
+            adopted.clear();
+        }
+        let publisher = Publisher::new();
+        let (handle, commands) = TableHandle::new(publisher.reader());
+        let now = Instant::now();
+        let mut table = Self {
+            kernel,
+            commands,
+            holds: BTreeMap::new(),
+            adopted,
+            adopted_until: now + settings.adopt_timeout,
+            publisher,
+            step,
+            metrics,
+            backoff: Backoff::new(FIRST_RETRY, LONGEST_RETRY),
+            next_look: now + settings.audit_interval,
+            last_look: now,
+            settings,
+        };
+        table.look(Cause::Start).await?;
+        table.publisher.synced();
+        Ok((table, handle))
+    }
+
+    /// Serves commands and follows the kernel until a drain is requested. The routes stay.
+    pub(crate) async fn run(mut self, mut kernel_changes: mpsc::Receiver<()>, shutdown: Shutdown) {
+        loop {
+            let cause = tokio::select! {
+                () = shutdown.drain_requested() => {
+                    tracing::info!(routes = self.published(), "the routes stay in the kernel");
+                    return;
+                }
+                Some(command) = self.commands.recv() => {
+                    self.take(command);
+                    while let Ok(command) = self.commands.try_recv() {
+                        self.take(command);
+                    }
+                    Cause::Commands
+                }
+                Some(()) = kernel_changes.recv() => {
+                    self.next_look = self.next_look.min(self.last_look + QUIET);
+                    continue;
+                }
+                () = tokio::time::sleep_until(self.adopted_until), if !self.adopted.is_empty() => {
+                    tracing::info!(
+                        next_hops = self.adopted.len(),
+                        "removed: nobody has held again what an earlier run left"
+                    );
+                    self.adopted.clear();
+                    Cause::AdoptionEnded
+                }
+                () = tokio::time::sleep_until(self.next_look) => Cause::Audit,
+            };
+            // A refused claim may have been half installed, hence the second look.
+            while self.look_and_report(cause).await {}
+        }
+    }
+
+    fn take(&mut self, command: Command) {
+        match command {
+            Command::Hold {
+                id,
+                claim,
+                peer,
+                answer,
+            } => {
+                let held = HeldClaim {
+                    claim,
+                    peer,
+                    state: watch::Sender::new(HoldState::default()),
+                    answer: None,
+                };
+                let limit = self.settings.max_routes;
+                let prefixes: BTreeSet<IpNet> =
+                    self.holds.values().map(|held| held.claim.prefix).collect();
+                if prefixes.len() >= limit && !prefixes.contains(&claim.prefix) {
+                    refuse(&self.metrics, &held, answer, Refusal::TooMany { limit });
+                } else {
+                    let answer = Some(answer);
+                    self.holds.insert(id, HeldClaim { answer, ..held });
+                }
+            }
+            Command::Release(id) => {
+                if let Some(held) = self.holds.remove(&id) {
+                    tracing::info!(
+                        prefix = %held.claim.prefix,
+                        gateway = %held.claim.gateway,
+                        process_id = held.peer.process_id,
+                        user_id = held.peer.user_id,
+                        "a hold has ended"
+                    );
+                }
+            }
+        }
+    }
+
+    /// Looks at the kernel; says whether to look again at once.
+    async fn look_and_report(&mut self, cause: Cause) -> bool {
+        match self.look(cause).await {
+            Ok(look_again) => look_again,
+            Err(error) => {
+                let reason = chain(&error);
+                tracing::error!(reason, "cannot look at the kernel's routes");
+                self.metrics.kernel_errors.inc();
+                self.step.missing(reason.as_str());
+                self.next_look = Instant::now() + self.backoff.next_delay();
+                self.refuse_unanswered(&reason);
+                // The kernel could not be asked, so asking again at once is of no use.
+                false
+            }
+        }
+    }
+
+    /// Makes the kernel's routes equal to the claims and tells everybody; says whether a claim was
+    /// refused.
+    async fn look(&mut self, cause: Cause) -> Result<bool, KernelError> {
+        let look = self.reconcile(cause).await?;
+        // A pod that went while nobody watched does not come back under its old claim.
+        self.adopted
+            .retain(|claim| matches!(look.links.get(&claim.gateway), Some(Ok(_))));
+        let now = Instant::now();
+        self.last_look = now;
+        if look.failures.is_empty() {
+            self.backoff.reset();
+            self.next_look = now + self.settings.audit_interval;
+        } else {
+            self.next_look = now + self.backoff.next_delay();
+        }
+        let refused = self.tell_holders(&look);
+        self.publish(&look);
+        Ok(refused)
+    }
+
+    async fn reconcile(&mut self, cause: Cause) -> Result<Look, KernelError> {
+        let mut look = Look::default();
+        for &claim in self.claims().keys() {
+            let link = match look.links.entry(claim.gateway) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(unknown) => unknown.insert(self.kernel.link_to(claim.gateway).await?),
+            };
+            if let Ok(link) = link {
+                let next_hop = NextHop {
+                    gateway: claim.gateway,
+                    interface: link.interface,
+                };
+                let next_hops = look.desired.entry(claim.prefix).or_default();
+                next_hops.insert(next_hop);
+            }
+        }
+        look.actual = self.kernel.routes().await?;
+        let plan = plan::plan(&look.desired, &look.actual);
+        look.conflicts = plan.conflicts;
+        if plan.changes.is_empty() {
+            return Ok(look);
+        }
+        for change in &plan.changes {
+            self.apply(change, cause, &mut look).await;
+        }
+        look.actual = self.kernel.routes().await?;
+        for (&prefix, next_hops) in &look.desired {
+            if !look.conflicts.contains_key(&prefix)
+                && !plan::is_installed(prefix, next_hops, &look.actual)
+            {
+                look.failures.entry(prefix).or_insert_with(|| {
+                    "the route was acknowledged, but reads back different".to_owned()
+                });
+            }
+        }
+        Ok(look)
+    }
+
+    async fn apply(&mut self, change: &Change, cause: Cause, look: &mut Look) {
+        match self.kernel.apply(change).await {
+            Ok(()) => {
+                let labels = vec![("change", change.name().to_owned())];
+                self.metrics.changes.get_or_create(&labels).inc();
+                if cause == Cause::Audit && !matches!(change, Change::Remove { .. }) {
+                    self.metrics.repairs.inc();
+                    tracing::warn!(%change, "the kernel's route was not as left; repaired");
+                } else {
+                    tracing::info!(%change, "done");
+                }
+            }
+            Err(error) => {
+                let reason = chain(&error);
+                tracing::error!(reason, "the kernel refused a change");
+                self.metrics.kernel_errors.inc();
+                look.failures.insert(change.prefix(), reason);
+            }
+        }
+    }
+
+    /// Everything that wants a route; what an earlier run left has no holders.
+    fn claims(&self) -> BTreeMap<Claim, Holders> {
+        let mut claims: BTreeMap<Claim, Holders> = self
+            .adopted
+            .iter()
+            .map(|claim| (*claim, Holders::default()))
+            .collect();
+        for held in self.holds.values() {
+            let holders = claims.entry(held.claim).or_default();
+            if holders.count == 0 {
+                holders.first = held.peer;
+            }
+            holders.count += 1;
+        }
+        claims
+    }
+
+    fn tell_holders(&mut self, look: &Look) -> bool {
+        let mut refused = Vec::new();
+        for (id, held) in &mut self.holds {
+            let state = look.state(&held.claim);
+            let Some(answer) = held.answer.take() else {
+                held.state
+                    .send_if_modified(|before| std::mem::replace(before, state.clone()) != state);
+                continue;
+            };
+            let fields = (held.claim.prefix, held.claim.gateway);
+            if let Some(refusal) = look.refusal(&held.claim) {
+                refused.push(*id);
+                refuse(&self.metrics, held, answer, refusal);
+                continue;
+            }
+            tracing::info!(
+                prefix = %fields.0,
+                gateway = %fields.1,
+                interface = state.interface,
+                process_id = held.peer.process_id,
+                user_id = held.peer.user_id,
+                "a route is held"
+            );
+            self.adopted.remove(&held.claim);
+            held.state.send_replace(state);
+            // A caller who has gone takes the hold along.
+            let _ = answer.send(Ok(held.state.subscribe()));
+        }
+        for id in &refused {
+            self.holds.remove(id);
+        }
+        !refused.is_empty()
+    }
+
+    fn refuse_unanswered(&mut self, problem: &str) {
+        let metrics = &self.metrics;
+        self.holds.retain(|_, held| {
+            let Some(answer) = held.answer.take() else {
+                return true;
+            };
+            let refusal = Refusal::NotInstalled {
+                prefix: held.claim.prefix,
+                problem: problem.to_owned(),
+            };
+            refuse(metrics, held, answer, refusal);
+            false
+        });
+    }
+
+    fn publish(&mut self, look: &Look) {
+        let routes = look.routes(&self.claims());
+        let broken: Vec<String> = routes
+            .iter()
+            .filter(|(_, route)| !route.installed)
+            .map(|(prefix, route)| format!("{prefix}: {}", route.last_error))
+            .collect();
+        let installed = routes.len() - broken.len();
+        if broken.is_empty() {
+            self.step.ready(format!("{installed} installed"));
+        } else {
+            // One broken claim must not take the node out of service for the others.
+            self.step
+                .ready(format!("{installed} installed, not: {}", broken.join("; ")));
+        }
+        for (state, count) in [("installed", installed), ("missing", broken.len())] {
+            self.metrics
+                .routes
+                .get_or_create(&vec![("state", state.to_owned())])
+                .set(gauge(count));
+        }
+        self.metrics.holds.set(gauge(self.holds.len()));
+        self.metrics.adopted.set(gauge(self.adopted.len()));
+        self.publisher.replace_all(routes);
+    }
+
+    fn published(&self) -> usize {
+        self.publisher.reader().snapshot().objects.len()
+    }
+}
+
+fn refuse(
+    metrics: &RouterMetrics,
+    held: &HeldClaim,
+    answer: oneshot::Sender<Answer>,
+    refusal: Refusal,
+) {
+    tracing::info!(
+        prefix = %held.claim.prefix,
+        gateway = %held.claim.gateway,
+        process_id = held.peer.process_id,
+        user_id = held.peer.user_id,
+        reason = %refusal,
+        "a hold is refused"
+    );
+    let labels = vec![("reason", refusal.name().to_owned())];
+    metrics.refused.get_or_create(&labels).inc();
+    // A caller who has gone needs no answer.
+    let _ = answer.send(Err(refusal));
+}
+
+fn gauge(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+fn adopted_claims(routes: &[OwnRoute]) -> BTreeSet<Claim> {
+    routes
+        .iter()
+        .flat_map(|route| {
+            let prefix = route.prefix;
+            let next_hops = route.next_hops.iter().flatten();
+            next_hops.map(move |hop| Claim {
+                prefix,
+                gateway: hop.gateway,
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,514 @@
+//! The daemon in process over real gRPC, on a kernel that is a value.
+
+use std::{os::unix::fs::PermissionsExt, time::Duration};
+
+use daemon_api::noderoute::v1::{
+    WatchRoutesRequest, node_route_client::NodeRouteClient, watch_routes_response::Event,
+};
+use daemon_runtime::Target;
+use node_router::NotOnLink;
+use tonic::Code;
+
+use crate::support::{
+    FakeFirewall, FakeKernel, KernelState, Node, foreign_route, hold, next, own_route,
+};
+
+const ENOMEM: i32 = nix::errno::Errno::ENOMEM as i32;
+
+#[tokio::test]
+async fn a_route_lives_as_long_as_the_stream() {
+    let node = Node::start().await;
+    let stream = node.held("10.1.1.0/24", "10.244.3.7").await;
+    assert_eq!(
+        node.kernel.own(),
+        [own_route("10.1.1.0/24", &["10.244.3.7"])]
+    );
+    drop(stream);
+    node.kernel.wait_for_own(&[]).await;
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn an_ipv6_route_lives_as_long_as_the_stream() {
+    let node = Node::start().await;
+    let stream = node.held("fd00:1::/64", "fd00:244:3::7").await;
+    assert_eq!(
+        node.kernel.own(),
+        [own_route("fd00:1::/64", &["fd00:244:3::7"])]
+    );
+    drop(stream);
+    node.kernel.wait_for_own(&[]).await;
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_killed_client_loses_its_route() {
+    let node = Node::start().await;
+    let mut client_process = Some(tokio::runtime::Runtime::new().unwrap());
+    let socket = Target::Unix(node.socket.clone());
+    let (held, is_held) = tokio::sync::oneshot::channel();
+    client_process.as_ref().unwrap().spawn(async move {
+        let mut client = NodeRouteClient::new(socket.channel());
+        let stream = hold(&mut client, "10.1.1.0/24", "10.244.3.7").await;
+        held.send(stream.is_ok()).unwrap();
+        // Neither ends the stream nor the connection in an orderly way.
+        std::mem::forget(stream);
+        std::future::pending::<()>().await;
+    });
+    assert!(is_held.await.unwrap());
+    node.kernel
+        .wait_for_own(&[own_route("10.1.1.0/24", &["10.244.3.7"])])
+        .await;
+    // All its sockets close at once.
+    client_process.take().unwrap().shutdown_background();
+    node.kernel.wait_for_own(&[]).await;
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn two_pods_share_one_route_and_each_takes_its_part_along() {
+    let node = Node::start().await;
+    let first = node.held("10.1.1.0/24", "10.244.3.7").await;
+    let second = node.held("10.1.1.0/24", "10.244.3.8").await;
+    let both = own_route("10.1.1.0/24", &["10.244.3.7", "10.244.3.8"]);
+    assert_eq!(node.kernel.own(), [both]);
+    drop(first);
+    node.kernel
+        .wait_for_own(&[own_route("10.1.1.0/24", &["10.244.3.8"])])
+        .await;
+    drop(second);
+    node.kernel.wait_for_own(&[]).await;
+    assert_eq!(
+        node.kernel.changes(),
+        [
+            "add the route to 10.1.1.0/24 via 10.244.3.7",
+            "replace the route to 10.1.1.0/24 via 10.244.3.7, 10.244.3.8",
+            "replace the route to 10.1.1.0/24 via 10.244.3.8",
+            "remove the route to 10.1.1.0/24",
+        ]
+    );
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn one_gateway_held_twice_stays_until_both_streams_are_gone() {
+    let node = Node::start().await;
+    let first = node.held("10.1.1.0/24", "10.244.3.7").await;
+    let second = node.held("10.1.1.0/24", "10.244.3.7").await;
+    assert_eq!(node.routes().await[0].next_hops[0].holders, 2);
+    let route = own_route("10.1.1.0/24", &["10.244.3.7"]);
+
+    let mut watch = watch(&node).await;
+    drop(first);
+    loop {
+        let Some(Event::Route(route)) = next(&mut watch).await.unwrap().event else {
+            continue;
+        };
+        if route.next_hops[0].holders == 1 {
+            break;
+        }
+    }
+    assert_eq!(node.kernel.own(), [route]);
+    assert_eq!(node.kernel.changes().len(), 1);
+    drop(second);
+    node.kernel.wait_for_own(&[]).await;
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn claims_outside_the_policy_are_refused_with_what_is_allowed() {
+    let node = Node::start().await;
+    let cases = [
+        (
+            "10.2.0.0/24",
+            "10.244.3.7",
+            Code::PermissionDenied,
+            "allowed here: 10.1.0.0/16",
+        ),
+        (
+            "10.0.0.0/8",
+            "10.244.3.7",
+            Code::PermissionDenied,
+            "--allowed-prefixes",
+        ),
+        (
+            "10.1.1.0/24",
+            "10.244.4.7",
+            Code::PermissionDenied,
+            "--allowed-gateways",
+        ),
+        (
+            "10.1.1.0/24",
+            "fd00:244:3::7",
+            Code::InvalidArgument,
+            "IP version",
+        ),
+        (
+            "10.1.1.9/24",
+            "10.244.3.7",
+            Code::InvalidArgument,
+            "write 10.1.1.0/24",
+        ),
+        ("", "", Code::InvalidArgument, "ADDRESS/LENGTH"),
+        ("10.1.1.0/24", "pod-7", Code::InvalidArgument, "\"pod-7\""),
+    ];
+    for (prefix, gateway, code, part) in cases {
+        let status = node.hold(prefix, gateway).await.unwrap_err();
+        assert_eq!(status.code(), code, "{status:?}");
+        assert!(status.message().contains(part), "{status:?}");
+    }
+    assert_eq!(node.kernel.changes(), [""; 0]);
+    let metrics = node.metrics.encode();
+    assert!(
+        metrics.contains("portlb_node_router_refused_holds_total{reason=\"not_allowed\"} 3"),
+        "{metrics}"
+    );
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_gateway_behind_a_router_is_refused() {
+    let mut state = KernelState::default();
+    state.not_on_link.insert(
+        "10.244.3.7".parse().unwrap(),
+        NotOnLink::BehindRouter("192.0.2.1".parse().unwrap()),
+    );
+    let node = Node::start_from(state, |_| {}).await;
+    let status = node.hold("10.1.1.0/24", "10.244.3.7").await.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    assert!(
+        status.message().contains("by way of 192.0.2.1"),
+        "{status:?}"
+    );
+    assert_eq!(node.routes().await, []);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_foreign_route_is_named_in_the_refusal_and_survives() {
+    let foreign = foreign_route("10.1.1.0/24", 0);
+    let mut state = KernelState::default();
+    state.routes.foreign.push(foreign.clone());
+    let node = Node::start_from(state, |_| {}).await;
+    let status = node.hold("10.1.1.0/24", "10.244.3.7").await.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    assert!(
+        status
+            .message()
+            .contains("10.1.1.0/24 proto static metric 0"),
+        "{status:?}"
+    );
+    assert_eq!(node.kernel.changes(), [""; 0]);
+    assert_eq!(node.kernel.foreign(), [foreign]);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_foreign_route_that_comes_later_is_told_to_the_holder_and_so_is_its_end() {
+    let node = Node::start().await;
+    let mut stream = node.held("10.1.1.0/24", "10.244.3.7").await;
+    node.kernel
+        .change(|state| state.routes.foreign.push(foreign_route("10.1.1.0/24", 0)));
+    assert!(!next(&mut stream).await.unwrap().installed);
+    let routes = node.routes().await;
+    assert!(routes[0].last_error.contains("proto static"), "{routes:?}");
+    node.kernel.change(|state| state.routes.foreign.clear());
+    assert!(next(&mut stream).await.unwrap().installed);
+    assert_eq!(node.routes().await[0].last_error, "");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_route_that_somebody_deletes_is_restored() {
+    let node = Node::start().await;
+    let _stream = node.held("10.1.1.0/24", "10.244.3.7").await;
+    let route = own_route("10.1.1.0/24", &["10.244.3.7"]);
+    node.kernel.change(|state| state.routes.own.clear());
+    node.kernel.wait_for_own(&[route]).await;
+    let metrics = node.metrics.encode();
+    assert!(
+        metrics.contains("portlb_node_router_kernel_changes_total{change=\"add\"}"),
+        "{metrics}"
+    );
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_route_that_cannot_be_restored_is_told_to_the_holder_and_tried_again() {
+    let node = Node::start().await;
+    let mut stream = node.held("10.1.1.0/24", "10.244.3.7").await;
+    node.kernel.change(|state| {
+        state.routes.own.clear();
+        state.refuses_changes = Some(ENOMEM);
+    });
+    assert!(!next(&mut stream).await.unwrap().installed);
+    // No notification: the owner comes back by itself.
+    node.kernel.change(|state| state.refuses_changes = None);
+    assert!(next(&mut stream).await.unwrap().installed);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_refusal_of_the_kernel_reaches_the_client_with_its_cause() {
+    let state = KernelState {
+        refuses_changes: Some(ENOMEM),
+        ..KernelState::default()
+    };
+    let node = Node::start_from(state, |_| {}).await;
+    let status = node.hold("10.1.1.0/24", "10.244.3.7").await.unwrap_err();
+    assert_eq!(status.code(), Code::Internal);
+    for part in ["add the route to 10.1.1.0/24", "Cannot allocate memory"] {
+        assert!(status.message().contains(part), "{status:?}");
+    }
+    assert_eq!(node.routes().await, []);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn an_acknowledgement_alone_is_not_believed() {
+    let state = KernelState {
+        forgets_changes: true,
+        ..KernelState::default()
+    };
+    let node = Node::start_from(state, |_| {}).await;
+    let status = node.hold("10.1.1.0/24", "10.244.3.7").await.unwrap_err();
+    assert!(status.message().contains("reads back"), "{status:?}");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn an_unreadable_kernel_refuses_the_claim_and_shows_in_readiness_until_it_is_back() {
+    let node = Node::start().await;
+    node.kernel
+        .change(|state| state.refuses_reading = Some(ENOMEM));
+    let status = node.hold("10.1.1.0/24", "10.244.3.7").await.unwrap_err();
+    assert!(
+        status.message().contains("read the kernel's routes"),
+        "{status:?}"
+    );
+    assert!(!node.readiness.is_ready(), "{}", node.readiness.report());
+    node.kernel.change(|state| state.refuses_reading = None);
+    node.held("10.1.1.0/24", "10.244.3.7").await;
+    assert!(node.readiness.is_ready(), "{}", node.readiness.report());
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_pod_that_loses_its_link_leaves_the_route_to_the_other() {
+    let node = Node::start().await;
+    let mut first = node.held("10.1.1.0/24", "10.244.3.7").await;
+    let _second = node.held("10.1.1.0/24", "10.244.3.8").await;
+    node.kernel.change(|state| {
+        state
+            .not_on_link
+            .insert("10.244.3.7".parse().unwrap(), NotOnLink::NoRoute);
+    });
+    node.kernel
+        .wait_for_own(&[own_route("10.1.1.0/24", &["10.244.3.8"])])
+        .await;
+    assert!(!next(&mut first).await.unwrap().installed);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn routes_stay_when_the_daemon_ends_and_holders_are_told() {
+    let node = Node::start().await;
+    let mut stream = node.held("10.1.1.0/24", "10.244.3.7").await;
+    let kernel = node.stop().await;
+    let status = next(&mut stream).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    assert_eq!(kernel.own(), [own_route("10.1.1.0/24", &["10.244.3.7"])]);
+}
+
+#[tokio::test]
+async fn a_route_of_an_earlier_run_is_held_again_without_a_change() {
+    let mut state = KernelState::default();
+    let left = own_route("10.1.1.0/24", &["10.244.3.7", "10.244.3.8"]);
+    state.routes.own.push(left.clone());
+    let node = Node::start_from(state, |_| {}).await;
+    let adopted = node.routes().await;
+    assert_eq!(adopted[0].next_hops.len(), 2);
+    assert_eq!(adopted[0].next_hops[0].holders, 0);
+    let _stream = node.held("10.1.1.0/24", "10.244.3.7").await;
+    assert_eq!(node.kernel.changes(), [""; 0]);
+    assert_eq!(node.kernel.own(), [left]);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn what_nobody_holds_again_is_removed_after_the_adoption_timeout() {
+    let mut state = KernelState::default();
+    state.routes.own = vec![
+        own_route("10.1.1.0/24", &["10.244.3.7", "10.244.3.8"]),
+        own_route("10.1.2.0/24", &["10.244.3.7"]),
+    ];
+    let node = Node::start_from(state, |config| {
+        config.adopt_timeout = Duration::from_millis(500);
+    })
+    .await;
+    let _stream = node.held("10.1.1.0/24", "10.244.3.8").await;
+    node.kernel
+        .wait_for_own(&[own_route("10.1.1.0/24", &["10.244.3.8"])])
+        .await;
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn an_adoption_timeout_of_zero_removes_at_start() {
+    let mut state = KernelState::default();
+    state
+        .routes
+        .own
+        .push(own_route("10.1.1.0/24", &["10.244.3.7"]));
+    let node = Node::start_from(state, |config| config.adopt_timeout = Duration::ZERO).await;
+    assert_eq!(node.kernel.own(), []);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn what_the_policy_does_not_allow_any_more_is_removed_at_start() {
+    let mut state = KernelState::default();
+    state.routes.own = vec![
+        own_route("10.1.1.0/24", &["10.244.3.7"]),
+        own_route("10.9.9.0/24", &["10.244.3.7"]),
+        own_route("10.1.2.0/24", &["10.244.99.7"]),
+    ];
+    let node = Node::start_from(state, |_| {}).await;
+    assert_eq!(
+        node.kernel.own(),
+        [own_route("10.1.1.0/24", &["10.244.3.7"])]
+    );
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_watch_tells_every_route_then_synced_then_changes_and_removals() {
+    let node = Node::start().await;
+    let first = node.held("10.1.1.0/24", "10.244.3.7").await;
+    let mut watch = watch(&node).await;
+    let event = next(&mut watch).await.unwrap().event.unwrap();
+    let Event::Route(route) = event else {
+        panic!("{event:?}")
+    };
+    assert_eq!(route.prefix, "10.1.1.0/24");
+    assert!(route.installed);
+    assert_eq!(route.next_hops[0].gateway, "10.244.3.7");
+    assert_eq!(route.next_hops[0].interface, "pods0");
+    assert!(matches!(
+        next(&mut watch).await.unwrap().event,
+        Some(Event::Synced(_))
+    ));
+    drop(first);
+    assert_eq!(
+        next(&mut watch).await.unwrap().event,
+        Some(Event::RemovedRoute("10.1.1.0/24".to_owned()))
+    );
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn the_holder_is_shown_by_process_and_user() {
+    let node = Node::start().await;
+    let _stream = node.held("10.1.1.0/24", "10.244.3.7").await;
+    let next_hop = &node.routes().await[0].next_hops[0];
+    assert_eq!(
+        next_hop.holder_process_id,
+        i32::try_from(std::process::id()).unwrap()
+    );
+    assert_eq!(next_hop.holder_user_id, nix::unistd::getuid().as_raw());
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn the_socket_has_the_mode_of_the_flag() {
+    let node = Node::start().await;
+    let mode = std::fs::metadata(&node.socket)
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o660);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_prefix_above_the_limit_is_refused_and_a_second_gateway_of_a_known_one_is_not() {
+    let node = Node::start_from(KernelState::default(), |config| config.max_routes = 1).await;
+    let first = node.held("10.1.1.0/24", "10.244.3.7").await;
+    let status = node.hold("10.1.2.0/24", "10.244.3.7").await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    assert!(status.message().contains("--max-routes"), "{status:?}");
+    let second = node.held("10.1.1.0/24", "10.244.3.8").await;
+    drop((first, second));
+    node.kernel.wait_for_own(&[]).await;
+    node.held("10.1.2.0/24", "10.244.3.7").await;
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_thousand_claims_at_once_are_granted() {
+    let node = Node::start().await;
+    let client = node.client();
+    let claims = (0..1_000_u32).map(|n| {
+        let mut client = client.clone();
+        let prefix = format!("10.1.{}.{}/32", n / 250, n % 250);
+        async move { hold(&mut client, &prefix, "10.244.3.7").await }
+    });
+    let streams = futures::future::join_all(claims).await;
+    assert!(streams.iter().all(Result::is_ok));
+    assert_eq!(node.kernel.own().len(), 1_000);
+    drop(streams);
+    node.kernel.wait_for_own(&[]).await;
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn the_exemption_is_there_before_any_claim_and_is_restored_when_it_is_lost() {
+    let node = Node::start_from(KernelState::default(), |config| {
+        config.audit_interval = Duration::from_millis(100);
+    })
+    .await;
+    let installed = node.firewall.table.lock().unwrap().take().unwrap();
+    assert_eq!(installed.name, node_router::TABLE_NAME);
+    let restored = async {
+        while node.firewall.table.lock().unwrap().is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(crate::support::DEADLINE, restored)
+        .await
+        .unwrap();
+    assert_eq!(
+        node.firewall.table.lock().unwrap().as_ref(),
+        Some(&installed)
+    );
+    let kept = node.firewall.clone();
+    node.stop().await;
+    assert!(kept.table.lock().unwrap().is_some(), "it stays at exit");
+}
+
+#[tokio::test]
+async fn a_kernel_without_nftables_is_said_once_and_routes_work_all_the_same() {
+    let (notifications, changes) = tokio::sync::mpsc::channel(1);
+    let firewall = FakeFirewall::default();
+    *firewall.refuses.lock().unwrap() = Some(|| nftables_table::Error::Unsupported {
+        what: "a table of family inet".to_owned(),
+        source: std::io::Error::from_raw_os_error(95),
+    });
+    let kernel = FakeKernel::new(KernelState::default(), notifications);
+    let node = Node::start_on(kernel, changes, firewall, |_| {}).await;
+    assert!(node.readiness.is_ready());
+    let report = node.readiness.report();
+    assert!(report.contains("the kernel cannot"), "{report}");
+    assert!(
+        node.metrics
+            .encode()
+            .contains("portlb_node_router_exemption_installed 0\n")
+    );
+    node.held("10.1.1.0/24", "10.244.3.7").await;
+    node.stop().await;
+}
+
+async fn watch(node: &Node) -> tonic::Streaming<daemon_api::noderoute::v1::WatchRoutesResponse> {
+    let response = node.client().watch_routes(WatchRoutesRequest {}).await;
+    response.unwrap().into_inner()
+}

@@ -1,0 +1,428 @@
+//! The daemon on a real kernel: each test in a network namespace of its own. Needs CAP_SYS_ADMIN
+//! and CAP_NET_ADMIN, as root has; without them the tests fail.
+
+use std::{net::IpAddr, time::Duration};
+
+use daemon_runtime::Daemon;
+use node_router::{Config, Kernel, NetlinkKernel, NotOnLink, OpenedKernel};
+use tonic::{Code, Streaming};
+
+use crate::{
+    namespace::{in_namespace, ip, run},
+    support::{DEADLINE, config, foreign_route, hold, next, prefix},
+};
+
+/// The routes to a prefix, each next hop on the line of its route.
+fn routes(prefix: &str) -> Vec<String> {
+    let family = if prefix.contains(':') { "-6" } else { "-4" };
+    let text = ip(&format!("{family} route show {prefix}"));
+    let mut routes: Vec<String> = Vec::new();
+    for line in text.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match routes.last_mut() {
+            Some(route) if line.starts_with(char::is_whitespace) => {
+                route.push_str(&format!(" / {}", words.join(" ")));
+            }
+            Some(_) | None => routes.push(words.join(" ")),
+        }
+    }
+    routes
+}
+
+/// Waits until `ip` shows what is expected; it has no event to wait for.
+async fn wait_for_routes(prefix: &str, is_so: impl Fn(&[String]) -> bool) {
+    let seen = async {
+        while !is_so(&routes(prefix)) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    assert!(
+        tokio::time::timeout(DEADLINE, seen).await.is_ok(),
+        "{prefix}: {:?}",
+        routes(prefix)
+    );
+}
+
+pub(crate) struct Node {
+    daemon: tokio::task::JoinHandle<Result<(), daemon_runtime::DaemonError>>,
+    shutdown: daemon_runtime::Shutdown,
+    target: daemon_runtime::Target,
+    metrics: daemon_runtime::Metrics,
+    _directory: tempfile::TempDir,
+}
+
+impl Node {
+    pub(crate) async fn start(adjust: impl FnOnce(&mut Config)) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("node-router.sock");
+        let mut config = config(socket.clone());
+        adjust(&mut config);
+        let mut daemon = Daemon::new("node-router");
+        node_router::start(config, &mut daemon).await.unwrap();
+        Self {
+            shutdown: daemon.shutdown().clone(),
+            metrics: daemon.metrics().clone(),
+            daemon: tokio::spawn(daemon.run_until_drained(std::future::pending())),
+            target: daemon_runtime::Target::Unix(socket),
+            _directory: directory,
+        }
+    }
+
+    pub(crate) async fn hold(
+        &self,
+        prefix: &str,
+        gateway: &str,
+    ) -> Result<Streaming<daemon_api::noderoute::v1::HoldResponse>, tonic::Status> {
+        let channel = self.target.channel();
+        let mut client =
+            daemon_api::noderoute::v1::node_route_client::NodeRouteClient::new(channel);
+        let mut stream = hold(&mut client, prefix, gateway).await?;
+        let first = next(&mut stream).await.unwrap();
+        assert!(first.installed && first.interface == "pods0", "{first:?}");
+        Ok(stream)
+    }
+
+    pub(crate) async fn stop(self) {
+        self.shutdown.request();
+        self.daemon.await.unwrap().unwrap();
+    }
+}
+
+#[test]
+fn an_ipv4_route_lives_as_long_as_the_stream() {
+    in_namespace(async || {
+        let node = Node::start(|_| {}).await;
+        let stream = node.hold("10.1.1.0/24", "10.244.3.7").await.unwrap();
+        assert_eq!(
+            routes("10.1.1.0/24"),
+            ["10.1.1.0/24 via 10.244.3.7 dev pods0 proto 112 metric 112"]
+        );
+        drop(stream);
+        wait_for_routes("10.1.1.0/24", <[_]>::is_empty).await;
+        node.stop().await;
+    });
+}
+
+#[test]
+fn an_ipv6_route_lives_as_long_as_the_stream() {
+    in_namespace(async || {
+        let node = Node::start(|_| {}).await;
+        let stream = node.hold("fd00:1::/64", "fd00:244:3::7").await.unwrap();
+        let shown = routes("fd00:1::/64");
+        assert!(
+            shown[0].starts_with("fd00:1::/64 via fd00:244:3::7 dev pods0 proto 112 metric 112"),
+            "{shown:?}"
+        );
+        drop(stream);
+        wait_for_routes("fd00:1::/64", <[_]>::is_empty).await;
+        node.stop().await;
+    });
+}
+
+/// One, two, three, two, one, no pods.
+async fn check_multipath(prefix: &str, gateways: [&str; 3]) {
+    let node = Node::start(|_| {}).await;
+    let mut streams = Vec::new();
+    for gateway in gateways {
+        streams.push(node.hold(prefix, gateway).await.unwrap());
+    }
+    let shows = |expected: &'static [bool]| {
+        move |shown: &[String]| {
+            shown.len() == 1
+                && gateways
+                    .iter()
+                    .zip(expected)
+                    .all(|(gateway, &via)| shown[0].contains(&format!("via {gateway} ")) == via)
+        }
+    };
+    wait_for_routes(prefix, shows(&[true, true, true])).await;
+    streams.remove(1);
+    wait_for_routes(prefix, shows(&[true, false, true])).await;
+    streams.remove(0);
+    wait_for_routes(prefix, shows(&[false, false, true])).await;
+    streams.push(node.hold(prefix, gateways[0]).await.unwrap());
+    wait_for_routes(prefix, shows(&[true, false, true])).await;
+    streams.clear();
+    wait_for_routes(prefix, <[_]>::is_empty).await;
+    node.stop().await;
+}
+
+#[test]
+fn several_pods_share_one_ipv4_multipath_route() {
+    in_namespace(|| check_multipath("10.1.1.0/24", ["10.244.3.7", "10.244.3.8", "10.244.3.9"]));
+}
+
+#[test]
+fn several_pods_share_one_ipv6_multipath_route() {
+    in_namespace(|| {
+        check_multipath(
+            "fd00:1::/64",
+            ["fd00:244:3::7", "fd00:244:3::8", "fd00:244:3::9"],
+        )
+    });
+}
+
+#[test]
+fn a_foreign_route_of_the_same_prefix_is_refused_and_survives_unchanged() {
+    for (prefix, foreign, gateway) in [
+        ("10.1.1.0/24", "via 192.0.2.9 dev uplink", "10.244.3.7"),
+        (
+            "10.1.1.0/24",
+            "via 192.0.2.9 dev uplink metric 112",
+            "10.244.3.7",
+        ),
+        (
+            "fd00:1::/64",
+            "via fd00:244:3::9 dev pods0 metric 112",
+            "fd00:244:3::7",
+        ),
+    ] {
+        in_namespace(async move || {
+            let family = if prefix.contains(':') { "-6" } else { "-4" };
+            ip(&format!(
+                "{family} route add {prefix} {foreign} proto static"
+            ));
+            let before = routes(prefix);
+            let node = Node::start(|_| {}).await;
+            let status = node.hold(prefix, gateway).await.unwrap_err();
+            assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}");
+            assert!(status.message().contains("proto static"), "{status:?}");
+            assert_eq!(routes(prefix), before);
+            node.stop().await;
+            assert_eq!(routes(prefix), before);
+        });
+    }
+}
+
+#[test]
+fn a_foreign_route_with_a_higher_metric_stands_beside_ours_and_survives() {
+    in_namespace(async || {
+        ip("route add 10.1.1.0/24 via 192.0.2.9 metric 500 proto static");
+        let before = routes("10.1.1.0/24");
+        let node = Node::start(|_| {}).await;
+        let stream = node.hold("10.1.1.0/24", "10.244.3.7").await.unwrap();
+        assert_eq!(routes("10.1.1.0/24").len(), 2);
+        assert!(ip("route get 10.1.1.5").contains("via 10.244.3.7"));
+        drop(stream);
+        wait_for_routes("10.1.1.0/24", |shown| shown == before).await;
+        node.stop().await;
+    });
+}
+
+#[test]
+fn a_gateway_that_is_not_directly_on_a_link_is_refused() {
+    in_namespace(async || {
+        // Within the allowed gateways, but routed elsewhere.
+        ip("route add 10.244.3.128/25 via 192.0.2.1");
+        ip("route add unreachable 10.244.3.99/32");
+        let node = Node::start(|_| {}).await;
+        for (gateway, part) in [
+            ("10.244.3.200", "by way of 192.0.2.1"),
+            ("10.244.3.1", "address of the node itself"),
+            ("10.244.3.99", "no route"),
+        ] {
+            let status = node.hold("10.1.1.0/24", gateway).await.unwrap_err();
+            assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}");
+            assert!(status.message().contains(part), "{status:?}");
+        }
+        assert_eq!(routes("10.1.1.0/24"), [""; 0]);
+        node.stop().await;
+    });
+}
+
+#[test]
+fn a_pod_on_an_interface_of_its_own_without_subnet_is_a_gateway() {
+    in_namespace(async || {
+        ip("addr del 10.244.3.1/24 dev pods0");
+        ip("route add 10.244.3.7/32 dev pods0 scope link");
+        let node = Node::start(|_| {}).await;
+        let _stream = node.hold("10.1.1.0/24", "10.244.3.7").await.unwrap();
+        assert_eq!(routes("10.1.1.0/24").len(), 1);
+        node.stop().await;
+    });
+}
+
+#[test]
+fn a_route_that_somebody_deletes_is_restored() {
+    in_namespace(async || {
+        let node = Node::start(|_| {}).await;
+        let _v4 = node.hold("10.1.1.0/24", "10.244.3.7").await.unwrap();
+        let _v6 = node.hold("fd00:1::/64", "fd00:244:3::7").await.unwrap();
+        for (family, prefix) in [("-4", "10.1.1.0/24"), ("-6", "fd00:1::/64")] {
+            ip(&format!("{family} route del {prefix}"));
+            wait_for_routes(prefix, |shown| shown.len() == 1).await;
+        }
+        let metrics = node.metrics.encode();
+        assert!(metrics.contains("node_router_repairs_total 2"), "{metrics}");
+        node.stop().await;
+    });
+}
+
+#[test]
+fn a_route_that_somebody_replaces_is_restored() {
+    in_namespace(async || {
+        let node = Node::start(|_| {}).await;
+        let mut stream = node.hold("10.1.1.0/24", "10.244.3.7").await.unwrap();
+        // Somebody's route in the place of ours is a foreign one: told, and left alone.
+        ip("route replace 10.1.1.0/24 via 192.0.2.9 metric 112 proto static");
+        assert!(!next(&mut stream).await.unwrap().installed);
+        ip("route del 10.1.1.0/24 metric 112");
+        assert!(next(&mut stream).await.unwrap().installed);
+        // Other next hops for ours are put right.
+        ip("route replace 10.1.1.0/24 via 192.0.2.9 metric 112 proto 112");
+        wait_for_routes("10.1.1.0/24", |shown| {
+            shown.len() == 1 && shown[0].contains("via 10.244.3.7 ")
+        })
+        .await;
+        node.stop().await;
+    });
+}
+
+#[test]
+fn a_link_that_goes_down_and_comes_back_is_followed() {
+    in_namespace(async || {
+        let node = Node::start(|_| {}).await;
+        let mut stream = node.hold("10.1.1.0/24", "10.244.3.7").await.unwrap();
+        ip("link set pods0 down");
+        assert!(!next(&mut stream).await.unwrap().installed);
+        assert_eq!(routes("10.1.1.0/24"), [""; 0]);
+        ip("link set pods0 up");
+        assert!(next(&mut stream).await.unwrap().installed);
+        assert_eq!(routes("10.1.1.0/24").len(), 1);
+        node.stop().await;
+    });
+}
+
+#[test]
+fn routes_stay_at_exit_and_the_next_run_adopts_them_without_a_write() {
+    in_namespace(async || {
+        let node = Node::start(|_| {}).await;
+        let v4 = [
+            node.hold("10.1.1.0/24", "10.244.3.7").await.unwrap(),
+            node.hold("10.1.1.0/24", "10.244.3.8").await.unwrap(),
+        ];
+        let v6 = [
+            node.hold("fd00:1::/64", "fd00:244:3::7").await.unwrap(),
+            node.hold("fd00:1::/64", "fd00:244:3::8").await.unwrap(),
+        ];
+        let before = (routes("10.1.1.0/24"), routes("fd00:1::/64"));
+        node.stop().await;
+        drop((v4, v6));
+        assert_eq!((routes("10.1.1.0/24"), routes("fd00:1::/64")), before);
+
+        let node = Node::start(|config| config.adopt_timeout = Duration::from_secs(2)).await;
+        let _v4 = node.hold("10.1.1.0/24", "10.244.3.7").await.unwrap();
+        let _v6 = node.hold("fd00:1::/64", "fd00:244:3::8").await.unwrap();
+        assert_eq!((routes("10.1.1.0/24"), routes("fd00:1::/64")), before);
+        let metrics = node.metrics.encode();
+        assert!(!metrics.contains("kernel_changes_total{"), "{metrics}");
+
+        wait_for_routes("10.1.1.0/24", |shown| !shown[0].contains("10.244.3.8")).await;
+        wait_for_routes("fd00:1::/64", |shown| !shown[0].contains("fd00:244:3::7")).await;
+        node.stop().await;
+    });
+}
+
+#[test]
+fn leftovers_in_a_form_that_is_not_ours_are_removed() {
+    in_namespace(async || {
+        ip("route add blackhole 10.1.1.0/24 proto 112 metric 112");
+        ip("route add 10.1.2.0/24 via 10.244.3.7 proto 112 metric 7");
+        ip("-6 route add unreachable fd00:1::/64 proto 112 metric 112");
+        ip("route add 10.77.0.0/16 via 192.0.2.9 proto static");
+        let node = Node::start(|config| config.adopt_timeout = Duration::ZERO).await;
+        assert_eq!(ip("route show proto 112"), "");
+        assert_eq!(ip("-6 route show proto 112"), "");
+        assert_eq!(routes("10.77.0.0/16").len(), 1);
+        node.stop().await;
+    });
+}
+
+#[test]
+fn the_kernel_tells_where_a_gateway_is() {
+    in_namespace(async || {
+        let policy = config("/unused".into()).policy;
+        let OpenedKernel {
+            mut kernel,
+            changes: _,
+            serving,
+        } = NetlinkKernel::open(policy).unwrap();
+        tokio::spawn(serving);
+        let mut link_to = async |text: &str| {
+            let gateway: IpAddr = text.parse().unwrap();
+            kernel.link_to(gateway).await.unwrap().map(|link| link.name)
+        };
+        assert_eq!(link_to("10.244.3.7").await, Ok("pods0".to_owned()));
+        assert_eq!(link_to("fd00:244:3::7").await, Ok("pods0".to_owned()));
+        assert_eq!(link_to("10.244.3.1").await, Err(NotOnLink::Local));
+        assert_eq!(link_to("fd00:244:3::1").await, Err(NotOnLink::Local));
+        let router = "192.0.2.1".parse().unwrap();
+        assert_eq!(
+            link_to("198.51.100.1").await,
+            Err(NotOnLink::BehindRouter(router))
+        );
+        assert_eq!(link_to("2001:db8::1").await, Err(NotOnLink::NoRoute));
+    });
+}
+
+#[test]
+fn only_routes_that_could_win_over_a_claim_are_foreign() {
+    in_namespace(async || {
+        ip("route add 10.1.1.0/24 via 192.0.2.9 proto static");
+        ip("route add 10.1.2.0/24 via 192.0.2.9 proto static table 100");
+        ip("route add 10.99.1.0/24 via 192.0.2.9 proto static");
+        ip("addr add 10.1.3.1/32 dev lo");
+        let policy = config("/unused".into()).policy;
+        let OpenedKernel {
+            mut kernel,
+            changes: _,
+            serving,
+        } = NetlinkKernel::open(policy).unwrap();
+        tokio::spawn(serving);
+        let mut foreign = kernel.routes().await.unwrap().foreign;
+        foreign.sort_by_key(|route| route.prefix);
+        assert_eq!(foreign[0], foreign_route("10.1.1.0/24", 0));
+        assert_eq!(foreign[1].prefix, prefix("10.1.3.1/32"));
+        assert!(foreign[1].is_local);
+        assert_eq!(foreign.len(), 2);
+    });
+}
+
+#[test]
+fn service_addresses_are_not_tracked_and_the_table_outlives_the_daemon() {
+    in_namespace(async || {
+        let node = Node::start(|_| {}).await;
+        let table = run("nft", "list table inet portlb-node-router");
+        for part in [
+            "type filter hook prerouting priority raw; policy accept;",
+            "type filter hook output priority raw; policy accept;",
+            "10.1.0.0/16",
+            "fd00:1::/64",
+            "notrack",
+        ] {
+            assert!(table.contains(part), "{part:?} is not in {table}");
+        }
+        node.stop().await;
+        assert_eq!(run("nft", "list table inet portlb-node-router"), table);
+
+        // The next run finds it right; a counter that stands shows that it was not replaced.
+        let node = Node::start(|_| {}).await;
+        assert_eq!(run("nft", "list table inet portlb-node-router"), table);
+        node.stop().await;
+    });
+}
+
+#[test]
+fn an_exemption_that_somebody_removes_is_restored() {
+    in_namespace(async || {
+        let node = Node::start(|config| config.audit_interval = Duration::from_millis(100)).await;
+        run("nft", "flush ruleset");
+        let restored = async {
+            while !run("nft", "list tables").contains("portlb-node-router") {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, restored).await.unwrap();
+        node.stop().await;
+    });
+}

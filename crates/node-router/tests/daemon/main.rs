@@ -1,0 +1,11 @@
+//! The daemon from outside: in process on a fake kernel, in process on a real one, as a process.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
+mod any_order;
+mod component;
+mod kernel;
+mod namespace;
+mod process;
+mod support;
+mod tracking;

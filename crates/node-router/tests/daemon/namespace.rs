@@ -1,0 +1,110 @@
+//! A network namespace for one test, on this machine's kernel.
+
+use std::{
+    process::Command,
+    sync::mpsc::{Receiver, Sender, channel},
+};
+
+use nix::{
+    sched::{CloneFlags, unshare},
+    unistd::{getpid, gettid},
+};
+
+use crate::support::DEADLINE;
+
+/// Runs the body in a fresh network namespace with a bridge of pods, and a link to a router.
+pub(crate) fn in_namespace<F: Future<Output = ()>>(body: impl FnOnce() -> F + Send + 'static) {
+    let thread = std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("root, or CAP_SYS_ADMIN, to make a namespace");
+        for line in [
+            "link set lo up",
+            "link add pods0 type bridge",
+            "link add pod7 type veth peer name pod7-inside",
+            "link set pod7 master pods0 up",
+            "link set pod7-inside up",
+            "link set pods0 up",
+            "addr add 10.244.3.1/24 dev pods0",
+            "addr add fd00:244:3::1/64 dev pods0 nodad",
+            "link add uplink type veth peer name router",
+            "link set router up",
+            "link set uplink up",
+            "addr add 192.0.2.2/24 dev uplink",
+            "route add default via 192.0.2.1",
+        ] {
+            ip(line);
+        }
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+            .block_on(async { tokio::time::timeout(6 * DEADLINE, body()).await.unwrap() });
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// Runs `ip`, which must succeed, in the namespace of this thread.
+pub(crate) fn ip(arguments: &str) -> String {
+    run("ip", arguments)
+}
+
+pub(crate) fn run(program: &str, arguments: &str) -> String {
+    let output = Command::new(program)
+        .args(arguments.split_whitespace())
+        .output()
+        .unwrap_or_else(|error| panic!("{program} is needed: {error}"));
+    assert!(
+        output.status.success(),
+        "{program} {arguments}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Another namespace, beside the one of the test's thread.
+pub(crate) struct Namespace {
+    path: String,
+    jobs: Sender<Box<dyn FnOnce() + Send>>,
+}
+
+impl Namespace {
+    pub(crate) fn new() -> Self {
+        let (jobs, todo) = channel::<Box<dyn FnOnce() + Send>>();
+        let (entered, path) = channel();
+        std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET).expect("root, or CAP_SYS_ADMIN, to make a namespace");
+            let path = format!("/proc/{}/task/{}/ns/net", getpid(), gettid());
+            entered.send(path).unwrap();
+            for job in todo {
+                job();
+            }
+        });
+        Self {
+            path: path.recv().unwrap(),
+            jobs,
+        }
+    }
+
+    /// For `ip link set NAME netns PATH`.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Starts a job inside; its result arrives over the channel.
+    pub(crate) fn spawn<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Receiver<T> {
+        let (done, result) = channel();
+        let job = Box::new(move || done.send(job()).unwrap());
+        self.jobs.send(job).unwrap();
+        result
+    }
+
+    /// Runs a job inside and waits for its result.
+    pub(crate) fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
+        let result = self.spawn(job).recv();
+        result.expect("the job did not panic")
+    }
+}

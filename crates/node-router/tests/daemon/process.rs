@@ -1,0 +1,214 @@
+//! The daemon as a process: exit codes, messages, signals.
+
+use std::{
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use daemon_api::noderoute::v1::node_route_client::NodeRouteClient;
+use daemon_runtime::Target;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::{
+    namespace::{in_namespace, ip},
+    support::{DEADLINE, hold, next},
+};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_node-router");
+const RANGES: [&str; 2] = [
+    "--allowed-prefixes=10.1.1.0/24",
+    "--allowed-gateways=10.244.3.0/24",
+];
+
+/// A process that ends with the test.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // One that has ended already is what most tests want.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Process {
+    fn start(socket: &Path) -> Self {
+        let child = Command::new(PROGRAM)
+            .args(RANGES)
+            .arg(format!("--grpc-listen=unix:{}", socket.display()))
+            .arg("--http-listen=127.0.0.1:0")
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self(child)
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.0.id()).unwrap()), signal).unwrap();
+    }
+
+    /// Waits for the end; the exit code, or none for an end by a signal.
+    fn exit_code(&mut self) -> Option<i32> {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            if let Some(status) = self.0.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(Instant::now() < deadline, "the process does not end");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+async fn wait_for_socket(socket: &Path) {
+    let answers = async {
+        while tokio::net::UnixStream::connect(socket).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, answers).await.unwrap();
+}
+
+fn run_to_end(program: &str, arguments: &[&str]) -> Output {
+    Command::new(program).args(arguments).output().unwrap()
+}
+
+fn errors(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn unusable_flags_end_with_code_2_and_one_message_before_anything_is_touched() {
+    let directory = tempfile::tempdir().unwrap();
+    let listen = format!(
+        "--grpc-listen=unix:{}",
+        directory.path().join("test.sock").display()
+    );
+    let cases: [(&[&str], &str); 4] = [
+        (&RANGES[..1], "--allowed-gateways is missing"),
+        (
+            &["--allowed-prefixes=10.1.1.1/24", RANGES[1]],
+            "write 10.1.1.0/24",
+        ),
+        (&[RANGES[0], RANGES[1], "--adopt-timeout=10"], "10s"),
+        (
+            &[RANGES[0], RANGES[1], "--log-level=lou=d=er"],
+            "--log-level",
+        ),
+    ];
+    for (flags, part) in cases {
+        let output = run_to_end(PROGRAM, &[flags, &[&listen]].concat());
+        assert_eq!(output.status.code(), Some(2), "{}", errors(&output));
+        assert!(errors(&output).contains(part), "{}", errors(&output));
+    }
+    assert_eq!(directory.path().read_dir().unwrap().count(), 0);
+}
+
+#[test]
+fn usable_flags_are_only_checked_on_request() {
+    let directory = tempfile::tempdir().unwrap();
+    let listen = format!(
+        "--grpc-listen=unix:{}",
+        directory.path().join("test.sock").display()
+    );
+    let flags = [RANGES[0], RANGES[1], &listen, "--check-config"];
+    let output = run_to_end(PROGRAM, &flags);
+    assert_eq!(output.status.code(), Some(0), "{}", errors(&output));
+    assert_eq!(directory.path().read_dir().unwrap().count(), 0);
+}
+
+#[test]
+fn help_tells_each_flag_its_variable_and_an_example() {
+    let help = run_to_end(PROGRAM, &["--help"]);
+    let text = String::from_utf8(help.stdout).unwrap();
+    for part in [
+        "--allowed-prefixes",
+        "PORTLB_ALLOWED_GATEWAYS",
+        "[default: 10s]",
+        "unix:/run/portlb/node-router.sock",
+        "NodeRoute/ListRoutes",
+        "NET_ADMIN",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in {text}");
+    }
+}
+
+#[test]
+fn sigterm_ends_with_code_0_and_leaves_the_route() {
+    in_namespace(async || {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("node-router.sock");
+        let mut process = Process::start(&socket);
+        wait_for_socket(&socket).await;
+        let mut client = NodeRouteClient::new(Target::Unix(socket.clone()).channel());
+        let mut stream = hold(&mut client, "10.1.1.0/24", "10.244.3.7")
+            .await
+            .unwrap();
+        assert!(next(&mut stream).await.unwrap().installed);
+        process.signal(Signal::SIGTERM);
+        assert!(next(&mut stream).await.is_err());
+        assert_eq!(process.exit_code(), Some(0));
+        assert!(!socket.exists());
+        assert!(ip("route show proto 112").contains("10.1.1.0/24 via 10.244.3.7"));
+    });
+}
+
+#[test]
+fn a_killed_daemon_leaves_the_route_and_the_next_one_takes_over() {
+    in_namespace(async || {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("node-router.sock");
+        let mut process = Process::start(&socket);
+        wait_for_socket(&socket).await;
+        let mut client = NodeRouteClient::new(Target::Unix(socket.clone()).channel());
+        let mut stream = hold(&mut client, "10.1.1.0/24", "10.244.3.7")
+            .await
+            .unwrap();
+        assert!(next(&mut stream).await.unwrap().installed);
+        process.signal(Signal::SIGKILL);
+        assert_eq!(process.exit_code(), None);
+        assert!(ip("route show proto 112").contains("10.1.1.0/24 via 10.244.3.7"));
+
+        let mut successor = Process::start(&socket);
+        wait_for_socket(&socket).await;
+        let mut client = NodeRouteClient::new(Target::Unix(socket.clone()).channel());
+        let mut stream = hold(&mut client, "10.1.1.0/24", "10.244.3.7")
+            .await
+            .unwrap();
+        assert!(next(&mut stream).await.unwrap().installed);
+        successor.signal(Signal::SIGINT);
+        assert_eq!(successor.exit_code(), Some(0));
+    });
+}
+
+#[test]
+fn a_missing_privilege_ends_with_code_1_and_names_what_grants_it() {
+    in_namespace(async || {
+        let directory = tempfile::tempdir().unwrap();
+        let listen = format!(
+            "--grpc-listen=unix:{}",
+            directory.path().join("test.sock").display()
+        );
+        let output = run_to_end(
+            "setpriv",
+            &[
+                "--bounding-set=-net_admin",
+                PROGRAM,
+                RANGES[0],
+                RANGES[1],
+                &listen,
+                "--http-listen=127.0.0.1:0",
+            ],
+        );
+        assert_eq!(output.status.code(), Some(1), "{}", errors(&output));
+        assert!(
+            errors(&output).contains("capabilities.add: [NET_ADMIN]"),
+            "{}",
+            errors(&output)
+        );
+    });
+}

@@ -1,0 +1,330 @@
+//! The daemon in process, with a kernel and a firewall that are values.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::IpAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use daemon_api::noderoute::v1::{
+    HoldRequest, HoldResponse, ListRoutesRequest, Route, node_route_client::NodeRouteClient,
+};
+use daemon_runtime::{Daemon, DaemonError, ListenAddress, Metrics, Readiness, Shutdown, Target};
+use ipnet::IpNet;
+use nftables_table::Table;
+use node_router::{
+    Config, Firewall, Kernel, KernelError, Link, METRIC, NotOnLink, Policy,
+    plan::{Actual, Change, ForeignRoute, NextHop, NextHops, OwnRoute},
+    start_with,
+};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
+use tonic::{Status, Streaming, transport::Channel};
+
+pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
+
+pub(crate) fn prefix(text: &str) -> IpNet {
+    text.parse().unwrap()
+}
+
+pub(crate) fn next_hops(gateways: &[&str]) -> NextHops {
+    let hop = |gateway: &&str| NextHop {
+        gateway: gateway.parse().unwrap(),
+        interface: 3,
+    };
+    gateways.iter().map(hop).collect()
+}
+
+pub(crate) fn own_route(text: &str, gateways: &[&str]) -> OwnRoute {
+    OwnRoute {
+        prefix: prefix(text),
+        metric: METRIC,
+        next_hops: Some(next_hops(gateways)),
+    }
+}
+
+pub(crate) fn foreign_route(text: &str, metric: u32) -> ForeignRoute {
+    ForeignRoute {
+        prefix: prefix(text),
+        metric,
+        is_local: false,
+        protocol: "static".to_owned(),
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct KernelState {
+    pub(crate) routes: Actual,
+    /// Addresses that are no neighbours; all others are on interface 3, `pods0`.
+    pub(crate) not_on_link: BTreeMap<IpAddr, NotOnLink>,
+    /// Error number that every change is answered with.
+    pub(crate) refuses_changes: Option<i32>,
+    /// Error number that reading the routes is answered with.
+    pub(crate) refuses_reading: Option<i32>,
+    /// Acknowledges changes without making them.
+    pub(crate) forgets_changes: bool,
+    pub(crate) changes: Vec<String>,
+}
+
+/// The test's side of the kernel.
+#[derive(Clone, Debug)]
+pub(crate) struct FakeKernel {
+    state: watch::Sender<KernelState>,
+    notifications: mpsc::Sender<()>,
+}
+
+impl FakeKernel {
+    pub(crate) fn new(state: KernelState, notifications: mpsc::Sender<()>) -> Self {
+        Self {
+            state: watch::Sender::new(state),
+            notifications,
+        }
+    }
+
+    /// Somebody else changes the kernel, which says so.
+    pub(crate) fn change(&self, change: impl FnOnce(&mut KernelState)) {
+        self.state.send_modify(change);
+        let _ = self.notifications.try_send(());
+    }
+
+    pub(crate) fn own(&self) -> Vec<OwnRoute> {
+        self.state.borrow().routes.own.clone()
+    }
+
+    pub(crate) fn foreign(&self) -> Vec<ForeignRoute> {
+        self.state.borrow().routes.foreign.clone()
+    }
+
+    pub(crate) fn changes(&self) -> Vec<String> {
+        self.state.borrow().changes.clone()
+    }
+
+    pub(crate) async fn wait_for(&self, what: &str, is_so: impl FnMut(&KernelState) -> bool) {
+        let mut state = self.state.subscribe();
+        let seen = tokio::time::timeout(DEADLINE, state.wait_for(is_so)).await;
+        assert!(
+            seen.is_ok(),
+            "{what}; the kernel: {:?}",
+            self.state.borrow()
+        );
+    }
+
+    pub(crate) async fn wait_for_own(&self, routes: &[OwnRoute]) {
+        self.wait_for(&format!("never {routes:?}"), |state| {
+            state.routes.own == routes
+        })
+        .await;
+    }
+}
+
+impl Kernel for FakeKernel {
+    async fn routes(&mut self) -> Result<Actual, KernelError> {
+        let state = self.state.borrow();
+        match state.refuses_reading {
+            Some(errno) => Err(KernelError::ReadRoutes(io::Error::from_raw_os_error(errno))),
+            None => Ok(state.routes.clone()),
+        }
+    }
+
+    async fn link_to(&mut self, gateway: IpAddr) -> Result<Result<Link, NotOnLink>, KernelError> {
+        Ok(match self.state.borrow().not_on_link.get(&gateway) {
+            Some(reason) => Err(reason.clone()),
+            None => Ok(Link {
+                interface: 3,
+                name: "pods0".to_owned(),
+            }),
+        })
+    }
+
+    async fn apply(&mut self, change: &Change) -> Result<(), KernelError> {
+        let refused = |errno| KernelError::Apply {
+            change: change.clone(),
+            source: io::Error::from_raw_os_error(errno),
+        };
+        if let Some(errno) = self.state.borrow().refuses_changes {
+            return Err(refused(errno));
+        }
+        self.state.send_modify(|state| {
+            state.changes.push(change.to_string());
+            if state.forgets_changes {
+                return;
+            }
+            let own = &mut state.routes.own;
+            own.retain(|route| route.prefix != change.prefix());
+            match change {
+                Change::Add { prefix, next_hops } | Change::Replace { prefix, next_hops } => {
+                    own.push(OwnRoute {
+                        prefix: *prefix,
+                        metric: METRIC,
+                        next_hops: Some(next_hops.clone()),
+                    });
+                    own.sort_by_key(|route| route.prefix);
+                }
+                Change::Remove { .. } => {}
+            }
+        });
+        let _ = self.notifications.try_send(());
+        Ok(())
+    }
+}
+
+/// Makes the error that a call is answered with.
+type Refusal = fn() -> nftables_table::Error;
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FakeFirewall {
+    pub(crate) table: Arc<Mutex<Option<Table>>>,
+    pub(crate) refuses: Arc<Mutex<Option<Refusal>>>,
+}
+
+impl FakeFirewall {
+    fn answer(&self) -> Result<(), nftables_table::Error> {
+        match *self.refuses.lock().unwrap() {
+            Some(error) => Err(error()),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Firewall for FakeFirewall {
+    fn holds(&mut self, table: &Table) -> Result<bool, nftables_table::Error> {
+        self.answer()?;
+        Ok(self.table.lock().unwrap().as_ref() == Some(table))
+    }
+
+    fn replace(&mut self, table: &Table) -> Result<(), nftables_table::Error> {
+        self.answer()?;
+        *self.table.lock().unwrap() = Some(table.clone());
+        Ok(())
+    }
+}
+
+pub(crate) struct Node {
+    pub(crate) kernel: FakeKernel,
+    pub(crate) firewall: FakeFirewall,
+    pub(crate) metrics: Metrics,
+    pub(crate) readiness: Readiness,
+    pub(crate) shutdown: Shutdown,
+    pub(crate) socket: PathBuf,
+    running: JoinHandle<Result<(), DaemonError>>,
+    directory: tempfile::TempDir,
+}
+
+pub(crate) fn config(socket: PathBuf) -> Config {
+    Config {
+        grpc_listen: ListenAddress::Unix(socket),
+        policy: Policy {
+            allowed_prefixes: vec![prefix("10.1.0.0/16"), prefix("fd00:1::/64")],
+            allowed_gateways: vec![prefix("10.244.3.0/24"), prefix("fd00:244:3::/64")],
+        },
+        adopt_timeout: Duration::from_secs(3600),
+        audit_interval: Duration::from_secs(3600),
+        max_routes: 1_000,
+        socket_mode: 0o660,
+        socket_group: None,
+    }
+}
+
+impl Node {
+    pub(crate) async fn start() -> Self {
+        Self::start_from(KernelState::default(), |_| {}).await
+    }
+
+    pub(crate) async fn start_from(state: KernelState, adjust: impl FnOnce(&mut Config)) -> Self {
+        let (notifications, changes) = mpsc::channel(1);
+        let kernel = FakeKernel::new(state, notifications);
+        let firewall = FakeFirewall::default();
+        Self::start_on(kernel, changes, firewall, adjust).await
+    }
+
+    pub(crate) async fn start_on(
+        kernel: FakeKernel,
+        changes: mpsc::Receiver<()>,
+        firewall: FakeFirewall,
+        adjust: impl FnOnce(&mut Config),
+    ) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("node-router.sock");
+        let mut config = config(socket.clone());
+        adjust(&mut config);
+        let mut daemon = Daemon::new("node-router");
+        let opened = firewall.clone();
+        start_with(config, &mut daemon, kernel.clone(), changes, || Ok(opened))
+            .await
+            .unwrap();
+        Self {
+            kernel,
+            firewall,
+            metrics: daemon.metrics().clone(),
+            readiness: daemon.readiness().clone(),
+            shutdown: daemon.shutdown().clone(),
+            socket,
+            running: tokio::spawn(daemon.run_until_drained(std::future::pending())),
+            directory,
+        }
+    }
+
+    pub(crate) fn client(&self) -> NodeRouteClient<Channel> {
+        NodeRouteClient::new(Target::Unix(self.socket.clone()).channel())
+    }
+
+    /// A claim over a connection of its own, as a pod's.
+    pub(crate) async fn hold(
+        &self,
+        prefix: &str,
+        gateway: &str,
+    ) -> Result<Streaming<HoldResponse>, Status> {
+        hold(&mut self.client(), prefix, gateway).await
+    }
+
+    /// A claim that is granted, with its first response read.
+    pub(crate) async fn held(&self, prefix: &str, gateway: &str) -> Streaming<HoldResponse> {
+        let mut stream = self.hold(prefix, gateway).await.unwrap();
+        let first = next(&mut stream).await.unwrap();
+        assert!(first.installed);
+        assert_eq!(first.interface, "pods0");
+        stream
+    }
+
+    pub(crate) async fn routes(&self) -> Vec<Route> {
+        let response = self.client().list_routes(ListRoutesRequest {}).await;
+        response.unwrap().into_inner().routes
+    }
+
+    /// Drains; the daemon must end without an error.
+    pub(crate) async fn stop(self) -> FakeKernel {
+        self.shutdown.request();
+        let ended = tokio::time::timeout(DEADLINE, self.running).await.unwrap();
+        ended.unwrap().unwrap();
+        drop(self.directory);
+        self.kernel
+    }
+}
+
+pub(crate) async fn hold(
+    client: &mut NodeRouteClient<Channel>,
+    prefix: &str,
+    gateway: &str,
+) -> Result<Streaming<HoldResponse>, Status> {
+    let request = HoldRequest {
+        prefix: prefix.to_owned(),
+        gateway: gateway.to_owned(),
+    };
+    let response = tokio::time::timeout(DEADLINE, client.hold(request)).await;
+    response
+        .expect("an answer before the deadline")
+        .map(tonic::Response::into_inner)
+}
+
+/// The next message of a stream, before the deadline.
+pub(crate) async fn next<T>(stream: &mut Streaming<T>) -> Result<T, Status> {
+    tokio::time::timeout(DEADLINE, stream.message())
+        .await
+        .expect("a message before the deadline")
+        .map(|message| message.expect("the stream goes on"))
+}

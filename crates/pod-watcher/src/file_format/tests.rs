@@ -1,0 +1,390 @@
+use std::time::Duration;
+
+use virtual_server::{
+    DesiredSet, FailureAction, ForwardingMethod, HealthCheck, HealthCheckKind, RealServerState,
+    Scheduler, TunnelKind, VirtualServer,
+};
+
+use super::parse;
+
+const HEAD: &str = "apiVersion: portlb.io/v1\nkind: VirtualServers\n";
+
+/// One entry; `more` are further lines of it.
+fn entry(more: &str) -> String {
+    format!(
+        "{HEAD}virtualServers:\n- name: web\n  addresses: [10.1.1.10]\n  ports: [80]\n  \
+         realServers:\n  - address: 10.0.2.3\n  - address: 10.0.2.4\n{more}"
+    )
+}
+
+#[track_caller]
+fn good(text: &str) -> DesiredSet {
+    parse(text).unwrap_or_else(|problem| panic!("{problem}\n{text}"))
+}
+
+#[track_caller]
+fn one(text: &str) -> VirtualServer {
+    let desired = good(text);
+    assert_eq!(desired.virtual_servers.len(), 1);
+    desired.virtual_servers.into_values().next().unwrap()
+}
+
+#[track_caller]
+fn check(text: &str, expected: &str) {
+    let problem = parse(text).expect_err("the document is refused");
+    assert_eq!(problem.to_string(), expected, "{text}");
+}
+
+fn ids(desired: &DesiredSet) -> Vec<String> {
+    desired
+        .virtual_servers
+        .keys()
+        .map(ToString::to_string)
+        .collect()
+}
+
+#[test]
+fn the_least_entry_gets_every_default() {
+    let server = one(&entry(""));
+    assert_eq!(server.id.to_string(), "tcp/10.1.1.10:80");
+    assert_eq!(server.name, "web");
+    assert_eq!(server.scheduler, Scheduler::MH_DEFAULT);
+    assert_eq!(
+        server.forwarding_method,
+        ForwardingMethod::Tunnel(TunnelKind::Ipip)
+    );
+    assert_eq!(server.persistence, None);
+    assert_eq!(server.health_check, Some(HealthCheck::default()));
+    assert_eq!(server.on_failure, FailureAction::Quiesce);
+    assert_eq!(server.minimum_healthy, 1);
+    let real_server = &server.real_servers[0];
+    assert_eq!(real_server.port, None);
+    assert_eq!(real_server.weight.0, 1);
+    assert_eq!(real_server.state, RealServerState::Ready);
+}
+
+#[test]
+fn every_field_is_taken_over() {
+    let server = one(&format!(
+        "{HEAD}virtualServers:
+- name: shop/web
+  addresses: [10.1.1.10]
+  ports: [80]
+  protocol: tcp
+  scheduler: sh
+  schedulerFlags: [port]
+  forwardingMethod: Masquerade
+  persistence: {{timeout: 5m, clientPrefixLength: 24}}
+  realServers:
+  - {{address: 10.0.2.4, port: 8080, weight: 0}}
+  - {{address: 10.0.2.3, port: 8081, weight: 65535, state: draining}}
+  healthCheck:
+    kind: tcpConnect
+    port: 9000
+    interval: 300ms
+    timeout: 100ms
+    rise: 1
+    fall: 2
+    initialJitter: 0ms
+  onFailure: remove
+  minimumHealthy: 2
+"
+    ));
+    assert_eq!(
+        server.scheduler,
+        Scheduler::Sh {
+            fallback: false,
+            port: true
+        }
+    );
+    assert_eq!(server.forwarding_method, ForwardingMethod::Masquerade);
+    let persistence = server.persistence.unwrap();
+    assert_eq!(persistence.timeout, Duration::from_secs(300));
+    assert_eq!(persistence.client_prefix_length, 24);
+    let shown: Vec<String> = server
+        .real_servers
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(shown, ["10.0.2.3:8081", "10.0.2.4:8080"]);
+    assert_eq!(server.real_servers[0].weight.0, 65535);
+    assert_eq!(server.real_servers[0].state, RealServerState::Draining);
+    let check = server.health_check.unwrap();
+    assert_eq!(
+        check,
+        HealthCheck {
+            kind: HealthCheckKind::TcpConnect {
+                port: std::num::NonZeroU16::new(9000)
+            },
+            interval: Duration::from_millis(300),
+            timeout: Duration::from_millis(100),
+            rise: 1,
+            fall: 2,
+            initial_jitter: Duration::ZERO,
+        }
+    );
+    assert_eq!(server.on_failure, FailureAction::Remove);
+    assert_eq!(server.minimum_healthy, 2);
+}
+
+#[test]
+fn an_entry_stands_for_each_pair_of_address_and_ports() {
+    let desired = good(&format!(
+        "{HEAD}serviceRanges: [10.1.1.0/24, 'fd00:1::/64']
+virtualServers:
+- name: web
+  addresses: [10.1.1.10, fd00:1::10]
+  ports: [80, 8000-8999]
+  realServers:
+  - address: 10.0.2.3
+  - address: fd00:2::3
+  - address: 10.0.2.4
+  healthCheck: {{port: 80}}
+"
+    ));
+    assert_eq!(
+        ids(&desired),
+        [
+            "tcp/10.1.1.10:80",
+            "tcp/10.1.1.10:8000-8999",
+            "tcp/[fd00:1::10]:80",
+            "tcp/[fd00:1::10]:8000-8999"
+        ]
+    );
+    let families: Vec<usize> = desired
+        .virtual_servers
+        .values()
+        .map(|server| server.real_servers.len())
+        .collect();
+    assert_eq!(families, [2, 2, 1, 1]);
+    let ranges: Vec<String> = desired
+        .service_ranges
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(ranges, ["10.1.1.0/24", "fd00:1::/64"]);
+}
+
+#[test]
+fn the_real_servers_of_one_family_may_tunnel_to_the_other() {
+    let server = one(&format!(
+        "{HEAD}virtualServers:\n- name: web\n  addresses: [10.1.1.10]\n  ports: [80]\n  \
+         realServers: [{{address: fd00:2::3}}]\n"
+    ));
+    assert!(server.real_servers[0].address.is_ipv6());
+}
+
+#[test]
+fn the_timeout_follows_a_shorter_interval() {
+    let server = one(&entry("  healthCheck: {interval: 300ms}\n"));
+    assert_eq!(
+        server.health_check.unwrap().timeout,
+        Duration::from_millis(300)
+    );
+}
+
+#[test]
+fn an_explicit_empty_list_is_valid_and_a_missing_one_is_not() {
+    assert_eq!(
+        good(&format!("{HEAD}virtualServers: []\n")),
+        DesiredSet::default()
+    );
+    check(
+        HEAD,
+        "2:1: the field `virtualServers` is missing here; add it",
+    );
+    check(
+        &format!("{HEAD}virtualServers:\n"),
+        "3:15: a list is missing here; write [] if it shall be empty",
+    );
+    check(
+        &format!("{HEAD}virtualServers: null\n"),
+        "3:17: a list is missing here; write [] if it shall be empty",
+    );
+    for field in ["addresses", "ports", "realServers", "serviceRanges"] {
+        let document = entry("serviceRanges: [10.9.0.0/16]\n")
+            .replace("  - address: 10.0.2.3\n  - address: 10.0.2.4\n", "");
+        let cut: Vec<&str> = document
+            .lines()
+            .map(|line| match line.split_once(&format!("{field}:")) {
+                Some((before, _)) => &line[..before.len() + field.len() + 1],
+                None => line,
+            })
+            .collect();
+        let problem = parse(&cut.join("\n")).unwrap_err().to_string();
+        assert!(problem.contains("a list is missing here"), "{problem}");
+    }
+    check("", " the file is empty");
+    assert!(parse("# only a comment\n").is_err());
+}
+
+#[test]
+fn another_version_or_kind_is_refused_by_its_name() {
+    check(
+        "apiVersion: portlb.io/v2\nkind: VirtualServers\nvirtualServers: []\n",
+        "1:13: unknown value `portlb.io/v2`; did you mean `portlb.io/v1`? allowed here: \
+         portlb.io/v1",
+    );
+    check(
+        "apiVersion: portlb.io/v1\nkind: Peers\nvirtualServers: []\n",
+        "2:7: unknown value `Peers`; allowed here: VirtualServers",
+    );
+}
+
+#[test]
+fn a_misspelt_field_is_refused_at_its_place() {
+    check(
+        &entry("  forwardMethod: Tunnel\n"),
+        "10:3: unknown field `forwardMethod`; did you mean `forwardingMethod`? allowed here: name, \
+         addresses, ports, protocol, scheduler, schedulerFlags, forwardingMethod, tunnelKind, \
+         persistence, realServers, healthCheck, onFailure, minimumHealthy",
+    );
+    check(
+        &entry("  - address: 10.0.2.5\n    wheight: 3\n"),
+        "11:5: unknown field `wheight`; did you mean `weight`? allowed here: address, port, \
+         weight, state",
+    );
+}
+
+#[test]
+fn a_value_that_cannot_be_is_refused_at_its_place() {
+    check(
+        &entry("  - address: web-1\n"),
+        "10:14: \"web-1\" is not an IP address; write one such as 10.1.1.10 or fd00::10 (names \
+         are not looked up)",
+    );
+    check(
+        &entry("").replace("[80]", "[99999]"),
+        "6:11: \"99999\" is not a port; write one from 1 to 65535 such as 80, a range such as \
+         8000-8999, or all",
+    );
+    check(
+        &entry("").replace("[80]", "['*']"),
+        "6:11: \"*\" is not how all ports are written; write all",
+    );
+    check(
+        &entry("  healthCheck: {interval: 2}\n"),
+        "10:27: \"2\" is not a time; expected a whole number with its unit: 500ms, 10s, 2m, 1h or \
+         7d",
+    );
+    check(
+        &entry("  scheduler: maglev\n"),
+        "10:14: unknown value `maglev`; allowed here: rr, wrr, lc, wlc, sh, mh, sed, nq",
+    );
+    assert!(
+        parse(&entry("  - {address: 10.0.2.5, weight: 65536}\n"))
+            .unwrap_err()
+            .to_string()
+            .starts_with("10:33: ")
+    );
+}
+
+#[test]
+fn what_contradicts_itself_is_refused_at_its_place() {
+    check(
+        &entry("  - address: 10.0.2.5\n    port: 8080\n"),
+        "10:5: tcp/10.1.1.10:80: realServers[10.0.2.5:8080].port: 8080 differs from the virtual \
+         server's port 80, which Tunnel (ipip) cannot change; leave it out, or use forwarding \
+         method Masquerade",
+    );
+    check(
+        &entry("  - address: 10.0.2.3\n"),
+        "10:5: tcp/10.1.1.10:80: realServers: 10.0.2.3 is listed more than once; list each real \
+         server once; its share is its weight",
+    );
+    check(
+        &entry("").replace("10.1.1.10", "127.0.0.1"),
+        "5:15: tcp/127.0.0.1:80: address: 127.0.0.1 is a loopback address, which never leaves \
+         its host; write a unicast address that is routed, such as 10.1.1.10 or fd00::10",
+    );
+    check(
+        &entry("  schedulerFlags: [port]\n"),
+        "10:19: tcp/10.1.1.10:80: schedulerFlags: port without fallback makes mh drop every new \
+         flow that hashes to a quiesced real server; give both (the default), or none if that is \
+         what you want",
+    );
+    check(
+        &entry("  scheduler: rr\n  schedulerFlags: [port]\n"),
+        "11:19: schedulerFlags: rr has no flags, only sh and mh have; leave the field out",
+    );
+    check(
+        &entry("  forwardingMethod: Masquerade\n  tunnelKind: ipip\n"),
+        "11:15: tunnelKind: is for forwardingMethod Tunnel, not for Masquerade; leave it out",
+    );
+    check(
+        &entry("  healthCheck: {kind: none, rise: 2}\n"),
+        "10:16: healthCheck.rise: has no meaning without a check; leave it out, or write another \
+         kind than none",
+    );
+    check(
+        &entry("  minimumHealthy: 0\n"),
+        "10:19: tcp/10.1.1.10:80: minimumHealthy: 0 would announce an address that nobody serves; \
+         write 1 or more",
+    );
+    check(
+        &entry("").replace("ports: [80]", "ports: []"),
+        "4:3: ports: the list is empty; write at least one",
+    );
+}
+
+#[test]
+fn a_protocol_without_tcp_says_what_is_checked() {
+    let udp = |more: &str| entry(&format!("  protocol: udp\n{more}"));
+    let problem = parse(&udp("")).unwrap_err().to_string();
+    assert!(problem.contains("healthCheck.port"), "{problem}");
+    assert!(problem.contains("kind: none"), "{problem}");
+    assert_eq!(
+        one(&udp("  healthCheck: {kind: none}\n")).health_check,
+        None
+    );
+    assert!(
+        one(&udp("  healthCheck: {port: 8080}\n"))
+            .health_check
+            .is_some()
+    );
+}
+
+#[test]
+fn objects_that_contradict_each_other_are_refused_at_the_place_of_the_later_one() {
+    let second = |ports: &str| {
+        entry(&format!(
+            "- name: other\n  addresses: [10.1.1.10]\n  ports: [{ports}]\n  realServers: []\n  \
+             healthCheck: {{kind: none}}\n"
+        ))
+    };
+    check(
+        &second("80"),
+        "11:15: the virtual server tcp/10.1.1.10:80 is given twice, first in line 5; leave one \
+         of them out",
+    );
+    check(
+        &second("all"),
+        "5:15: virtualServers[tcp/10.1.1.10:80].ports: 80 overlaps the ports of \
+         tcp/10.1.1.10:*; give each port of an address to one virtual server",
+    );
+    let ranges = |ranges: &str| format!("{HEAD}serviceRanges: [{ranges}]\nvirtualServers: []\n");
+    check(
+        &ranges("10.1.1.0/24, 10.1.1.0/25"),
+        "3:30: serviceRanges[10.1.1.0/25]: 10.1.1.0/25 lies within the service range \
+         10.1.1.0/24; leave one of them out",
+    );
+    check(
+        &ranges("10.1.1.0/24, 10.1.1.0/24"),
+        "3:30: the service range 10.1.1.0/24 is given twice, first in line 3; leave one of them \
+         out",
+    );
+    check(
+        &ranges("10.1.1.7/24"),
+        "3:17: serviceRanges[10.1.1.7/24].prefix: 10.1.1.7/24 has bits set to the right of its \
+         length; write 10.1.1.0/24",
+    );
+}
+
+#[test]
+fn no_part_of_a_document_makes_the_reader_panic() {
+    let whole = entry("  healthCheck: {interval: 300ms}\n  persistence: {timeout: 5m}\n");
+    for end in 0..whole.len() {
+        // Most are refused; some are valid with fewer real servers. None panics.
+        let _ = parse(&whole[..end]);
+    }
+}

@@ -1,0 +1,55 @@
+//! Where the desired set comes from.
+
+use std::{error::Error, fmt};
+
+use virtual_server::DesiredSet;
+
+/// Knows what shall be served: a file, or what runs in a cluster.
+pub trait Source: Send + 'static {
+    /// What and where it is.
+    fn description(&self) -> Description;
+
+    /// Waits until there is something new to say. The first call says at once what is.
+    fn next(&mut self) -> impl Future<Output = SourceEvent> + Send;
+}
+
+/// What and where a source is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// Such as `file`.
+    pub kind: &'static str,
+    /// Such as its path.
+    pub location: String,
+}
+
+/// What a source says.
+#[derive(Debug)]
+pub enum SourceEvent {
+    /// Everything that shall be served: valid as a whole.
+    Snapshot(DesiredSet),
+    /// The newest state cannot be used; what was said before holds on.
+    Failed(SourceError),
+}
+
+/// Why the newest state of a source cannot be used, with its place and cure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceError(String);
+
+impl SourceError {
+    /// Takes the error over with its causes.
+    pub fn new(error: &dyn Error) -> Self {
+        let mut text = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            text = format!("{text}: {cause}");
+            source = cause.source();
+        }
+        Self(text)
+    }
+}
+
+impl fmt::Display for SourceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}

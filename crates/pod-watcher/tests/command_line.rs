@@ -1,0 +1,127 @@
+//! The program as a user runs it.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+fn pod_watcher(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_pod-watcher"))
+        .args(arguments)
+        .env_clear()
+        .output()
+        .unwrap()
+}
+
+/// Exit code and standard error.
+fn check_config(file: &Path) -> (Option<i32>, String) {
+    let output = pod_watcher(&["--check-config", "--file", file.to_str().unwrap()]);
+    let message = String::from_utf8(output.stderr).unwrap();
+    (output.status.code(), message)
+}
+
+#[test]
+fn every_example_is_usable() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/examples");
+    let mut checked = 0;
+    for entry in fs::read_dir(examples).unwrap() {
+        let path = entry.unwrap().path();
+        if path.file_name().unwrap() == "route-reflector.yaml" {
+            continue;
+        }
+        let (code, message) = check_config(&path);
+        assert_eq!(code, Some(0), "{message}");
+        checked += 1;
+    }
+    assert!(checked >= 14, "only {checked} examples");
+}
+
+#[test]
+fn an_unusable_file_ends_with_exit_code_2_and_its_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("bad.yaml");
+    fs::write(
+        &file,
+        "apiVersion: portlb.io/v1\nkind: VirtualServers\nvirtualServer: []\n",
+    )
+    .unwrap();
+    let (code, message) = check_config(&file);
+    assert_eq!(code, Some(2));
+    let expected = format!(
+        "pod-watcher: {}:3:1: unknown field `virtualServer`; did you mean `virtualServers`? \
+         allowed here: apiVersion, kind, serviceRanges, virtualServers\n",
+        file.display()
+    );
+    assert_eq!(message, expected);
+}
+
+#[test]
+fn a_missing_file_ends_with_exit_code_2_before_a_socket_is_opened() {
+    // The address is taken from nobody: had it been opened, the exit code would be 1.
+    let output = pod_watcher(&[
+        "--file",
+        "/nonexistent/file.yaml",
+        "--grpc-listen",
+        "192.0.2.1:1",
+    ]);
+    assert_eq!(output.status.code(), Some(2));
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(
+        message,
+        "pod-watcher: cannot read /nonexistent/file.yaml: No such file or directory (os error \
+         2); --file must name a readable file, see docs/file-format.md\n"
+    );
+}
+
+#[test]
+fn a_missing_flag_ends_with_exit_code_2_and_names_it() {
+    let output = pod_watcher(&[]);
+    assert_eq!(output.status.code(), Some(2));
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(message.contains("--file <PATH>"), "{message}");
+}
+
+#[test]
+fn the_example_in_the_help_is_usable() {
+    let help = String::from_utf8(pod_watcher(&["--help"]).stdout).unwrap();
+    let example: Vec<&str> = help
+        .lines()
+        .skip_while(|line| !line.contains("apiVersion"))
+        .take_while(|line| line.is_empty() || line.starts_with("  "))
+        .collect();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("help.yaml");
+    fs::write(&file, example.join("\n")).unwrap();
+    let (code, message) = check_config(&file);
+    assert_eq!(code, Some(0), "{message}");
+}
+
+#[test]
+fn every_field_is_in_the_reference() {
+    let reference = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/file-format.md");
+    let reference = fs::read_to_string(reference).unwrap();
+    let head = "apiVersion: portlb.io/v1\nkind: VirtualServers\nvirtualServers:\n";
+    let entry = "- name: web\n  addresses: [10.1.1.10]\n  ports: [80]\n";
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("unknown.yaml");
+    let mut fields = 0;
+    for document in [
+        "unknown: 1\n".to_owned(),
+        format!("{head}- unknown: 1\n"),
+        format!("{head}{entry}  realServers: [{{unknown: 1}}]\n"),
+        format!("{head}{entry}  realServers: []\n  healthCheck: {{unknown: 1}}\n"),
+        format!("{head}{entry}  realServers: []\n  persistence: {{unknown: 1}}\n"),
+    ] {
+        fs::write(&file, document).unwrap();
+        let (_, message) = check_config(&file);
+        let (_, known) = message.trim().split_once("allowed here: ").unwrap();
+        for field in known.split(", ") {
+            assert!(reference.contains(&format!("`{field}`")), "{field}");
+            fields += 1;
+        }
+    }
+    assert!(fields > 25, "only {fields} fields");
+}

@@ -1,0 +1,527 @@
+//! The whole daemon in process, over real gRPC.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    fs,
+    io::Write,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use daemon_api::{
+    desired_change,
+    discovery::v1::{
+        ListRequest, ListResponse, WatchRequest, WatchResponse, discovery_client::DiscoveryClient,
+    },
+};
+use daemon_runtime::{Daemon, DaemonError, ListenAddress, Metrics, Readiness, Shutdown};
+use pod_watcher::{
+    config::Config,
+    source::{Description, Source, SourceError, SourceEvent},
+};
+use tempfile::TempDir;
+use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
+use tonic::{Streaming, transport::Channel};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+use virtual_server::{DesiredChange, DesiredSet, RealServer, VirtualServer, Weight};
+
+const DEADLINE: Duration = Duration::from_secs(10);
+
+struct Running {
+    address: String,
+    client: DiscoveryClient<Channel>,
+    readiness: Readiness,
+    metrics: Metrics,
+    shutdown: Shutdown,
+    task: JoinHandle<Result<(), DaemonError>>,
+}
+
+impl Running {
+    async fn with_file(path: &Path) -> Self {
+        let mut daemon = Daemon::new("pod-watcher");
+        let config = Config {
+            file: path.to_owned(),
+            grpc_listen: "127.0.0.1:0".parse().unwrap(),
+        };
+        let address = pod_watcher::start(config, &mut daemon).await.unwrap();
+        Self::run(daemon, &address).await
+    }
+
+    async fn with_source(source: impl Source) -> Self {
+        let mut daemon = Daemon::new("pod-watcher");
+        let any_port = "127.0.0.1:0".parse().unwrap();
+        let address = pod_watcher::start_with(source, &any_port, &mut daemon)
+            .await
+            .unwrap();
+        Self::run(daemon, &address).await
+    }
+
+    async fn run(daemon: Daemon, address: &ListenAddress) -> Self {
+        let address = format!("http://{address}");
+        let readiness = daemon.readiness().clone();
+        let metrics = daemon.metrics().clone();
+        let shutdown = daemon.shutdown().clone();
+        let task = tokio::spawn(daemon.run_until_drained(std::future::pending()));
+        let client = DiscoveryClient::connect(address.clone()).await.unwrap();
+        Self {
+            address,
+            client,
+            readiness,
+            metrics,
+            shutdown,
+            task,
+        }
+    }
+
+    async fn watch(&self) -> Watch {
+        let mut client = self.client.clone();
+        let stream = client.watch(WatchRequest {}).await.unwrap().into_inner();
+        Watch { stream }
+    }
+
+    async fn list(&self) -> ListResponse {
+        let mut client = self.client.clone();
+        client.list(ListRequest {}).await.unwrap().into_inner()
+    }
+
+    /// Asks until the answer is as wished.
+    async fn list_until(&self, wished: impl Fn(&ListResponse) -> bool) -> ListResponse {
+        timeout(DEADLINE, async {
+            loop {
+                let list = self.list().await;
+                if wished(&list) {
+                    return list;
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .expect("the list becomes as wished")
+    }
+
+    fn metric(&self, name: &str) -> String {
+        let text = self.metrics.encode();
+        let line = text
+            .lines()
+            .find(|line| line.starts_with(&format!("{name} ")));
+        line.unwrap_or_else(|| panic!("{name} is missing in\n{text}"))
+            .rsplit(' ')
+            .next()
+            .unwrap()
+            .to_owned()
+    }
+}
+
+struct Watch {
+    stream: Streaming<WatchResponse>,
+}
+
+impl Watch {
+    async fn response(&mut self) -> WatchResponse {
+        timeout(DEADLINE, self.stream.message())
+            .await
+            .expect("an event comes")
+            .unwrap()
+            .expect("the stream goes on")
+    }
+
+    /// The next event in short: `+ id server=weight`, `- id`, `synced`.
+    async fn next(&mut self) -> String {
+        match desired_change(self.response().await.event.unwrap()).unwrap() {
+            None => "synced".to_owned(),
+            Some(DesiredChange::PutVirtualServer(server)) => show(&server),
+            Some(DesiredChange::RemoveVirtualServer(id)) => format!("- {id}"),
+            Some(DesiredChange::PutServiceRange(range)) => format!("+ {range}"),
+            Some(DesiredChange::RemoveServiceRange(range)) => format!("- {range}"),
+        }
+    }
+
+    async fn expect(&mut self, events: &[&str]) {
+        for event in events {
+            assert_eq!(self.next().await, *event);
+        }
+    }
+}
+
+fn show(server: &VirtualServer) -> String {
+    let real_servers: Vec<String> = server
+        .real_servers
+        .iter()
+        .map(|real_server| format!("{real_server}={}", real_server.weight.0))
+        .collect();
+    format!("+ {} {}", server.id, real_servers.join(" "))
+}
+
+/// A document with a virtual server for each address and weight.
+fn document(servers: &[(&str, u16)]) -> String {
+    let mut text = "apiVersion: portlb.io/v1\nkind: VirtualServers\n".to_owned();
+    text.push_str("serviceRanges: [10.1.1.0/24]\nvirtualServers:");
+    if servers.is_empty() {
+        text.push_str(" []");
+    }
+    for (address, weight) in servers {
+        text.push_str(&format!(
+            "\n- name: web\n  addresses: [{address}]\n  ports: [80]\n  realServers:\n  \
+             - {{address: 10.0.2.3, weight: {weight}}}"
+        ));
+    }
+    text + "\n"
+}
+
+struct File {
+    directory: TempDir,
+    path: PathBuf,
+}
+
+fn file(content: &str) -> File {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("virtual-servers.yaml");
+    fs::write(&path, content).unwrap();
+    File { directory, path }
+}
+
+const FIRST: &[&str] = &["+ 10.1.1.0/24", "+ tcp/10.1.1.10:80 10.0.2.3=1", "synced"];
+
+#[tokio::test]
+async fn a_watch_gets_every_object_then_synced_then_what_has_changed_whole() {
+    let file = file(&document(&[("10.1.1.10", 1), ("10.1.1.11", 1)]));
+    let daemon = Running::with_file(&file.path).await;
+    let mut watch = daemon.watch().await;
+    watch
+        .expect(&[
+            "+ 10.1.1.0/24",
+            "+ tcp/10.1.1.10:80 10.0.2.3=1",
+            "+ tcp/10.1.1.11:80 10.0.2.3=1",
+            "synced",
+        ])
+        .await;
+    fs::write(&file.path, document(&[("10.1.1.10", 1), ("10.1.1.11", 7)])).unwrap();
+    watch.expect(&["+ tcp/10.1.1.11:80 10.0.2.3=7"]).await;
+    fs::write(&file.path, document(&[("10.1.1.11", 7)])).unwrap();
+    watch.expect(&["- tcp/10.1.1.10:80"]).await;
+    fs::write(&file.path, document(&[])).unwrap();
+    watch.expect(&["- tcp/10.1.1.11:80"]).await;
+}
+
+#[tokio::test]
+async fn revisions_grow_within_a_stream() {
+    let file = file(&document(&[("10.1.1.10", 1)]));
+    let daemon = Running::with_file(&file.path).await;
+    let mut watch = daemon.watch().await;
+    let mut former = 0;
+    for weight in 2..5 {
+        fs::write(&file.path, document(&[("10.1.1.10", weight)])).unwrap();
+        loop {
+            let response = watch.response().await;
+            assert!(response.revision >= former);
+            former = response.revision;
+            let change = desired_change(response.event.unwrap()).unwrap();
+            if let Some(DesiredChange::PutVirtualServer(server)) = change
+                && server.real_servers[0].weight == Weight(weight)
+            {
+                break;
+            }
+        }
+    }
+    assert_eq!(daemon.list().await.revision, former);
+}
+
+#[tokio::test]
+async fn an_invalid_file_keeps_the_last_good_set_and_says_why() {
+    let file = file(&document(&[("10.1.1.10", 1)]));
+    let daemon = Running::with_file(&file.path).await;
+    let mut watch = daemon.watch().await;
+    watch.expect(FIRST).await;
+    assert_eq!(daemon.metric("portlb_source_in_use"), "1");
+
+    let bad = document(&[("10.1.1.10", 2)]).replace("weight", "wieght");
+    fs::write(&file.path, bad).unwrap();
+    let list = daemon
+        .list_until(|list| !list.source.as_ref().unwrap().last_error.is_empty())
+        .await;
+    let source = list.source.unwrap();
+    assert_eq!(source.kind, "file");
+    assert_eq!(source.location, file.path.display().to_string());
+    let place = format!("{}:9:25: unknown field `wieght`", file.path.display());
+    assert!(
+        source.last_error.starts_with(&place),
+        "{}",
+        source.last_error
+    );
+    assert_eq!(list.virtual_servers.len(), 1);
+    assert!(list.synced);
+    assert!(daemon.readiness.is_ready());
+    assert!(daemon.readiness.report().contains("`wieght`"));
+    assert_eq!(daemon.metric("portlb_source_failures_total"), "1");
+    assert_eq!(daemon.metric("portlb_source_in_use"), "0");
+
+    // The next event is that of the repaired file: nothing was withdrawn in between.
+    fs::write(&file.path, document(&[("10.1.1.10", 3)])).unwrap();
+    watch.expect(&["+ tcp/10.1.1.10:80 10.0.2.3=3"]).await;
+    let repaired = daemon
+        .list_until(|list| list.source.as_ref().unwrap().last_error.is_empty())
+        .await;
+    assert!(repaired.synced);
+    assert!(!daemon.readiness.report().contains("`wieght`"));
+}
+
+#[tokio::test]
+async fn a_removed_file_keeps_the_last_good_set() {
+    let file = file(&document(&[("10.1.1.10", 1)]));
+    let daemon = Running::with_file(&file.path).await;
+    let mut watch = daemon.watch().await;
+    watch.expect(FIRST).await;
+    fs::remove_file(&file.path).unwrap();
+    let list = daemon
+        .list_until(|list| !list.source.as_ref().unwrap().last_error.is_empty())
+        .await;
+    assert_eq!(list.virtual_servers.len(), 1);
+    fs::write(&file.path, document(&[("10.1.1.10", 2)])).unwrap();
+    watch.expect(&["+ tcp/10.1.1.10:80 10.0.2.3=2"]).await;
+}
+
+#[tokio::test]
+async fn a_half_written_file_withdraws_nothing() {
+    let file = file(&document(&[("10.1.1.10", 1), ("10.1.1.11", 1)]));
+    let daemon = Running::with_file(&file.path).await;
+    let mut watch = daemon.watch().await;
+    while watch.next().await != "synced" {}
+    let new = document(&[("10.1.1.10", 2), ("10.1.1.11", 1)]);
+    let (half, rest) = new.split_at(new.find("virtualServers:\n").unwrap() + 15);
+    let mut writer = fs::File::create(&file.path).unwrap();
+    writer.write_all(half.as_bytes()).unwrap();
+    // The half is read only because its writer pauses.
+    let list = daemon
+        .list_until(|list| !list.source.as_ref().unwrap().last_error.is_empty())
+        .await;
+    assert_eq!(list.virtual_servers.len(), 2);
+    writer.write_all(rest.as_bytes()).unwrap();
+    drop(writer);
+    watch.expect(&["+ tcp/10.1.1.10:80 10.0.2.3=2"]).await;
+}
+
+#[tokio::test]
+async fn an_editor_that_renames_is_followed() {
+    let file = file(&document(&[("10.1.1.10", 1)]));
+    let daemon = Running::with_file(&file.path).await;
+    let mut watch = daemon.watch().await;
+    watch.expect(FIRST).await;
+    for weight in 2..5 {
+        let new = file.directory.path().join(".virtual-servers.yaml.swp");
+        fs::write(&new, document(&[("10.1.1.10", weight)])).unwrap();
+        fs::rename(&new, &file.path).unwrap();
+        let expected = format!("+ tcp/10.1.1.10:80 10.0.2.3={weight}");
+        watch.expect(&[&expected]).await;
+    }
+}
+
+#[tokio::test]
+async fn the_swap_of_a_mounted_config_map_is_followed() {
+    let directory = tempfile::tempdir().unwrap();
+    let mount = |weight: u16| {
+        let version = format!("..{weight}");
+        let data = directory.path().join(&version);
+        fs::create_dir(&data).unwrap();
+        fs::write(data.join("file"), document(&[("10.1.1.10", weight)])).unwrap();
+        let swap = directory.path().join("..data_tmp");
+        symlink(&version, &swap).unwrap();
+        fs::rename(&swap, directory.path().join("..data")).unwrap();
+        if weight > 1 {
+            fs::remove_dir_all(directory.path().join(format!("..{}", weight - 1))).unwrap();
+        }
+    };
+    mount(1);
+    let path = directory.path().join("file");
+    symlink("..data/file", &path).unwrap();
+    let daemon = Running::with_file(&path).await;
+    let mut watch = daemon.watch().await;
+    watch.expect(FIRST).await;
+    for weight in 2..5 {
+        mount(weight);
+        let expected = format!("+ tcp/10.1.1.10:80 10.0.2.3={weight}");
+        watch.expect(&[&expected]).await;
+    }
+    assert_eq!(daemon.metric("portlb_source_failures_total"), "0");
+}
+
+#[tokio::test]
+async fn two_watchers_are_told_the_same_whenever_they_come() {
+    let file = file(&document(&[("10.1.1.10", 1)]));
+    let daemon = Running::with_file(&file.path).await;
+    let mut early = daemon.watch().await;
+    early.expect(FIRST).await;
+    fs::write(&file.path, document(&[("10.1.1.10", 2), ("10.1.1.11", 1)])).unwrap();
+    early
+        .expect(&[
+            "+ tcp/10.1.1.10:80 10.0.2.3=2",
+            "+ tcp/10.1.1.11:80 10.0.2.3=1",
+        ])
+        .await;
+    let mut late = daemon.watch().await;
+    late.expect(&[
+        "+ 10.1.1.0/24",
+        "+ tcp/10.1.1.10:80 10.0.2.3=2",
+        "+ tcp/10.1.1.11:80 10.0.2.3=1",
+        "synced",
+    ])
+    .await;
+    assert_eq!(daemon.metric("portlb_discovery_watchers"), "2");
+    fs::write(&file.path, document(&[("10.1.1.10", 2)])).unwrap();
+    early.expect(&["- tcp/10.1.1.11:80"]).await;
+    late.expect(&["- tcp/10.1.1.11:80"]).await;
+    drop(early);
+    timeout(DEADLINE, async {
+        while daemon.metric("portlb_discovery_watchers") != "1" {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("a watch that is closed is counted no more");
+}
+
+/// A source that says what the test tells it to say.
+struct Told(mpsc::UnboundedReceiver<SourceEvent>);
+
+impl Source for Told {
+    fn description(&self) -> Description {
+        Description {
+            kind: "test",
+            location: "here".to_owned(),
+        }
+    }
+
+    async fn next(&mut self) -> SourceEvent {
+        match self.0.recv().await {
+            Some(event) => event,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_synced_before_the_source_has_spoken() {
+    let (say, told) = mpsc::unbounded_channel();
+    let daemon = Running::with_source(Told(told)).await;
+    assert!(!daemon.list().await.synced);
+    let error = SourceError::new(&std::io::Error::other("not there yet"));
+    say.send(SourceEvent::Failed(error)).unwrap();
+    let list = daemon
+        .list_until(|list| list.source.as_ref().unwrap().last_error == "not there yet")
+        .await;
+    assert!(!list.synced);
+    assert!(!daemon.readiness.is_ready());
+    assert!(daemon.readiness.report().contains("not there yet"));
+
+    let mut watch = daemon.watch().await;
+    say.send(SourceEvent::Snapshot(DesiredSet::default()))
+        .unwrap();
+    watch.expect(&["synced"]).await;
+    assert!(daemon.readiness.is_ready());
+}
+
+#[tokio::test]
+async fn the_health_service_follows_the_source() {
+    let (say, told) = mpsc::unbounded_channel();
+    let daemon = Running::with_source(Told(told)).await;
+    let channel = Channel::from_shared(daemon.address.clone()).unwrap();
+    let mut health = HealthClient::new(channel.connect().await.unwrap());
+    let request = HealthCheckRequest {
+        service: "portlb.discovery.v1.Discovery".to_owned(),
+    };
+    let mut statuses = health.watch(request).await.unwrap().into_inner();
+    let first = timeout(DEADLINE, statuses.message()).await.unwrap();
+    assert_eq!(first.unwrap().unwrap().status(), ServingStatus::NotServing);
+    say.send(SourceEvent::Snapshot(DesiredSet::default()))
+        .unwrap();
+    let next = timeout(DEADLINE, statuses.message()).await.unwrap();
+    assert_eq!(next.unwrap().unwrap().status(), ServingStatus::Serving);
+}
+
+#[tokio::test]
+async fn a_slow_watcher_skips_what_was_overwritten() {
+    const CHANGES: u16 = 200;
+    let (say, told) = mpsc::unbounded_channel();
+    let daemon = Running::with_source(Told(told)).await;
+    // Windows that hold a few objects, so that the server notices that nobody reads.
+    let channel = Channel::from_shared(daemon.address.clone())
+        .unwrap()
+        .initial_stream_window_size(65_535)
+        .initial_connection_window_size(65_535)
+        .connect()
+        .await
+        .unwrap();
+    let mut slow = Watch {
+        stream: DiscoveryClient::new(channel)
+            .watch(WatchRequest {})
+            .await
+            .unwrap()
+            .into_inner(),
+    };
+    for weight in 1..=CHANGES {
+        say.send(SourceEvent::Snapshot(large_set(weight))).unwrap();
+    }
+    daemon
+        .list_until(|list| {
+            list.virtual_servers
+                .first()
+                .is_some_and(|server| server.real_servers[0].weight == u32::from(CHANGES))
+        })
+        .await;
+    let mut events = 0;
+    loop {
+        let event = slow.next().await;
+        events += 1;
+        if event.contains(&format!("={CHANGES}")) {
+            break;
+        }
+    }
+    assert!(events < usize::from(CHANGES) / 2, "{events} events");
+}
+
+/// A virtual server of some 20 kB.
+fn large_set(weight: u16) -> DesiredSet {
+    let id = "tcp/10.1.1.10:80".parse().unwrap();
+    let real_servers = (0..1000_u16)
+        .map(|host| {
+            let [high, low] = host.to_be_bytes();
+            RealServer {
+                address: [10, 2, high, low].into(),
+                port: None,
+                weight: Weight(weight),
+                state: virtual_server::RealServerState::Ready,
+            }
+        })
+        .collect();
+    let server = VirtualServer {
+        id,
+        name: "large".to_owned(),
+        scheduler: virtual_server::Scheduler::default(),
+        forwarding_method: virtual_server::ForwardingMethod::default(),
+        persistence: None,
+        real_servers,
+        health_check: None,
+        on_failure: virtual_server::FailureAction::default(),
+        minimum_healthy: 1,
+    };
+    DesiredSet {
+        virtual_servers: [(id, server)].into(),
+        ..DesiredSet::default()
+    }
+}
+
+#[tokio::test]
+async fn the_end_is_orderly_with_a_watch_open() {
+    let file = file(&document(&[("10.1.1.10", 1)]));
+    let daemon = Running::with_file(&file.path).await;
+    let mut watch = daemon.watch().await;
+    watch.expect(FIRST).await;
+    daemon.shutdown.request();
+    let ended = timeout(DEADLINE, daemon.task).await.expect("it ends");
+    ended.unwrap().unwrap();
+    let last = timeout(DEADLINE, watch.stream.message()).await.unwrap();
+    assert!(matches!(last, Ok(None)), "{last:?}");
+}

@@ -1,0 +1,116 @@
+//! Exactly what the user may type.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::Parser;
+use daemon_runtime::{CommonArgs, Defaults};
+
+/// Ports of this daemon.
+pub const DEFAULTS: Defaults = Defaults {
+    grpc_listen: "127.0.0.1:50054",
+    http_listen: "127.0.0.1:9154",
+};
+
+/// Reflects the announcements of load-balancer pods to the upstream routers.
+///
+/// Clients (the bgp-announcer of each load-balancer pod) connect from configured prefixes; routers
+/// are dialled, or dial. A router that speaks add-path (RFC 7911) learns every next hop of a
+/// service address and can spread traffic over all of them. Nothing is accepted from a peer and
+/// nothing sent to one that the configuration does not name.
+///
+/// The configuration file is read again when it changes and at SIGHUP. Sessions whose settings did
+/// not change are not touched, and a file that cannot be used changes nothing: it is logged, and
+/// shown by /readyz and by Reflector.GetConfiguration.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "route-reflector",
+    after_help = "Try:\n  \
+        route-reflector --config route-reflector.yaml --check-config\n  \
+        grpcurl -plaintext 127.0.0.1:50054 portlb.reflector.v1.Reflector/ListSessions\n  \
+        grpcurl -plaintext -d '{\"prefix\": \"10.1.1.0/24\"}' 127.0.0.1:50054 \
+        portlb.reflector.v1.Reflector/ListPaths\n\n\
+        Port 179 needs the capability NET_BIND_SERVICE (or another --listen); nothing else needs \
+        a privilege.\nAn annotated configuration file: docs/examples/route-reflector.yaml"
+)]
+pub struct Args {
+    /// Flags of every daemon.
+    #[command(flatten)]
+    pub common: CommonArgs,
+
+    /// Configuration file in YAML: AS, router id, peer groups, peers
+    #[arg(long, env = "PORTLB_CONFIG", value_name = "FILE")]
+    pub config: PathBuf,
+
+    /// Where BGP connections are accepted: ADDRESS:PORT, several separated by commas. Takes the
+    /// place of `listen` in the file
+    #[arg(
+        long,
+        env = "PORTLB_LISTEN",
+        value_name = "ADDRESS",
+        value_delimiter = ','
+    )]
+    pub listen: Vec<SocketAddr>,
+
+    /// What the peers' operators read when the reflector shuts down (RFC 9003), at most 255 octets
+    #[arg(
+        long,
+        env = "PORTLB_SHUTDOWN_TEXT",
+        value_name = "TEXT",
+        default_value = "the route reflector is shutting down",
+        value_parser = shutdown_text
+    )]
+    pub shutdown_text: String,
+
+    /// How long the peers get at a shutdown to take the goodbye and close their side, such as 2s;
+    /// 0 waits for nobody
+    #[arg(
+        long,
+        env = "PORTLB_SHUTDOWN_TIMEOUT",
+        value_name = "DURATION",
+        default_value = "2s",
+        value_parser = daemon_runtime::parse_duration
+    )]
+    pub shutdown_timeout: Duration,
+}
+
+fn shutdown_text(text: &str) -> Result<String, String> {
+    if text.len() > 255 {
+        return Err(format!(
+            "has {} octets, RFC 9003 allows 255; shorten it",
+            text.len()
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_refused(flags: &[&str], expected: &str) {
+        let required = [
+            "route-reflector",
+            "--grpc-listen",
+            "127.0.0.1:0",
+            "--http-listen",
+            "127.0.0.1:0",
+            "--config",
+            "file.yaml",
+        ];
+        let all = required.iter().chain(flags);
+        let error = Args::try_parse_from(all).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+
+    #[test]
+    fn flags_that_cannot_be_used_are_refused() {
+        check_refused(&["--listen", "179"], "invalid socket address");
+        check_refused(
+            &["--shutdown-text", &"x".repeat(256)],
+            "RFC 9003 allows 255",
+        );
+        check_refused(&["--shutdown-timeout", "soon"], "soon");
+    }
+}

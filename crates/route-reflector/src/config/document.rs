@@ -1,0 +1,292 @@
+//! The file as it is written. What it means is decided in the parent module.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use ipnet::IpNet;
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
+};
+use serde_saphyr::Spanned;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Document {
+    #[expect(
+        dead_code,
+        reason = "there is one version; another is refused by its name"
+    )]
+    api_version: ApiVersion,
+    #[expect(
+        dead_code,
+        reason = "there is one kind; another is refused by its name"
+    )]
+    kind: Kind,
+    pub(super) asn: Spanned<u32>,
+    pub(super) router_id: Spanned<Address4>,
+    pub(super) cluster_id: Option<Spanned<Address4>>,
+    pub(super) listen: Option<Vec<Spanned<Endpoint>>>,
+    #[serde(default)]
+    pub(super) peer_groups: Vec<Spanned<PeerGroup>>,
+    #[serde(default)]
+    pub(super) peers: Vec<Spanned<Peer>>,
+}
+
+#[derive(Debug, Deserialize)]
+enum ApiVersion {
+    #[serde(rename = "portlb.io/v1")]
+    V1,
+}
+
+#[derive(Debug, Deserialize)]
+enum Kind {
+    RouteReflector,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct PeerGroup {
+    pub(super) name: Spanned<String>,
+    pub(super) asn: Option<Spanned<u32>>,
+    pub(super) role: Option<Spanned<Role>>,
+    #[serde(default)]
+    pub(super) dynamic_prefixes: Vec<Spanned<Prefix>>,
+    pub(super) maximum_peers: Option<Spanned<u32>>,
+    pub(super) families: Option<Spanned<Vec<FamilyName>>>,
+    #[serde(default)]
+    pub(super) add_path: AddPath,
+    pub(super) hold_time: Option<Spanned<Seconds>>,
+    pub(super) import_prefixes: Option<Prefixes>,
+    #[serde(default)]
+    pub(super) allowed_next_hops: Vec<Spanned<Prefix>>,
+    pub(super) maximum_paths: Option<Spanned<u32>>,
+    pub(super) export_prefixes: Option<Prefixes>,
+    #[serde(default)]
+    pub(super) next_hop_self: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Peer {
+    pub(super) name: Spanned<String>,
+    pub(super) address: Spanned<Address>,
+    pub(super) port: Option<Spanned<u16>>,
+    pub(super) local_address: Option<Spanned<Address>>,
+    pub(super) group: Spanned<String>,
+    #[serde(default)]
+    pub(super) connection: ConnectionSide,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Role {
+    Client,
+    NonClient,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum FamilyName {
+    Ipv4,
+    Ipv6,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum AddPath {
+    None,
+    Receive,
+    Send,
+    #[default]
+    Both,
+}
+
+/// Which side connects.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum ConnectionSide {
+    #[default]
+    Both,
+    Active,
+    Passive,
+}
+
+/// `192.0.2.1`.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct Address4(pub(super) Ipv4Addr);
+
+impl TryFrom<String> for Address4 {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse().map(Self).map_err(|_| {
+            format!("{text:?} is not an id; write one like an IPv4 address, such as 192.0.2.1")
+        })
+    }
+}
+
+/// `192.0.2.1` or `fd00::1`.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct Address(pub(super) IpAddr);
+
+impl TryFrom<String> for Address {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse().map(Self).map_err(|_| {
+            format!(
+                "{text:?} is not an IP address; write one such as 192.0.2.1 or fd00::1 (names \
+                 are not looked up)"
+            )
+        })
+    }
+}
+
+/// `0.0.0.0:179` or `[::]:179`.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct Endpoint(pub(super) SocketAddr);
+
+impl TryFrom<String> for Endpoint {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse().map(Self).map_err(|_| {
+            format!("{text:?} is not ADDRESS:PORT; write one such as 0.0.0.0:179 or \"[::]:179\"")
+        })
+    }
+}
+
+/// `10.1.1.0/24`.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct Prefix(pub(super) IpNet);
+
+impl TryFrom<String> for Prefix {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let prefix: IpNet = text.parse().map_err(|_| {
+            format!("{text:?} is not a prefix; write one such as 10.1.1.0/24 or fd00:1::/64")
+        })?;
+        if prefix.trunc() == prefix {
+            Ok(Self(prefix))
+        } else {
+            let trunc = prefix.trunc();
+            Err(format!(
+                "{text:?} has bits behind its length; write {trunc} or a longer length"
+            ))
+        }
+    }
+}
+
+/// `9s`.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct Seconds(pub(super) u64);
+
+impl TryFrom<String> for Seconds {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let (number, factor) = match text.strip_suffix('s') {
+            Some(seconds) => (seconds, 1),
+            None => (text.strip_suffix('m').unwrap_or(""), 60),
+        };
+        let is_plain = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+        is_plain
+            .then(|| number.parse::<u64>().ok()?.checked_mul(factor))
+            .flatten()
+            .map(Self)
+            .ok_or_else(|| {
+                format!("{text:?} is not a time; write whole seconds or minutes, such as 9s or 3m")
+            })
+    }
+}
+
+/// `all`, or a list of prefixes.
+#[derive(Debug)]
+pub(super) enum Prefixes {
+    All,
+    Only(Vec<Spanned<PrefixEntry>>),
+}
+
+/// `10.1.1.0/24`, or `{prefix: 10.1.0.0/16, minimumLength: 24, maximumLength: 32}`.
+#[derive(Debug)]
+pub(super) struct PrefixEntry {
+    pub(super) prefix: IpNet,
+    pub(super) minimum_length: Option<u8>,
+    pub(super) maximum_length: Option<u8>,
+}
+
+impl<'de> Deserialize<'de> for Prefixes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Shape;
+        impl<'de> Visitor<'de> for Shape {
+            type Value = Prefixes;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("the word all, or a list of prefixes")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Prefixes, E> {
+                if text == "all" {
+                    return Ok(Prefixes::All);
+                }
+                Err(E::custom(format!(
+                    "{text:?} is not a list; write all, or - {text}"
+                )))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Prefixes, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = list.next_element()? {
+                    entries.push(entry);
+                }
+                Ok(Prefixes::Only(entries))
+            }
+        }
+        deserializer.deserialize_any(Shape)
+    }
+}
+
+impl<'de> Deserialize<'de> for PrefixEntry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields, rename_all = "camelCase")]
+        struct Bounded {
+            prefix: Prefix,
+            minimum_length: Option<u8>,
+            maximum_length: Option<u8>,
+        }
+        struct Shape;
+        impl<'de> Visitor<'de> for Shape {
+            type Value = PrefixEntry;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a prefix such as 10.1.1.0/24, or one with bounds on its length")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<PrefixEntry, E> {
+                let Prefix(prefix) = text.to_owned().try_into().map_err(E::custom)?;
+                Ok(PrefixEntry {
+                    prefix,
+                    minimum_length: None,
+                    maximum_length: None,
+                })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<PrefixEntry, A::Error> {
+                let bounded = Bounded::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(PrefixEntry {
+                    prefix: bounded.prefix.0,
+                    minimum_length: bounded.minimum_length,
+                    maximum_length: bounded.maximum_length,
+                })
+            }
+        }
+        deserializer.deserialize_any(Shape)
+    }
+}

@@ -1,0 +1,255 @@
+use super::*;
+
+const HEAD: &str = "apiVersion: portlb.io/v1\nkind: RouteReflector\nasn: 64512\n\
+                    routerId: 192.0.2.10\n";
+
+fn with_head(text: &str) -> String {
+    format!("{HEAD}{text}")
+}
+
+/// The text follows [`HEAD`], which has four lines.
+#[track_caller]
+fn check_refused(text: &str, expected: &str) {
+    let problem = parse(&with_head(text)).unwrap_err();
+    assert_eq!(problem.to_string(), expected);
+}
+
+#[track_caller]
+fn group(text: &str) -> GroupConfig {
+    let text = with_head(&format!("peerGroups:\n- name: lb\n  role: client\n{text}"));
+    match parse(&text) {
+        Ok(mut config) => config.peers.groups.remove(0),
+        Err(problem) => panic!("{problem}"),
+    }
+}
+
+#[test]
+fn the_example_is_usable_and_says_what_it_seems_to_say() {
+    let text = include_str!("../../../../docs/examples/route-reflector.yaml");
+    let config = parse(text).unwrap();
+    assert_eq!(config.speaker.local_asn, Asn(64512));
+    assert_eq!(config.speaker.listen.len(), 2);
+    let [pods, routers] = config.peers.groups.as_slice() else {
+        panic!("{:?}", config.peers)
+    };
+    assert!(pods.session.is_client && !routers.session.is_client);
+    assert_eq!(pods.session.hold_time_seconds, 3);
+    assert!(pods.session.export.prefixes.is_none());
+    assert!(
+        pods.session
+            .import
+            .prefixes
+            .is_match(&"10.1.1.10/32".parse().unwrap())
+    );
+    assert!(
+        !pods
+            .session
+            .import
+            .prefixes
+            .is_match(&"10.1.0.0/16".parse().unwrap())
+    );
+    assert_eq!(routers.session.export.prefixes, PrefixFilter::All);
+    assert!(routers.session.import.prefixes.is_none());
+    let names: Vec<_> = config
+        .peers
+        .peers
+        .iter()
+        .map(|peer| peer.name.as_str())
+        .collect();
+    assert_eq!(names, ["router-1", "router-2"]);
+    assert_eq!(config.peers.peers[0].group.as_deref(), Some("routers"));
+}
+
+#[test]
+fn what_is_left_out_has_a_safe_value() {
+    let config = parse(HEAD).unwrap();
+    assert_eq!(config.speaker.cluster_id, ClusterId([192, 0, 2, 10].into()));
+    let listen: Vec<_> = config
+        .speaker
+        .listen
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(listen, ["0.0.0.0:179", "[::]:179"]);
+    assert_eq!(config.peers, Configuration::default());
+
+    let group = group("");
+    assert_eq!(group.session.peer_asn, Some(Asn(64512)));
+    assert_eq!(group.session.hold_time_seconds, 9);
+    assert!(group.session.import.prefixes.is_none() && group.session.export.prefixes.is_none());
+    assert_eq!(group.session.import.maximum_paths, Some(1000));
+    assert!(
+        group
+            .session
+            .families
+            .iter()
+            .all(|f| f.add_path == Some(AddPathMode::Both))
+    );
+}
+
+#[test]
+fn prefixes_are_given_alone_or_with_bounds_or_as_all() {
+    let filter = |text: &str| {
+        group(&format!("  importPrefixes: {text}\n"))
+            .session
+            .import
+            .prefixes
+    };
+    let rule = |text: &str, minimum, maximum| {
+        PrefixRule::new(text.parse().unwrap(), minimum, maximum).unwrap()
+    };
+    assert_eq!(filter("all"), PrefixFilter::All);
+    assert_eq!(filter("[]"), PrefixFilter::none());
+    assert_eq!(
+        filter("[10.1.1.0/24, {prefix: 10.2.0.0/16, minimumLength: 24, maximumLength: 32}]"),
+        PrefixFilter::Only(vec![
+            rule("10.1.1.0/24", 24, 24),
+            rule("10.2.0.0/16", 24, 32)
+        ])
+    );
+    assert_eq!(
+        filter("[{prefix: 10.2.0.0/16, maximumLength: 24}]"),
+        PrefixFilter::Only(vec![rule("10.2.0.0/16", 16, 24)])
+    );
+}
+
+#[test]
+fn a_misspelt_field_is_named_with_its_place_and_the_nearest_one() {
+    check_refused(
+        "peerGroup:\n- name: a\n",
+        "5:1: unknown field `peerGroup`; did you mean `peerGroups`? allowed here: apiVersion, \
+         kind, asn, routerId, clusterId, listen, peerGroups, peers",
+    );
+    let problem = parse(&with_head(
+        "peerGroups:\n- name: a\n  role: client\n  importPrefixes:\n  - {prefix: 10.0.0.0/8, \
+         minimumLenght: 9}\n",
+    ));
+    let text = problem.unwrap_err().to_string();
+    assert!(text.starts_with("9:"), "{text}");
+    assert!(text.contains("did you mean `minimumLength`?"), "{text}");
+}
+
+#[test]
+fn values_that_no_speaker_can_have_are_refused_with_a_cure() {
+    let head = "apiVersion: portlb.io/v1\nkind: RouteReflector\n";
+    let check = |text: &str, expected: &str| {
+        let problem = parse(&format!("{head}{text}")).unwrap_err().to_string();
+        assert!(problem.starts_with(expected), "{problem}");
+    };
+    check(
+        "asn: 0\nrouterId: 192.0.2.1\n",
+        "3:6: asn: 0 is reserved; write an AS number",
+    );
+    check(
+        "asn: 23456\nrouterId: 192.0.2.1\n",
+        "3:6: asn: 23456 is reserved",
+    );
+    check(
+        "asn: 64512\nrouterId: 0.0.0.0\n",
+        "4:11: routerId: 0.0.0.0 is not allowed",
+    );
+    check(
+        "asn: 64512\nrouterId: fd00::1\n",
+        "4:11: \"fd00::1\" is not an id",
+    );
+    check("routerId: 192.0.2.1\n", "3:1: the field `asn` is missing");
+    check(
+        "asn: 64512\nrouterId: 192.0.2.1\nlisten: [192.0.2.1]\n",
+        "5:10: \"192.0.2.1\" is not ADDRESS:PORT",
+    );
+}
+
+#[test]
+fn groups_that_cannot_be_served_are_refused_with_their_place() {
+    let check = |text: &str, expected: &str| {
+        check_refused(
+            &format!("peerGroups:\n- name: lb\n  role: client\n{text}"),
+            expected,
+        );
+    };
+    check(
+        "  holdTime: 2s\n",
+        "8:13: holdTime: 2 s is not allowed; write 3s to 65535s, or 0s to keep a silent peer for \
+         ever",
+    );
+    check(
+        "  holdTime: 9\n",
+        "8:13: \"9\" is not a time; write whole seconds or minutes, such as 9s or 3m",
+    );
+    check(
+        "  maximumPaths: 0\n",
+        "8:17: maximumPaths: 0 is not allowed; write at least 1, or leave the field out for 1000",
+    );
+    check(
+        "  families: [ipv4, ipv4]\n",
+        "8:13: families: write ipv4, ipv6 or both, each once",
+    );
+    check(
+        "  dynamicPrefixes: [10.244.1.0/16]\n",
+        "8:21: \"10.244.1.0/16\" has bits behind its length; write 10.244.0.0/16 or a longer \
+         length",
+    );
+    check(
+        "  importPrefixes:\n  - {prefix: 10.1.0.0/16, minimumLength: 8}\n",
+        "9:5: lengths 8 to 8 do not fit 10.1.0.0/16: they have to lie between 16 and 32, the \
+         smaller one first",
+    );
+    check(
+        "- name: lb\n  role: client\n",
+        "8:9: peerGroups: the name `lb` is given twice; rename one",
+    );
+    check(
+        "  dynamicPrefixes: [10.0.0.0/8]\n- name: other\n  role: client\n  dynamicPrefixes: \
+         [10.1.0.0/16]\n",
+        "11:21: dynamicPrefixes: 10.1.0.0/16 overlaps 10.0.0.0/8 of peer group `lb`; a peer has \
+         to belong to one group only",
+    );
+}
+
+#[test]
+fn internal_groups_have_a_role_and_external_ones_have_none() {
+    check_refused(
+        "peerGroups:\n- name: lb\n",
+        "6:3: role: missing in peer group `lb`; write client for load-balancer pods (their paths \
+         go to everybody), non-client for other reflectors and routers",
+    );
+    check_refused(
+        "peerGroups:\n- name: lb\n  asn: 65001\n  role: client\n",
+        "8:9: role: peer group `lb` is of another AS, and only internal peers have a role; leave \
+         the field out",
+    );
+}
+
+#[test]
+fn peers_take_their_settings_from_a_group() {
+    let groups = "peerGroups:\n- name: routers\n  role: non-client\npeers:\n";
+    let check = |text: &str, expected: &str| check_refused(&format!("{groups}{text}"), expected);
+    check(
+        "- {name: r, address: 192.0.2.1, group: router}\n",
+        "9:40: group: there is no peer group `router`; did you mean `routers`?",
+    );
+    check(
+        "- {name: r, address: router.example, group: routers}\n",
+        "9:22: \"router.example\" is not an IP address; write one such as 192.0.2.1 or fd00::1 \
+         (names are not looked up)",
+    );
+    check(
+        "- {name: r, address: 192.0.2.1, port: 0, group: routers}\n",
+        "9:39: port: 0 is not allowed; write 1 to 65535, or leave it out for 179",
+    );
+    check(
+        "- {name: r, address: 192.0.2.1, localAddress: fd00::1, group: routers}\n",
+        "9:47: localAddress: fd00::1 is not of the family of the peer's address 192.0.2.1",
+    );
+    check(
+        "- {name: r, address: 192.0.2.1, group: routers}\n- {name: r, address: 192.0.2.2, group: \
+         routers}\n",
+        " peer name `r` is used twice",
+    );
+    let text = with_head(&format!(
+        "{groups}- {{name: r, address: 192.0.2.1, group: routers, connection: passive}}\n"
+    ));
+    let peer = parse(&text).unwrap().peers.peers.remove(0);
+    assert_eq!(peer.address, "192.0.2.1:179".parse().unwrap());
+    assert!(!peer.active && peer.passive && !peer.session.is_client);
+}

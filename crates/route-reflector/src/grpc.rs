@@ -1,0 +1,218 @@
+//! The Reflector contract. The only module that knows the generated types.
+
+mod translate;
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bgp_packet::Asn;
+use bgp_speaker::{Change, Changes, SpeakerGone, SpeakerHandle};
+use daemon_api::reflector::v1::{
+    GetConfigurationRequest, GetConfigurationResponse, ListPathsRequest, ListPathsResponse,
+    ListSessionsRequest, ListSessionsResponse, Synced, Table, WatchPathsRequest,
+    WatchPathsResponse, WatchSessionsRequest, WatchSessionsResponse,
+    reflector_server::Reflector as Contract, watch_paths_response, watch_sessions_response,
+};
+use futures::{Stream, stream};
+use tokio::sync::watch;
+use tonic::{Request, Response, Status};
+
+use crate::reflector::InForce;
+
+#[derive(Debug)]
+pub(crate) struct ReflectorService {
+    /// Of the life of the speaker.
+    local_asn: Asn,
+    speaker: SpeakerHandle,
+    in_force: watch::Receiver<InForce>,
+    revision: Arc<AtomicU64>,
+}
+
+impl ReflectorService {
+    pub(crate) fn new(speaker: SpeakerHandle, in_force: watch::Receiver<InForce>) -> Self {
+        let local_asn = in_force.borrow().config.speaker.local_asn;
+        Self {
+            local_asn,
+            speaker,
+            in_force,
+            revision: Arc::default(),
+        }
+    }
+
+    async fn watch<T: Send + 'static>(
+        &self,
+        paths: bool,
+        translate: fn(Asn, u64, Change) -> Option<T>,
+    ) -> Result<Response<ResponseStream<T>>, Status> {
+        let watcher = Watcher {
+            local_asn: self.local_asn,
+            changes: self.speaker.changes(paths).await.map_err(gone)?,
+            waiting: VecDeque::new(),
+            revision: self.revision.clone(),
+            translate,
+        };
+        let events = stream::unfold(watcher, |mut watcher| async move {
+            let event = watcher.next().await.ok()?;
+            Some((Ok(event), watcher))
+        });
+        Ok(Response::new(Box::pin(events)))
+    }
+}
+
+type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+fn gone(error: SpeakerGone) -> Status {
+    Status::unavailable(error.to_string())
+}
+
+fn next(revision: &AtomicU64) -> u64 {
+    revision.fetch_add(1, Ordering::Relaxed) + 1
+}
+
+/// One watch stream.
+struct Watcher<T> {
+    local_asn: Asn,
+    changes: Changes,
+    waiting: VecDeque<Change>,
+    revision: Arc<AtomicU64>,
+    /// `None`: of no interest to this stream.
+    translate: fn(Asn, u64, Change) -> Option<T>,
+}
+
+impl<T> Watcher<T> {
+    async fn next(&mut self) -> Result<T, SpeakerGone> {
+        loop {
+            while let Some(change) = self.waiting.pop_front() {
+                if let Some(event) = (self.translate)(self.local_asn, next(&self.revision), change)
+                {
+                    return Ok(event);
+                }
+            }
+            self.waiting.extend(self.changes.next().await?);
+        }
+    }
+}
+
+fn session_event(local_asn: Asn, revision: u64, change: Change) -> Option<WatchSessionsResponse> {
+    use watch_sessions_response::Event;
+    let event = match change {
+        Change::Peer(peer) => Event::Session(translate::session(local_asn, &peer)),
+        Change::PeerRemoved(name) => Event::RemovedSession(name),
+        Change::Synced => Event::Synced(Synced {}),
+        Change::Path(_) | Change::PathRemoved(_) => return None,
+    };
+    Some(WatchSessionsResponse {
+        revision,
+        event: Some(event),
+    })
+}
+
+fn path_event(_local_asn: Asn, revision: u64, change: Change) -> Option<WatchPathsResponse> {
+    use watch_paths_response::Event;
+    let event = match change {
+        Change::Path(path) => Event::Path(translate::path(path)),
+        Change::PathRemoved(path) => Event::RemovedPath(translate::removed_path(path)),
+        Change::Synced => Event::Synced(Synced {}),
+        Change::Peer(_) | Change::PeerRemoved(_) => return None,
+    };
+    Some(WatchPathsResponse {
+        revision,
+        event: Some(event),
+    })
+}
+
+#[tonic::async_trait]
+impl Contract for ReflectorService {
+    type WatchSessionsStream = ResponseStream<WatchSessionsResponse>;
+    type WatchPathsStream = ResponseStream<WatchPathsResponse>;
+
+    async fn list_sessions(
+        &self,
+        _request: Request<ListSessionsRequest>,
+    ) -> Result<Response<ListSessionsResponse>, Status> {
+        let peers = self.speaker.peers().await.map_err(gone)?;
+        let sessions = peers
+            .iter()
+            .map(|peer| translate::session(self.local_asn, peer))
+            .collect();
+        Ok(Response::new(ListSessionsResponse {
+            revision: next(&self.revision),
+            sessions,
+        }))
+    }
+
+    async fn watch_sessions(
+        &self,
+        _request: Request<WatchSessionsRequest>,
+    ) -> Result<Response<Self::WatchSessionsStream>, Status> {
+        self.watch(false, session_event).await
+    }
+
+    async fn list_paths(
+        &self,
+        request: Request<ListPathsRequest>,
+    ) -> Result<Response<ListPathsResponse>, Status> {
+        let request = request.into_inner();
+        let peer = || {
+            if request.peer.is_empty() {
+                let message = "peer: needed for the tables of one peer; ListSessions names them";
+                return Err(Status::invalid_argument(message));
+            }
+            Ok(request.peer.clone())
+        };
+        let table = match Table::try_from(request.table) {
+            Ok(Table::Unspecified) => bgp_speaker::Table::All,
+            Ok(Table::AdjRibIn) => bgp_speaker::Table::AdjRibIn(peer()?),
+            Ok(Table::AdjRibOut) => bgp_speaker::Table::AdjRibOut(peer()?),
+            Err(_) => return Err(Status::invalid_argument("table: unknown")),
+        };
+        let prefix = if request.prefix.is_empty() {
+            None
+        } else {
+            let prefix = daemon_api::prefix("prefix", &request.prefix);
+            Some(prefix.map_err(|error| Status::invalid_argument(error.to_string()))?)
+        };
+        if !request.peer.is_empty() {
+            let peers = self.speaker.peers().await.map_err(gone)?;
+            if !peers.iter().any(|peer| peer.name == request.peer) {
+                let message = format!("peer: there is no {:?}; see ListSessions", request.peer);
+                return Err(Status::not_found(message));
+            }
+        }
+        let mut paths = self
+            .speaker
+            .paths(table.clone(), prefix)
+            .await
+            .map_err(gone)?;
+        if table == bgp_speaker::Table::All && !request.peer.is_empty() {
+            paths.retain(|path| path.peer.as_deref() == Some(request.peer.as_str()));
+        }
+        let paths = paths.into_iter().map(translate::path).collect();
+        Ok(Response::new(ListPathsResponse {
+            revision: next(&self.revision),
+            paths,
+        }))
+    }
+
+    async fn watch_paths(
+        &self,
+        _request: Request<WatchPathsRequest>,
+    ) -> Result<Response<Self::WatchPathsStream>, Status> {
+        self.watch(true, path_event).await
+    }
+
+    async fn get_configuration(
+        &self,
+        _request: Request<GetConfigurationRequest>,
+    ) -> Result<Response<GetConfigurationResponse>, Status> {
+        Ok(Response::new(translate::configuration(
+            &self.in_force.borrow(),
+        )))
+    }
+}

@@ -1,0 +1,266 @@
+//! A whole reflector in process, and BGP speakers around it on loopback addresses of their own.
+
+use std::{
+    collections::BTreeMap,
+    future::pending,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use bgp_packet::{AddPathMode, Asn, ClusterId, IpNet, PathAttributes, PathId, RouterId};
+use bgp_rib::{ExportPolicy, ImportPolicy};
+use bgp_session::SessionState;
+use bgp_speaker::{
+    Change, Changes, Configuration, GroupConfig, PathStatus, PeerConfig, PeerStatus, SessionConfig,
+    Speaker, SpeakerConfig, SpeakerHandle,
+};
+use daemon_api::reflector::v1::reflector_client::ReflectorClient;
+use daemon_runtime::{Daemon, DaemonError, ListenAddress, Readiness, Shutdown};
+use route_reflector::config::{self, Settings};
+use tempfile::TempDir;
+use tokio::{task::JoinHandle, time::timeout};
+use tonic::transport::Channel;
+
+pub(crate) const ASN: Asn = Asn(64512);
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Nothing in these tests takes this long.
+pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match timeout(DEADLINE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("not within {DEADLINE:?}: {what}"),
+    }
+}
+
+pub(crate) const HEAD: &str = "\
+apiVersion: portlb.io/v1
+kind: RouteReflector
+asn: 64512
+routerId: 192.0.2.10
+listen: [\"127.0.0.1:0\"]
+";
+
+pub(crate) const CLIENTS: &str = "\
+- name: clients
+  dynamicPrefixes: [127.0.1.0/24]
+  role: client
+  importPrefixes:
+  - {prefix: 10.1.0.0/16, maximumLength: 32}
+  allowedNextHops: [192.0.2.0/24]
+  maximumPaths: 3
+";
+
+pub(crate) const ROUTERS: &str = "\
+- name: routers
+  dynamicPrefixes: [127.0.2.0/24]
+  role: non-client
+  exportPrefixes: all
+";
+
+/// The usual reflector: clients are dynamic, and so are routers.
+pub(crate) fn usual() -> String {
+    format!("{HEAD}peerGroups:\n{CLIENTS}{ROUTERS}")
+}
+
+pub(crate) struct Running {
+    pub(crate) bgp: SocketAddr,
+    pub(crate) client: ReflectorClient<Channel>,
+    pub(crate) http: ListenAddress,
+    pub(crate) readiness: Readiness,
+    pub(crate) shutdown: Shutdown,
+    pub(crate) daemon: JoinHandle<Result<(), DaemonError>>,
+    directory: TempDir,
+}
+
+impl Running {
+    pub(crate) async fn start(text: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("route-reflector.yaml");
+        std::fs::write(&file, text).unwrap();
+        let loopback: ListenAddress = "127.0.0.1:0".parse().unwrap();
+        let settings = Settings {
+            config: config::load(&file, &[]).unwrap(),
+            file,
+            listen: Vec::new(),
+            grpc_listen: loopback.clone(),
+            shutdown_text: "gone for a test".to_owned(),
+            shutdown_deadline: Duration::from_secs(5),
+        };
+        let mut daemon = Daemon::new("route-reflector");
+        let addresses = route_reflector::start(settings, &mut daemon).await.unwrap();
+        let http = daemon.serve_http(&loopback).await.unwrap();
+        let client = ReflectorClient::connect(format!("http://{}", addresses.grpc))
+            .await
+            .unwrap();
+        let (readiness, shutdown) = (daemon.readiness().clone(), daemon.shutdown().clone());
+        let daemon = tokio::spawn(daemon.run_until_drained(pending()));
+        let bgp = addresses.bgp[0];
+        Self {
+            bgp,
+            client,
+            http,
+            readiness,
+            shutdown,
+            daemon,
+            directory,
+        }
+    }
+
+    pub(crate) fn file(&self) -> PathBuf {
+        self.directory.path().join("route-reflector.yaml")
+    }
+
+    /// As an editor does it.
+    pub(crate) fn replace_file(&self, text: &str) {
+        let new = self.directory.path().join("new");
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(new, self.file()).unwrap();
+    }
+}
+
+/// A BGP speaker beside the reflector.
+pub(crate) struct Neighbour {
+    pub(crate) handle: SpeakerHandle,
+    pub(crate) listens_on: Option<SocketAddr>,
+    task: JoinHandle<()>,
+    changes: Changes,
+    pub(crate) peers: BTreeMap<String, PeerStatus>,
+    pub(crate) paths: BTreeMap<(IpNet, Option<PathId>), PathStatus>,
+}
+
+impl Neighbour {
+    /// One that dials the reflector from this address, which is its router id, too.
+    pub(crate) async fn dialling(address: [u8; 4], reflector: SocketAddr) -> Self {
+        let peer = PeerConfig {
+            name: "reflector".to_owned(),
+            local_address: Some(IpAddr::from(address)),
+            passive: false,
+            ..PeerConfig::new(reflector, session())
+        };
+        let peers = Configuration {
+            peers: vec![peer],
+            groups: Vec::new(),
+        };
+        Self::start(address, Vec::new(), peers).await
+    }
+
+    /// One that waits on this address.
+    pub(crate) async fn listening(address: [u8; 4]) -> Self {
+        let group = GroupConfig {
+            name: "reflectors".to_owned(),
+            prefixes: vec!["127.0.0.0/8".parse().unwrap()],
+            maximum_peers: 1,
+            session: session(),
+        };
+        let peers = Configuration {
+            peers: Vec::new(),
+            groups: vec![group],
+        };
+        Self::start(address, vec![(address, 0).into()], peers).await
+    }
+
+    async fn start(address: [u8; 4], listen: Vec<SocketAddr>, peers: Configuration) -> Self {
+        let speaker = Speaker::bind(SpeakerConfig {
+            local_asn: ASN,
+            router_id: RouterId(address.into()),
+            cluster_id: ClusterId(address.into()),
+            listen,
+        })
+        .unwrap();
+        let listens_on = speaker.local_addresses().first().copied();
+        let handle = speaker.handle();
+        let task = tokio::spawn(async { speaker.run().await.unwrap() });
+        let changes = handle.changes(true).await.unwrap();
+        handle.configure(peers).await.unwrap().unwrap();
+        Self {
+            handle,
+            listens_on,
+            task,
+            changes,
+            peers: BTreeMap::new(),
+            paths: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) async fn announce(&self, prefix: &str, next_hop: [u8; 4]) {
+        let attributes = PathAttributes::originate(next_hop.into());
+        let revision = self
+            .handle
+            .originate(prefix.parse().unwrap(), attributes)
+            .await;
+        let revision = revision.unwrap().unwrap();
+        soon("written", self.handle.flushed(revision))
+            .await
+            .unwrap();
+    }
+
+    /// Follows sessions and paths until the condition holds.
+    pub(crate) async fn until(&mut self, what: &str, condition: impl Fn(&Self) -> bool) {
+        let follow = async {
+            while !condition(self) {
+                for change in self.changes.next().await.unwrap() {
+                    self.take(change);
+                }
+            }
+        };
+        soon(what, follow).await;
+    }
+
+    fn take(&mut self, change: Change) {
+        match change {
+            Change::Peer(peer) => {
+                self.peers.insert(peer.name.clone(), *peer);
+            }
+            Change::PeerRemoved(name) => {
+                self.peers.remove(&name);
+            }
+            Change::Path(path) => {
+                self.paths.insert((path.prefix, path.path_id), path);
+            }
+            Change::PathRemoved(path) => {
+                self.paths.remove(&(path.prefix, path.path_id));
+            }
+            Change::Synced => {}
+        }
+    }
+
+    pub(crate) async fn established(&mut self) {
+        self.until("a session", |this| {
+            this.peers
+                .values()
+                .any(|peer| peer.session.state == SessionState::Established)
+        })
+        .await;
+    }
+
+    pub(crate) async fn until_next_hops(&mut self, prefix: &str, expected: &[[u8; 4]]) {
+        let prefix: IpNet = prefix.parse().unwrap();
+        let expected: Vec<IpAddr> = expected.iter().copied().map(IpAddr::from).collect();
+        let what = format!("{prefix} via {expected:?}");
+        self.until(&what, |this| {
+            let paths = this.paths.values().filter(|path| path.prefix == prefix);
+            let mut next_hops: Vec<_> = paths.map(|path| path.attributes.next_hop).collect();
+            next_hops.sort_unstable();
+            next_hops == expected
+        })
+        .await;
+    }
+
+    /// Without a goodbye, as after SIGKILL.
+    pub(crate) fn kill(self) {
+        self.task.abort();
+    }
+}
+
+fn session() -> SessionConfig {
+    let mut session = SessionConfig {
+        import: ImportPolicy::accept_all(),
+        export: ExportPolicy::send_all(),
+        ..SessionConfig::new(Some(ASN))
+    };
+    for family in &mut session.families {
+        family.add_path = Some(AddPathMode::Receive);
+    }
+    session
+}

@@ -1,0 +1,326 @@
+//! Our own daemons on the reference network: three in each lb pod, one on each
+//! node, two reflectors; each can be started, stopped and killed alone.
+
+mod desired;
+mod flags;
+mod rpc;
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Display};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use ipnet::IpNet;
+
+pub use desired::{Desired, HealthCheck, Persistence, Ports, RealServer, VirtualServer};
+
+use flags::Flags;
+
+use crate::nodes::Pod;
+use crate::reference::{Options, Reference, SERVICE, SERVICE_RANGE, SERVICE_RANGE6, SERVICE6};
+use crate::{FibWatcher, Host, Process, Signal, daemons};
+
+/// Until the whole system serves, on the slowest floor.
+const START: Duration = Duration::from_secs(30);
+/// Until a daemon has ended after SIGTERM: its drain timeout and linger.
+const END: Duration = Duration::from_secs(30);
+
+/// One process of ours. The number is that of the lb pod, the node or the
+/// reflector, from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Daemon {
+    /// In a reflector's host, 0 or 1.
+    RouteReflector(usize),
+    /// On a node.
+    NodeRouter(usize),
+    /// In an lb pod.
+    PodWatcher(usize),
+    /// In an lb pod.
+    IpvsProgrammer(usize),
+    /// In an lb pod.
+    BgpAnnouncer(usize),
+}
+
+/// The whole load balancer.
+#[derive(Debug)]
+pub struct System {
+    /// The upstream router's table.
+    pub fib: FibWatcher,
+    /// The network below.
+    pub network: Reference,
+    running: BTreeMap<Daemon, Process>,
+    other_flags: BTreeMap<&'static str, Flags>,
+}
+
+impl Drop for System {
+    fn drop(&mut self) {
+        // Their goodbye takes seconds and is of no use to a network that ends.
+        for process in self.running.values() {
+            process.signal_group(Signal::SIGKILL);
+        }
+    }
+}
+
+impl Daemon {
+    /// The program.
+    pub fn program(self) -> &'static str {
+        match self {
+            Self::RouteReflector(_) => "route-reflector",
+            Self::NodeRouter(_) => "node-router",
+            Self::PodWatcher(_) => "pod-watcher",
+            Self::IpvsProgrammer(_) => "ipvs-programmer",
+            Self::BgpAnnouncer(_) => "bgp-announcer",
+        }
+    }
+
+    /// The default port of its gRPC server; a node-router has a unix socket.
+    fn grpc_port(self) -> Option<u16> {
+        match self {
+            Self::PodWatcher(_) => Some(50051),
+            Self::IpvsProgrammer(_) => Some(50052),
+            Self::BgpAnnouncer(_) => Some(50053),
+            Self::RouteReflector(_) => Some(50054),
+            Self::NodeRouter(_) => None,
+        }
+    }
+
+    fn http_port(self) -> u16 {
+        match self {
+            Self::PodWatcher(_) => 9151,
+            Self::IpvsProgrammer(_) => 9152,
+            Self::BgpAnnouncer(_) => 9153,
+            Self::RouteReflector(_) => 9154,
+            Self::NodeRouter(_) => 9155,
+        }
+    }
+}
+
+impl Display for Daemon {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::RouteReflector(number)
+        | Self::NodeRouter(number)
+        | Self::PodWatcher(number)
+        | Self::IpvsProgrammer(number)
+        | Self::BgpAnnouncer(number)) = self;
+        write!(f, "{} {number}", self.program())
+    }
+}
+
+impl System {
+    /// Brings up the network and writes the files; starts nothing of ours.
+    pub fn new(name: &str, options: Options) -> Result<Self> {
+        let network = Reference::bring_up(name, options)?;
+        let system = Self {
+            fib: FibWatcher::start(&network.router_host()?)?,
+            network,
+            running: BTreeMap::new(),
+            other_flags: BTreeMap::new(),
+        };
+        system.write_desired(&system.web())?;
+        Ok(system)
+    }
+
+    /// Brings up everything; returns when the router's table has a next hop for
+    /// each lb pod, in both families.
+    pub fn up(name: &str, options: Options) -> Result<Self> {
+        let mut system = Self::new(name, options)?;
+        system.start_all()?;
+        system.wait_until_announced(&[0, 1, 2], START)?;
+        Ok(system)
+    }
+
+    /// From its next start on, a program has these flags with these values in
+    /// place of the lab's.
+    pub fn set_flags(&mut self, program: &'static str, flags: &[(&str, &str)]) {
+        let new = flags
+            .iter()
+            .map(|(flag, value)| ((*flag).to_owned(), (*value).to_owned()));
+        let new: Vec<_> = new.collect();
+        flags::replace(self.other_flags.entry(program).or_default(), &new);
+    }
+
+    /// All daemons of all lb pods, nodes and reflectors.
+    pub fn all() -> Vec<Daemon> {
+        let mut all = vec![Daemon::RouteReflector(0), Daemon::RouteReflector(1)];
+        all.extend((0..3).map(Daemon::NodeRouter));
+        all.extend((0..3).flat_map(Self::lb_pod));
+        all
+    }
+
+    /// The three daemons of an lb pod.
+    pub fn lb_pod(lb_pod: usize) -> [Daemon; 3] {
+        [
+            Daemon::PodWatcher(lb_pod),
+            Daemon::IpvsProgrammer(lb_pod),
+            Daemon::BgpAnnouncer(lb_pod),
+        ]
+    }
+
+    /// Starts each daemon that is not running.
+    pub fn start_all(&mut self) -> Result<()> {
+        for daemon in Self::all() {
+            if !self.running.contains_key(&daemon) {
+                self.start(daemon)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts a daemon, also again.
+    pub fn start(&mut self, daemon: Daemon) -> Result<&Process> {
+        let mut flags = self.flags(daemon)?;
+        if let Some(other) = self.other_flags.get(daemon.program()) {
+            flags::replace(&mut flags, other);
+        }
+        let mut command = daemons::command(daemon.program())?;
+        for (flag, value) in flags {
+            command.args([flag, value]);
+        }
+        let process = self.host(daemon)?.start(daemon.program(), command)?;
+        self.running.insert(daemon, process);
+        self.process(daemon)
+    }
+
+    /// A daemon's process, running or ended.
+    pub fn process(&self, daemon: Daemon) -> Result<&Process> {
+        self.running
+            .get(&daemon)
+            .with_context(|| format!("{daemon} was not started"))
+    }
+
+    /// SIGTERM, and returns when it has ended.
+    pub fn stop(&mut self, daemon: Daemon) -> Result<std::process::ExitStatus> {
+        let process = self.process(daemon)?;
+        process.signal(Signal::SIGTERM)?;
+        let status = process.wait(END)?;
+        self.running.remove(&daemon);
+        Ok(status)
+    }
+
+    /// SIGKILL, and returns when it is dead.
+    pub fn kill(&mut self, daemon: Daemon) -> Result<()> {
+        self.process(daemon)?.kill()?;
+        self.running.remove(&daemon);
+        Ok(())
+    }
+
+    /// SIGKILL to all three daemons of an lb pod, at once.
+    pub fn kill_lb_pod(&mut self, lb_pod: usize) -> Result<()> {
+        // The announcer first: as its end is what the network sees.
+        let daemons = Self::lb_pod(lb_pod);
+        for daemon in daemons.iter().rev() {
+            self.process(*daemon)?.signal(Signal::SIGKILL)?;
+        }
+        for daemon in daemons {
+            self.process(daemon)?.wait(END)?;
+            self.running.remove(&daemon);
+        }
+        Ok(())
+    }
+
+    /// Waits until exactly these lb pods are next hops of both service ranges.
+    pub fn wait_until_announced(&self, lb_pods: &[usize], within: Duration) -> Result<()> {
+        for range in [IpNet::from(SERVICE_RANGE), SERVICE_RANGE6.into()] {
+            self.fib
+                .wait_for(range, &self.next_hops(range, lb_pods)?, within)?;
+        }
+        Ok(())
+    }
+
+    /// The next hops of a prefix when exactly these lb pods announce it.
+    pub fn next_hops(&self, prefix: IpNet, lb_pods: &[usize]) -> Result<Vec<IpAddr>> {
+        let pods: Vec<_> = lb_pods.iter().map(|n| &self.network.lb_pods[*n]).collect();
+        let is_v6 = matches!(prefix, IpNet::V6(_));
+        self.network.next_hops(&pods, is_v6)
+    }
+
+    /// What the system serves at first: port 80 of both service addresses, by
+    /// tunnel to every web pod.
+    pub fn web(&self) -> Desired {
+        Self::web_of(&self.network.web_pods)
+    }
+
+    /// The same with these web pods.
+    pub fn web_of(web_pods: &[Pod]) -> Desired {
+        let addresses = [IpAddr::from(SERVICE), SERVICE6.into()];
+        let real_servers = web_pods
+            .iter()
+            .flat_map(|pod| [IpAddr::from(pod.address), pod.address6.into()]);
+        Desired::new([IpNet::from(SERVICE_RANGE), SERVICE_RANGE6.into()]).with(VirtualServer::new(
+            "web",
+            addresses,
+            [Ports::One(80)],
+            real_servers,
+        ))
+    }
+
+    /// Gives every lb pod a new file.
+    pub fn write_desired(&self, desired: &Desired) -> Result<()> {
+        (0..3).try_for_each(|lb_pod| self.write_desired_text(lb_pod, &desired.text()))
+    }
+
+    /// Gives one lb pod a file with this text, at once and whole.
+    pub fn write_desired_text(&self, lb_pod: usize, text: &str) -> Result<()> {
+        let file = self.desired_file(lb_pod)?;
+        let new = file.with_extension("new");
+        std::fs::write(&new, text).with_context(|| format!("write {}", new.display()))?;
+        std::fs::rename(&new, &file).with_context(|| format!("replace {}", file.display()))
+    }
+
+    /// The file that an lb pod's pod-watcher reads.
+    pub fn desired_file(&self, lb_pod: usize) -> Result<PathBuf> {
+        let host = self.host(Daemon::PodWatcher(lb_pod))?;
+        Ok(host.run_directory()?.join("virtual-servers.yaml"))
+    }
+
+    /// Where a daemon runs.
+    pub fn host(&self, daemon: Daemon) -> Result<Host> {
+        match daemon {
+            Daemon::RouteReflector(0) => self.network.reflector(1),
+            Daemon::RouteReflector(_) => self.network.reflector(2),
+            Daemon::NodeRouter(node) => self.network.lab.host(&self.network.nodes[node].name),
+            Daemon::PodWatcher(lb_pod)
+            | Daemon::IpvsProgrammer(lb_pod)
+            | Daemon::BgpAnnouncer(lb_pod) => {
+                self.network.lab.host(&self.network.lb_pods[lb_pod].name)
+            }
+        }
+    }
+
+    /// Where a daemon's gRPC server is, in the words of a client's flag.
+    pub fn grpc_target(&self, daemon: Daemon) -> Result<String> {
+        match (daemon.grpc_port(), daemon) {
+            (None, Daemon::NodeRouter(node)) => {
+                Ok(format!("unix:{}", self.node_router_socket(node)?.display()))
+            }
+            (port, _) => Ok(format!("http://127.0.0.1:{}", port.unwrap_or_default())),
+        }
+    }
+
+    fn node_router_socket(&self, node: usize) -> Result<PathBuf> {
+        let host = self.host(Daemon::NodeRouter(node))?;
+        Ok(host.run_directory()?.join("node-router.sock"))
+    }
+
+    fn flags(&self, daemon: Daemon) -> Result<Flags> {
+        Ok(match daemon {
+            Daemon::RouteReflector(number) => {
+                let text = flags::reflector_file(if number == 0 { 1 } else { 2 });
+                let file = self.host(daemon)?.write("route-reflector.yaml", &text)?;
+                flags::route_reflector(&file)
+            }
+            Daemon::NodeRouter(node) => {
+                flags::node_router(&self.network.nodes[node], &self.node_router_socket(node)?)
+            }
+            Daemon::PodWatcher(lb_pod) => flags::pod_watcher(&self.desired_file(lb_pod)?),
+            Daemon::IpvsProgrammer(_) => flags::ipvs_programmer(),
+            Daemon::BgpAnnouncer(lb_pod) => flags::bgp_announcer(
+                &self.network.nodes[lb_pod],
+                &self.network.lb_pods[lb_pod],
+                &self.node_router_socket(lb_pod)?,
+            ),
+        })
+    }
+}

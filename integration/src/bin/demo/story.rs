@@ -1,0 +1,131 @@
+//! What is printed: a line as each step ends, and a table of them all.
+
+use std::{
+    fmt::Write as _,
+    io::{IsTerminal, Write},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+
+/// Prints on standard output, in colour only on a terminal.
+pub(crate) struct Story {
+    is_colour: bool,
+    began: Instant,
+    told: Vec<Told>,
+    current: Option<&'static str>,
+}
+
+struct Told {
+    title: &'static str,
+    took: Duration,
+    seen: String,
+}
+
+/// What a step has seen; `took` where the measured time is not that of the whole step.
+pub(crate) struct Seen {
+    pub(crate) took: Option<Duration>,
+    pub(crate) words: String,
+}
+
+impl Seen {
+    pub(crate) fn new(words: impl Into<String>) -> Self {
+        Self {
+            took: None,
+            words: words.into(),
+        }
+    }
+
+    pub(crate) fn after(took: Duration, words: impl Into<String>) -> Self {
+        Self {
+            took: Some(took),
+            words: words.into(),
+        }
+    }
+}
+
+impl Story {
+    pub(crate) fn begin() -> Self {
+        Self {
+            is_colour: std::io::stdout().is_terminal(),
+            began: Instant::now(),
+            told: Vec::new(),
+            current: None,
+        }
+    }
+
+    pub(crate) fn say(&self, text: &str) {
+        // A reader who has closed the pipe wants no more.
+        let _ = writeln!(std::io::stdout(), "{text}");
+    }
+
+    /// Runs a step and tells how it ended.
+    pub(crate) fn step<T>(
+        &mut self,
+        title: &'static str,
+        run: impl FnOnce() -> Result<(T, Seen)>,
+    ) -> Result<T> {
+        self.current = Some(title);
+        let began = Instant::now();
+        let (value, seen) = run().with_context(|| format!("step `{title}`"))?;
+        let told = Told {
+            title,
+            took: seen.took.unwrap_or(began.elapsed()),
+            seen: seen.words,
+        };
+        let mark = self.paint("32", "ok");
+        self.say(&format!(
+            "{mark}  {title:<62} {:>9}  {}",
+            in_words(told.took),
+            told.seen
+        ));
+        self.told.push(told);
+        self.current = None;
+        Ok(value)
+    }
+
+    /// Everything once more, at a glance.
+    pub(crate) fn table(&self) {
+        let width = self
+            .told
+            .iter()
+            .map(|told| told.title.len())
+            .max()
+            .unwrap_or(0);
+        let mut table = format!("\n{:<width$}  {:>9}  seen\n", "step", "time");
+        for told in &self.told {
+            let _ = writeln!(
+                table,
+                "{:<width$}  {:>9}  {}",
+                told.title,
+                in_words(told.took),
+                told.seen
+            );
+        }
+        self.say(&table);
+        let all = self.paint("32", "all steps succeeded");
+        self.say(&format!("{all} in {}", in_words(self.began.elapsed())));
+    }
+
+    pub(crate) fn failed(&self, error: &anyhow::Error) {
+        let word = self.paint("31", "FAILED");
+        let step = self.current.unwrap_or("the beginning");
+        self.say(&format!("{word}  {step}\n        {error:#}"));
+    }
+
+    fn paint(&self, colour: &str, text: &str) -> String {
+        if self.is_colour {
+            format!("\x1b[{colour}m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
+    }
+}
+
+fn in_words(duration: Duration) -> String {
+    if duration < Duration::from_secs(1) {
+        format!("{:.1} ms", duration.as_secs_f64() * 1000.0)
+    } else {
+        format!("{:.2} s", duration.as_secs_f64())
+    }
+}

@@ -1,0 +1,1 @@
+//! Sessions with BIRD, FRR, GoBGP and exabgp.

@@ -1,0 +1,5 @@
+//! The whole system with real parts: kernel IPVS, BIRD, FRR, GoBGP, exabgp, nginx, wrk, grpcurl.
+//!
+//! Run by `make test-integration`, one test at a time on the lab's floor.
+
+mod interop;
