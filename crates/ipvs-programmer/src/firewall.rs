@@ -35,11 +35,15 @@ pub fn table<'a>(
     marks: &BTreeMap<VirtualServerId, u32>,
 ) -> Table {
     let mut masqueraded = Vec::new();
+    let mut others = BTreeSet::new();
     let mut marked = Vec::new();
     for virtual_server in virtual_servers {
         let id = &virtual_server.id;
-        if virtual_server.forwarding_method == ForwardingMethod::Masquerade {
-            masqueraded.push(host(id.address));
+        match virtual_server.forwarding_method {
+            ForwardingMethod::Masquerade => masqueraded.push(id),
+            ForwardingMethod::DirectRouting | ForwardingMethod::Tunnel(_) => {
+                others.insert(id.address);
+            }
         }
         if let Some(mark) = marks.get(id) {
             marked.push(mark_rule(id, *mark));
@@ -90,10 +94,7 @@ pub fn table<'a>(
         ));
     }
     if !masqueraded.is_empty() {
-        let rules = IpNet::aggregate(&masqueraded)
-            .into_iter()
-            .map(|prefix| Rule::new().original_destination(prefix).masquerade())
-            .collect();
+        let rules = masquerade_rules(&masqueraded, &others);
         chains.push(chain(
             "postrouting",
             Kind::Nat,
@@ -129,14 +130,41 @@ fn chain(name: &str, kind: Kind, hook: Hook, priority: i32, rules: Vec<Rule>) ->
     }
 }
 
+/// A rule for each prefix of masqueraded addresses; for an address that has virtual servers with
+/// `others` of the forwarding methods, one for each virtual server, since direct routing must keep
+/// the client's address.
+fn masquerade_rules(masqueraded: &[&VirtualServerId], others: &BTreeSet<IpAddr>) -> Vec<Rule> {
+    let (mixed, alone): (Vec<&VirtualServerId>, Vec<_>) = masqueraded
+        .iter()
+        .partition(|id| others.contains(&id.address));
+    let alone: Vec<IpNet> = alone.iter().map(|id| host(id.address)).collect();
+    let by_port = mixed.into_iter().map(|id| {
+        let (first, last) = id.ports.bounds();
+        Rule::new()
+            .original_destination(host(id.address))
+            .protocol(l4_protocol(id.protocol))
+            .original_destination_ports(first, last)
+            .masquerade()
+    });
+    IpNet::aggregate(&alone)
+        .into_iter()
+        .map(|prefix| Rule::new().original_destination(prefix).masquerade())
+        .chain(by_port)
+        .collect()
+}
+
+fn l4_protocol(protocol: Protocol) -> L4Protocol {
+    match protocol {
+        Protocol::Tcp => L4Protocol::Tcp,
+        Protocol::Udp => L4Protocol::Udp,
+        Protocol::Sctp => L4Protocol::Sctp,
+    }
+}
+
 fn mark_rule(id: &VirtualServerId, mark: u32) -> Rule {
     let rule = Rule::new()
         .destination(host(id.address))
-        .protocol(match id.protocol {
-            Protocol::Tcp => L4Protocol::Tcp,
-            Protocol::Udp => L4Protocol::Udp,
-            Protocol::Sctp => L4Protocol::Sctp,
-        });
+        .protocol(l4_protocol(id.protocol));
     let rule = match id.ports {
         Ports::Single(port) => rule.destination_ports(port.get(), port.get()),
         Ports::Range(first, last) => rule.destination_ports(first.get(), last.get()),
@@ -208,6 +236,23 @@ mod tests {
             [Rule::new().original_destination(prefix).masquerade()]
         );
         assert!(is_needed_by(&servers[0]));
+    }
+
+    #[test]
+    fn an_address_with_other_forwarding_methods_is_masqueraded_by_port() {
+        let servers = [
+            virtual_server("tcp/10.1.1.10:80", ForwardingMethod::Masquerade),
+            virtual_server("tcp/10.1.1.10:443", ForwardingMethod::DirectRouting),
+        ];
+        let table = table(&BTreeSet::new(), &servers, &BTreeMap::new());
+        assert_eq!(
+            table.chains[0].rules,
+            [Rule::new()
+                .original_destination("10.1.1.10/32".parse().unwrap())
+                .protocol(L4Protocol::Tcp)
+                .original_destination_ports(80, 80)
+                .masquerade()]
+        );
     }
 
     #[test]

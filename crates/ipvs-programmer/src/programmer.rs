@@ -21,8 +21,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 use virtual_server::{
-    AddressFamily, DesiredChange, DesiredSet, EntryKey, ForwardingMethod, VirtualServer,
-    VirtualServerId,
+    AddressFamily, DesiredSet, EntryKey, ForwardingMethod, VirtualServer, VirtualServerId,
 };
 
 use crate::{

@@ -180,9 +180,7 @@ impl VirtualServerStatus {
                     server.check.health == Health::Failed && !server.check.last_error.is_empty()
                 });
                 let cause = match failed {
-                    Some(server) => {
-                        format!(" ({}: {})", server.table_address, server.check.last_error)
-                    }
+                    Some(server) => format!(": {}", server.check.last_error),
                     None => String::new(),
                 };
                 let available = self.available_real_servers;

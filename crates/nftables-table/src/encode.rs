@@ -324,6 +324,7 @@ fn prefixes(expression: &Expression) -> &[IpNet] {
         Expression::Protocol(_)
         | Expression::TcpFlags { .. }
         | Expression::DestinationPorts(..)
+        | Expression::OriginalDestinationPorts(..)
         | Expression::Counter
         | Expression::SetMark(_)
         | Expression::NoTrack

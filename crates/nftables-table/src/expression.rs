@@ -50,14 +50,13 @@ pub(crate) fn encode_expression<P: Pusher>(
             let list = load(list, PayloadBase::TransportHeader, 13, 1);
             compare(and(list, &[*mask]), CmpOps::Eq, &[*value])
         }
-        Expression::DestinationPorts(first, last) => {
-            let list = load(list, PayloadBase::TransportHeader, 2, 2);
-            if first == last {
-                compare(list, CmpOps::Eq, &first.to_be_bytes())
-            } else {
-                let list = compare(list, CmpOps::Gte, &first.to_be_bytes());
-                compare(list, CmpOps::Lte, &last.to_be_bytes())
-            }
+        Expression::DestinationPorts(first, last) => ports(
+            load(list, PayloadBase::TransportHeader, 2, 2),
+            *first,
+            *last,
+        ),
+        Expression::OriginalDestinationPorts(first, last) => {
+            ports(load_original(list, CtKeys::ProtoDst), *first, *last)
         }
         Expression::Counter => list
             .nested_elem()
@@ -135,15 +134,27 @@ fn original_destination<P: Pusher>(
         IpNet::V4(_) => CtKeys::DstIp,
         IpNet::V6(_) => CtKeys::DstIp6,
     };
-    let list = list
-        .nested_elem()
+    in_prefix(load_original(list, key), prefix)
+}
+
+/// What conntrack knows of the first packet's direction.
+fn load_original<P: Pusher>(list: PushExprListAttrs<P>, key: CtKeys) -> PushExprListAttrs<P> {
+    list.nested_elem()
         .nested_data_ct()
         .push_dreg(REGISTER)
         .push_key(key as u32)
         .push_direction(CtDirection::Original as u8)
         .end_nested()
-        .end_nested();
-    in_prefix(list, prefix)
+        .end_nested()
+}
+
+/// Compares the register with the ports.
+fn ports<P: Pusher>(list: PushExprListAttrs<P>, first: u16, last: u16) -> PushExprListAttrs<P> {
+    if first == last {
+        return compare(list, CmpOps::Eq, &first.to_be_bytes());
+    }
+    let list = compare(list, CmpOps::Gte, &first.to_be_bytes());
+    compare(list, CmpOps::Lte, &last.to_be_bytes())
 }
 
 /// In a table for both IP versions, an address can only be loaded once its version is known.

@@ -133,6 +133,9 @@ pub enum Expression {
     /// The destination that the connection's first packet was addressed to, before any
     /// translation, lies in the prefix. Packets without a tracked connection do not match.
     OriginalDestination(IpNet),
+    /// The destination port that the connection's first packet was addressed to, before any
+    /// translation, lies between the two, both included; stands after [`Expression::Protocol`].
+    OriginalDestinationPorts(u16, u16),
     /// The transport protocol.
     Protocol(L4Protocol),
     /// The TCP flags under the mask have exactly this value; stands after
@@ -215,6 +218,11 @@ impl Rule {
     /// See [`Expression::OriginalDestination`].
     pub fn original_destination(self, prefix: IpNet) -> Self {
         self.with(Expression::OriginalDestination(prefix))
+    }
+
+    /// See [`Expression::OriginalDestinationPorts`].
+    pub fn original_destination_ports(self, first: u16, last: u16) -> Self {
+        self.with(Expression::OriginalDestinationPorts(first, last))
     }
 
     /// See [`Expression::Protocol`].

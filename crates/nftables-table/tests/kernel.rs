@@ -112,6 +112,11 @@ fn everything() -> Table {
             rules: vec![
                 Rule::new().original_destination(v4()).masquerade(),
                 Rule::new().original_destination(v6()).masquerade(),
+                Rule::new()
+                    .original_destination(v4())
+                    .protocol(L4Protocol::Tcp)
+                    .original_destination_ports(80, 80)
+                    .masquerade(),
             ],
         },
     ])
@@ -142,6 +147,7 @@ fn the_kernel_holds_what_was_written() {
             "type nat hook postrouting priority 100; policy accept;",
             "ct original ip daddr 10.1.1.0/24 masquerade",
             "ct original ip6 daddr fd00:1::/64 masquerade",
+            "ct original ip daddr 10.1.1.0/24 meta l4proto 6 ct original proto-dst 80 masquerade",
         ];
         assert_eq!(ruleset(), expected);
     });

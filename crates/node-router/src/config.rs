@@ -1,6 +1,6 @@
 //! What the flags mean.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use daemon_runtime::{ConfigError, ListenAddress};
 use ipnet::IpNet;
@@ -23,9 +23,19 @@ pub struct Config {
     /// Most prefixes that are routed at one time.
     pub max_routes: usize,
     /// Permission bits of the unix socket.
-    pub socket_mode: u32,
+    pub socket_mode: Mode,
     /// Group of the unix socket; without it, that of the process.
     pub socket_group: Option<u32>,
+}
+
+/// Permission bits of a file; shown in octal.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Mode(pub u32);
+
+impl fmt::Debug for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04o}", self.0)
+    }
 }
 
 impl Config {
@@ -111,10 +121,11 @@ fn prefixes(flag: &str, texts: &[String], cure: &str) -> Result<Vec<IpNet>, Conf
     Ok(prefixes)
 }
 
-fn socket_mode(text: &str) -> Result<u32, ConfigError> {
+fn socket_mode(text: &str) -> Result<Mode, ConfigError> {
     u32::from_str_radix(text, 8)
         .ok()
         .filter(|mode| *mode <= 0o777)
+        .map(Mode)
         .ok_or_else(|| {
             ConfigError(format!(
                 "--socket-mode: {text:?} is no octal mode; give 0 to 0777, such as 0660"
@@ -161,7 +172,7 @@ mod tests {
         let config = resolve(USABLE).unwrap();
         assert_eq!(config.policy.allowed_prefixes.len(), 2);
         assert_eq!(config.adopt_timeout, Duration::from_secs(10));
-        assert_eq!(config.socket_mode, 0o660);
+        assert_eq!(config.socket_mode, Mode(0o660));
     }
 
     #[test]

@@ -34,7 +34,7 @@ mod start;
 mod table;
 
 pub use args::{Args, DEFAULTS};
-pub use config::Config;
+pub use config::{Config, Mode};
 pub use error::{KernelError, StartError};
 pub use exemption::{Firewall, TABLE_NAME};
 pub use kernel::{Kernel, Link, NetlinkKernel, NotOnLink, OpenedKernel};

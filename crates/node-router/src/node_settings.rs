@@ -18,30 +18,49 @@ struct NodeSettings {
     uplinks: Vec<String>,
 }
 
-/// Looks at once and then at each interval; says what is wrong when that changes.
-pub(crate) async fn keep_watch(
+/// Says what is wrong when that changes.
+pub(crate) struct Watch {
     policy: Policy,
-    interval: Duration,
     step: Step,
     metrics: RouterMetrics,
-    shutdown: Shutdown,
-) {
-    let mut known = Vec::new();
-    loop {
-        let problems = problems(&NodeSettings::read(), &policy);
-        for problem in problems.iter().filter(|problem| !known.contains(*problem)) {
-            tracing::warn!(problem, "a setting of the node loses packets");
+    known: Vec<String>,
+}
+
+impl Watch {
+    /// Looks for the first time.
+    pub(crate) fn begin(policy: Policy, step: Step, metrics: RouterMetrics) -> Self {
+        let mut watch = Self {
+            policy,
+            step,
+            metrics,
+            known: Vec::new(),
+        };
+        watch.look();
+        watch
+    }
+
+    /// Looks again at each interval.
+    pub(crate) async fn keep(mut self, interval: Duration, shutdown: Shutdown) {
+        loop {
+            tokio::select! {
+                () = shutdown.stopping() => return,
+                () = tokio::time::sleep(interval) => self.look(),
+            }
         }
-        metrics
-            .unfit_settings
-            .set(i64::try_from(problems.len()).unwrap_or(i64::MAX));
+    }
+
+    fn look(&mut self) {
+        let problems = problems(&NodeSettings::read(), &self.policy);
+        for problem in &problems {
+            if !self.known.contains(problem) {
+                tracing::warn!(problem, "a setting of the node loses packets");
+            }
+        }
+        let count = i64::try_from(problems.len()).unwrap_or(i64::MAX);
+        self.metrics.unfit_settings.set(count);
         // A warning only: which packets are concerned depends on where the web pods are.
-        step.ready(problems.join("; "));
-        known = problems;
-        tokio::select! {
-            () = shutdown.stopping() => return,
-            () = tokio::time::sleep(interval) => {}
-        }
+        self.step.ready(problems.join("; "));
+        self.known = problems;
     }
 }
 

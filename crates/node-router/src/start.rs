@@ -79,13 +79,8 @@ pub async fn start_with<K: Kernel, F: Firewall>(
         });
     }
 
-    let watched = node_settings::keep_watch(
-        config.policy.clone(),
-        config.audit_interval,
-        settings_step,
-        metrics.clone(),
-        shutdown.clone(),
-    );
+    let watch = node_settings::Watch::begin(config.policy.clone(), settings_step, metrics.clone());
+    let watched = watch.keep(config.audit_interval, shutdown.clone());
     daemon.spawn("node settings", async move {
         watched.await;
         Ok::<(), KernelError>(())
@@ -128,7 +123,7 @@ fn set_socket_permissions(bound: &ListenAddress, config: &Config) -> Result<(), 
         if let Some(group) = config.socket_group {
             std::os::unix::fs::chown(path, None, Some(group))?;
         }
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(config.socket_mode))
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(config.socket_mode.0))
     };
     set().map_err(|source| StartError::SocketPermissions {
         path: path.display().to_string(),

@@ -277,7 +277,7 @@ impl<K: Kernel> RouteTable<K> {
                     self.metrics.repairs.inc();
                     tracing::warn!(%change, "the kernel's route was not as left; repaired");
                 } else {
-                    tracing::info!(%change, "done");
+                    tracing::info!(%change, "the kernel's routes have changed");
                 }
             }
             Err(error) => {

@@ -40,7 +40,7 @@ impl Keepalived {
         let file = host.write("keepalived.conf", &config(virtual_servers))?;
         let mut command = Command::new("keepalived");
         command
-            .args(["--dont-fork", "--log-console", "--log-detail", "--check"])
+            .args(["--dont-fork", "--log-console", "--no-syslog", "--check"])
             .arg("--use-file")
             .arg(&file)
             .arg("--pid")

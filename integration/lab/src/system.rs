@@ -242,6 +242,14 @@ impl System {
         Self::web_of(&self.network.web_pods)
     }
 
+    /// The same without health checks.
+    pub fn unchecked_web(&self) -> Desired {
+        let mut desired = self.web();
+        let virtual_servers = desired.virtual_servers.into_iter();
+        desired.virtual_servers = virtual_servers.map(VirtualServer::unchecked).collect();
+        desired
+    }
+
     /// The same with these web pods.
     pub fn web_of(web_pods: &[Pod]) -> Desired {
         let addresses = [IpAddr::from(SERVICE), SERVICE6.into()];

@@ -66,7 +66,7 @@ impl Plan {
                 "announced with GRACEFUL_SHUTDOWN and LOCAL_PREF 0".to_owned(),
             ),
             (Ok(_), None, Drain::Draining { .. } | Drain::Lingering { .. } | Drain::Done) => {
-                let detail = "withheld by a drain; Undrain reverts it".to_owned();
+                let detail = "withheld by a drain".to_owned();
                 (State::Drained, detail)
             }
             (Ok(_), None, Drain::No) => self.unannounced(prefix, entry),

@@ -434,7 +434,7 @@ fn a_stop_moves_traffic_away_then_withdraws_then_lingers() {
     transcript.feed(Input::Stop);
     expect![[r#"
         10.1.1.1/32 Draining: announced with GRACEFUL_SHUTDOWN and LOCAL_PREF 0
-        10.1.1.2/32 Drained: withheld by a drain; Undrain reverts it
+        10.1.1.2/32 Drained: withheld by a drain
     "#]]
     .assert_eq(&transcript.state());
     // What is served from here on is not announced any more.

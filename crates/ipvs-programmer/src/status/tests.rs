@@ -72,7 +72,7 @@ fn the_steps_of_a_virtual_server_come_in_order() {
         &status(Health::Failed, true),
         Some(MissingStep::Healthy),
         0,
-        "tcp/10.1.1.10:80: 0 of 3 real servers are in service, 1 wanted (10.244.0.1:80: refused)",
+        "tcp/10.1.1.10:80: 0 of 3 real servers are in service, 1 wanted: refused",
     );
     check_virtual_server(
         &status(Health::Healthy, true),

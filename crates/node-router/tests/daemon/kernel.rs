@@ -48,6 +48,7 @@ pub(crate) struct Node {
     shutdown: daemon_runtime::Shutdown,
     target: daemon_runtime::Target,
     metrics: daemon_runtime::Metrics,
+    readiness: daemon_runtime::Readiness,
     _directory: tempfile::TempDir,
 }
 
@@ -62,6 +63,7 @@ impl Node {
         Self {
             shutdown: daemon.shutdown().clone(),
             metrics: daemon.metrics().clone(),
+            readiness: daemon.readiness().clone(),
             daemon: tokio::spawn(daemon.run_until_drained(std::future::pending())),
             target: daemon_runtime::Target::Unix(socket),
             _directory: directory,
@@ -423,6 +425,26 @@ fn an_exemption_that_somebody_removes_is_restored() {
             }
         };
         tokio::time::timeout(DEADLINE, restored).await.unwrap();
+        node.stop().await;
+    });
+}
+
+#[test]
+fn a_node_that_does_not_forward_is_told_in_readiness_until_it_does() {
+    in_namespace(async || {
+        let forwarding = "/proc/sys/net/ipv4/ip_forward";
+        std::fs::write(forwarding, "0").unwrap();
+        let node = Node::start(|config| config.audit_interval = Duration::from_millis(100)).await;
+        assert!(node.readiness.is_ready());
+        let told = || node.readiness.report().contains("net.ipv4.ip_forward is 0");
+        assert!(told(), "{}", node.readiness.report());
+        std::fs::write(forwarding, "1").unwrap();
+        let forgotten = async {
+            while told() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, forgotten).await.unwrap();
         node.stop().await;
     });
 }

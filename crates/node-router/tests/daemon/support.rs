@@ -16,7 +16,7 @@ use daemon_runtime::{Daemon, DaemonError, ListenAddress, Metrics, Readiness, Shu
 use ipnet::IpNet;
 use nftables_table::Table;
 use node_router::{
-    Config, Firewall, Kernel, KernelError, Link, METRIC, NotOnLink, Policy,
+    Config, Firewall, Kernel, KernelError, Link, METRIC, Mode, NotOnLink, Policy,
     plan::{Actual, Change, ForeignRoute, NextHop, NextHops, OwnRoute},
     start_with,
 };
@@ -225,7 +225,7 @@ pub(crate) fn config(socket: PathBuf) -> Config {
         adopt_timeout: Duration::from_secs(3600),
         audit_interval: Duration::from_secs(3600),
         max_routes: 1_000,
-        socket_mode: 0o660,
+        socket_mode: Mode(0o660),
         socket_group: None,
     }
 }

@@ -1,3 +1,7 @@
+use bgp_packet::{AddPathMode, Asn, ClusterId};
+use bgp_rib::{PrefixFilter, PrefixRule};
+use bgp_speaker::GroupConfig;
+
 use super::*;
 
 const HEAD: &str = "apiVersion: portlb.io/v1\nkind: RouteReflector\nasn: 64512\n\

@@ -1,0 +1,358 @@
+//! From the document to the configuration.
+
+use std::{
+    collections::HashMap,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+use bgp_packet::{AddPathMode, Asn, ClusterId, Family, RouterId};
+use bgp_rib::{ExportPolicy, ImportPolicy, PrefixFilter, PrefixRule};
+use bgp_session::FamilySettings;
+use bgp_speaker::{Configuration, GroupConfig, PeerConfig, SessionConfig, SpeakerConfig};
+use daemon_runtime::config_file::{self, Place, Problem};
+use serde_saphyr::Spanned;
+
+use super::{
+    Config,
+    document::{self, AddPath, ConnectionSide, Document, FamilyName, Prefixes, Role},
+};
+
+/// A silent peer is given up after this. The 90 s that RFC 4271 section 10 suggests leave a dead
+/// load-balancer pod in the router's table far too long.
+const DEFAULT_HOLD_TIME_SECONDS: u16 = 9;
+const DEFAULT_MAXIMUM_PEERS: u32 = 1000;
+const DEFAULT_MAXIMUM_PATHS: u32 = 1000;
+const BGP_PORT: u16 = 179;
+
+fn refuse<T>(value: &Spanned<T>, message: String) -> Problem {
+    Problem {
+        place: Place::of(value),
+        message,
+    }
+}
+
+pub(super) fn resolve(document: &Document) -> Result<Config, Problem> {
+    let local_asn = asn("asn", &document.asn)?;
+    let speaker = speaker(document, local_asn)?;
+    let mut groups = HashMap::new();
+    for group in &document.peer_groups {
+        let (name, config) = resolve_group(local_asn, group)?;
+        if groups.insert(name.value.clone(), config).is_some() {
+            let message = format!(
+                "peerGroups: the name `{}` is given twice; rename one",
+                name.value
+            );
+            return Err(refuse(name, message));
+        }
+    }
+    refuse_overlaps(document)?;
+    let peers = document
+        .peers
+        .iter()
+        .map(|peer| resolve_peer(&peer.value, &groups))
+        .collect::<Result<Vec<_>, _>>()?;
+    let in_order = |group: &Spanned<document::PeerGroup>| groups.remove(&group.value.name.value);
+    let groups = document.peer_groups.iter().filter_map(in_order).collect();
+    let peers = Configuration { peers, groups };
+    peers.validate(&speaker).map_err(|problem| Problem {
+        place: None,
+        message: problem.to_string(),
+    })?;
+    Ok(Config { speaker, peers })
+}
+
+fn speaker(document: &Document, local_asn: Asn) -> Result<SpeakerConfig, Problem> {
+    let router_id = id("routerId", &document.router_id)?;
+    let cluster_id = match &document.cluster_id {
+        Some(cluster_id) => id("clusterId", cluster_id)?,
+        None => router_id,
+    };
+    let listen = match &document.listen {
+        Some(endpoints) => endpoints.iter().map(|endpoint| endpoint.value.0).collect(),
+        None => vec![
+            SocketAddr::from((Ipv4Addr::UNSPECIFIED, BGP_PORT)),
+            SocketAddr::from((Ipv6Addr::UNSPECIFIED, BGP_PORT)),
+        ],
+    };
+    Ok(SpeakerConfig {
+        local_asn,
+        router_id: RouterId(router_id),
+        cluster_id: ClusterId(cluster_id),
+        listen,
+    })
+}
+
+fn id(field: &str, value: &Spanned<document::Address4>) -> Result<Ipv4Addr, Problem> {
+    let document::Address4(id) = value.value;
+    if id.is_unspecified() {
+        let message = format!(
+            "{field}: 0.0.0.0 is not allowed; write an id that no other BGP speaker has, usually \
+             an address of this host"
+        );
+        return Err(refuse(value, message));
+    }
+    Ok(id)
+}
+
+/// Reserved numbers: RFC 7607, RFC 6793 section 9, RFC 7300.
+fn asn(field: &str, value: &Spanned<u32>) -> Result<Asn, Problem> {
+    match value.value {
+        reserved @ (0 | 23456 | 65535 | u32::MAX) => {
+            let message = format!(
+                "{field}: {reserved} is reserved; write an AS number from 1 to 4294967294, a \
+                 private one such as 64512 if you have none"
+            );
+            Err(refuse(value, message))
+        }
+        number => Ok(Asn(number)),
+    }
+}
+
+fn name<'a>(field: &str, value: &'a Spanned<String>) -> Result<&'a Spanned<String>, Problem> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
+    if value.value.is_empty() || !value.value.chars().all(is_plain) {
+        let message = format!(
+            "{field}: {:?} is not a name; write letters, digits, and - _ . : between them",
+            value.value
+        );
+        return Err(refuse(value, message));
+    }
+    Ok(value)
+}
+
+fn positive(field: &str, value: Option<&Spanned<u32>>, default: u32) -> Result<u32, Problem> {
+    let Some(value) = value else {
+        return Ok(default);
+    };
+    if value.value == 0 {
+        let message = format!(
+            "{field}: 0 is not allowed; write at least 1, or leave the field out for {default}"
+        );
+        return Err(refuse(value, message));
+    }
+    Ok(value.value)
+}
+
+fn resolve_group(
+    local_asn: Asn,
+    entry: &Spanned<document::PeerGroup>,
+) -> Result<(&Spanned<String>, GroupConfig), Problem> {
+    let group = &entry.value;
+    let name = name("peerGroups.name", &group.name)?;
+    let peer_asn = match &group.asn {
+        Some(value) => asn("peerGroups.asn", value)?,
+        None => local_asn,
+    };
+    let is_client = is_client(entry, peer_asn == local_asn)?;
+    let maximum_paths = positive(
+        "maximumPaths",
+        group.maximum_paths.as_ref(),
+        DEFAULT_MAXIMUM_PATHS,
+    )?;
+    let import = ImportPolicy {
+        prefixes: prefix_filter(group.import_prefixes.as_ref())?,
+        next_hops: group
+            .allowed_next_hops
+            .iter()
+            .map(|prefix| prefix.value.0)
+            .collect(),
+        maximum_paths: Some(maximum_paths),
+    };
+    let export = ExportPolicy {
+        prefixes: prefix_filter(group.export_prefixes.as_ref())?,
+        next_hop_self: group.next_hop_self,
+    };
+    let session = SessionConfig {
+        is_client,
+        hold_time_seconds: hold_time(group.hold_time.as_ref())?,
+        families: families(group)?,
+        import,
+        export,
+        ..SessionConfig::new(Some(peer_asn))
+    };
+    let maximum_peers = positive(
+        "maximumPeers",
+        group.maximum_peers.as_ref(),
+        DEFAULT_MAXIMUM_PEERS,
+    )?;
+    let config = GroupConfig {
+        name: name.value.clone(),
+        prefixes: group
+            .dynamic_prefixes
+            .iter()
+            .map(|prefix| prefix.value.0)
+            .collect(),
+        maximum_peers: usize::try_from(maximum_peers).unwrap_or(usize::MAX),
+        session,
+    };
+    Ok((name, config))
+}
+
+fn is_client(entry: &Spanned<document::PeerGroup>, is_internal: bool) -> Result<bool, Problem> {
+    let group = &entry.value.name.value;
+    match (&entry.value.role, is_internal) {
+        (Some(role), true) => Ok(role.value == Role::Client),
+        (None, false) => Ok(false),
+        (None, true) => {
+            let message = format!(
+                "role: missing in peer group `{group}`; write client for load-balancer pods (their \
+                 paths go to everybody), non-client for other reflectors and routers"
+            );
+            Err(refuse(entry, message))
+        }
+        (Some(role), false) => {
+            let message = format!(
+                "role: peer group `{group}` is of another AS, and only internal peers have a role; \
+                 leave the field out"
+            );
+            Err(refuse(role, message))
+        }
+    }
+}
+
+fn hold_time(value: Option<&Spanned<document::Seconds>>) -> Result<u16, Problem> {
+    let Some(value) = value else {
+        return Ok(DEFAULT_HOLD_TIME_SECONDS);
+    };
+    let document::Seconds(seconds) = value.value;
+    match u16::try_from(seconds) {
+        Ok(seconds) if seconds == 0 || seconds >= 3 => Ok(seconds),
+        Ok(_) | Err(_) => {
+            let message = format!(
+                "holdTime: {seconds} s is not allowed; write 3s to 65535s, or 0s to keep a silent \
+                 peer for ever"
+            );
+            Err(refuse(value, message))
+        }
+    }
+}
+
+fn families(group: &document::PeerGroup) -> Result<Vec<FamilySettings>, Problem> {
+    let add_path = match group.add_path {
+        AddPath::None => None,
+        AddPath::Receive => Some(AddPathMode::Receive),
+        AddPath::Send => Some(AddPathMode::Send),
+        AddPath::Both => Some(AddPathMode::Both),
+    };
+    let settings = |name: &FamilyName| {
+        let family = match name {
+            FamilyName::Ipv4 => Family::Ipv4Unicast,
+            FamilyName::Ipv6 => Family::Ipv6Unicast,
+        };
+        FamilySettings { family, add_path }
+    };
+    let Some(families) = &group.families else {
+        return Ok([FamilyName::Ipv4, FamilyName::Ipv6]
+            .iter()
+            .map(settings)
+            .collect());
+    };
+    let is_unique = match families.value.as_slice() {
+        [] => false,
+        [first, rest @ ..] => !rest.contains(first) && rest.len() < 2,
+    };
+    if !is_unique {
+        let message = "families: write ipv4, ipv6 or both, each once".to_owned();
+        return Err(refuse(families, message));
+    }
+    Ok(families.value.iter().map(settings).collect())
+}
+
+fn prefix_filter(prefixes: Option<&Prefixes>) -> Result<PrefixFilter, Problem> {
+    let entries = match prefixes {
+        None => return Ok(PrefixFilter::none()),
+        Some(Prefixes::All) => return Ok(PrefixFilter::All),
+        Some(Prefixes::Only(entries)) => entries,
+    };
+    let rule = |entry: &Spanned<document::PrefixEntry>| {
+        let document::PrefixEntry {
+            prefix,
+            minimum_length,
+            maximum_length,
+        } = entry.value;
+        let minimum_length = minimum_length.unwrap_or(prefix.prefix_len());
+        let maximum_length = maximum_length.unwrap_or(minimum_length);
+        PrefixRule::new(prefix, minimum_length, maximum_length)
+            .map_err(|problem| refuse(entry, problem.to_string()))
+    };
+    entries
+        .iter()
+        .map(rule)
+        .collect::<Result<_, _>>()
+        .map(PrefixFilter::Only)
+}
+
+/// A connection must not belong to two groups.
+fn refuse_overlaps(document: &Document) -> Result<(), Problem> {
+    let mut seen: Vec<(&Spanned<document::Prefix>, &str)> = Vec::new();
+    for group in &document.peer_groups {
+        let name = group.value.name.value.as_str();
+        for prefix in &group.value.dynamic_prefixes {
+            let document::Prefix(net) = prefix.value;
+            let overlapping = seen.iter().find(|(other, owner)| {
+                let document::Prefix(other) = other.value;
+                *owner != name && (other.contains(&net) || net.contains(&other))
+            });
+            if let Some((other, owner)) = overlapping {
+                let message = format!(
+                    "dynamicPrefixes: {net} overlaps {} of peer group `{owner}`; a peer has to \
+                     belong to one group only",
+                    other.value.0
+                );
+                return Err(refuse(prefix, message));
+            }
+            seen.push((prefix, name));
+        }
+    }
+    Ok(())
+}
+
+fn resolve_peer(
+    peer: &document::Peer,
+    groups: &HashMap<String, GroupConfig>,
+) -> Result<PeerConfig, Problem> {
+    let name = name("peers.name", &peer.name)?;
+    let Some(group) = groups.get(&peer.group.value) else {
+        let known: Vec<_> = groups.keys().map(String::as_str).collect();
+        let hint = match config_file::nearest(&peer.group.value, &known) {
+            Some(nearest) => format!("did you mean `{nearest}`?"),
+            None => "add it to peerGroups".to_owned(),
+        };
+        let message = format!(
+            "group: there is no peer group `{}`; {hint}",
+            peer.group.value
+        );
+        return Err(refuse(&peer.group, message));
+    };
+    let document::Address(address) = peer.address.value;
+    if address.is_unspecified() || address.is_multicast() {
+        let message = format!("address: {address} is not the address of a peer");
+        return Err(refuse(&peer.address, message));
+    }
+    let port = match &peer.port {
+        Some(port) if port.value == 0 => {
+            let message = "port: 0 is not allowed; write 1 to 65535, or leave it out for 179";
+            return Err(refuse(port, message.to_owned()));
+        }
+        Some(port) => port.value,
+        None => BGP_PORT,
+    };
+    if let Some(local) = &peer.local_address
+        && local.value.0.is_ipv4() != address.is_ipv4()
+    {
+        let message = format!(
+            "localAddress: {} is not of the family of the peer's address {address}",
+            local.value.0
+        );
+        return Err(refuse(local, message));
+    }
+    Ok(PeerConfig {
+        name: name.value.clone(),
+        address: SocketAddr::new(address, port),
+        local_address: peer.local_address.as_ref().map(|local| local.value.0),
+        active: peer.connection != ConnectionSide::Passive,
+        passive: peer.connection != ConnectionSide::Active,
+        group: Some(group.name.clone()),
+        session: group.session.clone(),
+    })
+}

@@ -1,0 +1,235 @@
+//! From an announcer's start to the next hop in the router's FIB, and from its death to the next
+//! hop's removal. Ours in lb-a with our reflector, exabgp in lb-b with GoBGP as reflector.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use daemon_api::dataplane::v1::{
+    WatchServiceAddressesRequest, data_plane_client::DataPlaneClient,
+    watch_service_addresses_response::Event,
+};
+use ipnet::IpNet;
+use lab::bgp::{AddPath, Peer, Program, Speaker};
+use lab::reference::{Options, ROUTER, SERVICE_RANGE, reflector_address};
+use lab::system::{Daemon, Desired, System};
+use lab::{Signal, ensure_that, wait_for};
+use tokio::sync::oneshot;
+use tonic::transport::Endpoint;
+
+use crate::memory;
+use crate::report::{Figures, Report};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+pub(crate) fn measure(rounds: usize, report: &mut Report) -> Result<()> {
+    let range = IpNet::from(SERVICE_RANGE);
+    let options = Options {
+        web_pods: 3,
+        ..Options::default()
+    };
+    let mut system = System::new("bench-announce", options)?;
+    let served = system.unchecked_web();
+    system.write_desired(&served)?;
+    for daemon in [
+        Daemon::RouteReflector(0),
+        Daemon::NodeRouter(0),
+        Daemon::PodWatcher(0),
+        Daemon::IpvsProgrammer(0),
+    ] {
+        system.start(daemon)?;
+    }
+    wait_until_ready(&system, Daemon::IpvsProgrammer(0))?;
+    let gobgp_host = system.network.reflector(2)?;
+    let _gobgp = Program::GoBgp.start(&gobgp_host, &gobgp_for(&system))?;
+    let ours = [IpAddr::from(system.network.nodes[0].address.addr())];
+    let theirs = [IpAddr::from(system.network.nodes[1].address.addr())];
+    let exabgp = exabgp_of(&system);
+    let exabgp_host = system.host(Daemon::BgpAnnouncer(1))?;
+
+    let (mut our_start, mut our_death) = (Figures::default(), Figures::default());
+    let (mut their_start, mut their_death) = (Figures::default(), Figures::default());
+    let mut their_memory = Figures::default();
+    // The first round waits for the reflectors' own sessions and is not counted.
+    for round in 0..=rounds {
+        let began = Instant::now();
+        system.start(Daemon::BgpAnnouncer(0))?;
+        let up = system.fib.wait_for(range, &ours, DEADLINE)?.at - began;
+        let began = Instant::now();
+        system
+            .process(Daemon::BgpAnnouncer(0))?
+            .signal(Signal::SIGKILL)?;
+        let down = system.fib.wait_for(range, &[], DEADLINE)?.at - began;
+        if round > 0 {
+            our_start.add_time(up);
+            our_death.add_time(down);
+        }
+
+        let began = Instant::now();
+        let running = Program::ExaBgp.start(&exabgp_host, &exabgp)?;
+        let up = system.fib.wait_for(range, &theirs, DEADLINE)?.at - began;
+        let resident = memory::resident_mebibytes(&[running.process.pid()])?;
+        let began = Instant::now();
+        running.process.signal(Signal::SIGKILL)?;
+        let down = system.fib.wait_for(range, &[], DEADLINE)?.at - began;
+        running.process.wait(DEADLINE)?;
+        if round > 0 {
+            their_start.add_time(up);
+            their_death.add_time(down);
+            their_memory.add(resident);
+        }
+    }
+    report.compare(
+        "announcer started -> next hop in the FIB",
+        "ms",
+        our_start,
+        ("exabgp + GoBGP", their_start),
+    );
+    report.compare(
+        "announcer killed -> next hop gone",
+        "ms",
+        our_death,
+        ("exabgp + GoBGP", their_death),
+    );
+    report.ours_alone(
+        "data plane ready -> next hop in the FIB",
+        "ms",
+        from_ready(&mut system, rounds, &served, &ours)?,
+    );
+    report.ours_alone(
+        "file written -> next hop in the FIB",
+        "ms",
+        from_file(&mut system, rounds, &served, &ours)?,
+    );
+    report.ours_alone("resident memory of exabgp alone", "MiB", their_memory);
+    Ok(())
+}
+
+/// From the moment that the data plane tells its watchers that it serves.
+fn from_ready(
+    system: &mut System,
+    rounds: usize,
+    served: &Desired,
+    ours: &[IpAddr],
+) -> Result<Figures> {
+    let range = IpNet::from(SERVICE_RANGE);
+    system.start(Daemon::BgpAnnouncer(0))?;
+    system.fib.wait_for(range, ours, DEADLINE)?;
+    let mut figures = Figures::default();
+    for _ in 0..rounds {
+        take_back(system)?;
+        let (watching, watches) = oneshot::channel();
+        let watcher = system
+            .host(Daemon::IpvsProgrammer(0))?
+            .spawn_inside(move || served_at(range, watching))?;
+        watches.blocking_recv().context("the watch has begun")?;
+        system.write_desired(served)?;
+        let up = system.fib.wait_for(range, ours, DEADLINE)?.at;
+        let ready = watcher.join().expect("the watch does not panic")?;
+        figures.add_time(up.saturating_duration_since(ready));
+    }
+    Ok(figures)
+}
+
+/// The whole way: file, kernel, node route, reflector, router.
+fn from_file(
+    system: &mut System,
+    rounds: usize,
+    served: &Desired,
+    ours: &[IpAddr],
+) -> Result<Figures> {
+    let range = IpNet::from(SERVICE_RANGE);
+    let mut figures = Figures::default();
+    for _ in 0..rounds {
+        take_back(system)?;
+        let began = Instant::now();
+        system.write_desired(served)?;
+        figures.add_time(system.fib.wait_for(range, ours, DEADLINE)?.at - began);
+    }
+    Ok(figures)
+}
+
+/// Serves nothing, and waits until the router knows.
+fn take_back(system: &System) -> Result<()> {
+    let range = IpNet::from(SERVICE_RANGE);
+    system.write_desired(&Desired::new([range]))?;
+    system.fib.wait_for(range, &[], DEADLINE)?;
+    Ok(())
+}
+
+/// When the data plane says that it serves the range. Runs inside the lb pod's namespace.
+fn served_at(range: IpNet, watching: oneshot::Sender<()>) -> Result<Instant> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let channel = Endpoint::from_static("http://127.0.0.1:50052")
+            .connect()
+            .await?;
+        let request = WatchServiceAddressesRequest {
+            heartbeat_interval_milliseconds: 0,
+        };
+        let mut stream = DataPlaneClient::new(channel)
+            .watch_service_addresses(request)
+            .await?
+            .into_inner();
+        let mut watching = Some(watching);
+        while let Some(message) = stream.message().await? {
+            match message.event {
+                Some(Event::Synced(_)) => {
+                    // Whoever waits for it may have given up.
+                    let _ = watching.take().map(|watching| watching.send(()));
+                }
+                Some(Event::ServiceAddress(address))
+                    if address.serving && address.prefix == range.to_string() =>
+                {
+                    return Ok(Instant::now());
+                }
+                Some(
+                    Event::ServiceAddress(_)
+                    | Event::RemovedServiceAddress(_)
+                    | Event::Heartbeat(_),
+                )
+                | None => {}
+            }
+        }
+        anyhow::bail!("the data plane has ended the watch")
+    })
+}
+
+fn wait_until_ready(system: &System, daemon: Daemon) -> Result<()> {
+    wait_for(&format!("{daemon} is ready"), DEADLINE, || {
+        let (status, text) = system
+            .readiness(daemon)
+            .map_err(|error| format!("{error:#}"))?;
+        ensure_that(status == 200, text)
+    })
+}
+
+/// The paper's reflector, for the pods of node-b alone.
+fn gobgp_for(system: &System) -> Speaker {
+    let address = reflector_address(2);
+    Speaker::new(address.into(), address)
+        .peer(Peer::range("lb-pods", system.network.nodes[1].pods.trunc().into()).client())
+        .peer(
+            Peer::new("router", ROUTER.into())
+                .client()
+                .add_path(AddPath::Send),
+        )
+}
+
+/// The paper's announcer, in lb-b.
+fn exabgp_of(system: &System) -> Speaker {
+    let pod = &system.network.lb_pods[1];
+    Speaker::new(pod.address.into(), pod.address)
+        .peer(Peer::new("reflector-2", reflector_address(2).into()))
+        .announce(
+            SERVICE_RANGE.into(),
+            system.network.nodes[1].address.addr().into(),
+        )
+}
+
+/// A service address of the reference network, with its port.
+pub(crate) fn service(address: impl Into<IpAddr>) -> SocketAddr {
+    SocketAddr::new(address.into(), 80)
+}

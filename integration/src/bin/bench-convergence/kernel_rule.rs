@@ -1,0 +1,169 @@
+//! From a new file to the kernel's rule: ours in lb-a, keepalived's reload in lb-b, with the same
+//! real servers.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use ipnet::IpNet;
+use lab::Host;
+use lab::keepalived::{Keepalived, VirtualServer};
+use lab::nodes::Pod;
+use lab::reference::{Options, SERVICE, SERVICE_RANGE};
+use lab::system::{self, Daemon, Desired, System};
+
+use crate::announce::service;
+use crate::memory;
+use crate::report::{Figures, Report};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+/// Between two looks at the kernel's table: the resolution of these figures.
+const LOOK: Duration = Duration::from_micros(200);
+
+pub(crate) fn measure(rounds: usize, report: &mut Report) -> Result<()> {
+    let mut system = System::new("bench-kernel-rule", Options::default())?;
+    let pods = system.network.web_pods.clone();
+    let (changing, stay) = pods
+        .split_last()
+        .map(|(last, rest)| (last.clone(), rest.to_vec()))
+        .expect("there are web pods");
+    let (ours, theirs) = (
+        system.host(Daemon::IpvsProgrammer(0))?,
+        system.host(Daemon::IpvsProgrammer(1))?,
+    );
+
+    system.write_desired(&desired(&stay, false))?;
+    system.start(Daemon::PodWatcher(0))?;
+    system.start(Daemon::IpvsProgrammer(0))?;
+    let keepalived = Keepalived::start(&theirs, &[virtual_server(&stay)])?;
+    for host in [&ours, &theirs] {
+        wait_for_rule(host, stay[0].address, true)?;
+    }
+
+    let mut figures: [Figures; 6] = Default::default();
+    for _ in 0..rounds {
+        for (checked, offset) in [(false, 0), (true, 2)] {
+            // Settle: whether servers are checked is not what is measured.
+            system.write_desired(&desired(&stay, checked))?;
+            wait_for_rule(&ours, changing.address, false)?;
+            wait_for_checks(&system, checked)?;
+            let began = Instant::now();
+            system.write_desired(&desired(&pods, checked))?;
+            figures[offset].add_time(wait_for_rule(&ours, changing.address, true)? - began);
+            let began = Instant::now();
+            system.write_desired(&desired(&stay, checked))?;
+            figures[offset + 1].add_time(wait_for_rule(&ours, changing.address, false)? - began);
+        }
+        let began = Instant::now();
+        keepalived.reload(&[virtual_server(&pods)])?;
+        figures[4].add_time(wait_for_rule(&theirs, changing.address, true)? - began);
+        let began = Instant::now();
+        keepalived.reload(&[virtual_server(&stay)])?;
+        figures[5].add_time(wait_for_rule(&theirs, changing.address, false)? - began);
+    }
+    let [
+        add,
+        remove,
+        checked_add,
+        checked_remove,
+        their_add,
+        their_remove,
+    ] = figures;
+    const BESIDE: &str = "keepalived";
+    report.compare(
+        "file written -> real server in the kernel",
+        "ms",
+        add,
+        (BESIDE, their_add.clone()),
+    );
+    report.compare(
+        "the same, after its first check",
+        "ms",
+        checked_add,
+        (BESIDE, their_add),
+    );
+    report.compare(
+        "file written -> real server out of the kernel",
+        "ms",
+        remove,
+        (BESIDE, their_remove.clone()),
+    );
+    report.compare(
+        "the same, where servers are checked",
+        "ms",
+        checked_remove,
+        (BESIDE, their_remove),
+    );
+    let mut their_memory = Figures::default();
+    their_memory.add(memory::resident_mebibytes(&[keepalived.process.pid()])?);
+    report.ours_alone("resident memory of keepalived alone", "MiB", their_memory);
+    Ok(())
+}
+
+fn desired(pods: &[Pod], checked: bool) -> Desired {
+    let real_servers = pods.iter().map(|pod| IpAddr::from(pod.address));
+    let web = system::VirtualServer::new(
+        "web",
+        [IpAddr::from(SERVICE)],
+        [system::Ports::One(80)],
+        real_servers,
+    );
+    let mut web = if checked { web } else { web.unchecked() };
+    if let Some(check) = web.health_check.as_mut().filter(|_| checked) {
+        check.initial_jitter = Some("0ms");
+    }
+    Desired::new([IpNet::from(SERVICE_RANGE)]).with(web)
+}
+
+fn virtual_server(pods: &[Pod]) -> VirtualServer {
+    VirtualServer {
+        address: service(SERVICE),
+        scheduler: "mh".to_owned(),
+        real_servers: pods
+            .iter()
+            .map(|pod| SocketAddr::new(pod.address.into(), 80))
+            .collect(),
+        check_interval: Duration::from_secs(1),
+    }
+}
+
+/// Waits until the programmer has taken the kind of check over, which the table does not show.
+fn wait_for_checks(system: &System, checked: bool) -> Result<()> {
+    lab::wait_for("the kind of check is taken over", DEADLINE, || {
+        let virtual_servers = system
+            .virtual_servers(0)
+            .map_err(|error| format!("{error:#}"))?;
+        let matches = virtual_servers.iter().all(|virtual_server| {
+            virtual_server.serving
+                && virtual_server
+                    .desired
+                    .as_ref()
+                    .is_some_and(|desired| desired.health_check.is_some() == checked)
+        });
+        lab::ensure_that(matches, format!("{virtual_servers:?}"))
+    })
+}
+
+/// When the kernel's table has the real server with a weight, or has it no more.
+fn wait_for_rule(host: &Host, real_server: Ipv4Addr, present: bool) -> Result<Instant> {
+    let line = format!("-> {:08X}:", real_server.to_bits());
+    host.inside(|| {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            // Of this thread: it is the thread that is in the namespace.
+            let table = fs::read_to_string("/proc/thread-self/net/ip_vs")?;
+            let weight = table.lines().find_map(|text| {
+                text.trim_start().strip_prefix(&line)?.split_whitespace().nth(2)?.parse::<u32>().ok()
+            });
+            if weight.is_some_and(|weight| weight > 0) == present && (present || weight.is_none()) {
+                return Ok(Instant::now());
+            }
+            if Instant::now() > deadline {
+                bail!("not within {DEADLINE:?}: {real_server} in the table: {present}; last seen:\n{table}");
+            }
+            thread::sleep(LOOK);
+        }
+    })
+}

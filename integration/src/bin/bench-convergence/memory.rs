@@ -1,0 +1,50 @@
+//! Resident memory of processes and their children.
+
+use std::collections::HashSet;
+use std::fs;
+
+use anyhow::{Context, Result};
+
+/// Of these processes and all that descend from them.
+pub(crate) fn resident_mebibytes(pids: &[u32]) -> Result<f64> {
+    let parents = parents()?;
+    let mut family: HashSet<u32> = pids.iter().copied().collect();
+    loop {
+        let children: Vec<u32> = parents
+            .iter()
+            .filter(|(pid, parent)| family.contains(parent) && !family.contains(pid))
+            .map(|(pid, _)| *pid)
+            .collect();
+        if children.is_empty() {
+            break;
+        }
+        family.extend(children);
+    }
+    let kibibytes: u64 = family
+        .iter()
+        .map(|pid| field(*pid, "VmRSS:").unwrap_or(0))
+        .sum();
+    Ok(kibibytes as f64 / 1024.0)
+}
+
+/// Each process with its parent.
+fn parents() -> Result<Vec<(u32, u32)>> {
+    let mut parents = Vec::new();
+    for entry in fs::read_dir("/proc").context("read /proc")? {
+        let name = entry?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        // One that has ended meanwhile has no parent to tell.
+        if let Some(parent) = field(pid, "PPid:") {
+            parents.push((pid, u32::try_from(parent)?));
+        }
+    }
+    Ok(parents)
+}
+
+fn field(pid: u32, name: &str) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
+}
