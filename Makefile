@@ -7,6 +7,9 @@ RELEASE := target/$(HOST_TRIPLE)/release
 DAEMONS := pod-watcher ipvs-programmer bgp-announcer node-router route-reflector
 # What --version says.
 PORTLB_VERSION ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)+$(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
+# Tests that need a floor of the lab, so that a plain `cargo test` leaves them out.
+SYSTEM_TESTS := -p integration --test system -p lab --test data_path --test parts \
+  -p ipvs-programmer --test ipvs_kernel
 FUZZ_SECONDS ?= 60
 # Only the integration tests whose name contains this.
 FILTER ?=
@@ -27,12 +30,12 @@ test: lint test-unit test-images test-integration ## everything that CI checks
 
 test-unit: ## unit, property and component tests, and the guard of the layers
 	cargo test --locked --workspace --exclude integration
-	cargo test --locked -p integration --lib --test architecture
+	cargo test --locked -p integration --test architecture
 
 test-integration: floor ## real kernel, real peers, in network namespaces (FILTER=name for some)
 	cargo build --locked $(DAEMONS:%=-p %)
 	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(CURDIR)/$(FLOOR)/run \
-	  cargo test --locked -p integration --test system -- --test-threads=1 $(FILTER)
+	  cargo test --locked $(SYSTEM_TESTS) -- --test-threads=1 $(FILTER)
 
 test-images: floor ## build the container images and run each one's --help
 	containers/test
@@ -47,6 +50,7 @@ lab: floor-demo build ## the demo's topology with a prompt, to try things
 lint: ## format and clippy, warnings denied
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked $(SYSTEM_TESTS) -- -D warnings
 
 fmt: ## format the code
 	cargo fmt --all

@@ -6,7 +6,7 @@ use bgp_packet::{Asn, IpNet};
 use bgp_session::{Cease, SessionState};
 use bgp_speaker::{Change, Configuration, PeerStatus, SpeakerGone, SpeakerHandle, Table};
 use daemon_runtime::{Publisher, Reader, Shutdown};
-use futures::{Stream, StreamExt, future::BoxFuture};
+use futures::{FutureExt, Stream, StreamExt, future::BoxFuture};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Duration, sleep_until, timeout},
@@ -16,12 +16,15 @@ use crate::{
     error::AnnouncerError,
     grpc::node_route::NodeRoutes,
     metrics::AnnouncerMetrics,
-    plan::{self, Input, Output, Plan, PlanConfig, State},
+    plan::{self, DataPlaneState, Input, Output, Plan, PlanConfig, State},
     readiness::Readiness,
 };
 
 /// How long a slow peer may delay the news about the others.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Inputs that are handled before what has become of them is shown, at most.
+const BATCH: usize = 256;
 
 /// How long peers may take to close their side at the end.
 const CEASE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -163,6 +166,8 @@ impl Announcer {
         data_plane: impl Stream<Item = Input>,
         shutdown: Shutdown,
     ) -> Result<(), AnnouncerError> {
+        // What is known at this moment is all that exists for others, be it nothing.
+        self.announcements.synced();
         let mut changes = self.speaker.changes(false).await?;
         if let Some(peers) = self.peers.take() {
             self.speaker.configure(peers).await??;
@@ -194,7 +199,16 @@ impl Announcer {
                 }
             };
             tokio::select! {
-                Some(input) = data_plane.next() => self.handle(input).await?,
+                Some(input) = data_plane.next() => {
+                    self.handle(input).await?;
+                    // What has come together is shown together.
+                    for _ in 0..BATCH {
+                        match data_plane.next().now_or_never() {
+                            Some(Some(input)) => self.handle(input).await?,
+                            Some(None) | None => break,
+                        }
+                    }
+                }
                 input = self.node_routes.next() => self.handle(input).await?,
                 Some(command) = self.commands.recv() => self.command(command).await?,
                 batch = changes.next() => self.sessions_changed(batch?),
@@ -247,17 +261,29 @@ impl Announcer {
         Ok(())
     }
 
+    /// A loss is logged once as a warning, repeated attempts in vain for those who look for them.
     fn log(&self, input: &Input) {
         match input {
             Input::DataPlaneLost(problem) => {
                 self.metrics.data_plane_lost();
-                tracing::warn!(problem, "data plane lost");
+                match self.plan.data_plane() {
+                    DataPlaneState::Synced | DataPlaneState::Syncing => {
+                        tracing::warn!(problem, "data plane lost");
+                    }
+                    DataPlaneState::Lost(_) | DataPlaneState::Silent(_) => {
+                        tracing::debug!(problem, "data plane not reached");
+                    }
+                }
             }
             Input::NodeRouteLost {
                 prefix, problem, ..
             } => {
                 self.metrics.node_route_lost();
-                tracing::warn!(%prefix, problem, "node route is not held");
+                if self.plan.has_route_problem(prefix) {
+                    tracing::debug!(%prefix, problem, "node route is not held");
+                } else {
+                    tracing::warn!(%prefix, problem, "node route is not held");
+                }
             }
             Input::Drain => tracing::info!("draining: asked to"),
             Input::Synced => tracing::info!("data plane synced"),
@@ -265,9 +291,9 @@ impl Announcer {
                 prefix,
                 serving,
                 detail,
-            } => tracing::info!(%prefix, serving, detail, "service address"),
+            } => tracing::debug!(%prefix, serving, detail, "service address"),
             Input::ServiceAddressRemoved(prefix) => {
-                tracing::info!(%prefix, "service address removed");
+                tracing::debug!(%prefix, "service address removed");
             }
             Input::DataPlaneOpened
             | Input::Heartbeat
@@ -364,9 +390,6 @@ impl Announcer {
             &sessions,
         );
         self.announcements.replace_all(announcements);
-        if self.plan.data_plane() == plan::DataPlaneState::Synced {
-            self.announcements.synced();
-        }
         let is_draining = self.plan.is_draining();
         self.draining
             .send_if_modified(|draining| std::mem::replace(draining, is_draining) != is_draining);

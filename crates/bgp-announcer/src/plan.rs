@@ -75,7 +75,7 @@ pub struct Plan {
     drain: Drain,
     is_stopping: bool,
     withdrawn_by_drain: Vec<IpNet>,
-    /// When deadlines were last looked at.
+    /// When all deadlines were looked at last.
     evaluated_at: Instant,
 }
 
@@ -111,6 +111,12 @@ enum Route {
     },
 }
 
+/// Whom an input concerns: with many service addresses most concern one.
+enum Scope {
+    One(IpNet),
+    All,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
     Normal,
@@ -141,7 +147,23 @@ impl Plan {
 
     /// Takes note of what happened and says what is to be done.
     pub fn handle(&mut self, input: Input, now: Instant) -> Vec<Output> {
-        self.evaluated_at = now;
+        let mut outputs = Vec::new();
+        match self.note(input, now) {
+            Scope::One(prefix) => self.reconcile(prefix, now, &mut outputs),
+            Scope::All => {
+                self.evaluated_at = now;
+                self.advance_drain(now);
+                for prefix in self.entries.keys().copied().collect::<Vec<_>>() {
+                    self.reconcile(prefix, now, &mut outputs);
+                }
+                self.finish_drain(now, &mut outputs);
+            }
+        }
+        outputs
+    }
+
+    /// Returns whom the input concerns.
+    fn note(&mut self, input: Input, now: Instant) -> Scope {
         match input {
             Input::DataPlaneOpened => self.data_plane.opened(),
             Input::ServiceAddress {
@@ -162,12 +184,14 @@ impl Plan {
                     release_at: None,
                 });
                 entry.told = Some(told);
+                return Scope::One(prefix);
             }
             Input::ServiceAddressRemoved(prefix) => {
                 self.data_plane.heard(now);
                 if let Some(entry) = self.entries.get_mut(&prefix) {
                     entry.told = None;
                 }
+                return Scope::One(prefix);
             }
             Input::Synced => {
                 self.data_plane.synced(now);
@@ -184,12 +208,16 @@ impl Plan {
                 {
                     entry.route = Route::Held;
                 }
+                return Scope::One(prefix);
             }
             Input::NodeRouteLost {
                 prefix,
                 problem,
                 is_unknown,
-            } => self.node_route_lost(prefix, problem, is_unknown, now),
+            } => {
+                self.node_route_lost(prefix, problem, is_unknown, now);
+                return Scope::One(prefix);
+            }
             Input::Drain => self.begin_drain(now),
             Input::Undrain => {
                 if !self.is_stopping {
@@ -202,13 +230,7 @@ impl Plan {
             }
             Input::DeadlineReached => {}
         }
-        let mut outputs = Vec::new();
-        self.advance_drain(now);
-        for prefix in self.entries.keys().copied().collect::<Vec<_>>() {
-            self.reconcile(prefix, now, &mut outputs);
-        }
-        self.finish_drain(now, &mut outputs);
-        outputs
+        Scope::All
     }
 
     fn node_route_lost(&mut self, prefix: IpNet, problem: String, is_unknown: bool, now: Instant) {

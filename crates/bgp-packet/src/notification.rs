@@ -33,6 +33,7 @@ const HOLD_TIMER: u8 = 4;
 const STATE_MACHINE: u8 = 5;
 const CEASE: u8 = 6;
 const ROUTE_REFRESH: u8 = 7;
+const SEND_HOLD_TIMER: u8 = 8;
 
 macro_rules! errors {
     ($($(#[$doc:meta])* $name:ident = $code:expr, $subcode:literal, $text:literal;)*) => {
@@ -123,6 +124,8 @@ errors! {
     HARD_RESET = CEASE, 9, "Hard Reset";
     /// RFC 9384.
     BFD_DOWN = CEASE, 10, "BFD Down";
+    /// RFC 9687.
+    SEND_HOLD_TIMER_EXPIRED = SEND_HOLD_TIMER, 0, "Send Hold Timer Expired";
     /// RFC 7313. Data: the message.
     ROUTE_REFRESH_INVALID_LENGTH = ROUTE_REFRESH, 1, "Invalid Message Length";
 }
@@ -231,6 +234,7 @@ impl fmt::Display for NotificationError {
             STATE_MACHINE => "Finite State Machine Error",
             CEASE => "Cease",
             ROUTE_REFRESH => "ROUTE-REFRESH Message Error",
+            SEND_HOLD_TIMER => "Send Hold Timer Expired",
             code => return write!(f, "error {code}/{}", self.subcode),
         };
         f.write_str(code)?;

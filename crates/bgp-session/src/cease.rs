@@ -25,8 +25,6 @@ pub enum Cease {
     OtherConfigurationChange,
     /// The other of two connections stays (RFC 4271 section 6.8).
     ConnectionCollisionResolution,
-    /// This side lacks memory or the like.
-    OutOfResources,
 }
 
 impl Cease {
@@ -44,7 +42,6 @@ impl Cease {
             Self::ConnectionCollisionResolution => {
                 NotificationError::CONNECTION_COLLISION_RESOLUTION
             }
-            Self::OutOfResources => NotificationError::OUT_OF_RESOURCES,
         };
         Notification::new(error)
     }

@@ -7,12 +7,6 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::{cease::Cease, connection::Direction, status::SessionState};
 
-/// RFC 9687.
-const SEND_HOLD_TIMER_EXPIRED: NotificationError = NotificationError {
-    code: 8,
-    subcode: 0,
-};
-
 /// Why a connection ended or did not come up.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SessionError {
@@ -100,7 +94,7 @@ impl SessionError {
             Self::OpenTimeout(_) | Self::HoldTimerExpired(_) => {
                 NotificationError::HOLD_TIMER_EXPIRED
             }
-            Self::SendHoldTimerExpired => SEND_HOLD_TIMER_EXPIRED,
+            Self::SendHoldTimerExpired => NotificationError::SEND_HOLD_TIMER_EXPIRED,
             Self::UnexpectedPeerAsn { .. } => NotificationError::BAD_PEER_AS,
             Self::OwnRouterId(_) => NotificationError::BAD_BGP_IDENTIFIER,
             Self::UnexpectedMessage { state, .. } => match state {
@@ -120,11 +114,9 @@ impl SessionError {
 fn multiprotocol(families: &[Family]) -> Bytes {
     let mut data = BytesMut::new();
     for family in families {
-        let afi = match family {
-            Family::Ipv4Unicast => 1,
-            Family::Ipv6Unicast => 2,
-        };
-        data.put_slice(&[1, 4, 0, afi, 0, 1]);
+        data.put_slice(&[1, 4]);
+        data.put_u16(family.afi());
+        data.put_slice(&[0, family.safi()]);
     }
     data.freeze()
 }

@@ -153,14 +153,17 @@ impl Simulation {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1024))]
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(1024)
+    })]
     #[test]
     fn two_speakers_end_with_one_session_whatever_the_network_delays(
         active in prop::sample::select(vec![[true, true], [true, false], [false, true]]),
         ids in prop::sample::select(vec![[1, 2], [2, 1]]),
         seeds: [u64; 2],
         choices in prop::collection::vec(any::<usize>(), 1..60),
-        late_start in 0_usize..1,
+        late_start in 0_usize..10,
     ) {
         let mut simulation = Simulation::new(active, ids, seeds);
         let begin = simulation.now;
@@ -179,7 +182,7 @@ proptest! {
             }
         }
         prop_assert!(simulation.are_established(), "{:#?}", simulation.sessions);
-        prop_assert!(simulation.now - begin < Duration::from_millis(100), "{:?}", simulation.now - begin);
+        prop_assert!(simulation.now - begin < Duration::from_secs(10), "{:?}", simulation.now - begin);
         // It stays: keepalives flow, and nobody dials again.
         let end = simulation.now + Duration::from_secs(200);
         while simulation.now < end {

@@ -10,7 +10,7 @@ use bgp_packet::{
     AddPathMode, Announced, Asn, Capability, ClusterId, CodecOptions, Community, Decoder, Family,
     Message, Nlri, NotificationError, Open, PathAttributes, RouterId, Update, encode,
 };
-use bgp_rib::{ExportPolicy, ImportPolicy};
+use bgp_rib::{DEFAULT_LOCAL_PREF, ExportPolicy, ImportPolicy};
 use bgp_session::{Cease, FamilySettings, SessionState};
 use bgp_speaker::{
     Change, Configuration, GroupConfig, PathStatus, PeerConfig, PeerStatus, SessionConfig, Speaker,
@@ -44,9 +44,13 @@ struct TestSpeaker {
 impl TestSpeaker {
     /// Its router id is its address, thus later ones have higher ids.
     fn start() -> Self {
+        Self::start_in(ASN)
+    }
+
+    fn start_in(local_asn: Asn) -> Self {
         let address = fresh_address();
         let speaker = Speaker::bind(SpeakerConfig {
-            local_asn: ASN,
+            local_asn,
             router_id: RouterId(address),
             cluster_id: ClusterId(address),
             listen: vec![SocketAddr::new(address.into(), 0)],
@@ -405,6 +409,32 @@ async fn an_unspecified_next_hop_is_this_sides_address() {
 }
 
 #[tokio::test]
+async fn an_external_peer_gets_our_as_and_no_local_pref() {
+    let (router, client) = (TestSpeaker::start_in(Asn(64600)), TestSpeaker::start());
+    let to_client = PeerConfig {
+        active: false,
+        ..PeerConfig::new(client.address, session())
+    };
+    router.configure(vec![to_client], vec![]).await;
+    let mut to_router = active(router.peer_of(&client));
+    to_router.session.peer_asn = Some(Asn(64600));
+    client.configure(vec![to_router], vec![]).await;
+    let attributes = PathAttributes {
+        local_pref: Some(250),
+        ..PathAttributes::originate(Ipv4Addr::new(192, 0, 2, 1).into())
+    };
+    client.originate_with("10.1.1.10/32", attributes).await;
+    router
+        .wait_for_paths("one path", |paths| paths.len() == 1)
+        .await;
+    let attributes = router.paths().await[0].attributes.clone();
+    assert_eq!(attributes.as_path.to_string(), ASN.to_string());
+    // The router's own default.
+    assert_eq!(attributes.local_pref, Some(DEFAULT_LOCAL_PREF));
+    assert_eq!(attributes.next_hop.to_string(), "192.0.2.1");
+}
+
+#[tokio::test]
 async fn without_a_session_there_is_nothing_to_flush() {
     let speaker = TestSpeaker::start();
     let revision = speaker.originate("10.1.1.10/32").await;
@@ -629,7 +659,7 @@ async fn a_silent_peer_is_given_up_after_the_hold_time() {
     speaker.wait_for_paths("no path", <[_]>::is_empty).await;
     let passed = begin.elapsed();
     assert!(
-        passed > Duration::from_millis(2500) && passed < Duration::from_millis(4000),
+        passed > Duration::from_millis(2000) && passed < Duration::from_millis(8000),
         "{passed:?}"
     );
 }

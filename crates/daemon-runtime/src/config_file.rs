@@ -55,17 +55,6 @@ pub enum FileError {
     },
 }
 
-/// Reads a file and parses it as [`parse`] does.
-///
-/// # Errors
-/// The file cannot be read, or its content cannot be used.
-pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T, FileError> {
-    parse(&read(path)?).map_err(|problem| FileError::Content {
-        path: path.to_owned(),
-        problem,
-    })
-}
-
 /// Reads a file of text.
 ///
 /// # Errors
@@ -307,12 +296,10 @@ mod tests {
     fn a_file_error_reads_as_compilers_write_it() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file.yaml");
-        assert!(matches!(
-            load::<Outer>(&path).unwrap_err(),
-            FileError::Read { .. }
-        ));
-        std::fs::write(&path, "method: Tunel\n").unwrap();
-        let message = load::<Outer>(&path).unwrap_err().to_string();
+        assert!(matches!(read(&path).unwrap_err(), FileError::Read { .. }));
+        let problem = parse::<Outer>("method: Tunel\n").unwrap_err();
+        let message = FileError::Content { path, problem }.to_string();
+        let path = directory.path().join("file.yaml");
         let expected = format!("{}:1:9: unknown value `Tunel`", path.display());
         assert!(message.starts_with(&expected), "{message}");
     }

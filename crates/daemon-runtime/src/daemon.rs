@@ -37,10 +37,12 @@ struct Ended {
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
     /// A socket cannot be opened.
-    #[error("cannot listen on {address}")]
+    #[error("cannot listen on {address} ({flag})")]
     Listen {
         /// Where.
         address: ListenAddress,
+        /// What the user changes to have another address.
+        flag: &'static str,
         /// Why not.
         source: io::Error,
     },
@@ -145,7 +147,7 @@ impl Daemon {
         contract: GrpcContract,
         routes: Routes,
     ) -> Result<ListenAddress, DaemonError> {
-        let (listener, bound) = bind(address).await?;
+        let (listener, bound) = bind(address, "--grpc-listen").await?;
         let (readiness, shutdown) = (self.readiness.clone(), self.shutdown.clone());
         self.spawn(
             "gRPC server",
@@ -163,7 +165,7 @@ impl Daemon {
         &mut self,
         address: &ListenAddress,
     ) -> Result<ListenAddress, DaemonError> {
-        let (listener, bound) = bind(address).await?;
+        let (listener, bound) = bind(address, "--http-listen").await?;
         let (metrics, readiness) = (self.metrics.clone(), self.readiness.clone());
         self.spawn(
             "HTTP server",
@@ -232,9 +234,13 @@ impl Daemon {
     }
 }
 
-async fn bind(address: &ListenAddress) -> Result<(Listener, ListenAddress), DaemonError> {
+async fn bind(
+    address: &ListenAddress,
+    flag: &'static str,
+) -> Result<(Listener, ListenAddress), DaemonError> {
     let listen_error = |source| DaemonError::Listen {
         address: address.clone(),
+        flag,
         source,
     };
     let listener = Listener::bind(address).await.map_err(listen_error)?;

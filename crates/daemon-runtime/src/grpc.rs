@@ -7,6 +7,10 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{Listener, Readiness, Shutdown};
 
+/// Streams of one connection; hyper's own limit of 200 would silently hold back the 201st node
+/// route of one announcer.
+const MOST_STREAMS: u32 = 16_384;
+
 /// What a daemon serves.
 #[derive(Clone, Copy, Debug)]
 pub struct GrpcContract {
@@ -43,7 +47,9 @@ pub(crate) async fn serve(
     let reflection = reflection.build_v1().map_err(GrpcError::Reflection)?;
     let routes = routes.add_service(health).add_service(reflection);
     // Nagle's algorithm would hold an event back until the one before it is acknowledged.
-    let router = Server::builder().add_routes(routes);
+    let router = Server::builder()
+        .max_concurrent_streams(MOST_STREAMS)
+        .add_routes(routes);
     let stopping = {
         let shutdown = shutdown.clone();
         async move { shutdown.stopping().await }

@@ -23,6 +23,7 @@ mod daemon;
 mod duration;
 mod grpc;
 mod http;
+mod in_words;
 mod listen;
 mod log;
 mod metrics;
@@ -34,14 +35,22 @@ mod target;
 
 pub use args::{CommonArgs, Defaults, LogFormat, parse};
 pub use backoff::Backoff;
-pub use build_info::VERSION;
 pub use daemon::{Daemon, DaemonError};
 pub use duration::parse_duration;
 pub use grpc::GrpcContract;
-pub use listen::{ListenAddress, Listener};
+pub use in_words::in_words;
+pub use listen::ListenAddress;
 pub use metrics::{Counter, Family, Gauge, Histogram, Labels, Metrics};
 pub use published::{Event, Publisher, Reader, Snapshot, Subscription};
 pub use readiness::{Readiness, Step};
 pub use run::{ConfigError, run};
 pub use shutdown::Shutdown;
 pub use target::Target;
+
+pub(crate) use build_info::VERSION;
+pub(crate) use listen::Listener;
+
+/// Runs the example in the README as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

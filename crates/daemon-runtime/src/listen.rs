@@ -48,7 +48,7 @@ impl fmt::Display for ListenAddress {
 
 /// A bound socket.
 #[derive(Debug)]
-pub enum Listener {
+pub(crate) enum Listener {
     /// TCP.
     Tcp(TcpListener),
     /// Unix, with its path, which is unlinked when the listener is dropped.
@@ -57,7 +57,7 @@ pub enum Listener {
 
 /// Removes the socket's file.
 #[derive(Debug)]
-pub struct UnlinkOnDrop(PathBuf);
+pub(crate) struct UnlinkOnDrop(PathBuf);
 
 impl Drop for UnlinkOnDrop {
     fn drop(&mut self) {
@@ -71,7 +71,7 @@ impl Listener {
     ///
     /// # Errors
     /// As bind(2); a unix path where a living server listens is `AddrInUse`.
-    pub async fn bind(address: &ListenAddress) -> io::Result<Self> {
+    pub(crate) async fn bind(address: &ListenAddress) -> io::Result<Self> {
         match address {
             ListenAddress::Tcp(address) => Ok(Self::Tcp(TcpListener::bind(address).await?)),
             ListenAddress::Unix(path) => {
@@ -84,7 +84,7 @@ impl Listener {
     }
 
     /// The address in use, with the port that the kernel chose.
-    pub fn local_address(&self) -> io::Result<ListenAddress> {
+    pub(crate) fn local_address(&self) -> io::Result<ListenAddress> {
         match self {
             Self::Tcp(listener) => listener.local_addr().map(ListenAddress::Tcp),
             Self::Unix(_, path) => Ok(ListenAddress::Unix(path.0.clone())),

@@ -1,10 +1,12 @@
 //! State that one owner publishes and many watch: whole objects, each with a revision.
 //!
-//! A watcher gets every object, then [`Event::Synced`], then each change. A slow watcher skips
-//! what was overwritten in the meantime, so what it costs is bounded by the number of objects.
+//! A watcher gets every object, then [`Event::Synced`], then each change. What existed is told
+//! before [`Event::Synced`] even if it changes meanwhile: a receiver drops what it has not heard of
+//! by then. A slow watcher skips what was overwritten in the meantime, so what it costs is bounded
+//! by the number of objects.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
@@ -46,7 +48,20 @@ pub struct Subscription<K, V> {
     cursor: Arc<AtomicU64>,
     /// Removals up to here concern objects that this watcher has never heard of.
     opened_at: u64,
-    synced: bool,
+    phase: Phase<K>,
+}
+
+/// How far a watcher has come.
+#[derive(Debug)]
+enum Phase<K> {
+    /// Hears what the owner publishes until the owner is synced.
+    NotSynced,
+    /// Hears of what it had not heard yet when the owner was synced, each as it is by then. It is
+    /// listed by key, so that neither can an object that changes meanwhile come after
+    /// [`Event::Synced`], nor can changes delay that.
+    Listing { ahead: VecDeque<K>, until: u64 },
+    /// Hears each change.
+    Following,
 }
 
 /// All objects at one moment.
@@ -196,7 +211,7 @@ impl<K: Ord + Clone, V: Clone> Reader<K, V> {
             reader: self.clone(),
             cursor,
             opened_at,
-            synced: false,
+            phase: Phase::NotSynced,
         }
     }
 }
@@ -218,24 +233,32 @@ impl<K: Ord + Clone, V: Clone> Subscription<K, V> {
     fn next_ready(&mut self) -> Option<(u64, Event<K, V>)> {
         let table = lock(&self.reader.table);
         let cursor = self.cursor.load(Ordering::Relaxed);
-        for (&revision, key) in table.log.range(cursor + 1..) {
-            if !self.synced && table.synced && revision > self.opened_at {
-                break;
-            }
-            self.cursor.store(revision, Ordering::Relaxed);
-            match &table.latest[key].1 {
-                Some(value) => {
-                    return Some((revision, Event::Changed(key.clone(), value.clone())));
-                }
-                None if revision > self.opened_at => {
-                    return Some((revision, Event::Removed(key.clone())));
-                }
-                None => {}
-            }
+        if matches!(self.phase, Phase::NotSynced) && table.synced {
+            let ahead = table.log.range(cursor + 1..).map(|(_, key)| key.clone());
+            self.phase = Phase::Listing {
+                ahead: ahead.collect(),
+                until: table.revision,
+            };
         }
-        if table.synced && !self.synced {
-            self.synced = true;
-            return Some((table.revision, Event::Synced));
+        if let Phase::Listing { ahead, until } = &mut self.phase {
+            while let Some(key) = ahead.pop_front() {
+                if let Some((revision, event)) = table.event(&key, self.opened_at) {
+                    // What changed since is told again, so that revisions never fall.
+                    return Some((revision.min(*until), event));
+                }
+            }
+            // Up to here the cursor has kept the removals of what was ahead.
+            self.cursor.store(*until, Ordering::Relaxed);
+            let synced = (*until, Event::Synced);
+            self.phase = Phase::Following;
+            return Some(synced);
+        }
+        for (&revision, key) in table.log.range(cursor + 1..) {
+            self.cursor.store(revision, Ordering::Relaxed);
+            let event = table.event(key, self.opened_at);
+            if event.is_some() {
+                return event;
+            }
         }
         None
     }
@@ -250,6 +273,19 @@ impl<K: Ord + Clone, V: Clone> Subscription<K, V> {
             let event = subscription.next().await?;
             Some((event, subscription))
         })
+    }
+}
+
+impl<K: Ord + Clone, V: Clone> Table<K, V> {
+    /// What is to be said of an object; nothing of one that was gone before the watch began.
+    fn event(&self, key: &K, opened_at: u64) -> Option<(u64, Event<K, V>)> {
+        let (revision, value) = self.latest.get(key)?;
+        let event = match value {
+            Some(value) => Event::Changed(key.clone(), value.clone()),
+            None if *revision > opened_at => Event::Removed(key.clone()),
+            None => return None,
+        };
+        Some((*revision, event))
     }
 }
 
@@ -326,20 +362,74 @@ mod tests {
     }
 
     #[test]
-    fn synced_comes_before_changes_made_after_the_watch_began() {
+    fn synced_comes_before_changes_made_after_the_listing_began() {
         let publisher = Publisher::new();
         publisher.set(1, 'a');
         publisher.synced();
         let mut watcher = publisher.reader().subscribe();
+        assert_eq!(
+            watcher.next_ready().map(|(_, event)| event),
+            Some(Event::Changed(1, 'a'))
+        );
         publisher.set(2, 'b');
+        assert_eq!(ready(&mut watcher), [Event::Synced, Event::Changed(2, 'b')]);
+    }
+
+    #[test]
+    fn synced_comes_after_all_that_was_published_before_it() {
+        let publisher = Publisher::new();
+        let mut watcher = publisher.reader().subscribe();
+        publisher.set(1, 'a');
+        publisher.set(2, 'b');
+        publisher.synced();
         assert_eq!(
             ready(&mut watcher),
             [
                 Event::Changed(1, 'a'),
-                Event::Synced,
-                Event::Changed(2, 'b')
+                Event::Changed(2, 'b'),
+                Event::Synced
             ]
         );
+    }
+
+    #[test]
+    fn an_object_that_changes_while_it_is_listed_still_comes_before_synced() {
+        let publisher = Publisher::new();
+        publisher.set(1, 'a');
+        publisher.set(2, 'b');
+        publisher.set(3, 'c');
+        publisher.synced();
+        let mut watcher = publisher.reader().subscribe();
+        let (_, first) = watcher.next_ready().unwrap();
+        assert_eq!(first, Event::Changed(1, 'a'));
+        publisher.set(2, 'x');
+        publisher.remove(&3);
+        let events = ready(&mut watcher);
+        let synced = events.iter().position(|event| *event == Event::Synced);
+        let told = &events[..synced.unwrap()];
+        assert_eq!(told, [Event::Changed(2, 'x'), Event::Removed(3)]);
+    }
+
+    #[test]
+    fn changes_cannot_delay_synced() {
+        let publisher = Publisher::new();
+        for key in 0..10_u8 {
+            publisher.set(key, 'a');
+        }
+        publisher.synced();
+        let mut watcher = publisher.reader().subscribe();
+        let mut told = 0;
+        for value in ['b', 'c'].into_iter().cycle().take(100) {
+            let (_, event) = watcher.next_ready().unwrap();
+            if event == Event::Synced {
+                break;
+            }
+            told += 1;
+            for key in 0..10_u8 {
+                publisher.set(key, value);
+            }
+        }
+        assert_eq!(told, 10);
     }
 
     #[test]

@@ -2,9 +2,10 @@
 
 use std::{error::Error, fmt, process::ExitCode};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{CommonArgs, Daemon, log};
+use crate::{CommonArgs, Daemon, in_words, log};
 
 /// Exit code for flags or files that cannot be used.
 const UNUSABLE: u8 = 2;
@@ -52,6 +53,7 @@ where
         return ExitCode::SUCCESS;
     }
     tracing::info!(version = crate::VERSION, ?config, "starting");
+    raise_file_limit();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -88,14 +90,18 @@ where
     }
 }
 
-fn failed(error: &dyn Error) -> ExitCode {
-    let mut causes = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        causes = format!("{causes}: {cause}");
-        source = cause.source();
+/// A session, a check and a stream take a file each, and many systems start a process with 1024
+/// although it may have more.
+fn raise_file_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files stays as it is");
     }
-    tracing::error!(error = causes, "stopped");
+}
+
+fn failed(error: &dyn Error) -> ExitCode {
+    tracing::error!(error = in_words(error), "stopped");
     ExitCode::FAILURE
 }
 
@@ -104,4 +110,17 @@ fn say(message: &str) {
     use std::io::Write;
     // Nobody is left to tell if standard error is closed.
     let _ = writeln!(std::io::stderr(), "{message}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_files_may_be_open_as_the_system_allows() {
+        let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, most.min(512), most).unwrap();
+        raise_file_limit();
+        assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).unwrap(), (most, most));
+    }
 }

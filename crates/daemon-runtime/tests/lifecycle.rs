@@ -2,7 +2,7 @@
 
 use std::{future::pending, io, time::Duration};
 
-use daemon_runtime::{Daemon, DaemonError, ListenAddress};
+use daemon_runtime::{Daemon, DaemonError, ListenAddress, in_words};
 use tokio::sync::{mpsc, oneshot};
 
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -16,14 +16,6 @@ async fn ended(daemon: Daemon) -> Result<(), DaemonError> {
     tokio::time::timeout(DEADLINE, daemon.run_until_drained(pending()))
         .await
         .expect("the daemon ends before the deadline")
-}
-
-/// The error and its cause in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {}", chain(source)),
-        None => error.to_string(),
-    }
 }
 
 #[tokio::test]
@@ -96,7 +88,7 @@ async fn a_failed_task_stops_the_process_and_is_named_with_its_cause() {
         Err(io::Error::other("the kernel is gone"))
     });
     let error = ended(daemon).await.unwrap_err();
-    assert_eq!(chain(&error), "table has failed: the kernel is gone");
+    assert_eq!(in_words(&error), "table has failed: the kernel is gone");
 }
 
 #[tokio::test]
@@ -138,7 +130,7 @@ async fn a_failure_while_draining_is_an_error() {
         Err(io::Error::other("the peer is gone"))
     });
     let error = ended(daemon).await.unwrap_err();
-    assert_eq!(chain(&error), "withdrawal has failed: the peer is gone");
+    assert_eq!(in_words(&error), "withdrawal has failed: the peer is gone");
 }
 
 #[tokio::test]

@@ -205,7 +205,7 @@ async fn the_unix_socket_of_a_living_server_is_refused_and_left_alone() {
         .await
         .unwrap_err();
     assert!(
-        matches!(&error, DaemonError::Listen { address: refused, source }
+        matches!(&error, DaemonError::Listen { address: refused, source, .. }
         if *refused == address && source.kind() == std::io::ErrorKind::AddrInUse)
     );
 
@@ -249,7 +249,10 @@ async fn a_tcp_port_in_use_is_refused_with_its_address() {
         .serve_grpc(&address, CONTRACT, Routes::default())
         .await
         .unwrap_err();
-    assert_eq!(error.to_string(), format!("cannot listen on {address}"));
+    assert_eq!(
+        error.to_string(),
+        format!("cannot listen on {address} (--grpc-listen)")
+    );
 }
 
 #[tokio::test]

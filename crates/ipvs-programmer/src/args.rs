@@ -51,6 +51,18 @@ pub struct Args {
     )]
     pub audit_interval: Duration,
 
+    /// After a termination signal, how long to go on programming and checking while somebody
+    /// watches the service addresses: give it what the announcer's drain takes, such as 20s, where
+    /// one signal ends both. 0, the default, ends at once; the kernel forwards on in any case
+    #[arg(
+        long,
+        env = "PORTLB_LINGER",
+        value_name = "TIME",
+        default_value = "0",
+        value_parser = parse_duration
+    )]
+    pub linger: Duration,
+
     /// Flags of every daemon.
     #[command(flatten)]
     pub common: CommonArgs,

@@ -8,6 +8,7 @@ use crate::args::Args;
 
 const SHORTEST_AUDIT_INTERVAL: Duration = Duration::from_secs(1);
 const LONGEST_AUDIT_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
+const LONGEST_LINGER: Duration = Duration::from_secs(60 * 60);
 
 /// The configuration, resolved and validated.
 #[derive(Clone, Debug)]
@@ -16,6 +17,8 @@ pub struct Config {
     pub discovery: Target,
     /// How often the table is read back.
     pub audit_interval: Duration,
+    /// How long to go on after a termination signal while somebody watches.
+    pub linger: Duration,
     /// Where DataPlane is served.
     pub grpc_listen: ListenAddress,
 }
@@ -33,9 +36,17 @@ impl Config {
                 args.audit_interval
             )));
         }
+        if args.linger > LONGEST_LINGER {
+            return Err(ConfigError(format!(
+                "--linger {:?} is longer than 1h; give it what the announcer's drain takes, such \
+                 as 20s",
+                args.linger
+            )));
+        }
         Ok(Self {
             discovery: args.discovery.clone(),
             audit_interval: args.audit_interval,
+            linger: args.linger,
             grpc_listen: args.common.grpc_listen.clone(),
         })
     }

@@ -24,7 +24,7 @@ pub enum KernelError {
         /// What was tried.
         operation: &'static str,
     },
-    /// Routes over `lo` need it up.
+    /// IPv6 routes over `lo` need it up.
     #[error("the interface lo is down; bring it up (`ip link set lo up`)")]
     LoopbackDown,
     /// An exchange failed in another way.

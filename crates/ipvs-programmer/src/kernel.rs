@@ -12,7 +12,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use nftables_table::{Family, Fingerprint, Nftables};
+use nftables_table::Nftables;
 use nix::errno::Errno;
 use tokio::sync::oneshot;
 use virtual_server::{Entry, EntryKey, EntrySettings, Table, TableChange};
@@ -58,12 +58,11 @@ pub trait Kernel: Send {
     /// Takes back what [`Kernel::add_local_prefix`] did; another's route stays.
     fn remove_local_prefix(&mut self, prefix: IpNet) -> Result<(), KernelError>;
 
-    /// What tells the nftables table of this name from another.
-    fn firewall_fingerprint(
+    /// Whether the nftables table of this name is this one.
+    fn holds_firewall(
         &mut self,
-        family: Family,
-        name: &str,
-    ) -> Result<Option<Fingerprint>, nftables_table::Error>;
+        table: &nftables_table::Table,
+    ) -> Result<bool, nftables_table::Error>;
 
     /// Replaces the nftables table of this name.
     fn replace_firewall(
@@ -145,12 +144,11 @@ impl Kernel for LinuxKernel {
         self.local_addresses.remove(prefix)
     }
 
-    fn firewall_fingerprint(
+    fn holds_firewall(
         &mut self,
-        family: Family,
-        name: &str,
-    ) -> Result<Option<Fingerprint>, nftables_table::Error> {
-        self.nftables()?.fingerprint(family, name)
+        table: &nftables_table::Table,
+    ) -> Result<bool, nftables_table::Error> {
+        self.nftables()?.holds(table)
     }
 
     fn replace_firewall(

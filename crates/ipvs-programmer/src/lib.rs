@@ -36,7 +36,7 @@ pub mod sysctl;
 mod testing;
 mod translate;
 
-use std::{convert::Infallible, io};
+use std::{convert::Infallible, io, time::Duration};
 
 use daemon_runtime::{Daemon, DaemonError, GrpcContract, ListenAddress};
 use tokio::sync::mpsc;
@@ -55,6 +55,9 @@ pub use translate::Connections;
 
 /// Enough for a burst; a full channel makes the sender wait.
 const CHANNEL: usize = 1024;
+
+/// What the drain may take beyond the lingering.
+const DRAIN_MARGIN: Duration = Duration::from_secs(5);
 
 /// Why the daemon could not start.
 #[derive(Debug, thiserror::Error)]
@@ -121,18 +124,22 @@ pub async fn start_with(
     let address = daemon
         .serve_grpc(&config.grpc_listen, contract, Routes::new(service))
         .await?;
+    daemon.set_drain_deadline(config.linger + DRAIN_MARGIN);
     let inputs = Inputs {
         desired: desired_in,
         checks: checks_in,
         requests: requests_in,
     };
     let shutdown = daemon.shutdown().clone();
-    daemon.spawn_until_drained("programmer", programmer.run(inputs, shutdown.clone()));
+    daemon.spawn_until_drained(
+        "programmer",
+        programmer.run(inputs, shutdown.clone(), config.linger),
+    );
     let discovery = config.discovery;
-    daemon.spawn_until_drained("client of Discovery", async move {
+    daemon.spawn("client of Discovery", async move {
         tokio::select! {
             () = desired::watch(discovery, desired_events) => {}
-            () = shutdown.drain_requested() => {}
+            () = shutdown.stopping() => {}
         }
         Ok::<_, Infallible>(())
     });

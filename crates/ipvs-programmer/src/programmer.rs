@@ -42,6 +42,8 @@ use table_state::TableState;
 
 /// How often the owner shows that it is alive; half of the shortest heartbeat of the contract.
 const ALIVE_INTERVAL: Duration = Duration::from_millis(50);
+/// The gRPC service itself looks whether the owner is alive; each watcher does so beside it.
+const NO_WATCHERS: usize = 1;
 /// What the kernel refused is tried again after this time.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 /// Changes that arrive together are made together, up to this many.
@@ -93,6 +95,8 @@ pub struct Published {
 #[derive(Debug)]
 pub struct Programmer {
     desired: Option<DesiredSet>,
+    /// Why there is no stream of it; told once.
+    lost: Option<String>,
     marks: BTreeMap<VirtualServerId, u32>,
     settled: BTreeSet<VirtualServerId>,
     statuses: BTreeMap<VirtualServerId, Arc<VirtualServerStatus>>,
@@ -163,6 +167,7 @@ impl Programmer {
         );
         Ok(Self {
             desired: None,
+            lost: None,
             marks: BTreeMap::new(),
             settled: BTreeSet::new(),
             statuses: BTreeMap::new(),
@@ -192,7 +197,8 @@ impl Programmer {
         }
     }
 
-    /// Owns the table until a drain is requested, and then leaves the kernel as it is.
+    /// Owns the table until a drain is requested, and then for as long as `linger` while somebody
+    /// watches the service addresses; leaves the kernel as it is.
     ///
     /// # Errors
     /// A health check has panicked.
@@ -200,7 +206,13 @@ impl Programmer {
         mut self,
         mut inputs: Inputs,
         shutdown: Shutdown,
+        linger: Duration,
     ) -> Result<(), ProgrammerError> {
+        let lingered = async {
+            shutdown.drain_requested().await;
+            tokio::time::sleep(linger).await;
+        };
+        tokio::pin!(lingered);
         let mut alive = interval(ALIVE_INTERVAL);
         alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -208,9 +220,12 @@ impl Programmer {
             let retry_at = self.retry_at;
             tokio::select! {
                 biased;
-                () = shutdown.drain_requested() => return Ok(()),
+                () = &mut lingered => return Ok(()),
                 _ = alive.tick() => {
                     self.alive.send_modify(|count| *count += 1);
+                    if shutdown.is_requested() && self.alive.receiver_count() <= NO_WATCHERS {
+                        return Ok(());
+                    }
                     continue;
                 }
                 Some(request) = inputs.requests.recv() => {

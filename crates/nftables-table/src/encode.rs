@@ -16,6 +16,7 @@ pub(crate) const NEW_TABLE: u16 = 0x0a00;
 pub(crate) const GET_TABLE: u16 = 0x0a01;
 pub(crate) const DEL_TABLE: u16 = 0x0a02;
 const NEW_CHAIN: u16 = 0x0a03;
+pub(crate) const GET_CHAIN: u16 = 0x0a04;
 const NEW_RULE: u16 = 0x0a06;
 const NEW_SET: u16 = 0x0a09;
 const NEW_SET_ELEMENTS: u16 = 0x0a0c;
@@ -141,6 +142,16 @@ pub(crate) fn get(family: Family, name: &str) -> Request {
         flags: 0,
         payload,
         what: format!("read table {family} {name}"),
+    }
+}
+
+/// The question for all chains of a family.
+pub(crate) fn get_chains(family: Family) -> Request {
+    Request {
+        message_type: GET_CHAIN,
+        flags: 0,
+        payload: header(family).as_slice().to_vec(),
+        what: format!("read the chains of family {family}"),
     }
 }
 

@@ -4,7 +4,7 @@
 //! A table is a value: [`Table`], its [`Chain`]s, their [`Rule`]s. [`Nftables::replace`] makes the
 //! kernel's table of that name equal to it; no packet sees a moment without the old or the new
 //! rules. The kernel keeps the table's [`Fingerprint`] as the table's comment, so that
-//! [`Nftables::fingerprint`] tells a later run whether there is anything to do.
+//! [`Nftables::holds`] tells a later run whether there is anything to do.
 //!
 //! ```no_run
 //! use nftables_table::{Chain, Family, Hook, Kind, L4Protocol, Nftables, Policy, Rule, Table, priority};
@@ -28,7 +28,7 @@
 //!     }],
 //! };
 //! let mut nftables = Nftables::open()?;
-//! if nftables.fingerprint(table.family, &table.name)? != Some(table.fingerprint()) {
+//! if !nftables.holds(&table)? {
 //!     nftables.replace(&table)?;
 //! }
 //! # Ok::<(), nftables_table::Error>(())

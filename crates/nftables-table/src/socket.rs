@@ -1,8 +1,8 @@
 //! The netlink socket.
 
-use std::{io, time::Duration};
+use std::{collections::BTreeMap, io, time::Duration};
 
-use netlink_bindings::nftables::OpGettableDo;
+use netlink_bindings::nftables::{OpGetchainDump, OpGettableDo};
 use netlink_bindings::traits::NetlinkRequest;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use nix::{
@@ -22,8 +22,10 @@ const BATCH_END: u16 = 17;
 const SUBSYSTEM: u16 = 10;
 
 const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
+const NLM_F_DUMP: u16 = 0x300;
 const HEADER_LEN: usize = 16;
 
 /// A transaction is one datagram.
@@ -132,6 +134,64 @@ impl Nftables {
                     }
                     errno => Err(Error::refused(request.what, errno)),
                 };
+            }
+        }
+    }
+
+    /// Whether the kernel's table is this one. Notices also rules that somebody added or took away,
+    /// by their number, but not one that was changed in its place.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where the kernel has no nftables at all.
+    pub fn holds(&mut self, table: &Table) -> Result<bool, Error> {
+        if self.fingerprint(table.family, &table.name)? != Some(table.fingerprint()) {
+            return Ok(false);
+        }
+        let found = self.rules_by_chain(table.family, &table.name)?;
+        let wanted = table
+            .chains
+            .iter()
+            .map(|chain| (chain.name.clone(), chain.rules.len()));
+        Ok(found == wanted.collect())
+    }
+
+    /// The number of rules of each chain of a table.
+    fn rules_by_chain(
+        &mut self,
+        family: Family,
+        name: &str,
+    ) -> Result<BTreeMap<String, usize>, Error> {
+        let request = encode::get_chains(family);
+        let sequence = self.sequence.wrapping_add(1);
+        let mut datagram = Vec::new();
+        self.append(
+            &mut datagram,
+            request.message_type,
+            NLM_F_DUMP,
+            &request.payload,
+        );
+        self.send(&datagram)?;
+        let mut chains = BTreeMap::new();
+        loop {
+            let received = self.receive()?;
+            for message in messages(&received) {
+                if message.sequence != sequence {
+                    continue;
+                }
+                match message.message_type {
+                    NLMSG_DONE => return Ok(chains),
+                    NLMSG_ERROR => return Err(Error::refused(request.what, message.errno())),
+                    _ => {}
+                }
+                let (_, attributes) = OpGetchainDump::decode_reply(message.payload);
+                let of_table = attributes
+                    .get_table()
+                    .is_ok_and(|t| t.to_bytes() == name.as_bytes());
+                if let (true, Ok(chain)) = (of_table, attributes.get_name()) {
+                    // The kernel counts a chain's uses, which for a chain on a hook are its rules.
+                    let rules = attributes.get_use().unwrap_or(0) as usize;
+                    chains.insert(chain.to_string_lossy().into_owned(), rules);
+                }
             }
         }
     }

@@ -197,6 +197,32 @@ fn the_fingerprint_survives_the_writer_and_tells_tables_apart() {
 }
 
 #[test]
+fn rules_that_somebody_took_away_or_added_are_noticed() {
+    in_namespace(|mut nftables| {
+        let nft = |command: &str| {
+            let status = Command::new("nft")
+                .args(command.split(' '))
+                .status()
+                .unwrap();
+            assert!(status.success(), "nft {command}");
+        };
+        let table = everything();
+        assert!(!nftables.holds(&table).unwrap());
+        for command in [
+            "flush chain inet portlb-test output",
+            "add rule inet portlb-test marks accept",
+            "add chain inet portlb-test other",
+            "flush ruleset",
+        ] {
+            nftables.replace(&table).unwrap();
+            assert!(nftables.holds(&table).unwrap());
+            nft(command);
+            assert!(!nftables.holds(&table).unwrap(), "{command}");
+        }
+    });
+}
+
+#[test]
 fn a_table_of_somebody_else_has_the_fingerprint_zero_and_is_left_alone() {
     in_namespace(|mut nftables| {
         let status = Command::new("nft")

@@ -144,11 +144,3 @@ fn cure(permission_denied: bool) -> &'static str {
 fn is_permission_denied(error: &nftables_table::Error) -> bool {
     matches!(error, nftables_table::Error::NotPermitted { .. })
 }
-
-/// An error and its causes in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {}", chain(source)),
-        None => error.to_string(),
-    }
-}

@@ -11,11 +11,11 @@
 
 use std::time::Duration;
 
-use daemon_runtime::{Shutdown, Step};
+use daemon_runtime::{Shutdown, Step, in_words};
 use ipnet::IpNet;
 use nftables_table::{Chain, Error, Family, Hook, Kind, Nftables, Policy, Rule, Table, priority};
 
-use crate::{error::chain, metrics::RouterMetrics};
+use crate::metrics::RouterMetrics;
 
 /// Name of the nftables table, of family inet.
 pub const TABLE_NAME: &str = "portlb-node-router";
@@ -105,7 +105,7 @@ pub(crate) async fn install<F: Firewall>(
     metrics: RouterMetrics,
 ) -> Result<Option<Exemption<F>>, Error> {
     let without = |error: &Error, step: &Step| {
-        let reason = chain(error);
+        let reason = in_words(error);
         tracing::warn!(
             reason,
             "connections through this node break where a rule drops packets of state INVALID: \
@@ -186,7 +186,7 @@ impl<F: Firewall> Exemption<F> {
 
     /// Once a loss, not at each look.
     fn report_lost(&mut self, error: &Error) {
-        let reason = chain(error);
+        let reason = in_words(error);
         if !self.is_reported_lost {
             tracing::error!(
                 reason,

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use daemon_runtime::{Backoff, Publisher, Shutdown, Step};
+use daemon_runtime::{Backoff, Publisher, Shutdown, Step, in_words};
 use ipnet::IpNet;
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -14,7 +14,7 @@ use tokio::{
 
 use crate::{
     Kernel, KernelError, Policy,
-    error::{Refusal, chain},
+    error::Refusal,
     hold::{Answer, Command, HoldId, HoldState, Peer, TableHandle},
     look::{Holders, Look, Route},
     metrics::RouterMetrics,
@@ -198,7 +198,7 @@ impl<K: Kernel> RouteTable<K> {
         match self.look(cause).await {
             Ok(look_again) => look_again,
             Err(error) => {
-                let reason = chain(&error);
+                let reason = in_words(&error);
                 tracing::error!(reason, "cannot look at the kernel's routes");
                 self.metrics.kernel_errors.inc();
                 self.step.missing(reason.as_str());
@@ -281,7 +281,7 @@ impl<K: Kernel> RouteTable<K> {
                 }
             }
             Err(error) => {
-                let reason = chain(&error);
+                let reason = in_words(&error);
                 tracing::error!(reason, "the kernel refused a change");
                 self.metrics.kernel_errors.inc();
                 look.failures.insert(change.prefix(), reason);

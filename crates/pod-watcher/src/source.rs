@@ -38,13 +38,7 @@ pub struct SourceError(String);
 impl SourceError {
     /// Takes the error over with its causes.
     pub fn new(error: &dyn Error) -> Self {
-        let mut text = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            text = format!("{text}: {cause}");
-            source = cause.source();
-        }
-        Self(text)
+        Self(daemon_runtime::in_words(error))
     }
 }
 

@@ -5,7 +5,6 @@ mod document;
 mod resolve;
 
 use std::{
-    error::Error as _,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -15,6 +14,7 @@ use bgp_speaker::{Configuration, SpeakerConfig};
 use daemon_runtime::{
     ConfigError, ListenAddress,
     config_file::{self, FileError, Problem},
+    in_words,
 };
 
 use crate::args::Args;
@@ -51,8 +51,15 @@ impl Settings {
     /// # Errors
     /// Says what is wrong with the file, where, and what to write instead.
     pub fn resolve(args: Args) -> Result<Self, ConfigError> {
-        let config =
-            load(&args.config, &args.listen).map_err(|error| ConfigError(in_full(&error)))?;
+        let config = load(&args.config, &args.listen).map_err(|error| {
+            let cure = match &error {
+                FileError::Read { .. } => {
+                    "; --config must name a readable file, see docs/examples/route-reflector.yaml"
+                }
+                FileError::Content { .. } => "",
+            };
+            ConfigError(format!("{}{cure}", in_words(&error)))
+        })?;
         Ok(Self {
             config,
             file: args.config,
@@ -78,14 +85,6 @@ pub fn load(path: &Path, listen: &[SocketAddr]) -> Result<Config, FileError> {
         config.speaker.listen = listen.to_vec();
     }
     Ok(config)
-}
-
-/// The error with its cause.
-pub(crate) fn in_full(error: &FileError) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    }
 }
 
 /// Reads a document.

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use bgp_speaker::{SpeakerConfig, SpeakerGone, SpeakerHandle};
-use daemon_runtime::{Counter, Metrics, Shutdown, Step, config_file::FileWatcher};
+use daemon_runtime::{Counter, Metrics, Shutdown, Step, config_file::FileWatcher, in_words};
 use tokio::{signal::unix::Signal, sync::watch};
 
 use crate::config::{self, Config};
@@ -99,7 +99,7 @@ impl Reflector {
         };
         self.reads.inc();
         let loaded = config::load(&file, &self.listen)
-            .map_err(|error| config::in_full(&error))
+            .map_err(|error| in_words(&error))
             .and_then(|config| check_changeable(&before.speaker, &config.speaker).map(|()| config));
         match loaded {
             Err(problem) => self.keep(problem),

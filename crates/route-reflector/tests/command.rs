@@ -43,7 +43,7 @@ fn an_unusable_file_ends_with_code_2_before_any_socket_is_opened() {
     let (code, text) = run(&flags);
     assert_eq!(code, Some(2), "{text}");
     assert!(
-        text.contains("cannot read") && text.contains(file),
+        text.contains("cannot read") && text.contains(file) && text.contains("--config must name"),
         "{text}"
     );
 

@@ -2,4 +2,11 @@
 //!
 //! Run by `make test-integration`, one test at a time on the lab's floor.
 
+mod drain;
+mod expect;
+mod failures;
+mod foreign;
+mod forwarding;
 mod interop;
+mod order;
+mod swap;

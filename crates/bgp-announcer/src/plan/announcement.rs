@@ -55,6 +55,16 @@ impl Plan {
             .map(|(prefix, entry)| (*prefix, self.announcement(prefix, entry)))
     }
 
+    /// Whether a problem with the node route of the prefix is known already.
+    pub(crate) fn has_route_problem(&self, prefix: &IpNet) -> bool {
+        self.entries
+            .get(prefix)
+            .is_some_and(|entry| match &entry.route {
+                Route::Free | Route::Held => false,
+                Route::Asked { problem } | Route::Lost { problem, .. } => !problem.is_empty(),
+            })
+    }
+
     fn announcement(&self, prefix: &IpNet, entry: &Entry) -> Announcement {
         let via = self.via(prefix);
         let next_hop = via.as_ref().ok().map(|via| via.next_hop);

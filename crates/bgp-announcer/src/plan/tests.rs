@@ -588,14 +588,13 @@ proptest! {
         let mut plan = Plan::new(config(), now);
         let mut world = World::default();
         let mut step = |plan: &mut Plan, input: Input, now| {
-            match &input {
-                Input::NodeRouteHeld(prefix) if world.held.contains(prefix) => {
-                    world.acknowledged.insert(*prefix);
-                }
-                Input::NodeRouteLost { prefix, is_unknown: false, .. } => {
-                    world.acknowledged.remove(prefix);
-                }
-                _ => {}
+            if let Input::NodeRouteHeld(prefix) = &input
+                && world.held.contains(prefix)
+            {
+                world.acknowledged.insert(*prefix);
+            }
+            if let Input::NodeRouteLost { prefix, is_unknown: false, .. } = &input {
+                world.acknowledged.remove(prefix);
             }
             world.note(&plan.handle(input, now));
         };
@@ -605,6 +604,7 @@ proptest! {
                 step(&mut plan, Input::DeadlineReached, now);
             }
             step(&mut plan, input, now);
+            step(&mut plan, Input::DeadlineReached, now);
             prop_assert!(plan.next_deadline().is_none_or(|deadline| deadline > now));
         }
         // Left alone, it comes to an end with nothing announced and nothing held.

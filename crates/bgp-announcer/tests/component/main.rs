@@ -165,9 +165,9 @@ async fn a_silent_data_plane_costs_the_announcement_until_it_is_back() {
     let begin = Instant::now();
     world.data_plane.mute(true);
     world.wait_for_paths(<[_]>::is_empty).await;
-    // The last heartbeat was up to a fifth of the timeout old.
+    // The last heartbeat was a fifth of the timeout old, or more on a busy machine.
     assert!(
-        begin.elapsed() >= Duration::from_millis(350),
+        begin.elapsed() >= Duration::from_millis(150),
         "{:?}",
         begin.elapsed()
     );
@@ -255,6 +255,7 @@ async fn a_signal_drains_in_the_order_that_loses_no_packet() {
     let mut world = World::start(&["--drain-timeout=300ms", "--linger=400ms"]).await;
     world.data_plane.serve(SERVICE);
     world.wait_for_paths(|paths| paths.len() == 1).await;
+    let begin = Instant::now();
     world.shutdown.request();
 
     world
@@ -263,11 +264,9 @@ async fn a_signal_drains_in_the_order_that_loses_no_packet() {
                 && path.attributes.communities == [Community::GRACEFUL_SHUTDOWN])
         })
         .await;
-    let drained = Instant::now();
     world.wait_for_paths(<[_]>::is_empty).await;
-    let withdrawn = Instant::now();
     assert!(
-        withdrawn - drained >= Duration::from_millis(200),
+        begin.elapsed() >= Duration::from_millis(300),
         "waits for traffic to move"
     );
     assert_eq!(
@@ -277,7 +276,7 @@ async fn a_signal_drains_in_the_order_that_loses_no_packet() {
     );
 
     world.node_router.wait_for_holds(0).await;
-    assert!(withdrawn.elapsed() >= Duration::from_millis(300), "lingers");
+    assert!(begin.elapsed() >= Duration::from_millis(700), "lingers");
     let error = world.wait_for_peer_error().await;
     assert!(
         error.contains("Administrative Shutdown: bgp-announcer was told to end"),
@@ -377,6 +376,22 @@ async fn a_watch_opens_with_everything_then_synced_then_changes() {
         }
     }
     assert_eq!(seen[0], SERVICE);
+}
+
+#[tokio::test]
+async fn one_peer_of_two_is_enough_and_the_other_is_named() {
+    let mut world = World::start(&["--peer={reflector} 127.78.255.1:1,name=absent"]).await;
+    world.data_plane.serve(SERVICE);
+    let announcement = world.wait_for_announced_to(SERVICE, 1).await;
+    assert_eq!(announcement.announced_to, ["reflector"]);
+    world
+        .wait_for_readyz("ready bgp-session: absent is in ")
+        .await;
+    world
+        .wait_for_readyz("cannot connect: Connection refused")
+        .await;
+    world.wait_for_readyz("ready announced: 1 of 1").await;
+    assert!(world.readiness.is_ready());
 }
 
 #[tokio::test]

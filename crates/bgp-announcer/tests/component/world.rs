@@ -112,17 +112,23 @@ impl World {
         world
     }
 
+    /// `{reflector}` in a flag stands for the reflector as a value of `--peer`.
     pub(crate) async fn start_without_data_plane(flags: &[&str]) -> Self {
         let data_plane = data_plane::StandIn::new();
         let node_router = node_router::StandIn::start_new().await;
         let announcer_address = IpAddr::from(fresh_address());
         let (reflector, reflector_address, reflector_task) = reflector(announcer_address).await;
 
+        let peer = format!("{reflector_address},name=reflector,source={announcer_address}");
+        let flags: Vec<_> = flags
+            .iter()
+            .map(|flag| flag.replace("{reflector}", &peer))
+            .collect();
         let usual = [
             "--grpc-listen=127.0.0.1:0".to_owned(),
             "--http-listen=127.0.0.1:0".to_owned(),
             format!("--asn={ASN}"),
-            format!("--peer={reflector_address},name=reflector,source={announcer_address}"),
+            format!("--peer={peer}"),
             "--gateway=10.244.1.7".to_owned(),
             "--next-hop=192.0.2.11".to_owned(),
             "--allowed-prefixes=10.1.1.0/24".to_owned(),
@@ -137,7 +143,7 @@ impl World {
         let line = ["bgp-announcer"]
             .into_iter()
             .chain(usual)
-            .chain(flags.iter().copied());
+            .chain(flags.iter().map(String::as_str));
         let matches = Args::command().get_matches_from(line);
         let args = Args::from_arg_matches(&matches).expect("flags are usable");
         let config = Config::resolve(&args).expect("flags are usable");

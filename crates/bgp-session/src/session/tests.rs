@@ -12,7 +12,7 @@ use bytes::Bytes;
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
 
-use super::*;
+use super::{messages::message_name, *};
 use crate::{FamilySettings, NegotiatedFamily};
 
 const OURS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 5);
@@ -497,12 +497,38 @@ fn a_peer_that_connects_anew_replaces_its_unfinished_connection() {
 }
 
 #[test]
-fn a_pending_dial_is_abandoned_once_the_peer_is_known() {
+fn a_dial_that_would_lose_a_collision_is_abandoned() {
     let mut transcript = Transcript::new(settings());
     transcript.feed_all([Input::Start, Input::Accepted(B)]);
     assert_eq!(transcript.session.state(), SessionState::OpenSent);
     let outputs = transcript.feed(open_from(B, HIGHER));
     assert!(outputs.contains(&Output::AbandonDial), "{outputs:?}");
+}
+
+#[test]
+fn a_dial_that_would_win_a_collision_goes_on_until_the_other_connection_is_established() {
+    let mut transcript = Transcript::new(settings());
+    transcript.feed_all([Input::Start, Input::Accepted(B), open_from(B, LOWER)]);
+    let mut peer_prefers_ours = transcript.session.clone();
+    peer_prefers_ours.handle(Input::Connected(A), transcript.now);
+    peer_prefers_ours.handle(Input::ConnectionLost(B, "closed".into()), transcript.now);
+    peer_prefers_ours.handle(open_from(A, LOWER), transcript.now);
+    assert_eq!(peer_prefers_ours.state(), SessionState::OpenConfirm);
+
+    transcript.feed(keepalive_from(B));
+    assert_eq!(transcript.session.established(), Some(B));
+    transcript.check(&expect![[r#"
+        0.000: Start -> Connect
+            dial
+        0.000: Accepted(2) -> OpenSent
+            send OPEN on 2
+        0.000: OPEN from 2 -> OpenConfirm
+            set codec of 2
+            send KEEPALIVE on 2
+        0.000: KEEPALIVE from 2 -> Established
+            abandon dial
+            established 2 with 10.0.0.1
+    "#]]);
 }
 
 #[test]
@@ -886,7 +912,7 @@ fn any_message() -> impl Strategy<Value = Message> {
         1 => Just(Message::Open(Open { hold_time_seconds: 0, ..open(HIGHER) })),
         4 => Just(Message::Keepalive),
         1 => Just(Message::Update(Update::default())),
-        1 => Just(Message::Notification(Cease::OutOfResources.notification())),
+        1 => Just(Message::Notification(Cease::MaximumPaths.notification())),
         1 => Just(Message::RouteRefresh(RouteRefresh { family: None })),
     ]
 }

@@ -12,6 +12,7 @@ impl Programmer {
         match event {
             DesiredEvent::Set { mut desired, kept } => {
                 self.metrics.discovery_connected.set(1);
+                self.lost = None;
                 let before = self.desired.take();
                 for id in kept {
                     let server = before.as_ref().and_then(|set| set.virtual_servers.get(&id));
@@ -47,12 +48,14 @@ impl Programmer {
                 self.metrics.invalid_objects.inc();
             }
             DesiredEvent::Lost(reason) => {
-                if self.metrics.discovery_connected.set(0) != 0 || self.desired.is_none() {
-                    tracing::info!(reason, "waiting for the desired set");
-                }
+                self.metrics.discovery_connected.set(0);
                 self.steps
                     .desired
                     .set_lasting(self.desired.is_some(), &reason);
+                if self.lost.as_ref() != Some(&reason) {
+                    tracing::info!(reason, "waiting for the desired set");
+                    self.lost = Some(reason);
+                }
             }
         }
     }

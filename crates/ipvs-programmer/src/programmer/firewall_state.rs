@@ -4,11 +4,7 @@ use nftables_table::{Fingerprint, Table};
 use virtual_server::ForwardingMethod;
 
 use super::is_masquerade;
-use crate::{
-    error::in_words,
-    firewall::{FAMILY, TABLE_NAME},
-    kernel::KernelThread,
-};
+use crate::{error::in_words, firewall::TABLE_NAME, kernel::KernelThread};
 
 #[derive(Debug)]
 pub(super) struct FirewallState {
@@ -76,12 +72,7 @@ impl FirewallState {
         let result = self
             .kernel
             .call(move |kernel| {
-                let found = kernel.firewall_fingerprint(FAMILY, TABLE_NAME)?;
-                // Where there is none, an empty one needs none.
-                let differs = match found {
-                    Some(found) => found != fingerprint,
-                    None => !wanted.chains.is_empty(),
-                };
+                let differs = !kernel.holds_firewall(&wanted)?;
                 if differs {
                     kernel.replace_firewall(&wanted)?;
                 }

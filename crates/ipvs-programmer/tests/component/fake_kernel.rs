@@ -12,7 +12,6 @@ use ipvs_programmer::{
     Connections, KernelError, NetlinkError,
     kernel::{FailedChange, Kernel},
 };
-use nftables_table::{Family, Fingerprint};
 use nix::errno::Errno;
 use virtual_server::{
     Entry, EntryKey, EntryScheduler, EntrySettings, Scheduler, Table, TableChange,
@@ -132,11 +131,10 @@ impl Kernel for FakeKernel {
         Ok(())
     }
 
-    fn firewall_fingerprint(
+    fn holds_firewall(
         &mut self,
-        _: Family,
-        _: &str,
-    ) -> Result<Option<Fingerprint>, nftables_table::Error> {
+        table: &nftables_table::Table,
+    ) -> Result<bool, nftables_table::Error> {
         let state = self.state();
         if state.without_nftables {
             return Err(nftables_table::Error::Unsupported {
@@ -144,10 +142,7 @@ impl Kernel for FakeKernel {
                 source: Errno::EPROTONOSUPPORT.into(),
             });
         }
-        Ok(state
-            .firewall
-            .as_ref()
-            .map(nftables_table::Table::fingerprint))
+        Ok(state.firewall.as_ref() == Some(table))
     }
 
     fn replace_firewall(

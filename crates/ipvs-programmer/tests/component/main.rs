@@ -670,3 +670,27 @@ fn masquerade_sets_the_sysctls_that_it_needs() {
         );
     });
 }
+
+#[test]
+fn it_goes_on_after_the_signal_while_an_announcer_watches_and_ends_with_it() {
+    run(|| async {
+        let one = real_server(ONE).await;
+        let kernel = FakeKernel::default();
+        let stand_in = StandIn::silent("127.0.0.1:0").await;
+        let linger = Duration::from_secs(3600);
+        let mut world = World::start_lingering(&kernel, stand_in.address, linger).await;
+        stand_in.say(&desired(&[virtual_server(ID, &[ONE])]));
+        world.wait_until_serving(RANGE).await;
+        let request = WatchServiceAddressesRequest {
+            heartbeat_interval_milliseconds: 0,
+        };
+        let announcer = world.client.watch_service_addresses(request).await.unwrap();
+        world.request_stop();
+        drop(one);
+        world
+            .wait_for_kernel(|state| weight(state, ID, ONE) == Some(0))
+            .await;
+        drop(announcer);
+        world.stop().await;
+    });
+}

@@ -60,10 +60,20 @@ pub(crate) struct World {
 impl World {
     /// Starts the daemon on this kernel.
     pub(crate) async fn start(kernel: &FakeKernel, discovery: SocketAddr) -> Self {
+        Self::start_lingering(kernel, discovery, Duration::ZERO).await
+    }
+
+    /// As [`World::start`], with time to linger at the end.
+    pub(crate) async fn start_lingering(
+        kernel: &FakeKernel,
+        discovery: SocketAddr,
+        linger: Duration,
+    ) -> Self {
         let mut daemon = Daemon::new("ipvs-programmer");
         let config = Config {
             discovery: format!("http://{discovery}").parse().unwrap(),
             audit_interval: Duration::from_millis(200),
+            linger,
             grpc_listen: "127.0.0.1:0".parse().unwrap(),
         };
         let address =
@@ -93,9 +103,14 @@ impl World {
         }
     }
 
+    /// Asks the daemon to end, as a signal does.
+    pub(crate) fn request_stop(&self) {
+        self.shutdown.request();
+    }
+
     /// Ends the daemon as a signal does.
     pub(crate) async fn stop(self) {
-        self.shutdown.request();
+        self.request_stop();
         timeout(LIMIT, self.daemon).await.unwrap().unwrap();
     }
 

@@ -31,7 +31,7 @@ pub(super) fn session(local_asn: Asn, peer: &PeerStatus) -> bgp::Session {
         state: state(status.state).into(),
         local_address: peer
             .local_address
-            .map(|address| address.to_string())
+            .map(|address| address.ip().to_string())
             .unwrap_or_default(),
         local_asn: local_asn.0,
         hold_time_seconds: hold_time.map(seconds).unwrap_or_default(),

@@ -1,0 +1,160 @@
+//! The program as it is started: exit codes, messages, signals.
+
+use std::{
+    io::{BufRead, BufReader},
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+const DEADLINE: Duration = Duration::from_secs(10);
+
+const USUAL: &[&str] = &[
+    "--asn=64512",
+    "--peer=127.80.0.1",
+    "--gateway=10.244.1.7",
+    "--next-hop=192.0.2.11",
+    "--allowed-prefixes=10.1.1.0/24",
+    "--data-plane=http://127.80.0.1:1",
+    "--grpc-listen=127.0.0.1:0",
+    "--http-listen=127.0.0.1:0",
+];
+
+fn command(flags: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bgp-announcer"));
+    command.args(flags).stdin(Stdio::null());
+    for (name, _) in std::env::vars() {
+        if name.starts_with("PORTLB_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+fn run(flags: &[&str]) -> (Option<i32>, String) {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = command(flags).output().expect("it starts");
+    let text = [stdout, stderr].map(|it| String::from_utf8_lossy(&it).into_owned());
+    (status.code(), text.concat())
+}
+
+#[test]
+fn usable_flags_pass_the_check() {
+    let flags = [USUAL, &["--check-config"]].concat();
+    assert_eq!(
+        run(&flags),
+        (
+            Some(0),
+            "bgp-announcer: flags and files are usable\n".to_owned()
+        )
+    );
+}
+
+#[test]
+fn unusable_flags_end_with_exit_code_2_and_one_message() {
+    let flags = [USUAL, &["--hold-time=1s"]].concat();
+    let (code, text) = run(&flags);
+    assert_eq!(code, Some(2), "{text}");
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(
+        text.starts_with("bgp-announcer: --hold-time 1000 ms"),
+        "{text}"
+    );
+
+    let (code, text) = run(&["--asn=64512"]);
+    assert_eq!(code, Some(2), "{text}");
+    assert!(text.contains("--peer <PEER>"), "{text}");
+}
+
+#[test]
+fn each_flag_has_a_twin_in_the_environment() {
+    let environment = [
+        ("PORTLB_ASN", "64512"),
+        ("PORTLB_PEER", "192.0.2.2 192.0.2.3:1179,asn=64513"),
+        ("PORTLB_GATEWAY", "10.244.1.7,fd00::7"),
+        ("PORTLB_NEXT_HOP", "192.0.2.11,2001:db8::11"),
+        ("PORTLB_ALLOWED_PREFIXES", "10.1.1.0/24,fd01::/64"),
+    ];
+    let checked = command(&["--check-config"]).envs(environment).output();
+    let checked = checked.expect("it starts");
+    let text = String::from_utf8_lossy(&checked.stderr);
+    assert_eq!(checked.status.code(), Some(0), "{text}");
+    let (_, help) = run(&["--help"]);
+    for line in help
+        .lines()
+        .filter(|line| line.trim_start().starts_with("--"))
+    {
+        let flag = line.trim_start_matches([' ', '-']);
+        let flag = flag.split([' ', '=']).next().unwrap_or_default();
+        let twin = format!("[env: PORTLB_{}=", flag.to_uppercase().replace('-', "_"));
+        assert!(
+            flag == "check-config" || help.contains(&twin),
+            "{twin} is not in\n{help}"
+        );
+    }
+}
+
+/// Starts it, and returns once it serves.
+fn start(flags: &[&str]) -> Child {
+    let flags = [USUAL, flags, &["--log-format=json"]].concat();
+    let mut child = command(&flags)
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let log = BufReader::new(child.stderr.take().expect("is piped"));
+    let mut lines = log.lines();
+    let is_served = lines.any(|line| line.expect("text").contains("HTTP is served"));
+    assert!(is_served, "it ended");
+    // Its pipe must not fill.
+    std::thread::spawn(move || lines.for_each(drop));
+    child
+}
+
+fn signal(child: &Child, name: &str) {
+    let id = child.id().to_string();
+    let status = Command::new("kill").args([name, &id]).status();
+    assert!(status.expect("kill is there").success());
+}
+
+fn wait(child: &mut Child) -> Option<i32> {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        if let Some(status) = child.try_wait().expect("it is ours") {
+            return status.code();
+        }
+        if Instant::now() > deadline {
+            child.kill().expect("it is ours");
+            panic!("it did not end");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_signal_ends_it_with_exit_code_0() {
+    for name in ["-TERM", "-INT"] {
+        let mut child = start(&[]);
+        signal(&child, name);
+        assert_eq!(wait(&mut child), Some(0), "{name}");
+    }
+}
+
+#[test]
+fn a_port_in_use_ends_it_with_exit_code_1() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback is there");
+    let address = taken.local_addr().expect("is bound");
+    let usual: Vec<_> = USUAL
+        .iter()
+        .filter(|it| !it.starts_with("--grpc"))
+        .copied()
+        .collect();
+    let listen = format!("--grpc-listen={address}");
+    let (code, text) = run(&[&usual[..], &[&listen]].concat());
+    assert_eq!(code, Some(1), "{text}");
+    assert!(
+        text.contains(&format!("cannot listen on {address}")),
+        "{text}"
+    );
+}

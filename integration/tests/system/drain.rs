@@ -1,0 +1,205 @@
+//! Going down in order: traffic moves away first, then the announcement goes, then the routes.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use daemon_api::bgp::v1::Path;
+use lab::http;
+use lab::reference::Options;
+use lab::system::{Daemon, System};
+use lab::wrk::Wrk;
+use lab::{Process, Signal};
+
+use crate::expect::{
+    SOON, ensure_none_was_lost, eventually, persistent_connections, service, service_range,
+    under_load, until_readyz,
+};
+
+const ANNOUNCER: Daemon = Daemon::BgpAnnouncer(0);
+
+/// What reflector 1 has received from lb-a for the service range.
+fn path_of_lb_a(system: &System) -> Result<Option<Path>> {
+    let address = system.network.lb_pods[0].address.to_string();
+    let prefix = service_range().to_string();
+    let mut paths = system.reflector_paths(0)?.into_iter();
+    Ok(paths.find(|path| path.peer == address && path.prefix == prefix))
+}
+
+/// Waits until the reflector's path says that it is about to go.
+fn until_graceful_shutdown(system: &System) -> Result<()> {
+    eventually("the path has GRACEFUL_SHUTDOWN and LOCAL_PREF 0", || {
+        let path = path_of_lb_a(system)?.context("there is no path")?;
+        let attributes = path.attributes.context("a path has attributes")?;
+        let is_asked = attributes
+            .communities
+            .contains(&"GRACEFUL_SHUTDOWN".to_owned());
+        ensure!(is_asked, "{attributes:?}");
+        ensure!(attributes.local_pref == Some(0), "{attributes:?}");
+        Ok(())
+    })
+}
+
+/// Starts the system with these times in place of one second each.
+fn up_with(name: &str, drain_timeout: &str, linger: &str) -> Result<System> {
+    let mut system = System::new(name, Options::default())?;
+    let times = [("--drain-timeout", drain_timeout), ("--linger", linger)];
+    system.set_flags("bgp-announcer", &times);
+    system.start_all()?;
+    system.wait_until_announced(&[0, 1, 2], SOON)?;
+    Ok(system)
+}
+
+fn terminate(system: &System, daemon: Daemon) -> Result<Process> {
+    let process = system.process(daemon)?.clone();
+    process.signal(Signal::SIGTERM)?;
+    Ok(process)
+}
+
+#[test]
+fn a_terminated_lb_pod_leaves_step_by_step_and_loses_no_request() {
+    let system = up_with("drain-order", "1500ms", "1500ms").unwrap();
+    let client = system.network.client().unwrap();
+    let connections = persistent_connections(&system).unwrap();
+    let url = format!("http://{}/", service());
+    let load = Wrk::start(&client, &url, 8, Duration::from_secs(6)).unwrap();
+
+    // As Kubernetes does: all containers at once.
+    let began = Instant::now();
+    let processes = System::lb_pod(0).map(|daemon| terminate(&system, daemon).unwrap());
+    until_graceful_shutdown(&system).unwrap();
+    assert!(began.elapsed() < Duration::from_millis(1500));
+    // The router already prefers the others.
+    system.wait_until_announced(&[1, 2], SOON).unwrap();
+    assert!(path_of_lb_a(&system).unwrap().is_some(), "withdrawn early");
+
+    eventually("it is withdrawn", || {
+        let path = path_of_lb_a(&system)?;
+        ensure!(path.is_none(), "{path:?}");
+        Ok(())
+    })
+    .unwrap();
+    let withdrawn = began.elapsed();
+    assert!(
+        withdrawn >= Duration::from_millis(1500),
+        "after {withdrawn:?}"
+    );
+    // What is still on its way to it is forwarded: the node's route and the kernel's table stay.
+    let [_, _, announcer] = &processes;
+    assert!(announcer.is_running());
+    assert_eq!(system.node_routes(0).unwrap().len(), 2);
+    let node = system.host(Daemon::NodeRouter(0)).unwrap();
+    http::get(&node, service(), SOON).unwrap();
+
+    for process in &processes {
+        let status = process.wait(SOON).unwrap();
+        assert!(status.success(), "{}: {status}", process.name());
+    }
+    let ended = began.elapsed();
+    assert!(ended >= Duration::from_secs(3), "after {ended:?}");
+    eventually(
+        "its sessions ended with a reason, and its node route is gone",
+        || {
+            let address = system.network.lb_pods[0].address.to_string();
+            let sessions = system.reflector_sessions(0)?;
+            let session = sessions.iter().find(|session| session.peer == address);
+            let error = session.map_or("", |session| &session.last_error);
+            ensure!(
+                session.is_none() || error.to_lowercase().contains("administrative"),
+                "{session:?}"
+            );
+            let routes = system.node_routes(0)?;
+            ensure!(routes.is_empty(), "{routes:?}");
+            Ok(())
+        },
+    )
+    .unwrap();
+
+    let report = load.finish().unwrap();
+    assert!(report.requests > 100 && report.errors() == 0, "{report:?}");
+    ensure_none_was_lost(connections).unwrap();
+}
+
+#[test]
+fn drain_and_undrain_move_traffic_away_and_back_under_load() {
+    let mut system = up_with("drain-rpc", "500ms", "300ms").unwrap();
+    under_load(&mut system, |system| {
+        let withdrawn = system.drain(0)?;
+        ensure!(withdrawn.len() == 2, "{withdrawn:?}");
+        ensure!(
+            path_of_lb_a(system)?.is_none(),
+            "drained, and still announced"
+        );
+        until_readyz(system, ANNOUNCER, "missing announced", "draining")?;
+        // Draining twice is no error.
+        system.drain(0)?;
+        system.wait_until_announced(&[1, 2], SOON)?;
+        system.undrain(0)?;
+        system.wait_until_announced(&[0, 1, 2], SOON)?;
+
+        // A drain that is reverted half-way ends as if it had not begun.
+        std::thread::scope(|scope| {
+            let drain = scope.spawn(|| system.drain(0));
+            until_graceful_shutdown(system)?;
+            system.undrain(0)?;
+            let answer = drain.join();
+            ensure!(answer.is_ok(), "the drain's thread has panicked");
+            system.wait_until_announced(&[0, 1, 2], SOON)
+        })
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_second_sigterm_ends_a_drain_at_once() {
+    let system = up_with("drain-abort", "60s", "60s").unwrap();
+    let process = terminate(&system, ANNOUNCER).unwrap();
+    until_graceful_shutdown(&system).unwrap();
+    let began = Instant::now();
+    process.signal(Signal::SIGTERM).unwrap();
+    let status = process.wait(SOON).unwrap();
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(2), "after {took:?}");
+    assert_eq!(status.code(), Some(1), "{status}");
+    system.wait_until_announced(&[1, 2], SOON).unwrap();
+}
+
+#[test]
+fn a_drain_does_not_wait_for_reflectors_that_are_away() {
+    let mut system = up_with("drain-alone", "500ms", "500ms").unwrap();
+    // One is dead, the other one hangs.
+    system.kill(Daemon::RouteReflector(0)).unwrap();
+    let hanging = system.process(Daemon::RouteReflector(1)).unwrap().clone();
+    hanging.signal(Signal::SIGSTOP).unwrap();
+    let began = Instant::now();
+    let process = terminate(&system, ANNOUNCER).unwrap();
+    let status = process.wait(SOON).unwrap();
+    let took = began.elapsed();
+    assert!(status.success(), "{status}");
+    assert!(took >= Duration::from_secs(1), "after {took:?}");
+    assert!(took < Duration::from_secs(4), "after {took:?}");
+    hanging.signal(Signal::SIGCONT).unwrap();
+    system.wait_until_announced(&[1, 2], SOON).unwrap();
+}
+
+#[test]
+fn no_connection_is_lost_when_all_lb_pods_are_restarted_in_turn() {
+    let mut system = up_with("drain-rolling", "500ms", "500ms").unwrap();
+    under_load(&mut system, |system| {
+        for lb_pod in 0..3 {
+            let daemons = System::lb_pod(lb_pod);
+            for daemon in daemons {
+                terminate(system, daemon)?;
+            }
+            for daemon in daemons {
+                let status = system.process(daemon)?.wait(SOON)?;
+                ensure!(status.success(), "{daemon}: {status}");
+            }
+            for daemon in daemons {
+                system.start(daemon)?;
+            }
+            system.wait_until_announced(&[0, 1, 2], SOON)?;
+        }
+        Ok(())
+    })
+    .unwrap();
+}

@@ -1,0 +1,249 @@
+//! What dies, and what goes on: the table of static stability.
+
+mod files;
+
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use lab::http;
+use lab::reference::Options;
+use lab::system::{Daemon, System};
+use lab::{FibWatcher, Signal};
+
+use crate::expect::{
+    SOON, ensure_no_route_changed, ensure_none_was_lost, eventually, metric,
+    persistent_connections, service, under_load, until_ready, until_weight,
+};
+
+/// In place of 5 s; what a test of a silent data plane costs.
+const DATA_PLANE_TIMEOUT: Duration = Duration::from_millis(1500);
+
+/// How late an event may be seen on a busy machine.
+const LATE: Duration = Duration::from_millis(1000);
+
+#[test]
+fn without_pod_watchers_nothing_is_withdrawn_and_health_checks_go_on() {
+    let mut system = System::up("no-watcher", Options::default()).unwrap();
+    let changes = system.fib.changes().len();
+    under_load(&mut system, |system| {
+        for lb_pod in 0..3 {
+            system.kill(Daemon::PodWatcher(lb_pod))?;
+        }
+        for lb_pod in 0..3 {
+            let programmer = Daemon::IpvsProgrammer(lb_pod);
+            eventually("the loss is noticed", || {
+                let connected = metric(system, programmer, "portlb_discovery_connected")?;
+                ensure!(connected == 0.0, "still connected");
+                Ok(())
+            })?;
+            until_ready(system, programmer)?;
+            until_ready(system, Daemon::BgpAnnouncer(lb_pod))?;
+        }
+        Ok(())
+    })
+    .unwrap();
+
+    let pod = system.network.web_pods[0].clone();
+    system.network.web_servers[&pod.name].kill().unwrap();
+    for lb_pod in 0..3 {
+        until_weight(&system, lb_pod, pod.address.into(), Some(0)).unwrap();
+    }
+    let client = system.network.client().unwrap();
+    let answers = http::spread(&client, service(), 60, SOON).unwrap();
+    assert!(!answers.contains_key(&pod.name), "{answers:?}");
+    system.network.start_web_server(&pod).unwrap();
+    for lb_pod in 0..3 {
+        until_weight(&system, lb_pod, pod.address.into(), Some(1)).unwrap();
+    }
+
+    system.start_all().unwrap();
+    for lb_pod in 0..3 {
+        let programmer = Daemon::IpvsProgrammer(lb_pod);
+        eventually("it is watched again", || {
+            let connected = metric(&system, programmer, "portlb_discovery_connected")?;
+            ensure!(connected == 1.0, "not connected");
+            Ok(())
+        })
+        .unwrap();
+    }
+    // What the new pod-watchers say takes effect.
+    system
+        .write_desired(&System::web_of(&system.network.web_pods[1..]))
+        .unwrap();
+    for lb_pod in 0..3 {
+        until_weight(&system, lb_pod, pod.address.into(), None).unwrap();
+    }
+    ensure_no_route_changed(&system, changes).unwrap();
+}
+
+#[test]
+fn a_programmer_that_is_back_in_time_is_not_noticed_and_writes_nothing() {
+    let mut system = System::up("programmer-back", Options::default()).unwrap();
+    let changes = system.fib.changes().len();
+    under_load(&mut system, |system| {
+        for lb_pod in 0..3 {
+            system.kill(Daemon::IpvsProgrammer(lb_pod))?;
+            system.start(Daemon::IpvsProgrammer(lb_pod))?;
+        }
+        for lb_pod in 0..3 {
+            let programmer = Daemon::IpvsProgrammer(lb_pod);
+            until_ready(system, programmer)?;
+            let pods = system.network.web_pods.clone();
+            for pod in pods {
+                until_weight(system, lb_pod, pod.address.into(), Some(1))?;
+            }
+            let written = metric(system, programmer, "portlb_ipvs_changes_total")?;
+            ensure!(written == 0.0, "{written} changes of the kernel's table");
+            let announcer = Daemon::BgpAnnouncer(lb_pod);
+            eventually("the announcer has the new one's word", || {
+                let (_, text) = system.readiness(announcer)?;
+                ensure!(text.contains("ready data-plane\n"), "{text}");
+                Ok(())
+            })?;
+        }
+        Ok(())
+    })
+    .unwrap();
+    ensure_no_route_changed(&system, changes).unwrap();
+}
+
+#[test]
+fn a_dead_or_silent_programmer_is_withdrawn_after_the_timeout_and_the_kernel_forwards_on() {
+    let mut system = System::new("programmer-gone", Options::default()).unwrap();
+    let timeout = format!("{}ms", DATA_PLANE_TIMEOUT.as_millis());
+    system.set_flags("bgp-announcer", &[("--data-plane-timeout", &timeout)]);
+    system.start_all().unwrap();
+    system.wait_until_announced(&[0, 1, 2], SOON).unwrap();
+    under_load(&mut system, |system| {
+        let began = Instant::now();
+        system.kill(Daemon::IpvsProgrammer(0))?;
+        let stopped = system.process(Daemon::IpvsProgrammer(1))?.clone();
+        stopped.signal(Signal::SIGSTOP)?;
+        system.wait_until_announced(&[2], SOON)?;
+        let first = next_hops_after(system, began);
+        // The last sign of life was up to a heartbeat before the end.
+        let heartbeat = DATA_PLANE_TIMEOUT / 5;
+        ensure!(first >= DATA_PLANE_TIMEOUT - heartbeat, "after {first:?}");
+        ensure!(first <= DATA_PLANE_TIMEOUT + LATE, "after {first:?}");
+
+        stopped.signal(Signal::SIGCONT)?;
+        system.wait_until_announced(&[1, 2], SOON)?;
+        system.start(Daemon::IpvsProgrammer(0))?;
+        system.wait_until_announced(&[0, 1, 2], SOON)
+    })
+    .unwrap();
+}
+
+/// How long after `began` the router's route first changed.
+fn next_hops_after(system: &System, began: Instant) -> Duration {
+    let changes = system.fib.changes();
+    let first = changes.iter().find(|change| change.at >= began);
+    first.map_or(Duration::ZERO, |change| change.at - began)
+}
+
+#[test]
+fn a_killed_announcer_is_withdrawn_at_once() {
+    let mut system = System::up("announcer", Options::default()).unwrap();
+    under_load(&mut system, |system| {
+        for lb_pod in 0..3 {
+            let others: Vec<usize> = (0..3).filter(|other| *other != lb_pod).collect();
+            let began = Instant::now();
+            system.kill(Daemon::BgpAnnouncer(lb_pod))?;
+            system.wait_until_announced(&others, SOON)?;
+            let first = next_hops_after(system, began);
+            ensure!(first <= LATE / 2, "after {first:?}");
+            system.start(Daemon::BgpAnnouncer(lb_pod))?;
+            system.wait_until_announced(&[0, 1, 2], SOON)?;
+        }
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn the_routes_of_a_killed_node_router_stay_and_are_adopted() {
+    let mut system = System::up("node-router", Options::default()).unwrap();
+    let node = system.host(Daemon::NodeRouter(0)).unwrap();
+    let routes = FibWatcher::start(&node).unwrap();
+    let before = routes.changes().len();
+    let changes = system.fib.changes().len();
+    under_load(&mut system, |system| {
+        system.kill(Daemon::NodeRouter(0))?;
+        system.start(Daemon::NodeRouter(0))?;
+        eventually("both routes are held again", || {
+            let held = system.node_routes(0)?;
+            let installed = held.iter().filter(|route| route.installed);
+            let pods: Vec<_> = installed.flat_map(|route| &route.next_hops).collect();
+            ensure!(
+                pods.len() == 2 && pods.iter().all(|hop| hop.holders == 1),
+                "{held:?}"
+            );
+            Ok(())
+        })?;
+        until_ready(system, Daemon::NodeRouter(0))?;
+        until_ready(system, Daemon::BgpAnnouncer(0))
+    })
+    .unwrap();
+    ensure_no_route_changed(&system, changes).unwrap();
+    assert_eq!(routes.changes().len(), before, "{:?}", routes.changes());
+}
+
+#[test]
+fn reflectors_are_killed_and_replaced_one_after_the_other_without_a_change() {
+    let mut system = System::up("reflectors", Options::default()).unwrap();
+    let changes = system.fib.changes().len();
+    under_load(&mut system, |system| {
+        for reflector in [0, 1] {
+            let daemon = Daemon::RouteReflector(reflector);
+            system.kill(daemon)?;
+            system.start(daemon)?;
+            eventually("the router has all paths from both", || {
+                let sessions = system.reflector_sessions(reflector)?;
+                let router = sessions.iter().find(|session| session.peer == "router");
+                let sent = router.map_or(0, |session| session.paths_sent);
+                ensure!(sent == 6, "{sent} paths are sent: {sessions:?}");
+                Ok(())
+            })?;
+        }
+        Ok(())
+    })
+    .unwrap();
+    ensure_no_route_changed(&system, changes).unwrap();
+}
+
+#[test]
+fn no_connection_is_lost_when_whole_lb_pods_are_killed_in_turn() {
+    let mut system = System::up("lb-pods", Options::default()).unwrap();
+    let connections = persistent_connections(&system).unwrap();
+    for lb_pod in 0..3 {
+        let others: Vec<usize> = (0..3).filter(|other| *other != lb_pod).collect();
+        system.kill_lb_pod(lb_pod).unwrap();
+        system.wait_until_announced(&others, SOON).unwrap();
+        system.start_all().unwrap();
+        system.wait_until_announced(&[0, 1, 2], SOON).unwrap();
+    }
+    ensure_none_was_lost(connections).unwrap();
+}
+
+#[test]
+fn a_node_behind_a_cut_cable_is_gone_when_the_hold_timer_expires() {
+    let mut system = System::new("cut", Options::default()).unwrap();
+    // The web pods of the other nodes, which clients still reach.
+    let reachable = system.network.web_pods.iter().cloned();
+    let reachable: Vec<_> = reachable.filter(|pod| pod.node != "node-b").collect();
+    system.write_desired(&System::web_of(&reachable)).unwrap();
+    system.start_all().unwrap();
+    system.wait_until_announced(&[0, 1, 2], SOON).unwrap();
+    let connections = persistent_connections(&system).unwrap();
+    let began = Instant::now();
+    system.network.cut("node-b", true).unwrap();
+    system.wait_until_announced(&[0, 2], SOON).unwrap();
+    let gone = next_hops_after(&system, began);
+    // The hold time is 3 s, a keepalive is sent each second.
+    assert!(gone >= Duration::from_millis(1500), "after {gone:?}");
+    assert!(gone <= Duration::from_secs(3) + LATE, "after {gone:?}");
+    ensure_none_was_lost(connections).unwrap();
+
+    system.network.cut("node-b", false).unwrap();
+    system.wait_until_announced(&[0, 1, 2], SOON).unwrap();
+}

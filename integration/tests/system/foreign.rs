@@ -1,0 +1,361 @@
+//! What is not ours stays as it is, and what is ours is put right again.
+
+use std::{net::SocketAddr, process::Command, time::Duration};
+
+use lab::{
+    Host, Signal, ensure_that, http,
+    reference::{Options, SERVICE_RANGE, SERVICE_RANGE6},
+    system::{Daemon, Desired, Ports, System},
+    wait_for,
+};
+
+use crate::forwarding::{
+    SOON, empty, one_lb_pod, service, start_one_lb_pod, table, virtual_server, wait_for_table,
+    wait_until_serving, weight,
+};
+
+/// Entries that `ipvsadm` makes, on addresses and a mark that we know nothing of.
+const FOREIGN_ENTRIES: &str = "\
+-A -t 10.9.9.9:80 -s wlc -p 120
+-a -t 10.9.9.9:80 -r 10.9.9.1:8080 -m -w 3
+-a -t 10.9.9.9:80 -r 10.9.9.2:80 -m -w 700
+-A -u [fd00:9::9]:53 -s sh -b sh-port
+-a -u [fd00:9::9]:53 -r [fd00:9::1]:53 -g -w 0
+-A -f 77 -s mh
+-a -f 77 -r 10.9.9.3:0 -i -w 5
+";
+/// The same for the time when we run; one of them on a service address of ours.
+const LATER_ENTRIES: &str = "\
+-A -t 10.9.9.10:443 -s rr
+-a -t 10.9.9.10:443 -r 10.9.9.1:443 -g -w 1
+-A -t 10.1.1.1:2222 -s rr
+-a -t 10.1.1.1:2222 -r 10.9.9.1:2222 -g -w 1
+";
+const FOREIGN_TABLE: &str = "\
+table inet mine {
+  chain input {
+    type filter hook input priority filter; policy accept;
+    ip saddr 10.9.9.9 drop
+  }
+}
+table ip portlb-ipvs {
+  chain other-family {
+  }
+}
+";
+/// In the lb pod; on nodes the first two.
+const FOREIGN_ROUTES: &str = "\
+route add 10.77.0.0/16 via 10.2.1.11
+route add 10.1.1.77/32 via 10.2.1.11 metric 9 proto static
+route add local 10.9.9.0/24 dev lo
+route add local fd00:9::/64 dev lo
+";
+
+/// Everything in a host's network stack that is not ours.
+fn foreign_state(host: &Host, is_lb_pod: bool) -> String {
+    let output = |program, arguments: &[&str]| host.output(program, arguments).unwrap();
+    let mut routes = output("ip", &["-4", "route", "show", "table", "all"]);
+    routes += &output("ip", &["-6", "route", "show", "table", "all"]);
+    let mut lines: Vec<_> = routes.lines().collect();
+    // Those of our two daemons.
+    lines.retain(|line| !line.contains("proto 80") && !line.contains("proto 112"));
+    // Next hops of a multipath route of ours.
+    lines.retain(|line| !line.starts_with('\t'));
+    lines.sort_unstable();
+    let mut state = lines.join("\n");
+    for name in output("nft", &["list", "tables"]).lines() {
+        if !name.contains("inet portlb-") {
+            let arguments: Vec<_> = ["-s", "list"].into_iter().chain(name.split(' ')).collect();
+            state += &output("nft", &arguments);
+        }
+    }
+    if is_lb_pod {
+        let entries = output("ipvsadm", &["--save", "--numeric"]);
+        let is_foreign = |line: &&str| {
+            ["10.9.9.", "fd00:9:", "-f 77", ":2222"].iter().any(|part| line.contains(part))
+        };
+        let mut entries: Vec<_> = entries.lines().filter(is_foreign).collect();
+        entries.sort_unstable();
+        state += &entries.join("\n");
+    }
+    state
+}
+
+#[test]
+fn foreign_entries_routes_and_tables_survive_start_changes_restart_and_end() {
+    let mut system = System::new("foreign", Options { web_pods: 3, ..Options::default() }).unwrap();
+    for program in ["ipvs-programmer", "node-router"] {
+        system.set_flags(program, &[("--audit-interval", "1s")]);
+    }
+    system.write_desired(&web(&system)).unwrap();
+    let lb_host = system.host(Daemon::IpvsProgrammer(0)).unwrap();
+    let node = system.host(Daemon::NodeRouter(0)).unwrap();
+    lb_host.ipvs(FOREIGN_ENTRIES).unwrap();
+    for (host, routes) in [(&lb_host, 4), (&node, 2)] {
+        host.nft(FOREIGN_TABLE).unwrap();
+        let lines: Vec<_> = FOREIGN_ROUTES.lines().take(routes).collect();
+        host.ip(&lines.join("\n")).unwrap();
+    }
+    let state = || [foreign_state(&lb_host, true), foreign_state(&node, false)];
+    let mut expected = state();
+    assert!(expected[0].contains("-f 77") && expected[0].contains("chain other-family"));
+    let check = |expected: &[String; 2], when: &str| {
+        let found = state();
+        for (found, expected) in found.iter().zip(expected) {
+            assert!(found == expected, "{when}\nfound:\n{found}\nexpected:\n{expected}");
+        }
+    };
+
+    start_one_lb_pod(&mut system);
+    wait_until_serving(&system, 0);
+    check(&expected, "after the start");
+
+    lb_host.ipvs(LATER_ENTRIES).unwrap();
+    expected = state();
+    assert!(expected[0].contains("10.1.1.1:2222"));
+    system.write_desired(&empty().with(virtual_server(2, Ports::All, &system.network.web_pods))).unwrap();
+    wait_for_table(&system, 0, "the other virtual server takes over", |table| {
+        !table.iter().any(|line| line.contains("10.1.1.1:80"))
+            && table.iter().any(|line| is_ours_by_mark(line))
+    });
+    check(&expected, "after a change");
+    wait_for_audits(&system, 2);
+    check(&expected, "after an audit");
+    system.write_desired(&Desired::new([])).unwrap();
+    wait_for("every route of ours is gone", SOON, || {
+        let routes = lb_host.output("ip", ["route", "show", "table", "all", "proto", "80"]);
+        let routes = routes.map_err(|error| format!("{error:#}"))?;
+        ensure_that(routes.is_empty(), routes)
+    })
+    .unwrap();
+    check(&expected, "with nothing desired");
+    system.write_desired(&web(&system)).unwrap();
+    system.wait_until_announced(&[0], SOON).unwrap();
+
+    for daemon in [Daemon::IpvsProgrammer(0), Daemon::NodeRouter(0)] {
+        system.kill(daemon).unwrap();
+        check(&expected, "after a kill");
+        system.start(daemon).unwrap();
+    }
+    wait_until_serving(&system, 0);
+    wait_for_audits(&system, 2);
+    check(&expected, "after a restart");
+    for daemon in [Daemon::BgpAnnouncer(0), Daemon::IpvsProgrammer(0), Daemon::NodeRouter(0)] {
+        assert!(system.stop(daemon).unwrap().success(), "{daemon}");
+    }
+    check(&expected, "after the end");
+    // The kernel goes on with what is ours, too.
+    assert!(table(&system, 0).iter().any(|line| line.contains("10.1.1.1:80")));
+}
+
+fn web(system: &System) -> Desired {
+    empty().with(virtual_server(1, Ports::One(80), &system.network.web_pods))
+}
+
+/// Waits for further audits of the programmer.
+fn wait_for_audits(system: &System, count: u32) {
+    // An audit puts a real server's weight right: the second one was begun after the first.
+    let lb_host = system.host(Daemon::IpvsProgrammer(0)).unwrap();
+    for _ in 0..count {
+        let line = table(system, 0).into_iter().find(|line| line.starts_with("-a -t 10.1.1.1:80"));
+        let line = line.unwrap_or_else(|| {
+            let mark = table(system, 0).into_iter().find(|line| is_ours_by_mark(line));
+            mark.expect("the programmer has an entry with real servers")
+        });
+        let words: Vec<_> = line.split(' ').collect();
+        let edit = ["-e", words[1], words[2], "-r", words[4], "-i", "-w", "9"];
+        lb_host.output("ipvsadm", edit).unwrap();
+        wait_for_table(system, 0, "an audit has put a weight right", |table| {
+            !table.iter().any(|line| line.contains("-w 9"))
+        });
+    }
+}
+
+fn is_ours_by_mark(line: &str) -> bool {
+    line.starts_with("-a -f") && !line.starts_with("-a -f 77") && !line.contains(" -6 ")
+}
+
+#[test]
+fn an_entry_and_a_route_that_are_in_the_way_serve_and_only_the_entry_becomes_ours() {
+    let mut system = System::new("taken-over", Options { web_pods: 3, ..Options::default() }).unwrap();
+    system.set_flags("ipvs-programmer", &[("--audit-interval", "1s")]);
+    system.write_desired(&web(&system)).unwrap();
+    let lb_host = system.host(Daemon::IpvsProgrammer(0)).unwrap();
+    let first = &system.network.web_pods[0];
+    lb_host
+        .ipvs(&format!(
+            "-A -t 10.1.1.1:80 -s wlc -p 60\n-a -t 10.1.1.1:80 -r {}:80 -m -w 3\n\
+             -a -t 10.1.1.1:80 -r 10.9.9.1:80 -i -w 5\n",
+            first.address
+        ))
+        .unwrap();
+    let routes = format!("route add local {SERVICE_RANGE} dev lo\nroute add local {SERVICE_RANGE6} dev lo");
+    lb_host.ip(&routes).unwrap();
+    start_one_lb_pod(&mut system);
+    wait_until_serving(&system, 0);
+
+    let lines = table(&system, 0);
+    let of_entry = |lines: &[String]| {
+        let mut entry = lines.to_vec();
+        entry.retain(|line| line.contains(" -t 10.1.1.1:80 "));
+        entry
+    };
+    let entry = of_entry(&lines);
+    assert_eq!(entry.len(), 4, "{entry:?}");
+    assert_eq!(entry[0], "-A -t 10.1.1.1:80 -s rr");
+    assert!(entry[1..].iter().all(|line| line.contains(" -i -w 1")), "{entry:?}");
+    let client = system.network.client().unwrap();
+    for address in service(1) {
+        let answers = http::spread(&client, SocketAddr::new(address, 80), 6, SOON).unwrap();
+        assert_eq!(answers.len(), 3, "{answers:?}");
+    }
+
+    system.write_desired(&Desired::new([])).unwrap();
+    wait_for_table(&system, 0, "the entry was ours in the end", |table| of_entry(table).is_empty());
+    for (version, range) in [("-4", SERVICE_RANGE.to_string()), ("-6", SERVICE_RANGE6.to_string())] {
+        let routes = lb_host.output("ip", [version, "route", "show", "table", "local"]).unwrap();
+        assert!(routes.contains(&range), "{routes}");
+    }
+}
+
+#[test]
+fn what_somebody_takes_away_or_changes_is_put_right_by_the_audit() {
+    let mut system = System::new("drift", Options { web_pods: 3, ..Options::default() }).unwrap();
+    system.set_flags("ipvs-programmer", &[("--audit-interval", "1s")]);
+    let range = virtual_server(2, Ports::Range(80, 99), &system.network.web_pods);
+    system.write_desired(&web(&system).with(range)).unwrap();
+    start_one_lb_pod(&mut system);
+    wait_until_serving(&system, 0);
+    let lb_host = system.host(Daemon::IpvsProgrammer(0)).unwrap();
+    let real_server = SocketAddr::new(system.network.web_pods[1].address.into(), 80);
+    let all = |host: &Host| {
+        let mut lines = table(&system, 0);
+        lines.sort();
+        let local = ["-4", "-6"].map(|version| {
+            host.output("ip", [version, "route", "show", "table", "local", "proto", "80"]).unwrap()
+        });
+        let guards = host.output("nft", ["-s", "list", "ruleset"]).unwrap();
+        (lines, local, guards)
+    };
+    let right = all(&lb_host);
+    assert!(right.1.iter().all(|routes| !routes.is_empty()), "{right:?}");
+
+    let drifts: &[(&str, &[&str])] = &[
+        ("ipvsadm", &["-D", "-t", "10.1.1.1:80"]),
+        ("ipvsadm", &["-d", "-t", "10.1.1.1:80", "-r", &real_server.to_string()]),
+        ("ipvsadm", &["-a", "-t", "10.1.1.1:80", "-r", "10.9.9.9:80", "-i"]),
+        ("ipvsadm", &["-e", "-t", "10.1.1.1:80", "-r", &real_server.to_string(), "-m", "-w", "7"]),
+        // This takes our sign of ownership away, too.
+        ("ipvsadm", &["-E", "-t", "10.1.1.1:80", "-s", "wlc", "-p", "60"]),
+        ("ipvsadm", &["-C"]),
+        ("ip", &["route", "del", "local", "10.1.1.0/24", "dev", "lo", "table", "local"]),
+        ("ip", &["-6", "route", "del", "local", "fd00:10:1:1::/64", "dev", "lo", "table", "local"]),
+        ("nft", &["delete", "table", "inet", "portlb-ipvs"]),
+        ("nft", &["flush", "chain", "inet", "portlb-ipvs", "output"]),
+        ("nft", &["delete", "chain", "inet", "portlb-ipvs", "marks"]),
+        ("nft", &["flush", "ruleset"]),
+    ];
+    for (program, arguments) in drifts {
+        lb_host.output(program, *arguments).unwrap();
+        let drifted = all(&lb_host);
+        wait_for(&format!("{program} {arguments:?} is put right"), SOON, || {
+            let found = all(&lb_host);
+            ensure_that(found == right, format!("{found:#?}"))
+        })
+        .unwrap();
+        // Not proof against an audit between the two, so only told.
+        if drifted == right {
+            eprintln!("{program} {arguments:?} was put right at once");
+        }
+    }
+    assert_eq!(weight(&table(&system, 0), SocketAddr::new(service(1)[0], 80), real_server), Some(1));
+    let metrics = system.metrics(Daemon::IpvsProgrammer(0)).unwrap();
+    assert!(metric(&metrics, "portlb_ipvs_repaired_total") >= 12, "{metrics}");
+    let client = system.network.client().unwrap();
+    for number in [1, 2] {
+        for address in service(number) {
+            let answers = http::spread(&client, SocketAddr::new(address, 80), 6, SOON).unwrap();
+            assert_eq!(answers.len(), 3, "{answers:?}");
+        }
+    }
+}
+
+fn metric(metrics: &str, name: &str) -> u64 {
+    let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("{name} in\n{metrics}")).parse().unwrap()
+}
+
+#[test]
+fn a_restart_over_a_right_table_writes_nothing_and_over_a_wrong_one_what_is_wrong() {
+    let mut system = one_lb_pod("restart", Options { web_pods: 3, ..Options::default() }, |system| {
+        let range = virtual_server(2, Ports::Range(80, 99), &system.network.web_pods);
+        web(system).with(range)
+    });
+    let lb_host = system.host(Daemon::IpvsProgrammer(0)).unwrap();
+    let client = system.network.client().unwrap();
+    let server = SocketAddr::new(service(1)[0], 80);
+    http::spread(&client, server, 6, SOON).unwrap();
+    // Connection counts go with an entry that is made anew; the order of real servers shows each
+    // one that was.
+    let found = || lb_host.output("ipvsadm", ["-L", "-n"]).map(without_inactive).unwrap();
+    let expected = found();
+
+    for (signal, drift, changes) in [
+        (Signal::SIGKILL, false, 0),
+        (Signal::SIGTERM, false, 0),
+        (Signal::SIGTERM, true, 1),
+    ] {
+        let process = system.process(Daemon::IpvsProgrammer(0)).unwrap();
+        process.signal(signal).unwrap();
+        process.wait(SOON).unwrap();
+        if drift {
+            let real_server = SocketAddr::new(system.network.web_pods[1].address.into(), 80);
+            let edit = format!("-e -t {server} -r {real_server} -i -w 7");
+            lb_host.output("ipvsadm", edit.split(' ')).unwrap();
+        }
+        // The kernel tells of each change to routes and to nftables.
+        let monitors = [("ip", "monitor route"), ("nft", "monitor")].map(|(program, arguments)| {
+            let mut command = Command::new(program);
+            command.args(arguments.split(' '));
+            lb_host.start(&format!("{program}-monitor"), command).unwrap()
+        });
+        prove_monitors(&lb_host, &monitors, "10.66.0.1", "before");
+        system.start(Daemon::IpvsProgrammer(0)).unwrap();
+        wait_until_serving(&system, 0);
+        let metrics = system.metrics(Daemon::IpvsProgrammer(0)).unwrap();
+        assert_eq!(metric(&metrics, "portlb_ipvs_changes_total"), changes, "{signal}");
+        prove_monitors(&lb_host, &monitors, "10.66.0.2", "after");
+        for monitor in &monitors {
+            let lines = monitor.lines();
+            let ours = lines.iter().any(|line| line.contains("proto 80") || line.contains("portlb"));
+            assert!(!ours, "{signal}: {lines:?}");
+            monitor.kill().unwrap();
+        }
+        assert_eq!(found(), expected, "{signal}");
+    }
+}
+
+/// Makes a change that both monitors see, and waits until they have said so: what they say of
+/// others is then complete up to here.
+fn prove_monitors(host: &Host, monitors: &[lab::Process; 2], address: &str, name: &str) {
+    wait_for("both monitors see a change", SOON, || {
+        host.ip(&format!("route replace local {address} dev lo proto 99"))?;
+        host.nft(&format!("table ip {name} {{}}\ndelete table ip {name}"))?;
+        let within = Duration::from_millis(200);
+        monitors[0].wait_for_line(address, within)?;
+        monitors[1].wait_for_line(name, within).map(drop)
+    })
+    .unwrap();
+}
+
+/// Closed connections expire while the test runs.
+fn without_inactive(table: String) -> Vec<String> {
+    let words = |line: &str| {
+        let mut words: Vec<_> = line.split_whitespace().collect();
+        if words.first() == Some(&"->") {
+            words.truncate(4);
+        }
+        words.join(" ")
+    };
+    table.lines().map(words).collect()
+}

@@ -1,0 +1,153 @@
+//! What a client's packet meets: forwarding methods, schedulers, ports, guards, health.
+//!
+//! Most tests need one lb pod only, so that every packet passes the table that they look at.
+
+mod availability;
+mod guards;
+mod methods;
+mod peer_server;
+mod ports;
+mod schedulers;
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use anyhow::Result;
+use ipnet::IpNet;
+use lab::{
+    Host, ensure_that,
+    nodes::Pod,
+    reference::{Options, SERVICE_RANGE, SERVICE_RANGE6},
+    system::{Daemon, Desired, HealthCheck, Ports, System, VirtualServer},
+    wait_for,
+};
+
+/// For anything that shall happen, on the slowest floor.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+/// For an answer that shall not come.
+pub(crate) const SILENCE: Duration = Duration::from_millis(400);
+
+/// Starts one lb pod, one reflector and every node's router; returns when what is desired is
+/// served and announced.
+pub(crate) fn one_lb_pod(
+    name: &str,
+    options: Options,
+    desired: impl FnOnce(&System) -> Desired,
+) -> System {
+    let mut system = System::new(name, options).unwrap();
+    let desired = desired(&system);
+    system.write_desired(&desired).unwrap();
+    start_one_lb_pod(&mut system);
+    wait_until_serving(&system, 0);
+    system
+}
+
+/// The same for a system whose files are written; returns when the ranges are announced.
+pub(crate) fn start_one_lb_pod(system: &mut System) {
+    system.start(Daemon::RouteReflector(0)).unwrap();
+    for node in 0..3 {
+        system.start(Daemon::NodeRouter(node)).unwrap();
+    }
+    for daemon in System::lb_pod(0) {
+        system.start(daemon).unwrap();
+    }
+    system.wait_until_announced(&[0], SOON).unwrap();
+}
+
+/// Waits until an lb pod serves every virtual server that its pod-watcher names.
+pub(crate) fn wait_until_serving(system: &System, lb_pod: usize) {
+    wait_for("every virtual server is serving", SOON, || {
+        let state = || -> Result<_> {
+            let desired = system.desired(lb_pod)?.virtual_servers.len();
+            Ok((desired, system.virtual_servers(lb_pod)?))
+        };
+        let (desired, found) = state().map_err(|error| format!("{error:#}"))?;
+        let missing: Vec<_> = found.iter().filter(|server| !server.serving).collect();
+        let holds = desired == found.len() && missing.is_empty();
+        ensure_that(
+            holds,
+            format!("{desired} are desired, {missing:?} are not serving"),
+        )
+    })
+    .unwrap();
+}
+
+/// The service ranges and nothing in them.
+pub(crate) fn empty() -> Desired {
+    Desired::new([IpNet::from(SERVICE_RANGE), SERVICE_RANGE6.into()])
+}
+
+/// The service address number `number`, of both families.
+pub(crate) fn service(number: u8) -> [IpAddr; 2] {
+    [
+        format!("10.1.1.{number}").parse().unwrap(),
+        format!("fd00:10:1:1::{number}").parse().unwrap(),
+    ]
+}
+
+/// Both addresses of each pod.
+pub(crate) fn addresses(pods: &[Pod]) -> Vec<IpAddr> {
+    let both = |pod: &Pod| [IpAddr::from(pod.address), pod.address6.into()];
+    pods.iter().flat_map(both).collect()
+}
+
+/// A virtual server of a service address number, on both families, whose real servers are checked
+/// at their web server.
+pub(crate) fn virtual_server(number: u8, ports: Ports, real_servers: &[Pod]) -> VirtualServer {
+    let server = VirtualServer::new(
+        &format!("service-{number}"),
+        service(number),
+        [ports],
+        addresses(real_servers),
+    );
+    VirtualServer {
+        scheduler: Some("rr"),
+        health_check: server.health_check.clone().map(|check| HealthCheck {
+            port: Some(80),
+            ..check
+        }),
+        ..server
+    }
+}
+
+/// The lb pod's table in the words of `ipvsadm --save`.
+pub(crate) fn table(system: &System, lb_pod: usize) -> Vec<String> {
+    let host = system.host(Daemon::IpvsProgrammer(lb_pod)).unwrap();
+    let text = host.output("ipvsadm", ["--save", "--numeric"]).unwrap();
+    text.lines().map(|line| line.trim().to_owned()).collect()
+}
+
+/// Waits until the lb pod's table fits.
+pub(crate) fn wait_for_table(
+    system: &System,
+    lb_pod: usize,
+    what: &str,
+    mut fits: impl FnMut(&[String]) -> bool,
+) {
+    wait_for(what, SOON, || {
+        let table = table(system, lb_pod);
+        ensure_that(fits(&table), table.join("\n"))
+    })
+    .unwrap();
+}
+
+/// The weight of a real server of a virtual server in a table; `None`: it is not there.
+pub(crate) fn weight(
+    table: &[String],
+    virtual_server: SocketAddr,
+    real_server: SocketAddr,
+) -> Option<u32> {
+    let begin = format!("-a -t {virtual_server} -r {real_server} ");
+    let line = table.iter().find(|line| line.starts_with(&begin))?;
+    let words: Vec<_> = line.split(' ').collect();
+    let at = words.iter().position(|word| *word == "-w")?;
+    words.get(at + 1)?.parse().ok()
+}
+
+/// Lets a process bind a service address that is only a local route to its host.
+pub(crate) fn allow_binding(host: &Host) {
+    // IPv4 allows it of itself.
+    host.sysctl("ipv6/ip_nonlocal_bind", "1").unwrap();
+}

@@ -1,0 +1,210 @@
+//! Tunnel, direct routing and Masquerade, each with HTTP and UDP, IPv4 and IPv6.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+use lab::{
+    http,
+    nodes::Pod,
+    reference::{CLIENT, CLIENT6, Options, Reception},
+    system::{Daemon, Ports, RealServer, System, VirtualServer},
+    udp,
+};
+
+use super::{
+    SOON, allow_binding, empty, one_lb_pod,
+    peer_server::{self, PeerServer},
+    service, virtual_server,
+};
+
+const NAME_PORT: u16 = 5353;
+const PEER_PORT: u16 = 9000;
+
+/// HTTP and UDP to every one of these real servers, with the same count for each: round robin.
+fn check_spread(system: &System, number: u8, real_servers: &[Pod], names: &[udp::NameServer]) {
+    assert!(!names.is_empty());
+    let client = system.network.client().unwrap();
+    for address in service(number) {
+        let expected: BTreeMap<String, usize> = real_servers
+            .iter()
+            .map(|pod| (pod.name.clone(), 2))
+            .collect();
+        let count = real_servers.len() * 2;
+        let answers = http::spread(&client, SocketAddr::new(address, 80), count, SOON).unwrap();
+        assert_eq!(answers, expected, "{address}");
+
+        let mut answers = BTreeMap::new();
+        for _ in 0..count {
+            let server = SocketAddr::new(address, NAME_PORT);
+            let answer = udp::ask(&client, server, SOON).unwrap();
+            *answers.entry(answer.unwrap_or_default()).or_insert(0) += 1;
+        }
+        assert_eq!(answers, expected, "udp {address}");
+    }
+}
+
+/// HTTP and names of a service address number by a forwarding method.
+fn http_and_names(method: &'static str, number: u8, real_servers: &[Pod]) -> [VirtualServer; 2] {
+    let http = VirtualServer {
+        forwarding_method: Some(method),
+        ..virtual_server(number, Ports::One(80), real_servers)
+    };
+    let names = VirtualServer {
+        protocol: Some("udp"),
+        ports: vec![Ports::One(NAME_PORT)],
+        ..http.clone()
+    };
+    [http, names]
+}
+
+/// A server of names in each pod, on these addresses.
+fn name_servers(
+    system: &System,
+    pods: &[Pod],
+    addresses: impl Fn(&Pod) -> [IpAddr; 2],
+) -> Vec<udp::NameServer> {
+    let mut servers = Vec::new();
+    for pod in pods {
+        let host = system.network.lab.host(&pod.name).unwrap();
+        allow_binding(&host);
+        for address in addresses(pod) {
+            let address = SocketAddr::new(address, NAME_PORT);
+            servers.push(udp::NameServer::start(&host, address).unwrap());
+        }
+    }
+    servers
+}
+
+#[test]
+fn tunnels_carry_http_and_udp_of_both_ip_versions_to_every_web_pod() {
+    let system = one_lb_pod("tunnels", Options::default(), |system| {
+        let pods = &system.network.web_pods;
+        let servers = http_and_names("Tunnel", 1, pods);
+        // Beside it the same address translates: each port keeps its own method.
+        let masquerade = VirtualServer {
+            forwarding_method: Some("Masquerade"),
+            ..virtual_server(1, Ports::One(PEER_PORT), &pods[1..2])
+        };
+        let tunnel = virtual_server(1, Ports::One(PEER_PORT + 1), &pods[1..2]);
+        servers
+            .into_iter()
+            .fold(empty(), |desired, server| desired.with(server))
+            .with(masquerade)
+            .with(tunnel)
+    });
+    let pods = &system.network.web_pods;
+    let names = name_servers(&system, pods, |_| service(1));
+    check_spread(&system, 1, pods, &names);
+
+    let web = system.network.lab.host(&pods[1].name).unwrap();
+    let client = system.network.client().unwrap();
+    let lb_pod = &system.network.lb_pods[0];
+    let seen: [(IpAddr, IpAddr, IpAddr); 2] = [
+        (service(1)[0], lb_pod.address.into(), CLIENT.addr().into()),
+        (service(1)[1], lb_pod.address6.into(), CLIENT6.addr().into()),
+    ];
+    for (address, pod, client_address) in seen {
+        let any: IpAddr = match address {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        for (port, expected) in [(PEER_PORT, pod), (PEER_PORT + 1, client_address)] {
+            let server = PeerServer::start(&web, SocketAddr::new(any, port)).unwrap();
+            let answer = peer_server::ask(&client, SocketAddr::new(address, port), SOON).unwrap();
+            assert_eq!(answer, expected.to_string(), "{address}:{port}");
+            drop(server);
+        }
+    }
+}
+
+#[test]
+fn direct_routing_carries_http_and_udp_of_both_ip_versions_to_the_pods_of_its_link() {
+    let options = Options {
+        reception: Reception::Direct,
+        ..Options::default()
+    };
+    let neighbours = |system: &System| {
+        let mut pods = system.network.web_pods.clone();
+        pods.retain(|pod| pod.node == system.network.lb_pods[0].node);
+        pods
+    };
+    let system = one_lb_pod("direct-routing", options, |system| {
+        http_and_names("DirectRouting", 1, &neighbours(system))
+            .into_iter()
+            .fold(empty(), |desired, server| desired.with(server))
+    });
+    let neighbours = neighbours(&system);
+    assert_eq!(neighbours.len(), 2);
+    let names = name_servers(&system, &neighbours, |_| service(1));
+    check_spread(&system, 1, &neighbours, &names);
+}
+
+#[test]
+fn masquerade_carries_http_and_udp_of_both_ip_versions_to_plain_pods_that_see_the_lb_pod() {
+    let options = Options {
+        reception: Reception::Plain,
+        ports: vec![80, 8080],
+        ..Options::default()
+    };
+    let system = one_lb_pod("masquerade", options, |system| {
+        let pods = &system.network.web_pods;
+        let servers = http_and_names("Masquerade", 1, pods);
+        let peers = VirtualServer {
+            ports: vec![Ports::One(PEER_PORT)],
+            ..servers[0].clone()
+        };
+        // The real servers listen elsewhere.
+        let mut elsewhere = VirtualServer {
+            ports: vec![Ports::One(81)],
+            ..servers[0].clone()
+        };
+        for real_server in &mut elsewhere.real_servers {
+            *real_server = RealServer {
+                port: Some(8080),
+                ..real_server.clone()
+            };
+        }
+        servers
+            .into_iter()
+            .chain([peers, elsewhere])
+            .fold(empty(), |desired, server| desired.with(server))
+    });
+    let pods = &system.network.web_pods;
+    let names = name_servers(&system, pods, |pod| {
+        [pod.address.into(), pod.address6.into()]
+    });
+    check_spread(&system, 1, pods, &names);
+
+    let client = system.network.client().unwrap();
+    let lb_pod = &system.network.lb_pods[0];
+    let seen: [(IpAddr, IpAddr); 2] = [
+        (service(1)[0], lb_pod.address.into()),
+        (service(1)[1], lb_pod.address6.into()),
+    ];
+    for (address, expected) in seen {
+        let mut servers = Vec::new();
+        for pod in pods {
+            let host = system.network.lab.host(&pod.name).unwrap();
+            let any: IpAddr = match address {
+                IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+            };
+            let any = SocketAddr::new(any, PEER_PORT);
+            servers.push(PeerServer::start(&host, any).unwrap());
+        }
+        let server = SocketAddr::new(address, PEER_PORT);
+        for _ in pods {
+            let answer = peer_server::ask(&client, server, SOON).unwrap();
+            assert_eq!(answer, expected.to_string(), "{address}");
+        }
+        let elsewhere = SocketAddr::new(address, 81);
+        let answers = http::spread(&client, elsewhere, pods.len(), SOON).unwrap();
+        assert_eq!(answers.len(), pods.len(), "{elsewhere}: {answers:?}");
+    }
+    // Nothing but the service address is translated: the pod's own connections keep their way.
+    let lb_host = system.host(Daemon::IpvsProgrammer(0)).unwrap();
+    let web = SocketAddr::new(pods[0].address.into(), 80);
+    assert_eq!(http::get(&lb_host, web, SOON).unwrap().trim(), "web-1");
+}

@@ -1,0 +1,73 @@
+//! A server that answers with the address that a question came from.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use lab::Host;
+
+/// Answers each connection with its client's address and closes it, until dropped.
+#[derive(Debug)]
+pub(super) struct PeerServer {
+    ended: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl PeerServer {
+    pub(super) fn start(host: &Host, address: SocketAddr) -> Result<Self> {
+        let listener = host.inside(|| {
+            let listener = TcpListener::bind(address).with_context(|| format!("bind {address}"))?;
+            listener
+                .set_nonblocking(true)
+                .context("make it non-blocking")?;
+            Ok(listener)
+        })?;
+        let ended = Arc::new(AtomicBool::new(false));
+        let thread = std::thread::spawn({
+            let ended = ended.clone();
+            move || {
+                while !ended.load(Ordering::Relaxed) {
+                    match listener.accept() {
+                        Ok((mut stream, from)) => {
+                            let _ = stream.write_all(from.ip().to_string().as_bytes());
+                        }
+                        Err(_) => std::thread::sleep(Duration::from_millis(2)),
+                    }
+                }
+            }
+        });
+        Ok(Self {
+            ended,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for PeerServer {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What a server answers to a connection without a question; the error of a connection that is
+/// refused differs from that of one that is not answered.
+pub(super) fn ask(host: &Host, server: SocketAddr, within: Duration) -> Result<String> {
+    host.inside(|| {
+        let mut stream = TcpStream::connect_timeout(&server, within)?;
+        stream.set_read_timeout(Some(within))?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    })
+}

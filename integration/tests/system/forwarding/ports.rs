@@ -1,0 +1,156 @@
+//! Several ports, port ranges, all ports, and a protocol without ports of its own here: SCTP.
+
+use std::net::SocketAddr;
+
+use lab::{
+    http,
+    reference::Options,
+    system::{Ports, System, VirtualServer},
+    udp,
+};
+
+use super::{
+    SILENCE, SOON, addresses, allow_binding, empty, one_lb_pod, peer_server, service, table,
+    virtual_server,
+};
+
+/// One request to each real server, round robin.
+fn check_http(system: &System, number: u8, port: u16) {
+    let client = system.network.client().unwrap();
+    for address in service(number) {
+        let server = SocketAddr::new(address, port);
+        let count = system.network.web_pods.len();
+        let answers = http::spread(&client, server, count, SOON).unwrap();
+        assert_eq!(answers.len(), count, "{server}: {answers:?}");
+    }
+}
+
+fn check_silence(system: &System, number: u8, port: u16) {
+    let client = system.network.client().unwrap();
+    for address in service(number) {
+        let server = SocketAddr::new(address, port);
+        let error = peer_server::ask(&client, server, SILENCE).unwrap_err();
+        let kind = error
+            .downcast_ref::<std::io::Error>()
+            .map(std::io::Error::kind);
+        assert_eq!(
+            kind,
+            Some(std::io::ErrorKind::TimedOut),
+            "{server}: {error:#}"
+        );
+    }
+}
+
+#[test]
+fn several_ports_a_range_and_all_ports_reach_every_web_pod_by_tcp_and_udp() {
+    let options = Options {
+        web_pods: 3,
+        ports: vec![80, 443, 8000, 8050, 8099],
+        ..Options::default()
+    };
+    let range = Ports::Range(8000, 8099);
+    let system = one_lb_pod("ports", options, |system| {
+        let pods = &system.network.web_pods;
+        let udp = |number, ports| VirtualServer {
+            protocol: Some("udp"),
+            ..virtual_server(number, ports, pods)
+        };
+        // A range and single ports of one address are virtual servers of their own.
+        let mut several = virtual_server(1, Ports::One(80), pods);
+        several.ports.push(Ports::One(443));
+        empty()
+            .with(several)
+            .with(virtual_server(1, range, pods))
+            .with(virtual_server(2, Ports::All, pods))
+            .with(udp(2, Ports::Range(5300, 5399)))
+            .with(udp(3, Ports::All))
+            .with(VirtualServer {
+                forwarding_method: Some("Masquerade"),
+                ..virtual_server(4, range, pods)
+            })
+            .with(VirtualServer {
+                forwarding_method: Some("Masquerade"),
+                ..virtual_server(5, Ports::All, pods)
+            })
+    });
+    for port in [80, 443, 8000, 8050, 8099] {
+        check_http(&system, 1, port);
+        check_http(&system, 2, port);
+        check_http(&system, 5, port);
+    }
+    for port in [8000, 8050, 8099] {
+        check_http(&system, 4, port);
+    }
+    for (number, port) in [(1, 7999), (1, 8100), (3, 80), (4, 80)] {
+        check_silence(&system, number, port);
+    }
+
+    let client = system.network.client().unwrap();
+    let pods = [0, 1, 2].map(|index: usize| {
+        let name = &system.network.web_pods[index].name;
+        system.network.lab.host(name).unwrap()
+    });
+    pods.iter().for_each(allow_binding);
+    for (number, port, is_served) in [
+        (2, 5300, true),
+        (2, 5399, true),
+        (2, 5400, false),
+        (3, 53, true),
+        (3, 65000, true),
+    ] {
+        for address in service(number) {
+            let server = SocketAddr::new(address, port);
+            let servers =
+                [0, 1, 2].map(|index| udp::NameServer::start(&pods[index], server).unwrap());
+            let mut answers: Vec<_> = servers
+                .iter()
+                .filter_map(|_| {
+                    udp::ask(&client, server, if is_served { SOON } else { SILENCE }).unwrap()
+                })
+                .collect();
+            answers.sort();
+            let expected: &[&str] = if is_served {
+                &["web-1", "web-2", "web-3"]
+            } else {
+                &[]
+            };
+            assert_eq!(answers, expected, "{server}");
+        }
+    }
+}
+
+#[test]
+fn an_sctp_virtual_server_is_in_the_kernel() {
+    let system = one_lb_pod(
+        "sctp",
+        Options {
+            web_pods: 2,
+            ..Options::default()
+        },
+        |system| {
+            let pods = &system.network.web_pods;
+            empty().with(VirtualServer {
+                protocol: Some("sctp"),
+                ..virtual_server(1, Ports::One(3868), pods)
+            })
+        },
+    );
+    let table = table(&system, 0);
+    let mut expected = Vec::new();
+    for address in service(1) {
+        let server = SocketAddr::new(address, 3868);
+        expected.push(format!("-A --sctp-service {server} -s rr"));
+        for real_server in addresses(&system.network.web_pods) {
+            if real_server.is_ipv4() == address.is_ipv4() {
+                let real_server = SocketAddr::new(real_server, 3868);
+                expected.push(format!(
+                    "-a --sctp-service {server} -r {real_server} -i -w 1"
+                ));
+            }
+        }
+    }
+    for line in expected {
+        let found = table.iter().any(|seen| seen.starts_with(&line));
+        assert!(found, "{line} in\n{}", table.join("\n"));
+    }
+}

@@ -1,0 +1,204 @@
+//! The order of coming up and going down, and that the router follows.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use ipnet::IpNet;
+use lab::reference::{Options, SERVICE, SERVICE_RANGE, SERVICE_RANGE6, SERVICE6};
+use lab::system::{Daemon, Desired, HealthCheck, Ports, System, VirtualServer};
+
+use crate::expect::{
+    SOON, eventually, service, service_range, until_ready, until_readyz, until_weight,
+};
+
+const ANNOUNCER: Daemon = Daemon::BgpAnnouncer(0);
+const PROGRAMMER: Daemon = Daemon::IpvsProgrammer(0);
+
+/// Neither a reflector nor the router has heard of a service address.
+fn ensure_nothing_is_announced(system: &System) -> Result<()> {
+    let paths = system.reflector_paths(0)?;
+    ensure!(paths.is_empty(), "{paths:?}");
+    let changes = system.fib.changes();
+    let ranges = [IpNet::from(SERVICE_RANGE), SERVICE_RANGE6.into()];
+    let of_service = changes.iter().find(|it| ranges.contains(&it.prefix));
+    ensure!(of_service.is_none(), "{of_service:?}");
+    Ok(())
+}
+
+#[test]
+fn each_step_in_its_turn_holds_back_the_announcement_and_is_named() {
+    let mut system = System::new("order-up", Options::default()).unwrap();
+    let real_servers = system.network.web_pods.iter().map(|pod| pod.address.into());
+    let real_servers: Vec<IpAddr> = real_servers.collect();
+    let mut web = VirtualServer::new("web", [SERVICE.into()], [Ports::One(80)], real_servers);
+    web.health_check = Some(HealthCheck {
+        kind: "tcpConnect",
+        interval: Some("60s"),
+        timeout: Some("60s"),
+        initial_jitter: Some("0ms"),
+        ..HealthCheck::default()
+    });
+    let desired = Desired::new([service_range()]).with(web);
+    system.write_desired(&desired).unwrap();
+    let lb_pod = system.host(PROGRAMMER).unwrap();
+    let lb_address = system.network.lb_pods[0].address;
+
+    // What will be in the way. The kernel refuses a real server at a broadcast address.
+    let web_1 = system.network.web_pods[0].address;
+    let refused = format!("broadcast {web_1} dev eth0 table local");
+    lb_pod.ip(&format!("route add {refused}")).unwrap();
+    // Its answers to the load balancer's checks are lost.
+    let web_2 = system.network.lab.host("web-2").unwrap();
+    let unanswered = format!("blackhole {lb_address}/32");
+    web_2.ip(&format!("route add {unanswered}")).unwrap();
+    let not_local = format!("blackhole {SERVICE_RANGE} table local");
+    lb_pod.ip(&format!("route add {not_local}")).unwrap();
+    system.set_flags("node-router", &[("--allowed-prefixes", "10.9.0.0/16")]);
+
+    for reflector in [0, 1] {
+        system.start(Daemon::RouteReflector(reflector)).unwrap();
+    }
+    system.start(ANNOUNCER).unwrap();
+    until_readyz(&system, ANNOUNCER, "missing data-plane", "").unwrap();
+    until_readyz(&system, ANNOUNCER, "ready bgp-session", "").unwrap();
+    ensure_nothing_is_announced(&system).unwrap();
+
+    system.start(PROGRAMMER).unwrap();
+    until_readyz(&system, PROGRAMMER, "missing desired-set", "").unwrap();
+    until_readyz(&system, ANNOUNCER, "missing serving", "no service address").unwrap();
+    ensure_nothing_is_announced(&system).unwrap();
+
+    system.start(Daemon::PodWatcher(0)).unwrap();
+    let real_server = format!("{web_1}");
+    until_readyz(&system, PROGRAMMER, "missing programmed", &real_server).unwrap();
+    until_readyz(&system, ANNOUNCER, "missing serving", &real_server).unwrap();
+    ensure_nothing_is_announced(&system).unwrap();
+    lb_pod.ip(&format!("route del {refused}")).unwrap();
+
+    until_readyz(&system, PROGRAMMER, "ready programmed", "").unwrap();
+    until_readyz(&system, ANNOUNCER, "missing serving", "first check").unwrap();
+    ensure_nothing_is_announced(&system).unwrap();
+    web_2.ip(&format!("route del {unanswered}")).unwrap();
+
+    until_readyz(&system, ANNOUNCER, "missing serving", "local").unwrap();
+    ensure_nothing_is_announced(&system).unwrap();
+    lb_pod.ip(&format!("route del {not_local}")).unwrap();
+
+    until_readyz(&system, ANNOUNCER, "missing node-route", "").unwrap();
+    until_readyz(&system, ANNOUNCER, "ready serving", "").unwrap();
+    ensure_nothing_is_announced(&system).unwrap();
+    system.start(Daemon::NodeRouter(0)).unwrap();
+    until_readyz(&system, ANNOUNCER, "missing node-route", "10.9.0.0/16").unwrap();
+    ensure_nothing_is_announced(&system).unwrap();
+    system.stop(Daemon::NodeRouter(0)).unwrap();
+    let ranges = format!("{SERVICE_RANGE},{SERVICE_RANGE6}");
+    system.set_flags("node-router", &[("--allowed-prefixes", &ranges)]);
+    system.start(Daemon::NodeRouter(0)).unwrap();
+
+    let next_hops = system.next_hops(service_range(), &[0]).unwrap();
+    system
+        .fib
+        .wait_for(service_range(), &next_hops, SOON)
+        .unwrap();
+    until_ready(&system, ANNOUNCER).unwrap();
+}
+
+#[test]
+fn the_router_follows_load_balancers_as_they_come_and_go() {
+    let mut system = System::new("order-follow", Options::default()).unwrap();
+    system.set_flags(
+        "bgp-announcer",
+        &[("--drain-timeout", "100ms"), ("--linger", "100ms")],
+    );
+    system.start_all().unwrap();
+    for lb_pods in [
+        &[0, 1, 2][..],
+        &[1, 2],
+        &[2],
+        &[],
+        &[0],
+        &[0, 2],
+        &[0, 1, 2],
+    ] {
+        for lb_pod in 0..3 {
+            let daemons = System::lb_pod(lb_pod);
+            let runs = system.process(ANNOUNCER_OF[lb_pod]).is_ok();
+            match (lb_pods.contains(&lb_pod), runs) {
+                (true, false) => {
+                    for daemon in daemons {
+                        system.start(daemon).unwrap();
+                    }
+                }
+                (false, true) => {
+                    for daemon in daemons.into_iter().rev() {
+                        let status = system.stop(daemon).unwrap();
+                        assert!(status.success(), "{daemon}: {status}");
+                    }
+                }
+                (true, true) | (false, false) => {}
+            }
+        }
+        system.wait_until_announced(lb_pods, SOON).unwrap();
+    }
+}
+
+const ANNOUNCER_OF: [Daemon; 3] = [
+    Daemon::BgpAnnouncer(0),
+    Daemon::BgpAnnouncer(1),
+    Daemon::BgpAnnouncer(2),
+];
+
+#[test]
+fn a_service_is_announced_while_enough_of_its_real_servers_are_healthy() {
+    let mut system = System::new("order-healthy", Options::default()).unwrap();
+    let mut desired = system.web();
+    desired.virtual_servers[0].minimum_healthy = Some(5);
+    system.write_desired(&desired).unwrap();
+    system.start_all().unwrap();
+    system.wait_until_announced(&[0, 1, 2], SOON).unwrap();
+    let changes = system.fib.changes().len();
+    let pods = system.network.web_pods.clone();
+
+    system.network.web_servers[&pods[0].name].kill().unwrap();
+    for lb_pod in 0..3 {
+        until_weight(&system, lb_pod, pods[0].address.into(), Some(0)).unwrap();
+    }
+    assert_eq!(system.fib.changes().len(), changes);
+
+    system.network.web_servers[&pods[1].name].kill().unwrap();
+    system.wait_until_announced(&[], SOON).unwrap();
+    until_readyz(&system, ANNOUNCER, "missing serving", "5 wanted").unwrap();
+
+    system.network.start_web_server(&pods[0]).unwrap();
+    system.wait_until_announced(&[0, 1, 2], SOON).unwrap();
+}
+
+#[test]
+fn an_address_that_is_taken_out_of_the_file_is_withdrawn_and_its_routes_go() {
+    let mut system = System::new("order-removed", Options::default()).unwrap();
+    system.set_flags("bgp-announcer", &[("--linger", "500ms")]);
+    system.start_all().unwrap();
+    system.wait_until_announced(&[0, 1, 2], SOON).unwrap();
+    let client = system.network.client().unwrap();
+    let server6 = std::net::SocketAddr::new(SERVICE6.into(), 80);
+
+    let ipv6: IpNet = SERVICE_RANGE6.into();
+    let mut desired = system.web();
+    desired.service_ranges = vec![ipv6];
+    desired.virtual_servers[0].addresses = vec![SERVICE6.into()];
+    let real_servers = &mut desired.virtual_servers[0].real_servers;
+    real_servers.retain(|real_server| real_server.address.is_ipv6());
+    system.write_desired(&desired).unwrap();
+    system.fib.wait_for(service_range(), &[], SOON).unwrap();
+    for node in 0..3 {
+        eventually("the node's route is gone", || {
+            let routes = system.node_routes(node)?;
+            ensure!(routes.len() == 1, "{routes:?}");
+            Ok(())
+        })
+        .unwrap();
+    }
+    assert!(lab::http::get(&client, service(), Duration::from_secs(1)).is_err());
+    lab::http::get(&client, server6, SOON).unwrap();
+}

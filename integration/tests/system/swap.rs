@@ -1,0 +1,130 @@
+//! Each daemon can be replaced by anything that keeps its contract: stand-ins of a few lines.
+
+mod stand_in;
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use daemon_api::dataplane::v1::MissingStep;
+use lab::http;
+use lab::reference::Options;
+use lab::system::{Daemon, System};
+
+use self::stand_in::{Heartbeats, StandInDataPlane, StandInDiscovery};
+use crate::expect::{SOON, eventually, service, service_range, until_readyz, until_weight};
+
+const ANNOUNCER: Daemon = Daemon::BgpAnnouncer(0);
+
+fn start_all_but(system: &mut System, left_out: Daemon) {
+    let of_lb_a = System::lb_pod(0);
+    let others = [
+        Daemon::RouteReflector(0),
+        Daemon::RouteReflector(1),
+        Daemon::NodeRouter(0),
+    ];
+    for daemon in others.into_iter().chain(of_lb_a) {
+        if daemon != left_out
+            && (left_out != Daemon::IpvsProgrammer(0) || daemon != Daemon::PodWatcher(0))
+        {
+            system.start(daemon).unwrap();
+        }
+    }
+}
+
+#[test]
+fn another_discovery_takes_the_place_of_pod_watcher() {
+    let mut system = System::new("swap-discovery", Options::default()).unwrap();
+    let pods: Vec<_> = system
+        .network
+        .web_pods
+        .iter()
+        .map(|pod| pod.address)
+        .collect();
+    let lb_pod = system.host(Daemon::PodWatcher(0)).unwrap();
+    let discovery = StandInDiscovery::start(&lb_pod, &pods[..2]).unwrap();
+    start_all_but(&mut system, Daemon::PodWatcher(0));
+    let next_hops = system.next_hops(service_range(), &[0]).unwrap();
+    system
+        .fib
+        .wait_for(service_range(), &next_hops, SOON)
+        .unwrap();
+    let client = system.network.client().unwrap();
+    let answers = http::spread(&client, service(), 40, SOON).unwrap();
+    assert_eq!(answers.len(), 2, "{answers:?}");
+
+    discovery.set(&pods[1..3]);
+    until_weight(&system, 0, pods[2].into(), Some(1)).unwrap();
+    until_weight(&system, 0, pods[0].into(), None).unwrap();
+    http::spread(&client, service(), 40, SOON).unwrap();
+
+    // One that fails takes nothing away.
+    let changes = system.fib.changes().len();
+    drop(discovery);
+    until_readyz(
+        &system,
+        Daemon::IpvsProgrammer(0),
+        "ready desired-set",
+        ": ",
+    )
+    .unwrap();
+    http::spread(&client, service(), 40, SOON).unwrap();
+    assert_eq!(system.fib.changes().len(), changes);
+}
+
+#[test]
+fn another_data_plane_takes_the_place_of_ipvs_programmer() {
+    let mut system = System::new("swap-data-plane", Options::default()).unwrap();
+    let lb_pod = system.host(ANNOUNCER).unwrap();
+    let data_plane = StandInDataPlane::start(&lb_pod, Heartbeats::Sent).unwrap();
+    start_all_but(&mut system, Daemon::IpvsProgrammer(0));
+    let next_hops = system.next_hops(service_range(), &[0]).unwrap();
+    let steps = [
+        (MissingStep::DesiredSet, "the desired set is not known"),
+        (MissingStep::Programmed, "not programmed"),
+        (MissingStep::Checked, "no first check"),
+        (MissingStep::Healthy, "none is healthy"),
+        (MissingStep::LocalAddress, "not local"),
+    ];
+    for (step, detail) in steps {
+        data_plane.set(step, detail);
+        until_readyz(&system, ANNOUNCER, "missing serving", detail).unwrap();
+        assert_eq!(
+            system.fib.next_hops(service_range()),
+            [] as [std::net::IpAddr; 0]
+        );
+        data_plane.set(MissingStep::Unspecified, "");
+        system
+            .fib
+            .wait_for(service_range(), &next_hops, SOON)
+            .unwrap();
+        data_plane.set(step, detail);
+        system.fib.wait_for(service_range(), &[], SOON).unwrap();
+    }
+}
+
+#[test]
+fn a_data_plane_without_heartbeats_is_believed_for_the_timeout_after_each_word() {
+    let mut system = System::new("swap-no-heartbeat", Options::default()).unwrap();
+    let timeout = [("--data-plane-timeout", "500ms")];
+    system.set_flags("bgp-announcer", &timeout);
+    let lb_pod = system.host(ANNOUNCER).unwrap();
+    let data_plane = StandInDataPlane::start(&lb_pod, Heartbeats::Missing).unwrap();
+    data_plane.set(MissingStep::Unspecified, "");
+    start_all_but(&mut system, Daemon::IpvsProgrammer(0));
+    let next_hops = system.next_hops(service_range(), &[0]).unwrap();
+    // Asked again it serves again: the contract's heartbeats are no ornament.
+    for _ in 0..2 {
+        let announced = system
+            .fib
+            .wait_for(service_range(), &next_hops, SOON)
+            .unwrap();
+        let withdrawn = system.fib.wait_for(service_range(), &[], SOON).unwrap();
+        let held = withdrawn.at - announced.at;
+        assert!(held < Duration::from_millis(1500), "{held:?}");
+    }
+    eventually("it was asked again", || {
+        ensure!(data_plane.watches() >= 2, "{}", data_plane.watches());
+        Ok(())
+    })
+    .unwrap();
+}

@@ -1,0 +1,267 @@
+//! The contracts, served in a few lines.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::Result;
+use daemon_api::dataplane::v1 as dataplane;
+use daemon_api::dataplane::v1::data_plane_server::{DataPlane, DataPlaneServer};
+use daemon_api::dataplane::v1::watch_service_addresses_response::Event as AddressEvent;
+use daemon_api::discovery::v1 as discovery;
+use daemon_api::discovery::v1::discovery_server::{Discovery, DiscoveryServer};
+use daemon_api::discovery::v1::watch_response::Event as DesiredEvent;
+use daemon_api::virtualserver::v1::{
+    FailureAction, ForwardingMethod, PortRange, Protocol, RealServer, RealServerState, Scheduler,
+    SchedulerKind, TunnelKind, VirtualServer,
+};
+use lab::Host;
+use lab::reference::{SERVICE, SERVICE_RANGE};
+use tokio::sync::watch;
+use tokio_stream::wrappers::{IntervalStream, WatchStream};
+use tokio_stream::{Stream, StreamExt};
+use tonic::service::Routes;
+use tonic::{Request, Response, Status};
+
+type Answer<T> = Result<Response<T>, Status>;
+type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// A gRPC server on a host's loopback until it is dropped.
+#[derive(Debug)]
+struct Server {
+    ended: watch::Sender<bool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    fn start(host: &Host, port: u16, routes: Routes) -> Result<Self> {
+        let (ended, mut has_ended) = watch::channel(false);
+        let thread = host.spawn_inside(move || {
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime = runtime.enable_all().build();
+            let runtime = runtime.expect("a runtime can be made");
+            let address = SocketAddr::new([127, 0, 0, 1].into(), port);
+            let server = tonic::transport::Server::builder().add_routes(routes);
+            runtime.block_on(async {
+                tokio::select! {
+                    result = server.serve(address) => result.expect("it serves until it is dropped"),
+                    _ = has_ended.wait_for(|ended| *ended) => {}
+                }
+            });
+        })?;
+        Ok(Self {
+            ended,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.ended.send_replace(true);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Serves port 80 of the service address from whatever it was told.
+#[derive(Debug)]
+pub(crate) struct StandInDiscovery {
+    desired: watch::Sender<VirtualServer>,
+    _server: Server,
+}
+
+impl StandInDiscovery {
+    pub(crate) fn start(host: &Host, real_servers: &[Ipv4Addr]) -> Result<Self> {
+        let desired = watch::Sender::new(web(real_servers));
+        let service = DiscoveryServer::new(DesiredSet(desired.subscribe()));
+        let _server = Server::start(host, 50051, Routes::new(service))?;
+        Ok(Self { desired, _server })
+    }
+
+    pub(crate) fn set(&self, real_servers: &[Ipv4Addr]) {
+        self.desired.send_replace(web(real_servers));
+    }
+}
+
+struct DesiredSet(watch::Receiver<VirtualServer>);
+
+#[tonic::async_trait]
+impl Discovery for DesiredSet {
+    type WatchStream = Events<discovery::WatchResponse>;
+
+    async fn watch(&self, _: Request<discovery::WatchRequest>) -> Answer<Self::WatchStream> {
+        let range = discovery::ServiceRange {
+            prefix: SERVICE_RANGE.to_string(),
+        };
+        let mut later = self.0.clone();
+        let now = later.borrow_and_update().clone();
+        let first = [
+            DesiredEvent::ServiceRange(range),
+            DesiredEvent::VirtualServer(now),
+            DesiredEvent::Synced(discovery::Synced {}),
+        ];
+        let later = WatchStream::from_changes(later).map(DesiredEvent::VirtualServer);
+        let events = tokio_stream::iter(first).chain(later).map(|event| {
+            Ok(discovery::WatchResponse {
+                revision: 0,
+                event: Some(event),
+            })
+        });
+        Ok(Response::new(Box::pin(events)))
+    }
+
+    async fn list(&self, _: Request<discovery::ListRequest>) -> Answer<discovery::ListResponse> {
+        Err(Status::unimplemented("nobody needs it"))
+    }
+}
+
+fn web(real_servers: &[Ipv4Addr]) -> VirtualServer {
+    VirtualServer {
+        address: SERVICE.to_string(),
+        ports: Some(PortRange {
+            first: 80,
+            last: 80,
+        }),
+        protocol: Protocol::Tcp.into(),
+        name: "web".to_owned(),
+        scheduler: Some(Scheduler {
+            kind: SchedulerKind::Mh.into(),
+            fallback: true,
+            port: true,
+        }),
+        forwarding_method: ForwardingMethod::Tunnel.into(),
+        tunnel_kind: TunnelKind::Ipip.into(),
+        real_servers: real_servers.iter().map(real_server).collect(),
+        on_failure: FailureAction::Quiesce.into(),
+        minimum_healthy: 1,
+        ..VirtualServer::default()
+    }
+}
+
+fn real_server(address: &Ipv4Addr) -> RealServer {
+    RealServer {
+        address: address.to_string(),
+        port: 0,
+        weight: 1,
+        state: RealServerState::Ready.into(),
+    }
+}
+
+/// Says of the service range what it was told.
+#[derive(Debug)]
+pub(crate) struct StandInDataPlane {
+    address: watch::Sender<dataplane::ServiceAddress>,
+    watches: Arc<AtomicUsize>,
+    _server: Server,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Heartbeats {
+    Sent,
+    Missing,
+}
+
+impl StandInDataPlane {
+    pub(crate) fn start(host: &Host, heartbeats: Heartbeats) -> Result<Self> {
+        let address = watch::Sender::new(dataplane::ServiceAddress::default());
+        let watches = Arc::new(AtomicUsize::new(0));
+        let service = DataPlaneServer::new(ServiceAddresses {
+            address: address.subscribe(),
+            heartbeats,
+            watches: watches.clone(),
+        });
+        let _server = Server::start(host, 50052, Routes::new(service))?;
+        let this = Self {
+            address,
+            watches,
+            _server,
+        };
+        this.set(dataplane::MissingStep::DesiredSet, "not told yet");
+        Ok(this)
+    }
+
+    /// Not serving, for want of a step; `Unspecified`: serving.
+    pub(crate) fn set(&self, missing_step: dataplane::MissingStep, detail: &str) {
+        self.address.send_replace(dataplane::ServiceAddress {
+            prefix: SERVICE_RANGE.to_string(),
+            serving: missing_step == dataplane::MissingStep::Unspecified,
+            missing_step: missing_step.into(),
+            detail: detail.to_owned(),
+            ..dataplane::ServiceAddress::default()
+        });
+    }
+
+    /// How often it was watched.
+    pub(crate) fn watches(&self) -> usize {
+        self.watches.load(Ordering::Relaxed)
+    }
+}
+
+struct ServiceAddresses {
+    address: watch::Receiver<dataplane::ServiceAddress>,
+    heartbeats: Heartbeats,
+    watches: Arc<AtomicUsize>,
+}
+
+#[tonic::async_trait]
+impl DataPlane for ServiceAddresses {
+    type WatchServiceAddressesStream = Events<dataplane::WatchServiceAddressesResponse>;
+    type WatchVirtualServersStream = Events<dataplane::WatchVirtualServersResponse>;
+
+    async fn watch_service_addresses(
+        &self,
+        request: Request<dataplane::WatchServiceAddressesRequest>,
+    ) -> Answer<Self::WatchServiceAddressesStream> {
+        self.watches.fetch_add(1, Ordering::Relaxed);
+        let mut later = self.address.clone();
+        let now = later.borrow_and_update().clone();
+        let first = [
+            AddressEvent::ServiceAddress(now),
+            AddressEvent::Synced(dataplane::Synced {}),
+        ];
+        let later = WatchStream::from_changes(later).map(AddressEvent::ServiceAddress);
+        let interval = match self.heartbeats {
+            Heartbeats::Sent => request.into_inner().heartbeat_interval_milliseconds.into(),
+            Heartbeats::Missing => u64::from(u32::MAX),
+        };
+        let period = Duration::from_millis(interval);
+        let ticks = tokio::time::interval_at(tokio::time::Instant::now() + period, period);
+        let heartbeats =
+            IntervalStream::new(ticks).map(|_| AddressEvent::Heartbeat(dataplane::Heartbeat {}));
+        let events = tokio_stream::iter(first)
+            .chain(later.merge(heartbeats))
+            .map(|event| {
+                Ok(dataplane::WatchServiceAddressesResponse {
+                    revision: 0,
+                    event: Some(event),
+                })
+            });
+        Ok(Response::new(Box::pin(events)))
+    }
+
+    async fn list_service_addresses(
+        &self,
+        _: Request<dataplane::ListServiceAddressesRequest>,
+    ) -> Answer<dataplane::ListServiceAddressesResponse> {
+        Err(Status::unimplemented("nobody needs it"))
+    }
+
+    async fn watch_virtual_servers(
+        &self,
+        _: Request<dataplane::WatchVirtualServersRequest>,
+    ) -> Answer<Self::WatchVirtualServersStream> {
+        Err(Status::unimplemented("nobody needs it"))
+    }
+
+    async fn list_virtual_servers(
+        &self,
+        _: Request<dataplane::ListVirtualServersRequest>,
+    ) -> Answer<dataplane::ListVirtualServersResponse> {
+        Err(Status::unimplemented("nobody needs it"))
+    }
+}
