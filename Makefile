@@ -44,7 +44,7 @@ demo: floor-demo build ## the whole load balancer on this machine, step by step 
 	$(FLOOR)/run $(RELEASE)/demo
 
 lab: floor-demo build ## the demo's topology with a prompt, to try things
-	$(FLOOR)/install grpcurl
+	$(FLOOR)/install packages grpcurl
 	$(FLOOR)/run $(RELEASE)/demo --prompt
 
 lint: ## format and clippy, warnings denied

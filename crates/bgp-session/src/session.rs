@@ -10,7 +10,6 @@ use crate::{
     connection::{Connection, ConnectionId, Direction, Phase},
     error::SessionError,
     input::Input,
-    negotiation::Negotiated,
     output::Output,
     settings::Settings,
     status::{Counters, SessionState, Status},

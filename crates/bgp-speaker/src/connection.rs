@@ -66,6 +66,7 @@ pub(crate) struct Connection {
     /// While `output` holds something.
     send_deadline: Option<Instant>,
     send_hold_timer_expired: bool,
+    has_warned_of_unsendable: bool,
 }
 
 impl Connection {
@@ -92,6 +93,7 @@ impl Connection {
             send_hold_time: None,
             send_deadline: None,
             send_hold_timer_expired: false,
+            has_warned_of_unsendable: false,
         }
     }
 
@@ -148,7 +150,11 @@ impl Connection {
                         encode(&Message::Update(update), &self.encoder, &mut self.output);
                     if !unsendable.is_empty() {
                         self.counters.paths_unsendable.add(unsendable.len() as u64);
-                        tracing::warn!(?unsendable, "attributes fit into no message: withdrawn");
+                        warn_once!(
+                            self.has_warned_of_unsendable,
+                            count = unsendable.len(),
+                            "attributes fit into no message: withdrawn"
+                        );
                     }
                 }
                 self.updates = Some(count_messages(&self.output[start..]));
@@ -203,6 +209,8 @@ impl Connection {
                 }
                 Err(error) => {
                     self.output.clear();
+                    // They have not been written.
+                    self.updates = None;
                     self.lose(&error.to_string());
                 }
             }

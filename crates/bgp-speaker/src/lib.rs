@@ -24,11 +24,24 @@
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+/// The first time at a level that is seen, then for those who look for it, or the log would be
+/// the peer's to fill. The first argument remembers.
+macro_rules! warn_once {
+    ($has_warned:expr, $($fields:tt)*) => {
+        if std::mem::replace(&mut $has_warned, true) {
+            tracing::debug!($($fields)*);
+        } else {
+            tracing::warn!(repetitions = "at level debug", $($fields)*);
+        }
+    };
+}
+
 mod admission;
 mod clock;
 mod config;
 mod connection;
 mod counters;
+mod deadlines;
 mod handle;
 mod observe;
 mod owner;

@@ -1,9 +1,6 @@
 //! A peer: its session driven, and what the session wants done.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use bgp_packet::Message;
 use bgp_rib::{FamilySettings, LocalAddresses, PeerId, PeerKind, PeerSettings};
@@ -44,15 +41,16 @@ pub(crate) struct Peer {
     pub(crate) flushed: u64,
     /// Its entry among the owner's deadlines.
     pub(crate) scheduled: Option<Instant>,
-    /// Whether a rejected path has been logged since the session came up.
-    has_logged_rejection: bool,
+    /// Since the session came up.
+    has_warned_of_rejected: bool,
+    has_warned_of_malformed: bool,
 }
 
 /// The owner's side of a connection.
 pub(crate) struct Link {
     peer: PeerId,
     orders: mpsc::Sender<Order>,
-    heard: Arc<Heard>,
+    pub(crate) heard: Arc<Heard>,
     /// A batch of updates has not been written yet.
     is_writing: bool,
     pub(crate) local: std::net::SocketAddr,
@@ -70,7 +68,8 @@ impl Peer {
             established: None,
             flushed: 0,
             scheduled: None,
-            has_logged_rejection: false,
+            has_warned_of_rejected: false,
+            has_warned_of_malformed: false,
         }
     }
 }
@@ -209,8 +208,11 @@ impl Owner {
     pub(crate) fn accepted(&mut self, id: PeerId, stream: TcpStream, now: Instant) {
         match self.connect(id, stream) {
             Ok(connection) => self.drive(id, Input::Accepted(connection), now),
-            // The peer has gone already.
-            Err(error) => tracing::debug!(%error, "accepted connection lost"),
+            Err(error) => {
+                tracing::debug!(%error, "accepted connection lost");
+                // Nothing for the session to hear of, but a dynamic peer is not to stay.
+                self.drive(id, Input::DeadlineReached, now);
+            }
         }
     }
 
@@ -279,7 +281,8 @@ impl Owner {
         self.counters.sessions_established.add(1);
         peer.established = Some(connection);
         peer.flushed = 0;
-        peer.has_logged_rejection = false;
+        peer.has_warned_of_rejected = false;
+        peer.has_warned_of_malformed = false;
         let families = negotiated.families.iter().map(|family| FamilySettings {
             family: family.family,
             add_path_send: family.add_path_send,
@@ -347,7 +350,8 @@ impl Owner {
         self.counters.updates_received.add(1);
         if let Some(error) = update.errors.first() {
             self.counters.updates_malformed.add(1);
-            tracing::warn!(
+            warn_once!(
+                peer.has_warned_of_malformed,
                 peer = peer.config.name,
                 attribute = error.type_code,
                 disposition = ?error.disposition,
@@ -361,13 +365,14 @@ impl Owner {
                 if let Some((nlri, reason)) = outcome.rejected.first() {
                     let count = outcome.rejected.len() as u64;
                     self.counters.paths_rejected.add(count);
-                    // The first of a session at a level that is seen, or the log would be the
-                    // peer's to fill.
-                    if std::mem::replace(&mut peer.has_logged_rejection, true) {
-                        tracing::debug!(peer = peer.config.name, prefix = %nlri.prefix, %reason, count, "path rejected");
-                    } else {
-                        tracing::warn!(peer = peer.config.name, prefix = %nlri.prefix, %reason, count, "path rejected; more of this session are logged at debug level");
-                    }
+                    warn_once!(
+                        peer.has_warned_of_rejected,
+                        peer = peer.config.name,
+                        prefix = %nlri.prefix,
+                        %reason,
+                        count,
+                        "path rejected"
+                    );
                 }
                 None
             }
@@ -445,61 +450,5 @@ impl Owner {
             return;
         }
         peer.flushed = self.revision;
-    }
-
-    /// Time has come for the session, unless a message of its peer only waits to be handled.
-    pub(crate) fn deadline_reached(&mut self, id: PeerId, now: Instant) {
-        let Some(peer) = self.peers.get_mut(&id) else {
-            return;
-        };
-        for connection in peer.connections.clone() {
-            if let Some(link) = self.links.get(&connection) {
-                let heard = Input::Heard(connection, link.heard.last(now));
-                peer.session.handle(heard, now);
-            }
-        }
-        self.drive(id, Input::DeadlineReached, now);
-    }
-
-    /// Keeps the entry of a session among the deadlines at or before its next one. An entry that
-    /// proves too early is renewed when it comes up, which spares a change with every message.
-    fn schedule(&mut self, id: PeerId) {
-        let Some(peer) = self.peers.get_mut(&id) else {
-            return;
-        };
-        let Some(next) = peer.session.next_deadline() else {
-            return;
-        };
-        if peer.scheduled.is_some_and(|scheduled| scheduled <= next) {
-            return;
-        }
-        if let Some(scheduled) = peer.scheduled.replace(next) {
-            self.deadlines.remove(&(scheduled, id));
-        }
-        self.deadlines.insert((next, id));
-    }
-
-    /// Handles the deadlines that have come.
-    pub(crate) fn run_deadlines(&mut self, now: Instant) {
-        while let Some(&(deadline, id)) = self.deadlines.first()
-            && deadline <= now
-        {
-            self.deadlines.pop_first();
-            let Some(peer) = self.peers.get_mut(&id) else {
-                continue;
-            };
-            peer.scheduled = None;
-            match peer.session.next_deadline() {
-                Some(next) if next <= now => self.deadline_reached(id, now),
-                Some(_) | None => self.schedule(id),
-            }
-        }
-    }
-
-    /// Time until the next deadline.
-    pub(crate) fn until_deadline(&self, now: Instant) -> Option<Duration> {
-        self.deadlines
-            .first()
-            .map(|(deadline, _)| deadline.saturating_duration_since(now))
     }
 }

@@ -612,6 +612,21 @@ async fn a_full_group_takes_no_more_peers() {
 }
 
 #[tokio::test]
+async fn connections_that_are_reset_at_once_leave_no_peer() {
+    let (speaker, peer) = speaker_and_raw_peer().await;
+    let address = peer.stream.local_addr().expect("is open").ip();
+    drop(peer);
+    for _ in 0..50 {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind((address, 0).into()).expect("loopback is there");
+        let stream = socket.connect(speaker.address).await.expect("it listens");
+        let socket = socket2::SockRef::from(&stream);
+        socket.set_linger(Some(Duration::ZERO)).expect("is open");
+    }
+    speaker.wait_for_peers("are gone", <[_]>::is_empty).await;
+}
+
+#[tokio::test]
 async fn a_peer_with_too_many_paths_is_kept_out() {
     let speaker = TestSpeaker::start();
     let address = fresh_address();

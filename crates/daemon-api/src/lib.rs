@@ -61,3 +61,8 @@ mod generated {
 pub use generated::portlb::{
     announcer, bgp, dataplane, discovery, noderoute, reflector, virtualserver,
 };
+
+/// Runs the example in the README as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,5 +1,6 @@
 //! The operations that can fail here.
 
+use ipnet::IpNet;
 use nix::errno::Errno;
 use virtual_server::{EntryScheduler, TableChange};
 
@@ -27,6 +28,17 @@ pub enum KernelError {
     /// IPv6 routes over `lo` need it up.
     #[error("the interface lo is down; bring it up (`ip link set lo up`)")]
     LoopbackDown,
+    /// Another program has a route there that takes the packets away from the local ones.
+    #[error(
+        "another program has a {kind} route to {prefix} in table local; remove it (`ip route del \
+         {kind} {prefix} table local`)"
+    )]
+    RouteInTheWay {
+        /// What shall be local.
+        prefix: IpNet,
+        /// The type of the route, as ip-route(8) calls it.
+        kind: String,
+    },
     /// An exchange failed in another way.
     #[error("{operation}")]
     Netlink {
@@ -46,22 +58,6 @@ impl KernelError {
             | NetlinkError::AnswerLost { .. }) => Self::Netlink { operation, source },
         }
     }
-
-    /// The error with its causes, for people.
-    pub fn in_words(&self) -> String {
-        in_words(self)
-    }
-}
-
-/// An error with its causes, for people.
-pub(crate) fn in_words(error: &dyn std::error::Error) -> String {
-    let mut words = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        words = format!("{words}: {cause}");
-        source = cause.source();
-    }
-    words
 }
 
 /// Why the kernel refused a change, with the cure where there is one.

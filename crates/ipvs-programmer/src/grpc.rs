@@ -9,7 +9,7 @@ use daemon_api::dataplane::v1::{
     data_plane_server::{DataPlane, DataPlaneServer},
     watch_service_addresses_response, watch_virtual_servers_response,
 };
-use daemon_runtime::{Event, Shutdown, Subscription};
+use daemon_runtime::{Event, Shutdown, Subscription, in_words};
 use futures::{Stream, StreamExt, stream};
 use ipnet::IpNet;
 use tokio::{
@@ -81,7 +81,7 @@ impl DataPlaneService {
         {
             Ok(connections) => connections,
             Err(error) => {
-                tracing::debug!(error = error.in_words(), "connections cannot be read");
+                tracing::debug!(error = in_words(&error), "connections cannot be read");
                 BTreeMap::new()
             }
         }

@@ -364,6 +364,27 @@ fn local_prefixes_come_and_go_and_another_programs_route_stays() {
 }
 
 #[test]
+fn a_route_that_takes_the_packets_away_is_named_until_it_is_gone() {
+    run(|mut kernel| {
+        for prefix in ["10.1.1.0/24", "fd00:1::/64"] {
+            let route = format!("blackhole {prefix} table local");
+            let ip = if prefix.contains(':') { "ip -6" } else { "ip" };
+            shell(&format!("{ip} route add {route}"));
+            let error = kernel.add_local_prefix(prefix.parse().unwrap());
+            assert_eq!(
+                error.unwrap_err().to_string(),
+                format!(
+                    "another program has a blackhole route to {prefix} in table local; remove it \
+                     (`ip route del {route}`)"
+                )
+            );
+            shell(&format!("{ip} route del {route}"));
+            kernel.add_local_prefix(prefix.parse().unwrap()).unwrap();
+        }
+    });
+}
+
+#[test]
 fn the_firewall_of_every_kind_of_virtual_server_is_taken_by_the_kernel() {
     run(|mut kernel| {
         let server = |id: &str, forwarding_method| VirtualServer {

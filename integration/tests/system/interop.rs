@@ -1,1 +1,8 @@
-//! Sessions with BIRD, FRR, GoBGP and exabgp.
+//! Sessions of our speakers with BIRD, FRR, GoBGP and exabgp, in place of each other.
+
+mod announcer;
+mod clients;
+pub(crate) mod network;
+mod policy;
+mod routers;
+mod sessions;

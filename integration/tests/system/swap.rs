@@ -1,6 +1,6 @@
 //! Each daemon can be replaced by anything that keeps its contract: stand-ins of a few lines.
 
-mod stand_in;
+pub(crate) mod stand_in;
 
 use std::time::Duration;
 
@@ -14,18 +14,16 @@ use self::stand_in::{Heartbeats, StandInDataPlane, StandInDiscovery};
 use crate::expect::{SOON, eventually, service, service_range, until_readyz, until_weight};
 
 const ANNOUNCER: Daemon = Daemon::BgpAnnouncer(0);
+/// What a data plane of another kind stands for.
+const BEFORE_ANNOUNCER: [Daemon; 2] = [Daemon::PodWatcher(0), Daemon::IpvsProgrammer(0)];
 
-fn start_all_but(system: &mut System, left_out: Daemon) {
-    let of_lb_a = System::lb_pod(0);
-    let others = [
-        Daemon::RouteReflector(0),
-        Daemon::RouteReflector(1),
-        Daemon::NodeRouter(0),
-    ];
-    for daemon in others.into_iter().chain(of_lb_a) {
-        if daemon != left_out
-            && (left_out != Daemon::IpvsProgrammer(0) || daemon != Daemon::PodWatcher(0))
-        {
+/// Starts lb-a, each node's router and both reflectors, without those that a stand-in replaces.
+fn start_without(system: &mut System, replaced: &[Daemon]) {
+    let reflectors = [0, 1].map(Daemon::RouteReflector);
+    let node_routers = [0, 1, 2].map(Daemon::NodeRouter);
+    let daemons = reflectors.into_iter().chain(node_routers);
+    for daemon in daemons.chain(System::lb_pod(0)) {
+        if !replaced.contains(&daemon) {
             system.start(daemon).unwrap();
         }
     }
@@ -42,7 +40,7 @@ fn another_discovery_takes_the_place_of_pod_watcher() {
         .collect();
     let lb_pod = system.host(Daemon::PodWatcher(0)).unwrap();
     let discovery = StandInDiscovery::start(&lb_pod, &pods[..2]).unwrap();
-    start_all_but(&mut system, Daemon::PodWatcher(0));
+    start_without(&mut system, &[Daemon::PodWatcher(0)]);
     let next_hops = system.next_hops(service_range(), &[0]).unwrap();
     system
         .fib
@@ -76,7 +74,7 @@ fn another_data_plane_takes_the_place_of_ipvs_programmer() {
     let mut system = System::new("swap-data-plane", Options::default()).unwrap();
     let lb_pod = system.host(ANNOUNCER).unwrap();
     let data_plane = StandInDataPlane::start(&lb_pod, Heartbeats::Sent).unwrap();
-    start_all_but(&mut system, Daemon::IpvsProgrammer(0));
+    start_without(&mut system, &BEFORE_ANNOUNCER);
     let next_hops = system.next_hops(service_range(), &[0]).unwrap();
     let steps = [
         (MissingStep::DesiredSet, "the desired set is not known"),
@@ -110,7 +108,7 @@ fn a_data_plane_without_heartbeats_is_believed_for_the_timeout_after_each_word()
     let lb_pod = system.host(ANNOUNCER).unwrap();
     let data_plane = StandInDataPlane::start(&lb_pod, Heartbeats::Missing).unwrap();
     data_plane.set(MissingStep::Unspecified, "");
-    start_all_but(&mut system, Daemon::IpvsProgrammer(0));
+    start_without(&mut system, &BEFORE_ANNOUNCER);
     let next_hops = system.next_hops(service_range(), &[0]).unwrap();
     // Asked again it serves again: the contract's heartbeats are no ornament.
     for _ in 0..2 {

@@ -26,6 +26,8 @@ const PROTOCOL: u8 = 80;
 const TABLE_LOCAL: u8 = 255;
 /// The loopback interface has this index in every network namespace.
 const LOOPBACK: u32 = 1;
+/// What is said of a change that failed.
+const CHANGE: &str = "change a local route";
 
 #[derive(Debug)]
 pub(super) struct LocalAddresses {
@@ -44,48 +46,92 @@ impl LocalAddresses {
     pub(super) fn read(&mut self) -> Result<BTreeSet<IpNet>, KernelError> {
         let mut prefixes = BTreeSet::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let mut question = RouteMessage::default();
-            question.header.address_family = family;
-            let request = RouteNetlinkMessage::GetRoute(question);
-            let answers = match self.netlink.dump(request) {
-                Ok(answers) => answers,
-                // A kernel without this IP version.
-                Err(NetlinkError::Refused(Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT)) => continue,
-                Err(source) => return Err(KernelError::of("read the routes", source)),
-            };
-            prefixes.extend(answers.iter().filter_map(our_prefix));
+            let routes = self.local_routes(family)?;
+            let ours = routes.iter().filter(|route| is_ours(route));
+            prefixes.extend(ours.filter_map(destination));
         }
         Ok(prefixes)
     }
 
     pub(super) fn add(&mut self, prefix: IpNet) -> Result<(), KernelError> {
         let request = RouteNetlinkMessage::NewRoute(route(prefix));
-        self.change(request, NLM_F_CREATE | NLM_F_EXCL, Errno::EEXIST)
+        match self.change(request, NLM_F_CREATE | NLM_F_EXCL)? {
+            None => Ok(()),
+            Some(Errno::EEXIST) => self.ensure_local(prefix),
+            Some(Errno::ENETDOWN) => Err(KernelError::LoopbackDown),
+            Some(errno) => Err(refused(errno)),
+        }
     }
 
     pub(super) fn remove(&mut self, prefix: IpNet) -> Result<(), KernelError> {
         let request = RouteNetlinkMessage::DelRoute(route(prefix));
-        self.change(request, 0, Errno::ESRCH)
+        match self.change(request, 0)? {
+            None | Some(Errno::ESRCH) => Ok(()),
+            Some(errno) => Err(refused(errno)),
+        }
     }
 
+    /// The kernel says that a route exists whatever its type is (fib_trie.c, `fib_table_insert`).
+    fn ensure_local(&mut self, prefix: IpNet) -> Result<(), KernelError> {
+        let routes = self.local_routes(family(prefix))?;
+        // Of several the kernel lists the one that it uses first.
+        let found = routes
+            .iter()
+            .find(|route| destination(route) == Some(prefix));
+        match found.map(|route| route.header.kind) {
+            // One that is gone meanwhile is missed by the next audit.
+            None | Some(RouteType::Local) => Ok(()),
+            Some(kind) => Err(KernelError::RouteInTheWay {
+                prefix,
+                kind: format!("{kind:?}").to_lowercase(),
+            }),
+        }
+    }
+
+    fn local_routes(&mut self, family: AddressFamily) -> Result<Vec<RouteMessage>, KernelError> {
+        let mut question = RouteMessage::default();
+        question.header.address_family = family;
+        let request = RouteNetlinkMessage::GetRoute(question);
+        let answers = match self.netlink.dump(request) {
+            Ok(answers) => answers,
+            // A kernel without this IP version.
+            Err(NetlinkError::Refused(Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT)) => Vec::new(),
+            Err(source) => return Err(KernelError::of("read the routes", source)),
+        };
+        let routes = answers.into_iter().filter_map(|answer| {
+            if let RouteNetlinkMessage::NewRoute(route) = answer {
+                Some(route)
+            } else {
+                None
+            }
+        });
+        Ok(routes
+            .filter(|route| route.header.table == TABLE_LOCAL)
+            .collect())
+    }
+
+    /// Makes a change; returns why the kernel refused it.
     fn change(
         &mut self,
         request: RouteNetlinkMessage,
         flags: u16,
-        done_already: Errno,
-    ) -> Result<(), KernelError> {
+    ) -> Result<Option<Errno>, KernelError> {
         let failed = self
             .netlink
             .batch_with(vec![request], |_| flags)
-            .map_err(|source| KernelError::of("change a local route", source))?;
-        match failed.first() {
-            Some(failed) if failed.errno == Errno::ENETDOWN => Err(KernelError::LoopbackDown),
-            Some(failed) if failed.errno != done_already => {
-                let source = NetlinkError::Refused(failed.errno);
-                Err(KernelError::of("change a local route", source))
-            }
-            Some(_) | None => Ok(()),
-        }
+            .map_err(|source| KernelError::of(CHANGE, source))?;
+        Ok(failed.first().map(|failed| failed.errno))
+    }
+}
+
+fn refused(errno: Errno) -> KernelError {
+    KernelError::of(CHANGE, NetlinkError::Refused(errno))
+}
+
+fn family(prefix: IpNet) -> AddressFamily {
+    match prefix {
+        IpNet::V4(_) => AddressFamily::Inet,
+        IpNet::V6(_) => AddressFamily::Inet6,
     }
 }
 
@@ -93,10 +139,7 @@ impl LocalAddresses {
 fn route(prefix: IpNet) -> RouteMessage {
     let mut route = RouteMessage::default();
     route.header = RouteHeader {
-        address_family: match prefix {
-            IpNet::V4(_) => AddressFamily::Inet,
-            IpNet::V6(_) => AddressFamily::Inet6,
-        },
+        address_family: family(prefix),
         destination_prefix_length: prefix.prefix_len(),
         table: TABLE_LOCAL,
         protocol: RouteProtocol::Other(PROTOCOL),
@@ -111,17 +154,14 @@ fn route(prefix: IpNet) -> RouteMessage {
     route
 }
 
-fn our_prefix(message: &RouteNetlinkMessage) -> Option<IpNet> {
-    let RouteNetlinkMessage::NewRoute(route) = message else {
-        return None;
-    };
+fn is_ours(route: &RouteMessage) -> bool {
     let header = &route.header;
-    let ours = header.protocol == RouteProtocol::Other(PROTOCOL)
+    header.protocol == RouteProtocol::Other(PROTOCOL)
         && header.kind == RouteType::Local
-        && header.table == TABLE_LOCAL;
-    if !ours {
-        return None;
-    }
+        && header.table == TABLE_LOCAL
+}
+
+fn destination(route: &RouteMessage) -> Option<IpNet> {
     let address: IpAddr = route.attributes.iter().find_map(|attribute| {
         let RouteAttribute::Destination(destination) = attribute else {
             return None;
@@ -134,7 +174,7 @@ fn our_prefix(message: &RouteNetlinkMessage) -> Option<IpNet> {
             None
         }
     })?;
-    IpNet::new(address, header.destination_prefix_length).ok()
+    IpNet::new(address, route.header.destination_prefix_length).ok()
 }
 
 #[cfg(test)]
@@ -146,13 +186,11 @@ mod tests {
         for text in ["10.1.1.0/24", "10.1.1.10/32", "fd00:1::/64"] {
             let prefix: IpNet = text.parse().unwrap();
             let ours = route(prefix);
-            assert_eq!(
-                our_prefix(&RouteNetlinkMessage::NewRoute(ours.clone())),
-                Some(prefix)
-            );
+            assert!(is_ours(&ours));
+            assert_eq!(destination(&ours), Some(prefix));
             let mut foreign = ours;
             foreign.header.protocol = RouteProtocol::Boot;
-            assert_eq!(our_prefix(&RouteNetlinkMessage::NewRoute(foreign)), None);
+            assert!(!is_ours(&foreign));
         }
     }
 }

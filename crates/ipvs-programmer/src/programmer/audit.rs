@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use daemon_runtime::in_words;
 use tokio::time::{Instant, sleep_until};
 use virtual_server::EntryKey;
 
 use super::{Programmer, Turn};
-use crate::error::in_words;
 
 /// Entries read between two looks at what else there is to do.
 const SLICE: usize = 32;

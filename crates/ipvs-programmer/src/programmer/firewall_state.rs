@@ -1,10 +1,11 @@
 //! The nftables table as it is and as it shall be.
 
+use daemon_runtime::in_words;
 use nftables_table::{Fingerprint, Table};
 use virtual_server::ForwardingMethod;
 
 use super::is_masquerade;
-use crate::{error::in_words, firewall::TABLE_NAME, kernel::KernelThread};
+use crate::{firewall::TABLE_NAME, kernel::KernelThread};
 
 #[derive(Debug)]
 pub(super) struct FirewallState {

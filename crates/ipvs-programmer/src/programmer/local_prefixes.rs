@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use daemon_runtime::in_words;
 use ipnet::IpNet;
 
-use crate::{error::in_words, kernel::KernelThread};
+use crate::{error::KernelError, kernel::KernelThread};
 
 #[derive(Debug)]
 pub(super) struct LocalPrefixes {
@@ -58,11 +59,7 @@ impl LocalPrefixes {
                 Ok(()) => {
                     self.local.remove(&prefix);
                 }
-                Err(error) => {
-                    let error = in_words(&error);
-                    tracing::warn!(%prefix, error, "a prefix stays local");
-                    self.errors.insert(prefix, error);
-                }
+                Err(error) => self.failed(prefix, &error, "a prefix stays local"),
             }
         }
     }
@@ -81,11 +78,18 @@ impl LocalPrefixes {
                     self.errors.remove(&prefix);
                 }
                 Err(error) => {
-                    let error = in_words(&error);
-                    tracing::warn!(%prefix, error, "a service address is not accepted as local");
-                    self.errors.insert(prefix, error);
+                    self.failed(prefix, &error, "a service address is not accepted as local");
                 }
             }
+        }
+    }
+
+    /// A failure that repeats is told once.
+    fn failed(&mut self, prefix: IpNet, error: &KernelError, what: &str) {
+        let error = in_words(error);
+        if self.errors.get(&prefix) != Some(&error) {
+            tracing::warn!(%prefix, error, "{what}");
+            self.errors.insert(prefix, error);
         }
     }
 

@@ -5,10 +5,11 @@ use std::{
     time::Instant,
 };
 
+use daemon_runtime::in_words;
 use virtual_server::{Entry, EntryKey, Table, TableChange, plan_keys};
 
 use crate::{
-    error::{KernelError, in_words, refusal},
+    error::{KernelError, refusal},
     kernel::{FailedChange, KernelThread},
     metrics::ProgrammerMetrics,
 };

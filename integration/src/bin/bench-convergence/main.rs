@@ -1,7 +1,7 @@
 //! Ours beside the paper's parts (keepalived, exabgp, a GoBGP reflector) on one topology, in one
 //! run, round by round in turn. Prints a Markdown table for `docs/benchmarks.md`.
 //!
-//! `bench-convergence [ROUNDS]`, 10 unless told.
+//! `bench-convergence [ROUNDS [PART]]`: 10 rounds and all parts unless told.
 
 mod announce;
 mod connections;
@@ -9,12 +9,21 @@ mod kernel_rule;
 mod memory;
 mod report;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use report::Report;
 
+type Measure = fn(usize, &mut Report) -> Result<()>;
+
+const PARTS: [(&str, Measure); 3] = [
+    ("announce", announce::measure),
+    ("kernel-rule", kernel_rule::measure),
+    ("connections", connections::measure),
+];
+
 fn main() -> Result<()> {
-    let rounds = match std::env::args().nth(1) {
+    let mut arguments = std::env::args().skip(1);
+    let rounds = match arguments.next() {
         Some(text) => text
             .parse()
             .with_context(|| format!("ROUNDS: {text:?} is no number"))?,
@@ -24,10 +33,16 @@ fn main() -> Result<()> {
         rounds > 0,
         "ROUNDS: 0 rounds measure nothing; give at least 1"
     );
+    let chosen = arguments.next();
+    let is_chosen = |name| chosen.as_deref().is_none_or(|chosen| chosen == name);
+    if !PARTS.iter().any(|(name, _)| is_chosen(*name)) {
+        let names = PARTS.map(|(name, _)| name).join(", ");
+        bail!("PART: {chosen:?} is none of {names}");
+    }
     let mut report = Report::default();
-    announce::measure(rounds, &mut report).context("announce")?;
-    kernel_rule::measure(rounds, &mut report).context("kernel rule")?;
-    connections::measure(rounds, &mut report).context("connections")?;
+    for (name, measure) in PARTS.iter().filter(|(name, _)| is_chosen(*name)) {
+        measure(rounds, &mut report).context(*name)?;
+    }
     report.print();
     Ok(())
 }

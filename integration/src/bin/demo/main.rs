@@ -49,7 +49,7 @@ fn offer_prompt(story: &mut Story) -> Result<()> {
         Ok(((), steps::announced(&mut demo)?))
     })?;
     story.say(&prompt::what_to_try(&demo)?);
-    prompt::wait()
+    demo.network.lab.prompt()
 }
 
 fn begin(name: &str, story: &mut Story) -> Result<System> {

@@ -3,7 +3,7 @@
 use lab::Floor;
 
 pub(crate) fn of_the_network() -> String {
-    "\
+    "
   client ─── router ───┬─── node-a    lb-a   web-1 web-4
             (BIRD,     ├─── node-b    lb-b   web-2 web-5
              ECMP)     ├─── node-c    lb-c   web-3 web-6

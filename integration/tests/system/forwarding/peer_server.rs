@@ -1,7 +1,7 @@
 //! A server that answers with the address that a question came from.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{ErrorKind, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc,
@@ -60,8 +60,7 @@ impl Drop for PeerServer {
     }
 }
 
-/// What a server answers to a connection without a question; the error of a connection that is
-/// refused differs from that of one that is not answered.
+/// What a server answers to a connection without a question.
 pub(super) fn ask(host: &Host, server: SocketAddr, within: Duration) -> Result<String> {
     host.inside(|| {
         let mut stream = TcpStream::connect_timeout(&server, within)?;
@@ -70,4 +69,10 @@ pub(super) fn ask(host: &Host, server: SocketAddr, within: Duration) -> Result<S
         stream.read_to_string(&mut answer)?;
         Ok(answer)
     })
+}
+
+/// How asking fails: refused with a reset, or not answered at all; `None`: it does not fail.
+pub(super) fn failure(host: &Host, server: SocketAddr, within: Duration) -> Option<ErrorKind> {
+    let error = ask(host, server, within).err()?;
+    error.downcast_ref().map(std::io::Error::kind)
 }

@@ -1,6 +1,6 @@
 //! Several ports, port ranges, all ports, and a protocol without ports of its own here: SCTP.
 
-use std::net::SocketAddr;
+use std::{io::ErrorKind, net::SocketAddr};
 
 use lab::{
     http,
@@ -29,20 +29,13 @@ fn check_silence(system: &System, number: u8, port: u16) {
     let client = system.network.client().unwrap();
     for address in service(number) {
         let server = SocketAddr::new(address, port);
-        let error = peer_server::ask(&client, server, SILENCE).unwrap_err();
-        let kind = error
-            .downcast_ref::<std::io::Error>()
-            .map(std::io::Error::kind);
-        assert_eq!(
-            kind,
-            Some(std::io::ErrorKind::TimedOut),
-            "{server}: {error:#}"
-        );
+        let failure = peer_server::failure(&client, server, SILENCE);
+        assert_eq!(failure, Some(ErrorKind::TimedOut), "{server}");
     }
 }
 
 #[test]
-fn several_ports_a_range_and_all_ports_reach_every_web_pod_by_tcp_and_udp() {
+fn several_ports_a_range_and_all_ports_reach_every_web_pod_and_sctp_is_in_the_kernel() {
     let options = Options {
         web_pods: 3,
         ports: vec![80, 443, 8000, 8050, 8099],
@@ -64,6 +57,10 @@ fn several_ports_a_range_and_all_ports_reach_every_web_pod_by_tcp_and_udp() {
             .with(virtual_server(2, Ports::All, pods))
             .with(udp(2, Ports::Range(5300, 5399)))
             .with(udp(3, Ports::All))
+            .with(VirtualServer {
+                protocol: Some("sctp"),
+                ..virtual_server(6, Ports::One(3868), pods)
+            })
             .with(VirtualServer {
                 forwarding_method: Some("Masquerade"),
                 ..virtual_server(4, range, pods)
@@ -117,27 +114,10 @@ fn several_ports_a_range_and_all_ports_reach_every_web_pod_by_tcp_and_udp() {
             assert_eq!(answers, expected, "{server}");
         }
     }
-}
 
-#[test]
-fn an_sctp_virtual_server_is_in_the_kernel() {
-    let system = one_lb_pod(
-        "sctp",
-        Options {
-            web_pods: 2,
-            ..Options::default()
-        },
-        |system| {
-            let pods = &system.network.web_pods;
-            empty().with(VirtualServer {
-                protocol: Some("sctp"),
-                ..virtual_server(1, Ports::One(3868), pods)
-            })
-        },
-    );
     let table = table(&system, 0);
     let mut expected = Vec::new();
-    for address in service(1) {
+    for address in service(6) {
         let server = SocketAddr::new(address, 3868);
         expected.push(format!("-A --sctp-service {server} -s rr"));
         for real_server in addresses(&system.network.web_pods) {

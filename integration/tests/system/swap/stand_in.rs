@@ -18,6 +18,7 @@ use daemon_api::virtualserver::v1::{
     FailureAction, ForwardingMethod, PortRange, Protocol, RealServer, RealServerState, Scheduler,
     SchedulerKind, TunnelKind, VirtualServer,
 };
+use ipnet::IpNet;
 use lab::Host;
 use lab::reference::{SERVICE, SERVICE_RANGE};
 use tokio::sync::watch;
@@ -168,10 +169,16 @@ pub(crate) enum Heartbeats {
 
 impl StandInDataPlane {
     pub(crate) fn start(host: &Host, heartbeats: Heartbeats) -> Result<Self> {
+        Self::start_with(host, heartbeats, &[])
+    }
+
+    /// Serves these prefixes too, whatever it is told of the service range.
+    pub(crate) fn start_with(host: &Host, heartbeats: Heartbeats, also: &[IpNet]) -> Result<Self> {
         let address = watch::Sender::new(dataplane::ServiceAddress::default());
         let watches = Arc::new(AtomicUsize::new(0));
         let service = DataPlaneServer::new(ServiceAddresses {
             address: address.subscribe(),
+            also: also.iter().map(serving).collect(),
             heartbeats,
             watches: watches.clone(),
         });
@@ -202,8 +209,17 @@ impl StandInDataPlane {
     }
 }
 
+fn serving(prefix: &IpNet) -> dataplane::ServiceAddress {
+    dataplane::ServiceAddress {
+        prefix: prefix.to_string(),
+        serving: true,
+        ..dataplane::ServiceAddress::default()
+    }
+}
+
 struct ServiceAddresses {
     address: watch::Receiver<dataplane::ServiceAddress>,
+    also: Vec<dataplane::ServiceAddress>,
     heartbeats: Heartbeats,
     watches: Arc<AtomicUsize>,
 }
@@ -220,10 +236,10 @@ impl DataPlane for ServiceAddresses {
         self.watches.fetch_add(1, Ordering::Relaxed);
         let mut later = self.address.clone();
         let now = later.borrow_and_update().clone();
-        let first = [
-            AddressEvent::ServiceAddress(now),
-            AddressEvent::Synced(dataplane::Synced {}),
-        ];
+        let mut first = vec![AddressEvent::ServiceAddress(now)];
+        let also = self.also.iter().cloned();
+        first.extend(also.map(AddressEvent::ServiceAddress));
+        first.push(AddressEvent::Synced(dataplane::Synced {}));
         let later = WatchStream::from_changes(later).map(AddressEvent::ServiceAddress);
         let interval = match self.heartbeats {
             Heartbeats::Sent => request.into_inner().heartbeat_interval_milliseconds.into(),

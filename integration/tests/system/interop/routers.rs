@@ -1,0 +1,211 @@
+//! Foreign routers that our reflector feeds.
+
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use lab::bgp::{Program, RunningSpeaker};
+
+use super::network::{CLIENTS, Network, Place, ROUTERS, Reflector, SERVICE, SERVICE6};
+use crate::expect::{SOON, eventually};
+
+const ROUTER: [(Place, Program); 3] = [
+    (Place::Router(1), Program::Bird),
+    (Place::Router(2), Program::Frr),
+    (Place::Router(3), Program::GoBgp),
+];
+const PLACES: [Place; 6] = [
+    Place::Reflector,
+    Place::Client(11),
+    Place::Client(12),
+    Place::Router(1),
+    Place::Router(2),
+    Place::Router(3),
+];
+
+fn start() -> (Network, Reflector, Vec<RunningSpeaker>) {
+    let name = std::thread::current().name().unwrap_or_default().to_owned();
+    let name = name.rsplit("::").next().unwrap_or("interop-routers");
+    let network = Network::bring_up(name, &PLACES).unwrap();
+    let peers = ROUTER.map(|(place, program)| {
+        let name = match program {
+            Program::Bird => "bird",
+            Program::Frr => "frr",
+            Program::GoBgp => "gobgp",
+            Program::ExaBgp => "exabgp",
+        };
+        (name, place.address(), "routers")
+    });
+    let routers =
+        ROUTER.map(|(place, program)| network.start(place, program, &place.router()).unwrap());
+    let reflector = Reflector::start(&network, &[CLIENTS, ROUTERS], &peers).unwrap();
+    reflector
+        .wait_until_established(&ROUTER.map(|(place, _)| place))
+        .unwrap();
+    (network, reflector, routers.into())
+}
+
+#[test]
+fn a_router_of_any_program_learns_every_path_and_loses_those_of_a_dead_client() {
+    let (network, reflector, routers) = start();
+    let clients = [Place::Client(11), Place::Client(12)];
+    let running = clients.map(|place| {
+        network
+            .start(place, Program::Bird, &place.client())
+            .unwrap()
+    });
+    reflector.wait_for_announcers(&clients).unwrap();
+    for router in &routers {
+        let both = ["10.0.1.11", "10.0.1.12", "fd00:10::1:b", "fd00:10::1:c"];
+        router.wait_for_table(&both, SOON).unwrap();
+        router.wait_for_table(&[SERVICE, SERVICE6], SOON).unwrap();
+    }
+
+    let killed = Instant::now();
+    running[0].process.kill().unwrap();
+    for router in &routers {
+        eventually("the dead client's next hops are gone", || {
+            let table = router.table()?;
+            ensure!(!table.contains("10.0.1.11"), "{table}");
+            ensure!(!table.contains("fd00:10::1:b"), "{table}");
+            ensure!(table.contains("10.0.1.12"), "{table}");
+            ensure!(table.contains("fd00:10::1:c"), "{table}");
+            Ok(())
+        })
+        .unwrap();
+    }
+    // Three programs are asked, each by a process of its own.
+    let took = killed.elapsed();
+    assert!(took < Duration::from_secs(3), "{took:?}");
+}
+
+#[test]
+fn attributes_arrive_as_the_client_sent_them_with_those_of_reflection_added() {
+    let (network, _reflector, routers) = start();
+    let client = Place::Client(11);
+    let config = Program::Bird.config(&client.client()).replace(
+        "export where source = RTS_STATIC;",
+        "export filter { if source != RTS_STATIC then reject; bgp_local_pref = 150; bgp_med = 7; \
+         bgp_origin = ORIGIN_EGP; bgp_path.prepend(64999); bgp_path.prepend(4200000001); \
+         bgp_community.add((65000,100)); bgp_community.add((65535,0)); \
+         bgp_large_community.add((65000,1,2)); bgp_ext_community.add((rt,65000,3)); accept; };",
+    );
+    let _bird = network.start_bird(client, &config).unwrap();
+    let expected: [&[&str]; 3] = [
+        &[
+            "BGP.origin: EGP",
+            "BGP.as_path: 4200000001 64999",
+            "BGP.next_hop: 10.0.1.11",
+            "BGP.next_hop: fd00:10::1:b",
+            "BGP.med: 7",
+            "BGP.local_pref: 150",
+            "BGP.community: (65000,100) (65535,0)",
+            "BGP.large_community: (65000, 1, 2)",
+            "BGP.ext_community: (rt, 65000, 3)",
+            "BGP.originator_id: 10.0.1.11",
+            "BGP.cluster_list: 10.0.0.1",
+        ],
+        &[
+            "4200000001 64999",
+            "Originator: 10.0.1.11, Cluster list: 10.0.0.1",
+            "Origin EGP, metric 7, localpref 150",
+            "graceful-shutdown",
+            "65000:100",
+            "Large Community: 65000:1:2",
+            "Extended Community: RT:65000:3",
+        ],
+        &[
+            "[4200000001 64999]",
+            "{Origin: e}",
+            "{Med: 7}",
+            "{LocalPref: 150}",
+            "{Communities: 65000:100",
+            "{LargeCommunity: [ 65000:1:2]}",
+            "{Extcomms: [65000:3]}",
+            "{Originator: 10.0.1.11}",
+            "{ClusterList: [10.0.0.1]}",
+        ],
+    ];
+    let questions: [&[&str]; 3] = [
+        &["show route all"],
+        &["show bgp ipv4 unicast 10.1.1.0/24"],
+        &["global rib 10.1.1.0/24"],
+    ];
+    for ((router, questions), expected) in routers.iter().zip(questions).zip(expected) {
+        eventually("every attribute has arrived", || {
+            for question in questions {
+                let answer = router.ask(question)?;
+                for text in expected {
+                    ensure!(answer.contains(text), "no {text:?} in:\n{answer}");
+                }
+            }
+            Ok(())
+        })
+        .unwrap();
+    }
+}
+
+#[test]
+fn three_clients_send_two_paths_each_and_each_is_withdrawn_alone() {
+    let (network, reflector, routers) = {
+        let places = [
+            Place::Reflector,
+            Place::Client(11),
+            Place::Client(12),
+            Place::Client(13),
+            Place::Router(1),
+        ];
+        let network = Network::bring_up("interop-two-paths", &places).unwrap();
+        let router = Place::Router(1);
+        let running = network
+            .start(router, Program::Bird, &router.router())
+            .unwrap();
+        let peers = [("bird", router.address(), "routers")];
+        let reflector = Reflector::start(&network, &[CLIENTS, ROUTERS], &peers).unwrap();
+        (network, reflector, running)
+    };
+    let clients = [11, 12, 13].map(|number| {
+        let place = Place::Client(number);
+        let peer = lab::bgp::Peer::new("reflector", super::network::REFLECTOR.into());
+        let speaker = place
+            .speaker_of(peer.add_path(lab::bgp::AddPath::Send))
+            .announce(super::network::prefix(SERVICE), place.address().into());
+        let mut config = Program::Bird.config(&speaker);
+        config.push_str(&format!(
+            "protocol static second {{ ipv4; route {SERVICE} blackhole {{ bgp_next_hop = 10.0.3.{number}; }}; }}\n"
+        ));
+        network.start_bird(place, &config).unwrap()
+    });
+    let until = |expected: &[&str]| {
+        eventually(&format!("the router has {expected:?}"), || {
+            let table = routers.table()?;
+            let mut next_hops: Vec<_> = table
+                .lines()
+                .filter_map(|line| line.trim().strip_prefix("BGP.next_hop: "))
+                .collect();
+            next_hops.sort_unstable();
+            ensure!(next_hops == expected, "{next_hops:?}");
+            Ok(())
+        })
+        .unwrap();
+    };
+    let mut all = vec![
+        "10.0.1.11",
+        "10.0.1.12",
+        "10.0.1.13",
+        "10.0.3.11",
+        "10.0.3.12",
+        "10.0.3.13",
+    ];
+    until(&all);
+    assert_eq!(reflector.next_hops(SERVICE).unwrap().len(), 6);
+
+    clients[0].ask("disable second").unwrap();
+    all.retain(|next_hop| *next_hop != "10.0.3.11");
+    until(&all);
+    clients[1].process.kill().unwrap();
+    all.retain(|next_hop| !next_hop.ends_with(".12"));
+    until(&all);
+    clients[0].ask("enable second").unwrap();
+    all.insert(2, "10.0.3.11");
+    until(&all);
+}
