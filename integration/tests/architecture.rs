@@ -1,5 +1,7 @@
 //! Guards the layers of `docs/ARCHITECTURE.md`: a wrong edge in a Cargo.toml fails here.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::{collections::BTreeMap, fs, path::Path};
 
 use cargo_metadata::{CargoOpt, DependencyKind, Metadata, MetadataCommand};

@@ -273,16 +273,16 @@ impl Plan {
         if let Drain::Draining { until } = self.drain
             && until <= now
         {
+            let linger = self.config.linger;
             let announced = self.entries.iter().filter(|(_, it)| it.announced.is_some());
             self.withdrawn_by_drain = announced.map(|(prefix, _)| *prefix).collect();
-            let linger = if self.withdrawn_by_drain.is_empty() {
-                Duration::ZERO
-            } else {
-                self.config.linger
-            };
-            self.drain = Drain::Lingering {
-                until: now + linger,
-            };
+            // What was withdrawn during the drain, as after the data plane has ended, lingers, too.
+            let ends = self.entries.values().filter_map(|it| {
+                let is_announced = it.announced.is_some();
+                is_announced.then_some(now + linger).or(it.release_at)
+            });
+            let until = ends.max().unwrap_or(now);
+            self.drain = Drain::Lingering { until };
         }
     }
 

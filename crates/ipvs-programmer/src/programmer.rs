@@ -290,7 +290,7 @@ impl Programmer {
                 .extend(self.set_target(*id, desired.virtual_servers.get(id)));
         }
         self.table.program(std::mem::take(&mut turn.keys)).await;
-        self.local_prefixes.add_missing().await;
+        self.local_prefixes.complete().await;
         self.publish(&desired, &turn);
         self.desired = Some(desired);
         let incomplete = self.table.has_errors()
@@ -369,7 +369,9 @@ impl Programmer {
             return self.remove_target(id);
         };
         let key = marks::entry_key(&id, self.marks.get(&id).copied())?;
-        if firewall::is_needed_by(server) && !self.firewall.is_usable() {
+        // A transaction that failed has changed nothing, so an entry that is there goes on working.
+        let impossible = firewall::is_needed_by(server) && !self.firewall.is_usable();
+        if impossible && !self.table.owns(key) {
             self.table.remove_target(key);
             return Some(key);
         }

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use lab::http::{self, Load, PersistentConnections};
 use lab::reference::{SERVICE, SERVICE_RANGE};
 use lab::system::{Daemon, System};
-use lab::{ensure_that, wait_for};
+use lab::wait_for;
 
 /// For anything that is to happen, on the slowest floor.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -79,10 +79,8 @@ pub(crate) fn until_weight(
                 desired.is_some_and(|desired| desired.address == real_server.to_string())
             })
             .map(|status| status.effective_weight);
-        Ok(
-            ensure_that(found == weight, format!("weight {found:?}"))
-                .map_err(anyhow::Error::msg)?,
-        )
+        ensure!(found == weight, "weight {found:?}");
+        Ok(())
     })
 }
 

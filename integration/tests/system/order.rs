@@ -123,7 +123,7 @@ fn the_router_follows_load_balancers_as_they_come_and_go() {
     ] {
         for lb_pod in 0..3 {
             let daemons = System::lb_pod(lb_pod);
-            let runs = system.process(ANNOUNCER_OF[lb_pod]).is_ok();
+            let runs = system.process(Daemon::BgpAnnouncer(lb_pod)).is_ok();
             match (lb_pods.contains(&lb_pod), runs) {
                 (true, false) => {
                     for daemon in daemons {
@@ -142,12 +142,6 @@ fn the_router_follows_load_balancers_as_they_come_and_go() {
         system.wait_until_announced(lb_pods, SOON).unwrap();
     }
 }
-
-const ANNOUNCER_OF: [Daemon; 3] = [
-    Daemon::BgpAnnouncer(0),
-    Daemon::BgpAnnouncer(1),
-    Daemon::BgpAnnouncer(2),
-];
 
 #[test]
 fn a_service_is_announced_while_enough_of_its_real_servers_are_healthy() {

@@ -473,6 +473,29 @@ fn a_service_that_fails_during_a_drain_is_withdrawn_at_once() {
 }
 
 #[test]
+fn a_route_lingers_also_when_its_address_was_withdrawn_during_the_drain() {
+    let mut config = config();
+    config.data_plane_timeout = Duration::from_secs(8);
+    let mut transcript = Transcript::announced(config);
+    transcript.feed(Input::Stop);
+    // As when all containers of a pod end at once.
+    transcript.feed(Input::DataPlaneLost("the stream has ended".into()));
+    transcript.wait(3);
+    transcript.check(&expect![[r#"
+        0: Stop
+            announce 10.1.1.1/32 local_pref 0 GRACEFUL_SHUTDOWN
+        0: DataPlaneLost("the stream has ended")
+        8: DeadlineReached
+            withdraw 10.1.1.1/32
+        10: DeadlineReached
+        13: DeadlineReached
+            release 10.1.1.1/32
+            drained
+            stopped
+    "#]]);
+}
+
+#[test]
 fn undrain_reverts_a_drain_at_each_stage() {
     for seconds in [1, 11, 20] {
         let mut transcript = Transcript::announced(config());

@@ -75,6 +75,7 @@ impl Programmer {
         let Some(desired) = &mut self.desired else {
             return;
         };
+        tracing::debug!(?change, "the desired set changes");
         match &change {
             DesiredChange::PutServiceRange(_) | DesiredChange::RemoveServiceRange(_) => {
                 turn.structure = true;

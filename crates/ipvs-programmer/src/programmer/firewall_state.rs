@@ -45,11 +45,7 @@ impl FirewallState {
 
     /// Puts the table in force, unless it is.
     pub(super) async fn set(&mut self, wanted: Table) {
-        let unsupported = self
-            .error
-            .as_ref()
-            .is_some_and(|failure| failure.unsupported);
-        if unsupported || (self.is_usable() && self.wanted.as_ref() == Some(&wanted)) {
+        if self.wanted.as_ref() == Some(&wanted) && !self.has_failed() {
             return;
         }
         self.wanted = Some(wanted.clone());

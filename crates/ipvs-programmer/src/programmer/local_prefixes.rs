@@ -47,25 +47,15 @@ impl LocalPrefixes {
 
     /// Sets what shall be local, and takes back what shall not.
     pub(super) async fn set_wanted(&mut self, wanted: BTreeSet<IpNet>) {
-        self.errors.retain(|prefix, _| wanted.contains(prefix));
         self.wanted = wanted;
-        let gone: Vec<IpNet> = self.local.difference(&self.wanted).copied().collect();
-        for prefix in gone {
-            match self
-                .kernel
-                .call(move |kernel| kernel.remove_local_prefix(prefix))
-                .await
-            {
-                Ok(()) => {
-                    self.local.remove(&prefix);
-                }
-                Err(error) => self.failed(prefix, &error, "a prefix stays local"),
-            }
-        }
+        let (wanted, local) = (&self.wanted, &self.local);
+        self.errors
+            .retain(|prefix, _| wanted.contains(prefix) || local.contains(prefix));
+        self.remove_unwanted().await;
     }
 
-    /// Accepts what shall be local and is not.
-    pub(super) async fn add_missing(&mut self) {
+    /// Accepts what shall be local and is not, and takes back the rest.
+    pub(super) async fn complete(&mut self) {
         let missing: Vec<IpNet> = self.wanted.difference(&self.local).copied().collect();
         for prefix in missing {
             match self
@@ -80,6 +70,31 @@ impl LocalPrefixes {
                 Err(error) => {
                     self.failed(prefix, &error, "a service address is not accepted as local");
                 }
+            }
+        }
+        self.remove_unwanted().await;
+    }
+
+    /// What overlaps with a prefix that is still to come, such as an address with its new range,
+    /// stays until that is there: no packet meanwhile finds the address of nobody.
+    async fn remove_unwanted(&mut self) {
+        let needed = |prefix: &IpNet| {
+            let mut missing = self.wanted.difference(&self.local);
+            missing.any(|missing| missing.contains(prefix) || prefix.contains(missing))
+        };
+        let unwanted = self.local.difference(&self.wanted);
+        let unwanted: Vec<IpNet> = unwanted.filter(|prefix| !needed(prefix)).copied().collect();
+        for prefix in unwanted {
+            match self
+                .kernel
+                .call(move |kernel| kernel.remove_local_prefix(prefix))
+                .await
+            {
+                Ok(()) => {
+                    self.local.remove(&prefix);
+                    self.errors.remove(&prefix);
+                }
+                Err(error) => self.failed(prefix, &error, "a prefix stays local"),
             }
         }
     }

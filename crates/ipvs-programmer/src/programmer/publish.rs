@@ -28,6 +28,14 @@ impl Programmer {
         }
         if turn.structure {
             prefixes.extend(self.local_prefixes.wanted().iter().copied());
+        }
+        for prefix in prefixes {
+            if self.local_prefixes.wanted().contains(&prefix) {
+                self.publish_service_address(prefix);
+            }
+        }
+        // After those that come, which may take their place.
+        if turn.structure {
             let gone: Vec<IpNet> = (self.service_addresses.keys())
                 .filter(|prefix| !self.local_prefixes.wanted().contains(prefix))
                 .copied()
@@ -35,11 +43,6 @@ impl Programmer {
             for prefix in gone {
                 self.service_addresses.remove(&prefix);
                 self.service_address_publisher.remove(&prefix);
-            }
-        }
-        for prefix in prefixes {
-            if self.local_prefixes.wanted().contains(&prefix) {
-                self.publish_service_address(prefix);
             }
         }
         self.virtual_server_publisher.synced();

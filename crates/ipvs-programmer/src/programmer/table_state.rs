@@ -111,12 +111,13 @@ impl TableState {
                     (changes, result)
                 })
                 .await;
-            self.metrics.changes.inc_by(changes.len() as u64);
+            let count = changes.len();
+            self.metrics.changes.inc_by(count as u64);
             self.take_errors(&touched, &changes, result);
             self.read_back(touched).await;
-            self.metrics
-                .apply_seconds
-                .observe(begin.elapsed().as_secs_f64());
+            let elapsed = begin.elapsed();
+            self.metrics.apply_seconds.observe(elapsed.as_secs_f64());
+            tracing::debug!(changes = count, ?elapsed, "the table was changed and read back");
         }
         for key in keys {
             let as_wanted = match (self.actual(key), self.target(key)) {

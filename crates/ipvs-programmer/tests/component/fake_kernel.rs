@@ -28,6 +28,7 @@ pub(crate) struct State {
     /// Everything that was written, in order.
     pub(crate) writes: Vec<String>,
     pub(crate) without_nftables: bool,
+    pub(crate) nftables_fails: bool,
     pub(crate) without_mh: bool,
     pub(crate) lo_down: bool,
     /// The next answer to changes gets lost after they were made.
@@ -150,6 +151,12 @@ impl Kernel for FakeKernel {
         table: &nftables_table::Table,
     ) -> Result<(), nftables_table::Error> {
         let mut state = self.state();
+        if state.nftables_fails {
+            return Err(nftables_table::Error::Refused {
+                what: "test".into(),
+                source: Errno::ENOMEM.into(),
+            });
+        }
         state.writes.push("replace firewall".into());
         state.firewall = Some(table.clone());
         Ok(())

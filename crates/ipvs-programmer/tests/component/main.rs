@@ -8,7 +8,8 @@ mod world;
 use std::time::Duration;
 
 use daemon_api::dataplane::v1::{
-    Health, MissingStep, WatchServiceAddressesRequest, watch_service_addresses_response::Event,
+    Health, MissingStep, ServiceAddress, WatchServiceAddressesRequest,
+    watch_service_addresses_response::Event,
 };
 use daemon_api::discovery::v1 as discovery_v1;
 use ipvs_programmer::Connections;
@@ -373,6 +374,38 @@ fn a_virtual_server_that_goes_loses_its_address_before_its_entry() {
 }
 
 #[test]
+fn an_address_that_moves_into_a_range_or_out_of_it_stays_local_all_the_while() {
+    run(|| async {
+        let _one = real_server(ONE).await;
+        let in_range = desired(&[virtual_server(ID, &[ONE])]);
+        let mut alone = in_range.clone();
+        alone.service_ranges.clear();
+        let kernel = FakeKernel::default();
+        let stand_in = StandIn::silent("127.0.0.1:0").await;
+        stand_in.say(&alone);
+        let mut world = World::start(&kernel, stand_in.address).await;
+        world.wait_until_serving("10.1.1.10/32").await;
+        for (set, comes, goes) in [
+            (&in_range, RANGE, "10.1.1.10/32"),
+            (&alone, "10.1.1.10/32", RANGE),
+        ] {
+            kernel.take_writes();
+            stand_in.say(set);
+            world.wait_until_serving(comes).await;
+            let local = [comes.parse().unwrap()].into();
+            world.wait_for_kernel(|state| state.local == local).await;
+            let writes = kernel.take_writes();
+            let at = |text: String| writes.iter().position(|write| *write == text);
+            let (added, removed) = (
+                at(format!("add local {comes}")),
+                at(format!("remove local {goes}")),
+            );
+            assert!(added.is_some() && added < removed, "{writes:#?}");
+        }
+    });
+}
+
+#[test]
 fn a_kernel_without_nftables_serves_tunnels_and_says_what_it_cannot() {
     run(|| async {
         let _one = real_server(ONE).await;
@@ -406,6 +439,38 @@ fn a_kernel_without_nftables_serves_tunnels_and_says_what_it_cannot() {
         assert!(world.readiness.report().contains("going on without"));
         let entries = kernel.state().table.entries.len();
         assert_eq!(entries, 2, "the tunnel and the standing entry");
+    });
+}
+
+#[test]
+fn a_refused_nftables_transaction_takes_nothing_out_of_service() {
+    run(|| async {
+        let _one = real_server(ONE).await;
+        let masquerade = |id| {
+            let mut server = virtual_server(id, &[ONE]);
+            server.forwarding_method = ForwardingMethod::Masquerade;
+            server
+        };
+        let kernel = FakeKernel::default();
+        let stand_in = StandIn::silent("127.0.0.1:0").await;
+        stand_in.say(&desired(&[masquerade(ID)]));
+        let mut world = World::start(&kernel, stand_in.address).await;
+        world.wait_until_serving(RANGE).await;
+        kernel.state().nftables_fails = true;
+        const NEXT: &str = "tcp/10.1.1.11:8080";
+        stand_in.say(&desired(&[masquerade(ID), masquerade(NEXT)]));
+        let two = |address: &ServiceAddress| address.virtual_servers == 2;
+        let address = world.wait_for(two).await;
+        assert_eq!(
+            (address.serving, address.serving_virtual_servers),
+            (true, 1)
+        );
+        assert!(!kernel.state().table.entries.contains_key(&key(NEXT)));
+        assert_eq!(weight(&kernel.state(), ID, ONE), Some(1));
+        kernel.state().nftables_fails = false;
+        world
+            .wait_for(|address| address.serving_virtual_servers == 2)
+            .await;
     });
 }
 

@@ -3,6 +3,7 @@
 use std::{
     process::Command,
     sync::mpsc::{Receiver, Sender, channel},
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -33,6 +34,7 @@ pub(crate) fn in_namespace<F: Future<Output = ()>>(body: impl FnOnce() -> F + Se
         ] {
             ip(line);
         }
+        wait_for_local("fd00:244:3::1");
         tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -41,6 +43,18 @@ pub(crate) fn in_namespace<F: Future<Output = ()>>(body: impl FnOnce() -> F + Se
     });
     if let Err(panic) = thread.join() {
         std::panic::resume_unwind(panic);
+    }
+}
+
+/// The kernel makes an IPv6 address local a moment after it has acknowledged it.
+fn wait_for_local(address: &str) {
+    let begin = Instant::now();
+    while ip(&format!("-6 route show table local {address}")).is_empty() {
+        assert!(
+            begin.elapsed() < DEADLINE,
+            "{address} does not become local"
+        );
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 

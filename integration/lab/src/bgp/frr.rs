@@ -13,7 +13,7 @@ use crate::process::Process;
 
 pub(super) fn config(speaker: &Speaker) -> String {
     let mut text = format!(
-        "log stdout\nrouter bgp {}\n bgp router-id {}\n bgp cluster-id {}\n \
+        "log stdout\nrouter bgp {}\n bgp router-id {}\n bgp cluster-id {}\n bgp log-neighbor-changes\n \
          no bgp ebgp-requires-policy\n no bgp default ipv4-unicast\n no bgp network import-check\n \
          timers bgp {} {HOLD_TIME_SECONDS}\n",
         speaker.asn,

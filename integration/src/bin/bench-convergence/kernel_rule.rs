@@ -50,10 +50,20 @@ pub(crate) fn measure(rounds: usize, report: &mut Report) -> Result<()> {
             wait_for_rule(&ours, changing.address, false)?;
             wait_for_checks(&system, checked)?;
             let began = Instant::now();
+            eprintln!(
+                "TRACE add {checked} {:?}",
+                std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)
+            );
             system.write_desired(&desired(&pods, checked))?;
+            eprintln!("TRACE written {:?}", began.elapsed());
             figures[offset].add_time(wait_for_rule(&ours, changing.address, true)? - began);
             let began = Instant::now();
+            eprintln!(
+                "TRACE remove {checked} {:?}",
+                std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)
+            );
             system.write_desired(&desired(&stay, checked))?;
+            eprintln!("TRACE written {:?}", began.elapsed());
             figures[offset + 1].add_time(wait_for_rule(&ours, changing.address, false)? - began);
         }
         let began = Instant::now();

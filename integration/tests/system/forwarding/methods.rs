@@ -6,15 +6,15 @@ use std::{
 };
 
 use lab::{
-    http,
+    ensure_that, http,
     nodes::Pod,
     reference::{CLIENT, CLIENT6, Options, Reception},
     system::{Daemon, Ports, RealServer, System, VirtualServer},
-    udp,
+    udp, wait_for,
 };
 
 use super::{
-    SOON, allow_binding, empty, one_lb_pod,
+    SILENCE, SOON, allow_binding, empty, one_lb_pod,
     peer_server::{self, PeerServer},
     service, virtual_server,
 };
@@ -79,20 +79,19 @@ fn name_servers(
 
 #[test]
 fn tunnels_carry_http_and_udp_of_both_ip_versions_to_every_web_pod() {
-    let system = one_lb_pod("tunnels", Options::default(), |system| {
+    // The same address tunnels and translates: each port has its own method.
+    let desired = |system: &System, method_of_peer_ports: [&'static str; 2]| {
         let pods = &system.network.web_pods;
-        let servers = http_and_names("Tunnel", 1, pods);
-        // Beside it the same address translates: each port keeps its own method.
-        let masquerade = VirtualServer {
-            forwarding_method: Some("Masquerade"),
-            ..virtual_server(1, Ports::One(PEER_PORT), &pods[1..2])
-        };
-        let tunnel = virtual_server(1, Ports::One(PEER_PORT + 1), &pods[1..2]);
-        servers
-            .into_iter()
-            .fold(empty(), |desired, server| desired.with(server))
-            .with(masquerade)
-            .with(tunnel)
+        let peers = (PEER_PORT..).zip(method_of_peer_ports);
+        let peers = peers.map(|(port, method)| VirtualServer {
+            forwarding_method: Some(method),
+            ..virtual_server(1, Ports::One(port), &pods[1..2])
+        });
+        let servers = http_and_names("Tunnel", 1, pods).into_iter().chain(peers);
+        servers.fold(empty(), |desired, server| desired.with(server))
+    };
+    let system = one_lb_pod("tunnels", Options::default(), |system| {
+        desired(system, ["Masquerade", "Tunnel"])
     });
     let pods = &system.network.web_pods;
     let names = name_servers(&system, pods, |_| service(1));
@@ -101,20 +100,26 @@ fn tunnels_carry_http_and_udp_of_both_ip_versions_to_every_web_pod() {
     let web = system.network.lab.host(&pods[1].name).unwrap();
     let client = system.network.client().unwrap();
     let lb_pod = &system.network.lb_pods[0];
-    let seen: [(IpAddr, IpAddr, IpAddr); 2] = [
-        (service(1)[0], lb_pod.address.into(), CLIENT.addr().into()),
-        (service(1)[1], lb_pod.address6.into(), CLIENT6.addr().into()),
-    ];
-    for (address, pod, client_address) in seen {
-        let any: IpAddr = match address {
-            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-        };
-        for (port, expected) in [(PEER_PORT, pod), (PEER_PORT + 1, client_address)] {
-            let server = PeerServer::start(&web, SocketAddr::new(any, port)).unwrap();
-            let answer = peer_server::ask(&client, SocketAddr::new(address, port), SOON).unwrap();
-            assert_eq!(answer, expected.to_string(), "{address}:{port}");
-            drop(server);
+    let any: IpAddr = Ipv6Addr::UNSPECIFIED.into();
+    let _servers = [PEER_PORT, PEER_PORT + 1]
+        .map(|port| PeerServer::start(&web, SocketAddr::new(any, port)).unwrap());
+    let translated: [IpAddr; 2] = [lb_pod.address.into(), lb_pod.address6.into()];
+    let kept: [IpAddr; 2] = [CLIENT.addr().into(), CLIENT6.addr().into()];
+    for (methods, [first, second]) in [
+        (["Masquerade", "Tunnel"], [translated, kept]),
+        (["Tunnel", "Masquerade"], [kept, translated]),
+    ] {
+        system.write_desired(&desired(&system, methods)).unwrap();
+        for (port, expected) in [(PEER_PORT, first), (PEER_PORT + 1, second)] {
+            for (address, expected) in service(1).into_iter().zip(expected) {
+                let server = SocketAddr::new(address, port);
+                wait_for(&format!("{server} sees {expected}"), SOON, || {
+                    let seen = peer_server::ask(&client, server, SILENCE);
+                    let seen = seen.map_err(|error| format!("{error:#}"))?;
+                    ensure_that(seen == expected.to_string(), seen)
+                })
+                .unwrap();
+            }
         }
     }
 }

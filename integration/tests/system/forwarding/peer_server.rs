@@ -37,7 +37,8 @@ impl PeerServer {
                 while !ended.load(Ordering::Relaxed) {
                     match listener.accept() {
                         Ok((mut stream, from)) => {
-                            let _ = stream.write_all(from.ip().to_string().as_bytes());
+                            let _ =
+                                stream.write_all(from.ip().to_canonical().to_string().as_bytes());
                         }
                         Err(_) => std::thread::sleep(Duration::from_millis(2)),
                     }

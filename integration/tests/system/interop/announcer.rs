@@ -162,8 +162,8 @@ fn our_announcer_drains_and_says_goodbye_to_any_program() {
     };
     for (reflector, text) in [
         (bird, "Administrative shutdown"),
-        (frr, "Administrative Shutdown"),
-        (gobgp, "Cease"),
+        (frr, "6/2 (Cease/Administrative Shutdown)"),
+        (gobgp, "bgp-announcer was told to end"),
     ] {
         reflector.process.wait_for_line(text, SOON).unwrap();
     }

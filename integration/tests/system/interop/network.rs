@@ -29,6 +29,7 @@ pub(crate) const SERVICE6: &str = "fd00:10:1:1::/64";
 /// The group of the clients, which come from 10.0.1.0/24.
 pub(crate) const CLIENTS: &str = "
 - name: clients
+  role: client
   dynamicPrefixes: [10.0.1.0/24]
   holdTime: 3s
   importPrefixes:
@@ -115,9 +116,9 @@ impl Place {
 impl Network {
     pub(crate) fn bring_up(name: &str, places: &[Place]) -> Result<Self> {
         let mut topology = Topology::new();
-        topology.host("link").bridge("link");
+        topology.host("switch").bridge("lan");
         for place in places {
-            topology.plug(&place.name(), ("link", "link"));
+            topology.plug(&place.name(), ("switch", "lan"));
             let v4 = IpNet::new(place.address().into(), 16)?;
             let v6 = IpNet::new(place.address6().into(), 64)?;
             let host = topology.host(&place.name());
@@ -195,7 +196,15 @@ impl Reflector {
             .arg(host.write("reflector.yaml", &file(groups, peers))?);
         let process = host.start("route-reflector", command)?;
         let this = Self { process, host };
-        eventually("the reflector answers", || this.sessions().map(drop))?;
+        eventually("the reflector answers or has ended", || {
+            let answer = this.sessions();
+            if this.process.is_running() {
+                answer.map(drop)
+            } else {
+                Ok(())
+            }
+        })?;
+        ensure!(this.process.is_running(), this.process.tail());
         Ok(this)
     }
 
