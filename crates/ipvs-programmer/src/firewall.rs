@@ -11,6 +11,8 @@ use nftables_table::{
 };
 use virtual_server::{ForwardingMethod, Ports, Protocol, VirtualServer, VirtualServerId};
 
+use crate::marks;
+
 /// Name of our table, in the family `inet`.
 pub const TABLE_NAME: &str = "portlb-ipvs";
 /// Family of our table.
@@ -112,11 +114,15 @@ pub fn table<'a>(
 
 /// Whether a virtual server cannot work without nftables.
 pub fn is_needed_by(virtual_server: &VirtualServer) -> bool {
-    let masquerade = match virtual_server.forwarding_method {
+    is_masquerade(virtual_server.forwarding_method) || marks::needs_mark(&virtual_server.id)
+}
+
+/// Whether replies return through the pod.
+pub(crate) fn is_masquerade(method: ForwardingMethod) -> bool {
+    match method {
         ForwardingMethod::Masquerade => true,
         ForwardingMethod::DirectRouting | ForwardingMethod::Tunnel(_) => false,
-    };
-    masquerade || crate::marks::needs_mark(&virtual_server.id)
+    }
 }
 
 fn chain(name: &str, kind: Kind, hook: Hook, priority: i32, rules: Vec<Rule>) -> Chain {

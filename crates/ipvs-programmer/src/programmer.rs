@@ -20,9 +20,7 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
-use virtual_server::{
-    AddressFamily, DesiredSet, EntryKey, ForwardingMethod, VirtualServer, VirtualServerId,
-};
+use virtual_server::{AddressFamily, DesiredSet, EntryKey, VirtualServer, VirtualServerId};
 
 use crate::{
     check::{CheckEvent, CheckKey, Checks},
@@ -397,13 +395,5 @@ impl Programmer {
         let key = marks::entry_key(&id, mark.or_else(|| self.marks.get(&id).copied()))?;
         self.table.remove_target(key);
         Some(key)
-    }
-}
-
-/// The forwarding methods whose replies return through the pod.
-fn is_masquerade(method: ForwardingMethod) -> bool {
-    match method {
-        ForwardingMethod::Masquerade => true,
-        ForwardingMethod::DirectRouting | ForwardingMethod::Tunnel(_) => false,
     }
 }

@@ -91,19 +91,13 @@ pub(crate) fn get_destinations(key: EntryKey) -> IpvsMessage {
 
 /// The service in an answer; `None` for one that the table cannot hold: another protocol.
 pub(crate) fn service(message: &IpvsMessage) -> Option<(EntryKey, EntrySettings)> {
-    let attributes = message
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            IpvsAttribute::Service(attributes) => Some(attributes),
-            IpvsAttribute::Dest(_)
-            | IpvsAttribute::TimeoutTcp(_)
-            | IpvsAttribute::TimeoutTcpFin(_)
-            | IpvsAttribute::TimeoutUdp(_)
-            | IpvsAttribute::InfoVersion(_)
-            | IpvsAttribute::InfoConnectionTableSize(_)
-            | IpvsAttribute::Other(_) => None,
-        })?;
+    let attributes = message.attributes.iter().find_map(|attribute| {
+        if let IpvsAttribute::Service(attributes) = attribute {
+            Some(attributes)
+        } else {
+            None
+        }
+    })?;
     let mut found = FoundService::default();
     for attribute in attributes {
         match attribute {
@@ -124,25 +118,19 @@ pub(crate) fn service(message: &IpvsMessage) -> Option<(EntryKey, EntrySettings)
     Some((found.key()?, found.settings()))
 }
 
-/// The destination in an answer about a service of this family; `None` for one without a usable
-/// address.
 /// Address, settings and connections of a real server.
 pub(crate) type FoundRealServer = (SocketAddr, RealServerEntry, Connections);
 
+/// The destination in an answer about a service of this family; `None` for one without a usable
+/// address.
 pub(crate) fn real_server(message: &IpvsMessage, family: AddressFamily) -> Option<FoundRealServer> {
-    let attributes = message
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            IpvsAttribute::Dest(attributes) => Some(attributes),
-            IpvsAttribute::Service(_)
-            | IpvsAttribute::TimeoutTcp(_)
-            | IpvsAttribute::TimeoutTcpFin(_)
-            | IpvsAttribute::TimeoutUdp(_)
-            | IpvsAttribute::InfoVersion(_)
-            | IpvsAttribute::InfoConnectionTableSize(_)
-            | IpvsAttribute::Other(_) => None,
-        })?;
+    let attributes = message.attributes.iter().find_map(|attribute| {
+        if let IpvsAttribute::Dest(attributes) = attribute {
+            Some(attributes)
+        } else {
+            None
+        }
+    })?;
     let mut address_family = family_number(family);
     let mut octets = None;
     let mut port = 0;

@@ -46,14 +46,19 @@ pub(crate) fn one_lb_pod(
 
 /// The same for a system whose files are written; returns when the ranges are announced.
 pub(crate) fn start_one_lb_pod(system: &mut System) {
-    system.start(Daemon::RouteReflector(0)).unwrap();
-    for node in 0..3 {
-        system.start(Daemon::NodeRouter(node)).unwrap();
-    }
-    for daemon in System::lb_pod(0) {
+    start_daemons(system);
+    system.wait_until_announced(&[0], SOON).unwrap();
+}
+
+/// Starts the first lb pod and what it needs of reflectors and nodes.
+fn start_daemons(system: &mut System) {
+    let needed = [Daemon::RouteReflector(0)]
+        .into_iter()
+        .chain((0..3).map(Daemon::NodeRouter))
+        .chain(System::lb_pod(0));
+    for daemon in needed {
         system.start(daemon).unwrap();
     }
-    system.wait_until_announced(&[0], SOON).unwrap();
 }
 
 /// Waits until an lb pod serves every virtual server that its pod-watcher names.

@@ -4,8 +4,10 @@ use daemon_runtime::in_words;
 use nftables_table::{Fingerprint, Table};
 use virtual_server::ForwardingMethod;
 
-use super::is_masquerade;
-use crate::{firewall::TABLE_NAME, kernel::KernelThread};
+use crate::{
+    firewall::{TABLE_NAME, is_masquerade},
+    kernel::KernelThread,
+};
 
 #[derive(Debug)]
 pub(super) struct FirewallState {

@@ -3,8 +3,8 @@
 use daemon_runtime::Labels;
 use virtual_server::DesiredSet;
 
-use super::is_masquerade;
 use crate::{
+    firewall::is_masquerade,
     kernel::KernelThread,
     metrics::ProgrammerMetrics,
     sysctl::{Needs, Sysctl, wanted},

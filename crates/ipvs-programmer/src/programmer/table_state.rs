@@ -117,7 +117,11 @@ impl TableState {
             self.read_back(touched).await;
             let elapsed = begin.elapsed();
             self.metrics.apply_seconds.observe(elapsed.as_secs_f64());
-            tracing::debug!(changes = count, ?elapsed, "the table was changed and read back");
+            tracing::debug!(
+                changes = count,
+                ?elapsed,
+                "the table was changed and read back"
+            );
         }
         for key in keys {
             let as_wanted = match (self.actual(key), self.target(key)) {

@@ -49,22 +49,14 @@ pub(crate) fn measure(rounds: usize, report: &mut Report) -> Result<()> {
             system.write_desired(&desired(&stay, checked))?;
             wait_for_rule(&ours, changing.address, false)?;
             wait_for_checks(&system, checked)?;
-            let began = Instant::now();
-            eprintln!(
-                "TRACE add {checked} {:?}",
-                std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)
-            );
-            system.write_desired(&desired(&pods, checked))?;
-            eprintln!("TRACE written {:?}", began.elapsed());
-            figures[offset].add_time(wait_for_rule(&ours, changing.address, true)? - began);
-            let began = Instant::now();
-            eprintln!(
-                "TRACE remove {checked} {:?}",
-                std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)
-            );
-            system.write_desired(&desired(&stay, checked))?;
-            eprintln!("TRACE written {:?}", began.elapsed());
-            figures[offset + 1].add_time(wait_for_rule(&ours, changing.address, false)? - began);
+            let more = desired(&pods, checked).text();
+            let fewer = desired(&stay, checked).text();
+            for (text, present) in [(more, true), (fewer, false)] {
+                let began = Instant::now();
+                system.write_desired_text(0, &text)?;
+                let seen = wait_for_rule(&ours, changing.address, present)?;
+                figures[offset + usize::from(!present)].add_time(seen - began);
+            }
         }
         let began = Instant::now();
         keepalived.reload(&[virtual_server(&pods)])?;

@@ -9,7 +9,10 @@ use lab::{
     system::{Desired, Ports, RealServer, System, VirtualServer},
 };
 
-use super::{SOON, addresses, empty, one_lb_pod, service, virtual_server, wait_for_table, weight};
+use super::{
+    SOON, addresses, empty, one_lb_pod, service, start_daemons, virtual_server, wait_for_table,
+    weight,
+};
 
 /// Ranges that are half of those that the announcer may announce, so that addresses outside of
 /// them are announced as host routes.
@@ -57,17 +60,7 @@ fn a_dead_server_loses_its_weight_or_its_place_and_below_the_minimum_the_address
     };
     let desired = half_ranges().with(quiesce).with(remove).with(minimum);
     system.write_desired(&desired).unwrap();
-    for daemon in System::lb_pod(0) {
-        system.start(daemon).unwrap();
-    }
-    for daemon in System::all() {
-        if matches!(
-            daemon,
-            lab::system::Daemon::RouteReflector(0) | lab::system::Daemon::NodeRouter(_)
-        ) {
-            system.start(daemon).unwrap();
-        }
-    }
+    start_daemons(&mut system);
     let announced = |system: &System, host_is: bool| {
         for (range, host) in range_and_host_routes() {
             let next_hops = system.next_hops(range, &[0]).unwrap();

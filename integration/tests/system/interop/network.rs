@@ -1,7 +1,7 @@
 //! Speakers on one link, our route reflector among them.
 
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -244,9 +244,12 @@ impl Reflector {
 
     /// The session with a peer, dynamic or static.
     pub(crate) fn session(&self, place: Place) -> Result<Session> {
-        let address = place.address().to_string();
+        let address = IpAddr::from(place.address());
         let sessions = self.sessions()?;
-        let found = sessions.iter().find(|s| s.peer_address == address);
+        let found = sessions.iter().find(|session| {
+            let peer = session.peer_address.parse::<SocketAddr>();
+            peer.is_ok_and(|peer| peer.ip() == address)
+        });
         found
             .cloned()
             .with_context(|| format!("no session with {address}: {sessions:#?}"))
