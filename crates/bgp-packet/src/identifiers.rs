@@ -2,8 +2,7 @@
 
 use std::{
     fmt,
-    net::{AddrParseError, IpAddr, Ipv4Addr},
-    num::ParseIntError,
+    net::{IpAddr, Ipv4Addr},
     str::FromStr,
 };
 
@@ -135,27 +134,44 @@ impl fmt::Display for Family {
     }
 }
 
+/// A text that is no identifier; says what one looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParseIdentifierError {
+    /// Allowed: asplain.
+    #[error("an AS number is a plain number of 0 to 4294967295, such as 64512")]
+    Asn,
+    /// Allowed: four octets.
+    #[error("a BGP identifier has the form of an IPv4 address, such as 192.0.2.1")]
+    Identifier,
+}
+
 impl FromStr for Asn {
-    type Err = ParseIntError;
+    type Err = ParseIdentifierError;
 
     /// Plain decimal (RFC 5396 asplain).
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.parse().map(Self)
+        text.parse()
+            .map(Self)
+            .map_err(|_| ParseIdentifierError::Asn)
     }
 }
 
 impl FromStr for RouterId {
-    type Err = AddrParseError;
+    type Err = ParseIdentifierError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.parse().map(Self)
+        text.parse()
+            .map(Self)
+            .map_err(|_| ParseIdentifierError::Identifier)
     }
 }
 
 impl FromStr for ClusterId {
-    type Err = AddrParseError;
+    type Err = ParseIdentifierError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.parse().map(Self)
+        text.parse()
+            .map(Self)
+            .map_err(|_| ParseIdentifierError::Identifier)
     }
 }

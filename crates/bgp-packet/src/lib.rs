@@ -24,7 +24,7 @@ pub use attributes::{
 };
 pub use capability::{AddPathMode, Capability, GracefulRestart};
 pub use codec::{CodecOptions, DecodeError, Decoder, encode};
-pub use identifiers::{Asn, ClusterId, Family, PathId, RouterId};
+pub use identifiers::{Asn, ClusterId, Family, ParseIdentifierError, PathId, RouterId};
 pub use ipnet::IpNet;
 pub use message::{
     Announced, AttributeError, Disposition, Message, Nlri, Open, RouteRefresh, Update,

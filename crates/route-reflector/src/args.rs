@@ -47,7 +47,8 @@ pub struct Args {
         long,
         env = "PORTLB_LISTEN",
         value_name = "ADDRESS",
-        value_delimiter = ','
+        value_delimiter = ',',
+        value_parser = listen
     )]
     pub listen: Vec<SocketAddr>,
 
@@ -71,6 +72,11 @@ pub struct Args {
         value_parser = daemon_runtime::parse_duration
     )]
     pub shutdown_timeout: Duration,
+}
+
+fn listen(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| "expected ADDRESS:PORT, such as 0.0.0.0:179 or [::]:179".to_owned())
 }
 
 fn shutdown_text(text: &str) -> Result<String, String> {
@@ -106,7 +112,7 @@ mod tests {
 
     #[test]
     fn flags_that_cannot_be_used_are_refused() {
-        check_refused(&["--listen", "179"], "invalid socket address");
+        check_refused(&["--listen", "179"], "such as 0.0.0.0:179");
         check_refused(
             &["--shutdown-text", &"x".repeat(256)],
             "RFC 9003 allows 255",

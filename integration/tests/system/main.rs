@@ -9,6 +9,7 @@ mod expect;
 mod failures;
 mod foreign;
 mod forwarding;
+mod input;
 mod interop;
 mod order;
 mod swap;

@@ -49,6 +49,8 @@ pub struct FileWatcher {
     look: Interval,
     settled_at: Option<Instant>,
     told: Option<Fingerprint>,
+    /// What decides has not been looked at since a change was told.
+    is_look_due: bool,
 }
 
 /// The path leads nowhere: it is empty, or relative to a directory that is gone.
@@ -107,6 +109,7 @@ impl FileWatcher {
             events,
             look,
             settled_at: None,
+            is_look_due: false,
         };
         let watched = watcher.and_then(|watcher| {
             this.watcher = Some(watcher);
@@ -129,6 +132,13 @@ impl FileWatcher {
 
     /// Returns when the file may have changed, appeared or disappeared. Cancel safe.
     pub async fn changed(&mut self) {
+        if std::mem::take(&mut self.is_look_due) {
+            self.look_for_directories();
+            // What happened before a new directory was watched.
+            if fingerprint(&self.path) != self.told {
+                self.settled_at = Some(Instant::now());
+            }
+        }
         loop {
             let settled_at = self.settled_at;
             let settled = async {
@@ -163,9 +173,10 @@ impl FileWatcher {
         }
     }
 
-    /// From here on only what happens after the reader's look at the file counts.
+    /// From here on only what happens after the reader's look at the file counts. The look at what
+    /// decides can wait until the reader has what it waits for.
     fn tell(&mut self) {
-        self.look_for_directories();
+        self.is_look_due = true;
         while self.events.try_recv().is_ok() {}
         self.settled_at = None;
         self.told = fingerprint(&self.path);

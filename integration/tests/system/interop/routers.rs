@@ -114,7 +114,7 @@ fn attributes_arrive_as_the_client_sent_them_with_those_of_reflection_added() {
             "Extended Community: RT:65000:3",
         ],
         &[
-            "[4200000001 64999]",
+            "4200000001 64999",
             "{Origin: e}",
             "{Med: 7}",
             "{LocalPref: 150}",

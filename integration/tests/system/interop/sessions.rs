@@ -15,16 +15,12 @@ use crate::expect::{SOON, eventually};
 const A: Place = Place::Client(1);
 const B: Place = Place::Client(2);
 
+/// GoBGP keeps what it received, so it never asks.
 #[test]
 fn a_route_refresh_is_answered_with_every_path() {
     let routers = [
         (Place::Router(1), Program::Bird, "reload in peer_reflector"),
         (Place::Router(2), Program::Frr, "clear bgp 10.0.0.1 in"),
-        (
-            Place::Router(3),
-            Program::GoBgp,
-            "neighbor 10.0.0.1 softresetin",
-        ),
     ];
     let mut places = vec![Place::Reflector, A];
     places.extend(routers.map(|(place, ..)| place));
@@ -215,32 +211,29 @@ fn a_shutdown_tells_every_program_why() {
 }
 
 #[test]
-fn a_reflector_that_only_waits_is_dialled_by_its_router() {
-    let router = Place::Router(1);
-    let network = Network::bring_up("interop-passive", &[Place::Reflector, router]).unwrap();
-    let passive = format!(
-        "{}- {{name: router, address: {}, connection: passive, group: routers}}\n",
-        file(
-            &[ROUTERS],
-            &[("other", Place::Router(200).address(), "routers")]
-        ),
-        router.address(),
+fn each_side_can_be_the_one_that_only_waits() {
+    let [dials, waits] = [Place::Router(1), Place::Router(2)];
+    let places = [Place::Reflector, dials, waits];
+    let network = Network::bring_up("interop-passive", &places).unwrap();
+    let peers = [("waits", waits.address(), "routers")];
+    let text = format!(
+        "{}- {{name: dials, address: {}, connection: passive, group: routers}}\n",
+        file(&[ROUTERS], &peers),
+        dials.address(),
     );
     let reflector = Reflector::start(&network, &[CLIENTS], &[]).unwrap();
-    reflector.reload(&passive).unwrap();
+    reflector.reload(&text).unwrap();
     network
-        .start(router, Program::Bird, &router.router())
+        .start(dials, Program::Bird, &dials.router())
         .unwrap();
-    reflector.wait_until_established(&[router]).unwrap();
-    let connections = network
-        .host(router)
-        .unwrap()
-        .output("ss", ["-Htn", "state", "established", "dport", "=", ":179"])
-        .unwrap();
-    assert_eq!(connections.lines().count(), 1, "{connections}");
-
-    // The other way round: BIRD waits and our reflector dials.
     let peer = Peer::new("reflector", REFLECTOR.into()).passive();
-    let waiting = Place::Router(1).speaker_of(peer);
-    assert!(Program::Bird.config(&waiting).contains("passive;"));
+    network
+        .start(waits, Program::Bird, &waits.speaker_of(peer))
+        .unwrap();
+    reflector.wait_until_established(&[dials, waits]).unwrap();
+    for (place, filter) in [(dials, "dport"), (waits, "sport")] {
+        let command = ["-Htn", "state", "established", filter, "=", ":179"];
+        let connections = network.host(place).unwrap().output("ss", command).unwrap();
+        assert_eq!(connections.lines().count(), 1, "{place:?}: {connections}");
+    }
 }

@@ -1,0 +1,131 @@
+//! An operator's first look at each daemon, with the real grpcurl.
+
+use anyhow::{Context, Result, ensure};
+use lab::reference::Options;
+use lab::system::{Daemon, System};
+
+/// A daemon, its service, and what an operator may ask of it without an argument.
+const DAEMONS: [(Daemon, &str, &[&str]); 5] = [
+    (
+        Daemon::PodWatcher(0),
+        "portlb.discovery.v1.Discovery",
+        &["List"],
+    ),
+    (
+        Daemon::IpvsProgrammer(0),
+        "portlb.dataplane.v1.DataPlane",
+        &["ListServiceAddresses", "ListVirtualServers"],
+    ),
+    (
+        Daemon::BgpAnnouncer(0),
+        "portlb.announcer.v1.Announcer",
+        &["ListAnnouncements", "ListSessions"],
+    ),
+    (
+        Daemon::NodeRouter(0),
+        "portlb.noderoute.v1.NodeRoute",
+        &["ListRoutes"],
+    ),
+    (
+        Daemon::RouteReflector(0),
+        "portlb.reflector.v1.Reflector",
+        &["ListSessions", "ListPaths", "GetConfiguration"],
+    ),
+];
+
+fn grpcurl(system: &System, daemon: Daemon, words: &[&str], rest: &[&str]) -> Result<String> {
+    let target = system.grpc_target(daemon)?;
+    let mut command = vec!["-plaintext"];
+    command.extend(words);
+    command.push(match target.strip_prefix("http://") {
+        Some(address) => address,
+        None => &target,
+    });
+    command.extend(rest);
+    let answer = system.host(daemon)?.output("grpcurl", command);
+    answer.with_context(|| format!("{daemon}: {rest:?}"))
+}
+
+#[test]
+fn grpcurl_lists_describes_and_asks_every_service_of_every_daemon() {
+    let system = System::up("input-grpcurl", Options::default()).unwrap();
+    for (daemon, own, questions) in DAEMONS {
+        let listed = grpcurl(&system, daemon, &[], &["list"]).unwrap();
+        let services: Vec<_> = listed.lines().collect();
+        for service in ["grpc.health.v1.Health", own] {
+            assert!(services.contains(&service), "{daemon}: {services:?}");
+        }
+        for service in &services {
+            let text = grpcurl(&system, daemon, &[], &["describe", service]).unwrap();
+            assert!(text.contains("rpc "), "{daemon} {service}: {text}");
+            let methods = grpcurl(&system, daemon, &[], &["list", service]).unwrap();
+            for method in methods.lines() {
+                grpcurl(&system, daemon, &[], &["describe", method]).unwrap();
+            }
+        }
+        let health = grpcurl(&system, daemon, &[], &["grpc.health.v1.Health/Check"]).unwrap();
+        assert!(health.contains("SERVING"), "{daemon}: {health}");
+        for question in questions {
+            let method = format!("{own}/{question}");
+            let answer = grpcurl(&system, daemon, &[], &[&method]).unwrap();
+            // Something is going on in a system that is up.
+            assert!(answer.len() > 10, "{daemon} {method}: {answer}");
+        }
+    }
+}
+
+#[test]
+fn grpcurl_sees_what_an_operator_looks_for() -> Result<()> {
+    let system = System::up("input-operator", Options::default())?;
+    let expected: [(Daemon, &str, &[&str]); 5] = [
+        (
+            Daemon::IpvsProgrammer(0),
+            "portlb.dataplane.v1.DataPlane/ListVirtualServers",
+            &[
+                "\"address\"",
+                "SCHEDULER_KIND_MH",
+                "\"weight\"",
+                "\"programmed\": true",
+            ],
+        ),
+        (
+            Daemon::BgpAnnouncer(0),
+            "portlb.announcer.v1.Announcer/ListSessions",
+            &[
+                "SESSION_STATE_ESTABLISHED",
+                "holdTimerRemainingMilliseconds",
+                "reflector-1",
+            ],
+        ),
+        (
+            Daemon::BgpAnnouncer(0),
+            "portlb.announcer.v1.Announcer/ListAnnouncements",
+            &["ANNOUNCEMENT_STATE_ANNOUNCED", "reflector-2"],
+        ),
+        (
+            Daemon::RouteReflector(0),
+            "portlb.reflector.v1.Reflector/ListPaths",
+            &["\"nextHop\"", "\"localPref\": 100", "\"best\": true"],
+        ),
+        (
+            Daemon::RouteReflector(0),
+            "portlb.reflector.v1.Reflector/GetConfiguration",
+            &["lb-pods", "routers", "\"clusterId\""],
+        ),
+    ];
+    for (daemon, method, words) in expected {
+        let answer = grpcurl(&system, daemon, &[], &[method])?;
+        for word in words {
+            ensure!(answer.contains(word), "{method} without {word}:\n{answer}");
+        }
+    }
+    let wrong = [
+        "-d",
+        "{\"table\": \"TABLE_ADJ_RIB_OUT\", \"peer\": \"nobody\"}",
+    ];
+    let method = "portlb.reflector.v1.Reflector/ListPaths";
+    let error = grpcurl(&system, Daemon::RouteReflector(0), &wrong, &[method]);
+    let error = format!("{:#}", error.err().context("nobody has a table")?);
+    ensure!(error.contains("nobody"), "{error}");
+    Ok(())
+}
