@@ -58,10 +58,6 @@ fn grpcurl_lists_describes_and_asks_every_service_of_every_daemon() {
         for service in &services {
             let text = grpcurl(&system, daemon, &[], &["describe", service]).unwrap();
             assert!(text.contains("rpc "), "{daemon} {service}: {text}");
-            let methods = grpcurl(&system, daemon, &[], &["list", service]).unwrap();
-            for method in methods.lines() {
-                grpcurl(&system, daemon, &[], &["describe", method]).unwrap();
-            }
         }
         let health = grpcurl(&system, daemon, &[], &["grpc.health.v1.Health/Check"]).unwrap();
         assert!(health.contains("SERVING"), "{daemon}: {health}");
