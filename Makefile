@@ -40,12 +40,12 @@ test-integration: floor ## real kernel, real peers, in network namespaces (FILTE
 test-images: floor ## build the container images and run each one's --help
 	containers/test
 
-demo: floor-demo build ## the whole load balancer on this machine, step by step (under a minute)
+demo: floor-demo build ## the whole load balancer on this machine, step by step (under a minute, once built)
 	$(FLOOR)/run $(RELEASE)/demo
 
 lab: floor-demo build ## the demo's topology with a prompt, to try things
 	$(FLOOR)/install packages grpcurl
-	$(FLOOR)/run $(RELEASE)/demo --prompt
+	LAB_TIMEOUT=0 $(FLOOR)/run $(RELEASE)/demo --prompt
 
 lint: ## format and clippy, warnings denied
 	cargo fmt --all --check
@@ -61,7 +61,7 @@ bench-convergence: floor build ## ours beside keepalived + exabgp + GoBGP, on on
 fuzz: ## each decoder's fuzz target for FUZZ_SECONDS (60)
 	integration/fuzz $(FUZZ_SECONDS)
 
-images: ## the container images, as OCI archives under target/images/
+images: floor ## the container images, as OCI archives under target/images/
 	containers/build
 
 floor: ## what the tests need: Debian packages, lab kernel, grpcurl
