@@ -1,4 +1,5 @@
-//! Speakers against each other, and against peers of a few lines, over loopback.
+//! Speakers against each other, and against peers of a few lines, over loopback. One file, since all
+//! of it uses the same few peers.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},

@@ -1,4 +1,5 @@
-//! UPDATE without errors: what the octets mean, and how it is sent.
+//! UPDATE without errors: what the octets mean, and how it is sent. Long because it is one table of
+//! octets and meanings for each attribute.
 
 use std::{net::IpAddr, sync::Arc};
 

@@ -1,3 +1,5 @@
+//! Transcripts of one session. Long because each states its whole exchange, to be read on its own.
+
 use std::{
     fmt::Write,
     net::Ipv4Addr,

@@ -1,4 +1,5 @@
-//! The whole daemon in process, over real gRPC, with a fake kernel.
+//! The whole daemon in process, over real gRPC, with a fake kernel. One file of cases over the world
+//! that its modules make.
 #![cfg(test)]
 
 mod discovery;
