@@ -15,8 +15,9 @@ use tokio::{
 use crate::{
     error::AnnouncerError,
     grpc::node_route::NodeRoutes,
+    log::Log,
     metrics::AnnouncerMetrics,
-    plan::{self, DataPlaneState, Input, Output, Plan, PlanConfig, State},
+    plan::{self, Input, Output, Plan, PlanConfig, State},
     readiness::Readiness,
 };
 
@@ -108,6 +109,7 @@ pub struct Announcer {
     node_routes: NodeRoutes,
     metrics: AnnouncerMetrics,
     readiness: Readiness,
+    log: Log,
     commands: mpsc::Receiver<Command>,
     announcements: Publisher<IpNet, Announcement>,
     sessions: Publisher<String, PeerStatus>,
@@ -148,6 +150,7 @@ impl Announcer {
             node_routes,
             metrics,
             readiness,
+            log: Log::default(),
             commands,
             announcements,
             sessions,
@@ -254,53 +257,20 @@ impl Announcer {
     }
 
     async fn handle(&mut self, input: Input) -> Result<(), AnnouncerError> {
-        self.log(&input);
+        self.count(&input);
+        self.log.input(&input, &self.plan);
         for output in self.plan.handle(input, Instant::now()) {
             self.perform(output).await?;
         }
         Ok(())
     }
 
-    /// A loss is logged once as a warning, repeated attempts in vain for those who look for them.
-    fn log(&self, input: &Input) {
-        match input {
-            Input::DataPlaneLost(problem) => {
-                self.metrics.data_plane_lost();
-                match self.plan.data_plane() {
-                    DataPlaneState::Synced | DataPlaneState::Syncing => {
-                        tracing::warn!(problem, "data plane lost");
-                    }
-                    DataPlaneState::Lost(_) | DataPlaneState::Silent(_) => {
-                        tracing::debug!(problem, "data plane not reached");
-                    }
-                }
-            }
-            Input::NodeRouteLost {
-                prefix, problem, ..
-            } => {
-                self.metrics.node_route_lost();
-                if self.plan.has_route_problem(prefix) {
-                    tracing::debug!(%prefix, problem, "node route is not held");
-                } else {
-                    tracing::warn!(%prefix, problem, "node route is not held");
-                }
-            }
-            Input::Drain => tracing::info!("draining: asked to"),
-            Input::Synced => tracing::info!("data plane synced"),
-            Input::ServiceAddress {
-                prefix,
-                serving,
-                detail,
-            } => tracing::debug!(%prefix, serving, detail, "service address"),
-            Input::ServiceAddressRemoved(prefix) => {
-                tracing::debug!(%prefix, "service address removed");
-            }
-            Input::DataPlaneOpened
-            | Input::Heartbeat
-            | Input::NodeRouteHeld(_)
-            | Input::Undrain
-            | Input::Stop
-            | Input::DeadlineReached => {}
+    fn count(&self, input: &Input) {
+        if matches!(input, Input::DataPlaneLost(_)) {
+            self.metrics.data_plane_lost();
+        }
+        if matches!(input, Input::NodeRouteLost { .. }) {
+            self.metrics.node_route_lost();
         }
     }
 
@@ -354,7 +324,10 @@ impl Announcer {
         self.is_sent_changed = true;
         for change in changes {
             match change {
-                Change::Peer(peer) => self.sessions.set(peer.name.clone(), *peer),
+                Change::Peer(peer) => {
+                    self.log.peer(&peer);
+                    self.sessions.set(peer.name.clone(), *peer);
+                }
                 Change::PeerRemoved(name) => self.sessions.remove(&name),
                 Change::Synced => self.sessions.synced(),
                 Change::Path(_) | Change::PathRemoved(_) => {}
@@ -383,12 +356,7 @@ impl Announcer {
             })
             .collect();
         self.metrics.show(&announcements, &sessions);
-        self.readiness.show(
-            &self.plan.data_plane(),
-            self.plan.is_draining(),
-            &announcements,
-            &sessions,
-        );
+        self.readiness.show(&self.plan, &announcements, &sessions);
         self.announcements.replace_all(announcements);
         let is_draining = self.plan.is_draining();
         self.draining

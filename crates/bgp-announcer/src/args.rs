@@ -143,10 +143,9 @@ pub struct Args {
         long,
         env = "PORTLB_HOLD_TIME",
         value_name = "TIME",
-        default_value = "9s",
-        value_parser = parse_duration
+        default_value = "9s"
     )]
-    pub hold_time: Duration,
+    pub hold_time: String,
 
     /// LOCAL_PREF of what is announced: routers of this AS prefer the highest
     #[arg(

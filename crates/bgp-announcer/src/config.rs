@@ -5,14 +5,14 @@ use std::{
     time::Duration,
 };
 
-use bgp_packet::{Asn, ClusterId, IpNet, RouterId};
+use bgp_packet::{ClusterId, IpNet, RouterId};
 use bgp_rib::{ExportPolicy, ImportPolicy};
 use bgp_speaker::{Configuration, PeerConfig, SessionConfig, SpeakerConfig};
-use daemon_runtime::{ConfigError, ListenAddress, Target};
+use daemon_runtime::{ConfigError, ListenAddress, Target, parse_duration};
 
 use crate::{
     args::Args,
-    peer_flag::PeerFlag,
+    peer_flag::{PeerFlag, is_reserved},
     plan::{PlanConfig, Via},
 };
 
@@ -63,10 +63,12 @@ impl Config {
             ));
         }
         let next_hops = ByFamily::parse("--next-hop", &args.next_hop, true)?;
-        if args.asn == Asn(0) {
-            return Err(ConfigError(
-                "--asn 0 is reserved: give 1 to 4294967295, such as the private 64512".to_owned(),
-            ));
+        if is_reserved(args.asn) {
+            return Err(ConfigError(format!(
+                "--asn {} is reserved: give an AS number from 1 to 4294967294, a private one such \
+                 as 64512 if you have none",
+                args.asn.0
+            )));
         }
         if args.data_plane_timeout < SHORTEST_DATA_PLANE_TIMEOUT {
             return Err(ConfigError(format!(
@@ -109,6 +111,8 @@ impl Config {
         })?;
         for prefix in &config.plan.allowed_prefixes {
             config.plan.check_family(prefix)?;
+            next_hops.check_outside("--next-hop", prefix)?;
+            gateways.check_outside("--gateway", prefix)?;
         }
         Ok(config)
     }
@@ -179,6 +183,21 @@ impl ByFamily {
         Ok(addresses)
     }
 
+    /// A route to a service address must not lead to what is reached by that route.
+    fn check_outside(&self, flag: &str, prefix: &IpNet) -> Result<(), ConfigError> {
+        let ipv4 = self.ipv4.map(IpAddr::from);
+        let ipv6 = self.ipv6.map(IpAddr::from);
+        let mut given = [ipv4, ipv6].into_iter().flatten();
+        // The unspecified address stands for `self`.
+        match given.find(|address| !address.is_unspecified() && prefix.contains(address)) {
+            None => Ok(()),
+            Some(address) => Err(ConfigError(format!(
+                "{flag} `{address}` lies within {prefix} of --allowed-prefixes, but the address of \
+                 a pod or node cannot be a service address; give ranges apart from it"
+            ))),
+        }
+    }
+
     fn is_empty(&self) -> bool {
         self.ipv4.is_none() && self.ipv6.is_none()
     }
@@ -236,7 +255,18 @@ fn allowed_prefixes(values: &[String]) -> Result<Vec<IpNet>, ConfigError> {
 }
 
 fn peers(args: &Args) -> Result<Configuration, ConfigError> {
-    let hold_time_seconds = hold_time_seconds(args.hold_time)?;
+    let hold_time_seconds = hold_time_seconds(&args.hold_time)?;
+    for (index, flag) in args.peers.iter().enumerate() {
+        if args.peers[..index]
+            .iter()
+            .any(|earlier| earlier.address == flag.address)
+        {
+            return Err(ConfigError(format!(
+                "--peer: {} is given twice; give each peer once, since name=NAME makes no other of it",
+                flag.address
+            )));
+        }
+    }
     let peer = |flag: &PeerFlag| {
         let session = SessionConfig {
             hold_time_seconds,
@@ -260,15 +290,16 @@ fn peers(args: &Args) -> Result<Configuration, ConfigError> {
     })
 }
 
-fn hold_time_seconds(hold_time: Duration) -> Result<u16, ConfigError> {
-    u16::try_from(hold_time.as_secs())
-        .ok()
-        .filter(|seconds| !matches!(seconds, 1 | 2) && hold_time.subsec_nanos() == 0)
+fn hold_time_seconds(text: &str) -> Result<u16, ConfigError> {
+    let hold_time = parse_duration(text).ok();
+    hold_time
+        .filter(|hold_time| hold_time.subsec_nanos() == 0)
+        .and_then(|hold_time| u16::try_from(hold_time.as_secs()).ok())
+        .filter(|seconds| !matches!(seconds, 1 | 2))
         .ok_or_else(|| {
             ConfigError(format!(
-                "--hold-time {} ms: BGP has whole seconds, 3s to 65535s, or 0 for none; 3s is the \
-                 fastest detection that the protocol allows",
-                hold_time.as_millis()
+                "--hold-time `{text}` is not allowed: give whole seconds, 3s to 65535s, or 0 for \
+                 none; 3s is the fastest detection that the protocol allows"
             ))
         })
 }

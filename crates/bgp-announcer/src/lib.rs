@@ -23,6 +23,7 @@ pub mod args;
 pub mod config;
 pub mod error;
 pub mod grpc;
+mod log;
 pub mod metrics;
 pub mod peer_flag;
 pub mod plan;

@@ -48,8 +48,13 @@ impl PeerFlag {
         let (key, value) = field.split_once('=').ok_or_else(not_understood)?;
         match key {
             "asn" => {
-                let asn = value.parse().ok().filter(|asn| *asn != Asn(0));
-                let problem = || format!("asn `{value}` is no AS number: use 1 to 4294967295");
+                let asn = value.parse().ok().filter(|asn| !is_reserved(*asn));
+                let problem = || {
+                    format!(
+                        "asn `{value}` is no AS number to use: give 1 to 4294967294, but none of \
+                         the reserved 23456 and 65535"
+                    )
+                };
                 self.asn = Some(asn.ok_or_else(problem)?);
             }
             "name" if value.is_empty() => return Err("name is empty: leave it out".to_owned()),
@@ -62,6 +67,11 @@ impl PeerFlag {
         }
         Ok(())
     }
+}
+
+/// RFC 7607, RFC 6793 section 9, RFC 7300.
+pub(crate) fn is_reserved(asn: Asn) -> bool {
+    matches!(asn, Asn(0 | 23456 | 65535 | u32::MAX))
 }
 
 fn parse_address(text: &str) -> Result<SocketAddr, String> {
@@ -130,7 +140,10 @@ mod tests {
         );
         check(
             "192.0.2.2,asn=0",
-            Err("asn `0` is no AS number: use 1 to 4294967295"),
+            Err(
+                "asn `0` is no AS number to use: give 1 to 4294967294, but none of the reserved \
+                 23456 and 65535",
+            ),
         );
         check("192.0.2.2,source=x", Err("source `x` is no IP address"));
         check("192.0.2.2,name=", Err("name is empty: leave it out"));

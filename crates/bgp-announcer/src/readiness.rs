@@ -8,7 +8,7 @@ use daemon_runtime::Step;
 
 use crate::{
     announcer::{Announcement, is_established},
-    plan::{DataPlaneState, State},
+    plan::{DataPlaneState, Plan, State},
 };
 
 #[derive(Debug)]
@@ -34,16 +34,15 @@ impl Readiness {
 
     pub(crate) fn show(
         &self,
-        data_plane: &DataPlaneState,
-        is_draining: bool,
+        plan: &Plan,
         announcements: &BTreeMap<IpNet, Announcement>,
         sessions: &[PeerStatus],
     ) {
-        match data_plane {
+        match plan.data_plane() {
             DataPlaneState::Synced => self.data_plane.ready(""),
             DataPlaneState::Syncing => self.data_plane.missing("not all has been told"),
             DataPlaneState::Lost(problem) | DataPlaneState::Silent(problem) => {
-                self.data_plane.missing(problem.clone());
+                self.data_plane.missing(problem);
             }
         }
         let first = |state: State| {
@@ -58,7 +57,8 @@ impl Readiness {
                 .count()
         };
         let waiting = count(State::WaitingForNodeRoute);
-        let served = waiting + count(State::Announced) + count(State::Draining);
+        let drained = count(State::Drained);
+        let served = waiting + count(State::Announced) + count(State::Draining) + drained;
         let problem = first(State::Refused).or_else(|| first(State::NotServing));
         match (served, problem) {
             (0, None) => self.serving.missing("no service address is known"),
@@ -73,6 +73,7 @@ impl Readiness {
             match first(State::WaitingForNodeRoute) {
                 Some(problem) => step.missing(problem),
                 None if served == 0 => step.missing("no service address is served"),
+                None if served == drained => step.missing("drained, so none is asked for"),
                 None => step.ready(""),
             }
         }
@@ -81,7 +82,10 @@ impl Readiness {
             .values()
             .filter(|it| it.state == State::Announced);
         let taken = announced.filter(|it| !it.announced_to.is_empty()).count();
-        if is_draining {
+        if plan.is_drained() {
+            let text = "draining is done, nothing is announced until Undrain";
+            self.announced.missing(text);
+        } else if plan.is_draining() {
             self.announced.missing("draining");
         } else if taken == 0 {
             self.announced.missing("nothing is announced");

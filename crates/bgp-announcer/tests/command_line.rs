@@ -59,7 +59,7 @@ fn unusable_flags_end_with_exit_code_2_and_one_message() {
     assert_eq!(code, Some(2), "{text}");
     assert_eq!(text.lines().count(), 1, "{text}");
     assert!(
-        text.starts_with("bgp-announcer: --hold-time 1000 ms"),
+        text.starts_with("bgp-announcer: --hold-time `1s` is not allowed"),
         "{text}"
     );
 
@@ -93,6 +93,36 @@ fn each_flag_has_a_twin_in_the_environment() {
             flag == "check-config" || help.contains(&twin),
             "{twin} is not in\n{help}"
         );
+    }
+}
+
+#[test]
+fn what_cannot_be_reached_is_warned_of_once() {
+    let flags = ["--log-format=json", "--log-level=info,bgp_announcer=debug"];
+    let mut child = command(&[USUAL, &flags].concat())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let log = BufReader::new(child.stderr.take().expect("is piped"));
+    let mut lines = log.lines().map(|line| line.expect("text"));
+    let (mut warned_of, mut retries) = (Vec::new(), 0);
+    while retries < 3 || warned_of.len() < 2 {
+        let line = lines.next().expect("it lives on");
+        if line.contains("\"WARN\"") {
+            warned_of.push(line);
+        } else if line.contains("data plane not reached") {
+            retries += 1;
+        }
+    }
+    signal(&child, "-TERM");
+    warned_of.extend(lines.filter(|line| line.contains("\"WARN\"")));
+    assert_eq!(wait(&mut child), Some(0));
+    for subject in [
+        "data plane not reached (--data-plane)",
+        "peer not reached (--peer)",
+    ] {
+        let times = warned_of.iter().filter(|it| it.contains(subject)).count();
+        assert_eq!(times, 1, "{subject}: {warned_of:#?}");
     }
 }
 

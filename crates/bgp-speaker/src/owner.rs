@@ -85,6 +85,8 @@ pub(crate) struct Owner {
     pub(crate) rib: Rib,
     pub(crate) peers: BTreeMap<PeerId, Peer>,
     pub(crate) groups: Vec<GroupConfig>,
+    /// Of which it has been said that they are full, until one has room again.
+    pub(crate) full_groups: BTreeSet<String>,
     pub(crate) links: HashMap<ConnectionId, Link>,
     /// Of all sessions, see [`Owner::run_deadlines`].
     pub(crate) deadlines: BTreeSet<(Instant, PeerId)>,
@@ -155,6 +157,7 @@ impl Speaker {
             config,
             peers: BTreeMap::new(),
             groups: Vec::new(),
+            full_groups: BTreeSet::new(),
             links: HashMap::new(),
             deadlines: BTreeSet::new(),
             admission,
@@ -307,9 +310,15 @@ impl Owner {
         };
         if !has_room {
             self.counters.strangers_refused.add(1);
-            tracing::debug!(%remote, group = group.name, "connection refused: the group is full");
+            let group = &group.name;
+            if self.full_groups.insert(group.clone()) {
+                tracing::warn!(%remote, group, "connection refused: the group is full");
+            } else {
+                tracing::debug!(%remote, group, "connection refused: the group is full");
+            }
             return;
         }
+        self.full_groups.remove(&group.name);
         self.counters.connections_accepted.add(1);
         let config = group.peer(remote);
         let id = self.add_peer(config, true, now);

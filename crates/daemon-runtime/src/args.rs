@@ -66,6 +66,15 @@ pub fn parse<A: CommandFactory + FromArgMatches>(defaults: &Defaults) -> A {
 pub(crate) fn command<A: CommandFactory>(defaults: &Defaults) -> clap::Command {
     A::command()
         .version(VERSION)
+        // Otherwise -1 counts as an unknown flag, and the message does not tell the range.
+        .mut_args(|arg| {
+            let takes_value = arg.get_action().takes_values();
+            if takes_value {
+                arg.allow_negative_numbers(true)
+            } else {
+                arg
+            }
+        })
         .mut_arg("grpc_listen", |arg| {
             arg.required(false).default_value(defaults.grpc_listen)
         })
@@ -82,6 +91,9 @@ mod tests {
 
     #[derive(Parser, Debug)]
     struct TestArgs {
+        #[arg(long)]
+        number: Option<u16>,
+
         #[command(flatten)]
         common: CommonArgs,
     }
@@ -97,6 +109,19 @@ mod tests {
         let args = TestArgs::from_arg_matches(&matches).unwrap();
         assert_eq!(args.common.grpc_listen.to_string(), "127.0.0.1:50051");
         assert_eq!(args.common.log_format, LogFormat::Text);
+    }
+
+    #[test]
+    fn a_negative_number_is_refused_with_the_range() {
+        let error = command::<TestArgs>(&DEFAULTS)
+            .try_get_matches_from(["test", "--number", "-1"])
+            .unwrap_err();
+        assert!(error.to_string().contains("0..=65535"), "{error}");
+        let matches = command::<TestArgs>(&DEFAULTS).get_matches_from(["test", "--number", "7"]);
+        assert_eq!(
+            TestArgs::from_arg_matches(&matches).unwrap().number,
+            Some(7)
+        );
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Configuration files in YAML: what is wrong with one is said with its place; that one may have
 //! changed is said at once.
 
+mod cure;
 mod watch;
 
 use std::{
@@ -67,15 +68,16 @@ pub fn read(path: &Path) -> Result<String, FileError> {
 }
 
 /// Parses one YAML document. Give the type `#[serde(deny_unknown_fields)]`: a field that it does
-/// not know is then refused with the nearest one that it knows.
+/// not know is then refused with the nearest one that it knows. `least` names the fields of the
+/// smallest usable document, for whoever gives an empty one.
 ///
 /// # Errors
-/// Says what is wrong and where.
-pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, Problem> {
-    if text.trim().is_empty() {
+/// Says what is wrong, where, and what to write instead.
+pub fn parse<T: DeserializeOwned>(text: &str, least: &str) -> Result<T, Problem> {
+    if is_empty(text) {
         return Err(Problem {
             place: None,
-            message: "the file is empty".to_owned(),
+            message: format!("the file is empty; write at least {least}"),
         });
     }
     let options = serde_saphyr::options! {
@@ -86,7 +88,13 @@ pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, Problem> {
         with_snippet: false,
         strict_booleans: true,
     };
-    serde_saphyr::from_str_with_options(text, options).map_err(|error| Problem::from(&error))
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| problem(&error, text))
+}
+
+fn is_empty(text: &str) -> bool {
+    text.lines()
+        .map(str::trim)
+        .all(|line| line.is_empty() || line.starts_with('#') || line == "---")
 }
 
 /// The known name that a misspelt one most likely means, if one is near.
@@ -119,13 +127,14 @@ impl Place {
     }
 }
 
-impl From<&Error> for Problem {
-    fn from(error: &Error) -> Self {
-        let error = error.without_snippet();
-        Self {
-            place: error.location().and_then(Place::known),
-            message: message(error),
-        }
+fn problem(error: &Error, text: &str) -> Problem {
+    let error = error.without_snippet();
+    let said = UserMessageFormatter.format_message(error);
+    let place = error.location().and_then(Place::known);
+    let place = place.map(|place| cure::place(&said, text, place));
+    Problem {
+        place,
+        message: message(error, &said, text, place),
     }
 }
 
@@ -133,7 +142,7 @@ impl From<&Error> for Problem {
     clippy::wildcard_enum_match_arm,
     reason = "the parser's errors are many and may become more; the rest is worded by the parser"
 )]
-fn message(error: &Error) -> String {
+fn message(error: &Error, said: &str, text: &str, place: Option<Place>) -> String {
     match error {
         Error::SerdeUnknownField {
             field, expected, ..
@@ -148,10 +157,8 @@ fn message(error: &Error) -> String {
             format!("the field `{key}` is given twice; leave one of them out")
         }
         // Control characters come from the file and must not reach the terminal.
-        _ => {
-            let message = UserMessageFormatter.format_message(error);
-            message.chars().flat_map(printable).collect()
-        }
+        _ => cure::translated(said, text, place)
+            .unwrap_or_else(|| said.chars().flat_map(printable).collect()),
     }
 }
 
@@ -193,6 +200,8 @@ mod tests {
 
     use super::*;
 
+    const LEAST: &str = "method: Tunnel";
+
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields, rename_all = "camelCase")]
     struct Outer {
@@ -215,16 +224,16 @@ mod tests {
 
     #[track_caller]
     fn check(text: &str, expected: &str) {
-        let problem = parse::<Outer>(text).unwrap_err();
+        let problem = parse::<Outer>(text, LEAST).unwrap_err();
         assert_eq!(problem.to_string(), expected);
     }
 
     #[test]
     fn a_document_is_read() {
-        let outer: Outer = parse("realServers: [{weight: 3}]\nmethod: Tunnel\n").unwrap();
+        let outer: Outer = parse("realServers: [{weight: 3}]\nmethod: Tunnel\n", LEAST).unwrap();
         assert_eq!(outer.real_servers[0].weight, 3);
         assert!(matches!(outer.method, Method::Tunnel));
-        let outer: Outer = parse("method: Masquerade\n").unwrap();
+        let outer: Outer = parse("method: Masquerade\n", LEAST).unwrap();
         assert!(matches!(outer.method, Method::Masquerade));
     }
 
@@ -256,7 +265,7 @@ mod tests {
     #[test]
     fn a_value_of_another_type_is_refused_with_its_place() {
         let place = |text: &str| {
-            let problem = parse::<Outer>(text).unwrap_err();
+            let problem = parse::<Outer>(text, LEAST).unwrap_err();
             let place = problem.place.unwrap();
             (place.line, place.column)
         };
@@ -286,10 +295,9 @@ mod tests {
 
     #[test]
     fn an_empty_file_and_a_file_of_comments_are_refused() {
-        check("", " the file is empty");
-        check(" \n", " the file is empty");
-        assert!(parse::<Outer>("# nothing but a comment\n").is_err());
-        assert!(parse::<Outer>("---\n").is_err());
+        for text in ["", " \n", "# nothing but a comment\n", "---\n"] {
+            check(text, " the file is empty; write at least method: Tunnel");
+        }
     }
 
     #[test]
@@ -297,7 +305,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file.yaml");
         assert!(matches!(read(&path).unwrap_err(), FileError::Read { .. }));
-        let problem = parse::<Outer>("method: Tunel\n").unwrap_err();
+        let problem = parse::<Outer>("method: Tunel\n", LEAST).unwrap_err();
         let message = FileError::Content { path, problem }.to_string();
         let path = directory.path().join("file.yaml");
         let expected = format!("{}:1:9: unknown value `Tunel`", path.display());
@@ -306,7 +314,7 @@ mod tests {
 
     #[test]
     fn control_characters_of_the_file_do_not_reach_the_message() {
-        let problem = parse::<Outer>("method: \"\\u001b[31m\"\n").unwrap_err();
+        let problem = parse::<Outer>("method: \"\\u001b[31m\"\n", LEAST).unwrap_err();
         assert!(!problem.message.contains('\u{1b}'), "{problem}");
     }
 }

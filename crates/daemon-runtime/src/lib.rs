@@ -13,6 +13,7 @@
 //!
 //! The first SIGTERM or SIGINT requests a drain; when every draining task has ended, or the
 //! deadline has passed, or a second signal arrives, the servers stop and the process exits.
+//! SIGHUP changes nothing unless a daemon listens for it.
 //! A task that ends on its own before that stops the process with an error.
 
 mod args;

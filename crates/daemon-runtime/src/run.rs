@@ -5,7 +5,7 @@ use std::{error::Error, fmt, process::ExitCode};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{CommonArgs, Daemon, in_words, log};
+use crate::{CommonArgs, Daemon, ListenAddress, in_words, log};
 
 /// Exit code for flags or files that cannot be used.
 const UNUSABLE: u8 = 2;
@@ -44,7 +44,7 @@ where
     if let Err(message) = log::init(common.log_format, &common.log_level) {
         return unusable(&message);
     }
-    let config = match resolve() {
+    let config = match resolve().and_then(|config| check_listen(common).map(|()| config)) {
         Ok(config) => config,
         Err(error) => return unusable(&error),
     };
@@ -67,6 +67,7 @@ where
         let mut daemon = Daemon::new(name);
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
         start(config, &mut daemon).await.map_err(Into::into)?;
         daemon.serve_http(&common.http_listen).await?;
         let shutdown = daemon.shutdown().clone();
@@ -77,7 +78,18 @@ where
             tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
             "a second signal has arrived"
         };
-        daemon.run_until_drained(signals).await?;
+        // Without a handler a closed terminal, or a habit from other daemons, would end the process
+        // without a drain. A daemon that reads a file again at this signal has a handler of its own.
+        let hangups = async {
+            while hangup.recv().await.is_some() {
+                tracing::debug!("SIGHUP does not end this process");
+            }
+            std::future::pending().await
+        };
+        let abort = async {
+            tokio::select! { reason = signals => reason, reason = hangups => reason }
+        };
+        daemon.run_until_drained(abort).await?;
         Ok::<_, Box<dyn Error + Send + Sync>>(())
     });
     // Blocking reads of a dead peer must not hold the process back.
@@ -89,6 +101,18 @@ where
         }
         Err(error) => failed(error.as_ref()),
     }
+}
+
+/// The two servers cannot share one socket; port 0 is another one each time.
+fn check_listen(common: &CommonArgs) -> Result<(), ConfigError> {
+    let (grpc, http) = (&common.grpc_listen, &common.http_listen);
+    let is_any_port = matches!(grpc, ListenAddress::Tcp(address) if address.port() == 0);
+    if grpc != http || is_any_port {
+        return Ok(());
+    }
+    Err(ConfigError(format!(
+        "--grpc-listen and --http-listen are both {grpc}: give each an address or port of its own"
+    )))
 }
 
 /// A session, a check and a stream take a file each, and many systems start a process with 1024
@@ -116,6 +140,41 @@ fn say(message: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[track_caller]
+    fn check_listen_flags(grpc: &str, http: &str, expected: Result<(), &str>) {
+        let common = CommonArgs {
+            grpc_listen: grpc.parse().unwrap(),
+            http_listen: http.parse().unwrap(),
+            log_format: crate::LogFormat::Text,
+            log_level: "info".to_owned(),
+            check_config: true,
+        };
+        let result = check_listen(&common).map_err(|error| error.to_string());
+        assert_eq!(result, expected.map_err(str::to_owned));
+    }
+
+    #[test]
+    fn both_servers_on_one_address_are_refused() {
+        check_listen_flags("127.0.0.1:1", "127.0.0.1:2", Ok(()));
+        check_listen_flags("127.0.0.1:0", "127.0.0.1:0", Ok(()));
+        check_listen_flags(
+            "127.0.0.1:1",
+            "127.0.0.1:1",
+            Err(
+                "--grpc-listen and --http-listen are both 127.0.0.1:1: give each an address or \
+                 port of its own",
+            ),
+        );
+        check_listen_flags(
+            "unix:/run/x.sock",
+            "unix:/run/x.sock",
+            Err(
+                "--grpc-listen and --http-listen are both unix:/run/x.sock: give each an address \
+                 or port of its own",
+            ),
+        );
+    }
 
     #[test]
     fn as_many_files_may_be_open_as_the_system_allows() {

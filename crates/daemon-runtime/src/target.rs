@@ -1,6 +1,6 @@
 //! Where a client finds the daemon before it.
 
-use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -10,7 +10,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Where a gRPC server is found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// `http://ADDRESS:PORT`
+    /// `http://ADDRESS:PORT`, the address numeric.
     Tcp(Uri),
     /// `unix:PATH`
     Unix(PathBuf),
@@ -45,21 +45,39 @@ impl FromStr for Target {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        const EXPECTED: &str =
-            "expected http://ADDRESS:PORT such as http://127.0.0.1:50051, or unix:PATH";
+        const EXPECTED: &str = "expected http://ADDRESS:PORT with a numeric address, such as \
+                                http://127.0.0.1:PORT, or unix:PATH";
         if let Some(path) = text.strip_prefix("unix:") {
             if path.is_empty() {
                 return Err("the path after `unix:` is empty".to_owned());
             }
             return Ok(Self::Unix(path.into()));
         }
-        let uri: Uri = text.parse().map_err(|_| EXPECTED.to_owned())?;
-        let usable = uri.scheme_str() == Some("http") && uri.port().is_some();
-        if usable {
-            Ok(Self::Tcp(uri))
-        } else {
-            Err(EXPECTED.to_owned())
+        if text.parse::<SocketAddr>().is_ok() {
+            return Err(format!(
+                "the scheme is missing: write http://{text}, or unix:PATH"
+            ));
         }
+        let uri: Uri = text.parse().map_err(|_| EXPECTED.to_owned())?;
+        let (Some("http"), Some(authority), Some(port)) =
+            (uri.scheme_str(), uri.authority(), uri.port())
+        else {
+            return Err(EXPECTED.to_owned());
+        };
+        // A static binary has no resolver to rely on, and a name can lead elsewhere tomorrow.
+        if authority.as_str().parse::<SocketAddr>().is_err() {
+            return Err(match authority.host() {
+                "localhost" => format!(
+                    "`localhost` is a name, and names are not resolved: write \
+                     http://127.0.0.1:{port} or http://[::1]:{port}"
+                ),
+                host => format!(
+                    "`{host}` is no numeric address, and names are not resolved: write \
+                     http://ADDRESS:{port}"
+                ),
+            });
+        }
+        Ok(Self::Tcp(uri))
     }
 }
 
@@ -77,12 +95,9 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(text: &str, expected: Result<&str, ()>) {
-        let parsed = text.parse::<Target>();
-        assert_eq!(
-            parsed.as_ref().map(ToString::to_string).map_err(|_| ()),
-            expected.map(str::to_owned)
-        );
+    fn check(text: &str, expected: Result<&str, &str>) {
+        let parsed = text.parse::<Target>().map(|target| target.to_string());
+        assert_eq!(parsed.as_deref().map_err(String::as_str), expected);
     }
 
     #[test]
@@ -97,9 +112,32 @@ mod tests {
 
     #[test]
     fn a_target_without_scheme_or_port_is_refused() {
-        check("127.0.0.1:50051", Err(()));
-        check("http://127.0.0.1", Err(()));
-        check("https://127.0.0.1:1", Err(()));
-        check("unix:", Err(()));
+        let expected = "expected http://ADDRESS:PORT with a numeric address, such as \
+                        http://127.0.0.1:PORT, or unix:PATH";
+        check(
+            "127.0.0.1:50051",
+            Err("the scheme is missing: write http://127.0.0.1:50051, or unix:PATH"),
+        );
+        check("http://127.0.0.1", Err(expected));
+        check("https://127.0.0.1:1", Err(expected));
+        check("unix:", Err("the path after `unix:` is empty"));
+    }
+
+    #[test]
+    fn a_name_is_refused_with_the_cure() {
+        check(
+            "http://localhost:50051",
+            Err(
+                "`localhost` is a name, and names are not resolved: write http://127.0.0.1:50051 \
+                 or http://[::1]:50051",
+            ),
+        );
+        check(
+            "http://programmer.example:50052",
+            Err(
+                "`programmer.example` is no numeric address, and names are not resolved: write \
+                 http://ADDRESS:50052",
+            ),
+        );
     }
 }

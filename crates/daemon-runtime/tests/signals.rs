@@ -15,7 +15,7 @@ struct Args {
 }
 
 #[test]
-fn the_first_signal_drains_and_the_second_ends_the_drain_with_an_error() {
+fn the_first_signal_drains_the_second_ends_the_drain_and_sighup_does_neither() {
     let args = Args::parse_from([
         "test",
         "--grpc-listen=127.0.0.1:0",
@@ -43,8 +43,11 @@ fn the_first_signal_drains_and_the_second_ends_the_drain_with_an_error() {
         exited.send(exit_code).unwrap();
     });
     has_started.recv_timeout(DEADLINE).unwrap();
+    // Without a handler it would end this process.
+    raise(Signal::SIGHUP).unwrap();
     raise(Signal::SIGTERM).unwrap();
     is_draining.recv_timeout(DEADLINE).unwrap();
+    raise(Signal::SIGHUP).unwrap();
     assert!(has_exited.try_recv().is_err(), "a drain is waited for");
     raise(Signal::SIGINT).unwrap();
     let exit_code = has_exited.recv_timeout(DEADLINE).unwrap();

@@ -27,7 +27,8 @@ pub const DEFAULTS: Defaults = Defaults {
     after_help = "Example:\n  ipvs-programmer --discovery http://127.0.0.1:50051\n\nSee what it \
                   does:\n  grpcurl -plaintext 127.0.0.1:50052 \
                   portlb.dataplane.v1.DataPlane/ListVirtualServers\n  ipvsadm -Ln\n  ip route show \
-                  table local proto 80\n  nft list table inet portlb-ipvs"
+                  table local proto 80\n  nft list table inet portlb-ipvs\n\nExit codes: 0 ended \
+                  after a signal, 1 failed while running, 2 unusable flag."
 )]
 pub struct Args {
     /// Where the desired set is served: http://ADDRESS:PORT, or unix:PATH. Until it answers,

@@ -12,14 +12,17 @@ use serde::Deserialize;
 use serde_saphyr::Spanned;
 use virtual_server::DesiredSet;
 
-use value::{Address, Period, PortsText, Prefix};
+use value::{Address, Period, Port, PortsText, Prefix};
+
+const LEAST: &str =
+    "apiVersion: portlb.io/v1, kind: VirtualServers and virtualServers: [], a line each";
 
 /// Reads a document.
 ///
 /// # Errors
 /// Says what is wrong with it, where, and what to write instead.
 pub fn parse(text: &str) -> Result<DesiredSet, Problem> {
-    convert::desired_set(config_file::parse(text)?)
+    convert::desired_set(config_file::parse(text, LEAST)?)
 }
 
 #[derive(Debug, Deserialize)]
@@ -132,7 +135,7 @@ struct Persistence {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct RealServer {
     address: Address,
-    port: Option<std::num::NonZeroU16>,
+    port: Option<Port>,
     weight: Option<u16>,
     #[serde(default)]
     state: RealServerState,
@@ -151,7 +154,7 @@ enum RealServerState {
 struct HealthCheck {
     #[serde(default)]
     kind: HealthCheckKind,
-    port: Option<std::num::NonZeroU16>,
+    port: Option<Port>,
     interval: Option<Period>,
     timeout: Option<Period>,
     rise: Option<u32>,

@@ -27,10 +27,11 @@ pub const DEFAULTS: Defaults = Defaults {
     after_help = "Try:\n  \
         route-reflector --config route-reflector.yaml --check-config\n  \
         grpcurl -plaintext 127.0.0.1:50054 portlb.reflector.v1.Reflector/ListSessions\n  \
-        grpcurl -plaintext -d '{\"prefix\": \"10.1.1.0/24\"}' 127.0.0.1:50054 \
+        grpcurl -plaintext -d '{\"prefix\": \"10.1.1.0/24\"}' 127.0.0.1:50054 \\\n    \
         portlb.reflector.v1.Reflector/ListPaths\n\n\
         Port 179 needs the capability NET_BIND_SERVICE (or another --listen); nothing else needs \
-        a privilege.\nAn annotated configuration file: docs/examples/route-reflector.yaml"
+        a privilege.\nFields of the file: docs/route-reflector.md; an example: \
+        docs/examples/route-reflector.yaml"
 )]
 pub struct Args {
     /// Flags of every daemon.

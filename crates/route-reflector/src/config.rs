@@ -1,5 +1,5 @@
 //! What a configuration file means. Pure; each refusal has its place. Reference:
-//! `docs/examples/route-reflector.yaml`.
+//! `docs/route-reflector.md`.
 
 mod document;
 mod resolve;
@@ -18,6 +18,8 @@ use daemon_runtime::{
 };
 
 use crate::args::Args;
+
+const LEAST: &str = "apiVersion: portlb.io/v1, kind: RouteReflector, asn and routerId, a line each";
 
 /// A whole, valid configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +56,7 @@ impl Settings {
         let config = load(&args.config, &args.listen).map_err(|error| {
             let cure = match &error {
                 FileError::Read { .. } => {
-                    "; --config must name a readable file, see docs/examples/route-reflector.yaml"
+                    "; --config must name a readable file, see docs/route-reflector.md"
                 }
                 FileError::Content { .. } => "",
             };
@@ -92,7 +94,7 @@ pub fn load(path: &Path, listen: &[SocketAddr]) -> Result<Config, FileError> {
 /// # Errors
 /// Says what is wrong with it, where, and what to write instead.
 pub fn parse(text: &str) -> Result<Config, Problem> {
-    resolve::resolve(&config_file::parse(text)?)
+    resolve::resolve(&config_file::parse(text, LEAST)?)
 }
 
 #[cfg(test)]

@@ -52,7 +52,7 @@ fn an_unusable_file_ends_with_code_2_before_any_socket_is_opened() {
     let (code, text) = run(&flags);
     assert_eq!(code, Some(2), "{text}");
     assert!(
-        text.contains("holdTime: 1 s is not allowed; write 3s to 65535s"),
+        text.contains("holdTime: 1s is not allowed; write whole seconds from 3s to 65535s"),
         "{text}"
     );
     assert!(text.contains("file.yaml:"), "{text}");
@@ -73,6 +73,8 @@ fn the_help_teaches() {
         "grpcurl",
         "NET_BIND_SERVICE",
         "SIGHUP",
+        // A command of two lines survives being pasted.
+        "50054 \\\n    portlb.reflector.v1.Reflector/ListPaths\n",
     ] {
         assert!(text.contains(word), "{word}: {text}");
     }

@@ -206,10 +206,9 @@ impl VirtualServer {
             (HealthCheckKind::TcpConnect { port: None }, Protocol::Udp | Protocol::Sctp, _) => {
                 Err(Invalid::new(
                     "port",
-                    "nothing",
+                    "none",
                     format!(
-                        "cannot stand for a port here: on a port for {} nobody need listen \
-                         for TCP",
+                        "is given, and on a port for {} nobody need listen for TCP",
                         self.id.protocol
                     ),
                     "write a port that the real servers open for TCP, or do without the check \
@@ -222,8 +221,11 @@ impl VirtualServer {
                 Ports::Range(..) | Ports::All,
             ) => Err(Invalid::new(
                 "port",
-                "nothing",
-                format!("cannot stand for one of the ports {}", self.id.ports),
+                "none",
+                format!(
+                    "is given, and which of the ports {} to check is not clear",
+                    self.id.ports
+                ),
                 "write the port to connect to, or do without the check (kind: none)",
             )),
         }

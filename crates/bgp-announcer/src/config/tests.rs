@@ -1,3 +1,4 @@
+use bgp_packet::Asn;
 use clap::{CommandFactory, FromArgMatches};
 
 use super::*;
@@ -97,7 +98,13 @@ fn an_unusable_flag_is_refused_with_what_is_allowed() {
     );
     check_refused(
         &["--asn=0"],
-        "--asn 0 is reserved: give 1 to 4294967295, such as the private 64512",
+        "--asn 0 is reserved: give an AS number from 1 to 4294967294, a private one such as 64512 \
+         if you have none",
+    );
+    check_refused(
+        &["--asn=4294967295"],
+        "--asn 4294967295 is reserved: give an AS number from 1 to 4294967294, a private one such \
+         as 64512 if you have none",
     );
     check_refused(
         &["--allowed-prefixes=10.1.1.1/24"],
@@ -109,11 +116,15 @@ fn an_unusable_flag_is_refused_with_what_is_allowed() {
         "--allowed-prefixes: fd01::/64 can never be announced, since --next-hop or --gateway names \
          no IPv6 address; add one, or leave fd01::/64 out",
     );
-    check_refused(
-        &["--hold-time=2s"],
-        "--hold-time 2000 ms: BGP has whole seconds, 3s to 65535s, or 0 for none; 3s is the \
-         fastest detection that the protocol allows",
-    );
+    for hold_time in ["2s", "1500ms", "65536s", "9"] {
+        check_refused(
+            &[&format!("--hold-time={hold_time}")],
+            &format!(
+                "--hold-time `{hold_time}` is not allowed: give whole seconds, 3s to 65535s, or 0 \
+                 for none; 3s is the fastest detection that the protocol allows"
+            ),
+        );
+    }
     check_refused(
         &["--data-plane-timeout=100ms"],
         "--data-plane-timeout 100 ms is too short: a data plane that is only busy would cost every \
@@ -121,11 +132,28 @@ fn an_unusable_flag_is_refused_with_what_is_allowed() {
     );
     check_refused(
         &["--node-router=nobody"],
-        "--node-router `nobody`: expected http://ADDRESS:PORT such as http://127.0.0.1:50051, or \
-         unix:PATH, or none where no node route is needed",
+        "--node-router `nobody`: expected http://ADDRESS:PORT with a numeric address, such as \
+         http://127.0.0.1:PORT, or unix:PATH, or none where no node route is needed",
+    );
+    for second in ["192.0.2.2", "192.0.2.2:179,name=b"] {
+        check_refused(
+            &[&format!("--peer=192.0.2.2 {second}")],
+            "--peer: 192.0.2.2:179 is given twice; give each peer once, since name=NAME makes no \
+             other of it",
+        );
+    }
+    check_refused(
+        &["--peer=192.0.2.2,name=a 192.0.2.3,name=a"],
+        "--peer: peer name `a` is used twice; give each peer once, or name=NAME to each",
     );
     check_refused(
-        &["--peer=192.0.2.2 192.0.2.2"],
-        "--peer: peer name `192.0.2.2` is used twice; give each peer once, or name=NAME to each",
+        &["--gateway=10.1.1.7"],
+        "--gateway `10.1.1.7` lies within 10.1.1.0/24 of --allowed-prefixes, but the address of a \
+         pod or node cannot be a service address; give ranges apart from it",
+    );
+    check_refused(
+        &["--next-hop=10.1.1.11"],
+        "--next-hop `10.1.1.11` lies within 10.1.1.0/24 of --allowed-prefixes, but the address of \
+         a pod or node cannot be a service address; give ranges apart from it",
     );
 }

@@ -19,7 +19,7 @@ pub enum State {
     Announced,
     /// Announced as about to go.
     Draining,
-    /// Withdrawn, or never announced, because of a drain.
+    /// Served, and withdrawn or never announced because of a drain.
     Drained,
 }
 
@@ -75,11 +75,16 @@ impl Plan {
                 State::Draining,
                 "announced with GRACEFUL_SHUTDOWN and LOCAL_PREF 0".to_owned(),
             ),
-            (Ok(_), None, Drain::Draining { .. } | Drain::Lingering { .. } | Drain::Done) => {
-                let detail = "withheld by a drain".to_owned();
-                (State::Drained, detail)
+            (Ok(_), None, Drain::Draining { .. } | Drain::Lingering { .. } | Drain::Done)
+                if self.is_serving(prefix, self.evaluated_at) =>
+            {
+                (State::Drained, "withheld by a drain".to_owned())
             }
-            (Ok(_), None, Drain::No) => self.unannounced(prefix, entry),
+            (
+                Ok(_),
+                None,
+                Drain::No | Drain::Draining { .. } | Drain::Lingering { .. } | Drain::Done,
+            ) => self.unannounced(prefix, entry),
         };
         Announcement {
             state,

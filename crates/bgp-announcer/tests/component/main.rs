@@ -307,6 +307,27 @@ async fn drain_moves_traffic_away_and_undrain_lets_it_come_again() {
         .wait_for_state("10.1.1.11/32", AnnouncementState::Drained)
         .await;
     world.node_router.wait_for_holds(0).await;
+    for step in [
+        "ready serving: 2 of 2",
+        "missing node-route: drained, so none is asked for",
+        "missing announced: draining is done, nothing is announced until Undrain",
+    ] {
+        world.wait_for_readyz(step).await;
+    }
+    // A drain does not hide what is not served.
+    world
+        .data_plane
+        .stop_serving("10.1.1.11/32", "no real server");
+    world
+        .wait_for_state("10.1.1.11/32", AnnouncementState::NotServing)
+        .await;
+    world
+        .wait_for_readyz("ready serving: 1 of 2; 10.1.1.11/32: no real server")
+        .await;
+    world.data_plane.serve("10.1.1.11/32");
+    world
+        .wait_for_state("10.1.1.11/32", AnnouncementState::Drained)
+        .await;
     // Draining twice is no error.
     let again = world
         .client

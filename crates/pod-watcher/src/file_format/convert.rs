@@ -182,7 +182,7 @@ fn place_of(
 fn convert_real_server(real_server: &super::RealServer) -> RealServer {
     RealServer {
         address: real_server.address.0,
-        port: real_server.port,
+        port: real_server.port.map(|value::Port(port)| port),
         weight: real_server.weight.map_or_else(Weight::default, Weight),
         state: match real_server.state {
             super::RealServerState::Ready => RealServerState::Ready,
@@ -260,7 +260,9 @@ fn health_check(entry: &Entry) -> Result<Option<HealthCheck>, Problem> {
             };
             let interval = or(check.interval, default.interval);
             Ok(Some(HealthCheck {
-                kind: HealthCheckKind::TcpConnect { port: check.port },
+                kind: HealthCheckKind::TcpConnect {
+                    port: check.port.map(|value::Port(port)| port),
+                },
                 interval,
                 timeout: or(check.timeout, default.timeout.min(interval)),
                 rise: check.rise.unwrap_or(default.rise),

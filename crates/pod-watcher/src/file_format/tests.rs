@@ -214,8 +214,13 @@ fn an_explicit_empty_list_is_valid_and_a_missing_one_is_not() {
         let problem = parse(&cut.join("\n")).unwrap_err().to_string();
         assert!(problem.contains("a list is missing here"), "{problem}");
     }
-    check("", " the file is empty");
-    assert!(parse("# only a comment\n").is_err());
+    for text in ["", "# only a comment\n"] {
+        check(
+            text,
+            " the file is empty; write at least apiVersion: portlb.io/v1, kind: VirtualServers \
+             and virtualServers: [], a line each",
+        );
+    }
 }
 
 #[test]
@@ -386,5 +391,106 @@ fn no_part_of_a_document_makes_the_reader_panic() {
     for end in 0..whole.len() {
         // Most are refused; some are valid with fewer real servers. None panics.
         let _ = parse(&whole[..end]);
+    }
+}
+
+#[test]
+fn what_yaml_itself_refuses_is_said_with_the_field_and_the_cure() {
+    let file = "apiVersion: portlb.io/v1\nkind: VirtualServers\nvirtualServers:\n- name: shop\n  \
+                addresses: [10.1.1.10]\n  ports: [80, 443]\n  realServers:\n  - address: \
+                10.0.2.3\n    weight: 3\n  - {address: 10.0.2.4, weight: 4}\n  minimumHealthy: \
+                1\n  healthCheck:\n    port: 80\n";
+    for (written, instead, expected) in [
+        (
+            "weight: 3",
+            "weight: 70000",
+            "9:13: weight: 70000 is not a whole number from 0 to 65535; write one",
+        ),
+        (
+            "weight: 3",
+            "weight: -1",
+            "9:13: weight: -1 is not a whole number from 0 to 65535; write one",
+        ),
+        (
+            "weight: 3",
+            "weight: 1.5   # half as much again",
+            "9:13: weight: 1.5 is not a whole number from 0 to 65535; write one",
+        ),
+        (
+            "weight: 4}",
+            "weight: heavy}",
+            "10:33: weight: heavy is not a whole number from 0 to 65535; write one",
+        ),
+        (
+            "minimumHealthy: 1",
+            "minimumHealthy: yes",
+            "11:19: minimumHealthy: yes is not a whole number from 0 to 4294967295; write one",
+        ),
+        (
+            "port: 80\n",
+            "port: 0\n",
+            "13:11: \"0\" is not a port; write one from 1 to 65535",
+        ),
+        (
+            "[80, 443]",
+            "80",
+            "6:10: ports: a list is expected; write [80], or one item a line beginning with -",
+        ),
+        (
+            "[80, 443]",
+            "{from: 80}",
+            "6:10: ports: a list is expected; write one item a line beginning with -",
+        ),
+        (
+            "name: shop",
+            "name:shop",
+            "4:3: fields are expected (name: value); is a space missing after the colon?",
+        ),
+        (
+            "healthCheck:\n    port: 80",
+            "healthCheck: tcp",
+            "12:16: healthCheck: fields are expected (name: value); is a space missing after the \
+             colon?",
+        ),
+        (
+            "ports: [80",
+            "ports [80",
+            "6:3: a colon is missing after the field's name; write name: value",
+        ),
+        (
+            "    weight: 3",
+            "\tweight: 3",
+            "9:1: a tab stands here; indent with spaces",
+        ),
+        (
+            "name: shop",
+            "name:",
+            "4:7: name: the field has no value; write one, or leave the field out",
+        ),
+        (
+            "443]",
+            "443",
+            "7:14: a colon cannot stand here; is a ] or } missing before it, or quotes around a \
+             text with a colon?",
+        ),
+        (
+            "  ports",
+            "   ports",
+            "6:4: the indentation fits no field above; indent all fields of an entry alike",
+        ),
+        (
+            "name: shop",
+            "name: \"shop",
+            "5:3: a text in quotes goes on here; is the closing quote missing above?",
+        ),
+        (
+            "port: 80\n",
+            "port: 80\n---\nkind: VirtualServers\n",
+            "15:1: a second document begins here; write one document a file, without ---",
+        ),
+    ] {
+        good(file);
+        assert_eq!(file.matches(written).count(), 1, "{written}");
+        check(&file.replace(written, instead), expected);
     }
 }

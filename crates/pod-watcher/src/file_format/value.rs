@@ -1,6 +1,6 @@
 //! Single values as they are written in a file.
 
-use std::{fmt, marker::PhantomData, net::IpAddr, time::Duration};
+use std::{fmt, marker::PhantomData, net::IpAddr, num::NonZeroU16, time::Duration};
 
 use serde::{
     Deserialize, Deserializer,
@@ -15,6 +15,10 @@ pub(super) struct Address(pub(super) IpAddr);
 /// `80`, `8000-8999` or `all`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PortsText(pub(super) Ports);
+
+/// `80`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Port(pub(super) NonZeroU16);
 
 /// `10.1.1.0/24`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +61,16 @@ impl FromText for PortsText {
                 )
             }),
         }
+    }
+}
+
+impl FromText for Port {
+    const EXPECTED: &'static str = "a port such as 80";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        text.parse()
+            .map(Self)
+            .map_err(|_| format!("{text:?} is not a port; write one from 1 to 65535"))
     }
 }
 
@@ -126,7 +140,7 @@ macro_rules! deserialize_from_text {
         }
     )*};
 }
-deserialize_from_text!(Address, PortsText, Prefix, Period);
+deserialize_from_text!(Address, PortsText, Port, Prefix, Period);
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,9 @@
 //! The file as it is written. What it means is decided in the parent module.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use ipnet::IpNet;
 use serde::{
@@ -55,7 +58,7 @@ pub(super) struct PeerGroup {
     pub(super) families: Option<Spanned<Vec<FamilyName>>>,
     #[serde(default)]
     pub(super) add_path: AddPath,
-    pub(super) hold_time: Option<Spanned<Seconds>>,
+    pub(super) hold_time: Option<Spanned<Period>>,
     pub(super) import_prefixes: Option<Prefixes>,
     #[serde(default)]
     pub(super) allowed_next_hops: Vec<Spanned<Prefix>>,
@@ -185,24 +188,15 @@ impl TryFrom<String> for Prefix {
 /// `9s`.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(try_from = "String")]
-pub(super) struct Seconds(pub(super) u64);
+pub(super) struct Period(pub(super) Duration);
 
-impl TryFrom<String> for Seconds {
+impl TryFrom<String> for Period {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let (number, factor) = match text.strip_suffix('s') {
-            Some(seconds) => (seconds, 1),
-            None => (text.strip_suffix('m').unwrap_or(""), 60),
-        };
-        let is_plain = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
-        is_plain
-            .then(|| number.parse::<u64>().ok()?.checked_mul(factor))
-            .flatten()
+        daemon_runtime::parse_duration(&text)
             .map(Self)
-            .ok_or_else(|| {
-                format!("{text:?} is not a time; write whole seconds or minutes, such as 9s or 3m")
-            })
+            .map_err(|expected| format!("{text:?} is not a time; {expected}"))
     }
 }
 

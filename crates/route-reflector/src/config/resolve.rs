@@ -8,7 +8,9 @@ use std::{
 use bgp_packet::{AddPathMode, Asn, ClusterId, Family, RouterId};
 use bgp_rib::{ExportPolicy, ImportPolicy, PrefixFilter, PrefixRule};
 use bgp_session::FamilySettings;
-use bgp_speaker::{Configuration, GroupConfig, PeerConfig, SessionConfig, SpeakerConfig};
+use bgp_speaker::{
+    Configuration, GroupConfig, InvalidConfiguration, PeerConfig, SessionConfig, SpeakerConfig,
+};
 use daemon_runtime::config_file::{self, Place, Problem};
 use serde_saphyr::Spanned;
 
@@ -54,11 +56,36 @@ pub(super) fn resolve(document: &Document) -> Result<Config, Problem> {
     let in_order = |group: &Spanned<document::PeerGroup>| groups.remove(&group.value.name.value);
     let groups = document.peer_groups.iter().filter_map(in_order).collect();
     let peers = Configuration { peers, groups };
-    peers.validate(&speaker).map_err(|problem| Problem {
-        place: None,
-        message: problem.to_string(),
-    })?;
+    peers
+        .validate(&speaker)
+        .map_err(|problem| unservable(document, &problem))?;
     Ok(Config { speaker, peers })
+}
+
+/// Peers that are right one by one, and not together.
+fn unservable(document: &Document, problem: &InvalidConfiguration) -> Problem {
+    let last = |name: &str| {
+        let mut peers = document.peers.iter().rev();
+        peers.find(|peer| peer.value.name.value == name)
+    };
+    let (place, cure) = match problem {
+        InvalidConfiguration::PeerNameTwice(name) => (
+            last(name).and_then(|peer| Place::of(&peer.value.name)),
+            "; rename one",
+        ),
+        InvalidConfiguration::AddressTwice { second, .. } => (
+            last(second).and_then(|peer| Place::of(&peer.value.address)),
+            "; leave one of them out",
+        ),
+        InvalidConfiguration::GroupNameTwice(_)
+        | InvalidConfiguration::NeitherActiveNorPassive(_)
+        | InvalidConfiguration::LocalAddressFamily { .. }
+        | InvalidConfiguration::Settings { .. } => (None, ""),
+    };
+    Problem {
+        place,
+        message: format!("{problem}{cure}"),
+    }
 }
 
 fn speaker(document: &Document, local_asn: Asn) -> Result<SpeakerConfig, Problem> {
@@ -210,17 +237,17 @@ fn is_client(entry: &Spanned<document::PeerGroup>, is_internal: bool) -> Result<
     }
 }
 
-fn hold_time(value: Option<&Spanned<document::Seconds>>) -> Result<u16, Problem> {
+fn hold_time(value: Option<&Spanned<document::Period>>) -> Result<u16, Problem> {
     let Some(value) = value else {
         return Ok(DEFAULT_HOLD_TIME_SECONDS);
     };
-    let document::Seconds(seconds) = value.value;
-    match u16::try_from(seconds) {
-        Ok(seconds) if seconds == 0 || seconds >= 3 => Ok(seconds),
+    let document::Period(period) = value.value;
+    match u16::try_from(period.as_secs()) {
+        Ok(seconds) if period.subsec_nanos() == 0 && (seconds == 0 || seconds >= 3) => Ok(seconds),
         Ok(_) | Err(_) => {
             let message = format!(
-                "holdTime: {seconds} s is not allowed; write 3s to 65535s, or 0s to keep a silent \
-                 peer for ever"
+                "holdTime: {period:?} is not allowed; write whole seconds from 3s to 65535s, or \
+                 0s to keep a silent peer for ever"
             );
             Err(refuse(value, message))
         }
@@ -326,7 +353,9 @@ fn resolve_peer(
     };
     let document::Address(address) = peer.address.value;
     if address.is_unspecified() || address.is_multicast() {
-        let message = format!("address: {address} is not the address of a peer");
+        let message = format!(
+            "address: {address} is not the address of a peer; write the one that it connects from"
+        );
         return Err(refuse(&peer.address, message));
     }
     let port = match &peer.port {

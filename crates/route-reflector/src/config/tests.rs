@@ -173,12 +173,23 @@ fn groups_that_cannot_be_served_are_refused_with_their_place() {
     };
     check(
         "  holdTime: 2s\n",
-        "8:13: holdTime: 2 s is not allowed; write 3s to 65535s, or 0s to keep a silent peer for \
-         ever",
+        "8:13: holdTime: 2s is not allowed; write whole seconds from 3s to 65535s, or 0s to keep \
+         a silent peer for ever",
+    );
+    check(
+        "  holdTime: 3500ms\n",
+        "8:13: holdTime: 3.5s is not allowed; write whole seconds from 3s to 65535s, or 0s to \
+         keep a silent peer for ever",
+    );
+    check(
+        "  holdTime: 1d\n",
+        "8:13: holdTime: 86400s is not allowed; write whole seconds from 3s to 65535s, or 0s to \
+         keep a silent peer for ever",
     );
     check(
         "  holdTime: 9\n",
-        "8:13: \"9\" is not a time; write whole seconds or minutes, such as 9s or 3m",
+        "8:13: \"9\" is not a time; expected a whole number with its unit: 500ms, 10s, 2m, 1h or \
+         7d",
     );
     check(
         "  maximumPaths: 0\n",
@@ -248,7 +259,12 @@ fn peers_take_their_settings_from_a_group() {
     check(
         "- {name: r, address: 192.0.2.1, group: routers}\n- {name: r, address: 192.0.2.2, group: \
          routers}\n",
-        " peer name `r` is used twice",
+        "10:10: peer name `r` is used twice; rename one",
+    );
+    check(
+        "- {name: r, address: 192.0.2.1, group: routers}\n- {name: s, address: 192.0.2.1, group: \
+         routers}\n",
+        "10:22: peers `r` and `s` have the same address 192.0.2.1; leave one of them out",
     );
     let text = with_head(&format!(
         "{groups}- {{name: r, address: 192.0.2.1, group: routers, connection: passive}}\n"
@@ -256,4 +272,53 @@ fn peers_take_their_settings_from_a_group() {
     let peer = parse(&text).unwrap().peers.peers.remove(0);
     assert_eq!(peer.address, "192.0.2.1:179".parse().unwrap());
     assert!(!peer.active && peer.passive && !peer.session.is_client);
+}
+
+#[test]
+fn what_yaml_itself_refuses_is_said_with_the_field_and_the_cure() {
+    let check = |text: &str, expected: &str| {
+        assert_eq!(parse(text).unwrap_err().to_string(), expected);
+    };
+    check(
+        &HEAD.replace("64512", "AS64512"),
+        "3:6: asn: AS64512 is not a whole number from 0 to 4294967295; write one",
+    );
+    check(
+        &with_head("listen: 0.0.0.0:179\n"),
+        "5:9: listen: a list is expected; write one item a line beginning with -",
+    );
+    check(
+        "",
+        " the file is empty; write at least apiVersion: portlb.io/v1, kind: RouteReflector, asn \
+         and routerId, a line each",
+    );
+}
+
+#[test]
+fn every_field_is_in_the_reference() {
+    let reference = include_str!("../../../../docs/route-reflector.md");
+    let group = "peerGroups:\n- name: lb\n  role: client\n";
+    let mut fields = 0;
+    for document in [
+        "unknown: 1\n".to_owned(),
+        "peerGroups: [{unknown: 1}]\n".to_owned(),
+        format!("{group}  importPrefixes: [{{unknown: 1}}]\n"),
+        format!("{group}peers: [{{unknown: 1}}]\n"),
+    ] {
+        let message = parse(&with_head(&document)).unwrap_err().message;
+        let (_, known) = message.split_once("allowed here: ").unwrap();
+        for field in known.split(", ") {
+            assert!(reference.contains(&format!("| `{field}` |")), "{field}");
+            fields += 1;
+        }
+    }
+    assert!(fields > 25, "only {fields} fields");
+}
+
+#[test]
+fn the_example_of_the_reference_is_usable() {
+    let reference = include_str!("../../../../docs/route-reflector.md");
+    let (_, example) = reference.split_once("```yaml\n").unwrap();
+    let (example, _) = example.split_once("```").unwrap();
+    assert_eq!(parse(example).unwrap().peers.groups.len(), 2);
 }

@@ -176,7 +176,7 @@ const CASES: &[Case] = &[
         &["--asn=65000"],
         &["--peer <PEER>", "--allowed-prefixes <PREFIXES>", "required"],
     ),
-    announcer(&["--asn=0"], &["--asn 0", "1 to 4294967295", "64512"]),
+    announcer(&["--asn=0"], &["--asn 0", "1 to 4294967294", "64512"]),
     announcer(&["--asn=AS65000"], &["--asn", "'AS65000'", "4294967295"]),
     announcer(
         &["--peer=reflector:179"],
