@@ -1,5 +1,7 @@
 //! The real parts that the other tests of the lab do not touch.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::net::SocketAddr;
 use std::time::Duration;
 

@@ -90,10 +90,9 @@ impl Wire {
     async fn read(&mut self) -> Result<Option<(u8, Vec<u8>)>> {
         let read = async {
             let mut header = [0; 19];
-            match self.0.read_exact(&mut header).await {
-                // An end of either kind: we may have sent what was not read.
-                Err(_) => return Ok(None),
-                Ok(_) => {}
+            // An end of either kind: we may have sent what was not read.
+            if self.0.read_exact(&mut header).await.is_err() {
+                return Ok(None);
             }
             let length = u16::from_be_bytes([header[16], header[17]]);
             let length = usize::from(length).checked_sub(19);
