@@ -5,16 +5,21 @@ FLOOR := integration/lab/floor
 HOST_TRIPLE := x86_64-unknown-linux-gnu
 RELEASE := target/$(HOST_TRIPLE)/release
 DAEMONS := pod-watcher ipvs-programmer bgp-announcer node-router route-reflector
+TOOLS := tunnel-init example-web
 # What --version says.
 PORTLB_VERSION ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)+$(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
 # Tests that need a floor of the lab, so that a plain `cargo test` leaves them out.
 SYSTEM_TESTS := -p integration --test system -p lab --test data_path --test parts \
-  -p ipvs-programmer --test ipvs_kernel
+  -p ipvs-programmer --test ipvs_kernel -p tunnel-init --test real_kernel
+# The same, and it needs a guest with more memory.
+CLUSTER_TEST := -p integration --test cluster
+# On a real API server of the lab, without a guest.
+API_SERVER_TESTS := -p lab --test kubernetes -p integration --test kubernetes
 FUZZ_SECONDS ?= 60
 # Only the integration tests whose name contains this.
 FILTER ?=
 
-.PHONY: help build static test test-unit test-integration test-images demo lab lint fmt bench-convergence fuzz images floor floor-demo clean
+.PHONY: help build static test test-unit test-integration test-images test-manifests test-kubernetes test-cluster demo lab lint fmt bench-convergence bench-kubernetes fuzz images floor floor-demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,9 +29,9 @@ build: static ## build the daemons: release, static, under target/x86_64-unknown
 # With --target, so that the flag reaches the daemons and not the compiler's own plugins.
 static:
 	RUSTFLAGS="-C target-feature=+crt-static" PORTLB_VERSION="$(PORTLB_VERSION)" \
-	  cargo build --release --locked --target $(HOST_TRIPLE) $(DAEMONS:%=-p %) -p integration --bins
+	  cargo build --release --locked --target $(HOST_TRIPLE) $(DAEMONS:%=-p %) $(TOOLS:%=-p %) -p integration --bins
 
-test: lint test-unit test-images test-integration ## everything that CI checks
+test: lint test-unit test-images test-manifests test-kubernetes test-integration ## everything that CI checks
 
 test-unit: ## unit, property and component tests, and the guard of the layers
 	cargo test --locked --workspace --exclude integration
@@ -40,6 +45,22 @@ test-integration: floor ## real kernel, real peers, in network namespaces (FILTE
 test-images: floor ## build the container images and run each one's --help
 	containers/test
 
+test-manifests: ## the manifests: their flags, privileges and rights, against a real API server
+	$(FLOOR)/install packages kubernetes
+	cargo build --locked $(DAEMONS:%=-p %) $(TOOLS:%=-p %)
+	cargo test --locked -p integration --test manifests -- --test-threads=2
+
+test-kubernetes: ## the pod-watcher on a real API server, which fails in every way
+	$(FLOOR)/install packages kubernetes
+	cargo build --locked $(DAEMONS:%=-p %)
+	cargo test --locked $(API_SERVER_TESTS) -- --test-threads=2
+
+test-cluster: floor images ## a real cluster of three nodes under load (LAB_CASES=scale,drain for some, LAB_PROXY_MODE=iptables)
+	$(FLOOR)/install kubernetes
+	integration/lab/images/build
+	LAB_MEMORY=6G LAB_TIMEOUT=2400 CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(CURDIR)/$(FLOOR)/run \
+	  cargo test --locked $(CLUSTER_TEST) -- --nocapture
+
 demo: floor-demo build ## the whole load balancer on this machine, step by step (under a minute, once built)
 	$(FLOOR)/run $(RELEASE)/demo
 
@@ -51,12 +72,19 @@ lint: ## format and clippy, warnings denied
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy --locked $(SYSTEM_TESTS) -- -D warnings
+	cargo clippy --locked $(CLUSTER_TEST) $(API_SERVER_TESTS) -- -D warnings
 
 fmt: ## format the code
 	cargo fmt --all
 
 bench-convergence: floor build ## ours beside keepalived + exabgp + GoBGP, on one topology in one run
 	$(FLOOR)/run $(RELEASE)/bench-convergence
+	LAB_FLOOR=host $(FLOOR)/run $(RELEASE)/bench-convergence 10 route
+
+bench-kubernetes: floor build ## ours beside kube-proxy in IPVS mode, on a real API server and etcd
+	$(FLOOR)/install kubernetes
+	LAB_FLOOR=host $(FLOOR)/run $(RELEASE)/bench-kubernetes
+	LAB_TIMEOUT=3600 $(FLOOR)/run $(RELEASE)/bench-kubernetes
 
 fuzz: ## each decoder's fuzz target for FUZZ_SECONDS (60)
 	integration/fuzz $(FUZZ_SECONDS)
@@ -73,4 +101,4 @@ floor-demo: ## what the demo needs
 clean: ## remove what was built, but not the lab kernel
 	cargo clean --profile dev
 	cargo clean --profile release
-	rm -rf target/lab target/images
+	rm -rf target/lab target/images target/lab-images

@@ -57,6 +57,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "daemon-runtime",
         ],
     ),
+    ("tunnel-init", &["virtual-server"]),
+    ("example-web", &[]),
 ];
 
 /// Crates that decide and never act, with all that they may build on.
@@ -97,7 +99,7 @@ const IMPURE_WORDS: &[&str] = &[
 /// Third-party crates that only some of ours may name.
 const RESERVED: &[(&str, &[&str])] = &[
     ("zettabgp", &["bgp-packet"]),
-    ("kube", &["pod-watcher"]),
+    ("kube", &["pod-watcher", "lab", "integration"]),
     ("netlink-packet-ipvs", &["ipvs-programmer"]),
     ("netlink-bindings", &["nftables-table"]),
 ];

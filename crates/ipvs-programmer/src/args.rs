@@ -64,6 +64,11 @@ pub struct Args {
     )]
     pub linger: Duration,
 
+    /// Set the sysctls that forwarding depends on (net.ipv4.vs.*, forwarding), and end. For an init
+    /// container, which must be privileged: /proc/sys is read-only in any other
+    #[arg(long, env = "PORTLB_SET_SYSCTLS")]
+    pub set_sysctls: bool,
+
     /// Flags of every daemon.
     #[command(flatten)]
     pub common: CommonArgs,

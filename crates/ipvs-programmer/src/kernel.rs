@@ -2,7 +2,7 @@
 
 mod ipvs;
 mod local_address;
-mod sysctl_file;
+pub(crate) mod sysctl_file;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

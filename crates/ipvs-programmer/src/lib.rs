@@ -25,6 +25,7 @@ mod error;
 pub mod firewall;
 pub mod grpc;
 pub mod health;
+pub mod init_step;
 pub mod kernel;
 pub mod marks;
 pub mod metrics;

@@ -6,10 +6,14 @@ use ipvs_programmer::{
     StartError,
     args::{Args, DEFAULTS},
     config::Config,
+    init_step,
 };
 
 fn main() -> ExitCode {
     let args: Args = daemon_runtime::parse(&DEFAULTS);
+    if args.set_sysctls {
+        return init_step::set_sysctls();
+    }
     daemon_runtime::run(
         "ipvs-programmer",
         &args.common,

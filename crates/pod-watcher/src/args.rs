@@ -1,9 +1,12 @@
 //! What the user may type.
 
-use std::path::PathBuf;
+use std::{net::IpAddr, num::NonZeroU16, path::PathBuf, time::Duration};
 
-use clap::Parser;
-use daemon_runtime::{CommonArgs, Defaults};
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use daemon_runtime::{CommonArgs, Defaults, Target};
+use virtual_server::ServiceRange;
+
+use crate::kubernetes::settings::{AddressPool, PodPorts};
 
 /// Default addresses of this daemon.
 pub const DEFAULTS: Defaults = Defaults {
@@ -13,15 +16,36 @@ pub const DEFAULTS: Defaults = Defaults {
 
 /// Tells the data plane which virtual servers shall be served.
 ///
-/// Reads them from a file, serves them over gRPC (portlb.discovery.v1.Discovery), and tells every
-/// watcher what has changed as soon as the file has. A file that cannot be used changes nothing:
-/// the last good state stays, the error is logged once with its place, shown in /readyz and in
-/// Discovery.List, and counted in portlb_source_failures_total.
+/// Reads them from a Kubernetes cluster or from a file, serves them over gRPC
+/// (portlb.discovery.v1.Discovery), and tells every watcher what has changed as soon as it has. A
+/// source that cannot be read or used changes nothing: the last good state stays, the error is
+/// logged once with its cure, shown in /readyz and in Discovery.List, and counted.
 #[derive(Debug, Parser)]
 #[command(
     name = "pod-watcher",
+    args_conflicts_with_subcommands = true,
     after_help = "\
-Example: this file is all that a web server on two machines needs.
+In a cluster no flag is needed: Services of the pod's own namespace with
+  spec.type: LoadBalancer and spec.loadBalancerClass: portlb.io/portlb
+are served at the address that they name, at the latest when they have an endpoint:
+
+  apiVersion: v1
+  kind: Service
+  metadata:
+    name: web
+    annotations:
+      portlb.io/address: 10.1.1.10
+  spec:
+    type: LoadBalancer
+    loadBalancerClass: portlb.io/portlb
+    allocateLoadBalancerNodePorts: false
+    selector: {app: web}
+    ports: [{port: 80}]
+
+docs/annotations.md lists what else a Service can say. `kubectl describe service web` shows, as
+Events and conditions, what was understood of it, what is wrong, and who announces it.
+
+Without a cluster this file is all that a web server on two machines needs (--file):
 
   apiVersion: portlb.io/v1
   kind: VirtualServers
@@ -36,18 +60,261 @@ Example: this file is all that a web server on two machines needs.
 
 Every field is explained in docs/file-format.md; docs/examples has a file for each feature.
 
+What would be served, as such a file, from a cluster or from manifests; nothing is written:
+  pod-watcher render --kubeconfig ~/.kube/config --namespaces web
+  pod-watcher render service.yaml endpointslices.yaml
+Services checked before they are applied (exit code 2 and every error, if any):
+  pod-watcher validate service.yaml
 See what is served:
   grpcurl -plaintext 127.0.0.1:50051 portlb.discovery.v1.Discovery/List
 
 Exit codes: 0 stopped by a signal, 1 failed while running, 2 unusable flag or file."
 )]
 pub struct Args {
+    /// Something else than to run
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    /// Where the virtual servers come from. Default: `file` where --file is given, otherwise
+    /// `kubernetes`
+    #[arg(long, env = "PORTLB_SOURCE", value_enum)]
+    pub source: Option<SourceKind>,
+
     /// The file that lists the virtual servers (YAML). It is read again when it changes, also
     /// where it is replaced by a rename or by the symbolic links of a mounted ConfigMap
     #[arg(long, env = "PORTLB_FILE", value_name = "PATH")]
-    pub file: PathBuf,
+    pub file: Option<PathBuf>,
+
+    /// What is read of a cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+
+    /// What is written to a cluster.
+    #[command(flatten)]
+    pub status: StatusArgs,
 
     /// What every daemon has.
     #[command(flatten)]
     pub common: CommonArgs,
+}
+
+/// Where the virtual servers come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SourceKind {
+    /// A YAML file.
+    File,
+    /// A Kubernetes cluster.
+    Kubernetes,
+}
+
+/// Something else than to run.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Print what would be served as a document for --file, from a cluster or from manifests
+    ///
+    /// Findings go to standard error as they would go to Events.
+    Render {
+        /// Manifests of Services, EndpointSlices and Pods (YAML); none: ask the cluster
+        files: Vec<PathBuf>,
+        /// What is read of a cluster.
+        #[command(flatten)]
+        cluster: Box<ClusterArgs>,
+    },
+    /// Check manifests of Services: every error is listed, and the exit code is 2 if there is one
+    Validate {
+        /// Manifests of Services (YAML)
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// What is read of a cluster.
+        #[command(flatten)]
+        cluster: Box<ClusterArgs>,
+    },
+}
+
+/// What is read of a cluster.
+#[derive(Clone, Debug, ClapArgs)]
+#[command(next_help_heading = "Kubernetes")]
+pub struct ClusterArgs {
+    /// How to reach the API server: the current context of this file. Default: as a pod does, by
+    /// its ServiceAccount
+    #[arg(long, env = "PORTLB_KUBECONFIG", value_name = "PATH")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// Namespaces whose Services are served, with commas between them. Default: the own one, for
+    /// which a Role is enough
+    #[arg(
+        long,
+        env = "PORTLB_NAMESPACES",
+        value_name = "NAME,...",
+        value_delimiter = ','
+    )]
+    pub namespaces: Vec<String>,
+
+    /// Serve the Services of every namespace; needs a ClusterRole
+    #[arg(long, env = "PORTLB_ALL_NAMESPACES", conflicts_with = "namespaces")]
+    pub all_namespaces: bool,
+
+    /// Services of this class are served (spec.loadBalancerClass)
+    #[arg(
+        long,
+        env = "PORTLB_LOAD_BALANCER_CLASS",
+        value_name = "CLASS",
+        default_value = "portlb.io/portlb"
+    )]
+    pub load_balancer_class: String,
+
+    /// Only Services with these labels are served, such as app=web,tier!=test. Default: every one
+    #[arg(long, env = "PORTLB_SERVICE_SELECTOR", value_name = "SELECTOR")]
+    pub service_selector: Option<String>,
+
+    /// Prefixes that are announced as a whole, with commas between them. An address outside of
+    /// them is announced by itself
+    #[arg(
+        long,
+        env = "PORTLB_SERVICE_RANGES",
+        value_name = "PREFIX,...",
+        value_delimiter = ','
+    )]
+    pub service_ranges: Vec<ServiceRange>,
+
+    /// Addresses for Services that name none: NAME=PREFIX[,PREFIX...]; once for each pool. The
+    /// environment variable takes several with spaces between them
+    #[arg(
+        long = "address-pool",
+        env = "PORTLB_ADDRESS_POOL",
+        value_name = "NAME=PREFIX,...",
+        value_delimiter = ' '
+    )]
+    pub address_pools: Vec<AddressPool>,
+
+    /// Watch pods too, so that their annotation portlb.io/weight counts. Needs list and watch of
+    /// pods
+    #[arg(long, env = "PORTLB_POD_WEIGHTS")]
+    pub pod_weights: bool,
+
+    /// Serve the pods with these labels without any Service, at --pod-addresses and --pod-ports.
+    /// Needs list and watch of pods
+    #[arg(
+        long,
+        env = "PORTLB_POD_SELECTOR",
+        value_name = "SELECTOR",
+        requires_all = ["pod_addresses", "pod_ports"],
+        conflicts_with = "pod_weights"
+    )]
+    pub pod_selector: Option<String>,
+
+    /// Service addresses of the pods that --pod-selector selects
+    #[arg(
+        long,
+        env = "PORTLB_POD_ADDRESSES",
+        value_name = "ADDRESS,...",
+        value_delimiter = ',',
+        requires = "pod_selector"
+    )]
+    pub pod_addresses: Vec<IpAddr>,
+
+    /// Ports of the pods that --pod-selector selects: 80, 80/TCP, 8000-8999/UDP, all
+    #[arg(
+        long,
+        env = "PORTLB_POD_PORTS",
+        value_name = "PORT,...",
+        value_delimiter = ',',
+        requires = "pod_selector"
+    )]
+    pub pod_ports: Vec<PodPorts>,
+
+    /// Where those pods listen. Default: on the port that the client has asked for
+    #[arg(
+        long,
+        env = "PORTLB_POD_TARGET_PORT",
+        value_name = "PORT",
+        requires = "pod_selector"
+    )]
+    pub pod_target_port: Option<NonZeroU16>,
+
+    /// What an annotation on a Service would say, such as portlb.io/scheduler=rr; once for each
+    #[arg(
+        long = "pod-annotation",
+        env = "PORTLB_POD_ANNOTATION",
+        value_name = "NAME=VALUE",
+        value_delimiter = ' ',
+        value_parser = annotation,
+        requires = "pod_selector"
+    )]
+    pub pod_annotations: Vec<(String, String)>,
+
+    /// How long a watch may last; it goes on from where it was. One that is silent for 10 s longer
+    /// counts as lost. 5s to 10m
+    #[arg(
+        long,
+        env = "PORTLB_WATCH_TIMEOUT",
+        value_name = "TIME",
+        default_value = "1m",
+        value_parser = watch_timeout
+    )]
+    pub watch_timeout: Duration,
+}
+
+/// What is written to a cluster.
+#[derive(Clone, Debug, ClapArgs)]
+#[command(next_help_heading = "Status of Services")]
+pub struct StatusArgs {
+    /// Write .status of Services, and Events: one of all pods with the same --lease-name does
+    #[arg(
+        long,
+        env = "PORTLB_WRITE_STATUS",
+        value_name = "true|false",
+        default_value_t = true,
+        action = clap::ArgAction::Set
+    )]
+    pub write_status: bool,
+
+    /// The bgp-announcer of this pod, which knows what is announced: http://ADDRESS:PORT or
+    /// unix:PATH
+    #[arg(
+        long,
+        env = "PORTLB_ANNOUNCER",
+        value_name = "TARGET",
+        default_value = "http://127.0.0.1:50053"
+    )]
+    pub announcer: Target,
+
+    /// The Lease by which the pods of one load balancer agree on who writes. Their reports of what
+    /// they announce are Leases of the name <lease name>-<pod name>
+    #[arg(
+        long,
+        env = "PORTLB_LEASE_NAME",
+        value_name = "NAME",
+        default_value = "portlb"
+    )]
+    pub lease_name: String,
+
+    /// Name of this pod (downward API: metadata.name). Default: the host's name, which is the same
+    #[arg(long, env = "POD_NAME", value_name = "NAME")]
+    pub pod_name: Option<String>,
+
+    /// Namespace of this pod (metadata.namespace). Default: that of the ServiceAccount or of the
+    /// kubeconfig's context. Leases are written there
+    #[arg(long, env = "POD_NAMESPACE", value_name = "NAME")]
+    pub pod_namespace: Option<String>,
+
+    /// Uid of this pod (metadata.uid), so that its report goes with it
+    #[arg(long, env = "POD_UID", value_name = "UID")]
+    pub pod_uid: Option<String>,
+}
+
+fn annotation(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        Some(_) | None => Err("expected NAME=VALUE, such as portlb.io/scheduler=rr".to_owned()),
+    }
+}
+
+fn watch_timeout(text: &str) -> Result<Duration, String> {
+    let timeout = daemon_runtime::parse_duration(text)?;
+    if (Duration::from_secs(5)..=Duration::from_secs(600)).contains(&timeout) {
+        Ok(timeout)
+    } else {
+        Err("expected a time from 5s to 10m".to_owned())
+    }
 }

@@ -1,38 +1,264 @@
 //! What the flags mean.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
-use daemon_runtime::{ConfigError, ListenAddress, config_file::FileError};
+use daemon_runtime::{ConfigError, ListenAddress, Target, config_file::FileError};
 
-use crate::{args::Args, file_source, source::SourceError};
+use crate::{
+    args::{Args, ClusterArgs, SourceKind, StatusArgs},
+    file_source,
+    kubernetes::{
+        client::Origin,
+        model::{Kind, Scope},
+        settings::{PodService, Settings},
+    },
+    source::SourceError,
+};
+
+/// What the virtual servers of `--pod-selector` are called.
+const POD_SERVICE: &str = "pod-selector";
+
+/// Longest name of a Lease, so that a pod's name fits behind it.
+const LONGEST_LEASE_NAME: usize = 63;
 
 /// Resolved and valid.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The file that lists the virtual servers.
-    pub file: PathBuf,
+    /// Where the virtual servers come from.
+    pub source: SourceConfig,
     /// Where the contract is served.
     pub grpc_listen: ListenAddress,
 }
 
+/// Where the virtual servers come from.
+#[derive(Clone, Debug)]
+pub enum SourceConfig {
+    /// The file that lists them.
+    File(PathBuf),
+    /// A cluster.
+    Kubernetes(Box<KubernetesConfig>),
+}
+
+/// A cluster as the source.
+#[derive(Clone, Debug)]
+pub struct KubernetesConfig {
+    /// Where it is.
+    pub cluster: ClusterConfig,
+    /// What is written to it; `None`: nothing.
+    pub status: Option<StatusConfig>,
+}
+
+/// What is read of a cluster.
+#[derive(Clone, Debug)]
+pub struct ClusterConfig {
+    /// Address and credentials.
+    pub origin: Origin,
+    /// The API server.
+    pub url: String,
+    /// The namespace that the pod, or the kubeconfig, is in.
+    pub namespace: String,
+    /// What its objects mean.
+    pub settings: Settings,
+    /// Only these Services.
+    pub service_selector: Option<String>,
+    /// Only these pods.
+    pub pod_selector: Option<String>,
+    /// How long a watch may last.
+    pub watch_timeout: Duration,
+}
+
+/// Who writes status, and where.
+#[derive(Clone, Debug)]
+pub struct StatusConfig {
+    /// Knows what is announced.
+    pub announcer: Target,
+    /// The Lease of the one who writes.
+    pub lease_name: String,
+    /// This pod.
+    pub pod_name: String,
+    /// Where the Leases are.
+    pub namespace: String,
+    /// This pod's uid.
+    pub pod_uid: Option<String>,
+}
+
 impl Config {
-    /// Reads the file too: one that cannot be used at start is an error of whoever starts us.
+    /// Reads the file, or the credentials, too: what cannot be used at start is an error of whoever
+    /// starts us.
     ///
     /// # Errors
     /// Names the flag, what is wrong with the file and where.
     pub fn resolve(args: &Args) -> Result<Self, ConfigError> {
-        file_source::load(&args.file).map_err(|error| {
-            let cure = match &error {
-                FileError::Read { .. } => {
-                    "; --file must name a readable file, see docs/file-format.md"
+        let kind = match (args.source, &args.file) {
+            (None | Some(SourceKind::File), Some(file)) => SourceConfig::File(read(file)?),
+            (Some(SourceKind::File), None) => {
+                return Err(ConfigError(
+                    "--source file needs --file PATH, the file that lists the virtual servers; \
+                     see docs/file-format.md"
+                        .to_owned(),
+                ));
+            }
+            (Some(SourceKind::Kubernetes), Some(_)) => {
+                return Err(ConfigError(
+                    "--file is not read with --source kubernetes: leave one of the two out"
+                        .to_owned(),
+                ));
+            }
+            (None | Some(SourceKind::Kubernetes), None) => {
+                let mut cluster = ClusterConfig::resolve(&args.cluster)?;
+                if let Some(namespace) = &args.status.pod_namespace {
+                    cluster.namespace.clone_from(namespace);
                 }
-                FileError::Content { .. } => "",
-            };
-            ConfigError(format!("{}{cure}", SourceError::new(&error)))
-        })?;
+                cluster.settings.scopes = scopes(&args.cluster, &cluster.namespace);
+                let status = StatusConfig::resolve(&args.status, &cluster.namespace)?;
+                SourceConfig::Kubernetes(Box::new(KubernetesConfig { cluster, status }))
+            }
+        };
         Ok(Self {
-            file: args.file.clone(),
+            source: kind,
             grpc_listen: args.common.grpc_listen.clone(),
         })
     }
+}
+
+fn read(path: &std::path::Path) -> Result<PathBuf, ConfigError> {
+    file_source::load(path).map_err(|error| {
+        let cure = match &error {
+            FileError::Read { .. } => "; --file must name a readable file, see docs/file-format.md",
+            FileError::Content { .. } => "",
+        };
+        ConfigError(format!("{}{cure}", SourceError::new(&error)))
+    })?;
+    Ok(path.to_owned())
+}
+
+impl ClusterConfig {
+    /// Reads the credentials.
+    ///
+    /// # Errors
+    /// Names the flag or the file.
+    pub fn resolve(args: &ClusterArgs) -> Result<Self, ConfigError> {
+        let settings = settings(args)?;
+        let origin = match &args.kubeconfig {
+            Some(path) => Origin::Kubeconfig(path.clone()),
+            None => Origin::InCluster,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .map_err(|error| ConfigError(format!("cannot start: {error}")))?;
+        let (url, namespace) = runtime.block_on(origin.place()).map_err(|error| {
+            ConfigError(format!(
+                "{error}; or take the virtual servers from a file (--file)"
+            ))
+        })?;
+        Ok(Self {
+            origin,
+            url,
+            settings: Settings {
+                scopes: scopes(args, &namespace),
+                ..settings
+            },
+            namespace,
+            service_selector: args.service_selector.clone(),
+            pod_selector: args.pod_selector.clone(),
+            watch_timeout: args.watch_timeout,
+        })
+    }
+}
+
+/// What the flags say of the meaning of objects, whatever cluster they come from.
+///
+/// # Errors
+/// Every problem, each with its flag.
+pub fn settings(args: &ClusterArgs) -> Result<Settings, ConfigError> {
+    let settings = Settings {
+        load_balancer_class: args.load_balancer_class.clone(),
+        service_ranges: args.service_ranges.iter().copied().collect(),
+        pools: args.address_pools.clone(),
+        pods: args.pod_selector.as_ref().map(|_| PodService {
+            name: POD_SERVICE.to_owned(),
+            addresses: args.pod_addresses.clone(),
+            ports: args.pod_ports.clone(),
+            target_port: args.pod_target_port,
+            annotations: args.pod_annotations.clone(),
+        }),
+        scopes: Vec::new(),
+    };
+    settings.validate().map_err(|problems| {
+        let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        ConfigError(problems.join("\n"))
+    })?;
+    Ok(settings)
+}
+
+/// A list and watch for each kind and namespace.
+fn scopes(args: &ClusterArgs, own_namespace: &str) -> Vec<Scope> {
+    let namespaces: Vec<Option<Box<str>>> = if args.all_namespaces {
+        vec![None]
+    } else if args.namespaces.is_empty() {
+        vec![Some(own_namespace.into())]
+    } else {
+        args.namespaces
+            .iter()
+            .map(|namespace| Some(namespace.as_str().into()))
+            .collect()
+    };
+    let mut kinds = vec![Kind::Service, Kind::EndpointSlice];
+    if args.pod_weights || args.pod_selector.is_some() {
+        kinds.push(Kind::Pod);
+    }
+    let mut scopes = Vec::new();
+    for kind in kinds {
+        for namespace in &namespaces {
+            let namespace = namespace.clone();
+            scopes.push(Scope { kind, namespace });
+        }
+    }
+    scopes
+}
+
+impl StatusConfig {
+    fn resolve(args: &StatusArgs, namespace: &str) -> Result<Option<Self>, ConfigError> {
+        if !args.write_status {
+            return Ok(None);
+        }
+        let name = &args.lease_name;
+        let is_name = |name: &str| {
+            !name.is_empty()
+                && name.len() <= LONGEST_LEASE_NAME
+                && name
+                    .chars()
+                    .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+                && !name.starts_with('-')
+                && !name.ends_with('-')
+        };
+        if !is_name(name) {
+            return Err(ConfigError(format!(
+                "--lease-name {name:?}: expected a name of at most {LONGEST_LEASE_NAME} lowercase \
+                 letters, digits and `-`, such as portlb"
+            )));
+        }
+        let pod_name = match &args.pod_name {
+            Some(name) => name.clone(),
+            None => host_name()?,
+        };
+        Ok(Some(Self {
+            announcer: args.announcer.clone(),
+            lease_name: name.clone(),
+            pod_name,
+            namespace: namespace.to_owned(),
+            pod_uid: args.pod_uid.clone().filter(|uid| !uid.is_empty()),
+        }))
+    }
+}
+
+fn host_name() -> Result<String, ConfigError> {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map(|name| name.trim().to_lowercase())
+        .map_err(|error| {
+            ConfigError(format!(
+                "--pod-name: the host's name cannot be read ({error}): give it, or write nothing \
+                 (--write-status false)"
+            ))
+        })
 }

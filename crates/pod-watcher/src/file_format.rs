@@ -5,6 +5,7 @@
 //! Where its addresses are of both families, each real server serves those of its own.
 
 mod convert;
+mod render;
 mod value;
 
 use daemon_runtime::config_file::{self, Problem};
@@ -12,17 +13,35 @@ use serde::Deserialize;
 use serde_saphyr::Spanned;
 use virtual_server::DesiredSet;
 
+pub use render::render;
 use value::{Address, Period, Port, PortsText, Prefix};
 
 const LEAST: &str =
     "apiVersion: portlb.io/v1, kind: VirtualServers and virtualServers: [], a line each";
+
+/// A document that can be used.
+#[derive(Debug)]
+pub struct Content {
+    /// What it means.
+    pub desired: DesiredSet,
+    /// What is most likely not meant, each with its place.
+    pub doubts: Vec<Problem>,
+}
 
 /// Reads a document.
 ///
 /// # Errors
 /// Says what is wrong with it, where, and what to write instead.
 pub fn parse(text: &str) -> Result<DesiredSet, Problem> {
-    convert::desired_set(config_file::parse(text, LEAST)?)
+    Ok(read(text)?.desired)
+}
+
+/// The same, with what its writer should look at again.
+///
+/// # Errors
+/// Says what is wrong with it, where, and what to write instead.
+pub fn read(text: &str) -> Result<Content, Problem> {
+    convert::content(config_file::parse(text, LEAST)?)
 }
 
 #[derive(Debug, Deserialize)]

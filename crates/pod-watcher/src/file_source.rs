@@ -6,7 +6,7 @@ use daemon_runtime::config_file::{self, FileError, FileWatcher, WatchError};
 use virtual_server::DesiredSet;
 
 use crate::{
-    file_format,
+    file_format::{self, Content},
     source::{Description, Source, SourceError, SourceEvent},
 };
 
@@ -54,26 +54,41 @@ impl Source for FileSource {
             if self.last_read.as_ref() == Some(&seen) {
                 continue;
             }
-            self.last_read = Some(seen);
+            let is_first = self.last_read.replace(seen).is_none();
             return match read.and_then(|text| parse(&self.path, &text)) {
-                Ok(desired) => SourceEvent::Snapshot(desired),
+                Ok(content) => {
+                    // Of the first, `load` has told.
+                    if !is_first {
+                        tell_doubts(&self.path, &content);
+                    }
+                    SourceEvent::Snapshot(content.desired)
+                }
                 Err(error) => SourceEvent::Failed(SourceError::new(&error)),
             };
         }
     }
 }
 
-/// Reads the file once.
+/// Reads the file once; logs what is most likely not meant.
 ///
 /// # Errors
 /// It cannot be read or used.
 pub fn load(path: &Path) -> Result<DesiredSet, FileError> {
-    parse(path, &config_file::read(path)?)
+    let content = parse(path, &config_file::read(path)?)?;
+    tell_doubts(path, &content);
+    Ok(content.desired)
 }
 
-fn parse(path: &Path, text: &str) -> Result<DesiredSet, FileError> {
-    file_format::parse(text).map_err(|problem| FileError::Content {
+fn parse(path: &Path, text: &str) -> Result<Content, FileError> {
+    file_format::read(text).map_err(|problem| FileError::Content {
         path: path.to_owned(),
         problem,
     })
+}
+
+fn tell_doubts(path: &Path, content: &Content) {
+    for doubt in &content.doubts {
+        let doubt = format_args!("{}:{doubt}", path.display());
+        tracing::warn!(%doubt, "the file is usable; is this meant?");
+    }
 }

@@ -1,15 +1,22 @@
 //! The one task that owns the desired set.
 
-use std::{collections::BTreeMap, convert::Infallible};
+use std::{
+    collections::{BTreeMap, HashMap},
+    convert::Infallible,
+    fmt,
+};
 
 use daemon_runtime::{Publisher, Reader, Shutdown, Step};
 use tokio::sync::watch;
-use virtual_server::{DesiredSet, ServiceRange, VirtualServer, VirtualServerId};
+use virtual_server::{DesiredChange, DesiredSet, ServiceRange, VirtualServer, VirtualServerId};
 
 use crate::{
     metrics::IndexMetrics,
     source::{Description, Source, SourceError, SourceEvent},
 };
+
+/// What is said of a source that has not said anything yet.
+pub(crate) const NOT_READ: &str = "not read yet";
 
 /// What an object of the desired set is known by. Ranges come first, so that whoever announces
 /// knows the range before the addresses in it.
@@ -53,8 +60,10 @@ pub struct IndexReader {
 pub struct Index {
     objects: Publisher<Key, Object>,
     source: watch::Sender<SourceStatus>,
-    /// Summary of what is published; `None` until the source has said it for the first time.
-    published: Option<String>,
+    /// How much is published.
+    size: Size,
+    /// Whether the source has said it for the first time.
+    is_published: bool,
     metrics: IndexMetrics,
     step: Step,
 }
@@ -74,7 +83,8 @@ impl Index {
         let index = Self {
             objects,
             source,
-            published: None,
+            size: Size::default(),
+            is_published: false,
             metrics,
             step,
         };
@@ -100,18 +110,15 @@ impl Index {
 
     fn handle(&mut self, event: SourceEvent) {
         match event {
-            SourceEvent::Snapshot(desired) => self.publish(desired),
+            SourceEvent::Snapshot(desired) => self.replace_all(desired),
+            SourceEvent::Changes(changes) => self.change(changes),
             SourceEvent::Failed(error) => self.keep(error),
+            SourceEvent::Recovered => self.recovered(),
         }
     }
 
-    fn publish(&mut self, desired: DesiredSet) {
-        self.metrics.published(&desired);
-        let summary = format!(
-            "{} virtual servers, {} service ranges",
-            desired.virtual_servers.len(),
-            desired.service_ranges.len()
-        );
+    fn replace_all(&mut self, desired: DesiredSet) {
+        self.size = Size::of(&desired);
         let ranges = desired.service_ranges.into_iter();
         let servers = desired.virtual_servers.into_iter();
         let objects: BTreeMap<Key, Object> = ranges
@@ -121,28 +128,128 @@ impl Index {
             )
             .collect();
         self.objects.replace_all(objects);
+        tracing::info!(published = %self.size, "the desired set has been read");
+        self.published();
+        self.recovered();
+    }
+
+    fn change(&mut self, changes: Vec<DesiredChange>) {
+        for change in changes {
+            self.size.follow(&change);
+            match change {
+                DesiredChange::RemoveServiceRange(range) => {
+                    self.objects.remove(&Key::ServiceRange(range));
+                }
+                DesiredChange::RemoveVirtualServer(id) => {
+                    self.objects.remove(&Key::VirtualServer(id));
+                }
+                DesiredChange::PutServiceRange(range) => self
+                    .objects
+                    .set(Key::ServiceRange(range), Object::ServiceRange(range)),
+                DesiredChange::PutVirtualServer(server) => self
+                    .objects
+                    .set(Key::VirtualServer(server.id), Object::VirtualServer(server)),
+            }
+        }
+        if !self.is_published {
+            tracing::info!(published = %self.size, "the desired set has been read");
+        }
+        self.published();
+        if self.source.borrow().last_error.is_none() {
+            self.metrics.recovered();
+        }
+        self.report();
+    }
+
+    fn published(&mut self) {
         self.objects.synced();
+        self.is_published = true;
+        self.metrics.published(&self.size);
+    }
+
+    fn recovered(&mut self) {
+        self.metrics.recovered();
         self.source.send_modify(|status| status.last_error = None);
-        tracing::info!(published = summary, "the desired set has been read");
-        self.step.ready(summary.clone());
-        self.published = Some(summary);
+        self.report();
     }
 
     fn keep(&mut self, error: SourceError) {
         self.metrics.failed();
-        match &self.published {
-            Some(summary) => {
-                tracing::error!(%error, kept = summary, "the source cannot be used");
-                self.step.ready(format!(
-                    "{summary}; kept, since the newest state cannot be used: {error}"
-                ));
-            }
-            None => {
-                tracing::error!(%error, "the source cannot be used; nothing is published yet");
-                self.step.missing(error.to_string());
-            }
+        if self.is_published {
+            tracing::error!(%error, kept = %self.size, "the source cannot be used");
+        } else {
+            tracing::error!(%error, "the source cannot be used; nothing is published yet");
         }
         self.source
             .send_modify(|status| status.last_error = Some(error));
+        self.report();
+    }
+
+    fn report(&self) {
+        let status = self.source.borrow();
+        match &status.last_error {
+            Some(error) if self.is_published => self.step.ready(format!(
+                "{}; kept, since the newest state cannot be used: {error}",
+                self.size
+            )),
+            Some(error) => self.step.missing(error.to_string()),
+            None if self.is_published => self.step.ready(self.size.to_string()),
+            None => self.step.missing(NOT_READ),
+        }
+    }
+}
+
+/// How much a desired set holds.
+#[derive(Debug, Default)]
+pub(crate) struct Size {
+    pub(crate) service_ranges: usize,
+    pub(crate) real_servers: usize,
+    /// The real servers of each virtual server.
+    virtual_servers: HashMap<VirtualServerId, usize>,
+}
+
+impl Size {
+    fn of(desired: &DesiredSet) -> Self {
+        let virtual_servers: HashMap<_, _> = desired
+            .virtual_servers
+            .iter()
+            .map(|(id, server)| (*id, server.real_servers.len()))
+            .collect();
+        Self {
+            service_ranges: desired.service_ranges.len(),
+            real_servers: virtual_servers.values().sum(),
+            virtual_servers,
+        }
+    }
+
+    /// `change` is one that differs from what was there before.
+    fn follow(&mut self, change: &DesiredChange) {
+        match change {
+            DesiredChange::RemoveServiceRange(_) => self.service_ranges -= 1,
+            DesiredChange::PutServiceRange(_) => self.service_ranges += 1,
+            DesiredChange::RemoveVirtualServer(id) => {
+                self.real_servers -= self.virtual_servers.remove(id).unwrap_or(0);
+            }
+            DesiredChange::PutVirtualServer(server) => {
+                let count = server.real_servers.len();
+                let before = self.virtual_servers.insert(server.id, count);
+                self.real_servers = self.real_servers + count - before.unwrap_or(0);
+            }
+        }
+    }
+
+    pub(crate) fn virtual_servers(&self) -> usize {
+        self.virtual_servers.len()
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} virtual servers, {} service ranges",
+            self.virtual_servers(),
+            self.service_ranges
+        )
     }
 }

@@ -2,8 +2,9 @@
 
 use std::sync::atomic::AtomicU64;
 
-use daemon_runtime::{Counter, Gauge, Metrics};
-use virtual_server::DesiredSet;
+use daemon_runtime::{Counter, Family, Gauge, Labels, Metrics};
+
+use crate::{index::Size, kubernetes::catalog::Counts};
 
 /// What the index counts.
 #[derive(Clone, Debug, Default)]
@@ -66,20 +67,16 @@ impl IndexMetrics {
         this
     }
 
-    pub(crate) fn published(&self, desired: &DesiredSet) {
-        let real_servers: usize = desired
-            .virtual_servers
-            .values()
-            .map(|virtual_server| virtual_server.real_servers.len())
-            .sum();
-        set(&self.virtual_servers, desired.virtual_servers.len());
-        set(&self.real_servers, real_servers);
-        set(&self.service_ranges, desired.service_ranges.len());
+    pub(crate) fn published(&self, size: &Size) {
+        set(&self.virtual_servers, size.virtual_servers());
+        set(&self.real_servers, size.real_servers);
+        set(&self.service_ranges, size.service_ranges);
         self.snapshots.inc();
+        self.changed_at.set(seconds_since_1970());
+    }
+
+    pub(crate) fn recovered(&self) {
         self.in_use.set(1);
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        self.changed_at
-            .set(now.map_or(0.0, |age| age.as_secs_f64()));
     }
 
     pub(crate) fn failed(&self) {
@@ -99,6 +96,129 @@ impl WatchMetrics {
         );
         this
     }
+}
+
+/// What the Kubernetes source and the writers of status count.
+#[derive(Clone, Debug, Default)]
+pub struct ClusterMetrics {
+    lists: Family<Labels, Counter>,
+    heard_at: Family<Labels, Gauge<f64, AtomicU64>>,
+    failures: Family<Labels, Counter>,
+    objects: Family<Labels, Gauge>,
+    bad_services: Gauge,
+    pub(crate) lease_held: Gauge,
+    pub(crate) announcers: Gauge,
+    writes: Family<Labels, Counter>,
+    write_failures: Family<Labels, Counter>,
+}
+
+impl ClusterMetrics {
+    /// Registers them.
+    pub fn register(metrics: &Metrics) -> Self {
+        let this = Self::default();
+        metrics.register(
+            "kubernetes_lists",
+            "Complete lists of a resource that were begun: at the start, with new credentials, and \
+             whenever the API server no longer knows what has happened since the last event",
+            this.lists.clone(),
+        );
+        metrics.register(
+            "kubernetes_last_event_timestamp_seconds",
+            "When the API server was last heard of for a resource, in seconds since 1970",
+            this.heard_at.clone(),
+        );
+        metrics.register(
+            "kubernetes_request_failures",
+            "Lists and watches that failed, by resource and reason: the HTTP status, `unreachable`, \
+             `credentials` or `malformed`. 410 is answered by a new list",
+            this.failures.clone(),
+        );
+        metrics.register(
+            "kubernetes_objects",
+            "What is known of the cluster, by kind",
+            this.objects.clone(),
+        );
+        metrics.register(
+            "kubernetes_bad_services",
+            "Services that are not served as they are written; each has a Warning Event",
+            this.bad_services.clone(),
+        );
+        metrics.register(
+            "lease_held",
+            "1 while this pod writes statuses and Events, 0 while another one does",
+            this.lease_held.clone(),
+        );
+        metrics.register(
+            "lease_reports",
+            "Load-balancer pods whose reports of announcements count; 0 where the lease is not held",
+            this.announcers.clone(),
+        );
+        metrics.register(
+            "kubernetes_writes",
+            "Writes that the API server has taken, by object: service-status, event, lease, report",
+            this.writes.clone(),
+        );
+        metrics.register(
+            "kubernetes_write_failures",
+            "Writes that failed, by object and reason; each is tried again",
+            this.write_failures.clone(),
+        );
+        this
+    }
+
+    pub(crate) fn listing(&self, resource: &'static str) {
+        self.lists
+            .get_or_create(&vec![("resource", resource.to_owned())])
+            .inc();
+    }
+
+    pub(crate) fn heard(&self, resource: &'static str) {
+        self.heard_at
+            .get_or_create(&vec![("resource", resource.to_owned())])
+            .set(seconds_since_1970());
+    }
+
+    pub(crate) fn failed(&self, resource: &'static str, reason: &str) {
+        self.failures
+            .get_or_create(&vec![
+                ("resource", resource.to_owned()),
+                ("reason", reason.to_owned()),
+            ])
+            .inc();
+    }
+
+    pub(crate) fn counted(&self, counts: &Counts) {
+        for (kind, count) in [
+            ("Service", counts.services),
+            ("EndpointSlice", counts.endpoint_slices),
+            ("endpoint", counts.endpoints),
+            ("Pod", counts.pods),
+        ] {
+            let labels = vec![("kind", kind.to_owned())];
+            set(&self.objects.get_or_create(&labels), count);
+        }
+        set(&self.bad_services, counts.bad_services);
+    }
+
+    pub(crate) fn wrote(&self, object: &'static str) {
+        self.writes
+            .get_or_create(&vec![("object", object.to_owned())])
+            .inc();
+    }
+
+    pub(crate) fn write_failed(&self, object: &'static str, reason: &str) {
+        self.write_failures
+            .get_or_create(&vec![
+                ("object", object.to_owned()),
+                ("reason", reason.to_owned()),
+            ])
+            .inc();
+    }
+}
+
+fn seconds_since_1970() -> f64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0.0, |age| age.as_secs_f64())
 }
 
 fn set(gauge: &Gauge, count: usize) {

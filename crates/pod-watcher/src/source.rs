@@ -2,7 +2,7 @@
 
 use std::{error::Error, fmt};
 
-use virtual_server::DesiredSet;
+use virtual_server::{DesiredChange, DesiredSet};
 
 /// Knows what shall be served: a file, or what runs in a cluster.
 pub trait Source: Send + 'static {
@@ -27,8 +27,13 @@ pub struct Description {
 pub enum SourceEvent {
     /// Everything that shall be served: valid as a whole.
     Snapshot(DesiredSet),
+    /// What differs from what was said before; the first of them says everything. The set that
+    /// they lead to is valid as a whole.
+    Changes(Vec<DesiredChange>),
     /// The newest state cannot be used; what was said before holds on.
     Failed(SourceError),
+    /// What had failed works again, and what was said last is the newest state.
+    Recovered,
 }
 
 /// Why the newest state of a source cannot be used, with its place and cure.
@@ -39,6 +44,12 @@ impl SourceError {
     /// Takes the error over with its causes.
     pub fn new(error: &dyn Error) -> Self {
         Self(daemon_runtime::in_words(error))
+    }
+}
+
+impl From<String> for SourceError {
+    fn from(text: String) -> Self {
+        Self(text)
     }
 }
 

@@ -59,6 +59,27 @@ fn an_unusable_file_ends_with_exit_code_2_and_its_place() {
 }
 
 #[test]
+fn a_file_that_cannot_serve_is_usable_with_a_warning_at_its_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("doubtful.yaml");
+    fs::write(
+        &file,
+        "apiVersion: portlb.io/v1\nkind: VirtualServers\nvirtualServers:\n- name: web\n  \
+         addresses: [10.1.1.10]\n  ports: [80]\n  realServers: [{address: 10.0.2.3}]\n  \
+         minimumHealthy: 2\n",
+    )
+    .unwrap();
+    let (code, message) = check_config(&file);
+    assert_eq!(code, Some(0), "{message}");
+    let warning = format!(
+        "{}:8:19: tcp/10.1.1.10:80: minimumHealthy: 2",
+        file.display()
+    );
+    assert!(message.contains("WARN"), "{message}");
+    assert!(message.contains(&warning), "{message}");
+}
+
+#[test]
 fn a_missing_file_ends_with_exit_code_2_before_a_socket_is_opened() {
     // The address is taken from nobody: had it been opened, the exit code would be 1.
     let output = pod_watcher(&[
@@ -76,12 +97,78 @@ fn a_missing_file_ends_with_exit_code_2_before_a_socket_is_opened() {
     );
 }
 
-#[test]
-fn a_missing_flag_ends_with_exit_code_2_and_names_it() {
-    let output = pod_watcher(&[]);
-    assert_eq!(output.status.code(), Some(2));
+#[track_caller]
+fn check_unusable(arguments: &[&str], words: &[&str]) {
+    let output = pod_watcher(arguments);
     let message = String::from_utf8(output.stderr).unwrap();
-    assert!(message.contains("--file <PATH>"), "{message}");
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    for word in words {
+        assert!(message.contains(word), "{word:?} is not in: {message}");
+    }
+}
+
+#[test]
+fn outside_of_a_cluster_the_two_ways_on_are_named() {
+    check_unusable(&[], &["--kubeconfig", "--file", "ServiceAccount"]);
+    check_unusable(
+        &["--kubeconfig", "/nonexistent/kubeconfig"],
+        &["--kubeconfig /nonexistent/kubeconfig", "No such file"],
+    );
+}
+
+#[test]
+fn a_source_and_flags_of_another_are_refused() {
+    check_unusable(&["--source", "file"], &["--source file needs --file PATH"]);
+    check_unusable(
+        &["--source", "kubernetes", "--file", "/x"],
+        &["--file is not read with --source kubernetes"],
+    );
+    check_unusable(
+        &["--all-namespaces", "--namespaces", "web"],
+        &["--all-namespaces", "cannot be used with", "--namespaces"],
+    );
+    check_unusable(
+        &["--pod-selector", "app=web"],
+        &["--pod-addresses", "--pod-ports"],
+    );
+    check_unusable(
+        &["--watch-timeout", "1s"],
+        &["--watch-timeout", "from 5s to 10m"],
+    );
+    check_unusable(&["--address-pool", "web"], &["--address-pool"]);
+    check_unusable(
+        &["--announcer", "localhost:50053"],
+        &["--announcer", "http://"],
+    );
+}
+
+#[test]
+fn a_kubeconfig_is_checked_without_asking_the_cluster() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("kubeconfig");
+    // Nobody answers at the address.
+    fs::write(
+        &file,
+        "{apiVersion: v1, kind: Config, current-context: x,
+          clusters: [{name: x, cluster: {server: 'https://192.0.2.1:6443'}}],
+          contexts: [{name: x, context: {cluster: x, user: x, namespace: web}}],
+          users: [{name: x, user: {token: t}}]}",
+    )
+    .unwrap();
+    let file = file.to_str().unwrap();
+    let output = pod_watcher(&["--check-config", "--kubeconfig", file]);
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{message}");
+    check_unusable(
+        &[
+            "--check-config",
+            "--kubeconfig",
+            file,
+            "--lease-name",
+            "Not/a name",
+        ],
+        &["--lease-name", "lowercase letters"],
+    );
 }
 
 #[test]
@@ -89,7 +176,7 @@ fn the_example_in_the_help_is_usable() {
     let help = String::from_utf8(pod_watcher(&["--help"]).stdout).unwrap();
     let example: Vec<&str> = help
         .lines()
-        .skip_while(|line| !line.contains("apiVersion"))
+        .skip_while(|line| !line.contains("apiVersion: portlb.io"))
         .take_while(|line| line.is_empty() || line.starts_with("  "))
         .collect();
     let directory = tempfile::tempdir().unwrap();

@@ -18,7 +18,7 @@ use daemon_api::{
 };
 use daemon_runtime::{Daemon, DaemonError, ListenAddress, Metrics, Readiness, Shutdown};
 use pod_watcher::{
-    config::Config,
+    config::{Config, SourceConfig},
     source::{Description, Source, SourceError, SourceEvent},
 };
 use tempfile::TempDir;
@@ -44,7 +44,7 @@ impl Running {
     async fn with_file(path: &Path) -> Self {
         let mut daemon = Daemon::new("pod-watcher");
         let config = Config {
-            file: path.to_owned(),
+            source: SourceConfig::File(path.to_owned()),
             grpc_listen: "127.0.0.1:0".parse().unwrap(),
         };
         let address = pod_watcher::start(config, &mut daemon).await.unwrap();

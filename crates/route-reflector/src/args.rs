@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use bgp_packet::RouterId;
 use clap::Parser;
 use daemon_runtime::{CommonArgs, Defaults};
 
@@ -52,6 +53,11 @@ pub struct Args {
         value_parser = listen
     )]
     pub listen: Vec<SocketAddr>,
+
+    /// BGP identifier, in the form of an IPv4 address. Takes the place of `routerId` in the file, so
+    /// that several reflectors may share one file; in Kubernetes from status.podIP
+    #[arg(long, env = "PORTLB_ROUTER_ID", value_name = "ID")]
+    pub router_id: Option<RouterId>,
 
     /// What the peers' operators read when the reflector shuts down (RFC 9003), at most 255 octets
     #[arg(

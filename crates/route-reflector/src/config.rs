@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use bgp_packet::RouterId;
 use bgp_speaker::{Configuration, SpeakerConfig};
 use daemon_runtime::{
     ConfigError, ListenAddress,
@@ -33,12 +34,12 @@ pub struct Config {
 /// All that the daemon starts with: flags and file together.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// As the file has it, with the flags' `listen`.
+    /// As the file has it, with what the flags put in its place.
     pub config: Config,
     /// Where it was read, and is read again.
     pub file: PathBuf,
-    /// Takes the place of the file's `listen`, unless it is empty.
-    pub listen: Vec<SocketAddr>,
+    /// What takes the place of what the file says, each time that it is read.
+    pub overrides: Overrides,
     /// Where gRPC is served.
     pub grpc_listen: ListenAddress,
     /// What the peers' operators read at a shutdown.
@@ -47,13 +48,36 @@ pub struct Settings {
     pub shutdown_deadline: Duration,
 }
 
+/// What flags say instead of the file.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// Unless it is empty.
+    pub listen: Vec<SocketAddr>,
+    /// The file need not have one then.
+    pub router_id: Option<RouterId>,
+}
+
 impl Settings {
     /// Opens nothing but the configuration file.
     ///
     /// # Errors
     /// Says what is wrong with the file, where, and what to write instead.
     pub fn resolve(args: Args) -> Result<Self, ConfigError> {
-        let config = load(&args.config, &args.listen).map_err(|error| {
+        let overrides = Overrides {
+            listen: args.listen,
+            router_id: args.router_id,
+        };
+        if args
+            .router_id
+            .is_some_and(|RouterId(id)| id.is_unspecified())
+        {
+            return Err(ConfigError(
+                "--router-id: 0.0.0.0 is not allowed; give an id that no other BGP speaker has, \
+                 usually an address of this host"
+                    .to_owned(),
+            ));
+        }
+        let config = load(&args.config, &overrides).map_err(|error| {
             let cure = match &error {
                 FileError::Read { .. } => {
                     "; --config must name a readable file, see docs/route-reflector.md"
@@ -65,7 +89,7 @@ impl Settings {
         Ok(Self {
             config,
             file: args.config,
-            listen: args.listen,
+            overrides,
             grpc_listen: args.common.grpc_listen,
             shutdown_text: args.shutdown_text,
             shutdown_deadline: args.shutdown_timeout,
@@ -73,28 +97,24 @@ impl Settings {
     }
 }
 
-/// Reads a configuration file. `listen` takes the place of the file's, unless it is empty.
+/// Reads a configuration file.
 ///
 /// # Errors
 /// Says what is wrong with it, where, and what to write instead.
-pub fn load(path: &Path, listen: &[SocketAddr]) -> Result<Config, FileError> {
+pub fn load(path: &Path, overrides: &Overrides) -> Result<Config, FileError> {
     let text = config_file::read(path)?;
-    let mut config = parse(&text).map_err(|problem| FileError::Content {
+    parse(&text, overrides).map_err(|problem| FileError::Content {
         path: path.to_owned(),
         problem,
-    })?;
-    if !listen.is_empty() {
-        config.speaker.listen = listen.to_vec();
-    }
-    Ok(config)
+    })
 }
 
 /// Reads a document.
 ///
 /// # Errors
 /// Says what is wrong with it, where, and what to write instead.
-pub fn parse(text: &str) -> Result<Config, Problem> {
-    resolve::resolve(&config_file::parse(text, LEAST)?)
+pub fn parse(text: &str, overrides: &Overrides) -> Result<Config, Problem> {
+    resolve::resolve(&config_file::parse(text, LEAST)?, overrides)
 }
 
 #[cfg(test)]

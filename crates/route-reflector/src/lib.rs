@@ -68,7 +68,7 @@ pub async fn start(settings: Settings, daemon: &mut Daemon) -> Result<Addresses,
     let Settings {
         config,
         file,
-        listen,
+        overrides,
         grpc_listen,
         shutdown_text,
         shutdown_deadline,
@@ -99,7 +99,7 @@ pub async fn start(settings: Settings, daemon: &mut Daemon) -> Result<Addresses,
     let step = daemon.readiness().step("configuration", "");
     let reflector = Reflector::new(
         handle.clone(),
-        listen,
+        overrides,
         in_force_sender,
         step,
         daemon.metrics(),

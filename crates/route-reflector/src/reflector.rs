@@ -1,12 +1,12 @@
 //! The owner of the configuration in force: reads the file again, tells the speaker what changed.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use bgp_speaker::{SpeakerConfig, SpeakerGone, SpeakerHandle};
 use daemon_runtime::{Counter, Metrics, Shutdown, Step, config_file::FileWatcher, in_words};
 use tokio::{signal::unix::Signal, sync::watch};
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, Overrides};
 
 /// What is in force, and why the file's newest state is not.
 #[derive(Clone, Debug)]
@@ -28,7 +28,7 @@ pub(crate) struct Triggers {
 #[derive(Debug)]
 pub(crate) struct Reflector {
     speaker: SpeakerHandle,
-    listen: Vec<SocketAddr>,
+    overrides: Overrides,
     in_force: watch::Sender<InForce>,
     step: Step,
     reads: Counter,
@@ -37,10 +37,10 @@ pub(crate) struct Reflector {
 }
 
 impl Reflector {
-    /// `listen` takes the place of the file's, unless it is empty.
+    /// `overrides` take the place of what the file says.
     pub(crate) fn new(
         speaker: SpeakerHandle,
-        listen: Vec<SocketAddr>,
+        overrides: Overrides,
         in_force: watch::Sender<InForce>,
         step: Step,
         metrics: &Metrics,
@@ -66,7 +66,7 @@ impl Reflector {
         step.ready("");
         Self {
             speaker,
-            listen,
+            overrides,
             in_force,
             step,
             reads,
@@ -98,7 +98,7 @@ impl Reflector {
             (in_force.config.clone(), in_force.file.clone())
         };
         self.reads.inc();
-        let loaded = config::load(&file, &self.listen)
+        let loaded = config::load(&file, &self.overrides)
             .map_err(|error| in_words(&error))
             .and_then(|config| check_changeable(&before.speaker, &config.speaker).map(|()| config));
         match loaded {

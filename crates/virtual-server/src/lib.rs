@@ -3,6 +3,7 @@
 //!
 //! - [`VirtualServer`] is what a user wants: one address, protocol and port (or range of ports),
 //!   and the real servers behind it. [`VirtualServer::validate`] says what cannot be.
+//! - [`Options`] is what the user may leave out; settled, it is a [`Behaviour`].
 //! - [`ServiceRange`] is a prefix announced as a whole.
 //! - [`DesiredSet`] is all of both, and what differs between two of them.
 //! - [`Table`] is what a kernel holds; [`plan`] is the way from one table to another.
@@ -13,6 +14,7 @@ mod defaults;
 mod desired_set;
 mod invalid;
 mod model;
+mod options;
 mod parse;
 mod plan;
 mod table;
@@ -25,6 +27,9 @@ pub use model::{
     FailureAction, ForwardingMethod, HealthCheck, HealthCheckKind, Persistence, Ports, Protocol,
     RealServer, RealServerState, Scheduler, ServiceRange, TunnelKind, VirtualServer,
     VirtualServerId, Weight,
+};
+pub use options::{
+    Behaviour, HealthCheckChoice, HealthCheckOptions, Options, PersistenceOptions, SchedulerFlags,
 };
 pub use plan::{plan, plan_keys};
 pub use table::{

@@ -8,7 +8,10 @@ use std::{
 
 use ipnet::IpNet;
 
-use crate::{Invalid, Ports, Protocol, Scheduler, ServiceRange, VirtualServerId};
+use crate::{
+    FailureAction, ForwardingMethod, HealthCheckChoice, Invalid, Ports, Protocol, RealServerState,
+    Scheduler, SchedulerFlags, ServiceRange, TunnelKind, VirtualServerId,
+};
 
 impl FromStr for Protocol {
     type Err = Invalid;
@@ -128,6 +131,119 @@ impl FromStr for Scheduler {
     }
 }
 
+impl FromStr for SchedulerFlags {
+    type Err = Invalid;
+
+    /// Takes a list such as `fallback,port`, and `none`.
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let mut flags = Self::default();
+        if text == "none" {
+            return Ok(flags);
+        }
+        for flag in text.split(',').map(str::trim) {
+            match flag {
+                "fallback" => flags.fallback = true,
+                "port" => flags.port = true,
+                _ => {
+                    return Err(Invalid::new(
+                        "schedulerFlags",
+                        quoted(text),
+                        "is not a list of flags",
+                        "allowed are fallback, port, both with a comma between them, and none",
+                    ));
+                }
+            }
+        }
+        Ok(flags)
+    }
+}
+
+impl FromStr for ForwardingMethod {
+    type Err = Invalid;
+
+    /// Takes the name alone; the kind of a tunnel is the default.
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        match text {
+            "Masquerade" => Ok(Self::Masquerade),
+            "DirectRouting" => Ok(Self::DirectRouting),
+            "Tunnel" => Ok(Self::default()),
+            _ => Err(Invalid::new(
+                "forwardingMethod",
+                quoted(text),
+                "is not a forwarding method",
+                "allowed are Masquerade, DirectRouting and Tunnel",
+            )),
+        }
+    }
+}
+
+impl FromStr for TunnelKind {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        match text {
+            "ipip" => Ok(Self::Ipip),
+            _ => Err(Invalid::new(
+                "tunnelKind",
+                quoted(text),
+                "is not a kind of tunnel",
+                "allowed is ipip",
+            )),
+        }
+    }
+}
+
+impl FromStr for HealthCheckChoice {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        match text {
+            "tcpConnect" => Ok(Self::TcpConnect),
+            "none" => Ok(Self::None),
+            _ => Err(Invalid::new(
+                "healthCheck.kind",
+                quoted(text),
+                "is not a kind of health check",
+                "allowed are tcpConnect and none",
+            )),
+        }
+    }
+}
+
+impl FromStr for FailureAction {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        match text {
+            "quiesce" => Ok(Self::Quiesce),
+            "remove" => Ok(Self::Remove),
+            _ => Err(Invalid::new(
+                "onFailure",
+                quoted(text),
+                "is not known",
+                "allowed are quiesce and remove",
+            )),
+        }
+    }
+}
+
+impl FromStr for RealServerState {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        match text {
+            "ready" => Ok(Self::Ready),
+            "draining" => Ok(Self::Draining),
+            _ => Err(Invalid::new(
+                "state",
+                quoted(text),
+                "is not a state",
+                "allowed are ready and draining",
+            )),
+        }
+    }
+}
+
 impl FromStr for ServiceRange {
     type Err = Invalid;
 
@@ -211,5 +327,46 @@ mod tests {
             assert_eq!(name.parse::<Scheduler>().unwrap().name(), name);
         }
         assert!("maglev".parse::<Scheduler>().is_err());
+    }
+
+    #[test]
+    fn flags_are_a_list() {
+        let flags = |fallback, port| SchedulerFlags { fallback, port };
+        assert_eq!("fallback, port".parse(), Ok(flags(true, true)));
+        assert_eq!("port".parse(), Ok(flags(false, true)));
+        assert_eq!("none".parse(), Ok(flags(false, false)));
+        for text in ["", "fallback,", "none,port", "fallback port"] {
+            assert!(text.parse::<SchedulerFlags>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_word_that_is_not_known_is_refused_with_those_that_are() {
+        #[track_caller]
+        fn check<T: FromStr<Err = Invalid> + std::fmt::Debug>(text: &str, expected: &str) {
+            assert_eq!(text.parse::<T>().unwrap_err().to_string(), expected);
+        }
+        check::<ForwardingMethod>(
+            "tunnel",
+            "forwardingMethod: \"tunnel\" is not a forwarding method; allowed are Masquerade, \
+             DirectRouting and Tunnel",
+        );
+        check::<TunnelKind>(
+            "gre",
+            "tunnelKind: \"gre\" is not a kind of tunnel; allowed is ipip",
+        );
+        check::<HealthCheckChoice>(
+            "http",
+            "healthCheck.kind: \"http\" is not a kind of health check; allowed are tcpConnect \
+             and none",
+        );
+        check::<FailureAction>(
+            "drop",
+            "onFailure: \"drop\" is not known; allowed are quiesce and remove",
+        );
+        check::<RealServerState>(
+            "gone",
+            "state: \"gone\" is not a state; allowed are ready and draining",
+        );
     }
 }

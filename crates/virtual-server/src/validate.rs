@@ -31,11 +31,14 @@ impl VirtualServer {
         if let Some(persistence) = &self.persistence {
             check_persistence(persistence, self.id.address).map_err(|i| i.within("persistence"))?;
         }
+        // A set remembers those that came before only where their order does not do it.
+        let key = |server: &RealServer| (server.address, self.real_server_port(server));
+        let is_ascending = self.real_servers.is_sorted_by(|a, b| key(a) < key(b));
         let mut seen = BTreeSet::new();
         for real_server in &self.real_servers {
-            self.check_real_server(real_server)
+            self.validate_real_server(real_server)
                 .map_err(|invalid| invalid.within(format!("realServers[{real_server}]")))?;
-            if !seen.insert((real_server.address, self.real_server_port(real_server))) {
+            if !is_ascending && !seen.insert(key(real_server)) {
                 return Err(Invalid::new(
                     "realServers",
                     real_server,
@@ -111,7 +114,12 @@ impl VirtualServer {
         }
     }
 
-    fn check_real_server(&self, real_server: &RealServer) -> Result<(), Invalid> {
+    /// Whether it could be a real server of this virtual server, seen by itself.
+    ///
+    /// # Errors
+    ///
+    /// The field of the real server that cannot be.
+    pub fn validate_real_server(&self, real_server: &RealServer) -> Result<(), Invalid> {
         let address = real_server.address;
         check_address("address", address)?;
         if address == self.id.address {

@@ -1,6 +1,7 @@
 //! Which kernel the lab stands on.
 
 use std::env;
+use std::fmt::{self, Display};
 
 use anyhow::{Result, bail};
 
@@ -35,5 +36,15 @@ impl Floor {
             Self::Host | Self::LabKernel => true,
             Self::PackagedKernel => false,
         }
+    }
+}
+
+impl Display for Floor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Host => "the machine's own kernel",
+            Self::LabKernel => "the lab kernel",
+            Self::PackagedKernel => "the packaged kernel",
+        })
     }
 }

@@ -205,12 +205,15 @@ async fn turn(load: &Load, stream: &mut Option<TcpStream>, tally: &Mutex<Tally>)
         },
     };
     let sent = Instant::now();
-    let answer = timeout(load.patience, request(&mut open, load.server, "/")).await;
+    let answer = timeout(load.patience, exchange(&mut open, load.server, "/")).await;
     let mut tally = lock(tally);
     match answer {
-        Ok(Ok((_, body))) => {
+        Ok(Ok(answer)) => {
             tally.answered += 1;
-            *tally.servers.entry(body.trim().to_owned()).or_default() += 1;
+            *tally
+                .servers
+                .entry(answer.body.trim().to_owned())
+                .or_default() += 1;
             *stream = Some(open);
         }
         Ok(Err(error)) => {
@@ -241,16 +244,27 @@ fn remember(tally: &mut Tally, failure: String) {
 async fn once(server: SocketAddr, path: &str, within: Duration) -> io::Result<(u16, String)> {
     let exchange = async {
         let mut stream = TcpStream::connect(server).await?;
-        request(&mut stream, server, path).await
+        exchange(&mut stream, server, path).await
     };
-    timeout(within, exchange).await?
+    let answer = timeout(within, exchange).await??;
+    Ok((answer.status, answer.body))
 }
 
-async fn request(
+/// An answer, whole.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: String,
+    /// Whether the server says that this was the connection's last.
+    pub(crate) closes: bool,
+}
+
+/// One request over an open connection.
+pub(crate) async fn exchange(
     stream: &mut TcpStream,
     server: SocketAddr,
     path: &str,
-) -> io::Result<(u16, String)> {
+) -> io::Result<Answer> {
     let head = format!("GET {path} HTTP/1.1\r\nHost: {server}\r\n\r\n");
     stream.write_all(head.as_bytes()).await?;
     let mut received = Vec::new();
@@ -264,8 +278,8 @@ async fn request(
     }
 }
 
-/// Status and body, once the body is there in full as `Content-Length` says.
-fn complete_answer(received: &[u8]) -> io::Result<Option<(u16, String)>> {
+/// The answer, once the body is there in full as `Content-Length` says.
+fn complete_answer(received: &[u8]) -> io::Result<Option<Answer>> {
     let text = String::from_utf8_lossy(received);
     let Some((head, body)) = text.split_once("\r\n\r\n") else {
         return Ok(None);
@@ -275,12 +289,20 @@ fn complete_answer(received: &[u8]) -> io::Result<Option<(u16, String)>> {
     let status = lines.next().and_then(|line| line.split(' ').nth(1));
     let status = status.and_then(|status| status.parse().ok());
     let status = status.ok_or_else(invalid)?;
-    let length: usize = lines
-        .filter_map(|line| line.split_once(':'))
-        .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
-        .and_then(|(_, value)| value.trim().parse().ok())
-        .ok_or_else(invalid)?;
-    Ok((body.len() >= length).then(|| (status, body.to_owned())))
+    let (mut length, mut closes) = (None, false);
+    for (name, value) in lines.filter_map(|line| line.split_once(':')) {
+        if name.eq_ignore_ascii_case("content-length") {
+            length = value.trim().parse().ok();
+        } else if name.eq_ignore_ascii_case("connection") {
+            closes = value.trim().eq_ignore_ascii_case("close");
+        }
+    }
+    let length: usize = length.ok_or_else(invalid)?;
+    Ok((body.len() >= length).then(|| Answer {
+        status,
+        body: body.to_owned(),
+        closes,
+    }))
 }
 
 fn lock(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
@@ -291,11 +313,11 @@ fn lock(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
 mod tests {
     use super::*;
 
-    fn check(received: &str, expected: Option<(u16, &str)>) {
+    fn check(received: &str, expected: Option<(u16, &str, bool)>) {
         let answer = complete_answer(received.as_bytes()).unwrap();
         let answer = answer
             .as_ref()
-            .map(|(status, body)| (*status, body.as_str()));
+            .map(|answer| (answer.status, answer.body.as_str(), answer.closes));
         assert_eq!(answer, expected, "{received:?}");
     }
 
@@ -305,11 +327,11 @@ mod tests {
         check("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nweb", None);
         check(
             "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nweb-1",
-            Some((200, "web-1")),
+            Some((200, "web-1", false)),
         );
         check(
-            "HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n",
-            Some((503, "")),
+            "HTTP/1.1 503 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+            Some((503, "", true)),
         );
     }
 

@@ -6,13 +6,13 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 
 use crate::host::Host;
 use crate::process::Process;
 
-/// One virtual server by tunnel, every real server checked by a TCP connect.
+/// One virtual server by tunnel.
 #[derive(Debug, Clone)]
 pub struct VirtualServer {
     /// What clients reach.
@@ -21,8 +21,8 @@ pub struct VirtualServer {
     pub scheduler: String,
     /// Real servers, all of weight 1.
     pub real_servers: Vec<SocketAddr>,
-    /// Between two checks.
-    pub check_interval: Duration,
+    /// Between two checks of each real server by a TCP connect, if there are any.
+    pub check_interval: Option<Duration>,
 }
 
 /// A running keepalived.
@@ -37,7 +37,9 @@ impl Keepalived {
     /// Starts it with these virtual servers.
     pub fn start(host: &Host, virtual_servers: &[VirtualServer]) -> Result<Self> {
         let run = host.run_directory()?;
-        let file = host.write("keepalived.conf", &config(virtual_servers))?;
+        // In memory, as our daemons' files: where it lies is not what is measured.
+        let file = run.join("keepalived.conf");
+        std::fs::write(&file, config(virtual_servers)).context("write keepalived's file")?;
         let mut command = Command::new("keepalived");
         command
             .args(["--dont-fork", "--log-console", "--no-syslog", "--check"])
@@ -53,26 +55,38 @@ impl Keepalived {
 
     /// Writes a new file and sends SIGHUP, as the paper's controller does.
     pub fn reload(&self, virtual_servers: &[VirtualServer]) -> Result<()> {
-        std::fs::write(&self.file, config(virtual_servers))?;
+        self.reload_text(&config(virtual_servers))
+    }
+
+    /// The same with what [`config`] wrote.
+    pub fn reload_text(&self, text: &str) -> Result<()> {
+        std::fs::write(&self.file, text).context("write keepalived's file")?;
         self.process.signal(Signal::SIGHUP)
     }
 }
 
-fn config(virtual_servers: &[VirtualServer]) -> String {
+/// keepalived's file.
+pub fn config(virtual_servers: &[VirtualServer]) -> String {
     let mut text = String::from("global_defs { router_id lab }\n");
     for virtual_server in virtual_servers {
         let _ = writeln!(
             text,
-            "virtual_server {} {} {{\n  delay_loop {}\n  lb_algo {}\n  lb_kind TUN\n  protocol TCP",
+            "virtual_server {} {} {{\n  lb_algo {}\n  lb_kind TUN\n  protocol TCP",
             virtual_server.address.ip(),
             virtual_server.address.port(),
-            virtual_server.check_interval.as_secs_f32(),
             virtual_server.scheduler,
         );
+        let check = match virtual_server.check_interval {
+            Some(interval) => {
+                let _ = writeln!(text, "  delay_loop {}", interval.as_secs_f32());
+                "\n    TCP_CHECK { connect_timeout 1\n    }\n "
+            }
+            None => "",
+        };
         for real_server in &virtual_server.real_servers {
             let _ = writeln!(
                 text,
-                "  real_server {} {} {{ weight 1\n    TCP_CHECK {{ connect_timeout 1\n    }}\n  }}",
+                "  real_server {} {} {{ weight 1{check} }}",
                 real_server.ip(),
                 real_server.port()
             );
@@ -87,18 +101,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_virtual_server_checks_each_real_server() {
-        let text = config(&[VirtualServer {
+    fn a_virtual_server_checks_each_real_server_if_it_shall() {
+        let virtual_server = |check_interval| VirtualServer {
             address: "10.1.1.1:80".parse().unwrap(),
             scheduler: "mh".to_owned(),
             real_servers: vec![
                 "10.2.1.2:80".parse().unwrap(),
                 "10.2.2.2:80".parse().unwrap(),
             ],
-            check_interval: Duration::from_millis(500),
-        }]);
-        assert!(text.contains("virtual_server 10.1.1.1 80 {\n  delay_loop 0.5\n  lb_algo mh\n"));
+            check_interval,
+        };
+        let text = config(&[virtual_server(Some(Duration::from_millis(500)))]);
+        assert!(text.contains("virtual_server 10.1.1.1 80 {\n  lb_algo mh\n"));
+        assert!(text.contains("\n  delay_loop 0.5\n"));
         assert_eq!(text.matches("TCP_CHECK").count(), 2);
         assert_eq!(text.matches('{').count(), text.matches('}').count());
+        assert!(!config(&[virtual_server(None)]).contains("CHECK"));
     }
 }

@@ -17,12 +17,16 @@ mod wait;
 
 pub mod bgp;
 pub mod by_hand;
+pub mod cluster;
 pub mod daemons;
 pub mod http;
 pub mod keepalived;
+pub mod kubernetes;
 pub mod nginx;
 pub mod nodes;
+pub mod open_loop;
 pub mod reference;
+pub mod stand_in;
 pub mod system;
 pub mod udp;
 pub mod wrk;

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -82,6 +82,36 @@ impl Process {
         Ok(process)
     }
 
+    /// Like `spawn`, but the process is killed when this program ends, however
+    /// it ends: for one that stands in no namespace that would end with it.
+    pub fn spawn_bound(name: &str, log: &Path, command: Command) -> Result<Self> {
+        let mut bound = Command::new("setpriv");
+        bound
+            .args(["--pdeathsig", "KILL", "--"])
+            .arg(command.get_program())
+            .args(command.get_args());
+        for (variable, value) in command.get_envs() {
+            match value {
+                Some(value) => bound.env(variable, value),
+                None => bound.env_remove(variable),
+            };
+        }
+        // To the kernel, the thread that starts a process is its parent: one
+        // that lives as long as the process, but no longer than this program.
+        let (started, starts) = mpsc::channel();
+        let (name, log) = (name.to_owned(), log.to_owned());
+        thread::spawn(move || {
+            let process = Self::spawn(&name, &log, bound);
+            let running = process.as_ref().ok().cloned();
+            if started.send(process).is_ok()
+                && let Some(process) = running
+            {
+                process.wait_for_end();
+            }
+        });
+        starts.recv().context("the starting thread has panicked")?
+    }
+
     /// The name of the process in its lab, also of its log.
     pub fn name(&self) -> &str {
         &self.name
@@ -126,6 +156,17 @@ impl Process {
         self.until(&format!("{} ends", self.name), within, |state| {
             state.ended.map(|(_, status)| status)
         })
+    }
+
+    fn wait_for_end(&self) {
+        let mut state = self.shared.lock();
+        while state.ended.is_none() {
+            state = self
+                .shared
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     /// Waits for a line of output that contains `text`; returns when it was

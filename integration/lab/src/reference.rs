@@ -77,6 +77,19 @@ pub struct Options {
     pub ports: Vec<u16>,
     /// The program that is the upstream router.
     pub router: Program,
+    /// What the router hears beside both reflectors.
+    pub router_peers: Vec<Peer>,
+    /// What lb pods can do.
+    pub lb_pods: LbPods,
+}
+
+/// What an lb pod is set up for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LbPods {
+    /// To balance, by the kernel's IPVS.
+    Balance,
+    /// To announce alone, which any kernel can: a stand-in takes the place of the data plane.
+    Announce,
 }
 
 /// What a web pod is set up for.
@@ -97,6 +110,8 @@ impl Default for Options {
             reception: Reception::Tunnel,
             ports: vec![80],
             router: Program::Bird,
+            router_peers: Vec::new(),
+            lb_pods: LbPods::Balance,
         }
     }
 }
@@ -135,7 +150,9 @@ impl Reference {
             .collect();
 
         lab.bring_up(&plan::topology(&nodes, &lb_pods, &web_pods, &options))?;
-        let router = options.router.start(&lab.host("router")?, &router())?;
+        let router = options.router_peers.iter().cloned();
+        let router = router.fold(self::router(), Speaker::peer);
+        let router = options.router.start(&lab.host("router")?, &router)?;
         let mut reference = Self {
             nodes,
             lb_pods,

@@ -78,7 +78,7 @@ fn keepalived_keeps_the_table_of_its_pod() {
             .iter()
             .map(|pod| SocketAddr::new(pod.address.into(), 80))
             .collect(),
-        check_interval: Duration::from_millis(500),
+        check_interval: Some(Duration::from_millis(500)),
     };
     let wait_for_real_servers = |count: usize| {
         wait_for(&format!("{count} real servers"), SOON, || {

@@ -1,16 +1,14 @@
 //! Each daemon can be replaced by anything that keeps its contract: stand-ins of a few lines.
 
-pub(crate) mod stand_in;
-
 use std::time::Duration;
 
 use anyhow::ensure;
 use daemon_api::dataplane::v1::MissingStep;
 use lab::http;
 use lab::reference::Options;
+use lab::stand_in::{Heartbeats, StandInDataPlane, StandInDiscovery};
 use lab::system::{Daemon, System};
 
-use self::stand_in::{Heartbeats, StandInDataPlane, StandInDiscovery};
 use crate::expect::{SOON, eventually, service, service_range, until_readyz, until_weight};
 
 const ANNOUNCER: Daemon = Daemon::BgpAnnouncer(0);

@@ -1,6 +1,6 @@
 //! A data plane of a few lines.
 
-use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use daemon_api::dataplane::v1::{
     ListServiceAddressesRequest, ListServiceAddressesResponse, ListVirtualServersRequest,
@@ -15,10 +15,10 @@ use tokio::sync::watch;
 use tokio_stream::wrappers::IntervalStream;
 use tonic::{Request, Response, Status};
 
-use crate::world::{DEADLINE, Process};
+use crate::world::{DEADLINE, Port, Process};
 
 pub(crate) struct StandIn {
-    pub(crate) address: SocketAddr,
+    pub(crate) port: Port,
     state: Arc<State>,
     process: Option<Process>,
 }
@@ -35,7 +35,7 @@ impl StandIn {
         let addresses = Publisher::new();
         addresses.synced();
         Self {
-            address: crate::world::free_port(),
+            port: Port::new(),
             state: Arc::new(State {
                 addresses,
                 is_mute: watch::Sender::new(false),
@@ -47,7 +47,7 @@ impl StandIn {
 
     pub(crate) async fn start(&mut self) {
         let service = DataPlaneServer::new(Service(self.state.clone()));
-        self.process = Some(Process::serve(self.address, service).await);
+        self.process = Some(Process::serve(self.port.address, service).await);
     }
 
     pub(crate) fn kill(&mut self) {

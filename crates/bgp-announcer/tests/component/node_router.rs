@@ -1,6 +1,6 @@
 //! A node-router of a few lines.
 
-use std::{net::SocketAddr, pin::Pin, sync::Arc};
+use std::{pin::Pin, sync::Arc};
 
 use daemon_api::noderoute::v1::{
     HoldRequest, HoldResponse, ListRoutesRequest, ListRoutesResponse, WatchRoutesRequest,
@@ -12,10 +12,10 @@ use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
 use tonic::{Request, Response, Status};
 
-use crate::world::{DEADLINE, Process};
+use crate::world::{DEADLINE, Port, Process};
 
 pub(crate) struct StandIn {
-    pub(crate) address: SocketAddr,
+    pub(crate) port: Port,
     state: Arc<State>,
     process: Option<Process>,
 }
@@ -36,7 +36,7 @@ struct State {
 impl StandIn {
     pub(crate) async fn start_new() -> Self {
         let mut stand_in = Self {
-            address: crate::world::free_port(),
+            port: Port::new(),
             state: Arc::new(State {
                 answer: watch::Sender::new(Answer::Installed),
                 holds: watch::Sender::new(Vec::new()),
@@ -49,7 +49,7 @@ impl StandIn {
 
     pub(crate) async fn start(&mut self) {
         let service = NodeRouteServer::new(Service(self.state.clone()));
-        self.process = Some(Process::serve(self.address, service).await);
+        self.process = Some(Process::serve(self.port.address, service).await);
     }
 
     pub(crate) fn kill(&mut self) {

@@ -20,7 +20,12 @@ use daemon_api::announcer::v1::{
     ListSessionsRequest, announcer_client::AnnouncerClient,
 };
 use daemon_runtime::{Daemon, DaemonError, ListenAddress, Metrics, Readiness, Shutdown, Target};
-use tokio::{net::TcpListener, runtime::Runtime, task::JoinHandle, time::timeout};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    runtime::Runtime,
+    task::JoinHandle,
+    time::timeout,
+};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{
     body::Body,
@@ -75,16 +80,35 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
+            // Waited for, so that its port is free at once; by a thread, since a task may not wait.
+            let ends = std::thread::spawn(move || runtime.shutdown_timeout(DEADLINE));
+            ends.join().expect("no panic");
         }
     }
 }
 
-/// A loopback address with a port that nobody else uses.
-pub(crate) fn free_port() -> SocketAddr {
-    SocketAddr::new(fresh_address().into(), 50_000)
+/// A port of the loopback that is nobody else's for as long as this lives, so that several runs of
+/// these tests do not meet. Connections are refused unless a [`Process`] serves there.
+pub(crate) struct Port {
+    pub(crate) address: SocketAddr,
+    /// Bound, so that the kernel gives the port to no one; it never listens, so that a process may.
+    _holder: TcpSocket,
 }
 
+impl Port {
+    pub(crate) fn new() -> Self {
+        let holder = TcpSocket::new_v4().expect("a socket");
+        holder.set_reuseaddr(true).expect("an option of sockets");
+        let any = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
+        holder.bind(any).expect("loopback is there");
+        Self {
+            address: holder.local_addr().expect("it is bound"),
+            _holder: holder,
+        }
+    }
+}
+
+/// An address that no other test of this process has; with it goes a port of the kernel's choice.
 fn fresh_address() -> Ipv4Addr {
     static NEXT: AtomicU16 = AtomicU16::new(1);
     let [high, low] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
@@ -132,8 +156,8 @@ impl World {
             "--gateway=10.244.1.7".to_owned(),
             "--next-hop=192.0.2.11".to_owned(),
             "--allowed-prefixes=10.1.1.0/24".to_owned(),
-            format!("--data-plane=http://{}", data_plane.address),
-            format!("--node-router=http://{}", node_router.address),
+            format!("--data-plane=http://{}", data_plane.port.address),
+            format!("--node-router=http://{}", node_router.port.address),
         ];
         let name = |flag: &str| flag.split('=').next().unwrap_or_default().to_owned();
         let usual = usual

@@ -2,11 +2,11 @@
 
 use std::{fs, io, path::PathBuf};
 
-pub(super) fn read(name: &str) -> io::Result<String> {
+pub(crate) fn read(name: &str) -> io::Result<String> {
     fs::read_to_string(path(name)).map(|value| value.trim().to_owned())
 }
 
-pub(super) fn write(name: &str, value: &str) -> io::Result<()> {
+pub(crate) fn write(name: &str, value: &str) -> io::Result<()> {
     fs::write(path(name), value)
 }
 

@@ -1,19 +1,16 @@
 //! What a document means: pure, and each refusal has its place.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::collections::BTreeMap;
 
 use daemon_runtime::config_file::{Place, Problem};
 use serde_saphyr::Spanned;
 use virtual_server::{
-    DesiredSet, FailureAction, ForwardingMethod, HealthCheck, HealthCheckKind, Invalid,
-    Persistence, Protocol, RealServer, RealServerState, Scheduler, ServiceRange, TunnelKind,
-    VirtualServer, VirtualServerId, Weight,
+    DesiredSet, FailureAction, ForwardingMethod, HealthCheckChoice, HealthCheckOptions, Invalid,
+    Options, PersistenceOptions, Protocol, RealServer, RealServerState, Scheduler, SchedulerFlags,
+    ServiceRange, TunnelKind, VirtualServer, VirtualServerId, Weight,
 };
 
-use super::{Document, Entry, value};
+use super::{Content, Document, Entry, value};
 
 /// Where the objects of a set stand in the document.
 #[derive(Default)]
@@ -22,8 +19,9 @@ struct Origins {
     service_ranges: BTreeMap<ServiceRange, Option<Place>>,
 }
 
-pub(super) fn desired_set(document: Document) -> Result<DesiredSet, Problem> {
+pub(super) fn content(document: Document) -> Result<Content, Problem> {
     let mut desired = DesiredSet::default();
+    let mut doubts = Vec::new();
     let mut origins = Origins::default();
     for prefix in document.service_ranges {
         let place = Place::of(&prefix);
@@ -40,6 +38,7 @@ pub(super) fn desired_set(document: Document) -> Result<DesiredSet, Problem> {
     for entry in document.virtual_servers {
         for (place, virtual_server) in expand(&entry)? {
             let id = virtual_server.id;
+            doubts.extend(doubt(&entry, &virtual_server));
             if let Some(former) = origins.virtual_servers.insert(id, place) {
                 return Err(given_twice(
                     &format!("the virtual server {id}"),
@@ -54,7 +53,21 @@ pub(super) fn desired_set(document: Document) -> Result<DesiredSet, Problem> {
         place: origins.place_of(&invalid),
         message: invalid.to_string(),
     })?;
-    Ok(desired)
+    Ok(Content { desired, doubts })
+}
+
+/// Valid, but never serving.
+fn doubt(entry: &Spanned<Entry>, virtual_server: &VirtualServer) -> Option<Problem> {
+    let minimum = entry.value.minimum_healthy.as_ref()?;
+    let count = virtual_server.real_servers.len();
+    (u64::from(minimum.value) > count as u64).then(|| Problem {
+        place: Place::of(minimum),
+        message: format!(
+            "{}: minimumHealthy: {} is more than the real servers that it has ({count}), so it is \
+             never serving; list more of them, or write a smaller number",
+            virtual_server.id, minimum.value
+        ),
+    })
 }
 
 impl Origins {
@@ -87,9 +100,10 @@ fn expand(entry: &Spanned<Entry>) -> Result<Vec<(Option<Place>, VirtualServer)>,
             return Err(Problem { place, message });
         }
     }
-    let scheduler = scheduler(fields)?;
-    let forwarding_method = forwarding_method(fields)?;
-    let health_check = health_check(fields)?;
+    let behaviour = options(fields).settle().map_err(|invalid| Problem {
+        place: place_of(&invalid, entry, None),
+        message: invalid.to_string(),
+    })?;
     let mixed = [true, false].iter().all(|is_ipv4| {
         let of_family = |a: &Spanned<value::Address>| a.value.0.is_ipv4() == *is_ipv4;
         fields.addresses.iter().any(of_family)
@@ -109,15 +123,11 @@ fn expand(entry: &Spanned<Entry>) -> Result<Vec<(Option<Place>, VirtualServer)>,
                     ports: ports.value.0,
                 },
                 name: fields.name.value.clone(),
-                scheduler,
-                forwarding_method,
-                persistence: fields.persistence.as_ref().map(|persistence| Persistence {
-                    timeout: persistence.value.timeout.0,
-                    client_prefix_length: persistence
-                        .value
-                        .client_prefix_length
-                        .unwrap_or(if service_address.is_ipv4() { 32 } else { 128 }),
-                }),
+                scheduler: behaviour.scheduler,
+                forwarding_method: behaviour.forwarding_method,
+                persistence: behaviour
+                    .persistence
+                    .map(|persistence| persistence.at(service_address)),
                 real_servers: fields
                     .real_servers
                     .iter()
@@ -126,20 +136,12 @@ fn expand(entry: &Spanned<Entry>) -> Result<Vec<(Option<Place>, VirtualServer)>,
                         !mixed || server.address.is_ipv4() == service_address.is_ipv4()
                     })
                     .collect(),
-                health_check,
-                on_failure: match fields.on_failure {
-                    super::OnFailure::Quiesce => FailureAction::Quiesce,
-                    super::OnFailure::Remove => FailureAction::Remove,
-                },
-                minimum_healthy: fields
-                    .minimum_healthy
-                    .as_ref()
-                    .map_or(VirtualServer::DEFAULT_MINIMUM_HEALTHY, |minimum| {
-                        minimum.value
-                    }),
+                health_check: behaviour.health_check,
+                on_failure: behaviour.on_failure,
+                minimum_healthy: behaviour.minimum_healthy,
             };
             virtual_server.validate().map_err(|invalid| Problem {
-                place: place_of(&invalid, entry, address, ports),
+                place: place_of(&invalid, entry, Some((address, ports))),
                 message: format!("{}: {invalid}", virtual_server.id),
             })?;
             virtual_server.sort_real_servers();
@@ -153,16 +155,16 @@ fn expand(entry: &Spanned<Entry>) -> Result<Vec<(Option<Place>, VirtualServer)>,
 fn place_of(
     invalid: &Invalid,
     entry: &Spanned<Entry>,
-    address: &Spanned<value::Address>,
-    ports: &Spanned<value::PortsText>,
+    pair: Option<(&Spanned<value::Address>, &Spanned<value::PortsText>)>,
 ) -> Option<Place> {
     let fields = &entry.value;
     let field = invalid.field.as_str();
     let near = match field.split(['.', '[']).next().unwrap_or(field) {
-        "address" => Place::of(address),
-        "ports" => Place::of(ports),
+        "address" => pair.and_then(|(address, _)| Place::of(address)),
+        "ports" => pair.and_then(|(_, ports)| Place::of(ports)),
         "name" => Place::of(&fields.name),
         "schedulerFlags" => fields.scheduler_flags.as_ref().and_then(Place::of),
+        "tunnelKind" => fields.tunnel_kind.as_ref().and_then(Place::of),
         "persistence" => fields.persistence.as_ref().and_then(Place::of),
         "healthCheck" => fields.health_check.as_ref().and_then(Place::of),
         "minimumHealthy" => fields.minimum_healthy.as_ref().and_then(Place::of),
@@ -191,108 +193,65 @@ fn convert_real_server(real_server: &super::RealServer) -> RealServer {
     }
 }
 
-fn scheduler(entry: &Entry) -> Result<Scheduler, Problem> {
-    let scheduler = match entry.scheduler {
-        super::Scheduler::Rr => Scheduler::Rr,
-        super::Scheduler::Wrr => Scheduler::Wrr,
-        super::Scheduler::Lc => Scheduler::Lc,
-        super::Scheduler::Wlc => Scheduler::Wlc,
-        super::Scheduler::Sh => Scheduler::SH_DEFAULT,
-        super::Scheduler::Mh => Scheduler::MH_DEFAULT,
-        super::Scheduler::Sed => Scheduler::Sed,
-        super::Scheduler::Nq => Scheduler::Nq,
-    };
-    let Some(flags) = &entry.scheduler_flags else {
-        return Ok(scheduler);
-    };
-    let fallback = flags.value.contains(&super::SchedulerFlag::Fallback);
-    let port = flags.value.contains(&super::SchedulerFlag::Port);
-    match scheduler {
-        Scheduler::Sh { .. } => Ok(Scheduler::Sh { fallback, port }),
-        Scheduler::Mh { .. } => Ok(Scheduler::Mh { fallback, port }),
-        Scheduler::Rr
-        | Scheduler::Wrr
-        | Scheduler::Lc
-        | Scheduler::Wlc
-        | Scheduler::Sed
-        | Scheduler::Nq => Err(Problem {
-            place: Place::of(flags),
-            message: format!(
-                "schedulerFlags: {scheduler} has no flags, only sh and mh have; leave the field \
-                 out"
-            ),
+fn options(entry: &Entry) -> Options {
+    Options {
+        scheduler: Some(match entry.scheduler {
+            super::Scheduler::Rr => Scheduler::Rr,
+            super::Scheduler::Wrr => Scheduler::Wrr,
+            super::Scheduler::Lc => Scheduler::Lc,
+            super::Scheduler::Wlc => Scheduler::Wlc,
+            super::Scheduler::Sh => Scheduler::SH_DEFAULT,
+            super::Scheduler::Mh => Scheduler::MH_DEFAULT,
+            super::Scheduler::Sed => Scheduler::Sed,
+            super::Scheduler::Nq => Scheduler::Nq,
         }),
-    }
-}
-
-fn forwarding_method(entry: &Entry) -> Result<ForwardingMethod, Problem> {
-    let kind = entry.tunnel_kind.as_ref().map(|kind| match kind.value {
-        super::TunnelKind::Ipip => TunnelKind::Ipip,
-    });
-    let method = match entry.forwarding_method {
-        super::ForwardingMethod::Tunnel => {
-            return Ok(kind.map_or_else(ForwardingMethod::default, ForwardingMethod::Tunnel));
-        }
-        super::ForwardingMethod::Masquerade => ForwardingMethod::Masquerade,
-        super::ForwardingMethod::DirectRouting => ForwardingMethod::DirectRouting,
-    };
-    match &entry.tunnel_kind {
-        None => Ok(method),
-        Some(kind) => Err(Problem {
-            place: Place::of(kind),
-            message: format!(
-                "tunnelKind: is for forwardingMethod Tunnel, not for {method}; leave it out"
-            ),
+        scheduler_flags: entry.scheduler_flags.as_ref().map(|flags| SchedulerFlags {
+            fallback: flags.value.contains(&super::SchedulerFlag::Fallback),
+            port: flags.value.contains(&super::SchedulerFlag::Port),
         }),
-    }
-}
-
-fn health_check(entry: &Entry) -> Result<Option<HealthCheck>, Problem> {
-    let default = HealthCheck::default();
-    let Some(spanned) = &entry.health_check else {
-        return Ok(Some(default));
-    };
-    let check = &spanned.value;
-    match check.kind {
-        super::HealthCheckKind::TcpConnect => {
-            let or = |given: Option<value::Period>, default: Duration| {
-                given.map_or(default, |period| period.0)
-            };
-            let interval = or(check.interval, default.interval);
-            Ok(Some(HealthCheck {
-                kind: HealthCheckKind::TcpConnect {
-                    port: check.port.map(|value::Port(port)| port),
-                },
-                interval,
-                timeout: or(check.timeout, default.timeout.min(interval)),
-                rise: check.rise.unwrap_or(default.rise),
-                fall: check.fall.unwrap_or(default.fall),
-                initial_jitter: or(check.initial_jitter, default.initial_jitter),
-            }))
-        }
-        super::HealthCheckKind::None => {
-            let superfluous: BTreeSet<&str> = [
-                ("port", check.port.is_some()),
-                ("interval", check.interval.is_some()),
-                ("timeout", check.timeout.is_some()),
-                ("rise", check.rise.is_some()),
-                ("fall", check.fall.is_some()),
-                ("initialJitter", check.initial_jitter.is_some()),
-            ]
-            .into_iter()
-            .filter_map(|(field, is_given)| is_given.then_some(field))
-            .collect();
-            match superfluous.first() {
-                None => Ok(None),
-                Some(field) => Err(Problem {
-                    place: Place::of(spanned),
-                    message: format!(
-                        "healthCheck.{field}: has no meaning without a check; leave it out, or \
-                         write another kind than none"
-                    ),
-                }),
+        forwarding_method: Some(match entry.forwarding_method {
+            super::ForwardingMethod::Tunnel => ForwardingMethod::default(),
+            super::ForwardingMethod::Masquerade => ForwardingMethod::Masquerade,
+            super::ForwardingMethod::DirectRouting => ForwardingMethod::DirectRouting,
+        }),
+        tunnel_kind: entry.tunnel_kind.as_ref().map(|kind| match kind.value {
+            super::TunnelKind::Ipip => TunnelKind::Ipip,
+        }),
+        persistence: entry.persistence.as_ref().map(|persistence| {
+            let client_prefix_length = persistence.value.client_prefix_length;
+            PersistenceOptions {
+                timeout: persistence.value.timeout.0,
+                ipv4_prefix_length: client_prefix_length,
+                ipv6_prefix_length: client_prefix_length,
             }
-        }
+        }),
+        health_check: entry
+            .health_check
+            .as_ref()
+            .map_or_else(HealthCheckOptions::default, |check| {
+                health_check(&check.value)
+            }),
+        on_failure: Some(match entry.on_failure {
+            super::OnFailure::Quiesce => FailureAction::Quiesce,
+            super::OnFailure::Remove => FailureAction::Remove,
+        }),
+        minimum_healthy: entry.minimum_healthy.as_ref().map(|minimum| minimum.value),
+    }
+}
+
+fn health_check(check: &super::HealthCheck) -> HealthCheckOptions {
+    let period = |period: Option<value::Period>| period.map(|value::Period(period)| period);
+    HealthCheckOptions {
+        kind: Some(match check.kind {
+            super::HealthCheckKind::TcpConnect => HealthCheckChoice::TcpConnect,
+            super::HealthCheckKind::None => HealthCheckChoice::None,
+        }),
+        port: check.port.map(|value::Port(port)| port),
+        interval: period(check.interval),
+        timeout: period(check.timeout),
+        rise: check.rise,
+        fall: check.fall,
+        initial_jitter: period(check.initial_jitter),
     }
 }
 

@@ -5,7 +5,7 @@ use virtual_server::{
     Scheduler, TunnelKind, VirtualServer,
 };
 
-use super::parse;
+use super::{parse, read};
 
 const HEAD: &str = "apiVersion: portlb.io/v1\nkind: VirtualServers\n";
 
@@ -314,12 +314,12 @@ fn what_contradicts_itself_is_refused_at_its_place() {
     );
     check(
         &entry("  forwardingMethod: Masquerade\n  tunnelKind: ipip\n"),
-        "11:15: tunnelKind: is for forwardingMethod Tunnel, not for Masquerade; leave it out",
+        "11:15: tunnelKind: ipip is for forwardingMethod Tunnel, not for Masquerade; leave it out",
     );
     check(
         &entry("  healthCheck: {kind: none, rise: 2}\n"),
-        "10:16: healthCheck.rise: has no meaning without a check; leave it out, or write another \
-         kind than none",
+        "10:16: healthCheck.rise: 2 has no meaning without a check; leave it out, or write \
+         another kind than none",
     );
     check(
         &entry("  minimumHealthy: 0\n"),
@@ -383,6 +383,25 @@ fn objects_that_contradict_each_other_are_refused_at_the_place_of_the_later_one(
         "3:17: serviceRanges[10.1.1.7/24].prefix: 10.1.1.7/24 has bits set to the right of its \
          length; write 10.1.1.0/24",
     );
+}
+
+#[test]
+fn more_healthy_real_servers_than_there_are_is_doubted_at_its_place() {
+    let doubts = |more: &str| -> Vec<String> {
+        let content = read(&entry(more)).unwrap();
+        content.doubts.iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(doubts("  minimumHealthy: 2\n"), [] as [&str; 0]);
+    assert_eq!(
+        doubts("  minimumHealthy: 3\n"),
+        [
+            "10:19: tcp/10.1.1.10:80: minimumHealthy: 3 is more than the real servers that it has \
+             (2), so it is never serving; list more of them, or write a smaller number"
+        ]
+    );
+    // Nothing is said of a list that waits to be filled.
+    let empty = entry("").replace("  - address: 10.0.2.3\n  - address: 10.0.2.4\n", "    []\n");
+    assert_eq!(read(&empty).unwrap().doubts, []);
 }
 
 #[test]

@@ -26,7 +26,7 @@ pub(super) struct Document {
     )]
     kind: Kind,
     pub(super) asn: Spanned<u32>,
-    pub(super) router_id: Spanned<Address4>,
+    pub(super) router_id: Option<Spanned<Address4>>,
     pub(super) cluster_id: Option<Spanned<Address4>>,
     pub(super) listen: Option<Vec<Spanned<Endpoint>>>,
     #[serde(default)]

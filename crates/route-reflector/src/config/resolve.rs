@@ -15,7 +15,7 @@ use daemon_runtime::config_file::{self, Place, Problem};
 use serde_saphyr::Spanned;
 
 use super::{
-    Config,
+    Config, Overrides,
     document::{self, AddPath, ConnectionSide, Document, FamilyName, Prefixes, Role},
 };
 
@@ -33,9 +33,9 @@ fn refuse<T>(value: &Spanned<T>, message: String) -> Problem {
     }
 }
 
-pub(super) fn resolve(document: &Document) -> Result<Config, Problem> {
+pub(super) fn resolve(document: &Document, overrides: &Overrides) -> Result<Config, Problem> {
     let local_asn = asn("asn", &document.asn)?;
-    let speaker = speaker(document, local_asn)?;
+    let speaker = speaker(document, local_asn, overrides)?;
     let mut groups = HashMap::new();
     for group in &document.peer_groups {
         let (name, config) = resolve_group(local_asn, group)?;
@@ -88,13 +88,28 @@ fn unservable(document: &Document, problem: &InvalidConfiguration) -> Problem {
     }
 }
 
-fn speaker(document: &Document, local_asn: Asn) -> Result<SpeakerConfig, Problem> {
-    let router_id = id("routerId", &document.router_id)?;
+fn speaker(
+    document: &Document,
+    local_asn: Asn,
+    overrides: &Overrides,
+) -> Result<SpeakerConfig, Problem> {
+    let written = document.router_id.as_ref();
+    let written = written.map(|value| id("routerId", value)).transpose()?;
+    let router_id = match overrides.router_id {
+        Some(RouterId(router_id)) => router_id,
+        None => written.ok_or_else(|| Problem {
+            place: None,
+            message: "the field `routerId` is missing; write an id that no other BGP speaker has, \
+                      usually an address of this host, or give --router-id"
+                .to_owned(),
+        })?,
+    };
     let cluster_id = match &document.cluster_id {
         Some(cluster_id) => id("clusterId", cluster_id)?,
         None => router_id,
     };
     let listen = match &document.listen {
+        _ if !overrides.listen.is_empty() => overrides.listen.clone(),
         Some(endpoints) => endpoints.iter().map(|endpoint| endpoint.value.0).collect(),
         None => vec![
             SocketAddr::from((Ipv4Addr::UNSPECIFIED, BGP_PORT)),

@@ -7,6 +7,10 @@ use super::*;
 const HEAD: &str = "apiVersion: portlb.io/v1\nkind: RouteReflector\nasn: 64512\n\
                     routerId: 192.0.2.10\n";
 
+fn parse(text: &str) -> Result<Config, Problem> {
+    super::parse(text, &Overrides::default())
+}
+
 fn with_head(text: &str) -> String {
     format!("{HEAD}{text}")
 }
@@ -157,6 +161,7 @@ fn values_that_no_speaker_can_have_are_refused_with_a_cure() {
         "4:11: \"fd00::1\" is not an id",
     );
     check("routerId: 192.0.2.1\n", "3:1: the field `asn` is missing");
+    check("asn: 64512\n", " the field `routerId` is missing; write");
     check(
         "asn: 64512\nrouterId: 192.0.2.1\nlisten: [192.0.2.1]\n",
         "5:10: \"192.0.2.1\" is not ADDRESS:PORT",
@@ -272,6 +277,21 @@ fn peers_take_their_settings_from_a_group() {
     let peer = parse(&text).unwrap().peers.peers.remove(0);
     assert_eq!(peer.address, "192.0.2.1:179".parse().unwrap());
     assert!(!peer.active && peer.passive && !peer.session.is_client);
+}
+
+#[test]
+fn flags_take_the_place_of_what_the_file_says() {
+    let overrides = Overrides {
+        listen: vec!["127.0.0.1:1179".parse().unwrap()],
+        router_id: Some("192.0.2.77".parse().unwrap()),
+    };
+    let without = HEAD.replace("routerId: 192.0.2.10\n", "");
+    for text in [HEAD, &without] {
+        let speaker = super::parse(text, &overrides).unwrap().speaker;
+        assert_eq!(speaker.listen, overrides.listen);
+        assert_eq!(speaker.router_id.to_string(), "192.0.2.77");
+        assert_eq!(speaker.cluster_id.to_string(), "192.0.2.77");
+    }
 }
 
 #[test]

@@ -17,7 +17,7 @@ use bgp_speaker::{
 };
 use daemon_api::reflector::v1::reflector_client::ReflectorClient;
 use daemon_runtime::{Daemon, DaemonError, ListenAddress, Readiness, Shutdown};
-use route_reflector::config::{self, Settings};
+use route_reflector::config::{self, Overrides, Settings};
 use tempfile::TempDir;
 use tokio::{task::JoinHandle, time::timeout};
 use tonic::transport::Channel;
@@ -80,9 +80,9 @@ impl Running {
         std::fs::write(&file, text).unwrap();
         let loopback: ListenAddress = "127.0.0.1:0".parse().unwrap();
         let settings = Settings {
-            config: config::load(&file, &[]).unwrap(),
+            config: config::load(&file, &Overrides::default()).unwrap(),
             file,
-            listen: Vec::new(),
+            overrides: Overrides::default(),
             grpc_listen: loopback.clone(),
             shutdown_text: "gone for a test".to_owned(),
             shutdown_deadline: Duration::from_secs(5),

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{
-    CLIENT, CLIENT6, NODE_BRIDGE, NODE_NETWORK, NODE_NETWORK6, Options, ROUTER, ROUTER6, Reception,
-    SERVICE_RANGE, SERVICE_RANGE6, reflector_address, v4, v6,
+    CLIENT, CLIENT6, LbPods, NODE_BRIDGE, NODE_NETWORK, NODE_NETWORK6, Options, ROUTER, ROUTER6,
+    Reception, SERVICE_RANGE, SERVICE_RANGE6, reflector_address, v4, v6,
 };
 use crate::Topology;
 use crate::nodes::{Node, Pod, accept_direct, unpack_tunnels};
@@ -107,7 +107,10 @@ pub(super) fn topology(
         let is_here = |pod: &&Pod| pod.node == node.name;
         for pod in lb_pods.iter().filter(is_here) {
             node.add_pod(&mut topology, pod);
-            load_balance(&mut topology, pod);
+            match options.lb_pods {
+                LbPods::Balance => load_balance(&mut topology, pod),
+                LbPods::Announce => {}
+            }
         }
         for pod in web_pods.iter().filter(is_here) {
             node.add_pod(&mut topology, pod);

@@ -1,5 +1,5 @@
-//! From an announcer's start to the next hop in the router's FIB, and from its death to the next
-//! hop's removal. Ours in lb-a with our reflector, exabgp in lb-b with GoBGP as reflector.
+//! The whole way from a served address to the next hop in the router's FIB, and an announcer's
+//! life beside exabgp's.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -10,20 +10,18 @@ use daemon_api::dataplane::v1::{
     watch_service_addresses_response::Event,
 };
 use ipnet::IpNet;
-use lab::bgp::{AddPath, Peer, Program, Speaker};
-use lab::reference::{Options, ROUTER, SERVICE_RANGE, reflector_address};
+use lab::reference::{Options, SERVICE_RANGE};
 use lab::system::{Daemon, Desired, System};
-use lab::{Signal, ensure_that, wait_for};
+use lab::{ensure_that, wait_for};
 use tokio::sync::oneshot;
 use tonic::transport::Endpoint;
 
-use crate::memory;
-use crate::report::{Figures, Report};
+use crate::rounds::{self, Announcer};
+use integration::report::{Figures, Report};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
 pub(crate) fn measure(rounds: usize, report: &mut Report) -> Result<()> {
-    let range = IpNet::from(SERVICE_RANGE);
     let options = Options {
         web_pods: 3,
         ..Options::default()
@@ -40,56 +38,22 @@ pub(crate) fn measure(rounds: usize, report: &mut Report) -> Result<()> {
         system.start(daemon)?;
     }
     wait_until_ready(&system, Daemon::IpvsProgrammer(0))?;
-    let gobgp_host = system.network.reflector(2)?;
-    let _gobgp = Program::GoBgp.start(&gobgp_host, &gobgp_for(&system))?;
+    let _gobgp = rounds::start_gobgp(&system)?;
     let ours = [IpAddr::from(system.network.nodes[0].address.addr())];
-    let theirs = [IpAddr::from(system.network.nodes[1].address.addr())];
-    let exabgp = exabgp_of(&system);
-    let exabgp_host = system.host(Daemon::BgpAnnouncer(1))?;
-
-    let (mut our_start, mut our_death) = (Figures::default(), Figures::default());
-    let (mut their_start, mut their_death) = (Figures::default(), Figures::default());
-    let mut their_memory = Figures::default();
-    // The first round waits for the reflectors' own sessions and is not counted.
-    for round in 0..=rounds {
-        let began = Instant::now();
-        system.start(Daemon::BgpAnnouncer(0))?;
-        let up = system.fib.wait_for(range, &ours, DEADLINE)?.at - began;
-        let began = Instant::now();
-        system
-            .process(Daemon::BgpAnnouncer(0))?
-            .signal(Signal::SIGKILL)?;
-        let down = system.fib.wait_for(range, &[], DEADLINE)?.at - began;
-        if round > 0 {
-            our_start.add_time(up);
-            our_death.add_time(down);
-        }
-
-        let began = Instant::now();
-        let running = Program::ExaBgp.start(&exabgp_host, &exabgp)?;
-        let up = system.fib.wait_for(range, &theirs, DEADLINE)?.at - began;
-        let resident = memory::resident_mebibytes(&[running.process.pid()])?;
-        let began = Instant::now();
-        running.process.signal(Signal::SIGKILL)?;
-        let down = system.fib.wait_for(range, &[], DEADLINE)?.at - began;
-        running.process.wait(DEADLINE)?;
-        if round > 0 {
-            their_start.add_time(up);
-            their_death.add_time(down);
-            their_memory.add(resident);
-        }
-    }
+    let sides = [Announcer::ours(&system), Announcer::exabgp(&system)?];
+    let [our_lives, their_lives] = rounds::measure(rounds, &mut system, &sides)?;
+    const BESIDE: &str = "exabgp + GoBGP";
     report.compare(
         "announcer started -> next hop in the FIB",
         "ms",
-        our_start,
-        ("exabgp + GoBGP", their_start),
+        our_lives.start,
+        (BESIDE, their_lives.start),
     );
     report.compare(
         "announcer killed -> next hop gone",
         "ms",
-        our_death,
-        ("exabgp + GoBGP", their_death),
+        our_lives.death,
+        (BESIDE, their_lives.death),
     );
     report.ours_alone(
         "data plane ready -> next hop in the FIB",
@@ -101,7 +65,7 @@ pub(crate) fn measure(rounds: usize, report: &mut Report) -> Result<()> {
         "ms",
         from_file(&mut system, rounds, &served, &ours)?,
     );
-    report.ours_alone("resident memory of exabgp alone", "MiB", their_memory);
+    report.ours_alone("resident memory of exabgp alone", "MiB", their_lives.memory);
     Ok(())
 }
 
@@ -204,29 +168,6 @@ fn wait_until_ready(system: &System, daemon: Daemon) -> Result<()> {
             .map_err(|error| format!("{error:#}"))?;
         ensure_that(status == 200, text)
     })
-}
-
-/// The paper's reflector, for the pods of node-b alone.
-fn gobgp_for(system: &System) -> Speaker {
-    let address = reflector_address(2);
-    Speaker::new(address.into(), address)
-        .peer(Peer::range("lb-pods", system.network.nodes[1].pods.trunc().into()).client())
-        .peer(
-            Peer::new("router", ROUTER.into())
-                .client()
-                .add_path(AddPath::Send),
-        )
-}
-
-/// The paper's announcer, in lb-b.
-fn exabgp_of(system: &System) -> Speaker {
-    let pod = &system.network.lb_pods[1];
-    Speaker::new(pod.address.into(), pod.address)
-        .peer(Peer::new("reflector-2", reflector_address(2).into()))
-        .announce(
-            SERVICE_RANGE.into(),
-            system.network.nodes[1].address.addr().into(),
-        )
 }
 
 /// A service address of the reference network, with its port.

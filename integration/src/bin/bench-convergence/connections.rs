@@ -14,8 +14,8 @@ use lab::system::System;
 use lab::{FibWatcher, by_hand};
 
 use crate::announce::service;
-use crate::memory;
-use crate::report::{Figures, Report};
+use integration::memory;
+use integration::report::{Figures, Report};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 const CONNECTIONS: usize = 48;

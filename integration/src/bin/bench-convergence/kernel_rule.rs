@@ -15,8 +15,8 @@ use lab::reference::{Options, SERVICE, SERVICE_RANGE};
 use lab::system::{self, Daemon, Desired, System};
 
 use crate::announce::service;
-use crate::memory;
-use crate::report::{Figures, Report};
+use integration::memory;
+use integration::report::{Figures, Report};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 /// Between two looks at the kernel's table: the resolution of these figures.
@@ -127,7 +127,7 @@ fn virtual_server(pods: &[Pod]) -> VirtualServer {
             .iter()
             .map(|pod| SocketAddr::new(pod.address.into(), 80))
             .collect(),
-        check_interval: Duration::from_secs(1),
+        check_interval: Some(Duration::from_secs(1)),
     }
 }
 

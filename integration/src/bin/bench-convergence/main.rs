@@ -6,18 +6,21 @@
 mod announce;
 mod connections;
 mod kernel_rule;
-mod memory;
-mod report;
+mod large_tables;
+mod rounds;
+mod route;
 
 use anyhow::{Context, Result, bail, ensure};
-
-use report::Report;
+use integration::report::Report;
+use lab::Floor;
 
 type Measure = fn(usize, &mut Report) -> Result<()>;
 
-const PARTS: [(&str, Measure); 3] = [
+const PARTS: [(&str, Measure); 5] = [
+    ("route", route::measure),
     ("announce", announce::measure),
     ("kernel-rule", kernel_rule::measure),
+    ("large-tables", large_tables::measure),
     ("connections", connections::measure),
 ];
 
@@ -43,6 +46,7 @@ fn main() -> Result<()> {
     for (name, measure) in PARTS.iter().filter(|(name, _)| is_chosen(*name)) {
         measure(rounds, &mut report).context(*name)?;
     }
-    report.print();
+    let floor = Floor::current()?;
+    report.print(&format!("{rounds} rounds on {floor}, both sides in turn."));
     Ok(())
 }

@@ -7,11 +7,11 @@ use anyhow::{Result, ensure};
 use daemon_api::dataplane::v1::MissingStep;
 use ipnet::IpNet;
 use lab::bgp::{AddPath, Peer, Program, RunningSpeaker};
+use lab::stand_in::{Heartbeats, StandInDataPlane};
 use lab::{Process, Signal, daemons};
 
 use super::network::{Network, Place, SERVICE, SERVICE6, prefix};
 use crate::expect::{SOON, eventually};
-use crate::swap::stand_in::{Heartbeats, StandInDataPlane};
 
 const ANNOUNCER: Place = Place::Client(1);
 /// What reflects, and in the order of the reflectors' names at the router.

@@ -5,31 +5,42 @@ use std::time::Duration;
 
 /// What one side did, over all rounds.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Figures {
+pub struct Figures {
     values: Vec<f64>,
 }
 
 /// All rows of the table.
 #[derive(Debug, Default)]
-pub(crate) struct Report {
+pub struct Report {
     rows: Vec<Row>,
 }
 
 #[derive(Debug)]
 struct Row {
-    what: &'static str,
+    what: String,
     unit: &'static str,
     ours: Figures,
     theirs: Option<(&'static str, Figures)>,
 }
 
 impl Figures {
-    pub(crate) fn add(&mut self, value: f64) {
+    /// Adds a round's.
+    pub fn add(&mut self, value: f64) {
         self.values.push(value);
     }
 
-    pub(crate) fn add_time(&mut self, time: Duration) {
+    /// Adds a round's, in milliseconds.
+    pub fn add_time(&mut self, time: Duration) {
         self.add(time.as_secs_f64() * 1000.0);
+    }
+
+    /// The one of which this share of all is no greater, alone.
+    pub fn quantile(&self, share: f64) -> Self {
+        let mut values = self.values.clone();
+        values.sort_by(f64::total_cmp);
+        let rank = (values.len() as f64 * share).ceil() as usize;
+        let value = values.get(rank.max(1) - 1).copied();
+        Self::from(value.unwrap_or(f64::NAN))
     }
 
     fn median(&self) -> f64 {
@@ -47,29 +58,48 @@ impl Figures {
     }
 
     fn in_words(&self) -> String {
-        format!("{:.1} / {:.1}", self.median(), self.max())
+        match self.values[..] {
+            [only] => format!("{only:.1}"),
+            _ => format!("{:.1} / {:.1}", self.median(), self.max()),
+        }
+    }
+}
+
+impl From<f64> for Figures {
+    fn from(value: f64) -> Self {
+        Self {
+            values: vec![value],
+        }
+    }
+}
+
+impl From<Duration> for Figures {
+    fn from(time: Duration) -> Self {
+        Self::from(time.as_secs_f64() * 1000.0)
     }
 }
 
 impl Report {
-    pub(crate) fn compare(
+    /// A row with the other's name and figures.
+    pub fn compare(
         &mut self,
-        what: &'static str,
+        what: impl Into<String>,
         unit: &'static str,
         ours: Figures,
         (name, theirs): (&'static str, Figures),
     ) {
         self.add(Row {
-            what,
+            what: what.into(),
             unit,
             ours,
             theirs: Some((name, theirs)),
         });
     }
 
-    pub(crate) fn ours_alone(&mut self, what: &'static str, unit: &'static str, ours: Figures) {
+    /// A row that has nothing beside it.
+    pub fn ours_alone(&mut self, what: impl Into<String>, unit: &'static str, ours: Figures) {
         self.add(Row {
-            what,
+            what: what.into(),
             unit,
             ours,
             theirs: None,
@@ -81,7 +111,8 @@ impl Report {
         self.rows.push(row);
     }
 
-    pub(crate) fn print(&self) {
+    /// The whole table, and how it was measured.
+    pub fn print(&self, how: &str) {
         say(
             "\n| what | unit | ours, median / max | beside | theirs, median / max | theirs : ours |",
         );
@@ -89,8 +120,7 @@ impl Report {
         for row in &self.rows {
             say(&row.in_words());
         }
-        let rounds = self.rows.first().map_or(0, |row| row.ours.values.len());
-        say(&format!("\n{rounds} rounds, both sides in turn."));
+        say(&format!("\n{how}"));
     }
 }
 
@@ -120,4 +150,21 @@ impl Row {
 fn say(text: &str) {
     // A reader who has closed the pipe wants no more.
     let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quantile_is_the_smallest_value_that_so_many_do_not_exceed() {
+        let mut figures = Figures::default();
+        for value in (1..=200).rev() {
+            figures.add(f64::from(value));
+        }
+        assert_eq!(figures.quantile(0.5).in_words(), "100.0");
+        assert_eq!(figures.quantile(0.99).in_words(), "198.0");
+        assert_eq!(figures.quantile(1.0).in_words(), "200.0");
+        assert_eq!(figures.in_words(), "100.5 / 200.0");
+    }
 }

@@ -1,4 +1,4 @@
-//! The contracts, served in a few lines.
+//! The contracts, served in a few lines: what takes the place of a daemon of ours.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
@@ -19,13 +19,14 @@ use daemon_api::virtualserver::v1::{
     SchedulerKind, TunnelKind, VirtualServer,
 };
 use ipnet::IpNet;
-use lab::Host;
-use lab::reference::{SERVICE, SERVICE_RANGE};
 use tokio::sync::watch;
 use tokio_stream::wrappers::{IntervalStream, WatchStream};
 use tokio_stream::{Stream, StreamExt};
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
+
+use crate::Host;
+use crate::reference::{SERVICE, SERVICE_RANGE};
 
 type Answer<T> = Result<Response<T>, Status>;
 type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -71,20 +72,22 @@ impl Drop for Server {
 
 /// Serves port 80 of the service address from whatever it was told.
 #[derive(Debug)]
-pub(crate) struct StandInDiscovery {
+pub struct StandInDiscovery {
     desired: watch::Sender<VirtualServer>,
     _server: Server,
 }
 
 impl StandInDiscovery {
-    pub(crate) fn start(host: &Host, real_servers: &[Ipv4Addr]) -> Result<Self> {
+    /// On the host's loopback, with these real servers.
+    pub fn start(host: &Host, real_servers: &[Ipv4Addr]) -> Result<Self> {
         let desired = watch::Sender::new(web(real_servers));
         let service = DiscoveryServer::new(DesiredSet(desired.subscribe()));
         let _server = Server::start(host, 50051, Routes::new(service))?;
         Ok(Self { desired, _server })
     }
 
-    pub(crate) fn set(&self, real_servers: &[Ipv4Addr]) {
+    /// Has these real servers from now on.
+    pub fn set(&self, real_servers: &[Ipv4Addr]) {
         self.desired.send_replace(web(real_servers));
     }
 }
@@ -155,25 +158,29 @@ fn real_server(address: &Ipv4Addr) -> RealServer {
 
 /// Says of the service range what it was told.
 #[derive(Debug)]
-pub(crate) struct StandInDataPlane {
+pub struct StandInDataPlane {
     address: watch::Sender<dataplane::ServiceAddress>,
     watches: Arc<AtomicUsize>,
     _server: Server,
 }
 
+/// Whether a watcher hears that its data plane lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Heartbeats {
+pub enum Heartbeats {
+    /// As often as the watcher asks.
     Sent,
+    /// Never.
     Missing,
 }
 
 impl StandInDataPlane {
-    pub(crate) fn start(host: &Host, heartbeats: Heartbeats) -> Result<Self> {
+    /// On the host's loopback; not serving until it is told to.
+    pub fn start(host: &Host, heartbeats: Heartbeats) -> Result<Self> {
         Self::start_with(host, heartbeats, &[])
     }
 
     /// Serves these prefixes too, whatever it is told of the service range.
-    pub(crate) fn start_with(host: &Host, heartbeats: Heartbeats, also: &[IpNet]) -> Result<Self> {
+    pub fn start_with(host: &Host, heartbeats: Heartbeats, also: &[IpNet]) -> Result<Self> {
         let address = watch::Sender::new(dataplane::ServiceAddress::default());
         let watches = Arc::new(AtomicUsize::new(0));
         let service = DataPlaneServer::new(ServiceAddresses {
@@ -193,7 +200,7 @@ impl StandInDataPlane {
     }
 
     /// Not serving, for want of a step; `Unspecified`: serving.
-    pub(crate) fn set(&self, missing_step: dataplane::MissingStep, detail: &str) {
+    pub fn set(&self, missing_step: dataplane::MissingStep, detail: &str) {
         self.address.send_replace(dataplane::ServiceAddress {
             prefix: SERVICE_RANGE.to_string(),
             serving: missing_step == dataplane::MissingStep::Unspecified,
@@ -204,7 +211,7 @@ impl StandInDataPlane {
     }
 
     /// How often it was watched.
-    pub(crate) fn watches(&self) -> usize {
+    pub fn watches(&self) -> usize {
         self.watches.load(Ordering::Relaxed)
     }
 }

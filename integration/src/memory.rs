@@ -6,7 +6,7 @@ use std::fs;
 use anyhow::{Context, Result};
 
 /// Of these processes and all that descend from them.
-pub(crate) fn resident_mebibytes(pids: &[u32]) -> Result<f64> {
+pub fn resident_mebibytes(pids: &[u32]) -> Result<f64> {
     let parents = parents()?;
     let mut family: HashSet<u32> = pids.iter().copied().collect();
     loop {

@@ -1,0 +1,95 @@
+//! Runs the server as its users do.
+#![cfg(test)]
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    process::{Child, Command, Stdio},
+};
+
+struct Server {
+    process: Child,
+    address: String,
+}
+
+impl Server {
+    fn start(flags: &[&str]) -> Self {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_example-web"))
+            .args([
+                "--listen",
+                "127.0.0.1:0",
+                "--name",
+                "web-1",
+                "--release",
+                "7",
+            ])
+            .args(flags)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut log = BufReader::new(process.stderr.take().unwrap());
+        log.read_line(&mut line).unwrap();
+        let address = line.trim().rsplit(' ').next().unwrap().to_owned();
+        Self { process, address }
+    }
+
+    fn get(&self, headers: &str) -> String {
+        let mut connection = TcpStream::connect(&self.address).unwrap();
+        write!(connection, "GET / HTTP/1.1\r\nHost: web\r\n{headers}\r\n").unwrap();
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    fn terminate(&self) {
+        let id = self.process.id().to_string();
+        assert!(Command::new("kill").arg(id).status().unwrap().success());
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+#[test]
+fn it_says_who_answered_and_to_whom() {
+    let server = Server::start(&[]);
+    let answer = server.get("Connection: close\r\n");
+    assert!(
+        answer.contains("\r\n\r\nweb-1 7\nclient 127.0.0.1:"),
+        "{answer}"
+    );
+    assert!(
+        answer.contains(&format!("service address {}", server.address)),
+        "{answer}"
+    );
+}
+
+#[test]
+fn after_a_sigterm_it_goes_on_and_sends_clients_away() {
+    let server = Server::start(&["--linger", "60"]);
+    let mut before = TcpStream::connect(&server.address).unwrap();
+    server.terminate();
+    // Without `Connection: close` from either side this would never end.
+    let mut answer = String::new();
+    while !answer.contains("connection: close") {
+        answer.clear();
+        write!(before, "GET / HTTP/1.1\r\nHost: web\r\n\r\n").unwrap();
+        let mut piece = [0; 1024];
+        let length = before.read(&mut piece).unwrap();
+        assert!(length > 0, "closed without notice");
+        answer.push_str(std::str::from_utf8(&piece[..length]).unwrap());
+    }
+    assert!(server.get("").contains("web-1 7"));
+}
+
+#[test]
+fn when_its_time_is_over_it_ends() {
+    let mut server = Server::start(&["--linger", "0"]);
+    server.terminate();
+    assert!(server.process.wait().unwrap().success());
+}

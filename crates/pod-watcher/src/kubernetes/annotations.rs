@@ -1,0 +1,463 @@
+//! Every annotation, in one table for each kind of object that carries them: what is read,
+//! what is refused with which words, and what `docs/annotations.md` says come from it.
+
+use std::{net::IpAddr, num::NonZeroU16, str::FromStr, time::Duration};
+
+use daemon_runtime::config_file;
+use virtual_server::{
+    FailureAction, Invalid, Options, PersistenceOptions, Ports, Protocol, RealServerState, Weight,
+};
+
+use super::{
+    model::{Annotations, PREFIX},
+    settings::PodPorts,
+};
+
+/// Known on a Service that has no field for its class.
+pub(super) const LOAD_BALANCER_CLASS: &str = "load-balancer-class";
+
+/// One annotation; `W` is what those of its kind of object say together.
+pub(super) struct Annotation<W: 'static> {
+    /// Without the prefix.
+    pub(super) name: &'static str,
+    /// What it sets, as a path of the file format, by which refusals name the annotation; empty
+    /// where the file has nothing of the kind.
+    pub(super) field: &'static str,
+    /// What it means.
+    meaning: &'static str,
+    /// What holds without it.
+    default: &'static str,
+    /// What may stand in it.
+    allowed: &'static str,
+    /// Reads the value.
+    read: fn(&str, &mut W) -> Result<(), Invalid>,
+}
+
+/// What the annotations of a Service say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct ServiceWishes {
+    /// Service addresses, at most one of each family.
+    pub(super) addresses: Vec<IpAddr>,
+    /// Name of an address pool.
+    pub(super) pool: Option<Box<str>>,
+    /// Services that say the same may share an address.
+    pub(super) share_key: Option<Box<str>>,
+    /// Ports in place of those of the Service.
+    pub(super) ports: Vec<(Protocol, Ports)>,
+    /// How the virtual servers behave; persistence apart.
+    pub(super) options: Options,
+    /// How long a client stays with its real server.
+    pub(super) persistence_timeout: Option<Duration>,
+    /// What counts as one client, of IPv4 addresses.
+    pub(super) ipv4_prefix_length: Option<u8>,
+    /// What counts as one client, of IPv6 addresses.
+    pub(super) ipv6_prefix_length: Option<u8>,
+}
+
+/// What the annotations of a pod or a slice say of real servers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct RealServerWishes {
+    /// Share of new connections.
+    pub(super) weight: Option<Weight>,
+    /// Whether there are to be any.
+    pub(super) state: Option<RealServerState>,
+}
+
+impl ServiceWishes {
+    /// All of it but the prefix lengths without a timeout, which mean nothing.
+    pub(super) fn persistence(&self, affinity: Option<Duration>) -> Option<PersistenceOptions> {
+        let timeout = self.persistence_timeout.or(affinity)?;
+        Some(PersistenceOptions {
+            timeout,
+            ipv4_prefix_length: self.ipv4_prefix_length,
+            ipv6_prefix_length: self.ipv6_prefix_length,
+        })
+    }
+}
+
+/// Those of a Service.
+pub(super) const OF_SERVICES: &[Annotation<ServiceWishes>] = &[
+    Annotation {
+        name: LOAD_BALANCER_CLASS,
+        field: "",
+        meaning: "makes a Service ours that cannot have `spec.loadBalancerClass`, since its type \
+                  is not `LoadBalancer` (a headless one, say)",
+        default: "`spec.loadBalancerClass`",
+        allowed: "the class that pod-watcher serves: `portlb.io/portlb` unless it was told another",
+        // Which Services are ours has been decided before the others are read.
+        read: |_, _| Ok(()),
+    },
+    Annotation {
+        name: "address",
+        field: "address",
+        meaning: "service addresses: what clients connect to and what is announced",
+        default: "the first that is given of `spec.loadBalancerIP`, `spec.externalIPs` and an \
+                  address pool",
+        allowed: "one IPv4 address, one IPv6 address, or both with a comma between them; unicast, \
+                  routed",
+        read: |text, wishes| {
+            for address in text.split(',').map(str::trim) {
+                let address: IpAddr = address.parse().map_err(|_| {
+                    refused(
+                        text,
+                        "is not an IP address",
+                        "write one such as 10.1.1.10, or one of each family: 10.1.1.10, fd00::10",
+                    )
+                })?;
+                let is_second = |given: &IpAddr| given.is_ipv4() == address.is_ipv4();
+                if wishes.addresses.iter().any(is_second) {
+                    return Err(refused(
+                        text,
+                        "names two addresses of one family",
+                        "write at most one IPv4 and one IPv6 address",
+                    ));
+                }
+                wishes.addresses.push(address);
+            }
+            Ok(())
+        },
+    },
+    Annotation {
+        name: "address-pool",
+        field: "",
+        meaning: "the pool that the address comes from where none is given",
+        default: "the first pool with a free address",
+        allowed: "the name of an `--address-pool`",
+        read: |text, wishes| {
+            wishes.pool = Some(word(text)?);
+            Ok(())
+        },
+    },
+    Annotation {
+        name: "share-address",
+        field: "",
+        meaning: "Services with the same value may have the same address, each its own ports; \
+                  from a pool they get the same one where their ports allow it",
+        default: "an address belongs to one Service",
+        allowed: "any word",
+        read: |text, wishes| {
+            wishes.share_key = Some(word(text)?);
+            Ok(())
+        },
+    },
+    Annotation {
+        name: "ports",
+        field: "ports",
+        meaning: "ports in place of those of the Service, for ranges that a Service cannot say; \
+                  each connection keeps its port, whatever `targetPort` says",
+        default: "`spec.ports`",
+        allowed: "a list such as `80, 8000-8999/UDP, all/SCTP`; TCP where no protocol is written",
+        read: |text, wishes| {
+            for item in text.split(',').map(str::trim) {
+                let ports: PodPorts = item.parse()?;
+                wishes.ports.push((ports.protocol, ports.ports));
+            }
+            Ok(())
+        },
+    },
+    Annotation {
+        name: "scheduler",
+        field: "scheduler",
+        meaning: "how new connections are shared",
+        default: "`mh`",
+        allowed: "`rr`, `wrr`, `lc`, `wlc`, `sh`, `mh`, `sed`, `nq`",
+        read: |text, wishes| parsed(text, &mut wishes.options.scheduler),
+    },
+    Annotation {
+        name: "scheduler-flags",
+        field: "schedulerFlags",
+        meaning: "of `mh` and `sh`: `fallback` sends a flow that hashes to a quiesced real server \
+                  to another one, `port` makes the client's port part of the hash",
+        default: "`mh`: `fallback,port`; `sh`: `fallback`",
+        allowed: "`fallback`, `port`, `fallback,port`, `none`; for `mh`, `port` only with \
+                  `fallback`",
+        read: |text, wishes| parsed(text, &mut wishes.options.scheduler_flags),
+    },
+    Annotation {
+        name: "forwarding-method",
+        field: "forwardingMethod",
+        meaning: "how packets reach the pods; with `Tunnel` and `DirectRouting` a pod listens on \
+                  the Service's own port, so `targetPort` must be the same",
+        default: "`Tunnel`",
+        allowed: "`Masquerade`, `DirectRouting`, `Tunnel`",
+        read: |text, wishes| parsed(text, &mut wishes.options.forwarding_method),
+    },
+    Annotation {
+        name: "tunnel-kind",
+        field: "tunnelKind",
+        meaning: "encapsulation of `Tunnel`",
+        default: "`ipip`",
+        allowed: "`ipip`",
+        read: |text, wishes| parsed(text, &mut wishes.options.tunnel_kind),
+    },
+    Annotation {
+        name: "persistence-timeout",
+        field: "persistence.timeout",
+        meaning: "new connections of one client go to the same pod; how long after its last one",
+        default: "the timeout of `sessionAffinity: ClientIP`, else no persistence",
+        allowed: "whole seconds, `1s` to `31d`",
+        read: |text, wishes| period(text, &mut wishes.persistence_timeout),
+    },
+    Annotation {
+        name: "persistence-ipv4-prefix-length",
+        field: "persistence.clientPrefixLength",
+        meaning: "length of the prefix of IPv4 addresses that counts as one client",
+        default: "`32`: each address",
+        allowed: "1 to 32",
+        read: |text, wishes| number(text, "1 to 32", &mut wishes.ipv4_prefix_length),
+    },
+    Annotation {
+        name: "persistence-ipv6-prefix-length",
+        field: "persistence.clientPrefixLength",
+        meaning: "the same of IPv6 addresses",
+        default: "`128`: each address",
+        allowed: "1 to 128",
+        read: |text, wishes| number(text, "1 to 128", &mut wishes.ipv6_prefix_length),
+    },
+    Annotation {
+        name: "health-check",
+        field: "healthCheck.kind",
+        meaning: "how pods are checked beside what their readiness says",
+        default: "TCP: `tcpConnect`; UDP and SCTP: `none` unless `health-check-port` is given",
+        allowed: "`tcpConnect`, `none`",
+        read: |text, wishes| parsed(text, &mut wishes.options.health_check.kind),
+    },
+    Annotation {
+        name: "health-check-port",
+        field: "healthCheck.port",
+        meaning: "what the check connects to",
+        default: "the port of the pod",
+        allowed: "1 to 65535; required for ranges of ports that are checked",
+        read: |text, wishes| {
+            let port = text.parse::<NonZeroU16>();
+            let port = port.map_err(|_| refused(text, "is not a port", "write 1 to 65535"))?;
+            wishes.options.health_check.port = Some(port);
+            Ok(())
+        },
+    },
+    Annotation {
+        name: "health-check-interval",
+        field: "healthCheck.interval",
+        meaning: "from the start of one check to the start of the next",
+        default: "`2s`",
+        allowed: "`10ms` to `1h`",
+        read: |text, wishes| period(text, &mut wishes.options.health_check.interval),
+    },
+    Annotation {
+        name: "health-check-timeout",
+        field: "healthCheck.timeout",
+        meaning: "a check without an answer has failed after it",
+        default: "`1s`, or the interval if that is shorter",
+        allowed: "`1ms` to the interval",
+        read: |text, wishes| period(text, &mut wishes.options.health_check.timeout),
+    },
+    Annotation {
+        name: "health-check-rise",
+        field: "healthCheck.rise",
+        meaning: "successful checks in a row that make a failed pod healthy",
+        default: "`2`",
+        allowed: "1 to 100",
+        read: |text, wishes| number(text, "1 to 100", &mut wishes.options.health_check.rise),
+    },
+    Annotation {
+        name: "health-check-fall",
+        field: "healthCheck.fall",
+        meaning: "failed checks in a row that make a healthy pod failed",
+        default: "`3`",
+        allowed: "1 to 100",
+        read: |text, wishes| number(text, "1 to 100", &mut wishes.options.health_check.fall),
+    },
+    Annotation {
+        name: "health-check-initial-jitter",
+        field: "healthCheck.initialJitter",
+        meaning: "the first check starts at a random moment within it",
+        default: "`100ms`",
+        allowed: "`0ms` to `1h`",
+        read: |text, wishes| period(text, &mut wishes.options.health_check.initial_jitter),
+    },
+    Annotation {
+        name: "on-failure",
+        field: "onFailure",
+        meaning: "a pod that fails its check gets weight 0 (`quiesce`: established connections go \
+                  on) or leaves the table (`remove`)",
+        default: "`quiesce`",
+        allowed: "`quiesce`, `remove`",
+        read: |text, wishes| parsed::<FailureAction>(text, &mut wishes.options.on_failure),
+    },
+    Annotation {
+        name: "minimum-healthy",
+        field: "minimumHealthy",
+        meaning: "it is serving, and its address announced, while at least so many pods are \
+                  healthy",
+        default: "`1`",
+        allowed: "1 or more",
+        read: |text, wishes| number(text, "1 or more", &mut wishes.options.minimum_healthy),
+    },
+];
+
+/// Those of a pod and of an EndpointSlice.
+pub(super) const OF_REAL_SERVERS: &[Annotation<RealServerWishes>] = &[
+    Annotation {
+        name: "weight",
+        field: "weight",
+        meaning: "share of new connections, in proportion to the others",
+        default: "`1`",
+        allowed: "0 (none, established ones go on) to 65535",
+        read: |text, wishes| {
+            let mut weight = None;
+            number(text, "0 to 65535", &mut weight)?;
+            wishes.weight = weight.map(Weight);
+            Ok(())
+        },
+    },
+    Annotation {
+        name: "state",
+        field: "state",
+        meaning: "`draining`: no new connections, established ones go on",
+        default: "what the conditions of the endpoint say",
+        allowed: "`ready` (changes nothing), `draining`",
+        read: |text, wishes| parsed(text, &mut wishes.state),
+    },
+];
+
+/// Reads all annotations of an object.
+///
+/// # Errors
+/// Each that cannot be used, in words.
+pub(super) fn read<W: Default>(
+    table: &[Annotation<W>],
+    annotations: &Annotations,
+) -> Result<W, Vec<String>> {
+    let mut wishes = W::default();
+    let mut errors = Vec::new();
+    for (name, value) in annotations {
+        match table.iter().find(|known| *known.name == **name) {
+            Some(known) => {
+                if let Err(invalid) = (known.read)(value.trim(), &mut wishes) {
+                    errors.push(refusal(known.name, &invalid));
+                }
+            }
+            None => errors.push(unknown(name, table)),
+        }
+    }
+    if errors.is_empty() {
+        Ok(wishes)
+    } else {
+        Err(errors)
+    }
+}
+
+/// What is said of those annotations of a pod or a slice that cannot be used.
+pub(crate) fn refusals_of_real_server(annotations: &Annotations) -> Vec<String> {
+    read(OF_REAL_SERVERS, annotations).err().unwrap_or_default()
+}
+
+/// The annotation that sets a field of the file format.
+pub(super) fn setting(field: &str) -> Option<&'static str> {
+    OF_SERVICES
+        .iter()
+        .find(|annotation| !annotation.field.is_empty() && field == annotation.field)
+        .map(|annotation| annotation.name)
+}
+
+/// What is said of an annotation that cannot be used.
+pub(super) fn refusal(name: &str, invalid: &Invalid) -> String {
+    let Invalid {
+        value,
+        problem,
+        cure,
+        ..
+    } = invalid;
+    // The file's words for what annotations say of their own.
+    let cure = cure
+        .replace("kind: none", "portlb.io/health-check: none")
+        .replace("leave the field out", "remove it")
+        .replace("leave it out", "remove it");
+    format!("annotation {PREFIX}{name}: {value} {problem}; {cure}")
+}
+
+fn unknown<W>(name: &str, table: &[Annotation<W>]) -> String {
+    let named = |annotation: &str| annotation == name;
+    let of_services = OF_SERVICES.iter().map(|annotation| annotation.name);
+    let of_real_servers = OF_REAL_SERVERS.iter().map(|annotation| annotation.name);
+    let cure = if of_services.clone().any(named) {
+        "it belongs on a Service".to_owned()
+    } else if of_real_servers.clone().any(named) {
+        "it belongs on a Pod or an EndpointSlice".to_owned()
+    } else {
+        let known: Vec<&str> = table.iter().map(|annotation| annotation.name).collect();
+        match config_file::nearest(name, &known) {
+            Some(nearest) => format!("did you mean {PREFIX}{nearest}?"),
+            None => "docs/annotations.md lists those that are known; remove it".to_owned(),
+        }
+    };
+    let name = name.escape_debug();
+    format!("annotation {PREFIX}{name}: is not known here; {cure}")
+}
+
+fn refused(text: &str, problem: &str, cure: &str) -> Invalid {
+    Invalid::new("", format!("{text:?}"), problem, cure)
+}
+
+fn parsed<T: FromStr<Err = Invalid>>(text: &str, place: &mut Option<T>) -> Result<(), Invalid> {
+    *place = Some(text.parse()?);
+    Ok(())
+}
+
+fn number<T: FromStr>(text: &str, allowed: &str, place: &mut Option<T>) -> Result<(), Invalid> {
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = text.parse().ok().filter(|_| is_number);
+    *place = Some(
+        number.ok_or_else(|| refused(text, "is not such a number", &format!("write {allowed}")))?,
+    );
+    Ok(())
+}
+
+fn period(text: &str, place: &mut Option<Duration>) -> Result<(), Invalid> {
+    let period = daemon_runtime::parse_duration(text);
+    *place = Some(period.map_err(|expected| refused(text, "is not a time", &expected))?);
+    Ok(())
+}
+
+fn word(text: &str) -> Result<Box<str>, Invalid> {
+    if text.is_empty() {
+        return Err(refused(text, "is empty", "write a word, or remove it"));
+    }
+    Ok(text.into())
+}
+
+/// `docs/annotations.md`.
+#[must_use]
+pub fn reference() -> String {
+    let mut document = INTRODUCTION.to_owned();
+    document.push_str("\n## On a Service\n\n");
+    describe(&mut document, OF_SERVICES);
+    document.push_str(
+        "\n## On a pod or an EndpointSlice\n\nOn a slice they hold for all of its endpoints; where \
+         a pod says something too, that counts. Pods are\nread for it only where pod-watcher \
+         watches them.\n\n",
+    );
+    describe(&mut document, OF_REAL_SERVERS);
+    document
+}
+
+fn describe<W>(document: &mut String, table: &[Annotation<W>]) {
+    document.push_str("| Annotation | Meaning | Default | Allowed |\n|---|---|---|---|\n");
+    for annotation in table {
+        let Annotation {
+            name,
+            meaning,
+            default,
+            allowed,
+            ..
+        } = annotation;
+        document.push_str(&format!(
+            "| `{PREFIX}{name}` | {meaning} | {default} | {allowed} |\n"
+        ));
+    }
+}
+
+const INTRODUCTION: &str = include_str!("annotations/introduction.md");
+
+#[cfg(test)]
+mod tests;

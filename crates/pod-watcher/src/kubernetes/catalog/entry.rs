@@ -1,0 +1,274 @@
+//! What is kept of a Service and of a slice.
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+
+use virtual_server::VirtualServer;
+
+use super::{
+    super::{
+        addresses::{Age, Claim},
+        annotations::{self, RealServerWishes},
+        finding::{Finding, Reason},
+        intent::{AddressSource, Intent, Judgement},
+        model::{
+            ALLOCATED, Condition, Endpoint, EndpointPort, EndpointSlice, Family, ObjectKey,
+            Service, ServiceType, WrittenStatus, address_message,
+        },
+    },
+    ServiceView,
+    allocator::Allocator,
+};
+
+/// A Service or its slices, whichever came first.
+#[derive(Debug, Default)]
+pub(super) struct Entry {
+    /// The Service, if it is one of ours.
+    pub(super) known: Option<Box<Known>>,
+    /// Its slices, by their keys. There are a few; a list takes less memory than a tree.
+    pub(super) slices: Vec<SliceEntry>,
+    /// Its virtual servers as they were put out, by their ids.
+    pub(super) served: Vec<VirtualServer>,
+    /// Its view as it was put out.
+    pub(super) view: Option<Box<ServiceView>>,
+}
+
+/// A Service of ours.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) age: Age,
+    pub(super) uid: Arc<str>,
+    pub(super) generation: i64,
+    pub(super) is_load_balancer: bool,
+    pub(super) written: WrittenStatus,
+    /// The last good one; `None`: there never was one.
+    pub(super) intent: Option<Intent>,
+    /// Why the newest is not a good one.
+    pub(super) errors: Vec<Finding>,
+    pub(super) remarks: Vec<Finding>,
+    /// Addresses that it asks for; whether it has them is for the claims to say.
+    pub(super) claimed: Vec<IpAddr>,
+    /// Addresses that a pool gives it, once its status says so.
+    pub(super) proposed: Vec<IpAddr>,
+    /// Why no pool gives it one.
+    pub(super) starved: Vec<Finding>,
+}
+
+/// A slice.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct SliceEntry {
+    pub(super) key: ObjectKey,
+    pub(super) ports: Box<[EndpointPort]>,
+    pub(super) endpoints: Box<[Endpoint]>,
+    /// The last good ones.
+    pub(super) wishes: RealServerWishes,
+    pub(super) errors: Vec<Finding>,
+}
+
+impl Entry {
+    /// Whether it is a Service of ours that a cluster has told of.
+    pub(super) fn is_service(&self) -> bool {
+        self.known
+            .as_ref()
+            .is_some_and(|known| !known.age.key.namespace().is_empty())
+    }
+
+    /// Whether one of the addresses is that of an endpoint.
+    pub(super) fn has_endpoint_at(&self, addresses: &BTreeSet<IpAddr>) -> bool {
+        self.slices.iter().any(|slice| {
+            let endpoints = &slice.endpoints;
+            let (Some(first), Some(last)) = (endpoints.first(), endpoints.last()) else {
+                return false;
+            };
+            let mut between = addresses.range(first.address..=last.address);
+            between.any(|address| {
+                let find = endpoints.binary_search_by_key(address, |endpoint| endpoint.address);
+                find.is_ok()
+            })
+        })
+    }
+}
+
+impl Entry {
+    /// Adds or replaces a slice; what was in its place.
+    pub(super) fn put_slice(&mut self, slice: SliceEntry) -> Option<SliceEntry> {
+        match self.place_of(&slice.key) {
+            Ok(place) => Some(std::mem::replace(&mut self.slices[place], slice)),
+            Err(place) => {
+                self.slices.insert(place, slice);
+                None
+            }
+        }
+    }
+
+    /// The slice of that name.
+    pub(super) fn slice(&self, key: &ObjectKey) -> Option<&SliceEntry> {
+        self.place_of(key).ok().map(|place| &self.slices[place])
+    }
+
+    /// Takes a slice out.
+    pub(super) fn remove_slice(&mut self, key: &ObjectKey) -> Option<SliceEntry> {
+        self.place_of(key)
+            .ok()
+            .map(|place| self.slices.remove(place))
+    }
+
+    fn place_of(&self, key: &ObjectKey) -> Result<usize, usize> {
+        self.slices.binary_search_by(|slice| slice.key.cmp(key))
+    }
+}
+
+impl Known {
+    /// A Service that has not been heard of before.
+    pub(super) fn new(age: Age, service: Service, judgement: Judgement) -> Self {
+        let mut known = Self {
+            age,
+            uid: Arc::clone(&service.uid),
+            generation: 0,
+            is_load_balancer: false,
+            written: WrittenStatus::default(),
+            intent: None,
+            errors: Vec::new(),
+            remarks: Vec::new(),
+            claimed: Vec::new(),
+            proposed: Vec::new(),
+            starved: Vec::new(),
+        };
+        known.update(service, judgement);
+        known
+    }
+
+    /// The pods that are served without a Service: older than every Service.
+    pub(super) fn of_pods(key: &ObjectKey, intent: Result<Intent, Vec<Finding>>) -> Self {
+        let (intent, errors) = match intent {
+            Ok(intent) => (Some(intent), Vec::new()),
+            Err(errors) => (None, errors),
+        };
+        Self {
+            age: Age {
+                created_seconds: i64::MIN,
+                key: key.clone(),
+            },
+            uid: "".into(),
+            generation: 0,
+            is_load_balancer: false,
+            written: WrittenStatus::default(),
+            intent,
+            errors,
+            remarks: Vec::new(),
+            claimed: Vec::new(),
+            proposed: Vec::new(),
+            starved: Vec::new(),
+        }
+    }
+
+    /// Takes the newest state over; where it is not a good one, the last good one goes on.
+    pub(super) fn update(&mut self, service: Service, judgement: Judgement) {
+        self.generation = service.generation;
+        self.is_load_balancer = service.service_type == ServiceType::LoadBalancer;
+        self.written = service.written;
+        self.remarks = judgement.remarks;
+        match judgement.intent {
+            Ok(intent) => {
+                self.intent = Some(intent);
+                self.errors.clear();
+            }
+            Err(errors) => self.errors = errors,
+        }
+    }
+
+    /// Its age. One without a date, from a manifest, is younger than all that have one.
+    pub(super) fn age_of(service: &Service) -> Age {
+        Age {
+            created_seconds: service.created_seconds.unwrap_or(i64::MAX),
+            key: service.key.clone(),
+        }
+    }
+
+    /// The address of the family that a pool gives it.
+    pub(super) fn proposed(&self, family: Family) -> Option<IpAddr> {
+        let mut proposed = self.proposed.iter().copied();
+        proposed.find(|address| Family::of(*address) == family)
+    }
+
+    /// What it wants of an address.
+    pub(super) fn claim(&self) -> Claim {
+        let ports = self.intent.iter().flat_map(|intent| &intent.ports);
+        Claim {
+            share_key: self
+                .intent
+                .as_ref()
+                .and_then(|intent| intent.share_key.clone()),
+            ports: ports.map(|port| (port.protocol, port.ports)).collect(),
+        }
+    }
+
+    /// The addresses that are given, or those of a pool that its status keeps.
+    pub(super) fn wanted_addresses(&self, allocator: &Allocator) -> Vec<IpAddr> {
+        match self.intent.as_ref().map(|intent| &intent.source) {
+            None => Vec::new(),
+            Some(AddressSource::Given(addresses)) => addresses.clone(),
+            Some(AddressSource::Pool { name, families, .. }) => {
+                let kept = self.kept_addresses();
+                let of_family = |family: &Family| {
+                    kept.iter().copied().find(|address| {
+                        Family::of(*address) == *family
+                            && allocator.pools().contain(name.as_deref(), *address)
+                    })
+                };
+                families.iter().filter_map(of_family).collect()
+            }
+        }
+    }
+
+    /// As if the condition `portlb.io/Address` held the addresses.
+    pub(super) fn assume_kept(&mut self, addresses: &[IpAddr]) {
+        self.written.address = Some(Condition {
+            status: "True".into(),
+            reason: ALLOCATED.into(),
+            message: address_message(addresses).into(),
+            last_transition_seconds: 0,
+        });
+    }
+
+    /// Addresses in the condition `portlb.io/Address`.
+    fn kept_addresses(&self) -> Vec<IpAddr> {
+        let kept = self.written.address.as_ref();
+        let kept = kept.filter(|condition| &*condition.status == "True");
+        let texts = kept
+            .iter()
+            .flat_map(|condition| condition.message.split(','));
+        texts.filter_map(|text| text.trim().parse().ok()).collect()
+    }
+}
+
+impl SliceEntry {
+    /// Annotations that cannot be used leave those in force that were.
+    pub(super) fn new(slice: EndpointSlice, former: Option<&Self>) -> Self {
+        let read = annotations::read(annotations::OF_REAL_SERVERS, &slice.annotations);
+        let (wishes, errors) = match read {
+            Ok(wishes) => (wishes, Vec::new()),
+            Err(refusals) => {
+                let wishes = former.map(|former| former.wishes).unwrap_or_default();
+                (
+                    wishes,
+                    bad_annotations("EndpointSlice", &slice.key, refusals),
+                )
+            }
+        };
+        Self {
+            key: slice.key,
+            ports: slice.ports,
+            endpoints: slice.endpoints,
+            wishes,
+            errors,
+        }
+    }
+}
+
+/// What is said of the annotations of an object that stands behind a Service.
+pub(super) fn bad_annotations(kind: &str, key: &ObjectKey, refusals: Vec<String>) -> Vec<Finding> {
+    let name = key.name();
+    let finding =
+        |refusal| Finding::new(Reason::BadAnnotation, format!("{kind} {name}: {refusal}"));
+    refusals.into_iter().map(finding).collect()
+}

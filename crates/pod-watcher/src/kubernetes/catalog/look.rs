@@ -1,0 +1,174 @@
+//! What a Service has become.
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+
+use virtual_server::VirtualServer;
+
+use super::{
+    super::{
+        addresses::Conflict,
+        convert::{self, Group, LeftOut, Surroundings},
+        finding::{Finding, Reason},
+        intent::{AddressSource, Intent},
+        model::{Family, ObjectKey},
+        settings::Settings,
+    },
+    ServiceView,
+    allocator::Allocator,
+    entry::{Known, SliceEntry},
+    pods::Pods,
+};
+
+/// What there is beside the Service.
+pub(super) struct LookSurroundings<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) allocator: &'a Allocator,
+    pub(super) pods: &'a Pods,
+    /// It is not a Service: all pods are its endpoints.
+    pub(super) is_pods: bool,
+}
+
+/// What a Service has become.
+pub(super) struct Look {
+    /// By their ids.
+    pub(super) served: Vec<VirtualServer>,
+    pub(super) view: ServiceView,
+    /// It has an endpoint that is a service address.
+    pub(super) is_circular: bool,
+}
+
+impl LookSurroundings<'_> {
+    pub(super) fn look(&self, key: &ObjectKey, known: &Known, slices: &[SliceEntry]) -> Look {
+        let mut findings: BTreeSet<Finding> = known.errors.iter().cloned().collect();
+        findings.extend(known.remarks.iter().cloned());
+        findings.extend(known.starved.iter().cloned());
+        let mut left_out = LeftOut::default();
+        let mut addresses = Vec::new();
+        let mut servers = Vec::new();
+        if let Some(intent) = &known.intent {
+            addresses = self.addresses(known, intent, &mut findings);
+            let endpoints = if self.is_pods {
+                self.pods.endpoints()
+            } else {
+                Vec::new()
+            };
+            let groups = self.groups(&endpoints, slices);
+            let namespace = (!self.is_pods).then(|| key.namespace());
+            let pod_wishes = |address| self.pods.wishes(address, namespace);
+            let surroundings = Surroundings {
+                service_ranges: &self.settings.service_ranges,
+                claims: self.allocator.claims(),
+                pod_wishes: (!self.pods.are_silent()).then_some(&pod_wishes),
+            };
+            servers =
+                convert::virtual_servers(intent, &addresses, &groups, &surroundings, &mut left_out);
+            findings.extend(slices.iter().flat_map(|slice| slice.errors.iter().cloned()));
+            findings.extend(
+                self.pods
+                    .errors(namespace, |address| is_endpoint(&groups, address)),
+            );
+        }
+        servers.sort_unstable_by_key(|server| server.id);
+        findings.extend(left_out.finding());
+        let ports = known.intent.as_ref().map(convert::single_ports);
+        Look {
+            served: servers,
+            view: ServiceView {
+                uid: Arc::clone(&known.uid),
+                generation: known.generation,
+                is_load_balancer: known.is_load_balancer,
+                addresses,
+                ports: ports.unwrap_or_default(),
+                allocation: self.allocation(known),
+                findings: findings.into_iter().collect(),
+                written: known.written.clone(),
+            },
+            is_circular: left_out.some_are_claimed,
+        }
+    }
+
+    fn groups<'g>(
+        &self,
+        pods: &'g [super::super::model::Endpoint],
+        slices: &'g [SliceEntry],
+    ) -> Vec<Group<'g>> {
+        let of_pods = Group {
+            ports: &[],
+            endpoints: pods,
+            wishes: Default::default(),
+        };
+        let of_slices = slices.iter().map(|slice| Group {
+            ports: &slice.ports,
+            endpoints: &slice.endpoints,
+            wishes: slice.wishes,
+        });
+        self.is_pods
+            .then_some(of_pods)
+            .into_iter()
+            .chain(of_slices)
+            .collect()
+    }
+
+    /// The addresses that it has of those that it asks for.
+    fn addresses(
+        &self,
+        known: &Known,
+        intent: &Intent,
+        findings: &mut BTreeSet<Finding>,
+    ) -> Vec<IpAddr> {
+        let mut addresses = known.claimed.clone();
+        addresses.retain(|address| {
+            let verdict = self.allocator.claims().verdict(*address, &known.age);
+            let is_given = matches!(intent.source, AddressSource::Given(_));
+            // Who lost an address of a pool gets another one.
+            if let (Err(conflict), true) = (&verdict, is_given) {
+                findings.insert(in_words(*address, conflict));
+            }
+            verdict.is_ok()
+        });
+        addresses
+    }
+
+    /// What its status shall keep of pools.
+    fn allocation(&self, known: &Known) -> Vec<IpAddr> {
+        let families: &[Family] = match known.intent.as_ref().map(|intent| &intent.source) {
+            Some(AddressSource::Pool { families, .. }) => families,
+            Some(AddressSource::Given(_)) | None => &[],
+        };
+        let of_family = |family: &Family| {
+            let kept = self.allocator.kept(known, *family);
+            kept.or_else(|| known.proposed(*family))
+        };
+        families.iter().filter_map(of_family).collect()
+    }
+}
+
+fn is_endpoint(groups: &[Group<'_>], address: IpAddr) -> bool {
+    groups.iter().any(|group| {
+        let find = group
+            .endpoints
+            .binary_search_by_key(&address, |endpoint| endpoint.address);
+        find.is_ok()
+    })
+}
+
+fn in_words(address: IpAddr, conflict: &Conflict) -> Finding {
+    let owner = |key: &ObjectKey| match key.namespace() {
+        "" => "the pods of --pod-selector".to_owned(),
+        _ => format!("the older Service {key}"),
+    };
+    let message = match conflict {
+        Conflict::Address(key) => format!(
+            "{address} belongs to {}; choose another address, or write the annotation \
+             portlb.io/share-address with the same value on both, which share it where their \
+             ports differ",
+            owner(key)
+        ),
+        Conflict::Ports(key, protocol, ports) => format!(
+            "{protocol}/{ports} of the shared address {address} belongs to {}; choose other \
+             ports or another address",
+            owner(key)
+        ),
+    };
+    Finding::new(Reason::AddressConflict, message)
+}

@@ -1,0 +1,167 @@
+//! The pods that matter: those that say something of themselves, or all where pods are served
+//! without a Service.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+};
+
+use super::{
+    super::{
+        annotations::{self, RealServerWishes},
+        finding::Finding,
+        model::{Endpoint, ObjectKey, Pod, Readiness},
+    },
+    entry::bad_annotations,
+};
+
+/// The pods that matter.
+#[derive(Debug, Default)]
+pub(super) struct Pods {
+    by_key: BTreeMap<ObjectKey, PodEntry>,
+    /// Those that say something of themselves; several where they share their node's address.
+    speaking: HashMap<IpAddr, BTreeSet<ObjectKey>>,
+    /// Those whose annotations cannot be used.
+    bad: BTreeSet<ObjectKey>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct PodEntry {
+    addresses: Box<[IpAddr]>,
+    readiness: Readiness,
+    wishes: RealServerWishes,
+    errors: Vec<Finding>,
+}
+
+/// Where a pod that differs is to be looked for.
+#[derive(Debug)]
+pub(super) struct TouchedPod {
+    /// Its namespace.
+    pub(super) namespace: Box<str>,
+    /// The addresses that it has or had.
+    pub(super) addresses: BTreeSet<IpAddr>,
+}
+
+impl Pods {
+    /// Takes a pod over; `None`: nothing differs.
+    pub(super) fn put(&mut self, pod: Pod, are_served: bool) -> Option<TouchedPod> {
+        let former = self.by_key.get(&pod.key);
+        if !are_served && (pod.annotations.is_empty() || pod.addresses.is_empty()) {
+            return self.forget(&pod.key);
+        }
+        let read = annotations::read(annotations::OF_REAL_SERVERS, &pod.annotations);
+        let (wishes, errors) = match read {
+            Ok(wishes) => (wishes, Vec::new()),
+            Err(refusals) => {
+                let wishes = former.map(|former| former.wishes).unwrap_or_default();
+                (wishes, bad_annotations("Pod", &pod.key, refusals))
+            }
+        };
+        let new = PodEntry {
+            addresses: pod.addresses.into(),
+            // What a Service's endpoints are is for its slices to say.
+            readiness: if are_served {
+                pod.readiness
+            } else {
+                Readiness::NotReady
+            },
+            wishes,
+            errors,
+        };
+        if former == Some(&new) {
+            return None;
+        }
+        let mut touched = self.forget(&pod.key).unwrap_or_else(|| TouchedPod {
+            namespace: pod.key.namespace().into(),
+            addresses: BTreeSet::new(),
+        });
+        touched.addresses.extend(&new.addresses);
+        if new.wishes != RealServerWishes::default() {
+            for address in &new.addresses {
+                self.speaking
+                    .entry(*address)
+                    .or_default()
+                    .insert(pod.key.clone());
+            }
+        }
+        if !new.errors.is_empty() {
+            self.bad.insert(pod.key.clone());
+        }
+        self.by_key.insert(pod.key, new);
+        Some(touched)
+    }
+
+    /// Forgets a pod; `None`: it did not matter.
+    pub(super) fn forget(&mut self, key: &ObjectKey) -> Option<TouchedPod> {
+        let former = self.by_key.remove(key)?;
+        self.bad.remove(key);
+        for address in &former.addresses {
+            if let Some(keys) = self.speaking.get_mut(address) {
+                keys.remove(key);
+                if keys.is_empty() {
+                    self.speaking.remove(address);
+                }
+            }
+        }
+        Some(TouchedPod {
+            namespace: key.namespace().into(),
+            addresses: former.addresses.iter().copied().collect(),
+        })
+    }
+
+    /// Whether no pod says anything of itself.
+    pub(super) fn are_silent(&self) -> bool {
+        self.speaking.is_empty()
+    }
+
+    /// What the pod with the address says of itself; only of that namespace, if one is given.
+    pub(super) fn wishes(
+        &self,
+        address: IpAddr,
+        namespace: Option<&str>,
+    ) -> Option<RealServerWishes> {
+        let keys = self.speaking.get(&address)?.iter();
+        let mut keys = keys.filter(|key| namespace.is_none_or(|name| name == key.namespace()));
+        Some(self.by_key.get(keys.next()?)?.wishes)
+    }
+
+    /// What is wrong with the pods at the addresses.
+    pub(super) fn errors(
+        &self,
+        namespace: Option<&str>,
+        mut is_endpoint: impl FnMut(IpAddr) -> bool,
+    ) -> Vec<Finding> {
+        let bad = self.bad.iter();
+        let bad = bad.filter(|key| namespace.is_none_or(|name| name == key.namespace()));
+        let bad = bad.filter_map(|key| self.by_key.get(key));
+        let bad = bad.filter(|pod| pod.addresses.iter().any(|address| is_endpoint(*address)));
+        bad.flat_map(|pod| pod.errors.iter().cloned()).collect()
+    }
+
+    /// All of them as endpoints, by address.
+    pub(super) fn endpoints(&self) -> Vec<Endpoint> {
+        let mut endpoints: Vec<Endpoint> = self
+            .by_key
+            .values()
+            .flat_map(|pod| {
+                let readiness = pod.readiness;
+                pod.addresses.iter().map(move |address| Endpoint {
+                    address: *address,
+                    readiness,
+                })
+            })
+            .collect();
+        endpoints.sort_unstable_by_key(|endpoint| endpoint.address);
+        endpoints
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
+    /// Their names.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.by_key.keys()
+    }
+}

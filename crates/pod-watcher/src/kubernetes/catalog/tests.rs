@@ -1,0 +1,173 @@
+mod endpoints;
+mod order;
+mod services;
+
+use std::collections::BTreeMap;
+
+use expect_test::Expect;
+use virtual_server::DesiredSet;
+
+use super::*;
+use crate::{file_format, kubernetes::manifests, render};
+
+/// The class, and nothing else.
+fn settings() -> Settings {
+    Settings {
+        load_balancer_class: "portlb.io/portlb".to_owned(),
+        ..Settings::default()
+    }
+}
+
+/// The same with pools.
+fn with_pools(pools: &[&str]) -> Settings {
+    Settings {
+        pools: pools.iter().map(|pool| pool.parse().unwrap()).collect(),
+        ..settings()
+    }
+}
+
+fn inputs(manifests: &str) -> Vec<Input> {
+    let (mut read, mut errors) = (Vec::new(), Vec::new());
+    manifests::parse("test", manifests, &mut read, &mut errors);
+    assert_eq!(errors, []);
+    read.into_iter()
+        .map(|manifest| render::input(manifest.object))
+        .collect()
+}
+
+fn feed(catalog: &mut Catalog, manifests: &str) {
+    for input in inputs(manifests) {
+        catalog.handle(input);
+    }
+}
+
+/// A Service with an address, and more lines of its `metadata` and `spec`.
+fn service(name: &str, annotations: &str, spec: &str) -> String {
+    let address = if annotations.contains("address")
+        || ["loadBalancerIP", "externalIPs"]
+            .iter()
+            .any(|field| spec.contains(field))
+    {
+        ""
+    } else {
+        "portlb.io/address: 10.1.1.10, "
+    };
+    format!(
+        "---
+apiVersion: v1
+kind: Service
+metadata: {{name: {name}, namespace: shop, uid: uid-{name}, annotations: {{{address}{annotations}}}}}
+spec:
+  type: LoadBalancer
+  loadBalancerClass: portlb.io/portlb
+  selector: {{app: {name}}}
+{spec}"
+    )
+}
+
+const PORT_80: &str = "  ports: [{port: 80}]\n";
+
+/// A slice of a Service: `endpoints` are addresses with their conditions, such as `10.0.2.3` (ready)
+/// and `10.0.2.4:serving,terminating`.
+fn slice(service: &str, suffix: &str, ports: &str, endpoints: &[&str]) -> String {
+    let mut text = format!(
+        "---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: {service}-{suffix}, namespace: shop, labels: {{kubernetes.io/service-name: {service}}}}}
+addressType: {}
+ports: [{ports}]
+endpoints:
+",
+        if endpoints.iter().any(|endpoint| endpoint.contains("fd00")) { "IPv6" } else { "IPv4" }
+    );
+    for endpoint in endpoints {
+        let (address, conditions) = endpoint.split_once(' ').unwrap_or((endpoint, "ready"));
+        let has = |condition: &str| conditions.split(',').any(|given| given == condition);
+        text.push_str(&format!(
+            "- {{addresses: ['{address}'], conditions: {{ready: {}, serving: {}, terminating: {}}}}}\n",
+            has("ready"),
+            has("ready") || has("serving"),
+            has("terminating")
+        ));
+    }
+    text
+}
+
+const ON_80: &str = "{name: '', port: 80}";
+
+/// Manifests, the document that they become, and what is said of them.
+#[track_caller]
+fn check(settings: Settings, manifests: &str, expected: Expect) {
+    let mut catalog = Catalog::new(settings);
+    feed(&mut catalog, manifests);
+    let rendered = render::of(&mut catalog);
+    let desired = catalog.desired();
+    assert_eq!(desired.validate(), Ok(()));
+    assert_eq!(file_format::parse(&rendered.document).unwrap(), desired);
+    let mut text =
+        rendered
+            .document
+            .replacen("apiVersion: portlb.io/v1\nkind: VirtualServers\n", "", 1);
+    for (key, finding) in rendered.findings {
+        text.push_str(&format!("# {key}: {finding}\n"));
+    }
+    expected.assert_eq(&text);
+}
+
+/// The outputs of a catalog, applied as a watcher would.
+#[derive(Default)]
+struct Watcher {
+    desired: DesiredSet,
+    views: BTreeMap<ObjectKey, ServiceView>,
+}
+
+impl Watcher {
+    #[track_caller]
+    fn take(&mut self, catalog: &mut Catalog) -> usize {
+        let output = catalog.take_output();
+        let changes = output.changes.len();
+        for change in output.changes {
+            self.desired.apply(change);
+        }
+        for (key, view) in output.services {
+            match view {
+                Some(view) => drop(self.views.insert(key, view)),
+                None => drop(self.views.remove(&key)),
+            }
+        }
+        assert_eq!(self.desired.validate(), Ok(()));
+        assert_eq!(self.desired, catalog.desired());
+        let counts = catalog.counts();
+        assert_eq!(counts.services, self.views.len());
+        let is_bad = |view: &&ServiceView| view.findings.iter().any(|f| f.reason.is_error());
+        assert_eq!(
+            counts.bad_services,
+            self.views.values().filter(is_bad).count()
+        );
+        changes
+    }
+
+    /// `tcp/10.1.1.10:80 -> 10.0.2.3 10.0.2.4`, a line each.
+    fn shown(&self) -> String {
+        let mut lines = String::new();
+        for (id, server) in &self.desired.virtual_servers {
+            let servers: Vec<String> = server
+                .real_servers
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+            lines.push_str(&format!(
+                "{id} {} -> {}\n",
+                server.scheduler.name(),
+                servers.join(" ")
+            ));
+        }
+        lines
+    }
+
+    fn findings(&self, name: &str) -> Vec<String> {
+        let view = &self.views[&ObjectKey::new("shop", name)];
+        view.findings.iter().map(ToString::to_string).collect()
+    }
+}

@@ -1,0 +1,350 @@
+//! What endpoints become.
+
+use expect_test::expect;
+
+use super::*;
+
+#[test]
+fn conditions_are_weight_draining_or_nothing() {
+    let endpoints = [
+        "10.0.2.9 ready",
+        "10.0.2.8 serving,terminating",
+        "10.0.2.7 terminating",
+        "10.0.2.6 serving",
+        "10.0.2.5 ready,terminating",
+    ];
+    let manifests = [
+        service("web", "", PORT_80),
+        slice("web", "a", ON_80, &endpoints),
+    ]
+    .concat();
+    check(
+        settings(),
+        &manifests,
+        expect![[r#"
+        virtualServers:
+        - name: shop/web
+          addresses: [10.1.1.10]
+          ports: [80]
+          realServers:
+          - address: 10.0.2.5
+          - address: 10.0.2.8
+            state: draining
+          - address: 10.0.2.9
+    "#]],
+    );
+}
+
+#[test]
+fn conditions_that_are_not_there_mean_ready() {
+    let silent = slice("web", "a", ON_80, &["10.0.2.3"]).replace(
+        ", conditions: {ready: true, serving: true, terminating: false}",
+        "",
+    );
+    check(
+        settings(),
+        &[service("web", "", PORT_80), silent].concat(),
+        expect![[r#"
+        virtualServers:
+        - name: shop/web
+          addresses: [10.1.1.10]
+          ports: [80]
+          realServers:
+          - address: 10.0.2.3
+    "#]],
+    );
+}
+
+#[test]
+fn who_publishes_what_is_not_ready_has_it_served() {
+    let service = service(
+        "web",
+        "",
+        "  publishNotReadyAddresses: true\n  ports: [{port: 80}]\n",
+    );
+    let slice = slice(
+        "web",
+        "a",
+        ON_80,
+        &["10.0.2.3 none", "10.0.2.4 serving,terminating"],
+    );
+    check(
+        settings(),
+        &[service, slice].concat(),
+        expect![[r#"
+        virtualServers:
+        - name: shop/web
+          addresses: [10.1.1.10]
+          ports: [80]
+          realServers:
+          - address: 10.0.2.3
+          - address: 10.0.2.4
+    "#]],
+    );
+}
+
+#[test]
+fn slices_are_put_together_and_duplicates_count_once() {
+    let slices = [
+        slice(
+            "web",
+            "a",
+            ON_80,
+            &["10.0.2.3 serving,terminating", "10.0.2.4"],
+        ),
+        slice("web", "b", ON_80, &["10.0.2.3 ready", "10.0.2.2"]),
+        slice("other", "a", ON_80, &["10.0.2.9"]),
+    ];
+    check(
+        settings(),
+        &[service("web", "", PORT_80), slices.concat()].concat(),
+        expect![[r#"
+        virtualServers:
+        - name: shop/web
+          addresses: [10.1.1.10]
+          ports: [80]
+          realServers:
+          - address: 10.0.2.2
+          - address: 10.0.2.3
+          - address: 10.0.2.4
+    "#]],
+    );
+}
+
+#[test]
+fn named_ports_may_differ_between_pods() {
+    let ports = "  ports: [{name: http, port: 80, targetPort: web}]\n";
+    let slices = [
+        slice("web", "a", "{name: http, port: 8080}", &["10.0.2.3"]),
+        slice("web", "b", "{name: http, port: 8081}", &["10.0.2.4"]),
+        slice("web", "c", "{name: http, port: 80}", &["10.0.2.5"]),
+        slice("web", "d", "{name: metrics, port: 80}", &["10.0.2.6"]),
+        slice(
+            "web",
+            "e",
+            "{name: http, port: 80, protocol: UDP}",
+            &["10.0.2.7"],
+        ),
+    ]
+    .concat();
+    let masquerade = service("web", "portlb.io/forwarding-method: Masquerade", ports);
+    check(
+        settings(),
+        &[masquerade, slices.clone()].concat(),
+        expect![[r#"
+        virtualServers:
+        - name: shop/web:http
+          addresses: [10.1.1.10]
+          ports: [80]
+          forwardingMethod: Masquerade
+          realServers:
+          - address: 10.0.2.3
+            port: 8080
+          - address: 10.0.2.4
+            port: 8081
+          - address: 10.0.2.5
+    "#]],
+    );
+    check(
+        settings(),
+        &[service("web", "", ports), slices].concat(),
+        expect![[r#"
+        virtualServers:
+        - name: shop/web:http
+          addresses: [10.1.1.10]
+          ports: [80]
+          realServers:
+          - address: 10.0.2.5
+        # shop/web: Warning EndpointsLeftOut: 2 endpoints are left out, such as 10.0.2.3:8080 listens on 8080, and Tunnel (ipip) cannot change the port 80; let it listen on 80, or write the annotation portlb.io/forwarding-method: Masquerade
+    "#]],
+    );
+}
+
+#[test]
+fn a_service_without_selector_has_the_endpoints_that_somebody_wrote() {
+    let service = service("web", "", PORT_80).replace("  selector: {app: web}\n", "");
+    let slices = [
+        slice("web", "a", ON_80, &["192.0.2.3"]),
+        slice("web", "b", "{name: '', port: 8080}", &["192.0.2.4"]),
+        slice("web", "c", "{name: ''}", &["192.0.2.5"]),
+    ];
+    check(
+        settings(),
+        &[service, slices.concat()].concat(),
+        expect![[r#"
+        virtualServers:
+        - name: shop/web
+          addresses: [10.1.1.10]
+          ports: [80]
+          realServers:
+          - address: 192.0.2.3
+          - address: 192.0.2.5
+        # shop/web: Warning EndpointsLeftOut: an endpoint is left out: 192.0.2.4:8080 listens on 8080, and Tunnel (ipip) cannot change the port 80; let it listen on 80, or write the annotation portlb.io/forwarding-method: Masquerade
+    "#]],
+    );
+}
+
+#[test]
+fn each_family_has_its_own_endpoints() {
+    let service = service(
+        "web",
+        "portlb.io/address: '10.1.1.10, fd00:1::10'",
+        "  ipFamilies: [IPv6, IPv4]\n  ports: [{port: 80}]\n",
+    );
+    let slices = [
+        slice("web", "a", ON_80, &["10.0.2.3"]),
+        slice("web", "b", ON_80, &["fd00:2::3"]),
+    ];
+    check(
+        settings(),
+        &[service, slices.concat()].concat(),
+        expect![[r#"
+        virtualServers:
+        - name: shop/web
+          addresses: [10.1.1.10]
+          ports: [80]
+          realServers:
+          - address: 10.0.2.3
+        - name: shop/web
+          addresses: ["fd00:1::10"]
+          ports: [80]
+          realServers:
+          - address: "fd00:2::3"
+    "#]],
+    );
+}
+
+#[test]
+fn only_a_tunnel_reaches_the_other_family() {
+    let service = |method: &str| {
+        service(
+            "web",
+            &format!("portlb.io/address: 'fd00:1::10', portlb.io/forwarding-method: {method}"),
+            "  ipFamilies: [IPv4]\n  ports: [{port: 80}]\n",
+        )
+    };
+    let slice = slice("web", "a", ON_80, &["10.0.2.3", "10.0.2.4"]);
+    check(
+        settings(),
+        &[service("Tunnel"), slice.clone()].concat(),
+        expect![[r#"
+        virtualServers:
+        - name: shop/web
+          addresses: ["fd00:1::10"]
+          ports: [80]
+          realServers:
+          - address: 10.0.2.3
+          - address: 10.0.2.4
+    "#]],
+    );
+    check(
+        settings(),
+        &[service("DirectRouting"), slice].concat(),
+        expect![[r#"
+        virtualServers:
+        - name: shop/web
+          addresses: ["fd00:1::10"]
+          ports: [80]
+          forwardingMethod: DirectRouting
+          realServers: []
+        # shop/web: Warning EndpointsLeftOut: 2 endpoints are left out, such as 10.0.2.3 is not of the family of the service address fd00:1::10, which DirectRouting cannot bridge; use forwarding method Tunnel or an address of the same family
+    "#]],
+    );
+}
+
+#[test]
+fn an_endpoint_that_is_local_to_load_balancers_is_left_out() {
+    let mut settings = settings();
+    settings
+        .service_ranges
+        .insert("10.1.1.0/24".parse().unwrap());
+    let manifests = [
+        service("web", "portlb.io/address: 10.9.9.9", PORT_80),
+        service("other", "portlb.io/address: 10.0.2.4", PORT_80),
+        slice("web", "a", ON_80, &["10.0.2.3", "10.0.2.4", "10.1.1.7"]),
+    ];
+    check(
+        settings,
+        &manifests.concat(),
+        expect![[r#"
+        serviceRanges:
+        - 10.1.1.0/24
+        virtualServers:
+        - name: shop/other
+          addresses: [10.0.2.4]
+          ports: [80]
+          realServers: []
+        - name: shop/web
+          addresses: [10.9.9.9]
+          ports: [80]
+          realServers:
+          - address: 10.0.2.3
+        # shop/web: Warning EndpointsLeftOut: 2 endpoints are left out, such as 10.0.2.4 is a service address, so packets to it would not leave the load balancer
+    "#]],
+    );
+}
+
+#[test]
+fn weights_and_states_come_from_pods_and_slices() {
+    let pod = |name: &str, annotations: &str, address: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop, \
+             annotations: {{{annotations}}}}}\nstatus: {{podIPs: [{{ip: {address}}}]}}\n"
+        )
+    };
+    let weighed = slice(
+        "web",
+        "a",
+        ON_80,
+        &["10.0.2.3", "10.0.2.4", "10.0.2.5", "10.0.2.6"],
+    )
+    .replace(
+        "namespace: shop",
+        "namespace: shop, annotations: {portlb.io/weight: '10'}",
+    );
+    let manifests = [
+        service("web", "", PORT_80),
+        weighed,
+        pod("a", "portlb.io/weight: '0'", "10.0.2.3"),
+        pod("b", "portlb.io/state: draining", "10.0.2.4"),
+        pod("c", "portlb.io/weight: heavy", "10.0.2.5"),
+        pod("d", "portlb.io/weight: '3'", "10.0.2.6").replace("shop", "other"),
+    ];
+    check(
+        settings(),
+        &manifests.concat(),
+        expect![[r#"
+        virtualServers:
+        - name: shop/web
+          addresses: [10.1.1.10]
+          ports: [80]
+          realServers:
+          - address: 10.0.2.3
+            weight: 0
+          - address: 10.0.2.4
+            weight: 10
+            state: draining
+          - address: 10.0.2.5
+            weight: 10
+          - address: 10.0.2.6
+            weight: 10
+        # shop/web: Warning BadAnnotation: Pod c: annotation portlb.io/weight: "heavy" is not such a number; write 0 to 65535
+    "#]],
+    );
+}
+
+#[test]
+fn names_instead_of_addresses_are_no_endpoints() {
+    let names = slice("web", "a", ON_80, &["example.com"]).replace("IPv4", "FQDN");
+    check(
+        settings(),
+        &[service("web", "", PORT_80), names].concat(),
+        expect![[r#"
+        virtualServers:
+        - name: shop/web
+          addresses: [10.1.1.10]
+          ports: [80]
+          realServers: []
+    "#]],
+    );
+}

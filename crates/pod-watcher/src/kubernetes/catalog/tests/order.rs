@@ -1,0 +1,494 @@
+//! What happens over time.
+
+use proptest::{prelude::*, sample::Index};
+
+use super::*;
+use virtual_server::DesiredChange;
+
+fn pod_scope(kind: Kind) -> Scope {
+    Scope {
+        kind,
+        namespace: None,
+    }
+}
+
+fn web(annotations: &str) -> String {
+    service("web", annotations, PORT_80)
+}
+
+#[test]
+fn nothing_is_put_out_before_every_scope_is_listed() {
+    let scopes = vec![pod_scope(Kind::Service), pod_scope(Kind::EndpointSlice)];
+    let mut catalog = Catalog::new(Settings {
+        scopes: scopes.clone(),
+        ..settings()
+    });
+    let mut watcher = Watcher::default();
+    catalog.handle(Input::Restarted(scopes[0].clone()));
+    feed(&mut catalog, &web(""));
+    catalog.handle(Input::RestartedDone(scopes[0].clone()));
+    assert!(catalog.take_output().is_empty());
+    catalog.handle(Input::Restarted(scopes[1].clone()));
+    feed(&mut catalog, &slice("web", "a", ON_80, &["10.0.2.3"]));
+    assert!(catalog.take_output().is_empty());
+    catalog.handle(Input::RestartedDone(scopes[1].clone()));
+    assert!(catalog.is_synced());
+    watcher.take(&mut catalog);
+    assert_eq!(watcher.shown(), "tcp/10.1.1.10:80 mh -> 10.0.2.3\n");
+}
+
+#[test]
+fn a_new_list_deletes_what_it_does_not_tell_and_nothing_before_its_end() {
+    let in_shop = |kind| Scope {
+        kind,
+        namespace: Some("shop".into()),
+    };
+    let mut catalog = Catalog::new(settings());
+    let mut watcher = Watcher::default();
+    let all = [
+        web(""),
+        service("api", "portlb.io/address: 10.1.1.11", PORT_80),
+        slice("web", "a", ON_80, &["10.0.2.3"]),
+        slice("web", "b", ON_80, &["10.0.2.4"]),
+    ];
+    feed(&mut catalog, &all.concat());
+    watcher.take(&mut catalog);
+    let before = watcher.shown();
+    for kind in [Kind::Service, Kind::EndpointSlice] {
+        catalog.handle(Input::Restarted(in_shop(kind)));
+    }
+    feed(&mut catalog, &[&*all[0], &*all[2]].concat());
+    assert_eq!(watcher.take(&mut catalog), 0);
+    // What another list of the kind covers is not touched.
+    let elsewhere = Scope {
+        kind: Kind::Service,
+        namespace: Some("other".into()),
+    };
+    catalog.handle(Input::Restarted(elsewhere.clone()));
+    catalog.handle(Input::RestartedDone(elsewhere));
+    watcher.take(&mut catalog);
+    assert_eq!(watcher.shown(), before);
+    for kind in [Kind::Service, Kind::EndpointSlice] {
+        catalog.handle(Input::RestartedDone(in_shop(kind)));
+    }
+    watcher.take(&mut catalog);
+    assert_eq!(watcher.shown(), "tcp/10.1.1.10:80 mh -> 10.0.2.3\n");
+    assert_eq!(watcher.views.len(), 1);
+}
+
+#[test]
+fn a_bad_service_keeps_its_last_good_state_and_follows_its_endpoints() {
+    let mut catalog = Catalog::new(settings());
+    let mut watcher = Watcher::default();
+    feed(
+        &mut catalog,
+        &[
+            web("portlb.io/scheduler: rr"),
+            slice("web", "a", ON_80, &["10.0.2.3"]),
+        ]
+        .concat(),
+    );
+    watcher.take(&mut catalog);
+    feed(
+        &mut catalog,
+        &web("portlb.io/scheduler: maglev, portlb.io/address: 10.1.1.99"),
+    );
+    assert_eq!(watcher.take(&mut catalog), 0);
+    assert_eq!(watcher.findings("web").len(), 1);
+    feed(&mut catalog, &slice("web", "a", ON_80, &["10.0.2.4"]));
+    watcher.take(&mut catalog);
+    assert_eq!(watcher.shown(), "tcp/10.1.1.10:80 rr -> 10.0.2.4\n");
+    feed(&mut catalog, &web("portlb.io/scheduler: wrr"));
+    watcher.take(&mut catalog);
+    assert_eq!(watcher.shown(), "tcp/10.1.1.10:80 wrr -> 10.0.2.4\n");
+    assert!(watcher.findings("web").is_empty());
+}
+
+#[test]
+fn a_service_that_was_made_anew_has_no_last_good_state() {
+    let mut catalog = Catalog::new(settings());
+    let mut watcher = Watcher::default();
+    feed(&mut catalog, &web(""));
+    watcher.take(&mut catalog);
+    feed(
+        &mut catalog,
+        &web("portlb.io/scheduler: maglev").replace("uid-web", "uid-2"),
+    );
+    watcher.take(&mut catalog);
+    assert_eq!(watcher.shown(), "");
+    assert_eq!(watcher.findings("web").len(), 1);
+}
+
+#[test]
+fn a_bad_weight_leaves_the_last_good_one() {
+    let mut catalog = Catalog::new(settings());
+    let mut watcher = Watcher::default();
+    let weighed = |weight: &str| {
+        slice("web", "a", ON_80, &["10.0.2.3"]).replace(
+            "namespace: shop",
+            &format!("namespace: shop, annotations: {{portlb.io/weight: '{weight}'}}"),
+        )
+    };
+    feed(&mut catalog, &[web(""), weighed("9")].concat());
+    watcher.take(&mut catalog);
+    feed(&mut catalog, &weighed("nine"));
+    assert_eq!(watcher.take(&mut catalog), 0);
+    assert_eq!(
+        watcher.findings("web"),
+        [
+            "Warning BadAnnotation: EndpointSlice web-a: annotation portlb.io/weight: \"nine\" is not \
+          such a number; write 0 to 65535"
+        ]
+    );
+}
+
+#[test]
+fn an_address_goes_from_one_service_to_another_without_a_removal() {
+    let mut catalog = Catalog::new(settings());
+    let mut watcher = Watcher::default();
+    feed(
+        &mut catalog,
+        &[service("a", "", PORT_80), service("b", "", PORT_80)].concat(),
+    );
+    watcher.take(&mut catalog);
+    assert_eq!(
+        watcher.views[&ObjectKey::new("shop", "b")].addresses.len(),
+        0
+    );
+    catalog.handle(Input::ServiceDeleted(ObjectKey::new("shop", "a")));
+    let output = catalog.take_output();
+    assert!(
+        matches!(&*output.changes, [DesiredChange::PutVirtualServer(server)] if server.name == "shop/b"),
+        "{output:?}"
+    );
+    let gone = &output.services[0];
+    assert_eq!((&gone.0, &gone.1), (&ObjectKey::new("shop", "a"), &None));
+}
+
+#[test]
+fn an_endpoint_comes_back_when_its_address_is_no_service_address_any_more() {
+    let mut catalog = Catalog::new(settings());
+    let mut watcher = Watcher::default();
+    feed(
+        &mut catalog,
+        &[web(""), slice("web", "a", ON_80, &["10.0.2.3"])].concat(),
+    );
+    watcher.take(&mut catalog);
+    feed(
+        &mut catalog,
+        &service("other", "portlb.io/address: 10.0.2.3", PORT_80),
+    );
+    watcher.take(&mut catalog);
+    assert_eq!(
+        watcher.shown(),
+        "tcp/10.0.2.3:80 mh -> \ntcp/10.1.1.10:80 mh -> \n"
+    );
+    assert_eq!(watcher.findings("web").len(), 1);
+    catalog.handle(Input::ServiceDeleted(ObjectKey::new("shop", "other")));
+    watcher.take(&mut catalog);
+    assert_eq!(watcher.shown(), "tcp/10.1.1.10:80 mh -> 10.0.2.3\n");
+}
+
+#[test]
+fn a_status_that_only_we_changed_changes_nothing_that_is_served() {
+    let mut catalog = Catalog::new(settings());
+    let mut watcher = Watcher::default();
+    feed(&mut catalog, &web(""));
+    watcher.take(&mut catalog);
+    let written = "status: {loadBalancer: {ingress: [{ip: 10.1.1.10, ipMode: Proxy, ports: [{port: 80, protocol: TCP}]}]}}\n";
+    feed(&mut catalog, &[&*web(""), written].concat());
+    assert_eq!(watcher.take(&mut catalog), 0);
+    let ingress = &watcher.views[&ObjectKey::new("shop", "web")]
+        .written
+        .ingress;
+    assert_eq!(ingress[0].ip_mode.as_deref(), Some("Proxy"));
+    assert!(catalog.take_output().is_empty());
+}
+
+fn from_pool(name: &str, port: u16, kept: &str) -> String {
+    let spec = format!("  ports: [{{port: {port}}}]\n");
+    let mut text = service(name, "portlb.io/address-pool: p", &spec);
+    if !kept.is_empty() {
+        text.push_str(&format!(
+            "status: {{conditions: [{{type: portlb.io/Address, status: 'True', reason: Allocated, \
+             message: '{kept}', lastTransitionTime: '2026-01-01T00:00:00Z'}}]}}\n"
+        ));
+    }
+    text
+}
+
+#[test]
+fn an_address_from_a_pool_is_served_once_the_status_keeps_it() {
+    let mut catalog = Catalog::new(with_pools(&["p=10.1.1.0/24"]));
+    let mut watcher = Watcher::default();
+    feed(
+        &mut catalog,
+        &[from_pool("a", 80, ""), from_pool("b", 80, "10.1.1.1")].concat(),
+    );
+    watcher.take(&mut catalog);
+    let allocation = |watcher: &Watcher, name: &str| {
+        model_addresses(&watcher.views[&ObjectKey::new("shop", name)].allocation)
+    };
+    assert_eq!(allocation(&watcher, "a"), "10.1.1.2");
+    assert_eq!(allocation(&watcher, "b"), "10.1.1.1");
+    assert_eq!(watcher.shown(), "tcp/10.1.1.1:80 mh -> \n");
+    feed(&mut catalog, &from_pool("a", 80, "10.1.1.2"));
+    watcher.take(&mut catalog);
+    assert_eq!(
+        watcher.shown(),
+        "tcp/10.1.1.1:80 mh -> \ntcp/10.1.1.2:80 mh -> \n"
+    );
+    // A Service that names its address gives the pool's back.
+    feed(
+        &mut catalog,
+        &service("b", "portlb.io/address: 10.1.1.9", PORT_80),
+    );
+    watcher.take(&mut catalog);
+    assert_eq!(allocation(&watcher, "b"), "");
+}
+
+fn model_addresses(addresses: &[IpAddr]) -> String {
+    crate::kubernetes::model::address_message(addresses)
+}
+
+#[test]
+fn who_went_without_gets_an_address_when_one_is_free() {
+    let mut catalog = Catalog::new(with_pools(&["p=10.1.1.1/32"]));
+    let mut watcher = Watcher::default();
+    feed(
+        &mut catalog,
+        &[from_pool("a", 80, "10.1.1.1"), from_pool("b", 80, "")].concat(),
+    );
+    watcher.take(&mut catalog);
+    assert_eq!(
+        watcher.findings("b"),
+        [
+            "Warning NoAddress: no IPv4 address: none of the 1 in address pool p is free; give the \
+          pool another prefix, delete a Service, or write the annotation portlb.io/address"
+        ]
+    );
+    catalog.handle(Input::ServiceDeleted(ObjectKey::new("shop", "a")));
+    watcher.take(&mut catalog);
+    assert!(watcher.findings("b").is_empty());
+    assert_eq!(
+        watcher.views[&ObjectKey::new("shop", "b")].allocation.len(),
+        1
+    );
+}
+
+#[test]
+fn who_lost_an_address_of_a_pool_to_an_older_service_gets_another() {
+    let mut catalog = Catalog::new(with_pools(&["p=10.1.1.0/24"]));
+    let mut watcher = Watcher::default();
+    feed(&mut catalog, &from_pool("b", 80, "10.1.1.1"));
+    watcher.take(&mut catalog);
+    feed(
+        &mut catalog,
+        &service("a", "portlb.io/address: 10.1.1.1", PORT_80),
+    );
+    watcher.take(&mut catalog);
+    let b = &watcher.views[&ObjectKey::new("shop", "b")];
+    assert_eq!(model_addresses(&b.allocation), "10.1.1.2");
+    assert!(b.addresses.is_empty());
+}
+
+/// Something that a cluster may say.
+#[derive(Clone, Debug)]
+enum Event {
+    Service {
+        name: usize,
+        variant: usize,
+    },
+    NoService {
+        name: usize,
+    },
+    Slice {
+        name: usize,
+        suffix: usize,
+        endpoints: Vec<u8>,
+    },
+    NoSlice {
+        name: usize,
+        suffix: usize,
+    },
+}
+
+const NAMES: [&str; 4] = ["a", "b", "c", "d"];
+const SUFFIXES: [&str; 2] = ["x", "y"];
+
+/// Good ones only, since a bad one leaves what was good before.
+fn variant(name: &str, variant: usize) -> String {
+    let (annotations, port) = match variant {
+        0 => ("portlb.io/address: 10.1.1.1", 80),
+        1 => (
+            "portlb.io/address: 10.1.1.1, portlb.io/share-address: k",
+            80,
+        ),
+        2 => (
+            "portlb.io/address: 10.1.1.1, portlb.io/share-address: k",
+            443,
+        ),
+        3 => ("portlb.io/address: 10.1.1.2, portlb.io/scheduler: wlc", 80),
+        4 => (
+            "portlb.io/address: 10.0.2.1, portlb.io/ports: 80-90, portlb.io/health-check: none",
+            80,
+        ),
+        _ => ("portlb.io/address: '10.1.1.3, fd00::3'", 80),
+    };
+    service(name, annotations, &format!("  ports: [{{port: {port}}}]\n"))
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let (name, suffix) = (0..NAMES.len(), 0..SUFFIXES.len());
+    let endpoints = prop::collection::vec(1_u8..5, 0..4);
+    prop_oneof![
+        3 => (name.clone(), 0_usize..6)
+            .prop_map(|(name, variant)| Event::Service { name, variant }),
+        1 => name.clone().prop_map(|name| Event::NoService { name }),
+        3 => (name.clone(), suffix.clone(), endpoints)
+            .prop_map(|(name, suffix, endpoints)| Event::Slice { name, suffix, endpoints }),
+        1 => (name, suffix).prop_map(|(name, suffix)| Event::NoSlice { name, suffix }),
+    ]
+}
+
+/// What the events leave, by kind and name.
+fn outcome(events: &[Event]) -> BTreeMap<(bool, String), Option<String>> {
+    let mut outcome = BTreeMap::new();
+    for event in events {
+        let (is_slice, name, text) = match event {
+            Event::Service {
+                name,
+                variant: which,
+            } => (
+                false,
+                NAMES[*name].to_owned(),
+                Some(variant(NAMES[*name], *which)),
+            ),
+            Event::NoService { name } => (false, NAMES[*name].to_owned(), None),
+            Event::Slice {
+                name,
+                suffix,
+                endpoints,
+            } => {
+                let endpoints: Vec<String> = endpoints
+                    .iter()
+                    .map(|host| format!("10.0.2.{host}"))
+                    .collect();
+                let endpoints: Vec<&str> = endpoints.iter().map(String::as_str).collect();
+                let text = slice(NAMES[*name], SUFFIXES[*suffix], ON_80, &endpoints);
+                (
+                    true,
+                    format!("{}-{}", NAMES[*name], SUFFIXES[*suffix]),
+                    Some(text),
+                )
+            }
+            Event::NoSlice { name, suffix } => (
+                true,
+                format!("{}-{}", NAMES[*name], SUFFIXES[*suffix]),
+                None,
+            ),
+        };
+        outcome.insert((is_slice, name), text);
+    }
+    outcome
+}
+
+fn told(is_slice: bool, name: &str, text: Option<&String>) -> Vec<Input> {
+    match text {
+        Some(text) => inputs(text),
+        None if is_slice => vec![Input::EndpointSliceDeleted(ObjectKey::new("shop", name))],
+        None => vec![Input::ServiceDeleted(ObjectKey::new("shop", name))],
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn any_history_leads_to_what_its_outcome_alone_leads_to(
+        events in prop::collection::vec(event(), 0..24),
+        looks in prop::collection::vec(any::<bool>(), 24),
+        order in prop::collection::vec(any::<Index>(), 12),
+    ) {
+        let mut catalog = Catalog::new(settings());
+        let mut watcher = Watcher::default();
+        for (event, look) in events.iter().zip(looks) {
+            for ((is_slice, name), text) in outcome(std::slice::from_ref(event)) {
+                for input in told(is_slice, &name, text.as_ref()) {
+                    catalog.handle(input);
+                }
+            }
+            if look {
+                watcher.take(&mut catalog);
+            }
+        }
+        watcher.take(&mut catalog);
+
+        let mut last: Vec<String> = outcome(&events).into_values().flatten().collect();
+        for (place, index) in order.iter().enumerate() {
+            if !last.is_empty() {
+                let place = place % last.len();
+                let other = index.index(last.len());
+                last.swap(place, other);
+            }
+        }
+        let mut anew = Catalog::new(settings());
+        let mut expected = Watcher::default();
+        feed(&mut anew, &last.concat());
+        expected.take(&mut anew);
+        prop_assert_eq!(watcher.desired, expected.desired);
+        prop_assert_eq!(watcher.views, expected.views);
+    }
+
+    #[test]
+    fn addresses_of_pools_are_unique_and_stay(
+        steps in prop::collection::vec((0..6_usize, any::<bool>(), any::<bool>()), 1..30),
+    ) {
+        const MANY: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
+        let mut catalog = Catalog::new(with_pools(&["p=10.1.1.0/29"]));
+        let mut watcher = Watcher::default();
+        let mut kept: BTreeMap<&str, String> = BTreeMap::new();
+        for (index, is_there, writes) in steps {
+            let name = MANY[index];
+            if is_there {
+                let text = from_pool(name, 80, kept.get(name).map_or("", String::as_str));
+                feed(&mut catalog, &text);
+            } else {
+                catalog.handle(Input::ServiceDeleted(ObjectKey::new("shop", name)));
+                kept.remove(name);
+            }
+            watcher.take(&mut catalog);
+            let allocations: Vec<(&str, String)> = MANY
+                .iter()
+                .filter_map(|name| {
+                    let view = watcher.views.get(&ObjectKey::new("shop", name))?;
+                    Some((*name, model_addresses(&view.allocation)))
+                })
+                .filter(|(_, allocation)| !allocation.is_empty())
+                .collect();
+            let distinct: BTreeSet<&String> = allocations.iter().map(|(_, a)| a).collect();
+            prop_assert_eq!(distinct.len(), allocations.len());
+            prop_assert_eq!(allocations.len(), watcher.views.len(), "six of six fit");
+            for (name, allocation) in allocations {
+                if let Some(kept) = kept.get(name) {
+                    prop_assert_eq!(kept, &allocation, "{} keeps its address", name);
+                } else if writes {
+                    feed(&mut catalog, &from_pool(name, 80, &allocation));
+                    kept.insert(name, allocation);
+                }
+            }
+        }
+        // Another watcher, or the same after a restart, reads the same from the statuses.
+        watcher.take(&mut catalog);
+        let mut anew = Catalog::new(with_pools(&["p=10.1.1.0/29"]));
+        for name in kept.keys() {
+            feed(&mut anew, &from_pool(name, 80, &kept[name]));
+        }
+        let mut restarted = Watcher::default();
+        restarted.take(&mut anew);
+        for (name, kept) in kept {
+            let view = &restarted.views[&ObjectKey::new("shop", name)];
+            prop_assert_eq!(model_addresses(&view.addresses), kept);
+        }
+    }
+}

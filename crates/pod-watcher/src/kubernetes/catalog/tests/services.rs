@@ -1,0 +1,701 @@
+//! What a Service asks for.
+
+use expect_test::expect;
+
+use super::*;
+
+fn with_slice(service: &str) -> String {
+    format!(
+        "{service}{}",
+        slice("web", "a", ON_80, &["10.0.2.3", "10.0.2.4"])
+    )
+}
+
+#[test]
+fn a_service_becomes_a_virtual_server_with_the_defaults_of_a_file() {
+    check(
+        settings(),
+        &with_slice(&service("web", "", PORT_80)),
+        expect![[r#"
+            virtualServers:
+            - name: shop/web
+              addresses: [10.1.1.10]
+              ports: [80]
+              realServers:
+              - address: 10.0.2.3
+              - address: 10.0.2.4
+        "#]],
+    );
+}
+
+#[test]
+fn every_annotation_is_taken_over() {
+    check(
+        settings(),
+        &with_slice(&service(
+            "web",
+            "portlb.io/scheduler: sh, portlb.io/scheduler-flags: port, \
+             portlb.io/forwarding-method: Masquerade, portlb.io/persistence-timeout: 5m, \
+             portlb.io/persistence-ipv4-prefix-length: '24', portlb.io/health-check-port: '8081', \
+             portlb.io/health-check-interval: 300ms, portlb.io/health-check-rise: '1', \
+             portlb.io/health-check-fall: '2', portlb.io/health-check-initial-jitter: 0ms, \
+             portlb.io/on-failure: remove, portlb.io/minimum-healthy: '2'",
+            "  ports: [{name: http, port: 80, targetPort: 8080}]\n",
+        ))
+        .replace(ON_80, "{name: http, port: 8080}"),
+        expect![[r#"
+            virtualServers:
+            - name: shop/web:http
+              addresses: [10.1.1.10]
+              ports: [80]
+              scheduler: sh
+              schedulerFlags: [port]
+              forwardingMethod: Masquerade
+              persistence:
+                timeout: 5m
+                clientPrefixLength: 24
+              healthCheck:
+                kind: tcpConnect
+                port: 8081
+                interval: 300ms
+                timeout: 300ms
+                rise: 1
+                fall: 2
+                initialJitter: 0ms
+              onFailure: remove
+              minimumHealthy: 2
+              realServers:
+              - address: 10.0.2.3
+                port: 8080
+              - address: 10.0.2.4
+                port: 8080
+        "#]],
+    );
+}
+
+#[test]
+fn a_service_of_another_class_is_not_ours() {
+    let other = service("web", "", PORT_80).replace("portlb.io/portlb", "example.com/other");
+    check(
+        settings(),
+        &with_slice(&other),
+        expect![[r#"
+        virtualServers: []
+    "#]],
+    );
+    let without =
+        service("web", "", PORT_80).replace("  loadBalancerClass: portlb.io/portlb\n", "");
+    check(
+        settings(),
+        &with_slice(&without),
+        expect![[r#"
+        virtualServers: []
+    "#]],
+    );
+}
+
+#[test]
+fn an_annotation_names_the_class_where_no_field_can() {
+    let headless = service(
+        "web",
+        "portlb.io/load-balancer-class: portlb.io/portlb",
+        "  clusterIP: None\n  ports: [{port: 80}]\n",
+    );
+    let headless = headless
+        .replace("  loadBalancerClass: portlb.io/portlb\n", "")
+        .replace("LoadBalancer\n", "ClusterIP\n");
+    check(
+        settings(),
+        &with_slice(&headless),
+        expect![[r#"
+        virtualServers:
+        - name: shop/web
+          addresses: [10.1.1.10]
+          ports: [80]
+          realServers:
+          - address: 10.0.2.3
+          - address: 10.0.2.4
+    "#]],
+    );
+}
+
+#[test]
+fn an_external_name_is_refused() {
+    let alias = service("web", "portlb.io/load-balancer-class: portlb.io/portlb", "")
+        .replace("LoadBalancer\n", "ExternalName\n")
+        .replace("  loadBalancerClass: portlb.io/portlb\n", "");
+    check(
+        settings(),
+        &alias,
+        expect![[r#"
+        virtualServers: []
+        # shop/web: Warning BadSpecification: spec.type: ExternalName is a name in DNS, without endpoints that could be served; choose another type, or remove the annotation portlb.io/load-balancer-class
+    "#]],
+    );
+}
+
+#[test]
+fn everything_that_is_wrong_is_told() {
+    check(
+        settings(),
+        &service(
+            "web",
+            "portlb.io/schedular: rr, portlb.io/forwarding-method: tunnel, portlb.io/weight: '3'",
+            PORT_80,
+        ),
+        expect![[r#"
+            virtualServers: []
+            # shop/web: Warning BadAnnotation: annotation portlb.io/forwarding-method: "tunnel" is not a forwarding method; allowed are Masquerade, DirectRouting and Tunnel
+            # shop/web: Warning BadAnnotation: annotation portlb.io/schedular: is not known here; did you mean portlb.io/scheduler?
+            # shop/web: Warning BadAnnotation: annotation portlb.io/weight: is not known here; it belongs on a Pod or an EndpointSlice
+        "#]],
+    );
+    check(
+        settings(),
+        &service(
+            "web",
+            "portlb.io/minimum-healthy: '0', portlb.io/persistence-timeout: 500ms",
+            PORT_80,
+        ),
+        expect![[r#"
+            virtualServers: []
+            # shop/web: Warning BadAnnotation: annotation portlb.io/minimum-healthy: 0 would announce an address that nobody serves; write 1 or more
+            # shop/web: Warning BadAnnotation: annotation portlb.io/persistence-timeout: 500ms is not a time that the kernel can keep; write whole seconds from 1s to 31d
+        "#]],
+    );
+    check(
+        settings(),
+        &service(
+            "web",
+            "portlb.io/scheduler: rr, portlb.io/scheduler-flags: port, portlb.io/address: 127.0.0.1",
+            "  ports: [{port: 80}]\n",
+        ),
+        expect![[r#"
+            virtualServers: []
+            # shop/web: Warning BadAnnotation: annotation portlb.io/address: 127.0.0.1 is a loopback address, which never leaves its host; write a unicast address that is routed, such as 10.1.1.10 or fd00::10
+            # shop/web: Warning BadAnnotation: annotation portlb.io/scheduler-flags: rr has no flags, only sh and mh have; remove it
+        "#]],
+    );
+    check(
+        settings(),
+        &service(
+            "web",
+            "",
+            "  loadBalancerIP: web.example.com\n  ports: [{port: 80}]\n",
+        ),
+        expect![[r#"
+            virtualServers: []
+            # shop/web: Warning BadSpecification: spec.loadBalancerIP: "web.example.com" is not an IP address; write one such as 10.1.1.10, or remove it
+        "#]],
+    );
+    check(
+        settings(),
+        &service("web", "portlb.io/ports: '80, 79-81'", PORT_80),
+        expect![[r#"
+            virtualServers: []
+            # shop/web: Warning BadAnnotation: annotation portlb.io/health-check-port: none is given, and which of the ports 79-81 to check is not clear; write the port to connect to, or do without the check (portlb.io/health-check: none)
+            # shop/web: Warning BadAnnotation: annotation portlb.io/ports: tcp/79-81 overlaps tcp/80; give each port once
+        "#]],
+    );
+}
+
+#[test]
+fn a_target_port_that_no_tunnel_can_reach_is_refused_with_both_cures() {
+    let other_port = service(
+        "web",
+        "",
+        "  ports: [{name: http, port: 80, targetPort: 8080}]\n",
+    );
+    check(
+        settings(),
+        &other_port,
+        expect![[r#"
+        virtualServers: []
+        # shop/web: Warning BadSpecification: spec.ports[80].targetPort: 8080 differs from the port, which Tunnel (ipip) cannot change; let the pods listen on 80 and write that, or write the annotation portlb.io/forwarding-method: Masquerade
+    "#]],
+    );
+}
+
+#[test]
+fn udp_is_not_checked_unless_a_port_is_named() {
+    let dns = "  ports: [{name: dns, port: 53, protocol: UDP}, {name: tcp, port: 53}]\n";
+    check(
+        settings(),
+        &service("dns", "", dns),
+        expect![[r#"
+        virtualServers:
+        - name: shop/dns:tcp
+          addresses: [10.1.1.10]
+          ports: [53]
+          realServers: []
+        - name: shop/dns:dns
+          addresses: [10.1.1.10]
+          ports: [53]
+          protocol: udp
+          healthCheck: {kind: none}
+          realServers: []
+    "#]],
+    );
+    check(
+        settings(),
+        &service("dns", "portlb.io/health-check-port: '8080'", dns),
+        expect![[r#"
+            virtualServers:
+            - name: shop/dns:tcp
+              addresses: [10.1.1.10]
+              ports: [53]
+              healthCheck:
+                kind: tcpConnect
+                port: 8080
+                interval: 2s
+                timeout: 1s
+                rise: 2
+                fall: 3
+                initialJitter: 100ms
+              realServers: []
+            - name: shop/dns:dns
+              addresses: [10.1.1.10]
+              ports: [53]
+              protocol: udp
+              healthCheck:
+                kind: tcpConnect
+                port: 8080
+                interval: 2s
+                timeout: 1s
+                rise: 2
+                fall: 3
+                initialJitter: 100ms
+              realServers: []
+        "#]],
+    );
+    check(
+        settings(),
+        &service("dns", "portlb.io/health-check: tcpConnect", dns),
+        expect![[r#"
+            virtualServers: []
+            # shop/dns: Warning BadAnnotation: annotation portlb.io/health-check-port: none is given, and on a port for udp nobody need listen for TCP; write a port that the real servers open for TCP, or do without the check (portlb.io/health-check: none)
+        "#]],
+    );
+}
+
+#[test]
+fn affinity_is_persistence() {
+    check(
+        settings(),
+        &service(
+            "web",
+            "",
+            "  sessionAffinity: ClientIP\n  sessionAffinityConfig: {clientIP: {timeoutSeconds: \
+             600}}\n  ports: [{port: 80}]\n",
+        ),
+        expect![[r#"
+            virtualServers:
+            - name: shop/web
+              addresses: [10.1.1.10]
+              ports: [80]
+              persistence:
+                timeout: 10m
+              realServers: []
+        "#]],
+    );
+}
+
+#[test]
+fn fields_without_meaning_are_remarked_upon() {
+    check(
+        settings(),
+        &service(
+            "web",
+            "",
+            "  externalTrafficPolicy: Local\n  loadBalancerSourceRanges: [192.0.2.0/24]\n  \
+             externalIPs: [10.1.1.10, 10.1.1.9]\n  ports: [{port: 80}]\n",
+        ),
+        expect![[r#"
+            virtualServers:
+            - name: shop/web
+              addresses: [10.1.1.9]
+              ports: [80]
+              realServers: []
+            - name: shop/web
+              addresses: [10.1.1.10]
+              ports: [80]
+              realServers: []
+            # shop/web: Warning ExternalIPsIntercepted: spec.externalIPs: kube-proxy takes the traffic of these addresses for itself on every node, so that it passes the load balancer by; use the annotation portlb.io/address instead, or give the Service the label service.kubernetes.io/service-proxy-name
+            # shop/web: Warning SourceRangesIgnored: spec.loadBalancerSourceRanges: is not enforced, clients from everywhere are served; filter them upstream, and remove the field
+            # shop/web: Normal TrafficPolicyIgnored: spec.externalTrafficPolicy: Local has no meaning here: pods see the client's address anyway, and every load balancer reaches the pods of all nodes
+        "#]],
+    );
+}
+
+#[test]
+fn ranges_of_ports_come_from_an_annotation() {
+    check(
+        settings(),
+        &with_slice(&service(
+            "web",
+            "portlb.io/ports: '8000-8999, all/UDP', portlb.io/health-check-port: '8000'",
+            PORT_80,
+        )),
+        expect![[r#"
+            virtualServers:
+            - name: shop/web
+              addresses: [10.1.1.10]
+              ports: [8000-8999]
+              healthCheck:
+                kind: tcpConnect
+                port: 8000
+                interval: 2s
+                timeout: 1s
+                rise: 2
+                fall: 3
+                initialJitter: 100ms
+              realServers:
+              - address: 10.0.2.3
+              - address: 10.0.2.4
+            - name: shop/web
+              addresses: [10.1.1.10]
+              ports: [all]
+              protocol: udp
+              healthCheck:
+                kind: tcpConnect
+                port: 8000
+                interval: 2s
+                timeout: 1s
+                rise: 2
+                fall: 3
+                initialJitter: 100ms
+              realServers:
+              - address: 10.0.2.3
+              - address: 10.0.2.4
+        "#]],
+    );
+}
+
+#[test]
+fn the_first_source_that_names_an_address_decides() {
+    let spec = "  loadBalancerIP: 10.1.1.2\n  externalIPs: [10.1.1.3]\n  ports: [{port: 80}]\n";
+    let addresses = |manifest: &str, settings: Settings| {
+        let mut catalog = Catalog::new(settings);
+        feed(&mut catalog, manifest);
+        render::of(&mut catalog);
+        let servers = catalog.desired().virtual_servers;
+        servers
+            .keys()
+            .map(|id| id.address.to_string())
+            .collect::<Vec<String>>()
+    };
+    let pool = with_pools(&["a=10.1.1.4/32"]);
+    let annotated = service("web", "portlb.io/address: 10.1.1.1", spec);
+    assert_eq!(addresses(&annotated, pool.clone()), ["10.1.1.1"]);
+    assert_eq!(
+        addresses(&service("web", "", spec), pool.clone()),
+        ["10.1.1.2"]
+    );
+    let external = "  externalIPs: [10.1.1.3]\n  ports: [{port: 80}]\n";
+    assert_eq!(
+        addresses(&service("web", "", external), pool.clone()),
+        ["10.1.1.3"]
+    );
+    let from_pool =
+        "  ipFamilies: [IPv4]\n  allocateLoadBalancerNodePorts: false\n  ports: [{port: 80}]\n";
+    assert_eq!(
+        addresses(
+            &service("web", "portlb.io/address-pool: a", from_pool),
+            pool
+        ),
+        ["10.1.1.4"]
+    );
+}
+
+#[test]
+fn pools_give_each_family_its_lowest_free_address() {
+    let dual = |name: &str, pool: &str| {
+        service(
+            name,
+            &format!("portlb.io/address-pool: {pool}"),
+            "  ipFamilies: [IPv4, IPv6]\n  ports: [{port: 80}]\n",
+        )
+    };
+    let pools = with_pools(&["a=10.1.1.0/30", "b=10.1.2.0/30,fd00:1::/64"]);
+    check(
+        pools.clone(),
+        &[dual("one", "b"), dual("two", "b")].concat(),
+        expect![[r#"
+        virtualServers:
+        - name: shop/one
+          addresses: [10.1.2.1]
+          ports: [80]
+          realServers: []
+        - name: shop/two
+          addresses: [10.1.2.2]
+          ports: [80]
+          realServers: []
+        - name: shop/one
+          addresses: ["fd00:1::1"]
+          ports: [80]
+          realServers: []
+        - name: shop/two
+          addresses: ["fd00:1::2"]
+          ports: [80]
+          realServers: []
+    "#]],
+    );
+    check(
+        pools,
+        &[
+            dual("one", "b"),
+            dual("two", "b"),
+            dual("three", "b"),
+            dual("four", "c"),
+        ]
+        .concat(),
+        expect![[r#"
+            virtualServers:
+            - name: shop/one
+              addresses: [10.1.2.1]
+              ports: [80]
+              realServers: []
+            - name: shop/three
+              addresses: [10.1.2.2]
+              ports: [80]
+              realServers: []
+            - name: shop/one
+              addresses: ["fd00:1::1"]
+              ports: [80]
+              realServers: []
+            - name: shop/three
+              addresses: ["fd00:1::2"]
+              ports: [80]
+              realServers: []
+            - name: shop/two
+              addresses: ["fd00:1::3"]
+              ports: [80]
+              realServers: []
+            # shop/four: Warning BadAnnotation: annotation portlb.io/address-pool: "c" is not an address pool; known are a, b
+            # shop/two: Warning NoAddress: no IPv4 address: none of the 2 in address pool b is free; give the pool another prefix, delete a Service, or write the annotation portlb.io/address
+        "#]],
+    );
+}
+
+#[test]
+fn the_older_of_two_services_has_the_address() {
+    let aged = |name: &str, year: u32| {
+        service(name, "", PORT_80).replace(
+            "uid: ",
+            &format!("creationTimestamp: '{year}-01-01T00:00:00Z', uid: "),
+        )
+    };
+    check(
+        settings(),
+        &[aged("a-young-one", 2026), aged("the-old-one", 2025)].concat(),
+        expect![[r#"
+            virtualServers:
+            - name: shop/the-old-one
+              addresses: [10.1.1.10]
+              ports: [80]
+              realServers: []
+            # shop/a-young-one: Warning AddressConflict: 10.1.1.10 belongs to the older Service shop/the-old-one; choose another address, or write the annotation portlb.io/share-address with the same value on both, which share it where their ports differ
+        "#]],
+    );
+}
+
+#[test]
+fn services_share_an_address_by_a_key() {
+    let sharing = |name: &str, port: u16| {
+        service(
+            name,
+            "portlb.io/share-address: k, portlb.io/address: 10.1.1.10",
+            &format!("  ports: [{{port: {port}}}]\n"),
+        )
+    };
+    check(
+        settings(),
+        &[sharing("a", 80), sharing("b", 443), sharing("c", 80)].concat(),
+        expect![[r#"
+            virtualServers:
+            - name: shop/a
+              addresses: [10.1.1.10]
+              ports: [80]
+              realServers: []
+            - name: shop/b
+              addresses: [10.1.1.10]
+              ports: [443]
+              realServers: []
+            # shop/c: Warning AddressConflict: tcp/80 of the shared address 10.1.1.10 belongs to the older Service shop/a; choose other ports or another address
+        "#]],
+    );
+    let from_pool = |name: &str, port: u16| {
+        sharing(name, port).replace("portlb.io/address: 10.1.1.10", "portlb.io/address-pool: p")
+    };
+    check(
+        with_pools(&["p=10.1.1.0/24"]),
+        &[from_pool("a", 80), from_pool("b", 443), from_pool("c", 80)].concat(),
+        expect![[r#"
+            virtualServers:
+            - name: shop/a
+              addresses: [10.1.1.1]
+              ports: [80]
+              realServers: []
+            - name: shop/b
+              addresses: [10.1.1.1]
+              ports: [443]
+              realServers: []
+            - name: shop/c
+              addresses: [10.1.1.2]
+              ports: [80]
+              realServers: []
+        "#]],
+    );
+}
+
+#[test]
+fn pods_are_served_without_a_service() {
+    let pods = crate::kubernetes::settings::PodService {
+        name: "pods".to_owned(),
+        addresses: vec!["10.1.1.10".parse().unwrap(), "fd00:1::10".parse().unwrap()],
+        ports: vec!["80".parse().unwrap()],
+        target_port: Some(8080.try_into().unwrap()),
+        annotations: vec![(
+            "portlb.io/forwarding-method".to_owned(),
+            "Masquerade".to_owned(),
+        )],
+    };
+    let settings = Settings {
+        pods: Some(pods),
+        ..settings()
+    };
+    settings.validate().unwrap();
+    let pod = |name: &str, more: &str, addresses: &str, ready: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop{more}}}\n\
+             status: {{podIPs: [{addresses}], conditions: [{{type: Ready, status: '{ready}'}}]}}\n"
+        )
+    };
+    check(
+        settings,
+        &[
+            pod("a", "", "{ip: 10.0.2.3}, {ip: 'fd00:2::3'}", "True"),
+            pod(
+                "b",
+                ", annotations: {portlb.io/weight: '7'}",
+                "{ip: 10.0.2.4}",
+                "True",
+            ),
+            pod("c", "", "{ip: 10.0.2.5}", "False"),
+            pod(
+                "d",
+                ", deletionTimestamp: '2026-01-01T00:00:00Z'",
+                "{ip: 10.0.2.6}",
+                "True",
+            ),
+            pod(
+                "e",
+                ", annotations: {portlb.io/weihgt: '7'}",
+                "{ip: 10.0.2.7}",
+                "True",
+            ),
+        ]
+        .concat(),
+        expect![[r#"
+            virtualServers:
+            - name: "pods"
+              addresses: [10.1.1.10]
+              ports: [80]
+              forwardingMethod: Masquerade
+              realServers:
+              - address: 10.0.2.3
+                port: 8080
+              - address: 10.0.2.4
+                port: 8080
+                weight: 7
+              - address: 10.0.2.6
+                port: 8080
+                state: draining
+              - address: 10.0.2.7
+                port: 8080
+            - name: "pods"
+              addresses: ["fd00:1::10"]
+              ports: [80]
+              forwardingMethod: Masquerade
+              realServers:
+              - address: "fd00:2::3"
+                port: 8080
+            # /pods: Warning BadAnnotation: Pod e: annotation portlb.io/weihgt: is not known here; did you mean portlb.io/weight?
+        "#]],
+    );
+}
+
+#[test]
+fn pods_listen_where_the_client_connects_to_unless_told_otherwise() {
+    let settings = Settings {
+        pods: Some(crate::kubernetes::settings::PodService {
+            name: "pods".to_owned(),
+            addresses: vec!["10.1.1.10".parse().unwrap()],
+            ports: vec!["80/TCP".parse().unwrap(), "53/UDP".parse().unwrap()],
+            target_port: None,
+            annotations: Vec::new(),
+        }),
+        ..settings()
+    };
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: shop}\n\
+               status: {podIP: 10.0.2.3, conditions: [{type: Ready, status: 'True'}]}\n";
+    check(
+        settings,
+        pod,
+        expect![[r#"
+        virtualServers:
+        - name: "pods"
+          addresses: [10.1.1.10]
+          ports: [80]
+          realServers:
+          - address: 10.0.2.3
+        - name: "pods"
+          addresses: [10.1.1.10]
+          ports: [53]
+          protocol: udp
+          healthCheck: {kind: none}
+          realServers:
+          - address: 10.0.2.3
+    "#]],
+    );
+}
+
+#[test]
+fn settings_that_no_service_can_mend_are_refused() {
+    let mut settings = with_pools(&["a=10.1.1.0/24", "a=10.1.1.8/29,10.1.2.1/24"]);
+    settings
+        .service_ranges
+        .insert("10.1.1.1/24".parse().unwrap());
+    settings.pods = Some(crate::kubernetes::settings::PodService {
+        name: "pods".to_owned(),
+        addresses: vec!["10.1.1.10".parse().unwrap()],
+        ports: vec!["80".parse().unwrap()],
+        target_port: Some(8080.try_into().unwrap()),
+        annotations: Vec::new(),
+    });
+    let errors = settings.validate().unwrap_err();
+    let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    expect![[r#"
+        --service-ranges: 10.1.1.1/24 has bits set to the right of its length; write 10.1.1.0/24
+        --address-pool: a is the name of two pools; give each its own name, or all prefixes to one of them
+        --address-pool: 10.1.1.8/29 overlaps 10.1.1.0/24; give each address to one pool
+        --address-pool: 10.1.2.1/24 has bits set to the right of its length; write 10.1.2.0/24
+        --pod-selector: the pods cannot be served; --pod-target-port: 8080 differs from port 80, which Tunnel (ipip) cannot change; leave it out, or add --pod-annotation portlb.io/forwarding-method=Masquerade"#]].assert_eq(&errors.join("\n"));
+}
+
+#[test]
+fn an_address_pool_is_a_name_and_prefixes() {
+    use crate::kubernetes::settings::AddressPool;
+    let pool: AddressPool = "web=10.1.1.0/24, fd00:1::/64".parse().unwrap();
+    assert_eq!((pool.name.as_str(), pool.prefixes.len()), ("web", 2));
+    for text in [
+        "",
+        "10.1.1.0/24",
+        "=10.1.1.0/24",
+        "web=",
+        "web=10.1.1.0",
+        "web=x",
+    ] {
+        assert!(text.parse::<AddressPool>().is_err(), "{text:?}");
+    }
+}

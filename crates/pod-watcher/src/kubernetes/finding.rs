@@ -1,0 +1,152 @@
+//! What a user should know about a Service.
+
+use std::fmt;
+
+/// Something that deserves an Event.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Finding {
+    /// Which of the known ones; also says how bad it is.
+    pub reason: Reason,
+    /// One sentence with what is wrong, what is allowed and the cure; short enough for an Event.
+    pub message: String,
+}
+
+/// What a [`Finding`] is about; the reason of its Event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reason {
+    /// An annotation cannot be used: the last good state of the Service stays.
+    BadAnnotation,
+    /// A field of the specification cannot be used: the last good state of the Service stays.
+    BadSpecification,
+    /// An older Service has the address, or the port of a shared address.
+    AddressConflict,
+    /// No address pool has an address left, or there is none.
+    NoAddress,
+    /// Endpoints cannot be real servers and are left out.
+    EndpointsLeftOut,
+    /// kube-proxy takes the traffic of `spec.externalIPs` for itself.
+    ExternalIpsIntercepted,
+    /// `spec.loadBalancerSourceRanges` is not enforced.
+    SourceRangesIgnored,
+    /// `externalTrafficPolicy: Local` has no meaning here.
+    TrafficPolicyIgnored,
+}
+
+/// Type of an Event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Severity {
+    /// `Normal`.
+    Normal,
+    /// `Warning`.
+    Warning,
+}
+
+/// Longest message: an Event's note has at most 1024 bytes.
+const LONGEST_MESSAGE: usize = 1_000;
+
+impl Finding {
+    /// Cuts a message off that is too long for an Event.
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        let mut message: String = message.into();
+        if message.len() > LONGEST_MESSAGE {
+            message.truncate(message.floor_char_boundary(LONGEST_MESSAGE));
+            message.push('…');
+        }
+        Self { reason, message }
+    }
+}
+
+impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::BadAnnotation,
+        Self::BadSpecification,
+        Self::AddressConflict,
+        Self::NoAddress,
+        Self::EndpointsLeftOut,
+        Self::ExternalIpsIntercepted,
+        Self::SourceRangesIgnored,
+        Self::TrafficPolicyIgnored,
+    ];
+
+    /// The reason as an Event says it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::BadAnnotation => "BadAnnotation",
+            Self::BadSpecification => "BadSpecification",
+            Self::AddressConflict => "AddressConflict",
+            Self::NoAddress => "NoAddress",
+            Self::EndpointsLeftOut => "EndpointsLeftOut",
+            Self::ExternalIpsIntercepted => "ExternalIPsIntercepted",
+            Self::SourceRangesIgnored => "SourceRangesIgnored",
+            Self::TrafficPolicyIgnored => "TrafficPolicyIgnored",
+        }
+    }
+
+    /// The type of the Event.
+    #[must_use]
+    pub const fn severity(self) -> Severity {
+        match self {
+            Self::BadAnnotation
+            | Self::BadSpecification
+            | Self::AddressConflict
+            | Self::NoAddress
+            | Self::EndpointsLeftOut
+            | Self::ExternalIpsIntercepted
+            | Self::SourceRangesIgnored => Severity::Warning,
+            Self::TrafficPolicyIgnored => Severity::Normal,
+        }
+    }
+
+    /// Whether the Service is not served as it is written: it is counted as bad, and `validate`
+    /// fails.
+    #[must_use]
+    pub const fn is_error(self) -> bool {
+        match self {
+            Self::BadAnnotation
+            | Self::BadSpecification
+            | Self::AddressConflict
+            | Self::NoAddress => true,
+            Self::EndpointsLeftOut
+            | Self::ExternalIpsIntercepted
+            | Self::SourceRangesIgnored
+            | Self::TrafficPolicyIgnored => false,
+        }
+    }
+}
+
+impl Severity {
+    /// The type as an Event says it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Normal => "Normal",
+            Self::Warning => "Warning",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} {}: {}",
+            self.reason.severity(),
+            self.reason,
+            self.message
+        )
+    }
+}

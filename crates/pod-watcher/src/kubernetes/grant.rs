@@ -1,0 +1,88 @@
+//! What to grant when the API server forbids something.
+
+use std::fmt;
+
+/// A kind of object, as the API server's paths and its rules name it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Resource {
+    /// Empty for the core group.
+    pub(crate) group: &'static str,
+    /// Such as `services`.
+    pub(crate) plural: &'static str,
+    /// `None` is every namespace.
+    pub(crate) namespace: Option<String>,
+}
+
+/// What the API server has forbidden, and the rule that allows it.
+#[derive(Debug)]
+pub(crate) struct Forbidden<'a> {
+    pub(crate) resource: &'a Resource,
+    /// With its subresource, such as `services/status`, where there is one.
+    pub(crate) subresource: Option<&'static str>,
+    pub(crate) verb: &'static str,
+    /// All that is needed of this resource, so that one rule is enough.
+    pub(crate) verbs: &'static [&'static str],
+    /// The API server's own words, which name the user.
+    pub(crate) message: &'a str,
+}
+
+impl Resource {
+    pub(crate) fn of<K: k8s_openapi::Resource>(namespace: Option<String>) -> Self {
+        Self {
+            group: K::GROUP,
+            plural: K::URL_PATH_SEGMENT,
+            namespace,
+        }
+    }
+}
+
+impl fmt::Display for Forbidden<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let resource = self.resource;
+        let name = match self.subresource {
+            Some(subresource) => format!("{}/{subresource}", resource.plural),
+            None => resource.plural.to_owned(),
+        };
+        let (place, role) = match &resource.namespace {
+            Some(namespace) => (
+                format!("in namespace {namespace}"),
+                format!("a Role of namespace {namespace}"),
+            ),
+            None => ("in all namespaces".to_owned(), "a ClusterRole".to_owned()),
+        };
+        write!(
+            f,
+            "the API server forbids to {} {name} {place} ({}); add to {role} that is bound to this \
+             ServiceAccount: {{apiGroups: [\"{}\"], resources: [\"{name}\"], verbs: [\"{}\"]}}",
+            self.verb,
+            self.message,
+            resource.group,
+            self.verbs.join("\", \""),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::discovery::v1::EndpointSlice;
+
+    use super::*;
+
+    #[test]
+    fn the_rule_that_grants_it_is_named() {
+        let forbidden = Forbidden {
+            resource: &Resource::of::<EndpointSlice>(Some("web".to_owned())),
+            subresource: None,
+            verb: "watch",
+            verbs: &["list", "watch"],
+            message: "User \"x\" cannot watch",
+        };
+        assert_eq!(
+            forbidden.to_string(),
+            "the API server forbids to watch endpointslices in namespace web (User \"x\" cannot \
+             watch); add to a Role of namespace web that is bound to this ServiceAccount: \
+             {apiGroups: [\"discovery.k8s.io\"], resources: [\"endpointslices\"], verbs: \
+             [\"list\", \"watch\"]}"
+        );
+    }
+}

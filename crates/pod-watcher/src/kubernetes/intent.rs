@@ -1,0 +1,597 @@
+//! What a Service asks for: its specification and annotations, judged by themselves.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    num::NonZeroU16,
+    time::Duration,
+};
+
+use virtual_server::{
+    Behaviour, ForwardingMethod, HealthCheck, HealthCheckChoice, Invalid, Ports, Protocol,
+    Scheduler, VirtualServer, VirtualServerId,
+};
+
+use super::{
+    annotations::{self, ServiceWishes},
+    finding::{Finding, Reason},
+    model::{Family, PREFIX, Service, ServicePort, ServiceType},
+    settings::{PodService, Settings},
+};
+
+/// What a Service asks for. It can be served as it stands, given addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Intent {
+    /// What the virtual servers are called, up to the name of their port.
+    pub(super) name: Box<str>,
+    /// Where its addresses come from.
+    pub(super) source: AddressSource,
+    /// Services that say the same may share an address.
+    pub(super) share_key: Option<Box<str>>,
+    /// Families of its endpoints; empty: those that they have.
+    pub(super) families: Vec<Family>,
+    /// Its ports, none of which overlap.
+    pub(super) ports: Box<[IntentPort]>,
+    /// How its virtual servers behave; the health check is the port's.
+    pub(super) behaviour: Behaviour,
+    /// Endpoints that are not ready count as ready.
+    pub(super) publishes_not_ready: bool,
+}
+
+/// Where the addresses of a Service come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum AddressSource {
+    /// They are given.
+    Given(Vec<IpAddr>),
+    /// From the pool of that name, or from the first that fits.
+    Pool {
+        /// The pool's name.
+        name: Option<Box<str>>,
+        /// One address of each family.
+        families: Vec<Family>,
+        /// Whether a family without a free address is worth a finding.
+        needs_all: bool,
+    },
+}
+
+/// A port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct IntentPort {
+    /// Its name in the Service and in slices.
+    pub(super) name: Box<str>,
+    /// Transport protocol.
+    pub(super) protocol: Protocol,
+    /// What clients connect to.
+    pub(super) ports: Ports,
+    /// Where the endpoints listen.
+    pub(super) target: Target,
+    /// `None`: the endpoints are not checked.
+    pub(super) health_check: Option<HealthCheck>,
+}
+
+/// Where endpoints listen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    /// Where the slices say under the port's name.
+    AsSliced,
+    /// Where the client connects to, in the slices that have the port's name.
+    AsAddressed,
+    /// Where the client connects to, whatever ports the slices have.
+    AsAddressedInAllSlices,
+    /// There.
+    Fixed(NonZeroU16),
+}
+
+/// A Service, judged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Judgement {
+    /// What it asks for, or why that cannot be.
+    pub(crate) intent: Result<Intent, Vec<Finding>>,
+    /// What its owner should know besides.
+    pub(crate) remarks: Vec<Finding>,
+}
+
+/// Whether the Service is one of ours.
+pub(crate) fn is_ours(service: &Service, settings: &Settings) -> bool {
+    let class = settings.load_balancer_class.as_str();
+    !service.is_being_deleted
+        && (service.service_type == ServiceType::LoadBalancer
+            && service.load_balancer_class.as_deref() == Some(class)
+            || annotated_class(service) == Some(class))
+}
+
+/// The class that an annotation names.
+pub(crate) fn annotated_class(service: &Service) -> Option<&str> {
+    service
+        .annotations
+        .iter()
+        .find(|(name, _)| **name == *annotations::LOAD_BALANCER_CLASS)
+        .map(|(_, value)| value.trim())
+}
+
+/// Judges a Service of ours.
+pub(crate) fn of_service(service: &Service, settings: &Settings) -> Judgement {
+    let mut errors = Vec::new();
+    let wishes = annotations::read(annotations::OF_SERVICES, &service.annotations);
+    let wishes = wishes.unwrap_or_else(|refusals| {
+        let refusals = refusals.into_iter();
+        errors.extend(refusals.map(|refusal| Finding::new(Reason::BadAnnotation, refusal)));
+        ServiceWishes::default()
+    });
+    let intent = if errors.is_empty() {
+        Judge {
+            service,
+            settings,
+            wishes: &wishes,
+        }
+        .intent(&mut errors)
+    } else {
+        None
+    };
+    let is_tunnel = wishes.options.forwarding_method != Some(ForwardingMethod::Masquerade);
+    Judgement {
+        intent: intent.filter(|_| errors.is_empty()).ok_or(errors),
+        remarks: remarks(service, is_tunnel),
+    }
+}
+
+/// Judges the pods that are served without a Service.
+///
+/// # Errors
+/// Why they cannot be served.
+pub(super) fn of_pods(pods: &PodService) -> Result<Intent, Vec<Finding>> {
+    let bad = |message: String| Finding::new(Reason::BadAnnotation, message);
+    let mut pairs = Vec::new();
+    for (name, value) in &pods.annotations {
+        let Some(name) = name.strip_prefix(PREFIX) else {
+            let message = format!("annotation {name}: does not begin with {PREFIX}; write it so");
+            return Err(vec![bad(message)]);
+        };
+        pairs.push((name.into(), value.as_str().into()));
+    }
+    let wishes: ServiceWishes = annotations::read(annotations::OF_SERVICES, &pairs.into())
+        .map_err(|refusals| refusals.into_iter().map(bad).collect::<Vec<Finding>>())?;
+    let mut errors = Vec::new();
+    let behaviour = behaviour(&wishes, None, &mut errors);
+    let target = pods
+        .target_port
+        .map_or(Target::AsAddressedInAllSlices, Target::Fixed);
+    let mut ports = Vec::new();
+    for pod_ports in &pods.ports {
+        ports.push(IntentPort {
+            name: "".into(),
+            protocol: pod_ports.protocol,
+            ports: pod_ports.ports,
+            target,
+            health_check: health_check(&wishes, &behaviour, pod_ports.protocol),
+        });
+    }
+    for (is_missing, what) in [
+        (
+            pods.addresses.is_empty(),
+            "no service address is given; write --pod-addresses",
+        ),
+        (pods.ports.is_empty(), "no port is given; write --pod-ports"),
+    ] {
+        if is_missing {
+            errors.push(Finding::new(Reason::BadSpecification, what));
+        }
+    }
+    let overlaps = overlaps(&ports).into_iter();
+    errors.extend(overlaps.map(|why| bad_specification(format!("--pod-ports: {why}"))));
+    let intent = Intent {
+        name: pods.name.as_str().into(),
+        source: AddressSource::Given(pods.addresses.clone()),
+        share_key: wishes.share_key.clone(),
+        families: Vec::new(),
+        ports: ports.into(),
+        behaviour,
+        publishes_not_ready: false,
+    };
+    validate(&intent, "--pod-addresses", &wishes, &mut errors);
+    if let (Some(target), false) = (pods.target_port, can_change_ports(&intent.behaviour)) {
+        let differs = |port: &&IntentPort| port.ports != Ports::Single(target);
+        for port in intent.ports.iter().filter(differs) {
+            errors.push(Finding::new(
+                Reason::BadSpecification,
+                format!(
+                    "--pod-target-port: {target} differs from port {}, which {} cannot change; \
+                     leave it out, or add --pod-annotation \
+                     portlb.io/forwarding-method=Masquerade",
+                    port.ports, intent.behaviour.forwarding_method
+                ),
+            ));
+        }
+    }
+    if errors.is_empty() {
+        Ok(intent)
+    } else {
+        Err(errors)
+    }
+}
+
+struct Judge<'a> {
+    service: &'a Service,
+    settings: &'a Settings,
+    wishes: &'a ServiceWishes,
+}
+
+impl Judge<'_> {
+    fn intent(&self, errors: &mut Vec<Finding>) -> Option<Intent> {
+        let service = self.service;
+        if service.service_type == ServiceType::ExternalName {
+            errors.push(bad_specification(
+                "spec.type: ExternalName is a name in DNS, without endpoints that could be \
+                 served; choose another type, or remove the annotation \
+                 portlb.io/load-balancer-class",
+            ));
+            return None;
+        }
+        let affinity = service
+            .client_affinity_seconds
+            .and_then(|seconds| u64::try_from(seconds).ok())
+            .map(Duration::from_secs);
+        let behaviour = behaviour(self.wishes, affinity, errors);
+        let ports = self.ports(&behaviour, errors);
+        let (source, source_name) = self.address_source(errors)?;
+        let intent = Intent {
+            name: service.key.to_string().into(),
+            source,
+            share_key: self.wishes.share_key.clone(),
+            families: service.ip_families.clone(),
+            ports,
+            behaviour,
+            publishes_not_ready: service.publishes_not_ready,
+        };
+        validate(&intent, source_name, self.wishes, errors);
+        Some(intent)
+    }
+
+    fn ports(&self, behaviour: &Behaviour, errors: &mut Vec<Finding>) -> Box<[IntentPort]> {
+        let mut ports: Vec<IntentPort> = Vec::new();
+        for (protocol, given) in &self.wishes.ports {
+            ports.push(IntentPort {
+                name: "".into(),
+                protocol: *protocol,
+                ports: *given,
+                target: Target::AsAddressedInAllSlices,
+                health_check: health_check(self.wishes, behaviour, *protocol),
+            });
+        }
+        if ports.is_empty() {
+            for port in &self.service.ports {
+                let Some(number) = NonZeroU16::new(port.port) else {
+                    errors.push(bad_specification(
+                        "spec.ports: 0 is not a port; write 1 to 65535",
+                    ));
+                    continue;
+                };
+                ports.push(IntentPort {
+                    name: port.name.clone(),
+                    protocol: port.protocol,
+                    ports: Ports::Single(number),
+                    target: self.target(port, behaviour, errors),
+                    health_check: health_check(self.wishes, behaviour, port.protocol),
+                });
+            }
+        }
+        if ports.is_empty() {
+            errors.push(bad_specification(
+                "spec.ports: is empty; list the ports that clients connect to, or write the \
+                 annotation portlb.io/ports",
+            ));
+        }
+        let (reason, place) = if self.wishes.ports.is_empty() {
+            (Reason::BadSpecification, "spec.ports")
+        } else {
+            (Reason::BadAnnotation, "annotation portlb.io/ports")
+        };
+        let overlaps = overlaps(&ports).into_iter();
+        errors.extend(overlaps.map(|why| Finding::new(reason, format!("{place}: {why}"))));
+        ports.into()
+    }
+
+    fn target(
+        &self,
+        port: &ServicePort,
+        behaviour: &Behaviour,
+        errors: &mut Vec<Finding>,
+    ) -> Target {
+        if can_change_ports(behaviour) || !self.service.has_selector {
+            return Target::AsSliced;
+        }
+        match port.target_port {
+            None => Target::AsSliced,
+            Some(target) if target == port.port => Target::AsAddressed,
+            Some(target) => {
+                errors.push(bad_specification(format!(
+                    "spec.ports[{}].targetPort: {target} differs from the port, which {} cannot \
+                     change; let the pods listen on {} and write that, or write the annotation \
+                     portlb.io/forwarding-method: Masquerade",
+                    port.port, behaviour.forwarding_method, port.port
+                )));
+                Target::AsSliced
+            }
+        }
+    }
+
+    /// The first source that names any address, and what it is called.
+    fn address_source(&self, errors: &mut Vec<Finding>) -> Option<(AddressSource, &'static str)> {
+        let service = self.service;
+        if !self.wishes.addresses.is_empty() {
+            let given = AddressSource::Given(self.wishes.addresses.clone());
+            return Some((given, "annotation portlb.io/address"));
+        }
+        let (texts, field): (Vec<&str>, _) = match &service.load_balancer_ip {
+            Some(text) => (vec![text], "spec.loadBalancerIP"),
+            None => {
+                let texts = service.external_ips.iter().map(|text| &**text).collect();
+                (texts, "spec.externalIPs")
+            }
+        };
+        if texts.is_empty() {
+            return Some((self.pool(errors)?, "address pool"));
+        }
+        let mut addresses = BTreeSet::new();
+        for text in texts {
+            match text.parse::<IpAddr>() {
+                Ok(address) => {
+                    addresses.insert(address);
+                }
+                Err(_) => errors.push(bad_specification(format!(
+                    "{field}: {text:?} is not an IP address; write one such as 10.1.1.10, or \
+                     remove it"
+                ))),
+            }
+        }
+        let given = AddressSource::Given(addresses.into_iter().collect());
+        Some((given, field))
+    }
+
+    fn pool(&self, errors: &mut Vec<Finding>) -> Option<AddressSource> {
+        let pools = &self.settings.pools;
+        let name = self.wishes.pool.clone();
+        if let Some(name) = &name
+            && !pools.iter().any(|pool| *pool.name == **name)
+        {
+            let known: Vec<&str> = pools.iter().map(|pool| pool.name.as_str()).collect();
+            let known = match known.as_slice() {
+                [] => "pod-watcher has none; start it with --address-pool".to_owned(),
+                known => format!("known are {}", known.join(", ")),
+            };
+            let invalid = Invalid::new("", format!("{name:?}"), "is not an address pool", known);
+            let message = annotations::refusal("address-pool", &invalid);
+            errors.push(Finding::new(Reason::BadAnnotation, message));
+            return None;
+        }
+        // Where no API server has filled the families in, those of the pools stand for them.
+        let mut families = self.service.ip_families.clone();
+        if families.is_empty() {
+            let prefixes = pools.iter().flat_map(|pool| &pool.prefixes);
+            let of_pools: BTreeSet<Family> =
+                prefixes.map(|prefix| Family::of(prefix.addr())).collect();
+            let most = if self.service.requires_dual_stack {
+                2
+            } else {
+                1
+            };
+            families = of_pools.into_iter().take(most).collect();
+        }
+        if families.is_empty() {
+            families.push(Family::V4);
+        }
+        let needs_all = self.service.requires_dual_stack;
+        Some(AddressSource::Pool {
+            name,
+            families,
+            needs_all,
+        })
+    }
+}
+
+fn behaviour(
+    wishes: &ServiceWishes,
+    affinity: Option<Duration>,
+    errors: &mut Vec<Finding>,
+) -> Behaviour {
+    let mut behaviour = wishes.options.settle().unwrap_or_else(|invalid| {
+        errors.push(in_annotations(&invalid, None, "", wishes));
+        Behaviour::default()
+    });
+    behaviour.persistence = wishes.persistence(affinity);
+    behaviour
+}
+
+/// A port without TCP has nothing to connect to unless its owner says what.
+fn health_check(
+    wishes: &ServiceWishes,
+    behaviour: &Behaviour,
+    protocol: Protocol,
+) -> Option<HealthCheck> {
+    let asked = &wishes.options.health_check;
+    let is_asked_for = asked.kind == Some(HealthCheckChoice::TcpConnect) || asked.port.is_some();
+    behaviour
+        .health_check
+        .filter(|_| protocol == Protocol::Tcp || is_asked_for)
+}
+
+/// Only Masquerade rewrites packets.
+pub(super) fn can_change_ports(behaviour: &Behaviour) -> bool {
+    match behaviour.forwarding_method {
+        ForwardingMethod::Masquerade => true,
+        ForwardingMethod::DirectRouting | ForwardingMethod::Tunnel(_) => false,
+    }
+}
+
+/// Ports that belong to two of a Service's virtual servers.
+fn overlaps(ports: &[IntentPort]) -> Vec<String> {
+    let mut overlaps = Vec::new();
+    for (index, port) in ports.iter().enumerate() {
+        let overlapping = ports[..index]
+            .iter()
+            .find(|other| other.protocol == port.protocol && other.ports.overlaps(port.ports));
+        if let Some(other) = overlapping {
+            let (protocol, ports) = (port.protocol, port.ports);
+            let others = other.ports;
+            overlaps.push(format!(
+                "{protocol}/{ports} overlaps {protocol}/{others}; give each port once"
+            ));
+        }
+    }
+    overlaps
+}
+
+/// Validates the virtual servers by the code that validates those of a file.
+fn validate(intent: &Intent, source_name: &str, wishes: &ServiceWishes, errors: &mut Vec<Finding>) {
+    let samples;
+    let addresses = match &intent.source {
+        AddressSource::Given(addresses) => addresses,
+        AddressSource::Pool { families, .. } => {
+            let sample = |family: &Family| match family {
+                Family::V4 => IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
+                Family::V6 => IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+            };
+            samples = families.iter().map(sample).collect();
+            &samples
+        }
+    };
+    for address in addresses {
+        for port in &intent.ports {
+            let mut server = virtual_server(intent, *address, port);
+            // All that is wrong is told, each thing once: what was refused is put right here.
+            while let Err(invalid) = server.validate() {
+                let error = in_annotations(&invalid, Some(*address), source_name, wishes);
+                if !errors.contains(&error) {
+                    errors.push(error);
+                }
+                let before = server.clone();
+                mend(&mut server, &invalid);
+                if server == before {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Puts the default in the place of what was refused, where there is one.
+fn mend(server: &mut VirtualServer, invalid: &Invalid) {
+    match invalid.field.split('.').next().unwrap_or_default() {
+        "schedulerFlags" => server.scheduler = Scheduler::default(),
+        "persistence" => server.persistence = None,
+        "healthCheck" => server.health_check = None,
+        "minimumHealthy" => server.minimum_healthy = VirtualServer::DEFAULT_MINIMUM_HEALTHY,
+        _ => {}
+    }
+}
+
+/// The virtual server of a Service's port at an address; without real servers.
+pub(super) fn virtual_server(intent: &Intent, address: IpAddr, port: &IntentPort) -> VirtualServer {
+    let Behaviour {
+        scheduler,
+        forwarding_method,
+        persistence,
+        health_check: _,
+        on_failure,
+        minimum_healthy,
+    } = intent.behaviour;
+    VirtualServer {
+        id: VirtualServerId {
+            address,
+            protocol: port.protocol,
+            ports: port.ports,
+        },
+        name: match &*port.name {
+            "" => intent.name.to_string(),
+            name => format!("{}:{name}", intent.name),
+        },
+        scheduler,
+        forwarding_method,
+        persistence: persistence.map(|persistence| persistence.at(address)),
+        real_servers: Vec::new(),
+        health_check: port.health_check,
+        on_failure,
+        minimum_healthy,
+    }
+}
+
+/// The same refusal with the name of the annotation or field that says it.
+fn in_annotations(
+    invalid: &Invalid,
+    address: Option<IpAddr>,
+    source_name: &str,
+    wishes: &ServiceWishes,
+) -> Finding {
+    let Invalid {
+        field,
+        value,
+        problem,
+        cure,
+    } = invalid;
+    let is_of_affinity = field == "persistence.timeout" && wishes.persistence_timeout.is_none();
+    if field == "address" && !source_name.is_empty() {
+        let is_annotation = source_name.starts_with("annotation");
+        let reason = if is_annotation {
+            Reason::BadAnnotation
+        } else {
+            Reason::BadSpecification
+        };
+        return Finding::new(reason, format!("{source_name}: {value} {problem}; {cure}"));
+    }
+    if is_of_affinity {
+        return bad_specification(format!(
+            "spec.sessionAffinityConfig.clientIP.timeoutSeconds: {value} {problem}; {cure}"
+        ));
+    }
+    let name = match (field.as_str(), address) {
+        ("persistence.clientPrefixLength", Some(IpAddr::V6(_))) => {
+            Some("persistence-ipv6-prefix-length")
+        }
+        (field, _) => annotations::setting(field),
+    };
+    match name {
+        Some(name) => Finding::new(Reason::BadAnnotation, annotations::refusal(name, invalid)),
+        None => bad_specification(invalid.to_string()),
+    }
+}
+
+fn remarks(service: &Service, keeps_client_address: bool) -> Vec<Finding> {
+    let mut remarks = Vec::new();
+    let mut remark = |applies: bool, reason: Reason, message: &str| {
+        if applies {
+            remarks.push(Finding::new(reason, message));
+        }
+    };
+    remark(
+        !service.external_ips.is_empty() && !service.has_other_proxy,
+        Reason::ExternalIpsIntercepted,
+        "spec.externalIPs: kube-proxy takes the traffic of these addresses for itself on every \
+         node, so that it passes the load balancer by; use the annotation portlb.io/address \
+         instead, or give the Service the label service.kubernetes.io/service-proxy-name",
+    );
+    remark(
+        service.has_source_ranges,
+        Reason::SourceRangesIgnored,
+        "spec.loadBalancerSourceRanges: is not enforced, clients from everywhere are served; \
+         filter them upstream, and remove the field",
+    );
+    let is_local = service.is_traffic_policy_local;
+    remark(
+        is_local && keeps_client_address,
+        Reason::TrafficPolicyIgnored,
+        "spec.externalTrafficPolicy: Local has no meaning here: pods see the client's address \
+         anyway, and every load balancer reaches the pods of all nodes",
+    );
+    remark(
+        is_local && !keeps_client_address,
+        Reason::TrafficPolicyIgnored,
+        "spec.externalTrafficPolicy: Local has no meaning here: every load balancer reaches the \
+         pods of all nodes; for pods that see the client's address use the annotation \
+         portlb.io/forwarding-method: Tunnel",
+    );
+    remarks
+}
+
+fn bad_specification(message: impl Into<String>) -> Finding {
+    Finding::new(Reason::BadSpecification, message)
+}

@@ -1,0 +1,296 @@
+//! What this daemon needs of a cluster's objects, in a form that takes little memory.
+//!
+//! Conversion loses what is not used and judges nothing: a text that shall become an address or a
+//! number is kept as text where a user wrote it, so that a finding can quote it.
+
+mod convert;
+
+use std::{fmt, net::IpAddr, num::NonZeroU16, sync::Arc};
+
+use virtual_server::Protocol;
+
+/// What the names of our annotations and conditions begin with.
+pub const PREFIX: &str = "portlb.io/";
+
+/// Condition of a Service that keeps its address from a pool.
+pub const ADDRESS_CONDITION: &str = "portlb.io/Address";
+
+/// Reason of [`ADDRESS_CONDITION`].
+pub const ALLOCATED: &str = "Allocated";
+
+/// Condition of a Service that says whether its addresses are announced.
+pub const ANNOUNCED_CONDITION: &str = "portlb.io/Announced";
+
+/// Namespace and name. Cheap to clone; shown as `namespace/name`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectKey {
+    /// `namespace/name`: a namespace holds no `/`.
+    text: Arc<str>,
+}
+
+/// Kind of an object that is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// `v1` Service.
+    Service,
+    /// `discovery.k8s.io/v1` EndpointSlice.
+    EndpointSlice,
+    /// `v1` Pod.
+    Pod,
+}
+
+/// What one list and watch covers.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Scope {
+    /// The kind.
+    pub kind: Kind,
+    /// The namespace; `None`: all of them.
+    pub namespace: Option<Box<str>>,
+}
+
+/// A Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Namespace and name.
+    pub key: ObjectKey,
+    /// Tells it from another one that had the same name.
+    pub uid: Arc<str>,
+    /// Counts the changes of its specification.
+    pub generation: i64,
+    /// When it was created, in seconds since 1970; `None` in a manifest that no cluster has seen.
+    pub created_seconds: Option<i64>,
+    /// Its deletion has begun.
+    pub is_being_deleted: bool,
+    /// Our annotations alone, without [`PREFIX`], by name.
+    pub annotations: Annotations,
+    /// `spec.type`.
+    pub service_type: ServiceType,
+    /// `spec.loadBalancerClass`.
+    pub load_balancer_class: Option<Box<str>>,
+    /// `spec.loadBalancerIP`.
+    pub load_balancer_ip: Option<Box<str>>,
+    /// `spec.externalIPs`.
+    pub external_ips: Vec<Box<str>>,
+    /// `spec.loadBalancerSourceRanges` names any.
+    pub has_source_ranges: bool,
+    /// `spec.ipFamilies`; empty where no API server has filled it in.
+    pub ip_families: Vec<Family>,
+    /// `spec.ipFamilyPolicy` is `RequireDualStack`.
+    pub requires_dual_stack: bool,
+    /// `spec.selector` selects pods.
+    pub has_selector: bool,
+    /// `spec.publishNotReadyAddresses`.
+    pub publishes_not_ready: bool,
+    /// `spec.sessionAffinity: ClientIP` and its timeout in seconds.
+    pub client_affinity_seconds: Option<i64>,
+    /// `spec.externalTrafficPolicy` is `Local`.
+    pub is_traffic_policy_local: bool,
+    /// kube-proxy leaves it alone, by its label `service.kubernetes.io/service-proxy-name`.
+    pub has_other_proxy: bool,
+    /// `spec.ports`.
+    pub ports: Vec<ServicePort>,
+    /// What stands in its status of ours.
+    pub written: WrittenStatus,
+}
+
+/// Annotations of ours, by name without [`PREFIX`], in the order of their names.
+pub type Annotations = Box<[(Box<str>, Box<str>)]>;
+
+/// `spec.type` of a Service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServiceType {
+    /// Only within the cluster; headless Services too.
+    ClusterIp,
+    /// A port of every node.
+    NodePort,
+    /// The type that has a class.
+    LoadBalancer,
+    /// An alias in DNS, without endpoints.
+    ExternalName,
+}
+
+/// Family of IP addresses. IPv4 comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// A port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Its name; empty where a Service has one port only.
+    pub name: Box<str>,
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// What clients connect to.
+    pub port: u16,
+    /// Where the pods listen, if `spec.ports[].targetPort` is a number; `None`: it is a name.
+    pub target_port: Option<u16>,
+}
+
+/// What stands of ours in the status of a Service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WrittenStatus {
+    /// `.status.loadBalancer.ingress`, those that are addresses.
+    pub ingress: Vec<Ingress>,
+    /// Condition `portlb.io/Address`.
+    pub address: Option<Condition>,
+    /// Condition `portlb.io/Announced`.
+    pub announced: Option<Condition>,
+}
+
+/// An entry of `.status.loadBalancer.ingress`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ingress {
+    /// The address.
+    pub address: IpAddr,
+    /// `Proxy`, `VIP`, or nothing.
+    pub ip_mode: Option<Box<str>>,
+    /// Its ports.
+    pub ports: Vec<(Protocol, u16)>,
+}
+
+/// A condition in a status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// `True`, `False` or `Unknown`.
+    pub status: Box<str>,
+    /// One word.
+    pub reason: Box<str>,
+    /// A sentence, or addresses.
+    pub message: Box<str>,
+    /// When `status` changed, in seconds since 1970.
+    pub last_transition_seconds: i64,
+}
+
+/// Part of a Service's endpoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointSlice {
+    /// Namespace and name.
+    pub key: ObjectKey,
+    /// The Service whose endpoints they are.
+    pub service: Option<ObjectKey>,
+    /// Our annotations.
+    pub annotations: Annotations,
+    /// The ports, the same for all endpoints.
+    pub ports: Box<[EndpointPort]>,
+    /// Those that are ready or draining, by address, each once; none where the slice holds names.
+    pub endpoints: Box<[Endpoint]>,
+}
+
+/// A port of the endpoints in a slice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointPort {
+    /// Name of the Service's port.
+    pub name: Box<str>,
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// Where the endpoints listen; `None`: on every port.
+    pub port: Option<NonZeroU16>,
+}
+
+/// One address behind a Service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Its address.
+    pub address: IpAddr,
+    /// What its conditions say.
+    pub readiness: Readiness,
+}
+
+/// What the conditions of an endpoint, or of a pod, say. Ordered: of two that speak of the same
+/// address the greater counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Readiness {
+    /// Neither ready nor serving: left out, but by who publishes what is not ready.
+    NotReady,
+    /// Serving while it ends: no new connections.
+    Draining,
+    /// Receives new connections.
+    Ready,
+}
+
+/// A pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// Namespace and name.
+    pub key: ObjectKey,
+    /// Our annotations.
+    pub annotations: Annotations,
+    /// Its addresses; none where it has not begun or has ended.
+    pub addresses: Vec<IpAddr>,
+    /// What its conditions say.
+    pub readiness: Readiness,
+}
+
+impl ObjectKey {
+    /// Puts both together.
+    #[must_use]
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self {
+            text: format!("{namespace}/{name}").into(),
+        }
+    }
+
+    /// The namespace; empty where an object has none.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        self.halves().0
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.halves().1
+    }
+
+    fn halves(&self) -> (&str, &str) {
+        self.text.split_once('/').unwrap_or(("", &self.text))
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Scope {
+    /// Whether the object is one of those that the list and watch covers.
+    #[must_use]
+    pub fn covers(&self, key: &ObjectKey) -> bool {
+        self.namespace
+            .as_deref()
+            .is_none_or(|namespace| namespace == key.namespace())
+    }
+}
+
+impl Family {
+    /// The family of an address.
+    #[must_use]
+    pub const fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
+}
+
+/// Message of [`ADDRESS_CONDITION`].
+#[must_use]
+pub fn address_message(addresses: &[IpAddr]) -> String {
+    let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    texts.join(", ")
+}

@@ -1,0 +1,283 @@
+//! From what the API's client gives.
+
+use std::{net::IpAddr, num::NonZeroU16};
+
+use k8s_openapi::{
+    api::{core::v1 as core, discovery::v1 as discovery},
+    apimachinery::pkg::{
+        apis::meta::v1::{self as meta, ObjectMeta},
+        util::intstr::IntOrString,
+    },
+};
+use virtual_server::Protocol;
+
+use super::{
+    ADDRESS_CONDITION, ANNOUNCED_CONDITION, Annotations, Condition, Endpoint, EndpointPort,
+    EndpointSlice, Family, Ingress, ObjectKey, PREFIX, Pod, Readiness, Service, ServicePort,
+    ServiceType, WrittenStatus,
+};
+
+/// Label of an `EndpointSlice` that names its Service.
+const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+
+/// Label of a Service that kube-proxy leaves to another proxy.
+const SERVICE_PROXY_LABEL: &str = "service.kubernetes.io/service-proxy-name";
+
+impl ObjectKey {
+    fn of(meta: &mut ObjectMeta) -> Self {
+        let namespace = meta.namespace.take().unwrap_or_default();
+        Self::new(&namespace, &meta.name.take().unwrap_or_default())
+    }
+}
+
+impl From<core::Service> for Service {
+    fn from(service: core::Service) -> Self {
+        let mut meta = service.metadata;
+        let spec = service.spec.unwrap_or_default();
+        Self {
+            key: ObjectKey::of(&mut meta),
+            uid: meta.uid.as_deref().unwrap_or_default().into(),
+            generation: meta.generation.unwrap_or_default(),
+            created_seconds: meta.creation_timestamp.as_ref().map(seconds),
+            is_being_deleted: meta.deletion_timestamp.is_some(),
+            has_other_proxy: meta
+                .labels
+                .as_ref()
+                .is_some_and(|labels| labels.contains_key(SERVICE_PROXY_LABEL)),
+            annotations: annotations(&mut meta),
+            service_type: match spec.type_.as_deref() {
+                Some("LoadBalancer") => ServiceType::LoadBalancer,
+                Some("NodePort") => ServiceType::NodePort,
+                Some("ExternalName") => ServiceType::ExternalName,
+                Some(_) | None => ServiceType::ClusterIp,
+            },
+            load_balancer_class: spec.load_balancer_class.map(Into::into),
+            load_balancer_ip: spec
+                .load_balancer_ip
+                .filter(|address| !address.is_empty())
+                .map(Into::into),
+            external_ips: spec
+                .external_ips
+                .unwrap_or_default()
+                .into_iter()
+                .map(Into::into)
+                .collect(),
+            has_source_ranges: spec
+                .load_balancer_source_ranges
+                .is_some_and(|ranges| !ranges.is_empty()),
+            ip_families: spec
+                .ip_families
+                .unwrap_or_default()
+                .iter()
+                .filter_map(|family| match family.as_str() {
+                    "IPv4" => Some(Family::V4),
+                    "IPv6" => Some(Family::V6),
+                    _ => None,
+                })
+                .collect(),
+            requires_dual_stack: spec.ip_family_policy.as_deref() == Some("RequireDualStack"),
+            has_selector: spec.selector.is_some_and(|selector| !selector.is_empty()),
+            publishes_not_ready: spec.publish_not_ready_addresses.unwrap_or_default(),
+            client_affinity_seconds: (spec.session_affinity.as_deref() == Some("ClientIP")).then(
+                || {
+                    spec.session_affinity_config
+                        .and_then(|config| config.client_ip?.timeout_seconds)
+                        .map_or(DEFAULT_AFFINITY_SECONDS, i64::from)
+                },
+            ),
+            is_traffic_policy_local: spec.external_traffic_policy.as_deref() == Some("Local"),
+            ports: spec
+                .ports
+                .unwrap_or_default()
+                .into_iter()
+                .map(ServicePort::from)
+                .collect(),
+            written: WrittenStatus::from(service.status.unwrap_or_default()),
+        }
+    }
+}
+
+/// What the API server fills in.
+const DEFAULT_AFFINITY_SECONDS: i64 = 10_800;
+
+impl From<core::ServicePort> for ServicePort {
+    fn from(port: core::ServicePort) -> Self {
+        let number = |number: i32| u16::try_from(number).unwrap_or_default();
+        Self {
+            name: port.name.unwrap_or_default().into(),
+            protocol: protocol(port.protocol.as_deref()),
+            port: number(port.port),
+            target_port: match port.target_port {
+                // What the API server fills in.
+                None | Some(IntOrString::Int(0)) => Some(number(port.port)),
+                Some(IntOrString::Int(target)) => Some(number(target)),
+                Some(IntOrString::String(text)) => text.parse().ok(),
+            },
+        }
+    }
+}
+
+impl From<core::ServiceStatus> for WrittenStatus {
+    fn from(status: core::ServiceStatus) -> Self {
+        let mut written = Self::default();
+        let ingress = status.load_balancer.and_then(|status| status.ingress);
+        for entry in ingress.unwrap_or_default() {
+            let Some(address) = entry.ip.and_then(|ip| ip.parse().ok()) else {
+                continue;
+            };
+            let ports = entry.ports.unwrap_or_default();
+            written.ingress.push(Ingress {
+                address,
+                ip_mode: entry.ip_mode.map(Into::into),
+                ports: ports
+                    .iter()
+                    .map(|port| {
+                        let number = u16::try_from(port.port).unwrap_or_default();
+                        (protocol(Some(&port.protocol)), number)
+                    })
+                    .collect(),
+            });
+        }
+        for condition in status.conditions.unwrap_or_default() {
+            let place = match condition.type_.as_str() {
+                ADDRESS_CONDITION => &mut written.address,
+                ANNOUNCED_CONDITION => &mut written.announced,
+                _ => continue,
+            };
+            *place = Some(Condition {
+                last_transition_seconds: seconds(&condition.last_transition_time),
+                status: condition.status.into(),
+                reason: condition.reason.into(),
+                message: condition.message.into(),
+            });
+        }
+        written
+    }
+}
+
+impl From<discovery::EndpointSlice> for EndpointSlice {
+    fn from(slice: discovery::EndpointSlice) -> Self {
+        let mut meta = slice.metadata;
+        let key = ObjectKey::of(&mut meta);
+        let service = meta
+            .labels
+            .as_ref()
+            .and_then(|labels| labels.get(SERVICE_NAME_LABEL))
+            .filter(|name| !name.is_empty())
+            .map(|name| ObjectKey::new(key.namespace(), name));
+        // Of several addresses the first counts: the API defines no meaning for the others.
+        let mut endpoints: Vec<Endpoint> = slice
+            .endpoints
+            .into_iter()
+            .filter_map(|endpoint| {
+                Some(Endpoint {
+                    address: endpoint.addresses.first()?.parse().ok()?,
+                    readiness: Readiness::from(&endpoint.conditions.unwrap_or_default()),
+                })
+            })
+            .collect();
+        endpoints.sort_unstable_by(|one, other| {
+            let address = one.address.cmp(&other.address);
+            address.then(other.readiness.cmp(&one.readiness))
+        });
+        endpoints.dedup_by_key(|endpoint| endpoint.address);
+        Self {
+            key,
+            service,
+            annotations: annotations(&mut meta),
+            ports: slice
+                .ports
+                .unwrap_or_default()
+                .into_iter()
+                .map(EndpointPort::from)
+                .collect(),
+            endpoints: endpoints.into(),
+        }
+    }
+}
+
+impl From<discovery::EndpointPort> for EndpointPort {
+    fn from(port: discovery::EndpointPort) -> Self {
+        let number = port.port.and_then(|port| u16::try_from(port).ok());
+        Self {
+            name: port.name.unwrap_or_default().into(),
+            protocol: protocol(port.protocol.as_deref()),
+            port: number.and_then(NonZeroU16::new),
+        }
+    }
+}
+
+impl From<&discovery::EndpointConditions> for Readiness {
+    /// What is not said counts as the API defines it: ready, serving as ready says, not
+    /// terminating.
+    fn from(conditions: &discovery::EndpointConditions) -> Self {
+        let is_ready = conditions.ready.unwrap_or(true);
+        let is_serving = conditions.serving.unwrap_or(is_ready);
+        let is_terminating = conditions.terminating.unwrap_or(false);
+        if is_ready {
+            Self::Ready
+        } else if is_serving && is_terminating {
+            Self::Draining
+        } else {
+            Self::NotReady
+        }
+    }
+}
+
+impl From<core::Pod> for Pod {
+    fn from(pod: core::Pod) -> Self {
+        let mut meta = pod.metadata;
+        let status = pod.status.unwrap_or_default();
+        let has_ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+        let is_ready = status
+            .conditions
+            .unwrap_or_default()
+            .iter()
+            .any(|condition| condition.type_ == "Ready" && condition.status == "True");
+        let readiness = match (is_ready && !has_ended, meta.deletion_timestamp.is_some()) {
+            (true, false) => Readiness::Ready,
+            (true, true) => Readiness::Draining,
+            (false, _) => Readiness::NotReady,
+        };
+        let addresses = if has_ended {
+            Vec::new()
+        } else {
+            let listed = status.pod_ips.unwrap_or_default();
+            let listed = listed.into_iter().map(|listed| listed.ip);
+            let mut addresses: Vec<IpAddr> = listed
+                .chain(status.pod_ip)
+                .filter_map(|address| address.parse().ok())
+                .collect();
+            addresses.sort_unstable();
+            addresses.dedup();
+            addresses
+        };
+        Self {
+            key: ObjectKey::of(&mut meta),
+            annotations: annotations(&mut meta),
+            addresses,
+            readiness,
+        }
+    }
+}
+
+fn annotations(meta: &mut ObjectMeta) -> Annotations {
+    let annotations = meta.annotations.take().unwrap_or_default();
+    annotations
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.strip_prefix(PREFIX)?.into(), value.into())))
+        .collect()
+}
+
+/// The API server takes these three only.
+fn protocol(name: Option<&str>) -> Protocol {
+    match name {
+        Some("UDP") => Protocol::Udp,
+        Some("SCTP") => Protocol::Sctp,
+        Some(_) | None => Protocol::Tcp,
+    }
+}
+
+fn seconds(time: &meta::Time) -> i64 {
+    time.0.as_second()
+}

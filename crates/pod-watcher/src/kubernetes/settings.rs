@@ -1,0 +1,172 @@
+//! What the operator chose.
+
+use std::{collections::BTreeSet, fmt, net::IpAddr, num::NonZeroU16, str::FromStr};
+
+use virtual_server::{DesiredSet, Invalid, IpNet, Ports, Protocol, ServiceRange};
+
+use super::model::Scope;
+
+/// What the operator chose. Part of it is text that a person wrote: [`Settings::validate`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Services of this class are served: `portlb.io/portlb`.
+    pub load_balancer_class: String,
+    /// Prefixes that are announced as a whole.
+    pub service_ranges: BTreeSet<ServiceRange>,
+    /// Where addresses come from that a Service does not name; the first that fits is taken.
+    pub pools: Vec<AddressPool>,
+    /// Pods that are served without a Service.
+    pub pods: Option<PodService>,
+    /// What is listed and watched. Nothing is desired before each has been listed once.
+    pub scopes: Vec<Scope>,
+}
+
+/// A named supply of service addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddressPool {
+    /// Its name, for annotations.
+    pub name: String,
+    /// Where its addresses lie; taken in this order, each from its lowest address.
+    pub prefixes: Vec<IpNet>,
+}
+
+/// What makes virtual servers of pods without a Service: every pod of the catalog is one of their
+/// real servers, so that only those are to be watched that match the selector.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodService {
+    /// What the virtual servers are called.
+    pub name: String,
+    /// Service addresses.
+    pub addresses: Vec<IpAddr>,
+    /// What clients connect to.
+    pub ports: Vec<PodPorts>,
+    /// Where the pods listen; `None`: on the port that the client addressed.
+    pub target_port: Option<NonZeroU16>,
+    /// As on a Service: name with prefix, and value.
+    pub annotations: Vec<(String, String)>,
+}
+
+/// `80/TCP`, `443`, `8000-8999/UDP` or `all`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PodPorts {
+    /// Transport protocol; TCP where none is written.
+    pub protocol: Protocol,
+    /// The ports.
+    pub ports: Ports,
+}
+
+impl Settings {
+    /// Refuses what no Service can mend.
+    ///
+    /// # Errors
+    /// Each setting that cannot be, named by its flag.
+    pub fn validate(&self) -> Result<(), Vec<Invalid>> {
+        let mut errors = Vec::new();
+        let ranges = DesiredSet {
+            service_ranges: self.service_ranges.clone(),
+            ..DesiredSet::default()
+        };
+        if let Err(mut invalid) = ranges.validate() {
+            invalid.field = "--service-ranges".to_owned();
+            errors.push(invalid);
+        }
+        for (index, pool) in self.pools.iter().enumerate() {
+            let mut refuse = |value: &dyn fmt::Display, problem: String, cure: &str| {
+                errors.push(Invalid::new("--address-pool", value, problem, cure));
+            };
+            let before = &self.pools[..index];
+            if before.iter().any(|other| other.name == pool.name) {
+                let cure = "give each its own name, or all prefixes to one of them";
+                refuse(&pool.name, "is the name of two pools".to_owned(), cure);
+            }
+            for (place, prefix) in pool.prefixes.iter().enumerate() {
+                if let Err(invalid) = (ServiceRange { prefix: *prefix }).validate() {
+                    refuse(&invalid.value, invalid.problem, &invalid.cure);
+                }
+                let others = before.iter().flat_map(|other| &other.prefixes);
+                let overlapping = others
+                    .chain(&pool.prefixes[..place])
+                    .find(|other| other.contains(prefix) || prefix.contains(*other));
+                if let Some(other) = overlapping {
+                    let cure = "give each address to one pool";
+                    refuse(prefix, format!("overlaps {other}"), cure);
+                }
+            }
+        }
+        if let Some(pods) = &self.pods
+            && let Err(findings) = super::intent::of_pods(pods)
+        {
+            let refusals = findings.into_iter().map(|finding| finding.message);
+            errors.extend(refusals.map(|message| Invalid {
+                field: "--pod-selector".to_owned(),
+                value: "the pods".to_owned(),
+                problem: "cannot be served".to_owned(),
+                cure: message,
+            }));
+        }
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(errors)
+        }
+    }
+}
+
+impl FromStr for AddressPool {
+    type Err = Invalid;
+
+    /// Takes `name=prefix[,prefix...]`.
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let refused = |problem: &str| {
+            Invalid::new(
+                "--address-pool",
+                format!("{text:?}"),
+                problem,
+                "write name=prefix[,prefix...], such as web=10.1.1.0/24,fd00:1::/64",
+            )
+        };
+        let (name, prefixes) = text.split_once('=').ok_or_else(|| refused("has no name"))?;
+        if name.trim().is_empty() {
+            return Err(refused("has no name"));
+        }
+        let prefixes: Result<Vec<IpNet>, _> = prefixes
+            .split(',')
+            .map(|prefix| prefix.trim().parse())
+            .collect();
+        Ok(Self {
+            name: name.trim().to_owned(),
+            prefixes: prefixes.map_err(|_| refused("holds what is not a prefix"))?,
+        })
+    }
+}
+
+impl FromStr for PodPorts {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let refused = |problem: &str| {
+            Invalid::new(
+                "ports",
+                format!("{text:?}"),
+                problem,
+                "allowed are a port such as 80, a range such as 8000-8999, and all, each with \
+                 /TCP, /UDP or /SCTP behind it where it is not TCP",
+            )
+        };
+        let (ports, protocol) = text.split_once('/').unwrap_or((text, "TCP"));
+        let protocol = match protocol.to_ascii_uppercase().as_str() {
+            "TCP" => Protocol::Tcp,
+            "UDP" => Protocol::Udp,
+            "SCTP" => Protocol::Sctp,
+            _ => return Err(refused("names another protocol")),
+        };
+        let ports = match ports {
+            "all" => Ports::All,
+            "*" => return Err(refused("is not how all ports are written")),
+            ports => ports
+                .parse()
+                .map_err(|invalid: Invalid| refused(&invalid.problem))?,
+        };
+        Ok(Self { protocol, ports })
+    }
+}

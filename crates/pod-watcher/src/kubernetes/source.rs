@@ -1,0 +1,221 @@
+//! A cluster as a [`Source`]: what the watches tell goes through the catalog.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use daemon_runtime::{Publisher, Reader};
+use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
+use tokio::sync::mpsc;
+
+use super::{
+    catalog::{Catalog, Input, Output, ServiceView},
+    model::{EndpointSlice, ObjectKey, Pod, Scope, Service},
+    watch::News,
+};
+use crate::{
+    metrics::ClusterMetrics,
+    source::{Description, Source, SourceError, SourceEvent},
+};
+
+/// News that are handled at once, so that a rolling update of many pods is published as few changes.
+const BATCH: usize = 512;
+
+/// What a watch tells the source.
+#[derive(Debug)]
+pub(crate) struct Heard {
+    scope: Arc<Scope>,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    Input(Box<Input>),
+    Trouble(String),
+    Recovered,
+}
+
+/// Views of Services, for whoever writes their status.
+pub(crate) type Views = Reader<ObjectKey, Arc<ServiceView>>;
+
+/// What runs in a cluster.
+#[derive(Debug)]
+pub struct KubernetesSource {
+    description: Description,
+    catalog: Catalog,
+    heard: mpsc::Receiver<Heard>,
+    /// Taken from the channel and not handled yet.
+    batch: Vec<Heard>,
+    /// What is wrong, by what is watched.
+    troubles: BTreeMap<Arc<Scope>, String>,
+    /// What was said of that last.
+    said: Option<SourceError>,
+    is_published: bool,
+    /// Found and not said yet.
+    next: VecDeque<SourceEvent>,
+    views: Publisher<ObjectKey, Arc<ServiceView>>,
+    metrics: ClusterMetrics,
+}
+
+/// Kinds that are converted as soon as they are read.
+pub(crate) trait Converted: Sized {
+    fn put(self) -> Input;
+    fn deleted(self) -> Input;
+}
+
+impl Converted for core::Service {
+    fn put(self) -> Input {
+        Input::Service(Service::from(self))
+    }
+
+    fn deleted(self) -> Input {
+        Input::ServiceDeleted(Service::from(self).key)
+    }
+}
+
+impl Converted for discovery::EndpointSlice {
+    fn put(self) -> Input {
+        Input::EndpointSlice(EndpointSlice::from(self))
+    }
+
+    fn deleted(self) -> Input {
+        Input::EndpointSliceDeleted(EndpointSlice::from(self).key)
+    }
+}
+
+impl Converted for core::Pod {
+    fn put(self) -> Input {
+        Input::Pod(Pod::from(self))
+    }
+
+    fn deleted(self) -> Input {
+        Input::PodDeleted(Pod::from(self).key)
+    }
+}
+
+impl Heard {
+    pub(crate) fn new<K: Converted>(scope: &Arc<Scope>, news: News<K>) -> Self {
+        let input = |input| What::Input(Box::new(input));
+        let what = match news {
+            News::Began => input(Input::Restarted((**scope).clone())),
+            News::Put(object) => input(object.put()),
+            News::Deleted(object) => input(object.deleted()),
+            News::Listed => input(Input::RestartedDone((**scope).clone())),
+            News::Trouble(trouble) => What::Trouble(trouble),
+            News::Recovered => What::Recovered,
+        };
+        Self {
+            scope: Arc::clone(scope),
+            what,
+        }
+    }
+}
+
+impl KubernetesSource {
+    pub(crate) fn new(
+        location: String,
+        catalog: Catalog,
+        heard: mpsc::Receiver<Heard>,
+        metrics: ClusterMetrics,
+    ) -> Self {
+        Self {
+            description: Description {
+                kind: "kubernetes",
+                location,
+            },
+            catalog,
+            heard,
+            batch: Vec::new(),
+            troubles: BTreeMap::new(),
+            said: None,
+            is_published: false,
+            next: VecDeque::new(),
+            views: Publisher::new(),
+            metrics,
+        }
+    }
+
+    pub(crate) fn views(&self) -> Views {
+        self.views.reader()
+    }
+
+    pub(crate) fn catalog(&mut self) -> &mut Catalog {
+        &mut self.catalog
+    }
+
+    fn take_over(&mut self, batch: &mut Vec<Heard>) {
+        for heard in batch.drain(..) {
+            match heard.what {
+                What::Input(input) => self.catalog.handle(*input),
+                What::Trouble(trouble) => {
+                    self.troubles.insert(heard.scope, trouble);
+                }
+                What::Recovered => {
+                    self.troubles.remove(&heard.scope);
+                }
+            }
+        }
+        let output = self.catalog.take_output();
+        self.say_output(output);
+        self.say_troubles();
+        self.metrics.counted(&self.catalog.counts());
+    }
+
+    fn say_output(&mut self, output: Output) {
+        if !self.catalog.is_synced() {
+            return;
+        }
+        for (key, view) in output.services {
+            match view {
+                Some(view) => self.views.set(key, Arc::new(view)),
+                None => self.views.remove(&key),
+            }
+        }
+        for finding in output.pod_findings.iter().flatten() {
+            tracing::warn!(%finding, "what --pod-selector describes");
+        }
+        if !output.changes.is_empty() || !self.is_published {
+            self.next.push_back(SourceEvent::Changes(output.changes));
+            self.is_published = true;
+            self.views.synced();
+        }
+    }
+
+    /// Each trouble once, whatever it concerns: an API server that is away is one.
+    fn say_troubles(&mut self) {
+        let mut troubles: Vec<&str> = self.troubles.values().map(String::as_str).collect();
+        troubles.sort_unstable();
+        troubles.dedup();
+        let now = (!troubles.is_empty()).then(|| SourceError::from(troubles.join("; ")));
+        if now == self.said {
+            return;
+        }
+        self.next.push_back(match &now {
+            Some(error) => SourceEvent::Failed(error.clone()),
+            None => SourceEvent::Recovered,
+        });
+        self.said = now;
+    }
+}
+
+impl Source for KubernetesSource {
+    fn description(&self) -> Description {
+        self.description.clone()
+    }
+
+    async fn next(&mut self) -> SourceEvent {
+        loop {
+            if let Some(event) = self.next.pop_front() {
+                return event;
+            }
+            let mut batch = std::mem::take(&mut self.batch);
+            if self.heard.recv_many(&mut batch, BATCH).await == 0 {
+                // The watches live as long as the process.
+                std::future::pending::<()>().await;
+            }
+            self.take_over(&mut batch);
+            self.batch = batch;
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! What the status of a Service shall say, and which Events follow. Pure: the time is given.
+
+use std::{
+    collections::hash_map::DefaultHasher,
+    hash::{Hash, Hasher},
+    net::IpAddr,
+};
+
+use k8s_openapi::{
+    api::{core::v1::ObjectReference, events::v1::Event},
+    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
+    jiff::Timestamp,
+};
+use serde_json::{Value, json};
+use virtual_server::Protocol;
+
+use super::{
+    announced::Tally,
+    catalog::ServiceView,
+    finding::{Finding, Severity},
+    model::{ADDRESS_CONDITION, ANNOUNCED_CONDITION, Condition, Ingress, ObjectKey},
+};
+
+/// Owns the condition that keeps an address from a pool.
+pub(crate) const ADDRESS_MANAGER: &str = "portlb-address";
+
+/// Owns what is said of announcements.
+pub(crate) const STATUS_MANAGER: &str = "portlb-status";
+
+/// kube-proxy keeps its hands off an ingress of this mode.
+const IP_MODE: &str = "Proxy";
+
+/// Name of this program in Events.
+const CONTROLLER: &str = "portlb.io/pod-watcher";
+
+/// A part of a status, by who owns its fields.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Write {
+    pub(crate) manager: &'static str,
+    /// For server-side apply.
+    pub(crate) document: Value,
+    /// The same for the same content, whatever the time.
+    pub(crate) fingerprint: u64,
+    /// What has happened, if that is news.
+    pub(crate) news: Option<News>,
+}
+
+/// Something that deserves an Event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct News {
+    pub(crate) severity: Severity,
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
+    /// Tells it from the same news at another time.
+    pub(crate) at_second: i64,
+}
+
+/// What is to be written so that the status says what is; nothing if it does.
+pub(crate) fn writes(
+    key: &ObjectKey,
+    view: &ServiceView,
+    tally: &Tally,
+    now: Timestamp,
+) -> Vec<Write> {
+    let address = address(key, view, now);
+    let announced = announced(key, view, tally, now);
+    address.into_iter().chain(announced).collect()
+}
+
+/// What takes everything of ours out of the status of a Service that is ours no longer.
+pub(crate) fn farewell(key: &ObjectKey, view: &ServiceView) -> Vec<Write> {
+    let written = &view.written;
+    let mut writes = Vec::new();
+    if written.address.is_some() {
+        writes.push(write(ADDRESS_MANAGER, key, view, json!({})));
+    }
+    if written.announced.is_some() || !written.ingress.is_empty() {
+        writes.push(write(STATUS_MANAGER, key, view, json!({})));
+    }
+    writes
+}
+
+fn address(key: &ObjectKey, view: &ServiceView, now: Timestamp) -> Option<Write> {
+    let written = view.written.address.as_ref();
+    if view.allocation.is_empty() {
+        return written.map(|_| write(ADDRESS_MANAGER, key, view, json!({})));
+    }
+    let addresses: Vec<String> = view.allocation.iter().map(ToString::to_string).collect();
+    let wanted = ("True", "Allocated", addresses.join(", "));
+    let condition = condition(ADDRESS_CONDITION, &wanted, written, view, now)?;
+    let status = json!({ "conditions": [condition] });
+    Some(write(ADDRESS_MANAGER, key, view, status))
+}
+
+fn announced(key: &ObjectKey, view: &ServiceView, tally: &Tally, now: Timestamp) -> Option<Write> {
+    let counts: Vec<(IpAddr, usize)> = view
+        .addresses
+        .iter()
+        .map(|address| (*address, tally.count(*address)))
+        .collect();
+    let wanted = sentence(&counts);
+    let ingress: Vec<IpAddr> = counts
+        .iter()
+        .filter(|(_, count)| *count > 0 && view.is_load_balancer)
+        .map(|(address, _)| *address)
+        .collect();
+    let written = view.written.announced.as_ref();
+    let new_condition = condition(ANNOUNCED_CONDITION, &wanted, written, view, now);
+    if new_condition.is_none() && is_ingress(&view.written.ingress, &ingress, &view.ports) {
+        return None;
+    }
+    let condition = new_condition
+        .or_else(|| {
+            // Apply takes away what it is not told again.
+            let same = written.map(|written| written.last_transition_seconds)?;
+            Some(condition_value(ANNOUNCED_CONDITION, &wanted, same, view))
+        })
+        .unwrap_or(Value::Null);
+    let mut status = json!({ "conditions": [condition] });
+    if !ingress.is_empty() {
+        let ports: Vec<Value> = view
+            .ports
+            .iter()
+            .map(|(protocol, port)| json!({ "port": port, "protocol": protocol_name(*protocol) }))
+            .collect();
+        let entries: Vec<Value> = ingress
+            .iter()
+            .map(|ip| {
+                let mut entry = json!({ "ip": ip.to_string(), "ipMode": IP_MODE });
+                if !ports.is_empty() {
+                    entry["ports"] = Value::from(ports.clone());
+                }
+                entry
+            })
+            .collect();
+        status["loadBalancer"] = json!({ "ingress": entries });
+    }
+    let mut write = write(STATUS_MANAGER, key, view, status);
+    write.news = news(written, &wanted, now);
+    Some(write)
+}
+
+/// Status, reason and message of the condition.
+fn sentence(counts: &[(IpAddr, usize)]) -> (&'static str, &'static str, String) {
+    let some = counts.iter().filter(|(_, count)| *count > 0).count();
+    let words: Vec<String> = counts
+        .iter()
+        .map(|(address, count)| match count {
+            0 => format!("{address} by no load balancer"),
+            1 => format!("{address} by 1 load balancer"),
+            count => format!("{address} by {count} load balancers"),
+        })
+        .collect();
+    let words = words.join(", ");
+    if counts.is_empty() {
+        ("False", "NoAddress", "it has no address".to_owned())
+    } else if some == counts.len() {
+        ("True", "Announced", words)
+    } else if some > 0 {
+        ("False", "PartlyAnnounced", words)
+    } else {
+        ("False", "NotAnnounced", words)
+    }
+}
+
+/// A change of how many announce it is no news; from and to none is.
+fn news(
+    written: Option<&Condition>,
+    wanted: &(&'static str, &'static str, String),
+    now: Timestamp,
+) -> Option<News> {
+    let (_, reason, message) = wanted;
+    let before = written.map(|condition| &*condition.reason);
+    if before == Some(reason) {
+        return None;
+    }
+    let (severity, reason) = match *reason {
+        "Announced" => (Severity::Normal, "Announced"),
+        "PartlyAnnounced" => (Severity::Warning, "Degraded"),
+        _ if matches!(before, Some("Announced" | "PartlyAnnounced")) => {
+            (Severity::Warning, "Withdrawn")
+        }
+        _ => return None,
+    };
+    Some(News {
+        severity,
+        reason,
+        message: message.clone(),
+        at_second: now.as_second(),
+    })
+}
+
+fn is_ingress(written: &[Ingress], wanted: &[IpAddr], ports: &[(Protocol, u16)]) -> bool {
+    written.len() == wanted.len()
+        && written.iter().zip(wanted).all(|(written, wanted)| {
+            written.address == *wanted
+                && written.ip_mode.as_deref() == Some(IP_MODE)
+                && written.ports == ports
+        })
+}
+
+/// `None` if it is what is written.
+fn condition(
+    kind: &str,
+    wanted: &(&'static str, &'static str, String),
+    written: Option<&Condition>,
+    view: &ServiceView,
+    now: Timestamp,
+) -> Option<Value> {
+    let (status, reason, message) = wanted;
+    let same = |written: &Condition| {
+        *written.status == **status && *written.reason == **reason && *written.message == **message
+    };
+    if written.is_some_and(same) {
+        return None;
+    }
+    let since = match written {
+        Some(written) if *written.status == **status => written.last_transition_seconds,
+        Some(_) | None => now.as_second(),
+    };
+    Some(condition_value(kind, wanted, since, view))
+}
+
+fn condition_value(
+    kind: &str,
+    (status, reason, message): &(&'static str, &'static str, String),
+    since: i64,
+    view: &ServiceView,
+) -> Value {
+    let since = Timestamp::from_second(since).unwrap_or_default();
+    json!({
+        "type": kind,
+        "status": status,
+        "reason": reason,
+        "message": message,
+        "observedGeneration": view.generation,
+        "lastTransitionTime": since.to_string(),
+    })
+}
+
+fn write(manager: &'static str, key: &ObjectKey, view: &ServiceView, status: Value) -> Write {
+    let mut timeless = status.clone();
+    for condition in timeless["conditions"].as_array_mut().into_iter().flatten() {
+        condition["lastTransitionTime"] = Value::Null;
+    }
+    let mut hasher = DefaultHasher::new();
+    timeless.to_string().hash(&mut hasher);
+    Write {
+        manager,
+        document: json!({
+            "apiVersion": "v1",
+            "kind": "Service",
+            // The uid keeps a later Service of the same name from being written to.
+            "metadata": { "name": key.name(), "namespace": key.namespace(), "uid": &*view.uid },
+            "status": status,
+        }),
+        fingerprint: hasher.finish(),
+        news: None,
+    }
+}
+
+fn protocol_name(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "TCP",
+        Protocol::Udp => "UDP",
+        Protocol::Sctp => "SCTP",
+    }
+}
+
+/// The Event about a finding. Its name is the same for the same finding, so that whoever writes
+/// next does not repeat it.
+pub(crate) fn finding_event(
+    key: &ObjectKey,
+    view: &ServiceView,
+    finding: &Finding,
+    instance: &str,
+) -> Event {
+    let reason = finding.reason.as_str();
+    let name = event_name(key, &(&*view.uid, reason, &finding.message));
+    let severity = finding.reason.severity();
+    event(
+        key,
+        view,
+        name,
+        (severity, reason, &finding.message),
+        instance,
+    )
+}
+
+/// The Event about news.
+pub(crate) fn news_event(
+    key: &ObjectKey,
+    view: &ServiceView,
+    news: &News,
+    instance: &str,
+) -> Event {
+    let name = event_name(key, &(&*view.uid, news.reason, news.at_second));
+    event(
+        key,
+        view,
+        name,
+        (news.severity, news.reason, &news.message),
+        instance,
+    )
+}
+
+fn event_name(key: &ObjectKey, content: &impl Hash) -> String {
+    let mut hasher = DefaultHasher::new();
+    content.hash(&mut hasher);
+    format!("{}.{:016x}", key.name(), hasher.finish())
+}
+
+fn event(
+    key: &ObjectKey,
+    view: &ServiceView,
+    name: String,
+    (severity, reason, message): (Severity, &str, &str),
+    instance: &str,
+) -> Event {
+    Event {
+        metadata: ObjectMeta {
+            name: Some(name),
+            namespace: Some(key.namespace().to_owned()),
+            ..ObjectMeta::default()
+        },
+        event_time: Some(MicroTime(Timestamp::now())),
+        action: Some("Serve".to_owned()),
+        reason: Some(reason.to_owned()),
+        note: Some(message.to_owned()),
+        type_: Some(severity.as_str().to_owned()),
+        regarding: Some(ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Service".to_owned()),
+            name: Some(key.name().to_owned()),
+            namespace: Some(key.namespace().to_owned()),
+            uid: Some(view.uid.to_string()),
+            ..ObjectReference::default()
+        }),
+        reporting_controller: Some(CONTROLLER.to_owned()),
+        reporting_instance: Some(instance.to_owned()),
+        ..Event::default()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,216 @@
+use std::time::Instant;
+
+use super::*;
+use crate::kubernetes::{announced::Reports, finding::Reason, model::WrittenStatus};
+
+const NOW: i64 = 1_700_000_000;
+
+fn key() -> ObjectKey {
+    ObjectKey::new("web", "shop")
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_second(NOW).unwrap()
+}
+
+fn view(addresses: &[&str]) -> ServiceView {
+    ServiceView {
+        uid: "u".into(),
+        generation: 3,
+        is_load_balancer: true,
+        addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+        ports: vec![(Protocol::Tcp, 80)],
+        allocation: Vec::new(),
+        findings: Vec::new(),
+        written: WrittenStatus::default(),
+    }
+}
+
+fn tally(pods: &[&str]) -> Tally {
+    let now = Instant::now();
+    let mut reports = Reports::default();
+    for (number, prefixes) in pods.iter().enumerate() {
+        let lease = serde_json::from_value(json!({
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {
+                "name": format!("portlb-{number}"),
+                "annotations": { "portlb.io/announced": prefixes },
+            },
+            "spec": { "leaseDurationSeconds": 15 },
+        }));
+        reports.put(lease.unwrap(), now);
+    }
+    reports.tally(now)
+}
+
+fn condition_of(status: &str, reason: &str, message: &str) -> Condition {
+    Condition {
+        status: status.into(),
+        reason: reason.into(),
+        message: message.into(),
+        last_transition_seconds: NOW - 60,
+    }
+}
+
+fn ingress(address: &str) -> Ingress {
+    Ingress {
+        address: address.parse().unwrap(),
+        ip_mode: Some("Proxy".into()),
+        ports: vec![(Protocol::Tcp, 80)],
+    }
+}
+
+#[test]
+fn an_announced_address_is_written_with_mode_and_ports() {
+    let writes = writes(
+        &key(),
+        &view(&["10.1.1.10"]),
+        &tally(&["10.1.1.0/24"; 2]),
+        now(),
+    );
+    let [write] = &writes[..] else {
+        panic!("{writes:?}")
+    };
+    assert_eq!(write.manager, STATUS_MANAGER);
+    assert_eq!(
+        write.document["status"],
+        json!({
+            "conditions": [{
+                "type": "portlb.io/Announced",
+                "status": "True",
+                "reason": "Announced",
+                "message": "10.1.1.10 by 2 load balancers",
+                "observedGeneration": 3,
+                "lastTransitionTime": "2023-11-14T22:13:20Z",
+            }],
+            "loadBalancer": { "ingress": [
+                { "ip": "10.1.1.10", "ipMode": "Proxy", "ports": [{ "port": 80, "protocol": "TCP" }] },
+            ]},
+        })
+    );
+    assert_eq!(write.news.as_ref().unwrap().reason, "Announced");
+}
+
+#[test]
+fn what_is_written_already_is_not_written_again() {
+    let mut view = view(&["10.1.1.10"]);
+    view.written.ingress = vec![ingress("10.1.1.10")];
+    let message = "10.1.1.10 by 1 load balancer";
+    view.written.announced = Some(condition_of("True", "Announced", message));
+    assert_eq!(writes(&key(), &view, &tally(&["10.1.1.10/32"]), now()), []);
+}
+
+#[test]
+fn a_status_that_another_program_has_changed_is_mended_without_news() {
+    let mut view = view(&["10.1.1.10"]);
+    let mut other = ingress("10.1.1.10");
+    other.ip_mode = Some("VIP".into());
+    view.written.ingress = vec![other];
+    let message = "10.1.1.10 by 1 load balancer";
+    view.written.announced = Some(condition_of("True", "Announced", message));
+    let writes = writes(&key(), &view, &tally(&["10.1.1.10/32"]), now());
+    let status = &writes[0].document["status"];
+    assert_eq!(status["loadBalancer"]["ingress"][0]["ipMode"], "Proxy");
+    assert_eq!(status["conditions"][0]["reason"], "Announced");
+    assert_eq!(writes[0].news, None);
+}
+
+#[test]
+fn another_count_keeps_the_time_of_transition_and_is_no_news() {
+    let mut view = view(&["10.1.1.10"]);
+    view.written.ingress = vec![ingress("10.1.1.10")];
+    let message = "10.1.1.10 by 2 load balancers";
+    view.written.announced = Some(condition_of("True", "Announced", message));
+    let writes = writes(&key(), &view, &tally(&["10.1.1.10/32"]), now());
+    let condition = &writes[0].document["status"]["conditions"][0];
+    assert_eq!(condition["lastTransitionTime"], "2023-11-14T22:12:20Z");
+    assert_eq!(condition["message"], "10.1.1.10 by 1 load balancer");
+    assert_eq!(writes[0].news, None);
+}
+
+#[test]
+fn an_address_that_nobody_announces_any_more_is_removed_and_told() {
+    let mut view = view(&["10.1.1.10"]);
+    view.written.ingress = vec![ingress("10.1.1.10")];
+    view.written.announced = Some(condition_of(
+        "True",
+        "Announced",
+        "10.1.1.10 by 1 load balancer",
+    ));
+    let writes = writes(&key(), &view, &tally(&[]), now());
+    let status = &writes[0].document["status"];
+    assert_eq!(status.get("loadBalancer"), None);
+    assert_eq!(status["conditions"][0]["reason"], "NotAnnounced");
+    assert_eq!(writes[0].news.as_ref().unwrap().reason, "Withdrawn");
+}
+
+#[test]
+fn one_family_of_two_is_degraded() {
+    let view = view(&["10.1.1.10", "2001:db8::10"]);
+    let writes = writes(&key(), &view, &tally(&["10.1.1.10/32"]), now());
+    let status = &writes[0].document["status"];
+    assert_eq!(status["conditions"][0]["reason"], "PartlyAnnounced");
+    assert_eq!(
+        status["conditions"][0]["message"],
+        "10.1.1.10 by 1 load balancer, 2001:db8::10 by no load balancer"
+    );
+    assert_eq!(
+        status["loadBalancer"]["ingress"].as_array().unwrap().len(),
+        1
+    );
+    assert_eq!(writes[0].news.as_ref().unwrap().reason, "Degraded");
+}
+
+#[test]
+fn an_allocation_is_kept_in_a_condition_and_taken_back() {
+    let mut view = view(&[]);
+    view.written.announced = Some(condition_of("False", "NoAddress", "it has no address"));
+    view.allocation = vec!["10.1.1.9".parse().unwrap(), "2001:db8::9".parse().unwrap()];
+    let kept = writes(&key(), &view, &tally(&[]), now());
+    let [write] = &kept[..] else {
+        panic!("{kept:?}")
+    };
+    assert_eq!(write.manager, ADDRESS_MANAGER);
+    let condition = &write.document["status"]["conditions"][0];
+    assert_eq!(condition["message"], "10.1.1.9, 2001:db8::9");
+
+    view.written.address = Some(condition_of("True", "Allocated", "10.1.1.9, 2001:db8::9"));
+    assert_eq!(writes(&key(), &view, &tally(&[]), now()), []);
+    view.allocation.clear();
+    let taken_back = writes(&key(), &view, &tally(&[]), now());
+    assert_eq!(taken_back[0].document["status"], json!({}));
+}
+
+#[test]
+fn a_service_that_is_ours_no_longer_is_left_clean() {
+    let mut view = view(&["10.1.1.10"]);
+    assert_eq!(farewell(&key(), &view), []);
+    view.written.ingress = vec![ingress("10.1.1.10")];
+    view.written.address = Some(condition_of("True", "Allocated", "10.1.1.10"));
+    let managers: Vec<_> = farewell(&key(), &view).iter().map(|w| w.manager).collect();
+    assert_eq!(managers, [ADDRESS_MANAGER, STATUS_MANAGER]);
+}
+
+#[test]
+fn the_same_finding_has_the_same_event_and_news_have_one_each() {
+    let view = view(&["10.1.1.10"]);
+    let finding = Finding::new(
+        Reason::BadAnnotation,
+        "portlb.io/scheduler: no such scheduler",
+    );
+    let event = finding_event(&key(), &view, &finding, "pod-1");
+    let again = finding_event(&key(), &view, &finding, "pod-2");
+    assert_eq!(event.metadata.name, again.metadata.name);
+    assert_eq!(event.type_.as_deref(), Some("Warning"));
+    let mut news = News {
+        severity: Severity::Normal,
+        reason: "Announced",
+        message: String::new(),
+        at_second: 1,
+    };
+    let first = news_event(&key(), &view, &news, "pod-1");
+    news.at_second = 2;
+    let second = news_event(&key(), &view, &news, "pod-1");
+    assert_ne!(first.metadata.name, second.metadata.name);
+}

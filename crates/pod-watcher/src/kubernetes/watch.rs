@@ -1,0 +1,290 @@
+//! One list and watch, as kube's runtime does it, with what it keeps to itself: trouble, and its
+//! end.
+
+use std::{fmt::Debug, time::Duration};
+
+use daemon_runtime::Backoff;
+use futures::TryStreamExt;
+use k8s_openapi::{NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use kube::{Api, runtime::watcher};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+
+use super::{
+    client::{self, Asked, Connection, Origin},
+    grant::Resource,
+};
+use crate::metrics::ClusterMetrics;
+
+/// First and longest wait before the API server is asked again.
+const FIRST_DELAY: Duration = Duration::from_millis(100);
+const LONGEST_DELAY: Duration = Duration::from_secs(5);
+
+/// What a list and watch needs of a kind.
+pub(crate) trait Watchable:
+    k8s_openapi::Resource<Scope = NamespaceResourceScope>
+    + k8s_openapi::Metadata<Ty = ObjectMeta>
+    + Clone
+    + Debug
+    + DeserializeOwned
+    + Send
+    + 'static
+{
+}
+
+impl<K> Watchable for K where
+    K: k8s_openapi::Resource<Scope = NamespaceResourceScope>
+        + k8s_openapi::Metadata<Ty = ObjectMeta>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Send
+        + 'static
+{
+}
+
+/// What is watched, and how.
+#[derive(Clone, Debug)]
+pub(crate) struct Follow {
+    pub(crate) origin: Origin,
+    pub(crate) resource: Resource,
+    pub(crate) label_selector: Option<String>,
+    /// Objects in a page of a list: what is in memory at once.
+    pub(crate) page_size: u32,
+    /// The API server is asked to end a watch after this time; it goes on from where it was. A
+    /// watch that is silent for longer counts as lost.
+    pub(crate) watch_timeout: Duration,
+    pub(crate) metrics: ClusterMetrics,
+}
+
+/// What a watch tells.
+#[derive(Debug)]
+pub(crate) enum News<K> {
+    /// A list of everything begins.
+    Began,
+    /// An object is there.
+    Put(K),
+    /// An object is gone.
+    Deleted(K),
+    /// The list has ended; what it did not tell is gone.
+    Listed,
+    /// The API server cannot be heard, for this reason.
+    Trouble(String),
+    /// It can be heard again.
+    Recovered,
+}
+
+impl Follow {
+    /// Follows until the receiver has gone. Each piece of news is told as `name` makes of it.
+    pub(crate) async fn run<K: Watchable, M: Send>(
+        self,
+        told: mpsc::Sender<M>,
+        name: impl Fn(News<K>) -> M + Send + Sync,
+    ) {
+        let tell = &Tell { told, name };
+        let mut backoff = Backoff::new(FIRST_DELAY, LONGEST_DELAY);
+        loop {
+            let silence = self.watch_timeout + SILENCE_MARGIN;
+            let goes_on = match self.origin.connect(silence).await {
+                Ok(connection) => self.follow(&connection, &mut backoff, tell).await,
+                Err(error) => {
+                    self.metrics.failed(self.resource.plural, "credentials");
+                    let goes_on = tell.news(News::Trouble(error.to_string())).await;
+                    backoff.wait().await;
+                    goes_on
+                }
+            };
+            if !goes_on {
+                return;
+            }
+        }
+    }
+
+    /// Until new credentials can be had, or the receiver has gone.
+    async fn follow<K: Watchable, M: Send>(
+        &self,
+        connection: &Connection,
+        backoff: &mut Backoff,
+        tell: &Tell<M, impl Fn(News<K>) -> M + Send + Sync>,
+    ) -> bool {
+        let mut answers = connection.answers.clone();
+        let mut unreachable = 0_u32;
+        let plural = self.resource.plural;
+        let events = watcher(self.api::<K>(connection), self.config());
+        let mut events = std::pin::pin!(events);
+        loop {
+            let next = tokio::select! {
+                // kube tells nothing of a watch that has been resumed and has nothing to say.
+                Ok(()) = answers.changed() => {
+                    unreachable = 0;
+                    self.metrics.heard(plural);
+                    if !tell.news(News::Recovered).await {
+                        return false;
+                    }
+                    continue;
+                }
+                next = events.try_next() => next,
+            };
+            let error = match next {
+                Ok(Some(event)) => {
+                    backoff.reset();
+                    self.metrics.heard(plural);
+                    let news = match event {
+                        watcher::Event::Init => {
+                            self.metrics.listing(plural);
+                            News::Began
+                        }
+                        watcher::Event::InitApply(object) | watcher::Event::Apply(object) => {
+                            News::Put(object)
+                        }
+                        watcher::Event::Delete(object) => News::Deleted(object),
+                        watcher::Event::InitDone => News::Listed,
+                    };
+                    if !tell.news(news).await {
+                        return false;
+                    }
+                    continue;
+                }
+                Ok(None) => return true,
+                Err(error) => error,
+            };
+            let failure = Failure::of(error);
+            self.metrics.failed(plural, &failure.label);
+            if failure.is_unreachable {
+                unreachable += 1;
+            }
+            // A connection may end at any time; an API server that is there answers the next one.
+            if !(failure.is_unreachable && unreachable == 1)
+                && let Some(trouble) = failure.in_words(&self.resource, &connection.url)
+                && !tell.news(News::Trouble(trouble)).await
+            {
+                return false;
+            }
+            let delay = backoff.next_delay().max(failure.retry_after);
+            tokio::time::sleep(delay).await;
+            if failure.may_be_credentials && connection.is_outdated(&self.origin).await {
+                tracing::info!(resource = plural, "token or CA has changed: it is in use");
+                return true;
+            }
+        }
+    }
+
+    fn api<K: Watchable>(&self, connection: &Connection) -> Api<K> {
+        let client = connection.client.clone();
+        match &self.resource.namespace {
+            Some(namespace) => Api::namespaced(client, namespace),
+            None => Api::all(client),
+        }
+    }
+
+    fn config(&self) -> watcher::Config {
+        let seconds = u32::try_from(self.watch_timeout.as_secs()).unwrap_or(u32::MAX);
+        let config = watcher::Config::default()
+            .page_size(self.page_size)
+            .timeout(seconds.max(1));
+        match &self.label_selector {
+            Some(selector) => config.labels(selector),
+            None => config,
+        }
+    }
+}
+
+/// Where news go.
+struct Tell<M, F> {
+    told: mpsc::Sender<M>,
+    name: F,
+}
+
+impl<M: Send, F> Tell<M, F> {
+    /// Whether there still is somebody to tell.
+    async fn news<K>(&self, news: News<K>) -> bool
+    where
+        F: Fn(News<K>) -> M + Send + Sync,
+    {
+        let told = (self.name)(news);
+        self.told.send(told).await.is_ok()
+    }
+}
+
+/// The API server ends a watch a little late.
+const SILENCE_MARGIN: Duration = Duration::from_secs(10);
+
+/// What is to be done about an error of kube's watcher.
+struct Failure {
+    cause: Cause,
+    label: String,
+    retry_after: Duration,
+    may_be_credentials: bool,
+    /// There was no answer.
+    is_unreachable: bool,
+}
+
+enum Cause {
+    /// The state that was known is too old to go on from: a list follows by itself.
+    Expired,
+    Request {
+        verb: &'static str,
+        error: Box<kube::Error>,
+    },
+    Answer(&'static str),
+}
+
+impl Failure {
+    fn of(error: watcher::Error) -> Self {
+        let (verb, error) = match error {
+            watcher::Error::InitialListFailed(error) => ("list", error),
+            watcher::Error::WatchStartFailed(error) | watcher::Error::WatchFailed(error) => {
+                ("watch", error)
+            }
+            watcher::Error::WatchError(status) => ("watch", kube::Error::Api(status)),
+            watcher::Error::NoResourceVersion => {
+                return Self {
+                    cause: Cause::Answer("the API server's answer has no resourceVersion"),
+                    label: "malformed".to_owned(),
+                    retry_after: Duration::ZERO,
+                    may_be_credentials: false,
+                    is_unreachable: false,
+                };
+            }
+        };
+        let status = if let kube::Error::Api(status) = &error {
+            Some(status)
+        } else {
+            None
+        };
+        let code = status.map(|status| status.code);
+        let retry_after = status
+            .and_then(|status| status.details.as_ref())
+            .map_or(0, |details| details.retry_after_seconds);
+        Self {
+            label: client::label(&error),
+            retry_after: Duration::from_secs(retry_after.into()),
+            may_be_credentials: matches!(code, None | Some(401)),
+            is_unreachable: code.is_none(),
+            cause: if code == Some(410) {
+                Cause::Expired
+            } else {
+                Cause::Request {
+                    verb,
+                    error: Box::new(error),
+                }
+            },
+        }
+    }
+
+    fn in_words(&self, resource: &Resource, url: &str) -> Option<String> {
+        match &self.cause {
+            Cause::Expired => None,
+            Cause::Answer(text) => Some((*text).to_owned()),
+            Cause::Request { verb, error } => {
+                let asked = Asked {
+                    verb,
+                    resource,
+                    subresource: None,
+                    verbs: &["list", "watch"],
+                };
+                Some(client::in_words(error, url, &asked))
+            }
+        }
+    }
+}

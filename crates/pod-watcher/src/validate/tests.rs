@@ -1,0 +1,195 @@
+use std::fs;
+
+use expect_test::{Expect, expect};
+
+use super::*;
+
+#[track_caller]
+fn check_files(files: &[(&str, &str)], expected: Expect) {
+    let directory = tempfile::tempdir().unwrap();
+    let mut paths = Vec::new();
+    for (name, text) in files {
+        let path = directory.path().join(name);
+        fs::write(&path, text).unwrap();
+        paths.push(path);
+    }
+    let settings = Settings {
+        load_balancer_class: "portlb.io/portlb".to_owned(),
+        ..Settings::default()
+    };
+    let report = check(&paths, settings);
+    let lines: Vec<String> = report
+        .errors
+        .iter()
+        .map(|line| format!("error {line}"))
+        .chain(report.remarks.iter().map(|line| format!("remark {line}")))
+        .chain([format!("{} Services\n", report.services)])
+        .collect();
+    let place = format!("{}/", directory.path().display());
+    expected.assert_eq(&lines.join("\n").replace(&place, ""));
+}
+
+const GOOD: &str = "\
+apiVersion: v1
+kind: Service
+metadata:
+  name: web
+  namespace: shop
+  annotations:
+    portlb.io/address: 10.1.1.10
+    portlb.io/scheduler: mh
+spec:
+  type: LoadBalancer
+  loadBalancerClass: portlb.io/portlb
+  selector: {app: web}
+  ports: [{port: 80, targetPort: 80}]
+";
+
+#[test]
+fn good_manifests_are_fine_and_other_kinds_do_not_matter() {
+    let other =
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec: {whatever: 1}\n";
+    check_files(
+        &[(
+            "web.yaml",
+            &format!("# ours\n---\n{GOOD}---\n{other}---\n# nothing\n"),
+        )],
+        expect![[r#"
+            1 Services
+        "#]],
+    );
+}
+
+#[test]
+fn every_error_is_told_with_its_place() {
+    let bad = GOOD
+        .replace("scheduler: mh", "scheduler: maglev")
+        .replace("address: 10.1.1.10", "adress: 10.1.1.10");
+    let other = GOOD
+        .replace("name: web", "name: api")
+        .replace("targetPort: 80", "targetPort: 8080");
+    let external = GOOD
+        .replace("name: web", "name: external")
+        .replace("10.1.1.10", "10.1.1.11")
+        .replace("  selector", "  externalIPs: [192.0.2.1]\n  selector");
+    check_files(
+        &[
+            ("a.yaml", &format!("{bad}---\n{other}")),
+            ("b.yaml", &external),
+        ],
+        expect![[r#"
+            error a.yaml:27 (document 2): Service shop/api: spec.ports[80].targetPort: 8080 differs from the port, which Tunnel (ipip) cannot change; let the pods listen on 80 and write that, or write the annotation portlb.io/forwarding-method: Masquerade
+            error a.yaml:7 (document 1): Service shop/web: annotation portlb.io/adress: is not known here; did you mean portlb.io/address?
+            error a.yaml:8 (document 1): Service shop/web: annotation portlb.io/scheduler: "maglev" is not a scheduler; allowed are rr, wrr, lc, wlc, sh, mh, sed and nq
+            remark b.yaml:12 (document 1): Service shop/external: spec.externalIPs: kube-proxy takes the traffic of these addresses for itself on every node, so that it passes the load balancer by; use the annotation portlb.io/address instead, or give the Service the label service.kubernetes.io/service-proxy-name
+            3 Services
+        "#]],
+    );
+}
+
+#[test]
+fn what_is_no_manifest_is_told_with_its_place() {
+    check_files(
+        &[
+            ("list.yaml", "- a\n"),
+            ("kind.yaml", "metadata: {name: web}\n"),
+            (
+                "yaml.yaml",
+                &format!("{GOOD}---\napiVersion: v1\nkind: [\n"),
+            ),
+            (
+                "number.yaml",
+                &GOOD.replace("scheduler: mh", "minimum-healthy: 2"),
+            ),
+            (
+                "field.yaml",
+                &GOOD.replace("loadBalancerClass", "loadBalancerclass"),
+            ),
+            ("type.yaml", &GOOD.replace("port: 80,", "port: http,")),
+            ("name.yaml", &GOOD.replace("  name: web\n", "")),
+        ],
+        expect![[r#"
+            error list.yaml:1 (document 1): is not an object; write apiVersion, kind, metadata and spec
+            error kind.yaml:1 (document 1): names no apiVersion or kind; write both
+            error yaml.yaml:16 (document 2): unclosed bracket '['
+            error number.yaml:8 (document 1): Service shop/web: annotation portlb.io/minimum-healthy: 2 is not text; write it in quotes: "2"
+            error field.yaml:11 (document 1): Service shop/web: spec.loadBalancerclass: is not a field of this kind; did you mean loadBalancerClass?
+            error type.yaml:1 (document 1): Service shop/web: invalid type: string "http", expected i32
+            error name.yaml:4 (document 1): Service shop/: metadata.name: is missing; write it
+            1 Services
+        "#]],
+    );
+    let settings = Settings::default();
+    let report = check(&["/nonexistent/web.yaml".into()], settings);
+    assert!(report.errors[0].contains("cannot be read"), "{report:?}");
+}
+
+#[test]
+fn a_service_that_nobody_serves_is_an_error() {
+    check_files(
+        &[
+            (
+                "none.yaml",
+                &GOOD.replace("  loadBalancerClass: portlb.io/portlb\n", ""),
+            ),
+            (
+                "other.yaml",
+                &GOOD.replace("portlb.io/portlb", "example.com/other"),
+            ),
+            (
+                "cluster.yaml",
+                "apiVersion: v1\nkind: Service\nmetadata: {name: db}\n",
+            ),
+        ],
+        expect![[r#"
+            error none.yaml:7 (document 1): Service shop/web: has annotations portlb.io/, but no class, so that nobody serves it; write spec.type: LoadBalancer and spec.loadBalancerClass: portlb.io/portlb, or for a Service of another type the annotation portlb.io/load-balancer-class: portlb.io/portlb
+            0 Services
+        "#]],
+    );
+}
+
+#[test]
+fn pools_that_are_not_known_here_are_taken_to_exist() {
+    let from_pool = GOOD.replace("address: 10.1.1.10", "address-pool: shop");
+    let from_any = GOOD
+        .replace("    portlb.io/address: 10.1.1.10\n", "")
+        .replace("name: web", "name: api");
+    check_files(
+        &[("web.yaml", &from_pool), ("api.yaml", &from_any)],
+        expect![[r#"
+            2 Services
+        "#]],
+    );
+}
+
+#[test]
+fn lists_and_json_are_read_and_conflicts_are_found() {
+    let list = r#"{"apiVersion": "v1", "kind": "List", "items": [
+  {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a", "annotations": {"portlb.io/address": "10.1.1.1"}},
+   "spec": {"type": "LoadBalancer", "loadBalancerClass": "portlb.io/portlb", "ports": [{"port": 80}]}},
+  {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "b", "annotations": {"portlb.io/address": "10.1.1.1"}},
+   "spec": {"type": "LoadBalancer", "loadBalancerClass": "portlb.io/portlb", "ports": [{"port": 80}]}},
+  {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "annotations": {"portlb.io/weight": "-1"}},
+   "spec": {"containers": []}}
+]}"#;
+    check_files(
+        &[("list.json", list)],
+        expect![[r#"
+        error list.json:2 (document 1): Pod default/p: annotation portlb.io/weight: "-1" is not such a number; write 0 to 65535
+        error list.json:1 (document 1): Service default/b: 10.1.1.1 belongs to the older Service default/a; choose another address, or write the annotation portlb.io/share-address with the same value on both, which share it where their ports differ
+        2 Services
+    "#]],
+    );
+}
+
+#[test]
+fn the_same_service_in_several_files_is_judged_in_each() {
+    let bad = GOOD.replace("scheduler: mh", "scheduler: maglev");
+    check_files(
+        &[("a.yaml", GOOD), ("b.yaml", &bad)],
+        expect![[r#"
+        error b.yaml:8 (document 1): Service shop/web: annotation portlb.io/scheduler: "maglev" is not a scheduler; allowed are rr, wrr, lc, wlc, sh, mh, sed and nq
+        2 Services
+    "#]],
+    );
+}

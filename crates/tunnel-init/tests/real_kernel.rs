@@ -1,0 +1,211 @@
+//! Against a kernel with ipip and ip6_tunnel, in network namespaces of each test's own. Needs root
+//! and `ip`.
+#![cfg(test)]
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    process::{Command, Output},
+    sync::mpsc::{Sender, channel},
+    time::Duration,
+};
+
+use nix::{
+    sched::{CloneFlags, unshare},
+    unistd::{getpid, gettid},
+};
+
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// A thread in a network namespace of its own, which does one job after the other.
+struct Namespace {
+    path: String,
+    jobs: Sender<Box<dyn FnOnce() + Send>>,
+}
+
+impl Namespace {
+    fn new() -> Self {
+        let (jobs, todo) = channel::<Box<dyn FnOnce() + Send>>();
+        let (entered, path) = channel();
+        std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET).expect("root, or CAP_SYS_ADMIN, to make a namespace");
+            let path = format!("/proc/{}/task/{}/ns/net", getpid(), gettid());
+            entered.send(path).unwrap();
+            for job in todo {
+                job();
+            }
+        });
+        let path = path.recv().unwrap();
+        let namespace = Self { path, jobs };
+        namespace.ip("link set lo up");
+        namespace
+    }
+
+    fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
+        let (done, result) = channel();
+        let job = Box::new(move || done.send(job()).unwrap());
+        self.jobs.send(job).unwrap();
+        result.recv().expect("the job did not panic")
+    }
+
+    fn ip(&self, arguments: &str) -> String {
+        let arguments = arguments.to_owned();
+        self.run(move || {
+            let words = arguments.split_whitespace();
+            let output = Command::new("ip").args(words).output().unwrap();
+            assert!(output.status.success(), "ip {arguments}: {output:?}");
+            String::from_utf8(output.stdout).unwrap()
+        })
+    }
+
+    fn tunnel_init(&self, ranges: &'static str) -> Output {
+        self.run(move || {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_tunnel-init"));
+            command.args(["--service-ranges", ranges]).output().unwrap()
+        })
+    }
+
+    #[track_caller]
+    fn prepare(&self, ranges: &'static str) {
+        let output = self.tunnel_init(ranges);
+        assert!(output.status.success(), "{output:?}");
+    }
+
+    fn strict_reverse_path(&self) {
+        self.run(|| {
+            for name in ["all", "default", "tunl0"] {
+                fs::write(format!("/proc/sys/net/ipv4/conf/{name}/rp_filter"), "1").unwrap();
+            }
+        });
+    }
+}
+
+/// A load balancer's end: whatever goes to `service` is wrapped and sent to the web pod.
+fn load_balancer(web: &Namespace, family: &str) -> Namespace {
+    let load_balancer = Namespace::new();
+    web.ip(&format!(
+        "link add eth0 type veth peer name eth0 netns {}",
+        load_balancer.path
+    ));
+    let (lb, pod, client, service, tunnel) = match family {
+        "-4" => (
+            "10.244.1.1/24",
+            "10.244.1.2/24",
+            "198.51.100.7/32",
+            "10.1.1.10",
+            "ip tunnel add wrap mode ipip remote 10.244.1.2 local 10.244.1.1",
+        ),
+        _ => (
+            "fd00:244::1/64",
+            "fd00:244::2/64",
+            "2001:db8::7/128",
+            "fd00:1::10",
+            "ip -6 tunnel add wrap mode ip6ip6 remote fd00:244::2 local fd00:244::1",
+        ),
+    };
+    let address = |host: &Namespace, address: &str, device: &str| {
+        let nodad = if family == "-6" { "nodad" } else { "" };
+        host.ip(&format!(
+            "{family} address add {address} dev {device} {nodad}"
+        ));
+    };
+    web.ip("link set eth0 up");
+    load_balancer.ip("link set eth0 up");
+    address(web, pod, "eth0");
+    address(&load_balancer, lb, "eth0");
+    address(&load_balancer, client, "lo");
+    web.ip(&format!(
+        "{family} route add default via {}",
+        lb.split('/').next().unwrap()
+    ));
+    load_balancer.ip(tunnel.trim_start_matches("ip "));
+    load_balancer.ip("link set wrap up");
+    load_balancer.ip(&format!(
+        "{family} route add {service} dev wrap src {}",
+        client.split('/').next().unwrap()
+    ));
+    load_balancer
+}
+
+/// What a client of the load balancer reads from a server of the web pod.
+fn fetch(web: &Namespace, load_balancer: &Namespace, listen: &str, service: &str) -> String {
+    let listen: SocketAddr = listen.parse().unwrap();
+    let service: SocketAddr = service.parse().unwrap();
+    let listener = web.run(move || TcpListener::bind(listen).unwrap());
+    std::thread::spawn(move || {
+        let (mut connection, client) = listener.accept().unwrap();
+        write!(connection, "hello {}", client.ip()).unwrap();
+    });
+    load_balancer.run(move || {
+        let mut connection = TcpStream::connect_timeout(&service, DEADLINE).unwrap();
+        connection.set_read_timeout(Some(DEADLINE)).unwrap();
+        let mut text = String::new();
+        connection.read_to_string(&mut text).unwrap();
+        text
+    })
+}
+
+#[test]
+fn a_client_is_answered_through_the_tunnel_though_reverse_paths_are_strict() {
+    let web = Namespace::new();
+    let load_balancer = load_balancer(&web, "-4");
+    web.strict_reverse_path();
+    web.prepare("10.1.1.0/24");
+    assert_eq!(
+        fetch(&web, &load_balancer, "0.0.0.0:80", "10.1.1.10:80"),
+        "hello 198.51.100.7"
+    );
+}
+
+#[test]
+fn a_client_is_answered_through_the_ipv6_tunnel() {
+    let web = Namespace::new();
+    let load_balancer = load_balancer(&web, "-6");
+    web.prepare("fd00:1::/64");
+    assert_eq!(
+        fetch(&web, &load_balancer, "[::]:80", "[fd00:1::10]:80"),
+        "hello 2001:db8::7"
+    );
+}
+
+#[test]
+fn a_second_run_changes_nothing() {
+    let web = Namespace::new();
+    let state = |web: &Namespace| {
+        let devices = web.ip("-o link show") + &web.ip("-o address show");
+        devices + &web.ip("route show table local") + &web.ip("-6 route show table local")
+    };
+    web.prepare("10.1.1.0/24,10.1.2.9/32,fd00:1::/64");
+    let before = state(&web);
+    assert!(before.contains("local 10.1.2.9"), "{before}");
+    web.prepare("10.1.1.0/24,10.1.2.9/32,fd00:1::/64");
+    assert_eq!(state(&web), before);
+}
+
+#[test]
+fn a_route_in_the_way_is_replaced() {
+    let web = Namespace::new();
+    web.ip("route add blackhole 10.1.1.0/24 table local");
+    web.prepare("10.1.1.0/24");
+    let routes = web.ip("route show table local");
+    assert!(routes.contains("local 10.1.1.0/24 dev lo"), "{routes}");
+    assert!(!routes.contains("blackhole"), "{routes}");
+}
+
+#[test]
+fn without_net_admin_the_message_says_what_the_manifest_lacks() {
+    let web = Namespace::new();
+    let output = web.run(|| {
+        let mut command = Command::new("setpriv");
+        let command = command.args(["--bounding-set=-net_admin", "--inh-caps=-net_admin"]);
+        let command = command.arg(env!("CARGO_BIN_EXE_tunnel-init"));
+        command
+            .args(["--service-ranges", "10.1.1.0/24"])
+            .output()
+            .unwrap()
+    });
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("add: [NET_ADMIN]"), "{text}");
+}

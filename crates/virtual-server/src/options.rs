@@ -1,0 +1,281 @@
+//! What a user may leave out, and what holds then.
+
+use std::{fmt, net::IpAddr, num::NonZeroU16, time::Duration};
+
+use crate::{
+    FailureAction, ForwardingMethod, HealthCheck, HealthCheckKind, Invalid, Persistence, Scheduler,
+    TunnelKind, VirtualServer,
+};
+
+/// What a user said of how virtual servers behave, apart from their addresses, ports and real
+/// servers; `None`: nothing. [`Options::settle`] makes a whole of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// The scheduler. Its flags are those of its default unless `scheduler_flags` names them.
+    pub scheduler: Option<Scheduler>,
+    /// Flags of the scheduler; only `sh` and `mh` have any.
+    pub scheduler_flags: Option<SchedulerFlags>,
+    /// The forwarding method. The kind of a tunnel is the default unless `tunnel_kind` names it.
+    pub forwarding_method: Option<ForwardingMethod>,
+    /// How tunnels encapsulate; only the forwarding method `Tunnel` has a kind.
+    pub tunnel_kind: Option<TunnelKind>,
+    /// Persistence.
+    pub persistence: Option<PersistenceOptions>,
+    /// The health check.
+    pub health_check: HealthCheckOptions,
+    /// What happens to a real server that fails its health check.
+    pub on_failure: Option<FailureAction>,
+    /// Least number of healthy real servers.
+    pub minimum_healthy: Option<u32>,
+}
+
+/// Flags of the schedulers `sh` and `mh`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct SchedulerFlags {
+    /// A flow that hashes to a quiesced real server goes to another one.
+    pub fallback: bool,
+    /// The client's port is part of the hash.
+    pub port: bool,
+}
+
+/// What a user said of persistence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PersistenceOptions {
+    /// How long the binding outlives the client's last connection.
+    pub timeout: Duration,
+    /// Length of the prefix that counts as one client where clients have IPv4 addresses.
+    pub ipv4_prefix_length: Option<u8>,
+    /// The same for IPv6.
+    pub ipv6_prefix_length: Option<u8>,
+}
+
+/// What a user said of health checks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HealthCheckOptions {
+    /// Whether and how real servers are checked.
+    pub kind: Option<HealthCheckChoice>,
+    /// What to connect to.
+    pub port: Option<NonZeroU16>,
+    /// From the start of one check to the start of the next.
+    pub interval: Option<Duration>,
+    /// A check without an answer fails after it.
+    pub timeout: Option<Duration>,
+    /// Successful checks that make a failed real server healthy.
+    pub rise: Option<u32>,
+    /// Failed checks that make a healthy real server failed.
+    pub fall: Option<u32>,
+    /// The first check starts at a random moment within it.
+    pub initial_jitter: Option<Duration>,
+}
+
+/// Whether and how real servers are checked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum HealthCheckChoice {
+    /// By a TCP connection.
+    #[default]
+    TcpConnect,
+    /// Not at all: they count as healthy.
+    None,
+}
+
+/// How virtual servers behave, with every default filled in.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Behaviour {
+    /// How new connections are shared.
+    pub scheduler: Scheduler,
+    /// How packets reach the real servers.
+    pub forwarding_method: ForwardingMethod,
+    /// Whether a client stays with its real server.
+    pub persistence: Option<PersistenceOptions>,
+    /// `None`: real servers are not checked.
+    pub health_check: Option<HealthCheck>,
+    /// What happens to a real server that fails its check.
+    pub on_failure: FailureAction,
+    /// A virtual server is serving while so many of its real servers are healthy.
+    pub minimum_healthy: u32,
+}
+
+impl Options {
+    /// Fills the defaults in.
+    ///
+    /// # Errors
+    ///
+    /// The first option that has no meaning beside the others. Whether a value is in its range is
+    /// for [`VirtualServer::validate`].
+    pub fn settle(&self) -> Result<Behaviour, Invalid> {
+        Ok(Behaviour {
+            scheduler: self.scheduler()?,
+            forwarding_method: self.forwarding_method()?,
+            persistence: self.persistence,
+            health_check: self
+                .health_check
+                .settle()
+                .map_err(|invalid| invalid.within("healthCheck"))?,
+            on_failure: self.on_failure.unwrap_or_default(),
+            minimum_healthy: self
+                .minimum_healthy
+                .unwrap_or(VirtualServer::DEFAULT_MINIMUM_HEALTHY),
+        })
+    }
+
+    fn scheduler(&self) -> Result<Scheduler, Invalid> {
+        let scheduler = self.scheduler.unwrap_or_default();
+        let Some(SchedulerFlags { fallback, port }) = self.scheduler_flags else {
+            return Ok(scheduler);
+        };
+        match scheduler {
+            Scheduler::Sh { .. } => Ok(Scheduler::Sh { fallback, port }),
+            Scheduler::Mh { .. } => Ok(Scheduler::Mh { fallback, port }),
+            Scheduler::Rr
+            | Scheduler::Wrr
+            | Scheduler::Lc
+            | Scheduler::Wlc
+            | Scheduler::Sed
+            | Scheduler::Nq => Err(Invalid::new(
+                "schedulerFlags",
+                scheduler,
+                "has no flags, only sh and mh have",
+                "leave the field out",
+            )),
+        }
+    }
+
+    fn forwarding_method(&self) -> Result<ForwardingMethod, Invalid> {
+        let method = self.forwarding_method.unwrap_or_default();
+        let Some(kind) = self.tunnel_kind else {
+            return Ok(method);
+        };
+        match method {
+            ForwardingMethod::Tunnel(_) => Ok(ForwardingMethod::Tunnel(kind)),
+            ForwardingMethod::Masquerade | ForwardingMethod::DirectRouting => Err(Invalid::new(
+                "tunnelKind",
+                kind,
+                format!("is for forwardingMethod Tunnel, not for {method}"),
+                "leave it out",
+            )),
+        }
+    }
+}
+
+impl HealthCheckOptions {
+    fn settle(&self) -> Result<Option<HealthCheck>, Invalid> {
+        let default = HealthCheck::default();
+        match self.kind.unwrap_or_default() {
+            HealthCheckChoice::TcpConnect => {
+                let interval = self.interval.unwrap_or(default.interval);
+                Ok(Some(HealthCheck {
+                    kind: HealthCheckKind::TcpConnect { port: self.port },
+                    interval,
+                    timeout: self.timeout.unwrap_or(default.timeout.min(interval)),
+                    rise: self.rise.unwrap_or(default.rise),
+                    fall: self.fall.unwrap_or(default.fall),
+                    initial_jitter: self.initial_jitter.unwrap_or(default.initial_jitter),
+                }))
+            }
+            HealthCheckChoice::None => {
+                let period = |period: Option<Duration>| period.map(|period| format!("{period:?}"));
+                let superfluous = [
+                    ("port", self.port.map(|port| port.to_string())),
+                    ("interval", period(self.interval)),
+                    ("timeout", period(self.timeout)),
+                    ("rise", self.rise.map(|rise| rise.to_string())),
+                    ("fall", self.fall.map(|fall| fall.to_string())),
+                    ("initialJitter", period(self.initial_jitter)),
+                ]
+                .into_iter()
+                .find_map(|(field, value)| Some((field, value?)));
+                match superfluous {
+                    None => Ok(None),
+                    Some((field, value)) => Err(Invalid::new(
+                        field,
+                        value,
+                        "has no meaning without a check",
+                        "leave it out, or write another kind than none",
+                    )),
+                }
+            }
+        }
+    }
+}
+
+impl PersistenceOptions {
+    /// What it is for clients of the family of `address`: each address is a client of its own
+    /// unless a prefix length is given.
+    #[must_use]
+    pub fn at(&self, address: IpAddr) -> Persistence {
+        let (given, longest) = match address {
+            IpAddr::V4(_) => (self.ipv4_prefix_length, 32),
+            IpAddr::V6(_) => (self.ipv6_prefix_length, 128),
+        };
+        Persistence {
+            timeout: self.timeout,
+            client_prefix_length: given.unwrap_or(longest),
+        }
+    }
+}
+
+impl fmt::Display for TunnelKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ipip => "ipip",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_that_say_nothing_settle_to_the_defaults() {
+        assert_eq!(
+            Options::default().settle().unwrap(),
+            Behaviour {
+                scheduler: Scheduler::MH_DEFAULT,
+                forwarding_method: ForwardingMethod::Tunnel(TunnelKind::Ipip),
+                persistence: None,
+                health_check: Some(HealthCheck::default()),
+                on_failure: FailureAction::Quiesce,
+                minimum_healthy: 1,
+            }
+        );
+    }
+
+    #[test]
+    fn the_timeout_of_a_short_interval_is_the_interval() {
+        let mut options = Options::default();
+        options.health_check.interval = Some(Duration::from_millis(300));
+        let check = options.settle().unwrap().health_check.unwrap();
+        assert_eq!(check.timeout, Duration::from_millis(300));
+    }
+
+    #[test]
+    fn an_option_without_meaning_is_refused() {
+        let mut options = Options {
+            scheduler: Some(Scheduler::Rr),
+            scheduler_flags: Some(SchedulerFlags::default()),
+            ..Options::default()
+        };
+        assert_eq!(
+            options.settle().unwrap_err().to_string(),
+            "schedulerFlags: rr has no flags, only sh and mh have; leave the field out"
+        );
+        options = Options {
+            forwarding_method: Some(ForwardingMethod::Masquerade),
+            tunnel_kind: Some(TunnelKind::Ipip),
+            ..Options::default()
+        };
+        assert_eq!(
+            options.settle().unwrap_err().to_string(),
+            "tunnelKind: ipip is for forwardingMethod Tunnel, not for Masquerade; leave it out"
+        );
+        options = Options::default();
+        options.health_check.kind = Some(HealthCheckChoice::None);
+        options.health_check.rise = Some(2);
+        assert_eq!(
+            options.settle().unwrap_err().to_string(),
+            "healthCheck.rise: 2 has no meaning without a check; leave it out, or write another \
+             kind than none"
+        );
+    }
+}

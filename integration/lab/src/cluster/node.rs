@@ -1,0 +1,248 @@
+//! One node: containerd, kubelet and kube-proxy in namespaces of their own.
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::{ProxyMode, configuration, network};
+use crate::{Host, Process};
+
+const START: Duration = Duration::from_secs(120);
+
+/// What a node needs of its cluster.
+#[derive(Debug)]
+pub(super) struct Means<'a> {
+    /// Where the programs are.
+    pub(super) binaries: &'a Path,
+    /// The cgroup below which the node gets its own.
+    pub(super) cgroup: &'a Path,
+    pub(super) kubelet_kubeconfig: PathBuf,
+    pub(super) proxy_kubeconfig: PathBuf,
+    pub(super) images: &'a [PathBuf],
+    pub(super) proxy_mode: ProxyMode,
+}
+
+/// A node that is up. Its programs can be ended and started each alone; pods
+/// go on without them.
+#[derive(Debug)]
+pub struct ClusterNode {
+    /// Also the name of its host in the lab.
+    pub name: String,
+    /// On the network of nodes.
+    pub address: Ipv4Addr,
+    /// The network namespace alone.
+    pub host: Host,
+    /// containerd.
+    pub containerd: Process,
+    /// The kubelet.
+    pub kubelet: Process,
+    /// kube-proxy.
+    pub kube_proxy: Process,
+    first: Process,
+    binaries: PathBuf,
+    files: Files,
+}
+
+#[derive(Debug)]
+struct Files {
+    containerd: PathBuf,
+    kubelet: PathBuf,
+    kubelet_kubeconfig: PathBuf,
+    proxy: PathBuf,
+}
+
+impl ClusterNode {
+    /// Makes the node; returns when its images are imported and its kubelet
+    /// runs, which is before the cluster calls it ready.
+    pub(super) fn start(number: u8, host: Host, means: &Means<'_>) -> Result<Self> {
+        let name = network::name(number);
+        let address = network::node_address(number);
+        let resolv_conf = host.write("resolv.conf", "")?;
+        let files = Files {
+            containerd: host.write(
+                "containerd.toml",
+                &configuration::containerd(means.binaries),
+            )?,
+            kubelet: host.write("kubelet.json", &configuration::kubelet(&resolv_conf))?,
+            kubelet_kubeconfig: means.kubelet_kubeconfig.clone(),
+            proxy: host.write(
+                "kube-proxy.json",
+                &configuration::kube_proxy(
+                    means.proxy_mode,
+                    &name,
+                    address,
+                    &means.proxy_kubeconfig,
+                ),
+            )?,
+        };
+        let cni = host.write("cni.conflist", &configuration::cni(network::pods(number)))?;
+        let first = start_first(&host, &name, means.cgroup)?;
+        enter(&first, Command::new("cp"))
+            .arg(cni)
+            .arg("/var/lib/cni/net.d/10-lab.conflist")
+            .status()
+            .context("copy the CNI configuration")?;
+
+        let containerd = start_containerd(&host, &first, means.binaries, &files)?;
+        import(&host, &first, means)?;
+        let kubelet = start_kubelet(&host, &first, means.binaries, &files)?;
+        let kube_proxy = start_kube_proxy(&host, &first, means.binaries, &files)?;
+        Ok(Self {
+            name,
+            address,
+            host,
+            containerd,
+            kubelet,
+            kube_proxy,
+            first,
+            binaries: means.binaries.to_owned(),
+            files,
+        })
+    }
+
+    /// Runs a command in all of the node's namespaces and gives its output.
+    pub fn output(&self, program: &str, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new(program);
+        command.args(arguments);
+        output(enter(&self.first, command)).with_context(|| format!("on node {}", self.name))
+    }
+
+    /// Kills kubelet and containerd; the pods and kube-proxy go on.
+    pub fn stop_kubelet_and_containerd(&self) -> Result<()> {
+        self.kubelet.kill()?;
+        self.containerd.kill()
+    }
+
+    /// Starts both again.
+    pub fn start_kubelet_and_containerd(&mut self) -> Result<()> {
+        self.containerd = start_containerd(&self.host, &self.first, &self.binaries, &self.files)?;
+        self.kubelet = start_kubelet(&self.host, &self.first, &self.binaries, &self.files)?;
+        Ok(())
+    }
+}
+
+fn start_first(host: &Host, name: &str, cgroup: &Path) -> Result<Process> {
+    let own = cgroup.join(name);
+    std::fs::create_dir_all(&own).with_context(|| format!("make {}", own.display()))?;
+    let mut command = Command::new("bash");
+    command
+        .arg("-euc")
+        .arg(
+            "echo $$ >\"$1/cgroup.procs\"
+             exec unshare --mount --uts --ipc --cgroup bash -c \"$2\" node \"$3\"",
+        )
+        .arg("bash")
+        .args([
+            own.as_os_str(),
+            include_str!("node.sh").as_ref(),
+            name.as_ref(),
+        ]);
+    let first = host.start("node", command)?;
+    first.wait_for_line("is set up", START)?;
+    Ok(first)
+}
+
+fn start_containerd(
+    host: &Host,
+    first: &Process,
+    binaries: &Path,
+    files: &Files,
+) -> Result<Process> {
+    let mut command = Command::new("env");
+    command
+        .arg(format!(
+            "PATH={}:/usr/sbin:/usr/bin:/sbin:/bin",
+            binaries.display()
+        ))
+        .arg("containerd")
+        .arg("--config")
+        .arg(&files.containerd);
+    let containerd = host.start("containerd", enter(first, command))?;
+    containerd.wait_for_line("containerd successfully booted", START)?;
+    Ok(containerd)
+}
+
+fn import(host: &Host, first: &Process, means: &Means<'_>) -> Result<()> {
+    for image in means.images {
+        let mut command = Command::new(means.binaries.join("ctr"));
+        command.args(["--namespace", "k8s.io", "images", "import"]);
+        command.arg(image);
+        output(enter(first, command))
+            .with_context(|| format!("import {} on {}", image.display(), host.name()))?;
+    }
+    Ok(())
+}
+
+fn start_kubelet(host: &Host, first: &Process, binaries: &Path, files: &Files) -> Result<Process> {
+    // Only the kubelet sees the other cpuinfo: over a covered /proc no pod
+    // could have one of its own.
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "--propagation", "unchanged", "bash", "-euc"])
+        .arg(
+            "mount --make-rprivate /proc
+             if [[ -e /run/cpuinfo ]]; then mount --bind /run/cpuinfo /proc/cpuinfo; fi
+             exec \"$@\"",
+        )
+        .arg("kubelet")
+        .arg(binaries.join("kubelet"))
+        .arg(format!("--config={}", files.kubelet.display()))
+        .arg(format!(
+            "--kubeconfig={}",
+            files.kubelet_kubeconfig.display()
+        ))
+        .arg(format!("--hostname-override={}", host.name()))
+        .arg(format!("--node-ip={}", address_of(host)))
+        .arg("--cert-dir=/var/lib/kubelet/pki")
+        .arg("--v=1");
+    host.start("kubelet", enter(first, command))
+}
+
+fn start_kube_proxy(
+    host: &Host,
+    first: &Process,
+    binaries: &Path,
+    files: &Files,
+) -> Result<Process> {
+    let mut command = Command::new(binaries.join("kube-proxy"));
+    command.arg(format!("--config={}", files.proxy.display()));
+    host.start("kube-proxy", enter(first, command))
+}
+
+fn address_of(host: &Host) -> Ipv4Addr {
+    (1..=network::NODES)
+        .find(|number| network::name(*number) == host.name())
+        .map(network::node_address)
+        .expect("a node's host is named after it")
+}
+
+/// The command as a process of the node: in its namespaces and its cgroup.
+fn enter(first: &Process, command: Command) -> Command {
+    let mut entered = Command::new("nsenter");
+    entered
+        .args(["--target", &first.pid().to_string()])
+        .args(["--net", "--mount", "--uts", "--ipc", "--cgroup", "--"])
+        .args(["bash", "-euc"])
+        .arg("echo $$ >/sys/fs/cgroup/init/cgroup.procs; exec \"$@\"")
+        .arg("bash")
+        .arg(command.get_program())
+        .args(command.get_args());
+    entered
+}
+
+fn output(mut command: Command) -> Result<String> {
+    let output = command
+        .output()
+        .with_context(|| format!("start {command:?}"))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    anyhow::ensure!(
+        output.status.success(),
+        "{command:?} failed ({}): {text}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(text)
+}

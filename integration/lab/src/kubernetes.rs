@@ -1,0 +1,10 @@
+//! A real Kubernetes API server, and a network between it and its clients that
+//! fails on command. Both run on the machine's own kernel and need no root:
+//! only what `floor/install packages kubernetes` brings.
+
+mod control_plane;
+mod credentials;
+mod fault_proxy;
+
+pub use control_plane::{ControlPlane, Settings, binaries, client};
+pub use fault_proxy::FaultProxy;

@@ -1,0 +1,119 @@
+//! Tokens, keys and kubeconfigs of a control plane. A user's token is the user's
+//! name: it is good for one API server that only this machine reaches.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+const ADMIN: (&str, &str) = ("admin", "system:masters");
+/// What the API server's own roles are made for, with their kubeconfigs' names.
+pub(super) const CONTROLLERS: &str = "kube-controller-manager";
+pub(super) const SCHEDULER: &str = "kube-scheduler";
+
+/// Writes what the API server reads when it starts, and a kubeconfig with every
+/// right. Users come with their groups.
+pub(super) fn write(
+    directory: &Path,
+    server: SocketAddr,
+    users: &[(String, String)],
+) -> Result<()> {
+    let mut tokens = String::new();
+    let components = [CONTROLLERS, SCHEDULER].map(|name| (format!("system:{name}"), String::new()));
+    let admin = [(ADMIN.0.to_owned(), ADMIN.1.to_owned())];
+    for (user, groups) in admin.iter().chain(&components).chain(users) {
+        tokens.push_str(&format!("{user},{user},{user},\"{groups}\"\n"));
+    }
+    let file = directory.join("tokens.csv");
+    fs::write(&file, tokens).with_context(|| format!("write {}", file.display()))?;
+    write_kubeconfig(directory, ADMIN.0, server, ADMIN.0)?;
+    // It signs the tokens of ServiceAccounts, and checks them as well.
+    let output = Command::new("openssl")
+        // Of the forms that `openssl` writes, the API server reads only this one.
+        .args(["ecparam", "-name", "prime256v1", "-genkey", "-noout"])
+        .arg("-out")
+        .arg(service_account_key(directory))
+        .output()
+        .context("start openssl")?;
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success(),
+        "openssl ecparam: {}",
+        complaint.trim()
+    );
+    Ok(())
+}
+
+/// Written by the API server itself when it starts without one; the file holds
+/// its certificate and the authority's.
+pub(super) fn authority(directory: &Path) -> PathBuf {
+    directory.join("certificates/apiserver.crt")
+}
+
+pub(super) fn forget_authority(directory: &Path) -> Result<()> {
+    let certificates = directory.join("certificates");
+    fs::remove_dir_all(&certificates).with_context(|| format!("remove {}", certificates.display()))
+}
+
+pub(super) fn api_server_options(directory: &Path) -> Vec<String> {
+    let key = service_account_key(directory);
+    vec![
+        format!("--cert-dir={}", directory.join("certificates").display()),
+        format!(
+            "--token-auth-file={}",
+            directory.join("tokens.csv").display()
+        ),
+        "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
+        format!("--service-account-key-file={}", key.display()),
+        format!("--service-account-signing-key-file={}", key.display()),
+    ]
+}
+
+pub(super) fn controller_options(directory: &Path) -> Vec<String> {
+    vec![
+        format!(
+            "--service-account-private-key-file={}",
+            service_account_key(directory).display()
+        ),
+        format!("--root-ca-file={}", authority(directory).display()),
+        "--use-service-account-credentials=true".to_owned(),
+        // Otherwise it makes a directory in /usr.
+        format!(
+            "--flex-volume-plugin-dir={}",
+            directory.join("volume-plugins").display()
+        ),
+    ]
+}
+
+/// Writes `<name>.kubeconfig` and the `<name>.token` that it names.
+pub(super) fn write_kubeconfig(
+    directory: &Path,
+    name: &str,
+    server: SocketAddr,
+    token: &str,
+) -> Result<PathBuf> {
+    let token_file = directory.join(format!("{name}.token"));
+    fs::write(&token_file, token).with_context(|| format!("write {}", token_file.display()))?;
+    let kubeconfig = directory.join(format!("{name}.kubeconfig"));
+    let text = format!(
+        "apiVersion: v1\n\
+         kind: Config\n\
+         clusters:\n\
+         - name: lab\n  cluster:\n    server: https://{server}\n    certificate-authority: {authority}\n\
+         users:\n\
+         - name: {name}\n  user:\n    tokenFile: {token_file}\n\
+         contexts:\n\
+         - name: lab\n  context:\n    cluster: lab\n    user: {name}\n\
+         current-context: lab\n",
+        authority = authority(directory).display(),
+        token_file = token_file.display(),
+    );
+    fs::write(&kubeconfig, text).with_context(|| format!("write {}", kubeconfig.display()))?;
+    Ok(kubeconfig)
+}
+
+fn service_account_key(directory: &Path) -> PathBuf {
+    directory.join("service-account.key")
+}

@@ -1,0 +1,209 @@
+//! From a new file to the kernel's rule in tables of several sizes: ours in lb-a, keepalived's
+//! reload in lb-b. Nobody checks real servers here, and none exists.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use ipvs_programmer::kernel::{Kernel, LinuxKernel};
+use lab::Host;
+use lab::keepalived::{self, Keepalived};
+use lab::reference::{Options, SERVICE_RANGE};
+use lab::system::{Daemon, System};
+use virtual_server::{Entry, EntryKey, Protocol};
+
+use integration::memory;
+use integration::report::{Figures, Report};
+
+/// The largest table takes seconds.
+const DEADLINE: Duration = Duration::from_secs(120);
+/// Between two looks at the kernel's entry: the resolution of these figures.
+const LOOK: Duration = Duration::from_micros(200);
+/// After each change, so that the next one does not meet what the last one left to do.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Virtual servers; each has [`REAL_SERVERS`].
+const SIZES: [u32; 4] = [1, 100, 500, 5000];
+const REAL_SERVERS: u32 = 10;
+
+/// The entry of the first virtual server, which changes.
+const CHANGING: EntryKey = EntryKey::Address {
+    protocol: Protocol::Tcp,
+    address: IpAddr::V4(service(0).0),
+    port: service(0).1,
+};
+
+pub(crate) fn measure(rounds: usize, report: &mut Report) -> Result<()> {
+    let options = Options {
+        web_pods: 0,
+        ..Options::default()
+    };
+    let mut system = System::new("bench-large-tables", options)?;
+    let ours = system.host(Daemon::IpvsProgrammer(0))?;
+    let theirs = system.host(Daemon::IpvsProgrammer(1))?;
+    system.write_desired_text(0, &our_file(0, 0))?;
+    system.start(Daemon::PodWatcher(0))?;
+    system.start(Daemon::IpvsProgrammer(0))?;
+    let keepalived = Keepalived::start(&theirs, &[])?;
+    for size in SIZES {
+        let (fewer, more) = (our_file(size, 0), our_file(size, 1));
+        let (their_fewer, their_more) = (their_file(size, 0), their_file(size, 1));
+        let change_ours = |text: &str, count| {
+            let watch = Watch::start(&ours, count)?;
+            let began = Instant::now();
+            system.write_desired_text(0, text)?;
+            watch.time_since(began)
+        };
+        let change_theirs = |text: &str, count| {
+            let watch = Watch::start(&theirs, count)?;
+            let began = Instant::now();
+            keepalived.reload_text(text)?;
+            watch.time_since(began)
+        };
+        change_ours(&fewer, REAL_SERVERS)?;
+        change_theirs(&their_fewer, REAL_SERVERS)?;
+        wait_for_size(&ours, size)?;
+        wait_for_size(&theirs, size)?;
+        let mut figures: [Figures; 4] = Default::default();
+        for _ in 0..rounds {
+            figures[0].add_time(change_ours(&more, REAL_SERVERS + 1)?);
+            figures[1].add_time(change_ours(&fewer, REAL_SERVERS)?);
+            figures[2].add_time(change_theirs(&their_more, REAL_SERVERS + 1)?);
+            figures[3].add_time(change_theirs(&their_fewer, REAL_SERVERS)?);
+        }
+        let [add, remove, their_add, their_remove] = figures;
+        for (change, ours, theirs) in [("in", add, their_add), ("out", remove, their_remove)] {
+            report.compare(
+                format!("file -> a real server {change}, {size} x {REAL_SERVERS}"),
+                "ms",
+                ours,
+                ("keepalived", theirs),
+            );
+        }
+        report.compare(
+            format!("resident memory, {size} x {REAL_SERVERS}"),
+            "MiB",
+            memory_of(&[
+                system.process(Daemon::PodWatcher(0))?.pid(),
+                system.process(Daemon::IpvsProgrammer(0))?.pid(),
+            ])?,
+            ("keepalived", memory_of(&[keepalived.process.pid()])?),
+        );
+    }
+    Ok(())
+}
+
+fn memory_of(pids: &[u32]) -> Result<Figures> {
+    let mut figures = Figures::default();
+    figures.add(memory::resident_mebibytes(pids)?);
+    Ok(figures)
+}
+
+/// Looks at the changing virtual server until it has so many real servers.
+struct Watch(mpsc::Receiver<Result<Instant>>);
+
+impl Watch {
+    /// Looks already when it returns.
+    fn start(host: &Host, count: u32) -> Result<Self> {
+        let (looking, looks) = mpsc::channel();
+        let (sender, seen) = mpsc::channel();
+        host.spawn_inside(move || {
+            // Nobody waits any more if either fails to be told.
+            let result = LinuxKernel::open().map_err(anyhow::Error::from);
+            let _ = looking.send(());
+            let _ = sender.send(result.and_then(|mut kernel| until(&mut kernel, count)));
+        })?;
+        looks.recv().context("it looks")?;
+        Ok(Self(seen))
+    }
+
+    fn time_since(self, began: Instant) -> Result<Duration> {
+        let seen = self.0.recv().context("it does not panic")??;
+        thread::sleep(PAUSE);
+        Ok(seen - began)
+    }
+}
+
+fn until(kernel: &mut LinuxKernel, count: u32) -> Result<Instant> {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let entry = kernel.read_entry(CHANGING)?;
+        let found = entry.map_or(0, |entry| entry.real_servers.len());
+        if found == count as usize {
+            return Ok(Instant::now());
+        }
+        if Instant::now() > deadline {
+            bail!("not within {DEADLINE:?}: {count} real servers; last seen: {found}");
+        }
+        thread::sleep(LOOK);
+    }
+}
+
+fn wait_for_size(host: &Host, size: u32) -> Result<()> {
+    lab::wait_for("all virtual servers are in the table", DEADLINE, || {
+        let found = host.inside(|| Ok(LinuxKernel::open()?.read_table()?));
+        let found = found.map_err(|error| format!("{error:#}"))?;
+        let is_whole = |entry: &&Entry| entry.real_servers.len() == REAL_SERVERS as usize;
+        let found = found.entries.values().filter(is_whole).count();
+        lab::ensure_that(found == size as usize, format!("{found} of {size}"))
+    })
+}
+
+/// Address and port of a virtual server.
+const fn service(number: u32) -> (Ipv4Addr, u16) {
+    let first = Ipv4Addr::new(10, 1, 1, 1).to_bits();
+    (
+        Ipv4Addr::from_bits(first + number % 250),
+        8000 + (number / 250) as u16,
+    )
+}
+
+fn real_servers(virtual_server: u32, more: u32) -> impl Iterator<Item = Ipv4Addr> {
+    let first = Ipv4Addr::new(10, 200, 0, 1).to_bits();
+    // The additional ones of the first virtual server alone.
+    let more = if virtual_server == 0 { more } else { 0 };
+    (0..REAL_SERVERS + more)
+        .map(move |number| Ipv4Addr::from_bits(first + virtual_server * 16 + number))
+}
+
+/// In the block form in which people write it.
+fn our_file(size: u32, more: u32) -> String {
+    let mut text = format!(
+        "apiVersion: portlb.io/v1\nkind: VirtualServers\nserviceRanges: [{SERVICE_RANGE}]\n"
+    );
+    if size == 0 {
+        text.push_str("virtualServers: []\n");
+        return text;
+    }
+    text.push_str("virtualServers:\n");
+    for number in 0..size {
+        let (address, port) = service(number);
+        let _ = writeln!(
+            text,
+            "- name: web-{number}\n  addresses: [{address}]\n  ports: [{port}]\n  \
+             healthCheck: {{kind: none}}\n  realServers:"
+        );
+        for real_server in real_servers(number, more) {
+            let _ = writeln!(text, "  - address: {real_server}\n    weight: 1");
+        }
+    }
+    text
+}
+
+fn their_file(size: u32, more: u32) -> String {
+    let virtual_servers = (0..size).map(|number| {
+        let (address, port) = service(number);
+        keepalived::VirtualServer {
+            address: SocketAddr::new(address.into(), port),
+            scheduler: "mh".to_owned(),
+            real_servers: real_servers(number, more)
+                .map(|address| SocketAddr::new(address.into(), port))
+                .collect(),
+            check_interval: None,
+        }
+    });
+    keepalived::config(&virtual_servers.collect::<Vec<_>>())
+}

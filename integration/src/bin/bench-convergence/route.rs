@@ -1,0 +1,82 @@
+//! From what the data plane says, and from an announcer's death, to the router's FIB. A stand-in
+//! takes the place of the data plane, so this needs no IPVS and runs on any kernel.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use daemon_api::dataplane::v1::MissingStep;
+use ipnet::IpNet;
+use lab::reference::{LbPods, Options, SERVICE_RANGE};
+use lab::stand_in::{Heartbeats, StandInDataPlane};
+use lab::system::{Daemon, System};
+
+use crate::rounds::{self, Announcer};
+use integration::report::{Figures, Report};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+pub(crate) fn measure(rounds: usize, report: &mut Report) -> Result<()> {
+    let options = Options {
+        web_pods: 0,
+        router_peers: vec![rounds::bird_announcer()],
+        lb_pods: LbPods::Announce,
+        ..Options::default()
+    };
+    let mut system = System::new("bench-route", options)?;
+    let lb_pod = system.host(Daemon::BgpAnnouncer(0))?;
+    let data_plane = StandInDataPlane::start(&lb_pod, Heartbeats::Sent)?;
+    data_plane.set(MissingStep::Unspecified, "");
+    system.start(Daemon::RouteReflector(0))?;
+    system.start(Daemon::NodeRouter(0))?;
+    let _gobgp = rounds::start_gobgp(&system)?;
+
+    let sides = [
+        Announcer::ours(&system),
+        Announcer::exabgp(&system)?,
+        Announcer::bird(&system)?,
+    ];
+    let [ours, exabgp, bird] = rounds::measure(rounds, &mut system, &sides)?;
+    report.compare(
+        "announcer started -> next hop in the FIB",
+        "ms",
+        ours.start,
+        ("exabgp + GoBGP", exabgp.start),
+    );
+    for (beside, death) in [
+        ("exabgp + GoBGP", exabgp.death),
+        ("BIRD, no reflector", bird.death),
+    ] {
+        report.compare(
+            "announcer killed -> next hop gone",
+            "ms",
+            ours.death.clone(),
+            (beside, death),
+        );
+    }
+    let (ready, missing) = from_data_plane(&mut system, rounds, &data_plane)?;
+    report.ours_alone("data plane ready -> next hop in the FIB", "ms", ready);
+    report.ours_alone("data plane serves no more -> next hop gone", "ms", missing);
+    Ok(())
+}
+
+fn from_data_plane(
+    system: &mut System,
+    rounds: usize,
+    data_plane: &StandInDataPlane,
+) -> Result<(Figures, Figures)> {
+    let range = IpNet::from(SERVICE_RANGE);
+    let next_hop = [IpAddr::from(system.network.nodes[0].address.addr())];
+    system.start(Daemon::BgpAnnouncer(0))?;
+    system.fib.wait_for(range, &next_hop, DEADLINE)?;
+    let (mut ready, mut missing) = (Figures::default(), Figures::default());
+    for _ in 0..rounds {
+        let began = Instant::now();
+        data_plane.set(MissingStep::Healthy, "none is healthy");
+        missing.add_time(system.fib.wait_for(range, &[], DEADLINE)?.at - began);
+        let began = Instant::now();
+        data_plane.set(MissingStep::Unspecified, "");
+        ready.add_time(system.fib.wait_for(range, &next_hop, DEADLINE)?.at - began);
+    }
+    Ok((ready, missing))
+}

@@ -1,0 +1,243 @@
+//! What is heard of a change: by a plain watch of the EndpointSlices, by a client of Discovery, and
+//! in the kernel's table.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use daemon_api::discovery::v1::{
+    WatchRequest, discovery_client::DiscoveryClient, watch_response::Event,
+};
+use futures::AsyncBufReadExt as _;
+use http::Request;
+use ipvs_programmer::kernel::{Kernel as _, LinuxKernel};
+use lab::Host;
+use serde_json::Value;
+use tonic::transport::Endpoint;
+
+use crate::objects::NAMESPACE;
+use crate::sides::{in_use, key};
+use crate::world::{DEADLINE, World};
+
+/// At least, between two looks at the kernel's entry: the resolution of these figures.
+const LOOK: Duration = Duration::from_micros(200);
+
+/// Real servers of each virtual server, by its address.
+pub(crate) type Served = BTreeMap<String, BTreeSet<String>>;
+
+/// What an observer tells: when it heard of each new endpoint, or why it hears no more.
+type Sender = mpsc::Sender<Result<(Ipv4Addr, Instant)>>;
+
+#[derive(Debug)]
+struct News(Mutex<mpsc::Receiver<Result<(Ipv4Addr, Instant)>>>);
+
+impl News {
+    fn wait_for(&self, address: Ipv4Addr) -> Result<Instant> {
+        loop {
+            let (heard, at) = lock(&self.0)
+                .recv_timeout(DEADLINE)
+                .with_context(|| format!("{address} is not heard of"))??;
+            if heard == address {
+                return Ok(at);
+            }
+        }
+    }
+}
+
+/// A plain watch on a connection of its own: when the API server sent something.
+#[derive(Debug)]
+pub(crate) struct Reference(News);
+
+impl Reference {
+    pub(crate) fn start(world: &World) -> Result<Self> {
+        let (sender, receiver) = mpsc::channel();
+        let (watching, watches) = mpsc::channel();
+        let kubeconfig = world.control_plane.kubeconfig();
+        world.control.spawn_inside(move || {
+            let ended = block_on(async {
+                let client = lab::kubernetes::client(&kubeconfig).await?;
+                let path =
+                    format!("/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices");
+                let list: Value = client
+                    .request(Request::get(format!("{path}?limit=1")).body(Vec::new())?)
+                    .await?;
+                let version = list["metadata"]["resourceVersion"].as_str().unwrap_or("0");
+                let watch = format!("{path}?watch=1&resourceVersion={version}&timeoutSeconds=3600");
+                let stream = client
+                    .request_stream(Request::get(watch).body(Vec::new())?)
+                    .await?;
+                let _ = watching.send(());
+                let mut stream = std::pin::pin!(stream);
+                let mut line = Vec::new();
+                while stream.read_until(b'\n', &mut line).await? > 0 {
+                    let at = Instant::now();
+                    let event: Value = serde_json::from_slice(&line)?;
+                    let endpoints = event["object"]["endpoints"].as_array();
+                    for endpoint in endpoints.into_iter().flatten() {
+                        tell(&sender, endpoint["addresses"][0].as_str(), at);
+                    }
+                    line.clear();
+                }
+                bail!("the API server has ended the watch")
+            });
+            let _ = sender.send(ended.context("the plain watch"));
+        })?;
+        watches.recv().context("the reference watches")?;
+        Ok(Self(News(Mutex::new(receiver))))
+    }
+
+    /// When it was sent.
+    pub(crate) fn wait_for(&self, address: Ipv4Addr) -> Result<Instant> {
+        self.0.wait_for(address)
+    }
+}
+
+/// A client of pod-watcher's Discovery.
+#[derive(Debug)]
+pub(crate) struct Discovery {
+    news: News,
+    synced: Mutex<mpsc::Receiver<Instant>>,
+    served: Arc<Mutex<Served>>,
+}
+
+impl Discovery {
+    /// Also before the pod-watcher listens.
+    pub(crate) fn start(host: &Host) -> Result<Self> {
+        let (sender, receiver) = mpsc::channel();
+        let (synced, syncs) = mpsc::channel();
+        let served = Arc::<Mutex<Served>>::default();
+        let shared = served.clone();
+        host.spawn_inside(move || {
+            let ended = block_on(watch(&sender, &synced, &shared));
+            let _ = sender.send(ended.context("the client of Discovery"));
+        })?;
+        Ok(Self {
+            news: News(Mutex::new(receiver)),
+            synced: Mutex::new(syncs),
+            served,
+        })
+    }
+
+    pub(crate) fn wait_until_synced(&self, within: Duration) -> Result<Instant> {
+        lock(&self.synced).recv_timeout(within).context("synced")
+    }
+
+    pub(crate) fn wait_for(&self, address: Ipv4Addr) -> Result<Instant> {
+        self.news.wait_for(address)
+    }
+
+    pub(crate) fn served(&self) -> MutexGuard<'_, Served> {
+        lock(&self.served)
+    }
+}
+
+async fn watch(
+    sender: &Sender,
+    synced: &mpsc::Sender<Instant>,
+    served: &Mutex<Served>,
+) -> Result<(Ipv4Addr, Instant)> {
+    let endpoint = Endpoint::from_static("http://127.0.0.1:50051");
+    let began = Instant::now();
+    let channel = loop {
+        match endpoint.connect().await {
+            Ok(channel) => break channel,
+            Err(error) if began.elapsed() > DEADLINE => return Err(error.into()),
+            Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
+        }
+    };
+    let mut stream = DiscoveryClient::new(channel)
+        .watch(WatchRequest {})
+        .await?
+        .into_inner();
+    let mut is_synced = false;
+    while let Some(message) = stream.message().await? {
+        let at = Instant::now();
+        match message.event {
+            Some(Event::VirtualServer(virtual_server)) => {
+                let real_servers = virtual_server.real_servers.into_iter();
+                let in_use: BTreeSet<_> = real_servers
+                    .filter(|real_server| real_server.weight > 0)
+                    .map(|real_server| real_server.address)
+                    .collect();
+                if is_synced {
+                    for address in &in_use {
+                        tell(sender, Some(address), at);
+                    }
+                }
+                lock(served).insert(virtual_server.address, in_use);
+            }
+            Some(Event::RemovedVirtualServer(id)) => {
+                lock(served).remove(&id.address);
+            }
+            Some(Event::Synced(_)) => {
+                is_synced = true;
+                let _ = synced.send(at);
+            }
+            Some(Event::ServiceRange(_) | Event::RemovedServiceRange(_)) | None => {}
+        }
+    }
+    bail!("pod-watcher has ended the watch")
+}
+
+/// Looks at one entry of the kernel's table until a real server is there.
+#[derive(Debug)]
+pub(crate) struct Look(mpsc::Receiver<Result<Instant>>);
+
+impl Look {
+    /// Looks already when it returns.
+    pub(crate) fn start(host: &Host, entry: SocketAddr, address: Ipv4Addr) -> Result<Self> {
+        let (looking, looks) = mpsc::channel();
+        let (sender, seen) = mpsc::channel();
+        host.spawn_inside(move || {
+            let kernel = LinuxKernel::open().map_err(anyhow::Error::from);
+            // Nobody waits any more if either fails to be told.
+            let _ = looking.send(());
+            let _ = sender.send(kernel.and_then(|mut kernel| until(&mut kernel, entry, address)));
+        })?;
+        looks.recv().context("it looks")?;
+        Ok(Self(seen))
+    }
+
+    pub(crate) fn wait(self) -> Result<Instant> {
+        self.0.recv().context("it does not panic")?
+    }
+}
+
+fn until(kernel: &mut LinuxKernel, entry: SocketAddr, address: Ipv4Addr) -> Result<Instant> {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let began = Instant::now();
+        let found = kernel.read_entry(key(entry))?;
+        if found.is_some_and(|entry| in_use(&entry).any(|found| found.ip() == address)) {
+            return Ok(Instant::now());
+        }
+        if Instant::now() > deadline {
+            bail!("not within {DEADLINE:?}: {address} among the real servers of {entry}");
+        }
+        // To look at a large entry all the time would take a processor away.
+        thread::sleep(LOOK.max(began.elapsed()));
+    }
+}
+
+/// Addresses that no object had at first are the news.
+fn tell(sender: &Sender, address: Option<&str>, at: Instant) {
+    let new = address.filter(|address| address.starts_with("10.210."));
+    if let Some(address) = new.and_then(|address| address.parse().ok()) {
+        // Whoever waits for it may have given up.
+        let _ = sender.send(Ok((address, at)));
+    }
+}
+
+fn block_on<T>(task: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(task)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

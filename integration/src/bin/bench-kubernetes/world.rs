@@ -1,0 +1,133 @@
+//! Three hosts: the control plane, an lb pod without an announcer, a node with kube-proxy.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use ipnet::IpNet;
+use lab::kubernetes::{ControlPlane, Settings, binaries};
+use lab::{Host, Lab, Process, Topology, daemons};
+use serde_json::json;
+
+use crate::objects::{self, NAMESPACE, SERVICE_RANGE, Scale};
+
+const CONTROL: Ipv4Addr = Ipv4Addr::new(10, 230, 0, 1);
+const LB_POD: Ipv4Addr = Ipv4Addr::new(10, 230, 0, 2);
+const NODE: Ipv4Addr = Ipv4Addr::new(10, 230, 0, 3);
+const PROXY_USER: &str = "system:kube-proxy";
+
+/// Everything that runs. What is dropped first ends first.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) control_plane: ControlPlane,
+    pub(crate) control: Host,
+    pub(crate) lb_pod: Host,
+    pub(crate) node: Host,
+    _lab: Lab,
+}
+
+impl World {
+    /// With all objects and none of the sides.
+    pub(crate) fn up(scale: &Scale) -> Result<Self> {
+        let mut topology = Topology::new();
+        topology.host("control").bridge("nodes");
+        for (host, address) in [("lb-pod", LB_POD), ("node", NODE)] {
+            topology.plug(host, ("control", "nodes"));
+            topology.host(host).address("eth0", network(address)?);
+        }
+        topology.host("control").address("nodes", network(CONTROL)?);
+        let mut lab = Lab::new("bench-kubernetes")?;
+        lab.bring_up(&topology)?;
+        let control = lab.host("control")?;
+        let settings = Settings {
+            address: Some(CONTROL.into()),
+            users: vec![(PROXY_USER.to_owned(), String::new())],
+            ..Settings::default()
+        };
+        // In memory: how fast the machine's disk is, is not what is measured.
+        let directory = control.run_directory()?.join("control-plane");
+        let control_plane = control.inside(|| ControlPlane::start_with(&directory, settings))?;
+        let world = Self {
+            lb_pod: lab.host("lb-pod")?,
+            node: lab.host("node")?,
+            control_plane,
+            control,
+            _lab: lab,
+        };
+        let began = Instant::now();
+        world.control.inside_async(async || {
+            objects::create(&world.control_plane.client().await?, scale).await
+        })?;
+        eprintln!("{} are there, in {:?}", scale, began.elapsed());
+        Ok(world)
+    }
+
+    pub(crate) fn start_pod_watcher(&self) -> Result<Process> {
+        let mut command = daemons::command("pod-watcher")?;
+        command
+            .args(["--source", "kubernetes", "--kubeconfig"])
+            .arg(self.control_plane.kubeconfig())
+            .args(["--namespaces", NAMESPACE])
+            .args(["--service-ranges", SERVICE_RANGE])
+            .args(["--write-status", "false"]);
+        self.lb_pod.start("pod-watcher", command)
+    }
+
+    pub(crate) fn start_ipvs_programmer(&self) -> Result<Process> {
+        let command = daemons::command("ipvs-programmer")?;
+        self.lb_pod.start("ipvs-programmer", command)
+    }
+
+    /// With the settings that kubeadm gives it.
+    pub(crate) fn start_kube_proxy(&self) -> Result<Process> {
+        self.register_node()?;
+        let server = self.control_plane.address();
+        let kubeconfig = self
+            .control_plane
+            .kubeconfig_for("kube-proxy", server, PROXY_USER)?;
+        let config = json!({
+            "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+            "kind": "KubeProxyConfiguration",
+            "mode": "ipvs",
+            "clusterCIDR": "10.200.0.0/13",
+            "hostnameOverride": "node",
+            "clientConnection": {"kubeconfig": kubeconfig},
+            // The machine's own limits stay.
+            "conntrack": {
+                "maxPerCore": 0, "min": 0,
+                "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s",
+            },
+        });
+        let file = self.node.write("kube-proxy.json", &config.to_string())?;
+        let mut command = Command::new(binaries()?.join("kube-proxy"));
+        command.arg("--config").arg(file);
+        self.node.start("kube-proxy", command)
+    }
+
+    /// kube-proxy looks there for its own address.
+    fn register_node(&self) -> Result<()> {
+        let node = json!({
+            "apiVersion": "v1", "kind": "Node", "metadata": {"name": "node"},
+        });
+        let addresses = json!({
+            "status": {"addresses": [{"type": "InternalIP", "address": NODE}]},
+        });
+        self.control.inside(|| {
+            let create = ["create", "-f", "-"];
+            self.control_plane
+                .kubectl_with_input(&create, &node.to_string())?;
+            let status = ["patch", "node", "node", "--subresource=status", "-p"];
+            self.control_plane
+                .kubectl(&[&status[..], &[addresses.to_string().as_str()]].concat())
+                .map(drop)
+        })
+    }
+}
+
+fn network(address: Ipv4Addr) -> Result<IpNet> {
+    IpNet::new(IpAddr::from(address), 24).context("24 is a length")
+}
+
+/// Long, for a guest with slow system calls.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(300);

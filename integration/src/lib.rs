@@ -1,0 +1,4 @@
+//! What the benchmarks have in common.
+
+pub mod memory;
+pub mod report;

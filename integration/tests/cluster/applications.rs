@@ -1,0 +1,131 @@
+//! What one owner does must not touch the others.
+
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::report::{Outcome, Price};
+use crate::rolling::settle;
+use crate::stage::{LONG, Stage, WEB, load_on, wait_until};
+
+const SHOP: Ipv4Addr = Ipv4Addr::new(10, 1, 2, 10);
+const ANNOTATION: &str = "portlb.io/scheduler";
+
+/// A bad annotation: the Service stays as it was served, and its owner is told
+/// which annotation it is and what is allowed; mended, it is served as asked.
+pub(crate) fn bad_annotation(stage: &mut Stage) -> Result<Outcome> {
+    let annotate = |value: &str| {
+        let pair = format!("{ANNOTATION}={value}");
+        stage.cluster.kubectl(&[
+            "annotate",
+            "service",
+            "-n",
+            "web",
+            "web",
+            "--overwrite",
+            &pair,
+        ])
+    };
+    annotate("fastest")?;
+    let applied = Instant::now();
+    let event = wait_until("a Warning names the annotation", || {
+        let events = stage.cluster.kubectl(&[
+            "get",
+            "events",
+            "-n",
+            "web",
+            "--field-selector=type=Warning",
+            "-o",
+            "jsonpath={range .items[*]}{.involvedObject.name}: {.message}{\"\\n\"}{end}",
+        ])?;
+        let named = |line: &&str| line.contains(ANNOTATION) && line.contains("fastest");
+        events
+            .lines()
+            .find(named)
+            .map(str::to_owned)
+            .with_context(|| format!("{events:?}"))
+    })?;
+    let told = applied.elapsed();
+    ensure!(
+        event.contains("mh"),
+        "the Event does not say what is allowed: {event}"
+    );
+    settle(stage, Instant::now())?;
+    annotate("rr")?;
+    wait_until("the mended scheduler is in the kernel", || {
+        let schedulers = schedulers(stage)?;
+        ensure!(schedulers.iter().all(|name| name == "rr"), "{schedulers:?}");
+        Ok(())
+    })?;
+    let pair = format!("{ANNOTATION}-");
+    stage
+        .cluster
+        .kubectl(&["annotate", "service", "-n", "web", "web", &pair])?;
+    wait_until("the default scheduler is back", || {
+        let schedulers = schedulers(stage)?;
+        ensure!(schedulers.iter().all(|name| name == "mh"), "{schedulers:?}");
+        Ok(())
+    })?;
+    Ok(Price::nothing(format!(
+        "told after {} ms: {event}",
+        told.as_millis()
+    )))
+}
+
+/// How each load-balancer pod's kernel schedules the application's port 80.
+fn schedulers(stage: &Stage) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for pod in stage.pods("web", "load-balancer")? {
+        let table = stage.ipvs_table(&pod)?;
+        for line in table.lines() {
+            let words: Vec<_> = line.split_whitespace().collect();
+            if let ["TCP", _, scheduler, ..] = words[..] {
+                found.push(scheduler.to_owned());
+            }
+        }
+    }
+    ensure!(!found.is_empty(), "no load balancer has a virtual server");
+    Ok(found)
+}
+
+/// A second application with load balancers and a service range of its own on
+/// the same nodes, applied and deleted; the first one must not notice.
+pub(crate) fn second_application(stage: &mut Stage) -> Result<Outcome> {
+    let folder = "manifests/examples/second-application";
+    stage.cluster.apply_folder(folder)?;
+    stage.wait_for_rollout("shop", "deployment/load-balancer")?;
+    stage.wait_for_rollout("shop", "deployment/web")?;
+    stage.wait_for_next_hops("shop", SHOP)?;
+    stage.wait_for_next_hops("web", WEB)?;
+
+    let load = load_on(&stage.cluster, SHOP)?;
+    let from = Instant::now();
+    stage.cluster.kubectl(&[
+        "rollout",
+        "restart",
+        "-n",
+        "web",
+        "deployment/load-balancer",
+    ])?;
+    stage.wait_for_rollout("web", "deployment/load-balancer")?;
+    stage.wait_for_next_hops("web", WEB)?;
+    std::thread::sleep(Duration::from_secs(5));
+    let count = load.count(from, Instant::now());
+    ensure!(count.lost() == 0, "the second application noticed: {count}");
+    let own = stage.pods("shop", "web")?;
+    for server in count.servers.keys() {
+        let is_own = own.iter().any(|pod| server.starts_with(&pod.name));
+        ensure!(is_own, "{server} is none of its pods: {own:?}");
+    }
+    load.stop()?;
+
+    let folder = lab::repository().join(folder);
+    let folder = folder.to_str().context("the repository's path is UTF-8")?;
+    let timeout = format!("--timeout={}s", LONG.as_secs());
+    stage.cluster.kubectl(&["delete", "-k", folder, &timeout])?;
+    let prefix = ipnet::IpNet::from(std::net::IpAddr::V4(SHOP));
+    stage.fib.wait_for(prefix, &[], LONG)?;
+    settle(stage, Instant::now())?;
+    Ok(Price::nothing(format!("the second one: {count}")))
+}

@@ -1,0 +1,351 @@
+//! The cluster, the load on it, and the report.
+
+use std::env;
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use ipnet::IpNet;
+use lab::cluster::{Cluster, Options, ProxyMode};
+use lab::open_loop::{Count, OpenLoop, Pace};
+use lab::{FibWatcher, wait_for};
+
+use crate::report::{Outcome, Row};
+
+/// The namespaces of the applications and of what the cluster has once.
+pub(crate) const NAMESPACES: [&str; 3] = ["web", "shop", "portlb-system"];
+/// The service address of the application `web`.
+pub(crate) const WEB: Ipv4Addr = Ipv4Addr::new(10, 1, 1, 10);
+/// Connections of the load that last.
+pub(crate) const LASTING: usize = 20;
+/// Requests a second over connections of their own.
+pub(crate) const FRESH_PER_SECOND: u32 = 20;
+/// Long enough for a rolling update in a guest whose two CPUs do all the work.
+pub(crate) const LONG: Duration = Duration::from_secs(300);
+
+const IMAGES: &[&str] = &[
+    "pod-watcher",
+    "ipvs-programmer",
+    "bgp-announcer",
+    "node-router",
+    "route-reflector",
+    "tunnel-init",
+    "example-web",
+];
+
+/// What the cases act on.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    /// Ended before the cluster.
+    pub(crate) load: OpenLoop,
+    pub(crate) fib: FibWatcher,
+    pub(crate) cluster: Cluster,
+    rows: Vec<Row>,
+    chosen: Vec<String>,
+    began: Instant,
+}
+
+impl Stage {
+    pub(crate) fn set_up() -> Result<Self> {
+        let began = Instant::now();
+        let proxy_mode = match env::var("LAB_PROXY_MODE").as_deref() {
+            Ok("iptables") => ProxyMode::Iptables,
+            _ => ProxyMode::Nftables,
+        };
+        let options = Options {
+            proxy_mode,
+            images: images()?,
+        };
+        let cluster = Cluster::start("cluster", &options)?;
+        eprintln!(
+            "three nodes and cluster DNS are ready after {} s, kube-proxy in {proxy_mode} mode",
+            began.elapsed().as_secs()
+        );
+        let fib = FibWatcher::start(&cluster.router_host()?)?;
+        let chosen = env::var("LAB_CASES").unwrap_or_default();
+        Ok(Self {
+            load: load_on(&cluster, WEB)?,
+            fib,
+            cluster,
+            rows: Vec::new(),
+            chosen: chosen
+                .split(',')
+                .filter(|word| !word.is_empty())
+                .map(str::to_owned)
+                .collect(),
+            began,
+        })
+    }
+
+    /// Runs a case under load; what it loses must be within its own price.
+    pub(crate) fn case(
+        &mut self,
+        name: &'static str,
+        run: impl FnOnce(&mut Self) -> Result<Outcome>,
+    ) {
+        // The others stand on what the first one applies.
+        let is_chosen = |word: &String| name.contains(word.as_str());
+        if !self.chosen.is_empty() && name != "first-address" && !self.chosen.iter().any(is_chosen)
+        {
+            return;
+        }
+        if let Err(error) = self.renew_load() {
+            eprintln!("{name} begins without load: {error:#}");
+        }
+        let from = Instant::now();
+        let result = run(self);
+        let until = Instant::now();
+        let count = self.load.count(from, until);
+        let result = match result {
+            Ok(outcome) if outcome.price.allows(&count) => Ok(outcome),
+            Ok(outcome) => Err(format!(
+                "lost {} + {}, allowed {}; {}",
+                count.fresh_lost, count.lasting_lost, outcome.price, outcome.note
+            )),
+            Err(error) => Err(format!("{error:#}")),
+        };
+        let row = Row {
+            case: name,
+            took: until - from,
+            count,
+            result,
+        };
+        eprintln!("{row}");
+        self.keep_details(&row, from);
+        self.rows.push(row);
+    }
+
+    /// Each case begins with lasting connections of its own, and only when no
+    /// load balancer drains a web pod any more: connections that were hashed
+    /// over another set of web pods may be lost when another load balancer
+    /// gets them.
+    fn renew_load(&mut self) -> Result<()> {
+        if self.rows.is_empty() {
+            return Ok(());
+        }
+        wait_until("nothing drains", || {
+            let web = self.pods("web", "web")?.len();
+            for pod in self.pods("web", "load-balancer")? {
+                let table = self.ipvs_table(&pod)?;
+                let real_servers = table.lines().filter(|line| line.contains("Tunnel"));
+                ensure!(real_servers.count() == web, "{}: {table}", pod.name);
+            }
+            Ok(())
+        })?;
+        self.load = load_on(&self.cluster, WEB)?;
+        self.load.wait_until_lasting(Duration::from_secs(30))
+    }
+
+    /// Prints the table; gives the names of the cases that failed.
+    pub(crate) fn finish(self) -> Vec<String> {
+        let mut table = Row::heading();
+        for row in &self.rows {
+            let _ = write!(table, "\n{row}");
+        }
+        let _ = write!(table, "\nall of it: {} s", self.began.elapsed().as_secs());
+        eprintln!("\n{table}");
+        let failed = self.rows.iter().filter(|row| row.result.is_err());
+        failed.map(|row| row.case.to_owned()).collect()
+    }
+
+    /// Each lost or late request, and of a failed case everything that may
+    /// explain it, in a file of its own.
+    fn keep_details(&self, row: &Row, from: Instant) {
+        let mut text = format!("{}\n{row}\n{:?}\n", Row::heading(), row.count.servers);
+        for (at, connection, what) in &row.count.incidents {
+            let _ = writeln!(text, "{:8.3} s {connection:?}: {what}", at.as_secs_f64());
+        }
+        for change in self.fib.changes().iter().filter(|change| change.at >= from) {
+            let (at, hops) = ((change.at - from).as_secs_f64(), &change.next_hops);
+            let _ = writeln!(
+                text,
+                "{at:8.3} s the router has {} via {hops:?}",
+                change.prefix
+            );
+        }
+        if let Err(problem) = &row.result {
+            let _ = writeln!(text, "{problem}\n{}", self.state());
+            eprintln!("{problem}");
+        }
+        let kept = self.cluster.lab.write(&format!("case.{}", row.case), &text);
+        match kept {
+            Ok(file) if row.result.is_err() => eprintln!("details: {}", file.display()),
+            Ok(_) => {}
+            Err(error) => eprintln!("{error:#}\n{text}"),
+        }
+    }
+
+    fn state(&self) -> String {
+        let mut text = String::new();
+        let mut ask = |arguments: &[&str]| {
+            let answer = self.cluster.kubectl(arguments);
+            let answer = answer.unwrap_or_else(|error| format!("{error:#}"));
+            let _ = writeln!(text, "--- kubectl {}\n{answer}", arguments.join(" "));
+            answer
+        };
+        ask(&[
+            "get",
+            "nodes,pods,services,endpointslices",
+            "-A",
+            "-o",
+            "wide",
+        ]);
+        ask(&["get", "events", "-A", "--sort-by=.lastTimestamp"]);
+        for namespace in NAMESPACES {
+            let pods = ask(&["get", "pods", "-n", namespace, "-o", "name"]);
+            for pod in pods.lines().filter(|line| line.starts_with("pod/")) {
+                ask(&[
+                    "logs",
+                    "-n",
+                    namespace,
+                    pod,
+                    "--all-containers",
+                    "--prefix",
+                    "--tail=60",
+                ]);
+            }
+        }
+        for name in ["web", "shop"] {
+            ask(&["describe", "service", "-n", name, "web"]);
+        }
+        for pod in self.pods("web", "load-balancer").unwrap_or_default() {
+            let table = self.in_pod(&pod, "cat /proc/net/ip_vs; sysctl net.ipv4.vs");
+            let _ = writeln!(text, "--- {}\n{table:?}", pod.name);
+        }
+        let _ = writeln!(text, "--- {:?}", self.cluster.router.table());
+        for node in &self.cluster.nodes {
+            let routes = node.output("ip", &["route"]);
+            let rules = node.output("nft", &["list", "ruleset"]);
+            let _ = writeln!(text, "--- {}\n{routes:?}\n{rules:?}", node.name);
+        }
+        text
+    }
+
+    /// The names of the pods of an application's part, in `namespace`.
+    pub(crate) fn pods(&self, namespace: &str, name: &str) -> Result<Vec<PodOnNode>> {
+        let selector = format!("app.kubernetes.io/name={name}");
+        let columns = "jsonpath={range .items[*]}{.metadata.name} {.spec.nodeName} {.metadata.uid} \
+                       {.metadata.deletionTimestamp}{\"\\n\"}{end}";
+        let text = self.cluster.kubectl(&[
+            "get", "pods", "-n", namespace, "-l", &selector, "-o", columns,
+        ])?;
+        let pods = text.lines().filter_map(|line| {
+            let words: Vec<_> = line.split_whitespace().collect();
+            match words[..] {
+                // One that is being deleted has a fourth word.
+                [name, node, uid] => Some(PodOnNode {
+                    name: name.to_owned(),
+                    node: node.to_owned(),
+                    uid: uid.to_owned(),
+                }),
+                _ => None,
+            }
+        });
+        Ok(pods.collect())
+    }
+
+    /// The kernel's IPVS table of a pod, as its `/proc/net/ip_vs`.
+    pub(crate) fn ipvs_table(&self, pod: &PodOnNode) -> Result<String> {
+        self.in_pod(pod, "cat /proc/net/ip_vs")
+    }
+
+    /// Runs a command with the node's programs in a pod's network namespace.
+    fn in_pod(&self, pod: &PodOnNode, command: &str) -> Result<String> {
+        let script = format!(
+            "cgroup=$(find /sys/fs/cgroup -type d -name 'pod{}'); \
+             pid=$(cat $cgroup/*/cgroup.procs | head -1); nsenter --target $pid --net bash -c '{command}'",
+            pod.uid
+        );
+        let node = self.cluster.node(&pod.node)?;
+        node.output("bash", &["-euc", &script])
+    }
+
+    /// Waits until the router sends a service address to exactly the nodes that
+    /// have a load-balancer pod of that namespace, and tells since when.
+    pub(crate) fn wait_for_next_hops(&self, namespace: &str, address: Ipv4Addr) -> Result<Instant> {
+        let mut nodes: Vec<_> = self.pods(namespace, "load-balancer")?;
+        nodes.sort_by(|a, b| a.node.cmp(&b.node));
+        nodes.dedup_by(|a, b| a.node == b.node);
+        ensure!(!nodes.is_empty(), "no load-balancer pod in {namespace}");
+        let next_hops: Vec<IpAddr> = nodes
+            .iter()
+            .map(|pod| Ok(self.cluster.node(&pod.node)?.address.into()))
+            .collect::<Result<_>>()?;
+        let prefix = IpNet::from(IpAddr::V4(address));
+        Ok(self.fib.wait_for(prefix, &next_hops, LONG)?.at)
+    }
+
+    /// Waits for the rollout of a Deployment, StatefulSet or DaemonSet.
+    pub(crate) fn wait_for_rollout(&self, namespace: &str, what: &str) -> Result<()> {
+        let timeout = format!("--timeout={}s", LONG.as_secs());
+        self.cluster
+            .kubectl(&["rollout", "status", "-n", namespace, what, &timeout])
+            .map(drop)
+    }
+
+    /// Waits until the load's new connections reach exactly `wanted` different
+    /// pods, so that a change of the real servers has arrived everywhere.
+    pub(crate) fn wait_for_servers(&self, wanted: usize) -> Result<Count> {
+        // Enough requests that no server of six is left out by chance.
+        let span = Duration::from_secs(6);
+        wait_until(&format!("{wanted} pods answer"), || {
+            let from = Instant::now();
+            std::thread::sleep(span);
+            let count = self.load.fresh(from, from + span);
+            ensure!(count.servers.len() == wanted, "{:?}", count.servers);
+            Ok(count)
+        })
+    }
+}
+
+/// Asks a few times a second until it is so; more often would take the CPU
+/// from what is awaited.
+pub(crate) fn wait_until<T>(what: &str, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+    wait_for(what, LONG, || {
+        let seen = attempt();
+        if seen.is_err() {
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        seen
+    })
+}
+
+/// A pod that is not being deleted.
+#[derive(Debug, Clone)]
+pub(crate) struct PodOnNode {
+    pub(crate) name: String,
+    pub(crate) node: String,
+    pub(crate) uid: String,
+}
+
+/// The load from the client outside on port 80 of a service address.
+pub(crate) fn load_on(cluster: &Cluster, address: Ipv4Addr) -> Result<OpenLoop> {
+    let pace = Pace {
+        server: SocketAddr::new(address.into(), 80),
+        fresh_per_second: FRESH_PER_SECOND,
+        lasting: LASTING,
+        lasting_interval: Duration::from_secs(1),
+        late: Duration::from_secs(1),
+        patience: Duration::from_secs(10),
+    };
+    OpenLoop::start(&cluster.client()?, pace)
+}
+
+fn images() -> Result<Vec<PathBuf>> {
+    let target = lab::repository().join("target");
+    let images = IMAGES.iter().map(|name| format!("images/{name}.tar"));
+    let archives = ["lab-images/pause.tar".to_owned()]
+        .into_iter()
+        .chain(images);
+    archives
+        .map(|archive| {
+            let archive = target.join(archive);
+            archive
+                .exists()
+                .then_some(archive.clone())
+                .with_context(|| format!("there is no {}; run: make images", archive.display()))
+        })
+        .collect()
+}

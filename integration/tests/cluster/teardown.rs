@@ -1,0 +1,61 @@
+//! The end: nothing of ours is left anywhere.
+
+use anyhow::{Context, Result, ensure};
+
+use crate::report::{Outcome, Price};
+use crate::stage::{LONG, Stage, WEB, wait_until};
+
+/// Deletes what was applied, and looks at every place where it had an effect.
+pub(crate) fn delete_everything(stage: &mut Stage) -> Result<Outcome> {
+    let timeout = format!("--timeout={}s", LONG.as_secs());
+    // The application first, as its owner would.
+    for folder in [
+        "manifests/examples/web/tunnel",
+        "manifests/overlays/flat-l2",
+    ] {
+        let folder = lab::repository().join(folder);
+        let folder = folder.to_str().context("the repository's path is UTF-8")?;
+        stage
+            .cluster
+            .kubectl(&["delete", "-k", folder, "--ignore-not-found", &timeout])?;
+    }
+    let prefix = ipnet::IpNet::from(std::net::IpAddr::V4(WEB));
+    stage.fib.wait_for(prefix, &[], LONG)?;
+    for node in &stage.cluster.nodes {
+        wait_until(&format!("nothing is left on {}", node.name), || {
+            let routes = node.output("ip", &["route", "show", "table", "all"])?;
+            ensure!(!routes.contains("10.1."), "routes: {routes}");
+            let addresses = node.output("ip", &["address"])?;
+            ensure!(!addresses.contains("10.1."), "addresses: {addresses}");
+            let rules = node.output("nft", &["list", "ruleset"])?;
+            ensure!(!rules.contains("portlb"), "nftables: {rules}");
+            let table = node.output("cat", &["/proc/net/ip_vs"])?;
+            ensure!(table.lines().count() <= 3, "IPVS: {table}");
+            let namespaces = node.output("ls", &["/run/netns"])?;
+            ensure!(
+                namespaces.lines().count() <= left_pods(stage, &node.name)?,
+                "network namespaces: {namespaces}"
+            );
+            Ok(())
+        })?;
+    }
+    Ok(Outcome {
+        price: Price::Everything,
+        note: "no route, no IPVS entry, no address, no table".to_owned(),
+    })
+}
+
+/// Pods of others, cluster DNS; each has a network namespace.
+fn left_pods(stage: &Stage, node: &str) -> Result<usize> {
+    let selector = format!("spec.nodeName={node}");
+    let pods = stage.cluster.kubectl(&[
+        "get",
+        "pods",
+        "-A",
+        "--field-selector",
+        &selector,
+        "-o",
+        "name",
+    ])?;
+    Ok(pods.lines().count())
+}

@@ -1,0 +1,141 @@
+//! One control plane for all tests that do not restart it, with a namespace for each.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use lab::kubernetes::ControlPlane;
+use tempfile::TempDir;
+
+const LIFETIME: Duration = Duration::from_secs(3600);
+
+/// A control plane and the folder of its files.
+pub(crate) struct Cluster {
+    pub(crate) control: ControlPlane,
+    pub(crate) directory: TempDir,
+}
+
+/// A namespace with the ServiceAccount `portlb` and its Role.
+pub(crate) struct Namespace<'a> {
+    pub(crate) cluster: &'a Cluster,
+    pub(crate) name: &'static str,
+}
+
+impl Cluster {
+    pub(crate) fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let control = ControlPlane::start(&directory.path().join("control-plane")).unwrap();
+        Self { control, directory }
+    }
+
+    /// The one that is started once. It ends with this program.
+    pub(crate) fn shared() -> &'static Self {
+        static SHARED: OnceLock<Cluster> = OnceLock::new();
+        SHARED.get_or_init(Self::start)
+    }
+
+    pub(crate) fn namespace(&self, name: &'static str) -> Namespace<'_> {
+        self.control.create_namespace(name).unwrap();
+        let namespace = Namespace {
+            cluster: self,
+            name,
+        };
+        namespace.kubectl(&["create", "serviceaccount", "portlb"]);
+        namespace.grant(ALL_RULES);
+        namespace.kubectl(&[
+            "create",
+            "rolebinding",
+            "portlb",
+            "--role=portlb",
+            &format!("--serviceaccount={name}:portlb"),
+        ]);
+        namespace
+    }
+}
+
+/// What the pod-watcher needs, as manifests/ has it.
+pub(crate) const ALL_RULES: &str = r#"
+- {apiGroups: [""], resources: [services], verbs: [get, list, watch]}
+- {apiGroups: [""], resources: [services/status], verbs: [patch]}
+- {apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [list, watch]}
+- {apiGroups: [""], resources: [pods], verbs: [list, watch]}
+- {apiGroups: [coordination.k8s.io], resources: [leases], verbs: [get, list, watch, create, update, patch, delete]}
+- {apiGroups: [events.k8s.io], resources: [events], verbs: [create, patch]}
+"#;
+
+impl Namespace<'_> {
+    pub(crate) fn kubectl(&self, arguments: &[&str]) -> String {
+        let arguments = [&["-n", self.name], arguments].concat();
+        self.cluster.control.kubectl(&arguments).unwrap()
+    }
+
+    pub(crate) fn apply(&self, manifest: &str) {
+        let arguments = ["-n", self.name, "apply", "-f", "-"];
+        let control = &self.cluster.control;
+        control.kubectl_with_input(&arguments, manifest).unwrap();
+    }
+
+    /// Replaces the rules of the Role.
+    pub(crate) fn grant(&self, rules: &str) {
+        self.apply(&format!(
+            "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {{name: portlb}}\n\
+             rules: {rules}"
+        ));
+    }
+
+    pub(crate) fn token(&self) -> String {
+        self.cluster
+            .control
+            .token(self.name, "portlb", LIFETIME)
+            .unwrap()
+    }
+
+    /// For the ServiceAccount, through `server`.
+    pub(crate) fn kubeconfig(&self, server: SocketAddr) -> PathBuf {
+        let control = &self.cluster.control;
+        control
+            .kubeconfig_for(self.name, server, &self.token())
+            .unwrap()
+    }
+
+    pub(crate) fn service(&self, name: &str, annotations: &str) {
+        self.apply(&format!(
+            "apiVersion: v1
+kind: Service
+metadata:
+  name: {name}
+  annotations: {{{annotations}}}
+spec:
+  type: LoadBalancer
+  loadBalancerClass: portlb.io/portlb
+  allocateLoadBalancerNodePorts: false
+  ports: [{{port: 80}}]
+"
+        ));
+    }
+
+    /// A slice of the Service with these addresses, all ready.
+    pub(crate) fn endpoints(&self, service: &str, addresses: &[&str]) {
+        let endpoints: Vec<String> = addresses
+            .iter()
+            .map(|address| format!("{{addresses: [{address}], conditions: {{ready: true}}}}"))
+            .collect();
+        self.apply(&format!(
+            "apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata:
+  name: {service}-1
+  labels: {{kubernetes.io/service-name: {service}}}
+addressType: IPv4
+ports: [{{port: 80, protocol: TCP}}]
+endpoints: [{}]
+",
+            endpoints.join(", ")
+        ));
+    }
+
+    pub(crate) fn jsonpath(&self, object: &str, path: &str) -> String {
+        self.kubectl(&["get", object, "-o", &format!("jsonpath={path}")])
+    }
+}

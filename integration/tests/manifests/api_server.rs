@@ -1,0 +1,385 @@
+//! The manifests against a real API server: what it accepts, what it admits, what it allows.
+
+use std::{
+    process::{Command, Output},
+    time::Duration,
+};
+
+use lab::kubernetes::{ControlPlane, binaries};
+use serde_json::{Value, json};
+
+use crate::rendered::{APPLIED, Rendered, applied, component, list, manifests, text};
+
+/// Enough of the Prometheus operator's resource to take objects of it.
+const POD_MONITORS: &str = "\
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: podmonitors.monitoring.coreos.com}
+spec:
+  group: monitoring.coreos.com
+  names: {kind: PodMonitor, listKind: PodMonitorList, plural: podmonitors, singular: podmonitor}
+  scope: Namespaced
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    schema:
+      openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}
+";
+
+fn start(test: &str) -> ControlPlane {
+    let directory = lab::repository().join("target/lab/manifests").join(test);
+    ControlPlane::start(&directory).unwrap()
+}
+
+/// Namespaces, and in each the ServiceAccount that a controller would make.
+fn make_namespaces(api: &ControlPlane, rendered: &Rendered) {
+    for namespace in rendered.of_kind("Namespace") {
+        let name = text(&namespace["metadata"]["name"]);
+        let yaml = serde_json::to_string(namespace).unwrap();
+        api.kubectl_with_input(&["apply", "-f", "-"], &yaml)
+            .unwrap();
+        let account = ["create", "serviceaccount", "default", "-n", name];
+        api.kubectl(&account).unwrap();
+    }
+}
+
+/// How often each workload has been changed.
+fn generations(api: &ControlPlane) -> String {
+    let columns = "-o=custom-columns=NAME:.metadata.name,CHANGES:.metadata.generation";
+    let workloads = "deployments,statefulsets,daemonsets";
+    api.kubectl(&["get", workloads, "--all-namespaces", columns])
+        .unwrap()
+}
+
+#[test]
+fn the_api_server_takes_everything_without_a_warning() {
+    let api = start("apply");
+    api.kubectl_with_input(&["apply", "-f", "-"], POD_MONITORS)
+        .unwrap();
+    let established = ["wait", "--for=condition=Established", "crd", "--all"];
+    api.kubectl(&established).unwrap();
+    for path in ["overlays/flat-l2", "examples/second-application"] {
+        make_namespaces(&api, &applied(path));
+    }
+    for path in APPLIED {
+        let folder = manifests().join(path);
+        let folder = folder.to_str().unwrap();
+        let apply = |more: &[&str]| {
+            let apply = [
+                "apply",
+                "--validate=strict",
+                "--warnings-as-errors",
+                "-k",
+                folder,
+            ];
+            api.kubectl(&[&apply, more].concat()).unwrap()
+        };
+        apply(&["--dry-run=server"]);
+        let output = apply(&[]);
+        let objects = applied(path).objects.len();
+        assert_eq!(output.lines().count(), objects, "{output}");
+        // What is applied again is the same: nobody's pods are replaced.
+        let before = generations(&api);
+        apply(&[]);
+        assert_eq!(generations(&api), before, "{path}");
+    }
+    for (name, base) in [
+        ("sysctls-by-init", "load-balancer"),
+        ("file-source", "load-balancer"),
+        ("cluster-wide-watcher", "load-balancer"),
+        ("pod-weights", "load-balancer"),
+        ("prometheus-monitors", "load-balancer"),
+        ("network-policy-load-balancer", "load-balancer"),
+        ("network-policy-route-reflector", "route-reflector"),
+    ] {
+        let apply = [
+            "apply",
+            "--validate=strict",
+            "--warnings-as-errors",
+            "-f",
+            "-",
+        ];
+        api.kubectl_with_input(&apply, &component(name, base).yaml)
+            .unwrap();
+    }
+}
+
+/// Asks the API server for a pod of each workload, without making any.
+fn admission(api: &ControlPlane, rendered: &Rendered, namespace: &str) -> Vec<(String, bool)> {
+    let pods = rendered.pods();
+    pods.iter()
+        .map(|pod| {
+            let pod_object = json!({
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": "asked-for", "namespace": namespace},
+                "spec": pod.spec,
+            });
+            let create = ["create", "--dry-run=server", "-f", "-"];
+            let answer = api.kubectl_with_input(&create, &pod_object.to_string());
+            if let Err(refusal) = &answer {
+                let refusal = format!("{refusal:#}");
+                assert!(
+                    refusal.contains("violates PodSecurity"),
+                    "{}: {refusal}",
+                    pod.name
+                );
+            }
+            let name = pod.name.rsplit('/').next().unwrap().to_owned();
+            (name, answer.is_ok())
+        })
+        .collect()
+}
+
+#[test]
+fn pods_need_the_pod_security_level_that_their_namespace_has_and_no_pod_needs_more_than_it_says() {
+    let api = start("admission");
+    let overlay = applied("overlays/flat-l2");
+    make_namespaces(&api, &overlay);
+    for level in ["privileged", "baseline", "restricted"] {
+        api.create_namespace(level).unwrap();
+        let label = format!("pod-security.kubernetes.io/enforce={level}");
+        api.kubectl(&["label", "namespace", level, &label]).unwrap();
+    }
+    for namespace in ["web", "privileged", "baseline", "restricted"] {
+        api.kubectl(&["create", "serviceaccount", "load-balancer", "-n", namespace])
+            .unwrap();
+    }
+    let expect = |rendered: &Rendered, namespace: &str, expected: &[(&str, bool)]| {
+        let found = admission(&api, rendered, namespace);
+        let found: Vec<(&str, bool)> = found
+            .iter()
+            .map(|(name, ok)| (name.as_str(), *ok))
+            .collect();
+        assert_eq!(found, expected, "{} in {namespace}", rendered.name);
+    };
+    let workloads = ["load-balancer", "route-reflector", "node-router"];
+    expect(&overlay, "privileged", &workloads.map(|name| (name, true)));
+    for level in ["baseline", "restricted"] {
+        let only_reflectors = workloads.map(|name| (name, name == "route-reflector"));
+        expect(&overlay, level, &only_reflectors);
+    }
+    let tunnel = applied("examples/web/tunnel");
+    expect(&tunnel, "web", &[("web", true)]);
+    expect(&tunnel, "baseline", &[("web", false)]);
+    let masquerade = applied("examples/web/masquerade");
+    expect(&masquerade, "restricted", &[("web-masquerade", true)]);
+}
+
+/// Somebody who has only a token.
+struct Account<'a> {
+    api: &'a ControlPlane,
+    token: String,
+    kubeconfig: std::path::PathBuf,
+}
+
+impl Account<'_> {
+    fn kubectl(&self, arguments: &[&str], input: Option<&Value>) -> Output {
+        let mut command = Command::new(binaries().unwrap().join("kubectl"));
+        command
+            .arg("--kubeconfig")
+            .arg(&self.kubeconfig)
+            .args(arguments);
+        command.env(
+            "KUBECACHEDIR",
+            self.api.kubeconfig().with_extension("cache"),
+        );
+        let Some(input) = input else {
+            return command.output().unwrap();
+        };
+        let file = tempfile::NamedTempFile::new().unwrap();
+        serde_json::to_writer(&file, input).unwrap();
+        command.arg("-f").arg(file.path()).output().unwrap()
+    }
+
+    #[track_caller]
+    fn may(&self, arguments: &[&str]) {
+        let output = self.kubectl(arguments, None);
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+    }
+
+    #[track_caller]
+    fn may_make(&self, arguments: &[&str], object: &Value) {
+        let output = self.kubectl(arguments, Some(object));
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+    }
+
+    #[track_caller]
+    fn may_not(&self, arguments: &[&str]) {
+        let output = self.kubectl(arguments, None);
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{arguments:?} is allowed");
+        assert!(complaint.contains("orbidden"), "{arguments:?}: {complaint}");
+    }
+
+    /// Without looking at the object first, as kubectl does.
+    #[track_caller]
+    fn may_patch(&self, path: &str, patch: &Value) {
+        let (status, answer) = self.patch(path, patch);
+        assert_eq!(status, "200", "{path}: {answer}");
+    }
+
+    fn patch(&self, path: &str, patch: &Value) -> (String, String) {
+        let output = Command::new("curl")
+            .args(["--silent", "--show-error", "--request", "PATCH", "--cacert"])
+            .arg(self.api.authority())
+            .args(["--header", &format!("Authorization: Bearer {}", self.token)])
+            .args(["--header", "Content-Type: application/merge-patch+json"])
+            .args([
+                "--data",
+                &patch.to_string(),
+                "--write-out",
+                "\n%{http_code}",
+            ])
+            .arg(format!("{}{path}", self.api.url()))
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let (answer, status) = text.rsplit_once('\n').unwrap();
+        (status.to_owned(), answer.to_owned())
+    }
+
+    /// Lists and watches; the API server ends the watch after a second.
+    #[track_caller]
+    fn may_follow(&self, path: &str) {
+        self.may(&["get", "--raw", path]);
+        self.may(&[
+            "get",
+            "--raw",
+            &format!("{path}?watch=true&timeoutSeconds=1"),
+        ]);
+    }
+}
+
+/// A token of the load balancer's ServiceAccount in the namespace `web`.
+fn watcher(api: &ControlPlane) -> Account<'_> {
+    let token = api
+        .token("web", "load-balancer", Duration::from_secs(600))
+        .unwrap();
+    let kubeconfig = api
+        .kubeconfig_for("load-balancer", api.address(), &token)
+        .unwrap();
+    Account {
+        api,
+        token,
+        kubeconfig,
+    }
+}
+
+fn apply(api: &ControlPlane, path: &str) {
+    let folder = manifests().join(path);
+    api.kubectl(&["apply", "-k", folder.to_str().unwrap()])
+        .unwrap();
+}
+
+#[test]
+fn the_watcher_may_do_what_it_does_and_nothing_else() {
+    let api = start("rights");
+    apply(&api, "overlays/flat-l2");
+    apply(&api, "examples/web/tunnel");
+    let watcher = watcher(&api);
+
+    watcher.may_follow("/api/v1/namespaces/web/services");
+    watcher.may_follow("/apis/discovery.k8s.io/v1/namespaces/web/endpointslices");
+    watcher.may(&["get", "service", "web", "-n", "web"]);
+    let ingress = json!({"loadBalancer": {"ingress": [{"ip": "10.1.1.10", "ipMode": "Proxy"}]}});
+    let status = json!({"status": ingress});
+    watcher.may_patch("/api/v1/namespaces/web/services/web/status", &status);
+
+    let lease = json!({
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": {"name": "portlb", "namespace": "web"},
+        "spec": {"holderIdentity": "load-balancer-0", "leaseDurationSeconds": 15},
+    });
+    watcher.may_make(&["create"], &lease);
+    watcher.may_make(&["replace"], &lease);
+    watcher.may(&[
+        "patch",
+        "lease",
+        "portlb",
+        "-n",
+        "web",
+        "-p",
+        "{\"spec\":{\"leaseTransitions\":1}}",
+    ]);
+    watcher.may(&["get", "lease", "portlb", "-n", "web"]);
+    watcher.may_follow("/apis/coordination.k8s.io/v1/namespaces/web/leases");
+    watcher.may(&["delete", "lease", "portlb", "-n", "web"]);
+
+    let about = json!({"apiVersion": "v1", "kind": "Service", "name": "web", "namespace": "web"});
+    let event = json!({
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"name": "web.event", "namespace": "web"},
+        "eventTime": "2026-11-21T00:00:00.000000Z",
+        "reportingController": "portlb.io/pod-watcher",
+        "reportingInstance": "load-balancer-0",
+        "action": "Converting",
+        "reason": "BadAnnotation",
+        "regarding": about,
+        "type": "Warning",
+    });
+    watcher.may_make(&["create"], &event);
+    let events = "/apis/events.k8s.io/v1/namespaces/web/events/web.event";
+    let series = json!({"count": 2, "lastObservedTime": "2026-11-21T00:01:00.000000Z"});
+    watcher.may_patch(events, &json!({"series": series}));
+
+    watcher.may_not(&["delete", "service", "web", "-n", "web"]);
+    let labels = json!({"metadata": {"labels": {"a": "b"}}});
+    let (status, answer) = watcher.patch("/api/v1/namespaces/web/services/web", &labels);
+    assert_eq!(status, "403", "{answer}");
+    watcher.may_not(&["get", "secrets", "-n", "web"]);
+    watcher.may_not(&["get", "configmaps", "-n", "web"]);
+    watcher.may_not(&["get", "pods", "-n", "web"]);
+    watcher.may_not(&["get", "services", "-n", "portlb-system"]);
+    watcher.may_not(&["get", "services", "--all-namespaces"]);
+    watcher.may_not(&["get", "nodes"]);
+    watcher.may_not(&["create", "token", "load-balancer", "-n", "web"]);
+}
+
+#[test]
+fn a_watcher_of_weights_may_follow_pods_too() {
+    let api = start("pod-weights");
+    apply(&api, "overlays/flat-l2");
+    let rendered = component("pod-weights", "load-balancer");
+    api.kubectl_with_input(&["apply", "-f", "-"], &rendered.yaml)
+        .unwrap();
+    let watcher = watcher(&api);
+    watcher.may_follow("/api/v1/namespaces/web/pods");
+    watcher.may_follow("/api/v1/namespaces/web/services");
+    watcher.may_not(&["delete", "pod", "web-0", "-n", "web"]);
+}
+
+#[test]
+fn the_watcher_of_a_whole_cluster_may_follow_and_answer_everywhere() {
+    let api = start("cluster-wide");
+    apply(&api, "overlays/flat-l2");
+    apply(&api, "examples/second-application");
+    let rendered = component("cluster-wide-watcher", "load-balancer");
+    api.kubectl_with_input(&["apply", "-f", "-"], &rendered.yaml)
+        .unwrap();
+    let map = rendered.get("ConfigMap", "web", "pod-watcher");
+    assert_eq!(map["data"]["PORTLB_ALL_NAMESPACES"], "true");
+    let watcher = watcher(&api);
+    watcher.may_follow("/api/v1/services");
+    watcher.may_follow("/apis/discovery.k8s.io/v1/endpointslices");
+    let status = json!({"status": {"loadBalancer": {"ingress": [{"ip": "10.1.2.10"}]}}});
+    watcher.may_patch("/api/v1/namespaces/shop/services/web/status", &status);
+    watcher.may_not(&["get", "secrets", "--all-namespaces"]);
+    watcher.may_not(&["get", "leases", "-n", "shop"]);
+}
+
+#[test]
+fn a_load_balancer_with_a_file_has_no_rights_at_all() {
+    let rendered = component("file-source", "load-balancer");
+    for kind in ["Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"] {
+        assert_eq!(rendered.of_kind(kind).count(), 0, "{kind}");
+    }
+    for pod in rendered.pods() {
+        for volume in list(&pod.spec["volumes"]) {
+            assert!(volume["projected"].is_null(), "{}: {volume}", pod.name);
+        }
+    }
+}

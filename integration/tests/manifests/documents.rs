@@ -1,0 +1,187 @@
+//! Documents that describe what programs say name all of it, and what they tell to apply exists.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+fn document(name: &str) -> String {
+    fs::read_to_string(lab::repository().join(name)).unwrap()
+}
+
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// The sources of a crate, each without its tests.
+fn code_of(krate: &str) -> Vec<String> {
+    let mut files = Vec::new();
+    sources(
+        &lab::repository().join("crates").join(krate).join("src"),
+        &mut files,
+    );
+    let texts = files.iter().map(|file| fs::read_to_string(file).unwrap());
+    texts
+        .map(|text| text.split("mod tests {").next().unwrap().to_owned())
+        .collect()
+}
+
+const DAEMONS: &[&str] = &[
+    "pod-watcher",
+    "ipvs-programmer",
+    "bgp-announcer",
+    "node-router",
+    "route-reflector",
+];
+
+/// The names of metrics in a source: words that a sentence of help follows.
+fn metrics(code: &str) -> BTreeSet<String> {
+    let pieces: Vec<&str> = code.split('"').collect();
+    let literals = (1..pieces.len().saturating_sub(2)).step_by(2);
+    let names = literals.filter(|at| {
+        let (name, between, help) = (pieces[*at], pieces[at + 1], pieces[at + 2]);
+        let is_name = |letter: char| letter.is_ascii_lowercase() || letter == '_';
+        let is_word = !name.is_empty() && name.chars().all(is_name);
+        is_word && between.trim() == "," && help.contains(' ')
+    });
+    names.map(|at| pieces[at].to_owned()).collect()
+}
+
+#[test]
+fn every_metric_is_in_the_operators_guide() {
+    let guide = document("docs/operations.md");
+    let mut count = 0;
+    for daemon in DAEMONS {
+        for code in code_of(daemon) {
+            if !code.contains("metrics.register") && !code.contains("encode_descriptor") {
+                continue;
+            }
+            for name in metrics(&code) {
+                // The reflector's collector puts its own name before each.
+                let is_long = *daemon != "route-reflector" || name.starts_with("reflector_");
+                let name = if is_long {
+                    name
+                } else {
+                    format!("reflector_{name}")
+                };
+                let is_there = guide.contains(&format!("`portlb_{name}`"))
+                    || guide.contains(&format!("`portlb_{name}_total`"));
+                assert!(
+                    is_there,
+                    "docs/operations.md does not explain portlb_{name} of {daemon}"
+                );
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 40, "{count} metrics were found in the code");
+}
+
+#[test]
+fn every_step_of_readiness_is_in_the_operators_guide() {
+    let guide = document("docs/operations.md");
+    let mut count = 0;
+    for daemon in DAEMONS {
+        for code in code_of(daemon) {
+            for after in code.split(".step(").skip(1) {
+                let Some(after) = after.trim_start().strip_prefix('"') else {
+                    continue;
+                };
+                let step = after.split('"').next().unwrap();
+                assert!(
+                    guide.contains(&format!("`{step}`")),
+                    "docs/operations.md does not explain the step {step:?} of {daemon}"
+                );
+                count += 1;
+            }
+        }
+    }
+    assert!(count >= 15, "{count} steps were found in the code");
+}
+
+#[test]
+fn every_event_is_in_the_operators_guide() {
+    let guide = document("docs/operations.md");
+    let code = document("crates/pod-watcher/src/kubernetes/finding.rs");
+    let reasons = code.split("=> \"").skip(1);
+    let reasons: BTreeSet<&str> = reasons
+        .map(|rest| rest.split('"').next().unwrap())
+        .collect();
+    assert!(reasons.len() > 5, "{reasons:?}");
+    for reason in reasons.difference(&BTreeSet::from(["Normal", "Warning"])) {
+        assert!(
+            guide.contains(&format!("`{reason}`")),
+            "docs/operations.md lacks {reason}"
+        );
+    }
+}
+
+#[test]
+fn what_the_documents_tell_to_apply_exists() {
+    let mut count = 0;
+    for name in [
+        "README.md",
+        "docs/install.md",
+        "docs/operations.md",
+        "docs/upstream-router.md",
+    ] {
+        let text = document(name);
+        let words = text.split([' ', '\n', '`', '(', ')', ',', ';', '"', '\'']);
+        for word in words {
+            let word = word.trim_end_matches(['.', ':', '/']);
+            if !word.starts_with("manifests/") || word.contains(['<', '*']) {
+                continue;
+            }
+            assert!(lab::repository().join(word).exists(), "{name}: {word}");
+            count += 1;
+        }
+    }
+    assert!(count > 8, "{count} paths were found");
+}
+
+/// The first block of code in a section.
+fn example(document: &str, section: &str) -> tempfile::NamedTempFile {
+    let section = document.split(&format!("## {section}")).nth(1).unwrap();
+    let code = section.split("```").nth(1).unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), code).unwrap();
+    file
+}
+
+#[test]
+fn routers_take_the_examples_of_their_configuration() {
+    let text = document("docs/upstream-router.md");
+    let bird = example(&text, "BIRD");
+    let output = Command::new("bird")
+        .arg("-p")
+        .arg("-c")
+        .arg(bird.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let frr = example(&text, "FRR");
+    let mut bgpd = Command::new("/usr/lib/frr/bgpd");
+    bgpd.args([
+        "--dryrun",
+        "--skip_runas",
+        "--user",
+        "root",
+        "--group",
+        "root",
+        "--config_file",
+    ]);
+    let output = bgpd.arg(frr.path()).output().unwrap();
+    assert!(
+        output.stdout.is_empty() && output.stderr.is_empty(),
+        "{output:?}"
+    );
+}

@@ -1,0 +1,211 @@
+//! Flags, variables and their values in the manifests are what the programs take.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    process::Command,
+    sync::Mutex,
+};
+
+use crate::rendered::{Container, Rendered, everything, list, text};
+
+/// What `--help` of each program says.
+fn help(program: &str) -> String {
+    static ANSWERS: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
+    let mut answers = ANSWERS.lock().unwrap();
+    let answer = answers.entry(program.to_owned()).or_insert_with(|| {
+        let output = lab::daemons::command(program)
+            .unwrap()
+            .arg("--help")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{program} --help");
+        String::from_utf8(output.stdout).unwrap()
+    });
+    answer.clone()
+}
+
+/// Every flag and every variable that `--help` shows.
+fn known(help: &str) -> BTreeSet<String> {
+    let mut known = BTreeSet::new();
+    for line in help.lines() {
+        let flags = line
+            .split([' ', ',', '='])
+            .filter(|word| word.starts_with("--"));
+        known.extend(flags.map(str::to_owned));
+        // Long lines are wrapped, but never within a name.
+        let variables = line.split("[env: ").skip(1);
+        known.extend(
+            variables
+                .filter_map(|rest| rest.split(['=', ']']).next())
+                .map(str::to_owned),
+        );
+    }
+    known
+}
+
+#[test]
+fn every_flag_and_variable_exists_in_the_program() {
+    for rendered in everything() {
+        for pod in rendered.pods() {
+            for container in pod.containers() {
+                let known = known(&help(container.program));
+                assert!(known.len() > 3, "{}: {known:?}", container.program);
+                for argument in list(&container.value["args"]) {
+                    let flag = text(argument).split('=').next().unwrap();
+                    assert!(known.contains(flag), "{}: no flag {flag}", container.name);
+                }
+                let own = list(&container.value["env"])
+                    .iter()
+                    .map(|one| text(&one["name"]));
+                let from_maps = rendered.variables_from(container.value);
+                let variables = own.chain(from_maps.into_iter().map(|(name, _)| name));
+                for name in variables.filter(|name| name.starts_with("PORTLB_")) {
+                    assert!(
+                        known.contains(name),
+                        "{}: no variable {name}",
+                        container.name
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// What the downward API gives, on a node of the address plan of overlays/flat-l2.
+fn downward(field: &str) -> &'static str {
+    match field {
+        "metadata.name" => "load-balancer-0",
+        "metadata.namespace" => "web",
+        "metadata.uid" => "b7a1a7f0-9d35-4a4e-a1a5-7a2c4f5d0001",
+        "status.podIP" | "status.podIPs" => "10.244.1.7",
+        "status.hostIP" | "status.hostIPs" => "10.200.0.11",
+        other => panic!("what is {other}?"),
+    }
+}
+
+/// The command as the kubelet would start it, with the files of its ConfigMaps in `folder`.
+fn command(rendered: &Rendered, container: &Container<'_>, folder: &std::path::Path) -> Command {
+    let mut command = lab::daemons::command(container.program).unwrap();
+    command
+        .env_clear()
+        .envs(rendered.variables_from(container.value));
+    let mut expansions = Vec::new();
+    for variable in list(&container.value["env"]) {
+        let name = text(&variable["name"]);
+        let value = downward(text(&variable["valueFrom"]["fieldRef"]["fieldPath"]));
+        command.env(name, value);
+        expansions.push((format!("$({name})"), value));
+    }
+    for argument in list(&container.value["args"]) {
+        let mut argument = text(argument).to_owned();
+        for (name, value) in &expansions {
+            argument = argument.replace(name, value);
+        }
+        command.arg(argument.replace("/etc/portlb", folder.to_str().unwrap()));
+    }
+    for map in rendered.of_kind("ConfigMap") {
+        for (name, content) in map["data"].as_object().unwrap() {
+            if name.ends_with(".yaml") {
+                fs::write(folder.join(name), text(content)).unwrap();
+            }
+        }
+    }
+    command
+}
+
+const KUBECONFIG: &str = "\
+apiVersion: v1
+kind: Config
+clusters: [{name: lab, cluster: {server: 'https://127.0.0.1:1'}}]
+users: [{name: lab, user: {token: none}}]
+contexts: [{name: lab, context: {cluster: lab, user: lab, namespace: web}}]
+current-context: lab
+";
+
+#[test]
+fn every_daemon_accepts_its_configuration() {
+    const WITH_CHECK: &[&str] = &[
+        "pod-watcher",
+        "ipvs-programmer",
+        "bgp-announcer",
+        "node-router",
+        "route-reflector",
+    ];
+    let mut checked = BTreeSet::new();
+    for rendered in everything() {
+        // A base alone has not been told the values of any network.
+        if rendered.name.starts_with("components/") && !rendered.name.ends_with("file-source") {
+            continue;
+        }
+        for pod in rendered.pods() {
+            for container in pod.containers() {
+                let is_told =
+                    !rendered.name.starts_with("components/") || container.program == "pod-watcher";
+                if !WITH_CHECK.contains(&container.program) || container.is_init || !is_told {
+                    continue;
+                }
+                let folder = tempfile::tempdir().unwrap();
+                // In a cluster the kubelet gives it a token instead.
+                let kubeconfig = folder.path().join("kubeconfig");
+                fs::write(&kubeconfig, KUBECONFIG).unwrap();
+                let output = command(rendered, &container, folder.path())
+                    .env("PORTLB_KUBECONFIG", kubeconfig)
+                    .arg("--check-config")
+                    .output()
+                    .unwrap();
+                assert!(output.status.success(), "{}: {output:?}", container.name);
+                checked.insert(container.program.to_owned());
+            }
+        }
+    }
+    assert_eq!(checked.len(), WITH_CHECK.len(), "{checked:?}");
+}
+
+/// A time as flags take it, in seconds.
+fn seconds(time: &str) -> u64 {
+    time.strip_suffix('s').unwrap().parse().unwrap()
+}
+
+fn default_of(program: &str, flag: &str) -> u64 {
+    let help = help(program);
+    let from = help.split(&format!("--{flag} ")).nth(1).unwrap();
+    let value = from.split("[default: ").nth(1).unwrap();
+    seconds(value.split(']').next().unwrap())
+}
+
+#[test]
+fn a_pod_has_time_to_drain() {
+    let drain =
+        default_of("bgp-announcer", "drain-timeout") + default_of("bgp-announcer", "linger");
+    let mut seen = 0;
+    for rendered in everything() {
+        for pod in rendered.pods() {
+            for container in pod.containers() {
+                let arguments = list(&container.value["args"]).iter().map(text);
+                let linger = arguments
+                    .filter_map(|one| one.strip_prefix("--linger="))
+                    .next();
+                if container.program == "bgp-announcer" {
+                    assert_eq!(linger, None, "the defaults are reckoned with here");
+                }
+                if container.program == "ipvs-programmer" && !container.is_init {
+                    let linger = seconds(linger.unwrap());
+                    let grace = pod.spec["terminationGracePeriodSeconds"].as_u64().unwrap();
+                    assert!(
+                        linger > drain,
+                        "{}: {linger} s, drain {drain} s",
+                        container.name
+                    );
+                    assert!(
+                        grace > linger,
+                        "{}: {grace} s, linger {linger} s",
+                        container.name
+                    );
+                    seen += 1;
+                }
+            }
+        }
+    }
+    assert!(seen > 0);
+}

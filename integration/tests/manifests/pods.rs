@@ -1,0 +1,199 @@
+//! No pod has a privilege that is not written down here.
+
+use serde_json::{Value, json};
+
+use crate::rendered::{Container, Pod, everything, list, text};
+
+/// Programs that set the kernel's network, and so are user 0 with `NET_ADMIN`.
+const NET_ADMIN: &[&str] = &["ipvs-programmer", "node-router", "tunnel-init"];
+
+fn each_pod(mut check: impl FnMut(&Pod<'_>)) {
+    let mut count = 0;
+    for rendered in everything() {
+        for pod in rendered.pods() {
+            check(&pod);
+            count += 1;
+        }
+    }
+    assert!(count > 10, "{count} pods");
+}
+
+fn each_container(mut check: impl FnMut(&Pod<'_>, &Container<'_>)) {
+    each_pod(|pod| {
+        for container in pod.containers() {
+            check(pod, &container);
+        }
+    });
+}
+
+/// The documented init step that sets sysctls, which nothing less can.
+fn is_the_privileged_step(container: &Container<'_>) -> bool {
+    container.is_init && container.value["args"] == json!(["--set-sysctls"])
+}
+
+/// A field of the container's securityContext, else of the pod's.
+fn effective<'a>(pod: &'a Pod<'_>, container: &'a Container<'_>, field: &str) -> &'a Value {
+    let own = &container.value["securityContext"][field];
+    if own.is_null() {
+        &pod.spec["securityContext"][field]
+    } else {
+        own
+    }
+}
+
+#[test]
+fn only_what_sets_the_kernel_has_a_capability_and_user_0() {
+    each_container(|pod, container| {
+        let name = &container.name;
+        let is_admin = NET_ADMIN.contains(&container.program);
+        let user = effective(pod, container, "runAsUser");
+        assert_eq!(user, if is_admin { 0 } else { 65532 }, "{name}");
+        let context = &container.value["securityContext"];
+        assert_eq!(context["readOnlyRootFilesystem"], true, "{name}");
+        if is_the_privileged_step(container) {
+            assert_eq!(context["privileged"], true, "{name}");
+            return;
+        }
+        assert!(context["privileged"].is_null(), "{name}");
+        assert_eq!(context["allowPrivilegeEscalation"], false, "{name}");
+        let capabilities = if is_admin {
+            json!({"add": ["NET_ADMIN"], "drop": ["ALL"]})
+        } else {
+            json!({"drop": ["ALL"]})
+        };
+        assert_eq!(context["capabilities"], capabilities, "{name}");
+        assert_eq!(
+            effective(pod, container, "runAsNonRoot") == true,
+            !is_admin,
+            "{name}"
+        );
+    });
+}
+
+#[test]
+fn the_user_is_the_one_that_the_image_is_made_for() {
+    each_container(|pod, container| {
+        let file = format!("containers/{}/Containerfile", container.program);
+        let file = std::fs::read_to_string(lab::repository().join(file)).unwrap();
+        let user = file
+            .lines()
+            .find_map(|line| line.strip_prefix("USER "))
+            .unwrap();
+        let expected = effective(pod, container, "runAsUser").to_string();
+        assert_eq!(
+            user.split(':').next(),
+            Some(expected.as_str()),
+            "{}",
+            container.name
+        );
+        assert_eq!(
+            container.tag,
+            env!("CARGO_PKG_VERSION"),
+            "{}",
+            container.name
+        );
+    });
+}
+
+#[test]
+fn pods_share_nothing_with_the_node_but_what_they_are_for() {
+    each_pod(|pod| {
+        let name = &pod.name;
+        let is_node_router = pod.kind == "DaemonSet";
+        assert_eq!(pod.spec["hostNetwork"] == true, is_node_router, "{name}");
+        for field in ["hostPID", "hostIPC", "shareProcessNamespace"] {
+            assert!(pod.spec[field].is_null(), "{name}: {field}");
+        }
+        assert_eq!(
+            pod.spec["securityContext"]["seccompProfile"]["type"], "RuntimeDefault",
+            "{name}"
+        );
+        for volume in list(&pod.spec["volumes"]) {
+            let path = &volume["hostPath"]["path"];
+            assert!(path.is_null() || path == "/run/portlb", "{name}: {path}");
+        }
+        assert_eq!(pod.spec["enableServiceLinks"], false, "{name}");
+    });
+}
+
+#[test]
+fn only_the_pod_watcher_has_a_token() {
+    let mut with_token = 0;
+    each_pod(|pod| {
+        assert_eq!(
+            pod.spec["automountServiceAccountToken"], false,
+            "{}",
+            pod.name
+        );
+        let holds_token = |volume: &&Value| {
+            let sources = list(&volume["projected"]["sources"]).iter();
+            sources
+                .clone()
+                .any(|source| !source["serviceAccountToken"].is_null())
+        };
+        let volumes = list(&pod.spec["volumes"]).iter().filter(holds_token);
+        let names: Vec<&str> = volumes.map(|volume| text(&volume["name"])).collect();
+        for container in pod.containers() {
+            let mounts = list(&container.value["volumeMounts"]).iter();
+            for mount in mounts.filter(|mount| names.contains(&text(&mount["name"]))) {
+                assert_eq!(container.program, "pod-watcher", "{}", container.name);
+                assert_eq!(mount["readOnly"], true, "{}", container.name);
+                with_token += 1;
+            }
+        }
+    });
+    assert!(with_token > 0);
+}
+
+#[test]
+fn the_announcer_and_the_node_router_share_a_group_for_their_socket() {
+    each_container(|pod, container| {
+        if ["bgp-announcer", "node-router"].contains(&container.program) {
+            assert_eq!(
+                effective(pod, container, "runAsGroup"),
+                65532,
+                "{}",
+                container.name
+            );
+            let mounts = list(&container.value["volumeMounts"]).iter();
+            let folders: Vec<&str> = mounts.map(|mount| text(&mount["mountPath"])).collect();
+            assert_eq!(folders, ["/run/portlb"], "{}", container.name);
+        }
+    });
+}
+
+#[test]
+fn every_container_says_what_it_needs_and_whether_it_lives() {
+    each_container(|_, container| {
+        let name = &container.name;
+        let resources = &container.value["resources"];
+        for field in ["/requests/cpu", "/requests/memory", "/limits/memory"] {
+            assert!(resources.pointer(field).is_some(), "{name}: {field}");
+        }
+        // A throttled daemon loses its sessions.
+        assert!(resources.pointer("/limits/cpu").is_none(), "{name}");
+        let is_daemon = !container.is_init && container.program != "example-web";
+        if is_daemon {
+            let probe = &container.value["livenessProbe"]["httpGet"];
+            assert_eq!(probe["path"], "/healthz", "{name}");
+            let ports = list(&container.value["ports"]).iter();
+            let mut names = ports.map(|port| &port["name"]);
+            assert!(names.any(|port| *port == probe["port"]), "{name}");
+        }
+    });
+}
+
+#[test]
+fn workloads_stand_a_lost_node() {
+    each_pod(|pod| {
+        let name = &pod.name;
+        let spread = &pod.spec["topologySpreadConstraints"];
+        let apart = &pod.spec["affinity"]["podAntiAffinity"];
+        let is_spread = !spread.is_null() || !apart.is_null() || pod.kind == "DaemonSet";
+        assert!(is_spread, "{name}");
+        if !name.contains("Deployment/web") {
+            let class = text(&pod.spec["priorityClassName"]);
+            assert!(class.starts_with("system-"), "{name}: {class}");
+        }
+    });
+}

@@ -1,0 +1,136 @@
+//! Values that stand in two places are the same in both.
+
+use std::collections::BTreeSet;
+
+use crate::rendered::{Rendered, applied, list, text};
+
+fn prefixes(variable: &str) -> BTreeSet<&str> {
+    variable.split(',').collect()
+}
+
+/// The variables of a load balancer's announcer.
+fn announcer<'a>(rendered: &'a Rendered, namespace: &str, name: &str) -> &'a str {
+    text(&rendered.get("ConfigMap", namespace, "bgp-announcer")["data"][name])
+}
+
+#[test]
+fn announcers_speak_to_the_addresses_of_the_reflectors_services() {
+    for (name, namespace) in [
+        ("overlays/flat-l2", "web"),
+        ("overlays/calico", "web"),
+        ("overlays/cilium", "web"),
+        ("examples/second-application", "shop"),
+    ] {
+        let system = applied("overlays/flat-l2");
+        let rendered = applied(name);
+        let peers = announcer(&rendered, namespace, "PORTLB_PEER");
+        let peers: Vec<&str> = peers.split(' ').collect();
+        let expected = ["route-reflector-0", "route-reflector-1"].map(|service| {
+            let spec = &system.get("Service", "portlb-system", service)["spec"];
+            format!("{},name={service}", text(&spec["clusterIP"]))
+        });
+        assert_eq!(peers, expected, "{name}");
+    }
+}
+
+#[test]
+fn what_a_load_balancer_announces_its_node_and_its_reflectors_allow() {
+    let system = applied("overlays/flat-l2");
+    let node_router = system.get("ConfigMap", "portlb-system", "node-router");
+    let routed = prefixes(text(&node_router["data"]["PORTLB_ALLOWED_PREFIXES"]));
+    let reflector = &system.get("ConfigMap", "portlb-system", "route-reflector")["data"];
+    let reflector = text(&reflector["route-reflector.yaml"]);
+    for (name, namespace) in [
+        ("overlays/flat-l2", "web"),
+        ("examples/second-application", "shop"),
+    ] {
+        let rendered = applied(name);
+        let announced = announcer(&rendered, namespace, "PORTLB_ALLOWED_PREFIXES");
+        for prefix in prefixes(announced) {
+            assert!(
+                routed.contains(prefix),
+                "{name}: node-router refuses {prefix}"
+            );
+            assert!(
+                reflector.contains(&format!("prefix: {prefix},")),
+                "{name}: {prefix}"
+            );
+        }
+        let asn = announcer(&rendered, namespace, "PORTLB_ASN");
+        assert!(
+            reflector.contains(&format!("asn: {asn}\n")),
+            "{name}: AS {asn}"
+        );
+    }
+}
+
+#[test]
+fn the_examples_serve_addresses_that_their_load_balancer_may_announce() {
+    for (name, address, range, tunnel) in [
+        ("examples/web/tunnel", "10.1.1.10", "10.1.1.0/24", true),
+        ("examples/web/masquerade", "10.1.1.20", "10.1.1.0/24", false),
+        (
+            "examples/second-application",
+            "10.1.2.10",
+            "10.1.2.0/24",
+            true,
+        ),
+    ] {
+        let rendered = applied(name);
+        let service = rendered.of_kind("Service").next().unwrap();
+        assert_eq!(
+            service["metadata"]["annotations"]["portlb.io/address"], address,
+            "{name}"
+        );
+        assert_eq!(
+            service["spec"]["loadBalancerClass"], "portlb.io/portlb",
+            "{name}"
+        );
+        let pods = rendered.pods();
+        let web = pods
+            .iter()
+            .find(|pod| pod.name.contains("Deployment/web"))
+            .unwrap();
+        let init: Vec<_> = list(&web.spec["initContainers"]).iter().collect();
+        assert_eq!(init.len(), usize::from(tunnel), "{name}");
+        if tunnel {
+            assert_eq!(
+                init[0]["args"][0],
+                format!("--service-ranges={range}"),
+                "{name}"
+            );
+            // Tunnels leave the port as it is.
+            assert_eq!(
+                web.spec["containers"][0]["ports"][0]["containerPort"], 80,
+                "{name}"
+            );
+            assert_eq!(service["spec"]["ports"][0]["port"], 80, "{name}");
+        }
+    }
+}
+
+#[test]
+fn the_watcher_finds_nothing_wrong_with_the_examples() {
+    for name in [
+        "examples/web/tunnel",
+        "examples/web/masquerade",
+        "examples/second-application",
+    ] {
+        let rendered = applied(name);
+        let file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
+        std::fs::write(file.path(), &rendered.yaml).unwrap();
+        let validate = |path: &std::path::Path| {
+            let mut command = lab::daemons::command("pod-watcher").unwrap();
+            command.arg("validate").arg(path).output().unwrap()
+        };
+        let output = validate(file.path());
+        assert!(output.status.success(), "{name}: {output:?}");
+        // That it looks at all.
+        let spoilt = rendered
+            .yaml
+            .replace("portlb.io/address: ", "portlb.io/addres: ");
+        std::fs::write(file.path(), spoilt).unwrap();
+        let output = validate(file.path());
+        assert_eq!(output.status.code(), Some(2), "{name}: {output:?}");
+    }
+}
