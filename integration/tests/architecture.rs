@@ -105,10 +105,16 @@ const RESERVED: &[(&str, &[&str])] = &[
 ];
 
 fn metadata() -> Metadata {
+    // Crates of other platforms were never downloaded.
+    let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     MetadataCommand::new()
         .manifest_path(Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml"))
         .features(CargoOpt::AllFeatures)
-        .other_options(["--locked".to_owned(), "--offline".to_owned()])
+        .other_options([
+            "--locked".to_owned(),
+            "--offline".to_owned(),
+            format!("--filter-platform={platform}"),
+        ])
         .exec()
         .unwrap()
 }
