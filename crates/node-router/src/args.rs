@@ -60,6 +60,17 @@ pub struct Args {
     )]
     pub adopt_timeout: Duration,
 
+    /// How long a route stays when the last pod that held it has let go: routers learn a moment later
+    /// that it is gone, and the pod forwards until then. 500ms, 1s; 0 removes it at once
+    #[arg(
+        long,
+        env = "PORTLB_RELEASE_DELAY",
+        value_name = "TIME",
+        default_value = "1s",
+        value_parser = parse_duration
+    )]
+    pub release_delay: Duration,
+
     /// How often the kernel's routes and the nftables table are compared with what they should be,
     /// beside the kernel's own notifications; at least 100ms
     #[arg(

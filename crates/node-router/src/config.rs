@@ -18,6 +18,8 @@ pub struct Config {
     pub policy: Policy,
     /// How long routes of an earlier run stay without being held again.
     pub adopt_timeout: Duration,
+    /// How long a route stays when the last pod that held it has let go.
+    pub release_delay: Duration,
     /// How often the kernel is compared with what is desired.
     pub audit_interval: Duration,
     /// Most prefixes that are routed at one time.
@@ -91,6 +93,7 @@ impl Config {
                 allowed_gateways,
             },
             adopt_timeout: args.adopt_timeout,
+            release_delay: args.release_delay,
             audit_interval: args.audit_interval,
             max_routes: usize::try_from(args.max_routes).unwrap_or(usize::MAX),
             socket_mode: socket_mode(&args.socket_mode)?,
@@ -172,6 +175,7 @@ mod tests {
         let config = resolve(USABLE).unwrap();
         assert_eq!(config.policy.allowed_prefixes.len(), 2);
         assert_eq!(config.adopt_timeout, Duration::from_secs(10));
+        assert_eq!(config.release_delay, Duration::from_secs(1));
         assert_eq!(config.socket_mode, Mode(0o660));
     }
 

@@ -90,6 +90,7 @@ pub async fn start_with<K: Kernel, F: Firewall>(
         max_routes: config.max_routes,
         policy: config.policy.clone(),
         adopt_timeout: config.adopt_timeout,
+        release_delay: config.release_delay,
         audit_interval: config.audit_interval,
     };
     let (table, handle) = RouteTable::adopt(kernel, settings, routes_step, metrics.clone())

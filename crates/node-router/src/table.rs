@@ -33,6 +33,7 @@ const LONGEST_RETRY: Duration = Duration::from_secs(5);
 pub(crate) struct Settings {
     pub(crate) policy: Policy,
     pub(crate) adopt_timeout: Duration,
+    pub(crate) release_delay: Duration,
     pub(crate) audit_interval: Duration,
     pub(crate) max_routes: usize,
 }
@@ -46,6 +47,8 @@ pub(crate) struct RouteTable<K> {
     /// Next hops of an earlier run, until somebody holds them or their time is over.
     adopted: BTreeSet<Claim>,
     adopted_until: Instant,
+    /// What was let go of a moment ago, until when it stays.
+    released: BTreeMap<Claim, Instant>,
     publisher: Publisher<IpNet, Route>,
     step: Step,
     metrics: RouterMetrics,
@@ -68,6 +71,7 @@ struct HeldClaim {
 enum Cause {
     Start,
     Commands,
+    ReleaseDelayEnded,
     AdoptionEnded,
     Audit,
 }
@@ -108,6 +112,7 @@ impl<K: Kernel> RouteTable<K> {
             holds: BTreeMap::new(),
             adopted,
             adopted_until: now + settings.adopt_timeout,
+            released: BTreeMap::new(),
             publisher,
             step,
             metrics,
@@ -124,6 +129,7 @@ impl<K: Kernel> RouteTable<K> {
     /// Serves commands and follows the kernel until a drain is requested. The routes stay.
     pub(crate) async fn run(mut self, mut kernel_changes: mpsc::Receiver<()>, shutdown: Shutdown) {
         loop {
+            let first_released = self.released.values().min().copied();
             let cause = tokio::select! {
                 () = shutdown.drain_requested() => {
                     tracing::info!(routes = self.published(), "the routes stay in the kernel");
@@ -147,6 +153,13 @@ impl<K: Kernel> RouteTable<K> {
                     );
                     self.adopted.clear();
                     Cause::AdoptionEnded
+                }
+                () = tokio::time::sleep_until(first_released.unwrap_or(self.next_look)),
+                    if first_released.is_some() =>
+                {
+                    let now = Instant::now();
+                    self.released.retain(|_, until| *until > now);
+                    Cause::ReleaseDelayEnded
                 }
                 () = tokio::time::sleep_until(self.next_look) => Cause::Audit,
             };
@@ -188,6 +201,10 @@ impl<K: Kernel> RouteTable<K> {
                         user_id = held.peer.user_id,
                         "a hold has ended"
                     );
+                    let delay = self.settings.release_delay;
+                    if !delay.is_zero() {
+                        self.released.insert(held.claim, Instant::now() + delay);
+                    }
                 }
             }
         }
@@ -217,6 +234,8 @@ impl<K: Kernel> RouteTable<K> {
         // A pod that went while nobody watched does not come back under its old claim.
         self.adopted
             .retain(|claim| matches!(look.links.get(&claim.gateway), Some(Ok(_))));
+        self.released
+            .retain(|claim, _| !matches!(look.links.get(&claim.gateway), Some(Err(_))));
         let now = Instant::now();
         self.last_look = now;
         if look.failures.is_empty() {
@@ -289,11 +308,16 @@ impl<K: Kernel> RouteTable<K> {
         }
     }
 
-    /// Everything that wants a route; what an earlier run left has no holders.
+    /// Everything that wants a route; what an earlier run left, and what was let go of a moment
+    /// ago, has no holders. The latter stays only where the prefix would have no next hop without
+    /// it: where another pod holds the prefix, that one serves it better.
     fn claims(&self) -> BTreeMap<Claim, Holders> {
+        let held: BTreeSet<IpNet> = self.holds.values().map(|held| held.claim.prefix).collect();
+        let released = self.released.keys();
         let mut claims: BTreeMap<Claim, Holders> = self
             .adopted
             .iter()
+            .chain(released.filter(|claim| !held.contains(&claim.prefix)))
             .map(|claim| (*claim, Holders::default()))
             .collect();
         for held in self.holds.values() {

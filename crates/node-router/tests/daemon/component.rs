@@ -1,6 +1,9 @@
 //! The daemon in process over real gRPC, on a kernel that is a value.
 
-use std::{os::unix::fs::PermissionsExt, time::Duration};
+use std::{
+    os::unix::fs::PermissionsExt,
+    time::{Duration, Instant},
+};
 
 use daemon_api::noderoute::v1::{
     WatchRoutesRequest, node_route_client::NodeRouteClient, watch_routes_response::Event,
@@ -350,6 +353,31 @@ async fn what_nobody_holds_again_is_removed_after_the_adoption_timeout() {
     node.kernel
         .wait_for_own(&[own_route("10.1.1.0/24", &["10.244.3.8"])])
         .await;
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn the_last_next_hop_stays_for_the_release_delay() {
+    let node = Node::start_from(KernelState::default(), |config| {
+        config.release_delay = Duration::from_millis(500);
+    })
+    .await;
+    let first = node.held("10.1.1.0/24", "10.244.3.7").await;
+    let second = node.held("10.1.1.0/24", "10.244.3.8").await;
+    let began = Instant::now();
+    drop(first);
+    // Another pod serves the prefix, so nothing is waited for.
+    node.kernel
+        .wait_for_own(&[own_route("10.1.1.0/24", &["10.244.3.8"])])
+        .await;
+    drop(second);
+    node.kernel.wait_for_own(&[]).await;
+    assert!(began.elapsed() >= Duration::from_millis(500));
+    let again = node.held("10.1.1.0/24", "10.244.3.8").await;
+    let changes = node.kernel.changes().len();
+    drop(again);
+    let _again = node.held("10.1.1.0/24", "10.244.3.8").await;
+    assert_eq!(node.kernel.changes().len(), changes, "it had never gone");
     node.stop().await;
 }
 

@@ -223,6 +223,7 @@ pub(crate) fn config(socket: PathBuf) -> Config {
             allowed_gateways: vec![prefix("10.244.3.0/24"), prefix("fd00:244:3::/64")],
         },
         adopt_timeout: Duration::from_secs(3600),
+        release_delay: Duration::ZERO,
         audit_interval: Duration::from_secs(3600),
         max_routes: 1_000,
         socket_mode: Mode(0o660),

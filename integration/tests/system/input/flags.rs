@@ -77,7 +77,7 @@ fn usable_file(program: &str) -> &'static str {
 }
 
 const CASES: &[Case] = &[
-    flags("pod-watcher", &[], &["--file <PATH>", "required"]),
+    flags("pod-watcher", &[], &["incluster", "--kubeconfig", "--file"]),
     flags(
         "pod-watcher",
         &["--file=/nowhere/web.yaml"],
