@@ -150,7 +150,8 @@ pub struct ClusterArgs {
     )]
     pub namespaces: Vec<String>,
 
-    /// Serve the Services of every namespace; needs a ClusterRole
+    /// Serve the Services of every namespace; needs a ClusterRole. Where --service-ranges or
+    /// --address-pool are given, Services may name only addresses within them
     #[arg(long, env = "PORTLB_ALL_NAMESPACES", conflicts_with = "namespaces")]
     pub all_namespaces: bool,
 

@@ -1,6 +1,6 @@
 //! What the flags mean.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, time::Duration};
 
 use daemon_runtime::{ConfigError, ListenAddress, Target, config_file::FileError};
 
@@ -18,7 +18,7 @@ use crate::{
 /// What the virtual servers of `--pod-selector` are called.
 const POD_SERVICE: &str = "pod-selector";
 
-/// Longest name of a Lease, so that a pod's name fits behind it.
+/// Longest name of a namespace, and of a Lease, so that a pod's name fits behind it.
 const LONGEST_LEASE_NAME: usize = 63;
 
 /// Resolved and valid.
@@ -153,11 +153,12 @@ impl ClusterConfig {
         })?;
         Ok(Self {
             origin,
-            url,
             settings: Settings {
                 scopes: scopes(args, &namespace),
+                reserved: address_of(&url).into_iter().collect(),
                 ..settings
             },
+            url,
             namespace,
             service_selector: args.service_selector.clone(),
             pod_selector: args.pod_selector.clone(),
@@ -171,6 +172,13 @@ impl ClusterConfig {
 /// # Errors
 /// Every problem, each with its flag.
 pub fn settings(args: &ClusterArgs) -> Result<Settings, ConfigError> {
+    if let Some(name) = args.namespaces.iter().find(|name| !is_name(name)) {
+        return Err(ConfigError(format!(
+            "--namespaces: {name:?} is not the name of a namespace; write names of lowercase \
+             letters, digits and `-` with a comma between two, such as web,api, or leave the flag \
+             out for the own namespace"
+        )));
+    }
     let settings = Settings {
         load_balancer_class: args.load_balancer_class.clone(),
         service_ranges: args.service_ranges.iter().copied().collect(),
@@ -182,6 +190,8 @@ pub fn settings(args: &ClusterArgs) -> Result<Settings, ConfigError> {
             target_port: args.pod_target_port,
             annotations: args.pod_annotations.clone(),
         }),
+        reserved: BTreeSet::new(),
+        is_confined: args.all_namespaces,
         scopes: Vec::new(),
     };
     settings.validate().map_err(|problems| {
@@ -193,10 +203,11 @@ pub fn settings(args: &ClusterArgs) -> Result<Settings, ConfigError> {
 
 /// A list and watch for each kind and namespace.
 fn scopes(args: &ClusterArgs, own_namespace: &str) -> Vec<Scope> {
-    let namespaces: Vec<Option<Box<str>>> = if args.all_namespaces {
-        vec![None]
+    // Two lists of the same namespace would take away what the other one has told.
+    let namespaces: BTreeSet<Option<Box<str>>> = if args.all_namespaces {
+        [None].into()
     } else if args.namespaces.is_empty() {
-        vec![Some(own_namespace.into())]
+        [Some(own_namespace.into())].into()
     } else {
         args.namespaces
             .iter()
@@ -223,15 +234,6 @@ impl StatusConfig {
             return Ok(None);
         }
         let name = &args.lease_name;
-        let is_name = |name: &str| {
-            !name.is_empty()
-                && name.len() <= LONGEST_LEASE_NAME
-                && name
-                    .chars()
-                    .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
-                && !name.starts_with('-')
-                && !name.ends_with('-')
-        };
         if !is_name(name) {
             return Err(ConfigError(format!(
                 "--lease-name {name:?}: expected a name of at most {LONGEST_LEASE_NAME} lowercase \
@@ -252,6 +254,27 @@ impl StatusConfig {
     }
 }
 
+/// The host of an URL, if it is an address.
+fn address_of(url: &str) -> Option<IpAddr> {
+    let url: http::Uri = url.parse().ok()?;
+    let host = url.host()?;
+    host.trim_start_matches('[')
+        .trim_end_matches(']')
+        .parse()
+        .ok()
+}
+
+/// What Kubernetes calls a DNS label (RFC 1123).
+fn is_name(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= LONGEST_LEASE_NAME
+        && name
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+        && !name.starts_with('-')
+        && !name.ends_with('-')
+}
+
 fn host_name() -> Result<String, ConfigError> {
     std::fs::read_to_string("/proc/sys/kernel/hostname")
         .map(|name| name.trim().to_lowercase())
@@ -261,4 +284,66 @@ fn host_name() -> Result<String, ConfigError> {
                  (--write-status false)"
             ))
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        cluster: ClusterArgs,
+    }
+
+    fn cluster(flags: &[&str]) -> ClusterArgs {
+        let flags = std::iter::once("pod-watcher").chain(flags.iter().copied());
+        Line::try_parse_from(flags).unwrap().cluster
+    }
+
+    #[test]
+    fn a_namespace_that_is_named_twice_is_watched_once() {
+        let args = cluster(&["--namespaces", "web,api,web"]);
+        settings(&args).unwrap();
+        let shown: Vec<String> = scopes(&args, "own")
+            .iter()
+            .map(|scope| format!("{:?} {:?}", scope.kind, scope.namespace.as_deref()))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                "Service Some(\"api\")",
+                "Service Some(\"web\")",
+                "EndpointSlice Some(\"api\")",
+                "EndpointSlice Some(\"web\")",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_no_name_of_a_namespace_is_refused_with_flag_value_and_cure() {
+        for (flag, value) in [
+            ("web,", "\"\""),
+            ("web, api", "\" api\""),
+            ("Web", "\"Web\""),
+        ] {
+            let error = settings(&cluster(&["--namespaces", flag])).unwrap_err().0;
+            let expected = format!(
+                "--namespaces: {value} is not the name of a namespace; write names of lowercase \
+                 letters, digits and `-` with a comma between two, such as web,api, or leave the \
+                 flag out for the own namespace"
+            );
+            assert_eq!(error, expected);
+        }
+    }
+
+    #[test]
+    fn the_address_of_the_api_server_is_that_of_its_url() {
+        let ip = |url: &str| address_of(url).map(|address| address.to_string());
+        assert_eq!(ip("https://10.96.0.1/").as_deref(), Some("10.96.0.1"));
+        assert_eq!(ip("https://[fd00::1]:6443/").as_deref(), Some("fd00::1"));
+        assert_eq!(ip("https://kubernetes.default.svc/"), None);
+    }
 }

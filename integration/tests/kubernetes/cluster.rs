@@ -56,7 +56,7 @@ impl Cluster {
 
 /// What the pod-watcher needs, as manifests/ has it.
 pub(crate) const ALL_RULES: &str = r#"
-- {apiGroups: [""], resources: [services], verbs: [get, list, watch]}
+- {apiGroups: [""], resources: [services], verbs: [list, watch]}
 - {apiGroups: [""], resources: [services/status], verbs: [patch]}
 - {apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [list, watch]}
 - {apiGroups: [""], resources: [pods], verbs: [list, watch]}

@@ -330,7 +330,7 @@ fn a_forbidden_verb_is_named_with_the_rule_that_grants_it() {
     let namespace = Cluster::shared().namespace("forbidden");
     namespace.service("web", "portlb.io/address: 10.1.1.10");
     namespace.endpoints("web", &["10.0.0.1"]);
-    namespace.grant("[{apiGroups: [\"\"], resources: [services], verbs: [get, list, watch]}]");
+    namespace.grant("[{apiGroups: [\"\"], resources: [services], verbs: [list, watch]}]");
     let kubeconfig = namespace.kubeconfig(namespace.cluster.control.address());
     let watcher = Watcher::start(&namespace, &kubeconfig, &[]);
     let told = watcher.watch();
@@ -358,7 +358,7 @@ fn a_forbidden_verb_is_named_with_the_rule_that_grants_it() {
     assert_eq!(said.count(), 1, "{lines:#?}");
     // What the message says is enough.
     namespace.grant(
-        "[{apiGroups: [\"\"], resources: [services], verbs: [get, list, watch]},
+        "[{apiGroups: [\"\"], resources: [services], verbs: [list, watch]},
           {apiGroups: [\"discovery.k8s.io\"], resources: [\"endpointslices\"], verbs: [\"list\", \"watch\"]}]",
     );
     told.wait_for(&[WEB], SOON);

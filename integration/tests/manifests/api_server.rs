@@ -282,7 +282,7 @@ fn the_watcher_may_do_what_it_does_and_nothing_else() {
 
     watcher.may_follow("/api/v1/namespaces/web/services");
     watcher.may_follow("/apis/discovery.k8s.io/v1/namespaces/web/endpointslices");
-    watcher.may(&["get", "service", "web", "-n", "web"]);
+    watcher.may_not(&["get", "service", "web", "-n", "web"]);
     let ingress = json!({"loadBalancer": {"ingress": [{"ip": "10.1.1.10", "ipMode": "Proxy"}]}});
     let status = json!({"status": ingress});
     watcher.may_patch("/api/v1/namespaces/web/services/web/status", &status);

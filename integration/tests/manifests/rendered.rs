@@ -70,12 +70,22 @@ pub(crate) fn applied(path: &str) -> Rendered {
 
 /// A component on its base, in the namespace `web`.
 pub(crate) fn component(name: &str, base: &str) -> Rendered {
+    components(&[name], base)
+}
+
+/// Several, in this order.
+pub(crate) fn components(names: &[&str], base: &str) -> Rendered {
     let folder = tempfile::tempdir_in(manifests()).unwrap();
+    let paths: Vec<String> = names
+        .iter()
+        .map(|name| format!("../components/{name}"))
+        .collect();
     let text = format!(
-        "namespace: web\nresources: [../base/{base}]\ncomponents: [../components/{name}]\n"
+        "namespace: web\nresources: [../base/{base}]\ncomponents: [{}]\n",
+        paths.join(", ")
     );
     std::fs::write(folder.path().join("kustomization.yaml"), text).unwrap();
-    kustomize(format!("components/{name}"), folder.path())
+    kustomize(format!("components/{}", names.join("+")), folder.path())
 }
 
 pub(crate) fn manifests() -> PathBuf {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::rendered::{Rendered, applied, list, text};
+use crate::rendered::{Rendered, applied, component, components, list, text};
 
 fn prefixes(variable: &str) -> BTreeSet<&str> {
     variable.split(',').collect()
@@ -133,4 +133,25 @@ fn the_watcher_finds_nothing_wrong_with_the_examples() {
         let output = validate(file.path());
         assert_eq!(output.status.code(), Some(2), "{name}: {output:?}");
     }
+}
+
+#[test]
+fn a_watcher_of_a_whole_cluster_has_the_right_to_its_pods_where_it_watches_them() {
+    let follows_pods = |rendered: &Rendered| {
+        let role = rendered.of_kind("ClusterRole").next().unwrap();
+        let mut rules = list(&role["rules"]).iter();
+        rules.any(|rule| {
+            list(&rule["resources"]).iter().any(|one| one == "pods")
+                && ["list", "watch"]
+                    .iter()
+                    .all(|verb| list(&rule["verbs"]).iter().any(|one| one == verb))
+        })
+    };
+    let both = components(&["cluster-wide-watcher", "pod-weights"], "load-balancer");
+    let map = both.get("ConfigMap", "web", "pod-watcher");
+    assert_eq!(map["data"]["PORTLB_ALL_NAMESPACES"], "true");
+    assert_eq!(map["data"]["PORTLB_POD_WEIGHTS"], "true");
+    assert!(follows_pods(&both));
+    let alone = component("cluster-wide-watcher", "load-balancer");
+    assert!(!follows_pods(&alone), "no right that is not used");
 }

@@ -186,6 +186,11 @@ impl Pools {
             .any(|supply| (supply.first..=supply.last).contains(&bits(address)))
     }
 
+    /// Whether there is a pool of that name.
+    pub(super) fn know(&self, pool: &str) -> bool {
+        self.prefixes.iter().any(|supply| *supply.pool == *pool)
+    }
+
     /// How many addresses of the family there are.
     pub(super) fn size(&self, pool: Option<&str>, family: Family) -> u128 {
         let sizes = self

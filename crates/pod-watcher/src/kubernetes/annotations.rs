@@ -16,6 +16,9 @@ use super::{
 /// Known on a Service that has no field for its class.
 pub(super) const LOAD_BALANCER_CLASS: &str = "load-balancer-class";
 
+/// By which Services share an address.
+pub(super) const SHARE_ADDRESS: &str = "share-address";
+
 /// One annotation; `W` is what those of its kind of object say together.
 pub(super) struct Annotation<W: 'static> {
     /// Without the prefix.
@@ -129,7 +132,7 @@ pub(super) const OF_SERVICES: &[Annotation<ServiceWishes>] = &[
         },
     },
     Annotation {
-        name: "share-address",
+        name: SHARE_ADDRESS,
         field: "",
         meaning: "Services with the same value may have the same address, each its own ports; \
                   from a pool they get the same one where their ports allow it",
@@ -146,7 +149,8 @@ pub(super) const OF_SERVICES: &[Annotation<ServiceWishes>] = &[
         meaning: "ports in place of those of the Service, for ranges that a Service cannot say; \
                   each connection keeps its port, whatever `targetPort` says",
         default: "`spec.ports`",
-        allowed: "a list such as `80, 8000-8999/UDP, all/SCTP`; TCP where no protocol is written",
+        allowed: "a list such as `80, 8000-8999/UDP, all/SCTP`, of at most 1000; TCP where no protocol is \
+                  written",
         read: |text, wishes| {
             for item in text.split(',').map(str::trim) {
                 let ports: PodPorts = item.parse()?;

@@ -25,6 +25,7 @@ use kube::{
     Api,
     api::{DeleteParams, Patch, PatchParams},
 };
+use serde_json::json;
 use tokio::sync::watch;
 use virtual_server::IpNet;
 
@@ -44,7 +45,7 @@ pub(crate) const REPORT_LABEL: &str = "portlb.io/lease";
 const FIELD_MANAGER: &str = "portlb-report";
 
 /// A report that has not been renewed for this long does not count.
-const REPORT_DURATION: Duration = Duration::from_secs(15);
+pub(crate) const REPORT_DURATION: Duration = Duration::from_secs(15);
 
 /// From one renewal to the next.
 const RENEW_PERIOD: Duration = Duration::from_secs(5);
@@ -62,6 +63,10 @@ const LONGEST_REPORT: usize = 250_000;
 /// Longest wait for an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long the first report waits for the announcer; shorter than the rest of the life of a
+/// report that this pod wrote before its restart.
+const FIRST_GRACE: Duration = Duration::from_secs(8);
+
 /// Prefixes that one pod announces.
 pub(crate) type Announced = BTreeSet<IpNet>;
 
@@ -69,7 +74,8 @@ pub(crate) type Announced = BTreeSet<IpNet>;
 #[derive(Debug)]
 pub(crate) struct Announcements {
     pub(crate) announcer: Target,
-    pub(crate) announced: watch::Sender<Announced>,
+    /// `None` until the announcer has said all.
+    pub(crate) announced: watch::Sender<Option<Announced>>,
 }
 
 impl Announcements {
@@ -110,9 +116,8 @@ impl Announcements {
             let mut again = std::pin::pin!(again);
             if tokio::time::timeout_at(grace, &mut again).await.is_err() {
                 self.announced.send_if_modified(|announced| {
-                    let changed = !announced.is_empty();
-                    announced.clear();
-                    changed
+                    let announced = announced.as_mut().filter(|all| !all.is_empty());
+                    announced.map(BTreeSet::clear).is_some()
                 });
                 again.await;
             }
@@ -171,9 +176,9 @@ impl Announcements {
             }
             if is_synced {
                 self.announced.send_if_modified(|before| {
-                    let changed = *before != announced;
+                    let changed = before.as_ref() != Some(&announced);
                     if changed {
-                        before.clone_from(&announced);
+                        *before = Some(announced.clone());
                     }
                     changed
                 });
@@ -202,7 +207,18 @@ pub(crate) struct Reporter {
     pub(crate) pod_name: String,
     pub(crate) pod_uid: Option<String>,
     pub(crate) namespace: String,
-    pub(crate) announced: watch::Receiver<Announced>,
+    pub(crate) announced: watch::Receiver<Option<Announced>>,
+    /// When the report was written last.
+    pub(crate) reported: watch::Sender<Option<Instant>>,
+    pub(crate) standing: Standing,
+}
+
+/// What is known of the report that stands.
+#[derive(Debug, Default)]
+pub(crate) struct Standing {
+    /// The annotation of the report, where only its time need be renewed.
+    text: Option<String>,
+    is_size_told: bool,
 }
 
 impl Reporter {
@@ -210,6 +226,12 @@ impl Reporter {
     pub(crate) async fn run(mut self, shutdown: Shutdown) -> Result<(), Infallible> {
         let mut problems = Problems::new("report");
         let mut backoff = Backoff::new(Duration::from_millis(500), RENEW_PERIOD);
+        // That nothing is announced is not known before the announcer has said so.
+        let first = self.announced.wait_for(Option::is_some);
+        tokio::select! {
+            _ = tokio::time::timeout(FIRST_GRACE, first) => {}
+            () = shutdown.drain_requested() => return Ok(()),
+        }
         loop {
             let written = tokio::select! {
                 written = self.write(&mut problems) => written,
@@ -248,23 +270,40 @@ impl Reporter {
     }
 
     fn name(&self) -> String {
-        format!("{}-{}", self.lease_name, self.pod_name)
+        report_name(&self.lease_name, &self.pod_name)
     }
 
     /// Whether it is written.
     async fn write(&mut self, problems: &mut Problems) -> bool {
         let announced = self.announced.borrow_and_update().clone();
-        let report = self.report(&announced);
+        let text = self.text(&announced.unwrap_or_default());
+        let stands = self.standing.text.take().is_some_and(|its| its == text);
         let name = self.name();
         let namespace = self.namespace.clone();
+        let report = (!stands).then(|| self.report(&text));
+        let asked = Instant::now();
         let request = async {
             let api: Api<Lease> = Api::namespaced(self.server.client().await?, &namespace);
-            let parameters = PatchParams::apply(FIELD_MANAGER).force();
-            api.patch(&name, &parameters, &Patch::Apply(&report)).await
+            let parameters = PatchParams::apply(FIELD_MANAGER);
+            match &report {
+                Some(report) => {
+                    let patch = Patch::Apply(report);
+                    api.patch(&name, &parameters.force(), &patch).await
+                }
+                None => {
+                    let renewed = MicroTime(Timestamp::now());
+                    let patch = Patch::Merge(json!({ "spec": { "renewTime": renewed } }));
+                    api.patch(&name, &parameters, &patch).await
+                }
+            }
         };
         let error = match tokio::time::timeout(ANSWER_TIMEOUT, request).await {
-            Ok(Ok(_)) => {
+            Ok(Ok(lease)) => {
                 self.server.metrics.wrote("report");
+                if is_report(&lease, &self.lease_name, &text) {
+                    self.standing.text = Some(text);
+                }
+                self.reported.send_replace(Some(asked));
                 problems.solved();
                 return true;
             }
@@ -295,7 +334,20 @@ impl Reporter {
         false
     }
 
-    fn report(&self, announced: &Announced) -> Lease {
+    fn text(&mut self, announced: &Announced) -> String {
+        let (text, left_out) = written(announced);
+        if left_out > 0 && !self.standing.is_size_told {
+            tracing::warn!(
+                prefixes = announced.len(),
+                left_out,
+                "more is announced than a report can hold; the status of the others is not written"
+            );
+        }
+        self.standing.is_size_told = left_out > 0;
+        text
+    }
+
+    fn report(&self, text: &str) -> Lease {
         let owner = self.pod_uid.as_ref().map(|uid| OwnerReference {
             api_version: "v1".to_owned(),
             kind: "Pod".to_owned(),
@@ -308,7 +360,7 @@ impl Reporter {
                 name: Some(self.name()),
                 namespace: Some(self.namespace.clone()),
                 labels: Some([(REPORT_LABEL.to_owned(), self.lease_name.clone())].into()),
-                annotations: Some([(ANNOUNCED_ANNOTATION.to_owned(), written(announced))].into()),
+                annotations: Some([(ANNOUNCED_ANNOTATION.to_owned(), text.to_owned())].into()),
                 owner_references: owner.map(|owner| vec![owner]),
                 ..ObjectMeta::default()
             },
@@ -322,23 +374,36 @@ impl Reporter {
     }
 }
 
-fn written(announced: &Announced) -> String {
+/// The name of a pod's report.
+pub(crate) fn report_name(lease_name: &str, pod_name: &str) -> String {
+    format!("{lease_name}-{pod_name}")
+}
+
+/// Whether the Lease is the report that says `text`, so that its time alone may be renewed.
+fn is_report(lease: &Lease, lease_name: &str, text: &str) -> bool {
+    let metadata = &lease.metadata;
+    let label = metadata.labels.as_ref().and_then(|l| l.get(REPORT_LABEL));
+    let its = metadata
+        .annotations
+        .as_ref()
+        .and_then(|annotations| annotations.get(ANNOUNCED_ANNOTATION));
+    label.is_some_and(|label| label == lease_name) && its.is_some_and(|its| its == text)
+}
+
+/// The annotation, and how many prefixes it cannot hold.
+fn written(announced: &Announced) -> (String, usize) {
     let mut text = String::new();
-    for prefix in announced {
+    for (count, prefix) in announced.iter().enumerate() {
         let prefix = prefix.to_string();
         if text.len() + prefix.len() >= LONGEST_REPORT {
-            tracing::warn!(
-                prefixes = announced.len(),
-                "more is announced than a report can hold; the status of the others is not written"
-            );
-            break;
+            return (text, announced.len() - count);
         }
         if !text.is_empty() {
             text.push(',');
         }
         text.push_str(&prefix);
     }
-    text
+    (text, 0)
 }
 
 /// What all pods report. Pure: the time is given.
@@ -354,6 +419,8 @@ struct Report {
     renewed: Option<MicroTime>,
     seen: Instant,
     duration: Duration,
+    /// It counted when it was counted last.
+    counted: bool,
 }
 
 /// What is announced, and by how many pods.
@@ -395,6 +462,7 @@ impl Reports {
             renewed: spec.renew_time,
             seen: now,
             duration: Duration::from_secs(u64::try_from(seconds).unwrap_or(0)),
+            counted: known.is_some_and(|report| report.counted),
         };
         self.by_name.insert(name, report);
     }
@@ -414,10 +482,11 @@ impl Reports {
     }
 
     /// What counts at `now`.
-    pub(crate) fn tally(&self, now: Instant) -> Tally {
+    pub(crate) fn tally(&mut self, now: Instant) -> Tally {
         let mut tally = Tally::default();
-        for report in self.by_name.values() {
-            if now >= report.seen + report.duration {
+        for report in self.by_name.values_mut() {
+            report.counted = report.lives(now);
+            if !report.counted {
                 continue;
             }
             tally.pods += 1;
@@ -428,6 +497,21 @@ impl Reports {
         tally
     }
 
+    /// Whether the report of this name counts at `now`.
+    pub(crate) fn lives(&self, name: &str, now: Instant) -> bool {
+        self.by_name
+            .get(name)
+            .is_some_and(|report| report.lives(now))
+    }
+
+    /// For some time no renewal could be seen: what counted before may live, and has a whole
+    /// duration from `now` to show it.
+    pub(crate) fn seen_again(&mut self, now: Instant) {
+        for report in self.by_name.values_mut().filter(|report| report.counted) {
+            report.seen = now;
+        }
+    }
+
     /// When the next of those that count at `now` runs out.
     pub(crate) fn next_end(&self, now: Instant) -> Option<Instant> {
         self.by_name
@@ -435,6 +519,12 @@ impl Reports {
             .map(|report| report.seen + report.duration)
             .filter(|end| *end > now)
             .min()
+    }
+}
+
+impl Report {
+    fn lives(&self, now: Instant) -> bool {
+        now < self.seen + self.duration
     }
 }
 
@@ -470,7 +560,7 @@ mod tests {
         }
     }
 
-    fn count(reports: &Reports, now: Instant, address: &str) -> usize {
+    fn count(reports: &mut Reports, now: Instant, address: &str) -> usize {
         reports.tally(now).count(address.parse().unwrap())
     }
 
@@ -480,12 +570,12 @@ mod tests {
         let mut reports = Reports::default();
         reports.put(report("a", 1, "10.1.1.10/32,2001:db8::/64"), now);
         reports.put(report("b", 1, "10.1.1.0/24"), now);
-        assert_eq!(count(&reports, now, "10.1.1.10"), 1);
-        assert_eq!(count(&reports, now, "10.1.1.11"), 1);
-        assert_eq!(count(&reports, now, "10.1.2.1"), 0);
-        assert_eq!(count(&reports, now, "2001:db8::9"), 1);
+        assert_eq!(count(&mut reports, now, "10.1.1.10"), 1);
+        assert_eq!(count(&mut reports, now, "10.1.1.11"), 1);
+        assert_eq!(count(&mut reports, now, "10.1.2.1"), 0);
+        assert_eq!(count(&mut reports, now, "2001:db8::9"), 1);
         reports.put(report("b", 2, "10.1.1.10/32"), now);
-        assert_eq!(count(&reports, now, "10.1.1.10"), 2);
+        assert_eq!(count(&mut reports, now, "10.1.1.10"), 2);
     }
 
     #[test]
@@ -498,9 +588,9 @@ mod tests {
         reports.put(report("a", 1, "10.1.1.10/32"), later);
         let end = now + Duration::from_secs(15);
         assert_eq!(reports.next_end(later), Some(end));
-        assert_eq!(count(&reports, end, "10.1.1.10"), 0);
+        assert_eq!(count(&mut reports, end, "10.1.1.10"), 0);
         reports.put(report("a", 2, "10.1.1.10/32"), later);
-        assert_eq!(count(&reports, end, "10.1.1.10"), 1);
+        assert_eq!(count(&mut reports, end, "10.1.1.10"), 1);
     }
 
     #[test]
@@ -511,11 +601,38 @@ mod tests {
         reports.put(report("b", 1, "10.1.1.10/32"), now);
         reports.restarted();
         reports.put(report("b", 1, "10.1.1.10/32"), now);
-        assert_eq!(count(&reports, now, "10.1.1.10"), 2);
+        assert_eq!(count(&mut reports, now, "10.1.1.10"), 2);
         reports.listed();
-        assert_eq!(count(&reports, now, "10.1.1.10"), 1);
+        assert_eq!(count(&mut reports, now, "10.1.1.10"), 1);
         reports.deleted(&report("b", 1, ""));
-        assert_eq!(count(&reports, now, "10.1.1.10"), 0);
+        assert_eq!(count(&mut reports, now, "10.1.1.10"), 0);
+    }
+
+    #[test]
+    fn what_counted_before_a_time_without_sight_has_time_to_show_that_it_lives() {
+        let now = Instant::now();
+        let mut reports = Reports::default();
+        reports.put(report("dead", 1, "10.1.1.10/32"), now);
+        let end = now + REPORT_DURATION;
+        assert_eq!(count(&mut reports, end, "10.1.1.10"), 0);
+        reports.put(report("a", 1, "10.1.1.10/32"), end);
+        assert_eq!(count(&mut reports, end, "10.1.1.10"), 1);
+        let sight = end + REPORT_DURATION * 2;
+        assert!(!reports.lives("a", sight));
+        reports.seen_again(sight);
+        assert!(reports.lives("a", sight));
+        assert_eq!(count(&mut reports, sight, "10.1.1.10"), 1);
+        assert_eq!(count(&mut reports, sight + REPORT_DURATION, "10.1.1.10"), 0);
+    }
+
+    #[test]
+    fn only_the_time_of_a_report_that_stands_as_it_shall_is_renewed() {
+        let mut lease = report("a", 1, "10.1.1.10/32");
+        assert!(!is_report(&lease, "portlb", "10.1.1.10/32"));
+        lease.metadata.labels = Some([(REPORT_LABEL.to_owned(), "portlb".to_owned())].into());
+        assert!(is_report(&lease, "portlb", "10.1.1.10/32"));
+        assert!(!is_report(&lease, "portlb", ""));
+        assert!(!is_report(&lease, "other", "10.1.1.10/32"));
     }
 
     #[test]

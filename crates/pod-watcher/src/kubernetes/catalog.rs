@@ -87,7 +87,7 @@ impl Catalog {
             entries: BTreeMap::new(),
             slice_owners: HashMap::new(),
             pods: Pods::default(),
-            allocator: Allocator::new(&settings.pools),
+            allocator: Allocator::new(&settings.pools, &settings.reserved),
             circular: BTreeSet::new(),
             fresh_claims: BTreeSet::new(),
             touched: BTreeSet::new(),
@@ -320,8 +320,9 @@ impl Catalog {
         if self.settings.pods.is_some() {
             self.touched.insert(pods_key());
         }
-        let entries = self.entries.iter();
-        let of_namespace = entries.filter(|(key, _)| key.namespace() == &*namespace);
+        // The keys of a namespace lie next to each other.
+        let entries = self.entries.range(ObjectKey::new(&namespace, "")..);
+        let of_namespace = entries.take_while(|(key, _)| key.namespace() == &*namespace);
         let with_it = of_namespace.filter(|(_, entry)| entry.has_endpoint_at(&addresses));
         self.touched.extend(with_it.map(|(key, _)| key.clone()));
     }

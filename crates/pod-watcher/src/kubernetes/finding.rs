@@ -22,6 +22,8 @@ pub enum Reason {
     AddressConflict,
     /// No address pool has an address left, or there is none.
     NoAddress,
+    /// Its address is kept, though no address pool has it any more.
+    AddressOutsidePools,
     /// Endpoints cannot be real servers and are left out.
     EndpointsLeftOut,
     /// kube-proxy takes the traffic of `spec.externalIPs` for itself.
@@ -58,11 +60,12 @@ impl Finding {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::BadAnnotation,
         Self::BadSpecification,
         Self::AddressConflict,
         Self::NoAddress,
+        Self::AddressOutsidePools,
         Self::EndpointsLeftOut,
         Self::ExternalIpsIntercepted,
         Self::SourceRangesIgnored,
@@ -77,6 +80,7 @@ impl Reason {
             Self::BadSpecification => "BadSpecification",
             Self::AddressConflict => "AddressConflict",
             Self::NoAddress => "NoAddress",
+            Self::AddressOutsidePools => "AddressOutsidePools",
             Self::EndpointsLeftOut => "EndpointsLeftOut",
             Self::ExternalIpsIntercepted => "ExternalIPsIntercepted",
             Self::SourceRangesIgnored => "SourceRangesIgnored",
@@ -92,6 +96,7 @@ impl Reason {
             | Self::BadSpecification
             | Self::AddressConflict
             | Self::NoAddress
+            | Self::AddressOutsidePools
             | Self::EndpointsLeftOut
             | Self::ExternalIpsIntercepted
             | Self::SourceRangesIgnored => Severity::Warning,
@@ -108,7 +113,8 @@ impl Reason {
             | Self::BadSpecification
             | Self::AddressConflict
             | Self::NoAddress => true,
-            Self::EndpointsLeftOut
+            Self::AddressOutsidePools
+            | Self::EndpointsLeftOut
             | Self::ExternalIpsIntercepted
             | Self::SourceRangesIgnored
             | Self::TrafficPolicyIgnored => false,

@@ -19,6 +19,10 @@ use super::{
     settings::{PodService, Settings},
 };
 
+/// Entries of ports that a Service may have: each is a virtual server of every address, and is
+/// compared with every other.
+const MOST_PORTS: usize = 1_000;
+
 /// What a Service asks for. It can be served as it stands, given addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Intent {
@@ -102,11 +106,18 @@ pub(crate) fn is_ours(service: &Service, settings: &Settings) -> bool {
 
 /// The class that an annotation names.
 pub(crate) fn annotated_class(service: &Service) -> Option<&str> {
-    service
-        .annotations
-        .iter()
-        .find(|(name, _)| **name == *annotations::LOAD_BALANCER_CLASS)
-        .map(|(_, value)| value.trim())
+    annotated(service, annotations::LOAD_BALANCER_CLASS)
+}
+
+/// What it shares an address by, whatever else is wrong with it.
+pub(super) fn annotated_share_key(service: &Service) -> Option<&str> {
+    annotated(service, annotations::SHARE_ADDRESS).filter(|key| !key.is_empty())
+}
+
+fn annotated<'a>(service: &'a Service, wanted: &str) -> Option<&'a str> {
+    let mut annotations = service.annotations.iter();
+    let (_, value) = annotations.find(|(name, _)| **name == *wanted)?;
+    Some(value.trim())
 }
 
 /// Judges a Service of ours.
@@ -118,20 +129,25 @@ pub(crate) fn of_service(service: &Service, settings: &Settings) -> Judgement {
         errors.extend(refusals.map(|refusal| Finding::new(Reason::BadAnnotation, refusal)));
         ServiceWishes::default()
     });
+    let is_tunnel = wishes.options.forwarding_method != Some(ForwardingMethod::Masquerade);
+    let mut remarks = remarks(service, is_tunnel);
     let intent = if errors.is_empty() {
-        Judge {
+        let judge = Judge {
             service,
             settings,
             wishes: &wishes,
+        };
+        let intent = judge.intent(&mut errors);
+        if let Some(AddressSource::Pool { .. }) = intent.as_ref().map(|intent| &intent.source) {
+            remarks.extend(judge.unknown_pool());
         }
-        .intent(&mut errors)
+        intent
     } else {
         None
     };
-    let is_tunnel = wishes.options.forwarding_method != Some(ForwardingMethod::Masquerade);
     Judgement {
         intent: intent.filter(|_| errors.is_empty()).ok_or(errors),
-        remarks: remarks(service, is_tunnel),
+        remarks,
     }
 }
 
@@ -234,6 +250,16 @@ impl Judge<'_> {
         let behaviour = behaviour(self.wishes, affinity, errors);
         let ports = self.ports(&behaviour, errors);
         let (source, source_name) = self.address_source(errors)?;
+        if let AddressSource::Given(addresses) = &source {
+            let refused = addresses.iter().filter_map(|address| {
+                let why = self.settings.refusal(*address)?;
+                Some(Finding::new(
+                    reason_of(source_name),
+                    format!("{source_name}: {why}"),
+                ))
+            });
+            errors.extend(refused);
+        }
         let intent = Intent {
             name: service.key.to_string().into(),
             source,
@@ -248,6 +274,22 @@ impl Judge<'_> {
     }
 
     fn ports(&self, behaviour: &Behaviour, errors: &mut Vec<Finding>) -> Box<[IntentPort]> {
+        let (reason, place, given) = match self.wishes.ports.len() {
+            0 => (
+                Reason::BadSpecification,
+                "spec.ports",
+                self.service.ports.len(),
+            ),
+            given => (Reason::BadAnnotation, "annotation portlb.io/ports", given),
+        };
+        if given > MOST_PORTS {
+            let message = format!(
+                "{place}: {given} entries are more than a Service may have; write at most \
+                 {MOST_PORTS}, and ranges such as 8000-8999 (annotation portlb.io/ports) for more"
+            );
+            errors.push(Finding::new(reason, message));
+            return Box::default();
+        }
         let mut ports: Vec<IntentPort> = Vec::new();
         for (protocol, given) in &self.wishes.ports {
             ports.push(IntentPort {
@@ -281,11 +323,6 @@ impl Judge<'_> {
                  annotation portlb.io/ports",
             ));
         }
-        let (reason, place) = if self.wishes.ports.is_empty() {
-            (Reason::BadSpecification, "spec.ports")
-        } else {
-            (Reason::BadAnnotation, "annotation portlb.io/ports")
-        };
         let overlaps = overlaps(&ports).into_iter();
         errors.extend(overlaps.map(|why| Finding::new(reason, format!("{place}: {why}"))));
         ports.into()
@@ -351,17 +388,10 @@ impl Judge<'_> {
     fn pool(&self, errors: &mut Vec<Finding>) -> Option<AddressSource> {
         let pools = &self.settings.pools;
         let name = self.wishes.pool.clone();
-        if let Some(name) = &name
-            && !pools.iter().any(|pool| *pool.name == **name)
-        {
-            let known: Vec<&str> = pools.iter().map(|pool| pool.name.as_str()).collect();
-            let known = match known.as_slice() {
-                [] => "pod-watcher has none; start it with --address-pool".to_owned(),
-                known => format!("known are {}", known.join(", ")),
-            };
-            let invalid = Invalid::new("", format!("{name:?}"), "is not an address pool", known);
-            let message = annotations::refusal("address-pool", &invalid);
-            errors.push(Finding::new(Reason::BadAnnotation, message));
+        // Who has an address goes on with it when the pool is renamed or removed.
+        let keeps_none = self.service.written.kept_addresses().is_empty();
+        if let (Some(finding), true) = (self.unknown_pool(), keeps_none) {
+            errors.push(finding);
             return None;
         }
         // Where no API server has filled the families in, those of the pools stand for them.
@@ -386,6 +416,25 @@ impl Judge<'_> {
             families,
             needs_all,
         })
+    }
+}
+
+impl Judge<'_> {
+    /// What is wrong with the name of the pool.
+    fn unknown_pool(&self) -> Option<Finding> {
+        let pools = &self.settings.pools;
+        let name = self.wishes.pool.as_ref()?;
+        if pools.iter().any(|pool| *pool.name == **name) {
+            return None;
+        }
+        let known: Vec<&str> = pools.iter().map(|pool| pool.name.as_str()).collect();
+        let known = match known.as_slice() {
+            [] => "pod-watcher has none; start it with --address-pool".to_owned(),
+            known => format!("known are {}", known.join(", ")),
+        };
+        let invalid = Invalid::new("", format!("{name:?}"), "is not an address pool", known);
+        let message = annotations::refusal("address-pool", &invalid);
+        Some(Finding::new(Reason::BadAnnotation, message))
     }
 }
 
@@ -530,13 +579,8 @@ fn in_annotations(
     } = invalid;
     let is_of_affinity = field == "persistence.timeout" && wishes.persistence_timeout.is_none();
     if field == "address" && !source_name.is_empty() {
-        let is_annotation = source_name.starts_with("annotation");
-        let reason = if is_annotation {
-            Reason::BadAnnotation
-        } else {
-            Reason::BadSpecification
-        };
-        return Finding::new(reason, format!("{source_name}: {value} {problem}; {cure}"));
+        let message = format!("{source_name}: {value} {problem}; {cure}");
+        return Finding::new(reason_of(source_name), message);
     }
     if is_of_affinity {
         return bad_specification(format!(
@@ -552,6 +596,15 @@ fn in_annotations(
     match name {
         Some(name) => Finding::new(Reason::BadAnnotation, annotations::refusal(name, invalid)),
         None => bad_specification(invalid.to_string()),
+    }
+}
+
+/// Of a bad address, by where it stands.
+fn reason_of(source_name: &str) -> Reason {
+    if source_name.starts_with("annotation") {
+        Reason::BadAnnotation
+    } else {
+        Reason::BadSpecification
     }
 }
 

@@ -124,8 +124,8 @@ pub(crate) struct Candidate {
     pub(crate) name: String,
     pub(crate) namespace: String,
     pub(crate) identity: String,
-    /// Whether we lead.
-    pub(crate) leads: watch::Sender<bool>,
+    /// Until when we lead, if we do.
+    pub(crate) leads: watch::Sender<Option<Instant>>,
 }
 
 impl Candidate {
@@ -140,8 +140,7 @@ impl Candidate {
                 () = shutdown.drain_requested() => break,
             }
         }
-        let led = *self.leads.borrow();
-        self.leads.send_replace(false);
+        let led = self.leads.send_replace(None).is_some();
         self.server.metrics.lease_held.set(0);
         if led {
             // The next one need not wait for the end of its duration.
@@ -192,17 +191,14 @@ impl Candidate {
     }
 
     fn tell(&self, election: &Election) {
-        let leads = election
+        let until = election
             .leads_until()
-            .is_some_and(|until| Instant::now() < until);
-        self.leads.send_if_modified(|before| {
-            let changed = *before != leads;
-            if changed {
-                tracing::info!(lease = self.name, leads, "who writes status has changed");
-            }
-            *before = leads;
-            changed
-        });
+            .filter(|until| Instant::now() < *until);
+        let leads = until.is_some();
+        let before = self.leads.send_replace(until);
+        if before.is_some() != leads {
+            tracing::info!(lease = self.name, leads, "who writes status has changed");
+        }
         self.server.metrics.lease_held.set(i64::from(leads));
     }
 

@@ -268,6 +268,19 @@ impl Scope {
     }
 }
 
+impl WrittenStatus {
+    /// Addresses in the condition `portlb.io/Address`.
+    #[must_use]
+    pub fn kept_addresses(&self) -> Vec<IpAddr> {
+        let kept = self.address.as_ref();
+        let kept = kept.filter(|condition| &*condition.status == "True");
+        let texts = kept
+            .iter()
+            .flat_map(|condition| condition.message.split(','));
+        texts.filter_map(|text| text.trim().parse().ok()).collect()
+    }
+}
+
 impl Family {
     /// The family of an address.
     #[must_use]

@@ -17,6 +17,12 @@ pub struct Settings {
     pub pools: Vec<AddressPool>,
     /// Pods that are served without a Service.
     pub pods: Option<PodService>,
+    /// Addresses that no Service may have, since the load balancer's own pod needs them: that of
+    /// the API server.
+    pub reserved: BTreeSet<IpAddr>,
+    /// A Service may name only addresses of the ranges and pools, where there are any: not all who
+    /// write Services of a whole cluster may be trusted with any address.
+    pub is_confined: bool,
     /// What is listed and watched. Nothing is desired before each has been listed once.
     pub scopes: Vec<Scope>,
 }
@@ -109,6 +115,31 @@ impl Settings {
         } else {
             Err(errors)
         }
+    }
+}
+
+impl Settings {
+    /// Why no Service may name the address; `None`: one may.
+    pub(super) fn refusal(&self, address: IpAddr) -> Option<String> {
+        if self.reserved.contains(&address) {
+            return Some(format!(
+                "{address} is the address of the API server, which pod-watcher itself needs; \
+                 write another address"
+            ));
+        }
+        let ranges = self.service_ranges.iter().map(|range| range.prefix);
+        let pools = self.pools.iter().flat_map(|pool| &pool.prefixes).copied();
+        let allowed: Vec<IpNet> = ranges.chain(pools).collect();
+        let is_within = allowed.iter().any(|prefix| prefix.contains(&address));
+        if !self.is_confined || allowed.is_empty() || is_within {
+            return None;
+        }
+        let allowed: Vec<String> = allowed.iter().map(ToString::to_string).collect();
+        Some(format!(
+            "{address} lies outside of the --service-ranges and address pools, which confine the \
+             Services of a whole cluster; write an address within {}",
+            allowed.join(", ")
+        ))
     }
 }
 

@@ -7,7 +7,10 @@ use std::{
 };
 
 use k8s_openapi::{
-    api::{core::v1::ObjectReference, events::v1::Event},
+    api::{
+        core::v1::{ObjectReference, Service},
+        events::v1::Event,
+    },
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
     jiff::Timestamp,
 };
@@ -17,7 +20,7 @@ use virtual_server::Protocol;
 use super::{
     announced::Tally,
     catalog::ServiceView,
-    finding::{Finding, Severity},
+    finding::{Finding, Reason, Severity},
     model::{ADDRESS_CONDITION, ANNOUNCED_CONDITION, Condition, Ingress, ObjectKey},
 };
 
@@ -45,6 +48,14 @@ pub(crate) struct Write {
     pub(crate) news: Option<News>,
 }
 
+/// What the API server does with the mode of an ingress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum IpMode {
+    Kept,
+    /// It does not know the field: it is older than Kubernetes 1.29.
+    Dropped,
+}
+
 /// Something that deserves an Event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct News {
@@ -55,16 +66,41 @@ pub(crate) struct News {
     pub(crate) at_second: i64,
 }
 
-/// What is to be written so that the status says what is; nothing if it does.
+/// What is to be written so that the status says what is; nothing if it does, or if nobody here
+/// knows: load balancers that understood the Service before it became a bad one follow its status.
 pub(crate) fn writes(
     key: &ObjectKey,
     view: &ServiceView,
     tally: &Tally,
+    ip_mode: IpMode,
     now: Timestamp,
 ) -> Vec<Write> {
+    if !view.is_understood {
+        return Vec::new();
+    }
     let address = address(key, view, now);
-    let announced = announced(key, view, tally, now);
+    let announced = announced(key, view, tally, ip_mode, now);
     address.into_iter().chain(announced).collect()
+}
+
+/// Whether the condition that keeps the address is not what it shall be.
+pub(crate) fn is_allocation_due(key: &ObjectKey, view: &ServiceView) -> bool {
+    address(key, view, Timestamp::default()).is_some()
+}
+
+/// What the API server's answer to a write shows; `None`: nothing, as there is no ingress.
+pub(crate) fn ip_mode_of(answer: &Service) -> Option<IpMode> {
+    let ingress = answer
+        .status
+        .as_ref()
+        .and_then(|status| status.load_balancer.as_ref())
+        .and_then(|load_balancer| load_balancer.ingress.as_ref())
+        .filter(|ingress| !ingress.is_empty())?;
+    if ingress.iter().all(|entry| entry.ip_mode.is_none()) {
+        Some(IpMode::Dropped)
+    } else {
+        Some(IpMode::Kept)
+    }
 }
 
 /// What takes everything of ours out of the status of a Service that is ours no longer.
@@ -92,7 +128,13 @@ fn address(key: &ObjectKey, view: &ServiceView, now: Timestamp) -> Option<Write>
     Some(write(ADDRESS_MANAGER, key, view, status))
 }
 
-fn announced(key: &ObjectKey, view: &ServiceView, tally: &Tally, now: Timestamp) -> Option<Write> {
+fn announced(
+    key: &ObjectKey,
+    view: &ServiceView,
+    tally: &Tally,
+    ip_mode: IpMode,
+    now: Timestamp,
+) -> Option<Write> {
     let counts: Vec<(IpAddr, usize)> = view
         .addresses
         .iter()
@@ -106,7 +148,8 @@ fn announced(key: &ObjectKey, view: &ServiceView, tally: &Tally, now: Timestamp)
         .collect();
     let written = view.written.announced.as_ref();
     let new_condition = condition(ANNOUNCED_CONDITION, &wanted, written, view, now);
-    if new_condition.is_none() && is_ingress(&view.written.ingress, &ingress, &view.ports) {
+    let is_written = is_ingress(&view.written.ingress, &ingress, &view.ports, ip_mode);
+    if new_condition.is_none() && is_written {
         return None;
     }
     let condition = new_condition
@@ -190,11 +233,20 @@ fn news(
     })
 }
 
-fn is_ingress(written: &[Ingress], wanted: &[IpAddr], ports: &[(Protocol, u16)]) -> bool {
+fn is_ingress(
+    written: &[Ingress],
+    wanted: &[IpAddr],
+    ports: &[(Protocol, u16)],
+    ip_mode: IpMode,
+) -> bool {
+    let is_mode = |mode: Option<&str>| match mode {
+        Some(mode) => mode == IP_MODE,
+        None => ip_mode == IpMode::Dropped,
+    };
     written.len() == wanted.len()
         && written.iter().zip(wanted).all(|(written, wanted)| {
             written.address == *wanted
-                && written.ip_mode.as_deref() == Some(IP_MODE)
+                && is_mode(written.ip_mode.as_deref())
                 && written.ports == ports
         })
 }
@@ -276,7 +328,7 @@ pub(crate) fn finding_event(
     instance: &str,
 ) -> Event {
     let reason = finding.reason.as_str();
-    let name = event_name(key, &(&*view.uid, reason, &finding.message));
+    let name = event_name(key, &(&*view.uid, reason, cause(finding).1));
     let severity = finding.reason.severity();
     event(
         key,
@@ -285,6 +337,23 @@ pub(crate) fn finding_event(
         (severity, reason, &finding.message),
         instance,
     )
+}
+
+/// What a finding is about, the same whichever endpoints are its example and however many there
+/// are: those come and go.
+pub(crate) fn cause(finding: &Finding) -> (Reason, String) {
+    let message = &*finding.message;
+    if finding.reason != Reason::EndpointsLeftOut {
+        return (finding.reason, message.to_owned());
+    }
+    let example = message
+        .split_once(" left out")
+        .map_or(message, |(_, example)| example)
+        .trim_start_matches(", such as");
+    let words = example
+        .split_whitespace()
+        .filter(|word| !word.contains(|c: char| c.is_ascii_digit() || c == ':'));
+    (finding.reason, words.collect::<Vec<_>>().join(" "))
 }
 
 /// The Event about news.

@@ -10,7 +10,7 @@ use k8s_openapi::api::{
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    announced::{Announcements, Reporter},
+    announced::{Announcements, Reporter, Standing},
     catalog::Catalog,
     grant::Resource,
     lease::Candidate,
@@ -122,8 +122,9 @@ pub(crate) fn write_status(
     } = status;
     let server = || ApiServer::new(cluster.origin.clone(), metrics.clone());
     let shutdown = daemon.shutdown().clone();
-    let (announced, announced_here) = watch::channel(Default::default());
-    let (leads, leads_here) = watch::channel(false);
+    let (announced, announced_here) = watch::channel(None);
+    let (reported, reported_here) = watch::channel(None);
+    let (leads, leads_here) = watch::channel(None);
     let announcements = Announcements {
         announcer,
         announced,
@@ -135,6 +136,8 @@ pub(crate) fn write_status(
         pod_uid,
         namespace: namespace.clone(),
         announced: announced_here,
+        reported,
+        standing: Standing::default(),
     };
     let candidate = Candidate {
         server: server(),
@@ -148,6 +151,7 @@ pub(crate) fn write_status(
         origin: cluster.origin.clone(),
         views,
         leads: leads_here,
+        reported: reported_here,
         lease_name,
         namespace,
         pod_name,

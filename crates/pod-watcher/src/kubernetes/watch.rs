@@ -1,7 +1,10 @@
 //! One list and watch, as kube's runtime does it, with what it keeps to itself: trouble, and its
 //! end.
 
-use std::{fmt::Debug, time::Duration};
+use std::{
+    fmt::Debug,
+    time::{Duration, Instant},
+};
 
 use daemon_runtime::Backoff;
 use futures::TryStreamExt;
@@ -19,6 +22,12 @@ use crate::metrics::ClusterMetrics;
 /// First and longest wait before the API server is asked again.
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
+
+/// Longest wait that the API server may ask for.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
+
+/// A watch that has ended sooner, without an event, was none.
+const SHORTEST_WATCH: Duration = Duration::from_secs(1);
 
 /// What a list and watch needs of a kind.
 pub(crate) trait Watchable:
@@ -109,6 +118,7 @@ impl Follow {
     ) -> bool {
         let mut answers = connection.answers.clone();
         let mut unreachable = 0_u32;
+        let mut empty = EmptyAnswers::default();
         let plural = self.resource.plural;
         let events = watcher(self.api::<K>(connection), self.config());
         let mut events = std::pin::pin!(events);
@@ -121,6 +131,10 @@ impl Follow {
                     if !tell.news(News::Recovered).await {
                         return false;
                     }
+                    if empty.are_too_fast(Instant::now()) {
+                        backoff.wait().await;
+                        empty.go_on(Instant::now());
+                    }
                     continue;
                 }
                 next = events.try_next() => next,
@@ -128,6 +142,7 @@ impl Follow {
             let error = match next {
                 Ok(Some(event)) => {
                     backoff.reset();
+                    empty = EmptyAnswers::default();
                     self.metrics.heard(plural);
                     let news = match event {
                         watcher::Event::Init => {
@@ -162,6 +177,10 @@ impl Follow {
             }
             let delay = backoff.next_delay().max(failure.retry_after);
             tokio::time::sleep(delay).await;
+            if failure.is_too_old {
+                // kube would ask for the same watch again.
+                return true;
+            }
             if failure.may_be_credentials && connection.is_outdated(&self.origin).await {
                 tracing::info!(resource = plural, "token or CA has changed: it is in use");
                 return true;
@@ -186,6 +205,29 @@ impl Follow {
             Some(selector) => config.labels(selector),
             None => config,
         }
+    }
+}
+
+/// Answers that brought nothing: watches that ended at once, as of a proxy that takes a request
+/// and closes the connection.
+#[derive(Debug, Default)]
+struct EmptyAnswers {
+    last: Option<Instant>,
+    count: u32,
+}
+
+impl EmptyAnswers {
+    /// An answer begins at `now`. One that follows at once may be the watch after a list.
+    fn are_too_fast(&mut self, now: Instant) -> bool {
+        let is_fast = self.last.is_some_and(|last| now < last + SHORTEST_WATCH);
+        self.count = if is_fast { self.count + 1 } else { 0 };
+        self.last = Some(now);
+        self.count > 1
+    }
+
+    /// After a wait.
+    fn go_on(&mut self, now: Instant) {
+        self.last = Some(now);
     }
 }
 
@@ -217,6 +259,8 @@ struct Failure {
     may_be_credentials: bool,
     /// There was no answer.
     is_unreachable: bool,
+    /// A watch cannot begin where it was left.
+    is_too_old: bool,
 }
 
 enum Cause {
@@ -231,6 +275,7 @@ enum Cause {
 
 impl Failure {
     fn of(error: watcher::Error) -> Self {
+        let is_start = matches!(error, watcher::Error::WatchStartFailed(_));
         let (verb, error) = match error {
             watcher::Error::InitialListFailed(error) => ("list", error),
             watcher::Error::WatchStartFailed(error) | watcher::Error::WatchFailed(error) => {
@@ -244,6 +289,7 @@ impl Failure {
                     retry_after: Duration::ZERO,
                     may_be_credentials: false,
                     is_unreachable: false,
+                    is_too_old: false,
                 };
             }
         };
@@ -258,7 +304,8 @@ impl Failure {
             .map_or(0, |details| details.retry_after_seconds);
         Self {
             label: client::label(&error),
-            retry_after: Duration::from_secs(retry_after.into()),
+            retry_after: Duration::from_secs(retry_after.into()).min(LONGEST_RETRY_AFTER),
+            is_too_old: is_start && code == Some(410),
             may_be_credentials: matches!(code, None | Some(401)),
             is_unreachable: code.is_none(),
             cause: if code == Some(410) {
@@ -286,5 +333,43 @@ impl Failure {
                 Some(client::in_words(error, url, &asked))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[test]
+    fn watches_that_end_at_once_are_too_fast_and_others_are_not() {
+        let mut now = Instant::now();
+        let mut empty = EmptyAnswers::default();
+        // A list, and the watch that follows it.
+        assert!(!empty.are_too_fast(now));
+        assert!(!empty.are_too_fast(now));
+        assert!(empty.are_too_fast(now));
+        now += Duration::from_secs(5);
+        empty.go_on(now);
+        assert!(empty.are_too_fast(now));
+        now += SHORTEST_WATCH;
+        assert!(!empty.are_too_fast(now));
+    }
+
+    #[test]
+    fn a_watch_that_cannot_begin_is_listed_anew_and_waits_are_bounded() {
+        let mut status = Status::failure("too old", "Expired").with_code(410);
+        let error = kube::Error::Api(Box::new(status.clone()));
+        assert!(Failure::of(watcher::Error::WatchStartFailed(error)).is_too_old);
+        let error = kube::Error::Api(Box::new(status.clone()));
+        assert!(!Failure::of(watcher::Error::InitialListFailed(error)).is_too_old);
+        status.code = 429;
+        let details = serde_json::json!({ "retryAfterSeconds": 86_400 });
+        status.details = serde_json::from_value(details).unwrap();
+        let error = kube::Error::Api(Box::new(status));
+        let failure = Failure::of(watcher::Error::WatchStartFailed(error));
+        assert_eq!(failure.retry_after, LONGEST_RETRY_AFTER);
+        assert!(!failure.is_too_old);
     }
 }

@@ -8,14 +8,15 @@
 //!
 //! Nothing waits for this task: views that change faster than they are written are skipped.
 
+mod term;
+
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
     convert::Infallible,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use daemon_runtime::{Backoff, Event as Published, Shutdown};
+use daemon_runtime::Shutdown;
 use futures::StreamExt;
 use k8s_openapi::{
     api::{coordination::v1::Lease, core::v1::Service, events::v1::Event},
@@ -28,15 +29,14 @@ use kube::{
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
 
+use self::term::{Extent, Job, Occurrence, Term};
 use super::{
-    announced::{REPORT_LABEL, Reports, Tally},
-    catalog::ServiceView,
+    announced::{REPORT_LABEL, report_name},
     client::{self, Asked, Origin},
-    finding::Finding,
     grant::Resource,
     model::ObjectKey,
     source::Views,
-    status::{self, Write},
+    status::{self, IpMode, Write},
     watch::{Follow, News},
     writes::{ApiServer, Problems},
 };
@@ -50,11 +50,8 @@ const SAME_AGAIN: Duration = Duration::from_secs(30);
 /// Longest wait for an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Events that wait to be written; beyond that the oldest are dropped.
-const EVENTS: usize = 1_000;
-
-/// Findings of one Service that are remembered, so that one that comes back is counted.
-const MOST_TOLD: usize = 16;
+/// Services that are looked at in one go, if there is nothing to write about them.
+const MOST_LOOKS: usize = 256;
 
 /// First and longest wait after a failure.
 const FIRST_DELAY: Duration = Duration::from_millis(500);
@@ -66,48 +63,14 @@ pub(crate) struct Writer {
     pub(crate) server: ApiServer,
     pub(crate) origin: Origin,
     pub(crate) views: Views,
-    pub(crate) leads: watch::Receiver<bool>,
+    /// Until when this pod leads, if it does.
+    pub(crate) leads: watch::Receiver<Option<Instant>>,
+    /// When this pod's own report was written last.
+    pub(crate) reported: watch::Receiver<Option<Instant>>,
     pub(crate) lease_name: String,
     pub(crate) namespace: String,
     pub(crate) pod_name: String,
     pub(crate) watch_timeout: Duration,
-}
-
-/// What is known while this pod leads.
-#[derive(Default)]
-struct Term {
-    services: BTreeMap<ObjectKey, Known>,
-    /// Services that are ours no longer, with what stands in their status.
-    left: BTreeMap<ObjectKey, Arc<ServiceView>>,
-    due: BTreeSet<ObjectKey>,
-    /// Not before then.
-    later: BTreeMap<ObjectKey, Instant>,
-    events: VecDeque<Occurrence>,
-    reports: Reports,
-    tally: Tally,
-    has_views: bool,
-    has_reports: bool,
-}
-
-struct Known {
-    view: Arc<ServiceView>,
-    told: BTreeMap<Finding, Told>,
-    /// What was written last by each owner of fields.
-    written: BTreeMap<&'static str, (u64, Instant)>,
-}
-
-/// What has been told of a finding.
-#[derive(Default)]
-struct Told {
-    is_present: bool,
-    /// How often it has begun.
-    count: u32,
-}
-
-/// An Event, and how often it has happened.
-struct Occurrence {
-    event: Box<Event>,
-    count: u32,
 }
 
 impl Writer {
@@ -115,13 +78,14 @@ impl Writer {
     pub(crate) async fn run(mut self, shutdown: Shutdown) -> Result<(), Infallible> {
         loop {
             let term = async {
-                if self.leads.wait_for(|leads| *leads).await.is_err() {
+                let begins = |leads: &Option<Instant>| is_held(*leads, Instant::now());
+                if self.leads.wait_for(begins).await.is_err() {
                     std::future::pending::<()>().await;
                 }
                 let mut leads = self.leads.clone();
                 tokio::select! {
                     () = self.lead() => {}
-                    _ = leads.wait_for(|leads| !*leads) => {}
+                    _ = leads.wait_for(Option::is_none) => {}
                 }
             };
             tokio::select! {
@@ -148,146 +112,202 @@ impl Writer {
         }
     }
 
+    /// Until the Lease is not held any more.
     async fn write(&mut self, news: &mut mpsc::Receiver<News<Lease>>) {
-        let mut term = Term::default();
+        let mut term = Term::new(report_name(&self.lease_name, &self.pod_name));
         let mut views = std::pin::pin!(self.views.subscribe().into_stream());
-        let mut problems = Problems::new("service-status");
-        let mut report_problems = Problems::new("reports");
-        let mut backoff = Backoff::new(FIRST_DELAY, LONGEST_DELAY);
-        let mut next_write = Instant::now();
+        let mut problems = WriteProblems {
+            status: Problems::new("service-status"),
+            events: Problems::new("event"),
+            reports: Problems::new("reports"),
+        };
         loop {
-            let next_report_end = term.reports.next_end(Instant::now());
-            let due = term.next_due(Instant::now()).map(|due| due.max(next_write));
+            let now = Instant::now();
+            let next_count = term.next_count(*self.reported.borrow(), now);
+            let due = term.next_due(now);
             tokio::select! {
-                Some((_, event)) = views.next() => term.viewed(event),
-                Some(news) = news.recv() => {
-                    if let News::Trouble(text) = &news {
-                        report_problems.note(&self.server.metrics, "watch", || text.clone());
-                    } else if matches!(news, News::Recovered) {
-                        report_problems.solved();
-                    }
-                    term.reported(news);
-                    self.count(&mut term);
+                Some((_, event)) = views.next() => term.viewed(event, Instant::now()),
+                Some(first) = news.recv() => {
+                    self.hear(&mut term, first, &mut problems.reports);
+                    self.count(&mut term, news, &mut problems.reports);
                 }
-                () = until(next_report_end) => self.count(&mut term),
+                () = until(next_count) => self.count(&mut term, news, &mut problems.reports),
                 () = until(due) => {
-                    let delay = match self.write_next(&mut term).await {
-                        Ok(()) => {
-                            problems.solved();
-                            backoff.reset();
-                            PACE
-                        }
-                        Err(failure) => {
-                            problems.note(&self.server.metrics, &failure.label, || failure.text);
-                            backoff.next_delay()
-                        }
-                    };
-                    next_write = Instant::now() + delay;
+                    if !self.write_next(&mut term, &mut problems).await {
+                        return;
+                    }
                 }
             }
         }
     }
 
-    fn count(&self, term: &mut Term) {
-        term.count();
+    fn hear(&self, term: &mut Term, news: News<Lease>, problems: &mut Problems) {
+        if let News::Trouble(text) = &news {
+            problems.note(&self.server.metrics, "watch", || text.clone());
+        } else if matches!(news, News::Recovered) {
+            problems.solved();
+        }
+        term.reported(news, Instant::now());
+    }
+
+    /// What has been told already counts.
+    fn count(
+        &self,
+        term: &mut Term,
+        news: &mut mpsc::Receiver<News<Lease>>,
+        problems: &mut Problems,
+    ) {
+        while let Ok(news) = news.try_recv() {
+            self.hear(term, news, problems);
+        }
+        term.count(*self.reported.borrow(), Instant::now());
         let pods = i64::try_from(term.tally.pods).unwrap_or(i64::MAX);
         self.server.metrics.announcers.set(pods);
     }
 
-    /// One request, or a few for one Service.
-    async fn write_next(&mut self, term: &mut Term) -> Result<(), Failure> {
-        if let Some(occurrence) = term.events.pop_front() {
-            let result = self.write_event(&occurrence).await;
-            if result.as_ref().is_err_and(|failure| failure.is_passing) {
-                term.events.push_front(occurrence);
-            }
-            return result;
-        }
-        let now = Instant::now();
-        let Some(key) = term.take_due(now) else {
-            return Ok(());
-        };
-        let result = match term.left.get(&key).cloned() {
-            Some(view) => {
-                let result = self.write_all(&key, status::farewell(&key, &view)).await;
-                if result.is_ok() {
-                    term.left.remove(&key);
+    /// One request, or a few for one Service. Whether the Lease is held.
+    async fn write_next(&mut self, term: &mut Term, problems: &mut WriteProblems) -> bool {
+        for _ in 0..MOST_LOOKS {
+            let Some(job) = term.take(Instant::now()) else {
+                return true;
+            };
+            match job {
+                Job::Status(key) => match self.write_status(term, &key).await {
+                    Ok(false) => term.wrote_status(&key, false, Instant::now()),
+                    Ok(true) => {
+                        term.wrote_status(&key, true, Instant::now());
+                        if !term.is_any_failing() {
+                            problems.status.solved();
+                        }
+                        return true;
+                    }
+                    Err(failure) if failure.extent == Extent::Term => return false,
+                    Err(failure) => {
+                        let metrics = &self.server.metrics;
+                        problems
+                            .status
+                            .note(metrics, &failure.label, || failure.text);
+                        term.failed_status(key, failure.extent, Instant::now());
+                        return true;
+                    }
+                },
+                Job::Event(occurrence) => {
+                    match self.write_event(&occurrence).await {
+                        Ok(()) => {
+                            problems.events.solved();
+                            term.wrote_event(Instant::now());
+                        }
+                        Err(failure) if failure.extent == Extent::Term => return false,
+                        Err(failure) => {
+                            let metrics = &self.server.metrics;
+                            problems
+                                .events
+                                .note(metrics, &failure.label, || failure.text);
+                            term.failed_event(occurrence, failure.extent, Instant::now());
+                        }
+                    }
+                    return true;
                 }
-                result
             }
-            None => self.write_service(term, &key, now).await,
-        };
-        if result.is_err() {
-            term.due.insert(key);
         }
-        result
+        true
     }
 
-    async fn write_service(
-        &mut self,
-        term: &mut Term,
-        key: &ObjectKey,
-        now: Instant,
-    ) -> Result<(), Failure> {
+    /// Whether a request was sent.
+    async fn write_status(&mut self, term: &mut Term, key: &ObjectKey) -> Result<bool, Failure> {
+        if let Some(view) = term.left.get(key) {
+            let writes = status::farewell(key, view);
+            let is_sent = !writes.is_empty();
+            for write in writes {
+                self.write_part(key, &write).await?;
+            }
+            return Ok(is_sent);
+        }
         let Some(known) = term.services.get_mut(key) else {
-            return Ok(());
+            return Ok(false);
         };
+        let now = Instant::now();
         let view = Arc::clone(&known.view);
         let events = known.begun(key, &self.pod_name);
-        term.events.extend(events);
-        for write in status::writes(key, &view, &term.tally, Timestamp::now()) {
-            if let Some((fingerprint, at)) = known.written.get(write.manager)
+        term.tell(events);
+        let mut is_sent = false;
+        for write in status::writes(key, &view, &term.tally, term.ip_mode, Timestamp::now()) {
+            let known = term.services.get(key);
+            if let Some((fingerprint, at)) = known.and_then(|its| its.written.get(write.manager))
                 && *fingerprint == write.fingerprint
                 && now < *at + SAME_AGAIN
             {
-                term.later.insert(key.clone(), *at + SAME_AGAIN);
+                let again = *at + SAME_AGAIN;
+                term.later.insert(key.clone(), again);
                 continue;
             }
-            let (manager, fingerprint) = (write.manager, write.fingerprint);
-            let news = write.news.clone();
-            self.write_all(key, vec![write]).await?;
-            known.written.insert(manager, (fingerprint, now));
-            if let Some(news) = news {
-                let event = status::news_event(key, &view, &news, &self.pod_name);
-                term.events.push_back(Occurrence {
+            is_sent = true;
+            let answer = self.write_part(key, &write).await?;
+            let ip_mode = answer.as_ref().and_then(status::ip_mode_of);
+            if ip_mode == Some(IpMode::Dropped) && term.ip_mode == IpMode::Kept {
+                tracing::warn!(
+                    "the API server does not keep ipMode, which it knows from Kubernetes 1.29 on: \
+                     kube-proxy takes traffic of the cluster's own pods to service addresses itself"
+                );
+                term.ip_mode = IpMode::Dropped;
+            }
+            if let Some(known) = term.services.get_mut(key) {
+                let written = (write.fingerprint, now);
+                known.written.insert(write.manager, written);
+            }
+            if let Some(news) = &write.news {
+                let event = status::news_event(key, &view, news, &self.pod_name);
+                term.tell([Occurrence {
                     event: Box::new(event),
                     count: 1,
-                });
+                }]);
             }
         }
-        while term.events.len() > EVENTS {
-            term.events.pop_front();
-        }
-        Ok(())
+        Ok(is_sent)
     }
 
-    async fn write_all(&mut self, key: &ObjectKey, writes: Vec<Write>) -> Result<(), Failure> {
-        for write in writes {
-            let namespace = key.namespace();
-            let request = async {
-                let client = self.server.client().await?;
-                let api: Api<Service> = Api::namespaced(client, namespace);
-                let parameters = PatchParams::apply(write.manager).force();
-                let patch = Patch::Apply(&write.document);
-                api.patch_status(key.name(), &parameters, &patch).await?;
-                Ok(())
-            };
-            let result = answer(request).await;
-            let resource = Resource::of::<Service>(Some(namespace.to_owned()));
-            let asked = Asked {
-                verb: "patch",
-                resource: &resource,
-                subresource: Some("status"),
-                verbs: &["patch"],
-            };
-            // 404: it is gone. 409: another one has its name.
-            self.judge(result, "service-status", &asked, &[404, 409])
-                .await?;
+    /// What stands then; `None`: the Service is gone.
+    async fn write_part(
+        &mut self,
+        key: &ObjectKey,
+        write: &Write,
+    ) -> Result<Option<Service>, Failure> {
+        self.check_lease()?;
+        let namespace = key.namespace();
+        let request = async {
+            let client = self.server.client().await?;
+            let api: Api<Service> = Api::namespaced(client, namespace);
+            let parameters = PatchParams::apply(write.manager).force();
+            let patch = Patch::Apply(&write.document);
+            api.patch_status(key.name(), &parameters, &patch).await
+        };
+        let result = answer(request).await;
+        let resource = Resource::of::<Service>(Some(namespace.to_owned()));
+        let asked = Asked {
+            verb: "patch",
+            resource: &resource,
+            subresource: Some("status"),
+            verbs: &["patch"],
+        };
+        // 404: it is gone. 409: another one has its name.
+        self.judge(result, "service-status", &asked, &[404, 409])
+            .await
+    }
+
+    /// A request that is sent after the end of the Lease might undo what the next holder wrote.
+    fn check_lease(&self) -> Result<(), Failure> {
+        if is_held(*self.leads.borrow(), Instant::now()) {
+            return Ok(());
         }
-        Ok(())
+        Err(Failure {
+            label: "lease".to_owned(),
+            text: "the Lease is not held any more".to_owned(),
+            extent: Extent::Term,
+        })
     }
 
     async fn write_event(&mut self, occurrence: &Occurrence) -> Result<(), Failure> {
+        self.check_lease()?;
         let event = &occurrence.event;
         let namespace = event.metadata.namespace.clone().unwrap_or_default();
         let name = event.metadata.name.clone().unwrap_or_default();
@@ -317,56 +337,73 @@ impl Writer {
             }
         };
         let result = answer(request).await;
-        self.judge(result, "event", &asked, &[404, 409]).await
+        self.judge(result, "event", &asked, &[404, 409])
+            .await
+            .map(|_| ())
     }
 
-    async fn judge(
+    /// `None`: it was one of the refusals that are fine.
+    async fn judge<T>(
         &mut self,
-        result: Result<kube::Result<()>, String>,
+        result: Result<kube::Result<T>, String>,
         object: &'static str,
         asked: &Asked<'_>,
         fine: &[u16],
-    ) -> Result<(), Failure> {
+    ) -> Result<Option<T>, Failure> {
         let error = match result {
-            Ok(Ok(())) => {
+            Ok(Ok(answer)) => {
                 self.server.metrics.wrote(object);
-                return Ok(());
+                return Ok(Some(answer));
             }
-            Ok(Err(kube::Error::Api(status))) if fine.contains(&status.code) => return Ok(()),
+            Ok(Err(kube::Error::Api(status))) if fine.contains(&status.code) => return Ok(None),
             Ok(Err(error)) => error,
             Err(text) => {
                 return Err(Failure {
                     label: "silent".to_owned(),
                     text,
-                    is_passing: true,
+                    extent: Extent::Server,
                 });
             }
         };
         self.server.failed(&error).await;
-        let is_passing = if let kube::Error::Api(status) = &error {
-            status.code == 401 || status.code == 429 || status.code >= 500
+        let code = if let kube::Error::Api(status) = &error {
+            Some(status.code)
         } else {
-            true
+            None
         };
         Err(Failure {
             label: client::label(&error),
             text: client::in_words(&error, &self.server.url(), asked),
-            is_passing,
+            extent: match code {
+                None | Some(401 | 429) => Extent::Server,
+                Some(500..) => Extent::Passing,
+                Some(_) => Extent::Refused,
+            },
         })
     }
+}
+
+/// What is wrong with what is written and heard.
+struct WriteProblems {
+    status: Problems,
+    events: Problems,
+    reports: Problems,
 }
 
 /// Why a write has failed.
 struct Failure {
     label: String,
     text: String,
-    /// The same request may succeed later.
-    is_passing: bool,
+    extent: Extent,
 }
 
-async fn answer(
-    request: impl Future<Output = kube::Result<()>>,
-) -> Result<kube::Result<()>, String> {
+fn is_held(leads_until: Option<Instant>, now: Instant) -> bool {
+    leads_until.is_some_and(|until| now < until)
+}
+
+async fn answer<T>(
+    request: impl Future<Output = kube::Result<T>>,
+) -> Result<kube::Result<T>, String> {
     tokio::time::timeout(ANSWER_TIMEOUT, request)
         .await
         .map_err(|_| {
@@ -379,107 +416,5 @@ async fn until(time: Option<Instant>) {
     match time {
         Some(time) => tokio::time::sleep_until(time.into()).await,
         None => std::future::pending().await,
-    }
-}
-
-impl Term {
-    fn viewed(&mut self, event: Published<ObjectKey, Arc<ServiceView>>) {
-        match event {
-            Published::Changed(key, view) => {
-                self.left.remove(&key);
-                self.due.insert(key.clone());
-                match self.services.get_mut(&key) {
-                    Some(known) if known.view.uid == view.uid => known.view = view,
-                    Some(_) | None => {
-                        let known = Known {
-                            view,
-                            told: BTreeMap::new(),
-                            written: BTreeMap::new(),
-                        };
-                        self.services.insert(key, known);
-                    }
-                }
-            }
-            Published::Removed(key) => {
-                if let Some(known) = self.services.remove(&key) {
-                    self.left.insert(key.clone(), known.view);
-                    self.due.insert(key);
-                }
-            }
-            Published::Synced => self.has_views = true,
-        }
-    }
-
-    fn reported(&mut self, news: News<Lease>) {
-        match news {
-            News::Began => self.reports.restarted(),
-            News::Put(lease) => self.reports.put(lease, Instant::now()),
-            News::Deleted(lease) => self.reports.deleted(&lease),
-            News::Listed => {
-                self.reports.listed();
-                self.has_reports = true;
-            }
-            News::Trouble(_) | News::Recovered => {}
-        }
-    }
-
-    /// Everything may be due when what is announced changes.
-    fn count(&mut self) {
-        let tally = self.reports.tally(Instant::now());
-        if tally != self.tally {
-            self.tally = tally;
-            self.due.extend(self.services.keys().cloned());
-        }
-    }
-
-    /// When there is something to write. Nothing is, before it is known what is announced.
-    fn next_due(&self, now: Instant) -> Option<Instant> {
-        if !(self.has_views && self.has_reports) {
-            return None;
-        }
-        if !self.events.is_empty() || !self.due.is_empty() {
-            return Some(now);
-        }
-        self.later.values().min().copied()
-    }
-
-    fn take_due(&mut self, now: Instant) -> Option<ObjectKey> {
-        if let Some(key) = self.due.pop_first() {
-            self.later.remove(&key);
-            return Some(key);
-        }
-        let key = self
-            .later
-            .iter()
-            .find(|(_, time)| **time <= now)
-            .map(|(key, _)| key.clone())?;
-        self.later.remove(&key);
-        Some(key)
-    }
-}
-
-impl Known {
-    /// Findings that have not been told, or that have come back.
-    fn begun(&mut self, key: &ObjectKey, instance: &str) -> Vec<Occurrence> {
-        let mut events = Vec::new();
-        for finding in &self.view.findings {
-            let told = self.told.entry(finding.clone()).or_default();
-            if !told.is_present {
-                told.is_present = true;
-                told.count += 1;
-                let event = status::finding_event(key, &self.view, finding, instance);
-                events.push(Occurrence {
-                    event: Box::new(event),
-                    count: told.count,
-                });
-            }
-        }
-        let findings = &self.view.findings;
-        let forgets = self.told.len() > MOST_TOLD;
-        self.told.retain(|finding, told| {
-            told.is_present = findings.contains(finding);
-            told.is_present || !forgets
-        });
-        events
     }
 }

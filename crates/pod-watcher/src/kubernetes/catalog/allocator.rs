@@ -18,6 +18,8 @@ use super::{
 pub(super) struct Allocator {
     claims: Claims,
     pools: Pools,
+    /// Addresses that no Service may have.
+    reserved: BTreeSet<IpAddr>,
     /// Addresses that are given away but are not kept by a status yet.
     proposals: Claims,
     /// Services that no pool has an address for.
@@ -26,10 +28,11 @@ pub(super) struct Allocator {
 
 impl Allocator {
     /// Nothing given away.
-    pub(super) fn new(pools: &[AddressPool]) -> Self {
+    pub(super) fn new(pools: &[AddressPool], reserved: &BTreeSet<IpAddr>) -> Self {
         Self {
             claims: Claims::default(),
             pools: Pools::new(pools),
+            reserved: reserved.clone(),
             proposals: Claims::default(),
             starved: BTreeSet::new(),
         }
@@ -43,6 +46,11 @@ impl Allocator {
     /// What may be given away.
     pub(super) fn pools(&self) -> &Pools {
         &self.pools
+    }
+
+    /// Whether no Service may have the address.
+    pub(super) fn is_reserved(&self, address: IpAddr) -> bool {
+        self.reserved.contains(&address)
     }
 
     /// Adds or replaces a claim; the Services that this touches.
@@ -177,9 +185,12 @@ impl Allocator {
             claims,
             proposals,
             pools,
-            ..
+            reserved,
+            starved: _,
         } = self;
-        let is_taken = |address| claims.contains(address) || proposals.contains(address);
+        let is_taken = |address| {
+            claims.contains(address) || proposals.contains(address) || reserved.contains(&address)
+        };
         pools.lowest_free(pool, family, is_taken)
     }
 

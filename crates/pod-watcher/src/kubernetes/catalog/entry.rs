@@ -9,7 +9,7 @@ use super::{
         addresses::{Age, Claim},
         annotations::{self, RealServerWishes},
         finding::{Finding, Reason},
-        intent::{AddressSource, Intent, Judgement},
+        intent::{self, AddressSource, Intent, Judgement},
         model::{
             ALLOCATED, Condition, Endpoint, EndpointPort, EndpointSlice, Family, ObjectKey,
             Service, ServiceType, WrittenStatus, address_message,
@@ -42,6 +42,8 @@ pub(super) struct Known {
     pub(super) written: WrittenStatus,
     /// The last good one; `None`: there never was one.
     pub(super) intent: Option<Intent>,
+    /// What it says of sharing, for as long as there is no intent.
+    share_key: Option<Box<str>>,
     /// Why the newest is not a good one.
     pub(super) errors: Vec<Finding>,
     pub(super) remarks: Vec<Finding>,
@@ -127,6 +129,7 @@ impl Known {
             is_load_balancer: false,
             written: WrittenStatus::default(),
             intent: None,
+            share_key: None,
             errors: Vec::new(),
             remarks: Vec::new(),
             claimed: Vec::new(),
@@ -153,6 +156,7 @@ impl Known {
             is_load_balancer: false,
             written: WrittenStatus::default(),
             intent,
+            share_key: None,
             errors,
             remarks: Vec::new(),
             claimed: Vec::new(),
@@ -165,6 +169,7 @@ impl Known {
     pub(super) fn update(&mut self, service: Service, judgement: Judgement) {
         self.generation = service.generation;
         self.is_load_balancer = service.service_type == ServiceType::LoadBalancer;
+        self.share_key = intent::annotated_share_key(&service).map(Into::into);
         self.written = service.written;
         self.remarks = judgement.remarks;
         match judgement.intent {
@@ -194,25 +199,37 @@ impl Known {
     pub(super) fn claim(&self) -> Claim {
         let ports = self.intent.iter().flat_map(|intent| &intent.ports);
         Claim {
-            share_key: self
-                .intent
-                .as_ref()
-                .and_then(|intent| intent.share_key.clone()),
+            share_key: match &self.intent {
+                Some(intent) => intent.share_key.clone(),
+                None => self.share_key.clone(),
+            },
             ports: ports.map(|port| (port.protocol, port.ports)).collect(),
         }
     }
 
-    /// The addresses that are given, or those of a pool that its status keeps.
+    /// The addresses that are given, or those of a pool that its status keeps. One that was never
+    /// understood keeps what its status says, so that nobody else gets what others may still serve.
     pub(super) fn wanted_addresses(&self, allocator: &Allocator) -> Vec<IpAddr> {
         match self.intent.as_ref().map(|intent| &intent.source) {
-            None => Vec::new(),
+            None => {
+                let kept = self.written.kept_addresses().into_iter();
+                let told = self.written.ingress.iter().map(|ingress| ingress.address);
+                let all: BTreeSet<IpAddr> = kept.chain(told).collect();
+                all.into_iter().collect()
+            }
             Some(AddressSource::Given(addresses)) => addresses.clone(),
             Some(AddressSource::Pool { name, families, .. }) => {
-                let kept = self.kept_addresses();
+                let kept = self.written.kept_addresses();
+                let pools = allocator.pools();
+                // Nobody changes the address of a Service by changing the pools.
+                let names_unknown = name.as_deref().is_some_and(|name| !pools.know(name));
                 let of_family = |family: &Family| {
                     kept.iter().copied().find(|address| {
                         Family::of(*address) == *family
-                            && allocator.pools().contain(name.as_deref(), *address)
+                            && !allocator.is_reserved(*address)
+                            && (names_unknown
+                                || pools.contain(name.as_deref(), *address)
+                                || !pools.contain(None, *address))
                     })
                 };
                 families.iter().filter_map(of_family).collect()
@@ -228,16 +245,6 @@ impl Known {
             message: address_message(addresses).into(),
             last_transition_seconds: 0,
         });
-    }
-
-    /// Addresses in the condition `portlb.io/Address`.
-    fn kept_addresses(&self) -> Vec<IpAddr> {
-        let kept = self.written.address.as_ref();
-        let kept = kept.filter(|condition| &*condition.status == "True");
-        let texts = kept
-            .iter()
-            .flat_map(|condition| condition.message.split(','));
-        texts.filter_map(|text| text.trim().parse().ok()).collect()
     }
 }
 

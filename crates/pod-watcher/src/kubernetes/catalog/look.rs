@@ -78,6 +78,7 @@ impl LookSurroundings<'_> {
                 generation: known.generation,
                 is_load_balancer: known.is_load_balancer,
                 addresses,
+                is_understood: known.intent.is_some(),
                 ports: ports.unwrap_or_default(),
                 allocation: self.allocation(known),
                 findings: findings.into_iter().collect(),
@@ -124,6 +125,10 @@ impl LookSurroundings<'_> {
             if let (Err(conflict), true) = (&verdict, is_given) {
                 findings.insert(in_words(*address, conflict));
             }
+            let is_kept = verdict.is_ok() && !is_given;
+            if is_kept && !self.allocator.pools().contain(None, *address) {
+                findings.insert(outside_pools(*address));
+            }
             verdict.is_ok()
         });
         addresses
@@ -150,6 +155,14 @@ fn is_endpoint(groups: &[Group<'_>], address: IpAddr) -> bool {
             .binary_search_by_key(&address, |endpoint| endpoint.address);
         find.is_ok()
     })
+}
+
+fn outside_pools(address: IpAddr) -> Finding {
+    let message = format!(
+        "{address} is kept, though no address pool has it any more; give it back to an \
+         --address-pool, or write another address into the annotation portlb.io/address"
+    );
+    Finding::new(Reason::AddressOutsidePools, message)
 }
 
 fn in_words(address: IpAddr, conflict: &Conflict) -> Finding {

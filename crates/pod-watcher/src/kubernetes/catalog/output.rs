@@ -31,6 +31,9 @@ pub struct ServiceView {
     pub is_load_balancer: bool,
     /// Service addresses that it is served at, in order.
     pub addresses: Vec<IpAddr>,
+    /// It was understood once. Of one that never was, what stands in its status is not known to
+    /// be wrong: others may serve it still.
+    pub is_understood: bool,
     /// Its ports, but for ranges of ports.
     pub ports: Vec<(Protocol, u16)>,
     /// What the condition `portlb.io/Address` shall keep; empty: there shall be none.

@@ -1,7 +1,7 @@
 use std::time::Instant;
 
 use super::*;
-use crate::kubernetes::{announced::Reports, finding::Reason, model::WrittenStatus};
+use crate::kubernetes::{announced::Reports, model::WrittenStatus};
 
 const NOW: i64 = 1_700_000_000;
 
@@ -19,6 +19,7 @@ fn view(addresses: &[&str]) -> ServiceView {
         generation: 3,
         is_load_balancer: true,
         addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+        is_understood: true,
         ports: vec![(Protocol::Tcp, 80)],
         allocation: Vec::new(),
         findings: Vec::new(),
@@ -62,11 +63,24 @@ fn ingress(address: &str) -> Ingress {
 }
 
 #[test]
+fn the_status_of_a_service_that_was_never_understood_stays() {
+    let mut view = view(&[]);
+    view.is_understood = false;
+    view.written.address = Some(condition_of("True", "Allocated", "10.1.1.10"));
+    view.written.ingress = vec![ingress("10.1.1.10")];
+    assert_eq!(
+        writes(&key(), &view, &tally(&["10.1.1.0/24"]), IpMode::Kept, now()),
+        []
+    );
+}
+
+#[test]
 fn an_announced_address_is_written_with_mode_and_ports() {
     let writes = writes(
         &key(),
         &view(&["10.1.1.10"]),
         &tally(&["10.1.1.0/24"; 2]),
+        IpMode::Kept,
         now(),
     );
     let [write] = &writes[..] else {
@@ -98,7 +112,41 @@ fn what_is_written_already_is_not_written_again() {
     view.written.ingress = vec![ingress("10.1.1.10")];
     let message = "10.1.1.10 by 1 load balancer";
     view.written.announced = Some(condition_of("True", "Announced", message));
-    assert_eq!(writes(&key(), &view, &tally(&["10.1.1.10/32"]), now()), []);
+    assert_eq!(
+        writes(
+            &key(),
+            &view,
+            &tally(&["10.1.1.10/32"]),
+            IpMode::Kept,
+            now()
+        ),
+        []
+    );
+}
+
+#[test]
+fn a_mode_that_the_api_server_does_not_keep_is_not_written_again() {
+    let mut view = view(&["10.1.1.10"]);
+    let mut without = ingress("10.1.1.10");
+    without.ip_mode = None;
+    view.written.ingress = vec![without];
+    let message = "10.1.1.10 by 1 load balancer";
+    view.written.announced = Some(condition_of("True", "Announced", message));
+    let tally = tally(&["10.1.1.10/32"]);
+    let count = |mode| writes(&key(), &view, &tally, mode, now()).len();
+    assert_eq!((count(IpMode::Kept), count(IpMode::Dropped)), (1, 0));
+
+    let answer = |ingress: Value| {
+        let status = json!({ "status": { "loadBalancer": { "ingress": ingress } } });
+        ip_mode_of(&serde_json::from_value(status).unwrap())
+    };
+    assert_eq!(answer(json!([])), None);
+    assert_eq!(
+        answer(json!([{ "ip": "10.1.1.10" }])),
+        Some(IpMode::Dropped)
+    );
+    let kept = json!([{ "ip": "10.1.1.10", "ipMode": "Proxy" }]);
+    assert_eq!(answer(kept), Some(IpMode::Kept));
 }
 
 #[test]
@@ -109,7 +157,13 @@ fn a_status_that_another_program_has_changed_is_mended_without_news() {
     view.written.ingress = vec![other];
     let message = "10.1.1.10 by 1 load balancer";
     view.written.announced = Some(condition_of("True", "Announced", message));
-    let writes = writes(&key(), &view, &tally(&["10.1.1.10/32"]), now());
+    let writes = writes(
+        &key(),
+        &view,
+        &tally(&["10.1.1.10/32"]),
+        IpMode::Kept,
+        now(),
+    );
     let status = &writes[0].document["status"];
     assert_eq!(status["loadBalancer"]["ingress"][0]["ipMode"], "Proxy");
     assert_eq!(status["conditions"][0]["reason"], "Announced");
@@ -122,7 +176,13 @@ fn another_count_keeps_the_time_of_transition_and_is_no_news() {
     view.written.ingress = vec![ingress("10.1.1.10")];
     let message = "10.1.1.10 by 2 load balancers";
     view.written.announced = Some(condition_of("True", "Announced", message));
-    let writes = writes(&key(), &view, &tally(&["10.1.1.10/32"]), now());
+    let writes = writes(
+        &key(),
+        &view,
+        &tally(&["10.1.1.10/32"]),
+        IpMode::Kept,
+        now(),
+    );
     let condition = &writes[0].document["status"]["conditions"][0];
     assert_eq!(condition["lastTransitionTime"], "2023-11-14T22:12:20Z");
     assert_eq!(condition["message"], "10.1.1.10 by 1 load balancer");
@@ -138,7 +198,7 @@ fn an_address_that_nobody_announces_any_more_is_removed_and_told() {
         "Announced",
         "10.1.1.10 by 1 load balancer",
     ));
-    let writes = writes(&key(), &view, &tally(&[]), now());
+    let writes = writes(&key(), &view, &tally(&[]), IpMode::Kept, now());
     let status = &writes[0].document["status"];
     assert_eq!(status.get("loadBalancer"), None);
     assert_eq!(status["conditions"][0]["reason"], "NotAnnounced");
@@ -148,7 +208,13 @@ fn an_address_that_nobody_announces_any_more_is_removed_and_told() {
 #[test]
 fn one_family_of_two_is_degraded() {
     let view = view(&["10.1.1.10", "2001:db8::10"]);
-    let writes = writes(&key(), &view, &tally(&["10.1.1.10/32"]), now());
+    let writes = writes(
+        &key(),
+        &view,
+        &tally(&["10.1.1.10/32"]),
+        IpMode::Kept,
+        now(),
+    );
     let status = &writes[0].document["status"];
     assert_eq!(status["conditions"][0]["reason"], "PartlyAnnounced");
     assert_eq!(
@@ -167,7 +233,7 @@ fn an_allocation_is_kept_in_a_condition_and_taken_back() {
     let mut view = view(&[]);
     view.written.announced = Some(condition_of("False", "NoAddress", "it has no address"));
     view.allocation = vec!["10.1.1.9".parse().unwrap(), "2001:db8::9".parse().unwrap()];
-    let kept = writes(&key(), &view, &tally(&[]), now());
+    let kept = writes(&key(), &view, &tally(&[]), IpMode::Kept, now());
     let [write] = &kept[..] else {
         panic!("{kept:?}")
     };
@@ -176,9 +242,9 @@ fn an_allocation_is_kept_in_a_condition_and_taken_back() {
     assert_eq!(condition["message"], "10.1.1.9, 2001:db8::9");
 
     view.written.address = Some(condition_of("True", "Allocated", "10.1.1.9, 2001:db8::9"));
-    assert_eq!(writes(&key(), &view, &tally(&[]), now()), []);
+    assert_eq!(writes(&key(), &view, &tally(&[]), IpMode::Kept, now()), []);
     view.allocation.clear();
-    let taken_back = writes(&key(), &view, &tally(&[]), now());
+    let taken_back = writes(&key(), &view, &tally(&[]), IpMode::Kept, now());
     assert_eq!(taken_back[0].document["status"], json!({}));
 }
 

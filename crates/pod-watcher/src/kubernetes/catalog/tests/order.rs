@@ -292,6 +292,139 @@ fn who_lost_an_address_of_a_pool_to_an_older_service_gets_another() {
     assert!(b.addresses.is_empty());
 }
 
+#[test]
+fn a_service_that_was_never_understood_keeps_its_address_from_all_others() {
+    let mut catalog = Catalog::new(with_pools(&["p=10.1.1.0/24"]));
+    let mut watcher = Watcher::default();
+    let bad =
+        from_pool("bad", 80, "10.1.1.1").replace("pool: p", "pool: p, portlb.io/scheduler: x");
+    feed(&mut catalog, &[bad, from_pool("web", 80, "")].concat());
+    watcher.take(&mut catalog);
+    let view = |watcher: &Watcher, name| watcher.views[&ObjectKey::new("shop", name)].clone();
+    assert!(!view(&watcher, "bad").is_understood);
+    assert_eq!(watcher.findings("bad").len(), 1);
+    assert_eq!(
+        model_addresses(&view(&watcher, "web").allocation),
+        "10.1.1.2"
+    );
+    assert_eq!(watcher.shown(), "");
+    feed(&mut catalog, &from_pool("bad", 80, "10.1.1.1"));
+    watcher.take(&mut catalog);
+    assert!(view(&watcher, "bad").is_understood);
+    assert_eq!(watcher.shown(), "tcp/10.1.1.1:80 mh -> \n");
+}
+
+#[test]
+fn a_service_that_was_never_understood_takes_no_address_from_those_that_share_it() {
+    let shared = |name: &str, port: u16| {
+        from_pool(name, port, "10.1.1.1").replace("pool: p", "pool: p, portlb.io/share-address: k")
+    };
+    let bad = shared("a", 80).replace("share-address: k", "share-address: k, portlb.io/ports: x");
+    let mut catalog = Catalog::new(with_pools(&["p=10.1.1.0/24"]));
+    let mut watcher = Watcher::default();
+    feed(&mut catalog, &[bad, shared("b", 443)].concat());
+    watcher.take(&mut catalog);
+    assert_eq!(watcher.shown(), "tcp/10.1.1.1:443 mh -> \n");
+}
+
+#[test]
+fn a_pool_that_has_shrunk_or_gone_takes_no_address_away() {
+    let kept = |name: &str, address: &str| from_pool(name, 80, address);
+    for (pool, finding) in [
+        ("p=10.1.2.0/24", None),
+        (
+            "q=10.1.2.0/24",
+            Some(
+                "Warning BadAnnotation: annotation portlb.io/address-pool: \"p\" is not an address \
+                 pool; known are q",
+            ),
+        ),
+    ] {
+        let mut catalog = Catalog::new(with_pools(&[pool]));
+        let mut watcher = Watcher::default();
+        let other = service("b", "portlb.io/address: 10.1.1.1", PORT_80);
+        feed(&mut catalog, &[kept("a", "10.1.1.1"), other].concat());
+        watcher.take(&mut catalog);
+        assert_eq!(watcher.shown(), "tcp/10.1.1.1:80 mh -> \n");
+        let view = &watcher.views[&ObjectKey::new("shop", "a")];
+        assert_eq!(model_addresses(&view.allocation), "10.1.1.1");
+        let mut expected: Vec<&str> = finding.into_iter().collect();
+        expected.push(
+            "Warning AddressOutsidePools: 10.1.1.1 is kept, though no address pool has it any more; \
+             give it back to an --address-pool, or write another address into the annotation \
+             portlb.io/address",
+        );
+        assert_eq!(watcher.findings("a"), expected);
+        assert_eq!(watcher.findings("b").len(), 1, "it belongs to the older");
+    }
+    // A pool that was renamed.
+    let mut catalog = Catalog::new(with_pools(&["q=10.1.1.0/24"]));
+    let mut watcher = Watcher::default();
+    feed(
+        &mut catalog,
+        &[
+            kept("a", "10.1.1.1"),
+            from_pool("b", 80, "").replace("pool: p", "pool: q"),
+        ]
+        .concat(),
+    );
+    watcher.take(&mut catalog);
+    assert_eq!(watcher.shown(), "tcp/10.1.1.1:80 mh -> \n");
+    assert_eq!(watcher.findings("a").len(), 1);
+    let allocation = |watcher: &Watcher, name| {
+        model_addresses(&watcher.views[&ObjectKey::new("shop", name)].allocation)
+    };
+    assert_eq!(allocation(&watcher, "b"), "10.1.1.2");
+    // The pool that a Service names does not have the address, and another one does.
+    let mut catalog = Catalog::new(with_pools(&["p=10.1.2.0/24", "q=10.1.1.0/24"]));
+    let mut watcher = Watcher::default();
+    feed(&mut catalog, &kept("a", "10.1.1.1"));
+    watcher.take(&mut catalog);
+    assert_eq!(allocation(&watcher, "a"), "10.1.2.1");
+}
+
+#[test]
+fn a_pool_gives_no_reserved_address() {
+    let mut settings = with_pools(&["p=10.1.1.0/24"]);
+    settings.reserved.insert("10.1.1.1".parse().unwrap());
+    for kept in ["", "10.1.1.1"] {
+        let mut catalog = Catalog::new(settings.clone());
+        let mut watcher = Watcher::default();
+        feed(&mut catalog, &from_pool("a", 80, kept));
+        watcher.take(&mut catalog);
+        let view = &watcher.views[&ObjectKey::new("shop", "a")];
+        assert_eq!(model_addresses(&view.allocation), "10.1.1.2");
+    }
+}
+
+#[test]
+fn a_pod_touches_the_services_of_its_own_namespace() {
+    let mut catalog = Catalog::new(settings());
+    let mut watcher = Watcher::default();
+    let both = |name: &str, address: &str| {
+        let address = format!("portlb.io/address: {address}");
+        service(name, &address, PORT_80) + &slice(name, "x", ON_80, &["10.0.2.3"])
+    };
+    let elsewhere = |namespace: &str, address: &str| {
+        both("web", address).replace("namespace: shop", &format!("namespace: {namespace}"))
+    };
+    feed(
+        &mut catalog,
+        &[
+            both("a", "10.1.1.1"),
+            both("z", "10.1.1.2"),
+            elsewhere("shop-2", "10.1.1.3"),
+            elsewhere("sho", "10.1.1.4"),
+        ]
+        .concat(),
+    );
+    watcher.take(&mut catalog);
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: shop, annotations: \
+               {portlb.io/state: draining}}\nstatus: {podIPs: [{ip: 10.0.2.3}]}\n";
+    feed(&mut catalog, pod);
+    assert_eq!(watcher.take(&mut catalog), 2);
+}
+
 /// Something that a cluster may say.
 #[derive(Clone, Debug)]
 enum Event {

@@ -699,3 +699,100 @@ fn an_address_pool_is_a_name_and_prefixes() {
         assert!(text.parse::<AddressPool>().is_err(), "{text:?}");
     }
 }
+
+#[test]
+fn an_address_that_is_not_for_services_is_refused_with_the_cure() {
+    let mut confined = with_pools(&["p=10.1.2.0/24"]);
+    confined
+        .service_ranges
+        .insert("10.1.1.0/24".parse().unwrap());
+    confined.reserved.insert("10.1.1.1".parse().unwrap());
+    confined.is_confined = true;
+    let named = |name: &str, address: &str| {
+        service(name, &format!("portlb.io/address: {address}"), PORT_80)
+    };
+    let external = service(
+        "d",
+        "",
+        "  loadBalancerIP: 10.9.9.9\n  ports: [{port: 80}]\n",
+    );
+    let manifests = [
+        named("a", "10.1.1.1"),
+        named("b", "10.1.1.2"),
+        named("c", "10.1.2.2"),
+        external.clone(),
+    ]
+    .concat();
+    check(
+        confined.clone(),
+        &manifests,
+        expect![[r#"
+            serviceRanges:
+            - 10.1.1.0/24
+            virtualServers:
+            - name: shop/b
+              addresses: [10.1.1.2]
+              ports: [80]
+              realServers: []
+            - name: shop/c
+              addresses: [10.1.2.2]
+              ports: [80]
+              realServers: []
+            # shop/a: Warning BadAnnotation: annotation portlb.io/address: 10.1.1.1 is the address of the API server, which pod-watcher itself needs; write another address
+            # shop/d: Warning BadSpecification: spec.loadBalancerIP: 10.9.9.9 lies outside of the --service-ranges and address pools, which confine the Services of a whole cluster; write an address within 10.1.1.0/24, 10.1.2.0/24
+        "#]],
+    );
+    confined.is_confined = false;
+    check(
+        confined,
+        &external,
+        expect![[r#"
+            serviceRanges:
+            - 10.1.1.0/24
+            virtualServers:
+            - name: shop/d
+              addresses: [10.9.9.9]
+              ports: [80]
+              realServers: []
+        "#]],
+    );
+}
+
+#[test]
+fn more_than_a_thousand_ports_are_refused() {
+    let list = |count: u32| {
+        let ports: Vec<String> = (1..=count).map(|port| port.to_string()).collect();
+        ports.join(",")
+    };
+    let annotated = |count| {
+        service(
+            "web",
+            &format!("portlb.io/ports: '{}'", list(count)),
+            PORT_80,
+        )
+    };
+    let findings = |manifest: &str| {
+        let mut catalog = Catalog::new(settings());
+        feed(&mut catalog, manifest);
+        let findings = render::of(&mut catalog).findings;
+        let texts = findings.iter().map(|(_, finding)| finding.to_string());
+        texts.collect::<Vec<String>>()
+    };
+    assert_eq!(findings(&annotated(1_000)), Vec::<String>::new());
+    let told = "1001 entries are more than a Service may have; write at most 1000, and ranges \
+                such as 8000-8999 (annotation portlb.io/ports) for more";
+    assert_eq!(
+        findings(&annotated(1_001)),
+        [format!(
+            "Warning BadAnnotation: annotation portlb.io/ports: {told}"
+        )]
+    );
+    let ports: Vec<String> = (1..=1_001)
+        .map(|port| format!("{{name: p{port}, port: {port}}}"))
+        .collect();
+    let specified = service("web", "", &format!("  ports: [{}]\n", ports.join(", ")));
+    assert_eq!(
+        findings(&specified),
+        [format!("Warning BadSpecification: spec.ports: {told}")]
+    );
+}
