@@ -1,5 +1,6 @@
-//! Routes a service address from the node to the load-balancer pods on it, for exactly as long as
-//! each pod holds a stream open, and keeps service addresses out of the node's connection tracking.
+//! Routes a service address from the node to the load-balancer pods on it, for as long as each pod
+//! holds a stream open (`--release-delay` longer where no other pod does), and keeps service
+//! addresses out of the node's connection tracking.
 //!
 //! ```text
 //!  bgp-announcer ──NodeRoute.Hold──► grpc ──commands──► table (owner) ──► kernel: routes
