@@ -7,7 +7,8 @@ use std::{
 
 use ipnet::IpNet;
 use nftables_table::{
-    Chain, Family, Hook, Kind, L4Protocol, Policy, Rule, TCP_RST, Table, priority,
+    Chain, Family, Hook, ICMP_PORT_UNREACHABLE, ICMPV6_PORT_UNREACHABLE, Kind, L4Protocol, Policy,
+    Rule, TCP_RST, Table, priority,
 };
 use virtual_server::{ForwardingMethod, Ports, Protocol, VirtualServer, VirtualServerId};
 
@@ -24,8 +25,10 @@ const AFTER_IPVS: i32 = priority::SRCNAT + 10;
 
 /// The rules for these virtual servers on these service prefixes.
 ///
-/// - output: no reset leaves from a service address. A packet that arrives before the table is
-///   programmed must not end the connection that another pod has kept so far.
+/// - output: no reset leaves from a service address, and no "port unreachable" about one. A packet
+///   that arrives before the table is programmed must not end the connection that another pod has
+///   kept so far; one that arrives while the kernel replaces a scheduler, and has none, is sent
+///   again by its client.
 /// - input: TCP, UDP and SCTP that IPVS did not take ends here, so that no process of the pod is
 ///   reached through a service address.
 /// - prerouting: packets to port ranges get the mark that stands for them.
@@ -78,14 +81,7 @@ pub fn table<'a>(
         chains.push(chain("input", Kind::Filter, Hook::Input, AFTER_IPVS, input));
         let output = guarded
             .iter()
-            .map(|set| {
-                Rule::new()
-                    .source_in(set.clone())
-                    .protocol(L4Protocol::Tcp)
-                    .tcp_flags(TCP_RST, TCP_RST)
-                    .counter()
-                    .drop()
-            })
+            .flat_map(|set| [no_reset(set), no_port_unreachable(set)])
             .collect();
         chains.push(chain(
             "output",
@@ -134,6 +130,30 @@ fn chain(name: &str, kind: Kind, hook: Hook, priority: i32, rules: Vec<Rule>) ->
         policy: Policy::Accept,
         rules,
     }
+}
+
+fn no_reset(prefixes: &[IpNet]) -> Rule {
+    Rule::new()
+        .source_in(prefixes.to_vec())
+        .protocol(L4Protocol::Tcp)
+        .tcp_flags(TCP_RST, TCP_RST)
+        .counter()
+        .drop()
+}
+
+/// By the packet that the error quotes: a service prefix is local by a route, and for IPv6 the
+/// kernel then sends errors from another address (`icmp6_send`, net/ipv6/icmp.c).
+fn no_port_unreachable(prefixes: &[IpNet]) -> Rule {
+    let (protocol, kind) = match prefixes {
+        [IpNet::V6(_), ..] => (L4Protocol::Icmpv6, ICMPV6_PORT_UNREACHABLE),
+        [IpNet::V4(_), ..] | [] => (L4Protocol::Icmp, ICMP_PORT_UNREACHABLE),
+    };
+    Rule::new()
+        .protocol(protocol)
+        .icmp_type_and_code(kind)
+        .quoted_destination_in(prefixes.to_vec())
+        .counter()
+        .drop()
 }
 
 /// A rule for each prefix of masqueraded addresses; for an address that has virtual servers with
@@ -214,7 +234,7 @@ mod tests {
     fn tunnels_need_the_two_guards_only() {
         let tunnel = virtual_server("tcp/10.1.1.10:80", ForwardingMethod::DirectRouting);
         let table = table(&prefixes(&["10.1.1.0/24"]), [&tunnel], &BTreeMap::new());
-        assert_eq!(chains(&table), [("input", 3), ("output", 1)]);
+        assert_eq!(chains(&table), [("input", 3), ("output", 2)]);
         assert!(!is_needed_by(&tunnel));
     }
 
@@ -225,7 +245,7 @@ mod tests {
             [],
             &BTreeMap::new(),
         );
-        assert_eq!(chains(&table), [("input", 6), ("output", 2)]);
+        assert_eq!(chains(&table), [("input", 6), ("output", 4)]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use netlink_bindings::nftables::{
 };
 
 use crate::{
-    Chain, Error, Expression, Family, Fingerprint, Hook, Kind, Policy, Rule, Table,
+    Chain, Error, Family, Fingerprint, Hook, Kind, Policy, Rule, Table,
     expression::encode_expression, interval::intervals,
 };
 
@@ -79,7 +79,7 @@ impl Table {
         }
         for chain in &self.chains {
             for expression in chain.rules.iter().flat_map(|rule| &rule.expressions) {
-                for prefix in prefixes(expression) {
+                for prefix in expression.prefixes().as_slice() {
                     let fits = match self.family {
                         Family::Ip => matches!(prefix, IpNet::V4(_)),
                         Family::Ip6 => matches!(prefix, IpNet::V6(_)),
@@ -92,7 +92,7 @@ impl Table {
                         ));
                     }
                 }
-                if let Expression::SourceIn(set) | Expression::DestinationIn(set) = expression {
+                if let Some(set) = expression.set() {
                     let versions = (
                         set.iter().any(|prefix| matches!(prefix, IpNet::V4(_))),
                         set.iter().any(|prefix| matches!(prefix, IpNet::V6(_))),
@@ -198,9 +198,7 @@ fn contents(table: &Table) -> Vec<Request> {
         for (index, rule) in chain.rules.iter().enumerate() {
             let first_set_id = set_id;
             for expression in &rule.expressions {
-                if let Expression::SourceIn(prefixes) | Expression::DestinationIn(prefixes) =
-                    expression
-                {
+                if let Some(prefixes) = expression.set() {
                     set_id += 1;
                     requests.extend(new_set(table, chain, set_id, prefixes));
                 }
@@ -304,10 +302,7 @@ fn new_rule(table: &Table, chain: &Chain, index: usize, rule: &Rule, mut set_id:
         .push_chain_bytes(chain.name.as_bytes())
         .nested_expressions();
     for expression in &rule.expressions {
-        if matches!(
-            expression,
-            Expression::SourceIn(_) | Expression::DestinationIn(_)
-        ) {
+        if expression.set().is_some() {
             set_id += 1;
         }
         list = encode_expression(list, table.family, expression, set_id);
@@ -323,25 +318,6 @@ fn new_rule(table: &Table, chain: &Chain, index: usize, rule: &Rule, mut set_id:
             chain.name,
             table.name
         ),
-    }
-}
-
-fn prefixes(expression: &Expression) -> &[IpNet] {
-    match expression {
-        Expression::Source(prefix)
-        | Expression::Destination(prefix)
-        | Expression::OriginalDestination(prefix) => std::slice::from_ref(prefix),
-        Expression::SourceIn(prefixes) | Expression::DestinationIn(prefixes) => prefixes,
-        Expression::Protocol(_)
-        | Expression::TcpFlags { .. }
-        | Expression::DestinationPorts(..)
-        | Expression::OriginalDestinationPorts(..)
-        | Expression::Counter
-        | Expression::SetMark(_)
-        | Expression::NoTrack
-        | Expression::Masquerade
-        | Expression::Accept
-        | Expression::Drop => &[],
     }
 }
 

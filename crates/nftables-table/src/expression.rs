@@ -18,6 +18,9 @@ const NFTA_LOOKUP_SET: u16 = 1;
 const NFTA_LOOKUP_SREG: u16 = 2;
 const NFTA_LOOKUP_SET_ID: u16 = 4;
 
+/// Before the quoted packet in an ICMP error (RFC 792, RFC 4443 section 3).
+const ICMP_HEADER: u32 = 8;
+
 const REGISTER: u32 = Registers::Reg1 as u32;
 
 /// Where an IP header keeps an address.
@@ -37,9 +40,9 @@ pub(crate) fn encode_expression<P: Pusher>(
     match expression {
         Expression::Source(prefix) => address(list, family, Side::Source, prefix),
         Expression::Destination(prefix) => address(list, family, Side::Destination, prefix),
-        Expression::SourceIn(prefixes) => lookup(list, family, Side::Source, prefixes, set_id),
+        Expression::SourceIn(prefixes) => address_in(list, family, Side::Source, prefixes, set_id),
         Expression::DestinationIn(prefixes) => {
-            lookup(list, family, Side::Destination, prefixes, set_id)
+            address_in(list, family, Side::Destination, prefixes, set_id)
         }
         Expression::OriginalDestination(prefix) => original_destination(list, prefix),
         Expression::Protocol(protocol) => {
@@ -57,6 +60,21 @@ pub(crate) fn encode_expression<P: Pusher>(
         ),
         Expression::OriginalDestinationPorts(first, last) => {
             ports(load_original(list, CtKeys::ProtoDst), *first, *last)
+        }
+        Expression::IcmpTypeAndCode(icmp_type, code) => {
+            let list = load(list, PayloadBase::TransportHeader, 0, 2);
+            compare(list, CmpOps::Eq, &[*icmp_type, *code])
+        }
+        Expression::QuotedDestinationIn(prefixes) => {
+            let first = prefixes.first().expect("validated: a set is not empty");
+            let (offset, len) = address_at(first, Side::Destination);
+            let list = load(
+                list,
+                PayloadBase::TransportHeader,
+                ICMP_HEADER + offset,
+                len,
+            );
+            lookup(list, set_id)
         }
         Expression::Counter => list
             .nested_elem()
@@ -98,7 +116,7 @@ fn address<P: Pusher>(
     in_prefix(load_address(list, side, prefix), prefix)
 }
 
-fn lookup<P: Pusher>(
+fn address_in<P: Pusher>(
     list: PushExprListAttrs<P>,
     family: Family,
     side: Side,
@@ -107,10 +125,13 @@ fn lookup<P: Pusher>(
 ) -> PushExprListAttrs<P> {
     let first = prefixes.first().expect("validated: a set is not empty");
     let list = ip_version(list, family, first);
+    lookup(load_address(list, side, first), set_id)
+}
+
+/// Looks the register up in a set.
+fn lookup<P: Pusher>(list: PushExprListAttrs<P>, set_id: u32) -> PushExprListAttrs<P> {
     // The bindings number the attributes of a lookup wrongly (netlink-bindings 0.3.5).
-    let mut element = load_address(list, side, first)
-        .nested_elem()
-        .push_name(c"lookup");
+    let mut element = list.nested_elem().push_name(c"lookup");
     let data = push_nested_header(element.as_vec_mut(), NFTA_EXPR_DATA);
     let name = SET_NAME.to_bytes_with_nul();
     let mut push = |attribute, value: &[u8]| {
@@ -181,14 +202,18 @@ fn load_address<P: Pusher>(
     side: Side,
     prefix: &IpNet,
 ) -> PushExprListAttrs<P> {
-    // RFC 791 section 3.1, RFC 8200 section 3.
-    let (offset, len) = match (prefix, side) {
+    let (offset, len) = address_at(prefix, side);
+    load(list, PayloadBase::NetworkHeader, offset, len)
+}
+
+/// Offset and length of an address in the IP header (RFC 791 section 3.1, RFC 8200 section 3).
+fn address_at(prefix: &IpNet, side: Side) -> (u32, u32) {
+    match (prefix, side) {
         (IpNet::V4(_), Side::Source) => (12, 4),
         (IpNet::V4(_), Side::Destination) => (16, 4),
         (IpNet::V6(_), Side::Source) => (8, 16),
         (IpNet::V6(_), Side::Destination) => (24, 16),
-    };
-    load(list, PayloadBase::NetworkHeader, offset, len)
+    }
 }
 
 /// Compares the register with the prefix.
@@ -286,5 +311,7 @@ fn protocol_number(protocol: L4Protocol) -> u8 {
         L4Protocol::Tcp => 6,
         L4Protocol::Udp => 17,
         L4Protocol::Sctp => 132,
+        L4Protocol::Icmp => 1,
+        L4Protocol::Icmpv6 => 58,
     }
 }

@@ -48,7 +48,7 @@ mod socket;
 
 pub use error::Error;
 pub use model::{
-    Chain, Expression, Family, Fingerprint, Hook, Kind, L4Protocol, Policy, Rule, TCP_ACK, TCP_FIN,
-    TCP_RST, TCP_SYN, Table, priority,
+    Chain, Expression, Family, Fingerprint, Hook, ICMP_PORT_UNREACHABLE, ICMPV6_PORT_UNREACHABLE,
+    Kind, L4Protocol, Policy, Rule, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, Table, priority,
 };
 pub use socket::Nftables;

@@ -13,6 +13,11 @@ pub const TCP_RST: u8 = 0x04;
 /// TCP flag ACK.
 pub const TCP_ACK: u8 = 0x10;
 
+/// ICMP port unreachable, type and code (RFC 792).
+pub const ICMP_PORT_UNREACHABLE: (u8, u8) = (3, 3);
+/// ICMPv6 port unreachable, type and code (RFC 4443 section 3.1).
+pub const ICMPV6_PORT_UNREACHABLE: (u8, u8) = (1, 4);
+
 /// Customary priorities of chains (`linux/netfilter_ipv4.h`, enum `nf_ip_hook_priorities`).
 pub mod priority {
     /// Before connection tracking.
@@ -99,7 +104,7 @@ pub enum Policy {
     Drop,
 }
 
-/// A transport protocol.
+/// A protocol that IP carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum L4Protocol {
     /// Transmission Control Protocol.
@@ -108,6 +113,10 @@ pub enum L4Protocol {
     Udp,
     /// Stream Control Transmission Protocol.
     Sctp,
+    /// Internet Control Message Protocol of IPv4.
+    Icmp,
+    /// Internet Control Message Protocol of IPv6.
+    Icmpv6,
 }
 
 /// Matches and actions, evaluated in order until a match fails.
@@ -136,7 +145,7 @@ pub enum Expression {
     /// The destination port that the connection's first packet was addressed to, before any
     /// translation, lies between the two, both included; stands after [`Expression::Protocol`].
     OriginalDestinationPorts(u16, u16),
-    /// The transport protocol.
+    /// The protocol that IP carries.
     Protocol(L4Protocol),
     /// The TCP flags under the mask have exactly this value; stands after
     /// `Protocol(L4Protocol::Tcp)`.
@@ -149,6 +158,12 @@ pub enum Expression {
     /// The destination port lies between the two, both included; stands after
     /// [`Expression::Protocol`].
     DestinationPorts(u16, u16),
+    /// Type and code of an ICMP message; stands after `Protocol(L4Protocol::Icmp)` or
+    /// `Protocol(L4Protocol::Icmpv6)`.
+    IcmpTypeAndCode(u8, u8),
+    /// The packet that an ICMP error quotes was addressed to one of the prefixes, all of one IP
+    /// version; stands after [`Expression::IcmpTypeAndCode`].
+    QuotedDestinationIn(Vec<IpNet>),
     /// Counts the packets and bytes that get here.
     Counter,
     /// Sets the packet's firewall mark.
@@ -162,6 +177,24 @@ pub enum Expression {
     Accept,
     /// The packet is gone.
     Drop,
+}
+
+/// What an expression compares addresses with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Prefixes<'a> {
+    None,
+    One(&'a IpNet),
+    Set(&'a [IpNet]),
+}
+
+impl<'a> Prefixes<'a> {
+    pub(crate) fn as_slice(self) -> &'a [IpNet] {
+        match self {
+            Self::None => &[],
+            Self::One(prefix) => std::slice::from_ref(prefix),
+            Self::Set(set) => set,
+        }
+    }
 }
 
 /// Tells whether two tables are the same; a hash of what is sent to the kernel, stable over runs.
@@ -181,6 +214,39 @@ impl fmt::Display for Family {
             Self::Ip6 => "ip6",
             Self::Inet => "inet",
         })
+    }
+}
+
+impl Expression {
+    /// The prefixes that the kernel looks up in a set of their own.
+    pub(crate) fn set(&self) -> Option<&[IpNet]> {
+        match self.prefixes() {
+            Prefixes::None | Prefixes::One(_) => None,
+            Prefixes::Set(set) => Some(set),
+        }
+    }
+
+    /// The prefixes that it looks at.
+    pub(crate) fn prefixes(&self) -> Prefixes<'_> {
+        match self {
+            Self::Source(prefix)
+            | Self::Destination(prefix)
+            | Self::OriginalDestination(prefix) => Prefixes::One(prefix),
+            Self::SourceIn(set) | Self::DestinationIn(set) | Self::QuotedDestinationIn(set) => {
+                Prefixes::Set(set)
+            }
+            Self::OriginalDestinationPorts(..)
+            | Self::Protocol(_)
+            | Self::TcpFlags { .. }
+            | Self::DestinationPorts(..)
+            | Self::IcmpTypeAndCode(..)
+            | Self::Counter
+            | Self::SetMark(_)
+            | Self::NoTrack
+            | Self::Masquerade
+            | Self::Accept
+            | Self::Drop => Prefixes::None,
+        }
     }
 }
 
@@ -238,6 +304,16 @@ impl Rule {
     /// See [`Expression::DestinationPorts`].
     pub fn destination_ports(self, first: u16, last: u16) -> Self {
         self.with(Expression::DestinationPorts(first, last))
+    }
+
+    /// See [`Expression::IcmpTypeAndCode`].
+    pub fn icmp_type_and_code(self, (icmp_type, code): (u8, u8)) -> Self {
+        self.with(Expression::IcmpTypeAndCode(icmp_type, code))
+    }
+
+    /// See [`Expression::QuotedDestinationIn`].
+    pub fn quoted_destination_in(self, prefixes: Vec<IpNet>) -> Self {
+        self.with(Expression::QuotedDestinationIn(prefixes))
     }
 
     /// See [`Expression::Counter`].

@@ -6,8 +6,8 @@
 use std::process::Command;
 
 use nftables_table::{
-    Chain, Error, Family, Fingerprint, Hook, Kind, L4Protocol, Nftables, Policy, Rule, TCP_RST,
-    Table, priority,
+    Chain, Error, Family, Fingerprint, Hook, ICMP_PORT_UNREACHABLE, ICMPV6_PORT_UNREACHABLE, Kind,
+    L4Protocol, Nftables, Policy, Rule, TCP_RST, Table, priority,
 };
 use nix::sched::{CloneFlags, unshare};
 
@@ -101,6 +101,16 @@ fn everything() -> Table {
                     .counter()
                     .drop(),
                 Rule::new().destination_in(vec![v6()]).drop(),
+                Rule::new()
+                    .protocol(L4Protocol::Icmp)
+                    .icmp_type_and_code(ICMP_PORT_UNREACHABLE)
+                    .quoted_destination_in(vec![v4()])
+                    .drop(),
+                Rule::new()
+                    .protocol(L4Protocol::Icmpv6)
+                    .icmp_type_and_code(ICMPV6_PORT_UNREACHABLE)
+                    .quoted_destination_in(vec![v6()])
+                    .drop(),
             ],
         ),
         Chain {
@@ -143,6 +153,8 @@ fn the_kernel_holds_what_was_written() {
             "type filter hook output priority 0; policy accept;",
             "ip saddr { 10.1.1.0/24, 10.2.0.1 } tcp flags & 0x4 == 0x4 counter packets 0 bytes 0 drop",
             "ip6 daddr { fd00:1::/64 } drop",
+            "icmp type 3 icmp code 3 @th,192,32 { 10.1.1.0/24 } drop",
+            "icmpv6 type 1 icmpv6 code 4 @th,256,128 { fd00:1::/64 } drop",
             "chain postrouting {",
             "type nat hook postrouting priority 100; policy accept;",
             "ct original ip daddr 10.1.1.0/24 masquerade",

@@ -15,7 +15,7 @@ use lab::{
 use super::{
     SILENCE, SOON, allow_binding, empty, one_lb_pod,
     peer_server::{self, PeerServer},
-    service, start_one_lb_pod, virtual_server, wait_until_serving,
+    service, start_one_lb_pod, virtual_server, wait_for_table, wait_until_serving,
 };
 
 const EXEMPTION: &str = "table inet portlb-node-router";
@@ -123,4 +123,48 @@ fn nothing_of_the_pod_itself_answers_on_a_service_address_not_even_a_reset() {
         let failure = peer_server::failure(&client, server, SOON);
         assert_eq!(failure, Some(ErrorKind::ConnectionRefused), "{server}");
     }
+}
+
+#[test]
+fn a_client_that_meets_no_real_server_is_not_refused_and_may_try_again() {
+    let system = one_lb_pod(
+        "unreachable",
+        Options {
+            web_pods: 1,
+            ..Options::default()
+        },
+        |system| empty().with(virtual_server(1, Ports::One(80), &system.network.web_pods)),
+    );
+    // What IPVS does while it replaces a scheduler, but for as long as the test needs it.
+    let with = virtual_server(1, Ports::One(80), &system.network.web_pods);
+    let without = virtual_server(2, Ports::One(80), &[]);
+    let desired = empty().with(with).with(without);
+    system.write_desired(&desired).unwrap();
+    let entries = service(2).map(|address| SocketAddr::new(address, 80));
+    wait_for_table(&system, 0, "the empty virtual servers are there", |table| {
+        entries.iter().all(|entry| {
+            let entry = format!("-A -t {entry} ");
+            table.iter().any(|line| line.starts_with(&entry))
+        })
+    });
+
+    let client = system.network.client().unwrap();
+    for server in entries {
+        let failure = peer_server::failure(&client, server, SILENCE);
+        assert_eq!(failure, Some(ErrorKind::TimedOut), "{server}");
+    }
+    // That is the guard's doing. Over IPv6 the error has the pod's own address as source, and the
+    // node may drop it as one about a connection that it does not track; so look at the counters.
+    let lb_host = system.host(Daemon::IpvsProgrammer(0)).unwrap();
+    let rules = lb_host
+        .output("nft", ["list", "chain", "inet", "portlb-ipvs", "output"])
+        .unwrap();
+    let errors: Vec<_> = rules.lines().filter(|rule| rule.contains("icmp")).collect();
+    assert_eq!(errors.len(), 2, "{rules}");
+    for rule in errors {
+        assert!(!rule.contains("packets 0 "), "{rule}");
+    }
+    lb_host.nft("flush chain inet portlb-ipvs output").unwrap();
+    let failure = peer_server::failure(&client, entries[0], SOON);
+    assert_eq!(failure, Some(ErrorKind::ConnectionRefused));
 }
