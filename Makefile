@@ -58,7 +58,7 @@ test-kubernetes: ## the pod-watcher on a real API server, which fails in every w
 test-cluster: floor images ## a real cluster of three nodes under load (LAB_CASES=scale,drain for some, LAB_PROXY_MODE=iptables)
 	$(FLOOR)/install kubernetes
 	integration/lab/images/build
-	LAB_MEMORY=6G LAB_TIMEOUT=2400 CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(CURDIR)/$(FLOOR)/run \
+	LAB_MEMORY=6G LAB_TIMEOUT=2400 LAB_OUTSIDE=$(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/debug/control-plane CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(CURDIR)/$(FLOOR)/run \
 	  cargo test --locked $(CLUSTER_TEST) -- --nocapture
 
 demo: floor-demo build ## the whole load balancer on this machine, step by step (under a minute, once built)

@@ -4,6 +4,7 @@
 //! Everything that is not of the cluster itself is for the test to apply.
 
 mod configuration;
+mod control;
 mod network;
 mod node;
 
@@ -17,15 +18,15 @@ use anyhow::{Context, Result};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::bgp::{Program, RunningSpeaker};
-use crate::kubernetes::{self, ControlPlane, Settings};
+use crate::kubernetes;
 use crate::{Host, Lab};
 
+pub use control::{Control, serve as serve_control_plane};
 pub use network::{ASN, CONTROL, DNS, NODES, PODS, ROUTER, node_address};
 pub use node::ClusterNode;
 
 const READY: Duration = Duration::from_secs(300);
 const CGROUP: &str = "/run/lab/cgroup";
-const PROXY_USER: &str = "system:kube-proxy";
 
 /// What may differ.
 #[derive(Debug, Clone)]
@@ -35,6 +36,8 @@ pub struct Options {
     /// OCI archives that every node gets; that of the pods' first container must be
     /// among them.
     pub images: Vec<PathBuf>,
+    /// The program `control-plane`.
+    pub control_plane: PathBuf,
 }
 
 /// kube-proxy's modes that users have today.
@@ -54,7 +57,7 @@ pub struct Cluster {
     /// The upstream router's BGP speaker.
     pub router: RunningSpeaker,
     /// etcd, the API server, the controllers and the scheduler.
-    pub control_plane: ControlPlane,
+    pub control: Control,
     /// What is up.
     pub lab: Lab,
     // After everything that is in it.
@@ -65,31 +68,27 @@ impl Cluster {
     /// Brings it up; returns when every node is ready and cluster DNS serves.
     pub fn start(name: &str, options: &Options) -> Result<Self> {
         let mut lab = Lab::new(name)?;
-        lab.bring_up(&network::topology())?;
+        let is_outside = control::is_outside();
+        lab.bring_up(&network::topology(is_outside))?;
+        let router_host = lab.host(network::ROUTER_HOST)?;
+        if is_outside {
+            network::bring_in_cable(&router_host)?;
+        }
         let cgroup = Cgroup::mount(Path::new(CGROUP))?;
-        let router = Program::Bird.start(&lab.host("router")?, &network::router())?;
-
-        let control = lab.host("control")?;
-        let directory = lab.run_directory().join("control-plane");
-        let control_plane = control.inside(|| start_control_plane(&directory))?;
+        let router = Program::Bird.start(&router_host, &network::router())?;
+        let control = Control::connect(&lab, &options.control_plane)?;
         let binaries = kubernetes::binaries()?;
-        let proxy_kubeconfig = kubeconfig(&control_plane, "kube-proxy", PROXY_USER)?;
         let started: Vec<Result<ClusterNode>> = thread::scope(|scope| {
             let starting: Vec<_> = (1..=NODES)
                 .map(|number| {
-                    let (lab, control_plane) = (&lab, &control_plane);
-                    let (binaries, proxy_kubeconfig) = (&binaries, &proxy_kubeconfig);
+                    let (lab, binaries) = (&lab, &binaries);
                     scope.spawn(move || {
                         let name = network::name(number);
                         let means = node::Means {
                             binaries,
                             cgroup: Path::new(CGROUP),
-                            kubelet_kubeconfig: kubeconfig(
-                                control_plane,
-                                &name,
-                                &node_user(number),
-                            )?,
-                            proxy_kubeconfig: proxy_kubeconfig.clone(),
+                            kubelet_kubeconfig: control::kubelet_kubeconfig(&name),
+                            proxy_kubeconfig: control::proxy_kubeconfig(),
                             images: &options.images,
                             proxy_mode: options.proxy_mode,
                         };
@@ -108,12 +107,18 @@ impl Cluster {
         let cluster = Self {
             nodes: started.into_iter().collect::<Result<_>>()?,
             router,
-            control_plane,
+            control,
             lab,
             _cgroup: cgroup,
         };
         cluster.apply(&cluster_dns(&binaries))?;
-        cluster.wait("node", "--for=condition=Ready", &["--all"], READY)?;
+        for node in &cluster.nodes {
+            let node = format!("node/{}", node.name);
+            // Its kubelet may not have told of it yet.
+            for until in ["--for=create", "--for=condition=Ready"] {
+                cluster.wait(&node, until, &[], READY)?;
+            }
+        }
         cluster.wait(
             "deployment/coredns",
             "--for=condition=Available",
@@ -130,22 +135,18 @@ impl Cluster {
 
     /// The upstream router.
     pub fn router_host(&self) -> Result<Host> {
-        self.lab.host("router")
+        self.lab.host(network::ROUTER_HOST)
     }
 
     /// Runs kubectl with every right and gives what it prints.
     pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
-        let control = self.lab.host("control")?;
-        control.inside(|| self.control_plane.kubectl(arguments))
+        self.control.kubectl(arguments, "")
     }
 
     /// `kubectl apply` of this text.
     pub fn apply(&self, manifests: &str) -> Result<()> {
-        let control = self.lab.host("control")?;
         let arguments = ["apply", "--filename", "-"];
-        control
-            .inside(|| self.control_plane.kubectl_with_input(&arguments, manifests))
-            .map(drop)
+        self.control.kubectl(&arguments, manifests).map(drop)
     }
 
     /// `kubectl apply -k` of a folder of the repository.
@@ -164,15 +165,13 @@ impl Cluster {
     }
 
     /// Kills the API server; etcd keeps what it knows.
-    pub fn stop_api_server(&mut self) -> Result<()> {
-        self.control_plane.stop()
+    pub fn stop_api_server(&self) -> Result<()> {
+        self.control.stop_api_server()
     }
 
     /// Starts the API server again and waits until it is ready.
-    pub fn start_api_server(&mut self) -> Result<()> {
-        let control = self.lab.host("control")?;
-        let control_plane = &mut self.control_plane;
-        control.inside(|| control_plane.restart())
+    pub fn start_api_server(&self) -> Result<()> {
+        self.control.start_api_server()
     }
 
     /// A node by its name.
@@ -199,31 +198,6 @@ impl Display for ProxyMode {
             Self::Iptables => "iptables",
         })
     }
-}
-
-fn start_control_plane(directory: &Path) -> Result<ControlPlane> {
-    let nodes = (1..=NODES).map(|number| (node_user(number), "system:nodes".to_owned()));
-    let settings = Settings {
-        address: Some(CONTROL.into()),
-        users: nodes
-            .chain([(PROXY_USER.to_owned(), String::new())])
-            .collect(),
-        // Nobody resolves the nodes' names.
-        options: vec!["--kubelet-preferred-address-types=InternalIP".to_owned()],
-    };
-    let mut control_plane = ControlPlane::start_with(directory, settings)?;
-    control_plane.start_controllers(&[])?;
-    control_plane.start_scheduler()?;
-    Ok(control_plane)
-}
-
-fn node_user(number: u8) -> String {
-    format!("system:node:{}", network::name(number))
-}
-
-/// The token of a user is its name.
-fn kubeconfig(control_plane: &ControlPlane, file: &str, user: &str) -> Result<PathBuf> {
-    control_plane.kubeconfig_for(file, control_plane.address(), user)
 }
 
 /// CoreDNS as users have it. Its program comes from the node's file system,

@@ -57,6 +57,7 @@ impl Stage {
         let options = Options {
             proxy_mode,
             images: images()?,
+            control_plane: env!("CARGO_BIN_EXE_control-plane").into(),
         };
         let cluster = Cluster::start("cluster", &options)?;
         eprintln!(
