@@ -17,8 +17,8 @@ pub const DEFAULTS: Defaults = Defaults {
 /// Several pods that hold one prefix share it. Service addresses are kept out of this node's
 /// connection tracking, which with direct return sees only one half of each connection.
 ///
-/// Runs in the node's network namespace (hostNetwork) with the capability NET_ADMIN. Routes stay
-/// when it ends; the next run adopts them (they carry the routing protocol number 112).
+/// Runs in the node's network namespace (hostNetwork) with the capability NET_ADMIN. Routes that are held
+/// stay when it ends; the next run adopts them (they carry the routing protocol number 112).
 #[derive(Clone, Debug, Parser)]
 #[command(
     name = "node-router",
@@ -70,6 +70,18 @@ pub struct Args {
         value_parser = parse_duration
     )]
     pub release_delay: Duration,
+
+    /// After a termination signal, how long to go on while somebody holds a route: give it what an
+    /// announcer's drain takes, such as 20s, where one command ends both, or their routes stay. 0,
+    /// the default, ends at once; the routes stay, and the next run adopts them
+    #[arg(
+        long,
+        env = "PORTLB_LINGER",
+        value_name = "TIME",
+        default_value = "0",
+        value_parser = parse_duration
+    )]
+    pub linger: Duration,
 
     /// How often the kernel's routes and the nftables table are compared with what they should be,
     /// beside the kernel's own notifications; at least 100ms

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use crate::{Args, Policy, policy::parse_prefix};
 
+const LONGEST_LINGER: Duration = Duration::from_secs(60 * 60);
 const SHORTEST_AUDIT_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Everything that the daemon needs to know, checked.
@@ -20,6 +21,8 @@ pub struct Config {
     pub adopt_timeout: Duration,
     /// How long a route stays when the last pod that held it has let go.
     pub release_delay: Duration,
+    /// How long to go on after a termination signal while somebody holds a route.
+    pub linger: Duration,
     /// How often the kernel is compared with what is desired.
     pub audit_interval: Duration,
     /// Most prefixes that are routed at one time.
@@ -86,6 +89,13 @@ impl Config {
                 args.audit_interval
             )));
         }
+        if args.linger > LONGEST_LINGER {
+            return Err(ConfigError(format!(
+                "--linger: {:?} is longer than 1h; give it what an announcer's drain takes, such as \
+                 20s",
+                args.linger
+            )));
+        }
         Ok(Self {
             grpc_listen: args.common.grpc_listen,
             policy: Policy {
@@ -94,6 +104,7 @@ impl Config {
             },
             adopt_timeout: args.adopt_timeout,
             release_delay: args.release_delay,
+            linger: args.linger,
             audit_interval: args.audit_interval,
             max_routes: usize::try_from(args.max_routes).unwrap_or(usize::MAX),
             socket_mode: socket_mode(&args.socket_mode)?,

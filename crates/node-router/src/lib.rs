@@ -16,8 +16,9 @@
 //!   is refused.
 //! - Everything is derived: the holds and the gateways' links give the desired routes, the kernel
 //!   the actual ones, [`plan::plan`] the difference. What is reported was read back.
-//! - **Routes stay when the daemon ends.** The next run adopts them, and removes after the adoption
-//!   timeout what nobody has claimed again.
+//! - **Routes that are held stay when the daemon ends.** The next run adopts them, and removes after
+//!   the adoption timeout what nobody has claimed again. Before that end, `--linger` gives holders
+//!   that are told to end at the same time a chance to let go.
 
 mod args;
 mod config;

@@ -1,6 +1,6 @@
 //! Puts the parts together.
 
-use std::os::unix::fs::PermissionsExt;
+use std::{os::unix::fs::PermissionsExt, time::Duration};
 
 use daemon_api::noderoute::v1::node_route_server::NodeRouteServer;
 use daemon_runtime::{Daemon, GrpcContract, ListenAddress};
@@ -15,6 +15,9 @@ use crate::{
     node_settings,
     table::{RouteTable, Settings},
 };
+
+/// What the drain may take beyond the lingering.
+const DRAIN_MARGIN: Duration = Duration::from_secs(10);
 
 const CONTRACT: GrpcContract = GrpcContract {
     services: &["portlb.noderoute.v1.NodeRoute"],
@@ -96,8 +99,9 @@ pub async fn start_with<K: Kernel, F: Firewall>(
     let (table, handle) = RouteTable::adopt(kernel, settings, routes_step, metrics.clone())
         .await
         .map_err(StartError::Routes)?;
+    daemon.set_drain_deadline(config.linger + DRAIN_MARGIN);
     daemon.spawn_until_drained("route table", async move {
-        table.run(changes, shutdown).await;
+        table.run(changes, shutdown, config.linger).await;
         Ok::<(), KernelError>(())
     });
 

@@ -126,14 +126,33 @@ impl<K: Kernel> RouteTable<K> {
         Ok((table, handle))
     }
 
-    /// Serves commands and follows the kernel until a drain is requested. The routes stay.
-    pub(crate) async fn run(mut self, mut kernel_changes: mpsc::Receiver<()>, shutdown: Shutdown) {
+    /// Serves commands and follows the kernel until a drain is requested, and then for as long as
+    /// `linger` while there are claims. The routes that are held then stay.
+    pub(crate) async fn run(
+        mut self,
+        mut kernel_changes: mpsc::Receiver<()>,
+        shutdown: Shutdown,
+        linger: Duration,
+    ) {
+        let lingered = async {
+            shutdown.drain_requested().await;
+            tokio::time::sleep(linger).await;
+        };
+        tokio::pin!(lingered);
+        let mut is_draining = false;
         loop {
+            if is_draining && self.claims().is_empty() {
+                return;
+            }
             let first_released = self.released.values().min().copied();
             let cause = tokio::select! {
-                () = shutdown.drain_requested() => {
+                () = &mut lingered => {
                     tracing::info!(routes = self.published(), "the routes stay in the kernel");
                     return;
+                }
+                () = shutdown.drain_requested(), if !is_draining => {
+                    is_draining = true;
+                    continue;
                 }
                 Some(command) = self.commands.recv() => {
                     self.take(command);

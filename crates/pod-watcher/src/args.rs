@@ -3,7 +3,7 @@
 use std::{net::IpAddr, num::NonZeroU16, path::PathBuf, time::Duration};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
-use daemon_runtime::{CommonArgs, Defaults, Target};
+use daemon_runtime::{CommonArgs, Defaults, Target, parse_duration};
 use virtual_server::ServiceRange;
 
 use crate::kubernetes::settings::{AddressPool, PodPorts};
@@ -84,6 +84,18 @@ pub struct Args {
     /// where it is replaced by a rename or by the symbolic links of a mounted ConfigMap
     #[arg(long, env = "PORTLB_FILE", value_name = "PATH")]
     pub file: Option<PathBuf>,
+
+    /// After a termination signal, how long to go on telling what changes while somebody watches:
+    /// give it what the data plane's end takes, such as 30s, where one signal ends both. 0, the
+    /// default, ends at once; the data plane keeps what it knows in any case
+    #[arg(
+        long,
+        env = "PORTLB_LINGER",
+        value_name = "TIME",
+        default_value = "0",
+        value_parser = parse_duration
+    )]
+    pub linger: Duration,
 
     /// What is read of a cluster.
     #[command(flatten)]

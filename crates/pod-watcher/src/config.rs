@@ -18,6 +18,8 @@ use crate::{
 /// What the virtual servers of `--pod-selector` are called.
 const POD_SERVICE: &str = "pod-selector";
 
+const LONGEST_LINGER: Duration = Duration::from_secs(60 * 60);
+
 /// Longest name of a namespace, and of a Lease, so that a pod's name fits behind it.
 const LONGEST_LEASE_NAME: usize = 63;
 
@@ -28,6 +30,8 @@ pub struct Config {
     pub source: SourceConfig,
     /// Where the contract is served.
     pub grpc_listen: ListenAddress,
+    /// How long to go on after a termination signal while somebody watches.
+    pub linger: Duration,
 }
 
 /// Where the virtual servers come from.
@@ -89,6 +93,13 @@ impl Config {
     /// # Errors
     /// Names the flag, what is wrong with the file and where.
     pub fn resolve(args: &Args) -> Result<Self, ConfigError> {
+        if args.linger > LONGEST_LINGER {
+            return Err(ConfigError(format!(
+                "--linger {:?} is longer than 1h; give it what the data plane's end takes, such as \
+                 30s",
+                args.linger
+            )));
+        }
         let kind = match (args.source, &args.file) {
             (None | Some(SourceKind::File), Some(file)) => SourceConfig::File(read(file)?),
             (Some(SourceKind::File), None) => {
@@ -117,6 +128,7 @@ impl Config {
         Ok(Self {
             source: kind,
             grpc_listen: args.common.grpc_listen.clone(),
+            linger: args.linger,
         })
     }
 }

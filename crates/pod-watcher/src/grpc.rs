@@ -9,6 +9,7 @@ use daemon_api::discovery::v1::{
 };
 use daemon_runtime::{Event, Shutdown};
 use futures::{Stream, StreamExt};
+use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 use tonic::{Request, Response, Status};
 use virtual_server::DesiredChange;
 
@@ -22,19 +23,22 @@ use crate::{
 pub struct DiscoveryService {
     index: IndexReader,
     metrics: WatchMetrics,
+    watchers: TaskTracker,
     shutdown: Shutdown,
 }
 
 impl DiscoveryService {
-    /// As a service for the server.
+    /// As a service for the server; `watchers` tells when nobody watches.
     pub fn server(
         index: IndexReader,
         metrics: WatchMetrics,
+        watchers: TaskTracker,
         shutdown: Shutdown,
     ) -> DiscoveryServer<Self> {
         DiscoveryServer::new(Self {
             index,
             metrics,
+            watchers,
             shutdown,
         })
     }
@@ -49,7 +53,7 @@ impl Discovery for DiscoveryService {
         request: Request<wire::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         tracing::info!(watcher = ?request.remote_addr(), "a watch has begun");
-        let open = OpenWatch::begin(&self.metrics);
+        let open = OpenWatch::begin(&self.metrics, &self.watchers);
         let shutdown = self.shutdown.clone();
         let events = self
             .index
@@ -109,17 +113,23 @@ fn watch_event(event: Event<Key, Object>) -> watch_response::Event {
 }
 
 /// Counts a stream for as long as it lives.
-struct OpenWatch(WatchMetrics);
+struct OpenWatch {
+    metrics: WatchMetrics,
+    _watcher: TaskTrackerToken,
+}
 
 impl OpenWatch {
-    fn begin(metrics: &WatchMetrics) -> Self {
+    fn begin(metrics: &WatchMetrics, watchers: &TaskTracker) -> Self {
         metrics.watchers.inc();
-        Self(metrics.clone())
+        Self {
+            metrics: metrics.clone(),
+            _watcher: watchers.token(),
+        }
     }
 }
 
 impl Drop for OpenWatch {
     fn drop(&mut self) {
-        self.0.watchers.dec();
+        self.metrics.watchers.dec();
     }
 }

@@ -30,7 +30,11 @@ pub mod render;
 pub mod source;
 pub mod validate;
 
+use std::{convert::Infallible, time::Duration};
+
 use daemon_runtime::{Daemon, GrpcContract, ListenAddress};
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 
 use crate::{
@@ -43,6 +47,9 @@ use crate::{
     metrics::{ClusterMetrics, IndexMetrics, WatchMetrics},
     source::Source,
 };
+
+/// What the end of the other tasks may take beyond the lingering.
+const DRAIN_MARGIN: Duration = Duration::from_secs(10);
 
 const CONTRACT: GrpcContract = GrpcContract {
     services: &["portlb.discovery.v1.Discovery"],
@@ -57,7 +64,7 @@ pub async fn start(config: Config, daemon: &mut Daemon) -> Result<ListenAddress,
     match config.source {
         SourceConfig::File(path) => {
             let source = FileSource::new(&path)?;
-            start_with(source, &config.grpc_listen, daemon).await
+            start_with(source, &config.grpc_listen, config.linger, daemon).await
         }
         SourceConfig::Kubernetes(kubernetes) => {
             let metrics = ClusterMetrics::register(daemon.metrics());
@@ -66,29 +73,42 @@ pub async fn start(config: Config, daemon: &mut Daemon) -> Result<ListenAddress,
                 let views = source.views();
                 tasks::write_status(&kubernetes.cluster, status, views, &metrics, daemon);
             }
-            start_with(source, &config.grpc_listen, daemon).await
+            start_with(source, &config.grpc_listen, config.linger, daemon).await
         }
     }
 }
 
-/// The same with a source of one's own.
+/// The same with a source of one's own; after a termination signal it goes on for as long as
+/// `linger` while somebody watches.
 ///
 /// # Errors
 /// The address cannot be bound.
 pub async fn start_with(
     source: impl Source,
     grpc_listen: &ListenAddress,
+    linger: Duration,
     daemon: &mut Daemon,
 ) -> Result<ListenAddress, StartError> {
     let step = daemon.readiness().step("source", index::NOT_READ);
     let metrics = IndexMetrics::register(daemon.metrics());
     let (index, reader) = Index::new(source.description(), metrics, step);
     daemon.spawn("index", index.run(source, daemon.shutdown().clone()));
+    let watchers = TaskTracker::new();
     let service = DiscoveryService::server(
         reader,
         WatchMetrics::register(daemon.metrics()),
+        watchers.clone(),
         daemon.shutdown().clone(),
     );
+    let shutdown = daemon.shutdown().clone();
+    daemon.set_drain_deadline(linger + DRAIN_MARGIN);
+    daemon.spawn_until_drained("watchers", async move {
+        shutdown.drain_requested().await;
+        watchers.close();
+        // Without a watcher there is nobody to linger for.
+        let _ = timeout(linger, watchers.wait()).await;
+        Ok::<_, Infallible>(())
+    });
     let address = daemon
         .serve_grpc(grpc_listen, CONTRACT, Routes::new(service))
         .await?;

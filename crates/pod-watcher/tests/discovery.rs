@@ -46,15 +46,20 @@ impl Running {
         let config = Config {
             source: SourceConfig::File(path.to_owned()),
             grpc_listen: "127.0.0.1:0".parse().unwrap(),
+            linger: Duration::ZERO,
         };
         let address = pod_watcher::start(config, &mut daemon).await.unwrap();
         Self::run(daemon, &address).await
     }
 
     async fn with_source(source: impl Source) -> Self {
+        Self::lingering(source, Duration::ZERO).await
+    }
+
+    async fn lingering(source: impl Source, linger: Duration) -> Self {
         let mut daemon = Daemon::new("pod-watcher");
         let any_port = "127.0.0.1:0".parse().unwrap();
-        let address = pod_watcher::start_with(source, &any_port, &mut daemon)
+        let address = pod_watcher::start_with(source, &any_port, linger, &mut daemon)
             .await
             .unwrap();
         Self::run(daemon, &address).await
@@ -511,6 +516,34 @@ fn large_set(weight: u16) -> DesiredSet {
         virtual_servers: [(id, server)].into(),
         ..DesiredSet::default()
     }
+}
+
+/// Much longer than a test waits.
+const LINGER: Duration = Duration::from_secs(600);
+
+#[tokio::test]
+async fn a_watcher_that_lingers_hears_of_changes_until_it_leaves() {
+    let (say, told) = mpsc::unbounded_channel();
+    let daemon = Running::lingering(Told(told), LINGER).await;
+    say.send(SourceEvent::Snapshot(large_set(1))).unwrap();
+    let mut watch = daemon.watch().await;
+    while !watch.next().await.contains("=1") {}
+    daemon.shutdown.request();
+    say.send(SourceEvent::Snapshot(large_set(2))).unwrap();
+    while !watch.next().await.contains("=2") {}
+    assert!(!daemon.task.is_finished());
+    drop(watch);
+    let ended = timeout(DEADLINE, daemon.task).await.expect("it ends");
+    ended.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn nobody_is_lingered_for_without_a_watcher() {
+    let (_say, told) = mpsc::unbounded_channel();
+    let daemon = Running::lingering(Told(told), LINGER).await;
+    daemon.shutdown.request();
+    let ended = timeout(DEADLINE, daemon.task).await.expect("it ends");
+    ended.unwrap().unwrap();
 }
 
 #[tokio::test]

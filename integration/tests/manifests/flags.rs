@@ -175,37 +175,45 @@ fn default_of(program: &str, flag: &str) -> u64 {
 }
 
 #[test]
-fn a_pod_has_time_to_drain() {
+fn a_pod_has_time_to_drain_and_each_daemon_outlives_the_one_that_it_serves() {
     let drain =
         default_of("bgp-announcer", "drain-timeout") + default_of("bgp-announcer", "linger");
     let mut seen = 0;
     for rendered in everything() {
         for pod in rendered.pods() {
-            for container in pod.containers() {
-                let arguments = list(&container.value["args"]).iter().map(text);
-                let linger = arguments
-                    .filter_map(|one| one.strip_prefix("--linger="))
-                    .next();
-                if container.program == "bgp-announcer" {
-                    assert_eq!(linger, None, "the defaults are reckoned with here");
-                }
-                if container.program == "ipvs-programmer" && !container.is_init {
-                    let linger = seconds(linger.unwrap());
-                    let grace = pod.spec["terminationGracePeriodSeconds"].as_u64().unwrap();
-                    assert!(
-                        linger > drain,
-                        "{}: {linger} s, drain {drain} s",
-                        container.name
-                    );
-                    assert!(
-                        grace > linger,
-                        "{}: {grace} s, linger {linger} s",
-                        container.name
-                    );
-                    seen += 1;
-                }
+            let grace = pod.spec["terminationGracePeriodSeconds"].as_u64().unwrap();
+            let lingers: BTreeMap<_, _> = pod
+                .containers()
+                .into_iter()
+                .filter(|container| !container.is_init)
+                .map(|container| (container.program, linger(&container)))
+                .collect();
+            if let Some(router) = lingers.get("node-router") {
+                let router = router.unwrap();
+                assert!(
+                    drain < router && router < grace,
+                    "{drain} < {router} < {grace}"
+                );
             }
+            let Some(announcer) = lingers.get("bgp-announcer") else {
+                continue;
+            };
+            assert_eq!(*announcer, None, "the defaults are reckoned with here");
+            let programmer = lingers["ipvs-programmer"].unwrap();
+            let watcher = lingers["pod-watcher"].unwrap();
+            assert!(
+                drain < programmer && programmer < watcher && watcher < grace,
+                "{drain} < {programmer} < {watcher} < {grace}"
+            );
+            seen += 1;
         }
     }
     assert!(seen > 0);
+}
+
+/// In seconds, as the manifest says.
+fn linger(container: &Container<'_>) -> Option<u64> {
+    let arguments = list(&container.value["args"]).iter().map(text);
+    let mut lingers = arguments.filter_map(|one| one.strip_prefix("--linger="));
+    lingers.next().map(seconds)
 }

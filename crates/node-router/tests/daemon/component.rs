@@ -324,6 +324,34 @@ async fn routes_stay_when_the_daemon_ends_and_holders_are_told() {
 }
 
 #[tokio::test]
+async fn a_router_that_lingers_ends_with_its_last_holder_and_leaves_no_route() {
+    let node = Node::start_from(KernelState::default(), |config| {
+        // Much longer than a test waits.
+        config.linger = Duration::from_secs(600);
+        config.release_delay = Duration::from_millis(100);
+    })
+    .await;
+    let stream = node.held("10.1.1.0/24", "10.244.3.7").await;
+    node.shutdown.request();
+    // It still grants routes.
+    let second = node.held("10.1.2.0/24", "10.244.3.7").await;
+    drop((stream, second));
+    let kernel = node.stop().await;
+    assert_eq!(kernel.own(), []);
+}
+
+#[tokio::test]
+async fn routes_that_are_held_longer_than_it_lingers_stay() {
+    let node = Node::start_from(KernelState::default(), |config| {
+        config.linger = Duration::from_millis(100);
+    })
+    .await;
+    let _stream = node.held("10.1.1.0/24", "10.244.3.7").await;
+    let kernel = node.stop().await;
+    assert_eq!(kernel.own(), [own_route("10.1.1.0/24", &["10.244.3.7"])]);
+}
+
+#[tokio::test]
 async fn a_route_of_an_earlier_run_is_held_again_without_a_change() {
     let mut state = KernelState::default();
     let left = own_route("10.1.1.0/24", &["10.244.3.7", "10.244.3.8"]);

@@ -224,6 +224,7 @@ pub(crate) fn config(socket: PathBuf) -> Config {
         },
         adopt_timeout: Duration::from_secs(3600),
         release_delay: Duration::ZERO,
+        linger: Duration::ZERO,
         audit_interval: Duration::from_secs(3600),
         max_routes: 1_000,
         socket_mode: Mode(0o660),
