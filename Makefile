@@ -13,6 +13,11 @@ SYSTEM_TESTS := -p integration --test system -p lab --test data_path --test part
   -p ipvs-programmer --test ipvs_kernel -p tunnel-init --test real_kernel
 # The same, and it needs a guest with more memory.
 CLUSTER_TEST := -p integration --test cluster
+IPTABLES_CASES := roll,second,delete-everything
+RUN_CLUSTER = LAB_MEMORY=6G LAB_TIMEOUT=2400 \
+  LAB_OUTSIDE=$(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/debug/control-plane \
+  CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(CURDIR)/$(FLOOR)/run \
+  cargo test --locked $(CLUSTER_TEST) -- --nocapture
 # On a real API server of the lab, without a guest.
 API_SERVER_TESTS := -p lab --test kubernetes -p integration --test kubernetes
 FUZZ_SECONDS ?= 60
@@ -31,7 +36,7 @@ static:
 	RUSTFLAGS="-C target-feature=+crt-static" PORTLB_VERSION="$(PORTLB_VERSION)" \
 	  cargo build --release --locked --target $(HOST_TRIPLE) $(DAEMONS:%=-p %) $(TOOLS:%=-p %) -p integration --bins
 
-test: lint test-unit test-images test-manifests test-kubernetes test-integration ## everything that CI checks
+test: lint test-unit test-images test-manifests test-kubernetes test-integration ## everything but test-cluster, which CI runs, too
 
 test-unit: ## unit, property and component tests, and the guard of the layers
 	cargo test --locked --workspace --exclude integration
@@ -55,11 +60,15 @@ test-kubernetes: ## the pod-watcher on a real API server, which fails in every w
 	cargo build --locked $(DAEMONS:%=-p %)
 	cargo test --locked $(API_SERVER_TESTS) -- --test-threads=2
 
-test-cluster: floor images ## a real cluster of three nodes under load (LAB_CASES=scale,drain for some, LAB_PROXY_MODE=iptables)
+# Everything beside kube-proxy in its default mode; in the other what its rules could disturb.
+test-cluster: cluster-parts ## a real cluster of three nodes under load, kube-proxy in two modes (LAB_CASES=scale,drain for some)
+	$(RUN_CLUSTER)
+	LAB_PROXY_MODE=iptables LAB_CASES=$(or $(LAB_CASES),$(IPTABLES_CASES)) $(RUN_CLUSTER)
+
+.PHONY: cluster-parts
+cluster-parts: floor images
 	$(FLOOR)/install kubernetes
 	integration/lab/images/build
-	LAB_MEMORY=6G LAB_TIMEOUT=2400 LAB_OUTSIDE=$(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/debug/control-plane CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(CURDIR)/$(FLOOR)/run \
-	  cargo test --locked $(CLUSTER_TEST) -- --nocapture
 
 demo: floor-demo build ## the whole load balancer on this machine, step by step (under a minute, once built)
 	$(FLOOR)/run $(RELEASE)/demo
@@ -81,10 +90,13 @@ bench-convergence: floor build ## ours beside keepalived + exabgp + GoBGP, on on
 	$(FLOOR)/run $(RELEASE)/bench-convergence
 	LAB_FLOOR=host $(FLOOR)/run $(RELEASE)/bench-convergence 10 route
 
+BENCH_BESIDE := LAB_TIMEOUT=3600 LAB_OUTSIDE=$(RELEASE)/control-plane
 bench-kubernetes: floor build ## ours beside kube-proxy in IPVS mode, on a real API server and etcd
 	$(FLOOR)/install kubernetes
-	LAB_FLOOR=host $(FLOOR)/run $(RELEASE)/bench-kubernetes
-	LAB_TIMEOUT=3600 $(FLOOR)/run $(RELEASE)/bench-kubernetes
+	LAB_FLOOR=host $(FLOOR)/run $(RELEASE)/bench-kubernetes 5000x1x10
+	LAB_FLOOR=host $(FLOOR)/run $(RELEASE)/bench-kubernetes 1x100x100
+	$(BENCH_BESIDE) $(FLOOR)/run $(RELEASE)/bench-kubernetes 5000x1x10
+	$(BENCH_BESIDE) $(FLOOR)/run $(RELEASE)/bench-kubernetes 1x100x100
 
 fuzz: ## each decoder's fuzz target for FUZZ_SECONDS (60)
 	integration/fuzz $(FUZZ_SECONDS)

@@ -293,7 +293,8 @@ impl Programmer {
         self.desired = Some(desired);
         let incomplete = self.table.has_errors()
             || self.local_prefixes.has_errors()
-            || self.firewall.has_failed();
+            || self.firewall.has_failed()
+            || self.sysctls.lacks_essential();
         if incomplete && self.retry_at.is_none() {
             self.retry_at = Some(Instant::now() + RETRY_INTERVAL);
         }
@@ -334,8 +335,21 @@ impl Programmer {
             turn.virtual_servers
                 .extend(concerned.map(|server| server.id));
         }
-        let missing = self.sysctls.set(&self.kernel, desired, &self.metrics).await;
-        self.steps.sysctls.ready(missing);
+        if self.sysctls.set(&self.kernel, desired, &self.metrics).await {
+            let concerned = desired.virtual_servers.values();
+            let concerned = concerned.filter(|server| firewall::is_needed_by(server));
+            turn.virtual_servers
+                .extend(concerned.map(|server| server.id));
+        }
+        self.steps.sysctls.ready(self.sysctls.detail());
+    }
+
+    /// Why this pod cannot hold a virtual server at all.
+    fn why_impossible(&self, server: &VirtualServer) -> Option<String> {
+        if firewall::is_needed_by(server) && !self.firewall.is_usable() {
+            return Some(self.firewall.why_unusable(server.forwarding_method));
+        }
+        self.sysctls.why_unusable(server)
     }
 
     /// Standing entries come with the first virtual server of their IP version, and stay.
@@ -368,8 +382,7 @@ impl Programmer {
         };
         let key = marks::entry_key(&id, self.marks.get(&id).copied())?;
         // A transaction that failed has changed nothing, so an entry that is there goes on working.
-        let impossible = firewall::is_needed_by(server) && !self.firewall.is_usable();
-        if impossible && !self.table.owns(key) {
+        if self.why_impossible(server).is_some() && !self.table.owns(key) {
             self.table.remove_target(key);
             return Some(key);
         }

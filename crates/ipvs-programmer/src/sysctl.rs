@@ -1,6 +1,10 @@
 //! Sysctls that forwarding depends on: which, and what it costs to go without. Pure.
 
-use ipnet::IpNet;
+use std::net::IpAddr;
+
+use virtual_server::VirtualServer;
+
+use crate::firewall::is_masquerade;
 
 /// A sysctl and the value it should have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +72,12 @@ const FORWARD_V6: Sysctl = Sysctl {
 
 /// The sysctls that matter.
 pub fn wanted(needs: Needs) -> Vec<Sysctl> {
-    let mut wanted = ALWAYS.to_vec();
+    ALWAYS.into_iter().chain(essential(needs)).collect()
+}
+
+/// Those without which a virtual server answers nobody, so that it must not be announced.
+pub fn essential(needs: Needs) -> Vec<Sysctl> {
+    let mut wanted = Vec::new();
     if needs.masquerade_v4 || needs.masquerade_v6 {
         wanted.push(MASQUERADE);
     }
@@ -82,12 +91,17 @@ pub fn wanted(needs: Needs) -> Vec<Sysctl> {
 }
 
 impl Needs {
-    /// Adds what one masqueraded service address demands.
-    pub fn masquerade(&mut self, address: IpNet) {
-        match address {
-            IpNet::V4(_) => self.masquerade_v4 = true,
-            IpNet::V6(_) => self.masquerade_v6 = true,
+    /// What these virtual servers demand.
+    pub fn of<'a>(virtual_servers: impl IntoIterator<Item = &'a VirtualServer>) -> Self {
+        let mut needs = Self::default();
+        for virtual_server in virtual_servers {
+            let is_masquerade = is_masquerade(virtual_server.forwarding_method);
+            match virtual_server.id.address {
+                IpAddr::V4(_) => needs.masquerade_v4 |= is_masquerade,
+                IpAddr::V6(_) => needs.masquerade_v6 |= is_masquerade,
+            }
         }
+        needs
     }
 }
 
@@ -100,7 +114,10 @@ impl Sysctl {
 
 #[cfg(test)]
 mod tests {
+    use virtual_server::ForwardingMethod;
+
     use super::*;
+    use crate::testing::virtual_server;
 
     #[test]
     fn forwarding_is_wanted_only_where_replies_return_through_the_pod() {
@@ -116,9 +133,10 @@ mod tests {
             "{without:?}"
         );
         assert!(!without.contains(&"net.ipv4.vs.conntrack".to_owned()));
-        let mut needs = Needs::default();
-        needs.masquerade("fd00::1/128".parse().unwrap());
-        let with = names(needs);
+        let direct = virtual_server("tcp/10.1.1.10:80", ForwardingMethod::DirectRouting);
+        assert_eq!(Needs::of([&direct]), Needs::default());
+        let masqueraded = virtual_server("tcp/[fd00::1]:80", ForwardingMethod::Masquerade);
+        let with = names(Needs::of([&masqueraded, &direct]));
         assert_eq!(
             with[5..],
             ["net.ipv4.vs.conntrack", "net.ipv6.conf.all.forwarding"]

@@ -17,8 +17,8 @@ pub const DEFAULTS: Defaults = Defaults {
 /// Several pods that hold one prefix share it. Service addresses are kept out of this node's
 /// connection tracking, which with direct return sees only one half of each connection.
 ///
-/// Runs in the node's network namespace (hostNetwork) with the capability NET_ADMIN. Routes that are held
-/// stay when it ends; the next run adopts them (they carry the routing protocol number 112).
+/// Runs in the node's network namespace (hostNetwork) with the capability NET_ADMIN. Routes that are
+/// held stay when it ends; the next run adopts them (they carry the routing protocol number 112).
 #[derive(Clone, Debug, Parser)]
 #[command(
     name = "node-router",

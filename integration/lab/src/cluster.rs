@@ -4,7 +4,6 @@
 //! Everything that is not of the cluster itself is for the test to apply.
 
 mod configuration;
-mod control;
 mod network;
 mod node;
 
@@ -18,11 +17,10 @@ use anyhow::{Context, Result};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::bgp::{Program, RunningSpeaker};
-use crate::kubernetes;
+use crate::kubernetes::{self, outside::OutsideControlPlane};
 use crate::{Host, Lab};
 
-pub use control::{Control, serve as serve_control_plane};
-pub use network::{ASN, CONTROL, DNS, NODES, PODS, ROUTER, node_address};
+pub use network::{ASN, DNS, NODES, PODS, ROUTER, node_address};
 pub use node::ClusterNode;
 
 const READY: Duration = Duration::from_secs(300);
@@ -36,8 +34,6 @@ pub struct Options {
     /// OCI archives that every node gets; that of the pods' first container must be
     /// among them.
     pub images: Vec<PathBuf>,
-    /// The program `control-plane`.
-    pub control_plane: PathBuf,
 }
 
 /// kube-proxy's modes that users have today.
@@ -57,7 +53,7 @@ pub struct Cluster {
     /// The upstream router's BGP speaker.
     pub router: RunningSpeaker,
     /// etcd, the API server, the controllers and the scheduler.
-    pub control: Control,
+    pub control: OutsideControlPlane,
     /// What is up.
     pub lab: Lab,
     // After everything that is in it.
@@ -68,27 +64,26 @@ impl Cluster {
     /// Brings it up; returns when every node is ready and cluster DNS serves.
     pub fn start(name: &str, options: &Options) -> Result<Self> {
         let mut lab = Lab::new(name)?;
-        let is_outside = control::is_outside();
-        lab.bring_up(&network::topology(is_outside))?;
+        lab.bring_up(&network::topology())?;
         let router_host = lab.host(network::ROUTER_HOST)?;
-        if is_outside {
-            network::bring_in_cable(&router_host)?;
-        }
         let cgroup = Cgroup::mount(Path::new(CGROUP))?;
         let router = Program::Bird.start(&router_host, &network::router())?;
-        let control = Control::connect(&lab, &options.control_plane)?;
+        // As on a real node, from which pods inherit it; those of the lab inherit the floor's.
+        fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("have pods forward")?;
+        let control = OutsideControlPlane::connect(&lab, network::ROUTER_HOST)?;
+        control.start_controllers()?;
         let binaries = kubernetes::binaries()?;
         let started: Vec<Result<ClusterNode>> = thread::scope(|scope| {
             let starting: Vec<_> = (1..=NODES)
                 .map(|number| {
-                    let (lab, binaries) = (&lab, &binaries);
+                    let (lab, binaries, control) = (&lab, &binaries, &control);
                     scope.spawn(move || {
                         let name = network::name(number);
                         let means = node::Means {
                             binaries,
                             cgroup: Path::new(CGROUP),
-                            kubelet_kubeconfig: control::kubelet_kubeconfig(&name),
-                            proxy_kubeconfig: control::proxy_kubeconfig(),
+                            kubelet_kubeconfig: control.kubeconfig_of(&name),
+                            proxy_kubeconfig: control.kubeconfig_of("kube-proxy"),
                             images: &options.images,
                             proxy_mode: options.proxy_mode,
                         };
@@ -154,6 +149,15 @@ impl Cluster {
         let folder = crate::repository().join(folder);
         let folder = folder.to_str().context("the repository's path is UTF-8")?;
         self.kubectl(&["apply", "--kustomize", folder]).map(drop)
+    }
+
+    /// `kubectl delete -k` of a folder of the repository, until everything is gone.
+    pub fn delete_folder(&self, folder: &str, within: Duration) -> Result<()> {
+        let folder = crate::repository().join(folder);
+        let folder = folder.to_str().context("the repository's path is UTF-8")?;
+        let timeout = format!("--timeout={}s", within.as_secs());
+        let arguments = ["delete", "-k", folder, "--ignore-not-found", &timeout];
+        self.kubectl(&arguments).map(drop)
     }
 
     /// `kubectl wait`: what, the condition, and more arguments.

@@ -5,6 +5,7 @@
 mod control_plane;
 mod credentials;
 mod fault_proxy;
+pub mod outside;
 
 pub use control_plane::{ControlPlane, Settings, binaries, client};
 pub use fault_proxy::FaultProxy;

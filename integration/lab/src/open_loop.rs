@@ -40,9 +40,9 @@ pub struct Pace {
 /// How a request travelled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Connection {
-    /// One of its own.
+    /// One that was made for it.
     Fresh,
-    /// One that was there before and shall be there afterwards.
+    /// One that had been there before.
     Lasting,
 }
 
@@ -76,9 +76,9 @@ pub struct OpenLoop {
 pub struct Count {
     /// All of them.
     pub requests: usize,
-    /// Not answered, over a connection of its own.
+    /// Not answered, over a connection that was made for it.
     pub fresh_lost: usize,
-    /// Not answered, over a connection that should have lasted.
+    /// Not answered, over a connection that should have lasted, each of which is lost once.
     pub lasting_lost: usize,
     /// Answered, but late.
     pub late: usize,
@@ -269,9 +269,15 @@ async fn run(pace: Pace, record: Arc<Mutex<Record>>, mut ends: watch::Receiver<b
 /// the server asks for that.
 async fn last(pace: Pace, mut due: Instant, record: Arc<Mutex<Record>>) {
     let mut open = None;
+    // Who answered it, and how often.
+    let mut server: (Arc<str>, usize) = ("nobody".into(), 0);
     loop {
         sleep_until(due.into()).await;
         lock(&record).in_flight.push(due);
+        let connection = match open {
+            Some(_) => Connection::Lasting,
+            None => Connection::Fresh,
+        };
         let outcome = timeout(pace.patience, async {
             let mut stream = match open.take() {
                 Some(stream) => stream,
@@ -281,8 +287,16 @@ async fn last(pace: Pace, mut due: Instant, record: Arc<Mutex<Record>>) {
             open = (!answer.closes).then_some(stream);
             Ok(answer)
         });
-        let outcome = outcome.await;
-        lock(&record).add(due, Connection::Lasting, flat(outcome, pace.patience));
+        let outcome = flat(outcome.await, pace.patience);
+        let outcome = outcome.map_err(|failure| {
+            let (name, answers) = &server;
+            format!("{failure}, after {answers} answers of {name}")
+        });
+        server = match (&outcome, &open) {
+            (Ok(name), Some(_)) => (name.clone(), server.1 + 1),
+            (Ok(_) | Err(_), _) => ("nobody".into(), 0),
+        };
+        lock(&record).add(due, connection, outcome);
         // It cannot ask twice at once, so it does not make up for lost time.
         due = Instant::now().max(due + pace.lasting_interval);
     }

@@ -1,15 +1,17 @@
 //! What one owner does must not touch the others.
 
-use std::net::Ipv4Addr;
-use std::time::{Duration, Instant};
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use lab::open_loop::Count;
 
 use crate::report::{Outcome, Price};
-use crate::rolling::settle;
-use crate::stage::{LONG, Stage, WEB, load_on, wait_until};
+use crate::rolling::{settle, wait_for_answers};
+use crate::stage::{LONG, PodOnNode, Stage, WEB, load_on, wait_until};
 
 const SHOP: Ipv4Addr = Ipv4Addr::new(10, 1, 2, 10);
+const MASQUERADE: Ipv4Addr = Ipv4Addr::new(10, 1, 1, 20);
 const ANNOTATION: &str = "portlb.io/scheduler";
 
 /// A bad annotation: the Service stays as it was served, and its owner is told
@@ -109,23 +111,45 @@ pub(crate) fn second_application(stage: &mut Stage) -> Result<Outcome> {
         "deployment/load-balancer",
     ])?;
     stage.wait_for_rollout("web", "deployment/load-balancer")?;
-    stage.wait_for_next_hops("web", WEB)?;
-    std::thread::sleep(Duration::from_secs(5));
+    let since = stage.wait_for_next_hops("web", WEB)?;
+    wait_for_answers(&load, since)?;
     let count = load.count(from, Instant::now());
-    ensure!(count.lost() == 0, "the second application noticed: {count}");
-    let own = stage.pods("shop", "web")?;
-    for server in count.servers.keys() {
-        let is_own = own.iter().any(|pod| server.starts_with(&pod.name));
-        ensure!(is_own, "{server} is none of its pods: {own:?}");
-    }
     load.stop()?;
+    ensure!(count.lost() == 0, "the second application noticed: {count}");
+    ensure_servers(&count, &stage.pods("shop", "web")?)?;
 
-    let folder = lab::repository().join(folder);
-    let folder = folder.to_str().context("the repository's path is UTF-8")?;
-    let timeout = format!("--timeout={}s", LONG.as_secs());
-    stage.cluster.kubectl(&["delete", "-k", folder, &timeout])?;
-    let prefix = ipnet::IpNet::from(std::net::IpAddr::V4(SHOP));
+    stage.cluster.delete_folder(folder, LONG)?;
+    let prefix = ipnet::IpNet::from(IpAddr::V4(SHOP));
     stage.fib.wait_for(prefix, &[], LONG)?;
     settle(stage, Instant::now())?;
     Ok(Price::nothing(format!("the second one: {count}")))
+}
+
+/// Web pods without any preparation, whose answers return through the load balancers; applied beside
+/// the others, and deleted.
+pub(crate) fn masquerade(stage: &mut Stage) -> Result<Outcome> {
+    let folder = "manifests/examples/web/masquerade";
+    stage.cluster.apply_folder(folder)?;
+    stage.wait_for_rollout("web", "deployment/web-masquerade")?;
+    let announced = stage.wait_for_next_hops("web", MASQUERADE)?;
+    let load = load_on(&stage.cluster, MASQUERADE)?;
+    wait_for_answers(&load, announced)?;
+    let count = load.count(announced, Instant::now());
+    load.stop()?;
+    ensure!(count.lost() == 0, "{count}");
+    ensure_servers(&count, &stage.pods("web", "web-masquerade")?)?;
+
+    stage.cluster.delete_folder(folder, LONG)?;
+    let prefix = ipnet::IpNet::from(IpAddr::V4(MASQUERADE));
+    stage.fib.wait_for(prefix, &[], LONG)?;
+    settle(stage, Instant::now())?;
+    Ok(Price::nothing(format!("masqueraded: {count}")))
+}
+
+fn ensure_servers(count: &Count, pods: &[PodOnNode]) -> Result<()> {
+    for server in count.servers.keys() {
+        let is_own = pods.iter().any(|pod| server.starts_with(&pod.name));
+        ensure!(is_own, "{server} is none of its pods: {pods:?}");
+    }
+    Ok(())
 }

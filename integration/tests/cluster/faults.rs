@@ -91,12 +91,11 @@ pub(crate) fn stop_api_server(stage: &mut Stage) -> Result<Outcome> {
         "lost while only the API server was away: {quiet}"
     );
     let sent = FRESH_PER_SECOND as usize * DETECTION.as_secs() as usize;
-    // A connection that lasted is made anew, and until detection that may lead there again; nor is
-    // the hash fair to so few.
     Ok(Outcome {
         price: Price::Lost {
-            fresh: sent / all + sent / 10,
-            lasting: 2 * LASTING / all + LASTING / 4,
+            // The latter try again each second.
+            fresh: sent / all + sent / 10 + LASTING,
+            lasting: LASTING / all + LASTING / 4,
         },
         note: format!(
             "{} died, nothing was lost once it was out: {quiet}",

@@ -31,6 +31,7 @@ fn a_client_outside_loses_nothing_while_a_real_cluster_changes() -> Result<()> {
     stage.case("bad-annotation", applications::bad_annotation);
     stage.case("drain-node", rolling::drain_node);
     stage.case("second-application", applications::second_application);
+    stage.case("masquerade", applications::masquerade);
     stage.case("stop-kubelet", faults::stop_kubelet_and_containerd);
     stage.case("stop-api-server", faults::stop_api_server);
     stage.case("delete-everything", teardown::delete_everything);

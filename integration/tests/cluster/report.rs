@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use lab::open_loop::Count;
 
+/// An answer in a planned case: three times that of a SYN that is sent a second time.
+const SLOWEST: Duration = Duration::from_secs(3);
+
 /// How much a case may cost the client outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Price {
-    /// No request is lost.
+    /// No request is lost, and none is slow.
     Nothing,
     /// At most so many requests are lost: what physics allows.
     Lost {
@@ -49,7 +52,7 @@ impl Price {
 
     pub(crate) fn allows(self, count: &Count) -> bool {
         match self {
-            Self::Nothing => count.lost() == 0,
+            Self::Nothing => count.lost() == 0 && count.slowest < SLOWEST,
             Self::Lost { fresh, lasting } => {
                 count.fresh_lost <= fresh && count.lasting_lost <= lasting
             }

@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use lab::open_loop::OpenLoop;
 
 use crate::report::{Outcome, Price};
-use crate::stage::{LONG, Stage, WEB, wait_until};
+use crate::stage::{LASTING, LONG, Stage, WEB, wait_until};
 
 /// From the first `kubectl apply` on; the issue's own limit.
 const FIRST_ADDRESS: Duration = Duration::from_secs(60);
@@ -33,6 +34,9 @@ pub(crate) fn first_address(stage: &mut Stage) -> Result<Outcome> {
     stage.wait_for_rollout("web", "deployment/web")?;
     stage.wait_for_next_hops("web", WEB)?;
     stage.wait_for_servers(2)?;
+    // From then on it works, though pods of both tiers are still to come.
+    let since = stage.load.count(answered, Instant::now());
+    ensure!(since.fresh_lost == 0, "after the first answer: {since}");
     ensure!(
         announced < FIRST_ADDRESS,
         "announced only {} s after the first apply",
@@ -123,7 +127,10 @@ pub(crate) fn restart_reflectors(stage: &mut Stage) -> Result<Outcome> {
     Ok(Price::nothing(format!("{fewest} next hops all the time")))
 }
 
-/// `kubectl drain` of a node that has a load balancer and a web pod.
+/// `kubectl drain` of a node that has a load balancer and web pods. Both tiers change: the web tier is
+/// made up elsewhere, then a load balancer comes that knows the web pods of now only. Of the
+/// connections that the router moves there, a half, it sends on to newcomers what hashes to them, and
+/// each of the other pods may be one.
 pub(crate) fn drain_node(stage: &mut Stage) -> Result<Outcome> {
     let balancers = stage.pods("web", "load-balancer")?;
     let node = balancers
@@ -145,7 +152,13 @@ pub(crate) fn drain_node(stage: &mut Stage) -> Result<Outcome> {
     settle(stage, since)?;
     stage.cluster.kubectl(&["uncordon", &node])?;
     stage.wait_for_rollout("portlb-system", "statefulset/route-reflector")?;
-    Ok(Price::nothing(format!("{node} emptied")))
+    Ok(Outcome {
+        price: Price::Lost {
+            fresh: 0,
+            lasting: LASTING / 2,
+        },
+        note: format!("{node} emptied"),
+    })
 }
 
 fn roll(stage: &Stage, namespace: &str, what: &str) -> Result<()> {
@@ -158,8 +171,13 @@ fn roll(stage: &Stage, namespace: &str, what: &str) -> Result<()> {
 /// Goes on until requests that were sent after `since` have been answered for a
 /// while, so that trouble just after a change is part of the case.
 pub(crate) fn settle(stage: &Stage, since: Instant) -> Result<()> {
+    wait_for_answers(&stage.load, since)
+}
+
+/// The same of another load.
+pub(crate) fn wait_for_answers(load: &OpenLoop, since: Instant) -> Result<()> {
     wait_until("requests are answered after the change", || {
-        let answered = stage.load.answered_since(since);
+        let answered = load.answered_since(since);
         ensure!(answered >= 200, "{answered} answers");
         Ok(())
     })

@@ -1,12 +1,12 @@
 //! The cluster, the load on it, and the report.
 
-use std::env;
+use std::env::{self, VarError};
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use ipnet::IpNet;
 use lab::cluster::{Cluster, Options, ProxyMode};
 use lab::open_loop::{Count, OpenLoop, Pace};
@@ -52,12 +52,12 @@ impl Stage {
         let began = Instant::now();
         let proxy_mode = match env::var("LAB_PROXY_MODE").as_deref() {
             Ok("iptables") => ProxyMode::Iptables,
-            _ => ProxyMode::Nftables,
+            Ok("nftables") | Err(VarError::NotPresent) => ProxyMode::Nftables,
+            other => bail!("LAB_PROXY_MODE is {other:?}; it may be nftables or iptables"),
         };
         let options = Options {
             proxy_mode,
             images: images()?,
-            control_plane: env!("CARGO_BIN_EXE_control-plane").into(),
         };
         let cluster = Cluster::start("cluster", &options)?;
         eprintln!(
@@ -92,18 +92,20 @@ impl Stage {
         {
             return;
         }
-        if let Err(error) = self.renew_load() {
-            eprintln!("{name} begins without load: {error:#}");
-        }
+        let ready = self.renew_load().context("the load before it");
         let from = Instant::now();
-        let result = run(self);
+        let result = ready.and_then(|()| run(self));
         let until = Instant::now();
         let count = self.load.count(from, until);
         let result = match result {
             Ok(outcome) if outcome.price.allows(&count) => Ok(outcome),
             Ok(outcome) => Err(format!(
-                "lost {} + {}, allowed {}; {}",
-                count.fresh_lost, count.lasting_lost, outcome.price, outcome.note
+                "lost {} + {}, slowest {} ms, allowed {}; {}",
+                count.fresh_lost,
+                count.lasting_lost,
+                count.slowest.as_millis(),
+                outcome.price,
+                outcome.note
             )),
             Err(error) => Err(format!("{error:#}")),
         };
@@ -148,7 +150,12 @@ impl Stage {
         let _ = write!(table, "\nall of it: {} s", self.began.elapsed().as_secs());
         eprintln!("\n{table}");
         let failed = self.rows.iter().filter(|row| row.result.is_err());
-        failed.map(|row| row.case.to_owned()).collect()
+        let is_a_case = |word: &&String| self.rows.iter().any(|row| row.case.contains(*word));
+        let unknown = self.chosen.iter().filter(|word| !is_a_case(word));
+        failed
+            .map(|row| row.case.to_owned())
+            .chain(unknown.map(|word| format!("LAB_CASES: no case is called {word}")))
+            .collect()
     }
 
     /// Each lost or late request, and of a failed case everything that may

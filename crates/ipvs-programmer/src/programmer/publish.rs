@@ -7,7 +7,7 @@ use virtual_server::{DesiredSet, VirtualServer};
 
 use super::{Programmer, Turn};
 use crate::{
-    firewall, marks,
+    marks,
     status::{self, MissingStep, Observed, ServiceAddressStatus, VirtualServerStatus},
 };
 
@@ -54,8 +54,7 @@ impl Programmer {
         let id = server.id;
         let mark = self.marks.get(&id).copied();
         let key = marks::entry_key(&id, mark);
-        let blocked = (firewall::is_needed_by(server) && !self.firewall.is_usable())
-            .then(|| self.firewall.why_unusable(server.forwarding_method));
+        let blocked = self.why_impossible(server);
         let observed = Observed {
             target: key.and_then(|key| self.table.target(key)),
             actual: key.and_then(|key| self.table.actual(key)),

@@ -24,6 +24,8 @@ pub(crate) struct State {
     pub(crate) local: BTreeSet<IpNet>,
     pub(crate) firewall: Option<nftables_table::Table>,
     pub(crate) sysctls: BTreeMap<String, String>,
+    /// A sysctl that may not be written.
+    pub(crate) read_only_sysctl: Option<&'static str>,
     pub(crate) connections: BTreeMap<SocketAddr, Connections>,
     /// Everything that was written, in order.
     pub(crate) writes: Vec<String>,
@@ -172,6 +174,9 @@ impl Kernel for FakeKernel {
 
     fn write_sysctl(&mut self, name: &str, value: &str) -> io::Result<()> {
         let mut state = self.state();
+        if state.read_only_sysctl == Some(name) {
+            return Err(io::ErrorKind::ReadOnlyFilesystem.into());
+        }
         state.writes.push(format!("{name}={value}"));
         state.sysctls.insert(name.to_owned(), value.to_owned());
         Ok(())

@@ -738,6 +738,27 @@ fn masquerade_sets_the_sysctls_that_it_needs() {
 }
 
 #[test]
+fn what_could_answer_nobody_is_not_served_until_somebody_sets_the_sysctl() {
+    run(|| async {
+        const FORWARD: &str = "net/ipv4/ip_forward";
+        let _one = real_server(ONE).await;
+        let kernel = FakeKernel::default();
+        kernel.state().read_only_sysctl = Some(FORWARD);
+        let stand_in = StandIn::silent("127.0.0.1:0").await;
+        let mut world = World::start(&kernel, stand_in.address).await;
+        let mut server = virtual_server(ID, &[ONE]);
+        server.forwarding_method = ForwardingMethod::Masquerade;
+        stand_in.say(&desired(&[server]));
+        world
+            .wait_for(|address| !address.serving && address.detail.contains("ip_forward"))
+            .await;
+        assert!(weight(&kernel.state(), ID, ONE).is_none());
+        kernel.state().sysctls.insert(FORWARD.into(), "1".into());
+        world.wait_until_serving(RANGE).await;
+    });
+}
+
+#[test]
 fn it_goes_on_after_the_signal_while_an_announcer_watches_and_ends_with_it() {
     run(|| async {
         let one = real_server(ONE).await;

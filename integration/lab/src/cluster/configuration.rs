@@ -84,7 +84,7 @@ pub(super) fn kubelet(resolv_conf: &Path) -> String {
         "makeIPTablesUtilChains": false,
         "imageGCHighThresholdPercent": 100,
         "evictionHard": never,
-        "allowedUnsafeSysctls": ["net.ipv4.vs.*", "net.ipv4.ip_forward"],
+        "allowedUnsafeSysctls": ["net.ipv4.vs.*"],
         "volumePluginDir": "/var/lib/kubelet/volumeplugins",
         "resolvConf": resolv_conf,
     })

@@ -12,13 +12,12 @@
 //! it stands.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
 use ipnet::Ipv4Net;
 
+use crate::Topology;
 use crate::bgp::{AddPath, Peer, Speaker};
-use crate::{Host, Topology};
+use crate::kubernetes::outside;
 
 /// How many nodes there are.
 pub const NODES: u8 = 3;
@@ -26,8 +25,6 @@ pub const NODES: u8 = 3;
 pub const ASN: u32 = 64512;
 /// The router on the network of nodes.
 pub const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 1);
-/// The control plane.
-pub const CONTROL: Ipv4Addr = Ipv4Addr::new(10, 201, 0, 1);
 /// Cluster DNS.
 pub const DNS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 /// All pods of all nodes.
@@ -35,14 +32,7 @@ pub const PODS: &str = "10.244.0.0/16";
 
 /// The lab's host that is the router.
 pub(super) const ROUTER_HOST: &str = "router";
-/// The lab's host that has the control plane, unless that is outside of the guest.
-pub(super) const CONTROL_HOST: &str = "control";
-/// The guest's end of the cable to what runs outside (`floor/outside`).
-pub(super) const CABLE: &str = "vec0";
-
 const LENGTH: u8 = 24;
-/// The router on the cable to the control plane.
-const CABLE_END: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 201, 0, 2), LENGTH);
 const BRIDGE: &str = "nodes";
 const CLIENT: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 100, 0, 10), LENGTH);
 const UPLINK: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 100, 0, 1), LENGTH);
@@ -62,7 +52,7 @@ pub(super) fn pods(number: u8) -> Ipv4Net {
     Ipv4Net::new_assert(Ipv4Addr::new(10, 244, number, 0), LENGTH)
 }
 
-pub(super) fn topology(is_outside: bool) -> Topology {
+pub(super) fn topology() -> Topology {
     let on_network = |address| Ipv4Net::new_assert(address, LENGTH);
     let mut topology = Topology::new();
     topology
@@ -81,15 +71,7 @@ pub(super) fn topology(is_outside: bool) -> Topology {
         // Each request takes a port of its own, and keeps it for a minute.
         .sysctl("ipv4/ip_local_port_range", "1024 65535");
 
-    // Where the control plane is outside, `bring_in_cable` does the rest.
-    if !is_outside {
-        topology.veth((CONTROL_HOST, "eth0"), (ROUTER_HOST, CABLE));
-        topology.host(ROUTER_HOST).address(CABLE, CABLE_END);
-        topology
-            .host(CONTROL_HOST)
-            .address("eth0", on_network(CONTROL))
-            .route(format!("default via {}", CABLE_END.addr()));
-    }
+    outside::plug(&mut topology, ROUTER_HOST);
     for number in 1..=NODES {
         let name = name(number);
         topology.plug(&name, (ROUTER_HOST, BRIDGE));
@@ -107,21 +89,6 @@ pub(super) fn topology(is_outside: bool) -> Topology {
         }
     }
     topology
-}
-
-/// Gives the router the cable that leads out of the guest. It is routed, not bridged: the device
-/// sees its own outgoing frames again, and drops only those with its own source address.
-pub(super) fn bring_in_cable(router: &Host) -> Result<()> {
-    let namespace = router.namespace().display();
-    let output = Command::new("ip")
-        .args(["link", "set", CABLE, "netns", &namespace.to_string()])
-        .output()
-        .context("start ip")?;
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{CABLE}: {complaint}");
-    router.ip(&format!(
-        "address add {CABLE_END} dev {CABLE}\nlink set {CABLE} up\n"
-    ))
 }
 
 /// The upstream router: reflectors dial it from their pods.

@@ -34,8 +34,8 @@ pub(crate) fn one_by_one(
 ) -> Result<()> {
     let reference = Reference::start(world)?;
     let [mut heard, mut ours, mut theirs]: [Figures; 3] = Default::default();
-    world.control.inside_async(async || {
-        let client = world.control_plane.client().await?;
+    world.router.inside_async(async || {
+        let client = world.client().await?;
         let programmers = sides.programmers.as_ref();
         programmers.map_or(Ok(()), Programmers::only_ours)?;
         for change in scale.changes(0, changes) {
@@ -93,8 +93,8 @@ pub(crate) fn rolling(
     report: &mut Report,
 ) -> Result<()> {
     let began = Instant::now();
-    let (last, wanted) = world.control.inside_async(async || {
-        let client = world.control_plane.client().await?;
+    let (last, wanted) = world.router.inside_async(async || {
+        let client = world.client().await?;
         objects::apply(&client, scale.changes(first, ROLLED)).await?;
         let last = Instant::now();
         anyhow::Ok((last, objects::endpoints(&client, scale).await?))

@@ -56,7 +56,7 @@ impl Reference {
         let (sender, receiver) = mpsc::channel();
         let (watching, watches) = mpsc::channel();
         let kubeconfig = world.control_plane.kubeconfig();
-        world.control.spawn_inside(move || {
+        world.router.spawn_inside(move || {
             let ended = block_on(async {
                 let client = lab::kubernetes::client(&kubeconfig).await?;
                 let path =

@@ -1,8 +1,8 @@
-//! pod-watcher and, where the kernel has IPVS, ipvs-programmer beside kube-proxy in IPVS mode, on one API server with etcd, in
-//! one run and on one kernel. Prints a Markdown table for `docs/benchmarks.md`.
+//! pod-watcher and, where the kernel has IPVS, ipvs-programmer beside kube-proxy in IPVS mode, on one
+//! API server with etcd, in one run and on one kernel. Prints a Markdown table for `docs/benchmarks.md`.
 //!
-//! `bench-kubernetes [CHANGES [SCALE]]`: 200 changes unless told, and 5000 Services with one slice
-//! of 10 endpoints (5000x1x10), then one with 100 slices of 100 (1x100x100).
+//! `bench-kubernetes [SCALE [CHANGES]]`: 5000 Services with one slice of 10 endpoints (5000x1x10)
+//! unless told, for instance 1x100x100, one with 100 slices of 100; 200 changes unless told.
 
 mod changes;
 mod heard;
@@ -17,11 +17,13 @@ use objects::Scale;
 use sides::Sides;
 use world::World;
 
-/// Many Services, and one with many endpoints.
-const SCALES: [Scale; 2] = [Scale::new(5000, 1, 10), Scale::new(1, 100, 100)];
-
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
+    let scale = arguments.next().map(|text| text.parse::<Scale>());
+    let scale = scale
+        .transpose()
+        .context("SCALE")?
+        .unwrap_or(Scale::new(5000, 1, 10));
     let changes = match arguments.next() {
         Some(text) => text
             .parse()
@@ -32,14 +34,8 @@ fn main() -> Result<()> {
         changes > 0,
         "CHANGES: 0 changes measure nothing; give at least 1"
     );
-    let scales = match arguments.next() {
-        Some(text) => vec![text.parse().context("SCALE")?],
-        None => SCALES.to_vec(),
-    };
     let mut report = Report::default();
-    for scale in scales {
-        measure(&scale, changes, &mut report).with_context(|| scale.to_string())?;
-    }
+    measure(&scale, changes, &mut report).with_context(|| scale.to_string())?;
     let floor = lab::Floor::current()?;
     report.print(&format!(
         "{changes} changes of one endpoint on {floor}; for the other side, if any, {}.",

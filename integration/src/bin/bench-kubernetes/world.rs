@@ -1,4 +1,5 @@
-//! Three hosts: the control plane, an lb pod without an announcer, a node with kube-proxy.
+//! Two hosts, an lb pod without an announcer and a node with kube-proxy, and a router between them and
+//! the control plane, which runs outside of a guest.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
@@ -6,22 +7,25 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use ipnet::IpNet;
-use lab::kubernetes::{ControlPlane, Settings, binaries};
+use lab::kubernetes::{
+    binaries, client,
+    outside::{self, OutsideControlPlane},
+};
 use lab::{Host, Lab, Process, Topology, daemons};
 use serde_json::json;
 
 use crate::objects::{self, NAMESPACE, SERVICE_RANGE, Scale};
 
-const CONTROL: Ipv4Addr = Ipv4Addr::new(10, 230, 0, 1);
+const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 230, 0, 1);
 const LB_POD: Ipv4Addr = Ipv4Addr::new(10, 230, 0, 2);
 const NODE: Ipv4Addr = Ipv4Addr::new(10, 230, 0, 3);
-const PROXY_USER: &str = "system:kube-proxy";
 
 /// Everything that runs. What is dropped first ends first.
 #[derive(Debug)]
 pub(crate) struct World {
-    pub(crate) control_plane: ControlPlane,
-    pub(crate) control: Host,
+    pub(crate) control_plane: OutsideControlPlane,
+    /// Reaches the control plane.
+    pub(crate) router: Host,
     pub(crate) lb_pod: Host,
     pub(crate) node: Host,
     _lab: Lab,
@@ -31,36 +35,37 @@ impl World {
     /// With all objects and none of the sides.
     pub(crate) fn up(scale: &Scale) -> Result<Self> {
         let mut topology = Topology::new();
-        topology.host("control").bridge("nodes");
+        topology.host("router").bridge("nodes").forwards();
+        topology.host("router").address("nodes", network(ROUTER)?);
         for (host, address) in [("lb-pod", LB_POD), ("node", NODE)] {
-            topology.plug(host, ("control", "nodes"));
-            topology.host(host).address("eth0", network(address)?);
+            topology.plug(host, ("router", "nodes"));
+            topology
+                .host(host)
+                .address("eth0", network(address)?)
+                .route(format!("default via {ROUTER}"));
         }
-        topology.host("control").address("nodes", network(CONTROL)?);
+        outside::plug(&mut topology, "router");
         let mut lab = Lab::new("bench-kubernetes")?;
         lab.bring_up(&topology)?;
-        let control = lab.host("control")?;
-        let settings = Settings {
-            address: Some(CONTROL.into()),
-            users: vec![(PROXY_USER.to_owned(), String::new())],
-            ..Settings::default()
-        };
-        // In memory: how fast the machine's disk is, is not what is measured.
-        let directory = control.run_directory()?.join("control-plane");
-        let control_plane = control.inside(|| ControlPlane::start_with(&directory, settings))?;
+        let control_plane = OutsideControlPlane::connect(&lab, "router")?;
         let world = Self {
+            router: lab.host("router")?,
             lb_pod: lab.host("lb-pod")?,
             node: lab.host("node")?,
             control_plane,
-            control,
             _lab: lab,
         };
         let began = Instant::now();
-        world.control.inside_async(async || {
-            objects::create(&world.control_plane.client().await?, scale).await
-        })?;
+        world
+            .router
+            .inside_async(async || objects::create(&world.client().await?, scale).await)?;
         eprintln!("{} are there, in {:?}", scale, began.elapsed());
         Ok(world)
+    }
+
+    /// With every right; to be made inside the router.
+    pub(crate) async fn client(&self) -> Result<kube::Client> {
+        client(&self.control_plane.kubeconfig()).await
     }
 
     pub(crate) fn start_pod_watcher(&self) -> Result<Process> {
@@ -82,10 +87,7 @@ impl World {
     /// With the settings that kubeadm gives it.
     pub(crate) fn start_kube_proxy(&self) -> Result<Process> {
         self.register_node()?;
-        let server = self.control_plane.address();
-        let kubeconfig = self
-            .control_plane
-            .kubeconfig_for("kube-proxy", server, PROXY_USER)?;
+        let kubeconfig = self.control_plane.kubeconfig_of("kube-proxy");
         let config = json!({
             "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
             "kind": "KubeProxyConfiguration",
@@ -113,15 +115,12 @@ impl World {
         let addresses = json!({
             "status": {"addresses": [{"type": "InternalIP", "address": NODE}]},
         });
-        self.control.inside(|| {
-            let create = ["create", "-f", "-"];
-            self.control_plane
-                .kubectl_with_input(&create, &node.to_string())?;
-            let status = ["patch", "node", "node", "--subresource=status", "-p"];
-            self.control_plane
-                .kubectl(&[&status[..], &[addresses.to_string().as_str()]].concat())
-                .map(drop)
-        })
+        let create = ["create", "-f", "-"];
+        self.control_plane.kubectl(&create, &node.to_string())?;
+        let status = ["patch", "node", "node", "--subresource=status", "-p"];
+        let addresses = addresses.to_string();
+        let arguments = [&status[..], &[addresses.as_str()]].concat();
+        self.control_plane.kubectl(&arguments, "").map(drop)
     }
 }
 
