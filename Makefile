@@ -13,7 +13,7 @@ SYSTEM_TESTS := -p integration --test system -p lab --test data_path --test part
   -p ipvs-programmer --test ipvs_kernel -p tunnel-init --test real_kernel
 # The same, and it needs a guest with more memory.
 CLUSTER_TEST := -p integration --test cluster
-IPTABLES_CASES := roll,second,delete-everything
+IPTABLES_CASES := roll-load,delete-everything
 RUN_CLUSTER = LAB_MEMORY=6G LAB_TIMEOUT=2400 \
   LAB_OUTSIDE=$(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/debug/control-plane \
   CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(CURDIR)/$(FLOOR)/run \

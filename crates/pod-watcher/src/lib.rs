@@ -19,6 +19,7 @@
 pub mod args;
 pub mod command;
 pub mod config;
+mod end;
 pub mod error;
 pub mod file_format;
 pub mod file_source;
@@ -39,6 +40,7 @@ use tonic::service::Routes;
 
 use crate::{
     config::{Config, SourceConfig},
+    end::End,
     error::StartError,
     file_source::FileSource,
     grpc::DiscoveryService,
@@ -51,6 +53,8 @@ use crate::{
 /// What the end of the other tasks may take beyond the lingering.
 const DRAIN_MARGIN: Duration = Duration::from_secs(10);
 
+const _: () = assert!(tasks::LONGEST_END.as_millis() < DRAIN_MARGIN.as_millis());
+
 const CONTRACT: GrpcContract = GrpcContract {
     services: &["portlb.discovery.v1.Discovery"],
     descriptors: daemon_api::FILE_DESCRIPTOR_SET,
@@ -61,19 +65,25 @@ const CONTRACT: GrpcContract = GrpcContract {
 /// # Errors
 /// The file cannot be watched, or the address cannot be bound.
 pub async fn start(config: Config, daemon: &mut Daemon) -> Result<ListenAddress, StartError> {
-    match config.source {
+    let Config {
+        source,
+        grpc_listen,
+        linger,
+    } = config;
+    match source {
         SourceConfig::File(path) => {
             let source = FileSource::new(&path)?;
-            start_with(source, &config.grpc_listen, config.linger, daemon).await
+            start_with(source, &grpc_listen, linger, daemon).await
         }
         SourceConfig::Kubernetes(kubernetes) => {
             let metrics = ClusterMetrics::register(daemon.metrics());
             let source = tasks::source(&kubernetes.cluster, &metrics, daemon);
+            let end = End::default();
             if let Some(status) = kubernetes.status {
                 let views = source.views();
-                tasks::write_status(&kubernetes.cluster, status, views, &metrics, daemon);
+                tasks::write_status(&kubernetes.cluster, status, views, &metrics, &end, daemon);
             }
-            start_with(source, &config.grpc_listen, config.linger, daemon).await
+            serve(source, &grpc_listen, linger, end, daemon).await
         }
     }
 }
@@ -87,6 +97,16 @@ pub async fn start_with(
     source: impl Source,
     grpc_listen: &ListenAddress,
     linger: Duration,
+    daemon: &mut Daemon,
+) -> Result<ListenAddress, StartError> {
+    serve(source, grpc_listen, linger, End::default(), daemon).await
+}
+
+async fn serve(
+    source: impl Source,
+    grpc_listen: &ListenAddress,
+    linger: Duration,
+    end: End,
     daemon: &mut Daemon,
 ) -> Result<ListenAddress, StartError> {
     let step = daemon.readiness().step("source", index::NOT_READ);
@@ -106,7 +126,10 @@ pub async fn start_with(
         shutdown.drain_requested().await;
         watchers.close();
         // Without a watcher there is nobody to linger for.
-        let _ = timeout(linger, watchers.wait()).await;
+        match timeout(linger, watchers.wait()).await {
+            Ok(()) => end.unwatched.cancel(),
+            Err(_) => end.alone.cancel(),
+        }
         Ok::<_, Infallible>(())
     });
     let address = daemon

@@ -12,6 +12,17 @@ use crate::watcher::{SOON, Watcher};
 const INGRESS: &str = "{.status.loadBalancer.ingress}";
 const ANNOUNCED: &str = "{.status.conditions[?(@.type=='portlb.io/Announced')].reason}";
 
+const MESSAGE: &str = "{.status.conditions[?(@.type=='portlb.io/Announced')].message}";
+const HOLDER: &str = "{.spec.holderIdentity}";
+const RENEWED: &str = "{.spec.renewTime}";
+const ADDRESS: &str = "10.1.1.10";
+
+/// Much longer than a test waits.
+const LINGER: &str = "--linger=10m";
+
+/// A Lease that is free is taken within 3 s, one that has not been given up after 15 s.
+const HANDED_OVER: Duration = Duration::from_secs(10);
+
 /// The Lease runs out after 15 s.
 const FAILOVER: Duration = Duration::from_secs(60);
 
@@ -28,7 +39,31 @@ fn start(
     Watcher::start_as(namespace, name, kubeconfig, &flags)
 }
 
+/// A pod, the first in its namespace, whose address is in the status of the Service `web`.
+fn announced_by(
+    namespace: &Namespace<'_>,
+    name: &str,
+    announcer: &StandInAnnouncer,
+    more: &[&str],
+) -> Watcher {
+    namespace.service("web", &format!("portlb.io/address: {ADDRESS}"));
+    namespace.endpoints("web", &["10.0.0.1"]);
+    let kubeconfig = namespace.kubeconfig(namespace.cluster.control.address());
+    let watcher = start(namespace, name, &kubeconfig, announcer, more);
+    namespace.wait_for_value("service/web", ANNOUNCED, "Announced", SOON);
+    watcher
+}
+
 impl Namespace<'_> {
+    /// The last pod has ended and left nothing.
+    fn is_announced_by_none(&self) {
+        assert_eq!(self.jsonpath("service/web", INGRESS), "");
+        assert_eq!(self.jsonpath("service/web", ANNOUNCED), "NotAnnounced");
+        assert_eq!(self.jsonpath("lease/portlb", HOLDER), "");
+        let leases = self.kubectl(&["get", "leases", "-o", "name"]);
+        assert_eq!(leases.trim(), "lease.coordination.k8s.io/portlb");
+    }
+
     fn wait_for_value(&self, object: &str, path: &str, expected: &str, within: Duration) {
         lab::wait_for(path, within, || {
             let value = self.jsonpath(object, path);
@@ -41,11 +76,13 @@ impl Namespace<'_> {
         .unwrap();
     }
 
-    /// `reason: note` of each Event, each once.
+    /// `reason: note` of each Event, each once, in the order of the alphabet.
     fn events(&self) -> Vec<String> {
         let path = "{range .items[*]}{.reason}: {.note}{\"\\n\"}{end}";
         let events = self.jsonpath("events.events.k8s.io", path);
-        events.lines().map(str::to_owned).collect()
+        let mut events: Vec<String> = events.lines().map(str::to_owned).collect();
+        events.sort();
+        events
     }
 }
 
@@ -69,8 +106,7 @@ fn an_announced_address_gets_into_the_status_and_out_of_it() {
     namespace.wait_for_value("service/web", ANNOUNCED, "NotAnnounced", SOON);
     assert_eq!(namespace.jsonpath("service/web", INGRESS), "");
     lab::wait_for("Events", SOON, || {
-        let mut events = namespace.events();
-        events.sort();
+        let events = namespace.events();
         let expected = [
             "Announced: 10.1.1.10 by 1 load balancer",
             "Withdrawn: 10.1.1.10 by no load balancer",
@@ -103,32 +139,30 @@ fn two_pods_agree_on_who_writes_and_the_other_takes_over() {
     let kubeconfig = namespace.kubeconfig(namespace.cluster.control.address());
     let announcer = StandInAnnouncer::start(&["10.1.1.10/32"]);
     let first = start(&namespace, "lb-1", &kubeconfig, &announcer, &[]);
-    let holder = "{.spec.holderIdentity}";
     lab::wait_for("the first leads", SOON, || {
         let held = first.metric("portlb_lease_held");
         lab::ensure_that(held > 0.5, held)
     })
     .unwrap();
     let second = start(&namespace, "lb-2", &kubeconfig, &announcer, &[]);
-    let message = "{.status.conditions[?(@.type=='portlb.io/Announced')].message}";
     namespace.wait_for_value(
         "service/web",
-        message,
+        MESSAGE,
         "10.1.1.10 by 2 load balancers",
         SOON,
     );
     assert!(second.metric("portlb_lease_held") < 0.5);
-    assert_eq!(namespace.jsonpath("lease/portlb", holder), "lb-1");
+    assert_eq!(namespace.jsonpath("lease/portlb", HOLDER), "lb-1");
 
     // Killed: its report and its Lease run out.
     first.process.kill().unwrap();
     namespace.wait_for_value(
         "service/web",
-        message,
+        MESSAGE,
         "10.1.1.10 by 1 load balancer",
         FAILOVER,
     );
-    assert_eq!(namespace.jsonpath("lease/portlb", holder), "lb-2");
+    assert_eq!(namespace.jsonpath("lease/portlb", HOLDER), "lb-2");
     assert!(second.metric("portlb_lease_held") > 0.5);
     let events = namespace.events();
     assert_eq!(
@@ -141,23 +175,154 @@ fn two_pods_agree_on_who_writes_and_the_other_takes_over() {
     let third = start(&namespace, "lb-3", &kubeconfig, &announcer, &[]);
     namespace.wait_for_value(
         "service/web",
-        message,
+        MESSAGE,
         "10.1.1.10 by 2 load balancers",
         SOON,
     );
     let began = std::time::Instant::now();
     second.process.signal(Signal::SIGTERM).unwrap();
     assert!(second.process.wait(SOON).unwrap().success());
-    namespace.wait_for_value("lease/portlb", holder, "lb-3", SOON);
+    namespace.wait_for_value("lease/portlb", HOLDER, "lb-3", SOON);
     assert!(
         began.elapsed() < Duration::from_secs(12),
         "{:?}",
         began.elapsed()
     );
-    namespace.wait_for_value("service/web", message, "10.1.1.10 by 1 load balancer", SOON);
+    namespace.wait_for_value("service/web", MESSAGE, "10.1.1.10 by 1 load balancer", SOON);
     let reports = namespace.kubectl(&["get", "leases", "-o", "name"]);
     assert!(!reports.contains("portlb-lb-2"), "{reports}");
     drop(third);
+}
+
+#[test]
+fn the_last_pod_takes_its_addresses_out_of_the_status_when_its_data_plane_has_ended() {
+    let namespace = Cluster::shared().namespace("last");
+    let announcer = StandInAnnouncer::start(&["10.1.1.10/32"]);
+    let watcher = announced_by(&namespace, "lb-1", &announcer, &[LINGER]);
+    let data_plane = watcher.watch();
+    data_plane.wait_for(&["tcp/10.1.1.10:80 -> 10.0.0.1"], SOON);
+
+    // The report is renewed every 5 s, and all stays as it is.
+    watcher.process.signal(Signal::SIGTERM).unwrap();
+    watcher.process.wait_for_line("draining", SOON).unwrap();
+    for _ in 0..2 {
+        let renewed = namespace.jsonpath("lease/portlb-lb-1", RENEWED);
+        lab::wait_for("the report is renewed", SOON, || {
+            let again = namespace.jsonpath("lease/portlb-lb-1", RENEWED);
+            lab::ensure_that(again != renewed, again)
+        })
+        .unwrap();
+    }
+    assert!(namespace.jsonpath("service/web", INGRESS).contains(ADDRESS));
+    assert_eq!(namespace.jsonpath("lease/portlb", HOLDER), "lb-1");
+    assert!(watcher.process.is_running());
+
+    drop(data_plane);
+    assert!(watcher.process.wait(SOON).unwrap().success());
+    namespace.is_announced_by_none();
+    assert_eq!(
+        namespace.events(),
+        [
+            "Announced: 10.1.1.10 by 1 load balancer",
+            "Withdrawn: 10.1.1.10 by no load balancer",
+        ]
+    );
+}
+
+#[test]
+fn a_pod_that_drains_still_writes_what_its_announcer_withdraws() {
+    let namespace = Cluster::shared().namespace("drains");
+    let announcer = StandInAnnouncer::start(&["10.1.1.10/32"]);
+    let watcher = announced_by(&namespace, "lb-1", &announcer, &[LINGER]);
+    let data_plane = watcher.watch();
+    data_plane.wait_for(&["tcp/10.1.1.10:80 -> 10.0.0.1"], SOON);
+    watcher.process.signal(Signal::SIGTERM).unwrap();
+    watcher.process.wait_for_line("draining", SOON).unwrap();
+    announcer.announce(&[]);
+    namespace.wait_for_value("service/web", ANNOUNCED, "NotAnnounced", SOON);
+    assert!(watcher.process.is_running());
+    drop(data_plane);
+    assert!(watcher.process.wait(SOON).unwrap().success());
+    namespace.is_announced_by_none();
+}
+
+#[test]
+fn the_ingress_stays_while_one_of_two_pods_ends() {
+    let namespace = Cluster::shared().namespace("remaining");
+    let announcer = StandInAnnouncer::start(&["10.1.1.10/32"]);
+    let first = announced_by(&namespace, "lb-1", &announcer, &[LINGER]);
+    let kubeconfig = namespace.kubeconfig(namespace.cluster.control.address());
+    let second = start(&namespace, "lb-2", &kubeconfig, &announcer, &[LINGER]);
+    let by_two = "10.1.1.10 by 2 load balancers";
+    namespace.wait_for_value("service/web", MESSAGE, by_two, SOON);
+    let data_plane = first.watch();
+    data_plane.wait_for(&["tcp/10.1.1.10:80 -> 10.0.0.1"], SOON);
+    first.process.signal(Signal::SIGTERM).unwrap();
+    first.process.wait_for_line("draining", SOON).unwrap();
+    drop(data_plane);
+    let state = format!("{INGRESS} {MESSAGE}");
+    lab::wait_for("the second writes", SOON, || {
+        let state = namespace.jsonpath("service/web", &state);
+        assert!(state.starts_with('['), "{state}");
+        lab::ensure_that(state.ends_with("by 1 load balancer"), state)
+    })
+    .unwrap();
+    assert!(first.process.wait(SOON).unwrap().success());
+    let leads_by = first.process.ended_at().unwrap() + HANDED_OVER;
+    namespace.wait_for_value("lease/portlb", HOLDER, "lb-2", SOON);
+    assert!(std::time::Instant::now() < leads_by);
+    // It never left.
+    let announced = ["Announced: 10.1.1.10 by 1 load balancer"];
+    assert_eq!(namespace.events(), announced);
+    drop(second);
+}
+
+#[test]
+fn of_two_pods_that_end_together_the_last_one_clears_the_status() {
+    let namespace = Cluster::shared().namespace("together");
+    let announcer = StandInAnnouncer::start(&["10.1.1.10/32"]);
+    let first = announced_by(&namespace, "lb-1", &announcer, &[]);
+    let kubeconfig = namespace.kubeconfig(namespace.cluster.control.address());
+    let second = start(&namespace, "lb-2", &kubeconfig, &announcer, &[]);
+    let by_two = "10.1.1.10 by 2 load balancers";
+    namespace.wait_for_value("service/web", MESSAGE, by_two, SOON);
+    for pod in [&first, &second] {
+        pod.process.signal(Signal::SIGTERM).unwrap();
+    }
+    for pod in [&first, &second] {
+        assert!(pod.process.wait(SOON).unwrap().success());
+    }
+    namespace.is_announced_by_none();
+}
+
+#[test]
+fn a_pod_watcher_that_ends_alone_leaves_what_is_announced() {
+    let namespace = Cluster::shared().namespace("alone");
+    let announcer = StandInAnnouncer::start(&["10.1.1.10/32"]);
+    let watcher = announced_by(&namespace, "lb-1", &announcer, &[]);
+    let data_plane = watcher.watch();
+    data_plane.wait_for(&["tcp/10.1.1.10:80 -> 10.0.0.1"], SOON);
+    watcher.process.signal(Signal::SIGTERM).unwrap();
+    assert!(watcher.process.wait(SOON).unwrap().success());
+    assert!(namespace.jsonpath("service/web", INGRESS).contains(ADDRESS));
+    assert_eq!(namespace.jsonpath("lease/portlb-lb-1", HOLDER), "lb-1");
+    assert_eq!(namespace.jsonpath("lease/portlb", HOLDER), "");
+    drop(data_plane);
+}
+
+#[test]
+fn a_second_signal_ends_a_pod_watcher_that_lingers() {
+    let namespace = Cluster::shared().namespace("aborted");
+    let announcer = StandInAnnouncer::start(&["10.1.1.10/32"]);
+    let watcher = announced_by(&namespace, "lb-1", &announcer, &[LINGER]);
+    let data_plane = watcher.watch();
+    data_plane.wait_for(&["tcp/10.1.1.10:80 -> 10.0.0.1"], SOON);
+    watcher.process.signal(Signal::SIGTERM).unwrap();
+    watcher.process.wait_for_line("draining", SOON).unwrap();
+    watcher.process.signal(Signal::SIGTERM).unwrap();
+    assert!(!watcher.process.wait(SOON).unwrap().success());
+    assert!(namespace.jsonpath("service/web", INGRESS).contains(ADDRESS));
+    drop(data_plane);
 }
 
 #[test]

@@ -27,6 +27,7 @@ use kube::{
 };
 use serde_json::json;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use virtual_server::IpNet;
 
 use super::{
@@ -62,6 +63,9 @@ const LONGEST_REPORT: usize = 250_000;
 
 /// Longest wait for an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longest wait until the report is taken back.
+pub(crate) const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long the first report waits for the announcer; shorter than the rest of the life of a
 /// report that this pod wrote before its restart.
@@ -208,7 +212,7 @@ pub(crate) struct Reporter {
     pub(crate) pod_uid: Option<String>,
     pub(crate) namespace: String,
     pub(crate) announced: watch::Receiver<Option<Announced>>,
-    /// When the report was written last.
+    /// When the report was written last, unless it is taken back.
     pub(crate) reported: watch::Sender<Option<Instant>>,
     pub(crate) standing: Standing,
 }
@@ -222,51 +226,48 @@ pub(crate) struct Standing {
 }
 
 impl Reporter {
-    /// Until a drain is requested; then takes the report back.
-    pub(crate) async fn run(mut self, shutdown: Shutdown) -> Result<(), Infallible> {
+    /// Until the data plane has ended; then takes the report back.
+    pub(crate) async fn run(mut self, unwatched: CancellationToken) {
+        tokio::select! {
+            () = self.renew() => {}
+            () = unwatched.cancelled() => {}
+        }
+        self.reported.send_replace(None);
+        let delete = async {
+            let api: Api<Lease> = Api::namespaced(self.server.client().await?, &self.namespace);
+            api.delete(&self.name(), &DeleteParams::default()).await
+        };
+        match tokio::time::timeout(END_TIMEOUT, delete).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(kube::Error::Api(status))) if status.code == 404 => {}
+            Ok(Err(_)) | Err(_) => {
+                tracing::info!("the report of what this pod announces runs out by itself");
+            }
+        }
+    }
+
+    /// Keeps the report as it shall be, for ever.
+    async fn renew(&mut self) {
         let mut problems = Problems::new("report");
         let mut backoff = Backoff::new(Duration::from_millis(500), RENEW_PERIOD);
         // That nothing is announced is not known before the announcer has said so.
         let first = self.announced.wait_for(Option::is_some);
-        tokio::select! {
-            _ = tokio::time::timeout(FIRST_GRACE, first) => {}
-            () = shutdown.drain_requested() => return Ok(()),
-        }
+        let _ = tokio::time::timeout(FIRST_GRACE, first).await;
         loop {
-            let written = tokio::select! {
-                written = self.write(&mut problems) => written,
-                () = shutdown.drain_requested() => break,
-            };
+            let written = self.write(&mut problems).await;
             let delay = if written {
                 backoff.reset();
                 RENEW_PERIOD
             } else {
                 backoff.next_delay()
             };
-            let next = async {
-                tokio::select! {
-                    Ok(()) = self.announced.changed(), if written => {
-                        tokio::time::sleep(SETTLE).await;
-                    }
-                    () = tokio::time::sleep(delay) => {}
-                }
-            };
             tokio::select! {
-                () = next => {}
-                () = shutdown.drain_requested() => break,
+                Ok(()) = self.announced.changed(), if written => {
+                    tokio::time::sleep(SETTLE).await;
+                }
+                () = tokio::time::sleep(delay) => {}
             }
         }
-        let delete = async {
-            let api: Api<Lease> = Api::namespaced(self.server.client().await?, &self.namespace);
-            api.delete(&self.name(), &DeleteParams::default()).await
-        };
-        if !matches!(
-            tokio::time::timeout(ANSWER_TIMEOUT / 2, delete).await,
-            Ok(Ok(_))
-        ) {
-            tracing::info!("the report of what this pod announces runs out by itself");
-        }
-        Ok(())
     }
 
     fn name(&self) -> String {
@@ -470,8 +471,13 @@ impl Reports {
     /// A report is gone.
     pub(crate) fn deleted(&mut self, lease: &Lease) {
         if let Some(name) = &lease.metadata.name {
-            self.by_name.remove(name);
+            self.forget(name);
         }
+    }
+
+    /// A report does not count, whether or not it is seen to go.
+    pub(crate) fn forget(&mut self, name: &str) {
+        self.by_name.remove(name);
     }
 
     /// The list has ended: what it did not tell is gone.

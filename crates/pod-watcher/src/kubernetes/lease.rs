@@ -12,12 +12,8 @@
 //! Whether a holder still renews is seen by the local clock: from when its last change was noticed,
 //! not from the time that it wrote. A leader stops earlier than others may begin.
 
-use std::{
-    convert::Infallible,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use daemon_runtime::Shutdown;
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
@@ -25,6 +21,7 @@ use k8s_openapi::{
 };
 use kube::{Api, api::PostParams};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     client::{self, Asked},
@@ -43,6 +40,9 @@ const PERIOD: Duration = Duration::from_secs(3);
 
 /// Longest wait for an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Longest wait until the Lease is given up.
+pub(crate) const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What the Lease says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,15 +129,15 @@ pub(crate) struct Candidate {
 }
 
 impl Candidate {
-    /// Takes part until a drain is requested, then gives the Lease up.
-    pub(crate) async fn run(mut self, shutdown: Shutdown) -> Result<(), Infallible> {
+    /// Takes part until nothing is to be written any more, then gives the Lease up.
+    pub(crate) async fn run(mut self, written: CancellationToken) {
         let mut election = Election::new(self.identity.clone());
         let resource = Resource::of::<Lease>(Some(self.namespace.clone()));
         let mut problems = Problems::new("lease");
         loop {
             tokio::select! {
                 () = self.period(&mut election, &resource, &mut problems) => {}
-                () = shutdown.drain_requested() => break,
+                () = written.cancelled() => break,
             }
         }
         let led = self.leads.send_replace(None).is_some();
@@ -145,7 +145,7 @@ impl Candidate {
         if led {
             // The next one need not wait for the end of its duration.
             let release = self.release();
-            match tokio::time::timeout(ANSWER_TIMEOUT, release).await {
+            match tokio::time::timeout(END_TIMEOUT, release).await {
                 Ok(Ok(())) => tracing::info!(lease = self.name, "given up"),
                 Ok(Err(error)) => {
                     tracing::info!(
@@ -156,7 +156,6 @@ impl Candidate {
                 Err(_) => tracing::info!("the Lease runs out by itself"),
             }
         }
-        Ok(())
     }
 
     /// Looks at the Lease once. A leader that cannot renew it stops in time, whatever becomes of

@@ -1,6 +1,6 @@
 //! The tasks of a cluster as the source, and how they are connected.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use daemon_runtime::{Daemon, Shutdown};
 use k8s_openapi::api::{
@@ -8,22 +8,29 @@ use k8s_openapi::api::{
     discovery::v1::EndpointSlice,
 };
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::{
-    announced::{Announcements, Reporter, Standing},
+    announced::{self, Announcements, Reporter, Standing},
     catalog::Catalog,
     grant::Resource,
-    lease::Candidate,
+    lease::{self, Candidate},
     model::{Kind, Scope},
     source::{Converted, Heard, KubernetesSource, Views},
     watch::{Follow, Watchable},
-    writer::Writer,
+    writer::{self, Writer},
     writes::ApiServer,
 };
 use crate::{
     config::{ClusterConfig, StatusConfig},
+    end::End,
     metrics::ClusterMetrics,
 };
+
+/// Longest time from the end of the data plane until the Lease is given up.
+pub(crate) const LONGEST_END: Duration = announced::END_TIMEOUT
+    .saturating_add(writer::END_TIMEOUT)
+    .saturating_add(lease::END_TIMEOUT);
 
 /// News that wait for the source; a watch waits when there are more.
 const QUEUE: usize = 1_024;
@@ -105,12 +112,16 @@ impl Watch<'_> {
     }
 }
 
-/// Starts what writes status, Events and Leases.
+/// Starts what writes status, Events and Leases. Where the data plane ends, each ends after the
+/// one before: this pod's report is taken back, then what is announced by none leaves the status,
+/// then the Lease is free. Where this daemon ends alone, only the Lease is given up; its report
+/// stands until it is renewed or runs out.
 pub(crate) fn write_status(
     cluster: &ClusterConfig,
     status: StatusConfig,
     views: Views,
     metrics: &ClusterMetrics,
+    end: &End,
     daemon: &mut Daemon,
 ) {
     let StatusConfig {
@@ -121,7 +132,6 @@ pub(crate) fn write_status(
         pod_uid,
     } = status;
     let server = || ApiServer::new(cluster.origin.clone(), metrics.clone());
-    let shutdown = daemon.shutdown().clone();
     let (announced, announced_here) = watch::channel(None);
     let (reported, reported_here) = watch::channel(None);
     let (leads, leads_here) = watch::channel(None);
@@ -157,8 +167,30 @@ pub(crate) fn write_status(
         pod_name,
         watch_timeout: cluster.watch_timeout,
     };
-    daemon.spawn("announcements", announcements.run(shutdown.clone()));
-    daemon.spawn_until_drained("report", reporter.run(shutdown.clone()));
-    daemon.spawn_until_drained("lease", candidate.run(shutdown.clone()));
-    daemon.spawn_until_drained("status", writer.run(shutdown));
+    let (taken_back, written) = (CancellationToken::new(), CancellationToken::new());
+    let report = reporter.run(end.unwatched.clone());
+    let status = writer.run(taken_back.clone());
+    let lease = candidate.run(written.clone());
+    let shutdown = daemon.shutdown().clone();
+    daemon.spawn("announcements", announcements.run(shutdown));
+    daemon.spawn_until_drained("report", until_alone(report, end.clone(), taken_back));
+    daemon.spawn_until_drained("status", until_alone(status, end.clone(), written));
+    daemon.spawn_until_drained("lease", async {
+        lease.await;
+        Ok::<_, Infallible>(())
+    });
+}
+
+/// Runs the task to its end, or breaks it off where this daemon ends alone; then says so.
+async fn until_alone(
+    task: impl Future<Output = ()>,
+    end: End,
+    ended: CancellationToken,
+) -> Result<(), Infallible> {
+    tokio::select! {
+        () = task => {}
+        () = end.alone.cancelled() => {}
+    }
+    ended.cancel();
+    Ok(())
 }

@@ -11,12 +11,10 @@
 mod term;
 
 use std::{
-    convert::Infallible,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use daemon_runtime::Shutdown;
 use futures::StreamExt;
 use k8s_openapi::{
     api::{coordination::v1::Lease, core::v1::Service, events::v1::Event},
@@ -24,10 +22,11 @@ use k8s_openapi::{
 };
 use kube::{
     Api,
-    api::{Patch, PatchParams, PostParams},
+    api::{ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 use self::term::{Extent, Job, Occurrence, Term};
 use super::{
@@ -50,6 +49,9 @@ const SAME_AGAIN: Duration = Duration::from_secs(30);
 /// Longest wait for an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Longest time to write what follows from the end of this pod.
+pub(crate) const END_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Services that are looked at in one go, if there is nothing to write about them.
 const MOST_LOOKS: usize = 256;
 
@@ -65,7 +67,7 @@ pub(crate) struct Writer {
     pub(crate) views: Views,
     /// Until when this pod leads, if it does.
     pub(crate) leads: watch::Receiver<Option<Instant>>,
-    /// When this pod's own report was written last.
+    /// When this pod's own report was written last, unless it is taken back.
     pub(crate) reported: watch::Receiver<Option<Instant>>,
     pub(crate) lease_name: String,
     pub(crate) namespace: String,
@@ -74,29 +76,60 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// For as long as the process lives.
-    pub(crate) async fn run(mut self, shutdown: Shutdown) -> Result<(), Infallible> {
-        loop {
-            let term = async {
-                let begins = |leads: &Option<Instant>| is_held(*leads, Instant::now());
-                if self.leads.wait_for(begins).await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-                let mut leads = self.leads.clone();
-                tokio::select! {
-                    () = self.lead() => {}
-                    _ = leads.wait_for(Option::is_none) => {}
-                }
-            };
-            tokio::select! {
-                () = term => {}
-                () = shutdown.drain_requested() => return Ok(()),
-            }
-            self.server.metrics.announcers.set(0);
+    /// Until this pod's report is taken back, and what follows from that is written or left to
+    /// another pod.
+    pub(crate) async fn run(mut self, taken_back: CancellationToken) {
+        let too_late = async {
+            taken_back.cancelled().await;
+            tokio::time::sleep(END_TIMEOUT).await;
+        };
+        tokio::select! {
+            () = self.terms(&taken_back) => {}
+            () = too_late => tracing::info!("the rest of the status is not written"),
         }
     }
 
-    async fn lead(&mut self) {
+    async fn terms(&mut self, taken_back: &CancellationToken) {
+        loop {
+            let mut leads = self.leads.clone();
+            tokio::select! {
+                Ok(_) = leads.wait_for(|leads| is_held(*leads, Instant::now())) => {}
+                () = self.left_to_another(taken_back) => return,
+            }
+            let is_done = tokio::select! {
+                is_done = self.lead(taken_back) => is_done,
+                _ = leads.wait_for(Option::is_none) => false,
+            };
+            self.server.metrics.announcers.set(0);
+            if is_done {
+                return;
+            }
+        }
+    }
+
+    /// At the end of a pod that does not lead, unless no other one is left: then it is to lead.
+    /// Each takes its report back first, so that the last of those that end together sees none.
+    async fn left_to_another(&mut self, taken_back: &CancellationToken) {
+        taken_back.cancelled().await;
+        let own = report_name(&self.lease_name, &self.pod_name);
+        let request = async {
+            let client = self.server.client().await?;
+            let api: Api<Lease> = Api::namespaced(client, &self.namespace);
+            let label = format!("{REPORT_LABEL}={}", self.lease_name);
+            api.list_metadata(&ListParams::default().labels(&label))
+                .await
+        };
+        if let Ok(Ok(reports)) = answer(request).await
+            && reports
+                .iter()
+                .all(|report| report.metadata.name.as_ref() == Some(&own))
+        {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Whether what follows from the end of this pod is written, or left to another one.
+    async fn lead(&mut self, taken_back: &CancellationToken) -> bool {
         let (told, mut news) = mpsc::channel(256);
         let follow = Follow {
             origin: self.origin.clone(),
@@ -107,13 +140,17 @@ impl Writer {
             metrics: self.server.metrics.clone(),
         };
         tokio::select! {
-            () = follow.run::<Lease, _>(told, |news| news) => {}
-            () = self.write(&mut news) => {}
+            () = follow.run::<Lease, _>(told, |news| news) => false,
+            is_done = self.write(&mut news, taken_back) => is_done,
         }
     }
 
-    /// Until the Lease is not held any more.
-    async fn write(&mut self, news: &mut mpsc::Receiver<News<Lease>>) {
+    /// Until the Lease is not held any more, or nothing more is to be written at the end.
+    async fn write(
+        &mut self,
+        news: &mut mpsc::Receiver<News<Lease>>,
+        taken_back: &CancellationToken,
+    ) -> bool {
         let mut term = Term::new(report_name(&self.lease_name, &self.pod_name));
         let mut views = std::pin::pin!(self.views.subscribe().into_stream());
         let mut problems = WriteProblems {
@@ -121,7 +158,7 @@ impl Writer {
             events: Problems::new("event"),
             reports: Problems::new("reports"),
         };
-        loop {
+        while !term.is_done() {
             let now = Instant::now();
             let next_count = term.next_count(*self.reported.borrow(), now);
             let due = term.next_due(now);
@@ -134,11 +171,16 @@ impl Writer {
                 () = until(next_count) => self.count(&mut term, news, &mut problems.reports),
                 () = until(due) => {
                     if !self.write_next(&mut term, &mut problems).await {
-                        return;
+                        return false;
                     }
+                }
+                () = taken_back.cancelled(), if !term.is_ending() => {
+                    term.end();
+                    self.count(&mut term, news, &mut problems.reports);
                 }
             }
         }
+        true
     }
 
     fn hear(&self, term: &mut Term, news: News<Lease>, problems: &mut Problems) {

@@ -58,6 +58,7 @@ pub(super) struct Term {
     is_counted: bool,
     is_watch_broken: bool,
     is_blind: bool,
+    is_ending: bool,
 }
 
 /// A Service of ours.
@@ -162,6 +163,7 @@ impl Term {
             is_counted: false,
             is_watch_broken: false,
             is_blind: false,
+            is_ending: false,
         }
     }
 
@@ -230,13 +232,38 @@ impl Term {
         }
     }
 
+    /// This pod has ended: its report does not count, whether or not it could be taken back.
+    pub(super) fn end(&mut self) {
+        self.is_ending = true;
+        self.is_counted = false;
+    }
+
+    pub(super) fn is_ending(&self) -> bool {
+        self.is_ending
+    }
+
+    /// Whether nothing is left to be written at the end, or another pod lives that does it.
+    pub(super) fn is_done(&self) -> bool {
+        let is_written = || {
+            let is_due = !(self.urgent.is_empty() && self.due.is_empty());
+            !(is_due || self.is_any_failing()) && self.events.is_empty()
+        };
+        self.is_ending
+            && self.is_counted
+            && (self.tally.pods > 0 || (self.has_views && is_written()))
+    }
+
     /// Counts again what is announced, unless reports cannot be seen: what is not seen then is not
     /// gone. `written` is when this pod's own report was written last.
     pub(super) fn count(&mut self, written: Option<Instant>, now: Instant) {
         if !self.has_reports {
             return;
         }
-        let should_be_seen = written.is_some_and(|at| now < at + REPORT_DURATION);
+        if self.is_ending {
+            self.reports.forget(&self.own_report);
+        }
+        let should_be_seen =
+            !self.is_ending && written.is_some_and(|at| now < at + REPORT_DURATION);
         let is_seen = self.reports.lives(&self.own_report, now);
         if self.is_watch_broken || (should_be_seen && !is_seen) {
             self.is_blind = true;
@@ -289,7 +316,7 @@ impl Term {
         Some(self.next_write.map_or(due, |next| next.max(due)))
     }
 
-    /// Allocations first; status and Events by turns.
+    /// Allocations first; status and Events by turns, at the end Events last.
     pub(super) fn take(&mut self, now: Instant) -> Option<Job> {
         let may_status = self.status_lane.is_open(now);
         let may_event = self.event_lane.is_open(now);
@@ -298,6 +325,7 @@ impl Term {
         }
         if may_event
             && self.is_events_turn
+            && !self.is_ending
             && let Some(event) = self.events.pop_front()
         {
             return Some(Job::Event(event));

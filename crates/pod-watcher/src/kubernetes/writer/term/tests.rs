@@ -214,6 +214,68 @@ fn without_a_report_of_its_own_it_counts_the_others() {
 }
 
 #[test]
+fn the_last_pod_is_done_when_all_is_written_that_follows_from_its_end() {
+    let start = Instant::now();
+    let now = start + REPORT_DURATION;
+    let mut term = term(start);
+    term.reported(report("own", 15, "10.1.1.3/32"), now);
+    term.count(Some(now), now);
+    drain(&mut term, now);
+    assert!(!term.is_done());
+    // Its report could not be taken back, and still comes.
+    term.end();
+    term.reported(report("own", 16, "10.1.1.3/32"), now);
+    assert!(!term.is_done());
+    assert_eq!(term.next_due(now), None);
+    term.count(Some(now), now);
+    assert_eq!(term.tally.count("10.1.1.3".parse().unwrap()), 0);
+    term.tell([event()]);
+    let view = Arc::new(view("10.1.1.1"));
+    term.viewed(Published::Changed(key("a"), view), now);
+    assert!(!term.is_done());
+    assert_eq!(drain(&mut term, now), ["a", "c", "event"]);
+    assert!(term.is_done());
+}
+
+#[test]
+fn what_cannot_be_written_is_not_done() {
+    let start = Instant::now();
+    let now = start + REPORT_DURATION;
+    let mut term = term(start);
+    term.end();
+    term.count(None, now);
+    drain(&mut term, now);
+    assert!(term.is_done());
+    term.failed_status(key("a"), Extent::Passing, now);
+    assert!(!term.is_done());
+}
+
+#[test]
+fn a_pod_that_ends_leaves_the_rest_to_another_one_that_lives() {
+    let now = Instant::now();
+    let mut term = term(now);
+    term.end();
+    term.count(None, now);
+    assert_eq!(term.tally.pods, 1);
+    assert!(term.is_done());
+}
+
+#[test]
+fn whether_another_one_lives_is_not_known_while_reports_cannot_be_seen() {
+    let now = Instant::now();
+    let mut term = term(now);
+    drain(&mut term, now);
+    term.reported(News::Trouble(String::new()), now);
+    term.end();
+    term.count(None, now);
+    assert!(!term.is_done());
+    assert_eq!(term.next_due(now), None);
+    term.reported(News::Recovered, now);
+    term.count(None, now);
+    assert!(term.is_done());
+}
+
+#[test]
 fn a_finding_of_which_only_numbers_change_is_told_once() {
     let mut known = Known {
         view: Arc::new(view("10.1.1.1")),
