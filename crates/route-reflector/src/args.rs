@@ -59,6 +59,17 @@ pub struct Args {
     #[arg(long, env = "PORTLB_ROUTER_ID", value_name = "ID")]
     pub router_id: Option<RouterId>,
 
+    /// How long after the start /readyz waits for every router (a peer under `peers` that is sent
+    /// something), such as 60s; later one router is enough. 0: one is enough from the start
+    #[arg(
+        long,
+        env = "PORTLB_ROUTER_TIMEOUT",
+        value_name = "DURATION",
+        default_value = "60s",
+        value_parser = daemon_runtime::parse_duration
+    )]
+    pub router_timeout: Duration,
+
     /// What the peers' operators read when the reflector shuts down (RFC 9003), at most 255 octets
     #[arg(
         long,
@@ -125,5 +136,6 @@ mod tests {
             "RFC 9003 allows 255",
         );
         check_refused(&["--shutdown-timeout", "soon"], "soon");
+        check_refused(&["--router-timeout", "60"], "with its unit");
     }
 }

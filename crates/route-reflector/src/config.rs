@@ -42,6 +42,8 @@ pub struct Settings {
     pub overrides: Overrides,
     /// Where gRPC is served.
     pub grpc_listen: ListenAddress,
+    /// How long after the start every router is waited for.
+    pub router_timeout: Duration,
     /// What the peers' operators read at a shutdown.
     pub shutdown_text: String,
     /// Longest time for the goodbye.
@@ -91,6 +93,7 @@ impl Settings {
             file: args.config,
             overrides,
             grpc_listen: args.common.grpc_listen,
+            router_timeout: args.router_timeout,
             shutdown_text: args.shutdown_text,
             shutdown_deadline: args.shutdown_timeout,
         })

@@ -11,6 +11,7 @@
 //! - `reflector::Reflector` owns the configuration in force and follows the file.
 //! - `bgp_speaker::Speaker` owns sessions and RIB.
 //! - `grpc` is the only module that knows the generated types; `metrics` has the metrics.
+//! - `readiness` says when another reflector may go.
 //!
 //! **Invariants.** A session whose settings did not change survives every reload. A file that
 //! cannot be used changes nothing. Nothing is accepted from a peer or sent to one that the
@@ -21,6 +22,7 @@ pub mod config;
 pub mod error;
 mod grpc;
 mod metrics;
+mod readiness;
 mod reflector;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -40,6 +42,7 @@ use crate::{
     error::StartError,
     grpc::ReflectorService,
     metrics::SessionMetrics,
+    readiness::SessionsStep,
     reflector::{InForce, Reflector, Triggers},
 };
 
@@ -70,6 +73,7 @@ pub async fn start(settings: Settings, daemon: &mut Daemon) -> Result<Addresses,
         file,
         overrides,
         grpc_listen,
+        router_timeout,
         shutdown_text,
         shutdown_deadline,
     } = settings;
@@ -92,7 +96,7 @@ pub async fn start(settings: Settings, daemon: &mut Daemon) -> Result<Addresses,
         last_error: String::new(),
     };
     let (in_force_sender, in_force) = watch::channel(in_force);
-    let service = ReflectorService::new(handle.clone(), in_force);
+    let service = ReflectorService::new(handle.clone(), in_force.clone());
     let routes = Routes::new(ReflectorServer::new(service));
     let grpc = daemon.serve_grpc(&grpc_listen, CONTRACT, routes).await?;
 
@@ -106,6 +110,7 @@ pub async fn start(settings: Settings, daemon: &mut Daemon) -> Result<Addresses,
     );
     daemon.spawn("configuration", reflector.run(triggers));
     let step = daemon.readiness().step("sessions", "not counted yet");
+    let step = SessionsStep::new(step, in_force, router_timeout);
     let metrics = SessionMetrics::new(daemon.metrics(), &handle, step);
     daemon.spawn(
         "metrics",

@@ -4,12 +4,14 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use bgp_session::SessionState;
 use bgp_speaker::{PeerStatus, SpeakerGone, SpeakerHandle};
-use daemon_runtime::{Family, Gauge, Labels, Metrics, Shutdown, Step};
+use daemon_runtime::{Family, Gauge, Labels, Metrics, Shutdown};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric},
     metrics::counter::ConstCounter,
 };
+
+use crate::readiness::SessionsStep;
 
 /// Sizes of tables change without a change of a session.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -31,11 +33,11 @@ pub(crate) struct SessionMetrics {
     paths_received: Family<Labels, Gauge>,
     paths_sent: Family<Labels, Gauge>,
     pending: Family<Labels, Gauge>,
-    step: Step,
+    step: SessionsStep,
 }
 
 impl SessionMetrics {
-    pub(crate) fn new(metrics: &Metrics, speaker: &SpeakerHandle, step: Step) -> Self {
+    pub(crate) fn new(metrics: &Metrics, speaker: &SpeakerHandle, step: SessionsStep) -> Self {
         let this = Self {
             sessions: Family::default(),
             established: Family::default(),
@@ -73,7 +75,7 @@ impl SessionMetrics {
         this
     }
 
-    /// Keeps the gauges up to date until a shutdown is requested.
+    /// Keeps the gauges and the step up to date until a shutdown is requested.
     pub(crate) async fn run(
         self,
         speaker: SpeakerHandle,
@@ -82,9 +84,12 @@ impl SessionMetrics {
         let follow = async {
             let mut changes = speaker.changes(false).await?;
             loop {
-                self.show(&speaker.peers().await?);
+                let peers = speaker.peers().await?;
+                self.show(&peers);
+                self.step.show(&peers);
+                let pause = self.step.settles_in().unwrap_or(INTERVAL).min(INTERVAL);
                 // Either way it is time to look.
-                if let Ok(changed) = tokio::time::timeout(INTERVAL, changes.next()).await {
+                if let Ok(changed) = tokio::time::timeout(pause, changes.next()).await {
                     changed?;
                 }
             }
@@ -121,9 +126,6 @@ impl SessionMetrics {
             self.paths_sent.get_or_create(&labels).set(sizes.paths_sent);
             self.pending.get_or_create(&labels).set(sizes.pending);
         }
-        let established: i64 = sizes.values().map(|sizes| sizes.established).sum();
-        self.step
-            .ready(format!("{established} of {} established", peers.len()));
     }
 }
 

@@ -2,7 +2,7 @@
 //! exempts the service ranges from connection tracking (docs/operations.md says
 //! how to remove it): node-router keeps it so that its own restart costs nothing.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use crate::report::{Outcome, Price};
 use crate::stage::{LONG, Stage, WEB, wait_until};

@@ -8,7 +8,9 @@ use std::{
 use lab::kubernetes::{ControlPlane, binaries};
 use serde_json::{Value, json};
 
-use crate::rendered::{APPLIED, Rendered, applied, component, list, manifests, text};
+use crate::rendered::{
+    APPLIED, Rendered, applied, component, each_component, list, manifests, text,
+};
 
 /// Enough of the Prometheus operator's resource to take objects of it.
 const POD_MONITORS: &str = "\
@@ -84,15 +86,7 @@ fn the_api_server_takes_everything_without_a_warning() {
         apply(&[]);
         assert_eq!(generations(&api), before, "{path}");
     }
-    for (name, base) in [
-        ("sysctls-by-init", "load-balancer"),
-        ("file-source", "load-balancer"),
-        ("cluster-wide-watcher", "load-balancer"),
-        ("pod-weights", "load-balancer"),
-        ("prometheus-monitors", "load-balancer"),
-        ("network-policy-load-balancer", "load-balancer"),
-        ("network-policy-route-reflector", "route-reflector"),
-    ] {
+    for component in each_component() {
         let apply = [
             "apply",
             "--validate=strict",
@@ -100,9 +94,65 @@ fn the_api_server_takes_everything_without_a_warning() {
             "-f",
             "-",
         ];
-        api.kubectl_with_input(&apply, &component(name, base).yaml)
-            .unwrap();
+        api.kubectl_with_input(&apply, &component.yaml).unwrap();
     }
+    let mut shown = 0;
+    for object in objects_in("docs") {
+        let dry_run = "--dry-run=server";
+        let apply = [
+            "apply",
+            dry_run,
+            "--validate=strict",
+            "--warnings-as-errors",
+            "-f",
+            "-",
+        ];
+        api.kubectl_with_input(&apply, &object).unwrap();
+        shown += 1;
+    }
+    assert!(shown > 1, "{shown} objects in the documents");
+}
+
+/// What the documents of a folder show of the cluster's own objects.
+fn objects_in(folder: &str) -> Vec<String> {
+    let folder = std::fs::read_dir(lab::repository().join(folder)).unwrap();
+    let files = folder.map(|file| file.unwrap().path());
+    let documents = files.filter(|path| path.extension().is_some_and(|end| end == "md"));
+    let mut objects = Vec::new();
+    for document in documents {
+        let text = std::fs::read_to_string(document).unwrap();
+        let blocks = text.split("```yaml\n").skip(1);
+        let blocks = blocks.map(|rest| rest.split("```").next().unwrap().to_owned());
+        objects.extend(blocks.filter(|block| {
+            block.starts_with("apiVersion:") && !block.starts_with("apiVersion: portlb.io/")
+        }));
+    }
+    objects
+}
+
+#[test]
+fn what_is_deleted_by_label_leaves_the_namespaces() {
+    const SELECTOR: &str = "-l app.kubernetes.io/part-of=portlb";
+    let guide = std::fs::read_to_string(lab::repository().join("docs/operations.md")).unwrap();
+    assert!(guide.contains(SELECTOR));
+    let api = start("delete");
+    apply(&api, "overlays/flat-l2");
+    let folder = manifests().join("overlays/flat-l2");
+    let delete = ["delete", "-k", folder.to_str().unwrap()];
+    let selector: Vec<&str> = SELECTOR.split(' ').collect();
+    api.kubectl(&[&delete, selector.as_slice()].concat())
+        .unwrap();
+    let get = ["get", "--ignore-not-found", "-o", "name", "-f", "-"];
+    let yaml = &applied("overlays/flat-l2").yaml;
+    let left = api.kubectl_with_input(&get, yaml).unwrap();
+    let mut left: Vec<&str> = left.lines().collect();
+    left.sort_unstable();
+    let expected = [
+        "configmap/route-reflector",
+        "namespace/portlb-system",
+        "namespace/web",
+    ];
+    assert_eq!(left, expected);
 }
 
 /// Asks the API server for a pod of each workload, without making any.

@@ -157,17 +157,76 @@ fn example(document: &str, section: &str) -> tempfile::NamedTempFile {
     file
 }
 
+/// Stands for both reflectors: two paths of a service address, then what the router must not take.
+const REFLECTOR: &str = "\
+router id 10.244.1.7;
+protocol device {}
+protocol static by_node_11 {
+  ipv4;
+  route 10.1.1.10/32 blackhole { bgp_next_hop = 10.200.0.11; };
+  route 192.0.2.0/24 blackhole { bgp_next_hop = 10.200.0.11; };
+}
+protocol static by_node_12 {
+  ipv4;
+  route 10.1.1.10/32 blackhole { bgp_next_hop = 10.200.0.12; };
+  route 10.1.1.66/32 blackhole { bgp_next_hop = 10.244.1.66; };
+}
+protocol bgp upstream {
+  local 10.244.1.7 port 1790 as 64512;
+  neighbor 10.200.0.1 as 64512;
+  connect delay time 1;
+  connect retry time 1;
+  ipv4 { add paths tx; import none; export where source = RTS_STATIC; };
+}
+";
+
+/// A network of its own, which ends with the script. All four paths have come when it looks.
+const ROUTER: &str = "\
+set -e
+ip link set lo up
+ip address add 10.244.1.7/32 dev lo
+ip link add nodes type veth peer name wire
+ip address add 10.200.0.1/24 dev nodes
+ip link set wire up
+ip link set nodes up
+bird -f -c router.conf -s router.ctl -P router.pid &
+bird -f -c reflector.conf -s reflector.ctl -P reflector.pid &
+for _ in $(seq 200); do
+  if birdc -s router.ctl show protocols all | grep -q 'Import updates: *4 ' &&
+    ip route show 10.1.1.10 | grep -q 'via 10.200.0.12'; then break; fi
+  sleep 0.1
+done
+ip route show proto bird
+";
+
 #[test]
-fn routers_take_the_examples_of_their_configuration() {
+fn bird_with_the_example_installs_a_route_by_way_of_each_node_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
     let text = document("docs/upstream-router.md");
-    let bird = example(&text, "BIRD");
-    let output = Command::new("bird")
-        .arg("-p")
-        .arg("-c")
-        .arg(bird.path())
+    fs::copy(example(&text, "BIRD"), folder.path().join("router.conf")).unwrap();
+    fs::write(folder.path().join("reflector.conf"), REFLECTOR).unwrap();
+    // It needs root, as the lab does.
+    let output = Command::new("unshare")
+        .args(["--net", "--pid", "--fork", "--kill-child"])
+        .args(["sh", "-c", ROUTER])
+        .current_dir(folder.path())
         .output()
         .unwrap();
-    assert!(output.status.success(), "{output:?}");
+    let routes = String::from_utf8(output.stdout.clone()).unwrap();
+    let words: Vec<&str> = routes.split_whitespace().collect();
+    let after = |word: &str| {
+        let pairs = words.windows(2).filter(|pair| pair[0] == word);
+        pairs.map(|pair| pair[1]).collect::<Vec<_>>()
+    };
+    assert_eq!(after("via"), ["10.200.0.11", "10.200.0.12"], "{output:?}");
+    let prefixes = routes.lines().filter(|line| !line.starts_with(['\t', ' ']));
+    let prefixes: Vec<_> = prefixes.filter_map(|line| line.split(' ').next()).collect();
+    assert_eq!(prefixes, ["10.1.1.10"], "{output:?}");
+}
+
+#[test]
+fn frr_takes_the_example() {
+    let text = document("docs/upstream-router.md");
     let frr = example(&text, "FRR");
     let mut bgpd = Command::new("/usr/lib/frr/bgpd");
     bgpd.args([

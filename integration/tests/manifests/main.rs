@@ -1,7 +1,6 @@
 //! Keeps `manifests/` true: what they say is what the programs take, what a real API server
 //! accepts, and no more privilege than is written down.
 #![cfg(test)]
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod api_server;
 mod documents;

@@ -1,6 +1,6 @@
 //! What `kubectl kustomize` makes of the manifests.
 
-use std::{path::PathBuf, process::Command, sync::LazyLock};
+use std::{collections::BTreeSet, path::PathBuf, process::Command, sync::LazyLock};
 
 use serde_json::Value;
 
@@ -15,18 +15,6 @@ pub(crate) const APPLIED: &[&str] = &[
     "examples/second-application",
 ];
 
-/// Components that no overlay uses, each with the base that it changes.
-const COMPONENTS: &[(&str, &str)] = &[
-    ("sysctls-by-kubelet", "load-balancer"),
-    ("sysctls-by-init", "load-balancer"),
-    ("file-source", "load-balancer"),
-    ("cluster-wide-watcher", "load-balancer"),
-    ("pod-weights", "load-balancer"),
-    ("prometheus-monitors", "load-balancer"),
-    ("network-policy-load-balancer", "load-balancer"),
-    ("network-policy-route-reflector", "route-reflector"),
-];
-
 /// Objects that belong together.
 pub(crate) struct Rendered {
     pub(crate) name: String,
@@ -38,7 +26,6 @@ pub(crate) struct Rendered {
 pub(crate) struct Pod<'a> {
     /// Such as `overlays/flat-l2: web/Deployment/load-balancer`.
     pub(crate) name: String,
-    pub(crate) namespace: &'a str,
     pub(crate) kind: &'a str,
     pub(crate) spec: &'a Value,
 }
@@ -58,10 +45,26 @@ pub(crate) struct Container<'a> {
 pub(crate) fn everything() -> &'static [Rendered] {
     static EVERYTHING: LazyLock<Vec<Rendered>> = LazyLock::new(|| {
         let mut everything: Vec<Rendered> = APPLIED.iter().map(|path| applied(path)).collect();
-        everything.extend(COMPONENTS.iter().map(|(name, base)| component(name, base)));
+        everything.extend(each_component());
         everything
     });
     &EVERYTHING
+}
+
+/// All that there are, each on the base that it changes, in the order of their names.
+pub(crate) fn each_component() -> impl Iterator<Item = Rendered> {
+    let folders = std::fs::read_dir(manifests().join("components")).unwrap();
+    let names = folders.map(|folder| folder.unwrap().file_name().into_string().unwrap());
+    let names: BTreeSet<String> = names.collect();
+    assert!(names.len() > 5, "{names:?}");
+    names.into_iter().map(|name| {
+        let base = if name.ends_with("route-reflector") {
+            "route-reflector"
+        } else {
+            "load-balancer"
+        };
+        component(&name, base)
+    })
 }
 
 pub(crate) fn applied(path: &str) -> Rendered {
@@ -147,7 +150,6 @@ impl Rendered {
                         self.name,
                         text(&metadata["name"])
                     ),
-                    namespace,
                     kind,
                     spec: &workload["spec"]["template"]["spec"],
                 }

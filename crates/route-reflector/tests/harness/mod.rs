@@ -75,6 +75,11 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) async fn start(text: &str) -> Self {
+        Self::start_with(text, Duration::from_secs(3600)).await
+    }
+
+    /// Waits for its routers so long.
+    pub(crate) async fn start_with(text: &str, router_timeout: Duration) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("route-reflector.yaml");
         std::fs::write(&file, text).unwrap();
@@ -84,6 +89,7 @@ impl Running {
             file,
             overrides: Overrides::default(),
             grpc_listen: loopback.clone(),
+            router_timeout,
             shutdown_text: "gone for a test".to_owned(),
             shutdown_deadline: Duration::from_secs(5),
         };
