@@ -119,11 +119,13 @@ impl DataPlane for Service {
             (revision, event)
         });
         let is_mute = self.0.is_mute.subscribe();
-        let events = stream::select(events, heartbeats).filter_map(move |(revision, event)| {
-            let is_mute = *is_mute.borrow();
+        let events = stream::select(events, heartbeats).then(move |(revision, event)| {
+            let mut is_mute = is_mute.clone();
             async move {
+                // What is not said is said later: a stream that hangs loses nothing.
+                let _ = is_mute.wait_for(|is_mute| !is_mute).await;
                 let event = Some(event);
-                (!is_mute).then_some(Ok(WatchServiceAddressesResponse { revision, event }))
+                Ok(WatchServiceAddressesResponse { revision, event })
             }
         });
         self.0.watches.send_modify(|watches| *watches += 1);
