@@ -177,11 +177,8 @@ fn real_server(
     let of_pod = of_pod.unwrap_or_default();
     let state = match endpoint.readiness {
         Readiness::Ready => RealServerState::Ready,
-        Readiness::Draining | Readiness::NotReady if intent.publishes_not_ready => {
-            RealServerState::Ready
-        }
-        Readiness::Draining => RealServerState::Draining,
-        Readiness::NotReady => return None,
+        Readiness::NotReady if intent.publishes_not_ready => RealServerState::Ready,
+        Readiness::NotReady => RealServerState::Draining,
     };
     let asked = of_pod.state.or(group.wishes.state).unwrap_or_default();
     Some(RealServer {

@@ -177,7 +177,7 @@ pub struct EndpointSlice {
     pub annotations: Annotations,
     /// The ports, the same for all endpoints.
     pub ports: Box<[EndpointPort]>,
-    /// Those that are ready or draining, by address, each once; none where the slice holds names.
+    /// By address, each once; none where the slice holds names.
     pub endpoints: Box<[Endpoint]>,
 }
 
@@ -205,10 +205,9 @@ pub struct Endpoint {
 /// address the greater counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Readiness {
-    /// Neither ready nor serving: left out, but by who publishes what is not ready.
+    /// Ends, or cannot serve, as far as the API server knows: no new connections, but by who
+    /// publishes what is not ready.
     NotReady,
-    /// Serving while it ends: no new connections.
-    Draining,
     /// Receives new connections.
     Ready,
 }

@@ -208,16 +208,12 @@ impl From<discovery::EndpointPort> for EndpointPort {
 }
 
 impl From<&discovery::EndpointConditions> for Readiness {
-    /// What is not said counts as the API defines it: ready, serving as ready says, not
-    /// terminating.
+    /// What is not said counts as the API defines it: ready. One that is not gets no new
+    /// connections whether it is serving and terminating or neither; it keeps those that it has for
+    /// as long as it is listed (docs/decisions/0014).
     fn from(conditions: &discovery::EndpointConditions) -> Self {
-        let is_ready = conditions.ready.unwrap_or(true);
-        let is_serving = conditions.serving.unwrap_or(is_ready);
-        let is_terminating = conditions.terminating.unwrap_or(false);
-        if is_ready {
+        if conditions.ready.unwrap_or(true) {
             Self::Ready
-        } else if is_serving && is_terminating {
-            Self::Draining
         } else {
             Self::NotReady
         }
@@ -234,10 +230,10 @@ impl From<core::Pod> for Pod {
             .unwrap_or_default()
             .iter()
             .any(|condition| condition.type_ == "Ready" && condition.status == "True");
-        let readiness = match (is_ready && !has_ended, meta.deletion_timestamp.is_some()) {
-            (true, false) => Readiness::Ready,
-            (true, true) => Readiness::Draining,
-            (false, _) => Readiness::NotReady,
+        let readiness = if is_ready && !has_ended && meta.deletion_timestamp.is_none() {
+            Readiness::Ready
+        } else {
+            Readiness::NotReady
         };
         let addresses = if has_ended {
             Vec::new()

@@ -5,7 +5,7 @@ use expect_test::expect;
 use super::*;
 
 #[test]
-fn conditions_are_weight_draining_or_nothing() {
+fn what_is_listed_and_not_ready_drains_whatever_the_other_conditions_say() {
     let endpoints = [
         "10.0.2.9 ready",
         "10.0.2.8 serving,terminating",
@@ -22,16 +22,20 @@ fn conditions_are_weight_draining_or_nothing() {
         settings(),
         &manifests,
         expect![[r#"
-        virtualServers:
-        - name: shop/web
-          addresses: [10.1.1.10]
-          ports: [80]
-          realServers:
-          - address: 10.0.2.5
-          - address: 10.0.2.8
-            state: draining
-          - address: 10.0.2.9
-    "#]],
+            virtualServers:
+            - name: shop/web
+              addresses: [10.1.1.10]
+              ports: [80]
+              realServers:
+              - address: 10.0.2.5
+              - address: 10.0.2.6
+                state: draining
+              - address: 10.0.2.7
+                state: draining
+              - address: 10.0.2.8
+                state: draining
+              - address: 10.0.2.9
+        "#]],
     );
 }
 

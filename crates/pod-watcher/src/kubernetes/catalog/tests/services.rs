@@ -608,6 +608,9 @@ fn pods_are_served_without_a_service() {
               - address: 10.0.2.4
                 port: 8080
                 weight: 7
+              - address: 10.0.2.5
+                port: 8080
+                state: draining
               - address: 10.0.2.6
                 port: 8080
                 state: draining
