@@ -48,7 +48,6 @@ fn pods_are_served_without_a_service() {
     };
     pod("a", "10.0.0.1", "True");
     pod("b", "10.0.0.2", "False");
-    eprintln!("{}", namespace.kubectl(&["get", "pods", "-o", "yaml"]));
     let kubeconfig = namespace.kubeconfig(namespace.cluster.control.address());
     let flags = [
         "--pod-selector=app=web",
@@ -58,7 +57,7 @@ fn pods_are_served_without_a_service() {
     ];
     let watcher = Watcher::start(&namespace, &kubeconfig, &flags);
     let told = watcher.watch();
-    told.wait_for(&["tcp/10.1.1.10:80 -> 10.0.0.1"], SOON);
+    told.wait_for(&["tcp/10.1.1.10:80 -> 10.0.0.1, 10.0.0.2 draining"], SOON);
     pod("b", "10.0.0.2", "True");
     told.wait_for(&["tcp/10.1.1.10:80 -> 10.0.0.1, 10.0.0.2"], SOON);
 }
