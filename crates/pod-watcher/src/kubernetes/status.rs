@@ -206,7 +206,7 @@ fn sentence(counts: &[(IpAddr, usize)]) -> (&'static str, &'static str, String) 
     }
 }
 
-/// A change of how many announce it is no news; from and to none is.
+/// A change of how many announce it is no news; from and to none is, and that nobody does yet.
 fn news(
     written: Option<&Condition>,
     wanted: &(&'static str, &'static str, String),
@@ -223,12 +223,20 @@ fn news(
         _ if matches!(before, Some("Announced" | "PartlyAnnounced")) => {
             (Severity::Warning, "Withdrawn")
         }
+        // `kubectl describe` shows Events of a Service, but no conditions.
+        "NotAnnounced" => (Severity::Normal, "NotAnnounced"),
         _ => return None,
+    };
+    let cure = match reason {
+        "NotAnnounced" => {
+            " yet; if it stays so, /readyz of the load balancers' bgp-announcer says what is missing"
+        }
+        _ => "",
     };
     Some(News {
         severity,
         reason,
-        message: message.clone(),
+        message: format!("{message}{cure}"),
         at_second: now.as_second(),
     })
 }

@@ -206,6 +206,15 @@ fn an_address_that_nobody_announces_any_more_is_removed_and_told() {
 }
 
 #[test]
+fn what_nobody_announces_yet_is_told_with_where_to_look() {
+    let view = view(&["10.1.1.10"]);
+    let writes = writes(&key(), &view, &tally(&[]), IpMode::Kept, now());
+    let news = writes[0].news.as_ref().unwrap();
+    assert_eq!(news.reason, "NotAnnounced");
+    assert!(news.message.contains("/readyz"), "{}", news.message);
+}
+
+#[test]
 fn one_family_of_two_is_degraded() {
     let view = view(&["10.1.1.10", "2001:db8::10"]);
     let writes = writes(
