@@ -101,7 +101,8 @@ bench-kubernetes: floor build ## ours beside kube-proxy in IPVS mode, on a real 
 fuzz: ## each decoder's fuzz target for FUZZ_SECONDS (60)
 	integration/fuzz $(FUZZ_SECONDS)
 
-images: floor ## the container images, as OCI archives under target/images/
+images: ## the container images, as OCI archives under target/images/
+	$(FLOOR)/install packages-images
 	containers/build
 
 floor: ## what the tests need: Debian packages, lab kernel, grpcurl
