@@ -43,8 +43,8 @@ impl Display for Floor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Host => "the machine's own kernel",
-            Self::LabKernel => "the lab kernel",
-            Self::PackagedKernel => "the packaged kernel",
+            Self::LabKernel => "the lab kernel (User-Mode Linux)",
+            Self::PackagedKernel => "Debian's User-Mode Linux",
         })
     }
 }

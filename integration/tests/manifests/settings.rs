@@ -19,6 +19,7 @@ fn announcers_speak_to_the_addresses_of_the_reflectors_services() {
         ("overlays/flat-l2", "web"),
         ("overlays/calico", "web"),
         ("overlays/cilium", "web"),
+        ("overlays/single-node", "web"),
         ("examples/second-application", "shop"),
     ] {
         let system = applied("overlays/flat-l2");

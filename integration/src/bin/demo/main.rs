@@ -39,8 +39,7 @@ fn tell(story: &mut Story) -> Result<()> {
     for step in steps::ALL {
         story.step(step.title, || Ok(((), (step.run)(&mut demo)?)))?;
     }
-    story.table();
-    Ok(())
+    story.end()
 }
 
 fn offer_prompt(story: &mut Story) -> Result<()> {

@@ -1,25 +1,19 @@
-//! What is printed: a line as each step ends, and a table of them all.
+//! What is printed: a line as each step ends, which together are a table.
 
 use std::{
-    fmt::Write as _,
     io::{IsTerminal, Write},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
+use lab::Floor;
 
 /// Prints on standard output, in colour only on a terminal.
 pub(crate) struct Story {
     is_colour: bool,
     began: Instant,
-    told: Vec<Told>,
+    steps: usize,
     current: Option<&'static str>,
-}
-
-struct Told {
-    title: &'static str,
-    took: Duration,
-    seen: String,
 }
 
 /// What a step has seen; `took` where the measured time is not that of the whole step.
@@ -49,7 +43,7 @@ impl Story {
         Self {
             is_colour: std::io::stdout().is_terminal(),
             began: Instant::now(),
-            told: Vec::new(),
+            steps: 0,
             current: None,
         }
     }
@@ -68,43 +62,20 @@ impl Story {
         self.current = Some(title);
         let began = Instant::now();
         let (value, seen) = run().with_context(|| format!("step `{title}`"))?;
-        let told = Told {
-            title,
-            took: seen.took.unwrap_or(began.elapsed()),
-            seen: seen.words,
-        };
+        let took = in_words(seen.took.unwrap_or(began.elapsed()));
         let mark = self.paint("32", "ok");
-        self.say(&format!(
-            "{mark}  {title:<62} {:>9}  {}",
-            in_words(told.took),
-            told.seen
-        ));
-        self.told.push(told);
+        self.say(&format!("{mark}  {title:<62} {took:>9}  {}", seen.words));
+        self.steps += 1;
         self.current = None;
         Ok(value)
     }
 
-    /// Everything once more, at a glance.
-    pub(crate) fn table(&self) {
-        let width = self
-            .told
-            .iter()
-            .map(|told| told.title.len())
-            .max()
-            .unwrap_or(0);
-        let mut table = format!("\n{:<width$}  {:>9}  seen\n", "step", "time");
-        for told in &self.told {
-            let _ = writeln!(
-                table,
-                "{:<width$}  {:>9}  {}",
-                told.title,
-                in_words(told.took),
-                told.seen
-            );
-        }
-        self.say(&table);
-        let all = self.paint("32", "all steps succeeded");
-        self.say(&format!("{all} in {}", in_words(self.began.elapsed())));
+    /// How it ended, and on which kernel.
+    pub(crate) fn end(&self) -> Result<()> {
+        let all = self.paint("32", &format!("all {} steps succeeded", self.steps));
+        let took = in_words(self.began.elapsed());
+        self.say(&format!("\n{all} in {took} on {}", Floor::current()?));
+        Ok(())
     }
 
     pub(crate) fn failed(&self, error: &anyhow::Error) {
