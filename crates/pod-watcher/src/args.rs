@@ -43,7 +43,7 @@ are served at the address that they name, at the latest when they have an endpoi
     ports: [{port: 80}]
 
 docs/annotations.md lists what else a Service can say. `kubectl describe service web` shows, as
-Events and conditions, what was understood of it, what is wrong, and who announces it.
+Events, what is wrong with it and who announces it; `kubectl get -o yaml` has the conditions.
 
 Without a cluster this file is all that a web server on two machines needs (--file):
 
