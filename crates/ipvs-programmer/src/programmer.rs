@@ -381,8 +381,10 @@ impl Programmer {
             return self.remove_target(id);
         };
         let key = marks::entry_key(&id, self.marks.get(&id).copied())?;
-        // A transaction that failed has changed nothing, so an entry that is there goes on working.
-        if self.why_impossible(server).is_some() && !self.table.owns(key) {
+        // A transaction that failed has changed nothing, so an entry that is there goes on working;
+        // without an essential sysctl none works, whoever put it there.
+        let works_on = self.table.owns(key) && self.sysctls.why_unusable(server).is_none();
+        if self.why_impossible(server).is_some() && !works_on {
             self.table.remove_target(key);
             return Some(key);
         }

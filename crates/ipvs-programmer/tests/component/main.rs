@@ -747,6 +747,9 @@ fn what_could_answer_nobody_is_not_served_until_somebody_sets_the_sysctl() {
         let stand_in = StandIn::silent("127.0.0.1:0").await;
         let mut world = World::start(&kernel, stand_in.address).await;
         let mut server = virtual_server(ID, &[ONE]);
+        stand_in.say(&desired(std::slice::from_ref(&server)));
+        world.wait_until_serving(RANGE).await;
+        // The entry is there, and would go on as one that is not answered.
         server.forwarding_method = ForwardingMethod::Masquerade;
         stand_in.say(&desired(&[server]));
         world
