@@ -59,6 +59,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Counts {
     is_listening: bool,
+    // What the listener knows of; what it accepts from then on is not cut.
+    cuts: usize,
     accepted: usize,
     // By the number of cuts when they were accepted.
     open: BTreeMap<usize, usize>,
@@ -131,7 +133,7 @@ impl FaultProxy {
             cuts = control.cuts;
         });
         self.shared.wait_for("they are reset", SOON, |counts| {
-            counts.open.range(..cuts).next().is_none()
+            counts.cuts >= cuts && counts.open.range(..cuts).next().is_none()
         })
     }
 
@@ -224,7 +226,10 @@ async fn accept(
         } else if listening.is_none() {
             listening = TcpListener::bind(address).await.ok();
         }
-        shared.change(|counts| counts.is_listening = listening.is_some());
+        shared.change(|counts| {
+            counts.is_listening = listening.is_some();
+            counts.cuts = cuts;
+        });
         let accepted = async {
             match &listening {
                 Some(listener) => listener.accept().await,
