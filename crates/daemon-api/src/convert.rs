@@ -121,6 +121,7 @@ impl From<&VirtualServer> for wire::VirtualServer {
             health_check: virtual_server.health_check.map(Into::into),
             on_failure: on_failure.into(),
             minimum_healthy: virtual_server.minimum_healthy,
+            drain_timeout_milliseconds: milliseconds(virtual_server.drain_timeout),
         }
     }
 }
@@ -162,6 +163,7 @@ impl TryFrom<wire::VirtualServer> for VirtualServer {
                 wire::FailureAction::Remove => FailureAction::Remove,
             },
             minimum_healthy: message.minimum_healthy,
+            drain_timeout: Duration::from_millis(message.drain_timeout_milliseconds.into()),
         };
         virtual_server.sort_real_servers();
         virtual_server.validate()?;

@@ -18,6 +18,7 @@ pub const DEFAULTS: Defaults = Defaults {
 /// announced (DataPlane). Beside the table it keeps local routes (routing protocol 80) and the
 /// nftables table `inet portlb-ipvs`: a guard that lets no reset leave from a service address,
 /// source addresses for Masquerade, marks for port ranges. Other programs' entries stay untouched.
+/// A real server that is listed no more keeps its connections for its virtual server's drain timeout.
 ///
 /// Runs in the network namespace of the load-balancer pod with the capability NET_ADMIN. The kernel
 /// must have IPVS. When it ends, the kernel forwards on; the next run adopts what it finds.

@@ -18,6 +18,10 @@ pub struct ProgrammerMetrics {
     pub changes: Counter,
     /// Changes that the kernel refused.
     pub refused: Counter,
+    /// Real servers that the desired set lists no more and that keep their connections.
+    pub draining_real_servers: Gauge,
+    /// Those that have left the table, by what ended their drain.
+    pub drained_real_servers: Family<Labels, Counter>,
     /// From a change's arrival to its read-back.
     pub apply_seconds: Histogram,
     /// Entries that somebody else changed and that were repaired.
@@ -46,6 +50,8 @@ impl ProgrammerMetrics {
             virtual_servers: Family::default(),
             changes: Counter::default(),
             refused: Counter::default(),
+            draining_real_servers: Gauge::default(),
+            drained_real_servers: Family::default(),
             apply_seconds: Histogram::new(APPLY_BUCKETS),
             repaired: Counter::default(),
             invalid_objects: Counter::default(),
@@ -67,6 +73,17 @@ impl ProgrammerMetrics {
             "ipvs_changes_refused",
             "Changes that the kernel refused",
             this.refused.clone(),
+        );
+        metrics.register(
+            "draining_real_servers",
+            "Real servers that the desired set lists no more and that keep their connections",
+            this.draining_real_servers.clone(),
+        );
+        metrics.register(
+            "drained_real_servers",
+            "Drains that have ended (idle: without connections, failed: by its health check, \
+             deadline: connections were cut)",
+            this.drained_real_servers.clone(),
         );
         metrics.register(
             "ipvs_apply_seconds",

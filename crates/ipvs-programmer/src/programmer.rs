@@ -2,6 +2,7 @@
 
 mod audit;
 mod desired_events;
+mod draining;
 mod firewall_state;
 mod local_prefixes;
 mod publish;
@@ -33,6 +34,7 @@ use crate::{
     status::{self, ServiceAddressStatus, VirtualServerStatus},
 };
 use audit::Audit;
+use draining::Draining;
 use firewall_state::FirewallState;
 use local_prefixes::LocalPrefixes;
 use sysctls::Sysctls;
@@ -105,6 +107,7 @@ pub struct Programmer {
     local_prefixes: LocalPrefixes,
     sysctls: Sysctls,
     audit: Audit,
+    draining: Draining,
     checks: Checks,
     virtual_server_publisher: Publisher<VirtualServerId, Arc<VirtualServerStatus>>,
     service_address_publisher: Publisher<IpNet, ServiceAddressStatus>,
@@ -175,6 +178,7 @@ impl Programmer {
             local_prefixes: LocalPrefixes::new(kernel.clone(), local),
             sysctls: Sysctls::default(),
             audit: Audit::new(audit_interval),
+            draining: Draining::new(metrics.clone()),
             kernel,
             checks,
             virtual_server_publisher: Publisher::new(),
@@ -238,6 +242,9 @@ impl Programmer {
                 () = sleep_until(retry_at.unwrap_or_else(Instant::now)), if retry_at.is_some() => {
                     self.retry(&mut turn);
                 }
+                () = self.draining.due(), if !self.draining.is_empty() => {
+                    self.look_at_draining(&mut turn).await;
+                }
                 () = self.audit.due(), if self.desired.is_some() => self.audit(&mut turn).await,
             }
             for _ in 0..LARGEST_TURN {
@@ -249,6 +256,7 @@ impl Programmer {
                     break;
                 }
             }
+            self.end_failed_drains(&mut turn);
             self.reconcile(turn).await;
         }
     }

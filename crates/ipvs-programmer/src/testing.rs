@@ -31,5 +31,6 @@ pub(crate) fn virtual_server(id: &str, forwarding_method: ForwardingMethod) -> V
         health_check: Some(HealthCheck::default()),
         on_failure: FailureAction::Quiesce,
         minimum_healthy: 1,
+        drain_timeout: VirtualServer::DEFAULT_DRAIN_TIMEOUT,
     }
 }

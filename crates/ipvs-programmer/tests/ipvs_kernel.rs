@@ -402,6 +402,7 @@ fn the_firewall_of_every_kind_of_virtual_server_is_taken_by_the_kernel() {
             health_check: None,
             on_failure: FailureAction::Quiesce,
             minimum_healthy: 1,
+            drain_timeout: VirtualServer::DEFAULT_DRAIN_TIMEOUT,
         };
         let servers = [
             server("tcp/10.1.1.10:80", ForwardingMethod::Masquerade),

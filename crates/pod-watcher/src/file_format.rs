@@ -97,6 +97,7 @@ struct Entry {
     #[serde(default)]
     on_failure: OnFailure,
     minimum_healthy: Option<Spanned<u32>>,
+    drain_timeout: Option<Spanned<Period>>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]

@@ -511,6 +511,7 @@ fn large_set(weight: u16) -> DesiredSet {
         health_check: None,
         on_failure: virtual_server::FailureAction::default(),
         minimum_healthy: 1,
+        drain_timeout: virtual_server::VirtualServer::DEFAULT_DRAIN_TIMEOUT,
     };
     DesiredSet {
         virtual_servers: [(id, server)].into(),

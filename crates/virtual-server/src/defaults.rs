@@ -68,6 +68,9 @@ impl Default for FailureAction {
 impl VirtualServer {
     /// One healthy real server is enough to serve.
     pub const DEFAULT_MINIMUM_HEALTHY: u32 = 1;
+
+    /// Longer than most requests take, and than Kubernetes gives a pod to end.
+    pub const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 }
 
 #[cfg(test)]

@@ -192,6 +192,9 @@ pub struct VirtualServer {
     pub on_failure: FailureAction,
     /// It is serving while at least this many real servers are healthy.
     pub minimum_healthy: u32,
+    /// How long a real server that is listed no more keeps the connections that it has: 0 (none) to
+    /// 24 h. UDP has none to keep.
+    pub drain_timeout: Duration,
 }
 
 /// A prefix that is announced as a whole while virtual servers in it can be served.

@@ -27,6 +27,8 @@ pub struct Options {
     pub on_failure: Option<FailureAction>,
     /// Least number of healthy real servers.
     pub minimum_healthy: Option<u32>,
+    /// How long a real server that is listed no more keeps its connections.
+    pub drain_timeout: Option<Duration>,
 }
 
 /// Flags of the schedulers `sh` and `mh`.
@@ -93,6 +95,8 @@ pub struct Behaviour {
     pub on_failure: FailureAction,
     /// A virtual server is serving while so many of its real servers are healthy.
     pub minimum_healthy: u32,
+    /// How long a real server that is listed no more keeps its connections.
+    pub drain_timeout: Duration,
 }
 
 impl Options {
@@ -115,6 +119,9 @@ impl Options {
             minimum_healthy: self
                 .minimum_healthy
                 .unwrap_or(VirtualServer::DEFAULT_MINIMUM_HEALTHY),
+            drain_timeout: self
+                .drain_timeout
+                .unwrap_or(VirtualServer::DEFAULT_DRAIN_TIMEOUT),
         })
     }
 
@@ -237,6 +244,7 @@ mod tests {
                 health_check: Some(HealthCheck::default()),
                 on_failure: FailureAction::Quiesce,
                 minimum_healthy: 1,
+                drain_timeout: Duration::from_secs(60),
             }
         );
     }

@@ -11,6 +11,7 @@ const LONGEST_NAME: usize = 253;
 const LONGEST_PERSISTENCE: Duration = Duration::from_secs(31 * 24 * 60 * 60);
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 const LONGEST_INTERVAL: Duration = Duration::from_secs(60 * 60);
+const LONGEST_DRAIN: Duration = Duration::from_secs(24 * 60 * 60);
 const MOST_CHECKS_IN_A_ROW: u32 = 100;
 /// A shorter service range would draw in more than any site serves.
 const SHORTEST_RANGE_V4: u8 = 8;
@@ -59,7 +60,12 @@ impl VirtualServer {
                 "write 1 or more",
             ));
         }
-        Ok(())
+        check_period(
+            "drainTimeout",
+            self.drain_timeout,
+            Duration::ZERO..=LONGEST_DRAIN,
+            "write 0s (connections end at once) to 24h",
+        )
     }
 
     fn check_name(&self) -> Result<(), Invalid> {

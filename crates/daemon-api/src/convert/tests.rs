@@ -96,10 +96,11 @@ fn any_virtual_server() -> impl Strategy<Value = VirtualServer> {
         prop::collection::vec(real_server, 0..5),
         option::of(any_health_check()),
         any::<bool>(),
-        1..9_u32,
+        (1..9_u32, 0..86_400_000_u64),
     )
         .prop_map(
-            |(id, name, scheduler, persistence, real_servers, health_check, quiesce, minimum)| {
+            |(id, name, scheduler, persistence, real_servers, health_check, quiesce, numbers)| {
+                let (minimum, drain_milliseconds) = numbers;
                 let mut virtual_server = VirtualServer {
                     id,
                     name,
@@ -114,6 +115,7 @@ fn any_virtual_server() -> impl Strategy<Value = VirtualServer> {
                         FailureAction::Remove
                     },
                     minimum_healthy: minimum,
+                    drain_timeout: Duration::from_millis(drain_milliseconds),
                 };
                 virtual_server.sort_real_servers();
                 virtual_server
@@ -213,6 +215,7 @@ fn sample() -> wire::VirtualServer {
         health_check: Some(HealthCheck::default().into()),
         on_failure: wire::FailureAction::Quiesce.into(),
         minimum_healthy: 1,
+        drain_timeout_milliseconds: 60_000,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Takes over what Discovery says.
 
 use daemon_runtime::Step;
+use tokio::time::Instant;
 use virtual_server::{DesiredChange, DesiredSet};
 
 use super::{Programmer, Turn};
@@ -18,7 +19,7 @@ impl Programmer {
                     let server = before.as_ref().and_then(|set| set.virtual_servers.get(&id));
                     desired
                         .virtual_servers
-                        .extend(server.map(|server| (id, server.clone())));
+                        .extend(server.map(|server| (id, self.draining.listed(server))));
                 }
                 if let Err(invalid) = desired.validate() {
                     tracing::warn!(error = %invalid, "the desired set cannot be; the last one stays");
@@ -35,6 +36,7 @@ impl Programmer {
                 let changes = before.changes_to(&desired);
                 self.desired = Some(before);
                 if first {
+                    self.marks = marks::assign(desired.virtual_servers.keys());
                     self.adopt_settled(&desired);
                     turn.structure = true;
                     turn.keys.extend(self.table.owned_keys());
@@ -62,21 +64,20 @@ impl Programmer {
 
     /// A virtual server that an earlier run had in service needs no first check to go on serving.
     fn adopt_settled(&mut self, desired: &DesiredSet) {
-        let marks = marks::assign(desired.virtual_servers.keys());
         for id in desired.virtual_servers.keys() {
-            let key = marks::entry_key(id, marks.get(id).copied());
+            let key = marks::entry_key(id, self.marks.get(id).copied());
             if key.is_some_and(|key| self.table.owns(key)) {
                 self.settled.insert(*id);
             }
         }
     }
 
-    fn take_change(&mut self, change: DesiredChange, turn: &mut Turn) {
+    fn take_change(&mut self, mut change: DesiredChange, turn: &mut Turn) {
         let Some(desired) = &mut self.desired else {
             return;
         };
         tracing::debug!(?change, "the desired set changes");
-        match &change {
+        match &mut change {
             DesiredChange::PutServiceRange(_) | DesiredChange::RemoveServiceRange(_) => {
                 turn.structure = true;
             }
@@ -85,11 +86,16 @@ impl Programmer {
                 turn.structure |= before
                     .is_none_or(|before| before.forwarding_method != server.forwarding_method);
                 turn.virtual_servers.insert(server.id);
+                let key = marks::entry_key(&server.id, self.marks.get(&server.id).copied());
+                let actual = key.and_then(|key| self.table.actual(key));
+                let health = |server: &_, real: &_| self.checks.state(server, real).health;
+                self.draining.keep(server, actual, health, Instant::now());
                 self.checks.set(before, Some(server));
             }
             DesiredChange::RemoveVirtualServer(id) => {
                 turn.structure = true;
                 turn.virtual_servers.insert(*id);
+                self.draining.forget(id);
                 self.checks.set(desired.virtual_servers.get(id), None);
             }
         }

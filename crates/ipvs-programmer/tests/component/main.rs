@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 mod discovery;
+mod draining;
 mod fake_kernel;
 mod world;
 

@@ -232,6 +232,7 @@ pub(crate) fn virtual_server(id: &str, real_servers: &[&str]) -> VirtualServer {
         }),
         on_failure: FailureAction::Quiesce,
         minimum_healthy: 1,
+        drain_timeout: VirtualServer::DEFAULT_DRAIN_TIMEOUT,
     }
 }
 

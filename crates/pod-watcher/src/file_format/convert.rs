@@ -139,6 +139,7 @@ fn expand(entry: &Spanned<Entry>) -> Result<Vec<(Option<Place>, VirtualServer)>,
                 health_check: behaviour.health_check,
                 on_failure: behaviour.on_failure,
                 minimum_healthy: behaviour.minimum_healthy,
+                drain_timeout: behaviour.drain_timeout,
             };
             virtual_server.validate().map_err(|invalid| Problem {
                 place: place_of(&invalid, entry, Some((address, ports))),
@@ -168,6 +169,7 @@ fn place_of(
         "persistence" => fields.persistence.as_ref().and_then(Place::of),
         "healthCheck" => fields.health_check.as_ref().and_then(Place::of),
         "minimumHealthy" => fields.minimum_healthy.as_ref().and_then(Place::of),
+        "drainTimeout" => fields.drain_timeout.as_ref().and_then(Place::of),
         "realServers" => {
             // The last one, since of two that are equal the second is too many.
             let named = fields.real_servers.iter().rev().find(|real_server| {
@@ -236,6 +238,7 @@ fn options(entry: &Entry) -> Options {
             super::OnFailure::Remove => FailureAction::Remove,
         }),
         minimum_healthy: entry.minimum_healthy.as_ref().map(|minimum| minimum.value),
+        drain_timeout: entry.drain_timeout.as_ref().map(|period| period.value.0),
     }
 }
 

@@ -78,6 +78,9 @@ fn write_virtual_server(out: &mut String, server: &VirtualServer) -> fmt::Result
     if server.minimum_healthy != VirtualServer::DEFAULT_MINIMUM_HEALTHY {
         writeln!(out, "  minimumHealthy: {}", server.minimum_healthy)?;
     }
+    if server.drain_timeout != VirtualServer::DEFAULT_DRAIN_TIMEOUT {
+        writeln!(out, "  drainTimeout: {}", period(server.drain_timeout))?;
+    }
     if server.real_servers.is_empty() {
         return writeln!(out, "  realServers: []");
     }
@@ -277,11 +280,17 @@ mod tests {
         let persistence = prop::option::of((1_u64..2_678_400, 1_u8..=32));
         (
             (id, "[^\\p{C}]{1,20}", scheduler(), 0_u8..3, persistence),
-            (real_servers(), health_check(), any::<bool>(), 1_u32..9),
+            (
+                real_servers(),
+                health_check(),
+                any::<bool>(),
+                1_u32..9,
+                drain_timeout(),
+            ),
         )
             .prop_map(|(first, second)| {
                 let ((host, protocol, ports), name, scheduler, method, persistence) = first;
-                let (real_servers, health_check, removes, minimum_healthy) = second;
+                let (real_servers, health_check, removes, minimum_healthy, drain_timeout) = second;
                 VirtualServer {
                     id: VirtualServerId {
                         address: match host {
@@ -310,8 +319,14 @@ mod tests {
                         FailureAction::Quiesce
                     },
                     minimum_healthy,
+                    drain_timeout,
                 }
             })
+    }
+
+    fn drain_timeout() -> impl Strategy<Value = Duration> {
+        let given = (0_u64..=86_400_000).prop_map(Duration::from_millis);
+        prop_oneof![Just(VirtualServer::DEFAULT_DRAIN_TIMEOUT), given]
     }
 
     fn desired_set() -> impl Strategy<Value = DesiredSet> {

@@ -57,6 +57,7 @@ fn the_least_entry_gets_every_default() {
     assert_eq!(server.health_check, Some(HealthCheck::default()));
     assert_eq!(server.on_failure, FailureAction::Quiesce);
     assert_eq!(server.minimum_healthy, 1);
+    assert_eq!(server.drain_timeout, Duration::from_secs(60));
     let real_server = &server.real_servers[0];
     assert_eq!(real_server.port, None);
     assert_eq!(real_server.weight.0, 1);
@@ -88,6 +89,7 @@ fn every_field_is_taken_over() {
     initialJitter: 0ms
   onFailure: remove
   minimumHealthy: 2
+  drainTimeout: 5m
 "
     ));
     assert_eq!(
@@ -125,6 +127,7 @@ fn every_field_is_taken_over() {
     );
     assert_eq!(server.on_failure, FailureAction::Remove);
     assert_eq!(server.minimum_healthy, 2);
+    assert_eq!(server.drain_timeout, Duration::from_secs(300));
 }
 
 #[test]
@@ -242,7 +245,8 @@ fn a_misspelt_field_is_refused_at_its_place() {
         &entry("  forwardMethod: Tunnel\n"),
         "10:3: unknown field `forwardMethod`; did you mean `forwardingMethod`? allowed here: name, \
          addresses, ports, protocol, scheduler, schedulerFlags, forwardingMethod, tunnelKind, \
-         persistence, realServers, healthCheck, onFailure, minimumHealthy",
+         persistence, realServers, healthCheck, onFailure, minimumHealthy, \
+         drainTimeout",
     );
     check(
         &entry("  - address: 10.0.2.5\n    wheight: 3\n"),
@@ -325,6 +329,11 @@ fn what_contradicts_itself_is_refused_at_its_place() {
         &entry("  minimumHealthy: 0\n"),
         "10:19: tcp/10.1.1.10:80: minimumHealthy: 0 would announce an address that nobody serves; \
          write 1 or more",
+    );
+    check(
+        &entry("  drainTimeout: 25h\n"),
+        "10:17: tcp/10.1.1.10:80: drainTimeout: 90000s is out of range; write 0s (connections end \
+         at once) to 24h",
     );
     check(
         &entry("").replace("ports: [80]", "ports: []"),

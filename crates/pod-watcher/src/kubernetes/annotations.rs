@@ -297,6 +297,15 @@ pub(super) const OF_SERVICES: &[Annotation<ServiceWishes>] = &[
         allowed: "1 or more",
         read: |text, wishes| number(text, "1 or more", &mut wishes.options.minimum_healthy),
     },
+    Annotation {
+        name: "drain-timeout",
+        field: "drainTimeout",
+        meaning: "how long a pod that no slice lists any more keeps the connections that it has; \
+                  it leaves the table earlier with the last of them, or when it fails its check",
+        default: "`60s`",
+        allowed: "`0s` (they end at once) to `24h`; without meaning for UDP",
+        read: |text, wishes| period(text, &mut wishes.options.drain_timeout),
+    },
 ];
 
 /// Those of a pod and of an EndpointSlice.

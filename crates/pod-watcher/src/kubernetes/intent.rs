@@ -530,6 +530,7 @@ fn mend(server: &mut VirtualServer, invalid: &Invalid) {
         "persistence" => server.persistence = None,
         "healthCheck" => server.health_check = None,
         "minimumHealthy" => server.minimum_healthy = VirtualServer::DEFAULT_MINIMUM_HEALTHY,
+        "drainTimeout" => server.drain_timeout = VirtualServer::DEFAULT_DRAIN_TIMEOUT,
         _ => {}
     }
 }
@@ -543,6 +544,7 @@ pub(super) fn virtual_server(intent: &Intent, address: IpAddr, port: &IntentPort
         health_check: _,
         on_failure,
         minimum_healthy,
+        drain_timeout,
     } = intent.behaviour;
     VirtualServer {
         id: VirtualServerId {
@@ -561,6 +563,7 @@ pub(super) fn virtual_server(intent: &Intent, address: IpAddr, port: &IntentPort
         health_check: port.health_check,
         on_failure,
         minimum_healthy,
+        drain_timeout,
     }
 }
 

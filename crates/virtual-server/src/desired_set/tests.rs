@@ -24,6 +24,7 @@ fn virtual_server(id: VirtualServerId, real_servers: &[&str]) -> VirtualServer {
         health_check: None,
         on_failure: FailureAction::default(),
         minimum_healthy: VirtualServer::DEFAULT_MINIMUM_HEALTHY,
+        drain_timeout: VirtualServer::DEFAULT_DRAIN_TIMEOUT,
     }
 }
 

@@ -36,6 +36,7 @@ fn valid(id: &str) -> VirtualServer {
         health_check: tcp.then(HealthCheck::default),
         on_failure: FailureAction::default(),
         minimum_healthy: VirtualServer::DEFAULT_MINIMUM_HEALTHY,
+        drain_timeout: VirtualServer::DEFAULT_DRAIN_TIMEOUT,
     }
 }
 
@@ -351,6 +352,12 @@ fn names_and_minima_are_bounded() {
         |vs| vs.minimum_healthy = 0,
         "minimumHealthy: 0 would announce an address that nobody serves; write 1 or more",
     );
+    check(
+        id,
+        |vs| vs.drain_timeout = Duration::from_secs(86_401),
+        "drainTimeout: 86401s is out of range; write 0s (connections end at once) to 24h",
+    );
+    check(id, |vs| vs.drain_timeout = Duration::ZERO, "");
 }
 
 #[test]

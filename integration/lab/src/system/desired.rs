@@ -43,6 +43,8 @@ pub struct VirtualServer {
     pub on_failure: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub minimum_healthy: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drain_timeout: Option<&'static str>,
 }
 
 /// What clients connect to.

@@ -136,73 +136,147 @@ fn a_dead_server_loses_its_weight_or_its_place_and_below_the_minimum_the_address
     }
 }
 
-#[test]
-fn a_draining_real_server_gets_no_new_connection_while_established_ones_go_on() {
-    let options = Options {
-        web_pods: 3,
-        ..Options::default()
-    };
-    let schedulers = [(1, "mh"), (2, "rr")];
-    let desired = |system: &System, state| {
-        schedulers
-            .iter()
-            .fold(empty(), |desired, (number, scheduler)| {
+/// Lasting connections through a virtual server for each of these, over three web pods; then the
+/// first two real servers of each (both addresses of the first pod) are taken out by `take_out`.
+struct Drained {
+    system: System,
+    servers: Vec<SocketAddr>,
+    loads: Vec<PersistentConnections>,
+}
+
+impl Drained {
+    fn start(name: &str, settings: &[VirtualServer], take_out: fn(&mut Vec<RealServer>)) -> Self {
+        let options = Options {
+            web_pods: 3,
+            ..Options::default()
+        };
+        let desired = |system: &System, change: fn(&mut Vec<RealServer>)| {
+            let numbered = (1..).zip(settings);
+            numbered.fold(empty(), |desired, (number, settings)| {
+                let named = virtual_server(number, Ports::One(80), &system.network.web_pods);
                 let mut server = VirtualServer {
-                    scheduler: Some(*scheduler),
-                    ..virtual_server(*number, Ports::One(80), &system.network.web_pods)
+                    scheduler: settings.scheduler,
+                    drain_timeout: settings.drain_timeout,
+                    ..named
                 };
-                for real_server in &mut server.real_servers[..2] {
-                    *real_server = RealServer {
-                        state,
-                        ..real_server.clone()
-                    };
-                }
+                change(&mut server.real_servers);
                 desired.with(server)
             })
-    };
-    let system = one_lb_pod("draining", options, |system| desired(system, None));
-    let client = system.network.client().unwrap();
-    let servers = schedulers.map(|(number, _)| service(number));
-    let servers: Vec<_> = servers
-        .as_flattened()
-        .iter()
-        .map(|address| SocketAddr::new(*address, 80))
-        .collect();
-    let loads: Vec<_> = servers
-        .iter()
-        .map(|server| {
-            let load = Load {
-                server: *server,
-                connections: 24,
-                interval: Duration::from_millis(100),
-                patience: Duration::from_secs(5),
-            };
-            PersistentConnections::start(&client, load).unwrap()
-        })
-        .collect();
-    system
-        .write_desired(&desired(&system, Some("draining")))
-        .unwrap();
-    let drained = addresses(&system.network.web_pods[..1]);
-    wait_for_table(&system, 0, "it is quiesced everywhere", |table| {
-        servers.iter().all(|server| {
-            let mut drained = drained.iter();
-            let drained = drained.find(|address| address.is_ipv4() == server.is_ipv4());
-            weight(table, *server, SocketAddr::new(*drained.unwrap(), 80)) == Some(0)
-        })
-    });
+        };
+        let system = one_lb_pod(name, options, |system| desired(system, |_| {}));
+        let client = system.network.client().unwrap();
+        let servers: Vec<_> = (1..)
+            .zip(settings)
+            .flat_map(|(number, _)| service(number))
+            .map(|address| SocketAddr::new(address, 80))
+            .collect();
+        let loads = servers
+            .iter()
+            .map(|server| {
+                let load = Load {
+                    server: *server,
+                    connections: 24,
+                    interval: Duration::from_millis(100),
+                    patience: Duration::from_secs(5),
+                };
+                PersistentConnections::start(&client, load).unwrap()
+            })
+            .collect();
+        system.write_desired(&desired(&system, take_out)).unwrap();
+        Self {
+            system,
+            servers,
+            loads,
+        }
+    }
 
-    for server in &servers {
-        let answers = http::spread(&client, *server, 24, SOON).unwrap();
-        let names: Vec<_> = answers.keys().collect();
-        assert_eq!(names, ["web-2", "web-3"], "{server}");
+    /// Waits until the real server that was taken out has this weight for each of these.
+    fn wait_for_weight(&self, servers: &[SocketAddr], wanted: Option<u32>) {
+        let taken_out = addresses(&self.system.network.web_pods[..1]);
+        wait_for_table(
+            &self.system,
+            0,
+            &format!("its weight is {wanted:?}"),
+            |table| {
+                servers.iter().all(|server| {
+                    let mut taken_out = taken_out.iter();
+                    let address = taken_out.find(|address| address.is_ipv4() == server.is_ipv4());
+                    weight(table, *server, SocketAddr::new(*address.unwrap(), 80)) == wanted
+                })
+            },
+        );
     }
-    for (load, server) in loads.into_iter().zip(&servers) {
-        let before = load.tally();
-        load.wait_for_answers(48, SOON).unwrap();
-        let tally = load.stop().unwrap();
-        assert_eq!((tally.lost(), tally.refused), (0, 0), "{server}: {tally:?}");
-        let goes_on = tally.servers["web-1"] > before.servers["web-1"];
-        assert!(goes_on, "{server}: {tally:?}");
+
+    fn check_that_new_connections_go_elsewhere(&self) {
+        let client = self.system.network.client().unwrap();
+        for server in &self.servers {
+            let answers = http::spread(&client, *server, 24, SOON).unwrap();
+            let names: Vec<_> = answers.keys().collect();
+            assert_eq!(names, ["web-2", "web-3"], "{server}");
+        }
     }
+}
+
+fn check_that_it_goes_on(load: PersistentConnections, server: SocketAddr) {
+    let before = load.tally();
+    load.wait_for_answers(48, SOON).unwrap();
+    let tally = load.stop().unwrap();
+    assert_eq!((tally.lost(), tally.refused), (0, 0), "{server}: {tally:?}");
+    let goes_on = tally.servers["web-1"] > before.servers["web-1"];
+    assert!(goes_on, "{server}: {tally:?}");
+}
+
+fn scheduled_by(scheduler: &'static str) -> VirtualServer {
+    VirtualServer {
+        scheduler: Some(scheduler),
+        ..virtual_server(1, Ports::One(80), &[])
+    }
+}
+
+#[test]
+fn a_draining_real_server_gets_no_new_connection_while_established_ones_go_on() {
+    let drained = Drained::start(
+        "draining",
+        &[scheduled_by("mh"), scheduled_by("rr")],
+        |real_servers| {
+            for real_server in &mut real_servers[..2] {
+                real_server.state = Some("draining");
+            }
+        },
+    );
+    drained.wait_for_weight(&drained.servers, Some(0));
+    drained.check_that_new_connections_go_elsewhere();
+    for (load, server) in drained.loads.into_iter().zip(drained.servers) {
+        check_that_it_goes_on(load, server);
+    }
+}
+
+#[test]
+fn a_real_server_that_is_listed_no_more_keeps_its_connections_until_they_end_or_time_is_over() {
+    let soon_over = VirtualServer {
+        drain_timeout: Some("1s"),
+        ..scheduled_by("mh")
+    };
+    let mut drained = Drained::start(
+        "listed-no-more",
+        &[scheduled_by("mh"), soon_over],
+        |real_servers| drop(real_servers.drain(..2)),
+    );
+    let (lasting, cut) = drained.servers.split_at(2);
+    drained.wait_for_weight(lasting, Some(0));
+    drained.wait_for_weight(cut, None);
+    drained.check_that_new_connections_go_elsewhere();
+    for load in drained.loads.drain(2..) {
+        let has_been_cut = || {
+            let tally = load.tally();
+            lab::ensure_that(tally.lost() > 0, format!("{tally:?}"))
+        };
+        lab::wait_for("its connections are cut", SOON, has_been_cut).unwrap();
+    }
+
+    drained.wait_for_weight(lasting, Some(0));
+    for (load, server) in drained.loads.drain(..).zip(lasting) {
+        check_that_it_goes_on(load, *server);
+    }
+    drained.wait_for_weight(lasting, None);
 }

@@ -39,7 +39,8 @@ fn every_annotation_is_taken_over() {
              portlb.io/persistence-ipv4-prefix-length: '24', portlb.io/health-check-port: '8081', \
              portlb.io/health-check-interval: 300ms, portlb.io/health-check-rise: '1', \
              portlb.io/health-check-fall: '2', portlb.io/health-check-initial-jitter: 0ms, \
-             portlb.io/on-failure: remove, portlb.io/minimum-healthy: '2'",
+             portlb.io/on-failure: remove, portlb.io/minimum-healthy: '2', \
+             portlb.io/drain-timeout: 10m",
             "  ports: [{name: http, port: 80, targetPort: 8080}]\n",
         ))
         .replace(ON_80, "{name: http, port: 8080}"),
@@ -64,6 +65,7 @@ fn every_annotation_is_taken_over() {
                 initialJitter: 0ms
               onFailure: remove
               minimumHealthy: 2
+              drainTimeout: 10m
               realServers:
               - address: 10.0.2.3
                 port: 8080
