@@ -67,7 +67,7 @@ impl Draining {
     }
 
     /// Adds to a virtual server what the table holds for it beyond its real servers, unless it has
-    /// failed. What an earlier run of the daemon left behind begins its time anew.
+    /// failed or has no place there. What an earlier run of the daemon left behind begins its time anew.
     pub(super) fn keep(
         &mut self,
         server: &mut VirtualServer,
@@ -83,9 +83,13 @@ impl Draining {
                 .collect();
             let deadline = now + server.drain_timeout;
             let mut deadlines = BTreeMap::new();
-            for address in entry.real_servers.keys() {
+            let found = entry.real_servers.keys();
+            for address in found.filter(|address| !listed.contains(address)) {
                 let real_server = draining_real_server(*address);
-                if listed.contains(address) || health(server, &real_server) == Health::Failed {
+                // Another forwarding method may have no place for it, and the kernel would refuse all.
+                let has_place = server.validate_real_server(&real_server).is_ok();
+                let has_failed = health(server, &real_server) == Health::Failed;
+                if !has_place || has_failed {
                     continue;
                 }
                 if !before.contains_key(address) {
@@ -274,5 +278,62 @@ fn draining_real_server(address: SocketAddr) -> RealServer {
         port: NonZeroU16::new(address.port()),
         weight: Weight::QUIESCED,
         state: RealServerState::Draining,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use virtual_server::ForwardingMethod;
+
+    use super::*;
+    use crate::{desired_table, testing::virtual_server};
+
+    const ADDRESS: &str = "10.1.1.10";
+
+    fn server(protocol: &str, method: ForwardingMethod) -> VirtualServer {
+        virtual_server(&format!("{protocol}/{ADDRESS}:80"), method)
+    }
+
+    /// How many of the real servers of `before` drain when `after` lists none.
+    fn check(before: &VirtualServer, mut after: VirtualServer, health: Health, expected: usize) {
+        after.real_servers.clear();
+        let actual = desired_table::entry(before, |_| Health::Healthy, None);
+        let daemon = daemon_runtime::Daemon::new("ipvs-programmer");
+        let mut draining = Draining::new(ProgrammerMetrics::register(daemon.metrics()));
+        let now = Instant::now();
+        draining.keep(&mut after, Some(&actual), |_, _| health, now);
+        assert_eq!(after.real_servers.len(), expected, "{after:?}");
+        assert_eq!(draining.listed(&after).real_servers, []);
+        assert_eq!(draining.is_empty(), expected == 0);
+
+        let late = now + after.drain_timeout;
+        let ended = draining.ended(&after.id, None, late);
+        assert!(ended.iter().all(|(_, end)| *end == End::Deadline));
+        assert_eq!(ended.len(), expected);
+        assert_eq!(draining.ended(&after.id, None, now), []);
+        let none = BTreeMap::new();
+        let ended = draining.ended(&after.id, Some(&none), now);
+        assert_eq!(ended.len(), expected, "what has no connections is idle");
+    }
+
+    #[test]
+    fn what_is_listed_no_more_drains_where_it_can() {
+        let masquerade = server("tcp", ForwardingMethod::Masquerade);
+        let count = masquerade.real_servers.len();
+        check(&masquerade, masquerade.clone(), Health::Healthy, count);
+        check(&masquerade, masquerade.clone(), Health::Unchecked, count);
+        check(&masquerade, masquerade.clone(), Health::Failed, 0);
+        let udp = server("udp", ForwardingMethod::Masquerade);
+        check(&udp, udp.clone(), Health::Healthy, 0);
+    }
+
+    #[test]
+    fn what_another_forwarding_method_cannot_reach_does_not_hold_it_up() {
+        let mut masquerade = server("tcp", ForwardingMethod::Masquerade);
+        for real_server in &mut masquerade.real_servers {
+            real_server.port = NonZeroU16::new(8080);
+        }
+        let tunnel = server("tcp", ForwardingMethod::default());
+        check(&masquerade, tunnel, Health::Healthy, 0);
     }
 }
