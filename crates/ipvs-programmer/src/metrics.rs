@@ -20,7 +20,7 @@ pub struct ProgrammerMetrics {
     pub refused: Counter,
     /// Real servers that the desired set lists no more and that keep their connections.
     pub draining_real_servers: Gauge,
-    /// Those that have left the table, by what ended their drain.
+    /// Such drains that have ended, by what ended them.
     pub drained_real_servers: Family<Labels, Counter>,
     /// From a change's arrival to its read-back.
     pub apply_seconds: Histogram,
@@ -81,8 +81,7 @@ impl ProgrammerMetrics {
         );
         metrics.register(
             "drained_real_servers",
-            "Drains that have ended (idle: without connections, failed: by its health check, \
-             deadline: connections were cut)",
+            "Drains that have ended, by what ended them (deadline: connections were cut)",
             this.drained_real_servers.clone(),
         );
         metrics.register(

@@ -298,6 +298,7 @@ impl Programmer {
         self.table.program(std::mem::take(&mut turn.keys)).await;
         self.local_prefixes.complete().await;
         self.publish(&desired, &turn);
+        self.draining.show();
         self.desired = Some(desired);
         let incomplete = self.table.has_errors()
             || self.local_prefixes.has_errors()

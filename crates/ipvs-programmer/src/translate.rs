@@ -22,7 +22,7 @@ const FLAG_OWNED: u32 = 1 << 30;
 /// Connections of a real server, as the kernel counts them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Connections {
-    /// Established.
+    /// Established, or on the way to it.
     pub active: u32,
     /// In any other state.
     pub inactive: u32,

@@ -69,7 +69,7 @@ impl VirtualServer {
     /// One healthy real server is enough to serve.
     pub const DEFAULT_MINIMUM_HEALTHY: u32 = 1;
 
-    /// Longer than most requests take, and than Kubernetes gives a pod to end.
+    /// Longer than most requests take, and than a pod has to end unless it says otherwise (30 s).
     pub const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 }
 

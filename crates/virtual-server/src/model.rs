@@ -193,7 +193,7 @@ pub struct VirtualServer {
     /// It is serving while at least this many real servers are healthy.
     pub minimum_healthy: u32,
     /// How long a real server that is listed no more keeps the connections that it has: 0 (none) to
-    /// 24 h. UDP has none to keep.
+    /// 24 h. UDP has none to keep, and `sh` and `mh` without fallback keep none.
     pub drain_timeout: Duration,
 }
 

@@ -12,7 +12,7 @@ use std::{
 use daemon_runtime::in_words;
 use tokio::time::{Instant, sleep_until};
 use virtual_server::{
-    Entry, Protocol, RealServer, RealServerState, VirtualServer, VirtualServerId, Weight,
+    Entry, Protocol, RealServer, RealServerState, Scheduler, VirtualServer, VirtualServerId, Weight,
 };
 
 use super::{Programmer, Turn};
@@ -29,8 +29,8 @@ const SLICE: usize = 32;
 /// Real servers in the table that are listed no more.
 #[derive(Debug)]
 pub(super) struct Draining {
-    /// When they leave at the latest.
-    deadlines: BTreeMap<VirtualServerId, BTreeMap<SocketAddr, Instant>>,
+    /// Since when each drains.
+    since: BTreeMap<VirtualServerId, BTreeMap<SocketAddr, Instant>>,
     next_look: Instant,
     /// Virtual servers that this look has still to come to.
     queue: Vec<VirtualServerId>,
@@ -40,15 +40,22 @@ pub(super) struct Draining {
 /// What ends a drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
+    /// Its last connection has ended.
     Idle,
+    /// Its health check has failed.
     Failed,
+    /// The drain timeout is over.
     Deadline,
+    /// It is listed again.
+    Listed,
+    /// Its virtual server is gone, or has no place for it any more.
+    Removed,
 }
 
 impl Draining {
     pub(super) fn new(metrics: ProgrammerMetrics) -> Self {
         Self {
-            deadlines: BTreeMap::new(),
+            since: BTreeMap::new(),
             next_look: Instant::now(),
             queue: Vec::new(),
             metrics,
@@ -56,7 +63,7 @@ impl Draining {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.deadlines.is_empty()
+        self.since.is_empty()
     }
 
     /// Returns when connections are to be counted.
@@ -67,7 +74,8 @@ impl Draining {
     }
 
     /// Adds to a virtual server what the table holds for it beyond its real servers, unless it has
-    /// failed or has no place there. What an earlier run of the daemon left behind begins its time anew.
+    /// failed or has no place there. What an earlier run of the daemon left behind begins its time
+    /// anew.
     pub(super) fn keep(
         &mut self,
         server: &mut VirtualServer,
@@ -75,53 +83,62 @@ impl Draining {
         health: impl Fn(&VirtualServer, &RealServer) -> Health,
         now: Instant,
     ) {
-        let before = self.deadlines.remove(&server.id).unwrap_or_default();
-        let actual = actual.filter(|entry| entry.settings.owned && keeps_connections(server));
-        if let Some(entry) = actual {
-            let listed: BTreeSet<SocketAddr> = (server.real_servers.iter())
-                .map(|real_server| table_address(server, real_server))
-                .collect();
-            let deadline = now + server.drain_timeout;
-            let mut deadlines = BTreeMap::new();
-            let found = entry.real_servers.keys();
-            for address in found.filter(|address| !listed.contains(address)) {
-                let real_server = draining_real_server(*address);
-                // Another forwarding method may have no place for it, and the kernel would refuse all.
-                let has_place = server.validate_real_server(&real_server).is_ok();
-                let has_failed = health(server, &real_server) == Health::Failed;
-                if !has_place || has_failed {
-                    continue;
-                }
-                if !before.contains_key(address) {
-                    tracing::info!(
-                        virtual_server = %server.id,
-                        real_server = %address,
-                        timeout = ?server.drain_timeout,
-                        "a real server is listed no more and drains"
-                    );
-                }
-                let given = before.get(address).copied().unwrap_or(deadline);
-                deadlines.insert(*address, given.min(deadline));
-                server.real_servers.push(real_server);
+        let before = self.since.remove(&server.id).unwrap_or_default();
+        let listed: BTreeSet<SocketAddr> = (server.real_servers.iter())
+            .map(|real_server| table_address(server, real_server))
+            .collect();
+        let found = actual.filter(|entry| entry.settings.owned);
+        let found = found
+            .into_iter()
+            .flat_map(|entry| entry.real_servers.keys());
+        // What drains already may be there, too, where the table could not be read back.
+        let candidates: BTreeSet<SocketAddr> = (found.chain(before.keys()))
+            .filter(|address| !listed.contains(address))
+            .copied()
+            .collect();
+        let mut since = BTreeMap::new();
+        for address in candidates {
+            let real_server = draining_real_server(address);
+            // The kernel would refuse the whole entry for one that has no place in it.
+            let is_kept = keeps_connections(server)
+                && server.validate_real_server(&real_server).is_ok()
+                && health(server, &real_server) != Health::Failed;
+            if !is_kept {
+                continue;
             }
-            if !deadlines.is_empty() {
-                server.sort_real_servers();
-                self.deadlines.insert(server.id, deadlines);
+            if !before.contains_key(&address) {
+                tracing::info!(
+                    virtual_server = %server.id,
+                    real_server = %address,
+                    timeout = ?server.drain_timeout,
+                    "a real server is listed no more and drains"
+                );
             }
+            since.insert(address, before.get(&address).copied().unwrap_or(now));
+            server.real_servers.push(real_server);
         }
-        self.count();
+        for address in before.keys().filter(|address| !since.contains_key(address)) {
+            let is_listed = listed.contains(address);
+            let end = if is_listed { End::Listed } else { End::Removed };
+            self.ended(&server.id, *address, end);
+        }
+        if !since.is_empty() {
+            server.sort_real_servers();
+            self.since.insert(server.id, since);
+        }
     }
 
     /// A virtual server that is gone keeps nothing: its address is not accepted any more.
     pub(super) fn forget(&mut self, id: &VirtualServerId) {
-        self.deadlines.remove(id);
-        self.count();
+        for address in self.since.remove(id).unwrap_or_default().keys() {
+            self.ended(id, *address, End::Removed);
+        }
     }
 
     /// The virtual server without what [`Draining::keep`] added.
     pub(super) fn listed(&self, server: &VirtualServer) -> VirtualServer {
         let mut listed = server.clone();
-        if let Some(draining) = self.deadlines.get(&server.id) {
+        if let Some(draining) = self.since.get(&server.id) {
             listed
                 .real_servers
                 .retain(|real_server| !draining.contains_key(&table_address(server, real_server)));
@@ -129,50 +146,65 @@ impl Draining {
         listed
     }
 
+    /// Shows how many there are.
+    pub(super) fn show(&self) {
+        let count = self.since.values().map(BTreeMap::len).sum::<usize>();
+        self.metrics
+            .draining_real_servers
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
     /// The virtual servers whose connections are to be counted next.
     fn next_slice(&mut self) -> Vec<VirtualServerId> {
         if self.queue.is_empty() {
-            self.queue = self.deadlines.keys().rev().copied().collect();
-            self.next_look = Instant::now() + LOOK_INTERVAL;
+            self.queue = self.since.keys().copied().collect();
         }
         let rest = self.queue.len().saturating_sub(SLICE);
-        self.queue.split_off(rest)
+        let slice = self.queue.split_off(rest);
+        if self.queue.is_empty() {
+            self.next_look = Instant::now() + LOOK_INTERVAL;
+        }
+        slice
     }
 
-    /// Those of a virtual server whose drain ends now. `connections` is `None` where the kernel
-    /// could not be asked.
-    fn ended(
+    /// Those of a virtual server whose drain ends now. A real server that is not among the
+    /// `connections` is not known to have none: a dump may miss some.
+    fn due_to_end(
         &self,
-        id: &VirtualServerId,
-        connections: Option<&BTreeMap<SocketAddr, Connections>>,
+        server: &VirtualServer,
+        connections: &BTreeMap<SocketAddr, Connections>,
         now: Instant,
     ) -> Vec<(SocketAddr, End)> {
-        let is_idle = |address: &SocketAddr| {
-            connections
-                .is_some_and(|found| found.get(address).is_none_or(|count| count.active == 0))
-        };
-        let end = |(address, deadline): (&SocketAddr, &Instant)| {
-            if is_idle(address) {
+        let end = |(address, since): (&SocketAddr, &Instant)| {
+            let found = connections.get(address);
+            if found.is_some_and(|count| count.active == 0) {
                 Some((*address, End::Idle))
             } else {
-                (*deadline <= now).then_some((*address, End::Deadline))
+                let is_over = *since + server.drain_timeout <= now;
+                is_over.then_some((*address, End::Deadline))
             }
         };
-        let deadlines = self.deadlines.get(id);
-        deadlines.into_iter().flatten().filter_map(end).collect()
+        let draining = self.since.get(&server.id);
+        draining.into_iter().flatten().filter_map(end).collect()
     }
 
     fn end(&mut self, id: &VirtualServerId, address: SocketAddr, end: End) {
-        if let Some(deadlines) = self.deadlines.get_mut(id) {
-            deadlines.remove(&address);
-            if deadlines.is_empty() {
-                self.deadlines.remove(id);
+        if let Some(draining) = self.since.get_mut(id) {
+            draining.remove(&address);
+            if draining.is_empty() {
+                self.since.remove(id);
             }
         }
+        self.ended(id, address, end);
+    }
+
+    fn ended(&self, id: &VirtualServerId, address: SocketAddr, end: End) {
         let outcome = match end {
             End::Idle => "idle",
             End::Failed => "failed",
             End::Deadline => "deadline",
+            End::Listed => "listed",
+            End::Removed => "removed",
         };
         tracing::info!(
             virtual_server = %id,
@@ -184,14 +216,6 @@ impl Draining {
             .drained_real_servers
             .get_or_create(&vec![("outcome", outcome.to_owned())])
             .inc();
-        self.count();
-    }
-
-    fn count(&self) {
-        let count = self.deadlines.values().map(BTreeMap::len).sum::<usize>();
-        self.metrics
-            .draining_real_servers
-            .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 }
 
@@ -208,37 +232,48 @@ impl Programmer {
                 keys.into_iter().map(read).collect()
             })
             .await;
+        let errors = read
+            .iter()
+            .filter_map(|(id, read)| Some((id, read.as_ref().err()?)));
+        if let Some((id, error)) = errors.clone().next() {
+            tracing::warn!(
+                virtual_server = %id,
+                more = errors.count() - 1,
+                error = in_words(error),
+                "connections could not be counted"
+            );
+        }
         let now = Instant::now();
         for (id, connections) in read {
-            if let Err(error) = &connections {
-                tracing::warn!(error = in_words(error), "connections could not be counted");
-            }
-            let ended = self.draining.ended(&id, connections.as_ref().ok(), now);
+            let server = self
+                .desired
+                .as_ref()
+                .and_then(|set| set.virtual_servers.get(&id));
+            let Some(server) = server else { continue };
+            let connections = connections.unwrap_or_default();
+            let ended = self.draining.due_to_end(server, &connections, now);
             self.end_drains(id, &ended, turn);
         }
     }
 
     /// Takes out of these virtual servers what drains and has failed its check.
     pub(super) fn end_failed_drains(&mut self, turn: &mut Turn) {
-        let mut failed = Vec::new();
-        for id in &turn.virtual_servers {
-            let desired = self.desired.as_ref();
-            let server = desired.and_then(|desired| desired.virtual_servers.get(id));
-            let (Some(server), Some(draining)) = (server, self.draining.deadlines.get(id)) else {
+        for id in turn.virtual_servers.clone() {
+            let server = self
+                .desired
+                .as_ref()
+                .and_then(|set| set.virtual_servers.get(&id));
+            let (Some(server), Some(draining)) = (server, self.draining.since.get(&id)) else {
                 continue;
             };
             let has_failed = |address: &&SocketAddr| {
                 let real_server = draining_real_server(**address);
                 self.checks.state(server, &real_server).health == Health::Failed
             };
-            let addresses = draining.keys().filter(has_failed);
-            failed.push((
-                *id,
-                addresses.map(|a| (*a, End::Failed)).collect::<Vec<_>>(),
-            ));
-        }
-        for (id, ended) in failed {
-            self.end_drains(id, &ended, turn);
+            let failed: Vec<_> = (draining.keys().filter(has_failed))
+                .map(|address| (*address, End::Failed))
+                .collect();
+            self.end_drains(id, &failed, turn);
         }
     }
 
@@ -251,11 +286,10 @@ impl Programmer {
             return;
         }
         let before = server.clone();
-        let gone = |real_server: &RealServer| {
+        server.real_servers.retain(|real_server| {
             let address = table_address(&before, real_server);
-            ended.iter().any(|(ended, _)| *ended == address)
-        };
-        server.real_servers.retain(|real_server| !gone(real_server));
+            ended.iter().all(|(ended, _)| *ended != address)
+        });
         self.checks.set(Some(&before), Some(server));
         for (address, end) in ended {
             self.draining.end(&id, *address, *end);
@@ -264,12 +298,23 @@ impl Programmer {
     }
 }
 
-/// UDP has no connections: the next datagram goes to another real server.
+/// UDP has no connections: the next datagram goes to another real server. And a hashing scheduler
+/// without fallback drops every new connection that hashes to a quiesced one.
 fn keeps_connections(server: &VirtualServer) -> bool {
-    match server.id.protocol {
-        Protocol::Tcp | Protocol::Sctp => !server.drain_timeout.is_zero(),
+    let has_connections = match server.id.protocol {
+        Protocol::Tcp | Protocol::Sctp => true,
         Protocol::Udp => false,
-    }
+    };
+    let goes_round_it = match server.scheduler {
+        Scheduler::Sh { fallback, .. } | Scheduler::Mh { fallback, .. } => fallback,
+        Scheduler::Rr
+        | Scheduler::Wrr
+        | Scheduler::Lc
+        | Scheduler::Wlc
+        | Scheduler::Sed
+        | Scheduler::Nq => true,
+    };
+    has_connections && goes_round_it && !server.drain_timeout.is_zero()
 }
 
 fn draining_real_server(address: SocketAddr) -> RealServer {
@@ -294,37 +339,64 @@ mod tests {
         virtual_server(&format!("{protocol}/{ADDRESS}:80"), method)
     }
 
-    /// How many of the real servers of `before` drain when `after` lists none.
-    fn check(before: &VirtualServer, mut after: VirtualServer, health: Health, expected: usize) {
-        after.real_servers.clear();
-        let actual = desired_table::entry(before, |_| Health::Healthy, None);
+    fn draining() -> Draining {
         let daemon = daemon_runtime::Daemon::new("ipvs-programmer");
-        let mut draining = Draining::new(ProgrammerMetrics::register(daemon.metrics()));
-        let now = Instant::now();
-        draining.keep(&mut after, Some(&actual), |_, _| health, now);
+        Draining::new(ProgrammerMetrics::register(daemon.metrics()))
+    }
+
+    fn in_table(server: &VirtualServer) -> Entry {
+        desired_table::entry(server, |_| Health::Healthy, None)
+    }
+
+    fn without_real_servers(server: &VirtualServer) -> VirtualServer {
+        VirtualServer {
+            real_servers: Vec::new(),
+            ..server.clone()
+        }
+    }
+
+    /// How many of the real servers of `before` drain when `after` lists none.
+    fn check(before: &VirtualServer, after: &VirtualServer, health: Health, expected: usize) {
+        let mut after = without_real_servers(after);
+        let mut draining = draining();
+        draining.keep(
+            &mut after,
+            Some(&in_table(before)),
+            |_, _| health,
+            Instant::now(),
+        );
         assert_eq!(after.real_servers.len(), expected, "{after:?}");
         assert_eq!(draining.listed(&after).real_servers, []);
         assert_eq!(draining.is_empty(), expected == 0);
-
-        let late = now + after.drain_timeout;
-        let ended = draining.ended(&after.id, None, late);
-        assert!(ended.iter().all(|(_, end)| *end == End::Deadline));
-        assert_eq!(ended.len(), expected);
-        assert_eq!(draining.ended(&after.id, None, now), []);
-        let none = BTreeMap::new();
-        let ended = draining.ended(&after.id, Some(&none), now);
-        assert_eq!(ended.len(), expected, "what has no connections is idle");
     }
 
     #[test]
     fn what_is_listed_no_more_drains_where_it_can() {
-        let masquerade = server("tcp", ForwardingMethod::Masquerade);
-        let count = masquerade.real_servers.len();
-        check(&masquerade, masquerade.clone(), Health::Healthy, count);
-        check(&masquerade, masquerade.clone(), Health::Unchecked, count);
-        check(&masquerade, masquerade.clone(), Health::Failed, 0);
-        let udp = server("udp", ForwardingMethod::Masquerade);
-        check(&udp, udp.clone(), Health::Healthy, 0);
+        let server = server("tcp", ForwardingMethod::Masquerade);
+        let count = server.real_servers.len();
+        check(&server, &server, Health::Healthy, count);
+        check(&server, &server, Health::Unchecked, count);
+        check(&server, &server, Health::Failed, 0);
+        let change = |change: fn(&mut VirtualServer)| {
+            let mut server = server.clone();
+            change(&mut server);
+            server
+        };
+        let sctp = change(|server| server.id.protocol = Protocol::Sctp);
+        check(&sctp, &sctp, Health::Healthy, count);
+        let udp = change(|server| server.id.protocol = Protocol::Udp);
+        check(&udp, &udp, Health::Healthy, 0);
+        let at_once = change(|server| server.drain_timeout = Duration::ZERO);
+        check(&server, &at_once, Health::Healthy, 0);
+        let port = false;
+        let without_fallback = VirtualServer {
+            scheduler: Scheduler::Mh {
+                fallback: false,
+                port,
+            },
+            ..server.clone()
+        };
+        check(&server, &without_fallback, Health::Healthy, 0);
     }
 
     #[test]
@@ -334,6 +406,65 @@ mod tests {
             real_server.port = NonZeroU16::new(8080);
         }
         let tunnel = server("tcp", ForwardingMethod::default());
-        check(&masquerade, tunnel, Health::Healthy, 0);
+        check(&masquerade, &tunnel, Health::Healthy, 0);
+    }
+
+    #[test]
+    fn an_entry_of_another_program_drains_nothing() {
+        let server = server("tcp", ForwardingMethod::default());
+        let mut foreign = in_table(&server);
+        foreign.settings.owned = false;
+        let mut draining = draining();
+        let mut after = without_real_servers(&server);
+        draining.keep(
+            &mut after,
+            Some(&foreign),
+            |_, _| Health::Healthy,
+            Instant::now(),
+        );
+        assert!(draining.is_empty());
+    }
+
+    #[test]
+    fn a_drain_ends_without_connections_or_at_its_timeout_however_often_the_set_is_told() {
+        let server = server("tcp", ForwardingMethod::default());
+        let timeout = server.drain_timeout;
+        let mut draining = draining();
+        let begin = Instant::now();
+        // The table could not be read back meanwhile.
+        let told = [
+            (Some(in_table(&server)), begin),
+            (None, begin + timeout / 2),
+        ];
+        let mut after = server.clone();
+        for (actual, now) in told {
+            after = without_real_servers(&server);
+            draining.keep(&mut after, actual.as_ref(), |_, _| Health::Healthy, now);
+            assert_eq!(after.real_servers.len(), server.real_servers.len());
+        }
+        let addresses: Vec<SocketAddr> = in_table(&server).real_servers.into_keys().collect();
+        let counted = |active| Connections {
+            active,
+            inactive: 1,
+        };
+        // The dump has missed the last one.
+        let found = [(addresses[0], counted(0)), (addresses[1], counted(1))].into();
+        let soon = begin + timeout - Duration::from_secs(1);
+        assert_eq!(
+            draining.due_to_end(&after, &found, soon),
+            [(addresses[0], End::Idle)]
+        );
+        let ends: Vec<End> = (draining
+            .due_to_end(&after, &found, begin + timeout)
+            .into_iter())
+        .map(|(_, end)| end)
+        .collect();
+        assert_eq!(ends, [End::Idle, End::Deadline, End::Deadline]);
+
+        after.drain_timeout = timeout * 2;
+        assert_eq!(
+            draining.due_to_end(&after, &found, begin + timeout).len(),
+            1
+        );
     }
 }

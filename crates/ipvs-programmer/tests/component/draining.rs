@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
-use daemon_api::virtualserver::v1::RealServerState;
+use daemon_api::{discovery::v1::watch_response::Event, virtualserver::v1::RealServerState};
 use ipvs_programmer::Connections;
-use virtual_server::{FailureAction, VirtualServer};
+use virtual_server::{
+    DesiredChange, DesiredSet, FailureAction, Ports, VirtualServer, VirtualServerId, Weight,
+};
 
 use crate::{
     ID, ONE, RANGE, TWO,
-    discovery::StandIn,
-    fake_kernel::FakeKernel,
-    weight,
+    discovery::{StandIn, event},
+    fake_kernel::{FakeKernel, State},
+    key, weight,
     world::{RealServerSocket, World, desired, real_server, run, virtual_server},
 };
 
@@ -63,17 +65,26 @@ impl Serving {
 
     /// The desired set lists these of the real servers.
     fn list(&self, real_servers: &[&str]) {
-        let server = VirtualServer {
+        self.stand_in.say(&desired(&[self.listing(real_servers)]));
+    }
+
+    fn listing(&self, real_servers: &[&str]) -> VirtualServer {
+        VirtualServer {
             real_servers: virtual_server(ID, real_servers).real_servers,
             ..self.settings.clone()
-        };
-        self.stand_in.say(&desired(&[server]));
+        }
     }
 
     async fn wait_for_weight(&self, wanted: Option<u32>) {
         self.world
             .wait_for_kernel(|state| weight(state, ID, ONE) == wanted)
             .await;
+    }
+
+    fn check_outcome(&self, outcome: &str) {
+        let counted = format!("portlb_drained_real_servers_total{{outcome=\"{outcome}\"}} 1");
+        let metrics = self.world.metrics.encode();
+        assert!(metrics.contains(&counted), "{metrics}");
     }
 }
 
@@ -95,9 +106,16 @@ fn a_real_server_that_is_listed_no_more_stays_until_its_last_connection_has_ende
             ]
         );
 
-        // The same set again, as after a reconnection, changes nothing.
+        // Another set, as after a reconnection, begins nothing anew and ends nothing.
+        let mut heavier = serving.listing(&[TWO]);
+        heavier.real_servers[0].weight = Weight(2);
+        serving.stand_in.say(&desired(&[heavier]));
+        serving
+            .world
+            .wait_for_kernel(|state| weight(state, ID, TWO) == Some(2))
+            .await;
+        assert_eq!(weight(&serving.kernel.state(), ID, ONE), Some(0));
         serving.kernel.take_writes();
-        serving.list(&[TWO]);
         serving.set_connections(0);
         serving.wait_for_weight(None).await;
         let writes = serving.kernel.take_writes();
@@ -107,6 +125,7 @@ fn a_real_server_that_is_listed_no_more_stays_until_its_last_connection_has_ende
         );
         let listed = serving.world.virtual_servers().await;
         assert_eq!(listed[0].real_servers.len(), 1);
+        serving.check_outcome("idle");
     });
 }
 
@@ -118,6 +137,7 @@ fn a_connection_that_does_not_end_is_cut_at_the_drain_timeout() {
         serving.list(&[TWO]);
         serving.wait_for_weight(Some(0)).await;
         serving.wait_for_weight(None).await;
+        serving.check_outcome("deadline");
     });
 }
 
@@ -146,6 +166,7 @@ fn a_real_server_that_is_listed_again_is_back_at_once() {
         let listed = serving.world.virtual_servers().await;
         let real_servers = &listed[0].desired.as_ref().unwrap().real_servers;
         assert_eq!(real_servers[0].state(), RealServerState::Ready);
+        serving.check_outcome("listed");
     });
 }
 
@@ -171,6 +192,79 @@ fn a_restarted_daemon_takes_up_the_drain_that_it_finds() {
         world
             .wait_for_kernel(|state| weight(state, ID, ONE).is_none())
             .await;
+    });
+}
+
+#[test]
+fn a_real_server_of_a_port_range_drains_and_goes_on_draining_after_a_restart() {
+    run(|| async {
+        let range: VirtualServerId = "tcp/10.1.1.10:8000-8999".parse().unwrap();
+        assert!(matches!(range.ports, Ports::Range(..)));
+        let of_range = |real_servers: &[&str]| VirtualServer {
+            id: range,
+            health_check: None,
+            ..virtual_server("tcp/10.1.1.10:8000-8999", real_servers)
+        };
+        let (one, two) = ("10.244.0.1:0", "10.244.0.2:0");
+        let kernel = FakeKernel::default();
+        let connections = Connections {
+            active: 1,
+            inactive: 0,
+        };
+        let address = one.parse().unwrap();
+        kernel.state().connections.insert(address, connections);
+        let weight = |state: &State| {
+            let entries = state.table.entries.values();
+            let mut found = entries.filter_map(|entry| entry.real_servers.get(&address));
+            found.next().map(|real_server| real_server.weight)
+        };
+        let stand_in = StandIn::silent("127.0.0.1:0").await;
+        stand_in.say(&desired(&[of_range(&[one, two])]));
+        let mut world = World::start(&kernel, stand_in.address).await;
+        world.wait_until_serving(RANGE).await;
+        stand_in.say(&desired(&[of_range(&[two])]));
+        world
+            .wait_for_kernel(|state| weight(state) == Some(0))
+            .await;
+        world.stop().await;
+        kernel.take_writes();
+
+        let mut world = World::start(&kernel, stand_in.address).await;
+        world.wait_until_serving(RANGE).await;
+        assert_eq!(kernel.take_writes(), Vec::<String>::new());
+        kernel.state().connections.clear();
+        world.wait_for_kernel(|state| weight(state).is_none()).await;
+    });
+}
+
+#[test]
+fn an_object_that_cannot_be_leaves_a_drain_as_it_is() {
+    run(|| async {
+        let serving = Serving::start(|_| {}).await;
+        serving.list(&[TWO]);
+        serving.wait_for_weight(Some(0)).await;
+        // One that cannot be, beside one that shows that the set has been taken over.
+        let changes = DesiredSet::default().changes_to(&desired(&[serving.listing(&[TWO])]));
+        let mut events: Vec<_> = changes.iter().map(event).collect();
+        for event in &mut events {
+            if let Event::VirtualServer(server) = event {
+                server.minimum_healthy = 0;
+            }
+        }
+        let other = VirtualServer {
+            id: "tcp/10.1.1.10:81".parse().unwrap(),
+            health_check: None,
+            ..serving.listing(&[])
+        };
+        events.push(event(&DesiredChange::PutVirtualServer(other)));
+        serving.stand_in.say_events(events);
+        serving
+            .world
+            .wait_for_kernel(|state| state.table.entries.contains_key(&key("tcp/10.1.1.10:81")))
+            .await;
+        assert_eq!(weight(&serving.kernel.state(), ID, ONE), Some(0));
+        serving.set_connections(0);
+        serving.wait_for_weight(None).await;
     });
 }
 

@@ -71,9 +71,17 @@ impl Kernel for FakeKernel {
 
     fn read_connections(
         &mut self,
-        _: EntryKey,
+        key: EntryKey,
     ) -> Result<BTreeMap<SocketAddr, Connections>, KernelError> {
-        Ok(self.state().connections.clone())
+        let state = self.state();
+        let Some(entry) = state.table.entries.get(&key) else {
+            return Ok(BTreeMap::new());
+        };
+        let connections = |address| state.connections.get(address).copied().unwrap_or_default();
+        let real_servers = entry.real_servers.keys();
+        Ok(real_servers
+            .map(|address| (*address, connections(address)))
+            .collect())
     }
 
     fn apply(&mut self, changes: &[TableChange]) -> Result<Vec<FailedChange>, KernelError> {

@@ -8,7 +8,7 @@ use daemon_api::dataplane::v1::{
     WatchServiceAddressesRequest, data_plane_client::DataPlaneClient,
     watch_service_addresses_response::Event,
 };
-use daemon_runtime::{Daemon, ListenAddress, Readiness, Shutdown};
+use daemon_runtime::{Daemon, ListenAddress, Metrics, Readiness, Shutdown};
 use ipvs_programmer::config::Config;
 use nix::sched::{CloneFlags, unshare};
 use tokio::{
@@ -53,6 +53,7 @@ pub(crate) struct World {
     pub(crate) kernel: FakeKernel,
     pub(crate) client: DataPlaneClient<Channel>,
     pub(crate) readiness: Readiness,
+    pub(crate) metrics: Metrics,
     shutdown: Shutdown,
     daemon: JoinHandle<()>,
 }
@@ -88,6 +89,7 @@ impl World {
             .unwrap();
         let shutdown = daemon.shutdown().clone();
         let readiness = daemon.readiness().clone();
+        let metrics = daemon.metrics().clone();
         let daemon = tokio::spawn(async {
             daemon
                 .run_until_drained(std::future::pending())
@@ -98,6 +100,7 @@ impl World {
             kernel: kernel.clone(),
             client,
             readiness,
+            metrics,
             shutdown,
             daemon,
         }

@@ -303,7 +303,7 @@ pub(super) const OF_SERVICES: &[Annotation<ServiceWishes>] = &[
         meaning: "how long a pod that no slice lists any more keeps the connections that it has; \
                   it leaves the table earlier with the last of them, or when it fails its check",
         default: "`60s`",
-        allowed: "`0s` (they end at once) to `24h`; without meaning for UDP",
+        allowed: "`0s` (they end at once) to `24h`; without meaning for UDP, and for `sh` and `mh` without `fallback`",
         read: |text, wishes| period(text, &mut wishes.options.drain_timeout),
     },
 ];

@@ -59,7 +59,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Counts {
     is_listening: bool,
-    // What the listener knows of; what it accepts from then on is not cut.
+    // Those that the listener has taken over: what it accepts from then on is not theirs.
     cuts: usize,
     accepted: usize,
     // By the number of cuts when they were accepted.
