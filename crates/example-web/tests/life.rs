@@ -14,15 +14,12 @@ struct Server {
 
 impl Server {
     fn start(flags: &[&str]) -> Self {
+        Self::start_at("127.0.0.1:0", flags)
+    }
+
+    fn start_at(listen: &str, flags: &[&str]) -> Self {
         let mut process = Command::new(env!("CARGO_BIN_EXE_example-web"))
-            .args([
-                "--listen",
-                "127.0.0.1:0",
-                "--name",
-                "web-1",
-                "--release",
-                "7",
-            ])
+            .args(["--listen", listen, "--name", "web-1", "--release", "7"])
             .args(flags)
             .stderr(Stdio::piped())
             .spawn()
@@ -67,6 +64,18 @@ fn it_says_who_answered_and_to_whom() {
         answer.contains(&format!("service address {}", server.address)),
         "{answer}"
     );
+}
+
+#[test]
+fn with_a_port_alone_it_serves_both_families() {
+    let mut server = Server::start_at("0", &[]);
+    let (_, port) = server.address.rsplit_once(':').unwrap();
+    for address in [format!("127.0.0.1:{port}"), format!("[::1]:{port}")] {
+        server.address.clone_from(&address);
+        let answer = server.get("Connection: close\r\n");
+        let says = format!("service address {address}\n");
+        assert!(answer.contains(&says), "{answer}");
+    }
 }
 
 #[test]
