@@ -19,7 +19,7 @@ use axum::{
     serve::IncomingStream,
 };
 use clap::Parser;
-use daemon_runtime::listen_address;
+use daemon_runtime::{listen_address, parse_duration};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -58,14 +58,16 @@ struct Args {
     #[arg(long, env = "PORTLB_RELEASE", default_value = "1")]
     release: String,
 
-    /// Seconds that it goes on after SIGTERM: longer than load balancers need to hear of it
+    /// How long it goes on after SIGTERM: longer than load balancers need to hear of it. 500ms,
+    /// 10s; 0 ends it at once
     #[arg(
         long,
         env = "PORTLB_LINGER",
-        value_name = "SECONDS",
-        default_value_t = 10
+        value_name = "TIME",
+        default_value = "10s",
+        value_parser = parse_duration
     )]
-    linger: u64,
+    linger: Duration,
 }
 
 /// Where it listens.
@@ -154,7 +156,6 @@ fn main() -> ExitCode {
 async fn serve(args: Args) -> anyhow::Result<()> {
     let mut terminated = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let (ending, is_ending) = watch::channel(false);
-    let linger = Duration::from_secs(args.linger);
     let listener = args
         .listen
         .bind()
@@ -200,7 +201,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
             ending.send_replace(true);
             // Either is fine: the time is over, or somebody insists.
             tokio::select! {
-                () = sleep(linger) => {}
+                () = sleep(args.linger) => {}
                 _ = terminated.recv() => {}
             }
         } => Ok(()),

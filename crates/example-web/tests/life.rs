@@ -80,7 +80,7 @@ fn with_a_port_alone_it_serves_both_families() {
 
 #[test]
 fn after_a_sigterm_it_goes_on_and_sends_clients_away() {
-    let server = Server::start(&["--linger", "60"]);
+    let server = Server::start(&["--linger", "60s"]);
     let mut before = TcpStream::connect(&server.address).unwrap();
     server.terminate();
     // Without `Connection: close` from either side this would never end.
@@ -98,7 +98,25 @@ fn after_a_sigterm_it_goes_on_and_sends_clients_away() {
 
 #[test]
 fn when_its_time_is_over_it_ends() {
-    let mut server = Server::start(&["--linger", "0"]);
+    let mut server = Server::start(&["--linger", "10ms"]);
     server.terminate();
     assert!(server.process.wait().unwrap().success());
+}
+
+#[track_caller]
+fn check_refused(flags: &[&str], expected: &str) {
+    let output = Command::new(env!("CARGO_BIN_EXE_example-web"))
+        .args(flags)
+        .output()
+        .unwrap();
+    let complaint = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{complaint}");
+    assert!(complaint.contains(expected), "{complaint}");
+}
+
+#[test]
+fn flags_that_cannot_be_used_are_refused_with_what_is_allowed() {
+    check_refused(&["--linger", "10"], "with its unit: 500ms, 10s");
+    check_refused(&["--listen", "fd00::5"], "or PORT alone, such as 80");
+    check_refused(&["--listen", "65536"], "or PORT alone, such as 80");
 }
