@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::rendered::{Rendered, applied, component, components, list, text};
+use crate::rendered::{Rendered, applied, component, components, everything, list, text};
 
 fn prefixes(variable: &str) -> BTreeSet<&str> {
     variable.split(',').collect()
@@ -134,6 +134,28 @@ fn the_watcher_finds_nothing_wrong_with_the_examples() {
         let output = validate(file.path());
         assert_eq!(output.status.code(), Some(2), "{name}: {output:?}");
     }
+}
+
+/// Namespaces and the example's application are not part of portlb, so that what is deleted by
+/// the label leaves them.
+#[test]
+fn every_object_of_ours_and_no_other_has_the_label_that_it_is_deleted_by() {
+    let mut ours = 0;
+    for rendered in everything() {
+        for object in &rendered.objects {
+            let (kind, metadata) = (text(&object["kind"]), &object["metadata"]);
+            let name = text(&metadata["name"]);
+            let is_ours = kind != "Namespace" && !["web", "web-masquerade"].contains(&name);
+            assert_eq!(
+                metadata["labels"]["app.kubernetes.io/part-of"].as_str(),
+                is_ours.then_some("portlb"),
+                "{}: {kind} {name}",
+                rendered.name
+            );
+            ours += usize::from(is_ours);
+        }
+    }
+    assert!(ours > 50, "{ours} objects");
 }
 
 #[test]
