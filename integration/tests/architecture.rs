@@ -58,7 +58,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     ("tunnel-init", &["virtual-server"]),
-    ("example-web", &[]),
+    ("example-web", &["daemon-runtime"]),
 ];
 
 /// Crates that decide and never act, with all that they may build on.

@@ -8,13 +8,14 @@ use crate::{ListenAddress, VERSION};
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Common options")]
 pub struct CommonArgs {
-    /// Where gRPC is served: ADDRESS:PORT, or unix:PATH for a unix socket. Whoever reaches it may
-    /// use it, so keep it on loopback or on a socket
+    /// Where gRPC is served: ADDRESS:PORT, or unix:PATH for a unix socket. Brackets around an IPv6
+    /// address may be left out. Whoever reaches it may use it, so keep it on loopback or on a socket
     #[arg(long, env = "PORTLB_GRPC_LISTEN", value_name = "ADDRESS")]
     pub grpc_listen: ListenAddress,
 
-    /// Where /metrics, /healthz and /readyz are served over HTTP: ADDRESS:PORT. In a cluster give
-    /// the pod's address, so that probes and the monitoring reach it
+    /// Where /metrics, /healthz and /readyz are served over HTTP: ADDRESS:PORT; brackets around an
+    /// IPv6 address may be left out. In a cluster give the pod's address (status.podIP), so that
+    /// probes and the monitoring reach it
     #[arg(long, env = "PORTLB_HTTP_LISTEN", value_name = "ADDRESS")]
     pub http_listen: ListenAddress,
 

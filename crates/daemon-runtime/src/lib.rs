@@ -40,7 +40,7 @@ pub use daemon::{Daemon, DaemonError};
 pub use duration::parse_duration;
 pub use grpc::GrpcContract;
 pub use in_words::in_words;
-pub use listen::ListenAddress;
+pub use listen::{ListenAddress, listen_address};
 pub use metrics::{Counter, Family, Gauge, Histogram, Labels, Metrics};
 pub use published::{Event, Publisher, Reader, Snapshot, Subscription};
 pub use readiness::{Readiness, Step};

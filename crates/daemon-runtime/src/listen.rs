@@ -2,7 +2,7 @@
 
 use std::{
     fmt, io,
-    net::SocketAddr,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
     str::FromStr,
@@ -29,12 +29,31 @@ impl FromStr for ListenAddress {
             }
             return Ok(Self::Unix(path.into()));
         }
-        text.parse().map(Self::Tcp).map_err(|_| {
+        listen_address(text).map(Self::Tcp).ok_or_else(|| {
             "expected ADDRESS:PORT with a numeric address, such as 127.0.0.1:50051 or \
              [::1]:50051, or unix:PATH"
                 .to_owned()
         })
     }
+}
+
+/// Reads ADDRESS:PORT. An IPv6 address needs no brackets: Kubernetes writes it without them in
+/// `$(POD_IP):9151`, and since the port is never left out, the last colon stands before it.
+///
+/// For places to listen only, where the port is required. `None`: the text is neither form.
+pub fn listen_address(text: &str) -> Option<SocketAddr> {
+    text.parse().ok().or_else(|| {
+        let (address, port) = text.rsplit_once(':')?;
+        let address: Ipv6Addr = address.parse().ok()?;
+        // The standard library's numbers may have a sign.
+        let is_number = port.bytes().all(|octet| octet.is_ascii_digit());
+        let port = if is_number {
+            port.parse().ok()?
+        } else {
+            return None;
+        };
+        Some(SocketAddr::new(IpAddr::V6(address), port))
+    })
 }
 
 impl fmt::Display for ListenAddress {
@@ -131,5 +150,59 @@ async fn remove_stale_socket(path: &Path) -> io::Result<()> {
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, expected: Option<&str>) {
+        let parsed = text.parse::<ListenAddress>().ok();
+        assert_eq!(
+            parsed.map(|address| address.to_string()).as_deref(),
+            expected,
+            "{text:?}"
+        );
+    }
+
+    #[test]
+    fn a_place_to_listen_is_address_and_port_or_a_path() {
+        check("10.244.1.7:9151", Some("10.244.1.7:9151"));
+        check("[fd00::5]:9151", Some("[fd00::5]:9151"));
+        check("[::]:0", Some("[::]:0"));
+        check("unix:/run/x.sock", Some("unix:/run/x.sock"));
+    }
+
+    #[test]
+    fn the_last_colon_of_ipv6_without_brackets_stands_before_the_port() {
+        check("fd00::5:9151", Some("[fd00::5]:9151"));
+        check(":::9151", Some("[::]:9151"));
+        check("::1:9151", Some("[::1]:9151"));
+        check("fd00:1:2:3:4:5:6:7:9151", Some("[fd00:1:2:3:4:5:6:7]:9151"));
+        check("::ffff:10.1.1.1:80", Some("[::ffff:10.1.1.1]:80"));
+    }
+
+    #[test]
+    fn a_place_without_address_or_port_is_refused() {
+        for text in [
+            "",
+            "9151",
+            ":9151",
+            "10.244.1.7",
+            "10.244.1.7:",
+            "10.244.1.7:65536",
+            "fd00:1:2:3:4:5:6:7",
+            "[fd00::5]",
+            "fd00::5:",
+            "fd00::5:65536",
+            "fd00::5:+80",
+            "fd00::5:http",
+            "localhost:80",
+            "unix:",
+        ] {
+            check(text, None);
+        }
     }
 }

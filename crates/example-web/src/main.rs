@@ -1,6 +1,12 @@
 //! A small web server for the examples: says which pod answered, and to whom.
 
-use std::{net::SocketAddr, process::ExitCode, time::Duration};
+use std::{
+    fmt,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    process::ExitCode,
+    str::FromStr,
+    time::Duration,
+};
 
 use anyhow::Context;
 use axum::{
@@ -13,6 +19,7 @@ use axum::{
     serve::IncomingStream,
 };
 use clap::Parser;
+use daemon_runtime::{listen_address, parse_duration};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -34,14 +41,14 @@ const VERSION: &str = match option_env!("PORTLB_VERSION") {
 #[derive(Debug, Parser)]
 #[command(name = "example-web", version = VERSION)]
 struct Args {
-    /// Where it listens
+    /// Where it listens: ADDRESS:PORT, or PORT alone for every address, IPv4 and IPv6
     #[arg(
         long,
         env = "PORTLB_LISTEN",
         value_name = "ADDRESS",
-        default_value = "0.0.0.0:80"
+        default_value = "80"
     )]
-    listen: SocketAddr,
+    listen: Listen,
 
     /// What it calls itself: the pod's name
     #[arg(long, env = "PORTLB_NAME", default_value = "example-web")]
@@ -51,14 +58,60 @@ struct Args {
     #[arg(long, env = "PORTLB_RELEASE", default_value = "1")]
     release: String,
 
-    /// Seconds that it goes on after SIGTERM: longer than load balancers need to hear of it
+    /// How long it goes on after SIGTERM: longer than load balancers need to hear of it. 500ms,
+    /// 10s; 0 ends it at once
     #[arg(
         long,
         env = "PORTLB_LINGER",
-        value_name = "SECONDS",
-        default_value_t = 10
+        value_name = "TIME",
+        default_value = "10s",
+        value_parser = parse_duration
     )]
-    linger: u64,
+    linger: Duration,
+}
+
+/// Where it listens.
+#[derive(Clone, Copy, Debug)]
+enum Listen {
+    At(SocketAddr),
+    Everywhere(u16),
+}
+
+impl FromStr for Listen {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let port = text.parse().map(Self::Everywhere).ok();
+        port.or_else(|| listen_address(text).map(Self::At)).ok_or(
+            "expected ADDRESS:PORT, such as 0.0.0.0:80 or [::]:80, or PORT alone, such as 80",
+        )
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::At(address) => address.fmt(f),
+            Self::Everywhere(port) => write!(f, "port {port}"),
+        }
+    }
+}
+
+impl Listen {
+    /// The kubelet asks for /healthz by the family that the cluster has first, whatever that of
+    /// the service address is: so one socket takes both.
+    async fn bind(self) -> std::io::Result<TcpListener> {
+        match self {
+            Self::At(address) => TcpListener::bind(address).await,
+            Self::Everywhere(port) => {
+                match TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await {
+                    Ok(listener) => Ok(listener),
+                    // A kernel may be without IPv6; whatever else it is, this one meets it too.
+                    Err(_) => TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await,
+                }
+            }
+        }
+    }
 }
 
 /// Both ends of a connection.
@@ -72,10 +125,15 @@ impl Connected<IncomingStream<'_, TcpListener>> for Ends {
     fn connect_info(stream: IncomingStream<'_, TcpListener>) -> Self {
         let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
         Self {
-            client: *stream.remote_addr(),
-            here: stream.io().local_addr().unwrap_or(unknown),
+            client: as_written(*stream.remote_addr()),
+            here: as_written(stream.io().local_addr().unwrap_or(unknown)),
         }
     }
+}
+
+/// A socket of both families shows an IPv4 address as one of IPv6.
+fn as_written(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 fn main() -> ExitCode {
@@ -98,8 +156,9 @@ fn main() -> ExitCode {
 async fn serve(args: Args) -> anyhow::Result<()> {
     let mut terminated = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let (ending, is_ending) = watch::channel(false);
-    let linger = Duration::from_secs(args.linger);
-    let listener = TcpListener::bind(args.listen)
+    let listener = args
+        .listen
+        .bind()
         .await
         .with_context(|| format!("listen on {}", args.listen))?;
     eprintln!(
@@ -142,7 +201,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
             ending.send_replace(true);
             // Either is fine: the time is over, or somebody insists.
             tokio::select! {
-                () = sleep(linger) => {}
+                () = sleep(args.linger) => {}
                 _ = terminated.recv() => {}
             }
         } => Ok(()),

@@ -14,15 +14,12 @@ struct Server {
 
 impl Server {
     fn start(flags: &[&str]) -> Self {
+        Self::start_at("127.0.0.1:0", flags)
+    }
+
+    fn start_at(listen: &str, flags: &[&str]) -> Self {
         let mut process = Command::new(env!("CARGO_BIN_EXE_example-web"))
-            .args([
-                "--listen",
-                "127.0.0.1:0",
-                "--name",
-                "web-1",
-                "--release",
-                "7",
-            ])
+            .args(["--listen", listen, "--name", "web-1", "--release", "7"])
             .args(flags)
             .stderr(Stdio::piped())
             .spawn()
@@ -70,8 +67,20 @@ fn it_says_who_answered_and_to_whom() {
 }
 
 #[test]
+fn with_a_port_alone_it_serves_both_families() {
+    let mut server = Server::start_at("0", &[]);
+    let (_, port) = server.address.rsplit_once(':').unwrap();
+    for address in [format!("127.0.0.1:{port}"), format!("[::1]:{port}")] {
+        server.address.clone_from(&address);
+        let answer = server.get("Connection: close\r\n");
+        let says = format!("service address {address}\n");
+        assert!(answer.contains(&says), "{answer}");
+    }
+}
+
+#[test]
 fn after_a_sigterm_it_goes_on_and_sends_clients_away() {
-    let server = Server::start(&["--linger", "60"]);
+    let server = Server::start(&["--linger", "60s"]);
     let mut before = TcpStream::connect(&server.address).unwrap();
     server.terminate();
     // Without `Connection: close` from either side this would never end.
@@ -89,7 +98,25 @@ fn after_a_sigterm_it_goes_on_and_sends_clients_away() {
 
 #[test]
 fn when_its_time_is_over_it_ends() {
-    let mut server = Server::start(&["--linger", "0"]);
+    let mut server = Server::start(&["--linger", "10ms"]);
     server.terminate();
     assert!(server.process.wait().unwrap().success());
+}
+
+#[track_caller]
+fn check_refused(flags: &[&str], expected: &str) {
+    let output = Command::new(env!("CARGO_BIN_EXE_example-web"))
+        .args(flags)
+        .output()
+        .unwrap();
+    let complaint = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{complaint}");
+    assert!(complaint.contains(expected), "{complaint}");
+}
+
+#[test]
+fn flags_that_cannot_be_used_are_refused_with_what_is_allowed() {
+    check_refused(&["--linger", "10"], "with its unit: 500ms, 10s");
+    check_refused(&["--listen", "fd00::5"], "or PORT alone, such as 80");
+    check_refused(&["--listen", "65536"], "or PORT alone, such as 80");
 }

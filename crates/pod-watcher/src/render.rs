@@ -32,18 +32,22 @@ pub fn from_manifests(
     paths: &[PathBuf],
     settings: Settings,
 ) -> Result<Rendered, Vec<ManifestError>> {
-    let (manifests, errors) = manifests::read(paths);
-    if !errors.is_empty() {
-        return Err(errors);
-    }
     let mut catalog = Catalog::new(Settings {
         scopes: Vec::new(),
         ..settings
     });
-    for manifest in manifests {
-        catalog.handle(input(manifest.object));
+    let mut errors = Vec::new();
+    for found in manifests::read(paths) {
+        match found {
+            Ok(manifest) => catalog.handle(input(manifest.object)),
+            Err(error) => errors.push(error),
+        }
     }
-    Ok(of(&mut catalog))
+    if errors.is_empty() {
+        Ok(of(&mut catalog))
+    } else {
+        Err(errors)
+    }
 }
 
 /// Renders what a catalog has heard, which must be everything.

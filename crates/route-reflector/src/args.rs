@@ -1,10 +1,14 @@
 //! Exactly what the user may type.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use bgp_packet::RouterId;
 use clap::Parser;
-use daemon_runtime::{CommonArgs, Defaults};
+use daemon_runtime::{CommonArgs, Defaults, listen_address};
 
 /// Ports of this daemon.
 pub const DEFAULTS: Defaults = Defaults {
@@ -43,8 +47,8 @@ pub struct Args {
     #[arg(long, env = "PORTLB_CONFIG", value_name = "FILE")]
     pub config: PathBuf,
 
-    /// Where BGP connections are accepted: ADDRESS:PORT, several separated by commas. Takes the
-    /// place of `listen` in the file
+    /// Where BGP connections are accepted: ADDRESS:PORT, several separated by commas; brackets around
+    /// an IPv6 address may be left out. Takes the place of `listen` in the file
     #[arg(
         long,
         env = "PORTLB_LISTEN",
@@ -55,8 +59,14 @@ pub struct Args {
     pub listen: Vec<SocketAddr>,
 
     /// BGP identifier, in the form of an IPv4 address. Takes the place of `routerId` in the file, so
-    /// that several reflectors may share one file; in Kubernetes from status.podIP
-    #[arg(long, env = "PORTLB_ROUTER_ID", value_name = "ID")]
+    /// that several reflectors may share one file; in Kubernetes from status.podIPs: of an IPv4 and
+    /// an IPv6 address, separated by a comma, it is the IPv4 one
+    #[arg(
+        long,
+        env = "PORTLB_ROUTER_ID",
+        value_name = "ID",
+        value_parser = router_id
+    )]
     pub router_id: Option<RouterId>,
 
     /// How long after the start /readyz waits for every router (a peer under `peers` that is sent
@@ -93,8 +103,25 @@ pub struct Args {
 }
 
 fn listen(text: &str) -> Result<SocketAddr, String> {
-    text.parse()
-        .map_err(|_| "expected ADDRESS:PORT, such as 0.0.0.0:179 or [::]:179".to_owned())
+    listen_address(text)
+        .ok_or_else(|| "expected ADDRESS:PORT, such as 0.0.0.0:179 or [::]:179".to_owned())
+}
+
+/// A pod has one address, or one of each family in the cluster's order.
+fn router_id(text: &str) -> Result<RouterId, String> {
+    let expected = || "expected the form of an IPv4 address, such as 10.244.1.7".to_owned();
+    let addresses: Result<Vec<IpAddr>, _> = text.split(',').map(str::parse).collect();
+    match addresses.map_err(|_| expected())?.as_slice() {
+        [IpAddr::V4(id)] | [IpAddr::V4(id), IpAddr::V6(_)] | [IpAddr::V6(_), IpAddr::V4(id)] => {
+            Ok(RouterId(*id))
+        }
+        [IpAddr::V6(_)] => Err(
+            "is an IPv6 address, and an id has the form of an IPv4 address; give \
+             one that no other BGP speaker has, such as 10.244.1.7"
+                .to_owned(),
+        ),
+        _ => Err(expected()),
+    }
 }
 
 fn shutdown_text(text: &str) -> Result<String, String> {
@@ -126,6 +153,38 @@ mod tests {
         let error = Args::try_parse_from(all).unwrap_err();
         assert_eq!(error.exit_code(), 2);
         assert!(error.to_string().contains(expected), "{error}");
+    }
+
+    #[track_caller]
+    fn check_router_id(text: &str, expected: Option<&str>) {
+        let id = router_id(text).ok().map(|id| id.to_string());
+        assert_eq!(id.as_deref(), expected, "{text:?}");
+    }
+
+    #[test]
+    fn of_a_pods_addresses_the_ipv4_one_is_the_router_id() {
+        check_router_id("10.244.1.7", Some("10.244.1.7"));
+        check_router_id("10.244.1.7,fd00::5", Some("10.244.1.7"));
+        check_router_id("fd00::5,10.244.1.7", Some("10.244.1.7"));
+        for text in [
+            "",
+            "7",
+            "fd00::5",
+            "fd00::5,fd00::6",
+            "10.244.1.7,10.244.1.8",
+            "10.244.1.7,",
+        ] {
+            check_router_id(text, None);
+        }
+        check_refused(&["--router-id", "fd00::5"], "such as 10.244.1.7");
+    }
+
+    #[test]
+    fn bgp_listens_where_brackets_are_left_out() {
+        assert_eq!(
+            listen("fd00::5:1179"),
+            Ok("[fd00::5]:1179".parse().unwrap())
+        );
     }
 
     #[test]

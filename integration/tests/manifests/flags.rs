@@ -72,20 +72,60 @@ fn every_flag_and_variable_exists_in_the_program() {
     }
 }
 
-/// What the downward API gives, on a node of the address plan of overlays/flat-l2.
-fn downward(field: &str) -> &'static str {
+/// The addresses of a pod and of its node, as the downward API gives them.
+struct Addresses {
+    /// `status.podIP`
+    pod: &'static str,
+    /// `status.podIPs`
+    pods: &'static str,
+    /// `status.hostIP`
+    host: &'static str,
+    /// `status.hostIPs`
+    hosts: &'static str,
+}
+
+/// Of the address plan of overlays/flat-l2.
+const PLANS: [Addresses; 3] = [
+    Addresses {
+        pod: "10.244.1.7",
+        pods: "10.244.1.7",
+        host: "10.200.0.11",
+        hosts: "10.200.0.11",
+    },
+    Addresses {
+        pod: "10.244.1.7",
+        pods: "10.244.1.7,fd00:244:1::7",
+        host: "10.200.0.11",
+        hosts: "10.200.0.11,fd00:200::11",
+    },
+    Addresses {
+        pod: "fd00:244:1::7",
+        pods: "fd00:244:1::7,10.244.1.7",
+        host: "fd00:200::11",
+        hosts: "fd00:200::11,10.200.0.11",
+    },
+];
+
+fn downward(field: &str, addresses: &Addresses) -> &'static str {
     match field {
         "metadata.name" => "load-balancer-0",
         "metadata.namespace" => "web",
         "metadata.uid" => "b7a1a7f0-9d35-4a4e-a1a5-7a2c4f5d0001",
-        "status.podIP" | "status.podIPs" => "10.244.1.7",
-        "status.hostIP" | "status.hostIPs" => "10.200.0.11",
+        "status.podIP" => addresses.pod,
+        "status.podIPs" => addresses.pods,
+        "status.hostIP" => addresses.host,
+        "status.hostIPs" => addresses.hosts,
         other => panic!("what is {other}?"),
     }
 }
 
 /// The command as the kubelet would start it, with the files of its ConfigMaps in `folder`.
-fn command(rendered: &Rendered, container: &Container<'_>, folder: &std::path::Path) -> Command {
+fn command(
+    rendered: &Rendered,
+    container: &Container<'_>,
+    folder: &std::path::Path,
+    addresses: &Addresses,
+) -> Command {
     let mut command = lab::daemons::command(container.program).unwrap();
     command
         .env_clear()
@@ -93,7 +133,8 @@ fn command(rendered: &Rendered, container: &Container<'_>, folder: &std::path::P
     let mut expansions = Vec::new();
     for variable in list(&container.value["env"]) {
         let name = text(&variable["name"]);
-        let value = downward(text(&variable["valueFrom"]["fieldRef"]["fieldPath"]));
+        let field = text(&variable["valueFrom"]["fieldRef"]["fieldPath"]);
+        let value = downward(field, addresses);
         command.env(name, value);
         expansions.push((format!("$({name})"), value));
     }
@@ -124,7 +165,7 @@ current-context: lab
 ";
 
 #[test]
-fn every_daemon_accepts_its_configuration() {
+fn every_daemon_accepts_its_configuration_whatever_family_the_cluster_has_first() {
     const WITH_CHECK: &[&str] = &[
         "pod-watcher",
         "ipvs-programmer",
@@ -149,12 +190,14 @@ fn every_daemon_accepts_its_configuration() {
                 // In a cluster the kubelet gives it a token instead.
                 let kubeconfig = folder.path().join("kubeconfig");
                 fs::write(&kubeconfig, KUBECONFIG).unwrap();
-                let output = command(rendered, &container, folder.path())
-                    .env("PORTLB_KUBECONFIG", kubeconfig)
-                    .arg("--check-config")
-                    .output()
-                    .unwrap();
-                assert!(output.status.success(), "{}: {output:?}", container.name);
+                for addresses in &PLANS {
+                    let output = command(rendered, &container, folder.path(), addresses)
+                        .env("PORTLB_KUBECONFIG", &kubeconfig)
+                        .arg("--check-config")
+                        .output()
+                        .unwrap();
+                    assert!(output.status.success(), "{}: {output:?}", container.name);
+                }
                 checked.insert(container.program.to_owned());
             }
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::rendered::{Rendered, applied, component, components, list, text};
+use crate::rendered::{Rendered, applied, component, components, everything, list, text};
 
 fn prefixes(variable: &str) -> BTreeSet<&str> {
     variable.split(',').collect()
@@ -136,6 +136,28 @@ fn the_watcher_finds_nothing_wrong_with_the_examples() {
     }
 }
 
+/// Namespaces and the example's application are not part of portlb, so that what is deleted by
+/// the label leaves them.
+#[test]
+fn every_object_of_ours_and_no_other_has_the_label_that_it_is_deleted_by() {
+    let mut ours = 0;
+    for rendered in everything() {
+        for object in &rendered.objects {
+            let (kind, metadata) = (text(&object["kind"]), &object["metadata"]);
+            let name = text(&metadata["name"]);
+            let is_ours = kind != "Namespace" && !["web", "web-masquerade"].contains(&name);
+            assert_eq!(
+                metadata["labels"]["app.kubernetes.io/part-of"].as_str(),
+                is_ours.then_some("portlb"),
+                "{}: {kind} {name}",
+                rendered.name
+            );
+            ours += usize::from(is_ours);
+        }
+    }
+    assert!(ours > 50, "{ours} objects");
+}
+
 #[test]
 fn a_watcher_of_a_whole_cluster_has_the_right_to_its_pods_where_it_watches_them() {
     let follows_pods = |rendered: &Rendered| {
@@ -148,11 +170,15 @@ fn a_watcher_of_a_whole_cluster_has_the_right_to_its_pods_where_it_watches_them(
                     .all(|verb| list(&rule["verbs"]).iter().any(|one| one == verb))
         })
     };
-    let both = components(&["cluster-wide-watcher", "pod-weights"], "load-balancer");
-    let map = both.get("ConfigMap", "web", "pod-watcher");
-    assert_eq!(map["data"]["PORTLB_ALL_NAMESPACES"], "true");
-    assert_eq!(map["data"]["PORTLB_POD_WEIGHTS"], "true");
-    assert!(follows_pods(&both));
+    let mut both = ["cluster-wide-watcher", "pod-weights"];
+    for _ in 0..2 {
+        let rendered = components(&both, "load-balancer");
+        let map = rendered.get("ConfigMap", "web", "pod-watcher");
+        assert_eq!(map["data"]["PORTLB_ALL_NAMESPACES"], "true");
+        assert_eq!(map["data"]["PORTLB_POD_WEIGHTS"], "true");
+        assert!(follows_pods(&rendered), "{}", rendered.name);
+        both.reverse();
+    }
     let alone = component("cluster-wide-watcher", "load-balancer");
     assert!(!follows_pods(&alone), "no right that is not used");
 }

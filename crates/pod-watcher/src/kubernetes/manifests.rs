@@ -57,26 +57,20 @@ pub struct ManifestError {
 /// Reads files of one or several documents, YAML or JSON; `-` is standard input. Kinds that do not
 /// matter are read too, but left out.
 ///
-/// Returns what can be read, and what is wrong with the rest.
+/// Returns what can be read, and what is wrong with the rest, in the order in which it stands there.
 #[must_use]
-pub fn read(paths: &[PathBuf]) -> (Vec<Manifest>, Vec<ManifestError>) {
-    let mut manifests = Vec::new();
-    let mut errors = Vec::new();
+pub fn read(paths: &[PathBuf]) -> Vec<Result<Manifest, ManifestError>> {
+    let mut found = Vec::new();
     for path in paths {
         match text_of(path) {
-            Ok(text) => parse(
-                &path.display().to_string(),
-                &text,
-                &mut manifests,
-                &mut errors,
-            ),
-            Err(error) => errors.push(ManifestError {
+            Ok(text) => parse(&path.display().to_string(), &text, &mut found),
+            Err(error) => found.push(Err(ManifestError {
                 place: path.display().to_string(),
                 message: format!("cannot be read: {error}; name a readable file of manifests"),
-            }),
+            })),
         }
     }
-    (manifests, errors)
+    found
 }
 
 fn text_of(path: &Path) -> std::io::Result<String> {
@@ -89,22 +83,17 @@ fn text_of(path: &Path) -> std::io::Result<String> {
 }
 
 /// Reads the documents of a text; the file's name is for messages.
-pub(crate) fn parse(
-    file: &str,
-    text: &str,
-    manifests: &mut Vec<Manifest>,
-    errors: &mut Vec<ManifestError>,
-) {
+pub(crate) fn parse(file: &str, text: &str, found: &mut Vec<Result<Manifest, ManifestError>>) {
     for place in documents(file, text) {
         match config_file::parse::<Value>(&place.text, "apiVersion and kind") {
-            Ok(value) => read_value(&place, value, manifests, errors),
+            Ok(value) => read_value(&place, value, found),
             Err(problem) => {
                 let line = problem.place.map_or(1, |at| at.line);
                 let line = place.line + usize::try_from(line - 1).unwrap_or_default();
-                errors.push(ManifestError {
+                found.push(Err(ManifestError {
                     place: Place { line, ..place }.to_string(),
                     message: problem.message,
-                });
+                }));
             }
         }
     }
@@ -138,17 +127,12 @@ fn documents(file: &str, text: &str) -> Vec<Place> {
     places
 }
 
-fn read_value(
-    place: &Place,
-    value: Value,
-    manifests: &mut Vec<Manifest>,
-    errors: &mut Vec<ManifestError>,
-) {
+fn read_value(place: &Place, value: Value, found: &mut Vec<Result<Manifest, ManifestError>>) {
     let mut refuse = |message: &str| {
-        errors.push(ManifestError {
+        found.push(Err(ManifestError {
             place: place.to_string(),
             message: message.to_owned(),
-        });
+        }));
     };
     let Value::Object(mut fields) = value else {
         return refuse("is not an object; write apiVersion, kind, metadata and spec");
@@ -167,7 +151,7 @@ fn read_value(
                     item.entry("apiVersion")
                         .or_insert_with(|| version.as_str().into());
                 }
-                read_value(place, item, manifests, errors);
+                read_value(place, item, found);
             }
         }
         return;
@@ -182,14 +166,21 @@ fn read_value(
         _ => return,
     };
     match object {
-        Ok(object) => manifests.push(Manifest {
+        Ok(object) => found.push(Ok(Manifest {
             place: place.clone(),
             object,
-        }),
-        Err(problems) => errors.extend(problems.into_iter().map(|problem| ManifestError {
-            place: place.at(subject(&problem)).to_string(),
-            message: format!("{kind} {name}: {problem}"),
         })),
+        Err(problems) => {
+            let at = |problem: String| (place.at(subject(&problem)), problem);
+            let mut problems: Vec<(Place, String)> = problems.into_iter().map(at).collect();
+            problems.sort_by_key(|(place, _)| place.line);
+            found.extend(problems.into_iter().map(|(place, problem)| {
+                Err(ManifestError {
+                    place: place.to_string(),
+                    message: format!("{kind} {name}: {problem}"),
+                })
+            }));
+        }
     }
 }
 
@@ -313,6 +304,12 @@ impl Place {
             line: self.line + offset,
             ..self.clone()
         }
+    }
+
+    /// Its line in the file, from 1.
+    #[must_use]
+    pub fn line(&self) -> usize {
+        self.line
     }
 }
 

@@ -23,6 +23,7 @@ fn check_files(files: &[(&str, &str)], expected: Expect) {
         .iter()
         .map(|line| format!("error {line}"))
         .chain(report.remarks.iter().map(|line| format!("remark {line}")))
+        .chain(report.note())
         .chain([format!("{} Services\n", report.services)])
         .collect();
     let place = format!("{}/", directory.path().display());
@@ -78,9 +79,9 @@ fn every_error_is_told_with_its_place() {
             ("b.yaml", &external),
         ],
         expect![[r#"
-            error a.yaml:27 (document 2): Service shop/api: spec.ports[80].targetPort: 8080 differs from the port, which Tunnel (ipip) cannot change; let the pods listen on 80 and write that, or write the annotation portlb.io/forwarding-method: Masquerade
             error a.yaml:7 (document 1): Service shop/web: annotation portlb.io/adress: is not known here; did you mean portlb.io/address?
             error a.yaml:8 (document 1): Service shop/web: annotation portlb.io/scheduler: "maglev" is not a scheduler; allowed are rr, wrr, lc, wlc, sh, mh, sed and nq
+            error a.yaml:27 (document 2): Service shop/api: spec.ports[80].targetPort: 8080 differs from the port, which Tunnel (ipip) cannot change; let the pods listen on 80 and write that, or write the annotation portlb.io/forwarding-method: Masquerade
             remark b.yaml:12 (document 1): Service shop/external: spec.externalIPs: kube-proxy takes the traffic of these addresses for itself on every node, so that it passes the load balancer by; use the annotation portlb.io/address instead, or give the Service the label service.kubernetes.io/service-proxy-name
             3 Services
         "#]],
@@ -157,8 +158,90 @@ fn pools_that_are_not_known_here_are_taken_to_exist() {
     check_files(
         &[("web.yaml", &from_pool), ("api.yaml", &from_any)],
         expect![[r#"
+            note: 2 Services (the first is shop/web) have their addresses from an assumed pool, since no --address-pool is given; give it as the load balancer has it to check pools, too
             2 Services
         "#]],
+    );
+    check_files(
+        &[("web.yaml", &from_pool), ("good.yaml", GOOD)],
+        expect![[r#"
+            note: the Service shop/web has its address from an assumed pool, since no --address-pool is given; give it as the load balancer has it to check pools, too
+            2 Services
+        "#]],
+    );
+}
+
+#[test]
+fn nothing_is_assumed_where_pools_are_given() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("web.yaml");
+    fs::write(
+        &path,
+        GOOD.replace("    portlb.io/address: 10.1.1.10\n", ""),
+    )
+    .unwrap();
+    let settings = Settings {
+        load_balancer_class: "portlb.io/portlb".to_owned(),
+        pools: vec!["web=10.1.1.128/25".parse().unwrap()],
+        ..Settings::default()
+    };
+    let report = check(&[path], settings);
+    let expected = Report {
+        services: 1,
+        ..Report::default()
+    };
+    assert_eq!(report, expected);
+}
+
+#[test]
+fn an_address_that_a_cluster_gave_is_not_missed_in_an_assumed_pool() {
+    let given = "\
+status:
+  conditions:
+  - type: portlb.io/Address
+    status: 'True'
+    reason: Allocated
+    message: 10.1.1.130
+    lastTransitionTime: 2026-11-21T00:00:00Z
+";
+    let kept = GOOD.replace("    portlb.io/address: 10.1.1.10\n", "") + given;
+    check_files(
+        &[("web.yaml", &kept)],
+        expect![[r#"
+            note: the Service shop/web has its address from an assumed pool, since no --address-pool is given; give it as the load balancer has it to check pools, too
+            1 Services
+        "#]],
+    );
+}
+
+#[test]
+fn what_is_wrong_is_told_in_the_order_of_the_documents() {
+    let wrong_value = GOOD.replace("scheduler: mh", "scheduler: maglev");
+    let wrong_type = GOOD
+        .replace("name: web", "name: api")
+        .replace("scheduler: mh", "minimum-healthy: 2")
+        .replace("  annotations", "  labels: {}\n  annotations");
+    let wrong_fields = GOOD
+        .replace("name: web", "name: a")
+        .replace("  type: LoadBalancer", "  typ: LoadBalancer\n  selectr: {}");
+    let wrong_weight = "\
+apiVersion: v1
+kind: Pod
+metadata: {name: p, namespace: shop, annotations: {portlb.io/weight: '-1'}}
+";
+    let all = format!("{wrong_value}---\n{wrong_weight}---\n{wrong_type}---\n{wrong_fields}");
+    let last = wrong_value.replace("name: web", "name: aa");
+    check_files(
+        &[("b.yaml", &all), ("a.yaml", &last)],
+        expect![[r#"
+        error b.yaml:8 (document 1): Service shop/web: annotation portlb.io/scheduler: "maglev" is not a scheduler; allowed are rr, wrr, lc, wlc, sh, mh, sed and nq
+        error b.yaml:17 (document 2): Pod shop/p: annotation portlb.io/weight: "-1" is not such a number; write 0 to 65535
+        error b.yaml:27 (document 3): Service shop/api: annotation portlb.io/minimum-healthy: 2 is not text; write it in quotes: "2"
+        error b.yaml:43 (document 4): Service shop/a: spec.typ: is not a field of this kind; remove it
+        error b.yaml:44 (document 4): Service shop/a: spec.selectr: is not a field of this kind; did you mean selector?
+        error a.yaml:8 (document 1): Service shop/aa: annotation portlb.io/scheduler: "maglev" is not a scheduler; allowed are rr, wrr, lc, wlc, sh, mh, sed and nq
+        2 Services
+    "#]],
     );
 }
 
@@ -175,10 +258,10 @@ fn lists_and_json_are_read_and_conflicts_are_found() {
     check_files(
         &[("list.json", list)],
         expect![[r#"
-        error list.json:2 (document 1): Pod default/p: annotation portlb.io/weight: "-1" is not such a number; write 0 to 65535
-        error list.json:1 (document 1): Service default/b: 10.1.1.1 belongs to the older Service default/a; choose another address, or write the annotation portlb.io/share-address with the same value on both, which share it where their ports differ
-        2 Services
-    "#]],
+            error list.json:1 (document 1): Service default/b: 10.1.1.1 belongs to the older Service default/a; choose another address, or write the annotation portlb.io/share-address with the same value on both, which share it where their ports differ
+            error list.json:2 (document 1): Pod default/p: annotation portlb.io/weight: "-1" is not such a number; write 0 to 65535
+            2 Services
+        "#]],
     );
 }
 

@@ -27,11 +27,10 @@ fn with_pools(pools: &[&str]) -> Settings {
 }
 
 fn inputs(manifests: &str) -> Vec<Input> {
-    let (mut read, mut errors) = (Vec::new(), Vec::new());
-    manifests::parse("test", manifests, &mut read, &mut errors);
-    assert_eq!(errors, []);
+    let mut read = Vec::new();
+    manifests::parse("test", manifests, &mut read);
     read.into_iter()
-        .map(|manifest| render::input(manifest.object))
+        .map(|manifest| render::input(manifest.unwrap().object))
         .collect()
 }
 
