@@ -1,15 +1,20 @@
 //! Who may connect, known to the listeners, so that a stranger costs the owner nothing.
 
-use std::{collections::HashSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 
-use crate::config::Configuration;
+use crate::{config::Configuration, md5_key::Md5Key};
 
 #[derive(Debug, Default)]
 pub(crate) struct Admission {
     addresses: HashSet<IpAddr>,
     prefixes: Vec<IpNet>,
+    /// What the connections from these prefixes have to be signed with; the longest prefix counts.
+    pub(crate) keys: BTreeMap<IpNet, Md5Key>,
 }
 
 impl Admission {
@@ -26,6 +31,7 @@ impl Admission {
                 .iter()
                 .flat_map(|group| group.prefixes.iter().copied())
                 .collect(),
+            keys: keys(configuration),
         }
     }
 
@@ -33,4 +39,23 @@ impl Admission {
         self.addresses.contains(&address)
             || self.prefixes.iter().any(|prefix| prefix.contains(&address))
     }
+}
+
+fn keys(configuration: &Configuration) -> BTreeMap<IpNet, Md5Key> {
+    let mut keys = BTreeMap::new();
+    for group in &configuration.groups {
+        let Some(key) = &group.session.md5_key else {
+            continue;
+        };
+        for prefix in &group.prefixes {
+            // Where two groups have the same prefix, its peers belong to the first.
+            keys.entry(prefix.trunc()).or_insert_with(|| key.clone());
+        }
+    }
+    for peer in configuration.peers.iter().filter(|peer| peer.passive) {
+        if let Some(key) = &peer.session.md5_key {
+            keys.insert(IpNet::from(peer.address.ip()), key.clone());
+        }
+    }
+    keys
 }

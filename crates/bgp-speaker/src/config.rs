@@ -11,6 +11,8 @@ use bgp_rib::{ExportPolicy, ImportPolicy};
 use bgp_session::{FamilySettings, InvalidSettings, Settings};
 use ipnet::IpNet;
 
+use crate::md5_key::Md5Key;
+
 /// What stays for the life of a speaker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SpeakerConfig {
@@ -88,6 +90,8 @@ pub struct SessionConfig {
     pub export: ExportPolicy,
     /// How long a peer is kept out that sent too many paths.
     pub maximum_paths_pause: Duration,
+    /// What all segments are signed with (RFC 2385); `None`: they are not.
+    pub md5_key: Option<Md5Key>,
 }
 
 /// Peers that cannot be served together.
@@ -122,6 +126,21 @@ pub enum InvalidConfiguration {
         /// Destination.
         remote: IpAddr,
     },
+    /// The kernel makes no exception within a prefix that it has a key for.
+    #[error(
+        "peer or group `{name}` has no key of TCP MD5, but {prefix} of group `{group}` has one, \
+         and {inside} lies within it"
+    )]
+    KeyMissing {
+        /// The peer or group.
+        name: String,
+        /// Its address or prefix.
+        inside: IpNet,
+        /// Where a key is demanded.
+        prefix: IpNet,
+        /// By whom.
+        group: String,
+    },
     /// No session can have these.
     #[error("peer or group `{name}`: {problem}")]
     Settings {
@@ -149,6 +168,7 @@ impl SessionConfig {
             import: ImportPolicy::default(),
             export: ExportPolicy::default(),
             maximum_paths_pause: Duration::from_secs(60),
+            md5_key: None,
         }
     }
 
@@ -236,6 +256,30 @@ impl Configuration {
                 return Err(InvalidConfiguration::GroupNameTwice(group.name.clone()));
             }
             validate_session(speaker, &group.session, &group.name)?;
+        }
+        self.validate_keys()
+    }
+
+    fn validate_keys(&self) -> Result<(), InvalidConfiguration> {
+        let peers = self.peers.iter().filter(|peer| peer.passive);
+        let peers = peers.map(|peer| (&peer.name, &peer.session, IpNet::from(peer.address.ip())));
+        let groups = self.groups.iter().flat_map(|group| {
+            let prefixes = group.prefixes.iter();
+            prefixes.map(|prefix| (&group.name, &group.session, *prefix))
+        });
+        let accepted: Vec<_> = peers.chain(groups.clone()).collect();
+        for (group, _, prefix) in groups.filter(|(_, session, _)| session.md5_key.is_some()) {
+            let without = accepted
+                .iter()
+                .find(|(_, session, inside)| session.md5_key.is_none() && prefix.contains(inside));
+            if let Some((name, _, inside)) = without {
+                return Err(InvalidConfiguration::KeyMissing {
+                    name: (*name).clone(),
+                    inside: *inside,
+                    prefix,
+                    group: group.clone(),
+                });
+            }
         }
         Ok(())
     }
@@ -338,6 +382,56 @@ mod tests {
         check(
             vec![impatient],
             "peer or group `10.0.0.2`: hold time 2 s: must be 0 or at least 3 s",
+        );
+    }
+
+    #[test]
+    fn who_lacks_a_key_within_a_prefix_that_has_one_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("key");
+        std::fs::write(&file, "secret").unwrap();
+        let key = Md5Key::read(&file).unwrap();
+        let group = |name: &str, prefix: &str, key: Option<&Md5Key>| GroupConfig {
+            name: name.to_owned(),
+            prefixes: vec![prefix.parse().unwrap()],
+            maximum_peers: 1,
+            session: SessionConfig {
+                md5_key: key.cloned(),
+                ..SessionConfig::new(None)
+            },
+        };
+        let check = |peers: Vec<PeerConfig>, groups: Vec<GroupConfig>, expected: &str| {
+            let keys = Configuration { peers, groups }.validate_keys();
+            let text = keys.map_or_else(|error| error.to_string(), |()| "usable".to_owned());
+            assert_eq!(text, expected);
+        };
+        let keyed = group("pods", "10.0.0.0/16", Some(&key));
+        let without = peer("10.0.0.2:179");
+        check(vec![peer("10.1.0.2:179")], vec![keyed.clone()], "usable");
+        check(
+            vec![without.clone()],
+            vec![keyed.clone()],
+            "peer or group `10.0.0.2` has no key of TCP MD5, but 10.0.0.0/16 of group `pods` has \
+             one, and 10.0.0.2/32 lies within it",
+        );
+        let mut with = without.clone();
+        with.session.md5_key = Some(key);
+        check(vec![with], vec![keyed.clone()], "usable");
+        let active = PeerConfig {
+            passive: false,
+            ..without
+        };
+        check(vec![active], vec![keyed.clone()], "usable");
+        check(
+            vec![],
+            vec![group("some", "10.0.1.0/24", None), keyed.clone()],
+            "peer or group `some` has no key of TCP MD5, but 10.0.0.0/16 of group `pods` has one, \
+             and 10.0.1.0/24 lies within it",
+        );
+        check(
+            vec![],
+            vec![group("all", "0.0.0.0/0", None), keyed],
+            "usable",
         );
     }
 }

@@ -43,6 +43,8 @@ mod connection;
 mod counters;
 mod deadlines;
 mod handle;
+mod listener_keys;
+mod md5_key;
 mod observe;
 mod owner;
 mod peer;
@@ -54,6 +56,7 @@ pub use config::{
 };
 pub use counters::{Counter, SpeakerCounters};
 pub use handle::{Changes, SpeakerGone, SpeakerHandle};
+pub use md5_key::{Md5Key, Md5KeyError};
 pub use observe::{Change, PathStatus, PeerStatus, RemovedPath, Table};
 pub use owner::{Speaker, SpeakerError};
 pub use socket::ListenError;

@@ -43,6 +43,8 @@ pub(crate) enum News {
     Accepted {
         stream: TcpStream,
         remote: SocketAddr,
+        /// By which it was admitted.
+        admission: Arc<Admission>,
     },
     Dialled {
         peer: PeerId,
@@ -257,8 +259,14 @@ impl Owner {
     fn hear(&mut self, news: News) {
         let now = Instant::now();
         match news {
-            News::Accepted { stream, remote } => {
-                if self.shutdown.is_none() {
+            News::Accepted {
+                stream,
+                remote,
+                admission,
+            } => {
+                // Whoever came before a change of the peers may lack the key of after it.
+                let is_up_to_date = admission.keys == self.admission.borrow().keys;
+                if self.shutdown.is_none() && is_up_to_date {
                     self.admit(stream, remote, now);
                 }
             }

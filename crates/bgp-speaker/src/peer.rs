@@ -151,9 +151,10 @@ impl Owner {
         };
         self.counters.dials.add(1);
         let (remote, local) = (peer.config.address, peer.config.local_address);
+        let key = peer.config.session.md5_key.clone();
         let news = self.news_sender.clone();
         let task = self.tasks.spawn(async move {
-            let result = socket::connect(remote, local).await;
+            let result = socket::connect(remote, local, key).await;
             let dialled = News::Dialled {
                 peer: id,
                 attempt,

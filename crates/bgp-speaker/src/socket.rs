@@ -13,11 +13,17 @@ use tokio::{
     sync::{mpsc, watch},
 };
 
-use crate::{admission::Admission, counters::SpeakerCounters, owner::News};
+use crate::{
+    admission::Admission,
+    counters::SpeakerCounters,
+    listener_keys::ListenerKeys,
+    md5_key::{self, Md5Key},
+    owner::News,
+};
 
 /// The kernel cuts it to `net.core.somaxconn`. Peers that all come at once, as after a restart,
 /// must not lose their SYN.
-const BACKLOG: i32 = 65535;
+pub(crate) const BACKLOG: i32 = 65535;
 
 /// Pause after a failed accept (out of file descriptors), which would otherwise repeat at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -51,22 +57,43 @@ pub(crate) fn listen(address: SocketAddr) -> Result<TcpListener, ListenError> {
     open().map_err(|source| ListenError { address, source })
 }
 
-/// Accepts for as long as the owner lives.
+/// Accepts for as long as the owner lives. Nobody is admitted before the key that is demanded of
+/// them is in force.
 pub(crate) async fn accept(
     listener: TcpListener,
-    admission: watch::Receiver<Arc<Admission>>,
+    mut admissions: watch::Receiver<Arc<Admission>>,
     counters: Arc<SpeakerCounters>,
     news: mpsc::Sender<News>,
 ) {
+    let mut admission = admissions.borrow().clone();
+    let mut keys = ListenerKeys::default();
     loop {
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            biased;
+            changed = admissions.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                admission = admissions.borrow_and_update().clone();
+                keys.apply(&listener, &admission.keys);
+                continue;
+            }
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
             Ok((stream, remote)) => {
-                if !admission.borrow().is_admitted(remote.ip()) {
+                let address = remote.ip();
+                if !admission.is_admitted(address) || keys.is_refused(address) {
                     counters.strangers_refused.add(1);
                     tracing::debug!(%remote, "connection of a stranger refused");
                     continue;
                 }
-                if news.send(News::Accepted { stream, remote }).await.is_err() {
+                let accepted = News::Accepted {
+                    stream,
+                    remote,
+                    admission: admission.clone(),
+                };
+                if news.send(accepted).await.is_err() {
                     return;
                 }
             }
@@ -78,11 +105,18 @@ pub(crate) async fn accept(
     }
 }
 
-pub(crate) async fn connect(remote: SocketAddr, local: Option<IpAddr>) -> io::Result<TcpStream> {
+pub(crate) async fn connect(
+    remote: SocketAddr,
+    local: Option<IpAddr>,
+    key: Option<Md5Key>,
+) -> io::Result<TcpStream> {
     let socket = match remote {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
+    if let Some(key) = key {
+        md5_key::set_for_only_peer(&socket, remote.ip(), &key)?;
+    }
     if let Some(local) = local {
         socket.bind(SocketAddr::new(local, 0))?;
     }
