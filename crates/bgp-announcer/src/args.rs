@@ -1,6 +1,6 @@
 //! What the user may type.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use bgp_packet::{Asn, Community, RouterId};
 use clap::Parser;
@@ -53,8 +53,9 @@ pub struct Args {
 
     /// A route reflector or router to announce to: ADDRESS, ADDRESS:PORT or [ADDRESS]:PORT, and
     /// after it, separated by commas, any of asn=NUMBER (default: --asn), name=NAME (default: the
-    /// address), source=ADDRESS (default: the kernel's choice). May be given several times; in the
-    /// environment several are separated by spaces
+    /// address), source=ADDRESS (default: the kernel's choice), md5-key-file=FILE (default:
+    /// that of all peers). May be given several times; in the environment several are separated by
+    /// spaces
     #[arg(
         long = "peer",
         env = "PORTLB_PEER",
@@ -63,6 +64,12 @@ pub struct Args {
         required = true
     )]
     pub peers: Vec<PeerFlag>,
+
+    /// File with the key that every peer has, too: all segments of the sessions are signed with it
+    /// (TCP MD5, RFC 2385). One line of 1 to 80 bytes. No address may be translated on the way to
+    /// the peers, or no session comes up. Default: sessions are not signed
+    #[arg(long, env = "PORTLB_MD5_KEY_FILE", value_name = "FILE")]
+    pub md5_key_file: Option<PathBuf>,
 
     /// Prefixes that service addresses may lie in, separated by commas, IPv4 and IPv6. Nothing
     /// else is ever announced

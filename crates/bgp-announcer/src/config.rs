@@ -2,13 +2,14 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::Path,
     time::Duration,
 };
 
 use bgp_packet::{ClusterId, IpNet, RouterId};
 use bgp_rib::{ExportPolicy, ImportPolicy};
-use bgp_speaker::{Configuration, PeerConfig, SessionConfig, SpeakerConfig};
-use daemon_runtime::{ConfigError, ListenAddress, Target, parse_duration};
+use bgp_speaker::{Configuration, Md5Key, PeerConfig, SessionConfig, SpeakerConfig};
+use daemon_runtime::{ConfigError, ListenAddress, Target, in_words, parse_duration};
 
 use crate::{
     args::Args,
@@ -267,13 +268,16 @@ fn peers(args: &Args) -> Result<Configuration, ConfigError> {
             )));
         }
     }
+    let key_of_all = md5_key("--md5-key-file", args.md5_key_file.as_deref())?;
     let peer = |flag: &PeerFlag| {
+        let own_key = md5_key("--peer: md5-key-file", flag.md5_key_file.as_deref())?;
         let session = SessionConfig {
             hold_time_seconds,
             connect_retry_maximum: CONNECT_RETRY_MAXIMUM,
             // It announces; what others announce is of no use to it.
             import: ImportPolicy::default(),
             export: ExportPolicy::send_all(),
+            md5_key: own_key.or_else(|| key_of_all.clone()),
             ..SessionConfig::new(Some(flag.asn.unwrap_or(args.asn)))
         };
         let mut peer = PeerConfig::new(flag.address, session);
@@ -282,12 +286,17 @@ fn peers(args: &Args) -> Result<Configuration, ConfigError> {
         if let Some(name) = &flag.name {
             peer.name.clone_from(name);
         }
-        peer
+        Ok(peer)
     };
     Ok(Configuration {
-        peers: args.peers.iter().map(peer).collect(),
+        peers: args.peers.iter().map(peer).collect::<Result<_, _>>()?,
         groups: Vec::new(),
     })
+}
+
+fn md5_key(flag: &str, file: Option<&Path>) -> Result<Option<Md5Key>, ConfigError> {
+    let key = file.map(Md5Key::read).transpose();
+    key.map_err(|problem| ConfigError(format!("{flag}: {}", in_words(&problem))))
 }
 
 fn hold_time_seconds(text: &str) -> Result<u16, ConfigError> {

@@ -1,7 +1,8 @@
-//! `--peer ADDRESS[:PORT][,asn=NUMBER][,name=NAME][,source=ADDRESS]`.
+//! `--peer ADDRESS[:PORT][,asn=NUMBER][,name=NAME][,source=ADDRESS][,md5-key-file=FILE]`.
 
 use std::{
     net::{IpAddr, SocketAddr},
+    path::PathBuf,
     str::FromStr,
 };
 
@@ -21,6 +22,8 @@ pub struct PeerFlag {
     pub name: Option<String>,
     /// Source address of the connection.
     pub source: Option<IpAddr>,
+    /// Where its key is, if it is not that of all peers.
+    pub md5_key_file: Option<PathBuf>,
 }
 
 impl FromStr for PeerFlag {
@@ -33,6 +36,7 @@ impl FromStr for PeerFlag {
             asn: None,
             name: None,
             source: None,
+            md5_key_file: None,
         };
         for field in fields {
             peer.set(field)?;
@@ -43,8 +47,12 @@ impl FromStr for PeerFlag {
 
 impl PeerFlag {
     fn set(&mut self, field: &str) -> Result<(), String> {
-        let not_understood =
-            || format!("`{field}` is not understood: use asn=NUMBER, name=NAME or source=ADDRESS");
+        let not_understood = || {
+            format!(
+                "`{field}` is not understood: use asn=NUMBER, name=NAME, source=ADDRESS or \
+                 md5-key-file=FILE"
+            )
+        };
         let (key, value) = field.split_once('=').ok_or_else(not_understood)?;
         match key {
             "asn" => {
@@ -63,6 +71,7 @@ impl PeerFlag {
                 let problem = |_| format!("source `{value}` is no IP address");
                 self.source = Some(value.parse().map_err(problem)?);
             }
+            "md5-key-file" => self.md5_key_file = Some(value.into()),
             _ => return Err(not_understood()),
         }
         Ok(())
@@ -102,8 +111,11 @@ mod tests {
                 asn,
                 name,
                 source,
+                md5_key_file,
             } = peer;
-            format!("{address} {asn:?} {name:?} {source:?}")
+            let key = md5_key_file.map(|file| format!(" {}", file.display()));
+            let key = key.unwrap_or_default();
+            format!("{address} {asn:?} {name:?} {source:?}{key}")
         });
         assert_eq!(parsed.as_deref().map_err(String::as_str), expected);
     }
@@ -121,6 +133,10 @@ mod tests {
             "192.0.2.2,asn=64513,name=tor-a,source=192.0.2.9",
             Ok("192.0.2.2:179 Some(Asn(64513)) Some(\"tor-a\") Some(192.0.2.9)"),
         );
+        check(
+            "192.0.2.2,md5-key-file=/run/secrets/key",
+            Ok("192.0.2.2:179 None None None /run/secrets/key"),
+        );
     }
 
     #[test]
@@ -136,7 +152,10 @@ mod tests {
         check("192.0.2.2:0", Err("nobody can be reached at 192.0.2.2:0"));
         check(
             "192.0.2.2,as=1",
-            Err("`as=1` is not understood: use asn=NUMBER, name=NAME or source=ADDRESS"),
+            Err(
+                "`as=1` is not understood: use asn=NUMBER, name=NAME, source=ADDRESS or \
+                 md5-key-file=FILE",
+            ),
         );
         check(
             "192.0.2.2,asn=0",

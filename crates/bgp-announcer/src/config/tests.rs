@@ -157,3 +157,40 @@ fn an_unusable_flag_is_refused_with_what_is_allowed() {
          a pod or node cannot be a service address; give ranges apart from it",
     );
 }
+
+#[test]
+fn a_peer_has_its_own_key_or_that_of_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    for name in ["all", "own"] {
+        std::fs::write(file(name), name).unwrap();
+    }
+    let (all, own) = (file("all"), file("own"));
+    let peers = format!("--peer=192.0.2.2 192.0.2.3,md5-key-file={own}");
+    let config = resolve(&[&peers, &format!("--md5-key-file={all}")]).unwrap();
+    let keys = config
+        .peers
+        .peers
+        .iter()
+        .map(|peer| peer.session.md5_key.clone());
+    let read = |path: &str| Some(Md5Key::read(path.as_ref()).unwrap());
+    assert_eq!(Vec::from_iter(keys), [read(&all), read(&own)]);
+    let config = resolve(&[&peers]).unwrap();
+    assert_eq!(config.peers.peers[0].session.md5_key, None);
+    assert!(!format!("{config:?}").contains("own\""), "{config:?}");
+
+    for (flag, name) in [
+        (format!("--md5-key-file={}", file("none")), "--md5-key-file"),
+        (
+            format!("--peer=192.0.2.2,md5-key-file={}", file("none")),
+            "--peer: md5-key-file",
+        ),
+    ] {
+        let expected = format!(
+            "{name}: cannot read {}, which must be a file with the key of the peers that this \
+             user may read: No such file or directory (os error 2)",
+            file("none")
+        );
+        check_refused(&[&flag], &expected);
+    }
+}
