@@ -1,4 +1,5 @@
-//! What a configuration file means. Pure; each refusal has its place. Reference:
+//! What a configuration file means. Pure but for the files of keys that it names; each refusal has
+//! its place. Reference:
 //! `docs/route-reflector.md`.
 
 mod document;
@@ -11,7 +12,7 @@ use std::{
 };
 
 use bgp_packet::RouterId;
-use bgp_speaker::{Configuration, SpeakerConfig};
+use bgp_speaker::{Configuration, Md5Key, Md5KeyError, SpeakerConfig};
 use daemon_runtime::{
     ConfigError, ListenAddress,
     config_file::{self, FileError, Problem},
@@ -21,6 +22,9 @@ use daemon_runtime::{
 use crate::args::Args;
 
 const LEAST: &str = "apiVersion: portlb.io/v1, kind: RouteReflector, asn and routerId, a line each";
+
+/// Gives the key that a file holds.
+pub type ReadKey<'a> = dyn Fn(&Path) -> Result<Md5Key, Md5KeyError> + 'a;
 
 /// A whole, valid configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,13 +104,13 @@ impl Settings {
     }
 }
 
-/// Reads a configuration file.
+/// Reads a configuration file, and the files of keys that it names.
 ///
 /// # Errors
 /// Says what is wrong with it, where, and what to write instead.
 pub fn load(path: &Path, overrides: &Overrides) -> Result<Config, FileError> {
     let text = config_file::read(path)?;
-    parse(&text, overrides).map_err(|problem| FileError::Content {
+    parse(&text, overrides, &Md5Key::read).map_err(|problem| FileError::Content {
         path: path.to_owned(),
         problem,
     })
@@ -116,8 +120,8 @@ pub fn load(path: &Path, overrides: &Overrides) -> Result<Config, FileError> {
 ///
 /// # Errors
 /// Says what is wrong with it, where, and what to write instead.
-pub fn parse(text: &str, overrides: &Overrides) -> Result<Config, Problem> {
-    resolve::resolve(&config_file::parse(text, LEAST)?, overrides)
+pub fn parse(text: &str, overrides: &Overrides, read_key: &ReadKey<'_>) -> Result<Config, Problem> {
+    resolve::resolve(&config_file::parse(text, LEAST)?, overrides, read_key)
 }
 
 #[cfg(test)]

@@ -66,6 +66,7 @@ pub(super) struct PeerGroup {
     pub(super) export_prefixes: Option<Prefixes>,
     #[serde(default)]
     pub(super) next_hop_self: bool,
+    pub(super) md5_key_file: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -78,6 +79,7 @@ pub(super) struct Peer {
     pub(super) group: Spanned<String>,
     #[serde(default)]
     pub(super) connection: ConnectionSide,
+    pub(super) md5_key_file: Option<Spanned<String>>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]

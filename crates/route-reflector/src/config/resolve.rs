@@ -3,19 +3,24 @@
 use std::{
     collections::HashMap,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::Path,
 };
 
 use bgp_packet::{AddPathMode, Asn, ClusterId, Family, RouterId};
 use bgp_rib::{ExportPolicy, ImportPolicy, PrefixFilter, PrefixRule};
 use bgp_session::FamilySettings;
 use bgp_speaker::{
-    Configuration, GroupConfig, InvalidConfiguration, PeerConfig, SessionConfig, SpeakerConfig,
+    Configuration, GroupConfig, InvalidConfiguration, Md5Key, PeerConfig, SessionConfig,
+    SpeakerConfig,
 };
-use daemon_runtime::config_file::{self, Place, Problem};
+use daemon_runtime::{
+    config_file::{self, Place, Problem},
+    in_words,
+};
 use serde_saphyr::Spanned;
 
 use super::{
-    Config, Overrides,
+    Config, Overrides, ReadKey,
     document::{self, AddPath, ConnectionSide, Document, FamilyName, Prefixes, Role},
 };
 
@@ -33,12 +38,16 @@ fn refuse<T>(value: &Spanned<T>, message: String) -> Problem {
     }
 }
 
-pub(super) fn resolve(document: &Document, overrides: &Overrides) -> Result<Config, Problem> {
+pub(super) fn resolve(
+    document: &Document,
+    overrides: &Overrides,
+    read_key: &ReadKey<'_>,
+) -> Result<Config, Problem> {
     let local_asn = asn("asn", &document.asn)?;
     let speaker = speaker(document, local_asn, overrides)?;
     let mut groups = HashMap::new();
     for group in &document.peer_groups {
-        let (name, config) = resolve_group(local_asn, group)?;
+        let (name, config) = resolve_group(local_asn, group, read_key)?;
         if groups.insert(name.value.clone(), config).is_some() {
             let message = format!(
                 "peerGroups: the name `{}` is given twice; rename one",
@@ -51,7 +60,7 @@ pub(super) fn resolve(document: &Document, overrides: &Overrides) -> Result<Conf
     let peers = document
         .peers
         .iter()
-        .map(|peer| resolve_peer(&peer.value, &groups))
+        .map(|peer| resolve_peer(&peer.value, &groups, read_key))
         .collect::<Result<Vec<_>, _>>()?;
     let in_order = |group: &Spanned<document::PeerGroup>| groups.remove(&group.value.name.value);
     let groups = document.peer_groups.iter().filter_map(in_order).collect();
@@ -76,6 +85,10 @@ fn unservable(document: &Document, problem: &InvalidConfiguration) -> Problem {
         InvalidConfiguration::AddressTwice { second, .. } => (
             last(second).and_then(|peer| Place::of(&peer.value.address)),
             "; leave one of them out",
+        ),
+        InvalidConfiguration::KeyMissing { name, .. } => (
+            last(name).and_then(|peer| Place::of(&peer.value.address)),
+            "; give it an md5KeyFile too, or let only the reflector connect (connection: active)",
         ),
         InvalidConfiguration::GroupNameTwice(_)
         | InvalidConfiguration::NeitherActiveNorPassive(_)
@@ -175,10 +188,11 @@ fn positive(field: &str, value: Option<&Spanned<u32>>, default: u32) -> Result<u
     Ok(value.value)
 }
 
-fn resolve_group(
+fn resolve_group<'a>(
     local_asn: Asn,
-    entry: &Spanned<document::PeerGroup>,
-) -> Result<(&Spanned<String>, GroupConfig), Problem> {
+    entry: &'a Spanned<document::PeerGroup>,
+    read_key: &ReadKey<'_>,
+) -> Result<(&'a Spanned<String>, GroupConfig), Problem> {
     let group = &entry.value;
     let name = name("peerGroups.name", &group.name)?;
     let peer_asn = match &group.asn {
@@ -210,6 +224,7 @@ fn resolve_group(
         families: families(group)?,
         import,
         export,
+        md5_key: md5_key(group.md5_key_file.as_ref(), read_key)?,
         ..SessionConfig::new(Some(peer_asn))
     };
     let maximum_peers = positive(
@@ -228,6 +243,27 @@ fn resolve_group(
         session,
     };
     Ok((name, config))
+}
+
+fn md5_key(
+    file: Option<&Spanned<String>>,
+    read_key: &ReadKey<'_>,
+) -> Result<Option<Md5Key>, Problem> {
+    let Some(file) = file else {
+        return Ok(None);
+    };
+    let path = Path::new(&file.value);
+    if !path.is_absolute() {
+        let message = format!(
+            "md5KeyFile: {:?} is not a whole path; write one from the root on, such as \
+             /run/secrets/bgp-tcp-md5/key",
+            file.value
+        );
+        return Err(refuse(file, message));
+    }
+    let key = read_key(path);
+    key.map(Some)
+        .map_err(|problem| refuse(file, format!("md5KeyFile: {}", in_words(&problem))))
 }
 
 fn is_client(entry: &Spanned<document::PeerGroup>, is_internal: bool) -> Result<bool, Problem> {
@@ -352,6 +388,7 @@ fn refuse_overlaps(document: &Document) -> Result<(), Problem> {
 fn resolve_peer(
     peer: &document::Peer,
     groups: &HashMap<String, GroupConfig>,
+    read_key: &ReadKey<'_>,
 ) -> Result<PeerConfig, Problem> {
     let name = name("peers.name", &peer.name)?;
     let Some(group) = groups.get(&peer.group.value) else {
@@ -390,6 +427,10 @@ fn resolve_peer(
         );
         return Err(refuse(local, message));
     }
+    let mut session = group.session.clone();
+    if let Some(key) = md5_key(peer.md5_key_file.as_ref(), read_key)? {
+        session.md5_key = Some(key);
+    }
     Ok(PeerConfig {
         name: name.value.clone(),
         address: SocketAddr::new(address, port),
@@ -397,6 +438,6 @@ fn resolve_peer(
         active: peer.connection != ConnectionSide::Passive,
         passive: peer.connection != ConnectionSide::Active,
         group: Some(group.name.clone()),
-        session: group.session.clone(),
+        session,
     })
 }

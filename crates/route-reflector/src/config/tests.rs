@@ -8,7 +8,7 @@ const HEAD: &str = "apiVersion: portlb.io/v1\nkind: RouteReflector\nasn: 64512\n
                     routerId: 192.0.2.10\n";
 
 fn parse(text: &str) -> Result<Config, Problem> {
-    super::parse(text, &Overrides::default())
+    super::parse(text, &Overrides::default(), &Md5Key::read)
 }
 
 fn with_head(text: &str) -> String {
@@ -280,6 +280,51 @@ fn peers_take_their_settings_from_a_group() {
 }
 
 #[test]
+fn a_peer_has_its_own_key_or_that_of_its_group() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    for name in ["group", "own"] {
+        std::fs::write(file(name), name).unwrap();
+    }
+    let (of_group, own) = (file("group"), file("own"));
+    let groups = format!(
+        "peerGroups:\n- {{name: routers, role: non-client, dynamicPrefixes: [192.0.2.0/24],\n   \
+         md5KeyFile: {of_group}}}\n- {{name: others, role: client}}\npeers:\n"
+    );
+    let text = format!(
+        "{groups}- {{name: r, address: 192.0.2.1, group: routers}}\n- {{name: s, address: \
+         192.0.2.2, group: routers, md5KeyFile: {own}}}\n- {{name: t, address: 192.0.3.1, group: \
+         others}}\n"
+    );
+    let config = parse(&with_head(&text)).unwrap();
+    let read = |path: &str| Some(Md5Key::read(path.as_ref()).unwrap());
+    assert_eq!(config.peers.groups[0].session.md5_key, read(&of_group));
+    let keys = config
+        .peers
+        .peers
+        .iter()
+        .map(|peer| peer.session.md5_key.clone());
+    assert_eq!(Vec::from_iter(keys), [read(&of_group), read(&own), None]);
+
+    check_refused(
+        &format!("{groups}- {{name: r, address: 192.0.2.1, group: others}}\n"),
+        "10:22: peer or group `r` has no key of TCP MD5, but 192.0.2.0/24 of group `routers` has \
+         one, and 192.0.2.1/32 lies within it; give it an md5KeyFile too, or let only the \
+         reflector connect (connection: active)",
+    );
+    check_refused(
+        "peerGroups:\n- {name: lb, role: client, md5KeyFile: key}\n",
+        "6:40: md5KeyFile: \"key\" is not a whole path; write one from the root on, such as \
+         /run/secrets/bgp-tcp-md5/key",
+    );
+    check_refused(
+        "peerGroups:\n- {name: lb, role: client, md5KeyFile: /nowhere/key}\n",
+        "6:40: md5KeyFile: cannot read /nowhere/key, which must be a file with the key of the \
+         peers that this user may read: No such file or directory (os error 2)",
+    );
+}
+
+#[test]
 fn flags_take_the_place_of_what_the_file_says() {
     let overrides = Overrides {
         listen: vec!["127.0.0.1:1179".parse().unwrap()],
@@ -287,7 +332,9 @@ fn flags_take_the_place_of_what_the_file_says() {
     };
     let without = HEAD.replace("routerId: 192.0.2.10\n", "");
     for text in [HEAD, &without] {
-        let speaker = super::parse(text, &overrides).unwrap().speaker;
+        let speaker = super::parse(text, &overrides, &Md5Key::read)
+            .unwrap()
+            .speaker;
         assert_eq!(speaker.listen, overrides.listen);
         assert_eq!(speaker.router_id.to_string(), "192.0.2.77");
         assert_eq!(speaker.cluster_id.to_string(), "192.0.2.77");
