@@ -6,3 +6,4 @@ pub(crate) mod network;
 mod policy;
 mod routers;
 mod sessions;
+mod signed;

@@ -65,6 +65,9 @@ fn write_peer(text: &mut String, speaker: &Speaker, peer: &Peer) {
             let _ = writeln!(text, "  neighbor range {range} as {};", peer.asn);
         }
     }
+    if let Some(password) = &peer.password {
+        let _ = writeln!(text, "  password \"{password}\";");
+    }
     if peer.is_passive {
         text.push_str("  passive;\n");
     }

@@ -14,10 +14,14 @@ pub(super) fn config(speaker: &Speaker) -> String {
         let (Remote::Address(address), asn) = (peer.remote, peer.asn) else {
             continue;
         };
+        let password = match &peer.password {
+            Some(password) => format!("md5-password \"{password}\";"),
+            None => String::new(),
+        };
         let _ = write!(
             text,
             "neighbor {address} {{\n  router-id {};\n  local-address {};\n  local-as {};\n  \
-             peer-as {asn};\n  hold-time {HOLD_TIME_SECONDS};\n  \
+             peer-as {asn};\n  hold-time {HOLD_TIME_SECONDS};\n  {password}\n  \
              family {{ ipv4 unicast; ipv6 unicast; }}\n  static {{\n",
             speaker.router_id, speaker.local, speaker.asn
         );

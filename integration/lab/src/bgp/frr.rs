@@ -31,6 +31,9 @@ pub(super) fn config(speaker: &Speaker) -> String {
             }
         };
         let _ = writeln!(text, " neighbor {name} remote-as {}", peer.asn);
+        if let Some(password) = &peer.password {
+            let _ = writeln!(text, " neighbor {name} password {password}");
+        }
         if let Remote::Range(range) = peer.remote {
             let _ = writeln!(text, " bgp listen range {range} peer-group {name}");
         } else {

@@ -25,9 +25,13 @@ pub(super) fn config(speaker: &Speaker) -> String {
                 format!("peer-group-name = \"{}\"", peer.name),
             ),
         };
+        let password = match &peer.password {
+            Some(password) => format!("auth-password = \"{password}\"\n"),
+            None => String::new(),
+        };
         let _ = write!(
             text,
-            "[[{table}]]\n[{table}.config]\n{identity}\npeer-as = {}\n\
+            "[[{table}]]\n[{table}.config]\n{identity}\npeer-as = {}\n{password}\
              [{table}.timers.config]\nhold-time = {HOLD_TIME_SECONDS}\nkeepalive-interval = {}\n\
              connect-retry = 1\nidle-hold-time-after-reset = 1\n[{table}.transport.config]\nlocal-address = \"{}\"\n",
             peer.asn,

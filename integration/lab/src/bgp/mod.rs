@@ -62,6 +62,8 @@ pub struct Peer {
     pub add_path: AddPath,
     /// Whether we only wait for its connection; always so for a range.
     pub is_passive: bool,
+    /// Key of TCP MD5 (RFC 2385).
+    pub password: Option<String>,
 }
 
 /// Where a peer is.
@@ -162,6 +164,7 @@ impl Peer {
             is_client: false,
             add_path: AddPath::No,
             is_passive: false,
+            password: None,
         }
     }
 
@@ -189,6 +192,12 @@ impl Peer {
     /// It dials us.
     pub fn passive(mut self) -> Self {
         self.is_passive = true;
+        self
+    }
+
+    /// Signs its session.
+    pub fn password(mut self, password: &str) -> Self {
+        self.password = Some(password.to_owned());
         self
     }
 }

@@ -99,3 +99,17 @@ fn a_router_installs_all_paths_and_announces_nothing() {
     );
     check(Program::Frr, &router, &["maximum-paths ibgp 64"]);
 }
+
+#[test]
+fn every_program_signs_with_its_password() {
+    let peer = Peer::new("reflector", "10.0.1.21".parse().unwrap()).password("secret");
+    let speaker = Speaker::new("10.2.1.2".parse().unwrap(), "10.2.1.2".parse().unwrap()).peer(peer);
+    for (program, line) in [
+        (Program::Bird, "password \"secret\";"),
+        (Program::Frr, "neighbor 10.0.1.21 password secret"),
+        (Program::GoBgp, "auth-password = \"secret\""),
+        (Program::ExaBgp, "md5-password \"secret\";"),
+    ] {
+        check(program, &speaker, &[line]);
+    }
+}

@@ -13,7 +13,7 @@ use lab::{Process, Signal, daemons};
 use super::network::{Network, Place, SERVICE, SERVICE6, prefix};
 use crate::expect::{SOON, eventually};
 
-const ANNOUNCER: Place = Place::Client(1);
+pub(super) const ANNOUNCER: Place = Place::Client(1);
 /// What reflects, and in the order of the reflectors' names at the router.
 const REFLECTOR: [(Place, Program); 3] = [
     (Place::Router(1), Program::Bird),
@@ -56,7 +56,8 @@ fn start(name: &str) -> Result<Swap> {
     let also = [prefix(SERVICE6)];
     let data_plane = StandInDataPlane::start_with(&host, Heartbeats::Sent, &also)?;
     data_plane.set(MissingStep::Unspecified, "");
-    let announcer = host.start("bgp-announcer", announcer()?)?;
+    let peers = REFLECTOR.map(|(place, _)| place.address().to_string());
+    let announcer = host.start("bgp-announcer", announcer(&peers)?)?;
     Ok(Swap {
         announcer,
         data_plane,
@@ -66,7 +67,8 @@ fn start(name: &str) -> Result<Swap> {
     })
 }
 
-fn announcer() -> Result<Command> {
+/// For [`ANNOUNCER`].
+pub(super) fn announcer(peers: &[String]) -> Result<Command> {
     let mut command = daemons::command("bgp-announcer")?;
     let address = ANNOUNCER.address().to_string();
     let next_hops = format!("{address},{}", ANNOUNCER.address6());
@@ -85,8 +87,8 @@ fn announcer() -> Result<Command> {
     for (flag, value) in flags {
         command.args([flag, &value]);
     }
-    for (place, _) in REFLECTOR {
-        command.args(["--peer", &place.address().to_string()]);
+    for peer in peers {
+        command.args(["--peer", peer]);
     }
     Ok(command)
 }

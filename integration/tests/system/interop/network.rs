@@ -101,7 +101,12 @@ impl Place {
 
     /// A client that announces the service in both families, itself as the next hop.
     pub(crate) fn client(self) -> Speaker {
-        self.speaker()
+        self.client_of(Peer::new("reflector", REFLECTOR.into()))
+    }
+
+    /// The same of this peer.
+    pub(crate) fn client_of(self, peer: Peer) -> Speaker {
+        self.speaker_of(peer)
             .announce(prefix(SERVICE), self.address().into())
             .announce(prefix(SERVICE6), self.address6().into())
     }
@@ -211,6 +216,11 @@ impl Reflector {
     /// Writes another file and has it read.
     pub(crate) fn reload(&self, text: &str) -> Result<()> {
         self.host.write("reflector.yaml", text)?;
+        self.read_again()
+    }
+
+    /// Has the file read.
+    pub(crate) fn read_again(&self) -> Result<()> {
         self.process.signal(Signal::SIGHUP)
     }
 
