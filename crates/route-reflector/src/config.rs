@@ -4,6 +4,7 @@
 
 mod document;
 mod resolve;
+mod session;
 
 use std::{
     net::SocketAddr,

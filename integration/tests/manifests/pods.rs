@@ -1,8 +1,10 @@
 //! No pod has a privilege that is not written down here.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
-use crate::rendered::{Container, Pod, everything, list, text};
+use crate::rendered::{Container, Pod, component, everything, list, text};
 
 /// Programs that set the kernel's network, and so are user 0 with `NET_ADMIN`.
 const NET_ADMIN: &[&str] = &["ipvs-programmer", "node-router", "tunnel-init"];
@@ -156,10 +158,55 @@ fn the_announcer_and_the_node_router_share_a_group_for_their_socket() {
                 container.name
             );
             let mounts = list(&container.value["volumeMounts"]).iter();
-            let folders: Vec<&str> = mounts.map(|mount| text(&mount["mountPath"])).collect();
-            assert_eq!(folders, ["/run/portlb"], "{}", container.name);
+            let mut folders = mounts.map(|mount| text(&mount["mountPath"]));
+            assert!(
+                folders.any(|one| one == "/run/portlb"),
+                "{}",
+                container.name
+            );
         }
     });
+}
+
+#[test]
+fn the_key_of_tcp_md5_reaches_those_that_sign_and_nobody_else() {
+    const SECRET: &str = "bgp-tcp-md5";
+    let mut signing = BTreeSet::new();
+    for base in ["load-balancer", "route-reflector"] {
+        let rendered = component("tcp-md5", base);
+        for pod in rendered.pods() {
+            let volumes = list(&pod.spec["volumes"]).iter();
+            let mut secrets = volumes.filter(|volume| !volume["secret"].is_null());
+            let secret = &secrets.next().unwrap()["secret"];
+            assert_eq!(secret["secretName"], SECRET, "{}", pod.name);
+            // Owner and group read it, nobody else, and nobody writes to it.
+            assert_eq!(secret["defaultMode"], 0o440, "{}", pod.name);
+            assert!(secrets.next().is_none(), "{}", pod.name);
+            for container in pod.containers() {
+                let mounts = list(&container.value["volumeMounts"]).iter();
+                let mut mounts = mounts.filter(|mount| mount["name"] == SECRET);
+                let Some(mount) = mounts.next() else {
+                    continue;
+                };
+                assert_eq!(mount["readOnly"], true, "{}", container.name);
+                let folder = text(&mount["mountPath"]);
+                assert_eq!(folder, format!("/run/secrets/{SECRET}"));
+                let group = &pod.spec["securityContext"]["fsGroup"];
+                assert_eq!(effective(&pod, &container, "runAsGroup"), group);
+                let variables = list(&container.value["env"]).iter();
+                let mut files = variables.filter(|one| one["name"] == "PORTLB_MD5_KEY_FILE");
+                let file = files.next().map(|one| text(&one["value"]).to_owned());
+                let expected = (base == "load-balancer").then(|| format!("{folder}/key"));
+                assert_eq!(file, expected, "{}", container.name);
+                signing.insert(container.program.to_owned());
+            }
+        }
+        assert_eq!(rendered.of_kind("Secret").count(), 0, "a known key is none");
+    }
+    assert_eq!(
+        Vec::from_iter(signing),
+        ["bgp-announcer", "route-reflector"]
+    );
 }
 
 #[test]

@@ -51,19 +51,20 @@ pub(crate) fn everything() -> &'static [Rendered] {
     &EVERYTHING
 }
 
-/// All that there are, each on the base that it changes, in the order of their names.
+/// All that there are, each on the bases that it changes, in the order of their names.
 pub(crate) fn each_component() -> impl Iterator<Item = Rendered> {
     let folders = std::fs::read_dir(manifests().join("components")).unwrap();
     let names = folders.map(|folder| folder.unwrap().file_name().into_string().unwrap());
     let names: BTreeSet<String> = names.collect();
     assert!(names.len() > 5, "{names:?}");
-    names.into_iter().map(|name| {
-        let base = if name.ends_with("route-reflector") {
-            "route-reflector"
-        } else {
-            "load-balancer"
+    names.into_iter().flat_map(|name| {
+        let bases: &[&str] = match name.as_str() {
+            "tcp-md5" => &["load-balancer", "route-reflector"],
+            name if name.ends_with("route-reflector") => &["route-reflector"],
+            _ => &["load-balancer"],
         };
-        component(&name, base)
+        let on_each = bases.iter().map(|base| component(&name, base));
+        on_each.collect::<Vec<_>>()
     })
 }
 

@@ -3,35 +3,27 @@
 use std::{
     collections::HashMap,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::Path,
 };
 
-use bgp_packet::{AddPathMode, Asn, ClusterId, Family, RouterId};
-use bgp_rib::{ExportPolicy, ImportPolicy, PrefixFilter, PrefixRule};
-use bgp_session::FamilySettings;
+use bgp_packet::{Asn, ClusterId, RouterId};
+use bgp_rib::{ExportPolicy, ImportPolicy};
 use bgp_speaker::{
-    Configuration, GroupConfig, InvalidConfiguration, Md5Key, PeerConfig, SessionConfig,
-    SpeakerConfig,
+    Configuration, GroupConfig, InvalidConfiguration, PeerConfig, SessionConfig, SpeakerConfig,
 };
-use daemon_runtime::{
-    config_file::{self, Place, Problem},
-    in_words,
-};
+use daemon_runtime::config_file::{self, Place, Problem};
 use serde_saphyr::Spanned;
 
 use super::{
     Config, Overrides, ReadKey,
-    document::{self, AddPath, ConnectionSide, Document, FamilyName, Prefixes, Role},
+    document::{self, ConnectionSide, Document},
+    session::{families, hold_time, is_client, md5_key, prefix_filter},
 };
 
-/// A silent peer is given up after this. The 90 s that RFC 4271 section 10 suggests leave a dead
-/// load-balancer pod in the router's table far too long.
-const DEFAULT_HOLD_TIME_SECONDS: u16 = 9;
 const DEFAULT_MAXIMUM_PEERS: u32 = 1000;
 const DEFAULT_MAXIMUM_PATHS: u32 = 1000;
 const BGP_PORT: u16 = 179;
 
-fn refuse<T>(value: &Spanned<T>, message: String) -> Problem {
+pub(super) fn refuse<T>(value: &Spanned<T>, message: String) -> Problem {
     Problem {
         place: Place::of(value),
         message,
@@ -243,121 +235,6 @@ fn resolve_group<'a>(
         session,
     };
     Ok((name, config))
-}
-
-fn md5_key(
-    file: Option<&Spanned<String>>,
-    read_key: &ReadKey<'_>,
-) -> Result<Option<Md5Key>, Problem> {
-    let Some(file) = file else {
-        return Ok(None);
-    };
-    let path = Path::new(&file.value);
-    if !path.is_absolute() {
-        let message = format!(
-            "md5KeyFile: {:?} is not a whole path; write one from the root on, such as \
-             /run/secrets/bgp-tcp-md5/key",
-            file.value
-        );
-        return Err(refuse(file, message));
-    }
-    let key = read_key(path);
-    key.map(Some)
-        .map_err(|problem| refuse(file, format!("md5KeyFile: {}", in_words(&problem))))
-}
-
-fn is_client(entry: &Spanned<document::PeerGroup>, is_internal: bool) -> Result<bool, Problem> {
-    let group = &entry.value.name.value;
-    match (&entry.value.role, is_internal) {
-        (Some(role), true) => Ok(role.value == Role::Client),
-        (None, false) => Ok(false),
-        (None, true) => {
-            let message = format!(
-                "role: missing in peer group `{group}`; write client for load-balancer pods (their \
-                 paths go to everybody), non-client for other reflectors and routers"
-            );
-            Err(refuse(entry, message))
-        }
-        (Some(role), false) => {
-            let message = format!(
-                "role: peer group `{group}` is of another AS, and only internal peers have a role; \
-                 leave the field out"
-            );
-            Err(refuse(role, message))
-        }
-    }
-}
-
-fn hold_time(value: Option<&Spanned<document::Period>>) -> Result<u16, Problem> {
-    let Some(value) = value else {
-        return Ok(DEFAULT_HOLD_TIME_SECONDS);
-    };
-    let document::Period(period) = value.value;
-    match u16::try_from(period.as_secs()) {
-        Ok(seconds) if period.subsec_nanos() == 0 && (seconds == 0 || seconds >= 3) => Ok(seconds),
-        Ok(_) | Err(_) => {
-            let message = format!(
-                "holdTime: {period:?} is not allowed; write whole seconds from 3s to 65535s, or \
-                 0s to keep a silent peer for ever"
-            );
-            Err(refuse(value, message))
-        }
-    }
-}
-
-fn families(group: &document::PeerGroup) -> Result<Vec<FamilySettings>, Problem> {
-    let add_path = match group.add_path {
-        AddPath::None => None,
-        AddPath::Receive => Some(AddPathMode::Receive),
-        AddPath::Send => Some(AddPathMode::Send),
-        AddPath::Both => Some(AddPathMode::Both),
-    };
-    let settings = |name: &FamilyName| {
-        let family = match name {
-            FamilyName::Ipv4 => Family::Ipv4Unicast,
-            FamilyName::Ipv6 => Family::Ipv6Unicast,
-        };
-        FamilySettings { family, add_path }
-    };
-    let Some(families) = &group.families else {
-        return Ok([FamilyName::Ipv4, FamilyName::Ipv6]
-            .iter()
-            .map(settings)
-            .collect());
-    };
-    let is_unique = match families.value.as_slice() {
-        [] => false,
-        [first, rest @ ..] => !rest.contains(first) && rest.len() < 2,
-    };
-    if !is_unique {
-        let message = "families: write ipv4, ipv6 or both, each once".to_owned();
-        return Err(refuse(families, message));
-    }
-    Ok(families.value.iter().map(settings).collect())
-}
-
-fn prefix_filter(prefixes: Option<&Prefixes>) -> Result<PrefixFilter, Problem> {
-    let entries = match prefixes {
-        None => return Ok(PrefixFilter::none()),
-        Some(Prefixes::All) => return Ok(PrefixFilter::All),
-        Some(Prefixes::Only(entries)) => entries,
-    };
-    let rule = |entry: &Spanned<document::PrefixEntry>| {
-        let document::PrefixEntry {
-            prefix,
-            minimum_length,
-            maximum_length,
-        } = entry.value;
-        let minimum_length = minimum_length.unwrap_or(prefix.prefix_len());
-        let maximum_length = maximum_length.unwrap_or(minimum_length);
-        PrefixRule::new(prefix, minimum_length, maximum_length)
-            .map_err(|problem| refuse(entry, problem.to_string()))
-    };
-    entries
-        .iter()
-        .map(rule)
-        .collect::<Result<_, _>>()
-        .map(PrefixFilter::Only)
 }
 
 /// A connection must not belong to two groups.
