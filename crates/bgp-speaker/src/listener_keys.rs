@@ -26,7 +26,8 @@ impl ListenerKeys {
     /// in force is not signed with it, so that what waits to be accepted is closed; whoever it
     /// was tries again.
     pub(crate) fn apply(&mut self, listener: &TcpListener, wanted: &BTreeMap<IpNet, Md5Key>) {
-        let is_ipv4 = listener.local_addr().is_ok_and(|local| local.is_ipv4());
+        let local = listener.local_addr();
+        let is_ipv4 = local.expect("a listening socket has an address").is_ipv4();
         let is_served = |prefix: &IpNet| matches!(prefix, IpNet::V4(_)) == is_ipv4;
         self.in_force.retain(|prefix, _| {
             let is_wanted = wanted.contains_key(prefix);
