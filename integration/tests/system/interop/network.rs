@@ -89,11 +89,6 @@ impl Place {
         Ipv6Addr::new(0xfd00, 0x10, 0, 0, 0, 0, group, number)
     }
 
-    /// A speaker here that dials the reflector.
-    pub(crate) fn speaker(self) -> Speaker {
-        self.speaker_of(Peer::new("reflector", REFLECTOR.into()))
-    }
-
     /// A speaker here with one peer.
     pub(crate) fn speaker_of(self, peer: Peer) -> Speaker {
         Speaker::new(self.address().into(), self.address()).peer(peer)
