@@ -104,6 +104,7 @@ pub(crate) fn measure(rounds: usize, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
+/// Real servers leave at once, as they do where keepalived reloads.
 fn desired(pods: &[Pod], checked: bool) -> Desired {
     let real_servers = pods.iter().map(|pod| IpAddr::from(pod.address));
     let web = system::VirtualServer::new(
@@ -113,6 +114,7 @@ fn desired(pods: &[Pod], checked: bool) -> Desired {
         real_servers,
     );
     let mut web = if checked { web } else { web.unchecked() };
+    web.drain_timeout = Some("0s");
     if let Some(check) = web.health_check.as_mut().filter(|_| checked) {
         check.initial_jitter = Some("0ms");
     }

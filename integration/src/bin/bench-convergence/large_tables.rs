@@ -170,6 +170,7 @@ fn real_servers(virtual_server: u32, more: u32) -> impl Iterator<Item = Ipv4Addr
 }
 
 /// In the block form in which people write it.
+/// Real servers leave at once, as they do where keepalived reloads.
 fn our_file(size: u32, more: u32) -> String {
     let mut text = format!(
         "apiVersion: portlb.io/v1\nkind: VirtualServers\nserviceRanges: [{SERVICE_RANGE}]\n"
@@ -184,7 +185,7 @@ fn our_file(size: u32, more: u32) -> String {
         let _ = writeln!(
             text,
             "- name: web-{number}\n  addresses: [{address}]\n  ports: [{port}]\n  \
-             healthCheck: {{kind: none}}\n  realServers:"
+             healthCheck: {{kind: none}}\n  drainTimeout: 0s\n  realServers:"
         );
         for real_server in real_servers(number, more) {
             let _ = writeln!(text, "  - address: {real_server}\n    weight: 1");
