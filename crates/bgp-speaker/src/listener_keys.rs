@@ -1,24 +1,34 @@
 //! The keys of TCP MD5 that a listening socket has.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
+    io::{self, ErrorKind},
     net::IpAddr,
+    time::Duration,
 };
 
 use ipnet::IpNet;
 use socket2::SockRef;
-use tokio::net::TcpListener;
+use tokio::{
+    net::TcpListener,
+    time::{Instant, sleep_until},
+};
 
 use crate::{
     md5_key::{self, Md5Key},
     socket::BACKLOG,
 };
 
+/// When what the kernel did not take is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+
 #[derive(Debug, Default)]
 pub(crate) struct ListenerKeys {
     in_force: BTreeMap<IpNet, Md5Key>,
-    /// The kernel took no key for these: nobody can be believed who comes from there.
-    refused: BTreeSet<IpNet>,
+    /// Whose key could not be brought into force, and why: nobody can be believed who comes from
+    /// there.
+    refused: BTreeMap<IpNet, String>,
+    retry_at: Option<Instant>,
 }
 
 impl ListenerKeys {
@@ -29,48 +39,83 @@ impl ListenerKeys {
         let local = listener.local_addr();
         let is_ipv4 = local.expect("a listening socket has an address").is_ipv4();
         let is_served = |prefix: &IpNet| matches!(prefix, IpNet::V4(_)) == is_ipv4;
+        let mut has_changed = false;
         self.in_force.retain(|prefix, _| {
             let is_wanted = wanted.contains_key(prefix);
-            if !is_wanted && let Err(error) = md5_key::set(listener, *prefix, None) {
-                tracing::error!(%prefix, %error, "the key of former peers stays");
+            if !is_wanted {
+                has_changed = true;
+                if let Err(error) = md5_key::set(listener, *prefix, None) {
+                    tracing::error!(%prefix, %error, "the key of former peers stays");
+                }
             }
             is_wanted
         });
-        self.refused.clear();
-        let mut has_new = false;
+        let mut refused = BTreeMap::new();
+        let mut new = Vec::new();
         for (prefix, key) in wanted.iter().filter(|(prefix, _)| is_served(prefix)) {
             if self.in_force.get(prefix) == Some(key) {
                 continue;
             }
+            has_changed = true;
             match md5_key::set(listener, *prefix, Some(key)) {
                 Ok(()) => {
                     self.in_force.insert(*prefix, key.clone());
-                    has_new = true;
+                    new.push(*prefix);
                 }
                 Err(error) => {
-                    tracing::error!(%prefix, %error, "peers from there are refused");
-                    self.refused.insert(*prefix);
+                    self.in_force.remove(prefix);
+                    refused.insert(*prefix, error.to_string());
                 }
             }
         }
-        if has_new {
-            close_waiting(listener);
+        if has_changed && let Err(error) = close_waiting(listener) {
+            // Among what waits there may be somebody who was not asked for the key.
+            for prefix in new {
+                self.in_force.remove(&prefix);
+                refused.insert(prefix, format!("what waits cannot be closed: {error}"));
+            }
+        }
+        for (prefix, error) in &refused {
+            if self.refused.get(prefix) != Some(error) {
+                tracing::error!(%prefix, error, "peers from there are refused for now");
+            }
+        }
+        self.retry_at = (!refused.is_empty()).then(|| Instant::now() + RETRY);
+        self.refused = refused;
+    }
+
+    /// Returns when [`ListenerKeys::apply`] is to be tried again.
+    pub(crate) async fn retry(&self) {
+        match self.retry_at {
+            Some(at) => sleep_until(at).await,
+            None => std::future::pending().await,
         }
     }
 
+    /// Of several prefixes the longest counts, as it does in the kernel.
     pub(crate) fn is_refused(&self, address: IpAddr) -> bool {
-        self.refused.iter().any(|prefix| prefix.contains(&address))
+        let longest = |prefix: Option<&IpNet>| prefix.map(IpNet::prefix_len);
+        let around = |prefix: &&IpNet| prefix.contains(&address);
+        let by_length = |prefix: &&IpNet| prefix.prefix_len();
+        let refused = self.refused.keys().filter(around).max_by_key(by_length);
+        let in_force = self.in_force.keys().filter(around).max_by_key(by_length);
+        longest(refused) > longest(in_force)
     }
 }
 
 /// Asks the kernel itself, since the runtime may not have heard of a connection yet.
-fn close_waiting(listener: &TcpListener) {
+fn close_waiting(listener: &TcpListener) -> io::Result<()> {
     let socket = SockRef::from(listener);
+    let ended_meanwhile = [ErrorKind::Interrupted, ErrorKind::ConnectionAborted];
     for _ in 0..BACKLOG {
-        if socket.accept().is_err() {
-            return;
+        let error = socket.accept().err();
+        match error {
+            Some(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+            Some(error) if !ended_meanwhile.contains(&error.kind()) => return Err(error),
+            Some(_) | None => {}
         }
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -113,9 +158,8 @@ mod tests {
         std::fs::write(&file, "secret").unwrap();
         let key = Md5Key::read(&file).unwrap();
         let address = |number: u32| Ipv4Addr::from(0x0a00_0000 + number);
-        let memory = std::fs::read_to_string("/proc/sys/net/core/optmem_max").unwrap();
-        // A key takes more than 64 bytes.
-        let too_many = memory.trim().parse::<u32>().unwrap() / 64;
+        // Twice what Linux has room for by default.
+        let too_many = 2_000;
         let peers = 0..too_many;
         let wanted: BTreeMap<_, _> = peers
             .clone()
@@ -126,7 +170,26 @@ mod tests {
         let refused = peers.filter(|number| keys.is_refused(address(*number).into()));
         let refused = u32::try_from(refused.count()).unwrap();
         assert!(refused > 0 && refused < too_many, "{refused}");
+        assert!(keys.retry_at.is_some());
         keys.apply(&listener, &BTreeMap::new());
         assert!(keys.in_force.is_empty() && keys.refused.is_empty());
+        assert!(keys.retry_at.is_none());
+    }
+
+    #[test]
+    fn who_has_a_key_of_his_own_is_not_refused_with_the_others_of_a_prefix() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("key");
+        std::fs::write(&file, "secret").unwrap();
+        let key = Md5Key::read(&file).unwrap();
+        let keys = ListenerKeys {
+            in_force: [("10.0.0.2/32".parse().unwrap(), key)].into(),
+            refused: [("10.0.0.0/16".parse().unwrap(), "test".to_owned())].into(),
+            retry_at: None,
+        };
+        let is_refused = |address: &str| keys.is_refused(address.parse().unwrap());
+        assert!(is_refused("10.0.0.3"));
+        assert!(!is_refused("10.0.0.2"));
+        assert!(!is_refused("10.1.0.3"));
     }
 }

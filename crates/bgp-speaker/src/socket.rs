@@ -78,14 +78,19 @@ pub(crate) async fn accept(
                 keys.apply(&listener, &admission.keys);
                 continue;
             }
+            () = keys.retry() => {
+                keys.apply(&listener, &admission.keys);
+                continue;
+            }
             accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((stream, remote)) => {
                 let address = remote.ip();
-                if !admission.is_admitted(address) || keys.is_refused(address) {
+                let is_known = admission.is_admitted(address);
+                if !is_known || keys.is_refused(address) {
                     counters.strangers_refused.add(1);
-                    tracing::debug!(%remote, "connection of a stranger refused");
+                    tracing::debug!(%remote, is_known, "connection refused");
                     continue;
                 }
                 let accepted = News::Accepted {

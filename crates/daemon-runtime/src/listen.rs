@@ -40,7 +40,8 @@ impl FromStr for ListenAddress {
 /// Reads ADDRESS:PORT. An IPv6 address needs no brackets: Kubernetes writes it without them in
 /// `$(POD_IP):9151`, and since the port is never left out, the last colon stands before it.
 ///
-/// For places to listen only, where the port is required. `None`: the text is neither form.
+/// For places to listen only, where the port is required: an address alone whose last group could be
+/// a port is taken for one with a port. `None`: the text is neither form.
 pub fn listen_address(text: &str) -> Option<SocketAddr> {
     text.parse().ok().or_else(|| {
         let (address, port) = text.rsplit_once(':')?;

@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    io::ErrorKind,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     process::ExitCode,
     str::FromStr,
@@ -81,7 +82,10 @@ impl FromStr for Listen {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        // The standard library's numbers may have a sign.
+        let is_number = text.bytes().all(|octet| octet.is_ascii_digit());
         let port = text.parse().map(Self::Everywhere).ok();
+        let port = port.filter(|_| is_number);
         port.or_else(|| listen_address(text).map(Self::At)).ok_or(
             "expected ADDRESS:PORT, such as 0.0.0.0:80 or [::]:80, or PORT alone, such as 80",
         )
@@ -106,8 +110,11 @@ impl Listen {
             Self::Everywhere(port) => {
                 match TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await {
                     Ok(listener) => Ok(listener),
-                    // A kernel may be without IPv6; whatever else it is, this one meets it too.
-                    Err(_) => TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await,
+                    // A kernel may be without IPv6.
+                    Err(error) if error.kind() != ErrorKind::AddrInUse => {
+                        TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await
+                    }
+                    Err(error) => Err(error),
                 }
             }
         }

@@ -118,5 +118,7 @@ fn check_refused(flags: &[&str], expected: &str) {
 fn flags_that_cannot_be_used_are_refused_with_what_is_allowed() {
     check_refused(&["--linger", "10"], "with its unit: 500ms, 10s");
     check_refused(&["--listen", "fd00::5"], "or PORT alone, such as 80");
-    check_refused(&["--listen", "65536"], "or PORT alone, such as 80");
+    for listen in ["65536", "+80"] {
+        check_refused(&["--listen", listen], "or PORT alone, such as 80");
+    }
 }

@@ -13,7 +13,7 @@ use std::{
 };
 
 use bgp_packet::RouterId;
-use bgp_speaker::{Configuration, Md5Key, Md5KeyError, SpeakerConfig};
+use bgp_speaker::{Configuration, SpeakerConfig};
 use daemon_runtime::{
     ConfigError, ListenAddress,
     config_file::{self, FileError, Problem},
@@ -23,9 +23,6 @@ use daemon_runtime::{
 use crate::args::Args;
 
 const LEAST: &str = "apiVersion: portlb.io/v1, kind: RouteReflector, asn and routerId, a line each";
-
-/// Gives the key that a file holds.
-pub type ReadKey<'a> = dyn Fn(&Path) -> Result<Md5Key, Md5KeyError> + 'a;
 
 /// A whole, valid configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,7 +108,7 @@ impl Settings {
 /// Says what is wrong with it, where, and what to write instead.
 pub fn load(path: &Path, overrides: &Overrides) -> Result<Config, FileError> {
     let text = config_file::read(path)?;
-    parse(&text, overrides, &Md5Key::read).map_err(|problem| FileError::Content {
+    parse(&text, overrides).map_err(|problem| FileError::Content {
         path: path.to_owned(),
         problem,
     })
@@ -121,8 +118,8 @@ pub fn load(path: &Path, overrides: &Overrides) -> Result<Config, FileError> {
 ///
 /// # Errors
 /// Says what is wrong with it, where, and what to write instead.
-pub fn parse(text: &str, overrides: &Overrides, read_key: &ReadKey<'_>) -> Result<Config, Problem> {
-    resolve::resolve(&config_file::parse(text, LEAST)?, overrides, read_key)
+pub fn parse(text: &str, overrides: &Overrides) -> Result<Config, Problem> {
+    resolve::resolve(&config_file::parse(text, LEAST)?, overrides)
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use daemon_runtime::config_file::{self, Place, Problem};
 use serde_saphyr::Spanned;
 
 use super::{
-    Config, Overrides, ReadKey,
+    Config, Overrides,
     document::{self, ConnectionSide, Document},
     session::{families, hold_time, is_client, md5_key, prefix_filter},
 };
@@ -30,16 +30,12 @@ pub(super) fn refuse<T>(value: &Spanned<T>, message: String) -> Problem {
     }
 }
 
-pub(super) fn resolve(
-    document: &Document,
-    overrides: &Overrides,
-    read_key: &ReadKey<'_>,
-) -> Result<Config, Problem> {
+pub(super) fn resolve(document: &Document, overrides: &Overrides) -> Result<Config, Problem> {
     let local_asn = asn("asn", &document.asn)?;
     let speaker = speaker(document, local_asn, overrides)?;
     let mut groups = HashMap::new();
     for group in &document.peer_groups {
-        let (name, config) = resolve_group(local_asn, group, read_key)?;
+        let (name, config) = resolve_group(local_asn, group)?;
         if groups.insert(name.value.clone(), config).is_some() {
             let message = format!(
                 "peerGroups: the name `{}` is given twice; rename one",
@@ -52,7 +48,7 @@ pub(super) fn resolve(
     let peers = document
         .peers
         .iter()
-        .map(|peer| resolve_peer(&peer.value, &groups, read_key))
+        .map(|peer| resolve_peer(&peer.value, &groups))
         .collect::<Result<Vec<_>, _>>()?;
     let in_order = |group: &Spanned<document::PeerGroup>| groups.remove(&group.value.name.value);
     let groups = document.peer_groups.iter().filter_map(in_order).collect();
@@ -180,11 +176,10 @@ fn positive(field: &str, value: Option<&Spanned<u32>>, default: u32) -> Result<u
     Ok(value.value)
 }
 
-fn resolve_group<'a>(
+fn resolve_group(
     local_asn: Asn,
-    entry: &'a Spanned<document::PeerGroup>,
-    read_key: &ReadKey<'_>,
-) -> Result<(&'a Spanned<String>, GroupConfig), Problem> {
+    entry: &Spanned<document::PeerGroup>,
+) -> Result<(&Spanned<String>, GroupConfig), Problem> {
     let group = &entry.value;
     let name = name("peerGroups.name", &group.name)?;
     let peer_asn = match &group.asn {
@@ -216,7 +211,7 @@ fn resolve_group<'a>(
         families: families(group)?,
         import,
         export,
-        md5_key: md5_key(group.md5_key_file.as_ref(), read_key)?,
+        md5_key: md5_key(group.md5_key_file.as_ref())?,
         ..SessionConfig::new(Some(peer_asn))
     };
     let maximum_peers = positive(
@@ -265,7 +260,6 @@ fn refuse_overlaps(document: &Document) -> Result<(), Problem> {
 fn resolve_peer(
     peer: &document::Peer,
     groups: &HashMap<String, GroupConfig>,
-    read_key: &ReadKey<'_>,
 ) -> Result<PeerConfig, Problem> {
     let name = name("peers.name", &peer.name)?;
     let Some(group) = groups.get(&peer.group.value) else {
@@ -305,7 +299,7 @@ fn resolve_peer(
         return Err(refuse(local, message));
     }
     let mut session = group.session.clone();
-    if let Some(key) = md5_key(peer.md5_key_file.as_ref(), read_key)? {
+    if let Some(key) = md5_key(peer.md5_key_file.as_ref())? {
         session.md5_key = Some(key);
     }
     Ok(PeerConfig {

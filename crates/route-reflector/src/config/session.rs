@@ -10,7 +10,6 @@ use daemon_runtime::{config_file::Problem, in_words};
 use serde_saphyr::Spanned;
 
 use super::{
-    ReadKey,
     document::{self, AddPath, FamilyName, Prefixes, Role},
     resolve::refuse,
 };
@@ -19,23 +18,18 @@ use super::{
 /// load-balancer pod in the router's table far too long.
 const DEFAULT_HOLD_TIME_SECONDS: u16 = 9;
 
-pub(super) fn md5_key(
-    file: Option<&Spanned<String>>,
-    read_key: &ReadKey<'_>,
-) -> Result<Option<Md5Key>, Problem> {
+pub(super) fn md5_key(file: Option<&Spanned<String>>) -> Result<Option<Md5Key>, Problem> {
     let Some(file) = file else {
         return Ok(None);
     };
     let path = Path::new(&file.value);
     if !path.is_absolute() {
-        let message = format!(
-            "md5KeyFile: {:?} is not a whole path; write one from the root on, such as \
-             /run/secrets/bgp-tcp-md5/key",
-            file.value
-        );
-        return Err(refuse(file, message));
+        // Not shown: it may be the key itself.
+        let message = "md5KeyFile: this is not a whole path; write one from the root on, such as \
+                       /run/secrets/bgp-tcp-md5/key";
+        return Err(refuse(file, message.to_owned()));
     }
-    let key = read_key(path);
+    let key = Md5Key::read(path);
     key.map(Some)
         .map_err(|problem| refuse(file, format!("md5KeyFile: {}", in_words(&problem))))
 }

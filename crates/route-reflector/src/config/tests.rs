@@ -1,6 +1,6 @@
 use bgp_packet::{AddPathMode, Asn, ClusterId};
 use bgp_rib::{PrefixFilter, PrefixRule};
-use bgp_speaker::GroupConfig;
+use bgp_speaker::{GroupConfig, Md5Key};
 
 use super::*;
 
@@ -8,7 +8,7 @@ const HEAD: &str = "apiVersion: portlb.io/v1\nkind: RouteReflector\nasn: 64512\n
                     routerId: 192.0.2.10\n";
 
 fn parse(text: &str) -> Result<Config, Problem> {
-    super::parse(text, &Overrides::default(), &Md5Key::read)
+    super::parse(text, &Overrides::default())
 }
 
 fn with_head(text: &str) -> String {
@@ -314,7 +314,7 @@ fn a_peer_has_its_own_key_or_that_of_its_group() {
     );
     check_refused(
         "peerGroups:\n- {name: lb, role: client, md5KeyFile: key}\n",
-        "6:40: md5KeyFile: \"key\" is not a whole path; write one from the root on, such as \
+        "6:40: md5KeyFile: this is not a whole path; write one from the root on, such as \
          /run/secrets/bgp-tcp-md5/key",
     );
     check_refused(
@@ -332,9 +332,7 @@ fn flags_take_the_place_of_what_the_file_says() {
     };
     let without = HEAD.replace("routerId: 192.0.2.10\n", "");
     for text in [HEAD, &without] {
-        let speaker = super::parse(text, &overrides, &Md5Key::read)
-            .unwrap()
-            .speaker;
+        let speaker = super::parse(text, &overrides).unwrap().speaker;
         assert_eq!(speaker.listen, overrides.listen);
         assert_eq!(speaker.router_id.to_string(), "192.0.2.77");
         assert_eq!(speaker.cluster_id.to_string(), "192.0.2.77");
