@@ -39,8 +39,8 @@ pub struct Args {
     )]
     pub allowed_prefixes: Vec<String>,
 
-    /// Ranges of the addresses of this node's pods (in Kubernetes .spec.podCIDRs of the node),
-    /// separated by commas. Required: a route leads to no other address
+    /// Ranges of the addresses of pods, of this node (in Kubernetes .spec.podCIDRs of the node) or of
+    /// the whole cluster, separated by commas. Required: a route leads to no other address
     #[arg(
         long,
         env = "PORTLB_ALLOWED_GATEWAYS",

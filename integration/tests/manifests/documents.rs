@@ -148,13 +148,21 @@ fn what_the_documents_tell_to_apply_exists() {
     assert!(count > 8, "{count} paths were found");
 }
 
-/// The first block of code in a section.
-fn example(document: &str, section: &str) -> tempfile::NamedTempFile {
+/// A block of code in a section; 0 is the first.
+fn block<'a>(document: &'a str, section: &str, number: usize) -> &'a str {
     let section = document.split(&format!("## {section}")).nth(1).unwrap();
-    let code = section.split("```").nth(1).unwrap();
+    section.split("```").nth(2 * number + 1).unwrap()
+}
+
+fn written(code: &str) -> tempfile::NamedTempFile {
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), code).unwrap();
     file
+}
+
+/// The first block of code in a section.
+fn example(document: &str, section: &str) -> tempfile::NamedTempFile {
+    written(block(document, section, 0))
 }
 
 /// Stands for both reflectors: two paths of a service address, then what the router must not take.
@@ -224,10 +232,10 @@ fn bird_with_the_example_installs_a_route_by_way_of_each_node_and_nothing_else()
     assert_eq!(prefixes, ["10.1.1.10"], "{output:?}");
 }
 
-#[test]
-fn frr_takes_the_example() {
-    let text = document("docs/upstream-router.md");
-    let frr = example(&text, "FRR");
+/// Whether bgpd finds nothing to say of a configuration.
+#[track_caller]
+fn check_frr(code: &str) {
+    let file = written(code);
     let mut bgpd = Command::new("/usr/lib/frr/bgpd");
     bgpd.args([
         "--dryrun",
@@ -238,9 +246,40 @@ fn frr_takes_the_example() {
         "root",
         "--config_file",
     ]);
-    let output = bgpd.arg(frr.path()).output().unwrap();
+    let output = bgpd.arg(file.path()).output().unwrap();
     assert!(
         output.stdout.is_empty() && output.stderr.is_empty(),
         "{output:?}"
     );
+}
+
+#[test]
+fn frr_takes_the_example() {
+    check_frr(block(&document("docs/upstream-router.md"), "FRR", 0));
+}
+
+#[test]
+fn both_routers_take_what_ipv6_adds_to_the_examples() {
+    let text = document("docs/upstream-router.md");
+    let bird = block(&text, "BIRD", 0).replace("direct { ipv4; }", "direct { ipv4; ipv6; }");
+    let (kernel, channel) = block(&text, "IPv6", 0)
+        .split_once("# in `protocol bgp reflectors`, beside `ipv4`:")
+        .unwrap();
+    let (session, _) = bird.trim_end().rsplit_once('}').unwrap();
+    // Its first line says where it belongs.
+    let (_, kernel) = kernel.trim_start().split_once('\n').unwrap();
+    let bird = written(&format!("{session}{channel}}}\n{kernel}"));
+    let output = Command::new("bird")
+        .arg("-p")
+        .arg("-c")
+        .arg(bird.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+
+    const END: &str = " exit-address-family\n";
+    let (family, lists) = block(&text, "IPv6", 1).split_once(END).unwrap();
+    let (before, after) = block(&text, "FRR", 0).split_once(END).unwrap();
+    let (_, family) = family.trim_start().split_once('\n').unwrap();
+    check_frr(&format!("{before}{END}{family}{END}{after}{lists}"));
 }
