@@ -42,6 +42,7 @@ pub(crate) struct Stage {
     pub(crate) load: OpenLoop,
     pub(crate) fib: FibWatcher,
     pub(crate) cluster: Cluster,
+    pub(crate) proxy_mode: ProxyMode,
     rows: Vec<Row>,
     chosen: Vec<String>,
     began: Instant,
@@ -70,6 +71,7 @@ impl Stage {
             load: load_on(&cluster, WEB)?,
             fib,
             cluster,
+            proxy_mode,
             rows: Vec::new(),
             chosen: chosen
                 .split(',')
