@@ -24,9 +24,9 @@ const RETRY: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Default)]
 pub(crate) struct ListenerKeys {
+    /// What the kernel has.
     in_force: BTreeMap<IpNet, Md5Key>,
-    /// Whose key could not be brought into force, and why: nobody can be believed who comes from
-    /// there.
+    /// Who cannot be believed, and why: the key is not in force, or not for all who wait.
     refused: BTreeMap<IpNet, String>,
     retry_at: Option<Instant>,
 }
@@ -53,17 +53,17 @@ impl ListenerKeys {
         let mut refused = BTreeMap::new();
         let mut new = Vec::new();
         for (prefix, key) in wanted.iter().filter(|(prefix, _)| is_served(prefix)) {
-            if self.in_force.get(prefix) == Some(key) {
+            let is_in_force = self.in_force.get(prefix) == Some(key);
+            if is_in_force && !self.refused.contains_key(prefix) {
                 continue;
             }
-            has_changed = true;
             match md5_key::set(listener, *prefix, Some(key)) {
                 Ok(()) => {
+                    has_changed = true;
                     self.in_force.insert(*prefix, key.clone());
                     new.push(*prefix);
                 }
                 Err(error) => {
-                    self.in_force.remove(prefix);
                     refused.insert(*prefix, error.to_string());
                 }
             }
@@ -71,7 +71,6 @@ impl ListenerKeys {
         if has_changed && let Err(error) = close_waiting(listener) {
             // Among what waits there may be somebody who was not asked for the key.
             for prefix in new {
-                self.in_force.remove(&prefix);
                 refused.insert(prefix, format!("what waits cannot be closed: {error}"));
             }
         }
@@ -99,7 +98,7 @@ impl ListenerKeys {
         let by_length = |prefix: &&IpNet| prefix.prefix_len();
         let refused = self.refused.keys().filter(around).max_by_key(by_length);
         let in_force = self.in_force.keys().filter(around).max_by_key(by_length);
-        longest(refused) > longest(in_force)
+        refused.is_some() && longest(refused) >= longest(in_force)
     }
 }
 
@@ -135,10 +134,7 @@ mod tests {
         early
             .set_read_timeout(Some(Duration::from_secs(10)))
             .unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("key");
-        std::fs::write(&file, "secret").unwrap();
-        let key = Md5Key::read(&file).unwrap();
+        let key = Md5Key::parse(b"secret").unwrap();
         let mut keys = ListenerKeys::default();
         let prefixes = ["127.0.0.0/8", "::1/128"].map(|prefix| prefix.parse::<IpNet>().unwrap());
         let wanted = prefixes.map(|prefix| (prefix, key.clone()));
@@ -153,10 +149,7 @@ mod tests {
     #[tokio::test]
     async fn whose_key_the_kernel_does_not_take_is_refused() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("key");
-        std::fs::write(&file, "secret").unwrap();
-        let key = Md5Key::read(&file).unwrap();
+        let key = Md5Key::parse(b"secret").unwrap();
         let address = |number: u32| Ipv4Addr::from(0x0a00_0000 + number);
         // Twice what Linux has room for by default.
         let too_many = 2_000;
@@ -178,12 +171,9 @@ mod tests {
 
     #[test]
     fn who_has_a_key_of_his_own_is_not_refused_with_the_others_of_a_prefix() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("key");
-        std::fs::write(&file, "secret").unwrap();
-        let key = Md5Key::read(&file).unwrap();
+        let key = Md5Key::parse(b"secret").unwrap();
         let keys = ListenerKeys {
-            in_force: [("10.0.0.2/32".parse().unwrap(), key)].into(),
+            in_force: [("10.0.0.2/32".parse().unwrap(), key.clone())].into(),
             refused: [("10.0.0.0/16".parse().unwrap(), "test".to_owned())].into(),
             retry_at: None,
         };
@@ -191,5 +181,9 @@ mod tests {
         assert!(is_refused("10.0.0.3"));
         assert!(!is_refused("10.0.0.2"));
         assert!(!is_refused("10.1.0.3"));
+        // The kernel may have the key, and somebody waits who was not asked for it.
+        let mut keys = keys;
+        keys.in_force.insert("10.0.0.0/16".parse().unwrap(), key);
+        assert!(keys.is_refused("10.0.0.3".parse().unwrap()));
     }
 }

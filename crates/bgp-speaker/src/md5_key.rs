@@ -79,7 +79,7 @@ impl Md5Key {
     }
 
     /// Says what stands in the place of a key.
-    fn parse(file: &[u8]) -> Result<Self, &'static str> {
+    pub(crate) fn parse(file: &[u8]) -> Result<Self, &'static str> {
         let line = file.strip_suffix(b"\n").unwrap_or(file);
         let key = line.strip_suffix(b"\r").unwrap_or(line);
         if key.is_empty() {

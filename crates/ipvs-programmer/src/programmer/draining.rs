@@ -258,6 +258,9 @@ impl Programmer {
 
     /// Takes out of these virtual servers what drains and has failed its check.
     pub(super) fn end_failed_drains(&mut self, turn: &mut Turn) {
+        if self.draining.is_empty() {
+            return;
+        }
         for id in turn.virtual_servers.clone() {
             let server = self
                 .desired

@@ -1,4 +1,4 @@
-//! What a Service asks for.
+//! What a Service asks for. Long because each case shows the Service and all that is served of it.
 
 use expect_test::expect;
 
