@@ -12,6 +12,7 @@ mod host;
 mod lab;
 mod namespace;
 mod process;
+mod sample;
 mod topology;
 mod wait;
 
@@ -39,6 +40,7 @@ pub use host::Host;
 pub use lab::Lab;
 pub use nix::sys::signal::Signal;
 pub use process::Process;
+pub use sample::sample;
 pub use topology::{End, Setup, Topology};
 pub use wait::{ensure_that, wait_for};
 

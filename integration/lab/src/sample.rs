@@ -1,0 +1,84 @@
+//! The part of a long matrix that a run covers.
+
+use std::env;
+
+/// The variable that selects the part: a seed, or `all`, which is the default.
+const VARIABLE: &str = "LAB_SAMPLE";
+
+/// Returns `count` of the cases, in their order, by the seed in `LAB_SAMPLE`; all cases where it is
+/// not set. Says on standard error which part it is, so that a failure can be repeated.
+///
+/// Panics when the variable is neither a number nor `all`: a test that ran nothing would pass.
+pub fn sample<T>(cases: impl IntoIterator<Item = T>, count: usize) -> Vec<T> {
+    let cases: Vec<T> = cases.into_iter().collect();
+    let seed = match env::var(VARIABLE).as_deref() {
+        Err(_) | Ok("all") => return cases,
+        Ok(text) => match text.parse() {
+            Ok(seed) => seed,
+            Err(_) => panic!("{VARIABLE} is {text:?}; it may be a number or all"),
+        },
+    };
+    let chosen = choose(seed, cases.len(), count);
+    eprintln!("{VARIABLE}={seed}: cases {chosen:?} of {}", cases.len());
+    let cases = cases.into_iter().enumerate();
+    cases
+        .filter(|(index, _)| chosen.contains(index))
+        .map(|(_, case)| case)
+        .collect()
+}
+
+/// `count` different numbers below `length`, in order; each is as likely as any other.
+fn choose(seed: u64, length: usize, count: usize) -> Vec<usize> {
+    let mut left: Vec<usize> = (0..length).collect();
+    let mut state = seed;
+    while left.len() > count.max(1) {
+        let random = usize::try_from(next(&mut state) >> 33).unwrap_or_default();
+        left.remove(random % left.len());
+    }
+    left
+}
+
+/// SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators").
+fn next(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut mixed = *state;
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_always_chooses_the_same_cases_in_order() {
+        assert_eq!(choose(7, 10, 4), choose(7, 10, 4));
+        for seed in 0..100 {
+            let chosen = choose(seed, 10, 4);
+            assert_eq!(chosen.len(), 4);
+            assert!(chosen.is_sorted() && chosen.iter().all(|index| *index < 10));
+        }
+    }
+
+    #[test]
+    fn every_case_is_chosen_by_some_seed_and_one_case_always() {
+        let mut times = [0; 5];
+        for seed in 0..1000 {
+            let chosen = choose(seed, 5, 0);
+            assert_eq!(chosen.len(), 1);
+            times[chosen[0]] += 1;
+        }
+        assert!(
+            times.iter().all(|count| (100..300).contains(count)),
+            "{times:?}"
+        );
+    }
+
+    #[test]
+    fn a_sample_as_large_as_the_matrix_is_all_of_it() {
+        assert_eq!(choose(3, 3, 3), [0, 1, 2]);
+        assert_eq!(choose(3, 3, 9), [0, 1, 2]);
+        assert_eq!(choose(3, 0, 2), [0; 0]);
+    }
+}
