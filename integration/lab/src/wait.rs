@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-const POLL: Duration = Duration::from_millis(5);
+/// The first pause between two attempts; each further one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+/// The longest pause: the work that is awaited needs the processor, too.
+const LONGEST_PAUSE: Duration = Duration::from_millis(40);
 
 /// Asks `attempt` again and again until it gives a value, for state that can
 /// only be asked for; where the kernel or a process tells, wait for that. The
@@ -17,6 +20,7 @@ pub fn wait_for<T, E: Display>(
     mut attempt: impl FnMut() -> Result<T, E>,
 ) -> Result<T> {
     let deadline = Instant::now() + within;
+    let mut pause = FIRST_PAUSE;
     loop {
         let last = match attempt() {
             Ok(value) => return Ok(value),
@@ -25,7 +29,8 @@ pub fn wait_for<T, E: Display>(
         if Instant::now() >= deadline {
             bail!("not within {within:?}: {what}; last seen: {last:#}");
         }
-        thread::sleep(POLL);
+        thread::sleep(pause);
+        pause = LONGEST_PAUSE.min(pause * 2);
     }
 }
 
