@@ -55,8 +55,11 @@ fn a_file_that_cannot_be_used_changes_nothing_until_it_is_corrected() {
         failures = counted;
         assert_eq!(system.desired(0).unwrap().virtual_servers.len(), 2);
     }
-    // The corrected file takes effect.
-    let fewer = System::web_of(&system.network.web_pods[1..]);
+    // The corrected file takes effect, at once also where connections last.
+    let mut fewer = System::web_of(&system.network.web_pods[1..]);
+    for virtual_server in &mut fewer.virtual_servers {
+        virtual_server.drain_timeout = Some("0s");
+    }
     system.write_desired_text(0, &fewer.text()).unwrap();
     until_in_use(&system, true).unwrap();
     let gone = IpAddr::from(system.network.web_pods[0].address);
