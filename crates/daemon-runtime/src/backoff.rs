@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use rand::Rng;
-
 /// Doubles from the first to the longest delay, each spread by a random fifth, so that clients of
 /// one server do not return in step.
 #[derive(Debug)]
@@ -37,7 +35,7 @@ impl Backoff {
     pub fn next_delay(&mut self) -> Duration {
         let delay = self.next;
         self.next = (self.next * 2).min(self.longest);
-        delay.mul_f64(rand::rng().random_range(0.8..=1.2))
+        delay.mul_f64(rand::random_range(0.8..=1.2))
     }
 
     /// Waits for the next delay.

@@ -11,7 +11,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rand::Rng;
 use tokio::{
     net::TcpStream,
     sync::mpsc,
@@ -212,9 +211,7 @@ async fn run(
     metrics: CheckMetrics,
 ) {
     let check = key.check;
-    let jitter = check
-        .initial_jitter
-        .mul_f64(rand::rng().random_range(0.0..=1.0));
+    let jitter = check.initial_jitter.mul_f64(rand::random_range(0.0..=1.0));
     sleep(jitter).await;
     let mut tracker = HealthTracker::new(check.rise, check.fall);
     let mut told = None;
