@@ -8,67 +8,54 @@ DAEMONS := pod-watcher ipvs-programmer bgp-announcer node-router route-reflector
 TOOLS := tunnel-init example-web
 # What --version says.
 PORTLB_VERSION ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)+$(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
-# Tests that need a floor of the lab, so that a plain `cargo test` leaves them out.
-SYSTEM_TESTS := -p integration --test system -p lab --test data_path --test parts \
-  -p ipvs-programmer --test ipvs_kernel -p tunnel-init --test real_kernel
-# The same, and it needs a guest with more memory.
-CLUSTER_TEST := -p integration --test cluster
-IPTABLES_CASES := roll-load,delete-everything
-RUN_CLUSTER = LAB_MEMORY=6G LAB_TIMEOUT=2400 \
-  LAB_OUTSIDE=$(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/debug/control-plane \
-  CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(CURDIR)/$(FLOOR)/run \
-  cargo test --locked $(CLUSTER_TEST) -- --nocapture
-# On a real API server of the lab, without a guest.
-API_SERVER_TESTS := -p lab --test kubernetes -p integration --test kubernetes
 FUZZ_SECONDS ?= 60
-# Only the integration tests whose name contains this.
+# Only tests whose names contain this.
 FILTER ?=
+# `make check`: the commit since which crates count as changed.
+BASE ?=
+# The program that knows every job of a test run; `target/test-runner/` has their logs.
+TEST_RUNNER := cargo build --quiet --locked --workspace --bin test-runner && target/$(HOST_TRIPLE)/debug/test-runner
 
-.PHONY: help build static test test-unit test-integration test-images test-manifests test-kubernetes test-cluster demo lab lint fmt bench-convergence bench-kubernetes fuzz images floor floor-demo clean
+.PHONY: help build static programs check test test-all test-unit test-integration test-images test-manifests test-kubernetes test-cluster demo lab lint fmt bench-convergence bench-kubernetes fuzz images floor floor-demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: static ## build the daemons: release, static, under target/x86_64-unknown-linux-gnu/release/
 
-# With --target, so that the flag reaches the daemons and not the compiler's own plugins.
+RELEASE_BUILD := PORTLB_VERSION="$(PORTLB_VERSION)" cargo build --release --locked $(DAEMONS:%=-p %) $(TOOLS:%=-p %)
 static:
-	RUSTFLAGS="-C target-feature=+crt-static" PORTLB_VERSION="$(PORTLB_VERSION)" \
-	  cargo build --release --locked --target $(HOST_TRIPLE) $(DAEMONS:%=-p %) $(TOOLS:%=-p %) -p integration --bins
+	$(RELEASE_BUILD) -p integration --bins
 
-test: lint test-unit test-images test-manifests test-kubernetes test-integration ## everything but test-cluster, which CI runs, too
+programs: ## what the images contain, and nothing else
+	$(RELEASE_BUILD)
 
-test-unit: ## unit, property and component tests, and the guard of the layers
-	cargo test --locked --workspace --exclude integration
-	cargo test --locked -p integration --test architecture
+check: ## format, lints, unit tests of changed crates and their dependents (BASE=commit)
+	$(TEST_RUNNER) --live check $(BASE:%=--base %)
 
-test-integration: floor ## real kernel, real peers, in network namespaces (FILTER=name for some)
-	cargo build --locked $(DAEMONS:%=-p %)
-	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(CURDIR)/$(FLOOR)/run \
-	  cargo test --locked $(SYSTEM_TESTS) -- --test-threads=1 $(FILTER)
+test: ## every test, side by side where they can be, and a table of the phases: what CI runs
+	$(TEST_RUNNER) all
 
-test-images: floor ## build the container images and run each one's --help
-	containers/test
+test-all: ## the same with every case of the long matrices, not a sample
+	$(TEST_RUNNER) --complete all
+
+test-unit: ## unit, property and component tests, and the guard of the layers (FILTER=name for some)
+	$(TEST_RUNNER) --live --filter "$(FILTER)" jobs unit
+
+test-integration: ## real kernel, real peers, in network namespaces (FILTER=name for some)
+	$(TEST_RUNNER) --live --filter "$(FILTER)" jobs system- $(if $(FILTER),,kernel-)
+
+test-images: ## build the container images and run each one's --help
+	$(TEST_RUNNER) --live jobs images
 
 test-manifests: ## the manifests: their flags, privileges and rights, against a real API server
-	$(FLOOR)/install packages kubernetes
-	cargo build --locked $(DAEMONS:%=-p %) $(TOOLS:%=-p %)
-	cargo test --locked -p integration --test manifests -- --test-threads=2
+	$(TEST_RUNNER) --live --filter "$(FILTER)" jobs manifests
 
 test-kubernetes: ## the pod-watcher on a real API server, which fails in every way
-	$(FLOOR)/install packages kubernetes
-	cargo build --locked $(DAEMONS:%=-p %)
-	cargo test --locked $(API_SERVER_TESTS) -- --test-threads=2
+	$(TEST_RUNNER) --live --filter "$(FILTER)" jobs kubernetes
 
-# Everything beside kube-proxy in its default mode; in the other what its rules could disturb.
-test-cluster: cluster-parts ## a real cluster of three nodes under load, kube-proxy in two modes (LAB_CASES=scale,drain for some)
-	$(RUN_CLUSTER)
-	LAB_PROXY_MODE=iptables LAB_CASES=$(or $(LAB_CASES),$(IPTABLES_CASES)) $(RUN_CLUSTER)
-
-.PHONY: cluster-parts
-cluster-parts: floor images
-	$(FLOOR)/install kubernetes
-	integration/lab/images/build
+test-cluster: ## a real cluster of three nodes under load, kube-proxy in two modes (LAB_CASES=scale,drain for some)
+	$(TEST_RUNNER) --live jobs cluster
 
 demo: floor-demo build ## the whole load balancer on this machine, step by step (under a minute, once built)
 	$(FLOOR)/run $(RELEASE)/demo
@@ -77,11 +64,8 @@ lab: floor-demo build ## the demo's topology with a prompt, to try things
 	$(FLOOR)/install packages grpcurl
 	LAB_TIMEOUT=0 $(FLOOR)/run $(RELEASE)/demo --prompt
 
-lint: ## format and clippy, warnings denied
-	cargo fmt --all --check
-	cargo clippy --locked --workspace --all-targets -- -D warnings
-	cargo clippy --locked $(SYSTEM_TESTS) -- -D warnings
-	cargo clippy --locked $(CLUSTER_TEST) $(API_SERVER_TESTS) --test manifests -- -D warnings
+lint: ## format, clippy, documentation and dependencies, warnings denied
+	$(TEST_RUNNER) --live jobs format clippy documentation dependencies
 
 fmt: ## format the code
 	cargo fmt --all

@@ -59,6 +59,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     ("tunnel-init", &["virtual-server"]),
     ("example-web", &["daemon-runtime"]),
+    ("test-runner", &[]),
 ];
 
 /// Crates that decide and never act, with all that they may build on.

@@ -172,7 +172,8 @@ impl OpenLoop {
         self.end()
     }
 
-    fn end(&mut self) -> Result<()> {
+    /// The same for a load whose record is still wanted.
+    pub fn end(&mut self) -> Result<()> {
         self.ending.send_replace(true);
         match self.thread.take().map(JoinHandle::join) {
             Some(Ok(result)) => result,

@@ -12,6 +12,7 @@ use crate::stage::{LONG, PodOnNode, Stage, WEB, load_on, wait_until};
 
 const SHOP: Ipv4Addr = Ipv4Addr::new(10, 1, 2, 10);
 const MASQUERADE: Ipv4Addr = Ipv4Addr::new(10, 1, 1, 20);
+const SECOND: &str = "manifests/examples/second-application";
 const ANNOTATION: &str = "portlb.io/scheduler";
 
 /// A bad annotation: the Service stays as it was served, and its owner is told
@@ -91,38 +92,42 @@ fn schedulers(stage: &Stage) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// A second application with load balancers and a service range of its own on
-/// the same nodes, applied and deleted; the first one must not notice.
+/// A second application comes, with load balancers and a service range of its own on the same nodes;
+/// the first one must not notice. It stays for the next cases.
 pub(crate) fn second_application(stage: &mut Stage) -> Result<Outcome> {
-    let folder = "manifests/examples/second-application";
-    stage.cluster.apply_folder(folder)?;
+    stage.cluster.apply_folder(SECOND)?;
     stage.wait_for_rollout("shop", "deployment/load-balancer")?;
     stage.wait_for_rollout("shop", "deployment/web")?;
-    stage.wait_for_next_hops("shop", SHOP)?;
+    let announced = stage.wait_for_next_hops("shop", SHOP)?;
     stage.wait_for_next_hops("web", WEB)?;
-
     let load = load_on(&stage.cluster, SHOP)?;
-    let from = Instant::now();
-    stage.cluster.kubectl(&[
-        "rollout",
-        "restart",
-        "-n",
-        "web",
-        "deployment/load-balancer",
-    ])?;
-    stage.wait_for_rollout("web", "deployment/load-balancer")?;
-    let since = stage.wait_for_next_hops("web", WEB)?;
-    wait_for_answers(&load, since)?;
+    wait_for_answers(&load, announced)?;
+    stage.second = Some(load);
+    settle(stage, Instant::now())?;
+    Ok(Price::nothing("announced and answering"))
+}
+
+/// What the clients of the second application have seen since `from`, until requests sent after
+/// `until` are answered; an error where they lost any. `None` without a second application.
+pub(crate) fn second_since(stage: &Stage, from: Instant, until: Instant) -> Result<Option<Count>> {
+    let Some(load) = &stage.second else {
+        return Ok(None);
+    };
+    wait_for_answers(load, until)?;
     let count = load.count(from, Instant::now());
-    load.stop()?;
     ensure!(count.lost() == 0, "the second application noticed: {count}");
     ensure_servers(&count, &stage.pods("shop", "web")?)?;
+    Ok(Some(count))
+}
 
-    stage.cluster.delete_folder(folder, LONG)?;
+/// The second application goes; the first one must not notice.
+pub(crate) fn delete_second_application(stage: &mut Stage) -> Result<Outcome> {
+    stage.second = None;
+    stage.cluster.delete_folder(SECOND, LONG)?;
     let prefix = ipnet::IpNet::from(IpAddr::V4(SHOP));
     stage.fib.wait_for(prefix, &[], LONG)?;
     settle(stage, Instant::now())?;
-    Ok(Price::nothing(format!("the second one: {count}")))
+    Ok(Price::nothing("its address is withdrawn"))
 }
 
 /// Web pods without any preparation, whose answers return through the load balancers; applied beside

@@ -11,7 +11,8 @@ use crate::stage::{FRESH_PER_SECOND, LASTING, LONG, PodOnNode, Stage, WEB};
 /// Until health checks call a silent real server failed: `interval` x `fall` +
 /// `timeout`, by default 2 s x 3 + 1 s, and the grid on which they run.
 const DETECTION: Duration = Duration::from_secs(9);
-const OUTAGE: Duration = Duration::from_secs(120);
+/// Longer than the lease of the watcher that writes the Service's status (15 s), so that it ends.
+const OUTAGE: Duration = Duration::from_secs(60);
 
 /// `kubectl delete pod --force` of a load balancer: its sessions end with its
 /// processes, so packets in flight are all that is lost, and TCP repeats them.
@@ -64,7 +65,7 @@ pub(crate) fn stop_kubelet_and_containerd(stage: &mut Stage) -> Result<Outcome> 
     )))
 }
 
-/// The API server is away for two minutes; meanwhile a web pod dies with all
+/// The API server is away for [`OUTAGE`]; meanwhile a web pod dies with all
 /// of its processes, of which only the health checks can tell.
 pub(crate) fn stop_api_server(stage: &mut Stage) -> Result<Outcome> {
     let web = stage.pods("web", "web")?;

@@ -5,11 +5,15 @@
 //! case that fails is reported, with the state of the cluster and the logs of
 //! all pods, and the next one runs.
 //!
-//! `LAB_CASES=scale,drain` runs those whose names contain a word (and what they
-//! stand on), `LAB_PROXY_MODE=iptables` has kube-proxy in its other mode.
+//! kube-proxy is in its nftables mode. At the end it changes to its iptables mode, and the cases
+//! run again that its rules could disturb.
+//!
+//! `LAB_CASES=scale,drain` runs those cases whose names contain a word, and the cases that they
+//! stand on.
 
 mod applications;
 mod faults;
+mod proxy_mode;
 mod report;
 mod rolling;
 mod stage;
@@ -25,16 +29,27 @@ fn a_client_outside_loses_nothing_while_a_real_cluster_changes() -> Result<()> {
     stage.case("first-address", rolling::first_address);
     stage.case("scale-web", rolling::scale_web);
     stage.case("roll-web", rolling::roll_web);
+    stage.case("second-application", applications::second_application);
     stage.case("roll-load-balancers", rolling::roll_load_balancers);
+    stage.case(
+        "second-application-gone",
+        applications::delete_second_application,
+    );
     stage.case("delete-load-balancer", faults::delete_load_balancer);
     stage.case("reflectors", rolling::restart_reflectors);
     stage.case("bad-annotation", applications::bad_annotation);
     stage.case("drain-node", rolling::drain_node);
-    stage.case("second-application", applications::second_application);
     stage.case("masquerade", applications::masquerade);
     stage.case("stop-kubelet", faults::stop_kubelet_and_containerd);
     stage.case("stop-api-server", faults::stop_api_server);
     stage.case("delete-everything", teardown::delete_everything);
+    let in_iptables_mode = ["iptables-roll-load-balancers", "iptables-delete-everything"];
+    if in_iptables_mode.iter().any(|name| stage.is_chosen(name)) {
+        stage.case("iptables-mode", proxy_mode::change_to_iptables);
+        stage.case("iptables-first-address", rolling::first_address);
+        stage.case(in_iptables_mode[0], rolling::roll_load_balancers);
+        stage.case(in_iptables_mode[1], teardown::delete_while_it_works);
+    }
     let failed = stage.finish();
     ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
     Ok(())

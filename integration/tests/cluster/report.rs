@@ -74,7 +74,7 @@ impl Display for Price {
 impl Row {
     pub(crate) fn heading() -> String {
         format!(
-            "{:<22} {:>6} {:>8} {:>6} {:>7} {:>10} {:>5} {:>8}  {}",
+            "{:<28} {:>6} {:>8} {:>6} {:>7} {:>10} {:>5} {:>8}  {}",
             "case", "took", "requests", "fresh", "lasting", "allowed", "late", "slowest", "result"
         )
     }
@@ -91,7 +91,7 @@ impl Display for Row {
         };
         write!(
             f,
-            "{:<22} {:>4} s {:>8} {:>6} {:>7} {allowed:>10} {:>5} {:>5} ms  {result}",
+            "{:<28} {:>4} s {:>8} {:>6} {:>7} {allowed:>10} {:>5} {:>5} ms  {result}",
             self.case,
             self.took.as_secs(),
             self.count.requests,

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use lab::open_loop::OpenLoop;
 
+use crate::applications::second_since;
 use crate::report::{Outcome, Price};
 use crate::stage::{LASTING, LONG, Stage, WEB, wait_until};
 
@@ -95,12 +96,18 @@ pub(crate) fn roll_web(stage: &mut Stage) -> Result<Outcome> {
     Ok(Price::nothing(format!("{} pods replaced", before.len())))
 }
 
-/// Each load-balancer pod is replaced.
+/// Each load-balancer pod is replaced; neither its own clients nor those of a second application
+/// notice.
 pub(crate) fn roll_load_balancers(stage: &mut Stage) -> Result<Outcome> {
+    let began = Instant::now();
     roll(stage, "web", "deployment/load-balancer")?;
     let since = stage.wait_for_next_hops("web", WEB)?;
     settle(stage, since)?;
-    Ok(Price::nothing("every load-balancer pod replaced"))
+    let note = match second_since(stage, began, since)? {
+        Some(count) => format!("every load-balancer pod replaced; the second application: {count}"),
+        None => "every load-balancer pod replaced".to_owned(),
+    };
+    Ok(Price::nothing(note))
 }
 
 /// Both reflectors are replaced, one after the other; the router must keep

@@ -1,12 +1,12 @@
 //! The cluster, the load on it, and the report.
 
-use std::env::{self, VarError};
+use std::env;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use ipnet::IpNet;
 use lab::cluster::{Cluster, Options, ProxyMode};
 use lab::open_loop::{Count, OpenLoop, Pace};
@@ -40,9 +40,10 @@ const IMAGES: &[&str] = &[
 pub(crate) struct Stage {
     /// Ended before the cluster.
     pub(crate) load: OpenLoop,
+    /// The load on the second application, while it is there.
+    pub(crate) second: Option<OpenLoop>,
     pub(crate) fib: FibWatcher,
     pub(crate) cluster: Cluster,
-    pub(crate) proxy_mode: ProxyMode,
     rows: Vec<Row>,
     chosen: Vec<String>,
     began: Instant,
@@ -51,27 +52,22 @@ pub(crate) struct Stage {
 impl Stage {
     pub(crate) fn set_up() -> Result<Self> {
         let began = Instant::now();
-        let proxy_mode = match env::var("LAB_PROXY_MODE").as_deref() {
-            Ok("iptables") => ProxyMode::Iptables,
-            Ok("nftables") | Err(VarError::NotPresent) => ProxyMode::Nftables,
-            other => bail!("LAB_PROXY_MODE is {other:?}; it may be nftables or iptables"),
-        };
         let options = Options {
-            proxy_mode,
+            proxy_mode: ProxyMode::Nftables,
             images: images()?,
         };
         let cluster = Cluster::start("cluster", &options)?;
         eprintln!(
-            "three nodes and cluster DNS are ready after {} s, kube-proxy in {proxy_mode} mode",
+            "three nodes and cluster DNS are ready after {} s",
             began.elapsed().as_secs()
         );
         let fib = FibWatcher::start(&cluster.router_host()?)?;
         let chosen = env::var("LAB_CASES").unwrap_or_default();
         Ok(Self {
             load: load_on(&cluster, WEB)?,
+            second: None,
             fib,
             cluster,
-            proxy_mode,
             rows: Vec::new(),
             chosen: chosen
                 .split(',')
@@ -82,16 +78,20 @@ impl Stage {
         })
     }
 
+    /// Whether `LAB_CASES` names a case; without it all are chosen.
+    pub(crate) fn is_chosen(&self, name: &str) -> bool {
+        self.chosen.is_empty() || self.chosen.iter().any(|word| name.contains(word.as_str()))
+    }
+
     /// Runs a case under load; what it loses must be within its own price.
     pub(crate) fn case(
         &mut self,
         name: &'static str,
         run: impl FnOnce(&mut Self) -> Result<Outcome>,
     ) {
-        // The others stand on what the first one applies.
-        let is_chosen = |word: &String| name.contains(word.as_str());
-        if !self.chosen.is_empty() && name != "first-address" && !self.chosen.iter().any(is_chosen)
-        {
+        // The other cases stand on these.
+        let basis = ["first-address", "iptables-mode", "iptables-first-address"];
+        if !basis.contains(&name) && !self.is_chosen(name) {
             return;
         }
         let ready = self.renew_load().context("the load before it");
@@ -127,9 +127,13 @@ impl Stage {
     /// over another set of web pods may be lost when another load balancer
     /// gets them.
     fn renew_load(&mut self) -> Result<()> {
-        if self.rows.is_empty() {
+        if self.fib.next_hops(IpNet::from(IpAddr::V4(WEB))).is_empty() {
+            // Nothing is applied that could answer.
+            self.load = load_on(&self.cluster, WEB)?;
             return Ok(());
         }
+        // A web pod drains for as long as a connection lasts.
+        self.load.end()?;
         wait_until("nothing drains", || {
             let web = self.pods("web", "web")?.len();
             for pod in self.pods("web", "load-balancer")? {
@@ -295,15 +299,19 @@ impl Stage {
             .map(drop)
     }
 
-    /// Waits until the load's new connections reach exactly `wanted` different
-    /// pods, so that a change of the real servers has arrived everywhere.
+    /// Waits until the load's latest new connections reached exactly `wanted` different pods, so
+    /// that a change of the real servers has arrived everywhere.
     pub(crate) fn wait_for_servers(&self, wanted: usize) -> Result<Count> {
         // Enough requests that no server of six is left out by chance.
         let span = Duration::from_secs(6);
+        let asked = Instant::now();
         wait_until(&format!("{wanted} pods answer"), || {
-            let from = Instant::now();
-            std::thread::sleep(span);
-            let count = self.load.fresh(from, from + span);
+            let now = Instant::now();
+            ensure!(
+                now > asked + span,
+                "the requests of {span:?} are not sent yet"
+            );
+            let count = self.load.fresh(now - span, now);
             ensure!(count.servers.len() == wanted, "{:?}", count.servers);
             Ok(count)
         })

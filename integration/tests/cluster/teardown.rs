@@ -3,23 +3,26 @@
 //! how to remove it): node-router keeps it so that its own restart costs nothing.
 
 use anyhow::{Result, ensure};
-use lab::cluster::ProxyMode;
 
 use crate::report::{Outcome, Price};
 use crate::stage::{LONG, Stage, WEB, wait_until};
 
-/// Deletes what was applied, and looks at every place where it had an effect.
+const APPLICATION: &str = "manifests/examples/web/tunnel";
+const OVERLAY: &str = "manifests/overlays/flat-l2";
+
+/// The application first, as its owner would.
 pub(crate) fn delete_everything(stage: &mut Stage) -> Result<Outcome> {
-    // The application first, as its owner would; in the other mode of kube-proxy last, so that load
-    // balancers, node-router and reflectors end at one time and in the midst of their work.
-    let mut folders = [
-        "manifests/examples/web/tunnel",
-        "manifests/overlays/flat-l2",
-    ];
-    match stage.proxy_mode {
-        ProxyMode::Nftables => {}
-        ProxyMode::Iptables => folders.reverse(),
-    }
+    delete(stage, [APPLICATION, OVERLAY])
+}
+
+/// The application last, so that load balancers, node-router and reflectors end at one time and
+/// while the application still asks for them.
+pub(crate) fn delete_while_it_works(stage: &mut Stage) -> Result<Outcome> {
+    delete(stage, [OVERLAY, APPLICATION])
+}
+
+/// Deletes what was applied, and looks at every place where it had an effect.
+fn delete(stage: &Stage, folders: [&str; 2]) -> Result<Outcome> {
     for folder in folders {
         stage.cluster.delete_folder(folder, LONG)?;
     }

@@ -44,6 +44,7 @@ pub struct ClusterNode {
     first: Process,
     binaries: PathBuf,
     files: Files,
+    proxy_kubeconfig: PathBuf,
 }
 
 #[derive(Debug)]
@@ -51,7 +52,6 @@ struct Files {
     containerd: PathBuf,
     kubelet: PathBuf,
     kubelet_kubeconfig: PathBuf,
-    proxy: PathBuf,
 }
 
 impl ClusterNode {
@@ -68,15 +68,6 @@ impl ClusterNode {
             )?,
             kubelet: host.write("kubelet.json", &configuration::kubelet(&resolv_conf))?,
             kubelet_kubeconfig: means.kubelet_kubeconfig.clone(),
-            proxy: host.write(
-                "kube-proxy.json",
-                &configuration::kube_proxy(
-                    means.proxy_mode,
-                    &name,
-                    address,
-                    &means.proxy_kubeconfig,
-                ),
-            )?,
         };
         let cni = host.write("cni.conflist", &configuration::cni(network::pods(number)))?;
         let first = start_first(&host, &name, means.cgroup)?;
@@ -89,7 +80,12 @@ impl ClusterNode {
         let containerd = start_containerd(&host, &first, means.binaries, &files)?;
         import(&host, &first, means)?;
         let kubelet = start_kubelet(&host, &first, means.binaries, &files)?;
-        let kube_proxy = start_kube_proxy(&host, &first, means.binaries, &files)?;
+        let kube_proxy = start_kube_proxy(
+            &host,
+            &first,
+            means.binaries,
+            &configuration::kube_proxy(means.proxy_mode, &name, address, &means.proxy_kubeconfig),
+        )?;
         Ok(Self {
             name,
             address,
@@ -100,6 +96,7 @@ impl ClusterNode {
             first,
             binaries: means.binaries.to_owned(),
             files,
+            proxy_kubeconfig: means.proxy_kubeconfig.clone(),
         })
     }
 
@@ -120,6 +117,17 @@ impl ClusterNode {
     pub fn start_kubelet_and_containerd(&mut self) -> Result<()> {
         self.containerd = start_containerd(&self.host, &self.first, &self.binaries, &self.files)?;
         self.kubelet = start_kubelet(&self.host, &self.first, &self.binaries, &self.files)?;
+        Ok(())
+    }
+
+    /// Kills kube-proxy and starts it in another mode. It removes the rules of the mode before by
+    /// itself; returns before it has.
+    pub fn set_proxy_mode(&mut self, mode: ProxyMode) -> Result<()> {
+        self.kube_proxy.kill()?;
+        let configuration =
+            configuration::kube_proxy(mode, &self.name, self.address, &self.proxy_kubeconfig);
+        self.kube_proxy =
+            start_kube_proxy(&self.host, &self.first, &self.binaries, &configuration)?;
         Ok(())
     }
 }
@@ -205,10 +213,11 @@ fn start_kube_proxy(
     host: &Host,
     first: &Process,
     binaries: &Path,
-    files: &Files,
+    configuration: &str,
 ) -> Result<Process> {
+    let file = host.write("kube-proxy.json", configuration)?;
     let mut command = Command::new(binaries.join("kube-proxy"));
-    command.arg(format!("--config={}", files.proxy.display()));
+    command.arg(format!("--config={}", file.display()));
     host.start("kube-proxy", enter(first, command))
 }
 

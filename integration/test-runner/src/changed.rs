@@ -1,0 +1,266 @@
+//! Which crates a change touches, and the unit tests of those and of all that depend on them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use cargo_metadata::{Message, Metadata, MetadataCommand};
+
+use crate::run::println;
+
+/// Files outside of a crate whose content tests read: the beginning of the path, and the crates.
+const READ_BY: [(&str, &[&str]); 4] = [
+    ("proto/", &["daemon-api"]),
+    ("docs/", &["integration", "pod-watcher", "route-reflector"]),
+    ("manifests/", &["integration"]),
+    ("containers/", &["integration"]),
+];
+
+/// Compiles all unit tests and runs those of the crates that have changed since `base`, and of the
+/// crates that depend on them.
+pub(crate) fn run_unit_tests(root: &Path, base: Option<&str>) -> Result<ExitCode> {
+    let metadata = MetadataCommand::new()
+        .manifest_path(root.join("Cargo.toml"))
+        .no_deps()
+        .exec()
+        .context("read the workspace")?;
+    let base = base.map_or_else(|| default_base(root), |base| Ok(base.to_owned()))?;
+    let affected = affected(&crates(&metadata, root)?, &changed_files(root, &base)?);
+    let names: Vec<&str> = affected.iter().map(String::as_str).collect();
+    println(&format!(
+        "crates that differ from {base}, and their dependents: {}",
+        names.join(" ")
+    ));
+    let mut failed = Vec::new();
+    for test in build(root, &affected)? {
+        let status = Command::new(&test.program)
+            .current_dir(&test.folder)
+            .status()
+            .with_context(|| format!("start {}", test.program.display()))?;
+        if !status.success() {
+            failed.push(test.name);
+        }
+    }
+    ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A crate of the workspace: where it lies, relative to the root, and which others it uses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Member {
+    folder: PathBuf,
+    uses: BTreeSet<String>,
+}
+
+#[derive(Debug)]
+struct TestProgram {
+    name: String,
+    program: PathBuf,
+    folder: PathBuf,
+}
+
+fn crates(metadata: &Metadata, root: &Path) -> Result<BTreeMap<String, Member>> {
+    let members = metadata.workspace_packages();
+    let names: BTreeSet<&str> = members
+        .iter()
+        .map(|package| package.name.as_str())
+        .collect();
+    let member = |package: &&cargo_metadata::Package| {
+        let folder = package.manifest_path.as_std_path().parent();
+        let folder = folder.context("a manifest is in a folder")?;
+        let folder = folder
+            .strip_prefix(root)
+            .context("a crate is below the root")?;
+        let uses = package
+            .dependencies
+            .iter()
+            .map(|dependency| dependency.name.clone());
+        let member = Member {
+            folder: folder.to_owned(),
+            uses: uses.filter(|name| names.contains(name.as_str())).collect(),
+        };
+        Ok((package.name.to_string(), member))
+    };
+    members.iter().map(member).collect()
+}
+
+/// The crates that own a changed file or read it in a test, and all that depend on them. A file
+/// that belongs to no crate and is read by none, say the lock file, may affect every crate.
+fn affected(crates: &BTreeMap<String, Member>, changed: &[PathBuf]) -> BTreeSet<String> {
+    let mut affected: BTreeSet<String> = BTreeSet::new();
+    for file in changed {
+        let owner = crates
+            .iter()
+            .filter(|(_, member)| file.starts_with(&member.folder))
+            .max_by_key(|(_, member)| member.folder.components().count());
+        let readers = READ_BY.iter().find(|(folder, _)| file.starts_with(folder));
+        match (owner, readers) {
+            (Some((name, _)), _) => affected.extend([name.clone()]),
+            (None, Some((_, names))) => affected.extend(names.iter().map(|&name| name.to_owned())),
+            (None, None) if is_for_people(file) => {}
+            (None, None) => return crates.keys().cloned().collect(),
+        }
+    }
+    loop {
+        let dependents = crates.iter().filter(|(name, member)| {
+            !affected.contains(*name) && !member.uses.is_disjoint(&affected)
+        });
+        let dependents: Vec<String> = dependents.map(|(name, _)| name.clone()).collect();
+        if dependents.is_empty() {
+            return affected;
+        }
+        affected.extend(dependents);
+    }
+}
+
+/// No test reads it.
+fn is_for_people(file: &Path) -> bool {
+    let is_markdown = file.extension().is_some_and(|extension| extension == "md");
+    is_markdown
+        || ["LICENSE", "Makefile", ".gitignore"]
+            .iter()
+            .any(|name| file == Path::new(name))
+}
+
+fn default_base(root: &Path) -> Result<String> {
+    for candidate in ["@{upstream}", "HEAD~1"] {
+        if let Ok(base) = git(root, &["merge-base", "HEAD", candidate]) {
+            return Ok(base.trim().to_owned());
+        }
+    }
+    bail!("HEAD has neither an upstream nor a parent; name a commit with --base")
+}
+
+fn changed_files(root: &Path, base: &str) -> Result<Vec<PathBuf>> {
+    let changed = git(root, &["diff", "--name-only", base])?;
+    let untracked = git(root, &["ls-files", "--others", "--exclude-standard"])?;
+    Ok(changed
+        .lines()
+        .chain(untracked.lines())
+        .map(PathBuf::from)
+        .collect())
+}
+
+fn git(root: &Path, arguments: &[&str]) -> Result<String> {
+    let output = Command::new("git")
+        .args(arguments)
+        .current_dir(root)
+        .output()
+        .context("start git")?;
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success(),
+        "git {}: {}",
+        arguments.join(" "),
+        complaint.trim()
+    );
+    String::from_utf8(output.stdout).context("git prints UTF-8")
+}
+
+/// Compiles the unit tests of the whole workspace, since a part of it would select other features
+/// of the dependencies and compile those again; what has not changed is not compiled.
+fn build(root: &Path, affected: &BTreeSet<String>) -> Result<Vec<TestProgram>> {
+    let mut cargo = Command::new("cargo")
+        .args([
+            "test",
+            "--locked",
+            "--workspace",
+            "--lib",
+            "--tests",
+            "--no-run",
+        ])
+        .arg("--message-format=json-render-diagnostics")
+        .current_dir(root)
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("start cargo")?;
+    let output = cargo.stdout.take().context("its output is a pipe")?;
+    let mut programs = Vec::new();
+    for message in Message::parse_stream(BufReader::new(output)) {
+        let Message::CompilerArtifact(artifact) = message.context("read cargo's messages")? else {
+            continue;
+        };
+        let Some(program) = artifact.executable else {
+            continue;
+        };
+        let folder = artifact
+            .manifest_path
+            .parent()
+            .context("a manifest is in a folder")?;
+        let package = folder.file_name().unwrap_or_default();
+        if affected.contains(package) && artifact.profile.test {
+            programs.push(TestProgram {
+                name: format!("{package} {}", artifact.target.name),
+                program: program.into(),
+                folder: folder.into(),
+            });
+        }
+    }
+    ensure!(
+        cargo.wait().context("wait for cargo")?.success(),
+        "the tests do not compile"
+    );
+    Ok(programs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `daemon` and `tool` use `library`, the test crate `integration` uses `daemon`.
+    fn crates() -> BTreeMap<String, Member> {
+        let member = |folder: &str, uses: &[&str]| Member {
+            folder: PathBuf::from(folder),
+            uses: uses.iter().map(|&name| name.to_owned()).collect(),
+        };
+        [
+            ("daemon-api", member("crates/daemon-api", &[])),
+            ("library", member("crates/library", &[])),
+            ("daemon", member("crates/daemon", &["library"])),
+            ("tool", member("crates/tool", &["library"])),
+            ("integration", member("integration", &["daemon"])),
+            ("lab", member("integration/lab", &[])),
+        ]
+        .map(|(name, member)| (name.to_owned(), member))
+        .into()
+    }
+
+    fn check(changed: &[&str], expected: &[&str]) {
+        let changed: Vec<PathBuf> = changed.iter().map(PathBuf::from).collect();
+        let affected = affected(&crates(), &changed);
+        let expected: BTreeSet<String> = expected.iter().map(|&name| name.to_owned()).collect();
+        assert_eq!(affected, expected, "{changed:?}");
+    }
+
+    #[test]
+    fn a_changed_library_affects_all_that_depend_on_it() {
+        let expected = ["daemon", "integration", "library", "tool"];
+        check(&["crates/library/src/lib.rs"], &expected);
+        check(&["crates/daemon/src/main.rs"], &["daemon", "integration"]);
+    }
+
+    #[test]
+    fn a_file_belongs_to_the_innermost_crate() {
+        check(&["integration/lab/src/lib.rs"], &["lab"]);
+    }
+
+    #[test]
+    fn a_file_outside_of_crates_affects_the_crates_whose_tests_read_it() {
+        check(
+            &["proto/portlb/dataplane/v1/dataplane.proto"],
+            &["daemon-api"],
+        );
+        check(&["README.md", "Makefile"], &[]);
+        check(&[], &[]);
+    }
+
+    #[test]
+    fn a_file_that_no_rule_knows_affects_everything() {
+        let all: Vec<String> = crates().into_keys().collect();
+        let all: Vec<&str> = all.iter().map(String::as_str).collect();
+        check(&["Cargo.lock"], &all);
+        check(&[".cargo/config.toml", "crates/tool/src/main.rs"], &all);
+    }
+}

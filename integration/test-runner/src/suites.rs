@@ -1,0 +1,319 @@
+//! The jobs of this repository: what a test run consists of.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail, ensure};
+
+use crate::job::Job;
+
+/// Puts a program on a kernel with IPVS.
+const FLOOR: &str = "integration/lab/floor/run";
+const INSTALL: &str = "integration/lab/floor/install";
+/// Cargo's setting for a program that starts the test binaries.
+const CARGO_RUNNER: &str = "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER";
+/// Where `build` puts the programs.
+const PROGRAMS: &str = "target/x86_64-unknown-linux-gnu/debug";
+/// Selects every target with a test in it, also those that need a part of the lab and that
+/// `cargo test` leaves out for this reason. `--workspace` goes with it everywhere: another
+/// selection of crates would select other features, and compile the dependencies once more.
+const EVERY_TEST: [&str; 5] = ["--locked", "--workspace", "--lib", "--test", "*"];
+
+/// Test binaries that run in a guest: name of the job, of the binary, and the beginning of the names
+/// of its tests. Each job boots a guest of its own, in which one test runs at a time.
+const GUEST_TESTS: [(&str, &str, &str); 12] = [
+    ("system-forwarding", "system", "forwarding::"),
+    ("system-interop", "system", "interop::"),
+    ("system-input", "system", "input::"),
+    ("system-failures", "system", "failures::"),
+    ("system-foreign", "system", "foreign::"),
+    ("system-drain", "system", "drain::"),
+    ("system-order", "system", "order::"),
+    ("system-swap", "system", "swap::"),
+    ("kernel-lab", "data_path", ""),
+    ("kernel-parts", "parts", ""),
+    ("kernel-ipvs", "ipvs_kernel", ""),
+    ("kernel-tunnel", "real_kernel", ""),
+];
+
+/// What the caller asks of the jobs.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Options {
+    /// The root of the repository.
+    pub(crate) root: PathBuf,
+    /// Only tests whose names contain this.
+    pub(crate) filter: Option<String>,
+    /// Every case of the long matrices, in place of a sample.
+    pub(crate) complete: bool,
+    /// Selects the sample.
+    pub(crate) seed: u64,
+}
+
+/// All jobs, in the order in which they start where several could.
+pub(crate) fn all(options: &Options) -> Vec<Job> {
+    let mut jobs = vec![
+        Job::new("packages", &[INSTALL, "packages"]),
+        install("kernel", "kernel"),
+        install("grpcurl", "grpcurl"),
+        install("api-server", "api-server"),
+        install("cluster-parts", "kubernetes"),
+        install("cargo-deny", "cargo-deny"),
+        install("cargo-cyclonedx", "cargo-cyclonedx"),
+        Job::new("release", &["make", "--no-print-directory", "programs"])
+            .needs(&["packages"])
+            .in_background(),
+        Job::new("format", &["cargo", "fmt", "--all", "--check"]),
+        Job::new("build", &["cargo", "test"])
+            .arguments(&EVERY_TEST)
+            .arguments(&["--no-run"])
+            .needs(&["packages"]),
+        test(options, "unit", &[], &[]).needs(&["build"]),
+        clippy().needs(&["packages"]),
+        documentation().needs(&["packages"]),
+        Job::new("pause-image", &["integration/lab/images/build"])
+            .needs(&["packages"])
+            .on_cores(1),
+        test(options, "manifests", &["manifests"], &["--test-threads=2"])
+            .needs(&["build", "api-server"])
+            .on_cores(1),
+        test(
+            options,
+            "kubernetes",
+            &["kubernetes"],
+            &["--test-threads=2"],
+        )
+        .needs(&["build", "api-server"])
+        .on_cores(1),
+    ];
+    jobs.extend(in_guests(options));
+    jobs.extend([
+        Job::new("dependencies", &["integration/check-dependencies"])
+            .needs(&["cargo-deny"])
+            .on_cores(1),
+        Job::new("images", &["containers/test"])
+            .needs(&["release", "cargo-cyclonedx"])
+            .runs_tests(),
+        cluster(options),
+    ]);
+    jobs
+}
+
+/// What a developer runs before each commit.
+pub(crate) fn check(base: Option<&str>) -> Result<Vec<Job>> {
+    let runner = std::env::current_exe()?;
+    let runner = runner.to_string_lossy().into_owned();
+    // There may be no test: a change of the documents affects no crate.
+    let mut unit = Job::new("unit", &[&runner, "changed-unit"]);
+    if let Some(base) = base {
+        unit = unit.arguments(&["--base", base]);
+    }
+    Ok(vec![
+        Job::new("format", &["cargo", "fmt", "--all", "--check"]),
+        clippy(),
+        unit,
+    ])
+}
+
+/// The named jobs and all that they need, in the order of `jobs`.
+pub(crate) fn with_needs(jobs: Vec<Job>, names: &[String]) -> Result<Vec<Job>> {
+    let mut wanted: Vec<&str> = Vec::new();
+    for name in names {
+        let is_meant = |job: &&Job| match name.strip_suffix('-') {
+            Some(_) => job.name.starts_with(name.as_str()),
+            None => job.name == name,
+        };
+        let before = wanted.len();
+        wanted.extend(jobs.iter().filter(is_meant).map(|job| job.name));
+        if wanted.len() == before {
+            let known: Vec<&str> = jobs.iter().map(|job| job.name).collect();
+            bail!(
+                "there is no job {name:?}; the jobs are: {}",
+                known.join(" ")
+            );
+        }
+    }
+    let mut next = 0;
+    while let Some(name) = wanted.get(next) {
+        let needs = jobs
+            .iter()
+            .filter(|job| job.name == *name)
+            .flat_map(|job| &job.needs);
+        for need in needs.copied().collect::<Vec<_>>() {
+            if !wanted.contains(&need) {
+                wanted.push(need);
+            }
+        }
+        next += 1;
+    }
+    let wanted: Vec<String> = wanted.into_iter().map(str::to_owned).collect();
+    let is_wanted = |job: &Job| wanted.iter().any(|name| name == job.name);
+    let chosen: Vec<Job> = jobs.into_iter().filter(is_wanted).collect();
+    ensure!(!chosen.is_empty(), "no job was chosen");
+    Ok(chosen)
+}
+
+fn install(name: &'static str, part: &str) -> Job {
+    Job::new(name, &[INSTALL, part])
+        .needs(&["packages"])
+        .in_background()
+}
+
+fn clippy() -> Job {
+    // In the profile `test` the unit tests of libraries are linted, too.
+    Job::new(
+        "clippy",
+        &["cargo", "clippy", "--profile", "test", "--bins"],
+    )
+    .arguments(&EVERY_TEST)
+    .arguments(&["--", "-D", "warnings"])
+}
+
+fn documentation() -> Job {
+    Job::new(
+        "documentation",
+        &["cargo", "doc", "--locked", "--workspace", "--no-deps"],
+    )
+    .with("RUSTDOCFLAGS", "-D warnings")
+}
+
+/// Runs test binaries of that name, or all that `cargo test` runs by itself.
+fn test(options: &Options, name: &'static str, binaries: &[&str], arguments: &[&str]) -> Job {
+    let mut job = Job::new(
+        name,
+        &["cargo", "test", "--locked", "--workspace", "--no-fail-fast"],
+    );
+    job = match options.complete {
+        true => job.with("LAB_SAMPLE", "all").with("PROPTEST_CASES", "2048"),
+        false => job.with("LAB_SAMPLE", options.seed.to_string()),
+    };
+    for binary in binaries {
+        job = job.arguments(&["--test", binary]);
+    }
+    job = job.arguments(&["--"]).arguments(arguments);
+    if let Some(filter) = &options.filter {
+        return job.arguments(&[filter]);
+    }
+    job.runs_tests()
+}
+
+fn in_guests(options: &Options) -> Vec<Job> {
+    if options.filter.is_some() {
+        let binaries = ["system", "data_path", "parts", "ipvs_kernel", "real_kernel"];
+        let job = test(options, "system-filtered", &binaries, &["--test-threads=1"]);
+        return vec![in_guest(options, job)];
+    }
+    let job = |(name, binary, tests): (&'static str, &str, &str)| {
+        let mut job = test(options, name, &[binary], &["--test-threads=1"]);
+        if !tests.is_empty() {
+            job = job.arguments(&[tests]);
+        }
+        in_guest(options, job).on_cores(1)
+    };
+    GUEST_TESTS.map(job).into()
+}
+
+fn in_guest(options: &Options, job: Job) -> Job {
+    job.needs(&["build", "kernel", "grpcurl"])
+        .with(CARGO_RUNNER, options.root.join(FLOOR).to_string_lossy())
+}
+
+fn cluster(options: &Options) -> Job {
+    let control_plane = format!("{PROGRAMS}/control-plane");
+    let job = test(options, "cluster", &["cluster"], &["--nocapture"]);
+    in_guest(options, job)
+        .needs(&["cluster-parts", "images", "pause-image"])
+        .alone()
+        .with("LAB_MEMORY", "6G")
+        .with("LAB_TIMEOUT", "2400")
+        .with(
+            "LAB_OUTSIDE",
+            options.root.join(control_plane).to_string_lossy(),
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn names(jobs: &[Job]) -> Vec<&'static str> {
+        jobs.iter().map(|job| job.name).collect()
+    }
+
+    #[test]
+    fn every_job_has_a_name_of_its_own_and_needs_only_jobs_that_come_before_it() {
+        let mut earlier = BTreeSet::new();
+        for job in all(&Options::default()) {
+            for need in &job.needs {
+                assert!(earlier.contains(need), "{} needs {need}", job.name);
+            }
+            assert!(earlier.insert(job.name), "{} is there twice", job.name);
+        }
+    }
+
+    #[test]
+    fn a_chosen_job_brings_all_that_it_needs() {
+        let chosen = with_needs(all(&Options::default()), &["manifests".to_owned()]).unwrap();
+        assert_eq!(
+            names(&chosen),
+            ["packages", "api-server", "build", "manifests"]
+        );
+    }
+
+    #[test]
+    fn a_name_that_ends_in_a_dash_chooses_every_job_that_begins_with_it() {
+        let chosen = with_needs(all(&Options::default()), &["kernel-".to_owned()]).unwrap();
+        let names = names(&chosen);
+        assert!(
+            names.contains(&"kernel-ipvs") && names.contains(&"kernel-parts"),
+            "{names:?}"
+        );
+        assert!(!names.contains(&"system-drain"), "{names:?}");
+    }
+
+    #[test]
+    fn an_unknown_name_is_refused_with_the_known_ones() {
+        let error = with_needs(all(&Options::default()), &["nonsense".to_owned()]).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains("nonsense") && text.contains("manifests"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_filter_makes_one_job_of_all_guest_tests() {
+        let options = Options {
+            filter: Some("drain".to_owned()),
+            ..Options::default()
+        };
+        let jobs = all(&options);
+        let system: Vec<_> = jobs
+            .iter()
+            .filter(|job| job.name.starts_with("system-"))
+            .collect();
+        let [job] = system[..] else {
+            panic!("{system:?}")
+        };
+        assert_eq!(job.command.last().unwrap(), "drain");
+        assert!(
+            !job.has_tests,
+            "a test binary without a match is no failure"
+        );
+    }
+
+    /// A new module of the system tests needs a job, or nothing would run it.
+    #[test]
+    fn every_module_of_the_system_tests_has_a_job() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/system/main.rs");
+        let text = std::fs::read_to_string(file).unwrap();
+        let modules = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';'));
+        for module in modules.filter(|module| *module != "expect") {
+            let prefix = format!("{module}::");
+            let has_job = GUEST_TESTS.iter().any(|(_, _, tests)| *tests == prefix);
+            assert!(has_job, "GUEST_TESTS has no job for {prefix}");
+        }
+    }
+}

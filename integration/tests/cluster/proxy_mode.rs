@@ -1,0 +1,31 @@
+//! kube-proxy changes its mode on every node.
+
+use anyhow::{Result, ensure};
+use lab::cluster::ProxyMode;
+
+use crate::report::{Outcome, Price};
+use crate::stage::{Stage, wait_until};
+
+/// Ends when the rules of the iptables mode are there and those of the nftables mode are gone. The
+/// requests may be lost: the case runs while nothing is applied.
+pub(crate) fn change_to_iptables(stage: &mut Stage) -> Result<Outcome> {
+    for node in &mut stage.cluster.nodes {
+        node.set_proxy_mode(ProxyMode::Iptables)?;
+    }
+    for node in &stage.cluster.nodes {
+        wait_until(
+            &format!("kube-proxy of {} has its rules", node.name),
+            || {
+                let rules = node.output("iptables-save", &["-t", "nat"])?;
+                ensure!(rules.contains("KUBE-SVC-"), "iptables: {rules}");
+                let tables = node.output("nft", &["list", "tables"])?;
+                ensure!(!tables.contains("kube-proxy"), "nftables: {tables}");
+                Ok(())
+            },
+        )?;
+    }
+    Ok(Outcome {
+        price: Price::Everything,
+        note: "on every node".to_owned(),
+    })
+}
