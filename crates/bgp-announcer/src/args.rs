@@ -51,7 +51,7 @@ pub struct Args {
     #[arg(long, env = "PORTLB_ROUTER_ID", value_name = "ID")]
     pub router_id: Option<RouterId>,
 
-    /// A route reflector or router to announce to: ADDRESS, ADDRESS:PORT or [ADDRESS]:PORT, and
+    /// A route reflector or router to announce to: ADDRESS, ADDRESS:PORT or `[ADDRESS]:PORT`, and
     /// after it, separated by commas, any of asn=NUMBER (default: --asn), name=NAME (default: the
     /// address), source=ADDRESS (default: the kernel's choice), md5-key-file=FILE (default:
     /// that of all peers). May be given several times; in the environment several are separated by

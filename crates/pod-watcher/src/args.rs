@@ -293,7 +293,7 @@ pub struct StatusArgs {
     pub announcer: Target,
 
     /// The Lease by which the pods of one load balancer agree on who writes. Their reports of what
-    /// they announce are Leases of the name <lease name>-<pod name>
+    /// they announce are Leases named `LEASE-POD`: this name, a hyphen, and the name of the pod
     #[arg(
         long,
         env = "PORTLB_LEASE_NAME",
