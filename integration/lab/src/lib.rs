@@ -3,7 +3,7 @@
 //!
 //! A [`Topology`] says what there is; [`Lab::bring_up`] makes it; a [`Host`]
 //! runs things inside; dropping the [`Lab`] ends all of it. `floor/run` puts
-//! the program on a kernel that has IPVS. [`reference`] is the network that
+//! the program on a kernel that has IPVS. [`mod@reference`] is the network that
 //! most tests and the demo use, [`system`] our daemons on it.
 
 mod fib;
@@ -40,7 +40,7 @@ pub use host::Host;
 pub use lab::Lab;
 pub use nix::sys::signal::Signal;
 pub use process::Process;
-pub use sample::sample;
+pub use sample::{is_complete, sample};
 pub use topology::{End, Setup, Topology};
 pub use wait::{ensure_that, wait_for};
 

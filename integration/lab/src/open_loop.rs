@@ -172,7 +172,7 @@ impl OpenLoop {
         self.end()
     }
 
-    /// The same for a load whose record is still wanted.
+    /// Stops the load and keeps its record. Returns the error of the load's thread.
     pub fn end(&mut self) -> Result<()> {
         self.ending.send_replace(true);
         match self.thread.take().map(JoinHandle::join) {

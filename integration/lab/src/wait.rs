@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 
 /// The first pause between two attempts; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
-/// The longest pause: the work that is awaited needs the processor, too.
+/// The longest pause. Polling must not slow down the awaited work.
 const LONGEST_PAUSE: Duration = Duration::from_millis(40);
 
 /// Asks `attempt` again and again until it gives a value, for state that can

@@ -125,7 +125,7 @@ fn direct_routing_reaches_the_web_pods_of_the_lb_pods_own_node() {
 
 #[test]
 fn connections_survive_the_cut_of_an_lb_pod() {
-    let reference = Reference::bring_up("cut", Options::default()).unwrap();
+    let reference = Reference::bring_up("data-path-cut", Options::default()).unwrap();
     let fib = FibWatcher::start(&reference.router_host().unwrap()).unwrap();
     serve(&reference, Program::Bird).unwrap();
     wait_for_routes(&reference, &fib).unwrap();

@@ -107,8 +107,8 @@ pub(crate) fn second_application(stage: &mut Stage) -> Result<Outcome> {
     Ok(Price::nothing("announced and answering"))
 }
 
-/// What the clients of the second application have seen since `from`, until requests sent after
-/// `until` are answered; an error where they lost any. `None` without a second application.
+/// Counts the requests to the second application since `from`, and waits until requests that were
+/// sent after `until` are answered. Fails if one was lost. `None` without a second application.
 pub(crate) fn second_since(stage: &Stage, from: Instant, until: Instant) -> Result<Option<Count>> {
     let Some(load) = &stage.second else {
         return Ok(None);
@@ -122,7 +122,9 @@ pub(crate) fn second_since(stage: &Stage, from: Instant, until: Instant) -> Resu
 
 /// The second application goes; the first one must not notice.
 pub(crate) fn delete_second_application(stage: &mut Stage) -> Result<Outcome> {
-    stage.second = None;
+    if let Some(load) = stage.second.take() {
+        load.stop()?;
+    }
     stage.cluster.delete_folder(SECOND, LONG)?;
     let prefix = ipnet::IpNet::from(IpAddr::V4(SHOP));
     stage.fib.wait_for(prefix, &[], LONG)?;

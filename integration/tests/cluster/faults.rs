@@ -13,6 +13,8 @@ use crate::stage::{FRESH_PER_SECOND, LASTING, LONG, PodOnNode, Stage, WEB};
 const DETECTION: Duration = Duration::from_secs(9);
 /// Longer than the lease of the watcher that writes the Service's status (15 s), so that it ends.
 const OUTAGE: Duration = Duration::from_secs(60);
+/// The same where the run takes its time (`make test-all`).
+const LONG_OUTAGE: Duration = Duration::from_secs(120);
 
 /// `kubectl delete pod --force` of a load balancer: its sessions end with its
 /// processes, so packets in flight are all that is lost, and TCP repeats them.
@@ -76,7 +78,11 @@ pub(crate) fn stop_api_server(stage: &mut Stage) -> Result<Outcome> {
     kill(stage, &victim)?;
     settle(stage, stopped + DETECTION + Duration::from_secs(10))?;
     let quiet_from = stopped + DETECTION + Duration::from_secs(10);
-    std::thread::sleep((stopped + OUTAGE).saturating_duration_since(Instant::now()));
+    let outage = match lab::is_complete() {
+        true => LONG_OUTAGE,
+        false => OUTAGE,
+    };
+    std::thread::sleep((stopped + outage).saturating_duration_since(Instant::now()));
     let quiet = stage
         .load
         .count(quiet_from, Instant::now() - Duration::from_secs(11));

@@ -8,8 +8,8 @@
 //! kube-proxy is in its nftables mode. At the end it changes to its iptables mode, and the cases
 //! run again that its rules could disturb.
 //!
-//! `LAB_CASES=scale,drain` runs those cases whose names contain a word, and the cases that they
-//! stand on.
+//! `LAB_CASES=scale,drain` runs the cases whose names contain one of these words, and the cases that
+//! they depend on. A word that begins with `iptables-` also runs the change of the mode.
 
 mod applications;
 mod faults;
@@ -43,12 +43,14 @@ fn a_client_outside_loses_nothing_while_a_real_cluster_changes() -> Result<()> {
     stage.case("stop-kubelet", faults::stop_kubelet_and_containerd);
     stage.case("stop-api-server", faults::stop_api_server);
     stage.case("delete-everything", teardown::delete_everything);
-    let in_iptables_mode = ["iptables-roll-load-balancers", "iptables-delete-everything"];
-    if in_iptables_mode.iter().any(|name| stage.is_chosen(name)) {
+    if stage.is_chosen("iptables-") {
         stage.case("iptables-mode", proxy_mode::change_to_iptables);
         stage.case("iptables-first-address", rolling::first_address);
-        stage.case(in_iptables_mode[0], rolling::roll_load_balancers);
-        stage.case(in_iptables_mode[1], teardown::delete_while_it_works);
+        stage.case("iptables-roll-load-balancers", rolling::roll_load_balancers);
+        stage.case(
+            "iptables-delete-everything",
+            teardown::delete_while_it_works,
+        );
     }
     let failed = stage.finish();
     ensure!(failed.is_empty(), "failed: {}", failed.join(", "));

@@ -6,8 +6,8 @@ use lab::cluster::ProxyMode;
 use crate::report::{Outcome, Price};
 use crate::stage::{Stage, wait_until};
 
-/// Ends when the rules of the iptables mode are there and those of the nftables mode are gone. The
-/// requests may be lost: the case runs while nothing is applied.
+/// Ends when every node has the rules of the iptables mode and none of the nftables mode. Requests may
+/// be lost: kube-proxy removes the rules of one mode before it writes those of the other.
 pub(crate) fn change_to_iptables(stage: &mut Stage) -> Result<Outcome> {
     for node in &mut stage.cluster.nodes {
         node.set_proxy_mode(ProxyMode::Iptables)?;

@@ -20,6 +20,7 @@ pub(crate) fn first_address(stage: &mut Stage) -> Result<Outcome> {
     stage
         .cluster
         .apply_folder("manifests/examples/web/tunnel")?;
+    stage.is_applied = true;
     let prefix = ipnet::IpNet::from(std::net::IpAddr::V4(WEB));
     wait_until("the address is announced", || {
         ensure!(!stage.fib.next_hops(prefix).is_empty(), "no route");

@@ -44,6 +44,8 @@ pub(crate) struct Stage {
     pub(crate) second: Option<OpenLoop>,
     pub(crate) fib: FibWatcher,
     pub(crate) cluster: Cluster,
+    /// Whether the application is applied; without it no request is answered.
+    pub(crate) is_applied: bool,
     rows: Vec<Row>,
     chosen: Vec<String>,
     began: Instant,
@@ -68,6 +70,7 @@ impl Stage {
             second: None,
             fib,
             cluster,
+            is_applied: false,
             rows: Vec::new(),
             chosen: chosen
                 .split(',')
@@ -78,9 +81,11 @@ impl Stage {
         })
     }
 
-    /// Whether `LAB_CASES` names a case; without it all are chosen.
+    /// Whether `LAB_CASES` names the case, or a case that begins with `name`; without it all are
+    /// chosen.
     pub(crate) fn is_chosen(&self, name: &str) -> bool {
-        self.chosen.is_empty() || self.chosen.iter().any(|word| name.contains(word.as_str()))
+        let is_meant = |word: &String| name.contains(word.as_str()) || word.starts_with(name);
+        self.chosen.is_empty() || self.chosen.iter().any(is_meant)
     }
 
     /// Runs a case under load; what it loses must be within its own price.
@@ -89,7 +94,7 @@ impl Stage {
         name: &'static str,
         run: impl FnOnce(&mut Self) -> Result<Outcome>,
     ) {
-        // The other cases stand on these.
+        // Every other case depends on these cases.
         let basis = ["first-address", "iptables-mode", "iptables-first-address"];
         if !basis.contains(&name) && !self.is_chosen(name) {
             return;
@@ -127,8 +132,7 @@ impl Stage {
     /// over another set of web pods may be lost when another load balancer
     /// gets them.
     fn renew_load(&mut self) -> Result<()> {
-        if self.fib.next_hops(IpNet::from(IpAddr::V4(WEB))).is_empty() {
-            // Nothing is applied that could answer.
+        if !self.is_applied {
             self.load = load_on(&self.cluster, WEB)?;
             return Ok(());
         }

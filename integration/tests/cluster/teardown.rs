@@ -16,13 +16,14 @@ pub(crate) fn delete_everything(stage: &mut Stage) -> Result<Outcome> {
 }
 
 /// The application last, so that load balancers, node-router and reflectors end at one time and
-/// while the application still asks for them.
+/// while the Service still exists.
 pub(crate) fn delete_while_it_works(stage: &mut Stage) -> Result<Outcome> {
     delete(stage, [OVERLAY, APPLICATION])
 }
 
 /// Deletes what was applied, and looks at every place where it had an effect.
-fn delete(stage: &Stage, folders: [&str; 2]) -> Result<Outcome> {
+fn delete(stage: &mut Stage, folders: [&str; 2]) -> Result<Outcome> {
+    stage.is_applied = false;
     for folder in folders {
         stage.cluster.delete_folder(folder, LONG)?;
     }

@@ -120,8 +120,8 @@ impl ClusterNode {
         Ok(())
     }
 
-    /// Kills kube-proxy and starts it in another mode. It removes the rules of the mode before by
-    /// itself; returns before it has.
+    /// Restarts kube-proxy in `mode`. Does not wait until kube-proxy has removed the rules of its
+    /// previous mode.
     pub fn set_proxy_mode(&mut self, mode: ProxyMode) -> Result<()> {
         self.kube_proxy.kill()?;
         let configuration =
