@@ -1,6 +1,8 @@
 # Everything that one does with this project. `make help` lists it; the work is done elsewhere.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
+# Scripts and tests look for programs and images below target/.
+unexport CARGO_TARGET_DIR CARGO_BUILD_TARGET_DIR
 FLOOR := integration/lab/floor
 HOST_TRIPLE := x86_64-unknown-linux-gnu
 RELEASE := target/$(HOST_TRIPLE)/release

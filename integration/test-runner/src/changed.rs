@@ -3,33 +3,36 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use cargo_metadata::{Message, Metadata, MetadataCommand};
 
-use crate::run::println;
+use crate::output::print_line;
 
 /// Files outside of a crate whose content tests read: the beginning of the path, and the crates.
-const READ_BY: [(&str, &[&str]); 4] = [
+const READ_BY: [(&str, &[&str]); 2] = [
     ("proto/", &["daemon-api"]),
-    ("docs/", &["integration", "pod-watcher", "route-reflector"]),
-    ("manifests/", &["integration"]),
-    ("containers/", &["integration"]),
+    ("docs/", &["pod-watcher", "route-reflector"]),
 ];
+/// Crates whose tests read the sources of others.
+const GUARDS: [&str; 2] = ["integration", "test-runner"];
+/// Folders that no test of a crate reads; jobs of the whole run do.
+const READ_BY_NO_CRATE: [&str; 3] = ["containers/", "integration/fuzz", "manifests/"];
 
 /// Compiles all unit tests and runs those of the crates that have changed since `base`, and of the
 /// crates that depend on them.
-pub(crate) fn run_unit_tests(root: &Path, base: Option<&str>) -> Result<ExitCode> {
+pub(crate) fn run_unit_tests(root: &Path, base: Option<&str>) -> Result<bool> {
     let metadata = MetadataCommand::new()
         .manifest_path(root.join("Cargo.toml"))
         .no_deps()
         .exec()
         .context("read the workspace")?;
     let base = base.map_or_else(|| default_base(root), |base| Ok(base.to_owned()))?;
-    let affected = affected(&crates(&metadata, root)?, &changed_files(root, &base)?);
+    let mut affected = affected(&crates(&metadata, root)?, &changed_files(root, &base)?);
+    affected.extend(GUARDS.map(str::to_owned));
     let names: Vec<&str> = affected.iter().map(String::as_str).collect();
-    println(&format!(
+    print_line(&format!(
         "crates that differ from {base}, and their dependents: {}",
         names.join(" ")
     ));
@@ -37,6 +40,8 @@ pub(crate) fn run_unit_tests(root: &Path, base: Option<&str>) -> Result<ExitCode
     for test in build(root, &affected)? {
         let status = Command::new(&test.program)
             .current_dir(&test.folder)
+            // As cargo sets it.
+            .env("CARGO_MANIFEST_DIR", &test.folder)
             .status()
             .with_context(|| format!("start {}", test.program.display()))?;
         if !status.success() {
@@ -44,7 +49,7 @@ pub(crate) fn run_unit_tests(root: &Path, base: Option<&str>) -> Result<ExitCode
         }
     }
     ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
-    Ok(ExitCode::SUCCESS)
+    Ok(true)
 }
 
 /// A crate of the workspace: where it lies, relative to the root, and which others it uses.
@@ -99,7 +104,7 @@ fn affected(crates: &BTreeMap<String, Member>, changed: &[PathBuf]) -> BTreeSet<
         match (owner, readers) {
             (Some((name, _)), _) => affected.extend([name.clone()]),
             (None, Some((_, names))) => affected.extend(names.iter().map(|&name| name.to_owned())),
-            (None, None) if is_for_people(file) => {}
+            (None, None) if has_no_reader(file) => {}
             (None, None) => return crates.keys().cloned().collect(),
         }
     }
@@ -115,13 +120,15 @@ fn affected(crates: &BTreeMap<String, Member>, changed: &[PathBuf]) -> BTreeSet<
     }
 }
 
-/// No test reads it.
-fn is_for_people(file: &Path) -> bool {
+/// Reports whether no test of a crate reads `file`.
+fn has_no_reader(file: &Path) -> bool {
     let is_markdown = file.extension().is_some_and(|extension| extension == "md");
+    let names = ["LICENSE", "Makefile", ".gitignore", ".ci/run", "deny.toml"];
     is_markdown
-        || ["LICENSE", "Makefile", ".gitignore"]
+        || names.iter().any(|name| file == Path::new(name))
+        || READ_BY_NO_CRATE
             .iter()
-            .any(|name| file == Path::new(name))
+            .any(|folder| file.starts_with(folder))
 }
 
 fn default_base(root: &Path) -> Result<String> {
@@ -134,7 +141,7 @@ fn default_base(root: &Path) -> Result<String> {
 }
 
 fn changed_files(root: &Path, base: &str) -> Result<Vec<PathBuf>> {
-    let changed = git(root, &["diff", "--name-only", base])?;
+    let changed = git(root, &["diff", "--name-only", "--no-renames", base])?;
     let untracked = git(root, &["ls-files", "--others", "--exclude-standard"])?;
     Ok(changed
         .lines()

@@ -20,17 +20,18 @@ pub(crate) struct Job {
     pub(crate) limit: Duration,
     /// Whether the command runs tests: then zero tests are a failure.
     pub(crate) has_tests: bool,
+    /// Whether the end of its output is shown although it has passed.
+    pub(crate) is_shown: bool,
 }
 
 /// What a job takes of the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Load {
-    /// Busy on so many cores; jobs run side by side while cores are free.
+    /// Keeps this number of cores busy; jobs run side by side while cores are free.
     Cores(usize),
     /// Runs on the time that other jobs leave (`SCHED_IDLE`), one such job at a time.
     Background,
-    /// Starts when no other job runs, and none starts beside it: what it measures must not depend on
-    /// the rest.
+    /// Runs with no other job, because other jobs would disturb its measurements.
     Alone,
 }
 
@@ -81,6 +82,7 @@ impl Job {
             environment: Vec::new(),
             limit: Duration::from_secs(40 * 60),
             has_tests: false,
+            is_shown: false,
         }
     }
 
@@ -106,6 +108,20 @@ impl Job {
     /// Takes only the time that other jobs leave.
     pub(crate) fn in_background(mut self) -> Self {
         self.load = Load::Background;
+        // It may wait long for the time that others leave.
+        self.limit *= 3;
+        self
+    }
+
+    /// Sets how long the command may take.
+    pub(crate) fn within(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// Shows the end of its output also where it has passed.
+    pub(crate) fn shown(mut self) -> Self {
+        self.is_shown = true;
         self
     }
 

@@ -3,24 +3,26 @@
 mod args;
 mod changed;
 mod job;
+mod output;
 mod run;
 mod schedule;
 mod suites;
 mod summary;
 
-use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Parser as _;
 
 use crate::args::{Args, Selection};
-use crate::job::Outcome;
-use crate::run::{Setting, println};
+use crate::output::print_line;
+use crate::suites::Options;
 
 fn main() -> ExitCode {
-    match start(&Args::parse()) {
-        Ok(code) => code,
+    let args = Args::parse();
+    match start(&args) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("test-runner: {error:#}");
             ExitCode::FAILURE
@@ -28,60 +30,47 @@ fn main() -> ExitCode {
     }
 }
 
-fn start(args: &Args) -> Result<ExitCode> {
-    let mut ancestors = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
-    let root = ancestors.nth(2).context("this crate is two folders deep")?;
-    match &args.selection {
-        Selection::ChangedUnit { base } => changed::run_unit_tests(root, base.as_deref()),
-        Selection::Check { base } => perform(root, args, suites::check(base.as_deref())?),
+/// Returns whether everything has passed.
+fn start(args: &Args) -> Result<bool> {
+    // Not the folder in which it was compiled, which another checkout may share.
+    let root = std::env::current_dir().context("find the working directory")?;
+    let is_root = root.join("integration/test-runner").is_dir();
+    ensure!(
+        is_root,
+        "{} is not the root of the repository",
+        root.display()
+    );
+    let jobs = match &args.selection {
+        Selection::ChangedUnit { base } => return changed::run_unit_tests(&root, base.as_deref()),
+        Selection::Check { base } => suites::check(base.as_deref())?,
+        Selection::All => suites::all(&options(&root, args)),
+        Selection::Jobs { names } => suites::with_needs(suites::all(&options(&root, args)), names)?,
         Selection::List => {
-            suites::all(&options(root, args))
-                .iter()
-                .for_each(|job| println(&job.to_string()));
-            Ok(ExitCode::SUCCESS)
+            let jobs = suites::all(&options(&root, args));
+            jobs.iter().for_each(|job| print_line(&job.to_string()));
+            return Ok(true);
         }
-        Selection::All => perform(root, args, suites::all(&options(root, args))),
-        Selection::Jobs { names } => {
-            let jobs = suites::with_needs(suites::all(&options(root, args)), names)?;
-            perform(root, args, jobs)
-        }
-    }
+    };
+    run::run_and_report(root, args.live, jobs)
 }
 
-fn options(root: &Path, args: &Args) -> suites::Options {
-    let seed = args.seed();
-    match args.complete {
-        true => println("long matrices run with every case"),
-        false => println(&format!(
+fn options(root: &std::path::Path, args: &Args) -> Options {
+    let filter = args.filter.clone().filter(|filter| !filter.is_empty());
+    // A named test runs with all of its cases.
+    let sample = match args.complete || filter.is_some() {
+        true => None,
+        false => Some(args.seed()),
+    };
+    match sample {
+        Some(seed) => print_line(&format!(
             "long matrices run a sample: --seed {seed} repeats it"
         )),
+        None => print_line("long matrices run every case"),
     }
-    suites::Options {
+    Options {
         root: root.to_owned(),
-        filter: args.filter.clone().filter(|filter| !filter.is_empty()),
+        filter,
         complete: args.complete,
-        seed,
+        sample,
     }
-}
-
-fn perform(root: &Path, args: &Args, jobs: Vec<job::Job>) -> Result<ExitCode> {
-    let setting = Setting {
-        root: root.to_owned(),
-        live: args.live,
-    };
-    let runtime = tokio::runtime::Runtime::new().context("start the runtime")?;
-    let report = runtime.block_on(run::run(&setting, jobs))?;
-    let table = summary::table(&report.rows, report.took);
-    let file = root.join("target/test-runner/table.md");
-    std::fs::write(&file, &table).with_context(|| format!("write {}", file.display()))?;
-    println(&format!("\n{table}"));
-    let failed = report.rows.iter().any(|row| row.outcome != Outcome::Passed);
-    // CI reads this line.
-    let tests = summary::sum(&report.rows);
-    println(&format!("{} passed, {} failed", tests.passed, tests.failed));
-    Ok(if failed {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    })
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -10,40 +9,41 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
+use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::job::{Job, Load, Outcome};
+use crate::output::{self, print_line};
 use crate::schedule::Schedule;
-use crate::summary::{Row, Tests};
+use crate::summary::{self, Row, Tests};
 
 /// Between SIGTERM and SIGKILL of a job that is to end: a guest needs a moment to end with its
 /// network namespaces.
 const GRACE: Duration = Duration::from_secs(20);
-/// Lines of a failed job's output that are shown; the whole output stays in its log.
-const SHOWN_LINES: usize = 400;
-/// Lines that may wait for the writer of a log; a job that prints faster waits.
-const LINES: usize = 1024;
+/// Side by side, more guests than this need more memory than many machines have.
+const MOST_CORES: usize = 4;
+/// Some containers do not let a process choose `SCHED_IDLE`.
+const IN_BACKGROUND: &str = "chrt --idle 0 true 2>/dev/null && exec chrt --idle 0 \"$@\"
+exec nice -n 19 \"$@\"";
 
 /// Where and how a run takes place.
 #[derive(Debug)]
-pub(crate) struct Setting {
+struct Setting {
     /// The root of the repository.
-    pub(crate) root: PathBuf,
+    root: PathBuf,
     /// Whether output is shown as it is printed.
-    pub(crate) live: bool,
+    live: bool,
 }
 
-/// What a run brought.
+/// The result of a run.
 #[derive(Debug)]
-pub(crate) struct Report {
+struct Report {
     /// In the order in which the jobs ended.
-    pub(crate) rows: Vec<Row>,
-    pub(crate) took: Duration,
+    rows: Vec<Row>,
+    took: Duration,
 }
 
 #[derive(Debug)]
@@ -55,17 +55,51 @@ struct Ended {
     outcome: Outcome,
 }
 
-/// Runs all jobs; returns when each has ended. SIGINT and SIGTERM end every job first and are an
-/// error.
-pub(crate) async fn run(setting: &Setting, jobs: Vec<Job>) -> Result<Report> {
+/// Runs all jobs and prints the table. Returns whether every job has passed.
+pub(crate) fn run_and_report(root: PathBuf, live: bool, jobs: Vec<Job>) -> Result<bool> {
+    let setting = Setting { root, live };
+    let runtime = tokio::runtime::Runtime::new().context("start the runtime")?;
+    let report = runtime.block_on(run(&setting, jobs))?;
+    let table = summary::table(&report.rows, report.took);
+    print_line(&format!("\n{table}"));
+    let tests = summary::sum(&report.rows);
+    // CI reads this line.
+    print_line(&format!("{} passed, {} failed", tests.passed, tests.failed));
+    let file = setting.root.join("target/test-runner/table.md");
+    if let Err(error) = fs::write(&file, &table) {
+        print_line(&format!(
+            "the table is not kept in {}: {error}",
+            file.display()
+        ));
+    }
+    Ok(report.rows.iter().all(|row| row.outcome == Outcome::Passed))
+}
+
+/// Runs all jobs; returns when each has ended. A signal that would end any program ends every job
+/// first and is an error.
+async fn run(setting: &Setting, jobs: Vec<Job>) -> Result<Report> {
     let logs = setting.root.join("target/test-runner");
     fs::create_dir_all(&logs).with_context(|| format!("make {}", logs.display()))?;
+    let lock = File::create(logs.join("lock")).context("make the lock of this checkout")?;
+    lock.try_lock().with_context(|| {
+        let root = setting.root.display();
+        format!("another run of the tests is under way in {root}; wait for its end")
+    })?;
+    // Those of an earlier run would pass for this one's.
+    for entry in fs::read_dir(&logs).with_context(|| format!("read {}", logs.display()))? {
+        let path = entry
+            .with_context(|| format!("read {}", logs.display()))?
+            .path();
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "log" || extension == "md")
+        {
+            fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
+        }
+    }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut schedule = Schedule::new(cores, jobs);
-    let (mut interrupts, mut terminations) = (
-        signal(SignalKind::interrupt()).context("wait for SIGINT")?,
-        signal(SignalKind::terminate()).context("wait for SIGTERM")?,
-    );
+    let mut schedule = Schedule::new(cores.min(MOST_CORES), jobs);
+    let mut signals = Signals::new()?;
     let began = Instant::now();
     let mut running = JoinSet::new();
     let mut groups: BTreeMap<&'static str, Pid> = BTreeMap::new();
@@ -74,23 +108,45 @@ pub(crate) async fn run(setting: &Setting, jobs: Vec<Job>) -> Result<Report> {
         for job in schedule.start() {
             let started = began.elapsed();
             say(started, &format!("{} started", job.name));
-            let child = spawn(setting, &job).with_context(|| format!("start {}", job.name))?;
-            if let Some(group) = group_of(&child) {
+            let child = spawn(setting, &job);
+            if let Ok((child, _)) = &child
+                && let Some(group) = group_of(child)
+            {
                 groups.insert(job.name, group);
             }
             let log = log_of(&logs, job.name);
             let live = setting.live;
-            running.spawn(async move { follow(job, child, &log, live, started).await });
+            running.spawn(async move {
+                let began = Instant::now();
+                let (tests, outcome) = match child {
+                    Ok((child, output)) => follow(&job, child, output, log, live).await,
+                    Err(error) => (Tests::default(), Outcome::Failed(format!("{error:#}"))),
+                };
+                Ended {
+                    job,
+                    started,
+                    took: began.elapsed(),
+                    tests,
+                    outcome,
+                }
+            });
         }
         let ended = tokio::select! {
-            ended = running.join_next() => ended.context("no job can start any more")??,
-            _ = interrupts.recv() => return stop(&groups, running).await,
-            _ = terminations.recv() => return stop(&groups, running).await,
+            ended = running.join_next() => ended.context("no job can start")?.context("follow a job"),
+            () = signals.next() => Err(anyhow::anyhow!("interrupted")),
+        };
+        let ended = match ended {
+            Ok(ended) => ended,
+            Err(error) => {
+                stop(&groups, running).await;
+                bail!("{error:#}; every job was ended");
+            }
         };
         groups.remove(ended.job.name);
         say(began.elapsed(), &describe(&ended));
-        if matches!(ended.outcome, Outcome::Failed(_)) && !setting.live {
-            show_end(&log_of(&logs, ended.job.name));
+        let is_shown = ended.job.is_shown || ended.outcome != Outcome::Passed;
+        if is_shown && !setting.live {
+            output::show_end(&log_of(&logs, ended.job.name));
         }
         let skipped = schedule.end(ended.job.name, ended.outcome.clone());
         rows.push(Row {
@@ -119,13 +175,38 @@ pub(crate) async fn run(setting: &Setting, jobs: Vec<Job>) -> Result<Report> {
     })
 }
 
-async fn stop(groups: &BTreeMap<&'static str, Pid>, mut running: JoinSet<Ended>) -> Result<Report> {
+/// The signals that end a run.
+#[derive(Debug)]
+struct Signals([tokio::signal::unix::Signal; 4]);
+
+impl Signals {
+    fn new() -> Result<Self> {
+        let on = |kind| signal(kind).context("wait for signals");
+        Ok(Self([
+            on(SignalKind::interrupt())?,
+            on(SignalKind::terminate())?,
+            on(SignalKind::hangup())?,
+            on(SignalKind::quit())?,
+        ]))
+    }
+
+    async fn next(&mut self) {
+        let [interrupt, terminate, hang_up, quit] = &mut self.0;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hang_up.recv() => {}
+            _ = quit.recv() => {}
+        }
+    }
+}
+
+async fn stop(groups: &BTreeMap<&'static str, Pid>, mut running: JoinSet<Ended>) {
     signal_all(groups, Signal::SIGTERM);
     let all_end = async { while running.join_next().await.is_some() {} };
     if timeout(GRACE, all_end).await.is_err() {
         signal_all(groups, Signal::SIGKILL);
     }
-    bail!("interrupted; every job was ended")
 }
 
 fn signal_all(groups: &BTreeMap<&'static str, Pid>, signal: Signal) {
@@ -135,14 +216,16 @@ fn signal_all(groups: &BTreeMap<&'static str, Pid>, signal: Signal) {
     }
 }
 
-/// A process group of its own, so that all of it can be ended.
-fn spawn(setting: &Setting, job: &Job) -> Result<Child> {
+/// Starts a job's command in a process group of its own, so that all of it can be ended. Both of
+/// its outputs go to one pipe, in the order in which they are printed.
+fn spawn(setting: &Setting, job: &Job) -> Result<(Child, pipe::Receiver)> {
     let mut words: Vec<&str> = match job.load {
-        Load::Background => vec!["chrt", "--idle", "0"],
+        Load::Background => vec!["sh", "-c", IN_BACKGROUND, "background"],
         Load::Cores(_) | Load::Alone => Vec::new(),
     };
     words.extend(job.command.iter().map(String::as_str));
     let (program, arguments) = words.split_first().context("a job has a command")?;
+    let (reader, writer) = std::io::pipe().context("make a pipe")?;
     let mut command = Command::new(program);
     command
         .args(arguments)
@@ -150,9 +233,15 @@ fn spawn(setting: &Setting, job: &Job) -> Result<Child> {
         .current_dir(&setting.root)
         .process_group(0)
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    command.spawn().with_context(|| format!("start {program}"))
+        .stdout(writer.try_clone().context("share a pipe")?)
+        .stderr(writer);
+    let child = command
+        .spawn()
+        .with_context(|| format!("start {program}"))?;
+    // The command holds the write end; the output ends with the processes.
+    drop(command);
+    let output = pipe::Receiver::from_owned_fd(reader.into()).context("read a pipe")?;
+    Ok((child, output))
 }
 
 fn group_of(child: &Child) -> Option<Pid> {
@@ -160,41 +249,31 @@ fn group_of(child: &Child) -> Option<Pid> {
     i32::try_from(id).ok().map(Pid::from_raw)
 }
 
-async fn follow(job: Job, mut child: Child, log: &Path, live: bool, started: Duration) -> Ended {
-    let began = Instant::now();
+async fn follow(
+    job: &Job,
+    mut child: Child,
+    output: pipe::Receiver,
+    log: PathBuf,
+    live: bool,
+) -> (Tests, Outcome) {
     let group = group_of(&child);
-    let (sender, lines) = mpsc::channel(LINES);
-    let mut readers = JoinSet::new();
-    if let Some(stdout) = child.stdout.take() {
-        readers.spawn(read(stdout, sender.clone()));
-    }
-    if let Some(stderr) = child.stderr.take() {
-        readers.spawn(read(stderr, sender.clone()));
-    }
-    drop(sender);
-    let mut writer = tokio::spawn(write(lines, log.to_owned(), live.then_some(job.name)));
-    let (status, overdue) = match timeout(job.limit, child.wait()).await {
+    let mut record = tokio::spawn(output::record(output, log, live.then_some(job.name)));
+    let (status, is_overdue) = match timeout(job.limit, child.wait()).await {
         Ok(status) => (status, false),
         Err(_) => (end(&mut child, group).await, true),
     };
-    let (tests, outcome) = match timeout(GRACE, &mut writer).await {
-        Ok(Ok(Ok(tests))) => (tests, outcome(&job, status, overdue, tests)),
-        Ok(Ok(Err(error))) => (Tests::default(), Outcome::Failed(format!("{error:#}"))),
-        Ok(Err(error)) => (
-            Tests::default(),
-            Outcome::Failed(format!("keep its output: {error}")),
-        ),
-        Err(_) => {
-            let reason = "a process that the command left behind holds its output open";
-            (Tests::default(), Outcome::Failed(reason.to_owned()))
-        }
-    };
-    Ended {
-        job,
-        started,
-        took: began.elapsed(),
-        tests,
-        outcome,
+    let recorded = timeout(GRACE, &mut record).await;
+    if let Some(group) = group {
+        // What the command left behind would outlive the run. Mostly there is nothing.
+        let _ = killpg(group, Signal::SIGKILL);
+    }
+    let failed = |reason: String| (Tests::default(), Outcome::Failed(reason));
+    match recorded {
+        _ if is_overdue => failed(format!("not done after {} s", job.limit.as_secs())),
+        Ok(Ok(Ok(tests))) => (tests, outcome(job, status, tests)),
+        Ok(Ok(Err(error))) => failed(format!("{error:#}")),
+        Ok(Err(error)) => failed(format!("keep its output: {error}")),
+        Err(_) => failed("a process that the command left behind held its output open".to_owned()),
     }
 }
 
@@ -210,49 +289,16 @@ async fn end(child: &mut Child, group: Option<Pid>) -> std::io::Result<ExitStatu
     child.wait().await
 }
 
-fn outcome(job: &Job, status: std::io::Result<ExitStatus>, overdue: bool, tests: Tests) -> Outcome {
-    match status {
-        _ if overdue => Outcome::Failed(format!("not done after {} s", job.limit.as_secs())),
-        Err(error) => Outcome::Failed(format!("wait for it: {error}")),
-        Ok(status) if !status.success() => Outcome::Failed(status.to_string()),
-        Ok(_) if job.has_tests && tests.ran() == 0 => {
-            Outcome::Failed("the command ran no test".to_owned())
-        }
-        Ok(_) => Outcome::Passed,
-    }
-}
-
-/// Sends each line; bytes that are not UTF-8 are replaced.
-async fn read(stream: impl AsyncRead + Unpin, lines: mpsc::Sender<String>) {
-    let mut stream = BufReader::new(stream);
-    let mut bytes = Vec::new();
-    while let Ok(1..) = stream.read_until(b'\n', &mut bytes).await {
-        let line = String::from_utf8_lossy(&bytes)
-            .trim_end_matches('\n')
-            .to_owned();
-        bytes.clear();
-        if lines.send(line).await.is_err() {
-            return;
-        }
-    }
-}
-
-/// Keeps the lines in the log, and shows them behind the job's name where it is given.
-async fn write(
-    mut lines: mpsc::Receiver<String>,
-    log: PathBuf,
-    shown_as: Option<&'static str>,
-) -> Result<Tests> {
-    let mut file = File::create(&log).with_context(|| format!("make {}", log.display()))?;
-    let mut tests = Tests::default();
-    while let Some(line) = lines.recv().await {
-        tests.read_line(&line);
-        writeln!(file, "{line}").with_context(|| format!("write {}", log.display()))?;
-        if let Some(name) = shown_as {
-            println(&format!("{name} | {line}"));
-        }
-    }
-    Ok(tests)
+fn outcome(job: &Job, status: std::io::Result<ExitStatus>, tests: Tests) -> Outcome {
+    let missing = tests.announced.saturating_sub(tests.ran() + tests.skipped);
+    Outcome::Failed(match status {
+        Err(error) => format!("wait for it: {error}"),
+        Ok(status) if !status.success() => status.to_string(),
+        Ok(_) if tests.failed > 0 => format!("{} tests failed", tests.failed),
+        Ok(_) if missing > 0 => format!("{missing} tests began and reported no result"),
+        Ok(_) if job.has_tests && tests.ran() == 0 => "the command ran no test".to_owned(),
+        Ok(_) => return Outcome::Passed,
+    })
 }
 
 fn describe(ended: &Ended) -> String {
@@ -260,46 +306,101 @@ fn describe(ended: &Ended) -> String {
         0 => String::new(),
         count => format!(", {count} tests"),
     };
-    let seconds = ended.took.as_secs();
+    let (name, seconds) = (ended.job.name, ended.took.as_secs());
     match &ended.outcome {
-        Outcome::Passed => format!("{} passed in {seconds} s{tests}", ended.job.name),
-        Outcome::Failed(reason) => {
-            format!(
-                "{} FAILED after {seconds} s{tests}: {reason}",
-                ended.job.name
-            )
-        }
-        Outcome::NotRun { because_of } => format!("{} needs {because_of}", ended.job.name),
+        Outcome::Passed => format!("{name} passed in {seconds} s{tests}"),
+        Outcome::Failed(reason) => format!("{name} FAILED after {seconds} s{tests}: {reason}"),
+        Outcome::NotRun { because_of } => format!("{name} needs {because_of}"),
     }
 }
 
 fn log_of(logs: &Path, job: &str) -> PathBuf {
-    logs.join(format!("{}.log", job.replace(' ', "-")))
-}
-
-/// A log that cannot be read is shown as such; the run goes on.
-fn show_end(log: &Path) {
-    let text = fs::read(log).unwrap_or_else(|error| format!("{error}").into_bytes());
-    let text = String::from_utf8_lossy(&text);
-    let lines: Vec<&str> = text.lines().collect();
-    let first = lines.len().saturating_sub(SHOWN_LINES);
-    println(&format!(
-        "--- {} (the last {} lines)",
-        log.display(),
-        lines.len() - first
-    ));
-    for line in &lines[first..] {
-        println(line);
-    }
-    println("---");
+    logs.join(format!("{job}.log"))
 }
 
 fn say(at: Duration, text: &str) {
     let seconds = at.as_secs();
-    println(&format!("[{:>2}:{:02}] {text}", seconds / 60, seconds % 60));
+    print_line(&format!("[{:>2}:{:02}] {text}", seconds / 60, seconds % 60));
 }
 
-/// A reader that has gone must not end the run.
-pub(crate) fn println(text: &str) {
-    let _ = writeln!(std::io::stdout(), "{text}");
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs one shell script as a job that has tests; returns what it brought.
+    fn run_script(script: &str) -> (Tests, Outcome) {
+        let root = tempfile::tempdir().unwrap();
+        let setting = Setting {
+            root: root.path().to_owned(),
+            // Behind the job's name, where the runner that runs this test does not read it.
+            live: true,
+        };
+        let job = Job::new("script", &["bash", "-c", script])
+            .within(Duration::from_secs(5))
+            .runs_tests();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let mut report = runtime.block_on(run(&setting, vec![job])).unwrap();
+        let row = report.rows.remove(0);
+        (row.tests, row.outcome)
+    }
+
+    fn check_failure(script: &str, reason: &str) {
+        match run_script(script).1 {
+            Outcome::Failed(text) => assert!(text.contains(reason), "{text}"),
+            other @ (Outcome::Passed | Outcome::NotRun { .. }) => panic!("{other:?}"),
+        }
+    }
+
+    const RESULT: &str = "echo 'test result: ok. 2 passed; 0 failed; 0 ignored'";
+
+    #[test]
+    fn a_job_passes_when_its_command_succeeds_and_every_announced_test_has_a_result() {
+        let (tests, outcome) = run_script(&format!("echo 'running 2 tests' >&2; {RESULT}"));
+        assert_eq!(outcome, Outcome::Passed);
+        assert_eq!((tests.passed, tests.announced), (2, 2));
+    }
+
+    #[test]
+    fn a_job_fails_when_its_command_fails_although_all_tests_passed() {
+        check_failure(&format!("{RESULT}; exit 3"), "exit status: 3");
+        check_failure(&format!("{RESULT}; kill -SEGV $$"), "SIGSEGV");
+    }
+
+    #[test]
+    fn a_job_fails_when_a_test_binary_ends_without_a_result() {
+        check_failure(
+            &format!("{RESULT}; echo 'running 7 tests'"),
+            "5 tests began",
+        );
+    }
+
+    #[test]
+    fn a_job_fails_when_a_test_failed_although_its_command_succeeds() {
+        check_failure(
+            "echo 'test result: FAILED. 1 passed; 1 failed; 0 ignored'",
+            "1 tests failed",
+        );
+    }
+
+    #[test]
+    fn a_job_fails_when_it_ran_no_test_or_cannot_start() {
+        check_failure("true", "ran no test");
+        let root = tempfile::tempdir().unwrap();
+        let setting = Setting {
+            root: root.path().to_owned(),
+            // Behind the job's name, where the runner that runs this test does not read it.
+            live: true,
+        };
+        let jobs = vec![Job::new("missing", &["/no/such/program"])];
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let report = runtime.block_on(run(&setting, jobs)).unwrap();
+        assert!(
+            matches!(&report.rows[0].outcome, Outcome::Failed(text) if text.contains("/no/such"))
+        );
+    }
+
+    #[test]
+    fn a_job_that_takes_too_long_is_ended_with_its_children() {
+        check_failure("sleep 600 & sleep 601", "not done after 5 s");
+    }
 }

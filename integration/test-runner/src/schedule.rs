@@ -30,8 +30,8 @@ impl Schedule {
 
     /// The jobs that start at this moment; they count as running from then on.
     ///
-    /// A foreground job that waits for cores holds back the ones after it, or a stream of small
-    /// jobs would keep a large one waiting for ever.
+    /// A foreground job that waits for cores holds back the later ones, so that small jobs cannot
+    /// starve it.
     pub(crate) fn start(&mut self) -> Vec<Job> {
         let mut started = Vec::new();
         if self.is_running(|job| job.load == Load::Alone) {

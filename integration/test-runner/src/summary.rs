@@ -10,8 +10,10 @@ use crate::job::Outcome;
 pub(crate) struct Tests {
     pub(crate) passed: usize,
     pub(crate) failed: usize,
-    /// Tests that this run left out, as a runner calls them: ignored or skipped.
+    /// Tests that the harness calls ignored.
     pub(crate) skipped: usize,
+    /// Tests that a test binary said it would run. Without a crash it reports as many results.
+    pub(crate) announced: usize,
 }
 
 /// One line of the table.
@@ -23,6 +25,15 @@ pub(crate) struct Row {
     pub(crate) took: Duration,
     pub(crate) tests: Tests,
     pub(crate) outcome: Outcome,
+}
+
+impl Row {
+    fn failures(&self) -> usize {
+        match self.outcome {
+            Outcome::Passed => 0,
+            Outcome::Failed(_) | Outcome::NotRun { .. } => self.tests.failed.max(1),
+        }
+    }
 }
 
 impl Tests {
@@ -39,6 +50,9 @@ impl Tests {
             let at = words.iter().position(|other| *other == word)?;
             words[at.checked_sub(1)?].parse::<usize>().ok()
         };
+        if let ["running", count, "test" | "tests"] = words[..] {
+            self.announced += count.parse::<usize>().unwrap_or_default();
+        }
         let is_script = matches!(words[..], [_, _, "passed", _, "failed"]);
         let (true, Some(passed), Some(failed)) = (
             is_harness || is_script,
@@ -58,12 +72,13 @@ impl Tests {
     }
 }
 
-/// The tests of all jobs.
+/// The tests of all jobs. A job that failed without a failed test counts as one.
 pub(crate) fn sum(rows: &[Row]) -> Tests {
     rows.iter().fold(Tests::default(), |sum, row| Tests {
         passed: sum.passed + row.tests.passed,
-        failed: sum.failed + row.tests.failed,
+        failed: sum.failed + row.failures(),
         skipped: sum.skipped + row.tests.skipped,
+        announced: sum.announced + row.tests.announced,
     })
 }
 
@@ -89,7 +104,7 @@ pub(crate) fn table(rows: &[Row], all: Duration) -> String {
             row.job
         );
     }
-    let tests = sum(rows).ran();
+    let tests: usize = rows.iter().map(|row| row.tests.ran()).sum();
     let _ = writeln!(text, "| all | 0 | {} | {tests} | |", all.as_secs());
     text
 }
@@ -117,6 +132,7 @@ mod tests {
             passed: 4,
             failed: 2,
             skipped: 1,
+            announced: 4,
         };
         assert_eq!(tests, expected);
         assert_eq!(tests.ran(), 6);
@@ -127,7 +143,7 @@ mod tests {
         let expected = Tests {
             passed: 96,
             failed: 1,
-            skipped: 0,
+            ..Tests::default()
         };
         assert_eq!(read(&["images: 96 passed, 1 failed"]), expected);
     }
