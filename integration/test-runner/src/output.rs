@@ -48,7 +48,7 @@ pub(crate) async fn record(
     }
 }
 
-/// Prints the end of a log. A log that cannot be read is shown as such; the run goes on.
+/// Prints the end of a log, or why the log cannot be read.
 pub(crate) fn show_end(log: &Path) {
     print_line(&format!("--- {}", log.display()));
     match end_of(log) {
