@@ -67,21 +67,15 @@ impl Schedule {
 
     /// Records the end of a job, and of all those that can never start because of it. Returns the
     /// names of the latter.
-    pub(crate) fn end(&mut self, name: &str, outcome: Outcome) -> Vec<&'static str> {
-        let passed = outcome == Outcome::Passed;
+    pub(crate) fn end(&mut self, name: &'static str, outcome: Outcome) -> Vec<&'static str> {
+        let mut lost = match outcome {
+            Outcome::Passed => Vec::new(),
+            Outcome::Failed(_) | Outcome::NotRun { .. } => vec![name],
+        };
         if let Some((_, state)) = self.entries.iter_mut().find(|(job, _)| job.name == name) {
             *state = State::Ended(outcome);
         }
         let mut skipped = Vec::new();
-        let mut lost: Vec<&'static str> = Vec::new();
-        if !passed {
-            lost.extend(
-                self.entries
-                    .iter()
-                    .map(|(job, _)| job.name)
-                    .find(|own| *own == name),
-            );
-        }
         while let Some(because_of) = lost.pop() {
             for (job, state) in &mut self.entries {
                 if *state == State::Waiting && job.needs.contains(&because_of) {
