@@ -1,6 +1,7 @@
 //! UDP from inside a host: a server that answers with the host's name, and a
 //! question to it.
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -60,33 +61,62 @@ impl Drop for NameServer {
     }
 }
 
-/// Sends one datagram from a port of its own and gives the answer; `None` when
-/// none comes in time.
+/// Sends one datagram from a free port and returns the answer; `None` when none comes in time.
 pub fn ask(host: &Host, server: SocketAddr, within: Duration) -> Result<Option<String>> {
+    host.inside(|| answer(&bind_for(server)?, server, within))
+}
+
+/// Sends `count` datagrams one after the other and counts the answers by their text. A question
+/// without an answer counts as an empty text.
+///
+/// Each datagram has a source port that no other one of this call has. IPVS sends a second
+/// datagram from one port to the real server of the first, without asking the scheduler.
+pub fn spread(
+    host: &Host,
+    server: SocketAddr,
+    count: usize,
+    within: Duration,
+) -> Result<BTreeMap<String, usize>> {
     host.inside(|| {
-        let any = match server {
-            SocketAddr::V4(_) => "0.0.0.0:0",
-            SocketAddr::V6(_) => "[::]:0",
-        };
-        let socket = UdpSocket::bind(any).context("bind")?;
-        socket
-            .connect(server)
-            .with_context(|| format!("connect to {server}"))?;
-        socket
-            .set_read_timeout(Some(within))
-            .context("limit a wait")?;
-        socket
-            .send(b"who")
-            .with_context(|| format!("send to {server}"))?;
-        let mut answer = [0; 2048];
-        match socket.recv(&mut answer) {
-            Ok(length) => Ok(Some(
-                String::from_utf8_lossy(&answer[..length]).into_owned(),
-            )),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                Ok(None)
-            }
-            Err(error) => Err(error).with_context(|| format!("an answer from {server}")),
+        let sockets = (0..count)
+            .map(|_| bind_for(server))
+            .collect::<Result<Vec<_>>>()?;
+        let mut answers = BTreeMap::new();
+        for socket in &sockets {
+            let answer = answer(socket, server, within)?.unwrap_or_default();
+            *answers.entry(answer).or_default() += 1;
         }
+        Ok(answers)
     })
+}
+
+/// Binds a free port of the server's IP version.
+fn bind_for(server: SocketAddr) -> Result<UdpSocket> {
+    let any = match server {
+        SocketAddr::V4(_) => "0.0.0.0:0",
+        SocketAddr::V6(_) => "[::]:0",
+    };
+    UdpSocket::bind(any).context("bind")
+}
+
+fn answer(socket: &UdpSocket, server: SocketAddr, within: Duration) -> Result<Option<String>> {
+    socket
+        .connect(server)
+        .with_context(|| format!("connect to {server}"))?;
+    socket
+        .set_read_timeout(Some(within))
+        .context("limit a wait")?;
+    socket
+        .send(b"who")
+        .with_context(|| format!("send to {server}"))?;
+    let mut answer = [0; 2048];
+    match socket.recv(&mut answer) {
+        Ok(length) => Ok(Some(
+            String::from_utf8_lossy(&answer[..length]).into_owned(),
+        )),
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+            Ok(None)
+        }
+        Err(error) => Err(error).with_context(|| format!("an answer from {server}")),
+    }
 }

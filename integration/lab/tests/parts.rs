@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -59,6 +60,8 @@ fn a_udp_question_is_answered_or_refused_or_lost() {
     let names = udp::NameServer::start(&server, address).unwrap();
     let answer = udp::ask(&client, address, SOON).unwrap();
     assert_eq!(answer.as_deref(), Some("server"));
+    let answers = udp::spread(&client, address, 3, SOON).unwrap();
+    assert_eq!(answers, BTreeMap::from([("server".to_owned(), 3)]));
     drop(names);
     assert!(udp::ask(&client, address, SOON).is_err());
     server.ip("link set eth0 down").unwrap();

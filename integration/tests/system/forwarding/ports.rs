@@ -1,6 +1,6 @@
 //! Several ports, port ranges, all ports, and a protocol without ports of its own here: SCTP.
 
-use std::{io::ErrorKind, net::SocketAddr};
+use std::{collections::BTreeMap, io::ErrorKind, net::SocketAddr};
 
 use lab::{
     http,
@@ -99,17 +99,11 @@ fn several_ports_a_range_and_all_ports_reach_every_web_pod_and_sctp_is_in_the_ke
             let server = SocketAddr::new(address, port);
             let servers =
                 [0, 1, 2].map(|index| udp::NameServer::start(&pods[index], server).unwrap());
-            let mut answers: Vec<_> = servers
-                .iter()
-                .filter_map(|_| {
-                    udp::ask(&client, server, if is_served { SOON } else { SILENCE }).unwrap()
-                })
-                .collect();
-            answers.sort();
-            let expected: &[&str] = if is_served {
-                &["web-1", "web-2", "web-3"]
-            } else {
-                &[]
+            let wait = if is_served { SOON } else { SILENCE };
+            let answers = udp::spread(&client, server, servers.len(), wait).unwrap();
+            let expected = match is_served {
+                true => BTreeMap::from(["web-1", "web-2", "web-3"].map(|pod| (pod.to_owned(), 1))),
+                false => BTreeMap::from([(String::new(), servers.len())]),
             };
             assert_eq!(answers, expected, "{server}");
         }
