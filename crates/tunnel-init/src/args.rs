@@ -13,7 +13,8 @@ const VERSION: &str = match option_env!("PORTLB_VERSION") {
 ///
 /// It brings the tunnel device up (tunl0 for IPv4, ip6tnl0 for IPv6), lets it accept packets whose
 /// sender is reached by another interface (rp_filter 2), and makes the service ranges local, so
-/// that a server in the pod gets what clients sent to a service address. All of it is read back.
+/// that a server in the pod gets what clients sent to a service address. Packets that the pod itself
+/// sends to a service address leave the pod. All of it is read back.
 ///
 /// Runs once, in the network namespace of the web pod (as an init container) with the capability
 /// NET_ADMIN, and leaves nothing running.
@@ -26,7 +27,7 @@ Example:
   tunnel-init --service-ranges 10.1.1.0/24,fd00:1::/64
 
 See what it made:
-  ip address show tunl0; ip route show table local proto static
+  ip address show tunl0; ip route show table local proto static; ip rule
 
 Exit codes: 0 done, 1 the kernel refused it (the message says what to do), 2 unusable flag."
 )]

@@ -4,6 +4,8 @@ use std::io;
 
 use ipnet::IpNet;
 
+use crate::Rule;
+
 /// Why the pod is not prepared.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -51,5 +53,22 @@ pub enum Error {
     NotLocal {
         /// What was to be local.
         prefix: IpNet,
+    },
+    /// Added without an error, but not found.
+    #[error(
+        "the rule \"{rule}\" is missing after it was added; does another program change rules?"
+    )]
+    NoRule {
+        /// The rule, as `ip rule` shows it.
+        rule: Rule,
+    },
+    /// Removed without an error, but found.
+    #[error(
+        "the routing rule \"0: lookup local\" is left after its removal, so this pod answers itself on the \
+         service addresses of others (tunnel device {device}); does another program change rules?"
+    )]
+    FirstRule {
+        /// The tunnel device of the rule's IP version.
+        device: &'static str,
     },
 }

@@ -6,25 +6,28 @@ use futures::TryStreamExt;
 use ipnet::IpNet;
 use netlink_packet_core::ErrorMessage;
 use netlink_packet_route::{
+    AddressFamily,
     address::AddressScope,
     link::{
         AfSpecInet, AfSpecUnspec, InetDevConf, InfoKind, LinkAttribute, LinkFlags, LinkHeader,
         LinkInfo, LinkMessage,
     },
     route::{RouteAddress, RouteAttribute, RouteProtocol, RouteScope, RouteType},
+    rule::{RuleAction, RuleAttribute, RuleMessage},
 };
 use nix::errno::Errno;
-use rtnetlink::{Handle, RouteMessageBuilder, new_connection};
+use rtnetlink::{Handle, IpVersion, RouteMessageBuilder, new_connection};
 
-use crate::{Error, Plan, Tunnel};
+use crate::{Error, Plan, Rule, Tunnel, plan::TABLE_LOCAL};
 
-/// `RT_TABLE_LOCAL` (linux/rtnetlink.h): the table that is asked first.
-const TABLE_LOCAL: u32 = 255;
 /// The loopback interface has this index in every network namespace.
 const LOOPBACK: u32 = 1;
 /// The sender must be reachable, by whatever interface (Documentation/networking/ip-sysctl.rst).
 /// The kernel takes the greater one of this and `conf.all`, so it also loosens a strict `all`.
 const RP_FILTER_LOOSE: i32 = 2;
+/// The pod calls its own service address and a load balancer sends the packet back: its source is an
+/// address of this pod.
+const ACCEPT_LOCAL: i32 = 1;
 /// A device without any address accepts nothing with a loose rp_filter either (fib_frontend.c,
 /// `__fib_validate_source`). This one means nothing to anybody: RFC 7600, section 4.8.
 const DUMMY: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
@@ -49,7 +52,14 @@ pub async fn prepare(kernel: &Kernel, plan: &Plan) -> Result<(), Error> {
         kernel.make_local(*prefix).await?;
         kernel.ensure_local(*prefix).await?;
     }
-    Ok(())
+    for rule in plan.rules() {
+        kernel.add_rule(rule).await?;
+    }
+    // Last: until then the rule of preference 0 decides before all others.
+    for tunnel in &plan.tunnels {
+        kernel.remove_first_rule(*tunnel).await?;
+    }
+    kernel.ensure_rules(plan).await
 }
 
 impl Kernel {
@@ -108,6 +118,7 @@ impl Kernel {
         if tunnel == Tunnel::Ipip {
             let mut settings = InetDevConf::default();
             settings.rp_filter = RP_FILTER_LOOSE;
+            settings.accept_local = ACCEPT_LOCAL;
             let settings = AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(settings)]);
             message.attributes = vec![LinkAttribute::AfSpecUnspec(vec![settings])];
         }
@@ -134,9 +145,14 @@ impl Kernel {
         if !link.header.flags.contains(LinkFlags::Up) {
             return Err(not_in_force("down".to_owned()));
         }
-        match (tunnel, rp_filter(&link)) {
-            (Tunnel::Ip6Tnl, _) | (Tunnel::Ipip, Some(RP_FILTER_LOOSE)) => Ok(()),
-            (Tunnel::Ipip, found) => Err(not_in_force(format!("without rp_filter 2 ({found:?})"))),
+        if tunnel == Tunnel::Ip6Tnl {
+            return Ok(());
+        }
+        match settings(&link).map(|found| (found.rp_filter, found.accept_local)) {
+            Some((RP_FILTER_LOOSE, ACCEPT_LOCAL)) => Ok(()),
+            found => Err(not_in_force(format!(
+                "without rp_filter 2 and accept_local 1 ({found:?})"
+            ))),
         }
     }
 
@@ -145,13 +161,64 @@ impl Kernel {
             .destination_prefix(prefix.addr(), prefix.prefix_len())
             .expect("an IpNet's length fits its family")
             .output_interface(LOOPBACK)
-            .table_id(TABLE_LOCAL)
+            .table_id(TABLE_LOCAL.into())
             .protocol(RouteProtocol::Static)
             .scope(RouteScope::Host)
             .kind(RouteType::Local)
             .build();
         let made = self.handle.route().add(route).replace().execute().await;
         made.map_err(|error| refused(format!("make {prefix} local"), errno(&error)))
+    }
+
+    async fn add_rule(&self, rule: Rule) -> Result<(), Error> {
+        let mut request = self.handle.rule().add();
+        *request.message_mut() = rule_message(rule);
+        match request.execute().await.map_err(|error| errno(&error)) {
+            Ok(()) | Err(Errno::EEXIST) => Ok(()),
+            Err(other) => Err(refused(format!("add the rule \"{rule}\""), other)),
+        }
+    }
+
+    /// Removes the kernel's own rule for the local table, which a rule of [`Plan::rules`] replaces.
+    async fn remove_first_rule(&self, tunnel: Tunnel) -> Result<(), Error> {
+        let rule = Rule::first(tunnel);
+        let request = self.handle.rule().del(rule_message(rule));
+        match request.execute().await.map_err(|error| errno(&error)) {
+            // An earlier run removed it.
+            Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            Err(other) => Err(refused(format!("remove the rule \"{rule}\""), other)),
+        }
+    }
+
+    async fn ensure_rules(&self, plan: &Plan) -> Result<(), Error> {
+        for tunnel in &plan.tunnels {
+            let version = match tunnel {
+                Tunnel::Ipip => IpVersion::V4,
+                Tunnel::Ip6Tnl => IpVersion::V6,
+            };
+            let unreadable = |error| refused("read the rules".to_owned(), errno(&error));
+            let found: Vec<Rule> = self
+                .handle
+                .rule()
+                .get(version)
+                .execute()
+                .map_ok(|message| rule_of(*tunnel, &message))
+                .try_collect()
+                .await
+                .map_err(unreadable)?;
+            let expected = plan.rules().filter(|rule| rule.tunnel == *tunnel);
+            for rule in expected {
+                if !found.contains(&rule) {
+                    return Err(Error::NoRule { rule });
+                }
+            }
+            if found.contains(&Rule::first(*tunnel)) {
+                return Err(Error::FirstRule {
+                    device: tunnel.device(),
+                });
+            }
+        }
+        Ok(())
     }
 
     async fn ensure_local(&self, prefix: IpNet) -> Result<(), Error> {
@@ -180,6 +247,47 @@ fn kind(tunnel: Tunnel) -> InfoKind {
     }
 }
 
+fn rule_message(rule: Rule) -> RuleMessage {
+    let mut message = RuleMessage::default();
+    message.header.family = match rule.tunnel {
+        Tunnel::Ipip => AddressFamily::Inet,
+        Tunnel::Ip6Tnl => AddressFamily::Inet6,
+    };
+    message.header.action = RuleAction::ToTable;
+    message.header.table = rule.table;
+    message.attributes = vec![RuleAttribute::Priority(rule.preference)];
+    if let Some(prefix) = rule.own_packets_to {
+        message.header.dst_len = prefix.prefix_len();
+        message.attributes.extend([
+            RuleAttribute::Iifname("lo".to_owned()),
+            RuleAttribute::Destination(prefix.network()),
+        ]);
+    }
+    message
+}
+
+/// The parts of the kernel's rule that rules of this program use.
+fn rule_of(tunnel: Tunnel, message: &RuleMessage) -> Rule {
+    let mut preference = 0;
+    let mut is_own = false;
+    let mut destination = None;
+    for attribute in &message.attributes {
+        if let RuleAttribute::Priority(found) = attribute {
+            preference = *found;
+        } else if let RuleAttribute::Iifname(device) = attribute {
+            is_own = device == "lo";
+        } else if let RuleAttribute::Destination(address) = attribute {
+            destination = IpNet::new(*address, message.header.dst_len).ok();
+        }
+    }
+    Rule {
+        tunnel,
+        preference,
+        own_packets_to: destination.filter(|_| is_own),
+        table: message.header.table,
+    }
+}
+
 fn destination(prefix: IpNet) -> RouteAttribute {
     RouteAttribute::Destination(match prefix.network() {
         IpAddr::V4(address) => RouteAddress::Inet(address),
@@ -187,7 +295,7 @@ fn destination(prefix: IpNet) -> RouteAttribute {
     })
 }
 
-fn rp_filter(link: &LinkMessage) -> Option<i32> {
+fn settings(link: &LinkMessage) -> Option<&InetDevConf> {
     link.attributes
         .iter()
         .filter_map(|attribute| {
@@ -208,7 +316,7 @@ fn rp_filter(link: &LinkMessage) -> Option<i32> {
         .flatten()
         .find_map(|settings| {
             if let AfSpecInet::DevConf(settings) = settings {
-                Some(settings.rp_filter)
+                Some(settings)
             } else {
                 None
             }

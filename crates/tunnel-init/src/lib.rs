@@ -5,6 +5,9 @@
 //!  client ◄───────────── eth0 ◄─────────────────────────────────────── its answer ◄────────┘
 //! ```
 //!
+//! A packet that the pod itself sends to a service address leaves by the default route: the address
+//! may belong to another application.
+//!
 //! [`Plan`] says what shall be, [`prepare`] makes it so and reads it back. Everything goes by
 //! netlink, since `/proc/sys` is read-only in a container. What is right already stays, so the step
 //! may run any number of times.
@@ -17,4 +20,4 @@ mod plan;
 pub use args::Args;
 pub use error::Error;
 pub use kernel::{Kernel, prepare};
-pub use plan::{Plan, Tunnel};
+pub use plan::{Plan, Rule, Tunnel};

@@ -169,12 +169,91 @@ fn a_client_is_answered_through_the_ipv6_tunnel() {
     );
 }
 
+/// What the web pod itself reads from `service`, while its own server listens on the same port.
+fn call_from_pod(web: &Namespace, service: &str) -> String {
+    let service: SocketAddr = service.parse().unwrap();
+    web.run(move || {
+        let mut connection = TcpStream::connect_timeout(&service, DEADLINE).unwrap();
+        connection.set_read_timeout(Some(DEADLINE)).unwrap();
+        let mut text = String::new();
+        connection.read_to_string(&mut text).unwrap();
+        text
+    })
+}
+
+/// Answers each connection with `greeting` and the client's address.
+fn serve(host: &Namespace, listen: &str, greeting: &'static str) {
+    let listen: SocketAddr = listen.parse().unwrap();
+    let listener = host.run(move || TcpListener::bind(listen).unwrap());
+    std::thread::spawn(move || {
+        for connection in listener.incoming() {
+            let mut connection = connection.unwrap();
+            let client = connection.peer_addr().unwrap().ip();
+            write!(connection, "{greeting} {client}").unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_pod_reaches_the_service_address_of_a_neighbour_in_its_own_range() {
+    let web = Namespace::new();
+    let load_balancer = load_balancer(&web, "-4");
+    web.prepare("10.1.1.0/24");
+    load_balancer.ip("address add 10.1.1.11/32 dev lo");
+    serve(&web, "0.0.0.0:80", "web");
+    serve(&load_balancer, "10.1.1.11:80", "neighbour");
+    assert_eq!(call_from_pod(&web, "10.1.1.11:80"), "neighbour 10.244.1.2");
+}
+
+#[test]
+fn a_pod_reaches_the_ipv6_service_address_of_a_neighbour_in_its_own_range() {
+    let web = Namespace::new();
+    let load_balancer = load_balancer(&web, "-6");
+    web.prepare("fd00:1::/64");
+    load_balancer.ip("-6 address add fd00:1::11/128 dev lo nodad");
+    serve(&web, "[::]:80", "web");
+    serve(&load_balancer, "[fd00:1::11]:80", "neighbour");
+    assert_eq!(
+        call_from_pod(&web, "[fd00:1::11]:80"),
+        "neighbour fd00:244::2"
+    );
+}
+
+/// The load balancer sends the pod's packet back to the pod, since the pod is a real server of the
+/// address that it calls. The system tests do this with IPv6 as well: a tunnel device, which stands
+/// here for IPVS, drops an IPv6 packet whose source is the other end of the tunnel.
+#[test]
+fn a_pod_that_calls_its_own_service_address_may_be_its_own_real_server() {
+    let web = Namespace::new();
+    let load_balancer = load_balancer(&web, "-4");
+    web.strict_reverse_path();
+    web.prepare("10.1.1.0/24");
+    load_balancer.run(|| fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap());
+    serve(&web, "0.0.0.0:80", "web");
+    assert_eq!(call_from_pod(&web, "10.1.1.10:80"), "web 10.244.1.2");
+    assert!(
+        packets_received(&web, "tunl0") > 0,
+        "the pod answered itself"
+    );
+}
+
+fn packets_received(host: &Namespace, device: &'static str) -> u64 {
+    let counters = host.run(|| fs::read_to_string("/proc/thread-self/net/dev").unwrap());
+    let line = counters
+        .lines()
+        .find_map(|line| line.trim().strip_prefix(&format!("{device}:")));
+    let received = line.and_then(|line| line.split_whitespace().nth(1));
+    received.unwrap().parse().unwrap()
+}
+
 #[test]
 fn a_second_run_changes_nothing() {
     let web = Namespace::new();
     let state = |web: &Namespace| {
         let devices = web.ip("-o link show") + &web.ip("-o address show");
-        devices + &web.ip("route show table local") + &web.ip("-6 route show table local")
+        let rules = web.ip("rule") + &web.ip("-6 rule");
+        let routes = web.ip("route show table local") + &web.ip("-6 route show table local");
+        devices + &rules + &routes
     };
     web.prepare("10.1.1.0/24,10.1.2.9/32,fd00:1::/64");
     let before = state(&web);

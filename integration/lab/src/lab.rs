@@ -216,15 +216,22 @@ fn set_up(setup: &Setup, host: &Host, floor: Floor) -> Result<()> {
         for (key, value) in &setup.sysctls {
             write_sysctl(key, value)?;
         }
-        let mut batch = setup.ip.join("\n");
-        batch.push('\n');
-        feed("ip", &["-batch", "-"], &batch)?;
+        feed("ip", &["-batch", "-"], &lines(&setup.ip))?;
+        if !setup.ip6.is_empty() {
+            feed("ip", &["-6", "-batch", "-"], &lines(&setup.ip6))?;
+        }
         if !setup.nftables.is_empty() && floor.has_nftables_for_ip() {
             feed("nft", &["-f", "-"], &setup.nftables)?;
         }
         Ok(())
     })
     .with_context(|| format!("set up {}", setup.name))
+}
+
+fn lines(commands: &[String]) -> String {
+    let mut text = commands.join("\n");
+    text.push('\n');
+    text
 }
 
 /// Runs a program on `input`; its complaint is the error.

@@ -109,7 +109,8 @@ pub fn unpack_tunnels(web_pod: &mut Setup, service_ranges: &[IpNet]) {
     // The inner packet's source is reached by eth0, not by the tunnel.
     web_pod
         .sysctl("ipv4/conf/all/rp_filter", 0)
-        .sysctl("ipv4/conf/tunl0/rp_filter", 0);
+        .sysctl("ipv4/conf/tunl0/rp_filter", 0)
+        .sysctl("ipv4/conf/tunl0/accept_local", 1);
 }
 
 /// A real server for direct routing: it accepts the service ranges and keeps
@@ -121,9 +122,21 @@ pub fn accept_direct(web_pod: &mut Setup, service_ranges: &[IpNet]) {
         .sysctl("ipv4/conf/all/arp_announce", 2);
 }
 
+/// Makes the ranges local, and sends the pod's own packets to them out, as docs/real-servers.md says.
 fn accept(web_pod: &mut Setup, service_ranges: &[IpNet]) {
     for range in service_ranges {
         web_pod.route(format!("local {range} dev lo"));
+        let rule = format!("rule add pref 5 iif lo to {range} lookup main");
+        match range {
+            IpNet::V4(_) => web_pod.ip(rule),
+            IpNet::V6(_) => web_pod.ip6(rule),
+        };
+    }
+    for rule in [
+        "rule add pref 10 lookup local",
+        "rule del pref 0 lookup local",
+    ] {
+        web_pod.ip(rule).ip6(rule);
     }
 }
 

@@ -23,6 +23,7 @@ pub struct End {
 pub struct Setup {
     pub(crate) name: String,
     pub(crate) ip: Vec<String>,
+    pub(crate) ip6: Vec<String>,
     pub(crate) sysctls: Vec<(String, String)>,
     pub(crate) nftables: String,
 }
@@ -103,6 +104,12 @@ impl Setup {
     /// Any other line that `ip -batch` understands.
     pub fn ip(&mut self, command: impl Into<String>) -> &mut Self {
         self.ip.push(command.into());
+        self
+    }
+
+    /// A line that `ip -6 -batch` understands: for what has no address that tells the IP version.
+    pub fn ip6(&mut self, command: impl Into<String>) -> &mut Self {
+        self.ip6.push(command.into());
         self
     }
 

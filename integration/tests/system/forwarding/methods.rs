@@ -121,6 +121,31 @@ fn tunnels_carry_http_and_udp_of_both_ip_versions_to_every_web_pod() {
 }
 
 #[test]
+fn web_pods_reach_each_service_address_of_their_range_their_own_included() {
+    let halves = |system: &System| {
+        let pods = &system.network.web_pods;
+        [pods[..2].to_vec(), pods[2..4].to_vec()]
+    };
+    let system = one_lb_pod("web-pods-call", Options::default(), |system| {
+        let [first, second] = halves(system);
+        empty()
+            .with(virtual_server(1, Ports::One(80), &first))
+            .with(virtual_server(2, Ports::One(80), &second))
+    });
+    let caller = &system.network.web_pods[0].name;
+    let caller = system.network.lab.host(caller).unwrap();
+    for (number, pods) in (1..).zip(halves(&system)) {
+        let expected: BTreeMap<String, usize> =
+            pods.iter().map(|pod| (pod.name.clone(), 2)).collect();
+        for address in service(number) {
+            let server = SocketAddr::new(address, 80);
+            let answers = http::spread(&caller, server, 4, SOON).unwrap();
+            assert_eq!(answers, expected, "{address}");
+        }
+    }
+}
+
+#[test]
 fn direct_routing_carries_http_and_udp_of_both_ip_versions_to_the_pods_of_its_link() {
     let options = Options {
         reception: Reception::Direct,
