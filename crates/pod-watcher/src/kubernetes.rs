@@ -34,4 +34,5 @@ pub mod finding;
 pub(crate) mod intent;
 pub mod manifests;
 pub mod model;
+mod restrictions;
 pub mod settings;

@@ -28,8 +28,10 @@ pub enum Reason {
     EndpointsLeftOut,
     /// kube-proxy takes the traffic of `spec.externalIPs` for itself.
     ExternalIpsIntercepted,
-    /// `spec.loadBalancerSourceRanges` is not enforced.
-    SourceRangesIgnored,
+    /// The Service limits its clients, which no load balancer enforces: it is not served.
+    SourceRangesUnsupported,
+    /// `externalTrafficPolicy: Local` asks for the client's address, which Masquerade hides.
+    ClientAddressHidden,
     /// `externalTrafficPolicy: Local` has no meaning here.
     TrafficPolicyIgnored,
 }
@@ -60,7 +62,7 @@ impl Finding {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::BadAnnotation,
         Self::BadSpecification,
         Self::AddressConflict,
@@ -68,7 +70,8 @@ impl Reason {
         Self::AddressOutsidePools,
         Self::EndpointsLeftOut,
         Self::ExternalIpsIntercepted,
-        Self::SourceRangesIgnored,
+        Self::SourceRangesUnsupported,
+        Self::ClientAddressHidden,
         Self::TrafficPolicyIgnored,
     ];
 
@@ -83,7 +86,8 @@ impl Reason {
             Self::AddressOutsidePools => "AddressOutsidePools",
             Self::EndpointsLeftOut => "EndpointsLeftOut",
             Self::ExternalIpsIntercepted => "ExternalIPsIntercepted",
-            Self::SourceRangesIgnored => "SourceRangesIgnored",
+            Self::SourceRangesUnsupported => "SourceRangesUnsupported",
+            Self::ClientAddressHidden => "ClientAddressHidden",
             Self::TrafficPolicyIgnored => "TrafficPolicyIgnored",
         }
     }
@@ -99,7 +103,8 @@ impl Reason {
             | Self::AddressOutsidePools
             | Self::EndpointsLeftOut
             | Self::ExternalIpsIntercepted
-            | Self::SourceRangesIgnored => Severity::Warning,
+            | Self::SourceRangesUnsupported
+            | Self::ClientAddressHidden => Severity::Warning,
             Self::TrafficPolicyIgnored => Severity::Normal,
         }
     }
@@ -112,11 +117,12 @@ impl Reason {
             Self::BadAnnotation
             | Self::BadSpecification
             | Self::AddressConflict
-            | Self::NoAddress => true,
+            | Self::NoAddress
+            | Self::SourceRangesUnsupported => true,
             Self::AddressOutsidePools
             | Self::EndpointsLeftOut
             | Self::ExternalIpsIntercepted
-            | Self::SourceRangesIgnored
+            | Self::ClientAddressHidden
             | Self::TrafficPolicyIgnored => false,
         }
     }

@@ -16,6 +16,7 @@ use super::{
     annotations::{self, ServiceWishes},
     finding::{Finding, Reason},
     model::{Family, PREFIX, Service, ServicePort, ServiceType},
+    restrictions,
     settings::{PodService, Settings},
 };
 
@@ -91,6 +92,9 @@ pub(super) enum Target {
 pub(crate) struct Judgement {
     /// What it asks for, or why that cannot be.
     pub(crate) intent: Result<Intent, Vec<Finding>>,
+    /// Limits that its author sets and that no load balancer enforces. While there is one, the
+    /// Service is not served at all, its last good state included.
+    pub(crate) restrictions: Vec<Finding>,
     /// What its owner should know besides.
     pub(crate) remarks: Vec<Finding>,
 }
@@ -147,6 +151,7 @@ pub(crate) fn of_service(service: &Service, settings: &Settings) -> Judgement {
     };
     Judgement {
         intent: intent.filter(|_| errors.is_empty()).ok_or(errors),
+        restrictions: restrictions::of_service(service).into_iter().collect(),
         remarks,
     }
 }
@@ -625,12 +630,6 @@ fn remarks(service: &Service, keeps_client_address: bool) -> Vec<Finding> {
          node, so that it passes the load balancer by; use the annotation portlb.io/address \
          instead, or give the Service the label service.kubernetes.io/service-proxy-name",
     );
-    remark(
-        service.has_source_ranges,
-        Reason::SourceRangesIgnored,
-        "spec.loadBalancerSourceRanges: is not enforced, clients from everywhere are served; \
-         filter them upstream, and remove the field",
-    );
     let is_local = service.is_traffic_policy_local;
     remark(
         is_local && keeps_client_address,
@@ -640,10 +639,10 @@ fn remarks(service: &Service, keeps_client_address: bool) -> Vec<Finding> {
     );
     remark(
         is_local && !keeps_client_address,
-        Reason::TrafficPolicyIgnored,
-        "spec.externalTrafficPolicy: Local has no meaning here: every load balancer reaches the \
-         pods of all nodes; for pods that see the client's address use the annotation \
-         portlb.io/forwarding-method: Tunnel",
+        Reason::ClientAddressHidden,
+        "spec.externalTrafficPolicy: Local does not preserve the client's address here: with \
+         Masquerade pods see the load balancer's address, so that a filter in the pods by client \
+         address admits every client; use the annotation portlb.io/forwarding-method: Tunnel",
     );
     remarks
 }

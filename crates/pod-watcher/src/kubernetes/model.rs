@@ -12,6 +12,10 @@ use virtual_server::Protocol;
 /// What the names of our annotations and conditions begin with.
 pub const PREFIX: &str = "portlb.io/";
 
+/// Annotation of Kubernetes that says what `spec.loadBalancerSourceRanges` says. The field counts
+/// where both are given.
+pub const SOURCE_RANGES_ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
+
 /// Condition of a Service that keeps its address from a pool.
 pub const ADDRESS_CONDITION: &str = "portlb.io/Address";
 
@@ -71,8 +75,10 @@ pub struct Service {
     pub load_balancer_ip: Option<Box<str>>,
     /// `spec.externalIPs`.
     pub external_ips: Vec<Box<str>>,
-    /// `spec.loadBalancerSourceRanges` names any.
-    pub has_source_ranges: bool,
+    /// `spec.loadBalancerSourceRanges`.
+    pub source_ranges: Vec<Box<str>>,
+    /// The annotation `service.beta.kubernetes.io/load-balancer-source-ranges`.
+    pub annotated_source_ranges: Option<Box<str>>,
     /// `spec.ipFamilies`; empty where no API server has filled it in.
     pub ip_families: Vec<Family>,
     /// `spec.ipFamilyPolicy` is `RequireDualStack`.

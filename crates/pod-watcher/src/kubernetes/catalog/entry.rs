@@ -46,6 +46,8 @@ pub(super) struct Known {
     share_key: Option<Box<str>>,
     /// Why the newest is not a good one.
     pub(super) errors: Vec<Finding>,
+    /// Limits that nothing enforces: while there is one, the Service is not served.
+    pub(super) restrictions: Vec<Finding>,
     pub(super) remarks: Vec<Finding>,
     /// Addresses that it asks for; whether it has them is for the claims to say.
     pub(super) claimed: Vec<IpAddr>,
@@ -131,6 +133,7 @@ impl Known {
             intent: None,
             share_key: None,
             errors: Vec::new(),
+            restrictions: Vec::new(),
             remarks: Vec::new(),
             claimed: Vec::new(),
             proposed: Vec::new(),
@@ -158,6 +161,7 @@ impl Known {
             intent,
             share_key: None,
             errors,
+            restrictions: Vec::new(),
             remarks: Vec::new(),
             claimed: Vec::new(),
             proposed: Vec::new(),
@@ -171,6 +175,7 @@ impl Known {
         self.is_load_balancer = service.service_type == ServiceType::LoadBalancer;
         self.share_key = intent::annotated_share_key(&service).map(Into::into);
         self.written = service.written;
+        self.restrictions = judgement.restrictions;
         self.remarks = judgement.remarks;
         match judgement.intent {
             Ok(intent) => {

@@ -40,6 +40,7 @@ pub(super) struct Look {
 impl LookSurroundings<'_> {
     pub(super) fn look(&self, key: &ObjectKey, known: &Known, slices: &[SliceEntry]) -> Look {
         let mut findings: BTreeSet<Finding> = known.errors.iter().cloned().collect();
+        findings.extend(known.restrictions.iter().cloned());
         findings.extend(known.remarks.iter().cloned());
         findings.extend(known.starved.iter().cloned());
         let mut left_out = LeftOut::default();
@@ -67,6 +68,9 @@ impl LookSurroundings<'_> {
                 self.pods
                     .errors(namespace, |address| is_endpoint(&groups, address)),
             );
+        }
+        if !known.restrictions.is_empty() {
+            servers.clear();
         }
         servers.sort_unstable_by_key(|server| server.id);
         findings.extend(left_out.finding());

@@ -13,8 +13,8 @@ use virtual_server::Protocol;
 
 use super::{
     ADDRESS_CONDITION, ANNOUNCED_CONDITION, Annotations, Condition, Endpoint, EndpointPort,
-    EndpointSlice, Family, Ingress, ObjectKey, PREFIX, Pod, Readiness, Service, ServicePort,
-    ServiceType, WrittenStatus,
+    EndpointSlice, Family, Ingress, ObjectKey, PREFIX, Pod, Readiness, SOURCE_RANGES_ANNOTATION,
+    Service, ServicePort, ServiceType, WrittenStatus,
 };
 
 /// Label of an `EndpointSlice` that names its Service.
@@ -44,6 +44,11 @@ impl From<core::Service> for Service {
                 .labels
                 .as_ref()
                 .is_some_and(|labels| labels.contains_key(SERVICE_PROXY_LABEL)),
+            annotated_source_ranges: meta
+                .annotations
+                .as_mut()
+                .and_then(|annotations| annotations.remove(SOURCE_RANGES_ANNOTATION))
+                .map(Into::into),
             annotations: annotations(&mut meta),
             service_type: match spec.type_.as_deref() {
                 Some("LoadBalancer") => ServiceType::LoadBalancer,
@@ -62,9 +67,12 @@ impl From<core::Service> for Service {
                 .into_iter()
                 .map(Into::into)
                 .collect(),
-            has_source_ranges: spec
+            source_ranges: spec
                 .load_balancer_source_ranges
-                .is_some_and(|ranges| !ranges.is_empty()),
+                .unwrap_or_default()
+                .into_iter()
+                .map(Into::into)
+                .collect(),
             ip_families: spec
                 .ip_families
                 .unwrap_or_default()

@@ -105,6 +105,37 @@ fn a_bad_service_keeps_its_last_good_state_and_follows_its_endpoints() {
 }
 
 #[test]
+fn a_limit_of_clients_withdraws_a_served_service_until_the_limit_goes() {
+    let mut catalog = Catalog::new(settings());
+    let mut watcher = Watcher::default();
+    let limited = "  loadBalancerSourceRanges: [192.0.2.0/24]\n  ports: [{port: 80}]\n";
+    feed(&mut catalog, &service("web", "", PORT_80));
+    feed(&mut catalog, &slice("web", "x", ON_80, &["10.0.2.3"]));
+    watcher.take(&mut catalog);
+    assert_eq!(watcher.shown(), "tcp/10.1.1.10:80 mh -> 10.0.2.3\n");
+    // The last good state would serve clients from everywhere, also where an annotation is bad.
+    for annotations in ["", "portlb.io/address: 10.1.1.10, portlb.io/scheduler: x"] {
+        feed(&mut catalog, &service("web", annotations, limited));
+        watcher.take(&mut catalog);
+        assert_eq!(watcher.shown(), "");
+        let view = &watcher.views[&ObjectKey::new("shop", "web")];
+        assert!(
+            view.is_understood,
+            "its status says that it is not announced"
+        );
+        assert_eq!(
+            model_addresses(&view.addresses),
+            "10.1.1.10",
+            "it keeps its address"
+        );
+    }
+    feed(&mut catalog, &service("web", "", PORT_80));
+    watcher.take(&mut catalog);
+    assert_eq!(watcher.shown(), "tcp/10.1.1.10:80 mh -> 10.0.2.3\n");
+    assert!(watcher.findings("web").is_empty());
+}
+
+#[test]
 fn a_service_that_was_made_anew_has_no_last_good_state() {
     let mut catalog = Catalog::new(settings());
     let mut watcher = Watcher::default();

@@ -309,7 +309,7 @@ fn fields_without_meaning_are_remarked_upon() {
         &service(
             "web",
             "",
-            "  externalTrafficPolicy: Local\n  loadBalancerSourceRanges: [192.0.2.0/24]\n  \
+            "  externalTrafficPolicy: Local\n  loadBalancerSourceRanges: [0.0.0.0/0]\n  \
              externalIPs: [10.1.1.10, 10.1.1.9]\n  ports: [{port: 80}]\n",
         ),
         expect![[r#"
@@ -323,8 +323,52 @@ fn fields_without_meaning_are_remarked_upon() {
               ports: [80]
               realServers: []
             # shop/web: Warning ExternalIPsIntercepted: spec.externalIPs: kube-proxy takes the traffic of these addresses for itself on every node, so that it passes the load balancer by; use the annotation portlb.io/address instead, or give the Service the label service.kubernetes.io/service-proxy-name
-            # shop/web: Warning SourceRangesIgnored: spec.loadBalancerSourceRanges: is not enforced, clients from everywhere are served; filter them upstream, and remove the field
             # shop/web: Normal TrafficPolicyIgnored: spec.externalTrafficPolicy: Local has no meaning here: pods see the client's address anyway, and every load balancer reaches the pods of all nodes
+        "#]],
+    );
+}
+
+#[test]
+fn a_service_that_limits_its_clients_is_not_served() {
+    let ranges = service(
+        "field",
+        "",
+        "  loadBalancerSourceRanges: [192.0.2.0/24]\n  ports: [{port: 80}]\n",
+    );
+    let annotated = service(
+        "annotation",
+        "portlb.io/address: 10.1.1.11, \
+         service.beta.kubernetes.io/load-balancer-source-ranges: '192.0.2.0/24, 198.51.100.0/24'",
+        PORT_80,
+    );
+    check(
+        settings(),
+        &[ranges, annotated].concat(),
+        expect![[r#"
+            virtualServers: []
+            # shop/annotation: Warning SourceRangesUnsupported: annotation service.beta.kubernetes.io/load-balancer-source-ranges: no load balancer enforces it, so the Service is not served; filter clients at the router or with a NetworkPolicy for the pods, and remove the ranges or write 0.0.0.0/0 and ::/0
+            # shop/field: Warning SourceRangesUnsupported: spec.loadBalancerSourceRanges: no load balancer enforces it, so the Service is not served; filter clients at the router or with a NetworkPolicy for the pods, and remove the ranges or write 0.0.0.0/0 and ::/0
+        "#]],
+    );
+}
+
+#[test]
+fn a_traffic_policy_for_the_client_address_warns_where_masquerade_hides_it() {
+    check(
+        settings(),
+        &service(
+            "web",
+            "portlb.io/address: 10.1.1.10, portlb.io/forwarding-method: Masquerade",
+            "  externalTrafficPolicy: Local\n  ports: [{port: 80}]\n",
+        ),
+        expect![[r#"
+            virtualServers:
+            - name: shop/web
+              addresses: [10.1.1.10]
+              ports: [80]
+              forwardingMethod: Masquerade
+              realServers: []
+            # shop/web: Warning ClientAddressHidden: spec.externalTrafficPolicy: Local does not preserve the client's address here: with Masquerade pods see the load balancer's address, so that a filter in the pods by client address admits every client; use the annotation portlb.io/forwarding-method: Tunnel
         "#]],
     );
 }

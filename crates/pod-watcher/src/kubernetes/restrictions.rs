@@ -1,0 +1,87 @@
+//! Limits in the specification of a Service that no load balancer enforces.
+
+use std::net::IpAddr;
+
+use virtual_server::IpNet;
+
+use super::{
+    finding::{Finding, Reason},
+    model::{Family, SOURCE_RANGES_ANNOTATION, Service},
+};
+
+/// Returns the finding about a Service that admits only some clients.
+///
+/// A range of the whole IPv4 or IPv6 space limits nothing, and a family without any range is not
+/// limited (as in kube-proxy). A text that is not a prefix counts as a limit.
+pub(super) fn of_service(service: &Service) -> Option<Finding> {
+    let (field, texts): (String, Vec<&str>) = if service.source_ranges.is_empty() {
+        let annotated = service.annotated_source_ranges.as_deref()?;
+        let texts = annotated.split(',').map(str::trim);
+        (
+            format!("annotation {SOURCE_RANGES_ANNOTATION}"),
+            texts.filter(|text| !text.is_empty()).collect(),
+        )
+    } else {
+        let texts = service.source_ranges.iter().map(|text| text.trim());
+        ("spec.loadBalancerSourceRanges".to_owned(), texts.collect())
+    };
+    if !limits_clients(&texts) {
+        return None;
+    }
+    let message = format!(
+        "{field}: no load balancer enforces it, so the Service is not served; filter clients at \
+         the router or with a NetworkPolicy for the pods, and remove the ranges or write \
+         0.0.0.0/0 and ::/0"
+    );
+    Some(Finding::new(Reason::SourceRangesUnsupported, message))
+}
+
+fn limits_clients(texts: &[&str]) -> bool {
+    let mut limited: Vec<Family> = Vec::new();
+    let mut open: Vec<Family> = Vec::new();
+    for text in texts {
+        // Kubernetes takes prefixes with host bits, such as 10.0.0.1/0.
+        let Some((address, length)) = text.split_once('/') else {
+            return true;
+        };
+        let (Ok(address), Ok(length)) = (address.parse::<IpAddr>(), length.parse::<u8>()) else {
+            return true;
+        };
+        if IpNet::new(address, length).is_err() {
+            return true;
+        }
+        let families = if length == 0 { &mut open } else { &mut limited };
+        families.push(Family::of(address));
+    }
+    limited.iter().any(|family| !open.contains(family))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(texts: &[&str], limits: bool) {
+        assert_eq!(limits_clients(texts), limits, "{texts:?}");
+    }
+
+    #[test]
+    fn ranges_limit_clients_unless_a_whole_family_is_among_them() {
+        check(&[], false);
+        check(&["0.0.0.0/0"], false);
+        check(&["0.0.0.0/0", "::/0"], false);
+        check(&["10.0.0.1/0"], false);
+        check(&["192.0.2.0/24", "0.0.0.0/0"], false);
+        check(&["192.0.2.0/24"], true);
+        check(&["192.0.2.0/24", "::/0"], true);
+        check(&["0.0.0.0/0", "2001:db8::/32"], true);
+        check(&["0.0.0.0/1"], true);
+    }
+
+    #[test]
+    fn a_range_that_cannot_be_read_limits_clients() {
+        for text in ["", "192.0.2.1", "0.0.0.0/x", "office", "0.0.0.0/33"] {
+            check(&[text, "0.0.0.0/0"], true);
+        }
+    }
+}
