@@ -4,7 +4,7 @@ use std::{net::IpAddr, num::NonZeroU16, path::PathBuf, time::Duration};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use daemon_runtime::{CommonArgs, Defaults, Target, parse_duration};
-use virtual_server::ServiceRange;
+use virtual_server::{IpNet, ServiceRange};
 
 use crate::kubernetes::settings::{AddressPool, PodPorts};
 
@@ -25,7 +25,9 @@ pub const DEFAULTS: Defaults = Defaults {
     name = "pod-watcher",
     args_conflicts_with_subcommands = true,
     after_help = "\
-In a cluster no flag is needed: Services of the pod's own namespace with
+In a cluster one flag is needed, the addresses that Services may have:
+  pod-watcher --allowed-prefixes 10.1.1.0/24
+Services of the pod's own namespace with
   spec.type: LoadBalancer and spec.loadBalancerClass: portlb.io/portlb
 are served at the address that they name, at the latest when they have an endpoint:
 
@@ -162,8 +164,7 @@ pub struct ClusterArgs {
     )]
     pub namespaces: Vec<String>,
 
-    /// Serve the Services of every namespace; needs a ClusterRole. Where --service-ranges or
-    /// --address-pool are given, Services may name only addresses within them
+    /// Serve the Services of every namespace; needs a ClusterRole
     #[arg(long, env = "PORTLB_ALL_NAMESPACES", conflicts_with = "namespaces")]
     pub all_namespaces: bool,
 
@@ -199,6 +200,17 @@ pub struct ClusterArgs {
         value_delimiter = ' '
     )]
     pub address_pools: Vec<AddressPool>,
+
+    /// Addresses that Services may name, in addition to those of --service-ranges and
+    /// --address-pool; a Service that names another address is not served. Give what the
+    /// bgp-announcer has as --allowed-prefixes. Default: none
+    #[arg(
+        long,
+        env = "PORTLB_ALLOWED_PREFIXES",
+        value_name = "PREFIX,...",
+        value_delimiter = ','
+    )]
+    pub allowed_prefixes: Vec<IpNet>,
 
     /// Watch pods too, so that their annotation portlb.io/weight counts. Needs list and watch of
     /// pods

@@ -168,6 +168,7 @@ impl ClusterConfig {
             settings: Settings {
                 scopes: scopes(args, &namespace),
                 reserved: address_of(&url).into_iter().collect(),
+                is_confined: true,
                 ..settings
             },
             url,
@@ -203,7 +204,11 @@ pub fn settings(args: &ClusterArgs) -> Result<Settings, ConfigError> {
             annotations: args.pod_annotations.clone(),
         }),
         reserved: BTreeSet::new(),
-        is_confined: args.all_namespaces,
+        allowed_prefixes: args.allowed_prefixes.clone(),
+        // Manifests can be checked without the flags of the load balancer.
+        is_confined: !args.service_ranges.is_empty()
+            || !args.address_pools.is_empty()
+            || !args.allowed_prefixes.is_empty(),
         scopes: Vec::new(),
     };
     settings.validate().map_err(|problems| {

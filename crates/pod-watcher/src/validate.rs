@@ -140,7 +140,7 @@ impl Lines {
             let Some((document, place)) = places.get(key) else {
                 continue;
             };
-            if self.are_pools_assumed && !view.allocation.is_empty() {
+            if self.are_pools_assumed && view.is_of_pool && !view.allocation.is_empty() {
                 self.of_assumed_pools
                     .push(((*document, 0), key.to_string()));
             }

@@ -87,6 +87,55 @@ impl Namespace<'_> {
 }
 
 #[test]
+fn an_older_service_does_not_take_an_address_over_that_another_one_holds() {
+    let namespace = Cluster::shared().namespace("taken");
+    namespace.service("old", "portlb.io/address: 10.1.1.11");
+    namespace.endpoints("old", &["10.0.0.9"]);
+    // Times of creation have whole seconds.
+    let created = "{.metadata.creationTimestamp}";
+    let of_old = namespace.jsonpath("service/old", created);
+    lab::wait_for("a younger Service", SOON, || {
+        namespace.kubectl(&["delete", "service", "web", "--ignore-not-found"]);
+        namespace.service("web", &format!("portlb.io/address: {ADDRESS}"));
+        let of_web = namespace.jsonpath("service/web", created);
+        lab::ensure_that(of_web > of_old, of_web)
+    })
+    .unwrap();
+    namespace.endpoints("web", &["10.0.0.1"]);
+    let kubeconfig = namespace.kubeconfig(namespace.cluster.control.address());
+    let announcer = StandInAnnouncer::start(&[]);
+    let watcher = start(&namespace, "lb-1", &kubeconfig, &announcer, &[]);
+    let held = "{.status.conditions[?(@.type=='portlb.io/Address')].message}";
+    namespace.wait_for_value("service/web", held, ADDRESS, SOON);
+    namespace.wait_for_value("service/old", held, "10.1.1.11", SOON);
+
+    let served = ["tcp/10.1.1.10:80 -> 10.0.0.1"];
+    namespace.service("old", &format!("portlb.io/address: {ADDRESS}"));
+    namespace.wait_for_value("service/old", held, "", SOON);
+    watcher.watch().wait_for(&served, SOON);
+    drop(watcher);
+    // Nor does the time when no pod-watcher runs.
+    let watcher = start(&namespace, "lb-2", &kubeconfig, &announcer, &[]);
+    watcher.watch().wait_for(&served, SOON);
+    assert_eq!(namespace.jsonpath("service/web", held), ADDRESS);
+}
+
+#[test]
+fn a_service_outside_of_the_allowed_prefixes_is_not_served_in_one_namespace() {
+    let namespace = Cluster::shared().namespace("confined");
+    // The address of another tenant's pod.
+    namespace.service("bad", "portlb.io/address: 10.244.1.7");
+    namespace.endpoints("bad", &["10.0.0.1"]);
+    namespace.service("good", "portlb.io/address: 10.1.1.10");
+    namespace.endpoints("good", &["10.0.0.2", "10.244.1.7"]);
+    let kubeconfig = namespace.kubeconfig(namespace.cluster.control.address());
+    let watcher = Watcher::start(&namespace, &kubeconfig, &[]);
+    let served = ["tcp/10.1.1.10:80 -> 10.0.0.2, 10.244.1.7"];
+    watcher.watch().wait_for(&served, SOON);
+    assert!(watcher.metric("portlb_kubernetes_bad_services") > 0.5);
+}
+
+#[test]
 fn an_announced_address_gets_into_the_status_and_out_of_it() {
     let namespace = Cluster::shared().namespace("announced");
     namespace.service("web", "portlb.io/address: 10.1.1.10");

@@ -47,6 +47,7 @@ impl Watcher {
             .args(["--grpc-listen=127.0.0.1:0", "--http-listen=127.0.0.1:0"])
             .args(["--watch-timeout=5s", "--namespaces", namespace.name])
             .args(["--pod-namespace", namespace.name])
+            .arg("--allowed-prefixes=10.1.1.0/24")
             .arg("--kubeconfig")
             .arg(kubeconfig)
             .args(flags);

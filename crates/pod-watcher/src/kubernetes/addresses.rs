@@ -12,7 +12,8 @@ use super::{
     settings::AddressPool,
 };
 
-/// The older of two Services has what both ask for; of two of one age the first by name.
+/// Of two Services that hold nothing, the older has what both ask for; of two of one age the first
+/// by name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Age {
     /// When it was created, in seconds since 1970.
@@ -24,8 +25,12 @@ pub(super) struct Age {
 /// What a Service asks for at an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Claim {
+    /// The status of the Service records the address, so that no older Service takes it over.
+    pub(super) holds: bool,
     /// Services that say the same may share an address.
     pub(super) share_key: Option<Box<str>>,
+    /// Other namespaces whose Services may share it, if they name this one's, too.
+    pub(super) share_namespaces: Box<[Box<str>]>,
     /// Ports that it wants there.
     pub(super) ports: Box<[(Protocol, Ports)]>,
 }
@@ -35,6 +40,9 @@ pub(super) struct Claim {
 pub(super) enum Conflict {
     /// The address belongs to that Service.
     Address(ObjectKey),
+    /// The address belongs to that Service of another namespace, and one of the two does not name
+    /// the namespace of the other.
+    Namespace(ObjectKey),
     /// The address is shared, and the ports belong to that Service.
     Ports(ObjectKey, Protocol, Ports),
 }
@@ -42,7 +50,7 @@ pub(super) enum Conflict {
 /// Every claim to an address.
 #[derive(Debug, Default)]
 pub(super) struct Claims {
-    /// The oldest first. Few share an address; a list takes less memory than a tree.
+    /// Holders first, then the oldest. Few share an address; a list takes less memory than a tree.
     by_address: BTreeMap<IpAddr, Vec<(Age, Claim)>>,
 }
 
@@ -50,18 +58,17 @@ impl Claims {
     /// Adds or replaces a claim; whether anything differs.
     pub(super) fn put(&mut self, address: IpAddr, age: &Age, claim: Claim) -> bool {
         let claims = self.by_address.entry(address).or_default();
-        match claims.binary_search_by(|(other, _)| other.cmp(age)) {
-            Ok(place) if claims[place].1 == claim => false,
-            Ok(place) => {
-                claims[place].1 = claim;
-                true
+        if let Some(place) = claims.iter().position(|(other, _)| other == age) {
+            if claims[place].1 == claim {
+                return false;
             }
-            Err(place) => {
-                claims.reserve_exact(1);
-                claims.insert(place, (age.clone(), claim));
-                true
-            }
+            claims.remove(place);
         }
+        let is_before = |(other, its): &(Age, Claim)| (!its.holds, other) < (!claim.holds, age);
+        let place = claims.partition_point(is_before);
+        claims.reserve_exact(1);
+        claims.insert(place, (age.clone(), claim));
+        true
     }
 
     /// Takes a claim back; whether there was one.
@@ -90,7 +97,7 @@ impl Claims {
             .map(|(address, _)| *address)
     }
 
-    /// Who claims it, the oldest first.
+    /// Who claims it: holders first, then the oldest.
     pub(super) fn claimants(&self, address: IpAddr) -> impl Iterator<Item = &Age> {
         self.at(address).iter().map(|(age, _)| age)
     }
@@ -106,7 +113,7 @@ impl Claims {
     /// Whether nobody would lose anything if the Service had the address too.
     pub(super) fn has_room(&self, address: IpAddr, age: &Age, claim: &Claim) -> bool {
         let others = self.at(address).iter().filter(|(other, _)| other != age);
-        let mut conflicts = others.map(|other| conflict(&[other], claim));
+        let mut conflicts = others.map(|other| conflict(&[other], age, claim));
         conflicts.all(|conflict| conflict.is_none())
     }
 
@@ -117,7 +124,7 @@ impl Claims {
     pub(super) fn verdict(&self, address: IpAddr, age: &Age) -> Result<(), Conflict> {
         let mut admitted: Vec<&(Age, Claim)> = Vec::new();
         for entry in self.at(address) {
-            let conflict = conflict(&admitted, &entry.1);
+            let conflict = conflict(&admitted, &entry.0, &entry.1);
             if entry.0 == *age {
                 return conflict.map_or(Ok(()), Err);
             }
@@ -133,11 +140,17 @@ impl Claims {
     }
 }
 
-/// Why a claim cannot stand beside those that are admitted, the oldest of which is the first.
-fn conflict(admitted: &[&(Age, Claim)], claim: &Claim) -> Option<Conflict> {
-    let (oldest, its) = admitted.first()?;
+/// Returns why a claim is not compatible with those that are admitted before it.
+fn conflict(admitted: &[&(Age, Claim)], age: &Age, claim: &Claim) -> Option<Conflict> {
+    let (first, its) = admitted.first()?;
     if its.share_key.is_none() || its.share_key != claim.share_key {
-        return Some(Conflict::Address(oldest.key.clone()));
+        return Some(Conflict::Address(first.key.clone()));
+    }
+    let is_barred = |(other, its): &&&(Age, Claim)| {
+        !names(claim, &age.key, &other.key) || !names(its, &other.key, &age.key)
+    };
+    if let Some((other, _)) = admitted.iter().find(is_barred) {
+        return Some(Conflict::Namespace(other.key.clone()));
     }
     admitted.iter().find_map(|(age, other)| {
         let taken = |(protocol, ports): &&(Protocol, Ports)| {
@@ -147,6 +160,18 @@ fn conflict(admitted: &[&(Age, Claim)], claim: &Claim) -> Option<Conflict> {
         let (protocol, ports) = claim.ports.iter().find(taken)?;
         Some(Conflict::Ports(age.key.clone(), *protocol, *ports))
     })
+}
+
+/// Whether a Service lets another one share its address. The pods that the operator serves without
+/// a Service, which have no namespace, need no permission.
+fn names(claim: &Claim, key: &ObjectKey, other: &ObjectKey) -> bool {
+    let namespace = other.namespace();
+    namespace.is_empty()
+        || namespace == key.namespace()
+        || claim
+            .share_namespaces
+            .iter()
+            .any(|name| **name == *namespace)
 }
 
 /// Addresses to give away.
@@ -351,7 +376,9 @@ mod tests {
 
     fn claim(share_key: Option<&str>, port: &str) -> Claim {
         Claim {
+            holds: false,
             share_key: share_key.map(Into::into),
+            share_namespaces: Box::default(),
             ports: [(Protocol::Tcp, port.parse().unwrap())].into(),
         }
     }
@@ -368,6 +395,66 @@ mod tests {
         claims.verdict(address, &age(1, "old")).unwrap();
         claims.remove(address, &age(1, "old"));
         claims.verdict(address, &age(2, "young")).unwrap();
+    }
+
+    #[test]
+    fn a_holder_keeps_its_address_from_an_older_service() {
+        let address = "10.1.1.10".parse().unwrap();
+        let holds = |claim: Claim| Claim {
+            holds: true,
+            ..claim
+        };
+        let mut claims = Claims::default();
+        claims.put(address, &age(2, "young"), claim(None, "80"));
+        claims.put(address, &age(1, "old"), claim(None, "80"));
+        claims.verdict(address, &age(1, "old")).unwrap();
+        // What one Service holds is not decided by the order of what is learned.
+        assert!(claims.put(address, &age(2, "young"), holds(claim(None, "80"))));
+        claims.verdict(address, &age(2, "young")).unwrap();
+        let conflict = claims.verdict(address, &age(1, "old")).unwrap_err();
+        assert_eq!(conflict, Conflict::Address(ObjectKey::new("shop", "young")));
+        assert!(!claims.put(address, &age(2, "young"), holds(claim(None, "80"))));
+        // Between two holders age decides.
+        claims.put(address, &age(1, "old"), holds(claim(None, "80")));
+        claims.verdict(address, &age(1, "old")).unwrap();
+        claims.verdict(address, &age(2, "young")).unwrap_err();
+        let claimants: Vec<&str> = claims
+            .claimants(address)
+            .map(|age| age.key.name())
+            .collect();
+        assert_eq!(claimants, ["old", "young"]);
+    }
+
+    #[test]
+    fn services_of_two_namespaces_share_an_address_only_if_each_names_the_other() {
+        let address = "10.1.1.10".parse().unwrap();
+        let bank = Age {
+            created_seconds: 2,
+            key: ObjectKey::new("bank", "b"),
+        };
+        let naming = |port: &str, namespaces: &[&str]| Claim {
+            share_namespaces: namespaces.iter().map(|name| (*name).into()).collect(),
+            ..claim(Some("k"), port)
+        };
+        for (shop_names, bank_names, shares) in [
+            (vec![], vec![], false),
+            (vec!["bank"], vec![], false),
+            (vec![], vec!["shop"], false),
+            (vec!["bank"], vec!["shop"], true),
+        ] {
+            let mut claims = Claims::default();
+            claims.put(address, &age(1, "a"), naming("80", &shop_names));
+            claims.put(address, &bank, naming("443", &bank_names));
+            let expected = if shares {
+                Ok(())
+            } else {
+                Err(Conflict::Namespace(ObjectKey::new("shop", "a")))
+            };
+            assert_eq!(claims.verdict(address, &bank), expected);
+            claims.remove(address, &bank);
+            let has_room = claims.has_room(address, &bank, &naming("443", &bank_names));
+            assert_eq!(has_room, shares);
+        }
     }
 
     #[test]

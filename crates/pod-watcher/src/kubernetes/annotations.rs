@@ -19,6 +19,12 @@ pub(super) const LOAD_BALANCER_CLASS: &str = "load-balancer-class";
 /// By which Services share an address.
 pub(super) const SHARE_ADDRESS: &str = "share-address";
 
+/// Other namespaces whose Services may share an address.
+pub(super) const SHARE_ADDRESS_NAMESPACES: &str = "share-address-namespaces";
+
+/// Namespaces that one Service may name: each claim to an address keeps them.
+pub(super) const MOST_SHARE_NAMESPACES: usize = 100;
+
 /// One annotation; `W` is what those of its kind of object say together.
 pub(super) struct Annotation<W: 'static> {
     /// Without the prefix.
@@ -45,6 +51,8 @@ pub(super) struct ServiceWishes {
     pub(super) pool: Option<Box<str>>,
     /// Services that say the same may share an address.
     pub(super) share_key: Option<Box<str>>,
+    /// Other namespaces whose Services may share it.
+    pub(super) share_namespaces: Box<[Box<str>]>,
     /// Ports in place of those of the Service.
     pub(super) ports: Vec<(Protocol, Ports)>,
     /// How the virtual servers behave; persistence apart.
@@ -134,12 +142,32 @@ pub(super) const OF_SERVICES: &[Annotation<ServiceWishes>] = &[
     Annotation {
         name: SHARE_ADDRESS,
         field: "",
-        meaning: "Services with the same value may have the same address, each its own ports; \
-                  from a pool they get the same one where their ports allow it",
+        meaning: "Services of one namespace with the same value may have the same address, each \
+                  its own ports; from a pool they get the same one where their ports allow it",
         default: "an address belongs to one Service",
         allowed: "any word",
         read: |text, wishes| {
             wishes.share_key = Some(word(text)?);
+            Ok(())
+        },
+    },
+    Annotation {
+        name: SHARE_ADDRESS_NAMESPACES,
+        field: "",
+        meaning: "other namespaces whose Services may share the address by `share-address`; those \
+                  Services name this one's namespace, too",
+        default: "an address is shared within one namespace only",
+        allowed: "names of namespaces with commas between them, at most 100",
+        read: |text, wishes| {
+            let namespaces = namespaces(text);
+            if namespaces.is_empty() || namespaces.len() > MOST_SHARE_NAMESPACES {
+                return Err(refused(
+                    text,
+                    "is not a list of 1 to 100 namespaces",
+                    "write names with commas between them, such as shop,bank, or remove it",
+                ));
+            }
+            wishes.share_namespaces = namespaces;
             Ok(())
         },
     },
@@ -430,6 +458,15 @@ fn period(text: &str, place: &mut Option<Duration>) -> Result<(), Invalid> {
     let period = daemon_runtime::parse_duration(text);
     *place = Some(period.map_err(|expected| refused(text, "is not a time", &expected))?);
     Ok(())
+}
+
+/// Names with commas between them; empty ones are left out.
+pub(super) fn namespaces(text: &str) -> Box<[Box<str>]> {
+    let names = text.split(',').map(str::trim);
+    names
+        .filter(|name| !name.is_empty())
+        .map(Into::into)
+        .collect()
 }
 
 fn word(text: &str) -> Result<Box<str>, Invalid> {

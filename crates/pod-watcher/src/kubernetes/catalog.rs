@@ -25,7 +25,7 @@ use self::{
     pods::{Pods, TouchedPod},
 };
 use super::{
-    addresses::Age,
+    addresses::{Age, Claim},
     intent,
     model::{EndpointSlice, Kind, ObjectKey, Pod, Scope, Service},
     settings::Settings,
@@ -248,12 +248,15 @@ impl Catalog {
         let wanted = known.wanted_addresses(&self.allocator);
         let former = std::mem::replace(&mut known.claimed, wanted.clone());
         let age = known.age.clone();
-        let claim = known.claim();
+        let claims: Vec<Claim> = wanted
+            .iter()
+            .map(|address| known.claim_to(*address))
+            .collect();
         for address in former.iter().filter(|address| !wanted.contains(address)) {
             self.unclaim(*address, &age);
         }
-        for address in wanted {
-            let touched = self.allocator.claim(address, &age, claim.clone());
+        for (address, claim) in wanted.into_iter().zip(claims) {
+            let touched = self.allocator.claim(address, &age, claim);
             if !touched.is_empty() {
                 self.fresh_claims.insert(address);
                 self.touched.extend(touched);

@@ -18,7 +18,7 @@ pub enum Reason {
     BadAnnotation,
     /// A field of the specification cannot be used: the last good state of the Service stays.
     BadSpecification,
-    /// An older Service has the address, or the port of a shared address.
+    /// Another Service has the address, or the port of a shared address.
     AddressConflict,
     /// No address pool has an address left, or there is none.
     NoAddress,

@@ -33,6 +33,8 @@ pub(crate) struct Intent {
     pub(super) source: AddressSource,
     /// Services that say the same may share an address.
     pub(super) share_key: Option<Box<str>>,
+    /// Other namespaces whose Services may share it, if they name this one's, too.
+    pub(super) share_namespaces: Box<[Box<str>]>,
     /// Families of its endpoints; empty: those that they have.
     pub(super) families: Vec<Family>,
     /// Its ports, none of which overlap.
@@ -116,6 +118,14 @@ pub(crate) fn annotated_class(service: &Service) -> Option<&str> {
 /// What it shares an address by, whatever else is wrong with it.
 pub(super) fn annotated_share_key(service: &Service) -> Option<&str> {
     annotated(service, annotations::SHARE_ADDRESS).filter(|key| !key.is_empty())
+}
+
+/// Returns the namespaces that it shares an address with, whatever else is wrong with it.
+pub(super) fn annotated_share_namespaces(service: &Service) -> Box<[Box<str>]> {
+    let text = annotated(service, annotations::SHARE_ADDRESS_NAMESPACES).unwrap_or_default();
+    let mut namespaces = annotations::namespaces(text).into_vec();
+    namespaces.truncate(annotations::MOST_SHARE_NAMESPACES);
+    namespaces.into()
 }
 
 fn annotated<'a>(service: &'a Service, wanted: &str) -> Option<&'a str> {
@@ -204,6 +214,7 @@ pub(super) fn of_pods(pods: &PodService) -> Result<Intent, Vec<Finding>> {
         name: pods.name.as_str().into(),
         source: AddressSource::Given(pods.addresses.clone()),
         share_key: wishes.share_key.clone(),
+        share_namespaces: wishes.share_namespaces.clone(),
         families: Vec::new(),
         ports: ports.into(),
         behaviour,
@@ -269,6 +280,7 @@ impl Judge<'_> {
             name: service.key.to_string().into(),
             source,
             share_key: self.wishes.share_key.clone(),
+            share_namespaces: self.wishes.share_namespaces.clone(),
             families: service.ip_families.clone(),
             ports,
             behaviour,

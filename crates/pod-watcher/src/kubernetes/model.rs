@@ -16,7 +16,7 @@ pub const PREFIX: &str = "portlb.io/";
 /// where both are given.
 pub const SOURCE_RANGES_ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 
-/// Condition of a Service that keeps its address from a pool.
+/// Condition of a Service that records the addresses that it has: it keeps them from all others.
 pub const ADDRESS_CONDITION: &str = "portlb.io/Address";
 
 /// Reason of [`ADDRESS_CONDITION`].
@@ -274,6 +274,14 @@ impl Scope {
 }
 
 impl WrittenStatus {
+    /// Whether the status records that the Service has the address: in the condition
+    /// `portlb.io/Address`, or because it was announced.
+    #[must_use]
+    pub fn holds(&self, address: IpAddr) -> bool {
+        let mut announced = self.ingress.iter().map(|ingress| ingress.address);
+        announced.any(|its| its == address) || self.kept_addresses().contains(&address)
+    }
+
     /// Addresses in the condition `portlb.io/Address`.
     #[must_use]
     pub fn kept_addresses(&self) -> Vec<IpAddr> {

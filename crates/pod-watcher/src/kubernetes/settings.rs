@@ -20,8 +20,10 @@ pub struct Settings {
     /// Addresses that no Service may have, since the load balancer's own pod needs them: that of
     /// the API server.
     pub reserved: BTreeSet<IpAddr>,
-    /// A Service may name only addresses of the ranges and pools, where there are any: not all who
-    /// write Services of a whole cluster may be trusted with any address.
+    /// Further addresses that Services may name.
+    pub allowed_prefixes: Vec<IpNet>,
+    /// A Service may name only addresses of the ranges, pools and allowed prefixes: a Service that
+    /// names the address of a pod would take that pod from its own Service.
     pub is_confined: bool,
     /// What is listed and watched. Nothing is desired before each has been listed once.
     pub scopes: Vec<Scope>,
@@ -129,15 +131,22 @@ impl Settings {
         }
         let ranges = self.service_ranges.iter().map(|range| range.prefix);
         let pools = self.pools.iter().flat_map(|pool| &pool.prefixes).copied();
-        let allowed: Vec<IpNet> = ranges.chain(pools).collect();
+        let others = self.allowed_prefixes.iter().copied();
+        let allowed: BTreeSet<IpNet> = ranges.chain(pools).chain(others).collect();
         let is_within = allowed.iter().any(|prefix| prefix.contains(&address));
-        if !self.is_confined || allowed.is_empty() || is_within {
+        if !self.is_confined || is_within {
             return None;
+        }
+        if allowed.is_empty() {
+            return Some(format!(
+                "{address} is not served, since no address is allowed; start pod-watcher with \
+                 --service-ranges, --address-pool or --allowed-prefixes"
+            ));
         }
         let allowed: Vec<String> = allowed.iter().map(ToString::to_string).collect();
         Some(format!(
-            "{address} lies outside of the --service-ranges and address pools, which confine the \
-             Services of a whole cluster; write an address within {}",
+            "{address} lies outside of --service-ranges, --address-pool and --allowed-prefixes; \
+             write an address within {}",
             allowed.join(", ")
         ))
     }

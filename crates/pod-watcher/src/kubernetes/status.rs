@@ -24,7 +24,7 @@ use super::{
     model::{ADDRESS_CONDITION, ANNOUNCED_CONDITION, Condition, Ingress, ObjectKey},
 };
 
-/// Owns the condition that keeps an address from a pool.
+/// Owns the condition that records the addresses of a Service.
 pub(crate) const ADDRESS_MANAGER: &str = "portlb-address";
 
 /// Owns what is said of announcements.

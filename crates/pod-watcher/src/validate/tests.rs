@@ -258,7 +258,7 @@ fn lists_and_json_are_read_and_conflicts_are_found() {
     check_files(
         &[("list.json", list)],
         expect![[r#"
-            error list.json:1 (document 1): Service default/b: 10.1.1.1 belongs to the older Service default/a; choose another address, or write the annotation portlb.io/share-address with the same value on both, which share it where their ports differ
+            error list.json:1 (document 1): Service default/b: 10.1.1.1 belongs to Service default/a; choose another address, or write the annotation portlb.io/share-address with the same value on both, which share it where their ports differ
             error list.json:2 (document 1): Pod default/p: annotation portlb.io/weight: "-1" is not such a number; write 0 to 65535
             2 Services
         "#]],

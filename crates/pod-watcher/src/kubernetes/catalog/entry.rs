@@ -44,6 +44,8 @@ pub(super) struct Known {
     pub(super) intent: Option<Intent>,
     /// What it says of sharing, for as long as there is no intent.
     share_key: Option<Box<str>>,
+    /// What it says of sharing with other namespaces, for as long as there is no intent.
+    share_namespaces: Box<[Box<str>]>,
     /// Why the newest is not a good one.
     pub(super) errors: Vec<Finding>,
     /// Limits that nothing enforces: while there is one, the Service is not served.
@@ -132,6 +134,7 @@ impl Known {
             written: WrittenStatus::default(),
             intent: None,
             share_key: None,
+            share_namespaces: Box::default(),
             errors: Vec::new(),
             restrictions: Vec::new(),
             remarks: Vec::new(),
@@ -160,6 +163,7 @@ impl Known {
             written: WrittenStatus::default(),
             intent,
             share_key: None,
+            share_namespaces: Box::default(),
             errors,
             restrictions: Vec::new(),
             remarks: Vec::new(),
@@ -174,6 +178,7 @@ impl Known {
         self.generation = service.generation;
         self.is_load_balancer = service.service_type == ServiceType::LoadBalancer;
         self.share_key = intent::annotated_share_key(&service).map(Into::into);
+        self.share_namespaces = intent::annotated_share_namespaces(&service);
         self.written = service.written;
         self.restrictions = judgement.restrictions;
         self.remarks = judgement.remarks;
@@ -200,16 +205,33 @@ impl Known {
         proposed.find(|address| Family::of(*address) == family)
     }
 
-    /// What it wants of an address.
+    /// What it wants of an address that it does not hold yet.
     pub(super) fn claim(&self) -> Claim {
         let ports = self.intent.iter().flat_map(|intent| &intent.ports);
+        let (share_key, share_namespaces) = match &self.intent {
+            Some(intent) => (&intent.share_key, &intent.share_namespaces),
+            None => (&self.share_key, &self.share_namespaces),
+        };
         Claim {
-            share_key: match &self.intent {
-                Some(intent) => intent.share_key.clone(),
-                None => self.share_key.clone(),
-            },
+            holds: false,
+            share_key: share_key.clone(),
+            share_namespaces: share_namespaces.clone(),
             ports: ports.map(|port| (port.protocol, port.ports)).collect(),
         }
+    }
+
+    /// What it wants of this address.
+    pub(super) fn claim_to(&self, address: IpAddr) -> Claim {
+        Claim {
+            holds: self.holds(address),
+            ..self.claim()
+        }
+    }
+
+    /// Whether it has the address by the record that only writers of the Service's status can
+    /// make. The pods that the operator names hold all of theirs.
+    fn holds(&self, address: IpAddr) -> bool {
+        self.age.key.namespace().is_empty() || self.written.holds(address)
     }
 
     /// The addresses that are given, or those of a pool that its status keeps. One that was never

@@ -85,6 +85,10 @@ impl LookSurroundings<'_> {
                 is_understood: known.intent.is_some(),
                 ports: ports.unwrap_or_default(),
                 allocation: self.allocation(known),
+                is_of_pool: matches!(
+                    known.intent.as_ref().map(|intent| &intent.source),
+                    Some(AddressSource::Pool { .. })
+                ),
                 findings: findings.into_iter().collect(),
                 written: known.written.clone(),
             },
@@ -138,10 +142,18 @@ impl LookSurroundings<'_> {
         addresses
     }
 
-    /// What its status shall keep of pools.
+    /// Returns the addresses that its status shall record: from then on no older Service takes
+    /// them over.
     fn allocation(&self, known: &Known) -> Vec<IpAddr> {
         let families: &[Family] = match known.intent.as_ref().map(|intent| &intent.source) {
             Some(AddressSource::Pool { families, .. }) => families,
+            Some(AddressSource::Given(_)) if !self.is_pods => {
+                let claims = self.allocator.claims();
+                let given = known.claimed.iter().copied();
+                return given
+                    .filter(|address| claims.verdict(*address, &known.age).is_ok())
+                    .collect();
+            }
             Some(AddressSource::Given(_)) | None => &[],
         };
         let of_family = |family: &Family| {
@@ -172,13 +184,19 @@ fn outside_pools(address: IpAddr) -> Finding {
 fn in_words(address: IpAddr, conflict: &Conflict) -> Finding {
     let owner = |key: &ObjectKey| match key.namespace() {
         "" => "the pods of --pod-selector".to_owned(),
-        _ => format!("the older Service {key}"),
+        _ => format!("Service {key}"),
     };
     let message = match conflict {
         Conflict::Address(key) => format!(
             "{address} belongs to {}; choose another address, or write the annotation \
              portlb.io/share-address with the same value on both, which share it where their \
              ports differ",
+            owner(key)
+        ),
+        Conflict::Namespace(key) => format!(
+            "{address} belongs to {}, and the two Services do not share it across namespaces; \
+             choose another address, or write the annotation portlb.io/share-address-namespaces \
+             on both, each with the namespace of the other",
             owner(key)
         ),
         Conflict::Ports(key, protocol, ports) => format!(

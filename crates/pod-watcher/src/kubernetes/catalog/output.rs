@@ -36,8 +36,10 @@ pub struct ServiceView {
     pub is_understood: bool,
     /// Its ports, but for ranges of ports.
     pub ports: Vec<(Protocol, u16)>,
-    /// What the condition `portlb.io/Address` shall keep; empty: there shall be none.
+    /// What the condition `portlb.io/Address` records; empty: there is none.
     pub allocation: Vec<IpAddr>,
+    /// Its addresses come from an address pool.
+    pub is_of_pool: bool,
     /// All that is to be known of it, in order.
     pub findings: Vec<Finding>,
     /// What stands in its status.

@@ -22,6 +22,7 @@ fn view(addresses: &[&str]) -> ServiceView {
         is_understood: true,
         ports: vec![(Protocol::Tcp, 80)],
         allocation: Vec::new(),
+        is_of_pool: false,
         findings: Vec::new(),
         written: WrittenStatus::default(),
     }

@@ -540,7 +540,7 @@ fn the_older_of_two_services_has_the_address() {
               addresses: [10.1.1.10]
               ports: [80]
               realServers: []
-            # shop/a-young-one: Warning AddressConflict: 10.1.1.10 belongs to the older Service shop/the-old-one; choose another address, or write the annotation portlb.io/share-address with the same value on both, which share it where their ports differ
+            # shop/a-young-one: Warning AddressConflict: 10.1.1.10 belongs to Service shop/the-old-one; choose another address, or write the annotation portlb.io/share-address with the same value on both, which share it where their ports differ
         "#]],
     );
 }
@@ -567,7 +567,7 @@ fn services_share_an_address_by_a_key() {
               addresses: [10.1.1.10]
               ports: [443]
               realServers: []
-            # shop/c: Warning AddressConflict: tcp/80 of the shared address 10.1.1.10 belongs to the older Service shop/a; choose other ports or another address
+            # shop/c: Warning AddressConflict: tcp/80 of the shared address 10.1.1.10 belongs to Service shop/a; choose other ports or another address
         "#]],
     );
     let from_pool = |name: &str, port: u16| {
@@ -788,7 +788,34 @@ fn an_address_that_is_not_for_services_is_refused_with_the_cure() {
               ports: [80]
               realServers: []
             # shop/a: Warning BadAnnotation: annotation portlb.io/address: 10.1.1.1 is the address of the API server, which pod-watcher itself needs; write another address
-            # shop/d: Warning BadSpecification: spec.loadBalancerIP: 10.9.9.9 lies outside of the --service-ranges and address pools, which confine the Services of a whole cluster; write an address within 10.1.1.0/24, 10.1.2.0/24
+            # shop/d: Warning BadSpecification: spec.loadBalancerIP: 10.9.9.9 lies outside of --service-ranges, --address-pool and --allowed-prefixes; write an address within 10.1.1.0/24, 10.1.2.0/24
+        "#]],
+    );
+    // No address at all is allowed where none is named.
+    check(
+        Settings {
+            is_confined: true,
+            ..settings()
+        },
+        &external,
+        expect![[r#"
+            virtualServers: []
+            # shop/d: Warning BadSpecification: spec.loadBalancerIP: 10.9.9.9 is not served, since no address is allowed; start pod-watcher with --service-ranges, --address-pool or --allowed-prefixes
+        "#]],
+    );
+    check(
+        Settings {
+            is_confined: true,
+            allowed_prefixes: vec!["10.9.9.0/24".parse().unwrap()],
+            ..settings()
+        },
+        &external,
+        expect![[r#"
+            virtualServers:
+            - name: shop/d
+              addresses: [10.9.9.9]
+              ports: [80]
+              realServers: []
         "#]],
     );
     confined.is_confined = false;
