@@ -3,8 +3,10 @@
 //! Generated types stay inside this crate and each daemon's `grpc.rs`.
 
 mod convert;
+mod message_limit;
 
 pub use convert::{ConversionError, desired_change, prefix};
+pub use message_limit::{MESSAGE_LIMIT, message_size};
 
 /// The descriptors of every contract, for server reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

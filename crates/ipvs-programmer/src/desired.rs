@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use daemon_api::{
-    desired_change,
+    MESSAGE_LIMIT, desired_change,
     discovery::v1::{
         WatchRequest, WatchResponse, discovery_client::DiscoveryClient, watch_response::Event,
     },
@@ -34,7 +34,8 @@ pub enum DesiredEvent {
 /// Watches for ever, and tells what comes. Ends when nobody listens any more.
 pub async fn watch(target: Target, events: mpsc::Sender<DesiredEvent>) {
     let mut backoff = Backoff::for_neighbouring_daemon();
-    let mut client = DiscoveryClient::new(target.channel());
+    let client = DiscoveryClient::new(target.channel());
+    let mut client = client.max_decoding_message_size(MESSAGE_LIMIT);
     loop {
         let reason = match client.watch(WatchRequest {}).await {
             Ok(response) => match follow(response.into_inner(), &events, &mut backoff).await {
@@ -68,7 +69,6 @@ async fn follow(
             Ok(None) => return Some("the stream has ended".to_owned()),
             Err(status) => return Some(status.message().to_owned()),
         };
-        backoff.reset();
         let id = id_of(&event);
         let news = match (desired_change(event), &mut opening) {
             (Ok(Some(change)), Some((desired, _))) => {
@@ -77,7 +77,12 @@ async fn follow(
             }
             (Ok(Some(change)), None) => DesiredEvent::Change(change),
             (Ok(None), opening) => match opening.take() {
-                Some((desired, kept)) => DesiredEvent::Set { desired, kept },
+                Some((desired, kept)) => {
+                    // A stream that ends before it has told everything would be opened without
+                    // any pause.
+                    backoff.reset();
+                    DesiredEvent::Set { desired, kept }
+                }
                 None => continue,
             },
             (Err(error), opening) => {

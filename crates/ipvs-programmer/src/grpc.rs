@@ -4,10 +4,13 @@ mod convert;
 
 use std::{collections::BTreeMap, net::SocketAddr, pin::Pin, time::Duration};
 
-use daemon_api::dataplane::v1::{
-    self as wire,
-    data_plane_server::{DataPlane, DataPlaneServer},
-    watch_service_addresses_response, watch_virtual_servers_response,
+use daemon_api::{
+    MESSAGE_LIMIT,
+    dataplane::v1::{
+        self as wire,
+        data_plane_server::{DataPlane, DataPlaneServer},
+        watch_service_addresses_response, watch_virtual_servers_response,
+    },
 };
 use daemon_runtime::{Event, Shutdown, Subscription, in_words};
 use futures::{Stream, StreamExt, stream};
@@ -55,6 +58,7 @@ impl DataPlaneService {
             kernel,
             shutdown,
         })
+        .max_encoding_message_size(MESSAGE_LIMIT)
     }
 
     fn until_stopped<T>(

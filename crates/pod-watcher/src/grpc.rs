@@ -2,10 +2,14 @@
 
 use std::pin::Pin;
 
-use daemon_api::discovery::v1::{
-    self as wire,
-    discovery_server::{Discovery, DiscoveryServer},
-    watch_response,
+use daemon_api::{
+    MESSAGE_LIMIT,
+    discovery::v1::{
+        self as wire,
+        discovery_server::{Discovery, DiscoveryServer},
+        watch_response,
+    },
+    message_size,
 };
 use daemon_runtime::{Event, Shutdown};
 use futures::{Stream, StreamExt};
@@ -41,6 +45,7 @@ impl DiscoveryService {
             watchers,
             shutdown,
         })
+        .max_encoding_message_size(MESSAGE_LIMIT)
     }
 }
 
@@ -60,12 +65,9 @@ impl Discovery for DiscoveryService {
             .objects
             .subscribe()
             .into_stream()
-            .map(move |(revision, event)| {
-                let _ = &open;
-                Ok(wire::WatchResponse {
-                    revision,
-                    event: Some(watch_event(event)),
-                })
+            .filter_map(move |(revision, event)| {
+                let response = response(revision, event, MESSAGE_LIMIT, &open.metrics);
+                std::future::ready(response.map(Ok))
             })
             .take_until(async move { shutdown.stopping().await });
         Ok(Response::new(Box::pin(events)))
@@ -101,6 +103,42 @@ impl Discovery for DiscoveryService {
     }
 }
 
+/// Returns the message about an event; `None` if no receiver would take it. The receiver keeps the
+/// last state of that object, and hears of all others.
+fn response(
+    revision: u64,
+    event: Event<Key, Object>,
+    limit: usize,
+    metrics: &WatchMetrics,
+) -> Option<wire::WatchResponse> {
+    let response = wire::WatchResponse {
+        revision,
+        event: Some(watch_event(event)),
+    };
+    let bytes = message_size(&response);
+    if bytes <= limit {
+        return Some(response);
+    }
+    metrics.oversized.inc();
+    let name = match &response.event {
+        Some(watch_response::Event::VirtualServer(server)) => server.name.as_str(),
+        Some(
+            watch_response::Event::RemovedVirtualServer(_)
+            | watch_response::Event::ServiceRange(_)
+            | watch_response::Event::RemovedServiceRange(_)
+            | watch_response::Event::Synced(_),
+        )
+        | None => "",
+    };
+    tracing::error!(
+        virtual_server = name,
+        bytes,
+        limit,
+        "an object is too large for a message and is left out; the data plane keeps its last state"
+    );
+    None
+}
+
 fn watch_event(event: Event<Key, Object>) -> watch_response::Event {
     let change = match event {
         Event::Synced => return watch_response::Event::Synced(wire::Synced {}),
@@ -131,5 +169,25 @@ impl OpenWatch {
 impl Drop for OpenWatch {
     fn drop(&mut self) {
         self.metrics.watchers.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use virtual_server::ServiceRange;
+
+    use super::*;
+
+    #[test]
+    fn an_object_above_the_limit_is_left_out_and_counted() {
+        let metrics = WatchMetrics::default();
+        let range: ServiceRange = "10.1.1.0/24".parse().unwrap();
+        let event = || Event::Changed(Key::ServiceRange(range), Object::ServiceRange(range));
+        let sent = response(1, event(), MESSAGE_LIMIT, &metrics).unwrap();
+        let size = message_size(&sent);
+        assert_eq!(metrics.oversized.get(), 0);
+        assert_eq!(response(1, event(), size - 1, &metrics), None);
+        assert_eq!(metrics.oversized.get(), 1);
+        assert!(response(1, event(), size, &metrics).is_some());
     }
 }

@@ -23,6 +23,8 @@ pub struct IndexMetrics {
 pub struct WatchMetrics {
     /// How many there are.
     pub watchers: Gauge,
+    /// Objects that no message can carry.
+    pub oversized: Counter,
 }
 
 impl IndexMetrics {
@@ -93,6 +95,11 @@ impl WatchMetrics {
             "discovery_watchers",
             "Open Discovery.Watch streams",
             this.watchers.clone(),
+        );
+        metrics.register(
+            "discovery_oversized_objects",
+            "Objects that were left out of a Discovery.Watch stream, since no message can carry them",
+            this.oversized.clone(),
         );
         this
     }

@@ -205,6 +205,24 @@ pub struct ServiceRange {
 }
 
 impl Scheduler {
+    /// Returns how many real servers a virtual server with it may have.
+    ///
+    /// The kernel refuses more destinations than the table of `mh` has places (`ip_vs_mh.c`,
+    /// `IP_VS_MH_TAB_SIZE`; 4,093 unless the kernel was built with another size).
+    #[must_use]
+    pub const fn most_real_servers(self) -> usize {
+        match self {
+            Self::Mh { .. } => 4_093,
+            Self::Rr
+            | Self::Wrr
+            | Self::Lc
+            | Self::Wlc
+            | Self::Sh { .. }
+            | Self::Sed
+            | Self::Nq => VirtualServer::MOST_REAL_SERVERS,
+        }
+    }
+
     /// The kernel's name of it, as in `ip_vs_<name>`.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -242,6 +260,10 @@ impl Ports {
 }
 
 impl VirtualServer {
+    /// Most real servers of a virtual server, whatever its scheduler. One message carries all of
+    /// them between two daemons.
+    pub const MOST_REAL_SERVERS: usize = 65_535;
+
     /// The port on which a real server receives: its own, or the one that clients address.
     /// `None`: each of several ports.
     #[must_use]

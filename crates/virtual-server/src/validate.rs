@@ -29,6 +29,7 @@ impl VirtualServer {
         self.check_name()?;
         self.check_ports()?;
         self.check_scheduler()?;
+        self.check_real_server_count()?;
         if let Some(persistence) = &self.persistence {
             check_persistence(persistence, self.id.address).map_err(|i| i.within("persistence"))?;
         }
@@ -118,6 +119,32 @@ impl VirtualServer {
             | Scheduler::Sed
             | Scheduler::Nq => Ok(()),
         }
+    }
+
+    fn check_real_server_count(&self) -> Result<(), Invalid> {
+        let (count, most) = (self.real_servers.len(), self.scheduler.most_real_servers());
+        if count <= most {
+            return Ok(());
+        }
+        let cure = match self.scheduler {
+            Scheduler::Mh { .. } => format!(
+                "list at most {most}, or use another scheduler, with at most {}",
+                Self::MOST_REAL_SERVERS
+            ),
+            Scheduler::Rr
+            | Scheduler::Wrr
+            | Scheduler::Lc
+            | Scheduler::Wlc
+            | Scheduler::Sh { .. }
+            | Scheduler::Sed
+            | Scheduler::Nq => format!("list at most {most}"),
+        };
+        Err(Invalid::new(
+            "realServers",
+            count,
+            format!("are more than {} can have", self.scheduler.name()),
+            cure,
+        ))
     }
 
     /// Whether it could be a real server of this virtual server, seen by itself.

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use daemon_api::dataplane::v1::{
-    ServiceAddress, WatchServiceAddressesRequest, WatchServiceAddressesResponse,
-    data_plane_client::DataPlaneClient, watch_service_addresses_response::Event,
+use daemon_api::{
+    MESSAGE_LIMIT,
+    dataplane::v1::{
+        ServiceAddress, WatchServiceAddressesRequest, WatchServiceAddressesResponse,
+        data_plane_client::DataPlaneClient, watch_service_addresses_response::Event,
+    },
 };
 use daemon_runtime::{Backoff, Target};
 use futures::{Stream, stream};
@@ -20,7 +23,7 @@ const HEARTBEATS_PER_TIMEOUT: u32 = 5;
 /// anew.
 pub fn watch(target: &Target, silence: Duration) -> impl Stream<Item = Input> + Send + use<> {
     let watch = Watch {
-        client: DataPlaneClient::new(target.channel()),
+        client: DataPlaneClient::new(target.channel()).max_decoding_message_size(MESSAGE_LIMIT),
         silence,
         backoff: Backoff::for_neighbouring_daemon(),
         stream: None,
@@ -53,9 +56,15 @@ impl Watch {
             Ok(Err(status)) => describe(&status),
             Ok(Ok(None)) => "the stream has ended".to_owned(),
             Ok(Ok(Some(response))) => {
-                self.backoff.reset();
                 match input(response) {
-                    Ok(input) => return input,
+                    Ok(input) => {
+                        // A stream that ends before it has told everything would be opened
+                        // without any pause.
+                        if matches!(input, Input::Synced) {
+                            self.backoff.reset();
+                        }
+                        return input;
+                    }
                     Err(problem) => problem,
                 }
             }

@@ -100,7 +100,10 @@ impl Draining {
         for address in candidates {
             let real_server = draining_real_server(address);
             // The kernel would refuse the whole entry for one that has no place in it.
-            let is_kept = keeps_connections(server)
+            // A virtual server has a bounded number of places, which listed real servers get first.
+            let has_place = server.real_servers.len() < server.scheduler.most_real_servers();
+            let is_kept = has_place
+                && keeps_connections(server)
                 && server.validate_real_server(&real_server).is_ok()
                 && health(server, &real_server) != Health::Failed;
             if !is_kept {

@@ -1,6 +1,13 @@
 //! A stand-in for pod-watcher: a Discovery that says what a test tells it.
 
-use std::{net::SocketAddr, pin::Pin};
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use daemon_api::discovery::v1::{
     ListRequest, ListResponse, Synced, WatchRequest, WatchResponse,
@@ -21,11 +28,18 @@ use virtual_server::{DesiredChange, DesiredSet};
 pub(crate) struct StandIn {
     pub(crate) address: SocketAddr,
     desired: watch::Sender<Option<Vec<Event>>>,
+    /// Streams end before they have told everything.
+    breaks: Arc<AtomicBool>,
+    opened: watch::Sender<usize>,
     _stop: oneshot::Sender<()>,
 }
 
 #[derive(Clone)]
-struct Service(watch::Receiver<Option<Vec<Event>>>);
+struct Service {
+    desired: watch::Receiver<Option<Vec<Event>>>,
+    breaks: Arc<AtomicBool>,
+    opened: watch::Sender<usize>,
+}
 
 impl StandIn {
     /// Listens, but says nothing yet.
@@ -33,7 +47,13 @@ impl StandIn {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let desired = watch::Sender::new(None);
-        let service = DiscoveryServer::new(Service(desired.subscribe()));
+        let breaks = Arc::new(AtomicBool::new(false));
+        let opened = watch::Sender::new(0);
+        let service = DiscoveryServer::new(Service {
+            desired: desired.subscribe(),
+            breaks: Arc::clone(&breaks),
+            opened: opened.clone(),
+        });
         let (stop, stopped) = oneshot::channel::<()>();
         let incoming = TcpListenerStream::new(listener);
         let server = Server::builder().add_service(service);
@@ -43,6 +63,8 @@ impl StandIn {
         Self {
             address,
             desired,
+            breaks,
+            opened,
             _stop: stop,
         }
     }
@@ -51,6 +73,16 @@ impl StandIn {
     pub(crate) fn say(&self, set: &DesiredSet) {
         let changes = DesiredSet::default().changes_to(set);
         self.say_events(changes.iter().map(Event::from).collect());
+    }
+
+    /// From now on each stream ends before it has told everything.
+    pub(crate) fn break_streams(&self, are_broken: bool) {
+        self.breaks.store(are_broken, Ordering::SeqCst);
+    }
+
+    /// Counts the streams that have been opened.
+    pub(crate) fn opened(&self) -> watch::Receiver<usize> {
+        self.opened.subscribe()
     }
 
     /// Says these events as a whole set.
@@ -70,13 +102,24 @@ impl Discovery for Service {
 
     /// Each set ends the stream of the set before, so that the client comes for it anew.
     async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let mut desired = self.0.clone();
+        let mut desired = self.desired.clone();
+        self.opened.send_modify(|count| *count += 1);
         let events = desired
             .wait_for(Option::is_some)
             .await
             .unwrap()
             .clone()
             .unwrap();
+        if self.breaks.load(Ordering::SeqCst) {
+            let first = events.into_iter().next().map(|event| {
+                Ok(WatchResponse {
+                    revision: 1,
+                    event: Some(event),
+                })
+            });
+            let broken = stream::iter([Err(Status::internal("the stream breaks"))]);
+            return Ok(Response::new(Box::pin(stream::iter(first).chain(broken))));
+        }
         let events = events.into_iter().chain([Event::Synced(Synced {})]);
         let said = stream::iter(events.collect::<Vec<_>>()).map(|event| {
             Ok(WatchResponse {

@@ -18,7 +18,7 @@ use ipvs_programmer::Connections;
 use tokio::time::timeout;
 use virtual_server::{
     DesiredChange, Entry, EntryKey, EntryScheduler, EntrySettings, FailureAction, ForwardingMethod,
-    Protocol, RealServerState, Scheduler, VirtualServerId,
+    Protocol, RealServer, RealServerState, Scheduler, VirtualServerId,
 };
 
 use discovery::StandIn;
@@ -647,6 +647,72 @@ fn an_object_that_cannot_be_keeps_its_last_good_state() {
                 .iter()
                 .all(|address| address.serving)
         );
+    });
+}
+
+#[test]
+fn an_oversized_virtual_server_does_not_hold_up_the_others() {
+    run(|| async {
+        let (_one, _two) = (real_server(ONE).await, real_server(TWO).await);
+        let kernel = FakeKernel::default();
+        let stand_in = StandIn::silent("127.0.0.1:0").await;
+        let mut world = World::start(&kernel, stand_in.address).await;
+        // More than 4 MiB, the default limit of a message.
+        let mut oversized = virtual_server("tcp/[fd00:1::1]:8080", &[]);
+        oversized.scheduler = Scheduler::Rr;
+        let first = u128::from_be_bytes([
+            0xfd, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff, 0xff, 1, 1, 1, 1, 1, 1, 0, 0,
+        ]);
+        let template = virtual_server(ID, &[ONE]).real_servers.remove(0);
+        oversized.real_servers = (0..110_000_u32)
+            .map(|index| RealServer {
+                address: std::net::Ipv6Addr::from_bits(first + u128::from(index)).into(),
+                ..template.clone()
+            })
+            .collect();
+        let oversized = discovery::event(&DesiredChange::PutVirtualServer(oversized));
+        let range = desired(&[]).service_ranges.first().copied().unwrap();
+        let range = discovery::event(&DesiredChange::PutServiceRange(range));
+        for real_servers in [&[ONE][..], &[ONE, TWO]] {
+            let other = virtual_server(ID, real_servers);
+            stand_in.say_events(vec![
+                range.clone(),
+                oversized.clone(),
+                discovery::event(&DesiredChange::PutVirtualServer(other)),
+            ]);
+            let last = real_servers[real_servers.len() - 1];
+            world
+                .wait_for_kernel(|state| weight(state, ID, last) == Some(1))
+                .await;
+        }
+        world.wait_until_serving(RANGE).await;
+        let metrics = world.metrics.encode();
+        assert!(
+            metrics.contains("portlb_discovery_invalid_objects_total 2"),
+            "{metrics}"
+        );
+    });
+}
+
+#[test]
+fn a_stream_that_breaks_before_it_is_synced_is_opened_after_growing_pauses() {
+    run(|| async {
+        let kernel = FakeKernel::default();
+        let stand_in = StandIn::silent("127.0.0.1:0").await;
+        stand_in.break_streams(true);
+        stand_in.say(&desired(&[]));
+        let begin = std::time::Instant::now();
+        let mut world = World::start(&kernel, stand_in.address).await;
+        let mut opened = stand_in.opened();
+        let sixth = timeout(LIMIT, opened.wait_for(|count| *count >= 6)).await;
+        drop(sixth.unwrap().unwrap());
+        // 20 + 40 + 80 + 160 + 320 ms, each shorter by a fifth at most.
+        let elapsed = begin.elapsed();
+        assert!(elapsed >= Duration::from_millis(490), "{elapsed:?}");
+        let _one = real_server(ONE).await;
+        stand_in.break_streams(false);
+        stand_in.say(&desired(&[virtual_server(ID, &[ONE])]));
+        world.wait_until_serving(RANGE).await;
     });
 }
 

@@ -11,9 +11,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use daemon_api::announcer::v1::{
-    AnnouncementState, WatchAnnouncementsRequest, announcer_client::AnnouncerClient,
-    watch_announcements_response::Event,
+use daemon_api::{
+    MESSAGE_LIMIT,
+    announcer::v1::{
+        AnnouncementState, WatchAnnouncementsRequest, announcer_client::AnnouncerClient,
+        watch_announcements_response::Event,
+    },
 };
 use daemon_runtime::{Backoff, Shutdown, Target};
 use k8s_openapi::{
@@ -129,14 +132,16 @@ impl Announcements {
     }
 
     async fn is_there(&self) -> bool {
-        let mut client = AnnouncerClient::new(self.announcer.channel());
+        let mut client =
+            AnnouncerClient::new(self.announcer.channel()).max_decoding_message_size(MESSAGE_LIMIT);
         let request = WatchAnnouncementsRequest {};
         client.watch_announcements(request).await.is_ok()
     }
 
     /// Until the stream ends.
     async fn watch(&self, backoff: &mut Backoff, is_told: &mut bool) -> Option<tonic::Status> {
-        let mut client = AnnouncerClient::new(self.announcer.channel());
+        let mut client =
+            AnnouncerClient::new(self.announcer.channel()).max_decoding_message_size(MESSAGE_LIMIT);
         let mut stream = match client
             .watch_announcements(WatchAnnouncementsRequest {})
             .await

@@ -225,6 +225,29 @@ fn leave_out(server: &mut VirtualServer, surroundings: &Surroundings<'_>, left_o
         }
     });
     server.real_servers = servers;
+    leave_out_excess(server, left_out);
+}
+
+/// Takes out what exceeds the number of real servers that the scheduler can have: first those that
+/// drain, which the data plane goes on draining as far as it has places.
+fn leave_out_excess(server: &mut VirtualServer, left_out: &mut LeftOut) {
+    let most = server.scheduler.most_real_servers();
+    if server.real_servers.len() <= most {
+        return;
+    }
+    server
+        .real_servers
+        .sort_by_key(|candidate| candidate.state != RealServerState::Ready);
+    for candidate in server.real_servers.split_off(most) {
+        left_out.add(&candidate, || {
+            format!(
+                "exceeds the {most} real servers that {} can have; select fewer pods, or write \
+                 the annotation portlb.io/scheduler with another scheduler",
+                server.scheduler.name()
+            )
+        });
+    }
+    server.sort_real_servers();
 }
 
 fn why(

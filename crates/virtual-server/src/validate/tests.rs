@@ -53,6 +53,41 @@ fn check(id: &str, change: impl FnOnce(&mut VirtualServer), expected: &str) {
     assert_eq!(message, expected);
 }
 
+fn with_real_servers(server: &mut VirtualServer, count: usize) {
+    let address = |index: usize| {
+        let bits = u32::from_be_bytes([10, 64, 0, 0]) + u32::try_from(index).unwrap();
+        IpAddr::V4(bits.into())
+    };
+    server.real_servers = (0..count)
+        .map(|index| RealServer {
+            address: address(index),
+            ..real_server("10.0.2.3")
+        })
+        .collect();
+}
+
+#[test]
+fn the_number_of_real_servers_is_bounded_by_the_scheduler() {
+    let id = "tcp/10.1.1.10:80";
+    check(id, |server| with_real_servers(server, 4_093), "");
+    check(
+        id,
+        |server| with_real_servers(server, 4_094),
+        "realServers: 4094 are more than mh can have; list at most 4093, or use another \
+         scheduler, with at most 65535",
+    );
+    let of_rr = |server: &mut VirtualServer, count| {
+        server.scheduler = Scheduler::Rr;
+        with_real_servers(server, count);
+    };
+    check(id, |server| of_rr(server, 65_535), "");
+    check(
+        id,
+        |server| of_rr(server, 65_536),
+        "realServers: 65536 are more than rr can have; list at most 65535",
+    );
+}
+
 #[test]
 fn defaults_are_valid_for_each_protocol_family_and_kind_of_ports() {
     for id in [

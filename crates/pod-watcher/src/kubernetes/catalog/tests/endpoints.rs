@@ -40,6 +40,43 @@ fn what_is_listed_and_not_ready_drains_whatever_the_other_conditions_say() {
 }
 
 #[test]
+fn endpoints_beyond_what_the_scheduler_can_have_are_left_out_and_others_are_served() {
+    let endpoints: Vec<String> = (0..4_095_u32)
+        .map(|index| {
+            let conditions = if index == 0 { "serving" } else { "ready" };
+            format!("10.0.{}.{} {conditions}", index / 256, index % 256)
+        })
+        .collect();
+    let endpoints: Vec<&str> = endpoints.iter().map(String::as_str).collect();
+    let mut catalog = Catalog::new(settings());
+    let mut watcher = Watcher::default();
+    feed(&mut catalog, &service("web", "", PORT_80));
+    feed(&mut catalog, &slice("web", "a", ON_80, &endpoints));
+    watcher.take(&mut catalog);
+    let server = watcher.desired.virtual_servers.values().next().unwrap();
+    assert_eq!(server.real_servers.len(), 4_093);
+    assert_eq!(
+        server.real_servers[0].to_string(),
+        "10.0.0.1",
+        "the one that drains goes first"
+    );
+    assert_eq!(
+        watcher.findings("web"),
+        [
+            "Warning EndpointsLeftOut: 2 endpoints are left out, such as 10.0.15.254 exceeds the \
+             4093 real servers that mh can have; select fewer pods, or write the annotation \
+             portlb.io/scheduler with another scheduler"
+        ]
+    );
+    let rr = "portlb.io/address: 10.1.1.10, portlb.io/scheduler: rr";
+    feed(&mut catalog, &service("web", rr, PORT_80));
+    watcher.take(&mut catalog);
+    let server = watcher.desired.virtual_servers.values().next().unwrap();
+    assert_eq!(server.real_servers.len(), 4_095);
+    assert!(watcher.findings("web").is_empty());
+}
+
+#[test]
 fn conditions_that_are_not_there_mean_ready() {
     let silent = slice("web", "a", ON_80, &["10.0.2.3"]).replace(
         ", conditions: {ready: true, serving: true, terminating: false}",

@@ -1,0 +1,102 @@
+//! The size of messages between daemons.
+
+use prost::Message;
+
+/// Largest message in bytes: the limit of every server and every client. The largest virtual
+/// server that is valid, with the status of its real servers, is smaller.
+pub const MESSAGE_LIMIT: usize = 64 * 1024 * 1024;
+
+/// Returns the size of a message in bytes. One that is larger than [`MESSAGE_LIMIT`] ends the whole
+/// stream, with everything else that it carries, so a sender leaves it out.
+pub fn message_size(message: &impl Message) -> usize {
+    message.encoded_len()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv6Addr};
+
+    use virtual_server::{
+        RealServer, RealServerState, Scheduler, VirtualServer, VirtualServerId, Weight,
+    };
+
+    use super::*;
+    use crate::{
+        dataplane::v1 as dataplane, discovery::v1 as discovery, virtualserver::v1 as wire,
+    };
+
+    /// As many real servers as are allowed, each with the longest text and numbers.
+    fn largest() -> VirtualServer {
+        let id: VirtualServerId = "tcp/[fd00:1::1]:65535".parse().unwrap();
+        let address = |index: u32| {
+            let high = u128::from_be_bytes([0xff; 16]) >> 32 << 32;
+            IpAddr::V6(Ipv6Addr::from_bits(
+                high & !(0b11 << 120) | u128::from(u32::MAX - index),
+            ))
+        };
+        let count = u32::try_from(VirtualServer::MOST_REAL_SERVERS).unwrap();
+        VirtualServer {
+            id,
+            name: "n".repeat(253),
+            scheduler: Scheduler::Rr,
+            forwarding_method: virtual_server::ForwardingMethod::Masquerade,
+            persistence: None,
+            real_servers: (0..count)
+                .rev()
+                .map(|index| RealServer {
+                    address: address(index),
+                    port: std::num::NonZeroU16::new(u16::MAX),
+                    weight: Weight(u16::MAX),
+                    state: RealServerState::Draining,
+                })
+                .collect(),
+            health_check: None,
+            on_failure: virtual_server::FailureAction::Quiesce,
+            minimum_healthy: 1,
+            drain_timeout: VirtualServer::DEFAULT_DRAIN_TIMEOUT,
+        }
+    }
+
+    #[test]
+    fn the_largest_valid_virtual_server_and_its_status_fit_into_a_message() {
+        let server = largest();
+        assert_eq!(server.validate(), Ok(()));
+        let desired = wire::VirtualServer::from(&server);
+        let message = discovery::WatchResponse {
+            revision: u64::MAX,
+            event: Some(discovery::watch_response::Event::VirtualServer(
+                desired.clone(),
+            )),
+        };
+        assert!(message_size(&message) <= MESSAGE_LIMIT);
+        let status = |real_server: &wire::RealServer| dataplane::RealServerStatus {
+            desired: Some(real_server.clone()),
+            effective_weight: u32::MAX,
+            programmed: true,
+            health: dataplane::Health::Failed.into(),
+            last_error: "e".repeat(500),
+            milliseconds_since_change: u64::MAX,
+            active_connections: u32::MAX,
+            inactive_connections: u32::MAX,
+            check_duration_microseconds: u32::MAX,
+        };
+        let message = dataplane::WatchVirtualServersResponse {
+            revision: u64::MAX,
+            event: Some(
+                dataplane::watch_virtual_servers_response::Event::VirtualServer(
+                    dataplane::VirtualServerStatus {
+                        real_servers: desired.real_servers.iter().map(status).collect(),
+                        desired: Some(desired),
+                        last_error: "e".repeat(500),
+                        ..dataplane::VirtualServerStatus::default()
+                    },
+                ),
+            ),
+        };
+        assert!(message_size(&message) <= MESSAGE_LIMIT);
+        assert!(
+            message_size(&message) > 4 * 1024 * 1024,
+            "the default of gRPC"
+        );
+    }
+}
