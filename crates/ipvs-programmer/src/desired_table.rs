@@ -61,6 +61,25 @@ pub fn entry(
     }
 }
 
+/// Returns the configured weights of the real servers that have weight 0 in the entry, where the
+/// scheduler hashes: it places them by these weights.
+pub fn placing_weights(virtual_server: &VirtualServer, entry: &Entry) -> BTreeMap<SocketAddr, u32> {
+    if !virtual_server.scheduler.is_hashing() {
+        return BTreeMap::new();
+    }
+    let configured = virtual_server.real_servers.iter().map(|real_server| {
+        let address = table_address(virtual_server, real_server);
+        (address, u32::from(real_server.weight.0))
+    });
+    let is_quiesced = |address: &SocketAddr| {
+        let found = entry.real_servers.get(address);
+        found.is_some_and(|real_server| real_server.weight == 0)
+    };
+    configured
+        .filter(|(address, weight)| *weight > 0 && is_quiesced(address))
+        .collect()
+}
+
 /// Address and port of a real server in the table; port 0 keeps the client's.
 pub fn table_address(virtual_server: &VirtualServer, real_server: &RealServer) -> SocketAddr {
     let port = virtual_server
@@ -143,6 +162,22 @@ mod tests {
             check(Remove, Ready, Failed, in_table, None);
             check(Remove, Draining, Healthy, in_table, Some(0));
         }
+    }
+
+    #[test]
+    fn a_hashing_scheduler_places_quiesced_real_servers_by_their_configured_weight() {
+        let mut server = virtual_server("tcp/10.1.1.10:80", ForwardingMethod::DirectRouting);
+        server.scheduler = Scheduler::MH_DEFAULT;
+        server.real_servers.truncate(3);
+        for (real_server, weight) in server.real_servers.iter_mut().zip([5, 6, 0]) {
+            real_server.weight = Weight(weight);
+        }
+        server.real_servers[0].state = RealServerState::Draining;
+        let address = table_address(&server, &server.real_servers[0]);
+        let table = entry(&server, |_| Health::Healthy, None);
+        assert_eq!(placing_weights(&server, &table), [(address, 5)].into());
+        server.scheduler = Scheduler::Rr;
+        assert_eq!(placing_weights(&server, &table), BTreeMap::new());
     }
 
     #[test]

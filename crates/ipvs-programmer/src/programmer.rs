@@ -372,7 +372,7 @@ impl Programmer {
         for family in [AddressFamily::V4, AddressFamily::V6] {
             let (key, entry) = desired_table::standing_entry(family);
             if needed.contains(&family) || self.table.owns(key) {
-                self.table.set_target(key, entry);
+                self.table.set_target(key, entry, BTreeMap::new());
                 keys.push(key);
             }
         }
@@ -407,7 +407,8 @@ impl Programmer {
         if !unchecked {
             self.settled.insert(id);
         }
-        self.table.set_target(key, entry);
+        let placing_weights = desired_table::placing_weights(server, &entry);
+        self.table.set_target(key, entry, placing_weights);
         Some(key)
     }
 

@@ -205,6 +205,16 @@ pub struct ServiceRange {
 }
 
 impl Scheduler {
+    /// Reports whether it chooses the real server by a hash of the client, over places that each
+    /// real server has by its weight.
+    #[must_use]
+    pub const fn is_hashing(self) -> bool {
+        match self {
+            Self::Sh { .. } | Self::Mh { .. } => true,
+            Self::Rr | Self::Wrr | Self::Lc | Self::Wlc | Self::Sed | Self::Nq => false,
+        }
+    }
+
     /// Returns how many real servers a virtual server with it may have.
     ///
     /// The kernel refuses more destinations than the table of `mh` has places (`ip_vs_mh.c`,

@@ -1,14 +1,32 @@
 //! The ordered difference between two tables.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
 use crate::{
     Scheduler,
-    table::{Entry, EntryKey, EntryScheduler, EntrySettings, Table, TableChange},
+    table::{Entry, EntryKey, EntryScheduler, EntrySettings, RealServerEntry, Table, TableChange},
 };
 
 /// The kernel's name for no scheduler at all (Linux 4.3).
 const NO_SCHEDULER: &str = "none";
+
+/// The weight by which a hashing scheduler places a real server that has weight 0.
+///
+/// The kernel places it by its last weight above 0, which no read shows. Two load balancers place
+/// their flows alike only if this weight is the same in both tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// The configured weight, above 0.
+    pub weight: u32,
+    /// The kernel is known to place the real server by another weight.
+    pub is_outdated: bool,
+}
+
+/// Placements of the desired real servers of weight 0, by entry and by address.
+pub type Placements = BTreeMap<EntryKey, BTreeMap<SocketAddr, Placement>>;
 
 /// The changes that lead from `actual` to `desired`, in an order that never takes away before it
 /// gives: virtual servers and real servers are added and set first, then real servers are removed,
@@ -21,31 +39,37 @@ pub fn plan(actual: &Table, desired: &Table) -> Vec<TableChange> {
     plan_keys(
         actual,
         desired,
+        &Placements::new(),
         actual.entries.keys().chain(desired.entries.keys()).copied(),
     )
 }
 
 /// As [`plan`], for the entries with these keys only: the cost follows the number of keys, not the
-/// size of the tables.
+/// size of the tables. A real server with a placement gets the weight of the placement first, and
+/// then 0.
 pub fn plan_keys(
     actual: &Table,
     desired: &Table,
+    placements: &Placements,
     keys: impl IntoIterator<Item = EntryKey>,
 ) -> Vec<TableChange> {
     let mut given = Vec::new();
     let mut removed_real_servers = Vec::new();
     let mut removed_virtual_servers = Vec::new();
+    let none = BTreeMap::new();
     for key in keys.into_iter().collect::<BTreeSet<_>>() {
+        let placements = placements.get(&key).unwrap_or(&none);
         match (actual.entries.get(&key), desired.entries.get(&key)) {
             (None, None) => {}
-            (None, Some(desired)) => add(&mut given, key, desired),
+            (None, Some(desired)) => add(&mut given, key, desired, placements),
             (Some(actual), None) => {
                 if actual.settings.owned {
                     removed_virtual_servers.push(TableChange::RemoveVirtualServer(key));
                 }
             }
             (Some(actual), Some(desired)) => {
-                set(&mut given, &mut removed_real_servers, key, actual, desired);
+                let removed = &mut removed_real_servers;
+                set(&mut given, removed, key, (actual, desired), placements);
             }
         }
     }
@@ -54,7 +78,12 @@ pub fn plan_keys(
     given
 }
 
-fn add(given: &mut Vec<TableChange>, key: EntryKey, desired: &Entry) {
+fn add(
+    given: &mut Vec<TableChange>,
+    key: EntryKey,
+    desired: &Entry,
+    placements: &BTreeMap<SocketAddr, Placement>,
+) {
     // The kernel computes the whole Maglev table anew at each addition of a real server (3 times
     // slower at 1000 virtual servers with 10 real servers each), so mh is set when all are there.
     // Up to then there is no scheduler: to replace one, the kernel waits for every CPU, some 20 ms
@@ -70,7 +99,8 @@ fn add(given: &mut Vec<TableChange>, key: EntryKey, desired: &Entry) {
     };
     given.push(TableChange::AddVirtualServer(key, first));
     for (address, real_server) in &desired.real_servers {
-        given.push(TableChange::AddRealServer(key, *address, *real_server));
+        let placement = placements.get(address);
+        add_real_server(given, (key, *address), *real_server, placement);
     }
     if late {
         given.push(TableChange::SetVirtualServer(key, desired.settings.clone()));
@@ -81,8 +111,8 @@ fn set(
     given: &mut Vec<TableChange>,
     removed: &mut Vec<TableChange>,
     key: EntryKey,
-    actual: &Entry,
-    desired: &Entry,
+    (actual, desired): (&Entry, &Entry),
+    placements: &BTreeMap<SocketAddr, Placement>,
 ) {
     let differs = actual.settings != desired.settings;
     let late = is_mh(&desired.settings);
@@ -92,11 +122,19 @@ fn set(
     }
     for (address, real_server) in &desired.real_servers {
         match actual.real_servers.get(address) {
-            None => given.push(TableChange::AddRealServer(key, *address, *real_server)),
-            Some(found) if found != real_server => {
-                given.push(TableChange::SetRealServer(key, *address, *real_server));
+            None => {
+                let placement = placements.get(address);
+                add_real_server(given, (key, *address), *real_server, placement);
             }
-            Some(_) => {}
+            Some(found) => {
+                let placement = placements.get(address);
+                if let Some(placed) = placed(placement, *found, *real_server) {
+                    given.push(TableChange::SetRealServer(key, *address, placed));
+                    given.push(TableChange::SetRealServer(key, *address, *real_server));
+                } else if found != real_server {
+                    given.push(TableChange::SetRealServer(key, *address, *real_server));
+                }
+            }
         }
     }
     if differs && late {
@@ -107,6 +145,42 @@ fn set(
             removed.push(TableChange::RemoveRealServer(key, *address));
         }
     }
+}
+
+fn add_real_server(
+    given: &mut Vec<TableChange>,
+    (key, address): (EntryKey, SocketAddr),
+    real_server: RealServerEntry,
+    placement: Option<&Placement>,
+) {
+    let placement = placement.filter(|_| real_server.weight == 0);
+    let Some(Placement { weight, .. }) = placement.copied() else {
+        given.push(TableChange::AddRealServer(key, address, real_server));
+        return;
+    };
+    let placed = RealServerEntry {
+        weight,
+        ..real_server
+    };
+    given.push(TableChange::AddRealServer(key, address, placed));
+    given.push(TableChange::SetRealServer(key, address, real_server));
+}
+
+/// Returns what is set first so that a real server of weight 0 is placed by its configured weight.
+fn placed(
+    placement: Option<&Placement>,
+    found: RealServerEntry,
+    desired: RealServerEntry,
+) -> Option<RealServerEntry> {
+    let Placement {
+        weight,
+        is_outdated,
+    } = *placement?;
+    let is_placed_otherwise = match found.weight {
+        0 => is_outdated,
+        last => last != weight,
+    };
+    (desired.weight == 0 && is_placed_otherwise).then_some(RealServerEntry { weight, ..desired })
 }
 
 fn is_mh(settings: &EntrySettings) -> bool {

@@ -89,7 +89,8 @@ impl Programmer {
                 let key = marks::entry_key(&server.id, self.marks.get(&server.id).copied());
                 let actual = key.and_then(|key| self.table.actual(key));
                 let health = |server: &_, real: &_| self.checks.state(server, real).health;
-                self.draining.keep(server, actual, health, Instant::now());
+                self.draining
+                    .keep(server, before, actual, health, Instant::now());
                 self.checks.set(before, Some(server));
             }
             DesiredChange::RemoveVirtualServer(id) => {

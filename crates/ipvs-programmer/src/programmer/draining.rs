@@ -74,11 +74,13 @@ impl Draining {
     }
 
     /// Adds to a virtual server what the table holds for it beyond its real servers, unless it has
-    /// failed or has no place there. What an earlier run of the daemon left behind begins its time
-    /// anew.
+    /// failed or has no place there. Each keeps the weight that it has in `former`, the virtual
+    /// server before this change, since `mh` and `sh` place it by that weight. What an earlier run
+    /// of the daemon left behind begins its time anew.
     pub(super) fn keep(
         &mut self,
         server: &mut VirtualServer,
+        former: Option<&VirtualServer>,
         actual: Option<&Entry>,
         health: impl Fn(&VirtualServer, &RealServer) -> Health,
         now: Instant,
@@ -96,9 +98,24 @@ impl Draining {
             .filter(|address| !listed.contains(address))
             .copied()
             .collect();
+        let configured: BTreeMap<SocketAddr, Weight> = former
+            .into_iter()
+            .flat_map(|former| {
+                let real_servers = former.real_servers.iter();
+                real_servers
+                    .map(|real_server| (table_address(former, real_server), real_server.weight))
+            })
+            .filter(|(address, _)| candidates.contains(address))
+            .collect();
         let mut since = BTreeMap::new();
         for address in candidates {
-            let real_server = draining_real_server(address);
+            let found = || actual.and_then(|entry| entry.real_servers.get(&address));
+            let weight = configured.get(&address).copied().or_else(|| {
+                let weight = u16::try_from(found()?.weight).ok()?;
+                Some(Weight(weight))
+            });
+            let weight = weight.unwrap_or(Weight::QUIESCED);
+            let real_server = draining_real_server(address, weight);
             // The kernel would refuse the whole entry for one that has no place in it.
             // A virtual server has a bounded number of places, which listed real servers get first.
             let has_place = server.real_servers.len() < server.scheduler.most_real_servers();
@@ -273,7 +290,7 @@ impl Programmer {
                 continue;
             };
             let has_failed = |address: &&SocketAddr| {
-                let real_server = draining_real_server(**address);
+                let real_server = draining_real_server(**address, Weight::QUIESCED);
                 self.checks.state(server, &real_server).health == Health::Failed
             };
             let failed: Vec<_> = (draining.keys().filter(has_failed))
@@ -323,11 +340,11 @@ fn keeps_connections(server: &VirtualServer) -> bool {
     has_connections && goes_round_it && !server.drain_timeout.is_zero()
 }
 
-fn draining_real_server(address: SocketAddr) -> RealServer {
+fn draining_real_server(address: SocketAddr, weight: Weight) -> RealServer {
     RealServer {
         address: address.ip(),
         port: NonZeroU16::new(address.port()),
-        weight: Weight::QUIESCED,
+        weight,
         state: RealServerState::Draining,
     }
 }
@@ -367,11 +384,19 @@ mod tests {
         let mut draining = draining();
         draining.keep(
             &mut after,
+            Some(before),
             Some(&in_table(before)),
             |_, _| health,
             Instant::now(),
         );
         assert_eq!(after.real_servers.len(), expected, "{after:?}");
+        let weights = |server: &VirtualServer| -> Vec<Weight> {
+            let real_servers = server.real_servers.iter();
+            real_servers.map(|real_server| real_server.weight).collect()
+        };
+        if expected > 0 {
+            assert_eq!(weights(&after), weights(before));
+        }
         assert_eq!(draining.listed(&after).real_servers, []);
         assert_eq!(draining.is_empty(), expected == 0);
     }
@@ -424,6 +449,7 @@ mod tests {
         let mut after = without_real_servers(&server);
         draining.keep(
             &mut after,
+            None,
             Some(&foreign),
             |_, _| Health::Healthy,
             Instant::now(),
@@ -445,7 +471,13 @@ mod tests {
         let mut after = server.clone();
         for (actual, now) in told {
             after = without_real_servers(&server);
-            draining.keep(&mut after, actual.as_ref(), |_, _| Health::Healthy, now);
+            draining.keep(
+                &mut after,
+                None,
+                actual.as_ref(),
+                |_, _| Health::Healthy,
+                now,
+            );
             assert_eq!(after.real_servers.len(), server.real_servers.len());
         }
         let addresses: Vec<SocketAddr> = in_table(&server).real_servers.into_keys().collect();

@@ -2,11 +2,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     time::Instant,
 };
 
 use daemon_runtime::in_words;
-use virtual_server::{Entry, EntryKey, Table, TableChange, plan_keys};
+use virtual_server::{Entry, EntryKey, Placement, Placements, Table, TableChange, plan_keys};
 
 use crate::{
     error::{KernelError, refusal},
@@ -24,6 +25,10 @@ pub(super) struct TableState {
     kernel: KernelThread,
     actual: Table,
     target: Table,
+    /// Configured weights of quiesced real servers, by which the kernel shall place them.
+    placing_weights: BTreeMap<EntryKey, BTreeMap<SocketAddr, u32>>,
+    /// Those by which it is known to place them: no read shows them.
+    placed_weights: BTreeMap<EntryKey, BTreeMap<SocketAddr, u32>>,
     errors: BTreeMap<EntryKey, String>,
     metrics: ProgrammerMetrics,
 }
@@ -34,17 +39,37 @@ impl TableState {
             kernel,
             actual,
             target: Table::default(),
+            placing_weights: BTreeMap::new(),
+            placed_weights: BTreeMap::new(),
             errors: BTreeMap::new(),
             metrics,
         }
     }
 
-    pub(super) fn set_target(&mut self, key: EntryKey, entry: Entry) {
+    /// Says what an entry shall be, and by which weights it places real servers of weight 0.
+    pub(super) fn set_target(
+        &mut self,
+        key: EntryKey,
+        entry: Entry,
+        placing_weights: BTreeMap<SocketAddr, u32>,
+    ) {
         self.target.entries.insert(key, entry);
+        if placing_weights.is_empty() {
+            self.placing_weights.remove(&key);
+            self.placed_weights.remove(&key);
+            return;
+        }
+        // The weight of every other real server can be read.
+        if let Some(placed) = self.placed_weights.get_mut(&key) {
+            placed.retain(|address, _| placing_weights.contains_key(address));
+        }
+        self.placing_weights.insert(key, placing_weights);
     }
 
     pub(super) fn remove_target(&mut self, key: EntryKey) {
         self.target.entries.remove(&key);
+        self.placing_weights.remove(&key);
+        self.placed_weights.remove(&key);
     }
 
     pub(super) fn target(&self, key: EntryKey) -> Option<&Entry> {
@@ -98,7 +123,9 @@ impl TableState {
     /// Makes the entries what they shall be, and reads them back.
     pub(super) async fn program(&mut self, keys: BTreeSet<EntryKey>) {
         for _ in 0..ATTEMPTS {
-            let changes = plan_keys(&self.actual, &self.target, keys.iter().copied());
+            let placements = self.placements(&keys);
+            let planned = keys.iter().copied();
+            let changes = plan_keys(&self.actual, &self.target, &placements, planned);
             if changes.is_empty() {
                 break;
             }
@@ -114,6 +141,7 @@ impl TableState {
             let count = changes.len();
             self.metrics.changes.inc_by(count as u64);
             self.take_errors(&touched, &changes, result);
+            self.record_placed_weights(&changes);
             self.read_back(touched).await;
             let elapsed = begin.elapsed();
             self.metrics.apply_seconds.observe(elapsed.as_secs_f64());
@@ -133,6 +161,55 @@ impl TableState {
             } else {
                 let unknown = || "the kernel holds something else than was written".to_owned();
                 self.errors.entry(key).or_insert_with(unknown);
+            }
+        }
+    }
+
+    /// Returns what the plan must know of the real servers that a hashing scheduler places although
+    /// they have weight 0.
+    fn placements(&self, keys: &BTreeSet<EntryKey>) -> Placements {
+        let of_entry = |key: &EntryKey| {
+            let placed = self.placed_weights.get(key);
+            let placing = self.placing_weights.get(key)?;
+            let placement = |(address, weight): (&SocketAddr, &u32)| {
+                let placed = placed.and_then(|placed| placed.get(address));
+                let placement = Placement {
+                    weight: *weight,
+                    is_outdated: placed.is_some_and(|placed| placed != weight),
+                };
+                (*address, placement)
+            };
+            Some((*key, placing.iter().map(placement).collect()))
+        };
+        keys.iter().filter_map(of_entry).collect()
+    }
+
+    /// Notes by which weights the kernel places the real servers of weight 0 that were written. Of
+    /// an entry that was refused in part nothing is known.
+    fn record_placed_weights(&mut self, changes: &[TableChange]) {
+        for change in changes {
+            let key = change.key();
+            match change {
+                TableChange::AddRealServer(_, address, _)
+                | TableChange::SetRealServer(_, address, _) => {
+                    let placing = self.placing_weights.get(&key);
+                    if let Some(weight) = placing.and_then(|placing| placing.get(address)) {
+                        let placed = self.placed_weights.entry(key).or_default();
+                        placed.insert(*address, *weight);
+                    }
+                }
+                TableChange::RemoveRealServer(_, address) => {
+                    if let Some(placed) = self.placed_weights.get_mut(&key) {
+                        placed.remove(address);
+                    }
+                }
+                TableChange::RemoveVirtualServer(_) => drop(self.placed_weights.remove(&key)),
+                TableChange::AddVirtualServer(..) | TableChange::SetVirtualServer(..) => {}
+            }
+        }
+        for change in changes {
+            if self.errors.contains_key(&change.key()) {
+                self.placed_weights.remove(&change.key());
             }
         }
     }

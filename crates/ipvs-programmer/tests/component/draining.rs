@@ -136,6 +136,56 @@ fn a_real_server_that_is_listed_no_more_stays_until_its_last_connection_has_ende
 }
 
 #[test]
+fn a_fresh_table_places_a_draining_real_server_by_its_weight_as_an_old_one_does() {
+    run(|| async {
+        let heavy = |server: &mut VirtualServer| {
+            server.real_servers[0].weight = Weight(5);
+            server.real_servers[0].state = virtual_server::RealServerState::Draining;
+        };
+        // Old: it was in service before.
+        let serving = Serving::start(|_| {}).await;
+        let mut draining = serving.settings.clone();
+        heavy(&mut draining);
+        let change = |weight: u32| {
+            let real_server = format!("{ONE}, RealServerEntry {{ weight: {weight},");
+            move |write: &String| write.contains(&real_server)
+        };
+        serving.kernel.take_writes();
+        serving
+            .stand_in
+            .say(&desired(std::slice::from_ref(&draining)));
+        serving.wait_for_weight(Some(0)).await;
+        let writes = serving.kernel.take_writes();
+        assert!(change(5)(&writes[0]), "{writes:#?}");
+        assert!(change(0)(&writes[1]), "{writes:#?}");
+        // Its configured weight changes meanwhile.
+        draining.real_servers[0].weight = Weight(3);
+        draining.real_servers[1].weight = Weight(2);
+        serving
+            .stand_in
+            .say(&desired(std::slice::from_ref(&draining)));
+        serving
+            .world
+            .wait_for_kernel(|state| weight(state, ID, TWO) == Some(2))
+            .await;
+        let writes = serving.kernel.take_writes();
+        assert!(change(3)(&writes[0]), "{writes:#?}");
+        assert!(change(0)(&writes[1]), "{writes:#?}");
+        assert_eq!(writes.len(), 3, "{writes:#?}");
+        serving.world.stop().await;
+        // Fresh: it drains already.
+        let kernel = FakeKernel::default();
+        let mut world = World::start(&kernel, serving.stand_in.address).await;
+        world.wait_until_serving(RANGE).await;
+        let writes = kernel.take_writes();
+        let added = writes.iter().position(change(3)).unwrap();
+        assert!(writes[added].starts_with("AddRealServer"), "{writes:#?}");
+        assert!(change(0)(&writes[added + 1]), "{writes:#?}");
+        assert_eq!(weight(&kernel.state(), ID, ONE), Some(0));
+    });
+}
+
+#[test]
 fn a_connection_that_does_not_end_is_cut_at_the_drain_timeout() {
     run(|| async {
         let timeout = Duration::from_millis(100);

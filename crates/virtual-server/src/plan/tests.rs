@@ -128,13 +128,90 @@ fn an_entry_of_another_program_stays_unless_its_key_is_desired() {
     );
 }
 
+/// One real server of an entry of mh: its weight in the table, its desired weight, its placement,
+/// and the weights that are written.
+#[track_caller]
+fn check_weights(
+    found: Option<u32>,
+    desired: u32,
+    (weight, is_outdated): (u32, bool),
+    expected: &[u32],
+) {
+    let found: Vec<(u8, u32)> = found.into_iter().map(|weight| (1, weight)).collect();
+    let actual = table(&[(key(80), entry(MH, &found))]);
+    let desired = table(&[(key(80), entry(MH, &[(1, desired)]))]);
+    let placement = Placement {
+        weight,
+        is_outdated,
+    };
+    let placements = [(key(80), [(address(1), placement)].into())].into();
+    let changes = plan_keys(&actual, &desired, &placements, [key(80)]);
+    let weights: Vec<u32> = changes
+        .iter()
+        .map(|change| match change {
+            TableChange::AddRealServer(_, _, real_server)
+            | TableChange::SetRealServer(_, _, real_server) => real_server.weight,
+            TableChange::AddVirtualServer(..)
+            | TableChange::SetVirtualServer(..)
+            | TableChange::RemoveVirtualServer(_)
+            | TableChange::RemoveRealServer(..) => panic!("{change:?}"),
+        })
+        .collect();
+    assert_eq!(weights, expected);
+    let mut result = actual;
+    changes.iter().for_each(|change| result.apply(change));
+    assert_eq!(result, desired);
+}
+
+#[test]
+fn a_quiesced_real_server_is_placed_by_its_configured_weight() {
+    let (known, outdated) = ((5, false), (5, true));
+    // Not in the table yet.
+    check_weights(None, 0, known, &[5, 0]);
+    check_weights(None, 3, known, &[3]);
+    // In service: the kernel remembers its weight.
+    check_weights(Some(5), 0, known, &[0]);
+    check_weights(Some(4), 0, known, &[5, 0]);
+    // Quiesced. By which weight the kernel places it can be unknown: it stays as it is.
+    check_weights(Some(0), 0, known, &[]);
+    check_weights(Some(0), 0, outdated, &[5, 0]);
+    check_weights(Some(0), 3, outdated, &[3]);
+}
+
+#[test]
+fn a_new_entry_of_mh_is_placed_before_its_scheduler_is_set() {
+    let placement = Placement {
+        weight: 7,
+        is_outdated: false,
+    };
+    let desired = table(&[(key(80), entry(MH, &[(1, 0), (2, 7)]))]);
+    let placements = [(key(80), [(address(1), placement)].into())].into();
+    let mut none = settings(MH);
+    none.scheduler = EntryScheduler::Foreign("none".into());
+    assert_eq!(
+        plan_keys(&Table::default(), &desired, &placements, [key(80)]),
+        [
+            TableChange::AddVirtualServer(key(80), none),
+            TableChange::AddRealServer(key(80), address(1), real_server(7)),
+            TableChange::SetRealServer(key(80), address(1), real_server(0)),
+            TableChange::AddRealServer(key(80), address(2), real_server(7)),
+            TableChange::SetVirtualServer(key(80), settings(MH)),
+        ]
+    );
+}
+
 #[test]
 fn only_the_given_keys_are_compared() {
     let actual = table(&[
         (key(80), entry(MH, &[(1, 1)])),
         (key(81), entry(MH, &[(1, 1)])),
     ]);
-    let changes = plan_keys(&actual, &Table::default(), [key(81), key(82)]);
+    let changes = plan_keys(
+        &actual,
+        &Table::default(),
+        &Placements::new(),
+        [key(81), key(82)],
+    );
     assert_eq!(changes, [TableChange::RemoveVirtualServer(key(81))]);
 }
 
@@ -282,7 +359,7 @@ proptest! {
     ) {
         let mut result = actual.clone();
         for key in actual.entries.keys().chain(desired.entries.keys()) {
-            for change in plan_keys(&result.clone(), &desired, [*key]) {
+            for change in plan_keys(&result.clone(), &desired, &Placements::new(), [*key]) {
                 result.apply(&change);
             }
         }
