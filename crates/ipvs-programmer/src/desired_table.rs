@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use virtual_server::{
     AddressFamily, Entry, EntryForwardingMethod, EntryKey, EntryScheduler, EntrySettings,
-    FailureAction, RealServer, RealServerEntry, RealServerState, Scheduler, VirtualServer,
+    FailureAction, Protocol, RealServer, RealServerEntry, RealServerState, Scheduler,
+    VirtualServer,
 };
 
 use crate::{health::Health, marks::STANDING_MARK};
@@ -39,6 +40,12 @@ pub fn entry(
         };
         // A draining one that has not been checked may have connections of its own.
         let weight = if draining { weight.map(|_| 0) } else { weight };
+        // The kernel sends all datagrams from one port to one real server, also at weight 0, for
+        // as long as the client sends. Only removal leads such a flow elsewhere.
+        let weight = match virtual_server.id.protocol {
+            Protocol::Udp => weight.filter(|weight| *weight > 0),
+            Protocol::Tcp | Protocol::Sctp => weight,
+        };
         if let Some(weight) = weight {
             let entry = RealServerEntry {
                 weight,
@@ -120,7 +127,9 @@ mod tests {
         }
     }
 
-    /// The weight of one real server of weight 5; `None`: it is not in the table.
+    /// The weight of one real server of weight 5, with TCP and SCTP; `None`: it is not in the
+    /// table. With UDP it is not there instead of having weight 0.
+    #[track_caller]
     fn check(
         on_failure: FailureAction,
         state: RealServerState,
@@ -128,7 +137,25 @@ mod tests {
         in_table: Option<u32>,
         expected: Option<u32>,
     ) {
-        let mut server = virtual_server("tcp/10.1.1.10:80", ForwardingMethod::DirectRouting);
+        for (protocol, expected) in [
+            ("tcp", expected),
+            ("sctp", expected),
+            ("udp", expected.filter(|weight| *weight > 0)),
+        ] {
+            check_protocol(protocol, on_failure, (state, health), in_table, expected);
+        }
+    }
+
+    #[track_caller]
+    fn check_protocol(
+        protocol: &str,
+        on_failure: FailureAction,
+        (state, health): (RealServerState, Health),
+        in_table: Option<u32>,
+        expected: Option<u32>,
+    ) {
+        let id = format!("{protocol}/10.1.1.10:80");
+        let mut server = virtual_server(&id, ForwardingMethod::DirectRouting);
         server.on_failure = on_failure;
         server.real_servers.truncate(1);
         server.real_servers[0].weight = Weight(5);
@@ -146,7 +173,7 @@ mod tests {
                 .get(&address)
                 .map(|real_server| real_server.weight),
             expected,
-            "{on_failure:?} {state:?} {health:?} {in_table:?}"
+            "{protocol} {on_failure:?} {state:?} {health:?} {in_table:?}"
         );
     }
 
@@ -178,6 +205,15 @@ mod tests {
         assert_eq!(placing_weights(&server, &table), [(address, 5)].into());
         server.scheduler = Scheduler::Rr;
         assert_eq!(placing_weights(&server, &table), BTreeMap::new());
+    }
+
+    #[test]
+    fn a_udp_server_of_configured_weight_0_is_not_in_the_table() {
+        let mut server = virtual_server("udp/10.1.1.10:80", ForwardingMethod::DirectRouting);
+        server.real_servers[0].weight = Weight::QUIESCED;
+        let count = server.real_servers.len();
+        let entry = entry(&server, |_| Health::Healthy, None);
+        assert_eq!(entry.real_servers.len(), count - 1);
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub fn set_sysctls() -> ExitCode {
     let needs = Needs {
         masquerade_v4: true,
         masquerade_v6: true,
+        udp: true,
     };
     let mut exit_code = ExitCode::SUCCESS;
     for sysctl in wanted(needs) {

@@ -345,10 +345,8 @@ impl Programmer {
                 .extend(concerned.map(|server| server.id));
         }
         if self.sysctls.set(&self.kernel, desired, &self.metrics).await {
-            let concerned = desired.virtual_servers.values();
-            let concerned = concerned.filter(|server| firewall::is_needed_by(server));
             turn.virtual_servers
-                .extend(concerned.map(|server| server.id));
+                .extend(desired.virtual_servers.keys().copied());
         }
         self.steps.sysctls.ready(self.sysctls.detail());
     }

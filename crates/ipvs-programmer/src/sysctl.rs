@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use virtual_server::VirtualServer;
+use virtual_server::{Protocol, VirtualServer};
 
 use crate::firewall::is_masquerade;
 
@@ -24,6 +24,8 @@ pub struct Needs {
     pub masquerade_v4: bool,
     /// Replies of IPv6 real servers return through the pod.
     pub masquerade_v6: bool,
+    /// Real servers leave by removal, with clients that keep their port.
+    pub udp: bool,
 }
 
 const ALWAYS: [Sysctl; 5] = [
@@ -37,11 +39,7 @@ const ALWAYS: [Sysctl; 5] = [
         value: "3",
         cost: "a client that uses a port again soon may be sent to a quiesced real server",
     },
-    Sysctl {
-        name: "net/ipv4/vs/expire_nodest_conn",
-        value: "1",
-        cost: "connections to a removed real server hang until the client gives up",
-    },
+    EXPIRE_NODEST_CONN,
     Sysctl {
         name: "net/ipv4/vs/expire_quiescent_template",
         value: "1",
@@ -54,6 +52,12 @@ const ALWAYS: [Sysctl; 5] = [
     },
 ];
 
+const EXPIRE_NODEST_CONN: Sysctl = Sysctl {
+    name: "net/ipv4/vs/expire_nodest_conn",
+    value: "1",
+    cost: "connections to a removed real server hang until the client gives up, and with UDP a \
+           client that keeps its port is never answered again",
+};
 const MASQUERADE: Sysctl = Sysctl {
     name: "net/ipv4/vs/conntrack",
     value: "1",
@@ -72,12 +76,18 @@ const FORWARD_V6: Sysctl = Sysctl {
 
 /// The sysctls that matter.
 pub fn wanted(needs: Needs) -> Vec<Sysctl> {
-    ALWAYS.into_iter().chain(essential(needs)).collect()
+    let others = essential(needs).into_iter();
+    let others = others.filter(|sysctl| !ALWAYS.contains(sysctl));
+    ALWAYS.into_iter().chain(others).collect()
 }
 
-/// Those without which a virtual server answers nobody, so that it must not be announced.
+/// Returns those without which a virtual server answers some of its clients never, so that it must
+/// not be announced.
 pub fn essential(needs: Needs) -> Vec<Sysctl> {
     let mut wanted = Vec::new();
+    if needs.udp {
+        wanted.push(EXPIRE_NODEST_CONN);
+    }
     if needs.masquerade_v4 || needs.masquerade_v6 {
         wanted.push(MASQUERADE);
     }
@@ -95,6 +105,10 @@ impl Needs {
     pub fn of<'a>(virtual_servers: impl IntoIterator<Item = &'a VirtualServer>) -> Self {
         let mut needs = Self::default();
         for virtual_server in virtual_servers {
+            needs.udp |= match virtual_server.id.protocol {
+                Protocol::Udp => true,
+                Protocol::Tcp | Protocol::Sctp => false,
+            };
             let is_masquerade = is_masquerade(virtual_server.forwarding_method);
             match virtual_server.id.address {
                 IpAddr::V4(_) => needs.masquerade_v4 |= is_masquerade,
@@ -118,6 +132,26 @@ mod tests {
 
     use super::*;
     use crate::testing::virtual_server;
+
+    #[test]
+    fn udp_is_not_served_where_removed_real_servers_keep_their_clients() {
+        let essential_to = |id: &str| {
+            let server = virtual_server(id, ForwardingMethod::DirectRouting);
+            let sysctls = essential(Needs::of([&server]));
+            sysctls.iter().map(Sysctl::dotted_name).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            essential_to("udp/10.1.1.10:53"),
+            ["net.ipv4.vs.expire_nodest_conn"]
+        );
+        assert_eq!(essential_to("tcp/10.1.1.10:53"), [""; 0]);
+        assert_eq!(essential_to("sctp/10.1.1.10:53"), [""; 0]);
+        let needs = Needs {
+            udp: true,
+            ..Needs::default()
+        };
+        assert_eq!(wanted(needs), wanted(Needs::default()), "each once");
+    }
 
     #[test]
     fn forwarding_is_wanted_only_where_replies_return_through_the_pod() {

@@ -90,6 +90,26 @@ pub fn spread(
     })
 }
 
+/// A client that sends every datagram from one port.
+#[derive(Debug)]
+pub struct SteadyClient {
+    socket: UdpSocket,
+    server: SocketAddr,
+}
+
+impl SteadyClient {
+    /// Binds a free port of the host.
+    pub fn new(host: &Host, server: SocketAddr) -> Result<Self> {
+        let socket = host.inside(|| bind_for(server))?;
+        Ok(Self { socket, server })
+    }
+
+    /// Sends one datagram and returns the answer; `None` when none comes in time.
+    pub fn ask(&self, within: Duration) -> Result<Option<String>> {
+        answer(&self.socket, self.server, within)
+    }
+}
+
 /// Binds a free port of the server's IP version.
 fn bind_for(server: SocketAddr) -> Result<UdpSocket> {
     let any = match server {
@@ -114,7 +134,13 @@ fn answer(socket: &UdpSocket, server: SocketAddr, within: Duration) -> Result<Op
         Ok(length) => Ok(Some(
             String::from_utf8_lossy(&answer[..length]).into_owned(),
         )),
-        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+        // Refused: the host of a dead server says so.
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::ConnectionRefused
+            ) =>
+        {
             Ok(None)
         }
         Err(error) => Err(error).with_context(|| format!("an answer from {server}")),

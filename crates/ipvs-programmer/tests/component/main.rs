@@ -18,7 +18,7 @@ use ipvs_programmer::Connections;
 use tokio::time::timeout;
 use virtual_server::{
     DesiredChange, Entry, EntryKey, EntryScheduler, EntrySettings, FailureAction, ForwardingMethod,
-    Protocol, RealServer, RealServerState, Scheduler, VirtualServerId,
+    HealthCheckKind, Protocol, RealServer, RealServerState, Scheduler, VirtualServerId,
 };
 
 use discovery::StandIn;
@@ -825,6 +825,48 @@ fn what_could_answer_nobody_is_not_served_until_somebody_sets_the_sysctl() {
         assert!(weight(&kernel.state(), ID, ONE).is_none());
         kernel.state().sysctls.insert(FORWARD.into(), "1".into());
         world.wait_until_serving(RANGE).await;
+    });
+}
+
+#[test]
+fn a_udp_server_leaves_the_table_and_is_not_served_without_the_sysctl_that_frees_its_clients() {
+    run(|| async {
+        const EXPIRE: &str = "net/ipv4/vs/expire_nodest_conn";
+        let id = "udp/10.1.1.10:8080";
+        let (one, _two) = (real_server(ONE).await, real_server(TWO).await);
+        let kernel = FakeKernel::default();
+        kernel.state().read_only_sysctl = Some(EXPIRE);
+        let stand_in = StandIn::silent("127.0.0.1:0").await;
+        let mut world = World::start(&kernel, stand_in.address).await;
+        let mut server = virtual_server(id, &[ONE, TWO]);
+        server.health_check.as_mut().unwrap().kind = HealthCheckKind::TcpConnect {
+            port: 8080.try_into().ok(),
+        };
+        stand_in.say(&desired(std::slice::from_ref(&server)));
+        world
+            .wait_for(|address| !address.serving && address.detail.contains("expire_nodest_conn"))
+            .await;
+        assert!(weight(&kernel.state(), id, TWO).is_none());
+        kernel.state().sysctls.insert(EXPIRE.into(), "1".into());
+        world.wait_until_serving(RANGE).await;
+
+        // A failed check, with the default of a virtual server: quiesce.
+        world
+            .wait_for_kernel(|state| weight(state, id, ONE) == Some(1))
+            .await;
+        drop(one);
+        world
+            .wait_for_kernel(|state| weight(state, id, ONE).is_none())
+            .await;
+        server.real_servers[1].state = RealServerState::Draining;
+        stand_in.say(&desired(&[server]));
+        world
+            .wait_for_kernel(|state| weight(state, id, TWO).is_none())
+            .await;
+        let written = kernel.take_writes();
+        let quiesced = written.iter().find(|write| write.contains("SetRealServer"));
+        assert_eq!(quiesced, None, "{written:#?}");
+        world.wait_for(|address| !address.serving).await;
     });
 }
 

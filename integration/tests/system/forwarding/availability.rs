@@ -7,11 +7,12 @@ use lab::{
     http::{self, Load, PersistentConnections},
     reference::Options,
     system::{Desired, Ports, RealServer, System, VirtualServer},
+    udp,
 };
 
 use super::{
-    SOON, addresses, empty, one_lb_pod, service, start_daemons, virtual_server, wait_for_table,
-    weight,
+    SOON, addresses, allow_binding, empty, one_lb_pod, service, start_daemons, virtual_server,
+    wait_for_table, wait_until_serving, weight,
 };
 
 /// Ranges that are half of those that the announcer may announce, so that addresses outside of
@@ -215,6 +216,79 @@ impl Drained {
             assert_eq!(names, ["web-2", "web-3"], "{server}");
         }
     }
+}
+
+#[test]
+fn a_udp_client_that_keeps_its_port_leaves_a_drained_and_a_dead_real_server() {
+    let port = Ports::One(5300);
+    let options = Options {
+        web_pods: 3,
+        ..Options::default()
+    };
+    let desired = |system: &System, draining: Option<usize>| {
+        let mut server = VirtualServer {
+            protocol: Some("udp"),
+            scheduler: Some("mh"),
+            ..virtual_server(1, port, &system.network.web_pods)
+        };
+        // Both addresses of each pod.
+        for (index, real_server) in server.real_servers.iter_mut().enumerate() {
+            if draining == Some(index / 2) {
+                real_server.state = Some("draining");
+            }
+        }
+        empty().with(server)
+    };
+    let system = one_lb_pod("udp-leaves", options, |system| desired(system, None));
+    let client = system.network.client().unwrap();
+    let pods = [0, 1, 2].map(|index: usize| {
+        let name = &system.network.web_pods[index].name;
+        system.network.lab.host(name).unwrap()
+    });
+    pods.iter().for_each(allow_binding);
+    let servers = service(1).map(|address| SocketAddr::new(address, 5300));
+    let _name_servers: Vec<_> = pods
+        .iter()
+        .flat_map(|pod| servers.map(|server| udp::NameServer::start(pod, server).unwrap()))
+        .collect();
+    let clients = servers.map(|server| udp::SteadyClient::new(&client, server).unwrap());
+    let first = |client: &udp::SteadyClient| {
+        let answer = client.ask(SOON).unwrap().unwrap();
+        assert_eq!(
+            client.ask(SOON).unwrap().as_ref(),
+            Some(&answer),
+            "it stays"
+        );
+        answer
+    };
+    // The client never stops sending, so that its flow never ends.
+    let answered_by_another = |client: &udp::SteadyClient, former: &str| {
+        lab::wait_for("an answer of another real server", SOON, || {
+            let answer = client.ask(Duration::from_millis(100));
+            match answer.map_err(|error| format!("{error:#}"))? {
+                Some(name) if name != former => Ok(name),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .unwrap()
+    };
+    let index_of = |system: &System, name: &str| {
+        let mut pods = system.network.web_pods.iter();
+        pods.position(|pod| pod.name == name).unwrap()
+    };
+    for client in &clients {
+        let drained = first(client);
+        let state = desired(&system, Some(index_of(&system, &drained)));
+        system.write_desired(&state).unwrap();
+        answered_by_another(client, &drained);
+        system.write_desired(&desired(&system, None)).unwrap();
+        wait_until_serving(&system, 0);
+    }
+    // A check that fails, with the default `onFailure: quiesce`.
+    let client = &clients[0];
+    let dead = first(client);
+    kill_web_server(&system, index_of(&system, &dead));
+    answered_by_another(client, &dead);
 }
 
 fn check_that_it_goes_on(load: PersistentConnections, server: SocketAddr) {
