@@ -122,12 +122,17 @@ pub(crate) fn is_same_family(prefix: &IpNet, next_hop: IpAddr) -> bool {
 /// RFC 8326 section 4.2: GRACEFUL_SHUTDOWN turns into the lowest LOCAL_PREF. The attributes of
 /// internal sessions are ignored (RFC 7606 section 7).
 pub(crate) fn internalise(attributes: &mut PathAttributes) {
-    let is_going_down = attributes
-        .communities
-        .contains(&Community::GRACEFUL_SHUTDOWN);
+    let is_going_down = is_going_down(attributes);
     attributes.local_pref = Some(if is_going_down { 0 } else { DEFAULT_LOCAL_PREF });
     attributes.originator_id = None;
     attributes.cluster_list.clear();
+}
+
+/// Whether the path has the community GRACEFUL_SHUTDOWN (RFC 8326).
+pub(crate) fn is_going_down(attributes: &PathAttributes) -> bool {
+    attributes
+        .communities
+        .contains(&Community::GRACEFUL_SHUTDOWN)
 }
 
 /// Attributes as one source announced them, with all that follows from them.

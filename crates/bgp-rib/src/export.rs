@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 use bgp_packet::{AsPathSegment, Asn, ClusterId, Community, IpNet, PathAttributes, RouterId};
 
 use crate::{
-    adj_rib_in::{Learned, is_same_family},
+    adj_rib_in::{Learned, is_going_down, is_same_family},
     decision::DEFAULT_LOCAL_PREF,
     peer::{PeerId, PeerKind, PeerSettings, RibConfig, Source, SourceFacts},
     table::Path,
@@ -13,6 +13,9 @@ use crate::{
 
 /// RFC 1997 calls it NO_EXPORT_SUBCONFED. Without confederations it means what NO_EXPORT means.
 const NO_EXPORT_SUBCONFED: Community = Community(0xffff_ff03);
+
+/// How many times more than usual the local AS is prepended to a path that is least preferred.
+const LEAST_PREFERRED_PREPENDS: usize = 3;
 
 /// The longest AS_SEQUENCE that the wire can hold (RFC 4271 section 4.3).
 const LONGEST_SEGMENT: usize = 255;
@@ -61,14 +64,28 @@ impl ExportForm {
                 attributes.local_pref = None;
                 attributes.originator_id = None;
                 attributes.cluster_list.clear();
+                let is_of_this_as = attributes.as_path.segments.is_empty();
                 // RFC 4271 section 5.1.4: not to be passed on to a further AS.
-                if !is_own && !attributes.as_path.segments.is_empty() {
+                if !is_own && !is_of_this_as {
                     attributes.multi_exit_disc = None;
+                }
+                if is_of_this_as && is_going_down(&attributes) {
+                    make_least_preferred(&mut attributes, local_asn);
                 }
                 prepend(&mut attributes, local_asn);
             }
         }
         attributes
+    }
+}
+
+/// Makes a path of this AS the last choice of another AS. LOCAL_PREF, which does so within this AS,
+/// is not sent, and RFC 8326 leaves it to the other AS to act on GRACEFUL_SHUTDOWN. A router that
+/// compares either the length of AS_PATH or MULTI_EXIT_DISC takes another path where it has one.
+fn make_least_preferred(attributes: &mut PathAttributes, local_asn: Asn) {
+    attributes.multi_exit_disc = Some(u32::MAX);
+    for _ in 0..LEAST_PREFERRED_PREPENDS {
+        prepend(attributes, local_asn);
     }
 }
 

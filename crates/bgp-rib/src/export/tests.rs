@@ -240,6 +240,44 @@ fn graceful_shutdown_of_an_external_peer_becomes_the_lowest_local_pref() {
     assert_eq!(relayed.local_pref, Some(0));
 }
 
+#[test]
+fn graceful_shutdown_of_this_as_is_the_last_choice_of_an_external_peer() {
+    let received = attributes(|a| {
+        a.local_pref = Some(0);
+        a.multi_exit_disc = Some(7);
+        a.communities = vec![Community::GRACEFUL_SHUTDOWN];
+    });
+    let to = settings(PeerKind::External, 3);
+    let relayed = relay(settings(PeerKind::Client, 2), to, received.clone()).unwrap();
+    assert_eq!(relayed.local_pref, None);
+    assert_eq!(relayed.multi_exit_disc, Some(u32::MAX));
+    assert_eq!(relayed.as_path, sequence(&[LOCAL_ASN.0; 4]));
+    assert_eq!(relayed.communities, [Community::GRACEFUL_SHUTDOWN]);
+
+    let mut rib = rib();
+    rib.add_peer(PeerId(3), settings(PeerKind::External, 3));
+    rib.originate(prefix(), Arc::new(received.clone())).unwrap();
+    let own = sent(&mut rib, PeerId(3)).unwrap();
+    assert_eq!(own.multi_exit_disc, Some(u32::MAX));
+    assert_eq!(own.as_path, sequence(&[LOCAL_ASN.0; 4]));
+
+    // An internal peer compares LOCAL_PREF, and the own AS in AS_PATH would be a loop to it.
+    let to = settings(PeerKind::NonClient, 3);
+    let relayed = relay(settings(PeerKind::Client, 2), to, received).unwrap();
+    assert_eq!(relayed.local_pref, Some(0));
+    assert_eq!(relayed.multi_exit_disc, Some(7));
+    assert_eq!(relayed.as_path, AsPath::default());
+}
+
+#[test]
+fn graceful_shutdown_of_another_as_is_passed_on_without_prepending() {
+    let from = settings(PeerKind::External, 2);
+    let received = from_outside(|a| a.communities = vec![Community::GRACEFUL_SHUTDOWN]);
+    let relayed = relay(from, settings(PeerKind::External, 3), received).unwrap();
+    assert_eq!(relayed.as_path, sequence(&[LOCAL_ASN.0, 65002]));
+    assert_eq!(relayed.multi_exit_disc, None);
+}
+
 #[track_caller]
 fn check_community(community: Community, to: PeerKind, expected: bool) {
     let received = attributes(|a| a.communities = vec![community]);
