@@ -144,6 +144,17 @@ pub struct Args {
     )]
     pub data_plane_timeout: Duration,
 
+    /// Longest pause between two attempts to reach the data plane or the node-router, 20ms to 2s. At
+    /// most a quarter of --data-plane-timeout and of --node-route-timeout. Default: that quarter, at
+    /// most 2s
+    #[arg(
+        long,
+        env = "PORTLB_LONGEST_RETRY",
+        value_name = "TIME",
+        value_parser = parse_duration
+    )]
+    pub longest_retry: Option<Duration>,
+
     /// Hold time that is offered to peers, whole seconds, 3s to 65535s: a peer withdraws
     /// everything when this process is silent for so long. 0: never (not advised)
     #[arg(

@@ -9,7 +9,9 @@ use std::{
 use bgp_packet::{ClusterId, IpNet, RouterId};
 use bgp_rib::{ExportPolicy, ImportPolicy};
 use bgp_speaker::{Configuration, Md5Key, PeerConfig, SessionConfig, SpeakerConfig};
-use daemon_runtime::{ConfigError, ListenAddress, Target, in_words, parse_duration};
+use daemon_runtime::{
+    ConfigError, GracePeriod, ListenAddress, Target, in_words, longest_retry, parse_duration,
+};
 
 use crate::{
     args::Args,
@@ -32,6 +34,8 @@ pub struct Config {
     pub data_plane: Target,
     /// Where the node-router is reached; `None`: no node route is needed.
     pub node_router: Option<Target>,
+    /// Longest pause between two attempts to reach the data plane or the node-router.
+    pub longest_retry: Duration,
     /// What decides about announcements.
     pub plan: PlanConfig,
     /// Who this speaker is.
@@ -78,6 +82,17 @@ impl Config {
                 args.data_plane_timeout.as_millis()
             )));
         }
+        let grace_periods = [
+            GracePeriod {
+                flag: "--data-plane-timeout",
+                period: args.data_plane_timeout,
+            },
+            GracePeriod {
+                flag: "--node-route-timeout",
+                period: args.node_route_timeout,
+            },
+        ];
+        let longest_retry = longest_retry("--longest-retry", args.longest_retry, &grace_periods)?;
         let router_id = router_id(args.router_id, &gateways)?;
         let speaker = SpeakerConfig {
             local_asn: args.asn,
@@ -89,6 +104,7 @@ impl Config {
         let config = Self {
             grpc_listen: args.common.grpc_listen.clone(),
             data_plane: args.data_plane.clone(),
+            longest_retry,
             plan: PlanConfig {
                 allowed_prefixes: allowed_prefixes(&args.allowed_prefixes)?,
                 ipv4: via(next_hops.ipv4, gateways.ipv4, needs_gateway),

@@ -61,8 +61,12 @@ pub async fn start(config: Config, daemon: &mut Daemon) -> Result<ListenAddress,
     let readiness = Readiness::register(daemon.readiness(), config.node_router.is_some());
     let speaker = Speaker::bind(config.speaker.clone())?;
     let metrics = AnnouncerMetrics::register(daemon.metrics(), &speaker.handle());
-    let data_plane = data_plane::watch(&config.data_plane, config.plan.data_plane_timeout);
-    let node_routes = NodeRoutes::new(config.node_router.as_ref());
+    let data_plane = data_plane::watch(
+        &config.data_plane,
+        config.plan.data_plane_timeout,
+        config.longest_retry,
+    );
+    let node_routes = NodeRoutes::new(config.node_router.as_ref(), config.longest_retry);
     let (announcer, handle) = Announcer::new(
         config.plan,
         config.peers,

@@ -1,6 +1,80 @@
-//! How long to wait before the next attempt.
+//! How long to wait before the next attempt, and how that fits the time that a neighbour may be away.
 
 use std::time::Duration;
+
+use crate::ConfigError;
+
+/// Longest pause between two attempts to reach a daemon of the same pod or node, spread included.
+pub const LONGEST_RETRY: Duration = Duration::from_secs(2);
+
+/// Shortest value of a longest pause: more attempts a second only cost processor time.
+const SHORTEST_RETRY: Duration = Duration::from_millis(20);
+
+/// The longest pause goes into each grace period so many times: the neighbour that comes back within
+/// three quarters of the period is reached before its end.
+const RETRIES_PER_GRACE: u32 = 4;
+
+/// Most that a delay is longer than its nominal value, as a factor.
+const SPREAD: f64 = 1.2;
+
+/// A setting: how long a neighbour may be away before its absence has a consequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GracePeriod {
+    /// Name of the flag, for messages.
+    pub flag: &'static str,
+    /// Zero: the absence has a consequence at once, so that no pause is too long for it.
+    pub period: Duration,
+}
+
+impl GracePeriod {
+    /// Returns the longest pause between two attempts, spread included, that this period allows.
+    fn longest_retry(&self) -> Duration {
+        self.period / RETRIES_PER_GRACE
+    }
+}
+
+/// Returns the longest pause between two attempts to reach a neighbour, spread included: the value
+/// of `flag` if it is `given`, otherwise the longest that every grace period allows, at most
+/// [`LONGEST_RETRY`].
+///
+/// # Errors
+/// The pause is more than a quarter of a grace period, or not within 20 ms and [`LONGEST_RETRY`].
+/// The message names both flags.
+pub fn longest_retry(
+    flag: &str,
+    given: Option<Duration>,
+    grace_periods: &[GracePeriod],
+) -> Result<Duration, ConfigError> {
+    let milliseconds = |duration: Duration| duration.as_millis();
+    if let Some(given) = given
+        && !(SHORTEST_RETRY..=LONGEST_RETRY).contains(&given)
+    {
+        return Err(ConfigError(format!(
+            "{flag} {} ms is not allowed: give {} ms to {} ms",
+            milliseconds(given),
+            milliseconds(SHORTEST_RETRY),
+            milliseconds(LONGEST_RETRY),
+        )));
+    }
+    let in_force = grace_periods.iter().filter(|grace| !grace.period.is_zero());
+    let Some(shortest) = in_force.min_by_key(|grace| grace.period) else {
+        return Ok(given.unwrap_or(LONGEST_RETRY));
+    };
+    let allowed = shortest.longest_retry();
+    let pause = given.unwrap_or(allowed.clamp(SHORTEST_RETRY, LONGEST_RETRY));
+    if pause > allowed {
+        return Err(ConfigError(format!(
+            "{} {} ms is shorter than {RETRIES_PER_GRACE} times {flag} {} ms: a neighbour that comes \
+             back in time could be reached too late; give {} at least {} ms, or a shorter {flag}",
+            shortest.flag,
+            milliseconds(shortest.period),
+            milliseconds(pause),
+            shortest.flag,
+            milliseconds(pause * RETRIES_PER_GRACE),
+        )));
+    }
+    Ok(pause)
+}
 
 /// Doubles from the first to the longest delay, each spread by a random fifth, so that clients of
 /// one server do not return in step.
@@ -21,9 +95,16 @@ impl Backoff {
         }
     }
 
-    /// For a daemon in the same pod: 20 ms to 2 s.
-    pub fn for_neighbouring_daemon() -> Self {
-        Self::new(Duration::from_millis(20), Duration::from_secs(2))
+    /// Delays for a daemon of the same pod or node: from 20 ms to `longest_retry`, spread included.
+    pub fn for_neighbouring_daemon(longest_retry: Duration) -> Self {
+        let longest = longest_retry.div_f64(SPREAD);
+        Self::new(SHORTEST_RETRY.min(longest), longest)
+    }
+
+    /// Delays from `first` to a quarter of the grace period, spread included.
+    pub fn within_grace(first: Duration, grace_period: Duration) -> Self {
+        let longest = (grace_period / RETRIES_PER_GRACE).div_f64(SPREAD);
+        Self::new(first.min(longest), longest)
     }
 
     /// An attempt has succeeded: start again with the first delay.
@@ -35,7 +116,7 @@ impl Backoff {
     pub fn next_delay(&mut self) -> Duration {
         let delay = self.next;
         self.next = (self.next * 2).min(self.longest);
-        delay.mul_f64(rand::random_range(0.8..=1.2))
+        delay.mul_f64(rand::random_range(2.0 - SPREAD..=SPREAD))
     }
 
     /// Waits for the next delay.
@@ -64,5 +145,81 @@ mod tests {
         check(240, 360, &mut backoff);
         backoff.reset();
         check(80, 120, &mut backoff);
+    }
+
+    #[test]
+    fn no_delay_to_a_neighbour_is_longer_than_the_longest_pause() {
+        let longest = Duration::from_millis(500);
+        for mut backoff in [
+            Backoff::for_neighbouring_daemon(longest),
+            Backoff::within_grace(Duration::from_millis(20), longest * RETRIES_PER_GRACE),
+            Backoff::for_neighbouring_daemon(Duration::from_millis(20)),
+        ] {
+            for _ in 0..200 {
+                let delay = backoff.next_delay();
+                assert!(!delay.is_zero() && delay <= longest, "{delay:?}");
+            }
+        }
+    }
+
+    const FLAG: &str = "--longest-retry";
+
+    #[track_caller]
+    fn check(given: Option<u64>, grace_periods: &[u64], expected: Result<u64, &str>) {
+        let flags = ["--first-timeout", "--second-timeout"];
+        let grace_periods: Vec<GracePeriod> = flags
+            .into_iter()
+            .zip(grace_periods)
+            .map(|(flag, period)| GracePeriod {
+                flag,
+                period: Duration::from_millis(*period),
+            })
+            .collect();
+        let given = given.map(Duration::from_millis);
+        let pause = longest_retry(FLAG, given, &grace_periods);
+        let pause = pause.map_err(|error| error.0);
+        let expected = expected.map(Duration::from_millis);
+        assert_eq!(
+            pause.as_ref().map_err(String::as_str),
+            expected.as_ref().map_err(|it| *it)
+        );
+    }
+
+    #[test]
+    fn the_longest_pause_is_a_quarter_of_the_shortest_grace_period() {
+        check(None, &[5000, 2000], Ok(500));
+        check(None, &[60_000], Ok(2000));
+        check(None, &[], Ok(2000));
+        check(Some(300), &[5000, 2000], Ok(300));
+        // Without a grace period nothing can be too late.
+        check(None, &[0, 5000], Ok(1250));
+        check(Some(2000), &[0], Ok(2000));
+    }
+
+    #[test]
+    fn a_pause_that_a_grace_period_does_not_allow_is_refused_with_both_flags() {
+        check(
+            Some(600),
+            &[5000, 2000],
+            Err(
+                "--second-timeout 2000 ms is shorter than 4 times --longest-retry 600 ms: a \
+                 neighbour that comes back in time could be reached too late; give \
+                 --second-timeout at least 2400 ms, or a shorter --longest-retry",
+            ),
+        );
+        check(
+            None,
+            &[50],
+            Err(
+                "--first-timeout 50 ms is shorter than 4 times --longest-retry 20 ms: a neighbour \
+                 that comes back in time could be reached too late; give --first-timeout at least \
+                 80 ms, or a shorter --longest-retry",
+            ),
+        );
+        let range = |given: &str| {
+            format!("--longest-retry {given} ms is not allowed: give 20 ms to 2000 ms")
+        };
+        check(Some(0), &[5000], Err(&range("0")));
+        check(Some(2001), &[50_000], Err(&range("2001")));
     }
 }

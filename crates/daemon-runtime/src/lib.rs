@@ -35,7 +35,7 @@ mod shutdown;
 mod target;
 
 pub use args::{CommonArgs, Defaults, LogFormat, parse};
-pub use backoff::Backoff;
+pub use backoff::{Backoff, GracePeriod, LONGEST_RETRY, longest_retry};
 pub use daemon::{Daemon, DaemonError};
 pub use duration::parse_duration;
 pub use grpc::GrpcContract;

@@ -8,7 +8,7 @@ use daemon_api::{
         WatchRequest, WatchResponse, discovery_client::DiscoveryClient, watch_response::Event,
     },
 };
-use daemon_runtime::{Backoff, Target};
+use daemon_runtime::{Backoff, LONGEST_RETRY, Target};
 use tokio::sync::mpsc;
 use tonic::Streaming;
 use virtual_server::{DesiredChange, DesiredSet, VirtualServerId};
@@ -33,7 +33,7 @@ pub enum DesiredEvent {
 
 /// Watches for ever, and tells what comes. Ends when nobody listens any more.
 pub async fn watch(target: Target, events: mpsc::Sender<DesiredEvent>) {
-    let mut backoff = Backoff::for_neighbouring_daemon();
+    let mut backoff = Backoff::for_neighbouring_daemon(LONGEST_RETRY);
     let client = DiscoveryClient::new(target.channel());
     let mut client = client.max_decoding_message_size(MESSAGE_LIMIT);
     loop {

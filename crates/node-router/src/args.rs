@@ -49,8 +49,9 @@ pub struct Args {
     )]
     pub allowed_gateways: Vec<String>,
 
-    /// How long routes of an earlier run stay without being held again: 500ms, 10s, 2m. 0 removes
-    /// them at start
+    /// How long routes of an earlier run stay without being held again: 10s, 2m; at least 8s, four
+    /// times the longest pause of a bgp-announcer between two attempts to hold them. 0 removes them
+    /// at start
     #[arg(
         long,
         env = "PORTLB_ADOPT_TIMEOUT",

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use daemon_runtime::{ConfigError, ListenAddress};
+use daemon_runtime::{ConfigError, GracePeriod, LONGEST_RETRY, ListenAddress, longest_retry};
 use ipnet::IpNet;
 
 use crate::{Args, Policy, policy::parse_prefix};
@@ -89,6 +89,12 @@ impl Config {
                 args.audit_interval
             )));
         }
+        let adoption = GracePeriod {
+            flag: "--adopt-timeout",
+            period: args.adopt_timeout,
+        };
+        let of_holders = "--longest-retry of bgp-announcer,";
+        longest_retry(of_holders, Some(LONGEST_RETRY), &[adoption])?;
         if args.linger > LONGEST_LINGER {
             return Err(ConfigError(format!(
                 "--linger: {:?} is longer than 1h; give it what an announcer's drain takes, such as \
@@ -240,6 +246,10 @@ mod tests {
     #[test]
     fn other_unusable_values_are_refused() {
         check_refused("--audit-interval=1ms", &["at least 100ms"]);
+        check_refused(
+            "--adopt-timeout=7s",
+            &["--longest-retry of bgp-announcer", "at least 8000 ms"],
+        );
         check_refused("--socket-mode=rw", &["octal"]);
         check_refused("--socket-mode=1777", &["0777"]);
     }

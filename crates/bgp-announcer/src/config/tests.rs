@@ -159,6 +159,33 @@ fn an_unusable_flag_is_refused_with_what_is_allowed() {
 }
 
 #[test]
+fn the_longest_retry_fits_each_grace_period() {
+    let longest_retry = |flags: &[&str]| resolve(flags).map(|config| config.longest_retry);
+    let milliseconds = Duration::from_millis;
+    assert_eq!(longest_retry(&[]), Ok(milliseconds(500)));
+    assert_eq!(
+        longest_retry(&["--data-plane-timeout=1s"]),
+        Ok(milliseconds(250))
+    );
+    assert_eq!(
+        longest_retry(&["--node-route-timeout=0", "--longest-retry=1s"]),
+        Ok(milliseconds(1000))
+    );
+    check_refused(
+        &["--longest-retry=600ms"],
+        "--node-route-timeout 2000 ms is shorter than 4 times --longest-retry 600 ms: a neighbour \
+         that comes back in time could be reached too late; give --node-route-timeout at least 2400 \
+         ms, or a shorter --longest-retry",
+    );
+    check_refused(
+        &["--longest-retry=2s", "--node-route-timeout=1m"],
+        "--data-plane-timeout 5000 ms is shorter than 4 times --longest-retry 2000 ms: a neighbour \
+         that comes back in time could be reached too late; give --data-plane-timeout at least 8000 \
+         ms, or a shorter --longest-retry",
+    );
+}
+
+#[test]
 fn a_peer_has_its_own_key_or_that_of_all() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str| folder.path().join(name).display().to_string();

@@ -19,13 +19,17 @@ use crate::plan::Input;
 /// Heartbeats that may be missed before the data plane counts as silent.
 const HEARTBEATS_PER_TIMEOUT: u32 = 5;
 
-/// Watches the data plane for ever; a stream that ends, or is silent for the timeout, is opened
-/// anew.
-pub fn watch(target: &Target, silence: Duration) -> impl Stream<Item = Input> + Send + use<> {
+/// Watches the data plane for ever. A stream that ends, or is silent for the timeout, is opened
+/// again after a pause of at most `longest_retry`.
+pub fn watch(
+    target: &Target,
+    silence: Duration,
+    longest_retry: Duration,
+) -> impl Stream<Item = Input> + Send + use<> {
     let watch = Watch {
         client: DataPlaneClient::new(target.channel()).max_decoding_message_size(MESSAGE_LIMIT),
         silence,
-        backoff: Backoff::for_neighbouring_daemon(),
+        backoff: Backoff::for_neighbouring_daemon(longest_retry),
         stream: None,
         must_wait: false,
     };

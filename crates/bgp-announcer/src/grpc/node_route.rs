@@ -1,6 +1,6 @@
 //! Holds node routes: one task a prefix, for as long as it is wanted.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use bgp_packet::IpNet;
 use daemon_api::noderoute::v1::{HoldRequest, HoldResponse, node_route_client::NodeRouteClient};
@@ -15,6 +15,7 @@ use crate::plan::Input;
 #[derive(Debug)]
 pub struct NodeRoutes {
     client: Option<NodeRouteClient<Channel>>,
+    longest_retry: Duration,
     tasks: JoinSet<()>,
     /// The number tells the news of a hold from those of an earlier one of the same prefix.
     holds: BTreeMap<IpNet, (u64, tokio::task::AbortHandle)>,
@@ -31,11 +32,13 @@ struct News {
 }
 
 impl NodeRoutes {
-    /// Without a target no route can be held, nor is one asked for.
-    pub fn new(target: Option<&Target>) -> Self {
+    /// Without a target no route can be held, nor is one asked for. `longest_retry` is the longest
+    /// pause between two attempts.
+    pub fn new(target: Option<&Target>, longest_retry: Duration) -> Self {
         let (sender, news) = mpsc::channel(64);
         Self {
             client: target.map(|target| NodeRouteClient::new(target.channel())),
+            longest_retry,
             tasks: JoinSet::new(),
             holds: BTreeMap::new(),
             next_hold: 0,
@@ -56,6 +59,7 @@ impl NodeRoutes {
             prefix,
             gateway,
             client,
+            longest_retry: self.longest_retry,
             news: self.sender.clone(),
         };
         let task = self.tasks.spawn(holder.run());
@@ -92,12 +96,13 @@ struct Holder {
     prefix: IpNet,
     gateway: IpAddr,
     client: NodeRouteClient<Channel>,
+    longest_retry: Duration,
     news: mpsc::Sender<News>,
 }
 
 impl Holder {
     async fn run(mut self) {
-        let mut backoff = Backoff::for_neighbouring_daemon();
+        let mut backoff = Backoff::for_neighbouring_daemon(self.longest_retry);
         loop {
             let status = self.hold_once(&mut backoff).await;
             // The node-router refuses in words of its own; everything else is the loss of it.

@@ -61,6 +61,9 @@ const SETTLE: Duration = Duration::from_millis(200);
 /// restarting, with its routes kept by graceful restart.
 const ANNOUNCER_GRACE: Duration = Duration::from_secs(5);
 
+/// First pause before the announcer is asked again.
+const FIRST_RETRY: Duration = Duration::from_millis(20);
+
 /// Longest report; an object's annotations together may have 256 KiB.
 const LONGEST_REPORT: usize = 250_000;
 
@@ -96,7 +99,7 @@ impl Announcements {
     }
 
     async fn follow(&self) {
-        let mut backoff = Backoff::for_neighbouring_daemon();
+        let mut backoff = Backoff::within_grace(FIRST_RETRY, ANNOUNCER_GRACE);
         let mut is_told = false;
         loop {
             let ended = self.watch(&mut backoff, &mut is_told).await;
@@ -254,7 +257,7 @@ impl Reporter {
     /// Keeps the report as it shall be, for ever.
     async fn renew(&mut self) {
         let mut problems = Problems::new("report");
-        let mut backoff = Backoff::new(Duration::from_millis(500), RENEW_PERIOD);
+        let mut backoff = Backoff::within_grace(Duration::from_millis(500), REPORT_DURATION);
         // That nothing is announced is not known before the announcer has said so.
         let first = self.announced.wait_for(Option::is_some);
         let _ = tokio::time::timeout(FIRST_GRACE, first).await;
