@@ -375,7 +375,7 @@ fn published(announcement: plan::Announcement, announced_to: Vec<String>) -> Ann
         next_hop,
     } = announcement;
     let is_announced = match state {
-        State::Announced | State::Draining => true,
+        State::Announced | State::LeastPreferred | State::Draining => true,
         State::NotServing | State::Refused | State::WaitingForNodeRoute | State::Drained => false,
     };
     if is_announced && announced_to.is_empty() && detail.is_empty() {

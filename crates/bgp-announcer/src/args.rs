@@ -18,11 +18,17 @@ pub const DEFAULTS: Defaults = Defaults {
 ///
 /// It asks the data plane what is served (DataPlane.WatchServiceAddresses), has the node route
 /// each served address to this pod (NodeRoute.Hold), and announces it only once the node's kernel
-/// holds that route. It withdraws what is not served any longer.
+/// holds that route. It withdraws what the data plane says is not served, and what the node-router
+/// refuses to route. When one of them is silent, it announces as least preferred what both had
+/// confirmed before: routers use such a path only where they have no other.
 ///
-/// On SIGTERM it moves traffic away before it ends: announce with the community GRACEFUL_SHUTDOWN
-/// and LOCAL_PREF 0, wait --drain-timeout, withdraw, keep the node routes for --linger, end the
-/// sessions. A second signal ends it at once.
+/// Least preferred is LOCAL_PREF 0 and the community GRACEFUL_SHUTDOWN (RFC 8326); towards a peer of
+/// another AS, where LOCAL_PREF is not sent, MULTI_EXIT_DISC 4294967295 and the own AS prepended
+/// three more times.
+///
+/// On SIGTERM it moves traffic away before it ends: announce as least preferred, wait
+/// --drain-timeout, withdraw, keep the node routes for --linger, end the sessions. A second signal
+/// ends it at once.
 #[derive(Clone, Debug, Parser)]
 #[command(
     name = "bgp-announcer",
@@ -114,7 +120,8 @@ pub struct Args {
     pub node_router: String,
 
     /// How long a node route may take to be held again after the node-router has gone (its routes
-    /// stay) before the address is withdrawn: 500ms, 2s. 0 withdraws at once
+    /// stay) before the address is announced as least preferred: 500ms, 2s. 0: at once. The address
+    /// is withdrawn only when the node-router refuses the route
     #[arg(
         long,
         env = "PORTLB_NODE_ROUTE_TIMEOUT",
@@ -133,8 +140,9 @@ pub struct Args {
     )]
     pub data_plane: Target,
 
-    /// Silence of the data plane after which everything is withdrawn, at least 500ms. A data plane
-    /// that restarts within this time is not noticed outside
+    /// Silence of the data plane after which everything is announced as least preferred, at least
+    /// 500ms. A data plane that restarts within this time is not noticed outside. An address is
+    /// withdrawn only when the data plane says that it is not served
     #[arg(
         long,
         env = "PORTLB_DATA_PLANE_TIMEOUT",

@@ -154,6 +154,7 @@ fn to_wire(prefix: IpNet, announcement: Announcement) -> wire::Announcement {
         State::Refused => wire::AnnouncementState::Refused,
         State::WaitingForNodeRoute => wire::AnnouncementState::WaitingForNodeRoute,
         State::Announced => wire::AnnouncementState::Announced,
+        State::LeastPreferred => wire::AnnouncementState::LeastPreferred,
         State::Draining => wire::AnnouncementState::Draining,
         State::Drained => wire::AnnouncementState::Drained,
     };

@@ -31,11 +31,12 @@ pub(crate) struct AnnouncerMetrics {
 #[derive(Debug)]
 struct SpeakerCollector(SpeakerHandle);
 
-const STATES: [(State, &str); 6] = [
+const STATES: [(State, &str); 7] = [
     (State::NotServing, "not_serving"),
     (State::Refused, "refused"),
     (State::WaitingForNodeRoute, "waiting_for_node_route"),
     (State::Announced, "announced"),
+    (State::LeastPreferred, "least_preferred"),
     (State::Draining, "draining"),
     (State::Drained, "drained"),
 ];

@@ -2,16 +2,22 @@
 //!
 //! ```text
 //!              serving              node route held
-//!  NotServing ─────────► Waiting ───────────────────► Announced ──┐
-//!      ▲                    │                             │       │ Drain, Stop
-//!      └────────────────────┴─────────────────────────────┘       ▼
-//!         not serving, data plane silent, node route lost     Draining   GRACEFUL_SHUTDOWN,
-//!                                                                 │      LOCAL_PREF 0
-//!                                                                 │ drain timeout
-//!      ┌────────┐           linger: node routes stay              ▼
-//!      │ Idle   │ ◄──────────────────────────────────────────  Drained   withdrawn
-//!      └────────┘
+//!  NotServing ─────────► Waiting ───────────────────► Announced ◄───┐ silent for its timeout,
+//!      ▲                    │                          │  │  │  ▲   │ and confirmed again
+//!      └────────────────────┴──────────────────────────┘  │  └──┼───▼
+//!           not serving, node route refused               │     LeastPreferred
+//!                                                         │ Drain, Stop   │
+//!                                                         ▼               │
+//!      ┌────────┐  linger: node routes stay            Draining ◄─────────┘
+//!      │ Idle   │ ◄───────────────────── Drained ◄────────┘ drain timeout
+//!      └────────┘                       withdrawn
 //! ```
+//!
+//! An address is withdrawn only when the data plane says that it is not served, or the node-router
+//! that the node does not hold its route. Silence of one of them makes an address that both have
+//! confirmed in the life of this process least preferred: the kernels forward without these daemons,
+//! and where all load balancers are silent, the last paths stay. An address that was never confirmed
+//! is not announced.
 //!
 //! A node route outlives its announcement by the linger, so that packets that are under way, or
 //! come from a router that has not heard of the withdrawal yet, are still forwarded.
@@ -47,9 +53,9 @@ pub struct PlanConfig {
     pub multi_exit_disc: Option<u32>,
     /// COMMUNITIES of what is announced.
     pub communities: Vec<Community>,
-    /// Silence of the data plane after which nothing counts as served.
+    /// Silence of the data plane after which what it served is least preferred.
     pub data_plane_timeout: Duration,
-    /// How long a lost node route may take to be held again; zero: it may not.
+    /// How long the node-router may be away before its routes are least preferred; zero: not at all.
     pub node_route_timeout: Duration,
     /// Time between the announcement that traffic shall go and the withdrawal.
     pub drain_timeout: Duration,
@@ -84,6 +90,8 @@ struct Entry {
     /// What the data plane told last; `None`: it dropped the address.
     told: Option<Told>,
     route: Route,
+    /// The data plane and the node-router have both confirmed the address at one time.
+    was_confirmed: bool,
     announced: Option<Form>,
     /// When the node route is given up.
     release_at: Option<Instant>,
@@ -104,8 +112,9 @@ enum Route {
         problem: String,
     },
     Held,
-    /// Was held, and may still be there.
+    /// Was held, and is still there as far as is known: the node-router does not answer.
     Lost {
+        /// End of the node-router's grace period.
         until: Instant,
         problem: String,
     },
@@ -120,7 +129,19 @@ enum Scope {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
     Normal,
-    Draining,
+    /// For a drain, and while the data plane or the node-router is silent.
+    LeastPreferred,
+}
+
+/// What is known of a condition of an announcement; the worst of several counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Evidence {
+    /// Known not to be so, or not confirmed yet.
+    Missing,
+    /// Confirmed before; the daemon that confirms it is silent for longer than its grace period.
+    Silent,
+    /// Confirmed.
+    Confirmed,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,6 +201,7 @@ impl Plan {
                 let entry = self.entries.entry(prefix).or_insert(Entry {
                     told: None,
                     route: Route::Free,
+                    was_confirmed: false,
                     announced: None,
                     release_at: None,
                 });
@@ -243,7 +265,7 @@ impl Plan {
                 until: now + self.config.node_route_timeout,
                 problem,
             },
-            // Trying in vain does not prolong it.
+            // A failed attempt does not prolong the grace period.
             Route::Lost { until, .. } if is_unknown => Route::Lost {
                 until: *until,
                 problem,
@@ -303,30 +325,36 @@ impl Plan {
 
     /// Brings one service address to what it is to be.
     fn reconcile(&mut self, prefix: IpNet, now: Instant, outputs: &mut Vec<Output>) {
-        let serving = self.is_serving(&prefix, now);
+        let serving = self.serving(&prefix, now);
         let via = self.via(&prefix).ok();
         let drain = self.drain;
         let Some(entry) = self.entries.get_mut(&prefix) else {
             return;
         };
-        let has_route = match (&via, &entry.route) {
-            (Some(Via { gateway: None, .. }), _) | (_, Route::Held) => true,
-            (_, Route::Lost { until, .. }) => entry.announced.is_some() && *until > now,
-            (_, Route::Free | Route::Asked { .. }) => false,
+        let evidence = match via {
+            Some(via) => serving.min(entry.has_route(via, now)),
+            None => Evidence::Missing,
+        };
+        entry.was_confirmed |= evidence == Evidence::Confirmed;
+        let possible = match evidence {
+            Evidence::Confirmed => Some(Form::Normal),
+            Evidence::Silent if entry.was_confirmed => Some(Form::LeastPreferred),
+            Evidence::Silent | Evidence::Missing => None,
         };
         let wanted = match (via, drain) {
-            (Some(_), Drain::No) if serving && has_route => Some(Form::Normal),
+            (Some(_), Drain::No) => possible,
             (Some(_), Drain::Draining { .. })
-                if serving && has_route && entry.announced.is_some() =>
+                if possible.is_some() && entry.announced.is_some() =>
             {
-                Some(Form::Draining)
+                Some(Form::LeastPreferred)
             }
             (
                 None | Some(_),
                 Drain::No | Drain::Draining { .. } | Drain::Lingering { .. } | Drain::Done,
             ) => None,
         };
-        let wants_route = wanted.is_some() || (serving && drain == Drain::No);
+        let is_served = serving != Evidence::Missing;
+        let wants_route = wanted.is_some() || (is_served && drain == Drain::No);
         if wants_route {
             entry.release_at = None;
             if let Some(Via {
@@ -366,12 +394,19 @@ impl Plan {
         }
     }
 
-    fn is_serving(&self, prefix: &IpNet, now: Instant) -> bool {
-        let told = self
-            .entries
-            .get(prefix)
-            .and_then(|entry| entry.told.as_ref());
-        told.is_some_and(|told| told.serving && self.data_plane.is_valid(told.stream, now))
+    /// Returns whether the data plane serves the prefix.
+    fn serving(&self, prefix: &IpNet, now: Instant) -> Evidence {
+        let entry = self.entries.get(prefix);
+        match entry.and_then(|entry| entry.told.as_ref()) {
+            Some(told) if told.serving => {
+                if self.data_plane.is_confirmed(told.stream, now) {
+                    Evidence::Confirmed
+                } else {
+                    Evidence::Silent
+                }
+            }
+            Some(_) | None => Evidence::Missing,
+        }
     }
 
     /// # Errors
@@ -433,12 +468,29 @@ impl Plan {
     }
 }
 
+impl Entry {
+    /// Returns whether the node routes the prefix to this pod.
+    fn has_route(&self, via: Via, now: Instant) -> Evidence {
+        match (via.gateway, &self.route) {
+            (None, _) | (Some(_), Route::Held) => Evidence::Confirmed,
+            // The grace period keeps an announcement; it does not begin one.
+            (Some(_), Route::Lost { until, .. }) if self.announced.is_some() && *until > now => {
+                Evidence::Confirmed
+            }
+            (Some(_), Route::Lost { .. }) => Evidence::Silent,
+            (Some(_), Route::Free | Route::Asked { .. }) => Evidence::Missing,
+        }
+    }
+}
+
 impl PlanConfig {
+    /// Returns what is announced. Towards peers of another AS, bgp-rib expresses GRACEFUL_SHUTDOWN
+    /// by MULTI_EXIT_DISC and AS_PATH, since LOCAL_PREF is not sent there.
     fn attributes(&self, form: Form, next_hop: IpAddr) -> PathAttributes {
         let mut communities = self.communities.clone();
         let local_pref = match form {
             Form::Normal => self.local_pref,
-            Form::Draining => {
+            Form::LeastPreferred => {
                 communities.push(Community::GRACEFUL_SHUTDOWN);
                 0
             }

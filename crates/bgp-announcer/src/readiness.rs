@@ -58,7 +58,8 @@ impl Readiness {
         };
         let waiting = count(State::WaitingForNodeRoute);
         let drained = count(State::Drained);
-        let served = waiting + count(State::Announced) + count(State::Draining) + drained;
+        let announced = [State::Announced, State::LeastPreferred, State::Draining];
+        let served = waiting + drained + announced.into_iter().map(count).sum::<usize>();
         let problem = first(State::Refused).or_else(|| first(State::NotServing));
         match (served, problem) {
             (0, None) => self.serving.missing("no service address is known"),
@@ -70,7 +71,10 @@ impl Readiness {
             }
         }
         if let Some(step) = &self.node_route {
-            match first(State::WaitingForNodeRoute) {
+            // While the data plane is in order, the node-router is the silent one.
+            let is_silent = plan.data_plane() == DataPlaneState::Synced;
+            let silent = || first(State::LeastPreferred).filter(|_| is_silent);
+            match first(State::WaitingForNodeRoute).or_else(silent) {
                 Some(problem) => step.missing(problem),
                 None if served == 0 => step.missing("no service address is served"),
                 None if served == drained => step.missing("drained, so none is asked for"),
@@ -87,6 +91,9 @@ impl Readiness {
             self.announced.missing(text);
         } else if plan.is_draining() {
             self.announced.missing("draining");
+        } else if let Some(problem) = first(State::LeastPreferred) {
+            // Not ready, so that a rollout of load balancers with this fault stops.
+            self.announced.missing(problem);
         } else if taken == 0 {
             self.announced.missing("nothing is announced");
         } else {

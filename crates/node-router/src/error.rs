@@ -35,6 +35,8 @@ pub(crate) enum Refusal {
     ForeignRoute { prefix: IpNet, route: ForeignRoute },
     #[error("the kernel does not hold the route to {prefix}: {problem}")]
     NotInstalled { prefix: IpNet, problem: String },
+    #[error("the kernel's routes cannot be read, so the route to {prefix} is as it was: {problem}")]
+    NotRead { prefix: IpNet, problem: String },
     #[error(
         "{limit} prefixes are routed already, which is the most that this node allows \
          (--max-routes of node-router)"
@@ -54,7 +56,7 @@ impl Refusal {
             Self::PrefixNotAllowed { .. } | Self::GatewayNotAllowed { .. } => "not_allowed",
             Self::GatewayNotOnLink { .. } => "not_on_link",
             Self::ForeignRoute { .. } => "foreign_route",
-            Self::NotInstalled { .. } => "kernel",
+            Self::NotInstalled { .. } | Self::NotRead { .. } => "kernel",
             Self::TooMany { .. } => "too_many",
             Self::Stopping => "stopping",
         }

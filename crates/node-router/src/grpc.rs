@@ -171,7 +171,8 @@ impl From<Refusal> for Status {
             }
             Refusal::NotInstalled { .. } => Self::internal(message),
             Refusal::TooMany { .. } => Self::resource_exhausted(message),
-            Refusal::Stopping => Self::unavailable(message),
+            // Neither says anything about the route: the holder asks again.
+            Refusal::NotRead { .. } | Refusal::Stopping => Self::unavailable(message),
         }
     }
 }

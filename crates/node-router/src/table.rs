@@ -389,7 +389,7 @@ impl<K: Kernel> RouteTable<K> {
             let Some(answer) = held.answer.take() else {
                 return true;
             };
-            let refusal = Refusal::NotInstalled {
+            let refusal = Refusal::NotRead {
                 prefix: held.claim.prefix,
                 problem: problem.to_owned(),
             };

@@ -4,7 +4,7 @@ mod files;
 
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use anyhow::{Result, ensure};
 use lab::http;
 use lab::reference::Options;
 use lab::system::{Daemon, System};
@@ -12,7 +12,7 @@ use lab::{FibWatcher, Signal};
 
 use crate::expect::{
     SOON, ensure_no_route_changed, ensure_none_was_lost, eventually, metric,
-    persistent_connections, service, under_load, until_ready, until_weight,
+    persistent_connections, service, under_load, until_ready, until_readyz, until_weight,
 };
 
 /// In place of 5 s; what a test of a silent data plane costs.
@@ -108,7 +108,7 @@ fn a_programmer_that_is_back_in_time_is_not_noticed_and_writes_nothing() {
 }
 
 #[test]
-fn a_dead_or_silent_programmer_is_withdrawn_after_the_timeout_and_the_kernel_forwards_on() {
+fn dead_and_silent_programmers_are_the_last_choice_and_never_leave_the_router_without_a_path() {
     let mut system = System::new("programmer-gone", Options::default()).unwrap();
     let timeout = format!("{}ms", DATA_PLANE_TIMEOUT.as_millis());
     system.set_flags("bgp-announcer", &[("--data-plane-timeout", &timeout)]);
@@ -125,12 +125,68 @@ fn a_dead_or_silent_programmer_is_withdrawn_after_the_timeout_and_the_kernel_for
         ensure!(first >= DATA_PLANE_TIMEOUT / 2, "after {first:?}");
         ensure!(first <= DATA_PLANE_TIMEOUT + LATE, "after {first:?}");
 
+        // No programmer answers: every path is the last choice, so the router takes them all.
+        let last = system.process(Daemon::IpvsProgrammer(2))?.clone();
+        last.signal(Signal::SIGSTOP)?;
+        system.wait_until_announced(&[0, 1, 2], SOON)?;
+        for lb_pod in 0..3 {
+            let announcer = Daemon::BgpAnnouncer(lb_pod);
+            until_readyz(system, announcer, "missing announced", "least preferred")?;
+        }
+        last.signal(Signal::SIGCONT)?;
+        system.wait_until_announced(&[2], SOON)?;
+
         stopped.signal(Signal::SIGCONT)?;
         system.wait_until_announced(&[1, 2], SOON)?;
         system.start(Daemon::IpvsProgrammer(0))?;
-        system.wait_until_announced(&[0, 1, 2], SOON)
+        system.wait_until_announced(&[0, 1, 2], SOON)?;
+        until_ready(system, Daemon::BgpAnnouncer(0))?;
+        ensure_a_path_since(system, began)
     })
     .unwrap();
+}
+
+#[test]
+fn node_routers_that_stay_away_are_the_last_choice_and_withdraw_nothing() {
+    let mut system = System::up("node-routers-gone", Options::default()).unwrap();
+    let nodes = [0, 1, 2].map(|node| system.host(Daemon::NodeRouter(node)).unwrap());
+    let routes = nodes
+        .each_ref()
+        .map(|node| FibWatcher::start(node).unwrap());
+    let before = routes.each_ref().map(|routes| routes.changes().len());
+    under_load(&mut system, |system| {
+        let began = Instant::now();
+        system.kill(Daemon::NodeRouter(0))?;
+        system.wait_until_announced(&[1, 2], SOON)?;
+        system.kill(Daemon::NodeRouter(1))?;
+        system.kill(Daemon::NodeRouter(2))?;
+        system.wait_until_announced(&[0, 1, 2], SOON)?;
+        for lb_pod in 0..3 {
+            let announcer = Daemon::BgpAnnouncer(lb_pod);
+            until_readyz(system, announcer, "missing node-route", "least preferred")?;
+        }
+        system.start(Daemon::NodeRouter(2))?;
+        system.wait_until_announced(&[2], SOON)?;
+        system.start_all()?;
+        system.wait_until_announced(&[0, 1, 2], SOON)?;
+        for lb_pod in 0..3 {
+            until_ready(system, Daemon::BgpAnnouncer(lb_pod))?;
+        }
+        ensure_a_path_since(system, began)
+    })
+    .unwrap();
+    for (routes, before) in routes.iter().zip(before) {
+        assert_eq!(routes.changes().len(), before, "{:?}", routes.changes());
+    }
+}
+
+/// The router has had a next hop of each service range at any time since `began`.
+fn ensure_a_path_since(system: &System, began: Instant) -> Result<()> {
+    let changes = system.fib.changes().into_iter();
+    let mut since = changes.filter(|change| change.at >= began);
+    let gone = since.find(|change| change.next_hops.is_empty());
+    ensure!(gone.is_none(), "{gone:?}");
+    Ok(())
 }
 
 /// How long after `began` the router's route first changed.

@@ -91,6 +91,21 @@ impl NodeRoutes {
     }
 }
 
+/// Whether node-router itself says that the node does not hold the route. Every other status says
+/// that node-router does not answer, and nothing about the route, which stays in the kernel.
+fn is_refusal(status: &Status) -> bool {
+    let is_of_transport = std::error::Error::source(status).is_some();
+    let is_refusal = matches!(
+        status.code(),
+        Code::InvalidArgument
+            | Code::PermissionDenied
+            | Code::FailedPrecondition
+            | Code::ResourceExhausted
+            | Code::Internal
+    );
+    is_refusal && !is_of_transport
+}
+
 struct Holder {
     hold: u64,
     prefix: IpNet,
@@ -105,13 +120,10 @@ impl Holder {
         let mut backoff = Backoff::for_neighbouring_daemon(self.longest_retry);
         loop {
             let status = self.hold_once(&mut backoff).await;
-            // The node-router refuses in words of its own; everything else is the loss of it.
-            let is_unknown = matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Ok)
-                || std::error::Error::source(&status).is_some();
             let lost = Input::NodeRouteLost {
                 prefix: self.prefix,
                 problem: describe(&status),
-                is_unknown,
+                is_unknown: !is_refusal(&status),
             };
             self.tell(lost).await;
             backoff.wait().await;
@@ -160,5 +172,34 @@ impl Holder {
         };
         // The owner is gone only when the process ends.
         let _ = self.news.send(news).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_answer_of_node_router_itself_is_a_refusal() {
+        for status in [
+            Status::invalid_argument("no prefix"),
+            Status::permission_denied("not within --allowed-prefixes"),
+            Status::failed_precondition("a foreign route"),
+            Status::resource_exhausted("--max-routes"),
+            Status::internal("the kernel does not hold the route"),
+        ] {
+            assert!(is_refusal(&status), "{status:?}");
+        }
+        let cut = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+        for status in [
+            Status::unavailable("stopping"),
+            Status::unknown("no status"),
+            Status::cancelled("timeout"),
+            Status::deadline_exceeded("timeout"),
+            Status::unimplemented("another program has the socket"),
+            Status::from_error(Box::new(cut)),
+        ] {
+            assert!(!is_refusal(&status), "{status:?}");
+        }
     }
 }

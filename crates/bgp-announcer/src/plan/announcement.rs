@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use bgp_packet::IpNet;
 
-use super::{Drain, Entry, Form, Plan, Route};
+use super::{Drain, Entry, Evidence, Form, Plan, Route};
 
 /// What has become of a service address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,7 +17,10 @@ pub enum State {
     WaitingForNodeRoute,
     /// Announced.
     Announced,
-    /// Announced as about to go.
+    /// Announced as least preferred: confirmed before, and the data plane or the node-router is
+    /// silent.
+    LeastPreferred,
+    /// Announced as least preferred by a drain.
     Draining,
     /// Served, and withdrawn or never announced because of a drain.
     Drained,
@@ -43,7 +46,7 @@ pub enum DataPlaneState {
     Syncing,
     /// There is no stream; the cause. What it told last still counts.
     Lost(String),
-    /// Not heard for the timeout: nothing counts as served.
+    /// Not heard for the timeout: what it served is least preferred.
     Silent(String),
 }
 
@@ -71,12 +74,16 @@ impl Plan {
         let (state, detail) = match (&via, entry.announced, self.drain) {
             (Err(problem), _, _) => (State::Refused, problem.clone()),
             (Ok(_), Some(Form::Normal), _) => (State::Announced, route_problem(&entry.route)),
-            (Ok(_), Some(Form::Draining), _) => (
+            (Ok(_), Some(Form::LeastPreferred), Drain::No) => (
+                State::LeastPreferred,
+                format!("least preferred: {}", self.silence(prefix, entry)),
+            ),
+            (Ok(_), Some(Form::LeastPreferred), _) => (
                 State::Draining,
                 "announced with GRACEFUL_SHUTDOWN and LOCAL_PREF 0".to_owned(),
             ),
             (Ok(_), None, Drain::Draining { .. } | Drain::Lingering { .. } | Drain::Done)
-                if self.is_serving(prefix, self.evaluated_at) =>
+                if self.serving(prefix, self.evaluated_at) == Evidence::Confirmed =>
             {
                 (State::Drained, "withheld by a drain".to_owned())
             }
@@ -94,20 +101,33 @@ impl Plan {
     }
 
     fn unannounced(&self, prefix: &IpNet, entry: &Entry) -> (State, String) {
-        if self.is_serving(prefix, self.evaluated_at) {
+        if self.serving(prefix, self.evaluated_at) == Evidence::Confirmed {
             return (State::WaitingForNodeRoute, route_problem(&entry.route));
         }
         let detail = match &entry.told {
             None => "the data plane has dropped it; its node route lingers".to_owned(),
             Some(told) if !told.serving => told.detail.clone(),
-            Some(_) => match self.data_plane.state(self.evaluated_at) {
-                DataPlaneState::Silent(problem) | DataPlaneState::Lost(problem) => problem,
-                DataPlaneState::Syncing | DataPlaneState::Synced => {
-                    "the data plane has not told of it since it came back".to_owned()
-                }
-            },
+            Some(_) => self.data_plane_silence(),
         };
         (State::NotServing, detail)
+    }
+
+    /// Returns which of the data plane and the node-router is silent about the address.
+    fn silence(&self, prefix: &IpNet, entry: &Entry) -> String {
+        if self.serving(prefix, self.evaluated_at) == Evidence::Confirmed {
+            route_problem(&entry.route)
+        } else {
+            self.data_plane_silence()
+        }
+    }
+
+    fn data_plane_silence(&self) -> String {
+        match self.data_plane.state(self.evaluated_at) {
+            DataPlaneState::Silent(problem) | DataPlaneState::Lost(problem) => problem,
+            DataPlaneState::Syncing | DataPlaneState::Synced => {
+                "the data plane has not told of it since it came back".to_owned()
+            }
+        }
     }
 }
 

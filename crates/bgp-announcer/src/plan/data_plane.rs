@@ -1,10 +1,10 @@
-//! Whether what the data plane told still holds.
+//! Whether the data plane still confirms what it told.
 
 use std::time::{Duration, Instant};
 
 use super::DataPlaneState;
 
-/// Streams are numbered. What a stream told holds for the timeout after the last message, and
+/// Streams are numbered. What a stream told is confirmed for the timeout after the last message, and
 /// what an earlier stream told until the new one has told everything, if that is sooner.
 #[derive(Clone, Debug)]
 pub(super) struct DataPlane {
@@ -57,8 +57,8 @@ impl DataPlane {
         self.lost = Some(problem);
     }
 
-    /// Whether what was told in that stream holds.
-    pub(super) fn is_valid(&self, stream: u64, now: Instant) -> bool {
+    /// Whether what was told in that stream is confirmed.
+    pub(super) fn is_confirmed(&self, stream: u64, now: Instant) -> bool {
         let confirmed_at = if stream == self.stream || self.is_synced {
             self.heard_at
         } else {

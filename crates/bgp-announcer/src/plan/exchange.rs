@@ -34,8 +34,8 @@ pub enum Input {
         prefix: IpNet,
         /// In words.
         problem: String,
-        /// Nobody knows: the node-router is gone, and the route stays as it is. Otherwise the
-        /// route is known to be missing.
+        /// The node-router does not answer, and the route stays as it is. Otherwise the node-router
+        /// says that the node does not hold the route.
         is_unknown: bool,
     },
     /// Traffic shall go elsewhere.

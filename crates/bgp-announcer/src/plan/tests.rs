@@ -324,11 +324,11 @@ fn a_data_plane_that_is_back_in_time_changes_nothing() {
 }
 
 #[test]
-fn a_data_plane_that_is_silent_costs_the_announcement_until_it_tells_again() {
+fn a_silent_data_plane_makes_the_address_least_preferred_until_it_confirms_the_address() {
     let mut transcript = Transcript::announced(config());
     transcript.wait(1);
     expect![[r#"
-        10.1.1.1/32 NotServing: data plane: silent for 5000 ms
+        10.1.1.1/32 LeastPreferred: least preferred: data plane: silent for 5000 ms
     "#]]
     .assert_eq(&transcript.state());
     transcript.pass(1);
@@ -339,12 +339,91 @@ fn a_data_plane_that_is_silent_costs_the_announcement_until_it_tells_again() {
     transcript.feed(serving("10.1.1.1/32"));
     transcript.check(&expect![[r#"
         5: DeadlineReached
-            withdraw 10.1.1.1/32
+            announce 10.1.1.1/32 local_pref 0 GRACEFUL_SHUTDOWN
         6: DataPlaneLost("silent for 5000 ms")
         7: DataPlaneOpened
         7: Heartbeat
         7: serving 10.1.1.1/32
             announce 10.1.1.1/32 local_pref 100
+    "#]]);
+}
+
+#[test]
+fn a_heartbeat_after_a_silence_confirms_what_its_stream_told() {
+    let mut transcript = Transcript::announced(config());
+    transcript.wait(1);
+    transcript.pass(60);
+    transcript.feed(Input::Heartbeat);
+    transcript.check(&expect![[r#"
+        5: DeadlineReached
+            announce 10.1.1.1/32 local_pref 0 GRACEFUL_SHUTDOWN
+        65: Heartbeat
+            announce 10.1.1.1/32 local_pref 100
+    "#]]);
+}
+
+#[test]
+fn an_address_that_was_never_confirmed_is_not_announced_after_a_silence() {
+    let mut transcript = Transcript::new(config());
+    transcript.feed_all([Input::DataPlaneOpened, serving("10.1.1.1/32")]);
+    transcript.pass(6);
+    transcript.feed(Input::DeadlineReached);
+    transcript.feed(Input::NodeRouteHeld(net("10.1.1.1/32")));
+    expect![[r#"
+        10.1.1.1/32 NotServing: data plane: silent for 5000 ms
+    "#]]
+    .assert_eq(&transcript.state());
+    transcript.feed(Input::Heartbeat);
+    transcript.check(&expect![[r#"
+        0: DataPlaneOpened
+        0: serving 10.1.1.1/32
+            hold 10.1.1.1/32 via 10.244.1.7
+        6: DeadlineReached
+        6: route held 10.1.1.1/32
+        6: Heartbeat
+            announce 10.1.1.1/32 local_pref 100
+    "#]]);
+}
+
+#[test]
+fn a_least_preferred_address_is_withdrawn_when_it_is_known_not_to_be_served() {
+    for known in [
+        not_serving("10.1.1.1/32"),
+        Input::ServiceAddressRemoved(net("10.1.1.1/32")),
+        route_lost(false),
+        Input::Synced,
+    ] {
+        let mut transcript = Transcript::announced(config());
+        transcript.feed(Input::DataPlaneLost("connection refused".into()));
+        transcript.wait(1);
+        transcript.feed(Input::DataPlaneOpened);
+        assert_eq!(
+            transcript.feed(known.clone()),
+            [Output::Withdraw(net("10.1.1.1/32"))],
+            "{known:?}"
+        );
+    }
+}
+
+#[test]
+fn a_drain_of_a_least_preferred_address_withdraws_it_and_undrain_announces_it_again() {
+    let mut transcript = Transcript::announced(config());
+    transcript.wait(1);
+    transcript.feed(Input::Drain);
+    expect![[r#"
+        10.1.1.1/32 Draining: announced with GRACEFUL_SHUTDOWN and LOCAL_PREF 0
+    "#]]
+    .assert_eq(&transcript.state());
+    transcript.wait(1);
+    transcript.feed(Input::Undrain);
+    transcript.check(&expect![[r#"
+        5: DeadlineReached
+            announce 10.1.1.1/32 local_pref 0 GRACEFUL_SHUTDOWN
+        5: Drain
+        15: DeadlineReached
+            withdraw 10.1.1.1/32
+        15: Undrain
+            announce 10.1.1.1/32 local_pref 0 GRACEFUL_SHUTDOWN
     "#]]);
 }
 
@@ -357,10 +436,10 @@ fn heartbeats_of_a_new_stream_do_not_prove_what_an_old_one_told() {
         0: DataPlaneLost("ended")
         0: DataPlaneOpened
         5: time passes
-            withdraw 10.1.1.1/32
+            announce 10.1.1.1/32 local_pref 0 GRACEFUL_SHUTDOWN
     "#]]);
     expect![[r#"
-        10.1.1.1/32 NotServing: the data plane has not told of it since it came back
+        10.1.1.1/32 LeastPreferred: least preferred: the data plane has not told of it since it came back
     "#]]
     .assert_eq(&transcript.state());
 }
@@ -400,21 +479,58 @@ fn a_node_router_that_is_back_in_time_changes_nothing() {
 }
 
 #[test]
-fn attempts_in_vain_do_not_prolong_the_time_of_a_lost_route() {
+fn a_node_router_that_stays_away_makes_the_address_least_preferred_until_it_holds_the_route() {
     let mut transcript = Transcript::announced(config());
     transcript.feed(route_lost(true));
     transcript.wait_alive(1);
+    // A failed attempt does not prolong the grace period.
     transcript.feed(route_lost(true));
-    transcript.wait_alive(1);
+    transcript.wait_alive(3600);
+    expect![[r#"
+        10.1.1.1/32 LeastPreferred: least preferred: node route: connection refused
+    "#]]
+    .assert_eq(&transcript.state());
     transcript.feed(Input::NodeRouteHeld(net("10.1.1.1/32")));
     transcript.check(&expect![[r#"
         0: node-router lost, route unknown 10.1.1.1/32
         1: node-router lost, route unknown 10.1.1.1/32
         2: time passes
-            withdraw 10.1.1.1/32
-        2: route held 10.1.1.1/32
+            announce 10.1.1.1/32 local_pref 0 GRACEFUL_SHUTDOWN
+        3601: route held 10.1.1.1/32
             announce 10.1.1.1/32 local_pref 100
     "#]]);
+}
+
+#[test]
+fn without_a_grace_period_a_lost_node_router_makes_the_address_least_preferred_at_once() {
+    let mut transcript = Transcript::announced(PlanConfig {
+        node_route_timeout: Duration::ZERO,
+        ..config()
+    });
+    transcript.feed(route_lost(true));
+    transcript.check(&expect![[r#"
+        0: node-router lost, route unknown 10.1.1.1/32
+            announce 10.1.1.1/32 local_pref 0 GRACEFUL_SHUTDOWN
+    "#]]);
+}
+
+#[test]
+fn a_node_router_that_refuses_the_route_after_its_return_costs_the_announcement() {
+    for seconds in [1, 10] {
+        let mut transcript = Transcript::announced(config());
+        transcript.feed(route_lost(true));
+        transcript.wait_alive(seconds);
+        assert_eq!(
+            transcript.feed(route_lost(false)),
+            [Output::Withdraw(net("10.1.1.1/32"))]
+        );
+        // From here on the node is known not to route the address.
+        assert_eq!(transcript.feed(route_lost(true)), []);
+        expect![[r#"
+            10.1.1.1/32 WaitingForNodeRoute: node route: connection refused
+        "#]]
+        .assert_eq(&transcript.state());
+    }
 }
 
 #[test]
@@ -474,9 +590,26 @@ fn a_service_that_fails_during_a_drain_is_withdrawn_at_once() {
 
 #[test]
 fn a_route_lingers_also_when_its_address_was_withdrawn_during_the_drain() {
-    let mut config = config();
-    config.data_plane_timeout = Duration::from_secs(8);
-    let mut transcript = Transcript::announced(config);
+    let mut transcript = Transcript::announced(config());
+    transcript.feed(Input::Stop);
+    transcript.wait_alive(8);
+    transcript.feed(not_serving("10.1.1.1/32"));
+    transcript.wait_alive(5);
+    transcript.check(&expect![[r#"
+        0: Stop
+            announce 10.1.1.1/32 local_pref 0 GRACEFUL_SHUTDOWN
+        8: not serving 10.1.1.1/32
+            withdraw 10.1.1.1/32
+        13: time passes
+            release 10.1.1.1/32
+            drained
+            stopped
+    "#]]);
+}
+
+#[test]
+fn a_data_plane_that_ends_during_a_drain_changes_nothing() {
+    let mut transcript = Transcript::announced(config());
     transcript.feed(Input::Stop);
     // As when all containers of a pod end at once.
     transcript.feed(Input::DataPlaneLost("the stream has ended".into()));
@@ -485,10 +618,10 @@ fn a_route_lingers_also_when_its_address_was_withdrawn_during_the_drain() {
         0: Stop
             announce 10.1.1.1/32 local_pref 0 GRACEFUL_SHUTDOWN
         0: DataPlaneLost("the stream has ended")
-        8: DeadlineReached
-            withdraw 10.1.1.1/32
+        5: DeadlineReached
         10: DeadlineReached
-        13: DeadlineReached
+            withdraw 10.1.1.1/32
+        15: DeadlineReached
             release 10.1.1.1/32
             drained
             stopped
@@ -574,9 +707,62 @@ struct World {
     held: BTreeSet<IpNet>,
     acknowledged: BTreeSet<IpNet>,
     announced: BTreeSet<IpNet>,
+    /// What the data plane serves as far as it has said, and the stream in which it said so.
+    served: BTreeMap<IpNet, u64>,
+    stream: u64,
+    /// What was announced since the data plane said that it is served.
+    confirmed: BTreeSet<IpNet>,
 }
 
 impl World {
+    fn input(&mut self, input: &Input) {
+        match input {
+            Input::DataPlaneOpened => self.stream += 1,
+            Input::ServiceAddress {
+                prefix,
+                serving: true,
+                ..
+            } => {
+                self.served.insert(*prefix, self.stream);
+            }
+            Input::ServiceAddress { prefix, .. } | Input::ServiceAddressRemoved(prefix) => {
+                self.served.remove(prefix);
+            }
+            Input::Synced => self.served.retain(|_, stream| *stream == self.stream),
+            Input::NodeRouteHeld(prefix) => {
+                if self.held.contains(prefix) {
+                    self.acknowledged.insert(*prefix);
+                }
+            }
+            Input::NodeRouteLost {
+                prefix,
+                is_unknown: false,
+                ..
+            } => {
+                self.acknowledged.remove(prefix);
+            }
+            Input::NodeRouteLost { .. }
+            | Input::Heartbeat
+            | Input::DataPlaneLost(_)
+            | Input::Drain
+            | Input::Undrain
+            | Input::Stop
+            | Input::DeadlineReached => {}
+        }
+        self.confirmed
+            .retain(|prefix| self.served.contains_key(prefix));
+    }
+
+    /// Silence withdraws nothing: only a word of the data plane or the node-router does.
+    fn check_silence(&self) {
+        for prefix in self.confirmed.intersection(&self.acknowledged) {
+            assert!(
+                self.announced.contains(prefix),
+                "{prefix} is withdrawn by silence"
+            );
+        }
+    }
+
     fn note(&mut self, outputs: &[Output]) {
         for output in outputs {
             match output {
@@ -593,6 +779,7 @@ impl World {
                     assert!(net("10.1.1.0/24").contains(prefix), "not allowed");
                     assert!(self.acknowledged.contains(prefix), "no route");
                     self.announced.insert(*prefix);
+                    self.confirmed.insert(*prefix);
                 }
                 Output::Withdraw(prefix) => assert!(self.announced.remove(prefix)),
                 Output::Drained | Output::Stopped => {}
@@ -604,22 +791,18 @@ impl World {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
     #[test]
-    fn nothing_is_ever_announced_without_permission_and_route(
+    fn nothing_is_announced_without_permission_and_route_and_nothing_withdrawn_by_silence(
         inputs in prop::collection::vec((any_input(), 0_u64..4), 0..80),
     ) {
         let mut now = Instant::now();
         let mut plan = Plan::new(config(), now);
         let mut world = World::default();
         let mut step = |plan: &mut Plan, input: Input, now| {
-            if let Input::NodeRouteHeld(prefix) = &input
-                && world.held.contains(prefix)
-            {
-                world.acknowledged.insert(*prefix);
-            }
-            if let Input::NodeRouteLost { prefix, is_unknown: false, .. } = &input {
-                world.acknowledged.remove(prefix);
-            }
+            world.input(&input);
             world.note(&plan.handle(input, now));
+            if !plan.is_draining() {
+                world.check_silence();
+            }
         };
         for (input, seconds) in inputs {
             now += Duration::from_secs(seconds);

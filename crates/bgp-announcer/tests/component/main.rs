@@ -8,6 +8,7 @@ mod world;
 use std::time::{Duration, Instant};
 
 use bgp_packet::Community;
+use bgp_speaker::PathStatus;
 use daemon_api::announcer::v1::{
     AnnouncementState, DrainRequest, ListSessionsRequest, UndrainRequest,
     WatchAnnouncementsRequest, watch_announcements_response::Event,
@@ -157,14 +158,26 @@ async fn an_address_that_a_restarted_data_plane_does_not_tell_of_is_withdrawn_on
     );
 }
 
+/// Whether the one path is the last choice of an internal peer.
+fn is_least_preferred(paths: &[PathStatus]) -> bool {
+    matches!(paths, [path] if path.attributes.local_pref == Some(0)
+        && path.attributes.communities == [Community::GRACEFUL_SHUTDOWN])
+}
+
+/// Whether the one path is as the flags say.
+fn is_as_usual(paths: &[PathStatus]) -> bool {
+    matches!(paths, [path] if path.attributes.local_pref == Some(100)
+        && path.attributes.communities.is_empty())
+}
+
 #[tokio::test]
-async fn a_silent_data_plane_costs_the_announcement_until_it_is_back() {
+async fn a_silent_data_plane_makes_the_path_least_preferred_until_it_is_back() {
     let mut world = World::start(&["--data-plane-timeout=500ms"]).await;
     world.data_plane.serve(SERVICE);
     world.wait_for_paths(|paths| paths.len() == 1).await;
     let begin = Instant::now();
     world.data_plane.mute(true);
-    world.wait_for_paths(<[_]>::is_empty).await;
+    world.wait_for_paths(is_least_preferred).await;
     // The last heartbeat was a fifth of the timeout old, or more on a busy machine.
     assert!(
         begin.elapsed() >= Duration::from_millis(150),
@@ -172,14 +185,51 @@ async fn a_silent_data_plane_costs_the_announcement_until_it_is_back() {
         begin.elapsed()
     );
     let announcement = world
-        .wait_for_state(SERVICE, AnnouncementState::NotServing)
+        .wait_for_state(SERVICE, AnnouncementState::LeastPreferred)
         .await;
     assert!(
         announcement.detail.contains("data plane"),
         "{announcement:?}"
     );
+    // A rollout of load balancers with this fault stops.
+    world
+        .wait_for_readyz("missing announced: 10.1.1.10/32: least preferred: data plane")
+        .await;
+    assert!(!world.readiness.is_ready());
+    let text = world.metrics.encode();
+    assert!(
+        text.contains("portlb_announcements{state=\"least_preferred\"} 1"),
+        "{text}"
+    );
     world.data_plane.mute(false);
-    world.wait_for_paths(|paths| paths.len() == 1).await;
+    world.wait_for_paths(is_as_usual).await;
+    world.wait_for_readyz("ready announced: 1 of 1").await;
+}
+
+#[tokio::test]
+async fn an_address_that_the_data_plane_never_served_is_not_announced_by_its_silence() {
+    let mut world = World::start(&["--data-plane-timeout=500ms"]).await;
+    world.data_plane.stop_serving(SERVICE, "no real server");
+    world
+        .wait_for_state(SERVICE, AnnouncementState::NotServing)
+        .await;
+    world.data_plane.mute(true);
+    world
+        .wait_for_readyz("missing data-plane: data plane: silent for 500 ms")
+        .await;
+    assert_eq!(world.paths().await, []);
+}
+
+#[tokio::test]
+async fn a_least_preferred_address_that_the_data_plane_stops_serving_is_withdrawn() {
+    let mut world = World::start(&["--data-plane-timeout=500ms"]).await;
+    world.data_plane.serve(SERVICE);
+    world.wait_for_paths(is_as_usual).await;
+    world.data_plane.kill();
+    world.wait_for_paths(is_least_preferred).await;
+    world.data_plane.stop_serving(SERVICE, "no real server");
+    world.data_plane.start().await;
+    world.wait_for_paths(<[_]>::is_empty).await;
 }
 
 #[tokio::test]
@@ -197,23 +247,51 @@ async fn a_node_router_that_is_back_in_time_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_node_router_that_stays_away_costs_the_announcement_after_its_timeout() {
+async fn a_node_router_that_stays_away_makes_the_path_least_preferred_and_its_refusal_withdraws() {
     let mut world = World::start(&["--node-route-timeout=300ms"]).await;
     world.data_plane.serve(SERVICE);
     world.wait_for_paths(|paths| paths.len() == 1).await;
     let begin = Instant::now();
     world.node_router.kill();
-    world.wait_for_paths(<[_]>::is_empty).await;
+    world.wait_for_paths(is_least_preferred).await;
     assert!(
         begin.elapsed() >= Duration::from_millis(250),
         "{:?}",
         begin.elapsed()
     );
     world
-        .wait_for_state(SERVICE, AnnouncementState::WaitingForNodeRoute)
+        .wait_for_state(SERVICE, AnnouncementState::LeastPreferred)
+        .await;
+    world
+        .wait_for_readyz("missing node-route: 10.1.1.10/32: least preferred: node route: ")
         .await;
     world.node_router.start().await;
-    world.wait_for_paths(|paths| paths.len() == 1).await;
+    world.wait_for_paths(is_as_usual).await;
+
+    world.node_router.kill();
+    world.wait_for_paths(is_least_preferred).await;
+    world.node_router.refuse("10.1.1.10/32 is not allowed here");
+    world.node_router.start().await;
+    world.wait_for_paths(<[_]>::is_empty).await;
+    world
+        .wait_for_state(SERVICE, AnnouncementState::WaitingForNodeRoute)
+        .await;
+}
+
+#[tokio::test]
+async fn a_node_router_that_is_back_shortly_before_its_timeout_changes_nothing() {
+    let mut world = World::start(&["--node-route-timeout=4s"]).await;
+    world.data_plane.serve(SERVICE);
+    world.wait_for_paths(is_as_usual).await;
+    let updates = world.updates_received().await;
+    world.node_router.kill();
+    // Longer than the first pauses between two attempts together, so that the longest is in force.
+    tokio::time::sleep(Duration::from_millis(2600)).await;
+    world.node_router.start().await;
+    world.node_router.wait_for_holds(1).await;
+    world.data_plane.serve("10.1.1.11/32");
+    world.wait_for_paths(|paths| paths.len() == 2).await;
+    assert_eq!(world.updates_received().await, updates + 1);
 }
 
 #[tokio::test]

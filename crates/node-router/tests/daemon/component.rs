@@ -285,6 +285,8 @@ async fn an_unreadable_kernel_refuses_the_claim_and_shows_in_readiness_until_it_
     node.kernel
         .change(|state| state.refuses_reading = Some(ENOMEM));
     let status = node.hold("10.1.1.0/24", "10.244.3.7").await.unwrap_err();
+    // Not a refusal: an earlier route of the holder stays as it was.
+    assert_eq!(status.code(), Code::Unavailable);
     assert!(
         status.message().contains("read the kernel's routes"),
         "{status:?}"

@@ -199,10 +199,12 @@ impl Announcements {
     }
 }
 
-/// Somebody holds it. While it drains it still leads here.
+/// Whether a peer holds the announcement. One that drains or is least preferred still leads here.
 fn is_announced(state: AnnouncementState, announced_to: &[String]) -> bool {
     match state {
-        AnnouncementState::Announced | AnnouncementState::Draining => !announced_to.is_empty(),
+        AnnouncementState::Announced
+        | AnnouncementState::LeastPreferred
+        | AnnouncementState::Draining => !announced_to.is_empty(),
         AnnouncementState::Unspecified
         | AnnouncementState::NotServing
         | AnnouncementState::Refused
@@ -654,6 +656,7 @@ mod tests {
         let peers = ["router".to_owned()];
         assert!(is_announced(AnnouncementState::Announced, &peers));
         assert!(is_announced(AnnouncementState::Draining, &peers));
+        assert!(is_announced(AnnouncementState::LeastPreferred, &peers));
         assert!(!is_announced(AnnouncementState::Announced, &[]));
         assert!(!is_announced(AnnouncementState::NotServing, &peers));
     }
