@@ -49,6 +49,19 @@ pub struct Args {
     )]
     pub allowed_gateways: Vec<String>,
 
+    /// Interfaces that lead to the routers, separated by commas. Packets that come in there for an
+    /// allowed prefix are routed by the held routes alone, and dropped where no pod of this node holds
+    /// one: by the node's default route they would return to the router, which sends them again. Not
+    /// for an interface that pods of this node send by, too. Default: the interfaces of the node's
+    /// default routes. `none`: nothing is dropped
+    #[arg(
+        long,
+        env = "PORTLB_UPLINK",
+        value_name = "INTERFACES",
+        value_delimiter = ','
+    )]
+    pub uplink: Vec<String>,
+
     /// How long routes of an earlier run stay without being held again: 10s, 2m; at least 8s, four
     /// times the longest pause of a bgp-announcer between two attempts to hold them. 0 removes them
     /// at start

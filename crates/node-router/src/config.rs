@@ -1,13 +1,15 @@
 //! What the flags mean.
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeSet, fmt, time::Duration};
 
 use daemon_runtime::{ConfigError, GracePeriod, LONGEST_RETRY, ListenAddress, longest_retry};
 use ipnet::IpNet;
 
-use crate::{Args, Policy, policy::parse_prefix};
+use crate::{Args, Policy, policy::parse_prefix, uplink::Uplinks};
 
 const LONGEST_LINGER: Duration = Duration::from_secs(60 * 60);
+/// `IFNAMSIZ` of the kernel without the final zero.
+const LONGEST_INTERFACE_NAME: usize = 15;
 const SHORTEST_AUDIT_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Everything that the daemon needs to know, checked.
@@ -17,6 +19,8 @@ pub struct Config {
     pub grpc_listen: ListenAddress,
     /// What pods may claim.
     pub policy: Policy,
+    /// Interfaces from which packets for service addresses without a route are dropped.
+    pub uplinks: Uplinks,
     /// How long routes of an earlier run stay without being held again.
     pub adopt_timeout: Duration,
     /// How long a route stays when the last pod that held it has let go.
@@ -108,6 +112,7 @@ impl Config {
                 allowed_prefixes,
                 allowed_gateways,
             },
+            uplinks: uplinks(&args.uplink)?,
             adopt_timeout: args.adopt_timeout,
             release_delay: args.release_delay,
             linger: args.linger,
@@ -139,6 +144,29 @@ fn prefixes(flag: &str, texts: &[String], cure: &str) -> Result<Vec<IpNet>, Conf
     prefixes.sort();
     prefixes.dedup();
     Ok(prefixes)
+}
+
+fn uplinks(names: &[String]) -> Result<Uplinks, ConfigError> {
+    match names {
+        [] => return Ok(Uplinks::OfDefaultRoutes),
+        [name] if name == "none" => return Ok(Uplinks::None),
+        _ => {}
+    }
+    let is_usable = |name: &&String| {
+        !name.is_empty()
+            && name.len() <= LONGEST_INTERFACE_NAME
+            && !name.contains(|c: char| c == '/' || c.is_whitespace())
+            && *name != "none"
+    };
+    if let Some(name) = names.iter().find(|name| !is_usable(name)) {
+        return Err(ConfigError(format!(
+            "--uplink: {name:?} is no interface; give the names of the interfaces to the routers, such \
+             as --uplink eth0, or none alone"
+        )));
+    }
+    Ok(Uplinks::Named(
+        names.iter().cloned().collect::<BTreeSet<_>>(),
+    ))
 }
 
 fn socket_mode(text: &str) -> Result<Mode, ConfigError> {
@@ -197,6 +225,18 @@ mod tests {
     }
 
     #[test]
+    fn uplinks_are_named_or_those_of_the_default_routes() {
+        let uplinks = |flag: &[&str]| resolve(&[USABLE, flag].concat()).unwrap().uplinks;
+        assert_eq!(uplinks(&[]), Uplinks::OfDefaultRoutes);
+        assert_eq!(uplinks(&["--uplink=none"]), Uplinks::None);
+        let named = ["eth0", "bond1"].map(str::to_owned);
+        assert_eq!(
+            uplinks(&["--uplink=eth0,bond1"]),
+            Uplinks::Named(named.into())
+        );
+    }
+
+    #[test]
     fn a_missing_range_is_refused_with_the_cure() {
         for (index, name) in [(2, "--allowed-prefixes"), (3, "--allowed-gateways")] {
             let mut flags = USABLE.to_vec();
@@ -250,6 +290,9 @@ mod tests {
             "--adopt-timeout=7s",
             &["--longest-retry of bgp-announcer", "at least 8000 ms"],
         );
+        check_refused("--uplink=eth0,", &["\"\"", "such as --uplink eth0"]);
+        check_refused("--uplink=eth0,none", &["\"none\""]);
+        check_refused("--uplink=a-name-that-is-too-long", &["no interface"]);
         check_refused("--socket-mode=rw", &["octal"]);
         check_refused("--socket-mode=1777", &["0777"]);
     }

@@ -4,7 +4,10 @@ use std::{io, net::IpAddr};
 
 use ipnet::IpNet;
 
-use crate::plan::{Change, ForeignRoute};
+use crate::{
+    plan::{Change, ForeignRoute},
+    uplink,
+};
 
 /// Why a hold is refused or has ended.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -88,6 +91,14 @@ pub enum KernelError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// A change of the uplink guard failed.
+    #[error("cannot {change}")]
+    ApplyGuard {
+        /// What was asked for.
+        change: uplink::Change,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// The kernel's notifications have ended.
     #[error("the kernel's notifications have ended")]
     NotificationsEnded,
@@ -100,7 +111,8 @@ impl KernelError {
             Self::Open(source)
             | Self::ReadRoutes(source)
             | Self::LookUp { source, .. }
-            | Self::Apply { source, .. } => source.kind() == io::ErrorKind::PermissionDenied,
+            | Self::Apply { source, .. }
+            | Self::ApplyGuard { source, .. } => source.kind() == io::ErrorKind::PermissionDenied,
             Self::NotificationsEnded => false,
         }
     }

@@ -24,11 +24,15 @@ use tokio::sync::mpsc;
 use crate::{
     KernelError, Policy,
     plan::{Actual, Change, METRIC, NextHops},
+    uplink::{self, Guard, IpVersion},
 };
 
 mod message;
 
-use message::{concerns_us, directly_reached, route, sort_in};
+use message::{
+    DefaultInterfaces, TABLE_MAIN, concerns_us, directly_reached, fallback, own_rule, route, rule,
+    sort_in,
+};
 
 /// The kernel answers within microseconds; a silence of this length is a lost answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -59,10 +63,19 @@ pub enum NotOnLink {
     OtherType(String),
 }
 
+/// Everything in the kernel that concerns this daemon.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The routes of the main table.
+    pub routes: Actual,
+    /// The rules, and the routes of their table.
+    pub guard: Guard,
+}
+
 /// What the owner of the routes asks of the kernel.
 pub trait Kernel: Send + 'static {
-    /// The routes that concern this daemon.
-    fn routes(&mut self) -> impl Future<Output = Result<Actual, KernelError>> + Send;
+    /// The routes and rules that concern this daemon.
+    fn read(&mut self) -> impl Future<Output = Result<Snapshot, KernelError>> + Send;
 
     /// The interface that a gateway is on.
     fn link_to(
@@ -70,8 +83,14 @@ pub trait Kernel: Send + 'static {
         gateway: IpAddr,
     ) -> impl Future<Output = Result<Result<Link, NotOnLink>, KernelError>> + Send;
 
-    /// Makes one change. Removing what is gone is no error.
+    /// Makes one change of the main table. Removing what is gone is no error.
     fn apply(&mut self, change: &Change) -> impl Future<Output = Result<(), KernelError>> + Send;
+
+    /// Makes one change of the uplink guard. Removing what is gone is no error.
+    fn apply_guard(
+        &mut self,
+        change: &uplink::Change,
+    ) -> impl Future<Output = Result<(), KernelError>> + Send;
 }
 
 /// The kernel of the network namespace that it was opened in.
@@ -106,6 +125,8 @@ impl NetlinkKernel {
             MulticastGroup::Ipv6Ifaddr,
             MulticastGroup::Ipv4Route,
             MulticastGroup::Ipv6Route,
+            MulticastGroup::Ipv4Rule,
+            MulticastGroup::Ipv6Rule,
         ];
         let (multicast, listening, notifications) =
             new_multicast_connection(&groups).map_err(KernelError::Open)?;
@@ -145,15 +166,16 @@ async fn watch(
 }
 
 impl Kernel for NetlinkKernel {
-    async fn routes(&mut self) -> Result<Actual, KernelError> {
-        let mut actual = Actual::default();
+    async fn read(&mut self) -> Result<Snapshot, KernelError> {
+        let mut snapshot = Snapshot::default();
+        let mut default_interfaces = DefaultInterfaces::new();
         let ipv4 = RouteMessageBuilder::<std::net::Ipv4Addr>::new().build();
         let ipv6 = RouteMessageBuilder::<std::net::Ipv6Addr>::new().build();
         for family in [ipv4, ipv6] {
             let dump = async {
                 let mut routes = std::pin::pin!(self.handle.route().get(family).execute());
                 while let Some(route) = routes.try_next().await? {
-                    sort_in(&route, &self.policy, &mut actual);
+                    sort_in(&route, &self.policy, &mut snapshot, &mut default_interfaces);
                 }
                 Ok(())
             };
@@ -164,7 +186,17 @@ impl Kernel for NetlinkKernel {
                 result => result.map_err(KernelError::ReadRoutes)?,
             }
         }
-        Ok(actual)
+        for version in [IpVersion::V4, IpVersion::V6] {
+            self.read_rules(version, &mut snapshot.guard).await?;
+        }
+        for (version, interface) in default_interfaces {
+            // An interface that went between the two questions is no uplink.
+            let name = self.interface_name(interface).await;
+            if let Some(name) = name.map_err(KernelError::ReadRoutes)? {
+                snapshot.guard.default_uplinks.insert((version, name));
+            }
+        }
+        Ok(snapshot)
     }
 
     async fn link_to(&mut self, gateway: IpAddr) -> Result<Result<Link, NotOnLink>, KernelError> {
@@ -189,6 +221,112 @@ impl Kernel for NetlinkKernel {
             Ok(interface) => interface,
             Err(reason) => return Ok(Err(reason)),
         };
+        let name = self.interface_name(interface).await.map_err(failed)?;
+        Ok(match name {
+            Some(name) => Ok(Link { interface, name }),
+            // The interface went between the two questions.
+            None => Err(NotOnLink::NoRoute),
+        })
+    }
+
+    async fn apply(&mut self, change: &Change) -> Result<(), KernelError> {
+        let result = self.change_route(TABLE_MAIN, change).await;
+        result.map_err(|source| KernelError::Apply {
+            change: change.clone(),
+            source,
+        })
+    }
+
+    async fn apply_guard(&mut self, change: &uplink::Change) -> Result<(), KernelError> {
+        use RouteNetlinkMessage::{DelRoute, DelRule, NewRoute, NewRule};
+        let add = NLM_F_CREATE | NLM_F_EXCL;
+        let result = match change {
+            uplink::Change::Route(change) => self.change_route(uplink::TABLE, change).await,
+            uplink::Change::AddFallback(prefix, kind) => {
+                self.request(NewRoute(fallback(*prefix, *kind)), add).await
+            }
+            uplink::Change::RemoveFallback(prefix, kind) => {
+                let result = self.request(DelRoute(fallback(*prefix, *kind)), 0).await;
+                forgiving(true, result)
+            }
+            uplink::Change::AddRule(its) => self.request(NewRule(rule(its)), add).await,
+            uplink::Change::RemoveRule(its) => {
+                forgiving(true, self.request(DelRule(rule(its)), 0).await)
+            }
+        };
+        result.map_err(|source| KernelError::ApplyGuard {
+            change: change.clone(),
+            source,
+        })
+    }
+}
+
+/// What was removed already is no error: `ESRCH` of a route, `ENOENT` of a rule.
+fn forgiving(is_removal: bool, result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(source) if is_removal && (is(&source, Errno::ESRCH) || is(&source, Errno::ENOENT)) => {
+            Ok(())
+        }
+        result => result,
+    }
+}
+
+impl NetlinkKernel {
+    async fn change_route(&mut self, table: u32, change: &Change) -> io::Result<()> {
+        let (message, flags) = match change {
+            Change::Add { prefix, next_hops } => (
+                RouteNetlinkMessage::NewRoute(route(table, *prefix, METRIC, next_hops)),
+                NLM_F_CREATE | NLM_F_EXCL,
+            ),
+            // Without CREATE: a route that is gone is added by the next plan, which has seen why.
+            Change::Replace { prefix, next_hops } => (
+                RouteNetlinkMessage::NewRoute(route(table, *prefix, METRIC, next_hops)),
+                NLM_F_REPLACE,
+            ),
+            Change::Remove { prefix, metric } => {
+                let mut message = route(table, *prefix, *metric, &NextHops::new());
+                // Any type and scope: an earlier version may have made it in another form.
+                message.header.kind = RouteType::Unspec;
+                message.header.scope = RouteScope::NoWhere;
+                (RouteNetlinkMessage::DelRoute(message), 0)
+            }
+        };
+        let result = self.request(message, flags).await;
+        forgiving(matches!(change, Change::Remove { .. }), result)
+    }
+
+    /// The rules of one IP version.
+    async fn read_rules(
+        &mut self,
+        version: IpVersion,
+        guard: &mut Guard,
+    ) -> Result<(), KernelError> {
+        let of_netlink = match version {
+            IpVersion::V4 => rtnetlink::IpVersion::V4,
+            IpVersion::V6 => rtnetlink::IpVersion::V6,
+        };
+        let dump = async {
+            let mut rules = std::pin::pin!(self.handle.rule().get(of_netlink).execute());
+            while let Some(rule) = rules.try_next().await? {
+                guard.rules.extend(own_rule(&rule));
+            }
+            Ok(())
+        };
+        match answered(dump).await {
+            // A kernel without rules has one table: a route for another one would stand in it.
+            Err(source) if is(&source, Errno::EOPNOTSUPP) || is(&source, Errno::EAFNOSUPPORT) => {
+                Ok(())
+            }
+            Ok(()) => {
+                guard.versions.insert(version);
+                Ok(())
+            }
+            Err(source) => Err(KernelError::ReadRoutes(source)),
+        }
+    }
+
+    /// The name of an interface; `None` if it is gone.
+    async fn interface_name(&mut self, interface: u32) -> io::Result<Option<String>> {
         let link = async {
             let request = self.handle.link().get().match_index(interface);
             let mut links = std::pin::pin!(request.execute());
@@ -196,12 +334,11 @@ impl Kernel for NetlinkKernel {
         };
         let attributes = match answered(link).await {
             Ok(Some(link)) => link.attributes,
-            Ok(None) => return Ok(Err(NotOnLink::NoRoute)),
-            // The interface went between the two questions.
-            Err(source) if is(&source, Errno::ENODEV) => return Ok(Err(NotOnLink::NoRoute)),
-            Err(source) => return Err(failed(source)),
+            Ok(None) => return Ok(None),
+            Err(source) if is(&source, Errno::ENODEV) => return Ok(None),
+            Err(source) => return Err(source),
         };
-        let name = attributes.into_iter().find_map(|attribute| {
+        Ok(attributes.into_iter().find_map(|attribute| {
             #[allow(
                 clippy::wildcard_enum_match_arm,
                 reason = "the kernel's attributes are an open set"
@@ -210,32 +347,10 @@ impl Kernel for NetlinkKernel {
                 LinkAttribute::IfName(name) => Some(name),
                 _ => None,
             }
-        });
-        Ok(Ok(Link {
-            interface,
-            name: name.unwrap_or_default(),
         }))
     }
 
-    async fn apply(&mut self, change: &Change) -> Result<(), KernelError> {
-        let (message, flags) = match change {
-            Change::Add { prefix, next_hops } => (
-                RouteNetlinkMessage::NewRoute(route(*prefix, METRIC, next_hops)),
-                NLM_F_CREATE | NLM_F_EXCL,
-            ),
-            // Without CREATE: a route that is gone is added by the next plan, which has seen why.
-            Change::Replace { prefix, next_hops } => (
-                RouteNetlinkMessage::NewRoute(route(*prefix, METRIC, next_hops)),
-                NLM_F_REPLACE,
-            ),
-            Change::Remove { prefix, metric } => {
-                let mut message = route(*prefix, *metric, &NextHops::new());
-                // Any type and scope: an earlier version may have made it in another form.
-                message.header.kind = RouteType::Unspec;
-                message.header.scope = RouteScope::NoWhere;
-                (RouteNetlinkMessage::DelRoute(message), 0)
-            }
-        };
+    async fn request(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
         let mut request = NetlinkMessage::from(message);
         request.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
         let acknowledged = async {
@@ -249,15 +364,7 @@ impl Kernel for NetlinkKernel {
             }
             Ok(())
         };
-        match answered(acknowledged).await {
-            Err(source) if matches!(change, Change::Remove { .. }) && is(&source, Errno::ESRCH) => {
-                Ok(())
-            }
-            result => result.map_err(|source| KernelError::Apply {
-                change: change.clone(),
-                source,
-            }),
-        }
+        answered(acknowledged).await
     }
 }
 

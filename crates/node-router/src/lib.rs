@@ -16,6 +16,8 @@
 //!   is refused.
 //! - Everything is derived: the holds and the gateways' links give the desired routes, the kernel
 //!   the actual ones, [`plan::plan`] the difference. What is reported was read back.
+//! - The [uplink guard](uplink) drops packets from the uplinks for service addresses that no pod of
+//!   this node holds, which would otherwise loop between node and router.
 //! - **Routes that are held stay when the daemon ends.** The next run adopts them, and removes after
 //!   the adoption timeout what nobody has claimed again. Before that end, `--linger` gives holders
 //!   that are told to end at the same time a chance to let go.
@@ -34,12 +36,13 @@ pub mod plan;
 mod policy;
 mod start;
 mod table;
+pub mod uplink;
 
 pub use args::{Args, DEFAULTS};
 pub use config::{Config, Mode};
 pub use error::{KernelError, StartError};
 pub use exemption::{Firewall, TABLE_NAME};
-pub use kernel::{Kernel, Link, NetlinkKernel, NotOnLink, OpenedKernel};
+pub use kernel::{Kernel, Link, NetlinkKernel, NotOnLink, OpenedKernel, Snapshot};
 pub use plan::{METRIC, PROTOCOL};
 pub use policy::Policy;
 pub use start::{start, start_with};

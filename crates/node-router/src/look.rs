@@ -5,11 +5,12 @@ use std::{collections::BTreeMap, net::IpAddr};
 use ipnet::IpNet;
 
 use crate::{
-    Link, NotOnLink,
+    Link, NotOnLink, Snapshot,
     error::Refusal,
     hold::{HoldState, Peer},
-    plan::{Actual, Desired, ForeignRoute},
+    plan::{Desired, ForeignRoute},
     policy::Claim,
+    uplink::{self, Uplinks, Wanted},
 };
 
 /// A route as it is published.
@@ -48,10 +49,67 @@ pub(crate) struct Look {
     /// What the kernel refused, by prefix.
     pub(crate) failures: BTreeMap<IpNet, String>,
     /// As read back.
-    pub(crate) actual: Actual,
+    pub(crate) actual: Snapshot,
+    /// Why packets from the uplinks may loop.
+    pub(crate) guard_problem: Option<String>,
+    is_guard_failed: bool,
+    /// Uplinks by IP version, in words.
+    pub(crate) uplinks: String,
 }
 
 impl Look {
+    /// Says where the uplink guard is in force, or why it is not.
+    pub(crate) fn describe_guard(&mut self, uplinks: &Uplinks, wanted: &Wanted) {
+        let in_force: Vec<String> = wanted
+            .uplinks
+            .iter()
+            .map(|(version, uplinks)| {
+                let names: Vec<&str> = uplinks.iter().map(String::as_str).collect();
+                format!("{version}: {}", names.join(", "))
+            })
+            .collect();
+        self.uplinks = in_force.join("; ");
+        self.guard_problem = match uplinks {
+            Uplinks::None => Some("switched off (--uplink none)".to_owned()),
+            Uplinks::OfDefaultRoutes | Uplinks::Named(_) => {
+                wanted.unguarded().next().map(|version| {
+                    if self.actual.guard.versions.contains(&version) {
+                        format!("{version}: no default route, so no uplink is known; give --uplink")
+                    } else {
+                        format!("{version}: this kernel has no routing rules")
+                    }
+                })
+            }
+        };
+    }
+
+    /// Takes note of a change of the uplink guard that could not be made. A held route that is missing
+    /// in the guard's table loses packets, so that its holders must know.
+    pub(crate) fn guard_failed(
+        &mut self,
+        change: &uplink::Change,
+        problem: impl FnOnce() -> String,
+    ) {
+        match change {
+            uplink::Change::Route(route) if route.name() != "remove" => {
+                self.failures.entry(route.prefix()).or_insert_with(problem);
+            }
+            uplink::Change::Route(_)
+            | uplink::Change::AddFallback(..)
+            | uplink::Change::RemoveFallback(..)
+            | uplink::Change::AddRule(_)
+            | uplink::Change::RemoveRule(_) => {
+                self.is_guard_failed = true;
+                self.guard_problem.get_or_insert_with(problem);
+            }
+        }
+    }
+
+    /// Whether a change of the uplink guard is to be tried again.
+    pub(crate) fn is_guard_failed(&self) -> bool {
+        self.is_guard_failed
+    }
+
     /// What the holders of a claim are told.
     pub(crate) fn state(&self, claim: &Claim) -> HoldState {
         HoldState {

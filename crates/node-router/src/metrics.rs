@@ -19,6 +19,8 @@ pub(crate) struct RouterMetrics {
     pub(crate) kernel_errors: Counter,
     /// `portlb_node_router_repairs_total`
     pub(crate) repairs: Counter,
+    /// `portlb_node_router_uplink_guard_installed`
+    pub(crate) guard_installed: Gauge,
     /// `portlb_node_router_exemption_installed`
     pub(crate) exemption_installed: Gauge,
     /// `portlb_node_router_unfit_settings`
@@ -64,6 +66,11 @@ impl RouterMetrics {
             "node_router_repairs",
             "Routes restored after somebody else changed them",
             own.repairs.clone(),
+        );
+        metrics.register(
+            "node_router_uplink_guard_installed",
+            "1 if packets from the uplinks for service addresses without a route are dropped, else 0",
+            own.guard_installed.clone(),
         );
         metrics.register(
             "node_router_exemption_installed",

@@ -161,8 +161,17 @@ pub struct Plan {
 /// A prefix in conflict keeps what it has: the kernel would replace the foreign route or ignore
 /// ours.
 pub fn plan(desired: &Desired, actual: &Actual) -> Plan {
+    plan_routes(desired, &actual.own, &actual.foreign)
+}
+
+/// The changes that make own routes equal to the desired ones in a table without foreign routes.
+pub fn changes(desired: &Desired, own: &[OwnRoute]) -> Vec<Change> {
+    plan_routes(desired, own, &[]).changes
+}
+
+fn plan_routes(desired: &Desired, actual: &[OwnRoute], foreign: &[ForeignRoute]) -> Plan {
     let mut own: BTreeMap<IpNet, Vec<&OwnRoute>> = BTreeMap::new();
-    for route in &actual.own {
+    for route in actual {
         own.entry(route.prefix).or_default().push(route);
     }
     let mut removals = Vec::new();
@@ -179,7 +188,7 @@ pub fn plan(desired: &Desired, actual: &Actual) -> Plan {
     }
     for (&prefix, next_hops) in desired {
         let routes = own.get(&prefix).map(Vec::as_slice).unwrap_or_default();
-        if let Some(foreign) = conflict(prefix, actual) {
+        if let Some(foreign) = conflict(prefix, foreign) {
             conflicts.insert(prefix, foreign.clone());
         } else if !is_one_of_ours(routes) {
             installations.push(Change::Add {
@@ -206,7 +215,7 @@ pub fn is_installed(prefix: IpNet, next_hops: &NextHops, actual: &Actual) -> boo
     own.next()
         .is_some_and(|route| route.metric == METRIC && route.next_hops.as_ref() == Some(next_hops))
         && own.next().is_none()
-        && conflict(prefix, actual).is_none()
+        && conflict(prefix, &actual.foreign).is_none()
 }
 
 /// A single route with our metric: one that a replacement replaces.
@@ -214,9 +223,8 @@ fn is_one_of_ours(routes: &[&OwnRoute]) -> bool {
     matches!(routes, [route] if route.metric == METRIC)
 }
 
-fn conflict(prefix: IpNet, actual: &Actual) -> Option<&ForeignRoute> {
-    actual
-        .foreign
+fn conflict(prefix: IpNet, foreign: &[ForeignRoute]) -> Option<&ForeignRoute> {
+    foreign
         .iter()
         .find(|route| route.prefix == prefix && route.wins())
 }

@@ -13,7 +13,7 @@ use crate::{
     grpc::NodeRouteService,
     metrics::RouterMetrics,
     node_settings,
-    table::{RouteTable, Settings},
+    table::{RouteTable, Settings, Steps},
 };
 
 /// What the drain may take beyond the lingering.
@@ -61,7 +61,10 @@ pub async fn start_with<K: Kernel, F: Firewall>(
     let exemption_step = daemon
         .readiness()
         .step("connection tracking exemption", "not installed");
-    let routes_step = daemon.readiness().step("routes", "not read");
+    let steps = Steps {
+        routes: daemon.readiness().step("routes", "not read"),
+        uplink_guard: daemon.readiness().step("uplink guard", "not read"),
+    };
     let settings_step = daemon.readiness().step("node settings", "not read");
     let shutdown = daemon.shutdown().clone();
 
@@ -95,8 +98,9 @@ pub async fn start_with<K: Kernel, F: Firewall>(
         adopt_timeout: config.adopt_timeout,
         release_delay: config.release_delay,
         audit_interval: config.audit_interval,
+        uplinks: config.uplinks.clone(),
     };
-    let (table, handle) = RouteTable::adopt(kernel, settings, routes_step, metrics.clone())
+    let (table, handle) = RouteTable::adopt(kernel, settings, steps, metrics.clone())
         .await
         .map_err(StartError::Routes)?;
     daemon.set_drain_deadline(config.linger + DRAIN_MARGIN);

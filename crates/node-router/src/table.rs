@@ -18,8 +18,9 @@ use crate::{
     hold::{Answer, Command, HoldId, HoldState, Peer, TableHandle},
     look::{Holders, Look, Route},
     metrics::RouterMetrics,
-    plan::{self, Change, NextHop, OwnRoute},
+    plan::{self, Change, Desired, NextHop, OwnRoute},
     policy::Claim,
+    uplink::{self, Uplinks, Wanted},
 };
 
 /// Shortest time between two looks at the kernel that its notifications ask for, so that a quarrel
@@ -36,6 +37,13 @@ pub(crate) struct Settings {
     pub(crate) release_delay: Duration,
     pub(crate) audit_interval: Duration,
     pub(crate) max_routes: usize,
+    pub(crate) uplinks: Uplinks,
+}
+
+/// The steps of `/readyz` that the owner decides on.
+pub(crate) struct Steps {
+    pub(crate) routes: Step,
+    pub(crate) uplink_guard: Step,
 }
 
 /// The owner.
@@ -50,7 +58,9 @@ pub(crate) struct RouteTable<K> {
     /// What was let go of a moment ago, until when it stays.
     released: BTreeMap<Claim, Instant>,
     publisher: Publisher<IpNet, Route>,
-    step: Step,
+    steps: Steps,
+    /// As logged last.
+    guard_problem: Option<String>,
     metrics: RouterMetrics,
     backoff: Backoff,
     next_look: Instant,
@@ -85,11 +95,11 @@ impl<K: Kernel> RouteTable<K> {
     pub(crate) async fn adopt(
         mut kernel: K,
         settings: Settings,
-        step: Step,
+        steps: Steps,
         metrics: RouterMetrics,
     ) -> Result<(Self, TableHandle), KernelError> {
-        let actual = kernel.routes().await?;
-        let mut adopted = adopted_claims(&actual.own);
+        let actual = kernel.read().await?;
+        let mut adopted = adopted_claims(&actual.routes.own);
         let found = adopted.len();
         adopted.retain(|claim| settings.policy.check(claim).is_ok());
         if found > 0 {
@@ -114,7 +124,8 @@ impl<K: Kernel> RouteTable<K> {
             adopted_until: now + settings.adopt_timeout,
             released: BTreeMap::new(),
             publisher,
-            step,
+            steps,
+            guard_problem: None,
             metrics,
             backoff: Backoff::new(FIRST_RETRY, LONGEST_RETRY),
             next_look: now + settings.audit_interval,
@@ -237,7 +248,7 @@ impl<K: Kernel> RouteTable<K> {
                 let reason = in_words(&error);
                 tracing::error!(reason, "cannot look at the kernel's routes");
                 self.metrics.kernel_errors.inc();
-                self.step.missing(reason.as_str());
+                self.steps.routes.missing(reason.as_str());
                 self.next_look = Instant::now() + self.backoff.next_delay();
                 self.refuse_unanswered(&reason);
                 // The kernel could not be asked, so asking again at once is of no use.
@@ -257,7 +268,7 @@ impl<K: Kernel> RouteTable<K> {
             .retain(|claim, _| !matches!(look.links.get(&claim.gateway), Some(Err(_))));
         let now = Instant::now();
         self.last_look = now;
-        if look.failures.is_empty() {
+        if look.failures.is_empty() && !look.is_guard_failed() {
             self.backoff.reset();
             self.next_look = now + self.settings.audit_interval;
         } else {
@@ -265,6 +276,7 @@ impl<K: Kernel> RouteTable<K> {
         }
         let refused = self.tell_holders(&look);
         self.publish(&look);
+        self.publish_guard(look.guard_problem, &look.uplinks);
         Ok(refused)
     }
 
@@ -284,26 +296,74 @@ impl<K: Kernel> RouteTable<K> {
                 next_hops.insert(next_hop);
             }
         }
-        look.actual = self.kernel.routes().await?;
-        let plan = plan::plan(&look.desired, &look.actual);
+        look.actual = self.kernel.read().await?;
+        let plan = plan::plan(&look.desired, &look.actual.routes);
         look.conflicts = plan.conflicts;
-        if plan.changes.is_empty() {
+        let wanted = self.wanted_guard(&look);
+        let guard_changes = wanted.changes(&look.actual.guard);
+        look.describe_guard(&self.settings.uplinks, &wanted);
+        if plan.changes.is_empty() && guard_changes.is_empty() {
             return Ok(look);
         }
         for change in &plan.changes {
             self.apply(change, cause, &mut look).await;
         }
-        look.actual = self.kernel.routes().await?;
+        for change in &guard_changes {
+            self.apply_guard(change, cause, &mut look).await;
+        }
+        look.actual = self.kernel.read().await?;
         for (&prefix, next_hops) in &look.desired {
             if !look.conflicts.contains_key(&prefix)
-                && !plan::is_installed(prefix, next_hops, &look.actual)
+                && !plan::is_installed(prefix, next_hops, &look.actual.routes)
             {
                 look.failures.entry(prefix).or_insert_with(|| {
                     "the route was acknowledged, but reads back different".to_owned()
                 });
             }
         }
+        for change in self.wanted_guard(&look).changes(&look.actual.guard) {
+            look.guard_failed(&change, || {
+                "the change was acknowledged, but has no effect".to_owned()
+            });
+        }
         Ok(look)
+    }
+
+    /// The uplink guard for the routes of this look.
+    fn wanted_guard(&self, look: &Look) -> Wanted {
+        let routes = look.desired.iter();
+        let routes = routes.filter(|(prefix, _)| !look.conflicts.contains_key(prefix));
+        let routes: Desired = routes
+            .map(|(prefix, next_hops)| (*prefix, next_hops.clone()))
+            .collect();
+        Wanted::new(
+            &self.settings.uplinks,
+            &self.settings.policy.allowed_prefixes,
+            &routes,
+            &look.actual.routes.foreign,
+            &look.actual.guard,
+        )
+    }
+
+    async fn apply_guard(&mut self, change: &uplink::Change, cause: Cause, look: &mut Look) {
+        match self.kernel.apply_guard(change).await {
+            Ok(()) => {
+                let labels = vec![("change", change.name().to_owned())];
+                self.metrics.changes.get_or_create(&labels).inc();
+                if cause == Cause::Audit && change.name() != "remove" {
+                    self.metrics.repairs.inc();
+                    tracing::warn!(%change, "the uplink guard was changed; repaired");
+                } else {
+                    tracing::info!(%change, "uplink guard changed");
+                }
+            }
+            Err(error) => {
+                let reason = in_words(&error);
+                tracing::debug!(reason, "the kernel refused a change of the uplink guard");
+                self.metrics.kernel_errors.inc();
+                look.guard_failed(change, || reason);
+            }
+        }
     }
 
     async fn apply(&mut self, change: &Change, cause: Cause, look: &mut Look) {
@@ -407,10 +467,11 @@ impl<K: Kernel> RouteTable<K> {
             .collect();
         let installed = routes.len() - broken.len();
         if broken.is_empty() {
-            self.step.ready(format!("{installed} installed"));
+            self.steps.routes.ready(format!("{installed} installed"));
         } else {
             // One broken claim must not take the node out of service for the others.
-            self.step
+            self.steps
+                .routes
                 .ready(format!("{installed} installed, not: {}", broken.join("; ")));
         }
         for (state, count) in [("installed", installed), ("missing", broken.len())] {
@@ -422,6 +483,27 @@ impl<K: Kernel> RouteTable<K> {
         self.metrics.holds.set(gauge(self.holds.len()));
         self.metrics.adopted.set(gauge(self.adopted.len()));
         self.publisher.replace_all(routes);
+    }
+
+    /// Without the guard the node still serves, so the step is never missing.
+    fn publish_guard(&mut self, problem: Option<String>, uplinks: &str) {
+        self.metrics.guard_installed.set(problem.is_none().into());
+        self.steps.uplink_guard.ready(match &problem {
+            None => uplinks,
+            Some(problem) => problem,
+        });
+        let is_switched_off = self.settings.uplinks == Uplinks::None;
+        if let Some(problem) = &problem
+            && self.guard_problem.as_ref() != Some(problem)
+            && !is_switched_off
+        {
+            tracing::warn!(
+                problem,
+                "packets from the uplink for service addresses without a route are not dropped; they \
+                 may loop between the node and its router"
+            );
+        }
+        self.guard_problem = problem;
     }
 
     fn published(&self) -> usize {

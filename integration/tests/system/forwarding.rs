@@ -8,6 +8,7 @@ mod methods;
 mod peer_server;
 mod ports;
 mod schedulers;
+mod uplink;
 
 use std::{
     net::{IpAddr, SocketAddr},

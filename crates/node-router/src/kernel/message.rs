@@ -1,22 +1,26 @@
-//! Pure: the kernel's route messages to our words and back.
+//! Pure: the kernel's messages about routes and rules to our words and back.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use ipnet::IpNet;
 use netlink_packet_core::NetlinkPayload;
 use netlink_packet_route::{
-    RouteNetlinkMessage,
+    AddressFamily, RouteNetlinkMessage,
     route::{
         RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteNextHop, RouteNextHopFlags,
         RouteProtocol, RouteType,
     },
+    rule::{RuleAction, RuleAttribute, RuleMessage},
 };
 use rtnetlink::{RouteMessageBuilder, RouteNextHopBuilder};
 
 use crate::{
     NotOnLink, Policy,
-    plan::{Actual, ForeignRoute, NextHop, NextHops, OwnRoute, PROTOCOL},
+    plan::{ForeignRoute, NextHop, NextHops, OwnRoute, PROTOCOL},
+    uplink::{FALLBACK_METRIC, Fallback, IpVersion, Rule, TABLE},
 };
+
+use super::Snapshot;
 
 /// `RT_TABLE_LOCAL` (linux/rtnetlink.h).
 const TABLE_LOCAL: u32 = 255;
@@ -32,6 +36,8 @@ pub(super) fn concerns_us(payload: &NetlinkPayload<RouteNetlinkMessage>, policy:
             RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route),
         ) => {
             route.header.protocol == RouteProtocol::from(PROTOCOL)
+                // Its interface is an uplink.
+                || route.header.destination_prefix_length == 0
                 || prefix_of(route).is_some_and(|prefix| policy.concerns(&prefix))
         }
         // A link that goes takes routes along without a word about them, and pods sit on links.
@@ -42,9 +48,70 @@ pub(super) fn concerns_us(payload: &NetlinkPayload<RouteNetlinkMessage>, policy:
     }
 }
 
+/// The message for a fallback of the uplink guard.
+pub(super) fn fallback(prefix: IpNet, fallback: Fallback) -> RouteMessage {
+    let mut message = route(TABLE, prefix, FALLBACK_METRIC, &NextHops::new());
+    message.header.kind = match fallback {
+        Fallback::Blackhole => RouteType::BlackHole,
+        Fallback::Throw => RouteType::Throw,
+    };
+    message
+}
+
+/// The message for a rule of the uplink guard.
+pub(super) fn rule(rule: &Rule) -> RuleMessage {
+    let mut message = RuleMessage::default();
+    message.header.family = match rule.prefix {
+        IpNet::V4(_) => AddressFamily::Inet,
+        IpNet::V6(_) => AddressFamily::Inet6,
+    };
+    message.header.dst_len = rule.prefix.prefix_len();
+    message.header.action = RuleAction::ToTable;
+    message.attributes = vec![
+        RuleAttribute::Destination(rule.prefix.addr()),
+        RuleAttribute::Iifname(rule.uplink.clone()),
+        RuleAttribute::Priority(TABLE),
+        RuleAttribute::Table(TABLE),
+        RuleAttribute::Protocol(RouteProtocol::from(PROTOCOL)),
+    ];
+    message
+}
+
+/// The rule of the uplink guard in a message; `None` for every other rule.
+pub(super) fn own_rule(message: &RuleMessage) -> Option<Rule> {
+    let mut uplink = None;
+    let mut destination = None;
+    let mut table = u32::from(message.header.table);
+    let (mut priority, mut is_own) = (0, false);
+    for attribute in &message.attributes {
+        #[allow(
+            clippy::wildcard_enum_match_arm,
+            reason = "the kernel's attributes are an open set"
+        )]
+        match attribute {
+            RuleAttribute::Iifname(name) => uplink = Some(name.clone()),
+            RuleAttribute::Destination(address) => destination = Some(*address),
+            RuleAttribute::Table(number) => table = *number,
+            RuleAttribute::Priority(number) => priority = *number,
+            RuleAttribute::Protocol(protocol) => {
+                is_own = *protocol == RouteProtocol::from(PROTOCOL);
+            }
+            _ => {}
+        }
+    }
+    let is_of_guard = is_own && table == TABLE && priority == TABLE;
+    let prefix = IpNet::new(destination?, message.header.dst_len).ok()?;
+    let rule = Rule {
+        uplink: uplink?,
+        prefix,
+    };
+    is_of_guard.then_some(rule)
+}
+
 /// The message for a route of ours.
-pub(super) fn route(prefix: IpNet, metric: u32, next_hops: &NextHops) -> RouteMessage {
+pub(super) fn route(table: u32, prefix: IpNet, metric: u32, next_hops: &NextHops) -> RouteMessage {
     let builder = RouteMessageBuilder::<IpAddr>::new()
+        .table_id(table)
         .destination_prefix(prefix.addr(), prefix.prefix_len())
         .expect("an IpNet's length fits its family")
         .protocol(RouteProtocol::from(PROTOCOL))
@@ -130,32 +197,84 @@ fn parts(attributes: &[RouteAttribute]) -> Parts {
     parts
 }
 
+/// The table `main`.
+pub(super) const TABLE_MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
+
+/// Interfaces of default routes, by their index.
+pub(super) type DefaultInterfaces = BTreeSet<(IpVersion, u32)>;
+
 /// Puts a route of the kernel where it belongs, if it concerns this daemon.
-pub(super) fn sort_in(route: &RouteMessage, policy: &Policy, actual: &mut Actual) {
-    let Some(prefix) = prefix_of(route) else {
-        return;
-    };
+pub(super) fn sort_in(
+    route: &RouteMessage,
+    policy: &Policy,
+    snapshot: &mut Snapshot,
+    default_interfaces: &mut DefaultInterfaces,
+) {
     // A route for one type of service is an alternative to ours, and none of ours.
     if route.header.tos != 0 {
         return;
     }
     let parts = parts(&route.attributes);
     let table = parts.table.unwrap_or(u32::from(route.header.table));
-    let is_main = table == u32::from(RouteHeader::RT_TABLE_MAIN);
-    if is_main && route.header.protocol == RouteProtocol::from(PROTOCOL) {
-        actual.own.push(OwnRoute {
+    let is_main = table == TABLE_MAIN;
+    let Some(prefix) = prefix_of(route) else {
+        if is_main && route.header.destination_prefix_length == 0 {
+            default_interfaces.extend(interfaces(route, &parts));
+        }
+        return;
+    };
+    let is_own = route.header.protocol == RouteProtocol::from(PROTOCOL);
+    if is_own && table == TABLE {
+        let fallback = fallback_of(route).filter(|_| parts.metric == FALLBACK_METRIC);
+        match fallback {
+            Some(fallback) => {
+                snapshot.guard.fallbacks.insert(prefix, fallback);
+            }
+            None => snapshot.guard.own.push(OwnRoute {
+                prefix,
+                metric: parts.metric,
+                next_hops: working_next_hops(route, parts),
+            }),
+        }
+    } else if is_own && is_main {
+        snapshot.routes.own.push(OwnRoute {
             prefix,
             metric: parts.metric,
             next_hops: working_next_hops(route, parts),
         });
     } else if (is_main || table == TABLE_LOCAL) && policy.concerns(&prefix) {
-        actual.foreign.push(ForeignRoute {
+        snapshot.routes.foreign.push(ForeignRoute {
             prefix,
             metric: parts.metric,
             is_local: table == TABLE_LOCAL,
             protocol: route.header.protocol.to_string(),
         });
     }
+}
+
+fn fallback_of(route: &RouteMessage) -> Option<Fallback> {
+    #[allow(
+        clippy::wildcard_enum_match_arm,
+        reason = "the kernel's route types are an open set"
+    )]
+    match route.header.kind {
+        RouteType::BlackHole => Some(Fallback::Blackhole),
+        RouteType::Throw => Some(Fallback::Throw),
+        _ => None,
+    }
+}
+
+/// The interfaces that a route leads to.
+fn interfaces(route: &RouteMessage, parts: &Parts) -> DefaultInterfaces {
+    let version = if route.header.address_family == AddressFamily::Inet6 {
+        IpVersion::V6
+    } else {
+        IpVersion::V4
+    };
+    let hops = parts.next_hops.iter().flatten();
+    let of_hops = hops.map(|hop| hop.interface_index);
+    let all = parts.interface.into_iter().chain(of_hops);
+    all.map(|interface| (version, interface)).collect()
 }
 
 /// The next hops of one of our routes, or `None` for a form that this daemon does not make.

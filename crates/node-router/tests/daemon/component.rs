@@ -1,6 +1,7 @@
 //! The daemon in process over real gRPC, on a kernel that is a value.
 
 use std::{
+    collections::BTreeSet,
     os::unix::fs::PermissionsExt,
     time::{Duration, Instant},
 };
@@ -9,7 +10,7 @@ use daemon_api::noderoute::v1::{
     WatchRoutesRequest, node_route_client::NodeRouteClient, watch_routes_response::Event,
 };
 use daemon_runtime::Target;
-use node_router::NotOnLink;
+use node_router::{NotOnLink, uplink::IpVersion};
 use tonic::Code;
 
 use crate::support::{
@@ -569,4 +570,62 @@ async fn a_kernel_without_nftables_is_said_once_and_routes_work_all_the_same() {
 async fn watch(node: &Node) -> tonic::Streaming<daemon_api::noderoute::v1::WatchRoutesResponse> {
     let response = node.client().watch_routes(WatchRoutesRequest {}).await;
     response.unwrap().into_inner()
+}
+
+/// A kernel with rules and a default route.
+fn with_uplink() -> KernelState {
+    let mut state = KernelState::default();
+    state.guard.versions = BTreeSet::from([IpVersion::V4, IpVersion::V6]);
+    let uplink = |version| (version, "eth0".to_owned());
+    state.guard.default_uplinks = [IpVersion::V4, IpVersion::V6].map(uplink).into();
+    state
+}
+
+#[tokio::test]
+async fn a_held_route_that_the_guard_cannot_have_is_refused() {
+    let mut state = with_uplink();
+    state.refuses_guard_routes = Some(ENOMEM);
+    let node = Node::start_from(state, |_| {}).await;
+    let status = node.hold("10.1.1.0/24", "10.244.3.7").await.unwrap_err();
+    assert_eq!(status.code(), Code::Internal, "{status:?}");
+    assert!(status.message().contains("in table 112"), "{status:?}");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_rule_that_the_kernel_refuses_is_told_tried_again_and_costs_no_route() {
+    let mut state = with_uplink();
+    state.refuses_rules = Some(ENOMEM);
+    let node = Node::start_from(state, |_| {}).await;
+    let _stream = node.held("10.1.1.0/24", "10.244.3.7").await;
+    assert!(node.readiness.is_ready());
+    let report = node.readiness.report();
+    assert!(
+        report.contains("cannot add the rule iif eth0 to "),
+        "{report}"
+    );
+    assert!(node.metrics.encode().contains("uplink_guard_installed 0"));
+    // By itself, without a notification of the kernel.
+    node.kernel
+        .change_silently(|state| state.refuses_rules = None);
+    node.kernel
+        .wait_for("the rules come", |state| state.guard.rules.len() == 2)
+        .await;
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_kernel_without_rules_is_told_and_gets_no_route_beside_the_main_table() {
+    let node = Node::start().await;
+    let _stream = node.held("10.1.1.0/24", "10.244.3.7").await;
+    assert_eq!(
+        node.kernel.changes(),
+        ["add the route to 10.1.1.0/24 via 10.244.3.7"]
+    );
+    let report = node.readiness.report();
+    assert!(
+        report.contains("IPv4: this kernel has no routing rules"),
+        "{report}"
+    );
+    node.stop().await;
 }

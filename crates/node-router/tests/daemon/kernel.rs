@@ -1,10 +1,10 @@
 //! The daemon on a real kernel: each test in a network namespace of its own. Needs CAP_SYS_ADMIN
 //! and CAP_NET_ADMIN, as root has; without them the tests fail.
 
-use std::{net::IpAddr, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use daemon_runtime::Daemon;
-use node_router::{Config, Kernel, NetlinkKernel, NotOnLink, OpenedKernel};
+use node_router::{Config, Kernel, NetlinkKernel, NotOnLink, OpenedKernel, uplink::Uplinks};
 use tonic::{Code, Streaming};
 
 use crate::{
@@ -381,12 +381,180 @@ fn only_routes_that_could_win_over_a_claim_are_foreign() {
             serving,
         } = NetlinkKernel::open(policy).unwrap();
         tokio::spawn(serving);
-        let mut foreign = kernel.routes().await.unwrap().foreign;
+        let mut foreign = kernel.read().await.unwrap().routes.foreign;
         foreign.sort_by_key(|route| route.prefix);
         assert_eq!(foreign[0], foreign_route("10.1.1.0/24", 0));
         assert_eq!(foreign[1].prefix, prefix("10.1.3.1/32"));
         assert!(foreign[1].is_local);
         assert_eq!(foreign.len(), 2);
+    });
+}
+
+/// The rules of the uplink guard of both IP versions.
+fn rules() -> Vec<String> {
+    let all = ["-4", "-6"].map(|version| ip(&format!("{version} rule show pref 112")));
+    let lines = all.iter().flat_map(|text| text.lines());
+    lines
+        .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+        .collect()
+}
+
+/// The guard's routes of one IP version.
+fn guard_routes(version: &str) -> Vec<String> {
+    let text = ip(&format!("{version} route show table 112"));
+    let lines = text.lines();
+    lines
+        .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+        .collect()
+}
+
+async fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let seen = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    let is_in_time = tokio::time::timeout(DEADLINE, seen).await.is_ok();
+    assert!(is_in_time, "{what}: {:?} {:?}", rules(), guard_routes("-4"));
+}
+
+/// Makes `ip route get ... iif` answer as for a packet that comes in.
+fn forward() {
+    for version in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+        std::fs::write(format!("/proc/sys/net/{version}"), "1").unwrap();
+    }
+}
+
+const RULE: &str = "112: from all to 10.1.0.0/16 iif uplink lookup 112 proto 112";
+
+#[test]
+fn packets_from_the_uplink_are_routed_by_held_routes_alone_and_dropped_without_one() {
+    in_namespace(async || {
+        forward();
+        ip("-6 addr add 2001:db8::2/64 dev uplink nodad");
+        ip("-6 route add default via 2001:db8::1");
+        let node = Node::start(|_| {}).await;
+        let rule6 = "112: from all to fd00:1::/64 iif uplink lookup 112 proto 112";
+        assert_eq!(rules(), [RULE, rule6]);
+        let blackhole = "blackhole 10.1.0.0/16 proto 112 metric 1120";
+        assert_eq!(guard_routes("-4"), [blackhole]);
+        let shown = guard_routes("-6");
+        assert!(
+            shown.len() == 1 && shown[0].starts_with("blackhole fd00:1::/64 dev lo proto 112"),
+            "{shown:?}"
+        );
+        let from_uplink = |address: &str| {
+            let arguments = format!("route get {address} from 198.51.100.9 iif uplink");
+            let output = std::process::Command::new("ip")
+                .args(arguments.split_whitespace())
+                .output()
+                .unwrap();
+            String::from_utf8(output.stdout).unwrap()
+        };
+        assert!(!from_uplink("10.1.1.5").contains("192.0.2.1"));
+        // Pods and the node itself go by the default route.
+        assert!(ip("route get 10.1.1.5").contains("via 192.0.2.1 dev uplink"));
+        let from_pod = ip("route get 10.1.1.5 from 10.244.3.7 iif pods0");
+        assert!(from_pod.contains("via 192.0.2.1 dev uplink"), "{from_pod}");
+
+        let stream = node.hold("10.1.1.0/24", "10.244.3.7").await.unwrap();
+        assert!(from_uplink("10.1.1.5").contains("via 10.244.3.7 dev pods0"));
+        assert!(ip("route get 10.1.1.5").contains("via 10.244.3.7 dev pods0"));
+        let metrics = node.metrics.encode();
+        assert!(metrics.contains("uplink_guard_installed 1"), "{metrics}");
+        let report = node.readiness.report();
+        assert!(report.contains("IPv4: uplink; IPv6: uplink"), "{report}");
+        drop(stream);
+        wait_until("the held route goes", || guard_routes("-4") == [blackhole]).await;
+        assert!(!from_uplink("10.1.1.5").contains("10.244.3.7"));
+        node.stop().await;
+    });
+}
+
+#[test]
+fn the_uplink_guard_is_adopted_without_a_write_and_repaired() {
+    in_namespace(async || {
+        let node = Node::start(|_| {}).await;
+        let stream = node.hold("10.1.1.0/24", "10.244.3.7").await.unwrap();
+        let before = (rules(), guard_routes("-4"));
+        assert_eq!(before.0, [RULE]);
+        assert_eq!(before.1.len(), 2, "{before:?}");
+        node.stop().await;
+        drop(stream);
+        assert_eq!((rules(), guard_routes("-4")), before);
+
+        let node = Node::start(|_| {}).await;
+        let _stream = node.hold("10.1.1.0/24", "10.244.3.7").await.unwrap();
+        assert_eq!((rules(), guard_routes("-4")), before);
+        let metrics = node.metrics.encode();
+        assert!(!metrics.contains("kernel_changes_total{"), "{metrics}");
+
+        for damage in [
+            "rule del pref 112",
+            "route del blackhole 10.1.0.0/16 table 112",
+            "route del 10.1.1.0/24 table 112",
+            "route replace 10.1.1.0/24 via 192.0.2.9 metric 112 proto 112 table 112",
+        ] {
+            ip(damage);
+            let is_repaired = || (rules(), guard_routes("-4")) == before;
+            wait_until(damage, is_repaired).await;
+        }
+        node.stop().await;
+    });
+}
+
+#[test]
+fn the_uplink_guard_follows_the_default_route_and_leaves_what_is_not_its_own() {
+    in_namespace(async || {
+        forward();
+        ip("rule add pref 112 to 10.9.0.0/16 lookup 100");
+        ip("route add 10.9.9.0/24 via 192.0.2.9 table 112 proto static");
+        ip("route add 10.1.7.0/24 via 192.0.2.9 proto static");
+        let node = Node::start(|_| {}).await;
+        let foreign_rule = "112: from all to 10.9.0.0/16 lookup 100";
+        assert_eq!(rules(), [foreign_rule, RULE]);
+        // A route of another program goes on to decide.
+        let through = ip("route get 10.1.7.5 from 198.51.100.9 iif uplink");
+        assert!(through.contains("via 192.0.2.9"), "{through}");
+
+        ip("link add other type veth peer name other-router");
+        ip("link set other up");
+        ip("link set other-router up");
+        ip("addr add 203.0.113.2/24 dev other");
+        ip("route replace default via 203.0.113.1");
+        let follows = RULE.replace("iif uplink", "iif other");
+        wait_until("it follows", || rules() == [foreign_rule, &follows]).await;
+        ip("route del default");
+        wait_until("no uplink", || rules() == [foreign_rule]).await;
+        let metrics = node.metrics.encode();
+        assert!(metrics.contains("uplink_guard_installed 0"), "{metrics}");
+        assert!(node.readiness.is_ready());
+        assert!(ip("route show table 112").contains("10.9.9.0/24 via 192.0.2.9"));
+        node.stop().await;
+    });
+}
+
+#[test]
+fn without_an_uplink_the_next_run_removes_the_guard() {
+    in_namespace(async || {
+        Node::start(|_| {}).await.stop().await;
+        assert_eq!(rules(), [RULE]);
+        let node = Node::start(|config| config.uplinks = Uplinks::None).await;
+        assert_eq!(rules(), [""; 0]);
+        assert_eq!(guard_routes("-4"), [""; 0]);
+        node.stop().await;
+
+        let named = BTreeSet::from(["pod7".to_owned(), "absent".to_owned()]);
+        let node = Node::start(|config| config.uplinks = Uplinks::Named(named)).await;
+        // Rules of one preference are in the order of their addition.
+        let shown = rules().join("\n");
+        for part in [
+            "to 10.1.0.0/16 iif pod7",
+            "to fd00:1::/64 iif absent [detached]",
+        ] {
+            assert!(shown.contains(part), "{shown}");
+        }
+        node.stop().await;
     });
 }
 

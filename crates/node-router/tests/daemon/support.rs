@@ -16,9 +16,10 @@ use daemon_runtime::{Daemon, DaemonError, ListenAddress, Metrics, Readiness, Shu
 use ipnet::IpNet;
 use nftables_table::Table;
 use node_router::{
-    Config, Firewall, Kernel, KernelError, Link, METRIC, Mode, NotOnLink, Policy,
+    Config, Firewall, Kernel, KernelError, Link, METRIC, Mode, NotOnLink, Policy, Snapshot,
     plan::{Actual, Change, ForeignRoute, NextHop, NextHops, OwnRoute},
     start_with,
+    uplink::{self, Guard, Uplinks},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -60,6 +61,12 @@ pub(crate) fn foreign_route(text: &str, metric: u32) -> ForeignRoute {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct KernelState {
     pub(crate) routes: Actual,
+    /// Without an IP version, so that no guard is wanted.
+    pub(crate) guard: Guard,
+    /// Error number that every change of the guard's rules is answered with.
+    pub(crate) refuses_rules: Option<i32>,
+    /// Error number that every change of the guard's routes is answered with.
+    pub(crate) refuses_guard_routes: Option<i32>,
     /// Addresses that are no neighbours; all others are on interface 3, `pods0`.
     pub(crate) not_on_link: BTreeMap<IpAddr, NotOnLink>,
     /// Error number that every change is answered with.
@@ -90,6 +97,11 @@ impl FakeKernel {
     pub(crate) fn change(&self, change: impl FnOnce(&mut KernelState)) {
         self.state.send_modify(change);
         let _ = self.notifications.try_send(());
+    }
+
+    /// The kernel changes without a notification.
+    pub(crate) fn change_silently(&self, change: impl FnOnce(&mut KernelState)) {
+        self.state.send_modify(change);
     }
 
     pub(crate) fn own(&self) -> Vec<OwnRoute> {
@@ -123,12 +135,54 @@ impl FakeKernel {
 }
 
 impl Kernel for FakeKernel {
-    async fn routes(&mut self) -> Result<Actual, KernelError> {
+    async fn read(&mut self) -> Result<Snapshot, KernelError> {
         let state = self.state.borrow();
         match state.refuses_reading {
             Some(errno) => Err(KernelError::ReadRoutes(io::Error::from_raw_os_error(errno))),
-            None => Ok(state.routes.clone()),
+            None => Ok(Snapshot {
+                routes: state.routes.clone(),
+                guard: state.guard.clone(),
+            }),
         }
+    }
+
+    async fn apply_guard(&mut self, change: &uplink::Change) -> Result<(), KernelError> {
+        let refuses = {
+            let state = self.state.borrow();
+            match change {
+                uplink::Change::Route(_)
+                | uplink::Change::AddFallback(..)
+                | uplink::Change::RemoveFallback(..) => state.refuses_guard_routes,
+                uplink::Change::AddRule(_) | uplink::Change::RemoveRule(_) => state.refuses_rules,
+            }
+        };
+        if let Some(errno) = refuses {
+            return Err(KernelError::ApplyGuard {
+                change: change.clone(),
+                source: io::Error::from_raw_os_error(errno),
+            });
+        }
+        self.state.send_modify(|state| {
+            state.changes.push(change.to_string());
+            let guard = &mut state.guard;
+            match change {
+                uplink::Change::Route(change) => apply_to(&mut guard.own, change),
+                uplink::Change::AddFallback(prefix, fallback) => {
+                    guard.fallbacks.insert(*prefix, *fallback);
+                }
+                uplink::Change::RemoveFallback(prefix, _) => {
+                    guard.fallbacks.remove(prefix);
+                }
+                uplink::Change::AddRule(rule) => {
+                    guard.rules.insert(rule.clone());
+                }
+                uplink::Change::RemoveRule(rule) => {
+                    guard.rules.remove(rule);
+                }
+            }
+        });
+        let _ = self.notifications.try_send(());
+        Ok(())
     }
 
     async fn link_to(&mut self, gateway: IpAddr) -> Result<Result<Link, NotOnLink>, KernelError> {
@@ -154,22 +208,25 @@ impl Kernel for FakeKernel {
             if state.forgets_changes {
                 return;
             }
-            let own = &mut state.routes.own;
-            own.retain(|route| route.prefix != change.prefix());
-            match change {
-                Change::Add { prefix, next_hops } | Change::Replace { prefix, next_hops } => {
-                    own.push(OwnRoute {
-                        prefix: *prefix,
-                        metric: METRIC,
-                        next_hops: Some(next_hops.clone()),
-                    });
-                    own.sort_by_key(|route| route.prefix);
-                }
-                Change::Remove { .. } => {}
-            }
+            apply_to(&mut state.routes.own, change);
         });
         let _ = self.notifications.try_send(());
         Ok(())
+    }
+}
+
+fn apply_to(own: &mut Vec<OwnRoute>, change: &Change) {
+    own.retain(|route| route.prefix != change.prefix());
+    match change {
+        Change::Add { prefix, next_hops } | Change::Replace { prefix, next_hops } => {
+            own.push(OwnRoute {
+                prefix: *prefix,
+                metric: METRIC,
+                next_hops: Some(next_hops.clone()),
+            });
+            own.sort_by_key(|route| route.prefix);
+        }
+        Change::Remove { .. } => {}
     }
 }
 
@@ -222,6 +279,7 @@ pub(crate) fn config(socket: PathBuf) -> Config {
             allowed_prefixes: vec![prefix("10.1.0.0/16"), prefix("fd00:1::/64")],
             allowed_gateways: vec![prefix("10.244.3.0/24"), prefix("fd00:244:3::/64")],
         },
+        uplinks: Uplinks::OfDefaultRoutes,
         adopt_timeout: Duration::from_secs(3600),
         release_delay: Duration::ZERO,
         linger: Duration::ZERO,
