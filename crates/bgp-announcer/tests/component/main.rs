@@ -7,7 +7,7 @@ mod world;
 
 use std::time::{Duration, Instant};
 
-use bgp_packet::Community;
+use bgp_packet::{AsPath, AsPathSegment, Asn, Community};
 use bgp_speaker::PathStatus;
 use daemon_api::announcer::v1::{
     AnnouncementState, DrainRequest, ListSessionsRequest, UndrainRequest,
@@ -204,6 +204,38 @@ async fn a_silent_data_plane_makes_the_path_least_preferred_until_it_is_back() {
     world.data_plane.mute(false);
     world.wait_for_paths(is_as_usual).await;
     world.wait_for_readyz("ready announced: 1 of 1").await;
+}
+
+#[tokio::test]
+async fn towards_another_as_silence_and_drain_announce_the_highest_med_and_a_longer_path() {
+    let mut world = World::start(&[
+        "--asn=64999",
+        "--peer={reflector},asn=64512",
+        "--med=7",
+        "--data-plane-timeout=500ms",
+        "--drain-timeout=1h",
+    ])
+    .await;
+    let path_of = |count: usize| AsPath {
+        segments: vec![AsPathSegment::Sequence(vec![Asn(64999); count])],
+    };
+    let is_sent = |med: u32, count: usize| {
+        let as_path = path_of(count);
+        move |paths: &[PathStatus]| {
+            matches!(paths, [path] if path.attributes.multi_exit_disc == Some(med)
+                && path.attributes.as_path == as_path)
+        }
+    };
+    world.data_plane.serve(SERVICE);
+    world.wait_for_paths(is_sent(7, 1)).await;
+    world.data_plane.mute(true);
+    world.wait_for_paths(is_sent(u32::MAX, 4)).await;
+    world.data_plane.mute(false);
+    world.wait_for_paths(is_sent(7, 1)).await;
+    let mut client = world.client.clone();
+    let drain = tokio::spawn(async move { client.drain(DrainRequest {}).await });
+    world.wait_for_paths(is_sent(u32::MAX, 4)).await;
+    drain.abort();
 }
 
 #[tokio::test]

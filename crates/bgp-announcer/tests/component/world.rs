@@ -136,12 +136,16 @@ impl World {
         world
     }
 
-    /// `{reflector}` in a flag stands for the reflector as a value of `--peer`.
+    /// `{reflector}` in a flag stands for the reflector as a value of `--peer`. With another `--asn`
+    /// than 64512 the reflector is a router of another AS.
     pub(crate) async fn start_without_data_plane(flags: &[&str]) -> Self {
         let data_plane = data_plane::StandIn::new();
         let node_router = node_router::StandIn::start_new().await;
         let announcer_address = IpAddr::from(fresh_address());
-        let (reflector, reflector_address, reflector_task) = reflector(announcer_address).await;
+        let asn = flags.iter().find_map(|flag| flag.strip_prefix("--asn="));
+        let asn = asn.map_or(ASN, |asn| asn.parse().expect("an AS number"));
+        let (reflector, reflector_address, reflector_task) =
+            reflector(announcer_address, asn).await;
 
         let peer = format!("{reflector_address},name=reflector,source={announcer_address}");
         let flags: Vec<_> = flags
@@ -318,7 +322,7 @@ impl World {
 }
 
 /// A speaker that accepts what the announcer announces.
-async fn reflector(client: IpAddr) -> (SpeakerHandle, SocketAddr, JoinHandle<()>) {
+async fn reflector(client: IpAddr, client_asn: Asn) -> (SpeakerHandle, SocketAddr, JoinHandle<()>) {
     let address = fresh_address();
     let speaker = Speaker::bind(SpeakerConfig {
         local_asn: ASN,
@@ -331,10 +335,10 @@ async fn reflector(client: IpAddr) -> (SpeakerHandle, SocketAddr, JoinHandle<()>
     let address = speaker.local_addresses()[0];
     let task = tokio::spawn(async move { speaker.run().await.expect("no task panics") });
     let session = SessionConfig {
-        is_client: true,
+        is_client: client_asn == ASN,
         hold_time_seconds: 90,
         import: ImportPolicy::accept_all(),
-        ..SessionConfig::new(Some(ASN))
+        ..SessionConfig::new(Some(client_asn))
     };
     let peer = PeerConfig {
         active: false,
