@@ -254,8 +254,13 @@ fn a_route_that_somebody_deletes_is_restored() {
             ip(&format!("{family} route del {prefix}"));
             wait_for_routes(prefix, |shown| shown.len() == 1).await;
         }
-        let metrics = node.metrics.encode();
-        assert!(metrics.contains("node_router_repairs_total 2"), "{metrics}");
+        // The kernel shows the route a moment before it acknowledges the change.
+        wait_until("two repairs are counted", || {
+            node.metrics
+                .encode()
+                .contains("node_router_repairs_total 2")
+        })
+        .await;
         node.stop().await;
     });
 }
