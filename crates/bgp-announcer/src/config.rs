@@ -182,7 +182,7 @@ impl ByFamily {
             let address: IpAddr = value
                 .parse()
                 .map_err(|_| refuse(value, "is no IP address"))?;
-            if address.is_unspecified() || address.is_multicast() || address.is_loopback() {
+            if !bgp_rib::is_reachable_unicast(address) {
                 return Err(refuse(value, "is no address of a host in the network"));
             }
             let is_second = match address {

@@ -4,7 +4,10 @@ use std::{fmt, net::IpAddr, str::FromStr};
 
 use bytes::Bytes;
 
-use crate::identifiers::{Asn, ClusterId, RouterId};
+use crate::{
+    identifiers::{Asn, ClusterId, RouterId},
+    update,
+};
 
 /// ORIGIN (RFC 4271 section 5.1.1). Ordered by preference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -99,8 +102,16 @@ pub struct PathAttributes {
     pub extended_communities: Vec<[u8; 8]>,
     /// LARGE_COMMUNITY (RFC 8092).
     pub large_communities: Vec<LargeCommunity>,
-    /// Optional transitive attributes that are not understood, by ascending type.
+    /// Optional attributes that nothing here uses, by ascending type: transitive ones, and AIGP of
+    /// internal sessions.
     pub others: Vec<RawAttribute>,
+}
+
+impl RawAttribute {
+    /// Whether the decoder knows the type, so that it has checked the value.
+    pub fn is_checked(&self) -> bool {
+        update::is_checked(self.type_code)
+    }
 }
 
 impl PathAttributes {

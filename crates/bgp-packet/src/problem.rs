@@ -114,6 +114,13 @@ pub(crate) enum AttributeProblem {
     AsPathOverrun,
     AsPathZero,
     AggregatorZero,
+    TunnelType,
+    TunnelIdentifier,
+    TlvMissing,
+    TlvOverrun,
+    TlvLength,
+    OnlyToCustomerZero,
+    RefusedByRouters,
     MultiprotocolTooShort,
     MultiprotocolNextHopLength,
     MultiprotocolNextHopUnusable,
@@ -138,6 +145,13 @@ impl AttributeProblem {
             | Self::AsPathOverrun
             | Self::AsPathZero => NotificationError::MALFORMED_AS_PATH,
             Self::AggregatorZero
+            | Self::TunnelType
+            | Self::TunnelIdentifier
+            | Self::TlvMissing
+            | Self::TlvOverrun
+            | Self::TlvLength
+            | Self::OnlyToCustomerZero
+            | Self::RefusedByRouters
             | Self::MultiprotocolTooShort
             | Self::MultiprotocolNextHopLength
             | Self::MultiprotocolNextHopUnusable
@@ -161,6 +175,15 @@ impl AttributeProblem {
             Self::AsPathOverrun => "a segment exceeds the attribute",
             Self::AsPathZero => "the path holds AS 0",
             Self::AggregatorZero => "the aggregator is AS 0",
+            Self::TunnelType => "the tunnel type is undefined",
+            Self::TunnelIdentifier => "the tunnel identifier contradicts the tunnel type",
+            Self::TlvMissing => "the attribute holds no TLV",
+            Self::TlvOverrun => "a TLV exceeds what it stands in",
+            Self::TlvLength => "the length of a TLV contradicts its type",
+            Self::OnlyToCustomerZero => "the attribute holds AS 0",
+            Self::RefusedByRouters => {
+                "the attribute is sound, but released routers end their session over this form"
+            }
             Self::MultiprotocolTooShort => "the attribute is too short for its fixed fields",
             Self::MultiprotocolNextHopLength => "the length of the next hop contradicts the family",
             Self::MultiprotocolNextHopUnusable => "the next hop is not the address of a host",

@@ -1,6 +1,7 @@
 //! Tests of the codec through its public functions.
 
 mod arbitrary;
+mod carried;
 mod header;
 mod hostile;
 mod open;

@@ -16,6 +16,7 @@
 
 mod attribute;
 mod attribute_list;
+mod carried;
 mod decode;
 mod encode;
 mod four_octets;
@@ -24,3 +25,8 @@ mod walk;
 
 pub(crate) use decode::decode;
 pub(crate) use encode::encode;
+
+/// Whether the decoder checks the values of this attribute type.
+pub(crate) fn is_checked(type_code: u8) -> bool {
+    attribute::AttributeType::from_code(type_code).is_some()
+}

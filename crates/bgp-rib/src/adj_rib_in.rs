@@ -13,6 +13,7 @@ use bgp_packet::{Community, IpNet, PathAttributes, PathId};
 use crate::{
     decision::{DEFAULT_LOCAL_PREF, Preference},
     export::ExportForm,
+    next_hop,
     peer::{PeerKind, PeerSettings, RibConfig, SourceFacts},
     table::{PrefixIndex, Slot},
 };
@@ -30,6 +31,11 @@ pub enum RejectReason {
     OwnClusterId,
     /// The next hop is this speaker (RFC 4271 section 6.3).
     OwnNextHop,
+    /// The next hop is no unicast address that other hosts reach (RFC 4271 section 6.3, RFC 2545
+    /// section 3).
+    NextHopNotUnicast,
+    /// The next hop is the announced prefix itself.
+    NextHopIsPrefix,
     /// The next hop is of the other family than the prefix.
     NextHopFamily,
     /// Import policy.
@@ -42,12 +48,14 @@ pub enum RejectReason {
 
 impl RejectReason {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::AsPathLoop,
         Self::FirstAsnIsNotThePeers,
         Self::OwnOriginatorId,
         Self::OwnClusterId,
         Self::OwnNextHop,
+        Self::NextHopNotUnicast,
+        Self::NextHopIsPrefix,
         Self::NextHopFamily,
         Self::NextHopNotAllowed,
         Self::PrefixNotAllowed,
@@ -63,6 +71,11 @@ impl fmt::Display for RejectReason {
             Self::OwnOriginatorId => "ORIGINATOR_ID is the local router id",
             Self::OwnClusterId => "CLUSTER_LIST holds the local cluster id",
             Self::OwnNextHop => "next hop is this speaker",
+            Self::NextHopNotUnicast => {
+                "next hop is not a unicast address that other hosts reach: it is unspecified, \
+                 loopback, link-local IPv6, IPv4-mapped, multicast or reserved"
+            }
+            Self::NextHopIsPrefix => "next hop is the announced prefix itself",
             Self::NextHopFamily => "next hop is not of the prefix's family",
             Self::NextHopNotAllowed => "next hop is not allowed by import policy",
             Self::PrefixNotAllowed => "prefix is not allowed by import policy",
@@ -93,6 +106,8 @@ pub(crate) fn check_attributes(
         Some(RejectReason::OwnClusterId)
     } else if is_own_next_hop {
         Some(RejectReason::OwnNextHop)
+    } else if !next_hop::is_reachable_unicast(attributes.next_hop) {
+        Some(RejectReason::NextHopNotUnicast)
     } else {
         peer.import.check_attributes(attributes)
     }
@@ -108,6 +123,8 @@ pub(crate) fn check_prefix(
         Some(RejectReason::FamilyNotNegotiated)
     } else if !is_same_family(&prefix, next_hop) {
         Some(RejectReason::NextHopFamily)
+    } else if prefix.addr() == next_hop {
+        Some(RejectReason::NextHopIsPrefix)
     } else {
         peer.import.check_prefix(&prefix)
     }

@@ -23,6 +23,7 @@ mod adj_rib_out;
 mod decision;
 mod export;
 mod listing;
+mod next_hop;
 mod peer;
 mod policy;
 mod receive;
@@ -33,8 +34,11 @@ mod table;
 pub use adj_rib_in::RejectReason;
 pub use decision::{DEFAULT_LOCAL_PREF, NotBestReason};
 pub use listing::{PathKey, PeerCounts, RibPath, SentPath};
+pub use next_hop::is_reachable_unicast;
 pub use peer::{FamilySettings, LocalAddresses, PeerId, PeerKind, PeerSettings, RibConfig, Source};
-pub use policy::{ExportPolicy, ImportPolicy, InvalidPrefixRule, PrefixFilter, PrefixRule};
+pub use policy::{
+    ExportPolicy, ImportPolicy, InvalidPrefixRule, PrefixFilter, PrefixRule, UnknownAttributes,
+};
 pub use receive::{MaximumPathsExceeded, NextHopFamilyMismatch, ReceiveOutcome};
 pub use rib::Rib;
 

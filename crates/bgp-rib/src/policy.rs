@@ -1,9 +1,9 @@
 //! What is accepted from a peer and what is sent to it. Nothing that policy did not name
 //! (RFC 8212).
 
-use std::{fmt, net::IpAddr};
+use std::{fmt, net::IpAddr, sync::Arc};
 
-use bgp_packet::{IpNet, PathAttributes};
+use bgp_packet::{IpNet, PathAttributes, RawAttribute};
 
 use crate::adj_rib_in::RejectReason;
 
@@ -164,15 +164,28 @@ pub struct ImportPolicy {
     pub next_hops: Vec<IpNet>,
     /// Most paths that are held of the peer; `None`: no limit.
     pub maximum_paths: Option<u32>,
+    /// What becomes of attributes that the codec does not know.
+    pub unknown_attributes: UnknownAttributes,
+}
+
+/// What becomes of optional transitive attributes whose type the codec does not know, so that
+/// their values cannot be checked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnknownAttributes {
+    /// The path is accepted without them. A deviation from RFC 4271 section 9: a receiver of the
+    /// path may end its session over a value that nobody checked.
+    #[default]
+    Discard,
+    /// They are passed on with the partial bit (RFC 4271 section 5).
+    Pass,
 }
 
 impl ImportPolicy {
-    /// Accepts every prefix with every next hop, without a limit.
+    /// Accepts every prefix with every next hop, without a limit, and without unknown attributes.
     pub fn accept_all() -> Self {
         Self {
             prefixes: PrefixFilter::All,
-            next_hops: Vec::new(),
-            maximum_paths: None,
+            ..Self::default()
         }
     }
 
@@ -181,6 +194,26 @@ impl ImportPolicy {
             self.next_hops.is_empty() || self.next_hops.iter().any(|net| net.contains(next_hop))
         };
         (!is_allowed(&attributes.next_hop)).then_some(RejectReason::NextHopNotAllowed)
+    }
+
+    /// Returns the attributes that are accepted, and how many are discarded.
+    pub(crate) fn accepted(
+        &self,
+        attributes: &Arc<PathAttributes>,
+    ) -> (Arc<PathAttributes>, usize) {
+        let discarded = match self.unknown_attributes {
+            UnknownAttributes::Pass => 0,
+            UnknownAttributes::Discard => {
+                let others = attributes.others.iter();
+                others.filter(|other| !other.is_checked()).count()
+            }
+        };
+        if discarded == 0 {
+            return (attributes.clone(), 0);
+        }
+        let mut accepted = attributes.as_ref().clone();
+        accepted.others.retain(RawAttribute::is_checked);
+        (Arc::new(accepted), discarded)
     }
 
     pub(crate) fn check_prefix(&self, prefix: &IpNet) -> Option<RejectReason> {

@@ -22,6 +22,8 @@ pub struct ReceiveOutcome {
     pub unchanged: usize,
     /// Announcements that were not accepted.
     pub rejected: Vec<(Nlri, RejectReason)>,
+    /// Attributes that import policy discarded; those of several prefixes count once.
+    pub discarded_attributes: usize,
 }
 
 /// The peer sent more paths than it may. The session is to be ended with Cease, "maximum number of
@@ -79,14 +81,15 @@ impl Rib {
         let attributes_problem =
             adj_rib_in::check_attributes(&self.config, &peer.settings, attributes);
         let learned = match (attributes_problem, peer.settings.kind) {
-            (Some(_), PeerKind::External | PeerKind::Client | PeerKind::NonClient) => None,
-            (None, PeerKind::External) => {
-                let mut attributes = attributes.as_ref().clone();
-                adj_rib_in::internalise(&mut attributes);
-                Some(peer.adj_rib_in.intern(&Arc::new(attributes)))
-            }
-            (None, PeerKind::Client | PeerKind::NonClient) => {
-                Some(peer.adj_rib_in.intern(attributes))
+            (Some(_), _) => None,
+            (None, kind) => {
+                let (mut accepted, discarded) = peer.settings.import.accepted(attributes);
+                outcome.discarded_attributes += discarded;
+                match kind {
+                    PeerKind::External => adj_rib_in::internalise(Arc::make_mut(&mut accepted)),
+                    PeerKind::Client | PeerKind::NonClient => {}
+                }
+                Some(peer.adj_rib_in.intern(&accepted))
             }
         };
         for nlri in &announced.nlri {

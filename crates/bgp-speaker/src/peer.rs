@@ -44,6 +44,7 @@ pub(crate) struct Peer {
     /// Since the session came up.
     has_warned_of_rejected: bool,
     has_warned_of_malformed: bool,
+    has_told_of_discarded: bool,
 }
 
 /// The owner's side of a connection.
@@ -70,6 +71,7 @@ impl Peer {
             scheduled: None,
             has_warned_of_rejected: false,
             has_warned_of_malformed: false,
+            has_told_of_discarded: false,
         }
     }
 }
@@ -284,6 +286,7 @@ impl Owner {
         peer.flushed = 0;
         peer.has_warned_of_rejected = false;
         peer.has_warned_of_malformed = false;
+        peer.has_told_of_discarded = false;
         let families = negotiated.families.iter().map(|family| FamilySettings {
             family: family.family,
             add_path_send: family.add_path_send,
@@ -363,6 +366,15 @@ impl Owner {
         self.is_pump_due = true;
         match self.rib.receive(id, update) {
             Ok(outcome) => {
+                let discarded = outcome.discarded_attributes as u64;
+                self.counters.attributes_discarded.add(discarded);
+                if discarded > 0 && !std::mem::replace(&mut peer.has_told_of_discarded, true) {
+                    tracing::info!(
+                        peer = peer.config.name,
+                        "attributes of unknown types discarded by import policy; further ones are \
+                         only counted"
+                    );
+                }
                 if let Some((nlri, reason)) = outcome.rejected.first() {
                     let count = outcome.rejected.len() as u64;
                     self.counters.paths_rejected.add(count);

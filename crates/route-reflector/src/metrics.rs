@@ -200,6 +200,11 @@ impl Collector for Counters {
                 &counters.paths_rejected,
             ),
             (
+                "attributes_discarded",
+                "Attributes of unknown types that unknownAttributes: discard took off paths",
+                &counters.attributes_discarded,
+            ),
+            (
                 "paths_unsendable",
                 "Announcements whose attributes fit into no message",
                 &counters.paths_unsendable,

@@ -1,5 +1,6 @@
 //! Bad input: unusable flags and files, a hostile network, and an operator's first look.
 
+mod attributes;
 mod flags;
 mod hostile;
 mod look;

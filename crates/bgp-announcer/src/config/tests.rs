@@ -86,6 +86,12 @@ fn an_unusable_flag_is_refused_with_what_is_allowed() {
         "--next-hop `127.0.0.1` is no address of a host in the network: give an IPv4 address, an \
          IPv6 address, both, or self, separated by a comma",
     );
+    // The reflector refuses such a next hop, too.
+    check_refused(
+        &["--next-hop=fe80::1"],
+        "--next-hop `fe80::1` is no address of a host in the network: give an IPv4 address, an \
+         IPv6 address, both, or self, separated by a comma",
+    );
     check_refused(
         &["--gateway=fd00::7", "--next-hop=self"],
         "--router-id is missing, and --gateway has no IPv4 address to use in its place: give an \

@@ -8,6 +8,7 @@ use std::{
 use bytes::Bytes;
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
+use super::hex;
 use crate::{
     AddPathMode, Aggregator, Announced, AsPath, AsPathSegment, Asn, Capability, ClusterId,
     CodecOptions, Community, Family, GracefulRestart, IpNet, LargeCommunity, Message, Nlri,
@@ -206,14 +207,22 @@ fn next_hop(family: Family) -> BoxedStrategy<IpAddr> {
     }
 }
 
+/// Of a type that is not known, or sound and carried.
 fn other() -> impl Strategy<Value = RawAttribute> {
-    let type_code = select(vec![11_u8, 13, 19, 23, 33, 35, 40, 128, 255]);
-    (type_code, prop_oneof![octets(0..20), octets(250..260)]).prop_map(|(type_code, value)| {
-        RawAttribute {
-            flags: 0xe0,
-            type_code,
-            value,
-        }
+    let type_code = select(vec![11_u8, 13, 19, 24, 33, 36, 41, 128, 255]);
+    let unknown = (type_code, prop_oneof![octets(0..20), octets(250..260)]);
+    let carried = select(vec![
+        (22, "00 06 000000 0a000001"),
+        (23, "000f 0004 04 02 0102"),
+        (25, "0002fd00000000000000000000000000000100c8"),
+        (35, "0000fde9"),
+        (40, "01 0007 000000 00000001"),
+    ])
+    .prop_map(|(type_code, value)| (type_code, Bytes::from(hex(value))));
+    prop_oneof![unknown, carried].prop_map(|(type_code, value)| RawAttribute {
+        flags: 0xe0,
+        type_code,
+        value,
     })
 }
 

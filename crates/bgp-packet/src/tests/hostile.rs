@@ -114,7 +114,7 @@ fn an_empty_path_is_taken() {
 
 /// CVE-2023-38802: attribute 23 with a value that its own specification forbids.
 #[test]
-fn a_corrupted_attribute_that_is_not_understood_passes_without_harm() {
+fn a_corrupted_tunnel_encapsulation_is_not_passed_on() {
     for value in ["00", "04 000f 00ff ff", "02 ffff"] {
         let length = hex(value).len();
         let octets = update_of(
@@ -123,9 +123,25 @@ fn a_corrupted_attribute_that_is_not_understood_passes_without_harm() {
             "18 c00002",
         );
         let update = decode_update(&octets, &internal()).unwrap();
+        assert_eq!(update.errors[0].type_code, 23);
+        assert_eq!((update.announced.len(), update.withdrawn.len()), (0, 1));
+    }
+}
+
+#[test]
+fn an_attribute_of_an_unknown_type_passes_without_harm() {
+    for value in ["00", "04 000f 00ff ff", "02 ffff"] {
+        let length = hex(value).len();
+        let octets = update_of(
+            "",
+            &format!("400101 00 400200 400304 0a000001 e063 {length:02x} {value}"),
+            "18 c00002",
+        );
+        let update = decode_update(&octets, &internal()).unwrap();
         assert_eq!(update.errors, []);
         let other = &update.announced[0].attributes.others[0];
-        assert_eq!((other.type_code, &other.value[..]), (23, &hex(value)[..]));
+        assert_eq!((other.type_code, &other.value[..]), (99, &hex(value)[..]));
+        assert!(!other.is_checked());
         let again = encoded(&Message::Update(update.clone()), &internal());
         assert_eq!(decode_update(&again, &internal()), Ok(update));
     }

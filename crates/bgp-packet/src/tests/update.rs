@@ -268,7 +268,7 @@ fn all_attributes_together_stand_in_ascending_order() {
         cluster_list: vec![ClusterId([5, 5, 5, 5].into())],
         extended_communities: vec![[6; 8]],
         large_communities: vec![LargeCommunity(7, 7, 7)],
-        others: [11, 23, 255]
+        others: [11, 24, 255]
             .map(|type_code| RawAttribute {
                 flags: 0xe0,
                 type_code,
@@ -291,7 +291,7 @@ fn all_attributes_together_stand_in_ascending_order() {
              800a 04 05050505
              e00b 01 78
              c010 08 0606060606060606
-             e017 01 78
+             e018 01 78
              c020 0c 00000007 00000007 00000007
              e0ff 01 78",
             "18 c00002",
@@ -383,12 +383,12 @@ fn unused_flags_and_the_partial_bit_do_not_matter_on_what_is_understood() {
 #[test]
 fn what_is_not_understood_is_carried_with_the_partial_bit_if_transitive() {
     for flags in ["c0", "e0", "cf"] {
-        let octets = format!("400101 00 400200 400304 0a000001 {flags}17 02 abcd 8018 01 00");
+        let octets = format!("400101 00 400200 400304 0a000001 {flags}63 02 abcd 8018 01 00");
         assert_eq!(
             attributes_of(&octets, &internal()).others,
             [RawAttribute {
                 flags: 0xe0,
-                type_code: 23,
+                type_code: 99,
                 value: Bytes::from_static(&[0xab, 0xcd]),
             }]
         );

@@ -68,13 +68,13 @@ fn check_withdrawn(attributes: &str, attribute: &str, subcode: u8, options: &Cod
 }
 
 /// An attribute beside the mandatory ones that withdraws the prefix.
-fn check_withdraws(attribute: &str, subcode: u8) {
+pub(super) fn check_withdraws(attribute: &str, subcode: u8) {
     let attributes = format!("{ORIGIN} {AS_PATH} {NEXT_HOP} {attribute}");
     check_withdrawn(&attributes, attribute, subcode, &internal());
 }
 
 /// An attribute beside the mandatory ones that is dropped; the path stays, as if without it.
-fn check_discarded(attribute: &str, subcode: u8) {
+pub(super) fn check_discarded(attribute: &str, subcode: u8) {
     let attributes = format!("{ORIGIN} {AS_PATH} {NEXT_HOP}");
     let without = survives(&update_of("", &attributes, NLRI), &internal());
     let attributes = format!("{attributes} {attribute}");
@@ -294,12 +294,12 @@ fn ipv6_prefixes_need_no_classic_next_hop() {
 fn of_a_repeated_attribute_the_first_counts() {
     let repeated = "8004 04 00000002";
     let attributes = format!(
-        "{ORIGIN} {AS_PATH} {NEXT_HOP} 8004 04 00000001 {repeated} 8004 00 c017 00 c017 01 01"
+        "{ORIGIN} {AS_PATH} {NEXT_HOP} 8004 04 00000001 {repeated} 8004 00 c018 00 c018 01 01"
     );
     let update = survives(&update_of("", &attributes, NLRI), &internal());
     check_errors(
         &update,
-        &[(4, DISCARD, 1, repeated), (23, DISCARD, 1, "c017 01 01")],
+        &[(4, DISCARD, 1, repeated), (24, DISCARD, 1, "c018 01 01")],
     );
     let attributes = &update.announced[0].attributes;
     assert_eq!(attributes.multi_exit_disc, Some(1));

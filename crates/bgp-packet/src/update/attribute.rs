@@ -19,7 +19,8 @@ pub(super) const TRANSITIVE: u8 = 0x40;
 pub(super) const PARTIAL: u8 = 0x20;
 pub(super) const EXTENDED_LENGTH: u8 = 0x10;
 
-/// The attributes that are understood here.
+/// The attributes that are checked here. Most are understood; [`AttributeType::is_carried`] tells
+/// the others.
 ///
 /// <https://www.iana.org/assignments/bgp-parameters/>
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +41,12 @@ pub(super) enum AttributeType {
     As4Path,
     As4Aggregator,
     LargeCommunity,
+    PmsiTunnel,
+    TunnelEncapsulation,
+    Ipv6ExtendedCommunities,
+    Aigp,
+    OnlyToCustomer,
+    PrefixSid,
 }
 
 impl AttributeType {
@@ -60,7 +67,13 @@ impl AttributeType {
             16 => Self::ExtendedCommunities,
             17 => Self::As4Path,
             18 => Self::As4Aggregator,
+            22 => Self::PmsiTunnel,
+            23 => Self::TunnelEncapsulation,
+            25 => Self::Ipv6ExtendedCommunities,
+            26 => Self::Aigp,
             32 => Self::LargeCommunity,
+            35 => Self::OnlyToCustomer,
+            40 => Self::PrefixSid,
             _ => return None,
         })
     }
@@ -82,7 +95,41 @@ impl AttributeType {
             Self::ExtendedCommunities => 16,
             Self::As4Path => 17,
             Self::As4Aggregator => 18,
+            Self::PmsiTunnel => 22,
+            Self::TunnelEncapsulation => 23,
+            Self::Ipv6ExtendedCommunities => 25,
+            Self::Aigp => 26,
             Self::LargeCommunity => 32,
+            Self::OnlyToCustomer => 35,
+            Self::PrefixSid => 40,
+        }
+    }
+
+    /// Whether the attribute is checked and then carried as it came, since nothing here uses it.
+    pub(super) fn is_carried(self) -> bool {
+        match self {
+            Self::PmsiTunnel
+            | Self::TunnelEncapsulation
+            | Self::Ipv6ExtendedCommunities
+            | Self::Aigp
+            | Self::OnlyToCustomer
+            | Self::PrefixSid => true,
+            Self::Origin
+            | Self::AsPath
+            | Self::NextHop
+            | Self::MultiExitDisc
+            | Self::LocalPref
+            | Self::AtomicAggregate
+            | Self::Aggregator
+            | Self::Communities
+            | Self::OriginatorId
+            | Self::ClusterList
+            | Self::MpReach
+            | Self::MpUnreach
+            | Self::ExtendedCommunities
+            | Self::As4Path
+            | Self::As4Aggregator
+            | Self::LargeCommunity => false,
         }
     }
 
@@ -99,21 +146,32 @@ impl AttributeType {
             | Self::ExtendedCommunities
             | Self::As4Path
             | Self::As4Aggregator
-            | Self::LargeCommunity => OPTIONAL | TRANSITIVE,
+            | Self::LargeCommunity
+            | Self::PmsiTunnel
+            | Self::TunnelEncapsulation
+            | Self::Ipv6ExtendedCommunities
+            | Self::OnlyToCustomer
+            | Self::PrefixSid => OPTIONAL | TRANSITIVE,
             Self::MultiExitDisc
             | Self::OriginatorId
             | Self::ClusterList
+            | Self::Aigp
             | Self::MpReach
             | Self::MpUnreach => OPTIONAL,
         }
     }
 
-    /// What a malformed value asks for (RFC 7606 section 7, RFC 6793 section 6, RFC 8092 section 5).
+    /// What a malformed value asks for: RFC 7606 section 7, RFC 6793 section 6, RFC 8092 section 5,
+    /// RFC 6514 section 5, RFC 9012 section 13, RFC 7311 section 3, RFC 9234 section 5, RFC 8669
+    /// section 6.
     pub(super) fn disposition(self) -> Disposition {
         match self {
-            Self::AtomicAggregate | Self::Aggregator | Self::As4Path | Self::As4Aggregator => {
-                Disposition::AttributeDiscard
-            }
+            Self::AtomicAggregate
+            | Self::Aggregator
+            | Self::As4Path
+            | Self::As4Aggregator
+            | Self::Aigp
+            | Self::PrefixSid => Disposition::AttributeDiscard,
             Self::Origin
             | Self::AsPath
             | Self::NextHop
@@ -123,15 +181,21 @@ impl AttributeType {
             | Self::OriginatorId
             | Self::ClusterList
             | Self::ExtendedCommunities
-            | Self::LargeCommunity => Disposition::TreatAsWithdraw,
+            | Self::LargeCommunity
+            | Self::PmsiTunnel
+            | Self::TunnelEncapsulation
+            | Self::Ipv6ExtendedCommunities
+            | Self::OnlyToCustomer => Disposition::TreatAsWithdraw,
             Self::MpReach | Self::MpUnreach => Disposition::SessionReset,
         }
     }
 
-    /// What flags that contradict the type ask for (RFC 7606 sections 3 c and 5.3).
+    /// What flags that contradict the type ask for: RFC 7606 sections 3 c and 5.3, RFC 9012
+    /// section 13, RFC 7311 section 3.
     pub(super) fn flags_disposition(self) -> Disposition {
         match self {
             Self::MpReach | Self::MpUnreach => Disposition::SessionReset,
+            Self::TunnelEncapsulation | Self::Aigp => Disposition::AttributeDiscard,
             Self::Origin
             | Self::AsPath
             | Self::NextHop
@@ -145,7 +209,11 @@ impl AttributeType {
             | Self::ExtendedCommunities
             | Self::As4Path
             | Self::As4Aggregator
-            | Self::LargeCommunity => Disposition::TreatAsWithdraw,
+            | Self::LargeCommunity
+            | Self::PmsiTunnel
+            | Self::Ipv6ExtendedCommunities
+            | Self::OnlyToCustomer
+            | Self::PrefixSid => Disposition::TreatAsWithdraw,
         }
     }
 }

@@ -18,7 +18,7 @@ pub(super) fn encode(
     options: &CodecOptions,
 ) -> BytesMut {
     let width = AsnWidth::of(options.four_octet_asn);
-    let mut writer = Writer::new(attributes);
+    let mut writer = Writer::new(attributes, options.internal);
     writer.put(AttributeType::Origin, |buffer| {
         buffer.put_u8(attribute::origin_code(attributes.origin));
     });
@@ -115,16 +115,18 @@ fn without_repetition(communities: &[LargeCommunity]) -> Vec<LargeCommunity> {
     communities.iter().copied().filter(is_new).collect()
 }
 
-/// Writes attributes in ascending order, the ones that are not understood in their places.
+/// Writes attributes in ascending order, the ones that nothing here uses in their places.
 struct Writer<'a> {
     buffer: BytesMut,
+    is_internal: bool,
     others: std::slice::Iter<'a, RawAttribute>,
 }
 
 impl<'a> Writer<'a> {
-    fn new(attributes: &'a PathAttributes) -> Self {
+    fn new(attributes: &'a PathAttributes, is_internal: bool) -> Self {
         Self {
             buffer: BytesMut::with_capacity(128),
+            is_internal,
             others: attributes.others.iter(),
         }
     }
@@ -164,9 +166,8 @@ impl<'a> Writer<'a> {
     }
 
     fn put_next_other(&mut self) {
-        // What is understood has its own field; sent from here, it would stand there twice.
         if let Some(other) = self.others.next()
-            && AttributeType::from_code(other.type_code).is_none()
+            && self.is_sent(other)
         {
             let start = self.buffer.len();
             let flags = other.flags & (OPTIONAL | TRANSITIVE | PARTIAL);
@@ -176,6 +177,13 @@ impl<'a> Writer<'a> {
             self.buffer.put_slice(&other.value);
             self.finish_attribute(start);
         }
+    }
+
+    /// A type that is understood has its own field; sent from here, it would stand there twice. A
+    /// non-transitive attribute stays within the AS.
+    fn is_sent(&self, other: &RawAttribute) -> bool {
+        AttributeType::from_code(other.type_code).is_none_or(AttributeType::is_carried)
+            && (self.is_internal || other.flags & TRANSITIVE != 0)
     }
 
     /// Writes the length; more than 255 octets are moved to make room for its second octet.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::{
     attribute::{self, Attribute, AttributeType, OPTIONAL, PARTIAL, TRANSITIVE},
-    four_octets,
+    carried, four_octets,
     multiprotocol::{self, Reach},
 };
 use crate::{
@@ -202,6 +202,19 @@ impl Walk {
         Ok(())
     }
 
+    /// Keeps a sound attribute that nothing here uses, with the partial bit that it came with.
+    fn carry(&mut self, attribute: Attribute<'_>) {
+        let partial = match attribute.flags & TRANSITIVE {
+            0 => 0,
+            _ => attribute.flags & PARTIAL,
+        };
+        self.others.push(RawAttribute {
+            flags: attribute.flags & (OPTIONAL | TRANSITIVE) | partial,
+            type_code: attribute.type_code,
+            value: Bytes::copy_from_slice(attribute.value),
+        });
+    }
+
     fn take_known(
         &mut self,
         known: AttributeType,
@@ -228,12 +241,21 @@ impl Walk {
                 attribute.whole,
             );
         }
-        match self.read(known, attribute.value, options) {
+        let value = if known.is_carried() {
+            carried::check(known, attribute.value).map(|()| self.carry(attribute))
+        } else {
+            self.read(known, attribute.value, options)
+        };
+        match value {
             Ok(()) => Ok(()),
             Err(problem) => {
                 let disposition = match problem {
                     // The prefixes were read, so they can be withdrawn.
                     AttributeProblem::MultiprotocolNextHopUnusable => Disposition::TreatAsWithdraw,
+                    // RFC 9012 section 13; the path is sound without the attribute.
+                    AttributeProblem::TlvMissing | AttributeProblem::RefusedByRouters => {
+                        Disposition::AttributeDiscard
+                    }
                     AttributeProblem::Overrun
                     | AttributeProblem::Repeated
                     | AttributeProblem::MultiprotocolRepeated
@@ -248,6 +270,11 @@ impl Walk {
                     | AttributeProblem::AsPathOverrun
                     | AttributeProblem::AsPathZero
                     | AttributeProblem::AggregatorZero
+                    | AttributeProblem::TunnelType
+                    | AttributeProblem::TunnelIdentifier
+                    | AttributeProblem::TlvOverrun
+                    | AttributeProblem::TlvLength
+                    | AttributeProblem::OnlyToCustomerZero
                     | AttributeProblem::MultiprotocolTooShort
                     | AttributeProblem::MultiprotocolNextHopLength
                     | AttributeProblem::MultiprotocolSyntax => known.disposition(),
@@ -323,6 +350,12 @@ impl Walk {
             AttributeType::LargeCommunity => {
                 self.large_communities = large_communities(attribute::list(value)?);
             }
+            AttributeType::PmsiTunnel
+            | AttributeType::TunnelEncapsulation
+            | AttributeType::Ipv6ExtendedCommunities
+            | AttributeType::Aigp
+            | AttributeType::OnlyToCustomer
+            | AttributeType::PrefixSid => {}
         }
         Ok(())
     }
@@ -331,10 +364,11 @@ impl Walk {
 /// Attributes that the kind of session makes void, whatever they hold.
 fn is_meaningless(known: AttributeType, options: &CodecOptions) -> bool {
     match known {
-        // RFC 7606 sections 7.5, 7.9 and 7.10.
-        AttributeType::LocalPref | AttributeType::OriginatorId | AttributeType::ClusterList => {
-            !options.internal
-        }
+        // RFC 7606 sections 7.5, 7.9 and 7.10; RFC 7311 section 3.1.
+        AttributeType::LocalPref
+        | AttributeType::OriginatorId
+        | AttributeType::ClusterList
+        | AttributeType::Aigp => !options.internal,
         // RFC 6793 section 4.1.
         AttributeType::As4Path | AttributeType::As4Aggregator => options.four_octet_asn,
         AttributeType::Origin
@@ -347,7 +381,12 @@ fn is_meaningless(known: AttributeType, options: &CodecOptions) -> bool {
         | AttributeType::MpReach
         | AttributeType::MpUnreach
         | AttributeType::ExtendedCommunities
-        | AttributeType::LargeCommunity => false,
+        | AttributeType::LargeCommunity
+        | AttributeType::PmsiTunnel
+        | AttributeType::TunnelEncapsulation
+        | AttributeType::Ipv6ExtendedCommunities
+        | AttributeType::OnlyToCustomer
+        | AttributeType::PrefixSid => false,
     }
 }
 

@@ -3,12 +3,13 @@ use std::{
     sync::Arc,
 };
 
-use bgp_packet::{Announced, Asn, ClusterId, Nlri, PathAttributes, RouterId, Update};
+use bgp_packet::{Announced, Asn, ClusterId, Nlri, PathAttributes, RawAttribute, RouterId, Update};
 
 use super::*;
 use crate::{
     ExportPolicy, FamilySettings, ImportPolicy, LocalAddresses, MaximumPathsExceeded,
     NotBestReason, PeerKind, PrefixFilter, PrefixRule, ReceiveOutcome, RejectReason,
+    UnknownAttributes,
 };
 
 const LOCAL_ASN: Asn = Asn(64512);
@@ -392,6 +393,95 @@ fn loops_are_dropped() {
         |attributes| attributes.next_hop = [10, 0, 0, 1].into(),
         RejectReason::OwnNextHop,
     );
+}
+
+#[test]
+fn a_next_hop_that_no_other_host_reaches_is_rejected() {
+    for next_hop in [
+        "0.0.0.1",
+        "127.0.0.1",
+        "224.0.0.5",
+        "240.0.0.1",
+        "255.255.255.255",
+    ] {
+        check_rejected(
+            |_| {},
+            |attributes| attributes.next_hop = next_hop.parse().unwrap(),
+            RejectReason::NextHopNotUnicast,
+        );
+    }
+    for next_hop in ["::", "::1", "fe80::1", "::ffff:10.7.0.1", "ff02::1"] {
+        let mut rib = reflector();
+        let attributes = Arc::new(PathAttributes::originate(next_hop.parse().unwrap()));
+        let update = announce(&attributes, &["fd00:10::1/128"]);
+        let rejected = rib.receive(A, update).unwrap().rejected;
+        let expected = (nlri("fd00:10::1/128"), RejectReason::NextHopNotUnicast);
+        assert_eq!(rejected, [expected], "{next_hop}");
+    }
+}
+
+#[test]
+fn a_next_hop_that_is_the_announced_prefix_itself_is_rejected() {
+    for (prefix, next_hop, is_rejected) in [
+        ("10.1.1.10/32", "10.1.1.10", true),
+        ("10.1.1.0/24", "10.1.1.0", true),
+        ("10.1.1.0/24", "10.1.1.1", false),
+        ("10.1.1.10/32", "10.1.1.11", false),
+        ("fd00:10::1/128", "fd00:10::1", true),
+        ("fd00:10::1/128", "fd00:10::2", false),
+    ] {
+        let mut rib = reflector();
+        let attributes = Arc::new(PathAttributes::originate(next_hop.parse().unwrap()));
+        let outcome = rib.receive(A, announce(&attributes, &[prefix])).unwrap();
+        let expected = is_rejected.then_some((nlri(prefix), RejectReason::NextHopIsPrefix));
+        assert_eq!(
+            outcome.rejected,
+            Vec::from_iter(expected),
+            "{prefix} via {next_hop}"
+        );
+    }
+}
+
+#[test]
+fn unknown_attributes_are_discarded_unless_import_policy_passes_them() {
+    let other = |type_code, value: &'static [u8]| RawAttribute {
+        flags: 0xe0,
+        type_code,
+        value: value.into(),
+    };
+    // OTC is known to the codec, and checked by it.
+    let checked = other(35, &[0, 0, 0xfd, 0xe9]);
+    let unknown = other(99, b"anything");
+    for (policy, expected, discarded) in [
+        (UnknownAttributes::Discard, vec![checked.clone()], 1),
+        (
+            UnknownAttributes::Pass,
+            vec![checked.clone(), unknown.clone()],
+            0,
+        ),
+    ] {
+        for kind in [PeerKind::Client, PeerKind::External] {
+            let mut rib = reflector();
+            let mut settings = peer(A, false);
+            settings.kind = kind;
+            settings.import.unknown_attributes = policy;
+            let mut attributes = PathAttributes::originate([10, 7, 0, 1].into());
+            if kind == PeerKind::External {
+                settings.peer_asn = Asn(65001);
+                attributes.as_path = sequence(&[65001]);
+            }
+            rib.add_peer(A, settings);
+            attributes.others = vec![checked.clone(), unknown.clone()];
+            let update = announce(&Arc::new(attributes), &["10.1.1.0/24", "10.1.2.0/24"]);
+            let outcome = rib.receive(A, update).unwrap();
+            assert_eq!(
+                (outcome.announced, outcome.discarded_attributes),
+                (2, discarded)
+            );
+            let sent = drain(&mut rib, ROUTER);
+            assert_eq!(sent[0].announced[0].attributes.others, expected, "{kind:?}");
+        }
+    }
 }
 
 #[test]

@@ -63,6 +63,8 @@ pub(super) struct PeerGroup {
     #[serde(default)]
     pub(super) allowed_next_hops: Vec<Spanned<Prefix>>,
     pub(super) maximum_paths: Option<Spanned<u32>>,
+    #[serde(default)]
+    pub(super) unknown_attributes: UnknownAttributes,
     pub(super) export_prefixes: Option<Prefixes>,
     #[serde(default)]
     pub(super) next_hop_self: bool,
@@ -104,6 +106,15 @@ pub(super) enum AddPath {
     Send,
     #[default]
     Both,
+}
+
+/// What becomes of attributes that the reflector cannot check.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum UnknownAttributes {
+    #[default]
+    Discard,
+    Pass,
 }
 
 /// Which side connects.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bgp_packet::{Asn, ClusterId, RouterId};
-use bgp_rib::{ExportPolicy, ImportPolicy};
+use bgp_rib::{ExportPolicy, ImportPolicy, UnknownAttributes};
 use bgp_speaker::{
     Configuration, GroupConfig, InvalidConfiguration, PeerConfig, SessionConfig, SpeakerConfig,
 };
@@ -200,6 +200,10 @@ fn resolve_group(
             .map(|prefix| prefix.value.0)
             .collect(),
         maximum_paths: Some(maximum_paths),
+        unknown_attributes: match group.unknown_attributes {
+            document::UnknownAttributes::Discard => UnknownAttributes::Discard,
+            document::UnknownAttributes::Pass => UnknownAttributes::Pass,
+        },
     };
     let export = ExportPolicy {
         prefixes: prefix_filter(group.export_prefixes.as_ref())?,

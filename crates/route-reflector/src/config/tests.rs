@@ -1,5 +1,5 @@
 use bgp_packet::{AddPathMode, Asn, ClusterId};
-use bgp_rib::{PrefixFilter, PrefixRule};
+use bgp_rib::{PrefixFilter, PrefixRule, UnknownAttributes};
 use bgp_speaker::{GroupConfig, Md5Key};
 
 use super::*;
@@ -92,6 +92,23 @@ fn what_is_left_out_has_a_safe_value() {
             .families
             .iter()
             .all(|f| f.add_path == Some(AddPathMode::Both))
+    );
+}
+
+#[test]
+fn unknown_attributes_are_discarded_unless_the_group_passes_them() {
+    let policy = |text: &str| group(text).session.import.unknown_attributes;
+    assert_eq!(policy(""), UnknownAttributes::Discard);
+    let discard = policy("  unknownAttributes: discard\n");
+    assert_eq!(discard, UnknownAttributes::Discard);
+    let pass = policy("  unknownAttributes: pass\n");
+    assert_eq!(pass, UnknownAttributes::Pass);
+    let text = "peerGroups:\n- name: lb\n  role: client\n  unknownAttributes: keep\n";
+    let problem = parse(&with_head(text)).unwrap_err().to_string();
+    assert!(problem.starts_with("8:22: "), "{problem}");
+    assert!(
+        problem.contains("discard") && problem.contains("pass"),
+        "{problem}"
     );
 }
 

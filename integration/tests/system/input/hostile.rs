@@ -13,16 +13,16 @@ use tokio::time::timeout;
 use crate::expect::{SOON, eventually};
 use crate::interop::network::{CLIENTS, Network, Place, REFLECTOR, Reflector};
 
-const GOOD: Place = Place::Client(1);
-const HOSTILE: Place = Place::Client(2);
+pub(super) const GOOD: Place = Place::Client(1);
+pub(super) const HOSTILE: Place = Place::Client(2);
 const STRANGER: Place = Place::Router(1);
 
-const OPEN: u8 = 1;
-const UPDATE: u8 = 2;
+pub(super) const OPEN: u8 = 1;
+pub(super) const UPDATE: u8 = 2;
 const NOTIFICATION: u8 = 3;
-const KEEPALIVE: u8 = 4;
+pub(super) const KEEPALIVE: u8 = 4;
 
-fn message(kind: u8, body: &[u8]) -> Vec<u8> {
+pub(super) fn message(kind: u8, body: &[u8]) -> Vec<u8> {
     let length = u16::try_from(19 + body.len()).expect("the tests' messages are short");
     framed(length, kind, body)
 }
@@ -47,7 +47,7 @@ fn open(version: u8, asn: u16, hold_time: u16, router_id: Ipv4Addr) -> Vec<u8> {
     message(OPEN, &body)
 }
 
-fn our_asn() -> u16 {
+pub(super) fn our_asn() -> u16 {
     u16::try_from(ASN).expect("the lab's AS has two octets")
 }
 
@@ -56,7 +56,7 @@ fn good_open() -> Vec<u8> {
 }
 
 /// One BGP connection, octet by octet.
-struct Wire(TcpStream);
+pub(super) struct Wire(TcpStream);
 
 impl Wire {
     async fn connect(from: Ipv4Addr) -> Result<Self> {
@@ -70,8 +70,12 @@ impl Wire {
     }
 
     async fn establish(from: Ipv4Addr) -> Result<Self> {
+        Self::establish_with(from, &open(4, our_asn(), 3, from)).await
+    }
+
+    pub(super) async fn establish_with(from: Ipv4Addr, open: &[u8]) -> Result<Self> {
         let mut wire = Self::connect(from).await?;
-        wire.send(&open(4, our_asn(), 3, from)).await?;
+        wire.send(open).await?;
         wire.send(&message(KEEPALIVE, &[])).await?;
         loop {
             match wire.read().await? {
@@ -82,7 +86,7 @@ impl Wire {
         }
     }
 
-    async fn send(&mut self, bytes: &[u8]) -> Result<()> {
+    pub(super) async fn send(&mut self, bytes: &[u8]) -> Result<()> {
         Ok(self.0.write_all(bytes).await?)
     }
 
