@@ -1,14 +1,14 @@
 //! What one source announced, after import policy.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     fmt,
     hash::{Hash, Hasher},
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use bgp_packet::{Community, IpNet, PathAttributes, PathId};
+use bgp_packet::{Community, Family, IpNet, PathAttributes, PathId};
 
 use crate::{
     decision::{DEFAULT_LOCAL_PREF, Preference},
@@ -44,11 +44,15 @@ pub enum RejectReason {
     PrefixNotAllowed,
     /// The family was not negotiated.
     FamilyNotNegotiated,
+    /// The peer holds as many paths as import policy allows ([`MaximumPathsAction::Block`]).
+    ///
+    /// [`MaximumPathsAction::Block`]: crate::MaximumPathsAction::Block
+    MaximumPaths,
 }
 
 impl RejectReason {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::AsPathLoop,
         Self::FirstAsnIsNotThePeers,
         Self::OwnOriginatorId,
@@ -60,6 +64,7 @@ impl RejectReason {
         Self::NextHopNotAllowed,
         Self::PrefixNotAllowed,
         Self::FamilyNotNegotiated,
+        Self::MaximumPaths,
     ];
 }
 
@@ -80,6 +85,7 @@ impl fmt::Display for RejectReason {
             Self::NextHopNotAllowed => "next hop is not allowed by import policy",
             Self::PrefixNotAllowed => "prefix is not allowed by import policy",
             Self::FamilyNotNegotiated => "family was not negotiated",
+            Self::MaximumPaths => "peer holds as many paths as import policy allows",
         })
     }
 }
@@ -227,6 +233,8 @@ pub(crate) struct AdjRibIn {
     paths: HashMap<(PrefixIndex, Option<PathId>), Slot>,
     interned: HashSet<Interned>,
     sweep_at: usize,
+    /// Families of which a path was rejected at the maximum, and not asked for again since.
+    blocked: BTreeSet<Family>,
 }
 
 /// Fewest attributes at which it is worth looking for those that no path uses.
@@ -239,6 +247,7 @@ impl AdjRibIn {
             paths: HashMap::new(),
             interned: HashSet::new(),
             sweep_at: SMALLEST_SWEEP,
+            blocked: BTreeSet::new(),
         }
     }
 
@@ -271,6 +280,19 @@ impl AdjRibIn {
 
     pub(crate) fn len(&self) -> usize {
         self.paths.len()
+    }
+
+    /// Notes that a path of the family was rejected at the maximum.
+    pub(crate) fn block(&mut self, family: Family) {
+        self.blocked.insert(family);
+    }
+
+    /// Returns the families with rejected paths if there is room for one, each once.
+    pub(crate) fn take_unblocked(&mut self, maximum_paths: Option<u32>) -> Vec<Family> {
+        if maximum_paths.is_some_and(|limit| self.len() >= limit as usize) {
+            return Vec::new();
+        }
+        std::mem::take(&mut self.blocked).into_iter().collect()
     }
 
     pub(crate) fn slots(&self) -> impl Iterator<Item = (PrefixIndex, Option<PathId>, Slot)> {

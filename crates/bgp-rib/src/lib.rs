@@ -37,7 +37,8 @@ pub use listing::{PathKey, PeerCounts, RibPath, SentPath};
 pub use next_hop::is_reachable_unicast;
 pub use peer::{FamilySettings, LocalAddresses, PeerId, PeerKind, PeerSettings, RibConfig, Source};
 pub use policy::{
-    ExportPolicy, ImportPolicy, InvalidPrefixRule, PrefixFilter, PrefixRule, UnknownAttributes,
+    ExportPolicy, ImportPolicy, InvalidPrefixRule, MaximumPathsAction, PrefixFilter, PrefixRule,
+    UnknownAttributes,
 };
 pub use receive::{MaximumPathsExceeded, NextHopFamilyMismatch, ReceiveOutcome};
 pub use rib::Rib;

@@ -164,8 +164,21 @@ pub struct ImportPolicy {
     pub next_hops: Vec<IpNet>,
     /// Most paths that are held of the peer; `None`: no limit.
     pub maximum_paths: Option<u32>,
+    /// What happens to a further path at `maximum_paths`.
+    pub at_maximum: MaximumPathsAction,
     /// What becomes of attributes that the codec does not know.
     pub unknown_attributes: UnknownAttributes,
+}
+
+/// What happens to a path beyond [`ImportPolicy::maximum_paths`]. A path that replaces another one
+/// of the peer is not beyond it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MaximumPathsAction {
+    /// The path is rejected, and the others stay. It can be asked for again when there is room.
+    #[default]
+    Block,
+    /// The session ends (RFC 4486, "maximum number of prefixes reached").
+    Restart,
 }
 
 /// What becomes of optional transitive attributes whose type the codec does not know, so that

@@ -2,11 +2,12 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use bgp_packet::{Announced, IpNet, Nlri, PathAttributes, PathId, Update};
+use bgp_packet::{Announced, Family, IpNet, Nlri, PathAttributes, PathId, Update};
 
 use crate::{
     adj_rib_in::{self, AdjRibIn, Learned, RejectReason, is_same_family},
-    peer::{PeerId, PeerKind, Source},
+    peer::{PeerId, PeerKind, Source, family_of},
+    policy::MaximumPathsAction,
     rib::Rib,
     table::{Change, Path, Table},
 };
@@ -24,6 +25,9 @@ pub struct ReceiveOutcome {
     pub rejected: Vec<(Nlri, RejectReason)>,
     /// Attributes that import policy discarded; those of several prefixes count once.
     pub discarded_attributes: usize,
+    /// Families of which a path was rejected at the maximum and now has room: the peer is to be
+    /// asked for them again (RFC 2918).
+    pub unblocked: Vec<Family>,
 }
 
 /// The peer sent more paths than it may. The session is to be ended with Cease, "maximum number of
@@ -45,14 +49,22 @@ pub struct NextHopFamilyMismatch {
     pub next_hop: IpAddr,
 }
 
+/// What an accepted announcement did to the Adj-RIB-In.
+enum Put {
+    Changed,
+    Unchanged,
+    /// Nothing: the peer has reached its maximum.
+    Blocked,
+}
+
 impl Rib {
     /// Takes in what a peer announced and withdrew. Unknown peers are ignored.
     ///
     /// An announcement that is not accepted counts as a withdrawal.
     ///
     /// # Errors
-    /// Once the peer holds more paths than its import policy allows. Those up to the limit stay
-    /// until the peer is removed.
+    /// If the peer sends more paths than its import policy allows, and the policy says
+    /// [`MaximumPathsAction::Restart`]. Those up to the limit stay until the peer is removed.
     pub fn receive(
         &mut self,
         id: PeerId,
@@ -64,6 +76,10 @@ impl Rib {
         }
         for announced in update.announced {
             self.receive_announced(id, &announced, &mut outcome)?;
+        }
+        if let Some(peer) = self.peers.get_mut(&id) {
+            let limit = peer.settings.import.maximum_paths;
+            outcome.unblocked = peer.adj_rib_in.take_unblocked(limit);
         }
         Ok(outcome)
     }
@@ -100,13 +116,11 @@ impl Rib {
                 adj_rib_in::check_prefix(&peer.settings, nlri.prefix, attributes.next_hop)
             });
             match (problem, &learned) {
-                (None, Some(learned)) => {
-                    if self.announce(id, *nlri, learned)? {
-                        outcome.announced += 1;
-                    } else {
-                        outcome.unchanged += 1;
-                    }
-                }
+                (None, Some(learned)) => match self.announce(id, *nlri, learned)? {
+                    Put::Changed => outcome.announced += 1,
+                    Put::Unchanged => outcome.unchanged += 1,
+                    Put::Blocked => outcome.rejected.push((*nlri, RejectReason::MaximumPaths)),
+                },
                 (None, None) => {}
                 (Some(reason), _) => {
                     outcome.withdrawn += usize::from(self.withdraw(id, *nlri));
@@ -117,15 +131,14 @@ impl Rib {
         Ok(())
     }
 
-    /// Returns whether anything changed.
     fn announce(
         &mut self,
         id: PeerId,
         nlri: Nlri,
         learned: &Arc<Learned>,
-    ) -> Result<bool, MaximumPathsExceeded> {
+    ) -> Result<Put, MaximumPathsExceeded> {
         let Some(peer) = self.peers.get_mut(&id) else {
-            return Ok(false);
+            return Ok(Put::Unchanged);
         };
         let prefix = nlri.prefix.trunc();
         let known = self
@@ -135,7 +148,13 @@ impl Rib {
         if let (None, Some(limit)) = (known, peer.settings.import.maximum_paths)
             && peer.adj_rib_in.len() >= limit as usize
         {
-            return Err(MaximumPathsExceeded { limit });
+            return match peer.settings.import.at_maximum {
+                MaximumPathsAction::Restart => Err(MaximumPathsExceeded { limit }),
+                MaximumPathsAction::Block => {
+                    peer.adj_rib_in.block(family_of(&prefix));
+                    Ok(Put::Blocked)
+                }
+            };
         }
         let change = put(
             &mut self.table,
@@ -145,10 +164,10 @@ impl Rib {
             learned,
         );
         let Some(change) = change else {
-            return Ok(false);
+            return Ok(Put::Unchanged);
         };
         self.follow(change, Source::Peer(id), nlri.path_id);
-        Ok(true)
+        Ok(Put::Changed)
     }
 
     fn withdraw(&mut self, id: PeerId, nlri: Nlri) -> bool {

@@ -40,6 +40,8 @@ pub struct SpeakerCounters {
     pub updates_malformed: Counter,
     /// Announcements that policy or loop detection did not accept.
     pub paths_rejected: Counter,
+    /// Announcements beyond a peer's maximum of paths that were refused.
+    pub paths_over_maximum: Counter,
     /// Attributes of unknown types that import policy discarded.
     pub attributes_discarded: Counter,
     /// Announcements whose attributes fit into no message.

@@ -49,6 +49,7 @@ mod observe;
 mod owner;
 mod peer;
 mod reconfigure;
+mod refused;
 mod socket;
 
 pub use config::{

@@ -1,8 +1,8 @@
 //! A peer: its session driven, and what the session wants done.
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
-use bgp_packet::Message;
+use bgp_packet::{Family, Message};
 use bgp_rib::{FamilySettings, LocalAddresses, PeerId, PeerKind, PeerSettings};
 use bgp_session::{
     Cease, ConnectionId, Input, Negotiated, Output, Session, SessionError, SessionState,
@@ -18,6 +18,7 @@ use crate::{
     config::PeerConfig,
     connection::{Connection, End, Order},
     owner::{News, Owner},
+    refused::LoggedOnce,
     socket,
 };
 
@@ -42,9 +43,9 @@ pub(crate) struct Peer {
     /// Its entry among the owner's deadlines.
     pub(crate) scheduled: Option<Instant>,
     /// Since the session came up.
-    has_warned_of_rejected: bool,
-    has_warned_of_malformed: bool,
-    has_told_of_discarded: bool,
+    pub(crate) logged: LoggedOnce,
+    /// Families that the peer is to be asked for again, see [`Owner::request_refreshes`].
+    pub(crate) refreshes: BTreeSet<Family>,
 }
 
 /// The owner's side of a connection.
@@ -69,9 +70,8 @@ impl Peer {
             established: None,
             flushed: 0,
             scheduled: None,
-            has_warned_of_rejected: false,
-            has_warned_of_malformed: false,
-            has_told_of_discarded: false,
+            logged: LoggedOnce::default(),
+            refreshes: BTreeSet::new(),
         }
     }
 }
@@ -93,6 +93,10 @@ impl Owner {
             for output in outputs {
                 inputs.extend(self.perform(id, output));
             }
+            let peer = self.peers.get_mut(&id);
+            let refreshes = peer.map(|peer| std::mem::take(&mut peer.refreshes));
+            let refreshes = refreshes.into_iter().flatten();
+            inputs.extend(refreshes.map(Input::RequestRefresh));
         }
         self.schedule(id);
         let is_gone = self.peers.get(&id).is_some_and(|peer| {
@@ -284,9 +288,8 @@ impl Owner {
         self.counters.sessions_established.add(1);
         peer.established = Some(connection);
         peer.flushed = 0;
-        peer.has_warned_of_rejected = false;
-        peer.has_warned_of_malformed = false;
-        peer.has_told_of_discarded = false;
+        peer.logged = LoggedOnce::default();
+        peer.refreshes.clear();
         let families = negotiated.families.iter().map(|family| FamilySettings {
             family: family.family,
             add_path_send: family.add_path_send,
@@ -355,7 +358,7 @@ impl Owner {
         if let Some(error) = update.errors.first() {
             self.counters.updates_malformed.add(1);
             warn_once!(
-                peer.has_warned_of_malformed,
+                peer.logged.malformed,
                 peer = peer.config.name,
                 attribute = error.type_code,
                 disposition = ?error.disposition,
@@ -366,27 +369,8 @@ impl Owner {
         self.is_pump_due = true;
         match self.rib.receive(id, update) {
             Ok(outcome) => {
-                let discarded = outcome.discarded_attributes as u64;
-                self.counters.attributes_discarded.add(discarded);
-                if discarded > 0 && !std::mem::replace(&mut peer.has_told_of_discarded, true) {
-                    tracing::info!(
-                        peer = peer.config.name,
-                        "attributes of unknown types discarded by import policy; further ones are \
-                         only counted"
-                    );
-                }
-                if let Some((nlri, reason)) = outcome.rejected.first() {
-                    let count = outcome.rejected.len() as u64;
-                    self.counters.paths_rejected.add(count);
-                    warn_once!(
-                        peer.has_warned_of_rejected,
-                        peer = peer.config.name,
-                        prefix = %nlri.prefix,
-                        %reason,
-                        count,
-                        "path rejected"
-                    );
-                }
+                self.report(id, &outcome);
+                self.request_refreshes(id, &outcome.unblocked);
                 None
             }
             Err(exceeded) => Some(Input::Refuse {

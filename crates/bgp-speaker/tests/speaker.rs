@@ -11,7 +11,7 @@ use bgp_packet::{
     AddPathMode, Announced, Asn, Capability, ClusterId, CodecOptions, Community, Decoder, Family,
     Message, Nlri, NotificationError, Open, PathAttributes, RouterId, Update, encode,
 };
-use bgp_rib::{DEFAULT_LOCAL_PREF, ExportPolicy, ImportPolicy};
+use bgp_rib::{DEFAULT_LOCAL_PREF, ExportPolicy, ImportPolicy, MaximumPathsAction};
 use bgp_session::{Cease, FamilySettings, SessionError, SessionState};
 use bgp_speaker::{
     Change, Configuration, GroupConfig, Md5Key, PathStatus, PeerConfig, PeerStatus, SessionConfig,
@@ -640,7 +640,7 @@ async fn connections_that_are_reset_at_once_leave_no_peer() {
 }
 
 #[tokio::test]
-async fn a_peer_with_too_many_paths_is_kept_out() {
+async fn a_peer_with_too_many_paths_is_kept_out_where_the_group_says_restart() {
     let speaker = TestSpeaker::start();
     let address = fresh_address();
     let mut group = GroupConfig {
@@ -648,6 +648,7 @@ async fn a_peer_with_too_many_paths_is_kept_out() {
         ..group_of(&[])
     };
     group.session.import.maximum_paths = Some(2);
+    group.session.import.at_maximum = MaximumPathsAction::Restart;
     speaker.configure(vec![], vec![group]).await;
     let mut peer = RawPeer::connect(address, speaker.address).await;
     peer.establish(9).await;
@@ -673,6 +674,51 @@ async fn a_peer_with_too_many_paths_is_kept_out() {
         panic!("it is let in");
     };
     assert_eq!(notification.error, NotificationError::CONNECTION_REJECTED);
+}
+
+#[tokio::test]
+async fn paths_beyond_the_maximum_are_refused_and_asked_for_again_when_there_is_room() {
+    let (reflector, client) = (TestSpeaker::start(), TestSpeaker::start());
+    let mut group = group_of(&[&client]);
+    group.session.import.maximum_paths = Some(2);
+    reflector.configure(vec![], vec![group]).await;
+    client
+        .configure(vec![active(reflector.peer_of(&client))], vec![])
+        .await;
+    let prefixes = |paths: &[PathStatus]| {
+        let prefixes = paths.iter().map(|path| path.prefix.to_string());
+        prefixes.collect::<Vec<_>>()
+    };
+    for prefix in ["10.1.0.1/32", "10.1.0.2/32"] {
+        client.originate(prefix).await;
+    }
+    reflector
+        .wait_for_paths("both", |paths| paths.len() == 2)
+        .await;
+    let revision = client.originate("10.1.0.3/32").await;
+    client.flushed(revision).await;
+    // What is held can change at the limit. The change comes after the refused path.
+    let attributes = PathAttributes {
+        multi_exit_disc: Some(7),
+        ..PathAttributes::originate(Ipv4Addr::new(192, 0, 2, 1).into())
+    };
+    client.originate_with("10.1.0.2/32", attributes).await;
+    reflector
+        .wait_for_paths("the change", |paths| {
+            paths.len() == 2 && paths[1].attributes.multi_exit_disc == Some(7)
+        })
+        .await;
+    assert_eq!(reflector.handle.counters().paths_over_maximum.get(), 1);
+
+    let withdrawn = client.handle.withdraw(net("10.1.0.1/32")).await;
+    withdrawn.expect("the speaker runs");
+    reflector
+        .wait_for_paths("the refused path", |paths| {
+            prefixes(paths) == ["10.1.0.2/32", "10.1.0.3/32"]
+        })
+        .await;
+    let peers = reflector.peers().await;
+    assert_eq!(peers[0].session.counters.established, 1);
 }
 
 #[tokio::test]

@@ -200,6 +200,11 @@ impl Collector for Counters {
                 &counters.paths_rejected,
             ),
             (
+                "paths_over_maximum",
+                "Announcements beyond maximumPaths that were refused",
+                &counters.paths_over_maximum,
+            ),
+            (
                 "attributes_discarded",
                 "Attributes of unknown types that unknownAttributes: discard took off paths",
                 &counters.attributes_discarded,

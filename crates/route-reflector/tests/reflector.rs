@@ -117,12 +117,37 @@ async fn clients_are_sent_nothing_unless_the_configuration_says_so() {
     assert!(sent.is_empty(), "{sent:?}");
 }
 
+const FOUR: [&str; 4] = ["10.1.1.0/24", "10.1.2.0/24", "10.1.3.0/24", "10.1.4.0/24"];
+
 #[tokio::test]
-async fn a_client_with_too_many_paths_is_cut_off() {
+async fn a_client_with_too_many_paths_keeps_those_up_to_the_maximum() {
     let reflector = Running::start(&usual()).await;
     let mut client = Neighbour::dialling([127, 0, 1, 1], reflector.bgp).await;
     client.established().await;
-    for prefix in ["10.1.1.0/24", "10.1.2.0/24", "10.1.3.0/24", "10.1.4.0/24"] {
+    for prefix in FOUR {
+        client.announce(prefix, NODE_A).await;
+    }
+    until_metric(&reflector, "portlb_reflector_paths_over_maximum_total 1").await;
+    let mut router = Neighbour::dialling([127, 0, 2, 1], reflector.bgp).await;
+    for prefix in &FOUR[..3] {
+        router.until_next_hops(prefix, &[NODE_A]).await;
+    }
+    // Room is made, and what was refused is there without an announcement of the client's own.
+    let withdrawn = client.handle.withdraw(FOUR[0].parse().unwrap()).await;
+    withdrawn.unwrap();
+    router.until_next_hops(FOUR[3], &[NODE_A]).await;
+    assert_eq!(router.paths.len(), 3);
+    let sessions = client.handle.peers().await.unwrap();
+    assert_eq!(sessions[0].session.counters.established, 1);
+}
+
+#[tokio::test]
+async fn a_client_with_too_many_paths_is_cut_off_where_the_group_says_restart() {
+    let clients = format!("{CLIENTS}  maximumPathsAction: restart\n");
+    let reflector = Running::start(&format!("{HEAD}peerGroups:\n{clients}")).await;
+    let mut client = Neighbour::dialling([127, 0, 1, 1], reflector.bgp).await;
+    client.established().await;
+    for prefix in FOUR {
         let attributes = bgp_packet::PathAttributes::originate(NODE_A.into());
         client
             .handle

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use ipnet::IpNet;
+
 use crate::rendered::{Rendered, applied, component, components, everything, list, text};
 
 fn prefixes(variable: &str) -> BTreeSet<&str> {
@@ -62,6 +64,37 @@ fn what_a_load_balancer_announces_its_node_and_its_reflectors_allow() {
             reflector.contains(&format!("asn: {asn}\n")),
             "{name}: AS {asn}"
         );
+    }
+}
+
+/// The 101st of 126 addresses once ended the sessions of all load balancers.
+#[test]
+fn a_reflector_accepts_a_path_for_each_address_of_a_load_balancer() {
+    let system = applied("overlays/flat-l2");
+    let reflector = &system.get("ConfigMap", "portlb-system", "route-reflector")["data"];
+    let maximum_paths: u64 = text(&reflector["route-reflector.yaml"])
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("maximumPaths: "))
+        .expect("the reflectors' file has a limit")
+        .parse()
+        .expect("the limit is a number");
+    for (name, namespace) in [
+        ("overlays/flat-l2", "web"),
+        ("examples/second-application", "shop"),
+    ] {
+        let rendered = applied(name);
+        let announced = announcer(&rendered, namespace, "PORTLB_ALLOWED_PREFIXES");
+        let addresses: u64 = prefixes(announced)
+            .into_iter()
+            .map(|prefix| match prefix.parse().expect("a prefix") {
+                IpNet::V4(prefix) => 1 << (32 - prefix.prefix_len()),
+                // No load balancer announces each address of an IPv6 range.
+                IpNet::V6(_) => 256,
+            })
+            .sum();
+        assert!(addresses > 0, "{name}: {announced}");
+        // The ranges themselves may be announced, too.
+        assert!(maximum_paths > addresses, "{name}: {addresses} addresses");
     }
 }
 

@@ -7,9 +7,9 @@ use bgp_packet::{Announced, Asn, ClusterId, Nlri, PathAttributes, RawAttribute, 
 
 use super::*;
 use crate::{
-    ExportPolicy, FamilySettings, ImportPolicy, LocalAddresses, MaximumPathsExceeded,
-    NotBestReason, PeerKind, PrefixFilter, PrefixRule, ReceiveOutcome, RejectReason,
-    UnknownAttributes,
+    ExportPolicy, FamilySettings, ImportPolicy, LocalAddresses, MaximumPathsAction,
+    MaximumPathsExceeded, NotBestReason, PeerKind, PrefixFilter, PrefixRule, ReceiveOutcome,
+    RejectReason, UnknownAttributes,
 };
 
 const LOCAL_ASN: Asn = Asn(64512);
@@ -547,12 +547,73 @@ fn an_announcement_that_is_rejected_takes_its_predecessor_along() {
     assert_eq!(drain(&mut rib, ROUTER)[0].withdrawn.len(), 1);
 }
 
-#[test]
-fn a_peer_may_not_exceed_its_maximum_but_replace_what_it_has() {
+fn reflector_with_maximum(limit: u32, action: MaximumPathsAction) -> Rib {
     let mut rib = reflector();
     let mut limited = peer(A, false);
-    limited.import.maximum_paths = Some(2);
+    limited.import.maximum_paths = Some(limit);
+    limited.import.at_maximum = action;
     rib.add_peer(A, limited);
+    rib
+}
+
+#[test]
+fn a_path_beyond_the_maximum_is_rejected_and_the_others_stay() {
+    let mut rib = reflector_with_maximum(2, MaximumPathsAction::Block);
+    let update = announce(
+        &attributes(1),
+        &["10.1.1.0/24", "10.1.2.0/24", "10.1.3.0/24"],
+    );
+    let outcome = rib.receive(A, update).unwrap();
+    assert_eq!(outcome.announced, 2);
+    let rejected = (nlri("10.1.3.0/24"), RejectReason::MaximumPaths);
+    assert_eq!(outcome.rejected, [rejected]);
+    assert_eq!(outcome.unblocked, []);
+    // What is held can be replaced.
+    let update = announce(&attributes(2), &["10.1.2.0/24", "10.1.3.0/24"]);
+    let outcome = rib.receive(A, update).unwrap();
+    assert_eq!((outcome.announced, outcome.rejected.len()), (1, 1));
+    assert_eq!(rib.counts(A).paths_received, 2);
+    // Other peers have limits of their own.
+    let outcome = rib.receive(B, announce(&attributes(3), &["10.1.3.0/24"]));
+    assert_eq!(outcome.unwrap().announced, 1);
+}
+
+#[test]
+fn families_with_rejected_paths_are_asked_for_once_when_there_is_room() {
+    let mut rib = reflector_with_maximum(2, MaximumPathsAction::Block);
+    let v6 = Arc::new(PathAttributes::originate("fd00::1".parse().unwrap()));
+    for update in [
+        announce(
+            &attributes(1),
+            &["10.1.1.0/24", "10.1.2.0/24", "10.1.3.0/24"],
+        ),
+        announce(&v6, &["fd00:10::/64", "fd00:11::/64"]),
+        withdraw(&["10.1.3.0/24"]),
+    ] {
+        assert_eq!(rib.receive(A, update).unwrap().unblocked, []);
+    }
+    let unblocked = rib
+        .receive(A, withdraw(&["10.1.1.0/24"]))
+        .unwrap()
+        .unblocked;
+    assert_eq!(unblocked, [Family::Ipv4Unicast, Family::Ipv6Unicast]);
+    let outcome = rib.receive(A, withdraw(&["10.1.2.0/24"])).unwrap();
+    assert_eq!(outcome.unblocked, [], "nothing was rejected since");
+    // A path that is rejected for another reason makes room, too.
+    let update = announce(
+        &attributes(1),
+        &["10.1.1.0/24", "10.1.2.0/24", "10.1.3.0/24"],
+    );
+    assert_eq!(rib.receive(A, update).unwrap().rejected.len(), 1);
+    let mut looped = PathAttributes::originate([10, 7, 0, 1].into());
+    looped.cluster_list = vec![CLUSTER];
+    let outcome = rib.receive(A, announce(&Arc::new(looped), &["10.1.1.0/24"]));
+    assert_eq!(outcome.unwrap().unblocked, [Family::Ipv4Unicast]);
+}
+
+#[test]
+fn a_session_may_be_restarted_at_the_maximum() {
+    let mut rib = reflector_with_maximum(2, MaximumPathsAction::Restart);
     rib.receive(A, announce(&attributes(1), &["10.1.1.0/24", "10.1.2.0/24"]))
         .unwrap();
     rib.receive(A, announce(&attributes(2), &["10.1.1.0/24", "10.1.2.0/24"]))

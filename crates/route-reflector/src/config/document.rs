@@ -64,6 +64,8 @@ pub(super) struct PeerGroup {
     pub(super) allowed_next_hops: Vec<Spanned<Prefix>>,
     pub(super) maximum_paths: Option<Spanned<u32>>,
     #[serde(default)]
+    pub(super) maximum_paths_action: MaximumPathsAction,
+    #[serde(default)]
     pub(super) unknown_attributes: UnknownAttributes,
     pub(super) export_prefixes: Option<Prefixes>,
     #[serde(default)]
@@ -106,6 +108,15 @@ pub(super) enum AddPath {
     Send,
     #[default]
     Both,
+}
+
+/// What happens at `maximumPaths`.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum MaximumPathsAction {
+    #[default]
+    Block,
+    Restart,
 }
 
 /// What becomes of attributes that the reflector cannot check.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bgp_packet::{Asn, ClusterId, RouterId};
-use bgp_rib::{ExportPolicy, ImportPolicy, UnknownAttributes};
+use bgp_rib::{ExportPolicy, ImportPolicy, MaximumPathsAction, UnknownAttributes};
 use bgp_speaker::{
     Configuration, GroupConfig, InvalidConfiguration, PeerConfig, SessionConfig, SpeakerConfig,
 };
@@ -200,6 +200,10 @@ fn resolve_group(
             .map(|prefix| prefix.value.0)
             .collect(),
         maximum_paths: Some(maximum_paths),
+        at_maximum: match group.maximum_paths_action {
+            document::MaximumPathsAction::Block => MaximumPathsAction::Block,
+            document::MaximumPathsAction::Restart => MaximumPathsAction::Restart,
+        },
         unknown_attributes: match group.unknown_attributes {
             document::UnknownAttributes::Discard => UnknownAttributes::Discard,
             document::UnknownAttributes::Pass => UnknownAttributes::Pass,

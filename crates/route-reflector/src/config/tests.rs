@@ -1,5 +1,5 @@
 use bgp_packet::{AddPathMode, Asn, ClusterId};
-use bgp_rib::{PrefixFilter, PrefixRule, UnknownAttributes};
+use bgp_rib::{MaximumPathsAction, PrefixFilter, PrefixRule, UnknownAttributes};
 use bgp_speaker::{GroupConfig, Md5Key};
 
 use super::*;
@@ -56,6 +56,9 @@ fn the_example_is_usable_and_says_what_it_seems_to_say() {
             .prefixes
             .is_match(&"10.1.0.0/16".parse().unwrap())
     );
+    // One path for each address of the IPv4 range, and some of the IPv6 one.
+    assert!(pods.session.import.maximum_paths.unwrap() > 256);
+    assert_eq!(pods.session.import.at_maximum, MaximumPathsAction::Block);
     assert_eq!(routers.session.export.prefixes, PrefixFilter::All);
     assert!(routers.session.import.prefixes.is_none());
     let names: Vec<_> = config
@@ -93,6 +96,16 @@ fn what_is_left_out_has_a_safe_value() {
             .iter()
             .all(|f| f.add_path == Some(AddPathMode::Both))
     );
+}
+
+#[test]
+fn a_path_beyond_the_maximum_is_blocked_unless_the_group_restarts_the_session() {
+    let action = |text: &str| group(text).session.import.at_maximum;
+    assert_eq!(action(""), MaximumPathsAction::Block);
+    let block = action("  maximumPathsAction: block\n");
+    assert_eq!(block, MaximumPathsAction::Block);
+    let restart = action("  maximumPathsAction: restart\n");
+    assert_eq!(restart, MaximumPathsAction::Restart);
 }
 
 #[test]

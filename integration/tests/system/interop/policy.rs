@@ -1,7 +1,7 @@
 //! What a foreign peer may announce, and what becomes of it when it does more.
 
 use anyhow::ensure;
-use lab::bgp::Program;
+use lab::bgp::{Program, Speaker};
 
 use super::network::{CLIENTS, Network, Place, Reflector, SERVICE, prefix};
 use crate::expect::{SOON, eventually};
@@ -9,19 +9,52 @@ use crate::expect::{SOON, eventually};
 const A: Place = Place::Client(1);
 const B: Place = Place::Client(2);
 
-#[test]
-fn a_client_with_too_many_paths_is_ended_with_cease_and_the_others_stay() {
-    let network = Network::bring_up("interop-maximum", &[Place::Reflector, A, B]).unwrap();
-    let clients = format!("{CLIENTS}\n  maximumPaths: 5");
-    let reflector = Reflector::start(&network, &[&clients], &[]).unwrap();
-    network.start(B, Program::Bird, &B.client()).unwrap();
-    reflector.wait_for_announcers(&[B]).unwrap();
+/// BIRD with four hosts beside the service, one path more than `maximumPaths: 5`.
+fn greedy() -> Speaker {
     let mut greedy = A.client();
     for number in 1..=4 {
         let host = prefix(&format!("10.1.2.{number}/32"));
         greedy = greedy.announce(host, A.address().into());
     }
-    let greedy = network.start(A, Program::Bird, &greedy).unwrap();
+    greedy
+}
+
+#[test]
+fn a_client_with_too_many_paths_keeps_its_session_and_those_up_to_the_maximum() {
+    let network = Network::bring_up("interop-maximum", &[Place::Reflector, A]).unwrap();
+    let clients = format!("{CLIENTS}\n  maximumPaths: 5");
+    let reflector = Reflector::start(&network, &[&clients], &[]).unwrap();
+    let bird = network.start(A, Program::Bird, &greedy()).unwrap();
+    let words = "path refused: the peer holds its maximum of paths";
+    reflector.process.wait_for_line(words, SOON).unwrap();
+    assert_eq!(reflector.paths().unwrap().len(), 5);
+    // BIRD withdraws all of one family, and is asked for what was refused.
+    bird.ask("disable own_ipv4").unwrap();
+    eventually("only IPv6 is left", || {
+        let paths = reflector.paths()?;
+        ensure!(paths.len() == 1, "{paths:#?}");
+        Ok(())
+    })
+    .unwrap();
+    bird.ask("enable own_ipv4").unwrap();
+    eventually("the limit is reached again", || {
+        let paths = reflector.paths()?;
+        ensure!(paths.len() == 5, "{paths:#?}");
+        Ok(())
+    })
+    .unwrap();
+    let session = reflector.session(A).unwrap();
+    assert_eq!(session.established_count, 1, "{session:#?}");
+}
+
+#[test]
+fn a_client_with_too_many_paths_is_ended_with_cease_where_the_group_says_restart() {
+    let network = Network::bring_up("interop-restart", &[Place::Reflector, A, B]).unwrap();
+    let clients = format!("{CLIENTS}\n  maximumPaths: 5\n  maximumPathsAction: restart");
+    let reflector = Reflector::start(&network, &[&clients], &[]).unwrap();
+    network.start(B, Program::Bird, &B.client()).unwrap();
+    reflector.wait_for_announcers(&[B]).unwrap();
+    let greedy = network.start(A, Program::Bird, &greedy()).unwrap();
     // Cease, subcode 1 (RFC 4486).
     let words = "Maximum number of prefixes reached";
     greedy.process.wait_for_line(words, SOON).unwrap();
