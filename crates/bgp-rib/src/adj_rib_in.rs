@@ -251,6 +251,15 @@ impl AdjRibIn {
         }
     }
 
+    /// Gives the peer another role. Paths keep the one that they were learned with until they are
+    /// put again.
+    pub(crate) fn set_kind(&mut self, kind: PeerKind) {
+        if let SourceFacts::Peer { kind: known, .. } = &mut self.source {
+            *known = kind;
+        }
+        self.interned.clear();
+    }
+
     /// The one copy of these attributes.
     pub(crate) fn intern(&mut self, attributes: &Arc<PathAttributes>) -> Arc<Learned> {
         if let Some(known) = self.interned.get(attributes.as_ref()) {

@@ -27,6 +27,7 @@ mod next_hop;
 mod peer;
 mod policy;
 mod receive;
+mod reconfigure;
 mod rib;
 mod send;
 mod table;

@@ -202,6 +202,20 @@ impl ImportPolicy {
         }
     }
 
+    /// Whether the other policy accepts the same paths, but for their number.
+    pub(crate) fn has_filters_of(&self, other: &Self) -> bool {
+        let Self {
+            prefixes,
+            next_hops,
+            maximum_paths: _,
+            at_maximum: _,
+            unknown_attributes,
+        } = self;
+        *prefixes == other.prefixes
+            && *next_hops == other.next_hops
+            && *unknown_attributes == other.unknown_attributes
+    }
+
     pub(crate) fn check_attributes(&self, attributes: &PathAttributes) -> Option<RejectReason> {
         let is_allowed = |next_hop: &IpAddr| {
             self.next_hops.is_empty() || self.next_hops.iter().any(|net| net.contains(next_hop))

@@ -170,7 +170,7 @@ impl Rib {
         Ok(Put::Changed)
     }
 
-    fn withdraw(&mut self, id: PeerId, nlri: Nlri) -> bool {
+    pub(crate) fn withdraw(&mut self, id: PeerId, nlri: Nlri) -> bool {
         let Some(index) = self.table.index(nlri.prefix.trunc()) else {
             return false;
         };
@@ -229,7 +229,7 @@ impl Rib {
 }
 
 /// Returns `None` if the path is there already with these attributes.
-fn put(
+pub(crate) fn put(
     table: &mut Table,
     adj_rib_in: &mut AdjRibIn,
     prefix: IpNet,

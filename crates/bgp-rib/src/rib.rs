@@ -68,7 +68,6 @@ impl Rib {
             address: settings.peer_address,
         };
         let families = settings.families.clone();
-        let is_receiver = !settings.export.prefixes.is_none();
         let adj_rib_in = AdjRibIn::new(source);
         let adj_rib_out = AdjRibOut::default();
         self.peers.insert(
@@ -80,19 +79,38 @@ impl Rib {
                 adj_rib_out,
             },
         );
+        self.add_receiver(id);
+        let peer = self.peers.get_mut(&id).expect("inserted above");
         for family in families {
-            if is_receiver {
-                let receivers = self.receivers.entry(family.family).or_default();
-                let list = if family.add_path_send {
-                    &mut receivers.of_all_paths
-                } else {
-                    &mut receivers.of_best_path
-                };
-                list.push(id);
-                self.mark_all(id, family, false);
-            }
-            let peer = self.peers.get_mut(&id).expect("inserted above");
             peer.adj_rib_out.mark_end_of_rib(family.family);
+        }
+    }
+
+    /// Has the peer follow the changes of its families, and makes everything pending that it may
+    /// have, if it may have anything.
+    pub(crate) fn add_receiver(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.get(&id) else {
+            return;
+        };
+        if peer.settings.export.prefixes.is_none() {
+            return;
+        }
+        for family in peer.settings.families.clone() {
+            let receivers = self.receivers.entry(family.family).or_default();
+            let list = if family.add_path_send {
+                &mut receivers.of_all_paths
+            } else {
+                &mut receivers.of_best_path
+            };
+            list.push(id);
+            self.mark_all(id, family, false);
+        }
+    }
+
+    pub(crate) fn remove_receiver(&mut self, id: PeerId) {
+        for receivers in self.receivers.values_mut() {
+            receivers.of_all_paths.retain(|receiver| *receiver != id);
+            receivers.of_best_path.retain(|receiver| *receiver != id);
         }
     }
 
@@ -101,10 +119,7 @@ impl Rib {
         let Some(peer) = self.peers.remove(&id) else {
             return;
         };
-        for receivers in self.receivers.values_mut() {
-            receivers.of_all_paths.retain(|receiver| *receiver != id);
-            receivers.of_best_path.retain(|receiver| *receiver != id);
-        }
+        self.remove_receiver(id);
         for index in peer.adj_rib_out.references() {
             self.table.drop_reference(index);
         }

@@ -47,6 +47,10 @@ enum Step {
         peer: u32,
         family: Family,
     },
+    SetPolicies {
+        peer: u32,
+        variant: u8,
+    },
     Read {
         peer: u32,
         limit: usize,
@@ -72,6 +76,8 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(prefix, attributes)| Step::Originate { prefix, attributes }),
         1 => prefix.prop_map(|prefix| Step::WithdrawOriginated { prefix }),
         1 => (peer.clone(), family).prop_map(|(peer, family)| Step::Refresh { peer, family }),
+        2 => (peer.clone(), 0..4_u8)
+            .prop_map(|(peer, variant)| Step::SetPolicies { peer, variant }),
         6 => (peer, 1..8_usize).prop_map(|(peer, limit)| Step::Read { peer, limit }),
     ]
 }
@@ -157,6 +163,32 @@ fn settings(peer: u32) -> PeerSettings {
     }
 }
 
+/// The settings with one of four sets of policies, and of roles.
+fn changed_settings(peer: u32, variant: u8) -> PeerSettings {
+    let mut settings = settings(peer);
+    match variant {
+        0 => {}
+        1 => {
+            settings.import.prefixes = PrefixFilter::Only(vec![PrefixRule::or_longer(prefix(2))]);
+            settings.export = ExportPolicy::default();
+        }
+        2 => {
+            settings.import.next_hops = vec!["10.7.0.1/32".parse().unwrap()];
+            settings.export.next_hop_self = !settings.export.next_hop_self;
+        }
+        _ => {
+            settings.import.prefixes = PrefixFilter::All;
+            settings.export.prefixes = PrefixFilter::Only(vec![PrefixRule::or_longer(prefix(4))]);
+            settings.kind = match settings.kind {
+                PeerKind::External => PeerKind::External,
+                PeerKind::Client => PeerKind::NonClient,
+                PeerKind::NonClient => PeerKind::Client,
+            };
+        }
+    }
+    settings
+}
+
 fn first_asn(peer: u32) -> Option<Asn> {
     (peer > 3).then_some(Asn(65000 + peer))
 }
@@ -167,6 +199,8 @@ type Received = BTreeMap<(IpNet, Option<PathId>), PathAttributes>;
 #[derive(Default)]
 struct World {
     peers: BTreeMap<u32, Received>,
+    /// Which policies each peer has.
+    variants: BTreeMap<u32, u8>,
     /// What each source last said of each path, whether it is accepted or not.
     said: BTreeMap<PathKey, PathAttributes>,
     followed: BTreeMap<PathKey, (PathAttributes, Option<NotBestReason>)>,
@@ -178,6 +212,7 @@ impl World {
             Step::PeerUp(peer) => {
                 self.forget(peer);
                 self.peers.insert(peer, Received::new());
+                self.variants.insert(peer, 0);
                 rib.add_peer(PeerId(peer), settings(peer));
             }
             Step::PeerDown(peer) => {
@@ -248,7 +283,31 @@ impl World {
                 rib.withdraw_originated(prefix);
             }
             Step::Refresh { peer, family } => rib.refresh(PeerId(peer), family),
+            Step::SetPolicies { peer, variant } => self.set_policies(rib, peer, variant),
             Step::Read { peer, limit } => self.read(rib, peer, limit),
+        }
+    }
+
+    /// A peer that is asked for its routes announces them all again.
+    fn set_policies(&mut self, rib: &mut Rib, peer: u32, variant: u8) {
+        let PeerSettings {
+            kind,
+            import,
+            export,
+            ..
+        } = changed_settings(peer, variant);
+        let families = rib.set_policies(PeerId(peer), kind, import, export);
+        if !self.peers.contains_key(&peer) {
+            assert_eq!(families, []);
+            return;
+        }
+        self.variants.insert(peer, variant);
+        for (key, attributes) in &self.said {
+            let is_asked_for = families.contains(&Family::of(key.prefix));
+            if key.source == Source::Peer(PeerId(peer)) && is_asked_for {
+                let update = announcement(key.prefix, key.path_id, attributes.clone());
+                rib.receive(PeerId(peer), update).unwrap();
+            }
         }
     }
 
@@ -299,7 +358,8 @@ impl World {
     fn recomputed(&self) -> Rib {
         let mut rib = Rib::new(config());
         for peer in self.peers.keys() {
-            rib.add_peer(PeerId(*peer), settings(*peer));
+            let settings = changed_settings(*peer, self.variants[peer]);
+            rib.add_peer(PeerId(*peer), settings);
         }
         for (key, attributes) in &self.said {
             match key.source {

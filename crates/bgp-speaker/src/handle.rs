@@ -98,7 +98,8 @@ impl SpeakerHandle {
         self.commands.send(command).await.map_err(|_| SpeakerGone)
     }
 
-    /// Makes these the peers. Sessions whose settings did not change are not touched.
+    /// Makes these the peers. Sessions stay unless what changed stands in an OPEN or belongs to
+    /// their connections; policies are applied in place.
     ///
     /// # Errors
     /// The outer one: the speaker has ended. The inner one: nothing was changed.

@@ -15,7 +15,7 @@ use tokio::{
 
 use crate::{
     clock::Heard,
-    config::PeerConfig,
+    config::{PeerConfig, SessionConfig},
     connection::{Connection, End, Order},
     owner::{News, Owner},
     refused::LoggedOnce,
@@ -29,6 +29,14 @@ const ORDERS: usize = 16;
 /// Prefixes of one batch of updates: enough to fill a socket's buffer, few enough to answer other
 /// peers meanwhile.
 const UPDATES: usize = 2048;
+
+pub(crate) fn kind(negotiated: &Negotiated, session: &SessionConfig) -> PeerKind {
+    match (negotiated.internal, session.is_client) {
+        (false, _) => PeerKind::External,
+        (true, true) => PeerKind::Client,
+        (true, false) => PeerKind::NonClient,
+    }
+}
 
 pub(crate) struct Peer {
     pub(crate) config: PeerConfig,
@@ -272,11 +280,7 @@ impl Owner {
     ) -> Option<Input> {
         let peer = self.peers.get_mut(&id)?;
         let link = self.links.get(&connection)?;
-        let kind = match (negotiated.internal, peer.config.session.is_client) {
-            (false, _) => PeerKind::External,
-            (true, true) => PeerKind::Client,
-            (true, false) => PeerKind::NonClient,
-        };
+        let kind = kind(negotiated, &peer.config.session);
         tracing::info!(
             peer = peer.config.name,
             peer_asn = negotiated.peer_asn.0,

@@ -11,7 +11,9 @@ use bgp_packet::{
     AddPathMode, Announced, Asn, Capability, ClusterId, CodecOptions, Community, Decoder, Family,
     Message, Nlri, NotificationError, Open, PathAttributes, RouterId, Update, encode,
 };
-use bgp_rib::{DEFAULT_LOCAL_PREF, ExportPolicy, ImportPolicy, MaximumPathsAction};
+use bgp_rib::{
+    DEFAULT_LOCAL_PREF, ExportPolicy, ImportPolicy, MaximumPathsAction, PrefixFilter, PrefixRule,
+};
 use bgp_session::{Cease, FamilySettings, SessionError, SessionState};
 use bgp_speaker::{
     Change, Configuration, GroupConfig, Md5Key, PathStatus, PeerConfig, PeerStatus, SessionConfig,
@@ -255,6 +257,10 @@ impl RawPeer {
     }
 
     async fn establish(&mut self, hold_time_seconds: u16) {
+        self.establish_with(hold_time_seconds, &[]).await;
+    }
+
+    async fn establish_with(&mut self, hold_time_seconds: u16, more: &[Capability]) {
         let IpAddr::V4(router_id) = self.stream.local_addr().expect("is open").ip() else {
             panic!("IPv4");
         };
@@ -262,10 +268,14 @@ impl RawPeer {
             asn: ASN,
             hold_time_seconds,
             router_id: RouterId(router_id),
-            capabilities: vec![
+            capabilities: [
                 Capability::Multiprotocol(Family::Ipv4Unicast),
                 Capability::FourOctetAsn(ASN),
-            ],
+            ]
+            .iter()
+            .chain(more)
+            .cloned()
+            .collect(),
         }))
         .await;
         assert!(matches!(self.receive().await, Some(Message::Open(_))));
@@ -301,14 +311,18 @@ fn options() -> CodecOptions {
     }
 }
 
+fn group_at(address: Ipv4Addr) -> GroupConfig {
+    GroupConfig {
+        prefixes: vec![IpNet::from(IpAddr::V4(address))],
+        ..group_of(&[])
+    }
+}
+
 /// A listener with a group that contains one peer of a few lines.
 async fn speaker_and_raw_peer() -> (TestSpeaker, RawPeer) {
     let speaker = TestSpeaker::start();
     let address = fresh_address();
-    let group = GroupConfig {
-        prefixes: vec![IpNet::from(IpAddr::V4(address))],
-        ..group_of(&[])
-    };
+    let group = group_at(address);
     speaker.configure(vec![], vec![group]).await;
     let peer = RawPeer::connect(address, speaker.address).await;
     (speaker, peer)
@@ -520,6 +534,60 @@ async fn reconfiguration_leaves_unchanged_sessions_alone() {
     let stays = stays.peers().await;
     assert_eq!(stays[0].session.counters.established, 1);
     assert!(is_established(&stays[0]));
+}
+
+/// A group that accepts these prefixes from one peer of a few lines.
+fn group_that_accepts(address: Ipv4Addr, prefixes: &[&str]) -> GroupConfig {
+    let mut group = group_at(address);
+    let rules = prefixes.iter().map(|prefix| PrefixRule::exact(net(prefix)));
+    group.session.import.prefixes = PrefixFilter::Only(rules.collect());
+    group
+}
+
+#[tokio::test]
+async fn a_changed_import_policy_asks_a_peer_that_can_answer_for_its_routes() {
+    for capabilities in [&[Capability::RouteRefresh][..], &[]] {
+        let speaker = TestSpeaker::start();
+        let address = fresh_address();
+        let group = group_that_accepts(address, &["10.1.1.0/24"]);
+        speaker.configure(vec![], vec![group]).await;
+        let mut peer = RawPeer::connect(address, speaker.address).await;
+        peer.establish_with(0, capabilities).await;
+        peer.announce("10.1.2.0/24").await;
+        peer.announce("10.1.1.0/24").await;
+        speaker
+            .wait_for_paths("what is allowed", |paths| paths.len() == 1)
+            .await;
+
+        let group = group_that_accepts(address, &["10.1.1.0/24", "10.1.2.0/24"]);
+        speaker.configure(vec![], vec![group]).await;
+        if !capabilities.is_empty() {
+            let refresh = loop {
+                match peer.receive().await.expect("the session stays") {
+                    Message::RouteRefresh(refresh) => break refresh,
+                    Message::Update(_) | Message::Keepalive => {}
+                    other @ (Message::Open(_) | Message::Notification(_)) => panic!("{other:?}"),
+                }
+            };
+            assert_eq!(refresh.family, Some(Family::Ipv4Unicast));
+        }
+        // Either peer may announce again what was rejected.
+        peer.announce("10.1.2.0/24").await;
+        speaker
+            .wait_for_paths("both", |paths| paths.len() == 2)
+            .await;
+        let group = group_that_accepts(address, &["10.1.2.0/24"]);
+        speaker.configure(vec![], vec![group]).await;
+        speaker
+            .wait_for_paths(
+                "what is still allowed",
+                |paths| matches!(paths, [path] if path.prefix == net("10.1.2.0/24")),
+            )
+            .await;
+        let peers = speaker.peers().await;
+        assert_eq!(peers[0].session.counters.established, 1);
+        assert_eq!(speaker.handle.counters().sessions_lost.get(), 0);
+    }
 }
 
 #[tokio::test]

@@ -13,8 +13,8 @@
 //! - `grpc` is the only module that knows the generated types; `metrics` has the metrics.
 //! - `readiness` says when another reflector may go.
 //!
-//! **Invariants.** A session whose settings did not change survives every reload. A file that
-//! cannot be used changes nothing. Nothing is accepted from a peer or sent to one that the
+//! **Invariants.** A session survives every reload that changes nothing of its OPEN, its key and
+//! its connection. A file that cannot be used changes nothing. Nothing is accepted from a peer or sent to one that the
 //! configuration does not name.
 
 pub mod args;

@@ -8,6 +8,8 @@
 
 mod harness;
 
+use std::time::Duration;
+
 use bgp_packet::RouterId;
 use daemon_api::{
     bgp::v1::{self as bgp, AddPath, SessionState},
@@ -418,20 +420,60 @@ async fn a_changed_file_touches_only_the_sessions_that_it_concerns() {
     })
     .await;
 
-    // The router's session begins anew, and what it may be sent differs.
+    // What the router may be sent differs; its session stays.
     router.until_next_hops(SERVICE, &[]).await;
-    router.established().await;
     client.announce("10.1.2.0/24", NODE_A).await;
     router.until_next_hops("10.1.2.0/24", &[NODE_A]).await;
     assert_eq!(router.paths.len(), 1);
-    let sessions = client.handle.peers().await.unwrap();
-    assert_eq!(
-        sessions[0].session.counters.established, 1,
-        "the client was not touched"
-    );
+    for neighbour in [&client, &router] {
+        let sessions = neighbour.handle.peers().await.unwrap();
+        assert_eq!(sessions[0].session.counters.established, 1);
+    }
+
+    // What stands in an OPEN needs a new session.
+    let clients = CLIENTS.to_owned() + "  holdTime: 6s\n";
+    reflector.replace_file(&format!("{HEAD}peerGroups:\n{clients}{routers}{other}"));
+    client
+        .until("a session with the other hold time", |this| {
+            let mut sessions = this.peers.values().map(|peer| &peer.session);
+            sessions.any(|session| {
+                let negotiated = session.negotiated.as_ref();
+                negotiated.is_some_and(|it| it.hold_time == Some(Duration::from_secs(6)))
+            })
+        })
+        .await;
+    let sessions = router.handle.peers().await.unwrap();
+    assert_eq!(sessions[0].session.counters.established, 1);
 
     let mut newcomer = Neighbour::dialling([127, 0, 4, 1], reflector.bgp).await;
     newcomer.established().await;
+}
+
+#[tokio::test]
+async fn a_change_of_import_policy_withdraws_nothing_from_the_router() {
+    let reflector = Running::start(&usual()).await;
+    let client = Neighbour::dialling([127, 0, 1, 1], reflector.bgp).await;
+    let mut router = Neighbour::dialling([127, 0, 2, 1], reflector.bgp).await;
+    client.announce("10.3.1.0/24", NODE_A).await;
+    client.announce(SERVICE, NODE_A).await;
+    router.until_next_hops(SERVICE, &[NODE_A]).await;
+    assert_eq!(router.paths.len(), 1, "10.3.1.0/24 is not allowed");
+
+    let more = "  importPrefixes:\n  - {prefix: 10.3.0.0/16, maximumLength: 32}\n";
+    let clients = CLIENTS.replace("  importPrefixes:\n", more);
+    reflector.replace_file(&format!("{HEAD}peerGroups:\n{clients}{ROUTERS}"));
+    // The client is asked for what was rejected.
+    router.until_next_hops("10.3.1.0/24", &[NODE_A]).await;
+    assert_eq!((router.paths.len(), router.withdrawn), (2, 0));
+
+    // What a narrower policy excludes goes, and nothing else.
+    reflector.replace_file(&usual());
+    router.until_next_hops("10.3.1.0/24", &[]).await;
+    assert_eq!((router.paths.len(), router.withdrawn), (1, 1));
+    for neighbour in [&client, &router] {
+        let sessions = neighbour.handle.peers().await.unwrap();
+        assert_eq!(sessions[0].session.counters.established, 1);
+    }
 }
 
 #[tokio::test]

@@ -51,7 +51,6 @@ async fn attributes_are_those_of_the_flags() {
         "--local-pref=200",
         "--med=7",
         "--communities=64512:100,NO_EXPORT",
-        "--next-hop=self",
     ])
     .await;
     world.data_plane.serve(SERVICE);
@@ -61,7 +60,19 @@ async fn attributes_are_those_of_the_flags() {
     assert_eq!(attributes.multi_exit_disc, Some(7));
     let communities = [Community(64512 << 16 | 100), Community::NO_EXPORT];
     assert_eq!(attributes.communities, communities);
-    assert_eq!(attributes.next_hop, world.announcer_address);
+}
+
+#[tokio::test]
+async fn a_next_hop_of_self_is_left_to_each_session() {
+    let mut world = World::start(&["--next-hop=self"]).await;
+    world.data_plane.serve(SERVICE);
+    let announcement = world
+        .wait_for_state(SERVICE, AnnouncementState::Announced)
+        .await;
+    assert_eq!(announcement.next_hop, "self");
+    // The session has loopback addresses, which a reflector refuses as next hops.
+    world.wait_for_rejected_path().await;
+    assert_eq!(world.paths().await, []);
 }
 
 #[tokio::test]

@@ -119,7 +119,6 @@ pub(crate) struct World {
     pub(crate) data_plane: data_plane::StandIn,
     pub(crate) node_router: node_router::StandIn,
     pub(crate) client: AnnouncerClient<Channel>,
-    pub(crate) announcer_address: IpAddr,
     pub(crate) shutdown: Shutdown,
     pub(crate) readiness: Readiness,
     pub(crate) metrics: Metrics,
@@ -192,7 +191,6 @@ impl World {
             data_plane,
             node_router,
             client: AnnouncerClient::new(target.channel()),
-            announcer_address,
             shutdown,
             readiness,
             metrics,
@@ -221,6 +219,17 @@ impl World {
                 self.announcements().await
             );
         }
+    }
+
+    /// Waits until the reflector has rejected a path of the announcer.
+    pub(crate) async fn wait_for_rejected_path(&self) {
+        let waiting = async {
+            while self.reflector.counters().paths_rejected.get() == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        let waited = timeout(DEADLINE, waiting).await;
+        waited.expect("the reflector rejects a path in time");
     }
 
     /// UPDATE messages that the announcer has sent.

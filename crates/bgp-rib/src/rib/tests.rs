@@ -547,6 +547,184 @@ fn an_announcement_that_is_rejected_takes_its_predecessor_along() {
     assert_eq!(drain(&mut rib, ROUTER)[0].withdrawn.len(), 1);
 }
 
+fn only(prefixes: &[&str]) -> PrefixFilter {
+    let rules = prefixes.iter().map(|prefix| prefix.parse().unwrap());
+    PrefixFilter::Only(rules.map(PrefixRule::exact).collect())
+}
+
+/// The prefixes that the updates announce and withdraw.
+fn said(updates: &[Update]) -> (Vec<String>, Vec<String>) {
+    let text = |nlri: &Nlri| nlri.prefix.to_string();
+    let groups = updates.iter().flat_map(|update| &update.announced);
+    let mut announced: Vec<_> = groups
+        .flat_map(|group| group.nlri.iter().map(text))
+        .collect();
+    announced.sort_unstable();
+    let withdrawn = updates.iter().flat_map(|update| &update.withdrawn);
+    (announced, withdrawn.map(text).collect())
+}
+
+#[test]
+fn another_import_policy_withdraws_what_it_excludes_and_asks_for_the_rest() {
+    let mut rib = reflector();
+    rib.receive(A, announce(&attributes(1), &["10.1.1.0/24", "10.1.2.0/24"]))
+        .unwrap();
+    drain(&mut rib, ROUTER);
+    let PeerSettings {
+        kind,
+        export,
+        import,
+        ..
+    } = rib.peers[&A].settings.clone();
+    let mut narrow = import.clone();
+    narrow.prefixes = only(&["10.1.2.0/24", "10.1.3.0/24"]);
+    let families = rib.set_policies(A, kind, narrow.clone(), export.clone());
+    assert_eq!(families, [Family::Ipv4Unicast, Family::Ipv6Unicast]);
+    let (announced, withdrawn) = said(&drain(&mut rib, ROUTER));
+    assert_eq!(
+        (announced.len(), &withdrawn[..]),
+        (0, &["10.1.1.0/24".to_owned()][..])
+    );
+
+    // Without a change nothing is asked for, and nothing is sent.
+    assert_eq!(rib.set_policies(A, kind, narrow, export.clone()), []);
+    assert_eq!(drain(&mut rib, ROUTER), []);
+
+    let nowhere = ImportPolicy {
+        next_hops: vec!["192.0.2.0/24".parse().unwrap()],
+        ..import
+    };
+    rib.set_policies(A, kind, nowhere, export);
+    assert_eq!(said(&drain(&mut rib, ROUTER)).1, ["10.1.2.0/24"]);
+}
+
+#[test]
+fn a_raised_maximum_asks_for_what_it_refused_and_a_lowered_one_drops_nothing() {
+    let mut rib = reflector_with_maximum(1, MaximumPathsAction::Block);
+    rib.receive(A, announce(&attributes(1), &["10.1.1.0/24", "10.1.2.0/24"]))
+        .unwrap();
+    let PeerSettings {
+        kind,
+        export,
+        mut import,
+        ..
+    } = rib.peers[&A].settings.clone();
+    import.maximum_paths = Some(2);
+    let families = rib.set_policies(A, kind, import.clone(), export.clone());
+    assert_eq!(families, [Family::Ipv4Unicast]);
+    rib.receive(A, announce(&attributes(1), &["10.1.1.0/24", "10.1.2.0/24"]))
+        .unwrap();
+    import.maximum_paths = Some(1);
+    assert_eq!(rib.set_policies(A, kind, import, export), []);
+    assert_eq!(rib.counts(A).paths_received, 2);
+}
+
+#[test]
+fn another_export_policy_sends_the_difference_only() {
+    let mut rib = reflector();
+    rib.receive(
+        A,
+        announce(
+            &attributes(1),
+            &["10.1.1.0/24", "10.1.2.0/24", "10.1.3.0/24"],
+        ),
+    )
+    .unwrap();
+    drain(&mut rib, ROUTER);
+    let PeerSettings {
+        kind,
+        export,
+        import,
+        ..
+    } = rib.peers[&ROUTER].settings.clone();
+    let mut check = |prefixes: PrefixFilter, announced: &[&str], withdrawn: &[&str]| {
+        let export = ExportPolicy {
+            prefixes,
+            ..export.clone()
+        };
+        assert_eq!(rib.set_policies(ROUTER, kind, import.clone(), export), []);
+        let mut said = said(&drain(&mut rib, ROUTER));
+        said.1.sort_unstable();
+        assert_eq!(
+            (&said.0[..], &said.1[..]),
+            (
+                &announced
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()[..],
+                &withdrawn
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()[..],
+            )
+        );
+    };
+    check(only(&["10.1.1.0/24", "10.1.2.0/24"]), &[], &["10.1.3.0/24"]);
+    check(
+        only(&["10.1.2.0/24", "10.1.3.0/24"]),
+        &["10.1.3.0/24"],
+        &["10.1.1.0/24"],
+    );
+    check(PrefixFilter::none(), &[], &["10.1.2.0/24", "10.1.3.0/24"]);
+    check(
+        PrefixFilter::All,
+        &["10.1.1.0/24", "10.1.2.0/24", "10.1.3.0/24"],
+        &[],
+    );
+    check(PrefixFilter::All, &[], &[]);
+    // A peer that is sent something again follows what comes later, too.
+    rib.receive(B, announce(&attributes(2), &["10.1.4.0/24"]))
+        .unwrap();
+    assert_eq!(said(&drain(&mut rib, ROUTER)).0, ["10.1.4.0/24"]);
+}
+
+#[test]
+fn another_role_changes_what_is_reflected_from_and_to_the_peer() {
+    let mut rib = reflector();
+    let non_client = PeerSettings {
+        kind: PeerKind::NonClient,
+        ..peer(ROUTER, true)
+    };
+    rib.add_peer(ROUTER, non_client);
+    rib.receive(A, announce(&attributes(1), &["10.1.1.0/24"]))
+        .unwrap();
+    assert_eq!(said(&drain(&mut rib, ROUTER)).0, ["10.1.1.0/24"]);
+    let PeerSettings { export, import, .. } = rib.peers[&A].settings.clone();
+    // Paths of a non-client do not go to another non-client.
+    let families = rib.set_policies(A, PeerKind::NonClient, import.clone(), export.clone());
+    assert_eq!(families, []);
+    assert_eq!(said(&drain(&mut rib, ROUTER)).1, ["10.1.1.0/24"]);
+    rib.set_policies(A, PeerKind::Client, import, export);
+    assert_eq!(said(&drain(&mut rib, ROUTER)).0, ["10.1.1.0/24"]);
+}
+
+#[test]
+fn unknown_attributes_leave_the_held_paths_when_the_policy_discards_them() {
+    let mut rib = reflector();
+    let mut passing = peer(A, false);
+    passing.import.unknown_attributes = UnknownAttributes::Pass;
+    rib.add_peer(A, passing);
+    let mut attributes = PathAttributes::originate([10, 7, 0, 1].into());
+    attributes.others = vec![RawAttribute {
+        flags: 0xe0,
+        type_code: 99,
+        value: (&b"anything"[..]).into(),
+    }];
+    rib.receive(A, announce(&Arc::new(attributes), &["10.1.1.0/24"]))
+        .unwrap();
+    drain(&mut rib, ROUTER);
+    let PeerSettings {
+        kind,
+        export,
+        mut import,
+        ..
+    } = rib.peers[&A].settings.clone();
+    import.unknown_attributes = UnknownAttributes::Discard;
+    rib.set_policies(A, kind, import, export);
+    let sent = drain(&mut rib, ROUTER);
+    assert_eq!(sent[0].announced[0].attributes.others, []);
+}
+
 fn reflector_with_maximum(limit: u32, action: MaximumPathsAction) -> Rib {
     let mut rib = reflector();
     let mut limited = peer(A, false);

@@ -133,6 +133,8 @@ pub(crate) struct Neighbour {
     changes: Changes,
     pub(crate) peers: BTreeMap<String, PeerStatus>,
     pub(crate) paths: BTreeMap<(IpNet, Option<PathId>), PathStatus>,
+    /// Paths that were withdrawn.
+    pub(crate) withdrawn: usize,
 }
 
 impl Neighbour {
@@ -186,6 +188,7 @@ impl Neighbour {
             changes,
             peers: BTreeMap::new(),
             paths: BTreeMap::new(),
+            withdrawn: 0,
         }
     }
 
@@ -225,6 +228,7 @@ impl Neighbour {
                 self.paths.insert((path.prefix, path.path_id), path);
             }
             Change::PathRemoved(path) => {
+                self.withdrawn += 1;
                 self.paths.remove(&(path.prefix, path.path_id));
             }
             Change::Synced => {}

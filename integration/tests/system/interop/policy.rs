@@ -3,7 +3,9 @@
 use anyhow::ensure;
 use lab::bgp::{Program, Speaker};
 
-use super::network::{CLIENTS, Network, Place, Reflector, SERVICE, prefix};
+use super::network::{
+    CLIENTS, Network, Place, ROUTERS, Reflector, SERVICE, SERVICE6, file, prefix,
+};
 use crate::expect::{SOON, eventually};
 
 const A: Place = Place::Client(1);
@@ -93,4 +95,41 @@ fn only_what_the_import_policy_names_is_accepted() {
     let session = reflector.session(A).unwrap();
     assert_eq!(session.established_count, 1, "{session:#?}");
     assert_eq!(reflector.next_hops(SERVICE).unwrap(), [A.address()]);
+}
+
+#[test]
+fn a_change_of_import_policy_withdraws_nothing_from_the_router() {
+    let router = Place::Router(1);
+    let network = Network::bring_up("interop-policy", &[Place::Reflector, A, router]).unwrap();
+    let peers = [("router", router.address(), "routers")];
+    let bird = network
+        .start(router, Program::Bird, &router.router())
+        .unwrap();
+    let reflector = Reflector::start(&network, &[CLIENTS, ROUTERS], &peers).unwrap();
+    let other = "10.2.0.0/16";
+    let client = A.client().announce(prefix(other), A.address().into());
+    network.start(A, Program::Bird, &client).unwrap();
+    bird.wait_for_table(&[SERVICE, SERVICE6], SOON).unwrap();
+
+    let more = format!("importPrefixes:\n  - {other}");
+    let clients = CLIENTS.replace("importPrefixes:", &more);
+    reflector
+        .reload(&file(&[&clients, ROUTERS], &peers))
+        .unwrap();
+    bird.wait_for_table(&[SERVICE, SERVICE6, other], SOON)
+        .unwrap();
+    for place in [A, router] {
+        let session = reflector.session(place).unwrap();
+        assert_eq!(session.established_count, 1, "{session:#?}");
+    }
+    let counters = bird.ask("show protocols all").unwrap();
+    let withdraws: Vec<_> = counters
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("Import withdraws:"))
+        .collect();
+    assert!(!withdraws.is_empty(), "{counters}");
+    for of_a_channel in withdraws {
+        let received = of_a_channel.split_whitespace().next();
+        assert_eq!(received, Some("0"), "{counters}");
+    }
 }
