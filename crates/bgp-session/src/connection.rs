@@ -30,6 +30,8 @@ impl Direction {
 pub(crate) struct Connection {
     pub(crate) id: ConnectionId,
     pub(crate) phase: Phase,
+    /// The silence deadline that [`crate::Output::Poll`] was sent for, until the driver answers.
+    pub(crate) polled_for: Option<Instant>,
 }
 
 /// How far a connection has come.
@@ -74,15 +76,33 @@ impl Connection {
         }
     }
 
-    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+    /// When the peer counts as silent, unless it sends a message first.
+    pub(crate) fn silence_deadline(&self) -> Option<Instant> {
         match &self.phase {
             Phase::OpenSent { deadline } => Some(*deadline),
             Phase::OpenConfirm(agreement) | Phase::Established(agreement) => {
-                [agreement.hold_deadline, agreement.keepalive_deadline]
-                    .into_iter()
-                    .flatten()
-                    .min()
+                agreement.hold_deadline
             }
         }
+    }
+
+    /// When the driver must poll the socket: at the silence deadline, once.
+    pub(crate) fn poll_deadline(&self) -> Option<Instant> {
+        match self.polled_for {
+            Some(_) => None,
+            None => self.silence_deadline(),
+        }
+    }
+
+    pub(crate) fn keepalive_deadline(&self) -> Option<Instant> {
+        self.agreement()
+            .and_then(|agreement| agreement.keepalive_deadline)
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        [self.poll_deadline(), self.keepalive_deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }

@@ -1,6 +1,6 @@
 //! What a session is told.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bgp_packet::{DecodeError, Family, Message, Notification};
 
@@ -19,6 +19,9 @@ pub enum Input {
     Connected(ConnectionId),
     /// The attempt to connect failed; the cause in words.
     DialFailed(String),
+    /// The attempt to connect got no answer within `connect_timeout`. The driver measures that
+    /// time in the task that polls the socket.
+    DialTimedOut,
     /// The peer opened a connection.
     Accepted(ConnectionId),
     /// The peer sent a message.
@@ -38,8 +41,9 @@ pub enum Input {
     },
     /// The peer shall send all routes of the family again. Ignored unless it is able to.
     RequestRefresh(Family),
-    /// A whole message arrived at that time and still waits to be handed in: the peer is alive.
-    Heard(ConnectionId, Instant),
+    /// The answer to [`crate::Output::Poll`]: the socket was read until it was empty, and each
+    /// message found there was handed in before this.
+    Polled(ConnectionId),
     /// So many UPDATE messages were written to the connection.
     UpdatesWritten(ConnectionId, u64),
     /// The peer takes nothing off its socket, see [`crate::Negotiated::send_hold_time`].

@@ -7,12 +7,16 @@ use crate::{connection::ConnectionId, error::SessionError, negotiation::Negotiat
 /// What is to be done, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// Open a connection; answer with `Connected` or `DialFailed`.
+    /// Open a connection; answer with `Connected`, `DialFailed` or `DialTimedOut`.
     Dial,
     /// Stop trying to open one. It is not to be answered.
     AbandonDial,
     /// Send the message.
     Send(ConnectionId, Message),
+    /// A deadline for the peer's next message has passed. Read the socket once, hand in each
+    /// message that waits there, then answer with `Polled`: this process may have slept since the
+    /// deadline while the peer kept sending.
+    Poll(ConnectionId),
     /// Both OPEN messages are known: the codecs of the connection change here.
     SetCodecOptions {
         /// The connection.

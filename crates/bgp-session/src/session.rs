@@ -40,8 +40,8 @@ enum Dialler {
     Stopped { until: Option<Instant> },
     /// Dials at the deadline; a passive session has none.
     Waiting { until: Option<Instant> },
-    /// Dials.
-    Dialling { deadline: Instant },
+    /// Dials. The driver gives up after `connect_timeout`.
+    Dialling,
     /// There is a connection.
     Settled,
 }
@@ -102,7 +102,7 @@ impl Session {
             hold_deadline: agreement.and_then(|agreement| agreement.hold_deadline),
             dial_deadline: match self.dialler {
                 Dialler::Waiting { until } => until,
-                Dialler::Stopped { .. } | Dialler::Dialling { .. } | Dialler::Settled => None,
+                Dialler::Stopped { .. } | Dialler::Dialling | Dialler::Settled => None,
             },
             last_error: self.last_error.clone(),
             counters: self.counters,
@@ -127,7 +127,7 @@ impl Session {
         match input {
             Input::Start => {
                 if matches!(self.dialler, Dialler::Stopped { .. }) {
-                    self.start(now, outputs);
+                    self.start(outputs);
                 }
             }
             Input::Stop(cease) => {
@@ -143,8 +143,14 @@ impl Session {
             }
             Input::Connected(id) => self.connected(id, now, outputs),
             Input::DialFailed(problem) => {
-                if matches!(self.dialler, Dialler::Dialling { .. }) {
+                if self.dialler == Dialler::Dialling {
                     self.dial_failed(SessionError::Dial(problem), now);
+                }
+            }
+            Input::DialTimedOut => {
+                if self.dialler == Dialler::Dialling {
+                    let timeout = self.settings.connect_timeout;
+                    self.dial_failed(SessionError::DialTimeout(timeout), now);
                 }
             }
             Input::Accepted(id) => self.accepted(id, now, outputs),
@@ -178,7 +184,7 @@ impl Session {
                 }
             }
             Input::RequestRefresh(family) => self.request_refresh(family, outputs),
-            Input::Heard(id, at) => self.restart_hold_timer(id, at),
+            Input::Polled(id) => self.polled(id, now, outputs),
             Input::UpdatesWritten(id, count) => {
                 self.counters.messages_sent += count;
                 self.counters.updates_sent += count;
@@ -196,18 +202,16 @@ impl Session {
         }
     }
 
-    fn start(&mut self, now: Instant, outputs: &mut Vec<Output>) {
+    fn start(&mut self, outputs: &mut Vec<Output>) {
         if self.settings.active {
-            self.dial(now, outputs);
+            self.dial(outputs);
         } else {
             self.dialler = Dialler::Waiting { until: None };
         }
     }
 
-    fn dial(&mut self, now: Instant, outputs: &mut Vec<Output>) {
-        self.dialler = Dialler::Dialling {
-            deadline: now + self.settings.connect_timeout,
-        };
+    fn dial(&mut self, outputs: &mut Vec<Output>) {
+        self.dialler = Dialler::Dialling;
         outputs.push(Output::Dial);
     }
 
@@ -227,7 +231,7 @@ impl Session {
     }
 
     fn connected(&mut self, id: ConnectionId, now: Instant, outputs: &mut Vec<Output>) {
-        if !matches!(self.dialler, Dialler::Dialling { .. }) {
+        if self.dialler != Dialler::Dialling {
             // The dial was abandoned while its success was on its way.
             outputs.push(Output::Close(id));
             return;
@@ -243,7 +247,7 @@ impl Session {
                 return;
             }
             Dialler::Waiting { .. } => self.dialler = Dialler::Settled,
-            Dialler::Dialling { .. } | Dialler::Settled => {}
+            Dialler::Dialling | Dialler::Settled => {}
         }
         if self.established().is_some() {
             // RFC 4271 section 6.8: an established connection stays.
@@ -275,6 +279,7 @@ impl Session {
         *self.slot(direction) = Some(Connection {
             id,
             phase: Phase::OpenSent { deadline },
+            polled_for: None,
         });
     }
 
@@ -327,7 +332,7 @@ impl Session {
         for direction in [Direction::Outgoing, Direction::Incoming] {
             self.take_down(direction, error.clone(), now, outputs);
         }
-        if matches!(self.dialler, Dialler::Dialling { .. }) {
+        if self.dialler == Dialler::Dialling {
             outputs.push(Output::AbandonDial);
         }
     }
@@ -400,7 +405,7 @@ impl Session {
         let dialler = match self.dialler {
             Dialler::Stopped { .. } => SessionState::Idle,
             Dialler::Waiting { .. } | Dialler::Settled => SessionState::Active,
-            Dialler::Dialling { .. } => SessionState::Connect,
+            Dialler::Dialling => SessionState::Connect,
         };
         self.connections()
             .map(|connection| phase_state(&connection.phase))

@@ -19,6 +19,8 @@ enum Transit {
     Accepted,
     Connected,
     Message(Message),
+    /// What was sent before it has arrived.
+    Polled,
     Lost,
 }
 
@@ -71,6 +73,7 @@ impl Simulation {
                     self.close(id, side);
                 }
                 Output::Send(id, message) => self.put(id, 1 - side, Transit::Message(message)),
+                Output::Poll(id) => self.put(id, side, Transit::Polled),
                 Output::Close(id) => self.close(id, side),
                 Output::SetCodecOptions { .. }
                 | Output::Established(..)
@@ -117,6 +120,7 @@ impl Simulation {
             Some(Transit::Message(message)) => {
                 self.feed(side, Input::MessageReceived(id, message));
             }
+            Some(Transit::Polled) => self.feed(side, Input::Polled(id)),
             Some(Transit::Lost) => {
                 if self.dialling[side] == Some(id) {
                     self.dialling[side] = None;

@@ -1,10 +1,15 @@
 //! One TCP connection: bytes to messages and back.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io::{self, Read, Write},
+    sync::Arc,
+    time::Duration,
+};
 
 use bgp_packet::{CodecOptions, DecodeError, Decoder, Message, Update, encode};
 use bgp_session::ConnectionId;
 use bytes::{Buf, BytesMut};
+use socket2::SockRef;
 use tokio::{
     io::AsyncWriteExt,
     net::TcpStream,
@@ -12,7 +17,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use crate::{clock::Heard, counters::SpeakerCounters, owner::News};
+use crate::{counters::SpeakerCounters, owner::News};
 
 /// Bytes that are read at a time.
 const READ_SIZE: usize = 16 * 1024;
@@ -34,6 +39,9 @@ pub(crate) enum Order {
     },
     /// How long the peer may take nothing off its socket.
     SetSendHoldTime(Option<Duration>),
+    /// Read the socket until it is empty. Answered by [`News::Polled`], after the messages that
+    /// were found.
+    Poll,
     /// Answered by [`News::Written`] when all of it is in the kernel's buffer.
     SendUpdates(Vec<Update>),
 }
@@ -48,7 +56,6 @@ pub(crate) enum End {
 pub(crate) struct Connection {
     id: ConnectionId,
     stream: TcpStream,
-    heard: Arc<Heard>,
     counters: Arc<SpeakerCounters>,
     decoder: Decoder,
     encoder: CodecOptions,
@@ -60,6 +67,8 @@ pub(crate) struct Connection {
     has_ended: bool,
     /// The codec changes after an OPEN.
     waits_for_options: bool,
+    /// The owner waits for [`News::Polled`].
+    is_polled: bool,
     /// UPDATE messages in `output`, while the owner waits for their being written.
     updates: Option<u64>,
     send_hold_time: Option<Duration>,
@@ -70,16 +79,10 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) fn new(
-        id: ConnectionId,
-        stream: TcpStream,
-        heard: Arc<Heard>,
-        counters: Arc<SpeakerCounters>,
-    ) -> Self {
+    pub(crate) fn new(id: ConnectionId, stream: TcpStream, counters: Arc<SpeakerCounters>) -> Self {
         Self {
             id,
             stream,
-            heard,
             counters,
             decoder: Decoder::new(),
             encoder: CodecOptions::default(),
@@ -89,6 +92,7 @@ impl Connection {
             end: None,
             has_ended: false,
             waits_for_options: false,
+            is_polled: false,
             updates: None,
             send_hold_time: None,
             send_deadline: None,
@@ -100,7 +104,7 @@ impl Connection {
     pub(crate) async fn run(mut self, mut orders: mpsc::Receiver<Order>, news: mpsc::Sender<News>) {
         loop {
             let can_write = !self.output.is_empty();
-            let can_read = self.received.is_empty() && !self.has_ended && !self.waits_for_options;
+            let can_read = self.can_read();
             let has_news = self.has_news();
             let send_deadline = self.send_deadline;
             let send_hold_timer = async {
@@ -120,10 +124,7 @@ impl Connection {
                     Ok(permit) => permit.send(self.take_news()),
                     Err(_) => break,
                 },
-                () = send_hold_timer => {
-                    self.send_deadline = None;
-                    self.send_hold_timer_expired = true;
-                }
+                () = send_hold_timer => self.send_deadline_reached(),
             }
             self.report(&news);
         }
@@ -143,6 +144,10 @@ impl Connection {
                 self.decode();
             }
             Order::SetSendHoldTime(time) => self.send_hold_time = time,
+            Order::Poll => {
+                self.poll();
+                self.is_polled = true;
+            }
             Order::SendUpdates(updates) => {
                 let start = self.output.len();
                 for update in updates {
@@ -163,6 +168,10 @@ impl Connection {
         }
     }
 
+    fn can_read(&self) -> bool {
+        self.received.is_empty() && !self.has_ended && !self.waits_for_options
+    }
+
     fn read(&mut self) {
         self.input.reserve(READ_SIZE);
         match self.stream.try_read_buf(&mut self.input) {
@@ -173,13 +182,31 @@ impl Connection {
         }
     }
 
+    /// Reads until the kernel has nothing more, or a message is there. Asks the kernel: tokio's
+    /// `try_read_buf` reports an empty socket until its runtime has seen the socket's event, which
+    /// is still to come when this process has slept.
+    fn poll(&mut self) {
+        let mut chunk = vec![0; READ_SIZE];
+        while self.can_read() {
+            match (&*SockRef::from(&self.stream)).read(&mut chunk) {
+                Ok(0) => self.lose("closed by the peer"),
+                Ok(length) => {
+                    self.input.extend_from_slice(&chunk[..length]);
+                    self.decode();
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) => self.lose(&error.to_string()),
+            }
+        }
+    }
+
     fn decode(&mut self) {
         while !self.waits_for_options && self.received.len() < BATCH && !self.has_ended {
             match self.decoder.decode(&mut self.input) {
                 Ok(Some(message)) => {
                     self.waits_for_options = matches!(message, Message::Open(_));
                     self.received.push(message);
-                    self.heard.now();
                 }
                 Ok(None) => break,
                 Err(error) => {
@@ -221,6 +248,22 @@ impl Connection {
         }
     }
 
+    /// The peer has taken nothing off its socket for the send hold time, as far as this process
+    /// knows. If this process has slept, the kernel knows better: one attempt to write decides.
+    fn send_deadline_reached(&mut self) {
+        self.send_deadline = None;
+        match (&*SockRef::from(&self.stream)).write(&self.output) {
+            Ok(written) => {
+                self.output.advance(written);
+                self.write();
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.send_hold_timer_expired = true;
+            }
+            Err(_) => self.write(),
+        }
+    }
+
     fn lose(&mut self, problem: &str) {
         if !self.has_ended {
             self.has_ended = true;
@@ -233,6 +276,7 @@ impl Connection {
         !self.received.is_empty()
             || self.end.is_some()
             || is_written
+            || self.is_polled
             || self.send_hold_timer_expired
     }
 
@@ -240,7 +284,6 @@ impl Connection {
     fn report(&mut self, news: &mpsc::Sender<News>) {
         while self.has_news() {
             let Ok(permit) = news.try_reserve() else {
-                self.heard.waits();
                 return;
             };
             permit.send(self.take_news());
@@ -261,7 +304,10 @@ impl Connection {
             self.send_hold_timer_expired = false;
             return News::SendHoldTimerExpired { connection };
         }
-        self.heard.now();
+        if self.received.is_empty() && self.end.is_none() {
+            self.is_polled = false;
+            return News::Polled { connection };
+        }
         let news = News::Received {
             connection,
             messages: std::mem::take(&mut self.received),
@@ -304,3 +350,6 @@ fn count_messages(mut encoded: &[u8]) -> u64 {
     }
     count
 }
+
+#[cfg(test)]
+mod tests;

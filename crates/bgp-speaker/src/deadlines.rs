@@ -8,20 +8,6 @@ use bgp_session::Input;
 use crate::owner::Owner;
 
 impl Owner {
-    /// Time has come for the session, unless a message of its peer only waits to be handled.
-    fn deadline_reached(&mut self, id: PeerId, now: Instant) {
-        let Some(peer) = self.peers.get_mut(&id) else {
-            return;
-        };
-        for connection in peer.connections.clone() {
-            if let Some(link) = self.links.get(&connection) {
-                let heard = Input::Heard(connection, link.heard.last(now));
-                peer.session.handle(heard, now);
-            }
-        }
-        self.drive(id, Input::DeadlineReached, now);
-    }
-
     /// Keeps the entry of a session among the deadlines at or before its next one. An entry that
     /// proves too early is renewed when it comes up, which spares a change with every message.
     pub(crate) fn schedule(&mut self, id: PeerId) {
@@ -51,7 +37,7 @@ impl Owner {
             };
             peer.scheduled = None;
             match peer.session.next_deadline() {
-                Some(next) if next <= now => self.deadline_reached(id, now),
+                Some(next) if next <= now => self.drive(id, Input::DeadlineReached, now),
                 Some(_) | None => self.schedule(id),
             }
         }

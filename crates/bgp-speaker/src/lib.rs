@@ -37,7 +37,6 @@ macro_rules! warn_once {
 }
 
 mod admission;
-mod clock;
 mod config;
 mod connection;
 mod counters;

@@ -15,6 +15,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::{mpsc, oneshot, watch},
     task::{JoinError, JoinSet},
+    time::error::Elapsed,
 };
 
 use crate::{
@@ -49,7 +50,8 @@ pub(crate) enum News {
     Dialled {
         peer: PeerId,
         attempt: u64,
-        result: io::Result<TcpStream>,
+        /// [`Elapsed`] if the peer did not answer within its `connect_timeout`.
+        result: Result<io::Result<TcpStream>, Elapsed>,
     },
     Received {
         connection: ConnectionId,
@@ -59,6 +61,10 @@ pub(crate) enum News {
     Written {
         connection: ConnectionId,
         updates: u64,
+    },
+    /// The answer to [`Order::Poll`](crate::connection::Order::Poll).
+    Polled {
+        connection: ConnectionId,
     },
     SendHoldTimerExpired {
         connection: ConnectionId,
@@ -284,6 +290,11 @@ impl Owner {
                 connection,
                 updates,
             } => self.written(connection, updates, now),
+            News::Polled { connection } => {
+                if let Some(id) = self.peer_of(connection) {
+                    self.drive(id, Input::Polled(connection), now);
+                }
+            }
             News::SendHoldTimerExpired { connection } => {
                 if let Some(id) = self.peer_of(connection) {
                     self.drive(id, Input::SendHoldTimerExpired(connection), now);

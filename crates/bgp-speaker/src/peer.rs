@@ -1,6 +1,6 @@
 //! A peer: its session driven, and what the session wants done.
 
-use std::{collections::BTreeSet, sync::Arc, time::Instant};
+use std::{collections::BTreeSet, io, time::Instant};
 
 use bgp_packet::{Family, Message};
 use bgp_rib::{FamilySettings, LocalAddresses, PeerId, PeerKind, PeerSettings};
@@ -11,10 +11,10 @@ use tokio::{
     net::TcpStream,
     sync::mpsc::{self, error::TrySendError},
     task::AbortHandle,
+    time::error::Elapsed,
 };
 
 use crate::{
-    clock::Heard,
     config::{PeerConfig, SessionConfig},
     connection::{Connection, End, Order},
     owner::{News, Owner},
@@ -60,7 +60,6 @@ pub(crate) struct Peer {
 pub(crate) struct Link {
     peer: PeerId,
     orders: mpsc::Sender<Order>,
-    pub(crate) heard: Arc<Heard>,
     /// A batch of updates has not been written yet.
     is_writing: bool,
     pub(crate) local: std::net::SocketAddr,
@@ -129,6 +128,7 @@ impl Owner {
                 None
             }
             Output::Send(connection, message) => self.order(connection, Order::Send(message)),
+            Output::Poll(connection) => self.order(connection, Order::Poll),
             Output::SetCodecOptions {
                 connection,
                 decoder,
@@ -166,9 +166,10 @@ impl Owner {
         self.counters.dials.add(1);
         let (remote, local) = (peer.config.address, peer.config.local_address);
         let key = peer.config.session.md5_key.clone();
+        let patience = peer.config.session.connect_timeout;
         let news = self.news_sender.clone();
         let task = self.tasks.spawn(async move {
-            let result = socket::connect(remote, local, key).await;
+            let result = socket::connect_within(patience, remote, local, key).await;
             let dialled = News::Dialled {
                 peer: id,
                 attempt,
@@ -192,7 +193,7 @@ impl Owner {
         &mut self,
         id: PeerId,
         attempt: u64,
-        result: std::io::Result<TcpStream>,
+        result: Result<io::Result<TcpStream>, Elapsed>,
         now: Instant,
     ) {
         let Some(peer) = self.peers.get_mut(&id) else {
@@ -206,10 +207,14 @@ impl Owner {
             return;
         }
         peer.dial = None;
-        let connection = result.and_then(|stream| self.connect(id, stream));
+        let connection = result.map(|result| result.and_then(|stream| self.connect(id, stream)));
         let input = match connection {
-            Ok(connection) => Input::Connected(connection),
-            Err(error) => {
+            Ok(Ok(connection)) => Input::Connected(connection),
+            Err(_elapsed) => {
+                self.counters.dials_failed.add(1);
+                Input::DialTimedOut
+            }
+            Ok(Err(error)) => {
                 self.counters.dials_failed.add(1);
                 if let Some(peer) = self.peers.get(&id) {
                     tracing::debug!(peer = peer.config.name, %error, "cannot connect");
@@ -232,14 +237,13 @@ impl Owner {
     }
 
     /// Starts the task of a connection.
-    fn connect(&mut self, id: PeerId, stream: TcpStream) -> std::io::Result<ConnectionId> {
+    fn connect(&mut self, id: PeerId, stream: TcpStream) -> io::Result<ConnectionId> {
         let (local, remote) = (stream.local_addr()?, stream.peer_addr()?);
         stream.set_nodelay(true)?;
         self.next_connection += 1;
         let connection = ConnectionId(self.next_connection);
         let (orders, order_receiver) = mpsc::channel(ORDERS);
-        let heard = Arc::new(Heard::new());
-        let task = Connection::new(connection, stream, heard.clone(), self.counters.clone());
+        let task = Connection::new(connection, stream, self.counters.clone());
         self.connections
             .spawn(task.run(order_receiver, self.news_sender.clone()));
         self.links.insert(
@@ -247,7 +251,6 @@ impl Owner {
             Link {
                 peer: id,
                 orders,
-                heard,
                 is_writing: false,
                 local,
                 remote,

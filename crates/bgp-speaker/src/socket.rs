@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
+    pin::pin,
     sync::Arc,
     time::Duration,
 };
@@ -11,6 +12,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     sync::{mpsc, watch},
+    task::yield_now,
+    time::{error::Elapsed, timeout},
 };
 
 use crate::{
@@ -110,7 +113,25 @@ pub(crate) async fn accept(
     }
 }
 
-pub(crate) async fn connect(
+/// # Errors
+/// [`Elapsed`] if the peer has not answered within `patience`.
+pub(crate) async fn connect_within(
+    patience: Duration,
+    remote: SocketAddr,
+    local: Option<IpAddr>,
+    key: Option<Md5Key>,
+) -> Result<io::Result<TcpStream>, Elapsed> {
+    let mut connecting = pin!(connect(remote, local, key));
+    if let Ok(result) = timeout(patience, &mut connecting).await {
+        return Ok(result);
+    }
+    // This process may have slept while the peer answered. `epoll_wait` is interrupted by SIGCONT,
+    // so the runtime sees the timer before the socket. It polls its sockets during the yield.
+    yield_now().await;
+    timeout(Duration::ZERO, connecting).await
+}
+
+async fn connect(
     remote: SocketAddr,
     local: Option<IpAddr>,
     key: Option<Md5Key>,

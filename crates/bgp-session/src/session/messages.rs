@@ -132,7 +132,7 @@ impl Session {
 
     /// There is a connection that nothing else can replace.
     fn settle(&mut self, outputs: &mut Vec<Output>) {
-        if matches!(self.dialler, Dialler::Dialling { .. }) {
+        if self.dialler == Dialler::Dialling {
             outputs.push(Output::AbandonDial);
         }
         self.dialler = Dialler::Settled;

@@ -103,6 +103,14 @@ impl Transcript {
         passed
     }
 
+    /// Lets time pass until the next deadline. Returns whether the session wants a poll.
+    fn wait_for_poll(&mut self) -> bool {
+        let deadline = self.session.next_deadline().expect("a timer runs");
+        self.now = self.now.max(deadline);
+        let outputs = self.feed(Input::DeadlineReached);
+        outputs.contains(&Output::Poll(A))
+    }
+
     fn check(&self, expected: &Expect) {
         expected.assert_eq(&self.text);
     }
@@ -126,10 +134,11 @@ fn show_input(input: &Input) -> String {
         | Input::Reset(_)
         | Input::Connected(_)
         | Input::DialFailed(_)
+        | Input::DialTimedOut
         | Input::Accepted(_)
         | Input::Refuse { .. }
         | Input::RequestRefresh(_)
-        | Input::Heard(..)
+        | Input::Polled(_)
         | Input::UpdatesWritten(..)
         | Input::SendHoldTimerExpired(_)
         | Input::ConnectionLost(..)
@@ -157,6 +166,7 @@ fn show_output(output: &Output) -> String {
         Output::SetCodecOptions { connection, .. } => format!("set codec of {}", connection.0),
         Output::Updated(id, _) => format!("updated {}", id.0),
         Output::RefreshRequested(id, family) => format!("refresh {family:?} of {}", id.0),
+        Output::Poll(id) => format!("poll {}", id.0),
         Output::Dial => "dial".into(),
         Output::AbandonDial => "abandon dial".into(),
     }
@@ -260,39 +270,36 @@ fn failed_dials_are_repeated_with_growing_pauses() {
 #[test]
 fn a_dial_without_an_answer_is_abandoned() {
     let mut transcript = Transcript::new(settings());
-    transcript.feed(Input::Start);
-    assert_eq!(transcript.wait(), Duration::from_secs(5));
+    transcript.feed_all([Input::Start, Input::DialTimedOut]);
     transcript.check(&expect![[r#"
         0.000: Start -> Connect
             dial
-        5.000: DeadlineReached -> Active
-            abandon dial
+        0.000: DialTimedOut -> Active
     "#]]);
     assert_eq!(
         transcript.last_error(),
         "cannot connect: no answer within 5000 ms"
     );
-    // Its success may be on its way already.
-    assert_eq!(transcript.feed(Input::Connected(A)), [Output::Close(A)]);
 }
 
 #[test]
 fn a_silent_peer_is_given_up_when_the_hold_timer_expires() {
     let mut transcript = established();
     let begin = transcript.now;
-    while transcript.session.state() == SessionState::Established {
-        transcript.wait();
-    }
+    while !transcript.wait_for_poll() {}
     assert_eq!(transcript.now - begin, Duration::from_secs(9));
+    transcript.feed(Input::Polled(A));
     assert_eq!(
         transcript.last_error(),
         "hold timer expired: nothing from the peer for 9 s"
     );
     let (_, text) = transcript
         .text
-        .split_at(transcript.text.rfind("9.000").expect("9 s passed"));
+        .split_at(transcript.text.find("9.000").expect("9 s passed"));
     expect![[r#"
-        9.000: DeadlineReached -> Active
+        9.000: DeadlineReached -> Established
+            poll 1
+        9.000: Polled(1) -> Active
             send NOTIFICATION 4/0 on 1
             down 1: hold timer expired: nothing from the peer for 9 s
             close 1
@@ -301,35 +308,63 @@ fn a_silent_peer_is_given_up_when_the_hold_timer_expires() {
 }
 
 #[test]
-fn updates_keepalives_and_undelivered_messages_restart_the_hold_timer() {
-    let check = |name, input: fn(Instant) -> Input| {
+fn updates_and_keepalives_restart_the_hold_timer() {
+    let check = |name, message: Message| {
         let mut transcript = established();
         transcript.now += Duration::from_secs(8);
-        transcript.feed(input(transcript.now));
+        transcript.feed(receive(A, message));
         transcript.now += Duration::from_secs(8);
-        transcript.feed(Input::DeadlineReached);
-        assert_eq!(
-            transcript.session.state(),
-            SessionState::Established,
-            "{name}"
-        );
+        let outputs = transcript.feed(Input::DeadlineReached);
+        assert!(!outputs.contains(&Output::Poll(A)), "{name}");
         transcript.now += Duration::from_secs(1);
-        transcript.feed(Input::DeadlineReached);
+        let outputs = transcript.feed(Input::DeadlineReached);
+        assert!(outputs.contains(&Output::Poll(A)), "{name}");
+        transcript.feed(Input::Polled(A));
         assert_eq!(transcript.session.state(), SessionState::Active, "{name}");
     };
-    check("KEEPALIVE", |_| keepalive_from(A));
-    check("UPDATE", |_| receive(A, Message::Update(Update::default())));
-    check("undelivered", |now| Input::Heard(A, now));
+    check("KEEPALIVE", Message::Keepalive);
+    check("UPDATE", Message::Update(Update::default()));
+}
+
+/// This process slept for longer than the hold time; the peer's messages wait in the socket.
+#[test]
+fn a_peer_whose_message_waits_in_the_socket_is_kept_after_a_sleep_of_this_process() {
+    let mut transcript = established();
+    transcript.now += Duration::from_secs(60);
+    transcript.feed_all([Input::DeadlineReached, keepalive_from(A), Input::Polled(A)]);
+    transcript.check(&expect![[r#"
+        60.000: DeadlineReached -> Established
+            poll 1
+            send KEEPALIVE on 1
+        60.000: KEEPALIVE from 1 -> Established
+        60.000: Polled(1) -> Established
+    "#]]);
+    // The next silence is measured from that message on.
+    let begin = transcript.now;
+    while !transcript.wait_for_poll() {}
+    assert_eq!(transcript.now - begin, Duration::from_secs(9));
+    transcript.feed(Input::Polled(A));
+    assert_eq!(transcript.session.state(), SessionState::Active);
 }
 
 #[test]
-fn old_news_of_the_peer_never_shorten_its_time() {
+fn the_answer_to_an_earlier_poll_ends_no_session_after_a_second_sleep() {
     let mut transcript = established();
-    let long_ago = transcript.now;
-    transcript.now += Duration::from_secs(8);
-    transcript.feed_all([keepalive_from(A), Input::Heard(A, long_ago)]);
-    transcript.now += Duration::from_secs(8);
-    transcript.feed(Input::DeadlineReached);
+    transcript.now += Duration::from_secs(9);
+    transcript.feed_all([Input::DeadlineReached, keepalive_from(A)]);
+    transcript.now += Duration::from_secs(60);
+    transcript.feed_all([Input::DeadlineReached, Input::Polled(A)]);
+    assert_eq!(transcript.session.state(), SessionState::Established);
+    assert!(transcript.wait_for_poll());
+    transcript.feed(Input::Polled(A));
+    assert_eq!(transcript.session.state(), SessionState::Active);
+}
+
+#[test]
+fn an_unasked_poll_ends_no_session() {
+    let mut transcript = established();
+    transcript.now += Duration::from_secs(60);
+    assert_eq!(transcript.feed(Input::Polled(A)), []);
     assert_eq!(transcript.session.state(), SessionState::Established);
 }
 
@@ -372,14 +407,31 @@ fn a_peer_that_never_sends_its_open_is_given_up() {
     let mut transcript = Transcript::new(passive());
     transcript.feed_all([Input::Start, Input::Accepted(A)]);
     assert_eq!(transcript.wait(), Duration::from_secs(30));
+    transcript.feed(Input::Polled(A));
     transcript.check(&expect![[r#"
         0.000: Start -> Active
         0.000: Accepted(1) -> OpenSent
             send OPEN on 1
-        30.000: DeadlineReached -> Active
+        30.000: DeadlineReached -> OpenSent
+            poll 1
+        30.000: Polled(1) -> Active
             send NOTIFICATION 4/0 on 1
             close 1
     "#]]);
+}
+
+#[test]
+fn a_peer_whose_open_waits_in_the_socket_is_kept_after_a_sleep_of_this_process() {
+    let mut transcript = Transcript::new(passive());
+    transcript.feed_all([Input::Start, Input::Accepted(A)]);
+    transcript.now += Duration::from_secs(60);
+    transcript.feed_all([
+        Input::DeadlineReached,
+        open_from(A, HIGHER),
+        Input::Polled(A),
+        keepalive_from(A),
+    ]);
+    assert_eq!(transcript.session.state(), SessionState::Established);
 }
 
 /// Both sides have dialled: `A` is ours, `B` the peer's.
@@ -864,7 +916,7 @@ fn a_connection_that_was_closed_is_not_heard() {
     for input in [
         keepalive_from(A),
         open_from(A, HIGHER),
-        Input::Heard(A, transcript.now),
+        Input::Polled(A),
         Input::SendHoldTimerExpired(A),
         Input::ConnectionLost(A, "again".into()),
     ] {
@@ -936,7 +988,8 @@ fn any_input() -> impl Strategy<Value = (Input, bool)> {
             notification: Cease::MaximumPaths.notification(),
             pause: Duration::from_secs(3),
         }),
-        1 => any_connection().prop_map(|id| Input::Heard(id, Instant::now())),
+        2 => any_connection().prop_map(Input::Polled),
+        1 => Just(Input::DialTimedOut),
         1 => Just(Input::RequestRefresh(Family::Ipv6Unicast)),
         1 => any_connection().prop_map(|id| Input::UpdatesWritten(id, 1)),
         1 => any_connection().prop_map(Input::SendHoldTimerExpired),
@@ -964,6 +1017,7 @@ impl Driver {
                 }
                 Output::AbandonDial => assert!(std::mem::take(&mut self.is_dialling)),
                 Output::Send(id, _)
+                | Output::Poll(id)
                 | Output::SetCodecOptions { connection: id, .. }
                 | Output::Updated(id, _)
                 | Output::RefreshRequested(id, _) => assert!(self.open.contains(id)),
@@ -1003,7 +1057,7 @@ proptest! {
             // A driver answers a dial once, and never uses the name of a connection twice.
             let is_possible = match &input {
                 Input::Connected(id) => driver.is_dialling && driver.open.insert(*id),
-                Input::DialFailed(_) => driver.is_dialling,
+                Input::DialFailed(_) | Input::DialTimedOut => driver.is_dialling,
                 Input::Accepted(id) => driver.open.insert(*id),
                 Input::Start
                 | Input::Stop(_)
@@ -1012,7 +1066,7 @@ proptest! {
                 | Input::Malformed(..)
                 | Input::Refuse { .. }
                 | Input::RequestRefresh(_)
-        | Input::Heard(..)
+                | Input::Polled(_)
                 | Input::UpdatesWritten(..)
                 | Input::SendHoldTimerExpired(_)
                 | Input::ConnectionLost(..)
@@ -1021,7 +1075,10 @@ proptest! {
             if !is_possible {
                 continue;
             }
-            if matches!(input, Input::Connected(_) | Input::DialFailed(_)) {
+            if matches!(
+                input,
+                Input::Connected(_) | Input::DialFailed(_) | Input::DialTimedOut
+            ) {
                 driver.is_dialling = false;
             }
             driver.note(&session.handle(input, now));

@@ -16,8 +16,7 @@ impl Session {
     pub fn next_deadline(&self) -> Option<Instant> {
         let dialler = match self.dialler {
             Dialler::Stopped { until } | Dialler::Waiting { until } => until,
-            Dialler::Dialling { deadline } => Some(deadline),
-            Dialler::Settled => None,
+            Dialler::Dialling | Dialler::Settled => None,
         };
         self.connections()
             .filter_map(Connection::next_deadline)
@@ -30,16 +29,11 @@ impl Session {
             self.connection_deadline_reached(direction, now, outputs);
         }
         match self.dialler {
-            Dialler::Stopped { until: Some(until) } if until <= now => self.start(now, outputs),
-            Dialler::Waiting { until: Some(until) } if until <= now => self.dial(now, outputs),
-            Dialler::Dialling { deadline } if deadline <= now => {
-                outputs.push(Output::AbandonDial);
-                let timeout = self.settings.connect_timeout;
-                self.dial_failed(SessionError::DialTimeout(timeout), now);
-            }
+            Dialler::Stopped { until: Some(until) } if until <= now => self.start(outputs),
+            Dialler::Waiting { until: Some(until) } if until <= now => self.dial(outputs),
             Dialler::Stopped { .. }
             | Dialler::Waiting { .. }
-            | Dialler::Dialling { .. }
+            | Dialler::Dialling
             | Dialler::Settled => {}
         }
     }
@@ -50,39 +44,51 @@ impl Session {
         now: Instant,
         outputs: &mut Vec<Output>,
     ) {
-        let open_timeout = self.settings.open_timeout;
         let Some(connection) = self.slot(direction) else {
             return;
         };
         let is_due = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
         let id = connection.id;
-        match &connection.phase {
-            Phase::OpenSent { deadline } => {
-                if is_due(Some(*deadline)) {
-                    let error = SessionError::OpenTimeout(open_timeout);
-                    self.end(direction, error, now, outputs);
-                }
-            }
-            Phase::OpenConfirm(agreement) | Phase::Established(agreement) => {
-                if is_due(agreement.hold_deadline) {
-                    let hold_time = agreement.negotiated.hold_time.unwrap_or_default();
-                    let error = SessionError::HoldTimerExpired(hold_time);
-                    self.end(direction, error, now, outputs);
-                } else if is_due(agreement.keepalive_deadline) {
-                    self.send(id, Message::Keepalive, outputs);
-                    self.restart_keepalive_timer(id, now);
-                }
-            }
+        if is_due(connection.poll_deadline()) {
+            connection.polled_for = connection.silence_deadline();
+            outputs.push(Output::Poll(id));
+        }
+        if is_due(connection.keepalive_deadline()) {
+            self.send(id, Message::Keepalive, outputs);
+            self.restart_keepalive_timer(id, now);
         }
     }
 
-    pub(super) fn restart_hold_timer(&mut self, id: ConnectionId, heard: Instant) {
+    /// The socket was read after a deadline for the peer's next message. The peer is silent if the
+    /// deadline has not moved, since each message moves it.
+    pub(super) fn polled(&mut self, id: ConnectionId, now: Instant, outputs: &mut Vec<Output>) {
+        let open_timeout = self.settings.open_timeout;
+        let Some(direction) = self.direction(id) else {
+            return;
+        };
+        let Some(connection) = self.slot(direction) else {
+            return;
+        };
+        let polled_for = connection.polled_for.take();
+        if polled_for.is_none() || polled_for != connection.silence_deadline() {
+            return;
+        }
+        let error = match &connection.phase {
+            Phase::OpenSent { .. } => SessionError::OpenTimeout(open_timeout),
+            Phase::OpenConfirm(agreement) | Phase::Established(agreement) => {
+                let hold_time = agreement.negotiated.hold_time.unwrap_or_default();
+                SessionError::HoldTimerExpired(hold_time)
+            }
+        };
+        self.end(direction, error, now, outputs);
+    }
+
+    pub(super) fn restart_hold_timer(&mut self, id: ConnectionId, now: Instant) {
         if let Some(direction) = self.direction(id)
             && let Some(connection) = self.slot(direction)
             && let Some(agreement) = connection.agreement_mut()
         {
-            let deadline = agreement.negotiated.hold_time.map(|time| heard + time);
-            agreement.hold_deadline = agreement.hold_deadline.max(deadline);
+            agreement.hold_deadline = agreement.negotiated.hold_time.map(|time| now + time);
         }
     }
 

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use daemon_api::bgp::v1::Session;
 use lab::Signal;
 use lab::bgp::{Peer, Program};
 
@@ -82,6 +83,46 @@ fn a_client_that_falls_silent_loses_its_paths_when_its_hold_time_is_over_and_com
         .wait_for_line("Hold timer expired", SOON)
         .unwrap();
     reflector.wait_for_announcers(&[A, B]).unwrap();
+}
+
+/// The hold timer of the reflector expires while its process is stopped. The client sends meanwhile,
+/// and its own hold time is not over.
+#[test]
+fn a_reflector_that_was_stopped_ends_no_session_of_a_live_client() {
+    const STOP: Duration = Duration::from_millis(3700);
+    let network = Network::bring_up("interop-stopped", &[Place::Reflector, A]).unwrap();
+    let group = CLIENTS.replace("holdTime: 3s", "holdTime: 9s");
+    let reflector = Reflector::start(&network, &[&group], &[]).unwrap();
+    // Between two keepalives the hold timer falls below the length of the stop.
+    let rare_keepalives = "  hold time 9;\n  keepalive time 8;\n  connect delay time 1;";
+    let config = Program::Bird.config(&A.client());
+    let config = config.replace("  connect delay time 1;", rare_keepalives);
+    let _bird = network.start_bird(A, &config).unwrap();
+    reflector.wait_for_announcers(&[A]).unwrap();
+    let remaining =
+        |session: &Session| Duration::from_millis(session.hold_timer_remaining_milliseconds);
+    let before = lab::wait_for("the hold timer runs low", SOON, || {
+        let session = reflector.session(A)?;
+        ensure!(is_established(&session), "{session:#?}");
+        ensure!(session.hold_time_seconds == 9, "{session:#?}");
+        ensure!(remaining(&session) < STOP.mul_f64(0.8), "{session:#?}");
+        anyhow::Ok(session)
+    })
+    .unwrap();
+    reflector.process.signal(Signal::SIGSTOP).unwrap();
+    std::thread::sleep(STOP);
+    reflector.process.signal(Signal::SIGCONT).unwrap();
+    eventually("the client's messages restart the hold timer", || {
+        let session = reflector.session(A)?;
+        ensure!(remaining(&session) > STOP, "{session:#?}");
+        Ok(())
+    })
+    .unwrap();
+    let after = reflector.session(A).unwrap();
+    assert!(is_established(&after), "{after:#?}");
+    let in_state = Duration::from_millis(after.milliseconds_in_state);
+    let expected = Duration::from_millis(before.milliseconds_in_state) + STOP;
+    assert!(in_state >= expected, "the session is a new one: {after:#?}");
 }
 
 #[test]

@@ -1,0 +1,152 @@
+use std::net::Ipv4Addr;
+
+use bgp_packet::{Asn, Nlri, Open, RouterId};
+use tokio::net::TcpListener;
+
+use super::*;
+
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// More than the buffers of two sockets hold.
+const UPDATES: usize = 50_000;
+
+/// A connection, and the peer's end of it. The runtime knows the connection's socket as empty.
+async fn connection() -> (Connection, std::net::TcpStream) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let peer = std::net::TcpStream::connect(address).unwrap();
+    let (stream, _) = listener.accept().await.unwrap();
+    let counters = Arc::new(SpeakerCounters::default());
+    let mut connection = Connection::new(ConnectionId(1), stream, counters);
+    connection.read();
+    (connection, peer)
+}
+
+fn bytes(message: &Message) -> BytesMut {
+    let mut bytes = BytesMut::new();
+    encode(message, &CodecOptions::default(), &mut bytes);
+    bytes
+}
+
+fn open() -> Message {
+    Message::Open(Open {
+        asn: Asn(64512),
+        hold_time_seconds: 9,
+        router_id: RouterId(Ipv4Addr::new(10, 0, 0, 1)),
+        capabilities: Vec::new(),
+    })
+}
+
+async fn next(news: &mut mpsc::Receiver<News>) -> News {
+    let next = timeout(DEADLINE, news.recv()).await;
+    next.expect("news in time").expect("the connection runs")
+}
+
+/// Each step of this test runs without a turn of the runtime, as the first steps of a process that
+/// has slept do.
+#[tokio::test]
+async fn a_poll_finds_what_the_runtime_has_not_seen() {
+    let (mut connection, mut peer) = connection().await;
+    peer.write_all(&bytes(&Message::Keepalive)).unwrap();
+    connection.read();
+    assert_eq!(connection.received, [], "the runtime has not seen it");
+    connection.follow(Order::Poll);
+    assert_eq!(connection.received, [Message::Keepalive]);
+    assert!(matches!(
+        connection.take_news(),
+        News::Received { messages, .. } if messages == [Message::Keepalive]
+    ));
+    assert!(matches!(connection.take_news(), News::Polled { .. }));
+    assert!(!connection.has_news());
+}
+
+#[tokio::test]
+async fn a_poll_is_answered_after_the_rest_of_a_message_that_came_in_parts() {
+    let (mut connection, mut peer) = connection().await;
+    let bytes = bytes(&open());
+    let (head, tail) = bytes.split_at(10);
+    peer.write_all(head).unwrap();
+    connection.poll();
+    assert_eq!(connection.received, []);
+    peer.write_all(tail).unwrap();
+    connection.follow(Order::Poll);
+    assert!(matches!(connection.take_news(), News::Received { .. }));
+    assert!(matches!(connection.take_news(), News::Polled { .. }));
+}
+
+#[tokio::test]
+async fn a_poll_of_a_silent_or_closed_connection_is_answered() {
+    let (mut connection, peer) = connection().await;
+    connection.follow(Order::Poll);
+    assert!(matches!(connection.take_news(), News::Polled { .. }));
+    drop(peer);
+    connection.follow(Order::Poll);
+    assert!(matches!(
+        connection.take_news(),
+        News::Received {
+            end: Some(End::Lost(_)),
+            ..
+        }
+    ));
+    assert!(matches!(connection.take_news(), News::Polled { .. }));
+}
+
+/// Starts a connection whose peer reads nothing yet, with more updates than the sockets hold.
+async fn stuck_connection(
+    send_hold_time: Duration,
+) -> (
+    std::net::TcpStream,
+    mpsc::Sender<Order>,
+    mpsc::Receiver<News>,
+) {
+    let (connection, peer) = connection().await;
+    SockRef::from(&connection.stream)
+        .set_send_buffer_size(4096)
+        .unwrap();
+    let (orders, order_receiver) = mpsc::channel(16);
+    let (news_sender, news) = mpsc::channel(16);
+    tokio::spawn(connection.run(order_receiver, news_sender));
+    let time = Order::SetSendHoldTime(Some(send_hold_time));
+    orders.send(time).await.unwrap();
+    let update = Update {
+        withdrawn: vec![Nlri {
+            prefix: "10.1.1.10/32".parse().unwrap(),
+            path_id: None,
+        }],
+        ..Update::default()
+    };
+    let updates = vec![update; UPDATES];
+    orders.send(Order::SendUpdates(updates)).await.unwrap();
+    // Lets the connection fill the sockets.
+    while orders.capacity() < orders.max_capacity() {
+        tokio::task::yield_now().await;
+    }
+    (peer, orders, news)
+}
+
+#[tokio::test]
+async fn a_peer_that_takes_nothing_off_its_socket_is_reported_after_the_send_hold_time() {
+    let begin = Instant::now();
+    let send_hold_time = Duration::from_millis(200);
+    let (_peer, _orders, mut news) = stuck_connection(send_hold_time).await;
+    assert!(matches!(
+        next(&mut news).await,
+        News::SendHoldTimerExpired { .. }
+    ));
+    assert!(begin.elapsed() >= send_hold_time);
+}
+
+#[tokio::test]
+async fn a_peer_that_read_during_a_sleep_of_this_process_is_not_reported() {
+    let send_hold_time = Duration::from_millis(500);
+    let (mut peer, _orders, mut news) = stuck_connection(send_hold_time).await;
+    // Ends with the connection.
+    std::thread::spawn(move || io::copy(&mut peer, &mut io::sink()));
+    // The runtime stands still, as in a process that was stopped.
+    std::thread::sleep(2 * send_hold_time);
+    let written = next(&mut news).await;
+    assert!(
+        matches!(written, News::Written { updates, .. } if updates == UPDATES as u64),
+        "{written:?}"
+    );
+}
