@@ -13,7 +13,7 @@ use socket2::SockRef;
 use tokio::{
     io::AsyncWriteExt,
     net::TcpStream,
-    sync::mpsc,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::{Instant, sleep_until, timeout},
 };
 
@@ -22,8 +22,10 @@ use crate::{counters::SpeakerCounters, owner::News};
 /// Bytes that are read at a time.
 const READ_SIZE: usize = 16 * 1024;
 
-/// Messages that are handed to the owner at a time, at most.
-const BATCH: usize = 256;
+/// Messages and prefixes that a connection hands to the owner in one of the owner's turns. One
+/// message may exceed it. Large enough to pay for a turn, small enough that the other peers of a
+/// peer that floods wait some milliseconds at most.
+pub(crate) const SHARE: usize = 128;
 
 /// What the last messages may take to reach the peer, and the peer to close its side.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
@@ -63,6 +65,12 @@ pub(crate) struct Connection {
     output: BytesMut,
     /// To be handed to the owner.
     received: Vec<Message>,
+    /// Messages and prefixes in `received`.
+    received_work: usize,
+    /// One permit: the owner has at most one share of this connection.
+    turns: Arc<Semaphore>,
+    /// Taken while the owner has none.
+    turn: Option<OwnedSemaphorePermit>,
     end: Option<End>,
     has_ended: bool,
     /// The codec changes after an OPEN.
@@ -80,6 +88,7 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) fn new(id: ConnectionId, stream: TcpStream, counters: Arc<SpeakerCounters>) -> Self {
+        let turns = Arc::new(Semaphore::new(1));
         Self {
             id,
             stream,
@@ -89,6 +98,9 @@ impl Connection {
             input: BytesMut::new(),
             output: BytesMut::new(),
             received: Vec::new(),
+            received_work: 0,
+            turn: turns.clone().try_acquire_owned().ok(),
+            turns,
             end: None,
             has_ended: false,
             waits_for_options: false,
@@ -106,6 +118,8 @@ impl Connection {
             let can_write = !self.output.is_empty();
             let can_read = self.can_read();
             let has_news = self.has_news();
+            let has_no_turn = self.turn.is_none();
+            let turns = self.turns.clone();
             let send_deadline = self.send_deadline;
             let send_hold_timer = async {
                 match send_deadline {
@@ -124,6 +138,7 @@ impl Connection {
                     Ok(permit) => permit.send(self.take_news()),
                     Err(_) => break,
                 },
+                turn = turns.acquire_owned(), if has_no_turn => self.turn = turn.ok(),
                 () = send_hold_timer => self.send_deadline_reached(),
             }
             self.report(&news);
@@ -202,10 +217,11 @@ impl Connection {
     }
 
     fn decode(&mut self) {
-        while !self.waits_for_options && self.received.len() < BATCH && !self.has_ended {
+        while !self.waits_for_options && self.received_work < SHARE && !self.has_ended {
             match self.decoder.decode(&mut self.input) {
                 Ok(Some(message)) => {
                     self.waits_for_options = matches!(message, Message::Open(_));
+                    self.received_work += work(&message);
                     self.received.push(message);
                 }
                 Ok(None) => break,
@@ -273,11 +289,17 @@ impl Connection {
 
     fn has_news(&self) -> bool {
         let is_written = self.updates.is_some() && self.output.is_empty();
-        !self.received.is_empty()
-            || self.end.is_some()
-            || is_written
-            || self.is_polled
-            || self.send_hold_timer_expired
+        let is_share_due = if self.has_share() {
+            self.turn.is_some()
+        } else {
+            self.is_polled
+        };
+        is_share_due || is_written || self.send_hold_timer_expired
+    }
+
+    /// Whether there is something that waits for the owner's turn.
+    fn has_share(&self) -> bool {
+        !self.received.is_empty() || self.end.is_some()
     }
 
     /// Hands the owner what there is, without waiting for room in its queue.
@@ -290,7 +312,7 @@ impl Connection {
         }
     }
 
-    /// The next piece of news. What was received waits in `input` until there is room for it.
+    /// The next piece of news, where [`Self::has_news`].
     fn take_news(&mut self) -> News {
         let connection = self.id;
         if self.updates.is_some() && self.output.is_empty() {
@@ -304,14 +326,16 @@ impl Connection {
             self.send_hold_timer_expired = false;
             return News::SendHoldTimerExpired { connection };
         }
-        if self.received.is_empty() && self.end.is_none() {
+        if !self.has_share() {
             self.is_polled = false;
             return News::Polled { connection };
         }
         let news = News::Received {
             connection,
             messages: std::mem::take(&mut self.received),
+            work: std::mem::take(&mut self.received_work),
             end: self.end.take(),
+            turn: self.turn.take(),
         };
         self.decode();
         news
@@ -337,6 +361,20 @@ impl Connection {
         };
         let ended: Result<io::Result<()>, _> = timeout(CLOSE_DEADLINE, goodbye).await;
         tracing::trace!(connection = self.id.0, ?ended, "connection closed");
+    }
+}
+
+/// What a message costs the owner, in messages and prefixes.
+fn work(message: &Message) -> usize {
+    match message {
+        Message::Update(update) => {
+            let announced = update.announced.iter().map(|it| it.nlri.len());
+            1 + update.withdrawn.len() + announced.sum::<usize>()
+        }
+        Message::Open(_)
+        | Message::Notification(_)
+        | Message::Keepalive
+        | Message::RouteRefresh(_) => 1,
     }
 }
 

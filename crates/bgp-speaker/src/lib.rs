@@ -16,7 +16,8 @@
 //! the last ones have been written to its socket. Changes therefore leave at once when the peer
 //! keeps up, and coalesce in the RIB when it doesn't; no queue grows with either. The owner never
 //! waits for a connection, while connections wait for the owner: what is not taken in time stays
-//! in the peer's socket.
+//! in the peer's socket. The owner takes at most one share of a bounded number of messages and
+//! prefixes from each connection in a turn, so a peer that floods delays the others by its share.
 
 #![warn(missing_docs)]
 

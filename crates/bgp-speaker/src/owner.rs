@@ -13,15 +13,15 @@ use bgp_rib::{PeerId, Rib, RibConfig};
 use bgp_session::{Cease, ConnectionId, Input, Session};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{mpsc, oneshot, watch},
-    task::{JoinError, JoinSet},
+    sync::{OwnedSemaphorePermit, mpsc, oneshot, watch},
+    task::{JoinError, JoinSet, yield_now},
     time::error::Elapsed,
 };
 
 use crate::{
     admission::Admission,
     config::{Configuration, GroupConfig, InvalidConfiguration, PeerConfig, SpeakerConfig},
-    connection::End,
+    connection::{End, SHARE},
     counters::SpeakerCounters,
     handle::{Command, SpeakerHandle},
     observe::Observers,
@@ -35,8 +35,9 @@ const NEWS: usize = 64;
 /// Commands that may wait for the owner.
 const COMMANDS: usize = 64;
 
-/// News that are handled before the answers to them are sent: what comes together leaves together.
-const BATCH: usize = 64;
+/// Messages and prefixes that are handled before the answers to them are sent: what comes together
+/// leaves together. The last connection's share may exceed it.
+const TURN: usize = 8 * SHARE;
 
 /// What the tasks of connections, dials and listeners tell.
 #[derive(Debug)]
@@ -56,7 +57,11 @@ pub(crate) enum News {
     Received {
         connection: ConnectionId,
         messages: Vec<Message>,
+        /// Messages and prefixes in `messages`.
+        work: usize,
         end: Option<End>,
+        /// The connection hands over no other share until the owner drops it.
+        turn: Option<OwnedSemaphorePermit>,
     },
     Written {
         connection: ConnectionId,
@@ -107,6 +112,8 @@ pub(crate) struct Owner {
     /// Whether any peer may have updates pending that nobody has looked for.
     pub(crate) is_pump_due: bool,
     pub(crate) news_sender: mpsc::Sender<News>,
+    /// Of the connections that have had their share of this turn.
+    turns: Vec<OwnedSemaphorePermit>,
     /// Listeners and dials.
     pub(crate) tasks: JoinSet<()>,
     pub(crate) connections: JoinSet<()>,
@@ -175,6 +182,7 @@ impl Speaker {
             flushed,
             is_pump_due: false,
             news_sender,
+            turns: Vec::new(),
             tasks,
             connections: JoinSet::new(),
             next_dial: 0,
@@ -214,10 +222,15 @@ impl Speaker {
             ..
         } = self;
         drop(handle);
+        let mut is_busy = false;
         loop {
             owner.settle();
             if owner.is_shut_down() {
                 break;
+            }
+            if std::mem::take(&mut is_busy) {
+                // The runtime polls the sockets of the other connections meanwhile.
+                yield_now().await;
             }
             let timer = owner.timer();
             tokio::select! {
@@ -227,13 +240,7 @@ impl Speaker {
                 },
                 piece = news.recv() => {
                     let piece = piece.expect("the owner holds a sender itself");
-                    owner.hear(piece);
-                    for _ in 1..BATCH {
-                        match news.try_recv() {
-                            Ok(piece) => owner.hear(piece),
-                            Err(_) => break,
-                        }
-                    }
+                    is_busy = owner.take_turn(piece, &mut news) >= SHARE;
                 }
                 Some(ended) = owner.tasks.join_next() => check(ended)?,
                 Some(ended) = owner.connections.join_next() => check(ended)?,
@@ -262,8 +269,21 @@ fn check(ended: Result<(), JoinError>) -> Result<(), SpeakerError> {
 }
 
 impl Owner {
-    fn hear(&mut self, news: News) {
+    /// Handles what waits, each connection's share once. Returns how much it was.
+    fn take_turn(&mut self, first: News, news: &mut mpsc::Receiver<News>) -> usize {
+        let mut work = self.hear(first);
+        while work < TURN
+            && let Ok(piece) = news.try_recv()
+        {
+            work += self.hear(piece);
+        }
+        work
+    }
+
+    /// Returns what it cost, in messages and prefixes.
+    fn hear(&mut self, news: News) -> usize {
         let now = Instant::now();
+        let mut cost = 1;
         match news {
             News::Accepted {
                 stream,
@@ -284,8 +304,14 @@ impl Owner {
             News::Received {
                 connection,
                 messages,
+                work,
                 end,
-            } => self.received(connection, messages, end, now),
+                turn,
+            } => {
+                cost += work;
+                self.turns.extend(turn);
+                self.received(connection, messages, end, now);
+            }
             News::Written {
                 connection,
                 updates,
@@ -301,6 +327,7 @@ impl Owner {
                 }
             }
         }
+        cost
     }
 
     /// Finds the peer of an accepted connection, or makes it if it belongs to a group.
@@ -496,6 +523,7 @@ impl Owner {
             });
         }
         self.answer_observers(now);
+        self.turns.clear();
     }
 
     fn timer(&self) -> impl Future<Output = ()> + use<> {

@@ -284,21 +284,25 @@ impl RawPeer {
     }
 
     async fn announce(&mut self, prefix: &str) {
-        self.send(Message::Update(Update {
-            announced: vec![Announced {
-                attributes: PathAttributes {
-                    local_pref: Some(100),
-                    ..PathAttributes::originate(Ipv4Addr::new(192, 0, 2, 9).into())
-                }
-                .into(),
-                nlri: vec![Nlri {
-                    prefix: net(prefix),
-                    path_id: None,
-                }],
+        self.send(Message::Update(announcement(prefix, None))).await;
+    }
+}
+
+fn announcement(prefix: &str, multi_exit_disc: Option<u32>) -> Update {
+    Update {
+        announced: vec![Announced {
+            attributes: PathAttributes {
+                local_pref: Some(100),
+                multi_exit_disc,
+                ..PathAttributes::originate(Ipv4Addr::new(192, 0, 2, 9).into())
+            }
+            .into(),
+            nlri: vec![Nlri {
+                prefix: net(prefix),
+                path_id: None,
             }],
-            ..Update::default()
-        }))
-        .await;
+        }],
+        ..Update::default()
     }
 }
 
@@ -857,6 +861,57 @@ async fn garbage_is_answered_with_a_notification() {
         NotificationError::CONNECTION_NOT_SYNCHRONIZED
     );
     assert_eq!(peer.receive().await, None);
+}
+
+/// One client sends changes of a few prefixes for as long as the test lasts. The path of another
+/// client is handled after a few turns of the owner, each with a bounded share of the flood.
+#[tokio::test]
+async fn a_client_that_floods_does_not_delay_the_path_of_another_client() {
+    // The shares of a few turns, which are 128 UPDATEs each.
+    const MOST_BEFORE_THE_OTHER: u64 = 512;
+    let speaker = TestSpeaker::start();
+    let addresses = [fresh_address(), fresh_address()];
+    let group = GroupConfig {
+        prefixes: addresses.map(|it| IpNet::from(IpAddr::V4(it))).to_vec(),
+        ..group_of(&[])
+    };
+    speaker.configure(vec![], vec![group]).await;
+    let mut flooding = RawPeer::connect(addresses[0], speaker.address).await;
+    let mut other = RawPeer::connect(addresses[1], speaker.address).await;
+    flooding.establish(0).await;
+    other.establish(0).await;
+    let socket = socket2::SockRef::from(&flooding.stream);
+    let mut socket = std::net::TcpStream::from(socket.try_clone().expect("is open"));
+    socket.set_nonblocking(false).expect("is open");
+    std::thread::spawn(move || {
+        let mut changes = BytesMut::new();
+        for number in 0..1000 {
+            let update = announcement(&format!("10.1.0.{}/32", number % 100), Some(number));
+            encode(&Message::Update(update), &options(), &mut changes);
+        }
+        // Ends with the connection.
+        while std::io::Write::write_all(&mut socket, &changes).is_ok() {}
+    });
+    let counters = speaker.handle.counters();
+    let mut changes = speaker.handle.changes(true).await.expect("runs");
+    while counters.updates_received.get() < 5_000 {
+        tokio::task::yield_now().await;
+    }
+    let before = counters.updates_received.get();
+    other.announce("10.1.1.10/32").await;
+    let waiting = async {
+        loop {
+            let arrived = changes.next().await.expect("runs").into_iter().any(
+                |change| matches!(change, Change::Path(path) if path.prefix == net("10.1.1.10/32")),
+            );
+            if arrived {
+                return;
+            }
+        }
+    };
+    timeout(DEADLINE, waiting).await.expect("arrives in time");
+    let flood = counters.updates_received.get() - before;
+    assert!(flood <= MOST_BEFORE_THE_OTHER, "{flood} UPDATEs came first");
 }
 
 /// While a peer does not read, its changes coalesce: what it gets in the end is bounded by the

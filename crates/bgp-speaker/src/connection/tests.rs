@@ -91,6 +91,59 @@ async fn a_poll_of_a_silent_or_closed_connection_is_answered() {
     assert!(matches!(connection.take_news(), News::Polled { .. }));
 }
 
+/// The kernel holds far more than what the connection takes off its socket.
+#[tokio::test]
+async fn a_connection_reads_no_more_than_its_share_while_the_owner_is_busy() {
+    let (mut connection, mut peer) = connection().await;
+    peer.set_nonblocking(true).unwrap();
+    let keepalives = bytes(&Message::Keepalive).repeat(10_000);
+    let written = peer.write(&keepalives).unwrap();
+    assert!(written > 2 * READ_SIZE, "{written}");
+    for _ in 0..10 {
+        connection.poll();
+    }
+    assert_eq!(connection.received.len(), SHARE);
+    assert!(connection.input.len() <= READ_SIZE);
+}
+
+#[tokio::test]
+async fn a_share_counts_prefixes() {
+    let (mut connection, mut peer) = connection().await;
+    let withdrawn = (0..100).map(|number| Nlri {
+        prefix: format!("10.1.1.{number}/32").parse().unwrap(),
+        path_id: None,
+    });
+    let update = Message::Update(Update {
+        withdrawn: withdrawn.collect(),
+        ..Update::default()
+    });
+    peer.write_all(&bytes(&update).repeat(5)).unwrap();
+    connection.poll();
+    assert_eq!(connection.received.len(), 2);
+    assert_eq!(connection.received_work, 202);
+}
+
+#[tokio::test]
+async fn a_connection_hands_over_one_share_until_the_owner_has_finished_its_turn() {
+    let (connection, mut peer) = connection().await;
+    peer.write_all(&bytes(&Message::Keepalive).repeat(3 * SHARE))
+        .unwrap();
+    let (orders, order_receiver) = mpsc::channel(16);
+    let (news_sender, mut news) = mpsc::channel(16);
+    tokio::spawn(connection.run(order_receiver, news_sender));
+    for _ in 0..3 {
+        let News::Received { messages, turn, .. } = next(&mut news).await else {
+            panic!("no messages");
+        };
+        assert_eq!(messages.len(), SHARE);
+        // What else there is to report does not wait for the turn.
+        orders.send(Order::SendUpdates(Vec::new())).await.unwrap();
+        assert!(matches!(next(&mut news).await, News::Written { .. }));
+        assert!(news.is_empty());
+        drop(turn);
+    }
+}
+
 /// Starts a connection whose peer reads nothing yet, with more updates than the sockets hold.
 async fn stuck_connection(
     send_hold_time: Duration,

@@ -3,6 +3,8 @@ use std::net::Ipv4Addr;
 use bgp_packet::{Asn, ClusterId, RouterId};
 
 use super::*;
+use tokio::sync::Semaphore;
+
 use crate::{Md5Key, SessionConfig};
 
 /// A connection from 127.0.0.1 that was admitted by this.
@@ -19,8 +21,7 @@ async fn accepted(admission: Arc<Admission>) -> News {
     }
 }
 
-#[tokio::test]
-async fn who_was_admitted_without_the_key_of_after_a_change_is_not_served() {
+fn speaker() -> Speaker {
     let local = Ipv4Addr::LOCALHOST;
     let config = SpeakerConfig {
         local_asn: Asn(64512),
@@ -28,7 +29,50 @@ async fn who_was_admitted_without_the_key_of_after_a_change_is_not_served() {
         cluster_id: ClusterId(local),
         listen: Vec::new(),
     };
-    let mut owner = Speaker::new(config, Vec::new()).owner;
+    Speaker::new(config, Vec::new())
+}
+
+/// A full share of a connection.
+fn share(connection: u64, turn: OwnedSemaphorePermit) -> News {
+    News::Received {
+        connection: ConnectionId(connection),
+        messages: vec![Message::Keepalive; SHARE],
+        work: SHARE,
+        end: None,
+        turn: Some(turn),
+    }
+}
+
+#[tokio::test]
+async fn a_turn_is_bounded_and_each_connection_gets_its_next_one_at_its_end() {
+    let Speaker {
+        mut owner,
+        mut news,
+        ..
+    } = speaker();
+    let turns: Vec<_> = (0..20).map(|_| Arc::new(Semaphore::new(1))).collect();
+    for (connection, turn) in (0..).zip(&turns) {
+        let turn = turn.clone().try_acquire_owned().unwrap();
+        let piece = share(connection, turn);
+        owner.news_sender.try_send(piece).unwrap();
+    }
+    let first = news.recv().await.unwrap();
+    let work = owner.take_turn(first, &mut news);
+    assert!((TURN..TURN + 2 * SHARE).contains(&work), "{work}");
+    let handled = turns.len() - news.len();
+    assert_eq!(handled, TURN / SHARE);
+    let free = |turns: &[Arc<Semaphore>]| -> usize {
+        turns.iter().map(|turn| turn.available_permits()).sum()
+    };
+    assert_eq!(free(&turns), 0);
+    owner.settle();
+    assert_eq!(free(&turns[..handled]), handled);
+    assert_eq!(free(&turns[handled..]), 0);
+}
+
+#[tokio::test]
+async fn who_was_admitted_without_the_key_of_after_a_change_is_not_served() {
+    let mut owner = speaker().owner;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("key");
     std::fs::write(&file, "secret").unwrap();
