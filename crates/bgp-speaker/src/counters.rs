@@ -24,6 +24,9 @@ pub struct SpeakerCounters {
     pub connections_accepted: Counter,
     /// Connections that belonged to no peer and were closed at once.
     pub strangers_refused: Counter,
+    /// Connections that were refused since a session with the same address and BGP identifier was
+    /// established.
+    pub duplicates_refused: Counter,
     /// Attempts to connect.
     pub dials: Counter,
     /// Attempts to connect that failed.

@@ -1,7 +1,7 @@
 //! The task that owns the RIB and every session.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     io,
     net::SocketAddr,
     sync::Arc,
@@ -333,10 +333,7 @@ impl Owner {
     /// Finds the peer of an accepted connection, or makes it if it belongs to a group.
     fn admit(&mut self, stream: TcpStream, remote: SocketAddr, now: Instant) {
         let address = remote.ip();
-        let known = self
-            .peers
-            .iter()
-            .find(|(_, peer)| peer.config.passive && peer.config.address.ip() == address);
+        let known = self.peers.iter().find(|(_, peer)| peer.owns(address));
         if let Some((id, _)) = known {
             let id = *id;
             self.counters.connections_accepted.add(1);
@@ -366,9 +363,25 @@ impl Owner {
         }
         self.full_groups.remove(&group.name);
         self.counters.connections_accepted.add(1);
-        let config = group.peer(remote);
+        let mut config = group.peer(remote);
+        config.name = self.free_name(config.name);
         let id = self.add_peer(config, true, now);
         self.accepted(id, stream, now);
+    }
+
+    /// Returns the name, with a number where another peer has it: `10.0.0.1`, `10.0.0.1#2`.
+    fn free_name(&self, name: String) -> String {
+        let names: HashSet<&str> = self
+            .peers
+            .values()
+            .map(|peer| peer.config.name.as_str())
+            .collect();
+        if !names.contains(name.as_str()) {
+            return name;
+        }
+        let numbered = (2..).map(|number: u64| format!("{name}#{number}"));
+        let mut free = numbered.filter(|name| !names.contains(name.as_str()));
+        free.next().expect("there are more numbers than peers")
     }
 
     pub(crate) fn add_peer(

@@ -1,8 +1,8 @@
 //! A peer: its session driven, and what the session wants done.
 
-use std::{collections::BTreeSet, io, time::Instant};
+use std::{collections::BTreeSet, io, net::IpAddr, time::Instant};
 
-use bgp_packet::{Family, Message};
+use bgp_packet::{Family, Message, RouterId};
 use bgp_rib::{FamilySettings, LocalAddresses, PeerId, PeerKind, PeerSettings};
 use bgp_session::{
     Cease, ConnectionId, Input, Negotiated, Output, Session, SessionError, SessionState,
@@ -42,6 +42,8 @@ pub(crate) struct Peer {
     pub(crate) config: PeerConfig,
     pub(crate) is_dynamic: bool,
     pub(crate) session: Session,
+    /// BGP identifier of its OPEN. Two speakers behind one masqueraded address differ in it.
+    router_id: Option<RouterId>,
     /// Number of the attempt to connect that is under way.
     dial: Option<(u64, AbortHandle)>,
     pub(crate) connections: Vec<ConnectionId>,
@@ -54,6 +56,7 @@ pub(crate) struct Peer {
     pub(crate) logged: LoggedOnce,
     /// Families that the peer is to be asked for again, see [`Owner::request_refreshes`].
     pub(crate) refreshes: BTreeSet<Family>,
+    has_warned_of_duplicate: bool,
 }
 
 /// The owner's side of a connection.
@@ -72,6 +75,7 @@ impl Peer {
             config,
             is_dynamic,
             session,
+            router_id: None,
             dial: None,
             connections: Vec::new(),
             established: None,
@@ -79,7 +83,18 @@ impl Peer {
             scheduled: None,
             logged: LoggedOnce::default(),
             refreshes: BTreeSet::new(),
+            has_warned_of_duplicate: false,
         }
+    }
+
+    /// Whether a connection from the address can only be one of this peer. A dynamic peer that has
+    /// sent its OPEN may share its address with another speaker, unless it is kept out.
+    pub(crate) fn owns(&self, address: IpAddr) -> bool {
+        self.config.passive
+            && self.config.address.ip() == address
+            && (!self.is_dynamic
+                || self.router_id.is_none()
+                || self.session.state() == SessionState::Idle)
     }
 }
 
@@ -297,6 +312,7 @@ impl Owner {
         peer.flushed = 0;
         peer.logged = LoggedOnce::default();
         peer.refreshes.clear();
+        peer.has_warned_of_duplicate = false;
         let families = negotiated.families.iter().map(|family| FamilySettings {
             family: family.family,
             add_path_send: family.add_path_send,
@@ -401,6 +417,11 @@ impl Owner {
             let Some(id) = self.peer_of(connection) else {
                 return;
             };
+            if let Message::Open(open) = &message
+                && !self.identify(id, open.router_id, now)
+            {
+                return;
+            }
             self.drive(id, Input::MessageReceived(connection, message), now);
         }
         let input = match end {
@@ -411,6 +432,44 @@ impl Owner {
         if let Some(id) = self.peer_of(connection) {
             self.drive(id, input, now);
         }
+    }
+
+    /// Takes note of the BGP identifier of a dynamic peer. Of two peers with the same address and
+    /// identifier one is removed, since they are one speaker. Returns whether the peer stays.
+    fn identify(&mut self, id: PeerId, router_id: RouterId, now: Instant) -> bool {
+        let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.is_dynamic) else {
+            return true;
+        };
+        peer.router_id = Some(router_id);
+        let address = peer.config.address.ip();
+        let duplicate = self.peers.iter_mut().find(|(other, peer)| {
+            **other != id
+                && peer.is_dynamic
+                && peer.config.address.ip() == address
+                && peer.router_id == Some(router_id)
+        });
+        let Some((other, duplicate)) = duplicate else {
+            return true;
+        };
+        let is_refused = duplicate.established.is_some();
+        // RFC 4271 section 6.8: an established connection stays. Otherwise the speaker opens one
+        // connection at a time, so it has given up the earlier one.
+        let removed = if is_refused {
+            self.counters.duplicates_refused.add(1);
+            warn_once!(
+                duplicate.has_warned_of_duplicate,
+                peer = duplicate.config.name,
+                %router_id,
+                "connection refused: a session with this address and BGP identifier is \
+                 established; if two speakers share the address, give each its own identifier, \
+                 or do not masquerade their connections to this speaker"
+            );
+            id
+        } else {
+            *other
+        };
+        self.remove_peer(removed, Cease::ConnectionCollisionResolution, now);
+        !is_refused
     }
 
     pub(crate) fn written(&mut self, connection: ConnectionId, updates: u64, now: Instant) {

@@ -105,7 +105,10 @@ fn verdict(peer: &Peer, wanted: &HashMap<String, PeerConfig>, groups: &[GroupCon
             return Verdict::Remove(Cease::OtherConfigurationChange);
         }
         let group = groups.iter().find(|group| group.contains(address));
-        group.map(|group| group.peer(peer.config.address))
+        group.map(|group| PeerConfig {
+            name: peer.config.name.clone(),
+            ..group.peer(peer.config.address)
+        })
     } else {
         wanted.get(&peer.config.name).cloned()
     };

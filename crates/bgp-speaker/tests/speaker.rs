@@ -264,6 +264,21 @@ impl RawPeer {
         let IpAddr::V4(router_id) = self.stream.local_addr().expect("is open").ip() else {
             panic!("IPv4");
         };
+        self.send_open(router_id, hold_time_seconds, more).await;
+        self.complete_open().await;
+    }
+
+    async fn establish_as(&mut self, router_id: Ipv4Addr, hold_time_seconds: u16) {
+        self.send_open(router_id, hold_time_seconds, &[]).await;
+        self.complete_open().await;
+    }
+
+    async fn send_open(
+        &mut self,
+        router_id: Ipv4Addr,
+        hold_time_seconds: u16,
+        more: &[Capability],
+    ) {
         self.send(Message::Open(Open {
             asn: ASN,
             hold_time_seconds,
@@ -278,6 +293,9 @@ impl RawPeer {
             .collect(),
         }))
         .await;
+    }
+
+    async fn complete_open(&mut self) {
         assert!(matches!(self.receive().await, Some(Message::Open(_))));
         self.send(Message::Keepalive).await;
         assert_eq!(self.receive().await, Some(Message::Keepalive));
@@ -709,6 +727,84 @@ async fn connections_that_are_reset_at_once_leave_no_peer() {
         socket.set_linger(Some(Duration::ZERO)).expect("is open");
     }
     speaker.wait_for_peers("are gone", <[_]>::is_empty).await;
+}
+
+/// As two load balancers of one node, where the cluster's network masquerades them.
+#[tokio::test]
+async fn speakers_behind_one_address_have_a_session_each() {
+    let (speaker, mut first) = speaker_and_raw_peer().await;
+    let IpAddr::V4(address) = first.stream.local_addr().expect("is open").ip() else {
+        panic!("IPv4");
+    };
+    first.establish_as(Ipv4Addr::new(10, 244, 1, 7), 0).await;
+    let mut second = RawPeer::connect(address, speaker.address).await;
+    second.establish_as(Ipv4Addr::new(10, 244, 1, 8), 0).await;
+    for peer in [&mut first, &mut second] {
+        peer.announce("10.1.1.10/32").await;
+    }
+    speaker
+        .wait_for_paths("two paths", |paths| paths.len() == 2)
+        .await;
+    let names = |peers: &[PeerStatus]| -> Vec<String> {
+        peers.iter().map(|peer| peer.name.clone()).collect()
+    };
+    let numbered = format!("{address}#2");
+    let peers = speaker.peers().await;
+    assert_eq!(names(&peers), [address.to_string(), numbered.clone()]);
+
+    // The same configuration again leaves both alone.
+    let group = GroupConfig {
+        prefixes: vec![IpNet::from(IpAddr::V4(address))],
+        ..group_of(&[])
+    };
+    speaker.configure(vec![], vec![group]).await;
+    assert_eq!(speaker.handle.counters().sessions_lost.get(), 0);
+
+    drop(first);
+    speaker
+        .wait_for_paths(
+            "the other's path",
+            |paths| matches!(paths, [path] if path.peer.as_deref() == Some(&numbered)),
+        )
+        .await;
+}
+
+#[tokio::test]
+async fn a_second_connection_with_an_established_identifier_is_refused_and_counted() {
+    let (speaker, mut first) = speaker_and_raw_peer().await;
+    first.establish(0).await;
+    let IpAddr::V4(address) = first.stream.local_addr().expect("is open").ip() else {
+        panic!("IPv4");
+    };
+    let mut second = RawPeer::connect(address, speaker.address).await;
+    assert!(matches!(second.receive().await, Some(Message::Open(_))));
+    second.send_open(address, 0, &[]).await;
+    let Some(Message::Notification(notification)) = second.receive().await else {
+        panic!("it is let in");
+    };
+    let collision = NotificationError::CONNECTION_COLLISION_RESOLUTION;
+    assert_eq!(notification.error, collision);
+    assert_eq!(second.receive().await, None);
+    let peers = speaker.peers().await;
+    assert!(matches!(&peers[..], [peer] if is_established(peer)));
+    let counters = speaker.handle.counters();
+    assert_eq!(counters.duplicates_refused.get(), 1);
+    assert_eq!(counters.sessions_lost.get(), 0);
+}
+
+#[tokio::test]
+async fn connections_that_send_no_open_take_one_place_for_each_address() {
+    let (speaker, first) = speaker_and_raw_peer().await;
+    let IpAddr::V4(address) = first.stream.local_addr().expect("is open").ip() else {
+        panic!("IPv4");
+    };
+    let mut waiting = vec![first];
+    for _ in 0..10 {
+        let mut peer = RawPeer::connect(address, speaker.address).await;
+        assert!(matches!(peer.receive().await, Some(Message::Open(_))));
+        assert_eq!(speaker.peers().await.len(), 1);
+        waiting.push(peer);
+    }
 }
 
 #[tokio::test]

@@ -163,6 +163,12 @@ impl Collector for Counters {
                 "Connections that belonged to no peer and were closed at once",
                 &counters.strangers_refused,
             ),
+            (
+                "duplicates_refused",
+                "Connections refused since a session with the same address and BGP identifier was \
+                 established",
+                &counters.duplicates_refused,
+            ),
             ("dials", "Attempts to connect", &counters.dials),
             (
                 "dials_failed",
