@@ -75,6 +75,7 @@ fmt: ## format the code
 bench-convergence: floor build ## ours beside keepalived + exabgp + GoBGP, on one topology in one run
 	$(FLOOR)/run $(RELEASE)/bench-convergence
 	LAB_FLOOR=host $(FLOOR)/run $(RELEASE)/bench-convergence 10 route
+	LAB_FLOOR=host $(FLOOR)/run $(RELEASE)/bench-convergence 10 flood
 
 BENCH_BESIDE := LAB_TIMEOUT=3600 LAB_OUTSIDE=$(RELEASE)/control-plane
 bench-kubernetes: floor build ## ours beside kube-proxy in IPVS mode, on a real API server and etcd

@@ -24,8 +24,8 @@ pub struct SpeakerCounters {
     pub connections_accepted: Counter,
     /// Connections that belonged to no peer and were closed at once.
     pub strangers_refused: Counter,
-    /// Connections that were refused since a session with the same address and BGP identifier was
-    /// established.
+    /// Connections that were refused since the session of their peer was established: the peer has
+    /// the same address, and, if it belongs to a group, the same BGP identifier.
     pub duplicates_refused: Counter,
     /// Attempts to connect.
     pub dials: Counter,

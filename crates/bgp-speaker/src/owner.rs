@@ -334,8 +334,14 @@ impl Owner {
     fn admit(&mut self, stream: TcpStream, remote: SocketAddr, now: Instant) {
         let address = remote.ip();
         let known = self.peers.iter().find(|(_, peer)| peer.owns(address));
-        if let Some((id, _)) = known {
+        if let Some((id, peer)) = known {
             let id = *id;
+            if peer.established.is_some() {
+                // The session refuses the connection (RFC 4271 section 6.8).
+                self.counters.duplicates_refused.add(1);
+                let peer = &peer.config.name;
+                tracing::debug!(peer, "connection refused: the session is established");
+            }
             self.counters.connections_accepted.add(1);
             self.accepted(id, stream, now);
             return;

@@ -165,8 +165,7 @@ impl Collector for Counters {
             ),
             (
                 "duplicates_refused",
-                "Connections refused since a session with the same address and BGP identifier was \
-                 established",
+                "Connections refused since the session of their peer was established",
                 &counters.duplicates_refused,
             ),
             ("dials", "Attempts to connect", &counters.dials),

@@ -5,6 +5,7 @@
 
 mod announce;
 mod connections;
+mod flood;
 mod kernel_rule;
 mod large_tables;
 mod rounds;
@@ -16,12 +17,13 @@ use lab::Floor;
 
 type Measure = fn(usize, &mut Report) -> Result<()>;
 
-const PARTS: [(&str, Measure); 5] = [
+const PARTS: [(&str, Measure); 6] = [
     ("route", route::measure),
     ("announce", announce::measure),
     ("kernel-rule", kernel_rule::measure),
     ("large-tables", large_tables::measure),
     ("connections", connections::measure),
+    ("flood", flood::measure),
 ];
 
 fn main() -> Result<()> {

@@ -125,6 +125,30 @@ fn a_reflector_that_was_stopped_ends_no_session_of_a_live_client() {
     assert!(in_state >= expected, "the session is a new one: {after:#?}");
 }
 
+/// As two load balancers of one node that masquerades them. Only one of these programs listens.
+#[test]
+fn two_speakers_with_one_address_have_a_session_each() {
+    let network = Network::bring_up("interop-one-address", &[Place::Reflector, A]).unwrap();
+    let reflector = Reflector::start(&network, &[CLIENTS], &[]).unwrap();
+    let bird = network.start(A, Program::Bird, &A.client()).unwrap();
+    reflector.wait_for_announcers(&[A]).unwrap();
+    let mut second = A.client();
+    second.router_id = "10.244.1.8".parse().unwrap();
+    let _second = network.start(A, Program::ExaBgp, &second).unwrap();
+    // Both announce the same next hop.
+    reflector.wait_for_announcers(&[A, A]).unwrap();
+    let sessions = reflector.sessions().unwrap();
+    assert_eq!(sessions.len(), 2, "{sessions:#?}");
+    assert!(sessions.iter().all(is_established), "{sessions:#?}");
+    bird.process.kill().unwrap();
+    reflector.wait_for_announcers(&[A]).unwrap();
+    let sessions = reflector.sessions().unwrap();
+    assert!(
+        matches!(&sessions[..], [second] if is_established(second)),
+        "{sessions:#?}"
+    );
+}
+
 #[test]
 fn a_collision_settles_to_one_session_whoever_has_the_higher_router_id() {
     let routers = [Place::Router(1), Place::Router(2)];
