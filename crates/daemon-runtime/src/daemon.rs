@@ -5,7 +5,10 @@ use std::{error::Error, io, time::Duration};
 use tokio::task::JoinSet;
 use tonic::service::Routes;
 
-use crate::{GrpcContract, ListenAddress, Listener, Metrics, Readiness, Shutdown, grpc, http};
+use crate::{
+    GrpcContract, ListenAddress, Listener, Metrics, Readiness, Shutdown, SocketPermissions, grpc,
+    http, server_metrics::AllServerMetrics,
+};
 
 /// Longest time that servers get to end their open streams once everything is drained.
 const STOP_DEADLINE: Duration = Duration::from_millis(500);
@@ -22,8 +25,10 @@ pub struct Daemon {
     draining_tasks: usize,
     drain_deadline: Duration,
     metrics: Metrics,
+    server_metrics: AllServerMetrics,
     readiness: Readiness,
     shutdown: Shutdown,
+    grpc_socket_permissions: Option<SocketPermissions>,
 }
 
 #[derive(Debug)]
@@ -74,13 +79,16 @@ pub enum DaemonError {
 impl Daemon {
     /// A daemon without tasks. Component tests make one themselves; `run` makes it for `main`.
     pub fn new(name: &'static str) -> Self {
+        let metrics = Metrics::new(name);
         Self {
             tasks: JoinSet::new(),
             draining_tasks: 0,
             drain_deadline: DRAIN_DEADLINE,
-            metrics: Metrics::new(name),
+            server_metrics: AllServerMetrics::register(&metrics),
+            metrics,
             readiness: Readiness::new(),
             shutdown: Shutdown::default(),
+            grpc_socket_permissions: None,
         }
     }
 
@@ -102,6 +110,12 @@ impl Daemon {
     /// Sets the longest time from the request to drain until the servers stop (default 10 s).
     pub fn set_drain_deadline(&mut self, deadline: Duration) {
         self.drain_deadline = deadline;
+    }
+
+    /// Sets mode and group of the unix socket of the gRPC server, before it is served. Without
+    /// them the umask and the group of this process apply.
+    pub fn set_grpc_socket_permissions(&mut self, permissions: SocketPermissions) {
+        self.grpc_socket_permissions = Some(permissions);
     }
 
     /// Starts a task that lives as long as the process: its end is an error.
@@ -147,11 +161,19 @@ impl Daemon {
         contract: GrpcContract,
         routes: Routes,
     ) -> Result<ListenAddress, DaemonError> {
-        let (listener, bound) = bind(address, "--grpc-listen").await?;
+        let (listener, bound) = self
+            .bind(
+                address,
+                "--grpc-listen",
+                "gRPC socket",
+                self.grpc_socket_permissions,
+            )
+            .await?;
         let (readiness, shutdown) = (self.readiness.clone(), self.shutdown.clone());
+        let metrics = self.server_metrics.of("grpc");
         self.spawn(
             "gRPC server",
-            grpc::serve(listener, contract, routes, readiness, shutdown),
+            grpc::serve(listener, contract, routes, metrics, readiness, shutdown),
         );
         tracing::info!(address = %bound, "gRPC is served");
         Ok(bound)
@@ -165,14 +187,40 @@ impl Daemon {
         &mut self,
         address: &ListenAddress,
     ) -> Result<ListenAddress, DaemonError> {
-        let (listener, bound) = bind(address, "--http-listen").await?;
-        let (metrics, readiness) = (self.metrics.clone(), self.readiness.clone());
+        let (listener, bound) = self
+            .bind(address, "--http-listen", "HTTP socket", None)
+            .await?;
+        let pages = http::pages(self.metrics.clone(), self.readiness.clone());
+        let metrics = self.server_metrics.of("http");
         self.spawn(
             "HTTP server",
-            http::serve(listener, metrics, readiness, self.shutdown.clone()),
+            http::serve(listener, pages, metrics, self.shutdown.clone()),
         );
         tracing::info!(address = %bound, "HTTP is served");
         Ok(bound)
+    }
+
+    /// `step` is the readiness step that says whether clients reach a unix socket.
+    async fn bind(
+        &self,
+        address: &ListenAddress,
+        flag: &'static str,
+        step: &'static str,
+        permissions: Option<SocketPermissions>,
+    ) -> Result<(Listener, ListenAddress), DaemonError> {
+        let listen_error = |source| DaemonError::Listen {
+            address: address.clone(),
+            flag,
+            source,
+        };
+        let mut listener = Listener::bind(address, permissions)
+            .await
+            .map_err(listen_error)?;
+        if let Listener::Unix(socket) = &mut listener {
+            socket.report_to(self.readiness.step(step, ""));
+        }
+        let bound = listener.local_address().map_err(listen_error)?;
+        Ok((listener, bound))
     }
 
     /// Runs until a drain is requested (by [`Shutdown::request`]) and done, or a task fails.
@@ -232,18 +280,4 @@ impl Daemon {
         }
         Ok(())
     }
-}
-
-async fn bind(
-    address: &ListenAddress,
-    flag: &'static str,
-) -> Result<(Listener, ListenAddress), DaemonError> {
-    let listen_error = |source| DaemonError::Listen {
-        address: address.clone(),
-        flag,
-        source,
-    };
-    let listener = Listener::bind(address).await.map_err(listen_error)?;
-    let bound = listener.local_address().map_err(listen_error)?;
-    Ok((listener, bound))
 }

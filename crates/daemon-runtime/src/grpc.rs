@@ -1,11 +1,21 @@
 //! A gRPC server with health and reflection.
 
-use futures::TryStreamExt;
-use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
+use std::io;
+
+use futures::{Stream, stream};
 use tonic::{service::Routes, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use crate::{Listener, Readiness, Shutdown};
+use crate::{
+    Listener, Readiness, Shutdown,
+    accept::{Acceptor, Listen, connection_limit},
+    grpc_connection::GrpcConnection,
+    server_metrics::ServerMetrics,
+};
+
+/// Most open connections, and the share of this process's files that they may take.
+const MOST_CONNECTIONS: usize = 256;
+const SHARE_OF_FILES: usize = 4;
 
 /// Streams of one connection; hyper's own limit of 200 would silently hold back the 201st node
 /// route of one announcer.
@@ -33,6 +43,7 @@ pub(crate) async fn serve(
     listener: Listener,
     contract: GrpcContract,
     routes: Routes,
+    metrics: ServerMetrics,
     readiness: Readiness,
     shutdown: Shutdown,
 ) -> Result<(), GrpcError> {
@@ -46,7 +57,6 @@ pub(crate) async fn serve(
     }
     let reflection = reflection.build_v1().map_err(GrpcError::Reflection)?;
     let routes = routes.add_service(health).add_service(reflection);
-    // Nagle's algorithm would hold an event back until the one before it is acknowledged.
     let router = Server::builder()
         .max_concurrent_streams(MOST_STREAMS)
         .add_routes(routes);
@@ -57,14 +67,13 @@ pub(crate) async fn serve(
     let server = async {
         match listener {
             Listener::Tcp(listener) => {
-                let incoming = TcpListenerStream::new(listener)
-                    .inspect_ok(|stream| drop(stream.set_nodelay(true)));
+                let incoming = incoming(listener, metrics);
                 router
                     .serve_with_incoming_shutdown(incoming, stopping)
                     .await
             }
-            Listener::Unix(listener, _unlink) => {
-                let incoming = UnixListenerStream::new(listener);
+            Listener::Unix(socket) => {
+                let incoming = incoming(socket, metrics);
                 router
                     .serve_with_incoming_shutdown(incoming, stopping)
                     .await
@@ -75,6 +84,19 @@ pub(crate) async fn serve(
         ended = server => ended.map_err(GrpcError::Serve),
         never = follow_readiness(&reporter, contract, &readiness) => never,
     }
+}
+
+fn incoming<L: Listen>(
+    listener: L,
+    metrics: ServerMetrics,
+) -> impl Stream<Item = io::Result<GrpcConnection<L::Stream>>> {
+    let limit = connection_limit(MOST_CONNECTIONS, SHARE_OF_FILES);
+    let acceptor = Acceptor::new(listener, limit, metrics);
+    stream::unfold(acceptor, async |mut acceptor| {
+        let (stream, slot) = acceptor.next().await;
+        let connection = GrpcConnection::new(stream, slot, acceptor.metrics().clone());
+        Some((Ok(connection), acceptor))
+    })
 }
 
 /// The health service says what `/readyz` says.

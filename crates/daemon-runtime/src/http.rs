@@ -1,10 +1,37 @@
 //! `/metrics`, `/healthz` and `/readyz`.
 
+use std::{pin::pin, time::Duration};
+
 use axum::{
     Router, extract::State, http::StatusCode, http::header, response::IntoResponse, routing::get,
 };
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio_util::task::TaskTracker;
 
-use crate::{Listener, Metrics, Readiness, Shutdown};
+use crate::{
+    Listener, Metrics, Readiness, Shutdown,
+    accept::{Acceptor, Listen, connection_limit},
+    connections::Slot,
+    server_metrics::{Cut, ServerMetrics},
+};
+
+/// Most open connections, and the share of this process's files that they may take.
+const MOST_CONNECTIONS: usize = 64;
+const SHARE_OF_FILES: usize = 8;
+
+/// Longest time from the connection to the end of the request's headers.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Longest time from the connection to the end of the answer.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Most bytes of the request line and the headers.
+const HEADER_SIZE: usize = 8 * 1024;
+const MOST_HEADERS: usize = 64;
 
 #[derive(Clone)]
 struct Shown {
@@ -12,29 +39,87 @@ struct Shown {
     readiness: Readiness,
 }
 
-pub(crate) async fn serve(
-    listener: Listener,
-    metrics: Metrics,
-    readiness: Readiness,
-    shutdown: Shutdown,
-) -> std::io::Result<()> {
-    let router = Router::new()
+pub(crate) fn pages(metrics: Metrics, readiness: Readiness) -> Router {
+    Router::new()
         .route("/metrics", get(show_metrics))
         .route("/healthz", get(async || "alive\n"))
         .route("/readyz", get(show_readiness))
-        .with_state(Shown { metrics, readiness });
-    let stopping = async move { shutdown.stopping().await };
+        .with_state(Shown { metrics, readiness })
+}
+
+pub(crate) async fn serve(
+    listener: Listener,
+    pages: Router,
+    metrics: ServerMetrics,
+    shutdown: Shutdown,
+) -> std::io::Result<()> {
     match listener {
-        Listener::Tcp(listener) => {
-            axum::serve(listener, router)
-                .with_graceful_shutdown(stopping)
-                .await
+        Listener::Tcp(listener) => accept(listener, pages, metrics, shutdown).await,
+        Listener::Unix(socket) => accept(socket, pages, metrics, shutdown).await,
+    }
+    Ok(())
+}
+
+async fn accept<L: Listen>(listener: L, pages: Router, metrics: ServerMetrics, shutdown: Shutdown) {
+    let limit = connection_limit(MOST_CONNECTIONS, SHARE_OF_FILES);
+    let mut acceptor = Acceptor::new(listener, limit, metrics.clone());
+    let connections = TaskTracker::new();
+    loop {
+        let (stream, slot) = tokio::select! {
+            accepted = acceptor.next() => accepted,
+            () = shutdown.stopping() => break,
+        };
+        let answer = answer(
+            stream,
+            slot,
+            pages.clone(),
+            metrics.clone(),
+            shutdown.clone(),
+        );
+        connections.spawn(answer);
+    }
+    drop(acceptor);
+    connections.close();
+    connections.wait().await;
+}
+
+/// Answers one request. A connection serves no second one: a probe makes none, a scrape needs none,
+/// and so no idle connection takes a place.
+async fn answer<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static>(
+    stream: S,
+    slot: Slot,
+    pages: Router,
+    metrics: ServerMetrics,
+    shutdown: Shutdown,
+) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_header_size(HEADER_SIZE)
+        .max_buf_size(2 * HEADER_SIZE)
+        .max_headers(MOST_HEADERS)
+        .keep_alive(false);
+    let pages = TowerToHyperService::new(pages);
+    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), pages));
+    let answered = async {
+        tokio::select! {
+            ended = &mut connection => return ended,
+            () = shutdown.stopping() => {}
         }
-        Listener::Unix(listener, _unlink) => {
-            axum::serve(listener, router)
-                .with_graceful_shutdown(stopping)
-                .await
-        }
+        connection.as_mut().graceful_shutdown();
+        connection.await
+    };
+    let ended = tokio::select! {
+        ended = tokio::time::timeout(CONNECTION_TIMEOUT, answered) => ended,
+        () = slot.evicted() => return,
+    };
+    let is_late = match ended {
+        Err(_) => true,
+        Ok(Err(error)) => error.is_timeout(),
+        Ok(Ok(())) => false,
+    };
+    if is_late {
+        metrics.cut(Cut::Timeout);
     }
 }
 

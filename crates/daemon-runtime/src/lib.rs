@@ -16,13 +16,16 @@
 //! SIGHUP changes nothing unless a daemon listens for it.
 //! A task that ends on its own before that stops the process with an error.
 
+mod accept;
 mod args;
 mod backoff;
 mod build_info;
 pub mod config_file;
+mod connections;
 mod daemon;
 mod duration;
 mod grpc;
+mod grpc_connection;
 mod http;
 mod in_words;
 mod listen;
@@ -31,8 +34,10 @@ mod metrics;
 mod published;
 mod readiness;
 mod run;
+mod server_metrics;
 mod shutdown;
 mod target;
+mod unix_socket;
 
 pub use args::{CommonArgs, Defaults, LogFormat, parse};
 pub use backoff::{Backoff, GracePeriod, LONGEST_RETRY, longest_retry};
@@ -47,6 +52,7 @@ pub use readiness::{Readiness, Step};
 pub use run::{ConfigError, run};
 pub use shutdown::Shutdown;
 pub use target::Target;
+pub use unix_socket::SocketPermissions;
 
 pub(crate) use build_info::VERSION;
 pub(crate) use listen::Listener;

@@ -3,12 +3,13 @@
 use std::{
     fmt, io,
     net::{IpAddr, Ipv6Addr, SocketAddr},
-    os::unix::fs::FileTypeExt,
-    path::{Path, PathBuf},
+    path::PathBuf,
     str::FromStr,
 };
 
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::TcpListener;
+
+use crate::{SocketPermissions, unix_socket::UnixSocket};
 
 /// Where a server listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,35 +72,22 @@ impl fmt::Display for ListenAddress {
 pub(crate) enum Listener {
     /// TCP.
     Tcp(TcpListener),
-    /// Unix, with its path, which is unlinked when the listener is dropped.
-    Unix(UnixListener, UnlinkOnDrop),
-}
-
-/// Removes the socket's file.
-#[derive(Debug)]
-pub(crate) struct UnlinkOnDrop(PathBuf);
-
-impl Drop for UnlinkOnDrop {
-    fn drop(&mut self) {
-        // A socket that somebody else removed or replaced is not an error worth a word.
-        let _ = std::fs::remove_file(&self.0);
-    }
+    /// Unix.
+    Unix(UnixSocket),
 }
 
 impl Listener {
-    /// Binds the address.
+    /// Binds the address; `permissions` are those of a unix socket.
     ///
     /// # Errors
     /// As bind(2); a unix path where a living server listens is `AddrInUse`.
-    pub(crate) async fn bind(address: &ListenAddress) -> io::Result<Self> {
+    pub(crate) async fn bind(
+        address: &ListenAddress,
+        permissions: Option<SocketPermissions>,
+    ) -> io::Result<Self> {
         match address {
             ListenAddress::Tcp(address) => Ok(Self::Tcp(TcpListener::bind(address).await?)),
-            ListenAddress::Unix(path) => {
-                remove_stale_socket(path).await?;
-                let listener =
-                    UnixListener::bind(path).map_err(|error| missing_directory(path, error))?;
-                Ok(Self::Unix(listener, UnlinkOnDrop(path.clone())))
-            }
+            ListenAddress::Unix(path) => Ok(Self::Unix(UnixSocket::bind(path, permissions).await?)),
         }
     }
 
@@ -107,50 +95,8 @@ impl Listener {
     pub(crate) fn local_address(&self) -> io::Result<ListenAddress> {
         match self {
             Self::Tcp(listener) => listener.local_addr().map(ListenAddress::Tcp),
-            Self::Unix(_, path) => Ok(ListenAddress::Unix(path.0.clone())),
+            Self::Unix(socket) => Ok(ListenAddress::Unix(socket.path().to_owned())),
         }
-    }
-}
-
-/// The kernel's "no such file" is about the directory.
-fn missing_directory(path: &Path, error: io::Error) -> io::Error {
-    match path.parent() {
-        Some(directory) if error.kind() == io::ErrorKind::NotFound => io::Error::new(
-            io::ErrorKind::NotFound,
-            format!(
-                "the directory {} does not exist; create or mount it",
-                directory.display()
-            ),
-        ),
-        Some(_) | None => error,
-    }
-}
-
-/// A socket file outlives the process that made it; one that answers belongs to a living server.
-async fn remove_stale_socket(path: &Path) -> io::Result<()> {
-    // The kernel refuses to connect to any file; only a socket is ours to remove.
-    if path
-        .symlink_metadata()
-        .is_ok_and(|file| !file.file_type().is_socket())
-    {
-        return Err(io::Error::new(
-            io::ErrorKind::AlreadyExists,
-            format!(
-                "{} exists and is no socket; give another path",
-                path.display()
-            ),
-        ));
-    }
-    match tokio::net::UnixStream::connect(path).await {
-        Ok(_) => Err(io::Error::new(
-            io::ErrorKind::AddrInUse,
-            format!("another process serves {}", path.display()),
-        )),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path)
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
     }
 }
 

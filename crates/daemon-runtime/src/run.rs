@@ -54,6 +54,9 @@ where
     }
     tracing::info!(version = crate::VERSION, ?config, "starting");
     raise_file_limit();
+    // Where the kernel has no getrandom(2), the generator opens a file for its seed, and panics
+    // if that fails. Later there may be no free descriptor.
+    let _: u64 = rand::random();
     // One thread: an event goes from socket to owner to socket without waking a second one, which
     // halved the time from a changed file to the kernel's rule on the lab's slow guest.
     let runtime = match tokio::runtime::Builder::new_current_thread()

@@ -2,9 +2,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
-use std::{path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
 
-use daemon_runtime::{Counter, Daemon, DaemonError, GrpcContract, ListenAddress, Shutdown, Target};
+use daemon_runtime::{
+    Counter, Daemon, DaemonError, GrpcContract, ListenAddress, Readiness, Shutdown,
+    SocketPermissions, Target,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UnixListener},
@@ -214,6 +222,114 @@ async fn the_unix_socket_of_a_living_server_is_refused_and_left_alone() {
     let (client, server) = tokio::join!(tokio::net::UnixStream::connect(&path), living.accept());
     client.unwrap();
     server.unwrap();
+}
+
+/// Waits until the daemon is ready, or is not.
+async fn wait_for_readiness(readiness: &Readiness, is_ready: bool) {
+    let changed = async {
+        while readiness.is_ready() != is_ready {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, changed)
+        .await
+        .unwrap_or_else(|_| panic!("{}", readiness.report()));
+}
+
+async fn wait_for_path(path: &Path) {
+    let bound = async {
+        while !path.exists() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, bound).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_ending_daemon_leaves_the_unix_socket_of_its_successor() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, address) = socket(&directory);
+    let mut ending = Daemon::new("test");
+    let bound = ending
+        .serve_grpc(&address, CONTRACT, Routes::default())
+        .await
+        .unwrap();
+    // The open watch keeps the ending daemon for a while after its socket is closed.
+    let (shutdown, running) = run(ending);
+    let mut watch = HealthClient::new(target(&bound).channel())
+        .watch(HealthCheckRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
+    watch.message().await.unwrap().unwrap();
+    shutdown.request();
+    let free = async {
+        while tokio::net::UnixStream::connect(&path).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, free).await.unwrap();
+    let mut successor = Daemon::new("test");
+    successor
+        .serve_grpc(&address, CONTRACT, Routes::default())
+        .await
+        .unwrap();
+    running.await.unwrap().unwrap();
+
+    let (shutdown, running) = run(successor);
+    wait_for_status(&target(&bound), "", ServingStatus::Serving).await;
+    stop(&shutdown, running).await;
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn a_removed_unix_socket_is_bound_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, address) = socket(&directory);
+    let mut daemon = Daemon::new("test");
+    daemon.set_grpc_socket_permissions(SocketPermissions {
+        mode: 0o640,
+        group: None,
+    });
+    let bound = daemon
+        .serve_grpc(&address, CONTRACT, Routes::default())
+        .await
+        .unwrap();
+    let (shutdown, running) = run(daemon);
+    wait_for_status(&target(&bound), "", ServingStatus::Serving).await;
+    std::fs::remove_file(&path).unwrap();
+
+    wait_for_path(&path).await;
+    wait_for_status(&target(&bound), "", ServingStatus::Serving).await;
+    let mode = path.metadata().unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o640);
+    stop(&shutdown, running).await;
+}
+
+#[tokio::test]
+async fn a_daemon_whose_unix_socket_is_taken_over_is_not_ready_until_it_is_free() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, address) = socket(&directory);
+    let mut daemon = Daemon::new("test");
+    let readiness = daemon.readiness().clone();
+    let bound = daemon
+        .serve_grpc(&address, CONTRACT, Routes::default())
+        .await
+        .unwrap();
+    let (shutdown, running) = run(daemon);
+    wait_for_readiness(&readiness, true).await;
+    std::fs::remove_file(&path).unwrap();
+    let other = UnixListener::bind(&path).unwrap();
+
+    wait_for_readiness(&readiness, false).await;
+    let report = readiness.report();
+    let expected = format!("missing gRPC socket: {} does not lead", path.display());
+    assert!(report.contains(&expected), "{report}");
+    assert!(report.contains("another process serves"), "{report}");
+    drop(other);
+    wait_for_readiness(&readiness, true).await;
+    wait_for_status(&target(&bound), "", ServingStatus::Serving).await;
+    stop(&shutdown, running).await;
 }
 
 #[tokio::test]

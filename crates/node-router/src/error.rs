@@ -133,17 +133,6 @@ pub enum StartError {
     /// A server cannot be opened.
     #[error("cannot serve")]
     Serve(#[source] daemon_runtime::DaemonError),
-    /// The socket's group or mode cannot be set.
-    #[error(
-        "cannot set mode or group of {path} (--socket-mode, --socket-group); the group must be one \
-         of this process unless it has the capability CHOWN"
-    )]
-    SocketPermissions {
-        /// The socket.
-        path: String,
-        /// Why not.
-        source: io::Error,
-    },
 }
 
 fn cure(permission_denied: bool) -> &'static str {

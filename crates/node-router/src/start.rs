@@ -1,9 +1,9 @@
 //! Puts the parts together.
 
-use std::{os::unix::fs::PermissionsExt, time::Duration};
+use std::time::Duration;
 
 use daemon_api::noderoute::v1::node_route_server::NodeRouteServer;
-use daemon_runtime::{Daemon, GrpcContract, ListenAddress};
+use daemon_runtime::{Daemon, GrpcContract, ListenAddress, SocketPermissions};
 use nftables_table::Nftables;
 use tokio::sync::mpsc;
 use tonic::service::Routes;
@@ -114,28 +114,12 @@ pub async fn start_with<K: Kernel, F: Firewall>(
         table: handle,
         metrics,
     });
-    let bound = daemon
+    daemon.set_grpc_socket_permissions(SocketPermissions {
+        mode: config.socket_mode.0,
+        group: config.socket_group,
+    });
+    daemon
         .serve_grpc(&config.grpc_listen, CONTRACT, Routes::new(service))
         .await
-        .map_err(StartError::Serve)?;
-    set_socket_permissions(&bound, &config)?;
-    Ok(bound)
-}
-
-/// The socket is born closed to others by the usual umask, so it only ever opens.
-fn set_socket_permissions(bound: &ListenAddress, config: &Config) -> Result<(), StartError> {
-    let path = match bound {
-        ListenAddress::Tcp(_) => return Ok(()),
-        ListenAddress::Unix(path) => path,
-    };
-    let set = || {
-        if let Some(group) = config.socket_group {
-            std::os::unix::fs::chown(path, None, Some(group))?;
-        }
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(config.socket_mode.0))
-    };
-    set().map_err(|source| StartError::SocketPermissions {
-        path: path.display().to_string(),
-        source,
-    })
+        .map_err(StartError::Serve)
 }

@@ -1,0 +1,98 @@
+//! Metrics of the HTTP server and of the gRPC server.
+
+use crate::{Counter, Family, Gauge, Labels, Metrics};
+
+/// Why the server closed a connection before the client did.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Cut {
+    /// As many connections are open as the server allows.
+    Limit,
+    /// The request, the handshake or the answer took too long.
+    Timeout,
+}
+
+/// The metrics of all servers of a daemon.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct AllServerMetrics {
+    open: Family<Labels, Gauge>,
+    cut: Family<Labels, Counter>,
+    accept_failures: Family<Labels, Counter>,
+}
+
+/// The metrics of one server.
+#[derive(Clone, Debug)]
+pub(crate) struct ServerMetrics {
+    server: &'static str,
+    open: Gauge,
+    limit: Counter,
+    timeout: Counter,
+    accept_failures: Counter,
+}
+
+impl AllServerMetrics {
+    pub(crate) fn register(metrics: &Metrics) -> Self {
+        let all = Self::default();
+        metrics.register(
+            "server_connections",
+            "Open connections of the HTTP and the gRPC server",
+            all.open.clone(),
+        );
+        metrics.register(
+            "server_connections_cut",
+            "Connections that the server closed or refused, by reason: limit, timeout",
+            all.cut.clone(),
+        );
+        metrics.register(
+            "server_accept_failures",
+            "Failed attempts to accept a connection, such as without free file descriptors",
+            all.accept_failures.clone(),
+        );
+        all
+    }
+
+    pub(crate) fn of(&self, server: &'static str) -> ServerMetrics {
+        let label = vec![("server", server.to_owned())];
+        let with_reason = |reason: &str| {
+            let labels = [label.clone(), vec![("reason", reason.to_owned())]].concat();
+            self.cut.get_or_create_owned(&labels)
+        };
+        ServerMetrics {
+            server,
+            open: self.open.get_or_create_owned(&label),
+            limit: with_reason("limit"),
+            timeout: with_reason("timeout"),
+            accept_failures: self.accept_failures.get_or_create_owned(&label),
+        }
+    }
+}
+
+impl ServerMetrics {
+    #[cfg(test)]
+    pub(crate) fn for_test(server: &'static str) -> Self {
+        AllServerMetrics::default().of(server)
+    }
+
+    pub(crate) fn server(&self) -> &'static str {
+        self.server
+    }
+
+    pub(crate) fn set_open(&self, open: usize) {
+        self.open.set(i64::try_from(open).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn cut(&self, cut: Cut) {
+        match cut {
+            Cut::Limit => self.limit.inc(),
+            Cut::Timeout => self.timeout.inc(),
+        };
+    }
+
+    pub(crate) fn accept_failed(&self) {
+        self.accept_failures.inc();
+    }
+
+    #[cfg(test)]
+    pub(crate) fn accept_failures(&self) -> u64 {
+        self.accept_failures.get()
+    }
+}

@@ -1,0 +1,403 @@
+//! A listening unix socket and its path.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+};
+use tokio::net::{UnixListener, UnixStream};
+
+use crate::{Step, accept::Listen, connections::Source};
+
+/// Longest path of a socket: the kernel's 107 bytes without the suffix of the temporary name.
+const LONGEST_PATH: usize = 103;
+const TEMPORARY_SUFFIX: &str = ".new";
+const LOCK_SUFFIX: &str = ".lock";
+
+/// How often a lock that another process holds is tried, and the pause in between.
+const LOCK_ATTEMPTS: usize = 100;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
+/// Mode and group of a socket's file.
+#[derive(Clone, Copy, Debug)]
+pub struct SocketPermissions {
+    /// Permission bits, such as 0o660.
+    pub mode: u32,
+    /// Numeric group; `None` keeps the group of this process.
+    pub group: Option<u32>,
+}
+
+/// A listening socket. Dropping it removes its path if the path still leads to it.
+///
+/// Each change of the path happens under a lock (`PATH.lock`), and the socket gets its path by a
+/// rename, so that a process that ends never removes the socket of its successor, and a client
+/// never finds a path that leads to no server.
+#[derive(Debug)]
+pub(crate) struct UnixSocket {
+    listener: UnixListener,
+    path: PathBuf,
+    identity: Identity,
+    permissions: Option<SocketPermissions>,
+    step: Option<Step>,
+    is_reachable: bool,
+}
+
+/// Device and inode of the socket's file. The kernel does not give the inode to another file while
+/// the socket is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Identity(u64, u64);
+
+impl Identity {
+    fn of(path: &Path) -> io::Result<Self> {
+        let file = path.symlink_metadata()?;
+        Ok(Self(file.dev(), file.ino()))
+    }
+}
+
+impl UnixSocket {
+    /// Binds the path. A socket that no process serves is replaced.
+    ///
+    /// # Errors
+    /// As bind(2); a path that a living process serves is `AddrInUse`.
+    pub(crate) async fn bind(
+        path: &Path,
+        permissions: Option<SocketPermissions>,
+    ) -> io::Result<Self> {
+        if path.as_os_str().len() > LONGEST_PATH {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!(
+                    "the path {} is too long for a socket; give a path of at most {LONGEST_PATH} \
+                     bytes",
+                    path.display()
+                ),
+            ));
+        }
+        refuse_other_file(path)?;
+        let _lock = lock(path).await?;
+        refuse_served(path).await?;
+        let temporary = with_suffix(path, TEMPORARY_SUFFIX);
+        remove_if_present(&temporary)?;
+        Self::bind_or_clean(path, &temporary, permissions)
+    }
+
+    fn bind_or_clean(
+        path: &Path,
+        temporary: &Path,
+        permissions: Option<SocketPermissions>,
+    ) -> io::Result<Self> {
+        let bound = Self::bind_and_rename(path, temporary, permissions);
+        if bound.is_err() {
+            // The error of the bind says more than an error of this removal.
+            let _ = fs::remove_file(temporary);
+        }
+        bound
+    }
+
+    fn bind_and_rename(
+        path: &Path,
+        temporary: &Path,
+        permissions: Option<SocketPermissions>,
+    ) -> io::Result<Self> {
+        let listener = UnixListener::bind(temporary)?;
+        if let Some(permissions) = permissions {
+            permissions.apply(temporary, path)?;
+        }
+        let identity = Identity::of(temporary)?;
+        fs::rename(temporary, path)?;
+        Ok(Self {
+            listener,
+            path: path.to_owned(),
+            identity,
+            permissions,
+            step: None,
+            is_reachable: true,
+        })
+    }
+
+    /// Reports to `step` whether the path leads to this socket.
+    pub(crate) fn report_to(&mut self, step: Step) {
+        step.ready(self.path.display().to_string());
+        self.step = Some(step);
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn is_in_place(&self) -> bool {
+        Identity::of(&self.path).is_ok_and(|identity| identity == self.identity)
+    }
+}
+
+impl Listen for UnixSocket {
+    type Stream = UnixStream;
+
+    async fn accept(&self) -> io::Result<(UnixStream, Source)> {
+        let (stream, _) = self.listener.accept().await?;
+        Ok((stream, None))
+    }
+
+    /// Binds the path again if it leads elsewhere, unless another living process serves it.
+    async fn check(&mut self) {
+        if self.is_in_place() {
+            return;
+        }
+        let path = self.path.clone();
+        match Self::bind(&path, self.permissions).await {
+            Ok(mut socket) => {
+                tracing::warn!(
+                    path = %path.display(),
+                    "the path did not lead to this process; bound it again"
+                );
+                if let Some(step) = self.step.take() {
+                    socket.report_to(step);
+                }
+                *self = socket;
+            }
+            Err(error) => {
+                if self.is_reachable {
+                    self.is_reachable = false;
+                    tracing::error!(
+                        path = %path.display(),
+                        %error,
+                        "clients do not reach this process; retrying each second"
+                    );
+                }
+                if let Some(step) = &self.step {
+                    step.missing(format!(
+                        "{} does not lead to this process: {error}",
+                        path.display()
+                    ));
+                }
+            }
+        }
+    }
+}
+
+impl Drop for UnixSocket {
+    fn drop(&mut self) {
+        // Without the lock, or after a failure, the path stays; the successor replaces it.
+        if let Ok(Some(_lock)) = try_lock(&self.path)
+            && self.is_in_place()
+        {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl SocketPermissions {
+    /// `path` is the name for the error message.
+    fn apply(self, file: &Path, path: &Path) -> io::Result<()> {
+        let set = || {
+            if let Some(group) = self.group {
+                std::os::unix::fs::chown(file, None, Some(group))?;
+            }
+            fs::set_permissions(file, fs::Permissions::from_mode(self.mode))
+        };
+        set().map_err(|error: io::Error| {
+            let group = self.group.map_or_else(String::new, |group| {
+                format!(
+                    " and group {group} (a group of this process, unless it has the capability \
+                     CHOWN)"
+                )
+            });
+            io::Error::new(
+                error.kind(),
+                format!(
+                    "cannot give {} mode {:04o}{group}: {error}",
+                    path.display(),
+                    self.mode
+                ),
+            )
+        })
+    }
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+fn remove_if_present(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// The kernel refuses to connect to any file; only a socket may be replaced.
+fn refuse_other_file(path: &Path) -> io::Result<()> {
+    let is_other = path
+        .symlink_metadata()
+        .is_ok_and(|file| !file.file_type().is_socket());
+    if is_other {
+        return Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            format!(
+                "{} exists and is no socket; give another path",
+                path.display()
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// A socket's file outlives the process that made it; one that answers belongs to a living process.
+async fn refuse_served(path: &Path) -> io::Result<()> {
+    match UnixStream::connect(path).await {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        // The backlog of a server that accepts slowly is full.
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+        Ok(_) | Err(_) => Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            format!("another process serves {}", path.display()),
+        )),
+    }
+}
+
+/// Locks the path against other processes of this project, for a few milliseconds at most.
+async fn lock(path: &Path) -> io::Result<Flock<File>> {
+    for _ in 0..LOCK_ATTEMPTS {
+        if let Some(lock) = try_lock(path)? {
+            return Ok(lock);
+        }
+        tokio::time::sleep(LOCK_PAUSE).await;
+    }
+    Err(io::Error::new(
+        io::ErrorKind::AddrInUse,
+        format!(
+            "another process holds the lock {}",
+            with_suffix(path, LOCK_SUFFIX).display()
+        ),
+    ))
+}
+
+/// `None`: another process holds the lock.
+fn try_lock(path: &Path) -> io::Result<Option<Flock<File>>> {
+    let name = with_suffix(path, LOCK_SUFFIX);
+    // Clients that see the directory must not be able to hold the lock.
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&name)
+        .map_err(|error| cannot_lock(path, &name, error))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(Some(lock)),
+        Err((_, Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, errno)) => Err(errno.into()),
+    }
+}
+
+fn cannot_lock(path: &Path, name: &Path, error: io::Error) -> io::Error {
+    let problem = match path.parent() {
+        // The kernel's "no such file" is about the directory.
+        Some(directory) if error.kind() == io::ErrorKind::NotFound => format!(
+            "the directory {} does not exist; create or mount it",
+            directory.display()
+        ),
+        Some(_) | None => format!("cannot open the lock {}: {error}", name.display()),
+    };
+    io::Error::new(error.kind(), problem)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn directory_and_path() -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("test.sock");
+        (directory, path)
+    }
+
+    async fn is_served(path: &Path) -> bool {
+        UnixStream::connect(path).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn an_ending_process_leaves_the_socket_of_its_successor() {
+        let (_directory, path) = directory_and_path();
+        let ending = UnixSocket::bind(&path, None).await.unwrap();
+        // What a successor finds after the ending process has closed its socket.
+        fs::remove_file(&path).unwrap();
+        let successor = UnixSocket::bind(&path, None).await.unwrap();
+        drop(ending);
+        assert!(is_served(&path).await);
+        drop(successor);
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_held_lock_keeps_an_ending_process_from_the_path() {
+        let (_directory, path) = directory_and_path();
+        let ending = UnixSocket::bind(&path, None).await.unwrap();
+        let lock = try_lock(&path).unwrap().unwrap();
+        drop(ending);
+        assert!(path.exists());
+        drop(lock);
+        // The next process replaces what is left.
+        let _next = UnixSocket::bind(&path, None).await.unwrap();
+        assert!(is_served(&path).await);
+    }
+
+    #[tokio::test]
+    async fn a_removed_path_is_bound_again_with_its_permissions() {
+        let (_directory, path) = directory_and_path();
+        let permissions = SocketPermissions {
+            mode: 0o640,
+            group: None,
+        };
+        let mut socket = UnixSocket::bind(&path, Some(permissions)).await.unwrap();
+        fs::remove_file(&path).unwrap();
+        socket.check().await;
+        assert!(is_served(&path).await);
+        let mode = path.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o640);
+    }
+
+    #[tokio::test]
+    async fn a_path_of_another_living_process_is_left_alone() {
+        let (_directory, path) = directory_and_path();
+        let mut socket = UnixSocket::bind(&path, None).await.unwrap();
+        fs::remove_file(&path).unwrap();
+        let other = UnixListener::bind(&path).unwrap();
+        let identity = Identity::of(&path).unwrap();
+        socket.check().await;
+        assert_eq!(Identity::of(&path).unwrap(), identity);
+        drop(socket);
+        assert_eq!(Identity::of(&path).unwrap(), identity);
+        drop(other);
+    }
+
+    #[tokio::test]
+    async fn a_failed_bind_leaves_no_temporary_name() {
+        let (_directory, path) = directory_and_path();
+        let lock = try_lock(&path).unwrap();
+        // A directory in place of the socket makes the rename fail.
+        let temporary = with_suffix(&path, TEMPORARY_SUFFIX);
+        fs::create_dir(&path).unwrap();
+        UnixSocket::bind_or_clean(&path, &temporary, None).unwrap_err();
+        assert!(!temporary.exists());
+        drop(lock);
+    }
+
+    #[tokio::test]
+    async fn a_path_too_long_for_the_temporary_name_is_refused_with_the_length() {
+        let path = PathBuf::from(format!("/tmp/{}", "x".repeat(LONGEST_PATH)));
+        let error = UnixSocket::bind(&path, None).await.unwrap_err();
+        assert!(error.to_string().contains("at most 103 bytes"), "{error}");
+    }
+}
