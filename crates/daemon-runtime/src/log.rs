@@ -1,28 +1,92 @@
 //! Log lines on standard error.
 
-use std::io::IsTerminal;
+mod lines;
+
+use std::{
+    backtrace::{Backtrace, BacktraceStatus},
+    io::IsTerminal,
+    os::fd::AsFd,
+    panic::PanicHookInfo,
+    time::Duration,
+};
 
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
-use crate::LogFormat;
+use crate::{Counter, LogFormat};
+
+use lines::Lines;
+
+/// Longest time that the end of the process waits for its last log lines.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The log of this process. Dropping it writes what is left, for a bounded time.
+///
+/// The tasks of a daemon never wait for standard error: a container runtime that does not read the
+/// pipe would stop BGP with it.
+#[derive(Debug)]
+pub(crate) struct Log {
+    lines: Lines,
+}
+
+impl Log {
+    /// Lines that standard error did not take.
+    pub(crate) fn dropped(&self) -> Counter {
+        self.lines.dropped().clone()
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.lines.flush(FLUSH_TIMEOUT);
+    }
+}
 
 /// Starts logging for the whole process.
-pub(crate) fn init(format: LogFormat, filter: &str) -> Result<(), String> {
+pub(crate) fn init(format: LogFormat, filter: &str) -> Result<Log, String> {
     let filter = parse(filter).map_err(|problem| {
         format!(
             "--log-level: {filter:?} is not a filter ({problem}); give error, warn, info, debug \
              or trace, or directives such as info,bgp_speaker=debug"
         )
     })?;
+    // A descriptor of its own: the lock of the standard library would be held while a write waits.
+    let lines = std::io::stderr()
+        .as_fd()
+        .try_clone_to_owned()
+        .and_then(|output| Lines::start(output.into(), report_dropped))
+        .map_err(|error| format!("logging: {error}"))?;
     let registry = tracing_subscriber::registry().with(filter);
-    let lines = fmt::layer().with_writer(std::io::stderr);
+    let layer = fmt::layer().with_writer(lines.clone());
     let started = match format {
         LogFormat::Text => registry
-            .with(lines.with_ansi(std::io::stderr().is_terminal()))
+            .with(layer.with_ansi(std::io::stderr().is_terminal()))
             .try_init(),
-        LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
+        LogFormat::Json => registry.with(layer.json().flatten_event(true)).try_init(),
     };
-    started.map_err(|error| format!("logging: {error}"))
+    started.map_err(|error| format!("logging: {error}"))?;
+    let panicked = lines.clone();
+    std::panic::set_hook(Box::new(move |panic| {
+        log_panic(panic);
+        panicked.flush(FLUSH_TIMEOUT);
+    }));
+    Ok(Log { lines })
+}
+
+fn report_dropped(dropped: u64) {
+    tracing::warn!(
+        dropped,
+        "log lines were dropped: standard error was not read in time"
+    );
+}
+
+/// In place of the standard library's hook, which would wait for standard error.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let backtrace = Backtrace::capture();
+    let backtrace = (backtrace.status() == BacktraceStatus::Captured).then_some(backtrace);
+    tracing::error!(
+        backtrace = backtrace.as_ref().map(tracing::field::display),
+        "{panic}"
+    );
 }
 
 fn parse(filter: &str) -> Result<EnvFilter, String> {

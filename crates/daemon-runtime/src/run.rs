@@ -41,9 +41,11 @@ where
         say(&format!("{name}: {message}"));
         ExitCode::from(UNUSABLE)
     };
-    if let Err(message) = log::init(common.log_format, &common.log_level) {
-        return unusable(&message);
-    }
+    // Dropped last, so that the reason of the end is written.
+    let log = match log::init(common.log_format, &common.log_level) {
+        Ok(log) => log,
+        Err(message) => return unusable(&message),
+    };
     let config = match resolve().and_then(|config| check_listen(common).map(|()| config)) {
         Ok(config) => config,
         Err(error) => return unusable(&error),
@@ -68,6 +70,11 @@ where
     };
     let outcome = runtime.block_on(async {
         let mut daemon = Daemon::new(name);
+        daemon.metrics().register(
+            "log_lines_dropped",
+            "Log lines that standard error did not take in time",
+            log.dropped(),
+        );
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;

@@ -1,0 +1,263 @@
+//! A bounded queue of log lines and the thread that writes them.
+
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io::{self, Write},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use tracing::{Level, Metadata};
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::Counter;
+
+/// Most octets of lines that wait to be written.
+const CAPACITY: usize = 1024 * 1024;
+
+/// Octets beyond the capacity that are left for errors, so that the reason of an end is not dropped
+/// for the lines before it.
+const RESERVE: usize = 64 * 1024;
+
+/// Pause before the next attempt to write to a descriptor that another process has made
+/// non-blocking.
+const WRITE_PAUSE: Duration = Duration::from_millis(10);
+
+/// Lines on their way to a descriptor. Adding a line never blocks: where the queue is full, the
+/// line is dropped and counted.
+#[derive(Clone, Debug)]
+pub(crate) struct Lines {
+    shared: Arc<Shared>,
+    dropped: Counter,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    lines: VecDeque<Vec<u8>>,
+    octets: usize,
+    is_writing: bool,
+    /// Lines that were dropped since the last report.
+    unreported: u64,
+}
+
+impl Lines {
+    /// Starts the writing thread. `report` logs how many lines were dropped, once lines are written
+    /// again.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub(crate) fn start(output: File, report: fn(u64)) -> io::Result<Self> {
+        let lines = Self {
+            shared: Arc::default(),
+            dropped: Counter::default(),
+        };
+        let writer = lines.clone();
+        thread::Builder::new()
+            .name("log".to_owned())
+            .spawn(move || writer.write_all(output, report))?;
+        Ok(lines)
+    }
+
+    /// How many lines were dropped.
+    pub(crate) fn dropped(&self) -> &Counter {
+        &self.dropped
+    }
+
+    /// Adds a line, with its end.
+    fn add(&self, line: &[u8], is_error: bool) {
+        let capacity = CAPACITY + if is_error { RESERVE } else { 0 };
+        let mut queue = self.lock();
+        if queue.octets + line.len() > capacity {
+            queue.unreported += 1;
+            drop(queue);
+            self.dropped.inc();
+            return;
+        }
+        queue.octets += line.len();
+        queue.lines.push_back(line.to_vec());
+        drop(queue);
+        self.shared.changed.notify_all();
+    }
+
+    /// Returns when every line is written, or after `within`.
+    pub(crate) fn flush(&self, within: Duration) {
+        let is_busy = |queue: &mut Queue| queue.is_writing || !queue.lines.is_empty();
+        let waited = self
+            .shared
+            .changed
+            .wait_timeout_while(self.lock(), within, is_busy);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.shared
+            .queue
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_all(&self, mut output: File, report: fn(u64)) {
+        loop {
+            let line = self.take();
+            let is_written = write_line(&mut output, &line).is_ok();
+            if !is_written {
+                self.dropped.inc();
+            }
+            if let Some(dropped) = self.taken(is_written) {
+                report(dropped);
+            }
+        }
+    }
+
+    /// Waits for the next line.
+    fn take(&self) -> Vec<u8> {
+        let is_empty = |queue: &mut Queue| queue.lines.is_empty();
+        let queue = self.shared.changed.wait_while(self.lock(), is_empty);
+        let mut queue = queue.unwrap_or_else(PoisonError::into_inner);
+        let line = queue.lines.pop_front().unwrap_or_default();
+        queue.octets -= line.len();
+        queue.is_writing = true;
+        line
+    }
+
+    /// Ends the write of a line. Returns how many dropped lines are to be reported.
+    fn taken(&self, is_written: bool) -> Option<u64> {
+        let mut queue = self.lock();
+        queue.is_writing = false;
+        queue.unreported += u64::from(!is_written);
+        // Not before the report itself can be written, and there is room for what follows it.
+        let is_due = is_written && queue.unreported > 0 && queue.octets < CAPACITY / 2;
+        let dropped = is_due.then(|| std::mem::take(&mut queue.unreported));
+        drop(queue);
+        self.shared.changed.notify_all();
+        dropped
+    }
+}
+
+fn write_line(output: &mut impl Write, line: &[u8]) -> io::Result<()> {
+    let mut rest = line;
+    while !rest.is_empty() {
+        match output.write(rest) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => rest = &rest[written..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(WRITE_PAUSE),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// The writer of one log event, which comes as one line.
+#[derive(Debug)]
+pub(crate) struct EventWriter<'a> {
+    lines: &'a Lines,
+    is_error: bool,
+}
+
+impl Write for EventWriter<'_> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.lines.add(line, self.is_error);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = EventWriter<'a>;
+
+    fn make_writer(&'a self) -> EventWriter<'a> {
+        EventWriter {
+            lines: self,
+            is_error: false,
+        }
+    }
+
+    fn make_writer_for(&'a self, event: &Metadata<'_>) -> EventWriter<'a> {
+        EventWriter {
+            lines: self,
+            is_error: *event.level() == Level::ERROR,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::Read,
+        sync::atomic::{AtomicU64, Ordering},
+        time::Instant,
+    };
+
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(10);
+
+    /// Lines into a pipe, and its reading end.
+    fn into_pipe(report: fn(u64)) -> (Lines, File) {
+        let (read, write) = nix::unistd::pipe().unwrap();
+        (Lines::start(write.into(), report).unwrap(), read.into())
+    }
+
+    #[test]
+    fn lines_are_written_in_order() {
+        let (lines, mut pipe) = into_pipe(|_| {});
+        lines.add(b"one\n", false);
+        lines.add(b"two\n", false);
+        lines.flush(DEADLINE);
+        let mut text = [0; 8];
+        pipe.read_exact(&mut text).unwrap();
+        assert_eq!(&text, b"one\ntwo\n");
+        assert_eq!(lines.dropped().get(), 0);
+    }
+
+    #[test]
+    fn a_pipe_without_reader_bounds_the_queue_and_drops_are_reported_once_it_is_read() {
+        static REPORTED: AtomicU64 = AtomicU64::new(0);
+        let (lines, mut pipe) = into_pipe(|dropped| {
+            REPORTED.fetch_add(dropped, Ordering::Relaxed);
+        });
+        let line = vec![b'x'; 1000];
+        for _ in 0..10_000 {
+            lines.add(&line, false);
+            assert!(lines.lock().octets <= CAPACITY);
+        }
+        let dropped = lines.dropped().get();
+        assert!((8_000..9_000).contains(&dropped), "{dropped}");
+        lines.add(&line, true);
+        assert_eq!(lines.dropped().get(), dropped, "there is room for an error");
+        lines.flush(Duration::from_millis(1));
+        assert_eq!(REPORTED.load(Ordering::Relaxed), 0);
+
+        thread::spawn(move || io::copy(&mut pipe, &mut io::sink()));
+        let began = Instant::now();
+        while REPORTED.load(Ordering::Relaxed) != dropped {
+            assert!(began.elapsed() < DEADLINE, "{REPORTED:?} of {dropped}");
+            thread::yield_now();
+        }
+        lines.flush(DEADLINE);
+        let queue = lines.lock();
+        assert_eq!((queue.octets, queue.unreported), (0, 0));
+    }
+
+    #[test]
+    fn a_closed_pipe_counts_each_line_as_dropped() {
+        let (lines, pipe) = into_pipe(|_| {});
+        drop(pipe);
+        lines.add(b"one\n", false);
+        lines.add(b"two\n", false);
+        lines.flush(DEADLINE);
+        assert_eq!(lines.dropped().get(), 2);
+    }
+}
