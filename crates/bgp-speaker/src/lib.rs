@@ -50,6 +50,7 @@ mod owner;
 mod peer;
 mod reconfigure;
 mod refused;
+mod session_log;
 mod socket;
 
 pub use config::{

@@ -26,6 +26,7 @@ use crate::{
     handle::{Command, SpeakerHandle},
     observe::Observers,
     peer::{Link, Peer},
+    session_log::SessionLog,
     socket::{self, ListenError},
 };
 
@@ -100,6 +101,7 @@ pub(crate) struct Owner {
     pub(crate) groups: Vec<GroupConfig>,
     /// Of which it has been said that they are full, until one has room again.
     pub(crate) full_groups: BTreeSet<String>,
+    pub(crate) session_log: SessionLog,
     pub(crate) links: HashMap<ConnectionId, Link>,
     /// Of all sessions, see [`Owner::run_deadlines`].
     pub(crate) deadlines: BTreeSet<(Instant, PeerId)>,
@@ -173,6 +175,7 @@ impl Speaker {
             peers: BTreeMap::new(),
             groups: Vec::new(),
             full_groups: BTreeSet::new(),
+            session_log: SessionLog::default(),
             links: HashMap::new(),
             deadlines: BTreeSet::new(),
             admission,
@@ -225,6 +228,7 @@ impl Speaker {
         let mut is_busy = false;
         loop {
             owner.settle();
+            owner.session_log.summarize(Instant::now());
             if owner.is_shut_down() {
                 break;
             }
@@ -360,7 +364,8 @@ impl Owner {
         if !has_room {
             self.counters.strangers_refused.add(1);
             let group = &group.name;
-            if self.full_groups.insert(group.clone()) {
+            let is_new = self.full_groups.insert(group.clone());
+            if is_new && self.session_log.allows(address, now) {
                 tracing::warn!(%remote, group, "connection refused: the group is full");
             } else {
                 tracing::debug!(%remote, group, "connection refused: the group is full");

@@ -299,20 +299,26 @@ impl Owner {
         let peer = self.peers.get_mut(&id)?;
         let link = self.links.get(&connection)?;
         let kind = kind(negotiated, &peer.config.session);
-        tracing::info!(
-            peer = peer.config.name,
-            peer_asn = negotiated.peer_asn.0,
-            peer_router_id = %negotiated.peer_router_id,
-            hold_time = ?negotiated.hold_time,
-            families = ?negotiated.families,
-            "session established"
-        );
+        let is_logged = self.session_log.allows(link.remote.ip(), Instant::now());
+        if is_logged {
+            tracing::info!(
+                peer = peer.config.name,
+                peer_asn = negotiated.peer_asn.0,
+                peer_router_id = %negotiated.peer_router_id,
+                hold_time = ?negotiated.hold_time,
+                families = ?negotiated.families,
+                "session established"
+            );
+        }
         self.counters.sessions_established.add(1);
         peer.established = Some(connection);
         peer.flushed = 0;
-        peer.logged = LoggedOnce::default();
+        peer.logged = match is_logged {
+            true => LoggedOnce::default(),
+            false => LoggedOnce::ALL,
+        };
         peer.refreshes.clear();
-        peer.has_warned_of_duplicate = false;
+        peer.has_warned_of_duplicate = !is_logged;
         let families = negotiated.families.iter().map(|family| FamilySettings {
             family: family.family,
             add_path_send: family.add_path_send,
@@ -363,7 +369,10 @@ impl Owner {
             | SessionError::UnexpectedMessage { .. }
             | SessionError::CollisionLost(_) => false,
         };
-        if is_orderly {
+        let address = peer.config.address.ip();
+        if !self.session_log.allows(address, Instant::now()) {
+            tracing::debug!(peer = name, %error, "session ended");
+        } else if is_orderly {
             tracing::info!(peer = name, %error, "session ended");
         } else {
             tracing::warn!(peer = name, %error, "session lost");

@@ -16,6 +16,19 @@ pub(crate) struct LoggedOnce {
     pub(crate) no_refresh: bool,
 }
 
+impl LoggedOnce {
+    /// Of a session that the limit of log lines leaves out: a peer may establish a session again for
+    /// each line.
+    pub(crate) const ALL: Self = Self {
+        rejected: true,
+        malformed: true,
+        discarded: true,
+        near_maximum: true,
+        over_maximum: true,
+        no_refresh: true,
+    };
+}
+
 /// Whether the peer holds four fifths of the paths that it may have.
 fn is_near(paths: usize, maximum_paths: u32) -> bool {
     paths.saturating_mul(5) >= (maximum_paths as usize).saturating_mul(4)

@@ -28,8 +28,10 @@ use crate::{
 /// must not lose their SYN.
 pub(crate) const BACKLOG: i32 = 65535;
 
-/// Pause after a failed accept (out of file descriptors), which would otherwise repeat at once.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// First and longest pause after a failed accept (such as without free file descriptors), which
+/// would otherwise repeat at once.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// A listening socket could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +72,7 @@ pub(crate) async fn accept(
 ) {
     let mut admission = admissions.borrow().clone();
     let mut keys = ListenerKeys::default();
+    let mut pause = FIRST_PAUSE;
     loop {
         let accepted = tokio::select! {
             biased;
@@ -89,6 +92,7 @@ pub(crate) async fn accept(
         };
         match accepted {
             Ok((stream, remote)) => {
+                pause = FIRST_PAUSE;
                 let address = remote.ip();
                 let is_known = admission.is_admitted(address);
                 if !is_known || keys.is_refused(address) {
@@ -106,8 +110,11 @@ pub(crate) async fn accept(
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                if pause == FIRST_PAUSE {
+                    tracing::warn!(%error, "cannot accept BGP connections; retrying");
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
     }
