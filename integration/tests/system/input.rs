@@ -2,5 +2,6 @@
 
 mod attributes;
 mod flags;
+mod half_sent;
 mod hostile;
 mod look;

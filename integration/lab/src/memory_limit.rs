@@ -1,0 +1,79 @@
+//! A memory limit for one process, as Kubernetes gives it to a container.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, Result};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use crate::Process;
+
+/// Where the hierarchies of cgroups are mounted, one for each limit.
+const MOUNTS: &str = "/run/lab/memory-limits";
+
+/// A cgroup with a memory limit. The kernel kills the process that exceeds it.
+#[derive(Debug)]
+pub struct MemoryLimit {
+    mount: PathBuf,
+    group: PathBuf,
+}
+
+impl MemoryLimit {
+    /// Limits the memory that the process takes from now on.
+    pub fn set(process: &Process, bytes: u64) -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = Path::new(MOUNTS).join(format!("{}-{number}", std::process::id()));
+        fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
+        let kind = Some("cgroup2");
+        mount(kind, &path, kind, MsFlags::empty(), None::<&str>)
+            .with_context(|| format!("mount the cgroups at {}", path.display()))?;
+        let limit = Self {
+            group: path.join(format!("limit-{}-{number}", std::process::id())),
+            mount: path,
+        };
+        write(&limit.mount.join("cgroup.subtree_control"), "+memory")?;
+        fs::create_dir(&limit.group)
+            .with_context(|| format!("make the cgroup {}", limit.group.display()))?;
+        write(&limit.group.join("memory.max"), &bytes.to_string())?;
+        write(
+            &limit.group.join("cgroup.procs"),
+            &process.pid().to_string(),
+        )?;
+        Ok(limit)
+    }
+
+    /// The memory in use, with the kernel's own for the sockets of the process.
+    pub fn in_use(&self) -> Result<u64> {
+        let text = self.read("memory.current")?;
+        let number = text.trim();
+        number.parse().with_context(|| format!("{number:?}"))
+    }
+
+    /// How often the kernel killed a process for the limit.
+    pub fn kills(&self) -> Result<u64> {
+        let text = self.read("memory.events")?;
+        let number = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+        let number = number.with_context(|| format!("no oom_kill in {text}"))?;
+        number.parse().with_context(|| format!("{number:?}"))
+    }
+
+    fn read(&self, file: &str) -> Result<String> {
+        let file = self.group.join(file);
+        fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))
+    }
+}
+
+impl Drop for MemoryLimit {
+    fn drop(&mut self) {
+        // Its process may still run: the limit then ends with the floor.
+        let _ = fs::remove_dir(&self.group);
+        let _ = umount2(&self.mount, MntFlags::MNT_DETACH);
+        let _ = fs::remove_dir(&self.mount);
+    }
+}
+
+fn write(file: &Path, text: &str) -> Result<()> {
+    fs::write(file, text).with_context(|| format!("write {text} to {}", file.display()))
+}

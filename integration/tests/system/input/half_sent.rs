@@ -1,0 +1,124 @@
+//! A pod that sends half of many HTTP requests to the daemons' probes.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context, Result, ensure};
+use lab::reference::{Options, reflector_address};
+use lab::system::{Daemon, System};
+use lab::{MemoryLimit, Process};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::expect::{SOON, ensure_no_route_changed, metric, until_ready};
+
+const REQUESTS: usize = 10_000;
+
+/// Connections that the hostile pod keeps open at a time, to one daemon.
+const OPEN: usize = 2_000;
+
+const HALF: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: portlb\r\n";
+
+/// One daemon under the memory limit of its manifest.
+struct Target {
+    daemon: Daemon,
+    address: SocketAddr,
+    process: Process,
+    limit: u64,
+    cgroup: MemoryLimit,
+}
+
+impl Target {
+    fn limit(
+        system: &System,
+        daemon: Daemon,
+        address: IpAddr,
+        port: u16,
+        mib: u64,
+    ) -> Result<Self> {
+        let process = system.process(daemon)?.clone();
+        let limit = mib * 1024 * 1024;
+        Ok(Self {
+            daemon,
+            address: SocketAddr::new(address, port),
+            cgroup: MemoryLimit::set(&process, limit)?,
+            process,
+            limit,
+        })
+    }
+
+    /// Sends half of many requests, and asks for the readiness in between.
+    async fn flood(&self, mut probe: impl FnMut() -> Result<()>) -> Result<()> {
+        let mut open = VecDeque::new();
+        for number in 0..REQUESTS {
+            let connection = timeout(SOON, TcpStream::connect(self.address)).await;
+            let mut stream = connection.context("no connection in time")??;
+            // The daemon may have closed it for a newer one.
+            let _ = stream.write_all(HALF).await;
+            open.push_back(stream);
+            if open.len() > OPEN {
+                open.pop_front();
+            }
+            if number % 1_000 == 0 {
+                probe()?;
+            }
+        }
+        probe()
+    }
+
+    fn ensure_frugal(&self) -> Result<()> {
+        let resident = integration::memory::resident_mebibytes(&[self.process.pid()])?;
+        let in_use = self.cgroup.in_use()?;
+        let half = self.limit / 2;
+        ensure!(
+            in_use < half && resident < half as f64 / 1024.0 / 1024.0,
+            "{}: {in_use} octets in its cgroup, {resident} MiB resident",
+            self.daemon
+        );
+        ensure!(self.cgroup.kills()? == 0, "{} was killed", self.daemon);
+        ensure!(self.process.is_running(), "{} has ended", self.daemon);
+        Ok(())
+    }
+}
+
+#[test]
+fn ten_thousand_half_sent_requests_leave_sessions_and_memory_alone() {
+    let mut system = System::new("input-half-sent", Options::default()).unwrap();
+    for (program, port) in [
+        ("bgp-announcer", 9153),
+        ("node-router", 9155),
+        ("route-reflector", 9154),
+    ] {
+        let anywhere = format!("0.0.0.0:{port}");
+        system.set_flags(program, &[("--http-listen", &anywhere)]);
+    }
+    system.start_all().unwrap();
+    system.wait_until_announced(&[0, 1, 2], SOON).unwrap();
+    let changes = system.fib.changes().len();
+
+    let lb_pod = system.network.lb_pods[0].address.into();
+    let node = system.network.nodes[0].address.addr().into();
+    let reflector = reflector_address(1).into();
+    let targets = [
+        (Daemon::BgpAnnouncer(0), lb_pod, 9153, 64),
+        (Daemon::NodeRouter(0), node, 9155, 64),
+        (Daemon::RouteReflector(0), reflector, 9154, 256),
+    ];
+    let hostile = system.network.lab.host(&system.network.web_pods[0].name);
+    let hostile = hostile.unwrap();
+    for (daemon, address, port, mib) in targets {
+        let target = Target::limit(&system, daemon, address, port, mib).unwrap();
+        let probe = || {
+            until_ready(&system, daemon)?;
+            target.ensure_frugal()
+        };
+        hostile
+            .inside_async(async || target.flood(probe).await)
+            .unwrap();
+        let name = "portlb_server_connections_cut_total{server=\"http\",reason=\"limit\"}";
+        let cut = metric(&system, daemon, name).unwrap();
+        assert!(cut > 1_000.0, "{daemon}: {cut}");
+    }
+    ensure_no_route_changed(&system, changes).unwrap();
+}
