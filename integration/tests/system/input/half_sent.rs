@@ -13,8 +13,6 @@ use tokio::time::timeout;
 
 use crate::expect::{SOON, ensure_no_route_changed, metric, until_ready};
 
-const REQUESTS: usize = 10_000;
-
 /// Connections that the hostile pod keeps open at a time, to one daemon.
 const OPEN: usize = 2_000;
 
@@ -49,9 +47,9 @@ impl Target {
     }
 
     /// Sends half of many requests, and asks for the readiness in between.
-    async fn flood(&self, mut probe: impl FnMut() -> Result<()>) -> Result<()> {
+    async fn flood(&self, requests: usize, mut probe: impl FnMut() -> Result<()>) -> Result<()> {
         let mut open = VecDeque::new();
-        for number in 0..REQUESTS {
+        for number in 0..requests {
             let connection = timeout(SOON, TcpStream::connect(self.address)).await;
             let mut stream = connection.context("no connection in time")??;
             // The daemon may have closed it for a newer one.
@@ -100,21 +98,22 @@ fn ten_thousand_half_sent_requests_leave_sessions_and_memory_alone() {
     let lb_pod = system.network.lb_pods[0].address.into();
     let node = system.network.nodes[0].address.addr().into();
     let reflector = reflector_address(1).into();
+    // All have the same server. Without its limits, 2,163 requests exceeded node-router's memory.
     let targets = [
-        (Daemon::BgpAnnouncer(0), lb_pod, 9153, 64),
-        (Daemon::NodeRouter(0), node, 9155, 64),
-        (Daemon::RouteReflector(0), reflector, 9154, 256),
+        (Daemon::BgpAnnouncer(0), lb_pod, 9153, 64, 10_000),
+        (Daemon::NodeRouter(0), node, 9155, 64, 2_500),
+        (Daemon::RouteReflector(0), reflector, 9154, 256, 2_500),
     ];
     let hostile = system.network.lab.host(&system.network.web_pods[0].name);
     let hostile = hostile.unwrap();
-    for (daemon, address, port, mib) in targets {
+    for (daemon, address, port, mib, requests) in targets {
         let target = Target::limit(&system, daemon, address, port, mib).unwrap();
         let probe = || {
             until_ready(&system, daemon)?;
             target.ensure_frugal()
         };
         hostile
-            .inside_async(async || target.flood(probe).await)
+            .inside_async(async || target.flood(requests, probe).await)
             .unwrap();
         let name = "portlb_server_connections_cut_total{server=\"http\",reason=\"limit\"}";
         let cut = metric(&system, daemon, name).unwrap();
