@@ -37,6 +37,7 @@ mod run;
 mod server_metrics;
 mod shutdown;
 mod target;
+mod timeout;
 mod unix_socket;
 
 pub use args::{CommonArgs, Defaults, LogFormat, parse};
@@ -52,6 +53,7 @@ pub use readiness::{Readiness, Step};
 pub use run::{ConfigError, run};
 pub use shutdown::Shutdown;
 pub use target::Target;
+pub use timeout::timeout_after_poll;
 pub use unix_socket::SocketPermissions;
 
 pub(crate) use build_info::VERSION;

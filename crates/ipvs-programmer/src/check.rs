@@ -11,11 +11,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use daemon_runtime::timeout_after_poll;
 use tokio::{
     net::TcpStream,
     sync::mpsc,
     task::{AbortHandle, JoinError, JoinSet},
-    time::{MissedTickBehavior, interval, sleep, timeout},
+    time::{MissedTickBehavior, interval, sleep},
 };
 use virtual_server::{HealthCheck, HealthCheckKind, RealServer, VirtualServer, VirtualServerId};
 
@@ -249,7 +250,7 @@ async fn run(
 
 /// Opens a connection and closes it again.
 async fn connect(target: SocketAddr, limit: Duration) -> Result<(), String> {
-    match timeout(limit, TcpStream::connect(target)).await {
+    match timeout_after_poll(limit, TcpStream::connect(target)).await {
         Ok(Ok(stream)) => {
             // A reset leaves no TIME_WAIT behind; thousands of those would use up the ports.
             let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
@@ -264,7 +265,7 @@ async fn connect(target: SocketAddr, limit: Duration) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::net::TcpListener;
+    use tokio::{net::TcpListener, time::timeout};
     use virtual_server::ForwardingMethod;
 
     use super::*;
