@@ -14,7 +14,7 @@ use tokio::{
 
 use crate::{
     error::AnnouncerError,
-    grpc::node_route::NodeRoutes,
+    grpc::{data_plane::SLEPT, node_route::NodeRoutes},
     log::Log,
     metrics::AnnouncerMetrics,
     plan::{self, Input, Output, Plan, PlanConfig, State},
@@ -223,7 +223,15 @@ impl Announcer {
                     is_stopping = true;
                     self.handle(Input::Stop).await?;
                 }
-                () = timer => self.handle(Input::DeadlineReached).await?,
+                () = timer => {
+                    if deadline.is_some_and(|deadline| deadline + SLEPT <= Instant::now())
+                        && let Ok(Some(input)) = timeout(SLEPT, data_plane.next()).await
+                    {
+                        // This process slept: what the data plane said meanwhile counts first.
+                        self.handle(input).await?;
+                    }
+                    self.handle(Input::DeadlineReached).await?;
+                }
             }
         }
         self.publish();

@@ -147,6 +147,28 @@ fn dead_and_silent_programmers_are_the_last_choice_and_never_leave_the_router_wi
 }
 
 #[test]
+fn an_announcer_that_slept_takes_its_own_sleep_for_no_silence() {
+    let mut system = System::new("announcer-slept", Options::default()).unwrap();
+    system.set_flags("bgp-announcer", &[("--data-plane-timeout", "500ms")]);
+    system.start_all().unwrap();
+    system.wait_until_announced(&[0, 1, 2], SOON).unwrap();
+    let changes = system.fib.changes().len();
+    let announcer = Daemon::BgpAnnouncer(0);
+    let made = || metric(&system, announcer, "portlb_announcements_made_total").unwrap();
+    let before = made();
+    let process = system.process(announcer).unwrap();
+    process.signal(Signal::SIGSTOP).unwrap();
+    // Longer than the timeout, and shorter than the hold time.
+    std::thread::sleep(Duration::from_millis(1500));
+    process.signal(Signal::SIGCONT).unwrap();
+    until_ready(&system, announcer).unwrap();
+    // By then every timer has fired, and every heartbeat been read.
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(made(), before);
+    ensure_no_route_changed(&system, changes).unwrap();
+}
+
+#[test]
 fn node_routers_that_stay_away_are_the_last_choice_and_withdraw_nothing() {
     let mut system = System::up("node-routers-gone", Options::default()).unwrap();
     let nodes = [0, 1, 2].map(|node| system.host(Daemon::NodeRouter(node)).unwrap());

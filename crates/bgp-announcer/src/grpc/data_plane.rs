@@ -1,6 +1,6 @@
 //! What the data plane tells, whatever happens to the stream.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use daemon_api::{
     MESSAGE_LIMIT,
@@ -11,13 +11,17 @@ use daemon_api::{
 };
 use daemon_runtime::{Backoff, Target};
 use futures::{Stream, stream};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Status, Streaming, transport::Channel};
 
 use crate::plan::Input;
 
 /// Heartbeats that may be missed before the data plane counts as silent.
 const HEARTBEATS_PER_TIMEOUT: u32 = 5;
+
+/// A timer that fires so late says that this process slept. What arrived meanwhile is read within as
+/// much time.
+pub(crate) const SLEPT: Duration = Duration::from_millis(100);
 
 /// Watches the data plane for ever. A stream that ends, or is silent for the timeout, is opened
 /// again after a pause of at most `longest_retry`.
@@ -55,11 +59,11 @@ impl Watch {
             }
             return self.open().await;
         };
-        let problem = match timeout(self.silence, stream.message()).await {
-            Err(_) => format!("silent for {} ms", self.silence.as_millis()),
-            Ok(Err(status)) => describe(&status),
-            Ok(Ok(None)) => "the stream has ended".to_owned(),
-            Ok(Ok(Some(response))) => {
+        let problem = match within_silence(self.silence, stream.message()).await {
+            None => format!("silent for {} ms", self.silence.as_millis()),
+            Some(Err(status)) => describe(&status),
+            Some(Ok(None)) => "the stream has ended".to_owned(),
+            Some(Ok(Some(response))) => {
                 match input(response) {
                     Ok(input) => {
                         // A stream that ends before it has told everything would be opened
@@ -100,6 +104,20 @@ impl Watch {
     }
 }
 
+/// Returns the message, or `None` after the silence. A process that slept looks into its socket first:
+/// its own sleep is no silence of the data plane.
+async fn within_silence<T>(silence: Duration, message: impl Future<Output = T>) -> Option<T> {
+    let mut message = pin!(message);
+    let end = Instant::now() + silence;
+    if let Ok(message) = timeout_at(end, &mut message).await {
+        return Some(message);
+    }
+    if Instant::now() < end + SLEPT {
+        return None;
+    }
+    timeout(SLEPT, message).await.ok()
+}
+
 fn input(response: WatchServiceAddressesResponse) -> Result<Input, String> {
     let prefix = |field: &str, text: &str| {
         let prefix = daemon_api::prefix(field, text);
@@ -137,5 +155,36 @@ pub(crate) fn describe(status: &Status) -> String {
         format!("{:?}: {}", status.code(), status.message())
     } else {
         cause.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{advance, sleep};
+
+    use super::*;
+
+    const SILENCE: Duration = Duration::from_secs(5);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_in_time_is_returned_and_a_silence_is_not_prolonged() {
+        let in_time = within_silence(SILENCE, sleep(SILENCE - SLEPT)).await;
+        assert_eq!(in_time, Some(()));
+        let begin = Instant::now();
+        assert_eq!(within_silence(SILENCE, sleep(SILENCE * 2)).await, None);
+        assert!(begin.elapsed() < SILENCE + SLEPT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_arrived_while_the_process_slept_counts() {
+        // The connection's task reads the socket a moment after the process has woken.
+        let message = async {
+            sleep(SILENCE * 3).await;
+            sleep(SLEPT / 2).await;
+        };
+        let waiting = tokio::spawn(within_silence(SILENCE, message));
+        tokio::task::yield_now().await;
+        advance(SILENCE * 3).await;
+        assert_eq!(waiting.await.unwrap(), Some(()));
     }
 }
