@@ -19,6 +19,7 @@ mod parse;
 mod plan;
 mod table;
 mod validate;
+mod weight_levels;
 
 pub use desired_set::{DesiredChange, DesiredSet};
 pub use invalid::Invalid;
@@ -36,6 +37,7 @@ pub use table::{
     AddressFamily, Entry, EntryForwardingMethod, EntryKey, EntryScheduler, EntrySettings,
     RealServerEntry, Table, TableChange,
 };
+pub use weight_levels::weight_levels;
 
 /// Runs the example in the README as a test.
 #[cfg(doctest)]

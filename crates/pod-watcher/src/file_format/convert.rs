@@ -36,8 +36,9 @@ pub(super) fn content(document: Document) -> Result<Content, Problem> {
         desired.service_ranges.insert(range);
     }
     for entry in document.virtual_servers {
-        for (place, virtual_server) in expand(&entry)? {
+        for (place, mut virtual_server) in expand(&entry)? {
             let id = virtual_server.id;
+            doubts.extend(round_weights(&entry, &mut virtual_server));
             doubts.extend(doubt(&entry, &virtual_server));
             if let Some(former) = origins.virtual_servers.insert(id, place) {
                 return Err(given_twice(
@@ -54,6 +55,21 @@ pub(super) fn content(document: Document) -> Result<Content, Problem> {
         message: invalid.to_string(),
     })?;
     Ok(Content { desired, doubts })
+}
+
+/// Rounds weights that the scheduler cannot keep apart, and says so.
+fn round_weights(entry: &Spanned<Entry>, virtual_server: &mut VirtualServer) -> Option<Problem> {
+    let levels = virtual_server.round_weights()?;
+    let first = entry.value.real_servers.first();
+    Some(Problem {
+        place: first.and_then(Place::of).or_else(|| Place::of(entry)),
+        message: format!(
+            "{}: weights are rounded to {levels} levels, since {} cannot keep more apart for so \
+             many real servers; write fewer different weights, or another scheduler",
+            virtual_server.id,
+            virtual_server.scheduler.name()
+        ),
+    })
 }
 
 /// Valid, but never serving.

@@ -339,7 +339,9 @@ mod tests {
                     desired.service_ranges.insert(ServiceRange { prefix });
                 }
             }
-            for server in servers {
+            for mut server in servers {
+                // No source gives other weights.
+                server.round_weights();
                 let id = server.id;
                 let overlaps = |other: &VirtualServerId| {
                     (other.address, other.protocol) == (id.address, id.protocol)

@@ -414,6 +414,33 @@ fn more_healthy_real_servers_than_there_are_is_doubted_at_its_place() {
 }
 
 #[test]
+fn weights_that_mh_cannot_keep_apart_are_rounded_with_a_doubt() {
+    let weighted = entry("").replace(
+        "  - address: 10.0.2.3\n  - address: 10.0.2.4\n",
+        "  - {address: 10.0.2.3, weight: 100}\n  - {address: 10.0.2.4, weight: 51}\n",
+    );
+    let content = read(&weighted).unwrap();
+    let doubts: Vec<String> = content.doubts.iter().map(ToString::to_string).collect();
+    assert_eq!(doubts.len(), 1, "{doubts:?}");
+    assert!(
+        doubts[0].ends_with(
+            "tcp/10.1.1.10:80: weights are rounded to 16 levels, since mh cannot keep more apart \
+             for so many real servers; write fewer different weights, or another scheduler"
+        ),
+        "{doubts:?}"
+    );
+    let server = content.desired.virtual_servers.values().next().unwrap();
+    let weights: Vec<u16> = server
+        .real_servers
+        .iter()
+        .map(|server| server.weight.0)
+        .collect();
+    assert_eq!(weights, [16, 8]);
+    let other = weighted.replace("  ports:", "  scheduler: wrr\n  ports:");
+    assert_eq!(read(&other).unwrap().doubts, []);
+}
+
+#[test]
 fn no_part_of_a_document_makes_the_reader_panic() {
     let whole = entry("  healthCheck: {interval: 300ms}\n  persistence: {timeout: 5m}\n");
     for end in 0..whole.len() {

@@ -38,6 +38,8 @@ pub(super) struct Surroundings<'a> {
 pub(super) struct LeftOut {
     addresses: BTreeSet<IpAddr>,
     example: Option<String>,
+    /// How many different weights are left where weights are rounded.
+    weight_levels: Option<u16>,
     /// Some of them are service addresses, which may change without the endpoints.
     pub(super) some_are_claimed: bool,
 }
@@ -48,6 +50,18 @@ impl LeftOut {
             self.example = Some(format!("{server} {}", why()));
         }
         self.addresses.insert(server.address);
+    }
+
+    /// Returns the finding about weights that are rounded. It does not depend on the endpoints, so
+    /// that it is not a new one at each change of them.
+    pub(super) fn rounded_weights(&self) -> Option<Finding> {
+        let levels = self.weight_levels?;
+        let message = format!(
+            "weights are rounded to {levels} levels: the schedulers mh and sh cannot keep more \
+             apart for so many pods without moving flows of all of them; use fewer different \
+             weights, or the annotation portlb.io/scheduler: wrr"
+        );
+        Some(Finding::new(Reason::WeightsRounded, message))
     }
 
     /// What the owner of the Service should know.
@@ -76,6 +90,8 @@ pub(super) fn virtual_servers(
             let family = family_behind(*address, intent, groups);
             server.real_servers = real_servers(intent, port, family, groups, surroundings);
             leave_out(&mut server, surroundings, left_out);
+            let levels = server.round_weights();
+            left_out.weight_levels = left_out.weight_levels.or(levels);
             debug_assert_eq!(server.validate(), Ok(()));
             servers.push(server);
         }

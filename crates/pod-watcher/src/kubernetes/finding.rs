@@ -26,6 +26,8 @@ pub enum Reason {
     AddressOutsidePools,
     /// Endpoints cannot be real servers and are left out.
     EndpointsLeftOut,
+    /// Weights are rounded, since the scheduler cannot keep them apart.
+    WeightsRounded,
     /// kube-proxy takes the traffic of `spec.externalIPs` for itself.
     ExternalIpsIntercepted,
     /// The Service limits its clients, which no load balancer enforces: it is not served.
@@ -62,13 +64,14 @@ impl Finding {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::BadAnnotation,
         Self::BadSpecification,
         Self::AddressConflict,
         Self::NoAddress,
         Self::AddressOutsidePools,
         Self::EndpointsLeftOut,
+        Self::WeightsRounded,
         Self::ExternalIpsIntercepted,
         Self::SourceRangesUnsupported,
         Self::ClientAddressHidden,
@@ -85,6 +88,7 @@ impl Reason {
             Self::NoAddress => "NoAddress",
             Self::AddressOutsidePools => "AddressOutsidePools",
             Self::EndpointsLeftOut => "EndpointsLeftOut",
+            Self::WeightsRounded => "WeightsRounded",
             Self::ExternalIpsIntercepted => "ExternalIPsIntercepted",
             Self::SourceRangesUnsupported => "SourceRangesUnsupported",
             Self::ClientAddressHidden => "ClientAddressHidden",
@@ -105,7 +109,7 @@ impl Reason {
             | Self::ExternalIpsIntercepted
             | Self::SourceRangesUnsupported
             | Self::ClientAddressHidden => Severity::Warning,
-            Self::TrafficPolicyIgnored => Severity::Normal,
+            Self::WeightsRounded | Self::TrafficPolicyIgnored => Severity::Normal,
         }
     }
 
@@ -121,6 +125,7 @@ impl Reason {
             | Self::SourceRangesUnsupported => true,
             Self::AddressOutsidePools
             | Self::EndpointsLeftOut
+            | Self::WeightsRounded
             | Self::ExternalIpsIntercepted
             | Self::ClientAddressHidden
             | Self::TrafficPolicyIgnored => false,

@@ -74,6 +74,7 @@ impl LookSurroundings<'_> {
         }
         servers.sort_unstable_by_key(|server| server.id);
         findings.extend(left_out.finding());
+        findings.extend(left_out.rounded_weights());
         let ports = known.intent.as_ref().map(convert::single_ports);
         Look {
             served: servers,

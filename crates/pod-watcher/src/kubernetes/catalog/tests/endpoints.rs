@@ -77,6 +77,38 @@ fn endpoints_beyond_what_the_scheduler_can_have_are_left_out_and_others_are_serv
 }
 
 #[test]
+fn weights_that_mh_cannot_keep_apart_are_rounded_with_a_finding() {
+    let weighted = |suffix: &str, weight: u32, address: &str| {
+        slice("web", suffix, ON_80, &[address]).replace(
+            "namespace: shop,",
+            &format!("namespace: shop, annotations: {{portlb.io/weight: '{weight}'}},"),
+        )
+    };
+    let manifests = [
+        service("web", "", PORT_80),
+        weighted("a", 100, "10.0.2.3"),
+        weighted("b", 51, "10.0.2.4"),
+    ]
+    .concat();
+    check(
+        settings(),
+        &manifests,
+        expect![[r#"
+            virtualServers:
+            - name: shop/web
+              addresses: [10.1.1.10]
+              ports: [80]
+              realServers:
+              - address: 10.0.2.3
+                weight: 16
+              - address: 10.0.2.4
+                weight: 8
+            # shop/web: Normal WeightsRounded: weights are rounded to 16 levels: the schedulers mh and sh cannot keep more apart for so many pods without moving flows of all of them; use fewer different weights, or the annotation portlb.io/scheduler: wrr
+        "#]],
+    );
+}
+
+#[test]
 fn conditions_that_are_not_there_mean_ready() {
     let silent = slice("web", "a", ON_80, &["10.0.2.3"]).replace(
         ", conditions: {ready: true, serving: true, terminating: false}",

@@ -1,0 +1,165 @@
+//! Weights that hashing schedulers can keep apart.
+
+use crate::VirtualServer;
+
+/// Returns how many different weights a hashing scheduler gets for so many real servers.
+///
+/// The kernel's `mh` hands places out in turns, as many to a real server in each turn as it has
+/// weight, so that weights which are nearly equal and have no common divisor move places of all
+/// real servers: 100 against 99 among 100 real servers moves 55 % of all flows.
+#[must_use]
+pub const fn weight_levels(real_servers: usize) -> u16 {
+    match real_servers {
+        0..=30 => 16,
+        31..=100 => 8,
+        101..=250 => 4,
+        _ => 1,
+    }
+}
+
+impl VirtualServer {
+    /// Rounds the weights to the levels that its scheduler can keep apart, and returns how many
+    /// levels there are; `None`: nothing is rounded.
+    ///
+    /// The result depends on this virtual server alone, so that every load balancer gets the same.
+    /// The heaviest real server gets the highest level. Weight 0 stays 0, and no other weight
+    /// becomes 0. Weights whose ratios need no more levels stay as they are.
+    pub fn round_weights(&mut self) -> Option<u16> {
+        if !self.scheduler.is_hashing() {
+            return None;
+        }
+        let weights = || self.real_servers.iter().map(|server| server.weight.0);
+        let weights = || weights().filter(|weight| *weight > 0);
+        let heaviest = weights().max()?;
+        let divisor = weights().fold(0, greatest_common_divisor);
+        let levels = weight_levels(weights().count());
+        if heaviest / divisor <= levels {
+            return None;
+        }
+        for server in &mut self.real_servers {
+            server.weight.0 = level(server.weight.0, heaviest, levels);
+        }
+        Some(levels)
+    }
+}
+
+/// The nearest of the levels; above 0 unless the weight is 0.
+fn level(weight: u16, heaviest: u16, levels: u16) -> u16 {
+    if weight == 0 {
+        return 0;
+    }
+    let (weight, heaviest) = (u32::from(weight), u32::from(heaviest));
+    let scaled = (weight * u32::from(levels) + heaviest / 2) / heaviest;
+    u16::try_from(scaled).unwrap_or(levels).clamp(1, levels)
+}
+
+fn greatest_common_divisor(mut one: u16, mut other: u16) -> u16 {
+    while other > 0 {
+        (one, other) = (other, one % other);
+    }
+    one
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{FailureAction, ForwardingMethod, RealServer, RealServerState, Scheduler, Weight};
+
+    fn with_weights(weights: &[u16]) -> VirtualServer {
+        VirtualServer {
+            id: "tcp/10.1.1.10:80".parse().unwrap(),
+            name: "web".into(),
+            scheduler: Scheduler::MH_DEFAULT,
+            forwarding_method: ForwardingMethod::default(),
+            persistence: None,
+            real_servers: (1_u32..)
+                .zip(weights)
+                .map(|(index, weight)| RealServer {
+                    address: std::net::Ipv4Addr::from_bits(0x0a00_0000 + index).into(),
+                    port: None,
+                    weight: Weight(*weight),
+                    state: RealServerState::Ready,
+                })
+                .collect(),
+            health_check: None,
+            on_failure: FailureAction::Quiesce,
+            minimum_healthy: 1,
+            drain_timeout: VirtualServer::DEFAULT_DRAIN_TIMEOUT,
+        }
+    }
+
+    fn rounded(weights: &[u16]) -> (Vec<u16>, Option<u16>) {
+        let mut server = with_weights(weights);
+        let levels = server.round_weights();
+        let weights = server.real_servers.iter().map(|server| server.weight.0);
+        (weights.collect(), levels)
+    }
+
+    #[track_caller]
+    fn check(weights: &[u16], expected: &[u16]) {
+        assert_eq!(rounded(weights).0, expected);
+    }
+
+    #[test]
+    fn weights_are_rounded_only_where_there_are_too_many_levels() {
+        check(&[], &[]);
+        check(&[0, 0], &[0, 0]);
+        check(&[1, 1, 1], &[1, 1, 1]);
+        check(&[65_535, 65_535], &[65_535, 65_535]);
+        check(&[300, 100], &[300, 100]);
+        check(&[3, 5, 16], &[3, 5, 16]);
+        check(&[100, 99], &[16, 16]);
+        check(&[100, 50, 1, 0], &[16, 8, 1, 0]);
+        check(&[65_535, 32_768], &[16, 8]);
+    }
+
+    #[test]
+    fn the_number_of_real_servers_decides_how_many_levels_there_are() {
+        for (count, levels) in [(30, 16), (31, 8), (100, 8), (101, 4), (250, 4), (251, 1)] {
+            let mut weights = vec![100; count];
+            weights[0] = 99;
+            // One without any share does not count.
+            weights.push(0);
+            let mut expected = vec![levels; count];
+            expected.push(0);
+            assert_eq!(rounded(&weights), (expected, Some(levels)));
+        }
+    }
+
+    #[test]
+    fn schedulers_that_do_not_hash_keep_every_weight() {
+        let mut server = with_weights(&[100, 99]);
+        server.scheduler = Scheduler::Wrr;
+        let before = server.clone();
+        assert_eq!(server.round_weights(), None);
+        assert_eq!(server, before);
+    }
+
+    proptest! {
+        #[test]
+        fn rounding_keeps_order_and_zeros_and_is_near(
+            weights in prop::collection::vec(prop_oneof![Just(0), 1..20_u16, any::<u16>()], 0..300),
+        ) {
+            let (rounded_once, levels) = rounded(&weights);
+            prop_assert_eq!(&rounded(&rounded_once).0, &rounded_once);
+            let Some(levels) = levels else {
+                prop_assert_eq!(&rounded_once, &weights);
+                return Ok(());
+            };
+            let heaviest = f64::from(*weights.iter().max().unwrap());
+            for (before, after) in weights.iter().zip(&rounded_once) {
+                prop_assert_eq!(*before == 0, *after == 0);
+                prop_assert!(*after <= levels);
+                let wanted = f64::from(*before) / heaviest * f64::from(levels);
+                prop_assert!(*after <= 1 || (wanted - f64::from(*after)).abs() <= 0.5001);
+            }
+            for (one, other) in weights.iter().zip(&rounded_once) {
+                for (its, others) in weights.iter().zip(&rounded_once) {
+                    prop_assert!(one > its || other <= others);
+                }
+            }
+        }
+    }
+}
