@@ -339,12 +339,30 @@ fn a_large_table_is_programmed_and_read_back_in_time() {
     });
 }
 
-/// Which real server each of many flows of UDP is sent to, by the client's port.
+const FLOWS: std::ops::Range<u16> = 20_000..20_300;
+
+/// Sends a datagram for each flow and returns the real server that each is sent to, by the
+/// client's port. A list of connections can miss some while the kernel resizes their table, so it
+/// is read until it has all.
 fn placed_flows(service: Ipv4Addr) -> BTreeMap<u16, String> {
-    for port in 20_000..20_300_u16 {
+    for port in FLOWS {
         let socket = UdpSocket::bind((Ipv4Addr::new(10, 9, 9, 9), port)).unwrap();
         socket.send_to(b"x", (service, 80)).unwrap();
     }
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    let mut placed = BTreeMap::new();
+    while placed.len() < FLOWS.len() {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "{} flows",
+            placed.len()
+        );
+        placed.extend(listed_flows(service));
+    }
+    placed
+}
+
+fn listed_flows(service: Ipv4Addr) -> Vec<(u16, String)> {
     let wanted = format!("{:08X}", service.to_bits());
     let connections = std::fs::read_to_string("/proc/thread-self/net/ip_vs_conn").unwrap();
     connections
@@ -413,13 +431,12 @@ fn a_fresh_table_of_mh_places_flows_as_an_old_one_while_a_real_server_has_weight
         program(&none.0, &with_first(careless, 0), &none.1);
 
         let expected = placed_flows(service(old));
-        assert_eq!(expected.len(), 300);
         assert_eq!(placed_flows(service(fresh)), expected);
         // What the weight is for.
         let other = placed_flows(service(careless));
         let differing = expected.iter().filter(|(port, real)| other[port] != **real);
         let differing = differing.count();
-        assert!(differing >= 10, "{differing} of 300 flows differ");
+        assert!(differing >= 10, "{differing} flows differ");
     });
 }
 
