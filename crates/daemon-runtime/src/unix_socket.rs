@@ -308,7 +308,11 @@ fn cannot_lock(path: &Path, name: &Path, error: io::Error) -> io::Error {
             "the directory {} does not exist; create or mount it",
             directory.display()
         ),
-        Some(_) | None => format!("cannot open the lock {}: {error}", name.display()),
+        Some(_) | None => format!(
+            "cannot open the lock {}: {error}; the directory must be writable, and the file must \
+             belong to the user of this process: remove the file if an earlier version made it",
+            name.display()
+        ),
     };
     io::Error::new(error.kind(), problem)
 }
