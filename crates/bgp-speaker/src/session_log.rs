@@ -47,7 +47,7 @@ impl SessionLog {
                 suppressed,
                 limit = LINES,
                 window = ?WINDOW,
-                "sessions change often; lines of addresses with more than the limit were not logged"
+                "sessions change often; log lines beyond the limit of an address were dropped"
             );
         }
     }
