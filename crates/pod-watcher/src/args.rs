@@ -63,7 +63,7 @@ Without a cluster this file is all that a web server on two machines needs (--fi
 Every field is explained in docs/file-format.md; docs/examples has a file for each feature.
 
 What would be served, as such a file, from a cluster or from manifests; nothing is written:
-  pod-watcher render --kubeconfig ~/.kube/config --namespaces web
+  pod-watcher render --kubeconfig ~/.kube/config --namespaces web --allowed-prefixes 10.1.1.0/24
   pod-watcher render service.yaml endpointslices.yaml
 Services checked before they are applied (exit code 2 and every error, if any):
   pod-watcher validate service.yaml

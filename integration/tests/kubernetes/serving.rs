@@ -109,6 +109,8 @@ fn a_cluster_is_rendered_as_a_file_that_serves_the_same() {
         "render",
         "--namespaces",
         "rendered",
+        "--allowed-prefixes",
+        "10.1.1.0/24",
         "--kubeconfig",
         kubeconfig,
     ];
