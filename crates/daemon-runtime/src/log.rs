@@ -29,6 +29,11 @@ pub(crate) struct Log {
 }
 
 impl Log {
+    /// Writes the lines that wait, for a bounded time.
+    pub(crate) fn flush(&self) {
+        self.lines.flush(FLUSH_TIMEOUT);
+    }
+
     /// Lines that standard error did not take.
     pub(crate) fn dropped(&self) -> Counter {
         self.lines.dropped().clone()
@@ -37,7 +42,7 @@ impl Log {
 
 impl Drop for Log {
     fn drop(&mut self) {
-        self.lines.flush(FLUSH_TIMEOUT);
+        self.flush();
     }
 }
 

@@ -46,7 +46,12 @@ where
         Ok(log) => log,
         Err(message) => return unusable(&message),
     };
-    let config = match resolve().and_then(|config| check_listen(common).map(|()| config)) {
+    let resolved = resolve().and_then(|config| check_listen(common).map(|()| config));
+    if resolved.is_err() || common.check_config {
+        // The lines about flags and files come before the result.
+        log.flush();
+    }
+    let config = match resolved {
         Ok(config) => config,
         Err(error) => return unusable(&error),
     };
@@ -144,7 +149,7 @@ fn failed(error: &dyn Error) -> ExitCode {
 fn say(message: &str) {
     use std::io::Write;
     // Nobody is left to tell if standard error is closed.
-    let _ = writeln!(std::io::stderr(), "{message}");
+    let _ = std::io::stderr().write_all(format!("{message}\n").as_bytes());
 }
 
 #[cfg(test)]
