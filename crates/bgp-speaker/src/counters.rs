@@ -24,7 +24,7 @@ pub struct SpeakerCounters {
     pub connections_accepted: Counter,
     /// Connections that belonged to no peer and were closed at once.
     pub strangers_refused: Counter,
-    /// Connections that were refused since the session of their peer was established: the peer has
+    /// Connections that were refused because their peer has an established session: the peer has
     /// the same address, and, if it belongs to a group, the same BGP identifier.
     pub duplicates_refused: Counter,
     /// Attempts to connect.

@@ -5,7 +5,7 @@ use bgp_rib::{PeerId, ReceiveOutcome, RejectReason};
 
 use crate::owner::Owner;
 
-/// What has been logged of a session at a level that is seen, so that a peer cannot fill the log.
+/// Which lines at INFO or WARN a session has already logged, so that a peer cannot fill the log.
 #[derive(Default)]
 pub(crate) struct LoggedOnce {
     pub(crate) rejected: bool,
@@ -17,8 +17,7 @@ pub(crate) struct LoggedOnce {
 }
 
 impl LoggedOnce {
-    /// Of a session that the limit of log lines leaves out: a peer may establish a session again for
-    /// each line.
+    /// Suppresses all of them for a session of an address that has used its log lines.
     pub(crate) const ALL: Self = Self {
         rejected: true,
         malformed: true,

@@ -1,4 +1,4 @@
-//! How long to wait before the next attempt, and how that fits the time that a neighbour may be away.
+//! Pauses between attempts, and the grace periods that bound them.
 
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ pub const LONGEST_RETRY: Duration = Duration::from_secs(2);
 /// Shortest value of a longest pause: more attempts a second only cost processor time.
 const SHORTEST_RETRY: Duration = Duration::from_millis(20);
 
-/// The longest pause goes into each grace period so many times: the neighbour that comes back within
+/// The longest pause goes into each grace period so many times: a daemon that comes back within
 /// three quarters of the period is reached before its end.
 const RETRIES_PER_GRACE: u32 = 4;
 
 /// Most that a delay is longer than its nominal value, as a factor.
 const SPREAD: f64 = 1.2;
 
-/// A setting: how long a neighbour may be away before its absence has a consequence.
+/// A setting: how long a daemon may be away before its absence has a consequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GracePeriod {
     /// Name of the flag, for messages.
@@ -27,13 +27,18 @@ pub struct GracePeriod {
 }
 
 impl GracePeriod {
+    /// Returns the shortest period that allows such a pause between two attempts.
+    pub fn shortest_for(pause: Duration) -> Duration {
+        pause * RETRIES_PER_GRACE
+    }
+
     /// Returns the longest pause between two attempts, spread included, that this period allows.
     fn longest_retry(&self) -> Duration {
         self.period / RETRIES_PER_GRACE
     }
 }
 
-/// Returns the longest pause between two attempts to reach a neighbour, spread included: the value
+/// Returns the longest pause between two attempts to reach a daemon, spread included: the value
 /// of `flag` if it is `given`, otherwise the longest that every grace period allows, at most
 /// [`LONGEST_RETRY`].
 ///
@@ -63,14 +68,18 @@ pub fn longest_retry(
     let allowed = shortest.longest_retry();
     let pause = given.unwrap_or(allowed.clamp(SHORTEST_RETRY, LONGEST_RETRY));
     if pause > allowed {
+        let or_shorter = match pause > SHORTEST_RETRY {
+            true => format!(", or a shorter {flag}"),
+            false => String::new(),
+        };
         return Err(ConfigError(format!(
-            "{} {} ms is shorter than {RETRIES_PER_GRACE} times {flag} {} ms: a neighbour that comes \
-             back in time could be reached too late; give {} at least {} ms, or a shorter {flag}",
+            "{} {} ms is shorter than {RETRIES_PER_GRACE} times {flag} {} ms: a daemon that comes \
+             back in time could be reached too late; give {} at least {} ms{or_shorter}",
             shortest.flag,
             milliseconds(shortest.period),
             milliseconds(pause),
             shortest.flag,
-            milliseconds(pause * RETRIES_PER_GRACE),
+            milliseconds(GracePeriod::shortest_for(pause)),
         )));
     }
     Ok(pause)
@@ -148,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn no_delay_to_a_neighbour_is_longer_than_the_longest_pause() {
+    fn no_delay_to_a_daemon_is_longer_than_the_longest_pause() {
         let longest = Duration::from_millis(500);
         for mut backoff in [
             Backoff::for_neighbouring_daemon(longest),
@@ -203,7 +212,7 @@ mod tests {
             &[5000, 2000],
             Err(
                 "--second-timeout 2000 ms is shorter than 4 times --longest-retry 600 ms: a \
-                 neighbour that comes back in time could be reached too late; give \
+                 daemon that comes back in time could be reached too late; give \
                  --second-timeout at least 2400 ms, or a shorter --longest-retry",
             ),
         );
@@ -211,9 +220,9 @@ mod tests {
             None,
             &[50],
             Err(
-                "--first-timeout 50 ms is shorter than 4 times --longest-retry 20 ms: a neighbour \
+                "--first-timeout 50 ms is shorter than 4 times --longest-retry 20 ms: a daemon \
                  that comes back in time could be reached too late; give --first-timeout at least \
-                 80 ms, or a shorter --longest-retry",
+                 80 ms",
             ),
         );
         let range = |given: &str| {

@@ -155,7 +155,7 @@ impl Listen for UnixSocket {
             Ok(mut socket) => {
                 tracing::warn!(
                     path = %path.display(),
-                    "the path did not lead to this process; bound it again"
+                    "unix socket path was removed or replaced; bound it again"
                 );
                 if let Some(step) = self.step.take() {
                     socket.report_to(step);
@@ -168,7 +168,7 @@ impl Listen for UnixSocket {
                     tracing::error!(
                         path = %path.display(),
                         %error,
-                        "clients do not reach this process; retrying each second"
+                        "unix socket path cannot be bound again, so clients cannot connect; retrying every second"
                     );
                 }
                 if let Some(step) = &self.step {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt, time::Duration};
 
-use daemon_runtime::{ConfigError, GracePeriod, LONGEST_RETRY, ListenAddress, longest_retry};
+use daemon_runtime::{ConfigError, GracePeriod, LONGEST_RETRY, ListenAddress};
 use ipnet::IpNet;
 
 use crate::{Args, Policy, policy::parse_prefix, uplink::Uplinks};
@@ -93,12 +93,16 @@ impl Config {
                 args.audit_interval
             )));
         }
-        let adoption = GracePeriod {
-            flag: "--adopt-timeout",
-            period: args.adopt_timeout,
-        };
-        let of_holders = "--longest-retry of bgp-announcer,";
-        longest_retry(of_holders, Some(LONGEST_RETRY), &[adoption])?;
+        let shortest = GracePeriod::shortest_for(LONGEST_RETRY);
+        if !args.adopt_timeout.is_zero() && args.adopt_timeout < shortest {
+            return Err(ConfigError(format!(
+                "--adopt-timeout {} ms is too short: a bgp-announcer may pause for {} ms between two \
+                 attempts; give at least {} ms, or 0",
+                args.adopt_timeout.as_millis(),
+                LONGEST_RETRY.as_millis(),
+                shortest.as_millis(),
+            )));
+        }
         if args.linger > LONGEST_LINGER {
             return Err(ConfigError(format!(
                 "--linger: {:?} is longer than 1h; give it what an announcer's drain takes, such as \
@@ -288,7 +292,7 @@ mod tests {
         check_refused("--audit-interval=1ms", &["at least 100ms"]);
         check_refused(
             "--adopt-timeout=7s",
-            &["--longest-retry of bgp-announcer", "at least 8000 ms"],
+            &["may pause for 2000 ms", "at least 8000 ms, or 0"],
         );
         check_refused("--uplink=eth0,", &["\"\"", "such as --uplink eth0"]);
         check_refused("--uplink=eth0,none", &["\"none\""]);

@@ -165,7 +165,7 @@ impl Collector for Counters {
             ),
             (
                 "duplicates_refused",
-                "Connections refused since the session of their peer was established",
+                "Connections refused because their peer has an established session",
                 &counters.duplicates_refused,
             ),
             ("dials", "Attempts to connect", &counters.dials),

@@ -2,7 +2,7 @@
 
 use crate::VirtualServer;
 
-/// Returns how many different weights a hashing scheduler gets for so many real servers.
+/// Returns the highest weight that a hashing scheduler gets for so many real servers.
 ///
 /// The kernel's `mh` hands places out in turns, as many to a real server in each turn as it has
 /// weight, so that weights which are nearly equal and have no common divisor move places of all

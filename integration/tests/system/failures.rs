@@ -147,7 +147,7 @@ fn dead_and_silent_programmers_are_the_last_choice_and_never_leave_the_router_wi
 }
 
 #[test]
-fn an_announcer_that_slept_takes_its_own_sleep_for_no_silence() {
+fn the_sleep_of_an_announcer_does_not_count_as_silence() {
     let mut system = System::new("announcer-slept", Options::default()).unwrap();
     system.set_flags("bgp-announcer", &[("--data-plane-timeout", "500ms")]);
     system.start_all().unwrap();

@@ -179,13 +179,13 @@ fn the_longest_retry_fits_each_grace_period() {
     );
     check_refused(
         &["--longest-retry=600ms"],
-        "--node-route-timeout 2000 ms is shorter than 4 times --longest-retry 600 ms: a neighbour \
+        "--node-route-timeout 2000 ms is shorter than 4 times --longest-retry 600 ms: a daemon \
          that comes back in time could be reached too late; give --node-route-timeout at least 2400 \
          ms, or a shorter --longest-retry",
     );
     check_refused(
         &["--longest-retry=2s", "--node-route-timeout=1m"],
-        "--data-plane-timeout 5000 ms is shorter than 4 times --longest-retry 2000 ms: a neighbour \
+        "--data-plane-timeout 5000 ms is shorter than 4 times --longest-retry 2000 ms: a daemon \
          that comes back in time could be reached too late; give --data-plane-timeout at least 8000 \
          ms, or a shorter --longest-retry",
     );

@@ -19,8 +19,8 @@ use crate::plan::Input;
 /// Heartbeats that may be missed before the data plane counts as silent.
 const HEARTBEATS_PER_TIMEOUT: u32 = 5;
 
-/// A timer that fires so late says that this process slept. What arrived meanwhile is read within as
-/// much time.
+/// A timer that fires this late or later means that this process slept. The stream then gets as much
+/// time again for messages that are already in the socket.
 pub(crate) const SLEPT: Duration = Duration::from_millis(100);
 
 /// Watches the data plane for ever. A stream that ends, or is silent for the timeout, is opened

@@ -65,7 +65,8 @@ fn round_weights(entry: &Spanned<Entry>, virtual_server: &mut VirtualServer) -> 
         place: first.and_then(Place::of).or_else(|| Place::of(entry)),
         message: format!(
             "{}: weights are rounded to {levels} levels, since {} cannot keep more apart for so \
-             many real servers; write fewer different weights, or another scheduler",
+             many real servers; write weights with small \
+             whole-number ratios, such as 1, 2 and 4, or another scheduler",
             virtual_server.id,
             virtual_server.scheduler.name()
         ),

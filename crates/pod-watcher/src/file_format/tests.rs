@@ -425,7 +425,8 @@ fn weights_that_mh_cannot_keep_apart_are_rounded_with_a_doubt() {
     assert!(
         doubts[0].ends_with(
             "tcp/10.1.1.10:80: weights are rounded to 16 levels, since mh cannot keep more apart \
-             for so many real servers; write fewer different weights, or another scheduler"
+             for so many real servers; write weights with small whole-number ratios, such as 1, 2 \
+             and 4, or another scheduler"
         ),
         "{doubts:?}"
     );

@@ -341,9 +341,10 @@ pub(super) const OF_REAL_SERVERS: &[Annotation<RealServerWishes>] = &[
     Annotation {
         name: "weight",
         field: "weight",
-        meaning: "share of new connections, in proportion to the others; `mh` and `sh` keep 16 \
-                  different weights apart with up to 30 pods, 8 up to 100, 4 up to 250 and 1 above: \
-                  others are rounded (Event `WeightsRounded`)",
+        meaning: "share of new connections, in proportion to the others; `mh` and `sh` use \
+                  whole numbers from 1 to 16 with up to 30 pods, to 8 with up to 100, to 4 with up \
+                  to 250, and 1 above: weights whose ratios need larger numbers are rounded in \
+                  proportion to the heaviest one (Event `WeightsRounded`)",
         default: "`1`",
         allowed: "0 (none, established ones go on; with `mh` and `sh` use `state`, since a load \
                   balancer that starts later does not know the weight of before) to 65535",

@@ -38,7 +38,7 @@ pub(super) struct Surroundings<'a> {
 pub(super) struct LeftOut {
     addresses: BTreeSet<IpAddr>,
     example: Option<String>,
-    /// How many different weights are left where weights are rounded.
+    /// The highest weight, where weights are rounded.
     weight_levels: Option<u16>,
     /// Some of them are service addresses, which may change without the endpoints.
     pub(super) some_are_claimed: bool,
@@ -52,14 +52,14 @@ impl LeftOut {
         self.addresses.insert(server.address);
     }
 
-    /// Returns the finding about weights that are rounded. It does not depend on the endpoints, so
-    /// that it is not a new one at each change of them.
+    /// Returns the finding about weights that are rounded. It depends on the number of
+    /// endpoints only by the level, so that few changes of them make a new finding.
     pub(super) fn rounded_weights(&self) -> Option<Finding> {
         let levels = self.weight_levels?;
         let message = format!(
             "weights are rounded to {levels} levels: the schedulers mh and sh cannot keep more \
-             apart for so many pods without moving flows of all of them; use fewer different \
-             weights, or the annotation portlb.io/scheduler: wrr"
+             apart for so many pods without moving flows of all of them; use weights with \
+             small whole-number ratios, such as 1, 2 and 4, or the annotation portlb.io/scheduler: wrr"
         );
         Some(Finding::new(Reason::WeightsRounded, message))
     }

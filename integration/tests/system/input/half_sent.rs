@@ -81,7 +81,7 @@ impl Target {
 }
 
 #[test]
-fn ten_thousand_half_sent_requests_leave_sessions_and_memory_alone() {
+fn thousands_of_half_sent_requests_leave_sessions_and_memory_alone() {
     let mut system = System::new("input-half-sent", Options::default()).unwrap();
     for (program, port) in [
         ("bgp-announcer", 9153),

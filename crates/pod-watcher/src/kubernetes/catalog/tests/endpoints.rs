@@ -103,7 +103,7 @@ fn weights_that_mh_cannot_keep_apart_are_rounded_with_a_finding() {
                 weight: 16
               - address: 10.0.2.4
                 weight: 8
-            # shop/web: Normal WeightsRounded: weights are rounded to 16 levels: the schedulers mh and sh cannot keep more apart for so many pods without moving flows of all of them; use fewer different weights, or the annotation portlb.io/scheduler: wrr
+            # shop/web: Normal WeightsRounded: weights are rounded to 16 levels: the schedulers mh and sh cannot keep more apart for so many pods without moving flows of all of them; use weights with small whole-number ratios, such as 1, 2 and 4, or the annotation portlb.io/scheduler: wrr
         "#]],
     );
 }
