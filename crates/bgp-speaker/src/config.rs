@@ -63,6 +63,9 @@ pub struct GroupConfig {
     pub prefixes: Vec<IpNet>,
     /// Most peers at a time; more are refused.
     pub maximum_peers: usize,
+    /// Most peers of one address at a time. The speaker refuses further connections from the
+    /// address.
+    pub maximum_peers_per_address: usize,
     /// The rest.
     pub session: SessionConfig,
 }
@@ -392,6 +395,7 @@ mod tests {
             name: name.to_owned(),
             prefixes: vec![prefix.parse().unwrap()],
             maximum_peers: 1,
+            maximum_peers_per_address: 1,
             session: SessionConfig {
                 md5_key: key.cloned(),
                 ..SessionConfig::new(None)

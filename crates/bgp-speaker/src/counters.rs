@@ -27,6 +27,9 @@ pub struct SpeakerCounters {
     /// Connections that were refused because their peer has an established session: the peer has
     /// the same address, and, if it belongs to a group, the same BGP identifier.
     pub duplicates_refused: Counter,
+    /// Connections that were refused because the peers of their address have reached
+    /// [`maximum_peers_per_address`](crate::GroupConfig::maximum_peers_per_address).
+    pub connections_over_address_maximum: Counter,
     /// Attempts to connect.
     pub dials: Counter,
     /// Attempts to connect that failed.

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -101,6 +101,9 @@ pub(crate) struct Owner {
     pub(crate) groups: Vec<GroupConfig>,
     /// Of which it has been said that they are full, until one has room again.
     pub(crate) full_groups: BTreeSet<String>,
+    /// Addresses whose maximum of peers has been logged. An address leaves the set when one of its
+    /// peers does.
+    pub(crate) full_addresses: BTreeSet<IpAddr>,
     pub(crate) session_log: SessionLog,
     pub(crate) links: HashMap<ConnectionId, Link>,
     /// Of all sessions, see [`Owner::run_deadlines`].
@@ -175,6 +178,7 @@ impl Speaker {
             peers: BTreeMap::new(),
             groups: Vec::new(),
             full_groups: BTreeSet::new(),
+            full_addresses: BTreeSet::new(),
             session_log: SessionLog::default(),
             links: HashMap::new(),
             deadlines: BTreeSet::new(),
@@ -355,6 +359,34 @@ impl Owner {
             tracing::debug!(%remote, "connection of a stranger refused");
             return;
         };
+        let of_address = self
+            .peers
+            .values()
+            .filter(|peer| peer.is_dynamic && peer.config.address.ip() == address)
+            .count();
+        if of_address >= group.maximum_peers_per_address {
+            self.counters.connections_over_address_maximum.add(1);
+            let group = &group.name;
+            let is_new = !self.full_addresses.contains(&address);
+            if is_new && self.session_log.allows(address, now) {
+                self.full_addresses.insert(address);
+                tracing::warn!(
+                    %remote,
+                    group,
+                    peers = of_address,
+                    "connection refused: its address has its maximum of peers; raise \
+                     maximumPeersPerAddress of the group if more speakers share the address"
+                );
+            } else {
+                tracing::debug!(
+                    %remote,
+                    group,
+                    peers = of_address,
+                    "connection refused: its address has its maximum of peers"
+                );
+            }
+            return;
+        }
         let has_room = {
             let members = self.peers.values().filter(|peer| {
                 peer.is_dynamic && peer.config.group.as_deref() == Some(&group.name)
@@ -430,6 +462,9 @@ impl Owner {
         if let Some(peer) = self.peers.remove(&id) {
             if let Some(scheduled) = peer.scheduled {
                 self.deadlines.remove(&(scheduled, id));
+            }
+            if peer.is_dynamic {
+                self.full_addresses.remove(&peer.config.address.ip());
             }
             self.observers.session_removed(id, peer.config.name);
         }

@@ -43,6 +43,7 @@ impl Owner {
         }
         self.groups = groups;
         self.full_groups.clear();
+        self.full_addresses.clear();
         let mut new: Vec<_> = wanted.into_values().collect();
         new.sort_by(|a, b| a.name.cmp(&b.name));
         for config in new {

@@ -181,6 +181,7 @@ fn group_of(members: &[&TestSpeaker]) -> GroupConfig {
             .map(|member| IpNet::from(member.ip()))
             .collect(),
         maximum_peers: 100,
+        maximum_peers_per_address: 100,
         session: SessionConfig {
             is_client: true,
             ..session()
@@ -767,6 +768,46 @@ async fn speakers_behind_one_address_have_a_session_each() {
             |paths| matches!(paths, [path] if path.peer.as_deref() == Some(&numbered)),
         )
         .await;
+}
+
+#[tokio::test]
+async fn a_new_identifier_is_refused_and_counted_while_its_address_has_its_maximum_of_peers() {
+    let speaker = TestSpeaker::start();
+    let (address, other) = (fresh_address(), fresh_address());
+    let group = GroupConfig {
+        prefixes: [address, other]
+            .map(|it| IpNet::from(IpAddr::V4(it)))
+            .to_vec(),
+        maximum_peers_per_address: 2,
+        ..group_of(&[])
+    };
+    speaker.configure(vec![], vec![group]).await;
+    let mut peers = Vec::new();
+    for router_id in [7, 8] {
+        let mut peer = RawPeer::connect(address, speaker.address).await;
+        let router_id = Ipv4Addr::new(10, 244, 1, router_id);
+        peer.establish_as(router_id, 0).await;
+        peers.push(peer);
+    }
+    for refused in 1..3 {
+        let mut third = RawPeer::connect(address, speaker.address).await;
+        assert_eq!(third.receive().await, None);
+        let counters = speaker.handle.counters();
+        assert_eq!(counters.connections_over_address_maximum.get(), refused);
+    }
+    // The limit of one address does not affect another address of the group.
+    let mut elsewhere = RawPeer::connect(other, speaker.address).await;
+    elsewhere.establish(0).await;
+    speaker.wait_established(3).await;
+    let counters = speaker.handle.counters();
+    assert_eq!(counters.sessions_lost.get(), 0);
+    assert_eq!(counters.strangers_refused.get(), 0);
+
+    drop(peers.pop());
+    speaker.wait_established(2).await;
+    let mut third = RawPeer::connect(address, speaker.address).await;
+    third.establish_as(Ipv4Addr::new(10, 244, 1, 9), 0).await;
+    speaker.wait_established(3).await;
 }
 
 #[tokio::test]

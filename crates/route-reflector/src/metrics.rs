@@ -168,6 +168,11 @@ impl Collector for Counters {
                 "Connections refused because their peer has an established session",
                 &counters.duplicates_refused,
             ),
+            (
+                "connections_over_address_maximum",
+                "Connections refused because their address has maximumPeersPerAddress peers",
+                &counters.connections_over_address_maximum,
+            ),
             ("dials", "Attempts to connect", &counters.dials),
             (
                 "dials_failed",

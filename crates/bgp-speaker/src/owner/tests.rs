@@ -80,6 +80,7 @@ async fn who_was_admitted_without_the_key_of_after_a_change_is_not_served() {
         name: "pods".to_owned(),
         prefixes: vec!["127.0.0.0/8".parse().unwrap()],
         maximum_peers: 10,
+        maximum_peers_per_address: 10,
         session: SessionConfig::new(None),
     };
     let configuration = |group: &GroupConfig| Configuration {

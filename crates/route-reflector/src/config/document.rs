@@ -55,6 +55,7 @@ pub(super) struct PeerGroup {
     #[serde(default)]
     pub(super) dynamic_prefixes: Vec<Spanned<Prefix>>,
     pub(super) maximum_peers: Option<Spanned<u32>>,
+    pub(super) maximum_peers_per_address: Option<Spanned<u16>>,
     pub(super) families: Option<Spanned<Vec<FamilyName>>>,
     #[serde(default)]
     pub(super) add_path: AddPath,

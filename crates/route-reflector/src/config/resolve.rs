@@ -20,6 +20,7 @@ use super::{
 };
 
 const DEFAULT_MAXIMUM_PEERS: u32 = 1000;
+const DEFAULT_MAXIMUM_PEERS_PER_ADDRESS: u16 = 16;
 const DEFAULT_MAXIMUM_PATHS: u32 = 1000;
 const BGP_PORT: u16 = 179;
 
@@ -227,6 +228,17 @@ fn resolve_group(
         group.maximum_peers.as_ref(),
         DEFAULT_MAXIMUM_PEERS,
     )?;
+    let maximum_peers_per_address = match &group.maximum_peers_per_address {
+        None => DEFAULT_MAXIMUM_PEERS_PER_ADDRESS,
+        Some(value) if value.value == 0 => {
+            let message = format!(
+                "maximumPeersPerAddress: 0 is not allowed; write 1 to 65535, or leave the field \
+                 out for {DEFAULT_MAXIMUM_PEERS_PER_ADDRESS}"
+            );
+            return Err(refuse(value, message));
+        }
+        Some(value) => value.value,
+    };
     let config = GroupConfig {
         name: name.value.clone(),
         prefixes: group
@@ -235,6 +247,7 @@ fn resolve_group(
             .map(|prefix| prefix.value.0)
             .collect(),
         maximum_peers: usize::try_from(maximum_peers).unwrap_or(usize::MAX),
+        maximum_peers_per_address: maximum_peers_per_address.into(),
         session,
     };
     Ok((name, config))

@@ -109,6 +109,14 @@ fn a_path_beyond_the_maximum_is_blocked_unless_the_group_restarts_the_session() 
 }
 
 #[test]
+fn an_address_has_at_most_sixteen_peers_unless_the_group_sets_another_maximum() {
+    let maximum = |text: &str| group(text).maximum_peers_per_address;
+    assert_eq!(maximum(""), 16);
+    assert_eq!(maximum("  maximumPeersPerAddress: 1\n"), 1);
+    assert_eq!(maximum("  maximumPeersPerAddress: 65535\n"), 65535);
+}
+
+#[test]
 fn unknown_attributes_are_discarded_unless_the_group_passes_them() {
     let policy = |text: &str| group(text).session.import.unknown_attributes;
     assert_eq!(policy(""), UnknownAttributes::Discard);
@@ -229,6 +237,15 @@ fn groups_that_cannot_be_served_are_refused_with_their_place() {
     check(
         "  maximumPaths: 0\n",
         "8:17: maximumPaths: 0 is not allowed; write at least 1, or leave the field out for 1000",
+    );
+    check(
+        "  maximumPeersPerAddress: 0\n",
+        "8:27: maximumPeersPerAddress: 0 is not allowed; write 1 to 65535, or leave the field out \
+         for 16",
+    );
+    check(
+        "  maximumPeersPerAddress: 65536\n",
+        "8:27: maximumPeersPerAddress: 65536 is not a whole number from 0 to 65535; write one",
     );
     check(
         "  families: [ipv4, ipv4]\n",

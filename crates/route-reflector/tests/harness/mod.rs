@@ -159,6 +159,7 @@ impl Neighbour {
             name: "reflectors".to_owned(),
             prefixes: vec!["127.0.0.0/8".parse().unwrap()],
             maximum_peers: 1,
+            maximum_peers_per_address: 1,
             session: session(),
         };
         let peers = Configuration {
