@@ -53,6 +53,8 @@ pub(crate) struct Look {
     /// Why packets from the uplinks may loop.
     pub(crate) guard_problem: Option<String>,
     is_guard_failed: bool,
+    /// Whether the routes that were read back want another guard than the one that was made.
+    pub(crate) is_guard_outdated: bool,
     /// Uplinks by IP version, in words.
     pub(crate) uplinks: String,
 }

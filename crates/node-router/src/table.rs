@@ -274,6 +274,9 @@ impl<K: Kernel> RouteTable<K> {
         } else {
             self.next_look = now + self.backoff.next_delay();
         }
+        if look.is_guard_outdated {
+            self.next_look = self.next_look.min(now + QUIET);
+        }
         let refused = self.tell_holders(&look);
         self.publish(&look);
         self.publish_guard(look.guard_problem, &look.uplinks);
@@ -321,11 +324,14 @@ impl<K: Kernel> RouteTable<K> {
                 });
             }
         }
-        for change in self.wanted_guard(&look).changes(&look.actual.guard) {
+        // Compared with the guard that the changes were made for: a default route that another
+        // program has added since then is no failure.
+        for change in wanted.changes(&look.actual.guard) {
             look.guard_failed(&change, || {
                 "the change was acknowledged, but has no effect".to_owned()
             });
         }
+        look.is_guard_outdated = self.wanted_guard(&look) != wanted;
         Ok(look)
     }
 

@@ -629,3 +629,35 @@ async fn a_kernel_without_rules_is_told_and_gets_no_route_beside_the_main_table(
     );
     node.stop().await;
 }
+
+#[tokio::test]
+async fn a_default_route_that_returns_between_two_reads_is_reported_to_no_holder() {
+    let node = Node::start_from(with_uplink(), |_| {}).await;
+    let mut stream = node.held("10.1.1.0/24", "10.244.3.7").await;
+    let changes_before = node.kernel.changes().len();
+    node.kernel.change(|state| {
+        let uplinks = std::mem::take(&mut state.guard.default_uplinks);
+        state.default_uplinks_after_change = Some(uplinks);
+        state.is_silent = true;
+    });
+    // Without a notification of the default route that returned.
+    node.kernel
+        .wait_for("the guard returns", |state| {
+            state.changes.len() > changes_before && state.guard.rules.len() == 2
+        })
+        .await;
+    let changes = node.kernel.changes()[changes_before..].join("\n");
+    assert!(changes.contains("remove the rule iif eth0"), "{changes}");
+    assert!(node.readiness.is_ready());
+
+    node.kernel.change(|state| {
+        state
+            .not_on_link
+            .insert("10.244.3.7".parse().unwrap(), NotOnLink::NoRoute);
+    });
+    // The first response after the grant: an earlier one would name the interface.
+    let response = next(&mut stream).await.unwrap();
+    assert!(!response.installed);
+    assert_eq!(response.interface, "");
+    node.stop().await;
+}

@@ -1,7 +1,7 @@
 //! The daemon in process, with a kernel and a firewall that are values.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::IpAddr,
     path::PathBuf,
@@ -19,7 +19,7 @@ use node_router::{
     Config, Firewall, Kernel, KernelError, Link, METRIC, Mode, NotOnLink, Policy, Snapshot,
     plan::{Actual, Change, ForeignRoute, NextHop, NextHops, OwnRoute},
     start_with,
-    uplink::{self, Guard, Uplinks},
+    uplink::{self, Guard, IpVersion, Uplinks},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -75,6 +75,10 @@ pub(crate) struct KernelState {
     pub(crate) refuses_reading: Option<i32>,
     /// Acknowledges changes without making them.
     pub(crate) forgets_changes: bool,
+    /// Interfaces of the default routes from the next change of the guard on.
+    pub(crate) default_uplinks_after_change: Option<BTreeSet<(IpVersion, String)>>,
+    /// Sends no notification of the daemon's own changes.
+    pub(crate) is_silent: bool,
     pub(crate) changes: Vec<String>,
 }
 
@@ -97,6 +101,12 @@ impl FakeKernel {
     pub(crate) fn change(&self, change: impl FnOnce(&mut KernelState)) {
         self.state.send_modify(change);
         let _ = self.notifications.try_send(());
+    }
+
+    fn notify_of_own_change(&self) {
+        if !self.state.borrow().is_silent {
+            let _ = self.notifications.try_send(());
+        }
     }
 
     /// The kernel changes without a notification.
@@ -165,6 +175,9 @@ impl Kernel for FakeKernel {
         self.state.send_modify(|state| {
             state.changes.push(change.to_string());
             let guard = &mut state.guard;
+            if let Some(uplinks) = state.default_uplinks_after_change.take() {
+                guard.default_uplinks = uplinks;
+            }
             match change {
                 uplink::Change::Route(change) => apply_to(&mut guard.own, change),
                 uplink::Change::AddFallback(prefix, fallback) => {
@@ -181,7 +194,7 @@ impl Kernel for FakeKernel {
                 }
             }
         });
-        let _ = self.notifications.try_send(());
+        self.notify_of_own_change();
         Ok(())
     }
 
@@ -210,7 +223,7 @@ impl Kernel for FakeKernel {
             }
             apply_to(&mut state.routes.own, change);
         });
-        let _ = self.notifications.try_send(());
+        self.notify_of_own_change();
         Ok(())
     }
 }
