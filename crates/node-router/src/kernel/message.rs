@@ -197,6 +197,9 @@ fn parts(attributes: &[RouteAttribute]) -> Parts {
     parts
 }
 
+/// Index of the loopback interface in each network namespace (`LOOPBACK_IFINDEX`, net/flow.h).
+const LOOPBACK: u32 = 1;
+
 /// The table `main`.
 pub(super) const TABLE_MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
 
@@ -218,7 +221,10 @@ pub(super) fn sort_in(
     let table = parts.table.unwrap_or(u32::from(route.header.table));
     let is_main = table == TABLE_MAIN;
     let Some(prefix) = prefix_of(route) else {
-        if is_main && route.header.destination_prefix_length == 0 {
+        let is_default = route.header.destination_prefix_length == 0;
+        // An IPv6 `unreachable default` has the loopback as its interface. A rule for packets from
+        // the loopback matches what the node itself sends.
+        if is_main && is_default && route.header.kind == RouteType::Unicast {
             default_interfaces.extend(interfaces(route, &parts));
         }
         return;
@@ -274,7 +280,9 @@ fn interfaces(route: &RouteMessage, parts: &Parts) -> DefaultInterfaces {
     let hops = parts.next_hops.iter().flatten();
     let of_hops = hops.map(|hop| hop.interface_index);
     let all = parts.interface.into_iter().chain(of_hops);
-    all.map(|interface| (version, interface)).collect()
+    all.filter(|interface| *interface != LOOPBACK)
+        .map(|interface| (version, interface))
+        .collect()
 }
 
 /// The next hops of one of our routes, or `None` for a form that this daemon does not make.
@@ -326,3 +334,6 @@ pub(super) fn directly_reached(route: &RouteMessage) -> Result<u32, NotOnLink> {
     }
     parts.interface.ok_or(NotOnLink::NoRoute)
 }
+
+#[cfg(test)]
+mod tests;

@@ -540,6 +540,19 @@ fn the_uplink_guard_follows_the_default_route_and_leaves_what_is_not_its_own() {
 }
 
 #[test]
+fn an_unreachable_default_route_makes_no_uplink_of_the_loopback() {
+    in_namespace(async || {
+        ip("-6 route add unreachable default metric 4096");
+        assert!(ip("-6 route show type unreachable").contains("default dev lo"));
+        let node = Node::start(|_| {}).await;
+        assert_eq!(rules(), [RULE]);
+        let report = node.readiness.report();
+        assert!(report.contains("IPv6: no default route"), "{report}");
+        node.stop().await;
+    });
+}
+
+#[test]
 fn without_an_uplink_the_next_run_removes_the_guard() {
     in_namespace(async || {
         Node::start(|_| {}).await.stop().await;
