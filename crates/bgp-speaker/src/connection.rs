@@ -171,7 +171,7 @@ impl Connection {
                     if !unsendable.is_empty() {
                         self.counters.paths_unsendable.add(unsendable.len() as u64);
                         warn_once!(
-                            self.has_warned_of_unsendable,
+                            !std::mem::replace(&mut self.has_warned_of_unsendable, true),
                             count = unsendable.len(),
                             "attributes fit into no message: withdrawn"
                         );

@@ -25,14 +25,14 @@
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-/// The first time at a level that is seen, then for those who look for it, or the log would be
-/// the peer's to fill. The first argument remembers.
+/// Logs at WARN if the first argument is true, otherwise at DEBUG. The caller passes true once, so
+/// that a peer cannot flood the log.
 macro_rules! warn_once {
-    ($has_warned:expr, $($fields:tt)*) => {
-        if std::mem::replace(&mut $has_warned, true) {
-            tracing::debug!($($fields)*);
-        } else {
+    ($is_due:expr, $($fields:tt)*) => {
+        if $is_due {
             tracing::warn!(repetitions = "at level debug", $($fields)*);
+        } else {
+            tracing::debug!($($fields)*);
         }
     };
 }

@@ -396,8 +396,9 @@ impl Owner {
         if !has_room {
             self.counters.strangers_refused.add(1);
             let group = &group.name;
-            let is_new = self.full_groups.insert(group.clone());
+            let is_new = !self.full_groups.contains(group);
             if is_new && self.session_log.allows(address, now) {
+                self.full_groups.insert(group.clone());
                 tracing::warn!(%remote, group, "connection refused: the group is full");
             } else {
                 tracing::debug!(%remote, group, "connection refused: the group is full");

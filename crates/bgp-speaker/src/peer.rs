@@ -52,11 +52,10 @@ pub(crate) struct Peer {
     pub(crate) flushed: u64,
     /// Its entry among the owner's deadlines.
     pub(crate) scheduled: Option<Instant>,
-    /// Since the session came up.
+    /// Since the session came up, or since its configuration changed.
     pub(crate) logged: LoggedOnce,
     /// Families that the peer is to be asked for again, see [`Owner::request_refreshes`].
     pub(crate) refreshes: BTreeSet<Family>,
-    has_warned_of_duplicate: bool,
 }
 
 /// The owner's side of a connection.
@@ -83,7 +82,6 @@ impl Peer {
             scheduled: None,
             logged: LoggedOnce::default(),
             refreshes: BTreeSet::new(),
-            has_warned_of_duplicate: false,
         }
     }
 
@@ -299,8 +297,7 @@ impl Owner {
         let peer = self.peers.get_mut(&id)?;
         let link = self.links.get(&connection)?;
         let kind = kind(negotiated, &peer.config.session);
-        let is_logged = self.session_log.allows(link.remote.ip(), Instant::now());
-        if is_logged {
+        if self.session_log.allows(link.remote.ip(), Instant::now()) {
             tracing::info!(
                 peer = peer.config.name,
                 peer_asn = negotiated.peer_asn.0,
@@ -313,12 +310,8 @@ impl Owner {
         self.counters.sessions_established.add(1);
         peer.established = Some(connection);
         peer.flushed = 0;
-        peer.logged = match is_logged {
-            true => LoggedOnce::default(),
-            false => LoggedOnce::ALL,
-        };
+        peer.logged = LoggedOnce::default();
         peer.refreshes.clear();
-        peer.has_warned_of_duplicate = !is_logged;
         let families = negotiated.families.iter().map(|family| FamilySettings {
             family: family.family,
             add_path_send: family.add_path_send,
@@ -389,8 +382,10 @@ impl Owner {
         self.counters.updates_received.add(1);
         if let Some(error) = update.errors.first() {
             self.counters.updates_malformed.add(1);
+            let address = peer.config.address.ip();
+            let log = &mut self.session_log;
             warn_once!(
-                peer.logged.malformed,
+                log.allows_once(&mut peer.logged.malformed, address, Instant::now()),
                 peer = peer.config.name,
                 attribute = error.type_code,
                 disposition = ?error.disposition,
@@ -465,8 +460,9 @@ impl Owner {
         // connection at a time, so it has given up the earlier one.
         let removed = if is_refused {
             self.counters.duplicates_refused.add(1);
+            let has_logged = &mut duplicate.logged.duplicate;
             warn_once!(
-                duplicate.has_warned_of_duplicate,
+                self.session_log.allows_once(has_logged, address, now),
                 peer = duplicate.config.name,
                 %router_id,
                 "connection refused: a session with this address and BGP identifier is \

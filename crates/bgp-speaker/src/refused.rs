@@ -1,11 +1,15 @@
 //! Announcements that were not accepted: counted, logged, and asked for again.
 
+use std::time::Instant;
+
 use bgp_packet::Family;
 use bgp_rib::{PeerId, ReceiveOutcome, RejectReason};
 
 use crate::owner::Owner;
 
-/// Which lines at INFO or WARN a session has already logged, so that a peer cannot fill the log.
+/// Lines at INFO or WARN that a session has logged, each once at most. Each of them also needs a line
+/// of the address's budget, see
+/// [`SessionLog::allows_once`](crate::session_log::SessionLog::allows_once).
 #[derive(Default)]
 pub(crate) struct LoggedOnce {
     pub(crate) rejected: bool,
@@ -14,18 +18,7 @@ pub(crate) struct LoggedOnce {
     pub(crate) near_maximum: bool,
     pub(crate) over_maximum: bool,
     pub(crate) no_refresh: bool,
-}
-
-impl LoggedOnce {
-    /// Suppresses all of them for a session of an address that has used its log lines.
-    pub(crate) const ALL: Self = Self {
-        rejected: true,
-        malformed: true,
-        discarded: true,
-        near_maximum: true,
-        over_maximum: true,
-        no_refresh: true,
-    };
+    pub(crate) duplicate: bool,
 }
 
 /// Whether the peer holds four fifths of the paths that it may have.
@@ -41,9 +34,12 @@ impl Owner {
         };
         let name = &peer.config.name;
         let logged = &mut peer.logged;
+        let address = peer.config.address.ip();
+        let now = Instant::now();
+        let log = &mut self.session_log;
         let discarded = outcome.discarded_attributes as u64;
         self.counters.attributes_discarded.add(discarded);
-        if discarded > 0 && !std::mem::replace(&mut logged.discarded, true) {
+        if discarded > 0 && log.allows_once(&mut logged.discarded, address, now) {
             tracing::info!(
                 peer = name,
                 "attributes of unknown types discarded by import policy; further ones are only \
@@ -58,7 +54,7 @@ impl Owner {
             let count = rejected.len() as u64;
             self.counters.paths_rejected.add(count);
             warn_once!(
-                logged.rejected,
+                log.allows_once(&mut logged.rejected, address, now),
                 peer = name,
                 prefix = %nlri.prefix,
                 %reason,
@@ -70,7 +66,8 @@ impl Owner {
             return;
         };
         let paths = self.rib.counts(id).paths_received;
-        if is_near(paths, maximum_paths) && !std::mem::replace(&mut logged.near_maximum, true) {
+        if is_near(paths, maximum_paths) && log.allows_once(&mut logged.near_maximum, address, now)
+        {
             tracing::warn!(
                 peer = name,
                 paths,
@@ -83,7 +80,7 @@ impl Owner {
             let count = over.len() as u64;
             self.counters.paths_over_maximum.add(count);
             warn_once!(
-                logged.over_maximum,
+                log.allows_once(&mut logged.over_maximum, address, now),
                 peer = name,
                 prefix = %nlri.prefix,
                 maximum_paths,
@@ -105,8 +102,10 @@ impl Owner {
         if negotiated.is_some_and(|negotiated| negotiated.route_refresh) {
             peer.refreshes.extend(families);
         } else {
+            let address = peer.config.address.ip();
+            let log = &mut self.session_log;
             warn_once!(
-                peer.logged.no_refresh,
+                log.allows_once(&mut peer.logged.no_refresh, address, Instant::now()),
                 peer = peer.config.name,
                 "peer cannot send its routes again (it lacks the ROUTE-REFRESH capability); \
                  paths refused before are accepted when it announces them again or its session is \

@@ -40,6 +40,20 @@ impl SessionLog {
         false
     }
 
+    /// Reports whether a line that a session logs once is due: the session has not logged it, and
+    /// [`allows`](Self::allows) has a line left for the address. Sets `has_logged` in this case only,
+    /// so that a line without budget appears in a later window.
+    pub(crate) fn allows_once(
+        &mut self,
+        has_logged: &mut bool,
+        address: IpAddr,
+        now: Instant,
+    ) -> bool {
+        let is_due = !*has_logged && self.allows(address, now);
+        *has_logged |= is_due;
+        is_due
+    }
+
     /// Ends a window that is over, and logs how many lines are missing in it.
     pub(crate) fn summarize(&mut self, now: Instant) {
         if let Some(suppressed) = self.end_window(now) {
@@ -66,6 +80,7 @@ impl SessionLog {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::refused::LoggedOnce;
 
     fn address(number: u32) -> IpAddr {
         IpAddr::from(number.to_be_bytes())
@@ -86,6 +101,21 @@ mod tests {
         assert_eq!(log.end_window(began + WINDOW / 2), None);
         assert_eq!(log.end_window(began + WINDOW), Some(149));
         assert_eq!(allowed(&mut log, address(1), 11, began + WINDOW), 10);
+    }
+
+    #[test]
+    fn a_session_that_came_up_without_budget_logs_its_first_rejected_path_in_the_next_window() {
+        let mut log = SessionLog::default();
+        let came_up = Instant::now();
+        assert_eq!(allowed(&mut log, address(1), 11, came_up), 10);
+        let mut logged = LoggedOnce::default();
+        let mut is_due =
+            |log: &mut SessionLog, now| log.allows_once(&mut logged.rejected, address(1), now);
+        assert!(!is_due(&mut log, came_up));
+        assert!(is_due(&mut log, came_up + WINDOW));
+        assert!(!is_due(&mut log, came_up + WINDOW), "the line is logged");
+        // The line took one of the ten lines of its window; the repetition took none.
+        assert_eq!(allowed(&mut log, address(1), 11, came_up + WINDOW), 9);
     }
 
     #[test]
