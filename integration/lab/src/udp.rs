@@ -104,9 +104,17 @@ impl SteadyClient {
         Ok(Self { socket, server })
     }
 
-    /// Sends one datagram and returns the answer; `None` when none comes in time.
+    /// Sends one datagram and returns the answer; `None` when none comes in time, or when the host of
+    /// a dead server refuses the datagram.
     pub fn ask(&self, within: Duration) -> Result<Option<String>> {
-        answer(&self.socket, self.server, within)
+        let is_refused = |error: &anyhow::Error| {
+            let cause = error.downcast_ref::<std::io::Error>();
+            cause.is_some_and(|cause| cause.kind() == ErrorKind::ConnectionRefused)
+        };
+        match answer(&self.socket, self.server, within) {
+            Err(error) if is_refused(&error) => Ok(None),
+            other => other,
+        }
     }
 }
 
@@ -134,13 +142,7 @@ fn answer(socket: &UdpSocket, server: SocketAddr, within: Duration) -> Result<Op
         Ok(length) => Ok(Some(
             String::from_utf8_lossy(&answer[..length]).into_owned(),
         )),
-        // Refused: the host of a dead server says so.
-        Err(error)
-            if matches!(
-                error.kind(),
-                ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::ConnectionRefused
-            ) =>
-        {
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
             Ok(None)
         }
         Err(error) => Err(error).with_context(|| format!("an answer from {server}")),

@@ -63,7 +63,8 @@ fn a_udp_question_is_answered_or_refused_or_lost() {
     let answers = udp::spread(&client, address, 3, SOON).unwrap();
     assert_eq!(answers, BTreeMap::from([("server".to_owned(), 3)]));
     drop(names);
-    assert!(udp::ask(&client, address, SOON).is_err());
+    let refused = udp::ask(&client, address, SOON);
+    assert!(refused.is_err(), "{refused:?}");
     server.ip("link set eth0 down").unwrap();
     let lost = udp::ask(&client, address, Duration::from_millis(100));
     assert!(!matches!(lost, Ok(Some(_))), "{lost:?}");
