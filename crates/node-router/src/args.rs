@@ -53,7 +53,8 @@ pub struct Args {
     /// allowed prefix are routed by the held routes alone, and dropped where no pod of this node holds
     /// one: by the node's default route they would return to the router, which sends them again. Not
     /// for an interface that pods of this node send by, too. Default: the interfaces of the node's
-    /// default routes. `none`: nothing is dropped
+    /// default routes, without those by which the node reaches allowed gateways directly. `none`:
+    /// nothing is dropped
     #[arg(
         long,
         env = "PORTLB_UPLINK",

@@ -30,8 +30,7 @@ use crate::{
 mod message;
 
 use message::{
-    DefaultInterfaces, TABLE_MAIN, concerns_us, directly_reached, fallback, own_rule, route, rule,
-    sort_in,
+    Interfaces, TABLE_MAIN, concerns_us, directly_reached, fallback, own_rule, route, rule, sort_in,
 };
 
 /// The kernel answers within microseconds; a silence of this length is a lost answer.
@@ -168,14 +167,14 @@ async fn watch(
 impl Kernel for NetlinkKernel {
     async fn read(&mut self) -> Result<Snapshot, KernelError> {
         let mut snapshot = Snapshot::default();
-        let mut default_interfaces = DefaultInterfaces::new();
+        let mut interfaces = Interfaces::default();
         let ipv4 = RouteMessageBuilder::<std::net::Ipv4Addr>::new().build();
         let ipv6 = RouteMessageBuilder::<std::net::Ipv6Addr>::new().build();
         for family in [ipv4, ipv6] {
             let dump = async {
                 let mut routes = std::pin::pin!(self.handle.route().get(family).execute());
                 while let Some(route) = routes.try_next().await? {
-                    sort_in(&route, &self.policy, &mut snapshot, &mut default_interfaces);
+                    sort_in(&route, &self.policy, &mut snapshot, &mut interfaces);
                 }
                 Ok(())
             };
@@ -189,10 +188,14 @@ impl Kernel for NetlinkKernel {
         for version in [IpVersion::V4, IpVersion::V6] {
             self.read_rules(version, &mut snapshot.guard).await?;
         }
-        for (version, interface) in default_interfaces {
+        let of_pods = interfaces.of_pods(&self.policy);
+        for (version, interface) in interfaces.of_defaults {
             // An interface that went between the two questions is no uplink.
             let name = self.interface_name(interface).await;
             if let Some(name) = name.map_err(KernelError::ReadRoutes)? {
+                if of_pods.contains(&interface) {
+                    snapshot.guard.pod_uplinks.insert(name.clone());
+                }
                 snapshot.guard.default_uplinks.insert((version, name));
             }
         }

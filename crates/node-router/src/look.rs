@@ -74,13 +74,26 @@ impl Look {
         self.guard_problem = match uplinks {
             Uplinks::None => Some("switched off (--uplink none)".to_owned()),
             Uplinks::OfDefaultRoutes | Uplinks::Named(_) => {
-                wanted.unguarded().next().map(|version| {
+                let left_out = wanted.left_out.iter().map(|(version, uplinks)| {
+                    let names: Vec<&str> = uplinks.iter().map(String::as_str).collect();
+                    let names = names.join(", ");
+                    format!(
+                        "{version}: no guard for {names}, since pods of this node are reached by this \
+                         interface, too, and the guard would drop their packets to service \
+                         addresses; --uplink overrides this"
+                    )
+                });
+                let without = wanted.unguarded();
+                let without = without.filter(|version| !wanted.left_out.contains_key(version));
+                let without = without.map(|version| {
                     if self.actual.guard.versions.contains(&version) {
                         format!("{version}: no default route, so no uplink is known; give --uplink")
                     } else {
                         format!("{version}: this kernel has no routing rules")
                     }
-                })
+                });
+                let problems: Vec<String> = left_out.chain(without).collect();
+                (!problems.is_empty()).then(|| problems.join("; "))
             }
         };
     }

@@ -62,6 +62,12 @@ impl Policy {
     pub(crate) fn concerns(&self, prefix: &IpNet) -> bool {
         self.allowed_prefixes.iter().any(|a| a.contains(prefix))
     }
+
+    /// Reports whether the prefix has an address in common with the allowed gateways.
+    pub(crate) fn overlaps_gateways(&self, prefix: &IpNet) -> bool {
+        let mut ranges = self.allowed_gateways.iter();
+        ranges.any(|range| range.contains(prefix) || prefix.contains(range))
+    }
 }
 
 /// Reads a prefix without host bits; the error says what to write instead.

@@ -59,7 +59,8 @@ impl fmt::Display for IpVersion {
 /// Which interfaces are uplinks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Uplinks {
-    /// The interfaces of the default routes, for each IP version.
+    /// The interfaces of the default routes, for each IP version, without those by which pods of
+    /// this node are reached.
     OfDefaultRoutes,
     /// These.
     Named(BTreeSet<String>),
@@ -92,6 +93,8 @@ pub struct Guard {
     pub versions: BTreeSet<IpVersion>,
     /// Interfaces of the default routes of the main table.
     pub default_uplinks: BTreeSet<(IpVersion, String)>,
+    /// Those of the default uplinks by which this node reaches pods: their packets come in there.
+    pub pod_uplinks: BTreeSet<String>,
     /// This daemon's routes in [`TABLE`], without the fallbacks.
     pub own: Vec<OwnRoute>,
     /// This daemon's routes in [`TABLE`] with [`FALLBACK_METRIC`].
@@ -150,6 +153,8 @@ impl fmt::Display for Change {
 pub struct Wanted {
     /// Uplinks by IP version, one entry for each version of the allowed prefixes.
     pub uplinks: BTreeMap<IpVersion, BTreeSet<String>>,
+    /// Interfaces of default routes without a guard, because pods of this node are reached by them.
+    pub left_out: BTreeMap<IpVersion, BTreeSet<String>>,
     routes: Desired,
     fallbacks: BTreeMap<IpNet, Fallback>,
     rules: BTreeSet<Rule>,
@@ -159,7 +164,7 @@ impl Wanted {
     /// Derives it from the settings, the routes that the main table holds for pods, and the routes
     /// of other programs there. An IP version without an uplink has no guard.
     pub fn new(
-        uplinks: &Uplinks,
+        settings: &Uplinks,
         allowed: &[IpNet],
         routes: &Desired,
         foreign: &[ForeignRoute],
@@ -171,7 +176,11 @@ impl Wanted {
             let uplinks = wanted
                 .uplinks
                 .entry(version)
-                .or_insert_with(|| guard.uplinks(uplinks, version));
+                .or_insert_with(|| guard.uplinks(settings, version));
+            let left_out = guard.left_out(settings, version);
+            if !left_out.is_empty() {
+                wanted.left_out.insert(version, left_out);
+            }
             if uplinks.is_empty() {
                 continue;
             }
@@ -226,21 +235,33 @@ impl Wanted {
 }
 
 impl Guard {
-    fn uplinks(&self, uplinks: &Uplinks, version: IpVersion) -> BTreeSet<String> {
+    fn uplinks(&self, settings: &Uplinks, version: IpVersion) -> BTreeSet<String> {
         if !self.versions.contains(&version) {
             return BTreeSet::new();
         }
-        match uplinks {
+        match settings {
             Uplinks::OfDefaultRoutes => {
-                let of_version = self
-                    .default_uplinks
-                    .iter()
-                    .filter(|(its, _)| *its == version);
-                of_version.map(|(_, uplink)| uplink.clone()).collect()
+                let of_version = self.of_default_routes(version);
+                let guarded = of_version.filter(|uplink| !self.pod_uplinks.contains(*uplink));
+                guarded.cloned().collect()
             }
             Uplinks::Named(names) => names.clone(),
             Uplinks::None => BTreeSet::new(),
         }
+    }
+
+    fn left_out(&self, settings: &Uplinks, version: IpVersion) -> BTreeSet<String> {
+        if !self.versions.contains(&version) || *settings != Uplinks::OfDefaultRoutes {
+            return BTreeSet::new();
+        }
+        let of_version = self.of_default_routes(version);
+        let left_out = of_version.filter(|uplink| self.pod_uplinks.contains(*uplink));
+        left_out.cloned().collect()
+    }
+
+    fn of_default_routes(&self, version: IpVersion) -> impl Iterator<Item = &String> {
+        let all = self.default_uplinks.iter();
+        all.filter_map(move |(its, uplink)| (*its == version).then_some(uplink))
     }
 }
 

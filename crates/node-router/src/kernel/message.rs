@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netlink_packet_core::NetlinkPayload;
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
@@ -38,7 +38,9 @@ pub(super) fn concerns_us(payload: &NetlinkPayload<RouteNetlinkMessage>, policy:
             route.header.protocol == RouteProtocol::from(PROTOCOL)
                 // Its interface is an uplink.
                 || route.header.destination_prefix_length == 0
-                || prefix_of(route).is_some_and(|prefix| policy.concerns(&prefix))
+                || prefix_of(route).is_some_and(|prefix| {
+                    policy.concerns(&prefix) || policy.overlaps_gateways(&prefix)
+                })
         }
         // A link that goes takes routes along without a word about them, and pods sit on links.
         NetlinkPayload::InnerMessage(_) => true,
@@ -203,15 +205,51 @@ const LOOPBACK: u32 = 1;
 /// The table `main`.
 pub(super) const TABLE_MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
 
-/// Interfaces of default routes, by their index.
-pub(super) type DefaultInterfaces = BTreeSet<(IpVersion, u32)>;
+/// Interfaces of routes of the main table, by their index.
+#[derive(Debug, Default)]
+pub(super) struct Interfaces {
+    /// Interfaces of the default routes.
+    pub(super) of_defaults: BTreeSet<(IpVersion, u32)>,
+    /// Destination and interface of each route that leads without another router to addresses
+    /// among which allowed gateways are.
+    direct: BTreeSet<(IpNet, u32)>,
+}
+
+impl Interfaces {
+    /// Returns the interfaces by which this node reaches addresses of pods without another router:
+    /// those of the direct routes within a range of the allowed gateways or, for a range without
+    /// such a route, those of the longest direct route that covers the range.
+    pub(super) fn of_pods(&self, policy: &Policy) -> BTreeSet<u32> {
+        let mut interfaces = BTreeSet::new();
+        for range in &policy.allowed_gateways {
+            let within = |(prefix, _): &&(IpNet, u32)| range.contains(prefix);
+            let covering = self
+                .direct
+                .iter()
+                .filter(|(prefix, _)| prefix.contains(range));
+            let longest = covering
+                .map(|(prefix, _)| *prefix)
+                .max_by_key(IpNet::prefix_len);
+            let has_route_within = self.direct.iter().any(|route| within(&route));
+            let of_range = self.direct.iter().filter(|route| {
+                if has_route_within {
+                    within(route)
+                } else {
+                    Some(route.0) == longest
+                }
+            });
+            interfaces.extend(of_range.map(|(_, interface)| *interface));
+        }
+        interfaces
+    }
+}
 
 /// Puts a route of the kernel where it belongs, if it concerns this daemon.
 pub(super) fn sort_in(
     route: &RouteMessage,
     policy: &Policy,
     snapshot: &mut Snapshot,
-    default_interfaces: &mut DefaultInterfaces,
+    known_interfaces: &mut Interfaces,
 ) {
     // A route for one type of service is an alternative to ours, and none of ours.
     if route.header.tos != 0 {
@@ -220,12 +258,21 @@ pub(super) fn sort_in(
     let parts = parts(&route.attributes);
     let table = parts.table.unwrap_or(u32::from(route.header.table));
     let is_main = table == TABLE_MAIN;
+    let is_unicast = route.header.kind == RouteType::Unicast;
+    if is_main && is_unicast {
+        known_interfaces
+            .direct
+            .extend(direct(route, &parts, policy));
+    }
     let Some(prefix) = prefix_of(route) else {
         let is_default = route.header.destination_prefix_length == 0;
         // An IPv6 `unreachable default` has the loopback as its interface. A rule for packets from
         // the loopback matches what the node itself sends.
-        if is_main && is_default && route.header.kind == RouteType::Unicast {
-            default_interfaces.extend(interfaces(route, &parts));
+        if is_main && is_default && is_unicast {
+            let of_route = interfaces(&parts);
+            let version = version_of(route);
+            let of_route = of_route.map(|interface| (version, interface));
+            known_interfaces.of_defaults.extend(of_route);
         }
         return;
     };
@@ -270,19 +317,36 @@ fn fallback_of(route: &RouteMessage) -> Option<Fallback> {
     }
 }
 
-/// The interfaces that a route leads to.
-fn interfaces(route: &RouteMessage, parts: &Parts) -> DefaultInterfaces {
-    let version = if route.header.address_family == AddressFamily::Inet6 {
+fn version_of(route: &RouteMessage) -> IpVersion {
+    if route.header.address_family == AddressFamily::Inet6 {
         IpVersion::V6
     } else {
         IpVersion::V4
-    };
+    }
+}
+
+/// Returns the interfaces that a route leads to, without the loopback.
+fn interfaces(parts: &Parts) -> impl Iterator<Item = u32> {
     let hops = parts.next_hops.iter().flatten();
     let of_hops = hops.map(|hop| hop.interface_index);
     let all = parts.interface.into_iter().chain(of_hops);
     all.filter(|interface| *interface != LOOPBACK)
-        .map(|interface| (version, interface))
-        .collect()
+}
+
+/// Returns destination and interface of a route that leads without another router to addresses
+/// among which allowed gateways are; a default route has the length 0.
+fn direct(route: &RouteMessage, parts: &Parts, policy: &Policy) -> Option<(IpNet, u32)> {
+    if parts.gateway.is_some() || parts.has_other_next_hop {
+        return None;
+    }
+    let prefix = prefix_of(route).unwrap_or_else(|| match version_of(route) {
+        IpVersion::V4 => IpNet::V4(Ipv4Net::default()),
+        IpVersion::V6 => IpNet::V6(Ipv6Net::default()),
+    });
+    let interface = parts.interface.filter(|interface| *interface != LOOPBACK)?;
+    policy
+        .overlaps_gateways(&prefix)
+        .then_some((prefix, interface))
 }
 
 /// The next hops of one of our routes, or `None` for a form that this daemon does not make.

@@ -201,3 +201,34 @@ fn a_route_of_another_program_goes_on_to_decide() {
         ],
     );
 }
+
+#[test]
+fn an_interface_that_leads_to_pods_is_left_out_unless_it_is_named() {
+    let mut guard = kernel();
+    let allowed: Vec<IpNet> = ALLOWED.iter().map(|text| prefix(text)).collect();
+    guard.pod_uplinks.insert("eth0".to_owned());
+    let wanted = |uplinks: &Uplinks, guard: &Guard| {
+        Wanted::new(uplinks, &allowed, &Desired::new(), &[], guard)
+    };
+    let by_default = wanted(&Uplinks::OfDefaultRoutes, &guard);
+    let eth0 = BTreeSet::from(["eth0".to_owned()]);
+    assert_eq!(
+        by_default.left_out,
+        BTreeMap::from([(IpVersion::V4, eth0.clone())])
+    );
+    assert_eq!(by_default.unguarded().collect::<Vec<_>>(), [IpVersion::V4]);
+    check(
+        &Uplinks::OfDefaultRoutes,
+        ALLOWED,
+        &[],
+        &[],
+        &mut guard,
+        &[
+            "add the route blackhole fd00:1::/64 in table 112",
+            "add the rule iif eth1 to fd00:1::/64 lookup 112",
+        ],
+    );
+    let named = wanted(&Uplinks::Named(eth0), &guard);
+    assert_eq!(named.left_out, BTreeMap::new());
+    assert_eq!(named.unguarded().count(), 0);
+}

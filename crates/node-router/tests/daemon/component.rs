@@ -661,3 +661,26 @@ async fn a_default_route_that_returns_between_two_reads_is_reported_to_no_holder
     assert_eq!(response.interface, "");
     node.stop().await;
 }
+
+#[tokio::test]
+async fn an_uplink_that_leads_to_pods_is_left_out_and_reported() {
+    let mut state = with_uplink();
+    state.guard.pod_uplinks.insert("eth0".to_owned());
+    let node = Node::start_from(state, |_| {}).await;
+    let _stream = node.held("10.1.1.0/24", "10.244.3.7").await;
+    assert_eq!(
+        node.kernel.changes(),
+        ["add the route to 10.1.1.0/24 via 10.244.3.7"]
+    );
+    assert!(node.readiness.is_ready());
+    let report = node.readiness.report();
+    for part in [
+        "IPv4: no guard for eth0",
+        "pods of this node",
+        "--uplink overrides",
+    ] {
+        assert!(report.contains(part), "{report}");
+    }
+    assert!(node.metrics.encode().contains("uplink_guard_installed 0"));
+    node.stop().await;
+}

@@ -553,6 +553,36 @@ fn an_unreachable_default_route_makes_no_uplink_of_the_loopback() {
 }
 
 #[test]
+fn a_default_route_by_the_interface_of_the_pods_has_no_guard_unless_it_is_named() {
+    in_namespace(async || {
+        ip("route replace default via 10.244.3.254 dev pods0");
+        let node = Node::start(|_| {}).await;
+        assert_eq!(rules(), [""; 0]);
+        let report = node.readiness.report();
+        assert!(report.contains("IPv4: no guard for pods0"), "{report}");
+        node.stop().await;
+
+        let named = BTreeSet::from(["pods0".to_owned()]);
+        let node = Node::start(|config| config.uplinks = Uplinks::Named(named)).await;
+        assert!(rules().join("\n").contains("iif pods0"), "{:?}", rules());
+        node.stop().await;
+    });
+}
+
+#[test]
+fn the_uplink_guard_is_removed_while_a_route_to_pods_leads_by_the_uplink() {
+    in_namespace(async || {
+        let node = Node::start(|_| {}).await;
+        assert_eq!(rules(), [RULE]);
+        ip("route add 10.244.3.128/25 dev uplink");
+        wait_until("the guard is removed", || rules().is_empty()).await;
+        ip("route del 10.244.3.128/25 dev uplink");
+        wait_until("the guard returns", || rules() == [RULE]).await;
+        node.stop().await;
+    });
+}
+
+#[test]
 fn without_an_uplink_the_next_run_removes_the_guard() {
     in_namespace(async || {
         Node::start(|_| {}).await.stop().await;

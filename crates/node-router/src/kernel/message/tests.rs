@@ -17,10 +17,65 @@ fn reported(family: AddressFamily, kind: RouteType, attributes: &[RouteAttribute
     message
 }
 
+fn sorted(routes: &[RouteMessage]) -> Interfaces {
+    let mut interfaces = Interfaces::default();
+    for route in routes {
+        sort_in(route, &policy(), &mut Snapshot::default(), &mut interfaces);
+    }
+    interfaces
+}
+
 fn default_interfaces(route: &RouteMessage) -> Vec<(IpVersion, u32)> {
-    let mut interfaces = DefaultInterfaces::new();
-    sort_in(route, &policy(), &mut Snapshot::default(), &mut interfaces);
-    interfaces.into_iter().collect()
+    let interfaces = sorted(std::slice::from_ref(route));
+    interfaces.of_defaults.into_iter().collect()
+}
+
+/// An IPv4 route of the main table, with or without a router.
+fn ipv4(destination: &str, interface: u32, router: Option<&str>) -> RouteMessage {
+    let destination: Ipv4Net = destination.parse().unwrap();
+    let mut attributes = vec![RouteAttribute::Oif(interface)];
+    if destination.prefix_len() > 0 {
+        let address = RouteAddress::Inet(destination.addr());
+        attributes.push(RouteAttribute::Destination(address));
+    }
+    let router = router.map(|router| RouteAddress::Inet(router.parse().unwrap()));
+    attributes.extend(router.map(RouteAttribute::Gateway));
+    let mut message = reported(AddressFamily::Inet, RouteType::Unicast, &attributes);
+    message.header.destination_prefix_length = destination.prefix_len();
+    message
+}
+
+/// Checks which interfaces lead to the pods in 10.244.3.0/24.
+#[track_caller]
+fn check_of_pods(routes: &[RouteMessage], expected: &[u32]) {
+    let of_pods = sorted(routes).of_pods(&policy());
+    assert_eq!(of_pods.into_iter().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn pods_are_reached_by_direct_routes_within_their_range() {
+    let default = ipv4("0.0.0.0/0", 2, Some("10.0.0.1"));
+    let pods = ipv4("10.244.3.0/24", 3, None);
+    check_of_pods(&[default.clone(), pods.clone()], &[3]);
+    let other_node = ipv4("10.244.3.128/25", 2, Some("10.0.0.9"));
+    check_of_pods(&[default.clone(), pods.clone(), other_node], &[3]);
+    // The network of the nodes contains the range of the pods.
+    let nodes = ipv4("10.0.0.0/8", 2, None);
+    check_of_pods(&[default.clone(), nodes, pods], &[3]);
+    let single = [
+        ipv4("10.244.3.7/32", 4, None),
+        ipv4("10.244.3.8/32", 5, None),
+    ];
+    check_of_pods(&single, &[4, 5]);
+    check_of_pods(&[default, ipv4("10.245.0.0/16", 2, None)], &[]);
+}
+
+#[test]
+fn pods_are_reached_by_the_longest_direct_route_that_covers_their_range() {
+    let nodes = ipv4("10.244.0.0/16", 2, None);
+    check_of_pods(&[nodes.clone(), ipv4("10.0.0.0/8", 3, None)], &[2]);
+    check_of_pods(&[ipv4("0.0.0.0/0", 4, None)], &[4]);
+    check_of_pods(&[ipv4("0.0.0.0/0", 4, None), nodes], &[2]);
 }
 
 #[test]
