@@ -182,7 +182,14 @@ impl ByFamily {
             let address: IpAddr = value
                 .parse()
                 .map_err(|_| refuse(value, "is no IP address"))?;
-            if !bgp_rib::is_reachable_unicast(address) {
+            // A gateway is an address on this node's own network and in no UPDATE message.
+            let is_usable = match allows_self {
+                true => bgp_rib::is_reachable_unicast(address),
+                false => {
+                    !address.is_unspecified() && !address.is_multicast() && !address.is_loopback()
+                }
+            };
+            if !is_usable {
                 return Err(refuse(value, "is no address of a host in the network"));
             }
             let is_second = match address {

@@ -51,6 +51,18 @@ fn the_usual_flags_are_enough() {
 }
 
 #[test]
+fn a_gateway_is_any_address_of_a_host_and_a_next_hop_one_that_routers_accept() {
+    let config = resolve(&["--gateway=240.0.1.7"]).unwrap();
+    let gateway = config.plan.ipv4.unwrap().gateway.unwrap();
+    assert_eq!(gateway.to_string(), "240.0.1.7");
+    check_refused(
+        &["--next-hop=240.0.1.7"],
+        "--next-hop `240.0.1.7` is no address of a host in the network: give an IPv4 address, an \
+         IPv6 address, both, or self, separated by a comma",
+    );
+}
+
+#[test]
 fn next_hop_self_serves_both_families() {
     let config = resolve(&[
         "--next-hop=self",
