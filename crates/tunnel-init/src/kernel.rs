@@ -38,11 +38,12 @@ pub struct Kernel {
     handle: Handle,
 }
 
-/// Makes it as the plan says, and reads it back.
+/// Makes it as the plan says, and reads it back. Returns the tunnels for whose IP version the kernel has
+/// no routing rules: the rest is done for them.
 ///
 /// # Errors
 /// What the kernel refuses, with the cure where there is one.
-pub async fn prepare(kernel: &Kernel, plan: &Plan) -> Result<(), Error> {
+pub async fn prepare(kernel: &Kernel, plan: &Plan) -> Result<Vec<Tunnel>, Error> {
     for tunnel in &plan.tunnels {
         let index = kernel.find_or_make(*tunnel).await?;
         kernel.set_up(*tunnel, index).await?;
@@ -52,14 +53,17 @@ pub async fn prepare(kernel: &Kernel, plan: &Plan) -> Result<(), Error> {
         kernel.make_local(*prefix).await?;
         kernel.ensure_local(*prefix).await?;
     }
-    for rule in plan.rules() {
-        kernel.add_rule(rule).await?;
-    }
-    // Last: until then the rule of preference 0 decides before all others.
+    let mut without_rules = Vec::new();
     for tunnel in &plan.tunnels {
+        if !kernel.add_rules(plan, *tunnel).await? {
+            without_rules.push(*tunnel);
+            continue;
+        }
+        // Last: until then the rule of preference 0 decides before all others.
         kernel.remove_first_rule(*tunnel).await?;
+        kernel.ensure_rules(plan, *tunnel).await?;
     }
-    kernel.ensure_rules(plan).await
+    Ok(without_rules)
 }
 
 impl Kernel {
@@ -170,13 +174,18 @@ impl Kernel {
         made.map_err(|error| refused(format!("make {prefix} local"), errno(&error)))
     }
 
-    async fn add_rule(&self, rule: Rule) -> Result<(), Error> {
-        let mut request = self.handle.rule().add();
-        *request.message_mut() = rule_message(rule);
-        match request.execute().await.map_err(|error| errno(&error)) {
-            Ok(()) | Err(Errno::EEXIST) => Ok(()),
-            Err(other) => Err(refused(format!("add the rule \"{rule}\""), other)),
+    /// Returns false if the kernel has no rules for this IP version. Then none is added.
+    async fn add_rules(&self, plan: &Plan, tunnel: Tunnel) -> Result<bool, Error> {
+        for rule in plan.rules().filter(|rule| rule.tunnel == tunnel) {
+            let mut request = self.handle.rule().add();
+            *request.message_mut() = rule_message(rule);
+            match request.execute().await.map_err(|error| errno(&error)) {
+                Ok(()) | Err(Errno::EEXIST) => {}
+                Err(Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT) => return Ok(false),
+                Err(other) => return Err(refused(format!("add the rule \"{rule}\""), other)),
+            }
         }
+        Ok(true)
     }
 
     /// Removes the kernel's own rule for the local table, which a rule of [`Plan::rules`] replaces.
@@ -190,33 +199,30 @@ impl Kernel {
         }
     }
 
-    async fn ensure_rules(&self, plan: &Plan) -> Result<(), Error> {
-        for tunnel in &plan.tunnels {
-            let version = match tunnel {
-                Tunnel::Ipip => IpVersion::V4,
-                Tunnel::Ip6Tnl => IpVersion::V6,
-            };
-            let unreadable = |error| refused("read the rules".to_owned(), errno(&error));
-            let found: Vec<Rule> = self
-                .handle
-                .rule()
-                .get(version)
-                .execute()
-                .map_ok(|message| rule_of(*tunnel, &message))
-                .try_collect()
-                .await
-                .map_err(unreadable)?;
-            let expected = plan.rules().filter(|rule| rule.tunnel == *tunnel);
-            for rule in expected {
-                if !found.contains(&rule) {
-                    return Err(Error::NoRule { rule });
-                }
+    async fn ensure_rules(&self, plan: &Plan, tunnel: Tunnel) -> Result<(), Error> {
+        let version = match tunnel {
+            Tunnel::Ipip => IpVersion::V4,
+            Tunnel::Ip6Tnl => IpVersion::V6,
+        };
+        let unreadable = |error| refused("read the rules".to_owned(), errno(&error));
+        let found: Vec<Rule> = self
+            .handle
+            .rule()
+            .get(version)
+            .execute()
+            .map_ok(|message| rule_of(tunnel, &message))
+            .try_collect()
+            .await
+            .map_err(unreadable)?;
+        for rule in plan.rules().filter(|rule| rule.tunnel == tunnel) {
+            if !found.contains(&rule) {
+                return Err(Error::NoRule { rule });
             }
-            if found.contains(&Rule::first(*tunnel)) {
-                return Err(Error::FirstRule {
-                    device: tunnel.device(),
-                });
-            }
+        }
+        if found.contains(&Rule::first(tunnel)) {
+            return Err(Error::FirstRule {
+                device: tunnel.device(),
+            });
         }
         Ok(())
     }

@@ -4,13 +4,21 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use tunnel_init::{Args, Kernel, Plan, prepare};
+use tunnel_init::{Args, Kernel, Plan, Tunnel, prepare};
 
 fn main() -> ExitCode {
     let plan = Plan::new(Args::parse().service_ranges);
     match run(&plan) {
-        Ok(()) => {
+        Ok(without_rules) => {
             eprintln!("tunnel-init: {plan}");
+            for tunnel in without_rules {
+                eprintln!(
+                    "tunnel-init: warning: the kernel has no routing rules for packets of {} \
+                     ({}), so this pod answers its own calls to every address of these ranges",
+                    tunnel.device(),
+                    tunnel.rules_option()
+                );
+            }
             ExitCode::SUCCESS
         }
         Err(error) => {
@@ -20,13 +28,13 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(plan: &Plan) -> anyhow::Result<()> {
+fn run(plan: &Plan) -> anyhow::Result<Vec<Tunnel>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("start the runtime")?;
     runtime.block_on(async {
-        prepare(&Kernel::open()?, plan).await?;
-        Ok(())
+        let without_rules = prepare(&Kernel::open()?, plan).await?;
+        Ok(without_rules)
     })
 }

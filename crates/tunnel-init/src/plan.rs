@@ -40,6 +40,14 @@ impl Tunnel {
         }
     }
 
+    /// The kernel's option for routing rules of its IP version.
+    pub fn rules_option(self) -> &'static str {
+        match self {
+            Self::Ipip => "CONFIG_IP_MULTIPLE_TABLES",
+            Self::Ip6Tnl => "CONFIG_IPV6_MULTIPLE_TABLES",
+        }
+    }
+
     /// The kernel's module.
     pub fn module(self) -> &'static str {
         match self {
@@ -52,7 +60,7 @@ impl Tunnel {
 /// A routing rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// Of the rule's IP version.
+    /// Gives the rule its IP version.
     pub tunnel: Tunnel,
     /// The kernel asks the rule of the lowest preference first.
     pub preference: u32,
