@@ -81,7 +81,11 @@ fn pods_are_reached_by_the_longest_direct_route_that_covers_their_range() {
 #[test]
 fn interfaces_of_unicast_default_routes_are_uplinks() {
     let oif = RouteAttribute::Oif(2);
-    let single = reported(AddressFamily::Inet, RouteType::Unicast, &[oif.clone()]);
+    let single = reported(
+        AddressFamily::Inet,
+        RouteType::Unicast,
+        std::slice::from_ref(&oif),
+    );
     assert_eq!(default_interfaces(&single), [(IpVersion::V4, 2)]);
     let single = reported(AddressFamily::Inet6, RouteType::Unicast, &[oif]);
     assert_eq!(default_interfaces(&single), [(IpVersion::V6, 2)]);
