@@ -186,7 +186,7 @@ pub enum MaximumPathsAction {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UnknownAttributes {
     /// The path is accepted without them. A deviation from RFC 4271 section 9: a receiver of the
-    /// path may end its session over a value that nobody checked.
+    /// path may end its session over a value that was not checked.
     #[default]
     Discard,
     /// They are passed on with the partial bit (RFC 4271 section 5).

@@ -75,8 +75,8 @@ impl Draining {
 
     /// Adds to a virtual server what the table holds for it beyond its real servers, unless it has
     /// failed or has no place there. Each keeps the weight that it has in `former`, the virtual
-    /// server before this change, since `mh` and `sh` place it by that weight. What an earlier run
-    /// of the daemon left behind begins its time anew.
+    /// server before this change, since `mh` and `sh` place it by that weight. The
+    /// drain timeout of a real server from an earlier run starts again.
     pub(super) fn keep(
         &mut self,
         server: &mut VirtualServer,

@@ -25,9 +25,9 @@ pub(super) struct TableState {
     kernel: KernelThread,
     actual: Table,
     target: Table,
-    /// Configured weights of quiesced real servers, by which the kernel shall place them.
+    /// Configured weights of quiesced real servers: their places in the table follow them.
     placing_weights: BTreeMap<EntryKey, BTreeMap<SocketAddr, u32>>,
-    /// Those by which it is known to place them: no read shows them.
+    /// Weights that the kernel remembers for quiesced real servers; no read shows them.
     placed_weights: BTreeMap<EntryKey, BTreeMap<SocketAddr, u32>>,
     errors: BTreeMap<EntryKey, String>,
     metrics: ProgrammerMetrics,
@@ -46,7 +46,7 @@ impl TableState {
         }
     }
 
-    /// Says what an entry shall be, and by which weights it places real servers of weight 0.
+    /// Sets the target of an entry and the configured weights of its quiesced real servers.
     pub(super) fn set_target(
         &mut self,
         key: EntryKey,

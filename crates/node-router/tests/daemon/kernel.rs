@@ -518,7 +518,7 @@ fn the_uplink_guard_follows_the_default_route_and_leaves_what_is_not_its_own() {
         let node = Node::start(|_| {}).await;
         let foreign_rule = "112: from all to 10.9.0.0/16 lookup 100";
         assert_eq!(rules(), [foreign_rule, RULE]);
-        // A route of another program goes on to decide.
+        // A route of another program stays in force.
         let through = ip("route get 10.1.7.5 from 198.51.100.9 iif uplink");
         assert!(through.contains("via 192.0.2.9"), "{through}");
 

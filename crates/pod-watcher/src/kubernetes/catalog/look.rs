@@ -143,7 +143,7 @@ impl LookSurroundings<'_> {
         addresses
     }
 
-    /// Returns the addresses that its status shall record: from then on no older Service takes
+    /// Returns the addresses that its status is to record: from then on no older Service takes
     /// them over.
     fn allocation(&self, known: &Known) -> Vec<IpAddr> {
         let families: &[Family] = match known.intent.as_ref().map(|intent| &intent.source) {

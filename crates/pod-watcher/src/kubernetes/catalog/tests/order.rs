@@ -376,7 +376,7 @@ fn an_address_from_a_pool_is_served_once_the_status_keeps_it() {
     assert_eq!(
         allocation(&watcher, "b"),
         "10.1.1.9",
-        "its status shall record it"
+        "its status is to record it"
     );
 }
 
