@@ -70,7 +70,7 @@ pub fn entry(
 
 /// Returns the configured weights of the real servers that have weight 0 in the entry, where the
 /// scheduler hashes: it places them by these weights.
-pub fn placing_weights(virtual_server: &VirtualServer, entry: &Entry) -> BTreeMap<SocketAddr, u32> {
+pub fn placements(virtual_server: &VirtualServer, entry: &Entry) -> BTreeMap<SocketAddr, u32> {
     if !virtual_server.scheduler.is_hashing() {
         return BTreeMap::new();
     }
@@ -202,9 +202,9 @@ mod tests {
         server.real_servers[0].state = RealServerState::Draining;
         let address = table_address(&server, &server.real_servers[0]);
         let table = entry(&server, |_| Health::Healthy, None);
-        assert_eq!(placing_weights(&server, &table), [(address, 5)].into());
+        assert_eq!(placements(&server, &table), [(address, 5)].into());
         server.scheduler = Scheduler::Rr;
-        assert_eq!(placing_weights(&server, &table), BTreeMap::new());
+        assert_eq!(placements(&server, &table), BTreeMap::new());
     }
 
     #[test]

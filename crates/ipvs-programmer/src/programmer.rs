@@ -405,8 +405,8 @@ impl Programmer {
         if !unchecked {
             self.settled.insert(id);
         }
-        let placing_weights = desired_table::placing_weights(server, &entry);
-        self.table.set_target(key, entry, placing_weights);
+        let placements = desired_table::placements(server, &entry);
+        self.table.set_target(key, entry, placements);
         Some(key)
     }
 

@@ -25,9 +25,9 @@ use proptest::{
 };
 use virtual_server::{
     AddressFamily, Entry, EntryForwardingMethod, EntryKey, EntryScheduler, EntrySettings,
-    FailureAction, ForwardingMethod, IpNet, Persistence, Placement, Placements, Protocol,
-    RealServer, RealServerEntry, RealServerState, Scheduler, Table, TableChange, TunnelKind,
-    VirtualServer, Weight, plan, plan_keys,
+    FailureAction, ForwardingMethod, IpNet, Persistence, Placements, Protocol, RealServer,
+    RealServerEntry, RealServerState, Scheduler, Table, TableChange, TunnelKind, VirtualServer,
+    Weight, plan, plan_keys,
 };
 
 const TUNNEL: ForwardingMethod = ForwardingMethod::Tunnel(TunnelKind::Ipip);
@@ -422,11 +422,7 @@ fn a_fresh_table_of_mh_places_flows_as_an_old_one_while_a_real_server_has_weight
         let none = (Table::default(), Placements::new());
         program(&none.0, &with_first(old, 10), &none.1);
         program(&with_first(old, 10), &with_first(old, 0), &none.1);
-        let placement = Placement {
-            weight: 10,
-            is_outdated: false,
-        };
-        let placements = [(key_of(fresh), [(address(1), placement)].into())].into();
+        let placements = [(key_of(fresh), [(address(1), 10)].into())].into();
         program(&none.0, &with_first(fresh, 0), &placements);
         program(&none.0, &with_first(careless, 0), &none.1);
 

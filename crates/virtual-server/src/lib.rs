@@ -32,7 +32,7 @@ pub use model::{
 pub use options::{
     Behaviour, HealthCheckChoice, HealthCheckOptions, Options, PersistenceOptions, SchedulerFlags,
 };
-pub use plan::{Placement, Placements, plan, plan_keys};
+pub use plan::{Placements, plan, plan_keys};
 pub use table::{
     AddressFamily, Entry, EntryForwardingMethod, EntryKey, EntryScheduler, EntrySettings,
     RealServerEntry, Table, TableChange,

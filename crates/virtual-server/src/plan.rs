@@ -13,20 +13,11 @@ use crate::{
 /// The kernel's name for no scheduler at all (Linux 4.3).
 const NO_SCHEDULER: &str = "none";
 
-/// The weight by which a hashing scheduler places a real server that has weight 0.
+/// Configured weights of the desired real servers of weight 0, by entry and by address.
 ///
-/// The kernel places it by its last weight above 0, which no read shows. Two load balancers place
-/// their flows alike only if this weight is the same in both tables.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Placement {
-    /// The configured weight, above 0.
-    pub weight: u32,
-    /// The kernel is known to place the real server by another weight.
-    pub is_outdated: bool,
-}
-
-/// Placements of the desired real servers of weight 0, by entry and by address.
-pub type Placements = BTreeMap<EntryKey, BTreeMap<SocketAddr, Placement>>;
+/// A hashing scheduler places a real server by its last weight above 0, which no read shows. Two load
+/// balancers place their flows alike only if this weight is the same in both tables.
+pub type Placements = BTreeMap<EntryKey, BTreeMap<SocketAddr, u32>>;
 
 /// The changes that lead from `actual` to `desired`, in an order that never takes away before it
 /// gives: virtual servers and real servers are added and set first, then real servers are removed,
@@ -45,8 +36,9 @@ pub fn plan(actual: &Table, desired: &Table) -> Vec<TableChange> {
 }
 
 /// As [`plan`], for the entries with these keys only: the cost follows the number of keys, not the
-/// size of the tables. A real server with a placement gets the weight of the placement first, and
-/// then 0.
+/// size of the tables. A real server with a placement gets the weight of the placement first, and then
+/// 0, where no client can meet it in between: before its virtual server has a scheduler, or where it
+/// is in service already. It may not listen yet, and would refuse connections.
 pub fn plan_keys(
     actual: &Table,
     desired: &Table,
@@ -82,13 +74,14 @@ fn add(
     given: &mut Vec<TableChange>,
     key: EntryKey,
     desired: &Entry,
-    placements: &BTreeMap<SocketAddr, Placement>,
+    placements: &BTreeMap<SocketAddr, u32>,
 ) {
     // The kernel computes the whole Maglev table anew at each addition of a real server (3 times
     // slower at 1000 virtual servers with 10 real servers each), so mh is set when all are there.
     // Up to then there is no scheduler: to replace one, the kernel waits for every CPU, some 20 ms
     // for each virtual server (ip_vs_ctl.c, ip_vs_edit_service).
-    let late = is_mh(&desired.settings) && desired.real_servers.len() > 1;
+    let is_costly = is_mh(&desired.settings) && desired.real_servers.len() > 1;
+    let late = is_costly || !placements.is_empty();
     let first = if late {
         EntrySettings {
             scheduler: EntryScheduler::Foreign(NO_SCHEDULER.to_owned()),
@@ -100,7 +93,17 @@ fn add(
     given.push(TableChange::AddVirtualServer(key, first));
     for (address, real_server) in &desired.real_servers {
         let placement = placements.get(address);
-        add_real_server(given, (key, *address), *real_server, placement);
+        match placement.filter(|_| real_server.weight == 0) {
+            None => given.push(TableChange::AddRealServer(key, *address, *real_server)),
+            Some(weight) => {
+                let placed = RealServerEntry {
+                    weight: *weight,
+                    ..*real_server
+                };
+                given.push(TableChange::AddRealServer(key, *address, placed));
+                given.push(TableChange::SetRealServer(key, *address, *real_server));
+            }
+        }
     }
     if late {
         given.push(TableChange::SetVirtualServer(key, desired.settings.clone()));
@@ -112,7 +115,7 @@ fn set(
     removed: &mut Vec<TableChange>,
     key: EntryKey,
     (actual, desired): (&Entry, &Entry),
-    placements: &BTreeMap<SocketAddr, Placement>,
+    placements: &BTreeMap<SocketAddr, u32>,
 ) {
     let differs = actual.settings != desired.settings;
     let late = is_mh(&desired.settings);
@@ -122,19 +125,22 @@ fn set(
     }
     for (address, real_server) in &desired.real_servers {
         match actual.real_servers.get(address) {
-            None => {
+            None => given.push(TableChange::AddRealServer(key, *address, *real_server)),
+            Some(found) if found != real_server => {
                 let placement = placements.get(address);
-                add_real_server(given, (key, *address), *real_server, placement);
-            }
-            Some(found) => {
-                let placement = placements.get(address);
-                if let Some(placed) = placed(placement, *found, *real_server) {
+                let is_placed_otherwise = |weight: &&u32| {
+                    real_server.weight == 0 && found.weight > 0 && found.weight != **weight
+                };
+                if let Some(weight) = placement.filter(is_placed_otherwise) {
+                    let placed = RealServerEntry {
+                        weight: *weight,
+                        ..*real_server
+                    };
                     given.push(TableChange::SetRealServer(key, *address, placed));
-                    given.push(TableChange::SetRealServer(key, *address, *real_server));
-                } else if found != real_server {
-                    given.push(TableChange::SetRealServer(key, *address, *real_server));
                 }
+                given.push(TableChange::SetRealServer(key, *address, *real_server));
             }
+            Some(_) => {}
         }
     }
     if differs && late {
@@ -145,42 +151,6 @@ fn set(
             removed.push(TableChange::RemoveRealServer(key, *address));
         }
     }
-}
-
-fn add_real_server(
-    given: &mut Vec<TableChange>,
-    (key, address): (EntryKey, SocketAddr),
-    real_server: RealServerEntry,
-    placement: Option<&Placement>,
-) {
-    let placement = placement.filter(|_| real_server.weight == 0);
-    let Some(Placement { weight, .. }) = placement.copied() else {
-        given.push(TableChange::AddRealServer(key, address, real_server));
-        return;
-    };
-    let placed = RealServerEntry {
-        weight,
-        ..real_server
-    };
-    given.push(TableChange::AddRealServer(key, address, placed));
-    given.push(TableChange::SetRealServer(key, address, real_server));
-}
-
-/// Returns what is set first so that a real server of weight 0 is placed by its configured weight.
-fn placed(
-    placement: Option<&Placement>,
-    found: RealServerEntry,
-    desired: RealServerEntry,
-) -> Option<RealServerEntry> {
-    let Placement {
-        weight,
-        is_outdated,
-    } = *placement?;
-    let is_placed_otherwise = match found.weight {
-        0 => is_outdated,
-        last => last != weight,
-    };
-    (desired.weight == 0 && is_placed_otherwise).then_some(RealServerEntry { weight, ..desired })
 }
 
 fn is_mh(settings: &EntrySettings) -> bool {

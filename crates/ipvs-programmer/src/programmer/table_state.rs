@@ -7,7 +7,7 @@ use std::{
 };
 
 use daemon_runtime::in_words;
-use virtual_server::{Entry, EntryKey, Placement, Placements, Table, TableChange, plan_keys};
+use virtual_server::{Entry, EntryKey, Placements, Table, TableChange, plan_keys};
 
 use crate::{
     error::{KernelError, refusal},
@@ -26,9 +26,7 @@ pub(super) struct TableState {
     actual: Table,
     target: Table,
     /// Configured weights of quiesced real servers: their places in the table follow them.
-    placing_weights: BTreeMap<EntryKey, BTreeMap<SocketAddr, u32>>,
-    /// Weights that the kernel remembers for quiesced real servers; no read shows them.
-    placed_weights: BTreeMap<EntryKey, BTreeMap<SocketAddr, u32>>,
+    placements: Placements,
     errors: BTreeMap<EntryKey, String>,
     metrics: ProgrammerMetrics,
 }
@@ -39,8 +37,7 @@ impl TableState {
             kernel,
             actual,
             target: Table::default(),
-            placing_weights: BTreeMap::new(),
-            placed_weights: BTreeMap::new(),
+            placements: Placements::new(),
             errors: BTreeMap::new(),
             metrics,
         }
@@ -51,25 +48,19 @@ impl TableState {
         &mut self,
         key: EntryKey,
         entry: Entry,
-        placing_weights: BTreeMap<SocketAddr, u32>,
+        placements: BTreeMap<SocketAddr, u32>,
     ) {
         self.target.entries.insert(key, entry);
-        if placing_weights.is_empty() {
-            self.placing_weights.remove(&key);
-            self.placed_weights.remove(&key);
-            return;
+        if placements.is_empty() {
+            self.placements.remove(&key);
+        } else {
+            self.placements.insert(key, placements);
         }
-        // The weight of every other real server can be read.
-        if let Some(placed) = self.placed_weights.get_mut(&key) {
-            placed.retain(|address, _| placing_weights.contains_key(address));
-        }
-        self.placing_weights.insert(key, placing_weights);
     }
 
     pub(super) fn remove_target(&mut self, key: EntryKey) {
         self.target.entries.remove(&key);
-        self.placing_weights.remove(&key);
-        self.placed_weights.remove(&key);
+        self.placements.remove(&key);
     }
 
     pub(super) fn target(&self, key: EntryKey) -> Option<&Entry> {
@@ -123,9 +114,8 @@ impl TableState {
     /// Makes the entries what they shall be, and reads them back.
     pub(super) async fn program(&mut self, keys: BTreeSet<EntryKey>) {
         for _ in 0..ATTEMPTS {
-            let placements = self.placements(&keys);
             let planned = keys.iter().copied();
-            let changes = plan_keys(&self.actual, &self.target, &placements, planned);
+            let changes = plan_keys(&self.actual, &self.target, &self.placements, planned);
             if changes.is_empty() {
                 break;
             }
@@ -141,7 +131,6 @@ impl TableState {
             let count = changes.len();
             self.metrics.changes.inc_by(count as u64);
             self.take_errors(&touched, &changes, result);
-            self.record_placed_weights(&changes);
             self.read_back(touched).await;
             let elapsed = begin.elapsed();
             self.metrics.apply_seconds.observe(elapsed.as_secs_f64());
@@ -161,55 +150,6 @@ impl TableState {
             } else {
                 let unknown = || "the kernel holds something else than was written".to_owned();
                 self.errors.entry(key).or_insert_with(unknown);
-            }
-        }
-    }
-
-    /// Returns what the plan must know of the real servers that a hashing scheduler places although
-    /// they have weight 0.
-    fn placements(&self, keys: &BTreeSet<EntryKey>) -> Placements {
-        let of_entry = |key: &EntryKey| {
-            let placed = self.placed_weights.get(key);
-            let placing = self.placing_weights.get(key)?;
-            let placement = |(address, weight): (&SocketAddr, &u32)| {
-                let placed = placed.and_then(|placed| placed.get(address));
-                let placement = Placement {
-                    weight: *weight,
-                    is_outdated: placed.is_some_and(|placed| placed != weight),
-                };
-                (*address, placement)
-            };
-            Some((*key, placing.iter().map(placement).collect()))
-        };
-        keys.iter().filter_map(of_entry).collect()
-    }
-
-    /// Notes by which weights the kernel places the real servers of weight 0 that were written. Of
-    /// an entry that was refused in part nothing is known.
-    fn record_placed_weights(&mut self, changes: &[TableChange]) {
-        for change in changes {
-            let key = change.key();
-            match change {
-                TableChange::AddRealServer(_, address, _)
-                | TableChange::SetRealServer(_, address, _) => {
-                    let placing = self.placing_weights.get(&key);
-                    if let Some(weight) = placing.and_then(|placing| placing.get(address)) {
-                        let placed = self.placed_weights.entry(key).or_default();
-                        placed.insert(*address, *weight);
-                    }
-                }
-                TableChange::RemoveRealServer(_, address) => {
-                    if let Some(placed) = self.placed_weights.get_mut(&key) {
-                        placed.remove(address);
-                    }
-                }
-                TableChange::RemoveVirtualServer(_) => drop(self.placed_weights.remove(&key)),
-                TableChange::AddVirtualServer(..) | TableChange::SetVirtualServer(..) => {}
-            }
-        }
-        for change in changes {
-            if self.errors.contains_key(&change.key()) {
-                self.placed_weights.remove(&change.key());
             }
         }
     }
