@@ -31,10 +31,7 @@ pub(crate) enum Load {
     Cores(usize),
     /// Runs on the time that other jobs leave (`SCHED_IDLE`), one such job at a time.
     Background,
-    /// Like `Background`, but starts only when every `Alone` job has started: `Alone` jobs wait for
-    /// events for a part of their time, and this job takes that part.
-    Last,
-    /// Runs with no other job but a `Last` one, because other jobs would disturb its measurements.
+    /// Runs with no other job, because other jobs would disturb its measurements.
     Alone,
 }
 
@@ -113,13 +110,6 @@ impl Job {
         self.load = Load::Background;
         // It may wait long for the time that others leave.
         self.limit *= 3;
-        self
-    }
-
-    /// Takes only the time that `Alone` jobs leave, after all other jobs.
-    pub(crate) fn last(mut self) -> Self {
-        self = self.in_background();
-        self.load = Load::Last;
         self
     }
 

@@ -220,7 +220,7 @@ fn signal_all(groups: &BTreeMap<&'static str, Pid>, signal: Signal) {
 /// its outputs go to one pipe, in the order in which they are printed.
 fn spawn(setting: &Setting, job: &Job) -> Result<(Child, pipe::Receiver)> {
     let mut words: Vec<&str> = match job.load {
-        Load::Background | Load::Last => vec!["sh", "-c", IN_BACKGROUND, "background"],
+        Load::Background => vec!["sh", "-c", IN_BACKGROUND, "background"],
         Load::Cores(_) | Load::Alone => Vec::new(),
     };
     words.extend(job.command.iter().map(String::as_str));

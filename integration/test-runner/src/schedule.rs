@@ -34,16 +34,9 @@ impl Schedule {
     /// starve it.
     pub(crate) fn start(&mut self) -> Vec<Job> {
         let mut started = Vec::new();
-        if !self.is_running(|job| job.load == Load::Alone) {
-            started = self.start_side_by_side();
+        if self.is_running(|job| job.load == Load::Alone) {
+            return started;
         }
-        started.extend(self.start_alone());
-        started.extend(self.start_last());
-        started
-    }
-
-    fn start_side_by_side(&mut self) -> Vec<Job> {
-        let mut started = Vec::new();
         let mut free = self.free_cores();
         let mut background_is_free = !self.is_running(|job| job.load == Load::Background);
         for index in 0..self.entries.len() {
@@ -58,39 +51,18 @@ impl Schedule {
                     free = 0;
                     continue;
                 }
-                Load::Background | Load::Alone | Load::Last => continue,
+                Load::Background => continue,
+                Load::Alone if started.is_empty() && !self.is_running(|_| true) => {
+                    self.entries[index].1 = State::Running;
+                    return vec![self.entries[index].0.clone()];
+                }
+                // The jobs that it waits for end by themselves.
+                Load::Alone => continue,
             }
             started.push(job.clone());
             self.entries[index].1 = State::Running;
         }
         started
-    }
-
-    /// Starts the first `Alone` job that can start, if nothing but a `Last` job runs.
-    fn start_alone(&mut self) -> Option<Job> {
-        if self.is_running(|job| job.load != Load::Last) {
-            return None;
-        }
-        self.start_first(Load::Alone)
-    }
-
-    /// Starts the first `Last` job that can start, if no other one runs and no `Alone` job waits.
-    fn start_last(&mut self) -> Option<Job> {
-        let mut entries = self.entries.iter();
-        let is_waiting =
-            |(job, state): &(Job, State)| job.load == Load::Alone && *state == State::Waiting;
-        if entries.any(is_waiting) || self.is_running(|job| job.load == Load::Last) {
-            return None;
-        }
-        self.start_first(Load::Last)
-    }
-
-    fn start_first(&mut self, load: Load) -> Option<Job> {
-        let index = self.entries.iter().position(|(job, state)| {
-            job.load == load && *state == State::Waiting && self.needs_are_met(job)
-        })?;
-        self.entries[index].1 = State::Running;
-        Some(self.entries[index].0.clone())
     }
 
     /// Records the end of a job, and of all those that can never start because of it. Returns the
@@ -153,7 +125,7 @@ impl Schedule {
     fn taken(&self, job: &Job) -> usize {
         match job.load {
             Load::Cores(cores) => cores.min(self.cores),
-            Load::Background | Load::Alone | Load::Last => 0,
+            Load::Background | Load::Alone => 0,
         }
     }
 }
@@ -235,47 +207,6 @@ mod tests {
         assert_eq!(names(&schedule.start()), [""; 0]);
         schedule.end("cluster", Outcome::Passed);
         assert!(schedule.is_over());
-    }
-
-    #[test]
-    fn a_last_job_starts_beside_the_job_that_runs_alone_one_at_a_time() {
-        let jobs = vec![
-            job("build"),
-            job("cargo-deny").last(),
-            job("clippy").last(),
-            job("cluster").alone().needs(&["build"]),
-        ];
-        let mut schedule = Schedule::new(2, jobs);
-        assert_eq!(names(&schedule.start()), ["build"]);
-        assert_eq!(names(&schedule.start()), [""; 0]);
-        schedule.end("build", Outcome::Passed);
-        assert_eq!(names(&schedule.start()), ["cluster", "cargo-deny"]);
-        assert_eq!(names(&schedule.start()), [""; 0]);
-        schedule.end("cargo-deny", Outcome::Passed);
-        assert_eq!(names(&schedule.start()), ["clippy"]);
-        schedule.end("cluster", Outcome::Passed);
-        schedule.end("clippy", Outcome::Passed);
-        assert!(schedule.is_over());
-    }
-
-    #[test]
-    fn a_last_job_starts_at_once_where_no_job_runs_alone() {
-        let jobs = vec![job("format"), job("clippy").last()];
-        let mut schedule = Schedule::new(2, jobs);
-        assert_eq!(names(&schedule.start()), ["format", "clippy"]);
-    }
-
-    #[test]
-    fn a_last_job_starts_when_the_job_that_runs_alone_cannot() {
-        let jobs = vec![
-            job("build"),
-            job("cluster").alone().needs(&["build"]),
-            job("clippy").last(),
-        ];
-        let mut schedule = Schedule::new(2, jobs);
-        assert_eq!(names(&schedule.start()), ["build"]);
-        schedule.end("build", Outcome::Failed("exit status 1".to_owned()));
-        assert_eq!(names(&schedule.start()), ["clippy"]);
     }
 
     #[test]

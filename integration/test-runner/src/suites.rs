@@ -14,8 +14,6 @@ const INSTALL: &str = "integration/lab/floor/install";
 const CARGO_RUNNER: &str = "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER";
 /// Where `build` puts the programs.
 const PROGRAMS: &str = "target/x86_64-unknown-linux-gnu/debug";
-/// Where lints compile.
-const LINTS: &str = "target/lints";
 /// Selects every target with a test in it, also those that need a part of the lab and that
 /// `cargo test` leaves out for this reason. `--workspace` goes with it everywhere: another
 /// selection of crates would select other features, and compile the dependencies once more.
@@ -59,6 +57,7 @@ pub(crate) fn all(options: &Options) -> Vec<Job> {
         install("grpcurl", "grpcurl"),
         install("api-server", "api-server"),
         install("cluster-parts", "kubernetes"),
+        install("cargo-deny", "cargo-deny"),
         install("cargo-cyclonedx", "cargo-cyclonedx"),
         Job::new("release", &["make", "--no-print-directory", "programs"])
             .needs(&["packages"])
@@ -68,6 +67,8 @@ pub(crate) fn all(options: &Options) -> Vec<Job> {
             .arguments(&EVERY_TEST)
             .arguments(&["--no-run"]),
         test(options, "unit", &[], &[]).needs(&["build"]),
+        clippy(),
+        documentation(),
         Job::new("pause-image", &["integration/lab/images/build"])
             .needs(&["packages"])
             .on_cores(1),
@@ -85,17 +86,14 @@ pub(crate) fn all(options: &Options) -> Vec<Job> {
     ];
     jobs.extend(in_guests(options));
     jobs.extend([
+        Job::new("dependencies", &["integration/check-dependencies"])
+            .needs(&["cargo-deny"])
+            .on_cores(1),
         Job::new("images", &["containers/test"])
             .needs(&["release", "cargo-cyclonedx"])
             .runs_tests()
             .shown(),
         cluster(options),
-        clippy().last(),
-        documentation().last(),
-        install("cargo-deny", "cargo-deny").last(),
-        Job::new("dependencies", &["integration/check-dependencies"])
-            .needs(&["cargo-deny"])
-            .last(),
     ]);
     jobs
 }
@@ -161,13 +159,10 @@ fn install(name: &'static str, part: &str) -> Job {
 }
 
 /// The second command adds the tests that need a part of the lab; the rest is there already.
-///
-/// In a folder of its own: cargo locks its folder while it compiles, and the cluster's tests begin
-/// with cargo at the same moment.
 fn clippy() -> Job {
     let script = "cargo clippy --locked --workspace --all-targets -- -D warnings
         cargo clippy --locked --workspace --test '*' -- -D warnings";
-    Job::new("clippy", &["bash", "-euc", script]).with("CARGO_TARGET_DIR", LINTS)
+    Job::new("clippy", &["bash", "-euc", script])
 }
 
 fn documentation() -> Job {
@@ -176,7 +171,6 @@ fn documentation() -> Job {
         &["cargo", "doc", "--locked", "--workspace", "--no-deps"],
     )
     .with("RUSTDOCFLAGS", "-D warnings")
-    .with("CARGO_TARGET_DIR", LINTS)
 }
 
 /// Runs test binaries of that name, or all that `cargo test` runs by itself.
