@@ -1,6 +1,7 @@
-//! The end: nothing of ours is left anywhere, but on each node the table that
-//! exempts the service ranges from connection tracking (docs/operations.md says
-//! how to remove it): node-router keeps it so that its own restart costs nothing.
+//! The end: nothing of ours is left anywhere, but on each node the nftables table that
+//! exempts the service ranges from connection tracking, and the routing rules and the table 112 of
+//! the uplink guard (docs/operations.md says how to remove them): node-router keeps them so that its
+//! own restart costs nothing.
 
 use anyhow::{Result, ensure};
 
@@ -32,7 +33,9 @@ fn delete(stage: &mut Stage, folders: [&str; 2]) -> Result<Outcome> {
     for node in &stage.cluster.nodes {
         wait_until(&format!("nothing is left on {}", node.name), || {
             let routes = node.output("ip", &["route", "show", "table", "all"])?;
-            ensure!(!routes.contains("10.1."), "routes: {routes}");
+            let left = |route: &&str| route.contains("10.1.") && !is_of_guard(route);
+            let left: Vec<&str> = routes.lines().filter(left).collect();
+            ensure!(left.is_empty(), "routes: {left:?}");
             let addresses = node.output("ip", &["address"])?;
             ensure!(!addresses.contains("10.1."), "addresses: {addresses}");
             // IPVS entries were in those of pods only.
@@ -48,6 +51,11 @@ fn delete(stage: &mut Stage, folders: [&str; 2]) -> Result<Outcome> {
         price: Price::Everything,
         note: "no route, no address, no pod's namespace, in which IPVS was".to_owned(),
     })
+}
+
+/// Whether the uplink guard drops packets by this route.
+fn is_of_guard(route: &str) -> bool {
+    route.starts_with("blackhole ") && route.contains(" table 112 ")
 }
 
 /// Pods of others, cluster DNS; each has a network namespace.
