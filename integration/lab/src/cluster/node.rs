@@ -62,10 +62,7 @@ impl ClusterNode {
         let address = network::node_address(number);
         let resolv_conf = host.write("resolv.conf", "")?;
         let files = Files {
-            containerd: host.write(
-                "containerd.toml",
-                &configuration::containerd(means.binaries),
-            )?,
+            containerd: host.write("containerd.toml", &configuration::containerd())?,
             kubelet: host.write("kubelet.json", &configuration::kubelet(&resolv_conf))?,
             kubelet_kubeconfig: means.kubelet_kubeconfig.clone(),
         };
@@ -77,7 +74,7 @@ impl ClusterNode {
             .status()
             .context("copy the CNI configuration")?;
 
-        let containerd = start_containerd(&host, &first, means.binaries, &files)?;
+        let containerd = start_containerd(&host, &first, &files)?;
         import(&host, &first, means)?;
         let kubelet = start_kubelet(&host, &first, means.binaries, &files)?;
         let kube_proxy = start_kube_proxy(
@@ -115,7 +112,7 @@ impl ClusterNode {
 
     /// Starts both again.
     pub fn start_kubelet_and_containerd(&mut self) -> Result<()> {
-        self.containerd = start_containerd(&self.host, &self.first, &self.binaries, &self.files)?;
+        self.containerd = start_containerd(&self.host, &self.first, &self.files)?;
         self.kubelet = start_kubelet(&self.host, &self.first, &self.binaries, &self.files)?;
         Ok(())
     }
@@ -153,21 +150,9 @@ fn start_first(host: &Host, name: &str, cgroup: &Path) -> Result<Process> {
     Ok(first)
 }
 
-fn start_containerd(
-    host: &Host,
-    first: &Process,
-    binaries: &Path,
-    files: &Files,
-) -> Result<Process> {
-    let mut command = Command::new("env");
-    command
-        .arg(format!(
-            "PATH={}:/usr/sbin:/usr/bin:/sbin:/bin",
-            binaries.display()
-        ))
-        .arg("containerd")
-        .arg("--config")
-        .arg(&files.containerd);
+fn start_containerd(host: &Host, first: &Process, files: &Files) -> Result<Process> {
+    let mut command = Command::new("containerd");
+    command.arg("--config").arg(&files.containerd);
     let containerd = host.start("containerd", enter(first, command))?;
     containerd.wait_for_line("containerd successfully booted", START)?;
     Ok(containerd)
@@ -175,7 +160,7 @@ fn start_containerd(
 
 fn import(host: &Host, first: &Process, means: &Means<'_>) -> Result<()> {
     for image in means.images {
-        let mut command = Command::new(means.binaries.join("ctr"));
+        let mut command = Command::new("ctr");
         command.args(["--namespace", "k8s.io", "images", "import"]);
         command.arg(image);
         output(enter(first, command))
