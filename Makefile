@@ -18,6 +18,9 @@ BASE ?=
 # The program that knows every job of a test run; `target/test-runner/` has their logs.
 TEST_RUNNER := cargo build --quiet --locked --workspace --bin test-runner && target/$(HOST_TRIPLE)/debug/test-runner
 
+# The images of a test run hold the programs of the tests, so these carry the version, too.
+test test-all test-images test-cluster: export PORTLB_VERSION := $(PORTLB_VERSION)
+
 .PHONY: help build static programs check test test-all test-unit test-integration test-images test-manifests test-kubernetes test-cluster demo lab lint fmt bench-convergence bench-kubernetes fuzz images floor floor-demo clean
 
 help: ## list the targets

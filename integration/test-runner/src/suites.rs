@@ -59,9 +59,6 @@ pub(crate) fn all(options: &Options) -> Vec<Job> {
         install("cluster-parts", "kubernetes"),
         install("cargo-deny", "cargo-deny"),
         install("cargo-cyclonedx", "cargo-cyclonedx"),
-        Job::new("release", &["make", "--no-print-directory", "programs"])
-            .needs(&["packages"])
-            .in_background(),
         Job::new("format", &["cargo", "fmt", "--all", "--check"]),
         Job::new("build", &["cargo", "test"])
             .arguments(&EVERY_TEST)
@@ -89,12 +86,12 @@ pub(crate) fn all(options: &Options) -> Vec<Job> {
         Job::new("dependencies", &["integration/check-dependencies"])
             .needs(&["cargo-deny"])
             .on_cores(1),
-        Job::new("images", &["containers/test"])
-            .needs(&["release", "cargo-cyclonedx"])
-            .runs_tests()
-            .shown(),
-        cluster(options),
     ]);
+    if options.complete {
+        let release = Job::new("release", &["make", "--no-print-directory", "programs"]);
+        jobs.push(release.needs(&["packages"]).in_background());
+    }
+    jobs.extend([images(options), cluster(options)]);
     jobs
 }
 
@@ -219,6 +216,22 @@ fn in_guest(options: &Options, job: Job) -> Job {
         .with(CARGO_RUNNER, options.root.join(FLOOR).to_string_lossy())
 }
 
+/// A complete run makes the images from the release build, as users get them. Any other run makes
+/// them from the programs of `build`, which has debug assertions and needs no second compilation.
+fn images(options: &Options) -> Job {
+    let job = Job::new("images", &["containers/test"])
+        .needs(&["packages", "cargo-cyclonedx"])
+        .runs_tests()
+        .shown();
+    match options.complete {
+        true => job.needs(&["release"]),
+        false => job
+            .needs(&["build"])
+            .with("PROGRAMS", PROGRAMS)
+            .with("LARGEST_MIB", "16"),
+    }
+}
+
 fn cluster(options: &Options) -> Job {
     let control_plane = format!("{PROGRAMS}/control-plane");
     let job = test(options, "cluster", &["cluster"], &["--nocapture"]);
@@ -254,6 +267,26 @@ mod tests {
             }
             assert!(earlier.insert(job.name), "{} is there twice", job.name);
         }
+    }
+
+    #[test]
+    fn only_a_complete_run_makes_the_images_from_the_release_build() {
+        let needs_of_images = |complete| {
+            let options = Options {
+                complete,
+                ..Options::default()
+            };
+            let chosen = with_needs(all(&options), &["images".to_owned()]).unwrap();
+            names(&chosen)
+        };
+        assert_eq!(
+            needs_of_images(false),
+            ["packages", "cargo-cyclonedx", "build", "images"]
+        );
+        assert_eq!(
+            needs_of_images(true),
+            ["packages", "cargo-cyclonedx", "release", "images"]
+        );
     }
 
     #[test]
