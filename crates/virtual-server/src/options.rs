@@ -80,8 +80,9 @@ pub enum HealthCheckChoice {
     None,
 }
 
-/// How virtual servers behave, with every default filled in.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+/// How virtual servers behave, with every default filled in. It has no `Default` of its own:
+/// [`Options::default`] resolved is what holds where a user says nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Behaviour {
     /// How new connections are shared.
     pub scheduler: Scheduler,
@@ -107,14 +108,20 @@ impl Options {
     /// The first option that has no meaning beside the others. Whether a value is in its range is
     /// for [`VirtualServer::validate`].
     pub fn settle(&self) -> Result<Behaviour, Invalid> {
-        Ok(Behaviour {
-            scheduler: self.scheduler()?,
-            forwarding_method: self.forwarding_method()?,
+        let (behaviour, refused) = self.resolve();
+        refused.into_iter().next().map_or(Ok(behaviour), Err)
+    }
+
+    /// Fills the defaults in, as if every option without meaning beside the others were left out;
+    /// returns those options, too.
+    #[must_use]
+    pub fn resolve(&self) -> (Behaviour, Vec<Invalid>) {
+        let mut refused = Vec::new();
+        let behaviour = Behaviour {
+            scheduler: self.scheduler(&mut refused),
+            forwarding_method: self.forwarding_method(&mut refused),
             persistence: self.persistence,
-            health_check: self
-                .health_check
-                .settle()
-                .map_err(|invalid| invalid.within("healthCheck"))?,
+            health_check: self.health_check.resolve(&mut refused),
             on_failure: self.on_failure.unwrap_or_default(),
             minimum_healthy: self
                 .minimum_healthy
@@ -122,84 +129,90 @@ impl Options {
             drain_timeout: self
                 .drain_timeout
                 .unwrap_or(VirtualServer::DEFAULT_DRAIN_TIMEOUT),
-        })
+        };
+        (behaviour, refused)
     }
 
-    fn scheduler(&self) -> Result<Scheduler, Invalid> {
+    fn scheduler(&self, refused: &mut Vec<Invalid>) -> Scheduler {
         let scheduler = self.scheduler.unwrap_or_default();
         let Some(SchedulerFlags { fallback, port }) = self.scheduler_flags else {
-            return Ok(scheduler);
+            return scheduler;
         };
         match scheduler {
-            Scheduler::Sh { .. } => Ok(Scheduler::Sh { fallback, port }),
-            Scheduler::Mh { .. } => Ok(Scheduler::Mh { fallback, port }),
+            Scheduler::Sh { .. } => Scheduler::Sh { fallback, port },
+            Scheduler::Mh { .. } => Scheduler::Mh { fallback, port },
             Scheduler::Rr
             | Scheduler::Wrr
             | Scheduler::Lc
             | Scheduler::Wlc
             | Scheduler::Sed
-            | Scheduler::Nq => Err(Invalid::new(
-                "schedulerFlags",
-                scheduler,
-                "has no flags, only sh and mh have",
-                "leave the field out",
-            )),
+            | Scheduler::Nq => {
+                refused.push(Invalid::new(
+                    "schedulerFlags",
+                    scheduler,
+                    "has no flags, only sh and mh have",
+                    "leave the field out",
+                ));
+                scheduler
+            }
         }
     }
 
-    fn forwarding_method(&self) -> Result<ForwardingMethod, Invalid> {
+    fn forwarding_method(&self, refused: &mut Vec<Invalid>) -> ForwardingMethod {
         let method = self.forwarding_method.unwrap_or_default();
         let Some(kind) = self.tunnel_kind else {
-            return Ok(method);
+            return method;
         };
         match method {
-            ForwardingMethod::Tunnel(_) => Ok(ForwardingMethod::Tunnel(kind)),
-            ForwardingMethod::Masquerade | ForwardingMethod::DirectRouting => Err(Invalid::new(
-                "tunnelKind",
-                kind,
-                format!("is for forwardingMethod Tunnel, not for {method}"),
-                "leave it out",
-            )),
+            ForwardingMethod::Tunnel(_) => ForwardingMethod::Tunnel(kind),
+            ForwardingMethod::Masquerade | ForwardingMethod::DirectRouting => {
+                refused.push(Invalid::new(
+                    "tunnelKind",
+                    kind,
+                    format!("is for forwardingMethod Tunnel, not for {method}"),
+                    "leave it out",
+                ));
+                method
+            }
         }
     }
 }
 
 impl HealthCheckOptions {
-    fn settle(&self) -> Result<Option<HealthCheck>, Invalid> {
+    fn resolve(&self, refused: &mut Vec<Invalid>) -> Option<HealthCheck> {
         let default = HealthCheck::default();
         match self.kind.unwrap_or_default() {
             HealthCheckChoice::TcpConnect => {
                 let interval = self.interval.unwrap_or(default.interval);
-                Ok(Some(HealthCheck {
+                Some(HealthCheck {
                     kind: HealthCheckKind::TcpConnect { port: self.port },
                     interval,
                     timeout: self.timeout.unwrap_or(default.timeout.min(interval)),
                     rise: self.rise.unwrap_or(default.rise),
                     fall: self.fall.unwrap_or(default.fall),
                     initial_jitter: self.initial_jitter.unwrap_or(default.initial_jitter),
-                }))
+                })
             }
             HealthCheckChoice::None => {
                 let period = |period: Option<Duration>| period.map(|period| format!("{period:?}"));
-                let superfluous = [
+                for (field, value) in [
                     ("port", self.port.map(|port| port.to_string())),
                     ("interval", period(self.interval)),
                     ("timeout", period(self.timeout)),
                     ("rise", self.rise.map(|rise| rise.to_string())),
                     ("fall", self.fall.map(|fall| fall.to_string())),
                     ("initialJitter", period(self.initial_jitter)),
-                ]
-                .into_iter()
-                .find_map(|(field, value)| Some((field, value?)));
-                match superfluous {
-                    None => Ok(None),
-                    Some((field, value)) => Err(Invalid::new(
+                ] {
+                    let Some(value) = value else { continue };
+                    let superfluous = Invalid::new(
                         field,
                         value,
                         "has no meaning without a check",
                         "leave it out, or write another kind than none",
-                    )),
+                    );
+                    refused.push(superfluous.within("healthCheck"));
                 }
+                None
             }
         }
     }
@@ -285,5 +298,39 @@ mod tests {
             "healthCheck.rise: 2 has no meaning without a check; leave it out, or write another \
              kind than none"
         );
+    }
+
+    #[test]
+    fn what_is_refused_leaves_the_other_options_and_the_defaults_in_place() {
+        let mut options = Options {
+            scheduler: Some(Scheduler::Rr),
+            scheduler_flags: Some(SchedulerFlags::default()),
+            forwarding_method: Some(ForwardingMethod::Masquerade),
+            tunnel_kind: Some(TunnelKind::Ipip),
+            on_failure: Some(FailureAction::Remove),
+            ..Options::default()
+        };
+        options.health_check.kind = Some(HealthCheckChoice::None);
+        options.health_check.rise = Some(2);
+        options.health_check.fall = Some(3);
+        let (behaviour, refused) = options.resolve();
+        let expected = Behaviour {
+            scheduler: Scheduler::Rr,
+            forwarding_method: ForwardingMethod::Masquerade,
+            persistence: None,
+            health_check: None,
+            on_failure: FailureAction::Remove,
+            minimum_healthy: VirtualServer::DEFAULT_MINIMUM_HEALTHY,
+            drain_timeout: VirtualServer::DEFAULT_DRAIN_TIMEOUT,
+        };
+        assert_eq!(behaviour, expected);
+        let fields: Vec<&str> = refused.iter().map(|invalid| &*invalid.field).collect();
+        let expected = [
+            "schedulerFlags",
+            "tunnelKind",
+            "healthCheck.rise",
+            "healthCheck.fall",
+        ];
+        assert_eq!(fields, expected);
     }
 }

@@ -460,10 +460,9 @@ fn behaviour(
     affinity: Option<Duration>,
     errors: &mut Vec<Finding>,
 ) -> Behaviour {
-    let mut behaviour = wishes.options.settle().unwrap_or_else(|invalid| {
-        errors.push(in_annotations(&invalid, None, "", wishes));
-        Behaviour::default()
-    });
+    let (mut behaviour, refused) = wishes.options.resolve();
+    let refused = refused.iter();
+    errors.extend(refused.map(|invalid| in_annotations(invalid, None, "", wishes)));
     behaviour.persistence = wishes.persistence(affinity);
     behaviour
 }
