@@ -32,6 +32,7 @@ pub mod catalog;
 mod convert;
 pub mod finding;
 pub(crate) mod intent;
+pub mod left_out;
 pub mod manifests;
 pub mod model;
 mod restrictions;

@@ -113,6 +113,7 @@ pub struct ClusterMetrics {
     failures: Family<Labels, Counter>,
     objects: Family<Labels, Gauge>,
     bad_services: Gauge,
+    endpoints_left_out: Family<Labels, Gauge>,
     pub(crate) lease_held: Gauge,
     pub(crate) announcers: Gauge,
     writes: Family<Labels, Counter>,
@@ -149,6 +150,13 @@ impl ClusterMetrics {
             "kubernetes_bad_services",
             "Services that are not served as they are written; each has a Warning Event",
             this.bad_services.clone(),
+        );
+        metrics.register(
+            "kubernetes_endpoints_left_out",
+            "Endpoints that are not served, by reason: further_address, not_an_address, \
+             port_not_in_slice, port_differs, other_family, service_address, service_range, \
+             unusable, too_many; each Service has an Event for each",
+            this.endpoints_left_out.clone(),
         );
         metrics.register(
             "lease_held",
@@ -205,6 +213,10 @@ impl ClusterMetrics {
             set(&self.objects.get_or_create(&labels), count);
         }
         set(&self.bad_services, counts.bad_services);
+        for (reason, count) in counts.left_out.iter() {
+            let labels = vec![("reason", reason.as_str().to_owned())];
+            set(&self.endpoints_left_out.get_or_create(&labels), count);
+        }
     }
 
     pub(crate) fn wrote(&self, object: &'static str) {

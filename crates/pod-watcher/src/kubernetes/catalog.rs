@@ -27,6 +27,7 @@ use self::{
 use super::{
     addresses::{Age, Claim},
     intent,
+    left_out::LeftOutCounts,
     model::{EndpointSlice, Kind, ObjectKey, Pod, Scope, Service},
     settings::Settings,
 };
@@ -394,6 +395,7 @@ impl Catalog {
         let is_pods = self.settings.pods.is_some() && *key == pods_key();
         let mut served = Vec::new();
         let mut view: Option<Box<ServiceView>> = None;
+        let mut left_out = LeftOutCounts::default();
         self.circular.remove(key);
         if let Some(known) = &entry.known {
             let surroundings = LookSurroundings {
@@ -408,7 +410,10 @@ impl Catalog {
             }
             view = Some(Box::new(look.view));
             served = look.served;
+            left_out = look.left_out;
         }
+        let former = std::mem::replace(&mut entry.left_out, left_out);
+        self.counts.left_out.replace(&former, &left_out);
         let former = std::mem::replace(&mut entry.served, served);
         changes.compare(&former, &entry.served);
         let is_bad = |view: &Option<Box<ServiceView>>| {

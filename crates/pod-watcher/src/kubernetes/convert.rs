@@ -9,6 +9,7 @@ use super::{
     annotations::RealServerWishes,
     finding::{Finding, Reason},
     intent::{self, Intent, IntentPort, Target},
+    left_out::{LeftOut, LeftOutReason},
     model::{Endpoint, EndpointPort, Family, Readiness},
 };
 
@@ -33,46 +34,15 @@ pub(super) struct Surroundings<'a> {
     pub(super) pod_wishes: Option<&'a dyn Fn(IpAddr) -> Option<RealServerWishes>>,
 }
 
-/// Endpoints that cannot be real servers.
-#[derive(Debug, Default)]
-pub(super) struct LeftOut {
-    addresses: BTreeSet<IpAddr>,
-    example: Option<String>,
-    /// The highest weight, where weights are rounded.
-    weight_levels: Option<u16>,
-    /// Some of them are service addresses, which may change without the endpoints.
-    pub(super) some_are_claimed: bool,
-}
-
-impl LeftOut {
-    fn add(&mut self, server: &RealServer, why: impl FnOnce() -> String) {
-        if self.example.is_none() {
-            self.example = Some(format!("{server} {}", why()));
-        }
-        self.addresses.insert(server.address);
-    }
-
-    /// Returns the finding about weights that are rounded. It depends on the number of
-    /// endpoints only by the level, so that few changes of them make a new finding.
-    pub(super) fn rounded_weights(&self) -> Option<Finding> {
-        let levels = self.weight_levels?;
-        let message = format!(
-            "weights are rounded to {levels} levels: the schedulers mh and sh cannot keep more \
-             apart for so many pods without moving flows of all of them; use weights with \
-             small whole-number ratios, such as 1, 2 and 4, or the annotation portlb.io/scheduler: wrr"
-        );
-        Some(Finding::new(Reason::WeightsRounded, message))
-    }
-
-    /// What the owner of the Service should know.
-    pub(super) fn finding(&self) -> Option<Finding> {
-        let example = self.example.as_ref()?;
-        let message = match self.addresses.len() {
-            1 => format!("an endpoint is left out: {example}"),
-            several => format!("{several} endpoints are left out, such as {example}"),
-        };
-        Some(Finding::new(Reason::EndpointsLeftOut, message))
-    }
+/// Returns the finding about weights that are rounded. It depends on the number of endpoints only
+/// by the level, so that few changes of them make a new finding.
+fn rounded_weights(levels: u16) -> Finding {
+    let message = format!(
+        "weights are rounded to {levels} levels: the schedulers mh and sh cannot keep more apart \
+         for so many pods without moving flows of all of them; use weights with small \
+         whole-number ratios, such as 1, 2 and 4, or the annotation portlb.io/scheduler: wrr"
+    );
+    Finding::new(Reason::WeightsRounded, message)
 }
 
 /// The virtual servers of a Service that has the addresses.
@@ -82,20 +52,24 @@ pub(super) fn virtual_servers(
     groups: &[Group<'_>],
     surroundings: &Surroundings<'_>,
     left_out: &mut LeftOut,
+    findings: &mut BTreeSet<Finding>,
 ) -> Vec<VirtualServer> {
+    let mut levels = None;
     let mut servers = Vec::with_capacity(addresses.len() * intent.ports.len());
     for port in &intent.ports {
         for address in addresses {
             let mut server = intent::virtual_server(intent, *address, port);
             let family = family_behind(*address, intent, groups);
-            server.real_servers = real_servers(intent, port, family, groups, surroundings);
+            server.real_servers =
+                real_servers(intent, port, family, groups, surroundings, left_out);
             leave_out(&mut server, surroundings, left_out);
-            let levels = server.round_weights();
-            left_out.weight_levels = left_out.weight_levels.or(levels);
+            left_out.end_of(server.id, !server.real_servers.is_empty());
+            levels = levels.or(server.round_weights());
             debug_assert_eq!(server.validate(), Ok(()));
             servers.push(server);
         }
     }
+    findings.extend(levels.map(rounded_weights));
     servers
 }
 
@@ -130,11 +104,16 @@ fn real_servers(
     family: Family,
     groups: &[Group<'_>],
     surroundings: &Surroundings<'_>,
+    left_out: &mut LeftOut,
 ) -> Vec<RealServer> {
     let most = groups.iter().map(|group| group.endpoints.len()).sum();
     let mut servers: Vec<RealServer> = Vec::with_capacity(most);
+    if is_family_missing(family, groups) {
+        leave_out_family(family, groups, left_out);
+    }
     for group in groups {
         let Some(listens) = port_of(group, port) else {
+            leave_out_group(group, port, family, left_out);
             continue;
         };
         servers.extend(group.endpoints.iter().filter_map(|endpoint| {
@@ -152,6 +131,53 @@ fn real_servers(
     });
     servers.dedup_by_key(|server| (server.address, server.port));
     servers
+}
+
+/// Whether there are endpoints, and none of the family. Where there are some, the endpoints of the
+/// other family are the same pods once more.
+fn is_family_missing(family: Family, groups: &[Group<'_>]) -> bool {
+    let mut endpoints = groups.iter().flat_map(|group| group.endpoints);
+    !endpoints.any(|endpoint| Family::of(endpoint.address) == family)
+}
+
+fn leave_out_family(family: Family, groups: &[Group<'_>], left_out: &mut LeftOut) {
+    for endpoint in groups.iter().flat_map(|group| group.endpoints) {
+        let address = endpoint.address;
+        left_out.add(LeftOutReason::OtherFamily, address, address, || {
+            format!(
+                "is not an {family} address as the service address, and no other endpoint is; \
+                 let the Service and its pods have addresses of both families \
+                 (spec.ipFamilyPolicy: RequireDualStack)"
+            )
+        });
+    }
+}
+
+/// Counts the endpoints of a slice that does not have the Service's port.
+fn leave_out_group(group: &Group<'_>, port: &IntentPort, family: Family, left_out: &mut LeftOut) {
+    let named = |name: &str, protocol: Protocol| match name {
+        "" => format!("the unnamed port of {protocol}"),
+        name => format!("the port {name} of {protocol}"),
+    };
+    let endpoints = group.endpoints.iter().map(|endpoint| endpoint.address);
+    for address in endpoints.filter(|address| Family::of(*address) == family) {
+        left_out.add(LeftOutReason::PortNotInSlice, address, address, || {
+            let listed = group.ports.iter();
+            let listed: Vec<String> = listed
+                .map(|port| named(&port.name, port.protocol))
+                .collect();
+            let listed = match listed.as_slice() {
+                [] => "no port".to_owned(),
+                listed => listed.join(" and "),
+            };
+            format!(
+                "is in a slice without {}, which the Service has (it lists {listed}); give the \
+                 port in the slice the name and protocol of the Service's port, or write the \
+                 annotation portlb.io/ports",
+                named(&port.name, port.protocol)
+            )
+        });
+    }
 }
 
 /// As `cmp`, but by numbers, which is half of the time that a Service of 10,000 endpoints takes.
@@ -216,15 +242,14 @@ fn leave_out(server: &mut VirtualServer, surroundings: &Surroundings<'_>, left_o
     servers.retain(|candidate| {
         let address = candidate.address;
         if claimed.contains(&address) {
-            left_out.some_are_claimed = true;
-            left_out.add(candidate, || {
+            left_out.add(LeftOutReason::ServiceAddress, address, candidate, || {
                 "is a service address, so packets to it would not leave the load balancer"
                     .to_owned()
             });
             return false;
         }
         if let Some(range) = ranges.iter().find(|range| range.prefix.contains(&address)) {
-            left_out.add(candidate, || {
+            left_out.add(LeftOutReason::ServiceRange, address, candidate, || {
                 format!(
                     "lies within the service range {range}, so packets to it would not leave the \
                      load balancer"
@@ -235,7 +260,8 @@ fn leave_out(server: &mut VirtualServer, surroundings: &Surroundings<'_>, left_o
         match server.validate_real_server(candidate) {
             Ok(()) => true,
             Err(invalid) => {
-                left_out.add(candidate, || why(server, candidate, &invalid));
+                let (reason, why) = why(server, candidate, &invalid);
+                left_out.add(reason, address, candidate, || why);
                 false
             }
         }
@@ -255,13 +281,18 @@ fn leave_out_excess(server: &mut VirtualServer, left_out: &mut LeftOut) {
         .real_servers
         .sort_by_key(|candidate| candidate.state != RealServerState::Ready);
     for candidate in server.real_servers.split_off(most) {
-        left_out.add(&candidate, || {
-            format!(
-                "exceeds the {most} real servers that {} can have; select fewer pods, or write \
+        left_out.add(
+            LeftOutReason::TooMany,
+            candidate.address,
+            &candidate,
+            || {
+                format!(
+                    "exceeds the {most} real servers that {} can have; select fewer pods, or write \
                  the annotation portlb.io/scheduler with another scheduler",
-                server.scheduler.name()
-            )
-        });
+                    server.scheduler.name()
+                )
+            },
+        );
     }
     server.sort_real_servers();
 }
@@ -270,15 +301,24 @@ fn why(
     server: &VirtualServer,
     candidate: &RealServer,
     invalid: &virtual_server::Invalid,
-) -> String {
-    match (candidate.port, server.id.ports) {
-        (Some(port), Ports::Single(wanted)) if invalid.field == "port" => format!(
+) -> (LeftOutReason, String) {
+    if let (Some(port), Ports::Single(wanted), "port") =
+        (candidate.port, server.id.ports, invalid.field.as_str())
+    {
+        let why = format!(
             "listens on {port}, and {} cannot change the port {wanted}; let it listen on \
              {wanted}, or write the annotation portlb.io/forwarding-method: Masquerade",
             server.forwarding_method
-        ),
-        _ => format!("{}; {}", invalid.problem, invalid.cure),
+        );
+        return (LeftOutReason::PortDiffers, why);
     }
+    let is_of_other_family = Family::of(candidate.address) != Family::of(server.id.address);
+    let reason = if is_of_other_family {
+        LeftOutReason::OtherFamily
+    } else {
+        LeftOutReason::Unusable
+    };
+    (reason, format!("{}; {}", invalid.problem, invalid.cure))
 }
 
 /// Which of the real servers are service addresses.

@@ -26,6 +26,8 @@ pub enum Reason {
     AddressOutsidePools,
     /// Endpoints cannot be real servers and are left out.
     EndpointsLeftOut,
+    /// The Service has endpoints, and none of them can be a real server.
+    NoUsableEndpoint,
     /// Weights are rounded, since the scheduler cannot keep them apart.
     WeightsRounded,
     /// kube-proxy takes the traffic of `spec.externalIPs` for itself.
@@ -64,13 +66,14 @@ impl Finding {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::BadAnnotation,
         Self::BadSpecification,
         Self::AddressConflict,
         Self::NoAddress,
         Self::AddressOutsidePools,
         Self::EndpointsLeftOut,
+        Self::NoUsableEndpoint,
         Self::WeightsRounded,
         Self::ExternalIpsIntercepted,
         Self::SourceRangesUnsupported,
@@ -88,6 +91,7 @@ impl Reason {
             Self::NoAddress => "NoAddress",
             Self::AddressOutsidePools => "AddressOutsidePools",
             Self::EndpointsLeftOut => "EndpointsLeftOut",
+            Self::NoUsableEndpoint => "NoUsableEndpoint",
             Self::WeightsRounded => "WeightsRounded",
             Self::ExternalIpsIntercepted => "ExternalIPsIntercepted",
             Self::SourceRangesUnsupported => "SourceRangesUnsupported",
@@ -106,6 +110,7 @@ impl Reason {
             | Self::NoAddress
             | Self::AddressOutsidePools
             | Self::EndpointsLeftOut
+            | Self::NoUsableEndpoint
             | Self::ExternalIpsIntercepted
             | Self::SourceRangesUnsupported
             | Self::ClientAddressHidden => Severity::Warning,
@@ -122,6 +127,7 @@ impl Reason {
             | Self::BadSpecification
             | Self::AddressConflict
             | Self::NoAddress
+            | Self::NoUsableEndpoint
             | Self::SourceRangesUnsupported => true,
             Self::AddressOutsidePools
             | Self::EndpointsLeftOut

@@ -185,6 +185,26 @@ pub struct EndpointSlice {
     pub ports: Box<[EndpointPort]>,
     /// By address, each once; none where the slice holds names.
     pub endpoints: Box<[Endpoint]>,
+    /// What it lists besides.
+    pub not_used: NotUsed,
+}
+
+/// What a slice lists that is no endpoint, by how often.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NotUsed {
+    /// Addresses of endpoints behind their first one.
+    pub further_addresses: Tally,
+    /// First addresses that are names.
+    pub names: Tally,
+}
+
+/// How many there are, and one of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// How many.
+    pub count: usize,
+    /// The first; empty where there is none.
+    pub example: Box<str>,
 }
 
 /// A port of the endpoints in a slice.
@@ -260,6 +280,16 @@ impl ObjectKey {
 impl fmt::Display for ObjectKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
+    }
+}
+
+impl Tally {
+    /// Counts a text.
+    pub fn add(&mut self, text: &str) {
+        if self.count == 0 {
+            self.example = text.into();
+        }
+        self.count += 1;
     }
 }
 

@@ -351,7 +351,9 @@ pub(crate) fn finding_event(
 /// are: those come and go.
 pub(crate) fn cause(finding: &Finding) -> (Reason, String) {
     let message = &*finding.message;
-    if finding.reason != Reason::EndpointsLeftOut {
+    let names_an_endpoint =
+        [Reason::EndpointsLeftOut, Reason::NoUsableEndpoint].contains(&finding.reason);
+    if !names_an_endpoint {
         return (finding.reason, message.to_owned());
     }
     let example = message

@@ -10,9 +10,10 @@ use super::{
         annotations::{self, RealServerWishes},
         finding::{Finding, Reason},
         intent::{self, AddressSource, Intent, Judgement},
+        left_out::LeftOutCounts,
         model::{
-            ALLOCATED, Condition, Endpoint, EndpointPort, EndpointSlice, Family, ObjectKey,
-            Service, ServiceType, WrittenStatus, address_message,
+            ALLOCATED, Condition, Endpoint, EndpointPort, EndpointSlice, Family, NotUsed,
+            ObjectKey, Service, ServiceType, WrittenStatus, address_message,
         },
     },
     ServiceView,
@@ -30,6 +31,8 @@ pub(super) struct Entry {
     pub(super) served: Vec<VirtualServer>,
     /// Its view as it was put out.
     pub(super) view: Option<Box<ServiceView>>,
+    /// Endpoints that were left out of what was put out.
+    pub(super) left_out: LeftOutCounts,
 }
 
 /// A Service of ours.
@@ -65,6 +68,7 @@ pub(super) struct SliceEntry {
     pub(super) key: ObjectKey,
     pub(super) ports: Box<[EndpointPort]>,
     pub(super) endpoints: Box<[Endpoint]>,
+    pub(super) not_used: NotUsed,
     /// The last good ones.
     pub(super) wishes: RealServerWishes,
     pub(super) errors: Vec<Finding>,
@@ -293,6 +297,7 @@ impl SliceEntry {
             key: slice.key,
             ports: slice.ports,
             endpoints: slice.endpoints,
+            not_used: slice.not_used,
             wishes,
             errors,
         }

@@ -7,9 +7,10 @@ use virtual_server::VirtualServer;
 use super::{
     super::{
         addresses::Conflict,
-        convert::{self, Group, LeftOut, Surroundings},
+        convert::{self, Group, Surroundings},
         finding::{Finding, Reason},
         intent::{AddressSource, Intent},
+        left_out::{LeftOut, LeftOutCounts},
         model::{Family, ObjectKey},
         settings::Settings,
     },
@@ -33,6 +34,8 @@ pub(super) struct Look {
     /// By their ids.
     pub(super) served: Vec<VirtualServer>,
     pub(super) view: ServiceView,
+    /// Endpoints that are not served.
+    pub(super) left_out: LeftOutCounts,
     /// It has an endpoint that is a service address.
     pub(super) is_circular: bool,
 }
@@ -61,8 +64,17 @@ impl LookSurroundings<'_> {
                 claims: self.allocator.claims(),
                 pod_wishes: (!self.pods.are_silent()).then_some(&pod_wishes),
             };
-            servers =
-                convert::virtual_servers(intent, &addresses, &groups, &surroundings, &mut left_out);
+            for slice in slices {
+                left_out.add_not_used(&slice.not_used);
+            }
+            servers = convert::virtual_servers(
+                intent,
+                &addresses,
+                &groups,
+                &surroundings,
+                &mut left_out,
+                &mut findings,
+            );
             findings.extend(slices.iter().flat_map(|slice| slice.errors.iter().cloned()));
             findings.extend(
                 self.pods
@@ -73,8 +85,7 @@ impl LookSurroundings<'_> {
             servers.clear();
         }
         servers.sort_unstable_by_key(|server| server.id);
-        findings.extend(left_out.finding());
-        findings.extend(left_out.rounded_weights());
+        findings.extend(left_out.findings());
         let ports = known.intent.as_ref().map(convert::single_ports);
         Look {
             served: servers,
@@ -93,7 +104,8 @@ impl LookSurroundings<'_> {
                 findings: findings.into_iter().collect(),
                 written: known.written.clone(),
             },
-            is_circular: left_out.some_are_claimed,
+            left_out: left_out.counts(),
+            is_circular: left_out.some_are_claimed(),
         }
     }
 

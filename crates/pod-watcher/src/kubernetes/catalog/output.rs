@@ -6,6 +6,7 @@ use virtual_server::{DesiredChange, Protocol};
 
 use super::super::{
     finding::Finding,
+    left_out::LeftOutCounts,
     model::{ObjectKey, WrittenStatus},
 };
 
@@ -59,6 +60,8 @@ pub struct Counts {
     pub endpoints: usize,
     /// Pods that matter: annotated, or served without a Service.
     pub pods: usize,
+    /// Endpoints of Services of ours that are not served, by reason.
+    pub left_out: LeftOutCounts,
 }
 
 impl Output {

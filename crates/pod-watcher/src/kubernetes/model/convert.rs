@@ -13,8 +13,8 @@ use virtual_server::Protocol;
 
 use super::{
     ADDRESS_CONDITION, ANNOUNCED_CONDITION, Annotations, Condition, Endpoint, EndpointPort,
-    EndpointSlice, Family, Ingress, ObjectKey, PREFIX, Pod, Readiness, SOURCE_RANGES_ANNOTATION,
-    Service, ServicePort, ServiceType, WrittenStatus,
+    EndpointSlice, Family, Ingress, NotUsed, ObjectKey, PREFIX, Pod, Readiness,
+    SOURCE_RANGES_ANNOTATION, Service, ServicePort, ServiceType, WrittenStatus,
 };
 
 /// Label of an `EndpointSlice` that names its Service.
@@ -173,17 +173,21 @@ impl From<discovery::EndpointSlice> for EndpointSlice {
             .and_then(|labels| labels.get(SERVICE_NAME_LABEL))
             .filter(|name| !name.is_empty())
             .map(|name| ObjectKey::new(key.namespace(), name));
-        // Of several addresses the first counts: the API defines no meaning for the others.
-        let mut endpoints: Vec<Endpoint> = slice
-            .endpoints
-            .into_iter()
-            .filter_map(|endpoint| {
-                Some(Endpoint {
-                    address: endpoint.addresses.first()?.parse().ok()?,
+        let mut not_used = NotUsed::default();
+        let mut endpoints: Vec<Endpoint> = Vec::with_capacity(slice.endpoints.len());
+        for endpoint in slice.endpoints {
+            // Of several addresses the first counts: the API calls them fungible.
+            let mut addresses = endpoint.addresses.iter();
+            match addresses.next().map(|text| (text, text.parse())) {
+                Some((_, Ok(address))) => endpoints.push(Endpoint {
+                    address,
                     readiness: Readiness::from(&endpoint.conditions.unwrap_or_default()),
-                })
-            })
-            .collect();
+                }),
+                Some((text, Err(_))) => not_used.names.add(text),
+                None => not_used.names.add("\"\""),
+            }
+            addresses.for_each(|text| not_used.further_addresses.add(text));
+        }
         endpoints.sort_unstable_by(|one, other| {
             let address = one.address.cmp(&other.address);
             address.then(other.readiness.cmp(&one.readiness))
@@ -200,6 +204,7 @@ impl From<discovery::EndpointSlice> for EndpointSlice {
                 .map(EndpointPort::from)
                 .collect(),
             endpoints: endpoints.into(),
+            not_used,
         }
     }
 }

@@ -205,31 +205,33 @@ fn named_ports_may_differ_between_pods() {
         settings(),
         &[masquerade, slices.clone()].concat(),
         expect![[r#"
-        virtualServers:
-        - name: shop/web:http
-          addresses: [10.1.1.10]
-          ports: [80]
-          forwardingMethod: Masquerade
-          realServers:
-          - address: 10.0.2.3
-            port: 8080
-          - address: 10.0.2.4
-            port: 8081
-          - address: 10.0.2.5
-    "#]],
+            virtualServers:
+            - name: shop/web:http
+              addresses: [10.1.1.10]
+              ports: [80]
+              forwardingMethod: Masquerade
+              realServers:
+              - address: 10.0.2.3
+                port: 8080
+              - address: 10.0.2.4
+                port: 8081
+              - address: 10.0.2.5
+            # shop/web: Warning EndpointsLeftOut: 2 endpoints are left out, such as 10.0.2.6 is in a slice without the port http of tcp, which the Service has (it lists the port metrics of tcp); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
+        "#]],
     );
     check(
         settings(),
         &[service("web", "", ports), slices].concat(),
         expect![[r#"
-        virtualServers:
-        - name: shop/web:http
-          addresses: [10.1.1.10]
-          ports: [80]
-          realServers:
-          - address: 10.0.2.5
-        # shop/web: Warning EndpointsLeftOut: 2 endpoints are left out, such as 10.0.2.3:8080 listens on 8080, and Tunnel (ipip) cannot change the port 80; let it listen on 80, or write the annotation portlb.io/forwarding-method: Masquerade
-    "#]],
+            virtualServers:
+            - name: shop/web:http
+              addresses: [10.1.1.10]
+              ports: [80]
+              realServers:
+              - address: 10.0.2.5
+            # shop/web: Warning EndpointsLeftOut: 2 endpoints are left out, such as 10.0.2.3:8080 listens on 8080, and Tunnel (ipip) cannot change the port 80; let it listen on 80, or write the annotation portlb.io/forwarding-method: Masquerade
+            # shop/web: Warning EndpointsLeftOut: 2 endpoints are left out, such as 10.0.2.6 is in a slice without the port http of tcp, which the Service has (it lists the port metrics of tcp); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
+        "#]],
     );
 }
 
@@ -314,14 +316,15 @@ fn only_a_tunnel_reaches_the_other_family() {
         settings(),
         &[service("DirectRouting"), slice].concat(),
         expect![[r#"
-        virtualServers:
-        - name: shop/web
-          addresses: ["fd00:1::10"]
-          ports: [80]
-          forwardingMethod: DirectRouting
-          realServers: []
-        # shop/web: Warning EndpointsLeftOut: 2 endpoints are left out, such as 10.0.2.3 is not of the family of the service address fd00:1::10, which DirectRouting cannot bridge; use forwarding method Tunnel or an address of the same family
-    "#]],
+            virtualServers:
+            - name: shop/web
+              addresses: ["fd00:1::10"]
+              ports: [80]
+              forwardingMethod: DirectRouting
+              realServers: []
+            # shop/web: Warning EndpointsLeftOut: 2 endpoints are left out, such as 10.0.2.3 is not of the family of the service address fd00:1::10, which DirectRouting cannot bridge; use forwarding method Tunnel or an address of the same family
+            # shop/web: Warning NoUsableEndpoint: tcp/[fd00:1::10]:80 has endpoints, and none of them can be used: 10.0.2.3 is not of the family of the service address fd00:1::10, which DirectRouting cannot bridge; use forwarding method Tunnel or an address of the same family
+        "#]],
     );
 }
 
@@ -340,20 +343,21 @@ fn an_endpoint_that_is_local_to_load_balancers_is_left_out() {
         settings,
         &manifests.concat(),
         expect![[r#"
-        serviceRanges:
-        - 10.1.1.0/24
-        virtualServers:
-        - name: shop/other
-          addresses: [10.0.2.4]
-          ports: [80]
-          realServers: []
-        - name: shop/web
-          addresses: [10.9.9.9]
-          ports: [80]
-          realServers:
-          - address: 10.0.2.3
-        # shop/web: Warning EndpointsLeftOut: 2 endpoints are left out, such as 10.0.2.4 is a service address, so packets to it would not leave the load balancer
-    "#]],
+            serviceRanges:
+            - 10.1.1.0/24
+            virtualServers:
+            - name: shop/other
+              addresses: [10.0.2.4]
+              ports: [80]
+              realServers: []
+            - name: shop/web
+              addresses: [10.9.9.9]
+              ports: [80]
+              realServers:
+              - address: 10.0.2.3
+            # shop/web: Warning EndpointsLeftOut: an endpoint is left out: 10.0.2.4 is a service address, so packets to it would not leave the load balancer
+            # shop/web: Warning EndpointsLeftOut: an endpoint is left out: 10.1.1.7 lies within the service range 10.1.1.0/24, so packets to it would not leave the load balancer
+        "#]],
     );
 }
 
@@ -413,11 +417,13 @@ fn names_instead_of_addresses_are_no_endpoints() {
         settings(),
         &[service("web", "", PORT_80), names].concat(),
         expect![[r#"
-        virtualServers:
-        - name: shop/web
-          addresses: [10.1.1.10]
-          ports: [80]
-          realServers: []
-    "#]],
+            virtualServers:
+            - name: shop/web
+              addresses: [10.1.1.10]
+              ports: [80]
+              realServers: []
+            # shop/web: Warning EndpointsLeftOut: an endpoint is left out: example.com is not an IP address, and names are not looked up; list the addresses in slices of addressType IPv4 or IPv6
+            # shop/web: Warning NoUsableEndpoint: tcp/10.1.1.10:80 has endpoints, and none of them can be used: example.com is not an IP address, and names are not looked up; list the addresses in slices of addressType IPv4 or IPv6
+        "#]],
     );
 }

@@ -5,6 +5,8 @@ use proptest::{prelude::*, sample::Index};
 use super::*;
 use virtual_server::DesiredChange;
 
+use crate::kubernetes::finding::Reason;
+
 fn pod_scope(kind: Kind) -> Scope {
     Scope {
         kind,
@@ -214,10 +216,21 @@ fn an_endpoint_comes_back_when_its_address_is_no_service_address_any_more() {
         watcher.shown(),
         "tcp/10.0.2.3:80 mh -> \ntcp/10.1.1.10:80 mh -> \n"
     );
-    assert_eq!(watcher.findings("web").len(), 1);
+    let reasons = |watcher: &Watcher| {
+        let view = &watcher.views[&ObjectKey::new("shop", "web")];
+        let findings = view.findings.iter();
+        findings
+            .map(|finding| finding.reason)
+            .collect::<Vec<Reason>>()
+    };
+    assert_eq!(
+        reasons(&watcher),
+        [Reason::EndpointsLeftOut, Reason::NoUsableEndpoint]
+    );
     catalog.handle(Input::ServiceDeleted(ObjectKey::new("shop", "other")));
     watcher.take(&mut catalog);
     assert_eq!(watcher.shown(), "tcp/10.1.1.10:80 mh -> 10.0.2.3\n");
+    assert_eq!(reasons(&watcher), []);
 }
 
 #[test]

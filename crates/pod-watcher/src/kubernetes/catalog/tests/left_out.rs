@@ -1,0 +1,223 @@
+//! Endpoints that are not served, and findings that would not be true.
+
+use expect_test::expect;
+
+use super::*;
+use crate::kubernetes::left_out::LeftOutReason;
+
+const NAMED: &str = "  ports: [{name: http, port: 80}, {name: metrics, port: 9090}]\n";
+
+/// The counts that are not 0.
+fn counts(settings: Settings, manifests: &str) -> Vec<(LeftOutReason, usize)> {
+    let mut catalog = Catalog::new(settings);
+    feed(&mut catalog, manifests);
+    render::of(&mut catalog);
+    let counts = catalog.counts().left_out;
+    counts.iter().filter(|(_, count)| *count > 0).collect()
+}
+
+#[test]
+fn a_slice_without_the_port_of_the_service_is_told_of() {
+    let manifests = [
+        service("web", "", NAMED),
+        slice("web", "a", "{name: http, port: 80}", &["10.0.2.3"]),
+        slice(
+            "web",
+            "b",
+            "{name: web, port: 80}, {name: http, port: 80, protocol: UDP}",
+            &["10.0.2.4"],
+        ),
+    ]
+    .concat();
+    assert_eq!(
+        counts(settings(), &manifests),
+        [(LeftOutReason::PortNotInSlice, 2)]
+    );
+    check(
+        settings(),
+        &manifests,
+        expect![[r#"
+            virtualServers:
+            - name: shop/web:http
+              addresses: [10.1.1.10]
+              ports: [80]
+              realServers:
+              - address: 10.0.2.3
+            - name: shop/web:metrics
+              addresses: [10.1.1.10]
+              ports: [9090]
+              realServers: []
+            # shop/web: Warning EndpointsLeftOut: 2 endpoints are left out, such as 10.0.2.4 is in a slice without the port http of tcp, which the Service has (it lists the port web of tcp and the port http of udp); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
+            # shop/web: Warning NoUsableEndpoint: tcp/10.1.1.10:9090 has endpoints, and none of them can be used: 10.0.2.3 is in a slice without the port metrics of tcp, which the Service has (it lists the port http of tcp); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
+        "#]],
+    );
+}
+
+#[test]
+fn a_slice_without_ports_serves_no_port_of_a_service() {
+    let of_ports = |ports: &str| {
+        let slice = slice("web", "a", "", &["10.0.2.3"]).replace("ports: []", ports);
+        [service("web", "", PORT_80), slice].concat()
+    };
+    let left_out = [(LeftOutReason::PortNotInSlice, 1)];
+    assert_eq!(counts(settings(), &of_ports("ports: []")), left_out);
+    check(
+        settings(),
+        &of_ports("ports: null"),
+        expect![[r#"
+        virtualServers:
+        - name: shop/web
+          addresses: [10.1.1.10]
+          ports: [80]
+          realServers: []
+        # shop/web: Warning EndpointsLeftOut: an endpoint is left out: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (it lists no port); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
+        # shop/web: Warning NoUsableEndpoint: tcp/10.1.1.10:80 has endpoints, and none of them can be used: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (it lists no port); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
+    "#]],
+    );
+}
+
+#[test]
+fn a_slice_without_ports_serves_the_ports_of_an_annotation() {
+    let ranges = "portlb.io/ports: 8000-8999, portlb.io/health-check: none";
+    let slice = slice("web", "a", "", &["10.0.2.3"]).replace("ports: []", "ports: null");
+    let manifests = [service("web", ranges, PORT_80), slice].concat();
+    assert_eq!(counts(settings(), &manifests), []);
+    check(
+        settings(),
+        &manifests,
+        expect![[r#"
+        virtualServers:
+        - name: shop/web
+          addresses: [10.1.1.10]
+          ports: [8000-8999]
+          healthCheck: {kind: none}
+          realServers:
+          - address: 10.0.2.3
+    "#]],
+    );
+}
+
+#[test]
+fn a_further_address_of_an_endpoint_is_told_of() {
+    let slice = slice("web", "a", ON_80, &["10.0.2.3", "10.0.2.4"])
+        .replace("['10.0.2.3']", "['10.0.2.3', '10.0.2.5', '10.0.2.6']");
+    let manifests = [service("web", "", PORT_80), slice].concat();
+    assert_eq!(
+        counts(settings(), &manifests),
+        [(LeftOutReason::FurtherAddress, 2)]
+    );
+    check(
+        settings(),
+        &manifests,
+        expect![[r#"
+        virtualServers:
+        - name: shop/web
+          addresses: [10.1.1.10]
+          ports: [80]
+          realServers:
+          - address: 10.0.2.3
+          - address: 10.0.2.4
+        # shop/web: Warning EndpointsLeftOut: 2 endpoints are left out, such as 10.0.2.5 is a further address of its endpoint, of which only the first is used; list the endpoint once for each address
+    "#]],
+    );
+}
+
+#[test]
+fn each_reason_is_told_once_and_a_reason_that_is_gone_is_not_counted() {
+    let mut settings = settings();
+    settings
+        .service_ranges
+        .insert("10.1.1.0/24".parse().unwrap());
+    let mut catalog = Catalog::new(settings);
+    let mut watcher = Watcher::default();
+    let endpoints = ["10.0.2.3", "10.1.1.7", "10.1.1.8", "127.0.0.1"];
+    feed(&mut catalog, &service("web", "", PORT_80));
+    feed(&mut catalog, &slice("web", "a", ON_80, &endpoints));
+    feed(&mut catalog, &slice("web", "b", "", &["10.0.2.9"]));
+    watcher.take(&mut catalog);
+    expect![[r#"
+        Warning EndpointsLeftOut: 2 endpoints are left out, such as 10.1.1.7 lies within the service range 10.1.1.0/24, so packets to it would not leave the load balancer
+        Warning EndpointsLeftOut: an endpoint is left out: 10.0.2.9 is in a slice without the unnamed port of tcp, which the Service has (it lists no port); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
+        Warning EndpointsLeftOut: an endpoint is left out: 127.0.0.1 is a loopback address, which never leaves its host; write a unicast address that is routed, such as 10.1.1.10 or fd00::10"#]].assert_eq(&watcher.findings("web").join("\n"));
+    let counts = |catalog: &Catalog| {
+        let counts = catalog.counts().left_out;
+        counts.iter().map(|(_, count)| count).sum::<usize>()
+    };
+    assert_eq!(counts(&catalog), 4);
+    feed(&mut catalog, &slice("web", "a", ON_80, &["10.0.2.3"]));
+    watcher.take(&mut catalog);
+    assert_eq!(counts(&catalog), 1);
+    catalog.handle(Input::ServiceDeleted(ObjectKey::new("shop", "web")));
+    watcher.take(&mut catalog);
+    assert_eq!(counts(&catalog), 0);
+}
+
+#[test]
+fn endpoints_of_the_other_family_alone_are_told_of() {
+    let families = "  ipFamilies: [IPv4, IPv6]\n  ports: [{port: 80}]\n";
+    let service = service(
+        "web",
+        "portlb.io/address: '10.1.1.10, fd00:1::10'",
+        families,
+    );
+    let manifests = [service, slice("web", "a", ON_80, &["10.0.2.3"])].concat();
+    assert_eq!(
+        counts(settings(), &manifests),
+        [(LeftOutReason::OtherFamily, 1)]
+    );
+    check(
+        settings(),
+        &manifests,
+        expect![[r#"
+        virtualServers:
+        - name: shop/web
+          addresses: [10.1.1.10]
+          ports: [80]
+          realServers:
+          - address: 10.0.2.3
+        - name: shop/web
+          addresses: ["fd00:1::10"]
+          ports: [80]
+          realServers: []
+        # shop/web: Warning EndpointsLeftOut: an endpoint is left out: 10.0.2.3 is not an IPv6 address as the service address, and no other endpoint is; let the Service and its pods have addresses of both families (spec.ipFamilyPolicy: RequireDualStack)
+        # shop/web: Warning NoUsableEndpoint: tcp/[fd00:1::10]:80 has endpoints, and none of them can be used: 10.0.2.3 is not an IPv6 address as the service address, and no other endpoint is; let the Service and its pods have addresses of both families (spec.ipFamilyPolicy: RequireDualStack)
+    "#]],
+    );
+}
+
+#[test]
+fn a_service_without_endpoints_has_none_that_cannot_be_used() {
+    let manifests = [service("web", "", NAMED), slice("web", "a", ON_80, &[])].concat();
+    assert_eq!(counts(settings(), &manifests), []);
+}
+
+#[test]
+fn a_refused_annotation_brings_no_finding_about_what_the_service_does_not_say() {
+    check(
+        settings(),
+        &service(
+            "web",
+            "portlb.io/scheduler: rr, portlb.io/scheduler-flags: port, \
+             portlb.io/health-check: none, portlb.io/health-check-rise: '2'",
+            PORT_80,
+        ),
+        expect![[r#"
+            virtualServers: []
+            # shop/web: Warning BadAnnotation: annotation portlb.io/health-check-rise: 2 has no meaning without a check; remove it, or write another kind than none
+            # shop/web: Warning BadAnnotation: annotation portlb.io/scheduler-flags: rr has no flags, only sh and mh have; remove it
+        "#]],
+    );
+    // The forwarding method counts although the tunnel kind is refused: it can change ports.
+    check(
+        settings(),
+        &service(
+            "web",
+            "portlb.io/forwarding-method: Masquerade, portlb.io/tunnel-kind: ipip",
+            "  ports: [{port: 80, targetPort: 8080}]\n",
+        ),
+        expect![[r#"
+            virtualServers: []
+            # shop/web: Warning BadAnnotation: annotation portlb.io/tunnel-kind: ipip is for forwardingMethod Tunnel, not for Masquerade; remove it
+        "#]],
+    );
+}
