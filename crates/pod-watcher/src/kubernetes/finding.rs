@@ -38,6 +38,8 @@ pub enum Reason {
     ClientAddressHidden,
     /// `externalTrafficPolicy: Local` has no meaning here.
     TrafficPolicyIgnored,
+    /// `trafficDistribution` has no meaning here.
+    TrafficDistributionIgnored,
 }
 
 /// Type of an Event.
@@ -66,7 +68,7 @@ impl Finding {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::BadAnnotation,
         Self::BadSpecification,
         Self::AddressConflict,
@@ -79,6 +81,7 @@ impl Reason {
         Self::SourceRangesUnsupported,
         Self::ClientAddressHidden,
         Self::TrafficPolicyIgnored,
+        Self::TrafficDistributionIgnored,
     ];
 
     /// The reason as an Event says it.
@@ -97,6 +100,7 @@ impl Reason {
             Self::SourceRangesUnsupported => "SourceRangesUnsupported",
             Self::ClientAddressHidden => "ClientAddressHidden",
             Self::TrafficPolicyIgnored => "TrafficPolicyIgnored",
+            Self::TrafficDistributionIgnored => "TrafficDistributionIgnored",
         }
     }
 
@@ -114,7 +118,9 @@ impl Reason {
             | Self::ExternalIpsIntercepted
             | Self::SourceRangesUnsupported
             | Self::ClientAddressHidden => Severity::Warning,
-            Self::WeightsRounded | Self::TrafficPolicyIgnored => Severity::Normal,
+            Self::WeightsRounded
+            | Self::TrafficPolicyIgnored
+            | Self::TrafficDistributionIgnored => Severity::Normal,
         }
     }
 
@@ -134,7 +140,8 @@ impl Reason {
             | Self::WeightsRounded
             | Self::ExternalIpsIntercepted
             | Self::ClientAddressHidden
-            | Self::TrafficPolicyIgnored => false,
+            | Self::TrafficPolicyIgnored
+            | Self::TrafficDistributionIgnored => false,
         }
     }
 }

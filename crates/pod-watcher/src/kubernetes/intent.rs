@@ -629,6 +629,15 @@ fn reason_of(source_name: &str) -> Reason {
 
 fn remarks(service: &Service, keeps_client_address: bool) -> Vec<Finding> {
     let mut remarks = Vec::new();
+    if let Some(distribution) = &service.traffic_distribution {
+        remarks.push(Finding::new(
+            Reason::TrafficDistributionIgnored,
+            format!(
+                "spec.trafficDistribution: {distribution} has no meaning here: every load \
+                 balancer reaches the pods of all zones and nodes"
+            ),
+        ));
+    }
     let mut remark = |applies: bool, reason: Reason, message: &str| {
         if applies {
             remarks.push(Finding::new(reason, message));

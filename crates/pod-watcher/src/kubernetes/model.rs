@@ -91,6 +91,8 @@ pub struct Service {
     pub client_affinity_seconds: Option<i64>,
     /// `spec.externalTrafficPolicy` is `Local`.
     pub is_traffic_policy_local: bool,
+    /// `spec.trafficDistribution`.
+    pub traffic_distribution: Option<Box<str>>,
     /// kube-proxy leaves it alone, by its label `service.kubernetes.io/service-proxy-name`.
     pub has_other_proxy: bool,
     /// `spec.ports`.

@@ -93,6 +93,7 @@ impl From<core::Service> for Service {
                         .map_or(DEFAULT_AFFINITY_SECONDS, i64::from)
                 },
             ),
+            traffic_distribution: spec.traffic_distribution.map(Into::into),
             is_traffic_policy_local: spec.external_traffic_policy.as_deref() == Some("Local"),
             ports: spec
                 .ports

@@ -221,3 +221,20 @@ fn a_refused_annotation_brings_no_finding_about_what_the_service_does_not_say() 
         "#]],
     );
 }
+
+#[test]
+fn a_traffic_distribution_has_no_meaning() {
+    let distributed = "  trafficDistribution: PreferClose\n  ports: [{port: 80}]\n";
+    check(
+        settings(),
+        &service("web", "", distributed),
+        expect![[r#"
+            virtualServers:
+            - name: shop/web
+              addresses: [10.1.1.10]
+              ports: [80]
+              realServers: []
+            # shop/web: Normal TrafficDistributionIgnored: spec.trafficDistribution: PreferClose has no meaning here: every load balancer reaches the pods of all zones and nodes
+        "#]],
+    );
+}
