@@ -128,21 +128,41 @@ pub enum Command {
     ///
     /// Findings go to standard error as they would go to Events.
     Render {
-        /// Manifests of Services, EndpointSlices and Pods (YAML); none: ask the cluster
+        /// Manifests of Services, EndpointSlices, Endpoints and Pods (YAML or JSON), or folders of
+        /// them; none: ask the cluster
         files: Vec<PathBuf>,
         /// What is read of a cluster.
         #[command(flatten)]
         cluster: Box<ClusterArgs>,
     },
     /// Check manifests of Services: every error is listed, and the exit code is 2 if there is one
+    ///
+    /// Checks what the API server checks, too: enumerations, ports, names, and fields that do not
+    /// exist. Nothing is asked of a cluster.
     Validate {
-        /// Manifests of Services (YAML)
+        /// Manifests of Services, and of EndpointSlices, Endpoints and Pods (YAML or JSON); folders
+        /// stand for the .yaml, .yml and .json files in them; - is standard input
         #[arg(required = true)]
         files: Vec<PathBuf>,
+        /// Fail on remarks, too: what is served, but most likely not as it is meant
+        #[arg(long)]
+        strict: bool,
+        /// How to say what was found: as text on standard error, or as JSON on standard output
+        #[arg(short, long, value_name = "FORMAT", value_enum, default_value = "text")]
+        output: OutputFormat,
         /// What is read of a cluster.
         #[command(flatten)]
         cluster: Box<ClusterArgs>,
     },
+}
+
+/// How a report is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    /// A line for each message.
+    Text,
+    /// One object with all messages.
+    Json,
 }
 
 /// What is read of a cluster.

@@ -28,18 +28,21 @@ pub fn run(command: Command) -> ExitCode {
         Command::Render { files, cluster } if files.is_empty() => render_cluster(&cluster),
         Command::Render { files, cluster } => {
             let rendered = config::settings(&cluster).map(|settings| {
-                render::from_manifests(&files, settings).map_err(|errors| {
-                    let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
-                    ConfigError(errors.join("\n"))
-                })
+                render::from_manifests(&files, settings)
+                    .map_err(|errors| ConfigError(errors.join("\n")))
             });
             match rendered.and_then(|rendered| rendered) {
                 Ok(rendered) => print(&rendered),
                 Err(error) => fail(UNUSABLE, &error),
             }
         }
-        Command::Validate { files, cluster } => match config::settings(&cluster) {
-            Ok(settings) => validate::run(&files, settings),
+        Command::Validate {
+            files,
+            strict,
+            output,
+            cluster,
+        } => match config::settings(&cluster) {
+            Ok(settings) => validate::run(&files, settings, strict, output),
             Err(error) => fail(UNUSABLE, &error),
         },
     }

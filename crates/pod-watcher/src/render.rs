@@ -1,14 +1,14 @@
 //! What would be served, as a document for the file source: so that a cluster can be reproduced
 //! without one.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use crate::{
     file_format,
     kubernetes::{
         catalog::{Catalog, Input, ServiceView},
         finding::Finding,
-        manifests::{self, ManifestError, Object},
+        manifests::{self, Object},
         model::ObjectKey,
         settings::Settings,
     },
@@ -27,22 +27,45 @@ pub struct Rendered {
 /// pod-watcher would.
 ///
 /// # Errors
-/// Everything that cannot be read.
-pub fn from_manifests(
-    paths: &[PathBuf],
-    settings: Settings,
-) -> Result<Rendered, Vec<ManifestError>> {
+/// Everything that cannot be read, or that an API server would refuse, a line each.
+pub fn from_manifests(paths: &[PathBuf], settings: Settings) -> Result<Rendered, Vec<String>> {
     let mut catalog = Catalog::new(Settings {
         scopes: Vec::new(),
         ..settings
     });
     let mut errors = Vec::new();
+    let mut endpoints = Vec::new();
+    let mut selectors = BTreeMap::new();
     for found in manifests::read(paths) {
-        match found {
-            Ok(manifest) => catalog.handle(input(manifest.object)),
-            Err(error) => errors.push(error),
+        let manifest = match found {
+            Ok(manifest) => manifest,
+            Err(error) => {
+                errors.push(error.to_string());
+                continue;
+            }
+        };
+        let problems = manifest.problems.iter();
+        errors.extend(problems.map(|problem| {
+            let place = manifest.place.of(problem);
+            format!("{place}: {}: {problem}", manifest.title)
+        }));
+        match manifest.object {
+            Some(Object::Service(service)) => {
+                selectors.insert(service.key.clone(), service.has_selector);
+                catalog.handle(Input::Service(service));
+            }
+            Some(Object::EndpointSlice(slice)) => catalog.handle(Input::EndpointSlice(slice)),
+            Some(Object::Endpoints(its)) => endpoints.push(its),
+            Some(Object::Pod(pod)) => catalog.handle(Input::Pod(pod)),
+            None => {}
         }
     }
+    let mirrored = manifests::mirror(endpoints, &selectors);
+    // Endpoints that no cluster mirrors are not read there either.
+    let slices = mirrored.into_iter().filter_map(|(_, slices)| slices.ok());
+    slices
+        .flatten()
+        .for_each(|slice| catalog.handle(Input::EndpointSlice(slice)));
     if errors.is_empty() {
         Ok(of(&mut catalog))
     } else {
@@ -63,9 +86,12 @@ pub fn of(catalog: &mut Catalog) -> Rendered {
     }
 }
 
-/// Takes the addresses that pools give away as kept, until none is missing.
-pub(crate) fn settle(catalog: &mut Catalog) {
+/// Takes the addresses that pools give away as kept, until none is missing; returns after how many
+/// rounds.
+pub(crate) fn settle(catalog: &mut Catalog) -> usize {
+    let mut rounds = 0;
     loop {
+        rounds += 1;
         catalog.take_output();
         let is_kept = |view: &ServiceView| {
             let mut given = view.allocation.iter();
@@ -77,18 +103,10 @@ pub(crate) fn settle(catalog: &mut Catalog) {
             .map(|(key, view)| (key.clone(), view.allocation.clone()))
             .collect();
         if given.is_empty() {
-            return;
+            return rounds;
         }
         for (key, addresses) in given {
             catalog.assume_kept(&key, &addresses);
         }
-    }
-}
-
-pub(crate) fn input(object: Object) -> Input {
-    match object {
-        Object::Service(service) => Input::Service(service),
-        Object::EndpointSlice(slice) => Input::EndpointSlice(slice),
-        Object::Pod(pod) => Input::Pod(pod),
     }
 }

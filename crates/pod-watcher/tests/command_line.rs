@@ -116,6 +116,72 @@ fn outside_of_a_cluster_the_two_ways_on_are_named() {
     );
 }
 
+/// Runs `validate` with so little memory, in MiB, that a copy of the text for each object fails.
+fn validate_within(mebibytes: usize, arguments: &[&str]) -> Output {
+    let limited = format!(
+        "ulimit -v {} && exec \"$0\" validate \"$@\"",
+        mebibytes << 10
+    );
+    Command::new("sh")
+        .args(["-c", &limited, env!("CARGO_BIN_EXE_pod-watcher")])
+        .args(arguments)
+        .env_remove("PORTLB_ADDRESS_POOL")
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn a_list_of_1000_services_is_checked_in_little_memory() {
+    let mut items = Vec::new();
+    for number in 0..1_000 {
+        items.push(format!(
+            "- {{apiVersion: v1, kind: Service, metadata: {{name: web-{number}, namespace: shop}}, \
+             spec: {{type: LoadBalancer, loadBalancerClass: portlb.io/portlb, selector: {{app: \
+             web-{number}}}, ports: [{{name: http, port: 80}}]}}}}\n\
+             - {{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {{name: \
+             web-{number}-a, namespace: shop, labels: {{kubernetes.io/service-name: \
+             web-{number}}}}}, addressType: IPv4, ports: [{{name: http, port: 80}}], endpoints: \
+             [{{addresses: [10.2.{}.{}]}}]}}\n",
+            number / 250,
+            number % 250 + 1
+        ));
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("list.yaml");
+    let text = format!("apiVersion: v1\nkind: List\nitems:\n{}", items.concat());
+    fs::write(&file, text).unwrap();
+    let output = validate_within(256, &[file.to_str().unwrap()]);
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{message}");
+    assert!(
+        message.ends_with("all 1000 Services can be served\n"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_check_is_written_as_json_and_fails_on_remarks_where_it_is_strict() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(
+        directory.path().join("web.yaml"),
+        "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec:\n  type: LoadBalancer\n  \
+         loadBalancerClass: portlb.io/portlb\n  externalTrafficPolicy: Local\n  \
+         ports: [{port: 80}]\n",
+    )
+    .unwrap();
+    let folder = directory.path().to_str().unwrap();
+    let lenient = pod_watcher(&["validate", "-o", "json", folder]);
+    assert_eq!(lenient.status.code(), Some(0));
+    let report: serde_json::Value = serde_json::from_slice(&lenient.stdout).unwrap();
+    assert_eq!(report["valid"], true);
+    assert_eq!(report["messages"][0]["reason"], "TrafficPolicyIgnored");
+    assert_eq!(report["messages"][0]["line"], 7);
+    let strict = pod_watcher(&["validate", "--strict", "-o", "json", folder]);
+    assert_eq!(strict.status.code(), Some(2));
+    let report: serde_json::Value = serde_json::from_slice(&strict.stdout).unwrap();
+    assert_eq!(report["valid"], false);
+}
+
 #[test]
 fn a_source_and_flags_of_another_are_refused() {
     check_unusable(&["--source", "file"], &["--source file needs --file PATH"]);

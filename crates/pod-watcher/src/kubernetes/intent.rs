@@ -318,18 +318,18 @@ impl Judge<'_> {
             });
         }
         if ports.is_empty() {
-            for port in &self.service.ports {
+            for (index, port) in self.service.ports.iter().enumerate() {
                 let Some(number) = NonZeroU16::new(port.port) else {
-                    errors.push(bad_specification(
-                        "spec.ports: 0 is not a port; write 1 to 65535",
-                    ));
+                    errors.push(bad_specification(format!(
+                        "spec.ports[{index}].port: is not a port; write 1 to 65535"
+                    )));
                     continue;
                 };
                 ports.push(IntentPort {
                     name: port.name.clone(),
                     protocol: port.protocol,
                     ports: Ports::Single(number),
-                    target: self.target(port, behaviour, errors),
+                    target: self.target(index, port, behaviour, errors),
                     health_check: health_check(self.wishes, behaviour, port.protocol),
                 });
             }
@@ -347,6 +347,7 @@ impl Judge<'_> {
 
     fn target(
         &self,
+        index: usize,
         port: &ServicePort,
         behaviour: &Behaviour,
         errors: &mut Vec<Finding>,
@@ -359,9 +360,9 @@ impl Judge<'_> {
             Some(target) if target == port.port => Target::AsAddressed,
             Some(target) => {
                 errors.push(bad_specification(format!(
-                    "spec.ports[{}].targetPort: {target} differs from the port, which {} cannot \
-                     change; let the pods listen on {} and write that, or write the annotation \
-                     portlb.io/forwarding-method: Masquerade",
+                    "spec.ports[{index}].targetPort: {target} differs from the port {}, which {} \
+                     cannot change; let the pods listen on {} and write that, or write the \
+                     annotation portlb.io/forwarding-method: Masquerade",
                     port.port, behaviour.forwarding_method, port.port
                 )));
                 Target::AsSliced

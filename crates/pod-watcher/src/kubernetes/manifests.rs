@@ -1,97 +1,175 @@
 //! Objects from files, for those who have no cluster at hand.
+//!
+//! ```text
+//!  paths ─► files ─► documents ─► nodes, each with its line ─► objects
+//!                                   └► rules: what an API server checks
+//! ```
+
+mod documents;
+mod files;
+mod mirror;
+mod node;
+mod rules;
+mod typed;
 
 use std::{
+    collections::BTreeMap,
     fmt,
-    io::Read,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use daemon_runtime::config_file;
 use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::{Map, Value};
 
-use super::model::{EndpointSlice, Pod, Service};
+use self::{
+    documents::Document,
+    node::{Node, Value},
+};
+pub use self::{mirror::Endpoints, node::Position};
+use super::model::{EndpointSlice, ObjectKey, Pod, Service};
 
-/// An object and where it stands.
+/// An object, and what is wrong with it.
 #[derive(Debug)]
 pub struct Manifest {
-    /// Where it stands.
+    /// Where it begins.
     pub place: Place,
-    /// The object.
-    pub object: Object,
+    /// Kind and name.
+    pub title: String,
+    /// What an API server would refuse; that is not in the object.
+    pub problems: Vec<Problem>,
+    /// The object; `None`: it has too little to be one.
+    pub object: Option<Object>,
+    /// Where its fields stand: of the metadata, and of the specification of a Service.
+    fields: Box<[(Box<str>, Position)]>,
 }
 
 /// An object of a kind that matters.
 #[derive(Debug)]
 #[expect(
     clippy::large_enum_variant,
-    reason = "there are as many as a person has written files"
+    reason = "most of the objects in files are Services and slices"
 )]
 pub enum Object {
     /// A Service.
     Service(Service),
     /// An EndpointSlice.
     EndpointSlice(EndpointSlice),
+    /// Endpoints, which a cluster may mirror to slices.
+    Endpoints(Endpoints),
     /// A Pod.
     Pod(Pod),
 }
 
 /// Where something stands. Shown as `file:line (document 2)`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
-    file: String,
-    line: usize,
-    document: usize,
-    /// The document, for the line of a word in it.
-    text: String,
+    /// Which of the files it is, for the order.
+    number: usize,
+    /// The file's name.
+    pub file: Arc<str>,
+    /// Where in the file; `None`: it is about the file.
+    pub position: Option<Position>,
+    /// Number of the document in the file, from 1.
+    pub document: usize,
 }
 
-/// What is wrong, where.
+/// A field that an API server would refuse.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The field, such as `spec.ports[0].port`; empty: the whole object.
+    pub path: String,
+    /// Where it stands in its document, then in its file.
+    pub position: Position,
+    /// What is wrong with it, and what to do.
+    pub message: String,
+}
+
+/// What is no object, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ManifestError {
-    place: String,
-    message: String,
+    /// Where it stands.
+    pub place: Place,
+    /// What is wrong, and what to do.
+    pub message: String,
 }
 
-/// Reads files of one or several documents, YAML or JSON; `-` is standard input. Kinds that do not
-/// matter are read too, but left out.
+/// Reads files of one or several documents, YAML or JSON, and folders of them; `-` is standard
+/// input. Kinds that do not matter are read too, but left out.
 ///
 /// Returns what can be read, and what is wrong with the rest, in the order in which it stands there.
 #[must_use]
 pub fn read(paths: &[PathBuf]) -> Vec<Result<Manifest, ManifestError>> {
     let mut found = Vec::new();
-    for path in paths {
-        match text_of(path) {
-            Ok(text) => parse(&path.display().to_string(), &text, &mut found),
-            Err(error) => found.push(Err(ManifestError {
-                place: path.display().to_string(),
-                message: format!("cannot be read: {error}; name a readable file of manifests"),
+    let files = paths.iter().flat_map(|path| files::expand(path));
+    for (number, path) in files.enumerate() {
+        let read = path.and_then(|path| Ok((files::text(&path)?, path)));
+        match read {
+            Ok((text, path)) => {
+                let file = Place::of_file(number, &path);
+                read_text(&file, &text, &mut found);
+            }
+            Err(unreadable) => found.push(Err(ManifestError {
+                place: Place::of_file(number, &unreadable.path),
+                message: unreadable.why,
             })),
         }
     }
     found
 }
 
-fn text_of(path: &Path) -> std::io::Result<String> {
-    if path.as_os_str() == "-" {
-        let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text)?;
-        return Ok(text);
-    }
-    std::fs::read_to_string(path)
+/// The slices that a cluster makes of Endpoints, or why it makes none: Services of the manifests
+/// say whether they have a selector.
+#[must_use]
+pub fn mirror(
+    endpoints: Vec<Endpoints>,
+    has_selector: &BTreeMap<ObjectKey, bool>,
+) -> Vec<(ObjectKey, Result<Vec<EndpointSlice>, String>)> {
+    let mirrored = endpoints.into_iter().map(|endpoints| {
+        let key = endpoints.key.clone();
+        let has_selector = has_selector.get(&key).copied();
+        (key, endpoints.mirrored(has_selector))
+    });
+    mirrored.collect()
 }
 
 /// Reads the documents of a text; the file's name is for messages.
+#[cfg(test)]
 pub(crate) fn parse(file: &str, text: &str, found: &mut Vec<Result<Manifest, ManifestError>>) {
-    for place in documents(file, text) {
-        match config_file::parse::<Value>(&place.text, "apiVersion and kind") {
-            Ok(value) => read_value(&place, value, found),
+    read_text(&Place::of_file(0, Path::new(file)), text, found);
+}
+
+fn read_text(file: &Place, text: &str, found: &mut Vec<Result<Manifest, ManifestError>>) {
+    for (document, number) in documents::of(text).zip(1..) {
+        let place = Place {
+            document: number,
+            ..file.clone()
+        };
+        match config_file::parse::<Node>(document.text, "apiVersion and kind") {
+            Ok(mut node) => {
+                if is_of_other_kind(&node) {
+                    continue;
+                }
+                // An object begins where its first field does.
+                node.position = node
+                    .fields()
+                    .first()
+                    .map_or(node.position, |(_, first)| first.position);
+                let reader = Reader {
+                    place: &place,
+                    document: &document,
+                };
+                reader.read(node, found);
+            }
             Err(problem) => {
-                let line = problem.place.map_or(1, |at| at.line);
-                let line = place.line + usize::try_from(line - 1).unwrap_or_default();
+                let number = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+                let position = problem.place.map_or(Position::default(), |at| Position {
+                    line: number(at.line),
+                    column: number(at.column),
+                });
                 found.push(Err(ManifestError {
-                    place: Place { line, ..place }.to_string(),
+                    place: place.at(document.place(position)),
                     message: problem.message,
                 }));
             }
@@ -99,229 +177,320 @@ pub(crate) fn parse(file: &str, text: &str, found: &mut Vec<Result<Manifest, Man
     }
 }
 
-/// A line that begins with `---` begins a document, wherever it stands (YAML 1.2, section 9.1.2).
-fn documents(file: &str, text: &str) -> Vec<Place> {
-    let mut places: Vec<Place> = Vec::new();
-    let place = |line: usize| Place {
-        file: file.to_owned(),
-        line,
-        document: 1,
-        text: String::new(),
-    };
-    let mut current = place(1);
-    for (line, number) in text.lines().zip(1..) {
-        let begins = line == "---" || line.starts_with("--- ");
-        if begins {
-            places.push(std::mem::replace(&mut current, place(number)));
-        } else {
-            current.text.push_str(line);
-        }
-        current.text.push('\n');
-    }
-    places.push(current);
-    let says_nothing = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');
-    places.retain(|place| !place.text.lines().all(says_nothing));
-    for (place, document) in places.iter_mut().zip(1..) {
-        place.document = document;
-    }
-    places
+/// Whether a document is an object of a kind that does not matter: a Deployment, say.
+fn is_of_other_kind(node: &Node) -> bool {
+    let kind = node.get("kind").and_then(Node::text);
+    let has_version = node.get("apiVersion").and_then(Node::text).is_some();
+    has_version && kind.is_some_and(|kind| !kind.ends_with("List") && known(kind).is_none())
 }
 
-fn read_value(place: &Place, value: Value, found: &mut Vec<Result<Manifest, ManifestError>>) {
-    let mut refuse = |message: &str| {
-        found.push(Err(ManifestError {
-            place: place.to_string(),
-            message: message.to_owned(),
-        }));
-    };
-    let Value::Object(mut fields) = value else {
-        return refuse("is not an object; write apiVersion, kind, metadata and spec");
-    };
-    let text = |name: &str| fields.get(name).and_then(Value::as_str).unwrap_or_default();
-    let (version, kind) = (text("apiVersion").to_owned(), text("kind").to_owned());
-    if version.is_empty() || kind.is_empty() {
-        return refuse("names no apiVersion or kind; write both");
-    }
-    if let Some(kind) = kind.strip_suffix("List") {
-        if let Some(Value::Array(items)) = fields.remove("items") {
-            for mut item in items {
-                // The items of a typed list need not say their kind again.
-                if let (Value::Object(item), false) = (&mut item, kind.is_empty()) {
-                    item.entry("kind").or_insert_with(|| kind.into());
-                    item.entry("apiVersion")
-                        .or_insert_with(|| version.as_str().into());
+/// The kinds that matter, and the version in which an API server has each.
+const KINDS: [(&str, &str); 4] = [
+    ("Service", "v1"),
+    ("Endpoints", "v1"),
+    ("Pod", "v1"),
+    ("EndpointSlice", "discovery.k8s.io/v1"),
+];
+
+/// The kind that a text means, whatever the case of its letters.
+fn known(kind: &str) -> Option<(&'static str, &'static str)> {
+    let mut kinds = KINDS.into_iter();
+    kinds.find(|(known, _)| known.eq_ignore_ascii_case(kind))
+}
+
+/// Reads the objects of one document.
+struct Reader<'a> {
+    place: &'a Place,
+    document: &'a Document<'a>,
+}
+
+impl Reader<'_> {
+    fn read(&self, mut node: Node, found: &mut Vec<Result<Manifest, ManifestError>>) {
+        let place = self.place.at(self.document.place(node.position));
+        let refuse = |message: String| {
+            Err(ManifestError {
+                place: place.clone(),
+                message,
+            })
+        };
+        if !matches!(node.value, Value::Fields(_)) {
+            let message = "is not an object; write apiVersion, kind, metadata and spec";
+            return found.push(refuse(message.to_owned()));
+        }
+        let text = |name: &str| node.get(name).and_then(Node::text).unwrap_or_default();
+        let (version, kind) = (text("apiVersion").to_owned(), text("kind").to_owned());
+        if version.is_empty() || kind.is_empty() {
+            return found.push(refuse("names no apiVersion or kind; write both".to_owned()));
+        }
+        if let Some(kind) = kind.strip_suffix("List") {
+            if let Some(Value::List(items)) = node.take("items").map(|items| items.value) {
+                for mut item in items {
+                    item.position = item
+                        .fields()
+                        .first()
+                        .map_or(item.position, |(_, first)| first.position);
+                    // The items of a typed list need not say their kind again.
+                    if !kind.is_empty() {
+                        item.add_if_missing("kind", kind);
+                        item.add_if_missing("apiVersion", &version);
+                    }
+                    self.read(item, found);
                 }
-                read_value(place, item, found);
+            }
+            return;
+        }
+        let Some((known, its_version)) = known(&kind) else {
+            return;
+        };
+        let group = |version: &str| version.split_once('/').map(|(group, _)| group.to_owned());
+        if group(&version) != group(its_version) {
+            return;
+        }
+        if known != kind {
+            let message = format!("kind: {kind:?} is not known; did you mean {known}?");
+            return found.push(refuse(message));
+        }
+        if version != its_version {
+            let message = format!(
+                "apiVersion: {version:?} is not one of {kind} that an API server has; write \
+                 {its_version}"
+            );
+            return found.push(refuse(message));
+        }
+        found.push(Ok(self.manifest(place, known, node)));
+    }
+
+    fn manifest(&self, place: Place, kind: &str, mut node: Node) -> Manifest {
+        let title = format!("{kind} {}", object_name(&mut node));
+        let mut problems = Vec::new();
+        rules::of_metadata(&node, &mut problems);
+        not_text(&mut node, &mut problems);
+        let object = match kind {
+            "Service" => {
+                rules::of_service(&node, &mut problems);
+                object(&mut node, &mut problems, |service: core::Service| {
+                    Object::Service(service.into())
+                })
+            }
+            "EndpointSlice" => {
+                rules::of_slice(&node, &mut problems);
+                object(
+                    &mut node,
+                    &mut problems,
+                    |slice: discovery::EndpointSlice| Object::EndpointSlice(slice.into()),
+                )
+            }
+            "Endpoints" => {
+                rules::of_endpoints(&node, &mut problems);
+                object(&mut node, &mut problems, |endpoints: core::Endpoints| {
+                    Object::Endpoints(endpoints.into())
+                })
+            }
+            _ => object(&mut node, &mut problems, |pod: core::Pod| {
+                Object::Pod(pod.into())
+            }),
+        };
+        problems.sort_by_key(|problem| problem.position);
+        problems.dedup_by(|one, other| one.path == other.path && one.position == other.position);
+        let has_name = node
+            .get("metadata")
+            .is_some_and(|metadata| metadata.get("name").is_some());
+        let mut fields = Vec::new();
+        let parts: &[&str] = match kind {
+            "Service" => &["metadata", "spec"],
+            _ => &["metadata"],
+        };
+        for part in parts {
+            if let Some(part_node) = node.get(part) {
+                part_node.positions(part, &mut fields);
             }
         }
-        return;
-    }
-    let name = object_name(&mut fields);
-    let object = match (version.as_str(), kind.as_str()) {
-        ("v1", "Service") => typed::<core::Service>(fields).map(|o| Object::Service(o.into())),
-        ("v1", "Pod") => typed::<core::Pod>(fields).map(|o| Object::Pod(o.into())),
-        ("discovery.k8s.io/v1", "EndpointSlice") => {
-            typed::<discovery::EndpointSlice>(fields).map(|o| Object::EndpointSlice(o.into()))
+        for (_, position) in &mut fields {
+            *position = self.document.place(*position);
         }
-        _ => return,
-    };
-    match object {
-        Ok(object) => found.push(Ok(Manifest {
-            place: place.clone(),
-            object,
-        })),
-        Err(problems) => {
-            let at = |problem: String| (place.at(subject(&problem)), problem);
-            let mut problems: Vec<(Place, String)> = problems.into_iter().map(at).collect();
-            problems.sort_by_key(|(place, _)| place.line);
-            found.extend(problems.into_iter().map(|(place, problem)| {
-                Err(ManifestError {
-                    place: place.to_string(),
-                    message: format!("{kind} {name}: {problem}"),
-                })
-            }));
+        for problem in &mut problems {
+            problem.position = self.document.place(problem.position);
+        }
+        Manifest {
+            place,
+            title,
+            problems,
+            object: object.filter(|_| has_name),
+            fields: fields.into(),
         }
     }
+}
+
+fn object<T: DeserializeOwned + Serialize>(
+    node: &mut Node,
+    problems: &mut Vec<Problem>,
+    convert: impl FnOnce(T) -> Object,
+) -> Option<Object> {
+    typed::read(node, problems).map(convert)
 }
 
 /// `namespace/name`. Where no namespace is written, it is filled in.
-fn object_name(fields: &mut Map<String, Value>) -> String {
-    let Some(Value::Object(metadata)) = fields.get_mut("metadata") else {
+fn object_name(node: &mut Node) -> String {
+    let metadata = node.fields_mut().and_then(|fields| {
+        let mut fields = fields.iter_mut();
+        fields.find(|(name, _)| &**name == "metadata")
+    });
+    let Some((_, metadata)) = metadata else {
         return String::new();
     };
-    metadata
-        .entry("namespace")
-        .or_insert_with(|| "default".into());
-    let text = |name: &str| {
-        metadata
-            .get(name)
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-    };
+    metadata.add_if_missing("namespace", "default");
+    let text = |name: &str| metadata.get(name).and_then(Node::text).unwrap_or_default();
     format!("{}/{}", text("namespace"), text("name"))
 }
 
-/// An object of a known type; fields that the type does not have are refused, since the API server
-/// would drop them or refuse them too.
-fn typed<T: DeserializeOwned + Serialize>(fields: Map<String, Value>) -> Result<T, Vec<String>> {
-    let mut problems = Vec::new();
-    let metadata = fields.get("metadata");
-    if metadata.and_then(|metadata| metadata.get("name")).is_none() {
-        problems.push("metadata.name: is missing; write it".to_owned());
-    }
-    let annotations = metadata.and_then(|metadata| metadata.get("annotations"));
-    for (name, value) in annotations.and_then(Value::as_object).into_iter().flatten() {
-        if !value.is_string() {
-            problems.push(format!(
-                "annotation {name}: {value} is not text; write it in quotes: \"{value}\""
-            ));
-        }
-    }
-    if !problems.is_empty() {
-        return Err(problems);
-    }
-    let written = Value::Object(fields);
-    let object: T =
-        serde_json::from_value(written.clone()).map_err(|error| vec![error.to_string()])?;
-    let read = serde_json::to_value(&object).unwrap_or_default();
-    unknown_fields("", &written, &read, &mut problems);
-    if problems.is_empty() {
-        Ok(object)
-    } else {
-        Err(problems)
+/// Annotations and labels that are not text are told of and taken out: YAML reads a number where
+/// quotes are missing.
+fn not_text(node: &mut Node, problems: &mut Vec<Problem>) {
+    let metadata = node.fields_mut().and_then(|fields| {
+        let mut fields = fields.iter_mut();
+        fields.find(|(name, _)| &**name == "metadata")
+    });
+    let metadata = metadata.and_then(|(_, metadata)| metadata.fields_mut());
+    for (field, node) in metadata.into_iter().flatten() {
+        let kind = match &**field {
+            "annotations" => "annotation",
+            "labels" => "label",
+            _ => continue,
+        };
+        let Some(entries) = node.fields_mut() else {
+            continue;
+        };
+        entries.retain(|(name, value)| {
+            let is_text = value.text().is_some();
+            if !is_text {
+                problems.push(Problem {
+                    path: format!("{kind} {name}"),
+                    position: value.position,
+                    message: format!("{value} is not text; write it in quotes: \"{value}\""),
+                });
+            }
+            is_text
+        });
     }
 }
 
-/// Fields that were written and not read.
-fn unknown_fields(path: &str, written: &Value, read: &Value, problems: &mut Vec<String>) {
-    match (written, read) {
-        (Value::Object(written), Value::Object(read)) => {
-            for (name, value) in written {
-                let path = if path.is_empty() {
-                    name.clone()
-                } else {
-                    format!("{path}.{name}")
-                };
-                match read.get(name) {
-                    Some(read) => unknown_fields(&path, value, read, problems),
-                    None if value.is_null() => {}
-                    None => {
-                        let known: Vec<&str> = read.keys().map(String::as_str).collect();
-                        let hint = config_file::nearest(name, &known);
-                        let hint = hint.or_else(|| config_file::nearest(name, &WORTH_A_HINT));
-                        let hint = hint.map_or_else(
-                            || "remove it".to_owned(),
-                            |nearest| format!("did you mean {nearest}?"),
-                        );
-                        problems.push(format!("{path}: is not a field of this kind; {hint}"));
-                    }
-                }
-            }
-        }
-        (Value::Array(written), Value::Array(read)) => {
-            for (index, (written, read)) in written.iter().zip(read).enumerate() {
-                unknown_fields(&format!("{path}[{index}]"), written, read, problems);
-            }
-        }
-        _ => {}
-    }
-}
-
-/// Fields of Services that matter here and that one may misspell.
-const WORTH_A_HINT: [&str; 12] = [
-    "annotations",
-    "externalIPs",
-    "externalTrafficPolicy",
-    "ipFamilies",
-    "ipFamilyPolicy",
-    "loadBalancerClass",
-    "loadBalancerIP",
-    "publishNotReadyAddresses",
-    "selector",
-    "sessionAffinity",
-    "sessionAffinityConfig",
-    "targetPort",
-];
-
-/// The annotation or the last part of the field that a message begins with.
+/// The annotation or the field that a message begins with; empty: none.
 pub(crate) fn subject(message: &str) -> &str {
-    let subject = message.strip_prefix("annotation ").unwrap_or(message);
-    let subject = subject.split(": ").next().unwrap_or(subject);
-    if subject.contains('/') {
-        return subject;
+    let subject = message.split(": ").next().unwrap_or_default();
+    let is_field = ["annotation ", "spec.", "metadata."];
+    let is_field = is_field.iter().any(|start| subject.starts_with(start));
+    if is_field { subject } else { "" }
+}
+
+impl Manifest {
+    /// The Service, if it is one.
+    #[must_use]
+    pub fn service(&self) -> Option<&Service> {
+        match &self.object {
+            Some(Object::Service(service)) => Some(service),
+            Some(Object::EndpointSlice(_) | Object::Endpoints(_) | Object::Pod(_)) | None => None,
+        }
     }
-    subject.rsplit('.').next().unwrap_or(subject)
+
+    /// Where the field or the annotation stands, or what holds it.
+    #[must_use]
+    pub fn place_of(&self, field: &str) -> Place {
+        let path = match field.strip_prefix("annotation ") {
+            Some(name) => format!("metadata.annotations.{name}"),
+            None => field.to_owned(),
+        };
+        let mut path = path.as_str();
+        while !path.is_empty() {
+            let found = self.fields.iter().find(|(its, _)| **its == *path);
+            if let Some((_, position)) = found {
+                return self.place.at(*position);
+            }
+            path = path.rfind(['.', '[']).map_or("", |end| &path[..end]);
+        }
+        self.place.clone()
+    }
+
+    /// Where the first of our annotations stands.
+    #[must_use]
+    pub fn place_of_annotations(&self) -> Place {
+        let ours = format!("metadata.annotations.{}", super::model::PREFIX);
+        let its = self
+            .fields
+            .iter()
+            .filter(|(path, _)| path.starts_with(&ours));
+        let first = its.map(|(_, position)| *position).min();
+        first.map_or_else(|| self.place.clone(), |position| self.place.at(position))
+    }
+
+    /// Whether the part of the object has a field of its own that does not exist.
+    #[must_use]
+    pub fn has_unknown_field_in(&self, part: &str) -> bool {
+        let mut problems = self.problems.iter();
+        problems.any(|problem| {
+            let parent = problem.path.rsplit_once('.').map(|(parent, _)| parent);
+            parent == Some(part) && problem.message.starts_with(typed::UNKNOWN)
+        })
+    }
+
+    /// Bytes that are kept of the text that it was read from.
+    #[cfg(test)]
+    pub(crate) fn kept_bytes(&self) -> usize {
+        let fields = self.fields.iter().map(|(path, _)| path.len());
+        fields.sum::<usize>() + self.title.len() + self.place.file.len()
+    }
+
+    /// Whether a field cannot be judged, since something in it, or that it is in, is wrong.
+    #[must_use]
+    pub fn is_in_doubt(&self, field: &str) -> bool {
+        let mut problems = self.problems.iter();
+        !field.is_empty()
+            && problems
+                .any(|problem| problem.path.starts_with(field) || field.starts_with(&problem.path))
+    }
 }
 
 impl Place {
-    /// The same document, at the line of the word if it has it.
-    #[must_use]
-    pub fn at(&self, word: &str) -> Self {
-        let lines = self.text.lines().zip(0..);
-        let mut found = lines.filter(|(line, _)| line.contains(word));
-        let offset = found.next().map_or(0, |(_, offset)| offset);
+    /// The place of a whole file.
+    fn of_file(number: usize, path: &Path) -> Self {
         Self {
-            line: self.line + offset,
+            number,
+            file: path.display().to_string().into(),
+            position: None,
+            document: 0,
+        }
+    }
+
+    /// Another position in the document.
+    fn at(&self, position: Position) -> Self {
+        Self {
+            position: Some(position),
             ..self.clone()
         }
     }
 
-    /// Its line in the file, from 1.
+    /// The place of a problem of the object that stands here.
     #[must_use]
-    pub fn line(&self) -> usize {
-        self.line
+    pub fn of(&self, problem: &Problem) -> Self {
+        self.at(problem.position)
     }
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            file,
-            line,
-            document,
-            ..
-        } = self;
-        write!(f, "{file}:{line} (document {document})")
+        let Self { file, document, .. } = self;
+        match self.position {
+            Some(Position { line, .. }) => write!(f, "{file}:{line} (document {document})"),
+            None => f.write_str(file),
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.path.is_empty() {
+            return f.write_str(&self.message);
+        }
+        write!(f, "{}: {}", self.path, self.message)
     }
 }
 

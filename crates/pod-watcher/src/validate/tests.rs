@@ -4,6 +4,9 @@ use expect_test::{Expect, expect};
 
 use super::*;
 
+mod api;
+mod cost;
+
 #[track_caller]
 fn check_files(files: &[(&str, &str)], expected: Expect) {
     let directory = tempfile::tempdir().unwrap();
@@ -18,12 +21,14 @@ fn check_files(files: &[(&str, &str)], expected: Expect) {
         ..Settings::default()
     };
     let report = check(&paths, settings);
+    let of_message = |message: &Message| match message.severity {
+        Severity::Note => message.line(),
+        severity => format!("{} {}", severity.as_str(), message.line()),
+    };
     let lines: Vec<String> = report
-        .errors
+        .messages
         .iter()
-        .map(|line| format!("error {line}"))
-        .chain(report.remarks.iter().map(|line| format!("remark {line}")))
-        .chain(report.note())
+        .map(of_message)
         .chain([format!("{} Services\n", report.services)])
         .collect();
     let place = format!("{}/", directory.path().display());
@@ -56,6 +61,7 @@ fn good_manifests_are_fine_and_other_kinds_do_not_matter() {
             &format!("# ours\n---\n{GOOD}---\n{other}---\n# nothing\n"),
         )],
         expect![[r#"
+            note: Service shop/web: whether the address is allowed is not checked, since no --allowed-prefixes is given; give it as the load balancer has it
             1 Services
         "#]],
     );
@@ -81,8 +87,9 @@ fn every_error_is_told_with_its_place() {
         expect![[r#"
             error a.yaml:7 (document 1): Service shop/web: annotation portlb.io/adress: is not known here; did you mean portlb.io/address?
             error a.yaml:8 (document 1): Service shop/web: annotation portlb.io/scheduler: "maglev" is not a scheduler; allowed are rr, wrr, lc, wlc, sh, mh, sed and nq
-            error a.yaml:27 (document 2): Service shop/api: spec.ports[80].targetPort: 8080 differs from the port, which Tunnel (ipip) cannot change; let the pods listen on 80 and write that, or write the annotation portlb.io/forwarding-method: Masquerade
+            error a.yaml:27 (document 2): Service shop/api: spec.ports[0].targetPort: 8080 differs from the port 80, which Tunnel (ipip) cannot change; let the pods listen on 80 and write that, or write the annotation portlb.io/forwarding-method: Masquerade
             remark b.yaml:12 (document 1): Service shop/external: spec.externalIPs: kube-proxy takes the traffic of these addresses for itself on every node, so that it passes the load balancer by; use the annotation portlb.io/address instead, or give the Service the label service.kubernetes.io/service-proxy-name
+            note: Service shop/external: whether the address is allowed is not checked, since no --allowed-prefixes is given; give it as the load balancer has it
             3 Services
         "#]],
     );
@@ -115,14 +122,18 @@ fn what_is_no_manifest_is_told_with_its_place() {
             error yaml.yaml:16 (document 2): unclosed bracket '['
             error number.yaml:8 (document 1): Service shop/web: annotation portlb.io/minimum-healthy: 2 is not text; write it in quotes: "2"
             error field.yaml:11 (document 1): Service shop/web: spec.loadBalancerclass: is not a field of this kind; did you mean loadBalancerClass?
-            error type.yaml:1 (document 1): Service shop/web: invalid type: string "http", expected i32
-            error name.yaml:4 (document 1): Service shop/: metadata.name: is missing; write it
-            1 Services
+            error type.yaml:13 (document 1): Service shop/web: spec.ports[0].port: "http" is not a whole number; write one
+            error name.yaml:3 (document 1): Service shop/: metadata.name: is missing; write it
+            note: 2 Services, the first is Service shop/web: whether the address is allowed is not checked, since no --allowed-prefixes is given; give it as the load balancer has it
+            3 Services
         "#]],
     );
     let settings = Settings::default();
     let report = check(&["/nonexistent/web.yaml".into()], settings);
-    assert!(report.errors[0].contains("cannot be read"), "{report:?}");
+    assert!(
+        report.messages[0].text.contains("cannot be read"),
+        "{report:?}"
+    );
 }
 
 #[test]
@@ -144,6 +155,8 @@ fn a_service_that_nobody_serves_is_an_error() {
         ],
         expect![[r#"
             error none.yaml:7 (document 1): Service shop/web: has annotations portlb.io/, but no class, so that nobody serves it; write spec.type: LoadBalancer and spec.loadBalancerClass: portlb.io/portlb, or for a Service of another type the annotation portlb.io/load-balancer-class: portlb.io/portlb
+            remark other.yaml:11 (document 1): Service shop/web: spec.loadBalancerClass: "example.com/other" is not the class of this load balancer; write portlb.io/portlb, or remove the annotations portlb.io/
+            note: Service default/db: not checked, since it is not of this load balancer's class
             0 Services
         "#]],
     );
@@ -158,14 +171,15 @@ fn pools_that_are_not_known_here_are_taken_to_exist() {
     check_files(
         &[("web.yaml", &from_pool), ("api.yaml", &from_any)],
         expect![[r#"
-            note: 2 Services (the first is shop/web) have their addresses from an assumed pool, since no --address-pool is given; give it as the load balancer has it to check pools, too
+            note: 2 Services, the first is Service shop/api: the address is from an assumed pool, since no --address-pool is given; give it as the load balancer has it to check pools, too
             2 Services
         "#]],
     );
     check_files(
         &[("web.yaml", &from_pool), ("good.yaml", GOOD)],
         expect![[r#"
-            note: the Service shop/web has its address from an assumed pool, since no --address-pool is given; give it as the load balancer has it to check pools, too
+            note: Service shop/web: the address is from an assumed pool, since no --address-pool is given; give it as the load balancer has it to check pools, too
+            note: Service shop/web: whether the address is allowed is not checked, since no --allowed-prefixes is given; give it as the load balancer has it
             2 Services
         "#]],
     );
@@ -208,7 +222,7 @@ status:
     check_files(
         &[("web.yaml", &kept)],
         expect![[r#"
-            note: the Service shop/web has its address from an assumed pool, since no --address-pool is given; give it as the load balancer has it to check pools, too
+            note: Service shop/web: the address is from an assumed pool, since no --address-pool is given; give it as the load balancer has it to check pools, too
             1 Services
         "#]],
     );
@@ -234,14 +248,16 @@ metadata: {name: p, namespace: shop, annotations: {portlb.io/weight: '-1'}}
     check_files(
         &[("b.yaml", &all), ("a.yaml", &last)],
         expect![[r#"
-        error b.yaml:8 (document 1): Service shop/web: annotation portlb.io/scheduler: "maglev" is not a scheduler; allowed are rr, wrr, lc, wlc, sh, mh, sed and nq
-        error b.yaml:17 (document 2): Pod shop/p: annotation portlb.io/weight: "-1" is not such a number; write 0 to 65535
-        error b.yaml:27 (document 3): Service shop/api: annotation portlb.io/minimum-healthy: 2 is not text; write it in quotes: "2"
-        error b.yaml:43 (document 4): Service shop/a: spec.typ: is not a field of this kind; remove it
-        error b.yaml:44 (document 4): Service shop/a: spec.selectr: is not a field of this kind; did you mean selector?
-        error a.yaml:8 (document 1): Service shop/aa: annotation portlb.io/scheduler: "maglev" is not a scheduler; allowed are rr, wrr, lc, wlc, sh, mh, sed and nq
-        2 Services
-    "#]],
+            error b.yaml:8 (document 1): Service shop/web: annotation portlb.io/scheduler: "maglev" is not a scheduler; allowed are rr, wrr, lc, wlc, sh, mh, sed and nq
+            error b.yaml:17 (document 2): Pod shop/p: annotation portlb.io/weight: "-1" is not such a number; write 0 to 65535
+            error b.yaml:27 (document 3): Service shop/api: annotation portlb.io/minimum-healthy: 2 is not text; write it in quotes: "2"
+            error b.yaml:43 (document 4): Service shop/a: spec.typ: is not a field of this kind; did you mean type?
+            error b.yaml:44 (document 4): Service shop/a: spec.selectr: is not a field of this kind; did you mean selector?
+            error b.yaml:45 (document 4): Service shop/a: spec.loadBalancerClass: is for spec.type: LoadBalancer only; write that type, or the annotation portlb.io/load-balancer-class instead
+            error a.yaml:8 (document 1): Service shop/aa: annotation portlb.io/scheduler: "maglev" is not a scheduler; allowed are rr, wrr, lc, wlc, sh, mh, sed and nq
+            note: Service shop/api: whether the address is allowed is not checked, since no --allowed-prefixes is given; give it as the load balancer has it
+            3 Services
+        "#]],
     );
 }
 
@@ -258,8 +274,9 @@ fn lists_and_json_are_read_and_conflicts_are_found() {
     check_files(
         &[("list.json", list)],
         expect![[r#"
-            error list.json:1 (document 1): Service default/b: 10.1.1.1 belongs to Service default/a; choose another address, or write the annotation portlb.io/share-address with the same value on both, which share it where their ports differ
-            error list.json:2 (document 1): Pod default/p: annotation portlb.io/weight: "-1" is not such a number; write 0 to 65535
+            error list.json:4 (document 1): Service default/b: 10.1.1.1 belongs to Service default/a; choose another address, or write the annotation portlb.io/share-address with the same value on both, which share it where their ports differ
+            error list.json:6 (document 1): Pod default/p: annotation portlb.io/weight: "-1" is not such a number; write 0 to 65535
+            note: Service default/a: whether the address is allowed is not checked, since no --allowed-prefixes is given; give it as the load balancer has it
             2 Services
         "#]],
     );
@@ -271,8 +288,9 @@ fn the_same_service_in_several_files_is_judged_in_each() {
     check_files(
         &[("a.yaml", GOOD), ("b.yaml", &bad)],
         expect![[r#"
-        error b.yaml:8 (document 1): Service shop/web: annotation portlb.io/scheduler: "maglev" is not a scheduler; allowed are rr, wrr, lc, wlc, sh, mh, sed and nq
-        2 Services
-    "#]],
+            error b.yaml:8 (document 1): Service shop/web: annotation portlb.io/scheduler: "maglev" is not a scheduler; allowed are rr, wrr, lc, wlc, sh, mh, sed and nq
+            note: Service shop/web: whether the address is allowed is not checked, since no --allowed-prefixes is given; give it as the load balancer has it
+            2 Services
+        "#]],
     );
 }

@@ -9,7 +9,11 @@ use expect_test::Expect;
 use virtual_server::DesiredSet;
 
 use super::*;
-use crate::{file_format, kubernetes::manifests, render};
+use crate::{
+    file_format,
+    kubernetes::manifests::{self, Manifest, Object},
+    render,
+};
 
 /// The class, and nothing else.
 fn settings() -> Settings {
@@ -30,8 +34,14 @@ fn with_pools(pools: &[&str]) -> Settings {
 fn inputs(manifests: &str) -> Vec<Input> {
     let mut read = Vec::new();
     manifests::parse("test", manifests, &mut read);
+    let input = |manifest: Manifest| match manifest.object.unwrap() {
+        Object::Service(service) => Input::Service(service),
+        Object::EndpointSlice(slice) => Input::EndpointSlice(slice),
+        Object::Pod(pod) => Input::Pod(pod),
+        Object::Endpoints(endpoints) => panic!("{endpoints:?}"),
+    };
     read.into_iter()
-        .map(|manifest| render::input(manifest.unwrap().object))
+        .map(|manifest| input(manifest.unwrap()))
         .collect()
 }
 

@@ -221,6 +221,16 @@ impl From<discovery::EndpointPort> for EndpointPort {
     }
 }
 
+impl From<core::EndpointPort> for EndpointPort {
+    fn from(port: core::EndpointPort) -> Self {
+        Self {
+            name: port.name.unwrap_or_default().into(),
+            protocol: protocol(port.protocol.as_deref()),
+            port: u16::try_from(port.port).ok().and_then(NonZeroU16::new),
+        }
+    }
+}
+
 impl From<&discovery::EndpointConditions> for Readiness {
     /// What is not said counts as the API defines it: ready. One that is not gets no new
     /// connections whether it is serving and terminating or neither; it keeps those that it has for

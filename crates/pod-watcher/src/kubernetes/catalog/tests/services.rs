@@ -212,9 +212,9 @@ fn a_target_port_that_no_tunnel_can_reach_is_refused_with_both_cures() {
         settings(),
         &other_port,
         expect![[r#"
-        virtualServers: []
-        # shop/web: Warning BadSpecification: spec.ports[80].targetPort: 8080 differs from the port, which Tunnel (ipip) cannot change; let the pods listen on 80 and write that, or write the annotation portlb.io/forwarding-method: Masquerade
-    "#]],
+            virtualServers: []
+            # shop/web: Warning BadSpecification: spec.ports[0].targetPort: 8080 differs from the port 80, which Tunnel (ipip) cannot change; let the pods listen on 80 and write that, or write the annotation portlb.io/forwarding-method: Masquerade
+        "#]],
     );
 }
 

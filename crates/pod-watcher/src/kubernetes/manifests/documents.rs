@@ -1,0 +1,208 @@
+//! A text as documents, each with the place where it begins.
+
+use super::node::Position;
+
+/// A part of a text that is one document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Document<'a> {
+    pub(super) text: &'a str,
+    /// Where it begins in the whole text.
+    pub(super) begin: Position,
+}
+
+impl Document<'_> {
+    /// A position in the document as one in the whole text.
+    pub(super) fn place(&self, position: Position) -> Position {
+        let is_first_line = position.line <= 1;
+        let before = if is_first_line {
+            self.begin.column - 1
+        } else {
+            0
+        };
+        Position {
+            line: self.begin.line + position.line.max(1) - 1,
+            column: before + position.column.max(1),
+        }
+    }
+}
+
+/// YAML documents begin with a line that begins with `---`, wherever it stands (YAML 1.2, section
+/// 9.1.2). One that begins with `{` may be several JSON objects, as kubectl takes them. Documents
+/// of comments alone are left out.
+pub(super) fn of(text: &str) -> impl Iterator<Item = Document<'_>> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let documents = of_yaml(text).filter(|document| !says_nothing(document.text));
+    documents.flat_map(|document| JsonObjects { rest: document })
+}
+
+fn of_yaml(text: &str) -> impl Iterator<Item = Document<'_>> {
+    let mut rest = text;
+    let mut line = 1;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let mut end = 0;
+        let begin = Position { line, column: 1 };
+        for (index, content) in rest.split_inclusive('\n').enumerate() {
+            let content_alone = content.trim_end();
+            let begins = content_alone == "---" || content.starts_with("--- ");
+            if begins && index > 0 {
+                break;
+            }
+            end += content.len();
+            line += 1;
+        }
+        let (document, after) = rest.split_at(end);
+        rest = after;
+        Some(Document {
+            text: document,
+            begin,
+        })
+    })
+}
+
+fn says_nothing(text: &str) -> bool {
+    let mut lines = text.lines().map(str::trim);
+    lines.all(|line| line.is_empty() || line == "---" || line.starts_with(['#', '%']))
+}
+
+/// The objects of a document that may be several JSON objects; anything else is one document.
+struct JsonObjects<'a> {
+    rest: Document<'a>,
+}
+
+impl<'a> Iterator for JsonObjects<'a> {
+    type Item = Document<'a>;
+
+    fn next(&mut self) -> Option<Document<'a>> {
+        if self.rest.text.trim().is_empty() {
+            return None;
+        }
+        let end = match object_end(self.rest.text) {
+            // Another object follows, and not a comment or what cannot be there.
+            Some(end) if self.rest.text[end..].trim_start().starts_with('{') => end,
+            Some(_) | None => self.rest.text.len(),
+        };
+        let (object, after) = self.rest.text.split_at(end);
+        let object = Document {
+            text: object,
+            ..self.rest
+        };
+        self.rest = Document {
+            text: after,
+            begin: self.rest.place(end_of(object.text)),
+        };
+        Some(object)
+    }
+}
+
+/// The position behind a text.
+fn end_of(text: &str) -> Position {
+    let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let last_line = text.rsplit('\n').next().unwrap_or_default();
+    Position {
+        line: number(text.matches('\n').count() + 1),
+        column: number(last_line.chars().count() + 1),
+    }
+}
+
+/// Where the object that a text begins with ends, if it begins with one. Brackets in texts do not
+/// count; a YAML text in single quotes begins where a value does.
+fn object_end(text: &str) -> Option<usize> {
+    let mut depth = 0_usize;
+    let mut quote = None;
+    let mut is_escaped = false;
+    let mut before = ':';
+    if !text.trim_start().starts_with('{') {
+        return None;
+    }
+    for (at, character) in text.char_indices() {
+        if let Some(end) = quote {
+            let ends = character == end && !is_escaped;
+            is_escaped = end == '"' && character == '\\' && !is_escaped;
+            if ends {
+                quote = None;
+            }
+            continue;
+        }
+        match character {
+            '"' => quote = Some('"'),
+            '\'' if "{[,:".contains(before) => quote = Some('\''),
+            '{' | '[' => depth += 1,
+            '}' | ']' => {
+                depth = depth.checked_sub(1)?;
+                if depth == 0 {
+                    return Some(at + character.len_utf8());
+                }
+            }
+            _ => {}
+        }
+        if !character.is_whitespace() {
+            before = character;
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, expected: &[(&str, u32, u32)]) {
+        let found: Vec<(&str, u32, u32)> = of(text)
+            .map(|document| {
+                let Position { line, column } = document.begin;
+                (document.text.trim(), line, column)
+            })
+            .collect();
+        assert_eq!(found, expected, "{text}");
+    }
+
+    #[test]
+    fn documents_begin_with_a_line_of_hyphens() {
+        check("a: 1\n---\nb: 2\n", &[("a: 1", 1, 1), ("---\nb: 2", 2, 1)]);
+        check("# a\n---\n\n--- {b: 2}\n", &[("--- {b: 2}", 4, 1)]);
+        check("a: |\n  x\n  ---\n", &[("a: |\n  x\n  ---", 1, 1)]);
+        check("", &[]);
+        check("---\n# nothing\n---\n", &[]);
+        check(
+            "\u{feff}a: 1\r\n---\r\nb: 2",
+            &[("a: 1", 1, 1), ("---\r\nb: 2", 2, 1)],
+        );
+    }
+
+    #[test]
+    fn several_json_objects_are_several_documents() {
+        check(
+            "{\"a\": 1}{\"b\": 2}",
+            &[("{\"a\": 1}", 1, 1), ("{\"b\": 2}", 1, 9)],
+        );
+        check(
+            "{\n\"a\": \"}{\"\n}\n\n {\"b\": [\"\\\"}\"]}\n",
+            &[
+                ("{\n\"a\": \"}{\"\n}", 1, 1),
+                ("{\"b\": [\"\\\"}\"]}", 3, 2),
+            ],
+        );
+        check("{a: '}', b: it's}", &[("{a: '}', b: it's}", 1, 1)]);
+        check("{a: 1} # {b}\n", &[("{a: 1} # {b}", 1, 1)]);
+        check("{a: 1", &[("{a: 1", 1, 1)]);
+    }
+
+    #[test]
+    fn a_position_in_a_document_is_one_in_the_text() {
+        let text = "{\"a\": 1} {\n\"b\": 2}";
+        let last = of(text).last().unwrap();
+        let at = |line, column| last.place(Position { line, column });
+        assert_eq!(
+            at(1, 2),
+            Position {
+                line: 1,
+                column: 10
+            }
+        );
+        assert_eq!(at(2, 1), Position { line: 2, column: 1 });
+    }
+}

@@ -1,0 +1,91 @@
+//! The cost of a check grows with the files, not faster.
+
+use super::*;
+
+/// A list of Services, each with a slice.
+fn list(services: usize) -> String {
+    let mut text = "apiVersion: v1\nkind: List\nitems:\n".to_owned();
+    for number in 0..services {
+        text.push_str(&format!(
+            "- apiVersion: v1
+  kind: Service
+  metadata:
+    name: web-{number}
+    namespace: shop
+    annotations: {{portlb.io/scheduler: mh}}
+  spec:
+    type: LoadBalancer
+    loadBalancerClass: portlb.io/portlb
+    selector: {{app: web-{number}}}
+    ports: [{{name: http, port: 80}}]
+- apiVersion: discovery.k8s.io/v1
+  kind: EndpointSlice
+  metadata:
+    name: web-{number}-a
+    namespace: shop
+    labels: {{kubernetes.io/service-name: web-{number}}}
+  addressType: IPv4
+  ports: [{{name: http, port: 80}}]
+  endpoints: [{{addresses: [10.2.{}.{}]}}]
+",
+            number / 250,
+            number % 250 + 1
+        ));
+    }
+    text
+}
+
+fn check_list(services: usize) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("list.yaml");
+    fs::write(&path, list(services)).unwrap();
+    let settings = Settings {
+        load_balancer_class: "portlb.io/portlb".to_owned(),
+        ..Settings::default()
+    };
+    let report = check(&[path], settings);
+    assert_eq!(report.services, services);
+    assert!(report.passes(true), "{:?}", report.messages.first());
+}
+
+#[test]
+fn what_is_kept_of_an_object_does_not_grow_with_its_list() {
+    let kept = |services: usize| {
+        let mut found = Vec::new();
+        manifests::parse("list.yaml", &list(services), &mut found);
+        found
+            .iter()
+            .map(|manifest| manifest.as_ref().unwrap().kept_bytes())
+            .max()
+            .unwrap()
+    };
+    let (few, many) = (kept(5), kept(400));
+    assert!(
+        many < few + 64,
+        "{few} bytes in a list of 10, {many} in a list of 800"
+    );
+}
+
+#[test]
+fn addresses_are_given_away_in_as_many_rounds_to_many_services_as_to_few() {
+    let rounds = |services: usize| {
+        let mut found = Vec::new();
+        manifests::parse("list.yaml", &list(services), &mut found);
+        let its = found.iter().flatten().filter_map(Manifest::service);
+        let mut catalog = Catalog::new(Settings {
+            load_balancer_class: "portlb.io/portlb".to_owned(),
+            pools: pools::assumed(its.clone()),
+            ..Settings::default()
+        });
+        its.for_each(|service| catalog.handle(Input::Service(service.clone())));
+        let rounds = render::settle(&mut catalog);
+        assert!(catalog.views().all(|(_, view)| view.addresses.len() == 1));
+        rounds
+    };
+    assert_eq!(rounds(400), rounds(3));
+}
+
+#[test]
+fn a_list_of_many_services_is_checked() {
+    check_list(400);
+}
