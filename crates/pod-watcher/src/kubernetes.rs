@@ -19,6 +19,7 @@ mod announced;
 pub mod client;
 mod grant;
 mod lease;
+mod lease_duration;
 pub mod source;
 mod status;
 pub(crate) mod tasks;

@@ -60,7 +60,8 @@ pub(crate) const ALL_RULES: &str = r#"
 - {apiGroups: [""], resources: [services/status], verbs: [patch]}
 - {apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [list, watch]}
 - {apiGroups: [""], resources: [pods], verbs: [list, watch]}
-- {apiGroups: [coordination.k8s.io], resources: [leases], verbs: [get, list, watch, create, update, patch, delete]}
+- {apiGroups: [coordination.k8s.io], resources: [leases], resourceNames: [portlb], verbs: [get, update]}
+- {apiGroups: [coordination.k8s.io], resources: [leases], verbs: [list, watch, create, patch]}
 - {apiGroups: [events.k8s.io], resources: [events], verbs: [create, patch]}
 "#;
 

@@ -35,7 +35,9 @@ fn start(
 ) -> Watcher {
     let announcer = format!("--announcer=http://{}", announcer.address);
     let pod = format!("--pod-name={name}");
-    let flags = [&[&*announcer, &*pod], more].concat();
+    // The API server does not ask whether there is such a pod.
+    let uid = format!("--pod-uid=uid-of-{name}");
+    let flags = [&[&*announcer, &*pod, &*uid], more].concat();
     Watcher::start_as(namespace, name, kubeconfig, &flags)
 }
 
@@ -60,8 +62,19 @@ impl Namespace<'_> {
         assert_eq!(self.jsonpath("service/web", INGRESS), "");
         assert_eq!(self.jsonpath("service/web", ANNOUNCED), "NotAnnounced");
         assert_eq!(self.jsonpath("lease/portlb", HOLDER), "");
-        let leases = self.kubectl(&["get", "leases", "-o", "name"]);
-        assert_eq!(leases.trim(), "lease.coordination.k8s.io/portlb");
+        assert_eq!(self.reports(), "");
+    }
+
+    /// The Leases that are reports.
+    fn reports(&self) -> String {
+        self.kubectl(&[
+            "get",
+            "leases",
+            "-l",
+            "portlb.io/lease=portlb",
+            "-o",
+            "name",
+        ])
     }
 
     fn wait_for_value(&self, object: &str, path: &str, expected: &str, within: Duration) {
@@ -243,7 +256,7 @@ fn two_pods_agree_on_who_writes_and_the_other_takes_over() {
         began.elapsed()
     );
     namespace.wait_for_value("service/web", MESSAGE, "10.1.1.10 by 1 load balancer", SOON);
-    let reports = namespace.kubectl(&["get", "leases", "-o", "name"]);
+    let reports = namespace.reports();
     assert!(!reports.contains("portlb-lb-2"), "{reports}");
     drop(third);
 }

@@ -378,18 +378,20 @@ fn the_watcher_may_do_what_it_does_and_nothing_else() {
     });
     watcher.may_make(&["create"], &lease);
     watcher.may_make(&["replace"], &lease);
-    watcher.may(&[
-        "patch",
-        "lease",
-        "portlb",
-        "-n",
-        "web",
-        "-p",
-        "{\"spec\":{\"leaseTransitions\":1}}",
-    ]);
     watcher.may(&["get", "lease", "portlb", "-n", "web"]);
-    watcher.may_follow("/apis/coordination.k8s.io/v1/namespaces/web/leases");
-    watcher.may(&["delete", "lease", "portlb", "-n", "web"]);
+    let mut report = lease.clone();
+    report["metadata"]["name"] = json!("portlb-load-balancer-0");
+    watcher.may_make(&["create"], &report);
+    let reports = "/apis/coordination.k8s.io/v1/namespaces/web/leases";
+    let renewed = json!({"spec": {"leaseTransitions": 1}});
+    watcher.may_patch(&format!("{reports}/portlb-load-balancer-0"), &renewed);
+    watcher.may_follow(reports);
+    // Other programs of the application elect their leaders by Leases, too.
+    for name in ["portlb", "portlb-load-balancer-0"] {
+        watcher.may_not(&["delete", "lease", name, "-n", "web"]);
+    }
+    watcher.may_not(&["delete", "leases", "--all", "-n", "web"]);
+    watcher.may_not(&["get", "lease", "portlb-load-balancer-0", "-n", "web"]);
 
     let about = json!({"apiVersion": "v1", "kind": "Service", "name": "web", "namespace": "web"});
     let event = json!({

@@ -36,6 +36,7 @@ use virtual_server::IpNet;
 use super::{
     client::{self, Asked},
     grant::Resource,
+    lease_duration,
     writes::{ApiServer, Problems},
 };
 
@@ -243,17 +244,26 @@ impl Reporter {
             () = unwatched.cancelled() => {}
         }
         self.reported.send_replace(None);
-        let delete = async {
-            let api: Api<Lease> = Api::namespaced(self.server.client().await?, &self.namespace);
-            api.delete(&self.name(), &DeleteParams::default()).await
-        };
-        match tokio::time::timeout(END_TIMEOUT, delete).await {
-            Ok(Ok(_)) => {}
+        match tokio::time::timeout(END_TIMEOUT, self.take_back()).await {
+            Ok(Ok(())) => {}
             Ok(Err(kube::Error::Api(status))) if status.code == 404 => {}
             Ok(Err(_)) | Err(_) => {
                 tracing::info!("the report of what this pod announces runs out by itself");
             }
         }
+    }
+
+    /// Takes the label off, so that the Lease is no report. It goes with its pod
+    /// (docs/decisions/0035); one that no pod owns is deleted where that is allowed.
+    async fn take_back(&mut self) -> kube::Result<()> {
+        let api: Api<Lease> = Api::namespaced(self.server.client().await?, &self.namespace);
+        let name = self.name();
+        api.patch(&name, &PatchParams::default(), &Patch::Merge(no_report()))
+            .await?;
+        if self.pod_uid.is_none() {
+            api.delete(&name, &DeleteParams::default()).await?;
+        }
+        Ok(())
     }
 
     /// Keeps the report as it shall be, for ever.
@@ -334,9 +344,7 @@ impl Reporter {
             verb: "patch",
             resource: &Resource::of::<Lease>(Some(self.namespace.clone())),
             subresource: None,
-            verbs: &[
-                "get", "list", "watch", "create", "update", "patch", "delete",
-            ],
+            verbs: &["get", "list", "watch", "create", "update", "patch"],
         };
         let url = self.server.url();
         problems.note(&self.server.metrics, &client::label(&error), || {
@@ -390,6 +398,16 @@ pub(crate) fn report_name(lease_name: &str, pod_name: &str) -> String {
     format!("{lease_name}-{pod_name}")
 }
 
+fn no_report() -> serde_json::Value {
+    json!({
+        "metadata": {
+            "labels": { REPORT_LABEL: null },
+            "annotations": { ANNOUNCED_ANNOTATION: null },
+        },
+        "spec": { "holderIdentity": "" },
+    })
+}
+
 /// Whether the Lease is the report that says `text`, so that its time alone may be renewed.
 fn is_report(lease: &Lease, lease_name: &str, text: &str) -> bool {
     let metadata = &lease.metadata;
@@ -430,6 +448,8 @@ struct Report {
     renewed: Option<MicroTime>,
     seen: Instant,
     duration: Duration,
+    /// What it says, in seconds, where that is not believed.
+    written_duration: Option<i32>,
     /// It counted when it was counted last.
     counted: bool,
 }
@@ -464,7 +484,11 @@ impl Reports {
         let text = annotations
             .get(ANNOUNCED_ANNOTATION)
             .map_or("", String::as_str);
-        let seconds = spec.lease_duration_seconds.unwrap_or(0);
+        let believed = lease_duration::believed(spec.lease_duration_seconds);
+        let is_told = known.is_some_and(|report| report.written_duration == believed.written);
+        if let (Some(written), false) = (believed.written, is_told) {
+            lease_duration::warn(&name, believed, written);
+        }
         let report = Report {
             prefixes: text
                 .split(',')
@@ -472,7 +496,8 @@ impl Reports {
                 .collect(),
             renewed: spec.renew_time,
             seen: now,
-            duration: Duration::from_secs(u64::try_from(seconds).unwrap_or(0)),
+            duration: believed.duration,
+            written_duration: believed.written,
             counted: known.is_some_and(|report| report.counted),
         };
         self.by_name.insert(name, report);
@@ -607,6 +632,18 @@ mod tests {
         assert_eq!(count(&mut reports, end, "10.1.1.10"), 0);
         reports.put(report("a", 2, "10.1.1.10/32"), later);
         assert_eq!(count(&mut reports, end, "10.1.1.10"), 1);
+    }
+
+    #[test]
+    fn a_report_with_an_endless_duration_runs_out_after_the_longest_one() {
+        let now = Instant::now();
+        let mut reports = Reports::default();
+        let mut endless = report("a", 1, "10.1.1.10/32");
+        endless.spec.as_mut().unwrap().lease_duration_seconds = Some(i32::MAX);
+        reports.put(endless, now);
+        let end = now + Duration::from_secs(60);
+        assert_eq!(reports.next_end(now), Some(end));
+        assert_eq!(count(&mut reports, end, "10.1.1.10"), 0);
     }
 
     #[test]

@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     client::{self, Asked},
     grant::Resource,
+    lease_duration::{self, Believed},
     writes::{ApiServer, Problems},
 };
 
@@ -74,6 +75,8 @@ pub(crate) struct Election {
     seen: Option<(Record, Instant)>,
     /// We lead until then.
     leads_until: Option<Instant>,
+    /// The duration out of bounds that was told of last, in seconds.
+    told_duration: Option<i32>,
 }
 
 impl Election {
@@ -82,7 +85,15 @@ impl Election {
             identity,
             seen: None,
             leads_until: None,
+            told_duration: None,
         }
+    }
+
+    /// Returns the duration out of bounds that is to be told of: each once, until another holder
+    /// writes a duration that is believed.
+    fn duration_to_tell(&mut self, believed: Believed) -> Option<i32> {
+        let before = std::mem::replace(&mut self.told_duration, believed.written);
+        believed.written.filter(|written| before != Some(*written))
     }
 
     /// What the Lease is, and what follows.
@@ -217,9 +228,7 @@ impl Candidate {
                     verb,
                     resource,
                     subresource: None,
-                    verbs: &[
-                        "get", "list", "watch", "create", "update", "patch", "delete",
-                    ],
+                    verbs: &["get", "list", "watch", "create", "update", "patch"],
                 };
                 self.server.failed(&error).await;
                 let url = self.server.url();
@@ -238,6 +247,12 @@ impl Candidate {
         let api = self.api().await?;
         let asked = Instant::now();
         let lease = api.get_opt(&self.name).await?;
+        if let Some(lease) = &lease {
+            let believed = duration(lease);
+            if let Some(written) = election.duration_to_tell(believed) {
+                lease_duration::warn(&self.name, believed, written);
+            }
+        }
         let step = election.observe(lease.as_ref().map(record), asked);
         let asked = Instant::now();
         match (step, lease) {
@@ -302,12 +317,16 @@ impl Candidate {
 
 fn record(lease: &Lease) -> Record {
     let spec = lease.spec.clone().unwrap_or_default();
-    let seconds = spec.lease_duration_seconds.unwrap_or(0);
     Record {
         holder: spec.holder_identity.unwrap_or_default(),
         renewed: spec.renew_time,
-        duration: Duration::from_secs(u64::try_from(seconds).unwrap_or(0)),
+        duration: duration(lease).duration,
     }
+}
+
+fn duration(lease: &Lease) -> Believed {
+    let spec = lease.spec.as_ref();
+    lease_duration::believed(spec.and_then(|spec| spec.lease_duration_seconds))
 }
 
 #[cfg(test)]
@@ -345,6 +364,35 @@ mod tests {
         let before = end - Duration::from_millis(1);
         assert_eq!(election.observe(held("a", 2), before), Step::Wait);
         assert_eq!(election.observe(held("a", 2), end), Step::Take);
+    }
+
+    #[test]
+    fn a_holder_that_writes_a_duration_out_of_bounds_keeps_the_lease_for_the_longest_one() {
+        let lease = |seconds: i32| Lease {
+            spec: Some(LeaseSpec {
+                holder_identity: Some("a".to_owned()),
+                lease_duration_seconds: Some(seconds),
+                ..LeaseSpec::default()
+            }),
+            ..Lease::default()
+        };
+        let now = Instant::now();
+        let mut election = Election::new("b".to_owned());
+        let endless = lease(i32::MAX);
+        let longest = Duration::from_secs(60);
+        assert_eq!(election.observe(Some(record(&endless)), now), Step::Wait);
+        let before = now + longest - Duration::from_millis(1);
+        assert_eq!(election.observe(Some(record(&endless)), before), Step::Wait);
+        let end = now + longest;
+        assert_eq!(election.observe(Some(record(&endless)), end), Step::Take);
+        // It is told of once.
+        assert_eq!(
+            election.duration_to_tell(duration(&endless)),
+            Some(i32::MAX)
+        );
+        assert_eq!(election.duration_to_tell(duration(&endless)), None);
+        assert_eq!(election.duration_to_tell(duration(&lease(15))), None);
+        assert_eq!(election.duration_to_tell(duration(&lease(61))), Some(61));
     }
 
     #[test]
