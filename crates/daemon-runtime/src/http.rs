@@ -3,7 +3,11 @@
 use std::{pin::pin, time::Duration};
 
 use axum::{
-    Router, extract::State, http::StatusCode, http::header, response::IntoResponse, routing::get,
+    Router,
+    extract::State,
+    http::{HeaderMap, StatusCode, header},
+    response::IntoResponse,
+    routing::get,
 };
 use hyper::server::conn::http1;
 use hyper_util::{
@@ -16,6 +20,7 @@ use crate::{
     Listener, Metrics, Readiness, Shutdown,
     accept::{Acceptor, Listen, connection_limit},
     connections::Slot,
+    metrics_format::MetricsFormat,
     server_metrics::{Cut, ServerMetrics},
 };
 
@@ -123,9 +128,17 @@ async fn answer<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'stati
     }
 }
 
-async fn show_metrics(State(shown): State<Shown>) -> impl IntoResponse {
-    const TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, TYPE)], shown.metrics.encode())
+async fn show_metrics(State(shown): State<Shown>, headers: HeaderMap) -> impl IntoResponse {
+    let accepted = headers.get_all(header::ACCEPT).iter();
+    let accepted = accepted.filter_map(|value| value.to_str().ok());
+    let format = MetricsFormat::negotiate(accepted);
+    (
+        [
+            (header::CONTENT_TYPE, format.content_type()),
+            (header::VARY, "accept"),
+        ],
+        shown.metrics.encode_as(format),
+    )
 }
 
 async fn show_readiness(State(shown): State<Shown>) -> impl IntoResponse {

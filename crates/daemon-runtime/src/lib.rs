@@ -31,6 +31,7 @@ mod in_words;
 mod listen;
 mod log;
 mod metrics;
+mod metrics_format;
 mod published;
 mod readiness;
 mod run;

@@ -1,13 +1,17 @@
-//! Metrics in the OpenMetrics text format.
+//! Metrics and their text.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use prometheus_client::metrics::{
     counter::Counter, family::Family, gauge::Gauge, histogram::Histogram,
 };
-use prometheus_client::{encoding::text, metrics::info::Info, registry::Registry};
+use prometheus_client::{
+    encoding::{prometheus_text, text},
+    metrics::info::Info,
+    registry::Registry,
+};
 
-use crate::VERSION;
+use crate::{VERSION, metrics_format::MetricsFormat};
 
 /// Label names and values of one metric of a family.
 pub type Labels = Vec<(&'static str, String)>;
@@ -48,13 +52,18 @@ impl Metrics {
             .register_collector(collector);
     }
 
-    /// All metrics as text.
+    /// Returns all metrics in the format OpenMetrics.
     pub fn encode(&self) -> String {
+        self.encode_as(MetricsFormat::OpenMetrics)
+    }
+
+    pub(crate) fn encode_as(&self, format: MetricsFormat) -> String {
+        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         let mut text = String::new();
-        text::encode(
-            &mut text,
-            &self.registry.lock().unwrap_or_else(PoisonError::into_inner),
-        )
+        match format {
+            MetricsFormat::OpenMetrics => text::encode(&mut text, &registry),
+            MetricsFormat::Text => prometheus_text::encode(&mut text, &registry),
+        }
         .expect("writing into a String cannot fail");
         text
     }

@@ -155,7 +155,8 @@ async fn an_answer_that_the_client_does_not_read_ends_after_the_connection_timeo
         );
     })
     .await;
-    let request = b"GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n";
+    let request =
+        b"GET /metrics HTTP/1.1\r\nHost: test\r\nAccept: application/openmetrics-text\r\n\r\n";
     let began = Instant::now();
     let mut stream = connect_and_send(http, request).await;
     while cut(&metrics, "http", "timeout") == 0 {

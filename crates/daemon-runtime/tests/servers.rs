@@ -116,11 +116,17 @@ async fn reflected_services(target: &Target) -> Vec<String> {
 
 /// Status line and body of the answer.
 async fn get(address: &ListenAddress, path: &str) -> (String, String) {
+    get_with(address, path, "").await
+}
+
+/// `headers` are whole lines.
+async fn get_with(address: &ListenAddress, path: &str, headers: &str) -> (String, String) {
     let ListenAddress::Tcp(address) = address else {
         panic!("{address} is not TCP");
     };
     let mut stream = TcpStream::connect(address).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+    let request =
+        format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n{headers}\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
@@ -392,7 +398,7 @@ async fn readyz_names_the_missing_step_and_healthz_is_alive_all_the_same() {
 }
 
 #[tokio::test]
-async fn metrics_are_openmetrics_text_with_the_build() {
+async fn metrics_are_in_the_format_that_the_reader_accepts() {
     let mut daemon = Daemon::new("test");
     let counter = Counter::<u64>::default();
     daemon
@@ -402,15 +408,33 @@ async fn metrics_are_openmetrics_text_with_the_build() {
     let (shutdown, running) = run(daemon);
 
     counter.inc_by(3);
-    let (head, body) = get(&bound, "/metrics").await;
+    let accept = "Accept: application/openmetrics-text;version=1.0.0,text/plain;q=0.5\r\n";
+    let (head, body) = get_with(&bound, "/metrics", accept).await;
     assert!(
         head.to_lowercase()
             .contains("content-type: application/openmetrics-text"),
         "{head}"
     );
+    assert!(body.contains("# TYPE portlb_build info\n"), "{body}");
     assert!(body.contains("portlb_things_total 3\n"), "{body}");
     assert!(body.contains("portlb_build_info{daemon=\"test\""), "{body}");
     assert!(body.ends_with("# EOF\n"), "{body}");
+
+    // The types of the text format 0.0.4 are counter, gauge, histogram, summary and untyped.
+    let (head, body) = get(&bound, "/metrics").await;
+    assert!(
+        head.to_lowercase()
+            .contains("content-type: text/plain; version=0.0.4"),
+        "{head}"
+    );
+    assert!(body.contains("# TYPE portlb_build_info gauge\n"), "{body}");
+    assert!(
+        body.contains("# TYPE portlb_things_total counter\n"),
+        "{body}"
+    );
+    assert!(body.contains("portlb_things_total 3\n"), "{body}");
+    assert!(body.contains("portlb_build_info{daemon=\"test\""), "{body}");
+    assert!(!body.contains("# EOF"), "{body}");
     stop(&shutdown, running).await;
 }
 
