@@ -13,8 +13,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "portlb/reflector/v1/reflector.proto",
     ];
     let mut compiler = protox::Compiler::new([&root])?;
-    compiler.include_imports(true).open_files(files)?;
     // With source information, so that grpcurl shows the comments.
+    compiler
+        .include_imports(true)
+        .include_source_info(true)
+        .open_files(files)?;
     let descriptors = compiler.encode_file_descriptor_set();
     let path = Path::new(&std::env::var("OUT_DIR")?).join("descriptors.bin");
     std::fs::write(path, descriptors)?;

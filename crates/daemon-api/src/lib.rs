@@ -68,3 +68,17 @@ pub use generated::portlb::{
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+#[cfg(test)]
+mod tests {
+    /// grpcurl shows the comments of each contract.
+    #[test]
+    fn the_descriptors_have_the_comments_of_the_contracts() {
+        let has = |text: &str| {
+            let mut windows = super::FILE_DESCRIPTOR_SET.windows(text.len());
+            windows.any(|window| window == text.as_bytes())
+        };
+        assert!(has("Routes a service address to a pod of this node"));
+        assert!(has("CIDR notation without host bits"));
+    }
+}
