@@ -25,7 +25,7 @@ pub const DEFAULTS: Defaults = Defaults {
     after_help = "Example, for service addresses in 10.1.1.0/24 and pods of this node in \
                   10.244.3.0/24:\n  node-router --allowed-prefixes 10.1.1.0/24 \
                   --allowed-gateways 10.244.3.0/24\n\nSee what it holds:\n  grpcurl -plaintext \
-                  unix:/run/portlb/node-router.sock portlb.noderoute.v1.NodeRoute/ListRoutes\n  \
+                  unix:///run/portlb/node-router.sock portlb.noderoute.v1.NodeRoute/ListRoutes\n  \
                   ip route show proto 112"
 )]
 pub struct Args {

@@ -37,10 +37,9 @@ fn grpcurl(system: &System, daemon: Daemon, words: &[&str], rest: &[&str]) -> Re
     let target = system.grpc_target(daemon)?;
     let mut command = vec!["-plaintext"];
     command.extend(words);
-    command.push(match target.strip_prefix("http://") {
-        Some(address) => address,
-        None => &target,
-    });
+    // The form unix:///PATH is the only one that every version of grpcurl takes.
+    let target = target.replace("unix:/", "unix:///");
+    command.push(target.strip_prefix("http://").unwrap_or(&target));
     command.extend(rest);
     let answer = system.host(daemon)?.output("grpcurl", command);
     answer.with_context(|| format!("{daemon}: {rest:?}"))
