@@ -79,7 +79,7 @@ impl ExportForm {
     }
 }
 
-/// Makes a path of this AS the last choice of another AS. LOCAL_PREF, which does so within this AS,
+/// Makes a path of this AS least preferred in another AS. LOCAL_PREF, which does so within this AS,
 /// is not sent, and RFC 8326 leaves it to the other AS to act on GRACEFUL_SHUTDOWN. A router that
 /// compares either the length of AS_PATH or MULTI_EXIT_DISC takes another path where it has one.
 fn make_least_preferred(attributes: &mut PathAttributes, local_asn: Asn) {

@@ -108,7 +108,8 @@ fn a_programmer_that_is_back_in_time_is_not_noticed_and_writes_nothing() {
 }
 
 #[test]
-fn dead_and_silent_programmers_are_the_last_choice_and_never_leave_the_router_without_a_path() {
+fn paths_of_dead_and_silent_programmers_are_least_preferred_and_never_leave_the_router_without_a_path()
+ {
     let mut system = System::new("programmer-gone", Options::default()).unwrap();
     let timeout = format!("{}ms", DATA_PLANE_TIMEOUT.as_millis());
     system.set_flags("bgp-announcer", &[("--data-plane-timeout", &timeout)]);
@@ -125,7 +126,7 @@ fn dead_and_silent_programmers_are_the_last_choice_and_never_leave_the_router_wi
         ensure!(first >= DATA_PLANE_TIMEOUT / 2, "after {first:?}");
         ensure!(first <= DATA_PLANE_TIMEOUT + LATE, "after {first:?}");
 
-        // No programmer answers: every path is the last choice, so the router takes them all.
+        // No programmer answers: every path is least preferred, so the router takes them all.
         let last = system.process(Daemon::IpvsProgrammer(2))?.clone();
         last.signal(Signal::SIGSTOP)?;
         system.wait_until_announced(&[0, 1, 2], SOON)?;
@@ -169,7 +170,7 @@ fn the_sleep_of_an_announcer_does_not_count_as_silence() {
 }
 
 #[test]
-fn node_routers_that_stay_away_are_the_last_choice_and_withdraw_nothing() {
+fn paths_of_node_routers_that_stay_away_are_least_preferred_and_stay() {
     let mut system = System::up("node-routers-gone", Options::default()).unwrap();
     let nodes = [0, 1, 2].map(|node| system.host(Daemon::NodeRouter(node)).unwrap());
     let routes = nodes

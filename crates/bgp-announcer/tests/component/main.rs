@@ -169,7 +169,7 @@ async fn an_address_that_a_restarted_data_plane_does_not_tell_of_is_withdrawn_on
     );
 }
 
-/// Whether the one path is the last choice of an internal peer.
+/// Whether the one path is least preferred by an internal peer.
 fn is_least_preferred(paths: &[PathStatus]) -> bool {
     matches!(paths, [path] if path.attributes.local_pref == Some(0)
         && path.attributes.communities == [Community::GRACEFUL_SHUTDOWN])

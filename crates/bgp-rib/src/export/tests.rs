@@ -241,7 +241,7 @@ fn graceful_shutdown_of_an_external_peer_becomes_the_lowest_local_pref() {
 }
 
 #[test]
-fn graceful_shutdown_of_this_as_is_the_last_choice_of_an_external_peer() {
+fn graceful_shutdown_of_this_as_is_least_preferred_by_an_external_peer() {
     let received = attributes(|a| {
         a.local_pref = Some(0);
         a.multi_exit_disc = Some(7);
