@@ -60,7 +60,7 @@ impl Listen for TcpListener {
         // failure means that the connection is closed; its first read says so.
         let _ = stream.set_nodelay(true);
         let _ = SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE);
-        Ok((stream, Some(remote.ip().to_canonical())))
+        Ok((stream, Source::Address(remote.ip().to_canonical())))
     }
 }
 
@@ -213,7 +213,7 @@ mod tests {
         async fn accept(&self) -> io::Result<(DuplexStream, Source)> {
             let left = self.left.load(Ordering::Relaxed);
             if left == 0 {
-                return Ok((tokio::io::duplex(1).0, None));
+                return Ok((tokio::io::duplex(1).0, Source::User(0)));
             }
             self.left.store(left - 1, Ordering::Relaxed);
             Err(io::Error::from_raw_os_error(self.error))

@@ -3,13 +3,17 @@
 use std::io;
 
 use futures::{Stream, stream};
-use tonic::{service::Routes, transport::Server};
+use tonic::{
+    service::Routes,
+    transport::{Server, server::Connected},
+};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
     Listener, Readiness, Shutdown,
     accept::{Acceptor, Listen, connection_limit},
     grpc_connection::GrpcConnection,
+    open_streams::CountStreams,
     server_metrics::ServerMetrics,
 };
 
@@ -57,33 +61,34 @@ pub(crate) async fn serve(
     }
     let reflection = reflection.build_v1().map_err(GrpcError::Reflection)?;
     let routes = routes.add_service(health).add_service(reflection);
-    let router = Server::builder()
-        .max_concurrent_streams(MOST_STREAMS)
-        .add_routes(routes);
     let stopping = {
         let shutdown = shutdown.clone();
         async move { shutdown.stopping().await }
     };
     let server = async {
         match listener {
-            Listener::Tcp(listener) => {
-                let incoming = incoming(listener, metrics);
-                router
-                    .serve_with_incoming_shutdown(incoming, stopping)
-                    .await
-            }
-            Listener::Unix(socket) => {
-                let incoming = incoming(socket, metrics);
-                router
-                    .serve_with_incoming_shutdown(incoming, stopping)
-                    .await
-            }
+            Listener::Tcp(listener) => serve_routes(listener, routes, metrics, stopping).await,
+            Listener::Unix(socket) => serve_routes(socket, routes, metrics, stopping).await,
         }
     };
     tokio::select! {
         ended = server => ended.map_err(GrpcError::Serve),
         never = follow_readiness(&reporter, contract, &readiness) => never,
     }
+}
+
+async fn serve_routes<L: Listen>(
+    listener: L,
+    routes: Routes,
+    metrics: ServerMetrics,
+    stopping: impl Future<Output = ()>,
+) -> Result<(), tonic::transport::Error> {
+    Server::builder()
+        .max_concurrent_streams(MOST_STREAMS)
+        .layer(CountStreams::<<L::Stream as Connected>::ConnectInfo>::new())
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(incoming(listener, metrics), stopping)
+        .await
 }
 
 fn incoming<L: Listen>(

@@ -3,7 +3,7 @@
 use std::{
     io::{self, IoSlice},
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -15,7 +15,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::transport::server::Connected;
 
 use crate::{
-    connections::Slot,
+    connections::{Slot, Usage},
     server_metrics::{Cut, ServerMetrics},
 };
 
@@ -25,12 +25,12 @@ const PREFACE: usize = 24;
 /// Longest time from the connection to the end of the preface.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A connection that keeps its place once its client has sent the preface: streams of watches and
-/// holds are silent for hours.
+/// A connection that ends when another one takes its place.
 #[derive(Debug)]
 pub(crate) struct GrpcConnection<S> {
     stream: S,
     slot: Slot,
+    evicted: Pin<Box<WaitForCancellationFutureOwned>>,
     handshake: Option<Handshake>,
 }
 
@@ -38,8 +38,15 @@ pub(crate) struct GrpcConnection<S> {
 struct Handshake {
     missing: usize,
     deadline: Pin<Box<Sleep>>,
-    evicted: Pin<Box<WaitForCancellationFutureOwned>>,
     metrics: ServerMetrics,
+}
+
+/// What a request knows of its connection.
+#[derive(Clone, Debug)]
+pub(crate) struct ConnectInfo<T> {
+    /// What the transport knows.
+    pub(crate) transport: T,
+    pub(crate) usage: Usage,
 }
 
 impl<S> GrpcConnection<S> {
@@ -47,37 +54,44 @@ impl<S> GrpcConnection<S> {
         let handshake = Handshake {
             missing: PREFACE,
             deadline: Box::pin(tokio::time::sleep(HANDSHAKE_TIMEOUT)),
-            evicted: Box::pin(slot.evicted()),
             metrics,
         };
         Self {
             stream,
+            evicted: Box::pin(slot.evicted()),
             slot,
             handshake: Some(handshake),
         }
     }
-}
 
-impl Handshake {
-    /// Returns why the handshake has failed, if it has.
-    fn poll_failure(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
-        if self.evicted.as_mut().poll(context).is_ready() {
-            return Poll::Ready(evicted());
+    /// Returns `result`, or the error of an evicted connection where `result` is pending. A client
+    /// that does not read must not keep its place by a pending write.
+    fn unless_evicted<T>(
+        &mut self,
+        result: Poll<io::Result<T>>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<T>> {
+        if result.is_pending() && self.evicted.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "the connection is closed for a newer one",
+            )));
         }
-        ready!(self.deadline.as_mut().poll(context));
-        self.metrics.cut(Cut::Timeout);
-        Poll::Ready(io::Error::new(
-            io::ErrorKind::TimedOut,
-            "the client did not complete the handshake of HTTP/2 in time",
-        ))
+        result
     }
 }
 
-fn evicted() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::ConnectionAborted,
-        "the connection is closed for a newer one",
-    )
+impl Handshake {
+    /// Returns the error of a handshake that takes too long.
+    fn poll_timeout(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
+        self.deadline.as_mut().poll(context).map(|()| {
+            self.metrics.cut(Cut::Timeout);
+            io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the client did not complete the handshake of HTTP/2 in time",
+            )
+        })
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for GrpcConnection<S> {
@@ -89,19 +103,17 @@ impl<S: AsyncRead + Unpin> AsyncRead for GrpcConnection<S> {
         let this = &mut *self;
         let before = buffer.filled().len();
         let result = Pin::new(&mut this.stream).poll_read(context, buffer);
+        let result = this.unless_evicted(result, context);
         let Some(handshake) = &mut this.handshake else {
             return result;
         };
         if result.is_pending() {
-            return handshake.poll_failure(context).map(Err);
+            return handshake.poll_timeout(context).map(Err);
         }
         let read = buffer.filled().len() - before;
         handshake.missing = handshake.missing.saturating_sub(read);
         if handshake.missing == 0 {
             this.handshake = None;
-            if !this.slot.establish() {
-                return Poll::Ready(Err(evicted()));
-            }
         }
         result
     }
@@ -113,7 +125,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for GrpcConnection<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let result = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.unless_evicted(result, context)
     }
 
     fn poll_write_vectored(
@@ -121,7 +134,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for GrpcConnection<S> {
         context: &mut Context<'_>,
         buffers: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, buffers)
+        let result = Pin::new(&mut self.stream).poll_write_vectored(context, buffers);
+        self.unless_evicted(result, context)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -129,18 +143,23 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for GrpcConnection<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        let result = Pin::new(&mut self.stream).poll_flush(context);
+        self.unless_evicted(result, context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        let result = Pin::new(&mut self.stream).poll_shutdown(context);
+        self.unless_evicted(result, context)
     }
 }
 
 impl<S: Connected> Connected for GrpcConnection<S> {
-    type ConnectInfo = S::ConnectInfo;
+    type ConnectInfo = ConnectInfo<S::ConnectInfo>;
 
     fn connect_info(&self) -> Self::ConnectInfo {
-        self.stream.connect_info()
+        ConnectInfo {
+            transport: self.stream.connect_info(),
+            usage: self.slot.usage(),
+        }
     }
 }

@@ -32,6 +32,7 @@ mod listen;
 mod log;
 mod metrics;
 mod metrics_format;
+mod open_streams;
 mod published;
 mod readiness;
 mod run;

@@ -142,7 +142,11 @@ impl Listen for UnixSocket {
 
     async fn accept(&self) -> io::Result<(UnixStream, Source)> {
         let (stream, _) = self.listener.accept().await?;
-        Ok((stream, None))
+        let client = stream.peer_cred()?;
+        // The kernel gives 0 for a process of another PID namespace.
+        let process = client.pid().filter(|pid| *pid > 0);
+        let source = process.map_or(Source::User(client.uid()), Source::Process);
+        Ok((stream, source))
     }
 
     /// Binds the path again if it leads elsewhere, unless another living process serves it.

@@ -2,16 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
-use std::{collections::VecDeque, net::SocketAddr, str::FromStr, time::Duration};
+use std::{collections::VecDeque, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
-use daemon_runtime::{Daemon, GrpcContract, ListenAddress, Metrics};
+use daemon_runtime::{Daemon, GrpcContract, ListenAddress, Metrics, Target};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpStream, UnixStream},
     time::{Instant, timeout},
 };
-use tonic::service::Routes;
-use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tonic::{Code, service::Routes};
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_client::HealthClient};
 
 const CONTRACT: GrpcContract = GrpcContract {
     services: &["test.v1.Test"],
@@ -25,6 +25,9 @@ const GRPC_CONNECTIONS: usize = 256;
 
 const HALF_SENT: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: test\r\n";
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Frames of HTTP/2 (RFC 9113 section 6): length, type, flags, stream, payload.
+const EMPTY_SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+const PING: &[u8] = &[0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
 
 fn any_port() -> ListenAddress {
     ListenAddress::from_str("127.0.0.1:0").unwrap()
@@ -228,28 +231,142 @@ async fn an_open_grpc_stream_outlives_a_flood_of_connections() {
     assert!(next.is_err(), "{next:?}");
 }
 
-#[tokio::test]
-async fn a_grpc_server_full_of_established_connections_refuses_the_next_one() {
-    let (_, grpc, metrics) = start().await;
-    let mut open = Vec::new();
-    for _ in 0..GRPC_CONNECTIONS {
-        let mut stream = connect_and_send(grpc, PREFACE).await;
-        // The server's SETTINGS follow the client's preface.
-        stream.read_exact(&mut [0; 9]).await.unwrap();
-        open.push(stream);
-    }
-    let refused = connect_and_send(grpc, b"").await;
-    timeout(DEADLINE, time_until_closed(refused)).await.unwrap();
-    assert_eq!(cut(&metrics, "grpc", "limit"), 1);
-    open.pop();
+/// A client with a connection of its own and an open stream on it.
+async fn watch(target: &Target) -> Result<tonic::Streaming<HealthCheckResponse>, tonic::Status> {
+    let mut client = HealthClient::new(target.channel());
+    let watching = client.watch(HealthCheckRequest::default()).await;
+    let mut stream = watching?.into_inner();
+    stream.message().await?;
+    Ok(stream)
+}
+
+fn target(address: SocketAddr) -> Target {
+    format!("http://{address}").parse().unwrap()
+}
+
+/// Waits until a new client is served.
+async fn wait_until_served(target: &Target) {
     let served = async {
-        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{grpc}")).unwrap();
         loop {
-            let mut client = HealthClient::new(endpoint.connect_lazy());
+            let mut client = HealthClient::new(target.channel());
             if client.check(HealthCheckRequest::default()).await.is_ok() {
                 break;
             }
         }
     };
     timeout(DEADLINE, served).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_grpc_server_full_of_open_streams_refuses_the_next_connection() {
+    let (_, grpc, metrics) = start().await;
+    let mut open = Vec::new();
+    for _ in 0..GRPC_CONNECTIONS {
+        open.push(watch(&target(grpc)).await.unwrap());
+    }
+    let refused = connect_and_send(grpc, b"").await;
+    timeout(DEADLINE, time_until_closed(refused)).await.unwrap();
+    assert_eq!(cut(&metrics, "grpc", "limit"), 1);
+    open.pop();
+    wait_until_served(&target(grpc)).await;
+}
+
+#[tokio::test]
+async fn connections_whose_calls_have_ended_give_way() {
+    let (_, grpc, metrics) = start().await;
+    let mut stays = watch(&target(grpc)).await.unwrap();
+    let mut idle = Vec::new();
+    for _ in 0..300 {
+        let mut client = client(grpc).await;
+        client.check(HealthCheckRequest::default()).await.unwrap();
+        idle.push(client);
+    }
+    assert_eq!(
+        cut(&metrics, "grpc", "limit"),
+        300 + 1 - GRPC_CONNECTIONS as u64
+    );
+    // A client whose connection was closed connects again.
+    idle[0].check(HealthCheckRequest::default()).await.unwrap();
+    let next = timeout(Duration::from_millis(50), stays.message()).await;
+    assert!(next.is_err(), "{next:?}");
+}
+
+/// Runs a daemon whose gRPC server listens on a unix socket until the test ends.
+async fn start_on_unix_socket() -> (tempfile::TempDir, PathBuf, Metrics) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("test.sock");
+    let mut daemon = Daemon::new("test");
+    let metrics = daemon.metrics().clone();
+    let address = ListenAddress::Unix(path.clone());
+    let bound = daemon.serve_grpc(&address, CONTRACT, Routes::default());
+    bound.await.unwrap();
+    tokio::spawn(daemon.run_until_drained(std::future::pending()));
+    (directory, path, metrics)
+}
+
+#[tokio::test]
+async fn idle_connections_of_the_unix_socket_lock_no_client_out() {
+    let (_directory, path, metrics) = start_on_unix_socket().await;
+    let socket = Target::Unix(path.clone());
+    let mut stays = watch(&socket).await.unwrap();
+    let mut idle = Vec::new();
+    for _ in 0..300 {
+        let mut stream = UnixStream::connect(&path).await.unwrap();
+        stream.write_all(PREFACE).await.unwrap();
+        stream.write_all(EMPTY_SETTINGS).await.unwrap();
+        // The server's SETTINGS follow the client's preface.
+        stream.read_exact(&mut [0; 9]).await.unwrap();
+        idle.push(stream);
+    }
+    for _ in 0..10 {
+        let mut client = HealthClient::new(socket.channel());
+        client.check(HealthCheckRequest::default()).await.unwrap();
+        let connections = value(&metrics, "portlb_server_connections{server=\"grpc\"}");
+        assert!(connections <= GRPC_CONNECTIONS as u64, "{connections}");
+    }
+    let next = timeout(Duration::from_millis(50), stays.message()).await;
+    assert!(next.is_err(), "{next:?}");
+}
+
+#[tokio::test]
+async fn a_connection_that_does_not_read_gives_way() {
+    let (_directory, path, _metrics) = start_on_unix_socket().await;
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        let mut stream = UnixStream::connect(&path).await.unwrap();
+        stream.write_all(PREFACE).await.unwrap();
+        stream.write_all(EMPTY_SETTINGS).await.unwrap();
+        // The answers to these pings fill the socket until the server waits for the client to read.
+        while timeout(
+            Duration::from_millis(20),
+            stream.write_all(&PING.repeat(1_000)),
+        )
+        .await
+        .is_ok()
+        {}
+        open.push(stream);
+    }
+    while open.len() < GRPC_CONNECTIONS {
+        let mut stream = UnixStream::connect(&path).await.unwrap();
+        stream.write_all(PREFACE).await.unwrap();
+        open.push(stream);
+    }
+    for _ in 0..5 {
+        wait_until_served(&Target::Unix(path.clone())).await;
+    }
+}
+
+#[tokio::test]
+async fn one_process_has_streams_on_a_quarter_of_the_connections_of_a_unix_socket() {
+    let (_directory, path, _metrics) = start_on_unix_socket().await;
+    let socket = Target::Unix(path);
+    let mut open = Vec::new();
+    for _ in 0..GRPC_CONNECTIONS / 4 {
+        open.push(watch(&socket).await.unwrap());
+    }
+    let refused = watch(&socket).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(refused.message().contains("64 connections"), "{refused}");
+    open.pop();
+    wait_until_served(&socket).await;
 }
