@@ -39,6 +39,9 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
 
 /// A listening socket.
 pub(crate) trait Listen: Send + 'static {
+    /// Whether its clients name a path in place of a host.
+    const IS_UNIX: bool;
+
     /// An accepted connection.
     type Stream: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static;
 
@@ -52,6 +55,7 @@ pub(crate) trait Listen: Send + 'static {
 }
 
 impl Listen for TcpListener {
+    const IS_UNIX: bool = false;
     type Stream = TcpStream;
 
     async fn accept(&self) -> io::Result<(TcpStream, Source)> {
@@ -208,6 +212,7 @@ mod tests {
     }
 
     impl Listen for Failing {
+        const IS_UNIX: bool = false;
         type Stream = DuplexStream;
 
         async fn accept(&self) -> io::Result<(DuplexStream, Source)> {

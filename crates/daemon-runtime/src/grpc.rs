@@ -99,7 +99,10 @@ fn incoming<L: Listen>(
     let acceptor = Acceptor::new(listener, limit, metrics);
     stream::unfold(acceptor, async |mut acceptor| {
         let (stream, slot) = acceptor.next().await;
-        let connection = GrpcConnection::new(stream, slot, acceptor.metrics().clone());
+        let mut connection = GrpcConnection::new(stream, slot, acceptor.metrics().clone());
+        if L::IS_UNIX {
+            connection.accept_any_authority();
+        }
         Some((Ok(connection), acceptor))
     })
 }

@@ -15,6 +15,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::transport::server::Connected;
 
 use crate::{
+    authority::AuthorityFilter,
     connections::{Slot, Usage},
     server_metrics::{Cut, ServerMetrics},
 };
@@ -32,6 +33,8 @@ pub(crate) struct GrpcConnection<S> {
     slot: Slot,
     evicted: Pin<Box<WaitForCancellationFutureOwned>>,
     handshake: Option<Handshake>,
+    /// For clients of a unix socket.
+    authority: Option<AuthorityFilter>,
 }
 
 #[derive(Debug)]
@@ -61,7 +64,13 @@ impl<S> GrpcConnection<S> {
             evicted: Box::pin(slot.evicted()),
             slot,
             handshake: Some(handshake),
+            authority: None,
         }
+    }
+
+    /// Accepts what clients of a unix socket send as the authority.
+    pub(crate) fn accept_any_authority(&mut self) {
+        self.authority = Some(AuthorityFilter::new());
     }
 
     /// Returns `result`, or the error of an evicted connection where `result` is pending. A client
@@ -104,6 +113,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for GrpcConnection<S> {
         let before = buffer.filled().len();
         let result = Pin::new(&mut this.stream).poll_read(context, buffer);
         let result = this.unless_evicted(result, context);
+        if let Some(authority) = &mut this.authority {
+            authority.filter(&mut buffer.filled_mut()[before..]);
+        }
         let Some(handshake) = &mut this.handshake else {
             return result;
         };

@@ -18,6 +18,7 @@
 
 mod accept;
 mod args;
+mod authority;
 mod backoff;
 mod build_info;
 pub mod config_file;

@@ -138,6 +138,7 @@ impl UnixSocket {
 }
 
 impl Listen for UnixSocket {
+    const IS_UNIX: bool = true;
     type Stream = UnixStream;
 
     async fn accept(&self) -> io::Result<(UnixStream, Source)> {

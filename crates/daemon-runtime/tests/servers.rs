@@ -191,6 +191,73 @@ async fn grpc_is_served_on_a_unix_socket_that_is_gone_afterwards() {
     assert!(!path.exists());
 }
 
+/// The type of the first frame that answers a request for the health with this authority, or the
+/// error of RST_STREAM.
+async fn answer_to_authority(path: &Path, authority: &str) -> u8 {
+    const HEADERS: u8 = 1;
+    const RST_STREAM: u8 = 3;
+    let literal = |name: &str, value: &str| {
+        let lengths = [name, value].map(|text| u8::try_from(text.len()).unwrap());
+        let (name, value) = (name.as_bytes(), value.as_bytes());
+        [&[0x40, lengths[0]], name, &[lengths[1]], value].concat()
+    };
+    let block = [
+        literal(":method", "POST"),
+        literal(":scheme", "http"),
+        literal(":path", "/grpc.health.v1.Health/Check"),
+        literal(":authority", authority),
+        literal("te", "trailers"),
+        literal("content-type", "application/grpc"),
+    ]
+    .concat();
+    let length = u8::try_from(block.len()).unwrap();
+    let mut stream = tokio::net::UnixStream::connect(path).await.unwrap();
+    let sent = [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        &[0, 0, 0, 4, 0, 0, 0, 0, 0][..],
+        &[0, 0, length, HEADERS, 4, 0, 0, 0, 1],
+        &block,
+        // An empty message of gRPC, and the end of the stream.
+        &[0, 0, 5, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0],
+    ]
+    .concat();
+    stream.write_all(&sent).await.unwrap();
+    loop {
+        let mut header = [0; 9];
+        stream.read_exact(&mut header).await.unwrap();
+        let [high, middle, low, kind, ..] = header;
+        let length = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
+        let mut payload = vec![0; length];
+        stream.read_exact(&mut payload).await.unwrap();
+        if kind == HEADERS || kind == RST_STREAM {
+            return kind;
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_authorities_of_grpc_clients_on_a_unix_socket_are_accepted() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, address) = socket(&directory);
+    let mut daemon = Daemon::new("test");
+    let bound = daemon.serve_grpc(&address, CONTRACT, Routes::default());
+    bound.await.unwrap();
+    let (shutdown, running) = run(daemon);
+    for authority in [
+        "localhost",
+        // gRPC C-core since 1.57.
+        "run%2Fportlb%2Fnode-router.sock",
+        "%2Frun%2Fportlb%2Fnode-router.sock",
+        // grpc-java.
+        "/run/portlb/node-router.sock",
+    ] {
+        let answer = answer_to_authority(&path, authority);
+        let kind = tokio::time::timeout(DEADLINE, answer).await.unwrap();
+        assert_eq!(kind, 1, "{authority}: HEADERS");
+    }
+    stop(&shutdown, running).await;
+}
+
 #[tokio::test]
 async fn a_stale_unix_socket_is_replaced() {
     let directory = tempfile::tempdir().unwrap();
