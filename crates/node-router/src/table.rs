@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use daemon_runtime::{Backoff, Publisher, Shutdown, Step, in_words};
+use daemon_runtime::{Backoff, Publisher, Shutdown, SleepWatch, Step, in_words};
 use ipnet::IpNet;
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -55,6 +55,7 @@ pub(crate) struct RouteTable<K> {
     /// Next hops of an earlier run, until somebody holds them or their time is over.
     adopted: BTreeSet<Claim>,
     adopted_until: Instant,
+    sleep_watch: SleepWatch,
     /// What was let go of a moment ago, until when it stays.
     released: BTreeMap<Claim, Instant>,
     publisher: Publisher<IpNet, Route>,
@@ -122,6 +123,7 @@ impl<K: Kernel> RouteTable<K> {
             holds: BTreeMap::new(),
             adopted,
             adopted_until: now + settings.adopt_timeout,
+            sleep_watch: SleepWatch::new(),
             released: BTreeMap::new(),
             publisher,
             steps,
@@ -176,7 +178,14 @@ impl<K: Kernel> RouteTable<K> {
                     self.next_look = self.next_look.min(self.last_look + QUIET);
                     continue;
                 }
+                () = tokio::time::sleep_until(self.sleep_watch.due()) => {
+                    self.put_off_removals();
+                    continue;
+                }
                 () = tokio::time::sleep_until(self.adopted_until), if !self.adopted.is_empty() => {
+                    if self.put_off_removals() {
+                        continue;
+                    }
                     tracing::info!(
                         next_hops = self.adopted.len(),
                         "removed: nobody has held again what an earlier run left"
@@ -187,6 +196,9 @@ impl<K: Kernel> RouteTable<K> {
                 () = tokio::time::sleep_until(first_released.unwrap_or(self.next_look)),
                     if first_released.is_some() =>
                 {
+                    if self.put_off_removals() {
+                        continue;
+                    }
                     let now = Instant::now();
                     self.released.retain(|_, until| *until > now);
                     Cause::ReleaseDelayEnded
@@ -196,6 +208,22 @@ impl<K: Kernel> RouteTable<K> {
             // A refused claim may have been half installed, hence the second look.
             while self.look_and_report(cause).await {}
         }
+    }
+
+    /// Puts the removal of routes that nobody holds off by the time in which this process slept, as
+    /// their holders may wait in its sockets. Returns whether it slept.
+    fn put_off_removals(&mut self) -> bool {
+        let slept = self.sleep_watch.slept();
+        if slept.is_zero() {
+            return false;
+        }
+        let now = Instant::now();
+        let put_off = |until: Instant, whole: Duration| (until + slept).min(now + whole);
+        self.adopted_until = put_off(self.adopted_until, self.settings.adopt_timeout);
+        for until in self.released.values_mut() {
+            *until = put_off(*until, self.settings.release_delay);
+        }
+        true
     }
 
     fn take(&mut self, command: Command) {

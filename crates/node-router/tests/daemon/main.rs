@@ -7,5 +7,6 @@ mod component;
 mod kernel;
 mod namespace;
 mod process;
+mod sleep;
 mod support;
 mod tracking;

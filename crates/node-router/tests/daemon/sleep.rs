@@ -1,0 +1,49 @@
+//! A daemon that was stopped for a while.
+
+use std::time::Duration;
+
+use crate::support::{DEADLINE, KernelState, Node, own_route};
+
+/// Lets this process sleep: its timers expire before its sockets are read.
+async fn sleep_of_this_process(duration: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(duration).await;
+    tokio::time::resume();
+    // Each task sees the time before anything arrives.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn an_adopted_route_is_not_removed_by_a_sleep_of_this_process() {
+    let mut state = KernelState::default();
+    let left = own_route("10.1.1.0/24", &["10.244.3.7"]);
+    state.routes.own.push(left.clone());
+    let node = Node::start_from(state, |config| {
+        config.adopt_timeout = Duration::from_secs(10);
+    })
+    .await;
+    sleep_of_this_process(Duration::from_secs(30)).await;
+    let _stream = node.held("10.1.1.0/24", "10.244.3.7").await;
+    assert_eq!(node.kernel.changes(), [""; 0]);
+    assert_eq!(node.kernel.own(), [left]);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_released_route_is_not_removed_by_a_sleep_of_this_process() {
+    let node = Node::start_from(KernelState::default(), |config| {
+        config.release_delay = Duration::from_secs(10);
+    })
+    .await;
+    let stream = node.held("10.1.1.0/24", "10.244.3.7").await;
+    let changes = node.kernel.changes();
+    drop(stream);
+    let released = async { while node.routes().await[0].next_hops[0].holders > 0 {} };
+    tokio::time::timeout(DEADLINE, released).await.unwrap();
+    sleep_of_this_process(Duration::from_secs(30)).await;
+    let _stream = node.held("10.1.1.0/24", "10.244.3.7").await;
+    assert_eq!(node.kernel.changes(), changes);
+    node.stop().await;
+}
