@@ -133,6 +133,57 @@ fn what_cannot_be_reached_is_warned_of_once() {
     }
 }
 
+#[test]
+fn json_logs_have_a_field_for_each_setting() {
+    let mut child = command(&[USUAL, &["--log-format=json"]].concat())
+        .env("PORTLB_HOLD_TIME", "30s")
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let log = BufReader::new(child.stderr.take().expect("is piped"));
+    let mut lines = log.lines().map(|line| line.expect("text"));
+    let line = lines
+        .find(|line| line.contains("\"message\":\"starting\""))
+        .expect("it logs its start");
+    signal(&child, "-TERM");
+    lines.for_each(drop);
+    assert_eq!(wait(&mut child), Some(0));
+    assert!(line.starts_with("{\"config\":{"), "{line}");
+    for field in [
+        "\"asn\":\"64512\"",
+        "\"allowed_prefixes\":\"10.1.1.0/24\"",
+        "\"hold_time\":\"30s\"",
+        "\"level\":\"INFO\"",
+        "\"timestamp\":\"20",
+        "\"version\":\"",
+    ] {
+        assert!(line.contains(field), "no {field} in {line}");
+    }
+}
+
+#[test]
+fn a_misspelt_variable_is_warned_of_with_the_nearest_one() {
+    let output = command(&[USUAL, &["--check-config"]].concat())
+        .env("PORTLB_HOLDTIME", "30s")
+        .output()
+        .expect("it starts");
+    assert_eq!(output.status.code(), Some(0));
+    let text = String::from_utf8_lossy(&output.stderr);
+    let lines: Vec<&str> = text.lines().collect();
+    let [warning, result] = lines[..] else {
+        panic!("{text}");
+    };
+    for part in [
+        "WARN",
+        "no flag of this daemon reads the environment variable",
+        "variable=\"PORTLB_HOLDTIME\"",
+        "nearest=\"PORTLB_HOLD_TIME\"",
+    ] {
+        assert!(warning.contains(part), "no {part} in {warning}");
+    }
+    assert_eq!(result, "bgp-announcer: flags and files are usable");
+}
+
 /// Starts it, and returns once it serves.
 fn start(flags: &[&str]) -> Child {
     let flags = [USUAL, flags, &["--log-format=json"]].concat();

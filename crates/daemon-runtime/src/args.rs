@@ -2,7 +2,7 @@
 
 use clap::{Args, CommandFactory, FromArgMatches, ValueEnum};
 
-use crate::{ListenAddress, VERSION};
+use crate::{ListenAddress, VERSION, startup::Startup};
 
 /// Flags that every daemon has; flatten them into its own.
 #[derive(Args, Clone, Debug)]
@@ -37,6 +37,10 @@ pub struct CommonArgs {
     /// Nothing is opened or changed
     #[arg(long)]
     pub check_config: bool,
+
+    /// Where the settings come from; filled in by [`parse`].
+    #[arg(skip)]
+    pub(crate) startup: Startup,
 }
 
 /// Form of the log lines.
@@ -58,9 +62,15 @@ pub struct Defaults {
 }
 
 /// Parses the command line. Prints and exits on `--help`, `--version` and bad usage (exit code 2).
-pub fn parse<A: CommandFactory + FromArgMatches>(defaults: &Defaults) -> A {
-    let matches = command::<A>(defaults).get_matches();
-    A::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+pub fn parse<A>(defaults: &Defaults) -> A
+where
+    A: CommandFactory + FromArgMatches + AsMut<CommonArgs>,
+{
+    let command = command::<A>(defaults);
+    let matches = command.clone().get_matches();
+    let mut args = A::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    args.as_mut().startup = Startup::new(&command, &matches, std::env::vars_os());
+    args
 }
 
 /// The command with the daemon's defaults and the version filled in.

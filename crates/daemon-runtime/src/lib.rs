@@ -40,6 +40,7 @@ mod run;
 mod server_metrics;
 mod shutdown;
 mod sleep_watch;
+mod startup;
 mod target;
 mod timeout;
 mod unix_socket;

@@ -4,15 +4,26 @@ mod lines;
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
+    fmt::Debug,
     io::IsTerminal,
     os::fd::AsFd,
     panic::PanicHookInfo,
     time::Duration,
 };
 
-use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use serde_json::{Map, Value, json};
+use tracing_subscriber::{
+    EnvFilter,
+    fmt::{
+        self,
+        format::Writer,
+        time::{FormatTime, SystemTime},
+    },
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
-use crate::{Counter, LogFormat};
+use crate::{Counter, LogFormat, VERSION};
 
 use lines::Lines;
 
@@ -26,9 +37,24 @@ const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(crate) struct Log {
     lines: Lines,
+    format: LogFormat,
 }
 
 impl Log {
+    /// Logs the start with the settings: in JSON as an object, since a field of `tracing` would be
+    /// one text.
+    pub(crate) fn starting(&self, settings: &Map<String, Value>, config: &impl Debug) {
+        match self.format {
+            LogFormat::Text => tracing::info!(version = VERSION, ?config, "starting"),
+            LogFormat::Json => {
+                if tracing::enabled!(tracing::Level::INFO) {
+                    self.lines.add(starting_line(settings).as_bytes(), false);
+                }
+                tracing::debug!(?config, "resolved the settings");
+            }
+        }
+    }
+
     /// Writes the lines that wait, for a bounded time.
     pub(crate) fn flush(&self) {
         self.lines.flush(FLUSH_TIMEOUT);
@@ -74,7 +100,23 @@ pub(crate) fn init(format: LogFormat, filter: &str) -> Result<Log, String> {
         log_panic(panic);
         panicked.flush(FLUSH_TIMEOUT);
     }));
-    Ok(Log { lines })
+    Ok(Log { lines, format })
+}
+
+/// One line with the names that the JSON format of `tracing-subscriber` has.
+fn starting_line(settings: &Map<String, Value>) -> String {
+    let mut timestamp = String::new();
+    // Without the clock the line has an empty time.
+    let _ = SystemTime.format_time(&mut Writer::new(&mut timestamp));
+    let line = json!({
+        "timestamp": timestamp,
+        "level": "INFO",
+        "message": "starting",
+        "version": VERSION,
+        "config": settings,
+        "target": module_path!(),
+    });
+    format!("{line}\n")
 }
 
 fn report_dropped(dropped: u64) {

@@ -46,6 +46,7 @@ where
         Ok(log) => log,
         Err(message) => return unusable(&message),
     };
+    common.startup.log_unknown_variables();
     let resolved = resolve().and_then(|config| check_listen(common).map(|()| config));
     if resolved.is_err() || common.check_config {
         // The lines about flags and files come before the result.
@@ -59,7 +60,7 @@ where
         say(&format!("{name}: flags and files are usable"));
         return ExitCode::SUCCESS;
     }
-    tracing::info!(version = crate::VERSION, ?config, "starting");
+    log.starting(common.startup.settings(), &config);
     raise_file_limit();
     // Where the kernel has no getrandom(2), the generator opens a file for its seed, and panics
     // if that fails. Later there may be no free descriptor.
@@ -164,6 +165,7 @@ mod tests {
             log_format: crate::LogFormat::Text,
             log_level: "info".to_owned(),
             check_config: true,
+            startup: crate::startup::Startup::default(),
         };
         let result = check_listen(&common).map_err(|error| error.to_string());
         assert_eq!(result, expected.map_err(str::to_owned));

@@ -136,3 +136,9 @@ pub struct Args {
     #[command(flatten)]
     pub common: CommonArgs,
 }
+
+impl AsMut<CommonArgs> for Args {
+    fn as_mut(&mut self) -> &mut CommonArgs {
+        &mut self.common
+    }
+}

@@ -112,6 +112,12 @@ pub struct Args {
     pub common: CommonArgs,
 }
 
+impl AsMut<CommonArgs> for Args {
+    fn as_mut(&mut self) -> &mut CommonArgs {
+        &mut self.common
+    }
+}
+
 /// Where the virtual servers come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum SourceKind {

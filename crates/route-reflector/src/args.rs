@@ -102,6 +102,12 @@ pub struct Args {
     pub shutdown_timeout: Duration,
 }
 
+impl AsMut<CommonArgs> for Args {
+    fn as_mut(&mut self) -> &mut CommonArgs {
+        &mut self.common
+    }
+}
+
 fn listen(text: &str) -> Result<SocketAddr, String> {
     listen_address(text)
         .ok_or_else(|| "expected ADDRESS:PORT, such as 0.0.0.0:179 or [::]:179".to_owned())

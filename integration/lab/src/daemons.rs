@@ -6,16 +6,22 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+/// The variable that names the folder of the daemons.
+const FOLDER: &str = "PORTLB_DAEMONS";
+
 /// A command of one of our daemons or tools, from the build that the calling
 /// program belongs to.
 pub fn command(name: &str) -> Result<Command> {
-    Ok(Command::new(binary(name)?))
+    let mut command = Command::new(binary(name)?);
+    // A daemon warns of variables with our prefix that it does not know.
+    command.env_remove(FOLDER);
+    Ok(command)
 }
 
 /// The file that [`command`] runs: below the folder that `PORTLB_DAEMONS`
 /// names, otherwise beside the calling program.
 pub fn binary(name: &str) -> Result<PathBuf> {
-    if let Some(folder) = env::var_os("PORTLB_DAEMONS") {
+    if let Some(folder) = env::var_os(FOLDER) {
         return Ok(PathBuf::from(folder).join(name));
     }
     let program = env::current_exe().context("find the running program")?;

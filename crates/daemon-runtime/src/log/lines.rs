@@ -72,7 +72,7 @@ impl Lines {
     }
 
     /// Adds a line, with its end.
-    fn add(&self, line: &[u8], is_error: bool) {
+    pub(super) fn add(&self, line: &[u8], is_error: bool) {
         let capacity = CAPACITY + if is_error { RESERVE } else { 0 };
         let mut queue = self.lock();
         if queue.octets + line.len() > capacity {
