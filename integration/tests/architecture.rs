@@ -14,6 +14,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("bgp-rib", &["bgp-packet"]),
     ("netlink-packet-ipvs", &[]),
     ("nftables-table", &[]),
+    ("routing-rule", &[]),
     ("daemon-api", &["virtual-server", "bgp-packet"]),
     ("daemon-runtime", &[]),
     ("bgp-speaker", &["bgp-packet", "bgp-session", "bgp-rib"]),
@@ -44,7 +45,12 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     (
         "node-router",
-        &["daemon-api", "daemon-runtime", "nftables-table"],
+        &[
+            "daemon-api",
+            "daemon-runtime",
+            "nftables-table",
+            "routing-rule",
+        ],
     ),
     (
         "route-reflector",
@@ -57,7 +63,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "daemon-runtime",
         ],
     ),
-    ("tunnel-init", &["virtual-server"]),
+    ("tunnel-init", &["virtual-server", "routing-rule"]),
     ("example-web", &["daemon-runtime"]),
     ("test-runner", &[]),
 ];

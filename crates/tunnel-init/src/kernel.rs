@@ -13,13 +13,16 @@ use netlink_packet_route::{
         LinkInfo, LinkMessage,
     },
     route::{RouteAddress, RouteAttribute, RouteProtocol, RouteScope, RouteType},
-    rule::{RuleAction, RuleAttribute, RuleMessage},
+    rule::RuleMessage,
 };
 use nix::errno::Errno;
+use routing_rule::RoutingRule;
 use rtnetlink::{Handle, IpVersion, RouteMessageBuilder, new_connection};
 
 use crate::{Error, Plan, Rule, Tunnel, plan::TABLE_LOCAL};
 
+/// The interface that packets of this pod's own programs come in by.
+const OWN_PACKETS: &str = "lo";
 /// The loopback interface has this index in every network namespace.
 const LOOPBACK: u32 = 1;
 /// The sender must be reachable, by whatever interface (Documentation/networking/ip-sysctl.rst).
@@ -210,7 +213,7 @@ impl Kernel {
             .rule()
             .get(version)
             .execute()
-            .map_ok(|message| rule_of(tunnel, &message))
+            .try_filter_map(|message| std::future::ready(Ok(rule_of(tunnel, &message))))
             .try_collect()
             .await
             .map_err(unreadable)?;
@@ -254,44 +257,32 @@ fn kind(tunnel: Tunnel) -> InfoKind {
 }
 
 fn rule_message(rule: Rule) -> RuleMessage {
-    let mut message = RuleMessage::default();
-    message.header.family = match rule.tunnel {
+    let family = match rule.tunnel {
         Tunnel::Ipip => AddressFamily::Inet,
         Tunnel::Ip6Tnl => AddressFamily::Inet6,
     };
-    message.header.action = RuleAction::ToTable;
-    message.header.table = rule.table;
-    message.attributes = vec![RuleAttribute::Priority(rule.preference)];
-    if let Some(prefix) = rule.own_packets_to {
-        message.header.dst_len = prefix.prefix_len();
-        message.attributes.extend([
-            RuleAttribute::Iifname("lo".to_owned()),
-            RuleAttribute::Destination(prefix.network()),
-        ]);
+    RoutingRule {
+        family,
+        preference: rule.preference,
+        incoming_interface: rule.own_packets_to.map(|_| OWN_PACKETS.to_owned()),
+        destination: rule.own_packets_to,
+        table: rule.table.into(),
+        protocol: 0,
     }
-    message
+    .to_message()
 }
 
-/// The parts of the kernel's rule that rules of this program use.
-fn rule_of(tunnel: Tunnel, message: &RuleMessage) -> Rule {
-    let mut preference = 0;
-    let mut is_own = false;
-    let mut destination = None;
-    for attribute in &message.attributes {
-        if let RuleAttribute::Priority(found) = attribute {
-            preference = *found;
-        } else if let RuleAttribute::Iifname(device) = attribute {
-            is_own = device == "lo";
-        } else if let RuleAttribute::Destination(address) = attribute {
-            destination = IpNet::new(*address, message.header.dst_len).ok();
-        }
-    }
-    Rule {
+/// The parts of the kernel's rule that rules of this program use; `None` for a rule that looks in a
+/// table of which they know no number.
+fn rule_of(tunnel: Tunnel, message: &RuleMessage) -> Option<Rule> {
+    let found = RoutingRule::from_message(message);
+    let is_own = found.incoming_interface.as_deref() == Some(OWN_PACKETS);
+    Some(Rule {
         tunnel,
-        preference,
-        own_packets_to: destination.filter(|_| is_own),
-        table: message.header.table,
-    }
+        preference: found.preference,
+        own_packets_to: found.destination.filter(|_| is_own),
+        table: u8::try_from(found.table).ok()?,
+    })
 }
 
 fn destination(prefix: IpNet) -> RouteAttribute {

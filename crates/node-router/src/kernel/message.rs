@@ -10,8 +10,9 @@ use netlink_packet_route::{
         RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteNextHop, RouteNextHopFlags,
         RouteProtocol, RouteType,
     },
-    rule::{RuleAction, RuleAttribute, RuleMessage},
+    rule::RuleMessage,
 };
+use routing_rule::RoutingRule;
 use rtnetlink::{RouteMessageBuilder, RouteNextHopBuilder};
 
 use crate::{
@@ -62,50 +63,29 @@ pub(super) fn fallback(prefix: IpNet, fallback: Fallback) -> RouteMessage {
 
 /// The message for a rule of the uplink guard.
 pub(super) fn rule(rule: &Rule) -> RuleMessage {
-    let mut message = RuleMessage::default();
-    message.header.family = match rule.prefix {
+    let family = match rule.prefix {
         IpNet::V4(_) => AddressFamily::Inet,
         IpNet::V6(_) => AddressFamily::Inet6,
     };
-    message.header.dst_len = rule.prefix.prefix_len();
-    message.header.action = RuleAction::ToTable;
-    message.attributes = vec![
-        RuleAttribute::Destination(rule.prefix.addr()),
-        RuleAttribute::Iifname(rule.uplink.clone()),
-        RuleAttribute::Priority(TABLE),
-        RuleAttribute::Table(TABLE),
-        RuleAttribute::Protocol(RouteProtocol::from(PROTOCOL)),
-    ];
-    message
+    RoutingRule {
+        family,
+        preference: TABLE,
+        incoming_interface: Some(rule.uplink.clone()),
+        destination: Some(rule.prefix),
+        table: TABLE,
+        protocol: PROTOCOL,
+    }
+    .to_message()
 }
 
 /// The rule of the uplink guard in a message; `None` for every other rule.
 pub(super) fn own_rule(message: &RuleMessage) -> Option<Rule> {
-    let mut uplink = None;
-    let mut destination = None;
-    let mut table = u32::from(message.header.table);
-    let (mut priority, mut is_own) = (0, false);
-    for attribute in &message.attributes {
-        #[allow(
-            clippy::wildcard_enum_match_arm,
-            reason = "the kernel's attributes are an open set"
-        )]
-        match attribute {
-            RuleAttribute::Iifname(name) => uplink = Some(name.clone()),
-            RuleAttribute::Destination(address) => destination = Some(*address),
-            RuleAttribute::Table(number) => table = *number,
-            RuleAttribute::Priority(number) => priority = *number,
-            RuleAttribute::Protocol(protocol) => {
-                is_own = *protocol == RouteProtocol::from(PROTOCOL);
-            }
-            _ => {}
-        }
-    }
-    let is_of_guard = is_own && table == TABLE && priority == TABLE;
-    let prefix = IpNet::new(destination?, message.header.dst_len).ok()?;
+    let found = RoutingRule::from_message(message);
+    let is_of_guard =
+        found.protocol == PROTOCOL && found.table == TABLE && found.preference == TABLE;
     let rule = Rule {
-        uplink: uplink?,
-        prefix,
+        uplink: found.incoming_interface?,
+        prefix: found.destination?,
     };
     is_of_guard.then_some(rule)
 }
