@@ -2,9 +2,12 @@
 //! `ip` and `nft`.
 #![cfg(test)]
 
+#[path = "ipvs_kernel/placement.rs"]
+mod placement;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     process::Command,
     time::Duration,
 };
@@ -25,9 +28,8 @@ use proptest::{
 };
 use virtual_server::{
     AddressFamily, Entry, EntryForwardingMethod, EntryKey, EntryScheduler, EntrySettings,
-    FailureAction, ForwardingMethod, IpNet, Persistence, Placements, Protocol, RealServer,
-    RealServerEntry, RealServerState, Scheduler, Table, TableChange, TunnelKind, VirtualServer,
-    Weight, plan, plan_keys,
+    FailureAction, ForwardingMethod, IpNet, Persistence, Protocol, RealServer, RealServerEntry,
+    RealServerState, Scheduler, Table, TableChange, TunnelKind, VirtualServer, Weight, plan,
 };
 
 const TUNNEL: ForwardingMethod = ForwardingMethod::Tunnel(TunnelKind::Ipip);
@@ -336,103 +338,6 @@ fn a_large_table_is_programmed_and_read_back_in_time() {
             "{:?}",
             begin.elapsed()
         );
-    });
-}
-
-const FLOWS: std::ops::Range<u16> = 20_000..20_300;
-
-/// Sends a datagram for each flow and returns the real server that each is sent to, by the
-/// client's port. A list of connections can miss some while the kernel resizes their table, so it
-/// is read until it has all.
-fn placed_flows(service: Ipv4Addr) -> BTreeMap<u16, String> {
-    for port in FLOWS {
-        let socket = UdpSocket::bind((Ipv4Addr::new(10, 9, 9, 9), port)).unwrap();
-        socket.send_to(b"x", (service, 80)).unwrap();
-    }
-    let deadline = std::time::Instant::now() + Duration::from_secs(10);
-    let mut placed = BTreeMap::new();
-    while placed.len() < FLOWS.len() {
-        assert!(
-            std::time::Instant::now() < deadline,
-            "{} flows",
-            placed.len()
-        );
-        placed.extend(listed_flows(service));
-    }
-    placed
-}
-
-fn listed_flows(service: Ipv4Addr) -> Vec<(u16, String)> {
-    let wanted = format!("{:08X}", service.to_bits());
-    let connections = std::fs::read_to_string("/proc/thread-self/net/ip_vs_conn").unwrap();
-    connections
-        .lines()
-        .filter_map(|line| {
-            let mut words = line.split_whitespace().skip(2);
-            let port = words.next()?;
-            let is_of_service = words.next()? == wanted;
-            let real_server = words.nth(1)?.to_owned();
-            let port = u16::from_str_radix(port, 16).ok()?;
-            is_of_service.then_some((port, real_server))
-        })
-        .collect()
-}
-
-#[test]
-fn a_fresh_table_of_mh_places_flows_as_an_old_one_while_a_real_server_has_weight_0() {
-    run(|mut kernel| {
-        shell("ip link add dummy0 type dummy");
-        shell("ip link set dummy0 up");
-        shell("ip addr add 10.244.0.254/24 dev dummy0");
-        shell("ip addr add 10.9.9.9/32 dev lo");
-        let service = |last: u8| Ipv4Addr::new(10, 1, 1, last);
-        let key_of = |last: u8| EntryKey::Address {
-            protocol: Protocol::Udp,
-            address: service(last).into(),
-            port: 80,
-        };
-        let address = |last: u8| SocketAddr::new(Ipv4Addr::new(10, 244, 0, last).into(), 80);
-        let with_first = |last: u8, weight: u32| {
-            let weights = (1..=10).map(|real| (real, if real == 1 { weight } else { 10 }));
-            let real_servers = weights
-                .map(|(real, weight)| {
-                    (
-                        address(real),
-                        real_server(weight, ForwardingMethod::DirectRouting),
-                    )
-                })
-                .collect();
-            let entry = Entry {
-                settings: settings(MH),
-                real_servers,
-            };
-            Table {
-                entries: [(key_of(last), entry)].into(),
-            }
-        };
-        let mut program = |actual: &Table, desired: &Table, placements: &Placements| {
-            let keys = desired.entries.keys().copied();
-            let changes = plan_keys(actual, desired, placements, keys);
-            assert!(kernel.apply(&changes).unwrap().is_empty());
-        };
-        let [old, fresh, careless] = [10, 11, 12];
-        for last in [old, fresh, careless] {
-            shell(&format!("ip route add local {} dev lo", service(last)));
-        }
-        let none = (Table::default(), Placements::new());
-        program(&none.0, &with_first(old, 10), &none.1);
-        program(&with_first(old, 10), &with_first(old, 0), &none.1);
-        let placements = [(key_of(fresh), [(address(1), 10)].into())].into();
-        program(&none.0, &with_first(fresh, 0), &placements);
-        program(&none.0, &with_first(careless, 0), &none.1);
-
-        let expected = placed_flows(service(old));
-        assert_eq!(placed_flows(service(fresh)), expected);
-        // What the weight is for.
-        let other = placed_flows(service(careless));
-        let differing = expected.iter().filter(|(port, real)| other[port] != **real);
-        let differing = differing.count();
-        assert!(differing >= 10, "{differing} flows differ");
     });
 }
 

@@ -1,0 +1,346 @@
+//! Which real server the kernel gives a flow to.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    time::{Duration, Instant},
+};
+
+use ipvs_programmer::kernel::{Kernel, LinuxKernel};
+use socket2::{Domain, Socket, Type};
+use virtual_server::{
+    Entry, EntryKey, FailureAction, ForwardingMethod, Persistence, Placements, Protocol,
+    RealServer, RealServerState, Scheduler, Table, VirtualServer, Weight, plan_keys,
+};
+
+use crate::{MH, key, make, real_server, run, settings, shell};
+
+const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 9, 9, 9);
+const FLOWS: std::ops::Range<u16> = 20_000..20_300;
+
+/// A network in which flows of [`CLIENT`] to `10.1.1.LAST` meet IPVS and go to `10.244.0.0/24`.
+fn prepare_network(last: impl IntoIterator<Item = u8>) {
+    shell("ip link add dummy0 type dummy");
+    shell("ip link set dummy0 up");
+    shell("ip addr add 10.244.0.254/24 dev dummy0");
+    shell("ip addr add 10.9.9.9/32 dev lo");
+    for last in last {
+        shell(&format!("ip route add local {} dev lo", service(last)));
+    }
+}
+
+fn service(last: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 1, 1, last)
+}
+
+fn key_of(last: u8) -> EntryKey {
+    EntryKey::Address {
+        protocol: Protocol::Udp,
+        address: service(last).into(),
+        port: 80,
+    }
+}
+
+fn address(last: u8) -> SocketAddr {
+    SocketAddr::new(Ipv4Addr::new(10, 244, 0, last).into(), 80)
+}
+
+/// A virtual server whose real servers are 1, 2, 3 and so on.
+fn table(last: u8, scheduler: Scheduler, weights: impl IntoIterator<Item = u32>) -> Table {
+    let weights = (1..).zip(weights);
+    let real_servers = weights.map(|(real, weight)| {
+        (
+            address(real),
+            real_server(weight, ForwardingMethod::DirectRouting),
+        )
+    });
+    let entry = Entry {
+        settings: settings(scheduler),
+        real_servers: real_servers.collect(),
+    };
+    Table {
+        entries: [(key_of(last), entry)].into(),
+    }
+}
+
+fn program(kernel: &mut LinuxKernel, actual: &Table, desired: &Table, placements: &Placements) {
+    let keys = desired.entries.keys().copied();
+    let changes = plan_keys(actual, desired, placements, keys);
+    assert!(kernel.apply(&changes).unwrap().is_empty());
+}
+
+/// Sends a datagram for each flow and returns the real server that each is sent to, by the
+/// client's port. A list of connections can miss some while the kernel resizes their table, so it
+/// is read until it has all.
+fn placed_flows(service: Ipv4Addr, flows: std::ops::Range<u16>) -> BTreeMap<u16, String> {
+    for port in flows.clone() {
+        send(service, port);
+    }
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let mut placed = BTreeMap::new();
+    while placed.len() < flows.len() {
+        assert!(Instant::now() < deadline, "{} flows", placed.len());
+        placed.extend(listed_flows(service));
+    }
+    placed
+}
+
+fn send(service: Ipv4Addr, port: u16) {
+    let socket = UdpSocket::bind((CLIENT, port)).unwrap();
+    socket.send_to(b"x", (service, 80)).unwrap();
+}
+
+fn listed_flows(service: Ipv4Addr) -> Vec<(u16, String)> {
+    let wanted = format!("{:08X}", service.to_bits());
+    let connections = std::fs::read_to_string("/proc/thread-self/net/ip_vs_conn").unwrap();
+    connections
+        .lines()
+        .filter_map(|line| {
+            let mut words = line.split_whitespace().skip(2);
+            let port = u16::from_str_radix(words.next()?, 16).ok()?;
+            let is_of_service = words.next()? == wanted;
+            let real_server = words.nth(1)?.to_owned();
+            // Port 0 is the template of a persistent client.
+            (is_of_service && port > 0).then_some((port, real_server))
+        })
+        .collect()
+}
+
+fn differing(one: &BTreeMap<u16, String>, other: &BTreeMap<u16, String>) -> usize {
+    one.iter()
+        .filter(|(port, real)| other[*port] != **real)
+        .count()
+}
+
+#[test]
+fn a_fresh_table_of_mh_places_flows_as_an_old_one_while_a_real_server_has_weight_0() {
+    run(|mut kernel| {
+        let [old, fresh, careless] = [10, 11, 12];
+        prepare_network([old, fresh, careless]);
+        let with_first = |last: u8, weight: u32| {
+            let weights = (1..=10).map(|real| if real == 1 { weight } else { 10 });
+            table(last, MH, weights)
+        };
+        let mut program = |actual: &Table, desired: &Table, placements: &Placements| {
+            program(&mut kernel, actual, desired, placements);
+        };
+        let none = (Table::default(), Placements::new());
+        program(&none.0, &with_first(old, 10), &none.1);
+        program(&with_first(old, 10), &with_first(old, 0), &none.1);
+        let placements = [(key_of(fresh), [(address(1), 10)].into())].into();
+        program(&none.0, &with_first(fresh, 0), &placements);
+        program(&none.0, &with_first(careless, 0), &none.1);
+
+        let expected = placed_flows(service(old), FLOWS);
+        assert_eq!(placed_flows(service(fresh), FLOWS), expected);
+        // What the weight is for.
+        let differing = differing(&expected, &placed_flows(service(careless), FLOWS));
+        assert!(differing >= 10, "{differing} flows differ");
+    });
+}
+
+/// The weights of so many real servers as the source rounds them.
+fn rounded(weights: &[u16]) -> Vec<u32> {
+    let mut server = VirtualServer {
+        id: "udp/10.1.1.10:80".parse().unwrap(),
+        name: "web".into(),
+        scheduler: MH,
+        forwarding_method: ForwardingMethod::DirectRouting,
+        persistence: None,
+        real_servers: (1..)
+            .zip(weights)
+            .map(|(real, weight)| RealServer {
+                address: address(real).ip(),
+                port: None,
+                weight: Weight(*weight),
+                state: RealServerState::Ready,
+            })
+            .collect(),
+        health_check: None,
+        on_failure: FailureAction::Quiesce,
+        minimum_healthy: 1,
+        drain_timeout: VirtualServer::DEFAULT_DRAIN_TIMEOUT,
+    };
+    server.round_weights();
+    let weights = server.real_servers.iter();
+    weights.map(|real| real.weight.0.into()).collect()
+}
+
+#[test]
+fn rounded_weights_keep_each_of_100_real_servers_in_use_and_move_few_flows() {
+    // So many that each of 100 real servers has some.
+    const MANY: std::ops::Range<u16> = 20_000..24_000;
+    run(|mut kernel| {
+        let [equal, rounded_99, one_halved, not_rounded] = [10, 11, 12, 13];
+        prepare_network([equal, rounded_99, one_halved, not_rounded]);
+        let with_first = |weight: u16| {
+            let mut weights = vec![100; 100];
+            weights[0] = weight;
+            weights
+        };
+        let mixed: Vec<u16> = (0..100).map(|index| 100 - index % 2).collect();
+        let mut placed = |last: u8, weights: Vec<u32>| {
+            let desired = table(last, MH, weights);
+            program(
+                &mut kernel,
+                &Table::default(),
+                &desired,
+                &Placements::default(),
+            );
+            placed_flows(service(last), MANY)
+        };
+        let equal = placed(equal, rounded(&with_first(100)));
+        let servers: BTreeSet<&String> = equal.values().collect();
+        assert_eq!(servers.len(), 100);
+
+        // 100 and 99 are one level.
+        let after = placed(rounded_99, rounded(&mixed));
+        assert_eq!(differing(&equal, &after), 0);
+
+        // Half a share of 100 moves, and some flows of others with it.
+        let halved = placed(one_halved, rounded(&with_first(50)));
+        let servers: BTreeSet<&String> = halved.values().collect();
+        assert_eq!(servers.len(), 100);
+        let moved = differing(&equal, &halved);
+        assert!(moved < MANY.len() / 10, "{moved} flows moved");
+
+        // What the rounding is for.
+        let weights = mixed.iter().map(|weight| u32::from(*weight)).collect();
+        let not_rounded = placed(not_rounded, weights);
+        let moved = differing(&equal, &not_rounded);
+        assert!(moved > MANY.len() / 4, "{moved} flows moved");
+    });
+}
+
+fn set_sysctl(name: &str, value: &str) {
+    std::fs::write(format!("/proc/sys/net/ipv4/vs/{name}"), value).unwrap();
+}
+
+/// The real server of one flow of a persistent client.
+fn placed_flow(service: Ipv4Addr, port: u16) -> String {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let mut flows = listed_flows(service).into_iter();
+        if let Some((_, real_server)) = flows.find(|(listed, _)| *listed == port) {
+            return real_server;
+        }
+        assert!(Instant::now() < deadline, "no flow of port {port}");
+    }
+}
+
+/// Two real servers with persistence, of which the client's first flow has chosen one.
+fn with_persistence(protocol: Protocol) -> (EntryKey, Table) {
+    let mut table = table(10, Scheduler::Rr, [1, 1]);
+    let (_, mut entry) = table.entries.pop_first().unwrap();
+    entry.settings.persistence = Some(Persistence {
+        timeout: Duration::from_secs(300),
+        client_prefix_length: 32,
+    });
+    let key = match protocol {
+        Protocol::Udp => key_of(10),
+        Protocol::Tcp | Protocol::Sctp => key(80),
+    };
+    table.entries.insert(key, entry);
+    (key, table)
+}
+
+/// The real server with this address as the kernel lists it.
+fn listed(address: &SocketAddr) -> String {
+    match address.ip() {
+        IpAddr::V4(address) => format!("{:08X}", address.to_bits()),
+        IpAddr::V6(address) => panic!("{address}"),
+    }
+}
+
+fn connect(service: Ipv4Addr, port: u16) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let bind = SocketAddr::new(CLIENT.into(), port);
+    socket.bind(&bind.into()).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    // The SYN is what counts; no real server answers it.
+    let _ = socket.connect(&SocketAddr::new(service.into(), 80).into());
+}
+
+#[test]
+fn persistence_releases_a_client_of_a_quiesced_real_server_of_tcp() {
+    run(|mut kernel| {
+        prepare_network([10]);
+        let (key, mut desired) = with_persistence(Protocol::Tcp);
+        assert_eq!(make(&mut kernel, &desired), []);
+        set_sysctl("expire_quiescent_template", "1");
+        let mut ports = 20_000..;
+        let mut flow = || {
+            let port = ports.next().unwrap();
+            connect(service(10), port);
+            placed_flow(service(10), port)
+        };
+        let first = flow();
+        for _ in 0..5 {
+            assert_eq!(flow(), first, "one client, one real server");
+        }
+        let entry = desired.entries.get_mut(&key).unwrap();
+        let chosen = entry.real_servers.iter_mut();
+        let mut chosen = chosen.filter(|(address, _)| listed(address) == first);
+        chosen.next().unwrap().1.weight = 0;
+        assert_eq!(make(&mut kernel, &desired), []);
+        let second = flow();
+        assert_ne!(
+            second, first,
+            "new connections leave a quiesced real server"
+        );
+        for _ in 0..5 {
+            assert_eq!(flow(), second, "the client has a new template");
+        }
+        // The first connection is where it was.
+        assert_eq!(placed_flow(service(10), 20_000), first);
+    });
+}
+
+#[test]
+fn without_the_sysctl_persistence_keeps_a_client_on_a_quiesced_real_server_of_tcp() {
+    run(|mut kernel| {
+        prepare_network([10]);
+        let (key, mut desired) = with_persistence(Protocol::Tcp);
+        assert_eq!(make(&mut kernel, &desired), []);
+        set_sysctl("expire_quiescent_template", "0");
+        connect(service(10), 20_000);
+        let first = placed_flow(service(10), 20_000);
+        let entry = desired.entries.get_mut(&key).unwrap();
+        for (address, real_server) in &mut entry.real_servers {
+            if listed(address) == first {
+                real_server.weight = 0;
+            }
+        }
+        assert_eq!(make(&mut kernel, &desired), []);
+        connect(service(10), 20_001);
+        assert_eq!(placed_flow(service(10), 20_001), first);
+    });
+}
+
+#[test]
+fn persistence_releases_a_client_of_a_removed_real_server_of_udp() {
+    run(|mut kernel| {
+        prepare_network([10]);
+        let (key, mut desired) = with_persistence(Protocol::Udp);
+        assert_eq!(make(&mut kernel, &desired), []);
+        set_sysctl("expire_nodest_conn", "1");
+        let flow = |port: u16| {
+            send(service(10), port);
+            placed_flow(service(10), port)
+        };
+        let first = flow(20_000);
+        assert_eq!(flow(20_001), first, "one client, one real server");
+        // A real server of UDP that gets no new flows leaves the table.
+        let entry = desired.entries.get_mut(&key).unwrap();
+        entry
+            .real_servers
+            .retain(|address, _| listed(address) != first);
+        assert_eq!(make(&mut kernel, &desired), []);
+        assert_ne!(flow(20_002), first, "a new flow");
+        // The first datagram ends the flow's entry, the next one makes another.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while flow(20_000) == first {
+            assert!(Instant::now() < deadline, "the known flow stays on {first}");
+        }
+    });
+}
