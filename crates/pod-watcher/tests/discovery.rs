@@ -11,10 +11,11 @@ use std::{
 };
 
 use daemon_api::{
-    desired_change,
+    MESSAGE_LIMIT, desired_change,
     discovery::v1::{
         ListRequest, ListResponse, WatchRequest, WatchResponse, discovery_client::DiscoveryClient,
     },
+    message_size,
 };
 use daemon_runtime::{Daemon, DaemonError, ListenAddress, Metrics, Readiness, Shutdown};
 use pod_watcher::{
@@ -426,6 +427,43 @@ async fn nothing_is_synced_before_the_source_has_spoken() {
         .unwrap();
     watch.expect(&["synced"]).await;
     assert!(daemon.readiness.is_ready());
+}
+
+#[tokio::test]
+async fn largest_valid_virtual_servers_travel_whole_in_an_answer_of_more_than_4_mib() {
+    let (say, told) = mpsc::unbounded_channel();
+    let daemon = Running::with_source(Told(told)).await;
+    let mut set = DesiredSet::default();
+    let most = u32::try_from(VirtualServer::MOST_REAL_SERVERS).unwrap();
+    let first = std::net::Ipv6Addr::new(0xfdaa, 0xbbbb, 0xcccc, 0xdddd, 0xeeee, 0xffff, 0xffff, 0);
+    let first = first.to_bits() - (0xffff << 16) + (0x1000 << 16);
+    for id in ["tcp/[fd00:1::1]:80", "tcp/[fd00:1::2]:80"] {
+        let (_, mut server) = large_set(u16::MAX).virtual_servers.pop_first().unwrap();
+        server.id = id.parse().unwrap();
+        server.scheduler = virtual_server::Scheduler::Rr;
+        let template = server.real_servers.remove(0);
+        let real_servers = (0..most).map(|index| RealServer {
+            address: std::net::Ipv6Addr::from_bits(first + u128::from(index)).into(),
+            ..template.clone()
+        });
+        server.real_servers = real_servers.collect();
+        assert_eq!(server.validate(), Ok(()));
+        set.virtual_servers.insert(server.id, server);
+    }
+    let mut watch = daemon.watch().await;
+    say.send(SourceEvent::Snapshot(set)).unwrap();
+    watch.next().await;
+    watch.next().await;
+    watch.expect(&["synced"]).await;
+    let client = daemon.client.clone();
+    let mut client = client.max_decoding_message_size(MESSAGE_LIMIT);
+    let listed = client.list(ListRequest {}).await.unwrap().into_inner();
+    assert!(message_size(&listed) > 4 * 1024 * 1024);
+    let counts = listed
+        .virtual_servers
+        .iter()
+        .map(|it| it.real_servers.len());
+    assert!(counts.eq([most as usize; 2]));
 }
 
 #[tokio::test]

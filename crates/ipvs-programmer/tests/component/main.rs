@@ -5,6 +5,7 @@
 mod discovery;
 mod draining;
 mod fake_kernel;
+mod large;
 mod world;
 
 use std::time::Duration;

@@ -1,0 +1,65 @@
+//! The largest objects that are valid.
+
+use std::time::Duration;
+
+use daemon_api::{MESSAGE_LIMIT, dataplane::v1::ListVirtualServersRequest, message_size};
+use tokio::time::timeout;
+use virtual_server::{RealServer, Scheduler, VirtualServer, Weight};
+
+use crate::{
+    ID, ONE,
+    discovery::StandIn,
+    fake_kernel::FakeKernel,
+    world::{World, desired, run, virtual_server},
+};
+
+#[test]
+fn the_largest_valid_virtual_server_is_programmed_and_its_status_of_more_than_4_mib_travels() {
+    run(|| async {
+        let kernel = FakeKernel::default();
+        let stand_in = StandIn::silent("127.0.0.1:0").await;
+        let mut largest = virtual_server("tcp/[fd00:1::1]:8080", &[]);
+        largest.scheduler = Scheduler::Rr;
+        largest.health_check = None;
+        let template = virtual_server(ID, &[ONE]).real_servers.remove(0);
+        let first = u128::from_be_bytes([
+            0xfd, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff, 0xff, 0x11, 0x11, 0x11, 0x11, 0x11, 0x11, 0,
+            0,
+        ]);
+        largest.real_servers = (0..VirtualServer::MOST_REAL_SERVERS)
+            .map(|index| RealServer {
+                address: std::net::Ipv6Addr::from_bits(first + index as u128).into(),
+                weight: Weight(u16::MAX),
+                ..template.clone()
+            })
+            .collect();
+        largest.sort_real_servers();
+        assert_eq!(largest.validate(), Ok(()));
+        let count = largest.real_servers.len();
+        stand_in.say(&desired(&[largest]));
+        let world = World::start(&kernel, stand_in.address).await;
+        let client = world.client.clone();
+        let mut client = client.max_decoding_message_size(MESSAGE_LIMIT);
+        let listed = async {
+            loop {
+                let listed = client.list_virtual_servers(ListVirtualServersRequest {});
+                let listed = listed.await.unwrap().into_inner();
+                let mut real_servers = listed
+                    .virtual_servers
+                    .iter()
+                    .flat_map(|it| &it.real_servers);
+                if real_servers.any(|it| it.programmed) {
+                    return listed;
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        let listed = timeout(Duration::from_secs(120), listed).await.unwrap();
+        assert!(message_size(&listed) > 4 * 1024 * 1024);
+        let real_servers = &listed.virtual_servers[0].real_servers;
+        assert_eq!(
+            real_servers.iter().filter(|it| it.programmed).count(),
+            count
+        );
+    });
+}
