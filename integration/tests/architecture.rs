@@ -16,8 +16,12 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("nftables-table", &[]),
     ("routing-rule", &[]),
     ("daemon-api", &["virtual-server", "bgp-packet"]),
-    ("daemon-runtime", &[]),
-    ("bgp-speaker", &["bgp-packet", "bgp-session", "bgp-rib"]),
+    ("bounded-io", &[]),
+    ("daemon-runtime", &["bounded-io"]),
+    (
+        "bgp-speaker",
+        &["bgp-packet", "bgp-session", "bgp-rib", "bounded-io"],
+    ),
     (
         "pod-watcher",
         &["virtual-server", "daemon-api", "daemon-runtime"],

@@ -30,6 +30,8 @@ pub struct SpeakerCounters {
     /// Connections that were refused because the peers of their address have reached
     /// [`maximum_peers_per_address`](crate::GroupConfig::maximum_peers_per_address).
     pub connections_over_address_maximum: Counter,
+    /// Failed attempts to accept a connection, such as without free file descriptors.
+    pub accept_failures: Counter,
     /// Attempts to connect.
     pub dials: Counter,
     /// Attempts to connect that failed.

@@ -3,17 +3,16 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    pin::pin,
     sync::Arc,
     time::Duration,
 };
 
+use bounded_io::{AcceptRetry, timeout_after_poll};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     sync::{mpsc, watch},
-    task::yield_now,
-    time::{error::Elapsed, timeout},
+    time::error::Elapsed,
 };
 
 use crate::{
@@ -27,11 +26,6 @@ use crate::{
 /// The kernel cuts it to `net.core.somaxconn`. Peers that all come at once, as after a restart,
 /// must not lose their SYN.
 pub(crate) const BACKLOG: i32 = 65535;
-
-/// First and longest pause after a failed accept (such as without free file descriptors), which
-/// would otherwise repeat at once.
-const FIRST_PAUSE: Duration = Duration::from_millis(10);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// A listening socket could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +66,7 @@ pub(crate) async fn accept(
 ) {
     let mut admission = admissions.borrow().clone();
     let mut keys = ListenerKeys::default();
-    let mut pause = FIRST_PAUSE;
+    let mut retry = AcceptRetry::new("bgp");
     loop {
         let accepted = tokio::select! {
             biased;
@@ -92,7 +86,7 @@ pub(crate) async fn accept(
         };
         match accepted {
             Ok((stream, remote)) => {
-                pause = FIRST_PAUSE;
+                retry.succeeded();
                 let address = remote.ip();
                 let is_known = admission.is_admitted(address);
                 if !is_known || keys.is_refused(address) {
@@ -110,11 +104,10 @@ pub(crate) async fn accept(
                 }
             }
             Err(error) => {
-                if pause == FIRST_PAUSE {
-                    tracing::warn!(%error, "cannot accept BGP connections; retrying");
+                if let Some(pause) = retry.failed(&error) {
+                    counters.accept_failures.add(1);
+                    tokio::time::sleep(pause).await;
                 }
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
     }
@@ -128,14 +121,7 @@ pub(crate) async fn connect_within(
     local: Option<IpAddr>,
     key: Option<Md5Key>,
 ) -> Result<io::Result<TcpStream>, Elapsed> {
-    let mut connecting = pin!(connect(remote, local, key));
-    if let Ok(result) = timeout(patience, &mut connecting).await {
-        return Ok(result);
-    }
-    // This process may have slept while the peer answered. `epoll_wait` is interrupted by SIGCONT,
-    // so the runtime sees the timer before the socket. It polls its sockets during the yield.
-    yield_now().await;
-    timeout(Duration::ZERO, connecting).await
+    timeout_after_poll(patience, connect(remote, local, key)).await
 }
 
 async fn connect(

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bounded_io::AcceptRetry;
 use nix::sys::resource::{Resource, getrlimit};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
@@ -21,10 +22,6 @@ use crate::{
 
 /// How often the path of a unix socket is checked.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Pause after a failed accept, while descriptors or memory are short.
-const FIRST_PAUSE: Duration = Duration::from_millis(10);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Shortest time between two log lines about connections beyond the limit.
 const LIMIT_LOG_INTERVAL: Duration = Duration::from_secs(60);
@@ -74,8 +71,7 @@ pub(crate) struct Acceptor<L> {
     listener: L,
     connections: Connections,
     metrics: ServerMetrics,
-    pause: Duration,
-    failures: u64,
+    retry: AcceptRetry,
     limit_logged: Option<Instant>,
     check: Interval,
 }
@@ -88,9 +84,8 @@ impl<L: Listen> Acceptor<L> {
         Self {
             listener,
             connections: Connections::new(limit),
+            retry: AcceptRetry::new(metrics.server()),
             metrics,
-            pause: FIRST_PAUSE,
-            failures: 0,
             limit_logged: None,
             check,
         }
@@ -114,11 +109,14 @@ impl<L: Listen> Acceptor<L> {
             let (stream, source) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    self.failed(&error).await;
+                    if let Some(pause) = self.retry.failed(&error) {
+                        self.metrics.accept_failed();
+                        tokio::time::sleep(pause).await;
+                    }
                     continue;
                 }
             };
-            self.succeeded();
+            self.retry.succeeded();
             let admission = self.connections.admit(source).await;
             self.metrics.set_open(self.connections.open());
             match admission {
@@ -129,30 +127,6 @@ impl<L: Listen> Acceptor<L> {
                 }
                 Admission::Refused => self.limit_reached("a new connection is refused"),
             }
-        }
-    }
-
-    async fn failed(&mut self, error: &io::Error) {
-        if is_of_one_connection(error) {
-            return;
-        }
-        self.metrics.accept_failed();
-        self.failures += 1;
-        if self.failures == 1 {
-            let server = self.metrics.server();
-            tracing::warn!(server, %error, "cannot accept connections; retrying");
-        }
-        // Without a random part: the generator may need a descriptor for its seed.
-        tokio::time::sleep(self.pause).await;
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-    }
-
-    fn succeeded(&mut self) {
-        if self.failures > 0 {
-            let (server, failures) = (self.metrics.server(), self.failures);
-            tracing::info!(server, failures, "accepting connections again");
-            self.failures = 0;
-            self.pause = FIRST_PAUSE;
         }
     }
 
@@ -173,17 +147,6 @@ impl<L: Listen> Acceptor<L> {
     }
 }
 
-/// Linux reports an error that is pending on the new connection as an error of accept(2).
-fn is_of_one_connection(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::Interrupted
-    )
-}
-
 /// Returns the most connections of a server: `most`, but at most one in `share` of the files that
 /// this process may open, so that descriptors are left for BGP sessions and for the kernel's
 /// sockets.
@@ -201,6 +164,7 @@ fn limit_of(files: u64, most: usize, share: usize) -> usize {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use bounded_io::{FIRST_PAUSE, LONGEST_PAUSE};
     use tokio::io::DuplexStream;
 
     use super::*;

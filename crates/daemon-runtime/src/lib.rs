@@ -42,11 +42,11 @@ mod shutdown;
 mod sleep_watch;
 mod startup;
 mod target;
-mod timeout;
 mod unix_socket;
 
 pub use args::{CommonArgs, Defaults, LogFormat, parse};
 pub use backoff::{Backoff, GracePeriod, LONGEST_RETRY, longest_retry};
+pub use bounded_io::timeout_after_poll;
 pub use daemon::{Daemon, DaemonError};
 pub use duration::parse_duration;
 pub use grpc::GrpcContract;
@@ -59,7 +59,6 @@ pub use run::{ConfigError, run};
 pub use shutdown::Shutdown;
 pub use sleep_watch::SleepWatch;
 pub use target::Target;
-pub use timeout::timeout_after_poll;
 pub use unix_socket::SocketPermissions;
 
 pub(crate) use build_info::VERSION;

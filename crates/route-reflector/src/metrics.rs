@@ -173,6 +173,11 @@ impl Collector for Counters {
                 "Connections refused because their address has maximumPeersPerAddress peers",
                 &counters.connections_over_address_maximum,
             ),
+            (
+                "accept_failures",
+                "Failed attempts to accept a BGP connection, such as without free file descriptors",
+                &counters.accept_failures,
+            ),
             ("dials", "Attempts to connect", &counters.dials),
             (
                 "dials_failed",

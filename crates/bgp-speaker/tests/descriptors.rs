@@ -1,0 +1,71 @@
+//! The listener of a process without free file descriptors. One test in a process of its own, since
+//! the limit holds for the whole process.
+
+use std::{net::Ipv4Addr, time::Duration};
+
+use bgp_packet::{Asn, ClusterId, RouterId};
+use bgp_speaker::{Configuration, GroupConfig, SessionConfig, Speaker, SpeakerConfig};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::{
+    io::AsyncReadExt,
+    net::TcpSocket,
+    task::yield_now,
+    time::{Instant, timeout},
+};
+
+const DEADLINE: Duration = Duration::from_secs(10);
+
+#[tokio::test]
+async fn a_listener_pauses_while_descriptors_are_short_and_then_accepts() {
+    let local = Ipv4Addr::LOCALHOST;
+    let speaker = Speaker::bind(SpeakerConfig {
+        local_asn: Asn(64512),
+        router_id: RouterId(local),
+        cluster_id: ClusterId(local),
+        listen: vec![(local, 0).into()],
+    })
+    .expect("loopback is there");
+    let (handle, address) = (speaker.handle(), speaker.local_addresses()[0]);
+    tokio::spawn(speaker.run());
+    let group = GroupConfig {
+        name: "clients".into(),
+        prefixes: vec!["127.0.0.0/8".parse().expect("a prefix")],
+        maximum_peers: 10,
+        maximum_peers_per_address: 10,
+        session: SessionConfig::new(None),
+    };
+    let configuration = Configuration {
+        peers: Vec::new(),
+        groups: vec![group],
+    };
+    let configured = handle.configure(configuration).await;
+    configured.expect("the speaker runs").expect("it is valid");
+
+    let socket = TcpSocket::new_v4().expect("a socket");
+    let (limit, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    // The descriptor that the next open file would get.
+    let free = {
+        use std::os::fd::AsRawFd;
+        let file = std::fs::File::open("/").expect("a root");
+        u64::try_from(file.as_raw_fd()).expect("descriptors are not negative")
+    };
+    setrlimit(Resource::RLIMIT_NOFILE, free, most).expect("a lower limit is allowed");
+    let began = Instant::now();
+    let mut stream = socket.connect(address).await.expect("the kernel answers");
+    let failures = || handle.counters().accept_failures.get();
+    let five_failures = async {
+        while failures() < 5 {
+            yield_now().await;
+        }
+    };
+    let in_time = timeout(DEADLINE, five_failures).await;
+    setrlimit(Resource::RLIMIT_NOFILE, limit, most).expect("the former limit is allowed");
+    in_time.expect("accept(2) fails");
+    // 10, 20, 40 and 80 ms.
+    let passed = began.elapsed();
+    assert!(passed >= Duration::from_millis(150), "{passed:?}");
+    let mut marker = [0; 16];
+    let open = timeout(DEADLINE, stream.read_exact(&mut marker)).await;
+    open.expect("an OPEN in time").expect("is accepted");
+    assert_eq!(marker, [0xff; 16]);
+}

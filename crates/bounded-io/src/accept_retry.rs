@@ -1,0 +1,102 @@
+//! The pause after a failed accept.
+
+use std::{io, time::Duration};
+
+/// Pause after the first failed accept. It doubles with each further failure.
+pub const FIRST_PAUSE: Duration = Duration::from_millis(10);
+
+/// Longest pause between two attempts.
+pub const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Paces an accept loop while accept(2) fails, such as without free file descriptors. Without a pause
+/// the loop would spin, since the connection stays in the kernel's queue.
+#[derive(Debug)]
+pub struct AcceptRetry {
+    server: &'static str,
+    pause: Duration,
+    failures: u64,
+}
+
+impl AcceptRetry {
+    /// `server` names the server in the log.
+    #[must_use]
+    pub fn new(server: &'static str) -> Self {
+        Self {
+            server,
+            pause: FIRST_PAUSE,
+            failures: 0,
+        }
+    }
+
+    /// Returns how long to wait before the next accept. `None`: the error belongs to one connection,
+    /// and the next accept may follow at once. Logs the first of several failures.
+    #[must_use]
+    pub fn failed(&mut self, error: &io::Error) -> Option<Duration> {
+        if is_of_one_connection(error) {
+            return None;
+        }
+        self.failures += 1;
+        if self.failures == 1 {
+            tracing::warn!(server = self.server, %error, "cannot accept connections; retrying");
+        }
+        // Without a random part: the generator may need a descriptor for its seed.
+        let pause = self.pause;
+        self.pause = (pause * 2).min(LONGEST_PAUSE);
+        Some(pause)
+    }
+
+    /// Makes the next pause short again.
+    pub fn succeeded(&mut self) {
+        if self.failures > 0 {
+            let (server, failures) = (self.server, self.failures);
+            tracing::info!(server, failures, "accepting connections again");
+            *self = Self::new(server);
+        }
+    }
+}
+
+/// Linux reports an error that is pending on the new connection as an error of accept(2).
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::libc::{ECONNABORTED, EMFILE};
+
+    use super::*;
+
+    fn pauses(error: i32, count: usize) -> Vec<Option<Duration>> {
+        let mut retry = AcceptRetry::new("test");
+        let error = io::Error::from_raw_os_error(error);
+        (0..count).map(|_| retry.failed(&error)).collect()
+    }
+
+    #[test]
+    fn the_pause_doubles_up_to_a_second_while_descriptors_are_short() {
+        let milliseconds = [10, 20, 40, 80, 160, 320, 640, 1000, 1000];
+        let expected = milliseconds.map(|pause| Some(Duration::from_millis(pause)));
+        assert_eq!(pauses(EMFILE, expected.len()), expected);
+    }
+
+    #[test]
+    fn a_connection_that_its_client_aborted_causes_no_pause() {
+        assert_eq!(pauses(ECONNABORTED, 3), [None; 3]);
+    }
+
+    #[test]
+    fn the_pause_is_short_again_after_a_success() {
+        let mut retry = AcceptRetry::new("test");
+        let error = io::Error::from_raw_os_error(EMFILE);
+        assert_eq!(retry.failed(&error), Some(FIRST_PAUSE));
+        assert_eq!(retry.failed(&error), Some(2 * FIRST_PAUSE));
+        retry.succeeded();
+        assert_eq!(retry.failed(&error), Some(FIRST_PAUSE));
+    }
+}

@@ -1,0 +1,123 @@
+//! Regular files up to a size.
+
+use std::{
+    fs::{File, FileType, Metadata, OpenOptions},
+    io::{self, Read},
+    os::unix::fs::{FileTypeExt, OpenOptionsExt},
+    path::Path,
+};
+
+use nix::libc::{O_NOCTTY, O_NONBLOCK};
+
+/// Opens a regular file, or what a symbolic link to one leads to, without ever blocking.
+///
+/// # Errors
+/// The file cannot be opened, or the path leads to something else: a FIFO would block the open until
+/// it has a writer, and a device such as `/dev/zero` has no end.
+pub fn open_file(path: &Path) -> io::Result<(File, Metadata)> {
+    // Before the open, since opening a device can have an effect of its own.
+    check_is_file(&std::fs::metadata(path)?)?;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(O_NONBLOCK | O_NOCTTY)
+        .open(path)?;
+    // After it, since the path may lead elsewhere by now.
+    let metadata = file.metadata()?;
+    check_is_file(&metadata)?;
+    Ok((file, metadata))
+}
+
+/// Reads a regular file of at most `largest` bytes.
+///
+/// # Errors
+/// As [`open_file`], or the file is larger, or a read fails.
+pub fn read_file(path: &Path, largest: u64) -> io::Result<Vec<u8>> {
+    let (file, metadata) = open_file(path)?;
+    let too_large = || {
+        let message = format!("the file has more than the {largest} bytes that are allowed");
+        io::Error::new(io::ErrorKind::FileTooLarge, message)
+    };
+    if metadata.len() > largest {
+        return Err(too_large());
+    }
+    let mut bytes = Vec::new();
+    // The file may grow while it is read.
+    file.take(largest + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > largest {
+        return Err(too_large());
+    }
+    Ok(bytes)
+}
+
+fn check_is_file(metadata: &Metadata) -> io::Result<()> {
+    if metadata.is_file() {
+        return Ok(());
+    }
+    let kind = kind(metadata.file_type());
+    let message = format!("{kind} is no regular file; name a file, or a symbolic link to one");
+    Err(io::Error::new(io::ErrorKind::InvalidInput, message))
+}
+
+fn kind(file_type: FileType) -> &'static str {
+    if file_type.is_dir() {
+        "a directory"
+    } else if file_type.is_fifo() {
+        "a FIFO"
+    } else if file_type.is_socket() {
+        "a socket"
+    } else {
+        "a device"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::{fs::symlink, net::UnixListener};
+
+    use nix::{sys::stat::Mode, unistd::mkfifo};
+
+    use super::*;
+
+    #[track_caller]
+    fn check_refused(path: &Path, expected: &str) {
+        let error = read_file(path, 8).unwrap_err().to_string();
+        assert!(error.starts_with(expected), "{}: {error}", path.display());
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_refused_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        check_refused(folder.path(), "a directory is no regular file");
+        check_refused(Path::new("/dev/zero"), "a device is no regular file");
+        mkfifo(&path("fifo"), Mode::S_IRWXU).unwrap();
+        check_refused(&path("fifo"), "a FIFO is no regular file");
+        symlink(path("fifo"), path("link")).unwrap();
+        check_refused(&path("link"), "a FIFO is no regular file");
+        let _socket = UnixListener::bind(path("socket")).unwrap();
+        check_refused(&path("socket"), "a socket is no regular file");
+        check_refused(&path("missing"), "No such file");
+    }
+
+    #[test]
+    fn a_file_is_read_up_to_its_largest_size() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, "12345678").unwrap();
+        assert_eq!(read_file(&path, 8).unwrap(), b"12345678");
+        std::fs::write(&path, "123456789").unwrap();
+        check_refused(&path, "the file has more than the 8 bytes that are allowed");
+    }
+
+    /// As in a volume of a ConfigMap: the file is a link into a directory that is a link.
+    #[test]
+    fn links_to_a_regular_file_are_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        std::fs::create_dir(path("..version")).unwrap();
+        std::fs::write(path("..version/file"), "text").unwrap();
+        symlink("..version", path("..data")).unwrap();
+        symlink("..data/file", path("file")).unwrap();
+        assert_eq!(read_file(&path("file"), 8).unwrap(), b"text");
+    }
+}

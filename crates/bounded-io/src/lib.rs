@@ -1,0 +1,11 @@
+//! Files, time limits and accept loops that cannot hang or grow without a bound.
+
+#![warn(missing_docs)]
+
+mod accept_retry;
+mod file;
+mod timeout;
+
+pub use accept_retry::{AcceptRetry, FIRST_PAUSE, LONGEST_PAUSE};
+pub use file::{open_file, read_file};
+pub use timeout::timeout_after_poll;
