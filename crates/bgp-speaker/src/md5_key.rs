@@ -2,7 +2,6 @@
 
 use std::{
     fmt,
-    fs::File,
     io::{self, Read},
     net::IpAddr,
     os::{fd::AsFd, unix::fs::PermissionsExt},
@@ -10,6 +9,7 @@ use std::{
     sync::Arc,
 };
 
+use bounded_io::open_file;
 use ipnet::IpNet;
 use nix::{errno::Errno, libc, setsockopt_impl, sockopt_impl, sys::socket::setsockopt};
 
@@ -104,8 +104,8 @@ impl fmt::Debug for Md5Key {
 
 /// No more than tells a key from what is none, so that a wrong path costs nothing; and the mode.
 fn read_start(path: &Path) -> io::Result<(Vec<u8>, u32)> {
-    let file = File::open(path)?;
-    let mode = file.metadata()?.permissions().mode();
+    let (file, metadata) = open_file(path)?;
+    let mode = metadata.permissions().mode();
     let mut bytes = Vec::new();
     file.take(LONGEST as u64 + 3).read_to_end(&mut bytes)?;
     Ok((bytes, mode))
@@ -230,6 +230,10 @@ mod tests {
         let source = missing.source().unwrap().to_string();
         assert!(source.starts_with("No such file"), "{source}");
         assert!(matches!(refused(folder.path()), Md5KeyError::Read { .. }));
+        let fifo = folder.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let source = refused(&fifo).source().unwrap().to_string();
+        assert!(source.starts_with("a FIFO is no regular file"), "{source}");
         assert!(matches!(
             refused(Path::new("/dev/zero")),
             Md5KeyError::NoKey { .. }

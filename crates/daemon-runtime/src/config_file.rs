@@ -1,11 +1,11 @@
-//! Configuration files in YAML: what is wrong with one is said with its place; that one may have
-//! changed is said at once.
+//! Configuration files in YAML: errors with their place, and notices of changes.
 
 mod cure;
 mod watch;
 
 use std::{
     fmt, io,
+    panic::resume_unwind,
     path::{Path, PathBuf},
 };
 
@@ -14,7 +14,10 @@ use serde_saphyr::{Error, MessageFormatter, UserMessageFormatter};
 
 pub use watch::{FileWatcher, WatchError};
 
-/// Enough for a million real servers; a bound all the same, since a file may be anybody's.
+/// Largest size of a configuration file, in bytes. 50,000 real servers take 4 MB.
+pub const LARGEST_FILE: u64 = 16 * 1024 * 1024;
+
+/// More than a file of [`LARGEST_FILE`] bytes needs for data.
 const MOST_NODES: usize = 10_000_000;
 
 /// A place in a file.
@@ -56,15 +59,36 @@ pub enum FileError {
     },
 }
 
-/// Reads a file of text.
+/// Reads a text file of at most [`LARGEST_FILE`] bytes.
 ///
 /// # Errors
-/// The file cannot be read, or is not UTF-8.
+/// The path leads to no regular file, or the file cannot be read, is too large or is not UTF-8.
 pub fn read(path: &Path) -> Result<String, FileError> {
-    std::fs::read_to_string(path).map_err(|source| FileError::Read {
+    let bytes = bounded_io::read_file(path, LARGEST_FILE);
+    let text = bytes.and_then(|bytes| {
+        let not_text = |_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text");
+        String::from_utf8(bytes).map_err(not_text)
+    });
+    text.map_err(|source| FileError::Read {
         path: path.to_owned(),
         source,
     })
+}
+
+/// Runs `load`, which reads and parses files, on a thread for blocking work, since the largest file
+/// takes seconds. Sessions and streams are served meanwhile.
+///
+/// # Panics
+/// `load` panics.
+pub async fn off_thread<T: Send + 'static>(load: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(load).await {
+        Ok(loaded) => loaded,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => resume_unwind(panic),
+            // The runtime ends, and this task with it.
+            Err(_) => std::future::pending().await,
+        },
+    }
 }
 
 /// Parses one YAML document. Give the type `#[serde(deny_unknown_fields)]`: a field that it does

@@ -1,6 +1,9 @@
 //! A file as the source.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use daemon_runtime::config_file::{self, FileError, FileWatcher, WatchError};
 use virtual_server::DesiredSet;
@@ -10,13 +13,20 @@ use crate::{
     source::{Description, Source, SourceError, SourceEvent},
 };
 
+/// A file of up to so many bytes is parsed by the task that notices its change: that takes a few
+/// milliseconds, and a thread for it would delay each change.
+const SMALL_FILE: u64 = 64 * 1024;
+
+/// The text of a file, or why it cannot be read.
+type Seen = Result<String, String>;
+
 /// A YAML document that is read again whenever it may have changed.
 #[derive(Debug)]
 pub struct FileSource {
     path: PathBuf,
     watcher: FileWatcher,
     /// What was read last, so that a file that was only touched is not read as a change.
-    last_read: Option<Result<String, String>>,
+    last_read: Option<Arc<Seen>>,
 }
 
 impl FileSource {
@@ -46,16 +56,20 @@ impl Source for FileSource {
             if self.last_read.is_some() {
                 self.watcher.changed().await;
             }
-            let read = config_file::read(&self.path);
-            let seen = match &read {
-                Ok(text) => Ok(text.clone()),
-                Err(error) => Err(SourceError::new(error).to_string()),
+            let is_small =
+                std::fs::metadata(&self.path).is_ok_and(|metadata| metadata.len() <= SMALL_FILE);
+            let (path, last_read) = (self.path.clone(), self.last_read.clone());
+            let read = move || read_changed(&path, last_read.as_deref());
+            let changed = if is_small {
+                read()
+            } else {
+                config_file::off_thread(read).await
             };
-            if self.last_read.as_ref() == Some(&seen) {
+            let Some((seen, content)) = changed else {
                 continue;
-            }
-            let is_first = self.last_read.replace(seen).is_none();
-            return match read.and_then(|text| parse(&self.path, &text)) {
+            };
+            let is_first = self.last_read.replace(seen.into()).is_none();
+            return match content {
                 Ok(content) => {
                     // Of the first, `load` has told.
                     if !is_first {
@@ -67,6 +81,22 @@ impl Source for FileSource {
             };
         }
     }
+}
+
+/// Reads and parses the file. Returns `None` if it is as it was at the last reading.
+fn read_changed(
+    path: &Path,
+    last_read: Option<&Seen>,
+) -> Option<(Seen, Result<Content, FileError>)> {
+    let read = config_file::read(path);
+    let seen = match &read {
+        Ok(text) => Ok(text.clone()),
+        Err(error) => Err(SourceError::new(error).to_string()),
+    };
+    if last_read == Some(&seen) {
+        return None;
+    }
+    Some((seen, read.and_then(|text| parse(path, &text))))
 }
 
 /// Reads the file once; logs what is most likely not meant.

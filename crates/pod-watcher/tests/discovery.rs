@@ -291,6 +291,36 @@ async fn a_removed_file_keeps_the_last_good_set() {
 }
 
 #[tokio::test]
+async fn a_path_that_leads_to_no_usable_file_keeps_the_last_good_set() {
+    let file = file(&document(&[("10.1.1.10", 1)]));
+    let daemon = Running::with_file(&file.path).await;
+    let mut watch = daemon.watch().await;
+    watch.expect(FIRST).await;
+    let large = file.directory.path().join("large");
+    let sparse = fs::File::create(&large).unwrap();
+    sparse.set_len(17 * 1024 * 1024).unwrap();
+    for (target, reason) in [
+        (Path::new("/dev/zero"), "a device is no regular file"),
+        (file.directory.path(), "a directory is no regular file"),
+        (&large, "more than the 16777216 bytes"),
+    ] {
+        let link = file.directory.path().join("new");
+        symlink(target, &link).unwrap();
+        fs::rename(link, &file.path).unwrap();
+        let has_reason = |list: &ListResponse| {
+            let source = list.source.as_ref().unwrap();
+            source.last_error.contains(reason)
+        };
+        assert_eq!(daemon.list_until(has_reason).await.virtual_servers.len(), 1);
+    }
+    // More than the task of the source parses itself.
+    let comment = format!("# {}\n", "x".repeat(100_000));
+    fs::remove_file(&file.path).unwrap();
+    fs::write(&file.path, document(&[("10.1.1.10", 2)]) + &comment).unwrap();
+    watch.expect(&["+ tcp/10.1.1.10:80 10.0.2.3=2"]).await;
+}
+
+#[tokio::test]
 async fn a_half_written_file_withdraws_nothing() {
     let file = file(&document(&[("10.1.1.10", 1), ("10.1.1.11", 1)]));
     let daemon = Running::with_file(&file.path).await;

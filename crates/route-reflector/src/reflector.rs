@@ -3,7 +3,11 @@
 use std::{path::PathBuf, sync::Arc};
 
 use bgp_speaker::{SpeakerConfig, SpeakerGone, SpeakerHandle};
-use daemon_runtime::{Counter, Metrics, Shutdown, Step, config_file::FileWatcher, in_words};
+use daemon_runtime::{
+    Counter, Metrics, Shutdown, Step,
+    config_file::{self, FileWatcher},
+    in_words,
+};
 use tokio::{signal::unix::Signal, sync::watch};
 
 use crate::config::{self, Config, Overrides};
@@ -98,7 +102,9 @@ impl Reflector {
             (in_force.config.clone(), in_force.file.clone())
         };
         self.reads.inc();
-        let loaded = config::load(&file, &self.overrides)
+        let (path, overrides) = (file.clone(), self.overrides.clone());
+        let loaded = config_file::off_thread(move || config::load(&path, &overrides)).await;
+        let loaded = loaded
             .map_err(|error| in_words(&error))
             .and_then(|config| check_changeable(&before.speaker, &config.speaker).map(|()| config));
         match loaded {

@@ -8,7 +8,7 @@
 
 mod harness;
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use bgp_packet::RouterId;
 use daemon_api::{
@@ -506,6 +506,36 @@ async fn a_file_that_cannot_be_used_changes_nothing() {
         "{metrics}"
     );
 
+    reflector.replace_file(&usual());
+    until_configured(&mut reflector, "no error", |c| c.last_error.is_empty()).await;
+    let sessions = client.handle.peers().await.unwrap();
+    assert_eq!(sessions[0].session.counters.established, 1);
+}
+
+#[tokio::test]
+async fn a_path_that_leads_to_no_usable_file_changes_nothing() {
+    let mut reflector = Running::start(&usual()).await;
+    let mut client = Neighbour::dialling([127, 0, 1, 1], reflector.bgp).await;
+    client.established().await;
+    let folder = tempfile::tempdir().unwrap();
+    let fifo = folder.path().join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let large = folder.path().join("large");
+    let file = std::fs::File::create(&large).unwrap();
+    file.set_len(17 * 1024 * 1024).unwrap();
+    let cases: [(&Path, &str); 4] = [
+        (&fifo, "a FIFO is no regular file"),
+        (Path::new("/dev/zero"), "a device is no regular file"),
+        (folder.path(), "a directory is no regular file"),
+        (&large, "more than the 16777216 bytes"),
+    ];
+    for (target, reason) in cases {
+        reflector.replace_file_by_link(target);
+        until_configured(&mut reflector, reason, |configuration| {
+            configuration.last_error.contains(reason) && configuration.peer_groups.len() == 2
+        })
+        .await;
+    }
     reflector.replace_file(&usual());
     until_configured(&mut reflector, "no error", |c| c.last_error.is_empty()).await;
     let sessions = client.handle.peers().await.unwrap();

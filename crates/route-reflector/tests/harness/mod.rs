@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     future::pending,
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -121,6 +121,12 @@ impl Running {
     pub(crate) fn replace_file(&self, text: &str) {
         let new = self.directory.path().join("new");
         std::fs::write(&new, text).unwrap();
+        std::fs::rename(new, self.file()).unwrap();
+    }
+
+    pub(crate) fn replace_file_by_link(&self, target: &Path) {
+        let new = self.directory.path().join("new");
+        std::os::unix::fs::symlink(target, &new).unwrap();
         std::fs::rename(new, self.file()).unwrap();
     }
 }
