@@ -38,6 +38,7 @@ macro_rules! warn_once {
 }
 
 mod admission;
+mod admit;
 mod config;
 mod connection;
 mod counters;

@@ -1,7 +1,7 @@
 //! The task that owns the RIB and every session.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -336,96 +336,6 @@ impl Owner {
             }
         }
         cost
-    }
-
-    /// Finds the peer of an accepted connection, or makes it if it belongs to a group.
-    fn admit(&mut self, stream: TcpStream, remote: SocketAddr, now: Instant) {
-        let address = remote.ip();
-        let known = self.peers.iter().find(|(_, peer)| peer.owns(address));
-        if let Some((id, peer)) = known {
-            let id = *id;
-            if peer.established.is_some() {
-                // The session refuses the connection (RFC 4271 section 6.8).
-                self.counters.duplicates_refused.add(1);
-                let peer = &peer.config.name;
-                tracing::debug!(peer, "connection refused: the session is established");
-            }
-            self.counters.connections_accepted.add(1);
-            self.accepted(id, stream, now);
-            return;
-        }
-        let Some(group) = self.groups.iter().find(|group| group.contains(address)) else {
-            self.counters.strangers_refused.add(1);
-            tracing::debug!(%remote, "connection of a stranger refused");
-            return;
-        };
-        let of_address = self
-            .peers
-            .values()
-            .filter(|peer| peer.is_dynamic && peer.config.address.ip() == address)
-            .count();
-        if of_address >= group.maximum_peers_per_address {
-            self.counters.connections_over_address_maximum.add(1);
-            let group = &group.name;
-            let is_new = !self.full_addresses.contains(&address);
-            if is_new && self.session_log.allows(address, now) {
-                self.full_addresses.insert(address);
-                tracing::warn!(
-                    %remote,
-                    group,
-                    peers = of_address,
-                    "connection refused: its address has its maximum of peers; raise \
-                     maximumPeersPerAddress of the group if more speakers share the address"
-                );
-            } else {
-                tracing::debug!(
-                    %remote,
-                    group,
-                    peers = of_address,
-                    "connection refused: its address has its maximum of peers"
-                );
-            }
-            return;
-        }
-        let has_room = {
-            let members = self.peers.values().filter(|peer| {
-                peer.is_dynamic && peer.config.group.as_deref() == Some(&group.name)
-            });
-            members.count() < group.maximum_peers
-        };
-        if !has_room {
-            self.counters.strangers_refused.add(1);
-            let group = &group.name;
-            let is_new = !self.full_groups.contains(group);
-            if is_new && self.session_log.allows(address, now) {
-                self.full_groups.insert(group.clone());
-                tracing::warn!(%remote, group, "connection refused: the group is full");
-            } else {
-                tracing::debug!(%remote, group, "connection refused: the group is full");
-            }
-            return;
-        }
-        self.full_groups.remove(&group.name);
-        self.counters.connections_accepted.add(1);
-        let mut config = group.peer(remote);
-        config.name = self.free_name(config.name);
-        let id = self.add_peer(config, true, now);
-        self.accepted(id, stream, now);
-    }
-
-    /// Returns the name, with a number where another peer has it: `10.0.0.1`, `10.0.0.1#2`.
-    fn free_name(&self, name: String) -> String {
-        let names: HashSet<&str> = self
-            .peers
-            .values()
-            .map(|peer| peer.config.name.as_str())
-            .collect();
-        if !names.contains(name.as_str()) {
-            return name;
-        }
-        let numbered = (2..).map(|number: u64| format!("{name}#{number}"));
-        let mut free = numbered.filter(|name| !names.contains(name.as_str()));
-        free.next().expect("there are more numbers than peers")
     }
 
     pub(crate) fn add_peer(

@@ -85,14 +85,17 @@ impl Peer {
         }
     }
 
-    /// Whether a connection from the address can only be one of this peer. A dynamic peer that has
-    /// sent its OPEN may share its address with another speaker, unless it is kept out.
+    /// Whether a connection from the address can only be one of this peer. A dynamic peer may share
+    /// its address with other speakers, unless it is kept out.
     pub(crate) fn owns(&self, address: IpAddr) -> bool {
         self.config.passive
             && self.config.address.ip() == address
-            && (!self.is_dynamic
-                || self.router_id.is_none()
-                || self.session.state() == SessionState::Idle)
+            && (!self.is_dynamic || self.session.state() == SessionState::Idle)
+    }
+
+    /// Whether this side does not know the speaker yet.
+    pub(crate) fn waits_for_open(&self) -> bool {
+        self.is_dynamic && self.router_id.is_none()
     }
 }
 

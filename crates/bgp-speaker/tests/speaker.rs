@@ -834,18 +834,54 @@ async fn a_second_connection_with_an_established_identifier_is_refused_and_count
 }
 
 #[tokio::test]
-async fn connections_that_send_no_open_take_one_place_for_each_address() {
+async fn connections_of_one_address_wait_for_their_open_next_to_each_other() {
     let (speaker, first) = speaker_and_raw_peer().await;
     let IpAddr::V4(address) = first.stream.local_addr().expect("is open").ip() else {
         panic!("IPv4");
     };
     let mut waiting = vec![first];
+    for _ in 0..2 {
+        waiting.push(RawPeer::connect(address, speaker.address).await);
+    }
+    speaker
+        .wait_for_peers("a peer each", |peers| peers.len() == 3)
+        .await;
+    for (peer, id) in waiting.iter_mut().zip(1..) {
+        peer.establish_as(Ipv4Addr::new(10, 244, 1, id), 9).await;
+    }
+    speaker.wait_established(3).await;
+    assert_eq!(speaker.handle.counters().sessions_lost.get(), 0);
+}
+
+#[tokio::test]
+async fn connections_that_send_no_open_are_bounded_and_keep_no_speaker_out() {
+    let speaker = TestSpeaker::start();
+    let address = fresh_address();
+    let group = GroupConfig {
+        maximum_peers_per_address: 3,
+        ..group_at(address)
+    };
+    speaker.configure(vec![], vec![group]).await;
+    let mut established = RawPeer::connect(address, speaker.address).await;
+    let id = Ipv4Addr::new(10, 244, 1, 7);
+    established.establish_as(id, 9).await;
+    let mut waiting = Vec::new();
     for _ in 0..10 {
         let mut peer = RawPeer::connect(address, speaker.address).await;
         assert!(matches!(peer.receive().await, Some(Message::Open(_))));
-        assert_eq!(speaker.peers().await.len(), 1);
+        assert!(speaker.peers().await.len() <= 3);
         waiting.push(peer);
     }
+    // The oldest one has given way.
+    let Some(Message::Notification(notification)) = waiting[0].receive().await else {
+        panic!("it waits on");
+    };
+    assert_eq!(notification.error, NotificationError::CONNECTION_REJECTED);
+    let mut other = RawPeer::connect(address, speaker.address).await;
+    let id = Ipv4Addr::new(10, 244, 1, 8);
+    other.establish_as(id, 9).await;
+    speaker.wait_established(2).await;
+    assert_eq!(speaker.handle.counters().sessions_lost.get(), 0);
 }
 
 #[tokio::test]
