@@ -1,6 +1,10 @@
 //! Which peer an accepted connection belongs to.
 
-use std::{collections::HashSet, net::SocketAddr, time::Instant};
+use std::{
+    collections::HashSet,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use bgp_rib::PeerId;
 use bgp_session::Cease;
@@ -8,13 +12,17 @@ use tokio::net::TcpStream;
 
 use crate::{config::GroupConfig, owner::Owner, peer::Peer};
 
+/// For so long after a session has come up, a further connection from its peer counts as the loser of
+/// a collision (RFC 4271 section 6.8) that was still on its way.
+const COLLISION_WINDOW: Duration = Duration::from_secs(5);
+
 impl Owner {
     /// Finds the peer of an accepted connection, or makes it if it belongs to a group.
     pub(crate) fn admit(&mut self, stream: TcpStream, remote: SocketAddr, now: Instant) {
         let address = remote.ip();
         let known = self.peers.iter().find(|(_, peer)| peer.owns(address));
         if let Some(id) = known.map(|(id, _)| *id) {
-            self.note_duplicate(id);
+            self.note_duplicate(id, now);
             self.counters.connections_accepted.add(1);
             self.accepted(id, stream, now);
             return;
@@ -60,16 +68,27 @@ impl Owner {
     }
 
     /// Counts a connection whose peer has an established session, which refuses it (RFC 4271 section
-    /// 6.8).
-    fn note_duplicate(&mut self, id: PeerId) {
-        let Some(peer) = self.peers.get(&id) else {
+    /// 6.8), and logs it once for each session.
+    fn note_duplicate(&mut self, id: PeerId, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
-        if peer.established.is_some() {
-            self.counters.duplicates_refused.add(1);
-            let peer = &peer.config.name;
-            tracing::debug!(peer, "connection refused: the session is established");
+        if peer.established.is_none() {
+            return;
         }
+        self.counters.duplicates_refused.add(1);
+        let established_for = now.saturating_duration_since(peer.session.status().since);
+        let address = peer.config.address.ip();
+        let log = &mut self.session_log;
+        warn_once!(
+            established_for >= COLLISION_WINDOW
+                && log.allows_once(&mut peer.logged.duplicate, address, now),
+            peer = peer.config.name,
+            %address,
+            "connection refused: the session of this peer is established; the peer has lost its \
+             connection, or a second speaker has the same address, in which case let it connect \
+             from an address of its own"
+        );
     }
 
     fn refuse_full_address(

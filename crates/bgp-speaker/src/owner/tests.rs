@@ -100,3 +100,33 @@ async fn who_was_admitted_without_the_key_of_after_a_change_is_not_served() {
     owner.hear(accepted(after).await);
     assert_eq!(owner.peers.len(), 1);
 }
+
+/// Two connections from 127.0.0.1, where a static peer has that address and a session.
+#[tokio::test]
+async fn a_second_speaker_behind_the_address_of_a_static_peer_is_counted_and_logged_once() {
+    let mut owner = speaker().owner;
+    let address = (Ipv4Addr::LOCALHOST, 179).into();
+    let peer = PeerConfig {
+        active: false,
+        ..PeerConfig::new(address, SessionConfig::new(None))
+    };
+    let configuration = Configuration {
+        peers: vec![peer],
+        groups: Vec::new(),
+    };
+    let now = Instant::now();
+    owner.configure(configuration, now).unwrap();
+    let id = *owner.peers.keys().next().unwrap();
+    owner.peers.get_mut(&id).unwrap().established = Some(ConnectionId(1));
+    let mut counted_and_logged = async |after: Duration| {
+        let News::Accepted { stream, remote, .. } = accepted(Arc::default()).await else {
+            panic!("an accepted connection");
+        };
+        owner.admit(stream, remote, now + after);
+        let counted = owner.counters.duplicates_refused.get();
+        (counted, owner.peers[&id].logged.duplicate)
+    };
+    // As early as this it may be the other connection of a collision.
+    assert_eq!(counted_and_logged(Duration::ZERO).await, (1, false));
+    assert_eq!(counted_and_logged(Duration::from_secs(60)).await, (2, true));
+}
