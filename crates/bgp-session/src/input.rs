@@ -39,6 +39,8 @@ pub enum Input {
         /// How long no connection is made or taken.
         pause: Duration,
     },
+    /// The pause of `Refuse` is over before its time. Ignored unless the session pauses.
+    EndPause,
     /// The peer shall send all routes of the family again. Ignored unless it is able to.
     RequestRefresh(Family),
     /// The answer to [`crate::Output::Poll`]: the socket was read until it was empty, and each

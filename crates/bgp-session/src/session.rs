@@ -183,6 +183,11 @@ impl Session {
                     };
                 }
             }
+            Input::EndPause => {
+                if matches!(self.dialler, Dialler::Stopped { until: Some(_) }) {
+                    self.start(outputs);
+                }
+            }
             Input::RequestRefresh(family) => self.request_refresh(family, outputs),
             Input::Polled(id) => self.polled(id, now, outputs),
             Input::UpdatesWritten(id, count) => {

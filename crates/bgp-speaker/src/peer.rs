@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, io, net::IpAddr, time::Instant};
 
 use bgp_packet::{Family, Message, RouterId};
-use bgp_rib::{FamilySettings, LocalAddresses, PeerId, PeerKind, PeerSettings};
+use bgp_rib::{FamilySettings, LocalAddresses, MaximumPathsAction, PeerId, PeerKind, PeerSettings};
 use bgp_session::{
     Cease, ConnectionId, Input, Negotiated, Output, Session, SessionError, SessionState,
 };
@@ -44,6 +44,8 @@ pub(crate) struct Peer {
     pub(crate) session: Session,
     /// BGP identifier of its OPEN. Two speakers behind one masqueraded address differ in it.
     router_id: Option<RouterId>,
+    /// The maximum of paths that it exceeded, for which it is kept out.
+    exceeded: Option<u32>,
     /// Number of the attempt to connect that is under way.
     dial: Option<(u64, AbortHandle)>,
     pub(crate) connections: Vec<ConnectionId>,
@@ -75,6 +77,7 @@ impl Peer {
             is_dynamic,
             session,
             router_id: None,
+            exceeded: None,
             dial: None,
             connections: Vec::new(),
             established: None,
@@ -96,6 +99,18 @@ impl Peer {
     /// Whether this side does not know the speaker yet.
     pub(crate) fn waits_for_open(&self) -> bool {
         self.is_dynamic && self.router_id.is_none()
+    }
+
+    /// Whether the peer is kept out for a maximum of paths that its configuration has raised.
+    pub(crate) fn may_return(&self) -> bool {
+        let import = &self.config.session.import;
+        self.session.state() == SessionState::Idle
+            && self.exceeded.is_some_and(|exceeded| {
+                import.at_maximum == MaximumPathsAction::Block
+                    || import
+                        .maximum_paths
+                        .is_none_or(|maximum| maximum > exceeded)
+            })
     }
 }
 
@@ -311,6 +326,7 @@ impl Owner {
             );
         }
         self.counters.sessions_established.add(1);
+        peer.exceeded = None;
         peer.established = Some(connection);
         peer.flushed = 0;
         peer.logged = LoggedOnce::default();
@@ -403,12 +419,15 @@ impl Owner {
                 self.request_refreshes(id, &outcome.unblocked);
                 None
             }
-            Err(exceeded) => Some(Input::Refuse {
-                connection,
-                problem: exceeded.to_string(),
-                notification: Cease::MaximumPaths.notification(),
-                pause: peer.config.session.maximum_paths_pause,
-            }),
+            Err(exceeded) => {
+                peer.exceeded = Some(exceeded.limit);
+                Some(Input::Refuse {
+                    connection,
+                    problem: exceeded.to_string(),
+                    notification: Cease::MaximumPaths.notification(),
+                    pause: peer.config.session.maximum_paths_pause,
+                })
+            }
         }
     }
 

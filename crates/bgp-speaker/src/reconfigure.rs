@@ -61,6 +61,14 @@ impl Owner {
         }
         peer.config = config;
         self.observers.session_changed(id);
+        if peer.may_return() {
+            tracing::info!(
+                peer = peer.config.name,
+                "maximum of paths raised; the peer may connect before its pause is over"
+            );
+            self.drive(id, Input::EndPause, now);
+            return;
+        }
         if peer.established.is_none() {
             return;
         }

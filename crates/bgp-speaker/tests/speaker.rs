@@ -885,7 +885,7 @@ async fn connections_that_send_no_open_are_bounded_and_keep_no_speaker_out() {
 }
 
 #[tokio::test]
-async fn a_peer_with_too_many_paths_is_kept_out_where_the_group_says_restart() {
+async fn a_peer_with_too_many_paths_is_kept_out_until_its_maximum_is_raised() {
     let speaker = TestSpeaker::start();
     let address = fresh_address();
     let mut group = GroupConfig {
@@ -894,7 +894,7 @@ async fn a_peer_with_too_many_paths_is_kept_out_where_the_group_says_restart() {
     };
     group.session.import.maximum_paths = Some(2);
     group.session.import.at_maximum = MaximumPathsAction::Restart;
-    speaker.configure(vec![], vec![group]).await;
+    speaker.configure(vec![], vec![group.clone()]).await;
     let mut peer = RawPeer::connect(address, speaker.address).await;
     peer.establish(9).await;
     for prefix in ["10.1.0.1/32", "10.1.0.2/32", "10.1.0.3/32"] {
@@ -914,11 +914,25 @@ async fn a_peer_with_too_many_paths_is_kept_out_where_the_group_says_restart() {
         NotificationError::MAXIMUM_PREFIXES_REACHED
     );
     speaker.wait_for_paths("are gone", <[_]>::is_empty).await;
-    let mut again = RawPeer::connect(address, speaker.address).await;
-    let Some(Message::Notification(notification)) = again.receive().await else {
-        panic!("it is let in");
+    let is_let_in = async || {
+        let mut again = RawPeer::connect(address, speaker.address).await;
+        match again.receive().await {
+            Some(Message::Open(_)) => true,
+            Some(Message::Notification(notification)) => {
+                assert_eq!(notification.error, NotificationError::CONNECTION_REJECTED);
+                false
+            }
+            other => panic!("{other:?}"),
+        }
     };
-    assert_eq!(notification.error, NotificationError::CONNECTION_REJECTED);
+    assert!(!is_let_in().await);
+    // A change that leaves the maximum as it is does not end the pause.
+    group.session.export = ExportPolicy::default();
+    speaker.configure(vec![], vec![group.clone()]).await;
+    assert!(!is_let_in().await);
+    group.session.import.maximum_paths = Some(3);
+    speaker.configure(vec![], vec![group]).await;
+    assert!(is_let_in().await);
 }
 
 #[tokio::test]

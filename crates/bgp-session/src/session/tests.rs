@@ -137,6 +137,7 @@ fn show_input(input: &Input) -> String {
         | Input::DialTimedOut
         | Input::Accepted(_)
         | Input::Refuse { .. }
+        | Input::EndPause
         | Input::RequestRefresh(_)
         | Input::Polled(_)
         | Input::UpdatesWritten(..)
@@ -775,6 +776,27 @@ fn a_peer_that_broke_a_policy_is_kept_out_for_the_pause() {
 }
 
 #[test]
+fn the_pause_of_a_peer_that_broke_a_policy_can_end_early() {
+    let mut transcript = established();
+    transcript.feed(Input::EndPause);
+    assert_eq!(transcript.session.established(), Some(A));
+    transcript.feed_all([
+        Input::Refuse {
+            connection: A,
+            problem: "more than 10 paths".into(),
+            notification: Cease::MaximumPaths.notification(),
+            pause: Duration::from_secs(60),
+        },
+        Input::EndPause,
+        Input::Accepted(B),
+    ]);
+    assert_eq!(transcript.session.state(), SessionState::OpenSent);
+    // A stop is no pause.
+    transcript.feed_all([Input::Stop(Cease::PeerDeconfigured), Input::EndPause]);
+    assert_eq!(transcript.session.state(), SessionState::Idle);
+}
+
+#[test]
 fn a_notification_of_the_peer_ends_the_connection_without_an_answer() {
     let mut transcript = established();
     let notification = Cease::AdministrativeReset { text: "bye".into() }.notification();
@@ -990,6 +1012,7 @@ fn any_input() -> impl Strategy<Value = (Input, bool)> {
         }),
         2 => any_connection().prop_map(Input::Polled),
         1 => Just(Input::DialTimedOut),
+        1 => Just(Input::EndPause),
         1 => Just(Input::RequestRefresh(Family::Ipv6Unicast)),
         1 => any_connection().prop_map(|id| Input::UpdatesWritten(id, 1)),
         1 => any_connection().prop_map(Input::SendHoldTimerExpired),
@@ -1065,6 +1088,7 @@ proptest! {
                 | Input::MessageReceived(..)
                 | Input::Malformed(..)
                 | Input::Refuse { .. }
+                | Input::EndPause
                 | Input::RequestRefresh(_)
                 | Input::Polled(_)
                 | Input::UpdatesWritten(..)
