@@ -5,7 +5,7 @@ use std::time::Duration;
 use bgp_packet::{Asn, Family, Notification, NotificationError, RouterId};
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::{cease::Cease, connection::Direction, status::SessionState};
+use crate::{cease::Cease, connection::Direction, reason::FailureReason, status::SessionState};
 
 /// Why a connection ended or did not come up.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -42,6 +42,17 @@ pub enum SessionError {
     /// OPEN of an internal peer with our own router id.
     #[error("peer has our own router id {0}")]
     OwnRouterId(RouterId),
+    /// OPEN with a hold time that the configuration does not allow.
+    #[error(
+        "peer offers {}, at least {minimum_seconds} s are required",
+        hold_time_offer(.offered_seconds)
+    )]
+    UnacceptableHoldTime {
+        /// As in the OPEN.
+        offered_seconds: u16,
+        /// As configured.
+        minimum_seconds: u16,
+    },
     /// None of our families is spoken by the peer.
     #[error("peer speaks none of {0:?}")]
     NoCommonFamily(Vec<Family>),
@@ -97,6 +108,7 @@ impl SessionError {
             Self::SendHoldTimerExpired => NotificationError::SEND_HOLD_TIMER_EXPIRED,
             Self::UnexpectedPeerAsn { .. } => NotificationError::BAD_PEER_AS,
             Self::OwnRouterId(_) => NotificationError::BAD_BGP_IDENTIFIER,
+            Self::UnacceptableHoldTime { .. } => NotificationError::UNACCEPTABLE_HOLD_TIME,
             Self::UnexpectedMessage { state, .. } => match state {
                 SessionState::Idle | SessionState::Connect | SessionState::Active => {
                     NotificationError::FINITE_STATE_MACHINE_ERROR
@@ -107,6 +119,97 @@ impl SessionError {
             },
         };
         Some(Notification::new(error))
+    }
+
+    /// Its kind.
+    pub fn reason(&self) -> FailureReason {
+        match self {
+            Self::Dial(_) => FailureReason::DialFailed,
+            Self::DialTimeout(_) => FailureReason::DialTimeout,
+            Self::ConnectionLost(_) => FailureReason::ConnectionLost,
+            Self::Replaced => FailureReason::Replaced,
+            Self::OpenTimeout(_) => FailureReason::OpenTimeout,
+            Self::HoldTimerExpired(_) => FailureReason::HoldTimerExpired,
+            Self::SendHoldTimerExpired => FailureReason::SendHoldTimerExpired,
+            Self::UnexpectedPeerAsn { .. } => FailureReason::BadPeerAs,
+            Self::OwnRouterId(_) => FailureReason::BadRouterId,
+            Self::UnacceptableHoldTime { .. } => FailureReason::UnacceptableHoldTime,
+            Self::NoCommonFamily(_) => FailureReason::UnsupportedCapability,
+            Self::UnexpectedMessage { .. } => FailureReason::UnexpectedMessage,
+            Self::CollisionLost(_) => FailureReason::Collision,
+            Self::Violation { notification, .. } | Self::NotificationReceived(notification) => {
+                FailureReason::of(notification.error)
+            }
+            Self::Ceased(cease) => FailureReason::of(cease.notification().error),
+        }
+    }
+
+    /// Reports whether an operator of one side ended the session, or changed its configuration.
+    pub fn is_deliberate(&self) -> bool {
+        let is_cease = matches!(self, Self::Ceased(_) | Self::NotificationReceived(_));
+        is_cease
+            && matches!(
+                self.reason(),
+                FailureReason::AdministrativeShutdown
+                    | FailureReason::PeerDeconfigured
+                    | FailureReason::AdministrativeReset
+                    | FailureReason::ConfigurationChange
+            )
+    }
+
+    /// Reports whether a NOTIFICATION names what one side finds wrong with the other.
+    pub(crate) fn is_stated(&self) -> bool {
+        match self {
+            Self::Dial(_)
+            | Self::DialTimeout(_)
+            | Self::ConnectionLost(_)
+            | Self::Replaced
+            | Self::OpenTimeout(_)
+            | Self::HoldTimerExpired(_)
+            | Self::SendHoldTimerExpired
+            | Self::CollisionLost(_)
+            | Self::Ceased(_) => false,
+            Self::UnexpectedPeerAsn { .. }
+            | Self::OwnRouterId(_)
+            | Self::UnacceptableHoldTime { .. }
+            | Self::NoCommonFamily(_)
+            | Self::Violation { .. }
+            | Self::UnexpectedMessage { .. }
+            | Self::NotificationReceived(_) => true,
+        }
+    }
+
+    /// Reports whether the error only shows that a connection has ended, as a peer does that had
+    /// stated its reason on an earlier connection.
+    pub(crate) fn is_consequence(&self) -> bool {
+        let is_refusal = matches!(
+            self.reason(),
+            FailureReason::ConnectionRejected | FailureReason::Collision
+        );
+        match self {
+            Self::ConnectionLost(_) | Self::Replaced => true,
+            Self::NotificationReceived(_) => is_refusal,
+            Self::Dial(_)
+            | Self::DialTimeout(_)
+            | Self::OpenTimeout(_)
+            | Self::HoldTimerExpired(_)
+            | Self::SendHoldTimerExpired
+            | Self::UnexpectedPeerAsn { .. }
+            | Self::OwnRouterId(_)
+            | Self::UnacceptableHoldTime { .. }
+            | Self::NoCommonFamily(_)
+            | Self::Violation { .. }
+            | Self::UnexpectedMessage { .. }
+            | Self::Ceased(_)
+            | Self::CollisionLost(_) => false,
+        }
+    }
+}
+
+fn hold_time_offer(seconds: &u16) -> String {
+    match seconds {
+        0 => "no hold time".to_owned(),
+        seconds => format!("a hold time of {seconds} s"),
     }
 }
 
@@ -124,6 +227,29 @@ fn multiprotocol(families: &[Family]) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_an_operator_did_is_deliberate() {
+        for (subcode, expected) in [
+            (0, false),
+            (1, false),
+            (2, true),
+            (3, true),
+            (4, true),
+            (5, false),
+            (6, true),
+            (7, false),
+            (8, false),
+        ] {
+            let error = NotificationError { code: 6, subcode };
+            let received = SessionError::NotificationReceived(Notification::new(error));
+            assert_eq!(received.is_deliberate(), expected, "{received}");
+        }
+        let text = String::new();
+        assert!(SessionError::Ceased(Cease::AdministrativeShutdown { text }).is_deliberate());
+        assert!(!SessionError::Ceased(Cease::ConnectionRejected).is_deliberate());
+        assert!(!SessionError::ConnectionLost("reset".into()).is_deliberate());
+    }
 
     #[test]
     fn lacking_families_are_named_to_the_peer() {

@@ -34,6 +34,9 @@ pub enum Output {
     RefreshRequested(ConnectionId, Family),
     /// The established connection ended: what the peer announced is void.
     Down(ConnectionId, SessionError),
+    /// An attempt to connect failed, or a connection ended before it was established. Not for the
+    /// connection that loses a collision.
+    Failed(SessionError),
     /// Send what is still to be sent, then close. Nothing more will be heard of the connection.
     Close(ConnectionId),
 }

@@ -30,6 +30,8 @@ pub struct Session {
     state: SessionState,
     since: Instant,
     last_error: Option<(Instant, SessionError)>,
+    /// The session has come up since `last_error`.
+    has_recovered: bool,
     counters: Counters,
 }
 
@@ -62,6 +64,7 @@ impl Session {
             state: SessionState::Idle,
             since: now,
             last_error: None,
+            has_recovered: false,
             counters: Counters::default(),
         }
     }
@@ -144,13 +147,13 @@ impl Session {
             Input::Connected(id) => self.connected(id, now, outputs),
             Input::DialFailed(problem) => {
                 if self.dialler == Dialler::Dialling {
-                    self.dial_failed(SessionError::Dial(problem), now);
+                    self.dial_failed(SessionError::Dial(problem), now, outputs);
                 }
             }
             Input::DialTimedOut => {
                 if self.dialler == Dialler::Dialling {
                     let timeout = self.settings.connect_timeout;
-                    self.dial_failed(SessionError::DialTimeout(timeout), now);
+                    self.dial_failed(SessionError::DialTimeout(timeout), now, outputs);
                 }
             }
             Input::Accepted(id) => self.accepted(id, now, outputs),
@@ -226,11 +229,12 @@ impl Session {
         self.dialler = Dialler::Waiting { until };
     }
 
-    fn dial_failed(&mut self, error: SessionError, now: Instant) {
+    fn dial_failed(&mut self, error: SessionError, now: Instant, outputs: &mut Vec<Output>) {
         if self.connections().next().is_some() {
             self.dialler = Dialler::Settled;
         } else {
-            self.last_error = Some((now, error));
+            outputs.push(Output::Failed(error.clone()));
+            self.note_error(error, now);
             self.wait_to_dial(now);
         }
     }
@@ -248,7 +252,7 @@ impl Session {
     fn accepted(&mut self, id: ConnectionId, now: Instant, outputs: &mut Vec<Output>) {
         match self.dialler {
             Dialler::Stopped { .. } => {
-                self.reject(id, &Cease::ConnectionRejected, outputs);
+                self.reject(id, Cease::ConnectionRejected, outputs);
                 return;
             }
             Dialler::Waiting { .. } => self.dialler = Dialler::Settled,
@@ -256,7 +260,7 @@ impl Session {
         }
         if self.established().is_some() {
             // RFC 4271 section 6.8: an established connection stays.
-            self.reject(id, &Cease::ConnectionCollisionResolution, outputs);
+            self.reject(id, Cease::ConnectionCollisionResolution, outputs);
             return;
         }
         if self.incoming.is_some() {
@@ -266,8 +270,9 @@ impl Session {
         self.open(id, Direction::Incoming, now, outputs);
     }
 
-    fn reject(&mut self, id: ConnectionId, cease: &Cease, outputs: &mut Vec<Output>) {
+    fn reject(&mut self, id: ConnectionId, cease: Cease, outputs: &mut Vec<Output>) {
         self.send(id, Message::Notification(cease.notification()), outputs);
+        outputs.push(Output::Failed(SessionError::Ceased(cease)));
         outputs.push(Output::Close(id));
     }
 
@@ -363,25 +368,29 @@ impl Session {
                 self.backoff.reset();
             }
         }
-        outputs.push(Output::Close(connection.id));
-        match error {
-            // Part of coming up: no error that somebody should look for.
-            SessionError::CollisionLost(_) => {}
-            error @ (SessionError::Dial(_)
-            | SessionError::DialTimeout(_)
-            | SessionError::ConnectionLost(_)
-            | SessionError::Replaced
-            | SessionError::OpenTimeout(_)
-            | SessionError::HoldTimerExpired(_)
-            | SessionError::SendHoldTimerExpired
-            | SessionError::UnexpectedPeerAsn { .. }
-            | SessionError::OwnRouterId(_)
-            | SessionError::NoCommonFamily(_)
-            | SessionError::Violation { .. }
-            | SessionError::UnexpectedMessage { .. }
-            | SessionError::NotificationReceived(_)
-            | SessionError::Ceased(_)) => self.last_error = Some((now, error)),
+        // The loser of a collision is part of coming up.
+        let is_failure = !matches!(error, SessionError::CollisionLost(_));
+        if is_failure && !connection.is_established() {
+            outputs.push(Output::Failed(error.clone()));
         }
+        outputs.push(Output::Close(connection.id));
+        if is_failure {
+            self.note_error(error, now);
+        }
+    }
+
+    /// Keeps the reason that one side stated in a NOTIFICATION over the resets that follow, until
+    /// the session comes up.
+    fn note_error(&mut self, error: SessionError, now: Instant) {
+        let has_reason = self
+            .last_error
+            .as_ref()
+            .is_some_and(|(_, last)| last.is_stated());
+        if has_reason && !self.has_recovered && error.is_consequence() {
+            return;
+        }
+        self.has_recovered = false;
+        self.last_error = Some((now, error));
     }
 
     fn slot(&mut self, direction: Direction) -> &mut Option<Connection> {

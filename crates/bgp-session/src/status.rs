@@ -49,7 +49,8 @@ pub struct Status {
     pub hold_deadline: Option<Instant>,
     /// When the next attempt to connect is due.
     pub dial_deadline: Option<Instant>,
-    /// What ended the last connection or kept it from coming up, and when.
+    /// What ended the last connection or kept it from coming up, and when. The reason of a
+    /// NOTIFICATION stays over the loss of later connections, until the session is established.
     pub last_error: Option<(Instant, SessionError)>,
     /// What has been exchanged.
     pub counters: Counters,

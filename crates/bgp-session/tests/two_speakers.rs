@@ -79,6 +79,7 @@ impl Simulation {
                 | Output::Established(..)
                 | Output::Updated(..)
                 | Output::RefreshRequested(..)
+                | Output::Failed(_)
                 | Output::Down(..) => {}
             }
         }

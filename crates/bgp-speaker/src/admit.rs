@@ -2,15 +2,15 @@
 
 use std::{
     collections::HashSet,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
 use bgp_rib::PeerId;
-use bgp_session::Cease;
+use bgp_session::{Cease, FailureReason};
 use tokio::net::TcpStream;
 
-use crate::{config::GroupConfig, owner::Owner, peer::Peer};
+use crate::{config::GroupConfig, owner::Owner, peer::Peer, refused_sessions::Refusal};
 
 /// For so long after a session has come up, a further connection from its peer counts as the loser of
 /// a collision (RFC 4271 section 6.8) that was still on its way.
@@ -113,6 +113,8 @@ impl Owner {
             "connection refused: its address has its maximum of peers; raise \
              maximumPeersPerAddress of the group if more speakers share the address"
         );
+        let error = format!("the address has its maximum of {peers} peers");
+        self.refused_by_group(address, group, FailureReason::AddressFull, error, now);
     }
 
     fn refuse_full_group(&mut self, remote: SocketAddr, group: &GroupConfig, now: Instant) {
@@ -129,6 +131,25 @@ impl Owner {
             group = group.name,
             "connection refused: the group is full"
         );
+        let error = format!("the group has its maximum of {} peers", group.maximum_peers);
+        self.refused_by_group(address, group, FailureReason::GroupFull, error, now);
+    }
+
+    fn refused_by_group(
+        &mut self,
+        address: IpAddr,
+        group: &GroupConfig,
+        reason: FailureReason,
+        error: String,
+        now: Instant,
+    ) {
+        let refusal = Refusal {
+            peer: address.to_string(),
+            group: Some(group.name.clone()),
+            reason,
+            error,
+        };
+        self.refused(address, refusal, now);
     }
 
     /// Returns the name, with a number where another peer has it: `10.0.0.1`, `10.0.0.1#2`.

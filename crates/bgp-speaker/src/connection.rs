@@ -79,6 +79,8 @@ pub(crate) struct Connection {
     is_polled: bool,
     /// UPDATE messages in `output`, while the owner waits for their being written.
     updates: Option<u64>,
+    /// A write has failed. What the peer sent before it closed is still to be read.
+    write_problem: Option<String>,
     send_hold_time: Option<Duration>,
     /// While `output` holds something.
     send_deadline: Option<Instant>,
@@ -106,6 +108,7 @@ impl Connection {
             waits_for_options: false,
             is_polled: false,
             updates: None,
+            write_problem: None,
             send_hold_time: None,
             send_deadline: None,
             send_hold_timer_expired: false,
@@ -115,6 +118,10 @@ impl Connection {
 
     pub(crate) async fn run(mut self, mut orders: mpsc::Receiver<Order>, news: mpsc::Sender<News>) {
         loop {
+            if self.write_problem.is_some() {
+                self.poll();
+                self.report(&news);
+            }
             let can_write = !self.output.is_empty();
             let can_read = self.can_read();
             let has_news = self.has_news();
@@ -210,7 +217,12 @@ impl Connection {
                     self.decode();
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if let Some(problem) = self.write_problem.clone() {
+                        self.lose(&problem);
+                    }
+                    return;
+                }
                 Err(error) => self.lose(&error.to_string()),
             }
         }
@@ -254,7 +266,7 @@ impl Connection {
                     self.output.clear();
                     // They have not been written.
                     self.updates = None;
-                    self.lose(&error.to_string());
+                    self.write_problem.get_or_insert(error.to_string());
                 }
             }
         }
@@ -283,6 +295,7 @@ impl Connection {
     fn lose(&mut self, problem: &str) {
         if !self.has_ended {
             self.has_ended = true;
+            let problem = self.write_problem.as_deref().unwrap_or(problem);
             self.end = Some(End::Lost(problem.to_owned()));
         }
     }

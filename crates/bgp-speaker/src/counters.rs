@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bgp_session::FailureReason;
+
 /// A number that only grows.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -14,6 +16,27 @@ impl Counter {
 
     pub(crate) fn add(&self, count: u64) {
         self.0.fetch_add(count, Ordering::Relaxed);
+    }
+}
+
+/// A counter for each reason.
+#[derive(Debug)]
+pub struct ReasonCounters([Counter; FailureReason::ALL.len()]);
+
+impl Default for ReasonCounters {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Counter::default()))
+    }
+}
+
+impl ReasonCounters {
+    /// The value for this reason.
+    pub fn get(&self, reason: FailureReason) -> u64 {
+        self.0[reason as usize].get()
+    }
+
+    pub(crate) fn add(&self, reason: FailureReason) {
+        self.0[reason as usize].add(1);
     }
 }
 
@@ -38,6 +61,8 @@ pub struct SpeakerCounters {
     pub dials_failed: Counter,
     /// Sessions that came up.
     pub sessions_established: Counter,
+    /// Attempts to connect, and connections, that did not become an established session.
+    pub sessions_refused: ReasonCounters,
     /// Established sessions that ended.
     pub sessions_lost: Counter,
     /// UPDATE messages of peers.

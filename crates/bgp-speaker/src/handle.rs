@@ -18,6 +18,7 @@ use crate::{
     config::{Configuration, InvalidConfiguration},
     counters::SpeakerCounters,
     observe::{Change, PathStatus, PeerStatus, Table},
+    refused_sessions::RefusedSession,
 };
 
 type Reply<T> = oneshot::Sender<T>;
@@ -35,6 +36,7 @@ pub(crate) enum Command {
     Reset(String, Cease),
     RequestRefresh(String, Family),
     ListPeers(Reply<Vec<PeerStatus>>),
+    ListRefusedSessions(Reply<Vec<RefusedSession>>),
     ListPaths(Table, Option<IpNet>, Reply<Vec<PathStatus>>),
     Observe {
         observer: u64,
@@ -177,6 +179,15 @@ impl SpeakerHandle {
     /// The speaker has ended.
     pub async fn peers(&self) -> Result<Vec<PeerStatus>, SpeakerGone> {
         self.ask(Command::ListPeers).await
+    }
+
+    /// Returns the addresses from which no session came up, in their order. At most 256: those whose
+    /// last failure is the youngest.
+    ///
+    /// # Errors
+    /// The speaker has ended.
+    pub async fn refused_sessions(&self) -> Result<Vec<RefusedSession>, SpeakerGone> {
+        self.ask(Command::ListRefusedSessions).await
     }
 
     /// The paths of a table, ordered by prefix; only those of one prefix if it is given.

@@ -51,15 +51,17 @@ mod owner;
 mod peer;
 mod reconfigure;
 mod refused;
+mod refused_sessions;
 mod session_log;
 mod socket;
 
 pub use config::{
     Configuration, GroupConfig, InvalidConfiguration, PeerConfig, SessionConfig, SpeakerConfig,
 };
-pub use counters::{Counter, SpeakerCounters};
+pub use counters::{Counter, ReasonCounters, SpeakerCounters};
 pub use handle::{Changes, SpeakerGone, SpeakerHandle};
 pub use md5_key::{Md5Key, Md5KeyError};
 pub use observe::{Change, PathStatus, PeerStatus, RemovedPath, Table};
 pub use owner::{Speaker, SpeakerError};
+pub use refused_sessions::RefusedSession;
 pub use socket::ListenError;

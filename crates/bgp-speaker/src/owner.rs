@@ -26,6 +26,7 @@ use crate::{
     handle::{Command, SpeakerHandle},
     observe::Observers,
     peer::{Link, Peer},
+    refused_sessions::RefusedSessions,
     session_log::SessionLog,
     socket::{self, ListenError},
 };
@@ -105,6 +106,7 @@ pub(crate) struct Owner {
     /// peers does.
     pub(crate) full_addresses: BTreeSet<IpAddr>,
     pub(crate) session_log: SessionLog,
+    pub(crate) refused_sessions: RefusedSessions,
     pub(crate) links: HashMap<ConnectionId, Link>,
     /// Of all sessions, see [`Owner::run_deadlines`].
     pub(crate) deadlines: BTreeSet<(Instant, PeerId)>,
@@ -180,6 +182,7 @@ impl Speaker {
             full_groups: BTreeSet::new(),
             full_addresses: BTreeSet::new(),
             session_log: SessionLog::default(),
+            refused_sessions: RefusedSessions::default(),
             links: HashMap::new(),
             deadlines: BTreeSet::new(),
             admission,
@@ -411,6 +414,9 @@ impl Owner {
             }
             Command::ListPeers(reply) => {
                 let _ = reply.send(self.peer_statuses(now));
+            }
+            Command::ListRefusedSessions(reply) => {
+                let _ = reply.send(self.list_refused_sessions(now));
             }
             Command::ListPaths(table, prefix, reply) => {
                 let _ = reply.send(self.path_statuses(&table, prefix));

@@ -129,7 +129,7 @@ impl Owner {
                 self.observers.session_changed(id);
             }
             for output in outputs {
-                inputs.extend(self.perform(id, output));
+                inputs.extend(self.perform(id, output, now));
             }
             let peer = self.peers.get_mut(&id);
             let refreshes = peer.map(|peer| std::mem::take(&mut peer.refreshes));
@@ -148,7 +148,7 @@ impl Owner {
     }
 
     /// Returns what the session has to be told in turn.
-    fn perform(&mut self, id: PeerId, output: Output) -> Option<Input> {
+    fn perform(&mut self, id: PeerId, output: Output, now: Instant) -> Option<Input> {
         match output {
             Output::Dial => {
                 self.dial(id);
@@ -176,6 +176,10 @@ impl Owner {
             }
             Output::Down(_, error) => {
                 self.down(id, &error);
+                None
+            }
+            Output::Failed(error) => {
+                self.session_failed(id, &error, now);
                 None
             }
             Output::Close(connection) => {
@@ -326,6 +330,7 @@ impl Owner {
             );
         }
         self.counters.sessions_established.add(1);
+        self.refused_sessions.came_up(link.remote.ip());
         peer.exceeded = None;
         peer.established = Some(connection);
         peer.flushed = 0;
@@ -364,30 +369,14 @@ impl Owner {
         };
         peer.established = None;
         let name = &peer.config.name;
-        let is_orderly = match error {
-            SessionError::Ceased(_) => true,
-            SessionError::NotificationReceived(notification) => notification.error.is_cease(),
-            SessionError::Dial(_)
-            | SessionError::DialTimeout(_)
-            | SessionError::ConnectionLost(_)
-            | SessionError::Replaced
-            | SessionError::OpenTimeout(_)
-            | SessionError::HoldTimerExpired(_)
-            | SessionError::SendHoldTimerExpired
-            | SessionError::UnexpectedPeerAsn { .. }
-            | SessionError::OwnRouterId(_)
-            | SessionError::NoCommonFamily(_)
-            | SessionError::Violation { .. }
-            | SessionError::UnexpectedMessage { .. }
-            | SessionError::CollisionLost(_) => false,
-        };
         let address = peer.config.address.ip();
+        let reason = error.reason();
         if !self.session_log.allows(address, Instant::now()) {
-            tracing::debug!(peer = name, %error, "session ended");
-        } else if is_orderly {
-            tracing::info!(peer = name, %error, "session ended");
+            tracing::debug!(peer = name, %reason, %error, "session ended");
+        } else if error.is_deliberate() {
+            tracing::info!(peer = name, %reason, %error, "session ended by an operator");
         } else {
-            tracing::warn!(peer = name, %error, "session lost");
+            tracing::warn!(peer = name, %reason, %error, "session lost");
         }
     }
 

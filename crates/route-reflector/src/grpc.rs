@@ -141,9 +141,14 @@ impl Contract for ReflectorService {
             .iter()
             .map(|peer| translate::session(self.local_asn, peer))
             .collect();
+        let refused = self.speaker.refused_sessions().await.map_err(gone)?;
         Ok(Response::new(ListSessionsResponse {
             revision: next(&self.revision),
             sessions,
+            refused_sessions: refused
+                .into_iter()
+                .map(translate::refused_session)
+                .collect(),
         }))
     }
 

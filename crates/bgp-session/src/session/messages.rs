@@ -157,6 +157,7 @@ impl Session {
         connection.phase = Phase::Established(agreement);
         outputs.push(Output::Established(connection.id, negotiated));
         self.counters.established += 1;
+        self.has_recovered = true;
     }
 }
 

@@ -163,6 +163,7 @@ fn show_output(output: &Output) -> String {
             format!("established {} with {}", id.0, negotiated.peer_router_id)
         }
         Output::Down(id, error) => format!("down {}: {error}", id.0),
+        Output::Failed(error) => format!("failed: {error}"),
         Output::Close(id) => format!("close {}", id.0),
         Output::SetCodecOptions { connection, .. } => format!("set codec of {}", connection.0),
         Output::Updated(id, _) => format!("updated {}", id.0),
@@ -276,6 +277,7 @@ fn a_dial_without_an_answer_is_abandoned() {
         0.000: Start -> Connect
             dial
         0.000: DialTimedOut -> Active
+            failed: cannot connect: no answer within 5000 ms
     "#]]);
     assert_eq!(
         transcript.last_error(),
@@ -417,6 +419,7 @@ fn a_peer_that_never_sends_its_open_is_given_up() {
             poll 1
         30.000: Polled(1) -> Active
             send NOTIFICATION 4/0 on 1
+            failed: no OPEN from the peer within 30000 ms
             close 1
     "#]]);
 }
@@ -534,6 +537,7 @@ fn an_established_connection_outlives_a_collision() {
     transcript.check(&expect![[r#"
         0.000: Accepted(2) -> Established
             send NOTIFICATION 6/7 on 2
+            failed: ended by this side: Cease/Connection Collision Resolution
             close 2
     "#]]);
 }
@@ -608,6 +612,7 @@ fn a_wrong_as_is_refused() {
             send OPEN on 1
         0.000: OPEN from 1 -> Active
             send NOTIFICATION 2/2 on 1
+            failed: peer has AS 65000, expected AS 64512
             close 1
     "#]]);
 }
@@ -623,6 +628,7 @@ fn our_own_router_id_is_refused_inside_the_as_only() {
             send OPEN on 1
         0.000: OPEN from 1 -> Active
             send NOTIFICATION 2/3 on 1
+            failed: peer has our own router id 10.0.0.5
             close 1
     "#]]);
 
@@ -666,6 +672,7 @@ fn a_peer_without_a_common_family_is_told_which_are_lacking() {
             send OPEN on 1
         0.000: OPEN from 1 -> Active
             send NOTIFICATION 2/7 on 1
+            failed: peer speaks none of [Ipv6Unicast]
             close 1
     "#]]);
 }
@@ -727,6 +734,7 @@ fn shutdown_tells_the_peer_and_stays_down() {
             close 1
         0.000: Accepted(2) -> Idle
             send NOTIFICATION 6/5 on 2
+            failed: ended by this side: Cease/Connection Rejected
             close 2
         0.000: Start -> Active
     "#]]);
@@ -768,6 +776,7 @@ fn a_peer_that_broke_a_policy_is_kept_out_for_the_pause() {
             close 1
         0.000: Accepted(2) -> Idle
             send NOTIFICATION 6/5 on 2
+            failed: ended by this side: Cease/Connection Rejected
             close 2
         60.000: DeadlineReached -> Active
         60.000: Accepted(2) -> OpenSent
@@ -794,6 +803,33 @@ fn the_pause_of_a_peer_that_broke_a_policy_can_end_early() {
     // A stop is no pause.
     transcript.feed_all([Input::Stop(Cease::PeerDeconfigured), Input::EndPause]);
     assert_eq!(transcript.session.state(), SessionState::Idle);
+}
+
+#[test]
+fn the_reason_of_a_notification_stands_until_the_session_comes_up() {
+    let lost = |id| Input::ConnectionLost(id, "reset by the peer".into());
+    let notification = |cease: Cease| receive(A, Message::Notification(cease.notification()));
+    let mut transcript = established();
+    transcript.feed(notification(Cease::MaximumPaths));
+    let expected = "peer sent NOTIFICATION Cease/Maximum Number of Prefixes Reached";
+    assert_eq!(transcript.last_error(), expected);
+    for consequence in [lost(A), notification(Cease::ConnectionRejected)] {
+        transcript.feed_all([Input::Accepted(A), consequence]);
+        assert_eq!(transcript.last_error(), expected);
+    }
+    transcript.feed_all([Input::Accepted(A), notification(Cease::PeerDeconfigured)]);
+    let expected = "peer sent NOTIFICATION Cease/Peer De-configured";
+    assert_eq!(transcript.last_error(), expected);
+    transcript.feed_all([
+        Input::Accepted(A),
+        open_from(A, HIGHER),
+        keepalive_from(A),
+        lost(A),
+    ]);
+    assert_eq!(
+        transcript.last_error(),
+        "connection lost: reset by the peer"
+    );
 }
 
 #[test]
@@ -1047,6 +1083,9 @@ impl Driver {
                 Output::Established(id, _) => {
                     assert!(self.open.contains(id));
                     assert_eq!(self.established.replace(*id), None, "established twice");
+                }
+                Output::Failed(error) => {
+                    assert!(!matches!(error, SessionError::CollisionLost(_)));
                 }
                 Output::Down(id, _) => assert_eq!(self.established.take(), Some(*id)),
                 Output::Close(id) => {

@@ -203,3 +203,35 @@ async fn a_peer_that_read_during_a_sleep_of_this_process_is_not_reported() {
         "{written:?}"
     );
 }
+
+/// The first thing that this side sees of the reset is its own write.
+#[tokio::test]
+async fn a_notification_before_a_reset_is_read_although_a_write_fails() {
+    let (mut connection, mut peer) = connection().await;
+    connection.stream.writable().await.unwrap();
+    let notification = Message::Notification(bgp_session::Cease::MaximumPaths.notification());
+    peer.write_all(&bytes(&notification)).unwrap();
+    SockRef::from(&peer)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
+    drop(peer);
+    connection.follow(Order::Send(Message::Keepalive));
+    assert!(connection.write_problem.is_some(), "the write succeeded");
+    let (_orders, order_receiver) = mpsc::channel(16);
+    let (news_sender, mut news) = mpsc::channel(16);
+    tokio::spawn(connection.run(order_receiver, news_sender));
+    let mut received = Vec::new();
+    let problem = loop {
+        let News::Received { messages, end, .. } = next(&mut news).await else {
+            panic!("other news");
+        };
+        received.extend(messages);
+        match end {
+            Some(End::Lost(problem)) => break problem,
+            Some(End::Malformed(error)) => panic!("{error:?}"),
+            None => {}
+        }
+    };
+    assert_eq!(received, [notification]);
+    assert!(problem.contains("reset"), "{problem}");
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bgp_packet::Asn;
 use bgp_rib::PrefixFilter;
 use bgp_session::SessionState;
-use bgp_speaker::{GroupConfig, PathStatus, PeerStatus, RemovedPath};
+use bgp_speaker::{GroupConfig, PathStatus, PeerStatus, RefusedSession, RemovedPath};
 use daemon_api::{
     bgp::v1 as bgp,
     reflector::v1::{self as wire, GetConfigurationResponse, PeerGroup},
@@ -54,6 +54,18 @@ pub(super) fn session(local_asn: Asn, peer: &PeerStatus) -> bgp::Session {
         updates_sent: status.counters.updates_sent,
         paths_received: count(peer.counts.paths_received),
         paths_sent: count(peer.counts.paths_sent),
+    }
+}
+
+pub(super) fn refused_session(refused: RefusedSession) -> wire::RefusedSession {
+    wire::RefusedSession {
+        address: refused.address.to_string(),
+        peer: refused.peer,
+        group: refused.group.unwrap_or_default(),
+        reason: refused.reason.label().to_owned(),
+        error: refused.error,
+        count: refused.count,
+        milliseconds_since_last: milliseconds(refused.since_last),
     }
 }
 

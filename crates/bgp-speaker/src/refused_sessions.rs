@@ -1,0 +1,229 @@
+//! Sessions that did not come up: remembered by address, counted by reason, logged now and then.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use bgp_rib::PeerId;
+use bgp_session::{FailureReason, SessionError};
+
+use crate::owner::Owner;
+
+/// Most addresses that are remembered. A further one takes the place of the one whose last failure
+/// is the oldest.
+const ADDRESSES: usize = 256;
+
+/// Shortest time between two lines about one address with the same reason.
+const REPETITION: Duration = Duration::from_secs(600);
+
+/// Shortest time between two lines about one address.
+const CHANGE: Duration = Duration::from_secs(60);
+
+/// An address from which no session has come up since the first of these failures.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedSession {
+    /// The remote address.
+    pub address: IpAddr,
+    /// Name of the peer; of a dynamic peer, the one that it had last.
+    pub peer: String,
+    /// Group of the peer.
+    pub group: Option<String>,
+    /// Kind of the last failure.
+    pub reason: FailureReason,
+    /// The last failure, in words.
+    pub error: String,
+    /// Failures since a session with the address came up last.
+    pub count: u64,
+    /// Time since the last failure.
+    pub since_last: Duration,
+}
+
+/// One failure.
+#[derive(Clone, Debug)]
+pub(crate) struct Refusal {
+    pub(crate) peer: String,
+    pub(crate) group: Option<String>,
+    pub(crate) reason: FailureReason,
+    pub(crate) error: String,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct RefusedSessions(HashMap<IpAddr, Record>);
+
+#[derive(Debug)]
+struct Record {
+    last: Refusal,
+    last_at: Instant,
+    count: u64,
+    logged: Option<(FailureReason, Instant)>,
+}
+
+impl RefusedSessions {
+    /// Remembers a failure. Returns how many there were if a line about the address is due.
+    fn record(&mut self, address: IpAddr, refusal: Refusal, now: Instant) -> Option<u64> {
+        if self.0.len() >= ADDRESSES && !self.0.contains_key(&address) {
+            let oldest = self.0.iter().min_by_key(|(_, record)| record.last_at);
+            if let Some(oldest) = oldest.map(|(address, _)| *address) {
+                self.0.remove(&oldest);
+            }
+        }
+        let reason = refusal.reason;
+        let (count, logged) = match self.0.remove(&address) {
+            Some(record) => (record.count + 1, record.logged),
+            None => (1, None),
+        };
+        let is_due = is_worth_a_line(reason)
+            && logged.is_none_or(|(last_reason, at)| {
+                let pause = if reason == last_reason {
+                    REPETITION
+                } else {
+                    CHANGE
+                };
+                now.saturating_duration_since(at) >= pause
+            });
+        let record = Record {
+            last: refusal,
+            last_at: now,
+            count,
+            logged: if is_due { Some((reason, now)) } else { logged },
+        };
+        self.0.insert(address, record);
+        is_due.then_some(count)
+    }
+
+    /// Forgets the failures of an address: a session with it has come up.
+    pub(crate) fn came_up(&mut self, address: IpAddr) {
+        self.0.remove(&address);
+    }
+
+    fn list(&self, now: Instant) -> Vec<RefusedSession> {
+        let mut list: Vec<_> = self
+            .0
+            .iter()
+            .map(|(address, record)| RefusedSession {
+                address: *address,
+                peer: record.last.peer.clone(),
+                group: record.last.group.clone(),
+                reason: record.last.reason,
+                error: record.last.error.clone(),
+                count: record.count,
+                since_last: now.saturating_duration_since(record.last_at),
+            })
+            .collect();
+        list.sort_by_key(|refused| refused.address);
+        list
+    }
+}
+
+/// Reports whether a failure deserves a line at WARN. A collision and a newer connection belong to
+/// the coming up of a session. Full groups and addresses have lines of their own.
+fn is_worth_a_line(reason: FailureReason) -> bool {
+    !matches!(
+        reason,
+        FailureReason::Collision
+            | FailureReason::Replaced
+            | FailureReason::GroupFull
+            | FailureReason::AddressFull
+    )
+}
+
+impl Owner {
+    /// Counts and remembers a session that did not come up, and logs it if a line is due.
+    pub(crate) fn refused(&mut self, address: IpAddr, refusal: Refusal, now: Instant) {
+        self.counters.sessions_refused.add(refusal.reason);
+        let due = self.refused_sessions.record(address, refusal.clone(), now);
+        let Refusal {
+            peer,
+            group,
+            reason,
+            error,
+        } = refusal;
+        match due.filter(|_| self.session_log.allows(address, now)) {
+            Some(count) => tracing::warn!(
+                %address, peer, group, %reason, error, count, "session did not come up"
+            ),
+            None => tracing::debug!(
+                %address, peer, group, %reason, error, "session did not come up"
+            ),
+        }
+    }
+
+    /// The session of a peer reports that it did not come up.
+    pub(crate) fn session_failed(&mut self, id: PeerId, error: &SessionError, now: Instant) {
+        let is_our_will = matches!(error, SessionError::Ceased(_)) && error.is_deliberate();
+        let Some(peer) = self.peers.get(&id).filter(|_| !is_our_will) else {
+            return;
+        };
+        let refusal = Refusal {
+            peer: peer.config.name.clone(),
+            group: peer.config.group.clone(),
+            reason: error.reason(),
+            error: error.to_string(),
+        };
+        self.refused(peer.config.address.ip(), refusal, now);
+    }
+
+    pub(crate) fn list_refused_sessions(&self, now: Instant) -> Vec<RefusedSession> {
+        self.refused_sessions.list(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(number: usize) -> IpAddr {
+        IpAddr::from(u32::try_from(number).unwrap().to_be_bytes())
+    }
+
+    fn refusal(reason: FailureReason) -> Refusal {
+        Refusal {
+            peer: "10.0.0.1".to_owned(),
+            group: Some("pods".to_owned()),
+            reason,
+            error: reason.to_string(),
+        }
+    }
+
+    #[test]
+    fn an_address_has_a_line_at_once_then_one_for_each_reason_or_ten_minutes() {
+        let mut sessions = RefusedSessions::default();
+        let began = Instant::now();
+        let mut due = |reason, seconds| {
+            let now = began + Duration::from_secs(seconds);
+            sessions.record(address(1), refusal(reason), now)
+        };
+        assert_eq!(due(FailureReason::BadPeerAs, 0), Some(1));
+        assert_eq!(due(FailureReason::BadPeerAs, 599), None);
+        assert_eq!(due(FailureReason::BadPeerAs, 600), Some(3));
+        assert_eq!(due(FailureReason::ConnectionLost, 601), None);
+        assert_eq!(due(FailureReason::ConnectionLost, 660), Some(5));
+        assert_eq!(due(FailureReason::Collision, 2000), None);
+        sessions.came_up(address(1));
+        assert_eq!(sessions.list(began), []);
+    }
+
+    #[test]
+    fn the_address_whose_failure_is_the_oldest_makes_room_for_a_further_one() {
+        let mut sessions = RefusedSessions::default();
+        let began = Instant::now();
+        let at = |second: usize| began + Duration::from_secs(second.try_into().unwrap());
+        for number in 0..ADDRESSES {
+            let reason = FailureReason::BadPeerAs;
+            sessions.record(address(number), refusal(reason), at(number));
+        }
+        let late = refusal(FailureReason::OpenTimeout);
+        sessions.record(address(0), late, at(ADDRESSES));
+        let new = refusal(FailureReason::ConnectionLost);
+        sessions.record(address(ADDRESSES), new, at(ADDRESSES + 1));
+        let list = sessions.list(at(ADDRESSES + 2));
+        let addresses: Vec<_> = list.iter().map(|refused| refused.address).collect();
+        let expected: Vec<_> = [0].into_iter().chain(2..=ADDRESSES).map(address).collect();
+        assert_eq!(addresses, expected, "the second address is forgotten");
+        let first = &list[0];
+        assert_eq!((first.count, first.reason), (2, FailureReason::OpenTimeout));
+        assert_eq!(first.since_last, Duration::from_secs(2));
+    }
+}
