@@ -54,6 +54,13 @@ impl Negotiated {
         if internal && open.router_id == settings.router_id {
             return Err(SessionError::OwnRouterId(open.router_id));
         }
+        // RFC 4271 section 4.2: a speaker may refuse a connection for its hold time.
+        if open.hold_time_seconds < settings.minimum_hold_time_seconds {
+            return Err(SessionError::UnacceptableHoldTime {
+                offered_seconds: open.hold_time_seconds,
+                minimum_seconds: settings.minimum_hold_time_seconds,
+            });
+        }
         let offered = Offered::new(open);
         let families: Vec<_> = settings
             .families

@@ -26,6 +26,8 @@ pub struct Settings {
     pub active: bool,
     /// Offered hold time in whole seconds: 0 (no keepalives), or 3 to 65535.
     pub hold_time_seconds: u16,
+    /// Least hold time that the peer must offer, in seconds. 0: any that RFC 4271 allows, also none.
+    pub minimum_hold_time_seconds: u16,
     /// A connection without an OPEN of the peer is given up after this time. RFC 4271 section
     /// 8.2.2 suggests 4 minutes; a peer that is there answers within a round trip.
     pub open_timeout: Duration,
@@ -71,6 +73,7 @@ impl Settings {
             peer_asn,
             active: true,
             hold_time_seconds: 90,
+            minimum_hold_time_seconds: 0,
             open_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(5),
             connect_retry_minimum: Duration::from_millis(500),

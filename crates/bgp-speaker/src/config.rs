@@ -79,6 +79,8 @@ pub struct SessionConfig {
     pub is_client: bool,
     /// Offered hold time: 0 (none), or at least 3.
     pub hold_time_seconds: u16,
+    /// Least hold time that the peer must offer, in seconds. 0: any, also none.
+    pub minimum_hold_time_seconds: u16,
     /// What is offered.
     pub families: Vec<FamilySettings>,
     /// An attempt to connect is given up after this time.
@@ -164,6 +166,7 @@ impl SessionConfig {
             peer_asn,
             is_client: false,
             hold_time_seconds: settings.hold_time_seconds,
+            minimum_hold_time_seconds: settings.minimum_hold_time_seconds,
             families: settings.families,
             connect_timeout: settings.connect_timeout,
             connect_retry_minimum: settings.connect_retry_minimum,
@@ -179,6 +182,7 @@ impl SessionConfig {
         Settings {
             active,
             hold_time_seconds: self.hold_time_seconds,
+            minimum_hold_time_seconds: self.minimum_hold_time_seconds,
             families: self.families.clone(),
             connect_timeout: self.connect_timeout,
             connect_retry_minimum: self.connect_retry_minimum,

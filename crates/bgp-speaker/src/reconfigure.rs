@@ -130,7 +130,7 @@ fn verdict(peer: &Peer, wanted: &HashMap<String, PeerConfig>, groups: &[GroupCon
     }
 }
 
-/// Whether more differs than what can be applied to an established session: what stands in an
+/// Whether more differs than what can be applied to an established session: what stands in our
 /// OPEN, the key, addresses, and which side connects.
 fn needs_new_session(before: &PeerConfig, after: &PeerConfig) -> bool {
     let SessionConfig {
@@ -138,6 +138,7 @@ fn needs_new_session(before: &PeerConfig, after: &PeerConfig) -> bool {
         import,
         export,
         maximum_paths_pause,
+        minimum_hold_time_seconds,
         ..
     } = before.session.clone();
     let comparable = PeerConfig {
@@ -147,6 +148,7 @@ fn needs_new_session(before: &PeerConfig, after: &PeerConfig) -> bool {
             import,
             export,
             maximum_paths_pause,
+            minimum_hold_time_seconds,
             ..after.session.clone()
         },
         ..after.clone()

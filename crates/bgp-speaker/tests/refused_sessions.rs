@@ -50,7 +50,10 @@ async fn speaker() -> (SpeakerHandle, SocketAddr) {
         prefixes: vec!["127.78.0.0/16".parse().unwrap()],
         maximum_peers: 10,
         maximum_peers_per_address: 10,
-        session: SessionConfig::new(Some(Asn(ASN.into()))),
+        session: SessionConfig {
+            minimum_hold_time_seconds: 9,
+            ..SessionConfig::new(Some(Asn(ASN.into())))
+        },
     };
     let configuration = Configuration {
         peers: Vec::new(),
@@ -145,7 +148,7 @@ async fn each_kind_of_bad_open_is_counted_and_listed_with_its_reason() {
     let (handle, to) = speaker().await;
     let open = |offer: Offer| offer.message();
     let usual = Offer::default;
-    let cases: [(Vec<u8>, Option<(u8, u8)>, Reason, &str); 12] = [
+    let cases: [(Vec<u8>, Option<(u8, u8)>, Reason, &str); 13] = [
         (
             open(Offer {
                 version: 3,
@@ -196,6 +199,15 @@ async fn each_kind_of_bad_open_is_counted_and_listed_with_its_reason() {
             Some((2, 6)),
             Reason::UnacceptableHoldTime,
             "",
+        ),
+        (
+            open(Offer {
+                hold_time: 0,
+                ..usual()
+            }),
+            Some((2, 6)),
+            Reason::UnacceptableHoldTime,
+            "peer offers no hold time, at least 9 s are required",
         ),
         (
             // Authentication, which RFC 4271 has removed.

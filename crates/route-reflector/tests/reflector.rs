@@ -190,6 +190,49 @@ async fn a_shutdown_tells_every_peer_why() {
         .unwrap();
 }
 
+#[tokio::test]
+async fn a_shutdown_without_a_session_ends_at_once() {
+    let reflector = Running::start(&usual()).await;
+    let began = std::time::Instant::now();
+    reflector.shutdown.request();
+    let ended = soon("the end of the daemon", reflector.daemon).await;
+    ended.unwrap().unwrap();
+    let passed = began.elapsed();
+    assert!(passed < Duration::from_secs(2), "{passed:?}");
+}
+
+#[tokio::test]
+async fn a_client_that_switches_the_hold_timer_off_is_refused_counted_and_listed() {
+    let mut reflector = Running::start(&usual()).await;
+    let mut client = Neighbour::dialling_without_hold_time([127, 0, 1, 9], reflector.bgp).await;
+    client
+        .until("the reason", |this| {
+            let errors = this.peers.values();
+            let mut errors = errors.filter_map(|peer| peer.session.last_error.as_ref());
+            errors.any(|(_, error)| error.to_string().contains("Unacceptable Hold Time"))
+        })
+        .await;
+    let sessions = reflector.client.list_sessions(ListSessionsRequest {});
+    let refused = sessions.await.unwrap().into_inner().refused_sessions;
+    let [refused] = refused.as_slice() else {
+        panic!("{refused:?}");
+    };
+    assert_eq!(
+        (refused.address.as_str(), refused.group.as_str()),
+        ("127.0.1.9", "clients")
+    );
+    assert_eq!(refused.reason, "unacceptable_hold_time");
+    assert_eq!(
+        refused.error,
+        "peer offers no hold time, at least 3 s are required"
+    );
+    assert!(refused.count >= 1);
+    let metric = "portlb_reflector_sessions_refused_total{reason=\"unacceptable_hold_time\"} ";
+    let metrics = http_get(&reflector, "/metrics").await;
+    assert!(metrics.contains(metric), "{metrics}");
+    assert!(!metrics.contains(&format!("{metric}0\n")), "{metrics}");
+}
+
 async fn list_paths(
     reflector: &mut Running,
     table: Table,

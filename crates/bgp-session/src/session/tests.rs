@@ -833,6 +833,35 @@ fn the_reason_of_a_notification_stands_until_the_session_comes_up() {
 }
 
 #[test]
+fn a_peer_that_offers_less_than_the_minimum_hold_time_is_refused() {
+    let check = |offered: u16, expected: &str| {
+        let mut transcript = Transcript::new(Settings {
+            minimum_hold_time_seconds: 9,
+            ..passive()
+        });
+        let offer = Open {
+            hold_time_seconds: offered,
+            ..open(HIGHER)
+        };
+        transcript.feed_all([Input::Start, Input::Accepted(A)]);
+        let outputs = transcript.feed(receive(A, Message::Open(offer)));
+        let refusal = Notification::new(NotificationError::UNACCEPTABLE_HOLD_TIME);
+        let is_refused = outputs.contains(&Output::Send(A, Message::Notification(refusal)));
+        assert_eq!(is_refused, !expected.is_empty());
+        if is_refused {
+            assert_eq!(transcript.last_error(), expected);
+        }
+    };
+    check(0, "peer offers no hold time, at least 9 s are required");
+    check(
+        8,
+        "peer offers a hold time of 8 s, at least 9 s are required",
+    );
+    check(9, "");
+    check(90, "");
+}
+
+#[test]
 fn a_notification_of_the_peer_ends_the_connection_without_an_answer() {
     let mut transcript = established();
     let notification = Cease::AdministrativeReset { text: "bye".into() }.notification();

@@ -60,6 +60,7 @@ pub(super) struct PeerGroup {
     #[serde(default)]
     pub(super) add_path: AddPath,
     pub(super) hold_time: Option<Spanned<Period>>,
+    pub(super) minimum_hold_time: Option<Spanned<Period>>,
     pub(super) import_prefixes: Option<Prefixes>,
     #[serde(default)]
     pub(super) allowed_next_hops: Vec<Spanned<Prefix>>,

@@ -16,7 +16,7 @@ use serde_saphyr::Spanned;
 use super::{
     Config, Overrides,
     document::{self, ConnectionSide, Document},
-    session::{families, hold_time, is_client, md5_key, prefix_filter},
+    session::{families, hold_time, is_client, md5_key, minimum_hold_time, prefix_filter},
 };
 
 const DEFAULT_MAXIMUM_PEERS: u32 = 1000;
@@ -214,9 +214,14 @@ fn resolve_group(
         prefixes: prefix_filter(group.export_prefixes.as_ref())?,
         next_hop_self: group.next_hop_self,
     };
+    let hold_time_seconds = hold_time(group.hold_time.as_ref())?;
     let session = SessionConfig {
         is_client,
-        hold_time_seconds: hold_time(group.hold_time.as_ref())?,
+        hold_time_seconds,
+        minimum_hold_time_seconds: minimum_hold_time(
+            group.minimum_hold_time.as_ref(),
+            hold_time_seconds,
+        )?,
         families: families(group)?,
         import,
         export,
@@ -319,7 +324,10 @@ fn resolve_peer(
         );
         return Err(refuse(local, message));
     }
-    let mut session = group.session.clone();
+    let mut session = SessionConfig {
+        minimum_hold_time_seconds: 0,
+        ..group.session.clone()
+    };
     if let Some(key) = md5_key(peer.md5_key_file.as_ref())? {
         session.md5_key = Some(key);
     }

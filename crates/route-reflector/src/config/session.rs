@@ -76,6 +76,39 @@ pub(super) fn hold_time(value: Option<&Spanned<document::Period>>) -> Result<u16
     }
 }
 
+/// A load balancer that offers less could switch the hold timer off, and its paths would outlive it.
+const DEFAULT_MINIMUM_HOLD_TIME_SECONDS: u16 = 3;
+
+/// `hold_time` is what the group offers, in seconds.
+pub(super) fn minimum_hold_time(
+    value: Option<&Spanned<document::Period>>,
+    hold_time: u16,
+) -> Result<u16, Problem> {
+    let Some(value) = value else {
+        return Ok(DEFAULT_MINIMUM_HOLD_TIME_SECONDS.min(hold_time));
+    };
+    let document::Period(period) = value.value;
+    match u16::try_from(period.as_secs()) {
+        Ok(seconds)
+            if period.subsec_nanos() == 0
+                && (seconds == 0 || (3..=hold_time).contains(&seconds)) =>
+        {
+            Ok(seconds)
+        }
+        Ok(_) | Err(_) => {
+            let allowed = match hold_time {
+                0 => "0s, since holdTime 0s switches the hold timer off".to_owned(),
+                longest => format!(
+                    "whole seconds from 3s to the {longest}s of holdTime, or 0s to let a peer \
+                     switch the hold timer off"
+                ),
+            };
+            let message = format!("minimumHoldTime: {period:?} is not allowed; write {allowed}");
+            Err(refuse(value, message))
+        }
+    }
+}
+
 pub(super) fn families(group: &document::PeerGroup) -> Result<Vec<FamilySettings>, Problem> {
     let add_path = match group.add_path {
         AddPath::None => None,

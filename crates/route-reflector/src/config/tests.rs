@@ -87,6 +87,7 @@ fn what_is_left_out_has_a_safe_value() {
     let group = group("");
     assert_eq!(group.session.peer_asn, Some(Asn(64512)));
     assert_eq!(group.session.hold_time_seconds, 9);
+    assert_eq!(group.session.minimum_hold_time_seconds, 3);
     assert!(group.session.import.prefixes.is_none() && group.session.export.prefixes.is_none());
     assert_eq!(group.session.import.maximum_paths, Some(1000));
     assert!(
@@ -207,6 +208,20 @@ fn values_that_no_speaker_can_have_are_refused_with_a_cure() {
 }
 
 #[test]
+fn the_minimum_hold_time_concerns_dynamic_peers_only() {
+    let minimum = |text: &str| group(text).session.minimum_hold_time_seconds;
+    assert_eq!(minimum("  holdTime: 30s\n  minimumHoldTime: 30s\n"), 30);
+    assert_eq!(minimum("  minimumHoldTime: 0s\n"), 0);
+    assert_eq!(minimum("  holdTime: 0s\n"), 0);
+    let text = "peerGroups:\n- name: lb\n  role: client\n  minimumHoldTime: 9s\n\
+                peers:\n- {name: router, address: 192.0.2.1, group: lb}\n";
+    let config = parse(&with_head(text)).unwrap();
+    let session = &config.peers.peers[0].session;
+    assert_eq!(session.minimum_hold_time_seconds, 0);
+    assert_eq!(session.hold_time_seconds, 9);
+}
+
+#[test]
 fn groups_that_cannot_be_served_are_refused_with_their_place() {
     let check = |text: &str, expected: &str| {
         check_refused(
@@ -233,6 +248,21 @@ fn groups_that_cannot_be_served_are_refused_with_their_place() {
         "  holdTime: 9\n",
         "8:13: \"9\" is not a time; expected a whole number with its unit: 500ms, 10s, 2m, 1h or \
          7d",
+    );
+    check(
+        "  minimumHoldTime: 2s\n",
+        "8:20: minimumHoldTime: 2s is not allowed; write whole seconds from 3s to the 9s of \
+         holdTime, or 0s to let a peer switch the hold timer off",
+    );
+    check(
+        "  minimumHoldTime: 10s\n",
+        "8:20: minimumHoldTime: 10s is not allowed; write whole seconds from 3s to the 9s of \
+         holdTime, or 0s to let a peer switch the hold timer off",
+    );
+    check(
+        "  minimumHoldTime: 3s\n  holdTime: 0s\n",
+        "8:20: minimumHoldTime: 3s is not allowed; write 0s, since holdTime 0s switches the hold \
+         timer off",
     );
     check(
         "  maximumPaths: 0\n",

@@ -146,11 +146,30 @@ pub(crate) struct Neighbour {
 impl Neighbour {
     /// One that dials the reflector from this address, which is its router id, too.
     pub(crate) async fn dialling(address: [u8; 4], reflector: SocketAddr) -> Self {
+        Self::dialling_with(address, reflector, session()).await
+    }
+
+    pub(crate) async fn dialling_without_hold_time(
+        address: [u8; 4],
+        reflector: SocketAddr,
+    ) -> Self {
+        let session = SessionConfig {
+            hold_time_seconds: 0,
+            ..session()
+        };
+        Self::dialling_with(address, reflector, session).await
+    }
+
+    async fn dialling_with(
+        address: [u8; 4],
+        reflector: SocketAddr,
+        session: SessionConfig,
+    ) -> Self {
         let peer = PeerConfig {
             name: "reflector".to_owned(),
             local_address: Some(IpAddr::from(address)),
             passive: false,
-            ..PeerConfig::new(reflector, session())
+            ..PeerConfig::new(reflector, session)
         };
         let peers = Configuration {
             peers: vec![peer],
