@@ -5,8 +5,9 @@ use std::{io, net::IpAddr};
 use ipnet::IpNet;
 
 use crate::{
+    node_settings::forwarding_problem,
     plan::{Change, ForeignRoute},
-    uplink,
+    uplink::{self, IpVersion},
 };
 
 /// Why a hold is refused or has ended.
@@ -36,6 +37,8 @@ pub(crate) enum Refusal {
         crate::METRIC
     )]
     ForeignRoute { prefix: IpNet, route: ForeignRoute },
+    #[error("no packet would reach {prefix}: {}", forwarding_problem(IpVersion::of(.prefix)))]
+    NotForwarding { prefix: IpNet },
     #[error("the kernel does not hold the route to {prefix}: {problem}")]
     NotInstalled { prefix: IpNet, problem: String },
     #[error("the kernel's routes cannot be read, so the route to {prefix} is as it was: {problem}")]
@@ -59,6 +62,7 @@ impl Refusal {
             Self::PrefixNotAllowed { .. } | Self::GatewayNotAllowed { .. } => "not_allowed",
             Self::GatewayNotOnLink { .. } => "not_on_link",
             Self::ForeignRoute { .. } => "foreign_route",
+            Self::NotForwarding { .. } => "not_forwarding",
             Self::NotInstalled { .. } | Self::NotRead { .. } => "kernel",
             Self::TooMany { .. } => "too_many",
             Self::Stopping => "stopping",

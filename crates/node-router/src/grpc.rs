@@ -166,9 +166,9 @@ impl From<Refusal> for Status {
             Refusal::PrefixNotAllowed { .. } | Refusal::GatewayNotAllowed { .. } => {
                 Self::permission_denied(message)
             }
-            Refusal::GatewayNotOnLink { .. } | Refusal::ForeignRoute { .. } => {
-                Self::failed_precondition(message)
-            }
+            Refusal::GatewayNotOnLink { .. }
+            | Refusal::ForeignRoute { .. }
+            | Refusal::NotForwarding { .. } => Self::failed_precondition(message),
             Refusal::NotInstalled { .. } => Self::internal(message),
             Refusal::TooMany { .. } => Self::resource_exhausted(message),
             // Neither says anything about the route: the holder asks again.

@@ -1,6 +1,6 @@
 //! The kernel's routes: what the owner needs of them, and the real thing over rtnetlink.
 
-use std::{io, net::IpAddr, time::Duration};
+use std::{collections::BTreeSet, io, net::IpAddr, time::Duration};
 
 use futures::{
     FutureExt, StreamExt, TryStreamExt, channel::mpsc::UnboundedReceiver, future::BoxFuture,
@@ -22,7 +22,7 @@ use rtnetlink::{
 use tokio::sync::mpsc;
 
 use crate::{
-    KernelError, Policy,
+    KernelError, Policy, node_settings,
     plan::{Actual, Change, METRIC, NextHops},
     uplink::{self, Guard, IpVersion},
 };
@@ -69,6 +69,8 @@ pub struct Snapshot {
     pub routes: Actual,
     /// The rules, and the routes of their table.
     pub guard: Guard,
+    /// IP versions of which the kernel forwards no packet.
+    pub not_forwarding: BTreeSet<IpVersion>,
 }
 
 /// What the owner of the routes asks of the kernel.
@@ -166,7 +168,10 @@ async fn watch(
 
 impl Kernel for NetlinkKernel {
     async fn read(&mut self) -> Result<Snapshot, KernelError> {
-        let mut snapshot = Snapshot::default();
+        let mut snapshot = Snapshot {
+            not_forwarding: node_settings::not_forwarding(),
+            ..Snapshot::default()
+        };
         let mut interfaces = Interfaces::default();
         let ipv4 = RouteMessageBuilder::<std::net::Ipv4Addr>::new().build();
         let ipv6 = RouteMessageBuilder::<std::net::Ipv6Addr>::new().build();

@@ -10,7 +10,7 @@ use crate::{
     hold::{HoldState, Peer},
     plan::{Desired, ForeignRoute},
     policy::Claim,
-    uplink::{self, Uplinks, Wanted},
+    uplink::{self, IpVersion, Uplinks, Wanted},
 };
 
 /// A route as it is published.
@@ -179,6 +179,10 @@ impl Look {
         if let Some(problem) = self.failures.get(&prefix) {
             let problem = problem.clone();
             return Some(Refusal::NotInstalled { prefix, problem });
+        }
+        let version = IpVersion::of(&prefix);
+        if self.actual.not_forwarding.contains(&version) {
+            return Some(Refusal::NotForwarding { prefix });
         }
         None
     }

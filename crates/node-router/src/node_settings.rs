@@ -1,17 +1,24 @@
 //! Settings of the node without which packets of a service address get lost. They are read and
 //! reported, not changed: they concern all traffic of the node.
 
-use std::{collections::BTreeMap, fs, path::Path, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    time::Duration,
+};
 
 use daemon_runtime::{Shutdown, Step};
 
-use crate::{Policy, metrics::RouterMetrics};
+use crate::{Policy, metrics::RouterMetrics, uplink::IpVersion};
+
+/// The settings of the network namespace of the thread that reads them.
+const NET: &str = "/proc/sys/net";
 
 /// What the kernel shows under `net/`; a value is missing where the kernel has no such setting.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct NodeSettings {
-    ipv4_forwarding: Option<String>,
-    ipv6_forwarding: Option<String>,
+    not_forwarding: BTreeSet<IpVersion>,
     /// `net.ipv4.conf.*.rp_filter` by interface, with `all` and `default`.
     rp_filter: BTreeMap<String, String>,
     /// Interfaces that lead to everywhere.
@@ -58,7 +65,8 @@ impl Watch {
         }
         let count = i64::try_from(problems.len()).unwrap_or(i64::MAX);
         self.metrics.unfit_settings.set(count);
-        // A warning only: which packets are concerned depends on where the web pods are.
+        // Never missing: which packets a strict rp_filter drops depends on where the web pods are,
+        // and forwarding has a step of its own.
         self.step.ready(problems.join("; "));
         self.known = problems;
     }
@@ -66,28 +74,10 @@ impl Watch {
 
 /// One sentence for each setting that is wrong, with the cure.
 fn problems(settings: &NodeSettings, policy: &Policy) -> Vec<String> {
-    let has = |is_ipv4: bool| {
-        let prefixes = &policy.allowed_prefixes;
-        prefixes
-            .iter()
-            .any(|prefix| prefix.addr().is_ipv4() == is_ipv4)
-    };
-    let mut problems = Vec::new();
-    for (is_ipv4, value, name) in [
-        (true, &settings.ipv4_forwarding, "net.ipv4.ip_forward"),
-        (
-            false,
-            &settings.ipv6_forwarding,
-            "net.ipv6.conf.all.forwarding",
-        ),
-    ] {
-        if has(is_ipv4) && value.as_deref() == Some("0") {
-            problems.push(format!(
-                "{name} is 0, so nothing is forwarded to pods; set it to 1"
-            ));
-        }
-    }
-    if has(true) {
+    let versions = policy.versions();
+    let not_forwarding = settings.not_forwarding.intersection(&versions);
+    let mut problems: Vec<String> = not_forwarding.copied().map(forwarding_problem).collect();
+    if versions.contains(&IpVersion::V4) {
         problems.extend(strict_interfaces(settings).map(|interface| {
             format!(
                 "net.ipv4.conf.{interface}.rp_filter is 1 (strict), which drops the answers of web \
@@ -96,6 +86,26 @@ fn problems(settings: &NodeSettings, policy: &Policy) -> Vec<String> {
         }));
     }
     problems
+}
+
+/// Says that the kernel forwards no packet of this version, with the remedy.
+pub(crate) fn forwarding_problem(version: IpVersion) -> String {
+    let sysctl = version.forwarding_sysctl();
+    format!("{sysctl} is 0, so the node forwards nothing to its pods; set it to 1 on the node")
+}
+
+/// Returns the IP versions of which the kernel forwards no packet in the network namespace of this
+/// thread. A kernel without IPv6 has no such setting, and no such packet.
+pub(crate) fn not_forwarding() -> BTreeSet<IpVersion> {
+    let versions = [
+        (IpVersion::V4, "ipv4/ip_forward"),
+        (IpVersion::V6, "ipv6/conf/all/forwarding"),
+    ];
+    let net = Path::new(NET);
+    let off = versions
+        .into_iter()
+        .filter(|(_, path)| value(&net.join(path)).as_deref() == Some("0"));
+    off.map(|(version, _)| version).collect()
 }
 
 /// Interfaces that check strictly whether a packet came the way that its answer would go. The
@@ -119,7 +129,7 @@ fn strict_interfaces(settings: &NodeSettings) -> impl Iterator<Item = &String> {
 impl NodeSettings {
     /// Those of the network namespace of this thread.
     fn read() -> Self {
-        let net = Path::new("/proc/sys/net");
+        let net = Path::new(NET);
         let interfaces = fs::read_dir(net.join("ipv4/conf")).into_iter().flatten();
         let rp_filter = interfaces.flatten().filter_map(|interface| {
             let value = value(&interface.path().join("rp_filter"))?;
@@ -133,8 +143,7 @@ impl NodeSettings {
             (words.next()? == "00000000").then(|| interface.to_owned())
         });
         Self {
-            ipv4_forwarding: value(&net.join("ipv4/ip_forward")),
-            ipv6_forwarding: value(&net.join("ipv6/conf/all/forwarding")),
+            not_forwarding: not_forwarding(),
             rp_filter: rp_filter.collect(),
             uplinks: uplinks.collect(),
         }
@@ -149,12 +158,12 @@ fn value(path: &Path) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// Forwarding, and the `rp_filter` of each interface; `eth0` is the uplink.
+    /// Whether IPv4 is forwarded, and the `rp_filter` of each interface; `eth0` is the uplink.
     #[track_caller]
-    fn check(forwarding: &str, rp_filter: &[(&str, &str)], expected: &[&str]) {
+    fn check(is_forwarding: bool, rp_filter: &[(&str, &str)], expected: &[&str]) {
+        let ipv4 = (!is_forwarding).then_some(IpVersion::V4);
         let settings = NodeSettings {
-            ipv4_forwarding: Some(forwarding.to_owned()),
-            ipv6_forwarding: Some("0".to_owned()),
+            not_forwarding: ipv4.into_iter().chain([IpVersion::V6]).collect(),
             rp_filter: rp_filter
                 .iter()
                 .map(|(interface, value)| ((*interface).to_owned(), (*value).to_owned()))
@@ -175,14 +184,14 @@ mod tests {
 
     #[test]
     fn a_node_that_does_not_forward_is_told_for_the_versions_in_use() {
-        check("0", &[], &["net.ipv4.ip_forward"]);
-        check("1", &[], &[]);
+        check(false, &[], &["net.ipv4.ip_forward"]);
+        check(true, &[], &[]);
     }
 
     #[test]
     fn a_strict_filter_is_told_where_answers_of_pods_come_in() {
         check(
-            "1",
+            true,
             &[
                 ("all", "0"),
                 ("default", "2"),
@@ -192,23 +201,22 @@ mod tests {
             &["net.ipv4.conf.veth1.rp_filter"],
         );
         check(
-            "1",
+            true,
             &[("all", "0"), ("default", "1")],
             &["net.ipv4.conf.default.rp_filter"],
         );
         check(
-            "1",
+            true,
             &[("all", "1"), ("veth1", "1")],
             &["net.ipv4.conf.all.rp_filter"],
         );
-        check("1", &[("all", "2"), ("veth1", "1")], &[]);
-        check("1", &[("all", "0"), ("eth0", "1"), ("lo", "1")], &[]);
+        check(true, &[("all", "2"), ("veth1", "1")], &[]);
+        check(true, &[("all", "0"), ("eth0", "1"), ("lo", "1")], &[]);
     }
 
     #[test]
     fn this_machine_can_be_read() {
         let settings = NodeSettings::read();
-        assert!(settings.ipv4_forwarding.is_some());
         assert!(settings.rp_filter.contains_key("all"), "{settings:?}");
     }
 }

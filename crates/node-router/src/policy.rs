@@ -1,10 +1,10 @@
 //! Pure: which claims this node allows.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use ipnet::IpNet;
 
-use crate::error::Refusal;
+use crate::{error::Refusal, uplink::IpVersion};
 
 /// What pods of this node may claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +56,11 @@ impl Policy {
             });
         }
         Ok(())
+    }
+
+    /// Returns the IP versions in use.
+    pub(crate) fn versions(&self) -> BTreeSet<IpVersion> {
+        self.allowed_prefixes.iter().map(IpVersion::of).collect()
     }
 
     /// Whether a route for the prefix could concern a claim.

@@ -64,6 +64,7 @@ pub async fn start_with<K: Kernel, F: Firewall>(
     let steps = Steps {
         routes: daemon.readiness().step("routes", "not read"),
         uplink_guard: daemon.readiness().step("uplink guard", "not read"),
+        forwarding: daemon.readiness().step("forwarding", "not read"),
     };
     let settings_step = daemon.readiness().step("node settings", "not read");
     let shutdown = daemon.shutdown().clone();

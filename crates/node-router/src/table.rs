@@ -18,9 +18,10 @@ use crate::{
     hold::{Answer, Command, HoldId, HoldState, Peer, TableHandle},
     look::{Holders, Look, Route},
     metrics::RouterMetrics,
+    node_settings::forwarding_problem,
     plan::{self, Change, Desired, NextHop, OwnRoute},
     policy::Claim,
-    uplink::{self, Uplinks, Wanted},
+    uplink::{self, IpVersion, Uplinks, Wanted},
 };
 
 /// Shortest time between two looks at the kernel that its notifications ask for, so that a quarrel
@@ -44,6 +45,7 @@ pub(crate) struct Settings {
 pub(crate) struct Steps {
     pub(crate) routes: Step,
     pub(crate) uplink_guard: Step,
+    pub(crate) forwarding: Step,
 }
 
 /// The owner.
@@ -307,12 +309,15 @@ impl<K: Kernel> RouteTable<K> {
         }
         let refused = self.tell_holders(&look);
         self.publish(&look);
+        self.publish_forwarding(&look.actual.not_forwarding);
         self.publish_guard(look.guard_problem, &look.uplinks);
         Ok(refused)
     }
 
     async fn reconcile(&mut self, cause: Cause) -> Result<Look, KernelError> {
         let mut look = Look::default();
+        look.actual = self.kernel.read().await?;
+        self.refuse_not_forwarded(&look.actual.not_forwarding);
         for &claim in self.claims().keys() {
             let link = match look.links.entry(claim.gateway) {
                 Entry::Occupied(known) => known.into_mut(),
@@ -327,7 +332,6 @@ impl<K: Kernel> RouteTable<K> {
                 next_hops.insert(next_hop);
             }
         }
-        look.actual = self.kernel.read().await?;
         let plan = plan::plan(&look.desired, &look.actual.routes);
         look.conflicts = plan.conflicts;
         let wanted = self.wanted_guard(&look);
@@ -490,6 +494,33 @@ impl<K: Kernel> RouteTable<K> {
             refuse(metrics, held, answer, refusal);
             false
         });
+    }
+
+    /// Refuses new holds of IP versions that the node does not forward, before they have a route.
+    fn refuse_not_forwarded(&mut self, not_forwarding: &BTreeSet<IpVersion>) {
+        let metrics = &self.metrics;
+        self.holds.retain(|_, held| {
+            let prefix = held.claim.prefix;
+            if !not_forwarding.contains(&IpVersion::of(&prefix)) {
+                return true;
+            }
+            let Some(answer) = held.answer.take() else {
+                return true;
+            };
+            refuse(metrics, held, answer, Refusal::NotForwarding { prefix });
+            false
+        });
+    }
+
+    fn publish_forwarding(&self, not_forwarding: &BTreeSet<IpVersion>) {
+        let versions = self.settings.policy.versions();
+        let off = versions.intersection(not_forwarding).copied();
+        let problems: Vec<String> = off.map(forwarding_problem).collect();
+        if problems.is_empty() {
+            self.steps.forwarding.ready("");
+        } else {
+            self.steps.forwarding.missing(problems.join("; "));
+        }
     }
 
     fn publish(&mut self, look: &Look) {

@@ -45,6 +45,14 @@ impl IpVersion {
             IpNet::V6(_) => Self::V6,
         }
     }
+
+    /// Returns the sysctl without which the kernel forwards no packet of this version.
+    pub fn forwarding_sysctl(self) -> &'static str {
+        match self {
+            Self::V4 => "net.ipv4.ip_forward",
+            Self::V6 => "net.ipv6.conf.all.forwarding",
+        }
+    }
 }
 
 impl fmt::Display for IpVersion {

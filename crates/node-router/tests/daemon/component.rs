@@ -300,6 +300,26 @@ async fn an_unreadable_kernel_refuses_the_claim_and_shows_in_readiness_until_it_
 }
 
 #[tokio::test]
+async fn a_hold_towards_a_node_that_does_not_forward_is_refused_without_a_route() {
+    let state = KernelState {
+        not_forwarding: [IpVersion::V4].into(),
+        ..KernelState::default()
+    };
+    let node = Node::start_from(state, |_| {}).await;
+    assert!(!node.readiness.is_ready());
+    let status = node.hold("10.1.1.0/24", "10.244.3.7").await.unwrap_err();
+    assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}");
+    let sentence = "net.ipv4.ip_forward is 0";
+    assert!(status.message().contains(sentence), "{status:?}");
+    assert_eq!(node.kernel.changes(), [""; 0]);
+    let metrics = node.metrics.encode();
+    let refused = r#"refused_holds_total{reason="not_forwarding"} 1"#;
+    assert!(metrics.contains(refused), "{metrics}");
+    let _stream = node.held("fd00:1::/64", "fd00:244:3::7").await;
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn a_pod_that_loses_its_link_leaves_the_route_to_the_other() {
     let node = Node::start().await;
     let mut first = node.held("10.1.1.0/24", "10.244.3.7").await;

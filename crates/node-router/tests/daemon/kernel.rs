@@ -423,19 +423,11 @@ async fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     assert!(is_in_time, "{what}: {:?} {:?}", rules(), guard_routes("-4"));
 }
 
-/// Makes `ip route get ... iif` answer as for a packet that comes in.
-fn forward() {
-    for version in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
-        std::fs::write(format!("/proc/sys/net/{version}"), "1").unwrap();
-    }
-}
-
 const RULE: &str = "112: from all to 10.1.0.0/16 iif uplink lookup 112 proto 112";
 
 #[test]
 fn packets_from_the_uplink_are_routed_by_held_routes_alone_and_dropped_without_one() {
     in_namespace(async || {
-        forward();
         ip("-6 addr add 2001:db8::2/64 dev uplink nodad");
         ip("-6 route add default via 2001:db8::1");
         let node = Node::start(|_| {}).await;
@@ -511,7 +503,6 @@ fn the_uplink_guard_is_adopted_without_a_write_and_repaired() {
 #[test]
 fn the_uplink_guard_follows_the_default_route_and_leaves_what_is_not_its_own() {
     in_namespace(async || {
-        forward();
         ip("rule add pref 112 to 10.9.0.0/16 lookup 100");
         ip("route add 10.9.9.0/24 via 192.0.2.9 table 112 proto static");
         ip("route add 10.1.7.0/24 via 192.0.2.9 proto static");
@@ -646,21 +637,48 @@ fn an_exemption_that_somebody_removes_is_restored() {
 }
 
 #[test]
-fn a_node_that_does_not_forward_is_told_in_readiness_until_it_does() {
-    in_namespace(async || {
-        let forwarding = "/proc/sys/net/ipv4/ip_forward";
-        std::fs::write(forwarding, "0").unwrap();
-        let node = Node::start(|config| config.audit_interval = Duration::from_millis(100)).await;
-        assert!(node.readiness.is_ready());
-        let told = || node.readiness.report().contains("net.ipv4.ip_forward is 0");
-        assert!(told(), "{}", node.readiness.report());
-        std::fs::write(forwarding, "1").unwrap();
-        let forgotten = async {
-            while told() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(DEADLINE, forgotten).await.unwrap();
-        node.stop().await;
-    });
+fn a_node_that_does_not_forward_is_not_ready_and_grants_no_hold_until_it_does() {
+    for (sysctl, name, held, second, other) in [
+        (
+            "ipv4/ip_forward",
+            "net.ipv4.ip_forward",
+            ("10.1.1.0/24", "10.244.3.7"),
+            "10.244.3.8",
+            ("fd00:1::/64", "fd00:244:3::7"),
+        ),
+        (
+            "ipv6/conf/all/forwarding",
+            "net.ipv6.conf.all.forwarding",
+            ("fd00:1::/64", "fd00:244:3::7"),
+            "fd00:244:3::8",
+            ("10.1.1.0/24", "10.244.3.7"),
+        ),
+    ] {
+        in_namespace(async move || {
+            let forwarding = format!("/proc/sys/net/{sysctl}");
+            let sentence = format!("{name} is 0");
+            let interval = Duration::from_millis(100);
+            let node = Node::start(|config| config.audit_interval = interval).await;
+            assert!(node.readiness.is_ready(), "{}", node.readiness.report());
+            let mut stream = node.hold(held.0, held.1).await.unwrap();
+
+            std::fs::write(&forwarding, "0").unwrap();
+            assert!(!next(&mut stream).await.unwrap().installed);
+            assert!(!node.readiness.is_ready());
+            let report = node.readiness.report();
+            assert!(report.contains(&sentence), "{report}");
+            let status = node.hold(held.0, second).await.unwrap_err();
+            assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}");
+            assert!(status.message().contains(&sentence), "{status:?}");
+            // The route of the granted hold stays, and the other IP version is served.
+            assert_eq!(routes(held.0).len(), 1);
+            node.hold(other.0, other.1).await.unwrap();
+
+            std::fs::write(&forwarding, "1").unwrap();
+            assert!(next(&mut stream).await.unwrap().installed);
+            assert!(node.readiness.is_ready(), "{}", node.readiness.report());
+            node.hold(held.0, held.1).await.unwrap();
+            node.stop().await;
+        });
+    }
 }

@@ -13,7 +13,8 @@ use nix::{
 
 use crate::support::DEADLINE;
 
-/// Runs the body in a fresh network namespace with a bridge of pods, and a link to a router.
+/// Runs the body in a fresh network namespace that forwards, with a bridge of pods and a link to a
+/// router.
 pub(crate) fn in_namespace<F: Future<Output = ()>>(body: impl FnOnce() -> F + Send + 'static) {
     let thread = std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET).expect("root, or CAP_SYS_ADMIN, to make a namespace");
@@ -33,6 +34,9 @@ pub(crate) fn in_namespace<F: Future<Output = ()>>(body: impl FnOnce() -> F + Se
             "route add default via 192.0.2.1",
         ] {
             ip(line);
+        }
+        for version in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+            std::fs::write(format!("/proc/sys/net/{version}"), "1").unwrap();
         }
         wait_for_local("fd00:244:3::1");
         tokio::runtime::Builder::new_current_thread()

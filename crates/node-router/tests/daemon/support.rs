@@ -63,6 +63,7 @@ pub(crate) struct KernelState {
     pub(crate) routes: Actual,
     /// Without an IP version, so that no guard is wanted.
     pub(crate) guard: Guard,
+    pub(crate) not_forwarding: BTreeSet<IpVersion>,
     /// Error number that every change of the guard's rules is answered with.
     pub(crate) refuses_rules: Option<i32>,
     /// Error number that every change of the guard's routes is answered with.
@@ -152,6 +153,7 @@ impl Kernel for FakeKernel {
             None => Ok(Snapshot {
                 routes: state.routes.clone(),
                 guard: state.guard.clone(),
+                not_forwarding: state.not_forwarding.clone(),
             }),
         }
     }
