@@ -55,7 +55,8 @@ impl KernelError {
             NetlinkError::Refused(Errno::EPERM | Errno::EACCES) => Self::NotPermitted { operation },
             source @ (NetlinkError::Refused(_)
             | NetlinkError::Socket { .. }
-            | NetlinkError::AnswerLost { .. }) => Self::Netlink { operation, source },
+            | NetlinkError::AnswerLost { .. }
+            | NetlinkError::Interrupted { .. }) => Self::Netlink { operation, source },
         }
     }
 }

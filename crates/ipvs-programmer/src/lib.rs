@@ -51,7 +51,7 @@ use metrics::{CheckMetrics, ProgrammerMetrics};
 use programmer::{Inputs, Programmer, ProgrammerError, Steps};
 
 pub use error::KernelError;
-pub use netlink::NetlinkError;
+pub use netlink::{NETLINK_TIMEOUT, NetlinkError};
 pub use translate::Connections;
 
 /// Enough for a burst; a full channel makes the sender wait.

@@ -3,8 +3,8 @@
 use std::{io, time::Duration};
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkDeserializable, NetlinkHeader,
-    NetlinkMessage, NetlinkSerializable,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NetlinkDeserializable,
+    NetlinkHeader, NetlinkMessage, NetlinkSerializable,
 };
 use netlink_sys::{Socket, SocketAddr};
 use nix::{
@@ -15,9 +15,13 @@ use nix::{
 /// More requests in one datagram can overflow the default receive buffer with their errors.
 pub(crate) const LARGEST_BATCH: usize = 128;
 
-/// The kernel answers before the send returns; what is not there after this time never comes.
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// The kernel answers before the send returns; what is not there after this time never comes. A lost
+/// answer must be noticed, and the question repeated, before the announcer takes the programmer for
+/// silent.
+pub const NETLINK_TIMEOUT: Duration = Duration::from_secs(1);
 const RECEIVE_BUFFER: usize = 8 << 20;
+/// Most attempts to read a table that the kernel changes during each of them.
+const DUMP_ATTEMPTS: u32 = 5;
 
 const NLMSG_NOOP: u16 = 1;
 const NLMSG_ERROR: u16 = 2;
@@ -43,6 +47,12 @@ pub enum NetlinkError {
     AnswerLost {
         /// Why.
         reason: &'static str,
+    },
+    /// The table changed during each attempt to read it, so what was read may lack entries.
+    #[error("the kernel's table changed during each of {attempts} attempts to read it")]
+    Interrupted {
+        /// How many.
+        attempts: u32,
     },
 }
 
@@ -79,7 +89,7 @@ impl Netlink {
                 .map_err(failed("set SO_RCVBUF"))?;
         }
         socket2::SockRef::from(&socket)
-            .set_read_timeout(Some(TIMEOUT))
+            .set_read_timeout(Some(NETLINK_TIMEOUT))
             .map_err(failed("set the timeout"))?;
         Ok(Self {
             socket,
@@ -137,13 +147,13 @@ impl Netlink {
     }
 
     /// Asks for everything of a kind. Answers that cannot be decoded are left out: they are those
-    /// of other programs.
+    /// of other programs. A table that changes meanwhile is read again.
     pub(crate) fn dump<M>(&mut self, request: M) -> Result<Vec<M>, NetlinkError>
     where
-        M: NetlinkSerializable + NetlinkDeserializable,
+        M: NetlinkSerializable + NetlinkDeserializable + Clone,
         NetlinkMessage<M>: From<M>,
     {
-        self.ask(request, NLM_F_REQUEST | NLM_F_DUMP)
+        whole(|| self.ask(request.clone(), NLM_F_REQUEST | NLM_F_DUMP))
     }
 
     /// Asks for one object.
@@ -153,10 +163,11 @@ impl Netlink {
         NetlinkMessage<M>: From<M>,
     {
         // The acknowledgement comes after the answer and so ends the exchange as a dump's end does.
-        Ok(self.ask(request, NLM_F_REQUEST | NLM_F_ACK)?.pop())
+        let mut answer = self.ask(request, NLM_F_REQUEST | NLM_F_ACK)?;
+        Ok(answer.objects.pop())
     }
 
-    fn ask<M>(&mut self, request: M, flags: u16) -> Result<Vec<M>, NetlinkError>
+    fn ask<M>(&mut self, request: M, flags: u16) -> Result<Answer<M>, NetlinkError>
     where
         M: NetlinkSerializable + NetlinkDeserializable,
         NetlinkMessage<M>: From<M>,
@@ -165,31 +176,14 @@ impl Netlink {
         self.append(&mut datagram, request, flags);
         self.send(&datagram)?;
         let sequence = self.sequence;
-        let mut answers = Vec::new();
+        let mut answer = Answer {
+            objects: Vec::new(),
+            is_interrupted: false,
+        };
         loop {
             let received = self.receive()?;
-            for (header, payload) in messages(&received) {
-                if header.sequence_number != sequence {
-                    continue;
-                }
-                match header.message_type {
-                    NLMSG_NOOP => {}
-                    NLMSG_OVERRUN => {
-                        return Err(NetlinkError::AnswerLost { reason: "overrun" });
-                    }
-                    NLMSG_ERROR | NLMSG_DONE => {
-                        return match errno(payload) {
-                            None => Ok(answers),
-                            Some(errno) => Err(NetlinkError::Refused(errno)),
-                        };
-                    }
-                    _ => match M::deserialize(&header, payload) {
-                        Ok(answer) => answers.push(answer),
-                        Err(error) => {
-                            tracing::debug!(%error, "a netlink message cannot be decoded");
-                        }
-                    },
-                }
+            if answer.add(sequence, &received)? {
+                return Ok(answer);
             }
         }
     }
@@ -266,6 +260,60 @@ impl Netlink {
     }
 }
 
+/// What the kernel answered to one request.
+#[derive(Debug)]
+struct Answer<M> {
+    objects: Vec<M>,
+    /// The table changed while the kernel sent it: objects may be missing.
+    is_interrupted: bool,
+}
+
+impl<M: NetlinkDeserializable> Answer<M> {
+    /// Adds the messages of a datagram that answer the request; says whether the answer has ended.
+    fn add(&mut self, sequence: u32, datagram: &[u8]) -> Result<bool, NetlinkError> {
+        for (header, payload) in messages(datagram) {
+            if header.sequence_number != sequence {
+                continue;
+            }
+            self.is_interrupted |= header.flags & NLM_F_DUMP_INTR != 0;
+            match header.message_type {
+                NLMSG_NOOP => {}
+                NLMSG_OVERRUN => {
+                    return Err(NetlinkError::AnswerLost { reason: "overrun" });
+                }
+                NLMSG_ERROR | NLMSG_DONE => {
+                    return match errno(payload) {
+                        None => Ok(true),
+                        Some(errno) => Err(NetlinkError::Refused(errno)),
+                    };
+                }
+                _ => match M::deserialize(&header, payload) {
+                    Ok(object) => self.objects.push(object),
+                    Err(error) => {
+                        tracing::debug!(%error, "a netlink message cannot be decoded");
+                    }
+                },
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// The first answer that is whole, of a bounded number of attempts.
+fn whole<M>(
+    mut ask: impl FnMut() -> Result<Answer<M>, NetlinkError>,
+) -> Result<Vec<M>, NetlinkError> {
+    for _ in 0..DUMP_ATTEMPTS {
+        let answer = ask()?;
+        if !answer.is_interrupted {
+            return Ok(answer.objects);
+        }
+    }
+    Err(NetlinkError::Interrupted {
+        attempts: DUMP_ATTEMPTS,
+    })
+}
+
 /// The error of an `NLMSG_ERROR` or `NLMSG_DONE`; `None`: none.
 fn errno(payload: &[u8]) -> Option<Errno> {
     let (code, _) = payload.split_first_chunk::<4>()?;
@@ -290,4 +338,68 @@ fn messages(mut rest: &[u8]) -> impl Iterator<Item = (NetlinkHeader, &[u8])> {
         rest = rest.get(next..).unwrap_or_default();
         Some((header, payload))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_core::{DecodeError, NLM_F_MULTIPART};
+
+    use super::*;
+
+    /// A message without content.
+    #[derive(Debug)]
+    struct Empty;
+
+    impl NetlinkDeserializable for Empty {
+        type Error = DecodeError;
+
+        fn deserialize(_: &NetlinkHeader, _: &[u8]) -> Result<Self, Self::Error> {
+            Ok(Self)
+        }
+    }
+
+    const OBJECT: u16 = 0x20;
+
+    /// Messages of type and flags, each with a payload of four zeros.
+    fn datagram(messages: &[(u16, u16)]) -> Vec<u8> {
+        let mut datagram = Vec::new();
+        for (message_type, flags) in messages {
+            datagram.extend(20_u32.to_ne_bytes());
+            datagram.extend(message_type.to_ne_bytes());
+            datagram.extend((flags | NLM_F_MULTIPART).to_ne_bytes());
+            datagram.extend(7_u32.to_ne_bytes());
+            datagram.extend(0_u32.to_ne_bytes());
+            datagram.extend([0; 4]);
+        }
+        datagram
+    }
+
+    /// Reads a table of which each attempt gets the next answer; the last one is repeated.
+    fn read(answers: &[&[(u16, u16)]]) -> (Result<usize, NetlinkError>, usize) {
+        let mut attempts = 0;
+        let objects = whole(|| {
+            let messages = answers[attempts.min(answers.len() - 1)];
+            attempts += 1;
+            let mut answer = Answer::<Empty> {
+                objects: Vec::new(),
+                is_interrupted: false,
+            };
+            assert!(answer.add(7, &datagram(messages))?, "the answer has ended");
+            Ok(answer)
+        });
+        (objects.map(|objects| objects.len()), attempts)
+    }
+
+    #[test]
+    fn an_interrupted_dump_is_read_again_and_never_taken_for_a_whole_one() {
+        let whole = [(OBJECT, 0), (OBJECT, 0), (NLMSG_DONE, 0)];
+        assert!(matches!(read(&[&whole]), (Ok(2), 1)));
+        let in_the_middle = [(OBJECT, NLM_F_DUMP_INTR), (NLMSG_DONE, 0)];
+        assert!(matches!(read(&[&in_the_middle, &whole]), (Ok(2), 2)));
+        let at_the_end = [(OBJECT, 0), (NLMSG_DONE, NLM_F_DUMP_INTR)];
+        assert!(matches!(read(&[&at_the_end, &whole]), (Ok(2), 2)));
+        let (result, attempts) = read(&[&at_the_end]);
+        assert!(matches!(result, Err(NetlinkError::Interrupted { .. })));
+        assert_eq!(attempts, 5);
+    }
 }

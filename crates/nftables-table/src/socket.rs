@@ -26,13 +26,16 @@ const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
 const NLM_F_DUMP: u16 = 0x300;
+const NLM_F_DUMP_INTR: u16 = 0x10;
+/// Most attempts to read a ruleset that changes during each of them.
+const DUMP_ATTEMPTS: u32 = 5;
 const HEADER_LEN: usize = 16;
 
 /// A transaction is one datagram.
 const LARGEST_TRANSACTION: usize = 64 << 20;
 /// The kernel answers before the send returns; a silence of this length is an error of the kernel
-/// or of this crate.
-const TIMEOUT: Duration = Duration::from_secs(10);
+/// or of this crate. It must be noticed before other daemons take the caller for silent.
+pub const NETLINK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A connection to the nftables of the network namespace of the thread that opened it.
 #[derive(Debug)]
@@ -67,7 +70,7 @@ impl Nftables {
             .set_cap_ack(true)
             .map_err(failed("set NETLINK_CAP_ACK"))?;
         socket2::SockRef::from(&socket)
-            .set_read_timeout(Some(TIMEOUT))
+            .set_read_timeout(Some(NETLINK_TIMEOUT))
             .map_err(failed("set the timeout"))?;
         Ok(Self {
             socket,
@@ -155,12 +158,21 @@ impl Nftables {
         Ok(found == wanted.collect())
     }
 
-    /// The number of rules of each chain of a table.
+    /// The number of rules of each chain of a table. A ruleset that changes meanwhile is read again.
     fn rules_by_chain(
         &mut self,
         family: Family,
         name: &str,
     ) -> Result<BTreeMap<String, usize>, Error> {
+        whole(|| self.read_rules_by_chain(family, name))
+    }
+
+    /// `None`: the ruleset changed while the kernel sent it, so chains may be missing.
+    fn read_rules_by_chain(
+        &mut self,
+        family: Family,
+        name: &str,
+    ) -> Result<Option<BTreeMap<String, usize>>, Error> {
         let request = encode::get_chains(family);
         let sequence = self.sequence.wrapping_add(1);
         let mut datagram = Vec::new();
@@ -172,14 +184,16 @@ impl Nftables {
         );
         self.send(&datagram)?;
         let mut chains = BTreeMap::new();
+        let mut is_interrupted = false;
         loop {
             let received = self.receive()?;
             for message in messages(&received) {
                 if message.sequence != sequence {
                     continue;
                 }
+                is_interrupted |= message.is_interrupted();
                 match message.message_type {
-                    NLMSG_DONE => return Ok(chains),
+                    NLMSG_DONE => return Ok((!is_interrupted).then_some(chains)),
                     NLMSG_ERROR => return Err(Error::refused(request.what, message.errno())),
                     _ => {}
                 }
@@ -287,14 +301,36 @@ impl Nftables {
     }
 }
 
+/// The first whole answer, of a bounded number of attempts.
+fn whole<T>(mut ask: impl FnMut() -> Result<Option<T>, Error>) -> Result<T, Error> {
+    for _ in 0..DUMP_ATTEMPTS {
+        if let Some(answer) = ask()? {
+            return Ok(answer);
+        }
+    }
+    Err(Error::Socket {
+        what: "read the ruleset",
+        source: io::Error::new(
+            io::ErrorKind::Interrupted,
+            format!("it changed during each of {DUMP_ATTEMPTS} attempts"),
+        ),
+    })
+}
+
 /// A received message.
 struct Message<'a> {
     message_type: u16,
+    flags: u16,
     sequence: u32,
     payload: &'a [u8],
 }
 
 impl Message<'_> {
+    /// Whether what is read has changed since the answer began.
+    fn is_interrupted(&self) -> bool {
+        self.flags & NLM_F_DUMP_INTR != 0
+    }
+
     /// The error number of an `NLMSG_ERROR`; 0 for an acknowledgement.
     fn errno(&self) -> i32 {
         match self.payload {
@@ -315,10 +351,44 @@ fn messages(mut rest: &[u8]) -> impl Iterator<Item = Message<'_>> {
         let payload = rest.get(HEADER_LEN..len)?;
         let message = Message {
             message_type: u16::from_ne_bytes([header[4], header[5]]),
+            flags: u16::from_ne_bytes([header[6], header[7]]),
             sequence: number(8),
             payload,
         };
         rest = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
         Some(message)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_flag_of_an_interrupted_dump_is_read_from_the_header() {
+        let datagram = |flags: u16| {
+            let mut datagram = Vec::new();
+            datagram.extend((HEADER_LEN as u32).to_ne_bytes());
+            datagram.extend(NLMSG_DONE.to_ne_bytes());
+            datagram.extend(flags.to_ne_bytes());
+            datagram.extend([0; 8]);
+            datagram
+        };
+        let is_interrupted = |flags| messages(&datagram(flags)).next().unwrap().is_interrupted();
+        assert!(is_interrupted(NLM_F_DUMP_INTR | 0x2));
+        assert!(!is_interrupted(0x2));
+    }
+
+    #[test]
+    fn an_interrupted_dump_is_read_again_a_bounded_number_of_times() {
+        let mut answers = [None, None, Some(7)].into_iter();
+        assert_eq!(whole(|| Ok(answers.next().unwrap())).unwrap(), 7);
+        let mut attempts = 0;
+        let error = whole::<()>(|| {
+            attempts += 1;
+            Ok(None)
+        });
+        assert!(error.unwrap_err().to_string().contains("read the ruleset"));
+        assert_eq!(attempts, DUMP_ATTEMPTS);
+    }
 }
