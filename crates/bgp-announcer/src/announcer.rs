@@ -4,7 +4,9 @@ use std::{collections::BTreeMap, net::IpAddr, time::Instant};
 
 use bgp_packet::{Asn, IpNet};
 use bgp_session::{Cease, SessionState};
-use bgp_speaker::{Change, Configuration, PeerStatus, SpeakerGone, SpeakerHandle, Table};
+use bgp_speaker::{
+    Change, ChangesEnded, Configuration, PeerStatus, SpeakerGone, SpeakerHandle, Table,
+};
 use daemon_runtime::{Publisher, Reader, Shutdown};
 use futures::{FutureExt, Stream, StreamExt, future::BoxFuture};
 use tokio::{
@@ -214,7 +216,11 @@ impl Announcer {
                 }
                 input = self.node_routes.next() => self.handle(input).await?,
                 Some(command) = self.commands.recv() => self.command(command).await?,
-                batch = changes.next() => self.sessions_changed(batch?),
+                batch = changes.next() => match batch {
+                    Ok(batch) => self.sessions_changed(batch),
+                    Err(ChangesEnded::SpeakerGone(gone)) => return Err(gone.into()),
+                    Err(ChangesEnded::Lagging) => changes = self.speaker.changes(false).await?,
+                },
                 prefixes = sent_soon => {
                     sent = None;
                     self.announced_to = prefixes?;

@@ -17,8 +17,8 @@ use daemon_api::{
     },
     bgp::v1 as bgp,
 };
-use daemon_runtime::{Event, Shutdown};
-use futures::{Stream, StreamExt};
+use daemon_runtime::{Event, Shutdown, WatchEnded};
+use futures::{Stream, StreamExt, TryStreamExt};
 use tonic::{Request, Response, Status};
 
 use crate::{
@@ -46,11 +46,11 @@ impl AnnouncerService {
 
     fn until_stopping<T: Send + 'static>(
         &self,
-        stream: impl Stream<Item = T> + Send + 'static,
+        stream: impl Stream<Item = Result<T, WatchEnded>> + Send + 'static,
     ) -> WireStream<T> {
         let shutdown = self.shutdown.clone();
         let stopping = async move { shutdown.stopping().await };
-        Box::pin(stream.take_until(stopping).map(Ok))
+        Box::pin(stream.map_err(Status::from).take_until(stopping))
     }
 }
 
@@ -78,8 +78,8 @@ impl Announcer for AnnouncerService {
         _: Request<wire::WatchAnnouncementsRequest>,
     ) -> Result<Response<Self::WatchAnnouncementsStream>, Status> {
         use watch_announcements_response::Event as Wire;
-        let events = self.announcer.announcements.subscribe().into_stream();
-        let events = events.map(|(revision, event)| wire::WatchAnnouncementsResponse {
+        let events = self.announcer.announcements.subscribe()?.into_stream();
+        let events = events.map_ok(|(revision, event)| wire::WatchAnnouncementsResponse {
             revision,
             event: Some(match event {
                 Event::Changed(prefix, announcement) => {
@@ -113,8 +113,8 @@ impl Announcer for AnnouncerService {
     ) -> Result<Response<Self::WatchSessionsStream>, Status> {
         use watch_sessions_response::Event as Wire;
         let asn = self.announcer.local_asn;
-        let events = self.announcer.sessions.subscribe().into_stream();
-        let events = events.map(move |(revision, event)| wire::WatchSessionsResponse {
+        let events = self.announcer.sessions.subscribe()?.into_stream();
+        let events = events.map_ok(move |(revision, event)| wire::WatchSessionsResponse {
             revision,
             event: Some(match event {
                 Event::Changed(_, peer) => Wire::Session(session(&peer, asn)),

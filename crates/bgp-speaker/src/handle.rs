@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::{
     config::{Configuration, InvalidConfiguration},
     counters::SpeakerCounters,
-    observe::{Change, PathStatus, PeerStatus, Table},
+    observe::{self, Change, PathStatus, PeerStatus, Table},
     refused_sessions::RefusedSession,
 };
 
@@ -45,7 +45,7 @@ pub(crate) enum Command {
     },
     NextChanges {
         observer: u64,
-        reply: Reply<Vec<Change>>,
+        reply: Reply<observe::Changes>,
     },
     Shutdown {
         cease: Cease,
@@ -58,6 +58,20 @@ pub(crate) enum Command {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the BGP speaker has ended")]
 pub struct SpeakerGone;
+
+/// Why a stream of changes has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChangesEnded {
+    /// The speaker has ended.
+    #[error(transparent)]
+    SpeakerGone(#[from] SpeakerGone),
+    /// So many changes were not read that they are not kept any longer.
+    #[error(
+        "the observer did not read for so long that changes are no longer kept for it; watch again \
+         to get everything"
+    )]
+    Lagging,
+}
 
 /// Tells a running speaker what to do; cheap to clone.
 #[derive(Clone, Debug)]
@@ -73,7 +87,7 @@ pub struct Changes {
     commands: mpsc::Sender<Command>,
     observer: u64,
     /// The answer to a call of `next` that was given up.
-    pending: Option<oneshot::Receiver<Vec<Change>>>,
+    pending: Option<oneshot::Receiver<observe::Changes>>,
     _alive: Arc<()>,
 }
 
@@ -248,12 +262,12 @@ impl SpeakerHandle {
 
 impl Changes {
     /// The next changes. What changes several times between two calls comes once, as it is then,
-    /// so that a slow reader costs no more memory than there are objects. Nothing is lost when a
-    /// call is given up.
+    /// so that a slow reader costs no more memory than there are objects, and a bounded number of
+    /// removals. Nothing is lost when a call is given up.
     ///
     /// # Errors
-    /// The speaker has ended.
-    pub async fn next(&mut self) -> Result<Vec<Change>, SpeakerGone> {
+    /// The speaker has ended, or this observer has not read for too long.
+    pub async fn next(&mut self) -> Result<Vec<Change>, ChangesEnded> {
         if self.pending.is_none() {
             let (reply, answer) = oneshot::channel();
             let observer = self.observer;
@@ -264,6 +278,8 @@ impl Changes {
         let answer = self.pending.as_mut().expect("set above");
         let changes = answer.await;
         self.pending = None;
-        changes.map_err(|_| SpeakerGone)
+        changes
+            .map_err(|_| SpeakerGone)?
+            .ok_or(ChangesEnded::Lagging)
     }
 }

@@ -59,7 +59,7 @@ pub use config::{
     Configuration, GroupConfig, InvalidConfiguration, PeerConfig, SessionConfig, SpeakerConfig,
 };
 pub use counters::{Counter, ReasonCounters, SpeakerCounters};
-pub use handle::{Changes, SpeakerGone, SpeakerHandle};
+pub use handle::{Changes, ChangesEnded, SpeakerGone, SpeakerHandle};
 pub use md5_key::{Md5Key, Md5KeyError};
 pub use observe::{Change, PathStatus, PeerStatus, RemovedPath, Table};
 pub use owner::{Speaker, SpeakerError};

@@ -18,6 +18,10 @@ use crate::owner::Owner;
 /// Changes that are handed over at a time, at most.
 const BATCH: usize = 1024;
 
+/// Changes that are kept for an observer that does not read. Those of what exists alone could be
+/// more; the observer then begins again, with everything that exists.
+const MOST_UNREAD: usize = 65_536;
+
 /// A peer and its session at a moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerStatus {
@@ -116,8 +120,13 @@ struct Observer {
     /// What existed when it came and has not been told: told first, so that no later change
     /// delays it. `None` once all of it has been told.
     existing_paths: Option<ChangedPaths>,
-    reply: Option<oneshot::Sender<Vec<Change>>>,
+    /// It has not read [`MOST_UNREAD`] changes; they are dropped, and its next question is its last.
+    is_lagging: bool,
+    reply: Option<oneshot::Sender<Changes>>,
 }
+
+/// Changes for an observer; `None`: it is lagging.
+pub(crate) type Changes = Option<Vec<Change>>;
 
 impl Observers {
     pub(crate) fn session_changed(&mut self, id: PeerId) {
@@ -129,7 +138,7 @@ impl Observers {
         self.removed_peers.push((id, name));
     }
 
-    pub(crate) fn ask(&mut self, observer: u64, reply: oneshot::Sender<Vec<Change>>) {
+    pub(crate) fn ask(&mut self, observer: u64, reply: oneshot::Sender<Changes>) {
         if let Some(observer) = self.observers.get_mut(&observer) {
             observer.reply = Some(reply);
         }
@@ -138,7 +147,8 @@ impl Observers {
 
 impl Observer {
     fn has_changes(&self) -> bool {
-        self.existing_paths.is_some()
+        self.is_lagging
+            || self.existing_paths.is_some()
             || !self.changed_peers.is_empty()
             || !self.removed_peers.is_empty()
             || !self.changed_paths.is_empty()
@@ -149,8 +159,26 @@ impl Observer {
             .existing_paths
             .as_ref()
             .is_some_and(|existing| existing.contains_key(&key));
-        if !is_untold {
+        if !is_untold && !self.is_lagging {
             self.changed_paths.insert(key, name);
+            self.drop_unread();
+        }
+    }
+
+    fn session_removed(&mut self, id: PeerId, name: &str) {
+        self.changed_peers.remove(&id);
+        if !self.is_lagging {
+            self.removed_peers.insert(name.to_owned());
+            self.drop_unread();
+        }
+    }
+
+    fn drop_unread(&mut self) {
+        if self.changed_paths.len() + self.removed_peers.len() > MOST_UNREAD {
+            self.is_lagging = true;
+            self.changed_paths = BTreeMap::new();
+            self.removed_peers = BTreeSet::new();
+            self.existing_paths = None;
         }
     }
 
@@ -277,6 +305,7 @@ impl Owner {
             removed_peers: BTreeSet::new(),
             changed_paths: BTreeMap::new(),
             existing_paths: Some(existing_paths),
+            is_lagging: false,
             reply: None,
         };
         self.observers.observers.insert(observer, observer_state);
@@ -302,6 +331,13 @@ impl Owner {
         let Some(mut observer) = self.observers.observers.remove(&id) else {
             return;
         };
+        if observer.is_lagging {
+            if let Some(reply) = observer.reply.take() {
+                // An observer that has gone needs no answer.
+                let _ = reply.send(None);
+            }
+            return;
+        }
         let mut changes = Vec::new();
         let removed = std::mem::take(&mut observer.removed_peers);
         changes.extend(removed.into_iter().map(Change::PeerRemoved));
@@ -320,7 +356,7 @@ impl Owner {
             }
         }
         if let Some(reply) = observer.reply.take()
-            && reply.send(changes).is_ok()
+            && reply.send(Some(changes)).is_ok()
         {
             self.observers.observers.insert(id, observer);
         }
@@ -377,8 +413,7 @@ impl Owner {
         let removed = std::mem::take(&mut self.observers.removed_peers);
         for observer in self.observers.observers.values_mut() {
             for (id, name) in &removed {
-                observer.changed_peers.remove(id);
-                observer.removed_peers.insert(name.clone());
+                observer.session_removed(*id, name);
             }
             observer.changed_peers.extend(&changed);
         }
@@ -389,5 +424,41 @@ impl PeerStatus {
     /// Its address without the port.
     pub fn ip(&self) -> IpAddr {
         self.address.ip()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_that_are_not_read_are_bounded_and_end_the_observer() {
+        let alive = Arc::new(());
+        let mut observer = Observer {
+            alive: Arc::downgrade(&alive),
+            follows_paths: true,
+            changed_peers: BTreeSet::new(),
+            removed_peers: BTreeSet::new(),
+            changed_paths: BTreeMap::new(),
+            existing_paths: None,
+            is_lagging: false,
+            reply: None,
+        };
+        let key = |number: usize| PathKey {
+            prefix: IpNet::from(IpAddr::from(u32::try_from(number).unwrap().to_be_bytes())),
+            source: Source::Own,
+            path_id: None,
+        };
+        for number in 0..MOST_UNREAD {
+            observer.path_changed(key(number), None);
+            observer.path_changed(key(number), None);
+        }
+        assert_eq!(observer.changed_paths.len(), MOST_UNREAD);
+        assert!(!observer.is_lagging);
+        for number in MOST_UNREAD..MOST_UNREAD + 10 {
+            observer.path_changed(key(number), None);
+        }
+        assert!(observer.is_lagging && observer.has_changes());
+        assert!(observer.changed_paths.is_empty());
     }
 }

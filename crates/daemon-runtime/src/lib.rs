@@ -53,7 +53,9 @@ pub use grpc::GrpcContract;
 pub use in_words::in_words;
 pub use listen::{ListenAddress, listen_address};
 pub use metrics::{Counter, Family, Gauge, Histogram, Labels, Metrics};
-pub use published::{Event, Publisher, Reader, Snapshot, Subscription};
+pub use published::{
+    Event, KEPT_REMOVALS, MOST_WATCHES, Publisher, Reader, Snapshot, Subscription, WatchEnded,
+};
 pub use readiness::{Readiness, Step};
 pub use run::{ConfigError, run};
 pub use shutdown::Shutdown;

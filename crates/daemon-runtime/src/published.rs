@@ -2,11 +2,12 @@
 //!
 //! A watcher gets every object, then [`Event::Synced`], then each change. What existed is told
 //! before [`Event::Synced`] even if it changes meanwhile: a receiver drops what it has not heard of
-//! by then. A slow watcher skips what was overwritten in the meantime, so what it costs is bounded
-//! by the number of objects.
+//! by then. A slow watcher skips what was overwritten in the meantime. Removals are kept for it up to
+//! the number of objects, or [`KEPT_REMOVALS`]: a watcher that has not read an older one is lagging,
+//! and its watch ends with [`WatchEnded::Lagging`]. A new watch tells it everything.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
@@ -15,6 +16,37 @@ use std::{
 
 use futures::{Stream, stream};
 use tokio::sync::watch;
+
+/// Removals that are kept for slow watchers of a small table; a larger one keeps as many as it has
+/// objects.
+pub const KEPT_REMOVALS: usize = 1_000;
+
+/// Most watches of one publisher.
+pub const MOST_WATCHES: usize = 256;
+
+/// Why a watch has ended or cannot begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WatchEnded {
+    /// The watcher has not read removals that are not kept any longer.
+    #[error(
+        "the watcher did not read for so long that removals are no longer kept for it; watch again to \
+         get everything"
+    )]
+    Lagging,
+    /// There are [`MOST_WATCHES`] watches.
+    #[error("{MOST_WATCHES} watches are open, which is the most; end one of them")]
+    TooMany,
+}
+
+impl From<WatchEnded> for tonic::Status {
+    fn from(ended: WatchEnded) -> Self {
+        let message = ended.to_string();
+        match ended {
+            WatchEnded::Lagging => Self::aborted(message),
+            WatchEnded::TooMany => Self::resource_exhausted(message),
+        }
+    }
+}
 
 /// What a watcher is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +77,10 @@ pub struct Reader<K, V> {
 #[derive(Debug)]
 pub struct Subscription<K, V> {
     reader: Reader<K, V>,
-    cursor: Arc<AtomicU64>,
+    /// Place in the log.
+    cursor: u64,
+    /// Removals up to here are not kept for this watcher.
+    told: Arc<AtomicU64>,
     /// Removals up to here concern objects that this watcher has never heard of.
     opened_at: u64,
     phase: Phase<K>,
@@ -83,8 +118,12 @@ struct Table<K, V> {
     latest: BTreeMap<K, (u64, Option<V>)>,
     /// The same by revision.
     log: BTreeMap<u64, K>,
-    removed: usize,
-    cursors: Vec<Weak<AtomicU64>>,
+    /// Revisions of the removals that are kept.
+    removals: BTreeSet<u64>,
+    /// The last removal that was dropped although a watcher had not been told.
+    dropped: u64,
+    /// How far each watcher has been told of removals.
+    told: Vec<Weak<AtomicU64>>,
 }
 
 impl<K: Ord + Clone, V: Clone + PartialEq> Publisher<K, V> {
@@ -95,8 +134,9 @@ impl<K: Ord + Clone, V: Clone + PartialEq> Publisher<K, V> {
             synced: false,
             latest: BTreeMap::new(),
             log: BTreeMap::new(),
-            removed: 0,
-            cursors: Vec::new(),
+            removals: BTreeSet::new(),
+            dropped: 0,
+            told: Vec::new(),
         };
         Self {
             table: Arc::new(Mutex::new(table)),
@@ -200,29 +240,40 @@ impl<K: Ord + Clone, V: Clone> Reader<K, V> {
     }
 
     /// Starts to watch.
-    pub fn subscribe(&self) -> Subscription<K, V> {
-        let cursor = Arc::new(AtomicU64::new(0));
+    ///
+    /// # Errors
+    /// [`WatchEnded::TooMany`].
+    pub fn subscribe(&self) -> Result<Subscription<K, V>, WatchEnded> {
         let mut table = lock(&self.table);
-        table.cursors.retain(|cursor| cursor.strong_count() > 0);
-        table.cursors.push(Arc::downgrade(&cursor));
+        table.told.retain(|told| told.strong_count() > 0);
+        if table.told.len() >= MOST_WATCHES {
+            return Err(WatchEnded::TooMany);
+        }
         let opened_at = table.revision;
+        let told = Arc::new(AtomicU64::new(opened_at));
+        table.told.push(Arc::downgrade(&told));
         drop(table);
-        Subscription {
+        Ok(Subscription {
             reader: self.clone(),
-            cursor,
+            cursor: 0,
+            told,
             opened_at,
             phase: Phase::NotSynced,
-        }
+        })
     }
 }
 
+/// An event with its revision, or the end of the watch.
+type Next<K, V> = Result<(u64, Event<K, V>), WatchEnded>;
+
 impl<K: Ord + Clone, V: Clone> Subscription<K, V> {
-    /// The next event with its revision; `None` when the publisher is gone.
-    pub async fn next(&mut self) -> Option<(u64, Event<K, V>)> {
+    /// The next event with its revision; `None` when the publisher is gone. After an error the watch
+    /// has ended.
+    pub async fn next(&mut self) -> Option<Next<K, V>> {
         loop {
             // Marked as seen before the look, so that a change after it wakes the wait below.
             self.reader.revision.borrow_and_update();
-            if let Some(event) = self.next_ready() {
+            if let Some(event) = self.next_ready().transpose() {
                 return Some(event);
             }
             self.reader.revision.changed().await.ok()?;
@@ -230,13 +281,15 @@ impl<K: Ord + Clone, V: Clone> Subscription<K, V> {
     }
 
     /// The next event that needs no waiting.
-    fn next_ready(&mut self) -> Option<(u64, Event<K, V>)> {
+    fn next_ready(&mut self) -> Result<Option<(u64, Event<K, V>)>, WatchEnded> {
         let table = lock(&self.reader.table);
-        let cursor = self.cursor.load(Ordering::Relaxed);
+        if table.dropped > self.told.load(Ordering::Relaxed) {
+            return Err(WatchEnded::Lagging);
+        }
         if matches!(self.phase, Phase::NotSynced) && table.synced {
-            let ahead = table.log.range(cursor + 1..).map(|(_, key)| key.clone());
+            let ahead = table.log.range(self.cursor + 1..);
             self.phase = Phase::Listing {
-                ahead: ahead.collect(),
+                ahead: ahead.map(|(_, key)| key.clone()).collect(),
                 until: table.revision,
             };
         }
@@ -244,34 +297,38 @@ impl<K: Ord + Clone, V: Clone> Subscription<K, V> {
             while let Some(key) = ahead.pop_front() {
                 if let Some((revision, event)) = table.event(&key, self.opened_at) {
                     // What changed since is told again, so that revisions never fall.
-                    return Some((revision.min(*until), event));
+                    return Ok(Some((revision.min(*until), event)));
                 }
             }
-            // Up to here the cursor has kept the removals of what was ahead.
-            self.cursor.store(*until, Ordering::Relaxed);
+            // Up to here the removals of what was ahead have been kept.
+            self.cursor = *until;
+            self.told.fetch_max(*until, Ordering::Relaxed);
             let synced = (*until, Event::Synced);
             self.phase = Phase::Following;
-            return Some(synced);
+            return Ok(Some(synced));
         }
-        for (&revision, key) in table.log.range(cursor + 1..) {
-            self.cursor.store(revision, Ordering::Relaxed);
+        for (&revision, key) in table.log.range(self.cursor + 1..) {
+            self.cursor = revision;
+            self.told.fetch_max(revision, Ordering::Relaxed);
             let event = table.event(key, self.opened_at);
             if event.is_some() {
-                return event;
+                return Ok(event);
             }
         }
-        None
+        Ok(None)
     }
 
-    /// The events as a stream.
-    pub fn into_stream(self) -> impl Stream<Item = (u64, Event<K, V>)> + Send + 'static
+    /// The events as a stream, which ends after an error.
+    pub fn into_stream(self) -> impl Stream<Item = Next<K, V>> + Send + 'static
     where
         K: Send + Sync + 'static,
         V: Send + Sync + 'static,
     {
-        stream::unfold(self, |mut subscription| async move {
+        stream::unfold(Some(self), |subscription| async move {
+            let mut subscription = subscription?;
             let event = subscription.next().await?;
-            Some((event, subscription))
+            let rest = event.is_ok().then_some(subscription);
+            Some((event, rest))
         })
     }
 }
@@ -294,38 +351,40 @@ impl<K: Ord + Clone, V> Table<K, V> {
         self.revision += 1;
         let is_removal = value.is_none();
         let before = self.latest.insert(key.clone(), (self.revision, value));
-        if let Some((revision, value)) = before {
+        if let Some((revision, _)) = before {
             self.log.remove(&revision);
-            self.removed -= usize::from(value.is_none());
+            self.removals.remove(&revision);
         }
         self.log.insert(self.revision, key);
-        self.removed += usize::from(is_removal);
+        if is_removal {
+            self.removals.insert(self.revision);
+        }
     }
 
-    /// Drops removals that every watcher has been told of. Looked for when they are a third of the
-    /// table, so that its cost is spread over as many removals.
+    /// Drops removals that every watcher has been told of, and the oldest ones beyond the limit. The
+    /// watchers are asked when removals are a third of the table, so that the cost is spread over as
+    /// many removals.
     fn forget_removed(&mut self) {
-        if self.removed * 3 < self.latest.len() {
+        if self.removals.len() * 3 < self.latest.len() {
             return;
         }
-        self.cursors.retain(|cursor| cursor.strong_count() > 0);
-        let told = self
-            .cursors
-            .iter()
-            .filter_map(Weak::upgrade)
-            .map(|cursor| cursor.load(Ordering::Relaxed))
-            .min()
-            .unwrap_or(u64::MAX);
-        let log = &mut self.log;
-        let removed = &mut self.removed;
-        self.latest.retain(|_, (revision, value)| {
-            let keep = value.is_some() || *revision > told;
-            if !keep {
-                log.remove(revision);
-                *removed -= 1;
+        self.told.retain(|told| told.strong_count() > 0);
+        let watchers = self.told.iter().filter_map(Weak::upgrade);
+        let told = watchers.map(|told| told.load(Ordering::Relaxed)).min();
+        let objects = self.latest.len() - self.removals.len();
+        let most = KEPT_REMOVALS.max(objects);
+        while let Some(&oldest) = self.removals.first() {
+            if told.is_some_and(|told| oldest > told) {
+                if self.removals.len() <= most {
+                    return;
+                }
+                self.dropped = oldest;
             }
-            keep
-        });
+            self.removals.remove(&oldest);
+            if let Some(key) = self.log.remove(&oldest) {
+                self.latest.remove(&key);
+            }
+        }
     }
 }
 

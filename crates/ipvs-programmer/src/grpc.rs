@@ -12,8 +12,8 @@ use daemon_api::{
         watch_service_addresses_response, watch_virtual_servers_response,
     },
 };
-use daemon_runtime::{Event, Shutdown, Subscription, in_words};
-use futures::{Stream, StreamExt, stream};
+use daemon_runtime::{Event, Shutdown, Subscription, WatchEnded, in_words};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use ipnet::IpNet;
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -105,7 +105,7 @@ impl DataPlane for DataPlaneService {
         let heartbeat = (milliseconds > 0)
             .then(|| Duration::from_millis(milliseconds.into()).max(SHORTEST_HEARTBEAT));
         let watch = ServiceAddressWatch {
-            subscription: self.published.service_addresses.subscribe(),
+            subscription: self.published.service_addresses.subscribe()?,
             alive: self.published.alive.clone(),
             heartbeat,
             last_sent: Instant::now(),
@@ -113,7 +113,7 @@ impl DataPlane for DataPlaneService {
         };
         let events = stream::unfold(watch, |mut watch| async move {
             let response = watch.next().await?;
-            Some((Ok(response), watch))
+            Some((response.map_err(Status::from), watch))
         });
         Ok(self.until_stopped(events))
     }
@@ -138,8 +138,8 @@ impl DataPlane for DataPlaneService {
         _: tonic::Request<wire::WatchVirtualServersRequest>,
     ) -> Result<Response<Self::WatchVirtualServersStream>, Status> {
         use watch_virtual_servers_response::Event as Wire;
-        let events = self.published.virtual_servers.subscribe().into_stream();
-        let events = events.map(|(revision, event)| {
+        let events = self.published.virtual_servers.subscribe()?.into_stream();
+        let events = events.map_err(Status::from).map_ok(|(revision, event)| {
             let event = match event {
                 Event::Changed(_, status) => {
                     Wire::VirtualServer(convert::virtual_server(&status, &BTreeMap::new(), |_| 0))
@@ -147,10 +147,10 @@ impl DataPlane for DataPlaneService {
                 Event::Removed(id) => Wire::RemovedVirtualServer((&id).into()),
                 Event::Synced => Wire::Synced(wire::Synced {}),
             };
-            Ok(wire::WatchVirtualServersResponse {
+            wire::WatchVirtualServersResponse {
                 revision,
                 event: Some(event),
-            })
+            }
         });
         Ok(self.until_stopped(events))
     }
@@ -189,7 +189,8 @@ struct ServiceAddressWatch {
 }
 
 impl ServiceAddressWatch {
-    async fn next(&mut self) -> Option<wire::WatchServiceAddressesResponse> {
+    /// After an error the watch has ended.
+    async fn next(&mut self) -> Option<Result<wire::WatchServiceAddressesResponse, WatchEnded>> {
         use watch_service_addresses_response::Event as Wire;
         let due = self.heartbeat.map(|heartbeat| self.last_sent + heartbeat);
         let alive = &mut self.alive;
@@ -206,7 +207,10 @@ impl ServiceAddressWatch {
         };
         let event = tokio::select! {
             event = self.subscription.next() => {
-                let (revision, event) = event?;
+                let (revision, event) = match event? {
+                    Ok(event) => event,
+                    Err(ended) => return Some(Err(ended)),
+                };
                 self.revision = revision;
                 match event {
                     Event::Changed(prefix, status) => {
@@ -222,9 +226,9 @@ impl ServiceAddressWatch {
             }
         };
         self.last_sent = Instant::now();
-        Some(wire::WatchServiceAddressesResponse {
+        Some(Ok(wire::WatchServiceAddressesResponse {
             revision: self.revision,
             event: Some(event),
-        })
+        }))
     }
 }

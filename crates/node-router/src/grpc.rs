@@ -7,7 +7,7 @@ use daemon_api::noderoute::v1::{
     WatchRoutesRequest, WatchRoutesResponse, watch_routes_response,
 };
 use daemon_runtime::Event;
-use futures::{Stream, StreamExt, stream};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use ipnet::IpNet;
 use tonic::{Request, Response, Status, transport::server::UdsConnectInfo};
 
@@ -74,17 +74,17 @@ impl api::node_route_server::NodeRoute for NodeRouteService {
         _request: Request<WatchRoutesRequest>,
     ) -> Result<Response<Self::WatchRoutesStream>, Status> {
         use watch_routes_response::Event as Sent;
-        let events = self.table.routes.subscribe().into_stream();
-        let responses = events.map(|(revision, event)| {
+        let events = self.table.routes.subscribe()?.into_stream();
+        let responses = events.map_err(Status::from).map_ok(|(revision, event)| {
             let event = match event {
                 Event::Changed(prefix, route) => Sent::Route(shown(&prefix, &route)),
                 Event::Removed(prefix) => Sent::RemovedRoute(prefix.to_string()),
                 Event::Synced => Sent::Synced(api::Synced {}),
             };
-            Ok(WatchRoutesResponse {
+            WatchRoutesResponse {
                 revision,
                 event: Some(event),
-            })
+            }
         });
         let stopping = stream::iter([Err(Refusal::Stopping.into())]);
         Ok(Response::new(Box::pin(responses.chain(stopping))))

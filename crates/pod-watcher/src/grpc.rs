@@ -63,11 +63,16 @@ impl Discovery for DiscoveryService {
         let events = self
             .index
             .objects
-            .subscribe()
+            .subscribe()?
             .into_stream()
-            .filter_map(move |(revision, event)| {
-                let response = response(revision, event, MESSAGE_LIMIT, &open.metrics);
-                std::future::ready(response.map(Ok))
+            .filter_map(move |next| {
+                let response = match next {
+                    Ok((revision, event)) => {
+                        response(revision, event, MESSAGE_LIMIT, &open.metrics).map(Ok)
+                    }
+                    Err(ended) => Some(Err(ended.into())),
+                };
+                std::future::ready(response)
             })
             .take_until(async move { shutdown.stopping().await });
         Ok(Response::new(Box::pin(events)))

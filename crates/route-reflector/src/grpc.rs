@@ -12,7 +12,7 @@ use std::{
 };
 
 use bgp_packet::Asn;
-use bgp_speaker::{Change, Changes, SpeakerGone, SpeakerHandle};
+use bgp_speaker::{Change, Changes, ChangesEnded, SpeakerGone, SpeakerHandle};
 use daemon_api::reflector::v1::{
     GetConfigurationRequest, GetConfigurationResponse, ListPathsRequest, ListPathsResponse,
     ListSessionsRequest, ListSessionsResponse, Synced, Table, WatchPathsRequest,
@@ -20,10 +20,13 @@ use daemon_api::reflector::v1::{
     reflector_server::Reflector as Contract, watch_paths_response, watch_sessions_response,
 };
 use futures::{Stream, stream};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tonic::{Request, Response, Status};
 
 use crate::reflector::InForce;
+
+/// Most watch streams; each begins with a list of all paths.
+const MOST_WATCHES: usize = 32;
 
 #[derive(Debug)]
 pub(crate) struct ReflectorService {
@@ -32,6 +35,7 @@ pub(crate) struct ReflectorService {
     speaker: SpeakerHandle,
     in_force: watch::Receiver<InForce>,
     revision: Arc<AtomicU64>,
+    watches: Arc<Semaphore>,
 }
 
 impl ReflectorService {
@@ -42,6 +46,7 @@ impl ReflectorService {
             speaker,
             in_force,
             revision: Arc::default(),
+            watches: Arc::new(Semaphore::new(MOST_WATCHES)),
         }
     }
 
@@ -50,7 +55,14 @@ impl ReflectorService {
         paths: bool,
         translate: fn(Asn, u64, Change) -> Option<T>,
     ) -> Result<Response<ResponseStream<T>>, Status> {
+        let slot = Arc::clone(&self.watches).try_acquire_owned();
+        let slot = slot.map_err(|_| {
+            let message =
+                format!("{MOST_WATCHES} watches are open, which is the most; end one of them");
+            Status::resource_exhausted(message)
+        })?;
         let watcher = Watcher {
+            _slot: slot,
             local_asn: self.local_asn,
             changes: self.speaker.changes(paths).await.map_err(gone)?,
             waiting: VecDeque::new(),
@@ -58,8 +70,13 @@ impl ReflectorService {
             translate,
         };
         let events = stream::unfold(watcher, |mut watcher| async move {
-            let event = watcher.next().await.ok()?;
-            Some((Ok(event), watcher))
+            match watcher.next().await {
+                Ok(event) => Some((Ok(event), watcher)),
+                Err(ChangesEnded::SpeakerGone(_)) => None,
+                Err(lagging @ ChangesEnded::Lagging) => {
+                    Some((Err(Status::aborted(lagging.to_string())), watcher))
+                }
+            }
         });
         Ok(Response::new(Box::pin(events)))
     }
@@ -77,6 +94,7 @@ fn next(revision: &AtomicU64) -> u64 {
 
 /// One watch stream.
 struct Watcher<T> {
+    _slot: OwnedSemaphorePermit,
     local_asn: Asn,
     changes: Changes,
     waiting: VecDeque<Change>,
@@ -86,7 +104,7 @@ struct Watcher<T> {
 }
 
 impl<T> Watcher<T> {
-    async fn next(&mut self) -> Result<T, SpeakerGone> {
+    async fn next(&mut self) -> Result<T, ChangesEnded> {
         loop {
             while let Some(change) = self.waiting.pop_front() {
                 if let Some(event) = (self.translate)(self.local_asn, next(&self.revision), change)

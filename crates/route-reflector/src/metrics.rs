@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use bgp_session::{FailureReason, SessionState};
-use bgp_speaker::{PeerStatus, SpeakerGone, SpeakerHandle};
+use bgp_speaker::{ChangesEnded, PeerStatus, SpeakerGone, SpeakerHandle};
 use daemon_runtime::{Family, Gauge, Labels, Metrics, Shutdown};
 use prometheus_client::{
     collector::Collector,
@@ -90,7 +90,12 @@ impl SessionMetrics {
                 let pause = self.step.settles_in().unwrap_or(INTERVAL).min(INTERVAL);
                 // Either way it is time to look.
                 if let Ok(changed) = tokio::time::timeout(pause, changes.next()).await {
-                    changed?;
+                    match changed {
+                        Ok(_) => {}
+                        Err(ChangesEnded::SpeakerGone(gone)) => return Err(gone),
+                        // What was not read is shown at the next turn.
+                        Err(ChangesEnded::Lagging) => changes = speaker.changes(false).await?,
+                    }
                 }
             }
         };

@@ -1,7 +1,14 @@
+use futures::StreamExt;
+
 use super::*;
 
 fn ready(subscription: &mut Subscription<u8, char>) -> Vec<Event<u8, char>> {
-    std::iter::from_fn(|| subscription.next_ready().map(|(_, event)| event)).collect()
+    std::iter::from_fn(|| next(subscription)).collect()
+}
+
+fn next(subscription: &mut Subscription<u8, char>) -> Option<Event<u8, char>> {
+    let ready = subscription.next_ready().unwrap();
+    ready.map(|(_, event)| event)
 }
 
 #[test]
@@ -9,7 +16,7 @@ fn a_watcher_gets_every_object_then_synced_then_each_change() {
     let publisher = Publisher::new();
     publisher.set(1, 'a');
     publisher.set(2, 'b');
-    let mut watcher = publisher.reader().subscribe();
+    let mut watcher = publisher.reader().subscribe().unwrap();
     assert_eq!(
         ready(&mut watcher),
         [Event::Changed(1, 'a'), Event::Changed(2, 'b')]
@@ -29,11 +36,8 @@ fn synced_comes_before_changes_made_after_the_listing_began() {
     let publisher = Publisher::new();
     publisher.set(1, 'a');
     publisher.synced();
-    let mut watcher = publisher.reader().subscribe();
-    assert_eq!(
-        watcher.next_ready().map(|(_, event)| event),
-        Some(Event::Changed(1, 'a'))
-    );
+    let mut watcher = publisher.reader().subscribe().unwrap();
+    assert_eq!(next(&mut watcher), Some(Event::Changed(1, 'a')));
     publisher.set(2, 'b');
     assert_eq!(ready(&mut watcher), [Event::Synced, Event::Changed(2, 'b')]);
 }
@@ -41,7 +45,7 @@ fn synced_comes_before_changes_made_after_the_listing_began() {
 #[test]
 fn synced_comes_after_all_that_was_published_before_it() {
     let publisher = Publisher::new();
-    let mut watcher = publisher.reader().subscribe();
+    let mut watcher = publisher.reader().subscribe().unwrap();
     publisher.set(1, 'a');
     publisher.set(2, 'b');
     publisher.synced();
@@ -62,8 +66,8 @@ fn an_object_that_changes_while_it_is_listed_still_comes_before_synced() {
     publisher.set(2, 'b');
     publisher.set(3, 'c');
     publisher.synced();
-    let mut watcher = publisher.reader().subscribe();
-    let (_, first) = watcher.next_ready().unwrap();
+    let mut watcher = publisher.reader().subscribe().unwrap();
+    let first = next(&mut watcher).unwrap();
     assert_eq!(first, Event::Changed(1, 'a'));
     publisher.set(2, 'x');
     publisher.remove(&3);
@@ -80,10 +84,10 @@ fn changes_cannot_delay_synced() {
         publisher.set(key, 'a');
     }
     publisher.synced();
-    let mut watcher = publisher.reader().subscribe();
+    let mut watcher = publisher.reader().subscribe().unwrap();
     let mut told = 0;
     for value in ['b', 'c'].into_iter().cycle().take(100) {
-        let (_, event) = watcher.next_ready().unwrap();
+        let event = next(&mut watcher).unwrap();
         if event == Event::Synced {
             break;
         }
@@ -99,7 +103,7 @@ fn changes_cannot_delay_synced() {
 fn a_slow_watcher_skips_what_was_overwritten() {
     let publisher = Publisher::new();
     publisher.synced();
-    let mut watcher = publisher.reader().subscribe();
+    let mut watcher = publisher.reader().subscribe().unwrap();
     assert_eq!(ready(&mut watcher), [Event::Synced]);
     for value in ['a', 'b', 'c'] {
         publisher.set(1, value);
@@ -125,7 +129,7 @@ fn an_equal_object_is_no_change() {
 #[test]
 fn removals_that_everybody_knows_are_forgotten() {
     let publisher = Publisher::new();
-    let mut watcher = publisher.reader().subscribe();
+    let mut watcher = publisher.reader().subscribe().unwrap();
     for key in 0..100_u8 {
         publisher.set(key, 'a');
         ready(&mut watcher);
@@ -141,7 +145,7 @@ fn removals_that_everybody_knows_are_forgotten() {
 fn a_removal_is_kept_for_a_watcher_that_has_not_heard_of_it() {
     let publisher = Publisher::new();
     publisher.set(1, 'a');
-    let mut slow = publisher.reader().subscribe();
+    let mut slow = publisher.reader().subscribe().unwrap();
     assert_eq!(ready(&mut slow), [Event::Changed(1, 'a')]);
     publisher.remove(&1);
     for key in 2..50_u8 {
@@ -154,7 +158,7 @@ fn a_removal_is_kept_for_a_watcher_that_has_not_heard_of_it() {
 #[tokio::test]
 async fn a_watch_ends_with_its_publisher() {
     let publisher = Publisher::<u8, char>::new();
-    let mut watcher = publisher.reader().subscribe();
+    let mut watcher = publisher.reader().subscribe().unwrap();
     drop(publisher);
     assert_eq!(watcher.next().await, None);
 }
@@ -165,11 +169,93 @@ fn replacing_all_changes_only_what_differs() {
     publisher.set(1, 'a');
     publisher.set(2, 'b');
     publisher.synced();
-    let mut watcher = publisher.reader().subscribe();
+    let mut watcher = publisher.reader().subscribe().unwrap();
     ready(&mut watcher);
     publisher.replace_all([(2, 'b'), (3, 'c')].into());
     assert_eq!(
         ready(&mut watcher),
         [Event::Removed(1), Event::Changed(3, 'c')]
     );
+}
+
+/// Publishes and removes objects of keys that are never used again.
+fn churn(publisher: &Publisher<u32, char>, keys: std::ops::Range<u32>) {
+    for key in keys {
+        publisher.set(key, 'a');
+        publisher.remove(&key);
+    }
+}
+
+#[tokio::test]
+async fn a_watcher_that_does_not_read_costs_a_bounded_number_of_removals_and_ends_as_lagging() {
+    let publisher = Publisher::new();
+    publisher.set(0, 'a');
+    publisher.synced();
+    let mut lagging = publisher.reader().subscribe().unwrap();
+    lagging.next().await;
+    lagging.next().await;
+    let mut reading = publisher.reader().subscribe().unwrap();
+    churn(&publisher, 1..16_001);
+    {
+        let table = lock(&publisher.table);
+        assert_eq!(table.removals.len(), KEPT_REMOVALS);
+        assert_eq!(table.latest.len(), KEPT_REMOVALS + 1);
+        assert_eq!(table.log.len(), KEPT_REMOVALS + 1);
+    }
+    let mut events = std::pin::pin!(lagging.into_stream());
+    assert_eq!(events.next().await, Some(Err(WatchEnded::Lagging)));
+    assert_eq!(events.next().await, None);
+    // A new watch is told everything.
+    drop(std::mem::replace(
+        &mut reading,
+        publisher.reader().subscribe().unwrap(),
+    ));
+    assert_eq!(
+        reading.next().await.unwrap().unwrap().1,
+        Event::Changed(0, 'a')
+    );
+    assert_eq!(reading.next().await.unwrap().unwrap().1, Event::Synced);
+}
+
+#[test]
+fn a_watcher_that_reads_in_time_is_never_lagging() {
+    let publisher = Publisher::new();
+    publisher.synced();
+    let mut watcher = publisher.reader().subscribe().unwrap();
+    for round in 0..20 {
+        let first = round * 900;
+        churn(&publisher, first..first + 900);
+        let mut told = 0;
+        while let Some((_, event)) = watcher.next_ready().unwrap() {
+            told += usize::from(matches!(event, Event::Removed(_)));
+        }
+        assert_eq!(told, 900);
+    }
+}
+
+#[test]
+fn a_large_table_keeps_as_many_removals_as_it_has_objects() {
+    let publisher = Publisher::new();
+    for key in 0..3_000 {
+        publisher.set(key, 'a');
+    }
+    publisher.synced();
+    let mut watcher = publisher.reader().subscribe().unwrap();
+    while watcher.next_ready().unwrap().is_some() {}
+    churn(&publisher, 10_000..12_500);
+    assert!(watcher.next_ready().is_ok());
+    churn(&publisher, 12_500..14_000);
+    assert_eq!(watcher.next_ready().unwrap_err(), WatchEnded::Lagging);
+}
+
+#[test]
+fn watches_of_one_publisher_are_bounded_and_one_that_ends_makes_room() {
+    let publisher = Publisher::<u8, char>::new();
+    let reader = publisher.reader();
+    let mut watches: Vec<_> = (0..MOST_WATCHES)
+        .map(|_| reader.subscribe().unwrap())
+        .collect();
+    assert_eq!(reader.subscribe().unwrap_err(), WatchEnded::TooMany);
+    watches.pop();
+    reader.subscribe().unwrap();
 }

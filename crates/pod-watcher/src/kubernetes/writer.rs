@@ -152,7 +152,14 @@ impl Writer {
         taken_back: &CancellationToken,
     ) -> bool {
         let mut term = Term::new(report_name(&self.lease_name, &self.pod_name));
-        let mut views = std::pin::pin!(self.views.subscribe().into_stream());
+        let views = match self.views.subscribe() {
+            Ok(views) => views,
+            Err(error) => {
+                tracing::error!(%error, "cannot follow the Services");
+                return false;
+            }
+        };
+        let mut views = std::pin::pin!(views.into_stream());
         let mut problems = WriteProblems {
             status: Problems::new("service-status"),
             events: Problems::new("event"),
@@ -163,7 +170,13 @@ impl Writer {
             let next_count = term.next_count(*self.reported.borrow(), now);
             let due = term.next_due(now);
             tokio::select! {
-                Some((_, event)) = views.next() => term.viewed(event, Instant::now()),
+                Some(next) = views.next() => match next {
+                    Ok((_, event)) => term.viewed(event, Instant::now()),
+                    Err(error) => {
+                        tracing::warn!(%error, "Services were not followed; all are looked at again");
+                        return false;
+                    }
+                },
                 Some(first) = news.recv() => {
                     self.hear(&mut term, first, &mut problems.reports);
                     self.count(&mut term, news, &mut problems.reports);
