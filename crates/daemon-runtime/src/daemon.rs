@@ -7,7 +7,7 @@ use tonic::service::Routes;
 
 use crate::{
     GrpcContract, ListenAddress, Listener, Metrics, Readiness, Shutdown, SocketPermissions, grpc,
-    http, server_metrics::AllServerMetrics,
+    grpc::MOST_STREAMS, http, server_metrics::AllServerMetrics,
 };
 
 /// Longest time that servers get to end their open streams once everything is drained.
@@ -29,6 +29,7 @@ pub struct Daemon {
     readiness: Readiness,
     shutdown: Shutdown,
     grpc_socket_permissions: Option<SocketPermissions>,
+    grpc_streams: u32,
 }
 
 #[derive(Debug)]
@@ -89,6 +90,7 @@ impl Daemon {
             readiness: Readiness::new(),
             shutdown: Shutdown::default(),
             grpc_socket_permissions: None,
+            grpc_streams: MOST_STREAMS,
         }
     }
 
@@ -116,6 +118,12 @@ impl Daemon {
     /// them the umask and the group of this process apply.
     pub fn set_grpc_socket_permissions(&mut self, permissions: SocketPermissions) {
         self.grpc_socket_permissions = Some(permissions);
+    }
+
+    /// Sets the most streams of one connection of the gRPC server (default 256); a client holds
+    /// further ones back until one of its streams ends.
+    pub fn set_grpc_stream_limit(&mut self, limit: usize) {
+        self.grpc_streams = u32::try_from(limit).unwrap_or(u32::MAX);
     }
 
     /// Starts a task that lives as long as the process: its end is an error.
@@ -171,9 +179,12 @@ impl Daemon {
             .await?;
         let (readiness, shutdown) = (self.readiness.clone(), self.shutdown.clone());
         let metrics = self.server_metrics.of("grpc");
+        let streams = self.grpc_streams;
         self.spawn(
             "gRPC server",
-            grpc::serve(listener, contract, routes, metrics, readiness, shutdown),
+            grpc::serve(
+                listener, contract, routes, streams, metrics, readiness, shutdown,
+            ),
         );
         tracing::info!(address = %bound, "gRPC is served");
         Ok(bound)

@@ -21,9 +21,8 @@ use crate::{
 const MOST_CONNECTIONS: usize = 256;
 const SHARE_OF_FILES: usize = 4;
 
-/// Streams of one connection; hyper's own limit of 200 would silently hold back the 201st node
-/// route of one announcer.
-const MOST_STREAMS: u32 = 16_384;
+/// Most streams of one connection, unless the daemon sets another limit.
+pub(crate) const MOST_STREAMS: u32 = 256;
 
 /// What a daemon serves.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +46,7 @@ pub(crate) async fn serve(
     listener: Listener,
     contract: GrpcContract,
     routes: Routes,
+    streams: u32,
     metrics: ServerMetrics,
     readiness: Readiness,
     shutdown: Shutdown,
@@ -67,8 +67,12 @@ pub(crate) async fn serve(
     };
     let server = async {
         match listener {
-            Listener::Tcp(listener) => serve_routes(listener, routes, metrics, stopping).await,
-            Listener::Unix(socket) => serve_routes(socket, routes, metrics, stopping).await,
+            Listener::Tcp(listener) => {
+                serve_routes(listener, routes, streams, metrics, stopping).await
+            }
+            Listener::Unix(socket) => {
+                serve_routes(socket, routes, streams, metrics, stopping).await
+            }
         }
     };
     tokio::select! {
@@ -80,11 +84,12 @@ pub(crate) async fn serve(
 async fn serve_routes<L: Listen>(
     listener: L,
     routes: Routes,
+    streams: u32,
     metrics: ServerMetrics,
     stopping: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
     Server::builder()
-        .max_concurrent_streams(MOST_STREAMS)
+        .max_concurrent_streams(streams)
         .layer(CountStreams::<<L::Stream as Connected>::ConnectInfo>::new())
         .add_routes(routes)
         .serve_with_incoming_shutdown(incoming(listener, metrics), stopping)
