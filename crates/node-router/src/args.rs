@@ -109,7 +109,9 @@ pub struct Args {
     )]
     pub audit_interval: Duration,
 
-    /// Most prefixes that are routed at one time, so that a pod cannot fill the node's route table
+    /// Most prefixes that are routed at one time, so that a pod cannot fill the node's route table:
+    /// held ones, those within --release-delay, and those of an earlier run. Four times as many
+    /// streams may hold routes, and one route has 64 next hops at most
     #[arg(
         long,
         env = "PORTLB_MAX_ROUTES",

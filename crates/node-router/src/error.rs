@@ -44,10 +44,17 @@ pub(crate) enum Refusal {
     #[error("the kernel's routes cannot be read, so the route to {prefix} is as it was: {problem}")]
     NotRead { prefix: IpNet, problem: String },
     #[error(
-        "{limit} prefixes are routed already, which is the most that this node allows \
+        "{limit} prefixes have routes already (held, let go of a moment ago, or of an earlier run), which is the most that this node allows \
          (--max-routes of node-router)"
     )]
     TooMany { limit: usize },
+    #[error(
+        "{limit} streams hold routes already, which is four for each route that this node allows \
+         (--max-routes of node-router)"
+    )]
+    TooManyHolds { limit: usize },
+    #[error("the route to {prefix} has {limit} next hops already, which is the most of one route")]
+    TooManyNextHops { prefix: IpNet, limit: usize },
     #[error("node-router is stopping; the route stays in the kernel")]
     Stopping,
 }
@@ -64,7 +71,9 @@ impl Refusal {
             Self::ForeignRoute { .. } => "foreign_route",
             Self::NotForwarding { .. } => "not_forwarding",
             Self::NotInstalled { .. } | Self::NotRead { .. } => "kernel",
-            Self::TooMany { .. } => "too_many",
+            Self::TooMany { .. } | Self::TooManyHolds { .. } | Self::TooManyNextHops { .. } => {
+                "too_many"
+            }
             Self::Stopping => "stopping",
         }
     }

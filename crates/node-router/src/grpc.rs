@@ -170,7 +170,9 @@ impl From<Refusal> for Status {
             | Refusal::ForeignRoute { .. }
             | Refusal::NotForwarding { .. } => Self::failed_precondition(message),
             Refusal::NotInstalled { .. } => Self::internal(message),
-            Refusal::TooMany { .. } => Self::resource_exhausted(message),
+            Refusal::TooMany { .. }
+            | Refusal::TooManyHolds { .. }
+            | Refusal::TooManyNextHops { .. } => Self::resource_exhausted(message),
             // Neither says anything about the route: the holder asks again.
             Refusal::NotRead { .. } | Refusal::Stopping => Self::unavailable(message),
         }

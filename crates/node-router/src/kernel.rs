@@ -1,40 +1,51 @@
 //! The kernel's routes: what the owner needs of them, and the real thing over rtnetlink.
 
-use std::{collections::BTreeSet, io, net::IpAddr, time::Duration};
+use std::{collections::BTreeSet, io, net::IpAddr, sync::Arc, time::Duration};
 
-use futures::{
-    FutureExt, StreamExt, TryStreamExt, channel::mpsc::UnboundedReceiver, future::BoxFuture,
-};
+use daemon_runtime::Counter;
+use futures::{FutureExt, StreamExt, TryStreamExt, future::BoxFuture};
+use ipnet::IpNet;
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
     NetlinkPayload,
 };
 use netlink_packet_route::{
-    RouteNetlinkMessage,
+    AddressFamily, RouteNetlinkMessage,
     link::LinkAttribute,
-    route::{RouteScope, RouteType},
+    route::{RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType},
+    rule::RuleMessage,
 };
 use nix::errno::Errno;
 use rtnetlink::{
-    Handle, MulticastGroup, RouteMessageBuilder, new_connection, new_multicast_connection,
-    sys::SocketAddr,
+    Handle, MulticastGroup, new_connection, new_connection_with_strict_check,
+    new_multicast_connection,
 };
 use tokio::sync::mpsc;
 
 use crate::{
     KernelError, Policy, node_settings,
-    plan::{Actual, Change, METRIC, NextHops},
+    plan::{Actual, Change, METRIC, NextHops, PROTOCOL},
     uplink::{self, Guard, IpVersion},
 };
 
+mod changes;
+mod dump;
 mod message;
+mod surroundings;
 
+use changes::Changes;
+use dump::dump;
 use message::{
-    Interfaces, TABLE_MAIN, concerns_us, directly_reached, fallback, own_rule, route, rule, sort_in,
+    TABLE_MAIN, directly_reached, dump_request, fallback, look_up, own_rule, route, rule,
+    sort_in_own,
 };
+use surroundings::{Reading, Staleness, Surroundings};
 
 /// The kernel answers within microseconds; a silence of this length is a lost answer.
-const TIMEOUT: Duration = Duration::from_secs(5);
+pub const NETLINK_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Longest time for the answer about all routes: 100,000 routes take half a second.
+pub const ROUTES_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The interface that leads to a gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,12 +82,28 @@ pub struct Snapshot {
     pub guard: Guard,
     /// IP versions of which the kernel forwards no packet.
     pub not_forwarding: BTreeSet<IpVersion>,
+    /// Routes of other programs and default routes may have changed since they were read, and can be
+    /// read again after this time; `None`: they are as here.
+    pub complete_in: Option<Duration>,
+}
+
+/// What was asked of the kernel; cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Reads {
+    /// Routes that the kernel sent in answers.
+    pub routes: Counter,
+    /// Readings of all routes of the node, those of other programs included.
+    pub tables: Counter,
 }
 
 /// What the owner of the routes asks of the kernel.
 pub trait Kernel: Send + 'static {
-    /// The routes and rules that concern this daemon.
-    fn read(&mut self) -> impl Future<Output = Result<Snapshot, KernelError>> + Send;
+    /// The routes and rules that concern this daemon. Foreign routes to `prefixes` that win over ours
+    /// are those of this moment; see [`Snapshot::complete_in`] for all others.
+    fn read(
+        &mut self,
+        prefixes: &BTreeSet<IpNet>,
+    ) -> impl Future<Output = Result<Snapshot, KernelError>> + Send;
 
     /// The interface that a gateway is on.
     fn link_to(
@@ -99,6 +126,10 @@ pub trait Kernel: Send + 'static {
 pub struct NetlinkKernel {
     handle: Handle,
     policy: Policy,
+    /// Of the routes of other programs.
+    reading: Option<Reading>,
+    staleness: Arc<Staleness>,
+    reads: Reads,
 }
 
 /// An open kernel with what serves it.
@@ -109,9 +140,9 @@ pub struct OpenedKernel {
     pub changes: mpsc::Receiver<()>,
     /// Must run for the other two to work; ends with an error only.
     pub serving: BoxFuture<'static, Result<(), KernelError>>,
+    /// Counts of what is asked of the kernel.
+    pub reads: Reads,
 }
-
-type Notification = (NetlinkMessage<RouteNetlinkMessage>, SocketAddr);
 
 impl NetlinkKernel {
     /// Opens the sockets.
@@ -119,7 +150,10 @@ impl NetlinkKernel {
     /// # Errors
     /// The kernel gives no netlink socket.
     pub fn open(policy: Policy) -> Result<OpenedKernel, KernelError> {
-        let (requests, handle, _) = new_connection().map_err(KernelError::Open)?;
+        // Before Linux 4.20 the kernel sends all routes where it is asked for some.
+        let opened = new_connection_with_strict_check().or_else(|_| new_connection());
+        let (mut requests, handle, _) = opened.map_err(KernelError::Open)?;
+        requests.set_forward_done(true);
         let groups = [
             MulticastGroup::Link,
             MulticastGroup::Ipv4Ifaddr,
@@ -132,7 +166,9 @@ impl NetlinkKernel {
         let (multicast, listening, notifications) =
             new_multicast_connection(&groups).map_err(KernelError::Open)?;
         let (sender, changes) = mpsc::channel(1);
-        let watched = policy.clone();
+        let staleness = Arc::new(Staleness::default());
+        let following = Changes::new(policy.clone(), Arc::clone(&staleness));
+        let reads = Reads::default();
         // A connection ends with its last handle; the owner's may go before the daemon does.
         let handles = (listening, handle.clone());
         let serving = async move {
@@ -140,59 +176,49 @@ impl NetlinkKernel {
             tokio::select! {
                 () = requests => {}
                 () = multicast => {}
-                () = watch(notifications, &watched, &sender) => {}
+                () = following.follow(notifications, &sender) => {}
             }
             Err(KernelError::NotificationsEnded)
         };
         Ok(OpenedKernel {
-            kernel: Self { handle, policy },
+            kernel: Self {
+                handle,
+                policy,
+                reading: None,
+                staleness,
+                reads: reads.clone(),
+            },
             changes,
             serving: serving.boxed(),
+            reads,
         })
     }
 }
 
-/// Says that something has changed; an unread word is as good as two.
-async fn watch(
-    mut notifications: UnboundedReceiver<Notification>,
-    policy: &Policy,
-    changed: &mpsc::Sender<()>,
-) {
-    while let Some((message, _)) = notifications.next().await {
-        if concerns_us(&message.payload, policy) {
-            // Full: the owner has yet to look, and will see this change too.
-            let _ = changed.try_send(());
-        }
-    }
-}
-
 impl Kernel for NetlinkKernel {
-    async fn read(&mut self) -> Result<Snapshot, KernelError> {
+    async fn read(&mut self, prefixes: &BTreeSet<IpNet>) -> Result<Snapshot, KernelError> {
         let mut snapshot = Snapshot {
             not_forwarding: node_settings::not_forwarding(),
-            ..Snapshot::default()
+            ..self.read_own().await?
         };
-        let mut interfaces = Interfaces::default();
-        let ipv4 = RouteMessageBuilder::<std::net::Ipv4Addr>::new().build();
-        let ipv6 = RouteMessageBuilder::<std::net::Ipv6Addr>::new().build();
-        for family in [ipv4, ipv6] {
-            let dump = async {
-                let mut routes = std::pin::pin!(self.handle.route().get(family).execute());
-                while let Some(route) = routes.try_next().await? {
-                    sort_in(&route, &self.policy, &mut snapshot, &mut interfaces);
-                }
-                Ok(())
-            };
-            match answered(dump).await {
-                // A kernel without IPv6 has no such routes.
-                Err(source)
-                    if is(&source, Errno::EOPNOTSUPP) || is(&source, Errno::EAFNOSUPPORT) => {}
-                result => result.map_err(KernelError::ReadRoutes)?,
-            }
-        }
         for version in [IpVersion::V4, IpVersion::V6] {
             self.read_rules(version, &mut snapshot.guard).await?;
         }
+        self.refresh_surroundings().await?;
+        let Some(reading) = &self.reading else {
+            return Ok(snapshot);
+        };
+        let Surroundings {
+            foreign,
+            interfaces,
+            links: _,
+        } = reading.surroundings.clone();
+        if self.staleness.is_stale() {
+            snapshot.complete_in = Some(reading.remaining_rest());
+        }
+        snapshot.routes.foreign = foreign;
+        self.check_conflicts(prefixes, &mut snapshot.routes.foreign)
+            .await?;
         let of_pods = interfaces.of_pods(&self.policy);
         for (version, interface) in interfaces.of_defaults {
             // An interface that went between the two questions is no uplink.
@@ -209,15 +235,8 @@ impl Kernel for NetlinkKernel {
 
     async fn link_to(&mut self, gateway: IpAddr) -> Result<Result<Link, NotOnLink>, KernelError> {
         let failed = |source| KernelError::LookUp { gateway, source };
-        let look_up = RouteMessageBuilder::<IpAddr>::new()
-            .destination_prefix(gateway, if gateway.is_ipv4() { 32 } else { 128 })
-            .expect("a host route fits its own family")
-            .build();
-        let way = async {
-            let mut routes = std::pin::pin!(self.handle.route().get(look_up).execute());
-            routes.try_next().await
-        };
-        let route = match answered(way).await {
+        let request = look_up(gateway, RouteFlags::empty());
+        let route = match answered(self.route(request)).await {
             Ok(Some(route)) => route,
             Ok(None) => return Ok(Err(NotOnLink::NoRoute)),
             Err(source) if is(&source, Errno::ENETUNREACH) || is(&source, Errno::EHOSTUNREACH) => {
@@ -303,6 +322,47 @@ impl NetlinkKernel {
         forgiving(matches!(change, Change::Remove { .. }), result)
     }
 
+    /// This daemon's routes. The kernel leaves all others out (`NETLINK_GET_STRICT_CHK`, Linux 4.20).
+    async fn read_own(&mut self) -> Result<Snapshot, KernelError> {
+        let mut own = Snapshot::default();
+        for version in [IpVersion::V4, IpVersion::V6] {
+            let request = dump_request(version, RouteProtocol::from(PROTOCOL));
+            let reads = self.reads.clone();
+            let add = |routes: &mut Vec<RouteMessage>, message| {
+                if let RouteNetlinkMessage::NewRoute(route) = message {
+                    reads.routes.inc();
+                    routes.push(route);
+                }
+            };
+            match answered_within(ROUTES_TIMEOUT, dump(&self.handle, &request, add)).await {
+                // A kernel without IPv6 has no such routes.
+                Err(source) if is_missing_version(&source) => {}
+                Err(source) => return Err(KernelError::ReadRoutes(source)),
+                Ok(routes) => routes.iter().for_each(|route| sort_in_own(route, &mut own)),
+            }
+        }
+        Ok(own)
+    }
+
+    /// The kernel's answer to a question about one route.
+    async fn route(&mut self, request: RouteMessage) -> io::Result<Option<RouteMessage>> {
+        let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetRoute(request));
+        request.header.flags = NLM_F_REQUEST;
+        let mut answers = self.handle.request(request).map_err(io_error)?;
+        while let Some(answer) = answers.next().await {
+            #[allow(clippy::wildcard_enum_match_arm, reason = "the enum is not exhaustive")]
+            match answer.payload {
+                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) => {
+                    self.reads.routes.inc();
+                    return Ok(Some(route));
+                }
+                NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+
     /// The rules of one IP version.
     async fn read_rules(
         &mut self,
@@ -310,22 +370,22 @@ impl NetlinkKernel {
         guard: &mut Guard,
     ) -> Result<(), KernelError> {
         let of_netlink = match version {
-            IpVersion::V4 => rtnetlink::IpVersion::V4,
-            IpVersion::V6 => rtnetlink::IpVersion::V6,
+            IpVersion::V4 => AddressFamily::Inet,
+            IpVersion::V6 => AddressFamily::Inet6,
         };
-        let dump = async {
-            let mut rules = std::pin::pin!(self.handle.rule().get(of_netlink).execute());
-            while let Some(rule) = rules.try_next().await? {
-                guard.rules.extend(own_rule(&rule));
+        let mut request = RuleMessage::default();
+        request.header.family = of_netlink;
+        let request = RouteNetlinkMessage::GetRule(request);
+        let add = |rules: &mut BTreeSet<uplink::Rule>, message| {
+            if let RouteNetlinkMessage::NewRule(rule) = message {
+                rules.extend(own_rule(&rule));
             }
-            Ok(())
         };
-        match answered(dump).await {
+        match answered(dump(&self.handle, &request, add)).await {
             // A kernel without rules has one table: a route for another one would stand in it.
-            Err(source) if is(&source, Errno::EOPNOTSUPP) || is(&source, Errno::EAFNOSUPPORT) => {
-                Ok(())
-            }
-            Ok(()) => {
+            Err(source) if is_missing_version(&source) => Ok(()),
+            Ok(rules) => {
+                guard.rules.extend(rules);
                 guard.versions.insert(version);
                 Ok(())
             }
@@ -338,7 +398,7 @@ impl NetlinkKernel {
         let link = async {
             let request = self.handle.link().get().match_index(interface);
             let mut links = std::pin::pin!(request.execute());
-            links.try_next().await
+            links.try_next().await.map_err(io_error)
         };
         let attributes = match answered(link).await {
             Ok(Some(link)) => link.attributes,
@@ -362,12 +422,12 @@ impl NetlinkKernel {
         let mut request = NetlinkMessage::from(message);
         request.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
         let acknowledged = async {
-            let mut answers = self.handle.request(request)?;
+            let mut answers = self.handle.request(request).map_err(io_error)?;
             while let Some(answer) = answers.next().await {
                 if let NetlinkPayload::Error(error) = answer.payload
                     && error.code.is_some()
                 {
-                    return Err(rtnetlink::Error::NetlinkError(error));
+                    return Err(error.to_io());
                 }
             }
             Ok(())
@@ -380,12 +440,29 @@ fn is(error: &io::Error, errno: Errno) -> bool {
     error.raw_os_error() == Some(errno as i32)
 }
 
-/// The answer, or an error of the operating system's kind.
-async fn answered<T>(answer: impl Future<Output = Result<T, rtnetlink::Error>>) -> io::Result<T> {
-    match tokio::time::timeout(TIMEOUT, answer).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(rtnetlink::Error::NetlinkError(error))) => Err(error.to_io()),
-        Ok(Err(error)) => Err(io::Error::other(error)),
+/// A kernel without IPv6, or without routing rules.
+fn is_missing_version(error: &io::Error) -> bool {
+    is(error, Errno::EOPNOTSUPP) || is(error, Errno::EAFNOSUPPORT)
+}
+
+/// The answer, or an error where it does not come in time.
+async fn answered<T>(answer: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    answered_within(NETLINK_TIMEOUT, answer).await
+}
+
+async fn answered_within<T>(
+    timeout: Duration,
+    answer: impl Future<Output = io::Result<T>>,
+) -> io::Result<T> {
+    match tokio::time::timeout(timeout, answer).await {
+        Ok(result) => result,
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+fn io_error(error: rtnetlink::Error) -> io::Error {
+    match error {
+        rtnetlink::Error::NetlinkError(error) => error.to_io(),
+        error => io::Error::other(error),
     }
 }

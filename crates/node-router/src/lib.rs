@@ -16,6 +16,8 @@
 //!   is refused.
 //! - Everything is derived: the holds and the gateways' links give the desired routes, the kernel
 //!   the actual ones, [`plan::plan`] the difference. What is reported was read back.
+//! - **Bounded**: `--max-routes` routes, four times as many holds, and as many streams of one
+//!   connection as a pod can hold routes.
 //! - The [uplink guard](uplink) drops packets from the uplinks for service addresses that no pod of
 //!   this node holds, which would otherwise loop between node and router.
 //! - **Routes that are held stay when the daemon ends.** The next run adopts them, and removes after
@@ -42,7 +44,10 @@ pub use args::{Args, DEFAULTS};
 pub use config::{Config, Mode};
 pub use error::{KernelError, StartError};
 pub use exemption::{Firewall, TABLE_NAME};
-pub use kernel::{Kernel, Link, NetlinkKernel, NotOnLink, OpenedKernel, Snapshot};
+pub use kernel::{
+    Kernel, Link, NETLINK_TIMEOUT, NetlinkKernel, NotOnLink, OpenedKernel, ROUTES_TIMEOUT, Reads,
+    Snapshot,
+};
 pub use plan::{METRIC, PROTOCOL};
 pub use policy::Policy;
 pub use start::{start, start_with};

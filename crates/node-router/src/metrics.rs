@@ -2,6 +2,8 @@
 
 use daemon_runtime::{Counter, Family, Gauge, Labels, Metrics};
 
+use crate::Reads;
+
 /// Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RouterMetrics {
@@ -89,4 +91,19 @@ impl RouterMetrics {
         );
         own
     }
+}
+
+/// Registers the counts of what is asked of the kernel:
+/// `portlb_node_router_routes_read_total` and `portlb_node_router_tables_read_total`.
+pub(crate) fn register_reads(metrics: &Metrics, reads: Reads) {
+    metrics.register(
+        "node_router_routes_read",
+        "Routes that the kernel sent in answer to requests",
+        reads.routes,
+    );
+    metrics.register(
+        "node_router_tables_read",
+        "Readings of all routes of the node, those of other programs included",
+        reads.tables,
+    );
 }

@@ -11,13 +11,16 @@ use tonic::service::Routes;
 use crate::{
     Config, Firewall, Kernel, KernelError, NetlinkKernel, OpenedKernel, StartError, exemption,
     grpc::NodeRouteService,
-    metrics::RouterMetrics,
+    metrics::{RouterMetrics, register_reads},
     node_settings,
     table::{RouteTable, Settings, Steps},
 };
 
 /// What the drain may take beyond the lingering.
 const DRAIN_MARGIN: Duration = Duration::from_secs(10);
+
+/// Streams of one connection beside those that hold a route.
+const OTHER_STREAMS: usize = 64;
 
 const CONTRACT: GrpcContract = GrpcContract {
     services: &["portlb.noderoute.v1.NodeRoute"],
@@ -33,7 +36,9 @@ pub async fn start(config: Config, daemon: &mut Daemon) -> Result<(), StartError
         kernel,
         changes,
         serving,
+        reads,
     } = NetlinkKernel::open(config.policy.clone()).map_err(StartError::Routes)?;
+    register_reads(daemon.metrics(), reads);
     let shutdown = daemon.shutdown().clone();
     daemon.spawn("netlink sockets", async move {
         tokio::select! {
@@ -115,6 +120,7 @@ pub async fn start_with<K: Kernel, F: Firewall>(
         table: handle,
         metrics,
     });
+    daemon.set_grpc_stream_limit(config.max_routes + OTHER_STREAMS);
     daemon.set_grpc_socket_permissions(SocketPermissions {
         mode: config.socket_mode.0,
         group: config.socket_group,

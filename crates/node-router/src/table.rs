@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    net::IpAddr,
     time::Duration,
 };
 
@@ -25,8 +26,16 @@ use crate::{
 };
 
 /// Shortest time between two looks at the kernel that its notifications ask for, so that a quarrel
-/// with another program does not eat a processor.
+/// with another program does not eat a processor. A look that takes long is followed by a rest of
+/// [`REST`] times its duration, up to [`LONGEST_REST`].
 const QUIET: Duration = Duration::from_millis(20);
+const REST: u32 = 5;
+const LONGEST_REST: Duration = Duration::from_millis(500);
+/// Most holds, as a multiple of the most routes: several pods hold one route, and for a moment the
+/// old and the new stream of one pod.
+const HOLDS_PER_ROUTE: usize = 4;
+/// Most next hops of one route; IPv6 keeps a route for each.
+const MOST_NEXT_HOPS: usize = 64;
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LONGEST_RETRY: Duration = Duration::from_secs(5);
 
@@ -67,7 +76,8 @@ pub(crate) struct RouteTable<K> {
     metrics: RouterMetrics,
     backoff: Backoff,
     next_look: Instant,
-    last_look: Instant,
+    /// Notifications of the kernel ask for no look before this moment.
+    rest_until: Instant,
 }
 
 #[derive(Debug)]
@@ -78,6 +88,9 @@ struct HeldClaim {
     /// Until the first answer.
     answer: Option<oneshot::Sender<Answer>>,
 }
+
+/// Gateways by prefix.
+type Routed = BTreeMap<IpNet, BTreeSet<IpAddr>>;
 
 /// Why the owner looks at the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,14 +114,22 @@ impl<K: Kernel> RouteTable<K> {
         steps: Steps,
         metrics: RouterMetrics,
     ) -> Result<(Self, TableHandle), KernelError> {
-        let actual = kernel.read().await?;
+        let actual = kernel.read(&BTreeSet::new()).await?;
         let mut adopted = adopted_claims(&actual.routes.own);
         let found = adopted.len();
         adopted.retain(|claim| settings.policy.check(claim).is_ok());
+        let over = drop_over_limit(&mut adopted, settings.max_routes);
+        if over > 0 {
+            tracing::warn!(
+                limit = settings.max_routes,
+                next_hops = over,
+                "an earlier run left more routes than --max-routes; the further ones are removed"
+            );
+        }
         if found > 0 {
             tracing::info!(
                 adopted = adopted.len(),
-                not_allowed = found - adopted.len(),
+                not_allowed = found - adopted.len() - over,
                 timeout = ?settings.adopt_timeout,
                 "an earlier run left routes"
             );
@@ -133,7 +154,7 @@ impl<K: Kernel> RouteTable<K> {
             metrics,
             backoff: Backoff::new(FIRST_RETRY, LONGEST_RETRY),
             next_look: now + settings.audit_interval,
-            last_look: now,
+            rest_until: now,
             settings,
         };
         table.look(Cause::Start).await?;
@@ -170,14 +191,15 @@ impl<K: Kernel> RouteTable<K> {
                     continue;
                 }
                 Some(command) = self.commands.recv() => {
-                    self.take(command);
+                    let mut routed = self.routed();
+                    self.take(command, &mut routed);
                     while let Ok(command) = self.commands.try_recv() {
-                        self.take(command);
+                        self.take(command, &mut routed);
                     }
                     Cause::Commands
                 }
                 Some(()) = kernel_changes.recv() => {
-                    self.next_look = self.next_look.min(self.last_look + QUIET);
+                    self.next_look = self.next_look.min(self.rest_until);
                     continue;
                 }
                 () = tokio::time::sleep_until(self.sleep_watch.due()) => {
@@ -228,7 +250,8 @@ impl<K: Kernel> RouteTable<K> {
         true
     }
 
-    fn take(&mut self, command: Command) {
+    /// Takes a command. `routed` is what claims want a route, or more, and is kept up to date.
+    fn take(&mut self, command: Command, routed: &mut Routed) {
         match command {
             Command::Hold {
                 id,
@@ -242,14 +265,19 @@ impl<K: Kernel> RouteTable<K> {
                     state: watch::Sender::new(HoldState::default()),
                     answer: None,
                 };
-                let limit = self.settings.max_routes;
-                let prefixes: BTreeSet<IpNet> =
-                    self.holds.values().map(|held| held.claim.prefix).collect();
-                if prefixes.len() >= limit && !prefixes.contains(&claim.prefix) {
-                    refuse(&self.metrics, &held, answer, Refusal::TooMany { limit });
+                if self.over_limit(&claim, routed).is_some() {
+                    // Without what was released since it was read.
+                    *routed = self.routed();
+                }
+                if let Some(refusal) = self.over_limit(&claim, routed) {
+                    refuse(&self.metrics, &held, answer, refusal);
                 } else {
                     let answer = Some(answer);
                     self.holds.insert(id, HeldClaim { answer, ..held });
+                    routed
+                        .entry(claim.prefix)
+                        .or_default()
+                        .insert(claim.gateway);
                 }
             }
             Command::Release(id) => {
@@ -268,6 +296,42 @@ impl<K: Kernel> RouteTable<K> {
                 }
             }
         }
+    }
+
+    /// Returns the limit that one more hold of the claim would exceed.
+    fn over_limit(&self, claim: &Claim, routed: &Routed) -> Option<Refusal> {
+        let limit = self.settings.max_routes;
+        let holds = limit.saturating_mul(HOLDS_PER_ROUTE);
+        if self.holds.len() >= holds {
+            return Some(Refusal::TooManyHolds { limit: holds });
+        }
+        match routed.get(&claim.prefix) {
+            None => (routed.len() >= limit).then_some(Refusal::TooMany { limit }),
+            Some(gateways) => {
+                let is_full = gateways.len() >= MOST_NEXT_HOPS;
+                let prefix = claim.prefix;
+                (is_full && !gateways.contains(&claim.gateway)).then_some(
+                    Refusal::TooManyNextHops {
+                        prefix,
+                        limit: MOST_NEXT_HOPS,
+                    },
+                )
+            }
+        }
+    }
+
+    /// The gateways of every prefix that has a route by a claim: a held one, one that was let go of a
+    /// moment ago, or one of an earlier run.
+    fn routed(&self) -> Routed {
+        let mut routed = Routed::new();
+        let held = self.holds.values().map(|held| &held.claim);
+        for claim in held.chain(self.released.keys()).chain(&self.adopted) {
+            routed
+                .entry(claim.prefix)
+                .or_default()
+                .insert(claim.gateway);
+        }
+        routed
     }
 
     /// Looks at the kernel; says whether to look again at once.
@@ -290,6 +354,7 @@ impl<K: Kernel> RouteTable<K> {
     /// Makes the kernel's routes equal to the claims and tells everybody; says whether a claim was
     /// refused.
     async fn look(&mut self, cause: Cause) -> Result<bool, KernelError> {
+        let begin = Instant::now();
         let look = self.reconcile(cause).await?;
         // A pod that went while nobody watched does not come back under its old claim.
         self.adopted
@@ -297,7 +362,7 @@ impl<K: Kernel> RouteTable<K> {
         self.released
             .retain(|claim, _| !matches!(look.links.get(&claim.gateway), Some(Err(_))));
         let now = Instant::now();
-        self.last_look = now;
+        self.rest_until = now + ((now - begin) * REST).clamp(QUIET, LONGEST_REST);
         if look.failures.is_empty() && !look.is_guard_failed() {
             self.backoff.reset();
             self.next_look = now + self.settings.audit_interval;
@@ -306,6 +371,9 @@ impl<K: Kernel> RouteTable<K> {
         }
         if look.is_guard_outdated {
             self.next_look = self.next_look.min(now + QUIET);
+        }
+        if let Some(wait) = look.actual.complete_in {
+            self.next_look = self.next_look.min(now + wait.max(QUIET));
         }
         let refused = self.tell_holders(&look);
         self.publish(&look);
@@ -316,7 +384,8 @@ impl<K: Kernel> RouteTable<K> {
 
     async fn reconcile(&mut self, cause: Cause) -> Result<Look, KernelError> {
         let mut look = Look::default();
-        look.actual = self.kernel.read().await?;
+        let prefixes = self.claims().keys().map(|claim| claim.prefix).collect();
+        look.actual = self.kernel.read(&prefixes).await?;
         self.refuse_not_forwarded(&look.actual.not_forwarding);
         for &claim in self.claims().keys() {
             let link = match look.links.entry(claim.gateway) {
@@ -346,7 +415,7 @@ impl<K: Kernel> RouteTable<K> {
         for change in &guard_changes {
             self.apply_guard(change, cause, &mut look).await;
         }
-        look.actual = self.kernel.read().await?;
+        look.actual = self.kernel.read(&prefixes).await?;
         for (&prefix, next_hops) in &look.desired {
             if !look.conflicts.contains_key(&prefix)
                 && !plan::is_installed(prefix, next_hops, &look.actual.routes)
@@ -598,6 +667,21 @@ fn refuse(
 
 fn gauge(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// Keeps the claims of the first prefixes and of the first gateways of each; returns how many are gone.
+fn drop_over_limit(claims: &mut BTreeSet<Claim>, limit: usize) -> usize {
+    let found = claims.len();
+    let mut routed = Routed::new();
+    claims.retain(|claim| {
+        let is_known = routed.contains_key(&claim.prefix);
+        if !is_known && routed.len() >= limit {
+            return false;
+        }
+        let gateways = routed.entry(claim.prefix).or_default();
+        gateways.len() < MOST_NEXT_HOPS && gateways.insert(claim.gateway)
+    });
+    found - claims.len()
 }
 
 fn adopted_claims(routes: &[OwnRoute]) -> BTreeSet<Claim> {

@@ -7,8 +7,8 @@ use netlink_packet_core::NetlinkPayload;
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     route::{
-        RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteNextHop, RouteNextHopFlags,
-        RouteProtocol, RouteType,
+        RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHop,
+        RouteNextHopFlags, RouteProtocol, RouteType,
     },
     rule::RuleMessage,
 };
@@ -21,7 +21,7 @@ use crate::{
     uplink::{FALLBACK_METRIC, Fallback, IpVersion, Rule, TABLE},
 };
 
-use super::Snapshot;
+use super::{Snapshot, surroundings::Surroundings};
 
 /// `RT_TABLE_LOCAL` (linux/rtnetlink.h).
 const TABLE_LOCAL: u32 = 255;
@@ -186,7 +186,7 @@ const LOOPBACK: u32 = 1;
 pub(super) const TABLE_MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
 
 /// Interfaces of routes of the main table, by their index.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Interfaces {
     /// Interfaces of the default routes.
     pub(super) of_defaults: BTreeSet<(IpVersion, u32)>,
@@ -224,64 +224,143 @@ impl Interfaces {
     }
 }
 
-/// Puts a route of the kernel where it belongs, if it concerns this daemon.
-pub(super) fn sort_in(
-    route: &RouteMessage,
-    policy: &Policy,
-    snapshot: &mut Snapshot,
-    known_interfaces: &mut Interfaces,
-) {
-    // A route for one type of service is an alternative to ours, and none of ours.
-    if route.header.tos != 0 {
+/// Puts a route of this daemon where it belongs.
+pub(super) fn sort_in_own(route: &RouteMessage, snapshot: &mut Snapshot) {
+    if !is_own(route) || route.header.tos != 0 {
         return;
     }
-    let parts = parts(&route.attributes);
-    let table = parts.table.unwrap_or(u32::from(route.header.table));
-    let is_main = table == TABLE_MAIN;
-    let is_unicast = route.header.kind == RouteType::Unicast;
-    if is_main && is_unicast {
-        known_interfaces
-            .direct
-            .extend(direct(route, &parts, policy));
-    }
-    let Some(prefix) = prefix_of(route) else {
-        let is_default = route.header.destination_prefix_length == 0;
-        // An IPv6 `unreachable default` has the loopback as its interface. A rule for packets from
-        // the loopback matches what the node itself sends.
-        if is_main && is_default && is_unicast {
-            let of_route = interfaces(&parts);
-            let version = version_of(route);
-            let of_route = of_route.map(|interface| (version, interface));
-            known_interfaces.of_defaults.extend(of_route);
-        }
+    let (Some(prefix), parts) = (prefix_of(route), parts(&route.attributes)) else {
         return;
     };
-    let is_own = route.header.protocol == RouteProtocol::from(PROTOCOL);
-    if is_own && table == TABLE {
+    let own_route = |parts: Parts| OwnRoute {
+        prefix,
+        metric: parts.metric,
+        next_hops: working_next_hops(route, parts),
+    };
+    let table = table_of(route, &parts);
+    if table == TABLE {
         let fallback = fallback_of(route).filter(|_| parts.metric == FALLBACK_METRIC);
         match fallback {
             Some(fallback) => {
                 snapshot.guard.fallbacks.insert(prefix, fallback);
             }
-            None => snapshot.guard.own.push(OwnRoute {
-                prefix,
-                metric: parts.metric,
-                next_hops: working_next_hops(route, parts),
-            }),
+            None => snapshot.guard.own.push(own_route(parts)),
         }
-    } else if is_own && is_main {
-        snapshot.routes.own.push(OwnRoute {
-            prefix,
-            metric: parts.metric,
-            next_hops: working_next_hops(route, parts),
-        });
-    } else if (is_main || table == TABLE_LOCAL) && policy.concerns(&prefix) {
-        snapshot.routes.foreign.push(ForeignRoute {
-            prefix,
-            metric: parts.metric,
-            is_local: table == TABLE_LOCAL,
-            protocol: route.header.protocol.to_string(),
-        });
+    } else if table == TABLE_MAIN {
+        snapshot.routes.own.push(own_route(parts));
+    }
+}
+
+/// Takes note of a route of another program, if it concerns this daemon.
+pub(super) fn sort_in_foreign(
+    route: &RouteMessage,
+    policy: &Policy,
+    surroundings: &mut Surroundings,
+) {
+    // A route for one type of service is an alternative to ours, and none of ours.
+    if is_own(route) || route.header.tos != 0 {
+        return;
+    }
+    let parts = parts(&route.attributes);
+    let table = table_of(route, &parts);
+    let is_main = table == TABLE_MAIN;
+    let known = &mut surroundings.interfaces;
+    let mut is_of_concern = false;
+    if is_main && route.header.kind == RouteType::Unicast {
+        let direct = direct(route, &parts, policy);
+        is_of_concern |= direct.is_some();
+        known.direct.extend(direct);
+        // An IPv6 `unreachable default` has the loopback as its interface. A rule for packets from
+        // the loopback matches what the node itself sends.
+        if route.header.destination_prefix_length == 0 {
+            let version = version_of(route);
+            let of_route = interfaces(&parts).map(|interface| (version, interface));
+            known.of_defaults.extend(of_route);
+            is_of_concern = true;
+        }
+    }
+    if (is_main || table == TABLE_LOCAL)
+        && let Some(prefix) = prefix_of(route).filter(|prefix| policy.concerns(prefix))
+    {
+        surroundings
+            .foreign
+            .push(foreign_route(prefix, route, &parts));
+        is_of_concern = true;
+    }
+    if is_of_concern {
+        surroundings.links.extend(interfaces(&parts));
+    }
+}
+
+fn foreign_route(prefix: IpNet, route: &RouteMessage, parts: &Parts) -> ForeignRoute {
+    ForeignRoute {
+        prefix,
+        metric: parts.metric,
+        is_local: table_of(route, parts) == TABLE_LOCAL,
+        protocol: route.header.protocol.to_string(),
+    }
+}
+
+fn is_own(route: &RouteMessage) -> bool {
+    route.header.protocol == RouteProtocol::from(PROTOCOL)
+}
+
+fn table_of(route: &RouteMessage, parts: &Parts) -> u32 {
+    parts.table.unwrap_or(u32::from(route.header.table))
+}
+
+/// The request for all routes of one protocol; `Unspec`: of every protocol. Other fields are 0, as
+/// the kernel's strict check of requests wants it.
+pub(super) fn dump_request(version: IpVersion, protocol: RouteProtocol) -> RouteNetlinkMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = match version {
+        IpVersion::V4 => AddressFamily::Inet,
+        IpVersion::V6 => AddressFamily::Inet6,
+    };
+    message.header.protocol = protocol;
+    RouteNetlinkMessage::GetRoute(message)
+}
+
+/// The request for the route to an address.
+pub(super) fn look_up(address: IpAddr, flags: RouteFlags) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    let (family, length, destination) = match address {
+        IpAddr::V4(address) => (AddressFamily::Inet, 32, RouteAddress::Inet(address)),
+        IpAddr::V6(address) => (AddressFamily::Inet6, 128, RouteAddress::Inet6(address)),
+    };
+    message.header.address_family = family;
+    message.header.destination_prefix_length = length;
+    message.header.flags = flags;
+    message.attributes = vec![RouteAttribute::Destination(destination)];
+    message
+}
+
+/// What the kernel's choice for the first address of a prefix says about the prefix.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Winner {
+    /// This route to the prefix is the kernel's choice.
+    Foreign(ForeignRoute),
+    /// No foreign route to the prefix wins.
+    NoForeign,
+    /// Another table or a longer prefix decides for that address.
+    Unknown,
+}
+
+pub(super) fn winner(prefix: IpNet, route: &RouteMessage) -> Winner {
+    let parts = parts(&route.attributes);
+    let table = table_of(route, &parts);
+    let length = route.header.destination_prefix_length;
+    let is_main = table == TABLE_MAIN;
+    if length == prefix.prefix_len() && (is_main || table == TABLE_LOCAL) {
+        if is_own(route) {
+            Winner::NoForeign
+        } else {
+            Winner::Foreign(foreign_route(prefix, route, &parts))
+        }
+    } else if length < prefix.prefix_len() && is_main {
+        Winner::NoForeign
+    } else {
+        Winner::Unknown
     }
 }
 

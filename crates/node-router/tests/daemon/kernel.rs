@@ -47,7 +47,7 @@ pub(crate) struct Node {
     daemon: tokio::task::JoinHandle<Result<(), daemon_runtime::DaemonError>>,
     shutdown: daemon_runtime::Shutdown,
     target: daemon_runtime::Target,
-    metrics: daemon_runtime::Metrics,
+    pub(crate) metrics: daemon_runtime::Metrics,
     readiness: daemon_runtime::Readiness,
     _directory: tempfile::TempDir,
 }
@@ -353,6 +353,7 @@ fn the_kernel_tells_where_a_gateway_is() {
             mut kernel,
             changes: _,
             serving,
+            reads: _,
         } = NetlinkKernel::open(policy).unwrap();
         tokio::spawn(serving);
         let mut link_to = async |text: &str| {
@@ -384,9 +385,10 @@ fn only_routes_that_could_win_over_a_claim_are_foreign() {
             mut kernel,
             changes: _,
             serving,
+            reads: _,
         } = NetlinkKernel::open(policy).unwrap();
         tokio::spawn(serving);
-        let mut foreign = kernel.read().await.unwrap().routes.foreign;
+        let mut foreign = kernel.read(&BTreeSet::new()).await.unwrap().routes.foreign;
         foreign.sort_by_key(|route| route.prefix);
         assert_eq!(foreign[0], foreign_route("10.1.1.0/24", 0));
         assert_eq!(foreign[1].prefix, prefix("10.1.3.1/32"));
@@ -413,7 +415,7 @@ fn guard_routes(version: &str) -> Vec<String> {
         .collect()
 }
 
-async fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+pub(crate) async fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     let seen = async {
         while !is_so() {
             tokio::time::sleep(Duration::from_millis(2)).await;

@@ -4,7 +4,9 @@
 
 mod any_order;
 mod component;
+mod foreign_routes;
 mod kernel;
+mod limits;
 mod namespace;
 mod process;
 mod sleep;

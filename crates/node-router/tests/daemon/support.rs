@@ -146,7 +146,7 @@ impl FakeKernel {
 }
 
 impl Kernel for FakeKernel {
-    async fn read(&mut self) -> Result<Snapshot, KernelError> {
+    async fn read(&mut self, _prefixes: &BTreeSet<IpNet>) -> Result<Snapshot, KernelError> {
         let state = self.state.borrow();
         match state.refuses_reading {
             Some(errno) => Err(KernelError::ReadRoutes(io::Error::from_raw_os_error(errno))),
@@ -154,6 +154,7 @@ impl Kernel for FakeKernel {
                 routes: state.routes.clone(),
                 guard: state.guard.clone(),
                 not_forwarding: state.not_forwarding.clone(),
+                complete_in: None,
             }),
         }
     }

@@ -18,11 +18,11 @@ fn reported(family: AddressFamily, kind: RouteType, attributes: &[RouteAttribute
 }
 
 fn sorted(routes: &[RouteMessage]) -> Interfaces {
-    let mut interfaces = Interfaces::default();
+    let mut surroundings = Surroundings::default();
     for route in routes {
-        sort_in(route, &policy(), &mut Snapshot::default(), &mut interfaces);
+        sort_in_foreign(route, &policy(), &mut surroundings);
     }
-    interfaces
+    surroundings.interfaces
 }
 
 fn default_interfaces(route: &RouteMessage) -> Vec<(IpVersion, u32)> {
@@ -118,4 +118,42 @@ fn default_routes_that_drop_packets_or_lead_to_the_loopback_have_no_uplink() {
     let attributes = [RouteAttribute::Oif(LOOPBACK)];
     let route = reported(AddressFamily::Inet, RouteType::Unicast, &attributes);
     assert_eq!(default_interfaces(&route), []);
+}
+
+#[test]
+fn the_kernels_choice_for_a_prefix_tells_whether_a_foreign_route_wins() {
+    let prefix: IpNet = "10.1.1.0/24".parse().unwrap();
+    let check = |route: &RouteMessage, expected: Winner| {
+        assert_eq!(winner(prefix, route), expected, "{route:?}");
+    };
+    let mut route = ipv4("10.1.1.0/24", 2, Some("192.0.2.9"));
+    route.header.protocol = RouteProtocol::Static;
+    let foreign = ForeignRoute {
+        prefix,
+        metric: 0,
+        is_local: false,
+        protocol: RouteProtocol::Static.to_string(),
+    };
+    check(&route, Winner::Foreign(foreign));
+    let mut own = route.clone();
+    own.header.protocol = RouteProtocol::from(PROTOCOL);
+    check(&own, Winner::NoForeign);
+    route.header.table = 100;
+    check(&route, Winner::Unknown);
+    check(&ipv4("0.0.0.0/0", 2, Some("192.0.2.1")), Winner::NoForeign);
+    check(&ipv4("10.1.1.0/32", 2, None), Winner::Unknown);
+}
+
+#[test]
+fn links_of_the_routes_that_matter_are_known() {
+    let mut surroundings = Surroundings::default();
+    for route in [
+        ipv4("0.0.0.0/0", 2, Some("192.0.2.1")),
+        ipv4("10.1.1.128/25", 3, Some("192.0.2.9")),
+        ipv4("10.244.3.0/24", 4, None),
+        ipv4("10.99.0.0/16", 5, None),
+    ] {
+        sort_in_foreign(&route, &policy(), &mut surroundings);
+    }
+    assert_eq!(surroundings.links, [2, 3, 4].into());
 }

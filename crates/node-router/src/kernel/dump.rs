@@ -1,0 +1,151 @@
+//! Dumps: answers of many messages, each either whole or not used.
+
+use std::io;
+
+use futures::{Stream, StreamExt};
+use netlink_packet_core::{
+    NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::RouteNetlinkMessage;
+use rtnetlink::Handle;
+
+use super::io_error;
+
+type Answer = NetlinkMessage<RouteNetlinkMessage>;
+
+/// Most attempts to read a table that the kernel changes during each of them.
+const ATTEMPTS: u32 = 5;
+
+/// Folds all objects of a kind. `request` names them; the connection must forward the end of a dump.
+///
+/// # Errors
+/// The kernel's refusal, or `Interrupted` where the table has changed during each of [`ATTEMPTS`].
+pub(super) async fn dump<T: Default>(
+    handle: &Handle,
+    request: &RouteNetlinkMessage,
+    add: impl FnMut(&mut T, RouteNetlinkMessage),
+) -> io::Result<T> {
+    let ask = || {
+        let mut message = NetlinkMessage::from(request.clone());
+        message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+        let mut handle = handle.clone();
+        handle.request(message).map_err(io_error)
+    };
+    fold_whole(ask, add).await
+}
+
+async fn fold_whole<T: Default, S: Stream<Item = Answer>>(
+    mut ask: impl FnMut() -> io::Result<S>,
+    mut add: impl FnMut(&mut T, RouteNetlinkMessage),
+) -> io::Result<T> {
+    for _ in 0..ATTEMPTS {
+        if let Some(whole) = fold(ask()?, &mut add).await? {
+            return Ok(whole);
+        }
+    }
+    Err(io::Error::new(
+        io::ErrorKind::Interrupted,
+        format!("the kernel's table changed during each of {ATTEMPTS} attempts to read it"),
+    ))
+}
+
+/// `None`: the table changed while the kernel sent it (`NLM_F_DUMP_INTR`), so objects may be missing.
+async fn fold<T: Default>(
+    answers: impl Stream<Item = Answer>,
+    add: &mut impl FnMut(&mut T, RouteNetlinkMessage),
+) -> io::Result<Option<T>> {
+    let mut answers = std::pin::pin!(answers);
+    let mut all = T::default();
+    let mut is_interrupted = false;
+    while let Some(answer) = answers.next().await {
+        is_interrupted |= answer.header.flags & NLM_F_DUMP_INTR != 0;
+        #[allow(clippy::wildcard_enum_match_arm, reason = "the enum is not exhaustive")]
+        match answer.payload {
+            NetlinkPayload::InnerMessage(message) => add(&mut all, message),
+            NetlinkPayload::Done(done) if done.code == 0 => {
+                return Ok((!is_interrupted).then_some(all));
+            }
+            NetlinkPayload::Done(done) => {
+                return Err(io::Error::from_raw_os_error(done.code.saturating_neg()));
+            }
+            NetlinkPayload::Error(error) if error.code.is_some() => {
+                return Err(error.to_io());
+            }
+            NetlinkPayload::Overrun(_) => {
+                return Err(io::Error::other("messages were lost"));
+            }
+            _ => {}
+        }
+    }
+    Err(io::Error::new(
+        io::ErrorKind::UnexpectedEof,
+        "the answer has no end",
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::{FutureExt, stream};
+    use netlink_packet_core::{DoneMessage, ErrorMessage};
+    use netlink_packet_route::route::RouteMessage;
+
+    use super::*;
+
+    fn route(flags: u16) -> Answer {
+        let mut answer = Answer::from(RouteNetlinkMessage::NewRoute(RouteMessage::default()));
+        answer.header.flags = flags;
+        answer
+    }
+
+    fn end(code: i32, flags: u16) -> Answer {
+        let mut done = DoneMessage::default();
+        done.code = code;
+        let mut answer = Answer::new(Default::default(), NetlinkPayload::Done(done));
+        answer.header.flags = flags;
+        answer
+    }
+
+    /// The number of routes of the last answer and of the attempts; each attempt takes the next
+    /// answer, and the last answer is repeated.
+    fn read(answers: &[&[Answer]]) -> (io::Result<usize>, usize) {
+        let mut attempts = 0;
+        let ask = || {
+            let answer = answers[attempts.min(answers.len() - 1)];
+            attempts += 1;
+            Ok(stream::iter(answer.to_vec()))
+        };
+        let whole = fold_whole(ask, |count: &mut usize, _| *count += 1).now_or_never();
+        (whole.unwrap(), attempts)
+    }
+
+    #[test]
+    fn an_interrupted_dump_is_read_again() {
+        let whole = [route(0), route(0), end(0, 0)];
+        assert!(matches!(read(&[&whole]), (Ok(2), 1)));
+        let in_the_middle = [route(0), route(NLM_F_DUMP_INTR), end(0, 0)];
+        assert!(matches!(read(&[&in_the_middle, &whole]), (Ok(2), 2)));
+        let at_the_end = [route(0), end(0, NLM_F_DUMP_INTR)];
+        assert!(matches!(read(&[&at_the_end, &whole]), (Ok(2), 2)));
+    }
+
+    #[test]
+    fn a_dump_that_is_interrupted_each_time_is_an_error_after_bounded_attempts() {
+        let (result, attempts) = read(&[&[route(NLM_F_DUMP_INTR), end(0, 0)]]);
+        assert_eq!(result.unwrap_err().kind(), io::ErrorKind::Interrupted);
+        assert_eq!(attempts, 5);
+    }
+
+    #[test]
+    fn a_dump_without_its_end_or_with_an_error_is_not_whole() {
+        let (result, _) = read(&[&[route(0)]]);
+        assert_eq!(result.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        let busy = nix::errno::Errno::EBUSY as i32;
+        let (result, _) = read(&[&[route(0), end(-busy, 0)]]);
+        assert_eq!(result.unwrap_err().raw_os_error(), Some(busy));
+        let mut error = ErrorMessage::default();
+        error.code = std::num::NonZeroI32::new(-busy);
+        let refused = Answer::new(Default::default(), NetlinkPayload::Error(error));
+        let (result, _) = read(&[&[refused]]);
+        assert_eq!(result.unwrap_err().raw_os_error(), Some(busy));
+    }
+}

@@ -1,0 +1,106 @@
+//! Bounds of routes, holds and streams.
+
+use std::time::Duration;
+
+use daemon_api::noderoute::v1::WatchRoutesRequest;
+use futures::FutureExt;
+use tonic::Code;
+
+use crate::support::{DEADLINE, KernelState, Node, hold, own_route};
+
+#[tokio::test]
+async fn routes_within_the_release_delay_count_towards_the_limit() {
+    const LIMIT: usize = 8;
+    let node = Node::start_from(KernelState::default(), |config| {
+        config.max_routes = LIMIT;
+        config.release_delay = Duration::from_secs(3600);
+    })
+    .await;
+    for n in 0..LIMIT {
+        drop(node.held(&format!("10.1.{n}.0/24"), "10.244.3.7").await);
+    }
+    let status = node.hold("10.1.100.0/24", "10.244.3.7").await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    assert!(status.message().contains("let go of"), "{status:?}");
+    assert_eq!(node.kernel.own().len(), LIMIT);
+    // A prefix that has its route may be held again.
+    let _again = node.held("10.1.0.0/24", "10.244.3.7").await;
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn routes_of_an_earlier_run_beyond_the_limit_are_removed_and_the_others_count() {
+    let mut state = KernelState::default();
+    for n in 0..3 {
+        let prefix = format!("10.1.{n}.0/24");
+        state.routes.own.push(own_route(&prefix, &["10.244.3.7"]));
+    }
+    let kept = state.routes.own[..2].to_vec();
+    let node = Node::start_from(state, |config| config.max_routes = 2).await;
+    assert_eq!(node.kernel.own(), kept);
+    let status = node.hold("10.1.2.0/24", "10.244.3.7").await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    let _held = node.held("10.1.1.0/24", "10.244.3.7").await;
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn holds_are_bounded_by_the_number_of_routes() {
+    let node = Node::start_from(KernelState::default(), |config| config.max_routes = 2).await;
+    let mut client = node.client();
+    let mut streams = Vec::new();
+    for _ in 0..8 {
+        let stream = hold(&mut client, "10.1.1.0/24", "10.244.3.7").await;
+        streams.push(stream.unwrap());
+    }
+    let status = node.hold("10.1.1.0/24", "10.244.3.7").await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    assert!(status.message().starts_with("8 streams"), "{status:?}");
+    streams.pop();
+    // The router learns of the end of a stream by the next message of its connection.
+    let granted = async {
+        while node.hold("10.1.1.0/24", "10.244.3.7").await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, granted).await.unwrap();
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn next_hops_of_a_route_are_bounded() {
+    let node = Node::start().await;
+    let mut client = node.client();
+    let mut streams = Vec::new();
+    for n in 0..64 {
+        let gateway = format!("10.244.3.{n}");
+        let stream = hold(&mut client, "10.1.1.0/24", &gateway).await;
+        streams.push(stream.unwrap());
+    }
+    let status = node.hold("10.1.1.0/24", "10.244.3.64").await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    assert!(status.message().contains("64 next hops"), "{status:?}");
+    let _other_prefix = node.held("10.1.2.0/24", "10.244.3.64").await;
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn one_connection_has_a_bounded_number_of_streams() {
+    // 64 streams beside the holds.
+    let node = Node::start_from(KernelState::default(), |config| config.max_routes = 1).await;
+    let mut client = node.client();
+    let mut streams = Vec::new();
+    for _ in 0..65 {
+        let watch = client.watch_routes(WatchRoutesRequest {}).await;
+        streams.push(watch.unwrap());
+    }
+    let mut one_more = std::pin::pin!(client.watch_routes(WatchRoutesRequest {}));
+    assert!((&mut one_more).now_or_never().is_none());
+    // Another connection is served meanwhile.
+    let _held = node.held("10.1.1.0/24", "10.244.3.7").await;
+    assert!((&mut one_more).now_or_never().is_none(), "the 66th stream");
+    streams.pop();
+    let opened = tokio::time::timeout(DEADLINE, one_more).await;
+    opened.unwrap().unwrap();
+    node.stop().await;
+}
