@@ -60,7 +60,7 @@ pub use readiness::{Readiness, Step};
 pub use run::{ConfigError, run};
 pub use shutdown::Shutdown;
 pub use sleep_watch::SleepWatch;
-pub use target::Target;
+pub use target::{CONNECT_TIMEOUT, Target};
 pub use unix_socket::SocketPermissions;
 
 pub(crate) use build_info::VERSION;

@@ -5,7 +5,9 @@ use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 use hyper_util::rt::TokioIo;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest time for a connection to a daemon of the same pod or node: a part of each grace period, so
+/// that a listener that does not answer leaves time for further attempts.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Where a gRPC server is found.
 #[derive(Clone, Debug, PartialEq, Eq)]

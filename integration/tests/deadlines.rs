@@ -1,0 +1,111 @@
+//! The order of the deadlines of all daemons. `docs/operations.md` has the table that this test reads.
+
+use std::{collections::BTreeMap, fs, time::Duration};
+
+use clap::CommandFactory;
+use daemon_runtime::parse_duration;
+
+const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operations.md");
+const MANIFESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests/base/");
+
+/// The default of a flag.
+fn default_of<A: CommandFactory>(flag: &str) -> Duration {
+    let command = A::command();
+    let mut flags = command.get_arguments();
+    let flag = flags.find(|known| known.get_long() == Some(flag)).unwrap();
+    let default = flag.get_default_values()[0].to_str().unwrap().to_owned();
+    parse_duration(&default).unwrap()
+}
+
+/// The time that Kubernetes gives a pod to end.
+fn grace(manifest: &str) -> Duration {
+    let text = fs::read_to_string(format!("{MANIFESTS}{manifest}")).unwrap();
+    let (_, rest) = text.split_once("terminationGracePeriodSeconds: ").unwrap();
+    let seconds = rest.lines().next().unwrap().trim().parse().unwrap();
+    Duration::from_secs(seconds)
+}
+
+/// The value of a flag in a manifest.
+fn given(manifest: &str, flag: &str) -> Duration {
+    let text = fs::read_to_string(format!("{MANIFESTS}{manifest}")).unwrap();
+    let (_, rest) = text.split_once(&format!("- --{flag}=")).unwrap();
+    parse_duration(rest.lines().next().unwrap().trim()).unwrap()
+}
+
+/// Every deadline by its name in the document.
+fn deadlines() -> BTreeMap<&'static str, Duration> {
+    let announcer = default_of::<bgp_announcer::args::Args>;
+    let router = default_of::<node_router::Args>;
+    [
+        ("answer to IPVS", ipvs_programmer::NETLINK_TIMEOUT),
+        ("answer to nftables", nftables_table::NETLINK_TIMEOUT),
+        ("answer to a route", node_router::NETLINK_TIMEOUT),
+        ("answer with all routes", node_router::ROUTES_TIMEOUT),
+        ("connection to a daemon", daemon_runtime::CONNECT_TIMEOUT),
+        ("`--node-route-timeout`", announcer("node-route-timeout")),
+        ("`--data-plane-timeout`", announcer("data-plane-timeout")),
+        ("`--hold-time`", announcer("hold-time")),
+        ("`--drain-timeout`", announcer("drain-timeout")),
+        ("`--linger` of bgp-announcer", announcer("linger")),
+        ("`--adopt-timeout`", router("adopt-timeout")),
+        (
+            "grace period of a load balancer",
+            grace("load-balancer/deployment.yaml"),
+        ),
+        (
+            "grace period of node-router",
+            grace("node-router/daemonset.yaml"),
+        ),
+    ]
+    .into()
+}
+
+/// The table of the document: name, value, and what the value goes into, with how many times.
+fn documented() -> Vec<(String, Duration, Vec<(u32, String)>)> {
+    let text = fs::read_to_string(DOCUMENT).unwrap();
+    let (_, section) = text.split_once("## Deadlines").unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let rows = section.lines().filter(|line| line.starts_with("| "));
+    rows.skip(1)
+        .map(|row| {
+            let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+            let value = parse_duration(&cells[1].replace(' ', "")).unwrap();
+            let longer = cells[2].split(", ").filter(|part| *part != "-");
+            let longer = longer.map(|part| {
+                let (times, name) = part.split_once(" × ").unwrap_or(("1", part));
+                (times.parse().unwrap(), name.to_owned())
+            });
+            (cells[0].to_owned(), value, longer.collect())
+        })
+        .collect()
+}
+
+#[test]
+fn each_deadline_is_documented_with_its_value_and_ends_before_those_that_wait_for_it() {
+    let deadlines = deadlines();
+    let documented = documented();
+    let names: Vec<&str> = documented.iter().map(|(name, ..)| name.as_str()).collect();
+    for name in deadlines.keys() {
+        assert!(names.contains(name), "{name} is not in {DOCUMENT}");
+    }
+    assert_eq!(names.len(), deadlines.len(), "{names:?}");
+    for (name, value, longer) in &documented {
+        assert_eq!(deadlines[name.as_str()], *value, "{name}");
+        for (times, other) in longer {
+            let other_value = deadlines[other.as_str()];
+            assert!(
+                *value * *times <= other_value,
+                "{times} times {name} ({value:?}) is longer than {other} ({other_value:?})"
+            );
+        }
+    }
+}
+
+#[test]
+fn an_end_fits_into_the_grace_period_of_its_pod() {
+    let deadlines = deadlines();
+    let announcer = deadlines["`--drain-timeout`"] + deadlines["`--linger` of bgp-announcer"];
+    assert!(announcer * 2 <= deadlines["grace period of a load balancer"]);
+    let router = given("node-router/daemonset.yaml", "linger");
+    assert!(router < deadlines["grace period of node-router"]);
+}
