@@ -15,11 +15,12 @@ use tokio::{
 };
 
 use crate::{
+    carried,
     error::AnnouncerError,
     grpc::{data_plane::SLEPT, node_route::NodeRoutes},
     log::Log,
     metrics::AnnouncerMetrics,
-    plan::{self, Input, Output, Plan, PlanConfig, State},
+    plan::{Input, Output, Plan, PlanConfig, State},
     readiness::Readiness,
 };
 
@@ -217,7 +218,7 @@ impl Announcer {
                 input = self.node_routes.next() => self.handle(input).await?,
                 Some(command) = self.commands.recv() => self.command(command).await?,
                 batch = changes.next() => match batch {
-                    Ok(batch) => self.sessions_changed(batch),
+                    Ok(batch) => self.sessions_changed(batch).await?,
                     Err(ChangesEnded::SpeakerGone(gone)) => return Err(gone.into()),
                     Err(ChangesEnded::Lagging) => changes = self.speaker.changes(false).await?,
                 },
@@ -299,11 +300,11 @@ impl Announcer {
                 self.node_routes.release(prefix);
             }
             Output::Announce(prefix, attributes) => {
-                tracing::info!(
+                tracing::debug!(
                     %prefix,
                     next_hop = %attributes.next_hop,
                     local_pref = attributes.local_pref,
-                    "announced"
+                    "announcement handed to the BGP sessions"
                 );
                 self.metrics.announced();
                 self.speaker
@@ -334,43 +335,65 @@ impl Announcer {
         }
     }
 
-    fn sessions_changed(&mut self, changes: Vec<Change>) {
+    async fn sessions_changed(&mut self, changes: Vec<Change>) -> Result<(), AnnouncerError> {
         self.is_sent_changed = true;
         for change in changes {
             match change {
                 Change::Peer(peer) => {
                     self.log.peer(&peer);
+                    if !is_established(&peer) {
+                        self.forget_sent(&peer.name);
+                    }
                     self.sessions.set(peer.name.clone(), *peer);
                 }
-                Change::PeerRemoved(name) => self.sessions.remove(&name),
+                Change::PeerRemoved(name) => {
+                    self.forget_sent(&name);
+                    self.sessions.remove(&name);
+                }
                 Change::Synced => self.sessions.synced(),
                 Change::Path(_) | Change::PathRemoved(_) => {}
             }
         }
+        let is_established = self.peers().iter().any(is_established);
+        self.handle(Input::SessionsEstablished(is_established))
+            .await
+    }
+
+    /// The peer holds nothing of a session that has ended.
+    fn forget_sent(&mut self, name: &str) {
+        for peers in self.announced_to.values_mut() {
+            peers.retain(|peer| peer != name);
+        }
+    }
+
+    fn peers(&self) -> Vec<PeerStatus> {
+        let snapshot = self.sessions.reader().snapshot();
+        snapshot.objects.into_iter().map(|(_, peer)| peer).collect()
     }
 
     /// Shows what there is to see.
-    fn publish(&self) {
-        let sessions: Vec<PeerStatus> = {
-            let snapshot = self.sessions.reader().snapshot();
-            snapshot.objects.into_iter().map(|(_, peer)| peer).collect()
-        };
+    fn publish(&mut self) {
+        let sessions = self.peers();
         let is_established = |name: &String| {
             sessions
                 .iter()
                 .any(|peer| peer.name == *name && is_established(peer))
         };
-        let announcements: BTreeMap<IpNet, Announcement> = self
-            .plan
-            .announcements()
-            .map(|(prefix, announcement)| {
-                let sent = self.announced_to.get(&prefix).cloned().unwrap_or_default();
-                let sent = sent.into_iter().filter(is_established).collect();
-                (prefix, published(announcement, sent))
-            })
-            .collect();
+        let communities = self.plan.communities();
+        let planned: BTreeMap<IpNet, _> = self.plan.announcements().collect();
+        let mut announcements = BTreeMap::new();
+        for (prefix, planned) in &planned {
+            let sent = self.announced_to.get(prefix).cloned().unwrap_or_default();
+            let sent = sent.into_iter().filter(is_established).collect();
+            let shown = carried::published(prefix, planned.clone(), sent, communities, &sessions);
+            announcements.insert(*prefix, shown);
+        }
+        self.log.announcements(&announcements, |prefix, shown| {
+            carried::is_impossible(prefix, shown.next_hop, communities, &sessions)
+        });
         self.metrics.show(&announcements, &sessions);
-        self.readiness.show(&self.plan, &announcements, &sessions);
+        self.readiness
+            .show(&self.plan, &planned, &announcements, &sessions);
         self.announcements.replace_all(announcements);
         let is_draining = self.plan.is_draining();
         self.draining
@@ -380,31 +403,6 @@ impl Announcer {
 
 pub(crate) fn is_established(peer: &PeerStatus) -> bool {
     peer.session.state == SessionState::Established
-}
-
-fn published(announcement: plan::Announcement, announced_to: Vec<String>) -> Announcement {
-    let plan::Announcement {
-        state,
-        mut detail,
-        next_hop,
-    } = announcement;
-    let is_announced = match state {
-        State::Announced | State::LeastPreferred | State::Draining => true,
-        State::NotServing | State::Refused | State::WaitingForNodeRoute | State::Drained => false,
-    };
-    if is_announced && announced_to.is_empty() && detail.is_empty() {
-        "no session has taken it yet".clone_into(&mut detail);
-    }
-    Announcement {
-        state,
-        detail,
-        next_hop,
-        announced_to: if is_announced {
-            announced_to
-        } else {
-            Vec::new()
-        },
-    }
 }
 
 type SentPrefixes = Result<BTreeMap<IpNet, Vec<String>>, SpeakerGone>;

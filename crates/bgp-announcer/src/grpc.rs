@@ -153,6 +153,7 @@ fn to_wire(prefix: IpNet, announcement: Announcement) -> wire::Announcement {
         State::NotServing => wire::AnnouncementState::NotServing,
         State::Refused => wire::AnnouncementState::Refused,
         State::WaitingForNodeRoute => wire::AnnouncementState::WaitingForNodeRoute,
+        State::WaitingForSession => wire::AnnouncementState::WaitingForSession,
         State::Announced => wire::AnnouncementState::Announced,
         State::LeastPreferred => wire::AnnouncementState::LeastPreferred,
         State::Draining => wire::AnnouncementState::Draining,

@@ -11,6 +11,7 @@
 //!
 //! - [`plan::Plan`] is pure: what is to be announced at a moment, and what has become of it.
 //! - [`announcer::Announcer`] owns it, and does what it says.
+//! - `carried` says which of it the sessions carry: only that counts as announced.
 //! - [`grpc`] is the only module that knows the generated types.
 //!
 //! **Invariants.** Nothing outside of `--allowed-prefixes` is announced. Nothing is announced
@@ -20,6 +21,7 @@
 
 pub mod announcer;
 pub mod args;
+mod carried;
 pub mod config;
 pub mod error;
 pub mod grpc;

@@ -1,14 +1,15 @@
 //! What an operator is told: a loss once as a warning, its end once, and repeated attempts in vain
 //! only at level debug.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use bgp_packet::IpNet;
 use bgp_session::SessionError;
 use bgp_speaker::PeerStatus;
 
 use crate::{
-    announcer::is_established,
-    plan::{Input, Plan},
+    announcer::{Announcement, is_established},
+    plan::{Input, Plan, State},
 };
 
 /// What has been told.
@@ -17,6 +18,10 @@ pub(crate) struct Log {
     data_plane_is_lost: bool,
     node_router_is_lost: bool,
     unreachable_peers: BTreeSet<String>,
+    /// As sessions carry them.
+    carried: BTreeMap<IpNet, State>,
+    /// Of which it has been said that no session can carry them.
+    impossible: BTreeSet<IpNet>,
 }
 
 impl Log {
@@ -76,10 +81,58 @@ impl Log {
             }
             Input::DataPlaneOpened
             | Input::Heartbeat
+            | Input::SessionsEstablished(_)
             | Input::Undrain
             | Input::Stop
             | Input::DeadlineReached => {}
         }
+    }
+
+    /// Logs which announcements the sessions have begun or ceased to carry. Those that lose their
+    /// last session together are logged together.
+    pub(crate) fn announcements(
+        &mut self,
+        announcements: &BTreeMap<IpNet, Announcement>,
+        is_impossible: impl Fn(&IpNet, &Announcement) -> bool,
+    ) {
+        let mut lost = Vec::new();
+        for (prefix, it) in announcements {
+            let known = self.carried.get(prefix).copied();
+            if it.announced_to.is_empty() {
+                if known.is_some() && it.state == State::WaitingForSession {
+                    lost.push((prefix, it));
+                }
+            } else if known != Some(it.state) {
+                tracing::info!(
+                    %prefix,
+                    state = ?it.state,
+                    peers = it.announced_to.join(" "),
+                    "announced"
+                );
+            }
+            if it.state != State::WaitingForSession {
+                self.impossible.remove(prefix);
+            } else if !self.impossible.contains(prefix) && is_impossible(prefix, it) {
+                self.impossible.insert(*prefix);
+                tracing::warn!(%prefix, reason = it.detail, "no session can carry the address");
+            }
+        }
+        if let Some((prefix, it)) = lost.first() {
+            let count = lost.len();
+            tracing::warn!(
+                count,
+                first = %prefix,
+                reason = it.detail,
+                "no session carries the service addresses any longer; they are not announced"
+            );
+        }
+        self.impossible
+            .retain(|prefix| announcements.contains_key(prefix));
+        self.carried = announcements
+            .iter()
+            .filter(|(_, it)| !it.announced_to.is_empty())
+            .map(|(prefix, it)| (*prefix, it.state))
+            .collect();
     }
 
     fn node_router_answers(&mut self) {

@@ -31,10 +31,11 @@ pub(crate) struct AnnouncerMetrics {
 #[derive(Debug)]
 struct SpeakerCollector(SpeakerHandle);
 
-const STATES: [(State, &str); 7] = [
+const STATES: [(State, &str); 8] = [
     (State::NotServing, "not_serving"),
     (State::Refused, "refused"),
     (State::WaitingForNodeRoute, "waiting_for_node_route"),
+    (State::WaitingForSession, "waiting_for_session"),
     (State::Announced, "announced"),
     (State::LeastPreferred, "least_preferred"),
     (State::Draining, "draining"),
@@ -51,7 +52,7 @@ impl AnnouncerMetrics {
         );
         metrics.register(
             "announcements_made",
-            "Announcements, those with changed attributes included",
+            "Announcements to the BGP sessions, those with changed attributes included",
             this.announced.clone(),
         );
         metrics.register(

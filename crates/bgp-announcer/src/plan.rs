@@ -19,6 +19,9 @@
 //! and where all load balancers are silent, the last paths stay. An address that was never confirmed
 //! is not announced.
 //!
+//! A drain waits only while a session is established: without one no router sends here because of
+//! this process.
+//!
 //! A node route outlives its announcement by the linger, so that packets that are under way, or
 //! come from a router that has not heard of the withdrawal yet, are still forwarded.
 
@@ -81,6 +84,7 @@ pub struct Plan {
     drain: Drain,
     is_stopping: bool,
     withdrawn_by_drain: Vec<IpNet>,
+    sessions: Sessions,
     /// When all deadlines were looked at last.
     evaluated_at: Instant,
 }
@@ -144,6 +148,17 @@ enum Evidence {
     Confirmed,
 }
 
+/// Whether a router may send here because of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sessions {
+    /// No session has been established yet.
+    Never,
+    /// At least one is established.
+    Established,
+    /// None is established. Its peer withdrew all of the announcements at that time.
+    LostAt(Instant),
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Drain {
     No,
@@ -162,6 +177,7 @@ impl Plan {
             drain: Drain::No,
             is_stopping: false,
             withdrawn_by_drain: Vec::new(),
+            sessions: Sessions::Never,
             evaluated_at: now,
         }
     }
@@ -240,6 +256,13 @@ impl Plan {
                 self.node_route_lost(prefix, problem, is_unknown, now);
                 return Scope::One(prefix);
             }
+            Input::SessionsEstablished(is_established) => {
+                self.sessions = match (is_established, self.sessions) {
+                    (true, _) => Sessions::Established,
+                    (false, Sessions::Established) => Sessions::LostAt(now),
+                    (false, Sessions::Never | Sessions::LostAt(_)) => self.sessions,
+                };
+            }
             Input::Drain => self.begin_drain(now),
             Input::Undrain => {
                 if !self.is_stopping {
@@ -293,15 +316,20 @@ impl Plan {
 
     fn advance_drain(&mut self, now: Instant) {
         if let Drain::Draining { until } = self.drain
-            && until <= now
+            && (until <= now || self.sessions != Sessions::Established)
         {
             let linger = self.config.linger;
+            let withdrawn_at = match self.sessions {
+                Sessions::Established => Some(now),
+                Sessions::LostAt(lost_at) => Some(lost_at),
+                Sessions::Never => None,
+            };
             let announced = self.entries.iter().filter(|(_, it)| it.announced.is_some());
             self.withdrawn_by_drain = announced.map(|(prefix, _)| *prefix).collect();
             // What was withdrawn during the drain, as after the data plane has ended, lingers, too.
             let ends = self.entries.values().filter_map(|it| {
-                let is_announced = it.announced.is_some();
-                is_announced.then_some(now + linger).or(it.release_at)
+                let withdrawn_at = withdrawn_at.filter(|_| it.announced.is_some());
+                withdrawn_at.map(|at| at + linger).or(it.release_at)
             });
             let until = ends.max().unwrap_or(now);
             self.drain = Drain::Lingering { until };
@@ -336,6 +364,7 @@ impl Plan {
             None => Evidence::Missing,
         };
         entry.was_confirmed |= evidence == Evidence::Confirmed;
+        let is_served = serving != Evidence::Missing;
         let possible = match evidence {
             Evidence::Confirmed => Some(Form::Normal),
             Evidence::Silent if entry.was_confirmed => Some(Form::LeastPreferred),
@@ -353,7 +382,6 @@ impl Plan {
                 Drain::No | Drain::Draining { .. } | Drain::Lingering { .. } | Drain::Done,
             ) => None,
         };
-        let is_served = serving != Evidence::Missing;
         let wants_route = wanted.is_some() || (is_served && drain == Drain::No);
         if wants_route {
             entry.release_at = None;
@@ -450,6 +478,11 @@ impl Plan {
     /// How far the data plane is known.
     pub fn data_plane(&self) -> DataPlaneState {
         self.data_plane.state(self.evaluated_at)
+    }
+
+    /// Returns the communities of every announcement.
+    pub(crate) fn communities(&self) -> &[Community] {
+        &self.config.communities
     }
 
     /// Whether a drain is under way or done.

@@ -8,7 +8,7 @@ use daemon_runtime::Step;
 
 use crate::{
     announcer::{Announcement, is_established},
-    plan::{DataPlaneState, Plan, State},
+    plan::{self, DataPlaneState, Plan, State},
 };
 
 #[derive(Debug)]
@@ -35,6 +35,7 @@ impl Readiness {
     pub(crate) fn show(
         &self,
         plan: &Plan,
+        planned: &BTreeMap<IpNet, plan::Announcement>,
         announcements: &BTreeMap<IpNet, Announcement>,
         sessions: &[PeerStatus],
     ) {
@@ -46,16 +47,11 @@ impl Readiness {
             }
         }
         let first = |state: State| {
-            let mut all = announcements.iter();
+            let mut all = planned.iter();
             all.find(|(_, it)| it.state == state)
                 .map(|(prefix, it)| format!("{prefix}: {}", it.detail))
         };
-        let count = |state: State| {
-            announcements
-                .values()
-                .filter(|it| it.state == state)
-                .count()
-        };
+        let count = |state: State| planned.values().filter(|it| it.state == state).count();
         let waiting = count(State::WaitingForNodeRoute);
         let drained = count(State::Drained);
         let announced = [State::Announced, State::LeastPreferred, State::Draining];
@@ -82,10 +78,14 @@ impl Readiness {
             }
         }
         self.show_sessions(sessions);
-        let announced = announcements
+        let carried = announcements
             .values()
-            .filter(|it| it.state == State::Announced);
-        let taken = announced.filter(|it| !it.announced_to.is_empty()).count();
+            .filter(|it| it.state == State::Announced)
+            .count();
+        let uncarried = announcements
+            .iter()
+            .find(|(_, it)| it.state == State::WaitingForSession)
+            .map(|(prefix, it)| format!("{prefix}: {}", it.detail));
         if plan.is_drained() {
             let text = "draining is done, nothing is announced until Undrain";
             self.announced.missing(text);
@@ -94,11 +94,14 @@ impl Readiness {
         } else if let Some(problem) = first(State::LeastPreferred) {
             // Not ready, so that a rollout of load balancers with this fault stops.
             self.announced.missing(problem);
-        } else if taken == 0 {
-            self.announced.missing("nothing is announced");
+        } else if carried == 0 {
+            let nothing = || "nothing is announced".to_owned();
+            self.announced.missing(uncarried.unwrap_or_else(nothing));
         } else {
-            self.announced
-                .ready(format!("{taken} of {}", announcements.len()));
+            let all = announcements.len();
+            let problem = uncarried.map(|problem| format!("; {problem}"));
+            let problem = problem.unwrap_or_default();
+            self.announced.ready(format!("{carried} of {all}{problem}"));
         }
     }
 

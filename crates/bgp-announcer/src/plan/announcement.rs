@@ -15,6 +15,9 @@ pub enum State {
     Refused,
     /// The node's route has not been acknowledged.
     WaitingForNodeRoute,
+    /// To be announced, and no established session carries it. The plan knows no sessions:
+    /// [`crate::carried`] puts this in the place of the next three.
+    WaitingForSession,
     /// Announced.
     Announced,
     /// Announced as least preferred: confirmed before, and the data plane or the node-router is

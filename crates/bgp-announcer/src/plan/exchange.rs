@@ -38,6 +38,8 @@ pub enum Input {
         /// says that the node does not hold the route.
         is_unknown: bool,
     },
+    /// Whether at least one BGP session is established.
+    SessionsEstablished(bool),
     /// Traffic shall go elsewhere.
     Drain,
     /// Traffic may come again.

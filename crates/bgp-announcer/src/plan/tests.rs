@@ -37,6 +37,12 @@ struct Transcript {
 
 impl Transcript {
     fn new(config: PlanConfig) -> Self {
+        let mut this = Self::without_session(config);
+        this.plan.handle(Input::SessionsEstablished(true), this.now);
+        this
+    }
+
+    fn without_session(config: PlanConfig) -> Self {
         let start = Instant::now();
         Self {
             plan: Plan::new(config, start),
@@ -48,21 +54,24 @@ impl Transcript {
 
     /// One address is announced.
     fn announced(config: PlanConfig) -> Self {
-        let mut this = Self::new(config);
-        this.feed_all([
+        Self::new(config).announce()
+    }
+
+    fn announce(mut self) -> Self {
+        self.feed_all([
             Input::DataPlaneOpened,
             serving("10.1.1.1/32"),
             Input::Synced,
             Input::NodeRouteHeld(net("10.1.1.1/32")),
         ]);
         assert!(
-            this.plan
+            self.plan
                 .entries
                 .values()
                 .all(|it| it.announced == Some(Form::Normal))
         );
-        this.text.clear();
-        this
+        self.text.clear();
+        self
     }
 
     fn feed(&mut self, input: Input) -> Vec<Output> {
@@ -164,6 +173,7 @@ fn show_input(input: &Input) -> String {
         | Input::Synced
         | Input::Heartbeat
         | Input::DataPlaneLost(_)
+        | Input::SessionsEstablished(_)
         | Input::Drain
         | Input::Undrain
         | Input::Stop
@@ -673,6 +683,57 @@ fn timeouts_of_zero_withdraw_and_stop_at_once() {
     "#]]);
 }
 
+#[test]
+fn a_stop_without_a_session_waits_for_nothing() {
+    let mut transcript = Transcript::without_session(config()).announce();
+    transcript.feed(Input::Stop);
+    transcript.check(&expect![[r#"
+        0: Stop
+            withdraw 10.1.1.1/32
+            drained
+            stopped
+    "#]]);
+}
+
+#[test]
+fn a_stop_after_the_last_session_lingers_for_what_is_left_of_the_linger() {
+    let mut transcript = Transcript::announced(config());
+    transcript.feed(Input::SessionsEstablished(false));
+    transcript.pass(2);
+    transcript.feed(Input::Stop);
+    transcript.wait(1);
+    transcript.check(&expect![[r#"
+        0: SessionsEstablished(false)
+        2: Stop
+            withdraw 10.1.1.1/32
+        5: DeadlineReached
+            drained
+            stopped
+    "#]]);
+}
+
+#[test]
+fn a_drain_whose_last_session_ends_does_not_wait_for_its_timeout() {
+    let mut transcript = Transcript::announced(config());
+    transcript.feed(Input::Drain);
+    transcript.pass(1);
+    transcript.feed(Input::SessionsEstablished(false));
+    // A further change of the sessions does not prolong the linger.
+    transcript.pass(1);
+    transcript.feed(Input::SessionsEstablished(false));
+    transcript.wait_alive(5);
+    transcript.check(&expect![[r#"
+        0: Drain
+            announce 10.1.1.1/32 local_pref 0 GRACEFUL_SHUTDOWN
+        1: SessionsEstablished(false)
+            withdraw 10.1.1.1/32
+        2: SessionsEstablished(false)
+        6: time passes
+            release 10.1.1.1/32
+            drained
+    "#]]);
+}
+
 fn any_input() -> impl Strategy<Value = Input> {
     let prefix = || {
         let prefixes = ["10.1.1.1/32", "10.1.1.2/32", "10.9.9.9/32"];
@@ -695,6 +756,7 @@ fn any_input() -> impl Strategy<Value = Input> {
             problem: "lost".into(),
             is_unknown,
         }),
+        1 => any::<bool>().prop_map(Input::SessionsEstablished),
         1 => Just(Input::Drain),
         1 => Just(Input::Undrain),
         2 => Just(Input::DeadlineReached),
@@ -744,6 +806,7 @@ impl World {
             Input::NodeRouteLost { .. }
             | Input::Heartbeat
             | Input::DataPlaneLost(_)
+            | Input::SessionsEstablished(_)
             | Input::Drain
             | Input::Undrain
             | Input::Stop

@@ -3,6 +3,7 @@
 
 mod data_plane;
 mod node_router;
+mod sessions;
 mod world;
 
 use std::time::{Duration, Instant};

@@ -10,6 +10,7 @@ use std::{
 use bgp_announcer::{args::Args, config::Config};
 use bgp_packet::{Asn, ClusterId, RouterId};
 use bgp_rib::ImportPolicy;
+use bgp_session::Cease;
 use bgp_speaker::{
     Changes, Configuration, PathStatus, PeerConfig, SessionConfig, Speaker, SpeakerConfig,
     SpeakerHandle, Table,
@@ -230,6 +231,15 @@ impl World {
         };
         let waited = timeout(DEADLINE, waiting).await;
         waited.expect("the reflector rejects a path in time");
+    }
+
+    /// Ends the reflector, and with it the session.
+    pub(crate) async fn end_reflector(&self) {
+        let cease = Cease::AdministrativeShutdown {
+            text: String::new(),
+        };
+        let ended = self.reflector.shutdown(cease, DEADLINE).await;
+        ended.expect("runs");
     }
 
     /// UPDATE messages that the announcer has sent.

@@ -210,6 +210,7 @@ fn is_announced(state: AnnouncementState, announced_to: &[String]) -> bool {
         | AnnouncementState::NotServing
         | AnnouncementState::Refused
         | AnnouncementState::WaitingForNodeRoute
+        | AnnouncementState::WaitingForSession
         | AnnouncementState::Drained => false,
     }
 }
@@ -696,5 +697,6 @@ mod tests {
         assert!(is_announced(AnnouncementState::LeastPreferred, &peers));
         assert!(!is_announced(AnnouncementState::Announced, &[]));
         assert!(!is_announced(AnnouncementState::NotServing, &peers));
+        assert!(!is_announced(AnnouncementState::WaitingForSession, &[]));
     }
 }

@@ -1,0 +1,123 @@
+use std::time::{Duration, Instant};
+
+use bgp_packet::{Asn, RouterId};
+use bgp_session::{Counters, Negotiated, NegotiatedFamily, SessionState, Status};
+
+use super::*;
+
+const IPV4: &str = "10.1.1.10/32";
+const IPV6: &str = "fd01::10/128";
+
+fn peer(state: SessionState, families: &[Family]) -> PeerStatus {
+    let family = |family: &Family| NegotiatedFamily {
+        family: *family,
+        add_path_send: false,
+        add_path_receive: false,
+    };
+    let negotiated = Negotiated {
+        peer_asn: Asn(64512),
+        peer_router_id: RouterId([192, 0, 2, 2].into()),
+        internal: true,
+        hold_time: None,
+        families: families.iter().map(family).collect(),
+        route_refresh: true,
+        extended_message: false,
+        four_octet_asn: true,
+    };
+    PeerStatus {
+        name: "reflector".to_owned(),
+        group: None,
+        address: "192.0.2.2:179".parse().unwrap(),
+        configured_asn: None,
+        is_dynamic: false,
+        session: Status {
+            state,
+            since: Instant::now(),
+            negotiated: (state == SessionState::Established).then_some(negotiated),
+            hold_deadline: None,
+            dial_deadline: None,
+            last_error: None,
+            counters: Counters::default(),
+        },
+        local_address: Some("192.0.2.9:40000".parse().unwrap()),
+        in_state: Duration::ZERO,
+        hold_timer_remaining: None,
+        counts: bgp_rib::PeerCounts::default(),
+    }
+}
+
+fn established() -> PeerStatus {
+    peer(SessionState::Established, &Family::ALL)
+}
+
+fn planned(state: State, next_hop: &str) -> plan::Announcement {
+    plan::Announcement {
+        state,
+        detail: String::new(),
+        next_hop: Some(next_hop.parse().unwrap()),
+    }
+}
+
+#[track_caller]
+fn check(prefix: &str, next_hop: &str, peers: &[PeerStatus], impossible: bool, reason: &str) {
+    let prefix = prefix.parse().unwrap();
+    let planned = planned(State::Announced, next_hop);
+    let hop = planned.next_hop;
+    let shown = published(&prefix, planned, Vec::new(), &[], peers);
+    assert_eq!(shown.state, State::WaitingForSession);
+    assert_eq!(shown.detail, format!("no session carries it: {reason}"));
+    assert_eq!(is_impossible(&prefix, hop, &[], peers), impossible);
+}
+
+#[test]
+fn an_address_that_no_session_carries_waits_and_says_why() {
+    let down = peer(SessionState::Active, &[]);
+    let reason = "reflector: its session is not established";
+    check(IPV4, "192.0.2.11", &[down], false, reason);
+    let reason = "reflector: not written to its socket yet";
+    check(IPV4, "192.0.2.11", &[established()], false, reason);
+    let only_ipv4 = peer(SessionState::Established, &[Family::Ipv4Unicast]);
+    let reason = "reflector: the peer does not take IPv6 unicast";
+    check(IPV6, "2001:db8::11", &[only_ipv4], true, reason);
+    let reason = "reflector: the session runs over IPv4, so --next-hop self has no address for IPv6 \
+                  unicast: give --next-hop an address of that family";
+    check(IPV6, "::", &[established()], true, reason);
+    let reason = "reflector: the next hop 192.0.2.2 is the peer itself";
+    check(IPV4, "192.0.2.2", &[established()], true, reason);
+}
+
+#[test]
+fn a_community_that_keeps_the_path_from_the_peer_is_the_reason() {
+    let prefix = IPV4.parse().unwrap();
+    let hop = Some("192.0.2.11".parse().unwrap());
+    let mut external = established();
+    external.session.negotiated.as_mut().unwrap().internal = false;
+    for (community, peer, expected) in [
+        (Community::NO_ADVERTISE, established(), true),
+        (Community::NO_EXPORT, established(), false),
+        (Community::NO_EXPORT, external, true),
+        (Community::GRACEFUL_SHUTDOWN, established(), false),
+    ] {
+        let found = is_impossible(&prefix, hop, &[community], &[peer]);
+        assert_eq!(found, expected, "{community}");
+    }
+}
+
+#[test]
+fn what_a_session_carries_has_the_state_of_the_plan() {
+    for state in [State::Announced, State::LeastPreferred, State::Draining] {
+        let prefix = IPV4.parse().unwrap();
+        let carried_by = vec!["reflector".to_owned()];
+        let planned = planned(state, "192.0.2.11");
+        let shown = published(&prefix, planned, carried_by, &[], &[established()]);
+        assert_eq!((shown.state, shown.announced_to.len()), (state, 1));
+    }
+    // The plan has withdrawn it; the session sends the withdrawal in a moment.
+    let planned = planned(State::NotServing, "192.0.2.11");
+    let carried_by = vec!["reflector".to_owned()];
+    let shown = published(&IPV4.parse().unwrap(), planned, carried_by, &[], &[]);
+    assert_eq!(
+        (shown.state, shown.announced_to.len()),
+        (State::NotServing, 0)
+    );
+}
