@@ -391,7 +391,8 @@ impl Announcer {
         self.log.announcements(&announcements, |prefix, shown| {
             carried::is_impossible(prefix, shown.next_hop, communities, &sessions)
         });
-        self.metrics.show(&announcements, &sessions);
+        self.metrics
+            .show(&announcements, self.plan.flapping(), &sessions);
         self.readiness
             .show(&self.plan, &planned, &announcements, &sessions);
         self.announcements.replace_all(announcements);

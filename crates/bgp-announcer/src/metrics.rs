@@ -20,6 +20,7 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 pub(crate) struct AnnouncerMetrics {
     announcements: Family<Labels, Gauge>,
+    flapping: Gauge,
     announced: Counter,
     withdrawn: Counter,
     data_plane_lost: Counter,
@@ -49,6 +50,11 @@ impl AnnouncerMetrics {
             "announcements",
             "Service addresses by what has become of them",
             this.announcements.clone(),
+        );
+        metrics.register(
+            "announcements_flapping",
+            "Service addresses that are least preferred because the data plane stops serving them again and again",
+            this.flapping.clone(),
         );
         metrics.register(
             "announcements_made",
@@ -98,8 +104,11 @@ impl AnnouncerMetrics {
     pub(crate) fn show(
         &self,
         announcements: &BTreeMap<IpNet, Announcement>,
+        flapping: usize,
         sessions: &[PeerStatus],
     ) {
+        self.flapping
+            .set(i64::try_from(flapping).unwrap_or(i64::MAX));
         for (state, label) in STATES {
             let count = announcements
                 .values()

@@ -14,7 +14,8 @@
 //! ```
 //!
 //! An address is withdrawn only when the data plane says that it is not served, or the node-router
-//! that the node does not hold its route. Silence of one of them makes an address that both have
+//! that the node does not hold its route. One that the data plane stops serving again and again is
+//! least preferred for a while instead (`flaps`). Silence of one of them makes an address that both have
 //! confirmed in the life of this process least preferred: the kernels forward without these daemons,
 //! and where all load balancers are silent, the last paths stay. An address that was never confirmed
 //! is not announced.
@@ -28,6 +29,7 @@
 mod announcement;
 mod data_plane;
 mod exchange;
+mod flaps;
 
 use std::{
     collections::BTreeMap,
@@ -40,6 +42,7 @@ use bgp_packet::{Community, IpNet, PathAttributes};
 pub use self::announcement::{Announcement, DataPlaneState, State};
 use self::data_plane::DataPlane;
 pub use self::exchange::{Input, Output};
+use self::flaps::Flaps;
 
 /// What the user decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +100,7 @@ struct Entry {
     /// The data plane and the node-router have both confirmed the address at one time.
     was_confirmed: bool,
     announced: Option<Form>,
+    flaps: Flaps,
     /// When the node route is given up.
     release_at: Option<Instant>,
 }
@@ -219,6 +223,7 @@ impl Plan {
                     route: Route::Free,
                     was_confirmed: false,
                     announced: None,
+                    flaps: Flaps::default(),
                     release_at: None,
                 });
                 entry.told = Some(told);
@@ -365,9 +370,18 @@ impl Plan {
         };
         entry.was_confirmed |= evidence == Evidence::Confirmed;
         let is_served = serving != Evidence::Missing;
+        let is_announced = entry.announced.is_some();
+        entry.flaps.evaluate(is_served, is_announced, now);
+        // While it flaps, an address that the data plane still tells of counts as one of silence.
+        let is_flapping = entry.flaps.is_flapping() && entry.told.is_some();
+        let has_route = via.is_some_and(|via| entry.has_route(via, now) != Evidence::Missing);
         let possible = match evidence {
-            Evidence::Confirmed => Some(Form::Normal),
+            Evidence::Confirmed if !is_flapping => Some(Form::Normal),
+            Evidence::Confirmed => Some(Form::LeastPreferred),
             Evidence::Silent if entry.was_confirmed => Some(Form::LeastPreferred),
+            Evidence::Missing if is_flapping && has_route && is_announced => {
+                Some(Form::LeastPreferred)
+            }
             Evidence::Silent | Evidence::Missing => None,
         };
         let wanted = match (via, drain) {
@@ -464,7 +478,7 @@ impl Plan {
                 Route::Lost { until, .. } => Some(*until),
                 Route::Free | Route::Asked { .. } | Route::Held => None,
             };
-            [lost, entry.release_at]
+            [lost, entry.release_at, entry.flaps.deadline()]
         });
         entries
             .chain([drain])
@@ -478,6 +492,15 @@ impl Plan {
     /// How far the data plane is known.
     pub fn data_plane(&self) -> DataPlaneState {
         self.data_plane.state(self.evaluated_at)
+    }
+
+    /// Returns how many service addresses are least preferred because they flap.
+    pub fn flapping(&self) -> usize {
+        let mut flapping = 0;
+        for entry in self.entries.values() {
+            flapping += usize::from(entry.flaps.is_flapping() && entry.announced.is_some());
+        }
+        flapping
     }
 
     /// Returns the communities of every announcement.

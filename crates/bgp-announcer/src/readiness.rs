@@ -68,7 +68,7 @@ impl Readiness {
         }
         if let Some(step) = &self.node_route {
             // While the data plane is in order, the node-router is the silent one.
-            let is_silent = plan.data_plane() == DataPlaneState::Synced;
+            let is_silent = plan.data_plane() == DataPlaneState::Synced && plan.flapping() == 0;
             let silent = || first(State::LeastPreferred).filter(|_| is_silent);
             match first(State::WaitingForNodeRoute).or_else(silent) {
                 Some(problem) => step.missing(problem),

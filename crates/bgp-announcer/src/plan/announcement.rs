@@ -16,12 +16,12 @@ pub enum State {
     /// The node's route has not been acknowledged.
     WaitingForNodeRoute,
     /// To be announced, and no established session carries it. The plan knows no sessions:
-    /// [`crate::carried`] puts this in the place of the next three.
+    /// `carried` puts this in the place of the next three.
     WaitingForSession,
     /// Announced.
     Announced,
     /// Announced as least preferred: confirmed before, and the data plane or the node-router is
-    /// silent.
+    /// silent, or the address flaps.
     LeastPreferred,
     /// Announced as least preferred by a drain.
     Draining,
@@ -115,8 +115,12 @@ impl Plan {
         (State::NotServing, detail)
     }
 
-    /// Returns which of the data plane and the node-router is silent about the address.
+    /// Returns why the address is least preferred: it flaps, or which of the data plane and the
+    /// node-router is silent about it.
     fn silence(&self, prefix: &IpNet, entry: &Entry) -> String {
+        if entry.flaps.is_flapping() {
+            return entry.flaps.to_string();
+        }
         if self.serving(prefix, self.evaluated_at) == Evidence::Confirmed {
             route_problem(&entry.route)
         } else {

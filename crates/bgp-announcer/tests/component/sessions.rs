@@ -108,3 +108,32 @@ async fn a_signal_without_a_session_ends_it_without_a_wait() {
     world.shutdown.request();
     world.ended().await.expect("drained");
 }
+
+#[tokio::test]
+async fn an_address_that_flaps_is_least_preferred_and_counted() {
+    let mut world = World::start(&["--data-plane-timeout=1h"]).await;
+    world.data_plane.serve(SERVICE);
+    world.wait_for_paths(|paths| paths.len() == 1).await;
+    for _ in 0..3 {
+        world.data_plane.stop_serving(SERVICE, "no real server");
+        world.wait_for_paths(<[_]>::is_empty).await;
+        world.data_plane.serve(SERVICE);
+        world.wait_for_paths(|paths| paths.len() == 1).await;
+    }
+    world.data_plane.stop_serving(SERVICE, "no real server");
+    let announcement = world
+        .wait_for_state(SERVICE, AnnouncementState::LeastPreferred)
+        .await;
+    assert!(announcement.detail.contains("flaps"), "{announcement:?}");
+    world
+        .wait_for_paths(|paths| matches!(paths, [path] if path.attributes.local_pref == Some(0)))
+        .await;
+    let text = world.metrics.encode();
+    let flapping = "portlb_announcements_flapping 1";
+    assert!(text.lines().any(|line| line == flapping), "{text}");
+    world.data_plane.serve(SERVICE);
+    // As usual again when the hold is over.
+    world
+        .wait_for_paths(|paths| matches!(paths, [path] if path.attributes.local_pref == Some(100)))
+        .await;
+}
