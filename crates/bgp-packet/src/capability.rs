@@ -88,7 +88,6 @@ pub(crate) fn decode_list(list: &[u8], capabilities: &mut Vec<Capability>) -> Re
         let value = reader.take(usize::from(length)).ok_or(Overrun)?;
         match decode(code, value) {
             Known::Yes(capability) => capabilities.push(capability),
-            Known::ForeignFamily => {}
             Known::No => capabilities.push(Capability::Unknown {
                 code,
                 value: Bytes::copy_from_slice(value),
@@ -100,7 +99,6 @@ pub(crate) fn decode_list(list: &[u8], capabilities: &mut Vec<Capability>) -> Re
 
 enum Known {
     Yes(Capability),
-    ForeignFamily,
     No,
 }
 
@@ -114,10 +112,9 @@ impl From<Option<Capability>> for Known {
 fn decode(code: u8, value: &[u8]) -> Known {
     match (code, value) {
         (code::MULTIPROTOCOL, &[afi_high, afi_low, _reserved, safi]) => {
-            match Family::from_afi_safi(u16::from_be_bytes([afi_high, afi_low]), safi) {
-                Some(family) => Known::Yes(Capability::Multiprotocol(family)),
-                None => Known::ForeignFamily,
-            }
+            // A foreign family stays as an unknown capability: it says that the peer speaks RFC 4760.
+            let family = Family::from_afi_safi(u16::from_be_bytes([afi_high, afi_low]), safi);
+            family.map(Capability::Multiprotocol).into()
         }
         (code::ROUTE_REFRESH, []) => Known::Yes(Capability::RouteRefresh),
         (code::EXTENDED_MESSAGE, []) => Known::Yes(Capability::ExtendedMessage),

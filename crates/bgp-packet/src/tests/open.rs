@@ -113,8 +113,12 @@ fn capabilities_may_share_a_parameter_or_have_one_each() {
 }
 
 #[test]
-fn a_family_that_is_not_spoken_is_left_out() {
-    assert_eq!(capabilities_of("01 04 0019 00 46"), []);
+fn a_family_that_is_not_spoken_is_an_unknown_capability_and_left_out_of_lists() {
+    // That it is there says that the peer speaks RFC 4760.
+    assert_eq!(
+        capabilities_of("01 04 0019 00 46"),
+        [unknown(1, "0019 00 46")]
+    );
     assert_eq!(
         capabilities_of("45 08 0019 46 03 0001 01 01"),
         [Capability::AddPath(vec![(

@@ -1,0 +1,67 @@
+//! Which families a peer speaks, from the octets of its OPEN on.
+
+use std::time::Instant;
+
+use bgp_packet::{Asn, Decoder, Message, NotificationError, RouterId};
+use bgp_session::{ConnectionId, Input, Output, Session, Settings};
+use bytes::BytesMut;
+
+const CONNECTION: ConnectionId = ConnectionId(1);
+
+/// Returns what a session answers to an OPEN of AS 64512 with these capabilities.
+fn answer(capabilities: &[u8]) -> Vec<Output> {
+    let parameter = u8::try_from(capabilities.len()).unwrap();
+    let mut octets = vec![0xff; 16];
+    octets.extend([0, 29 + 2 + parameter, 1, 4, 0xfc, 0x00, 0, 90, 10, 0, 0, 9]);
+    octets.extend([parameter + 2, 2, parameter]);
+    octets.extend(capabilities);
+    let mut octets = BytesMut::from(&octets[..]);
+    let open = Decoder::new().decode(&mut octets).unwrap().unwrap();
+    let now = Instant::now();
+    let settings = Settings::new(Asn(64512), RouterId([10, 0, 0, 5].into()), Some(Asn(64512)));
+    let mut session = Session::new(settings, 1, now);
+    session.handle(Input::Start, now);
+    session.handle(Input::Accepted(CONNECTION), now);
+    session.handle(Input::MessageReceived(CONNECTION, open), now)
+}
+
+#[test]
+fn a_peer_that_offers_foreign_families_only_is_refused_with_the_capabilities_that_it_lacks() {
+    const EVPN: [u8; 6] = [1, 4, 0, 25, 0, 70];
+    const VPNV4: [u8; 6] = [1, 4, 0, 1, 0, 128];
+    for capabilities in [EVPN.to_vec(), VPNV4.to_vec(), [EVPN, VPNV4].concat()] {
+        let outputs = answer(&capabilities);
+        let notification = outputs.iter().find_map(|output| match output {
+            Output::Send(CONNECTION, Message::Notification(notification)) => Some(notification),
+            _ => None,
+        });
+        let notification = notification.unwrap_or_else(|| panic!("{outputs:?}"));
+        assert_eq!(
+            notification.error,
+            NotificationError::UNSUPPORTED_CAPABILITY
+        );
+        // RFC 5492 section 3: the capabilities themselves.
+        let missed = [1, 4, 0, 1, 0, 1, 1, 4, 0, 2, 0, 1];
+        assert_eq!(notification.data[..], missed);
+        assert!(outputs.contains(&Output::Close(CONNECTION)), "{outputs:?}");
+    }
+}
+
+#[test]
+fn a_peer_with_a_family_of_ours_and_foreign_ones_speaks_that_family() {
+    let outputs = answer(&[1, 4, 0, 25, 0, 70, 1, 4, 0, 2, 0, 1]);
+    assert!(
+        outputs.contains(&Output::Send(CONNECTION, Message::Keepalive)),
+        "{outputs:?}"
+    );
+}
+
+/// RFC 4760 section 8.
+#[test]
+fn a_peer_without_a_multiprotocol_capability_speaks_ipv4_unicast() {
+    let outputs = answer(&[2, 0]);
+    assert!(
+        outputs.contains(&Output::Send(CONNECTION, Message::Keepalive)),
+        "{outputs:?}"
+    );
+}
