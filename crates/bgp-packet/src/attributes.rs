@@ -62,6 +62,20 @@ impl Community {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LargeCommunity(pub u32, pub u32, pub u32);
 
+/// Which of the optional transitive attributes that have a field came with the Partial bit: a
+/// speaker on the way did not know them. It is never cleared (RFC 4271 section 5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PartialAttributes {
+    /// AGGREGATOR.
+    pub aggregator: bool,
+    /// COMMUNITIES.
+    pub communities: bool,
+    /// EXTENDED_COMMUNITIES.
+    pub extended_communities: bool,
+    /// LARGE_COMMUNITY.
+    pub large_communities: bool,
+}
+
 /// An attribute that is carried without being understood.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RawAttribute {
@@ -102,6 +116,8 @@ pub struct PathAttributes {
     pub extended_communities: Vec<[u8; 8]>,
     /// LARGE_COMMUNITY (RFC 8092).
     pub large_communities: Vec<LargeCommunity>,
+    /// Which of these have the Partial bit.
+    pub partial: PartialAttributes,
     /// Optional attributes that nothing here uses, by ascending type: transitive ones, and AIGP of
     /// internal sessions.
     pub others: Vec<RawAttribute>,
@@ -130,6 +146,7 @@ impl PathAttributes {
             cluster_list: Vec::new(),
             extended_communities: Vec::new(),
             large_communities: Vec::new(),
+            partial: PartialAttributes::default(),
             others: Vec::new(),
         }
     }

@@ -20,7 +20,7 @@ mod update;
 
 pub use attributes::{
     Aggregator, AsPath, AsPathSegment, Community, LargeCommunity, Origin, ParseCommunityError,
-    PathAttributes, RawAttribute,
+    PartialAttributes, PathAttributes, RawAttribute,
 };
 pub use capability::{AddPathMode, Capability, GracefulRestart};
 pub use codec::{CodecOptions, DecodeError, Decoder, encode};

@@ -12,8 +12,8 @@ use super::hex;
 use crate::{
     AddPathMode, Aggregator, Announced, AsPath, AsPathSegment, Asn, Capability, ClusterId,
     CodecOptions, Community, Family, GracefulRestart, IpNet, LargeCommunity, Message, Nlri,
-    Notification, NotificationError, Open, Origin, PathAttributes, PathId, RawAttribute,
-    RouteRefresh, RouterId, Update,
+    Notification, NotificationError, Open, Origin, PartialAttributes, PathAttributes, PathId,
+    RawAttribute, RouteRefresh, RouterId, Update,
 };
 
 pub(super) fn options() -> impl Strategy<Value = CodecOptions> {
@@ -244,6 +244,7 @@ fn path_attributes(family: Family) -> impl Strategy<Value = PathAttributes> {
         vec(any::<[u8; 8]>(), 0..4),
         vec(any::<[u32; 3]>(), 0..4),
         vec(other(), 0..4),
+        any::<[bool; 4]>(),
     );
     (
         origin,
@@ -258,9 +259,17 @@ fn path_attributes(family: Family) -> impl Strategy<Value = PathAttributes> {
             |(origin, as_path, next_hop, numbers, communities, reflection, more)| {
                 let (multi_exit_disc, local_pref, atomic_aggregate, aggregator) = numbers;
                 let (originator_id, cluster_list) = reflection;
-                let (extended_communities, large_communities, mut others) = more;
+                let (extended_communities, large_communities, mut others, partial) = more;
+                let [of_aggregator, of_communities, of_extended, of_large] = partial;
                 others.sort_by_key(|other| other.type_code);
                 others.dedup_by_key(|other| other.type_code);
+                // What is not sent has no flags.
+                let partial = PartialAttributes {
+                    aggregator: of_aggregator && aggregator.is_some(),
+                    communities: of_communities && !communities.is_empty(),
+                    extended_communities: of_extended && !extended_communities.is_empty(),
+                    large_communities: of_large && !large_communities.is_empty(),
+                };
                 PathAttributes {
                     origin,
                     as_path,
@@ -280,6 +289,7 @@ fn path_attributes(family: Family) -> impl Strategy<Value = PathAttributes> {
                         .into_iter()
                         .map(|[a, b, c]| LargeCommunity(a, b, c))
                         .collect(),
+                    partial,
                     others,
                 }
             },

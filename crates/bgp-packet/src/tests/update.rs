@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{
     Aggregator, Announced, AsPath, AsPathSegment, Asn, ClusterId, CodecOptions, Community, Family,
-    LargeCommunity, Message, Nlri, Origin, PathAttributes, PathId, RawAttribute, RouterId, Update,
-    encode,
+    LargeCommunity, Message, Nlri, Origin, PartialAttributes, PathAttributes, PathId, RawAttribute,
+    RouterId, Update, encode,
 };
 
 fn two_octets() -> CodecOptions {
@@ -268,6 +268,7 @@ fn all_attributes_together_stand_in_ascending_order() {
         cluster_list: vec![ClusterId([5, 5, 5, 5].into())],
         extended_communities: vec![[6; 8]],
         large_communities: vec![LargeCommunity(7, 7, 7)],
+        partial: PartialAttributes::default(),
         others: [11, 24, 255]
             .map(|type_code| RawAttribute {
                 flags: 0xe0,
@@ -371,8 +372,8 @@ fn an_extended_length_is_read_where_a_short_one_would_do() {
 }
 
 #[test]
-fn unused_flags_and_the_partial_bit_do_not_matter_on_what_is_understood() {
-    let octets = "6f01 01 00 4f02 00 4f03 04 0a000001 ef08 04 ffffff01";
+fn unused_flags_and_the_partial_bit_of_a_well_known_attribute_do_not_matter() {
+    let octets = "6f01 01 00 4f02 00 4f03 04 0a000001 cf08 04 ffffff01";
     let expected = PathAttributes {
         communities: vec![Community::NO_EXPORT],
         ..attributes("10.0.0.1")
@@ -414,6 +415,35 @@ fn an_attribute_of_a_known_type_is_never_sent_from_the_ones_not_understood() {
             "18 c00002"
         ))
     );
+}
+
+/// RFC 4271 section 5: "MUST NOT be set back to 0".
+#[test]
+fn the_partial_bit_of_a_known_transitive_attribute_stays() {
+    let partial = PartialAttributes {
+        aggregator: true,
+        communities: true,
+        extended_communities: true,
+        large_communities: true,
+    };
+    check_attribute(
+        "e007 08 0000fde9 c0000201 e008 04 fde80001 e010 08 0002fde800000001
+         e020 0c 000000010000000200000003",
+        &internal(),
+        |attributes| {
+            attributes.aggregator = Some(Aggregator {
+                asn: Asn(65001),
+                router_id: RouterId([192, 0, 2, 1].into()),
+            });
+            attributes.communities = vec![Community(0xfde8_0001)];
+            attributes.extended_communities = vec![[0, 2, 0xfd, 0xe8, 0, 0, 0, 1]];
+            attributes.large_communities = vec![LargeCommunity(1, 2, 3)];
+            attributes.partial = partial;
+        },
+    );
+    check_attribute("c008 04 fde80001", &internal(), |attributes| {
+        attributes.communities = vec![Community(0xfde8_0001)];
+    });
 }
 
 #[test]

@@ -44,12 +44,14 @@ pub(super) fn encode(
         writer.put(AttributeType::AtomicAggregate, |_| {});
     }
     if let Some(aggregator) = attributes.aggregator {
-        writer.put(AttributeType::Aggregator, |buffer| {
+        let is_partial = attributes.partial.aggregator;
+        writer.put_with(AttributeType::Aggregator, is_partial, |buffer| {
             put_aggregator(aggregator, width, buffer);
         });
     }
     writer.put_list(
         AttributeType::Communities,
+        attributes.partial.communities,
         &attributes.communities,
         |community| community.0.to_be_bytes(),
     );
@@ -61,12 +63,14 @@ pub(super) fn encode(
         }
         writer.put_list(
             AttributeType::ClusterList,
+            false,
             &attributes.cluster_list,
             |cluster| cluster.0.octets(),
         );
     }
     writer.put_list(
         AttributeType::ExtendedCommunities,
+        attributes.partial.extended_communities,
         &attributes.extended_communities,
         |community| *community,
     );
@@ -75,6 +79,7 @@ pub(super) fn encode(
     }
     writer.put_list(
         AttributeType::LargeCommunity,
+        attributes.partial.large_communities,
         &without_repetition(&attributes.large_communities),
         |LargeCommunity(global, first, second)| {
             let mut octets = [0; 12];
@@ -132,9 +137,19 @@ impl<'a> Writer<'a> {
     }
 
     fn put(&mut self, known: AttributeType, value: impl FnOnce(&mut BytesMut)) {
+        self.put_with(known, false, value);
+    }
+
+    fn put_with(
+        &mut self,
+        known: AttributeType,
+        is_partial: bool,
+        value: impl FnOnce(&mut BytesMut),
+    ) {
         self.put_others_below(known.code());
         let start = self.buffer.len();
-        self.buffer.put_u8(known.flags());
+        let partial = if is_partial { PARTIAL } else { 0 };
+        self.buffer.put_u8(known.flags() | partial);
         self.buffer.put_u8(known.code());
         self.buffer.put_u8(0);
         value(&mut self.buffer);
@@ -145,11 +160,12 @@ impl<'a> Writer<'a> {
     fn put_list<T, const N: usize>(
         &mut self,
         known: AttributeType,
+        is_partial: bool,
         elements: &[T],
         octets: impl Fn(&T) -> [u8; N],
     ) {
         if !elements.is_empty() {
-            self.put(known, |buffer| {
+            self.put_with(known, is_partial, |buffer| {
                 for element in elements {
                     buffer.put_slice(&octets(element));
                 }

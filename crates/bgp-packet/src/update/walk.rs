@@ -15,7 +15,8 @@ use super::{
 use crate::{
     as_path::{self, AsnWidth, Confederation},
     attributes::{
-        Aggregator, AsPath, Community, LargeCommunity, Origin, PathAttributes, RawAttribute,
+        Aggregator, AsPath, Community, LargeCommunity, Origin, PartialAttributes, PathAttributes,
+        RawAttribute,
     },
     codec::{CodecOptions, DecodeError},
     identifiers::{ClusterId, Family, RouterId},
@@ -46,6 +47,7 @@ pub(super) struct Walk {
     cluster_list: Vec<ClusterId>,
     extended_communities: Vec<[u8; 8]>,
     large_communities: Vec<LargeCommunity>,
+    partial: PartialAttributes,
     others: Vec<RawAttribute>,
     seen: TypeSet,
     repeated: TypeSet,
@@ -143,6 +145,7 @@ impl Walk {
             cluster_list: self.cluster_list,
             extended_communities: self.extended_communities,
             large_communities: self.large_communities,
+            partial: self.partial,
             others: self.others,
         })
     }
@@ -244,7 +247,9 @@ impl Walk {
         let value = if known.is_carried() {
             carried::check(known, attribute.value).map(|()| self.carry(attribute))
         } else {
+            let is_partial = attribute.flags & PARTIAL != 0;
             self.read(known, attribute.value, options)
+                .map(|()| self.note_partial(known, is_partial))
         };
         match value {
             Ok(()) => Ok(()),
@@ -282,6 +287,35 @@ impl Walk {
                 self.record(attribute.type_code, problem, disposition, attribute.whole)
             }
         }
+    }
+
+    fn note_partial(&mut self, known: AttributeType, is_partial: bool) {
+        let noted = match known {
+            AttributeType::Aggregator => &mut self.partial.aggregator,
+            AttributeType::Communities => &mut self.partial.communities,
+            AttributeType::ExtendedCommunities => &mut self.partial.extended_communities,
+            AttributeType::LargeCommunity => &mut self.partial.large_communities,
+            // Not transitive, made here for each session, or carried with their flags.
+            AttributeType::Origin
+            | AttributeType::AsPath
+            | AttributeType::NextHop
+            | AttributeType::MultiExitDisc
+            | AttributeType::LocalPref
+            | AttributeType::AtomicAggregate
+            | AttributeType::OriginatorId
+            | AttributeType::ClusterList
+            | AttributeType::MpReach
+            | AttributeType::MpUnreach
+            | AttributeType::As4Path
+            | AttributeType::As4Aggregator
+            | AttributeType::PmsiTunnel
+            | AttributeType::TunnelEncapsulation
+            | AttributeType::Ipv6ExtendedCommunities
+            | AttributeType::Aigp
+            | AttributeType::OnlyToCustomer
+            | AttributeType::PrefixSid => return,
+        };
+        *noted = is_partial;
     }
 
     fn read(
