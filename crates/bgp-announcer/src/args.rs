@@ -78,7 +78,8 @@ pub struct Args {
     pub md5_key_file: Option<PathBuf>,
 
     /// Prefixes that service addresses may lie in, separated by commas, IPv4 and IPv6. Nothing
-    /// else is ever announced
+    /// else is ever announced. Neither 0.0.0.0/0 nor ::/0, nor what overlaps loopback, multicast or
+    /// reserved addresses
     #[arg(
         long,
         env = "PORTLB_ALLOWED_PREFIXES",

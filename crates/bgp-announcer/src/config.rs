@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use bgp_packet::{ClusterId, IpNet, RouterId};
+use bgp_packet::{ClusterId, IpNet, RouterId, overlapping_reserved_range};
 use bgp_rib::{ExportPolicy, ImportPolicy};
 use bgp_speaker::{Configuration, Md5Key, PeerConfig, SessionConfig, SpeakerConfig};
 use daemon_runtime::{
@@ -271,6 +271,18 @@ fn allowed_prefixes(values: &[String]) -> Result<Vec<IpNet>, ConfigError> {
                  one address",
                 prefix.trunc(),
                 IpNet::from(prefix.addr())
+            )));
+        }
+        if prefix.prefix_len() == 0 {
+            return Err(ConfigError(format!(
+                "--allowed-prefixes {prefix} is every address: give the service ranges alone, such \
+                 as 10.1.1.0/24"
+            )));
+        }
+        if let Some(reserved) = overlapping_reserved_range(&prefix) {
+            return Err(ConfigError(format!(
+                "--allowed-prefixes {prefix} overlaps {reserved}, in which no address belongs to a \
+                 single host: give the service ranges alone, such as 10.1.1.0/24"
             )));
         }
         Ok(prefix)

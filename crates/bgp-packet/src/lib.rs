@@ -16,6 +16,7 @@ mod notification;
 mod open;
 mod problem;
 mod reader;
+mod reserved_range;
 mod update;
 
 pub use attributes::{
@@ -30,6 +31,7 @@ pub use message::{
     Announced, AttributeError, Disposition, Message, Nlri, Open, RouteRefresh, Update,
 };
 pub use notification::{Notification, NotificationError};
+pub use reserved_range::{overlapping_reserved_range, reserved_range_of};
 
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use bgp_packet::{Community, Family, IpNet, PathAttributes, PathId};
+use bgp_packet::{Community, Family, IpNet, PathAttributes, PathId, reserved_range_of};
 
 use crate::{
     decision::{DEFAULT_LOCAL_PREF, Preference},
@@ -36,6 +36,8 @@ pub enum RejectReason {
     NextHopNotUnicast,
     /// The next hop is the announced prefix itself.
     NextHopIsPrefix,
+    /// The prefix holds no unicast address that other hosts reach.
+    PrefixReserved,
     /// The next hop is of the other family than the prefix.
     NextHopFamily,
     /// Import policy.
@@ -52,7 +54,7 @@ pub enum RejectReason {
 
 impl RejectReason {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::AsPathLoop,
         Self::FirstAsnIsNotThePeers,
         Self::OwnOriginatorId,
@@ -60,6 +62,7 @@ impl RejectReason {
         Self::OwnNextHop,
         Self::NextHopNotUnicast,
         Self::NextHopIsPrefix,
+        Self::PrefixReserved,
         Self::NextHopFamily,
         Self::NextHopNotAllowed,
         Self::PrefixNotAllowed,
@@ -81,6 +84,10 @@ impl fmt::Display for RejectReason {
                  loopback, link-local IPv6, IPv4-mapped, multicast or reserved"
             }
             Self::NextHopIsPrefix => "next hop is the announced prefix itself",
+            Self::PrefixReserved => {
+                "prefix holds no unicast address that other hosts reach: it is of 0.0.0.0/8, \
+                 loopback, link-local IPv6, IPv4-mapped, multicast or reserved"
+            }
             Self::NextHopFamily => "next hop is not of the prefix's family",
             Self::NextHopNotAllowed => "next hop is not allowed by import policy",
             Self::PrefixNotAllowed => "prefix is not allowed by import policy",
@@ -127,6 +134,8 @@ pub(crate) fn check_prefix(
 ) -> Option<RejectReason> {
     if peer.family(&prefix).is_none() {
         Some(RejectReason::FamilyNotNegotiated)
+    } else if reserved_range_of(&prefix).is_some() {
+        Some(RejectReason::PrefixReserved)
     } else if !is_same_family(&prefix, next_hop) {
         Some(RejectReason::NextHopFamily)
     } else if prefix.addr() == next_hop {

@@ -1,30 +1,14 @@
 //! Which addresses can be a next hop beyond the link that they come from.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
+
+use bgp_packet::{IpNet, reserved_range_of};
 
 /// Whether other hosts reach the address: RFC 4271 section 6.3, RFC 2545 section 3.
 ///
 /// FRR ends its session over a next hop that does not qualify, so that none is reflected.
 pub fn is_reachable_unicast(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => is_reachable_unicast_ipv4(address),
-        IpAddr::V6(address) => is_reachable_unicast_ipv6(address),
-    }
-}
-
-/// Neither 0.0.0.0/8, 127.0.0.0/8, multicast (224.0.0.0/4) nor reserved (240.0.0.0/4).
-fn is_reachable_unicast_ipv4(address: Ipv4Addr) -> bool {
-    !matches!(address.octets()[0], 0 | 127 | 224..)
-}
-
-/// Neither unspecified, loopback, link-local, IPv4-mapped, IPv4-compatible nor multicast.
-fn is_reachable_unicast_ipv6(address: Ipv6Addr) -> bool {
-    // ::/96 has the unspecified, the loopback and the IPv4-compatible addresses.
-    let is_compatible = address.segments()[..6] == [0; 6];
-    !is_compatible
-        && address.to_ipv4_mapped().is_none()
-        && !address.is_unicast_link_local()
-        && !address.is_multicast()
+    reserved_range_of(&IpNet::from(address)).is_none()
 }
 
 #[cfg(test)]

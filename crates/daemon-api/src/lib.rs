@@ -5,6 +5,7 @@
 mod convert;
 mod message_limit;
 
+pub use bgp_packet::overlapping_reserved_range;
 pub use convert::{ConversionError, desired_change, prefix};
 pub use message_limit::{MESSAGE_LIMIT, message_size};
 

@@ -66,6 +66,12 @@ impl Config {
              node), such as --allowed-gateways 10.244.3.0/24",
         )?;
         for prefix in &allowed_prefixes {
+            if let Some(reserved) = daemon_api::overlapping_reserved_range(prefix) {
+                return Err(ConfigError(format!(
+                    "--allowed-prefixes: {prefix} overlaps {reserved}, in which no address belongs \
+                     to a single host; give the service ranges alone, such as 10.1.1.0/24"
+                )));
+            }
             if let Some(gateways) = allowed_gateways
                 .iter()
                 .find(|gateways| gateways.contains(prefix) || prefix.contains(*gateways))
@@ -265,6 +271,16 @@ mod tests {
         );
         check_refused("--allowed-prefixes=10.1.1.0", &["ADDRESS/LENGTH"]);
         check_refused("--allowed-prefixes=0.0.0.0/0", &["every address"]);
+        for (prefix, reserved) in [
+            ("127.0.0.0/8", "127.0.0.0/8"),
+            ("127.1.0.0/24", "127.0.0.0/8"),
+            ("224.0.0.0/4", "224.0.0.0/4"),
+            ("64.0.0.0/2", "127.0.0.0/8"),
+            ("fe80::/64", "fe80::/10"),
+        ] {
+            let flag = format!("--allowed-prefixes={prefix}");
+            check_refused(&flag, &[prefix, &format!("overlaps {reserved}")]);
+        }
         check_refused("--allowed-prefixes=10.1.1.0/24,", &["\"\""]);
         check_refused("--allowed-gateways=::/0", &["every address"]);
     }

@@ -321,6 +321,23 @@ mod tests {
     }
 
     #[test]
+    fn allowed_prefixes_without_addresses_of_hosts_are_refused() {
+        for prefix in [
+            "0.0.0.0/0",
+            "127.0.0.0/8",
+            "224.0.0.0/4",
+            "::1/128",
+            "fe80::/10",
+        ] {
+            let error = settings(&cluster(&["--allowed-prefixes", prefix])).unwrap_err();
+            let expected = format!("{prefix} overlaps ");
+            assert!(error.to_string().contains(&expected), "{error}");
+            assert!(error.to_string().contains("--allowed-prefixes"), "{error}");
+        }
+        settings(&cluster(&["--allowed-prefixes", "10.1.1.0/24,fd00::/64"])).unwrap();
+    }
+
+    #[test]
     fn a_namespace_that_is_named_twice_is_watched_once() {
         let args = cluster(&["--namespaces", "web,api,web"]);
         settings(&args).unwrap();

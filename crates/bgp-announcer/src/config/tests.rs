@@ -130,6 +130,34 @@ fn an_unusable_flag_is_refused_with_what_is_allowed() {
          10.1.1.1/32 for the one address",
     );
     check_refused(
+        &["--allowed-prefixes=0.0.0.0/0"],
+        "--allowed-prefixes 0.0.0.0/0 is every address: give the service ranges alone, such as \
+         10.1.1.0/24",
+    );
+    check_refused(
+        &["--allowed-prefixes=::/0"],
+        "--allowed-prefixes ::/0 is every address: give the service ranges alone, such as \
+         10.1.1.0/24",
+    );
+    for (prefix, reserved) in [
+        ("0.0.0.0/8", "0.0.0.0/8"),
+        ("127.0.0.0/8", "127.0.0.0/8"),
+        ("64.0.0.0/2", "127.0.0.0/8"),
+        ("224.0.0.0/4", "224.0.0.0/4"),
+        ("240.0.0.0/4", "240.0.0.0/4"),
+        ("::1/128", "::/96"),
+        ("fe80::/10", "fe80::/10"),
+        ("ff00::/8", "ff00::/8"),
+    ] {
+        check_refused(
+            &[&format!("--allowed-prefixes={prefix}")],
+            &format!(
+                "--allowed-prefixes {prefix} overlaps {reserved}, in which no address belongs to a \
+                 single host: give the service ranges alone, such as 10.1.1.0/24"
+            ),
+        );
+    }
+    check_refused(
         &["--allowed-prefixes=10.1.1.0/24,fd01::/64"],
         "--allowed-prefixes: fd01::/64 can never be announced, since --next-hop or --gateway names \
          no IPv6 address; add one, or leave fd01::/64 out",

@@ -443,6 +443,35 @@ fn a_next_hop_that_is_the_announced_prefix_itself_is_rejected() {
 }
 
 #[test]
+fn a_prefix_without_unicast_addresses_is_rejected_whatever_import_policy_allows() {
+    for (prefix, is_rejected) in [
+        ("0.0.0.0/0", false),
+        ("0.0.0.0/8", true),
+        ("127.0.0.0/8", true),
+        ("127.0.0.1/32", true),
+        ("224.0.0.0/4", true),
+        ("239.1.1.1/32", true),
+        ("240.0.0.0/4", true),
+        ("10.1.1.0/24", false),
+        ("::/0", false),
+        ("::1/128", true),
+        ("fe80::/10", true),
+        ("ff02::1/128", true),
+        ("fd00:10::1/128", false),
+    ] {
+        let mut rib = reflector();
+        let next_hop = match prefix.contains(':') {
+            true => "fd00:7::1",
+            false => "10.7.0.1",
+        };
+        let attributes = Arc::new(PathAttributes::originate(next_hop.parse().unwrap()));
+        let outcome = rib.receive(A, announce(&attributes, &[prefix])).unwrap();
+        let expected = is_rejected.then_some((nlri(prefix), RejectReason::PrefixReserved));
+        assert_eq!(outcome.rejected, Vec::from_iter(expected), "{prefix}");
+    }
+}
+
+#[test]
 fn unknown_attributes_are_discarded_unless_import_policy_passes_them() {
     let other = |type_code, value: &'static [u8]| RawAttribute {
         flags: 0xe0,
