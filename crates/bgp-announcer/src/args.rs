@@ -174,7 +174,8 @@ pub struct Args {
     )]
     pub hold_time: String,
 
-    /// LOCAL_PREF of what is announced: routers of this AS prefer the highest
+    /// LOCAL_PREF of what is announced: routers of this AS prefer the highest. A route-reflector makes
+    /// 100 of it, unless its group has `localPref: pass`
     #[arg(
         long,
         env = "PORTLB_LOCAL_PREF",
@@ -183,11 +184,13 @@ pub struct Args {
     )]
     pub local_pref: u32,
 
-    /// MULTI_EXIT_DISC of what is announced: routers prefer the lowest. Default: not sent
+    /// MULTI_EXIT_DISC of what is announced: routers prefer the lowest. A route-reflector takes it off,
+    /// unless its group has `med: pass`. Default: not sent
     #[arg(long, env = "PORTLB_MED", value_name = "NUMBER")]
     pub med: Option<u32>,
 
-    /// Communities of what is announced, separated by commas, such as 64512:100 or NO_EXPORT
+    /// Communities of what is announced, separated by commas, such as 64512:100 or NO_EXPORT. A
+    /// route-reflector passes on NO_EXPORT, NO_ADVERTISE and those under `communities` of its group
     #[arg(
         long,
         env = "PORTLB_COMMUNITIES",

@@ -44,6 +44,8 @@ pub enum RejectReason {
     NextHopNotAllowed,
     /// Import policy.
     PrefixNotAllowed,
+    /// Import policy has rules for single peers, and none names this one.
+    PeerNotListed,
     /// The family was not negotiated.
     FamilyNotNegotiated,
     /// The peer holds as many paths as import policy allows ([`MaximumPathsAction::Block`]).
@@ -54,7 +56,7 @@ pub enum RejectReason {
 
 impl RejectReason {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::AsPathLoop,
         Self::FirstAsnIsNotThePeers,
         Self::OwnOriginatorId,
@@ -66,6 +68,7 @@ impl RejectReason {
         Self::NextHopFamily,
         Self::NextHopNotAllowed,
         Self::PrefixNotAllowed,
+        Self::PeerNotListed,
         Self::FamilyNotNegotiated,
         Self::MaximumPaths,
     ];
@@ -91,6 +94,7 @@ impl fmt::Display for RejectReason {
             Self::NextHopFamily => "next hop is not of the prefix's family",
             Self::NextHopNotAllowed => "next hop is not allowed by import policy",
             Self::PrefixNotAllowed => "prefix is not allowed by import policy",
+            Self::PeerNotListed => "import policy lists peers, and not this one",
             Self::FamilyNotNegotiated => "family was not negotiated",
             Self::MaximumPaths => "peer holds as many paths as import policy allows",
         })
@@ -122,7 +126,7 @@ pub(crate) fn check_attributes(
     } else if !next_hop::is_reachable_unicast(attributes.next_hop) {
         Some(RejectReason::NextHopNotUnicast)
     } else {
-        peer.import.check_attributes(attributes)
+        peer.import.check_attributes(attributes, peer.peer_address)
     }
 }
 
@@ -141,7 +145,7 @@ pub(crate) fn check_prefix(
     } else if prefix.addr() == next_hop {
         Some(RejectReason::NextHopIsPrefix)
     } else {
-        peer.import.check_prefix(&prefix)
+        peer.import.check_prefix(&prefix, peer.peer_address)
     }
 }
 

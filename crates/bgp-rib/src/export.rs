@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// RFC 1997 calls it NO_EXPORT_SUBCONFED. Without confederations it means what NO_EXPORT means.
-const NO_EXPORT_SUBCONFED: Community = Community(0xffff_ff03);
+pub(crate) const NO_EXPORT_SUBCONFED: Community = Community(0xffff_ff03);
 
 /// How many times more than usual the local AS is prepended to a path that is least preferred.
 const LEAST_PREFERRED_PREPENDS: usize = 3;

@@ -20,6 +20,8 @@
 
 mod adj_rib_in;
 mod adj_rib_out;
+mod attribute_policy;
+mod client_rule;
 mod decision;
 mod export;
 mod listing;
@@ -33,6 +35,10 @@ mod send;
 mod table;
 
 pub use adj_rib_in::RejectReason;
+pub use attribute_policy::{
+    AttributePolicy, CommunityPolicy, LocalPrefPolicy, MedPolicy, ReflectionPolicy,
+};
+pub use client_rule::{ClientRule, NextHopFilter};
 pub use decision::{DEFAULT_LOCAL_PREF, NotBestReason};
 pub use listing::{PathKey, PeerCounts, RibPath, SentPath};
 pub use next_hop::is_reachable_unicast;

@@ -5,7 +5,11 @@ use std::{fmt, net::IpAddr, sync::Arc};
 
 use bgp_packet::{IpNet, PathAttributes, RawAttribute};
 
-use crate::adj_rib_in::RejectReason;
+use crate::{
+    adj_rib_in::RejectReason,
+    attribute_policy::AttributePolicy,
+    client_rule::{ClientRule, NextHopFilter, rule_of},
+};
 
 /// A prefix and the lengths of the prefixes within it that it names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -160,14 +164,19 @@ impl Default for PrefixFilter {
 pub struct ImportPolicy {
     /// Prefixes that may be announced.
     pub prefixes: PrefixFilter,
-    /// Where the next hop has to lie; empty: anywhere.
-    pub next_hops: Vec<IpNet>,
+    /// Where the next hop has to lie.
+    pub next_hops: NextHopFilter,
+    /// What single peers may announce of that. Empty: every peer all of it. Otherwise a peer that no
+    /// rule names may announce nothing.
+    pub clients: Vec<ClientRule>,
     /// Most paths that are held of the peer; `None`: no limit.
     pub maximum_paths: Option<u32>,
     /// What happens to a further path at `maximum_paths`.
     pub at_maximum: MaximumPathsAction,
     /// What becomes of attributes that the codec does not know.
     pub unknown_attributes: UnknownAttributes,
+    /// What is kept of the attributes that the codec knows.
+    pub attributes: AttributePolicy,
 }
 
 /// What happens to a path beyond [`ImportPolicy::maximum_paths`]. A path that replaces another one
@@ -207,23 +216,35 @@ impl ImportPolicy {
         let Self {
             prefixes,
             next_hops,
+            clients,
             maximum_paths: _,
             at_maximum: _,
             unknown_attributes,
+            attributes,
         } = self;
         *prefixes == other.prefixes
             && *next_hops == other.next_hops
+            && *clients == other.clients
+            && *attributes == other.attributes
             && *unknown_attributes == other.unknown_attributes
     }
 
-    pub(crate) fn check_attributes(&self, attributes: &PathAttributes) -> Option<RejectReason> {
-        let is_allowed = |next_hop: &IpAddr| {
-            self.next_hops.is_empty() || self.next_hops.iter().any(|net| net.contains(next_hop))
-        };
-        (!is_allowed(&attributes.next_hop)).then_some(RejectReason::NextHopNotAllowed)
+    pub(crate) fn check_attributes(
+        &self,
+        attributes: &PathAttributes,
+        peer: IpAddr,
+    ) -> Option<RejectReason> {
+        let next_hop = attributes.next_hop;
+        let rule = rule_of(&self.clients, peer);
+        if rule.is_none() && !self.clients.is_empty() {
+            return Some(RejectReason::PeerNotListed);
+        }
+        let is_allowed = self.next_hops.is_match(next_hop, peer)
+            && rule.is_none_or(|rule| rule.next_hops.is_match(next_hop, peer));
+        (!is_allowed).then_some(RejectReason::NextHopNotAllowed)
     }
 
-    /// Returns the attributes that are accepted, and how many are discarded.
+    /// Returns the attributes without those of unknown types, and how many these are.
     pub(crate) fn accepted(
         &self,
         attributes: &Arc<PathAttributes>,
@@ -243,8 +264,11 @@ impl ImportPolicy {
         (Arc::new(accepted), discarded)
     }
 
-    pub(crate) fn check_prefix(&self, prefix: &IpNet) -> Option<RejectReason> {
-        (!self.prefixes.is_match(prefix)).then_some(RejectReason::PrefixNotAllowed)
+    pub(crate) fn check_prefix(&self, prefix: &IpNet, peer: IpAddr) -> Option<RejectReason> {
+        let rule = rule_of(&self.clients, peer);
+        let is_allowed = self.prefixes.is_match(prefix)
+            && rule.is_none_or(|rule| rule.prefixes.is_match(prefix));
+        (!is_allowed).then_some(RejectReason::PrefixNotAllowed)
     }
 }
 
@@ -319,8 +343,9 @@ mod tests {
     #[test]
     fn a_policy_that_names_nothing_accepts_and_sends_nothing() {
         let prefix = "10.1.1.0/24".parse().unwrap();
+        let peer = [10, 244, 1, 7].into();
         assert_eq!(
-            ImportPolicy::default().check_prefix(&prefix),
+            ImportPolicy::default().check_prefix(&prefix, peer),
             Some(RejectReason::PrefixNotAllowed)
         );
         assert!(!ExportPolicy::default().prefixes.is_match(&prefix));

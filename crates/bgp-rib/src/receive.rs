@@ -23,8 +23,13 @@ pub struct ReceiveOutcome {
     pub unchanged: usize,
     /// Announcements that were not accepted.
     pub rejected: Vec<(Nlri, RejectReason)>,
-    /// Attributes that import policy discarded; those of several prefixes count once.
+    /// Attributes of unknown types that import policy discarded; those of several prefixes count
+    /// once.
     pub discarded_attributes: usize,
+    /// Sets of attributes that import policy changed in another way: [`AttributePolicy`].
+    ///
+    /// [`AttributePolicy`]: crate::AttributePolicy
+    pub clamped_attributes: usize,
     /// Families of which a path was rejected at the maximum and now has room: the peer is to be
     /// asked for them again (RFC 2918).
     pub unblocked: Vec<Family>,
@@ -99,7 +104,10 @@ impl Rib {
         let learned = match (attributes_problem, peer.settings.kind) {
             (Some(_), _) => None,
             (None, kind) => {
-                let (mut accepted, discarded) = peer.settings.import.accepted(attributes);
+                let import = &peer.settings.import;
+                let kept = import.attributes.apply(attributes);
+                outcome.clamped_attributes += usize::from(!Arc::ptr_eq(&kept, attributes));
+                let (mut accepted, discarded) = import.accepted(&kept);
                 outcome.discarded_attributes += discarded;
                 match kind {
                     PeerKind::External => adj_rib_in::internalise(Arc::make_mut(&mut accepted)),

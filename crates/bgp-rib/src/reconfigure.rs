@@ -1,5 +1,7 @@
 //! Policies of a peer that change while its session stays.
 
+use std::sync::Arc;
+
 use bgp_packet::{Family, Nlri};
 
 use crate::{
@@ -70,17 +72,17 @@ impl Rib {
             let Some(path) = entry.path(slot) else {
                 continue;
             };
-            let import = &peer.settings.import;
+            let (import, address) = (&peer.settings.import, peer.settings.peer_address);
             let attributes = path.learned.attributes();
             let problem = import
-                .check_attributes(attributes)
-                .or_else(|| import.check_prefix(&prefix));
+                .check_attributes(attributes, address)
+                .or_else(|| import.check_prefix(&prefix, address));
             if problem.is_some() {
                 self.withdraw(id, Nlri { prefix, path_id });
                 continue;
             }
-            let (accepted, discarded) = import.accepted(attributes);
-            if discarded == 0 && !is_other_kind {
+            let (accepted, _) = import.accepted(&import.attributes.apply(attributes));
+            if Arc::ptr_eq(&accepted, attributes) && !is_other_kind {
                 continue;
             }
             let learned = peer.adj_rib_in.intern(&accepted);

@@ -173,7 +173,7 @@ fn changed_settings(peer: u32, variant: u8) -> PeerSettings {
             settings.export = ExportPolicy::default();
         }
         2 => {
-            settings.import.next_hops = vec!["10.7.0.1/32".parse().unwrap()];
+            settings.import.next_hops.prefixes = vec!["10.7.0.1/32".parse().unwrap()];
             settings.export.next_hop_self = !settings.export.next_hop_self;
         }
         _ => {

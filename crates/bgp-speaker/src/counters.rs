@@ -77,6 +77,9 @@ pub struct SpeakerCounters {
     pub paths_over_maximum: Counter,
     /// Attributes of unknown types that import policy discarded.
     pub attributes_discarded: Counter,
+    /// Sets of path attributes that import policy changed: LOCAL_PREF, MED, communities, attributes of
+    /// reflection.
+    pub attributes_clamped: Counter,
     /// Announcements whose attributes fit into no message.
     pub paths_unsendable: Counter,
 }

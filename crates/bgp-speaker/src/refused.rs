@@ -39,6 +39,8 @@ impl Owner {
         let log = &mut self.session_log;
         let discarded = outcome.discarded_attributes as u64;
         self.counters.attributes_discarded.add(discarded);
+        let clamped = outcome.clamped_attributes as u64;
+        self.counters.attributes_clamped.add(clamped);
         if discarded > 0 && log.allows_once(&mut logged.discarded, address, now) {
             tracing::info!(
                 peer = name,

@@ -3,6 +3,7 @@
 //! `docs/route-reflector.md`.
 
 mod document;
+mod import;
 mod resolve;
 mod session;
 

@@ -230,6 +230,11 @@ impl Collector for Counters {
                 &counters.attributes_discarded,
             ),
             (
+                "attributes_clamped",
+                "Sets of path attributes of which localPref, med, communities or reflectionAttributes of a group changed one",
+                &counters.attributes_clamped,
+            ),
+            (
                 "paths_unsendable",
                 "Announcements whose attributes fit into no message",
                 &counters.paths_unsendable,

@@ -10,7 +10,7 @@ mod harness;
 
 use std::{path::Path, time::Duration};
 
-use bgp_packet::RouterId;
+use bgp_packet::{Community, PathAttributes, RouterId};
 use daemon_api::{
     bgp::v1::{self as bgp, AddPath, SessionState},
     reflector::v1::{
@@ -490,6 +490,39 @@ async fn a_changed_file_touches_only_the_sessions_that_it_concerns() {
 
     let mut newcomer = Neighbour::dialling([127, 0, 4, 1], reflector.bgp).await;
     newcomer.established().await;
+}
+
+#[tokio::test]
+async fn attributes_of_a_dynamic_client_decide_nothing_until_the_group_relaxes_it() {
+    let reflector = Running::start(&usual()).await;
+    let client = Neighbour::dialling([127, 0, 1, 1], reflector.bgp).await;
+    let mut router = Neighbour::dialling([127, 0, 2, 1], reflector.bgp).await;
+    let own = Community(64512 << 16 | 100);
+    let attributes = PathAttributes {
+        local_pref: Some(200),
+        multi_exit_disc: Some(7),
+        communities: vec![own, Community::GRACEFUL_SHUTDOWN],
+        ..PathAttributes::originate(NODE_A.into())
+    };
+    client.announce_with(SERVICE, attributes).await;
+    router.until_next_hops(SERVICE, &[NODE_A]).await;
+    let path = router.paths.values().next().unwrap();
+    assert_eq!(path.attributes.local_pref, Some(100));
+    assert_eq!(path.attributes.multi_exit_disc, None);
+    let communities = [Community::GRACEFUL_SHUTDOWN];
+    assert_eq!(path.attributes.communities, communities);
+
+    let relaxed = "  localPref: pass\n  med: pass\n  communities: [64512:100]\n";
+    reflector.replace_file(&format!("{HEAD}peerGroups:\n{CLIENTS}{relaxed}{ROUTERS}"));
+    router
+        .until("the attributes as the client sent them", |router| {
+            router.paths.values().any(|path| {
+                path.attributes.local_pref == Some(200)
+                    && path.attributes.multi_exit_disc == Some(7)
+                    && path.attributes.communities == [own, Community::GRACEFUL_SHUTDOWN]
+            })
+        })
+        .await;
 }
 
 #[tokio::test]

@@ -1,3 +1,5 @@
+mod clients;
+
 use std::{
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
@@ -8,8 +10,8 @@ use bgp_packet::{Announced, Asn, ClusterId, Nlri, PathAttributes, RawAttribute, 
 use super::*;
 use crate::{
     ExportPolicy, FamilySettings, ImportPolicy, LocalAddresses, MaximumPathsAction,
-    MaximumPathsExceeded, NotBestReason, PeerKind, PrefixFilter, PrefixRule, ReceiveOutcome,
-    RejectReason, UnknownAttributes,
+    MaximumPathsExceeded, NextHopFilter, NotBestReason, PeerKind, PrefixFilter, PrefixRule,
+    ReceiveOutcome, RejectReason, UnknownAttributes,
 };
 
 const LOCAL_ASN: Asn = Asn(64512);
@@ -545,7 +547,7 @@ fn import_policy_names_prefixes_and_next_hops() {
         RejectReason::PrefixNotAllowed,
     );
     check_rejected(
-        |settings| settings.import.next_hops = vec!["10.9.0.0/16".parse().unwrap()],
+        |settings| settings.import.next_hops.prefixes = vec!["10.9.0.0/16".parse().unwrap()],
         |_| {},
         RejectReason::NextHopNotAllowed,
     );
@@ -620,7 +622,10 @@ fn another_import_policy_withdraws_what_it_excludes_and_asks_for_the_rest() {
     assert_eq!(drain(&mut rib, ROUTER), []);
 
     let nowhere = ImportPolicy {
-        next_hops: vec!["192.0.2.0/24".parse().unwrap()],
+        next_hops: NextHopFilter {
+            prefixes: vec!["192.0.2.0/24".parse().unwrap()],
+            is_peer_allowed: false,
+        },
         ..import
     };
     rib.set_policies(A, kind, nowhere, export);

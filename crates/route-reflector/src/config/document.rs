@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use bgp_packet::Community;
 use ipnet::IpNet;
 use serde::{
     Deserialize, Deserializer,
@@ -63,7 +64,13 @@ pub(super) struct PeerGroup {
     pub(super) minimum_hold_time: Option<Spanned<Period>>,
     pub(super) import_prefixes: Option<Prefixes>,
     #[serde(default)]
-    pub(super) allowed_next_hops: Vec<Spanned<Prefix>>,
+    pub(super) allowed_next_hops: Vec<Spanned<NextHops>>,
+    #[serde(default)]
+    pub(super) clients: Vec<Spanned<ClientRule>>,
+    pub(super) local_pref: Option<LocalPref>,
+    pub(super) med: Option<Med>,
+    pub(super) communities: Option<Communities>,
+    pub(super) reflection_attributes: Option<ReflectionAttributes>,
     pub(super) maximum_paths: Option<Spanned<u32>>,
     #[serde(default)]
     pub(super) maximum_paths_action: MaximumPathsAction,
@@ -73,6 +80,16 @@ pub(super) struct PeerGroup {
     #[serde(default)]
     pub(super) next_hop_self: bool,
     pub(super) md5_key_file: Option<Spanned<String>>,
+}
+
+/// What clients of some addresses may announce.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct ClientRule {
+    pub(super) prefixes: Vec<Spanned<Prefix>>,
+    pub(super) import_prefixes: Option<Prefixes>,
+    #[serde(default)]
+    pub(super) allowed_next_hops: Vec<Spanned<NextHops>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -128,6 +145,51 @@ pub(super) enum UnknownAttributes {
     #[default]
     Discard,
     Pass,
+}
+
+/// What becomes of LOCAL_PREF.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum LocalPref {
+    Clamp,
+    Pass,
+}
+
+/// What becomes of MED and AIGP.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Med {
+    Remove,
+    Pass,
+}
+
+/// What becomes of ORIGINATOR_ID and CLUSTER_LIST.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum ReflectionAttributes {
+    Discard,
+    Pass,
+}
+
+/// `all`, or a list of communities.
+#[derive(Debug)]
+pub(super) enum Communities {
+    All,
+    Only(Vec<CommunityText>),
+}
+
+/// `64512:100`.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct CommunityText(pub(super) Community);
+
+impl TryFrom<String> for CommunityText {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let community = text.parse().map(Self);
+        community.map_err(|expected| format!("{text:?} is not a community; {expected}"))
+    }
 }
 
 /// Which side connects.
@@ -211,6 +273,26 @@ impl TryFrom<String> for Prefix {
     }
 }
 
+/// `peer`, or a prefix.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "String")]
+pub(super) enum NextHops {
+    /// The address that the peer's session comes from.
+    Peer,
+    Within(IpNet),
+}
+
+impl TryFrom<String> for NextHops {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        if text == "peer" {
+            return Ok(Self::Peer);
+        }
+        Prefix::try_from(text).map(|Prefix(prefix)| Self::Within(prefix))
+    }
+}
+
 /// `9s`.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(try_from = "String")]
@@ -266,6 +348,37 @@ impl<'de> Deserialize<'de> for Prefixes {
                     entries.push(entry);
                 }
                 Ok(Prefixes::Only(entries))
+            }
+        }
+        deserializer.deserialize_any(Shape)
+    }
+}
+
+impl<'de> Deserialize<'de> for Communities {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Shape;
+        impl<'de> Visitor<'de> for Shape {
+            type Value = Communities;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("the word all, or a list of communities")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Communities, E> {
+                if text == "all" {
+                    return Ok(Communities::All);
+                }
+                Err(E::custom(format!(
+                    "{text:?} is not a list; write all, or - {text}"
+                )))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Communities, A::Error> {
+                let mut communities = Vec::new();
+                while let Some(community) = list.next_element()? {
+                    communities.push(community);
+                }
+                Ok(Communities::Only(communities))
             }
         }
         deserializer.deserialize_any(Shape)

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bgp_packet::{Asn, ClusterId, RouterId};
-use bgp_rib::{ExportPolicy, ImportPolicy, MaximumPathsAction, UnknownAttributes};
+use bgp_rib::ExportPolicy;
 use bgp_speaker::{
     Configuration, GroupConfig, InvalidConfiguration, PeerConfig, SessionConfig, SpeakerConfig,
 };
@@ -16,6 +16,7 @@ use serde_saphyr::Spanned;
 use super::{
     Config, Overrides,
     document::{self, ConnectionSide, Document},
+    import::import_policy,
     session::{families, hold_time, is_client, md5_key, minimum_hold_time, prefix_filter},
 };
 
@@ -193,23 +194,7 @@ fn resolve_group(
         group.maximum_paths.as_ref(),
         DEFAULT_MAXIMUM_PATHS,
     )?;
-    let import = ImportPolicy {
-        prefixes: prefix_filter(group.import_prefixes.as_ref())?,
-        next_hops: group
-            .allowed_next_hops
-            .iter()
-            .map(|prefix| prefix.value.0)
-            .collect(),
-        maximum_paths: Some(maximum_paths),
-        at_maximum: match group.maximum_paths_action {
-            document::MaximumPathsAction::Block => MaximumPathsAction::Block,
-            document::MaximumPathsAction::Restart => MaximumPathsAction::Restart,
-        },
-        unknown_attributes: match group.unknown_attributes {
-            document::UnknownAttributes::Discard => UnknownAttributes::Discard,
-            document::UnknownAttributes::Pass => UnknownAttributes::Pass,
-        },
-    };
+    let import = import_policy(group, is_client, maximum_paths)?;
     let export = ExportPolicy {
         prefixes: prefix_filter(group.export_prefixes.as_ref())?,
         next_hop_self: group.next_hop_self,

@@ -1,5 +1,8 @@
-use bgp_packet::{AddPathMode, Asn, ClusterId};
-use bgp_rib::{MaximumPathsAction, PrefixFilter, PrefixRule, UnknownAttributes};
+use bgp_packet::{AddPathMode, Asn, ClusterId, Community};
+use bgp_rib::{
+    AttributePolicy, CommunityPolicy, LocalPrefPolicy, MaximumPathsAction, MedPolicy, PrefixFilter,
+    PrefixRule, ReflectionPolicy, UnknownAttributes,
+};
 use bgp_speaker::{GroupConfig, Md5Key};
 
 use super::*;
@@ -131,6 +134,73 @@ fn unknown_attributes_are_discarded_unless_the_group_passes_them() {
     assert!(
         problem.contains("discard") && problem.contains("pass"),
         "{problem}"
+    );
+}
+
+#[test]
+fn attributes_of_dynamic_clients_are_clamped_unless_the_group_relaxes_it() {
+    let policy = |text: &str| group(text).session.import.attributes;
+    let dynamic = "  dynamicPrefixes: [10.244.0.0/16]\n";
+    assert_eq!(policy(dynamic), AttributePolicy::strict());
+    assert_eq!(policy(""), AttributePolicy::default());
+    let strict = "  localPref: clamp\n  med: remove\n  communities: []\n  \
+                  reflectionAttributes: discard\n";
+    assert_eq!(policy(strict), AttributePolicy::strict());
+    let relaxed = "  localPref: pass\n  med: pass\n  communities: all\n  \
+                   reflectionAttributes: pass\n";
+    assert_eq!(
+        policy(&format!("{dynamic}{relaxed}")),
+        AttributePolicy::default()
+    );
+    let some = policy(&format!("{dynamic}  communities: [64512:100, NO_EXPORT]\n"));
+    let listed = vec![Community(64512 << 16 | 100), Community::NO_EXPORT];
+    assert_eq!(
+        some,
+        AttributePolicy {
+            communities: CommunityPolicy::Only(listed),
+            local_pref: LocalPrefPolicy::Clamp,
+            med: MedPolicy::Remove,
+            reflection: ReflectionPolicy::Discard,
+        }
+    );
+    // Routers that dial are no clients.
+    let text = "peerGroups:\n- name: r\n  role: non-client\n  dynamicPrefixes: [10.0.0.0/8]\n";
+    let groups = parse(&with_head(text)).unwrap().peers.groups;
+    assert_eq!(
+        groups[0].session.import.attributes,
+        AttributePolicy::default()
+    );
+    check_refused(
+        "peerGroups:\n- {name: lb, role: client, communities: [100]}\n",
+        "6:42: \"100\" is not a community; a community is two numbers of 0 to 65535 with a colon \
+         between them, such as 65000:1, or GRACEFUL_SHUTDOWN, NO_EXPORT or NO_ADVERTISE",
+    );
+}
+
+#[test]
+fn next_hops_and_prefixes_are_limited_for_single_clients() {
+    let import = |text: &str| group(text).session.import;
+    let next_hops = import("  allowedNextHops: [peer, 192.0.2.0/24]\n").next_hops;
+    assert!(next_hops.is_peer_allowed);
+    assert_eq!(next_hops.prefixes, ["192.0.2.0/24".parse().unwrap()]);
+    let clients = import(
+        "  clients:\n  - {prefixes: [10.244.1.0/24], allowedNextHops: [192.0.2.11/32]}\n  - \
+         prefixes: [10.244.2.0/24, 10.244.3.0/24]\n    importPrefixes: [10.1.2.0/24]\n",
+    )
+    .clients;
+    let [first, second] = clients.as_slice() else {
+        panic!("{clients:?}");
+    };
+    assert_eq!(first.clients, ["10.244.1.0/24".parse().unwrap()]);
+    assert_eq!(first.prefixes, PrefixFilter::All);
+    assert_eq!(first.next_hops.prefixes, ["192.0.2.11/32".parse().unwrap()]);
+    assert_eq!(second.clients.len(), 2);
+    assert!(second.prefixes.is_match(&"10.1.2.0/24".parse().unwrap()));
+    assert!(!second.prefixes.is_match(&"10.1.1.0/24".parse().unwrap()));
+    check_refused(
+        "peerGroups:\n- name: lb\n  role: client\n  clients: [{prefixes: []}]\n",
+        "8:13: clients.prefixes: the list is empty, so the entry is for no client; write where its \
+         sessions come from, such as 10.244.1.0/24",
     );
 }
 
@@ -445,6 +515,7 @@ fn every_field_is_in_the_reference() {
         "unknown: 1\n".to_owned(),
         "peerGroups: [{unknown: 1}]\n".to_owned(),
         format!("{group}  importPrefixes: [{{unknown: 1}}]\n"),
+        format!("{group}  clients: [{{unknown: 1}}]\n"),
         format!("{group}peers: [{{unknown: 1}}]\n"),
     ] {
         let message = parse(&with_head(&document)).unwrap_err().message;

@@ -220,6 +220,10 @@ impl Neighbour {
 
     pub(crate) async fn announce(&self, prefix: &str, next_hop: [u8; 4]) {
         let attributes = PathAttributes::originate(next_hop.into());
+        self.announce_with(prefix, attributes).await;
+    }
+
+    pub(crate) async fn announce_with(&self, prefix: &str, attributes: PathAttributes) {
         let revision = self
             .handle
             .originate(prefix.parse().unwrap(), attributes)

@@ -37,6 +37,12 @@ pub(crate) const CLIENTS: &str = "
   - {prefix: 'fd00:10:1::/48', minimumLength: 48, maximumLength: 128}
   allowedNextHops: [10.0.0.0/16, 'fd00:10::/64']";
 
+/// Further fields of [`CLIENTS`]: what the clients send counts.
+pub(crate) const TRUSTED: &str = "
+  localPref: pass
+  med: pass
+  communities: all";
+
 /// The group of the routers, which are sent every path.
 pub(crate) const ROUTERS: &str = "
 - name: routers

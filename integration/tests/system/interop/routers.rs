@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::ensure;
 use lab::bgp::{Program, RunningSpeaker};
 
-use super::network::{CLIENTS, Network, Place, ROUTERS, Reflector, SERVICE, SERVICE6};
+use super::network::{CLIENTS, Network, Place, ROUTERS, Reflector, SERVICE, SERVICE6, TRUSTED};
 use crate::expect::{SOON, eventually};
 
 const ROUTER: [(Place, Program); 3] = [
@@ -37,7 +37,8 @@ fn start() -> (Network, Reflector, Vec<RunningSpeaker>) {
     });
     let routers =
         ROUTER.map(|(place, program)| network.start(place, program, &place.router()).unwrap());
-    let reflector = Reflector::start(&network, &[CLIENTS, ROUTERS], &peers).unwrap();
+    let clients = format!("{CLIENTS}{TRUSTED}");
+    let reflector = Reflector::start(&network, &[&clients, ROUTERS], &peers).unwrap();
     reflector
         .wait_until_established(&ROUTER.map(|(place, _)| place))
         .unwrap();

@@ -1,0 +1,106 @@
+//! What a peer group says of the paths that it accepts.
+
+use bgp_rib::{
+    AttributePolicy, ClientRule, CommunityPolicy, ImportPolicy, LocalPrefPolicy,
+    MaximumPathsAction, MedPolicy, NextHopFilter, PrefixFilter, ReflectionPolicy,
+    UnknownAttributes,
+};
+use daemon_runtime::config_file::Problem;
+use serde_saphyr::Spanned;
+
+use super::{
+    document::{self, NextHops},
+    resolve::refuse,
+    session::prefix_filter,
+};
+
+pub(super) fn import_policy(
+    group: &document::PeerGroup,
+    is_client: bool,
+    maximum_paths: u32,
+) -> Result<ImportPolicy, Problem> {
+    Ok(ImportPolicy {
+        prefixes: prefix_filter(group.import_prefixes.as_ref())?,
+        next_hops: next_hops(&group.allowed_next_hops),
+        clients: group
+            .clients
+            .iter()
+            .map(client_rule)
+            .collect::<Result<_, _>>()?,
+        maximum_paths: Some(maximum_paths),
+        at_maximum: match group.maximum_paths_action {
+            document::MaximumPathsAction::Block => MaximumPathsAction::Block,
+            document::MaximumPathsAction::Restart => MaximumPathsAction::Restart,
+        },
+        unknown_attributes: match group.unknown_attributes {
+            document::UnknownAttributes::Discard => UnknownAttributes::Discard,
+            document::UnknownAttributes::Pass => UnknownAttributes::Pass,
+        },
+        attributes: attributes(group, is_client),
+    })
+}
+
+/// A client that connects from a prefix is not trusted with the decisions of others.
+fn attributes(group: &document::PeerGroup, is_client: bool) -> AttributePolicy {
+    let mut policy = if is_client && !group.dynamic_prefixes.is_empty() {
+        AttributePolicy::strict()
+    } else {
+        AttributePolicy::default()
+    };
+    match group.local_pref {
+        Some(document::LocalPref::Clamp) => policy.local_pref = LocalPrefPolicy::Clamp,
+        Some(document::LocalPref::Pass) => policy.local_pref = LocalPrefPolicy::Pass,
+        None => {}
+    }
+    match group.med {
+        Some(document::Med::Remove) => policy.med = MedPolicy::Remove,
+        Some(document::Med::Pass) => policy.med = MedPolicy::Pass,
+        None => {}
+    }
+    match &group.communities {
+        Some(document::Communities::All) => policy.communities = CommunityPolicy::Pass,
+        Some(document::Communities::Only(communities)) => {
+            let communities = communities.iter();
+            let communities = communities.map(|document::CommunityText(community)| *community);
+            policy.communities = CommunityPolicy::Only(communities.collect());
+        }
+        None => {}
+    }
+    match group.reflection_attributes {
+        Some(document::ReflectionAttributes::Discard) => {
+            policy.reflection = ReflectionPolicy::Discard;
+        }
+        Some(document::ReflectionAttributes::Pass) => policy.reflection = ReflectionPolicy::Pass,
+        None => {}
+    }
+    policy
+}
+
+fn next_hops(entries: &[Spanned<NextHops>]) -> NextHopFilter {
+    let mut filter = NextHopFilter::default();
+    for entry in entries {
+        match entry.value {
+            NextHops::Peer => filter.is_peer_allowed = true,
+            NextHops::Within(prefix) => filter.prefixes.push(prefix),
+        }
+    }
+    filter
+}
+
+fn client_rule(entry: &Spanned<document::ClientRule>) -> Result<ClientRule, Problem> {
+    let rule = &entry.value;
+    if rule.prefixes.is_empty() {
+        let message = "clients.prefixes: the list is empty, so the entry is for no client; write \
+                       where its sessions come from, such as 10.244.1.0/24";
+        return Err(refuse(entry, message.to_owned()));
+    }
+    let clients = rule.prefixes.iter();
+    Ok(ClientRule {
+        clients: clients.map(|document| document.value.0).collect(),
+        prefixes: match &rule.import_prefixes {
+            None => PrefixFilter::All,
+            prefixes @ Some(_) => prefix_filter(prefixes.as_ref())?,
+        },
+        next_hops: next_hops(&rule.allowed_next_hops),
+    })
+}
