@@ -69,7 +69,14 @@ impl PeerFlag {
             "name" => self.name = Some(value.to_owned()),
             "source" => {
                 let problem = |_| format!("source `{value}` is no IP address");
-                self.source = Some(value.parse().map_err(problem)?);
+                let source = value.parse().map_err(problem)?;
+                if matches!(source, IpAddr::V6(ipv6) if ipv6.is_unicast_link_local()) {
+                    return Err(format!(
+                        "source `{value}` is link-local, which says nothing without its zone: leave \
+                         it out, the kernel chooses it by the zone of the peer"
+                    ));
+                }
+                self.source = Some(source);
             }
             "md5-key-file" => self.md5_key_file = Some(value.into()),
             _ => return Err(not_understood()),
@@ -93,6 +100,17 @@ fn parse_address(text: &str) -> Result<SocketAddr, String> {
             )
         })?,
     };
+    if let SocketAddr::V6(ipv6) = address
+        && ipv6.ip().is_unicast_link_local()
+        && ipv6.scope_id() == 0
+    {
+        return Err(format!(
+            "`{text}` is link-local and lacks its zone: use [{}%NUMBER]:{}, with the number that `ip \
+             link` shows for the interface, or a global address",
+            ipv6.ip(),
+            ipv6.port()
+        ));
+    }
     if address.ip().is_unspecified() || address.ip().is_multicast() || address.port() == 0 {
         return Err(format!("nobody can be reached at {address}"));
     }
@@ -148,6 +166,21 @@ mod tests {
                  192.0.2.2 or [2001:db8::2]:1179",
             ),
         );
+        check(
+            "fe80::1",
+            Err(
+                "`fe80::1` is link-local and lacks its zone: use [fe80::1%NUMBER]:179, with the \
+                 number that `ip link` shows for the interface, or a global address",
+            ),
+        );
+        check(
+            "fd00::2,source=fe80::1",
+            Err(
+                "source `fe80::1` is link-local, which says nothing without its zone: leave it out, \
+                 the kernel chooses it by the zone of the peer",
+            ),
+        );
+        check("[fe80::1%2]:179", Ok("[fe80::1%2]:179 None None None"));
         check("0.0.0.0", Err("nobody can be reached at 0.0.0.0:179"));
         check("192.0.2.2:0", Err("nobody can be reached at 192.0.2.2:0"));
         check(

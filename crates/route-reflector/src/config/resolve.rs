@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
 use bgp_packet::{Asn, ClusterId, RouterId};
@@ -47,6 +47,7 @@ pub(super) fn resolve(document: &Document, overrides: &Overrides) -> Result<Conf
         }
     }
     refuse_overlaps(document)?;
+    refuse_shared_addresses(document)?;
     let peers = document
         .peers
         .iter()
@@ -268,6 +269,41 @@ fn refuse_overlaps(document: &Document) -> Result<(), Problem> {
     Ok(())
 }
 
+/// The reflector tells peers by their address: of two with the same one, only one accepts.
+fn refuse_shared_addresses(document: &Document) -> Result<(), Problem> {
+    let mut seen: HashMap<IpAddr, &str> = HashMap::new();
+    for peer in &document.peers {
+        let document::Address(address) = peer.value.address.value;
+        let name = peer.value.name.value.as_str();
+        if let Some(first) = seen.insert(address, name)
+            && first != name
+        {
+            let message = format!(
+                "peers `{first}` and `{name}` have the same address {address}; leave one of them \
+                 out"
+            );
+            return Err(refuse(&peer.value.address, message));
+        }
+    }
+    Ok(())
+}
+
+/// A link-local address is one of each link, and the file cannot name the link.
+fn refuse_link_local(field: &str, value: &Spanned<document::Address>) -> Result<(), Problem> {
+    let document::Address(address) = value.value;
+    match address {
+        IpAddr::V6(ipv6) if ipv6.is_unicast_link_local() => {
+            let message = format!(
+                "{field}: {address} is link-local, which says nothing without its interface (its \
+                 zone), and this file cannot name one; write a global or unique local address, such \
+                 as fd00::1"
+            );
+            Err(refuse(value, message))
+        }
+        IpAddr::V4(_) | IpAddr::V6(_) => Ok(()),
+    }
+}
+
 fn resolve_peer(
     peer: &document::Peer,
     groups: &HashMap<String, GroupConfig>,
@@ -291,6 +327,10 @@ fn resolve_peer(
             "address: {address} is not the address of a peer; write the one that it connects from"
         );
         return Err(refuse(&peer.address, message));
+    }
+    refuse_link_local("address", &peer.address)?;
+    if let Some(local) = &peer.local_address {
+        refuse_link_local("localAddress", local)?;
     }
     let port = match &peer.port {
         Some(port) if port.value == 0 => {

@@ -205,6 +205,28 @@ fn next_hops_and_prefixes_are_limited_for_single_clients() {
 }
 
 #[test]
+fn a_link_local_address_of_a_peer_is_refused_since_it_needs_a_zone() {
+    let groups = "peerGroups:\n- name: routers\n  role: non-client\npeers:\n";
+    let check = |text: &str, expected: &str| {
+        check_refused(
+            &format!("{groups}{text}"),
+            &format!(
+                "{expected} is link-local, which says nothing without its interface (its zone), and \
+                 this file cannot name one; write a global or unique local address, such as fd00::1"
+            ),
+        );
+    };
+    check(
+        "- {name: r, address: 'fe80::1', group: routers}\n",
+        "9:22: address: fe80::1",
+    );
+    check(
+        "- {name: r, address: 'fd00::2', localAddress: 'fe80::1', group: routers}\n",
+        "9:47: localAddress: fe80::1",
+    );
+}
+
+#[test]
 fn prefixes_are_given_alone_or_with_bounds_or_as_all() {
     let filter = |text: &str| {
         group(&format!("  importPrefixes: {text}\n"))
@@ -416,6 +438,12 @@ fn peers_take_their_settings_from_a_group() {
     check(
         "- {name: r, address: 192.0.2.1, group: routers}\n- {name: s, address: 192.0.2.1, group: \
          routers}\n",
+        "10:22: peers `r` and `s` have the same address 192.0.2.1; leave one of them out",
+    );
+    // Also where neither accepts, and each has a port of its own.
+    check(
+        "- {name: r, address: 192.0.2.1, group: routers, connection: active}\n- {name: s, address: \
+         192.0.2.1, port: 1179, group: routers, connection: active}\n",
         "10:22: peers `r` and `s` have the same address 192.0.2.1; leave one of them out",
     );
     let text = with_head(&format!(
