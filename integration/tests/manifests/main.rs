@@ -6,6 +6,7 @@ mod api_server;
 mod documents;
 mod flags;
 mod images;
+mod network_policy;
 mod pods;
 mod rendered;
 mod settings;
