@@ -7,7 +7,7 @@ use bgp_session::{Cease, SessionState};
 use bgp_speaker::{
     Change, ChangesEnded, Configuration, PeerStatus, SpeakerGone, SpeakerHandle, Table,
 };
-use daemon_runtime::{Publisher, Reader, Shutdown};
+use daemon_runtime::{Publisher, Reader, Shutdown, TIME_AFTER_SLEEP, has_slept};
 use futures::{FutureExt, Stream, StreamExt, future::BoxFuture};
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -17,7 +17,7 @@ use tokio::{
 use crate::{
     carried,
     error::AnnouncerError,
-    grpc::{data_plane::SLEPT, node_route::NodeRoutes},
+    grpc::node_route::NodeRoutes,
     log::Log,
     metrics::AnnouncerMetrics,
     plan::{Input, Output, Plan, PlanConfig, State},
@@ -231,8 +231,8 @@ impl Announcer {
                     self.handle(Input::Stop).await?;
                 }
                 () = timer => {
-                    if deadline.is_some_and(|deadline| deadline + SLEPT <= Instant::now())
-                        && let Ok(Some(input)) = timeout(SLEPT, data_plane.next()).await
+                    if deadline.is_some_and(|deadline| has_slept(deadline.into()))
+                        && let Ok(Some(input)) = timeout(TIME_AFTER_SLEEP, data_plane.next()).await
                     {
                         // This process slept: what the data plane said meanwhile counts first.
                         self.handle(input).await?;

@@ -46,7 +46,7 @@ mod unix_socket;
 
 pub use args::{CommonArgs, Defaults, LogFormat, parse};
 pub use backoff::{Backoff, GracePeriod, LONGEST_RETRY, longest_retry};
-pub use bounded_io::timeout_after_poll;
+pub use bounded_io::{TIME_AFTER_SLEEP, has_slept, timeout_after_poll};
 pub use daemon::{Daemon, DaemonError};
 pub use duration::parse_duration;
 pub use grpc::GrpcContract;

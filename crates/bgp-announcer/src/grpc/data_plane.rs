@@ -1,6 +1,6 @@
 //! What the data plane tells, whatever happens to the stream.
 
-use std::{pin::pin, time::Duration};
+use std::time::Duration;
 
 use daemon_api::{
     MESSAGE_LIMIT,
@@ -9,19 +9,14 @@ use daemon_api::{
         data_plane_client::DataPlaneClient, watch_service_addresses_response::Event,
     },
 };
-use daemon_runtime::{Backoff, Target};
+use daemon_runtime::{Backoff, Target, timeout_after_poll};
 use futures::{Stream, stream};
-use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Status, Streaming, transport::Channel};
 
 use crate::plan::Input;
 
 /// Heartbeats that may be missed before the data plane counts as silent.
 const HEARTBEATS_PER_TIMEOUT: u32 = 5;
-
-/// A timer that fires this late or later means that this process slept. The stream then gets as much
-/// time again for messages that are already in the socket.
-pub(crate) const SLEPT: Duration = Duration::from_millis(100);
 
 /// Watches the data plane for ever. A stream that ends, or is silent for the timeout, is opened
 /// again after a pause of at most `longest_retry`.
@@ -59,11 +54,11 @@ impl Watch {
             }
             return self.open().await;
         };
-        let problem = match within_silence(self.silence, stream.message()).await {
-            None => format!("silent for {} ms", self.silence.as_millis()),
-            Some(Err(status)) => describe(&status),
-            Some(Ok(None)) => "the stream has ended".to_owned(),
-            Some(Ok(Some(response))) => {
+        let problem = match timeout_after_poll(self.silence, stream.message()).await {
+            Err(_) => format!("silent for {} ms", self.silence.as_millis()),
+            Ok(Err(status)) => describe(&status),
+            Ok(Ok(None)) => "the stream has ended".to_owned(),
+            Ok(Ok(Some(response))) => {
                 match input(response) {
                     Ok(input) => {
                         // A stream that ends before it has told everything would be opened
@@ -87,7 +82,7 @@ impl Watch {
                 .unwrap_or(u32::MAX),
         };
         let opening = self.client.watch_service_addresses(request);
-        match timeout(self.silence, opening).await {
+        match timeout_after_poll(self.silence, opening).await {
             Ok(Ok(response)) => {
                 self.stream = Some(response.into_inner());
                 Input::DataPlaneOpened
@@ -102,20 +97,6 @@ impl Watch {
         self.must_wait = true;
         Input::DataPlaneLost(problem)
     }
-}
-
-/// Returns the message, or `None` after the silence. A process that slept looks into its socket first:
-/// its own sleep is no silence of the data plane.
-async fn within_silence<T>(silence: Duration, message: impl Future<Output = T>) -> Option<T> {
-    let mut message = pin!(message);
-    let end = Instant::now() + silence;
-    if let Ok(message) = timeout_at(end, &mut message).await {
-        return Some(message);
-    }
-    if Instant::now() < end + SLEPT {
-        return None;
-    }
-    timeout(SLEPT, message).await.ok()
 }
 
 fn input(response: WatchServiceAddressesResponse) -> Result<Input, String> {
@@ -160,31 +141,33 @@ pub(crate) fn describe(status: &Status) -> String {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::{advance, sleep};
+    use std::pin::pin;
+
+    use futures::StreamExt;
+    use tokio::time::Instant;
 
     use super::*;
 
-    const SILENCE: Duration = Duration::from_secs(5);
-
     #[tokio::test(start_paused = true)]
-    async fn a_message_in_time_is_returned_and_a_silence_is_not_prolonged() {
-        let in_time = within_silence(SILENCE, sleep(SILENCE - SLEPT)).await;
-        assert_eq!(in_time, Some(()));
-        let begin = Instant::now();
-        assert_eq!(within_silence(SILENCE, sleep(SILENCE * 2)).await, None);
-        assert!(begin.elapsed() < SILENCE + SLEPT);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_arrived_while_the_process_slept_counts() {
-        // The connection's task reads the socket a moment after the process has woken.
-        let message = async {
-            sleep(SILENCE * 3).await;
-            sleep(SLEPT / 2).await;
-        };
-        let waiting = tokio::spawn(within_silence(SILENCE, message));
-        tokio::task::yield_now().await;
-        advance(SILENCE * 3).await;
-        assert_eq!(waiting.await.unwrap(), Some(()));
+    async fn pauses_between_attempts_to_reach_the_data_plane_grow_up_to_the_longest_retry() {
+        let target: Target = "unix:/nowhere/data-plane.sock".parse().unwrap();
+        let longest_retry = Duration::from_millis(500);
+        let mut inputs = pin!(watch(&target, Duration::from_secs(5), longest_retry));
+        let mut pauses = Vec::new();
+        for _ in 0..12 {
+            let begin = Instant::now();
+            let input = inputs.next().await;
+            assert!(matches!(input, Some(Input::DataPlaneLost(_))), "{input:?}");
+            pauses.push(begin.elapsed());
+        }
+        assert!(pauses[0] < Duration::from_millis(2), "at once: {pauses:?}");
+        let (first, last) = (pauses[1], pauses[11]);
+        assert!(!first.is_zero() && first < last, "{pauses:?}");
+        let longest = pauses.iter().max().copied().unwrap_or_default();
+        assert!(
+            longest <= longest_retry + Duration::from_millis(2),
+            "{pauses:?}"
+        );
+        assert!(last > longest_retry / 2, "{pauses:?}");
     }
 }

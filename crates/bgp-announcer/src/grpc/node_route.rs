@@ -179,6 +179,35 @@ impl Holder {
 mod tests {
     use super::*;
 
+    #[tokio::test(start_paused = true)]
+    async fn pauses_between_attempts_to_hold_a_route_grow_up_to_the_longest_retry() {
+        let target: Target = "unix:/nowhere/node-router.sock".parse().unwrap();
+        let longest_retry = Duration::from_millis(500);
+        let mut routes = NodeRoutes::new(Some(&target), longest_retry);
+        routes.hold("10.1.1.10/32".parse().unwrap(), [10, 244, 1, 7].into());
+        let mut pauses = Vec::new();
+        for _ in 0..12 {
+            let begin = tokio::time::Instant::now();
+            let input = routes.next().await;
+            let is_unknown = matches!(
+                input,
+                Input::NodeRouteLost {
+                    is_unknown: true,
+                    ..
+                }
+            );
+            assert!(is_unknown, "{input:?}");
+            pauses.push(begin.elapsed());
+        }
+        let longest = pauses.iter().max().copied().unwrap_or_default();
+        assert!(
+            longest <= longest_retry + Duration::from_millis(2),
+            "{pauses:?}"
+        );
+        assert!(pauses[1] < pauses[11], "{pauses:?}");
+        assert!(pauses[11] > longest_retry / 2, "{pauses:?}");
+    }
+
     #[test]
     fn only_an_answer_of_node_router_itself_is_a_refusal() {
         for status in [
