@@ -3,6 +3,7 @@
 mod announcer;
 mod clients;
 pub(crate) mod network;
+mod other_as;
 mod policy;
 mod routers;
 mod sessions;
