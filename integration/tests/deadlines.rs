@@ -41,6 +41,7 @@ fn deadlines() -> BTreeMap<&'static str, Duration> {
         ("answer to nftables", nftables_table::NETLINK_TIMEOUT),
         ("answer to a route", node_router::NETLINK_TIMEOUT),
         ("answer with all routes", node_router::ROUTES_TIMEOUT),
+        ("proof of a hold", node_router::PROOF_TIMEOUT),
         ("connection to a daemon", daemon_runtime::CONNECT_TIMEOUT),
         ("`--node-route-timeout`", announcer("node-route-timeout")),
         ("`--data-plane-timeout`", announcer("data-plane-timeout")),

@@ -5,6 +5,8 @@ use std::time::Duration;
 use clap::Parser;
 use daemon_runtime::{CommonArgs, Defaults, parse_duration};
 
+use crate::HoldProof;
+
 /// Defaults of the flags that every daemon has.
 pub const DEFAULTS: Defaults = Defaults {
     grpc_listen: "unix:/run/portlb/node-router.sock",
@@ -120,6 +122,17 @@ pub struct Args {
         value_parser = clap::value_parser!(u32).range(1..)
     )]
     pub max_routes: u32,
+
+    /// What a pod proves before it gets a route. `address`: it sends back a nonce that it receives by
+    /// UDP at the gateway. `off`: nothing, so that any process that reaches the socket can hold a route
+    /// to any allowed gateway
+    #[arg(
+        long,
+        env = "PORTLB_HOLD_PROOF",
+        value_name = "KIND",
+        default_value = "address"
+    )]
+    pub hold_proof: HoldProof,
 
     /// Permissions of the gRPC unix socket, octal. Whoever may write to it may ask for routes
     #[arg(

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt, time::Duration};
 use daemon_runtime::{ConfigError, GracePeriod, LONGEST_RETRY, ListenAddress};
 use ipnet::IpNet;
 
-use crate::{Args, Policy, policy::parse_prefix, uplink::Uplinks};
+use crate::{Args, HoldProof, Policy, policy::parse_prefix, uplink::Uplinks};
 
 const LONGEST_LINGER: Duration = Duration::from_secs(60 * 60);
 /// `IFNAMSIZ` of the kernel without the final zero.
@@ -31,6 +31,8 @@ pub struct Config {
     pub audit_interval: Duration,
     /// Most prefixes that are routed at one time.
     pub max_routes: usize,
+    /// What a holder has to prove.
+    pub hold_proof: HoldProof,
     /// Permission bits of the unix socket.
     pub socket_mode: Mode,
     /// Group of the unix socket; without it, that of the process.
@@ -128,6 +130,7 @@ impl Config {
             linger: args.linger,
             audit_interval: args.audit_interval,
             max_routes: usize::try_from(args.max_routes).unwrap_or(usize::MAX),
+            hold_proof: args.hold_proof,
             socket_mode: socket_mode(&args.socket_mode)?,
             socket_group: args.socket_group,
         })

@@ -55,6 +55,20 @@ pub(crate) enum Refusal {
     TooManyHolds { limit: usize },
     #[error("the route to {prefix} has {limit} next hops already, which is the most of one route")]
     TooManyNextHops { prefix: IpNet, limit: usize },
+    #[error(
+        "the holder does not prove that it owns {gateway}: {problem} (--hold-proof=address of \
+         node-router)"
+    )]
+    NotProved { gateway: IpAddr, problem: String },
+    #[error(
+        "a nonce that node-router sent by UDP to {gateway} port {port} did not come back on the stream \
+         (--hold-proof=address of node-router)"
+    )]
+    NotAnswered { gateway: IpAddr, port: u16 },
+    #[error("too many holds wait for an answer; ask again")]
+    Busy,
+    #[error("no request came on the stream; send one")]
+    NoRequest,
     #[error("node-router is stopping; the route stays in the kernel")]
     Stopping,
 }
@@ -63,9 +77,11 @@ impl Refusal {
     /// One word for metrics.
     pub(crate) fn name(&self) -> &'static str {
         match self {
-            Self::NotAPrefix { .. } | Self::NotAnAddress { .. } | Self::OtherFamily { .. } => {
-                "malformed"
-            }
+            Self::NotAPrefix { .. }
+            | Self::NotAnAddress { .. }
+            | Self::OtherFamily { .. }
+            | Self::NoRequest => "malformed",
+            Self::NotProved { .. } | Self::NotAnswered { .. } | Self::Busy => "not_proved",
             Self::PrefixNotAllowed { .. } | Self::GatewayNotAllowed { .. } => "not_allowed",
             Self::GatewayNotOnLink { .. } => "not_on_link",
             Self::ForeignRoute { .. } => "foreign_route",
@@ -143,6 +159,9 @@ pub enum StartError {
         cure(is_permission_denied(.0))
     )]
     Exemption(#[source] nftables_table::Error),
+    /// No socket for the proof of holds.
+    #[error("cannot open a UDP socket for the proof of holds")]
+    Proof(#[source] io::Error),
     /// A server cannot be opened.
     #[error("cannot serve")]
     Serve(#[source] daemon_runtime::DaemonError),

@@ -9,7 +9,8 @@ use daemon_api::noderoute::v1::{
 use daemon_runtime::Event;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use ipnet::IpNet;
-use tonic::{Request, Response, Status, transport::server::UdsConnectInfo};
+use tokio::sync::Semaphore;
+use tonic::{Request, Response, Status, Streaming, transport::server::UdsConnectInfo};
 
 use crate::{
     Policy,
@@ -17,12 +18,18 @@ use crate::{
     hold::{Hold, HoldState, Peer, TableHandle},
     look::{PublishedNextHop, Route},
     metrics::RouterMetrics,
+    policy::Claim,
+    proof::{PROOF_TIMEOUT, Prover},
 };
 
 /// Serves `portlb.noderoute.v1.NodeRoute`.
 #[derive(Debug)]
 pub(crate) struct NodeRouteService {
     pub(crate) policy: Policy,
+    /// Holds at one time that have no answer yet.
+    pub(crate) unanswered: Semaphore,
+    /// Without it holders prove nothing.
+    pub(crate) prover: Option<Prover>,
     pub(crate) table: TableHandle,
     pub(crate) metrics: RouterMetrics,
 }
@@ -36,14 +43,18 @@ impl api::node_route_server::NodeRoute for NodeRouteService {
 
     async fn hold(
         &self,
-        request: Request<HoldRequest>,
+        request: Request<Streaming<HoldRequest>>,
     ) -> Result<Response<Self::HoldStream>, Status> {
+        let _unanswered = self.unanswered.try_acquire().map_err(|_| Refusal::Busy)?;
         let peer = peer(&request);
-        let HoldRequest { prefix, gateway } = request.into_inner();
-        let claim = self.policy.admit(&prefix, &gateway).map_err(|refusal| {
+        let mut requests = request.into_inner();
+        let first = tokio::time::timeout(PROOF_TIMEOUT, requests.message()).await;
+        let first = first.map_err(|_| Refusal::NoRequest)??;
+        let first = first.ok_or(Refusal::NoRequest)?;
+        let claim = self.admit(&first, &mut requests).await.map_err(|refusal| {
             tracing::info!(
-                prefix,
-                gateway,
+                prefix = first.prefix,
+                gateway = first.gateway,
                 process_id = peer.process_id,
                 user_id = peer.user_id,
                 reason = %refusal,
@@ -54,7 +65,9 @@ impl api::node_route_server::NodeRoute for NodeRouteService {
             refusal
         })?;
         let hold = self.table.hold(claim, peer).await?;
-        Ok(Response::new(Box::pin(states(hold))))
+        // The requests stay open as long as the responses.
+        let states = states(hold).inspect(move |_| _ = &requests);
+        Ok(Response::new(Box::pin(states)))
     }
 
     async fn list_routes(
@@ -88,6 +101,22 @@ impl api::node_route_server::NodeRoute for NodeRouteService {
         });
         let stopping = stream::iter([Err(Refusal::Stopping.into())]);
         Ok(Response::new(Box::pin(responses.chain(stopping))))
+    }
+}
+
+impl NodeRouteService {
+    /// Decides on a request, and lets the holder prove that it owns the gateway.
+    async fn admit(
+        &self,
+        request: &HoldRequest,
+        answers: &mut Streaming<HoldRequest>,
+    ) -> Result<Claim, Refusal> {
+        let claim = self.policy.admit(&request.prefix, &request.gateway)?;
+        if let Some(prover) = &self.prover {
+            let port = request.proof_port;
+            prover.prove(claim.gateway, port, answers).await?;
+        }
+        Ok(claim)
     }
 }
 
@@ -163,9 +192,9 @@ impl From<Refusal> for Status {
             Refusal::NotAPrefix { .. }
             | Refusal::NotAnAddress { .. }
             | Refusal::OtherFamily { .. } => Self::invalid_argument(message),
-            Refusal::PrefixNotAllowed { .. } | Refusal::GatewayNotAllowed { .. } => {
-                Self::permission_denied(message)
-            }
+            Refusal::PrefixNotAllowed { .. }
+            | Refusal::GatewayNotAllowed { .. }
+            | Refusal::NotProved { .. } => Self::permission_denied(message),
             Refusal::GatewayNotOnLink { .. }
             | Refusal::ForeignRoute { .. }
             | Refusal::NotForwarding { .. } => Self::failed_precondition(message),
@@ -173,8 +202,12 @@ impl From<Refusal> for Status {
             Refusal::TooMany { .. }
             | Refusal::TooManyHolds { .. }
             | Refusal::TooManyNextHops { .. } => Self::resource_exhausted(message),
-            // Neither says anything about the route: the holder asks again.
-            Refusal::NotRead { .. } | Refusal::Stopping => Self::unavailable(message),
+            // None says anything about the route: the holder asks again.
+            Refusal::NotRead { .. }
+            | Refusal::Stopping
+            | Refusal::NotAnswered { .. }
+            | Refusal::NoRequest
+            | Refusal::Busy => Self::unavailable(message),
         }
     }
 }

@@ -11,6 +11,8 @@
 //!
 //! - **A stream is a claim**, so the policy decides first: prefix and gateway must lie in ranges
 //!   that the operator allowed, and the gateway must be on a link of this node.
+//! - **A claim is proved** ([`HoldProof`]): the holder sends back a nonce that it received at the
+//!   gateway, so that no other process can take its place.
 //! - The routes of this daemon carry the routing protocol number [`PROTOCOL`] and the metric
 //!   [`METRIC`]. A route with another number is never changed; if it would win over ours, the hold
 //!   is refused.
@@ -36,6 +38,7 @@ mod metrics;
 mod node_settings;
 pub mod plan;
 mod policy;
+mod proof;
 mod start;
 mod table;
 pub mod uplink;
@@ -50,4 +53,5 @@ pub use kernel::{
 };
 pub use plan::{METRIC, PROTOCOL};
 pub use policy::Policy;
+pub use proof::{HoldProof, PROOF_TIMEOUT};
 pub use start::{start, start_with};

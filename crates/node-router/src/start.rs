@@ -5,15 +5,17 @@ use std::time::Duration;
 use daemon_api::noderoute::v1::node_route_server::NodeRouteServer;
 use daemon_runtime::{Daemon, GrpcContract, ListenAddress, SocketPermissions};
 use nftables_table::Nftables;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tonic::service::Routes;
 
 use crate::{
-    Config, Firewall, Kernel, KernelError, NetlinkKernel, OpenedKernel, StartError, exemption,
+    Config, Firewall, HoldProof, Kernel, KernelError, NetlinkKernel, OpenedKernel, StartError,
+    exemption,
     grpc::NodeRouteService,
     metrics::{RouterMetrics, register_reads},
     node_settings,
-    table::{RouteTable, Settings, Steps},
+    proof::Prover,
+    table::{HOLDS_PER_ROUTE, RouteTable, Settings, Steps},
 };
 
 /// What the drain may take beyond the lingering.
@@ -115,8 +117,16 @@ pub async fn start_with<K: Kernel, F: Firewall>(
         Ok::<(), KernelError>(())
     });
 
+    let prover = match config.hold_proof {
+        HoldProof::Off => None,
+        HoldProof::Address => Some(Prover::open().await.map_err(StartError::Proof)?),
+    };
+    let most_unanswered = config.max_routes.saturating_mul(HOLDS_PER_ROUTE);
+    let most_unanswered = most_unanswered.min(Semaphore::MAX_PERMITS);
     let service = NodeRouteServer::new(NodeRouteService {
         policy: config.policy.clone(),
+        unanswered: Semaphore::new(most_unanswered),
+        prover,
         table: handle,
         metrics,
     });

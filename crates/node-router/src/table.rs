@@ -33,7 +33,7 @@ const REST: u32 = 5;
 const LONGEST_REST: Duration = Duration::from_millis(500);
 /// Most holds, as a multiple of the most routes: several pods hold one route, and for a moment the
 /// old and the new stream of one pod.
-const HOLDS_PER_ROUTE: usize = 4;
+pub(crate) const HOLDS_PER_ROUTE: usize = 4;
 /// Most next hops of one route; IPv6 keeps a route for each.
 const MOST_NEXT_HOPS: usize = 64;
 const FIRST_RETRY: Duration = Duration::from_millis(100);

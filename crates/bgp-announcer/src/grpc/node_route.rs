@@ -1,15 +1,22 @@
 //! Holds node routes: one task a prefix, for as long as it is wanted.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, convert::Infallible, net::IpAddr, time::Duration};
 
 use bgp_packet::IpNet;
 use daemon_api::noderoute::v1::{HoldRequest, HoldResponse, node_route_client::NodeRouteClient};
 use daemon_runtime::{Backoff, Target};
-use tokio::{sync::mpsc, task::JoinSet};
+use futures::stream;
+use tokio::{net::UdpSocket, sync::mpsc, task::JoinSet};
 use tonic::{Code, Status, transport::Channel};
 
 use super::data_plane::describe;
 use crate::plan::Input;
+
+/// Octets of a nonce of node-router.
+const NONCE: usize = 32;
+
+/// Most datagrams that one attempt takes: node-router repeats its nonce ten times.
+const PASSED_ON: usize = 16;
 
 /// The holds of this process.
 #[derive(Debug)]
@@ -106,6 +113,40 @@ fn is_refusal(status: &Status) -> bool {
     is_refusal && !is_of_transport
 }
 
+fn port(socket: Option<&UdpSocket>) -> u32 {
+    let address = socket.and_then(|socket| socket.local_addr().ok());
+    address.map_or(0, |address| address.port().into())
+}
+
+/// Sends what arrives at the gateway back on the stream. node-router knows its own nonce from the
+/// datagrams of other processes, of which a bounded number is passed on.
+async fn pass_on_nonces(
+    socket: Option<&UdpSocket>,
+    requests: &mpsc::Sender<HoldRequest>,
+) -> Infallible {
+    let Some(socket) = socket else {
+        return std::future::pending().await;
+    };
+    let mut last = Vec::new();
+    for _ in 0..PASSED_ON {
+        let mut buffer = [0; NONCE];
+        // A datagram that is repeated needs no second answer.
+        match socket.recv(&mut buffer).await {
+            Ok(NONCE) if last != buffer => {
+                last = buffer.to_vec();
+                let request = HoldRequest {
+                    nonce: buffer.to_vec(),
+                    ..HoldRequest::default()
+                };
+                // Full: node-router does not read.
+                let _ = requests.try_send(request);
+            }
+            Ok(_) | Err(_) => {}
+        }
+    }
+    std::future::pending().await
+}
+
 struct Holder {
     hold: u64,
     prefix: IpNet,
@@ -132,14 +173,33 @@ impl Holder {
 
     /// Returns why the stream ended.
     async fn hold_once(&mut self, backoff: &mut Backoff) -> Status {
+        // Open as long as the stream is.
+        let (requests, stream) = mpsc::channel(PASSED_ON + 1);
+        let socket = self.socket().await;
         let request = HoldRequest {
             prefix: self.prefix.to_string(),
             gateway: self.gateway.to_string(),
+            proof_port: port(socket.as_ref()),
+            nonce: Vec::new(),
         };
-        let mut stream = match self.client.hold(request).await {
+        let _ = requests.try_send(request);
+        let requests_in = stream::poll_fn({
+            let mut stream = stream;
+            move |context| stream.poll_recv(context)
+        });
+        let answer = {
+            let call = self.client.hold(requests_in);
+            tokio::pin!(call);
+            tokio::select! {
+                answer = &mut call => answer,
+                never = pass_on_nonces(socket.as_ref(), &requests) => match never {},
+            }
+        };
+        let mut stream = match answer {
             Ok(response) => response.into_inner(),
             Err(status) => return status,
         };
+        drop(socket);
         loop {
             match stream.message().await {
                 Ok(Some(HoldResponse {
@@ -160,6 +220,21 @@ impl Holder {
                 }
                 Ok(None) => return Status::unavailable("the node-router has ended the stream"),
                 Err(status) => return status,
+            }
+        }
+    }
+
+    /// Where nonces of node-router arrive: at the gateway, which this pod owns.
+    async fn socket(&self) -> Option<UdpSocket> {
+        match UdpSocket::bind((self.gateway, 0)).await {
+            Ok(socket) => Some(socket),
+            Err(error) => {
+                tracing::warn!(
+                    gateway = %self.gateway,
+                    %error,
+                    "cannot receive at the gateway, so node-router gets no proof that this pod owns it"
+                );
+                None
             }
         }
     }

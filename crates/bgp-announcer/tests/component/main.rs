@@ -8,6 +8,7 @@ mod world;
 
 use std::time::{Duration, Instant};
 
+use bgp_announcer::{grpc::node_route::NodeRoutes, plan::Input};
 use bgp_packet::{AsPath, AsPathSegment, Asn, Community};
 use bgp_speaker::PathStatus;
 use daemon_api::announcer::v1::{
@@ -18,6 +19,19 @@ use daemon_api::announcer::v1::{
 use crate::world::{DEADLINE, World};
 
 const SERVICE: &str = "10.1.1.10/32";
+
+#[tokio::test]
+async fn the_holder_sends_the_nonce_of_its_gateway_back_on_its_stream() {
+    let node_router = node_router::StandIn::start_new().await;
+    node_router.ask_for_proof();
+    let target = format!("http://{}", node_router.port.address);
+    let target: daemon_runtime::Target = target.parse().unwrap();
+    let mut routes = NodeRoutes::new(Some(&target), Duration::from_secs(1));
+    let prefix = "10.1.1.10/32".parse().unwrap();
+    routes.hold(prefix, [127, 0, 0, 1].into());
+    let held = tokio::time::timeout(DEADLINE, routes.next()).await;
+    assert!(matches!(held, Ok(Input::NodeRouteHeld(held)) if held == prefix));
+}
 
 #[tokio::test]
 async fn nothing_is_announced_before_the_node_route_is_held() {

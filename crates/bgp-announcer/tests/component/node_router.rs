@@ -1,6 +1,12 @@
 //! A node-router of a few lines.
 
-use std::{pin::Pin, sync::Arc};
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use daemon_api::noderoute::v1::{
     HoldRequest, HoldResponse, ListRoutesRequest, ListRoutesResponse, WatchRoutesRequest,
@@ -8,9 +14,9 @@ use daemon_api::noderoute::v1::{
     node_route_server::{NodeRoute, NodeRouteServer},
 };
 use futures::{Stream, StreamExt};
-use tokio::sync::watch;
+use tokio::{net::UdpSocket, sync::watch};
 use tokio_stream::wrappers::WatchStream;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::world::{DEADLINE, Port, Process};
 
@@ -31,6 +37,7 @@ struct State {
     answer: watch::Sender<Answer>,
     /// Prefix and gateway of each open stream.
     holds: watch::Sender<Vec<(String, String)>>,
+    asks_for_proof: AtomicBool,
 }
 
 impl StandIn {
@@ -40,6 +47,7 @@ impl StandIn {
             state: Arc::new(State {
                 answer: watch::Sender::new(Answer::Installed),
                 holds: watch::Sender::new(Vec::new()),
+                asks_for_proof: AtomicBool::new(false),
             }),
             process: None,
         };
@@ -54,6 +62,10 @@ impl StandIn {
 
     pub(crate) fn kill(&mut self) {
         self.process.take().expect("it runs").kill();
+    }
+
+    pub(crate) fn ask_for_proof(&self) {
+        self.state.asks_for_proof.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn install(&self) {
@@ -97,6 +109,26 @@ impl Drop for Hold {
     }
 }
 
+/// Sends a nonce to the gateway, among other datagrams, and takes no other answer than the nonce.
+async fn ask_for_proof(
+    first: &HoldRequest,
+    requests: &mut Streaming<HoldRequest>,
+) -> Result<(), Status> {
+    let nonce = [7; 32];
+    let socket = UdpSocket::bind("127.0.0.1:0").await?;
+    let port = u16::try_from(first.proof_port).expect("a port");
+    for datagram in [&b"short"[..], &[9; 32], &nonce, &nonce] {
+        socket.send_to(datagram, (&*first.gateway, port)).await?;
+    }
+    let mut answers = Vec::new();
+    while answers.last() != Some(&nonce.to_vec()) {
+        let answer = requests.message().await?;
+        answers.push(answer.expect("the stream stays open").nonce);
+    }
+    assert_eq!(answers, [vec![9; 32], nonce.to_vec()]);
+    Ok(())
+}
+
 type WireStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
@@ -105,18 +137,22 @@ impl NodeRoute for Service {
 
     async fn hold(
         &self,
-        request: Request<HoldRequest>,
+        request: Request<Streaming<HoldRequest>>,
     ) -> Result<Response<Self::HoldStream>, Status> {
+        let mut requests = request.into_inner();
+        let first = requests.message().await?.expect("a first request");
         if let Answer::Refuse(problem) = &*self.0.answer.borrow() {
             return Err(Status::permission_denied(problem));
         }
-        let HoldRequest { prefix, gateway } = request.into_inner();
-        let entry = (prefix, gateway);
+        if self.0.asks_for_proof.load(Ordering::Relaxed) {
+            ask_for_proof(&first, &mut requests).await?;
+        }
+        let entry = (first.prefix, first.gateway);
         self.0.holds.send_modify(|holds| holds.push(entry.clone()));
         let hold = Hold(self.0.clone(), entry);
         let answers = WatchStream::new(self.0.answer.subscribe());
         let responses = answers.map(move |answer| {
-            let _ = &hold;
+            let _ = (&hold, &requests);
             Ok(HoldResponse {
                 installed: answer == Answer::Installed,
                 interface: "eth7".to_owned(),

@@ -9,6 +9,7 @@ mod kernel;
 mod limits;
 mod namespace;
 mod process;
+mod proof;
 mod sleep;
 mod support;
 mod tracking;

@@ -40,7 +40,7 @@ impl Process {
         let child = Command::new(PROGRAM)
             .args(RANGES)
             .arg(format!("--grpc-listen=unix:{}", socket.display()))
-            .arg("--http-listen=127.0.0.1:0")
+            .args(["--http-listen=127.0.0.1:0", "--hold-proof=off"])
             .stderr(Stdio::null())
             .spawn()
             .unwrap();

@@ -16,7 +16,8 @@ use daemon_runtime::{Daemon, DaemonError, ListenAddress, Metrics, Readiness, Shu
 use ipnet::IpNet;
 use nftables_table::Table;
 use node_router::{
-    Config, Firewall, Kernel, KernelError, Link, METRIC, Mode, NotOnLink, Policy, Snapshot,
+    Config, Firewall, HoldProof, Kernel, KernelError, Link, METRIC, Mode, NotOnLink, Policy,
+    Snapshot,
     plan::{Actual, Change, ForeignRoute, NextHop, NextHops, OwnRoute},
     start_with,
     uplink::{self, Guard, IpVersion, Uplinks},
@@ -301,6 +302,7 @@ pub(crate) fn config(socket: PathBuf) -> Config {
         linger: Duration::ZERO,
         audit_interval: Duration::from_secs(3600),
         max_routes: 1_000,
+        hold_proof: HoldProof::Off,
         socket_mode: Mode(0o660),
         socket_group: None,
     }
@@ -390,8 +392,10 @@ pub(crate) async fn hold(
     let request = HoldRequest {
         prefix: prefix.to_owned(),
         gateway: gateway.to_owned(),
+        ..HoldRequest::default()
     };
-    let response = tokio::time::timeout(DEADLINE, client.hold(request)).await;
+    let requests = futures::stream::iter([request]);
+    let response = tokio::time::timeout(DEADLINE, client.hold(requests)).await;
     response
         .expect("an answer before the deadline")
         .map(tonic::Response::into_inner)
