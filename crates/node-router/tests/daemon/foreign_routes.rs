@@ -69,7 +69,8 @@ fn links_that_no_route_uses_cost_no_reading_of_all_routes() {
         let node = Node::start(|_| {}).await;
         let _first = node.hold("10.1.1.0/24", "10.244.3.7").await.unwrap();
         ip("link add stranger type veth peer name stranger-peer");
-        for _ in 0..50 {
+        // The runtime reads no notification meanwhile: the socket's buffer has room for these.
+        for _ in 0..10 {
             ip("link set stranger up");
             ip("link set stranger down");
         }
