@@ -11,8 +11,8 @@ use std::{
     time::Duration,
 };
 
-use bgp_packet::{Asn, ClusterId, RouterId};
-use bgp_session::FailureReason;
+use bgp_packet::{Asn, ClusterId, Family, RouterId};
+use bgp_session::{FailureReason, FamilySettings};
 use bgp_speaker::{
     Configuration, GroupConfig, RefusedSession, SessionConfig, Speaker, SpeakerConfig,
     SpeakerHandle,
@@ -45,6 +45,10 @@ async fn speaker() -> (SpeakerHandle, SocketAddr) {
     .unwrap();
     let (handle, address) = (speaker.handle(), speaker.local_addresses()[0]);
     tokio::spawn(speaker.run());
+    let ipv4 = FamilySettings {
+        family: Family::Ipv4Unicast,
+        add_path: None,
+    };
     let group = GroupConfig {
         name: "pods".into(),
         prefixes: vec!["127.78.0.0/16".parse().unwrap()],
@@ -52,6 +56,7 @@ async fn speaker() -> (SpeakerHandle, SocketAddr) {
         maximum_peers_per_address: 10,
         session: SessionConfig {
             minimum_hold_time_seconds: 9,
+            families: vec![ipv4],
             ..SessionConfig::new(Some(Asn(ASN.into())))
         },
     };
@@ -229,9 +234,9 @@ async fn each_kind_of_bad_open_is_counted_and_listed_with_its_reason() {
             "",
         ),
         (
-            // EVPN alone.
+            // IPv6 unicast alone.
             open(Offer {
-                parameters: &[2, 6, 1, 4, 0, 25, 0, 70],
+                parameters: &[2, 6, 1, 4, 0, 2, 0, 1],
                 ..usual()
             }),
             Some((2, 7)),
