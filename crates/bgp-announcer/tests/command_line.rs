@@ -63,12 +63,17 @@ fn unusable_flags_end_with_exit_code_2_and_one_message() {
         "{text}"
     );
 
-    let flags = [USUAL, &["--check-config", "--md5-key-file=/dev/null"]].concat();
+    let empty = tempfile::NamedTempFile::new().expect("a file");
+    let path = empty.path().display();
+    let key_file = format!("--md5-key-file={path}");
+    let flags = [USUAL, &["--check-config", &key_file]].concat();
     let (code, text) = run(&flags);
     assert_eq!(code, Some(2), "{text}");
-    let expected = "bgp-announcer: --md5-key-file: /dev/null holds nothing in the place of a key; \
-                    write the key of the peers into it, one line of 1 to 80 bytes\n";
-    assert!(text.ends_with(expected), "{text}");
+    let expected = format!(
+        "bgp-announcer: --md5-key-file: {path} holds nothing in the place of a key; \
+         write the key of the peers into it, one line of 1 to 80 bytes\n"
+    );
+    assert!(text.ends_with(&expected), "{text}");
 
     let (code, text) = run(&["--asn=64512"]);
     assert_eq!(code, Some(2), "{text}");

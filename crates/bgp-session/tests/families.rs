@@ -1,5 +1,7 @@
 //! Which families a peer speaks, from the octets of its OPEN on.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::time::Instant;
 
 use bgp_packet::{Asn, Decoder, Message, NotificationError, RouterId};
@@ -31,9 +33,11 @@ fn a_peer_that_offers_foreign_families_only_is_refused_with_the_capabilities_tha
     const VPNV4: [u8; 6] = [1, 4, 0, 1, 0, 128];
     for capabilities in [EVPN.to_vec(), VPNV4.to_vec(), [EVPN, VPNV4].concat()] {
         let outputs = answer(&capabilities);
-        let notification = outputs.iter().find_map(|output| match output {
-            Output::Send(CONNECTION, Message::Notification(notification)) => Some(notification),
-            _ => None,
+        let notification = outputs.iter().find_map(|output| {
+            let Output::Send(CONNECTION, Message::Notification(notification)) = output else {
+                return None;
+            };
+            Some(notification)
         });
         let notification = notification.unwrap_or_else(|| panic!("{outputs:?}"));
         assert_eq!(

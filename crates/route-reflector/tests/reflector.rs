@@ -378,6 +378,28 @@ async fn sessions_can_be_watched() {
 }
 
 #[tokio::test]
+async fn watches_are_bounded_and_one_that_ends_makes_room() {
+    let mut reflector = Running::start(&usual()).await;
+    let mut watches = Vec::new();
+    for _ in 0..32 {
+        let watch = reflector.client.watch_paths(WatchPathsRequest {}).await;
+        watches.push(watch.unwrap().into_inner());
+    }
+    let one_more = reflector.client.watch_sessions(WatchSessionsRequest {});
+    let error = one_more.await.unwrap_err();
+    assert_eq!(error.code(), Code::ResourceExhausted, "{error}");
+    assert!(error.message().contains("32 watches"), "{error}");
+    watches.pop();
+    let room = async {
+        let request = WatchSessionsRequest {};
+        while reflector.client.watch_sessions(request).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon("room for a watch", room).await;
+}
+
+#[tokio::test]
 async fn paths_can_be_watched() {
     use watch_paths_response::Event;
     let mut reflector = Running::start(&usual()).await;

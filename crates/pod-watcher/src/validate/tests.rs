@@ -23,7 +23,9 @@ fn check_files(files: &[(&str, &str)], expected: Expect) {
     let report = check(&paths, settings);
     let of_message = |message: &Message| match message.severity {
         Severity::Note => message.line(),
-        severity => format!("{} {}", severity.as_str(), message.line()),
+        Severity::Error | Severity::Remark => {
+            format!("{} {}", message.severity.as_str(), message.line())
+        }
     };
     let lines: Vec<String> = report
         .messages

@@ -169,6 +169,10 @@ impl de::Error for Misfit {
         Self::new(message.to_string())
     }
 
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "a node is none of the other kinds of values that serde knows"
+    )]
     fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
         let found = match found {
             Unexpected::Str(text) => format!("{text:?}"),
@@ -198,10 +202,10 @@ impl de::Error for Misfit {
     }
 
     fn invalid_value(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        match found {
-            Unexpected::Signed(number) => Self::new(format!("{number} is too large; write less")),
-            other => Self::invalid_type(other, expected),
+        if let Unexpected::Signed(number) = found {
+            return Self::new(format!("{number} is too large; write less"));
         }
+        Self::invalid_type(found, expected)
     }
 }
 

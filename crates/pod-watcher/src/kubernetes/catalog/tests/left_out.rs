@@ -65,14 +65,14 @@ fn a_slice_without_ports_serves_no_port_of_a_service() {
         settings(),
         &of_ports("ports: null"),
         expect![[r#"
-        virtualServers:
-        - name: shop/web
-          addresses: [10.1.1.10]
-          ports: [80]
-          realServers: []
-        # shop/web: Warning EndpointsLeftOut: an endpoint is left out: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (it lists no port); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
-        # shop/web: Warning NoUsableEndpoint: tcp/10.1.1.10:80 has endpoints, and none of them can be used: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (it lists no port); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
-    "#]],
+            virtualServers:
+            - name: shop/web
+              addresses: [10.1.1.10]
+              ports: [80]
+              realServers: []
+            # shop/web: Warning EndpointsLeftOut: an endpoint is left out: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (it lists no port); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
+            # shop/web: Warning NoUsableEndpoint: tcp/10.1.1.10:80 has endpoints, and none of them can be used: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (it lists no port); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
+        "#]],
     );
 }
 
