@@ -156,6 +156,12 @@ impl<K: Ord + Clone, V: Clone + PartialEq> Publisher<K, V> {
         self.announce(table);
     }
 
+    /// Passes the published object to `read`; `None` where none is published.
+    pub fn read<R>(&self, key: &K, read: impl FnOnce(Option<&V>) -> R) -> R {
+        let table = lock(&self.table);
+        read(table.latest.get(key).and_then(|(_, value)| value.as_ref()))
+    }
+
     /// Takes an object back; an unknown one is no change.
     pub fn remove(&self, key: &K) {
         let mut table = lock(&self.table);

@@ -119,6 +119,9 @@ impl Index {
 
     fn replace_all(&mut self, desired: DesiredSet) {
         self.size = Size::of(&desired);
+        for server in desired.virtual_servers.values() {
+            self.measure(server);
+        }
         let ranges = desired.service_ranges.into_iter();
         let servers = desired.virtual_servers.into_iter();
         let objects: BTreeMap<Key, Object> = ranges
@@ -136,6 +139,9 @@ impl Index {
     fn change(&mut self, changes: Vec<DesiredChange>) {
         for change in changes {
             self.size.follow(&change);
+            if let DesiredChange::PutVirtualServer(server) = &change {
+                self.measure(server);
+            }
             match change {
                 DesiredChange::RemoveServiceRange(range) => {
                     self.objects.remove(&Key::ServiceRange(range));
@@ -159,6 +165,19 @@ impl Index {
             self.metrics.recovered();
         }
         self.report();
+    }
+
+    /// Measures which share of flows a change of weights moves, before it is published.
+    fn measure(&self, server: &VirtualServer) {
+        let share = self
+            .objects
+            .read(&Key::VirtualServer(server.id), |before| match before {
+                Some(Object::VirtualServer(before)) => server.moved_share(before),
+                Some(Object::ServiceRange(_)) | None => None,
+            });
+        if let Some(share) = share {
+            self.metrics.weights_changed(share);
+        }
     }
 
     fn published(&mut self) {

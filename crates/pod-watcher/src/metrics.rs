@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicU64;
 
-use daemon_runtime::{Counter, Family, Gauge, Labels, Metrics};
+use daemon_runtime::{Counter, Family, Gauge, Histogram, Labels, Metrics};
 
 use crate::{index::Size, kubernetes::catalog::Counts};
 
@@ -16,6 +16,17 @@ pub struct IndexMetrics {
     failures: Counter,
     in_use: Gauge,
     changed_at: Gauge<f64, AtomicU64>,
+    moved_shares: MovedShares,
+}
+
+/// Shares of flows that changes of weights move.
+#[derive(Clone, Debug)]
+struct MovedShares(Histogram);
+
+impl Default for MovedShares {
+    fn default() -> Self {
+        Self(Histogram::new([0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0]))
+    }
 }
 
 /// Open Watch streams.
@@ -66,6 +77,11 @@ impl IndexMetrics {
             "When the state in use was taken over, in seconds since 1970",
             this.changed_at.clone(),
         );
+        metrics.register(
+            "desired_weight_change_moved_share",
+            "Estimated share of the flows of a virtual server with mh that a change of weights moves",
+            this.moved_shares.0.clone(),
+        );
         this
     }
 
@@ -75,6 +91,11 @@ impl IndexMetrics {
         set(&self.service_ranges, size.service_ranges);
         self.snapshots.inc();
         self.changed_at.set(seconds_since_1970());
+    }
+
+    /// `share` of the flows of a virtual server move.
+    pub(crate) fn weights_changed(&self, share: f64) {
+        self.moved_shares.0.observe(share);
     }
 
     pub(crate) fn recovered(&self) {

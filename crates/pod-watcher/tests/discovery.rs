@@ -214,6 +214,31 @@ async fn a_watch_gets_every_object_then_synced_then_what_has_changed_whole() {
 }
 
 #[tokio::test]
+async fn a_change_of_weights_is_measured_by_the_share_of_flows_that_it_moves() {
+    let (say, told) = mpsc::unbounded_channel();
+    let daemon = Running::with_source(Told(told)).await;
+    let mut watch = daemon.watch().await;
+    say.send(SourceEvent::Snapshot(large_set(1))).unwrap();
+    while !watch.next().await.contains("=1") {}
+    let count = "portlb_desired_weight_change_moved_share_count";
+    assert_eq!(daemon.metric(count), "0");
+    // The same proportion moves nothing. One real server of 1,000 moves many flows of the others,
+    // which is why 1,000 real servers have one level of weights in a cluster.
+    say.send(SourceEvent::Snapshot(large_set(2))).unwrap();
+    while !watch.next().await.contains("=2") {}
+    let mut set = large_set(2);
+    for server in set.virtual_servers.values_mut() {
+        server.real_servers[0].weight = Weight(1);
+    }
+    say.send(SourceEvent::Snapshot(set)).unwrap();
+    while !watch.next().await.contains("=1") {}
+    assert_eq!(daemon.metric(count), "2");
+    let sum = daemon.metric("portlb_desired_weight_change_moved_share_sum");
+    let sum: f64 = sum.parse().unwrap();
+    assert!(sum > 0.1 && sum < 0.5, "{sum}");
+}
+
+#[tokio::test]
 async fn revisions_grow_within_a_stream() {
     let file = file(&document(&[("10.1.1.10", 1)]));
     let daemon = Running::with_file(&file.path).await;

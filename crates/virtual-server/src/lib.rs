@@ -14,6 +14,7 @@ mod defaults;
 mod desired_set;
 mod invalid;
 mod model;
+mod moved_share;
 mod options;
 mod parse;
 mod plan;

@@ -53,7 +53,7 @@ fn level(weight: u16, heaviest: u16, levels: u16) -> u16 {
     u16::try_from(scaled).unwrap_or(levels).clamp(1, levels)
 }
 
-fn greatest_common_divisor(mut one: u16, mut other: u16) -> u16 {
+pub(crate) fn greatest_common_divisor(mut one: u16, mut other: u16) -> u16 {
     while other > 0 {
         (one, other) = (other, one % other);
     }
@@ -61,13 +61,14 @@ fn greatest_common_divisor(mut one: u16, mut other: u16) -> u16 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
     use crate::{FailureAction, ForwardingMethod, RealServer, RealServerState, Scheduler, Weight};
 
-    fn with_weights(weights: &[u16]) -> VirtualServer {
+    /// A virtual server of `mh` whose real servers have these weights.
+    pub(crate) fn with_weights(weights: &[u16]) -> VirtualServer {
         VirtualServer {
             id: "tcp/10.1.1.10:80".parse().unwrap(),
             name: "web".into(),

@@ -259,3 +259,13 @@ fn watches_of_one_publisher_are_bounded_and_one_that_ends_makes_room() {
     watches.pop();
     reader.subscribe().unwrap();
 }
+
+#[test]
+fn an_object_is_read_until_it_is_removed() {
+    let publisher = Publisher::new();
+    publisher.set("web", 1);
+    assert_eq!(publisher.read(&"web", |read| read.copied()), Some(1));
+    assert_eq!(publisher.read(&"shop", |read| read.copied()), None);
+    publisher.remove(&"web");
+    assert_eq!(publisher.read(&"web", |read| read.copied()), None);
+}
