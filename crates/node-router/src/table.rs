@@ -234,7 +234,7 @@ impl<K: Kernel> RouteTable<K> {
         }
     }
 
-    /// Puts the removal of routes that nobody holds off by the time in which this process slept, as
+    /// Puts the removal of routes without a holder off by the time in which this process slept, as
     /// their holders may wait in its sockets. Returns whether it slept.
     fn put_off_removals(&mut self) -> bool {
         let slept = self.sleep_watch.slept();
