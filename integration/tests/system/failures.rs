@@ -290,6 +290,21 @@ fn reflectors_are_killed_and_replaced_one_after_the_other_without_a_change() {
 }
 
 #[test]
+fn without_both_reflectors_the_router_has_no_path_until_one_is_back() {
+    let mut system = System::up("no-reflector", Options::default()).unwrap();
+    for reflector in [0, 1] {
+        system.kill(Daemon::RouteReflector(reflector)).unwrap();
+    }
+    system.wait_until_announced(&[], SOON).unwrap();
+    system.start(Daemon::RouteReflector(1)).unwrap();
+    system.wait_until_announced(&[0, 1, 2], SOON).unwrap();
+    let client = system.network.client().unwrap();
+    let answers = http::spread(&client, service(), 30, SOON).unwrap();
+    assert!(!answers.is_empty());
+    system.start_all().unwrap();
+}
+
+#[test]
 fn no_connection_is_lost_when_whole_lb_pods_are_killed_in_turn() {
     let mut system = System::up("lb-pods", Options::default()).unwrap();
     let connections = persistent_connections(&system).unwrap();

@@ -80,6 +80,43 @@ fn a_router_of_any_program_learns_every_path_and_loses_those_of_a_dead_client() 
 }
 
 #[test]
+fn a_dead_router_changes_nothing_for_the_others_and_learns_all_when_it_is_back() {
+    let (network, reflector, mut routers) = start();
+    let clients = [Place::Client(11), Place::Client(12)];
+    let running = clients.map(|place| {
+        network
+            .start(place, Program::Bird, &place.client())
+            .unwrap()
+    });
+    reflector.wait_for_announcers(&clients).unwrap();
+    let all = ["10.0.1.11", "10.0.1.12", "fd00:10::1:b", "fd00:10::1:c"];
+    for router in &routers {
+        router.wait_for_table(&all, SOON).unwrap();
+    }
+
+    let (place, program) = ROUTER[1];
+    routers[1].process.kill().unwrap();
+    running[0].process.kill().unwrap();
+    for router in [&routers[0], &routers[2]] {
+        eventually("the other routers follow the clients", || {
+            let table = router.table()?;
+            ensure!(!table.contains("10.0.1.11"), "{table}");
+            ensure!(table.contains("10.0.1.12"), "{table}");
+            ensure!(table.contains("fd00:10::1:c"), "{table}");
+            Ok(())
+        })
+        .unwrap();
+    }
+    reflector
+        .wait_until_established(&[ROUTER[0].0, ROUTER[2].0])
+        .unwrap();
+
+    routers[1] = network.start(place, program, &place.router()).unwrap();
+    routers[1].wait_for_table(&all[1..2], SOON).unwrap();
+    routers[1].wait_for_table(&all[3..], SOON).unwrap();
+}
+
+#[test]
 fn attributes_arrive_as_the_client_sent_them_with_those_of_reflection_added() {
     let (network, _reflector, routers) = start();
     let client = Place::Client(11);
