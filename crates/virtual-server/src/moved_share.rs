@@ -57,7 +57,7 @@ impl VirtualServer {
             .real_servers
             .iter()
             .filter(|server| server.weight.0 > 0)
-            .map(|server| Candidate::new(server, (server.weight.0 / divisor >> shift).max(1)))
+            .map(|server| Candidate::new(server, ((server.weight.0 / divisor) >> shift).max(1)))
             .collect();
         if candidates.is_empty() {
             return places;
