@@ -272,6 +272,9 @@ impl<K: Ord + Clone, V: Clone> Reader<K, V> {
 /// An event with its revision, or the end of the watch.
 type Next<K, V> = Result<(u64, Event<K, V>), WatchEnded>;
 
+/// What needs no waiting: an event with its revision, nothing, or the end of the watch.
+type Ready<K, V> = Result<Option<(u64, Event<K, V>)>, WatchEnded>;
+
 impl<K: Ord + Clone, V: Clone> Subscription<K, V> {
     /// The next event with its revision; `None` when the publisher is gone. After an error the watch
     /// has ended.
@@ -287,7 +290,7 @@ impl<K: Ord + Clone, V: Clone> Subscription<K, V> {
     }
 
     /// The next event that needs no waiting.
-    fn next_ready(&mut self) -> Result<Option<(u64, Event<K, V>)>, WatchEnded> {
+    fn next_ready(&mut self) -> Ready<K, V> {
         let table = lock(&self.reader.table);
         if table.dropped > self.told.load(Ordering::Relaxed) {
             return Err(WatchEnded::Lagging);

@@ -461,8 +461,9 @@ async fn answered_within<T>(
 }
 
 fn io_error(error: rtnetlink::Error) -> io::Error {
-    match error {
-        rtnetlink::Error::NetlinkError(error) => error.to_io(),
-        error => io::Error::other(error),
+    if let rtnetlink::Error::NetlinkError(error) = error {
+        error.to_io()
+    } else {
+        io::Error::other(error)
     }
 }
