@@ -147,13 +147,16 @@ async fn until_listed(
     listed.unwrap_or_else(|_| panic!("not listed in time: {what}"))
 }
 
+/// Bytes that are sent, code and subcode of the answer, the reason, a part of the error.
+type Case = (Vec<u8>, Option<(u8, u8)>, FailureReason, &'static str);
+
 #[tokio::test]
 async fn each_kind_of_bad_open_is_counted_and_listed_with_its_reason() {
     use FailureReason as Reason;
     let (handle, to) = speaker().await;
     let open = |offer: Offer| offer.message();
     let usual = Offer::default;
-    let cases: [(Vec<u8>, Option<(u8, u8)>, Reason, &str); 13] = [
+    let cases: [Case; 13] = [
         (
             open(Offer {
                 version: 3,
