@@ -1,5 +1,7 @@
 //! The order of the deadlines of all daemons. `docs/operations.md` has the table that this test reads.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{collections::BTreeMap, fs, time::Duration};
 
 use clap::CommandFactory;
@@ -61,8 +63,10 @@ fn deadlines() -> BTreeMap<&'static str, Duration> {
     .into()
 }
 
-/// The table of the document: name, value, and what the value goes into, with how many times.
-fn documented() -> Vec<(String, Duration, Vec<(u32, String)>)> {
+/// A row of the document's table: name, value, and what the value goes into, with how many times.
+type Row = (String, Duration, Vec<(u32, String)>);
+
+fn documented() -> Vec<Row> {
     let text = fs::read_to_string(DOCUMENT).unwrap();
     let (_, section) = text.split_once("## Deadlines").unwrap();
     let section = section.split("\n## ").next().unwrap();
