@@ -57,7 +57,7 @@ impl Attempt {
             nonce: nonce.to_vec(),
             ..HoldRequest::default()
         };
-        // A stream that has been refused takes no more.
+        // node-router reads nothing further from a stream that it has refused.
         let _ = self.requests.send(request).await;
     }
 

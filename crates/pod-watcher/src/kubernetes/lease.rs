@@ -385,7 +385,7 @@ mod tests {
         assert_eq!(election.observe(Some(record(&endless)), before), Step::Wait);
         let end = now + longest;
         assert_eq!(election.observe(Some(record(&endless)), end), Step::Take);
-        // It is told of once.
+        // The log has one line about it.
         assert_eq!(
             election.duration_to_tell(duration(&endless)),
             Some(i32::MAX)

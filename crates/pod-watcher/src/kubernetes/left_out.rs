@@ -148,8 +148,8 @@ impl LeftOut {
         of_reason.others += tally.count;
     }
 
-    /// The virtual server is complete. One without a real server is told of if some endpoint was
-    /// left out of it.
+    /// Ends the account of a virtual server. A virtual server without a real server becomes a finding if
+    /// some endpoint was left out of it.
     pub(super) fn end_of(&mut self, id: VirtualServerId, has_real_servers: bool) {
         let names = &self.by_reason[LeftOutReason::NotAnAddress as usize];
         let names = Some(&names.example).filter(|example| !example.is_empty());

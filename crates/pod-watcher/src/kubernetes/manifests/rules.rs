@@ -282,7 +282,8 @@ impl<'a> Field<'a> {
         });
     }
 
-    /// Checks a field that holds a text; one of another type is told of by its type.
+    /// Checks a field that holds a text. A field of another type is an error of its type, which stands
+    /// elsewhere.
     fn text(
         &self,
         name: &str,

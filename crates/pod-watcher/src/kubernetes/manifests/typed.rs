@@ -23,7 +23,8 @@ const MOST_PROBLEMS: usize = 100;
 /// What the message about a field begins with that does not exist.
 pub(super) const UNKNOWN: &str = "is not a field of this kind";
 
-/// Reads an object. What does not fit is told of and taken out, so that the rest is read, too.
+/// Reads an object. A field that does not fit becomes an error and is taken out, so that the rest is
+/// read, too.
 pub(super) fn read<T: DeserializeOwned + Serialize>(
     node: &mut Node,
     problems: &mut Vec<Problem>,
