@@ -17,14 +17,26 @@ pub const fn weight_levels(real_servers: usize) -> u16 {
     }
 }
 
+/// Returns the levels for so many real servers that had `former` levels before; `None`: not known.
+///
+/// Other levels move flows of all real servers. So the levels fall as soon as there are too many real
+/// servers for them, but rise only when there are a tenth fewer: a number of real servers that swings
+/// around a border changes the levels once.
+fn weight_levels_after(former: Option<u16>, real_servers: usize) -> u16 {
+    let most = weight_levels(real_servers);
+    let least = weight_levels(real_servers.saturating_mul(10).div_ceil(9));
+    former.map_or(most, |former| former.clamp(least, most))
+}
+
 impl VirtualServer {
     /// Rounds the weights to the levels that its scheduler can keep apart, and returns how many
-    /// levels there are; `None`: nothing is rounded.
+    /// levels there are; `None`: nothing is rounded. `former` is how many levels there were before, if
+    /// that is recorded where all load balancers read it.
     ///
-    /// The result depends on this virtual server alone, so that every load balancer gets the same.
-    /// The heaviest real server gets the highest level. Weight 0 stays 0, and no other weight
-    /// becomes 0. Weights whose ratios need no more levels stay as they are.
-    pub fn round_weights(&mut self) -> Option<u16> {
+    /// The result depends on this virtual server and the record alone, so that every load balancer
+    /// gets the same. The heaviest real server gets the highest level. Weight 0 stays 0, and no other
+    /// weight becomes 0. Weights whose ratios need no more levels stay as they are.
+    pub fn round_weights(&mut self, former: Option<u16>) -> Option<u16> {
         if !self.scheduler.is_hashing() {
             return None;
         }
@@ -32,7 +44,7 @@ impl VirtualServer {
         let weights = || weights().filter(|weight| *weight > 0);
         let heaviest = weights().max()?;
         let divisor = weights().fold(0, greatest_common_divisor);
-        let levels = weight_levels(weights().count());
+        let levels = weight_levels_after(former, weights().count());
         if heaviest / divisor <= levels {
             return None;
         }
@@ -93,7 +105,7 @@ pub(crate) mod tests {
 
     fn rounded(weights: &[u16]) -> (Vec<u16>, Option<u16>) {
         let mut server = with_weights(weights);
-        let levels = server.round_weights();
+        let levels = server.round_weights(None);
         let weights = server.real_servers.iter().map(|server| server.weight.0);
         (weights.collect(), levels)
     }
@@ -130,11 +142,41 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn the_levels_fall_at_a_border_and_rise_a_tenth_below_it() {
+        for (former, real_servers, levels) in [
+            (None, 30, 16),
+            (Some(16), 30, 16),
+            (Some(16), 31, 8),
+            (Some(8), 30, 8),
+            (Some(8), 28, 8),
+            (Some(8), 27, 16),
+            (Some(4), 100, 4),
+            (Some(4), 91, 4),
+            (Some(4), 90, 8),
+            (Some(1), 250, 1),
+            (Some(1), 225, 4),
+        ] {
+            let found = weight_levels_after(former, real_servers);
+            assert_eq!(found, levels, "{former:?}, {real_servers} real servers");
+        }
+    }
+
+    /// The record is a text that other programs can write.
+    #[test]
+    fn a_record_that_makes_no_sense_gives_levels_that_are_allowed() {
+        for former in [0, 3, 17, u16::MAX] {
+            let found = weight_levels_after(Some(former), 30);
+            assert!((8..=16).contains(&found), "{former}: {found}");
+            assert_eq!(weight_levels_after(Some(former), 300), 1);
+        }
+    }
+
+    #[test]
     fn schedulers_that_do_not_hash_keep_every_weight() {
         let mut server = with_weights(&[100, 99]);
         server.scheduler = Scheduler::Wrr;
         let before = server.clone();
-        assert_eq!(server.round_weights(), None);
+        assert_eq!(server.round_weights(None), None);
         assert_eq!(server, before);
     }
 

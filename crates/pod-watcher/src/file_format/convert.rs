@@ -59,7 +59,7 @@ pub(super) fn content(document: Document) -> Result<Content, Problem> {
 
 /// Rounds weights that the scheduler cannot keep apart, and says so.
 fn round_weights(entry: &Spanned<Entry>, virtual_server: &mut VirtualServer) -> Option<Problem> {
-    let levels = virtual_server.round_weights()?;
+    let levels = virtual_server.round_weights(None)?;
     let first = entry.value.real_servers.first();
     Some(Problem {
         place: first.and_then(Place::of).or_else(|| Place::of(entry)),

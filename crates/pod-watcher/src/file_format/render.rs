@@ -341,7 +341,7 @@ mod tests {
             }
             for mut server in servers {
                 // No source gives other weights.
-                server.round_weights();
+                server.round_weights(None);
                 let id = server.id;
                 let overlaps = |other: &VirtualServerId| {
                     (other.address, other.protocol) == (id.address, id.protocol)

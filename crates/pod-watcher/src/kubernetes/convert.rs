@@ -32,6 +32,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) claims: &'a Claims,
     /// What the pod with an address says of itself; `None` where no pod does.
     pub(super) pod_wishes: Option<&'a dyn Fn(IpAddr) -> Option<RealServerWishes>>,
+    /// What the status of the Service records of the levels of its weights.
+    pub(super) former_levels: Option<u16>,
 }
 
 /// Returns the finding about weights that are rounded. It depends on the number of endpoints only
@@ -45,6 +47,13 @@ fn rounded_weights(levels: u16) -> Finding {
     Finding::new(Reason::WeightsRounded, message)
 }
 
+/// What stands behind a Service.
+pub(super) struct Served {
+    pub(super) servers: Vec<VirtualServer>,
+    /// To how many levels weights are rounded, if any are: the fewest of all virtual servers.
+    pub(super) weight_levels: Option<u16>,
+}
+
 /// The virtual servers of a Service that has the addresses.
 pub(super) fn virtual_servers(
     intent: &Intent,
@@ -53,8 +62,8 @@ pub(super) fn virtual_servers(
     surroundings: &Surroundings<'_>,
     left_out: &mut LeftOut,
     findings: &mut BTreeSet<Finding>,
-) -> Vec<VirtualServer> {
-    let mut levels = None;
+) -> Served {
+    let mut levels: Option<u16> = None;
     let mut servers = Vec::with_capacity(addresses.len() * intent.ports.len());
     for port in &intent.ports {
         for address in addresses {
@@ -64,13 +73,17 @@ pub(super) fn virtual_servers(
                 real_servers(intent, port, family, groups, surroundings, left_out);
             leave_out(&mut server, surroundings, left_out);
             left_out.end_of(server.id, !server.real_servers.is_empty());
-            levels = levels.or(server.round_weights());
+            let rounded = server.round_weights(surroundings.former_levels);
+            levels = levels.into_iter().chain(rounded).min();
             debug_assert_eq!(server.validate(), Ok(()));
             servers.push(server);
         }
     }
     findings.extend(levels.map(rounded_weights));
-    servers
+    Served {
+        servers,
+        weight_levels: levels,
+    }
 }
 
 /// The family of the endpoints that a service address has: its own, if the Service has any.

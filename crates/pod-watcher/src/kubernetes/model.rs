@@ -25,6 +25,9 @@ pub const ALLOCATED: &str = "Allocated";
 /// Condition of a Service that says whether its addresses are announced.
 pub const ANNOUNCED_CONDITION: &str = "portlb.io/Announced";
 
+/// Condition of a Service that records to how many levels its weights are rounded.
+pub const WEIGHT_LEVELS_CONDITION: &str = "portlb.io/WeightLevels";
+
 /// Namespace and name. Cheap to clone; shown as `namespace/name`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectKey {
@@ -148,6 +151,8 @@ pub struct WrittenStatus {
     pub address: Option<Condition>,
     /// Condition `portlb.io/Announced`.
     pub announced: Option<Condition>,
+    /// Condition `portlb.io/WeightLevels`.
+    pub weight_levels: Option<Condition>,
 }
 
 /// An entry of `.status.loadBalancer.ingress`.
@@ -323,6 +328,14 @@ impl WrittenStatus {
             .iter()
             .flat_map(|condition| condition.message.split(','));
         texts.filter_map(|text| text.trim().parse().ok()).collect()
+    }
+}
+
+impl WrittenStatus {
+    /// The number in the condition `portlb.io/WeightLevels`.
+    #[must_use]
+    pub fn recorded_weight_levels(&self) -> Option<u16> {
+        self.weight_levels.as_ref()?.message.parse().ok()
     }
 }
 

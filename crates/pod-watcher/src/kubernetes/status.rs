@@ -21,11 +21,17 @@ use super::{
     announced::Tally,
     catalog::ServiceView,
     finding::{Finding, Reason, Severity},
-    model::{ADDRESS_CONDITION, ANNOUNCED_CONDITION, Condition, Ingress, ObjectKey},
+    model::{
+        ADDRESS_CONDITION, ANNOUNCED_CONDITION, Condition, Ingress, ObjectKey,
+        WEIGHT_LEVELS_CONDITION,
+    },
 };
 
 /// Owns the condition that records the addresses of a Service.
 pub(crate) const ADDRESS_MANAGER: &str = "portlb-address";
+
+/// Owns the condition that records to how many levels weights are rounded.
+pub(crate) const WEIGHT_LEVELS_MANAGER: &str = "portlb-weight-levels";
 
 /// Owns what is said of announcements.
 pub(crate) const STATUS_MANAGER: &str = "portlb-status";
@@ -79,8 +85,10 @@ pub(crate) fn writes(
         return Vec::new();
     }
     let address = address(key, view, now);
+    let weight_levels = weight_levels(key, view, now);
     let announced = announced(key, view, tally, ip_mode, now);
-    address.into_iter().chain(announced).collect()
+    let writes = [address, weight_levels, announced];
+    writes.into_iter().flatten().collect()
 }
 
 /// Whether the condition that keeps the address is not what it shall be.
@@ -110,6 +118,9 @@ pub(crate) fn farewell(key: &ObjectKey, view: &ServiceView) -> Vec<Write> {
     if written.address.is_some() {
         writes.push(write(ADDRESS_MANAGER, key, view, json!({})));
     }
+    if written.weight_levels.is_some() {
+        writes.push(write(WEIGHT_LEVELS_MANAGER, key, view, json!({})));
+    }
     if written.announced.is_some() || !written.ingress.is_empty() {
         writes.push(write(STATUS_MANAGER, key, view, json!({})));
     }
@@ -126,6 +137,17 @@ fn address(key: &ObjectKey, view: &ServiceView, now: Timestamp) -> Option<Write>
     let condition = condition(ADDRESS_CONDITION, &wanted, written, view, now)?;
     let status = json!({ "conditions": [condition] });
     Some(write(ADDRESS_MANAGER, key, view, status))
+}
+
+fn weight_levels(key: &ObjectKey, view: &ServiceView, now: Timestamp) -> Option<Write> {
+    let written = view.written.weight_levels.as_ref();
+    let Some(levels) = view.weight_levels else {
+        return written.map(|_| write(WEIGHT_LEVELS_MANAGER, key, view, json!({})));
+    };
+    let wanted = ("True", "Rounded", levels.to_string());
+    let condition = condition(WEIGHT_LEVELS_CONDITION, &wanted, written, view, now)?;
+    let status = json!({ "conditions": [condition] });
+    Some(write(WEIGHT_LEVELS_MANAGER, key, view, status))
 }
 
 fn announced(

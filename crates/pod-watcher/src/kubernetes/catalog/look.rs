@@ -49,6 +49,7 @@ impl LookSurroundings<'_> {
         let mut left_out = LeftOut::default();
         let mut addresses = Vec::new();
         let mut servers = Vec::new();
+        let mut weight_levels = None;
         if let Some(intent) = &known.intent {
             addresses = self.addresses(known, intent, &mut findings);
             let endpoints = if self.is_pods {
@@ -63,11 +64,12 @@ impl LookSurroundings<'_> {
                 service_ranges: &self.settings.service_ranges,
                 claims: self.allocator.claims(),
                 pod_wishes: (!self.pods.are_silent()).then_some(&pod_wishes),
+                former_levels: known.written.recorded_weight_levels(),
             };
             for slice in slices {
                 left_out.add_not_used(&slice.not_used);
             }
-            servers = convert::virtual_servers(
+            let served = convert::virtual_servers(
                 intent,
                 &addresses,
                 &groups,
@@ -75,6 +77,7 @@ impl LookSurroundings<'_> {
                 &mut left_out,
                 &mut findings,
             );
+            (servers, weight_levels) = (served.servers, served.weight_levels);
             findings.extend(slices.iter().flat_map(|slice| slice.errors.iter().cloned()));
             findings.extend(
                 self.pods
@@ -97,6 +100,7 @@ impl LookSurroundings<'_> {
                 is_understood: known.intent.is_some(),
                 ports: ports.unwrap_or_default(),
                 allocation: self.allocation(known),
+                weight_levels: weight_levels.filter(|_| !self.is_pods),
                 is_of_pool: matches!(
                     known.intent.as_ref().map(|intent| &intent.source),
                     Some(AddressSource::Pool { .. })

@@ -39,6 +39,8 @@ pub struct ServiceView {
     pub ports: Vec<(Protocol, u16)>,
     /// What the condition `portlb.io/Address` records; empty: there is none.
     pub allocation: Vec<IpAddr>,
+    /// What the condition `portlb.io/WeightLevels` records; `None`: there is none.
+    pub weight_levels: Option<u16>,
     /// Its addresses come from an address pool.
     pub is_of_pool: bool,
     /// All that is to be known of it, in order.

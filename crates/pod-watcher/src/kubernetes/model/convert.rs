@@ -14,7 +14,8 @@ use virtual_server::Protocol;
 use super::{
     ADDRESS_CONDITION, ANNOUNCED_CONDITION, Annotations, Condition, Endpoint, EndpointPort,
     EndpointSlice, Family, Ingress, NotUsed, ObjectKey, PREFIX, Pod, Readiness,
-    SOURCE_RANGES_ANNOTATION, Service, ServicePort, ServiceType, WrittenStatus,
+    SOURCE_RANGES_ANNOTATION, Service, ServicePort, ServiceType, WEIGHT_LEVELS_CONDITION,
+    WrittenStatus,
 };
 
 /// Label of an `EndpointSlice` that names its Service.
@@ -151,6 +152,7 @@ impl From<core::ServiceStatus> for WrittenStatus {
             let place = match condition.type_.as_str() {
                 ADDRESS_CONDITION => &mut written.address,
                 ANNOUNCED_CONDITION => &mut written.announced,
+                WEIGHT_LEVELS_CONDITION => &mut written.weight_levels,
                 _ => continue,
             };
             *place = Some(Condition {

@@ -22,6 +22,7 @@ fn view(addresses: &[&str]) -> ServiceView {
         is_understood: true,
         ports: vec![(Protocol::Tcp, 80)],
         allocation: Vec::new(),
+        weight_levels: None,
         is_of_pool: false,
         findings: Vec::new(),
         written: WrittenStatus::default(),
@@ -259,13 +260,38 @@ fn an_allocation_is_kept_in_a_condition_and_taken_back() {
 }
 
 #[test]
+fn the_levels_of_weights_are_recorded_in_a_condition_and_taken_back() {
+    let mut view = view(&[]);
+    view.written.announced = Some(condition_of("False", "NoAddress", "it has no address"));
+    view.weight_levels = Some(8);
+    let recorded = writes(&key(), &view, &tally(&[]), IpMode::Kept, now());
+    let [write] = &recorded[..] else {
+        panic!("{recorded:?}")
+    };
+    assert_eq!(write.manager, WEIGHT_LEVELS_MANAGER);
+    let condition = &write.document["status"]["conditions"][0];
+    assert_eq!(condition["type"], "portlb.io/WeightLevels");
+    assert_eq!(condition["message"], "8");
+
+    view.written.weight_levels = Some(condition_of("True", "Rounded", "8"));
+    assert_eq!(view.written.recorded_weight_levels(), Some(8));
+    assert_eq!(writes(&key(), &view, &tally(&[]), IpMode::Kept, now()), []);
+    view.weight_levels = None;
+    let taken_back = writes(&key(), &view, &tally(&[]), IpMode::Kept, now());
+    assert_eq!(taken_back[0].manager, WEIGHT_LEVELS_MANAGER);
+    assert_eq!(taken_back[0].document["status"], json!({}));
+}
+
+#[test]
 fn a_service_that_is_ours_no_longer_is_left_clean() {
     let mut view = view(&["10.1.1.10"]);
     assert_eq!(farewell(&key(), &view), []);
     view.written.ingress = vec![ingress("10.1.1.10")];
     view.written.address = Some(condition_of("True", "Allocated", "10.1.1.10"));
+    view.written.weight_levels = Some(condition_of("True", "Rounded", "16"));
     let managers: Vec<_> = farewell(&key(), &view).iter().map(|w| w.manager).collect();
-    assert_eq!(managers, [ADDRESS_MANAGER, STATUS_MANAGER]);
+    let all = [ADDRESS_MANAGER, WEIGHT_LEVELS_MANAGER, STATUS_MANAGER];
+    assert_eq!(managers, all);
 }
 
 #[test]

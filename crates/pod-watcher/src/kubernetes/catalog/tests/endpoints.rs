@@ -108,6 +108,37 @@ fn weights_that_mh_cannot_keep_apart_are_rounded_with_a_finding() {
     );
 }
 
+/// With 30 pods there are 16 levels, and 8 where the status records 8.
+#[test]
+fn the_levels_that_a_status_records_stay_until_there_are_a_tenth_fewer_pods() {
+    let weighted = |suffix: &str, weight: u32, pods: std::ops::Range<u8>| {
+        let addresses: Vec<String> = pods.map(|pod| format!("10.0.2.{pod}")).collect();
+        let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+        slice("web", suffix, ON_80, &addresses).replace(
+            "namespace: shop,",
+            &format!("namespace: shop, annotations: {{portlb.io/weight: '{weight}'}},"),
+        )
+    };
+    let status = "status: {conditions: [{type: portlb.io/WeightLevels, status: 'True', \
+                  reason: Rounded, message: '8', lastTransitionTime: '2026-01-01T00:00:00Z'}]}\n";
+    for (pods, recorded, levels) in [(30, "", 16), (30, status, 8), (27, status, 16)] {
+        let mut catalog = Catalog::new(settings());
+        let mut watcher = Watcher::default();
+        let manifests = [
+            service("web", "", PORT_80),
+            recorded.to_owned(),
+            weighted("a", 99, 1..2),
+            weighted("b", 100, 2..pods + 1),
+        ];
+        feed(&mut catalog, &manifests.concat());
+        watcher.take(&mut catalog);
+        let server = watcher.desired.virtual_servers.values().next().unwrap();
+        let weights: BTreeSet<u16> = server.real_servers.iter().map(|it| it.weight.0).collect();
+        assert_eq!(weights, BTreeSet::from([levels]), "{pods} pods");
+        assert_eq!(server.real_servers.len(), usize::from(pods));
+    }
+}
+
 #[test]
 fn conditions_that_are_not_there_mean_ready() {
     let silent = slice("web", "a", ON_80, &["10.0.2.3"]).replace(

@@ -15,6 +15,7 @@ fn view(address: &str) -> ServiceView {
         addresses: vec![address.parse().unwrap()],
         ports: Vec::new(),
         allocation: Vec::new(),
+        weight_levels: None,
         is_of_pool: false,
         findings: Vec::new(),
         is_understood: true,
