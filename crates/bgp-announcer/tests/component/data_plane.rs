@@ -109,7 +109,13 @@ impl DataPlane for Service {
         let interval = tokio::time::interval(Duration::from_millis(interval.into()));
         let heartbeats = IntervalStream::new(interval);
         let heartbeats = heartbeats.map(|_| (0, Wire::Heartbeat(Default::default())));
-        let events = self.0.addresses.reader().subscribe().unwrap().into_stream();
+        let events = self
+            .0
+            .addresses
+            .reader()
+            .subscribe()
+            .expect("few watch")
+            .into_stream();
         let events = events.map(|next| {
             let (revision, event) = next.expect("the announcer reads");
             let event = match event {
