@@ -78,7 +78,8 @@ pub(crate) fn all(options: &Options) -> Vec<Job> {
             &["kubernetes"],
             &["--test-threads=2"],
         )
-        .needs(&["build", "api-server"])
+        // One test starts the controllers.
+        .needs(&["build", "api-server", "cluster-parts"])
         .on_cores(1),
     ];
     jobs.extend(in_guests(options));
