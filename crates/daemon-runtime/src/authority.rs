@@ -464,8 +464,8 @@ mod tests {
 
     #[test]
     fn a_string_in_huffman_code_passes_unchanged() {
-        let sent = frame(HEADERS, END_HEADERS, b"\x41\x83%/%\x83");
-        check(&[sent.clone()], &[sent]);
+        let sent = [frame(HEADERS, END_HEADERS, b"\x41\x83%/%\x83")];
+        check(&sent, &sent);
     }
 
     #[test]

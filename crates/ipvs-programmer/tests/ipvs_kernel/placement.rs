@@ -161,7 +161,7 @@ fn rounded(weights: &[u16]) -> Vec<u32> {
         minimum_healthy: 1,
         drain_timeout: VirtualServer::DEFAULT_DRAIN_TIMEOUT,
     };
-    server.round_weights();
+    server.round_weights(None);
     let weights = server.real_servers.iter();
     weights.map(|real| real.weight.0.into()).collect()
 }
