@@ -24,8 +24,8 @@ const READ_SIZE: usize = 16 * 1024;
 
 /// Messages and prefixes that a connection hands to the owner in one of the owner's turns. One
 /// message may exceed it. Large enough to pay for a turn, small enough that the other peers of a
-/// peer that floods wait some milliseconds at most.
-pub(crate) const SHARE: usize = 128;
+/// peer that floods wait a fraction of a millisecond.
+pub(crate) const SHARE: usize = 32;
 
 /// What the last messages may take to reach the peer, and the peer to close its side.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(1);

@@ -80,8 +80,10 @@ fn start(lab: &Lab, program: Option<Program>) -> Result<Process> {
     let config = format!(
         "apiVersion: portlb.io/v1\nkind: RouteReflector\nasn: {ASN}\nrouterId: {REFLECTOR}\n\
          listen: ['{REFLECTOR}:179']\npeerGroups:\n\
-         - {{name: clients, role: client, dynamicPrefixes: [{CLIENTS}], importPrefixes: all}}\n\
-         - {{name: routers, role: non-client, dynamicPrefixes: [{ROUTERS}], exportPrefixes: all}}\n"
+         - {{name: clients, role: client, dynamicPrefixes: [{CLIENTS}], importPrefixes: all, \
+         med: pass, minimumHoldTime: 0s}}\n\
+         - {{name: routers, role: non-client, dynamicPrefixes: [{ROUTERS}], exportPrefixes: all, \
+         minimumHoldTime: 0s}}\n"
     );
     let mut command = daemons::command("route-reflector")?;
     command
