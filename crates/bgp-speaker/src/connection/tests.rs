@@ -109,7 +109,9 @@ async fn a_connection_reads_no_more_than_its_share_while_the_owner_is_busy() {
 #[tokio::test]
 async fn a_share_counts_prefixes() {
     let (mut connection, mut peer) = connection().await;
-    let withdrawn = (0..100).map(|number| Nlri {
+    // Each message counts one more than its prefixes.
+    let prefixes = SHARE - 10;
+    let withdrawn = (0..prefixes).map(|number| Nlri {
         prefix: format!("10.1.1.{number}/32").parse().unwrap(),
         path_id: None,
     });
@@ -120,7 +122,7 @@ async fn a_share_counts_prefixes() {
     peer.write_all(&bytes(&update).repeat(5)).unwrap();
     connection.poll();
     assert_eq!(connection.received.len(), 2);
-    assert_eq!(connection.received_work, 202);
+    assert_eq!(connection.received_work, 2 * (prefixes + 1));
 }
 
 #[tokio::test]
