@@ -1,4 +1,4 @@
-//! What an API server checks, and where it is told.
+//! What an API server checks: `validate` reports it with the place in the file.
 
 use expect_test::expect;
 
