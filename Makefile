@@ -51,7 +51,7 @@ test-integration: ## real kernel, real peers, in network namespaces (FILTER=name
 	$(TEST_RUNNER) --live --filter "$(FILTER)" jobs system- $(if $(FILTER),,kernel-)
 
 test-images: ## build the container images and run each one's --help
-	$(TEST_RUNNER) --live jobs images
+	$(TEST_RUNNER) --live jobs images-test
 
 test-manifests: ## the manifests: their flags, privileges and rights, against a real API server
 	$(TEST_RUNNER) --live --filter "$(FILTER)" jobs manifests

@@ -31,7 +31,7 @@ pub(crate) enum Load {
     Cores(usize),
     /// Runs on the time that other jobs leave (`SCHED_IDLE`), one such job at a time.
     Background,
-    /// Runs with no other job, because other jobs would disturb its measurements.
+    /// Runs with no other job than those in the background, because it measures.
     Alone,
 }
 
@@ -125,7 +125,7 @@ impl Job {
         self
     }
 
-    /// Lets nothing run beside it.
+    /// Lets only background jobs run at the same time.
     pub(crate) fn alone(mut self) -> Self {
         self.load = Load::Alone;
         self

@@ -25,8 +25,11 @@ use crate::summary::{self, Row, Tests};
 const GRACE: Duration = Duration::from_secs(20);
 /// Side by side, more guests than this need more memory than many machines have.
 const MOST_CORES: usize = 4;
-/// Some containers do not let a process choose `SCHED_IDLE`.
-const IN_BACKGROUND: &str = "chrt --idle 0 true 2>/dev/null && exec chrt --idle 0 \"$@\"
+/// Gives a background job the lowest priority. The kernel shares the CPU first between sessions
+/// (`autogroup` of sched(7)) and only then within each, and a guest is a session of its own.
+/// Containers may refuse each of the three settings.
+const IN_BACKGROUND: &str = "echo 19 2>/dev/null >/proc/self/autogroup
+chrt --idle 0 true 2>/dev/null && exec chrt --idle 0 \"$@\"
 exec nice -n 19 \"$@\"";
 
 /// Where and how a run takes place.
@@ -219,9 +222,11 @@ fn signal_all(groups: &BTreeMap<&'static str, Pid>, signal: Signal) {
 /// Starts a job's command in a process group of its own, so that all of it can be ended. Both of
 /// its outputs go to one pipe, in the order in which they are printed.
 fn spawn(setting: &Setting, job: &Job) -> Result<(Child, pipe::Receiver)> {
-    let mut words: Vec<&str> = match job.load {
-        Load::Background => vec!["sh", "-c", IN_BACKGROUND, "background"],
-        Load::Cores(_) | Load::Alone => Vec::new(),
+    let is_background = job.load == Load::Background;
+    let mut words: Vec<&str> = match is_background {
+        // The leader of a new session leads a new process group, too.
+        true => vec!["setsid", "sh", "-c", IN_BACKGROUND, "background"],
+        false => Vec::new(),
     };
     words.extend(job.command.iter().map(String::as_str));
     let (program, arguments) = words.split_first().context("a job has a command")?;
@@ -231,10 +236,12 @@ fn spawn(setting: &Setting, job: &Job) -> Result<(Child, pipe::Receiver)> {
         .args(arguments)
         .envs(job.environment.iter().map(|(name, value)| (*name, value)))
         .current_dir(&setting.root)
-        .process_group(0)
         .stdin(Stdio::null())
         .stdout(writer.try_clone().context("share a pipe")?)
         .stderr(writer);
+    if !is_background {
+        command.process_group(0);
+    }
     let child = command
         .spawn()
         .with_context(|| format!("start {program}"))?;

@@ -34,9 +34,6 @@ impl Schedule {
     /// starve it.
     pub(crate) fn start(&mut self) -> Vec<Job> {
         let mut started = Vec::new();
-        if self.is_running(|job| job.load == Load::Alone) {
-            return started;
-        }
         let mut free = self.free_cores();
         let mut background_is_free = !self.is_running(|job| job.load == Load::Background);
         for index in 0..self.entries.len() {
@@ -46,17 +43,13 @@ impl Schedule {
             }
             match job.load {
                 Load::Background if background_is_free => background_is_free = false,
-                Load::Cores(_) if self.taken(job) <= free => free -= self.taken(job),
+                Load::Background => continue,
+                Load::Cores(_) | Load::Alone if self.taken(job) <= free => free -= self.taken(job),
                 Load::Cores(_) => {
                     free = 0;
                     continue;
                 }
-                Load::Background => continue,
-                Load::Alone if started.is_empty() && !self.is_running(|_| true) => {
-                    self.entries[index].1 = State::Running;
-                    return vec![self.entries[index].0.clone()];
-                }
-                // The jobs that it waits for end by themselves.
+                // The jobs on cores end by themselves, and those that wait may go before.
                 Load::Alone => continue,
             }
             started.push(job.clone());
@@ -121,11 +114,12 @@ impl Schedule {
         self.cores.saturating_sub(taken)
     }
 
-    /// A job that wants more cores than there are takes them all.
+    /// A job that wants more cores than there are takes them all, and so does one that runs alone.
     fn taken(&self, job: &Job) -> usize {
         match job.load {
             Load::Cores(cores) => cores.min(self.cores),
-            Load::Background | Load::Alone => 0,
+            Load::Alone => self.cores,
+            Load::Background => 0,
         }
     }
 }
@@ -191,22 +185,25 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_runs_alone_waits_for_all_others_and_holds_back_all_others() {
+    fn a_job_that_runs_alone_waits_for_jobs_on_cores_and_holds_back_all_but_the_background() {
         let jobs = vec![
             job("kernel").in_background(),
-            job("cluster").alone(),
             job("build").on_cores(1),
-            job("unit").needs(&["build"]),
+            job("cluster").needs(&["kernel"]).alone(),
+            job("unit").on_cores(1).needs(&["build"]),
+            job("clippy").in_background(),
         ];
         let mut schedule = Schedule::new(2, jobs);
         assert_eq!(names(&schedule.start()), ["kernel", "build"]);
         schedule.end("kernel", Outcome::Passed);
-        assert_eq!(names(&schedule.start()), [""; 0]);
-        schedule.end("build", Outcome::Failed("exit status 1".to_owned()));
+        assert_eq!(names(&schedule.start()), ["clippy"]);
+        schedule.end("build", Outcome::Passed);
         assert_eq!(names(&schedule.start()), ["cluster"]);
         assert_eq!(names(&schedule.start()), [""; 0]);
+        schedule.end("clippy", Outcome::Passed);
+        assert_eq!(names(&schedule.start()), [""; 0]);
         schedule.end("cluster", Outcome::Passed);
-        assert!(schedule.is_over());
+        assert_eq!(names(&schedule.start()), ["unit"]);
     }
 
     #[test]

@@ -14,6 +14,9 @@ const INSTALL: &str = "integration/lab/floor/install";
 const CARGO_RUNNER: &str = "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER";
 /// Where `build` puts the programs.
 const PROGRAMS: &str = "target/x86_64-unknown-linux-gnu/debug";
+/// Where the lints compile. Cargo locks a target folder, so in the folder of `build` a lint that runs
+/// in the background would hold up every job that starts a test.
+const LINT_TARGET: &str = "target/lint";
 /// Selects every target with a test in it, also those that need a part of the lab and that
 /// `cargo test` leaves out for this reason. `--workspace` goes with it everywhere: another
 /// selection of crates would select other features, and compile the dependencies once more.
@@ -57,15 +60,11 @@ pub(crate) fn all(options: &Options) -> Vec<Job> {
         install("grpcurl", "grpcurl"),
         install("api-server", "api-server"),
         install("cluster-parts", "kubernetes"),
-        install("cargo-deny", "cargo-deny"),
-        install("cargo-cyclonedx", "cargo-cyclonedx"),
         Job::new("format", &["cargo", "fmt", "--all", "--check"]),
         Job::new("build", &["cargo", "test"])
             .arguments(&EVERY_TEST)
             .arguments(&["--no-run"]),
         test(options, "unit", &[], &[]).needs(&["build"]),
-        clippy(),
-        documentation(),
         Job::new("pause-image", &["integration/lab/images/build"])
             .needs(&["packages"])
             .on_cores(1),
@@ -83,16 +82,22 @@ pub(crate) fn all(options: &Options) -> Vec<Job> {
         .on_cores(1),
     ];
     jobs.extend(in_guests(options));
-    jobs.extend([
-        Job::new("dependencies", &["integration/check-dependencies"])
-            .needs(&["cargo-deny"])
-            .on_cores(1),
-    ]);
     if options.complete {
         let release = Job::new("release", &["make", "--no-print-directory", "programs"]);
         jobs.push(release.needs(&["packages"]).in_background());
     }
     jobs.extend([images(options), cluster(options)]);
+    // No other job needs these; most of their time is what the cluster leaves.
+    jobs.extend([
+        clippy().in_background(),
+        documentation().in_background(),
+        install("cargo-cyclonedx", "cargo-cyclonedx"),
+        images_test(options).in_background(),
+        install("cargo-deny", "cargo-deny"),
+        Job::new("dependencies", &["integration/check-dependencies"])
+            .needs(&["cargo-deny"])
+            .in_background(),
+    ]);
     jobs
 }
 
@@ -160,7 +165,7 @@ fn install(name: &'static str, part: &str) -> Job {
 fn clippy() -> Job {
     let script = "cargo clippy --locked --workspace --all-targets -- -D warnings
         cargo clippy --locked --workspace --test '*' -- -D warnings";
-    Job::new("clippy", &["bash", "-euc", script])
+    Job::new("clippy", &["bash", "-euc", script]).with("CARGO_TARGET_DIR", LINT_TARGET)
 }
 
 fn documentation() -> Job {
@@ -169,6 +174,7 @@ fn documentation() -> Job {
         &["cargo", "doc", "--locked", "--workspace", "--no-deps"],
     )
     .with("RUSTDOCFLAGS", "-D warnings")
+    .with("CARGO_TARGET_DIR", LINT_TARGET)
 }
 
 /// Runs test binaries of that name, or all that `cargo test` runs by itself.
@@ -220,16 +226,28 @@ fn in_guest(options: &Options, job: Job) -> Job {
 /// A complete run makes the images from the release build, as users get them. Any other run makes
 /// them from the programs of `build`, which has debug assertions and needs no second compilation.
 fn images(options: &Options) -> Job {
-    let job = Job::new("images", &["containers/test"])
-        .needs(&["packages", "cargo-cyclonedx"])
+    let job = Job::new("images", &["containers/build"])
+        .needs(&[
+            "packages",
+            if options.complete { "release" } else { "build" },
+        ])
+        .with("SBOM", "0");
+    of_programs(options, job)
+}
+
+fn images_test(options: &Options) -> Job {
+    let job = Job::new("images-test", &["containers/test", "--built"])
+        .needs(&["images", "cargo-cyclonedx"])
         .runs_tests()
         .shown();
+    of_programs(options, job)
+}
+
+/// Names the programs and the size that no image may reach.
+fn of_programs(options: &Options, job: Job) -> Job {
     match options.complete {
-        true => job.needs(&["release"]),
-        false => job
-            .needs(&["build"])
-            .with("PROGRAMS", PROGRAMS)
-            .with("LARGEST_MIB", "16"),
+        true => job,
+        false => job.with("PROGRAMS", PROGRAMS).with("LARGEST_MIB", "16"),
     }
 }
 
@@ -280,14 +298,8 @@ mod tests {
             let chosen = with_needs(all(&options), &["images".to_owned()]).unwrap();
             names(&chosen)
         };
-        assert_eq!(
-            needs_of_images(false),
-            ["packages", "cargo-cyclonedx", "build", "images"]
-        );
-        assert_eq!(
-            needs_of_images(true),
-            ["packages", "cargo-cyclonedx", "release", "images"]
-        );
+        assert_eq!(needs_of_images(false), ["packages", "build", "images"]);
+        assert_eq!(needs_of_images(true), ["packages", "release", "images"]);
     }
 
     #[test]
