@@ -12,7 +12,7 @@ use crate::stage::{FRESH_PER_SECOND, LASTING, LONG, PodOnNode, Stage, WEB};
 /// `timeout`, by default 2 s x 3 + 1 s, and the grid on which they run.
 const DETECTION: Duration = Duration::from_secs(9);
 /// Longer than the lease of the watcher that writes the Service's status (15 s), so that it ends.
-const OUTAGE: Duration = Duration::from_secs(45);
+const OUTAGE: Duration = Duration::from_secs(36);
 /// The same where the run takes its time (`make test-all`).
 const LONG_OUTAGE: Duration = Duration::from_secs(120);
 
