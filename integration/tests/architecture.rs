@@ -43,6 +43,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "bgp-session",
             "bgp-rib",
             "bgp-speaker",
+            "bounded-io",
             "daemon-api",
             "daemon-runtime",
         ],
@@ -50,6 +51,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "node-router",
         &[
+            "bounded-io",
             "daemon-api",
             "daemon-runtime",
             "nftables-table",

@@ -1,11 +1,11 @@
 //! What the user may type.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use clap::Parser;
 use daemon_runtime::{CommonArgs, Defaults, parse_duration};
 
-use crate::HoldProof;
+use crate::NamespaceEntry;
 
 /// Defaults of the flags that every daemon has.
 pub const DEFAULTS: Defaults = Defaults {
@@ -124,15 +124,38 @@ pub struct Args {
     pub max_routes: u32,
 
     /// What a pod proves before it gets a route. `address`: it sends back a nonce that it receives by
-    /// UDP at the gateway. `off`: nothing, so that any process that reaches the socket can hold a route
-    /// to any allowed gateway
+    /// UDP at the gateway. `token`: in addition, it shows a token of its ServiceAccount, and gets the
+    /// prefixes that --namespace-prefixes gives to its namespace. `off`: nothing, so that any process
+    /// that reaches the socket can hold a route to any allowed gateway
     #[arg(
         long,
         env = "PORTLB_HOLD_PROOF",
         value_name = "KIND",
         default_value = "address"
     )]
-    pub hold_proof: HoldProof,
+    pub hold_proof: HoldProofKind,
+
+    /// With --hold-proof=token: file with the keys that the cluster signs tokens with, the answer of
+    /// `kubectl get --raw /openid/v1/jwks`. Read again when it changes; a file without usable keys
+    /// leaves the previous keys in use
+    #[arg(long, env = "PORTLB_TOKEN_KEYS_FILE", value_name = "FILE")]
+    pub token_keys_file: Option<PathBuf>,
+
+    /// With --hold-proof=token: issuer of the cluster's tokens, the `issuer` of `kubectl get --raw
+    /// /.well-known/openid-configuration`
+    #[arg(long, env = "PORTLB_TOKEN_ISSUER", value_name = "ISSUER")]
+    pub token_issuer: Option<String>,
+
+    /// With --hold-proof=token: prefixes that the pods of a namespace may hold, each within
+    /// --allowed-prefixes: NAMESPACE=PREFIX[,PREFIX...]; once for each namespace. A namespace without
+    /// an entry gets no route. The environment variable takes several with spaces between them
+    #[arg(
+        long,
+        env = "PORTLB_NAMESPACE_PREFIXES",
+        value_name = "NAMESPACE=PREFIX,...",
+        value_delimiter = ' '
+    )]
+    pub namespace_prefixes: Vec<NamespaceEntry>,
 
     /// Permissions of the gRPC unix socket, octal. Whoever may write to it may ask for routes
     #[arg(
@@ -150,6 +173,18 @@ pub struct Args {
 
     #[command(flatten)]
     pub common: CommonArgs,
+}
+
+/// What a holder has to prove.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum HoldProofKind {
+    /// Nothing: any process that reaches the socket can hold a route to any allowed gateway
+    Off,
+    /// That it receives what is sent to the gateway
+    #[default]
+    Address,
+    /// That it receives what is sent to the gateway, and that its namespace may hold the prefix
+    Token,
 }
 
 impl AsMut<CommonArgs> for Args {

@@ -1,11 +1,14 @@
 //! What the flags mean.
 
-use std::{collections::BTreeSet, fmt, time::Duration};
+use std::{collections::BTreeSet, fmt, path::PathBuf, time::Duration};
 
-use daemon_runtime::{ConfigError, GracePeriod, LONGEST_RETRY, ListenAddress};
+use daemon_runtime::{ConfigError, GracePeriod, LONGEST_RETRY, ListenAddress, in_words};
 use ipnet::IpNet;
 
-use crate::{Args, HoldProof, Policy, policy::parse_prefix, uplink::Uplinks};
+use crate::{
+    Args, HoldProofKind, NamespacePrefixes, Policy, policy::parse_prefix, token::TokenKeys,
+    uplink::Uplinks,
+};
 
 const LONGEST_LINGER: Duration = Duration::from_secs(60 * 60);
 /// `IFNAMSIZ` of the kernel without the final zero.
@@ -37,6 +40,28 @@ pub struct Config {
     pub socket_mode: Mode,
     /// Group of the unix socket; without it, that of the process.
     pub socket_group: Option<u32>,
+}
+
+/// What a holder has to prove.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HoldProof {
+    /// Nothing.
+    Off,
+    /// That it receives what is sent to the gateway.
+    Address,
+    /// That it receives what is sent to the gateway, and that its namespace may hold the prefix.
+    Token(TokenSettings),
+}
+
+/// What decides about tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenSettings {
+    /// File with the cluster's keys.
+    pub keys_file: PathBuf,
+    /// Issuer that a token must name.
+    pub issuer: String,
+    /// Prefixes that the pods of each namespace may hold.
+    pub namespaces: NamespacePrefixes,
 }
 
 /// Permission bits of a file; shown in octal.
@@ -118,6 +143,7 @@ impl Config {
                 args.linger
             )));
         }
+        let hold_proof = hold_proof(&args, &allowed_prefixes)?;
         Ok(Self {
             grpc_listen: args.common.grpc_listen,
             policy: Policy {
@@ -130,11 +156,77 @@ impl Config {
             linger: args.linger,
             audit_interval: args.audit_interval,
             max_routes: usize::try_from(args.max_routes).unwrap_or(usize::MAX),
-            hold_proof: args.hold_proof,
+            hold_proof,
             socket_mode: socket_mode(&args.socket_mode)?,
             socket_group: args.socket_group,
         })
     }
+}
+
+fn hold_proof(args: &Args, allowed_prefixes: &[IpNet]) -> Result<HoldProof, ConfigError> {
+    let other = match args.hold_proof {
+        HoldProofKind::Token => {
+            return Ok(HoldProof::Token(token_settings(args, allowed_prefixes)?));
+        }
+        HoldProofKind::Off => ("off", HoldProof::Off),
+        HoldProofKind::Address => ("address", HoldProof::Address),
+    };
+    let unused = [
+        ("--token-keys-file", args.token_keys_file.is_some()),
+        ("--token-issuer", args.token_issuer.is_some()),
+        ("--namespace-prefixes", !args.namespace_prefixes.is_empty()),
+    ];
+    let (kind, hold_proof) = other;
+    match unused.iter().find(|(_, is_given)| *is_given) {
+        None => Ok(hold_proof),
+        Some((flag, _)) => Err(ConfigError(format!(
+            "{flag} has no effect with --hold-proof={kind}; give --hold-proof=token, or leave {flag} \
+             out"
+        ))),
+    }
+}
+
+fn token_settings(args: &Args, allowed_prefixes: &[IpNet]) -> Result<TokenSettings, ConfigError> {
+    let missing = |flag: &str, suggestion: &str| {
+        ConfigError(format!(
+            "{flag} is missing, which --hold-proof=token needs; {suggestion}"
+        ))
+    };
+    let keys_file = args.token_keys_file.clone().ok_or_else(|| {
+        missing(
+            "--token-keys-file",
+            "name a file with the answer of `kubectl get --raw /openid/v1/jwks`, such as \
+             --token-keys-file /etc/portlb/token-keys/jwks.json",
+        )
+    })?;
+    let issuer = args
+        .token_issuer
+        .clone()
+        .filter(|issuer| !issuer.is_empty());
+    let issuer = issuer.ok_or_else(|| {
+        missing(
+            "--token-issuer",
+            "give the `issuer` of `kubectl get --raw /.well-known/openid-configuration`, such as \
+             --token-issuer https://kubernetes.default.svc.cluster.local",
+        )
+    })?;
+    if args.namespace_prefixes.is_empty() {
+        return Err(missing(
+            "--namespace-prefixes",
+            "give each namespace the prefixes that its load balancers may hold, such as \
+             --namespace-prefixes web=10.1.1.0/24",
+        ));
+    }
+    let namespaces = NamespacePrefixes::new(&args.namespace_prefixes, allowed_prefixes);
+    let namespaces =
+        namespaces.map_err(|problem| ConfigError(format!("--namespace-prefixes: {problem}")))?;
+    TokenKeys::read(&keys_file)
+        .map_err(|error| ConfigError(format!("--token-keys-file: {}", in_words(&error))))?;
+    Ok(TokenSettings {
+        keys_file,
+        issuer,
+        namespaces,
+    })
 }
 
 fn prefixes(flag: &str, texts: &[String], cure: &str) -> Result<Vec<IpNet>, ConfigError> {
@@ -304,6 +396,74 @@ mod tests {
     fn a_service_range_without_gateways_of_its_version_is_refused() {
         check_refused("--allowed-gateways=10.244.3.0/24", &["no IPv6 range"]);
         check_refused("--allowed-gateways=fd00:244::/64", &["no IPv4 range"]);
+    }
+
+    /// A key of RFC 7517, appendix A.1.
+    const KEYS: &str = r#"{"keys": [{"kty": "EC", "crv": "P-256", "use": "sig", "kid": "1",
+        "x": "MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4",
+        "y": "4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"}]}"#;
+
+    /// Flags of the mode `token`, without one of them, with the content of the file of keys.
+    fn resolve_token(without: &str, keys: &str, more: &[&str]) -> Result<Config, String> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), keys).unwrap();
+        let keys_file = format!("--token-keys-file={}", file.path().display());
+        let mut flags = USABLE.to_vec();
+        flags.extend([
+            "--hold-proof=token",
+            &keys_file,
+            "--token-issuer=https://kubernetes.default.svc",
+            "--namespace-prefixes=web=10.1.1.0/25,fd00:1::/64",
+        ]);
+        flags.retain(|flag| without.is_empty() || !flag.starts_with(without));
+        flags.extend(more);
+        resolve(&flags)
+    }
+
+    #[test]
+    fn the_mode_token_needs_keys_an_issuer_and_the_prefixes_of_namespaces() {
+        let config = resolve_token("", KEYS, &[]).unwrap();
+        let HoldProof::Token(settings) = config.hold_proof else {
+            panic!("{:?}", config.hold_proof);
+        };
+        assert_eq!(settings.issuer, "https://kubernetes.default.svc");
+        for (flag, suggestion) in [
+            ("--token-keys-file", "kubectl get --raw /openid/v1/jwks"),
+            ("--token-issuer", "/.well-known/openid-configuration"),
+            ("--namespace-prefixes", "web=10.1.1.0/24"),
+        ] {
+            let message = resolve_token(flag, KEYS, &[]).unwrap_err();
+            let missing = format!("{flag} is missing, which --hold-proof=token needs; ");
+            assert!(message.starts_with(&missing), "{message}");
+            assert!(message.contains(suggestion), "{message}");
+        }
+        for keys in ["", "{}", r#"{"keys": []}"#] {
+            let message = resolve_token("", keys, &[]).unwrap_err();
+            assert!(message.starts_with("--token-keys-file: "), "{message}");
+            assert!(message.contains("kubectl get --raw"), "{message}");
+        }
+        let more = ["--namespace-prefixes=shop=10.1.2.0/24"];
+        let message = resolve_token("", KEYS, &more).unwrap_err();
+        assert!(message.starts_with("--namespace-prefixes: "), "{message}");
+        assert!(message.contains("--allowed-prefixes"), "{message}");
+    }
+
+    #[test]
+    fn flags_of_tokens_are_refused_in_every_other_mode() {
+        for mode in ["off", "address"] {
+            let mode = format!("--hold-proof={mode}");
+            for flag in [
+                "--token-keys-file=/nowhere",
+                "--token-issuer=https://kubernetes.default.svc",
+                "--namespace-prefixes=web=10.1.1.0/24",
+            ] {
+                let message = resolve(&[USABLE, &[&mode, flag]].concat()).unwrap_err();
+                let name = flag.split('=').next().unwrap();
+                assert!(message.starts_with(name), "{message}");
+                assert!(message.contains(&mode), "{message}");
+                assert!(message.contains("--hold-proof=token"), "{message}");
+            }
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use crate::{
     node_settings::forwarding_problem,
     plan::{Change, ForeignRoute},
+    token::{KeysFileError, TokenProblem},
     uplink::{self, IpVersion},
 };
 
@@ -65,6 +66,17 @@ pub(crate) enum Refusal {
          (--hold-proof=address of node-router)"
     )]
     NotAnswered { gateway: IpAddr, port: u16 },
+    #[error("the token is refused: {0} (--hold-proof=token of node-router)")]
+    Token(#[from] TokenProblem),
+    #[error(
+        "namespace {namespace} may not hold prefix {prefix}; allowed for it: {allowed} \
+         (--namespace-prefixes of node-router)"
+    )]
+    NamespaceNotAllowed {
+        namespace: String,
+        prefix: IpNet,
+        allowed: String,
+    },
     #[error("too many holds wait for an answer; ask again")]
     Busy,
     #[error("no request came on the stream; send one")]
@@ -82,6 +94,8 @@ impl Refusal {
             | Self::OtherFamily { .. }
             | Self::NoRequest => "malformed",
             Self::NotProved { .. } | Self::NotAnswered { .. } | Self::Busy => "not_proved",
+            Self::Token(problem) => problem.name(),
+            Self::NamespaceNotAllowed { .. } => "namespace_not_allowed",
             Self::PrefixNotAllowed { .. } | Self::GatewayNotAllowed { .. } => "not_allowed",
             Self::GatewayNotOnLink { .. } => "not_on_link",
             Self::ForeignRoute { .. } => "foreign_route",
@@ -92,6 +106,11 @@ impl Refusal {
             }
             Self::Stopping => "stopping",
         }
+    }
+
+    /// Reports whether the token of the holder is why.
+    pub(crate) fn is_by_token(&self) -> bool {
+        matches!(self, Self::Token(_) | Self::NamespaceNotAllowed { .. })
     }
 }
 
@@ -162,6 +181,9 @@ pub enum StartError {
     /// No socket for the proof of holds.
     #[error("cannot open a UDP socket for the proof of holds")]
     Proof(#[source] io::Error),
+    /// The keys of tokens cannot be read or watched.
+    #[error("cannot verify tokens")]
+    TokenKeys(#[source] KeysFileError),
     /// A server cannot be opened.
     #[error("cannot serve")]
     Serve(#[source] daemon_runtime::DaemonError),

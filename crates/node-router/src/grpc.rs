@@ -20,6 +20,8 @@ use crate::{
     metrics::RouterMetrics,
     policy::Claim,
     proof::{PROOF_TIMEOUT, Prover},
+    refusal_log::RefusalLog,
+    token::{TokenGate, TokenProblem, UnverifiedToken},
 };
 
 /// Serves `portlb.noderoute.v1.NodeRoute`.
@@ -30,6 +32,9 @@ pub(crate) struct NodeRouteService {
     pub(crate) unanswered: Semaphore,
     /// Without it holders prove nothing.
     pub(crate) prover: Option<Prover>,
+    /// Without it holders need no token.
+    pub(crate) token_gate: Option<TokenGate>,
+    pub(crate) refusal_log: RefusalLog,
     pub(crate) table: TableHandle,
     pub(crate) metrics: RouterMetrics,
 }
@@ -47,23 +52,23 @@ impl api::node_route_server::NodeRoute for NodeRouteService {
     ) -> Result<Response<Self::HoldStream>, Status> {
         let _unanswered = self.unanswered.try_acquire().map_err(|_| Refusal::Busy)?;
         let peer = peer(&request);
+        let token = UnverifiedToken::of(request.metadata());
         let mut requests = request.into_inner();
         let first = tokio::time::timeout(PROOF_TIMEOUT, requests.message()).await;
         let first = first.map_err(|_| Refusal::NoRequest)??;
         let first = first.ok_or(Refusal::NoRequest)?;
-        let claim = self.admit(&first, &mut requests).await.map_err(|refusal| {
-            tracing::info!(
-                prefix = first.prefix,
-                gateway = first.gateway,
-                process_id = peer.process_id,
-                user_id = peer.user_id,
-                reason = %refusal,
-                "a hold is refused"
-            );
-            let labels = vec![("reason", refusal.name().to_owned())];
-            self.metrics.refused.get_or_create(&labels).inc();
-            refusal
-        })?;
+        let claim = match self.admit(&first, token, &mut requests).await {
+            Ok(claim) => claim,
+            Err(refusal) => {
+                let HoldRequest {
+                    prefix, gateway, ..
+                } = &first;
+                self.refusal_log.refused(&refusal, prefix, gateway, peer);
+                let labels = vec![("reason", refusal.name().to_owned())];
+                self.metrics.refused.get_or_create(&labels).inc();
+                return Err(refusal.into());
+            }
+        };
         let hold = self.table.hold(claim, peer).await?;
         // The requests stay open as long as the responses.
         let states = states(hold).inspect(move |_| _ = &requests);
@@ -105,13 +110,27 @@ impl api::node_route_server::NodeRoute for NodeRouteService {
 }
 
 impl NodeRouteService {
-    /// Decides on a request, and lets the holder prove that it owns the gateway.
+    /// Decides on a request and its token, and lets the holder prove that it owns the gateway. A holder
+    /// whose token is refused causes no datagram.
     async fn admit(
         &self,
         request: &HoldRequest,
+        token: Result<UnverifiedToken, TokenProblem>,
         answers: &mut Streaming<HoldRequest>,
     ) -> Result<Claim, Refusal> {
         let claim = self.policy.admit(&request.prefix, &request.gateway)?;
+        if let Some(gate) = &self.token_gate {
+            let holder = gate.admit(token, claim.prefix)?;
+            tracing::info!(
+                prefix = %claim.prefix,
+                gateway = %claim.gateway,
+                namespace = holder.namespace,
+                pod = holder.pod,
+                pod_uid = holder.pod_uid,
+                service_account = holder.service_account,
+                "accepted the token of a hold"
+            );
+        }
         if let Some(prover) = &self.prover {
             let port = request.proof_port;
             prover.prove(claim.gateway, port, answers).await?;
@@ -194,7 +213,9 @@ impl From<Refusal> for Status {
             | Refusal::OtherFamily { .. } => Self::invalid_argument(message),
             Refusal::PrefixNotAllowed { .. }
             | Refusal::GatewayNotAllowed { .. }
+            | Refusal::NamespaceNotAllowed { .. }
             | Refusal::NotProved { .. } => Self::permission_denied(message),
+            Refusal::Token(_) => Self::unauthenticated(message),
             Refusal::GatewayNotOnLink { .. }
             | Refusal::ForeignRoute { .. }
             | Refusal::NotForwarding { .. } => Self::failed_precondition(message),

@@ -12,7 +12,8 @@
 //! - **A stream is a claim**, so the policy decides first: prefix and gateway must lie in ranges
 //!   that the operator allowed, and the gateway must be on a link of this node.
 //! - **A claim is proved** ([`HoldProof`]): the holder sends back a nonce that it received at the
-//!   gateway, so that no other process can take its place.
+//!   gateway, so that no other process can take its place. With `--hold-proof=token` it also shows
+//!   a token of its ServiceAccount, and holds the prefixes of its namespace alone.
 //! - The routes of this daemon carry the routing protocol number [`PROTOCOL`] and the metric
 //!   [`METRIC`]. A route with another number is never changed; if it would win over ours, the hold
 //!   is refused.
@@ -35,23 +36,28 @@ mod hold;
 mod kernel;
 mod look;
 mod metrics;
+mod namespaces;
 mod node_settings;
 pub mod plan;
 mod policy;
 mod proof;
+mod refusal_log;
 mod start;
 mod table;
+mod token;
 pub mod uplink;
 
-pub use args::{Args, DEFAULTS};
-pub use config::{Config, Mode};
+pub use args::{Args, DEFAULTS, HoldProofKind};
+pub use config::{Config, HoldProof, Mode, TokenSettings};
 pub use error::{KernelError, StartError};
 pub use exemption::{Firewall, TABLE_NAME};
 pub use kernel::{
     Kernel, Link, NETLINK_TIMEOUT, NetlinkKernel, NotOnLink, OpenedKernel, ROUTES_TIMEOUT, Reads,
     Snapshot,
 };
+pub use namespaces::{NamespaceEntry, NamespacePrefixes};
 pub use plan::{METRIC, PROTOCOL};
 pub use policy::Policy;
-pub use proof::{HoldProof, PROOF_TIMEOUT};
+pub use proof::PROOF_TIMEOUT;
 pub use start::{start, start_with};
+pub use token::{AUDIENCE, KeysFileError, LONGEST_TOKEN, TokenKeysError};

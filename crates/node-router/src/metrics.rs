@@ -15,6 +15,10 @@ pub(crate) struct RouterMetrics {
     pub(crate) adopted: Gauge,
     /// `portlb_node_router_refused_holds_total{reason}`
     pub(crate) refused: Family<Labels, Counter>,
+    /// `portlb_node_router_token_keys`
+    pub(crate) token_keys: Gauge,
+    /// `portlb_node_router_rejected_token_keys_total`
+    pub(crate) rejected_token_keys: Counter,
     /// `portlb_node_router_kernel_changes_total{change}`
     pub(crate) changes: Family<Labels, Counter>,
     /// `portlb_node_router_kernel_errors_total`
@@ -53,6 +57,16 @@ impl RouterMetrics {
             "node_router_refused_holds",
             "Holds refused",
             own.refused.clone(),
+        );
+        metrics.register(
+            "node_router_token_keys",
+            "Keys that the tokens of holders are verified with",
+            own.token_keys.clone(),
+        );
+        metrics.register(
+            "node_router_rejected_token_keys",
+            "States of the file of token keys that could not be used",
+            own.rejected_token_keys.clone(),
         );
         metrics.register(
             "node_router_kernel_changes",

@@ -91,7 +91,7 @@ pub(crate) fn parse_prefix(text: &str) -> Result<IpNet, String> {
     Ok(prefix)
 }
 
-fn listed(prefixes: &[IpNet]) -> String {
+pub(crate) fn listed(prefixes: &[IpNet]) -> String {
     let texts: Vec<String> = prefixes.iter().map(ToString::to_string).collect();
     texts.join(", ")
 }

@@ -42,16 +42,6 @@ const MOST_WRONG_ANSWERS: usize = 16;
 /// Octets of a nonce.
 const NONCE: usize = 32;
 
-/// What a holder has to prove.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum HoldProof {
-    /// Nothing: any process that reaches the socket can hold a route to any allowed gateway
-    Off,
-    /// That it receives what is sent to the gateway
-    #[default]
-    Address,
-}
-
 /// Sends nonces; cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Prover {

@@ -10,12 +10,14 @@ use tonic::service::Routes;
 
 use crate::{
     Config, Firewall, HoldProof, Kernel, KernelError, NetlinkKernel, OpenedKernel, StartError,
-    exemption,
+    TokenSettings, exemption,
     grpc::NodeRouteService,
     metrics::{RouterMetrics, register_reads},
     node_settings,
     proof::Prover,
+    refusal_log::RefusalLog,
     table::{HOLDS_PER_ROUTE, RouteTable, Settings, Steps},
+    token::{KeysFile, TokenGate},
 };
 
 /// What the drain may take beyond the lingering.
@@ -119,7 +121,13 @@ pub async fn start_with<K: Kernel, F: Firewall>(
 
     let prover = match config.hold_proof {
         HoldProof::Off => None,
-        HoldProof::Address => Some(Prover::open().await.map_err(StartError::Proof)?),
+        HoldProof::Address | HoldProof::Token(_) => {
+            Some(Prover::open().await.map_err(StartError::Proof)?)
+        }
+    };
+    let token_gate = match config.hold_proof {
+        HoldProof::Off | HoldProof::Address => None,
+        HoldProof::Token(settings) => Some(token_gate(settings, daemon, &metrics)?),
     };
     let most_unanswered = config.max_routes.saturating_mul(HOLDS_PER_ROUTE);
     let most_unanswered = most_unanswered.min(Semaphore::MAX_PERMITS);
@@ -127,6 +135,8 @@ pub async fn start_with<K: Kernel, F: Firewall>(
         policy: config.policy.clone(),
         unanswered: Semaphore::new(most_unanswered),
         prover,
+        token_gate,
+        refusal_log: RefusalLog::default(),
         table: handle,
         metrics,
     });
@@ -139,4 +149,27 @@ pub async fn start_with<K: Kernel, F: Firewall>(
         .serve_grpc(&config.grpc_listen, CONTRACT, Routes::new(service))
         .await
         .map_err(StartError::Serve)
+}
+
+fn token_gate(
+    settings: TokenSettings,
+    daemon: &mut Daemon,
+    metrics: &RouterMetrics,
+) -> Result<TokenGate, StartError> {
+    let (file, keys) = KeysFile::open(
+        settings.keys_file,
+        metrics.token_keys.clone(),
+        metrics.rejected_token_keys.clone(),
+    )
+    .map_err(StartError::TokenKeys)?;
+    let shutdown = daemon.shutdown().clone();
+    daemon.spawn("token keys", async move {
+        file.follow(shutdown).await;
+        Ok::<(), KernelError>(())
+    });
+    Ok(TokenGate {
+        keys,
+        issuer: settings.issuer,
+        namespaces: settings.namespaces,
+    })
 }

@@ -10,6 +10,8 @@ mod limits;
 mod namespace;
 mod process;
 mod proof;
+mod signer;
 mod sleep;
 mod support;
+mod token;
 mod tracking;

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use daemon_api::noderoute::v1::node_route_client::NodeRouteClient;
+use daemon_api::noderoute::v1::{HoldRequest, node_route_client::NodeRouteClient};
 use daemon_runtime::Target;
 use nix::{
     sys::signal::{Signal, kill},
@@ -15,6 +15,7 @@ use nix::{
 
 use crate::{
     namespace::{in_namespace, ip},
+    signer::{ISSUER, SigningKey, claims, claims_with, key_set},
     support::{DEADLINE, hold, next},
 };
 
@@ -182,6 +183,58 @@ fn a_killed_daemon_leaves_the_route_and_the_next_one_takes_over() {
         assert!(next(&mut stream).await.unwrap().installed);
         successor.signal(Signal::SIGINT);
         assert_eq!(successor.exit_code(), Some(0));
+    });
+}
+
+#[test]
+fn no_log_line_of_any_level_shows_a_token() {
+    in_namespace(async || {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let key = SigningKey::p256("one");
+        std::fs::write(path("jwks.json"), key_set(&[&key])).unwrap();
+        let child = Command::new(PROGRAM)
+            .args(RANGES)
+            .arg(format!("--grpc-listen=unix:{}", path("socket").display()))
+            .args(["--http-listen=127.0.0.1:0", "--log-level=trace"])
+            .arg("--hold-proof=token")
+            .arg(format!("--token-keys-file={}", path("jwks.json").display()))
+            .arg(format!("--token-issuer={ISSUER}"))
+            .arg("--namespace-prefixes=web=10.1.1.0/24")
+            .stderr(std::fs::File::create(path("log")).unwrap())
+            .spawn()
+            .unwrap();
+        let mut process = Process(child);
+        wait_for_socket(&path("socket")).await;
+        let mut client = NodeRouteClient::new(Target::Unix(path("socket")).channel());
+        let tokens = [
+            key.sign(&claims("web")),
+            key.sign(&claims_with("/exp", 0.into())),
+            "no-token-at-all".to_owned(),
+        ];
+        for token in &tokens {
+            let request = HoldRequest {
+                prefix: "10.1.1.0/24".to_owned(),
+                gateway: "10.244.3.7".to_owned(),
+                ..HoldRequest::default()
+            };
+            let mut request = tonic::Request::new(futures::stream::iter([request]));
+            let value = format!("Bearer {token}").parse().unwrap();
+            request.metadata_mut().insert("authorization", value);
+            client.hold(request).await.unwrap_err();
+        }
+        process.signal(Signal::SIGTERM);
+        assert_eq!(process.exit_code(), Some(0));
+        let log = std::fs::read_to_string(path("log")).unwrap();
+        for line in ["accepted the token", "has expired", "no JSON Web Token"] {
+            assert!(log.contains(line), "{line}: {log}");
+        }
+        assert!(log.contains("TRACE"), "{log}");
+        for token in &tokens {
+            for part in token.split('.') {
+                assert!(!log.contains(part), "{part}: {log}");
+            }
+        }
     });
 }
 
