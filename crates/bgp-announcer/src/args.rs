@@ -120,6 +120,12 @@ pub struct Args {
     )]
     pub node_router: String,
 
+    /// File with a token of this pod's ServiceAccount for the audience `portlb`, which is sent to a
+    /// node-router with --hold-proof=token; in Kubernetes a projected volume. Read again for each
+    /// attempt to hold a route, since the kubelet renews it. Default: none is sent
+    #[arg(long, env = "PORTLB_HOLD_TOKEN_FILE", value_name = "FILE")]
+    pub hold_token_file: Option<PathBuf>,
+
     /// How long a node route may take to be held again after the node-router has gone (its routes
     /// stay) before the address is announced as least preferred: 500ms, 2s. 0: at once. The address
     /// is withdrawn only when the node-router refuses the route

@@ -15,6 +15,7 @@ use daemon_runtime::{
 
 use crate::{
     args::Args,
+    hold_token::HoldToken,
     peer_flag::{PeerFlag, is_reserved},
     plan::{PlanConfig, Via},
 };
@@ -34,6 +35,8 @@ pub struct Config {
     pub data_plane: Target,
     /// Where the node-router is reached; `None`: no node route is needed.
     pub node_router: Option<Target>,
+    /// Token that goes with each hold.
+    pub hold_token: Option<HoldToken>,
     /// Longest pause between two attempts to reach the data plane or the node-router.
     pub longest_retry: Duration,
     /// What decides about announcements.
@@ -100,10 +103,12 @@ impl Config {
             cluster_id: ClusterId(router_id.0),
             listen: Vec::new(),
         };
+        let hold_token = hold_token(args.hold_token_file.as_deref(), node_router.as_ref())?;
         let needs_gateway = node_router.is_some();
         let config = Self {
             grpc_listen: args.common.grpc_listen.clone(),
             data_plane: args.data_plane.clone(),
+            hold_token,
             longest_retry,
             plan: PlanConfig {
                 allowed_prefixes: allowed_prefixes(&args.allowed_prefixes)?,
@@ -332,6 +337,40 @@ fn peers(args: &Args) -> Result<Configuration, ConfigError> {
 fn md5_key(flag: &str, file: Option<&Path>) -> Result<Option<Md5Key>, ConfigError> {
     let key = file.map(Md5Key::read).transpose();
     key.map_err(|problem| ConfigError(format!("{flag}: {}", in_words(&problem))))
+}
+
+/// The token of a hold must not leave the node.
+fn hold_token(
+    file: Option<&Path>,
+    node_router: Option<&Target>,
+) -> Result<Option<HoldToken>, ConfigError> {
+    let Some(file) = file else {
+        return Ok(None);
+    };
+    match node_router {
+        Some(Target::Unix(_)) => {}
+        Some(Target::Tcp(_)) => {
+            return Err(ConfigError(
+                "--hold-token-file: a token is sent over a unix socket only, since http:// shows it to \
+                 the network; give --node-router unix:PATH, or leave --hold-token-file out"
+                    .to_owned(),
+            ));
+        }
+        None => {
+            return Err(ConfigError(
+                "--hold-token-file has no effect with --node-router none; leave one of them out"
+                    .to_owned(),
+            ));
+        }
+    }
+    let token = HoldToken::new(file);
+    match token.read() {
+        Ok(_) => Ok(Some(token)),
+        Err(problem) => Err(ConfigError(format!(
+            "--hold-token-file: {}",
+            in_words(&problem)
+        ))),
+    }
 }
 
 fn hold_time_seconds(text: &str) -> Result<u16, ConfigError> {

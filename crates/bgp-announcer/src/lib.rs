@@ -25,6 +25,7 @@ mod carried;
 pub mod config;
 pub mod error;
 pub mod grpc;
+pub mod hold_token;
 mod log;
 pub mod metrics;
 pub mod peer_flag;
@@ -68,7 +69,11 @@ pub async fn start(config: Config, daemon: &mut Daemon) -> Result<ListenAddress,
         config.plan.data_plane_timeout,
         config.longest_retry,
     );
-    let node_routes = NodeRoutes::new(config.node_router.as_ref(), config.longest_retry);
+    let node_routes = NodeRoutes::new(
+        config.node_router.as_ref(),
+        config.longest_retry,
+        config.hold_token,
+    );
     let (announcer, handle) = Announcer::new(
         config.plan,
         config.peers,

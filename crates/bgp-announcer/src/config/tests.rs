@@ -270,3 +270,28 @@ fn a_peer_has_its_own_key_or_that_of_all() {
         check_refused(&[&flag], &expected);
     }
 }
+
+#[test]
+fn the_token_of_holds_is_sent_over_a_unix_socket_alone_and_can_be_read_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    let flag = format!("--hold-token-file={}", file.display());
+    let problem = resolve(&[&flag]).unwrap_err();
+    assert!(
+        problem.starts_with("--hold-token-file: cannot read"),
+        "{problem}"
+    );
+    std::fs::write(&file, "first.of.pod\n").unwrap();
+    let config = resolve(&[&flag]).unwrap();
+    assert_eq!(config.hold_token, Some(HoldToken::new(&file)));
+    assert!(!format!("{config:?}").contains("first"));
+    assert_eq!(resolve(&[]).unwrap().hold_token, None);
+    for (node_router, part) in [
+        ("--node-router=http://127.0.0.1:50054", "unix socket only"),
+        ("--node-router=none", "no effect"),
+    ] {
+        let problem = resolve(&[&flag, node_router]).unwrap_err();
+        assert!(problem.starts_with("--hold-token-file"), "{problem}");
+        assert!(problem.contains(part), "{problem}");
+    }
+}

@@ -4,13 +4,13 @@ use std::{collections::BTreeMap, convert::Infallible, net::IpAddr, time::Duratio
 
 use bgp_packet::IpNet;
 use daemon_api::noderoute::v1::{HoldRequest, HoldResponse, node_route_client::NodeRouteClient};
-use daemon_runtime::{Backoff, Target};
+use daemon_runtime::{Backoff, Target, in_words};
 use futures::stream;
 use tokio::{net::UdpSocket, sync::mpsc, task::JoinSet};
-use tonic::{Code, Status, transport::Channel};
+use tonic::{Code, Request, Status, transport::Channel};
 
 use super::data_plane::describe;
-use crate::plan::Input;
+use crate::{hold_token::HoldToken, plan::Input};
 
 /// Octets of a nonce of node-router.
 const NONCE: usize = 32;
@@ -23,6 +23,7 @@ const PASSED_ON: usize = 16;
 pub struct NodeRoutes {
     client: Option<NodeRouteClient<Channel>>,
     longest_retry: Duration,
+    token: Option<HoldToken>,
     tasks: JoinSet<()>,
     /// The number tells the news of a hold from those of an earlier one of the same prefix.
     holds: BTreeMap<IpNet, (u64, tokio::task::AbortHandle)>,
@@ -40,12 +41,13 @@ struct News {
 
 impl NodeRoutes {
     /// Without a target no route can be held, nor is one asked for. `longest_retry` is the longest
-    /// pause between two attempts.
-    pub fn new(target: Option<&Target>, longest_retry: Duration) -> Self {
+    /// pause between two attempts; the token goes with each of them.
+    pub fn new(target: Option<&Target>, longest_retry: Duration, token: Option<HoldToken>) -> Self {
         let (sender, news) = mpsc::channel(64);
         Self {
             client: target.map(|target| NodeRouteClient::new(target.channel())),
             longest_retry,
+            token,
             tasks: JoinSet::new(),
             holds: BTreeMap::new(),
             next_hold: 0,
@@ -67,6 +69,7 @@ impl NodeRoutes {
             gateway,
             client,
             longest_retry: self.longest_retry,
+            token: self.token.clone(),
             news: self.sender.clone(),
         };
         let task = self.tasks.spawn(holder.run());
@@ -106,6 +109,7 @@ fn is_refusal(status: &Status) -> bool {
         status.code(),
         Code::InvalidArgument
             | Code::PermissionDenied
+            | Code::Unauthenticated
             | Code::FailedPrecondition
             | Code::ResourceExhausted
             | Code::Internal
@@ -153,6 +157,7 @@ struct Holder {
     gateway: IpAddr,
     client: NodeRouteClient<Channel>,
     longest_retry: Duration,
+    token: Option<HoldToken>,
     news: mpsc::Sender<News>,
 }
 
@@ -183,12 +188,12 @@ impl Holder {
             nonce: Vec::new(),
         };
         let _ = requests.try_send(request);
-        let requests_in = stream::poll_fn({
+        let requests_out = stream::poll_fn({
             let mut stream = stream;
             move |context| stream.poll_recv(context)
         });
         let answer = {
-            let call = self.client.hold(requests_in);
+            let call = self.client.hold(self.with_token(requests_out));
             tokio::pin!(call);
             tokio::select! {
                 answer = &mut call => answer,
@@ -222,6 +227,25 @@ impl Holder {
                 Err(status) => return status,
             }
         }
+    }
+
+    /// Adds the token. Without a file that can be read the hold goes out alone: a node-router that wants
+    /// a token refuses it, and another one takes it.
+    fn with_token<T>(&self, requests: T) -> Request<T> {
+        let mut request = Request::new(requests);
+        let token = self.token.as_ref().map(HoldToken::read);
+        match token {
+            Some(Ok(token)) => {
+                request.metadata_mut().insert("authorization", token);
+            }
+            Some(Err(error)) => tracing::warn!(
+                prefix = %self.prefix,
+                error = in_words(&error),
+                "cannot read the token of this pod (--hold-token-file); holding the node route without it"
+            ),
+            None => {}
+        }
+        request
     }
 
     /// Where nonces of node-router arrive: at the gateway, which this pod owns.
@@ -258,7 +282,7 @@ mod tests {
     async fn pauses_between_attempts_to_hold_a_route_grow_up_to_the_longest_retry() {
         let target: Target = "unix:/nowhere/node-router.sock".parse().unwrap();
         let longest_retry = Duration::from_millis(500);
-        let mut routes = NodeRoutes::new(Some(&target), longest_retry);
+        let mut routes = NodeRoutes::new(Some(&target), longest_retry, None);
         routes.hold("10.1.1.10/32".parse().unwrap(), [10, 244, 1, 7].into());
         let mut pauses = Vec::new();
         for _ in 0..12 {
@@ -288,6 +312,7 @@ mod tests {
         for status in [
             Status::invalid_argument("no prefix"),
             Status::permission_denied("not within --allowed-prefixes"),
+            Status::unauthenticated("the token has expired"),
             Status::failed_precondition("a foreign route"),
             Status::resource_exhausted("--max-routes"),
             Status::internal("the kernel does not hold the route"),

@@ -8,7 +8,7 @@ mod world;
 
 use std::time::{Duration, Instant};
 
-use bgp_announcer::{grpc::node_route::NodeRoutes, plan::Input};
+use bgp_announcer::{grpc::node_route::NodeRoutes, hold_token::HoldToken, plan::Input};
 use bgp_packet::{AsPath, AsPathSegment, Asn, Community};
 use bgp_speaker::PathStatus;
 use daemon_api::announcer::v1::{
@@ -26,11 +26,45 @@ async fn the_holder_sends_the_nonce_of_its_gateway_back_on_its_stream() {
     node_router.ask_for_proof();
     let target = format!("http://{}", node_router.port.address);
     let target: daemon_runtime::Target = target.parse().unwrap();
-    let mut routes = NodeRoutes::new(Some(&target), Duration::from_secs(1));
+    let mut routes = NodeRoutes::new(Some(&target), Duration::from_secs(1), None);
     let prefix = "10.1.1.10/32".parse().unwrap();
     routes.hold(prefix, [127, 0, 0, 1].into());
     let held = tokio::time::timeout(DEADLINE, routes.next()).await;
     assert!(matches!(held, Ok(Input::NodeRouteHeld(held)) if held == prefix));
+}
+
+#[tokio::test]
+async fn each_attempt_carries_the_token_that_the_file_has_at_that_moment() {
+    let node_router = node_router::StandIn::start_new().await;
+    node_router.refuse("the token has expired");
+    let target = format!("http://{}", node_router.port.address);
+    let target: daemon_runtime::Target = target.parse().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, "first.of.pod\n").unwrap();
+    let token = Some(HoldToken::new(&file));
+    let mut routes = NodeRoutes::new(Some(&target), Duration::from_millis(20), token);
+    routes.hold("10.1.1.10/32".parse().unwrap(), [127, 0, 0, 1].into());
+    node_router
+        .wait_for_token(Some("Bearer first.of.pod"))
+        .await;
+    // As the kubelet does.
+    let next = folder.path().join("next");
+    std::fs::write(&next, "second.of.pod").unwrap();
+    std::fs::rename(&next, &file).unwrap();
+    node_router
+        .wait_for_token(Some("Bearer second.of.pod"))
+        .await;
+    // node-router decides whether a hold without a token is enough.
+    std::fs::remove_file(&file).unwrap();
+    node_router.wait_for_token(None).await;
+    node_router.install();
+    loop {
+        let input = tokio::time::timeout(DEADLINE, routes.next()).await.unwrap();
+        if matches!(input, Input::NodeRouteHeld(_)) {
+            break;
+        }
+    }
 }
 
 #[tokio::test]

@@ -37,6 +37,8 @@ struct State {
     answer: watch::Sender<Answer>,
     /// Prefix and gateway of each open stream.
     holds: watch::Sender<Vec<(String, String)>>,
+    /// `authorization` of each attempt.
+    tokens: watch::Sender<Vec<Option<String>>>,
     asks_for_proof: AtomicBool,
 }
 
@@ -47,6 +49,7 @@ impl StandIn {
             state: Arc::new(State {
                 answer: watch::Sender::new(Answer::Installed),
                 holds: watch::Sender::new(Vec::new()),
+                tokens: watch::Sender::new(Vec::new()),
                 asks_for_proof: AtomicBool::new(false),
             }),
             process: None,
@@ -85,6 +88,17 @@ impl StandIn {
 
     pub(crate) fn holds(&self) -> Vec<(String, String)> {
         self.state.holds.borrow().clone()
+    }
+
+    /// Waits for an attempt with this value of `authorization`.
+    pub(crate) async fn wait_for_token(&self, token: Option<&str>) {
+        let mut tokens = self.state.tokens.subscribe();
+        let waiting = tokens.wait_for(|tokens| {
+            let last = tokens.last();
+            last.is_some_and(|last| last.as_deref() == token)
+        });
+        let seen = tokio::time::timeout(DEADLINE, waiting).await;
+        seen.expect("in time").expect("is there");
     }
 
     pub(crate) async fn wait_for_holds(&self, count: usize) {
@@ -139,6 +153,9 @@ impl NodeRoute for Service {
         &self,
         request: Request<Streaming<HoldRequest>>,
     ) -> Result<Response<Self::HoldStream>, Status> {
+        let token = request.metadata().get("authorization");
+        let token = token.map(|token| token.to_str().expect("ASCII").to_owned());
+        self.0.tokens.send_modify(|tokens| tokens.push(token));
         let mut requests = request.into_inner();
         let first = requests.message().await?.expect("a first request");
         if let Answer::Refuse(problem) = &*self.0.answer.borrow() {
