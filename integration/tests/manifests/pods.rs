@@ -119,7 +119,7 @@ fn pods_share_nothing_with_the_node_but_what_they_are_for() {
 }
 
 #[test]
-fn only_the_pod_watcher_has_a_token() {
+fn only_the_pod_watcher_has_a_token_for_the_api_server() {
     let mut with_token = 0;
     each_pod(|pod| {
         assert_eq!(
@@ -129,9 +129,11 @@ fn only_the_pod_watcher_has_a_token() {
         );
         let holds_token = |volume: &&Value| {
             let sources = list(&volume["projected"]["sources"]).iter();
-            sources
-                .clone()
-                .any(|source| !source["serviceAccountToken"].is_null())
+            // Without an audience of its own it is for the API server.
+            sources.clone().any(|source| {
+                let token = &source["serviceAccountToken"];
+                !token.is_null() && token["audience"].is_null()
+            })
         };
         let volumes = list(&pod.spec["volumes"]).iter().filter(holds_token);
         let names: Vec<&str> = volumes.map(|volume| text(&volume["name"])).collect();
@@ -160,8 +162,15 @@ fn the_announcer_and_the_node_router_share_a_group_for_their_socket() {
             let mounts = list(&container.value["volumeMounts"]).iter();
             let folders: Vec<&str> = mounts
                 .map(|mount| text(&mount["mountPath"]))
-                // Of the component tcp-md5, which has a test of its own.
-                .filter(|folder| *folder != "/run/secrets/bgp-tcp-md5")
+                // Of the components tcp-md5 and hold-token, which have tests of their own.
+                .filter(|folder| {
+                    ![
+                        "/run/secrets/bgp-tcp-md5",
+                        "/run/secrets/portlb-hold-token",
+                        "/etc/portlb/hold-token-keys",
+                    ]
+                    .contains(folder)
+                })
                 .collect();
             assert_eq!(folders, ["/run/portlb"], "{}", container.name);
         }
@@ -206,6 +215,70 @@ fn the_key_of_tcp_md5_reaches_those_that_sign_and_nobody_else() {
     assert_eq!(
         Vec::from_iter(signing),
         ["bgp-announcer", "route-reflector"]
+    );
+}
+
+#[test]
+fn the_hold_token_reaches_the_announcer_alone_and_is_for_node_router() {
+    let rendered = component("hold-token", "load-balancer");
+    let pods = rendered.pods();
+    let [pod] = &pods[..] else {
+        panic!("one workload");
+    };
+    let volumes = list(&pod.spec["volumes"]).iter();
+    let mut volumes = volumes.filter(|volume| volume["name"] == "hold-token");
+    let projected = &volumes.next().unwrap()["projected"];
+    assert_eq!(projected["defaultMode"], 0o440);
+    let token = json!([{"serviceAccountToken":
+        {"path": "token", "audience": "portlb", "expirationSeconds": 3607}}]);
+    assert_eq!(projected["sources"], token);
+    for container in pod.containers() {
+        let is_announcer = container.program == "bgp-announcer";
+        let mounts = list(&container.value["volumeMounts"]).iter();
+        let mut mounts = mounts.filter(|mount| mount["name"] == "hold-token");
+        let folder = "/run/secrets/portlb-hold-token";
+        let mount = json!({"name": "hold-token", "mountPath": folder, "readOnly": true});
+        assert_eq!(mounts.next(), is_announcer.then_some(&mount));
+        if is_announcer {
+            let file =
+                json!({"name": "PORTLB_HOLD_TOKEN_FILE", "value": format!("{folder}/token")});
+            assert!(list(&container.value["env"]).contains(&file));
+            let group = &pod.spec["securityContext"]["fsGroup"];
+            assert_eq!(effective(pod, &container, "runAsGroup"), group);
+        }
+    }
+}
+
+#[test]
+fn node_router_wants_tokens_and_reads_the_keys_of_the_cluster_with_the_component() {
+    let rendered = component("hold-token", "node-router");
+    let pods = rendered.pods();
+    let [pod] = &pods[..] else {
+        panic!("one workload");
+    };
+    let volume = json!({"name": "hold-token-keys", "configMap": {"name": "hold-token-keys"}});
+    assert!(list(&pod.spec["volumes"]).contains(&volume));
+    let [container] = &pod.containers()[..] else {
+        panic!("one container");
+    };
+    let folder = "/etc/portlb/hold-token-keys";
+    let mount = json!({"name": "hold-token-keys", "mountPath": folder, "readOnly": true});
+    assert!(list(&container.value["volumeMounts"]).contains(&mount));
+    let variables = list(&container.value["env"]);
+    for (name, value) in [
+        ("PORTLB_HOLD_PROOF", "token".to_owned()),
+        ("PORTLB_TOKEN_KEYS_FILE", format!("{folder}/jwks.json")),
+    ] {
+        assert!(
+            variables.contains(&json!({"name": name, "value": value})),
+            "{name}"
+        );
+    }
+    let maps = rendered.of_kind("ConfigMap");
+    let mut names = maps.map(|map| text(&map["metadata"]["name"]));
+    assert!(
+        names.all(|name| !name.starts_with("hold-token-keys")),
+        "keys of no cluster"
     );
 }
 

@@ -59,6 +59,7 @@ pub(crate) fn each_component() -> impl Iterator<Item = Rendered> {
     assert!(names.len() > 5, "{names:?}");
     names.into_iter().flat_map(|name| {
         let bases: &[&str] = match name.as_str() {
+            "hold-token" => &["load-balancer", "node-router"],
             "tcp-md5" => &["load-balancer", "route-reflector"],
             name if name.ends_with("route-reflector") => &["route-reflector"],
             _ => &["load-balancer"],
