@@ -1,4 +1,4 @@
-//! pod-watcher against a real API server, through a proxy that fails on command.
+//! pod-watcher against a real API server, through a proxy that fails on command; node-router with its tokens.
 //!
 //! Run by `make test-kubernetes`; needs no guest and no privilege.
 
@@ -6,6 +6,7 @@
 
 mod announcer;
 mod cluster;
+mod hold_token;
 mod resilience;
 mod serving;
 mod status;
