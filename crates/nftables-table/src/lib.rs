@@ -39,6 +39,7 @@
 
 #![warn(missing_docs)]
 
+pub mod answer;
 mod encode;
 mod error;
 mod expression;

@@ -2,8 +2,6 @@
 
 use std::{collections::BTreeMap, io, time::Duration};
 
-use netlink_bindings::nftables::{OpGetchainDump, OpGettableDo};
-use netlink_bindings::traits::NetlinkRequest;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use nix::{
     errno::Errno,
@@ -12,6 +10,7 @@ use nix::{
 
 use crate::{
     Error, Family, Fingerprint, Table,
+    answer::{HEADER_LEN, NLMSG_DONE, NLMSG_ERROR, messages},
     encode::{self, Request},
 };
 
@@ -21,15 +20,11 @@ const BATCH_END: u16 = 17;
 /// `NFNL_SUBSYS_NFTABLES`.
 const SUBSYSTEM: u16 = 10;
 
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
 const NLM_F_DUMP: u16 = 0x300;
-const NLM_F_DUMP_INTR: u16 = 0x10;
 /// Most attempts to read a ruleset that changes during each of them.
 const DUMP_ATTEMPTS: u32 = 5;
-const HEADER_LEN: usize = 16;
 
 /// A transaction is one datagram.
 const LARGEST_TRANSACTION: usize = 64 << 20;
@@ -122,12 +117,7 @@ impl Nftables {
                     continue;
                 }
                 if message.message_type != NLMSG_ERROR {
-                    let (_, attributes) = OpGettableDo::decode_reply(message.payload);
-                    let found = attributes
-                        .get_userdata()
-                        .ok()
-                        .and_then(encode::fingerprint_in);
-                    return Ok(Some(found.unwrap_or(Fingerprint(0))));
+                    return Ok(Some(message.fingerprint()));
                 }
                 return match message.errno() {
                     errno if errno == Errno::ENOENT as i32 => Ok(None),
@@ -197,14 +187,10 @@ impl Nftables {
                     NLMSG_ERROR => return Err(Error::refused(request.what, message.errno())),
                     _ => {}
                 }
-                let (_, attributes) = OpGetchainDump::decode_reply(message.payload);
-                let of_table = attributes
-                    .get_table()
-                    .is_ok_and(|t| t.to_bytes() == name.as_bytes());
-                if let (true, Ok(chain)) = (of_table, attributes.get_name()) {
-                    // The kernel counts a chain's uses, which for a chain on a hook are its rules.
-                    let rules = attributes.get_use().unwrap_or(0) as usize;
-                    chains.insert(chain.to_string_lossy().into_owned(), rules);
+                if let Some(chain) = message.chain()
+                    && chain.table == name.as_bytes()
+                {
+                    chains.insert(chain.name, chain.rules);
                 }
             }
         }
@@ -317,67 +303,9 @@ fn whole<T>(mut ask: impl FnMut() -> Result<Option<T>, Error>) -> Result<T, Erro
     })
 }
 
-/// A received message.
-struct Message<'a> {
-    message_type: u16,
-    flags: u16,
-    sequence: u32,
-    payload: &'a [u8],
-}
-
-impl Message<'_> {
-    /// Whether what is read has changed since the answer began.
-    fn is_interrupted(&self) -> bool {
-        self.flags & NLM_F_DUMP_INTR != 0
-    }
-
-    /// The error number of an `NLMSG_ERROR`; 0 for an acknowledgement.
-    fn errno(&self) -> i32 {
-        match self.payload {
-            [a, b, c, d, ..] => i32::from_ne_bytes([*a, *b, *c, *d]).saturating_neg(),
-            _ => Errno::EBADMSG as i32,
-        }
-    }
-}
-
-/// The messages of a datagram, up to the first that is cut short.
-fn messages(mut rest: &[u8]) -> impl Iterator<Item = Message<'_>> {
-    std::iter::from_fn(move || {
-        let (header, _) = rest.split_first_chunk::<HEADER_LEN>()?;
-        let number = |at: usize| {
-            u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
-        };
-        let len = number(0) as usize;
-        let payload = rest.get(HEADER_LEN..len)?;
-        let message = Message {
-            message_type: u16::from_ne_bytes([header[4], header[5]]),
-            flags: u16::from_ne_bytes([header[6], header[7]]),
-            sequence: number(8),
-            payload,
-        };
-        rest = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
-        Some(message)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_flag_of_an_interrupted_dump_is_read_from_the_header() {
-        let datagram = |flags: u16| {
-            let mut datagram = Vec::new();
-            datagram.extend((HEADER_LEN as u32).to_ne_bytes());
-            datagram.extend(NLMSG_DONE.to_ne_bytes());
-            datagram.extend(flags.to_ne_bytes());
-            datagram.extend([0; 8]);
-            datagram
-        };
-        let is_interrupted = |flags| messages(&datagram(flags)).next().unwrap().is_interrupted();
-        assert!(is_interrupted(NLM_F_DUMP_INTR | 0x2));
-        assert!(!is_interrupted(0x2));
-    }
 
     #[test]
     fn an_interrupted_dump_is_read_again_a_bounded_number_of_times() {

@@ -1,0 +1,23 @@
+//! No octets make the reader of the kernel's answers panic or block.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use nftables_table::answer::messages;
+
+/// Octets of a netlink header.
+const HEADER: usize = 16;
+
+fuzz_target!(|datagram: &[u8]| {
+    let mut octets = 0;
+    for message in messages(datagram) {
+        octets += HEADER + message.payload.len();
+        let _ = message.errno();
+        let _ = message.is_interrupted();
+        let _ = message.fingerprint();
+        if let Some(chain) = message.chain() {
+            assert!(chain.table.len() + chain.name.len() <= 3 * message.payload.len());
+        }
+    }
+    assert!(octets <= datagram.len(), "no octet is read twice");
+});
