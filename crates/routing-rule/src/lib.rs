@@ -73,7 +73,9 @@ impl RoutingRule {
                 RuleAttribute::Priority(preference) => rule.preference = *preference,
                 RuleAttribute::Iifname(name) => rule.incoming_interface = Some(name.clone()),
                 RuleAttribute::Destination(address) => {
-                    rule.destination = IpNet::new(*address, message.header.dst_len).ok();
+                    // The kernel keeps bits behind the length, and matches without them.
+                    let prefix = IpNet::new(*address, message.header.dst_len);
+                    rule.destination = prefix.ok().map(|prefix| prefix.trunc());
                 }
                 RuleAttribute::Table(table) => rule.table = *table,
                 RuleAttribute::Protocol(protocol) => rule.protocol = (*protocol).into(),
@@ -118,6 +120,19 @@ mod tests {
             table: 70_000,
             ..all
         });
+    }
+
+    /// Found by the fuzz target `rule`.
+    #[test]
+    fn a_destination_is_read_without_bits_behind_its_length() {
+        let mut message = RuleMessage::default();
+        message.header.family = AddressFamily::Inet6;
+        message.header.dst_len = 64;
+        let address = "fd00:1::ff05:0:0".parse().unwrap();
+        message.attributes = vec![RuleAttribute::Destination(address)];
+        let rule = RoutingRule::from_message(&message);
+        assert_eq!(rule.destination, "fd00:1::/64".parse().ok());
+        check(&rule);
     }
 
     #[test]

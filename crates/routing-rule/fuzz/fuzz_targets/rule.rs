@@ -1,0 +1,35 @@
+//! No octets make the reader of routing rules panic; a rule that was read is equal after it was
+//! written, sent and read.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::{RouteNetlinkMessage, rule::RuleMessage};
+use routing_rule::RoutingRule;
+
+fuzz_target!(|octets: &[u8]| {
+    let Some(message) = received(octets) else {
+        return;
+    };
+    let rule = RoutingRule::from_message(&message);
+    let message = RouteNetlinkMessage::NewRule(rule.to_message());
+    let mut message = NetlinkMessage::from(message);
+    message.finalize();
+    let mut octets = vec![0; message.buffer_len()];
+    message.serialize(&mut octets);
+    let again = received(&octets).expect("a rule that was written can be read");
+    assert_eq!(RoutingRule::from_message(&again), rule);
+});
+
+fn received(octets: &[u8]) -> Option<RuleMessage> {
+    match NetlinkMessage::<RouteNetlinkMessage>::deserialize(octets)
+        .ok()?
+        .payload
+    {
+        NetlinkPayload::InnerMessage(
+            RouteNetlinkMessage::NewRule(rule) | RouteNetlinkMessage::DelRule(rule),
+        ) => Some(rule),
+        _ => None,
+    }
+}
