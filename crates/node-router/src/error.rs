@@ -13,7 +13,7 @@ use crate::{
 
 /// Why a hold is refused or has ended.
 #[derive(Clone, Debug, thiserror::Error)]
-pub(crate) enum Refusal {
+pub enum Refusal {
     #[error("prefix {prefix:?}: {problem}")]
     NotAPrefix { prefix: String, problem: String },
     #[error("gateway {gateway:?} is not an IP address; give the pod's address")]

@@ -18,7 +18,7 @@ use crate::{
     hold::{Hold, HoldState, Peer, TableHandle},
     look::{PublishedNextHop, Route},
     metrics::RouterMetrics,
-    policy::Claim,
+    policy::{Claim, shortened},
     proof::{PROOF_TIMEOUT, Prover},
     refusal_log::RefusalLog,
     token::{TokenGate, TokenProblem, UnverifiedToken},
@@ -63,7 +63,8 @@ impl api::node_route_server::NodeRoute for NodeRouteService {
                 let HoldRequest {
                     prefix, gateway, ..
                 } = &first;
-                self.refusal_log.refused(&refusal, prefix, gateway, peer);
+                let (prefix, gateway) = (shortened(prefix), shortened(gateway));
+                self.refusal_log.refused(&refusal, &prefix, &gateway, peer);
                 let labels = vec![("reason", refusal.name().to_owned())];
                 self.metrics.refused.get_or_create(&labels).inc();
                 return Err(refusal.into());

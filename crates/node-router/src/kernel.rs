@@ -30,16 +30,16 @@ use crate::{
 
 mod changes;
 mod dump;
-mod message;
+pub mod message;
 mod surroundings;
 
 use changes::Changes;
 use dump::dump;
 use message::{
-    TABLE_MAIN, directly_reached, dump_request, fallback, look_up, own_rule, route, rule,
-    sort_in_own,
+    Surroundings, TABLE_MAIN, directly_reached, dump_request, fallback, look_up, own_rule, route,
+    rule, sort_in_own,
 };
-use surroundings::{Reading, Staleness, Surroundings};
+use surroundings::{Reading, Staleness};
 
 /// The kernel answers within microseconds; a silence of this length is a lost answer.
 pub const NETLINK_TIMEOUT: Duration = Duration::from_secs(1);

@@ -49,15 +49,15 @@ pub mod uplink;
 
 pub use args::{Args, DEFAULTS, HoldProofKind};
 pub use config::{Config, HoldProof, Mode, TokenSettings};
-pub use error::{KernelError, StartError};
+pub use error::{KernelError, Refusal, StartError};
 pub use exemption::{Firewall, TABLE_NAME};
 pub use kernel::{
     Kernel, Link, NETLINK_TIMEOUT, NetlinkKernel, NotOnLink, OpenedKernel, ROUTES_TIMEOUT, Reads,
-    Snapshot,
+    Snapshot, message,
 };
 pub use namespaces::{NamespaceEntry, NamespacePrefixes};
 pub use plan::{METRIC, PROTOCOL};
-pub use policy::Policy;
+pub use policy::{Claim, Policy};
 pub use proof::PROOF_TIMEOUT;
 pub use start::{start, start_with};
 pub use token::{AUDIENCE, KeysFileError, LONGEST_TOKEN, TokenKeysError};

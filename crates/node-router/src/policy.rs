@@ -6,6 +6,9 @@ use ipnet::IpNet;
 
 use crate::{error::Refusal, uplink::IpVersion};
 
+/// Most characters of a claimed text that a refusal quotes; the longest prefix has 43.
+const LONGEST_QUOTED: usize = 64;
+
 /// What pods of this node may claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
@@ -17,21 +20,26 @@ pub struct Policy {
 
 /// A route that a pod asks for, in the order of its fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Claim {
-    pub(crate) prefix: IpNet,
-    pub(crate) gateway: IpAddr,
+pub struct Claim {
+    /// The service addresses that the route leads to.
+    pub prefix: IpNet,
+    /// Address of the pod.
+    pub gateway: IpAddr,
 }
 
 impl Policy {
     /// Reads a claim and decides on it.
-    pub(crate) fn admit(&self, prefix: &str, gateway: &str) -> Result<Claim, Refusal> {
+    ///
+    /// # Errors
+    /// The texts are no claim, or the policy does not allow it.
+    pub fn admit(&self, prefix: &str, gateway: &str) -> Result<Claim, Refusal> {
         let claim = Claim {
             prefix: parse_prefix(prefix).map_err(|problem| Refusal::NotAPrefix {
-                prefix: prefix.to_owned(),
+                prefix: shortened(prefix),
                 problem,
             })?,
             gateway: gateway.parse().map_err(|_| Refusal::NotAnAddress {
-                gateway: gateway.to_owned(),
+                gateway: shortened(gateway),
             })?,
         };
         self.check(&claim)?;
@@ -89,6 +97,12 @@ pub(crate) fn parse_prefix(text: &str) -> Result<IpNet, String> {
         ));
     }
     Ok(prefix)
+}
+
+/// Returns the start of a claimed text: a holder may send megabytes, which no log and no trailer
+/// of an answer has room for.
+pub(crate) fn shortened(text: &str) -> String {
+    text.chars().take(LONGEST_QUOTED).collect()
 }
 
 pub(crate) fn listed(prefixes: &[IpNet]) -> String {
@@ -158,5 +172,19 @@ mod tests {
         check("10.1.1.0/33", "10.244.3.7", Err("ADDRESS/LENGTH"));
         check("10.1.1.0/24", "web-1", Err("\"web-1\""));
         check("10.1.1.0/24", "", Err("gateway"));
+    }
+
+    #[test]
+    fn a_refusal_quotes_the_start_of_a_long_text() {
+        let policy = Policy {
+            allowed_prefixes: Vec::new(),
+            allowed_gateways: Vec::new(),
+        };
+        // Each character takes ten octets in a refusal.
+        let long = "\u{10ffff}".repeat(1_000_000);
+        for (prefix, gateway) in [(long.as_str(), "10.244.3.7"), ("10.1.1.0/24", &long)] {
+            let refusal = policy.admit(prefix, gateway).unwrap_err().to_string();
+            assert!(refusal.len() < 1_000, "{} octets", refusal.len());
+        }
     }
 }

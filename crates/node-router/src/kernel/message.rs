@@ -21,13 +21,13 @@ use crate::{
     uplink::{FALLBACK_METRIC, Fallback, IpVersion, Rule, TABLE},
 };
 
-use super::{Snapshot, surroundings::Surroundings};
+use super::Snapshot;
 
 /// `RT_TABLE_LOCAL` (linux/rtnetlink.h).
 const TABLE_LOCAL: u32 = 255;
 
 /// Whether a notification may concern a route in the policy's prefixes.
-pub(super) fn concerns_us(payload: &NetlinkPayload<RouteNetlinkMessage>, policy: &Policy) -> bool {
+pub fn concerns_us(payload: &NetlinkPayload<RouteNetlinkMessage>, policy: &Policy) -> bool {
     #[allow(
         clippy::wildcard_enum_match_arm,
         reason = "the kernel's messages are an open set, and the enum is not exhaustive"
@@ -62,7 +62,7 @@ pub(super) fn fallback(prefix: IpNet, fallback: Fallback) -> RouteMessage {
 }
 
 /// The message for a rule of the uplink guard.
-pub(super) fn rule(rule: &Rule) -> RuleMessage {
+pub fn rule(rule: &Rule) -> RuleMessage {
     let family = match rule.prefix {
         IpNet::V4(_) => AddressFamily::Inet,
         IpNet::V6(_) => AddressFamily::Inet6,
@@ -79,7 +79,7 @@ pub(super) fn rule(rule: &Rule) -> RuleMessage {
 }
 
 /// The rule of the uplink guard in a message; `None` for every other rule.
-pub(super) fn own_rule(message: &RuleMessage) -> Option<Rule> {
+pub fn own_rule(message: &RuleMessage) -> Option<Rule> {
     let found = RoutingRule::from_message(message);
     let is_of_guard =
         found.protocol == PROTOCOL && found.table == TABLE && found.preference == TABLE;
@@ -185,9 +185,20 @@ const LOOPBACK: u32 = 1;
 /// The table `main`.
 pub(super) const TABLE_MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
 
+/// Routes of other programs that concern this daemon.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    /// Routes to prefixes that pods may claim.
+    pub foreign: Vec<ForeignRoute>,
+    /// Interfaces of uplinks and pods.
+    pub interfaces: Interfaces,
+    /// Interfaces of any of these routes; a link that goes takes its routes along without a word.
+    pub links: BTreeSet<u32>,
+}
+
 /// Interfaces of routes of the main table, by their index.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Interfaces {
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Interfaces {
     /// Interfaces of the default routes.
     pub(super) of_defaults: BTreeSet<(IpVersion, u32)>,
     /// Destination and interface of each route that leads without another router to addresses
@@ -199,7 +210,7 @@ impl Interfaces {
     /// Returns the interfaces by which this node reaches addresses of pods without another router:
     /// those of the direct routes within a range of the allowed gateways or, for a range without
     /// such a route, those of the longest direct route that covers the range.
-    pub(super) fn of_pods(&self, policy: &Policy) -> BTreeSet<u32> {
+    pub fn of_pods(&self, policy: &Policy) -> BTreeSet<u32> {
         let mut interfaces = BTreeSet::new();
         for range in &policy.allowed_gateways {
             let within = |(prefix, _): &&(IpNet, u32)| range.contains(prefix);
@@ -225,7 +236,7 @@ impl Interfaces {
 }
 
 /// Puts a route of this daemon where it belongs.
-pub(super) fn sort_in_own(route: &RouteMessage, snapshot: &mut Snapshot) {
+pub fn sort_in_own(route: &RouteMessage, snapshot: &mut Snapshot) {
     if !is_own(route) || route.header.tos != 0 {
         return;
     }
@@ -252,11 +263,7 @@ pub(super) fn sort_in_own(route: &RouteMessage, snapshot: &mut Snapshot) {
 }
 
 /// Takes note of a route of another program, if it concerns this daemon.
-pub(super) fn sort_in_foreign(
-    route: &RouteMessage,
-    policy: &Policy,
-    surroundings: &mut Surroundings,
-) {
+pub fn sort_in_foreign(route: &RouteMessage, policy: &Policy, surroundings: &mut Surroundings) {
     // A route for one type of service is an alternative to ours, and none of ours.
     if is_own(route) || route.header.tos != 0 {
         return;
@@ -337,7 +344,7 @@ pub(super) fn look_up(address: IpAddr, flags: RouteFlags) -> RouteMessage {
 
 /// What the kernel's choice for the first address of a prefix says about the prefix.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Winner {
+pub enum Winner {
     /// This route to the prefix is the kernel's choice.
     Foreign(ForeignRoute),
     /// No foreign route to the prefix wins.
@@ -346,7 +353,8 @@ pub(super) enum Winner {
     Unknown,
 }
 
-pub(super) fn winner(prefix: IpNet, route: &RouteMessage) -> Winner {
+/// Returns what the kernel's answer about the first address of `prefix` says about `prefix`.
+pub fn winner(prefix: IpNet, route: &RouteMessage) -> Winner {
     let parts = parts(&route.attributes);
     let table = table_of(route, &parts);
     let length = route.header.destination_prefix_length;
@@ -398,10 +406,14 @@ fn direct(route: &RouteMessage, parts: &Parts, policy: &Policy) -> Option<(IpNet
     if parts.gateway.is_some() || parts.has_other_next_hop {
         return None;
     }
-    let prefix = prefix_of(route).unwrap_or_else(|| match version_of(route) {
-        IpVersion::V4 => IpNet::V4(Ipv4Net::default()),
-        IpVersion::V6 => IpNet::V6(Ipv6Net::default()),
-    });
+    let prefix = if route.header.destination_prefix_length == 0 {
+        match version_of(route) {
+            IpVersion::V4 => IpNet::V4(Ipv4Net::default()),
+            IpVersion::V6 => IpNet::V6(Ipv6Net::default()),
+        }
+    } else {
+        prefix_of(route)?
+    };
     let interface = parts.interface.filter(|interface| *interface != LOOPBACK)?;
     policy
         .overlaps_gateways(&prefix)
@@ -438,7 +450,7 @@ fn working_next_hops(route: &RouteMessage, parts: Parts) -> Option<NextHops> {
 }
 
 /// The interface of a route that leads to its destination without another router.
-pub(super) fn directly_reached(route: &RouteMessage) -> Result<u32, NotOnLink> {
+pub fn directly_reached(route: &RouteMessage) -> Result<u32, NotOnLink> {
     #[allow(
         clippy::wildcard_enum_match_arm,
         reason = "the kernel's route types are an open set"

@@ -24,7 +24,7 @@ use super::{
     NetlinkKernel, ROUTES_TIMEOUT, Reads, answered, answered_within,
     dump::dump,
     is_missing_version,
-    message::{Interfaces, Winner, dump_request, look_up, sort_in_foreign, winner},
+    message::{Surroundings, Winner, dump_request, look_up, sort_in_foreign, winner},
 };
 use crate::{KernelError, Policy, plan::ForeignRoute, uplink::IpVersion};
 
@@ -35,15 +35,6 @@ const LONGEST_REST: Duration = Duration::from_secs(5);
 /// Longest time between two readings of all routes: the kernel drops a few kinds of routes without a
 /// notification, such as those of a deleted nexthop object.
 const LONGEST_USE: Duration = Duration::from_secs(300);
-
-/// Routes of other programs that concern this daemon.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Surroundings {
-    pub(super) foreign: Vec<ForeignRoute>,
-    pub(super) interfaces: Interfaces,
-    /// Interfaces of any of these routes; a link that goes takes its routes along without a word.
-    pub(super) links: BTreeSet<u32>,
-}
 
 /// What one reading has found.
 #[derive(Debug)]

@@ -157,3 +157,11 @@ fn links_of_the_routes_that_matter_are_known() {
     }
     assert_eq!(surroundings.links, [2, 3, 4].into());
 }
+
+/// Found by the fuzz target `message`.
+#[test]
+fn a_route_whose_destination_cannot_be_read_is_no_default_route() {
+    let mut route = ipv4("10.244.3.0/24", 3, None);
+    route.header.destination_prefix_length = 123;
+    assert_eq!(sorted(&[route]), Interfaces::default());
+}
