@@ -102,7 +102,8 @@ fn speaker(
     let router_id = match overrides.router_id {
         Some(RouterId(router_id)) => router_id,
         None => written.ok_or_else(|| Problem {
-            place: None,
+            // The start of the document, where the field can stand.
+            place: Some(Place { line: 1, column: 1 }),
             message: "the field `routerId` is missing; write an id that no other BGP speaker has, \
                       usually an address of this host, or give --router-id"
                 .to_owned(),

@@ -292,7 +292,10 @@ fn values_that_no_speaker_can_have_are_refused_with_a_cure() {
         "4:11: \"fd00::1\" is not an id",
     );
     check("routerId: 192.0.2.1\n", "3:1: the field `asn` is missing");
-    check("asn: 64512\n", " the field `routerId` is missing; write");
+    check(
+        "asn: 64512\n",
+        "1:1: the field `routerId` is missing; write",
+    );
     check(
         "asn: 64512\nrouterId: 192.0.2.1\nlisten: [192.0.2.1]\n",
         "5:10: \"192.0.2.1\" is not ADDRESS:PORT",
