@@ -7,6 +7,7 @@
 )]
 
 mod harness;
+mod lagging;
 
 use std::{path::Path, time::Duration};
 

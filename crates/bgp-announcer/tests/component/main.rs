@@ -2,6 +2,7 @@
 //! speaker in the reflector's place, over real gRPC and real BGP.
 
 mod data_plane;
+mod lagging;
 mod node_router;
 mod sessions;
 mod world;

@@ -5,6 +5,7 @@
 mod discovery;
 mod draining;
 mod fake_kernel;
+mod lagging;
 mod large;
 mod world;
 

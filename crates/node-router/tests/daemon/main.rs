@@ -6,6 +6,7 @@ mod any_order;
 mod component;
 mod foreign_routes;
 mod kernel;
+mod lagging;
 mod limits;
 mod namespace;
 mod process;

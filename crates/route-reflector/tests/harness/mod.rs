@@ -66,6 +66,8 @@ pub(crate) fn usual() -> String {
 pub(crate) struct Running {
     pub(crate) bgp: SocketAddr,
     pub(crate) client: ReflectorClient<Channel>,
+    /// Where gRPC is served.
+    pub(crate) grpc: String,
     pub(crate) http: ListenAddress,
     pub(crate) readiness: Readiness,
     pub(crate) shutdown: Shutdown,
@@ -96,15 +98,15 @@ impl Running {
         let mut daemon = Daemon::new("route-reflector");
         let addresses = route_reflector::start(settings, &mut daemon).await.unwrap();
         let http = daemon.serve_http(&loopback).await.unwrap();
-        let client = ReflectorClient::connect(format!("http://{}", addresses.grpc))
-            .await
-            .unwrap();
+        let grpc = format!("http://{}", addresses.grpc);
+        let client = ReflectorClient::connect(grpc.clone()).await.unwrap();
         let (readiness, shutdown) = (daemon.readiness().clone(), daemon.shutdown().clone());
         let daemon = tokio::spawn(daemon.run_until_drained(pending()));
         let bgp = addresses.bgp[0];
         Self {
             bgp,
             client,
+            grpc,
             http,
             readiness,
             shutdown,

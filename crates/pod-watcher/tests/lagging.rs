@@ -1,0 +1,132 @@
+//! A watcher that does not read, over real gRPC.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{collections::BTreeMap, time::Duration};
+
+use daemon_api::{
+    desired_change,
+    discovery::v1::{WatchRequest, WatchResponse, discovery_client::DiscoveryClient},
+};
+use daemon_runtime::{Daemon, KEPT_REMOVALS};
+use pod_watcher::source::{Description, Source, SourceEvent};
+use tokio::{sync::mpsc, time::timeout};
+use tonic::{Code, Status, Streaming, transport::Endpoint};
+use virtual_server::{DesiredChange, DesiredSet, ServiceRange};
+
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Service ranges at a time.
+const SET: u8 = 200;
+
+/// Sets, each of which replaces the one before: more removals than are kept.
+const SETS: u8 = (2 * KEPT_REMOVALS / SET as usize) as u8;
+
+struct Told(mpsc::UnboundedReceiver<SourceEvent>);
+
+impl Source for Told {
+    fn description(&self) -> Description {
+        Description {
+            kind: "test",
+            location: "here".to_owned(),
+        }
+    }
+
+    async fn next(&mut self) -> SourceEvent {
+        match self.0.recv().await {
+            Some(event) => event,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+fn set(number: u8) -> DesiredSet {
+    let range = |host: u8| ServiceRange {
+        prefix: format!("10.1.{number}.{host}/32").parse().unwrap(),
+    };
+    DesiredSet {
+        virtual_servers: BTreeMap::new(),
+        service_ranges: (0..SET).map(range).collect(),
+    }
+}
+
+/// A watch whose buffers take a few events.
+async fn watch(address: &str) -> Streaming<WatchResponse> {
+    let endpoint = Endpoint::from_shared(address.to_owned()).unwrap();
+    let endpoint = endpoint.initial_stream_window_size(1_024);
+    let mut client = DiscoveryClient::new(endpoint.connect().await.unwrap());
+    client.watch(WatchRequest {}).await.unwrap().into_inner()
+}
+
+/// The next change; `None`: everything that exists has been sent.
+async fn next(watch: &mut Streaming<WatchResponse>) -> Result<Option<DesiredChange>, Status> {
+    let message = timeout(DEADLINE, watch.message()).await;
+    let response = message
+        .expect("an event comes")?
+        .expect("the watch is open");
+    Ok(desired_change(response.event.unwrap()).unwrap())
+}
+
+/// Reads until the set that was read is this one.
+async fn read_until(
+    watch: &mut Streaming<WatchResponse>,
+    read: &mut DesiredSet,
+    wanted: &DesiredSet,
+) {
+    while read != wanted {
+        match next(watch).await.unwrap() {
+            Some(DesiredChange::PutServiceRange(range)) => {
+                read.service_ranges.insert(range);
+            }
+            Some(DesiredChange::RemoveServiceRange(range)) => {
+                read.service_ranges.remove(&range);
+            }
+            None => {}
+            Some(
+                other
+                @ (DesiredChange::PutVirtualServer(_) | DesiredChange::RemoveVirtualServer(_)),
+            ) => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watcher_that_does_not_read_is_aborted_and_the_others_get_every_change() {
+    let mut daemon = Daemon::new("pod-watcher");
+    let any_port = "127.0.0.1:0".parse().unwrap();
+    let (say, told) = mpsc::unbounded_channel();
+    let address = pod_watcher::start_with(Told(told), &any_port, Duration::ZERO, &mut daemon)
+        .await
+        .unwrap();
+    let address = format!("http://{address}");
+    let shutdown = daemon.shutdown().clone();
+    let running = tokio::spawn(daemon.run_until_drained(std::future::pending()));
+
+    say.send(SourceEvent::Snapshot(set(0))).unwrap();
+    let mut silent = watch(&address).await;
+    let mut reading = watch(&address).await;
+    let mut read = DesiredSet::default();
+    for number in 1..=SETS {
+        say.send(SourceEvent::Snapshot(set(number))).unwrap();
+        read_until(&mut reading, &mut read, &set(number)).await;
+    }
+
+    let mut kept = 0;
+    let ended = loop {
+        match next(&mut silent).await {
+            Ok(_) => kept += 1,
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(ended.code(), Code::Aborted, "{ended}");
+    assert!(kept < KEPT_REMOVALS, "{kept} events waited for the watcher");
+
+    let mut again = watch(&address).await;
+    let mut read = DesiredSet::default();
+    read_until(&mut again, &mut read, &set(SETS)).await;
+    assert_eq!(next(&mut again).await.unwrap(), None);
+    drop((silent, reading, again));
+    shutdown.request();
+    let ended = timeout(DEADLINE, running).await.unwrap();
+    ended.unwrap().unwrap();
+}
