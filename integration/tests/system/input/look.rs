@@ -1,4 +1,4 @@
-//! An operator's first look at each daemon, with the real grpcurl.
+//! An operator's first look at each daemon, with the real grpcurl and a client of gRPC C-core.
 
 use anyhow::{Context, Result, ensure};
 use lab::reference::Options;
@@ -128,5 +128,40 @@ fn grpcurl_sees_what_an_operator_looks_for() -> Result<()> {
     let error = grpcurl(&system, Daemon::RouteReflector(0), &wrong, &[method]);
     let error = format!("{:#}", error.err().context("nobody has a table")?);
     ensure!(error.contains("nobody"), "{error}");
+    Ok(())
+}
+
+/// Asks for the health three times over one connection: the first request has its header fields
+/// written out, the others refer to the table of HPACK.
+const HEALTH_BY_C_CORE: &str = "
+import sys, grpc
+path, authority = sys.argv[1:]
+options = [('grpc.default_authority', authority)] if authority else []
+with grpc.insecure_channel('unix://' + path, options=options) as channel:
+    check = channel.unary_unary(
+        '/grpc.health.v1.Health/Check',
+        request_serializer=lambda octets: octets,
+        response_deserializer=lambda octets: octets)
+    for _ in range(3):
+        print(check(b'', timeout=10).hex())
+";
+
+/// `HealthCheckResponse` with the status SERVING.
+const SERVING: &str = "0801";
+
+#[test]
+fn a_client_of_grpc_c_core_is_served_on_a_unix_socket() -> Result<()> {
+    let system = System::up("input-c-core", Options::default())?;
+    let daemon = Daemon::NodeRouter(0);
+    let target = system.grpc_target(daemon)?;
+    let path = target.strip_prefix("unix:").context("a unix socket")?;
+    // What C-core sends since 1.57 if no authority is set; older versions send `localhost`.
+    let encoded = path.replace('/', "%2F");
+    for authority in ["", &encoded, encoded.trim_start_matches("%2F")] {
+        let arguments = ["-c", HEALTH_BY_C_CORE, path, authority];
+        let answers = system.host(daemon)?.output("/usr/bin/python3", arguments)?;
+        let answers: Vec<_> = answers.lines().collect();
+        ensure!(answers == [SERVING; 3], "{authority:?}: {answers:?}");
+    }
     Ok(())
 }
