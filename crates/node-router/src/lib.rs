@@ -60,4 +60,4 @@ pub use plan::{METRIC, PROTOCOL};
 pub use policy::{Claim, Policy};
 pub use proof::PROOF_TIMEOUT;
 pub use start::{start, start_with};
-pub use token::{AUDIENCE, KeysFileError, LONGEST_TOKEN, TokenKeysError};
+pub use token::{AUDIENCE, KeysFileError, LONGEST_TOKEN, TokenKeysError, TokenProblem};

@@ -52,7 +52,7 @@ pub(crate) struct UnverifiedToken(String);
 
 /// Why a token is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum TokenProblem {
+pub enum TokenProblem {
     #[error("the hold carries none; give bgp-announcer --hold-token-file")]
     Missing,
     #[error("it is longer than {LONGEST_TOKEN} bytes")]
