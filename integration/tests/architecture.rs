@@ -23,6 +23,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &["bgp-packet", "bgp-session", "bgp-rib", "bounded-io"],
     ),
     (
+        "bgp-status",
+        &["bgp-packet", "bgp-session", "bgp-speaker", "daemon-api"],
+    ),
+    (
         "pod-watcher",
         &["virtual-server", "daemon-api", "daemon-runtime"],
     ),
@@ -44,6 +48,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "bgp-rib",
             "bgp-speaker",
             "bounded-io",
+            "bgp-status",
             "daemon-api",
             "daemon-runtime",
         ],
@@ -65,6 +70,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "bgp-session",
             "bgp-rib",
             "bgp-speaker",
+            "bgp-status",
             "daemon-api",
             "daemon-runtime",
         ],

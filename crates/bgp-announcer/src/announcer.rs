@@ -340,7 +340,6 @@ impl Announcer {
         for change in changes {
             match change {
                 Change::Peer(peer) => {
-                    self.log.peer(&peer);
                     if !is_established(&peer) {
                         self.forget_sent(&peer.name);
                     }

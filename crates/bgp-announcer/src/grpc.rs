@@ -7,15 +7,11 @@ pub mod node_route;
 use std::pin::Pin;
 
 use bgp_packet::IpNet;
-use bgp_session::SessionState;
-use bgp_speaker::PeerStatus;
-use daemon_api::{
-    announcer::v1::{
-        self as wire,
-        announcer_server::{Announcer, AnnouncerServer},
-        watch_announcements_response, watch_sessions_response,
-    },
-    bgp::v1 as bgp,
+use bgp_speaker::SpeakerGone;
+use daemon_api::announcer::v1::{
+    self as wire,
+    announcer_server::{Announcer, AnnouncerServer},
+    watch_announcements_response, watch_sessions_response,
 };
 use daemon_runtime::{Event, Shutdown, WatchEnded};
 use futures::{Stream, StreamExt, TryStreamExt};
@@ -96,12 +92,17 @@ impl Announcer for AnnouncerService {
         &self,
         _: Request<wire::ListSessionsRequest>,
     ) -> Result<Response<wire::ListSessionsResponse>, Status> {
-        let peers = self.announcer.speaker.peers().await;
-        let peers = peers.map_err(|error| Status::unavailable(error.to_string()))?;
-        let asn = self.announcer.local_asn;
+        let speaker = &self.announcer.speaker;
+        let peers = speaker.peers().await.map_err(gone)?;
+        let refused = speaker.refused_sessions().await.map_err(gone)?;
+        let session = |peer| bgp_status::session(self.announcer.local_asn, peer);
         Ok(Response::new(wire::ListSessionsResponse {
             revision: self.announcer.sessions.snapshot().revision,
-            sessions: peers.iter().map(|peer| session(peer, asn)).collect(),
+            sessions: peers.iter().map(session).collect(),
+            refused_sessions: refused
+                .into_iter()
+                .map(bgp_status::refused_session)
+                .collect(),
         }))
     }
 
@@ -117,7 +118,7 @@ impl Announcer for AnnouncerService {
         let events = events.map_ok(move |(revision, event)| wire::WatchSessionsResponse {
             revision,
             event: Some(match event {
-                Event::Changed(_, peer) => Wire::Session(session(&peer, asn)),
+                Event::Changed(_, peer) => Wire::Session(bgp_status::session(asn, &peer)),
                 Event::Removed(name) => Wire::RemovedSession(name),
                 Event::Synced => Wire::Synced(wire::Synced {}),
             }),
@@ -148,6 +149,10 @@ impl Announcer for AnnouncerService {
     }
 }
 
+fn gone(error: SpeakerGone) -> Status {
+    Status::unavailable(error.to_string())
+}
+
 fn to_wire(prefix: IpNet, announcement: Announcement) -> wire::Announcement {
     let state = match announcement.state {
         State::NotServing => wire::AnnouncementState::NotServing,
@@ -172,71 +177,5 @@ fn to_wire(prefix: IpNet, announcement: Announcement) -> wire::Announcement {
         detail: announcement.detail,
         next_hop: next_hop.unwrap_or_default(),
         announced_to: announcement.announced_to,
-    }
-}
-
-fn session(peer: &PeerStatus, local_asn: bgp_packet::Asn) -> bgp::Session {
-    let status = &peer.session;
-    let negotiated = status.negotiated.as_ref();
-    let state = match status.state {
-        SessionState::Idle => bgp::SessionState::Idle,
-        SessionState::Connect => bgp::SessionState::Connect,
-        SessionState::Active => bgp::SessionState::Active,
-        SessionState::OpenSent => bgp::SessionState::OpenSent,
-        SessionState::OpenConfirm => bgp::SessionState::OpenConfirm,
-        SessionState::Established => bgp::SessionState::Established,
-    };
-    let families = negotiated
-        .map(|it| it.families.as_slice())
-        .unwrap_or_default();
-    let seconds = |time: Option<std::time::Duration>| {
-        u32::try_from(time.unwrap_or_default().as_secs()).unwrap_or(u32::MAX)
-    };
-    let milliseconds =
-        |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    let last_error = status.last_error.as_ref();
-    let asn = negotiated.map(|it| it.peer_asn).or(peer.configured_asn);
-    bgp::Session {
-        peer: peer.name.clone(),
-        peer_address: peer.address.ip().to_string(),
-        peer_asn: asn.map_or(0, |asn| asn.0),
-        peer_router_id: negotiated
-            .map(|it| it.peer_router_id.to_string())
-            .unwrap_or_default(),
-        group: peer.group.clone().unwrap_or_default(),
-        state: state.into(),
-        local_address: peer
-            .local_address
-            .map(|address| address.ip().to_string())
-            .unwrap_or_default(),
-        local_asn: local_asn.0,
-        hold_time_seconds: seconds(negotiated.and_then(|it| it.hold_time)),
-        keepalive_interval_seconds: seconds(negotiated.and_then(|it| it.keepalive_interval())),
-        hold_timer_remaining_milliseconds: peer.hold_timer_remaining.map_or(0, milliseconds),
-        milliseconds_in_state: milliseconds(peer.in_state),
-        established_count: status.counters.established,
-        families: families.iter().map(family).collect(),
-        last_error: last_error
-            .map(|(_, error)| error.to_string())
-            .unwrap_or_default(),
-        messages_received: status.counters.messages_received,
-        messages_sent: status.counters.messages_sent,
-        updates_received: status.counters.updates_received,
-        updates_sent: status.counters.updates_sent,
-        paths_received: peer.counts.paths_received as u64,
-        paths_sent: peer.counts.paths_sent as u64,
-    }
-}
-
-fn family(family: &bgp_session::NegotiatedFamily) -> bgp::NegotiatedFamily {
-    let add_path = match (family.add_path_send, family.add_path_receive) {
-        (false, false) => bgp::AddPath::Unspecified,
-        (true, false) => bgp::AddPath::Send,
-        (false, true) => bgp::AddPath::Receive,
-        (true, true) => bgp::AddPath::Both,
-    };
-    bgp::NegotiatedFamily {
-        family: bgp::Family::from(family.family).into(),
-        add_path: add_path.into(),
     }
 }

@@ -12,7 +12,8 @@
 //! - [`plan::Plan`] is pure: what is to be announced at a moment, and what has become of it.
 //! - [`announcer::Announcer`] owns it, and does what it says.
 //! - `carried` says which of it the sessions carry: only that counts as announced.
-//! - [`grpc`] is the only module that knows the generated types.
+//! - [`grpc`] is the only module that knows the generated types; those of sessions are made by
+//!   `bgp-status`.
 //!
 //! **Invariants.** Nothing outside of `--allowed-prefixes` is announced. Nothing is announced
 //! before the node's kernel holds its route. A node route outlives its announcement.

@@ -1,23 +1,22 @@
-//! What an operator is told: a loss once as a warning, its end once, and repeated attempts in vain
-//! only at level debug.
+//! Log lines about the data plane, the node-router and the announcements.
+//!
+//! A loss is a WARN once, its end an INFO once; further failed attempts are logged at DEBUG. The lines
+//! about peers and sessions are those of `bgp-speaker`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bgp_packet::IpNet;
-use bgp_session::SessionError;
-use bgp_speaker::PeerStatus;
 
 use crate::{
-    announcer::{Announcement, is_established},
+    announcer::Announcement,
     plan::{Input, Plan, State},
 };
 
-/// What has been told.
+/// What is logged already.
 #[derive(Debug, Default)]
 pub(crate) struct Log {
     data_plane_is_lost: bool,
     node_router_is_lost: bool,
-    unreachable_peers: BTreeSet<String>,
     /// As sessions carry them.
     carried: BTreeMap<IpNet, State>,
     /// Of which it has been said that no session can carry them.
@@ -25,7 +24,7 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// Tells of what is about to be handled by the plan.
+    /// Logs an input before the plan handles it.
     pub(crate) fn input(&mut self, input: &Input, plan: &Plan) {
         match input {
             Input::DataPlaneLost(problem) => {
@@ -138,20 +137,6 @@ impl Log {
     fn node_router_answers(&mut self) {
         if std::mem::take(&mut self.node_router_is_lost) {
             tracing::info!("node-router reached again");
-        }
-    }
-
-    /// Tells of a peer that cannot be reached; that a session is up or lost, the speaker tells.
-    pub(crate) fn peer(&mut self, peer: &PeerStatus) {
-        if is_established(peer) {
-            self.unreachable_peers.remove(&peer.name);
-            return;
-        }
-        if let Some((_, error @ (SessionError::Dial(_) | SessionError::DialTimeout(_)))) =
-            &peer.session.last_error
-            && self.unreachable_peers.insert(peer.name.clone())
-        {
-            tracing::warn!(peer = peer.name, %error, "peer not reached (--peer), trying again");
         }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bgp_packet::IpNet;
 use bgp_speaker::{PeerStatus, SpeakerCounters, SpeakerHandle};
+use bgp_status::SessionsRefused;
 use daemon_runtime::{Counter, Family, Gauge, Labels, Metrics};
 use prometheus_client::{
     collector::Collector,
@@ -82,6 +83,7 @@ impl AnnouncerMetrics {
             this.sessions.clone(),
         );
         metrics.register_collector(Box::new(SpeakerCollector(speaker.clone())));
+        metrics.register_collector(Box::new(SessionsRefused::of(speaker.clone())));
         this
     }
 

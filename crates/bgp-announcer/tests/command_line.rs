@@ -109,32 +109,39 @@ fn each_flag_has_a_twin_in_the_environment() {
 }
 
 #[test]
-fn what_cannot_be_reached_is_warned_of_once() {
-    let flags = ["--log-format=json", "--log-level=info,bgp_announcer=debug"];
+fn a_data_plane_and_a_peer_that_are_not_reached_have_one_warning_each() {
+    let flags = [
+        "--log-format=json",
+        "--log-level=info,bgp_announcer=debug,bgp_speaker=debug",
+    ];
     let mut child = command(&[USUAL, &flags].concat())
         .stderr(Stdio::piped())
         .spawn()
         .expect("it starts");
     let log = BufReader::new(child.stderr.take().expect("is piped"));
     let mut lines = log.lines().map(|line| line.expect("text"));
-    let (mut warned_of, mut retries) = (Vec::new(), 0);
-    while retries < 3 || warned_of.len() < 2 {
+    let (mut warnings, mut attempts, mut dials) = (Vec::new(), 0, 0);
+    while attempts < 3 || dials < 2 {
         let line = lines.next().expect("it lives on");
+        attempts += usize::from(line.contains("data plane not reached"));
+        dials += usize::from(line.contains("session did not come up"));
         if line.contains("\"WARN\"") {
-            warned_of.push(line);
-        } else if line.contains("data plane not reached") {
-            retries += 1;
+            warnings.push(line);
         }
     }
     signal(&child, "-TERM");
-    warned_of.extend(lines.filter(|line| line.contains("\"WARN\"")));
+    warnings.extend(lines.filter(|line| line.contains("\"WARN\"")));
     assert_eq!(wait(&mut child), Some(0));
-    for subject in [
-        "data plane not reached (--data-plane)",
-        "peer not reached (--peer)",
+    let [data_plane, peer] = &warnings[..] else {
+        panic!("{warnings:#?}");
+    };
+    assert!(data_plane.contains("data plane not reached (--data-plane)"));
+    for part in [
+        "\"message\":\"session did not come up\"",
+        "\"peer\":\"127.80.0.1\"",
+        "\"reason\":\"dial_failed\"",
     ] {
-        let times = warned_of.iter().filter(|it| it.contains(subject)).count();
-        assert_eq!(times, 1, "{subject}: {warned_of:#?}");
+        assert!(peer.contains(part), "no {part} in {peer}");
     }
 }
 

@@ -1,6 +1,6 @@
 //! The gRPC contract between the daemons: generated code, and conversions to our own types.
 //!
-//! Generated types stay inside this crate and each daemon's `grpc.rs`.
+//! Generated types stay inside this crate, `bgp-status` and each daemon's `grpc.rs`.
 
 mod convert;
 mod message_limit;
@@ -8,6 +8,9 @@ mod message_limit;
 pub use bgp_packet::overlapping_reserved_range;
 pub use convert::{ConversionError, desired_change, prefix};
 pub use message_limit::{MESSAGE_LIMIT, message_size};
+
+/// The type of every duration of the contracts.
+pub use prost_types::Duration;
 
 /// The descriptors of every contract, for server reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

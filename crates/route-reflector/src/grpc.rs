@@ -120,7 +120,7 @@ impl<T> Watcher<T> {
 fn session_event(local_asn: Asn, revision: u64, change: Change) -> Option<WatchSessionsResponse> {
     use watch_sessions_response::Event;
     let event = match change {
-        Change::Peer(peer) => Event::Session(translate::session(local_asn, &peer)),
+        Change::Peer(peer) => Event::Session(bgp_status::session(local_asn, &peer)),
         Change::PeerRemoved(name) => Event::RemovedSession(name),
         Change::Synced => Event::Synced(Synced {}),
         Change::Path(_) | Change::PathRemoved(_) => return None,
@@ -134,7 +134,7 @@ fn session_event(local_asn: Asn, revision: u64, change: Change) -> Option<WatchS
 fn path_event(_local_asn: Asn, revision: u64, change: Change) -> Option<WatchPathsResponse> {
     use watch_paths_response::Event;
     let event = match change {
-        Change::Path(path) => Event::Path(translate::path(path)),
+        Change::Path(path) => Event::Path(bgp_status::path(path)),
         Change::PathRemoved(path) => Event::RemovedPath(translate::removed_path(path)),
         Change::Synced => Event::Synced(Synced {}),
         Change::Peer(_) | Change::PeerRemoved(_) => return None,
@@ -157,7 +157,7 @@ impl Contract for ReflectorService {
         let peers = self.speaker.peers().await.map_err(gone)?;
         let sessions = peers
             .iter()
-            .map(|peer| translate::session(self.local_asn, peer))
+            .map(|peer| bgp_status::session(self.local_asn, peer))
             .collect();
         let refused = self.speaker.refused_sessions().await.map_err(gone)?;
         Ok(Response::new(ListSessionsResponse {
@@ -165,7 +165,7 @@ impl Contract for ReflectorService {
             sessions,
             refused_sessions: refused
                 .into_iter()
-                .map(translate::refused_session)
+                .map(bgp_status::refused_session)
                 .collect(),
         }))
     }
@@ -190,7 +190,7 @@ impl Contract for ReflectorService {
             Ok(request.peer.clone())
         };
         let table = match Table::try_from(request.table) {
-            Ok(Table::Unspecified) => bgp_speaker::Table::All,
+            Ok(Table::Unspecified | Table::All) => bgp_speaker::Table::All,
             Ok(Table::AdjRibIn) => bgp_speaker::Table::AdjRibIn(peer()?),
             Ok(Table::AdjRibOut) => bgp_speaker::Table::AdjRibOut(peer()?),
             Err(_) => return Err(Status::invalid_argument("table: unknown")),
@@ -216,7 +216,7 @@ impl Contract for ReflectorService {
         if table == bgp_speaker::Table::All && !request.peer.is_empty() {
             paths.retain(|path| path.peer.as_deref() == Some(request.peer.as_str()));
         }
-        let paths = paths.into_iter().map(translate::path).collect();
+        let paths = paths.into_iter().map(bgp_status::path).collect();
         Ok(Response::new(ListPathsResponse {
             revision: next(&self.revision),
             paths,

@@ -10,7 +10,7 @@
 //! - [`config::parse`] is pure: text to configuration, each refusal with its place and cure.
 //! - `reflector::Reflector` owns the configuration in force and follows the file.
 //! - `bgp_speaker::Speaker` owns sessions and RIB.
-//! - `grpc` is the only module that knows the generated types; `metrics` has the metrics.
+//! - `grpc` is the only module that knows the generated types, next to `bgp-status`; `metrics` has the metrics.
 //! - `readiness` says when another reflector may go.
 //!
 //! **Invariants.** A session survives every reload that changes nothing of its OPEN, its key and

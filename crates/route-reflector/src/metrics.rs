@@ -2,13 +2,14 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use bgp_session::{FailureReason, SessionState};
+use bgp_session::SessionState;
 use bgp_speaker::{ChangesEnded, PeerStatus, SpeakerGone, SpeakerHandle};
+use bgp_status::SessionsRefused;
 use daemon_runtime::{Family, Gauge, Labels, Metrics, Shutdown};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric},
-    metrics::{MetricType, counter::ConstCounter},
+    metrics::counter::ConstCounter,
 };
 
 use crate::readiness::SessionsStep;
@@ -72,6 +73,7 @@ impl SessionMetrics {
             metrics.register(name, help, gauge.clone());
         }
         metrics.register_collector(Box::new(Counters(speaker.clone())));
+        metrics.register_collector(Box::new(SessionsRefused::of(speaker.clone())));
         this
     }
 
@@ -244,16 +246,6 @@ impl Collector for Counters {
             let name = format!("reflector_{name}");
             let metric = encoder.encode_descriptor(&name, help, None, counter.metric_type())?;
             counter.encode(metric)?;
-        }
-        let mut refused = encoder.encode_descriptor(
-            "reflector_sessions_refused",
-            "Connections and attempts to connect that did not become a session, by reason",
-            None,
-            MetricType::Counter,
-        )?;
-        for reason in FailureReason::ALL {
-            let counter = ConstCounter::new(counters.sessions_refused.get(*reason));
-            counter.encode(refused.encode_family(&[("reason", reason.label())])?)?;
         }
         Ok(())
     }

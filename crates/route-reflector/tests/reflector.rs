@@ -82,7 +82,9 @@ async fn a_router_that_waits_is_dialled() {
     assert_eq!(session.group, "routers");
     assert_eq!(session.peer_router_id, "127.0.3.1");
     assert_eq!((session.local_asn, session.peer_asn), (64512, 64512));
-    assert_eq!(session.hold_time_seconds, 9);
+    assert_eq!(session.hold_time.unwrap().seconds, 9);
+    assert_eq!(session.peer_address, address.ip().to_string());
+    assert_eq!(session.peer_port, u32::from(address.port()));
     assert_eq!(session.families[0].add_path(), AddPath::Send);
     assert_eq!((session.paths_received, session.paths_sent), (0, 1));
 }
@@ -228,7 +230,7 @@ async fn a_client_that_switches_the_hold_timer_off_is_refused_counted_and_listed
         "peer offers no hold time, at least 3 s are required"
     );
     assert!(refused.count >= 1);
-    let metric = "portlb_reflector_sessions_refused_total{reason=\"unacceptable_hold_time\"} ";
+    let metric = "portlb_bgp_sessions_refused_total{reason=\"unacceptable_hold_time\"} ";
     let metrics = http_get(&reflector, "/metrics").await;
     assert!(metrics.contains(metric), "{metrics}");
     assert!(!metrics.contains(&format!("{metric}0\n")), "{metrics}");
@@ -264,9 +266,7 @@ async fn the_tables_can_be_read() {
     router.until_next_hops(SERVICE, &[NODE_A, NODE_B]).await;
     router.until_next_hops("10.1.2.0/24", &[NODE_B]).await;
 
-    let all = list_paths(&mut reflector, Table::Unspecified, "")
-        .await
-        .unwrap();
+    let all = list_paths(&mut reflector, Table::All, "").await.unwrap();
     let verdicts: Vec<_> = all
         .iter()
         .map(|path| {

@@ -599,9 +599,8 @@ async fn sessions_are_listed_with_their_state_and_timers() {
     };
     assert_eq!(session.state, 6, "established");
     assert_eq!(session.peer, "reflector");
-    assert_eq!(session.hold_time_seconds, 30);
-    assert_eq!(session.keepalive_interval_seconds, 10);
-    assert!(session.hold_timer_remaining_milliseconds > 20_000);
+    let remaining = session.hold_timer_remaining.expect("the timer runs");
+    assert!(remaining.seconds >= 20, "{remaining}");
     assert_eq!(session.paths_sent, 1);
     assert_eq!(session.last_error, "");
 }

@@ -1,6 +1,12 @@
 //! What is said of an address while no session carries it, and what a drain does then.
 
-use daemon_api::announcer::v1::AnnouncementState;
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use daemon_api::announcer::v1::{AnnouncementState, ListSessionsRequest};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::{SERVICE, world::World};
 
@@ -27,9 +33,9 @@ fn is_outage(metrics: &str) -> bool {
 }
 
 async fn wait_until_outage(world: &World, expected: bool) {
-    let deadline = std::time::Instant::now() + crate::DEADLINE;
+    let deadline = Instant::now() + crate::DEADLINE;
     while is_outage(&world.metrics.encode()) != expected {
-        assert!(std::time::Instant::now() < deadline, "outage: {expected}");
+        assert!(Instant::now() < deadline, "outage: {expected}");
         world.next_change().await;
     }
 }
@@ -98,15 +104,81 @@ async fn an_address_that_no_session_can_carry_is_not_announced_and_says_why() {
         .await;
 }
 
-#[tokio::test]
-async fn a_signal_without_a_session_ends_it_without_a_wait() {
-    let mut world = World::start(&[ABSENT, "--drain-timeout=1h", "--linger=1h"]).await;
+/// A peer that never answers: its queue of connections is full, so the kernel drops further SYNs.
+struct Unreachable {
+    address: SocketAddr,
+    _listener: TcpListener,
+    _queue: Vec<TcpStream>,
+}
+
+impl Unreachable {
+    async fn new() -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket
+            .bind("127.0.0.1:0".parse().expect("an address"))
+            .expect("a free port");
+        let listener = socket.listen(1).expect("listens");
+        let address = listener.local_addr().expect("is bound");
+        let mut queue = Vec::new();
+        for _ in 0..2 {
+            queue.push(TcpStream::connect(address).await.expect("has room"));
+        }
+        Self {
+            address,
+            _listener: listener,
+            _queue: queue,
+        }
+    }
+}
+
+/// How long the daemon takes from the request to the end. The default drain and linger take 15 s.
+async fn time_to_end(peer: &str) -> Duration {
+    let mut world = World::start(&[peer]).await;
     world.data_plane.serve(SERVICE);
     world
         .wait_for_state(SERVICE, AnnouncementState::WaitingForSession)
         .await;
+    let began = Instant::now();
     world.shutdown.request();
     world.ended().await.expect("drained");
+    began.elapsed()
+}
+
+#[tokio::test]
+async fn a_signal_without_a_session_ends_it_at_once_also_during_a_dial() {
+    let took = time_to_end(ABSENT).await;
+    assert!(took < Duration::from_secs(1), "refused: {took:?}");
+    let peer = Unreachable::new().await;
+    let took = time_to_end(&format!("--peer={}", peer.address)).await;
+    assert!(took < Duration::from_secs(1), "unreachable: {took:?}");
+}
+
+#[tokio::test]
+async fn a_session_that_does_not_come_up_is_counted_and_listed_with_its_reason() {
+    let mut world = World::start(&[ABSENT]).await;
+    let deadline = Instant::now() + crate::DEADLINE;
+    let refused = loop {
+        let listed = world.client.list_sessions(ListSessionsRequest {}).await;
+        let listed = listed.expect("is served").into_inner();
+        let session = &listed.sessions[0];
+        assert_eq!(
+            (session.peer_address.as_str(), session.peer_port),
+            ("127.78.255.1", 1)
+        );
+        if let [refused] = &listed.refused_sessions[..] {
+            break refused.clone();
+        }
+        assert!(Instant::now() < deadline, "{listed:?}");
+        world.next_change().await;
+    };
+    assert_eq!(refused.address, "127.78.255.1");
+    assert_eq!(refused.peer, "absent");
+    assert_eq!(refused.reason, "dial_failed");
+    assert!(refused.time_since_last.is_some());
+    let text = world.metrics.encode();
+    let metric = "portlb_bgp_sessions_refused_total{reason=\"dial_failed\"} ";
+    let value = text.lines().find_map(|line| line.strip_prefix(metric));
+    assert!(value.is_some_and(|value| value != "0"), "{text}");
 }
 
 #[tokio::test]

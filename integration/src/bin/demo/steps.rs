@@ -244,7 +244,7 @@ fn reflector_dies(system: &mut System) -> Result<Seen> {
                     .announcer_sessions(lb_pod)
                     .map_err(|error| format!("{error:#}"))?;
                 let lost = sessions.iter().any(|session| {
-                    session.peer_address.starts_with(&address) && !session.last_error.is_empty()
+                    session.peer_address == address && !session.last_error.is_empty()
                 });
                 ensure_that(lost, format!("lb pod {lb_pod}: {sessions:?}"))?;
             }

@@ -94,7 +94,7 @@ fn grpcurl_sees_what_an_operator_looks_for() -> Result<()> {
             "portlb.announcer.v1.Announcer/ListSessions",
             &[
                 "SESSION_STATE_ESTABLISHED",
-                "holdTimerRemainingMilliseconds",
+                "holdTimerRemaining",
                 "reflector-1",
             ],
         ),

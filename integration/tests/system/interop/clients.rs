@@ -6,7 +6,7 @@ use anyhow::ensure;
 use daemon_api::bgp::v1::{Family, Origin};
 use lab::bgp::Program;
 
-use super::network::{CLIENTS, Network, Place, Reflector, SERVICE, SERVICE6};
+use super::network::{CLIENTS, Network, Place, Reflector, SERVICE, SERVICE6, duration};
 use crate::expect::eventually;
 
 const PROGRAMS: [Program; 4] = [Program::Bird, Program::Frr, Program::GoBgp, Program::ExaBgp];
@@ -34,7 +34,11 @@ fn every_program_announces_both_families_as_a_dynamic_client_until_it_dies() {
         assert_eq!(session.group, "clients", "{program:?}");
         assert_eq!(session.peer_router_id, place.address().to_string());
         // The smaller of ours and the program's own.
-        assert_eq!(session.hold_time_seconds, 3, "{program:?}");
+        assert_eq!(
+            duration(session.hold_time),
+            Duration::from_secs(3),
+            "{program:?}"
+        );
         let families: Vec<_> = session.families.iter().map(|f| f.family()).collect();
         let both = [Family::Ipv4Unicast, Family::Ipv6Unicast];
         assert_eq!(families, both, "{program:?}");

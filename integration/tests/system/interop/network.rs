@@ -1,9 +1,10 @@
 //! Speakers on one link, our route reflector among them.
 
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use daemon_api::bgp::v1::{Path, Session, SessionState};
@@ -18,6 +19,11 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
 
 use crate::expect::eventually;
+
+/// Returns a duration of a message; zero if it is absent.
+pub(crate) fn duration(duration: Option<daemon_api::Duration>) -> Duration {
+    duration.unwrap_or_default().try_into().unwrap()
+}
 
 /// The reflector's address, router id and cluster id.
 pub(crate) const REFLECTOR: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
@@ -255,12 +261,11 @@ impl Reflector {
 
     /// The session with a peer, dynamic or static.
     pub(crate) fn session(&self, place: Place) -> Result<Session> {
-        let address = IpAddr::from(place.address());
+        let address = place.address().to_string();
         let sessions = self.sessions()?;
-        let found = sessions.iter().find(|session| {
-            let peer = session.peer_address.parse::<SocketAddr>();
-            peer.is_ok_and(|peer| peer.ip() == address)
-        });
+        let found = sessions
+            .iter()
+            .find(|session| session.peer_address == address);
         found
             .cloned()
             .with_context(|| format!("no session with {address}: {sessions:#?}"))

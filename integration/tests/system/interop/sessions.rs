@@ -8,8 +8,8 @@ use lab::Signal;
 use lab::bgp::{Peer, Program};
 
 use super::network::{
-    CLIENTS, DYNAMIC_ROUTERS, Network, Place, REFLECTOR, ROUTERS, Reflector, SERVICE, file,
-    is_established,
+    CLIENTS, DYNAMIC_ROUTERS, Network, Place, REFLECTOR, ROUTERS, Reflector, SERVICE, duration,
+    file, is_established,
 };
 use crate::expect::{SOON, eventually};
 
@@ -99,12 +99,14 @@ fn a_reflector_that_was_stopped_ends_no_session_of_a_live_client() {
     let config = config.replace("  connect delay time 1;", rare_keepalives);
     let _bird = network.start_bird(A, &config).unwrap();
     reflector.wait_for_announcers(&[A]).unwrap();
-    let remaining =
-        |session: &Session| Duration::from_millis(session.hold_timer_remaining_milliseconds);
+    let remaining = |session: &Session| duration(session.hold_timer_remaining);
     let before = lab::wait_for("the hold timer runs low", SOON, || {
         let session = reflector.session(A)?;
         ensure!(is_established(&session), "{session:#?}");
-        ensure!(session.hold_time_seconds == 9, "{session:#?}");
+        ensure!(
+            duration(session.hold_time) == Duration::from_secs(9),
+            "{session:#?}"
+        );
         ensure!(remaining(&session) < STOP.mul_f64(0.8), "{session:#?}");
         anyhow::Ok(session)
     })
@@ -120,8 +122,8 @@ fn a_reflector_that_was_stopped_ends_no_session_of_a_live_client() {
     .unwrap();
     let after = reflector.session(A).unwrap();
     assert!(is_established(&after), "{after:#?}");
-    let in_state = Duration::from_millis(after.milliseconds_in_state);
-    let expected = Duration::from_millis(before.milliseconds_in_state) + STOP;
+    let in_state = duration(after.time_in_state);
+    let expected = duration(before.time_in_state) + STOP;
     assert!(in_state >= expected, "the session is a new one: {after:#?}");
 }
 
@@ -220,14 +222,17 @@ fn a_reload_keeps_the_sessions_whose_settings_did_not_change() {
     eventually("the router's session has the new hold time", || {
         let session = reflector.session(router)?;
         ensure!(is_established(&session), "{session:#?}");
-        ensure!(session.hold_time_seconds == 6, "{session:#?}");
+        ensure!(
+            duration(session.hold_time) == Duration::from_secs(6),
+            "{session:#?}"
+        );
         Ok(())
     })
     .unwrap();
     bird.wait_for_table(&[SERVICE, "10.0.1.1"], SOON).unwrap();
     let after = reflector.session(A).unwrap();
     assert_eq!(after.established_count, 1);
-    assert!(after.milliseconds_in_state >= before.milliseconds_in_state);
+    assert!(duration(after.time_in_state) >= duration(before.time_in_state));
 
     // Without its group the client is not spoken to any longer, and its path is gone.
     reflector.reload(&file(&[ROUTERS], &peers)).unwrap();
