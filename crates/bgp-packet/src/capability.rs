@@ -61,14 +61,35 @@ pub enum Capability {
     },
 }
 
-/// <https://www.iana.org/assignments/capability-codes/>
-mod code {
-    pub(super) const MULTIPROTOCOL: u8 = 1;
-    pub(super) const ROUTE_REFRESH: u8 = 2;
-    pub(super) const EXTENDED_MESSAGE: u8 = 6;
-    pub(super) const GRACEFUL_RESTART: u8 = 64;
-    pub(super) const FOUR_OCTET_ASN: u8 = 65;
-    pub(super) const ADD_PATH: u8 = 69;
+impl Capability {
+    /// Returns the AS number of a capability that has one.
+    pub(crate) fn four_octet_asn(&self) -> Option<Asn> {
+        match self {
+            Self::FourOctetAsn(asn) => Some(*asn),
+            Self::Multiprotocol(_)
+            | Self::RouteRefresh
+            | Self::ExtendedMessage
+            | Self::GracefulRestart(_)
+            | Self::AddPath(_)
+            | Self::Unknown { .. } => None,
+        }
+    }
+}
+
+/// Codes of capabilities: <https://www.iana.org/assignments/capability-codes/>.
+pub mod code {
+    /// RFC 4760. A family that is not spoken here arrives as an unknown capability with this code.
+    pub const MULTIPROTOCOL: u8 = 1;
+    /// RFC 2918.
+    pub const ROUTE_REFRESH: u8 = 2;
+    /// RFC 8654.
+    pub const EXTENDED_MESSAGE: u8 = 6;
+    /// RFC 4724.
+    pub const GRACEFUL_RESTART: u8 = 64;
+    /// RFC 6793.
+    pub const FOUR_OCTET_ASN: u8 = 65;
+    /// RFC 7911.
+    pub const ADD_PATH: u8 = 69;
 }
 
 const RESTARTING: u16 = 0x8000;

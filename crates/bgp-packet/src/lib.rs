@@ -23,7 +23,7 @@ pub use attributes::{
     Aggregator, AsPath, AsPathSegment, Community, LargeCommunity, Origin, ParseCommunityError,
     PartialAttributes, PathAttributes, RawAttribute,
 };
-pub use capability::{AddPathMode, Capability, GracefulRestart};
+pub use capability::{AddPathMode, Capability, GracefulRestart, code as capability_code};
 pub use codec::{CodecOptions, DecodeError, Decoder, encode};
 pub use identifiers::{Asn, ClusterId, Family, ParseIdentifierError, PathId, RouterId};
 pub use ipnet::IpNet;

@@ -54,7 +54,7 @@ pub(crate) fn decode(body: &[u8]) -> Result<Open, DecodeError> {
         return Err(Problem::OpenZeroRouterId.without_data());
     }
     let capabilities = decode_parameters(declared, reader.0).map_err(Problem::without_data)?;
-    let four_octets = capabilities.iter().find_map(four_octet_asn);
+    let four_octets = capabilities.iter().find_map(Capability::four_octet_asn);
     if four_octets == Some(Asn(0)) {
         return Err(Problem::OpenZeroFourOctetAsn.without_data());
     }
@@ -74,18 +74,6 @@ fn read_fixed_fields(reader: &mut Reader<'_>) -> Option<(u8, u16, u16, Ipv4Addr,
         Ipv4Addr::from(reader.array::<4>()?),
         reader.u8()?,
     ))
-}
-
-fn four_octet_asn(capability: &Capability) -> Option<Asn> {
-    match capability {
-        Capability::FourOctetAsn(asn) => Some(*asn),
-        Capability::Multiprotocol(_)
-        | Capability::RouteRefresh
-        | Capability::ExtendedMessage
-        | Capability::GracefulRestart(_)
-        | Capability::AddPath(_)
-        | Capability::Unknown { .. } => None,
-    }
 }
 
 fn decode_parameters(declared: u8, parameters: &[u8]) -> Result<Vec<Capability>, Problem> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bgp_packet::{Asn, Family, Notification, NotificationError, RouterId};
+use bgp_packet::{Asn, Family, Notification, NotificationError, RouterId, capability_code};
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::{cease::Cease, connection::Direction, reason::FailureReason, status::SessionState};
@@ -217,7 +217,7 @@ fn hold_time_offer(seconds: &u16) -> String {
 fn multiprotocol(families: &[Family]) -> Bytes {
     let mut data = BytesMut::new();
     for family in families {
-        data.put_slice(&[1, 4]);
+        data.put_slice(&[capability_code::MULTIPROTOCOL, 4]);
         data.put_u16(family.afi());
         data.put_slice(&[0, family.safi()]);
     }

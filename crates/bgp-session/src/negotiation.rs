@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use bgp_packet::{AddPathMode, Asn, Capability, CodecOptions, Family, Open, RouterId};
+use bgp_packet::{
+    AddPathMode, Asn, Capability, CodecOptions, Family, Open, RouterId, capability_code,
+};
 
 use crate::{error::SessionError, settings::Settings};
 
@@ -156,7 +158,9 @@ impl Offered {
                 Capability::ExtendedMessage => offered.extended_message = true,
                 Capability::FourOctetAsn(_) => offered.four_octet_asn = true,
                 Capability::AddPath(modes) => offered.add_path.extend(modes),
-                Capability::Unknown { code, .. } => is_multiprotocol |= *code == MULTIPROTOCOL,
+                Capability::Unknown { code, .. } => {
+                    is_multiprotocol |= *code == capability_code::MULTIPROTOCOL;
+                }
                 Capability::GracefulRestart(_) => {}
             }
         }
@@ -172,9 +176,6 @@ impl Offered {
         modes.find_map(|(of, mode)| (*of == family).then_some(*mode))
     }
 }
-
-/// Capability code of RFC 4760: how a family that is not spoken here arrives.
-const MULTIPROTOCOL: u8 = 1;
 
 fn sends(mode: Option<AddPathMode>) -> bool {
     match mode {
