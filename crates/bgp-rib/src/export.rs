@@ -5,9 +5,9 @@ use std::{net::IpAddr, sync::Arc};
 use bgp_packet::{AsPathSegment, Asn, ClusterId, Community, IpNet, PathAttributes, RouterId};
 
 use crate::{
-    adj_rib_in::{Learned, is_going_down, is_same_family},
+    adj_rib_in::{Learned, is_going_down},
     decision::DEFAULT_LOCAL_PREF,
-    peer::{PeerId, PeerKind, PeerSettings, RibConfig, Source, SourceFacts},
+    peer::{PeerId, PeerKind, PeerSettings, RibConfig, Source, SourceFacts, is_same_family},
     table::Path,
 };
 

@@ -34,7 +34,6 @@ mod rib;
 mod send;
 mod table;
 
-pub use adj_rib_in::RejectReason;
 pub use attribute_policy::{
     AttributePolicy, CommunityPolicy, LocalPrefPolicy, MedPolicy, ReflectionPolicy,
 };
@@ -45,7 +44,7 @@ pub use next_hop::is_reachable_unicast;
 pub use peer::{FamilySettings, LocalAddresses, PeerId, PeerKind, PeerSettings, RibConfig, Source};
 pub use policy::{
     ExportPolicy, ImportPolicy, InvalidPrefixRule, MaximumPathsAction, PrefixFilter, PrefixRule,
-    UnknownAttributes,
+    RejectReason, UnknownAttributes,
 };
 pub use receive::{MaximumPathsExceeded, NextHopFamilyMismatch, ReceiveOutcome};
 pub use rib::Rib;

@@ -144,3 +144,8 @@ impl SourceFacts {
         }
     }
 }
+
+/// Reports whether the next hop is of the family of the prefix.
+pub(crate) fn is_same_family(prefix: &IpNet, next_hop: IpAddr) -> bool {
+    prefix.addr().is_ipv4() == next_hop.is_ipv4()
+}

@@ -1,15 +1,18 @@
 //! What is accepted from a peer and what is sent to it. Nothing that policy did not name
 //! (RFC 8212).
 
+mod reject_reason;
+
 use std::{fmt, net::IpAddr, sync::Arc};
 
 use bgp_packet::{IpNet, PathAttributes, RawAttribute};
 
 use crate::{
-    adj_rib_in::RejectReason,
     attribute_policy::AttributePolicy,
     client_rule::{ClientRule, NextHopFilter, rule_of},
 };
+
+pub use self::reject_reason::RejectReason;
 
 /// A prefix and the lengths of the prefixes within it that it names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

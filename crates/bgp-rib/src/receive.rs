@@ -5,9 +5,9 @@ use std::{net::IpAddr, sync::Arc};
 use bgp_packet::{Announced, Family, IpNet, Nlri, PathAttributes, PathId, Update};
 
 use crate::{
-    adj_rib_in::{self, AdjRibIn, Learned, RejectReason, is_same_family},
-    peer::{PeerId, PeerKind, Source, family_of},
-    policy::MaximumPathsAction,
+    adj_rib_in::{self, AdjRibIn, Learned},
+    peer::{PeerId, PeerKind, Source, family_of, is_same_family},
+    policy::{MaximumPathsAction, RejectReason},
     rib::Rib,
     table::{Change, Path, Table},
 };
