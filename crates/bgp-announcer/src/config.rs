@@ -272,8 +272,8 @@ fn allowed_prefixes(values: &[String]) -> Result<Vec<IpNet>, ConfigError> {
         })?;
         if prefix != prefix.trunc() {
             return Err(ConfigError(format!(
-                "--allowed-prefixes {prefix} has host bits: write {} for the range, or {} for the \
-                 one address",
+                "--allowed-prefixes: {prefix} has bits set to the right of its length; write {} for \
+                 the range, or {} for the one address",
                 prefix.trunc(),
                 IpNet::from(prefix.addr())
             )));

@@ -267,7 +267,7 @@ impl TryFrom<String> for Prefix {
         } else {
             let trunc = prefix.trunc();
             Err(format!(
-                "{text:?} has bits behind its length; write {trunc} or a longer length"
+                "{prefix} has bits set to the right of its length; write {trunc} or a longer length"
             ))
         }
     }
