@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use bgp_packet::{CodecOptions, DecodeError, Decoder, Message, Update, encode};
+use bgp_packet::{CodecOptions, Decoder, Message, encode};
 use bgp_session::ConnectionId;
 use bytes::{Buf, BytesMut};
 use socket2::SockRef;
@@ -17,7 +17,10 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use crate::{counters::SpeakerCounters, owner::News};
+use crate::{
+    counters::SpeakerCounters,
+    messages::{ConnectionEnd, ConnectionEvent, Order},
+};
 
 /// Bytes that are read at a time.
 const READ_SIZE: usize = 16 * 1024;
@@ -29,31 +32,6 @@ pub(crate) const SHARE: usize = 32;
 
 /// What the last messages may take to reach the peer, and the peer to close its side.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
-
-/// Orders of the owner. Once it drops their channel, the connection closes.
-#[derive(Debug)]
-pub(crate) enum Order {
-    Send(Message),
-    /// Follows every OPEN of the peer; nothing is decoded before it.
-    SetCodecOptions {
-        decoder: CodecOptions,
-        encoder: CodecOptions,
-    },
-    /// How long the peer may take nothing off its socket.
-    SetSendHoldTime(Option<Duration>),
-    /// Read the socket until it is empty. Answered by [`News::Polled`], after the messages that
-    /// were found.
-    Poll,
-    /// Answered by [`News::Written`] when all of it is in the kernel's buffer.
-    SendUpdates(Vec<Update>),
-}
-
-/// Why no more messages will come.
-#[derive(Debug)]
-pub(crate) enum End {
-    Lost(String),
-    Malformed(DecodeError),
-}
 
 pub(crate) struct Connection {
     id: ConnectionId,
@@ -71,11 +49,11 @@ pub(crate) struct Connection {
     turns: Arc<Semaphore>,
     /// Taken while the owner has none.
     turn: Option<OwnedSemaphorePermit>,
-    end: Option<End>,
+    end: Option<ConnectionEnd>,
     has_ended: bool,
     /// The codec changes after an OPEN.
     waits_for_options: bool,
-    /// The owner waits for [`News::Polled`].
+    /// The owner waits for [`ConnectionEvent::Polled`].
     is_polled: bool,
     /// UPDATE messages in `output`, while the owner waits for their being written.
     updates: Option<u64>,
@@ -116,15 +94,19 @@ impl Connection {
         }
     }
 
-    pub(crate) async fn run(mut self, mut orders: mpsc::Receiver<Order>, news: mpsc::Sender<News>) {
+    pub(crate) async fn run(
+        mut self,
+        mut orders: mpsc::Receiver<Order>,
+        events: mpsc::Sender<ConnectionEvent>,
+    ) {
         loop {
             if self.write_problem.is_some() {
                 self.poll();
-                self.report(&news);
+                self.report(&events);
             }
             let can_write = !self.output.is_empty();
             let can_read = self.can_read();
-            let has_news = self.has_news();
+            let has_event = self.has_event();
             let has_no_turn = self.turn.is_none();
             let turns = self.turns.clone();
             let send_deadline = self.send_deadline;
@@ -141,14 +123,14 @@ impl Connection {
                 },
                 _ = self.stream.writable(), if can_write => self.write(),
                 _ = self.stream.readable(), if can_read => self.read(),
-                permit = news.reserve(), if has_news => match permit {
-                    Ok(permit) => permit.send(self.take_news()),
+                permit = events.reserve(), if has_event => match permit {
+                    Ok(permit) => permit.send(self.take_event()),
                     Err(_) => break,
                 },
                 turn = turns.acquire_owned(), if has_no_turn => self.turn = turn.ok(),
                 () = send_hold_timer => self.send_deadline_reached(),
             }
-            self.report(&news);
+            self.report(&events);
         }
         self.close().await;
     }
@@ -239,7 +221,7 @@ impl Connection {
                 Ok(None) => break,
                 Err(error) => {
                     self.has_ended = true;
-                    self.end = Some(End::Malformed(error));
+                    self.end = Some(ConnectionEnd::Malformed(error));
                 }
             }
         }
@@ -296,11 +278,11 @@ impl Connection {
         if !self.has_ended {
             self.has_ended = true;
             let problem = self.write_problem.as_deref().unwrap_or(problem);
-            self.end = Some(End::Lost(problem.to_owned()));
+            self.end = Some(ConnectionEnd::Lost(problem.to_owned()));
         }
     }
 
-    fn has_news(&self) -> bool {
+    fn has_event(&self) -> bool {
         let is_written = self.updates.is_some() && self.output.is_empty();
         let is_share_due = if self.has_share() {
             self.turn.is_some()
@@ -316,34 +298,34 @@ impl Connection {
     }
 
     /// Hands the owner what there is, without waiting for room in its queue.
-    fn report(&mut self, news: &mpsc::Sender<News>) {
-        while self.has_news() {
-            let Ok(permit) = news.try_reserve() else {
+    fn report(&mut self, events: &mpsc::Sender<ConnectionEvent>) {
+        while self.has_event() {
+            let Ok(permit) = events.try_reserve() else {
                 return;
             };
-            permit.send(self.take_news());
+            permit.send(self.take_event());
         }
     }
 
-    /// The next piece of news, where [`Self::has_news`].
-    fn take_news(&mut self) -> News {
+    /// Returns the next event; [`Self::has_event`] holds.
+    fn take_event(&mut self) -> ConnectionEvent {
         let connection = self.id;
         if self.updates.is_some() && self.output.is_empty() {
             let updates = self.updates.take().unwrap_or_default();
-            return News::Written {
+            return ConnectionEvent::Written {
                 connection,
                 updates,
             };
         }
         if self.send_hold_timer_expired {
             self.send_hold_timer_expired = false;
-            return News::SendHoldTimerExpired { connection };
+            return ConnectionEvent::SendHoldTimerExpired { connection };
         }
         if !self.has_share() {
             self.is_polled = false;
-            return News::Polled { connection };
+            return ConnectionEvent::Polled { connection };
         }
-        let news = News::Received {
+        let event = ConnectionEvent::Received {
             connection,
             messages: std::mem::take(&mut self.received),
             work: std::mem::take(&mut self.received_work),
@@ -351,7 +333,7 @@ impl Connection {
             turn: self.turn.take(),
         };
         self.decode();
-        news
+        event
     }
 
     /// Lets the last messages reach the peer. Without reading on, the kernel would answer what

@@ -1,52 +1,57 @@
 //! The deadlines of all sessions.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
 
 use bgp_rib::PeerId;
-use bgp_session::Input;
 
-use crate::owner::Owner;
+/// One entry for each session, at or before its next deadline. An entry that proves too early is
+/// renewed when it comes up, which spares a change with every message.
+#[derive(Debug, Default)]
+pub(crate) struct Deadlines {
+    entries: BTreeSet<(Instant, PeerId)>,
+    by_peer: BTreeMap<PeerId, Instant>,
+}
 
-impl Owner {
-    /// Keeps the entry of a session among the deadlines at or before its next one. An entry that
-    /// proves too early is renewed when it comes up, which spares a change with every message.
-    pub(crate) fn schedule(&mut self, id: PeerId) {
-        let Some(peer) = self.peers.get_mut(&id) else {
+impl Deadlines {
+    /// Makes sure that the session of the peer comes up at `next`, if it has a deadline.
+    pub(crate) fn schedule(&mut self, id: PeerId, next: Option<Instant>) {
+        let Some(next) = next else {
             return;
         };
-        let Some(next) = peer.session.next_deadline() else {
-            return;
-        };
-        if peer.scheduled.is_some_and(|scheduled| scheduled <= next) {
-            return;
-        }
-        if let Some(scheduled) = peer.scheduled.replace(next) {
-            self.deadlines.remove(&(scheduled, id));
-        }
-        self.deadlines.insert((next, id));
-    }
-
-    /// Handles the deadlines that have come.
-    pub(crate) fn run_deadlines(&mut self, now: Instant) {
-        while let Some(&(deadline, id)) = self.deadlines.first()
-            && deadline <= now
+        if self
+            .by_peer
+            .get(&id)
+            .is_some_and(|earlier| *earlier <= next)
         {
-            self.deadlines.pop_first();
-            let Some(peer) = self.peers.get_mut(&id) else {
-                continue;
-            };
-            peer.scheduled = None;
-            match peer.session.next_deadline() {
-                Some(next) if next <= now => self.drive(id, Input::DeadlineReached, now),
-                Some(_) | None => self.schedule(id),
-            }
+            return;
+        }
+        self.remove(id);
+        self.by_peer.insert(id, next);
+        self.entries.insert((next, id));
+    }
+
+    pub(crate) fn remove(&mut self, id: PeerId) {
+        if let Some(deadline) = self.by_peer.remove(&id) {
+            self.entries.remove(&(deadline, id));
         }
     }
 
-    /// Time until the next deadline.
-    pub(crate) fn until_deadline(&self, now: Instant) -> Option<Duration> {
-        self.deadlines
-            .first()
-            .map(|(deadline, _)| deadline.saturating_duration_since(now))
+    /// Takes the first entry that has come.
+    pub(crate) fn pop_due(&mut self, now: Instant) -> Option<PeerId> {
+        let &(deadline, id) = self.entries.first()?;
+        if deadline > now {
+            return None;
+        }
+        self.remove(id);
+        Some(id)
+    }
+
+    /// Time until the next entry.
+    pub(crate) fn until_next(&self, now: Instant) -> Option<Duration> {
+        let (deadline, _) = self.entries.first()?;
+        Some(deadline.saturating_duration_since(now))
     }
 }

@@ -17,42 +17,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::{
     config::{Configuration, InvalidConfiguration},
     counters::SpeakerCounters,
-    observe::{self, Change, PathStatus, PeerStatus, Table},
+    messages::{Command, Reply},
+    observe::{self, Change},
     refused_sessions::RefusedSession,
+    status::{PathStatus, PeerStatus, Table},
 };
-
-type Reply<T> = oneshot::Sender<T>;
-
-#[derive(Debug)]
-pub(crate) enum Command {
-    Configure(Configuration, Reply<Result<(), InvalidConfiguration>>),
-    Originate(
-        IpNet,
-        Arc<PathAttributes>,
-        Reply<Result<u64, NextHopFamilyMismatch>>,
-    ),
-    Withdraw(IpNet, Reply<u64>),
-    Barrier(Reply<u64>),
-    Reset(String, Cease),
-    RequestRefresh(String, Family),
-    ListPeers(Reply<Vec<PeerStatus>>),
-    ListRefusedSessions(Reply<Vec<RefusedSession>>),
-    ListPaths(Table, Option<IpNet>, Reply<Vec<PathStatus>>),
-    Observe {
-        observer: u64,
-        alive: std::sync::Weak<()>,
-        paths: bool,
-    },
-    NextChanges {
-        observer: u64,
-        reply: Reply<observe::Changes>,
-    },
-    Shutdown {
-        cease: Cease,
-        deadline: Duration,
-        done: Reply<()>,
-    },
-}
 
 /// The speaker has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -3,13 +3,15 @@
 //! ```text
 //!   listener ──────┐ accepted                   ┌──────────────────────────┐
 //!   dial ──────────┤ dialled                    │ owner                    │ ◄─── SpeakerHandle
-//!   connection ────┼───────────► news ─────────►│  Rib                     │      (commands)
+//!   connection ────┼──────────► events ────────►│  Rib                     │      (commands)
 //!   connection ────┘ messages,   (bounded)      │  a Session for each peer │
 //!       ▲            "written"                  └──────────────────────────┘
 //!       └────────────────────── orders (bounded) ──────────┘
 //! ```
 //!
-//! One task owns all state. A connection task reads, decodes, encodes and writes for one TCP
+//! One task owns all state. `owner` takes its events and commands (`messages`), `sessions` drives the
+//! sessions, and each part of both owns its own state: `peer`, `connections`, `deadlines`, `observe`,
+//! `journal`, `admit`, `revisions`. A connection task reads, decodes, encodes and writes for one TCP
 //! connection, and knows nothing else.
 //!
 //! **Invariants.** Output is pulled: a connection is given the next updates of its peer only after
@@ -41,19 +43,25 @@ mod admission;
 mod admit;
 mod config;
 mod connection;
+mod connections;
 mod counters;
 mod deadlines;
 mod handle;
+mod journal;
 mod listener_keys;
 mod md5_key;
+mod messages;
 mod observe;
 mod owner;
 mod peer;
 mod reconfigure;
-mod refused;
 mod refused_sessions;
+mod revisions;
 mod session_log;
+mod sessions;
 mod socket;
+mod speaker;
+mod status;
 
 pub use config::{
     Configuration, GroupConfig, InvalidConfiguration, PeerConfig, SessionConfig, SpeakerConfig,
@@ -61,7 +69,8 @@ pub use config::{
 pub use counters::{Counter, ReasonCounters, SpeakerCounters};
 pub use handle::{Changes, ChangesEnded, SpeakerGone, SpeakerHandle};
 pub use md5_key::{Md5Key, Md5KeyError};
-pub use observe::{Change, PathStatus, PeerStatus, RemovedPath, Table};
-pub use owner::{Speaker, SpeakerError};
+pub use observe::{Change, RemovedPath};
 pub use refused_sessions::RefusedSession;
 pub use socket::ListenError;
+pub use speaker::{Speaker, SpeakerError};
+pub use status::{PathStatus, PeerStatus, Table};

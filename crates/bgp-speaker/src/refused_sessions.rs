@@ -6,10 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bgp_rib::PeerId;
-use bgp_session::{FailureReason, SessionError};
-
-use crate::owner::Owner;
+use bgp_session::FailureReason;
 
 /// Most addresses that are remembered. A further one takes the place of the one whose last failure
 /// is the oldest.
@@ -62,7 +59,12 @@ struct Record {
 
 impl RefusedSessions {
     /// Remembers a failure. Returns how many there were if a line about the address is due.
-    fn record(&mut self, address: IpAddr, refusal: Refusal, now: Instant) -> Option<u64> {
+    pub(crate) fn record(
+        &mut self,
+        address: IpAddr,
+        refusal: Refusal,
+        now: Instant,
+    ) -> Option<u64> {
         if self.0.len() >= ADDRESSES && !self.0.contains_key(&address) {
             let oldest = self.0.iter().min_by_key(|(_, record)| record.last_at);
             if let Some(oldest) = oldest.map(|(address, _)| *address) {
@@ -98,7 +100,7 @@ impl RefusedSessions {
         self.0.remove(&address);
     }
 
-    fn list(&self, now: Instant) -> Vec<RefusedSession> {
+    pub(crate) fn list(&self, now: Instant) -> Vec<RefusedSession> {
         let mut list: Vec<_> = self
             .0
             .iter()
@@ -127,47 +129,6 @@ fn is_worth_a_line(reason: FailureReason) -> bool {
             | FailureReason::GroupFull
             | FailureReason::AddressFull
     )
-}
-
-impl Owner {
-    /// Counts and remembers a session that did not come up, and logs it if a line is due.
-    pub(crate) fn refused(&mut self, address: IpAddr, refusal: Refusal, now: Instant) {
-        self.counters.sessions_refused.add(refusal.reason);
-        let due = self.refused_sessions.record(address, refusal.clone(), now);
-        let Refusal {
-            peer,
-            group,
-            reason,
-            error,
-        } = refusal;
-        match due.filter(|_| self.session_log.allows(address, now)) {
-            Some(count) => tracing::warn!(
-                %address, peer, group, %reason, error, count, "session did not come up"
-            ),
-            None => tracing::debug!(
-                %address, peer, group, %reason, error, "session did not come up"
-            ),
-        }
-    }
-
-    /// The session of a peer reports that it did not come up.
-    pub(crate) fn session_failed(&mut self, id: PeerId, error: &SessionError, now: Instant) {
-        let is_our_will = matches!(error, SessionError::Ceased(_)) && error.is_deliberate();
-        let Some(peer) = self.peers.get(&id).filter(|_| !is_our_will) else {
-            return;
-        };
-        let refusal = Refusal {
-            peer: peer.config.name.clone(),
-            group: peer.config.group.clone(),
-            reason: error.reason(),
-            error: error.to_string(),
-        };
-        self.refused(peer.config.address.ip(), refusal, now);
-    }
-
-    pub(crate) fn list_refused_sessions(&self, now: Instant) -> Vec<RefusedSession> {
-        self.refused_sessions.list(now)
-    }
 }
 
 #[cfg(test)]

@@ -80,7 +80,7 @@ impl SessionLog {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::refused::LoggedOnce;
+    use crate::journal::LoggedOnce;
 
     fn address(number: u32) -> IpAddr {
         IpAddr::from(number.to_be_bytes())

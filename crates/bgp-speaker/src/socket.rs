@@ -20,7 +20,7 @@ use crate::{
     counters::SpeakerCounters,
     listener_keys::ListenerKeys,
     md5_key::{self, Md5Key},
-    owner::News,
+    messages::ConnectionEvent,
 };
 
 /// The kernel cuts it to `net.core.somaxconn`. Peers that all come at once, as after a restart,
@@ -31,9 +31,9 @@ pub(crate) const BACKLOG: i32 = 65535;
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen for BGP on {address}")]
 pub struct ListenError {
-    /// Where.
+    /// The address.
     pub address: SocketAddr,
-    /// Why not.
+    /// The cause.
     pub source: io::Error,
 }
 
@@ -56,13 +56,13 @@ pub(crate) fn listen(address: SocketAddr) -> Result<TcpListener, ListenError> {
     open().map_err(|source| ListenError { address, source })
 }
 
-/// Accepts for as long as the owner lives. Nobody is admitted before the key that is demanded of
-/// them is in force.
+/// Accepts connections until the owner ends. A connection is admitted once the key of its peer is in
+/// force.
 pub(crate) async fn accept(
     listener: TcpListener,
     mut admissions: watch::Receiver<Arc<Admission>>,
     counters: Arc<SpeakerCounters>,
-    news: mpsc::Sender<News>,
+    events: mpsc::Sender<ConnectionEvent>,
 ) {
     let mut admission = admissions.borrow().clone();
     let mut keys = ListenerKeys::default();
@@ -94,12 +94,12 @@ pub(crate) async fn accept(
                     tracing::debug!(%remote, is_known, "connection refused");
                     continue;
                 }
-                let accepted = News::Accepted {
+                let accepted = ConnectionEvent::Accepted {
                     stream,
                     remote,
                     admission: admission.clone(),
                 };
-                if news.send(accepted).await.is_err() {
+                if events.send(accepted).await.is_err() {
                     return;
                 }
             }

@@ -1,6 +1,6 @@
 use std::net::Ipv4Addr;
 
-use bgp_packet::{Asn, Nlri, Open, RouterId};
+use bgp_packet::{Asn, Nlri, Open, RouterId, Update};
 use tokio::net::TcpListener;
 
 use super::*;
@@ -37,9 +37,9 @@ fn open() -> Message {
     })
 }
 
-async fn next(news: &mut mpsc::Receiver<News>) -> News {
-    let next = timeout(DEADLINE, news.recv()).await;
-    next.expect("news in time").expect("the connection runs")
+async fn next(events: &mut mpsc::Receiver<ConnectionEvent>) -> ConnectionEvent {
+    let next = timeout(DEADLINE, events.recv()).await;
+    next.expect("events in time").expect("the connection runs")
 }
 
 /// Each step of this test runs without a turn of the runtime, as the first steps of a process that
@@ -53,11 +53,14 @@ async fn a_poll_finds_what_the_runtime_has_not_seen() {
     connection.follow(Order::Poll);
     assert_eq!(connection.received, [Message::Keepalive]);
     assert!(matches!(
-        connection.take_news(),
-        News::Received { messages, .. } if messages == [Message::Keepalive]
+        connection.take_event(),
+        ConnectionEvent::Received { messages, .. } if messages == [Message::Keepalive]
     ));
-    assert!(matches!(connection.take_news(), News::Polled { .. }));
-    assert!(!connection.has_news());
+    assert!(matches!(
+        connection.take_event(),
+        ConnectionEvent::Polled { .. }
+    ));
+    assert!(!connection.has_event());
 }
 
 #[tokio::test]
@@ -70,25 +73,37 @@ async fn a_poll_is_answered_after_the_rest_of_a_message_that_came_in_parts() {
     assert_eq!(connection.received, []);
     peer.write_all(tail).unwrap();
     connection.follow(Order::Poll);
-    assert!(matches!(connection.take_news(), News::Received { .. }));
-    assert!(matches!(connection.take_news(), News::Polled { .. }));
+    assert!(matches!(
+        connection.take_event(),
+        ConnectionEvent::Received { .. }
+    ));
+    assert!(matches!(
+        connection.take_event(),
+        ConnectionEvent::Polled { .. }
+    ));
 }
 
 #[tokio::test]
 async fn a_poll_of_a_silent_or_closed_connection_is_answered() {
     let (mut connection, peer) = connection().await;
     connection.follow(Order::Poll);
-    assert!(matches!(connection.take_news(), News::Polled { .. }));
+    assert!(matches!(
+        connection.take_event(),
+        ConnectionEvent::Polled { .. }
+    ));
     drop(peer);
     connection.follow(Order::Poll);
     assert!(matches!(
-        connection.take_news(),
-        News::Received {
-            end: Some(End::Lost(_)),
+        connection.take_event(),
+        ConnectionEvent::Received {
+            end: Some(ConnectionEnd::Lost(_)),
             ..
         }
     ));
-    assert!(matches!(connection.take_news(), News::Polled { .. }));
+    assert!(matches!(
+        connection.take_event(),
+        ConnectionEvent::Polled { .. }
+    ));
 }
 
 /// The kernel holds far more than what the connection takes off its socket.
@@ -131,17 +146,20 @@ async fn a_connection_hands_over_one_share_until_the_owner_has_finished_its_turn
     peer.write_all(&bytes(&Message::Keepalive).repeat(3 * SHARE))
         .unwrap();
     let (orders, order_receiver) = mpsc::channel(16);
-    let (news_sender, mut news) = mpsc::channel(16);
-    tokio::spawn(connection.run(order_receiver, news_sender));
+    let (events_sender, mut events) = mpsc::channel(16);
+    tokio::spawn(connection.run(order_receiver, events_sender));
     for _ in 0..3 {
-        let News::Received { messages, turn, .. } = next(&mut news).await else {
+        let ConnectionEvent::Received { messages, turn, .. } = next(&mut events).await else {
             panic!("no messages");
         };
         assert_eq!(messages.len(), SHARE);
         // What else there is to report does not wait for the turn.
         orders.send(Order::SendUpdates(Vec::new())).await.unwrap();
-        assert!(matches!(next(&mut news).await, News::Written { .. }));
-        assert!(news.is_empty());
+        assert!(matches!(
+            next(&mut events).await,
+            ConnectionEvent::Written { .. }
+        ));
+        assert!(events.is_empty());
         drop(turn);
     }
 }
@@ -152,15 +170,15 @@ async fn stuck_connection(
 ) -> (
     std::net::TcpStream,
     mpsc::Sender<Order>,
-    mpsc::Receiver<News>,
+    mpsc::Receiver<ConnectionEvent>,
 ) {
     let (connection, peer) = connection().await;
     SockRef::from(&connection.stream)
         .set_send_buffer_size(4096)
         .unwrap();
     let (orders, order_receiver) = mpsc::channel(16);
-    let (news_sender, news) = mpsc::channel(16);
-    tokio::spawn(connection.run(order_receiver, news_sender));
+    let (events_sender, events) = mpsc::channel(16);
+    tokio::spawn(connection.run(order_receiver, events_sender));
     let time = Order::SetSendHoldTime(Some(send_hold_time));
     orders.send(time).await.unwrap();
     let update = Update {
@@ -176,17 +194,17 @@ async fn stuck_connection(
     while orders.capacity() < orders.max_capacity() {
         tokio::task::yield_now().await;
     }
-    (peer, orders, news)
+    (peer, orders, events)
 }
 
 #[tokio::test]
 async fn a_peer_that_takes_nothing_off_its_socket_is_reported_after_the_send_hold_time() {
     let begin = Instant::now();
     let send_hold_time = Duration::from_millis(200);
-    let (_peer, _orders, mut news) = stuck_connection(send_hold_time).await;
+    let (_peer, _orders, mut events) = stuck_connection(send_hold_time).await;
     assert!(matches!(
-        next(&mut news).await,
-        News::SendHoldTimerExpired { .. }
+        next(&mut events).await,
+        ConnectionEvent::SendHoldTimerExpired { .. }
     ));
     assert!(begin.elapsed() >= send_hold_time);
 }
@@ -194,14 +212,14 @@ async fn a_peer_that_takes_nothing_off_its_socket_is_reported_after_the_send_hol
 #[tokio::test]
 async fn a_peer_that_read_during_a_sleep_of_this_process_is_not_reported() {
     let send_hold_time = Duration::from_millis(500);
-    let (mut peer, _orders, mut news) = stuck_connection(send_hold_time).await;
+    let (mut peer, _orders, mut events) = stuck_connection(send_hold_time).await;
     // Ends with the connection.
     std::thread::spawn(move || io::copy(&mut peer, &mut io::sink()));
     // The runtime stands still, as in a process that was stopped.
     std::thread::sleep(2 * send_hold_time);
-    let written = next(&mut news).await;
+    let written = next(&mut events).await;
     assert!(
-        matches!(written, News::Written { updates, .. } if updates == UPDATES as u64),
+        matches!(written, ConnectionEvent::Written { updates, .. } if updates == UPDATES as u64),
         "{written:?}"
     );
 }
@@ -220,17 +238,17 @@ async fn a_notification_before_a_reset_is_read_although_a_write_fails() {
     connection.follow(Order::Send(Message::Keepalive));
     assert!(connection.write_problem.is_some(), "the write succeeded");
     let (_orders, order_receiver) = mpsc::channel(16);
-    let (news_sender, mut news) = mpsc::channel(16);
-    tokio::spawn(connection.run(order_receiver, news_sender));
+    let (events_sender, mut events) = mpsc::channel(16);
+    tokio::spawn(connection.run(order_receiver, events_sender));
     let mut received = Vec::new();
     let problem = loop {
-        let News::Received { messages, end, .. } = next(&mut news).await else {
-            panic!("other news");
+        let ConnectionEvent::Received { messages, end, .. } = next(&mut events).await else {
+            panic!("other events");
         };
         received.extend(messages);
         match end {
-            Some(End::Lost(problem)) => break problem,
-            Some(End::Malformed(error)) => panic!("{error:?}"),
+            Some(ConnectionEnd::Lost(problem)) => break problem,
+            Some(ConnectionEnd::Malformed(error)) => panic!("{error:?}"),
             None => {}
         }
     };

@@ -1,20 +1,21 @@
 use std::net::Ipv4Addr;
 
-use bgp_packet::{Asn, ClusterId, RouterId};
+use bgp_packet::{Asn, ClusterId, Message, RouterId};
+use bgp_session::ConnectionId;
 
 use super::*;
-use tokio::sync::Semaphore;
+use tokio::{net::TcpStream, sync::Semaphore};
 
-use crate::{Md5Key, SessionConfig};
+use crate::{GroupConfig, Md5Key, PeerConfig, SessionConfig, Speaker, admission::Admission};
 
 /// A connection from 127.0.0.1 that was admitted by this.
-async fn accepted(admission: Arc<Admission>) -> News {
+async fn accepted(admission: Arc<Admission>) -> ConnectionEvent {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let connect = TcpStream::connect(listener.local_addr().unwrap());
     let (accepted, connected) = tokio::join!(listener.accept(), connect);
     connected.unwrap();
     let (stream, remote) = accepted.unwrap();
-    News::Accepted {
+    ConnectionEvent::Accepted {
         stream,
         remote,
         admission,
@@ -33,8 +34,8 @@ fn speaker() -> Speaker {
 }
 
 /// A full share of a connection.
-fn share(connection: u64, turn: OwnedSemaphorePermit) -> News {
-    News::Received {
+fn share(connection: u64, turn: OwnedSemaphorePermit) -> ConnectionEvent {
+    ConnectionEvent::Received {
         connection: ConnectionId(connection),
         messages: vec![Message::Keepalive; SHARE],
         work: SHARE,
@@ -45,27 +46,24 @@ fn share(connection: u64, turn: OwnedSemaphorePermit) -> News {
 
 #[tokio::test]
 async fn a_turn_is_bounded_and_each_connection_gets_its_next_one_at_its_end() {
-    let Speaker {
-        mut owner,
-        mut news,
-        ..
-    } = speaker();
+    let mut owner = speaker().owner;
+    let (events_sender, mut events) = mpsc::channel(20);
     let turns: Vec<_> = (0..20).map(|_| Arc::new(Semaphore::new(1))).collect();
     for (connection, turn) in (0..).zip(&turns) {
         let turn = turn.clone().try_acquire_owned().unwrap();
         let piece = share(connection, turn);
-        owner.news_sender.try_send(piece).unwrap();
+        events_sender.try_send(piece).unwrap();
     }
-    let first = news.recv().await.unwrap();
-    let work = owner.take_turn(first, &mut news);
+    let first = events.recv().await.unwrap();
+    let work = owner.take_turn(first, &mut events);
     assert!((TURN..TURN + 2 * SHARE).contains(&work), "{work}");
-    let handled = turns.len() - news.len();
+    let handled = turns.len() - events.len();
     assert_eq!(handled, TURN / SHARE);
     let free = |turns: &[Arc<Semaphore>]| -> usize {
         turns.iter().map(|turn| turn.available_permits()).sum()
     };
     assert_eq!(free(&turns), 0);
-    owner.settle();
+    owner.finish_turn(Instant::now());
     assert_eq!(free(&turns[..handled]), handled);
     assert_eq!(free(&turns[handled..]), 0);
 }
@@ -89,16 +87,16 @@ async fn who_was_admitted_without_the_key_of_after_a_change_is_not_served() {
     };
     let now = Instant::now();
     owner.configure(configuration(&group), now).unwrap();
-    let before = owner.admission.borrow().clone();
+    let before = owner.groups.admission().borrow().clone();
     let waiting = accepted(before.clone()).await;
     group.session.md5_key = Some(Md5Key::read(&file).unwrap());
     owner.configure(configuration(&group), now).unwrap();
-    owner.hear(waiting);
-    assert!(owner.peers.is_empty());
+    owner.event(waiting, now);
+    assert_eq!(owner.sessions.peers.ids(), []);
 
-    let after = owner.admission.borrow().clone();
-    owner.hear(accepted(after).await);
-    assert_eq!(owner.peers.len(), 1);
+    let after = owner.groups.admission().borrow().clone();
+    owner.event(accepted(after).await, now);
+    assert_eq!(owner.sessions.peers.ids().len(), 1);
 }
 
 /// Two connections from 127.0.0.1, where a static peer has that address and a session.
@@ -116,15 +114,14 @@ async fn a_second_speaker_behind_the_address_of_a_static_peer_is_counted_and_log
     };
     let now = Instant::now();
     owner.configure(configuration, now).unwrap();
-    let id = *owner.peers.keys().next().unwrap();
-    owner.peers.get_mut(&id).unwrap().established = Some(ConnectionId(1));
+    let id = owner.sessions.peers.ids()[0];
+    owner.sessions.peers.get_mut(id).unwrap().established = Some(ConnectionId(1));
     let mut counted_and_logged = async |after: Duration| {
-        let News::Accepted { stream, remote, .. } = accepted(Arc::default()).await else {
-            panic!("an accepted connection");
-        };
-        owner.admit(stream, remote, now + after);
-        let counted = owner.counters.duplicates_refused.get();
-        (counted, owner.peers[&id].logged.duplicate)
+        let admission = owner.groups.admission().borrow().clone();
+        owner.event(accepted(admission).await, now + after);
+        let counted = owner.sessions.journal.counters.duplicates_refused.get();
+        let peer = owner.sessions.peers.get(id).unwrap();
+        (counted, peer.logged.duplicate)
     };
     // As early as this it may be the other connection of a collision.
     assert_eq!(counted_and_logged(Duration::ZERO).await, (1, false));

@@ -1,0 +1,216 @@
+//! The tasks of listeners, dials and connections, and the owner's side of each connection.
+
+use std::{collections::HashMap, io, net::SocketAddr, sync::Arc};
+
+use bgp_packet::{Message, Update};
+use bgp_rib::PeerId;
+use bgp_session::{ConnectionId, Input};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{
+        mpsc::{self, error::TrySendError},
+        watch,
+    },
+    task::{AbortHandle, JoinError, JoinSet},
+};
+
+use crate::{
+    admission::Admission,
+    config::PeerConfig,
+    connection::Connection,
+    counters::SpeakerCounters,
+    messages::{ConnectionEvent, Order},
+    socket,
+};
+
+/// Orders that may wait for one connection. The owner never gives more than one batch of updates, so
+/// that they are mostly keepalives.
+const ORDERS: usize = 16;
+
+pub(crate) struct Connections {
+    links: HashMap<ConnectionId, Link>,
+    events: mpsc::Sender<ConnectionEvent>,
+    counters: Arc<SpeakerCounters>,
+    /// Listeners and dials.
+    tasks: JoinSet<()>,
+    connections: JoinSet<()>,
+    last_dial: u64,
+    last_connection: u64,
+}
+
+/// The owner's side of a connection.
+struct Link {
+    peer: PeerId,
+    orders: mpsc::Sender<Order>,
+    /// A batch of updates has not been written yet.
+    is_writing: bool,
+    addresses: Addresses,
+}
+
+/// Both ends of a connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Addresses {
+    pub(crate) local: SocketAddr,
+    pub(crate) remote: SocketAddr,
+}
+
+/// An attempt to connect that is under way.
+#[derive(Debug)]
+pub(crate) struct Dial {
+    pub(crate) attempt: u64,
+    task: AbortHandle,
+}
+
+impl Dial {
+    pub(crate) fn abandon(self) {
+        self.task.abort();
+    }
+}
+
+impl Connections {
+    pub(crate) fn new(
+        events: mpsc::Sender<ConnectionEvent>,
+        counters: Arc<SpeakerCounters>,
+    ) -> Self {
+        Self {
+            links: HashMap::new(),
+            events,
+            counters,
+            tasks: JoinSet::new(),
+            connections: JoinSet::new(),
+            last_dial: 0,
+            last_connection: 0,
+        }
+    }
+
+    pub(crate) fn accept_from(
+        &mut self,
+        listener: TcpListener,
+        admission: watch::Receiver<Arc<Admission>>,
+    ) {
+        let (counters, events) = (self.counters.clone(), self.events.clone());
+        self.tasks
+            .spawn(socket::accept(listener, admission, counters, events));
+    }
+
+    pub(crate) fn dial(&mut self, peer: PeerId, config: &PeerConfig) -> Dial {
+        self.last_dial += 1;
+        let attempt = self.last_dial;
+        self.counters.dials.add(1);
+        let (remote, local) = (config.address, config.local_address);
+        let key = config.session.md5_key.clone();
+        let patience = config.session.connect_timeout;
+        let events = self.events.clone();
+        let task = self.tasks.spawn(async move {
+            let result = socket::connect_within(patience, remote, local, key).await;
+            let dialled = ConnectionEvent::Dialled {
+                peer,
+                attempt,
+                result,
+            };
+            // Without an owner the connection has no use.
+            let _ = events.send(dialled).await;
+        });
+        Dial { attempt, task }
+    }
+
+    /// Starts the task of a connection of the peer.
+    pub(crate) fn open(&mut self, peer: PeerId, stream: TcpStream) -> io::Result<ConnectionId> {
+        let addresses = Addresses {
+            local: stream.local_addr()?,
+            remote: stream.peer_addr()?,
+        };
+        stream.set_nodelay(true)?;
+        let (connection, orders) = self.link(peer, addresses);
+        let task = Connection::new(connection, stream, self.counters.clone());
+        self.connections
+            .spawn(task.run(orders, self.events.clone()));
+        Ok(connection)
+    }
+
+    /// Returns a connection of the peer, and the orders that its task will follow.
+    pub(crate) fn link(
+        &mut self,
+        peer: PeerId,
+        addresses: Addresses,
+    ) -> (ConnectionId, mpsc::Receiver<Order>) {
+        self.last_connection += 1;
+        let connection = ConnectionId(self.last_connection);
+        let (orders, receiver) = mpsc::channel(ORDERS);
+        let link = Link {
+            peer,
+            orders,
+            is_writing: false,
+            addresses,
+        };
+        self.links.insert(connection, link);
+        (connection, receiver)
+    }
+
+    /// Has the task of the connection send what it was ordered to, and close it.
+    pub(crate) fn close(&mut self, connection: ConnectionId) {
+        self.links.remove(&connection);
+    }
+
+    pub(crate) fn peer_of(&self, connection: ConnectionId) -> Option<PeerId> {
+        self.links.get(&connection).map(|link| link.peer)
+    }
+
+    pub(crate) fn addresses(&self, connection: ConnectionId) -> Option<Addresses> {
+        self.links.get(&connection).map(|link| link.addresses)
+    }
+
+    /// Returns what the session has to know if the order cannot be given.
+    pub(crate) fn order(&self, connection: ConnectionId, order: Order) -> Option<Input> {
+        match self.links.get(&connection)?.orders.try_send(order) {
+            Ok(()) | Err(TrySendError::Full(Order::Send(Message::Keepalive))) => None,
+            // The task has ended; its last event is on its way.
+            Err(TrySendError::Closed(_)) => None,
+            Err(TrySendError::Full(_)) => {
+                let problem = "the peer takes nothing off its socket".to_owned();
+                Some(Input::ConnectionLost(connection, problem))
+            }
+        }
+    }
+
+    /// Reports whether the connection has written its last batch of updates.
+    pub(crate) fn takes_updates(&self, connection: ConnectionId) -> bool {
+        let link = self.links.get(&connection);
+        link.is_some_and(|link| !link.is_writing)
+    }
+
+    pub(crate) fn order_updates(
+        &mut self,
+        connection: ConnectionId,
+        updates: Vec<Update>,
+    ) -> Option<Input> {
+        self.links.get_mut(&connection)?.is_writing = true;
+        self.order(connection, Order::SendUpdates(updates))
+    }
+
+    /// Notes that the batch has been written. Returns the peer of the connection.
+    pub(crate) fn updates_written(&mut self, connection: ConnectionId) -> Option<PeerId> {
+        let link = self.links.get_mut(&connection)?;
+        link.is_writing = false;
+        Some(link.peer)
+    }
+
+    /// Ends the listeners and dials.
+    pub(crate) fn end_listeners_and_dials(&mut self) {
+        self.tasks.abort_all();
+    }
+
+    /// Reports whether every connection has been closed on both sides.
+    pub(crate) fn are_closed(&self) -> bool {
+        self.connections.is_empty()
+    }
+
+    /// Returns how a task has ended, once one has.
+    pub(crate) async fn next_ended(&mut self) -> Result<(), JoinError> {
+        tokio::select! {
+            Some(ended) = self.tasks.join_next() => ended,
+            Some(ended) = self.connections.join_next() => ended,
+            else => std::future::pending().await,
+        }
+    }
+}
