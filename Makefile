@@ -87,7 +87,7 @@ bench-kubernetes: floor build ## ours beside kube-proxy in IPVS mode, on a real 
 	LAB_FLOOR=host $(FLOOR)/run $(RELEASE)/bench-kubernetes 1x100x100
 	$(BENCH_BESIDE) $(FLOOR)/run $(RELEASE)/bench-kubernetes 500x1x10 100
 
-fuzz: ## each decoder's fuzz target for FUZZ_SECONDS (60)
+fuzz: ## each fuzz target for FUZZ_SECONDS (60)
 	integration/fuzz $(FUZZ_SECONDS)
 
 images: ## the container images, as OCI archives under target/images/

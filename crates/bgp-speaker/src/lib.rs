@@ -70,6 +70,8 @@ pub use counters::{Counter, ReasonCounters, SpeakerCounters};
 pub use handle::{Changes, ChangesEnded, SpeakerGone, SpeakerHandle};
 pub use md5_key::{Md5Key, Md5KeyError};
 pub use observe::{Change, RemovedPath};
+#[cfg(any(test, fuzzing))]
+pub use owner::simulation;
 pub use refused_sessions::RefusedSession;
 pub use socket::ListenError;
 pub use speaker::{Speaker, SpeakerError};

@@ -299,5 +299,7 @@ impl Owner {
     }
 }
 
+#[cfg(any(test, fuzzing))]
+pub mod simulation;
 #[cfg(test)]
 mod tests;
