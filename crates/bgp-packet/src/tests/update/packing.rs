@@ -1,0 +1,115 @@
+//! Many prefixes in few messages.
+
+use super::*;
+
+#[test]
+fn prefixes_of_any_number_are_packed_into_full_messages() {
+    for (extended_message, maximum) in [(false, 4096), (true, 65535)] {
+        let options = CodecOptions {
+            extended_message,
+            ..with_add_path()
+        };
+        for next_hop in ["10.0.0.1", "2001:db8::1"] {
+            let nlri: Vec<Nlri> = (0..20_000).map(|id| path("192.0.2.0/24", id)).collect();
+            let update = announcement(attributes(next_hop), nlri.clone());
+            check_packed(&update, &options, maximum, &nlri);
+            check_packed(&withdrawal(nlri.clone()), &options, maximum, &nlri);
+        }
+    }
+}
+
+fn check_packed(update: &Update, options: &CodecOptions, maximum: usize, nlri: &[Nlri]) {
+    let octets = encoded(&Message::Update(update.clone()), options);
+    let total = octets.len();
+    let messages = decode_all(octets, options);
+    assert!(
+        messages.len() <= total / (maximum - 20) + 1,
+        "{} messages for {total} octets",
+        messages.len()
+    );
+    assert_eq!(prefixes_of(messages), nlri);
+}
+
+/// All prefixes of the messages, withdrawn or announced.
+fn prefixes_of(messages: Vec<Message>) -> Vec<Nlri> {
+    let mut prefixes = Vec::new();
+    for message in messages {
+        let Message::Update(update) = message else {
+            panic!("not an UPDATE: {message:?}");
+        };
+        prefixes.extend(update.withdrawn);
+        prefixes.extend(update.announced.into_iter().flat_map(|group| group.nlri));
+    }
+    prefixes
+}
+
+#[test]
+fn prefixes_that_do_not_fit_beside_their_attributes_are_withdrawn_and_returned() {
+    // ORIGIN, AS_PATH, NEXT_HOP and the header of COMMUNITIES leave 4096 - 23 - 14 - 4 octets.
+    let large = PathAttributes {
+        communities: vec![Community(1); 1013],
+        ..attributes("10.0.0.1")
+    };
+    let fits = prefix("10.0.0.0/8");
+    let does_not = prefix("10.1.0.0/24");
+    let update = announcement(large, vec![fits, does_not, fits]);
+    let mut octets = BytesMut::new();
+    assert_eq!(
+        encode(&Message::Update(update.clone()), &internal(), &mut octets),
+        [does_not]
+    );
+    let messages = decode_all(octets, &internal());
+    let [
+        Message::Update(first),
+        Message::Update(second),
+        Message::Update(last),
+    ] = &messages[..]
+    else {
+        panic!("three messages: {messages:?}");
+    };
+    assert_eq!(first.announced[0].nlri, [fits]);
+    assert_eq!(second.announced[0].nlri, [fits]);
+    assert_eq!(*last, withdrawal(vec![does_not]));
+
+    let options = CodecOptions {
+        extended_message: true,
+        ..internal()
+    };
+    check_packed(&update, &options, 65535, &[fits, does_not, fits]);
+}
+
+#[test]
+fn attributes_beyond_any_message_lead_to_a_withdrawal() {
+    for next_hop in ["10.0.0.1", "2001:db8::1"] {
+        let endless = PathAttributes {
+            communities: vec![Community(1); 20_000],
+            ..attributes(next_hop)
+        };
+        let nlri = vec![prefix("10.0.0.0/8"), prefix("2001:db8::/32")];
+        let update = Message::Update(announcement(endless, nlri.clone()));
+        for extended_message in [false, true] {
+            let options = CodecOptions {
+                extended_message,
+                ..internal()
+            };
+            let mut octets = BytesMut::new();
+            assert_eq!(encode(&update, &options, &mut octets), nlri);
+            assert_eq!(
+                decode_all(octets, &options),
+                [
+                    Message::Update(withdrawal(vec![nlri[0]])),
+                    Message::Update(withdrawal(vec![nlri[1]])),
+                ]
+            );
+        }
+    }
+}
+
+#[test]
+fn a_group_of_both_families_is_sent_as_two() {
+    let mixed = vec![prefix("2001:db8::/32"), prefix("10.0.0.0/8")];
+    let update = announcement(attributes("2001:db8::1"), mixed.clone());
+    let octets = encoded(&Message::Update(update), &internal());
+    let found = prefixes_of(decode_all(octets, &internal()));
+    assert_eq!(found, [mixed[1], mixed[0]]);
+}

@@ -1,0 +1,263 @@
+//! Changes of policies, and the maximum of paths.
+
+use super::*;
+
+fn only(prefixes: &[&str]) -> PrefixFilter {
+    let rules = prefixes.iter().map(|prefix| prefix.parse().unwrap());
+    PrefixFilter::Only(rules.map(PrefixRule::exact).collect())
+}
+
+/// The prefixes that the updates announce and withdraw.
+fn said(updates: &[Update]) -> (Vec<String>, Vec<String>) {
+    let text = |nlri: &Nlri| nlri.prefix.to_string();
+    let groups = updates.iter().flat_map(|update| &update.announced);
+    let mut announced: Vec<_> = groups
+        .flat_map(|group| group.nlri.iter().map(text))
+        .collect();
+    announced.sort_unstable();
+    let withdrawn = updates.iter().flat_map(|update| &update.withdrawn);
+    (announced, withdrawn.map(text).collect())
+}
+
+#[test]
+fn another_import_policy_withdraws_what_it_excludes_and_asks_for_the_rest() {
+    let mut rib = reflector();
+    rib.receive(A, announce(&attributes(1), &["10.1.1.0/24", "10.1.2.0/24"]))
+        .unwrap();
+    drain(&mut rib, ROUTER);
+    let PeerSettings {
+        kind,
+        export,
+        import,
+        ..
+    } = rib.peers[&A].settings.clone();
+    let mut narrow = import.clone();
+    narrow.prefixes = only(&["10.1.2.0/24", "10.1.3.0/24"]);
+    let families = rib.set_policies(A, kind, narrow.clone(), export.clone());
+    assert_eq!(families, [Family::Ipv4Unicast, Family::Ipv6Unicast]);
+    let (announced, withdrawn) = said(&drain(&mut rib, ROUTER));
+    assert_eq!(
+        (announced.len(), &withdrawn[..]),
+        (0, &["10.1.1.0/24".to_owned()][..])
+    );
+
+    // Without a change nothing is asked for, and nothing is sent.
+    assert_eq!(rib.set_policies(A, kind, narrow, export.clone()), []);
+    assert_eq!(drain(&mut rib, ROUTER), []);
+
+    let nowhere = ImportPolicy {
+        next_hops: NextHopFilter {
+            prefixes: vec!["192.0.2.0/24".parse().unwrap()],
+            is_peer_allowed: false,
+        },
+        ..import
+    };
+    rib.set_policies(A, kind, nowhere, export);
+    assert_eq!(said(&drain(&mut rib, ROUTER)).1, ["10.1.2.0/24"]);
+}
+
+#[test]
+fn a_raised_maximum_asks_for_what_it_refused_and_a_lowered_one_drops_nothing() {
+    let mut rib = reflector_with_maximum(1, MaximumPathsAction::Block);
+    rib.receive(A, announce(&attributes(1), &["10.1.1.0/24", "10.1.2.0/24"]))
+        .unwrap();
+    let PeerSettings {
+        kind,
+        export,
+        mut import,
+        ..
+    } = rib.peers[&A].settings.clone();
+    import.maximum_paths = Some(2);
+    let families = rib.set_policies(A, kind, import.clone(), export.clone());
+    assert_eq!(families, [Family::Ipv4Unicast]);
+    rib.receive(A, announce(&attributes(1), &["10.1.1.0/24", "10.1.2.0/24"]))
+        .unwrap();
+    import.maximum_paths = Some(1);
+    assert_eq!(rib.set_policies(A, kind, import, export), []);
+    assert_eq!(rib.counts(A).paths_received, 2);
+}
+
+#[test]
+fn another_export_policy_sends_the_difference_only() {
+    let mut rib = reflector();
+    rib.receive(
+        A,
+        announce(
+            &attributes(1),
+            &["10.1.1.0/24", "10.1.2.0/24", "10.1.3.0/24"],
+        ),
+    )
+    .unwrap();
+    drain(&mut rib, ROUTER);
+    let PeerSettings {
+        kind,
+        export,
+        import,
+        ..
+    } = rib.peers[&ROUTER].settings.clone();
+    let mut check = |prefixes: PrefixFilter, announced: &[&str], withdrawn: &[&str]| {
+        let export = ExportPolicy {
+            prefixes,
+            ..export.clone()
+        };
+        assert_eq!(rib.set_policies(ROUTER, kind, import.clone(), export), []);
+        let mut said = said(&drain(&mut rib, ROUTER));
+        said.1.sort_unstable();
+        assert_eq!(
+            (&said.0[..], &said.1[..]),
+            (
+                &announced
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()[..],
+                &withdrawn
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()[..],
+            )
+        );
+    };
+    check(only(&["10.1.1.0/24", "10.1.2.0/24"]), &[], &["10.1.3.0/24"]);
+    check(
+        only(&["10.1.2.0/24", "10.1.3.0/24"]),
+        &["10.1.3.0/24"],
+        &["10.1.1.0/24"],
+    );
+    check(PrefixFilter::none(), &[], &["10.1.2.0/24", "10.1.3.0/24"]);
+    check(
+        PrefixFilter::All,
+        &["10.1.1.0/24", "10.1.2.0/24", "10.1.3.0/24"],
+        &[],
+    );
+    check(PrefixFilter::All, &[], &[]);
+    // A peer that is sent something again follows what comes later, too.
+    rib.receive(B, announce(&attributes(2), &["10.1.4.0/24"]))
+        .unwrap();
+    assert_eq!(said(&drain(&mut rib, ROUTER)).0, ["10.1.4.0/24"]);
+}
+
+#[test]
+fn another_role_changes_what_is_reflected_from_and_to_the_peer() {
+    let mut rib = reflector();
+    let non_client = PeerSettings {
+        kind: PeerKind::NonClient,
+        ..peer(ROUTER, true)
+    };
+    rib.add_peer(ROUTER, non_client);
+    rib.receive(A, announce(&attributes(1), &["10.1.1.0/24"]))
+        .unwrap();
+    assert_eq!(said(&drain(&mut rib, ROUTER)).0, ["10.1.1.0/24"]);
+    let PeerSettings { export, import, .. } = rib.peers[&A].settings.clone();
+    // Paths of a non-client do not go to another non-client.
+    let families = rib.set_policies(A, PeerKind::NonClient, import.clone(), export.clone());
+    assert_eq!(families, []);
+    assert_eq!(said(&drain(&mut rib, ROUTER)).1, ["10.1.1.0/24"]);
+    rib.set_policies(A, PeerKind::Client, import, export);
+    assert_eq!(said(&drain(&mut rib, ROUTER)).0, ["10.1.1.0/24"]);
+}
+
+#[test]
+fn unknown_attributes_leave_the_held_paths_when_the_policy_discards_them() {
+    let mut rib = reflector();
+    let mut passing = peer(A, false);
+    passing.import.unknown_attributes = UnknownAttributes::Pass;
+    rib.add_peer(A, passing);
+    let mut attributes = PathAttributes::originate([10, 7, 0, 1].into());
+    attributes.others = vec![RawAttribute {
+        flags: 0xe0,
+        type_code: 99,
+        value: (&b"anything"[..]).into(),
+    }];
+    rib.receive(A, announce(&Arc::new(attributes), &["10.1.1.0/24"]))
+        .unwrap();
+    drain(&mut rib, ROUTER);
+    let PeerSettings {
+        kind,
+        export,
+        mut import,
+        ..
+    } = rib.peers[&A].settings.clone();
+    import.unknown_attributes = UnknownAttributes::Discard;
+    rib.set_policies(A, kind, import, export);
+    let sent = drain(&mut rib, ROUTER);
+    assert_eq!(sent[0].announced[0].attributes.others, []);
+}
+
+fn reflector_with_maximum(limit: u32, action: MaximumPathsAction) -> Rib {
+    let mut rib = reflector();
+    let mut limited = peer(A, false);
+    limited.import.maximum_paths = Some(limit);
+    limited.import.at_maximum = action;
+    rib.add_peer(A, limited);
+    rib
+}
+
+#[test]
+fn a_path_beyond_the_maximum_is_rejected_and_the_others_stay() {
+    let mut rib = reflector_with_maximum(2, MaximumPathsAction::Block);
+    let update = announce(
+        &attributes(1),
+        &["10.1.1.0/24", "10.1.2.0/24", "10.1.3.0/24"],
+    );
+    let outcome = rib.receive(A, update).unwrap();
+    assert_eq!(outcome.announced, 2);
+    let rejected = (nlri("10.1.3.0/24"), RejectReason::MaximumPaths);
+    assert_eq!(outcome.rejected, [rejected]);
+    assert_eq!(outcome.unblocked, []);
+    // What is held can be replaced.
+    let update = announce(&attributes(2), &["10.1.2.0/24", "10.1.3.0/24"]);
+    let outcome = rib.receive(A, update).unwrap();
+    assert_eq!((outcome.announced, outcome.rejected.len()), (1, 1));
+    assert_eq!(rib.counts(A).paths_received, 2);
+    // Other peers have limits of their own.
+    let outcome = rib.receive(B, announce(&attributes(3), &["10.1.3.0/24"]));
+    assert_eq!(outcome.unwrap().announced, 1);
+}
+
+#[test]
+fn families_with_rejected_paths_are_asked_for_once_when_there_is_room() {
+    let mut rib = reflector_with_maximum(2, MaximumPathsAction::Block);
+    let v6 = Arc::new(PathAttributes::originate("fd00::1".parse().unwrap()));
+    for update in [
+        announce(
+            &attributes(1),
+            &["10.1.1.0/24", "10.1.2.0/24", "10.1.3.0/24"],
+        ),
+        announce(&v6, &["fd00:10::/64", "fd00:11::/64"]),
+        withdraw(&["10.1.3.0/24"]),
+    ] {
+        assert_eq!(rib.receive(A, update).unwrap().unblocked, []);
+    }
+    let unblocked = rib
+        .receive(A, withdraw(&["10.1.1.0/24"]))
+        .unwrap()
+        .unblocked;
+    assert_eq!(unblocked, [Family::Ipv4Unicast, Family::Ipv6Unicast]);
+    let outcome = rib.receive(A, withdraw(&["10.1.2.0/24"])).unwrap();
+    assert_eq!(outcome.unblocked, [], "nothing was rejected since");
+    // A path that is rejected for another reason makes room, too.
+    let update = announce(
+        &attributes(1),
+        &["10.1.1.0/24", "10.1.2.0/24", "10.1.3.0/24"],
+    );
+    assert_eq!(rib.receive(A, update).unwrap().rejected.len(), 1);
+    let mut looped = PathAttributes::originate([10, 7, 0, 1].into());
+    looped.cluster_list = vec![CLUSTER];
+    let outcome = rib.receive(A, announce(&Arc::new(looped), &["10.1.1.0/24"]));
+    assert_eq!(outcome.unwrap().unblocked, [Family::Ipv4Unicast]);
+}
+
+#[test]
+fn a_session_may_be_restarted_at_the_maximum() {
+    let mut rib = reflector_with_maximum(2, MaximumPathsAction::Restart);
+    rib.receive(A, announce(&attributes(1), &["10.1.1.0/24", "10.1.2.0/24"]))
+        .unwrap();
+    rib.receive(A, announce(&attributes(2), &["10.1.1.0/24", "10.1.2.0/24"]))
+        .unwrap();
+    let error = rib
+        .receive(A, announce(&attributes(1), &["10.1.3.0/24"]))
+        .unwrap_err();
+    assert_eq!(error, MaximumPathsExceeded { limit: 2 });
+    rib.remove_peer(A);
+    assert_eq!(rib.paths().count(), 0);
+}

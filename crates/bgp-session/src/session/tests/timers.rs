@@ -1,0 +1,196 @@
+//! Dials, hold timer, keepalives and sleeps of the process.
+
+use super::*;
+
+#[test]
+fn failed_dials_are_repeated_with_growing_pauses() {
+    let mut transcript = Transcript::new(settings());
+    transcript.feed(Input::Start);
+    let mut pauses = Vec::new();
+    for _ in 0..7 {
+        transcript.feed(Input::DialFailed("connection refused".into()));
+        assert_eq!(transcript.session.state(), SessionState::Active);
+        pauses.push(transcript.wait());
+        assert_eq!(transcript.session.state(), SessionState::Connect);
+    }
+    for (pause, whole) in pauses.iter().zip([0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0]) {
+        let pause = pause.as_secs_f64();
+        assert!(
+            pause <= whole && pause >= whole * 0.75,
+            "{pause} of {whole} s"
+        );
+    }
+    assert_eq!(
+        transcript.last_error(),
+        "cannot connect: connection refused"
+    );
+}
+
+#[test]
+fn a_dial_without_an_answer_is_abandoned() {
+    let mut transcript = Transcript::new(settings());
+    transcript.feed_all([Input::Start, Input::DialTimedOut]);
+    transcript.check(&expect![[r#"
+        0.000: Start -> Connect
+            dial
+        0.000: DialTimedOut -> Active
+            failed: cannot connect: no answer within 5000 ms
+    "#]]);
+    assert_eq!(
+        transcript.last_error(),
+        "cannot connect: no answer within 5000 ms"
+    );
+}
+
+#[test]
+fn a_silent_peer_is_given_up_when_the_hold_timer_expires() {
+    let mut transcript = established();
+    let begin = transcript.now;
+    while !transcript.wait_for_poll() {}
+    assert_eq!(transcript.now - begin, Duration::from_secs(9));
+    transcript.feed(Input::Polled(A));
+    assert_eq!(
+        transcript.last_error(),
+        "hold timer expired: nothing from the peer for 9 s"
+    );
+    let (_, text) = transcript
+        .text
+        .split_at(transcript.text.find("9.000").expect("9 s passed"));
+    expect![[r#"
+        9.000: DeadlineReached -> Established
+            poll 1
+        9.000: Polled(1) -> Active
+            send NOTIFICATION 4/0 on 1
+            down 1: hold timer expired: nothing from the peer for 9 s
+            close 1
+    "#]]
+    .assert_eq(text);
+}
+
+#[test]
+fn updates_and_keepalives_restart_the_hold_timer() {
+    let check = |name, message: Message| {
+        let mut transcript = established();
+        transcript.now += Duration::from_secs(8);
+        transcript.feed(receive(A, message));
+        transcript.now += Duration::from_secs(8);
+        let outputs = transcript.feed(Input::DeadlineReached);
+        assert!(!outputs.contains(&Output::Poll(A)), "{name}");
+        transcript.now += Duration::from_secs(1);
+        let outputs = transcript.feed(Input::DeadlineReached);
+        assert!(outputs.contains(&Output::Poll(A)), "{name}");
+        transcript.feed(Input::Polled(A));
+        assert_eq!(transcript.session.state(), SessionState::Active, "{name}");
+    };
+    check("KEEPALIVE", Message::Keepalive);
+    check("UPDATE", Message::Update(Update::default()));
+}
+
+/// This process slept for longer than the hold time; the peer's messages wait in the socket.
+#[test]
+fn a_peer_whose_message_waits_in_the_socket_is_kept_after_a_sleep_of_this_process() {
+    let mut transcript = established();
+    transcript.now += Duration::from_secs(60);
+    transcript.feed_all([Input::DeadlineReached, keepalive_from(A), Input::Polled(A)]);
+    transcript.check(&expect![[r#"
+        60.000: DeadlineReached -> Established
+            poll 1
+            send KEEPALIVE on 1
+        60.000: KEEPALIVE from 1 -> Established
+        60.000: Polled(1) -> Established
+    "#]]);
+    // The next silence is measured from that message on.
+    let begin = transcript.now;
+    while !transcript.wait_for_poll() {}
+    assert_eq!(transcript.now - begin, Duration::from_secs(9));
+    transcript.feed(Input::Polled(A));
+    assert_eq!(transcript.session.state(), SessionState::Active);
+}
+
+#[test]
+fn the_answer_to_an_earlier_poll_ends_no_session_after_a_second_sleep() {
+    let mut transcript = established();
+    transcript.now += Duration::from_secs(9);
+    transcript.feed_all([Input::DeadlineReached, keepalive_from(A)]);
+    transcript.now += Duration::from_secs(60);
+    transcript.feed_all([Input::DeadlineReached, Input::Polled(A)]);
+    assert_eq!(transcript.session.state(), SessionState::Established);
+    assert!(transcript.wait_for_poll());
+    transcript.feed(Input::Polled(A));
+    assert_eq!(transcript.session.state(), SessionState::Active);
+}
+
+#[test]
+fn an_unasked_poll_ends_no_session() {
+    let mut transcript = established();
+    transcript.now += Duration::from_secs(60);
+    assert_eq!(transcript.feed(Input::Polled(A)), []);
+    assert_eq!(transcript.session.state(), SessionState::Established);
+}
+
+#[test]
+fn written_updates_spare_keepalives() {
+    let mut transcript = established();
+    let before = transcript
+        .session
+        .next_deadline()
+        .expect("keepalives are sent");
+    transcript.now += Duration::from_secs(2);
+    transcript.feed(Input::UpdatesWritten(A, 3));
+    let after = transcript
+        .session
+        .next_deadline()
+        .expect("keepalives are sent");
+    assert!(after > before);
+    assert_eq!(transcript.session.status().counters.updates_sent, 3);
+}
+
+#[test]
+fn a_hold_time_of_zero_runs_no_timer() {
+    let mut transcript = Transcript::new(passive());
+    let open = Open {
+        hold_time_seconds: 0,
+        ..open(HIGHER)
+    };
+    transcript.feed_all([
+        Input::Start,
+        Input::Accepted(A),
+        receive(A, Message::Open(open)),
+        keepalive_from(A),
+    ]);
+    assert_eq!(transcript.session.state(), SessionState::Established);
+    assert_eq!(transcript.session.next_deadline(), None);
+}
+
+#[test]
+fn a_peer_that_never_sends_its_open_is_given_up() {
+    let mut transcript = Transcript::new(passive());
+    transcript.feed_all([Input::Start, Input::Accepted(A)]);
+    assert_eq!(transcript.wait(), Duration::from_secs(30));
+    transcript.feed(Input::Polled(A));
+    transcript.check(&expect![[r#"
+        0.000: Start -> Active
+        0.000: Accepted(1) -> OpenSent
+            send OPEN on 1
+        30.000: DeadlineReached -> OpenSent
+            poll 1
+        30.000: Polled(1) -> Active
+            send NOTIFICATION 4/0 on 1
+            failed: no OPEN from the peer within 30000 ms
+            close 1
+    "#]]);
+}
+
+#[test]
+fn a_peer_whose_open_waits_in_the_socket_is_kept_after_a_sleep_of_this_process() {
+    let mut transcript = Transcript::new(passive());
+    transcript.feed_all([Input::Start, Input::Accepted(A)]);
+    transcript.now += Duration::from_secs(60);
+    transcript.feed_all([
+        Input::DeadlineReached,
+        open_from(A, HIGHER),
+        Input::Polled(A),
+        keepalive_from(A),
+    ]);
+    assert_eq!(transcript.session.state(), SessionState::Established);
+}

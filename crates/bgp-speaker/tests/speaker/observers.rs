@@ -1,0 +1,74 @@
+//! Streams of changes.
+
+use super::*;
+
+#[tokio::test]
+async fn an_observer_of_nothing_is_synced_at_once() {
+    let speaker = TestSpeaker::start();
+    let mut changes = speaker.handle.changes(true).await.expect("runs");
+    let first = timeout(DEADLINE, changes.next()).await.expect("in time");
+    assert_eq!(first, Ok(vec![Change::Synced]));
+}
+
+#[tokio::test]
+async fn an_observer_that_gives_up_a_call_loses_nothing() {
+    let speaker = TestSpeaker::start();
+    let mut changes = speaker.handle.changes(true).await.expect("runs");
+    assert_eq!(changes.next().await, Ok(vec![Change::Synced]));
+    for index in 0..20 {
+        // Given up once the call waits, and at times after its answer has come.
+        let _ = timeout(Duration::from_micros(index * 50), changes.next()).await;
+        speaker.originate(&format!("10.1.1.{index}/32")).await;
+    }
+    speaker.originate("10.1.2.1/32").await;
+    let last = net("10.1.2.1/32");
+    let waiting = async {
+        loop {
+            let changes = changes.next().await.expect("runs");
+            if changes
+                .iter()
+                .any(|change| matches!(change, Change::Path(path) if path.prefix == last))
+            {
+                return;
+            }
+        }
+    };
+    timeout(DEADLINE, waiting)
+        .await
+        .expect("the last change in time");
+}
+
+#[tokio::test]
+async fn an_observer_learns_of_everything_then_synced_then_changes() {
+    let (reflector, client) = pair().await;
+    client.originate("10.1.1.10/32").await;
+    reflector
+        .wait_for_paths("one path", |paths| paths.len() == 1)
+        .await;
+    let mut changes = reflector.handle.changes(true).await.expect("runs");
+    let first = changes.next().await.expect("runs");
+    assert!(
+        matches!(
+            &first[..],
+            [Change::Peer(_), Change::Path(_), Change::Synced]
+        ),
+        "{first:#?}"
+    );
+    client.task.abort();
+    let mut seen = Vec::new();
+    let waiting = async {
+        while seen.len() < 2 {
+            seen.extend(changes.next().await.expect("runs"));
+        }
+    };
+    timeout(DEADLINE, waiting).await.expect("changes in time");
+    let name = client.ip().to_string();
+    assert!(
+        seen.contains(&Change::PeerRemoved(name.clone())),
+        "{seen:#?}"
+    );
+    let is_removed = seen.iter().any(
+        |change| matches!(change, Change::PathRemoved(path) if path.peer.as_ref() == Some(&name)),
+    );
+    assert!(is_removed, "{seen:#?}");
+}

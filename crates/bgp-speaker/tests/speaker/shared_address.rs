@@ -1,0 +1,157 @@
+//! Several speakers behind one address.
+
+use super::*;
+
+/// As two load balancers of one node, where the cluster's network masquerades them.
+#[tokio::test]
+async fn speakers_behind_one_address_have_a_session_each() {
+    let (speaker, mut first) = speaker_and_raw_peer().await;
+    let IpAddr::V4(address) = first.stream.local_addr().expect("is open").ip() else {
+        panic!("IPv4");
+    };
+    first.establish_as(Ipv4Addr::new(10, 244, 1, 7), 0).await;
+    let mut second = RawPeer::connect(address, speaker.address).await;
+    second.establish_as(Ipv4Addr::new(10, 244, 1, 8), 0).await;
+    for peer in [&mut first, &mut second] {
+        peer.announce("10.1.1.10/32").await;
+    }
+    speaker
+        .wait_for_paths("two paths", |paths| paths.len() == 2)
+        .await;
+    let names = |peers: &[PeerStatus]| -> Vec<String> {
+        peers.iter().map(|peer| peer.name.clone()).collect()
+    };
+    let numbered = format!("{address}#2");
+    let peers = speaker.peers().await;
+    assert_eq!(names(&peers), [address.to_string(), numbered.clone()]);
+
+    // The same configuration again leaves both alone.
+    let group = GroupConfig {
+        prefixes: vec![IpNet::from(IpAddr::V4(address))],
+        ..group_of(&[])
+    };
+    speaker.configure(vec![], vec![group]).await;
+    assert_eq!(speaker.handle.counters().sessions_lost.get(), 0);
+
+    drop(first);
+    speaker
+        .wait_for_paths(
+            "the other's path",
+            |paths| matches!(paths, [path] if path.peer.as_deref() == Some(&numbered)),
+        )
+        .await;
+}
+
+#[tokio::test]
+async fn a_new_identifier_is_refused_and_counted_while_its_address_has_its_maximum_of_peers() {
+    let speaker = TestSpeaker::start();
+    let (address, other) = (fresh_address(), fresh_address());
+    let group = GroupConfig {
+        prefixes: [address, other]
+            .map(|it| IpNet::from(IpAddr::V4(it)))
+            .to_vec(),
+        maximum_peers_per_address: 2,
+        ..group_of(&[])
+    };
+    speaker.configure(vec![], vec![group]).await;
+    let mut peers = Vec::new();
+    for router_id in [7, 8] {
+        let mut peer = RawPeer::connect(address, speaker.address).await;
+        let router_id = Ipv4Addr::new(10, 244, 1, router_id);
+        peer.establish_as(router_id, 0).await;
+        peers.push(peer);
+    }
+    for refused in 1..3 {
+        let mut third = RawPeer::connect(address, speaker.address).await;
+        assert_eq!(third.receive().await, None);
+        let counters = speaker.handle.counters();
+        assert_eq!(counters.connections_over_address_maximum.get(), refused);
+    }
+    // The limit of one address does not affect another address of the group.
+    let mut elsewhere = RawPeer::connect(other, speaker.address).await;
+    elsewhere.establish(0).await;
+    speaker.wait_established(3).await;
+    let counters = speaker.handle.counters();
+    assert_eq!(counters.sessions_lost.get(), 0);
+    assert_eq!(counters.strangers_refused.get(), 0);
+
+    drop(peers.pop());
+    speaker.wait_established(2).await;
+    let mut third = RawPeer::connect(address, speaker.address).await;
+    third.establish_as(Ipv4Addr::new(10, 244, 1, 9), 0).await;
+    speaker.wait_established(3).await;
+}
+
+#[tokio::test]
+async fn a_second_connection_with_an_established_identifier_is_refused_and_counted() {
+    let (speaker, mut first) = speaker_and_raw_peer().await;
+    first.establish(0).await;
+    let IpAddr::V4(address) = first.stream.local_addr().expect("is open").ip() else {
+        panic!("IPv4");
+    };
+    let mut second = RawPeer::connect(address, speaker.address).await;
+    assert!(matches!(second.receive().await, Some(Message::Open(_))));
+    second.send_open(address, 0, &[]).await;
+    let Some(Message::Notification(notification)) = second.receive().await else {
+        panic!("it is let in");
+    };
+    let collision = NotificationError::CONNECTION_COLLISION_RESOLUTION;
+    assert_eq!(notification.error, collision);
+    assert_eq!(second.receive().await, None);
+    let peers = speaker.peers().await;
+    assert!(matches!(&peers[..], [peer] if is_established(peer)));
+    let counters = speaker.handle.counters();
+    assert_eq!(counters.duplicates_refused.get(), 1);
+    assert_eq!(counters.sessions_lost.get(), 0);
+}
+
+#[tokio::test]
+async fn connections_of_one_address_wait_for_their_open_next_to_each_other() {
+    let (speaker, first) = speaker_and_raw_peer().await;
+    let IpAddr::V4(address) = first.stream.local_addr().expect("is open").ip() else {
+        panic!("IPv4");
+    };
+    let mut waiting = vec![first];
+    for _ in 0..2 {
+        waiting.push(RawPeer::connect(address, speaker.address).await);
+    }
+    speaker
+        .wait_for_peers("a peer each", |peers| peers.len() == 3)
+        .await;
+    for (peer, id) in waiting.iter_mut().zip(1..) {
+        peer.establish_as(Ipv4Addr::new(10, 244, 1, id), 9).await;
+    }
+    speaker.wait_established(3).await;
+    assert_eq!(speaker.handle.counters().sessions_lost.get(), 0);
+}
+
+#[tokio::test]
+async fn connections_that_send_no_open_are_bounded_and_keep_no_speaker_out() {
+    let speaker = TestSpeaker::start();
+    let address = fresh_address();
+    let group = GroupConfig {
+        maximum_peers_per_address: 3,
+        ..group_at(address)
+    };
+    speaker.configure(vec![], vec![group]).await;
+    let mut established = RawPeer::connect(address, speaker.address).await;
+    let id = Ipv4Addr::new(10, 244, 1, 7);
+    established.establish_as(id, 9).await;
+    let mut waiting = Vec::new();
+    for _ in 0..10 {
+        let mut peer = RawPeer::connect(address, speaker.address).await;
+        assert!(matches!(peer.receive().await, Some(Message::Open(_))));
+        assert!(speaker.peers().await.len() <= 3);
+        waiting.push(peer);
+    }
+    // The oldest one has given way.
+    let Some(Message::Notification(notification)) = waiting[0].receive().await else {
+        panic!("it waits on");
+    };
+    assert_eq!(notification.error, NotificationError::CONNECTION_REJECTED);
+    let mut other = RawPeer::connect(address, speaker.address).await;
+    let id = Ipv4Addr::new(10, 244, 1, 8);
+    other.establish_as(id, 9).await;
+    speaker.wait_established(2).await;
+    assert_eq!(speaker.handle.counters().sessions_lost.get(), 0);
+}
