@@ -1,4 +1,4 @@
-//! The task that owns the plan and does what it says.
+//! The task that owns the announcements and performs their outputs.
 
 use std::{collections::BTreeMap, net::IpAddr, time::Instant};
 
@@ -15,12 +15,12 @@ use tokio::{
 };
 
 use crate::{
+    announcements::{Announcements, AnnouncementsConfig, Input, Output, State},
     carried,
     error::AnnouncerError,
     grpc::node_route::NodeRoutes,
     log::Log,
     metrics::AnnouncerMetrics,
-    plan::{Input, Output, Plan, PlanConfig, State},
     readiness::Readiness,
 };
 
@@ -103,10 +103,10 @@ impl AnnouncerHandle {
     }
 }
 
-/// Owner of the plan.
+/// The owner of the announcements.
 #[derive(Debug)]
 pub struct Announcer {
-    plan: Plan,
+    announcements: Announcements,
     peers: Option<Configuration>,
     speaker: SpeakerHandle,
     node_routes: NodeRoutes,
@@ -114,7 +114,7 @@ pub struct Announcer {
     readiness: Readiness,
     log: Log,
     commands: mpsc::Receiver<Command>,
-    announcements: Publisher<IpNet, Announcement>,
+    published: Publisher<IpNet, Announcement>,
     sessions: Publisher<String, PeerStatus>,
     draining: watch::Sender<bool>,
     waiting_for_drain: Vec<oneshot::Sender<Vec<IpNet>>>,
@@ -127,7 +127,7 @@ pub struct Announcer {
 
 impl Announcer {
     pub(crate) fn new(
-        config: PlanConfig,
+        config: AnnouncementsConfig,
         peers: Configuration,
         local_asn: Asn,
         speaker: SpeakerHandle,
@@ -137,17 +137,17 @@ impl Announcer {
     ) -> (Self, AnnouncerHandle) {
         let (command_sender, commands) = mpsc::channel(16);
         let draining = watch::Sender::new(false);
-        let (announcements, sessions) = (Publisher::new(), Publisher::new());
+        let (published, sessions) = (Publisher::new(), Publisher::new());
         let handle = AnnouncerHandle {
             commands: command_sender,
-            announcements: announcements.reader(),
+            announcements: published.reader(),
             sessions: sessions.reader(),
             draining: draining.subscribe(),
             local_asn,
             speaker: speaker.clone(),
         };
         let announcer = Self {
-            plan: Plan::new(config, Instant::now()),
+            announcements: Announcements::new(config, Instant::now()),
             peers: Some(peers),
             speaker,
             node_routes,
@@ -155,7 +155,7 @@ impl Announcer {
             readiness,
             log: Log::default(),
             commands,
-            announcements,
+            published,
             sessions,
             draining,
             waiting_for_drain: Vec::new(),
@@ -172,8 +172,9 @@ impl Announcer {
         data_plane: impl Stream<Item = Input>,
         shutdown: Shutdown,
     ) -> Result<(), AnnouncerError> {
-        // What is known at this moment is all that exists for others, be it nothing.
-        self.announcements.synced();
+        // Marks the table synced although it is empty, so that watchers are not blocked by a missing
+        // data plane.
+        self.published.synced();
         let mut changes = self.speaker.changes(false).await?;
         if let Some(peers) = self.peers.take() {
             self.speaker.configure(peers).await??;
@@ -191,7 +192,7 @@ impl Announcer {
             if sent.is_none() && std::mem::take(&mut self.is_sent_changed) {
                 sent = Some(Box::pin(sent_prefixes(self.speaker.clone())));
             }
-            let deadline = self.plan.next_deadline();
+            let deadline = self.announcements.next_deadline();
             let timer = async {
                 match deadline {
                     Some(deadline) => sleep_until(deadline.into()).await,
@@ -252,18 +253,18 @@ impl Announcer {
         match command {
             Command::Drain(reply) => {
                 self.waiting_for_drain.push(reply);
-                let was_draining = self.plan.is_draining();
+                let was_draining = self.announcements.is_draining();
                 self.handle(Input::Drain).await?;
-                if was_draining && self.plan.is_drained() {
+                if was_draining && self.announcements.is_drained() {
                     self.drained();
                 }
             }
             Command::Undrain(reply) => {
                 self.handle(Input::Undrain).await?;
-                if !self.plan.is_draining() {
+                if !self.announcements.is_draining() {
                     tracing::info!("undrained");
                     self.waiting_for_drain.clear();
-                    // Whoever asked may have gone.
+                    // A caller that has gone needs no answer.
                     let _ = reply.send(());
                 }
             }
@@ -273,8 +274,8 @@ impl Announcer {
 
     async fn handle(&mut self, input: Input) -> Result<(), AnnouncerError> {
         self.count(&input);
-        self.log.input(&input, &self.plan);
-        for output in self.plan.handle(input, Instant::now()) {
+        self.log.input(&input, &self.announcements);
+        for output in self.announcements.handle(input, Instant::now()) {
             self.perform(output).await?;
         }
         Ok(())
@@ -330,8 +331,8 @@ impl Announcer {
 
     fn drained(&mut self) {
         for reply in self.waiting_for_drain.drain(..) {
-            // Whoever asked may have gone.
-            let _ = reply.send(self.plan.withdrawn_by_drain().to_vec());
+            // A caller that has gone needs no answer.
+            let _ = reply.send(self.announcements.withdrawn_by_drain().to_vec());
         }
     }
 
@@ -378,8 +379,8 @@ impl Announcer {
                 .iter()
                 .any(|peer| peer.name == *name && is_established(peer))
         };
-        let communities = self.plan.communities();
-        let planned: BTreeMap<IpNet, _> = self.plan.announcements().collect();
+        let communities = self.announcements.communities();
+        let planned: BTreeMap<IpNet, _> = self.announcements.list().collect();
         let mut announcements = BTreeMap::new();
         for (prefix, planned) in &planned {
             let sent = self.announced_to.get(prefix).cloned().unwrap_or_default();
@@ -391,11 +392,11 @@ impl Announcer {
             carried::is_impossible(prefix, shown.next_hop, communities, &sessions)
         });
         self.metrics
-            .show(&announcements, self.plan.flapping(), &sessions);
+            .show(&announcements, self.announcements.flapping(), &sessions);
         self.readiness
-            .show(&self.plan, &planned, &announcements, &sessions);
-        self.announcements.replace_all(announcements);
-        let is_draining = self.plan.is_draining();
+            .show(&self.announcements, &planned, &announcements, &sessions);
+        self.published.replace_all(announcements);
+        let is_draining = self.announcements.is_draining();
         self.draining
             .send_if_modified(|draining| std::mem::replace(draining, is_draining) != is_draining);
     }

@@ -1,6 +1,6 @@
 //! Which announcements the BGP sessions carry, and why a session does not carry one.
 //!
-//! The plan decides what is to be announced. An address counts as announced only while it stands in
+//! `Announcements` decides what is to be announced. An address counts as announced only while it stands in
 //! the Adj-RIB-Out of an established session, with everything that was pending written before.
 
 use std::net::IpAddr;
@@ -9,19 +9,19 @@ use bgp_packet::{Community, Family, IpNet};
 use bgp_speaker::PeerStatus;
 
 use crate::{
+    announcements::{self, State},
     announcer::{Announcement, is_established},
-    plan::{self, State},
 };
 
 /// Returns what others see of an announcement. `carried_by` has the names of the peers.
 pub(crate) fn published(
     prefix: &IpNet,
-    planned: plan::Announcement,
+    planned: announcements::Announcement,
     carried_by: Vec<String>,
     communities: &[Community],
     sessions: &[PeerStatus],
 ) -> Announcement {
-    let plan::Announcement {
+    let announcements::Announcement {
         state,
         detail,
         next_hop,

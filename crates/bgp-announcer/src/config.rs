@@ -14,10 +14,10 @@ use daemon_runtime::{
 };
 
 use crate::{
+    announcements::{AnnouncementsConfig, Via},
     args::Args,
     hold_token::HoldToken,
     peer_flag::{PeerFlag, is_reserved},
-    plan::{PlanConfig, Via},
 };
 
 /// Below this, an ordinary pause of a busy machine would count as silence.
@@ -40,7 +40,7 @@ pub struct Config {
     /// Longest pause between two attempts to reach the data plane or the node-router.
     pub longest_retry: Duration,
     /// What decides about announcements.
-    pub plan: PlanConfig,
+    pub announcements: AnnouncementsConfig,
     /// Who this speaker is.
     pub speaker: SpeakerConfig,
     /// To whom it speaks.
@@ -110,7 +110,7 @@ impl Config {
             data_plane: args.data_plane.clone(),
             hold_token,
             longest_retry,
-            plan: PlanConfig {
+            announcements: AnnouncementsConfig {
                 allowed_prefixes: allowed_prefixes(&args.allowed_prefixes)?,
                 ipv4: via(next_hops.ipv4, gateways.ipv4, needs_gateway),
                 ipv6: via(next_hops.ipv6, gateways.ipv6, needs_gateway),
@@ -131,8 +131,8 @@ impl Config {
                 "--peer: {problem}; give each peer once, or name=NAME to each"
             ))
         })?;
-        for prefix in &config.plan.allowed_prefixes {
-            config.plan.check_family(prefix)?;
+        for prefix in &config.announcements.allowed_prefixes {
+            config.announcements.check_family(prefix)?;
             next_hops.check_outside("--next-hop", prefix)?;
             gateways.check_outside("--gateway", prefix)?;
         }
@@ -140,7 +140,7 @@ impl Config {
     }
 }
 
-impl PlanConfig {
+impl AnnouncementsConfig {
     /// A prefix of a family that can never be announced is a mistake in the flags.
     fn check_family(&self, prefix: &IpNet) -> Result<(), ConfigError> {
         let (via, family) = match prefix {

@@ -18,8 +18,8 @@ use futures::{Stream, StreamExt, TryStreamExt};
 use tonic::{Request, Response, Status};
 
 use crate::{
+    announcements::State,
     announcer::{Announcement, AnnouncerHandle},
-    plan::State,
 };
 
 type WireStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;

@@ -4,13 +4,14 @@
 //!  DataPlane ──► grpc::data_plane ──┐           ┌──► Speaker ──BGP──► reflectors, routers
 //!                                   ▼           │
 //!                               Announcer ──────┼──► grpc::node_route ──► NodeRoute.Hold
-//!  SIGTERM, Drain, Undrain ────►  owns Plan     │      a task for each prefix
+//!  SIGTERM, Drain, Undrain ────►  owner task    │      a task for each prefix
 //!                                               └──► Publisher ──► Announcer.Watch…, metrics,
 //!                                                                  /readyz
 //! ```
 //!
-//! - [`plan::Plan`] is pure: what is to be announced at a moment, and what has become of it.
-//! - [`announcer::Announcer`] owns it, and does what it says.
+//! - [`announcements::Announcements`] is pure: what is to be announced at a moment, and the state of
+//!   each announcement.
+//! - [`announcer::Announcer`] owns them, and performs their outputs.
 //! - `carried` says which of it the sessions carry: only that counts as announced.
 //! - [`grpc`] is the only module that knows the generated types; those of sessions are made by
 //!   `bgp-status`.
@@ -20,6 +21,7 @@
 
 #![warn(missing_docs)]
 
+pub mod announcements;
 pub mod announcer;
 pub mod args;
 mod carried;
@@ -30,7 +32,6 @@ pub mod hold_token;
 mod log;
 pub mod metrics;
 pub mod peer_flag;
-pub mod plan;
 mod readiness;
 
 use std::time::Duration;
@@ -61,13 +62,14 @@ const END: Duration = Duration::from_secs(3);
 /// # Errors
 /// A socket cannot be opened.
 pub async fn start(config: Config, daemon: &mut Daemon) -> Result<ListenAddress, StartError> {
-    daemon.set_drain_deadline(config.plan.drain_timeout + config.plan.linger + END);
+    daemon
+        .set_drain_deadline(config.announcements.drain_timeout + config.announcements.linger + END);
     let readiness = Readiness::register(daemon.readiness(), config.node_router.is_some());
     let speaker = Speaker::bind(config.speaker.clone())?;
     let metrics = AnnouncerMetrics::register(daemon.metrics(), &speaker.handle());
     let data_plane = data_plane::watch(
         &config.data_plane,
-        config.plan.data_plane_timeout,
+        config.announcements.data_plane_timeout,
         config.longest_retry,
     );
     let node_routes = NodeRoutes::new(
@@ -76,7 +78,7 @@ pub async fn start(config: Config, daemon: &mut Daemon) -> Result<ListenAddress,
         config.hold_token,
     );
     let (announcer, handle) = Announcer::new(
-        config.plan,
+        config.announcements,
         config.peers,
         config.speaker.local_asn,
         speaker.handle(),

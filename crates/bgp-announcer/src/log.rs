@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use bgp_packet::IpNet;
 
 use crate::{
+    announcements::{Announcements, Input, State},
     announcer::Announcement,
-    plan::{Input, Plan, State},
 };
 
 /// What is logged already.
@@ -24,8 +24,8 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// Logs an input before the plan handles it.
-    pub(crate) fn input(&mut self, input: &Input, plan: &Plan) {
+    /// Logs an input before the announcements handle it.
+    pub(crate) fn input(&mut self, input: &Input, announcements: &Announcements) {
         match input {
             Input::DataPlaneLost(problem) => {
                 if std::mem::replace(&mut self.data_plane_is_lost, true) {
@@ -62,7 +62,7 @@ impl Log {
                 is_unknown: false,
             } => {
                 self.node_router_answers();
-                if plan.has_route_problem(prefix) {
+                if announcements.has_route_problem(prefix) {
                     tracing::debug!(%prefix, problem, "node route is not held");
                 } else {
                     tracing::warn!(%prefix, problem, "node route is not held");

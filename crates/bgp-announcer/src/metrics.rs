@@ -13,8 +13,8 @@ use prometheus_client::{
 };
 
 use crate::{
+    announcements::State,
     announcer::{Announcement, is_established},
-    plan::State,
 };
 
 /// What the announcer counts.

@@ -7,8 +7,8 @@ use bgp_speaker::PeerStatus;
 use daemon_runtime::Step;
 
 use crate::{
+    announcements::{self, Announcements, DataPlaneState, State},
     announcer::{Announcement, is_established},
-    plan::{self, DataPlaneState, Plan, State},
 };
 
 #[derive(Debug)]
@@ -34,12 +34,12 @@ impl Readiness {
 
     pub(crate) fn show(
         &self,
-        plan: &Plan,
-        planned: &BTreeMap<IpNet, plan::Announcement>,
+        decided: &Announcements,
+        planned: &BTreeMap<IpNet, announcements::Announcement>,
         announcements: &BTreeMap<IpNet, Announcement>,
         sessions: &[PeerStatus],
     ) {
-        match plan.data_plane() {
+        match decided.data_plane() {
             DataPlaneState::Synced => self.data_plane.ready(""),
             DataPlaneState::Syncing => self.data_plane.missing("not all has been told"),
             DataPlaneState::Lost(problem) | DataPlaneState::Silent(problem) => {
@@ -68,7 +68,8 @@ impl Readiness {
         }
         if let Some(step) = &self.node_route {
             // While the data plane is in order, the node-router is the silent one.
-            let is_silent = plan.data_plane() == DataPlaneState::Synced && plan.flapping() == 0;
+            let is_silent =
+                decided.data_plane() == DataPlaneState::Synced && decided.flapping() == 0;
             let silent = || first(State::LeastPreferred).filter(|_| is_silent);
             match first(State::WaitingForNodeRoute).or_else(silent) {
                 Some(problem) => step.missing(problem),
@@ -86,10 +87,10 @@ impl Readiness {
             .iter()
             .find(|(_, it)| it.state == State::WaitingForSession)
             .map(|(prefix, it)| format!("{prefix}: {}", it.detail));
-        if plan.is_drained() {
+        if decided.is_drained() {
             let text = "draining is done, nothing is announced until Undrain";
             self.announced.missing(text);
-        } else if plan.is_draining() {
+        } else if decided.is_draining() {
             self.announced.missing("draining");
         } else if let Some(problem) = first(State::LeastPreferred) {
             // Not ready, so that a rollout of load balancers with this fault stops.

@@ -54,15 +54,6 @@ fn usable_flags_pass_the_check() {
 
 #[test]
 fn unusable_flags_end_with_exit_code_2_and_one_message() {
-    let flags = [USUAL, &["--hold-time=1s"]].concat();
-    let (code, text) = run(&flags);
-    assert_eq!(code, Some(2), "{text}");
-    assert_eq!(text.lines().count(), 1, "{text}");
-    assert!(
-        text.starts_with("bgp-announcer: --hold-time `1s` is not allowed"),
-        "{text}"
-    );
-
     let empty = tempfile::NamedTempFile::new().expect("a file");
     let path = empty.path().display();
     let key_file = format!("--md5-key-file={path}");
@@ -73,7 +64,7 @@ fn unusable_flags_end_with_exit_code_2_and_one_message() {
         "bgp-announcer: --md5-key-file: {path} holds nothing in the place of a key; \
          write the key of the peers into it, one line of 1 to 80 bytes\n"
     );
-    assert!(text.ends_with(&expected), "{text}");
+    assert_eq!(text, expected);
 
     let (code, text) = run(&["--asn=64512"]);
     assert_eq!(code, Some(2), "{text}");
@@ -132,15 +123,14 @@ fn a_data_plane_and_a_peer_that_are_not_reached_have_one_warning_each() {
     signal(&child, "-TERM");
     warnings.extend(lines.filter(|line| line.contains("\"WARN\"")));
     assert_eq!(wait(&mut child), Some(0));
-    let [data_plane, peer] = &warnings[..] else {
-        panic!("{warnings:#?}");
+    assert_eq!(warnings.len(), 2, "{warnings:#?}");
+    let warning = |text: &str| {
+        let found = warnings.iter().find(|warning| warning.contains(text));
+        found.unwrap_or_else(|| panic!("no {text} in {warnings:#?}"))
     };
-    assert!(data_plane.contains("data plane not reached (--data-plane)"));
-    for part in [
-        "\"message\":\"session did not come up\"",
-        "\"peer\":\"127.80.0.1\"",
-        "\"reason\":\"dial_failed\"",
-    ] {
+    warning("data plane not reached (--data-plane)");
+    let peer = warning("session did not come up");
+    for part in ["\"peer\":\"127.80.0.1\"", "\"reason\":\"dial_failed\""] {
         assert!(peer.contains(part), "no {part} in {peer}");
     }
 }

@@ -50,8 +50,8 @@ fn established() -> PeerStatus {
     peer(SessionState::Established, &Family::ALL)
 }
 
-fn planned(state: State, next_hop: &str) -> plan::Announcement {
-    plan::Announcement {
+fn planned(state: State, next_hop: &str) -> announcements::Announcement {
+    announcements::Announcement {
         state,
         detail: String::new(),
         next_hop: Some(next_hop.parse().unwrap()),
@@ -112,7 +112,7 @@ fn what_a_session_carries_has_the_state_of_the_plan() {
         let shown = published(&prefix, planned, carried_by, &[], &[established()]);
         assert_eq!((shown.state, shown.announced_to.len()), (state, 1));
     }
-    // The plan has withdrawn it; the session sends the withdrawal in a moment.
+    // `Announcements` has withdrawn it; the session sends the withdrawal in a moment.
     let planned = planned(State::NotServing, "192.0.2.11");
     let carried_by = vec!["reflector".to_owned()];
     let shown = published(&IPV4.parse().unwrap(), planned, carried_by, &[], &[]);

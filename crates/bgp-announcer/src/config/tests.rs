@@ -38,10 +38,10 @@ fn check_refused(flags: &[&str], expected: &str) {
 fn the_usual_flags_are_enough() {
     let config = resolve(&[]).unwrap();
     assert_eq!(config.speaker.router_id.to_string(), "10.244.1.7");
-    let via = config.plan.ipv4.unwrap();
+    let via = config.announcements.ipv4.unwrap();
     assert_eq!(via.next_hop.to_string(), "192.0.2.11");
     assert_eq!(via.gateway.unwrap().to_string(), "10.244.1.7");
-    assert_eq!(config.plan.ipv6, None);
+    assert_eq!(config.announcements.ipv6, None);
     let [peer] = &config.peers.peers[..] else {
         panic!("one peer: {config:?}");
     };
@@ -53,7 +53,7 @@ fn the_usual_flags_are_enough() {
 #[test]
 fn a_gateway_is_any_address_of_a_host_and_a_next_hop_one_that_routers_accept() {
     let config = resolve(&["--gateway=240.0.1.7"]).unwrap();
-    let gateway = config.plan.ipv4.unwrap().gateway.unwrap();
+    let gateway = config.announcements.ipv4.unwrap().gateway.unwrap();
     assert_eq!(gateway.to_string(), "240.0.1.7");
     check_refused(
         &["--next-hop=240.0.1.7"],
@@ -69,15 +69,15 @@ fn next_hop_self_serves_both_families() {
         "--gateway=10.244.1.7,fd00::7",
         "--allowed-prefixes=10.1.1.0/24,fd01::/64",
     ]);
-    let plan = config.unwrap().plan;
-    assert!(plan.ipv4.unwrap().next_hop.is_unspecified());
-    assert!(plan.ipv6.unwrap().next_hop.is_unspecified());
+    let config = config.unwrap().announcements;
+    assert!(config.ipv4.unwrap().next_hop.is_unspecified());
+    assert!(config.ipv6.unwrap().next_hop.is_unspecified());
 }
 
 #[test]
 fn without_a_node_router_no_gateway_is_needed() {
     let config = resolve(&["--node-router=none", "--gateway", "--router-id=10.0.0.1"]).unwrap();
-    assert_eq!(config.plan.ipv4.unwrap().gateway, None);
+    assert_eq!(config.announcements.ipv4.unwrap().gateway, None);
 }
 
 #[test]

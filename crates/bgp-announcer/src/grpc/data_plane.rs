@@ -13,7 +13,7 @@ use daemon_runtime::{Backoff, Target, timeout_after_poll};
 use futures::{Stream, stream};
 use tonic::{Status, Streaming, transport::Channel};
 
-use crate::plan::Input;
+use crate::announcements::Input;
 
 /// Heartbeats that may be missed before the data plane counts as silent.
 const HEARTBEATS_PER_TIMEOUT: u32 = 5;

@@ -10,7 +10,7 @@ use tokio::{net::UdpSocket, sync::mpsc, task::JoinSet};
 use tonic::{Code, Request, Status, transport::Channel};
 
 use super::data_plane::describe;
-use crate::{hold_token::HoldToken, plan::Input};
+use crate::{announcements::Input, hold_token::HoldToken};
 
 /// Octets of a nonce of node-router.
 const NONCE: usize = 32;

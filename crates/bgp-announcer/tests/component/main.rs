@@ -9,7 +9,7 @@ mod world;
 
 use std::time::{Duration, Instant};
 
-use bgp_announcer::{grpc::node_route::NodeRoutes, hold_token::HoldToken, plan::Input};
+use bgp_announcer::{announcements::Input, grpc::node_route::NodeRoutes, hold_token::HoldToken};
 use bgp_packet::{AsPath, AsPathSegment, Asn, Community};
 use bgp_speaker::PathStatus;
 use daemon_api::announcer::v1::{

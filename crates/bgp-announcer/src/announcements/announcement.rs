@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use bgp_packet::IpNet;
 
-use super::{Drain, Entry, Evidence, Form, Plan, Route};
+use super::{Announcements, Drain, Evidence, Form, Route, ServiceAddress};
 
 /// What has become of a service address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -15,7 +15,7 @@ pub enum State {
     Refused,
     /// The node's route has not been acknowledged.
     WaitingForNodeRoute,
-    /// To be announced, and no established session carries it. The plan knows no sessions:
+    /// To be announced, and no established session carries it. [`Announcements`] knows no sessions:
     /// `carried` puts this in the place of the next three.
     WaitingForSession,
     /// Announced.
@@ -45,7 +45,7 @@ pub struct Announcement {
 pub enum DataPlaneState {
     /// Everything that exists has been told, and it is alive.
     Synced,
-    /// Not all has been told.
+    /// Not all has been report.
     Syncing,
     /// There is no stream; the cause. What it told last still counts.
     Lost(String),
@@ -53,9 +53,9 @@ pub enum DataPlaneState {
     Silent(String),
 }
 
-impl Plan {
+impl Announcements {
     /// Each service address at this moment.
-    pub fn announcements(&self) -> impl Iterator<Item = (IpNet, Announcement)> {
+    pub fn list(&self) -> impl Iterator<Item = (IpNet, Announcement)> {
         self.entries
             .iter()
             .map(|(prefix, entry)| (*prefix, self.announcement(prefix, entry)))
@@ -71,7 +71,7 @@ impl Plan {
             })
     }
 
-    fn announcement(&self, prefix: &IpNet, entry: &Entry) -> Announcement {
+    fn announcement(&self, prefix: &IpNet, entry: &ServiceAddress) -> Announcement {
         let via = self.via(prefix);
         let next_hop = via.as_ref().ok().map(|via| via.next_hop);
         let (state, detail) = match (&via, entry.announced, self.drain) {
@@ -103,13 +103,13 @@ impl Plan {
         }
     }
 
-    fn unannounced(&self, prefix: &IpNet, entry: &Entry) -> (State, String) {
+    fn unannounced(&self, prefix: &IpNet, entry: &ServiceAddress) -> (State, String) {
         if self.serving(prefix, self.evaluated_at) == Evidence::Confirmed {
             return (State::WaitingForNodeRoute, route_problem(&entry.route));
         }
-        let detail = match &entry.told {
+        let detail = match &entry.report {
             None => "the data plane has dropped it; its node route lingers".to_owned(),
-            Some(told) if !told.serving => told.detail.clone(),
+            Some(report) if !report.serving => report.detail.clone(),
             Some(_) => self.data_plane_silence(),
         };
         (State::NotServing, detail)
@@ -117,7 +117,7 @@ impl Plan {
 
     /// Returns why the address is least preferred: it flaps, or which of the data plane and the
     /// node-router is silent about it.
-    fn silence(&self, prefix: &IpNet, entry: &Entry) -> String {
+    fn silence(&self, prefix: &IpNet, entry: &ServiceAddress) -> String {
         if entry.flaps.is_flapping() {
             return entry.flaps.to_string();
         }

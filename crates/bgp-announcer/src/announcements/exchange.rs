@@ -1,4 +1,4 @@
-//! What the plan is told, and what it wants to have done.
+//! Inputs and outputs of the announcements.
 
 use std::net::IpAddr;
 
@@ -46,7 +46,7 @@ pub enum Input {
     Undrain,
     /// As `Drain`, and the process ends afterwards.
     Stop,
-    /// [`super::Plan::next_deadline`] has come. Harmless at any other time.
+    /// [`super::Announcements::next_deadline`] has come. Harmless at any other time.
     DeadlineReached,
 }
 

@@ -46,7 +46,7 @@ use self::flaps::Flaps;
 
 /// What the user decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PlanConfig {
+pub struct AnnouncementsConfig {
     /// Nothing outside of these is announced.
     pub allowed_prefixes: Vec<IpNet>,
     /// Next hop and node route of each family; a family without is refused.
@@ -78,12 +78,12 @@ pub struct Via {
     pub gateway: Option<IpAddr>,
 }
 
-/// The announcements and all that decides about them.
+/// The service addresses, and which of them are announced in which form.
 #[derive(Clone, Debug)]
-pub struct Plan {
-    config: PlanConfig,
+pub struct Announcements {
+    config: AnnouncementsConfig,
     data_plane: DataPlane,
-    entries: BTreeMap<IpNet, Entry>,
+    entries: BTreeMap<IpNet, ServiceAddress>,
     drain: Drain,
     is_stopping: bool,
     withdrawn_by_drain: Vec<IpNet>,
@@ -93,9 +93,9 @@ pub struct Plan {
 }
 
 #[derive(Clone, Debug)]
-struct Entry {
-    /// What the data plane told last; `None`: it dropped the address.
-    told: Option<Told>,
+struct ServiceAddress {
+    /// The last report of the data plane; `None`: it dropped the address.
+    report: Option<ServingReport>,
     route: Route,
     /// The data plane and the node-router have both confirmed the address at one time.
     was_confirmed: bool,
@@ -106,10 +106,10 @@ struct Entry {
 }
 
 #[derive(Clone, Debug)]
-struct Told {
+struct ServingReport {
     serving: bool,
     detail: String,
-    /// Stream that it was told in.
+    /// Number of the stream that brought it.
     stream: u64,
 }
 
@@ -128,7 +128,7 @@ enum Route {
     },
 }
 
-/// Whom an input concerns: with many service addresses most concern one.
+/// Addresses that an input concerns: with many service addresses most concern one.
 enum Scope {
     One(IpNet),
     All,
@@ -171,9 +171,9 @@ enum Drain {
     Done,
 }
 
-impl Plan {
+impl Announcements {
     /// Nothing is known.
-    pub fn new(config: PlanConfig, now: Instant) -> Self {
+    pub fn new(config: AnnouncementsConfig, now: Instant) -> Self {
         Self {
             data_plane: DataPlane::new(config.data_plane_timeout, now),
             config,
@@ -186,7 +186,7 @@ impl Plan {
         }
     }
 
-    /// Takes note of what happened and says what is to be done.
+    /// Handles an input. Returns what is to be done.
     pub fn handle(&mut self, input: Input, now: Instant) -> Vec<Output> {
         let mut outputs = Vec::new();
         match self.note(input, now) {
@@ -203,7 +203,7 @@ impl Plan {
         outputs
     }
 
-    /// Returns whom the input concerns.
+    /// Returns the addresses that the input concerns.
     fn note(&mut self, input: Input, now: Instant) -> Scope {
         match input {
             Input::DataPlaneOpened => self.data_plane.opened(),
@@ -213,26 +213,26 @@ impl Plan {
                 detail,
             } => {
                 self.data_plane.heard(now);
-                let told = Told {
+                let report = ServingReport {
                     serving,
                     detail,
                     stream: self.data_plane.stream(),
                 };
-                let entry = self.entries.entry(prefix).or_insert(Entry {
-                    told: None,
+                let entry = self.entries.entry(prefix).or_insert(ServiceAddress {
+                    report: None,
                     route: Route::Free,
                     was_confirmed: false,
                     announced: None,
                     flaps: Flaps::default(),
                     release_at: None,
                 });
-                entry.told = Some(told);
+                entry.report = Some(report);
                 return Scope::One(prefix);
             }
             Input::ServiceAddressRemoved(prefix) => {
                 self.data_plane.heard(now);
                 if let Some(entry) = self.entries.get_mut(&prefix) {
-                    entry.told = None;
+                    entry.report = None;
                 }
                 return Scope::One(prefix);
             }
@@ -240,7 +240,7 @@ impl Plan {
                 self.data_plane.synced(now);
                 let stream = self.data_plane.stream();
                 for entry in self.entries.values_mut() {
-                    entry.told.take_if(|told| told.stream != stream);
+                    entry.report.take_if(|report| report.stream != stream);
                 }
             }
             Input::Heartbeat => self.data_plane.heard(now),
@@ -372,8 +372,8 @@ impl Plan {
         let is_served = serving != Evidence::Missing;
         let is_announced = entry.announced.is_some();
         entry.flaps.evaluate(is_served, is_announced, now);
-        // While it flaps, an address that the data plane still tells of counts as one of silence.
-        let is_flapping = entry.flaps.is_flapping() && entry.told.is_some();
+        // While it flaps, an address that the data plane still reports counts as one of silence.
+        let is_flapping = entry.flaps.is_flapping() && entry.report.is_some();
         let has_route = via.is_some_and(|via| entry.has_route(via, now) != Evidence::Missing);
         let possible = match evidence {
             Evidence::Confirmed if !is_flapping => Some(Form::Normal),
@@ -431,7 +431,7 @@ impl Plan {
             entry.route = Route::Free;
             outputs.push(Output::Release(prefix));
         }
-        if entry.told.is_none() && entry.announced.is_none() && entry.route == Route::Free {
+        if entry.report.is_none() && entry.announced.is_none() && entry.route == Route::Free {
             self.entries.remove(&prefix);
         }
     }
@@ -439,9 +439,9 @@ impl Plan {
     /// Returns whether the data plane serves the prefix.
     fn serving(&self, prefix: &IpNet, now: Instant) -> Evidence {
         let entry = self.entries.get(prefix);
-        match entry.and_then(|entry| entry.told.as_ref()) {
-            Some(told) if told.serving => {
-                if self.data_plane.is_confirmed(told.stream, now) {
+        match entry.and_then(|entry| entry.report.as_ref()) {
+            Some(report) if report.serving => {
+                if self.data_plane.is_confirmed(report.stream, now) {
                     Evidence::Confirmed
                 } else {
                     Evidence::Silent
@@ -524,7 +524,7 @@ impl Plan {
     }
 }
 
-impl Entry {
+impl ServiceAddress {
     /// Returns whether the node routes the prefix to this pod.
     fn has_route(&self, via: Via, now: Instant) -> Evidence {
         match (via.gateway, &self.route) {
@@ -539,7 +539,7 @@ impl Entry {
     }
 }
 
-impl PlanConfig {
+impl AnnouncementsConfig {
     /// Returns what is announced. Towards peers of another AS, bgp-rib expresses GRACEFUL_SHUTDOWN
     /// by MULTI_EXIT_DISC and AS_PATH, since LOCAL_PREF is not sent there.
     fn attributes(&self, form: Form, next_hop: IpAddr) -> PathAttributes {

@@ -1,0 +1,184 @@
+//! Drain, undrain and stop.
+
+use super::*;
+
+#[test]
+fn a_stop_moves_traffic_away_then_withdraws_then_lingers() {
+    let mut transcript = Transcript::announced(config());
+    transcript.feed(serving("10.1.1.2/32"));
+    transcript.feed(Input::Stop);
+    expect![[r#"
+        10.1.1.1/32 Draining: announced with GRACEFUL_SHUTDOWN and LOCAL_PREF 0
+        10.1.1.2/32 Drained: withheld by a drain
+    "#]]
+    .assert_eq(&transcript.state());
+    // What is served from here on is not announced any more.
+    transcript.feed(serving("10.1.1.3/32"));
+    transcript.wait_alive(16);
+    transcript.check(&expect![[r#"
+        0: serving 10.1.1.2/32
+            hold 10.1.1.2/32 via 10.244.1.7
+        0: Stop
+            announce 10.1.1.1/32 local_pref 0 GRACEFUL_SHUTDOWN
+            release 10.1.1.2/32
+        0: serving 10.1.1.3/32
+        10: time passes
+            withdraw 10.1.1.1/32
+        15: time passes
+            release 10.1.1.1/32
+            drained
+            stopped
+        16: time passes
+            stopped
+    "#]]);
+}
+
+#[test]
+fn a_service_that_fails_during_a_drain_is_withdrawn_at_once() {
+    let mut transcript = Transcript::announced(config());
+    transcript.feed(Input::Drain);
+    transcript.wait_alive(1);
+    transcript.feed(not_serving("10.1.1.1/32"));
+    transcript.check(&expect![[r#"
+        0: Drain
+            announce 10.1.1.1/32 local_pref 0 GRACEFUL_SHUTDOWN
+        1: not serving 10.1.1.1/32
+            withdraw 10.1.1.1/32
+    "#]]);
+}
+
+#[test]
+fn a_route_lingers_also_when_its_address_was_withdrawn_during_the_drain() {
+    let mut transcript = Transcript::announced(config());
+    transcript.feed(Input::Stop);
+    transcript.wait_alive(8);
+    transcript.feed(not_serving("10.1.1.1/32"));
+    transcript.wait_alive(5);
+    transcript.check(&expect![[r#"
+        0: Stop
+            announce 10.1.1.1/32 local_pref 0 GRACEFUL_SHUTDOWN
+        8: not serving 10.1.1.1/32
+            withdraw 10.1.1.1/32
+        13: time passes
+            release 10.1.1.1/32
+            drained
+            stopped
+    "#]]);
+}
+
+#[test]
+fn a_data_plane_that_ends_during_a_drain_changes_nothing() {
+    let mut transcript = Transcript::announced(config());
+    transcript.feed(Input::Stop);
+    // As when all containers of a pod end at once.
+    transcript.feed(Input::DataPlaneLost("the stream has ended".into()));
+    transcript.wait(3);
+    transcript.check(&expect![[r#"
+        0: Stop
+            announce 10.1.1.1/32 local_pref 0 GRACEFUL_SHUTDOWN
+        0: DataPlaneLost("the stream has ended")
+        5: DeadlineReached
+        10: DeadlineReached
+            withdraw 10.1.1.1/32
+        15: DeadlineReached
+            release 10.1.1.1/32
+            drained
+            stopped
+    "#]]);
+}
+
+#[test]
+fn undrain_reverts_a_drain_at_each_stage() {
+    for seconds in [1, 11, 20] {
+        let mut transcript = Transcript::announced(config());
+        transcript.feed(Input::Drain);
+        transcript.wait_alive(seconds);
+        transcript.feed(Input::Undrain);
+        transcript.feed(Input::NodeRouteHeld(net("10.1.1.1/32")));
+        assert!(!transcript.announcements.is_draining());
+        assert_eq!(transcript.state(), "10.1.1.1/32 Announced: \n", "{seconds}");
+    }
+}
+
+#[test]
+fn a_stop_cannot_be_undrained_and_a_drained_process_stops_at_once() {
+    let mut transcript = Transcript::announced(config());
+    transcript.feed(Input::Drain);
+    transcript.wait_alive(16);
+    transcript.text.clear();
+    transcript.feed_all([Input::Stop, Input::Undrain]);
+    transcript.check(&expect![[r#"
+        16: Stop
+            stopped
+        16: Undrain
+            stopped
+    "#]]);
+}
+
+#[test]
+fn timeouts_of_zero_withdraw_and_stop_at_once() {
+    let mut transcript = Transcript::announced(AnnouncementsConfig {
+        drain_timeout: Duration::ZERO,
+        linger: Duration::ZERO,
+        ..config()
+    });
+    transcript.feed(Input::Stop);
+    transcript.check(&expect![[r#"
+        0: Stop
+            withdraw 10.1.1.1/32
+            release 10.1.1.1/32
+            drained
+            stopped
+    "#]]);
+}
+
+#[test]
+fn a_stop_without_a_session_waits_for_nothing() {
+    let mut transcript = Transcript::without_session(config()).announce();
+    transcript.feed(Input::Stop);
+    transcript.check(&expect![[r#"
+        0: Stop
+            withdraw 10.1.1.1/32
+            drained
+            stopped
+    "#]]);
+}
+
+#[test]
+fn a_stop_after_the_last_session_lingers_for_what_is_left_of_the_linger() {
+    let mut transcript = Transcript::announced(config());
+    transcript.feed(Input::SessionsEstablished(false));
+    transcript.pass(2);
+    transcript.feed(Input::Stop);
+    transcript.wait(1);
+    transcript.check(&expect![[r#"
+        0: SessionsEstablished(false)
+        2: Stop
+            withdraw 10.1.1.1/32
+        5: DeadlineReached
+            drained
+            stopped
+    "#]]);
+}
+
+#[test]
+fn a_drain_whose_last_session_ends_does_not_wait_for_its_timeout() {
+    let mut transcript = Transcript::announced(config());
+    transcript.feed(Input::Drain);
+    transcript.pass(1);
+    transcript.feed(Input::SessionsEstablished(false));
+    // A further change of the sessions does not prolong the linger.
+    transcript.pass(1);
+    transcript.feed(Input::SessionsEstablished(false));
+    transcript.wait_alive(5);
+    transcript.check(&expect![[r#"
+        0: Drain
+            announce 10.1.1.1/32 local_pref 0 GRACEFUL_SHUTDOWN
+        1: SessionsEstablished(false)
+            withdraw 10.1.1.1/32
+        2: SessionsEstablished(false)
+        6: time passes
+            release 10.1.1.1/32
+            drained
+    "#]]);
+}

@@ -1,0 +1,242 @@
+//! Silence of the data plane or of the node-router.
+
+use super::*;
+
+#[test]
+fn a_data_plane_that_is_back_in_time_changes_nothing() {
+    let mut transcript = Transcript::announced(config());
+    transcript.feed(Input::DataPlaneLost("connection refused".into()));
+    transcript.pass(4);
+    transcript.feed_all([
+        Input::DataPlaneOpened,
+        serving("10.1.1.1/32"),
+        Input::Synced,
+    ]);
+    transcript.wait_alive(10);
+    transcript.check(&expect![[r#"
+        0: DataPlaneLost("connection refused")
+        4: DataPlaneOpened
+        4: serving 10.1.1.1/32
+        4: Synced
+    "#]]);
+}
+
+#[test]
+fn a_silent_data_plane_makes_the_address_least_preferred_until_it_confirms_the_address() {
+    let mut transcript = Transcript::announced(config());
+    transcript.wait(1);
+    expect![[r#"
+        10.1.1.1/32 LeastPreferred: least preferred: data plane: silent for 5000 ms
+    "#]]
+    .assert_eq(&transcript.state());
+    transcript.pass(1);
+    transcript.feed(Input::DataPlaneLost("silent for 5000 ms".into()));
+    transcript.pass(1);
+    transcript.feed(Input::DataPlaneOpened);
+    transcript.feed(Input::Heartbeat);
+    transcript.feed(serving("10.1.1.1/32"));
+    transcript.check(&expect![[r#"
+        5: DeadlineReached
+            announce 10.1.1.1/32 local_pref 0 GRACEFUL_SHUTDOWN
+        6: DataPlaneLost("silent for 5000 ms")
+        7: DataPlaneOpened
+        7: Heartbeat
+        7: serving 10.1.1.1/32
+            announce 10.1.1.1/32 local_pref 100
+    "#]]);
+}
+
+#[test]
+fn a_heartbeat_after_a_silence_confirms_what_its_stream_told() {
+    let mut transcript = Transcript::announced(config());
+    transcript.wait(1);
+    transcript.pass(60);
+    transcript.feed(Input::Heartbeat);
+    transcript.check(&expect![[r#"
+        5: DeadlineReached
+            announce 10.1.1.1/32 local_pref 0 GRACEFUL_SHUTDOWN
+        65: Heartbeat
+            announce 10.1.1.1/32 local_pref 100
+    "#]]);
+}
+
+#[test]
+fn an_address_that_was_never_confirmed_is_not_announced_after_a_silence() {
+    let mut transcript = Transcript::new(config());
+    transcript.feed_all([Input::DataPlaneOpened, serving("10.1.1.1/32")]);
+    transcript.pass(6);
+    transcript.feed(Input::DeadlineReached);
+    transcript.feed(Input::NodeRouteHeld(net("10.1.1.1/32")));
+    expect![[r#"
+        10.1.1.1/32 NotServing: data plane: silent for 5000 ms
+    "#]]
+    .assert_eq(&transcript.state());
+    transcript.feed(Input::Heartbeat);
+    transcript.check(&expect![[r#"
+        0: DataPlaneOpened
+        0: serving 10.1.1.1/32
+            hold 10.1.1.1/32 via 10.244.1.7
+        6: DeadlineReached
+        6: route held 10.1.1.1/32
+        6: Heartbeat
+            announce 10.1.1.1/32 local_pref 100
+    "#]]);
+}
+
+#[test]
+fn a_least_preferred_address_is_withdrawn_when_it_is_known_not_to_be_served() {
+    for known in [
+        not_serving("10.1.1.1/32"),
+        Input::ServiceAddressRemoved(net("10.1.1.1/32")),
+        route_lost(false),
+        Input::Synced,
+    ] {
+        let mut transcript = Transcript::announced(config());
+        transcript.feed(Input::DataPlaneLost("connection refused".into()));
+        transcript.wait(1);
+        transcript.feed(Input::DataPlaneOpened);
+        assert_eq!(
+            transcript.feed(known.clone()),
+            [Output::Withdraw(net("10.1.1.1/32"))],
+            "{known:?}"
+        );
+    }
+}
+
+#[test]
+fn a_drain_of_a_least_preferred_address_withdraws_it_and_undrain_announces_it_again() {
+    let mut transcript = Transcript::announced(config());
+    transcript.wait(1);
+    transcript.feed(Input::Drain);
+    expect![[r#"
+        10.1.1.1/32 Draining: announced with GRACEFUL_SHUTDOWN and LOCAL_PREF 0
+    "#]]
+    .assert_eq(&transcript.state());
+    transcript.wait(1);
+    transcript.feed(Input::Undrain);
+    transcript.check(&expect![[r#"
+        5: DeadlineReached
+            announce 10.1.1.1/32 local_pref 0 GRACEFUL_SHUTDOWN
+        5: Drain
+        15: DeadlineReached
+            withdraw 10.1.1.1/32
+        15: Undrain
+            announce 10.1.1.1/32 local_pref 0 GRACEFUL_SHUTDOWN
+    "#]]);
+}
+
+#[test]
+fn heartbeats_of_a_new_stream_do_not_prove_what_an_old_one_told() {
+    let mut transcript = Transcript::announced(config());
+    transcript.feed_all([Input::DataPlaneLost("ended".into()), Input::DataPlaneOpened]);
+    transcript.wait_alive(6);
+    transcript.check(&expect![[r#"
+        0: DataPlaneLost("ended")
+        0: DataPlaneOpened
+        5: time passes
+            announce 10.1.1.1/32 local_pref 0 GRACEFUL_SHUTDOWN
+    "#]]);
+    expect![[r#"
+        10.1.1.1/32 LeastPreferred: least preferred: the data plane has not told of it since it came back
+    "#]]
+    .assert_eq(&transcript.state());
+}
+
+#[test]
+fn what_a_new_stream_does_not_tell_is_gone_once_it_is_synced() {
+    let mut transcript = Transcript::announced(config());
+    transcript.feed_all([
+        Input::DataPlaneLost("ended".into()),
+        Input::DataPlaneOpened,
+        Input::Synced,
+    ]);
+    transcript.check(&expect![[r#"
+        0: DataPlaneLost("ended")
+        0: DataPlaneOpened
+        0: Synced
+            withdraw 10.1.1.1/32
+    "#]]);
+}
+
+#[test]
+fn a_node_router_that_is_back_in_time_changes_nothing() {
+    let mut transcript = Transcript::announced(config());
+    transcript.feed(route_lost(true));
+    expect![[r#"
+        10.1.1.1/32 Announced: node route: connection refused
+    "#]]
+    .assert_eq(&transcript.state());
+    transcript.wait_alive(1);
+    transcript.feed_all([route_lost(true), Input::NodeRouteHeld(net("10.1.1.1/32"))]);
+    transcript.wait_alive(5);
+    transcript.check(&expect![[r#"
+        0: node-router lost, route unknown 10.1.1.1/32
+        1: node-router lost, route unknown 10.1.1.1/32
+        1: route held 10.1.1.1/32
+    "#]]);
+}
+
+#[test]
+fn a_node_router_that_stays_away_makes_the_address_least_preferred_until_it_holds_the_route() {
+    let mut transcript = Transcript::announced(config());
+    transcript.feed(route_lost(true));
+    transcript.wait_alive(1);
+    // A failed attempt does not prolong the grace period.
+    transcript.feed(route_lost(true));
+    transcript.wait_alive(3600);
+    expect![[r#"
+        10.1.1.1/32 LeastPreferred: least preferred: node route: connection refused
+    "#]]
+    .assert_eq(&transcript.state());
+    transcript.feed(Input::NodeRouteHeld(net("10.1.1.1/32")));
+    transcript.check(&expect![[r#"
+        0: node-router lost, route unknown 10.1.1.1/32
+        1: node-router lost, route unknown 10.1.1.1/32
+        2: time passes
+            announce 10.1.1.1/32 local_pref 0 GRACEFUL_SHUTDOWN
+        3601: route held 10.1.1.1/32
+            announce 10.1.1.1/32 local_pref 100
+    "#]]);
+}
+
+#[test]
+fn without_a_grace_period_a_lost_node_router_makes_the_address_least_preferred_at_once() {
+    let mut transcript = Transcript::announced(AnnouncementsConfig {
+        node_route_timeout: Duration::ZERO,
+        ..config()
+    });
+    transcript.feed(route_lost(true));
+    transcript.check(&expect![[r#"
+        0: node-router lost, route unknown 10.1.1.1/32
+            announce 10.1.1.1/32 local_pref 0 GRACEFUL_SHUTDOWN
+    "#]]);
+}
+
+#[test]
+fn a_node_router_that_refuses_the_route_after_its_return_costs_the_announcement() {
+    for seconds in [1, 10] {
+        let mut transcript = Transcript::announced(config());
+        transcript.feed(route_lost(true));
+        transcript.wait_alive(seconds);
+        assert_eq!(
+            transcript.feed(route_lost(false)),
+            [Output::Withdraw(net("10.1.1.1/32"))]
+        );
+        // From here on the node is known not to route the address.
+        assert_eq!(transcript.feed(route_lost(true)), []);
+        expect![[r#"
+            10.1.1.1/32 WaitingForNodeRoute: node route: connection refused
+        "#]]
+        .assert_eq(&transcript.state());
+    }
+}
+
+#[test]
+fn a_route_that_is_known_to_be_gone_costs_the_announcement_at_once() {
+    let mut transcript = Transcript::announced(config());
+    transcript.feed(route_lost(false));
+    transcript.check(&expect![[r#"
+        0: route lost 10.1.1.1/32
+            withdraw 10.1.1.1/32
+    "#]]);
+}
