@@ -63,7 +63,7 @@ pub struct AnnouncementsConfig {
     pub data_plane_timeout: Duration,
     /// How long the node-router may be away before its routes are least preferred; zero: not at all.
     pub node_route_timeout: Duration,
-    /// Time between the announcement that traffic shall go and the withdrawal.
+    /// Time between the announcement as least preferred and the withdrawal.
     pub drain_timeout: Duration,
     /// Time that a node route outlives its announcement.
     pub linger: Duration,

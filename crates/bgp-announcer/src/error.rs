@@ -17,7 +17,7 @@ pub enum StartError {
 /// Why the announcer ended.
 #[derive(Debug, thiserror::Error)]
 pub enum AnnouncerError {
-    /// It has nobody to announce with.
+    /// The BGP speaker has ended.
     #[error("cannot announce")]
     Speaker(#[from] SpeakerGone),
     /// The peers do not fit together, which was checked at start.

@@ -54,7 +54,7 @@ const CONTRACT: GrpcContract = GrpcContract {
     descriptors: daemon_api::FILE_DESCRIPTOR_SET,
 };
 
-/// What the end takes beside the drain: Cease, and the peers' answer.
+/// Longest time that the end takes after the drain: Cease, and the peers' answer.
 const END: Duration = Duration::from_secs(3);
 
 /// Starts the tasks; returns the address on which the contract is served.

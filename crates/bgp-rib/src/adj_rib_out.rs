@@ -1,4 +1,4 @@
-//! What one peer has been sent, and what it has to be told.
+//! What one peer has been sent, and what is pending for it.
 
 use std::{
     collections::{HashMap, VecDeque},

@@ -1,4 +1,4 @@
-//! The owner of all tables: who takes part, and who is told of a change.
+//! The owner of all tables: its peers, and the peers that a change concerns.
 
 use std::collections::{HashMap, HashSet};
 
@@ -147,7 +147,8 @@ impl Rib {
             .unwrap_or_default()
     }
 
-    /// Tells everybody whom a change concerns, and frees the entry if that is nobody.
+    /// Marks the prefix as pending for each peer that a change concerns, and frees the entry if there is
+    /// none.
     pub(crate) fn follow(&mut self, change: Change, source: Source, path_id: Option<PathId>) {
         let Change {
             prefix: index,

@@ -9,12 +9,12 @@ pub enum Cease {
     MaximumPaths,
     /// The operator ends the session.
     AdministrativeShutdown {
-        /// What the peer's operator shall read (RFC 9003), cut after 255 octets; may be empty.
+        /// Text for the peer's operator (RFC 9003), cut after 255 octets; may be empty.
         text: String,
     },
     /// The peer is no longer configured.
     PeerDeconfigured,
-    /// The session begins anew.
+    /// The session comes up again.
     AdministrativeReset {
         /// As in a shutdown.
         text: String,

@@ -19,7 +19,7 @@ pub enum SessionError {
     /// The connection ended without a NOTIFICATION.
     #[error("connection lost: {0}")]
     ConnectionLost(String),
-    /// The peer connected anew, thus it had given this connection up.
+    /// The peer opened a newer connection, so it had given this one up.
     #[error("replaced by a newer connection of the peer")]
     Replaced,
     /// The peer never sent its OPEN.
@@ -84,7 +84,7 @@ pub enum SessionError {
 }
 
 impl SessionError {
-    /// What the peer is told before the connection is closed.
+    /// Returns the NOTIFICATION that precedes the end of the connection.
     pub(crate) fn notification(&self) -> Option<Notification> {
         let error = match self {
             Self::Dial(_)

@@ -1,4 +1,4 @@
-//! What a session is told.
+//! Inputs of a session.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use crate::{cease::Cease, connection::ConnectionId};
 /// What happened.
 #[derive(Clone, Debug)]
 pub enum Input {
-    /// The session shall come up. Ignored unless it is idle.
+    /// Start the session. Ignored unless it is idle.
     Start,
-    /// The session shall end and stay down until `Start`.
+    /// End the session, and keep it down until `Start`.
     Stop(Cease),
-    /// The session shall end and come up again.
+    /// End the session, and let it come up again.
     Reset(Cease),
     /// A connection that this side opened is there.
     Connected(ConnectionId),
@@ -28,20 +28,20 @@ pub enum Input {
     MessageReceived(ConnectionId, Message),
     /// The peer sent something else.
     Malformed(ConnectionId, DecodeError),
-    /// The peer broke a policy: it is told, and the session pauses in Idle.
+    /// The peer broke a policy: it gets a NOTIFICATION, and the session pauses in Idle.
     Refuse {
         /// Established.
         connection: ConnectionId,
         /// In words.
         problem: String,
-        /// What the peer is told.
+        /// The NOTIFICATION for the peer.
         notification: Notification,
         /// How long no connection is made or taken.
         pause: Duration,
     },
     /// The pause of `Refuse` is over before its time. Ignored unless the session pauses.
     EndPause,
-    /// The peer shall send all routes of the family again. Ignored unless it is able to.
+    /// Ask the peer for all routes of the family. Ignored unless the peer is able to send them again.
     RequestRefresh(Family),
     /// The answer to [`crate::Output::Poll`]: the socket was read until it was empty, and each
     /// message found there was handed in before this.

@@ -1,4 +1,4 @@
-//! What a session wants to have done.
+//! Outputs of a session.
 
 use bgp_packet::{CodecOptions, Family, Message, Update};
 

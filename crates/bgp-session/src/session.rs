@@ -363,7 +363,7 @@ impl Session {
         }
         if connection.is_established() {
             outputs.push(Output::Down(connection.id, error.clone()));
-            // One that came up only to fall at once shall not be tried ever faster.
+            // A session that comes up and falls at once is not tried faster and faster.
             if now.duration_since(self.since) >= self.settings.connect_retry_maximum {
                 self.backoff.reset();
             }

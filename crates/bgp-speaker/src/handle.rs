@@ -1,4 +1,4 @@
-//! How the rest of the program speaks with the speaker.
+//! Commands and questions to a running speaker.
 
 use std::{
     sync::{

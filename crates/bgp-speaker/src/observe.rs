@@ -45,7 +45,7 @@ pub enum Change {
     Path(PathStatus),
     /// A path is gone.
     PathRemoved(RemovedPath),
-    /// Everything that existed when the observer came has been told. Comes once.
+    /// Everything that existed when the observer was added has been sent. Comes once.
     Synced,
 }
 
@@ -65,8 +65,8 @@ struct Observer {
     removed_peers: BTreeSet<String>,
     /// With the name of the peer, which may be gone when it is asked for.
     changed_paths: ChangedPaths,
-    /// What existed when it came and has not been told: told first, so that no later change
-    /// delays it. `None` once all of it has been told.
+    /// Paths that existed when the observer was added and have not been sent. They are sent first, so
+    /// that no later change delays them. `None` once all of them have been sent.
     existing_paths: Option<ChangedPaths>,
     /// It has not read [`MOST_UNREAD`] changes; they are dropped, and its next question is its last.
     is_lagging: bool,
@@ -210,11 +210,11 @@ impl Observer {
     }
 
     fn path_changed(&mut self, key: PathKey, name: Option<Arc<str>>) {
-        let is_untold = self
+        let is_unsent = self
             .existing_paths
             .as_ref()
             .is_some_and(|existing| existing.contains_key(&key));
-        if !is_untold && !self.is_lagging {
+        if !is_unsent && !self.is_lagging {
             self.changed_paths.insert(key, name);
             self.drop_unread();
         }

@@ -43,11 +43,11 @@ pub struct Announcement {
 /// How far the data plane is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DataPlaneState {
-    /// Everything that exists has been told, and it is alive.
+    /// Everything that exists has been reported, and the data plane is alive.
     Synced,
-    /// Not all has been report.
+    /// Not everything has been reported.
     Syncing,
-    /// There is no stream; the cause. What it told last still counts.
+    /// There is no stream; the cause. The last reports still count.
     Lost(String),
     /// Not heard for the timeout: what it served is least preferred.
     Silent(String),

@@ -1,11 +1,11 @@
-//! Whether the data plane still confirms what it told.
+//! Whether the data plane still confirms its reports.
 
 use std::time::{Duration, Instant};
 
 use super::DataPlaneState;
 
-/// Streams are numbered. What a stream told is confirmed for the timeout after the last message, and
-/// what an earlier stream told until the new one has told everything, if that is sooner.
+/// Streams are numbered. The reports of a stream are confirmed for the timeout after the last message,
+/// those of an earlier stream until the new one has reported everything, if that is sooner.
 #[derive(Clone, Debug)]
 pub(super) struct DataPlane {
     timeout: Duration,
@@ -13,7 +13,7 @@ pub(super) struct DataPlane {
     is_synced: bool,
     /// Last message of the newest stream, or of an earlier one before its first.
     heard_at: Instant,
-    /// Up to when what earlier streams told was confirmed.
+    /// When the reports of earlier streams were confirmed last.
     earlier_heard_at: Instant,
     /// Why there is no stream.
     lost: Option<String>,
@@ -57,7 +57,7 @@ impl DataPlane {
         self.lost = Some(problem);
     }
 
-    /// Whether what was told in that stream is confirmed.
+    /// Returns whether the reports of that stream are confirmed.
     pub(super) fn is_confirmed(&self, stream: u64, now: Instant) -> bool {
         let confirmed_at = if stream == self.stream || self.is_synced {
             self.heard_at

@@ -4,23 +4,23 @@ use std::net::IpAddr;
 
 use bgp_packet::{IpNet, PathAttributes};
 
-/// What happened.
+/// An event that may change the announcements.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
     /// A stream of the data plane has begun.
     DataPlaneOpened,
-    /// The data plane told of a service address.
+    /// The data plane reported a service address.
     ServiceAddress {
         /// Without host bits.
         prefix: IpNet,
         /// Whether it can be served.
         serving: bool,
-        /// Why not.
+        /// Why it cannot be served; empty if it can.
         detail: String,
     },
     /// The data plane dropped a service address.
     ServiceAddressRemoved(IpNet),
-    /// The data plane has told of everything that exists.
+    /// The data plane has reported everything that exists.
     Synced,
     /// The data plane is alive.
     Heartbeat,
@@ -30,9 +30,9 @@ pub enum Input {
     NodeRouteHeld(IpNet),
     /// The node's kernel may not hold the route.
     NodeRouteLost {
-        /// Which.
+        /// The prefix of the route.
         prefix: IpNet,
-        /// In words.
+        /// The cause, for the operator.
         problem: String,
         /// The node-router does not answer, and the route stays as it is. Otherwise the node-router
         /// says that the node does not hold the route.
@@ -40,7 +40,7 @@ pub enum Input {
     },
     /// Whether at least one BGP session is established.
     SessionsEstablished(bool),
-    /// Traffic shall go elsewhere.
+    /// An operator asks to move traffic away.
     Drain,
     /// Traffic may come again.
     Undrain,
@@ -55,9 +55,9 @@ pub enum Input {
 pub enum Output {
     /// Have the node route the prefix to the gateway until `Release`.
     Hold {
-        /// What.
+        /// The service address.
         prefix: IpNet,
-        /// Where to.
+        /// The address of this pod.
         gateway: IpAddr,
     },
     /// Give the node route up.

@@ -61,7 +61,7 @@ impl Watch {
             Ok(Ok(Some(response))) => {
                 match input(response) {
                     Ok(input) => {
-                        // A stream that ends before it has told everything would be opened
+                        // A stream that ends before it has reported everything would be opened
                         // without any pause.
                         if matches!(input, Input::Synced) {
                             self.backoff.reset();
