@@ -31,11 +31,15 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &["virtual-server", "daemon-api", "daemon-runtime"],
     ),
     (
+        "data-plane",
+        &["virtual-server", "daemon-api", "daemon-runtime"],
+    ),
+    (
         "ipvs-programmer",
         &[
             "virtual-server",
-            "daemon-api",
             "daemon-runtime",
+            "data-plane",
             "netlink-packet-ipvs",
             "nftables-table",
         ],
@@ -114,6 +118,9 @@ const IMPURE_WORDS: &[&str] = &[
     "println!",
     "rand::",
 ];
+
+/// Words of kernel parts, each of which is one backend of data-plane.
+const KERNEL_PARTS: &[&str] = &["ipvs", "netlink", "nftables", "sysctl", "bpf"];
 
 /// Third-party crates that only some of ours may name.
 const RESERVED: &[(&str, &[&str])] = &[
@@ -283,5 +290,18 @@ fn netlink_packet_ipvs_is_named_in_one_file_of_the_programmer_and_its_kernel() {
             !production_code(&text).contains("netlink_packet_ipvs"),
             "{path} must leave the kernel's words to translate.rs and kernel.rs"
         );
+    }
+}
+
+#[test]
+fn data_plane_names_no_kernel_part() {
+    for (path, text) in sources("data-plane") {
+        let code = production_code(&text);
+        for word in KERNEL_PARTS {
+            assert!(
+                !code.contains(word),
+                "{path} must leave {word} to an implementation of Forwarder"
+            );
+        }
     }
 }

@@ -3,13 +3,14 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
+use data_plane::Health;
 use virtual_server::{
     AddressFamily, Entry, EntryForwardingMethod, EntryKey, EntryScheduler, EntrySettings,
     FailureAction, Protocol, RealServer, RealServerEntry, RealServerState, Scheduler,
     VirtualServer,
 };
 
-use crate::{health::Health, marks::STANDING_MARK};
+use crate::marks::STANDING_MARK;
 
 /// The entry for a virtual server. `actual` is what the table holds: a real server that has not
 /// been checked yet stays there as it was found, so that a restarted daemon takes nobody out of
@@ -21,7 +22,7 @@ pub fn entry(
 ) -> Entry {
     let mut real_servers = BTreeMap::new();
     for real_server in &virtual_server.real_servers {
-        let address = table_address(virtual_server, real_server);
+        let address = virtual_server.table_address(real_server);
         let found = actual.and_then(|entry| entry.real_servers.get(&address));
         let full = u32::from(real_server.weight.0);
         let draining = match real_server.state {
@@ -75,7 +76,7 @@ pub fn placements(virtual_server: &VirtualServer, entry: &Entry) -> BTreeMap<Soc
         return BTreeMap::new();
     }
     let configured = virtual_server.real_servers.iter().map(|real_server| {
-        let address = table_address(virtual_server, real_server);
+        let address = virtual_server.table_address(real_server);
         (address, u32::from(real_server.weight.0))
     });
     let is_quiesced = |address: &SocketAddr| {
@@ -85,14 +86,6 @@ pub fn placements(virtual_server: &VirtualServer, entry: &Entry) -> BTreeMap<Soc
     configured
         .filter(|(address, weight)| *weight > 0 && is_quiesced(address))
         .collect()
-}
-
-/// Address and port of a real server in the table; port 0 keeps the client's.
-pub fn table_address(virtual_server: &VirtualServer, real_server: &RealServer) -> SocketAddr {
-    let port = virtual_server
-        .real_server_port(real_server)
-        .map_or(0, std::num::NonZero::get);
-    SocketAddr::new(real_server.address, port)
 }
 
 /// An entry without real servers that no packet meets. IPVS unregisters its hooks with its last
@@ -160,7 +153,7 @@ mod tests {
         server.real_servers.truncate(1);
         server.real_servers[0].weight = Weight(5);
         server.real_servers[0].state = state;
-        let address = table_address(&server, &server.real_servers[0]);
+        let address = server.table_address(&server.real_servers[0]);
         let mut actual =
             Entry::without_real_servers(entry(&server, |_| Health::Healthy, None).settings);
         actual
@@ -200,7 +193,7 @@ mod tests {
             real_server.weight = Weight(weight);
         }
         server.real_servers[0].state = RealServerState::Draining;
-        let address = table_address(&server, &server.real_servers[0]);
+        let address = server.table_address(&server.real_servers[0]);
         let table = entry(&server, |_| Health::Healthy, None);
         assert_eq!(placements(&server, &table), [(address, 5)].into());
         server.scheduler = Scheduler::Rr;

@@ -2,12 +2,12 @@
 
 use ipnet::IpNet;
 use nix::errno::Errno;
-use virtual_server::{EntryScheduler, TableChange};
+use virtual_server::TableChange;
 
-use crate::{kernel::FailedChange, netlink::NetlinkError};
+use crate::{netlink::NetlinkError, translate};
 
 /// An operation on the kernel that failed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KernelError {
     /// The kernel has no IPVS.
     #[error(
@@ -61,8 +61,25 @@ impl KernelError {
     }
 }
 
-/// Why the kernel refused a change, with the cure where there is one.
-pub(crate) fn refusal(change: &TableChange, failed: FailedChange) -> String {
+/// Why an entry of the kernel's table is not what it has to be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum EntryError {
+    /// The kernel refused a change.
+    #[error("{}", describe_refusal(change, *errno))]
+    Refused {
+        change: Box<TableChange>,
+        errno: Errno,
+    },
+    /// The changes could not be made, or the entry could not be read back.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// Every change was made, and another program may have made others.
+    #[error("the kernel holds something else than was written")]
+    Differs,
+}
+
+/// Says what the kernel refused and why, with what to do where that is known.
+fn describe_refusal(change: &TableChange, errno: Errno) -> String {
     let what = match change {
         TableChange::AddVirtualServer(key, _) => format!("add {key}"),
         TableChange::SetVirtualServer(key, _) => format!("set {key}"),
@@ -71,28 +88,15 @@ pub(crate) fn refusal(change: &TableChange, failed: FailedChange) -> String {
         TableChange::SetRealServer(key, address, _) => format!("set {address} of {key}"),
         TableChange::RemoveRealServer(key, address) => format!("remove {address} of {key}"),
     };
-    let why = match (change, failed.errno) {
+    let why = match (change, errno) {
         (
             TableChange::AddVirtualServer(_, settings) | TableChange::SetVirtualServer(_, settings),
             Errno::ENOENT,
         ) => {
-            let name = scheduler_name(&settings.scheduler);
+            let (name, _) = translate::scheduler(&settings.scheduler);
             format!("the kernel has no scheduler {name}; load its module (`modprobe ip_vs_{name}`)")
         }
         (_, errno) => errno.desc().to_owned(),
     };
     format!("{what}: {why}")
-}
-
-fn scheduler_name(scheduler: &EntryScheduler) -> String {
-    match scheduler {
-        EntryScheduler::Known(scheduler) => {
-            let text = scheduler.to_string();
-            text.split([' ', ',', '('])
-                .next()
-                .unwrap_or_default()
-                .to_owned()
-        }
-        EntryScheduler::Foreign(name) => name.clone(),
-    }
 }

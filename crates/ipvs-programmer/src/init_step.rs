@@ -2,6 +2,8 @@
 
 use std::{io, process::ExitCode};
 
+use nix::errno::Errno;
+
 use crate::{
     kernel::sysctl_file,
     sysctl::{Needs, Sysctl, wanted},
@@ -31,12 +33,12 @@ pub fn set_sysctls() -> ExitCode {
 
 fn set(
     sysctl: &Sysctl,
-    read: impl Fn(&str) -> io::Result<String>,
-    write: impl Fn(&str, &str) -> io::Result<()>,
+    read: impl Fn(&str) -> Result<String, Errno>,
+    write: impl Fn(&str, &str) -> Result<(), Errno>,
 ) -> Result<(), String> {
     match read(sysctl.name) {
         Ok(value) if value == sysctl.value => return Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+        Err(Errno::ENOENT) => {
             // A kernel without IPv6 has no IPv6 to forward.
             if sysctl.name.starts_with("net/ipv6/") {
                 return Ok(());
@@ -47,7 +49,8 @@ fn set(
         }
         Ok(_) | Err(_) => {}
     }
-    write(sysctl.name, sysctl.value).map_err(|error| {
+    write(sysctl.name, sysctl.value).map_err(|errno| {
+        let error = io::Error::from(errno);
         format!(
             "cannot be set to {}: {error}; this step needs securityContext: {{privileged: true}}",
             sysctl.value
@@ -69,12 +72,12 @@ mod tests {
         ..SLOPPY_TCP
     };
 
-    fn not_found(_: &str) -> io::Result<String> {
-        Err(io::ErrorKind::NotFound.into())
+    fn not_found(_: &str) -> Result<String, Errno> {
+        Err(Errno::ENOENT)
     }
 
-    fn read_only(_: &str, _: &str) -> io::Result<()> {
-        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    fn read_only(_: &str, _: &str) -> Result<(), Errno> {
+        Err(Errno::EROFS)
     }
 
     #[test]

@@ -11,13 +11,14 @@ use std::{
     sync::mpsc,
 };
 
+use data_plane::Connections;
 use ipnet::IpNet;
 use nftables_table::Nftables;
 use nix::errno::Errno;
 use tokio::sync::oneshot;
 use virtual_server::{Entry, EntryKey, EntrySettings, Table, TableChange};
 
-use crate::{error::KernelError, translate::Connections};
+use crate::error::KernelError;
 
 /// A change that the kernel refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +30,12 @@ pub struct FailedChange {
 }
 
 /// The kernel of one network namespace. Calls block, for milliseconds unless the table is large.
-pub trait Kernel: Send {
+pub trait Kernel: IpvsTable + ConnectionTable + LocalPrefixes + Firewall + Sysctls + Send {}
+
+impl<K: IpvsTable + ConnectionTable + LocalPrefixes + Firewall + Sysctls + Send> Kernel for K {}
+
+/// The IPVS table.
+pub trait IpvsTable {
     /// The whole table.
     fn read_table(&mut self) -> Result<Table, KernelError>;
 
@@ -39,25 +45,34 @@ pub trait Kernel: Send {
     /// One entry; `None` if there is none.
     fn read_entry(&mut self, key: EntryKey) -> Result<Option<Entry>, KernelError>;
 
+    /// Makes the changes in order and returns those that failed. To add what is there, or to remove
+    /// what is not, is no failure: the caller reads back anyway.
+    fn apply(&mut self, changes: &[TableChange]) -> Result<Vec<FailedChange>, KernelError>;
+}
+
+/// The counters of connections.
+pub trait ConnectionTable {
     /// The connections of each real server of one entry.
     fn read_connections(
         &mut self,
         key: EntryKey,
     ) -> Result<BTreeMap<SocketAddr, Connections>, KernelError>;
+}
 
-    /// Makes the changes in order and returns those that failed. To add what is there, or to remove
-    /// what is not, is no failure: the caller reads back anyway.
-    fn apply(&mut self, changes: &[TableChange]) -> Result<Vec<FailedChange>, KernelError>;
-
+/// The prefixes that are accepted as local.
+pub trait LocalPrefixes {
     /// The prefixes that we made local.
     fn read_local_prefixes(&mut self) -> Result<BTreeSet<IpNet>, KernelError>;
 
-    /// Accepts a prefix as local. One that is local already, whoever made it so, is no failure.
+    /// Accepts a prefix as local. One that is local already is no failure.
     fn add_local_prefix(&mut self, prefix: IpNet) -> Result<(), KernelError>;
 
-    /// Takes back what [`Kernel::add_local_prefix`] did; another's route stays.
+    /// Reverts [`LocalPrefixes::add_local_prefix`]; another's route stays.
     fn remove_local_prefix(&mut self, prefix: IpNet) -> Result<(), KernelError>;
+}
 
+/// The nftables tables.
+pub trait Firewall {
     /// Whether the nftables table of this name is this one.
     fn holds_firewall(
         &mut self,
@@ -69,12 +84,15 @@ pub trait Kernel: Send {
         &mut self,
         table: &nftables_table::Table,
     ) -> Result<(), nftables_table::Error>;
+}
 
+/// The sysctls.
+pub trait Sysctls {
     /// The value of a sysctl, such as of `net/ipv4/vs/sloppy_tcp`.
-    fn read_sysctl(&mut self, name: &str) -> io::Result<String>;
+    fn read_sysctl(&mut self, name: &str) -> Result<String, Errno>;
 
     /// Sets a sysctl.
-    fn write_sysctl(&mut self, name: &str, value: &str) -> io::Result<()>;
+    fn write_sysctl(&mut self, name: &str, value: &str) -> Result<(), Errno>;
 }
 
 /// The kernel of the network namespace of the thread that opens it.
@@ -108,7 +126,7 @@ impl LinuxKernel {
     }
 }
 
-impl Kernel for LinuxKernel {
+impl IpvsTable for LinuxKernel {
     fn read_table(&mut self) -> Result<Table, KernelError> {
         self.ipvs.read_table()
     }
@@ -121,17 +139,21 @@ impl Kernel for LinuxKernel {
         self.ipvs.read_entry(key)
     }
 
+    fn apply(&mut self, changes: &[TableChange]) -> Result<Vec<FailedChange>, KernelError> {
+        self.ipvs.apply(changes)
+    }
+}
+
+impl ConnectionTable for LinuxKernel {
     fn read_connections(
         &mut self,
         key: EntryKey,
     ) -> Result<BTreeMap<SocketAddr, Connections>, KernelError> {
         self.ipvs.read_connections(key)
     }
+}
 
-    fn apply(&mut self, changes: &[TableChange]) -> Result<Vec<FailedChange>, KernelError> {
-        self.ipvs.apply(changes)
-    }
-
+impl LocalPrefixes for LinuxKernel {
     fn read_local_prefixes(&mut self) -> Result<BTreeSet<IpNet>, KernelError> {
         self.local_addresses.read()
     }
@@ -143,7 +165,9 @@ impl Kernel for LinuxKernel {
     fn remove_local_prefix(&mut self, prefix: IpNet) -> Result<(), KernelError> {
         self.local_addresses.remove(prefix)
     }
+}
 
+impl Firewall for LinuxKernel {
     fn holds_firewall(
         &mut self,
         table: &nftables_table::Table,
@@ -157,12 +181,14 @@ impl Kernel for LinuxKernel {
     ) -> Result<(), nftables_table::Error> {
         self.nftables()?.replace(table)
     }
+}
 
-    fn read_sysctl(&mut self, name: &str) -> io::Result<String> {
+impl Sysctls for LinuxKernel {
+    fn read_sysctl(&mut self, name: &str) -> Result<String, Errno> {
         sysctl_file::read(name)
     }
 
-    fn write_sysctl(&mut self, name: &str, value: &str) -> io::Result<()> {
+    fn write_sysctl(&mut self, name: &str, value: &str) -> Result<(), Errno> {
         sysctl_file::write(name, value)
     }
 }
@@ -199,7 +225,7 @@ impl KernelThread {
     ) -> R {
         let (answer, received) = oneshot::channel();
         let job: Job = Box::new(move |kernel| {
-            // Nobody waits any more if the caller was dropped.
+            // The caller may have been dropped.
             let _ = answer.send(job(kernel));
         });
         self.jobs

@@ -5,8 +5,7 @@ use std::process::ExitCode;
 use ipvs_programmer::{
     StartError,
     args::{Args, DEFAULTS},
-    config::Config,
-    init_step,
+    config, init_step,
 };
 
 fn main() -> ExitCode {
@@ -17,7 +16,7 @@ fn main() -> ExitCode {
     daemon_runtime::run(
         "ipvs-programmer",
         &args.common,
-        || Config::resolve(&args),
+        || config::resolve(&args),
         async |config, daemon| {
             ipvs_programmer::start(config, daemon).await?;
             Ok::<_, StartError>(())

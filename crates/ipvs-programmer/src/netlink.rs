@@ -29,7 +29,7 @@ const NLMSG_DONE: u16 = 3;
 const NLMSG_OVERRUN: u16 = 4;
 
 /// Why an exchange with the kernel failed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NetlinkError {
     /// The kernel said no.
     #[error("the kernel refused the request")]
@@ -40,7 +40,7 @@ pub enum NetlinkError {
         /// The operation on the socket.
         operation: &'static str,
         /// Why.
-        source: io::Error,
+        source: Errno,
     },
     /// Answers were lost or did not come; what was asked for may have happened.
     #[error("the kernel's answer was lost: {reason}")]
@@ -54,6 +54,15 @@ pub enum NetlinkError {
         /// How many.
         attempts: u32,
     },
+}
+
+impl NetlinkError {
+    fn socket(operation: &'static str, error: io::Error) -> Self {
+        Self::Socket {
+            operation,
+            source: Errno::try_from(error).unwrap_or(Errno::EIO),
+        }
+    }
 }
 
 /// A netlink socket.
@@ -72,7 +81,7 @@ pub(crate) struct FailedRequest {
 
 impl Netlink {
     pub(crate) fn open(protocol: isize) -> Result<Self, NetlinkError> {
-        let failed = |operation| move |source| NetlinkError::Socket { operation, source };
+        let failed = |operation| move |error| NetlinkError::socket(operation, error);
         let mut socket = Socket::new(protocol).map_err(failed("open"))?;
         socket.bind_auto().map_err(failed("bind"))?;
         socket
@@ -230,32 +239,25 @@ impl Netlink {
     fn send(&mut self, datagram: &[u8]) -> Result<(), NetlinkError> {
         self.socket
             .send(datagram, 0)
-            .map_err(|source| NetlinkError::Socket {
-                operation: "send",
-                source,
-            })?;
+            .map_err(|error| NetlinkError::socket("send", error))?;
         Ok(())
     }
 
     fn receive(&mut self) -> Result<Vec<u8>, NetlinkError> {
         loop {
-            let source = match self.socket.recv_from_full() {
+            let error = match self.socket.recv_from_full() {
                 Ok((datagram, _)) => return Ok(datagram),
-                Err(error) => error,
+                Err(error) => NetlinkError::socket("receive", error),
             };
-            let errno = source.raw_os_error().map(Errno::from_raw);
-            if errno == Some(Errno::EAGAIN) {
-                return Err(NetlinkError::AnswerLost { reason: "timeout" });
-            } else if errno == Some(Errno::ENOBUFS) {
-                return Err(NetlinkError::AnswerLost {
-                    reason: "receive buffer overflow",
-                });
-            } else if errno != Some(Errno::EINTR) {
-                return Err(NetlinkError::Socket {
-                    operation: "receive",
-                    source,
-                });
-            }
+            let reason = match error {
+                NetlinkError::Socket { source, .. } if source == Errno::EINTR => continue,
+                NetlinkError::Socket { source, .. } if source == Errno::EAGAIN => "timeout",
+                NetlinkError::Socket { source, .. } if source == Errno::ENOBUFS => {
+                    "receive buffer overflow"
+                }
+                error => return Err(error),
+            };
+            return Err(NetlinkError::AnswerLost { reason });
         }
     }
 }

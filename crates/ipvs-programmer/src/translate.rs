@@ -3,6 +3,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use data_plane::Connections;
 use netlink_packet_ipvs::{
     AF_INET, AF_INET6, DestAttribute, Flags, ForwardingMethod as KernelForwarding, IpvsAttribute,
     IpvsCommand, IpvsMessage, SVC_F_ONEPACKET, SVC_F_PERSISTENT, SVC_F_SCHED_MH_FALLBACK,
@@ -18,15 +19,6 @@ use virtual_server::{
 /// `ip_vs_add_service` and `ip_vs_edit_service`), so the mark lives exactly as long as the
 /// service, over any restart of ours. It is far above the flags in use, which grow from below.
 const FLAG_OWNED: u32 = 1 << 30;
-
-/// Connections of a real server, as the kernel counts them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Connections {
-    /// Established, or on the way to it.
-    pub active: u32,
-    /// In any other state.
-    pub inactive: u32,
-}
 
 /// The request that makes the change.
 pub(crate) fn request(change: &TableChange) -> IpvsMessage {
@@ -277,7 +269,7 @@ fn with_settings(key: EntryKey, settings: &EntrySettings) -> Vec<ServiceAttribut
     };
     let mut attributes = service_key(key);
     attributes.extend([
-        ServiceAttribute::SchedulerName(name),
+        ServiceAttribute::SchedulerName(name.to_owned()),
         ServiceAttribute::Flags(Flags {
             flags,
             mask: u32::MAX,
@@ -288,9 +280,10 @@ fn with_settings(key: EntryKey, settings: &EntrySettings) -> Vec<ServiceAttribut
     attributes
 }
 
-fn scheduler(scheduler: &EntryScheduler) -> (String, u32) {
+/// The kernel's name of a scheduler, and its flags.
+pub(crate) fn scheduler(scheduler: &EntryScheduler) -> (&str, u32) {
     let flag = |wanted, flag| if wanted { flag } else { 0 };
-    let (name, flags) = match scheduler {
+    match scheduler {
         EntryScheduler::Known(Scheduler::Rr) => ("rr", 0),
         EntryScheduler::Known(Scheduler::Wrr) => ("wrr", 0),
         EntryScheduler::Known(Scheduler::Lc) => ("lc", 0),
@@ -306,8 +299,7 @@ fn scheduler(scheduler: &EntryScheduler) -> (String, u32) {
             flag(*fallback, SVC_F_SCHED_MH_FALLBACK) | flag(*port, SVC_F_SCHED_MH_PORT),
         ),
         EntryScheduler::Foreign(name) => (name.as_str(), 0),
-    };
-    (name.to_owned(), flags)
+    }
 }
 
 fn destination_key(address: SocketAddr) -> Vec<DestAttribute> {

@@ -15,7 +15,7 @@ use std::{
 use ipvs_programmer::{
     desired_table::standing_entry,
     firewall,
-    kernel::{Kernel, LinuxKernel},
+    kernel::{Firewall as _, IpvsTable as _, LinuxKernel, LocalPrefixes as _},
     marks,
 };
 use nix::{

@@ -284,6 +284,15 @@ impl VirtualServer {
         }
     }
 
+    /// Address and port of a real server in a kernel's table; port 0 keeps the client's.
+    #[must_use]
+    pub fn table_address(&self, real_server: &RealServer) -> SocketAddr {
+        let port = self
+            .real_server_port(real_server)
+            .map_or(0, NonZeroU16::get);
+        SocketAddr::new(real_server.address, port)
+    }
+
     /// The port that the health check of a real server connects to. `None`: it is not checked;
     /// in a valid virtual server that means that it has no health check.
     #[must_use]

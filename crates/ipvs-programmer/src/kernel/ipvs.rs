@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
+use data_plane::Connections;
 use netlink_packet_generic::{
     GenlMessage,
     ctrl::{GenlCtrl, GenlCtrlCmd, nlas::GenlCtrlAttrs},
@@ -15,7 +16,7 @@ use super::FailedChange;
 use crate::{
     error::KernelError,
     netlink::{Netlink, NetlinkError},
-    translate::{self, Connections},
+    translate,
 };
 
 /// The IPVS table of one network namespace.

@@ -1,13 +1,20 @@
 //! Sysctls through `/proc/sys`, which shows those of the reader's network namespace.
 
-use std::{fs, io, path::PathBuf};
+use std::{fs, path::PathBuf};
 
-pub(crate) fn read(name: &str) -> io::Result<String> {
-    fs::read_to_string(path(name)).map(|value| value.trim().to_owned())
+use nix::errno::Errno;
+
+pub(crate) fn read(name: &str) -> Result<String, Errno> {
+    let value = fs::read_to_string(path(name)).map_err(to_errno)?;
+    Ok(value.trim().to_owned())
 }
 
-pub(crate) fn write(name: &str, value: &str) -> io::Result<()> {
-    fs::write(path(name), value)
+pub(crate) fn write(name: &str, value: &str) -> Result<(), Errno> {
+    fs::write(path(name), value).map_err(to_errno)
+}
+
+fn to_errno(error: std::io::Error) -> Errno {
+    Errno::try_from(error).unwrap_or(Errno::EIO)
 }
 
 fn path(name: &str) -> PathBuf {

@@ -2,15 +2,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard},
 };
 
+use daemon_runtime::{Daemon, ListenAddress};
+use data_plane::{Config, Connections};
 use ipnet::IpNet;
 use ipvs_programmer::{
-    Connections, KernelError, NetlinkError,
-    kernel::{FailedChange, Kernel},
+    KernelError, NetlinkError,
+    kernel::{ConnectionTable, FailedChange, Firewall, IpvsTable, LocalPrefixes, Sysctls},
 };
 use nix::errno::Errno;
 use virtual_server::{
@@ -42,6 +43,12 @@ pub(crate) struct State {
 pub(crate) struct FakeKernel(Arc<Mutex<State>>);
 
 impl FakeKernel {
+    /// Starts the daemon on this kernel.
+    pub(crate) async fn start(&self, config: Config, daemon: &mut Daemon) -> ListenAddress {
+        let address = ipvs_programmer::start_with(self.clone(), self.clone(), config, daemon);
+        address.await.unwrap()
+    }
+
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap()
     }
@@ -52,7 +59,7 @@ impl FakeKernel {
     }
 }
 
-impl Kernel for FakeKernel {
+impl IpvsTable for FakeKernel {
     fn read_table(&mut self) -> Result<Table, KernelError> {
         Ok(self.state().table.clone())
     }
@@ -67,21 +74,6 @@ impl Kernel for FakeKernel {
 
     fn read_entry(&mut self, key: EntryKey) -> Result<Option<Entry>, KernelError> {
         Ok(self.state().table.entries.get(&key).cloned())
-    }
-
-    fn read_connections(
-        &mut self,
-        key: EntryKey,
-    ) -> Result<BTreeMap<SocketAddr, Connections>, KernelError> {
-        let state = self.state();
-        let Some(entry) = state.table.entries.get(&key) else {
-            return Ok(BTreeMap::new());
-        };
-        let connections = |address| state.connections.get(address).copied().unwrap_or_default();
-        let real_servers = entry.real_servers.keys();
-        Ok(real_servers
-            .map(|address| (*address, connections(address)))
-            .collect())
     }
 
     fn apply(&mut self, changes: &[TableChange]) -> Result<Vec<FailedChange>, KernelError> {
@@ -120,7 +112,26 @@ impl Kernel for FakeKernel {
         }
         Ok(failed)
     }
+}
 
+impl ConnectionTable for FakeKernel {
+    fn read_connections(
+        &mut self,
+        key: EntryKey,
+    ) -> Result<BTreeMap<SocketAddr, Connections>, KernelError> {
+        let state = self.state();
+        let Some(entry) = state.table.entries.get(&key) else {
+            return Ok(BTreeMap::new());
+        };
+        let connections = |address| state.connections.get(address).copied().unwrap_or_default();
+        let real_servers = entry.real_servers.keys();
+        Ok(real_servers
+            .map(|address| (*address, connections(address)))
+            .collect())
+    }
+}
+
+impl LocalPrefixes for FakeKernel {
     fn read_local_prefixes(&mut self) -> Result<BTreeSet<IpNet>, KernelError> {
         Ok(self.state().local.clone())
     }
@@ -141,7 +152,9 @@ impl Kernel for FakeKernel {
         state.local.remove(&prefix);
         Ok(())
     }
+}
 
+impl Firewall for FakeKernel {
     fn holds_firewall(
         &mut self,
         table: &nftables_table::Table,
@@ -171,19 +184,17 @@ impl Kernel for FakeKernel {
         state.firewall = Some(table.clone());
         Ok(())
     }
+}
 
-    fn read_sysctl(&mut self, name: &str) -> io::Result<String> {
-        self.state()
-            .sysctls
-            .get(name)
-            .cloned()
-            .ok_or_else(|| io::ErrorKind::NotFound.into())
+impl Sysctls for FakeKernel {
+    fn read_sysctl(&mut self, name: &str) -> Result<String, Errno> {
+        self.state().sysctls.get(name).cloned().ok_or(Errno::ENOENT)
     }
 
-    fn write_sysctl(&mut self, name: &str, value: &str) -> io::Result<()> {
+    fn write_sysctl(&mut self, name: &str, value: &str) -> Result<(), Errno> {
         let mut state = self.state();
         if state.read_only_sysctl == Some(name) {
-            return Err(io::ErrorKind::ReadOnlyFilesystem.into());
+            return Err(Errno::EROFS);
         }
         state.writes.push(format!("{name}={value}"));
         state.sysctls.insert(name.to_owned(), value.to_owned());

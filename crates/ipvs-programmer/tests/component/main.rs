@@ -2,30 +2,30 @@
 //! that its modules make.
 #![cfg(test)]
 
+#[path = "../../../data-plane/tests/component/discovery.rs"]
+#[allow(dead_code, reason = "shared with the tests of data-plane")]
 mod discovery;
 mod draining;
 mod fake_kernel;
-mod lagging;
-mod large;
+#[path = "../../../data-plane/tests/component/serving.rs"]
+#[allow(dead_code, reason = "shared with the tests of data-plane")]
+mod serving;
+#[path = "../../../data-plane/tests/component/world.rs"]
+#[allow(dead_code, reason = "shared with the tests of data-plane")]
 mod world;
 
 use std::time::Duration;
 
-use daemon_api::dataplane::v1::{
-    Health, MissingStep, ServiceAddress, WatchServiceAddressesRequest,
-    watch_service_addresses_response::Event,
-};
-use daemon_api::discovery::v1 as discovery_v1;
-use ipvs_programmer::Connections;
-use tokio::time::timeout;
+use daemon_api::dataplane::v1::{Health, MissingStep, ServiceAddress};
+use data_plane::Connections;
 use virtual_server::{
-    DesiredChange, Entry, EntryKey, EntryScheduler, EntrySettings, FailureAction, ForwardingMethod,
-    HealthCheckKind, Protocol, RealServer, RealServerState, Scheduler, VirtualServerId,
+    Entry, EntryKey, EntryScheduler, EntrySettings, FailureAction, ForwardingMethod,
+    HealthCheckKind, Protocol, RealServerState, Scheduler, VirtualServerId,
 };
 
 use discovery::StandIn;
 use fake_kernel::{FakeKernel, State};
-use world::{LIMIT, World, desired, real_server, run, virtual_server};
+use world::{World, desired, real_server, run, virtual_server};
 
 const RANGE: &str = "10.1.1.0/24";
 const ID: &str = "tcp/10.1.1.10:8080";
@@ -226,65 +226,6 @@ fn a_real_server_that_fails_is_quiesced_or_removed_and_returns() {
 }
 
 #[test]
-fn an_address_stops_serving_below_the_minimum_and_says_why() {
-    run(|| async {
-        let one = real_server(ONE).await;
-        let kernel = FakeKernel::default();
-        let stand_in = StandIn::silent("127.0.0.1:0").await;
-        let mut world = World::start(&kernel, stand_in.address).await;
-        stand_in.say(&desired(&[virtual_server(ID, &[ONE])]));
-        world.wait_until_serving(RANGE).await;
-        drop(one);
-        let address = world.wait_for(|address| !address.serving).await;
-        assert_eq!(address.missing_step(), MissingStep::Healthy);
-        let expected = "tcp/10.1.1.10:8080: 0 of 1 real servers are in service, 1 wanted";
-        assert!(address.detail.starts_with(expected), "{}", address.detail);
-        assert!(address.detail.contains("refused"), "{}", address.detail);
-    });
-}
-
-#[test]
-fn a_check_that_has_not_ended_keeps_the_address_down() {
-    run(|| async {
-        let _one = real_server(ONE).await;
-        let kernel = FakeKernel::default();
-        let stand_in = StandIn::silent("127.0.0.1:0").await;
-        let mut world = World::start(&kernel, stand_in.address).await;
-        let mut server = virtual_server(ID, &[ONE]);
-        server.health_check.as_mut().unwrap().initial_jitter = Duration::from_secs(3600);
-        stand_in.say(&desired(std::slice::from_ref(&server)));
-        let address = world.wait_for(|address| address.prefix == RANGE).await;
-        assert_eq!(address.missing_step(), MissingStep::Checked);
-        assert_eq!(
-            weight(&kernel.state(), ID, ONE),
-            Some(0),
-            "programmed, but out of service"
-        );
-        server.health_check = None;
-        stand_in.say(&desired(&[server]));
-        world.wait_until_serving(RANGE).await;
-    });
-}
-
-#[test]
-fn a_new_virtual_server_takes_nothing_from_the_others() {
-    run(|| async {
-        let _one = real_server(ONE).await;
-        let kernel = FakeKernel::default();
-        let stand_in = StandIn::silent("127.0.0.1:0").await;
-        let mut world = World::start(&kernel, stand_in.address).await;
-        let first = virtual_server(ID, &[ONE]);
-        stand_in.say(&desired(std::slice::from_ref(&first)));
-        world.wait_until_serving(RANGE).await;
-        let mut second = virtual_server("tcp/10.1.1.11:8080", &[TWO]);
-        second.health_check.as_mut().unwrap().initial_jitter = Duration::from_secs(3600);
-        stand_in.say(&desired(&[first, second]));
-        let address = world.wait_for(|address| address.virtual_servers == 2).await;
-        assert!(address.serving, "{address:?}");
-    });
-}
-
-#[test]
 fn an_endpoint_change_costs_what_it_changes() {
     run(|| async {
         let (_one, _two) = (real_server(ONE).await, real_server(TWO).await);
@@ -314,41 +255,6 @@ fn an_endpoint_change_costs_what_it_changes() {
 }
 
 #[test]
-fn the_last_set_stays_when_discovery_is_lost_and_a_new_one_is_found_again() {
-    run(|| async {
-        let _one = real_server(ONE).await;
-        let kernel = FakeKernel::default();
-        let stand_in = StandIn::silent("127.0.0.1:0").await;
-        let address = stand_in.address;
-        let mut world = World::start(&kernel, address).await;
-        stand_in.say(&desired(&[virtual_server(ID, &[ONE])]));
-        world.wait_until_serving(RANGE).await;
-        drop(stand_in);
-        timeout(LIMIT, async {
-            while !world
-                .readiness
-                .report()
-                .contains("the last desired set stays in use")
-            {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        })
-        .await
-        .unwrap();
-        assert!(world.service_addresses().await[0].serving);
-        assert!(world.readiness.is_ready(), "{}", world.readiness.report());
-
-        let stand_in = StandIn::silent(&address.to_string()).await;
-        stand_in.say(&desired(&[]));
-        world
-            .wait_for_kernel(|state| !state.table.entries.contains_key(&key(ID)))
-            .await;
-        let standing = kernel.state().table.entries.len();
-        assert_eq!(standing, 1, "a standing entry keeps the hooks registered");
-    });
-}
-
-#[test]
 fn a_virtual_server_that_goes_loses_its_address_before_its_entry() {
     run(|| async {
         let _one = real_server(ONE).await;
@@ -374,38 +280,8 @@ fn a_virtual_server_that_goes_loses_its_address_before_its_entry() {
             at("remove local 10.5.0.1/32") < at("RemoveVirtualServer"),
             "{writes:#?}"
         );
-    });
-}
-
-#[test]
-fn an_address_that_moves_into_a_range_or_out_of_it_stays_local_all_the_while() {
-    run(|| async {
-        let _one = real_server(ONE).await;
-        let in_range = desired(&[virtual_server(ID, &[ONE])]);
-        let mut alone = in_range.clone();
-        alone.service_ranges.clear();
-        let kernel = FakeKernel::default();
-        let stand_in = StandIn::silent("127.0.0.1:0").await;
-        stand_in.say(&alone);
-        let mut world = World::start(&kernel, stand_in.address).await;
-        world.wait_until_serving("10.1.1.10/32").await;
-        for (set, comes, goes) in [
-            (&in_range, RANGE, "10.1.1.10/32"),
-            (&alone, "10.1.1.10/32", RANGE),
-        ] {
-            kernel.take_writes();
-            stand_in.say(set);
-            world.wait_until_serving(comes).await;
-            let local = [comes.parse().unwrap()].into();
-            world.wait_for_kernel(|state| state.local == local).await;
-            let writes = kernel.take_writes();
-            let at = |text: String| writes.iter().position(|write| *write == text);
-            let (added, removed) = (
-                at(format!("add local {comes}")),
-                at(format!("remove local {goes}")),
-            );
-            assert!(added.is_some() && added < removed, "{writes:#?}");
-        }
+        let standing = kernel.state().table.entries.len();
+        assert_eq!(standing, 1, "a standing entry keeps the hooks registered");
     });
 }
 
@@ -620,105 +496,6 @@ fn an_entry_of_another_program_with_a_desired_key_is_taken_over() {
 }
 
 #[test]
-fn an_object_that_cannot_be_keeps_its_last_good_state() {
-    run(|| async {
-        let _one = real_server(ONE).await;
-        let kernel = FakeKernel::default();
-        let stand_in = StandIn::silent("127.0.0.1:0").await;
-        let mut world = World::start(&kernel, stand_in.address).await;
-        let server = virtual_server(ID, &[ONE]);
-        stand_in.say(&desired(std::slice::from_ref(&server)));
-        world.wait_until_serving(RANGE).await;
-        let range = desired(&[]).service_ranges.first().copied().unwrap();
-        let mut broken = discovery::event(&DesiredChange::PutVirtualServer(server));
-        if let discovery_v1::watch_response::Event::VirtualServer(server) = &mut broken {
-            server.minimum_healthy = 0;
-        }
-        let other = virtual_server("tcp/10.5.0.1:8080", &[ONE]);
-        stand_in.say_events(vec![
-            discovery::event(&DesiredChange::PutServiceRange(range)),
-            broken,
-            discovery::event(&DesiredChange::PutVirtualServer(other)),
-        ]);
-        world.wait_until_serving("10.5.0.1/32").await;
-        assert_eq!(weight(&kernel.state(), ID, ONE), Some(1));
-        assert!(
-            world
-                .service_addresses()
-                .await
-                .iter()
-                .all(|address| address.serving)
-        );
-    });
-}
-
-#[test]
-fn an_oversized_virtual_server_does_not_hold_up_the_others() {
-    run(|| async {
-        let (_one, _two) = (real_server(ONE).await, real_server(TWO).await);
-        let kernel = FakeKernel::default();
-        let stand_in = StandIn::silent("127.0.0.1:0").await;
-        let mut world = World::start(&kernel, stand_in.address).await;
-        // More than 4 MiB, the default limit of a message.
-        let mut oversized = virtual_server("tcp/[fd00:1::1]:8080", &[]);
-        oversized.scheduler = Scheduler::Rr;
-        let first = u128::from_be_bytes([
-            0xfd, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff, 0xff, 1, 1, 1, 1, 1, 1, 0, 0,
-        ]);
-        let template = virtual_server(ID, &[ONE]).real_servers.remove(0);
-        oversized.real_servers = (0..110_000_u32)
-            .map(|index| RealServer {
-                address: std::net::Ipv6Addr::from_bits(first + u128::from(index)).into(),
-                ..template.clone()
-            })
-            .collect();
-        let oversized = discovery::event(&DesiredChange::PutVirtualServer(oversized));
-        let range = desired(&[]).service_ranges.first().copied().unwrap();
-        let range = discovery::event(&DesiredChange::PutServiceRange(range));
-        for real_servers in [&[ONE][..], &[ONE, TWO]] {
-            let other = virtual_server(ID, real_servers);
-            stand_in.say_events(vec![
-                range.clone(),
-                oversized.clone(),
-                discovery::event(&DesiredChange::PutVirtualServer(other)),
-            ]);
-            let last = real_servers[real_servers.len() - 1];
-            world
-                .wait_for_kernel(|state| weight(state, ID, last) == Some(1))
-                .await;
-        }
-        world.wait_until_serving(RANGE).await;
-        let metrics = world.metrics.encode();
-        assert!(
-            metrics.contains("portlb_discovery_invalid_objects_total 2"),
-            "{metrics}"
-        );
-    });
-}
-
-#[test]
-fn a_stream_that_breaks_before_it_is_synced_is_opened_after_growing_pauses() {
-    run(|| async {
-        let kernel = FakeKernel::default();
-        let stand_in = StandIn::silent("127.0.0.1:0").await;
-        stand_in.break_streams(true);
-        stand_in.say(&desired(&[]));
-        let begin = std::time::Instant::now();
-        let mut world = World::start(&kernel, stand_in.address).await;
-        let mut opened = stand_in.opened();
-        let sixth = timeout(LIMIT, opened.wait_for(|count| *count >= 6)).await;
-        drop(sixth.unwrap().unwrap());
-        // 20 + 40 + 80 + 160 + 320 ms, each shorter by a fifth at most.
-        let elapsed = begin.elapsed();
-        assert!(elapsed >= Duration::from_millis(490), "{elapsed:?}");
-        let _one = real_server(ONE).await;
-        stand_in.break_streams(false);
-        stand_in.say(&desired(&[virtual_server(ID, &[ONE])]));
-        world.wait_until_serving(RANGE).await;
-    });
-}
-
-#[test]
 fn lists_carry_the_kernels_connection_counters() {
     run(|| async {
         let _one = real_server(ONE).await;
@@ -742,35 +519,6 @@ fn lists_carry_the_kernels_connection_counters() {
         );
         assert!(real.programmed);
         assert_eq!(real.health(), Health::Healthy);
-    });
-}
-
-#[test]
-fn a_silent_watch_gets_heartbeats() {
-    run(|| async {
-        let kernel = FakeKernel::default();
-        let stand_in = StandIn::silent("127.0.0.1:0").await;
-        let mut world = World::start(&kernel, stand_in.address).await;
-        let request = WatchServiceAddressesRequest {
-            heartbeat_interval_milliseconds: 1,
-        };
-        let mut stream = world
-            .client
-            .watch_service_addresses(request)
-            .await
-            .unwrap()
-            .into_inner();
-        for _ in 0..3 {
-            let response = timeout(LIMIT, stream.message())
-                .await
-                .unwrap()
-                .unwrap()
-                .unwrap();
-            assert!(
-                matches!(response.event, Some(Event::Heartbeat(_))),
-                "{response:?}"
-            );
-        }
     });
 }
 
@@ -869,29 +617,5 @@ fn a_udp_server_leaves_the_table_and_is_not_served_without_the_sysctl_that_frees
         let quiesced = written.iter().find(|write| write.contains("SetRealServer"));
         assert_eq!(quiesced, None, "{written:#?}");
         world.wait_for(|address| !address.serving).await;
-    });
-}
-
-#[test]
-fn it_goes_on_after_the_signal_while_an_announcer_watches_and_ends_with_it() {
-    run(|| async {
-        let one = real_server(ONE).await;
-        let kernel = FakeKernel::default();
-        let stand_in = StandIn::silent("127.0.0.1:0").await;
-        let linger = Duration::from_secs(3600);
-        let mut world = World::start_lingering(&kernel, stand_in.address, linger).await;
-        stand_in.say(&desired(&[virtual_server(ID, &[ONE])]));
-        world.wait_until_serving(RANGE).await;
-        let request = WatchServiceAddressesRequest {
-            heartbeat_interval_milliseconds: 0,
-        };
-        let announcer = world.client.watch_service_addresses(request).await.unwrap();
-        world.request_stop();
-        drop(one);
-        world
-            .wait_for_kernel(|state| weight(state, ID, ONE) == Some(0))
-            .await;
-        drop(announcer);
-        world.stop().await;
     });
 }

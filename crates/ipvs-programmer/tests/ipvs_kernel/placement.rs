@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ipvs_programmer::kernel::{Kernel, LinuxKernel};
+use ipvs_programmer::kernel::{IpvsTable as _, LinuxKernel};
 use socket2::{Domain, Socket, Type};
 use virtual_server::{
     Entry, EntryKey, FailureAction, ForwardingMethod, Persistence, Placements, Protocol,

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use ipvs_programmer::kernel::{Kernel, LinuxKernel};
+use ipvs_programmer::kernel::{IpvsTable as _, LinuxKernel};
 use lab::Host;
 use lab::keepalived::{self, Keepalived};
 use lab::reference::{Options, SERVICE_RANGE};

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use integration::report::{Figures, Report};
-use ipvs_programmer::kernel::{Kernel as _, LinuxKernel};
+use ipvs_programmer::kernel::{IpvsTable as _, LinuxKernel};
 use lab::Host;
 
 use crate::heard::{Look, Reference, Served};

@@ -13,7 +13,7 @@ use daemon_api::discovery::v1::{
 };
 use futures::AsyncBufReadExt as _;
 use http::Request;
-use ipvs_programmer::kernel::{Kernel as _, LinuxKernel};
+use ipvs_programmer::kernel::{IpvsTable as _, LinuxKernel};
 use lab::Host;
 use serde_json::Value;
 use tonic::transport::Endpoint;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use integration::memory;
 use integration::report::Report;
-use ipvs_programmer::kernel::{Kernel as _, LinuxKernel};
+use ipvs_programmer::kernel::{IpvsTable as _, LinuxKernel};
 use lab::{Host, Process, Signal};
 use virtual_server::{Entry, EntryKey, Protocol};
 

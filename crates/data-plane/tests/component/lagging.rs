@@ -1,4 +1,4 @@
-//! Watches whose watcher does not read: of the programmer, and of the programmer itself.
+//! Watches whose watcher does not read: those of the data plane, and the one that it opens itself.
 
 use std::{collections::BTreeSet, net::Ipv4Addr, pin::Pin, sync::atomic::Ordering, time::Duration};
 
@@ -14,8 +14,8 @@ use daemon_api::{
     },
 };
 use daemon_runtime::{Daemon, KEPT_REMOVALS};
+use data_plane::Config;
 use futures::{Stream, StreamExt, stream};
-use ipvs_programmer::config::Config;
 use std::sync::{Arc, atomic::AtomicUsize};
 use tokio::{net::TcpListener, time::timeout};
 use tokio_stream::wrappers::TcpListenerStream;
@@ -29,7 +29,6 @@ use crate::{
     ID, ONE,
     discovery::StandIn,
     fake_kernel::FakeKernel,
-    key,
     world::{LIMIT, World, desired, run, virtual_server},
 };
 
@@ -97,7 +96,7 @@ fn a_watcher_that_does_not_read_is_aborted_and_the_others_get_every_change() {
     run(|| async {
         let stand_in = StandIn::silent("127.0.0.1:0").await;
         stand_in.say(&set(0));
-        let mut daemon = Daemon::new("ipvs-programmer");
+        let mut daemon = Daemon::new("data-plane");
         let config = Config {
             discovery: format!("http://{}", stand_in.address).parse().unwrap(),
             audit_interval: Duration::from_secs(60),
@@ -105,9 +104,7 @@ fn a_watcher_that_does_not_read_is_aborted_and_the_others_get_every_change() {
             grpc_listen: "127.0.0.1:0".parse().unwrap(),
         };
         let kernel = FakeKernel::default();
-        let started =
-            ipvs_programmer::start_with(kernel.clone(), kernel.clone(), config, &mut daemon);
-        let address = started.await.unwrap().to_string();
+        let address = kernel.start(config, &mut daemon).await.to_string();
         let shutdown = daemon.shutdown().clone();
         let running = tokio::spawn(daemon.run_until_drained(std::future::pending()));
 
@@ -193,8 +190,8 @@ fn an_aborted_watch_of_the_discovery_is_opened_again_and_its_set_replaces_the_ol
         let world = World::start(&kernel, address).await;
         world
             .wait_for_kernel(|state| {
-                let entries = &state.table.entries;
-                entries.contains_key(&key(ID)) && !entries.contains_key(&key(FIRST))
+                let is_there = |id: &str| state.table.contains_key(&id.parse().unwrap());
+                is_there(ID) && !is_there(FIRST)
             })
             .await;
         assert_eq!(discovery.0.load(Ordering::SeqCst), 2);

@@ -1,4 +1,4 @@
-//! Client of Discovery: keeps asking for the desired set, whoever serves it.
+//! Client of Discovery: watches the desired set, and connects again when it is lost.
 
 use std::collections::BTreeSet;
 
@@ -10,54 +10,80 @@ use daemon_api::{
 };
 use daemon_runtime::{Backoff, LONGEST_RETRY, Target};
 use tokio::sync::mpsc;
-use tonic::Streaming;
+use tonic::{Code, Status, Streaming};
 use virtual_server::{DesiredChange, DesiredSet, VirtualServerId};
 
-/// What the owner of the table is told.
+/// Change of the desired set, or of the stream that carries it.
 #[derive(Debug)]
-pub enum DesiredEvent {
-    /// A stream has opened and told everything.
+pub(crate) enum DesiredEvent {
+    /// A stream has opened and sent every object.
     Set {
         /// Everything.
         desired: DesiredSet,
-        /// Virtual servers that were sent in a form that cannot be: their last good one stays.
+        /// Virtual servers that were sent in an invalid form: their last good form stays.
         kept: BTreeSet<VirtualServerId>,
     },
     /// Something has changed since.
     Change(DesiredChange),
-    /// An object cannot be; its last good state stays.
+    /// An object is invalid; its last good state stays.
     InvalidObject,
     /// There is no stream; the last set stays.
-    Lost(String),
+    Lost(StreamLoss),
 }
 
-/// Watches for ever, and tells what comes. Ends when nobody listens any more.
-pub async fn watch(target: Target, events: mpsc::Sender<DesiredEvent>) {
+/// Why there is no stream of the desired set.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no desired set from {target}: {cause}")]
+pub(crate) struct StreamLoss {
+    target: String,
+    cause: LossCause,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+enum LossCause {
+    #[error("the stream has ended")]
+    Ended,
+    #[error("{message}")]
+    Failed { code: Code, message: String },
+}
+
+impl From<Status> for LossCause {
+    fn from(status: Status) -> Self {
+        Self::Failed {
+            code: status.code(),
+            message: status.message().to_owned(),
+        }
+    }
+}
+
+/// Watches for ever, and sends what changes. Ends when the receiver is gone.
+pub(crate) async fn watch(target: Target, events: mpsc::Sender<DesiredEvent>) {
     let mut backoff = Backoff::for_neighbouring_daemon(LONGEST_RETRY);
     let client = DiscoveryClient::new(target.channel());
     let mut client = client.max_decoding_message_size(MESSAGE_LIMIT);
     loop {
-        let reason = match client.watch(WatchRequest {}).await {
+        let cause = match client.watch(WatchRequest {}).await {
             Ok(response) => match follow(response.into_inner(), &events, &mut backoff).await {
-                Some(reason) => reason,
+                Some(cause) => cause,
                 None => return,
             },
-            Err(status) => status.message().to_owned(),
+            Err(status) => status.into(),
         };
-        let lost = format!("no desired set from {target}: {reason}");
-        if events.send(DesiredEvent::Lost(lost)).await.is_err() {
+        let target = target.to_string();
+        let lost = DesiredEvent::Lost(StreamLoss { target, cause });
+        if events.send(lost).await.is_err() {
             return;
         }
         backoff.wait().await;
     }
 }
 
-/// Tells what one stream says until it ends, and then why; `None`: nobody listens.
+/// Sends what one stream says until it ends, and returns why it ended; `None`: the receiver is gone.
 async fn follow(
     mut stream: Streaming<WatchResponse>,
     events: &mpsc::Sender<DesiredEvent>,
     backoff: &mut Backoff,
-) -> Option<String> {
+) -> Option<LossCause> {
     let mut opening = Some((DesiredSet::default(), BTreeSet::new()));
     loop {
         let event = match stream.message().await {
@@ -66,11 +92,11 @@ async fn follow(
             })) => event,
             // An event of a newer contract.
             Ok(Some(WatchResponse { event: None, .. })) => continue,
-            Ok(None) => return Some("the stream has ended".to_owned()),
-            Err(status) => return Some(status.message().to_owned()),
+            Ok(None) => return Some(LossCause::Ended),
+            Err(status) => return Some(status.into()),
         };
         let id = id_of(&event);
-        let news = match (desired_change(event), &mut opening) {
+        let event = match (desired_change(event), &mut opening) {
             (Ok(Some(change)), Some((desired, _))) => {
                 desired.apply(change);
                 continue;
@@ -78,8 +104,8 @@ async fn follow(
             (Ok(Some(change)), None) => DesiredEvent::Change(change),
             (Ok(None), opening) => match opening.take() {
                 Some((desired, kept)) => {
-                    // A stream that ends before it has told everything would be opened without
-                    // any pause.
+                    // Not earlier: a stream that ends before it is synced would be opened again
+                    // without any pause.
                     backoff.reset();
                     DesiredEvent::Set { desired, kept }
                 }
@@ -97,7 +123,7 @@ async fn follow(
                 DesiredEvent::InvalidObject
             }
         };
-        if events.send(news).await.is_err() {
+        if events.send(event).await.is_err() {
             return None;
         }
     }

@@ -1,49 +1,69 @@
+use std::time::Instant;
+
+use nix::errno::Errno;
 use virtual_server::ForwardingMethod;
 
 use super::*;
-use crate::{desired_table, testing::virtual_server};
+use crate::{health_check::ProbeError, testing::virtual_server};
 
 fn server() -> VirtualServer {
     virtual_server("tcp/10.1.1.10:80", ForwardingMethod::DirectRouting)
 }
 
-fn state(health: Health) -> CheckState {
-    CheckState {
+fn state(health: Health) -> HealthState {
+    let error = ProbeError::Connect {
+        target: "10.244.0.1:80".parse().unwrap(),
+        errno: Errno::ECONNREFUSED,
+    };
+    HealthState {
         health,
-        last_error: "refused".into(),
+        last_error: Some(error),
         changed: Instant::now(),
     }
 }
 
-/// A virtual server whose table is as it should be.
-fn status(health: Health, settled: bool) -> VirtualServerStatus {
+/// What a forwarder holds that quiesces a real server that is draining or not healthy.
+fn programmed(server: &VirtualServer, health: Health) -> Observation {
+    let weights = server.real_servers.iter().map(|real_server| {
+        let serves = health == Health::Healthy && real_server.state == RealServerState::Ready;
+        (server.table_address(real_server), u32::from(serves))
+    });
+    Observation {
+        has_target: true,
+        is_programmed: true,
+        is_owned: true,
+        weights: weights.collect(),
+        ..Observation::default()
+    }
+}
+
+/// A virtual server that the forwarder holds.
+fn status(health: Health, is_checked: bool) -> VirtualServerStatus {
     let server = server();
-    let entry = desired_table::entry(&server, |_| health, None);
-    let observed = Observed {
-        target: Some(&entry),
-        actual: Some(&entry),
-        error: None,
-        settled,
-        firewall_mark: None,
+    let knowledge = Knowledge {
+        observation: programmed(&server, health),
+        why_impossible: None,
+        is_checked,
     };
-    VirtualServerStatus::new(&server, observed, |_| state(health))
+    VirtualServerStatus::new(&server, knowledge, |_| state(health))
 }
 
 fn unprogrammed(impossible: bool) -> VirtualServerStatus {
-    let server = server();
-    let entry = desired_table::entry(&server, |_| Health::Healthy, None);
-    let observed = Observed {
-        target: (!impossible).then_some(&entry),
-        actual: None,
-        error: Some("no scheduler"),
-        settled: true,
-        firewall_mark: None,
+    let no_scheduler = || "no scheduler".to_owned();
+    let knowledge = Knowledge {
+        observation: Observation {
+            has_target: !impossible,
+            error: Some(no_scheduler()),
+            ..Observation::default()
+        },
+        why_impossible: impossible.then(no_scheduler),
+        is_checked: true,
     };
-    VirtualServerStatus::new(&server, observed, |_| state(Health::Healthy))
+    VirtualServerStatus::new(&server(), knowledge, |_| state(Health::Healthy))
 }
 
 #[track_caller]
-fn check_virtual_server(
+fn assert_virtual_server(
     status: &VirtualServerStatus,
     step: Option<MissingStep>,
     available: u32,
@@ -56,25 +76,26 @@ fn check_virtual_server(
 
 #[test]
 fn the_steps_of_a_virtual_server_come_in_order() {
-    check_virtual_server(
+    assert_virtual_server(
         &unprogrammed(false),
         Some(MissingStep::Programmed),
         0,
         "tcp/10.1.1.10:80: no scheduler",
     );
-    check_virtual_server(
+    assert_virtual_server(
         &status(Health::Unchecked, false),
         Some(MissingStep::Checked),
         0,
         "tcp/10.1.1.10:80: 3 of 3 real servers have not had their first check",
     );
-    check_virtual_server(
+    assert_virtual_server(
         &status(Health::Failed, true),
         Some(MissingStep::Healthy),
         0,
-        "tcp/10.1.1.10:80: 0 of 3 real servers are in service, 1 wanted: refused",
+        "tcp/10.1.1.10:80: 0 of 3 real servers are in service, 1 wanted: cannot connect to \
+         10.244.0.1:80: Connection refused (os error 111)",
     );
-    check_virtual_server(
+    assert_virtual_server(
         &status(Health::Healthy, true),
         None,
         3,
@@ -89,28 +110,30 @@ fn a_draining_real_server_does_not_count() {
         real_server.state = RealServerState::Draining;
     }
     server.minimum_healthy = 2;
-    let entry = desired_table::entry(&server, |_| Health::Healthy, None);
-    let observed = Observed {
-        target: Some(&entry),
-        actual: Some(&entry),
-        error: None,
-        settled: true,
-        firewall_mark: None,
+    let knowledge = Knowledge {
+        observation: programmed(&server, Health::Healthy),
+        why_impossible: None,
+        is_checked: true,
     };
-    let status = VirtualServerStatus::new(&server, observed, |_| state(Health::Healthy));
+    let status = VirtualServerStatus::new(&server, knowledge, |_| state(Health::Healthy));
     assert_eq!(status.available_real_servers, 1);
     assert_eq!(status.missing_step, Some(MissingStep::Healthy));
 }
 
 #[track_caller]
-fn check(
+fn assert_missing_step(
     virtual_servers: &[VirtualServerStatus],
     local: Result<(), &str>,
     was_serving: bool,
     step: Option<MissingStep>,
 ) {
     let prefix = "10.1.1.0/24".parse().unwrap();
-    let status = ServiceAddressStatus::new(prefix, virtual_servers.iter(), local, was_serving);
+    let status = ServiceAddressStatus::new(
+        prefix,
+        virtual_servers.iter(),
+        local.map_err(str::to_owned),
+        was_serving,
+    );
     assert_eq!(status.missing_step, step, "{status:?}");
 }
 
@@ -119,28 +142,28 @@ fn an_address_comes_up_when_all_are_checked_and_one_serves() {
     let serving = status(Health::Healthy, true);
     let failed = status(Health::Failed, true);
     let unchecked = status(Health::Unchecked, false);
-    check(&[], Ok(()), false, Some(MissingStep::Healthy));
-    check(
+    assert_missing_step(&[], Ok(()), false, Some(MissingStep::Healthy));
+    assert_missing_step(
         std::slice::from_ref(&failed),
         Ok(()),
         false,
         Some(MissingStep::Healthy),
     );
-    check(
+    assert_missing_step(
         &[serving.clone(), unchecked],
         Ok(()),
         false,
         Some(MissingStep::Checked),
     );
     let pending = unprogrammed(false);
-    check(
+    assert_missing_step(
         &[serving.clone(), pending],
         Ok(()),
         false,
         Some(MissingStep::Programmed),
     );
-    check(&[serving.clone(), failed], Ok(()), false, None);
-    check(
+    assert_missing_step(&[serving.clone(), failed], Ok(()), false, None);
+    assert_missing_step(
         &[serving],
         Err("lo is down"),
         false,
@@ -152,9 +175,9 @@ fn an_address_comes_up_when_all_are_checked_and_one_serves() {
 fn an_address_that_is_up_stays_up_while_one_serves() {
     let serving = status(Health::Healthy, true);
     let unchecked = status(Health::Unchecked, false);
-    check(&[serving.clone(), unchecked.clone()], Ok(()), true, None);
-    check(&[unchecked], Ok(()), true, Some(MissingStep::Checked));
-    check(
+    assert_missing_step(&[serving.clone(), unchecked.clone()], Ok(()), true, None);
+    assert_missing_step(&[unchecked], Ok(()), true, Some(MissingStep::Checked));
+    assert_missing_step(
         &[serving],
         Err("gone"),
         true,
@@ -165,8 +188,8 @@ fn an_address_that_is_up_stays_up_while_one_serves() {
 #[test]
 fn one_that_can_never_be_programmed_holds_up_nobody() {
     let serving = status(Health::Healthy, true);
-    check(&[serving, unprogrammed(true)], Ok(()), false, None);
-    check(
+    assert_missing_step(&[serving, unprogrammed(true)], Ok(()), false, None);
+    assert_missing_step(
         &[unprogrammed(true)],
         Ok(()),
         false,

@@ -6,9 +6,8 @@ use daemon_api::dataplane::v1 as wire;
 use ipnet::IpNet;
 
 use crate::{
-    Connections,
-    check::CheckKey,
-    health::Health,
+    forwarder::Connections,
+    health_check::{Health, HealthCheckKey},
     status::{MissingStep, RealServerStatus, ServiceAddressStatus, VirtualServerStatus},
 };
 
@@ -29,7 +28,7 @@ pub(super) fn service_address(
 pub(super) fn virtual_server(
     status: &VirtualServerStatus,
     connections: &BTreeMap<SocketAddr, Connections>,
-    check_duration: impl Fn(CheckKey) -> u32,
+    duration_of: impl Fn(HealthCheckKey) -> u32,
 ) -> wire::VirtualServerStatus {
     let real_servers = status
         .real_servers
@@ -39,7 +38,8 @@ pub(super) fn virtual_server(
                 .get(&real.table_address)
                 .copied()
                 .unwrap_or_default();
-            let duration = CheckKey::of(&status.desired, &real.desired).map_or(0, &check_duration);
+            let duration =
+                HealthCheckKey::of(&status.desired, &real.desired).map_or(0, &duration_of);
             real_server(real, connections, duration)
         })
         .collect();
@@ -60,18 +60,21 @@ fn real_server(
     connections: Connections,
     check_duration_microseconds: u32,
 ) -> wire::RealServerStatus {
-    let health = match status.check.health {
+    let health = match status.health.health {
         Health::Unchecked => wire::Health::Unchecked,
         Health::Healthy => wire::Health::Healthy,
         Health::Failed => wire::Health::Failed,
     };
-    let milliseconds = status.check.changed.elapsed().as_millis();
+    let milliseconds = status.health.changed.elapsed().as_millis();
     wire::RealServerStatus {
         desired: Some((&status.desired).into()),
         effective_weight: status.effective_weight.unwrap_or(0),
         programmed: status.effective_weight.is_some(),
         health: health.into(),
-        last_error: status.check.last_error.clone(),
+        last_error: status
+            .health
+            .last_error
+            .map_or_else(String::new, |error| error.to_string()),
         milliseconds_since_change: u64::try_from(milliseconds).unwrap_or(u64::MAX),
         active_connections: connections.active,
         inactive_connections: connections.inactive,

@@ -3,7 +3,7 @@
 /// What is known of a real server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Health {
-    /// Its first check has not ended.
+    /// Its first health check has not ended.
     #[default]
     Unchecked,
     /// It answers.
@@ -12,16 +12,16 @@ pub enum Health {
     Failed,
 }
 
-/// Follows the results of one real server's checks.
+/// Follows the results of one real server's health checks.
 ///
 /// ```text
-///              first check
+///              first result
 ///   Unchecked ─┬─ succeeds ─► Healthy ── `fall` failures in a row ──┐
 ///              └─ fails ────► Failed ◄──────────────────────────────┘
 ///                               └── `rise` successes in a row ──► Healthy
 /// ```
 #[derive(Clone, Debug)]
-pub struct HealthTracker {
+pub(super) struct HealthTracker {
     rise: u32,
     fall: u32,
     health: Health,
@@ -31,7 +31,7 @@ pub struct HealthTracker {
 
 impl HealthTracker {
     /// Nothing is known yet. `rise` and `fall` are at least 1.
-    pub fn new(rise: u32, fall: u32) -> Self {
+    pub(super) fn new(rise: u32, fall: u32) -> Self {
         Self {
             rise,
             fall,
@@ -40,13 +40,8 @@ impl HealthTracker {
         }
     }
 
-    /// What is known.
-    pub fn health(&self) -> Health {
-        self.health
-    }
-
-    /// Takes the result of a check and says what is known then.
-    pub fn record(&mut self, succeeded: bool) -> Health {
+    /// Records a result and returns what is known after it.
+    pub(super) fn record(&mut self, succeeded: bool) -> Health {
         let says = if succeeded {
             Health::Healthy
         } else {
@@ -75,7 +70,7 @@ mod tests {
     use super::*;
 
     /// `+` succeeds, `-` fails; the answer has a letter for what is known after each.
-    fn check(rise: u32, fall: u32, results: &str, expected: &str) {
+    fn assert_known(rise: u32, fall: u32, results: &str, expected: &str) {
         let mut tracker = HealthTracker::new(rise, fall);
         let known: String = results
             .chars()
@@ -89,18 +84,18 @@ mod tests {
     }
 
     #[test]
-    fn the_first_check_decides_at_once() {
-        check(3, 3, "+", "H");
-        check(3, 3, "-", "F");
+    fn the_first_result_decides_at_once() {
+        assert_known(3, 3, "+", "H");
+        assert_known(3, 3, "-", "F");
     }
 
     #[test]
     fn a_healthy_one_fails_after_fall_failures_in_a_row() {
-        check(1, 2, "+-+--", "HHHHF");
+        assert_known(1, 2, "+-+--", "HHHHF");
     }
 
     #[test]
     fn a_failed_one_returns_after_rise_successes_in_a_row() {
-        check(3, 1, "-++-+++", "FFFFFFH");
+        assert_known(3, 1, "-++-+++", "FFFFFFH");
     }
 }

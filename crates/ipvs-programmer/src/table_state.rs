@@ -1,4 +1,4 @@
-//! The table as it is and as it shall be.
+//! The table as it is and as it has to be.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,9 +10,9 @@ use daemon_runtime::in_words;
 use virtual_server::{Entry, EntryKey, Placements, Table, TableChange, plan_keys};
 
 use crate::{
-    error::{KernelError, refusal},
+    error::{EntryError, KernelError},
     kernel::{FailedChange, KernelThread},
-    metrics::ProgrammerMetrics,
+    metrics::IpvsMetrics,
 };
 
 /// Above this many entries reading all is cheaper than reading each.
@@ -21,18 +21,18 @@ const READ_SINGLY: usize = 64;
 const ATTEMPTS: usize = 2;
 
 #[derive(Debug)]
-pub(super) struct TableState {
+pub(crate) struct TableState {
     kernel: KernelThread,
     actual: Table,
     target: Table,
     /// Configured weights of quiesced real servers: their places in the table follow them.
     placements: Placements,
-    errors: BTreeMap<EntryKey, String>,
-    metrics: ProgrammerMetrics,
+    errors: BTreeMap<EntryKey, EntryError>,
+    metrics: IpvsMetrics,
 }
 
 impl TableState {
-    pub(super) fn new(kernel: KernelThread, actual: Table, metrics: ProgrammerMetrics) -> Self {
+    pub(crate) fn new(kernel: KernelThread, actual: Table, metrics: IpvsMetrics) -> Self {
         Self {
             kernel,
             actual,
@@ -44,7 +44,7 @@ impl TableState {
     }
 
     /// Sets the target of an entry and the configured weights of its quiesced real servers.
-    pub(super) fn set_target(
+    pub(crate) fn set_target(
         &mut self,
         key: EntryKey,
         entry: Entry,
@@ -58,39 +58,39 @@ impl TableState {
         }
     }
 
-    pub(super) fn remove_target(&mut self, key: EntryKey) {
+    pub(crate) fn remove_target(&mut self, key: EntryKey) {
         self.target.entries.remove(&key);
         self.placements.remove(&key);
     }
 
-    pub(super) fn target(&self, key: EntryKey) -> Option<&Entry> {
+    pub(crate) fn target(&self, key: EntryKey) -> Option<&Entry> {
         self.target.entries.get(&key)
     }
 
-    pub(super) fn actual(&self, key: EntryKey) -> Option<&Entry> {
+    pub(crate) fn actual(&self, key: EntryKey) -> Option<&Entry> {
         self.actual.entries.get(&key)
     }
 
     /// Why the entry is not what it shall be.
-    pub(super) fn error(&self, key: EntryKey) -> Option<&str> {
-        self.errors.get(&key).map(String::as_str)
+    pub(crate) fn error(&self, key: EntryKey) -> Option<&EntryError> {
+        self.errors.get(&key)
     }
 
-    pub(super) fn has_errors(&self) -> bool {
+    pub(crate) fn has_errors(&self) -> bool {
         !self.errors.is_empty()
     }
 
-    pub(super) fn keys_with_errors(&self) -> Vec<EntryKey> {
-        self.errors.keys().copied().collect()
+    pub(crate) fn keys_with_errors(&self) -> impl Iterator<Item = EntryKey> {
+        self.errors.keys().copied()
     }
 
     /// Whether the table holds an entry of ours with this key.
-    pub(super) fn owns(&self, key: EntryKey) -> bool {
+    pub(crate) fn owns(&self, key: EntryKey) -> bool {
         self.actual(key).is_some_and(|entry| entry.settings.owned)
     }
 
     /// The keys of all entries of ours, and of those that there shall be.
-    pub(super) fn owned_keys(&self) -> BTreeSet<EntryKey> {
+    pub(crate) fn owned_keys(&self) -> BTreeSet<EntryKey> {
         let owned = self
             .actual
             .entries
@@ -102,8 +102,8 @@ impl TableState {
             .collect()
     }
 
-    /// Takes over what the kernel was found to hold; says whether it differs from what we knew.
-    pub(super) fn found(&mut self, key: EntryKey, entry: Option<Entry>) -> bool {
+    /// Records what the kernel holds; returns whether it differs from what was known.
+    pub(crate) fn record_actual(&mut self, key: EntryKey, entry: Option<Entry>) -> bool {
         let before = match entry.clone() {
             Some(entry) => self.actual.entries.insert(key, entry),
             None => self.actual.entries.remove(&key),
@@ -112,7 +112,7 @@ impl TableState {
     }
 
     /// Makes the entries what they shall be, and reads them back.
-    pub(super) async fn program(&mut self, keys: BTreeSet<EntryKey>) {
+    pub(crate) async fn program(&mut self, keys: BTreeSet<EntryKey>) {
         for _ in 0..ATTEMPTS {
             let planned = keys.iter().copied();
             let changes = plan_keys(&self.actual, &self.target, &self.placements, planned);
@@ -130,7 +130,7 @@ impl TableState {
                 .await;
             let count = changes.len();
             self.metrics.changes.inc_by(count as u64);
-            self.take_errors(&touched, &changes, result);
+            self.record_errors(&touched, &changes, result);
             self.read_back(touched).await;
             let elapsed = begin.elapsed();
             self.metrics.apply_seconds.observe(elapsed.as_secs_f64());
@@ -148,19 +148,18 @@ impl TableState {
             if as_wanted {
                 self.errors.remove(&key);
             } else {
-                let unknown = || "the kernel holds something else than was written".to_owned();
-                self.errors.entry(key).or_insert_with(unknown);
+                self.errors.entry(key).or_insert(EntryError::Differs);
             }
         }
     }
 
-    fn take_errors(
+    fn record_errors(
         &mut self,
         touched: &BTreeSet<EntryKey>,
         changes: &[TableChange],
         result: Result<Vec<FailedChange>, KernelError>,
     ) {
-        let before: BTreeMap<EntryKey, String> = touched
+        let before: BTreeMap<EntryKey, EntryError> = touched
             .iter()
             .filter_map(|key| self.errors.remove_entry(key))
             .collect();
@@ -172,18 +171,21 @@ impl TableState {
                     // The first refusal is the cause of those that follow.
                     self.errors
                         .entry(change.key())
-                        .or_insert_with(|| refusal(change, failed));
+                        .or_insert_with(|| EntryError::Refused {
+                            change: Box::new(change.clone()),
+                            errno: failed.errno,
+                        });
                 }
             }
             Err(error) => {
-                let words = in_words(&error);
-                self.errors
-                    .extend(touched.iter().map(|key| (*key, words.clone())));
+                let errors = touched.iter().map(|key| (*key, error.clone().into()));
+                self.errors.extend(errors);
             }
         }
         for key in touched {
             let error = self.errors.get(key);
-            if error.is_some() && error != before.get(key) {
+            if let Some(error) = error.filter(|error| before.get(key) != Some(error)) {
+                let error = in_words(error);
                 tracing::warn!(entry = %key, error, "an entry could not be programmed");
             }
         }
@@ -212,16 +214,15 @@ impl TableState {
         match read {
             Ok(entries) => {
                 for (key, entry) in entries {
-                    self.found(key, entry);
+                    self.record_actual(key, entry);
                 }
             }
             Err(error) => {
-                let words = in_words(&error);
-                tracing::warn!(error = words, "the table could not be read back");
+                tracing::warn!(error = in_words(&error), "the table could not be read back");
                 for key in touched {
                     // Nothing is known of it, so nothing is claimed.
                     self.actual.entries.remove(&key);
-                    self.errors.insert(key, words.clone());
+                    self.errors.insert(key, error.clone().into());
                 }
             }
         }

@@ -1,71 +1,68 @@
-//! The nftables table as it is and as it shall be.
+//! The nftables table as it is and as it has to be.
 
-use daemon_runtime::in_words;
-use nftables_table::{Fingerprint, Table};
+use daemon_runtime::{Step, in_words};
+use nftables_table::{Error, Fingerprint, Table};
 use virtual_server::ForwardingMethod;
 
 use crate::{
     firewall::{TABLE_NAME, is_masquerade},
     kernel::KernelThread,
+    metrics::IpvsMetrics,
 };
 
 #[derive(Debug)]
-pub(super) struct FirewallState {
+pub(crate) struct FirewallState {
     kernel: KernelThread,
     wanted: Option<Table>,
     in_force: Option<Fingerprint>,
-    error: Option<Failure>,
-}
-
-#[derive(Debug)]
-struct Failure {
-    words: String,
-    unsupported: bool,
+    error: Option<Error>,
+    step: Step,
+    metrics: IpvsMetrics,
 }
 
 impl FirewallState {
-    pub(super) fn new(kernel: KernelThread) -> Self {
+    pub(crate) fn new(kernel: KernelThread, step: Step, metrics: IpvsMetrics) -> Self {
         Self {
             kernel,
             wanted: None,
             in_force: None,
             error: None,
+            step,
+            metrics,
         }
     }
 
     /// Whether what needs the firewall works.
-    pub(super) fn is_usable(&self) -> bool {
+    pub(crate) fn is_usable(&self) -> bool {
         self.error.is_none()
     }
 
-    /// Whether trying again may help.
-    pub(super) fn has_failed(&self) -> bool {
-        self.error
-            .as_ref()
-            .is_some_and(|failure| !failure.unsupported)
+    /// Whether the last attempt has failed and another may not.
+    pub(crate) fn needs_retry(&self) -> bool {
+        self.error.as_ref().is_some_and(|e| !e.is_unsupported())
     }
 
     /// Puts the table in force, unless it is.
-    pub(super) async fn set(&mut self, wanted: Table) {
-        if self.wanted.as_ref() == Some(&wanted) && !self.has_failed() {
+    pub(crate) async fn set(&mut self, wanted: Table) {
+        if self.wanted.as_ref() == Some(&wanted) && !self.needs_retry() {
             return;
         }
         self.wanted = Some(wanted.clone());
         self.ensure(wanted).await;
     }
 
-    /// Puts the table in force again if somebody has changed it; says whether that was so.
-    pub(super) async fn audit(&mut self) -> bool {
-        match (&self.wanted, &self.error) {
-            (Some(wanted), None) => {
-                let wanted = wanted.clone();
-                self.ensure(wanted).await
-            }
-            (Some(_) | None, _) => false,
+    /// Puts the table in force again if another program has changed it.
+    pub(crate) async fn audit(&mut self) {
+        let (Some(wanted), None) = (&self.wanted, &self.error) else {
+            return;
+        };
+        if self.ensure(wanted.clone()).await {
+            tracing::warn!("another program has changed the nftables table; it is in force again");
+            self.metrics.repaired.inc();
         }
     }
 
-    /// Says whether something had to be written.
+    /// Returns whether something had to be written.
     async fn ensure(&mut self, wanted: Table) -> bool {
         let fingerprint = wanted.fingerprint();
         let result = self
@@ -75,59 +72,53 @@ impl FirewallState {
                 if differs {
                     kernel.replace_firewall(&wanted)?;
                 }
-                Ok::<_, nftables_table::Error>(differs)
+                Ok::<_, Error>(differs)
             })
             .await;
-        match result {
+        let written = match result {
             Ok(written) => {
                 self.error = None;
                 self.in_force = Some(fingerprint);
                 written
             }
             Err(error) => {
-                let failure = Failure {
-                    words: in_words(&error),
-                    unsupported: error.is_unsupported(),
-                };
-                let known = self
-                    .error
-                    .as_ref()
-                    .is_some_and(|e| e.words == failure.words);
-                if !known {
+                let kind = self.error.as_ref().map(std::mem::discriminant);
+                if kind != Some(std::mem::discriminant(&error)) {
                     tracing::warn!(
-                        error = failure.words,
+                        error = in_words(&error),
                         "going on without nftables: connections may be reset while this pod \
                          starts, processes of this pod are reachable on service addresses, and \
                          Masquerade, port ranges and all-ports virtual servers do not work"
                     );
                 }
                 self.in_force = None;
-                self.error = Some(failure);
+                self.error = Some(error);
                 false
             }
-        }
+        };
+        let is_usable = i64::from(self.is_usable());
+        self.metrics.firewall_in_force.set(is_usable);
+        self.step.ready(self.detail());
+        written
     }
 
     /// For `/readyz`.
-    pub(super) fn detail(&self) -> String {
+    fn detail(&self) -> String {
         match (&self.error, self.in_force) {
-            (Some(failure), _) => format!("going on without: {}", failure.words),
+            (Some(error), _) => format!("going on without: {}", in_words(error)),
             (None, Some(fingerprint)) => format!("table {TABLE_NAME} {fingerprint}"),
             (None, None) => String::new(),
         }
     }
 
-    /// Why a virtual server that needs it cannot be programmed.
-    pub(super) fn why_unusable(&self, method: ForwardingMethod) -> String {
-        let cause = self
-            .error
-            .as_ref()
-            .map_or("", |failure| failure.words.as_str());
+    /// Returns why a virtual server that needs nftables cannot be programmed.
+    pub(crate) fn why_unusable(&self, method: ForwardingMethod) -> Option<String> {
+        let cause = in_words(self.error.as_ref()?);
         let need = if is_masquerade(method) {
             "Masquerade needs nftables to bring replies back through this pod"
         } else {
             "port ranges need nftables to mark their packets"
         };
-        format!("{need}: {cause}")
+        Some(format!("{need}: {cause}"))
     }
 }

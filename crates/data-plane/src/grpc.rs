@@ -1,8 +1,8 @@
-//! The DataPlane contract: translates, and asks the owner of the table.
+//! The DataPlane contract: translates, and asks the owner.
 
 mod convert;
 
-use std::{collections::BTreeMap, net::SocketAddr, pin::Pin, time::Duration};
+use std::{collections::BTreeMap, pin::Pin, time::Duration};
 
 use daemon_api::{
     MESSAGE_LIMIT,
@@ -12,7 +12,7 @@ use daemon_api::{
         watch_service_addresses_response, watch_virtual_servers_response,
     },
 };
-use daemon_runtime::{Event, Shutdown, Subscription, WatchEnded, in_words};
+use daemon_runtime::{Event, Shutdown, Subscription, WatchEnded};
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use ipnet::IpNet;
 use tokio::{
@@ -20,42 +20,38 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use tonic::{Response, Status};
-use virtual_server::VirtualServerId;
 
 use crate::{
-    Connections,
-    kernel::KernelThread,
-    marks,
-    programmer::{Published, Request},
+    forwarder::ConnectionCounters,
+    owner::{Published, Request},
     status::ServiceAddressStatus,
 };
 
 const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(100);
 
-/// Serves what the owner of the table publishes.
+/// Serves what the owner publishes.
 #[derive(Clone, Debug)]
-pub struct DataPlaneService {
+pub(crate) struct DataPlaneService<C> {
     published: Published,
     requests: mpsc::Sender<Request>,
-    /// Not the owner's, so that a long list holds up no change.
-    kernel: KernelThread,
+    counters: C,
     shutdown: Shutdown,
 }
 
 type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-impl DataPlaneService {
+impl<C: ConnectionCounters> DataPlaneService<C> {
     /// As a service for the server.
-    pub fn server(
+    pub(crate) fn server(
         published: Published,
         requests: mpsc::Sender<Request>,
-        kernel: KernelThread,
+        counters: C,
         shutdown: Shutdown,
     ) -> DataPlaneServer<Self> {
         DataPlaneServer::new(Self {
             published,
             requests,
-            kernel,
+            counters,
             shutdown,
         })
         .max_encoding_message_size(MESSAGE_LIMIT)
@@ -69,31 +65,10 @@ impl DataPlaneService {
         let stopping = async move { shutdown.stopping().await };
         Response::new(Box::pin(events.take_until(stopping)))
     }
-
-    async fn connections(
-        &self,
-        id: VirtualServerId,
-        mark: Option<u32>,
-    ) -> BTreeMap<SocketAddr, Connections> {
-        let Some(key) = marks::entry_key(&id, mark) else {
-            return BTreeMap::new();
-        };
-        match self
-            .kernel
-            .call(move |kernel| kernel.read_connections(key))
-            .await
-        {
-            Ok(connections) => connections,
-            Err(error) => {
-                tracing::debug!(error = in_words(&error), "connections cannot be read");
-                BTreeMap::new()
-            }
-        }
-    }
 }
 
 #[tonic::async_trait]
-impl DataPlane for DataPlaneService {
+impl<C: ConnectionCounters> DataPlane for DataPlaneService<C> {
     type WatchServiceAddressesStream = ResponseStream<wire::WatchServiceAddressesResponse>;
     type WatchVirtualServersStream = ResponseStream<wire::WatchVirtualServersResponse>;
 
@@ -161,7 +136,10 @@ impl DataPlane for DataPlaneService {
     ) -> Result<Response<wire::ListVirtualServersResponse>, Status> {
         let (answer, durations) = oneshot::channel();
         let stopping = || Status::unavailable("the daemon is stopping");
-        let asked = self.requests.send(Request::CheckDurations(answer)).await;
+        let asked = self
+            .requests
+            .send(Request::HealthCheckDurations(answer))
+            .await;
         asked.map_err(|_| stopping())?;
         let durations = durations.await.map_err(|_| stopping())?;
         let snapshot = self.published.virtual_servers.snapshot();
@@ -170,7 +148,7 @@ impl DataPlane for DataPlaneService {
             virtual_servers: Vec::with_capacity(snapshot.objects.len()),
         };
         for (id, status) in snapshot.objects {
-            let connections = self.connections(id, status.firewall_mark).await;
+            let connections = self.counters.read(id, status.firewall_mark).await;
             let duration = |key| durations.get(&key).copied().unwrap_or(0);
             let server = convert::virtual_server(&status, &connections, duration);
             response.virtual_servers.push(server);

@@ -1,5 +1,5 @@
-//! The whole daemon in a network namespace of its own, with a fake kernel, a stand-in Discovery
-//! and real servers that are real sockets.
+//! A whole data plane in a network namespace of its own, with the fake kernel of the tests that include
+//! this file, a stand-in Discovery and real servers that are real sockets.
 
 use std::{net::SocketAddr, num::NonZeroU16, process::Command, time::Duration};
 
@@ -9,7 +9,7 @@ use daemon_api::dataplane::v1::{
     watch_service_addresses_response::Event,
 };
 use daemon_runtime::{Daemon, ListenAddress, Metrics, Readiness, Shutdown};
-use ipvs_programmer::config::Config;
+use data_plane::Config;
 use nix::sched::{CloneFlags, unshare};
 use tokio::{
     net::TcpListener,
@@ -70,17 +70,14 @@ impl World {
         discovery: SocketAddr,
         linger: Duration,
     ) -> Self {
-        let mut daemon = Daemon::new("ipvs-programmer");
+        let mut daemon = Daemon::new("data-plane");
         let config = Config {
             discovery: format!("http://{discovery}").parse().unwrap(),
             audit_interval: Duration::from_millis(200),
             linger,
             grpc_listen: "127.0.0.1:0".parse().unwrap(),
         };
-        let address =
-            ipvs_programmer::start_with(kernel.clone(), kernel.clone(), config, &mut daemon)
-                .await
-                .unwrap();
+        let address = kernel.start(config, &mut daemon).await;
         let ListenAddress::Tcp(address) = address else {
             panic!("{address}")
         };
@@ -187,7 +184,7 @@ impl World {
     }
 }
 
-/// A real server that answers checks until it is dropped.
+/// A real server that answers health checks until it is dropped.
 pub(crate) struct RealServerSocket(AbortHandle);
 
 impl Drop for RealServerSocket {

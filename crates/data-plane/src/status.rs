@@ -2,23 +2,26 @@
 //! announced, and which step is missing if not. Pure.
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, SocketAddr},
-    time::Instant,
 };
 
 use ipnet::IpNet;
 use virtual_server::{
-    DesiredSet, Entry, Ports, Protocol, RealServer, RealServerState, VirtualServer, VirtualServerId,
+    DesiredSet, Ports, Protocol, RealServer, RealServerState, VirtualServer, VirtualServerId,
 };
 
-use crate::{desired_table::table_address, health::Health};
+use crate::{
+    forwarder::Observation,
+    health_check::{Health, HealthState},
+};
 
 /// The order in which a service address comes up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum MissingStep {
+pub(crate) enum MissingStep {
     /// The kernel's table has not been programmed and read back.
     Programmed,
-    /// At least one real server has not had its first check.
+    /// At least one real server has not had its first health check.
     Checked,
     /// No virtual server of this address has its minimum of healthy real servers.
     Healthy,
@@ -28,101 +31,85 @@ pub enum MissingStep {
 
 /// A virtual server as it is desired, and what has become of it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct VirtualServerStatus {
+pub(crate) struct VirtualServerStatus {
     /// As it is desired.
-    pub desired: VirtualServer,
+    pub(crate) desired: VirtualServer,
     /// The kernel's table was read back and holds it.
-    pub programmed: bool,
+    pub(crate) programmed: bool,
     /// This kernel cannot hold it at all; waiting does not help.
-    pub impossible: bool,
+    pub(crate) impossible: bool,
     /// `None`: it is serving.
-    pub missing_step: Option<MissingStep>,
+    pub(crate) missing_step: Option<MissingStep>,
     /// The mark that stands for its ports in the kernel.
-    pub firewall_mark: Option<u32>,
+    pub(crate) firewall_mark: Option<u32>,
     /// Real servers that receive new connections.
-    pub available_real_servers: u32,
+    pub(crate) available_real_servers: u32,
     /// In the order of the desired ones.
-    pub real_servers: Vec<RealServerStatus>,
+    pub(crate) real_servers: Vec<RealServerStatus>,
     /// Why the kernel's table does not hold it; empty if it does.
-    pub last_error: String,
+    pub(crate) last_error: String,
 }
 
 /// A real server as it is desired, and what has become of it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct RealServerStatus {
+pub(crate) struct RealServerStatus {
     /// As it is desired.
-    pub desired: RealServer,
+    pub(crate) desired: RealServer,
     /// Its address and port in the kernel's table.
-    pub table_address: SocketAddr,
+    pub(crate) table_address: SocketAddr,
     /// Its weight in the kernel's table; `None`: it is not there.
-    pub effective_weight: Option<u32>,
-    /// What its checks say.
-    pub check: CheckState,
-}
-
-/// What the checks of a real server say.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CheckState {
-    /// Healthy without checks.
-    pub health: Health,
-    /// What the last check said if it failed.
-    pub last_error: String,
-    /// When `health` changed.
-    pub changed: Instant,
+    pub(crate) effective_weight: Option<u32>,
+    /// What its health checks say.
+    pub(crate) health: HealthState,
 }
 
 /// An address, or a range of addresses, that can be announced as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServiceAddressStatus {
+pub(crate) struct ServiceAddressStatus {
     /// `None`: clients that are sent here are served.
-    pub missing_step: Option<MissingStep>,
+    pub(crate) missing_step: Option<MissingStep>,
     /// The same in words.
-    pub detail: String,
+    pub(crate) detail: String,
     /// Virtual servers in it.
-    pub virtual_servers: u32,
+    pub(crate) virtual_servers: u32,
     /// How many of them are serving.
-    pub serving_virtual_servers: u32,
+    pub(crate) serving_virtual_servers: u32,
 }
 
 /// What is known of a virtual server.
-#[derive(Clone, Copy, Debug)]
-pub struct Observed<'a> {
-    /// What the kernel's table shall hold; `None`: it cannot.
-    pub target: Option<&'a Entry>,
-    /// What it holds.
-    pub actual: Option<&'a Entry>,
-    /// Why these differ.
-    pub error: Option<&'a str>,
-    /// Every real server has had its first check at some time, or was found in service.
-    pub settled: bool,
-    /// See [`VirtualServerStatus::firewall_mark`].
-    pub firewall_mark: Option<u32>,
+#[derive(Clone, Debug)]
+pub(crate) struct Knowledge {
+    /// What the forwarder holds.
+    pub(crate) observation: Observation,
+    /// Why the forwarder cannot hold it at all.
+    pub(crate) why_impossible: Option<String>,
+    /// Every real server has had its first health check at some time, or the virtual server was
+    /// found in service.
+    pub(crate) is_checked: bool,
 }
 
 impl VirtualServerStatus {
     /// Puts together what is known.
-    pub fn new(
+    pub(crate) fn new(
         desired: &VirtualServer,
-        observed: Observed<'_>,
-        check: impl Fn(&RealServer) -> CheckState,
+        knowledge: Knowledge,
+        health: impl Fn(&RealServer) -> HealthState,
     ) -> Self {
+        let observation = knowledge.observation;
         let real_servers: Vec<_> = desired
             .real_servers
             .iter()
             .map(|real_server| {
-                let table_address = table_address(desired, real_server);
-                let entry = observed
-                    .actual
-                    .and_then(|e| e.real_servers.get(&table_address));
+                let table_address = desired.table_address(real_server);
                 RealServerStatus {
                     desired: real_server.clone(),
                     table_address,
-                    effective_weight: entry.map(|entry| entry.weight),
-                    check: check(real_server),
+                    effective_weight: observation.weights.get(&table_address).copied(),
+                    health: health(real_server),
                 }
             })
             .collect();
-        let programmed = observed.target.is_some() && observed.target == observed.actual;
+        let programmed = observation.is_programmed;
         let available = real_servers
             .iter()
             .filter(|server| server.is_available())
@@ -130,24 +117,25 @@ impl VirtualServerStatus {
         let available_real_servers = u32::try_from(available).unwrap_or(u32::MAX);
         let missing_step = if !programmed {
             Some(MissingStep::Programmed)
-        } else if !observed.settled {
+        } else if !knowledge.is_checked {
             Some(MissingStep::Checked)
         } else if available_real_servers < desired.minimum_healthy {
             Some(MissingStep::Healthy)
         } else {
             None
         };
-        let last_error = match (programmed, observed.error) {
+        let error = knowledge.why_impossible.or(observation.error);
+        let last_error = match (programmed, error) {
             (true, _) => String::new(),
-            (false, Some(error)) => error.to_owned(),
+            (false, Some(error)) => error,
             (false, None) => "the kernel's table does not hold it yet".to_owned(),
         };
         Self {
             desired: desired.clone(),
             programmed,
-            impossible: observed.target.is_none(),
+            impossible: !observation.has_target,
             missing_step,
-            firewall_mark: observed.firewall_mark,
+            firewall_mark: observation.firewall_mark,
             available_real_servers,
             real_servers,
             last_error,
@@ -155,7 +143,7 @@ impl VirtualServerStatus {
     }
 
     /// Whether its clients are served.
-    pub fn is_serving(&self) -> bool {
+    pub(crate) fn is_serving(&self) -> bool {
         self.missing_step.is_none()
     }
 
@@ -170,17 +158,17 @@ impl VirtualServerStatus {
                 let unchecked = self
                     .real_servers
                     .iter()
-                    .filter(|server| server.check.health == Health::Unchecked)
+                    .filter(|server| server.health.health == Health::Unchecked)
                     .count();
                 format!("{id}: {unchecked} of {all} real servers have not had their first check")
             }
             Some(MissingStep::Healthy | MissingStep::LocalAddress) => {
                 let wanted = self.desired.minimum_healthy;
-                let failed = self.real_servers.iter().find(|server| {
-                    server.check.health == Health::Failed && !server.check.last_error.is_empty()
-                });
-                let cause = match failed {
-                    Some(server) => format!(": {}", server.check.last_error),
+                let mut failed = (self.real_servers.iter())
+                    .filter(|server| server.health.health == Health::Failed)
+                    .filter_map(|server| server.health.last_error);
+                let cause = match failed.next() {
+                    Some(error) => format!(": {error}"),
                     None => String::new(),
                 };
                 let available = self.available_real_servers;
@@ -209,10 +197,10 @@ impl ServiceAddressStatus {
     /// serving, so that all load balancers that announce it treat a connection alike. One that is
     /// up stays up while any of them is serving: a new virtual server beside it, or a failed one,
     /// takes nothing from the others. One that this kernel can never hold holds up nobody.
-    pub fn new<'a>(
+    pub(crate) fn new<'a>(
         prefix: IpNet,
         virtual_servers: impl Iterator<Item = &'a VirtualServerStatus> + Clone,
-        local_address: Result<(), &str>,
+        local_address: Result<(), String>,
         was_serving: bool,
     ) -> Self {
         let count = virtual_servers.clone().count();
@@ -245,7 +233,7 @@ impl ServiceAddressStatus {
                 first.map_or_else(none, VirtualServerStatus::detail),
             )
         } else if let Err(error) = local_address {
-            (Some(MissingStep::LocalAddress), error.to_owned())
+            (Some(MissingStep::LocalAddress), error)
         } else {
             (
                 None,
@@ -262,20 +250,29 @@ impl ServiceAddressStatus {
     }
 
     /// Whether clients that are sent here are served.
-    pub fn is_serving(&self) -> bool {
+    pub(crate) fn is_serving(&self) -> bool {
         self.missing_step.is_none()
     }
 }
 
 /// The prefix that an address is announced by: the service range that holds it, or itself.
-pub fn service_prefix(desired: &DesiredSet, address: IpAddr) -> IpNet {
+pub(crate) fn service_prefix(desired: &DesiredSet, address: IpAddr) -> IpNet {
     desired
         .service_range_of(address)
         .map_or_else(|| address.into(), |range| range.prefix)
 }
 
+/// Returns the prefixes by which a desired set is announced.
+pub(crate) fn service_prefixes(desired: &DesiredSet) -> BTreeSet<IpNet> {
+    let addresses = desired.virtual_servers.keys().map(|id| id.address);
+    addresses
+        .map(|address| service_prefix(desired, address))
+        .chain(desired.service_ranges.iter().map(|range| range.prefix))
+        .collect()
+}
+
 /// The least id with this address, where a search over the ids of a prefix begins.
-pub fn first_id(address: IpAddr) -> VirtualServerId {
+pub(crate) fn first_id(address: IpAddr) -> VirtualServerId {
     let first = std::num::NonZeroU16::MIN;
     VirtualServerId {
         address,

@@ -5,79 +5,73 @@ use std::collections::{BTreeMap, BTreeSet};
 use daemon_runtime::in_words;
 use ipnet::IpNet;
 
-use crate::{error::KernelError, kernel::KernelThread};
+use crate::forwarder::Forwarder;
 
 #[derive(Debug)]
-pub(super) struct LocalPrefixes {
-    kernel: KernelThread,
+pub(crate) struct LocalPrefixes<F: Forwarder> {
     /// Ours, or found to be another's.
     local: BTreeSet<IpNet>,
     wanted: BTreeSet<IpNet>,
-    errors: BTreeMap<IpNet, String>,
+    errors: BTreeMap<IpNet, F::Error>,
 }
 
-impl LocalPrefixes {
-    pub(super) fn new(kernel: KernelThread, adopted: BTreeSet<IpNet>) -> Self {
+impl<F: Forwarder> LocalPrefixes<F> {
+    pub(crate) fn new(adopted: BTreeSet<IpNet>) -> Self {
         Self {
-            kernel,
             local: adopted,
             wanted: BTreeSet::new(),
             errors: BTreeMap::new(),
         }
     }
 
-    pub(super) fn wanted(&self) -> &BTreeSet<IpNet> {
+    pub(crate) fn wanted(&self) -> &BTreeSet<IpNet> {
         &self.wanted
     }
 
-    pub(super) fn has_errors(&self) -> bool {
+    pub(crate) fn has_errors(&self) -> bool {
         !self.errors.is_empty()
     }
 
     /// Whether a prefix is accepted as local, or why not.
-    pub(super) fn state(&self, prefix: IpNet) -> Result<(), &str> {
+    pub(crate) fn state(&self, prefix: IpNet) -> Result<(), String> {
         if self.local.contains(&prefix) {
             return Ok(());
         }
-        Err(self
-            .errors
-            .get(&prefix)
-            .map_or("the address is not accepted as local yet", |e| e))
+        Err(self.errors.get(&prefix).map_or_else(
+            || "the address is not accepted as local yet".to_owned(),
+            |error| in_words(error),
+        ))
     }
 
     /// Sets what shall be local, and takes back what shall not.
-    pub(super) async fn set_wanted(&mut self, wanted: BTreeSet<IpNet>) {
+    pub(crate) async fn set_wanted(&mut self, forwarder: &mut F, wanted: BTreeSet<IpNet>) {
         self.wanted = wanted;
         let (wanted, local) = (&self.wanted, &self.local);
         self.errors
             .retain(|prefix, _| wanted.contains(prefix) || local.contains(prefix));
-        self.remove_unwanted().await;
+        self.remove_unwanted(forwarder).await;
     }
 
     /// Accepts what shall be local and is not, and takes back the rest.
-    pub(super) async fn complete(&mut self) {
+    pub(crate) async fn complete(&mut self, forwarder: &mut F) {
         let missing: Vec<IpNet> = self.wanted.difference(&self.local).copied().collect();
         for prefix in missing {
-            match self
-                .kernel
-                .call(move |kernel| kernel.add_local_prefix(prefix))
-                .await
-            {
+            match forwarder.add_local_prefix(prefix).await {
                 Ok(()) => {
                     self.local.insert(prefix);
                     self.errors.remove(&prefix);
                 }
                 Err(error) => {
-                    self.failed(prefix, &error, "a service address is not accepted as local");
+                    self.failed(prefix, error, "a service address is not accepted as local");
                 }
             }
         }
-        self.remove_unwanted().await;
+        self.remove_unwanted(forwarder).await;
     }
 
     /// What overlaps with a prefix that is still to come, such as an address with its new range,
     /// stays until that is there: no packet meanwhile finds the address of nobody.
-    async fn remove_unwanted(&mut self) {
+    async fn remove_unwanted(&mut self, forwarder: &mut F) {
         let needed = |prefix: &IpNet| {
             let mut missing = self.wanted.difference(&self.local);
             missing.any(|missing| missing.contains(prefix) || prefix.contains(missing))
@@ -85,36 +79,27 @@ impl LocalPrefixes {
         let unwanted = self.local.difference(&self.wanted);
         let unwanted: Vec<IpNet> = unwanted.filter(|prefix| !needed(prefix)).copied().collect();
         for prefix in unwanted {
-            match self
-                .kernel
-                .call(move |kernel| kernel.remove_local_prefix(prefix))
-                .await
-            {
+            match forwarder.remove_local_prefix(prefix).await {
                 Ok(()) => {
                     self.local.remove(&prefix);
                     self.errors.remove(&prefix);
                 }
-                Err(error) => self.failed(prefix, &error, "a prefix stays local"),
+                Err(error) => self.failed(prefix, error, "a prefix stays local"),
             }
         }
     }
 
-    /// A failure that repeats is told once.
-    fn failed(&mut self, prefix: IpNet, error: &KernelError, what: &str) {
-        let error = in_words(error);
+    /// Logs a failure that repeats once.
+    fn failed(&mut self, prefix: IpNet, error: F::Error, what: &str) {
         if self.errors.get(&prefix) != Some(&error) {
-            tracing::warn!(%prefix, error, "{what}");
+            tracing::warn!(%prefix, error = in_words(&error), "{what}");
             self.errors.insert(prefix, error);
         }
     }
 
     /// Reads what is local. What somebody took away, or gave, is found by adding it again.
-    pub(super) async fn audit(&mut self) {
-        match self
-            .kernel
-            .call(|kernel| kernel.read_local_prefixes())
-            .await
-        {
+    pub(crate) async fn audit(&mut self, forwarder: &mut F) {
+        match forwarder.read_local_prefixes().await {
             Ok(ours) => self.local = ours,
             Err(error) => {
                 tracing::warn!(

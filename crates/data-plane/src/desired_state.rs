@@ -1,0 +1,120 @@
+//! The desired set in use, and what follows from an event of Discovery for it.
+
+use std::{collections::BTreeSet, net::SocketAddr};
+
+use daemon_runtime::Step;
+use virtual_server::{DesiredChange, DesiredSet, Invalid, VirtualServer, VirtualServerId};
+
+use crate::{discovery::StreamLoss, metrics::DataPlaneMetrics};
+
+/// The last valid desired set, with the real servers that drain in it.
+#[derive(Debug)]
+pub(crate) struct DesiredState {
+    set: Option<DesiredSet>,
+    /// Why there is no stream; logged once.
+    loss: Option<StreamLoss>,
+    step: Step,
+    metrics: DataPlaneMetrics,
+}
+
+impl DesiredState {
+    pub(crate) fn new(step: Step, metrics: DataPlaneMetrics) -> Self {
+        Self {
+            set: None,
+            loss: None,
+            step,
+            metrics,
+        }
+    }
+
+    /// Returns the set in use; `None` until the first one has come.
+    pub(crate) fn get(&self) -> Option<&DesiredSet> {
+        self.set.as_ref()
+    }
+
+    pub(crate) fn virtual_server(&self, id: &VirtualServerId) -> Option<&VirtualServer> {
+        self.get()?.virtual_servers.get(id)
+    }
+
+    /// Replaces the invalid objects of a whole set by their last good state, as `listed` returns it,
+    /// and returns the changes from the set in use. An invalid set is rejected: `None`.
+    pub(crate) fn changes_to(
+        &mut self,
+        desired: &mut DesiredSet,
+        invalid: BTreeSet<VirtualServerId>,
+        listed: impl Fn(&VirtualServer) -> VirtualServer,
+    ) -> Option<Vec<DesiredChange>> {
+        self.metrics.discovery_connected.set(1);
+        self.loss = None;
+        for id in invalid {
+            let server = self.virtual_server(&id).map(|server| (id, listed(server)));
+            desired.virtual_servers.extend(server);
+        }
+        if let Err(invalid) = desired.validate() {
+            self.reject(&invalid);
+            return None;
+        }
+        self.step.ready("");
+        Some(match &self.set {
+            Some(set) => set.changes_to(desired),
+            None => DesiredSet::default().changes_to(desired),
+        })
+    }
+
+    /// Puts the empty set in use, to which the first one is a change.
+    pub(crate) fn begin(&mut self) {
+        self.set = Some(DesiredSet::default());
+    }
+
+    /// Applies a change to the set in use.
+    pub(crate) fn apply(&mut self, change: DesiredChange) {
+        if let Some(set) = &mut self.set {
+            set.apply(change);
+        }
+    }
+
+    /// Removes real servers by their addresses in the kernel's table. Returns the virtual server
+    /// before and after.
+    pub(crate) fn remove_real_servers(
+        &mut self,
+        id: &VirtualServerId,
+        addresses: &BTreeSet<SocketAddr>,
+    ) -> Option<(VirtualServer, &VirtualServer)> {
+        let server = self.set.as_mut()?.virtual_servers.get_mut(id)?;
+        let before = server.clone();
+        server
+            .real_servers
+            .retain(|real_server| !addresses.contains(&before.table_address(real_server)));
+        Some((before, server))
+    }
+
+    /// Counts an object whose last good state stays in use.
+    pub(crate) fn on_invalid_object(&self) {
+        self.metrics.invalid_objects.inc();
+    }
+
+    /// Keeps the set in use while there is no stream.
+    pub(crate) fn on_loss(&mut self, loss: StreamLoss) {
+        self.metrics.discovery_connected.set(0);
+        self.set_step(&loss.to_string());
+        if self.loss.as_ref() != Some(&loss) {
+            tracing::info!(reason = %loss, "waiting for the desired set");
+            self.loss = Some(loss);
+        }
+    }
+
+    fn reject(&self, invalid: &Invalid) {
+        tracing::warn!(error = %invalid, "rejected an invalid desired set; keeping the previous one");
+        self.metrics.invalid_objects.inc();
+        self.set_step(&invalid.to_string());
+    }
+
+    fn set_step(&self, reason: &str) {
+        if self.set.is_some() {
+            self.step
+                .ready(format!("the last desired set stays in use: {reason}"));
+        } else {
+            self.step.missing(reason);
+        }
+    }
+}

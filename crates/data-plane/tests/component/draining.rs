@@ -1,0 +1,158 @@
+//! What becomes of the connections of a real server that is not listed any longer.
+
+use std::time::Duration;
+
+use daemon_api::{discovery::v1::watch_response::Event, virtualserver::v1::RealServerState};
+use virtual_server::{DesiredChange, DesiredSet, FailureAction, VirtualServer, Weight};
+
+use crate::{
+    ID, ONE, RANGE, TWO,
+    discovery::event,
+    serving::Serving,
+    weight,
+    world::{World, desired, run},
+};
+
+#[test]
+fn a_real_server_that_is_not_listed_stays_until_its_last_connection_has_ended() {
+    run(|| async {
+        let mut serving = Serving::draining(|_| {}).await;
+        let listed = serving.world.virtual_servers().await;
+        let states: Vec<_> = (listed[0].desired.as_ref().unwrap().real_servers.iter())
+            .map(|real_server| (real_server.address.as_str(), real_server.state()))
+            .collect();
+        assert_eq!(
+            states,
+            [
+                ("10.244.0.1", RealServerState::Draining),
+                ("10.244.0.2", RealServerState::Ready)
+            ]
+        );
+
+        // Another set, as after a reconnection, begins nothing and ends nothing.
+        let mut heavier = serving.listing(&[TWO]);
+        heavier.real_servers[0].weight = Weight(2);
+        serving.stand_in.say(&desired(&[heavier]));
+        serving
+            .world
+            .wait_for_kernel(|state| weight(state, ID, TWO) == Some(2))
+            .await;
+        assert_eq!(weight(&serving.kernel.state(), ID, ONE), Some(0));
+        serving.kernel.take_writes();
+        serving.set_connections(0);
+        serving.wait_for_weight(None).await;
+        let writes = serving.kernel.take_writes();
+        assert!(
+            matches!(&writes[..], [one] if one.starts_with("remove ")),
+            "{writes:?}"
+        );
+        let listed = serving.world.virtual_servers().await;
+        assert_eq!(listed[0].real_servers.len(), 1);
+        serving.assert_outcome("idle");
+    });
+}
+
+#[test]
+fn a_connection_that_does_not_end_is_cut_at_the_drain_timeout() {
+    run(|| async {
+        let timeout = Duration::from_millis(100);
+        let serving = Serving::draining(|server| server.drain_timeout = timeout).await;
+        serving.wait_for_weight(None).await;
+        serving.assert_outcome("deadline");
+    });
+}
+
+#[test]
+fn a_draining_real_server_that_fails_its_health_check_is_removed_although_others_are_quiesced() {
+    run(|| async {
+        let mut serving =
+            Serving::draining(|server| server.on_failure = FailureAction::Quiesce).await;
+        serving.one.take();
+        serving.wait_for_weight(None).await;
+        serving.assert_outcome("failed");
+    });
+}
+
+#[test]
+fn a_real_server_that_is_listed_again_is_back_at_once() {
+    run(|| async {
+        let mut serving = Serving::draining(|_| {}).await;
+        serving.list(&[ONE, TWO]);
+        serving.wait_for_weight(Some(1)).await;
+        let listed = serving.world.virtual_servers().await;
+        let real_servers = &listed[0].desired.as_ref().unwrap().real_servers;
+        assert_eq!(real_servers[0].state(), RealServerState::Ready);
+        serving.assert_outcome("listed");
+    });
+}
+
+#[test]
+fn a_restarted_daemon_takes_up_the_drain_that_it_finds() {
+    run(|| async {
+        let serving = Serving::draining(|_| {}).await;
+        let Serving {
+            kernel,
+            stand_in,
+            world,
+            ..
+        } = serving;
+        world.stop().await;
+        kernel.take_writes();
+
+        let mut world = World::start(&kernel, stand_in.address).await;
+        world.wait_until_serving(RANGE).await;
+        assert_eq!(kernel.take_writes(), Vec::<String>::new());
+        kernel.state().connections.clear();
+        world
+            .wait_for_kernel(|state| weight(state, ID, ONE).is_none())
+            .await;
+    });
+}
+
+#[test]
+fn an_invalid_object_leaves_a_drain_as_it_is() {
+    run(|| async {
+        let serving = Serving::draining(|_| {}).await;
+        // One that cannot be, beside one that shows that the set has been taken over.
+        let changes = DesiredSet::default().changes_to(&desired(&[serving.listing(&[TWO])]));
+        let mut events: Vec<_> = changes.iter().map(event).collect();
+        for event in &mut events {
+            if let Event::VirtualServer(server) = event {
+                server.minimum_healthy = 0;
+            }
+        }
+        let other = VirtualServer {
+            id: "tcp/10.1.1.10:81".parse().unwrap(),
+            health_check: None,
+            ..serving.listing(&[])
+        };
+        events.push(event(&DesiredChange::PutVirtualServer(other)));
+        serving.stand_in.say_events(events);
+        serving
+            .world
+            .wait_for_kernel(|state| {
+                state
+                    .table
+                    .contains_key(&"tcp/10.1.1.10:81".parse().unwrap())
+            })
+            .await;
+        assert_eq!(weight(&serving.kernel.state(), ID, ONE), Some(0));
+        serving.set_connections(0);
+        serving.wait_for_weight(None).await;
+    });
+}
+
+#[test]
+fn without_time_to_drain_a_real_server_is_out_at_once() {
+    run(|| async {
+        let serving = Serving::start(|server| server.drain_timeout = Duration::ZERO).await;
+        serving.kernel.take_writes();
+        serving.list(&[TWO]);
+        serving.wait_for_weight(None).await;
+        let writes = serving.kernel.take_writes();
+        assert!(
+            matches!(&writes[..], [one] if one.starts_with("remove ")),
+            "{writes:?}"
+        );
+    });
+}

@@ -1,0 +1,240 @@
+//! A forwarder in memory that logs what is written and fails where a test says so.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use daemon_runtime::{Daemon, ListenAddress};
+use data_plane::{
+    AuditedSlice, Config, ConnectionCounters, Connections, CountedConnections, Forwarder, Health,
+    Observation, Steps,
+};
+use ipnet::IpNet;
+use virtual_server::{DesiredSet, RealServer, RealServerState, VirtualServer, VirtualServerId};
+
+/// Weights of real servers.
+type Weights = BTreeMap<SocketAddr, u32>;
+
+/// What the kernel holds, and how it behaves.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) table: BTreeMap<VirtualServerId, Weights>,
+    pub(crate) local: BTreeSet<IpNet>,
+    pub(crate) connections: BTreeMap<SocketAddr, Connections>,
+    /// Everything that was written, in order.
+    pub(crate) writes: Vec<String>,
+    /// The structure that was followed last.
+    structure: String,
+    /// A virtual server that is not programmed.
+    pub(crate) refused: Option<VirtualServerId>,
+}
+
+/// Handles of one kernel.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FakeKernel(Arc<Mutex<State>>);
+
+/// Quiesces what drains, fails or has not had its first health check.
+#[derive(Debug)]
+struct FakeForwarder {
+    kernel: FakeKernel,
+    targets: BTreeMap<VirtualServerId, Weights>,
+    pending: BTreeSet<VirtualServerId>,
+    has_failed: bool,
+}
+
+/// Why a virtual server is not programmed.
+#[derive(Debug, PartialEq, thiserror::Error)]
+#[error("refused by a test")]
+struct FakeError;
+
+impl FakeKernel {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
+    /// What was written since the last call.
+    pub(crate) fn take_writes(&self) -> Vec<String> {
+        std::mem::take(&mut self.state().writes)
+    }
+
+    /// Starts a data plane on this kernel.
+    pub(crate) async fn start(&self, config: Config, daemon: &mut Daemon) -> ListenAddress {
+        let forwarder = FakeForwarder {
+            kernel: self.clone(),
+            targets: BTreeMap::new(),
+            pending: BTreeSet::new(),
+            has_failed: false,
+        };
+        let steps = Steps::register(daemon.readiness());
+        let address = data_plane::start(forwarder, steps, config, daemon);
+        address.await.unwrap()
+    }
+}
+
+impl State {
+    fn connections_of(&self, id: &VirtualServerId) -> BTreeMap<SocketAddr, Connections> {
+        let counted = |address| self.connections.get(address).copied().unwrap_or_default();
+        let weights = self.table.get(id).into_iter().flatten();
+        weights
+            .map(|(address, _)| (*address, counted(address)))
+            .collect()
+    }
+
+    fn program(&mut self, id: VirtualServerId, target: Option<&Weights>) {
+        let before = self.table.remove(&id).unwrap_or_default();
+        let after = target.cloned().unwrap_or_default();
+        for (address, weight) in &after {
+            if before.get(address) != Some(weight) {
+                self.writes
+                    .push(format!("set {address} of {id} to {weight}"));
+            }
+        }
+        for address in before.keys().filter(|address| !after.contains_key(address)) {
+            self.writes.push(format!("remove {address} of {id}"));
+        }
+        if target.is_some() {
+            self.table.insert(id, after);
+        }
+    }
+}
+
+impl Forwarder for FakeForwarder {
+    type Error = FakeError;
+    type Counters = FakeKernel;
+
+    fn counters(&self) -> FakeKernel {
+        self.kernel.clone()
+    }
+
+    fn adopt(&mut self, desired: &DesiredSet) -> BTreeSet<VirtualServerId> {
+        self.pending = self.kernel.state().table.keys().copied().collect();
+        let ids = desired.virtual_servers.keys();
+        ids.filter(|id| self.pending.contains(id))
+            .copied()
+            .collect()
+    }
+
+    async fn follow_structure(
+        &mut self,
+        _: &DesiredSet,
+        prefixes: &BTreeSet<IpNet>,
+    ) -> BTreeSet<VirtualServerId> {
+        let mut state = self.kernel.state();
+        let prefixes: Vec<_> = prefixes.iter().map(ToString::to_string).collect();
+        let structure = format!("structure {}", prefixes.join(" "));
+        // A repeated structure writes nothing.
+        if state.structure != structure {
+            state.writes.push(structure.clone());
+            state.structure = structure;
+        }
+        BTreeSet::new()
+    }
+
+    fn set_target(
+        &mut self,
+        server: &VirtualServer,
+        health: impl Fn(&RealServer) -> Health,
+    ) -> bool {
+        let state = self.kernel.state();
+        let found = state.table.get(&server.id);
+        let weights = server.real_servers.iter().map(|real_server| {
+            let address = server.table_address(real_server);
+            let was_in_service =
+                found.is_some_and(|weights| weights.get(&address).is_some_and(|it| *it > 0));
+            let is_in_service = match health(real_server) {
+                Health::Healthy => true,
+                Health::Unchecked => was_in_service,
+                Health::Failed => false,
+            };
+            let weight = match (is_in_service, real_server.state) {
+                (true, RealServerState::Ready) => u32::from(real_server.weight.0),
+                (true, RealServerState::Draining) | (false, _) => 0,
+            };
+            (address, weight)
+        });
+        self.targets.insert(server.id, weights.collect());
+        self.pending.insert(server.id);
+        true
+    }
+
+    fn remove_target(&mut self, id: &VirtualServerId) {
+        self.targets.remove(id);
+        self.pending.insert(*id);
+    }
+
+    async fn program(&mut self) {
+        let mut state = self.kernel.state();
+        self.has_failed = state.refused.is_some();
+        for id in std::mem::take(&mut self.pending) {
+            if state.refused != Some(id) {
+                state.program(id, self.targets.get(&id));
+            }
+        }
+    }
+
+    fn observe(&self, id: &VirtualServerId) -> Observation {
+        let state = self.kernel.state();
+        let (target, actual) = (self.targets.get(id), state.table.get(id));
+        Observation {
+            has_target: target.is_some(),
+            is_programmed: target.is_some() && target == actual,
+            is_owned: actual.is_some(),
+            weights: actual.cloned().unwrap_or_default(),
+            error: (state.refused == Some(*id)).then(|| FakeError.to_string()),
+            firewall_mark: None,
+        }
+    }
+
+    fn why_impossible(&self, _: &VirtualServer) -> Option<String> {
+        None
+    }
+
+    fn needs_retry(&self) -> bool {
+        self.has_failed
+    }
+
+    async fn connections(
+        &mut self,
+        ids: Vec<VirtualServerId>,
+    ) -> Vec<CountedConnections<FakeError>> {
+        let state = self.kernel.state();
+        let counted = |id| (id, Ok(state.connections_of(&id)));
+        ids.into_iter().map(counted).collect()
+    }
+
+    async fn audit(&mut self) -> AuditedSlice {
+        let state = self.kernel.state();
+        let targets = self.targets.iter();
+        let changed = targets.filter(|(id, target)| state.table.get(id) != Some(target));
+        AuditedSlice {
+            changed: changed.map(|(id, _)| *id).collect(),
+            is_last: true,
+        }
+    }
+
+    async fn read_local_prefixes(&mut self) -> Result<BTreeSet<IpNet>, FakeError> {
+        Ok(self.kernel.state().local.clone())
+    }
+
+    async fn add_local_prefix(&mut self, prefix: IpNet) -> Result<(), FakeError> {
+        let mut state = self.kernel.state();
+        state.writes.push(format!("add local {prefix}"));
+        state.local.insert(prefix);
+        Ok(())
+    }
+
+    async fn remove_local_prefix(&mut self, prefix: IpNet) -> Result<(), FakeError> {
+        let mut state = self.kernel.state();
+        state.writes.push(format!("remove local {prefix}"));
+        state.local.remove(&prefix);
+        Ok(())
+    }
+}
+
+impl ConnectionCounters for FakeKernel {
+    async fn read(&self, id: VirtualServerId, _: Option<u32>) -> BTreeMap<SocketAddr, Connections> {
+        self.state().connections_of(&id)
+    }
+}

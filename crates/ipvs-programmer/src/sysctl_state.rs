@@ -1,0 +1,128 @@
+//! Sets the sysctls that forwarding depends on, where it may, and says where it may not.
+
+use std::io;
+
+use daemon_runtime::{Labels, Step};
+use nix::errno::Errno;
+use virtual_server::{DesiredSet, VirtualServer};
+
+use crate::{
+    kernel::KernelThread,
+    metrics::IpvsMetrics,
+    sysctl::{Needs, Sysctl, essential, wanted},
+};
+
+#[derive(Debug)]
+pub(crate) struct SysctlState {
+    kernel: KernelThread,
+    /// For which the sysctls were read.
+    needs: Option<Needs>,
+    missing: Vec<MissingSysctl>,
+    step: Step,
+    metrics: IpvsMetrics,
+}
+
+/// A sysctl that has another value, and why it keeps it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct MissingSysctl {
+    sysctl: Sysctl,
+    errno: Errno,
+}
+
+impl SysctlState {
+    pub(crate) fn new(kernel: KernelThread, step: Step, metrics: IpvsMetrics) -> Self {
+        Self {
+            kernel,
+            needs: None,
+            missing: Vec::new(),
+            step,
+            metrics,
+        }
+    }
+
+    /// Reads and sets the sysctls if the needs have changed or some are missing; returns whether
+    /// others are missing than before.
+    pub(crate) async fn set(&mut self, desired: &DesiredSet) -> bool {
+        let needs = Needs::of(desired.virtual_servers.values());
+        if self.needs == Some(needs) && self.missing.is_empty() {
+            return false;
+        }
+        let missing = self
+            .kernel
+            .call(move |kernel| {
+                let mut missing = Vec::new();
+                for sysctl in wanted(needs) {
+                    if kernel
+                        .read_sysctl(sysctl.name)
+                        .is_ok_and(|value| value == sysctl.value)
+                    {
+                        continue;
+                    }
+                    if let Err(errno) = kernel.write_sysctl(sysctl.name, sysctl.value) {
+                        missing.push(MissingSysctl { sysctl, errno });
+                    }
+                }
+                missing
+            })
+            .await;
+        self.needs = Some(needs);
+        let differs = missing != self.missing;
+        if differs {
+            self.record_missing(missing);
+        }
+        self.step.ready(describe(&self.missing));
+        differs
+    }
+
+    fn record_missing(&mut self, missing: Vec<MissingSysctl>) {
+        for (value, some) in [(0, &self.missing), (1, &missing)] {
+            for MissingSysctl { sysctl, .. } in some {
+                let labels: Labels = vec![("name", sysctl.dotted_name())];
+                self.metrics
+                    .sysctl_missing
+                    .get_or_create(&labels)
+                    .set(value);
+            }
+        }
+        self.missing = missing;
+        if !self.missing.is_empty() {
+            tracing::warn!(
+                missing = describe(&self.missing),
+                "sysctls cannot be set from here; set them in the pod's securityContext.sysctls \
+                 (the kubelet must allow them) or in a privileged init container"
+            );
+        }
+    }
+
+    /// Whether a virtual server is not served because a sysctl is missing.
+    pub(crate) fn lacks_essential(&self) -> bool {
+        !self.essential(self.needs.unwrap_or_default()).is_empty()
+    }
+
+    /// Returns why `server` cannot be served with the current sysctls.
+    pub(crate) fn why_unusable(&self, server: &VirtualServer) -> Option<String> {
+        let missing = self.essential(Needs::of([server]));
+        (!missing.is_empty()).then(|| describe(missing))
+    }
+
+    /// Returns the missing sysctls without which no virtual server with these needs is served.
+    fn essential(&self, needs: Needs) -> Vec<&MissingSysctl> {
+        let essential = essential(needs);
+        let missing = self.missing.iter();
+        missing
+            .filter(|missing| essential.contains(&missing.sysctl))
+            .collect()
+    }
+}
+
+/// Which sysctls are missing, and what that costs; empty: none.
+fn describe<'a>(missing: impl IntoIterator<Item = &'a MissingSysctl>) -> String {
+    let lines: Vec<String> = missing
+        .into_iter()
+        .map(|MissingSysctl { sysctl, errno }| {
+            let (name, error) = (sysctl.dotted_name(), io::Error::from(*errno));
+            format!("{name} is not {} ({error}): {}", sysctl.value, sysctl.cost)
+        })
+        .collect();
+    lines.join("; ")
+}
