@@ -1,5 +1,7 @@
 //! The operations that can fail here.
 
+use std::io;
+
 use ipnet::IpNet;
 use nix::errno::Errno;
 use virtual_server::TableChange;
@@ -99,4 +101,9 @@ fn describe_refusal(change: &TableChange, errno: Errno) -> String {
         (_, errno) => errno.desc().to_owned(),
     };
     format!("{what}: {why}")
+}
+
+/// The number of an error of the operating system, by which errors can be compared.
+pub(crate) fn to_errno(error: io::Error) -> Errno {
+    Errno::try_from(error).unwrap_or(Errno::EIO)
 }

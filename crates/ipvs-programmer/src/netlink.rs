@@ -1,6 +1,6 @@
 //! Requests to the kernel over a netlink socket, many in one datagram.
 
-use std::{io, time::Duration};
+use std::time::Duration;
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NetlinkDeserializable,
@@ -11,6 +11,8 @@ use nix::{
     errno::Errno,
     sys::socket::{setsockopt, sockopt},
 };
+
+use crate::error::to_errno;
 
 /// More requests in one datagram can overflow the default receive buffer with their errors.
 pub(crate) const LARGEST_BATCH: usize = 128;
@@ -56,15 +58,6 @@ pub enum NetlinkError {
     },
 }
 
-impl NetlinkError {
-    fn socket(operation: &'static str, error: io::Error) -> Self {
-        Self::Socket {
-            operation,
-            source: Errno::try_from(error).unwrap_or(Errno::EIO),
-        }
-    }
-}
-
 /// A netlink socket.
 #[derive(Debug)]
 pub(crate) struct Netlink {
@@ -81,7 +74,12 @@ pub(crate) struct FailedRequest {
 
 impl Netlink {
     pub(crate) fn open(protocol: isize) -> Result<Self, NetlinkError> {
-        let failed = |operation| move |error| NetlinkError::socket(operation, error);
+        let failed = |operation| {
+            move |error| NetlinkError::Socket {
+                operation,
+                source: to_errno(error),
+            }
+        };
         let mut socket = Socket::new(protocol).map_err(failed("open"))?;
         socket.bind_auto().map_err(failed("bind"))?;
         socket
@@ -239,23 +237,30 @@ impl Netlink {
     fn send(&mut self, datagram: &[u8]) -> Result<(), NetlinkError> {
         self.socket
             .send(datagram, 0)
-            .map_err(|error| NetlinkError::socket("send", error))?;
+            .map_err(|error| NetlinkError::Socket {
+                operation: "send",
+                source: to_errno(error),
+            })?;
         Ok(())
     }
 
     fn receive(&mut self) -> Result<Vec<u8>, NetlinkError> {
         loop {
-            let error = match self.socket.recv_from_full() {
+            let errno = match self.socket.recv_from_full() {
                 Ok((datagram, _)) => return Ok(datagram),
-                Err(error) => NetlinkError::socket("receive", error),
+                Err(error) => to_errno(error),
             };
-            let reason = match error {
-                NetlinkError::Socket { source, .. } if source == Errno::EINTR => continue,
-                NetlinkError::Socket { source, .. } if source == Errno::EAGAIN => "timeout",
-                NetlinkError::Socket { source, .. } if source == Errno::ENOBUFS => {
-                    "receive buffer overflow"
-                }
-                error => return Err(error),
+            let reason = if errno == Errno::EINTR {
+                continue;
+            } else if errno == Errno::EAGAIN {
+                "timeout"
+            } else if errno == Errno::ENOBUFS {
+                "receive buffer overflow"
+            } else {
+                return Err(NetlinkError::Socket {
+                    operation: "receive",
+                    source: errno,
+                });
             };
             return Err(NetlinkError::AnswerLost { reason });
         }

@@ -4,6 +4,8 @@ use std::{fs, path::PathBuf};
 
 use nix::errno::Errno;
 
+use crate::error::to_errno;
+
 pub(crate) fn read(name: &str) -> Result<String, Errno> {
     let value = fs::read_to_string(path(name)).map_err(to_errno)?;
     Ok(value.trim().to_owned())
@@ -11,10 +13,6 @@ pub(crate) fn read(name: &str) -> Result<String, Errno> {
 
 pub(crate) fn write(name: &str, value: &str) -> Result<(), Errno> {
     fs::write(path(name), value).map_err(to_errno)
-}
-
-fn to_errno(error: std::io::Error) -> Errno {
-    Errno::try_from(error).unwrap_or(Errno::EIO)
 }
 
 fn path(name: &str) -> PathBuf {
