@@ -56,7 +56,7 @@ impl KernelError {
         match source {
             NetlinkError::Refused(Errno::EPERM | Errno::EACCES) => Self::NotPermitted { operation },
             source @ (NetlinkError::Refused(_)
-            | NetlinkError::Socket { .. }
+            | NetlinkError::Socket(_)
             | NetlinkError::AnswerLost { .. }
             | NetlinkError::Interrupted { .. }) => Self::Netlink { operation, source },
         }

@@ -44,7 +44,8 @@ use kernel::{Kernel, KernelThread, LinuxKernel};
 use metrics::IpvsMetrics;
 
 pub use error::KernelError;
-pub use netlink::{NETLINK_TIMEOUT, NetlinkError};
+pub use netlink::NetlinkError;
+pub use netlink_socket::NETLINK_TIMEOUT;
 
 /// Why the daemon could not start.
 #[derive(Debug, thiserror::Error)]

@@ -1,33 +1,18 @@
 //! Requests to the kernel over a netlink socket, many in one datagram.
 
-use std::time::Duration;
-
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NetlinkDeserializable,
-    NetlinkHeader, NetlinkMessage, NetlinkSerializable,
+use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader, NetlinkSerializable};
+use netlink_socket::{
+    DUMP_ATTEMPTS, Message, NLM_F_ACK, NLM_F_DUMP, NLMSG_DONE, NLMSG_ERROR, NetlinkSocket,
+    SocketError, messages, whole,
 };
-use netlink_sys::{Socket, SocketAddr};
-use nix::{
-    errno::Errno,
-    sys::socket::{setsockopt, sockopt},
-};
-
-use crate::error::to_errno;
+use nix::errno::Errno;
 
 /// More requests in one datagram can overflow the default receive buffer with their errors.
 pub(crate) const LARGEST_BATCH: usize = 128;
 
-/// The kernel answers before the send returns; what is not there after this time never comes. A lost
-/// answer must be noticed, and the question repeated, before the announcer takes the programmer for
-/// silent.
-pub const NETLINK_TIMEOUT: Duration = Duration::from_secs(1);
 const RECEIVE_BUFFER: usize = 8 << 20;
-/// Most attempts to read a table that the kernel changes during each of them.
-const DUMP_ATTEMPTS: u32 = 5;
 
 const NLMSG_NOOP: u16 = 1;
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
 const NLMSG_OVERRUN: u16 = 4;
 
 /// Why an exchange with the kernel failed.
@@ -37,13 +22,8 @@ pub enum NetlinkError {
     #[error("the kernel refused the request")]
     Refused(#[source] Errno),
     /// The socket failed.
-    #[error("netlink socket: {operation}")]
-    Socket {
-        /// The operation on the socket.
-        operation: &'static str,
-        /// Why.
-        source: Errno,
-    },
+    #[error(transparent)]
+    Socket(#[from] SocketError),
     /// Answers were lost or did not come; what was asked for may have happened.
     #[error("the kernel's answer was lost: {reason}")]
     AnswerLost {
@@ -58,11 +38,10 @@ pub enum NetlinkError {
     },
 }
 
-/// A netlink socket.
+/// A netlink socket that answers in the messages of a protocol.
 #[derive(Debug)]
 pub(crate) struct Netlink {
-    socket: Socket,
-    sequence: u32,
+    socket: NetlinkSocket,
 }
 
 /// A request that failed, by its place in the batch.
@@ -74,41 +53,15 @@ pub(crate) struct FailedRequest {
 
 impl Netlink {
     pub(crate) fn open(protocol: isize) -> Result<Self, NetlinkError> {
-        let failed = |operation| {
-            move |error| NetlinkError::Socket {
-                operation,
-                source: to_errno(error),
-            }
-        };
-        let mut socket = Socket::new(protocol).map_err(failed("open"))?;
-        socket.bind_auto().map_err(failed("bind"))?;
-        socket
-            .connect(&SocketAddr::new(0, 0))
-            .map_err(failed("connect"))?;
-        // Errors then repeat the header of the request only.
-        socket
-            .set_cap_ack(true)
-            .map_err(failed("set NETLINK_CAP_ACK"))?;
-        // Beyond the system's limit only with privilege; below it is better than nothing.
-        if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
-            socket
-                .set_rx_buf_sz(RECEIVE_BUFFER as i32)
-                .map_err(failed("set SO_RCVBUF"))?;
-        }
-        socket2::SockRef::from(&socket)
-            .set_read_timeout(Some(NETLINK_TIMEOUT))
-            .map_err(failed("set the timeout"))?;
-        Ok(Self {
-            socket,
-            sequence: 0,
-        })
+        let mut socket = NetlinkSocket::open(protocol)?;
+        socket.set_receive_buffer(RECEIVE_BUFFER)?;
+        Ok(Self { socket })
     }
 
     /// Sends requests in datagrams of at most [`LARGEST_BATCH`] and returns those that failed.
     pub(crate) fn batch<M>(&mut self, requests: Vec<M>) -> Result<Vec<FailedRequest>, NetlinkError>
     where
         M: NetlinkSerializable,
-        NetlinkMessage<M>: From<M>,
     {
         self.batch_with(requests, |_| 0)
     }
@@ -121,27 +74,28 @@ impl Netlink {
     ) -> Result<Vec<FailedRequest>, NetlinkError>
     where
         M: NetlinkSerializable,
-        NetlinkMessage<M>: From<M>,
     {
         let mut failed = Vec::new();
         let mut requests = requests.into_iter().peekable();
         let mut done = 0;
         while requests.peek().is_some() {
-            let first = self.sequence.wrapping_add(1);
             let mut datagram = Vec::new();
+            let mut first = None;
             let mut count = 0;
             while let Some(request) = requests.next() {
                 count += 1;
                 let last = count == LARGEST_BATCH || requests.peek().is_none();
                 // Errors come unasked; one acknowledgement tells the end.
                 let acknowledge = if last { NLM_F_ACK } else { 0 };
-                let flags = NLM_F_REQUEST | acknowledge | flags(&request);
-                self.append(&mut datagram, request, flags);
+                let flags = acknowledge | flags(&request);
+                let sequence = self.append(&mut datagram, &request, flags);
+                first.get_or_insert(sequence);
                 if last {
                     break;
                 }
             }
-            self.send(&datagram)?;
+            self.socket.send(&datagram)?;
+            let first = first.unwrap_or_default();
             self.await_end(first, count, |index, errno| {
                 failed.push(FailedRequest {
                     index: done + index,
@@ -157,32 +111,32 @@ impl Netlink {
     /// of other programs. A table that changes meanwhile is read again.
     pub(crate) fn dump<M>(&mut self, request: M) -> Result<Vec<M>, NetlinkError>
     where
-        M: NetlinkSerializable + NetlinkDeserializable + Clone,
-        NetlinkMessage<M>: From<M>,
+        M: NetlinkSerializable + NetlinkDeserializable,
     {
-        whole(|| self.ask(request.clone(), NLM_F_REQUEST | NLM_F_DUMP))
+        let answer = whole(|| self.ask(&request, NLM_F_DUMP))?;
+        answer.ok_or(NetlinkError::Interrupted {
+            attempts: DUMP_ATTEMPTS,
+        })
     }
 
     /// Asks for one object.
     pub(crate) fn get<M>(&mut self, request: M) -> Result<Option<M>, NetlinkError>
     where
         M: NetlinkSerializable + NetlinkDeserializable,
-        NetlinkMessage<M>: From<M>,
     {
         // The acknowledgement comes after the answer and so ends the exchange as a dump's end does.
-        let mut answer = self.ask(request, NLM_F_REQUEST | NLM_F_ACK)?;
-        Ok(answer.objects.pop())
+        let answer = self.ask(&request, NLM_F_ACK)?;
+        Ok(answer.and_then(|mut objects| objects.pop()))
     }
 
-    fn ask<M>(&mut self, request: M, flags: u16) -> Result<Answer<M>, NetlinkError>
+    /// `None`: the table changed while the kernel sent it, so objects may be missing.
+    fn ask<M>(&mut self, request: &M, flags: u16) -> Result<Option<Vec<M>>, NetlinkError>
     where
         M: NetlinkSerializable + NetlinkDeserializable,
-        NetlinkMessage<M>: From<M>,
     {
         let mut datagram = Vec::new();
-        self.append(&mut datagram, request, flags);
-        self.send(&datagram)?;
-        let sequence = self.sequence;
+        let sequence = self.append(&mut datagram, request, flags);
+        self.socket.send(&datagram)?;
         let mut answer = Answer {
             objects: Vec::new(),
             is_interrupted: false,
@@ -190,7 +144,7 @@ impl Netlink {
         loop {
             let received = self.receive()?;
             if answer.add(sequence, &received)? {
-                return Ok(answer);
+                return Ok(answer.whole());
             }
         }
     }
@@ -204,12 +158,12 @@ impl Netlink {
     ) -> Result<(), NetlinkError> {
         loop {
             let received = self.receive()?;
-            for (header, payload) in messages(&received) {
-                let index = header.sequence_number.wrapping_sub(first) as usize;
-                if index >= count || header.message_type != NLMSG_ERROR {
+            for message in messages(&received) {
+                let index = message.sequence.wrapping_sub(first) as usize;
+                if index >= count || message.message_type != NLMSG_ERROR {
                     continue;
                 }
-                if let Some(errno) = errno(payload) {
+                if let Some(errno) = message.errno() {
                     failed(index, errno);
                 }
                 if index + 1 == count {
@@ -219,51 +173,29 @@ impl Netlink {
         }
     }
 
-    fn append<M>(&mut self, datagram: &mut Vec<u8>, request: M, flags: u16)
-    where
-        M: NetlinkSerializable,
-        NetlinkMessage<M>: From<M>,
-    {
-        self.sequence = self.sequence.wrapping_add(1);
-        let mut message = NetlinkMessage::from(request);
-        message.header.flags = flags;
-        message.header.sequence_number = self.sequence;
-        message.finalize();
-        let start = datagram.len();
-        datagram.resize(start + message.buffer_len().next_multiple_of(4), 0);
-        message.serialize(&mut datagram[start..start + message.buffer_len()]);
-    }
-
-    fn send(&mut self, datagram: &[u8]) -> Result<(), NetlinkError> {
+    fn append(
+        &mut self,
+        datagram: &mut Vec<u8>,
+        request: &impl NetlinkSerializable,
+        flags: u16,
+    ) -> u32 {
+        let mut payload = vec![0; request.buffer_len()];
+        request.serialize(&mut payload);
         self.socket
-            .send(datagram, 0)
-            .map_err(|error| NetlinkError::Socket {
-                operation: "send",
-                source: to_errno(error),
-            })?;
-        Ok(())
+            .append(datagram, request.message_type(), flags, &payload)
     }
 
     fn receive(&mut self) -> Result<Vec<u8>, NetlinkError> {
-        loop {
-            let errno = match self.socket.recv_from_full() {
-                Ok((datagram, _)) => return Ok(datagram),
-                Err(error) => to_errno(error),
-            };
-            let reason = if errno == Errno::EINTR {
-                continue;
-            } else if errno == Errno::EAGAIN {
+        self.socket.receive().map_err(|error| {
+            let reason = if error.errno == Errno::EAGAIN {
                 "timeout"
-            } else if errno == Errno::ENOBUFS {
+            } else if error.errno == Errno::ENOBUFS {
                 "receive buffer overflow"
             } else {
-                return Err(NetlinkError::Socket {
-                    operation: "receive",
-                    source: errno,
-                });
+                return error.into();
             };
-            return Err(NetlinkError::AnswerLost { reason });
-        }
+            NetlinkError::AnswerLost { reason }
+        })
     }
 }
 
@@ -276,25 +208,29 @@ struct Answer<M> {
 }
 
 impl<M: NetlinkDeserializable> Answer<M> {
+    fn whole(self) -> Option<Vec<M>> {
+        (!self.is_interrupted).then_some(self.objects)
+    }
+
     /// Adds the messages of a datagram that answer the request; says whether the answer has ended.
     fn add(&mut self, sequence: u32, datagram: &[u8]) -> Result<bool, NetlinkError> {
-        for (header, payload) in messages(datagram) {
-            if header.sequence_number != sequence {
+        for message in messages(datagram) {
+            if message.sequence != sequence {
                 continue;
             }
-            self.is_interrupted |= header.flags & NLM_F_DUMP_INTR != 0;
-            match header.message_type {
+            self.is_interrupted |= message.is_interrupted();
+            match message.message_type {
                 NLMSG_NOOP => {}
                 NLMSG_OVERRUN => {
                     return Err(NetlinkError::AnswerLost { reason: "overrun" });
                 }
                 NLMSG_ERROR | NLMSG_DONE => {
-                    return match errno(payload) {
+                    return match message.errno() {
                         None => Ok(true),
                         Some(errno) => Err(NetlinkError::Refused(errno)),
                     };
                 }
-                _ => match M::deserialize(&header, payload) {
+                _ => match M::deserialize(&header(&message), message.payload) {
                     Ok(object) => self.objects.push(object),
                     Err(error) => {
                         tracing::debug!(%error, "a netlink message cannot be decoded");
@@ -306,50 +242,17 @@ impl<M: NetlinkDeserializable> Answer<M> {
     }
 }
 
-/// The first answer that is whole, of a bounded number of attempts.
-fn whole<M>(
-    mut ask: impl FnMut() -> Result<Answer<M>, NetlinkError>,
-) -> Result<Vec<M>, NetlinkError> {
-    for _ in 0..DUMP_ATTEMPTS {
-        let answer = ask()?;
-        if !answer.is_interrupted {
-            return Ok(answer.objects);
-        }
-    }
-    Err(NetlinkError::Interrupted {
-        attempts: DUMP_ATTEMPTS,
-    })
-}
-
-/// The error of an `NLMSG_ERROR` or `NLMSG_DONE`; `None`: none.
-fn errno(payload: &[u8]) -> Option<Errno> {
-    let (code, _) = payload.split_first_chunk::<4>()?;
-    match i32::from_ne_bytes(*code) {
-        0 => None,
-        code => Some(Errno::from_raw(code.saturating_neg())),
-    }
-}
-
-/// The messages of a datagram, up to the first that is cut short.
-fn messages(mut rest: &[u8]) -> impl Iterator<Item = (NetlinkHeader, &[u8])> {
-    std::iter::from_fn(move || {
-        let buffer = NetlinkBuffer::new_checked(rest).ok()?;
-        let mut header = NetlinkHeader::default();
-        header.length = buffer.length();
-        header.message_type = buffer.message_type();
-        header.flags = buffer.flags();
-        header.sequence_number = buffer.sequence_number();
-        header.port_number = buffer.port_number();
-        let payload = buffer.payload();
-        let next = (header.length as usize).next_multiple_of(4);
-        rest = rest.get(next..).unwrap_or_default();
-        Some((header, payload))
-    })
+fn header(message: &Message<'_>) -> NetlinkHeader {
+    let mut header = NetlinkHeader::default();
+    header.message_type = message.message_type;
+    header.flags = message.flags;
+    header.sequence_number = message.sequence;
+    header
 }
 
 #[cfg(test)]
 mod tests {
-    use netlink_packet_core::{DecodeError, NLM_F_MULTIPART};
+    use netlink_packet_core::{DecodeError, NLM_F_DUMP_INTR, NLM_F_MULTIPART};
 
     use super::*;
 
@@ -382,7 +285,7 @@ mod tests {
     }
 
     /// Reads a table of which each attempt gets the next answer; the last one is repeated.
-    fn read(answers: &[&[(u16, u16)]]) -> (Result<usize, NetlinkError>, usize) {
+    fn read(answers: &[&[(u16, u16)]]) -> (Result<Option<usize>, NetlinkError>, usize) {
         let mut attempts = 0;
         let objects = whole(|| {
             let messages = answers[attempts.min(answers.len() - 1)];
@@ -392,21 +295,22 @@ mod tests {
                 is_interrupted: false,
             };
             assert!(answer.add(7, &datagram(messages))?, "the answer has ended");
-            Ok(answer)
+            Ok(answer.whole())
         });
-        (objects.map(|objects| objects.len()), attempts)
+        let count = |objects: Option<Vec<Empty>>| objects.map(|objects| objects.len());
+        (objects.map(count), attempts)
     }
 
     #[test]
     fn an_interrupted_dump_is_read_again_and_never_taken_for_a_whole_one() {
         let whole = [(OBJECT, 0), (OBJECT, 0), (NLMSG_DONE, 0)];
-        assert!(matches!(read(&[&whole]), (Ok(2), 1)));
+        assert!(matches!(read(&[&whole]), (Ok(Some(2)), 1)));
         let in_the_middle = [(OBJECT, NLM_F_DUMP_INTR), (NLMSG_DONE, 0)];
-        assert!(matches!(read(&[&in_the_middle, &whole]), (Ok(2), 2)));
+        assert!(matches!(read(&[&in_the_middle, &whole]), (Ok(Some(2)), 2)));
         let at_the_end = [(OBJECT, 0), (NLMSG_DONE, NLM_F_DUMP_INTR)];
-        assert!(matches!(read(&[&at_the_end, &whole]), (Ok(2), 2)));
+        assert!(matches!(read(&[&at_the_end, &whole]), (Ok(Some(2)), 2)));
         let (result, attempts) = read(&[&at_the_end]);
-        assert!(matches!(result, Err(NetlinkError::Interrupted { .. })));
+        assert!(matches!(result, Ok(None)));
         assert_eq!(attempts, 5);
     }
 }

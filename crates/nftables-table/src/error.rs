@@ -2,6 +2,7 @@
 
 use std::io;
 
+use netlink_socket::SocketError;
 use nix::errno::Errno;
 
 /// An operation on the kernel's nftables that failed.
@@ -62,8 +63,8 @@ impl Error {
     }
 
     /// The kernel's answer to a request.
-    pub(crate) fn refused(what: String, errno: i32) -> Self {
-        let source = io::Error::from_raw_os_error(errno);
+    pub(crate) fn refused(what: String, errno: Errno) -> Self {
+        let source = io::Error::from(errno);
         // A batch deletes nothing that it has not added first, so ENOENT means a kind of chain or
         // an expression whose module is missing.
         let unsupported = [
@@ -72,13 +73,21 @@ impl Error {
             Errno::EAFNOSUPPORT,
             Errno::EPROTONOSUPPORT,
         ];
-        let errno = Errno::from_raw(errno);
         if unsupported.contains(&errno) {
             Self::Unsupported { what, source }
         } else if [Errno::EPERM, Errno::EACCES].contains(&errno) {
             Self::NotPermitted { what, source }
         } else {
             Self::Refused { what, source }
+        }
+    }
+}
+
+impl From<SocketError> for Error {
+    fn from(error: SocketError) -> Self {
+        Self::Socket {
+            what: error.operation,
+            source: error.errno.into(),
         }
     }
 }

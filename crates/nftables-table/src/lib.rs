@@ -52,4 +52,5 @@ pub use model::{
     Chain, Expression, Family, Fingerprint, Hook, ICMP_PORT_UNREACHABLE, ICMPV6_PORT_UNREACHABLE,
     Kind, L4Protocol, Policy, Rule, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, Table, priority,
 };
-pub use socket::{NETLINK_TIMEOUT, Nftables};
+pub use netlink_socket::NETLINK_TIMEOUT;
+pub use socket::Nftables;

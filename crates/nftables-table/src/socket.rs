@@ -1,16 +1,16 @@
 //! The netlink socket.
 
-use std::{collections::BTreeMap, io, time::Duration};
+use std::{collections::BTreeMap, io};
 
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
-use nix::{
-    errno::Errno,
-    sys::socket::{setsockopt, sockopt},
+use netlink_socket::{
+    DUMP_ATTEMPTS, NLM_F_ACK, NLM_F_DUMP, NLMSG_DONE, NLMSG_ERROR, NetlinkSocket, messages, whole,
 };
+use netlink_sys::protocols::NETLINK_NETFILTER;
+use nix::errno::Errno;
 
 use crate::{
     Error, Family, Fingerprint, Table,
-    answer::{HEADER_LEN, NLMSG_DONE, NLMSG_ERROR, messages},
+    answer,
     encode::{self, Request},
 };
 
@@ -20,23 +20,13 @@ const BATCH_END: u16 = 17;
 /// `NFNL_SUBSYS_NFTABLES`.
 const SUBSYSTEM: u16 = 10;
 
-const NLM_F_REQUEST: u16 = 1;
-const NLM_F_ACK: u16 = 4;
-const NLM_F_DUMP: u16 = 0x300;
-/// Most attempts to read a ruleset that changes during each of them.
-const DUMP_ATTEMPTS: u32 = 5;
-
 /// A transaction is one datagram.
 const LARGEST_TRANSACTION: usize = 64 << 20;
-/// The kernel answers before the send returns; a silence of this length is an error of the kernel
-/// or of this crate. It must be noticed before other daemons take the caller for silent.
-pub const NETLINK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A connection to the nftables of the network namespace of the thread that opened it.
 #[derive(Debug)]
 pub struct Nftables {
-    socket: Socket,
-    sequence: u32,
+    socket: NetlinkSocket,
 }
 
 impl Nftables {
@@ -45,32 +35,14 @@ impl Nftables {
     /// # Errors
     /// [`Error::Unsupported`] where the kernel has no netfilter netlink; else [`Error::Socket`].
     pub fn open() -> Result<Self, Error> {
-        let failed = |what| move |source| Error::Socket { what, source };
-        let mut socket =
-            Socket::new(NETLINK_NETFILTER).map_err(|source| match source.raw_os_error() {
-                Some(errno) if Errno::from_raw(errno) == Errno::EPROTONOSUPPORT => {
-                    Error::refused("open a netfilter socket".into(), errno)
-                }
-                Some(_) | None => Error::Socket {
-                    what: "open",
-                    source,
-                },
-            })?;
-        socket.bind_auto().map_err(failed("bind"))?;
-        socket
-            .connect(&SocketAddr::new(0, 0))
-            .map_err(failed("connect"))?;
-        // Without it an error repeats the request, which may be larger than the receive buffer.
-        socket
-            .set_cap_ack(true)
-            .map_err(failed("set NETLINK_CAP_ACK"))?;
-        socket2::SockRef::from(&socket)
-            .set_read_timeout(Some(NETLINK_TIMEOUT))
-            .map_err(failed("set the timeout"))?;
-        Ok(Self {
-            socket,
-            sequence: 0,
-        })
+        let socket = NetlinkSocket::open(NETLINK_NETFILTER).map_err(|error| {
+            if error.errno == Errno::EPROTONOSUPPORT {
+                Error::refused("open a netfilter socket".into(), error.errno)
+            } else {
+                error.into()
+            }
+        })?;
+        Ok(Self { socket })
     }
 
     /// Makes the kernel's table of this family and name equal to `table`, in one transaction.
@@ -106,26 +78,26 @@ impl Nftables {
         name: &str,
     ) -> Result<Option<Fingerprint>, Error> {
         let request = encode::get(family, name);
-        let first = self.sequence.wrapping_add(1);
         let mut datagram = Vec::new();
-        self.append(&mut datagram, request.message_type, 0, &request.payload);
+        let first = self
+            .socket
+            .append(&mut datagram, request.message_type, 0, &request.payload);
         self.send(&datagram)?;
         loop {
-            let received = self.receive()?;
+            let received = self.socket.receive()?;
             for message in messages(&received) {
                 if message.sequence != first {
                     continue;
                 }
                 if message.message_type != NLMSG_ERROR {
-                    return Ok(Some(message.fingerprint()));
+                    return Ok(Some(answer::fingerprint(&message)));
                 }
                 return match message.errno() {
-                    errno if errno == Errno::ENOENT as i32 => Ok(None),
+                    None => continue,
+                    Some(Errno::ENOENT) => Ok(None),
                     // What nfnetlink says to a subsystem that is not there.
-                    errno if errno == Errno::EINVAL as i32 => {
-                        Err(Error::refused(request.what, Errno::EOPNOTSUPP as i32))
-                    }
-                    errno => Err(Error::refused(request.what, errno)),
+                    Some(Errno::EINVAL) => Err(Error::refused(request.what, Errno::EOPNOTSUPP)),
+                    Some(errno) => Err(Error::refused(request.what, errno)),
                 };
             }
         }
@@ -154,7 +126,13 @@ impl Nftables {
         family: Family,
         name: &str,
     ) -> Result<BTreeMap<String, usize>, Error> {
-        whole(|| self.read_rules_by_chain(family, name))
+        whole(|| self.read_rules_by_chain(family, name))?.ok_or_else(|| Error::Socket {
+            what: "read the ruleset",
+            source: io::Error::new(
+                io::ErrorKind::Interrupted,
+                format!("it changed during each of {DUMP_ATTEMPTS} attempts"),
+            ),
+        })
     }
 
     /// `None`: the ruleset changed while the kernel sent it, so chains may be missing.
@@ -164,9 +142,8 @@ impl Nftables {
         name: &str,
     ) -> Result<Option<BTreeMap<String, usize>>, Error> {
         let request = encode::get_chains(family);
-        let sequence = self.sequence.wrapping_add(1);
         let mut datagram = Vec::new();
-        self.append(
+        let sequence = self.socket.append(
             &mut datagram,
             request.message_type,
             NLM_F_DUMP,
@@ -176,7 +153,7 @@ impl Nftables {
         let mut chains = BTreeMap::new();
         let mut is_interrupted = false;
         loop {
-            let received = self.receive()?;
+            let received = self.socket.receive()?;
             for message in messages(&received) {
                 if message.sequence != sequence {
                     continue;
@@ -184,10 +161,13 @@ impl Nftables {
                 is_interrupted |= message.is_interrupted();
                 match message.message_type {
                     NLMSG_DONE => return Ok((!is_interrupted).then_some(chains)),
-                    NLMSG_ERROR => return Err(Error::refused(request.what, message.errno())),
+                    NLMSG_ERROR => {
+                        let errno = message.errno().unwrap_or(Errno::EBADMSG);
+                        return Err(Error::refused(request.what, errno));
+                    }
                     _ => {}
                 }
-                if let Some(chain) = message.chain()
+                if let Some(chain) = answer::chain(&message)
                     && chain.table == name.as_bytes()
                 {
                     chains.insert(chain.name, chain.rules);
@@ -198,11 +178,11 @@ impl Nftables {
 
     /// Sends requests as one transaction and waits for its end.
     fn transact(&mut self, requests: &[Request]) -> Result<(), Error> {
-        let begin = self.sequence.wrapping_add(1);
         let mut marker = [0, 0, 0, 0];
         marker[2..].copy_from_slice(&SUBSYSTEM.to_be_bytes());
         let mut datagram = Vec::new();
-        self.append(&mut datagram, BATCH_BEGIN, 0, &marker);
+        let begin = self.socket.append(&mut datagram, BATCH_BEGIN, 0, &marker);
+        let mut last = begin;
         for (index, request) in requests.iter().enumerate() {
             // Errors come unasked; one acknowledgement tells the end.
             let acknowledge = if index + 1 == requests.len() {
@@ -211,22 +191,23 @@ impl Nftables {
                 0
             };
             let flags = request.flags | acknowledge;
-            self.append(&mut datagram, request.message_type, flags, &request.payload);
+            last = self
+                .socket
+                .append(&mut datagram, request.message_type, flags, &request.payload);
         }
-        let last = self.sequence;
-        self.append(&mut datagram, BATCH_END, 0, &marker);
+        self.socket.append(&mut datagram, BATCH_END, 0, &marker);
         self.send(&datagram)?;
         loop {
-            let received = self.receive()?;
+            let received = self.socket.receive()?;
             for message in messages(&received) {
                 if message.message_type != NLMSG_ERROR {
                     continue;
                 }
                 let index = message.sequence.wrapping_sub(begin);
                 match message.errno() {
-                    0 if message.sequence == last => return Ok(()),
-                    0 => {}
-                    errno => {
+                    None if message.sequence == last => return Ok(()),
+                    None => {}
+                    Some(errno) => {
                         let what = match index {
                             // The kernel answers to the start of a batch that it takes no part of.
                             0 => "start a transaction".to_owned(),
@@ -243,80 +224,14 @@ impl Nftables {
         }
     }
 
-    fn append(&mut self, datagram: &mut Vec<u8>, message_type: u16, flags: u16, payload: &[u8]) {
-        self.sequence = self.sequence.wrapping_add(1);
-        let len = (HEADER_LEN + payload.len()) as u32;
-        datagram.extend(len.to_ne_bytes());
-        datagram.extend(message_type.to_ne_bytes());
-        datagram.extend((flags | NLM_F_REQUEST).to_ne_bytes());
-        datagram.extend(self.sequence.to_ne_bytes());
-        datagram.extend(0_u32.to_ne_bytes());
-        datagram.extend(payload);
-        datagram.resize(datagram.len().next_multiple_of(4), 0);
-    }
-
     fn send(&mut self, datagram: &[u8]) -> Result<(), Error> {
         // A datagram must fit into the send buffer. Only a privileged process may raise it over
         // the system's limit; without the privilege the kernel refuses the transaction anyway.
         if datagram.len() > (64 << 10) && datagram.len() <= LARGEST_TRANSACTION {
             let size = datagram.len() + (64 << 10);
-            let _ = setsockopt(&self.socket, sockopt::SndBufForce, &size);
+            self.socket.set_send_buffer(size);
         }
-        self.socket
-            .send(datagram, 0)
-            .map_err(|source| Error::Socket {
-                what: "send",
-                source,
-            })?;
+        self.socket.send(datagram)?;
         Ok(())
-    }
-
-    fn receive(&mut self) -> Result<Vec<u8>, Error> {
-        loop {
-            match self.socket.recv_from_full() {
-                Ok((datagram, _)) => return Ok(datagram),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(source) => {
-                    return Err(Error::Socket {
-                        what: "receive",
-                        source,
-                    });
-                }
-            }
-        }
-    }
-}
-
-/// The first whole answer, of a bounded number of attempts.
-fn whole<T>(mut ask: impl FnMut() -> Result<Option<T>, Error>) -> Result<T, Error> {
-    for _ in 0..DUMP_ATTEMPTS {
-        if let Some(answer) = ask()? {
-            return Ok(answer);
-        }
-    }
-    Err(Error::Socket {
-        what: "read the ruleset",
-        source: io::Error::new(
-            io::ErrorKind::Interrupted,
-            format!("it changed during each of {DUMP_ATTEMPTS} attempts"),
-        ),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_interrupted_dump_is_read_again_a_bounded_number_of_times() {
-        let mut answers = [None, None, Some(7)].into_iter();
-        assert_eq!(whole(|| Ok(answers.next().unwrap())).unwrap(), 7);
-        let mut attempts = 0;
-        let error = whole::<()>(|| {
-            attempts += 1;
-            Ok(None)
-        });
-        assert!(error.unwrap_err().to_string().contains("read the ruleset"));
-        assert_eq!(attempts, DUMP_ATTEMPTS);
     }
 }

@@ -179,6 +179,10 @@ fn destination(route: &RouteMessage) -> Option<IpNet> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
+    use nix::sched::{CloneFlags, unshare};
+
     use super::*;
 
     #[test]
@@ -192,5 +196,27 @@ mod tests {
             foreign.header.protocol = RouteProtocol::Boot;
             assert!(!is_ours(&foreign));
         }
+    }
+
+    #[test]
+    fn a_prefix_is_local_until_it_is_removed() {
+        let test = || {
+            unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace: run as root");
+            let lo_up = ["link", "set", "lo", "up"];
+            assert!(Command::new("ip").args(lo_up).status().unwrap().success());
+            let mut local = LocalAddresses::open().unwrap();
+            for text in ["10.1.1.0/24", "fd00:1::/64"] {
+                let prefix: IpNet = text.parse().unwrap();
+                for _ in 0..2 {
+                    local.add(prefix).unwrap();
+                    assert_eq!(local.read().unwrap(), [prefix].into());
+                }
+                for _ in 0..2 {
+                    local.remove(prefix).unwrap();
+                    assert_eq!(local.read().unwrap(), BTreeSet::new());
+                }
+            }
+        };
+        std::thread::spawn(test).join().unwrap();
     }
 }

@@ -3,7 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use nftables_table::answer::messages;
+use netlink_socket::messages;
+use nftables_table::answer;
 
 /// Octets of a netlink header.
 const HEADER: usize = 16;
@@ -14,8 +15,8 @@ fuzz_target!(|datagram: &[u8]| {
         octets += HEADER + message.payload.len();
         let _ = message.errno();
         let _ = message.is_interrupted();
-        let _ = message.fingerprint();
-        if let Some(chain) = message.chain() {
+        let _ = answer::fingerprint(&message);
+        if let Some(chain) = answer::chain(&message) {
             assert!(chain.table.len() + chain.name.len() <= 3 * message.payload.len());
         }
     }

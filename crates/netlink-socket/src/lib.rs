@@ -1,0 +1,242 @@
+//! A blocking netlink socket and the messages in its datagrams.
+
+use std::{io, time::Duration};
+
+use netlink_sys::{Socket, SocketAddr};
+use nix::{
+    errno::Errno,
+    sys::socket::{setsockopt, sockopt},
+};
+
+/// The kernel answers before a send returns, so an answer that is not there after this time never
+/// comes. The caller must notice it before other daemons take the caller for silent.
+pub const NETLINK_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Ends the answer to a dump.
+pub const NLMSG_DONE: u16 = 3;
+/// An acknowledgement, or a refusal.
+pub const NLMSG_ERROR: u16 = 2;
+/// Every message to the kernel is a request.
+const NLM_F_REQUEST: u16 = 1;
+/// Asks for an acknowledgement.
+pub const NLM_F_ACK: u16 = 4;
+/// Asks for every object of a kind.
+pub const NLM_F_DUMP: u16 = 0x300;
+/// What is read has changed since the answer began.
+const NLM_F_DUMP_INTR: u16 = 0x10;
+
+const HEADER_LEN: usize = 16;
+/// Most attempts to read a table that the kernel changes during each of them.
+pub const DUMP_ATTEMPTS: u32 = 5;
+
+/// A netlink socket of the network namespace of the thread that opened it.
+#[derive(Debug)]
+pub struct NetlinkSocket {
+    socket: Socket,
+    sequence: u32,
+}
+
+/// An operation on the socket that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("netlink socket: {operation}")]
+pub struct SocketError {
+    /// The operation.
+    pub operation: &'static str,
+    /// Why.
+    #[source]
+    pub errno: Errno,
+}
+
+/// A received message.
+#[derive(Clone, Copy, Debug)]
+pub struct Message<'a> {
+    /// Its type.
+    pub message_type: u16,
+    /// Its flags.
+    pub flags: u16,
+    /// The number of the request that it answers.
+    pub sequence: u32,
+    /// What follows the header.
+    pub payload: &'a [u8],
+}
+
+impl NetlinkSocket {
+    /// Opens the socket.
+    ///
+    /// # Errors
+    /// The kernel has no such protocol, or no memory.
+    pub fn open(protocol: isize) -> Result<Self, SocketError> {
+        let mut socket = Socket::new(protocol).map_err(failed("open"))?;
+        socket.bind_auto().map_err(failed("bind"))?;
+        socket
+            .connect(&SocketAddr::new(0, 0))
+            .map_err(failed("connect"))?;
+        // Without it an error repeats the request, which may be larger than the receive buffer.
+        socket
+            .set_cap_ack(true)
+            .map_err(failed("set NETLINK_CAP_ACK"))?;
+        socket2::SockRef::from(&socket)
+            .set_read_timeout(Some(NETLINK_TIMEOUT))
+            .map_err(failed("set the timeout"))?;
+        Ok(Self {
+            socket,
+            sequence: 0,
+        })
+    }
+
+    /// Makes room for answers. Beyond the system's limit only a privileged process may.
+    ///
+    /// # Errors
+    /// Not even the system's limit can be set.
+    pub fn set_receive_buffer(&mut self, size: usize) -> Result<(), SocketError> {
+        if setsockopt(&self.socket, sockopt::RcvBufForce, &size).is_err() {
+            let size = i32::try_from(size).unwrap_or(i32::MAX);
+            self.socket
+                .set_rx_buf_sz(size)
+                .map_err(failed("set SO_RCVBUF"))?;
+        }
+        Ok(())
+    }
+
+    /// Makes room for a datagram, where the process has the privilege: the kernel refuses to send
+    /// one that is larger than the buffer.
+    pub fn set_send_buffer(&mut self, size: usize) {
+        let _ = setsockopt(&self.socket, sockopt::SndBufForce, &size);
+    }
+
+    /// Appends a request to a datagram; returns its number.
+    pub fn append(
+        &mut self,
+        datagram: &mut Vec<u8>,
+        message_type: u16,
+        flags: u16,
+        payload: &[u8],
+    ) -> u32 {
+        self.sequence = self.sequence.wrapping_add(1);
+        let len = (HEADER_LEN + payload.len()) as u32;
+        datagram.extend(len.to_ne_bytes());
+        datagram.extend(message_type.to_ne_bytes());
+        datagram.extend((flags | NLM_F_REQUEST).to_ne_bytes());
+        datagram.extend(self.sequence.to_ne_bytes());
+        datagram.extend(0_u32.to_ne_bytes());
+        datagram.extend(payload);
+        datagram.resize(datagram.len().next_multiple_of(4), 0);
+        self.sequence
+    }
+
+    /// Sends a datagram of requests.
+    ///
+    /// # Errors
+    /// The kernel does not take it.
+    pub fn send(&self, datagram: &[u8]) -> Result<(), SocketError> {
+        self.socket.send(datagram, 0).map_err(failed("send"))?;
+        Ok(())
+    }
+
+    /// Waits for a datagram.
+    ///
+    /// # Errors
+    /// `EAGAIN`: none has come within [`NETLINK_TIMEOUT`]. `ENOBUFS`: some were lost.
+    pub fn receive(&self) -> Result<Vec<u8>, SocketError> {
+        loop {
+            match self.socket.recv_from_full().map_err(failed("receive")) {
+                Ok((datagram, _)) => return Ok(datagram),
+                Err(error) if error.errno == Errno::EINTR => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+impl Message<'_> {
+    /// Whether what is read has changed since the answer began.
+    #[must_use]
+    pub fn is_interrupted(&self) -> bool {
+        self.flags & NLM_F_DUMP_INTR != 0
+    }
+
+    /// The error of an [`NLMSG_ERROR`] or [`NLMSG_DONE`]; `None`: none.
+    #[must_use]
+    pub fn errno(&self) -> Option<Errno> {
+        let Some((code, _)) = self.payload.split_first_chunk::<4>() else {
+            return (self.message_type == NLMSG_ERROR).then_some(Errno::EBADMSG);
+        };
+        match i32::from_ne_bytes(*code) {
+            0 => None,
+            code => Some(Errno::from_raw(code.saturating_neg())),
+        }
+    }
+}
+
+/// Returns the messages of a datagram, up to the first that is cut short.
+pub fn messages(mut rest: &[u8]) -> impl Iterator<Item = Message<'_>> {
+    std::iter::from_fn(move || {
+        let (header, _) = rest.split_first_chunk::<HEADER_LEN>()?;
+        let number = |at: usize| {
+            u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+        };
+        let len = number(0) as usize;
+        let payload = rest.get(HEADER_LEN..len)?;
+        let message = Message {
+            message_type: u16::from_ne_bytes([header[4], header[5]]),
+            flags: u16::from_ne_bytes([header[6], header[7]]),
+            sequence: number(8),
+            payload,
+        };
+        rest = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
+        Some(message)
+    })
+}
+
+/// Returns the first answer that is whole, of at most [`DUMP_ATTEMPTS`]; `None`: none was.
+///
+/// # Errors
+/// That of `ask`.
+pub fn whole<T, E>(mut ask: impl FnMut() -> Result<Option<T>, E>) -> Result<Option<T>, E> {
+    for _ in 0..DUMP_ATTEMPTS {
+        if let Some(answer) = ask()? {
+            return Ok(Some(answer));
+        }
+    }
+    Ok(None)
+}
+
+fn failed(operation: &'static str) -> impl Fn(io::Error) -> SocketError {
+    move |error| SocketError {
+        operation,
+        errno: Errno::try_from(error).unwrap_or(Errno::EIO),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_flag_of_an_interrupted_dump_is_read_from_the_header() {
+        let datagram = |flags: u16| {
+            let mut datagram = Vec::new();
+            datagram.extend((HEADER_LEN as u32).to_ne_bytes());
+            datagram.extend(NLMSG_DONE.to_ne_bytes());
+            datagram.extend(flags.to_ne_bytes());
+            datagram.extend([0; 8]);
+            datagram
+        };
+        let is_interrupted = |flags| messages(&datagram(flags)).next().unwrap().is_interrupted();
+        assert!(is_interrupted(NLM_F_DUMP_INTR | 0x2));
+        assert!(!is_interrupted(0x2));
+    }
+
+    #[test]
+    fn an_interrupted_dump_is_read_again_a_bounded_number_of_times() {
+        let mut answers = [None, None, Some(7)].into_iter();
+        let answer = whole(|| Ok::<_, SocketError>(answers.next().unwrap()));
+        assert_eq!(answer, Ok(Some(7)));
+        let mut attempts = 0;
+        let answer = whole(|| {
+            attempts += 1;
+            Ok::<Option<i32>, SocketError>(None)
+        });
+        assert_eq!((answer, attempts), (Ok(None), DUMP_ATTEMPTS));
+    }
+}
