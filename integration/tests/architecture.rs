@@ -8,7 +8,9 @@ use cargo_metadata::{CargoOpt, DependencyKind, Metadata, MetadataCommand};
 
 /// Which of our crates each crate may import.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
+    ("config-text", &[]),
     ("virtual-server", &[]),
+    ("service-catalog", &["config-text", "virtual-server"]),
     ("bgp-packet", &[]),
     ("bgp-session", &["bgp-packet"]),
     ("bgp-rib", &["bgp-packet"]),
@@ -18,7 +20,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("routing-rule", &[]),
     ("daemon-api", &["virtual-server", "bgp-packet"]),
     ("bounded-io", &[]),
-    ("daemon-runtime", &["bounded-io"]),
+    ("daemon-runtime", &["bounded-io", "config-text"]),
     (
         "bgp-speaker",
         &["bgp-packet", "bgp-session", "bgp-rib", "bounded-io"],
@@ -29,7 +31,13 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     (
         "pod-watcher",
-        &["virtual-server", "daemon-api", "daemon-runtime"],
+        &[
+            "config-text",
+            "virtual-server",
+            "service-catalog",
+            "daemon-api",
+            "daemon-runtime",
+        ],
     ),
     (
         "data-plane",
@@ -88,7 +96,9 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 
 /// Crates that decide and never act, with all that they may build on.
 const PURE: &[&str] = &[
+    "config-text",
     "virtual-server",
+    "service-catalog",
     "bgp-packet",
     "bgp-session",
     "bgp-rib",
@@ -97,11 +107,14 @@ const PURE: &[&str] = &[
 const PURE_MAY_USE: &[&str] = &[
     "bgp-packet",
     "bytes",
+    "config-text",
     "ipnet",
     "netlink-packet-core",
     "netlink-packet-generic",
     "rustc-hash",
+    "strsim",
     "thiserror",
+    "virtual-server",
     "zettabgp",
 ];
 

@@ -12,6 +12,7 @@ use std::{
 use serde::de::DeserializeOwned;
 use serde_saphyr::{Error, MessageFormatter, UserMessageFormatter};
 
+pub use config_text::nearest;
 pub use watch::{FileWatcher, WatchError};
 
 /// Largest size of a configuration file, in bytes. 50,000 real servers take 4 MB.
@@ -119,21 +120,6 @@ fn is_empty(text: &str) -> bool {
     text.lines()
         .map(str::trim)
         .all(|line| line.is_empty() || line.starts_with('#') || line == "---")
-}
-
-/// The known name that a misspelt one most likely means, if one is near.
-#[must_use]
-pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
-    let lowercase = name.to_lowercase();
-    known
-        .iter()
-        .map(|known| {
-            let likeness = strsim::jaro_winkler(&lowercase, &known.to_lowercase());
-            (*known, likeness)
-        })
-        .filter(|(_, likeness)| *likeness > 0.75)
-        .max_by(|(_, one), (_, other)| one.total_cmp(other))
-        .map(|(known, _)| known)
 }
 
 impl Place {

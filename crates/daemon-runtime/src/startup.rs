@@ -5,8 +5,6 @@ use std::ffi::OsString;
 use clap::{ArgMatches, Command};
 use serde_json::{Map, Value};
 
-use crate::config_file;
-
 const PREFIX: &str = "PORTLB_";
 
 /// Most variables that are reported.
@@ -42,7 +40,7 @@ impl Startup {
                 && !known.contains(&name.as_ref())
                 && !is_service_link(&name, &value);
             is_unknown.then(|| UnknownVariable {
-                nearest: config_file::nearest(&name, &known).map(str::to_owned),
+                nearest: config_text::nearest(&name, &known).map(str::to_owned),
                 name: name.into_owned(),
             })
         });

@@ -6,7 +6,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use daemon_runtime::{CommonArgs, Defaults, Target, parse_duration};
 use virtual_server::{IpNet, ServiceRange};
 
-use crate::kubernetes::settings::{AddressPool, PodPorts};
+use service_catalog::settings::{AddressPool, PodPorts};
 
 /// Default addresses of this daemon.
 pub const DEFAULTS: Defaults = Defaults {

@@ -3,15 +3,16 @@
 use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, time::Duration};
 
 use daemon_runtime::{ConfigError, ListenAddress, Target, config_file::FileError};
+use service_catalog::{
+    model::{Kind, Scope},
+    settings::{PodService, Settings},
+};
+use virtual_server::{Invalid, IpNet};
 
 use crate::{
     args::{Args, ClusterArgs, SourceKind, StatusArgs},
     file_source,
-    kubernetes::{
-        client::Origin,
-        model::{Kind, Scope},
-        settings::{PodService, Settings},
-    },
+    kubernetes::client::Origin,
     source::SourceError,
 };
 
@@ -211,11 +212,26 @@ pub fn settings(args: &ClusterArgs) -> Result<Settings, ConfigError> {
             || !args.allowed_prefixes.is_empty(),
         scopes: Vec::new(),
     };
-    settings.validate().map_err(|problems| {
-        let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        ConfigError(problems.join("\n"))
-    })?;
-    Ok(settings)
+    let mut problems = settings.validate().err().unwrap_or_default();
+    problems.extend(reserved_prefixes(&settings.allowed_prefixes));
+    if problems.is_empty() {
+        return Ok(settings);
+    }
+    let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    Err(ConfigError(problems.join("\n")))
+}
+
+/// Refuses prefixes in which no address belongs to a single host.
+fn reserved_prefixes(allowed_prefixes: &[IpNet]) -> impl Iterator<Item = Invalid> {
+    allowed_prefixes.iter().filter_map(|prefix| {
+        let reserved = daemon_api::overlapping_reserved_range(prefix)?;
+        Some(Invalid::new(
+            "--allowed-prefixes",
+            prefix,
+            format!("overlaps {reserved}, in which no address belongs to a single host"),
+            "give the service ranges alone, such as 10.1.1.0/24",
+        ))
+    })
 }
 
 /// A list and watch for each kind and namespace.

@@ -8,8 +8,7 @@
 //!                reports of all ──► Writer, in the pod that holds the Lease ──► status, Events
 //! ```
 //!
-//! - [`model`]: its objects, as little of them as is needed.
-//! - [`catalog::Catalog`]: what was heard, and what it means; pure.
+//! - [`service_catalog`]: what was heard, and what it means; pure. `objects` converts.
 //! - [`source::KubernetesSource`]: feeds the catalog with what the watches tell. The watches are
 //!   kube's; `watch` adds what they keep to themselves.
 //! - `lease`, `announced`, `status`, `writer`: who writes, what is announced, what to write, and
@@ -20,6 +19,8 @@ pub mod client;
 mod grant;
 mod lease;
 mod lease_duration;
+pub mod manifests;
+pub(crate) mod objects;
 pub mod source;
 mod status;
 pub(crate) mod tasks;
@@ -27,14 +28,5 @@ mod watch;
 mod writer;
 mod writes;
 
-mod addresses;
-pub mod annotations;
-pub mod catalog;
-mod convert;
-pub mod finding;
-pub(crate) mod intent;
-pub mod left_out;
-pub mod manifests;
-pub mod model;
-mod restrictions;
-pub mod settings;
+#[cfg(test)]
+mod tests;

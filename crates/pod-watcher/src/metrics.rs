@@ -3,8 +3,9 @@
 use std::sync::atomic::AtomicU64;
 
 use daemon_runtime::{Counter, Family, Gauge, Histogram, Labels, Metrics};
+use service_catalog::catalog::Counts;
 
-use crate::{index::Size, kubernetes::catalog::Counts};
+use crate::index::Size;
 
 /// What the index counts.
 #[derive(Clone, Debug, Default)]

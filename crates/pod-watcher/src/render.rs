@@ -3,15 +3,16 @@
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
+use service_catalog::{
+    catalog::{Catalog, Input, ServiceView},
+    finding::Finding,
+    model::ObjectKey,
+    settings::Settings,
+};
+
 use crate::{
     file_format,
-    kubernetes::{
-        catalog::{Catalog, Input, ServiceView},
-        finding::Finding,
-        manifests::{self, Object},
-        model::ObjectKey,
-        settings::Settings,
-    },
+    kubernetes::manifests::{self, Object},
 };
 
 /// What would be served, and what there is to say of it.

@@ -10,15 +10,15 @@ use std::{collections::BTreeMap, io::Write, path::PathBuf, process::ExitCode};
 pub use self::report::{Message, Report, Severity};
 use crate::{
     args::OutputFormat,
-    kubernetes::{
-        annotations,
-        catalog::{Catalog, Input},
-        finding::{Finding, Reason},
-        manifests::{self, Endpoints, Manifest, ManifestError, Object},
-        model::{Annotations, ObjectKey},
-        settings::Settings,
-    },
+    kubernetes::manifests::{self, Endpoints, Manifest, ManifestError, Object},
     render,
+};
+use service_catalog::{
+    annotations,
+    catalog::{Catalog, Input},
+    finding::{Finding, Reason},
+    model::{Annotations, ObjectKey},
+    settings::Settings,
 };
 
 /// Exit code of what cannot be used.

@@ -111,7 +111,7 @@ fn every_step_of_readiness_is_in_the_operators_guide() {
 #[test]
 fn every_event_is_in_the_operators_guide() {
     let guide = document("docs/operations.md");
-    let code = document("crates/pod-watcher/src/kubernetes/finding.rs");
+    let code = document("crates/service-catalog/src/finding.rs");
     let reasons = code.split("=> \"").skip(1);
     let reasons: BTreeSet<&str> = reasons
         .map(|rest| rest.split('"').next().unwrap())

@@ -28,7 +28,8 @@ use self::{
     node::{Node, Value},
 };
 pub use self::{mirror::Endpoints, node::Position};
-use super::model::{EndpointSlice, ObjectKey, Pod, Service};
+use super::objects;
+use service_catalog::model::{EndpointSlice, ObjectKey, Pod, Service};
 
 /// An object, and what is wrong with it.
 #[derive(Debug)]
@@ -269,7 +270,7 @@ impl Reader<'_> {
             "Service" => {
                 rules::of_service(&node, &mut problems);
                 object(&mut node, &mut problems, |service: core::Service| {
-                    Object::Service(service.into())
+                    Object::Service(objects::service(service))
                 })
             }
             "EndpointSlice" => {
@@ -277,7 +278,9 @@ impl Reader<'_> {
                 object(
                     &mut node,
                     &mut problems,
-                    |slice: discovery::EndpointSlice| Object::EndpointSlice(slice.into()),
+                    |slice: discovery::EndpointSlice| {
+                        Object::EndpointSlice(objects::endpoint_slice(slice))
+                    },
                 )
             }
             "Endpoints" => {
@@ -287,7 +290,7 @@ impl Reader<'_> {
                 })
             }
             _ => object(&mut node, &mut problems, |pod: core::Pod| {
-                Object::Pod(pod.into())
+                Object::Pod(objects::pod(pod))
             }),
         };
         problems.sort_by_key(|problem| problem.position);
@@ -413,7 +416,7 @@ impl Manifest {
     /// Where the first of our annotations stands.
     #[must_use]
     pub fn place_of_annotations(&self) -> Place {
-        let ours = format!("metadata.annotations.{}", super::model::PREFIX);
+        let ours = format!("metadata.annotations.{}", service_catalog::model::PREFIX);
         let its = self
             .fields
             .iter()

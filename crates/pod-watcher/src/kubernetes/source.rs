@@ -7,13 +7,13 @@ use std::{
 
 use daemon_runtime::{Publisher, Reader};
 use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
+use service_catalog::{
+    catalog::{Catalog, Input, Output, ServiceView},
+    model::{ObjectKey, Scope},
+};
 use tokio::sync::mpsc;
 
-use super::{
-    catalog::{Catalog, Input, Output, ServiceView},
-    model::{EndpointSlice, ObjectKey, Pod, Scope, Service},
-    watch::News,
-};
+use super::{objects, watch::News};
 use crate::{
     metrics::ClusterMetrics,
     source::{Description, Source, SourceError, SourceEvent},
@@ -66,31 +66,31 @@ pub(crate) trait Converted: Sized {
 
 impl Converted for core::Service {
     fn put(self) -> Input {
-        Input::Service(Service::from(self))
+        Input::Service(objects::service(self))
     }
 
     fn deleted(self) -> Input {
-        Input::ServiceDeleted(Service::from(self).key)
+        Input::ServiceDeleted(objects::service(self).key)
     }
 }
 
 impl Converted for discovery::EndpointSlice {
     fn put(self) -> Input {
-        Input::EndpointSlice(EndpointSlice::from(self))
+        Input::EndpointSlice(objects::endpoint_slice(self))
     }
 
     fn deleted(self) -> Input {
-        Input::EndpointSliceDeleted(EndpointSlice::from(self).key)
+        Input::EndpointSliceDeleted(objects::endpoint_slice(self).key)
     }
 }
 
 impl Converted for core::Pod {
     fn put(self) -> Input {
-        Input::Pod(Pod::from(self))
+        Input::Pod(objects::pod(self))
     }
 
     fn deleted(self) -> Input {
-        Input::PodDeleted(Pod::from(self).key)
+        Input::PodDeleted(objects::pod(self).key)
     }
 }
 

@@ -15,10 +15,7 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 use serde_json::{Value, json};
-use virtual_server::Protocol;
-
-use super::{
-    announced::Tally,
+use service_catalog::{
     catalog::ServiceView,
     finding::{Finding, Reason, Severity},
     model::{
@@ -26,6 +23,9 @@ use super::{
         WEIGHT_LEVELS_CONDITION,
     },
 };
+use virtual_server::Protocol;
+
+use super::announced::Tally;
 
 /// Owns the condition that records the addresses of a Service.
 pub(crate) const ADDRESS_MANAGER: &str = "portlb-address";

@@ -7,15 +7,17 @@ use k8s_openapi::api::{
     core::v1::{Pod, Service},
     discovery::v1::EndpointSlice,
 };
+use service_catalog::{
+    catalog::Catalog,
+    model::{Kind, Scope},
+};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     announced::{self, Announcements, Reporter, Standing},
-    catalog::Catalog,
     grant::Resource,
     lease::{self, Candidate},
-    model::{Kind, Scope},
     source::{Converted, Heard, KubernetesSource, Views},
     watch::{Follow, Watchable},
     writer::{self, Writer},

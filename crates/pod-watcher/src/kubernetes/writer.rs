@@ -33,12 +33,12 @@ use super::{
     announced::{REPORT_LABEL, report_name},
     client::{self, Asked, Origin},
     grant::Resource,
-    model::ObjectKey,
     source::Views,
     status::{self, IpMode, Write},
     watch::{Follow, News},
     writes::{ApiServer, Problems},
 };
+use service_catalog::model::ObjectKey;
 
 /// Least time from one write to the next.
 const PACE: Duration = Duration::from_millis(20);

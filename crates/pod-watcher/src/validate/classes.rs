@@ -1,9 +1,9 @@
 //! Services that this load balancer does not serve, and whether they are meant to be served.
 
 use super::report::Severity;
-use crate::kubernetes::{
-    intent,
+use service_catalog::{
     model::{PREFIX, Service, ServiceType},
+    service_spec,
     settings::Settings,
 };
 
@@ -21,14 +21,14 @@ pub(super) struct NotOurs {
 
 /// What is to be said of a Service; `None`: it is ours.
 pub(super) fn judge(service: &Service, settings: &Settings) -> Option<NotOurs> {
-    if intent::is_ours(service, settings) {
+    if service_spec::is_ours(service, settings) {
         return None;
     }
     let class = &*settings.load_balancer_class;
     let speaks_to_us = !service.annotations.is_empty();
     let is_load_balancer = service.service_type == ServiceType::LoadBalancer;
     let annotation = format!("annotation {PREFIX}load-balancer-class");
-    let named = match intent::annotated_class(service) {
+    let named = match service_spec::annotated_class(service) {
         Some(named) => Some((annotation, named)),
         None => {
             let named = service.load_balancer_class.as_deref();

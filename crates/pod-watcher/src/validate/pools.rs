@@ -7,7 +7,7 @@ use std::{
 
 use virtual_server::IpNet;
 
-use crate::kubernetes::{model::Service, settings::AddressPool};
+use service_catalog::{model::Service, settings::AddressPool};
 
 /// Length of the prefix that is reserved for benchmarks (RFC 2544), which the pools share.
 const ALL_V4: u8 = 15;
@@ -50,12 +50,12 @@ pub(super) fn assumed<'a>(services: impl Iterator<Item = &'a Service>) -> Vec<Ad
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kubernetes::settings::Settings;
+    use service_catalog::settings::Settings;
 
     fn services(pools: &[(&str, usize)]) -> Vec<Service> {
         let of_pool = |(pool, count): &(&str, usize)| {
             let service: k8s_openapi::api::core::v1::Service = Default::default();
-            let mut service = Service::from(service);
+            let mut service = crate::kubernetes::objects::service(service);
             service.annotations = Box::new([("address-pool".into(), (*pool).into())]);
             vec![service; *count]
         };

@@ -6,10 +6,11 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use k8s_openapi::api::core::v1 as core;
-
-use super::super::model::{
+use service_catalog::model::{
     Endpoint, EndpointPort, EndpointSlice, Family, NotUsed, ObjectKey, Readiness,
 };
+
+use super::super::objects;
 
 /// Label by which the owner of Endpoints asks for no mirror.
 const SKIP_LABEL: &str = "endpointslice.kubernetes.io/skip-mirror";
@@ -113,7 +114,7 @@ fn of_subset(
         .ports
         .unwrap_or_default()
         .into_iter()
-        .map(EndpointPort::from)
+        .map(objects::endpoints_port)
         .collect();
     let ready = subset.addresses.unwrap_or_default();
     let not_ready = subset.not_ready_addresses.unwrap_or_default();

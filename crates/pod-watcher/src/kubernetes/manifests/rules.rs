@@ -3,8 +3,6 @@
 
 use std::net::IpAddr;
 
-use daemon_runtime::config_file;
-
 use super::{
     Problem,
     node::{Node, Part, Value, joined},
@@ -311,7 +309,7 @@ impl<'a> Field<'a> {
         if allowed.contains(&text) {
             return;
         }
-        let hint = match config_file::nearest(text, allowed) {
+        let hint = match config_text::nearest(text, allowed) {
             Some(nearest) => format!("did you mean {nearest}? "),
             None => String::new(),
         };

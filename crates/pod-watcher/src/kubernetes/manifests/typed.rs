@@ -2,7 +2,6 @@
 
 use std::{fmt, slice};
 
-use daemon_runtime::config_file;
 use serde::{
     Deserializer, Serialize,
     de::{
@@ -79,7 +78,7 @@ fn unknown_fields(
             None => {
                 let known = known.keys().map(String::as_str);
                 let known: Vec<&str> = known.chain(WORTH_A_HINT).collect();
-                let hint = config_file::nearest(name, &known);
+                let hint = config_text::nearest(name, &known);
                 let hint = hint.map_or_else(
                     || "remove it".to_owned(),
                     |nearest| format!("did you mean {nearest}?"),

@@ -1,7 +1,8 @@
 use std::time::Instant;
 
 use super::*;
-use crate::kubernetes::{announced::Reports, model::WrittenStatus};
+use crate::kubernetes::announced::Reports;
+use service_catalog::model::WrittenStatus;
 
 const NOW: i64 = 1_700_000_000;
 

@@ -13,12 +13,10 @@ use k8s_openapi::api::{coordination::v1::Lease, events::v1::Event};
 use super::{FIRST_DELAY, LONGEST_DELAY, PACE};
 use crate::kubernetes::{
     announced::{REPORT_DURATION, Reports, Tally},
-    catalog::ServiceView,
-    finding::Reason,
-    model::ObjectKey,
     status::{self, IpMode},
     watch::News,
 };
+use service_catalog::{catalog::ServiceView, finding::Reason, model::ObjectKey};
 
 /// Events that wait to be written; beyond that the oldest are dropped.
 const EVENTS: usize = 1_000;

@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::kubernetes::{finding::Finding, model::WrittenStatus};
+use service_catalog::{finding::Finding, model::WrittenStatus};
 
 fn key(name: &str) -> ObjectKey {
     ObjectKey::new("shop", name)

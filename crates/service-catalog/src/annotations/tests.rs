@@ -19,7 +19,7 @@ fn check(name: &str, value: &str, expected: &str) {
 
 #[test]
 fn the_reference_is_made_from_the_table() {
-    expect_file!["../../../../../docs/annotations.md"].assert_eq(&reference());
+    expect_file!["../../../../docs/annotations.md"].assert_eq(&reference());
 }
 
 #[test]
@@ -95,6 +95,6 @@ fn all_errors_are_told() {
 
 #[test]
 fn space_around_a_value_means_nothing() {
-    let wishes = read(OF_REAL_SERVERS, &annotations(&[("weight", " 7\n")])).unwrap();
-    assert_eq!(wishes.weight, Some(Weight(7)));
+    let annotations = read(OF_REAL_SERVERS, &annotations(&[("weight", " 7\n")])).unwrap();
+    assert_eq!(annotations.weight, Some(Weight(7)));
 }

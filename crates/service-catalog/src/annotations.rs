@@ -3,9 +3,8 @@
 
 use std::{net::IpAddr, num::NonZeroU16, str::FromStr, time::Duration};
 
-use daemon_runtime::config_file;
 use virtual_server::{
-    FailureAction, Invalid, Options, PersistenceOptions, Ports, Protocol, RealServerState, Weight,
+    Invalid, Options, PersistenceOptions, Ports, Protocol, RealServerState, Weight,
 };
 
 use super::{
@@ -13,25 +12,25 @@ use super::{
     settings::PodPorts,
 };
 
-/// Known on a Service that has no field for its class.
-pub(super) const LOAD_BALANCER_CLASS: &str = "load-balancer-class";
+/// KnownService on a Service that has no field for its class.
+pub(crate) const LOAD_BALANCER_CLASS: &str = "load-balancer-class";
 
 /// By which Services share an address.
-pub(super) const SHARE_ADDRESS: &str = "share-address";
+pub(crate) const SHARE_ADDRESS: &str = "share-address";
 
 /// Other namespaces whose Services may share an address.
-pub(super) const SHARE_ADDRESS_NAMESPACES: &str = "share-address-namespaces";
+pub(crate) const SHARE_ADDRESS_NAMESPACES: &str = "share-address-namespaces";
 
 /// Namespaces that one Service may name: each claim to an address keeps them.
-pub(super) const MOST_SHARE_NAMESPACES: usize = 100;
+pub(crate) const MOST_SHARE_NAMESPACES: usize = 100;
 
 /// One annotation; `W` is what those of its kind of object say together.
-pub(super) struct Annotation<W: 'static> {
+pub(crate) struct Annotation<W: 'static> {
     /// Without the prefix.
-    pub(super) name: &'static str,
+    pub(crate) name: &'static str,
     /// What it sets, as a path of the file format, by which refusals name the annotation; empty
     /// where the file has nothing of the kind.
-    pub(super) field: &'static str,
+    pub(crate) field: &'static str,
     /// What it means.
     meaning: &'static str,
     /// What holds without it.
@@ -44,39 +43,39 @@ pub(super) struct Annotation<W: 'static> {
 
 /// What the annotations of a Service say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct ServiceWishes {
+pub(crate) struct ServiceAnnotations {
     /// Service addresses, at most one of each family.
-    pub(super) addresses: Vec<IpAddr>,
+    pub(crate) addresses: Vec<IpAddr>,
     /// Name of an address pool.
-    pub(super) pool: Option<Box<str>>,
+    pub(crate) pool: Option<Box<str>>,
     /// Services that say the same may share an address.
-    pub(super) share_key: Option<Box<str>>,
+    pub(crate) share_key: Option<Box<str>>,
     /// Other namespaces whose Services may share it.
-    pub(super) share_namespaces: Box<[Box<str>]>,
+    pub(crate) share_namespaces: Box<[Box<str>]>,
     /// Ports in place of those of the Service.
-    pub(super) ports: Vec<(Protocol, Ports)>,
+    pub(crate) ports: Vec<(Protocol, Ports)>,
     /// How the virtual servers behave; persistence apart.
-    pub(super) options: Options,
+    pub(crate) options: Options,
     /// How long a client stays with its real server.
-    pub(super) persistence_timeout: Option<Duration>,
+    pub(crate) persistence_timeout: Option<Duration>,
     /// What counts as one client, of IPv4 addresses.
-    pub(super) ipv4_prefix_length: Option<u8>,
+    pub(crate) ipv4_prefix_length: Option<u8>,
     /// What counts as one client, of IPv6 addresses.
-    pub(super) ipv6_prefix_length: Option<u8>,
+    pub(crate) ipv6_prefix_length: Option<u8>,
 }
 
 /// What the annotations of a pod or a slice say of real servers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct RealServerWishes {
+pub(crate) struct RealServerAnnotations {
     /// Share of new connections.
-    pub(super) weight: Option<Weight>,
+    pub(crate) weight: Option<Weight>,
     /// Whether there are to be any.
-    pub(super) state: Option<RealServerState>,
+    pub(crate) state: Option<RealServerState>,
 }
 
-impl ServiceWishes {
+impl ServiceAnnotations {
     /// All of it but the prefix lengths without a timeout, which mean nothing.
-    pub(super) fn persistence(&self, affinity: Option<Duration>) -> Option<PersistenceOptions> {
+    pub(crate) fn persistence(&self, affinity: Option<Duration>) -> Option<PersistenceOptions> {
         let timeout = self.persistence_timeout.or(affinity)?;
         Some(PersistenceOptions {
             timeout,
@@ -87,7 +86,7 @@ impl ServiceWishes {
 }
 
 /// Those of a Service.
-pub(super) const OF_SERVICES: &[Annotation<ServiceWishes>] = &[
+pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
     Annotation {
         name: LOAD_BALANCER_CLASS,
         field: "",
@@ -106,7 +105,7 @@ pub(super) const OF_SERVICES: &[Annotation<ServiceWishes>] = &[
                   address pool",
         allowed: "one IPv4 address, one IPv6 address, or both with a comma between them; unicast, \
                   routed",
-        read: |text, wishes| {
+        read: |text, parsed| {
             for address in text.split(',').map(str::trim) {
                 let address: IpAddr = address.parse().map_err(|_| {
                     refused(
@@ -116,14 +115,14 @@ pub(super) const OF_SERVICES: &[Annotation<ServiceWishes>] = &[
                     )
                 })?;
                 let is_second = |given: &IpAddr| given.is_ipv4() == address.is_ipv4();
-                if wishes.addresses.iter().any(is_second) {
+                if parsed.addresses.iter().any(is_second) {
                     return Err(refused(
                         text,
                         "names two addresses of one family",
                         "write at most one IPv4 and one IPv6 address",
                     ));
                 }
-                wishes.addresses.push(address);
+                parsed.addresses.push(address);
             }
             Ok(())
         },
@@ -134,8 +133,8 @@ pub(super) const OF_SERVICES: &[Annotation<ServiceWishes>] = &[
         meaning: "the pool that the address comes from where none is given",
         default: "the first pool with a free address",
         allowed: "the name of an `--address-pool`",
-        read: |text, wishes| {
-            wishes.pool = Some(word(text)?);
+        read: |text, parsed| {
+            parsed.pool = Some(word(text)?);
             Ok(())
         },
     },
@@ -146,8 +145,8 @@ pub(super) const OF_SERVICES: &[Annotation<ServiceWishes>] = &[
                   its own ports; from a pool they get the same one where their ports allow it",
         default: "an address belongs to one Service",
         allowed: "any word",
-        read: |text, wishes| {
-            wishes.share_key = Some(word(text)?);
+        read: |text, parsed| {
+            parsed.share_key = Some(word(text)?);
             Ok(())
         },
     },
@@ -158,7 +157,7 @@ pub(super) const OF_SERVICES: &[Annotation<ServiceWishes>] = &[
                   Services name this one's namespace, too",
         default: "an address is shared within one namespace only",
         allowed: "names of namespaces with commas between them, at most 100",
-        read: |text, wishes| {
+        read: |text, parsed| {
             let namespaces = namespaces(text);
             if namespaces.is_empty() || namespaces.len() > MOST_SHARE_NAMESPACES {
                 return Err(refused(
@@ -167,7 +166,7 @@ pub(super) const OF_SERVICES: &[Annotation<ServiceWishes>] = &[
                     "write names with commas between them, such as shop,bank, or remove it",
                 ));
             }
-            wishes.share_namespaces = namespaces;
+            parsed.share_namespaces = namespaces;
             Ok(())
         },
     },
@@ -179,10 +178,10 @@ pub(super) const OF_SERVICES: &[Annotation<ServiceWishes>] = &[
         default: "`spec.ports`",
         allowed: "a list such as `80, 8000-8999/UDP, all/SCTP`, of at most 1000; TCP where no protocol is \
                   written",
-        read: |text, wishes| {
+        read: |text, parsed| {
             for item in text.split(',').map(str::trim) {
                 let ports: PodPorts = item.parse()?;
-                wishes.ports.push((ports.protocol, ports.ports));
+                parsed.ports.push((ports.protocol, ports.ports));
             }
             Ok(())
         },
@@ -193,7 +192,7 @@ pub(super) const OF_SERVICES: &[Annotation<ServiceWishes>] = &[
         meaning: "how new connections are shared",
         default: "`mh`",
         allowed: "`rr`, `wrr`, `lc`, `wlc`, `sh`, `mh`, `sed`, `nq`",
-        read: |text, wishes| parsed(text, &mut wishes.options.scheduler),
+        read: |text, parsed| word_of(text, &mut parsed.options.scheduler),
     },
     Annotation {
         name: "scheduler-flags",
@@ -203,7 +202,7 @@ pub(super) const OF_SERVICES: &[Annotation<ServiceWishes>] = &[
         default: "`mh`: `fallback,port`; `sh`: `fallback`",
         allowed: "`fallback`, `port`, `fallback,port`, `none`; for `mh`, `port` only with \
                   `fallback`",
-        read: |text, wishes| parsed(text, &mut wishes.options.scheduler_flags),
+        read: |text, parsed| word_of(text, &mut parsed.options.scheduler_flags),
     },
     Annotation {
         name: "forwarding-method",
@@ -212,7 +211,7 @@ pub(super) const OF_SERVICES: &[Annotation<ServiceWishes>] = &[
                   the Service's own port, so `targetPort` must be the same",
         default: "`Tunnel`",
         allowed: "`Masquerade`, `DirectRouting`, `Tunnel`",
-        read: |text, wishes| parsed(text, &mut wishes.options.forwarding_method),
+        read: |text, parsed| word_of(text, &mut parsed.options.forwarding_method),
     },
     Annotation {
         name: "tunnel-kind",
@@ -220,7 +219,7 @@ pub(super) const OF_SERVICES: &[Annotation<ServiceWishes>] = &[
         meaning: "encapsulation of `Tunnel`",
         default: "`ipip`",
         allowed: "`ipip`",
-        read: |text, wishes| parsed(text, &mut wishes.options.tunnel_kind),
+        read: |text, parsed| word_of(text, &mut parsed.options.tunnel_kind),
     },
     Annotation {
         name: "persistence-timeout",
@@ -228,7 +227,7 @@ pub(super) const OF_SERVICES: &[Annotation<ServiceWishes>] = &[
         meaning: "new connections of one client go to the same pod; how long after its last one",
         default: "the timeout of `sessionAffinity: ClientIP`, else no persistence",
         allowed: "whole seconds, `1s` to `31d`",
-        read: |text, wishes| period(text, &mut wishes.persistence_timeout),
+        read: |text, parsed| period(text, &mut parsed.persistence_timeout),
     },
     Annotation {
         name: "persistence-ipv4-prefix-length",
@@ -236,7 +235,7 @@ pub(super) const OF_SERVICES: &[Annotation<ServiceWishes>] = &[
         meaning: "length of the prefix of IPv4 addresses that counts as one client",
         default: "`32`: each address",
         allowed: "1 to 32",
-        read: |text, wishes| number(text, "1 to 32", &mut wishes.ipv4_prefix_length),
+        read: |text, parsed| number(text, "1 to 32", &mut parsed.ipv4_prefix_length),
     },
     Annotation {
         name: "persistence-ipv6-prefix-length",
@@ -244,7 +243,7 @@ pub(super) const OF_SERVICES: &[Annotation<ServiceWishes>] = &[
         meaning: "the same of IPv6 addresses",
         default: "`128`: each address",
         allowed: "1 to 128",
-        read: |text, wishes| number(text, "1 to 128", &mut wishes.ipv6_prefix_length),
+        read: |text, parsed| number(text, "1 to 128", &mut parsed.ipv6_prefix_length),
     },
     Annotation {
         name: "health-check",
@@ -252,7 +251,7 @@ pub(super) const OF_SERVICES: &[Annotation<ServiceWishes>] = &[
         meaning: "how pods are checked beside what their readiness says",
         default: "TCP: `tcpConnect`; UDP and SCTP: `none` unless `health-check-port` is given",
         allowed: "`tcpConnect`, `none`",
-        read: |text, wishes| parsed(text, &mut wishes.options.health_check.kind),
+        read: |text, parsed| word_of(text, &mut parsed.options.health_check.kind),
     },
     Annotation {
         name: "health-check-port",
@@ -260,10 +259,10 @@ pub(super) const OF_SERVICES: &[Annotation<ServiceWishes>] = &[
         meaning: "what the check connects to",
         default: "the port of the pod",
         allowed: "1 to 65535; required for ranges of ports that are checked",
-        read: |text, wishes| {
+        read: |text, parsed| {
             let port = text.parse::<NonZeroU16>();
             let port = port.map_err(|_| refused(text, "is not a port", "write 1 to 65535"))?;
-            wishes.options.health_check.port = Some(port);
+            parsed.options.health_check.port = Some(port);
             Ok(())
         },
     },
@@ -273,7 +272,7 @@ pub(super) const OF_SERVICES: &[Annotation<ServiceWishes>] = &[
         meaning: "from the start of one check to the start of the next",
         default: "`2s`",
         allowed: "`10ms` to `1h`",
-        read: |text, wishes| period(text, &mut wishes.options.health_check.interval),
+        read: |text, parsed| period(text, &mut parsed.options.health_check.interval),
     },
     Annotation {
         name: "health-check-timeout",
@@ -281,7 +280,7 @@ pub(super) const OF_SERVICES: &[Annotation<ServiceWishes>] = &[
         meaning: "a check without an answer has failed after it",
         default: "`1s`, or the interval if that is shorter",
         allowed: "`1ms` to the interval",
-        read: |text, wishes| period(text, &mut wishes.options.health_check.timeout),
+        read: |text, parsed| period(text, &mut parsed.options.health_check.timeout),
     },
     Annotation {
         name: "health-check-rise",
@@ -289,7 +288,7 @@ pub(super) const OF_SERVICES: &[Annotation<ServiceWishes>] = &[
         meaning: "successful checks in a row that make a failed pod healthy",
         default: "`2`",
         allowed: "1 to 100",
-        read: |text, wishes| number(text, "1 to 100", &mut wishes.options.health_check.rise),
+        read: |text, parsed| number(text, "1 to 100", &mut parsed.options.health_check.rise),
     },
     Annotation {
         name: "health-check-fall",
@@ -297,7 +296,7 @@ pub(super) const OF_SERVICES: &[Annotation<ServiceWishes>] = &[
         meaning: "failed checks in a row that make a healthy pod failed",
         default: "`3`",
         allowed: "1 to 100",
-        read: |text, wishes| number(text, "1 to 100", &mut wishes.options.health_check.fall),
+        read: |text, parsed| number(text, "1 to 100", &mut parsed.options.health_check.fall),
     },
     Annotation {
         name: "health-check-initial-jitter",
@@ -305,7 +304,7 @@ pub(super) const OF_SERVICES: &[Annotation<ServiceWishes>] = &[
         meaning: "the first check starts at a random moment within it",
         default: "`100ms`",
         allowed: "`0ms` to `1h`",
-        read: |text, wishes| period(text, &mut wishes.options.health_check.initial_jitter),
+        read: |text, parsed| period(text, &mut parsed.options.health_check.initial_jitter),
     },
     Annotation {
         name: "on-failure",
@@ -314,7 +313,7 @@ pub(super) const OF_SERVICES: &[Annotation<ServiceWishes>] = &[
                   on) or leaves the table (`remove`)",
         default: "`quiesce`",
         allowed: "`quiesce`, `remove`",
-        read: |text, wishes| parsed::<FailureAction>(text, &mut wishes.options.on_failure),
+        read: |text, parsed| word_of(text, &mut parsed.options.on_failure),
     },
     Annotation {
         name: "minimum-healthy",
@@ -323,7 +322,7 @@ pub(super) const OF_SERVICES: &[Annotation<ServiceWishes>] = &[
                   healthy",
         default: "`1`",
         allowed: "1 or more",
-        read: |text, wishes| number(text, "1 or more", &mut wishes.options.minimum_healthy),
+        read: |text, parsed| number(text, "1 or more", &mut parsed.options.minimum_healthy),
     },
     Annotation {
         name: "drain-timeout",
@@ -332,12 +331,12 @@ pub(super) const OF_SERVICES: &[Annotation<ServiceWishes>] = &[
                   it leaves the table earlier with the last of them, or when it fails its check",
         default: "`60s`",
         allowed: "`0s` (they end at once) to `24h`; without meaning for UDP, and for `sh` and `mh` without `fallback`",
-        read: |text, wishes| period(text, &mut wishes.options.drain_timeout),
+        read: |text, parsed| period(text, &mut parsed.options.drain_timeout),
     },
 ];
 
 /// Those of a pod and of an EndpointSlice.
-pub(super) const OF_REAL_SERVERS: &[Annotation<RealServerWishes>] = &[
+pub(crate) const OF_REAL_SERVERS: &[Annotation<RealServerAnnotations>] = &[
     Annotation {
         name: "weight",
         field: "weight",
@@ -348,10 +347,10 @@ pub(super) const OF_REAL_SERVERS: &[Annotation<RealServerWishes>] = &[
         default: "`1`",
         allowed: "0 (none, established ones go on; with `mh` and `sh` use `state`, since a load \
                   balancer that starts later does not know the weight of before) to 65535",
-        read: |text, wishes| {
+        read: |text, parsed| {
             let mut weight = None;
             number(text, "0 to 65535", &mut weight)?;
-            wishes.weight = weight.map(Weight);
+            parsed.weight = weight.map(Weight);
             Ok(())
         },
     },
@@ -361,7 +360,7 @@ pub(super) const OF_REAL_SERVERS: &[Annotation<RealServerWishes>] = &[
         meaning: "`draining`: no new connections, established ones go on",
         default: "what the conditions of the endpoint say",
         allowed: "`ready` (changes nothing), `draining`",
-        read: |text, wishes| parsed(text, &mut wishes.state),
+        read: |text, parsed| word_of(text, &mut parsed.state),
     },
 ];
 
@@ -369,16 +368,16 @@ pub(super) const OF_REAL_SERVERS: &[Annotation<RealServerWishes>] = &[
 ///
 /// # Errors
 /// Each that cannot be used, in words.
-pub(super) fn read<W: Default>(
+pub(crate) fn read<W: Default>(
     table: &[Annotation<W>],
     annotations: &Annotations,
 ) -> Result<W, Vec<String>> {
-    let mut wishes = W::default();
+    let mut parsed = W::default();
     let mut errors = Vec::new();
     for (name, value) in annotations {
         match table.iter().find(|known| *known.name == **name) {
             Some(known) => {
-                if let Err(invalid) = (known.read)(value.trim(), &mut wishes) {
+                if let Err(invalid) = (known.read)(value.trim(), &mut parsed) {
                     errors.push(refusal(known.name, &invalid));
                 }
             }
@@ -386,19 +385,19 @@ pub(super) fn read<W: Default>(
         }
     }
     if errors.is_empty() {
-        Ok(wishes)
+        Ok(parsed)
     } else {
         Err(errors)
     }
 }
 
 /// What is said of those annotations of a pod or a slice that cannot be used.
-pub(crate) fn refusals_of_real_server(annotations: &Annotations) -> Vec<String> {
+pub fn refusals_of_real_server(annotations: &Annotations) -> Vec<String> {
     read(OF_REAL_SERVERS, annotations).err().unwrap_or_default()
 }
 
 /// The annotation that sets a field of the file format.
-pub(super) fn setting(field: &str) -> Option<&'static str> {
+pub(crate) fn setting(field: &str) -> Option<&'static str> {
     OF_SERVICES
         .iter()
         .find(|annotation| !annotation.field.is_empty() && field == annotation.field)
@@ -406,7 +405,7 @@ pub(super) fn setting(field: &str) -> Option<&'static str> {
 }
 
 /// What is said of an annotation that cannot be used.
-pub(super) fn refusal(name: &str, invalid: &Invalid) -> String {
+pub(crate) fn refusal(name: &str, invalid: &Invalid) -> String {
     let Invalid {
         value,
         problem,
@@ -431,7 +430,7 @@ fn unknown<W>(name: &str, table: &[Annotation<W>]) -> String {
         "it belongs on a Pod or an EndpointSlice".to_owned()
     } else {
         let known: Vec<&str> = table.iter().map(|annotation| annotation.name).collect();
-        match config_file::nearest(name, &known) {
+        match config_text::nearest(name, &known) {
             Some(nearest) => format!("did you mean {PREFIX}{nearest}?"),
             None => "docs/annotations.md lists those that are known; remove it".to_owned(),
         }
@@ -444,7 +443,7 @@ fn refused(text: &str, problem: &str, cure: &str) -> Invalid {
     Invalid::new("", format!("{text:?}"), problem, cure)
 }
 
-fn parsed<T: FromStr<Err = Invalid>>(text: &str, place: &mut Option<T>) -> Result<(), Invalid> {
+fn word_of<T: FromStr<Err = Invalid>>(text: &str, place: &mut Option<T>) -> Result<(), Invalid> {
     *place = Some(text.parse()?);
     Ok(())
 }
@@ -459,13 +458,13 @@ fn number<T: FromStr>(text: &str, allowed: &str, place: &mut Option<T>) -> Resul
 }
 
 fn period(text: &str, place: &mut Option<Duration>) -> Result<(), Invalid> {
-    let period = daemon_runtime::parse_duration(text);
+    let period = config_text::parse_duration(text);
     *place = Some(period.map_err(|expected| refused(text, "is not a time", &expected))?);
     Ok(())
 }
 
 /// Names with commas between them; empty ones are left out.
-pub(super) fn namespaces(text: &str) -> Box<[Box<str>]> {
+pub(crate) fn namespaces(text: &str) -> Box<[Box<str>]> {
     let names = text.split(',').map(str::trim);
     names
         .filter(|name| !name.is_empty())

@@ -1,18 +1,27 @@
+//! The catalog, fed with manifests.
+
 mod endpoints;
 mod left_out;
 mod order;
 mod services;
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use expect_test::Expect;
 use virtual_server::DesiredSet;
 
-use super::*;
 use crate::{
     file_format,
     kubernetes::manifests::{self, Manifest, Object},
     render,
+};
+use service_catalog::{
+    catalog::{Catalog, Input, ServiceView},
+    model::{Kind, ObjectKey, Scope},
+    settings::Settings,
 };
 
 /// The class, and nothing else.

@@ -101,18 +101,8 @@ impl Settings {
                 }
             }
         }
-        for prefix in &self.allowed_prefixes {
-            if let Some(reserved) = daemon_api::overlapping_reserved_range(prefix) {
-                errors.push(Invalid::new(
-                    "--allowed-prefixes",
-                    prefix,
-                    format!("overlaps {reserved}, in which no address belongs to a single host"),
-                    "give the service ranges alone, such as 10.1.1.0/24",
-                ));
-            }
-        }
         if let Some(pods) = &self.pods
-            && let Err(findings) = super::intent::of_pods(pods)
+            && let Err(findings) = super::service_spec::of_pods(pods)
         {
             let refusals = findings.into_iter().map(|finding| finding.message);
             errors.extend(refusals.map(|message| Invalid {

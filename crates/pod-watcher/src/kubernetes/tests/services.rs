@@ -596,7 +596,7 @@ fn services_share_an_address_by_a_key() {
 
 #[test]
 fn pods_are_served_without_a_service() {
-    let pods = crate::kubernetes::settings::PodService {
+    let pods = service_catalog::settings::PodService {
         name: "pods".to_owned(),
         addresses: vec!["10.1.1.10".parse().unwrap(), "fd00:1::10".parse().unwrap()],
         ports: vec!["80".parse().unwrap()],
@@ -677,7 +677,7 @@ fn pods_are_served_without_a_service() {
 #[test]
 fn pods_listen_where_the_client_connects_to_unless_told_otherwise() {
     let settings = Settings {
-        pods: Some(crate::kubernetes::settings::PodService {
+        pods: Some(service_catalog::settings::PodService {
             name: "pods".to_owned(),
             addresses: vec!["10.1.1.10".parse().unwrap()],
             ports: vec!["80/TCP".parse().unwrap(), "53/UDP".parse().unwrap()],
@@ -715,7 +715,7 @@ fn settings_that_no_service_can_mend_are_refused() {
     settings
         .service_ranges
         .insert("10.1.1.1/24".parse().unwrap());
-    settings.pods = Some(crate::kubernetes::settings::PodService {
+    settings.pods = Some(service_catalog::settings::PodService {
         name: "pods".to_owned(),
         addresses: vec!["10.1.1.10".parse().unwrap()],
         ports: vec!["80".parse().unwrap()],
@@ -734,7 +734,7 @@ fn settings_that_no_service_can_mend_are_refused() {
 
 #[test]
 fn an_address_pool_is_a_name_and_prefixes() {
-    use crate::kubernetes::settings::AddressPool;
+    use service_catalog::settings::AddressPool;
     let pool: AddressPool = "web=10.1.1.0/24, fd00:1::/64".parse().unwrap();
     assert_eq!((pool.name.as_str(), pool.prefixes.len()), ("web", 2));
     for text in [

@@ -2,11 +2,11 @@
 
 mod allocator;
 mod changes;
-mod entry;
+mod evaluation;
 mod listing;
-mod look;
 mod output;
 mod pods;
+mod record;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -19,16 +19,16 @@ pub use self::output::{Counts, Output, ServiceView};
 use self::{
     allocator::Allocator,
     changes::Changes,
-    entry::{Entry, Known, SliceEntry},
+    evaluation::Evaluator,
     listing::Listing,
-    look::LookSurroundings,
     pods::{Pods, TouchedPod},
+    record::{KnownService, ServiceRecord, SliceRecord},
 };
 use super::{
     addresses::{Age, Claim},
-    intent,
     left_out::LeftOutCounts,
     model::{EndpointSlice, Kind, ObjectKey, Pod, Scope, Service},
+    service_spec,
     settings::Settings,
 };
 
@@ -65,7 +65,7 @@ pub enum Input {
 pub struct Catalog {
     settings: Settings,
     listing: Listing,
-    entries: BTreeMap<ObjectKey, Entry>,
+    entries: BTreeMap<ObjectKey, ServiceRecord>,
     slice_owners: HashMap<ObjectKey, ObjectKey>,
     pods: Pods,
     allocator: Allocator,
@@ -98,7 +98,7 @@ impl Catalog {
         };
         if let Some(pods) = &catalog.settings.pods {
             let key = pods_key();
-            let known = Known::of_pods(&key, intent::of_pods(pods));
+            let known = KnownService::of_pods(&key, service_spec::of_pods(pods));
             catalog.entries.entry(key.clone()).or_default().known = Some(Box::new(known));
             catalog.reclaim(&key);
         }
@@ -152,7 +152,7 @@ impl Catalog {
             self.has_put_out = true;
         }
         for key in self.allocate() {
-            self.look_at(&key, &mut changes, &mut output);
+            self.evaluate(&key, &mut changes, &mut output);
         }
         output.changes = changes.in_order();
         output
@@ -198,21 +198,21 @@ impl Catalog {
 
     fn put_service(&mut self, service: Service) {
         let key = service.key.clone();
-        if !intent::is_ours(&service, &self.settings) {
+        if !service_spec::is_ours(&service, &self.settings) {
             return self.forget_service(&key);
         }
-        let judgement = intent::of_service(&service, &self.settings);
-        let age = Known::age_of(&service);
-        let is_another = |known: &Known| known.uid != service.uid || known.age != age;
+        let parsed = service_spec::of_service(&service, &self.settings);
+        let age = KnownService::age_of(&service);
+        let is_another = |known: &KnownService| known.uid != service.uid || known.age != age;
         let entry = self.entries.entry(key.clone()).or_default();
         if entry.known.as_ref().is_some_and(|known| is_another(known)) {
             self.forget_service(&key);
         }
         let entry = self.entries.entry(key.clone()).or_default();
         match &mut entry.known {
-            Some(known) => known.update(service, judgement),
+            Some(known) => known.update(service, parsed),
             vacant @ None => {
-                *vacant = Some(Box::new(Known::new(age, service, judgement)));
+                *vacant = Some(Box::new(KnownService::new(age, service, parsed)));
                 self.counts.services += 1;
             }
         }
@@ -283,7 +283,7 @@ impl Catalog {
         let former = entry.slice(&slice.key);
         self.counts.endpoints += slice.endpoints.len();
         self.counts.endpoints -= former.map_or(0, |former| former.endpoints.len());
-        let new = SliceEntry::new(slice, former);
+        let new = SliceRecord::new(slice, former);
         if former != Some(&new) {
             entry.put_slice(new);
             self.touched.insert(owner);
@@ -388,7 +388,7 @@ impl Catalog {
     }
 
     /// Finds what a Service has become.
-    fn look_at(&mut self, key: &ObjectKey, changes: &mut Changes, output: &mut Output) {
+    fn evaluate(&mut self, key: &ObjectKey, changes: &mut Changes, output: &mut Output) {
         let Some(entry) = self.entries.get_mut(key) else {
             return;
         };
@@ -398,7 +398,7 @@ impl Catalog {
         let mut left_out = LeftOutCounts::default();
         self.circular.remove(key);
         if let Some(known) = &entry.known {
-            let surroundings = LookSurroundings {
+            let surroundings = Evaluator {
                 settings: &self.settings,
                 allocator: &self.allocator,
                 pods: &self.pods,
@@ -442,6 +442,3 @@ impl Catalog {
 fn pods_key() -> ObjectKey {
     ObjectKey::new("", "pods")
 }
-
-#[cfg(test)]
-mod tests;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use super::super::model::{Kind, ObjectKey, Scope};
+use crate::model::{Kind, ObjectKey, Scope};
 
 /// Lists that are being told, and those that never were.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use virtual_server::{
 };
 
 use super::{
-    annotations::{self, ServiceWishes},
+    annotations::{self, ServiceAnnotations},
     finding::{Finding, Reason},
     model::{Family, PREFIX, Service, ServicePort, ServiceType},
     restrictions,
@@ -26,28 +26,28 @@ const MOST_PORTS: usize = 1_000;
 
 /// What a Service asks for. It can be served as it stands, given addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Intent {
+pub struct ServiceSpec {
     /// What the virtual servers are called, up to the name of their port.
-    pub(super) name: Box<str>,
+    pub(crate) name: Box<str>,
     /// Where its addresses come from.
-    pub(super) source: AddressSource,
+    pub(crate) source: AddressSource,
     /// Services that say the same may share an address.
-    pub(super) share_key: Option<Box<str>>,
+    pub(crate) share_key: Option<Box<str>>,
     /// Other namespaces whose Services may share it, if they name this one's, too.
-    pub(super) share_namespaces: Box<[Box<str>]>,
+    pub(crate) share_namespaces: Box<[Box<str>]>,
     /// Families of its endpoints; empty: those that they have.
-    pub(super) families: Vec<Family>,
+    pub(crate) families: Vec<Family>,
     /// Its ports, none of which overlap.
-    pub(super) ports: Box<[IntentPort]>,
+    pub(crate) ports: Box<[PortSpec]>,
     /// How its virtual servers behave; the health check is the port's.
-    pub(super) behaviour: Behaviour,
+    pub(crate) behaviour: Behaviour,
     /// Endpoints that are not ready count as ready.
-    pub(super) publishes_not_ready: bool,
+    pub(crate) publishes_not_ready: bool,
 }
 
 /// Where the addresses of a Service come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum AddressSource {
+pub(crate) enum AddressSource {
     /// They are given.
     Given(Vec<IpAddr>),
     /// From the pool of that name, or from the first that fits.
@@ -63,22 +63,22 @@ pub(super) enum AddressSource {
 
 /// A port of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct IntentPort {
+pub(crate) struct PortSpec {
     /// Its name in the Service and in slices.
-    pub(super) name: Box<str>,
+    pub(crate) name: Box<str>,
     /// Transport protocol.
-    pub(super) protocol: Protocol,
+    pub(crate) protocol: Protocol,
     /// What clients connect to.
-    pub(super) ports: Ports,
+    pub(crate) ports: Ports,
     /// Where the endpoints listen.
-    pub(super) target: Target,
+    pub(crate) target: Target,
     /// `None`: the endpoints are not checked.
-    pub(super) health_check: Option<HealthCheck>,
+    pub(crate) health_check: Option<HealthCheck>,
 }
 
 /// Where endpoints listen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Target {
+pub(crate) enum Target {
     /// Where the slices say under the port's name.
     AsSliced,
     /// Where the client connects to, in the slices that have the port's name.
@@ -91,18 +91,18 @@ pub(super) enum Target {
 
 /// A Service, judged.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Judgement {
+pub struct ParsedService {
     /// What it asks for, or why that cannot be.
-    pub(crate) intent: Result<Intent, Vec<Finding>>,
+    pub spec: Result<ServiceSpec, Vec<Finding>>,
     /// Limits that its author sets and that no load balancer enforces. While there is one, the
     /// Service is not served at all, its last good state included.
-    pub(crate) restrictions: Vec<Finding>,
+    pub restrictions: Vec<Finding>,
     /// What its owner should know besides.
-    pub(crate) remarks: Vec<Finding>,
+    pub remarks: Vec<Finding>,
 }
 
 /// Whether the Service is one of ours.
-pub(crate) fn is_ours(service: &Service, settings: &Settings) -> bool {
+pub fn is_ours(service: &Service, settings: &Settings) -> bool {
     let class = settings.load_balancer_class.as_str();
     !service.is_being_deleted
         && (service.service_type == ServiceType::LoadBalancer
@@ -111,17 +111,17 @@ pub(crate) fn is_ours(service: &Service, settings: &Settings) -> bool {
 }
 
 /// The class that an annotation names.
-pub(crate) fn annotated_class(service: &Service) -> Option<&str> {
+pub fn annotated_class(service: &Service) -> Option<&str> {
     annotated(service, annotations::LOAD_BALANCER_CLASS)
 }
 
 /// What it shares an address by, whatever else is wrong with it.
-pub(super) fn annotated_share_key(service: &Service) -> Option<&str> {
+pub(crate) fn annotated_share_key(service: &Service) -> Option<&str> {
     annotated(service, annotations::SHARE_ADDRESS).filter(|key| !key.is_empty())
 }
 
 /// Returns the namespaces that it shares an address with, whatever else is wrong with it.
-pub(super) fn annotated_share_namespaces(service: &Service) -> Box<[Box<str>]> {
+pub(crate) fn annotated_share_namespaces(service: &Service) -> Box<[Box<str>]> {
     let text = annotated(service, annotations::SHARE_ADDRESS_NAMESPACES).unwrap_or_default();
     let mut namespaces = annotations::namespaces(text).into_vec();
     namespaces.truncate(annotations::MOST_SHARE_NAMESPACES);
@@ -135,32 +135,32 @@ fn annotated<'a>(service: &'a Service, wanted: &str) -> Option<&'a str> {
 }
 
 /// Judges a Service of ours.
-pub(crate) fn of_service(service: &Service, settings: &Settings) -> Judgement {
+pub fn of_service(service: &Service, settings: &Settings) -> ParsedService {
     let mut errors = Vec::new();
-    let wishes = annotations::read(annotations::OF_SERVICES, &service.annotations);
-    let wishes = wishes.unwrap_or_else(|refusals| {
+    let annotations = annotations::read(annotations::OF_SERVICES, &service.annotations);
+    let annotations = annotations.unwrap_or_else(|refusals| {
         let refusals = refusals.into_iter();
         errors.extend(refusals.map(|refusal| Finding::new(Reason::BadAnnotation, refusal)));
-        ServiceWishes::default()
+        ServiceAnnotations::default()
     });
-    let is_tunnel = wishes.options.forwarding_method != Some(ForwardingMethod::Masquerade);
+    let is_tunnel = annotations.options.forwarding_method != Some(ForwardingMethod::Masquerade);
     let mut remarks = remarks(service, is_tunnel);
-    let intent = if errors.is_empty() {
-        let judge = Judge {
+    let spec = if errors.is_empty() {
+        let parser = ServiceParser {
             service,
             settings,
-            wishes: &wishes,
+            annotations: &annotations,
         };
-        let intent = judge.intent(&mut errors);
-        if let Some(AddressSource::Pool { .. }) = intent.as_ref().map(|intent| &intent.source) {
-            remarks.extend(judge.unknown_pool());
+        let spec = parser.spec(&mut errors);
+        if let Some(AddressSource::Pool { .. }) = spec.as_ref().map(|spec| &spec.source) {
+            remarks.extend(parser.unknown_pool());
         }
-        intent
+        spec
     } else {
         None
     };
-    Judgement {
-        intent: intent.filter(|_| errors.is_empty()).ok_or(errors),
+    ParsedService {
+        spec: spec.filter(|_| errors.is_empty()).ok_or(errors),
         restrictions: restrictions::of_service(service).into_iter().collect(),
         remarks,
     }
@@ -170,7 +170,7 @@ pub(crate) fn of_service(service: &Service, settings: &Settings) -> Judgement {
 ///
 /// # Errors
 /// Why they cannot be served.
-pub(super) fn of_pods(pods: &PodService) -> Result<Intent, Vec<Finding>> {
+pub(crate) fn of_pods(pods: &PodService) -> Result<ServiceSpec, Vec<Finding>> {
     let bad = |message: String| Finding::new(Reason::BadAnnotation, message);
     let mut pairs = Vec::new();
     for (name, value) in &pods.annotations {
@@ -180,21 +180,22 @@ pub(super) fn of_pods(pods: &PodService) -> Result<Intent, Vec<Finding>> {
         };
         pairs.push((name.into(), value.as_str().into()));
     }
-    let wishes: ServiceWishes = annotations::read(annotations::OF_SERVICES, &pairs.into())
-        .map_err(|refusals| refusals.into_iter().map(bad).collect::<Vec<Finding>>())?;
+    let annotations: ServiceAnnotations =
+        annotations::read(annotations::OF_SERVICES, &pairs.into())
+            .map_err(|refusals| refusals.into_iter().map(bad).collect::<Vec<Finding>>())?;
     let mut errors = Vec::new();
-    let behaviour = behaviour(&wishes, None, &mut errors);
+    let behaviour = behaviour(&annotations, None, &mut errors);
     let target = pods
         .target_port
         .map_or(Target::AsAddressedInAllSlices, Target::Fixed);
     let mut ports = Vec::new();
     for pod_ports in &pods.ports {
-        ports.push(IntentPort {
+        ports.push(PortSpec {
             name: "".into(),
             protocol: pod_ports.protocol,
             ports: pod_ports.ports,
             target,
-            health_check: health_check(&wishes, &behaviour, pod_ports.protocol),
+            health_check: health_check(&annotations, &behaviour, pod_ports.protocol),
         });
     }
     for (is_missing, what) in [
@@ -210,46 +211,46 @@ pub(super) fn of_pods(pods: &PodService) -> Result<Intent, Vec<Finding>> {
     }
     let overlaps = overlaps(&ports).into_iter();
     errors.extend(overlaps.map(|why| bad_specification(format!("--pod-ports: {why}"))));
-    let intent = Intent {
+    let spec = ServiceSpec {
         name: pods.name.as_str().into(),
         source: AddressSource::Given(pods.addresses.clone()),
-        share_key: wishes.share_key.clone(),
-        share_namespaces: wishes.share_namespaces.clone(),
+        share_key: annotations.share_key.clone(),
+        share_namespaces: annotations.share_namespaces.clone(),
         families: Vec::new(),
         ports: ports.into(),
         behaviour,
         publishes_not_ready: false,
     };
-    validate(&intent, "--pod-addresses", &wishes, &mut errors);
-    if let (Some(target), false) = (pods.target_port, can_change_ports(&intent.behaviour)) {
-        let differs = |port: &&IntentPort| port.ports != Ports::Single(target);
-        for port in intent.ports.iter().filter(differs) {
+    validate(&spec, "--pod-addresses", &annotations, &mut errors);
+    if let (Some(target), false) = (pods.target_port, can_change_ports(&spec.behaviour)) {
+        let differs = |port: &&PortSpec| port.ports != Ports::Single(target);
+        for port in spec.ports.iter().filter(differs) {
             errors.push(Finding::new(
                 Reason::BadSpecification,
                 format!(
                     "--pod-target-port: {target} differs from port {}, which {} cannot change; \
                      leave it out, or add --pod-annotation \
                      portlb.io/forwarding-method=Masquerade",
-                    port.ports, intent.behaviour.forwarding_method
+                    port.ports, spec.behaviour.forwarding_method
                 ),
             ));
         }
     }
     if errors.is_empty() {
-        Ok(intent)
+        Ok(spec)
     } else {
         Err(errors)
     }
 }
 
-struct Judge<'a> {
+struct ServiceParser<'a> {
     service: &'a Service,
     settings: &'a Settings,
-    wishes: &'a ServiceWishes,
+    annotations: &'a ServiceAnnotations,
 }
 
-impl Judge<'_> {
-    fn intent(&self, errors: &mut Vec<Finding>) -> Option<Intent> {
+impl ServiceParser<'_> {
+    fn spec(&self, errors: &mut Vec<Finding>) -> Option<ServiceSpec> {
         let service = self.service;
         if service.service_type == ServiceType::ExternalName {
             errors.push(bad_specification(
@@ -263,7 +264,7 @@ impl Judge<'_> {
             .client_affinity_seconds
             .and_then(|seconds| u64::try_from(seconds).ok())
             .map(Duration::from_secs);
-        let behaviour = behaviour(self.wishes, affinity, errors);
+        let behaviour = behaviour(self.annotations, affinity, errors);
         let ports = self.ports(&behaviour, errors);
         let (source, source_name) = self.address_source(errors)?;
         if let AddressSource::Given(addresses) = &source {
@@ -276,22 +277,22 @@ impl Judge<'_> {
             });
             errors.extend(refused);
         }
-        let intent = Intent {
+        let spec = ServiceSpec {
             name: service.key.to_string().into(),
             source,
-            share_key: self.wishes.share_key.clone(),
-            share_namespaces: self.wishes.share_namespaces.clone(),
+            share_key: self.annotations.share_key.clone(),
+            share_namespaces: self.annotations.share_namespaces.clone(),
             families: service.ip_families.clone(),
             ports,
             behaviour,
             publishes_not_ready: service.publishes_not_ready,
         };
-        validate(&intent, source_name, self.wishes, errors);
-        Some(intent)
+        validate(&spec, source_name, self.annotations, errors);
+        Some(spec)
     }
 
-    fn ports(&self, behaviour: &Behaviour, errors: &mut Vec<Finding>) -> Box<[IntentPort]> {
-        let (reason, place, given) = match self.wishes.ports.len() {
+    fn ports(&self, behaviour: &Behaviour, errors: &mut Vec<Finding>) -> Box<[PortSpec]> {
+        let (reason, place, given) = match self.annotations.ports.len() {
             0 => (
                 Reason::BadSpecification,
                 "spec.ports",
@@ -307,14 +308,14 @@ impl Judge<'_> {
             errors.push(Finding::new(reason, message));
             return Box::default();
         }
-        let mut ports: Vec<IntentPort> = Vec::new();
-        for (protocol, given) in &self.wishes.ports {
-            ports.push(IntentPort {
+        let mut ports: Vec<PortSpec> = Vec::new();
+        for (protocol, given) in &self.annotations.ports {
+            ports.push(PortSpec {
                 name: "".into(),
                 protocol: *protocol,
                 ports: *given,
                 target: Target::AsAddressedInAllSlices,
-                health_check: health_check(self.wishes, behaviour, *protocol),
+                health_check: health_check(self.annotations, behaviour, *protocol),
             });
         }
         if ports.is_empty() {
@@ -325,12 +326,12 @@ impl Judge<'_> {
                     )));
                     continue;
                 };
-                ports.push(IntentPort {
+                ports.push(PortSpec {
                     name: port.name.clone(),
                     protocol: port.protocol,
                     ports: Ports::Single(number),
                     target: self.target(index, port, behaviour, errors),
-                    health_check: health_check(self.wishes, behaviour, port.protocol),
+                    health_check: health_check(self.annotations, behaviour, port.protocol),
                 });
             }
         }
@@ -373,8 +374,8 @@ impl Judge<'_> {
     /// The first source that names any address, and what it is called.
     fn address_source(&self, errors: &mut Vec<Finding>) -> Option<(AddressSource, &'static str)> {
         let service = self.service;
-        if !self.wishes.addresses.is_empty() {
-            let given = AddressSource::Given(self.wishes.addresses.clone());
+        if !self.annotations.addresses.is_empty() {
+            let given = AddressSource::Given(self.annotations.addresses.clone());
             return Some((given, "annotation portlb.io/address"));
         }
         let (texts, field): (Vec<&str>, _) = match &service.load_balancer_ip {
@@ -405,7 +406,7 @@ impl Judge<'_> {
 
     fn pool(&self, errors: &mut Vec<Finding>) -> Option<AddressSource> {
         let pools = &self.settings.pools;
-        let name = self.wishes.pool.clone();
+        let name = self.annotations.pool.clone();
         // Who has an address goes on with it when the pool is renamed or removed.
         let keeps_none = self.service.written.kept_addresses().is_empty();
         if let (Some(finding), true) = (self.unknown_pool(), keeps_none) {
@@ -437,11 +438,11 @@ impl Judge<'_> {
     }
 }
 
-impl Judge<'_> {
+impl ServiceParser<'_> {
     /// What is wrong with the name of the pool.
     fn unknown_pool(&self) -> Option<Finding> {
         let pools = &self.settings.pools;
-        let name = self.wishes.pool.as_ref()?;
+        let name = self.annotations.pool.as_ref()?;
         if pools.iter().any(|pool| *pool.name == **name) {
             return None;
         }
@@ -457,24 +458,24 @@ impl Judge<'_> {
 }
 
 fn behaviour(
-    wishes: &ServiceWishes,
+    annotations: &ServiceAnnotations,
     affinity: Option<Duration>,
     errors: &mut Vec<Finding>,
 ) -> Behaviour {
-    let (mut behaviour, refused) = wishes.options.resolve();
+    let (mut behaviour, refused) = annotations.options.resolve();
     let refused = refused.iter();
-    errors.extend(refused.map(|invalid| in_annotations(invalid, None, "", wishes)));
-    behaviour.persistence = wishes.persistence(affinity);
+    errors.extend(refused.map(|invalid| in_annotations(invalid, None, "", annotations)));
+    behaviour.persistence = annotations.persistence(affinity);
     behaviour
 }
 
 /// A port without TCP has nothing to connect to unless its owner says what.
 fn health_check(
-    wishes: &ServiceWishes,
+    annotations: &ServiceAnnotations,
     behaviour: &Behaviour,
     protocol: Protocol,
 ) -> Option<HealthCheck> {
-    let asked = &wishes.options.health_check;
+    let asked = &annotations.options.health_check;
     let is_asked_for = asked.kind == Some(HealthCheckChoice::TcpConnect) || asked.port.is_some();
     behaviour
         .health_check
@@ -482,7 +483,7 @@ fn health_check(
 }
 
 /// Only Masquerade rewrites packets.
-pub(super) fn can_change_ports(behaviour: &Behaviour) -> bool {
+pub(crate) fn can_change_ports(behaviour: &Behaviour) -> bool {
     match behaviour.forwarding_method {
         ForwardingMethod::Masquerade => true,
         ForwardingMethod::DirectRouting | ForwardingMethod::Tunnel(_) => false,
@@ -490,7 +491,7 @@ pub(super) fn can_change_ports(behaviour: &Behaviour) -> bool {
 }
 
 /// Ports that belong to two of a Service's virtual servers.
-fn overlaps(ports: &[IntentPort]) -> Vec<String> {
+fn overlaps(ports: &[PortSpec]) -> Vec<String> {
     let mut overlaps = Vec::new();
     for (index, port) in ports.iter().enumerate() {
         let overlapping = ports[..index]
@@ -508,9 +509,14 @@ fn overlaps(ports: &[IntentPort]) -> Vec<String> {
 }
 
 /// Validates the virtual servers by the code that validates those of a file.
-fn validate(intent: &Intent, source_name: &str, wishes: &ServiceWishes, errors: &mut Vec<Finding>) {
+fn validate(
+    spec: &ServiceSpec,
+    source_name: &str,
+    annotations: &ServiceAnnotations,
+    errors: &mut Vec<Finding>,
+) {
     let samples;
-    let addresses = match &intent.source {
+    let addresses = match &spec.source {
         AddressSource::Given(addresses) => addresses,
         AddressSource::Pool { families, .. } => {
             let sample = |family: &Family| match family {
@@ -522,11 +528,11 @@ fn validate(intent: &Intent, source_name: &str, wishes: &ServiceWishes, errors: 
         }
     };
     for address in addresses {
-        for port in &intent.ports {
-            let mut server = virtual_server(intent, *address, port);
+        for port in &spec.ports {
+            let mut server = virtual_server(spec, *address, port);
             // All that is wrong is told, each thing once: what was refused is put right here.
             while let Err(invalid) = server.validate() {
-                let error = in_annotations(&invalid, Some(*address), source_name, wishes);
+                let error = in_annotations(&invalid, Some(*address), source_name, annotations);
                 if !errors.contains(&error) {
                     errors.push(error);
                 }
@@ -553,7 +559,11 @@ fn mend(server: &mut VirtualServer, invalid: &Invalid) {
 }
 
 /// The virtual server of a Service's port at an address; without real servers.
-pub(super) fn virtual_server(intent: &Intent, address: IpAddr, port: &IntentPort) -> VirtualServer {
+pub(crate) fn virtual_server(
+    spec: &ServiceSpec,
+    address: IpAddr,
+    port: &PortSpec,
+) -> VirtualServer {
     let Behaviour {
         scheduler,
         forwarding_method,
@@ -562,7 +572,7 @@ pub(super) fn virtual_server(intent: &Intent, address: IpAddr, port: &IntentPort
         on_failure,
         minimum_healthy,
         drain_timeout,
-    } = intent.behaviour;
+    } = spec.behaviour;
     VirtualServer {
         id: VirtualServerId {
             address,
@@ -570,8 +580,8 @@ pub(super) fn virtual_server(intent: &Intent, address: IpAddr, port: &IntentPort
             ports: port.ports,
         },
         name: match &*port.name {
-            "" => intent.name.to_string(),
-            name => format!("{}:{name}", intent.name),
+            "" => spec.name.to_string(),
+            name => format!("{}:{name}", spec.name),
         },
         scheduler,
         forwarding_method,
@@ -589,7 +599,7 @@ fn in_annotations(
     invalid: &Invalid,
     address: Option<IpAddr>,
     source_name: &str,
-    wishes: &ServiceWishes,
+    annotations: &ServiceAnnotations,
 ) -> Finding {
     let Invalid {
         field,
@@ -597,7 +607,8 @@ fn in_annotations(
         problem,
         cure,
     } = invalid;
-    let is_of_affinity = field == "persistence.timeout" && wishes.persistence_timeout.is_none();
+    let is_of_affinity =
+        field == "persistence.timeout" && annotations.persistence_timeout.is_none();
     if field == "address" && !source_name.is_empty() {
         let message = format!("{source_name}: {value} {problem}; {cure}");
         return Finding::new(reason_of(source_name), message);

@@ -3,8 +3,6 @@
 //! Conversion loses what is not used and judges nothing: a text that shall become an address or a
 //! number is kept as text where a user wrote it, so that a finding can quote it.
 
-mod convert;
-
 use std::{fmt, net::IpAddr, num::NonZeroU16, sync::Arc};
 
 use virtual_server::Protocol;

@@ -7,21 +7,21 @@ use virtual_server::VirtualServer;
 use super::{
     super::{
         addresses::Conflict,
-        convert::{self, Group, Surroundings},
         finding::{Finding, Reason},
-        intent::{AddressSource, Intent},
         left_out::{LeftOut, LeftOutCounts},
         model::{Family, ObjectKey},
+        real_servers::{self, Group, Surroundings},
+        service_spec::{AddressSource, ServiceSpec},
         settings::Settings,
     },
     ServiceView,
     allocator::Allocator,
-    entry::{Known, SliceEntry},
     pods::Pods,
+    record::{KnownService, SliceRecord},
 };
 
 /// What there is beside the Service.
-pub(super) struct LookSurroundings<'a> {
+pub(super) struct Evaluator<'a> {
     pub(super) settings: &'a Settings,
     pub(super) allocator: &'a Allocator,
     pub(super) pods: &'a Pods,
@@ -30,7 +30,7 @@ pub(super) struct LookSurroundings<'a> {
 }
 
 /// What a Service has become.
-pub(super) struct Look {
+pub(super) struct Evaluation {
     /// By their ids.
     pub(super) served: Vec<VirtualServer>,
     pub(super) view: ServiceView,
@@ -40,8 +40,13 @@ pub(super) struct Look {
     pub(super) is_circular: bool,
 }
 
-impl LookSurroundings<'_> {
-    pub(super) fn look(&self, key: &ObjectKey, known: &Known, slices: &[SliceEntry]) -> Look {
+impl Evaluator<'_> {
+    pub(super) fn look(
+        &self,
+        key: &ObjectKey,
+        known: &KnownService,
+        slices: &[SliceRecord],
+    ) -> Evaluation {
         let mut findings: BTreeSet<Finding> = known.errors.iter().cloned().collect();
         findings.extend(known.restrictions.iter().cloned());
         findings.extend(known.remarks.iter().cloned());
@@ -50,8 +55,8 @@ impl LookSurroundings<'_> {
         let mut addresses = Vec::new();
         let mut servers = Vec::new();
         let mut weight_levels = None;
-        if let Some(intent) = &known.intent {
-            addresses = self.addresses(known, intent, &mut findings);
+        if let Some(spec) = &known.spec {
+            addresses = self.addresses(known, spec, &mut findings);
             let endpoints = if self.is_pods {
                 self.pods.endpoints()
             } else {
@@ -59,18 +64,18 @@ impl LookSurroundings<'_> {
             };
             let groups = self.groups(&endpoints, slices);
             let namespace = (!self.is_pods).then(|| key.namespace());
-            let pod_wishes = |address| self.pods.wishes(address, namespace);
+            let pod_annotations = |address| self.pods.annotations(address, namespace);
             let surroundings = Surroundings {
                 service_ranges: &self.settings.service_ranges,
                 claims: self.allocator.claims(),
-                pod_wishes: (!self.pods.are_silent()).then_some(&pod_wishes),
+                pod_annotations: (!self.pods.are_silent()).then_some(&pod_annotations),
                 former_levels: known.written.recorded_weight_levels(),
             };
             for slice in slices {
                 left_out.add_not_used(&slice.not_used);
             }
-            let served = convert::virtual_servers(
-                intent,
+            let served = real_servers::virtual_servers(
+                spec,
                 &addresses,
                 &groups,
                 &surroundings,
@@ -89,20 +94,20 @@ impl LookSurroundings<'_> {
         }
         servers.sort_unstable_by_key(|server| server.id);
         findings.extend(left_out.findings());
-        let ports = known.intent.as_ref().map(convert::single_ports);
-        Look {
+        let ports = known.spec.as_ref().map(real_servers::single_ports);
+        Evaluation {
             served: servers,
             view: ServiceView {
                 uid: Arc::clone(&known.uid),
                 generation: known.generation,
                 is_load_balancer: known.is_load_balancer,
                 addresses,
-                is_understood: known.intent.is_some(),
+                is_understood: known.spec.is_some(),
                 ports: ports.unwrap_or_default(),
                 allocation: self.allocation(known),
                 weight_levels: weight_levels.filter(|_| !self.is_pods),
                 is_of_pool: matches!(
-                    known.intent.as_ref().map(|intent| &intent.source),
+                    known.spec.as_ref().map(|spec| &spec.source),
                     Some(AddressSource::Pool { .. })
                 ),
                 findings: findings.into_iter().collect(),
@@ -115,18 +120,18 @@ impl LookSurroundings<'_> {
 
     fn groups<'g>(
         &self,
-        pods: &'g [super::super::model::Endpoint],
-        slices: &'g [SliceEntry],
+        pods: &'g [crate::model::Endpoint],
+        slices: &'g [SliceRecord],
     ) -> Vec<Group<'g>> {
         let of_pods = Group {
             ports: &[],
             endpoints: pods,
-            wishes: Default::default(),
+            annotations: Default::default(),
         };
         let of_slices = slices.iter().map(|slice| Group {
             ports: &slice.ports,
             endpoints: &slice.endpoints,
-            wishes: slice.wishes,
+            annotations: slice.annotations,
         });
         self.is_pods
             .then_some(of_pods)
@@ -138,14 +143,14 @@ impl LookSurroundings<'_> {
     /// The addresses that it has of those that it asks for.
     fn addresses(
         &self,
-        known: &Known,
-        intent: &Intent,
+        known: &KnownService,
+        spec: &ServiceSpec,
         findings: &mut BTreeSet<Finding>,
     ) -> Vec<IpAddr> {
         let mut addresses = known.claimed.clone();
         addresses.retain(|address| {
             let verdict = self.allocator.claims().verdict(*address, &known.age);
-            let is_given = matches!(intent.source, AddressSource::Given(_));
+            let is_given = matches!(spec.source, AddressSource::Given(_));
             // Who lost an address of a pool gets another one.
             if let (Err(conflict), true) = (&verdict, is_given) {
                 findings.insert(in_words(*address, conflict));
@@ -161,8 +166,8 @@ impl LookSurroundings<'_> {
 
     /// Returns the addresses that its status is to record: from then on no older Service takes
     /// them over.
-    fn allocation(&self, known: &Known) -> Vec<IpAddr> {
-        let families: &[Family] = match known.intent.as_ref().map(|intent| &intent.source) {
+    fn allocation(&self, known: &KnownService) -> Vec<IpAddr> {
+        let families: &[Family] = match known.spec.as_ref().map(|spec| &spec.source) {
             Some(AddressSource::Pool { families, .. }) => families,
             Some(AddressSource::Given(_)) if !self.is_pods => {
                 let claims = self.allocator.claims();

@@ -6,11 +6,11 @@ use super::{
     super::{
         addresses::{Age, Claim, Claims, Pools},
         finding::{Finding, Reason},
-        intent::AddressSource,
         model::{Family, ObjectKey},
+        service_spec::AddressSource,
         settings::AddressPool,
     },
-    entry::Known,
+    record::KnownService,
 };
 
 /// Claims, pools, and what of them has been promised.
@@ -72,7 +72,7 @@ impl Allocator {
     }
 
     /// The Service is gone, and with it what was promised to it.
-    pub(super) fn forget(&mut self, known: &Known) -> Vec<ObjectKey> {
+    pub(super) fn forget(&mut self, known: &KnownService) -> Vec<ObjectKey> {
         self.starved.remove(&known.age.key);
         let mut touched = Vec::new();
         for address in &known.proposed {
@@ -83,7 +83,7 @@ impl Allocator {
     }
 
     /// Finds an address of a pool for each family that has none; the Services to try again.
-    pub(super) fn allocate(&mut self, known: &mut Known) -> Vec<ObjectKey> {
+    pub(super) fn allocate(&mut self, known: &mut KnownService) -> Vec<ObjectKey> {
         let mut retry = self.forget_fulfilled(known);
         known.starved.clear();
         self.starved.remove(&known.age.key);
@@ -92,7 +92,7 @@ impl Allocator {
             name,
             families,
             needs_all,
-        }) = known.intent.as_ref().map(|intent| &intent.source)
+        }) = known.spec.as_ref().map(|spec| &spec.source)
         else {
             return retry;
         };
@@ -124,7 +124,7 @@ impl Allocator {
     }
 
     /// The address of the family that the Service's status keeps, if it is the Service's.
-    pub(super) fn kept(&self, known: &Known, family: Family) -> Option<IpAddr> {
+    pub(super) fn kept(&self, known: &KnownService, family: Family) -> Option<IpAddr> {
         let mut kept = known.claimed.iter().copied();
         kept.find(|address| {
             Family::of(*address) == family && self.claims.verdict(*address, &known.age).is_ok()
@@ -132,13 +132,13 @@ impl Allocator {
     }
 
     /// Takes back what was promised where the promise is kept, void, or not wanted any more.
-    fn forget_fulfilled(&mut self, known: &mut Known) -> Vec<ObjectKey> {
+    fn forget_fulfilled(&mut self, known: &mut KnownService) -> Vec<ObjectKey> {
         let claim = known.claim();
         let mut proposed = std::mem::take(&mut known.proposed);
         let mut touched = Vec::new();
         proposed.retain(|address| {
             let family = Family::of(*address);
-            let is_wanted = match known.intent.as_ref().map(|intent| &intent.source) {
+            let is_wanted = match known.spec.as_ref().map(|spec| &spec.source) {
                 Some(AddressSource::Pool { name, families, .. }) => {
                     families.contains(&family)
                         && self.pools.contain(name.as_deref(), *address)

@@ -8,17 +8,17 @@ use std::{
 
 use super::{
     super::{
-        annotations::{self, RealServerWishes},
+        annotations::{self, RealServerAnnotations},
         finding::Finding,
         model::{Endpoint, ObjectKey, Pod, Readiness},
     },
-    entry::bad_annotations,
+    record::bad_annotations,
 };
 
 /// The pods that matter.
 #[derive(Debug, Default)]
 pub(super) struct Pods {
-    by_key: BTreeMap<ObjectKey, PodEntry>,
+    by_key: BTreeMap<ObjectKey, PodRecord>,
     /// Those that say something of themselves; several where they share their node's address.
     speaking: HashMap<IpAddr, BTreeSet<ObjectKey>>,
     /// Those whose annotations cannot be used.
@@ -26,10 +26,10 @@ pub(super) struct Pods {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-struct PodEntry {
+struct PodRecord {
     addresses: Box<[IpAddr]>,
     readiness: Readiness,
-    wishes: RealServerWishes,
+    annotations: RealServerAnnotations,
     errors: Vec<Finding>,
 }
 
@@ -50,14 +50,14 @@ impl Pods {
             return self.forget(&pod.key);
         }
         let read = annotations::read(annotations::OF_REAL_SERVERS, &pod.annotations);
-        let (wishes, errors) = match read {
-            Ok(wishes) => (wishes, Vec::new()),
+        let (annotations, errors) = match read {
+            Ok(annotations) => (annotations, Vec::new()),
             Err(refusals) => {
-                let wishes = former.map(|former| former.wishes).unwrap_or_default();
-                (wishes, bad_annotations("Pod", &pod.key, refusals))
+                let annotations = former.map(|former| former.annotations).unwrap_or_default();
+                (annotations, bad_annotations("Pod", &pod.key, refusals))
             }
         };
-        let new = PodEntry {
+        let new = PodRecord {
             addresses: pod.addresses.into(),
             // What a Service's endpoints are is for its slices to say.
             readiness: if are_served {
@@ -65,7 +65,7 @@ impl Pods {
             } else {
                 Readiness::NotReady
             },
-            wishes,
+            annotations,
             errors,
         };
         if former == Some(&new) {
@@ -76,7 +76,7 @@ impl Pods {
             addresses: BTreeSet::new(),
         });
         touched.addresses.extend(&new.addresses);
-        if new.wishes != RealServerWishes::default() {
+        if new.annotations != RealServerAnnotations::default() {
             for address in &new.addresses {
                 self.speaking
                     .entry(*address)
@@ -115,14 +115,14 @@ impl Pods {
     }
 
     /// What the pod with the address says of itself; only of that namespace, if one is given.
-    pub(super) fn wishes(
+    pub(super) fn annotations(
         &self,
         address: IpAddr,
         namespace: Option<&str>,
-    ) -> Option<RealServerWishes> {
+    ) -> Option<RealServerAnnotations> {
         let keys = self.speaking.get(&address)?.iter();
         let mut keys = keys.filter(|key| namespace.is_none_or(|name| name == key.namespace()));
-        Some(self.by_key.get(keys.next()?)?.wishes)
+        Some(self.by_key.get(keys.next()?)?.annotations)
     }
 
     /// What is wrong with the pods at the addresses.

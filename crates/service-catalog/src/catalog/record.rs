@@ -7,14 +7,14 @@ use virtual_server::VirtualServer;
 use super::{
     super::{
         addresses::{Age, Claim},
-        annotations::{self, RealServerWishes},
+        annotations::{self, RealServerAnnotations},
         finding::{Finding, Reason},
-        intent::{self, AddressSource, Intent, Judgement},
         left_out::LeftOutCounts,
         model::{
             ALLOCATED, Condition, Endpoint, EndpointPort, EndpointSlice, Family, NotUsed,
             ObjectKey, Service, ServiceType, WrittenStatus, address_message,
         },
+        service_spec::{self, AddressSource, ParsedService, ServiceSpec},
     },
     ServiceView,
     allocator::Allocator,
@@ -22,11 +22,11 @@ use super::{
 
 /// A Service or its slices, whichever came first.
 #[derive(Debug, Default)]
-pub(super) struct Entry {
+pub(super) struct ServiceRecord {
     /// The Service, if it is one of ours.
-    pub(super) known: Option<Box<Known>>,
+    pub(super) known: Option<Box<KnownService>>,
     /// Its slices, by their keys. There are a few; a list takes less memory than a tree.
-    pub(super) slices: Vec<SliceEntry>,
+    pub(super) slices: Vec<SliceRecord>,
     /// Its virtual servers as they were put out, by their ids.
     pub(super) served: Vec<VirtualServer>,
     /// Its view as it was put out.
@@ -37,17 +37,17 @@ pub(super) struct Entry {
 
 /// A Service of ours.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(super) struct KnownService {
     pub(super) age: Age,
     pub(super) uid: Arc<str>,
     pub(super) generation: i64,
     pub(super) is_load_balancer: bool,
     pub(super) written: WrittenStatus,
     /// The last good one; `None`: there never was one.
-    pub(super) intent: Option<Intent>,
-    /// What it says of sharing, for as long as there is no intent.
+    pub(super) spec: Option<ServiceSpec>,
+    /// What it says of sharing, for as long as there is no spec.
     share_key: Option<Box<str>>,
-    /// What it says of sharing with other namespaces, for as long as there is no intent.
+    /// What it says of sharing with other namespaces, for as long as there is no spec.
     share_namespaces: Box<[Box<str>]>,
     /// Why the newest is not a good one.
     pub(super) errors: Vec<Finding>,
@@ -64,17 +64,17 @@ pub(super) struct Known {
 
 /// A slice.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct SliceEntry {
+pub(super) struct SliceRecord {
     pub(super) key: ObjectKey,
     pub(super) ports: Box<[EndpointPort]>,
     pub(super) endpoints: Box<[Endpoint]>,
     pub(super) not_used: NotUsed,
     /// The last good ones.
-    pub(super) wishes: RealServerWishes,
+    pub(super) annotations: RealServerAnnotations,
     pub(super) errors: Vec<Finding>,
 }
 
-impl Entry {
+impl ServiceRecord {
     /// Whether it is a Service of ours that a cluster has told of.
     pub(super) fn is_service(&self) -> bool {
         self.known
@@ -98,9 +98,9 @@ impl Entry {
     }
 }
 
-impl Entry {
+impl ServiceRecord {
     /// Adds or replaces a slice; what was in its place.
-    pub(super) fn put_slice(&mut self, slice: SliceEntry) -> Option<SliceEntry> {
+    pub(super) fn put_slice(&mut self, slice: SliceRecord) -> Option<SliceRecord> {
         match self.place_of(&slice.key) {
             Ok(place) => Some(std::mem::replace(&mut self.slices[place], slice)),
             Err(place) => {
@@ -111,12 +111,12 @@ impl Entry {
     }
 
     /// The slice of that name.
-    pub(super) fn slice(&self, key: &ObjectKey) -> Option<&SliceEntry> {
+    pub(super) fn slice(&self, key: &ObjectKey) -> Option<&SliceRecord> {
         self.place_of(key).ok().map(|place| &self.slices[place])
     }
 
     /// Takes a slice out.
-    pub(super) fn remove_slice(&mut self, key: &ObjectKey) -> Option<SliceEntry> {
+    pub(super) fn remove_slice(&mut self, key: &ObjectKey) -> Option<SliceRecord> {
         self.place_of(key)
             .ok()
             .map(|place| self.slices.remove(place))
@@ -127,16 +127,16 @@ impl Entry {
     }
 }
 
-impl Known {
+impl KnownService {
     /// A Service that has not been heard of before.
-    pub(super) fn new(age: Age, service: Service, judgement: Judgement) -> Self {
+    pub(super) fn new(age: Age, service: Service, parsed: ParsedService) -> Self {
         let mut known = Self {
             age,
             uid: Arc::clone(&service.uid),
             generation: 0,
             is_load_balancer: false,
             written: WrittenStatus::default(),
-            intent: None,
+            spec: None,
             share_key: None,
             share_namespaces: Box::default(),
             errors: Vec::new(),
@@ -146,14 +146,14 @@ impl Known {
             proposed: Vec::new(),
             starved: Vec::new(),
         };
-        known.update(service, judgement);
+        known.update(service, parsed);
         known
     }
 
     /// The pods that are served without a Service: older than every Service.
-    pub(super) fn of_pods(key: &ObjectKey, intent: Result<Intent, Vec<Finding>>) -> Self {
-        let (intent, errors) = match intent {
-            Ok(intent) => (Some(intent), Vec::new()),
+    pub(super) fn of_pods(key: &ObjectKey, spec: Result<ServiceSpec, Vec<Finding>>) -> Self {
+        let (spec, errors) = match spec {
+            Ok(spec) => (Some(spec), Vec::new()),
             Err(errors) => (None, errors),
         };
         Self {
@@ -165,7 +165,7 @@ impl Known {
             generation: 0,
             is_load_balancer: false,
             written: WrittenStatus::default(),
-            intent,
+            spec,
             share_key: None,
             share_namespaces: Box::default(),
             errors,
@@ -178,17 +178,17 @@ impl Known {
     }
 
     /// Takes the newest state over; where it is not a good one, the last good one goes on.
-    pub(super) fn update(&mut self, service: Service, judgement: Judgement) {
+    pub(super) fn update(&mut self, service: Service, parsed: ParsedService) {
         self.generation = service.generation;
         self.is_load_balancer = service.service_type == ServiceType::LoadBalancer;
-        self.share_key = intent::annotated_share_key(&service).map(Into::into);
-        self.share_namespaces = intent::annotated_share_namespaces(&service);
+        self.share_key = service_spec::annotated_share_key(&service).map(Into::into);
+        self.share_namespaces = service_spec::annotated_share_namespaces(&service);
         self.written = service.written;
-        self.restrictions = judgement.restrictions;
-        self.remarks = judgement.remarks;
-        match judgement.intent {
-            Ok(intent) => {
-                self.intent = Some(intent);
+        self.restrictions = parsed.restrictions;
+        self.remarks = parsed.remarks;
+        match parsed.spec {
+            Ok(spec) => {
+                self.spec = Some(spec);
                 self.errors.clear();
             }
             Err(errors) => self.errors = errors,
@@ -211,9 +211,9 @@ impl Known {
 
     /// What it wants of an address that it does not hold yet.
     pub(super) fn claim(&self) -> Claim {
-        let ports = self.intent.iter().flat_map(|intent| &intent.ports);
-        let (share_key, share_namespaces) = match &self.intent {
-            Some(intent) => (&intent.share_key, &intent.share_namespaces),
+        let ports = self.spec.iter().flat_map(|spec| &spec.ports);
+        let (share_key, share_namespaces) = match &self.spec {
+            Some(spec) => (&spec.share_key, &spec.share_namespaces),
             None => (&self.share_key, &self.share_namespaces),
         };
         Claim {
@@ -241,7 +241,7 @@ impl Known {
     /// The addresses that are given, or those of a pool that its status keeps. One that was never
     /// understood keeps what its status says, so that nobody else gets what others may still serve.
     pub(super) fn wanted_addresses(&self, allocator: &Allocator) -> Vec<IpAddr> {
-        match self.intent.as_ref().map(|intent| &intent.source) {
+        match self.spec.as_ref().map(|spec| &spec.source) {
             None => {
                 let kept = self.written.kept_addresses().into_iter();
                 let told = self.written.ingress.iter().map(|ingress| ingress.address);
@@ -279,16 +279,16 @@ impl Known {
     }
 }
 
-impl SliceEntry {
+impl SliceRecord {
     /// Annotations that cannot be used leave those in force that were.
     pub(super) fn new(slice: EndpointSlice, former: Option<&Self>) -> Self {
         let read = annotations::read(annotations::OF_REAL_SERVERS, &slice.annotations);
-        let (wishes, errors) = match read {
-            Ok(wishes) => (wishes, Vec::new()),
+        let (annotations, errors) = match read {
+            Ok(annotations) => (annotations, Vec::new()),
             Err(refusals) => {
-                let wishes = former.map(|former| former.wishes).unwrap_or_default();
+                let annotations = former.map(|former| former.annotations).unwrap_or_default();
                 (
-                    wishes,
+                    annotations,
                     bad_annotations("EndpointSlice", &slice.key, refusals),
                 )
             }
@@ -298,7 +298,7 @@ impl SliceEntry {
             ports: slice.ports,
             endpoints: slice.endpoints,
             not_used: slice.not_used,
-            wishes,
+            annotations,
             errors,
         }
     }

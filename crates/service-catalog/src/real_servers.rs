@@ -6,11 +6,11 @@ use virtual_server::{Ports, Protocol, RealServer, RealServerState, ServiceRange,
 
 use super::{
     addresses::Claims,
-    annotations::RealServerWishes,
+    annotations::RealServerAnnotations,
     finding::{Finding, Reason},
-    intent::{self, Intent, IntentPort, Target},
     left_out::{LeftOut, LeftOutReason},
     model::{Endpoint, EndpointPort, Family, Readiness},
+    service_spec::{self, PortSpec, ServiceSpec, Target},
 };
 
 /// Some endpoints of a Service that have the same ports.
@@ -21,7 +21,7 @@ pub(super) struct Group<'a> {
     /// They, by address.
     pub(super) endpoints: &'a [Endpoint],
     /// What is said of all of them.
-    pub(super) wishes: RealServerWishes,
+    pub(super) annotations: RealServerAnnotations,
 }
 
 /// What conversion must know beside the Service and its endpoints.
@@ -31,7 +31,7 @@ pub(super) struct Surroundings<'a> {
     /// Addresses that are local to load balancers.
     pub(super) claims: &'a Claims,
     /// What the pod with an address says of itself; `None` where no pod does.
-    pub(super) pod_wishes: Option<&'a dyn Fn(IpAddr) -> Option<RealServerWishes>>,
+    pub(super) pod_annotations: Option<&'a dyn Fn(IpAddr) -> Option<RealServerAnnotations>>,
     /// What the status of the Service records of the levels of its weights.
     pub(super) former_levels: Option<u16>,
 }
@@ -56,7 +56,7 @@ pub(super) struct Served {
 
 /// The virtual servers of a Service that has the addresses.
 pub(super) fn virtual_servers(
-    intent: &Intent,
+    spec: &ServiceSpec,
     addresses: &[IpAddr],
     groups: &[Group<'_>],
     surroundings: &Surroundings<'_>,
@@ -64,13 +64,12 @@ pub(super) fn virtual_servers(
     findings: &mut BTreeSet<Finding>,
 ) -> Served {
     let mut levels: Option<u16> = None;
-    let mut servers = Vec::with_capacity(addresses.len() * intent.ports.len());
-    for port in &intent.ports {
+    let mut servers = Vec::with_capacity(addresses.len() * spec.ports.len());
+    for port in &spec.ports {
         for address in addresses {
-            let mut server = intent::virtual_server(intent, *address, port);
-            let family = family_behind(*address, intent, groups);
-            server.real_servers =
-                real_servers(intent, port, family, groups, surroundings, left_out);
+            let mut server = service_spec::virtual_server(spec, *address, port);
+            let family = family_behind(*address, spec, groups);
+            server.real_servers = real_servers(spec, port, family, groups, surroundings, left_out);
             leave_out(&mut server, surroundings, left_out);
             left_out.end_of(server.id, !server.real_servers.is_empty());
             let rounded = server.round_weights(surroundings.former_levels);
@@ -87,14 +86,14 @@ pub(super) fn virtual_servers(
 }
 
 /// The family of the endpoints that a service address has: its own, if the Service has any.
-fn family_behind(address: IpAddr, intent: &Intent, groups: &[Group<'_>]) -> Family {
+fn family_behind(address: IpAddr, spec: &ServiceSpec, groups: &[Group<'_>]) -> Family {
     let own = Family::of(address);
     let other = match own {
         Family::V4 => Family::V6,
         Family::V6 => Family::V4,
     };
     let has = |family: Family| {
-        if intent.families.is_empty() {
+        if spec.families.is_empty() {
             // Endpoints are in order, and IPv4 comes first.
             groups.iter().any(|group| {
                 let at_that_end = match family {
@@ -104,7 +103,7 @@ fn family_behind(address: IpAddr, intent: &Intent, groups: &[Group<'_>]) -> Fami
                 at_that_end.is_some_and(|endpoint| Family::of(endpoint.address) == family)
             })
         } else {
-            intent.families.contains(&family)
+            spec.families.contains(&family)
         }
     };
     if !has(own) && has(other) { other } else { own }
@@ -112,8 +111,8 @@ fn family_behind(address: IpAddr, intent: &Intent, groups: &[Group<'_>]) -> Fami
 
 /// Sorted, each once.
 fn real_servers(
-    intent: &Intent,
-    port: &IntentPort,
+    spec: &ServiceSpec,
+    port: &PortSpec,
     family: Family,
     groups: &[Group<'_>],
     surroundings: &Surroundings<'_>,
@@ -131,7 +130,7 @@ fn real_servers(
         };
         servers.extend(group.endpoints.iter().filter_map(|endpoint| {
             let is_wanted = Family::of(endpoint.address) == family;
-            is_wanted.then(|| real_server(endpoint, listens, intent, group, surroundings))?
+            is_wanted.then(|| real_server(endpoint, listens, spec, group, surroundings))?
         }));
     }
     // Of several that are the same the best comes first: the controller moves endpoints between
@@ -167,7 +166,7 @@ fn leave_out_family(family: Family, groups: &[Group<'_>], left_out: &mut LeftOut
 }
 
 /// Counts the endpoints of a slice that does not have the Service's port.
-fn leave_out_group(group: &Group<'_>, port: &IntentPort, family: Family, left_out: &mut LeftOut) {
+fn leave_out_group(group: &Group<'_>, port: &PortSpec, family: Family, left_out: &mut LeftOut) {
     let named = |name: &str, protocol: Protocol| match name {
         "" => format!("the unnamed port of {protocol}"),
         name => format!("the port {name} of {protocol}"),
@@ -205,7 +204,7 @@ fn compare_addresses(one: IpAddr, other: IpAddr) -> Ordering {
 
 /// Where the endpoints of the group listen for the port; `None`: they do not. A real server's port
 /// is said only where it is another than the client's.
-fn port_of(group: &Group<'_>, port: &IntentPort) -> Option<Option<NonZeroU16>> {
+fn port_of(group: &Group<'_>, port: &PortSpec) -> Option<Option<NonZeroU16>> {
     let is_its =
         |sliced: &&EndpointPort| sliced.protocol == port.protocol && sliced.name == port.name;
     let differing =
@@ -222,24 +221,27 @@ fn port_of(group: &Group<'_>, port: &IntentPort) -> Option<Option<NonZeroU16>> {
 fn real_server(
     endpoint: &Endpoint,
     port: Option<NonZeroU16>,
-    intent: &Intent,
+    spec: &ServiceSpec,
     group: &Group<'_>,
     surroundings: &Surroundings<'_>,
 ) -> Option<RealServer> {
     let of_pod = surroundings
-        .pod_wishes
-        .and_then(|wishes| wishes(endpoint.address));
+        .pod_annotations
+        .and_then(|annotations| annotations(endpoint.address));
     let of_pod = of_pod.unwrap_or_default();
     let state = match endpoint.readiness {
         Readiness::Ready => RealServerState::Ready,
-        Readiness::NotReady if intent.publishes_not_ready => RealServerState::Ready,
+        Readiness::NotReady if spec.publishes_not_ready => RealServerState::Ready,
         Readiness::NotReady => RealServerState::Draining,
     };
-    let asked = of_pod.state.or(group.wishes.state).unwrap_or_default();
+    let asked = of_pod.state.or(group.annotations.state).unwrap_or_default();
     Some(RealServer {
         address: endpoint.address,
         port,
-        weight: of_pod.weight.or(group.wishes.weight).unwrap_or_default(),
+        weight: of_pod
+            .weight
+            .or(group.annotations.weight)
+            .unwrap_or_default(),
         state: match asked {
             RealServerState::Ready => state,
             RealServerState::Draining => RealServerState::Draining,
@@ -348,10 +350,10 @@ fn claimed(servers: &[RealServer], claims: &Claims) -> BTreeSet<IpAddr> {
 }
 
 /// What a Service's status says of its ports.
-pub(super) fn single_ports(intent: &Intent) -> Vec<(Protocol, u16)> {
-    let single = |port: &IntentPort| match port.ports {
+pub(super) fn single_ports(spec: &ServiceSpec) -> Vec<(Protocol, u16)> {
+    let single = |port: &PortSpec| match port.ports {
         Ports::Single(number) => Some((port.protocol, number.get())),
         Ports::Range(..) | Ports::All => None,
     };
-    intent.ports.iter().filter_map(single).collect()
+    spec.ports.iter().filter_map(single).collect()
 }

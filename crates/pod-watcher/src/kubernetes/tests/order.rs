@@ -5,7 +5,7 @@ use proptest::{prelude::*, sample::Index};
 use super::*;
 use virtual_server::DesiredChange;
 
-use crate::kubernetes::finding::Reason;
+use service_catalog::finding::Reason;
 
 fn pod_scope(kind: Kind) -> Scope {
     Scope {
@@ -394,7 +394,7 @@ fn an_address_from_a_pool_is_served_once_the_status_keeps_it() {
 }
 
 fn model_addresses(addresses: &[IpAddr]) -> String {
-    crate::kubernetes::model::address_message(addresses)
+    service_catalog::model::address_message(addresses)
 }
 
 #[test]

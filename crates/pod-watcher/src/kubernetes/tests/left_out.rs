@@ -3,7 +3,7 @@
 use expect_test::expect;
 
 use super::*;
-use crate::kubernetes::left_out::LeftOutReason;
+use service_catalog::left_out::LeftOutReason;
 
 const NAMED: &str = "  ports: [{name: http, port: 80}, {name: metrics, port: 9090}]\n";
 

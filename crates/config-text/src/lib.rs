@@ -1,0 +1,9 @@
+//! Text forms that flags, files and annotations share. Pure: no clock, no IO.
+
+#![warn(missing_docs)]
+
+mod duration;
+mod name;
+
+pub use duration::parse_duration;
+pub use name::nearest;
