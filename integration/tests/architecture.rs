@@ -25,6 +25,17 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         "bgp-speaker",
         &["bgp-packet", "bgp-session", "bgp-rib", "bounded-io"],
     ),
+    ("kubernetes-client", &["daemon-runtime"]),
+    (
+        "service-status",
+        &[
+            "virtual-server",
+            "service-catalog",
+            "kubernetes-client",
+            "daemon-api",
+            "daemon-runtime",
+        ],
+    ),
     (
         "bgp-status",
         &["bgp-packet", "bgp-session", "bgp-speaker", "daemon-api"],
@@ -35,6 +46,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "config-text",
             "virtual-server",
             "service-catalog",
+            "service-status",
+            "kubernetes-client",
             "daemon-api",
             "daemon-runtime",
         ],
@@ -140,7 +153,10 @@ const KERNEL_PARTS: &[&str] = &["ipvs", "netlink", "nftables", "sysctl", "bpf"];
 /// Third-party crates that only some of ours may name.
 const RESERVED: &[(&str, &[&str])] = &[
     ("zettabgp", &["bgp-packet"]),
-    ("kube", &["pod-watcher", "lab", "integration"]),
+    (
+        "kube",
+        &["kubernetes-client", "service-status", "lab", "integration"],
+    ),
     ("netlink-packet-ipvs", &["ipvs-programmer"]),
     ("netlink-bindings", &["nftables-table"]),
 ];
@@ -317,6 +333,58 @@ fn data_plane_names_no_kernel_part() {
                 !code.contains(word),
                 "{path} must leave {word} to an implementation of Forwarder"
             );
+        }
+    }
+}
+
+/// Whether the line names the crate: `kube::`, but not `crate::kube::`.
+fn names_crate(code: &str, name: &str) -> bool {
+    let path = format!("{name}::");
+    let mut places = code.match_indices(&path);
+    places
+        .any(|(at, _)| !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':'))
+}
+
+#[test]
+fn the_client_of_kubernetes_is_named_only_in_folders_of_that_name() {
+    for krate in ["service-status", "pod-watcher"] {
+        for (path, text) in sources(krate) {
+            if is_test_file(&path) || path.contains("/src/kubernetes") {
+                continue;
+            }
+            for word in ["kube", "k8s_openapi"] {
+                assert!(
+                    !names_crate(&production_code(&text), word),
+                    "{path} must leave {word} to src/kubernetes"
+                );
+            }
+        }
+    }
+}
+
+/// Modules of service-status that decide.
+const DECISIONS_ABOUT_STATUS: &[&str] = &[
+    "election.rs",
+    "events.rs",
+    "fingerprint.rs",
+    "leadership.rs",
+    "lease_duration.rs",
+    "reports.rs",
+    "status.rs",
+];
+
+#[test]
+fn decisions_about_status_get_time_and_jitter_as_parameters() {
+    let sources = sources("service-status");
+    for module in DECISIONS_ABOUT_STATUS {
+        let (_, text) = sources
+            .iter()
+            .find(|(path, _)| path.ends_with(&format!("/src/{module}")))
+            .unwrap_or_else(|| panic!("service-status has no {module}"));
+        let code = production_code(text);
+        let clocks = ["Timestamp::now", "tokio::", "next_delay(", "DefaultHasher"];
+        for word in IMPURE_WORDS.iter().chain(&clocks) {
+            assert!(!code.contains(word), "{module} must not name {word}");
         }
     }
 }

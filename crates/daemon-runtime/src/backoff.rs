@@ -123,9 +123,15 @@ impl Backoff {
 
     /// The delay before the next attempt.
     pub fn next_delay(&mut self) -> Duration {
+        self.delay_with(rand::random_range(0.0..=1.0))
+    }
+
+    /// Returns the delay before the next attempt, for decisions that draw no random number:
+    /// `jitter` from 0 (the shortest of the spread) to 1 (the longest) is their parameter.
+    pub fn delay_with(&mut self, jitter: f64) -> Duration {
         let delay = self.next;
         self.next = (self.next * 2).min(self.longest);
-        delay.mul_f64(rand::random_range(2.0 - SPREAD..=SPREAD))
+        delay.mul_f64((2.0 - SPREAD) + jitter * 2.0 * (SPREAD - 1.0))
     }
 
     /// Waits for the next delay.

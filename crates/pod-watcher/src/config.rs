@@ -2,17 +2,18 @@
 
 use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, time::Duration};
 
-use daemon_runtime::{ConfigError, ListenAddress, Target, config_file::FileError};
+use daemon_runtime::{ConfigError, ListenAddress, config_file::FileError};
+use kubernetes_client::client::Origin;
 use service_catalog::{
     model::{Kind, Scope},
     settings::{PodService, Settings},
 };
+use service_status::StatusConfig;
 use virtual_server::{Invalid, IpNet};
 
 use crate::{
     args::{Args, ClusterArgs, SourceKind, StatusArgs},
     file_source,
-    kubernetes::client::Origin,
     source::SourceError,
 };
 
@@ -72,21 +73,6 @@ pub struct ClusterConfig {
     pub watch_timeout: Duration,
 }
 
-/// Who writes status, and where.
-#[derive(Clone, Debug)]
-pub struct StatusConfig {
-    /// Knows what is announced.
-    pub announcer: Target,
-    /// The Lease of the one who writes.
-    pub lease_name: String,
-    /// This pod.
-    pub pod_name: String,
-    /// Where the Leases are.
-    pub namespace: String,
-    /// This pod's uid.
-    pub pod_uid: Option<String>,
-}
-
 impl Config {
     /// Reads the file, or the credentials, too: what cannot be used at start is an error of whoever
     /// starts us.
@@ -122,7 +108,7 @@ impl Config {
                     cluster.namespace.clone_from(namespace);
                 }
                 cluster.settings.scopes = scopes(&args.cluster, &cluster.namespace);
-                let status = StatusConfig::resolve(&args.status, &cluster.namespace)?;
+                let status = status_config(&args.status, &cluster.namespace)?;
                 SourceConfig::Kubernetes(Box::new(KubernetesConfig { cluster, status }))
             }
         };
@@ -261,30 +247,29 @@ fn scopes(args: &ClusterArgs, own_namespace: &str) -> Vec<Scope> {
     scopes
 }
 
-impl StatusConfig {
-    fn resolve(args: &StatusArgs, namespace: &str) -> Result<Option<Self>, ConfigError> {
-        if !args.write_status {
-            return Ok(None);
-        }
-        let name = &args.lease_name;
-        if !is_name(name) {
-            return Err(ConfigError(format!(
-                "--lease-name {name:?}: expected a name of at most {LONGEST_LEASE_NAME} lowercase \
-                 letters, digits and `-`, such as portlb"
-            )));
-        }
-        let pod_name = match &args.pod_name {
-            Some(name) => name.clone(),
-            None => host_name()?,
-        };
-        Ok(Some(Self {
-            announcer: args.announcer.clone(),
-            lease_name: name.clone(),
-            pod_name,
-            namespace: namespace.to_owned(),
-            pod_uid: args.pod_uid.clone().filter(|uid| !uid.is_empty()),
-        }))
+/// Which pod writes status, and where; `None`: nothing is written.
+fn status_config(args: &StatusArgs, namespace: &str) -> Result<Option<StatusConfig>, ConfigError> {
+    if !args.write_status {
+        return Ok(None);
     }
+    let name = &args.lease_name;
+    if !is_name(name) {
+        return Err(ConfigError(format!(
+            "--lease-name {name:?}: expected a name of at most {LONGEST_LEASE_NAME} lowercase \
+             letters, digits and `-`, such as portlb"
+        )));
+    }
+    let pod_name = match &args.pod_name {
+        Some(name) => name.clone(),
+        None => host_name()?,
+    };
+    Ok(Some(StatusConfig {
+        announcer: args.announcer.clone(),
+        lease_name: name.clone(),
+        pod_name,
+        namespace: namespace.to_owned(),
+        pod_uid: args.pod_uid.clone().filter(|uid| !uid.is_empty()),
+    }))
 }
 
 /// The host of an URL, if it is an address.

@@ -4,29 +4,18 @@
 //!  API server ──► watches ──► KubernetesSource ──► Index, as a file's
 //!                             Catalog: objects in, changes and views of Services out
 //!                                  │ views
-//!  announcer ──► report Lease      ▼
-//!                reports of all ──► Writer, in the pod that holds the Lease ──► status, Events
+//!                                  ▼
+//!                             service-status: status, Events, Leases
 //! ```
 //!
-//! - [`service_catalog`]: what was heard, and what it means; pure. `objects` converts.
-//! - [`source::KubernetesSource`]: feeds the catalog with what the watches tell. The watches are
-//!   kube's; `watch` adds what they keep to themselves.
-//! - `lease`, `announced`, `status`, `writer`: who writes, what is announced, what to write, and
-//!   writing it. They never hold a watch back.
+//! - [`service_catalog`]: the objects, and what they mean; pure. `objects` converts.
+//! - [`source::KubernetesSource`]: feeds the catalog with what the watches say. The watches are
+//!   [`kubernetes_client::watch`]'s.
 
-mod announced;
-pub mod client;
-mod grant;
-mod lease;
-mod lease_duration;
 pub mod manifests;
 pub(crate) mod objects;
 pub mod source;
-mod status;
 pub(crate) mod tasks;
-mod watch;
-mod writer;
-mod writes;
 
 #[cfg(test)]
 mod tests;

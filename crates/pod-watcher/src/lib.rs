@@ -8,7 +8,7 @@
 //! ```
 //!
 //! - [`source::Source`] says what shall be served: as a whole, or what has changed.
-//! - [`file_format::parse`] is pure: text to desired set. So is [`kubernetes::catalog::Catalog`]:
+//! - [`file_format::parse`] is pure: text to desired set. So is [`service_catalog::catalog::Catalog`]:
 //!   objects of a cluster to changes of it.
 //! - [`index::Index`] publishes what differs, and keeps the last good set when the source fails:
 //!   an error of the source never withdraws anything.
@@ -19,7 +19,6 @@
 pub mod args;
 pub mod command;
 pub mod config;
-mod end;
 pub mod error;
 pub mod file_format;
 pub mod file_source;
@@ -34,13 +33,13 @@ pub mod validate;
 use std::{convert::Infallible, time::Duration};
 
 use daemon_runtime::{Daemon, GrpcContract, ListenAddress};
+use service_status::{Cluster, End, StatusMetrics};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 
 use crate::{
     config::{Config, SourceConfig},
-    end::End,
     error::StartError,
     file_source::FileSource,
     grpc::DiscoveryService,
@@ -53,7 +52,7 @@ use crate::{
 /// What the end of the other tasks may take beyond the lingering.
 const DRAIN_MARGIN: Duration = Duration::from_secs(10);
 
-const _: () = assert!(tasks::LONGEST_END.as_millis() < DRAIN_MARGIN.as_millis());
+const _: () = assert!(service_status::LONGEST_END.as_millis() < DRAIN_MARGIN.as_millis());
 
 const CONTRACT: GrpcContract = GrpcContract {
     services: &["portlb.discovery.v1.Discovery"],
@@ -78,10 +77,15 @@ pub async fn start(config: Config, daemon: &mut Daemon) -> Result<ListenAddress,
         SourceConfig::Kubernetes(kubernetes) => {
             let metrics = ClusterMetrics::register(daemon.metrics());
             let source = tasks::source(&kubernetes.cluster, &metrics, daemon);
+            let writes = StatusMetrics::register(daemon.metrics());
             let end = End::default();
             if let Some(status) = kubernetes.status {
-                let views = source.views();
-                tasks::write_status(&kubernetes.cluster, status, views, &metrics, &end, daemon);
+                let cluster = Cluster {
+                    origin: kubernetes.cluster.origin,
+                    watch_timeout: kubernetes.cluster.watch_timeout,
+                    requests: metrics.requests,
+                };
+                service_status::start(&cluster, status, source.views(), &writes, &end, daemon);
             }
             serve(source, &grpc_listen, linger, end, daemon).await
         }

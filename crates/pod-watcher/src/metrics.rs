@@ -3,6 +3,7 @@
 use std::sync::atomic::AtomicU64;
 
 use daemon_runtime::{Counter, Family, Gauge, Histogram, Labels, Metrics};
+use kubernetes_client::metrics::RequestMetrics;
 use service_catalog::catalog::Counts;
 
 use crate::index::Size;
@@ -127,42 +128,23 @@ impl WatchMetrics {
     }
 }
 
-/// What the Kubernetes source and the writers of status count.
+/// Counts what a cluster holds.
 #[derive(Clone, Debug, Default)]
 pub struct ClusterMetrics {
-    lists: Family<Labels, Counter>,
-    heard_at: Family<Labels, Gauge<f64, AtomicU64>>,
-    failures: Family<Labels, Counter>,
+    /// Lists and watches.
+    pub(crate) requests: RequestMetrics,
     objects: Family<Labels, Gauge>,
     bad_services: Gauge,
     endpoints_left_out: Family<Labels, Gauge>,
-    pub(crate) lease_held: Gauge,
-    pub(crate) announcers: Gauge,
-    writes: Family<Labels, Counter>,
-    write_failures: Family<Labels, Counter>,
 }
 
 impl ClusterMetrics {
     /// Registers them.
     pub fn register(metrics: &Metrics) -> Self {
-        let this = Self::default();
-        metrics.register(
-            "kubernetes_lists",
-            "Complete lists of a resource that were begun: at the start, with new credentials, and \
-             whenever the API server no longer knows what has happened since the last event",
-            this.lists.clone(),
-        );
-        metrics.register(
-            "kubernetes_last_event_timestamp_seconds",
-            "When the API server was last heard of for a resource, in seconds since 1970",
-            this.heard_at.clone(),
-        );
-        metrics.register(
-            "kubernetes_request_failures",
-            "Lists and watches that failed, by resource and reason: the HTTP status, `unreachable`, \
-             `credentials` or `malformed`. 410 is answered by a new list",
-            this.failures.clone(),
-        );
+        let this = Self {
+            requests: RequestMetrics::register(metrics),
+            ..Self::default()
+        };
         metrics.register(
             "kubernetes_objects",
             "What is known of the cluster, by kind",
@@ -180,48 +162,7 @@ impl ClusterMetrics {
              unusable, too_many; each Service has an Event for each",
             this.endpoints_left_out.clone(),
         );
-        metrics.register(
-            "lease_held",
-            "1 while this pod writes statuses and Events, 0 while another one does",
-            this.lease_held.clone(),
-        );
-        metrics.register(
-            "lease_reports",
-            "Load-balancer pods whose reports of announcements count; 0 where the lease is not held",
-            this.announcers.clone(),
-        );
-        metrics.register(
-            "kubernetes_writes",
-            "Writes that the API server has taken, by object: service-status, event, lease, report",
-            this.writes.clone(),
-        );
-        metrics.register(
-            "kubernetes_write_failures",
-            "Writes that failed, by object and reason; each is tried again",
-            this.write_failures.clone(),
-        );
         this
-    }
-
-    pub(crate) fn listing(&self, resource: &'static str) {
-        self.lists
-            .get_or_create(&vec![("resource", resource.to_owned())])
-            .inc();
-    }
-
-    pub(crate) fn heard(&self, resource: &'static str) {
-        self.heard_at
-            .get_or_create(&vec![("resource", resource.to_owned())])
-            .set(seconds_since_1970());
-    }
-
-    pub(crate) fn failed(&self, resource: &'static str, reason: &str) {
-        self.failures
-            .get_or_create(&vec![
-                ("resource", resource.to_owned()),
-                ("reason", reason.to_owned()),
-            ])
-            .inc();
     }
 
     pub(crate) fn counted(&self, counts: &Counts) {
@@ -239,21 +180,6 @@ impl ClusterMetrics {
             let labels = vec![("reason", reason.as_str().to_owned())];
             set(&self.endpoints_left_out.get_or_create(&labels), count);
         }
-    }
-
-    pub(crate) fn wrote(&self, object: &'static str) {
-        self.writes
-            .get_or_create(&vec![("object", object.to_owned())])
-            .inc();
-    }
-
-    pub(crate) fn write_failed(&self, object: &'static str, reason: &str) {
-        self.write_failures
-            .get_or_create(&vec![
-                ("object", object.to_owned()),
-                ("reason", reason.to_owned()),
-            ])
-            .inc();
     }
 }
 

@@ -300,7 +300,10 @@ fn said(
                 .of_unchecked_addresses
                 .push(manifest.title.clone());
         }
-        for Finding { reason, message } in &view.findings {
+        for Finding {
+            reason, message, ..
+        } in &view.findings
+        {
             let field = manifests::subject(message);
             // What its slices and pods say has been told at their own places.
             let is_of_another =

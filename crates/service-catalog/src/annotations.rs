@@ -12,7 +12,7 @@ use super::{
     settings::PodPorts,
 };
 
-/// KnownService on a Service that has no field for its class.
+/// For a Service that has no field for its class.
 pub(crate) const LOAD_BALANCER_CLASS: &str = "load-balancer-class";
 
 /// By which Services share an address.

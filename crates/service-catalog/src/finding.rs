@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::left_out::LeftOutReason;
+
 /// Something that deserves an Event.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
@@ -9,6 +11,8 @@ pub struct Finding {
     pub reason: Reason,
     /// One sentence with what is wrong, what is allowed and the cure; short enough for an Event.
     pub message: String,
+    /// Why the endpoints are left out that it is about.
+    left_out: Option<LeftOutReason>,
 }
 
 /// What a [`Finding`] is about; the reason of its Event.
@@ -62,7 +66,29 @@ impl Finding {
             message.truncate(message.floor_char_boundary(LONGEST_MESSAGE));
             message.push('…');
         }
-        Self { reason, message }
+        Self {
+            reason,
+            message,
+            left_out: None,
+        }
+    }
+
+    /// Returns the finding about endpoints that are left out for one reason.
+    pub(crate) fn of_left_out(reason: Reason, why: LeftOutReason, message: String) -> Self {
+        Self {
+            left_out: Some(why),
+            ..Self::new(reason, message)
+        }
+    }
+
+    /// Returns what tells the finding from others with its reason. Endpoints come and go, so that
+    /// a finding about them is the same whichever are its example and however many there are.
+    #[must_use]
+    pub fn identity(&self) -> &str {
+        match self.left_out {
+            Some(why) => why.as_str(),
+            None => &self.message,
+        }
     }
 }
 

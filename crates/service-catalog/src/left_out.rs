@@ -42,9 +42,16 @@ pub(super) struct LeftOut {
     by_reason: [OfReason; LeftOutReason::ALL.len()],
     /// Virtual servers that have endpoints and no real server, the first with an example.
     bare: usize,
-    first_bare: Option<(VirtualServerId, String)>,
+    first_bare: Option<(VirtualServerId, Example)>,
     /// The first example of the virtual server that is being made.
-    current: Option<String>,
+    current: Option<Example>,
+}
+
+/// An endpoint that is left out, and why.
+#[derive(Clone, Debug)]
+struct Example {
+    reason: LeftOutReason,
+    text: String,
 }
 
 #[derive(Debug, Default)]
@@ -118,7 +125,10 @@ impl LeftOut {
         if of_reason.example.is_empty() {
             of_reason.example.clone_from(&example);
         }
-        self.current.get_or_insert(example);
+        self.current.get_or_insert(Example {
+            reason,
+            text: example,
+        });
     }
 
     /// Counts what a slice lists and no virtual server can use.
@@ -152,8 +162,12 @@ impl LeftOut {
     /// some endpoint was left out of it.
     pub(super) fn end_of(&mut self, id: VirtualServerId, has_real_servers: bool) {
         let names = &self.by_reason[LeftOutReason::NotAnAddress as usize];
-        let names = Some(&names.example).filter(|example| !example.is_empty());
-        let example = self.current.take().or_else(|| names.cloned());
+        let of_names = || Example {
+            reason: LeftOutReason::NotAnAddress,
+            text: names.example.clone(),
+        };
+        let has_names = !names.example.is_empty();
+        let example = self.current.take().or_else(|| has_names.then(of_names));
         if has_real_servers {
             return;
         }
@@ -181,7 +195,8 @@ impl LeftOut {
     /// What the owner of the Service should know: a finding for each reason, and one where
     /// nothing is left.
     pub(super) fn findings(&self) -> impl Iterator<Item = Finding> {
-        let of_reasons = self.by_reason.iter().filter_map(OfReason::finding);
+        let of_reasons = LeftOutReason::ALL.into_iter().zip(&self.by_reason);
+        let of_reasons = of_reasons.filter_map(|(reason, its)| its.finding(reason));
         of_reasons.chain(self.nothing_left())
     }
 
@@ -191,8 +206,12 @@ impl LeftOut {
             1 => format!("{id} has"),
             several => format!("{several} virtual servers, such as {id}, have"),
         };
-        let message = format!("{whose} endpoints, and none of them can be used: {example}");
-        Some(Finding::new(Reason::NoUsableEndpoint, message))
+        let message = format!(
+            "{whose} endpoints, and none of them can be used: {}",
+            example.text
+        );
+        let reason = Reason::NoUsableEndpoint;
+        Some(Finding::of_left_out(reason, example.reason, message))
     }
 }
 
@@ -201,14 +220,18 @@ impl OfReason {
         self.addresses.len() + self.others
     }
 
-    fn finding(&self) -> Option<Finding> {
+    fn finding(&self, reason: LeftOutReason) -> Option<Finding> {
         let example = &self.example;
         let message = match self.count() {
             0 => return None,
             1 => format!("an endpoint is left out: {example}"),
             several => format!("{several} endpoints are left out, such as {example}"),
         };
-        Some(Finding::new(Reason::EndpointsLeftOut, message))
+        Some(Finding::of_left_out(
+            Reason::EndpointsLeftOut,
+            reason,
+            message,
+        ))
     }
 }
 
@@ -233,5 +256,25 @@ mod tests {
         sum.replace(&counts(0), &counts(2));
         sum.replace(&counts(3), &counts(1));
         assert_eq!(sum, counts(3));
+    }
+
+    #[test]
+    fn a_finding_is_the_same_whichever_endpoint_is_its_example() {
+        let identities = |reason: LeftOutReason, endpoints: &[&str]| {
+            let id = "tcp/10.1.1.10:80".parse().unwrap();
+            let mut left_out = LeftOut::default();
+            for endpoint in endpoints {
+                let address = endpoint.parse().unwrap();
+                left_out.add(reason, address, endpoint, || "is not used".to_owned());
+            }
+            left_out.end_of(id, false);
+            let findings = left_out.findings();
+            let identity = |finding: Finding| (finding.reason, finding.identity().to_owned());
+            findings.map(identity).collect::<Vec<_>>()
+        };
+        let one = identities(LeftOutReason::ServiceAddress, &["10.0.0.2"]);
+        let two = identities(LeftOutReason::ServiceAddress, &["10.0.0.9", "10.0.0.3"]);
+        assert_eq!(one, two);
+        assert_ne!(one, identities(LeftOutReason::PortDiffers, &["10.0.0.2"]));
     }
 }

@@ -37,6 +37,8 @@ fn code_of(krate: &str) -> Vec<String> {
 
 const DAEMONS: &[&str] = &[
     "pod-watcher",
+    "kubernetes-client",
+    "service-status",
     "ipvs-programmer",
     "bgp-announcer",
     "node-router",

@@ -5,15 +5,17 @@ use std::{
     sync::Arc,
 };
 
-use daemon_runtime::{Publisher, Reader};
+use daemon_runtime::Publisher;
 use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
+use kubernetes_client::watch::WatchEvent;
 use service_catalog::{
     catalog::{Catalog, Input, Output, ServiceView},
     model::{ObjectKey, Scope},
 };
+use service_status::Views;
 use tokio::sync::mpsc;
 
-use super::{objects, watch::News};
+use super::objects;
 use crate::{
     metrics::ClusterMetrics,
     source::{Description, Source, SourceError, SourceEvent},
@@ -24,29 +26,26 @@ const BATCH: usize = 512;
 
 /// What a watch tells the source.
 #[derive(Debug)]
-pub(crate) struct Heard {
+pub(crate) struct ScopeEvent {
     scope: Arc<Scope>,
-    what: What,
+    what: ScopeEventKind,
 }
 
 #[derive(Debug)]
-enum What {
+enum ScopeEventKind {
     Input(Box<Input>),
     Trouble(String),
     Recovered,
 }
-
-/// Views of Services, for whoever writes their status.
-pub(crate) type Views = Reader<ObjectKey, Arc<ServiceView>>;
 
 /// What runs in a cluster.
 #[derive(Debug)]
 pub struct KubernetesSource {
     description: Description,
     catalog: Catalog,
-    heard: mpsc::Receiver<Heard>,
+    events: mpsc::Receiver<ScopeEvent>,
     /// Taken from the channel and not handled yet.
-    batch: Vec<Heard>,
+    batch: Vec<ScopeEvent>,
     /// What is wrong, by what is watched.
     troubles: BTreeMap<Arc<Scope>, String>,
     /// What was said of that last.
@@ -94,16 +93,16 @@ impl Converted for core::Pod {
     }
 }
 
-impl Heard {
-    pub(crate) fn new<K: Converted>(scope: &Arc<Scope>, news: News<K>) -> Self {
-        let input = |input| What::Input(Box::new(input));
-        let what = match news {
-            News::Began => input(Input::Restarted((**scope).clone())),
-            News::Put(object) => input(object.put()),
-            News::Deleted(object) => input(object.deleted()),
-            News::Listed => input(Input::RestartedDone((**scope).clone())),
-            News::Trouble(trouble) => What::Trouble(trouble),
-            News::Recovered => What::Recovered,
+impl ScopeEvent {
+    pub(crate) fn new<K: Converted>(scope: &Arc<Scope>, watched: WatchEvent<K>) -> Self {
+        let input = |input| ScopeEventKind::Input(Box::new(input));
+        let what = match watched {
+            WatchEvent::Began => input(Input::Restarted((**scope).clone())),
+            WatchEvent::Put(object) => input(object.put()),
+            WatchEvent::Deleted(object) => input(object.deleted()),
+            WatchEvent::Listed => input(Input::RestartedDone((**scope).clone())),
+            WatchEvent::Trouble(trouble) => ScopeEventKind::Trouble(trouble),
+            WatchEvent::Recovered => ScopeEventKind::Recovered,
         };
         Self {
             scope: Arc::clone(scope),
@@ -116,7 +115,7 @@ impl KubernetesSource {
     pub(crate) fn new(
         location: String,
         catalog: Catalog,
-        heard: mpsc::Receiver<Heard>,
+        events: mpsc::Receiver<ScopeEvent>,
         metrics: ClusterMetrics,
     ) -> Self {
         Self {
@@ -125,7 +124,7 @@ impl KubernetesSource {
                 location,
             },
             catalog,
-            heard,
+            events,
             batch: Vec::new(),
             troubles: BTreeMap::new(),
             said: None,
@@ -144,15 +143,15 @@ impl KubernetesSource {
         &mut self.catalog
     }
 
-    fn take_over(&mut self, batch: &mut Vec<Heard>) {
-        for heard in batch.drain(..) {
-            match heard.what {
-                What::Input(input) => self.catalog.handle(*input),
-                What::Trouble(trouble) => {
-                    self.troubles.insert(heard.scope, trouble);
+    fn take_over(&mut self, batch: &mut Vec<ScopeEvent>) {
+        for event in batch.drain(..) {
+            match event.what {
+                ScopeEventKind::Input(input) => self.catalog.handle(*input),
+                ScopeEventKind::Trouble(trouble) => {
+                    self.troubles.insert(event.scope, trouble);
                 }
-                What::Recovered => {
-                    self.troubles.remove(&heard.scope);
+                ScopeEventKind::Recovered => {
+                    self.troubles.remove(&event.scope);
                 }
             }
         }
@@ -210,7 +209,7 @@ impl Source for KubernetesSource {
                 return event;
             }
             let mut batch = std::mem::take(&mut self.batch);
-            if self.heard.recv_many(&mut batch, BATCH).await == 0 {
+            if self.events.recv_many(&mut batch, BATCH).await == 0 {
                 // The watches live as long as the process.
                 std::future::pending::<()>().await;
             }

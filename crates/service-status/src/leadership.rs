@@ -1,4 +1,4 @@
-//! What is known while this pod leads, and what is written next. Pure: the time is given.
+//! What is written next while this pod leads. Pure: time and jitter are parameters.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -8,35 +8,42 @@ use std::{
 };
 
 use daemon_runtime::{Backoff, Event as Published};
-use k8s_openapi::api::{coordination::v1::Lease, events::v1::Event};
-
-use super::{FIRST_DELAY, LONGEST_DELAY, PACE};
-use crate::kubernetes::{
-    announced::{REPORT_DURATION, Reports, Tally},
-    status::{self, IpMode},
-    watch::News,
-};
 use service_catalog::{catalog::ServiceView, finding::Reason, model::ObjectKey};
+
+use crate::{
+    events::Event,
+    fingerprint::Fingerprint,
+    lease_duration::Believed,
+    reports::{REPORT_DURATION, ReportLease, Reports, Tally},
+    status::{self, IpMode},
+};
+
+/// Least time from one write to the next.
+pub(crate) const PACE: Duration = Duration::from_millis(20);
+
+/// First and longest wait after a failure.
+const FIRST_DELAY: Duration = Duration::from_millis(500);
+const LONGEST_DELAY: Duration = Duration::from_secs(30);
 
 /// Events that wait to be written; beyond that the oldest are dropped.
 const EVENTS: usize = 1_000;
 
 /// Findings of one Service that are remembered, so that one that comes back is counted.
-const MOST_TOLD: usize = 16;
+const MOST_REPORTED: usize = 16;
 
 /// Longest wait for the next one after an object that could not be written.
 const LONGEST_AFTER_OBJECT: Duration = Duration::from_secs(1);
 
-/// What is known while this pod leads.
-pub(super) struct Term {
-    pub(super) services: BTreeMap<ObjectKey, Known>,
+/// What this pod writes while it leads.
+pub(crate) struct Leadership {
+    pub(crate) services: BTreeMap<ObjectKey, TrackedService>,
     /// Services that are ours no longer, with what stands in their status.
-    pub(super) left: BTreeMap<ObjectKey, Arc<ServiceView>>,
+    pub(crate) left: BTreeMap<ObjectKey, Arc<ServiceView>>,
     /// Those whose allocation is to be written.
     urgent: BTreeSet<ObjectKey>,
     due: BTreeSet<ObjectKey>,
     /// Not before then.
-    pub(super) later: BTreeMap<ObjectKey, Instant>,
+    pub(crate) later: BTreeMap<ObjectKey, Instant>,
     /// Those whose last write has failed.
     failing: BTreeMap<ObjectKey, Backoff>,
     /// The others follow it.
@@ -47,8 +54,8 @@ pub(super) struct Term {
     event_lane: Lane,
     next_write: Option<Instant>,
     reports: Reports,
-    pub(super) tally: Tally,
-    pub(super) ip_mode: IpMode,
+    pub(crate) tally: Tally,
+    pub(crate) ip_mode: IpMode,
     /// Name of the report that this pod writes: if it is not seen, nothing is.
     own_report: String,
     has_views: bool,
@@ -59,40 +66,57 @@ pub(super) struct Term {
     is_ending: bool,
 }
 
-/// A Service of ours.
-pub(super) struct Known {
-    pub(super) view: Arc<ServiceView>,
-    /// By what they are about.
-    told: BTreeMap<(Reason, String), Told>,
-    /// What was written last by each owner of fields.
-    pub(super) written: BTreeMap<&'static str, (u64, Instant)>,
+/// What the watch of reports says.
+#[derive(Clone, Debug)]
+pub(crate) enum ReportEvent {
+    /// A list of all begins.
+    Began,
+    /// A report is new or has been renewed.
+    Put(ReportLease),
+    /// The report of this name is gone.
+    Deleted(String),
+    /// The list has ended: what it did not name is gone.
+    Listed,
+    /// Reports cannot be seen, for this reason.
+    Trouble(String),
+    /// They can be seen again.
+    Recovered,
 }
 
-/// What has been told of a finding.
+/// A Service of ours.
+pub(crate) struct TrackedService {
+    pub(crate) view: Arc<ServiceView>,
+    /// By what they are about.
+    reported: BTreeMap<(Reason, String), ReportedFinding>,
+    /// What was written last by each owner of fields.
+    pub(crate) written: BTreeMap<&'static str, (Fingerprint, Instant)>,
+}
+
+/// What has been reported of a finding.
 #[derive(Default)]
-struct Told {
+struct ReportedFinding {
     is_present: bool,
     /// How often it has begun.
     count: u32,
 }
 
 /// An Event, and how often it has happened.
-pub(super) struct Occurrence {
-    pub(super) event: Box<Event>,
-    pub(super) count: u32,
+pub(crate) struct Occurrence {
+    pub(crate) event: Event,
+    pub(crate) count: u32,
 }
 
 /// What is to be written.
-pub(super) enum Job {
+pub(crate) enum Job {
     Status(ObjectKey),
     Event(Occurrence),
 }
 
-/// What a failure is about.
+/// What a failure concerns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Extent {
+pub(crate) enum FailureScope {
     /// The Lease is not held any more.
-    Term,
+    Leadership,
     /// All requests, for now.
     Server,
     /// One object, for now.
@@ -121,24 +145,26 @@ impl Lane {
         self.from.is_none_or(|from| from <= now)
     }
 
-    fn ended(&mut self, failure: Option<Extent>, now: Instant) {
-        self.from = match failure {
-            None => {
+    fn succeeded(&mut self) {
+        self.server.reset();
+        self.object.reset();
+        self.from = None;
+    }
+
+    fn failed(&mut self, scope: FailureScope, now: Instant, jitter: f64) {
+        let delay = match scope {
+            FailureScope::Server => self.server.delay_with(jitter),
+            FailureScope::Leadership | FailureScope::Passing | FailureScope::Refused => {
                 self.server.reset();
-                self.object.reset();
-                None
-            }
-            Some(Extent::Server) => Some(now + self.server.next_delay()),
-            Some(Extent::Term | Extent::Passing | Extent::Refused) => {
-                self.server.reset();
-                Some(now + self.object.next_delay())
+                self.object.delay_with(jitter)
             }
         };
+        self.from = Some(now + delay);
     }
 }
 
-impl Term {
-    pub(super) fn new(own_report: String) -> Self {
+impl Leadership {
+    pub(crate) fn new(own_report: String) -> Self {
         Self {
             services: BTreeMap::new(),
             left: BTreeMap::new(),
@@ -165,28 +191,28 @@ impl Term {
         }
     }
 
-    pub(super) fn viewed(&mut self, event: Published<ObjectKey, Arc<ServiceView>>, now: Instant) {
+    pub(crate) fn on_view(&mut self, event: Published<ObjectKey, Arc<ServiceView>>, now: Instant) {
         match event {
             Published::Changed(key, view) => {
                 self.left.remove(&key);
                 let is_urgent = status::is_allocation_due(&key, &view);
                 match self.services.get_mut(&key) {
-                    Some(known) if known.view.uid == view.uid => known.view = view,
+                    Some(service) if service.view.uid == view.uid => service.view = view,
                     Some(_) | None => {
                         self.failing.remove(&key);
-                        let known = Known {
+                        let service = TrackedService {
                             view,
-                            told: BTreeMap::new(),
+                            reported: BTreeMap::new(),
                             written: BTreeMap::new(),
                         };
-                        self.services.insert(key.clone(), known);
+                        self.services.insert(key.clone(), service);
                     }
                 }
                 self.make_due(key, is_urgent, now);
             }
             Published::Removed(key) => {
-                if let Some(known) = self.services.remove(&key) {
-                    self.left.insert(key.clone(), known.view);
+                if let Some(service) = self.services.remove(&key) {
+                    self.left.insert(key.clone(), service.view);
                     self.failing.remove(&key);
                     self.make_due(key, false, now);
                 }
@@ -208,40 +234,49 @@ impl Term {
         }
     }
 
-    pub(super) fn reported(&mut self, news: News<Lease>, now: Instant) {
-        match news {
-            News::Began => self.reports.restarted(),
+    /// Takes over what the watch of reports says. Returns a duration out of bounds that is to be
+    /// logged, with the name of its Lease.
+    pub(crate) fn on_report(
+        &mut self,
+        event: ReportEvent,
+        now: Instant,
+    ) -> Option<(String, Believed)> {
+        match event {
+            ReportEvent::Began => self.reports.restarted(),
             // A stream may go on after an event that could not be read.
-            News::Put(lease) => {
-                self.reports.put(lease, now);
+            ReportEvent::Put(lease) => {
+                self.is_watch_broken = false;
+                let name = lease.name.clone();
+                let believed = self.reports.put(lease, now);
+                return believed.map(|believed| (name, believed));
+            }
+            ReportEvent::Deleted(name) => {
+                self.reports.forget(&name);
                 self.is_watch_broken = false;
             }
-            News::Deleted(lease) => {
-                self.reports.deleted(&lease);
-                self.is_watch_broken = false;
-            }
-            News::Listed => {
+            ReportEvent::Listed => {
                 self.reports.listed();
                 self.has_reports = true;
                 self.is_watch_broken = false;
             }
-            News::Trouble(_) => self.is_watch_broken = true,
-            News::Recovered => self.is_watch_broken = false,
+            ReportEvent::Trouble(_) => self.is_watch_broken = true,
+            ReportEvent::Recovered => self.is_watch_broken = false,
         }
+        None
     }
 
     /// This pod has ended: its report does not count, whether or not it could be taken back.
-    pub(super) fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         self.is_ending = true;
         self.is_counted = false;
     }
 
-    pub(super) fn is_ending(&self) -> bool {
+    pub(crate) fn is_ending(&self) -> bool {
         self.is_ending
     }
 
     /// Whether nothing is left to be written at the end, or another pod lives that does it.
-    pub(super) fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         let is_written = || {
             let is_due = !(self.urgent.is_empty() && self.due.is_empty());
             !(is_due || self.is_any_failing()) && self.events.is_empty()
@@ -253,7 +288,7 @@ impl Term {
 
     /// Counts again what is announced, unless reports cannot be seen: what is not seen then is not
     /// gone. `written` is when this pod's own report was written last.
-    pub(super) fn count(&mut self, written: Option<Instant>, now: Instant) {
+    pub(crate) fn count(&mut self, written: Option<Instant>, now: Instant) {
         if !self.has_reports {
             return;
         }
@@ -275,14 +310,14 @@ impl Term {
         if before == self.tally {
             return;
         }
-        let changed = |known: &Known| {
-            let mut addresses = known.view.addresses.iter();
+        let changed = |service: &TrackedService| {
+            let mut addresses = service.view.addresses.iter();
             addresses.any(|address| before.count(*address) != self.tally.count(*address))
         };
         let changed: Vec<ObjectKey> = self
             .services
             .iter()
-            .filter(|(_, known)| changed(known))
+            .filter(|(_, service)| changed(service))
             .map(|(key, _)| key.clone())
             .collect();
         for key in changed {
@@ -290,8 +325,8 @@ impl Term {
         }
     }
 
-    /// When it is to be counted even if there are no news.
-    pub(super) fn next_count(&self, written: Option<Instant>, now: Instant) -> Option<Instant> {
+    /// When it is to be counted even if there are no event.
+    pub(crate) fn next_count(&self, written: Option<Instant>, now: Instant) -> Option<Instant> {
         if self.is_blind && !self.is_watch_broken {
             return Some(written.map_or(now, |at| at + REPORT_DURATION));
         }
@@ -299,7 +334,7 @@ impl Term {
     }
 
     /// When there is something to write. Nothing is, before it is known what is announced.
-    pub(super) fn next_due(&self, now: Instant) -> Option<Instant> {
+    pub(crate) fn next_due(&self, now: Instant) -> Option<Instant> {
         if !(self.has_views && self.is_counted) {
             return None;
         }
@@ -315,7 +350,7 @@ impl Term {
     }
 
     /// Allocations first; status and Events by turns, at the end Events last.
-    pub(super) fn take(&mut self, now: Instant) -> Option<Job> {
+    pub(crate) fn take(&mut self, now: Instant) -> Option<Job> {
         let may_status = self.status_lane.is_open(now);
         let may_event = self.event_lane.is_open(now);
         if may_status && let Some(key) = self.urgent.first().cloned() {
@@ -361,11 +396,11 @@ impl Term {
     }
 
     /// The status has been written, or says what it shall already.
-    pub(super) fn wrote_status(&mut self, key: &ObjectKey, is_sent: bool, now: Instant) {
+    pub(crate) fn wrote_status(&mut self, key: &ObjectKey, is_sent: bool, now: Instant) {
         self.left.remove(key);
         self.failing.remove(key);
         if is_sent {
-            self.status_lane.ended(None, now);
+            self.status_lane.succeeded();
             self.is_events_turn = true;
             self.next_write = Some(now + PACE);
         }
@@ -373,11 +408,17 @@ impl Term {
 
     /// The others go on; this one waits longer each time. What is ours no longer, and cannot be
     /// written, is left as it is.
-    pub(super) fn failed_status(&mut self, key: ObjectKey, extent: Extent, now: Instant) {
-        self.status_lane.ended(Some(extent), now);
+    pub(crate) fn failed_status(
+        &mut self,
+        key: ObjectKey,
+        scope: FailureScope,
+        now: Instant,
+        jitter: f64,
+    ) {
+        self.status_lane.failed(scope, now, jitter);
         self.is_events_turn = true;
         self.next_write = Some(now + PACE);
-        if extent == Extent::Refused && self.left.remove(&key).is_some() {
+        if scope == FailureScope::Refused && self.left.remove(&key).is_some() {
             self.failing.remove(&key);
             return;
         }
@@ -385,31 +426,37 @@ impl Term {
             .failing
             .entry(key.clone())
             .or_insert_with(|| Backoff::new(FIRST_DELAY, LONGEST_DELAY));
-        self.later.insert(key, now + backoff.next_delay());
+        self.later.insert(key, now + backoff.delay_with(jitter));
     }
 
-    pub(super) fn is_any_failing(&self) -> bool {
+    pub(crate) fn is_any_failing(&self) -> bool {
         !self.failing.is_empty()
     }
 
-    pub(super) fn wrote_event(&mut self, now: Instant) {
-        self.event_lane.ended(None, now);
+    pub(crate) fn wrote_event(&mut self, now: Instant) {
+        self.event_lane.succeeded();
         self.is_events_turn = false;
         self.next_write = Some(now + PACE);
     }
 
-    pub(super) fn failed_event(&mut self, event: Occurrence, extent: Extent, now: Instant) {
-        self.event_lane.ended(Some(extent), now);
+    pub(crate) fn failed_event(
+        &mut self,
+        event: Occurrence,
+        scope: FailureScope,
+        now: Instant,
+        jitter: f64,
+    ) {
+        self.event_lane.failed(scope, now, jitter);
         self.is_events_turn = false;
         self.next_write = Some(now + PACE);
-        match extent {
-            Extent::Term | Extent::Server => self.events.push_front(event),
-            Extent::Passing => self.events.push_back(event),
-            Extent::Refused => {}
+        match scope {
+            FailureScope::Leadership | FailureScope::Server => self.events.push_front(event),
+            FailureScope::Passing => self.events.push_back(event),
+            FailureScope::Refused => {}
         }
     }
 
-    pub(super) fn tell(&mut self, events: impl IntoIterator<Item = Occurrence>) {
+    pub(crate) fn queue_events(&mut self, events: impl IntoIterator<Item = Occurrence>) {
         self.events.extend(events);
         while self.events.len() > EVENTS {
             self.events.pop_front();
@@ -417,29 +464,29 @@ impl Term {
     }
 }
 
-impl Known {
-    /// Findings that have not been told, or that have come back.
-    pub(super) fn begun(&mut self, key: &ObjectKey, instance: &str) -> Vec<Occurrence> {
+impl TrackedService {
+    /// Returns Events for findings that have none yet, or that have come back.
+    pub(crate) fn new_findings(&mut self, key: &ObjectKey) -> Vec<Occurrence> {
         let mut events = Vec::new();
         let mut present = BTreeSet::new();
         for finding in &self.view.findings {
-            let cause = status::cause(finding);
+            let cause = (finding.reason, finding.identity().to_owned());
             present.insert(cause.clone());
-            let told = self.told.entry(cause).or_default();
-            if !told.is_present {
-                told.is_present = true;
-                told.count += 1;
-                let event = status::finding_event(key, &self.view, finding, instance);
+            let reported = self.reported.entry(cause).or_default();
+            if !reported.is_present {
+                reported.is_present = true;
+                reported.count += 1;
+                let event = Event::of_finding(key, &self.view, finding);
                 events.push(Occurrence {
-                    event: Box::new(event),
-                    count: told.count,
+                    event,
+                    count: reported.count,
                 });
             }
         }
-        let forgets = self.told.len() > MOST_TOLD;
-        self.told.retain(|cause, told| {
-            told.is_present = present.contains(cause);
-            told.is_present || !forgets
+        let forgets = self.reported.len() > MOST_REPORTED;
+        self.reported.retain(|cause, reported| {
+            reported.is_present = present.contains(cause);
+            reported.is_present || !forgets
         });
         events
     }

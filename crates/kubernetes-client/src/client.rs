@@ -16,7 +16,7 @@ use kube::{
 use tokio::sync::watch;
 use tower::{buffer::BufferLayer, retry::RetryLayer, util::MapResponseLayer};
 
-use super::grant::{Forbidden, Resource};
+use crate::grant::{Forbidden, Resource};
 
 /// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -62,11 +62,13 @@ pub enum ConnectError {
 
 /// A client, and what it was made of.
 #[derive(Clone)]
-pub(crate) struct Connection {
-    pub(crate) client: Client,
-    pub(crate) url: String,
+pub struct Connection {
+    /// The client.
+    pub client: Client,
+    /// URL of the API server.
+    pub url: String,
     /// Counts the answers that were no refusals.
-    pub(crate) answers: watch::Receiver<u64>,
+    pub answers: watch::Receiver<u64>,
     files: u64,
 }
 
@@ -81,7 +83,7 @@ impl Origin {
     }
 
     /// A client that counts a connection without a byte for `silence` as lost.
-    pub(crate) async fn connect(&self, silence: Duration) -> Result<Connection, ConnectError> {
+    pub async fn connect(&self, silence: Duration) -> Result<Connection, ConnectError> {
         let mut config = self.config().await?;
         let files = files(&config);
         config.connect_timeout = Some(CONNECT_TIMEOUT);
@@ -138,7 +140,7 @@ impl Origin {
 impl Connection {
     /// Whether the files that hold token, CA or client certificate have changed since. kube reads
     /// token and CA again once a minute; who has just been refused need not wait for that.
-    pub(crate) async fn is_outdated(&self, origin: &Origin) -> bool {
+    pub async fn is_outdated(&self, origin: &Origin) -> bool {
         match origin.config().await {
             Ok(config) => files(&config) != self.files,
             Err(_) => false,
@@ -174,7 +176,7 @@ fn files(config: &kube::Config) -> u64 {
 }
 
 /// What an error of the API server, or of the way to it, means for who runs this daemon.
-pub(crate) fn in_words(error: &kube::Error, url: &str, asked: &Asked<'_>) -> String {
+pub fn in_words(error: &kube::Error, url: &str, asked: &Asked<'_>) -> String {
     let kube::Error::Api(status) = error else {
         return format!("cannot reach the API server {url}: {}", innermost(error));
     };
@@ -191,7 +193,7 @@ pub(crate) fn in_words(error: &kube::Error, url: &str, asked: &Asked<'_>) -> Str
 }
 
 /// One word for metrics.
-pub(crate) fn label(error: &kube::Error) -> String {
+pub fn label(error: &kube::Error) -> String {
     if let kube::Error::Api(status) = error {
         status.code.to_string()
     } else {
@@ -201,12 +203,15 @@ pub(crate) fn label(error: &kube::Error) -> String {
 
 /// What was asked of the API server.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Asked<'a> {
-    pub(crate) verb: &'static str,
-    pub(crate) resource: &'a Resource,
-    pub(crate) subresource: Option<&'static str>,
+pub struct Asked<'a> {
+    /// Verb of the request.
+    pub verb: &'static str,
+    /// Resource of the request.
+    pub resource: &'a Resource,
+    /// Such as `status`.
+    pub subresource: Option<&'static str>,
     /// All that is needed of the resource.
-    pub(crate) verbs: &'static [&'static str],
+    pub verbs: &'static [&'static str],
 }
 
 impl<'a> Asked<'a> {
@@ -222,7 +227,7 @@ impl<'a> Asked<'a> {
 }
 
 /// The cause of all causes: what is around it repeats it, or says only that it failed.
-pub(crate) fn innermost(error: &(dyn Error + 'static)) -> String {
+pub fn innermost(error: &(dyn Error + 'static)) -> String {
     let mut error = error;
     while let Some(source) = error.source() {
         error = source;

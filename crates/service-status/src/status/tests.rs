@@ -1,8 +1,9 @@
 use std::time::Instant;
 
-use super::*;
-use crate::kubernetes::announced::Reports;
 use service_catalog::model::WrittenStatus;
+
+use super::*;
+use crate::reports::{ReportLease, Reports};
 
 const NOW: i64 = 1_700_000_000;
 
@@ -34,16 +35,13 @@ fn tally(pods: &[&str]) -> Tally {
     let now = Instant::now();
     let mut reports = Reports::default();
     for (number, prefixes) in pods.iter().enumerate() {
-        let lease = serde_json::from_value(json!({
-            "apiVersion": "coordination.k8s.io/v1",
-            "kind": "Lease",
-            "metadata": {
-                "name": format!("portlb-{number}"),
-                "annotations": { "portlb.io/announced": prefixes },
-            },
-            "spec": { "leaseDurationSeconds": 15 },
-        }));
-        reports.put(lease.unwrap(), now);
+        let report = ReportLease {
+            name: format!("portlb-{number}"),
+            announced: (*prefixes).to_owned(),
+            renewed: None,
+            duration_seconds: Some(15),
+        };
+        reports.put(report, now);
     }
     reports.tally(now)
 }
@@ -106,7 +104,7 @@ fn an_announced_address_is_written_with_mode_and_ports() {
             ]},
         })
     );
-    assert_eq!(write.news.as_ref().unwrap().reason, "Announced");
+    assert_eq!(write.change.as_ref().unwrap().reason, "Announced");
 }
 
 #[test]
@@ -138,22 +136,10 @@ fn a_mode_that_the_api_server_does_not_keep_is_not_written_again() {
     let tally = tally(&["10.1.1.10/32"]);
     let count = |mode| writes(&key(), &view, &tally, mode, now()).len();
     assert_eq!((count(IpMode::Kept), count(IpMode::Dropped)), (1, 0));
-
-    let answer = |ingress: Value| {
-        let status = json!({ "status": { "loadBalancer": { "ingress": ingress } } });
-        ip_mode_of(&serde_json::from_value(status).unwrap())
-    };
-    assert_eq!(answer(json!([])), None);
-    assert_eq!(
-        answer(json!([{ "ip": "10.1.1.10" }])),
-        Some(IpMode::Dropped)
-    );
-    let kept = json!([{ "ip": "10.1.1.10", "ipMode": "Proxy" }]);
-    assert_eq!(answer(kept), Some(IpMode::Kept));
 }
 
 #[test]
-fn a_status_that_another_program_has_changed_is_mended_without_news() {
+fn a_status_that_another_program_has_changed_is_corrected_without_an_event() {
     let mut view = view(&["10.1.1.10"]);
     let mut other = ingress("10.1.1.10");
     other.ip_mode = Some("VIP".into());
@@ -170,11 +156,11 @@ fn a_status_that_another_program_has_changed_is_mended_without_news() {
     let status = &writes[0].document["status"];
     assert_eq!(status["loadBalancer"]["ingress"][0]["ipMode"], "Proxy");
     assert_eq!(status["conditions"][0]["reason"], "Announced");
-    assert_eq!(writes[0].news, None);
+    assert_eq!(writes[0].change, None);
 }
 
 #[test]
-fn another_count_keeps_the_time_of_transition_and_is_no_news() {
+fn another_count_keeps_the_time_of_transition_and_is_no_change() {
     let mut view = view(&["10.1.1.10"]);
     view.written.ingress = vec![ingress("10.1.1.10")];
     let message = "10.1.1.10 by 2 load balancers";
@@ -189,7 +175,7 @@ fn another_count_keeps_the_time_of_transition_and_is_no_news() {
     let condition = &writes[0].document["status"]["conditions"][0];
     assert_eq!(condition["lastTransitionTime"], "2023-11-14T22:12:20Z");
     assert_eq!(condition["message"], "10.1.1.10 by 1 load balancer");
-    assert_eq!(writes[0].news, None);
+    assert_eq!(writes[0].change, None);
 }
 
 #[test]
@@ -205,16 +191,16 @@ fn an_address_that_nobody_announces_any_more_is_removed_and_told() {
     let status = &writes[0].document["status"];
     assert_eq!(status.get("loadBalancer"), None);
     assert_eq!(status["conditions"][0]["reason"], "NotAnnounced");
-    assert_eq!(writes[0].news.as_ref().unwrap().reason, "Withdrawn");
+    assert_eq!(writes[0].change.as_ref().unwrap().reason, "Withdrawn");
 }
 
 #[test]
 fn what_nobody_announces_yet_is_told_with_where_to_look() {
     let view = view(&["10.1.1.10"]);
     let writes = writes(&key(), &view, &tally(&[]), IpMode::Kept, now());
-    let news = writes[0].news.as_ref().unwrap();
-    assert_eq!(news.reason, "NotAnnounced");
-    assert!(news.message.contains("/readyz"), "{}", news.message);
+    let change = writes[0].change.as_ref().unwrap();
+    assert_eq!(change.reason, "NotAnnounced");
+    assert!(change.message.contains("/readyz"), "{}", change.message);
 }
 
 #[test]
@@ -237,7 +223,7 @@ fn one_family_of_two_is_degraded() {
         status["loadBalancer"]["ingress"].as_array().unwrap().len(),
         1
     );
-    assert_eq!(writes[0].news.as_ref().unwrap().reason, "Degraded");
+    assert_eq!(writes[0].change.as_ref().unwrap().reason, "Degraded");
 }
 
 #[test]
@@ -286,34 +272,14 @@ fn the_levels_of_weights_are_recorded_in_a_condition_and_taken_back() {
 #[test]
 fn a_service_that_is_ours_no_longer_is_left_clean() {
     let mut view = view(&["10.1.1.10"]);
-    assert_eq!(farewell(&key(), &view), []);
+    assert_eq!(clear_status(&key(), &view), []);
     view.written.ingress = vec![ingress("10.1.1.10")];
     view.written.address = Some(condition_of("True", "Allocated", "10.1.1.10"));
     view.written.weight_levels = Some(condition_of("True", "Rounded", "16"));
-    let managers: Vec<_> = farewell(&key(), &view).iter().map(|w| w.manager).collect();
+    let managers: Vec<_> = clear_status(&key(), &view)
+        .iter()
+        .map(|w| w.manager)
+        .collect();
     let all = [ADDRESS_MANAGER, WEIGHT_LEVELS_MANAGER, STATUS_MANAGER];
     assert_eq!(managers, all);
-}
-
-#[test]
-fn the_same_finding_has_the_same_event_and_news_have_one_each() {
-    let view = view(&["10.1.1.10"]);
-    let finding = Finding::new(
-        Reason::BadAnnotation,
-        "portlb.io/scheduler: no such scheduler",
-    );
-    let event = finding_event(&key(), &view, &finding, "pod-1");
-    let again = finding_event(&key(), &view, &finding, "pod-2");
-    assert_eq!(event.metadata.name, again.metadata.name);
-    assert_eq!(event.type_.as_deref(), Some("Warning"));
-    let mut news = News {
-        severity: Severity::Normal,
-        reason: "Announced",
-        message: String::new(),
-        at_second: 1,
-    };
-    let first = news_event(&key(), &view, &news, "pod-1");
-    news.at_second = 2;
-    let second = news_event(&key(), &view, &news, "pod-1");
-    assert_ne!(first.metadata.name, second.metadata.name);
 }

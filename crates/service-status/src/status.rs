@@ -1,23 +1,12 @@
-//! What the status of a Service shall say, and which Events follow. Pure: the time is given.
+//! Parts of a Service's status that are to be written. Pure: the time is given.
 
-use std::{
-    collections::hash_map::DefaultHasher,
-    hash::{Hash, Hasher},
-    net::IpAddr,
-};
+use std::net::IpAddr;
 
-use k8s_openapi::{
-    api::{
-        core::v1::{ObjectReference, Service},
-        events::v1::Event,
-    },
-    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
-    jiff::Timestamp,
-};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use service_catalog::{
     catalog::ServiceView,
-    finding::{Finding, Reason, Severity},
+    finding::Severity,
     model::{
         ADDRESS_CONDITION, ANNOUNCED_CONDITION, Condition, Ingress, ObjectKey,
         WEIGHT_LEVELS_CONDITION,
@@ -25,7 +14,7 @@ use service_catalog::{
 };
 use virtual_server::Protocol;
 
-use super::announced::Tally;
+use crate::{fingerprint::Fingerprint, reports::Tally};
 
 /// Owns the condition that records the addresses of a Service.
 pub(crate) const ADDRESS_MANAGER: &str = "portlb-address";
@@ -39,9 +28,6 @@ pub(crate) const STATUS_MANAGER: &str = "portlb-status";
 /// kube-proxy keeps its hands off an ingress of this mode.
 const IP_MODE: &str = "Proxy";
 
-/// Name of this program in Events.
-const CONTROLLER: &str = "portlb.io/pod-watcher";
-
 /// A part of a status, by who owns its fields.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Write {
@@ -49,9 +35,9 @@ pub(crate) struct Write {
     /// For server-side apply.
     pub(crate) document: Value,
     /// The same for the same content, whatever the time.
-    pub(crate) fingerprint: u64,
-    /// What has happened, if that is news.
-    pub(crate) news: Option<News>,
+    pub(crate) fingerprint: Fingerprint,
+    /// The change that deserves an Event.
+    pub(crate) change: Option<StatusChange>,
 }
 
 /// What the API server does with the mode of an ingress.
@@ -64,11 +50,11 @@ pub(crate) enum IpMode {
 
 /// Something that deserves an Event.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct News {
+pub(crate) struct StatusChange {
     pub(crate) severity: Severity,
     pub(crate) reason: &'static str,
     pub(crate) message: String,
-    /// Tells it from the same news at another time.
+    /// Tells it from the same change at another time.
     pub(crate) at_second: i64,
 }
 
@@ -96,23 +82,8 @@ pub(crate) fn is_allocation_due(key: &ObjectKey, view: &ServiceView) -> bool {
     address(key, view, Timestamp::default()).is_some()
 }
 
-/// What the API server's answer to a write shows; `None`: nothing, as there is no ingress.
-pub(crate) fn ip_mode_of(answer: &Service) -> Option<IpMode> {
-    let ingress = answer
-        .status
-        .as_ref()
-        .and_then(|status| status.load_balancer.as_ref())
-        .and_then(|load_balancer| load_balancer.ingress.as_ref())
-        .filter(|ingress| !ingress.is_empty())?;
-    if ingress.iter().all(|entry| entry.ip_mode.is_none()) {
-        Some(IpMode::Dropped)
-    } else {
-        Some(IpMode::Kept)
-    }
-}
-
 /// What takes everything of ours out of the status of a Service that is ours no longer.
-pub(crate) fn farewell(key: &ObjectKey, view: &ServiceView) -> Vec<Write> {
+pub(crate) fn clear_status(key: &ObjectKey, view: &ServiceView) -> Vec<Write> {
     let written = &view.written;
     let mut writes = Vec::new();
     if written.address.is_some() {
@@ -201,7 +172,7 @@ fn announced(
         status["loadBalancer"] = json!({ "ingress": entries });
     }
     let mut write = write(STATUS_MANAGER, key, view, status);
-    write.news = news(written, &wanted, now);
+    write.change = change(written, &wanted, now);
     Some(write)
 }
 
@@ -229,11 +200,11 @@ fn sentence(counts: &[(IpAddr, usize)]) -> (&'static str, &'static str, String) 
 }
 
 /// A change of how many announce it is no news; from and to none is, and that nobody does yet.
-fn news(
+fn change(
     written: Option<&Condition>,
     wanted: &(&'static str, &'static str, String),
     now: Timestamp,
-) -> Option<News> {
+) -> Option<StatusChange> {
     let (_, reason, message) = wanted;
     let before = written.map(|condition| &*condition.reason);
     if before == Some(reason) {
@@ -255,7 +226,7 @@ fn news(
         }
         _ => "",
     };
-    Some(News {
+    Some(StatusChange {
         severity,
         reason,
         message: format!("{message}{cure}"),
@@ -325,8 +296,6 @@ fn write(manager: &'static str, key: &ObjectKey, view: &ServiceView, status: Val
     for condition in timeless["conditions"].as_array_mut().into_iter().flatten() {
         condition["lastTransitionTime"] = Value::Null;
     }
-    let mut hasher = DefaultHasher::new();
-    timeless.to_string().hash(&mut hasher);
     Write {
         manager,
         document: json!({
@@ -336,8 +305,8 @@ fn write(manager: &'static str, key: &ObjectKey, view: &ServiceView, status: Val
             "metadata": { "name": key.name(), "namespace": key.namespace(), "uid": &*view.uid },
             "status": status,
         }),
-        fingerprint: hasher.finish(),
-        news: None,
+        fingerprint: Fingerprint::of([timeless.to_string().as_str()]),
+        change: None,
     }
 }
 
@@ -346,100 +315,6 @@ fn protocol_name(protocol: Protocol) -> &'static str {
         Protocol::Tcp => "TCP",
         Protocol::Udp => "UDP",
         Protocol::Sctp => "SCTP",
-    }
-}
-
-/// The Event about a finding. Its name is the same for the same finding, so that whoever writes
-/// next does not repeat it.
-pub(crate) fn finding_event(
-    key: &ObjectKey,
-    view: &ServiceView,
-    finding: &Finding,
-    instance: &str,
-) -> Event {
-    let reason = finding.reason.as_str();
-    let name = event_name(key, &(&*view.uid, reason, cause(finding).1));
-    let severity = finding.reason.severity();
-    event(
-        key,
-        view,
-        name,
-        (severity, reason, &finding.message),
-        instance,
-    )
-}
-
-/// What a finding is about, the same whichever endpoints are its example and however many there
-/// are: those come and go.
-pub(crate) fn cause(finding: &Finding) -> (Reason, String) {
-    let message = &*finding.message;
-    let names_an_endpoint =
-        [Reason::EndpointsLeftOut, Reason::NoUsableEndpoint].contains(&finding.reason);
-    if !names_an_endpoint {
-        return (finding.reason, message.to_owned());
-    }
-    let example = message
-        .split_once(" left out")
-        .map_or(message, |(_, example)| example)
-        .trim_start_matches(", such as");
-    let words = example
-        .split_whitespace()
-        .filter(|word| !word.contains(|c: char| c.is_ascii_digit() || c == ':'));
-    (finding.reason, words.collect::<Vec<_>>().join(" "))
-}
-
-/// The Event about news.
-pub(crate) fn news_event(
-    key: &ObjectKey,
-    view: &ServiceView,
-    news: &News,
-    instance: &str,
-) -> Event {
-    let name = event_name(key, &(&*view.uid, news.reason, news.at_second));
-    event(
-        key,
-        view,
-        name,
-        (news.severity, news.reason, &news.message),
-        instance,
-    )
-}
-
-fn event_name(key: &ObjectKey, content: &impl Hash) -> String {
-    let mut hasher = DefaultHasher::new();
-    content.hash(&mut hasher);
-    format!("{}.{:016x}", key.name(), hasher.finish())
-}
-
-fn event(
-    key: &ObjectKey,
-    view: &ServiceView,
-    name: String,
-    (severity, reason, message): (Severity, &str, &str),
-    instance: &str,
-) -> Event {
-    Event {
-        metadata: ObjectMeta {
-            name: Some(name),
-            namespace: Some(key.namespace().to_owned()),
-            ..ObjectMeta::default()
-        },
-        event_time: Some(MicroTime(Timestamp::now())),
-        action: Some("Serve".to_owned()),
-        reason: Some(reason.to_owned()),
-        note: Some(message.to_owned()),
-        type_: Some(severity.as_str().to_owned()),
-        regarding: Some(ObjectReference {
-            api_version: Some("v1".to_owned()),
-            kind: Some("Service".to_owned()),
-            name: Some(key.name().to_owned()),
-            namespace: Some(key.namespace().to_owned()),
-            uid: Some(view.uid.to_string()),
-            ..ObjectReference::default()
-        }),
-        reporting_controller: Some(CONTROLLER.to_owned()),
-        reporting_instance: Some(instance.to_owned()),
-        ..Event::default()
     }
 }
 

@@ -4,10 +4,10 @@ use tokio_util::sync::CancellationToken;
 
 /// One of the two comes after a termination signal; the task that lingers says which.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct End {
+pub struct End {
     /// Nobody watches: the data plane of this pod has ended, and nothing is announced here.
-    pub(crate) unwatched: CancellationToken,
+    pub unwatched: CancellationToken,
     /// Somebody watches longer than is lingered: the data plane goes on without this daemon, and
     /// what is announced stays.
-    pub(crate) alone: CancellationToken,
+    pub alone: CancellationToken,
 }

@@ -4,9 +4,9 @@
 use std::{fmt, time::Duration};
 
 use kube::Client;
+use kubernetes_client::client::{Connection, Origin};
 
-use super::client::{Connection, Origin};
-use crate::metrics::ClusterMetrics;
+use crate::metrics::StatusMetrics;
 
 /// Longest time without a byte of an answer.
 const SILENCE: Duration = Duration::from_secs(20);
@@ -15,7 +15,7 @@ const SILENCE: Duration = Duration::from_secs(20);
 pub(crate) struct ApiServer {
     origin: Origin,
     connection: Option<Connection>,
-    pub(crate) metrics: ClusterMetrics,
+    pub(crate) metrics: StatusMetrics,
 }
 
 /// What is wrong with one kind of write.
@@ -26,7 +26,7 @@ pub(crate) struct Problems {
 }
 
 impl ApiServer {
-    pub(crate) fn new(origin: Origin, metrics: ClusterMetrics) -> Self {
+    pub(crate) fn new(origin: Origin, metrics: StatusMetrics) -> Self {
         Self {
             origin,
             connection: None,
@@ -85,7 +85,7 @@ impl Problems {
     /// Counts it, and logs it unless it is what was logged last.
     pub(crate) fn note(
         &mut self,
-        metrics: &ClusterMetrics,
+        metrics: &StatusMetrics,
         reason: &str,
         text: impl FnOnce() -> String,
     ) {

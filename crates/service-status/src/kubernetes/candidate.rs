@@ -1,40 +1,28 @@
-//! Which pod writes: one Lease, and who holds it.
-//!
-//! ```text
-//!             nobody holds it, or the holder
-//!             has not renewed it for its duration
-//!   Follower ────────────────────────────────────► Leader
-//!      ▲                                             │
-//!      └─────────────────────────────────────────────┘
-//!        another one holds it, or it could not be renewed in time
-//! ```
-//!
-//! Whether a holder still renews is seen by the local clock: from when its last change was noticed,
-//! not from the time that it wrote. A leader stops earlier than others may begin.
+//! Takes part in the election of the pod that writes.
 
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
-    jiff::Timestamp,
 };
 use kube::{Api, api::PostParams};
+use kubernetes_client::{
+    client::{self, Asked},
+    grant::Resource,
+};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    client::{self, Asked},
-    grant::Resource,
-    lease_duration::{self, Believed},
-    writes::{ApiServer, Problems},
+    api_server::{ApiServer, Problems},
+    warn_of_duration,
 };
-
-/// A holder that has not renewed for this long has lost it.
-const DURATION: Duration = Duration::from_secs(15);
-
-/// A holder that could not renew for this long stops to write.
-const RENEW_DEADLINE: Duration = Duration::from_secs(10);
+use crate::{
+    election::{DURATION, Election, Record, Step},
+    lease_duration::{self, Believed},
+};
 
 /// From one look at the Lease to the next.
 const PERIOD: Duration = Duration::from_secs(3);
@@ -44,89 +32,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Longest wait until the Lease is given up.
 pub(crate) const END_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// What the Lease says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Record {
-    /// Empty: nobody.
-    pub(crate) holder: String,
-    pub(crate) renewed: Option<MicroTime>,
-    pub(crate) duration: Duration,
-}
-
-/// What to do about the Lease.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Step {
-    /// It does not exist.
-    Create,
-    /// Nobody holds it any more.
-    Take,
-    /// We hold it.
-    Renew,
-    /// Another one holds it.
-    Wait,
-}
-
-/// Who holds the Lease, as far as we know.
-#[derive(Debug)]
-pub(crate) struct Election {
-    identity: String,
-    /// What was seen last, and since when it has been so.
-    seen: Option<(Record, Instant)>,
-    /// We lead until then.
-    leads_until: Option<Instant>,
-    /// The duration out of bounds that was told of last, in seconds.
-    told_duration: Option<i32>,
-}
-
-impl Election {
-    pub(crate) fn new(identity: String) -> Self {
-        Self {
-            identity,
-            seen: None,
-            leads_until: None,
-            told_duration: None,
-        }
-    }
-
-    /// Returns the duration out of bounds that is to be told of: each once, until another holder
-    /// writes a duration that is believed.
-    fn duration_to_tell(&mut self, believed: Believed) -> Option<i32> {
-        let before = std::mem::replace(&mut self.told_duration, believed.written);
-        believed.written.filter(|written| before != Some(*written))
-    }
-
-    /// What the Lease is, and what follows.
-    pub(crate) fn observe(&mut self, record: Option<Record>, now: Instant) -> Step {
-        let Some(record) = record else {
-            self.seen = None;
-            self.leads_until = None;
-            return Step::Create;
-        };
-        if self.seen.as_ref().is_none_or(|(seen, _)| *seen != record) {
-            self.seen = Some((record.clone(), now));
-        }
-        let since = self.seen.as_ref().map_or(now, |(_, since)| *since);
-        if record.holder == self.identity {
-            return Step::Renew;
-        }
-        self.leads_until = None;
-        if record.holder.is_empty() || now >= since + record.duration {
-            Step::Take
-        } else {
-            Step::Wait
-        }
-    }
-
-    /// We have written ourselves into it; `asked` is when the request was sent.
-    pub(crate) fn written(&mut self, asked: Instant) {
-        self.leads_until = Some(asked + RENEW_DEADLINE);
-    }
-
-    pub(crate) fn leads_until(&self) -> Option<Instant> {
-        self.leads_until
-    }
-}
 
 /// The one task that takes part in the election.
 #[derive(Debug)]
@@ -191,16 +96,16 @@ impl Candidate {
                 )
             });
         }
-        self.tell(election);
+        self.publish(election);
         let wake = begun + PERIOD;
         if let Some(end) = election.leads_until().filter(|end| *end < wake) {
             tokio::time::sleep_until(end.into()).await;
-            self.tell(election);
+            self.publish(election);
         }
         tokio::time::sleep_until(wake.into()).await;
     }
 
-    fn tell(&self, election: &Election) {
+    fn publish(&self, election: &Election) {
         let until = election
             .leads_until()
             .filter(|until| Instant::now() < *until);
@@ -219,7 +124,7 @@ impl Candidate {
         problems: &mut Problems,
     ) {
         let mut verb = "get";
-        match self.look_and_write(election, &mut verb).await {
+        match self.read_and_write(election, &mut verb).await {
             Ok(()) => problems.solved(),
             // Another one was faster.
             Err(kube::Error::Api(status)) if status.code == 409 => problems.solved(),
@@ -239,7 +144,7 @@ impl Candidate {
         }
     }
 
-    async fn look_and_write(
+    async fn read_and_write(
         &mut self,
         election: &mut Election,
         verb: &mut &'static str,
@@ -249,8 +154,8 @@ impl Candidate {
         let lease = api.get_opt(&self.name).await?;
         if let Some(lease) = &lease {
             let believed = duration(lease);
-            if let Some(written) = election.duration_to_tell(believed) {
-                lease_duration::warn(&self.name, believed, written);
+            if election.duration_to_log(believed).is_some() {
+                warn_of_duration(&self.name, believed);
             }
         }
         let step = election.observe(lease.as_ref().map(record), asked);
@@ -319,7 +224,7 @@ fn record(lease: &Lease) -> Record {
     let spec = lease.spec.clone().unwrap_or_default();
     Record {
         holder: spec.holder_identity.unwrap_or_default(),
-        renewed: spec.renew_time,
+        renewed: spec.renew_time.map(|time| time.0),
         duration: duration(lease).duration,
     }
 }
@@ -327,88 +232,4 @@ fn record(lease: &Lease) -> Record {
 fn duration(lease: &Lease) -> Believed {
     let spec = lease.spec.as_ref();
     lease_duration::believed(spec.and_then(|spec| spec.lease_duration_seconds))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn held(holder: &str, renewed_second: i64) -> Option<Record> {
-        Some(Record {
-            holder: holder.to_owned(),
-            renewed: Timestamp::from_second(renewed_second).ok().map(MicroTime),
-            duration: DURATION,
-        })
-    }
-
-    #[test]
-    fn a_lease_that_nobody_holds_is_taken() {
-        let now = Instant::now();
-        let mut election = Election::new("a".to_owned());
-        assert_eq!(election.observe(None, now), Step::Create);
-        assert_eq!(election.observe(held("", 1), now), Step::Take);
-        assert_eq!(election.leads_until(), None);
-        election.written(now);
-        assert_eq!(election.leads_until(), Some(now + RENEW_DEADLINE));
-        assert_eq!(election.observe(held("a", 1), now), Step::Renew);
-    }
-
-    #[test]
-    fn a_holder_that_renews_keeps_it_and_one_that_does_not_loses_it() {
-        let now = Instant::now();
-        let mut election = Election::new("b".to_owned());
-        assert_eq!(election.observe(held("a", 1), now), Step::Wait);
-        let later = now + DURATION - PERIOD;
-        assert_eq!(election.observe(held("a", 2), later), Step::Wait);
-        let end = later + DURATION;
-        let before = end - Duration::from_millis(1);
-        assert_eq!(election.observe(held("a", 2), before), Step::Wait);
-        assert_eq!(election.observe(held("a", 2), end), Step::Take);
-    }
-
-    #[test]
-    fn a_holder_that_writes_a_duration_out_of_bounds_keeps_the_lease_for_the_longest_one() {
-        let lease = |seconds: i32| Lease {
-            spec: Some(LeaseSpec {
-                holder_identity: Some("a".to_owned()),
-                lease_duration_seconds: Some(seconds),
-                ..LeaseSpec::default()
-            }),
-            ..Lease::default()
-        };
-        let now = Instant::now();
-        let mut election = Election::new("b".to_owned());
-        let endless = lease(i32::MAX);
-        let longest = Duration::from_secs(60);
-        assert_eq!(election.observe(Some(record(&endless)), now), Step::Wait);
-        let before = now + longest - Duration::from_millis(1);
-        assert_eq!(election.observe(Some(record(&endless)), before), Step::Wait);
-        let end = now + longest;
-        assert_eq!(election.observe(Some(record(&endless)), end), Step::Take);
-        // The log has one line about it.
-        assert_eq!(
-            election.duration_to_tell(duration(&endless)),
-            Some(i32::MAX)
-        );
-        assert_eq!(election.duration_to_tell(duration(&endless)), None);
-        assert_eq!(election.duration_to_tell(duration(&lease(15))), None);
-        assert_eq!(election.duration_to_tell(duration(&lease(61))), Some(61));
-    }
-
-    #[test]
-    fn a_holder_stops_when_another_has_taken_it_and_before_another_may() {
-        let now = Instant::now();
-        let mut election = Election::new("a".to_owned());
-        election.written(now);
-        assert!(election.leads_until().unwrap() < now + DURATION);
-        assert_eq!(election.observe(held("b", 9), now), Step::Wait);
-        assert_eq!(election.leads_until(), None);
-    }
-
-    #[test]
-    fn a_restarted_holder_goes_on_with_its_own_lease() {
-        let mut election = Election::new("a".to_owned());
-        let step = election.observe(held("a", 1), Instant::now());
-        assert_eq!(step, Step::Renew);
-    }
 }

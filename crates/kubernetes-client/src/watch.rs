@@ -13,11 +13,11 @@ use kube::{Api, runtime::watcher};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
-use super::{
+use crate::{
     client::{self, Asked, Connection, Origin},
     grant::Resource,
+    metrics::RequestMetrics,
 };
-use crate::metrics::ClusterMetrics;
 
 /// First and longest wait before the API server is asked again.
 const FIRST_DELAY: Duration = Duration::from_millis(100);
@@ -30,7 +30,7 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
 const SHORTEST_WATCH: Duration = Duration::from_secs(1);
 
 /// What a list and watch needs of a kind.
-pub(crate) trait Watchable:
+pub trait Watchable:
     k8s_openapi::Resource<Scope = NamespaceResourceScope>
     + k8s_openapi::Metadata<Ty = ObjectMeta>
     + Clone
@@ -54,21 +54,25 @@ impl<K> Watchable for K where
 
 /// What is watched, and how.
 #[derive(Clone, Debug)]
-pub(crate) struct Follow {
-    pub(crate) origin: Origin,
-    pub(crate) resource: Resource,
-    pub(crate) label_selector: Option<String>,
+pub struct Follow {
+    /// Address and credentials.
+    pub origin: Origin,
+    /// Kind and namespace.
+    pub resource: Resource,
+    /// Only objects with these labels.
+    pub label_selector: Option<String>,
     /// Objects in a page of a list: what is in memory at once.
-    pub(crate) page_size: u32,
+    pub page_size: u32,
     /// The API server is asked to end a watch after this time; it goes on from where it was. A
     /// watch that is silent for longer counts as lost.
-    pub(crate) watch_timeout: Duration,
-    pub(crate) metrics: ClusterMetrics,
+    pub watch_timeout: Duration,
+    /// Counts lists, events and failures.
+    pub metrics: RequestMetrics,
 }
 
 /// What a watch tells.
 #[derive(Debug)]
-pub(crate) enum News<K> {
+pub enum WatchEvent<K> {
     /// A list of everything begins.
     Began,
     /// An object is there.
@@ -85,20 +89,20 @@ pub(crate) enum News<K> {
 
 impl Follow {
     /// Follows until the receiver has gone. Each piece of news is told as `name` makes of it.
-    pub(crate) async fn run<K: Watchable, M: Send>(
+    pub async fn run<K: Watchable, M: Send>(
         self,
         told: mpsc::Sender<M>,
-        name: impl Fn(News<K>) -> M + Send + Sync,
+        name: impl Fn(WatchEvent<K>) -> M + Send + Sync,
     ) {
-        let tell = &Tell { told, name };
+        let sender = &EventSender { told, name };
         let mut backoff = Backoff::new(FIRST_DELAY, LONGEST_DELAY);
         loop {
             let silence = self.watch_timeout + SILENCE_MARGIN;
             let goes_on = match self.origin.connect(silence).await {
-                Ok(connection) => self.follow(&connection, &mut backoff, tell).await,
+                Ok(connection) => self.follow(&connection, &mut backoff, sender).await,
                 Err(error) => {
                     self.metrics.failed(self.resource.plural, "credentials");
-                    let goes_on = tell.news(News::Trouble(error.to_string())).await;
+                    let goes_on = sender.send(WatchEvent::Trouble(error.to_string())).await;
                     backoff.wait().await;
                     goes_on
                 }
@@ -114,7 +118,7 @@ impl Follow {
         &self,
         connection: &Connection,
         backoff: &mut Backoff,
-        tell: &Tell<M, impl Fn(News<K>) -> M + Send + Sync>,
+        sender: &EventSender<M, impl Fn(WatchEvent<K>) -> M + Send + Sync>,
     ) -> bool {
         let mut answers = connection.answers.clone();
         let mut unreachable = 0_u32;
@@ -128,7 +132,7 @@ impl Follow {
                 Ok(()) = answers.changed() => {
                     unreachable = 0;
                     self.metrics.heard(plural);
-                    if !tell.news(News::Recovered).await {
+                    if !sender.send(WatchEvent::Recovered).await {
                         return false;
                     }
                     if empty.are_too_fast(Instant::now()) {
@@ -147,15 +151,15 @@ impl Follow {
                     let news = match event {
                         watcher::Event::Init => {
                             self.metrics.listing(plural);
-                            News::Began
+                            WatchEvent::Began
                         }
                         watcher::Event::InitApply(object) | watcher::Event::Apply(object) => {
-                            News::Put(object)
+                            WatchEvent::Put(object)
                         }
-                        watcher::Event::Delete(object) => News::Deleted(object),
-                        watcher::Event::InitDone => News::Listed,
+                        watcher::Event::Delete(object) => WatchEvent::Deleted(object),
+                        watcher::Event::InitDone => WatchEvent::Listed,
                     };
-                    if !tell.news(news).await {
+                    if !sender.send(news).await {
                         return false;
                     }
                     continue;
@@ -163,7 +167,7 @@ impl Follow {
                 Ok(None) => return true,
                 Err(error) => error,
             };
-            let failure = Failure::of(error);
+            let failure = WatchFailure::of(error);
             self.metrics.failed(plural, &failure.label);
             if failure.is_unreachable {
                 unreachable += 1;
@@ -171,7 +175,7 @@ impl Follow {
             // A connection may end at any time; an API server that is there answers the next one.
             if !(failure.is_unreachable && unreachable == 1)
                 && let Some(trouble) = failure.in_words(&self.resource, &connection.url)
-                && !tell.news(News::Trouble(trouble)).await
+                && !sender.send(WatchEvent::Trouble(trouble)).await
             {
                 return false;
             }
@@ -232,16 +236,16 @@ impl EmptyAnswers {
 }
 
 /// Where news go.
-struct Tell<M, F> {
+struct EventSender<M, F> {
     told: mpsc::Sender<M>,
     name: F,
 }
 
-impl<M: Send, F> Tell<M, F> {
+impl<M: Send, F> EventSender<M, F> {
     /// Whether there still is somebody to tell.
-    async fn news<K>(&self, news: News<K>) -> bool
+    async fn send<K>(&self, news: WatchEvent<K>) -> bool
     where
-        F: Fn(News<K>) -> M + Send + Sync,
+        F: Fn(WatchEvent<K>) -> M + Send + Sync,
     {
         let told = (self.name)(news);
         self.told.send(told).await.is_ok()
@@ -252,7 +256,7 @@ impl<M: Send, F> Tell<M, F> {
 const SILENCE_MARGIN: Duration = Duration::from_secs(10);
 
 /// What is to be done about an error of kube's watcher.
-struct Failure {
+struct WatchFailure {
     cause: Cause,
     label: String,
     retry_after: Duration,
@@ -273,7 +277,7 @@ enum Cause {
     Answer(&'static str),
 }
 
-impl Failure {
+impl WatchFailure {
     fn of(error: watcher::Error) -> Self {
         let is_start = matches!(error, watcher::Error::WatchStartFailed(_));
         let (verb, error) = match error {
@@ -361,14 +365,14 @@ mod tests {
     fn a_watch_that_cannot_begin_is_listed_anew_and_waits_are_bounded() {
         let mut status = Status::failure("too old", "Expired").with_code(410);
         let error = kube::Error::Api(Box::new(status.clone()));
-        assert!(Failure::of(watcher::Error::WatchStartFailed(error)).is_too_old);
+        assert!(WatchFailure::of(watcher::Error::WatchStartFailed(error)).is_too_old);
         let error = kube::Error::Api(Box::new(status.clone()));
-        assert!(!Failure::of(watcher::Error::InitialListFailed(error)).is_too_old);
+        assert!(!WatchFailure::of(watcher::Error::InitialListFailed(error)).is_too_old);
         status.code = 429;
         let details = serde_json::json!({ "retryAfterSeconds": 86_400 });
         status.details = serde_json::from_value(details).unwrap();
         let error = kube::Error::Api(Box::new(status));
-        let failure = Failure::of(watcher::Error::WatchStartFailed(error));
+        let failure = WatchFailure::of(watcher::Error::WatchStartFailed(error));
         assert_eq!(failure.retry_after, LONGEST_RETRY_AFTER);
         assert!(!failure.is_too_old);
     }

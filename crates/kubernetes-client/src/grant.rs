@@ -4,30 +4,34 @@ use std::fmt;
 
 /// A kind of object, as the API server's paths and its rules name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Resource {
+pub struct Resource {
     /// Empty for the core group.
-    pub(crate) group: &'static str,
+    pub group: &'static str,
     /// Such as `services`.
-    pub(crate) plural: &'static str,
+    pub plural: &'static str,
     /// `None` is every namespace.
-    pub(crate) namespace: Option<String>,
+    pub namespace: Option<String>,
 }
 
 /// What the API server has forbidden, and the rule that allows it.
 #[derive(Debug)]
-pub(crate) struct Forbidden<'a> {
-    pub(crate) resource: &'a Resource,
+pub struct Forbidden<'a> {
+    /// Resource of the request.
+    pub resource: &'a Resource,
     /// With its subresource, such as `services/status`, where there is one.
-    pub(crate) subresource: Option<&'static str>,
-    pub(crate) verb: &'static str,
+    pub subresource: Option<&'static str>,
+    /// Verb of the request.
+    pub verb: &'static str,
     /// All that is needed of this resource, so that one rule is enough.
-    pub(crate) verbs: &'static [&'static str],
+    pub verbs: &'static [&'static str],
     /// The API server's own words, which name the user.
-    pub(crate) message: &'a str,
+    pub message: &'a str,
 }
 
 impl Resource {
-    pub(crate) fn of<K: k8s_openapi::Resource>(namespace: Option<String>) -> Self {
+    /// Returns the resource of a kind.
+    #[must_use]
+    pub fn of<K: k8s_openapi::Resource>(namespace: Option<String>) -> Self {
         Self {
             group: K::GROUP,
             plural: K::URL_PATH_SEGMENT,

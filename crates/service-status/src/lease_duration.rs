@@ -27,16 +27,6 @@ pub(crate) fn believed(seconds: Option<i32>) -> Believed {
     }
 }
 
-/// Says that a Lease has a duration that is not believed.
-pub(crate) fn warn(lease: &str, believed: Believed, written: i32) {
-    tracing::warn!(
-        lease,
-        lease_duration_seconds = written,
-        believed_seconds = believed.duration.as_secs(),
-        "a Lease has a duration out of bounds (1 s to 60 s); the nearest bound counts"
-    );
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
