@@ -12,7 +12,7 @@ use service_catalog::{
 
 use crate::{
     file_format,
-    kubernetes::manifests::{self, Object},
+    kubernetes::manifests::{self, Manifest, ManifestError, Object},
 };
 
 /// What would be served, and what there is to say of it.
@@ -30,6 +30,22 @@ pub struct Rendered {
 /// # Errors
 /// Everything that cannot be read, or that an API server would refuse, a line each.
 pub fn from_manifests(paths: &[PathBuf], settings: Settings) -> Result<Rendered, Vec<String>> {
+    from_found(manifests::read(paths), settings)
+}
+
+/// Renders the documents of a text as [`from_manifests`] renders those of a file; its name is for
+/// messages.
+///
+/// # Errors
+/// Everything that cannot be read, or that an API server would refuse, a line each.
+pub fn from_text(file: &str, text: &str, settings: Settings) -> Result<Rendered, Vec<String>> {
+    from_found(manifests::parse(file, text), settings)
+}
+
+fn from_found(
+    all: Vec<Result<Manifest, ManifestError>>,
+    settings: Settings,
+) -> Result<Rendered, Vec<String>> {
     let mut catalog = Catalog::new(Settings {
         scopes: Vec::new(),
         ..settings
@@ -37,7 +53,7 @@ pub fn from_manifests(paths: &[PathBuf], settings: Settings) -> Result<Rendered,
     let mut errors = Vec::new();
     let mut endpoints = Vec::new();
     let mut selectors = BTreeMap::new();
-    for found in manifests::read(paths) {
+    for found in all {
         let manifest = match found {
             Ok(manifest) => manifest,
             Err(error) => {

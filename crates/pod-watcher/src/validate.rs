@@ -16,7 +16,7 @@ use crate::{
 use service_catalog::{
     annotations,
     catalog::{Catalog, Input},
-    finding::{Finding, Reason},
+    finding::{Finding, Reason, Subject},
     model::{Annotations, ObjectKey},
     settings::Settings,
 };
@@ -62,6 +62,12 @@ fn say(mut stream: impl Write, text: &str) {
 #[must_use]
 pub fn check(paths: &[PathBuf], settings: Settings) -> Report {
     judge(manifests::read(paths), settings)
+}
+
+/// Checks the documents of a text as [`check`] checks those of a file; its name is for messages.
+#[must_use]
+pub fn check_text(file: &str, text: &str, settings: Settings) -> Report {
+    judge(manifests::parse(file, text), settings)
 }
 
 fn judge(found: Vec<Result<Manifest, ManifestError>>, mut settings: Settings) -> Report {
@@ -193,9 +199,9 @@ impl Judge {
 
     fn check_annotations(&mut self, manifest: &Manifest, annotations: &Annotations) {
         for refusal in annotations::refusals_of_real_server(annotations) {
-            let field = manifests::subject(&refusal);
-            if !manifest.is_in_doubt(field) {
-                self.say(Severity::Error, manifest, field, &refusal);
+            let field = refusal.subject.to_string();
+            if !manifest.is_in_doubt(&field) {
+                self.say(Severity::Error, manifest, &field, &refusal.to_string());
             }
         }
     }
@@ -300,17 +306,22 @@ fn said(
                 .of_unchecked_addresses
                 .push(manifest.title.clone());
         }
-        for Finding {
-            reason, message, ..
-        } in &view.findings
-        {
-            let field = manifests::subject(message);
-            // What its slices and pods say has been told at their own places.
-            let is_of_another =
-                message.starts_with("EndpointSlice ") || message.starts_with("Pod ");
+        for finding in &view.findings {
+            let Finding {
+                reason,
+                message,
+                subject,
+                ..
+            } = finding;
+            let field = match subject {
+                Subject::Field(_) | Subject::Annotation(_) => subject.to_string(),
+                Subject::Service | Subject::Setting(_) => String::new(),
+                // What its slices and pods say has been told at their own places.
+                Subject::ObjectBehind(_) => continue,
+            };
             // Whether a pool has what a cluster gave is not known.
             let is_open = are_pools_assumed && *reason == Reason::AddressOutsidePools;
-            if is_of_another || is_open || manifest.is_in_doubt(field) {
+            if is_open || manifest.is_in_doubt(&field) {
                 continue;
             }
             let severity = if reason.is_error() {
@@ -320,7 +331,7 @@ fn said(
             };
             said.messages.push(Message {
                 reason: Some(reason.as_str()),
-                ..self::message(severity, manifest, field, message)
+                ..self::message(severity, manifest, &field, message)
             });
         }
     }

@@ -1,13 +1,14 @@
 //! Every annotation, in one table for each kind of object that carries them: what is read,
 //! what is refused with which words, and what `docs/annotations.md` says come from it.
 
-use std::{net::IpAddr, num::NonZeroU16, str::FromStr, time::Duration};
+use std::{fmt, net::IpAddr, num::NonZeroU16, str::FromStr, time::Duration};
 
 use virtual_server::{
     Invalid, Options, PersistenceOptions, Ports, Protocol, RealServerState, Weight,
 };
 
 use super::{
+    finding::{Finding, Reason, Subject},
     model::{Annotations, PREFIX},
     settings::PodPorts,
 };
@@ -364,14 +365,35 @@ pub(crate) const OF_REAL_SERVERS: &[Annotation<RealServerAnnotations>] = &[
     },
 ];
 
+/// Why an annotation cannot be used. Reads as "annotation `name`: `text`".
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The annotation.
+    pub subject: Subject,
+    /// What is wrong with it, and what to write.
+    pub text: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.subject, self.text)
+    }
+}
+
+impl Refusal {
+    pub(crate) fn into_finding(self) -> Finding {
+        Finding::about(Reason::BadAnnotation, self.subject, self.text)
+    }
+}
+
 /// Reads all annotations of an object.
 ///
 /// # Errors
-/// Each that cannot be used, in words.
+/// Each that cannot be used.
 pub(crate) fn read<W: Default>(
     table: &[Annotation<W>],
     annotations: &Annotations,
-) -> Result<W, Vec<String>> {
+) -> Result<W, Vec<Refusal>> {
     let mut parsed = W::default();
     let mut errors = Vec::new();
     for (name, value) in annotations {
@@ -391,8 +413,9 @@ pub(crate) fn read<W: Default>(
     }
 }
 
-/// What is said of those annotations of a pod or a slice that cannot be used.
-pub fn refusals_of_real_server(annotations: &Annotations) -> Vec<String> {
+/// Returns those annotations of a pod or a slice that cannot be used.
+#[must_use]
+pub fn refusals_of_real_server(annotations: &Annotations) -> Vec<Refusal> {
     read(OF_REAL_SERVERS, annotations).err().unwrap_or_default()
 }
 
@@ -404,8 +427,8 @@ pub(crate) fn setting(field: &str) -> Option<&'static str> {
         .map(|annotation| annotation.name)
 }
 
-/// What is said of an annotation that cannot be used.
-pub(crate) fn refusal(name: &str, invalid: &Invalid) -> String {
+/// Returns why an annotation cannot be used.
+pub(crate) fn refusal(name: &str, invalid: &Invalid) -> Refusal {
     let Invalid {
         value,
         problem,
@@ -417,10 +440,13 @@ pub(crate) fn refusal(name: &str, invalid: &Invalid) -> String {
         .replace("kind: none", "portlb.io/health-check: none")
         .replace("leave the field out", "remove it")
         .replace("leave it out", "remove it");
-    format!("annotation {PREFIX}{name}: {value} {problem}; {cure}")
+    Refusal {
+        subject: Subject::annotation(name),
+        text: format!("{value} {problem}; {cure}"),
+    }
 }
 
-fn unknown<W>(name: &str, table: &[Annotation<W>]) -> String {
+fn unknown<W>(name: &str, table: &[Annotation<W>]) -> Refusal {
     let named = |annotation: &str| annotation == name;
     let of_services = OF_SERVICES.iter().map(|annotation| annotation.name);
     let of_real_servers = OF_REAL_SERVERS.iter().map(|annotation| annotation.name);
@@ -435,8 +461,10 @@ fn unknown<W>(name: &str, table: &[Annotation<W>]) -> String {
             None => "docs/annotations.md lists those that are known; remove it".to_owned(),
         }
     };
-    let name = name.escape_debug();
-    format!("annotation {PREFIX}{name}: is not known here; {cure}")
+    Refusal {
+        subject: Subject::annotation(&name.escape_debug().to_string()),
+        text: format!("is not known here; {cure}"),
+    }
 }
 
 fn refused(text: &str, problem: &str, cure: &str) -> Invalid {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::left_out::LeftOutReason;
+use crate::{left_out::LeftOutReason, model::PREFIX};
 
 /// Something that deserves an Event.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -13,6 +13,24 @@ pub struct Finding {
     pub message: String,
     /// Why the endpoints are left out that it is about.
     left_out: Option<LeftOutReason>,
+    /// What the message begins with.
+    pub subject: Subject,
+}
+
+/// What a finding, or the refusal of an annotation, is about.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Subject {
+    /// The Service as a whole.
+    #[default]
+    Service,
+    /// A field of its specification, such as `spec.ports[0].port`.
+    Field(Box<str>),
+    /// An annotation, by its name with its prefix.
+    Annotation(Box<str>),
+    /// What no object says: a flag, or an address pool.
+    Setting(&'static str),
+    /// An EndpointSlice or a Pod behind the Service, which has the same finding itself.
+    ObjectBehind(Box<str>),
 }
 
 /// What a [`Finding`] is about; the reason of its Event.
@@ -70,6 +88,15 @@ impl Finding {
             reason,
             message,
             left_out: None,
+            subject: Subject::Service,
+        }
+    }
+
+    /// Returns a finding about one subject, which its message begins with.
+    pub(crate) fn about(reason: Reason, subject: Subject, text: impl fmt::Display) -> Self {
+        Self {
+            subject: subject.clone(),
+            ..Self::new(reason, format!("{subject}: {text}"))
         }
     }
 
@@ -88,6 +115,30 @@ impl Finding {
         match self.left_out {
             Some(why) => why.as_str(),
             None => &self.message,
+        }
+    }
+}
+
+impl Subject {
+    /// Returns the annotation of ours with this name, which has no prefix.
+    pub(crate) fn annotation(name: &str) -> Self {
+        Self::Annotation(format!("{PREFIX}{name}").into())
+    }
+
+    /// Returns a field of the specification.
+    pub(crate) fn field(path: impl Into<Box<str>>) -> Self {
+        Self::Field(path.into())
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Service => Ok(()),
+            Self::Field(path) => f.write_str(path),
+            Self::Annotation(name) => write!(f, "annotation {name}"),
+            Self::Setting(name) => f.write_str(name),
+            Self::ObjectBehind(title) => f.write_str(title),
         }
     }
 }

@@ -17,8 +17,8 @@ pub const SOURCE_RANGES_ANNOTATION: &str = "service.beta.kubernetes.io/load-bala
 /// Condition of a Service that records the addresses that it has: it keeps them from all others.
 pub const ADDRESS_CONDITION: &str = "portlb.io/Address";
 
-/// Reason of [`ADDRESS_CONDITION`].
-pub const ALLOCATED: &str = "Allocated";
+/// What the reason of [`ADDRESS_CONDITION`] begins with: the addresses follow.
+const ALLOCATED: &str = "Allocated:";
 
 /// Condition of a Service that says whether its addresses are announced.
 pub const ANNOUNCED_CONDITION: &str = "portlb.io/Announced";
@@ -322,10 +322,11 @@ impl WrittenStatus {
     pub fn kept_addresses(&self) -> Vec<IpAddr> {
         let kept = self.address.as_ref();
         let kept = kept.filter(|condition| &*condition.status == "True");
-        let texts = kept
-            .iter()
-            .flat_map(|condition| condition.message.split(','));
-        texts.filter_map(|text| text.trim().parse().ok()).collect()
+        let record = kept.and_then(|condition| condition.reason.strip_prefix(ALLOCATED));
+        let texts = record.iter().flat_map(|record| record.split(','));
+        texts
+            .filter_map(|text| text.replace('_', ".").parse().ok())
+            .collect()
     }
 }
 
@@ -357,9 +358,63 @@ impl fmt::Display for Family {
     }
 }
 
-/// Message of [`ADDRESS_CONDITION`].
+/// Returns the reason of [`ADDRESS_CONDITION`], which records the addresses:
+/// `Allocated:10_1_1_9,2001:db8:0:0:0:0:0:9`. A reason has letters, digits, `_`, `,` and `:`, and
+/// does not end in `:`.
+#[must_use]
+pub fn address_reason(addresses: &[IpAddr]) -> String {
+    let text = |address: &IpAddr| match address {
+        IpAddr::V4(address) => address.to_string().replace('.', "_"),
+        IpAddr::V6(address) => {
+            let segments = address.segments().map(|segment| format!("{segment:x}"));
+            segments.join(":")
+        }
+    };
+    let texts: Vec<String> = addresses.iter().map(text).collect();
+    format!("{ALLOCATED}{}", texts.join(","))
+}
+
+/// Returns the message of [`ADDRESS_CONDITION`], for readers alone.
 #[must_use]
 pub fn address_message(addresses: &[IpAddr]) -> String {
     let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     texts.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(status: &str, reason: &str, message: &str) -> Vec<IpAddr> {
+        let condition = Condition {
+            status: status.into(),
+            reason: reason.into(),
+            message: message.into(),
+            last_transition_seconds: 0,
+        };
+        let written = WrittenStatus {
+            address: Some(condition),
+            ..WrittenStatus::default()
+        };
+        written.kept_addresses()
+    }
+
+    #[test]
+    fn the_record_of_addresses_is_a_reason_as_the_api_server_takes_it() {
+        let addresses: Vec<IpAddr> = ["10.1.1.9", "2001:db8::", "::"]
+            .map(|address| address.parse().unwrap())
+            .into();
+        let reason = address_reason(&addresses);
+        assert_eq!(
+            reason,
+            "Allocated:10_1_1_9,2001:db8:0:0:0:0:0:0,0:0:0:0:0:0:0:0"
+        );
+        assert_eq!(kept("True", &reason, ""), addresses);
+        assert_eq!(kept("False", &reason, ""), [] as [IpAddr; 0]);
+    }
+
+    #[test]
+    fn a_message_records_no_address() {
+        assert_eq!(kept("True", "Allocated", "10.1.1.9"), [] as [IpAddr; 0]);
+    }
 }

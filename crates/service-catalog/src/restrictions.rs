@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use virtual_server::IpNet;
 
 use super::{
-    finding::{Finding, Reason},
+    finding::{Finding, Reason, Subject},
     model::{Family, SOURCE_RANGES_ANNOTATION, Service},
 };
 
@@ -14,26 +14,31 @@ use super::{
 /// A range of the whole IPv4 or IPv6 space limits nothing, and a family without any range is not
 /// limited (as in kube-proxy). A text that is not a prefix counts as a limit.
 pub(super) fn of_service(service: &Service) -> Option<Finding> {
-    let (field, texts): (String, Vec<&str>) = if service.source_ranges.is_empty() {
+    let (subject, texts): (Subject, Vec<&str>) = if service.source_ranges.is_empty() {
         let annotated = service.annotated_source_ranges.as_deref()?;
         let texts = annotated.split(',').map(str::trim);
         (
-            format!("annotation {SOURCE_RANGES_ANNOTATION}"),
+            Subject::Annotation(SOURCE_RANGES_ANNOTATION.into()),
             texts.filter(|text| !text.is_empty()).collect(),
         )
     } else {
         let texts = service.source_ranges.iter().map(|text| text.trim());
-        ("spec.loadBalancerSourceRanges".to_owned(), texts.collect())
+        (
+            Subject::field("spec.loadBalancerSourceRanges"),
+            texts.collect(),
+        )
     };
     if !limits_clients(&texts) {
         return None;
     }
-    let message = format!(
-        "{field}: no load balancer enforces it, so the Service is not served; filter clients at \
-         the router or with a NetworkPolicy for the pods, and remove the ranges or write \
-         0.0.0.0/0 and ::/0"
-    );
-    Some(Finding::new(Reason::SourceRangesUnsupported, message))
+    let text = "no load balancer enforces it, so the Service is not served; filter clients at the \
+                router or with a NetworkPolicy for the pods, and remove the ranges or write \
+                0.0.0.0/0 and ::/0";
+    Some(Finding::about(
+        Reason::SourceRangesUnsupported,
+        subject,
+        text,
+    ))
 }
 
 fn limits_clients(texts: &[&str]) -> bool {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     num::NonZeroU16,
     time::Duration,
@@ -13,8 +14,8 @@ use virtual_server::{
 };
 
 use super::{
-    annotations::{self, ServiceAnnotations},
-    finding::{Finding, Reason},
+    annotations::{self, Refusal, ServiceAnnotations},
+    finding::{Finding, Reason, Subject},
     model::{Family, PREFIX, Service, ServicePort, ServiceType},
     restrictions,
     settings::{PodService, Settings},
@@ -140,7 +141,7 @@ pub fn of_service(service: &Service, settings: &Settings) -> ParsedService {
     let annotations = annotations::read(annotations::OF_SERVICES, &service.annotations);
     let annotations = annotations.unwrap_or_else(|refusals| {
         let refusals = refusals.into_iter();
-        errors.extend(refusals.map(|refusal| Finding::new(Reason::BadAnnotation, refusal)));
+        errors.extend(refusals.map(Refusal::into_finding));
         ServiceAnnotations::default()
     });
     let is_tunnel = annotations.options.forwarding_method != Some(ForwardingMethod::Masquerade);
@@ -171,18 +172,21 @@ pub fn of_service(service: &Service, settings: &Settings) -> ParsedService {
 /// # Errors
 /// Why they cannot be served.
 pub(crate) fn of_pods(pods: &PodService) -> Result<ServiceSpec, Vec<Finding>> {
-    let bad = |message: String| Finding::new(Reason::BadAnnotation, message);
     let mut pairs = Vec::new();
     for (name, value) in &pods.annotations {
         let Some(name) = name.strip_prefix(PREFIX) else {
-            let message = format!("annotation {name}: does not begin with {PREFIX}; write it so");
-            return Err(vec![bad(message)]);
+            let subject = Subject::Annotation(name.as_str().into());
+            let text = format!("does not begin with {PREFIX}; write it so");
+            return Err(vec![Finding::about(Reason::BadAnnotation, subject, text)]);
         };
         pairs.push((name.into(), value.as_str().into()));
     }
     let annotations: ServiceAnnotations =
-        annotations::read(annotations::OF_SERVICES, &pairs.into())
-            .map_err(|refusals| refusals.into_iter().map(bad).collect::<Vec<Finding>>())?;
+        annotations::read(annotations::OF_SERVICES, &pairs.into()).map_err(
+            |refusals| -> Vec<Finding> {
+                refusals.into_iter().map(Refusal::into_finding).collect()
+            },
+        )?;
     let mut errors = Vec::new();
     let behaviour = behaviour(&annotations, None, &mut errors);
     let target = pods
@@ -210,7 +214,13 @@ pub(crate) fn of_pods(pods: &PodService) -> Result<ServiceSpec, Vec<Finding>> {
         }
     }
     let overlaps = overlaps(&ports).into_iter();
-    errors.extend(overlaps.map(|why| bad_specification(format!("--pod-ports: {why}"))));
+    errors.extend(overlaps.map(|why| {
+        Finding::about(
+            Reason::BadSpecification,
+            Subject::Setting("--pod-ports"),
+            why,
+        )
+    }));
     let spec = ServiceSpec {
         name: pods.name.as_str().into(),
         source: AddressSource::Given(pods.addresses.clone()),
@@ -221,14 +231,15 @@ pub(crate) fn of_pods(pods: &PodService) -> Result<ServiceSpec, Vec<Finding>> {
         behaviour,
         publishes_not_ready: false,
     };
-    validate(&spec, "--pod-addresses", &annotations, &mut errors);
+    validate(&spec, AddressPlace::PodAddresses, &annotations, &mut errors);
     if let (Some(target), false) = (pods.target_port, can_change_ports(&spec.behaviour)) {
         let differs = |port: &&PortSpec| port.ports != Ports::Single(target);
         for port in spec.ports.iter().filter(differs) {
-            errors.push(Finding::new(
+            errors.push(Finding::about(
                 Reason::BadSpecification,
+                Subject::Setting("--pod-target-port"),
                 format!(
-                    "--pod-target-port: {target} differs from port {}, which {} cannot change; \
+                    "{target} differs from port {}, which {} cannot change; \
                      leave it out, or add --pod-annotation \
                      portlb.io/forwarding-method=Masquerade",
                     port.ports, spec.behaviour.forwarding_method
@@ -254,7 +265,8 @@ impl ServiceParser<'_> {
         let service = self.service;
         if service.service_type == ServiceType::ExternalName {
             errors.push(bad_specification(
-                "spec.type: ExternalName is a name in DNS, without endpoints that could be \
+                "spec.type",
+                "ExternalName is a name in DNS, without endpoints that could be \
                  served; choose another type, or remove the annotation \
                  portlb.io/load-balancer-class",
             ));
@@ -266,14 +278,11 @@ impl ServiceParser<'_> {
             .map(Duration::from_secs);
         let behaviour = behaviour(self.annotations, affinity, errors);
         let ports = self.ports(&behaviour, errors);
-        let (source, source_name) = self.address_source(errors)?;
+        let (source, place) = self.address_source(errors)?;
         if let AddressSource::Given(addresses) = &source {
             let refused = addresses.iter().filter_map(|address| {
                 let why = self.settings.refusal(*address)?;
-                Some(Finding::new(
-                    reason_of(source_name),
-                    format!("{source_name}: {why}"),
-                ))
+                Some(place.finding(why))
             });
             errors.extend(refused);
         }
@@ -287,25 +296,25 @@ impl ServiceParser<'_> {
             behaviour,
             publishes_not_ready: service.publishes_not_ready,
         };
-        validate(&spec, source_name, self.annotations, errors);
+        validate(&spec, place, self.annotations, errors);
         Some(spec)
     }
 
     fn ports(&self, behaviour: &Behaviour, errors: &mut Vec<Finding>) -> Box<[PortSpec]> {
-        let (reason, place, given) = match self.annotations.ports.len() {
+        let (reason, subject, given) = match self.annotations.ports.len() {
             0 => (
                 Reason::BadSpecification,
-                "spec.ports",
+                Subject::field("spec.ports"),
                 self.service.ports.len(),
             ),
-            given => (Reason::BadAnnotation, "annotation portlb.io/ports", given),
+            given => (Reason::BadAnnotation, Subject::annotation("ports"), given),
         };
         if given > MOST_PORTS {
-            let message = format!(
-                "{place}: {given} entries are more than a Service may have; write at most \
+            let text = format!(
+                "{given} entries are more than a Service may have; write at most \
                  {MOST_PORTS}, and ranges such as 8000-8999 (annotation portlb.io/ports) for more"
             );
-            errors.push(Finding::new(reason, message));
+            errors.push(Finding::about(reason, subject, text));
             return Box::default();
         }
         let mut ports: Vec<PortSpec> = Vec::new();
@@ -321,9 +330,10 @@ impl ServiceParser<'_> {
         if ports.is_empty() {
             for (index, port) in self.service.ports.iter().enumerate() {
                 let Some(number) = NonZeroU16::new(port.port) else {
-                    errors.push(bad_specification(format!(
-                        "spec.ports[{index}].port: is not a port; write 1 to 65535"
-                    )));
+                    errors.push(bad_specification(
+                        format!("spec.ports[{index}].port"),
+                        "is not a port; write 1 to 65535",
+                    ));
                     continue;
                 };
                 ports.push(PortSpec {
@@ -337,12 +347,13 @@ impl ServiceParser<'_> {
         }
         if ports.is_empty() {
             errors.push(bad_specification(
-                "spec.ports: is empty; list the ports that clients connect to, or write the \
+                "spec.ports",
+                "is empty; list the ports that clients connect to, or write the \
                  annotation portlb.io/ports",
             ));
         }
         let overlaps = overlaps(&ports).into_iter();
-        errors.extend(overlaps.map(|why| Finding::new(reason, format!("{place}: {why}"))));
+        errors.extend(overlaps.map(|why| Finding::about(reason, subject.clone(), why)));
         ports.into()
     }
 
@@ -360,33 +371,37 @@ impl ServiceParser<'_> {
             None => Target::AsSliced,
             Some(target) if target == port.port => Target::AsAddressed,
             Some(target) => {
-                errors.push(bad_specification(format!(
-                    "spec.ports[{index}].targetPort: {target} differs from the port {}, which {} \
+                let path = format!("spec.ports[{index}].targetPort");
+                errors.push(bad_specification(
+                    path,
+                    format!(
+                        "{target} differs from the port {}, which {} \
                      cannot change; let the pods listen on {} and write that, or write the \
                      annotation portlb.io/forwarding-method: Masquerade",
-                    port.port, behaviour.forwarding_method, port.port
-                )));
+                        port.port, behaviour.forwarding_method, port.port
+                    ),
+                ));
                 Target::AsSliced
             }
         }
     }
 
     /// The first source that names any address, and what it is called.
-    fn address_source(&self, errors: &mut Vec<Finding>) -> Option<(AddressSource, &'static str)> {
+    fn address_source(&self, errors: &mut Vec<Finding>) -> Option<(AddressSource, AddressPlace)> {
         let service = self.service;
         if !self.annotations.addresses.is_empty() {
             let given = AddressSource::Given(self.annotations.addresses.clone());
-            return Some((given, "annotation portlb.io/address"));
+            return Some((given, AddressPlace::Annotation));
         }
-        let (texts, field): (Vec<&str>, _) = match &service.load_balancer_ip {
-            Some(text) => (vec![text], "spec.loadBalancerIP"),
+        let (texts, place): (Vec<&str>, _) = match &service.load_balancer_ip {
+            Some(text) => (vec![text], AddressPlace::LoadBalancerIp),
             None => {
                 let texts = service.external_ips.iter().map(|text| &**text).collect();
-                (texts, "spec.externalIPs")
+                (texts, AddressPlace::ExternalIps)
             }
         };
         if texts.is_empty() {
-            return Some((self.pool(errors)?, "address pool"));
+            return Some((self.pool(errors)?, AddressPlace::Pool));
         }
         let mut addresses = BTreeSet::new();
         for text in texts {
@@ -394,14 +409,13 @@ impl ServiceParser<'_> {
                 Ok(address) => {
                     addresses.insert(address);
                 }
-                Err(_) => errors.push(bad_specification(format!(
-                    "{field}: {text:?} is not an IP address; write one such as 10.1.1.10, or \
-                     remove it"
+                Err(_) => errors.push(place.finding(format!(
+                    "{text:?} is not an IP address; write one such as 10.1.1.10, or remove it"
                 ))),
             }
         }
         let given = AddressSource::Given(addresses.into_iter().collect());
-        Some((given, field))
+        Some((given, place))
     }
 
     fn pool(&self, errors: &mut Vec<Finding>) -> Option<AddressSource> {
@@ -452,8 +466,7 @@ impl ServiceParser<'_> {
             known => format!("known are {}", known.join(", ")),
         };
         let invalid = Invalid::new("", format!("{name:?}"), "is not an address pool", known);
-        let message = annotations::refusal("address-pool", &invalid);
-        Some(Finding::new(Reason::BadAnnotation, message))
+        Some(annotations::refusal("address-pool", &invalid).into_finding())
     }
 }
 
@@ -464,7 +477,7 @@ fn behaviour(
 ) -> Behaviour {
     let (mut behaviour, refused) = annotations.options.resolve();
     let refused = refused.iter();
-    errors.extend(refused.map(|invalid| in_annotations(invalid, None, "", annotations)));
+    errors.extend(refused.map(|invalid| in_annotations(invalid, None, annotations)));
     behaviour.persistence = annotations.persistence(affinity);
     behaviour
 }
@@ -511,7 +524,7 @@ fn overlaps(ports: &[PortSpec]) -> Vec<String> {
 /// Validates the virtual servers by the code that validates those of a file.
 fn validate(
     spec: &ServiceSpec,
-    source_name: &str,
+    place: AddressPlace,
     annotations: &ServiceAnnotations,
     errors: &mut Vec<Finding>,
 ) {
@@ -532,7 +545,7 @@ fn validate(
             let mut server = virtual_server(spec, *address, port);
             // All that is wrong is told, each thing once: what was refused is put right here.
             while let Err(invalid) = server.validate() {
-                let error = in_annotations(&invalid, Some(*address), source_name, annotations);
+                let error = in_annotations(&invalid, Some((*address, place)), annotations);
                 if !errors.contains(&error) {
                     errors.push(error);
                 }
@@ -594,11 +607,11 @@ pub(crate) fn virtual_server(
     }
 }
 
-/// The same refusal with the name of the annotation or field that says it.
+/// Returns the finding that names the annotation or field in place of the field of the file format.
+/// `address`: the address of the virtual server, and where it is written.
 fn in_annotations(
     invalid: &Invalid,
-    address: Option<IpAddr>,
-    source_name: &str,
+    address: Option<(IpAddr, AddressPlace)>,
     annotations: &ServiceAnnotations,
 ) -> Finding {
     let Invalid {
@@ -607,58 +620,77 @@ fn in_annotations(
         problem,
         cure,
     } = invalid;
+    let text = || format!("{value} {problem}; {cure}");
     let is_of_affinity =
         field == "persistence.timeout" && annotations.persistence_timeout.is_none();
-    if field == "address" && !source_name.is_empty() {
-        let message = format!("{source_name}: {value} {problem}; {cure}");
-        return Finding::new(reason_of(source_name), message);
-    }
     if is_of_affinity {
-        return bad_specification(format!(
-            "spec.sessionAffinityConfig.clientIP.timeoutSeconds: {value} {problem}; {cure}"
-        ));
+        return bad_specification("spec.sessionAffinityConfig.clientIP.timeoutSeconds", text());
     }
     let name = match (field.as_str(), address) {
-        ("persistence.clientPrefixLength", Some(IpAddr::V6(_))) => {
+        ("address", Some((_, place))) => return place.finding(text()),
+        ("persistence.clientPrefixLength", Some((IpAddr::V6(_), _))) => {
             Some("persistence-ipv6-prefix-length")
         }
         (field, _) => annotations::setting(field),
     };
     match name {
-        Some(name) => Finding::new(Reason::BadAnnotation, annotations::refusal(name, invalid)),
-        None => bad_specification(invalid.to_string()),
+        Some(name) => annotations::refusal(name, invalid).into_finding(),
+        None => Finding::new(Reason::BadSpecification, invalid.to_string()),
     }
 }
 
-/// Of a bad address, by where it stands.
-fn reason_of(source_name: &str) -> Reason {
-    if source_name.starts_with("annotation") {
-        Reason::BadAnnotation
-    } else {
-        Reason::BadSpecification
+/// Where the addresses of a Service are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AddressPlace {
+    Annotation,
+    LoadBalancerIp,
+    ExternalIps,
+    Pool,
+    PodAddresses,
+}
+
+impl AddressPlace {
+    /// Returns the finding about an address that is written here.
+    fn finding(self, text: impl fmt::Display) -> Finding {
+        let (reason, subject) = match self {
+            Self::Annotation => (Reason::BadAnnotation, Subject::annotation("address")),
+            Self::LoadBalancerIp => (
+                Reason::BadSpecification,
+                Subject::field("spec.loadBalancerIP"),
+            ),
+            Self::ExternalIps => (Reason::BadSpecification, Subject::field("spec.externalIPs")),
+            Self::Pool => (Reason::BadSpecification, Subject::Setting("address pool")),
+            Self::PodAddresses => (
+                Reason::BadSpecification,
+                Subject::Setting("--pod-addresses"),
+            ),
+        };
+        Finding::about(reason, subject, text)
     }
 }
 
 fn remarks(service: &Service, keeps_client_address: bool) -> Vec<Finding> {
     let mut remarks = Vec::new();
     if let Some(distribution) = &service.traffic_distribution {
-        remarks.push(Finding::new(
+        remarks.push(Finding::about(
             Reason::TrafficDistributionIgnored,
+            Subject::field("spec.trafficDistribution"),
             format!(
-                "spec.trafficDistribution: {distribution} has no meaning here: every load \
+                "{distribution} has no meaning here: every load \
                  balancer reaches the pods of all zones and nodes"
             ),
         ));
     }
-    let mut remark = |applies: bool, reason: Reason, message: &str| {
+    let mut remark = |applies: bool, reason: Reason, path: &str, text: &str| {
         if applies {
-            remarks.push(Finding::new(reason, message));
+            remarks.push(Finding::about(reason, Subject::field(path), text));
         }
     };
     remark(
         !service.external_ips.is_empty() && !service.has_other_proxy,
         Reason::ExternalIpsIntercepted,
-        "spec.externalIPs: kube-proxy takes the traffic of these addresses for itself on every \
+        "spec.externalIPs",
+        "kube-proxy takes the traffic of these addresses for itself on every \
          node, so that it passes the load balancer by; use the annotation portlb.io/address \
          instead, or give the Service the label service.kubernetes.io/service-proxy-name",
     );
@@ -666,19 +698,21 @@ fn remarks(service: &Service, keeps_client_address: bool) -> Vec<Finding> {
     remark(
         is_local && keeps_client_address,
         Reason::TrafficPolicyIgnored,
-        "spec.externalTrafficPolicy: Local has no meaning here: pods see the client's address \
+        "spec.externalTrafficPolicy",
+        "Local has no meaning here: pods see the client's address \
          anyway, and every load balancer reaches the pods of all nodes",
     );
     remark(
         is_local && !keeps_client_address,
         Reason::ClientAddressHidden,
-        "spec.externalTrafficPolicy: Local does not preserve the client's address here: with \
+        "spec.externalTrafficPolicy",
+        "Local does not preserve the client's address here: with \
          Masquerade pods see the load balancer's address, so that a filter in the pods by client \
          address admits every client; use the annotation portlb.io/forwarding-method: Tunnel",
     );
     remarks
 }
 
-fn bad_specification(message: impl Into<String>) -> Finding {
-    Finding::new(Reason::BadSpecification, message)
+fn bad_specification(path: impl Into<Box<str>>, text: impl fmt::Display) -> Finding {
+    Finding::about(Reason::BadSpecification, Subject::field(path), text)
 }

@@ -325,7 +325,7 @@ impl Leadership {
         }
     }
 
-    /// When it is to be counted even if there are no event.
+    /// Returns when reports are to be counted again although no event comes.
     pub(crate) fn next_count(&self, written: Option<Instant>, now: Instant) -> Option<Instant> {
         if self.is_blind && !self.is_watch_broken {
             return Some(written.map_or(now, |at| at + REPORT_DURATION));

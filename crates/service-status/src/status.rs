@@ -9,7 +9,7 @@ use service_catalog::{
     finding::Severity,
     model::{
         ADDRESS_CONDITION, ANNOUNCED_CONDITION, Condition, Ingress, ObjectKey,
-        WEIGHT_LEVELS_CONDITION,
+        WEIGHT_LEVELS_CONDITION, address_message, address_reason,
     },
 };
 use virtual_server::Protocol;
@@ -103,8 +103,8 @@ fn address(key: &ObjectKey, view: &ServiceView, now: Timestamp) -> Option<Write>
     if view.allocation.is_empty() {
         return written.map(|_| write(ADDRESS_MANAGER, key, view, json!({})));
     }
-    let addresses: Vec<String> = view.allocation.iter().map(ToString::to_string).collect();
-    let wanted = ("True", "Allocated", addresses.join(", "));
+    let reason = address_reason(&view.allocation);
+    let wanted = ("True", reason.as_str(), address_message(&view.allocation));
     let condition = condition(ADDRESS_CONDITION, &wanted, written, view, now)?;
     let status = json!({ "conditions": [condition] });
     Some(write(ADDRESS_MANAGER, key, view, status))
@@ -202,7 +202,7 @@ fn sentence(counts: &[(IpAddr, usize)]) -> (&'static str, &'static str, String) 
 /// A change of how many announce it is no news; from and to none is, and that nobody does yet.
 fn change(
     written: Option<&Condition>,
-    wanted: &(&'static str, &'static str, String),
+    wanted: &(&str, &str, String),
     now: Timestamp,
 ) -> Option<StatusChange> {
     let (_, reason, message) = wanted;
@@ -255,7 +255,7 @@ fn is_ingress(
 /// `None` if it is what is written.
 fn condition(
     kind: &str,
-    wanted: &(&'static str, &'static str, String),
+    wanted: &(&str, &str, String),
     written: Option<&Condition>,
     view: &ServiceView,
     now: Timestamp,
@@ -276,7 +276,7 @@ fn condition(
 
 fn condition_value(
     kind: &str,
-    (status, reason, message): &(&'static str, &'static str, String),
+    (status, reason, message): &(&str, &str, String),
     since: i64,
     view: &ServiceView,
 ) -> Value {

@@ -135,10 +135,12 @@ pub fn mirror(
     mirrored.collect()
 }
 
-/// Reads the documents of a text; the file's name is for messages.
-#[cfg(test)]
-pub(crate) fn parse(file: &str, text: &str, found: &mut Vec<Result<Manifest, ManifestError>>) {
-    read_text(&Place::of_file(0, Path::new(file)), text, found);
+/// Reads the documents of a text as [`read`] reads those of a file; its name is for messages.
+#[must_use]
+pub fn parse(file: &str, text: &str) -> Vec<Result<Manifest, ManifestError>> {
+    let mut found = Vec::new();
+    read_text(&Place::of_file(0, Path::new(file)), text, &mut found);
+    found
 }
 
 fn read_text(file: &Place, text: &str, found: &mut Vec<Result<Manifest, ManifestError>>) {
@@ -375,14 +377,6 @@ fn not_text(node: &mut Node, problems: &mut Vec<Problem>) {
             is_text
         });
     }
-}
-
-/// The annotation or the field that a message begins with; empty: none.
-pub(crate) fn subject(message: &str) -> &str {
-    let subject = message.split(": ").next().unwrap_or_default();
-    let is_field = ["annotation ", "spec.", "metadata."];
-    let is_field = is_field.iter().any(|start| subject.starts_with(start));
-    if is_field { subject } else { "" }
 }
 
 impl Manifest {

@@ -41,8 +41,7 @@ fn with_pools(pools: &[&str]) -> Settings {
 }
 
 fn inputs(manifests: &str) -> Vec<Input> {
-    let mut read = Vec::new();
-    manifests::parse("test", manifests, &mut read);
+    let read = manifests::parse("test", manifests);
     let input = |manifest: Manifest| match manifest.object.unwrap() {
         Object::Service(service) => Input::Service(service),
         Object::EndpointSlice(slice) => Input::EndpointSlice(slice),

@@ -216,7 +216,7 @@ status:
   conditions:
   - type: portlb.io/Address
     status: 'True'
-    reason: Allocated
+    reason: Allocated:10_1_1_130
     message: 10.1.1.130
     lastTransitionTime: 2026-11-21T00:00:00Z
 ";

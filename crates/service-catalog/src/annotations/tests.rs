@@ -14,7 +14,8 @@ fn annotations(pairs: &[(&str, &str)]) -> Annotations {
 #[track_caller]
 fn check(name: &str, value: &str, expected: &str) {
     let errors = read(OF_SERVICES, &annotations(&[(name, value)])).unwrap_err();
-    assert_eq!(errors, [expected]);
+    let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    assert_eq!(texts, [expected]);
 }
 
 #[test]

@@ -7,12 +7,12 @@ use virtual_server::VirtualServer;
 use super::{
     super::{
         addresses::{Age, Claim},
-        annotations::{self, RealServerAnnotations},
-        finding::{Finding, Reason},
+        annotations::{self, RealServerAnnotations, Refusal},
+        finding::{Finding, Reason, Subject},
         left_out::LeftOutCounts,
         model::{
-            ALLOCATED, Condition, Endpoint, EndpointPort, EndpointSlice, Family, NotUsed,
-            ObjectKey, Service, ServiceType, WrittenStatus, address_message,
+            Condition, Endpoint, EndpointPort, EndpointSlice, Family, NotUsed, ObjectKey, Service,
+            ServiceType, WrittenStatus, address_message, address_reason,
         },
         service_spec::{self, AddressSource, ParsedService, ServiceSpec},
     },
@@ -272,7 +272,7 @@ impl KnownService {
     pub(super) fn assume_kept(&mut self, addresses: &[IpAddr]) {
         self.written.address = Some(Condition {
             status: "True".into(),
-            reason: ALLOCATED.into(),
+            reason: address_reason(addresses).into(),
             message: address_message(addresses).into(),
             last_transition_seconds: 0,
         });
@@ -304,10 +304,9 @@ impl SliceRecord {
     }
 }
 
-/// What is said of the annotations of an object that stands behind a Service.
-pub(super) fn bad_annotations(kind: &str, key: &ObjectKey, refusals: Vec<String>) -> Vec<Finding> {
-    let name = key.name();
-    let finding =
-        |refusal| Finding::new(Reason::BadAnnotation, format!("{kind} {name}: {refusal}"));
+/// Returns findings about annotations of an object behind a Service.
+pub(super) fn bad_annotations(kind: &str, key: &ObjectKey, refusals: Vec<Refusal>) -> Vec<Finding> {
+    let subject = Subject::ObjectBehind(format!("{kind} {}", key.name()).into());
+    let finding = |refusal| Finding::about(Reason::BadAnnotation, subject.clone(), refusal);
     refusals.into_iter().map(finding).collect()
 }

@@ -67,7 +67,7 @@ fn ingress(address: &str) -> Ingress {
 fn the_status_of_a_service_that_was_never_understood_stays() {
     let mut view = view(&[]);
     view.is_understood = false;
-    view.written.address = Some(condition_of("True", "Allocated", "10.1.1.10"));
+    view.written.address = Some(condition_of("True", "Allocated:10_1_1_10", "10.1.1.10"));
     view.written.ingress = vec![ingress("10.1.1.10")];
     assert_eq!(
         writes(&key(), &view, &tally(&["10.1.1.0/24"]), IpMode::Kept, now()),
@@ -239,7 +239,11 @@ fn an_allocation_is_kept_in_a_condition_and_taken_back() {
     let condition = &write.document["status"]["conditions"][0];
     assert_eq!(condition["message"], "10.1.1.9, 2001:db8::9");
 
-    view.written.address = Some(condition_of("True", "Allocated", "10.1.1.9, 2001:db8::9"));
+    view.written.address = Some(condition_of(
+        "True",
+        "Allocated:10_1_1_9,2001:db8:0:0:0:0:0:9",
+        "10.1.1.9, 2001:db8::9",
+    ));
     assert_eq!(writes(&key(), &view, &tally(&[]), IpMode::Kept, now()), []);
     view.allocation.clear();
     let taken_back = writes(&key(), &view, &tally(&[]), IpMode::Kept, now());
@@ -274,7 +278,7 @@ fn a_service_that_is_ours_no_longer_is_left_clean() {
     let mut view = view(&["10.1.1.10"]);
     assert_eq!(clear_status(&key(), &view), []);
     view.written.ingress = vec![ingress("10.1.1.10")];
-    view.written.address = Some(condition_of("True", "Allocated", "10.1.1.10"));
+    view.written.address = Some(condition_of("True", "Allocated:10_1_1_10", "10.1.1.10"));
     view.written.weight_levels = Some(condition_of("True", "Rounded", "16"));
     let managers: Vec<_> = clear_status(&key(), &view)
         .iter()

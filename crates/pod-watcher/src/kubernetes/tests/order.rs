@@ -260,8 +260,13 @@ fn from_pool(name: &str, port: u16, kept: &str) -> String {
 
 /// The status of a Service that has the addresses.
 fn holding(addresses: &str) -> String {
+    let held: Vec<IpAddr> = addresses
+        .split(", ")
+        .map(|address| address.parse().unwrap())
+        .collect();
+    let reason = service_catalog::model::address_reason(&held);
     format!(
-        "status: {{conditions: [{{type: portlb.io/Address, status: 'True', reason: Allocated, \
+        "status: {{conditions: [{{type: portlb.io/Address, status: 'True', reason: '{reason}', \
          message: '{addresses}', lastTransitionTime: '2026-01-01T00:00:00Z'}}]}}\n"
     )
 }

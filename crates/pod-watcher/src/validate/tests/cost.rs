@@ -51,8 +51,7 @@ fn check_list(services: usize) {
 #[test]
 fn what_is_kept_of_an_object_does_not_grow_with_its_list() {
     let kept = |services: usize| {
-        let mut found = Vec::new();
-        manifests::parse("list.yaml", &list(services), &mut found);
+        let found = manifests::parse("list.yaml", &list(services));
         found
             .iter()
             .map(|manifest| manifest.as_ref().unwrap().kept_bytes())
@@ -69,8 +68,7 @@ fn what_is_kept_of_an_object_does_not_grow_with_its_list() {
 #[test]
 fn addresses_are_given_away_in_as_many_rounds_to_many_services_as_to_few() {
     let rounds = |services: usize| {
-        let mut found = Vec::new();
-        manifests::parse("list.yaml", &list(services), &mut found);
+        let found = manifests::parse("list.yaml", &list(services));
         let its = found.iter().flatten().filter_map(Manifest::service);
         let mut catalog = Catalog::new(Settings {
             load_balancer_class: "portlb.io/portlb".to_owned(),
