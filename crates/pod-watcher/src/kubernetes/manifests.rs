@@ -76,9 +76,20 @@ pub struct Place {
     pub document: usize,
 }
 
+/// Kind of a [`Problem`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProblemKind {
+    /// The field does not exist.
+    UnknownField,
+    /// The field has a value that is not allowed, or is missing.
+    NotAllowed,
+}
+
 /// A field that an API server would refuse.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
+    /// What kind of problem it is.
+    pub kind: ProblemKind,
     /// The field, such as `spec.ports[0].port`; empty: the whole object.
     pub path: String,
     /// Where it stands in its document, then in its file.
@@ -369,6 +380,7 @@ fn not_text(node: &mut Node, problems: &mut Vec<Problem>) {
             let is_text = value.text().is_some();
             if !is_text {
                 problems.push(Problem {
+                    kind: ProblemKind::NotAllowed,
                     path: format!("{kind} {name}"),
                     position: value.position,
                     message: format!("{value} is not text; write it in quotes: \"{value}\""),
@@ -425,7 +437,7 @@ impl Manifest {
         let mut problems = self.problems.iter();
         problems.any(|problem| {
             let parent = problem.path.rsplit_once('.').map(|(parent, _)| parent);
-            parent == Some(part) && problem.message.starts_with(typed::UNKNOWN)
+            parent == Some(part) && problem.kind == ProblemKind::UnknownField
         })
     }
 

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use super::{
-    Problem,
+    Problem, ProblemKind,
     node::{Node, Part, Value, joined},
 };
 
@@ -33,6 +33,7 @@ struct Field<'a> {
 pub(super) fn of_metadata(object: &Node, problems: &mut Vec<Problem>) {
     let Some(metadata) = field(object, "", "metadata") else {
         problems.push(Problem {
+            kind: ProblemKind::NotAllowed,
             path: "metadata.name".to_owned(),
             position: object.position,
             message: "is missing; write it".to_owned(),
@@ -41,6 +42,7 @@ pub(super) fn of_metadata(object: &Node, problems: &mut Vec<Problem>) {
     };
     if metadata.node.get("name").is_none() {
         problems.push(Problem {
+            kind: ProblemKind::NotAllowed,
             path: "metadata.name".to_owned(),
             position: metadata.node.position,
             message: "is missing; write it".to_owned(),
@@ -129,6 +131,7 @@ pub(super) fn of_slice(object: &Node, problems: &mut Vec<Problem>) {
     match object.get("addressType") {
         Some(_) => slice.one_of("addressType", &["IPv4", "IPv6", "FQDN"], problems),
         None => problems.push(Problem {
+            kind: ProblemKind::NotAllowed,
             path: "addressType".to_owned(),
             position: object.position,
             message: "is missing; write IPv4, IPv6 or FQDN".to_owned(),
@@ -274,6 +277,7 @@ impl<'a> Field<'a> {
 
     fn refuse(&self, message: impl Into<String>, problems: &mut Vec<Problem>) {
         problems.push(Problem {
+            kind: ProblemKind::NotAllowed,
             path: self.path.clone(),
             position: self.node.position,
             message: message.into(),

@@ -12,15 +12,12 @@ use serde::{
 };
 
 use super::{
-    Problem,
+    Problem, ProblemKind,
     node::{Node, Part, Position, Value, joined},
 };
 
 /// Fields of one object that are named; a file of garbage has as many as it has lines.
 const MOST_PROBLEMS: usize = 100;
-
-/// What the message about a field begins with that does not exist.
-pub(super) const UNKNOWN: &str = "is not a field of this kind";
 
 /// Reads an object. A field that does not fit becomes an error and is taken out, so that the rest is
 /// read, too.
@@ -39,6 +36,7 @@ pub(super) fn read<T: DeserializeOwned + Serialize>(
                     .iter()
                     .fold(String::new(), |path, part| joined(&path, *part));
                 refused.push(Problem {
+                    kind: ProblemKind::NotAllowed,
                     path,
                     position: error.position.unwrap_or(node.position),
                     message: error.message,
@@ -46,6 +44,7 @@ pub(super) fn read<T: DeserializeOwned + Serialize>(
             }
             Err(error) => {
                 refused.push(Problem {
+                    kind: ProblemKind::NotAllowed,
                     path: String::new(),
                     position: node.position,
                     message: error.message,
@@ -84,9 +83,10 @@ fn unknown_fields(
                     |nearest| format!("did you mean {nearest}?"),
                 );
                 problems.push(Problem {
+                    kind: ProblemKind::UnknownField,
                     path,
                     position: node.position,
-                    message: format!("{UNKNOWN}; {hint}"),
+                    message: format!("is not a field of this kind; {hint}"),
                 });
             }
         }
