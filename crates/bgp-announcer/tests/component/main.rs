@@ -1,5 +1,6 @@
 //! The whole daemon in process, between a stand-in data plane, a stand-in node-router and a BGP
 //! speaker in the reflector's place, over real gRPC and real BGP.
+#![cfg(test)]
 
 mod data_plane;
 mod lagging;
