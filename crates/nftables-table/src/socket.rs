@@ -9,8 +9,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
 
 use crate::{
-    Error, Family, Fingerprint, Table,
-    answer,
+    Error, Family, Fingerprint, Table, answer,
     encode::{self, Request},
 };
 
