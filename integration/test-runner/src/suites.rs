@@ -87,10 +87,11 @@ pub(crate) fn all(options: &Options) -> Vec<Job> {
         jobs.push(release.needs(&["packages"]).in_background());
     }
     jobs.extend([images(options), cluster(options)]);
-    // No other job needs these; most of their time is what the cluster leaves.
+    // No other job needs these; most of their time is what the cluster leaves. They need `packages`
+    // as the earlier background jobs do, so that they do not start before those.
     jobs.extend([
-        clippy().in_background(),
-        documentation().in_background(),
+        clippy().needs(&["packages"]).in_background(),
+        documentation().needs(&["packages"]).in_background(),
         install("cargo-cyclonedx", "cargo-cyclonedx"),
         images_test(options).in_background(),
         install("cargo-deny", "cargo-deny"),
@@ -286,6 +287,16 @@ mod tests {
             }
             assert!(earlier.insert(job.name), "{} is there twice", job.name);
         }
+    }
+
+    #[test]
+    fn the_lab_kernel_is_built_before_the_lints() {
+        let mut schedule = crate::schedule::Schedule::new(2, all(&Options::default()));
+        let first = names(&schedule.start());
+        assert!(!first.contains(&"clippy"), "{first:?}");
+        schedule.end("packages", crate::job::Outcome::Passed);
+        let second = names(&schedule.start());
+        assert!(second.contains(&"kernel"), "{second:?}");
     }
 
     #[test]
