@@ -60,7 +60,6 @@ where
         say(&format!("{name}: flags and files are usable"));
         return ExitCode::SUCCESS;
     }
-    log.starting(common.startup.settings(), &config);
     raise_file_limit();
     // Where the kernel has no getrandom(2), the generator opens a file for its seed, and panics
     // if that fails. Later there may be no free descriptor.
@@ -84,6 +83,8 @@ where
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
+        // From this line on a signal drains: before its handler is there, it ends the process.
+        log.starting(common.startup.settings(), &config);
         start(config, &mut daemon).await.map_err(Into::into)?;
         daemon.serve_http(&common.http_listen).await?;
         let shutdown = daemon.shutdown().clone();
