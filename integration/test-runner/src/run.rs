@@ -65,6 +65,14 @@ pub(crate) fn run_and_report(root: PathBuf, live: bool, jobs: Vec<Job>) -> Resul
     let report = runtime.block_on(run(&setting, jobs))?;
     let table = summary::table(&report.rows, report.took);
     print_line(&format!("\n{table}"));
+    // Near the end, because CI may keep only the last lines.
+    let logs = setting.root.join("target/test-runner");
+    for row in &report.rows {
+        if let Outcome::Failed(reason) = &row.outcome {
+            print_line(&format!("{} FAILED: {reason}", row.job));
+            print_line(&output::last_words(&log_of(&logs, row.job)));
+        }
+    }
     let tests = summary::sum(&report.rows);
     // CI reads this line.
     print_line(&format!("{} passed, {} failed", tests.passed, tests.failed));

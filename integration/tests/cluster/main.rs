@@ -53,6 +53,6 @@ fn a_client_outside_loses_nothing_while_a_real_cluster_changes() -> Result<()> {
         );
     }
     let failed = stage.finish();
-    ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
+    ensure!(failed.is_empty(), "failed:\n{}", failed.join("\n"));
     Ok(())
 }

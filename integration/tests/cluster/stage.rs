@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use ipnet::IpNet;
 use lab::cluster::{Cluster, Options, ProxyMode};
 use lab::open_loop::{Count, OpenLoop, Pace};
@@ -49,6 +49,8 @@ pub(crate) struct Stage {
     rows: Vec<Row>,
     chosen: Vec<String>,
     began: Instant,
+    /// The case after which the load could not be renewed. Later cases would all wait for it.
+    broken_after: Option<&'static str>,
 }
 
 impl Stage {
@@ -78,6 +80,7 @@ impl Stage {
                 .map(str::to_owned)
                 .collect(),
             began,
+            broken_after: None,
         })
     }
 
@@ -99,7 +102,16 @@ impl Stage {
         if !basis.contains(&name) && !self.is_chosen(name) {
             return;
         }
-        let ready = self.renew_load().context("the load before it");
+        let broken_after = self.broken_after;
+        let ready = match broken_after {
+            Some(earlier) => Err(anyhow!(
+                "not run, the cluster did not settle after {earlier}"
+            )),
+            None => self.renew_load().context("the load before it"),
+        };
+        if ready.is_err() && broken_after.is_none() {
+            self.broken_after = self.rows.last().map(|row| row.case);
+        }
         let from = Instant::now();
         let result = ready.and_then(|()| run(self));
         let until = Instant::now();
@@ -123,7 +135,9 @@ impl Stage {
             result,
         };
         eprintln!("{row}");
-        self.keep_details(&row, from);
+        if broken_after.is_none() {
+            self.keep_details(&row, from);
+        }
         self.rows.push(row);
     }
 
@@ -151,7 +165,7 @@ impl Stage {
         self.load.wait_until_lasting(Duration::from_secs(30))
     }
 
-    /// Prints the table; gives the names of the cases that failed.
+    /// Prints the table; gives each case that failed, and why in one line.
     pub(crate) fn finish(self) -> Vec<String> {
         let mut table = Row::heading();
         for row in &self.rows {
@@ -159,11 +173,14 @@ impl Stage {
         }
         let _ = write!(table, "\nall of it: {} s", self.began.elapsed().as_secs());
         eprintln!("\n{table}");
-        let failed = self.rows.iter().filter(|row| row.result.is_err());
+        let failed = self.rows.iter().filter_map(|row| {
+            let problem = row.result.as_ref().err()?;
+            let line = problem.lines().next().unwrap_or_default();
+            Some(format!("{}: {line}", row.case))
+        });
         let is_a_case = |word: &&String| self.rows.iter().any(|row| row.case.contains(*word));
         let unknown = self.chosen.iter().filter(|word| !is_a_case(word));
         failed
-            .map(|row| row.case.to_owned())
             .chain(unknown.map(|word| format!("LAB_CASES: no case is called {word}")))
             .collect()
     }

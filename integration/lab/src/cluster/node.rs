@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::{ProxyMode, configuration, network};
-use crate::{Host, Process};
+use crate::{Host, Process, wait_for};
 
 const START: Duration = Duration::from_secs(120);
 
@@ -110,10 +110,15 @@ impl ClusterNode {
         self.containerd.kill()
     }
 
-    /// Starts both again.
+    /// Starts both again. The kubelet ends itself while containerd still recovers its containers;
+    /// it is then started once more, as an init system does.
     pub fn start_kubelet_and_containerd(&mut self) -> Result<()> {
         self.containerd = start_containerd(&self.host, &self.first, &self.files)?;
-        self.kubelet = start_kubelet(&self.host, &self.first, &self.binaries, &self.files)?;
+        self.kubelet = wait_for("the kubelet runs", START, || {
+            let kubelet = start_kubelet(&self.host, &self.first, &self.binaries, &self.files)?;
+            kubelet.wait_for_line("Started kubelet", START)?;
+            anyhow::Ok(kubelet)
+        })?;
         Ok(())
     }
 
