@@ -265,7 +265,7 @@ fn both_routers_take_what_ipv6_adds_to_the_examples() {
     let text = document("docs/upstream-router.md");
     let bird = block(&text, "BIRD", 0).replace("direct { ipv4; }", "direct { ipv4; ipv6; }");
     let (kernel, channel) = block(&text, "IPv6", 0)
-        .split_once("# in `protocol bgp reflectors`, beside `ipv4`:")
+        .split_once("# in `protocol bgp reflectors`, next to `ipv4`:")
         .unwrap();
     let (session, _) = bird.trim_end().rsplit_once('}').unwrap();
     // Its first line says where it belongs.
