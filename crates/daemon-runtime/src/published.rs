@@ -2,8 +2,9 @@
 //!
 //! A watcher gets every object, then [`Event::Synced`], then each change. What existed is told
 //! before [`Event::Synced`] even if it changes meanwhile: a receiver drops what it has not heard of
-//! by then. A slow watcher skips what was overwritten in the meantime. Removals are kept for it up to
-//! the number of objects, or [`KEPT_REMOVALS`]: a watcher that has not read an older one is lagging,
+//! by then. A slow watcher skips what was overwritten in the meantime. Removals are kept for it, one
+//! for each key, up to the largest number of objects since the oldest of them, or [`KEPT_REMOVALS`].
+//! So a removal of everything ends no watch. A watcher that has not read an older removal is lagging,
 //! and its watch ends with [`WatchEnded::Lagging`]. A new watch tells it everything.
 
 use std::{
@@ -17,8 +18,8 @@ use std::{
 use futures::{Stream, stream};
 use tokio::sync::watch;
 
-/// Removals that are kept for slow watchers of a small table; a larger one keeps as many as it has
-/// objects.
+/// Removals that are kept for slow watchers of a small table; a larger one keeps as many as it had
+/// objects since the oldest of them.
 pub const KEPT_REMOVALS: usize = 1_000;
 
 /// Most watches of one publisher.
@@ -120,6 +121,8 @@ struct Table<K, V> {
     log: BTreeMap<u64, K>,
     /// Revisions of the removals that are kept.
     removals: BTreeSet<u64>,
+    /// The largest number of objects since the oldest removal that is kept.
+    most_objects: usize,
     /// The last removal that was dropped although a watcher had not been told.
     dropped: u64,
     /// How far each watcher has been told of removals.
@@ -135,6 +138,7 @@ impl<K: Ord + Clone, V: Clone + PartialEq> Publisher<K, V> {
             latest: BTreeMap::new(),
             log: BTreeMap::new(),
             removals: BTreeSet::new(),
+            most_objects: 0,
             dropped: 0,
             told: Vec::new(),
         };
@@ -368,6 +372,11 @@ impl<K: Ord + Clone, V> Table<K, V> {
         if is_removal {
             self.removals.insert(self.revision);
         }
+        self.most_objects = self.most_objects.max(self.objects());
+    }
+
+    fn objects(&self) -> usize {
+        self.latest.len() - self.removals.len()
     }
 
     /// Drops removals that every watcher has been told of, and the oldest ones beyond the limit. The
@@ -380,8 +389,7 @@ impl<K: Ord + Clone, V> Table<K, V> {
         self.told.retain(|told| told.strong_count() > 0);
         let watchers = self.told.iter().filter_map(Weak::upgrade);
         let told = watchers.map(|told| told.load(Ordering::Relaxed)).min();
-        let objects = self.latest.len() - self.removals.len();
-        let most = KEPT_REMOVALS.max(objects);
+        let most = KEPT_REMOVALS.max(self.most_objects);
         while let Some(&oldest) = self.removals.first() {
             if told.is_some_and(|told| oldest > told) {
                 if self.removals.len() <= most {
@@ -394,6 +402,7 @@ impl<K: Ord + Clone, V> Table<K, V> {
                 self.latest.remove(&key);
             }
         }
+        self.most_objects = self.objects();
     }
 }
 

@@ -234,7 +234,7 @@ fn a_watcher_that_reads_in_time_is_never_lagging() {
 }
 
 #[test]
-fn a_large_table_keeps_as_many_removals_as_it_has_objects() {
+fn a_large_table_keeps_as_many_removals_as_it_had_objects() {
     let publisher = Publisher::new();
     for key in 0..3_000 {
         publisher.set(key, 'a');
@@ -245,6 +245,40 @@ fn a_large_table_keeps_as_many_removals_as_it_has_objects() {
     churn(&publisher, 10_000..12_500);
     assert!(watcher.next_ready().is_ok());
     churn(&publisher, 12_500..14_000);
+    assert_eq!(watcher.next_ready().unwrap_err(), WatchEnded::Lagging);
+}
+
+#[test]
+fn a_removal_of_everything_ends_no_watch() {
+    let publisher = Publisher::new();
+    let table = |first: u32| (first..first + 3_000).map(|key| (key, 'a')).collect();
+    publisher.replace_all(table(0));
+    publisher.synced();
+    let mut watcher = publisher.reader().subscribe().unwrap();
+    let mut read = || {
+        let mut removed = 0;
+        while let Some((_, event)) = watcher.next_ready().unwrap() {
+            removed += usize::from(matches!(event, Event::Removed(_)));
+        }
+        removed
+    };
+    assert_eq!(read(), 0);
+    publisher.replace_all([].into());
+    assert_eq!(read(), 3_000);
+    publisher.replace_all(table(3_000));
+    publisher.replace_all(table(6_000));
+    assert_eq!(read(), 3_000);
+}
+
+#[test]
+fn a_large_table_that_was_emptied_keeps_few_removals_once_all_are_read() {
+    let publisher = Publisher::new();
+    publisher.replace_all((0..3_000).map(|key| (key, 'a')).collect());
+    publisher.synced();
+    publisher.replace_all([].into());
+    let mut watcher = publisher.reader().subscribe().unwrap();
+    while watcher.next_ready().unwrap().is_some() {}
+    churn(&publisher, 10_000..11_001);
     assert_eq!(watcher.next_ready().unwrap_err(), WatchEnded::Lagging);
 }
 
