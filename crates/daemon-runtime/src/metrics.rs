@@ -33,6 +33,16 @@ impl Metrics {
         }
     }
 
+    /// Registers a metric that begins at its default, and returns it.
+    pub fn create<M>(&self, name: &'static str, help: &'static str) -> M
+    where
+        M: prometheus_client::registry::Metric + Clone + Default,
+    {
+        let metric = M::default();
+        self.register(name, help, metric.clone());
+        metric
+    }
+
     /// Registers a metric; counters get the suffix `_total` by themselves.
     pub fn register<M>(&self, name: &'static str, help: &'static str, metric: M)
     where

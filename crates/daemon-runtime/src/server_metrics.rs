@@ -31,23 +31,20 @@ pub(crate) struct ServerMetrics {
 
 impl AllServerMetrics {
     pub(crate) fn register(metrics: &Metrics) -> Self {
-        let all = Self::default();
-        metrics.register(
-            "server_connections",
-            "Open connections of the HTTP and the gRPC server",
-            all.open.clone(),
-        );
-        metrics.register(
-            "server_connections_cut",
-            "Connections that the server closed or refused, by reason: limit, timeout",
-            all.cut.clone(),
-        );
-        metrics.register(
-            "server_accept_failures",
-            "Failed attempts to accept a connection, such as without free file descriptors",
-            all.accept_failures.clone(),
-        );
-        all
+        Self {
+            open: metrics.create(
+                "server_connections",
+                "Open connections of the HTTP and the gRPC server",
+            ),
+            cut: metrics.create(
+                "server_connections_cut",
+                "Connections that the server closed or refused, by reason: limit, timeout",
+            ),
+            accept_failures: metrics.create(
+                "server_accept_failures",
+                "Failed attempts to accept a connection, such as without free file descriptors",
+            ),
+        }
     }
 
     pub(crate) fn of(&self, server: &'static str) -> ServerMetrics {

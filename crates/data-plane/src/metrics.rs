@@ -31,49 +31,39 @@ pub(crate) struct HealthCheckMetrics {
 
 impl DataPlaneMetrics {
     pub(crate) fn register(metrics: &Metrics) -> Self {
-        let this = Self::default();
-        metrics.register(
-            "virtual_servers",
-            "Virtual servers, by the step that is missing (serving: none)",
-            this.virtual_servers.clone(),
-        );
-        metrics.register(
-            "draining_real_servers",
-            "Real servers that the desired set lists no more and that keep their connections",
-            this.draining_real_servers.clone(),
-        );
-        metrics.register(
-            "drained_real_servers",
-            "Drains that have ended, by what ended them (deadline: connections were cut)",
-            this.drained_real_servers.clone(),
-        );
-        metrics.register(
-            "discovery_invalid_objects",
-            "Objects of the desired set that cannot be; their last good state was kept",
-            this.invalid_objects.clone(),
-        );
-        metrics.register(
-            "discovery_connected",
-            "1 while the desired set is being watched, 0 while the last one is kept",
-            this.discovery_connected.clone(),
-        );
-        this
+        Self {
+            virtual_servers: metrics.create(
+                "virtual_servers",
+                "Virtual servers, by the step that is missing (serving: none)",
+            ),
+            draining_real_servers: metrics.create(
+                "draining_real_servers",
+                "Real servers that the desired set lists no more and that keep their connections",
+            ),
+            drained_real_servers: metrics.create(
+                "drained_real_servers",
+                "Drains that have ended, by what ended them (deadline: connections were cut)",
+            ),
+            invalid_objects: metrics.create(
+                "discovery_invalid_objects",
+                "Objects of the desired set that cannot be; their last good state was kept",
+            ),
+            discovery_connected: metrics.create(
+                "discovery_connected",
+                "1 while the desired set is being watched, 0 while the last one is kept",
+            ),
+        }
     }
 }
 
 impl HealthCheckMetrics {
     pub(crate) fn register(metrics: &Metrics) -> Self {
-        let this = Self::default();
-        metrics.register(
-            "checks",
-            "Health checks that have ended",
-            this.results.clone(),
-        );
-        metrics.register(
-            "check_seconds",
-            "Duration of health checks",
-            this.seconds.clone(),
-        );
+        let this = Self {
+            results: metrics.create("checks", "Health checks that have ended"),
+            ..Self::default()
+        };
+        let seconds = this.seconds.clone();
+        metrics.register("check_seconds", "Duration of health checks", seconds);
         this
     }
 

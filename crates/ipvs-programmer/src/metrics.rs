@@ -24,44 +24,28 @@ pub(crate) struct IpvsMetrics {
 
 impl IpvsMetrics {
     pub(crate) fn register(metrics: &Metrics) -> Self {
-        let this = Self {
-            changes: Counter::default(),
-            refused: Counter::default(),
-            apply_seconds: Histogram::new(APPLY_BUCKETS),
-            repaired: Counter::default(),
-            sysctl_missing: Family::default(),
-            firewall_in_force: Gauge::default(),
-        };
-        metrics.register(
-            "ipvs_changes",
-            "Changes made to the kernel's IPVS table",
-            this.changes.clone(),
-        );
-        metrics.register(
-            "ipvs_changes_refused",
-            "Changes that the kernel refused",
-            this.refused.clone(),
-        );
+        let apply_seconds = Histogram::new(APPLY_BUCKETS);
         metrics.register(
             "ipvs_apply_seconds",
             "Time to change the kernel's table and read it back",
-            this.apply_seconds.clone(),
+            apply_seconds.clone(),
         );
-        metrics.register(
-            "ipvs_repaired",
-            "Entries that another program had changed and that were repaired",
-            this.repaired.clone(),
-        );
-        metrics.register(
-            "sysctl_missing",
-            "1 for a sysctl that has not the value that forwarding depends on",
-            this.sysctl_missing.clone(),
-        );
-        metrics.register(
-            "firewall_in_force",
-            "1 while the nftables table is in force",
-            this.firewall_in_force.clone(),
-        );
-        this
+        Self {
+            changes: metrics.create("ipvs_changes", "Changes made to the kernel's IPVS table"),
+            refused: metrics.create("ipvs_changes_refused", "Changes that the kernel refused"),
+            apply_seconds,
+            repaired: metrics.create(
+                "ipvs_repaired",
+                "Entries that another program had changed and that were repaired",
+            ),
+            sysctl_missing: metrics.create(
+                "sysctl_missing",
+                "1 for a sysctl that has not the value that forwarding depends on",
+            ),
+            firewall_in_force: metrics.create(
+                "firewall_in_force",
+                "1 while the nftables table is in force",
+            ),
+        }
     }
 }

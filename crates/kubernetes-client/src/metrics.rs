@@ -15,25 +15,22 @@ pub struct RequestMetrics {
 impl RequestMetrics {
     /// Registers them.
     pub fn register(metrics: &Metrics) -> Self {
-        let this = Self::default();
-        metrics.register(
-            "kubernetes_lists",
-            "Complete lists of a resource that were begun: at the start, with new credentials, and \
+        Self {
+            lists: metrics.create(
+                "kubernetes_lists",
+                "Complete lists of a resource that were begun: at the start, with new credentials, and \
              whenever the API server no longer knows what has happened since the last event",
-            this.lists.clone(),
-        );
-        metrics.register(
-            "kubernetes_last_event_timestamp_seconds",
-            "When the API server was last heard of for a resource, in seconds since 1970",
-            this.heard_at.clone(),
-        );
-        metrics.register(
-            "kubernetes_request_failures",
-            "Lists and watches that failed, by resource and reason: the HTTP status, `unreachable`, \
+            ),
+            heard_at: metrics.create(
+                "kubernetes_last_event_timestamp_seconds",
+                "When the API server was last heard of for a resource, in seconds since 1970",
+            ),
+            failures: metrics.create(
+                "kubernetes_request_failures",
+                "Lists and watches that failed, by resource and reason: the HTTP status, `unreachable`, \
              `credentials` or `malformed`. 410 is answered by a new list",
-            this.failures.clone(),
-        );
-        this
+            ),
+        }
     }
 
     pub(crate) fn listing(&self, resource: &'static str) {

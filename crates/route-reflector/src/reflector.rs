@@ -49,33 +49,24 @@ impl Reflector {
         step: Step,
         metrics: &Metrics,
     ) -> Self {
-        let reads = Counter::default();
-        let reloads = Counter::default();
-        let failed_reloads = Counter::default();
-        metrics.register(
-            "reflector_configuration_reads",
-            "How often the configuration file was read since the start",
-            reads.clone(),
-        );
-        metrics.register(
-            "reflector_configuration_reloads",
-            "Changes of the configuration file that were put in force",
-            reloads.clone(),
-        );
-        metrics.register(
-            "reflector_configuration_reload_failures",
-            "States of the configuration file that could not be put in force",
-            failed_reloads.clone(),
-        );
         step.ready("");
         Self {
             speaker,
             overrides,
             in_force,
             step,
-            reads,
-            reloads,
-            failed_reloads,
+            reads: metrics.create(
+                "reflector_configuration_reads",
+                "How often the configuration file was read since the start",
+            ),
+            reloads: metrics.create(
+                "reflector_configuration_reloads",
+                "Changes of the configuration file that were put in force",
+            ),
+            failed_reloads: metrics.create(
+                "reflector_configuration_reload_failures",
+                "States of the configuration file that could not be put in force",
+            ),
         }
     }
 

@@ -14,28 +14,24 @@ pub struct StatusMetrics {
 impl StatusMetrics {
     /// Registers them.
     pub fn register(metrics: &Metrics) -> Self {
-        let this = Self::default();
-        metrics.register(
-            "lease_held",
-            "1 while this pod writes statuses and Events, 0 while another one does",
-            this.lease_held.clone(),
-        );
-        metrics.register(
-            "lease_reports",
-            "Load-balancer pods whose reports of announcements count; 0 where the lease is not held",
-            this.announcers.clone(),
-        );
-        metrics.register(
-            "kubernetes_writes",
-            "Writes that the API server has taken, by object: service-status, event, lease, report",
-            this.writes.clone(),
-        );
-        metrics.register(
-            "kubernetes_write_failures",
-            "Writes that failed, by object and reason; each is tried again",
-            this.write_failures.clone(),
-        );
-        this
+        Self {
+            lease_held: metrics.create(
+                "lease_held",
+                "1 while this pod writes statuses and Events, 0 while another one does",
+            ),
+            announcers: metrics.create(
+                "lease_reports",
+                "Load-balancer pods whose reports of announcements count; 0 where the lease is not held",
+            ),
+            writes: metrics.create(
+                "kubernetes_writes",
+                "Writes that the API server has taken, by object: service-status, event, lease, report",
+            ),
+            write_failures: metrics.create(
+                "kubernetes_write_failures",
+                "Writes that failed, by object and reason; each is tried again",
+            ),
+        }
     }
 
     pub(crate) fn wrote(&self, object: &'static str) {
