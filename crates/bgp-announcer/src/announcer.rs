@@ -273,21 +273,17 @@ impl Announcer {
     }
 
     async fn handle(&mut self, input: Input) -> Result<(), AnnouncerError> {
-        self.count(&input);
+        if matches!(input, Input::DataPlaneLost(_)) {
+            self.metrics.data_plane_lost.inc();
+        }
+        if matches!(input, Input::NodeRouteLost { .. }) {
+            self.metrics.node_route_lost.inc();
+        }
         self.log.input(&input, &self.announcements);
         for output in self.announcements.handle(input, Instant::now()) {
             self.perform(output).await?;
         }
         Ok(())
-    }
-
-    fn count(&self, input: &Input) {
-        if matches!(input, Input::DataPlaneLost(_)) {
-            self.metrics.data_plane_lost();
-        }
-        if matches!(input, Input::NodeRouteLost { .. }) {
-            self.metrics.node_route_lost();
-        }
     }
 
     async fn perform(&mut self, output: Output) -> Result<(), AnnouncerError> {
@@ -307,7 +303,7 @@ impl Announcer {
                     local_pref = attributes.local_pref,
                     "announcement handed to the BGP sessions"
                 );
-                self.metrics.announced();
+                self.metrics.announced.inc();
                 self.speaker
                     .originate(prefix, attributes)
                     .await?
@@ -316,7 +312,7 @@ impl Announcer {
             }
             Output::Withdraw(prefix) => {
                 tracing::info!(%prefix, "withdrawn");
-                self.metrics.withdrawn();
+                self.metrics.withdrawn.inc();
                 self.speaker.withdraw(prefix).await?;
                 self.is_sent_changed = true;
             }

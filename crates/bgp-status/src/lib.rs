@@ -1,9 +1,9 @@
-//! What both BGP daemons show of their speaker: messages of `portlb.bgp.v1`, and a metric.
+//! What both BGP daemons show of their speaker: messages of `portlb.bgp.v1`, and metrics.
 
 #![warn(missing_docs)]
 
 mod messages;
-mod refused_sessions;
+mod speaker_metrics;
 
 pub use messages::{path, refused_session, session};
-pub use refused_sessions::SessionsRefused;
+pub use speaker_metrics::SpeakerMetrics;

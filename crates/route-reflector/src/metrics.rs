@@ -1,16 +1,11 @@
 //! All metrics of the reflector but those of its configuration.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use bgp_session::SessionState;
 use bgp_speaker::{ChangesEnded, PeerStatus, SpeakerGone, SpeakerHandle};
-use bgp_status::SessionsRefused;
+use bgp_status::SpeakerMetrics;
 use daemon_runtime::{Family, Gauge, Labels, Metrics, Shutdown};
-use prometheus_client::{
-    collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric},
-    metrics::counter::ConstCounter,
-};
 
 use crate::readiness::SessionsStep;
 
@@ -39,42 +34,21 @@ pub(crate) struct SessionMetrics {
 
 impl SessionMetrics {
     pub(crate) fn new(metrics: &Metrics, speaker: &SpeakerHandle, step: SessionsStep) -> Self {
-        let this = Self {
-            sessions: Family::default(),
-            established: Family::default(),
-            paths_received: Family::default(),
-            paths_sent: Family::default(),
-            pending: Family::default(),
-            step,
-        };
-        for (name, help, gauge) in [
-            ("reflector_sessions", "Sessions, up or not", &this.sessions),
-            (
-                "reflector_sessions_established",
-                "Established sessions",
-                &this.established,
-            ),
-            (
+        metrics.register_collector(Box::new(SpeakerMetrics::of(speaker.clone())));
+        Self {
+            sessions: metrics.create("reflector_sessions", "Sessions, up or not"),
+            established: metrics.create("reflector_sessions_established", "Established sessions"),
+            paths_received: metrics.create(
                 "reflector_paths_received",
                 "Paths in the Adj-RIBs-In, after import policy",
-                &this.paths_received,
             ),
-            (
-                "reflector_paths_sent",
-                "Paths in the Adj-RIBs-Out",
-                &this.paths_sent,
-            ),
-            (
+            paths_sent: metrics.create("reflector_paths_sent", "Paths in the Adj-RIBs-Out"),
+            pending: metrics.create(
                 "reflector_paths_pending",
                 "Changes that peers have not taken off the reflector yet",
-                &this.pending,
             ),
-        ] {
-            metrics.register(name, help, gauge.clone());
+            step,
         }
-        metrics.register_collector(Box::new(Counters(speaker.clone())));
-        metrics.register_collector(Box::new(SessionsRefused::of(speaker.clone())));
-        this
     }
 
     /// Keeps the gauges and the step up to date until a shutdown is requested.
@@ -150,103 +124,4 @@ fn sizes(peers: &[PeerStatus]) -> BTreeMap<&str, Sizes> {
         sizes.pending += count(peer.counts.pending);
     }
     groups
-}
-
-/// The speaker's own counters, read when the metrics are read.
-#[derive(Debug)]
-struct Counters(SpeakerHandle);
-
-impl Collector for Counters {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let counters = self.0.counters();
-        for (name, help, counter) in [
-            (
-                "connections_accepted",
-                "Connections that a peer opened",
-                &counters.connections_accepted,
-            ),
-            (
-                "strangers_refused",
-                "Connections that belonged to no peer and were closed at once",
-                &counters.strangers_refused,
-            ),
-            (
-                "duplicates_refused",
-                "Connections refused because their peer has an established session",
-                &counters.duplicates_refused,
-            ),
-            (
-                "connections_over_address_maximum",
-                "Connections refused because their address has maximumPeersPerAddress peers",
-                &counters.connections_over_address_maximum,
-            ),
-            (
-                "accept_failures",
-                "Failed attempts to accept a BGP connection, such as without free file descriptors",
-                &counters.accept_failures,
-            ),
-            ("dials", "Attempts to connect", &counters.dials),
-            (
-                "dials_failed",
-                "Attempts to connect that failed",
-                &counters.dials_failed,
-            ),
-            (
-                "sessions_came_up",
-                "Sessions that came up",
-                &counters.sessions_established,
-            ),
-            (
-                "sessions_lost",
-                "Established sessions that ended",
-                &counters.sessions_lost,
-            ),
-            (
-                "updates_received",
-                "UPDATE messages of peers",
-                &counters.updates_received,
-            ),
-            (
-                "updates_sent",
-                "UPDATE messages to peers",
-                &counters.updates_sent,
-            ),
-            (
-                "updates_malformed",
-                "UPDATE messages with a malformed attribute that did not end the session",
-                &counters.updates_malformed,
-            ),
-            (
-                "paths_rejected",
-                "Announcements that policy or loop detection did not accept",
-                &counters.paths_rejected,
-            ),
-            (
-                "paths_over_maximum",
-                "Announcements beyond maximumPaths that were refused",
-                &counters.paths_over_maximum,
-            ),
-            (
-                "attributes_discarded",
-                "Attributes of unknown types that unknownAttributes: discard took off paths",
-                &counters.attributes_discarded,
-            ),
-            (
-                "attributes_clamped",
-                "Sets of path attributes of which localPref, med, communities or reflectionAttributes of a group changed one",
-                &counters.attributes_clamped,
-            ),
-            (
-                "paths_unsendable",
-                "Announcements whose attributes fit into no message",
-                &counters.paths_unsendable,
-            ),
-        ] {
-            let counter = ConstCounter::new(counter.get());
-            let name = format!("reflector_{name}");
-            let metric = encoder.encode_descriptor(&name, help, None, counter.metric_type())?;
-            counter.encode(metric)?;
-        }
-        Ok(())
-    }
 }

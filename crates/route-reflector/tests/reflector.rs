@@ -132,7 +132,7 @@ async fn a_client_with_too_many_paths_keeps_those_up_to_the_maximum() {
     for prefix in FOUR {
         client.announce(prefix, NODE_A).await;
     }
-    until_metric(&reflector, "portlb_reflector_paths_over_maximum_total 1").await;
+    until_metric(&reflector, "portlb_bgp_paths_over_maximum_total 1").await;
     let mut router = Neighbour::dialling([127, 0, 2, 1], reflector.bgp).await;
     for prefix in &FOUR[..3] {
         router.until_next_hops(prefix, &[NODE_A]).await;
@@ -683,8 +683,8 @@ async fn metrics_and_readiness_tell_of_the_sessions() {
     let gauge = "portlb_reflector_sessions_established{group=\"clients\"} 1";
     let text = until_metric(&reflector, gauge).await;
     for line in [
-        "portlb_reflector_connections_accepted_total 1",
-        "portlb_reflector_sessions_came_up_total 1",
+        "portlb_bgp_connections_accepted_total 1",
+        "portlb_bgp_sessions_established_total 1",
         "portlb_reflector_configuration_reloads_total 0",
     ] {
         assert!(text.contains(line), "{line}: {text}");
