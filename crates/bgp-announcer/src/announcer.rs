@@ -7,11 +7,14 @@ use bgp_session::{Cease, SessionState};
 use bgp_speaker::{
     Change, ChangesEnded, Configuration, PeerStatus, SpeakerGone, SpeakerHandle, Table,
 };
-use daemon_runtime::{Publisher, Reader, Shutdown, TIME_AFTER_SLEEP, has_slept};
-use futures::{FutureExt, Stream, StreamExt, future::BoxFuture};
+use daemon_runtime::{Publisher, Reader, Shutdown, TIME_AFTER_SLEEP, has_slept, wait_until};
+use futures::{
+    FutureExt, Stream, StreamExt,
+    future::{BoxFuture, OptionFuture},
+};
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::{Duration, sleep_until, timeout},
+    time::{Duration, timeout},
 };
 
 use crate::{
@@ -181,10 +184,8 @@ impl Announcer {
         }
         let data_plane = data_plane.fuse();
         tokio::pin!(data_plane);
-        let mut stopping: BoxFuture<'static, ()> = {
-            let shutdown = shutdown.clone();
-            Box::pin(async move { shutdown.drain_requested().await })
-        };
+        let stopping = shutdown.drain_requested();
+        tokio::pin!(stopping);
         let mut sent: Option<BoxFuture<'static, SentPrefixes>> = None;
         let mut is_stopping = false;
         while !self.is_stopped {
@@ -192,19 +193,7 @@ impl Announcer {
             if sent.is_none() && std::mem::take(&mut self.is_sent_changed) {
                 sent = Some(Box::pin(sent_prefixes(self.speaker.clone())));
             }
-            let deadline = self.announcements.next_deadline();
-            let timer = async {
-                match deadline {
-                    Some(deadline) => sleep_until(deadline.into()).await,
-                    None => std::future::pending().await,
-                }
-            };
-            let sent_soon = async {
-                match &mut sent {
-                    Some(future) => future.await,
-                    None => std::future::pending().await,
-                }
-            };
+            let deadline = self.announcements.next_deadline().map(Into::into);
             tokio::select! {
                 Some(input) = data_plane.next() => {
                     self.handle(input).await?;
@@ -223,7 +212,7 @@ impl Announcer {
                     Err(ChangesEnded::SpeakerGone(gone)) => return Err(gone.into()),
                     Err(ChangesEnded::Lagging) => changes = self.speaker.changes(false).await?,
                 },
-                prefixes = sent_soon => {
+                Some(prefixes) = OptionFuture::from(sent.as_mut()) => {
                     sent = None;
                     self.announced_to = prefixes?;
                 }
@@ -231,8 +220,8 @@ impl Announcer {
                     is_stopping = true;
                     self.handle(Input::Stop).await?;
                 }
-                () = timer => {
-                    if deadline.is_some_and(|deadline| has_slept(deadline.into()))
+                () = wait_until(deadline) => {
+                    if deadline.is_some_and(has_slept)
                         && let Ok(Some(input)) = timeout(TIME_AFTER_SLEEP, data_plane.next()).await
                     {
                         // This process slept: what the data plane said meanwhile counts first.

@@ -44,9 +44,8 @@ impl AnnouncerService {
         &self,
         stream: impl Stream<Item = Result<T, WatchEnded>> + Send + 'static,
     ) -> WireStream<T> {
-        let shutdown = self.shutdown.clone();
-        let stopping = async move { shutdown.stopping().await };
-        Box::pin(stream.map_err(Status::from).take_until(stopping))
+        let stream = stream.map_err(Status::from);
+        Box::pin(stream.take_until(self.shutdown.stopping()))
     }
 }
 

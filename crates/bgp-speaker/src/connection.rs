@@ -8,13 +8,14 @@ use std::{
 
 use bgp_packet::{CodecOptions, Decoder, Message, encode};
 use bgp_session::ConnectionId;
+use bounded_io::wait_until;
 use bytes::{Buf, BytesMut};
 use socket2::SockRef;
 use tokio::{
     io::AsyncWriteExt,
     net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, timeout},
 };
 
 use crate::{
@@ -110,12 +111,6 @@ impl Connection {
             let has_no_turn = self.turn.is_none();
             let turns = self.turns.clone();
             let send_deadline = self.send_deadline;
-            let send_hold_timer = async {
-                match send_deadline {
-                    Some(deadline) => sleep_until(deadline).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 order = orders.recv() => match order {
                     Some(order) => self.follow(order),
@@ -128,7 +123,7 @@ impl Connection {
                     Err(_) => break,
                 },
                 turn = turns.acquire_owned(), if has_no_turn => self.turn = turn.ok(),
-                () = send_hold_timer => self.send_deadline_reached(),
+                () = wait_until(send_deadline) => self.send_deadline_reached(),
             }
             self.report(&events);
         }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bgp_rib::PeerId;
@@ -49,9 +49,8 @@ impl Deadlines {
         Some(id)
     }
 
-    /// Time until the next entry.
-    pub(crate) fn until_next(&self, now: Instant) -> Option<Duration> {
-        let (deadline, _) = self.entries.first()?;
-        Some(deadline.saturating_duration_since(now))
+    /// Returns the time of the next entry.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        self.entries.first().map(|(deadline, _)| *deadline)
     }
 }

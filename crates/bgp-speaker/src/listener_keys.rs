@@ -7,12 +7,10 @@ use std::{
     time::Duration,
 };
 
+use bounded_io::wait_until;
 use ipnet::IpNet;
 use socket2::SockRef;
-use tokio::{
-    net::TcpListener,
-    time::{Instant, sleep_until},
-};
+use tokio::{net::TcpListener, time::Instant};
 
 use crate::{
     md5_key::{self, Md5Key},
@@ -85,10 +83,7 @@ impl ListenerKeys {
 
     /// Returns when [`ListenerKeys::apply`] is to be tried again.
     pub(crate) async fn retry(&self) {
-        match self.retry_at {
-            Some(at) => sleep_until(at).await,
-            None => std::future::pending().await,
-        }
+        wait_until(self.retry_at).await;
     }
 
     /// Of several prefixes the longest counts, as it does in the kernel.

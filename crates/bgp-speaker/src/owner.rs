@@ -1,10 +1,6 @@
 //! The state of a speaker: what its task does with events and commands.
 
-use std::{
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use bgp_rib::PeerId;
 use bgp_session::{Cease, Input};
@@ -209,11 +205,10 @@ impl Owner {
         self.turns.clear();
     }
 
-    /// Time until the next deadline of a session or of the shutdown.
-    pub(crate) fn until_deadline(&self, now: Instant) -> Option<Duration> {
-        let shutdown = self.shutdown.as_ref();
-        let shutdown = shutdown.map(|it| it.deadline.saturating_duration_since(now));
-        let session = self.sessions.deadlines.until_next(now);
+    /// Returns the next deadline of a session or of the shutdown.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        let shutdown = self.shutdown.as_ref().map(|it| it.deadline);
+        let session = self.sessions.deadlines.next();
         session.into_iter().chain(shutdown).min()
     }
 

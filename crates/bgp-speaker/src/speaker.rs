@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
+use bounded_io::wait_until;
 use tokio::{
     net::TcpListener,
     sync::mpsc,
@@ -111,13 +112,7 @@ impl Speaker {
                 // The runtime polls the sockets of the other connections meanwhile.
                 yield_now().await;
             }
-            let until_deadline = owner.until_deadline(Instant::now());
-            let timer = async move {
-                match until_deadline {
-                    Some(time) => tokio::time::sleep(time).await,
-                    None => std::future::pending().await,
-                }
-            };
+            let deadline = owner.next_deadline().map(Into::into);
             tokio::select! {
                 command = commands.recv() => match command {
                     Some(command) => owner.command(command, Instant::now()),
@@ -134,7 +129,7 @@ impl Speaker {
                     // An abandoned dial, or a connection that has closed.
                     Err(_) | Ok(()) => {}
                 },
-                () = timer => {}
+                () = wait_until(deadline) => {}
             }
         }
         owner.answer_shutdown();

@@ -8,4 +8,4 @@ mod timeout;
 
 pub use accept_retry::{AcceptRetry, FIRST_PAUSE, LONGEST_PAUSE};
 pub use file::{open_file, read_file};
-pub use timeout::{TIME_AFTER_SLEEP, has_slept, timeout_after_poll};
+pub use timeout::{TIME_AFTER_SLEEP, has_slept, timeout_after_poll, wait_until};

@@ -1,10 +1,10 @@
 //! A time limit that does not count this process's own sleep.
 
-use std::{pin::pin, time::Duration};
+use std::{future::pending, pin::pin, time::Duration};
 
 use tokio::{
     task::yield_now,
-    time::{Instant, error::Elapsed, timeout, timeout_at},
+    time::{Instant, error::Elapsed, sleep_until, timeout, timeout_at},
 };
 
 /// A timer that fires this late or later means that this process slept.
@@ -13,6 +13,14 @@ const SLEPT: Duration = Duration::from_millis(100);
 /// What is left for an answer after this process slept: the tasks between a socket and the one that
 /// waits have to run.
 pub const TIME_AFTER_SLEEP: Duration = SLEPT;
+
+/// Returns at the deadline; never without one.
+pub async fn wait_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => pending().await,
+    }
+}
 
 /// Reports whether a timer for this deadline that fires now shows that this process slept.
 #[must_use]
@@ -48,10 +56,7 @@ pub async fn timeout_after_poll<F: Future>(
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        future::{pending, poll_fn},
-        task::Poll,
-    };
+    use std::{future::poll_fn, task::Poll};
 
     use tokio::time::{advance, sleep};
 

@@ -1,6 +1,6 @@
 //! Supervised tasks and the servers that every daemon has.
 
-use std::{error::Error, io, time::Duration};
+use std::{convert::Infallible, error::Error, io, time::Duration};
 
 use tokio::task::JoinSet;
 use tonic::service::Routes;
@@ -132,13 +132,21 @@ impl Daemon {
         F: Future<Output = Result<(), E>> + Send + 'static,
         E: Into<TaskError>,
     {
-        self.tasks.spawn(async move {
-            let result = future.await.map_err(Into::into);
-            Ended {
-                task,
-                ends_after_drain: false,
-                result,
+        self.supervised(task, false, future);
+    }
+
+    /// Starts a task that has no state to lose: it is dropped when the servers stop.
+    pub fn spawn_until_stopped<F>(&mut self, task: &'static str, future: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let stopping = self.shutdown.stopping();
+        self.spawn(task, async move {
+            tokio::select! {
+                () = future => {}
+                () = stopping => {}
             }
+            Ok::<_, Infallible>(())
         });
     }
 
@@ -149,12 +157,19 @@ impl Daemon {
         E: Into<TaskError>,
     {
         self.draining_tasks += 1;
+        self.supervised(task, true, future);
+    }
+
+    fn supervised<F, E>(&mut self, task: &'static str, ends_after_drain: bool, future: F)
+    where
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<TaskError>,
+    {
         self.tasks.spawn(async move {
-            let result = future.await.map_err(Into::into);
             Ended {
                 task,
-                ends_after_drain: true,
-                result,
+                ends_after_drain,
+                result: future.await.map_err(Into::into),
             }
         });
     }

@@ -61,10 +61,7 @@ pub(crate) async fn serve(
     }
     let reflection = reflection.build_v1().map_err(GrpcError::Reflection)?;
     let routes = routes.add_service(health).add_service(reflection);
-    let stopping = {
-        let shutdown = shutdown.clone();
-        async move { shutdown.stopping().await }
-    };
+    let stopping = shutdown.stopping();
     let server = async {
         match listener {
             Listener::Tcp(listener) => {

@@ -6,6 +6,7 @@
 //!                            │
 //!                            ▼
 //!                        Daemon ── spawn()                task that lives as long as the process
+//!                            ├──── spawn_until_stopped()  task without state to lose
 //!                            ├──── spawn_until_drained()  task that ends after a drain request
 //!                            ├──── serve_grpc()           contract + health + reflection
 //!                            └──── serve_http()           /metrics /healthz /readyz
@@ -45,7 +46,7 @@ mod unix_socket;
 
 pub use args::{CommonArgs, Defaults, LogFormat, parse};
 pub use backoff::{Backoff, GracePeriod, LONGEST_RETRY, longest_retry};
-pub use bounded_io::{TIME_AFTER_SLEEP, has_slept, timeout_after_poll};
+pub use bounded_io::{TIME_AFTER_SLEEP, has_slept, timeout_after_poll, wait_until};
 pub use config_text::parse_duration;
 pub use daemon::{Daemon, DaemonError};
 pub use grpc::GrpcContract;

@@ -1,6 +1,6 @@
 //! The request to stop, and how far it has come.
 
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// Cloned into every task that must know of the end of the process.
 #[derive(Clone, Debug, Default)]
@@ -16,8 +16,8 @@ impl Shutdown {
     }
 
     /// Returns when a drain is requested: finish what clients depend on, then end.
-    pub async fn drain_requested(&self) {
-        self.drain.cancelled().await;
+    pub fn drain_requested(&self) -> WaitForCancellationFutureOwned {
+        self.drain.clone().cancelled_owned()
     }
 
     /// Whether a drain is requested.
@@ -26,8 +26,8 @@ impl Shutdown {
     }
 
     /// Returns when everything has been drained: servers stop.
-    pub async fn stopping(&self) {
-        self.stop.cancelled().await;
+    pub fn stopping(&self) -> WaitForCancellationFutureOwned {
+        self.stop.clone().cancelled_owned()
     }
 
     pub(crate) fn stop(&self) {

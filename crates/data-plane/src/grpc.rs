@@ -12,12 +12,12 @@ use daemon_api::{
         watch_service_addresses_response, watch_virtual_servers_response,
     },
 };
-use daemon_runtime::{Event, Shutdown, Subscription, WatchEnded};
+use daemon_runtime::{Event, Shutdown, Subscription, WatchEnded, wait_until};
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use ipnet::IpNet;
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::{Instant, sleep_until},
+    time::Instant,
 };
 use tonic::{Response, Status};
 
@@ -61,8 +61,7 @@ impl<C: ConnectionCounters> DataPlaneService<C> {
         &self,
         events: impl Stream<Item = Result<T, Status>> + Send + 'static,
     ) -> Response<ResponseStream<T>> {
-        let shutdown = self.shutdown.clone();
-        let stopping = async move { shutdown.stopping().await };
+        let stopping = self.shutdown.stopping();
         Response::new(Box::pin(events.take_until(stopping)))
     }
 }
@@ -174,14 +173,9 @@ impl ServiceAddressWatch {
         let alive = &mut self.alive;
         // Only an owner that is alive makes a heartbeat.
         let heartbeat = async {
-            match due {
-                Some(due) => {
-                    sleep_until(due).await;
-                    alive.mark_unchanged();
-                    alive.changed().await
-                }
-                None => std::future::pending().await,
-            }
+            wait_until(due).await;
+            alive.mark_unchanged();
+            alive.changed().await
         };
         let event = tokio::select! {
             event = self.subscription.next() => {

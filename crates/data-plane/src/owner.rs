@@ -7,12 +7,12 @@ use std::{
     time::Duration,
 };
 
-use daemon_runtime::{Reader, Shutdown, in_words};
+use daemon_runtime::{Reader, Shutdown, in_words, wait_until};
 use ipnet::IpNet;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinError,
-    time::{Instant, MissedTickBehavior, interval, sleep_until},
+    time::{Instant, MissedTickBehavior, interval},
 };
 use virtual_server::{DesiredChange, DesiredSet, RealServer, VirtualServer, VirtualServerId};
 
@@ -172,9 +172,7 @@ impl<F: Forwarder> Owner<F> {
                     work.virtual_servers.extend(self.health_checks.record(event));
                 }
                 error = self.health_checks.panicked() => return Err(HealthCheckPanicked(error)),
-                () = sleep_until(retry_at.unwrap_or_else(Instant::now)), if retry_at.is_some() => {
-                    self.retry(&mut work);
-                }
+                () = wait_until(retry_at) => self.retry(&mut work),
                 () = self.drains.due(), if !self.drains.is_empty() => {
                     self.poll_drains(&mut work).await;
                 }

@@ -1,6 +1,6 @@
 //! Start of the tasks of a data plane.
 
-use std::{convert::Infallible, error::Error, time::Duration};
+use std::{error::Error, time::Duration};
 
 use daemon_runtime::{Daemon, DaemonError, GrpcContract, ListenAddress, Readiness, Step};
 use tokio::sync::mpsc;
@@ -98,14 +98,8 @@ pub async fn start<F: Forwarder>(
         requests: requests_in,
     };
     let shutdown = daemon.shutdown().clone();
-    daemon.spawn_until_drained("owner", owner.run(inputs, shutdown.clone(), config.linger));
-    let target = config.discovery;
-    daemon.spawn("client of Discovery", async move {
-        tokio::select! {
-            () = discovery::watch(target, desired_events) => {}
-            () = shutdown.stopping() => {}
-        }
-        Ok::<_, Infallible>(())
-    });
+    daemon.spawn_until_drained("owner", owner.run(inputs, shutdown, config.linger));
+    let watched = discovery::watch(config.discovery, desired_events);
+    daemon.spawn_until_stopped("client of Discovery", watched);
     Ok(address)
 }

@@ -11,7 +11,7 @@
 
 use std::time::Duration;
 
-use daemon_runtime::{Shutdown, Step, in_words};
+use daemon_runtime::{Step, in_words};
 use ipnet::IpNet;
 use nftables_table::{Chain, Error, Family, Hook, Kind, Nftables, Policy, Rule, Table, priority};
 
@@ -152,12 +152,9 @@ pub(crate) async fn install<F: Firewall>(
 
 impl<F: Firewall> Exemption<F> {
     /// Compares the kernel's table with the wanted one at each interval, and repairs it.
-    pub(crate) async fn keep(mut self, interval: Duration, shutdown: Shutdown) {
+    pub(crate) async fn keep(mut self, interval: Duration) {
         loop {
-            tokio::select! {
-                () = shutdown.stopping() => return,
-                () = tokio::time::sleep(interval) => {}
-            }
+            tokio::time::sleep(interval).await;
             let outcome;
             (self, outcome) = self.ensure().await;
             match outcome {

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use daemon_runtime::{Shutdown, Step};
+use daemon_runtime::Step;
 
 use crate::{Policy, metrics::RouterMetrics, uplink::IpVersion};
 
@@ -47,12 +47,10 @@ impl Watch {
     }
 
     /// Looks again at each interval.
-    pub(crate) async fn keep(mut self, interval: Duration, shutdown: Shutdown) {
+    pub(crate) async fn keep(mut self, interval: Duration) {
         loop {
-            tokio::select! {
-                () = shutdown.stopping() => return,
-                () = tokio::time::sleep(interval) => self.look(),
-            }
+            tokio::time::sleep(interval).await;
+            self.look();
         }
     }
 

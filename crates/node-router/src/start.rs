@@ -88,19 +88,12 @@ pub async fn start_with<K: Kernel, F: Firewall>(
     .await
     .map_err(StartError::Exemption)?;
     if let Some(exemption) = exemption {
-        let kept = exemption.keep(config.audit_interval, shutdown.clone());
-        daemon.spawn("connection tracking exemption", async move {
-            kept.await;
-            Ok::<(), KernelError>(())
-        });
+        let kept = exemption.keep(config.audit_interval);
+        daemon.spawn_until_stopped("connection tracking exemption", kept);
     }
 
     let watch = node_settings::Watch::begin(config.policy.clone(), settings_step, metrics.clone());
-    let watched = watch.keep(config.audit_interval, shutdown.clone());
-    daemon.spawn("node settings", async move {
-        watched.await;
-        Ok::<(), KernelError>(())
-    });
+    daemon.spawn_until_stopped("node settings", watch.keep(config.audit_interval));
 
     let settings = Settings {
         max_routes: config.max_routes,
@@ -162,11 +155,7 @@ fn token_gate(
         metrics.rejected_token_keys.clone(),
     )
     .map_err(StartError::TokenKeys)?;
-    let shutdown = daemon.shutdown().clone();
-    daemon.spawn("token keys", async move {
-        file.follow(shutdown).await;
-        Ok::<(), KernelError>(())
-    });
+    daemon.spawn_until_stopped("token keys", file.follow());
     Ok(TokenGate {
         keys,
         issuer: settings.issuer,

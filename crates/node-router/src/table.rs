@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use daemon_runtime::{Backoff, Publisher, Shutdown, SleepWatch, Step, in_words};
+use daemon_runtime::{Backoff, Publisher, Shutdown, SleepWatch, Step, in_words, wait_until};
 use ipnet::IpNet;
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -217,9 +217,7 @@ impl<K: Kernel> RouteTable<K> {
                     self.adopted.clear();
                     Cause::AdoptionEnded
                 }
-                () = tokio::time::sleep_until(first_released.unwrap_or(self.next_look)),
-                    if first_released.is_some() =>
-                {
+                () = wait_until(first_released) => {
                     if self.put_off_removals() {
                         continue;
                     }

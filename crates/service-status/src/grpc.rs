@@ -1,6 +1,6 @@
 //! Follows what the bgp-announcer of this pod announces.
 
-use std::{collections::BTreeSet, convert::Infallible, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use daemon_api::{
     MESSAGE_LIMIT,
@@ -9,7 +9,7 @@ use daemon_api::{
         watch_announcements_response::Event,
     },
 };
-use daemon_runtime::{Backoff, Shutdown, Target};
+use daemon_runtime::{Backoff, Target};
 use tokio::sync::watch;
 use virtual_server::IpNet;
 
@@ -31,16 +31,8 @@ pub(crate) struct AnnouncerWatch {
 }
 
 impl AnnouncerWatch {
-    /// For as long as the process lives.
-    pub(crate) async fn run(self, shutdown: Shutdown) -> Result<(), Infallible> {
-        tokio::select! {
-            () = self.follow() => {}
-            () = shutdown.stopping() => {}
-        }
-        Ok(())
-    }
-
-    async fn follow(&self) {
+    /// Follows for ever.
+    pub(crate) async fn run(self) {
         let mut backoff = Backoff::within_grace(FIRST_RETRY, ANNOUNCER_GRACE);
         let mut is_told = false;
         loop {

@@ -139,8 +139,7 @@ pub fn start(
     let report = reporter.run(end.unwatched.clone());
     let status = writer.run(taken_back.clone());
     let lease = candidate.run(written.clone());
-    let shutdown = daemon.shutdown().clone();
-    daemon.spawn("announcements", announcements.run(shutdown));
+    daemon.spawn_until_stopped("announcements", announcements.run());
     daemon.spawn_until_drained("report", until_alone(report, end.clone(), taken_back));
     daemon.spawn_until_drained("status", until_alone(status, end.clone(), written));
     daemon.spawn_until_drained("lease", async {

@@ -308,11 +308,11 @@ impl Simulation {
 
     fn sleep(&mut self, time: Duration) {
         let end = self.now + time;
-        while let Some(until) = self.owner.until_deadline(self.now)
-            && self.now + until <= end
+        while let Some(deadline) = self.owner.next_deadline()
+            && deadline <= end
         {
             // The timers of tokio are as fine as this.
-            self.now += until.max(Duration::from_millis(1));
+            self.now = deadline.max(self.now + Duration::from_millis(1));
             self.settle();
         }
         self.now = self.now.max(end);

@@ -1,4 +1,4 @@
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, time::Duration};
 
 use bgp_packet::{Asn, ClusterId, Message, RouterId};
 use bgp_session::ConnectionId;

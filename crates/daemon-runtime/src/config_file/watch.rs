@@ -19,13 +19,14 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use bounded_io::wait_until;
 use notify::{
     Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
     event::{AccessKind, AccessMode, CreateKind, ModifyKind, RenameMode},
 };
 use tokio::{
     sync::mpsc,
-    time::{Instant, Interval, MissedTickBehavior, interval, sleep_until},
+    time::{Instant, Interval, MissedTickBehavior, interval},
 };
 
 /// How long a file that is being written must be left alone before it is told.
@@ -140,13 +141,6 @@ impl FileWatcher {
             }
         }
         loop {
-            let settled_at = self.settled_at;
-            let settled = async {
-                match settled_at {
-                    Some(moment) => sleep_until(moment).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 Some(event) = self.events.recv() => match self.meaning(event) {
                     Meaning::Nothing => {}
@@ -156,7 +150,7 @@ impl FileWatcher {
                     }
                     Meaning::Complete => return self.tell(),
                 },
-                () = settled => {
+                () = wait_until(self.settled_at) => {
                     self.settled_at = None;
                     self.look_for_directories();
                     if fingerprint(&self.path) != self.told {

@@ -2,14 +2,13 @@
 
 use std::{
     collections::BTreeMap,
-    convert::Infallible,
     io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use daemon_runtime::{
-    Counter, Gauge, Shutdown,
+    Counter, Gauge,
     config_file::{FileWatcher, WatchError},
     in_words,
 };
@@ -138,15 +137,8 @@ impl KeysFile {
         Ok((file, receiver))
     }
 
-    /// Follows the file until the daemon stops.
-    pub(crate) async fn follow(mut self, shutdown: Shutdown) {
-        tokio::select! {
-            never = self.follow_changes() => match never {},
-            () = shutdown.stopping() => {}
-        }
-    }
-
-    async fn follow_changes(&mut self) -> Infallible {
+    /// Follows the file for ever.
+    pub(crate) async fn follow(mut self) {
         loop {
             self.watcher.changed().await;
             match TokenKeys::read(&self.path) {

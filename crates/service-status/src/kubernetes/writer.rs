@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use daemon_runtime::wait_until;
 use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -175,8 +176,10 @@ impl Writer {
         };
         while !leadership.is_done() {
             let now = Instant::now();
-            let next_count = leadership.next_count(*self.reported.borrow(), now);
-            let due = leadership.next_due(now);
+            let next_count = leadership
+                .next_count(*self.reported.borrow(), now)
+                .map(Into::into);
+            let due = leadership.next_due(now).map(Into::into);
             tokio::select! {
                 Some(next) = views.next() => match next {
                     Ok((_, event)) => leadership.on_view(event, Instant::now()),
@@ -189,8 +192,8 @@ impl Writer {
                     self.on_report(&mut leadership, first, &mut problems.reports);
                     self.count(&mut leadership, events, &mut problems.reports);
                 }
-                () = until(next_count) => self.count(&mut leadership, events, &mut problems.reports),
-                () = until(due) => {
+                () = wait_until(next_count) => self.count(&mut leadership, events, &mut problems.reports),
+                () = wait_until(due) => {
                     if !self.write_next(&mut leadership, &mut problems).await {
                         return false;
                     }
@@ -564,13 +567,6 @@ async fn answer<T>(
             let seconds = ANSWER_TIMEOUT.as_secs();
             format!("the API server has not answered for {seconds} s")
         })
-}
-
-async fn until(time: Option<Instant>) {
-    match time {
-        Some(time) => tokio::time::sleep_until(time.into()).await,
-        None => std::future::pending().await,
-    }
 }
 
 #[cfg(test)]
