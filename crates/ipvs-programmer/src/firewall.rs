@@ -7,7 +7,7 @@ use std::{
 
 use ipnet::IpNet;
 use nftables_table::{
-    Chain, Family, Hook, ICMP_PORT_UNREACHABLE, ICMPV6_PORT_UNREACHABLE, Kind, L4Protocol, Policy,
+    Chain, Expression, Hook, ICMP_PORT_UNREACHABLE, ICMPV6_PORT_UNREACHABLE, Kind, L4Protocol,
     Rule, TCP_RST, Table, priority,
 };
 use virtual_server::{ForwardingMethod, Ports, Protocol, VirtualServer, VirtualServerId};
@@ -16,8 +16,6 @@ use crate::marks;
 
 /// Name of our table, in the family `inet`.
 pub const TABLE_NAME: &str = "portlb-ipvs";
-/// Family of our table.
-pub const FAMILY: Family = Family::Inet;
 
 /// After IPVS, which takes packets at 98 and 99 of the hook (`ip_vs_ops4`, NF_IP_PRI_NAT_SRC - 2
 /// and - 1, net/netfilter/ipvs/ip_vs_core.c): what comes by here it did not take.
@@ -70,11 +68,12 @@ pub fn table<'a>(
             .iter()
             .flat_map(|set| {
                 [L4Protocol::Tcp, L4Protocol::Udp, L4Protocol::Sctp].map(|protocol| {
-                    Rule::new()
-                        .destination_in(set.clone())
-                        .protocol(protocol)
-                        .counter()
-                        .drop()
+                    vec![
+                        Expression::DestinationIn(set.clone()),
+                        Expression::Protocol(protocol),
+                        Expression::Counter,
+                        Expression::Drop,
+                    ]
                 })
             })
             .collect();
@@ -102,7 +101,6 @@ pub fn table<'a>(
         ));
     }
     Table {
-        family: FAMILY,
         name: TABLE_NAME.into(),
         chains,
     }
@@ -127,33 +125,37 @@ fn chain(name: &str, kind: Kind, hook: Hook, priority: i32, rules: Vec<Rule>) ->
         kind,
         hook,
         priority,
-        policy: Policy::Accept,
         rules,
     }
 }
 
 fn no_reset(prefixes: &[IpNet]) -> Rule {
-    Rule::new()
-        .source_in(prefixes.to_vec())
-        .protocol(L4Protocol::Tcp)
-        .tcp_flags(TCP_RST, TCP_RST)
-        .counter()
-        .drop()
+    vec![
+        Expression::SourceIn(prefixes.to_vec()),
+        Expression::Protocol(L4Protocol::Tcp),
+        Expression::TcpFlags {
+            mask: TCP_RST,
+            value: TCP_RST,
+        },
+        Expression::Counter,
+        Expression::Drop,
+    ]
 }
 
 /// By the packet that the error quotes: a service prefix is local by a route, and for IPv6 the
 /// kernel then sends errors from another address (`icmp6_send`, net/ipv6/icmp.c).
 fn no_port_unreachable(prefixes: &[IpNet]) -> Rule {
-    let (protocol, kind) = match prefixes {
+    let (protocol, (kind, code)) = match prefixes {
         [IpNet::V6(_), ..] => (L4Protocol::Icmpv6, ICMPV6_PORT_UNREACHABLE),
         [IpNet::V4(_), ..] | [] => (L4Protocol::Icmp, ICMP_PORT_UNREACHABLE),
     };
-    Rule::new()
-        .protocol(protocol)
-        .icmp_type_and_code(kind)
-        .quoted_destination_in(prefixes.to_vec())
-        .counter()
-        .drop()
+    vec![
+        Expression::Protocol(protocol),
+        Expression::IcmpTypeAndCode(kind, code),
+        Expression::QuotedDestinationIn(prefixes.to_vec()),
+        Expression::Counter,
+        Expression::Drop,
+    ]
 }
 
 /// A rule for each prefix of masqueraded addresses; for an address that has virtual servers with
@@ -166,15 +168,21 @@ fn masquerade_rules(masqueraded: &[&VirtualServerId], others: &BTreeSet<IpAddr>)
     let alone: Vec<IpNet> = alone.iter().map(|id| host(id.address)).collect();
     let by_port = mixed.into_iter().map(|id| {
         let (first, last) = id.ports.bounds();
-        Rule::new()
-            .original_destination(host(id.address))
-            .protocol(l4_protocol(id.protocol))
-            .original_destination_ports(first, last)
-            .masquerade()
+        vec![
+            Expression::OriginalDestination(host(id.address)),
+            Expression::Protocol(l4_protocol(id.protocol)),
+            Expression::OriginalDestinationPorts(first, last),
+            Expression::Masquerade,
+        ]
     });
     IpNet::aggregate(&alone)
         .into_iter()
-        .map(|prefix| Rule::new().original_destination(prefix).masquerade())
+        .map(|prefix| {
+            vec![
+                Expression::OriginalDestination(prefix),
+                Expression::Masquerade,
+            ]
+        })
         .chain(by_port)
         .collect()
 }
@@ -188,15 +196,16 @@ fn l4_protocol(protocol: Protocol) -> L4Protocol {
 }
 
 fn mark_rule(id: &VirtualServerId, mark: u32) -> Rule {
-    let rule = Rule::new()
-        .destination(host(id.address))
-        .protocol(l4_protocol(id.protocol));
-    let rule = match id.ports {
-        Ports::Single(port) => rule.destination_ports(port.get(), port.get()),
-        Ports::Range(first, last) => rule.destination_ports(first.get(), last.get()),
-        Ports::All => rule,
-    };
-    rule.set_mark(mark)
+    let mut rule = vec![
+        Expression::Destination(host(id.address)),
+        Expression::Protocol(l4_protocol(id.protocol)),
+    ];
+    if id.ports != Ports::All {
+        let (first, last) = id.ports.bounds();
+        rule.push(Expression::DestinationPorts(first, last));
+    }
+    rule.push(Expression::SetMark(mark));
+    rule
 }
 
 /// A set for each IP version that has prefixes.
@@ -213,8 +222,6 @@ fn host(address: IpAddr) -> IpNet {
 
 #[cfg(test)]
 mod tests {
-    use nftables_table::Expression;
-
     use super::*;
     use crate::testing::virtual_server;
 
@@ -259,7 +266,10 @@ mod tests {
         let prefix = "10.1.1.10/31".parse().unwrap();
         assert_eq!(
             postrouting.rules,
-            [Rule::new().original_destination(prefix).masquerade()]
+            [[
+                Expression::OriginalDestination(prefix),
+                Expression::Masquerade
+            ]]
         );
         assert!(is_needed_by(&servers[0]));
     }
@@ -273,11 +283,12 @@ mod tests {
         let table = table(&BTreeSet::new(), &servers, &BTreeMap::new());
         assert_eq!(
             table.chains[0].rules,
-            [Rule::new()
-                .original_destination("10.1.1.10/32".parse().unwrap())
-                .protocol(L4Protocol::Tcp)
-                .original_destination_ports(80, 80)
-                .masquerade()]
+            [[
+                Expression::OriginalDestination("10.1.1.10/32".parse().unwrap()),
+                Expression::Protocol(L4Protocol::Tcp),
+                Expression::OriginalDestinationPorts(80, 80),
+                Expression::Masquerade,
+            ]]
         );
     }
 
@@ -291,7 +302,7 @@ mod tests {
         };
         assert_eq!(marks.priority, priority::MANGLE);
         assert_eq!(
-            marks.rules[0].expressions,
+            marks.rules[0],
             [
                 Expression::Destination("10.1.1.10/32".parse().unwrap()),
                 Expression::Protocol(L4Protocol::Udp),

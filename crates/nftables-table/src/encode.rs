@@ -7,8 +7,8 @@ use netlink_bindings::nftables::{
 };
 
 use crate::{
-    Chain, Error, Family, Fingerprint, Hook, Kind, Policy, Rule, Table,
-    expression::encode_expression, interval::intervals,
+    Chain, Error, Fingerprint, Hook, Kind, Rule, Table, expression::encode_expression,
+    interval::intervals,
 };
 
 /// `NFT_MSG_*` with `NFNL_SUBSYS_NFTABLES` in the upper octet (linux/netfilter/nf_tables.h).
@@ -20,6 +20,9 @@ pub(crate) const GET_CHAIN: u16 = 0x0a04;
 const NEW_RULE: u16 = 0x0a06;
 const NEW_SET: u16 = 0x0a09;
 const NEW_SET_ELEMENTS: u16 = 0x0a0c;
+
+/// `NFPROTO_INET` (linux/netfilter.h).
+const NFPROTO_INET: u8 = 1;
 
 /// The kernel numbers anonymous sets by this template.
 pub(crate) const SET_NAME: &std::ffi::CStr = c"__set%d";
@@ -57,7 +60,7 @@ impl Table {
                 hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
             }
         };
-        add(&[family_number(self.family)]);
+        add(&[NFPROTO_INET]);
         for request in contents(self) {
             add(&request.message_type.to_be_bytes());
             add(&(request.payload.len() as u64).to_be_bytes());
@@ -78,20 +81,7 @@ impl Table {
             }
         }
         for chain in &self.chains {
-            for expression in chain.rules.iter().flat_map(|rule| &rule.expressions) {
-                for prefix in expression.prefixes().as_slice() {
-                    let fits = match self.family {
-                        Family::Ip => matches!(prefix, IpNet::V4(_)),
-                        Family::Ip6 => matches!(prefix, IpNet::V6(_)),
-                        Family::Inet => true,
-                    };
-                    if !fits {
-                        return invalid(format!(
-                            "prefix {prefix} in a table of family {}",
-                            self.family
-                        ));
-                    }
-                }
+            for expression in chain.rules.iter().flatten() {
                 if let Some(set) = expression.set() {
                     let versions = (
                         set.iter().any(|prefix| matches!(prefix, IpNet::V4(_))),
@@ -113,45 +103,45 @@ impl Table {
 /// The transaction that makes the kernel's table equal to `table`.
 pub(crate) fn replace(table: &Table) -> Vec<Request> {
     let mut requests = vec![
-        new_table(table.family, &table.name, None),
-        delete(table.family, &table.name),
-        new_table(table.family, &table.name, Some(table.fingerprint())),
+        new_table(&table.name, None),
+        delete(&table.name),
+        new_table(&table.name, Some(table.fingerprint())),
     ];
     requests.extend(contents(table));
     requests
 }
 
-/// The transaction that deletes a table that exists.
-pub(crate) fn delete(family: Family, name: &str) -> Request {
+/// The request that deletes a table that exists.
+fn delete(name: &str) -> Request {
     let mut payload = Vec::new();
-    OpDeltableDo::encode_request(&mut payload, &header(family)).push_name_bytes(name.as_bytes());
+    OpDeltableDo::encode_request(&mut payload, &header()).push_name_bytes(name.as_bytes());
     Request {
         message_type: DEL_TABLE,
         flags: 0,
         payload,
-        what: format!("delete table {family} {name}"),
+        what: format!("delete table inet {name}"),
     }
 }
 
 /// The question for one table.
-pub(crate) fn get(family: Family, name: &str) -> Request {
+pub(crate) fn get(name: &str) -> Request {
     let mut payload = Vec::new();
-    OpNewtableDo::encode_request(&mut payload, &header(family)).push_name_bytes(name.as_bytes());
+    OpNewtableDo::encode_request(&mut payload, &header()).push_name_bytes(name.as_bytes());
     Request {
         message_type: GET_TABLE,
         flags: 0,
         payload,
-        what: format!("read table {family} {name}"),
+        what: format!("read table inet {name}"),
     }
 }
 
-/// The question for all chains of a family.
-pub(crate) fn get_chains(family: Family) -> Request {
+/// The question for all chains of the family `inet`.
+pub(crate) fn get_chains() -> Request {
     Request {
         message_type: GET_CHAIN,
         flags: 0,
-        payload: header(family).as_slice().to_vec(),
-        what: format!("read the chains of family {family}"),
+        payload: header().as_slice().to_vec(),
+        what: "read the chains of family inet".to_owned(),
     }
 }
 
@@ -170,10 +160,10 @@ pub(crate) fn fingerprint_in(user_data: &[u8]) -> Option<Fingerprint> {
     None
 }
 
-fn new_table(family: Family, name: &str, fingerprint: Option<Fingerprint>) -> Request {
+fn new_table(name: &str, fingerprint: Option<Fingerprint>) -> Request {
     let mut payload = Vec::new();
-    let mut attributes = OpNewtableDo::encode_request(&mut payload, &header(family))
-        .push_name_bytes(name.as_bytes());
+    let mut attributes =
+        OpNewtableDo::encode_request(&mut payload, &header()).push_name_bytes(name.as_bytes());
     if let Some(fingerprint) = fingerprint {
         let text = format!("{COMMENT_PREFIX}{fingerprint}\0");
         let mut user_data = vec![COMMENT, text.len() as u8];
@@ -185,7 +175,7 @@ fn new_table(family: Family, name: &str, fingerprint: Option<Fingerprint>) -> Re
         message_type: NEW_TABLE,
         flags: NLM_F_CREATE,
         payload,
-        what: format!("add table {family} {name}"),
+        what: format!("add table inet {name}"),
     }
 }
 
@@ -197,7 +187,7 @@ fn contents(table: &Table) -> Vec<Request> {
         requests.push(new_chain(table, chain));
         for (index, rule) in chain.rules.iter().enumerate() {
             let first_set_id = set_id;
-            for expression in &rule.expressions {
+            for expression in rule {
                 if let Some(prefixes) = expression.set() {
                     set_id += 1;
                     requests.extend(new_set(table, chain, set_id, prefixes));
@@ -211,18 +201,14 @@ fn contents(table: &Table) -> Vec<Request> {
 
 fn new_chain(table: &Table, chain: &Chain) -> Request {
     let mut payload = Vec::new();
-    let policy = match chain.policy {
-        Policy::Accept => VerdictCode::Accept,
-        Policy::Drop => VerdictCode::Drop,
-    };
-    OpNewchainDo::encode_request(&mut payload, &header(table.family))
+    OpNewchainDo::encode_request(&mut payload, &header())
         .push_table_bytes(table.name.as_bytes())
         .push_name_bytes(chain.name.as_bytes())
         .nested_hook()
         .push_num(hook_number(chain.hook))
         .push_priority(chain.priority)
         .end_nested()
-        .push_policy(policy as u32)
+        .push_policy(VerdictCode::Accept as u32)
         .push_type(match chain.kind {
             Kind::Filter => c"filter",
             Kind::Nat => c"nat",
@@ -231,10 +217,7 @@ fn new_chain(table: &Table, chain: &Chain) -> Request {
         message_type: NEW_CHAIN,
         flags: NLM_F_CREATE,
         payload,
-        what: format!(
-            "add chain {} of table {} {}",
-            chain.name, table.family, table.name
-        ),
+        what: format!("add chain {} of table inet {}", chain.name, table.name),
     }
 }
 
@@ -246,7 +229,7 @@ fn new_set(table: &Table, chain: &Chain, id: u32, prefixes: &[IpNet]) -> Vec<Req
     let name = SET_NAME;
     let what = format!("add a set for chain {} of table {}", chain.name, table.name);
     let mut payload = Vec::new();
-    OpNewsetDo::encode_request(&mut payload, &header(table.family))
+    OpNewsetDo::encode_request(&mut payload, &header())
         .push_table_bytes(table.name.as_bytes())
         .push_name(name)
         .push_flags(
@@ -268,7 +251,7 @@ fn new_set(table: &Table, chain: &Chain, id: u32, prefixes: &[IpNet]) -> Vec<Req
         .collect();
     for part in elements.chunks(ELEMENTS_PER_MESSAGE) {
         let mut payload = Vec::new();
-        let mut list = OpNewsetelemDo::encode_request(&mut payload, &header(table.family))
+        let mut list = OpNewsetelemDo::encode_request(&mut payload, &header())
             .push_table_bytes(table.name.as_bytes())
             .push_set(name)
             .push_set_id(id.to_be())
@@ -297,15 +280,15 @@ fn new_set(table: &Table, chain: &Chain, id: u32, prefixes: &[IpNet]) -> Vec<Req
 
 fn new_rule(table: &Table, chain: &Chain, index: usize, rule: &Rule, mut set_id: u32) -> Request {
     let mut payload = Vec::new();
-    let mut list = OpNewruleDo::encode_request(&mut payload, &header(table.family))
+    let mut list = OpNewruleDo::encode_request(&mut payload, &header())
         .push_table_bytes(table.name.as_bytes())
         .push_chain_bytes(chain.name.as_bytes())
         .nested_expressions();
-    for expression in &rule.expressions {
+    for expression in rule {
         if expression.set().is_some() {
             set_id += 1;
         }
-        list = encode_expression(list, table.family, expression, set_id);
+        list = encode_expression(list, expression, set_id);
     }
     drop(list);
     Request {
@@ -321,19 +304,10 @@ fn new_rule(table: &Table, chain: &Chain, index: usize, rule: &Rule, mut set_id:
     }
 }
 
-fn header(family: Family) -> Nfgenmsg {
+fn header() -> Nfgenmsg {
     let mut header = Nfgenmsg::new();
-    header.nfgen_family = family_number(family);
+    header.nfgen_family = NFPROTO_INET;
     header
-}
-
-/// `NFPROTO_*` (linux/netfilter.h).
-fn family_number(family: Family) -> u8 {
-    match family {
-        Family::Inet => 1,
-        Family::Ip => 2,
-        Family::Ip6 => 10,
-    }
 }
 
 /// `enum nf_inet_hooks` (linux/netfilter.h).
@@ -341,7 +315,6 @@ fn hook_number(hook: Hook) -> u32 {
     match hook {
         Hook::Prerouting => 0,
         Hook::Input => 1,
-        Hook::Forward => 2,
         Hook::Output => 3,
         Hook::Postrouting => 4,
     }

@@ -10,7 +10,7 @@ use netlink_bindings::{
     utils::{finalize_nested_header, push_header, push_nested_header},
 };
 
-use crate::{Expression, Family, L4Protocol, encode::SET_NAME};
+use crate::{Expression, L4Protocol, encode::SET_NAME};
 
 /// linux/netfilter/nf_tables.h.
 const NFTA_EXPR_DATA: u16 = 2;
@@ -33,16 +33,14 @@ enum Side {
 /// Appends `expression`; `set_id` is that of its set, if it has one.
 pub(crate) fn encode_expression<P: Pusher>(
     list: PushExprListAttrs<P>,
-    family: Family,
     expression: &Expression,
     set_id: u32,
 ) -> PushExprListAttrs<P> {
     match expression {
-        Expression::Source(prefix) => address(list, family, Side::Source, prefix),
-        Expression::Destination(prefix) => address(list, family, Side::Destination, prefix),
-        Expression::SourceIn(prefixes) => address_in(list, family, Side::Source, prefixes, set_id),
+        Expression::Destination(prefix) => destination(list, prefix),
+        Expression::SourceIn(prefixes) => address_in(list, Side::Source, prefixes, set_id),
         Expression::DestinationIn(prefixes) => {
-            address_in(list, family, Side::Destination, prefixes, set_id)
+            address_in(list, Side::Destination, prefixes, set_id)
         }
         Expression::OriginalDestination(prefix) => original_destination(list, prefix),
         Expression::Protocol(protocol) => {
@@ -98,33 +96,26 @@ pub(crate) fn encode_expression<P: Pusher>(
             .end_nested(),
         Expression::NoTrack => list.nested_elem().push_name(c"notrack").end_nested(),
         Expression::Masquerade => list.nested_elem().push_name(c"masq").end_nested(),
-        Expression::Accept => verdict(list, VerdictCode::Accept),
-        Expression::Drop => verdict(list, VerdictCode::Drop),
+        Expression::Drop => drop_packet(list),
     }
 }
 
-fn address<P: Pusher>(
-    list: PushExprListAttrs<P>,
-    family: Family,
-    side: Side,
-    prefix: &IpNet,
-) -> PushExprListAttrs<P> {
-    let list = ip_version(list, family, prefix);
+fn destination<P: Pusher>(list: PushExprListAttrs<P>, prefix: &IpNet) -> PushExprListAttrs<P> {
+    let list = ip_version(list, prefix);
     if prefix.prefix_len() == 0 {
         return list;
     }
-    in_prefix(load_address(list, side, prefix), prefix)
+    in_prefix(load_address(list, Side::Destination, prefix), prefix)
 }
 
 fn address_in<P: Pusher>(
     list: PushExprListAttrs<P>,
-    family: Family,
     side: Side,
     prefixes: &[IpNet],
     set_id: u32,
 ) -> PushExprListAttrs<P> {
     let first = prefixes.first().expect("validated: a set is not empty");
-    let list = ip_version(list, family, first);
+    let list = ip_version(list, first);
     lookup(load_address(list, side, first), set_id)
 }
 
@@ -179,22 +170,13 @@ fn ports<P: Pusher>(list: PushExprListAttrs<P>, first: u16, last: u16) -> PushEx
 }
 
 /// In a table for both IP versions, an address can only be loaded once its version is known.
-fn ip_version<P: Pusher>(
-    list: PushExprListAttrs<P>,
-    family: Family,
-    prefix: &IpNet,
-) -> PushExprListAttrs<P> {
-    match family {
-        Family::Ip | Family::Ip6 => list,
-        Family::Inet => {
-            // NFPROTO_IPV4 and NFPROTO_IPV6 (linux/netfilter.h).
-            let version = match prefix {
-                IpNet::V4(_) => 2,
-                IpNet::V6(_) => 10,
-            };
-            compare(load_meta(list, MetaKeys::Nfproto), CmpOps::Eq, &[version])
-        }
-    }
+fn ip_version<P: Pusher>(list: PushExprListAttrs<P>, prefix: &IpNet) -> PushExprListAttrs<P> {
+    // NFPROTO_IPV4 and NFPROTO_IPV6 (linux/netfilter.h).
+    let version = match prefix {
+        IpNet::V4(_) => 2,
+        IpNet::V6(_) => 10,
+    };
+    compare(load_meta(list, MetaKeys::Nfproto), CmpOps::Eq, &[version])
 }
 
 fn load_address<P: Pusher>(
@@ -292,13 +274,13 @@ fn compare<P: Pusher>(
         .end_nested()
 }
 
-fn verdict<P: Pusher>(list: PushExprListAttrs<P>, code: VerdictCode) -> PushExprListAttrs<P> {
+fn drop_packet<P: Pusher>(list: PushExprListAttrs<P>) -> PushExprListAttrs<P> {
     list.nested_elem()
         .nested_data_immediate()
         .push_dreg(Registers::RegVerdict as u32)
         .nested_data()
         .nested_verdict()
-        .push_code(code as u32)
+        .push_code(VerdictCode::Drop as u32)
         .end_nested()
         .end_nested()
         .end_nested()

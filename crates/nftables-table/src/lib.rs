@@ -1,30 +1,26 @@
 //! Replaces one nftables table as a whole, in one transaction, and reads whether the kernel holds
 //! the table that is wanted.
 //!
-//! A table is a value: [`Table`], its [`Chain`]s, their [`Rule`]s. [`Nftables::replace`] makes the
+//! A table is a value: [`Table`], its [`Chain`]s, their [`Rule`]s. Its family is `inet`. [`Nftables::replace`] makes the
 //! kernel's table of that name equal to it; no packet sees a moment without the old or the new
 //! rules. The kernel keeps the table's [`Fingerprint`] as the table's comment, so that
 //! [`Nftables::holds`] tells a later run whether there is anything to do.
 //!
 //! ```no_run
-//! use nftables_table::{Chain, Family, Hook, Kind, L4Protocol, Nftables, Policy, Rule, Table, priority};
+//! use nftables_table::{Chain, Expression, Hook, Kind, L4Protocol, Nftables, Table, priority};
 //!
 //! let table = Table {
-//!     family: Family::Inet,
 //!     name: "example".into(),
 //!     chains: vec![Chain {
 //!         name: "output".into(),
 //!         kind: Kind::Filter,
 //!         hook: Hook::Output,
 //!         priority: priority::FILTER,
-//!         policy: Policy::Accept,
-//!         rules: vec![
-//!             Rule::new()
-//!                 .source("10.1.1.0/24".parse().expect("a prefix"))
-//!                 .protocol(L4Protocol::Tcp)
-//!                 .tcp_flags(nftables_table::TCP_RST, nftables_table::TCP_RST)
-//!                 .drop(),
-//!         ],
+//!         rules: vec![vec![
+//!             Expression::Destination("10.1.1.0/24".parse().expect("a prefix")),
+//!             Expression::Protocol(L4Protocol::Sctp),
+//!             Expression::Drop,
+//!         ]],
 //!     }],
 //! };
 //! let mut nftables = Nftables::open()?;
@@ -49,8 +45,8 @@ mod socket;
 
 pub use error::Error;
 pub use model::{
-    Chain, Expression, Family, Fingerprint, Hook, ICMP_PORT_UNREACHABLE, ICMPV6_PORT_UNREACHABLE,
-    Kind, L4Protocol, Policy, Rule, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, Table, priority,
+    Chain, Expression, Fingerprint, Hook, ICMP_PORT_UNREACHABLE, ICMPV6_PORT_UNREACHABLE, Kind,
+    L4Protocol, Rule, TCP_RST, Table, priority,
 };
 pub use netlink_socket::NETLINK_TIMEOUT;
 pub use socket::Nftables;

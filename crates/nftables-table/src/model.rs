@@ -4,15 +4,8 @@ use std::fmt;
 
 use ipnet::IpNet;
 
-/// TCP flag FIN.
-pub const TCP_FIN: u8 = 0x01;
-/// TCP flag SYN.
-pub const TCP_SYN: u8 = 0x02;
 /// TCP flag RST.
 pub const TCP_RST: u8 = 0x04;
-/// TCP flag ACK.
-pub const TCP_ACK: u8 = 0x10;
-
 /// ICMP port unreachable, type and code (RFC 792).
 pub const ICMP_PORT_UNREACHABLE: (u8, u8) = (3, 3);
 /// ICMPv6 port unreachable, type and code (RFC 4443 section 3.1).
@@ -24,37 +17,22 @@ pub mod priority {
     pub const RAW: i32 = -300;
     /// After connection tracking, before the route is chosen.
     pub const MANGLE: i32 = -150;
-    /// Destination address translation.
-    pub const DSTNAT: i32 = -100;
     /// Filtering.
     pub const FILTER: i32 = 0;
     /// Source address translation.
     pub const SRCNAT: i32 = 100;
 }
 
-/// Which packets the chains of a table see.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Family {
-    /// IPv4.
-    Ip,
-    /// IPv6.
-    Ip6,
-    /// IPv4 and IPv6.
-    Inet,
-}
-
-/// A table with everything in it.
+/// A table of the family `inet`, for IPv4 and IPv6, with everything in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
-    /// Which packets its chains see.
-    pub family: Family,
     /// Its name: 1 to 255 bytes without NUL. Two programs must not use the same one.
     pub name: String,
     /// Its chains, each with a name of its own.
     pub chains: Vec<Chain>,
 }
 
-/// A chain that hangs on a hook.
+/// A chain that hangs on a hook. A packet that no rule decides goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chain {
     /// Its name: 1 to 255 bytes without NUL.
@@ -65,8 +43,6 @@ pub struct Chain {
     pub hook: Hook,
     /// Lower numbers come first; see [`priority`].
     pub priority: i32,
-    /// What happens to a packet that no rule decides.
-    pub policy: Policy,
     /// In order.
     pub rules: Vec<Rule>,
 }
@@ -87,21 +63,10 @@ pub enum Hook {
     Prerouting,
     /// Those for this host.
     Input,
-    /// Those that go through.
-    Forward,
     /// Those that this host sends, before the route is chosen.
     Output,
     /// All that go out, after the route was chosen.
     Postrouting,
-}
-
-/// What happens to a packet that no rule decides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Policy {
-    /// It goes on.
-    Accept,
-    /// It is gone.
-    Drop,
 }
 
 /// A protocol that IP carries.
@@ -120,19 +85,12 @@ pub enum L4Protocol {
 }
 
 /// Matches and actions, evaluated in order until a match fails.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Rule {
-    /// In order.
-    pub expressions: Vec<Expression>,
-}
+pub type Rule = Vec<Expression>;
 
 /// One match or action of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expression {
-    /// The source address lies in the prefix. In an [`Family::Inet`] table, packets of the other
-    /// IP version do not match.
-    Source(IpNet),
-    /// The destination address lies in the prefix.
+    /// The destination address lies in the prefix. Packets of the other IP version do not match.
     Destination(IpNet),
     /// The source address lies in one of the prefixes, all of one IP version: one lookup in an
     /// interval set, however many there are.
@@ -173,28 +131,8 @@ pub enum Expression {
     /// Translates the source address to that of the outgoing interface; in chains of
     /// [`Kind::Nat`] at [`Hook::Postrouting`].
     Masquerade,
-    /// The packet goes on; no further rule of this chain sees it.
-    Accept,
     /// The packet is gone.
     Drop,
-}
-
-/// What an expression compares addresses with.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Prefixes<'a> {
-    None,
-    One(&'a IpNet),
-    Set(&'a [IpNet]),
-}
-
-impl<'a> Prefixes<'a> {
-    pub(crate) fn as_slice(self) -> &'a [IpNet] {
-        match self {
-            Self::None => &[],
-            Self::One(prefix) => std::slice::from_ref(prefix),
-            Self::Set(set) => set,
-        }
-    }
 }
 
 /// Tells whether two tables are the same; a hash of what is sent to the kernel, stable over runs.
@@ -207,35 +145,16 @@ impl fmt::Display for Fingerprint {
     }
 }
 
-impl fmt::Display for Family {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Ip => "ip",
-            Self::Ip6 => "ip6",
-            Self::Inet => "inet",
-        })
-    }
-}
-
 impl Expression {
     /// The prefixes that the kernel looks up in a set of their own.
     pub(crate) fn set(&self) -> Option<&[IpNet]> {
-        match self.prefixes() {
-            Prefixes::None | Prefixes::One(_) => None,
-            Prefixes::Set(set) => Some(set),
-        }
-    }
-
-    /// The prefixes that it looks at.
-    pub(crate) fn prefixes(&self) -> Prefixes<'_> {
         match self {
-            Self::Source(prefix)
-            | Self::Destination(prefix)
-            | Self::OriginalDestination(prefix) => Prefixes::One(prefix),
             Self::SourceIn(set) | Self::DestinationIn(set) | Self::QuotedDestinationIn(set) => {
-                Prefixes::Set(set)
+                Some(set)
             }
-            Self::OriginalDestinationPorts(..)
+            Self::Destination(_)
+            | Self::OriginalDestination(_)
+            | Self::OriginalDestinationPorts(..)
             | Self::Protocol(_)
             | Self::TcpFlags { .. }
             | Self::DestinationPorts(..)
@@ -244,105 +163,7 @@ impl Expression {
             | Self::SetMark(_)
             | Self::NoTrack
             | Self::Masquerade
-            | Self::Accept
-            | Self::Drop => Prefixes::None,
+            | Self::Drop => None,
         }
-    }
-}
-
-impl Rule {
-    /// A rule without matches and actions.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    fn with(mut self, expression: Expression) -> Self {
-        self.expressions.push(expression);
-        self
-    }
-
-    /// See [`Expression::Source`].
-    pub fn source(self, prefix: IpNet) -> Self {
-        self.with(Expression::Source(prefix))
-    }
-
-    /// See [`Expression::Destination`].
-    pub fn destination(self, prefix: IpNet) -> Self {
-        self.with(Expression::Destination(prefix))
-    }
-
-    /// See [`Expression::SourceIn`].
-    pub fn source_in(self, prefixes: Vec<IpNet>) -> Self {
-        self.with(Expression::SourceIn(prefixes))
-    }
-
-    /// See [`Expression::DestinationIn`].
-    pub fn destination_in(self, prefixes: Vec<IpNet>) -> Self {
-        self.with(Expression::DestinationIn(prefixes))
-    }
-
-    /// See [`Expression::OriginalDestination`].
-    pub fn original_destination(self, prefix: IpNet) -> Self {
-        self.with(Expression::OriginalDestination(prefix))
-    }
-
-    /// See [`Expression::OriginalDestinationPorts`].
-    pub fn original_destination_ports(self, first: u16, last: u16) -> Self {
-        self.with(Expression::OriginalDestinationPorts(first, last))
-    }
-
-    /// See [`Expression::Protocol`].
-    pub fn protocol(self, protocol: L4Protocol) -> Self {
-        self.with(Expression::Protocol(protocol))
-    }
-
-    /// See [`Expression::TcpFlags`].
-    pub fn tcp_flags(self, mask: u8, value: u8) -> Self {
-        self.with(Expression::TcpFlags { mask, value })
-    }
-
-    /// See [`Expression::DestinationPorts`].
-    pub fn destination_ports(self, first: u16, last: u16) -> Self {
-        self.with(Expression::DestinationPorts(first, last))
-    }
-
-    /// See [`Expression::IcmpTypeAndCode`].
-    pub fn icmp_type_and_code(self, (icmp_type, code): (u8, u8)) -> Self {
-        self.with(Expression::IcmpTypeAndCode(icmp_type, code))
-    }
-
-    /// See [`Expression::QuotedDestinationIn`].
-    pub fn quoted_destination_in(self, prefixes: Vec<IpNet>) -> Self {
-        self.with(Expression::QuotedDestinationIn(prefixes))
-    }
-
-    /// See [`Expression::Counter`].
-    pub fn counter(self) -> Self {
-        self.with(Expression::Counter)
-    }
-
-    /// See [`Expression::SetMark`].
-    pub fn set_mark(self, mark: u32) -> Self {
-        self.with(Expression::SetMark(mark))
-    }
-
-    /// See [`Expression::NoTrack`].
-    pub fn no_track(self) -> Self {
-        self.with(Expression::NoTrack)
-    }
-
-    /// See [`Expression::Masquerade`].
-    pub fn masquerade(self) -> Self {
-        self.with(Expression::Masquerade)
-    }
-
-    /// See [`Expression::Accept`].
-    pub fn accept(self) -> Self {
-        self.with(Expression::Accept)
-    }
-
-    /// See [`Expression::Drop`].
-    pub fn drop(self) -> Self {
-        self.with(Expression::Drop)
     }
 }

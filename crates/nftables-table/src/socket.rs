@@ -9,7 +9,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
 
 use crate::{
-    Error, Family, Fingerprint, Table, answer,
+    Error, Fingerprint, Table, answer,
     encode::{self, Request},
 };
 
@@ -44,7 +44,7 @@ impl Nftables {
         Ok(Self { socket })
     }
 
-    /// Makes the kernel's table of this family and name equal to `table`, in one transaction.
+    /// Makes the kernel's table of this name equal to `table`, in one transaction.
     ///
     /// # Errors
     /// On any error nothing has changed. [`Error::Unsupported`] names the part of the table that
@@ -54,29 +54,13 @@ impl Nftables {
         self.transact(&encode::replace(table))
     }
 
-    /// Deletes a table and says whether there was one.
-    ///
-    /// # Errors
-    /// On any error nothing has changed.
-    pub fn delete(&mut self, family: Family, name: &str) -> Result<bool, Error> {
-        if self.fingerprint(family, name)?.is_none() {
-            return Ok(false);
-        }
-        self.transact(&[encode::delete(family, name)])?;
-        Ok(true)
-    }
-
     /// The fingerprint of the kernel's table; `None` without such a table. A table that this
     /// crate did not make has the fingerprint 0, which [`Table::fingerprint`] never gives.
     ///
     /// # Errors
     /// [`Error::Unsupported`] where the kernel has no nftables at all.
-    pub fn fingerprint(
-        &mut self,
-        family: Family,
-        name: &str,
-    ) -> Result<Option<Fingerprint>, Error> {
-        let request = encode::get(family, name);
+    pub fn fingerprint(&mut self, name: &str) -> Result<Option<Fingerprint>, Error> {
+        let request = encode::get(name);
         let mut datagram = Vec::new();
         let first = self
             .socket
@@ -108,10 +92,10 @@ impl Nftables {
     /// # Errors
     /// [`Error::Unsupported`] where the kernel has no nftables at all.
     pub fn holds(&mut self, table: &Table) -> Result<bool, Error> {
-        if self.fingerprint(table.family, &table.name)? != Some(table.fingerprint()) {
+        if self.fingerprint(&table.name)? != Some(table.fingerprint()) {
             return Ok(false);
         }
-        let found = self.rules_by_chain(table.family, &table.name)?;
+        let found = self.rules_by_chain(&table.name)?;
         let wanted = table
             .chains
             .iter()
@@ -120,12 +104,8 @@ impl Nftables {
     }
 
     /// The number of rules of each chain of a table. A ruleset that changes meanwhile is read again.
-    fn rules_by_chain(
-        &mut self,
-        family: Family,
-        name: &str,
-    ) -> Result<BTreeMap<String, usize>, Error> {
-        whole(|| self.read_rules_by_chain(family, name))?.ok_or_else(|| Error::Socket {
+    fn rules_by_chain(&mut self, name: &str) -> Result<BTreeMap<String, usize>, Error> {
+        whole(|| self.read_rules_by_chain(name))?.ok_or_else(|| Error::Socket {
             what: "read the ruleset",
             source: io::Error::new(
                 io::ErrorKind::Interrupted,
@@ -137,10 +117,9 @@ impl Nftables {
     /// `None`: the ruleset changed while the kernel sent it, so chains may be missing.
     fn read_rules_by_chain(
         &mut self,
-        family: Family,
         name: &str,
     ) -> Result<Option<BTreeMap<String, usize>>, Error> {
-        let request = encode::get_chains(family);
+        let request = encode::get_chains();
         let mut datagram = Vec::new();
         let sequence = self.socket.append(
             &mut datagram,

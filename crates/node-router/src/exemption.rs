@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use daemon_runtime::{Step, in_words};
 use ipnet::IpNet;
-use nftables_table::{Chain, Error, Family, Hook, Kind, Nftables, Policy, Rule, Table, priority};
+use nftables_table::{Chain, Error, Expression, Hook, Kind, Nftables, Rule, Table, priority};
 
 use crate::metrics::RouterMetrics;
 
@@ -37,7 +37,7 @@ pub trait Firewall: Send + 'static {
 
 impl Firewall for Nftables {
     fn holds(&mut self, table: &Table) -> Result<bool, Error> {
-        Ok(self.fingerprint(table.family, &table.name)? == Some(table.fingerprint()))
+        Ok(self.fingerprint(&table.name)? == Some(table.fingerprint()))
     }
 
     fn replace(&mut self, table: &Table) -> Result<(), Error> {
@@ -54,22 +54,20 @@ pub(crate) fn table(prefixes: &[IpNet]) -> Table {
         .filter(|prefixes| !prefixes.is_empty())
         .flat_map(|prefixes| {
             [
-                Rule::new().destination_in(prefixes.clone()),
-                Rule::new().source_in(prefixes),
+                Expression::DestinationIn(prefixes.clone()),
+                Expression::SourceIn(prefixes),
             ]
         })
-        .map(|rule| rule.counter().no_track())
+        .map(|addresses| vec![addresses, Expression::Counter, Expression::NoTrack])
         .collect();
     let chain = |name: &str, hook| Chain {
         name: name.to_owned(),
         kind: Kind::Filter,
         hook,
         priority: priority::RAW,
-        policy: Policy::Accept,
         rules: rules.clone(),
     };
     Table {
-        family: Family::Inet,
         name: TABLE_NAME.to_owned(),
         chains: vec![
             chain("prerouting", Hook::Prerouting),
@@ -215,8 +213,6 @@ impl<F: Firewall> Exemption<F> {
 
 #[cfg(test)]
 mod tests {
-    use nftables_table::Expression;
-
     use super::*;
 
     #[test]
@@ -229,10 +225,10 @@ mod tests {
         let hooks: Vec<_> = table.chains.iter().map(|chain| chain.hook).collect();
         assert_eq!(hooks, [Hook::Prerouting, Hook::Output]);
         for chain in &table.chains {
-            assert_eq!((chain.priority, chain.policy), (-300, Policy::Accept));
+            assert_eq!(chain.priority, -300);
             assert_eq!(chain.rules.len(), 4);
             for rule in &chain.rules {
-                assert_eq!(rule.expressions.last(), Some(&Expression::NoTrack));
+                assert_eq!(rule.last(), Some(&Expression::NoTrack));
             }
         }
     }
