@@ -48,7 +48,7 @@ fn deadlines() -> BTreeMap<&'static str, Duration> {
         ("`--node-route-timeout`", announcer("node-route-timeout")),
         ("`--data-plane-timeout`", announcer("data-plane-timeout")),
         ("`--hold-time`", announcer("hold-time")),
-        ("`--drain-timeout`", announcer("drain-timeout")),
+        ("`--withdraw-delay`", announcer("withdraw-delay")),
         ("`--linger` of bgp-announcer", announcer("linger")),
         ("`--adopt-timeout`", router("adopt-timeout")),
         (
@@ -109,7 +109,7 @@ fn each_deadline_is_documented_with_its_value_and_ends_before_those_that_wait_fo
 #[test]
 fn an_end_fits_into_the_grace_period_of_its_pod() {
     let deadlines = deadlines();
-    let announcer = deadlines["`--drain-timeout`"] + deadlines["`--linger` of bgp-announcer"];
+    let announcer = deadlines["`--withdraw-delay`"] + deadlines["`--linger` of bgp-announcer"];
     assert!(announcer * 2 <= deadlines["grace period of a load balancer"]);
     let router = given("node-router/daemonset.yaml", "linger");
     assert!(router < deadlines["grace period of node-router"]);

@@ -9,7 +9,7 @@
 //!                                                         │ Drain, Stop   │
 //!                                                         ▼               │
 //!      ┌────────┐  linger: node routes stay            Draining ◄─────────┘
-//!      │ Idle   │ ◄───────────────────── Drained ◄────────┘ drain timeout
+//!      │ Idle   │ ◄───────────────────── Drained ◄────────┘ withdraw delay
 //!      └────────┘                       withdrawn
 //! ```
 //!
@@ -64,7 +64,7 @@ pub struct AnnouncementsConfig {
     /// How long the node-router may be away before its routes are least preferred; zero: not at all.
     pub node_route_timeout: Duration,
     /// Time between the announcement as least preferred and the withdrawal.
-    pub drain_timeout: Duration,
+    pub withdraw_delay: Duration,
     /// Time that a node route outlives its announcement.
     pub linger: Duration,
 }
@@ -310,7 +310,7 @@ impl Announcements {
         let is_announced = self.entries.values().any(|entry| entry.announced.is_some());
         // With nothing announced there is no traffic to wait for.
         let timeout = if is_announced {
-            self.config.drain_timeout
+            self.config.withdraw_delay
         } else {
             Duration::ZERO
         };

@@ -27,7 +27,7 @@ pub const DEFAULTS: Defaults = Defaults {
 /// three more times.
 ///
 /// On SIGTERM it moves traffic away before it ends: announce as least preferred, wait
-/// --drain-timeout, withdraw, keep the node routes for --linger, end the sessions. A second signal
+/// --withdraw-delay, withdraw, keep the node routes for --linger, end the sessions. A second signal
 /// ends it at once.
 #[derive(Clone, Debug, Parser)]
 #[command(
@@ -208,12 +208,12 @@ pub struct Args {
     /// Time between the announcement that traffic shall go elsewhere and the withdrawal. 0: none
     #[arg(
         long,
-        env = "PORTLB_DRAIN_TIMEOUT",
+        env = "PORTLB_WITHDRAW_DELAY",
         value_name = "TIME",
         default_value = "10s",
         value_parser = parse_duration
     )]
-    pub drain_timeout: Duration,
+    pub withdraw_delay: Duration,
 
     /// Time that the node route of an address outlives its withdrawal, for packets on their way
     #[arg(

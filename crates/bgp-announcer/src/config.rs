@@ -119,7 +119,7 @@ impl Config {
                 communities: args.communities.clone(),
                 data_plane_timeout: args.data_plane_timeout,
                 node_route_timeout: args.node_route_timeout,
-                drain_timeout: args.drain_timeout,
+                withdraw_delay: args.withdraw_delay,
                 linger: args.linger,
             },
             peers: peers(args)?,

@@ -62,8 +62,9 @@ const END: Duration = Duration::from_secs(3);
 /// # Errors
 /// A socket cannot be opened.
 pub async fn start(config: Config, daemon: &mut Daemon) -> Result<ListenAddress, StartError> {
-    daemon
-        .set_drain_deadline(config.announcements.drain_timeout + config.announcements.linger + END);
+    daemon.set_drain_deadline(
+        config.announcements.withdraw_delay + config.announcements.linger + END,
+    );
     let readiness = Readiness::register(daemon.readiness(), config.node_router.is_some());
     let speaker = Speaker::bind(config.speaker.clone())?;
     let metrics = AnnouncerMetrics::register(daemon.metrics(), &speaker.handle());

@@ -223,7 +223,7 @@ const MARGIN: u64 = 10;
 #[test]
 fn a_pod_has_time_to_drain_and_each_daemon_outlives_the_one_that_it_serves() {
     let drain =
-        default_of("bgp-announcer", "drain-timeout") + default_of("bgp-announcer", "linger");
+        default_of("bgp-announcer", "withdraw-delay") + default_of("bgp-announcer", "linger");
     // node-router gets its SIGTERM at once, load balancers theirs after they have slept.
     let mut longest_sleep = 0;
     let mut routers = Vec::new();

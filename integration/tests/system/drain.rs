@@ -40,9 +40,9 @@ fn until_graceful_shutdown(system: &System) -> Result<()> {
 }
 
 /// Starts the system with these times in place of one second each.
-fn up_with(name: &str, drain_timeout: &str, linger: &str) -> Result<System> {
+fn up_with(name: &str, withdraw_delay: &str, linger: &str) -> Result<System> {
     let mut system = System::new(name, Options::default())?;
-    let times = [("--drain-timeout", drain_timeout), ("--linger", linger)];
+    let times = [("--withdraw-delay", withdraw_delay), ("--linger", linger)];
     system.set_flags("bgp-announcer", &times);
     system.start_all()?;
     system.wait_until_announced(&[0, 1, 2], SOON)?;

@@ -109,7 +109,7 @@ fn the_router_follows_load_balancers_as_they_come_and_go() {
     let mut system = System::new("order-follow", Options::default()).unwrap();
     system.set_flags(
         "bgp-announcer",
-        &[("--drain-timeout", "100ms"), ("--linger", "100ms")],
+        &[("--withdraw-delay", "100ms"), ("--linger", "100ms")],
     );
     system.start_all().unwrap();
     for lb_pods in [

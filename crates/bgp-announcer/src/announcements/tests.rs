@@ -27,7 +27,7 @@ fn config() -> AnnouncementsConfig {
         communities: Vec::new(),
         data_plane_timeout: Duration::from_secs(5),
         node_route_timeout: Duration::from_secs(2),
-        drain_timeout: Duration::from_secs(10),
+        withdraw_delay: Duration::from_secs(10),
         linger: Duration::from_secs(5),
     }
 }

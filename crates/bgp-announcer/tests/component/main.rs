@@ -275,7 +275,7 @@ async fn towards_another_as_silence_and_drain_announce_the_highest_med_and_a_lon
         "--peer={reflector},asn=64512",
         "--med=7",
         "--data-plane-timeout=500ms",
-        "--drain-timeout=1h",
+        "--withdraw-delay=1h",
     ])
     .await;
     let path_of = |count: usize| AsPath {
@@ -424,7 +424,7 @@ async fn a_refused_node_route_is_shown_with_the_words_of_the_node_router() {
 
 #[tokio::test]
 async fn a_signal_drains_in_the_order_that_loses_no_packet() {
-    let mut world = World::start(&["--drain-timeout=300ms", "--linger=400ms"]).await;
+    let mut world = World::start(&["--withdraw-delay=300ms", "--linger=400ms"]).await;
     world.data_plane.serve(SERVICE);
     world.wait_for_paths(|paths| paths.len() == 1).await;
     let begin = Instant::now();
@@ -459,14 +459,14 @@ async fn a_signal_drains_in_the_order_that_loses_no_packet() {
 
 #[tokio::test]
 async fn with_nothing_announced_a_signal_ends_it_without_a_wait() {
-    let mut world = World::start(&["--drain-timeout=1h", "--linger=1h"]).await;
+    let mut world = World::start(&["--withdraw-delay=1h", "--linger=1h"]).await;
     world.shutdown.request();
     world.ended().await.expect("drained");
 }
 
 #[tokio::test]
 async fn drain_moves_traffic_away_and_undrain_lets_it_come_again() {
-    let mut world = World::start(&["--drain-timeout=200ms", "--linger=100ms"]).await;
+    let mut world = World::start(&["--withdraw-delay=200ms", "--linger=100ms"]).await;
     world.data_plane.serve(SERVICE);
     world.wait_for_paths(|paths| paths.len() == 1).await;
     let drained = world.client.drain(DrainRequest {}).await.expect("drains");
@@ -518,7 +518,7 @@ async fn drain_moves_traffic_away_and_undrain_lets_it_come_again() {
 
 #[tokio::test]
 async fn undrain_reverts_a_drain_that_is_under_way() {
-    let mut world = World::start(&["--drain-timeout=1h"]).await;
+    let mut world = World::start(&["--withdraw-delay=1h"]).await;
     world.data_plane.serve(SERVICE);
     world.wait_for_paths(|paths| paths.len() == 1).await;
     let mut client = world.client.clone();

@@ -36,7 +36,7 @@ pub(super) fn bgp_announcer(node: &Node, lb_pod: &Pod, node_router: &Path) -> Fl
         ("--node-router", format!("unix:{}", node_router.display())),
         ("--hold-time", "3s".to_owned()),
         // Long enough for a router to follow, short enough for many tests.
-        ("--drain-timeout", "1s".to_owned()),
+        ("--withdraw-delay", "1s".to_owned()),
         ("--linger", "1s".to_owned()),
     ]);
     for number in [1, 2] {

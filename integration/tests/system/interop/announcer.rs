@@ -81,7 +81,7 @@ pub(super) fn announcer(peers: &[String]) -> Result<Command> {
         ("--communities", "65000:100".to_owned()),
         ("--med", "5".to_owned()),
         ("--hold-time", "3s".to_owned()),
-        ("--drain-timeout", "500ms".to_owned()),
+        ("--withdraw-delay", "500ms".to_owned()),
         ("--linger", "0".to_owned()),
     ];
     for (flag, value) in flags {

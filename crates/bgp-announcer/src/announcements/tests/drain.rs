@@ -118,7 +118,7 @@ fn a_stop_cannot_be_undrained_and_a_drained_process_stops_at_once() {
 #[test]
 fn timeouts_of_zero_withdraw_and_stop_at_once() {
     let mut transcript = Transcript::announced(AnnouncementsConfig {
-        drain_timeout: Duration::ZERO,
+        withdraw_delay: Duration::ZERO,
         linger: Duration::ZERO,
         ..config()
     });
