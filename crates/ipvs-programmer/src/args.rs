@@ -49,7 +49,7 @@ pub struct Args {
         env = "PORTLB_AUDIT_INTERVAL",
         value_name = "TIME",
         default_value = "30s",
-        value_parser = parse_duration
+        value_parser = audit_interval
     )]
     pub audit_interval: Duration,
 
@@ -61,7 +61,7 @@ pub struct Args {
         env = "PORTLB_LINGER",
         value_name = "TIME",
         default_value = "0",
-        value_parser = parse_duration
+        value_parser = linger
     )]
     pub linger: Duration,
 
@@ -79,4 +79,22 @@ impl AsMut<CommonArgs> for Args {
     fn as_mut(&mut self) -> &mut CommonArgs {
         &mut self.common
     }
+}
+
+fn audit_interval(text: &str) -> Result<Duration, String> {
+    let allowed = Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60);
+    let interval = parse_duration(text)?;
+    if !allowed.contains(&interval) {
+        return Err("it is not within 1s and 24h; the default, 30s, suits most".to_owned());
+    }
+    Ok(interval)
+}
+
+fn linger(text: &str) -> Result<Duration, String> {
+    let linger = parse_duration(text)?;
+    if linger > Duration::from_secs(60 * 60) {
+        let problem = "it is longer than 1h; give it what the announcer's drain takes, such as 20s";
+        return Err(problem.to_owned());
+    }
+    Ok(linger)
 }

@@ -15,7 +15,7 @@
 //! - Only `translate.rs` knows both the kernel's messages and the table.
 
 pub mod args;
-pub mod config;
+mod config;
 pub mod desired_table;
 mod error;
 pub mod firewall;

@@ -2,10 +2,11 @@
 
 use std::process::ExitCode;
 
+use data_plane::Config;
 use ipvs_programmer::{
     StartError,
     args::{Args, DEFAULTS},
-    config, init_step,
+    init_step,
 };
 
 fn main() -> ExitCode {
@@ -16,7 +17,7 @@ fn main() -> ExitCode {
     daemon_runtime::run(
         "ipvs-programmer",
         &args.common,
-        || config::resolve(&args),
+        || Ok(Config::from(&args)),
         async |config, daemon| {
             ipvs_programmer::start(config, daemon).await?;
             Ok::<_, StartError>(())
