@@ -11,6 +11,7 @@ use bgp_rib::{ExportPolicy, ImportPolicy};
 use bgp_speaker::{Configuration, Md5Key, PeerConfig, SessionConfig, SpeakerConfig};
 use daemon_runtime::{
     ConfigError, GracePeriod, ListenAddress, Target, in_words, longest_retry, parse_duration,
+    parse_prefix,
 };
 
 use crate::{
@@ -265,19 +266,8 @@ fn router_id(given: Option<RouterId>, gateways: &ByFamily) -> Result<RouterId, C
 
 fn allowed_prefixes(values: &[String]) -> Result<Vec<IpNet>, ConfigError> {
     let parse = |value: &String| {
-        let prefix: IpNet = value.parse().map_err(|_| {
-            ConfigError(format!(
-                "--allowed-prefixes `{value}` is no prefix: use ADDRESS/LENGTH such as 10.1.1.0/24"
-            ))
-        })?;
-        if prefix != prefix.trunc() {
-            return Err(ConfigError(format!(
-                "--allowed-prefixes: {prefix} has bits set to the right of its length; write {} for \
-                 the range, or {} for the one address",
-                prefix.trunc(),
-                IpNet::from(prefix.addr())
-            )));
-        }
+        let prefix = parse_prefix(value)
+            .map_err(|problem| ConfigError(format!("--allowed-prefixes: {problem}")))?;
         if prefix.prefix_len() == 0 {
             return Err(ConfigError(format!(
                 "--allowed-prefixes {prefix} is every address: give the service ranges alone, such \

@@ -4,6 +4,8 @@
 
 mod duration;
 mod name;
+mod prefix;
 
 pub use duration::parse_duration;
 pub use name::nearest;
+pub use prefix::parse_prefix;

@@ -47,7 +47,7 @@ mod unix_socket;
 pub use args::{CommonArgs, Defaults, LogFormat, parse};
 pub use backoff::{Backoff, GracePeriod, LONGEST_RETRY, longest_retry};
 pub use bounded_io::{TIME_AFTER_SLEEP, has_slept, timeout_after_poll, wait_until};
-pub use config_text::parse_duration;
+pub use config_text::{parse_duration, parse_prefix};
 pub use daemon::{Daemon, DaemonError};
 pub use grpc::GrpcContract;
 pub use in_words::in_words;

@@ -2,13 +2,12 @@
 
 use std::{collections::BTreeSet, fmt, path::PathBuf, time::Duration};
 
-use daemon_runtime::{ConfigError, GracePeriod, LONGEST_RETRY, ListenAddress, in_words};
+use daemon_runtime::{
+    ConfigError, GracePeriod, LONGEST_RETRY, ListenAddress, in_words, parse_prefix,
+};
 use ipnet::IpNet;
 
-use crate::{
-    Args, HoldProofKind, NamespacePrefixes, Policy, policy::parse_prefix, token::TokenKeys,
-    uplink::Uplinks,
-};
+use crate::{Args, HoldProofKind, NamespacePrefixes, Policy, token::TokenKeys, uplink::Uplinks};
 
 const LONGEST_LINGER: Duration = Duration::from_secs(60 * 60);
 /// `IFNAMSIZ` of the kernel without the final zero.
@@ -232,8 +231,8 @@ fn token_settings(args: &Args, allowed_prefixes: &[IpNet]) -> Result<TokenSettin
 fn prefixes(flag: &str, texts: &[String], cure: &str) -> Result<Vec<IpNet>, ConfigError> {
     let mut prefixes = Vec::new();
     for text in texts {
-        let prefix = parse_prefix(text)
-            .map_err(|problem| ConfigError(format!("{flag}: {text:?}: {problem}")))?;
+        let prefix =
+            parse_prefix(text).map_err(|problem| ConfigError(format!("{flag}: {problem}")))?;
         if prefix.prefix_len() == 0 {
             return Err(ConfigError(format!(
                 "{flag}: {prefix} is every address; {cure}"
@@ -362,9 +361,9 @@ mod tests {
     fn unusable_ranges_are_refused_with_value_and_cure() {
         check_refused(
             "--allowed-prefixes=10.1.1.1/24",
-            &["\"10.1.1.1/24\"", "write 10.1.1.0/24"],
+            &["10.1.1.1/24", "write 10.1.1.0/24"],
         );
-        check_refused("--allowed-prefixes=10.1.1.0", &["ADDRESS/LENGTH"]);
+        check_refused("--allowed-prefixes=10.1.1.0", &["is not a prefix"]);
         check_refused("--allowed-prefixes=0.0.0.0/0", &["every address"]);
         for (prefix, reserved) in [
             ("127.0.0.0/8", "127.0.0.0/8"),

@@ -14,8 +14,8 @@ use crate::{
 /// Why a hold is refused or has ended.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Refusal {
-    #[error("prefix {prefix:?}: {problem}")]
-    NotAPrefix { prefix: String, problem: String },
+    #[error("prefix: {0}")]
+    NotAPrefix(String),
     #[error("gateway {gateway:?} is not an IP address; give the pod's address")]
     NotAnAddress { gateway: String },
     #[error("gateway {gateway} is not of the IP version of prefix {prefix}")]
@@ -89,7 +89,7 @@ impl Refusal {
     /// One word for metrics.
     pub(crate) fn name(&self) -> &'static str {
         match self {
-            Self::NotAPrefix { .. }
+            Self::NotAPrefix(_)
             | Self::NotAnAddress { .. }
             | Self::OtherFamily { .. }
             | Self::NoRequest => "malformed",

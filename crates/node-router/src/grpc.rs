@@ -209,9 +209,9 @@ impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
         let message = refusal.to_string();
         match refusal {
-            Refusal::NotAPrefix { .. }
-            | Refusal::NotAnAddress { .. }
-            | Refusal::OtherFamily { .. } => Self::invalid_argument(message),
+            Refusal::NotAPrefix(_) | Refusal::NotAnAddress { .. } | Refusal::OtherFamily { .. } => {
+                Self::invalid_argument(message)
+            }
             Refusal::PrefixNotAllowed { .. }
             | Refusal::GatewayNotAllowed { .. }
             | Refusal::NamespaceNotAllowed { .. }

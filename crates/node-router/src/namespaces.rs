@@ -2,12 +2,10 @@
 
 use std::{collections::BTreeMap, str::FromStr};
 
+use daemon_runtime::parse_prefix;
 use ipnet::IpNet;
 
-use crate::{
-    error::Refusal,
-    policy::{listed, parse_prefix},
-};
+use crate::{error::Refusal, policy::listed};
 
 /// Longest name of a namespace: a label of DNS.
 const LONGEST_NAMESPACE: usize = 63;
@@ -95,7 +93,7 @@ impl FromStr for NamespaceEntry {
             ));
         }
         let prefixes = prefixes.split(',').map(|prefix| {
-            parse_prefix(prefix).map_err(|problem| format!("{namespace}: {prefix:?}: {problem}"))
+            parse_prefix(prefix).map_err(|problem| format!("{namespace}: {problem}"))
         });
         Ok(Self {
             namespace: namespace.to_owned(),
@@ -166,8 +164,8 @@ mod tests {
             ("Web=10.1.1.0/24", "no name of a namespace"),
             ("web-=10.1.1.0/24", "no name of a namespace"),
             ("*=10.1.1.0/24", "no name of a namespace"),
-            ("web=", "ADDRESS/LENGTH"),
-            ("web=10.1.1.0/24,", "ADDRESS/LENGTH"),
+            ("web=", "is not a prefix"),
+            ("web=10.1.1.0/24,", "is not a prefix"),
             ("web=10.1.1.1/24", "write 10.1.1.0/24"),
         ] {
             let problem = text.parse::<NamespaceEntry>().unwrap_err();

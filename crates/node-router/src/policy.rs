@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
+use daemon_runtime::parse_prefix;
 use ipnet::IpNet;
 
 use crate::{error::Refusal, uplink::IpVersion};
@@ -34,10 +35,7 @@ impl Policy {
     /// The texts are no claim, or the policy does not allow it.
     pub fn admit(&self, prefix: &str, gateway: &str) -> Result<Claim, Refusal> {
         let claim = Claim {
-            prefix: parse_prefix(prefix).map_err(|problem| Refusal::NotAPrefix {
-                prefix: shortened(prefix),
-                problem,
-            })?,
+            prefix: parse_prefix(&shortened(prefix)).map_err(Refusal::NotAPrefix)?,
             gateway: gateway.parse().map_err(|_| Refusal::NotAnAddress {
                 gateway: shortened(gateway),
             })?,
@@ -81,22 +79,6 @@ impl Policy {
         let mut ranges = self.allowed_gateways.iter();
         ranges.any(|range| range.contains(prefix) || prefix.contains(range))
     }
-}
-
-/// Reads a prefix without host bits; the error says what to write instead.
-pub(crate) fn parse_prefix(text: &str) -> Result<IpNet, String> {
-    let prefix: IpNet = text.trim().parse().map_err(|_| {
-        "expected ADDRESS/LENGTH such as 10.1.1.0/24 or 2001:db8:1::/64; a single address has the \
-         length 32 or 128"
-            .to_owned()
-    })?;
-    if prefix.trunc() != prefix {
-        return Err(format!(
-            "it has bits set behind the prefix length; write {}",
-            prefix.trunc()
-        ));
-    }
-    Ok(prefix)
 }
 
 /// Returns the start of a claimed text: a holder may send megabytes, which no log and no trailer
@@ -167,9 +149,9 @@ mod tests {
     #[test]
     fn what_is_no_prefix_or_address_is_refused_with_the_cure() {
         check("10.1.1.1/24", "10.244.3.7", Err("write 10.1.1.0/24"));
-        check("10.1.1.1", "10.244.3.7", Err("ADDRESS/LENGTH"));
-        check("", "10.244.3.7", Err("ADDRESS/LENGTH"));
-        check("10.1.1.0/33", "10.244.3.7", Err("ADDRESS/LENGTH"));
+        check("10.1.1.1", "10.244.3.7", Err("is not a prefix"));
+        check("", "10.244.3.7", Err("is not a prefix"));
+        check("10.1.1.0/33", "10.244.3.7", Err("is not a prefix"));
         check("10.1.1.0/24", "web-1", Err("\"web-1\""));
         check("10.1.1.0/24", "", Err("gateway"));
     }

@@ -153,7 +153,7 @@ async fn claims_outside_the_policy_are_refused_with_what_is_allowed() {
             Code::InvalidArgument,
             "write 10.1.1.0/24",
         ),
-        ("", "", Code::InvalidArgument, "ADDRESS/LENGTH"),
+        ("", "", Code::InvalidArgument, "is not a prefix"),
         ("10.1.1.0/24", "pod-7", Code::InvalidArgument, "\"pod-7\""),
     ];
     for (prefix, gateway, code, part) in cases {

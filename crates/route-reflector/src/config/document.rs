@@ -259,17 +259,7 @@ impl TryFrom<String> for Prefix {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let prefix: IpNet = text.parse().map_err(|_| {
-            format!("{text:?} is not a prefix; write one such as 10.1.1.0/24 or fd00:1::/64")
-        })?;
-        if prefix.trunc() == prefix {
-            Ok(Self(prefix))
-        } else {
-            let trunc = prefix.trunc();
-            Err(format!(
-                "{prefix} has bits set to the right of its length; write {trunc} or a longer length"
-            ))
-        }
+        daemon_runtime::parse_prefix(&text).map(Self)
     }
 }
 

@@ -378,8 +378,7 @@ fn groups_that_cannot_be_served_are_refused_with_their_place() {
     );
     check(
         "  dynamicPrefixes: [10.244.1.0/16]\n",
-        "8:21: 10.244.1.0/16 has bits set to the right of its length; write 10.244.0.0/16 or a longer \
-         length",
+        "8:21: 10.244.1.0/16 has bits set to the right of its length; write 10.244.0.0/16",
     );
     check(
         "  importPrefixes:\n  - {prefix: 10.1.0.0/16, minimumLength: 8}\n",
