@@ -125,6 +125,7 @@ const PURE_MAY_USE: &[&str] = &[
     "netlink-packet-core",
     "netlink-packet-generic",
     "rustc-hash",
+    "serde",
     "strsim",
     "thiserror",
     "virtual-server",

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use bgp_packet::{Community, PathAttributes};
+use serde::Deserialize;
 
 use crate::{decision::DEFAULT_LOCAL_PREF, export::NO_EXPORT_SUBCONFED};
 
@@ -34,7 +35,8 @@ pub struct AttributePolicy {
 }
 
 /// What becomes of LOCAL_PREF.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
 pub enum LocalPrefPolicy {
     /// It stays.
     #[default]
@@ -44,7 +46,8 @@ pub enum LocalPrefPolicy {
 }
 
 /// What becomes of MULTI_EXIT_DISC and AIGP.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
 pub enum MedPolicy {
     /// They stay.
     #[default]
@@ -65,7 +68,8 @@ pub enum CommunityPolicy {
 }
 
 /// What becomes of the attributes of reflection (RFC 4456).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
 pub enum ReflectionPolicy {
     /// They stay: the peer may be a reflector itself.
     #[default]

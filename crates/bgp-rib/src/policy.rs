@@ -6,6 +6,7 @@ mod reject_reason;
 use std::{fmt, net::IpAddr, sync::Arc};
 
 use bgp_packet::{IpNet, PathAttributes, RawAttribute};
+use serde::Deserialize;
 
 use crate::{
     attribute_policy::AttributePolicy,
@@ -184,7 +185,8 @@ pub struct ImportPolicy {
 
 /// What happens to a path beyond [`ImportPolicy::maximum_paths`]. A path that replaces another one
 /// of the peer is not beyond it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
 pub enum MaximumPathsAction {
     /// The path is rejected, and the others stay. It can be asked for again when there is room.
     #[default]
@@ -195,7 +197,8 @@ pub enum MaximumPathsAction {
 
 /// What becomes of optional transitive attributes whose type the codec does not know, so that
 /// their values cannot be checked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
 pub enum UnknownAttributes {
     /// The path is accepted without them. A deviation from RFC 4271 section 9: a receiver of the
     /// path may end its session over a value that was not checked.

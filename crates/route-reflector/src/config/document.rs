@@ -1,15 +1,22 @@
 //! The file as it is written. What it means is decided in the parent module.
 
 use std::{
+    marker::PhantomData,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
 };
 
 use bgp_packet::Community;
+use bgp_rib::{
+    LocalPrefPolicy, MaximumPathsAction, MedPolicy, ReflectionPolicy, UnknownAttributes,
+};
 use ipnet::IpNet;
 use serde::{
     Deserialize, Deserializer,
-    de::{self, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
+    de::{
+        self, MapAccess, SeqAccess, Visitor,
+        value::{MapAccessDeserializer, SeqAccessDeserializer},
+    },
 };
 use serde_saphyr::Spanned;
 
@@ -67,10 +74,10 @@ pub(super) struct PeerGroup {
     pub(super) allowed_next_hops: Vec<Spanned<NextHops>>,
     #[serde(default)]
     pub(super) clients: Vec<Spanned<ClientRule>>,
-    pub(super) local_pref: Option<LocalPref>,
-    pub(super) med: Option<Med>,
+    pub(super) local_pref: Option<LocalPrefPolicy>,
+    pub(super) med: Option<MedPolicy>,
     pub(super) communities: Option<Communities>,
-    pub(super) reflection_attributes: Option<ReflectionAttributes>,
+    pub(super) reflection_attributes: Option<ReflectionPolicy>,
     pub(super) maximum_paths: Option<Spanned<u32>>,
     #[serde(default)]
     pub(super) maximum_paths_action: MaximumPathsAction,
@@ -129,54 +136,15 @@ pub(super) enum AddPath {
     Both,
 }
 
-/// What happens at `maximumPaths`.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum MaximumPathsAction {
-    #[default]
-    Block,
-    Restart,
-}
-
-/// What becomes of attributes that the reflector cannot check.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum UnknownAttributes {
-    #[default]
-    Discard,
-    Pass,
-}
-
-/// What becomes of LOCAL_PREF.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum LocalPref {
-    Clamp,
-    Pass,
-}
-
-/// What becomes of MED and AIGP.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Med {
-    Remove,
-    Pass,
-}
-
-/// What becomes of ORIGINATOR_ID and CLUSTER_LIST.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum ReflectionAttributes {
-    Discard,
-    Pass,
-}
-
-/// `all`, or a list of communities.
+/// The word `all`, or a list.
 #[derive(Debug)]
-pub(super) enum Communities {
+pub(super) enum AllOr<T> {
     All,
-    Only(Vec<CommunityText>),
+    Only(Vec<T>),
 }
+
+pub(super) type Prefixes = AllOr<Spanned<PrefixEntry>>;
+pub(super) type Communities = AllOr<CommunityText>;
 
 /// `64512:100`.
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -298,13 +266,6 @@ impl TryFrom<String> for Period {
     }
 }
 
-/// `all`, or a list of prefixes.
-#[derive(Debug)]
-pub(super) enum Prefixes {
-    All,
-    Only(Vec<Spanned<PrefixEntry>>),
-}
-
 /// `10.1.1.0/24`, or `{prefix: 10.1.0.0/16, minimumLength: 24, maximumLength: 32}`.
 #[derive(Debug)]
 pub(super) struct PrefixEntry {
@@ -313,65 +274,33 @@ pub(super) struct PrefixEntry {
     pub(super) maximum_length: Option<u8>,
 }
 
-impl<'de> Deserialize<'de> for Prefixes {
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for AllOr<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Shape;
-        impl<'de> Visitor<'de> for Shape {
-            type Value = Prefixes;
+        struct Shape<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Shape<T> {
+            type Value = AllOr<T>;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("the word all, or a list of prefixes")
+                f.write_str("the word all, or a list")
             }
 
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Prefixes, E> {
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<AllOr<T>, E> {
                 if text == "all" {
-                    return Ok(Prefixes::All);
+                    return Ok(AllOr::All);
                 }
                 Err(E::custom(format!(
                     "{text:?} is not a list; write all, or - {text}"
                 )))
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Prefixes, A::Error> {
-                let mut entries = Vec::new();
-                while let Some(entry) = list.next_element()? {
-                    entries.push(entry);
-                }
-                Ok(Prefixes::Only(entries))
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<AllOr<T>, A::Error> {
+                let entries = Vec::deserialize(SeqAccessDeserializer::new(list));
+                entries.map(AllOr::Only)
             }
         }
-        deserializer.deserialize_any(Shape)
-    }
-}
 
-impl<'de> Deserialize<'de> for Communities {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Shape;
-        impl<'de> Visitor<'de> for Shape {
-            type Value = Communities;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("the word all, or a list of communities")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Communities, E> {
-                if text == "all" {
-                    return Ok(Communities::All);
-                }
-                Err(E::custom(format!(
-                    "{text:?} is not a list; write all, or - {text}"
-                )))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Communities, A::Error> {
-                let mut communities = Vec::new();
-                while let Some(community) = list.next_element()? {
-                    communities.push(community);
-                }
-                Ok(Communities::Only(communities))
-            }
-        }
-        deserializer.deserialize_any(Shape)
+        deserializer.deserialize_any(Shape(PhantomData))
     }
 }
 

@@ -1,9 +1,7 @@
 //! What a peer group says of the paths that it accepts.
 
 use bgp_rib::{
-    AttributePolicy, ClientRule, CommunityPolicy, ImportPolicy, LocalPrefPolicy,
-    MaximumPathsAction, MedPolicy, NextHopFilter, PrefixFilter, ReflectionPolicy,
-    UnknownAttributes,
+    AttributePolicy, ClientRule, CommunityPolicy, ImportPolicy, NextHopFilter, PrefixFilter,
 };
 use daemon_runtime::config_file::Problem;
 use serde_saphyr::Spanned;
@@ -28,14 +26,8 @@ pub(super) fn import_policy(
             .map(client_rule)
             .collect::<Result<_, _>>()?,
         maximum_paths: Some(maximum_paths),
-        at_maximum: match group.maximum_paths_action {
-            document::MaximumPathsAction::Block => MaximumPathsAction::Block,
-            document::MaximumPathsAction::Restart => MaximumPathsAction::Restart,
-        },
-        unknown_attributes: match group.unknown_attributes {
-            document::UnknownAttributes::Discard => UnknownAttributes::Discard,
-            document::UnknownAttributes::Pass => UnknownAttributes::Pass,
-        },
+        at_maximum: group.maximum_paths_action,
+        unknown_attributes: group.unknown_attributes,
         attributes: attributes(group, is_client),
     })
 }
@@ -47,15 +39,11 @@ fn attributes(group: &document::PeerGroup, is_client: bool) -> AttributePolicy {
     } else {
         AttributePolicy::default()
     };
-    match group.local_pref {
-        Some(document::LocalPref::Clamp) => policy.local_pref = LocalPrefPolicy::Clamp,
-        Some(document::LocalPref::Pass) => policy.local_pref = LocalPrefPolicy::Pass,
-        None => {}
+    if let Some(local_pref) = group.local_pref {
+        policy.local_pref = local_pref;
     }
-    match group.med {
-        Some(document::Med::Remove) => policy.med = MedPolicy::Remove,
-        Some(document::Med::Pass) => policy.med = MedPolicy::Pass,
-        None => {}
+    if let Some(med) = group.med {
+        policy.med = med;
     }
     match &group.communities {
         Some(document::Communities::All) => policy.communities = CommunityPolicy::Pass,
@@ -66,12 +54,8 @@ fn attributes(group: &document::PeerGroup, is_client: bool) -> AttributePolicy {
         }
         None => {}
     }
-    match group.reflection_attributes {
-        Some(document::ReflectionAttributes::Discard) => {
-            policy.reflection = ReflectionPolicy::Discard;
-        }
-        Some(document::ReflectionAttributes::Pass) => policy.reflection = ReflectionPolicy::Pass,
-        None => {}
+    if let Some(reflection) = group.reflection_attributes {
+        policy.reflection = reflection;
     }
     policy
 }
