@@ -19,203 +19,99 @@ pub(super) const TRANSITIVE: u8 = 0x40;
 pub(super) const PARTIAL: u8 = 0x20;
 pub(super) const EXTENDED_LENGTH: u8 = 0x10;
 
-/// The attributes that are checked here. Most are understood; [`AttributeType::is_carried`] tells
-/// the others.
-///
-/// <https://www.iana.org/assignments/bgp-parameters/>
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum AttributeType {
-    Origin,
-    AsPath,
-    NextHop,
-    MultiExitDisc,
-    LocalPref,
-    AtomicAggregate,
-    Aggregator,
-    Communities,
-    OriginatorId,
-    ClusterList,
-    MpReach,
-    MpUnreach,
-    ExtendedCommunities,
-    As4Path,
-    As4Aggregator,
-    LargeCommunity,
-    PmsiTunnel,
-    TunnelEncapsulation,
-    Ipv6ExtendedCommunities,
-    Aigp,
-    OnlyToCustomer,
-    PrefixSid,
+/// Makes the enum of the attributes that are checked here.
+macro_rules! attribute_types {
+    ($($name:ident = $code:literal, $flags:expr, $value:ident, $contradiction:ident, $use:ident;)*) => {
+        /// The attributes that are checked here. Most are understood; [`AttributeType::is_carried`]
+        /// tells the others.
+        ///
+        /// <https://www.iana.org/assignments/bgp-parameters/>
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(super) enum AttributeType {
+            $($name,)*
+        }
+
+        impl AttributeType {
+            pub(super) fn from_code(code: u8) -> Option<Self> {
+                match code {
+                    $($code => Some(Self::$name),)*
+                    _ => None,
+                }
+            }
+
+            pub(super) fn code(self) -> u8 {
+                match self {
+                    $(Self::$name => $code,)*
+                }
+            }
+
+            /// The optional and the transitive bit, as specified.
+            pub(super) fn flags(self) -> u8 {
+                match self {
+                    $(Self::$name => $flags,)*
+                }
+            }
+
+            /// What a malformed value asks for: RFC 7606 section 7, RFC 6793 section 6, RFC 8092
+            /// section 5, RFC 6514 section 5, RFC 9012 section 13, RFC 7311 section 3, RFC 9234
+            /// section 5, RFC 8669 section 6.
+            pub(super) fn disposition(self) -> Disposition {
+                match self {
+                    $(Self::$name => Disposition::$value,)*
+                }
+            }
+
+            /// What flags that contradict the type ask for: RFC 7606 sections 3 c and 5.3, RFC 9012
+            /// section 13, RFC 7311 section 3.
+            pub(super) fn flags_disposition(self) -> Disposition {
+                match self {
+                    $(Self::$name => Disposition::$contradiction,)*
+                }
+            }
+
+            /// Whether the attribute is checked and then carried as it came, since nothing here
+            /// uses it.
+            pub(super) fn is_carried(self) -> bool {
+                match self {
+                    $(Self::$name => Use::$use == Use::Carried,)*
+                }
+            }
+        }
+    };
 }
 
-impl AttributeType {
-    pub(super) fn from_code(code: u8) -> Option<Self> {
-        Some(match code {
-            1 => Self::Origin,
-            2 => Self::AsPath,
-            3 => Self::NextHop,
-            4 => Self::MultiExitDisc,
-            5 => Self::LocalPref,
-            6 => Self::AtomicAggregate,
-            7 => Self::Aggregator,
-            8 => Self::Communities,
-            9 => Self::OriginatorId,
-            10 => Self::ClusterList,
-            14 => Self::MpReach,
-            15 => Self::MpUnreach,
-            16 => Self::ExtendedCommunities,
-            17 => Self::As4Path,
-            18 => Self::As4Aggregator,
-            22 => Self::PmsiTunnel,
-            23 => Self::TunnelEncapsulation,
-            25 => Self::Ipv6ExtendedCommunities,
-            26 => Self::Aigp,
-            32 => Self::LargeCommunity,
-            35 => Self::OnlyToCustomer,
-            40 => Self::PrefixSid,
-            _ => return None,
-        })
-    }
+/// What becomes of an attribute that was checked.
+#[derive(PartialEq, Eq)]
+enum Use {
+    /// It has a field of [`PathAttributes`](crate::PathAttributes) or leads to one.
+    Understood,
+    Carried,
+}
 
-    pub(super) fn code(self) -> u8 {
-        match self {
-            Self::Origin => 1,
-            Self::AsPath => 2,
-            Self::NextHop => 3,
-            Self::MultiExitDisc => 4,
-            Self::LocalPref => 5,
-            Self::AtomicAggregate => 6,
-            Self::Aggregator => 7,
-            Self::Communities => 8,
-            Self::OriginatorId => 9,
-            Self::ClusterList => 10,
-            Self::MpReach => 14,
-            Self::MpUnreach => 15,
-            Self::ExtendedCommunities => 16,
-            Self::As4Path => 17,
-            Self::As4Aggregator => 18,
-            Self::PmsiTunnel => 22,
-            Self::TunnelEncapsulation => 23,
-            Self::Ipv6ExtendedCommunities => 25,
-            Self::Aigp => 26,
-            Self::LargeCommunity => 32,
-            Self::OnlyToCustomer => 35,
-            Self::PrefixSid => 40,
-        }
-    }
-
-    /// Whether the attribute is checked and then carried as it came, since nothing here uses it.
-    pub(super) fn is_carried(self) -> bool {
-        match self {
-            Self::PmsiTunnel
-            | Self::TunnelEncapsulation
-            | Self::Ipv6ExtendedCommunities
-            | Self::Aigp
-            | Self::OnlyToCustomer
-            | Self::PrefixSid => true,
-            Self::Origin
-            | Self::AsPath
-            | Self::NextHop
-            | Self::MultiExitDisc
-            | Self::LocalPref
-            | Self::AtomicAggregate
-            | Self::Aggregator
-            | Self::Communities
-            | Self::OriginatorId
-            | Self::ClusterList
-            | Self::MpReach
-            | Self::MpUnreach
-            | Self::ExtendedCommunities
-            | Self::As4Path
-            | Self::As4Aggregator
-            | Self::LargeCommunity => false,
-        }
-    }
-
-    /// The optional and the transitive bit, as specified.
-    pub(super) fn flags(self) -> u8 {
-        match self {
-            Self::Origin
-            | Self::AsPath
-            | Self::NextHop
-            | Self::LocalPref
-            | Self::AtomicAggregate => TRANSITIVE,
-            Self::Aggregator
-            | Self::Communities
-            | Self::ExtendedCommunities
-            | Self::As4Path
-            | Self::As4Aggregator
-            | Self::LargeCommunity
-            | Self::PmsiTunnel
-            | Self::TunnelEncapsulation
-            | Self::Ipv6ExtendedCommunities
-            | Self::OnlyToCustomer
-            | Self::PrefixSid => OPTIONAL | TRANSITIVE,
-            Self::MultiExitDisc
-            | Self::OriginatorId
-            | Self::ClusterList
-            | Self::Aigp
-            | Self::MpReach
-            | Self::MpUnreach => OPTIONAL,
-        }
-    }
-
-    /// What a malformed value asks for: RFC 7606 section 7, RFC 6793 section 6, RFC 8092 section 5,
-    /// RFC 6514 section 5, RFC 9012 section 13, RFC 7311 section 3, RFC 9234 section 5, RFC 8669
-    /// section 6.
-    pub(super) fn disposition(self) -> Disposition {
-        match self {
-            Self::AtomicAggregate
-            | Self::Aggregator
-            | Self::As4Path
-            | Self::As4Aggregator
-            | Self::Aigp
-            | Self::PrefixSid => Disposition::AttributeDiscard,
-            Self::Origin
-            | Self::AsPath
-            | Self::NextHop
-            | Self::MultiExitDisc
-            | Self::LocalPref
-            | Self::Communities
-            | Self::OriginatorId
-            | Self::ClusterList
-            | Self::ExtendedCommunities
-            | Self::LargeCommunity
-            | Self::PmsiTunnel
-            | Self::TunnelEncapsulation
-            | Self::Ipv6ExtendedCommunities
-            | Self::OnlyToCustomer => Disposition::TreatAsWithdraw,
-            Self::MpReach | Self::MpUnreach => Disposition::SessionReset,
-        }
-    }
-
-    /// What flags that contradict the type ask for: RFC 7606 sections 3 c and 5.3, RFC 9012
-    /// section 13, RFC 7311 section 3.
-    pub(super) fn flags_disposition(self) -> Disposition {
-        match self {
-            Self::MpReach | Self::MpUnreach => Disposition::SessionReset,
-            Self::TunnelEncapsulation | Self::Aigp => Disposition::AttributeDiscard,
-            Self::Origin
-            | Self::AsPath
-            | Self::NextHop
-            | Self::MultiExitDisc
-            | Self::LocalPref
-            | Self::AtomicAggregate
-            | Self::Aggregator
-            | Self::Communities
-            | Self::OriginatorId
-            | Self::ClusterList
-            | Self::ExtendedCommunities
-            | Self::As4Path
-            | Self::As4Aggregator
-            | Self::LargeCommunity
-            | Self::PmsiTunnel
-            | Self::Ipv6ExtendedCommunities
-            | Self::OnlyToCustomer
-            | Self::PrefixSid => Disposition::TreatAsWithdraw,
-        }
-    }
+// Code, flags, disposition of a malformed value, disposition of flags that contradict, use.
+attribute_types! {
+    Origin = 1, TRANSITIVE, TreatAsWithdraw, TreatAsWithdraw, Understood;
+    AsPath = 2, TRANSITIVE, TreatAsWithdraw, TreatAsWithdraw, Understood;
+    NextHop = 3, TRANSITIVE, TreatAsWithdraw, TreatAsWithdraw, Understood;
+    MultiExitDisc = 4, OPTIONAL, TreatAsWithdraw, TreatAsWithdraw, Understood;
+    LocalPref = 5, TRANSITIVE, TreatAsWithdraw, TreatAsWithdraw, Understood;
+    AtomicAggregate = 6, TRANSITIVE, AttributeDiscard, TreatAsWithdraw, Understood;
+    Aggregator = 7, OPTIONAL | TRANSITIVE, AttributeDiscard, TreatAsWithdraw, Understood;
+    Communities = 8, OPTIONAL | TRANSITIVE, TreatAsWithdraw, TreatAsWithdraw, Understood;
+    OriginatorId = 9, OPTIONAL, TreatAsWithdraw, TreatAsWithdraw, Understood;
+    ClusterList = 10, OPTIONAL, TreatAsWithdraw, TreatAsWithdraw, Understood;
+    MpReach = 14, OPTIONAL, SessionReset, SessionReset, Understood;
+    MpUnreach = 15, OPTIONAL, SessionReset, SessionReset, Understood;
+    ExtendedCommunities = 16, OPTIONAL | TRANSITIVE, TreatAsWithdraw, TreatAsWithdraw, Understood;
+    As4Path = 17, OPTIONAL | TRANSITIVE, AttributeDiscard, TreatAsWithdraw, Understood;
+    As4Aggregator = 18, OPTIONAL | TRANSITIVE, AttributeDiscard, TreatAsWithdraw, Understood;
+    LargeCommunity = 32, OPTIONAL | TRANSITIVE, TreatAsWithdraw, TreatAsWithdraw, Understood;
+    PmsiTunnel = 22, OPTIONAL | TRANSITIVE, TreatAsWithdraw, TreatAsWithdraw, Carried;
+    TunnelEncapsulation = 23, OPTIONAL | TRANSITIVE, TreatAsWithdraw, AttributeDiscard, Carried;
+    Ipv6ExtendedCommunities = 25, OPTIONAL | TRANSITIVE, TreatAsWithdraw, TreatAsWithdraw, Carried;
+    Aigp = 26, OPTIONAL, AttributeDiscard, AttributeDiscard, Carried;
+    OnlyToCustomer = 35, OPTIONAL | TRANSITIVE, TreatAsWithdraw, TreatAsWithdraw, Carried;
+    PrefixSid = 40, OPTIONAL | TRANSITIVE, AttributeDiscard, TreatAsWithdraw, Carried;
 }
 
 /// One attribute, delimited.
