@@ -16,7 +16,7 @@ use kube::{
 use tokio::sync::watch;
 use tower::{buffer::BufferLayer, retry::RetryLayer, util::MapResponseLayer};
 
-use crate::grant::{Forbidden, Resource};
+use crate::grant::Asked;
 
 /// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -186,7 +186,7 @@ pub fn in_words(error: &kube::Error, url: &str, asked: &Asked<'_>) -> String {
             "the API server does not accept the credentials (401 {message}): the token has \
              expired or is of another cluster; it is read again at each attempt"
         ),
-        403 => asked.forbidden(message).to_string(),
+        403 => asked.forbidden(message),
         429 => format!("the API server is too busy (429 {message})"),
         code => format!("the API server answers {code} {message}"),
     }
@@ -198,31 +198,6 @@ pub fn label(error: &kube::Error) -> String {
         status.code.to_string()
     } else {
         "unreachable".to_owned()
-    }
-}
-
-/// What was asked of the API server.
-#[derive(Clone, Copy, Debug)]
-pub struct Asked<'a> {
-    /// Verb of the request.
-    pub verb: &'static str,
-    /// Resource of the request.
-    pub resource: &'a Resource,
-    /// Such as `status`.
-    pub subresource: Option<&'static str>,
-    /// All that is needed of the resource.
-    pub verbs: &'static [&'static str],
-}
-
-impl<'a> Asked<'a> {
-    fn forbidden(&self, message: &'a str) -> Forbidden<'a> {
-        Forbidden {
-            resource: self.resource,
-            subresource: self.subresource,
-            verb: self.verb,
-            verbs: self.verbs,
-            message,
-        }
     }
 }
 
@@ -241,6 +216,7 @@ mod tests {
     use kube::core::Status;
 
     use super::*;
+    use crate::grant::Resource;
 
     #[track_caller]
     fn check(code: u16, message: &str, expected: &str) {

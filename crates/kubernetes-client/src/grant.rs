@@ -1,7 +1,5 @@
 //! What to grant when the API server forbids something.
 
-use std::fmt;
-
 /// A kind of object, as the API server's paths and its rules name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resource {
@@ -13,19 +11,17 @@ pub struct Resource {
     pub namespace: Option<String>,
 }
 
-/// What the API server has forbidden, and the rule that allows it.
-#[derive(Debug)]
-pub struct Forbidden<'a> {
-    /// Resource of the request.
-    pub resource: &'a Resource,
-    /// With its subresource, such as `services/status`, where there is one.
-    pub subresource: Option<&'static str>,
+/// What was asked of the API server.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
     /// Verb of the request.
     pub verb: &'static str,
-    /// All that is needed of this resource, so that one rule is enough.
+    /// Resource of the request.
+    pub resource: &'a Resource,
+    /// Such as `status`.
+    pub subresource: Option<&'static str>,
+    /// All that is needed of the resource, so that one rule is enough.
     pub verbs: &'static [&'static str],
-    /// The API server's own words, which name the user.
-    pub message: &'a str,
 }
 
 impl Resource {
@@ -40,8 +36,10 @@ impl Resource {
     }
 }
 
-impl fmt::Display for Forbidden<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Asked<'_> {
+    /// Says that the API server has forbidden it, and which rule allows it. `message` has the API
+    /// server's own words, which name the user.
+    pub(crate) fn forbidden(&self, message: &str) -> String {
         let resource = self.resource;
         let name = match self.subresource {
             Some(subresource) => format!("{}/{subresource}", resource.plural),
@@ -54,12 +52,11 @@ impl fmt::Display for Forbidden<'_> {
             ),
             None => ("in all namespaces".to_owned(), "a ClusterRole".to_owned()),
         };
-        write!(
-            f,
-            "the API server forbids to {} {name} {place} ({}); add to {role} that is bound to this \
-             ServiceAccount: {{apiGroups: [\"{}\"], resources: [\"{name}\"], verbs: [\"{}\"]}}",
+        format!(
+            "the API server forbids to {} {name} {place} ({message}); add to {role} that is bound \
+             to this ServiceAccount: {{apiGroups: [\"{}\"], resources: [\"{name}\"], verbs: \
+             [\"{}\"]}}",
             self.verb,
-            self.message,
             resource.group,
             self.verbs.join("\", \""),
         )
@@ -74,15 +71,14 @@ mod tests {
 
     #[test]
     fn the_rule_that_grants_it_is_named() {
-        let forbidden = Forbidden {
+        let asked = Asked {
             resource: &Resource::of::<EndpointSlice>(Some("web".to_owned())),
             subresource: None,
             verb: "watch",
             verbs: &["list", "watch"],
-            message: "User \"x\" cannot watch",
         };
         assert_eq!(
-            forbidden.to_string(),
+            asked.forbidden("User \"x\" cannot watch"),
             "the API server forbids to watch endpointslices in namespace web (User \"x\" cannot \
              watch); add to a Role of namespace web that is bound to this ServiceAccount: \
              {apiGroups: [\"discovery.k8s.io\"], resources: [\"endpointslices\"], verbs: \

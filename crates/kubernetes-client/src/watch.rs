@@ -14,8 +14,8 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
 use crate::{
-    client::{self, Asked, Connection, Origin},
-    grant::Resource,
+    client::{self, Connection, Origin},
+    grant::{Asked, Resource},
     metrics::RequestMetrics,
 };
 

@@ -4,9 +4,17 @@
 use std::{fmt, time::Duration};
 
 use kube::Client;
-use kubernetes_client::client::{Connection, Origin};
+use kubernetes_client::{
+    client::{self, Connection, Origin},
+    grant::Asked,
+};
 
 use crate::metrics::StatusMetrics;
+
+/// Says that the API server has not answered for so long.
+pub(crate) fn silent_for(time: Duration) -> String {
+    format!("the API server has not answered for {} s", time.as_secs())
+}
 
 /// Longest time without a byte of an answer.
 const SILENCE: Duration = Duration::from_secs(20);
@@ -60,6 +68,19 @@ impl ApiServer {
         {
             self.connection = None;
         }
+    }
+
+    /// Counts and logs that a request was refused or could not be sent.
+    pub(crate) async fn refused(
+        &mut self,
+        error: &kube::Error,
+        asked: &Asked<'_>,
+        problems: &mut Problems,
+    ) {
+        self.failed(error).await;
+        problems.note(&self.metrics, &client::label(error), || {
+            client::in_words(error, &self.url(), asked)
+        });
     }
 
     pub(crate) fn url(&self) -> String {

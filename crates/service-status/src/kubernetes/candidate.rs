@@ -9,14 +9,14 @@ use k8s_openapi::{
 };
 use kube::{Api, api::PostParams};
 use kubernetes_client::{
-    client::{self, Asked},
-    grant::Resource,
+    client::innermost,
+    grant::{Asked, Resource},
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    api_server::{ApiServer, Problems},
+    api_server::{ApiServer, Problems, silent_for},
     warn_of_duration,
 };
 use crate::{
@@ -64,10 +64,7 @@ impl Candidate {
             match tokio::time::timeout(END_TIMEOUT, release).await {
                 Ok(Ok(())) => tracing::info!(lease = self.name, "given up"),
                 Ok(Err(error)) => {
-                    tracing::info!(
-                        error = client::innermost(&error),
-                        "the Lease runs out by itself"
-                    );
+                    tracing::info!(error = innermost(&error), "the Lease runs out by itself");
                 }
                 Err(_) => tracing::info!("the Lease runs out by itself"),
             }
@@ -90,10 +87,7 @@ impl Candidate {
         let round = self.round(election, resource, problems);
         if tokio::time::timeout_at(limit.into(), round).await.is_err() {
             problems.note(&self.server.metrics, "silent", || {
-                format!(
-                    "the API server has not answered for {} s",
-                    ANSWER_TIMEOUT.as_secs()
-                )
+                silent_for(ANSWER_TIMEOUT)
             });
         }
         self.publish(election);
@@ -135,11 +129,7 @@ impl Candidate {
                     subresource: None,
                     verbs: &["get", "list", "watch", "create", "update", "patch"],
                 };
-                self.server.failed(&error).await;
-                let url = self.server.url();
-                problems.note(&self.server.metrics, &client::label(&error), || {
-                    client::in_words(&error, &url, &asked)
-                });
+                self.server.refused(&error, &asked, problems).await;
             }
         }
     }

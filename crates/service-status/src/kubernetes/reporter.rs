@@ -12,15 +12,12 @@ use kube::{
     Api,
     api::{DeleteParams, Patch, PatchParams},
 };
-use kubernetes_client::{
-    client::{self, Asked},
-    grant::Resource,
-};
+use kubernetes_client::grant::{Asked, Resource};
 use serde_json::json;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::api_server::{ApiServer, Problems};
+use super::api_server::{ApiServer, Problems, silent_for};
 use crate::reports::{self, ANNOUNCED_ANNOTATION, Announced, REPORT_DURATION, REPORT_LABEL};
 
 /// Who owns the fields of a report.
@@ -159,25 +156,18 @@ impl Reporter {
             Ok(Err(error)) => error,
             Err(_) => {
                 problems.note(&self.server.metrics, "silent", || {
-                    format!(
-                        "the API server has not answered for {} s",
-                        ANSWER_TIMEOUT.as_secs()
-                    )
+                    silent_for(ANSWER_TIMEOUT)
                 });
                 return false;
             }
         };
-        self.server.failed(&error).await;
         let asked = Asked {
             verb: "patch",
             resource: &Resource::of::<Lease>(Some(self.namespace.clone())),
             subresource: None,
             verbs: &["get", "list", "watch", "create", "update", "patch"],
         };
-        let url = self.server.url();
-        problems.note(&self.server.metrics, &client::label(&error), || {
-            client::in_words(&error, &url, &asked)
-        });
+        self.server.refused(&error, &asked, problems).await;
         false
     }
 

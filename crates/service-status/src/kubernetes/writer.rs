@@ -29,8 +29,8 @@ use kube::{
     api::{ListParams, Patch, PatchParams, PostParams},
 };
 use kubernetes_client::{
-    client::{self, Asked, Origin},
-    grant::Resource,
+    client::{self, Origin},
+    grant::{Asked, Resource},
     metrics::RequestMetrics,
     watch::{Follow, WatchEvent},
 };
@@ -40,7 +40,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    api_server::{ApiServer, Problems},
+    api_server::{ApiServer, Problems, silent_for},
     reporter::report_name,
     warn_of_duration,
 };
@@ -563,10 +563,7 @@ async fn answer<T>(
 ) -> Result<kube::Result<T>, String> {
     tokio::time::timeout(ANSWER_TIMEOUT, request)
         .await
-        .map_err(|_| {
-            let seconds = ANSWER_TIMEOUT.as_secs();
-            format!("the API server has not answered for {seconds} s")
-        })
+        .map_err(|_| silent_for(ANSWER_TIMEOUT))
 }
 
 #[cfg(test)]
