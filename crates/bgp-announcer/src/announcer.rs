@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr, time::Instant};
 
 use bgp_packet::{Asn, IpNet};
-use bgp_session::{Cease, SessionState};
+use bgp_session::Cease;
 use bgp_speaker::{
     Change, ChangesEnded, Configuration, PeerStatus, SpeakerGone, SpeakerHandle, Table,
 };
@@ -82,13 +82,7 @@ impl AnnouncerHandle {
     /// # Errors
     /// It was interrupted.
     pub async fn drain(&self) -> Result<Vec<IpNet>, DrainInterrupted> {
-        let (reply, answer) = oneshot::channel();
-        let command = Command::Drain(reply);
-        self.commands
-            .send(command)
-            .await
-            .map_err(|_| DrainInterrupted)?;
-        answer.await.map_err(|_| DrainInterrupted)
+        self.ask(Command::Drain).await
     }
 
     /// Lets traffic come again.
@@ -96,12 +90,16 @@ impl AnnouncerHandle {
     /// # Errors
     /// The process is about to end.
     pub async fn undrain(&self) -> Result<(), DrainInterrupted> {
+        self.ask(Command::Undrain).await
+    }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, DrainInterrupted> {
         let (reply, answer) = oneshot::channel();
-        let command = Command::Undrain(reply);
-        self.commands
-            .send(command)
-            .await
-            .map_err(|_| DrainInterrupted)?;
+        let sent = self.commands.send(command(reply)).await;
+        sent.map_err(|_| DrainInterrupted)?;
         answer.await.map_err(|_| DrainInterrupted)
     }
 }
@@ -326,7 +324,7 @@ impl Announcer {
         for change in changes {
             match change {
                 Change::Peer(peer) => {
-                    if !is_established(&peer) {
+                    if !peer.is_established() {
                         self.forget_sent(&peer.name);
                     }
                     self.sessions.set(peer.name.clone(), *peer);
@@ -339,7 +337,7 @@ impl Announcer {
                 Change::Path(_) | Change::PathRemoved(_) => {}
             }
         }
-        let is_established = self.peers().iter().any(is_established);
+        let is_established = self.peers().iter().any(PeerStatus::is_established);
         self.handle(Input::SessionsEstablished(is_established))
             .await
     }
@@ -362,7 +360,7 @@ impl Announcer {
         let is_established = |name: &String| {
             sessions
                 .iter()
-                .any(|peer| peer.name == *name && is_established(peer))
+                .any(|peer| peer.name == *name && peer.is_established())
         };
         let communities = self.announcements.communities();
         let planned: BTreeMap<IpNet, _> = self.announcements.list().collect();
@@ -385,10 +383,6 @@ impl Announcer {
         self.draining
             .send_if_modified(|draining| std::mem::replace(draining, is_draining) != is_draining);
     }
-}
-
-pub(crate) fn is_established(peer: &PeerStatus) -> bool {
-    peer.session.state == SessionState::Established
 }
 
 type SentPrefixes = Result<BTreeMap<IpNet, Vec<String>>, SpeakerGone>;

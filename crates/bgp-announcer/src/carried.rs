@@ -10,7 +10,7 @@ use bgp_speaker::PeerStatus;
 
 use crate::{
     announcements::{self, State},
-    announcer::{Announcement, is_established},
+    announcer::Announcement,
 };
 
 /// Returns what others see of an announcement. `carried_by` has the names of the peers.
@@ -21,52 +21,37 @@ pub(crate) fn published(
     communities: &[Community],
     sessions: &[PeerStatus],
 ) -> Announcement {
-    let announcements::Announcement {
-        state,
-        detail,
-        next_hop,
-    } = planned;
-    let is_planned = match state {
-        State::Announced | State::LeastPreferred | State::Draining => true,
+    let mut shown = Announcement {
+        state: planned.state,
+        detail: planned.detail,
+        next_hop: planned.next_hop,
+        announced_to: Vec::new(),
+    };
+    match planned.state {
+        State::Announced | State::LeastPreferred | State::Draining => {
+            shown.announced_to = carried_by;
+        }
         State::NotServing
         | State::Refused
         | State::WaitingForNodeRoute
         | State::WaitingForSession
-        | State::Drained => false,
-    };
-    if !is_planned {
-        return Announcement {
-            state,
-            detail,
-            next_hop,
-            announced_to: Vec::new(),
+        | State::Drained => return shown,
+    }
+    if shown.announced_to.is_empty() {
+        let reasons = sessions.iter().map(|peer| {
+            let reason = obstacle(prefix, shown.next_hop, communities, peer);
+            let reason = reason.unwrap_or_else(|| "not written to its socket yet".to_owned());
+            format!("{}: {reason}", peer.name)
+        });
+        let reasons = reasons.collect::<Vec<_>>().join("; ");
+        let plan = match shown.detail.as_str() {
+            "" => String::new(),
+            detail => format!("; {detail}"),
         };
+        shown.state = State::WaitingForSession;
+        shown.detail = format!("no session carries it: {reasons}{plan}");
     }
-    if !carried_by.is_empty() {
-        return Announcement {
-            state,
-            detail,
-            next_hop,
-            announced_to: carried_by,
-        };
-    }
-    let reasons = sessions.iter().map(|peer| {
-        let reason = obstacle(prefix, next_hop, communities, peer);
-        let reason = reason.unwrap_or_else(|| "not written to its socket yet".to_owned());
-        format!("{}: {reason}", peer.name)
-    });
-    let reasons = reasons.collect::<Vec<_>>().join("; ");
-    let plan = if detail.is_empty() {
-        String::new()
-    } else {
-        format!("; {detail}")
-    };
-    Announcement {
-        state: State::WaitingForSession,
-        detail: format!("no session carries it: {reasons}{plan}"),
-        next_hop,
-        announced_to: Vec::new(),
-    }
+    shown
 }
 
 /// Whether sessions are established and none of them can ever carry the prefix.
@@ -78,7 +63,7 @@ pub(crate) fn is_impossible(
 ) -> bool {
     let mut established = sessions
         .iter()
-        .filter(|peer| is_established(peer))
+        .filter(|peer| peer.is_established())
         .peekable();
     established.peek().is_some()
         && established.all(|peer| obstacle(prefix, next_hop, communities, peer).is_some())
@@ -96,7 +81,7 @@ fn obstacle(
         .session
         .negotiated
         .as_ref()
-        .filter(|_| is_established(peer))
+        .filter(|_| peer.is_established())
     else {
         return Some("its session is not established".to_owned());
     };

@@ -7,10 +7,7 @@ use bgp_speaker::{PeerStatus, SpeakerHandle};
 use bgp_status::SpeakerMetrics;
 use daemon_runtime::{Counter, Family, Gauge, Labels, Metrics};
 
-use crate::{
-    announcements::State,
-    announcer::{Announcement, is_established},
-};
+use crate::{announcements::State, announcer::Announcement};
 
 /// What the announcer counts.
 #[derive(Clone, Debug)]
@@ -87,7 +84,7 @@ impl AnnouncerMetrics {
         for peer in sessions {
             self.sessions
                 .get_or_create(&vec![("peer", peer.name.clone())])
-                .set(is_established(peer).into());
+                .set(peer.is_established().into());
         }
     }
 }

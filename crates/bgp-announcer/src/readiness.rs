@@ -8,7 +8,7 @@ use daemon_runtime::Step;
 
 use crate::{
     announcements::{self, Announcements, DataPlaneState, State},
-    announcer::{Announcement, is_established},
+    announcer::Announcement,
 };
 
 #[derive(Debug)]
@@ -109,7 +109,7 @@ impl Readiness {
     fn show_sessions(&self, sessions: &[PeerStatus]) {
         let down: Vec<String> = sessions
             .iter()
-            .filter(|peer| !is_established(peer))
+            .filter(|peer| !peer.is_established())
             .map(|peer| {
                 let error = peer.session.last_error.as_ref();
                 let error = error.map(|(_, error)| format!(", {error}"));

@@ -1,14 +1,14 @@
 //! Peers, sessions and paths at a moment.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use bgp_packet::{Asn, PathAttributes, PathId};
 use bgp_rib::{NotBestReason, PeerCounts, PeerId, Rib, RibPath};
-use bgp_session::Status;
+use bgp_session::{SessionState, Status};
 use ipnet::IpNet;
 
 use crate::{connections::Connections, peer::Peers};
@@ -68,9 +68,9 @@ pub struct PathStatus {
 }
 
 impl PeerStatus {
-    /// Its address without the port.
-    pub fn ip(&self) -> IpAddr {
-        self.address.ip()
+    /// Whether routes flow.
+    pub fn is_established(&self) -> bool {
+        self.session.state == SessionState::Established
     }
 }
 

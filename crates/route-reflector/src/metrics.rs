@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use bgp_session::SessionState;
 use bgp_speaker::{ChangesEnded, PeerStatus, SpeakerGone, SpeakerHandle};
 use bgp_status::SpeakerMetrics;
 use daemon_runtime::{Family, Gauge, Labels, Metrics, Shutdown};
@@ -118,7 +117,7 @@ fn sizes(peers: &[PeerStatus]) -> BTreeMap<&str, Sizes> {
             .entry(peer.group.as_deref().unwrap_or(""))
             .or_default();
         sizes.sessions += 1;
-        sizes.established += i64::from(peer.session.state == SessionState::Established);
+        sizes.established += i64::from(peer.is_established());
         sizes.paths_received += count(peer.counts.paths_received);
         sizes.paths_sent += count(peer.counts.paths_sent);
         sizes.pending += count(peer.counts.pending);

@@ -7,7 +7,6 @@
 use std::time::Duration;
 
 use bgp_rib::PrefixFilter;
-use bgp_session::SessionState;
 use bgp_speaker::PeerStatus;
 use daemon_runtime::Step;
 use tokio::{sync::watch, time::Instant};
@@ -74,7 +73,7 @@ fn routers<'a>(config: &Config, peers: &'a [PeerStatus]) -> Vec<Router<'a>> {
     routers
         .map(|peer| Router {
             name: &peer.name,
-            is_established: peer.session.state == SessionState::Established,
+            is_established: peer.is_established(),
             was_established: peer.session.counters.established > 0,
         })
         .collect()
@@ -89,8 +88,7 @@ fn is_ready(routers: &[Router<'_>], is_settling: bool) -> bool {
 }
 
 fn detail(peers: &[PeerStatus], routers: &[Router<'_>]) -> String {
-    let is_established = |peer: &&PeerStatus| peer.session.state == SessionState::Established;
-    let established = peers.iter().filter(is_established).count();
+    let established = peers.iter().filter(|peer| peer.is_established()).count();
     let gone = routers.iter().filter(|router| !router.is_established);
     let gone: Vec<_> = gone.map(|router| router.name).collect();
     let gone = if gone.is_empty() {

@@ -82,7 +82,8 @@ async fn a_stranger_is_refused_and_leaves_no_trace() {
     assert_eq!(stranger.receive().await, None);
     let counters = speaker.handle.counters();
     assert_eq!(counters.strangers_refused.get(), 1);
-    let addresses: Vec<_> = speaker.peers().await.iter().map(PeerStatus::ip).collect();
+    let peers = speaker.peers().await;
+    let addresses: Vec<_> = peers.iter().map(|peer| peer.address.ip()).collect();
     assert!(!addresses.contains(&stranger.stream.local_addr().unwrap().ip()));
 }
 
