@@ -10,6 +10,7 @@ use daemon_runtime::Event;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use ipnet::IpNet;
 use tokio::sync::Semaphore;
+use tokio_stream::wrappers::WatchStream;
 use tonic::{Request, Response, Status, Streaming, transport::server::UdsConnectInfo};
 
 use crate::{
@@ -142,32 +143,19 @@ impl NodeRouteService {
 
 /// The first state, then each change; an error when the owner ends.
 fn states(hold: Hold) -> impl Stream<Item = Result<HoldResponse, Status>> + Send {
-    enum Next {
-        First(Hold),
-        Change(Hold),
-        Nothing,
-    }
-    stream::unfold(Next::First(hold), |next| async move {
-        let mut hold = match next {
-            Next::First(hold) => hold,
-            Next::Change(mut hold) => {
-                if hold.state.changed().await.is_err() {
-                    return Some((Err(Refusal::Stopping.into()), Next::Nothing));
-                }
-                hold
-            }
-            Next::Nothing => return None,
-        };
+    let states = WatchStream::new(hold.state.clone()).map(|state| {
         let HoldState {
             installed,
             interface,
-        } = hold.state.borrow_and_update().clone();
-        let response = HoldResponse {
+        } = state;
+        Ok(HoldResponse {
             installed,
             interface,
-        };
-        Some((Ok(response), Next::Change(hold)))
-    })
+        })
+    });
+    let stopping = stream::iter([Err(Refusal::Stopping.into())]);
+    // The hold lives as long as the stream.
+    states.chain(stopping).inspect(move |_| _ = &hold)
 }
 
 fn peer<T>(request: &Request<T>) -> Peer {

@@ -10,8 +10,7 @@ use netlink_packet_core::{
     NetlinkPayload,
 };
 use netlink_packet_route::{
-    AddressFamily, RouteNetlinkMessage,
-    link::LinkAttribute,
+    RouteNetlinkMessage,
     route::{RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType},
     rule::RuleMessage,
 };
@@ -36,8 +35,8 @@ mod surroundings;
 use changes::Changes;
 use dump::dump;
 use message::{
-    Surroundings, TABLE_MAIN, directly_reached, dump_request, fallback, look_up, own_rule, route,
-    rule, sort_in_own,
+    Surroundings, TABLE_MAIN, directly_reached, dump_request, fallback, family, interface_name,
+    look_up, own_rule, route, rule, sort_in_own,
 };
 use surroundings::{Reading, Staleness};
 
@@ -369,12 +368,8 @@ impl NetlinkKernel {
         version: IpVersion,
         guard: &mut Guard,
     ) -> Result<(), KernelError> {
-        let of_netlink = match version {
-            IpVersion::V4 => AddressFamily::Inet,
-            IpVersion::V6 => AddressFamily::Inet6,
-        };
         let mut request = RuleMessage::default();
-        request.header.family = of_netlink;
+        request.header.family = family(version);
         let request = RouteNetlinkMessage::GetRule(request);
         let add = |rules: &mut BTreeSet<uplink::Rule>, message| {
             if let RouteNetlinkMessage::NewRule(rule) = message {
@@ -400,22 +395,11 @@ impl NetlinkKernel {
             let mut links = std::pin::pin!(request.execute());
             links.try_next().await.map_err(io_error)
         };
-        let attributes = match answered(link).await {
-            Ok(Some(link)) => link.attributes,
-            Ok(None) => return Ok(None),
-            Err(source) if is(&source, Errno::ENODEV) => return Ok(None),
-            Err(source) => return Err(source),
-        };
-        Ok(attributes.into_iter().find_map(|attribute| {
-            #[allow(
-                clippy::wildcard_enum_match_arm,
-                reason = "the kernel's attributes are an open set"
-            )]
-            match attribute {
-                LinkAttribute::IfName(name) => Some(name),
-                _ => None,
-            }
-        }))
+        match answered(link).await {
+            Ok(link) => Ok(link.and_then(|link| interface_name(&link).cloned())),
+            Err(source) if is(&source, Errno::ENODEV) => Ok(None),
+            Err(source) => Err(source),
+        }
     }
 
     async fn request(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {

@@ -549,32 +549,32 @@ impl<K: Kernel> RouteTable<K> {
     }
 
     fn refuse_unanswered(&mut self, problem: &str) {
-        let metrics = &self.metrics;
-        self.holds.retain(|_, held| {
-            let Some(answer) = held.answer.take() else {
-                return true;
-            };
-            let refusal = Refusal::NotRead {
-                prefix: held.claim.prefix,
-                problem: problem.to_owned(),
-            };
-            refuse(metrics, held, answer, refusal);
-            false
+        self.refuse_new(|prefix| {
+            let problem = problem.to_owned();
+            Some(Refusal::NotRead { prefix, problem })
         });
     }
 
     /// Refuses new holds of IP versions that the node does not forward, before they have a route.
     fn refuse_not_forwarded(&mut self, not_forwarding: &BTreeSet<IpVersion>) {
+        self.refuse_new(|prefix| {
+            let is_off = not_forwarding.contains(&IpVersion::of(&prefix));
+            is_off.then_some(Refusal::NotForwarding { prefix })
+        });
+    }
+
+    /// Refuses the holds without an answer for whose prefix there is a refusal.
+    fn refuse_new(&mut self, refusal: impl Fn(IpNet) -> Option<Refusal>) {
         let metrics = &self.metrics;
         self.holds.retain(|_, held| {
-            let prefix = held.claim.prefix;
-            if !not_forwarding.contains(&IpVersion::of(&prefix)) {
+            if held.answer.is_none() {
                 return true;
             }
-            let Some(answer) = held.answer.take() else {
+            let (Some(refusal), Some(answer)) = (refusal(held.claim.prefix), held.answer.take())
+            else {
                 return true;
             };
-            refuse(metrics, held, answer, Refusal::NotForwarding { prefix });
+            refuse(metrics, held, answer, refusal);
             false
         });
     }

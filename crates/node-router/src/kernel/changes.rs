@@ -6,13 +6,16 @@ use futures::{StreamExt, channel::mpsc::UnboundedReceiver};
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    link::{LinkAttribute, LinkFlags, LinkMessage},
+    link::{LinkFlags, LinkMessage},
     route::RouteProtocol,
 };
 use rtnetlink::sys::SocketAddr;
 use tokio::sync::mpsc;
 
-use super::{message::concerns_us, surroundings::Staleness};
+use super::{
+    message::{concerns_us, interface_name},
+    surroundings::Staleness,
+};
 use crate::{Policy, plan::PROTOCOL};
 
 pub(super) type Notification = (NetlinkMessage<RouteNetlinkMessage>, SocketAddr);
@@ -101,16 +104,7 @@ impl Changes {
         let relevant = LinkFlags::Up | LinkFlags::Running | LinkFlags::LowerUp;
         let state = exists.then(|| LinkState {
             flags: link.header.flags & relevant,
-            name: link.attributes.iter().find_map(|attribute| {
-                #[allow(
-                    clippy::wildcard_enum_match_arm,
-                    reason = "the kernel's attributes are an open set"
-                )]
-                match attribute {
-                    LinkAttribute::IfName(name) => Some(name.clone()),
-                    _ => None,
-                }
-            }),
+            name: interface_name(link).cloned(),
         });
         let has_changed = self.links.get(&index) != state.as_ref();
         match state {
@@ -128,6 +122,8 @@ impl Changes {
 
 #[cfg(test)]
 mod tests {
+    use netlink_packet_route::link::LinkAttribute;
+
     use super::*;
 
     fn changes() -> Changes {

@@ -6,6 +6,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netlink_packet_core::NetlinkPayload;
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
+    link::{LinkAttribute, LinkMessage},
     route::{
         RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHop,
         RouteNextHopFlags, RouteProtocol, RouteType,
@@ -63,12 +64,8 @@ pub(super) fn fallback(prefix: IpNet, fallback: Fallback) -> RouteMessage {
 
 /// The message for a rule of the uplink guard.
 pub fn rule(rule: &Rule) -> RuleMessage {
-    let family = match rule.prefix {
-        IpNet::V4(_) => AddressFamily::Inet,
-        IpNet::V6(_) => AddressFamily::Inet6,
-    };
     RoutingRule {
-        family,
+        family: family(IpVersion::of(&rule.prefix)),
         preference: TABLE,
         incoming_interface: Some(rule.uplink.clone()),
         destination: Some(rule.prefix),
@@ -122,13 +119,10 @@ pub(super) fn route(table: u32, prefix: IpNet, metric: u32, next_hops: &NextHops
 /// Where a route leads; `None` for a family that is not IP.
 fn prefix_of(route: &RouteMessage) -> Option<IpNet> {
     let destination = route.attributes.iter().find_map(|attribute| {
-        #[allow(
-            clippy::wildcard_enum_match_arm,
-            reason = "the kernel's attributes are an open set"
-        )]
-        match attribute {
-            RouteAttribute::Destination(address) => ip(address),
-            _ => None,
+        if let RouteAttribute::Destination(address) = attribute {
+            ip(address)
+        } else {
+            None
         }
     })?;
     IpNet::new(destination, route.header.destination_prefix_length).ok()
@@ -320,10 +314,7 @@ fn table_of(route: &RouteMessage, parts: &Parts) -> u32 {
 /// the kernel's strict check of requests wants it.
 pub(super) fn dump_request(version: IpVersion, protocol: RouteProtocol) -> RouteNetlinkMessage {
     let mut message = RouteMessage::default();
-    message.header.address_family = match version {
-        IpVersion::V4 => AddressFamily::Inet,
-        IpVersion::V6 => AddressFamily::Inet6,
-    };
+    message.header.address_family = family(version);
     message.header.protocol = protocol;
     RouteNetlinkMessage::GetRoute(message)
 }
@@ -382,6 +373,24 @@ fn fallback_of(route: &RouteMessage) -> Option<Fallback> {
         RouteType::Throw => Some(Fallback::Throw),
         _ => None,
     }
+}
+
+pub(super) fn family(version: IpVersion) -> AddressFamily {
+    match version {
+        IpVersion::V4 => AddressFamily::Inet,
+        IpVersion::V6 => AddressFamily::Inet6,
+    }
+}
+
+/// The name of an interface among its attributes.
+pub(super) fn interface_name(link: &LinkMessage) -> Option<&String> {
+    link.attributes.iter().find_map(|attribute| {
+        if let LinkAttribute::IfName(name) = attribute {
+            Some(name)
+        } else {
+            None
+        }
+    })
 }
 
 fn version_of(route: &RouteMessage) -> IpVersion {
