@@ -20,6 +20,9 @@ pub const ADDRESS_CONDITION: &str = "portlb.io/Address";
 /// What the reason of [`ADDRESS_CONDITION`] begins with: the addresses follow.
 const ALLOCATED: &str = "Allocated:";
 
+/// What the reason of [`WEIGHT_LEVELS_CONDITION`] begins with: the number of levels follows.
+const ROUNDED: &str = "Rounded:";
+
 /// Condition of a Service that says whether its addresses are announced.
 pub const ANNOUNCED_CONDITION: &str = "portlb.io/Announced";
 
@@ -334,7 +337,8 @@ impl WrittenStatus {
     /// The number in the condition `portlb.io/WeightLevels`.
     #[must_use]
     pub fn recorded_weight_levels(&self) -> Option<u16> {
-        self.weight_levels.as_ref()?.message.parse().ok()
+        let condition = self.weight_levels.as_ref()?;
+        condition.reason.strip_prefix(ROUNDED)?.parse().ok()
     }
 }
 
@@ -372,6 +376,12 @@ pub fn address_reason(addresses: &[IpAddr]) -> String {
     };
     let texts: Vec<String> = addresses.iter().map(text).collect();
     format!("{ALLOCATED}{}", texts.join(","))
+}
+
+/// Returns the reason of [`WEIGHT_LEVELS_CONDITION`], which records the levels: `Rounded:8`.
+#[must_use]
+pub fn weight_levels_reason(levels: u16) -> String {
+    format!("{ROUNDED}{levels}")
 }
 
 /// Returns the message of [`ADDRESS_CONDITION`], for readers alone.

@@ -9,7 +9,7 @@ use service_catalog::{
     finding::Severity,
     model::{
         ADDRESS_CONDITION, ANNOUNCED_CONDITION, Condition, Ingress, ObjectKey,
-        WEIGHT_LEVELS_CONDITION, address_message, address_reason,
+        WEIGHT_LEVELS_CONDITION, address_message, address_reason, weight_levels_reason,
     },
 };
 use virtual_server::Protocol;
@@ -115,7 +115,9 @@ fn weight_levels(key: &ObjectKey, view: &ServiceView, now: Timestamp) -> Option<
     let Some(levels) = view.weight_levels else {
         return written.map(|_| write(WEIGHT_LEVELS_MANAGER, key, view, json!({})));
     };
-    let wanted = ("True", "Rounded", levels.to_string());
+    let reason = weight_levels_reason(levels);
+    let message = format!("weights are rounded to {levels} levels");
+    let wanted = ("True", reason.as_str(), message);
     let condition = condition(WEIGHT_LEVELS_CONDITION, &wanted, written, view, now)?;
     let status = json!({ "conditions": [condition] });
     Some(write(WEIGHT_LEVELS_MANAGER, key, view, status))

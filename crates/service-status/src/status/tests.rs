@@ -262,9 +262,14 @@ fn the_levels_of_weights_are_recorded_in_a_condition_and_taken_back() {
     assert_eq!(write.manager, WEIGHT_LEVELS_MANAGER);
     let condition = &write.document["status"]["conditions"][0];
     assert_eq!(condition["type"], "portlb.io/WeightLevels");
-    assert_eq!(condition["message"], "8");
+    assert_eq!(condition["reason"], "Rounded:8");
+    assert_eq!(condition["message"], "weights are rounded to 8 levels");
 
-    view.written.weight_levels = Some(condition_of("True", "Rounded", "8"));
+    view.written.weight_levels = Some(condition_of(
+        "True",
+        "Rounded:8",
+        "weights are rounded to 8 levels",
+    ));
     assert_eq!(view.written.recorded_weight_levels(), Some(8));
     assert_eq!(writes(&key(), &view, &tally(&[]), IpMode::Kept, now()), []);
     view.weight_levels = None;
@@ -279,7 +284,7 @@ fn a_service_that_is_ours_no_longer_is_left_clean() {
     assert_eq!(clear_status(&key(), &view), []);
     view.written.ingress = vec![ingress("10.1.1.10")];
     view.written.address = Some(condition_of("True", "Allocated:10_1_1_10", "10.1.1.10"));
-    view.written.weight_levels = Some(condition_of("True", "Rounded", "16"));
+    view.written.weight_levels = Some(condition_of("True", "Rounded:16", "16"));
     let managers: Vec<_> = clear_status(&key(), &view)
         .iter()
         .map(|w| w.manager)

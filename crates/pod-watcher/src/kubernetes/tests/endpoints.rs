@@ -120,7 +120,7 @@ fn the_levels_that_a_status_records_stay_until_there_are_a_tenth_fewer_pods() {
         )
     };
     let status = "status: {conditions: [{type: portlb.io/WeightLevels, status: 'True', \
-                  reason: Rounded, message: '8', lastTransitionTime: '2026-01-01T00:00:00Z'}]}\n";
+                  reason: 'Rounded:8', message: '', lastTransitionTime: '2026-01-01T00:00:00Z'}]}\n";
     for (pods, recorded, levels) in [(30, "", 16), (30, status, 8), (27, status, 16)] {
         let mut catalog = Catalog::new(settings());
         let mut watcher = Watcher::default();
