@@ -7,8 +7,8 @@ use std::{fmt::Display, net::IpAddr, num::NonZeroU16, time::Duration};
 use ipnet::IpNet;
 use virtual_server::{
     FailureAction, ForwardingMethod, HealthCheck, HealthCheckKind, Invalid, Persistence, Ports,
-    Protocol, RealServer, RealServerState, Scheduler, TunnelKind, VirtualServer, VirtualServerId,
-    Weight,
+    Problems, Protocol, RealServer, RealServerState, Scheduler, TunnelKind, VirtualServer,
+    VirtualServerId, Weight,
 };
 
 use crate::virtualserver::v1 as wire;
@@ -51,12 +51,14 @@ impl ConversionError {
     }
 }
 
-impl From<Invalid> for ConversionError {
-    fn from(invalid: Invalid) -> Self {
-        Self::new(
-            invalid.field,
-            format!("{} {}; {}", invalid.value, invalid.problem, invalid.cure),
-        )
+impl From<Problems> for ConversionError {
+    /// Keeps the first of them.
+    fn from(problems: Problems) -> Self {
+        let (listed, _) = problems.into_parts();
+        let first = listed.first();
+        let text = |invalid: &Invalid| (invalid.field.to_string(), invalid.reason.to_string());
+        let (field, problem) = first.map(text).unwrap_or_default();
+        Self { field, problem }
     }
 }
 

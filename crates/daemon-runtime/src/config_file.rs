@@ -50,13 +50,13 @@ pub enum FileError {
         /// Why not.
         source: io::Error,
     },
-    /// Its content cannot be used. Shown as compilers do: `path:line:column: message`.
-    #[error("{}:{problem}", path.display())]
+    /// Its content cannot be used. Shown as compilers do: `path:line:column: message`, a line each.
+    #[error("{}", lines(path, problems))]
     Content {
         /// Which file.
         path: PathBuf,
-        /// What is wrong.
-        problem: Problem,
+        /// Everything that is wrong.
+        problems: Vec<Problem>,
     },
 }
 
@@ -114,6 +114,11 @@ pub fn parse<T: DeserializeOwned>(text: &str, least: &str) -> Result<T, Problem>
         strict_booleans: true,
     };
     serde_saphyr::from_str_with_options(text, options).map_err(|error| problem(&error, text))
+}
+
+fn lines(path: &Path, problems: &[Problem]) -> String {
+    let line = |problem: &Problem| format!("{}:{problem}", path.display());
+    problems.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 fn is_empty(text: &str) -> bool {
@@ -316,7 +321,8 @@ mod tests {
         let path = directory.path().join("file.yaml");
         assert!(matches!(read(&path).unwrap_err(), FileError::Read { .. }));
         let problem = parse::<Outer>("method: Tunel\n", LEAST).unwrap_err();
-        let message = FileError::Content { path, problem }.to_string();
+        let problems = vec![problem];
+        let message = FileError::Content { path, problems }.to_string();
         let path = directory.path().join("file.yaml");
         let expected = format!("{}:1:9: unknown value `Tunel`", path.display());
         assert!(message.starts_with(&expected), "{message}");

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::SocketAddr};
 
 use daemon_runtime::Step;
-use virtual_server::{DesiredChange, DesiredSet, Invalid, VirtualServer, VirtualServerId};
+use virtual_server::{DesiredChange, DesiredSet, Problems, VirtualServer, VirtualServerId};
 
 use crate::{discovery::StreamLoss, metrics::DataPlaneMetrics};
 
@@ -103,7 +103,7 @@ impl DesiredState {
         }
     }
 
-    fn reject(&self, invalid: &Invalid) {
+    fn reject(&self, invalid: &Problems) {
         tracing::warn!(error = %invalid, "rejected an invalid desired set; keeping the previous one");
         self.metrics.invalid_objects.inc();
         self.set_step(&invalid.to_string());

@@ -9,7 +9,7 @@ use service_catalog::{
     settings::{PodService, Settings},
 };
 use service_status::StatusConfig;
-use virtual_server::{Invalid, IpNet};
+use virtual_server::IpNet;
 
 use crate::{
     args::{Args, ClusterArgs, SourceKind, StatusArgs},
@@ -198,24 +198,22 @@ pub fn settings(args: &ClusterArgs) -> Result<Settings, ConfigError> {
             || !args.allowed_prefixes.is_empty(),
         scopes: Vec::new(),
     };
-    let mut problems = settings.validate().err().unwrap_or_default();
+    let refused = settings.validate().err().unwrap_or_default();
+    let mut problems: Vec<String> = refused.iter().map(ToString::to_string).collect();
     problems.extend(reserved_prefixes(&settings.allowed_prefixes));
     if problems.is_empty() {
         return Ok(settings);
     }
-    let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
     Err(ConfigError(problems.join("\n")))
 }
 
 /// Refuses prefixes in which no address belongs to a single host.
-fn reserved_prefixes(allowed_prefixes: &[IpNet]) -> impl Iterator<Item = Invalid> {
+fn reserved_prefixes(allowed_prefixes: &[IpNet]) -> impl Iterator<Item = String> {
     allowed_prefixes.iter().filter_map(|prefix| {
         let reserved = daemon_api::overlapping_reserved_range(prefix)?;
-        Some(Invalid::new(
-            "--allowed-prefixes",
-            prefix,
-            format!("overlaps {reserved}, in which no address belongs to a single host"),
-            "give the service ranges alone, such as 10.1.1.0/24",
+        Some(format!(
+            "--allowed-prefixes: {prefix} overlaps {reserved}, in which no address belongs to a \
+             single host; give the service ranges alone, such as 10.1.1.0/24"
         ))
     })
 }

@@ -11,7 +11,7 @@ mod value;
 use daemon_runtime::config_file::{self, Problem};
 use serde::Deserialize;
 use serde_saphyr::Spanned;
-use virtual_server::DesiredSet;
+use virtual_server::{DesiredSet, Problems};
 
 pub use render::render;
 use value::{Address, Period, Port, PortsText, Prefix};
@@ -31,17 +31,18 @@ pub struct Content {
 /// Reads a document.
 ///
 /// # Errors
-/// Says what is wrong with it, where, and what to write instead.
-pub fn parse(text: &str) -> Result<DesiredSet, Problem> {
+/// Says everything that is wrong with it, where, and what to write instead. What is not YAML, or of
+/// another type than its field, hides what comes after it.
+pub fn parse(text: &str) -> Result<DesiredSet, Problems<Problem>> {
     Ok(read(text)?.desired)
 }
 
 /// The same, with what its writer should look at again.
 ///
 /// # Errors
-/// Says what is wrong with it, where, and what to write instead.
-pub fn read(text: &str) -> Result<Content, Problem> {
-    convert::content(config_file::parse(text, LEAST)?)
+/// As [`parse`].
+pub fn read(text: &str) -> Result<Content, Problems<Problem>> {
+    convert::content(config_file::parse(text, LEAST).map_err(Problems::from)?)
 }
 
 #[derive(Debug, Deserialize)]

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use daemon_runtime::config_file::{self, FileError, FileWatcher, WatchError};
+use daemon_runtime::config_file::{self, FileError, FileWatcher, Problem, WatchError};
 use virtual_server::DesiredSet;
 
 use crate::{
@@ -110,9 +110,14 @@ pub fn load(path: &Path) -> Result<DesiredSet, FileError> {
 }
 
 fn parse(path: &Path, text: &str) -> Result<Content, FileError> {
-    file_format::read(text).map_err(|problem| FileError::Content {
-        path: path.to_owned(),
-        problem,
+    file_format::read(text).map_err(|problems| {
+        let (mut problems, unlisted) = problems.into_parts();
+        problems.extend((unlisted > 0).then(|| Problem {
+            place: None,
+            message: format!("{unlisted} more problems are not listed"),
+        }));
+        let path = path.to_owned();
+        FileError::Content { path, problems }
     })
 }
 

@@ -111,7 +111,7 @@ pub fn load(path: &Path, overrides: &Overrides) -> Result<Config, FileError> {
     let text = config_file::read(path)?;
     parse(&text, overrides).map_err(|problem| FileError::Content {
         path: path.to_owned(),
-        problem,
+        problems: vec![problem],
     })
 }
 

@@ -4,7 +4,8 @@
 use std::{fmt, net::IpAddr, num::NonZeroU16, str::FromStr, time::Duration};
 
 use virtual_server::{
-    Invalid, Options, PersistenceOptions, Ports, Protocol, RealServerState, Weight,
+    BadValue, Field, HealthCheckField, Options, PersistenceOptions, Ports, Protocol,
+    RealServerState, Suggestion, Weight,
 };
 
 use super::{
@@ -29,9 +30,8 @@ pub(crate) const MOST_SHARE_NAMESPACES: usize = 100;
 pub(crate) struct Annotation<W: 'static> {
     /// Without the prefix.
     pub(crate) name: &'static str,
-    /// What it sets, as a path of the file format, by which refusals name the annotation; empty
-    /// where the file has nothing of the kind.
-    pub(crate) field: &'static str,
+    /// The field of a virtual server that it alone sets: a refusal of the field names it.
+    pub(crate) field: Option<Field>,
     /// What it means.
     meaning: &'static str,
     /// What holds without it.
@@ -39,7 +39,7 @@ pub(crate) struct Annotation<W: 'static> {
     /// What may stand in it.
     allowed: &'static str,
     /// Reads the value.
-    read: fn(&str, &mut W) -> Result<(), Invalid>,
+    read: fn(&str, &mut W) -> Result<(), BadValue>,
 }
 
 /// What the annotations of a Service say.
@@ -90,7 +90,7 @@ impl ServiceAnnotations {
 pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
     Annotation {
         name: LOAD_BALANCER_CLASS,
-        field: "",
+        field: None,
         meaning: "makes a Service ours that cannot have `spec.loadBalancerClass`, since its type \
                   is not `LoadBalancer` (a headless one, say)",
         default: "`spec.loadBalancerClass`",
@@ -100,7 +100,7 @@ pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
     },
     Annotation {
         name: "address",
-        field: "address",
+        field: None,
         meaning: "service addresses: what clients connect to and what is announced",
         default: "the first that is given of `spec.loadBalancerIP`, `spec.externalIPs` and an \
                   address pool",
@@ -130,7 +130,7 @@ pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
     },
     Annotation {
         name: "address-pool",
-        field: "",
+        field: None,
         meaning: "the pool that the address comes from where none is given",
         default: "the first pool with a free address",
         allowed: "the name of an `--address-pool`",
@@ -141,7 +141,7 @@ pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
     },
     Annotation {
         name: SHARE_ADDRESS,
-        field: "",
+        field: None,
         meaning: "Services of one namespace with the same value may have the same address, each \
                   its own ports; from a pool they get the same one where their ports allow it",
         default: "an address belongs to one Service",
@@ -153,7 +153,7 @@ pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
     },
     Annotation {
         name: SHARE_ADDRESS_NAMESPACES,
-        field: "",
+        field: None,
         meaning: "other namespaces whose Services may share the address by `share-address`; those \
                   Services name this one's namespace, too",
         default: "an address is shared within one namespace only",
@@ -173,7 +173,7 @@ pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
     },
     Annotation {
         name: "ports",
-        field: "ports",
+        field: Some(Field::Ports),
         meaning: "ports in place of those of the Service, for ranges that a Service cannot say; \
                   each connection keeps its port, whatever `targetPort` says",
         default: "`spec.ports`",
@@ -189,7 +189,7 @@ pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
     },
     Annotation {
         name: "scheduler",
-        field: "scheduler",
+        field: Some(Field::Scheduler),
         meaning: "how new connections are shared",
         default: "`mh`",
         allowed: "`rr`, `wrr`, `lc`, `wlc`, `sh`, `mh`, `sed`, `nq`",
@@ -197,7 +197,7 @@ pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
     },
     Annotation {
         name: "scheduler-flags",
-        field: "schedulerFlags",
+        field: Some(Field::SchedulerFlags),
         meaning: "of `mh` and `sh`: `fallback` sends a flow that hashes to a quiesced real server \
                   to another one, `port` makes the client's port part of the hash",
         default: "`mh`: `fallback,port`; `sh`: `fallback`",
@@ -207,7 +207,7 @@ pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
     },
     Annotation {
         name: "forwarding-method",
-        field: "forwardingMethod",
+        field: Some(Field::ForwardingMethod),
         meaning: "how packets reach the pods; with `Tunnel` and `DirectRouting` a pod listens on \
                   the Service's own port, so `targetPort` must be the same",
         default: "`Tunnel`",
@@ -216,7 +216,7 @@ pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
     },
     Annotation {
         name: "tunnel-kind",
-        field: "tunnelKind",
+        field: Some(Field::TunnelKind),
         meaning: "encapsulation of `Tunnel`",
         default: "`ipip`",
         allowed: "`ipip`",
@@ -224,7 +224,7 @@ pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
     },
     Annotation {
         name: "persistence-timeout",
-        field: "persistence.timeout",
+        field: Some(Field::PersistenceTimeout),
         meaning: "new connections of one client go to the same pod; how long after its last one",
         default: "the timeout of `sessionAffinity: ClientIP`, else no persistence",
         allowed: "whole seconds, `1s` to `31d`",
@@ -232,7 +232,7 @@ pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
     },
     Annotation {
         name: "persistence-ipv4-prefix-length",
-        field: "persistence.clientPrefixLength",
+        field: None,
         meaning: "length of the prefix of IPv4 addresses that counts as one client",
         default: "`32`: each address",
         allowed: "1 to 32",
@@ -240,7 +240,7 @@ pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
     },
     Annotation {
         name: "persistence-ipv6-prefix-length",
-        field: "persistence.clientPrefixLength",
+        field: None,
         meaning: "the same of IPv6 addresses",
         default: "`128`: each address",
         allowed: "1 to 128",
@@ -248,7 +248,7 @@ pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
     },
     Annotation {
         name: "health-check",
-        field: "healthCheck.kind",
+        field: Some(Field::HealthCheck(HealthCheckField::Kind)),
         meaning: "how pods are checked beside what their readiness says",
         default: "TCP: `tcpConnect`; UDP and SCTP: `none` unless `health-check-port` is given",
         allowed: "`tcpConnect`, `none`",
@@ -256,7 +256,7 @@ pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
     },
     Annotation {
         name: "health-check-port",
-        field: "healthCheck.port",
+        field: Some(Field::HealthCheck(HealthCheckField::Port)),
         meaning: "what the check connects to",
         default: "the port of the pod",
         allowed: "1 to 65535; required for ranges of ports that are checked",
@@ -269,7 +269,7 @@ pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
     },
     Annotation {
         name: "health-check-interval",
-        field: "healthCheck.interval",
+        field: Some(Field::HealthCheck(HealthCheckField::Interval)),
         meaning: "from the start of one check to the start of the next",
         default: "`2s`",
         allowed: "`10ms` to `1h`",
@@ -277,7 +277,7 @@ pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
     },
     Annotation {
         name: "health-check-timeout",
-        field: "healthCheck.timeout",
+        field: Some(Field::HealthCheck(HealthCheckField::Timeout)),
         meaning: "a check without an answer has failed after it",
         default: "`1s`, or the interval if that is shorter",
         allowed: "`1ms` to the interval",
@@ -285,7 +285,7 @@ pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
     },
     Annotation {
         name: "health-check-rise",
-        field: "healthCheck.rise",
+        field: Some(Field::HealthCheck(HealthCheckField::Rise)),
         meaning: "successful checks in a row that make a failed pod healthy",
         default: "`2`",
         allowed: "1 to 100",
@@ -293,7 +293,7 @@ pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
     },
     Annotation {
         name: "health-check-fall",
-        field: "healthCheck.fall",
+        field: Some(Field::HealthCheck(HealthCheckField::Fall)),
         meaning: "failed checks in a row that make a healthy pod failed",
         default: "`3`",
         allowed: "1 to 100",
@@ -301,7 +301,7 @@ pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
     },
     Annotation {
         name: "health-check-initial-jitter",
-        field: "healthCheck.initialJitter",
+        field: Some(Field::HealthCheck(HealthCheckField::InitialJitter)),
         meaning: "the first check starts at a random moment within it",
         default: "`100ms`",
         allowed: "`0ms` to `1h`",
@@ -309,7 +309,7 @@ pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
     },
     Annotation {
         name: "on-failure",
-        field: "onFailure",
+        field: Some(Field::OnFailure),
         meaning: "a pod that fails its check gets weight 0 (`quiesce`: established connections go \
                   on) or leaves the table (`remove`)",
         default: "`quiesce`",
@@ -318,7 +318,7 @@ pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
     },
     Annotation {
         name: "minimum-healthy",
-        field: "minimumHealthy",
+        field: Some(Field::MinimumHealthy),
         meaning: "it is serving, and its address announced, while at least so many pods are \
                   healthy",
         default: "`1`",
@@ -327,7 +327,7 @@ pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
     },
     Annotation {
         name: "drain-timeout",
-        field: "drainTimeout",
+        field: Some(Field::DrainTimeout),
         meaning: "how long a pod that no slice lists any more keeps the connections that it has; \
                   it leaves the table earlier with the last of them, or when it fails its check",
         default: "`60s`",
@@ -340,7 +340,7 @@ pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
 pub(crate) const OF_REAL_SERVERS: &[Annotation<RealServerAnnotations>] = &[
     Annotation {
         name: "weight",
-        field: "weight",
+        field: None,
         meaning: "share of new connections, in proportion to the others; `mh` and `sh` use \
                   whole numbers from 1 to 16 with up to 30 pods, to 8 with up to 100, to 4 with up \
                   to 250, and 1 above: weights whose ratios need larger numbers are rounded in \
@@ -357,7 +357,7 @@ pub(crate) const OF_REAL_SERVERS: &[Annotation<RealServerAnnotations>] = &[
     },
     Annotation {
         name: "state",
-        field: "state",
+        field: None,
         meaning: "`draining`: no new connections, established ones go on",
         default: "what the conditions of the endpoint say",
         allowed: "`ready` (changes nothing), `draining`",
@@ -365,10 +365,10 @@ pub(crate) const OF_REAL_SERVERS: &[Annotation<RealServerAnnotations>] = &[
     },
 ];
 
-/// Why an annotation cannot be used. Reads as "annotation `name`: `text`".
+/// Why an annotation or a setting cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// The annotation.
+    /// The annotation or setting.
     pub subject: Subject,
     /// What is wrong with it, and what to write.
     pub text: String,
@@ -399,8 +399,8 @@ pub(crate) fn read<W: Default>(
     for (name, value) in annotations {
         match table.iter().find(|known| *known.name == **name) {
             Some(known) => {
-                if let Err(invalid) = (known.read)(value.trim(), &mut parsed) {
-                    errors.push(refusal(known.name, &invalid));
+                if let Err(reason) = (known.read)(value.trim(), &mut parsed) {
+                    errors.push(refusal(known.name, &reason));
                 }
             }
             None => errors.push(unknown(name, table)),
@@ -419,30 +419,27 @@ pub fn refusals_of_real_server(annotations: &Annotations) -> Vec<Refusal> {
     read(OF_REAL_SERVERS, annotations).err().unwrap_or_default()
 }
 
-/// The annotation that sets a field of the file format.
-pub(crate) fn setting(field: &str) -> Option<&'static str> {
+/// The annotation that sets the field.
+pub(crate) fn setting(field: Field) -> Option<&'static str> {
     OF_SERVICES
         .iter()
-        .find(|annotation| !annotation.field.is_empty() && field == annotation.field)
+        .find(|annotation| annotation.field == Some(field))
         .map(|annotation| annotation.name)
 }
 
 /// Returns why an annotation cannot be used.
-pub(crate) fn refusal(name: &str, invalid: &Invalid) -> Refusal {
-    let Invalid {
-        value,
-        problem,
-        cure,
-        ..
-    } = invalid;
-    // The file's words for what annotations say of their own.
-    let cure = cure
-        .replace("kind: none", "portlb.io/health-check: none")
-        .replace("leave the field out", "remove it")
-        .replace("leave it out", "remove it");
+pub(crate) fn refusal(name: &str, reason: &BadValue) -> Refusal {
+    let suggestion = match &reason.suggestion {
+        Suggestion::Text(text) => text.to_string(),
+        Suggestion::LeaveOut => "remove it".to_owned(),
+        Suggestion::LeaveOutOrCheck => "remove it, or write another kind than none".to_owned(),
+        Suggestion::TextOrNoCheck(text) => {
+            format!("{text}, or do without the check (portlb.io/health-check: none)")
+        }
+    };
     Refusal {
         subject: Subject::annotation(name),
-        text: format!("{value} {problem}; {cure}"),
+        text: format!("{} {}; {suggestion}", reason.value, reason.problem),
     }
 }
 
@@ -467,27 +464,27 @@ fn unknown<W>(name: &str, table: &[Annotation<W>]) -> Refusal {
     }
 }
 
-fn refused(text: &str, problem: &str, cure: &str) -> Invalid {
-    Invalid::new("", format!("{text:?}"), problem, cure)
+fn refused(text: &str, problem: &'static str, suggestion: impl Into<Suggestion>) -> BadValue {
+    BadValue::new(format!("{text:?}"), problem, suggestion)
 }
 
-fn word_of<T: FromStr<Err = Invalid>>(text: &str, place: &mut Option<T>) -> Result<(), Invalid> {
+fn word_of<T: FromStr<Err = BadValue>>(text: &str, place: &mut Option<T>) -> Result<(), BadValue> {
     *place = Some(text.parse()?);
     Ok(())
 }
 
-fn number<T: FromStr>(text: &str, allowed: &str, place: &mut Option<T>) -> Result<(), Invalid> {
+fn number<T: FromStr>(text: &str, allowed: &str, place: &mut Option<T>) -> Result<(), BadValue> {
     let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
     let number = text.parse().ok().filter(|_| is_number);
     *place = Some(
-        number.ok_or_else(|| refused(text, "is not such a number", &format!("write {allowed}")))?,
+        number.ok_or_else(|| refused(text, "is not such a number", format!("write {allowed}")))?,
     );
     Ok(())
 }
 
-fn period(text: &str, place: &mut Option<Duration>) -> Result<(), Invalid> {
+fn period(text: &str, place: &mut Option<Duration>) -> Result<(), BadValue> {
     let period = config_text::parse_duration(text);
-    *place = Some(period.map_err(|expected| refused(text, "is not a time", &expected))?);
+    *place = Some(period.map_err(|expected| refused(text, "is not a time", expected))?);
     Ok(())
 }
 
@@ -500,7 +497,7 @@ pub(crate) fn namespaces(text: &str) -> Box<[Box<str>]> {
         .collect()
 }
 
-fn word(text: &str) -> Result<Box<str>, Invalid> {
+fn word(text: &str) -> Result<Box<str>, BadValue> {
     if text.is_empty() {
         return Err(refused(text, "is empty", "write a word, or remove it"));
     }

@@ -2,7 +2,10 @@
 
 use std::{cmp::Ordering, collections::BTreeSet, net::IpAddr, num::NonZeroU16};
 
-use virtual_server::{Ports, Protocol, RealServer, RealServerState, ServiceRange, VirtualServer};
+use virtual_server::{
+    BadValue, Field, Invalid, Ports, Protocol, RealServer, RealServerField, RealServerState,
+    ServiceRange, VirtualServer,
+};
 
 use super::{
     addresses::Claims,
@@ -274,9 +277,11 @@ fn leave_out(server: &mut VirtualServer, surroundings: &Surroundings<'_>, left_o
         }
         match server.validate_real_server(candidate) {
             Ok(()) => true,
-            Err(invalid) => {
-                let (reason, why) = why(server, candidate, &invalid);
-                left_out.add(reason, address, candidate, || why);
+            Err(problems) => {
+                if let Some(invalid) = problems.listed().first() {
+                    let (reason, why) = why(server, candidate, invalid);
+                    left_out.add(reason, address, candidate, || why);
+                }
                 false
             }
         }
@@ -315,10 +320,11 @@ fn leave_out_excess(server: &mut VirtualServer, left_out: &mut LeftOut) {
 fn why(
     server: &VirtualServer,
     candidate: &RealServer,
-    invalid: &virtual_server::Invalid,
+    invalid: &Invalid,
 ) -> (LeftOutReason, String) {
-    if let (Some(port), Ports::Single(wanted), "port") =
-        (candidate.port, server.id.ports, invalid.field.as_str())
+    let of_port = Field::RealServer(candidate.into(), RealServerField::Port);
+    if let (Some(port), Ports::Single(wanted)) = (candidate.port, server.id.ports)
+        && invalid.field == of_port.into()
     {
         let why = format!(
             "listens on {port}, and {} cannot change the port {wanted}; let it listen on \
@@ -333,7 +339,12 @@ fn why(
     } else {
         LeftOutReason::Unusable
     };
-    (reason, format!("{}; {}", invalid.problem, invalid.cure))
+    let BadValue {
+        problem,
+        suggestion,
+        ..
+    } = &invalid.reason;
+    (reason, format!("{problem}; {suggestion}"))
 }
 
 /// Which of the real servers are service addresses.

@@ -9,8 +9,8 @@ use std::{
 };
 
 use virtual_server::{
-    Behaviour, ForwardingMethod, HealthCheck, HealthCheckChoice, Invalid, Ports, Protocol,
-    Scheduler, VirtualServer, VirtualServerId,
+    BadValue, Behaviour, Field, FieldPath, ForwardingMethod, HealthCheck, HealthCheckChoice,
+    Invalid, Ports, Protocol, VirtualServer, VirtualServerId,
 };
 
 use super::{
@@ -465,8 +465,8 @@ impl ServiceParser<'_> {
             [] => "pod-watcher has none; start it with --address-pool".to_owned(),
             known => format!("known are {}", known.join(", ")),
         };
-        let invalid = Invalid::new("", format!("{name:?}"), "is not an address pool", known);
-        Some(annotations::refusal("address-pool", &invalid).into_finding())
+        let reason = BadValue::new(format!("{name:?}"), "is not an address pool", known);
+        Some(annotations::refusal("address-pool", &reason).into_finding())
     }
 }
 
@@ -542,32 +542,16 @@ fn validate(
     };
     for address in addresses {
         for port in &spec.ports {
-            let mut server = virtual_server(spec, *address, port);
-            // All that is wrong is told, each thing once: what was refused is put right here.
-            while let Err(invalid) = server.validate() {
-                let error = in_annotations(&invalid, Some((*address, place)), annotations);
+            let Err(problems) = virtual_server(spec, *address, port).validate() else {
+                continue;
+            };
+            for invalid in problems.listed() {
+                let error = in_annotations(invalid, Some((*address, place)), annotations);
                 if !errors.contains(&error) {
                     errors.push(error);
                 }
-                let before = server.clone();
-                mend(&mut server, &invalid);
-                if server == before {
-                    break;
-                }
             }
         }
-    }
-}
-
-/// Puts the default in the place of what was refused, where there is one.
-fn mend(server: &mut VirtualServer, invalid: &Invalid) {
-    match invalid.field.split('.').next().unwrap_or_default() {
-        "schedulerFlags" => server.scheduler = Scheduler::default(),
-        "persistence" => server.persistence = None,
-        "healthCheck" => server.health_check = None,
-        "minimumHealthy" => server.minimum_healthy = VirtualServer::DEFAULT_MINIMUM_HEALTHY,
-        "drainTimeout" => server.drain_timeout = VirtualServer::DEFAULT_DRAIN_TIMEOUT,
-        _ => {}
     }
 }
 
@@ -614,27 +598,24 @@ fn in_annotations(
     address: Option<(IpAddr, AddressPlace)>,
     annotations: &ServiceAnnotations,
 ) -> Finding {
-    let Invalid {
-        field,
-        value,
-        problem,
-        cure,
-    } = invalid;
-    let text = || format!("{value} {problem}; {cure}");
-    let is_of_affinity =
-        field == "persistence.timeout" && annotations.persistence_timeout.is_none();
-    if is_of_affinity {
-        return bad_specification("spec.sessionAffinityConfig.clientIP.timeoutSeconds", text());
-    }
-    let name = match (field.as_str(), address) {
-        ("address", Some((_, place))) => return place.finding(text()),
-        ("persistence.clientPrefixLength", Some((IpAddr::V6(_), _))) => {
+    let Invalid { field, reason } = invalid;
+    let FieldPath::VirtualServer(_, field) = *field else {
+        return Finding::new(Reason::BadSpecification, invalid.to_string());
+    };
+    let name = match (field, address) {
+        (Field::Address, Some((_, place))) => return place.finding(reason),
+        (Field::PersistenceTimeout, _) if annotations.persistence_timeout.is_none() => {
+            let path = "spec.sessionAffinityConfig.clientIP.timeoutSeconds";
+            return bad_specification(path, reason);
+        }
+        (Field::ClientPrefixLength, Some((IpAddr::V6(_), _))) => {
             Some("persistence-ipv6-prefix-length")
         }
+        (Field::ClientPrefixLength, _) => Some("persistence-ipv4-prefix-length"),
         (field, _) => annotations::setting(field),
     };
     match name {
-        Some(name) => annotations::refusal(name, invalid).into_finding(),
+        Some(name) => annotations::refusal(name, reason).into_finding(),
         None => Finding::new(Reason::BadSpecification, invalid.to_string()),
     }
 }

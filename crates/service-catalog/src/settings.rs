@@ -1,10 +1,10 @@
 //! What the operator chose.
 
-use std::{collections::BTreeSet, fmt, net::IpAddr, num::NonZeroU16, str::FromStr};
+use std::{borrow::Cow, collections::BTreeSet, net::IpAddr, num::NonZeroU16, str::FromStr};
 
-use virtual_server::{DesiredSet, Invalid, IpNet, Ports, Protocol, ServiceRange};
+use virtual_server::{BadValue, DesiredSet, IpNet, Ports, Protocol, ServiceRange};
 
-use super::model::Scope;
+use super::{annotations::Refusal, finding::Subject, model::Scope};
 
 /// What the operator chose. Part of it is text that a person wrote: [`Settings::validate`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,53 +64,60 @@ pub struct PodPorts {
 }
 
 impl Settings {
-    /// Refuses what no Service can mend.
+    /// Refuses what no Service can put right.
     ///
     /// # Errors
     /// Each setting that cannot be, named by its flag.
-    pub fn validate(&self) -> Result<(), Vec<Invalid>> {
+    pub fn validate(&self) -> Result<(), Vec<Refusal>> {
         let mut errors = Vec::new();
+        let mut refuse = |flag: &'static str, text: String| {
+            let subject = Subject::Setting(flag);
+            errors.push(Refusal { subject, text });
+        };
         let ranges = DesiredSet {
             service_ranges: self.service_ranges.clone(),
             ..DesiredSet::default()
         };
-        if let Err(mut invalid) = ranges.validate() {
-            invalid.field = "--service-ranges".to_owned();
-            errors.push(invalid);
+        if let Err(problems) = ranges.validate() {
+            for invalid in problems.listed() {
+                refuse("--service-ranges", invalid.reason.to_string());
+            }
         }
         for (index, pool) in self.pools.iter().enumerate() {
-            let mut refuse = |value: &dyn fmt::Display, problem: String, cure: &str| {
-                errors.push(Invalid::new("--address-pool", value, problem, cure));
-            };
+            let mut refuse = |reason: BadValue| refuse("--address-pool", reason.to_string());
             let before = &self.pools[..index];
             if before.iter().any(|other| other.name == pool.name) {
-                let cure = "give each its own name, or all prefixes to one of them";
-                refuse(&pool.name, "is the name of two pools".to_owned(), cure);
+                refuse(BadValue::new(
+                    &pool.name,
+                    "is the name of two pools",
+                    "give each its own name, or all prefixes to one of them",
+                ));
             }
             for (place, prefix) in pool.prefixes.iter().enumerate() {
-                if let Err(invalid) = (ServiceRange { prefix: *prefix }).validate() {
-                    refuse(&invalid.value, invalid.problem, &invalid.cure);
+                if let Err(reason) = (ServiceRange { prefix: *prefix }).validate() {
+                    refuse(reason);
                 }
                 let others = before.iter().flat_map(|other| &other.prefixes);
                 let overlapping = others
                     .chain(&pool.prefixes[..place])
                     .find(|other| other.contains(prefix) || prefix.contains(*other));
                 if let Some(other) = overlapping {
-                    let cure = "give each address to one pool";
-                    refuse(prefix, format!("overlaps {other}"), cure);
+                    let problem = format!("overlaps {other}");
+                    refuse(BadValue::new(
+                        prefix,
+                        problem,
+                        "give each address to one pool",
+                    ));
                 }
             }
         }
         if let Some(pods) = &self.pods
             && let Err(findings) = super::service_spec::of_pods(pods)
         {
-            let refusals = findings.into_iter().map(|finding| finding.message);
-            errors.extend(refusals.map(|message| Invalid {
-                field: "--pod-selector".to_owned(),
-                value: "the pods".to_owned(),
-                problem: "cannot be served".to_owned(),
-                cure: message,
-            }));
+            for finding in findings {
+                let text = format!("the pods cannot be served; {}", finding.message);
+                refuse("--pod-selector", text);
+            }
         }
         if errors.is_empty() {
             Ok(())
@@ -153,13 +160,12 @@ impl Settings {
 }
 
 impl FromStr for AddressPool {
-    type Err = Invalid;
+    type Err = BadValue;
 
     /// Takes `name=prefix[,prefix...]`.
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        let refused = |problem: &str| {
-            Invalid::new(
-                "--address-pool",
+    fn from_str(text: &str) -> Result<Self, BadValue> {
+        let refused = |problem| {
+            BadValue::new(
                 format!("{text:?}"),
                 problem,
                 "write name=prefix[,prefix...], such as web=10.1.1.0/24,fd00:1::/64",
@@ -181,12 +187,11 @@ impl FromStr for AddressPool {
 }
 
 impl FromStr for PodPorts {
-    type Err = Invalid;
+    type Err = BadValue;
 
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        let refused = |problem: &str| {
-            Invalid::new(
-                "ports",
+    fn from_str(text: &str) -> Result<Self, BadValue> {
+        let refused = |problem: Cow<'static, str>| {
+            BadValue::new(
                 format!("{text:?}"),
                 problem,
                 "allowed are a port such as 80, a range such as 8000-8999, and all, each with \
@@ -198,14 +203,14 @@ impl FromStr for PodPorts {
             "TCP" => Protocol::Tcp,
             "UDP" => Protocol::Udp,
             "SCTP" => Protocol::Sctp,
-            _ => return Err(refused("names another protocol")),
+            _ => return Err(refused("names another protocol".into())),
         };
         let ports = match ports {
             "all" => Ports::All,
-            "*" => return Err(refused("is not how all ports are written")),
+            "*" => return Err(refused("is not how all ports are written".into())),
             ports => ports
                 .parse()
-                .map_err(|invalid: Invalid| refused(&invalid.problem))?,
+                .map_err(|reason: BadValue| refused(reason.problem))?,
         };
         Ok(Self { protocol, ports })
     }

@@ -1,7 +1,7 @@
 //! What the user may type.
 
 use clap::Parser;
-use virtual_server::ServiceRange;
+use virtual_server::{BadValue, ServiceRange};
 
 /// Such as `0.1.0`, or `0.1.0+1a2b3c4` where the build gave the commit.
 const VERSION: &str = match option_env!("PORTLB_VERSION") {
@@ -45,9 +45,9 @@ pub struct Args {
     pub service_ranges: Vec<ServiceRange>,
 }
 
-fn service_range(text: &str) -> Result<ServiceRange, String> {
-    let range: ServiceRange = text.parse().map_err(|invalid| format!("{invalid}"))?;
-    range.validate().map_err(|invalid| format!("{invalid}"))?;
+fn service_range(text: &str) -> Result<ServiceRange, BadValue> {
+    let range: ServiceRange = text.parse()?;
+    range.validate()?;
     Ok(range)
 }
 

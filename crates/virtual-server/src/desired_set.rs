@@ -7,7 +7,10 @@ use std::{
 
 use ipnet::IpNet;
 
-use crate::{Invalid, Ports, Protocol, ServiceRange, VirtualServer, VirtualServerId};
+use crate::{
+    Field, FieldPath, Invalid, Ports, Problems, Protocol, RealServerField, ServiceRange,
+    VirtualServer, VirtualServerId,
+};
 
 /// Everything that shall be served.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,26 +39,34 @@ impl DesiredSet {
     ///
     /// # Errors
     ///
-    /// The first object that cannot be.
-    pub fn validate(&self) -> Result<(), Invalid> {
+    /// Every object that cannot be.
+    pub fn validate(&self) -> Result<(), Problems> {
+        let mut problems = Problems::default();
         for (id, virtual_server) in &self.virtual_servers {
             debug_assert_eq!(*id, virtual_server.id);
-            virtual_server
-                .validate()
-                .map_err(|invalid| invalid.within(format!("virtualServers[{id}]")))?;
+            if let Err(of_one) = virtual_server.validate() {
+                problems.append(of_one, |invalid| Some(invalid.of(*id)));
+            }
         }
         for range in &self.service_ranges {
-            range
-                .validate()
-                .map_err(|invalid| invalid.within(format!("serviceRanges[{range}]")))?;
+            if let Err(reason) = range.validate() {
+                let field = FieldPath::ServiceRange(*range);
+                problems.push(Invalid { field, reason });
+            }
         }
-        self.check_ports()?;
-        self.check_service_ranges()?;
-        self.check_circles()
+        self.check_together(&mut problems);
+        problems.or(())
+    }
+
+    /// Adds what is wrong with objects that are valid by themselves.
+    pub fn check_together(&self, problems: &mut Problems) {
+        self.check_ports(problems);
+        self.check_service_ranges(problems);
+        self.check_circles(problems);
     }
 
     /// Ports of one address and protocol belong to one virtual server.
-    fn check_ports(&self) -> Result<(), Invalid> {
+    fn check_ports(&self, problems: &mut Problems) {
         let mut by_address: BTreeMap<(IpAddr, Protocol), Vec<Ports>> = BTreeMap::new();
         for id in self.virtual_servers.keys() {
             by_address
@@ -65,50 +76,51 @@ impl DesiredSet {
         }
         for ((address, protocol), mut ports) in by_address {
             ports.sort_by_key(|ports| ports.bounds());
-            for pair in ports.windows(2) {
-                let [former, latter] = pair else { continue };
-                if former.overlaps(*latter) {
-                    let id = |ports| VirtualServerId {
-                        address,
-                        protocol,
-                        ports,
-                    };
-                    return Err(Invalid::new(
-                        format!("virtualServers[{}].ports", id(*latter)),
+            let id = |ports| VirtualServerId {
+                address,
+                protocol,
+                ports,
+            };
+            // The one before that reaches furthest.
+            let mut former: Option<Ports> = None;
+            for latter in ports {
+                if let Some(former) = former.filter(|former| former.overlaps(latter)) {
+                    problems.push(Invalid::new(
+                        FieldPath::VirtualServer(Some(id(latter)), Field::Ports),
                         latter,
-                        format!("overlaps the ports of {}", id(*former)),
+                        format!("overlaps the ports of {}", id(former)),
                         "give each port of an address to one virtual server",
                     ));
                 }
+                former = former
+                    .into_iter()
+                    .chain([latter])
+                    .max_by_key(|ports| ports.bounds().1);
             }
         }
-        Ok(())
     }
 
-    fn check_service_ranges(&self) -> Result<(), Invalid> {
+    fn check_service_ranges(&self, problems: &mut Problems) {
         let mut former: Option<IpNet> = None;
         // In order, a prefix that contains another one comes before it, and nothing that lies
         // outside of it comes between them.
-        let mut ranges: Vec<IpNet> = self.service_ranges.iter().map(|r| r.prefix).collect();
-        ranges.sort_by_key(|prefix| (prefix.network(), prefix.prefix_len()));
-        for prefix in ranges {
-            if let Some(former) = former
-                && former.contains(&prefix)
-            {
-                return Err(Invalid::new(
-                    format!("serviceRanges[{prefix}]"),
-                    prefix,
+        let mut ranges: Vec<ServiceRange> = self.service_ranges.iter().copied().collect();
+        ranges.sort_by_key(|range| (range.prefix.network(), range.prefix.prefix_len()));
+        for range in ranges {
+            match former {
+                Some(former) if former.contains(&range.prefix) => problems.push(Invalid::new(
+                    FieldPath::ServiceRange(range),
+                    range,
                     format!("lies within the service range {former}"),
                     "leave one of them out",
-                ));
+                )),
+                Some(_) | None => former = Some(range.prefix),
             }
-            former = Some(prefix);
         }
-        Ok(())
     }
 
     /// A real server whose address is local to the load balancer would never be reached.
-    fn check_circles(&self) -> Result<(), Invalid> {
+    fn check_circles(&self, problems: &mut Problems) {
         let addresses: BTreeSet<IpAddr> =
             self.virtual_servers.keys().map(|id| id.address).collect();
         for (id, virtual_server) in &self.virtual_servers {
@@ -117,18 +129,21 @@ impl DesiredSet {
                 let range = self.service_range_of(address);
                 let problem = match range {
                     Some(range) => format!("lies within the service range {range}"),
-                    None if addresses.contains(&address) => "is a service address".to_owned(),
+                    // `VirtualServer::validate` refuses its own address.
+                    None if address != id.address && addresses.contains(&address) => {
+                        "is a service address".to_owned()
+                    }
                     None => continue,
                 };
-                return Err(Invalid::new(
-                    format!("virtualServers[{id}].realServers[{real_server}].address"),
+                let field = Field::RealServer(real_server.into(), RealServerField::Address);
+                problems.push(Invalid::new(
+                    FieldPath::VirtualServer(Some(*id), field),
                     address,
                     format!("{problem}, so packets to it would not leave the load balancer"),
                     "write the real server's own address",
                 ));
             }
         }
-        Ok(())
     }
 
     /// The service range that an address lies in.

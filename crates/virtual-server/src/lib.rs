@@ -3,7 +3,7 @@
 //!
 //! - [`VirtualServer`] is what a user wants: one address, protocol and port (or range of ports),
 //!   and the real servers behind it. [`VirtualServer::validate`] says what cannot be.
-//! - [`Options`] is what the user may leave out; settled, it is a [`Behaviour`].
+//! - [`Options`] is what the user may leave out; resolved, it is a [`Behaviour`].
 //! - [`ServiceRange`] is a prefix announced as a whole.
 //! - [`DesiredSet`] is all of both, and what differs between two of them.
 //! - [`Table`] is what a kernel holds; [`plan`] is the way from one table to another.
@@ -23,7 +23,10 @@ mod validate;
 mod weight_levels;
 
 pub use desired_set::{DesiredChange, DesiredSet};
-pub use invalid::Invalid;
+pub use invalid::{
+    BadValue, Field, FieldPath, HealthCheckField, Invalid, Problems, RealServerField,
+    RealServerKey, Suggestion,
+};
 pub use ipnet::IpNet;
 pub use model::{
     FailureAction, ForwardingMethod, HealthCheck, HealthCheckKind, Persistence, Ports, Protocol,

@@ -9,6 +9,8 @@ use std::{
 
 use ipnet::IpNet;
 
+use crate::RealServerKey;
+
 /// Transport protocol of a virtual server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
@@ -348,10 +350,7 @@ impl fmt::Display for VirtualServerId {
 
 impl fmt::Display for RealServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.port {
-            Some(port) => write!(f, "{}", SocketAddr::new(self.address, port.get())),
-            None => write!(f, "{}", self.address),
-        }
+        RealServerKey::from(self).fmt(f)
     }
 }
 

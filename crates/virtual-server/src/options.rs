@@ -3,12 +3,12 @@
 use std::{fmt, net::IpAddr, num::NonZeroU16, time::Duration};
 
 use crate::{
-    FailureAction, ForwardingMethod, HealthCheck, HealthCheckKind, Invalid, Persistence, Scheduler,
-    TunnelKind, VirtualServer,
+    FailureAction, Field, ForwardingMethod, HealthCheck, HealthCheckField, HealthCheckKind,
+    Invalid, Persistence, Scheduler, Suggestion, TunnelKind, VirtualServer,
 };
 
 /// What a user said of how virtual servers behave, apart from their addresses, ports and real
-/// servers; `None`: nothing. [`Options::settle`] makes a whole of it.
+/// servers; `None`: nothing. [`Options::resolve`] makes a whole of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// The scheduler. Its flags are those of its default unless `scheduler_flags` names them.
@@ -101,17 +101,6 @@ pub struct Behaviour {
 }
 
 impl Options {
-    /// Fills the defaults in.
-    ///
-    /// # Errors
-    ///
-    /// The first option that has no meaning beside the others. Whether a value is in its range is
-    /// for [`VirtualServer::validate`].
-    pub fn settle(&self) -> Result<Behaviour, Invalid> {
-        let (behaviour, refused) = self.resolve();
-        refused.into_iter().next().map_or(Ok(behaviour), Err)
-    }
-
     /// Fills the defaults in, as if every option without meaning beside the others were left out;
     /// returns those options, too.
     #[must_use]
@@ -148,10 +137,10 @@ impl Options {
             | Scheduler::Sed
             | Scheduler::Nq => {
                 refused.push(Invalid::new(
-                    "schedulerFlags",
+                    Field::SchedulerFlags,
                     scheduler,
                     "has no flags, only sh and mh have",
-                    "leave the field out",
+                    Suggestion::LeaveOut,
                 ));
                 scheduler
             }
@@ -167,10 +156,10 @@ impl Options {
             ForwardingMethod::Tunnel(_) => ForwardingMethod::Tunnel(kind),
             ForwardingMethod::Masquerade | ForwardingMethod::DirectRouting => {
                 refused.push(Invalid::new(
-                    "tunnelKind",
+                    Field::TunnelKind,
                     kind,
                     format!("is for forwardingMethod Tunnel, not for {method}"),
-                    "leave it out",
+                    Suggestion::LeaveOut,
                 ));
                 method
             }
@@ -196,21 +185,29 @@ impl HealthCheckOptions {
             HealthCheckChoice::None => {
                 let period = |period: Option<Duration>| period.map(|period| format!("{period:?}"));
                 for (field, value) in [
-                    ("port", self.port.map(|port| port.to_string())),
-                    ("interval", period(self.interval)),
-                    ("timeout", period(self.timeout)),
-                    ("rise", self.rise.map(|rise| rise.to_string())),
-                    ("fall", self.fall.map(|fall| fall.to_string())),
-                    ("initialJitter", period(self.initial_jitter)),
+                    (
+                        HealthCheckField::Port,
+                        self.port.map(|port| port.to_string()),
+                    ),
+                    (HealthCheckField::Interval, period(self.interval)),
+                    (HealthCheckField::Timeout, period(self.timeout)),
+                    (
+                        HealthCheckField::Rise,
+                        self.rise.map(|rise| rise.to_string()),
+                    ),
+                    (
+                        HealthCheckField::Fall,
+                        self.fall.map(|fall| fall.to_string()),
+                    ),
+                    (HealthCheckField::InitialJitter, period(self.initial_jitter)),
                 ] {
                     let Some(value) = value else { continue };
-                    let superfluous = Invalid::new(
+                    refused.push(Invalid::new(
                         field,
                         value,
                         "has no meaning without a check",
-                        "leave it out, or write another kind than none",
-                    );
-                    refused.push(superfluous.within("healthCheck"));
+                        Suggestion::LeaveOutOrCheck,
+                    ));
                 }
                 None
             }
@@ -245,11 +242,12 @@ impl fmt::Display for TunnelKind {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::FieldPath;
 
     #[test]
-    fn options_that_say_nothing_settle_to_the_defaults() {
+    fn options_that_say_nothing_resolve_to_the_defaults() {
         assert_eq!(
-            Options::default().settle().unwrap(),
+            Options::default().resolve().0,
             Behaviour {
                 scheduler: Scheduler::MH_DEFAULT,
                 forwarding_method: ForwardingMethod::Tunnel(TunnelKind::Ipip),
@@ -266,7 +264,7 @@ mod tests {
     fn the_timeout_of_a_short_interval_is_the_interval() {
         let mut options = Options::default();
         options.health_check.interval = Some(Duration::from_millis(300));
-        let check = options.settle().unwrap().health_check.unwrap();
+        let check = options.resolve().0.health_check.unwrap();
         assert_eq!(check.timeout, Duration::from_millis(300));
     }
 
@@ -278,8 +276,8 @@ mod tests {
             ..Options::default()
         };
         assert_eq!(
-            options.settle().unwrap_err().to_string(),
-            "schedulerFlags: rr has no flags, only sh and mh have; leave the field out"
+            options.resolve().1[0].to_string(),
+            "schedulerFlags: rr has no flags, only sh and mh have; leave it out"
         );
         options = Options {
             forwarding_method: Some(ForwardingMethod::Masquerade),
@@ -287,14 +285,14 @@ mod tests {
             ..Options::default()
         };
         assert_eq!(
-            options.settle().unwrap_err().to_string(),
+            options.resolve().1[0].to_string(),
             "tunnelKind: ipip is for forwardingMethod Tunnel, not for Masquerade; leave it out"
         );
         options = Options::default();
         options.health_check.kind = Some(HealthCheckChoice::None);
         options.health_check.rise = Some(2);
         assert_eq!(
-            options.settle().unwrap_err().to_string(),
+            options.resolve().1[0].to_string(),
             "healthCheck.rise: 2 has no meaning without a check; leave it out, or write another \
              kind than none"
         );
@@ -324,12 +322,12 @@ mod tests {
             drain_timeout: VirtualServer::DEFAULT_DRAIN_TIMEOUT,
         };
         assert_eq!(behaviour, expected);
-        let fields: Vec<&str> = refused.iter().map(|invalid| &*invalid.field).collect();
+        let fields: Vec<FieldPath> = refused.iter().map(|invalid| invalid.field).collect();
         let expected = [
-            "schedulerFlags",
-            "tunnelKind",
-            "healthCheck.rise",
-            "healthCheck.fall",
+            Field::SchedulerFlags.into(),
+            Field::TunnelKind.into(),
+            HealthCheckField::Rise.into(),
+            HealthCheckField::Fall.into(),
         ];
         assert_eq!(fields, expected);
     }

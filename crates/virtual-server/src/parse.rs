@@ -9,36 +9,91 @@ use std::{
 use ipnet::IpNet;
 
 use crate::{
-    FailureAction, ForwardingMethod, HealthCheckChoice, Invalid, Ports, Protocol, RealServerState,
+    BadValue, FailureAction, ForwardingMethod, HealthCheckChoice, Ports, Protocol, RealServerState,
     Scheduler, SchedulerFlags, ServiceRange, TunnelKind, VirtualServerId,
 };
 
-impl FromStr for Protocol {
-    type Err = Invalid;
+/// A type whose values are words, or the words that begin them.
+macro_rules! words {
+    ($type:ty, $problem:literal, $allowed:literal, [$($word:literal => $value:expr),*]) => {
+        impl FromStr for $type {
+            type Err = BadValue;
 
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        match text {
-            "tcp" => Ok(Self::Tcp),
-            "udp" => Ok(Self::Udp),
-            "sctp" => Ok(Self::Sctp),
-            _ => Err(Invalid::new(
-                "protocol",
-                quoted(text),
-                "is not a transport protocol",
-                "allowed are tcp, udp and sctp",
-            )),
+            fn from_str(text: &str) -> Result<Self, BadValue> {
+                match text {
+                    $($word => Ok($value),)*
+                    _ => Err(BadValue::new(quoted(text), $problem, $allowed)),
+                }
+            }
         }
-    }
+    };
 }
 
+words!(
+    Protocol,
+    "is not a transport protocol",
+    "allowed are tcp, udp and sctp",
+    ["tcp" => Self::Tcp, "udp" => Self::Udp, "sctp" => Self::Sctp]
+);
+// The flags of `sh` and `mh` are those of their defaults.
+words!(
+    Scheduler,
+    "is not a scheduler",
+    "allowed are rr, wrr, lc, wlc, sh, mh, sed and nq",
+    [
+        "rr" => Self::Rr,
+        "wrr" => Self::Wrr,
+        "lc" => Self::Lc,
+        "wlc" => Self::Wlc,
+        "sh" => Self::SH_DEFAULT,
+        "mh" => Self::MH_DEFAULT,
+        "sed" => Self::Sed,
+        "nq" => Self::Nq
+    ]
+);
+// The kind of a tunnel is the default.
+words!(
+    ForwardingMethod,
+    "is not a forwarding method",
+    "allowed are Masquerade, DirectRouting and Tunnel",
+    [
+        "Masquerade" => Self::Masquerade,
+        "DirectRouting" => Self::DirectRouting,
+        "Tunnel" => Self::default()
+    ]
+);
+words!(
+    TunnelKind,
+    "is not a kind of tunnel",
+    "allowed is ipip",
+    ["ipip" => Self::Ipip]
+);
+words!(
+    HealthCheckChoice,
+    "is not a kind of health check",
+    "allowed are tcpConnect and none",
+    ["tcpConnect" => Self::TcpConnect, "none" => Self::None]
+);
+words!(
+    FailureAction,
+    "is not known",
+    "allowed are quiesce and remove",
+    ["quiesce" => Self::Quiesce, "remove" => Self::Remove]
+);
+words!(
+    RealServerState,
+    "is not a state",
+    "allowed are ready and draining",
+    ["ready" => Self::Ready, "draining" => Self::Draining]
+);
+
 impl FromStr for Ports {
-    type Err = Invalid;
+    type Err = BadValue;
 
     /// Takes `80`, `8000-8999` and `*`.
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        let invalid = |problem: &str| {
-            Invalid::new(
-                "ports",
+    fn from_str(text: &str) -> Result<Self, BadValue> {
+        let invalid = |problem: &'static str| {
+            BadValue::new(
                 quoted(text),
                 problem,
                 "allowed are a port from 1 to 65535 such as 80, a range such as 8000-8999, and * \
@@ -71,14 +126,13 @@ impl FromStr for Ports {
 }
 
 impl FromStr for VirtualServerId {
-    type Err = Invalid;
+    type Err = BadValue;
 
     /// Takes `tcp/10.1.1.10:80`, `udp/[fd00::1]:53`, `tcp/10.1.1.10:8000-8999`,
     /// `tcp/10.1.1.10:*`.
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        let invalid = |problem: &str| {
-            Invalid::new(
-                "virtualServer",
+    fn from_str(text: &str) -> Result<Self, BadValue> {
+        let invalid = |problem: &'static str| {
+            BadValue::new(
                 quoted(text),
                 problem,
                 "write it as tcp/10.1.1.10:80, udp/[fd00::1]:53, tcp/10.1.1.10:8000-8999 or \
@@ -107,35 +161,11 @@ impl FromStr for VirtualServerId {
     }
 }
 
-impl FromStr for Scheduler {
-    type Err = Invalid;
-
-    /// Takes the name alone; the flags of `sh` and `mh` are those of their defaults.
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        match text {
-            "rr" => Ok(Self::Rr),
-            "wrr" => Ok(Self::Wrr),
-            "lc" => Ok(Self::Lc),
-            "wlc" => Ok(Self::Wlc),
-            "sh" => Ok(Self::SH_DEFAULT),
-            "mh" => Ok(Self::MH_DEFAULT),
-            "sed" => Ok(Self::Sed),
-            "nq" => Ok(Self::Nq),
-            _ => Err(Invalid::new(
-                "scheduler",
-                quoted(text),
-                "is not a scheduler",
-                "allowed are rr, wrr, lc, wlc, sh, mh, sed and nq",
-            )),
-        }
-    }
-}
-
 impl FromStr for SchedulerFlags {
-    type Err = Invalid;
+    type Err = BadValue;
 
     /// Takes a list such as `fallback,port`, and `none`.
-    fn from_str(text: &str) -> Result<Self, Invalid> {
+    fn from_str(text: &str) -> Result<Self, BadValue> {
         let mut flags = Self::default();
         if text == "none" {
             return Ok(flags);
@@ -145,8 +175,7 @@ impl FromStr for SchedulerFlags {
                 "fallback" => flags.fallback = true,
                 "port" => flags.port = true,
                 _ => {
-                    return Err(Invalid::new(
-                        "schedulerFlags",
+                    return Err(BadValue::new(
                         quoted(text),
                         "is not a list of flags",
                         "allowed are fallback, port, both with a comma between them, and none",
@@ -158,101 +187,14 @@ impl FromStr for SchedulerFlags {
     }
 }
 
-impl FromStr for ForwardingMethod {
-    type Err = Invalid;
-
-    /// Takes the name alone; the kind of a tunnel is the default.
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        match text {
-            "Masquerade" => Ok(Self::Masquerade),
-            "DirectRouting" => Ok(Self::DirectRouting),
-            "Tunnel" => Ok(Self::default()),
-            _ => Err(Invalid::new(
-                "forwardingMethod",
-                quoted(text),
-                "is not a forwarding method",
-                "allowed are Masquerade, DirectRouting and Tunnel",
-            )),
-        }
-    }
-}
-
-impl FromStr for TunnelKind {
-    type Err = Invalid;
-
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        match text {
-            "ipip" => Ok(Self::Ipip),
-            _ => Err(Invalid::new(
-                "tunnelKind",
-                quoted(text),
-                "is not a kind of tunnel",
-                "allowed is ipip",
-            )),
-        }
-    }
-}
-
-impl FromStr for HealthCheckChoice {
-    type Err = Invalid;
-
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        match text {
-            "tcpConnect" => Ok(Self::TcpConnect),
-            "none" => Ok(Self::None),
-            _ => Err(Invalid::new(
-                "healthCheck.kind",
-                quoted(text),
-                "is not a kind of health check",
-                "allowed are tcpConnect and none",
-            )),
-        }
-    }
-}
-
-impl FromStr for FailureAction {
-    type Err = Invalid;
-
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        match text {
-            "quiesce" => Ok(Self::Quiesce),
-            "remove" => Ok(Self::Remove),
-            _ => Err(Invalid::new(
-                "onFailure",
-                quoted(text),
-                "is not known",
-                "allowed are quiesce and remove",
-            )),
-        }
-    }
-}
-
-impl FromStr for RealServerState {
-    type Err = Invalid;
-
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        match text {
-            "ready" => Ok(Self::Ready),
-            "draining" => Ok(Self::Draining),
-            _ => Err(Invalid::new(
-                "state",
-                quoted(text),
-                "is not a state",
-                "allowed are ready and draining",
-            )),
-        }
-    }
-}
-
 impl FromStr for ServiceRange {
-    type Err = Invalid;
+    type Err = BadValue;
 
-    fn from_str(text: &str) -> Result<Self, Invalid> {
+    fn from_str(text: &str) -> Result<Self, BadValue> {
         text.parse::<IpNet>()
             .map(|prefix| Self { prefix })
             .map_err(|_| {
-                Invalid::new(
-                    "prefix",
+                BadValue::new(
                     quoted(text),
                     "is not a prefix",
                     "write an address and a length, such as 10.1.1.0/24 or fd00:1::/64",
@@ -316,7 +258,7 @@ mod tests {
         }
         assert_eq!(
             "90-80".parse::<Ports>().unwrap_err().to_string(),
-            "ports: \"90-80\" does not end above its first port; allowed are a port from 1 to \
+            "\"90-80\" does not end above its first port; allowed are a port from 1 to \
              65535 such as 80, a range such as 8000-8999, and * for all ports"
         );
     }
@@ -343,30 +285,27 @@ mod tests {
     #[test]
     fn a_word_that_is_not_known_is_refused_with_those_that_are() {
         #[track_caller]
-        fn check<T: FromStr<Err = Invalid> + std::fmt::Debug>(text: &str, expected: &str) {
+        fn check<T: FromStr<Err = BadValue> + std::fmt::Debug>(text: &str, expected: &str) {
             assert_eq!(text.parse::<T>().unwrap_err().to_string(), expected);
         }
         check::<ForwardingMethod>(
             "tunnel",
-            "forwardingMethod: \"tunnel\" is not a forwarding method; allowed are Masquerade, \
+            "\"tunnel\" is not a forwarding method; allowed are Masquerade, \
              DirectRouting and Tunnel",
         );
-        check::<TunnelKind>(
-            "gre",
-            "tunnelKind: \"gre\" is not a kind of tunnel; allowed is ipip",
-        );
+        check::<TunnelKind>("gre", "\"gre\" is not a kind of tunnel; allowed is ipip");
         check::<HealthCheckChoice>(
             "http",
-            "healthCheck.kind: \"http\" is not a kind of health check; allowed are tcpConnect \
+            "\"http\" is not a kind of health check; allowed are tcpConnect \
              and none",
         );
         check::<FailureAction>(
             "drop",
-            "onFailure: \"drop\" is not known; allowed are quiesce and remove",
+            "\"drop\" is not known; allowed are quiesce and remove",
         );
         check::<RealServerState>(
             "gone",
-            "state: \"gone\" is not a state; allowed are ready and draining",
+            "\"gone\" is not a state; allowed are ready and draining",
         );
     }
 }

@@ -3,8 +3,9 @@
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use crate::{
-    ForwardingMethod, HealthCheck, HealthCheckKind, Invalid, Persistence, Ports, Protocol,
-    RealServer, Scheduler, ServiceRange, VirtualServer,
+    BadValue, Field, FieldPath, ForwardingMethod, HealthCheck, HealthCheckField, HealthCheckKind,
+    Invalid, Persistence, Ports, Problems, Protocol, RealServer, RealServerField, Scheduler,
+    ServiceRange, Suggestion, VirtualServer,
 };
 
 const LONGEST_NAME: usize = 253;
@@ -22,51 +23,43 @@ impl VirtualServer {
     ///
     /// # Errors
     ///
-    /// The first field that cannot be. Real servers are named by their address, since their place
-    /// in the list is not the user's.
-    pub fn validate(&self) -> Result<(), Invalid> {
-        check_address("address", self.id.address)?;
-        self.check_name()?;
-        self.check_ports()?;
-        self.check_scheduler()?;
-        self.check_real_server_count()?;
+    /// Every field that cannot be.
+    pub fn validate(&self) -> Result<(), Problems> {
+        let mut problems = Problems::default();
+        if let Err(reason) = check_address(self.id.address) {
+            let field = Field::Address.into();
+            problems.push(Invalid { field, reason });
+        }
+        let checks = [
+            self.check_name(),
+            self.check_ports(),
+            self.check_scheduler(),
+            self.check_real_server_count(),
+        ];
+        problems.extend(checks.into_iter().filter_map(Result::err));
         if let Some(persistence) = &self.persistence {
-            check_persistence(persistence, self.id.address).map_err(|i| i.within("persistence"))?;
+            check_persistence(persistence, self.id.address, &mut problems);
         }
-        // A set remembers those that came before only where their order does not do it.
-        let key = |server: &RealServer| (server.address, self.real_server_port(server));
-        let is_ascending = self.real_servers.is_sorted_by(|a, b| key(a) < key(b));
-        let mut seen = BTreeSet::new();
-        for real_server in &self.real_servers {
-            self.validate_real_server(real_server)
-                .map_err(|invalid| invalid.within(format!("realServers[{real_server}]")))?;
-            if !is_ascending && !seen.insert(key(real_server)) {
-                return Err(Invalid::new(
-                    "realServers",
-                    real_server,
-                    "is listed more than once",
-                    "list each real server once; its share is its weight",
-                ));
-            }
-        }
+        self.check_real_servers(&mut problems);
         if let Some(health_check) = &self.health_check {
-            self.check_health_check(health_check)
-                .map_err(|i| i.within("healthCheck"))?;
+            self.check_health_check(health_check, &mut problems);
         }
         if self.minimum_healthy == 0 {
-            return Err(Invalid::new(
-                "minimumHealthy",
+            problems.push(Invalid::new(
+                Field::MinimumHealthy,
                 0,
                 "would announce an address that nobody serves",
                 "write 1 or more",
             ));
         }
-        check_period(
-            "drainTimeout",
+        let drain_timeout = check_period(
+            Field::DrainTimeout,
             self.drain_timeout,
             Duration::ZERO..=LONGEST_DRAIN,
             "write 0s (connections end at once) to 24h",
-        )
+        );
+        problems.extend(drain_timeout.err());
+        problems.or(())
     }
 
     fn check_name(&self) -> Result<(), Invalid> {
@@ -80,7 +73,7 @@ impl VirtualServer {
             return Ok(());
         };
         Err(Invalid::new(
-            "name",
+            Field::Name,
             format!("{:?}", self.name),
             problem,
             "write a name of 1 to 253 printable characters",
@@ -90,7 +83,7 @@ impl VirtualServer {
     fn check_ports(&self) -> Result<(), Invalid> {
         match self.id.ports {
             Ports::Range(first, last) if first >= last => Err(Invalid::new(
-                "ports",
+                Field::Ports,
                 self.id.ports,
                 "does not end above its first port",
                 "write the smaller port first, or one port alone",
@@ -105,7 +98,7 @@ impl VirtualServer {
                 fallback: false,
                 port: true,
             } => Err(Invalid::new(
-                "schedulerFlags",
+                Field::SchedulerFlags,
                 "port without fallback",
                 "makes mh drop every new flow that hashes to a quiesced real server",
                 "give both (the default), or none if that is what you want",
@@ -126,7 +119,7 @@ impl VirtualServer {
         if count <= most {
             return Ok(());
         }
-        let cure = match self.scheduler {
+        let suggestion = match self.scheduler {
             Scheduler::Mh { .. } => format!(
                 "list at most {most}, or use another scheduler, with at most {}",
                 Self::MOST_REAL_SERVERS
@@ -140,24 +133,62 @@ impl VirtualServer {
             | Scheduler::Nq => format!("list at most {most}"),
         };
         Err(Invalid::new(
-            "realServers",
+            Field::RealServers,
             count,
             format!("are more than {} can have", self.scheduler.name()),
-            cure,
+            suggestion,
         ))
+    }
+
+    fn check_real_servers(&self, problems: &mut Problems) {
+        // A set remembers those that came before only where their order does not do it.
+        let key = |server: &RealServer| (server.address, self.real_server_port(server));
+        let is_ascending = self.real_servers.is_sorted_by(|a, b| key(a) < key(b));
+        let mut seen = BTreeSet::new();
+        for real_server in &self.real_servers {
+            if let Err(of_one) = self.validate_real_server(real_server) {
+                problems.append(of_one, Some);
+            }
+            if !is_ascending && !seen.insert(key(real_server)) {
+                problems.push(Invalid::new(
+                    Field::RealServer(real_server.into(), RealServerField::Whole),
+                    real_server,
+                    "is listed more than once",
+                    "list each real server once; its share is its weight",
+                ));
+            }
+        }
     }
 
     /// Whether it could be a real server of this virtual server, seen by itself.
     ///
     /// # Errors
     ///
-    /// The field of the real server that cannot be.
-    pub fn validate_real_server(&self, real_server: &RealServer) -> Result<(), Invalid> {
-        let address = real_server.address;
-        check_address("address", address)?;
+    /// Its fields that cannot be, the address first.
+    pub fn validate_real_server(&self, real_server: &RealServer) -> Result<(), Problems> {
+        let mut problems = Problems::default();
+        for (field, check) in [
+            (
+                RealServerField::Address,
+                self.check_real_server_address(real_server.address),
+            ),
+            (
+                RealServerField::Port,
+                self.check_real_server_port(real_server),
+            ),
+        ] {
+            if let Err(reason) = check {
+                let field = Field::RealServer(real_server.into(), field).into();
+                problems.push(Invalid { field, reason });
+            }
+        }
+        problems.or(())
+    }
+
+    fn check_real_server_address(&self, address: IpAddr) -> Result<(), BadValue> {
+        check_address(address)?;
         if address == self.id.address {
-            return Err(Invalid::new(
-                "address",
+            return Err(BadValue::new(
                 address,
                 "is the service address itself, so packets would go round in a circle",
                 "write the real server's own address",
@@ -166,8 +197,7 @@ impl VirtualServer {
         let same_family = address.is_ipv4() == self.id.address.is_ipv4();
         // ip_vs_ctl.c refuses a destination of the other family unless it is a tunnel.
         if !same_family && !matches!(self.forwarding_method, ForwardingMethod::Tunnel(_)) {
-            return Err(Invalid::new(
-                "address",
+            return Err(BadValue::new(
                 address,
                 format!(
                     "is not of the family of the service address {}, which {} cannot bridge",
@@ -176,12 +206,15 @@ impl VirtualServer {
                 "use forwarding method Tunnel or an address of the same family",
             ));
         }
+        Ok(())
+    }
+
+    fn check_real_server_port(&self, real_server: &RealServer) -> Result<(), BadValue> {
         let Some(port) = real_server.port else {
             return Ok(());
         };
         match (self.id.ports, self.forwarding_method) {
-            (Ports::Range(..) | Ports::All, _) => Err(Invalid::new(
-                "port",
+            (Ports::Range(..) | Ports::All, _) => Err(BadValue::new(
                 port,
                 format!(
                     "would send every one of the ports {} to a single one",
@@ -192,8 +225,7 @@ impl VirtualServer {
             (
                 Ports::Single(service_port),
                 method @ (ForwardingMethod::DirectRouting | ForwardingMethod::Tunnel(_)),
-            ) if port != service_port => Err(Invalid::new(
-                "port",
+            ) if port != service_port => Err(BadValue::new(
                 port,
                 format!(
                     "differs from the virtual server's port {service_port}, which {method} \
@@ -210,35 +242,48 @@ impl VirtualServer {
         }
     }
 
-    fn check_health_check(&self, health_check: &HealthCheck) -> Result<(), Invalid> {
-        check_period(
-            "interval",
+    fn check_health_check(&self, health_check: &HealthCheck, problems: &mut Problems) {
+        let interval = check_period(
+            HealthCheckField::Interval,
             health_check.interval,
             SHORTEST_INTERVAL..=LONGEST_INTERVAL,
             "write 10ms to 1h",
-        )?;
-        check_period(
-            "timeout",
+        );
+        // A refused interval is no bound of the timeout.
+        let longest_timeout = match interval {
+            Ok(()) => health_check.interval,
+            Err(_) => LONGEST_INTERVAL,
+        };
+        let timeout = check_period(
+            HealthCheckField::Timeout,
             health_check.timeout,
-            Duration::from_millis(1)..=health_check.interval,
+            Duration::from_millis(1)..=longest_timeout,
             "write 1ms up to the interval",
-        )?;
-        check_period(
-            "initialJitter",
+        );
+        let jitter = check_period(
+            HealthCheckField::InitialJitter,
             health_check.initial_jitter,
             Duration::ZERO..=LONGEST_INTERVAL,
             "write 0ms to 1h",
-        )?;
-        for (field, count) in [("rise", health_check.rise), ("fall", health_check.fall)] {
+        );
+        problems.extend(
+            [interval, timeout, jitter]
+                .into_iter()
+                .filter_map(Result::err),
+        );
+        for (field, count) in [
+            (HealthCheckField::Rise, health_check.rise),
+            (HealthCheckField::Fall, health_check.fall),
+        ] {
             if !(1..=MOST_CHECKS_IN_A_ROW).contains(&count) {
-                return Err(Invalid::new(
-                    field,
-                    count,
-                    "is out of range",
-                    "write 1 to 100",
-                ));
+                let problem = "is out of range";
+                problems.push(Invalid::new(field, count, problem, "write 1 to 100"));
             }
         }
+        problems.extend(self.check_health_check_port(health_check).err());
+    }
+
+    fn check_health_check_port(&self, health_check: &HealthCheck) -> Result<(), Invalid> {
         match (health_check.kind, self.id.protocol, self.id.ports) {
             (HealthCheckKind::TcpConnect { port: Some(_) }, _, _)
             | (HealthCheckKind::TcpConnect { port: None }, Protocol::Tcp, Ports::Single(_)) => {
@@ -246,14 +291,13 @@ impl VirtualServer {
             }
             (HealthCheckKind::TcpConnect { port: None }, Protocol::Udp | Protocol::Sctp, _) => {
                 Err(Invalid::new(
-                    "port",
+                    HealthCheckField::Port,
                     "none",
                     format!(
                         "is given, and on a port for {} nobody need listen for TCP",
                         self.id.protocol
                     ),
-                    "write a port that the real servers open for TCP, or do without the check \
-                     (kind: none)",
+                    Suggestion::TextOrNoCheck("write a port that the real servers open for TCP"),
                 ))
             }
             (
@@ -261,13 +305,13 @@ impl VirtualServer {
                 Protocol::Tcp,
                 Ports::Range(..) | Ports::All,
             ) => Err(Invalid::new(
-                "port",
+                HealthCheckField::Port,
                 "none",
                 format!(
                     "is given, and which of the ports {} to check is not clear",
                     self.id.ports
                 ),
-                "write the port to connect to, or do without the check (kind: none)",
+                Suggestion::TextOrNoCheck("write the port to connect to"),
             )),
         }
     }
@@ -279,11 +323,10 @@ impl ServiceRange {
     /// # Errors
     ///
     /// Says what is wrong with the prefix.
-    pub fn validate(&self) -> Result<(), Invalid> {
+    pub fn validate(&self) -> Result<(), BadValue> {
         let prefix = self.prefix;
         if prefix.trunc() != prefix {
-            return Err(Invalid::new(
-                "prefix",
+            return Err(BadValue::new(
                 prefix,
                 "has bits set to the right of its length",
                 format!("write {}", prefix.trunc()),
@@ -294,25 +337,24 @@ impl ServiceRange {
             ipnet::IpNet::V6(_) => (SHORTEST_RANGE_V6, 128),
         };
         if prefix.prefix_len() < shortest {
-            return Err(Invalid::new(
-                "prefix",
+            return Err(BadValue::new(
                 prefix,
                 "is too large a part of the address space to be announced",
                 format!("write a length from {shortest} to {longest}"),
             ));
         }
-        check_address("prefix", prefix.network()).map_err(|mut invalid| {
-            invalid.value = prefix.to_string();
-            invalid
+        check_address(prefix.network()).map_err(|refused| BadValue {
+            value: prefix.to_string(),
+            ..refused
         })
     }
 }
 
-fn check_persistence(persistence: &Persistence, address: IpAddr) -> Result<(), Invalid> {
+fn check_persistence(persistence: &Persistence, address: IpAddr, problems: &mut Problems) {
     let timeout = persistence.timeout;
     if timeout.subsec_nanos() != 0 || timeout.is_zero() || timeout > LONGEST_PERSISTENCE {
-        return Err(Invalid::new(
-            "timeout",
+        problems.push(Invalid::new(
+            Field::PersistenceTimeout,
             format!("{timeout:?}"),
             "is not a time that the kernel can keep",
             "write whole seconds from 1s to 31d",
@@ -321,21 +363,20 @@ fn check_persistence(persistence: &Persistence, address: IpAddr) -> Result<(), I
     let longest = if address.is_ipv4() { 32 } else { 128 };
     let length = persistence.client_prefix_length;
     if length == 0 || length > longest {
-        return Err(Invalid::new(
-            "clientPrefixLength",
+        problems.push(Invalid::new(
+            Field::ClientPrefixLength,
             length,
             format!("is no prefix length for {address}"),
             format!("write 1 to {longest}; {longest} makes each address a client"),
         ));
     }
-    Ok(())
 }
 
 fn check_period(
-    field: &str,
+    field: impl Into<FieldPath>,
     period: Duration,
     allowed: std::ops::RangeInclusive<Duration>,
-    cure: &str,
+    suggestion: &'static str,
 ) -> Result<(), Invalid> {
     let problem = if !allowed.contains(&period) {
         "is out of range"
@@ -344,10 +385,15 @@ fn check_period(
     } else {
         return Ok(());
     };
-    Err(Invalid::new(field, format!("{period:?}"), problem, cure))
+    Err(Invalid::new(
+        field,
+        format!("{period:?}"),
+        problem,
+        suggestion,
+    ))
 }
 
-fn check_address(field: &str, address: IpAddr) -> Result<(), Invalid> {
+fn check_address(address: IpAddr) -> Result<(), BadValue> {
     let problem = match address {
         _ if address.is_unspecified() => "is the unspecified address",
         _ if address.is_multicast() => "is a multicast address",
@@ -364,8 +410,7 @@ fn check_address(field: &str, address: IpAddr) -> Result<(), Invalid> {
         }
         IpAddr::V4(_) | IpAddr::V6(_) => return Ok(()),
     };
-    Err(Invalid::new(
-        field,
+    Err(BadValue::new(
         address,
         problem,
         "write a unicast address that is routed, such as 10.1.1.10 or fd00::10",

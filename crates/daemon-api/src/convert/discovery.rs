@@ -1,6 +1,6 @@
 //! The messages of the Discovery contract.
 
-use virtual_server::{DesiredChange, ServiceRange};
+use virtual_server::{BadValue, DesiredChange, ServiceRange};
 
 use super::{ConversionError, prefix};
 use crate::discovery::v1::{self as discovery, watch_response::Event};
@@ -21,7 +21,8 @@ impl TryFrom<discovery::ServiceRange> for ServiceRange {
         let range = Self {
             prefix: prefix("prefix", &message.prefix)?,
         };
-        range.validate()?;
+        let refused = |reason: BadValue| ConversionError::new("prefix", reason.to_string());
+        range.validate().map_err(refused)?;
         Ok(range)
     }
 }

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use daemon_runtime::config_file::{Place, Problem};
 use serde_saphyr::Spanned;
 use virtual_server::{
-    DesiredSet, FailureAction, ForwardingMethod, HealthCheckChoice, HealthCheckOptions, Invalid,
-    Options, PersistenceOptions, Protocol, RealServer, RealServerState, Scheduler, SchedulerFlags,
-    ServiceRange, TunnelKind, VirtualServer, VirtualServerId, Weight,
+    DesiredSet, FailureAction, Field, FieldPath, ForwardingMethod, HealthCheckChoice,
+    HealthCheckOptions, Invalid, Options, PersistenceOptions, Problems, Protocol, RealServer,
+    RealServerKey, RealServerState, Scheduler, SchedulerFlags, ServiceRange, TunnelKind,
+    VirtualServer, VirtualServerId, Weight,
 };
 
 use super::{Content, Document, Entry, value};
@@ -19,42 +20,45 @@ struct Origins {
     service_ranges: BTreeMap<ServiceRange, Option<Place>>,
 }
 
-pub(super) fn content(document: Document) -> Result<Content, Problem> {
+pub(super) fn content(document: Document) -> Result<Content, Problems<Problem>> {
     let mut desired = DesiredSet::default();
     let mut doubts = Vec::new();
     let mut origins = Origins::default();
+    let mut problems = Problems::default();
     for prefix in document.service_ranges {
         let place = Place::of(&prefix);
         let value::Prefix(range) = prefix.value;
         if let Some(former) = origins.service_ranges.insert(range, place) {
-            return Err(given_twice(
-                &format!("the service range {range}"),
-                place,
-                former,
-            ));
+            let object = format!("the service range {range}");
+            problems.push(given_twice(&object, place, former));
         }
-        desired.service_ranges.insert(range);
+        if let Err(reason) = range.validate() {
+            let field = FieldPath::ServiceRange(range);
+            let message = Invalid { field, reason }.to_string();
+            problems.push(Problem { place, message });
+        } else {
+            desired.service_ranges.insert(range);
+        }
     }
     for entry in document.virtual_servers {
-        for (place, mut virtual_server) in expand(&entry)? {
+        for (place, mut virtual_server) in expand(&entry, &mut problems) {
             let id = virtual_server.id;
             doubts.extend(round_weights(&entry, &mut virtual_server));
             doubts.extend(doubt(&entry, &virtual_server));
             if let Some(former) = origins.virtual_servers.insert(id, place) {
-                return Err(given_twice(
-                    &format!("the virtual server {id}"),
-                    place,
-                    former,
-                ));
+                let object = format!("the virtual server {id}");
+                problems.push(given_twice(&object, place, former));
             }
             desired.virtual_servers.insert(id, virtual_server);
         }
     }
-    desired.validate().map_err(|invalid| Problem {
-        place: origins.place_of(&invalid),
-        message: invalid.to_string(),
-    })?;
-    Ok(Content { desired, doubts })
+    let mut together = Problems::default();
+    desired.check_together(&mut together);
+    problems.append(together, |invalid| {
+        let (place, message) = (origins.place_of(&invalid), invalid.to_string());
+        Some(Problem { place, message })
+    });
+    problems.or(Content { desired, doubts })
 }
 
 /// Rounds weights that the scheduler cannot keep apart, and says so.
@@ -89,24 +93,18 @@ fn doubt(entry: &Spanned<Entry>, virtual_server: &VirtualServer) -> Option<Probl
 
 impl Origins {
     fn place_of(&self, invalid: &Invalid) -> Option<Place> {
-        let servers = self
-            .virtual_servers
-            .iter()
-            .map(|(id, place)| (format!("virtualServers[{id}]"), place));
-        let ranges = self
-            .service_ranges
-            .iter()
-            .map(|(range, place)| (format!("serviceRanges[{range}]"), place));
-        servers
-            .chain(ranges)
-            .find(|(object, _)| invalid.field.starts_with(object))
-            .and_then(|(_, place)| *place)
+        match invalid.field {
+            FieldPath::VirtualServer(id, _) => *self.virtual_servers.get(&id?)?,
+            FieldPath::ServiceRange(range) => *self.service_ranges.get(&range)?,
+        }
     }
 }
 
 /// The virtual servers of one entry, each with the place of its address.
-fn expand(entry: &Spanned<Entry>) -> Result<Vec<(Option<Place>, VirtualServer)>, Problem> {
-    let place = Place::of(entry);
+fn expand(
+    entry: &Spanned<Entry>,
+    problems: &mut Problems<Problem>,
+) -> Vec<(Option<Place>, VirtualServer)> {
     let fields = &entry.value;
     for (field, is_empty) in [
         ("addresses", fields.addresses.is_empty()),
@@ -114,18 +112,22 @@ fn expand(entry: &Spanned<Entry>) -> Result<Vec<(Option<Place>, VirtualServer)>,
     ] {
         if is_empty {
             let message = format!("{field}: the list is empty; write at least one");
-            return Err(Problem { place, message });
+            let place = Place::of(entry);
+            problems.push(Problem { place, message });
         }
     }
-    let behaviour = options(fields).settle().map_err(|invalid| Problem {
-        place: place_of(&invalid, entry, None),
+    let (behaviour, refused) = options(fields).resolve();
+    problems.extend(refused.into_iter().map(|invalid| Problem {
+        place: place_of(invalid.field, entry, None),
         message: invalid.to_string(),
-    })?;
+    }));
     let mixed = [true, false].iter().all(|is_ipv4| {
         let of_family = |a: &Spanned<value::Address>| a.value.0.is_ipv4() == *is_ipv4;
         fields.addresses.iter().any(of_family)
     });
     let mut expanded = Vec::new();
+    // What is wrong with an entry is wrong with each of its virtual servers.
+    let mut reported: Vec<Invalid> = Vec::new();
     for address in &fields.addresses {
         for ports in &fields.ports {
             let service_address = address.value.0;
@@ -158,44 +160,54 @@ fn expand(entry: &Spanned<Entry>) -> Result<Vec<(Option<Place>, VirtualServer)>,
                 minimum_healthy: behaviour.minimum_healthy,
                 drain_timeout: behaviour.drain_timeout,
             };
-            virtual_server.validate().map_err(|invalid| Problem {
-                place: place_of(&invalid, entry, Some((address, ports))),
-                message: format!("{}: {invalid}", virtual_server.id),
-            })?;
+            if let Err(of_one) = virtual_server.validate() {
+                problems.append(of_one, |invalid| {
+                    if reported.contains(&invalid) {
+                        return None;
+                    }
+                    let message = format!("{}: {invalid}", virtual_server.id);
+                    let place = place_of(invalid.field, entry, Some((address, ports)));
+                    reported.push(invalid);
+                    Some(Problem { place, message })
+                });
+            }
             virtual_server.sort_real_servers();
             expanded.push((Place::of(address), virtual_server));
         }
     }
-    Ok(expanded)
+    expanded
 }
 
-/// The place of the field that is invalid, as near as it is known.
+/// The place of the field, as near as it is known.
 fn place_of(
-    invalid: &Invalid,
+    field: FieldPath,
     entry: &Spanned<Entry>,
     pair: Option<(&Spanned<value::Address>, &Spanned<value::PortsText>)>,
 ) -> Option<Place> {
     let fields = &entry.value;
-    let field = invalid.field.as_str();
-    let near = match field.split(['.', '[']).next().unwrap_or(field) {
-        "address" => pair.and_then(|(address, _)| Place::of(address)),
-        "ports" => pair.and_then(|(_, ports)| Place::of(ports)),
-        "name" => Place::of(&fields.name),
-        "schedulerFlags" => fields.scheduler_flags.as_ref().and_then(Place::of),
-        "tunnelKind" => fields.tunnel_kind.as_ref().and_then(Place::of),
-        "persistence" => fields.persistence.as_ref().and_then(Place::of),
-        "healthCheck" => fields.health_check.as_ref().and_then(Place::of),
-        "minimumHealthy" => fields.minimum_healthy.as_ref().and_then(Place::of),
-        "drainTimeout" => fields.drain_timeout.as_ref().and_then(Place::of),
-        "realServers" => {
-            // The last one, since of two that are equal the second is too many.
-            let named = fields.real_servers.iter().rev().find(|real_server| {
-                let shown = convert_real_server(&real_server.value).to_string();
-                field.starts_with(&format!("realServers[{shown}]")) || invalid.value == shown
-            });
+    let FieldPath::VirtualServer(_, field) = field else {
+        return Place::of(entry);
+    };
+    let near = match field {
+        Field::Address => pair.and_then(|(address, _)| Place::of(address)),
+        Field::Ports => pair.and_then(|(_, ports)| Place::of(ports)),
+        Field::Name => Place::of(&fields.name),
+        Field::SchedulerFlags => fields.scheduler_flags.as_ref().and_then(Place::of),
+        Field::TunnelKind => fields.tunnel_kind.as_ref().and_then(Place::of),
+        Field::PersistenceTimeout | Field::ClientPrefixLength => {
+            fields.persistence.as_ref().and_then(Place::of)
+        }
+        Field::HealthCheck(_) => fields.health_check.as_ref().and_then(Place::of),
+        Field::MinimumHealthy => fields.minimum_healthy.as_ref().and_then(Place::of),
+        Field::DrainTimeout => fields.drain_timeout.as_ref().and_then(Place::of),
+        // The last one, since of two that are equal the second is too many.
+        Field::RealServer(key, _) => {
+            let mut servers = fields.real_servers.iter().rev();
+            let named = servers
+                .find(|server| RealServerKey::from(&convert_real_server(&server.value)) == key);
             named.and_then(Place::of)
         }
-        _ => None,
+        Field::RealServers | Field::Scheduler | Field::ForwardingMethod | Field::OnFailure => None,
     };
     near.or_else(|| Place::of(entry))
 }

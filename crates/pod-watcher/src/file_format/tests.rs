@@ -298,7 +298,7 @@ fn what_contradicts_itself_is_refused_at_its_place() {
     );
     check(
         &entry("  - address: 10.0.2.3\n"),
-        "10:5: tcp/10.1.1.10:80: realServers: 10.0.2.3 is listed more than once; list each real \
+        "10:5: tcp/10.1.1.10:80: realServers[10.0.2.3]: 10.0.2.3 is listed more than once; list each real \
          server once; its share is its weight",
     );
     check(
@@ -314,7 +314,7 @@ fn what_contradicts_itself_is_refused_at_its_place() {
     );
     check(
         &entry("  scheduler: rr\n  schedulerFlags: [port]\n"),
-        "11:19: schedulerFlags: rr has no flags, only sh and mh have; leave the field out",
+        "11:19: schedulerFlags: rr has no flags, only sh and mh have; leave it out",
     );
     check(
         &entry("  forwardingMethod: Masquerade\n  tunnelKind: ipip\n"),
@@ -338,6 +338,36 @@ fn what_contradicts_itself_is_refused_at_its_place() {
     check(
         &entry("").replace("ports: [80]", "ports: []"),
         "4:3: ports: the list is empty; write at least one",
+    );
+}
+
+#[test]
+fn everything_that_contradicts_itself_is_reported_at_once() {
+    check(
+        &entry(
+            "  minimumHealthy: 0\n  healthCheck: {rise: 0}\n  drainTimeout: 25h\n- name: ''\n  \
+             addresses: [10.1.1.11, 10.1.1.12]\n  ports: [80, 81]\n  realServers: [{address: \
+             10.1.1.10}]\n",
+        ),
+        "11:16: tcp/10.1.1.10:80: healthCheck.rise: 0 is out of range; write 1 to 100\n\
+         10:19: tcp/10.1.1.10:80: minimumHealthy: 0 would announce an address that nobody serves; \
+         write 1 or more\n\
+         12:17: tcp/10.1.1.10:80: drainTimeout: 90000s is out of range; write 0s (connections end \
+         at once) to 24h\n\
+         13:9: tcp/10.1.1.11:80: name: \"\" is empty; write a name of 1 to 253 printable \
+         characters\n\
+         14:15: virtualServers[tcp/10.1.1.11:80].realServers[10.1.1.10].address: 10.1.1.10 is a \
+         service address, so packets to it would not leave the load balancer; write the real \
+         server's own address\n\
+         14:15: virtualServers[tcp/10.1.1.11:81].realServers[10.1.1.10].address: 10.1.1.10 is a \
+         service address, so packets to it would not leave the load balancer; write the real \
+         server's own address\n\
+         14:26: virtualServers[tcp/10.1.1.12:80].realServers[10.1.1.10].address: 10.1.1.10 is a \
+         service address, so packets to it would not leave the load balancer; write the real \
+         server's own address\n\
+         14:26: virtualServers[tcp/10.1.1.12:81].realServers[10.1.1.10].address: 10.1.1.10 is a \
+         service address, so packets to it would not leave the load balancer; write the real \
+         server's own address",
     );
 }
 
@@ -389,7 +419,7 @@ fn objects_that_contradict_each_other_are_refused_at_the_place_of_the_later_one(
     );
     check(
         &ranges("10.1.1.7/24"),
-        "3:17: serviceRanges[10.1.1.7/24].prefix: 10.1.1.7/24 has bits set to the right of its \
+        "3:17: serviceRanges[10.1.1.7/24]: 10.1.1.7/24 has bits set to the right of its \
          length; write 10.1.1.0/24",
     );
 }

@@ -83,6 +83,8 @@ fn service_ranges_do_not_overlap() {
     check(
         &set(&[], &["10.1.1.64/26", "10.1.1.0/24", "10.1.1.0/26"]),
         "serviceRanges[10.1.1.0/26]: 10.1.1.0/26 lies within the service range 10.1.1.0/24; \
+         leave one of them out\n\
+         serviceRanges[10.1.1.64/26]: 10.1.1.64/26 lies within the service range 10.1.1.0/24; \
          leave one of them out",
     );
     check(
@@ -126,9 +128,35 @@ fn an_invalid_object_is_named_with_its_set() {
         .insert(id, virtual_server(id, &["127.0.0.1"]));
     let invalid = servers.validate().unwrap_err();
     assert_eq!(
-        invalid.field,
+        invalid.listed()[0].field.to_string(),
         "virtualServers[tcp/10.1.1.10:80].realServers[127.0.0.1].address"
     );
+}
+
+#[test]
+fn every_problem_of_a_set_is_listed_up_to_a_hundred() {
+    check(
+        &set(
+            &["tcp/10.1.1.10:*", "tcp/10.1.1.10:80", "tcp/10.1.1.10:443"],
+            &[],
+        ),
+        "virtualServers[tcp/10.1.1.10:80].ports: 80 overlaps the ports of tcp/10.1.1.10:*; give \
+         each port of an address to one virtual server\n\
+         virtualServers[tcp/10.1.1.10:443].ports: 443 overlaps the ports of tcp/10.1.1.10:*; \
+         give each port of an address to one virtual server",
+    );
+    let mut servers = set(&["tcp/10.1.1.10:80"], &[]);
+    let id = "tcp/10.1.1.10:80".parse().unwrap();
+    let loopback: Vec<String> = (0..103).map(|host| format!("127.0.0.{host}")).collect();
+    let loopback: Vec<&str> = loopback.iter().map(String::as_str).collect();
+    servers
+        .virtual_servers
+        .insert(id, virtual_server(id, &loopback));
+    let problems = servers.validate().unwrap_err();
+    assert_eq!(problems.listed().len(), Problems::<Invalid>::MOST);
+    let text = problems.to_string();
+    assert_eq!(text.lines().count(), 101);
+    assert!(text.ends_with("\n3 more problems are not listed"), "{text}");
 }
 
 fn any_set() -> impl Strategy<Value = DesiredSet> {

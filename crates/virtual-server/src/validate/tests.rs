@@ -121,13 +121,17 @@ fn addresses_that_no_client_can_reach_are_refused() {
         let mut virtual_server = valid("tcp/10.1.1.10:80");
         virtual_server.id.address = address.parse().unwrap();
         let as_service = virtual_server.validate().unwrap_err();
-        assert_eq!(as_service.field, "address");
-        assert!(as_service.problem.contains(problem), "{as_service}");
+        let [invalid] = as_service.listed() else {
+            panic!("{as_service}")
+        };
+        assert_eq!(invalid.field, Field::Address.into());
+        assert!(invalid.reason.problem.contains(problem), "{as_service}");
 
         let mut virtual_server = valid("tcp/10.1.1.10:80");
         virtual_server.real_servers[0].address = address.parse().unwrap();
         let as_real_server = virtual_server.validate().unwrap_err();
-        assert!(as_real_server.problem.contains(problem), "{as_real_server}");
+        let refused = &as_real_server.listed()[0].reason;
+        assert!(refused.problem.contains(problem), "{as_real_server}");
     }
 }
 
@@ -223,7 +227,7 @@ fn a_real_server_is_listed_once_also_where_its_port_is_written_in_two_ways() {
             again.port = Some(port(80));
             vs.real_servers.push(again);
         },
-        "realServers: 10.0.2.3:80 is listed more than once; list each real server once; its \
+        "realServers[10.0.2.3:80]: 10.0.2.3:80 is listed more than once; list each real server once; its \
          share is its weight",
     );
     check(
@@ -333,8 +337,8 @@ fn a_tcp_check_of_what_is_not_one_tcp_port_names_its_port() {
         let mut virtual_server = valid(id);
         virtual_server.health_check = Some(HealthCheck::default());
         assert_eq!(
-            virtual_server.validate().unwrap_err().field,
-            "healthCheck.port",
+            virtual_server.validate().unwrap_err().listed()[0].field,
+            HealthCheckField::Port.into(),
             "{id}"
         );
         virtual_server.health_check = Some(HealthCheck {
@@ -412,16 +416,16 @@ fn a_service_range_has_no_host_bits_and_a_sane_size() {
     check("fd00:1::/64", "");
     check(
         "10.1.1.10/24",
-        "prefix: 10.1.1.10/24 has bits set to the right of its length; write 10.1.1.0/24",
+        "10.1.1.10/24 has bits set to the right of its length; write 10.1.1.0/24",
     );
     check(
         "0.0.0.0/0",
-        "prefix: 0.0.0.0/0 is too large a part of the address space to be announced; write a \
+        "0.0.0.0/0 is too large a part of the address space to be announced; write a \
          length from 8 to 32",
     );
     check(
         "224.0.0.0/24",
-        "prefix: 224.0.0.0/24 is a multicast address; write a unicast address that is routed, \
+        "224.0.0.0/24 is a multicast address; write a unicast address that is routed, \
          such as 10.1.1.10 or fd00::10",
     );
 }
