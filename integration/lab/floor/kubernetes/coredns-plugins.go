@@ -1,5 +1,5 @@
-// Package plugin stands in for CoreDNS's list of all plugins, most of which
-// are clients of cloud providers: a cluster's DNS needs only these.
+// Package plugin replaces CoreDNS's list of all plugins. Most of those plugins
+// are clients of cloud providers. The DNS of a cluster needs only these plugins.
 package plugin
 
 import (
