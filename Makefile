@@ -80,12 +80,12 @@ bench-convergence: floor build ## compare portlb with keepalived + exabgp + GoBG
 	LAB_FLOOR=host $(FLOOR)/run $(RELEASE)/bench-convergence 10 route
 	LAB_FLOOR=host $(FLOOR)/run $(RELEASE)/bench-convergence 10 flood
 
-BENCH_BESIDE := LAB_TIMEOUT=3600 LAB_OUTSIDE=$(RELEASE)/control-plane
+BENCH_OUTSIDE := LAB_TIMEOUT=3600 LAB_OUTSIDE=$(RELEASE)/control-plane
 bench-kubernetes: floor build ## compare portlb with kube-proxy in IPVS mode, on a real API server and etcd
 	$(FLOOR)/install kubernetes
 	LAB_FLOOR=host $(FLOOR)/run $(RELEASE)/bench-kubernetes 5000x1x10
 	LAB_FLOOR=host $(FLOOR)/run $(RELEASE)/bench-kubernetes 1x100x100
-	$(BENCH_BESIDE) $(FLOOR)/run $(RELEASE)/bench-kubernetes 500x1x10 100
+	$(BENCH_OUTSIDE) $(FLOOR)/run $(RELEASE)/bench-kubernetes 500x1x10 100
 
 fuzz: ## run each fuzz target for FUZZ_SECONDS (60)
 	integration/fuzz $(FUZZ_SECONDS)
