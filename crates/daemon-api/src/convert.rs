@@ -51,6 +51,12 @@ impl ConversionError {
     }
 }
 
+impl From<ConversionError> for tonic::Status {
+    fn from(error: ConversionError) -> Self {
+        Self::invalid_argument(error.to_string())
+    }
+}
+
 impl From<Problems> for ConversionError {
     /// Keeps the first of them.
     fn from(problems: Problems) -> Self {
