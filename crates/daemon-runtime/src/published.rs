@@ -9,6 +9,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    ops::Bound,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
@@ -100,13 +101,15 @@ enum Phase<K> {
     Following,
 }
 
-/// All objects at one moment.
+/// Objects at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot<K, V> {
     /// Grows with every change.
     pub revision: u64,
     /// Whether the owner has published its full set at least once.
     pub synced: bool,
+    /// Number of all objects.
+    pub total: usize,
     /// In the order of their keys.
     pub objects: Vec<(K, V)>,
 }
@@ -236,15 +239,23 @@ impl<K, V> Clone for Reader<K, V> {
 impl<K: Ord + Clone, V: Clone> Reader<K, V> {
     /// All objects at this moment.
     pub fn snapshot(&self) -> Snapshot<K, V> {
+        self.snapshot_after(None, usize::MAX)
+    }
+
+    /// The first objects at this moment whose keys are greater than `after`, at most `limit`.
+    pub fn snapshot_after(&self, after: Option<&K>, limit: usize) -> Snapshot<K, V> {
         let table = lock(&self.table);
+        let first = after.map_or(Bound::Unbounded, Bound::Excluded);
         let objects = table
             .latest
-            .iter()
+            .range((first, Bound::Unbounded))
             .filter_map(|(key, (_, value))| Some((key.clone(), value.clone()?)))
+            .take(limit)
             .collect();
         Snapshot {
             revision: table.revision,
             synced: table.synced,
+            total: table.objects(),
             objects,
         }
     }
@@ -360,6 +371,10 @@ impl<K: Ord + Clone, V: Clone> Table<K, V> {
 }
 
 impl<K: Ord + Clone, V> Table<K, V> {
+    fn objects(&self) -> usize {
+        self.latest.len() - self.removals.len()
+    }
+
     fn record(&mut self, key: K, value: Option<V>) {
         self.revision += 1;
         let is_removal = value.is_none();
@@ -373,10 +388,6 @@ impl<K: Ord + Clone, V> Table<K, V> {
             self.removals.insert(self.revision);
         }
         self.most_objects = self.most_objects.max(self.objects());
-    }
-
-    fn objects(&self) -> usize {
-        self.latest.len() - self.removals.len()
     }
 
     /// Drops removals that every watcher has been told of, and the oldest ones beyond the limit. The

@@ -639,7 +639,7 @@ impl<K: Kernel> RouteTable<K> {
     }
 
     fn published(&self) -> usize {
-        self.publisher.reader().snapshot().objects.len()
+        self.publisher.reader().snapshot_after(None, 0).total
     }
 }
 

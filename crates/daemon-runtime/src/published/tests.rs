@@ -303,3 +303,18 @@ fn an_object_is_read_until_it_is_removed() {
     publisher.remove(&"web");
     assert_eq!(publisher.read(&"web", |read| read.copied()), None);
 }
+
+#[test]
+fn a_snapshot_begins_behind_a_key_and_counts_all_objects() {
+    let publisher = Publisher::new();
+    for (key, value) in [(1, 'a'), (2, 'b'), (3, 'c'), (4, 'd')] {
+        publisher.set(key, value);
+    }
+    publisher.remove(&2);
+    let reader = publisher.reader();
+    let snapshot = reader.snapshot_after(Some(&1), 1);
+    assert_eq!((snapshot.total, snapshot.objects), (3, vec![(3, 'c')]));
+    let behind_a_removed_key = reader.snapshot_after(Some(&2), 9).objects;
+    assert_eq!(behind_a_removed_key, [(3, 'c'), (4, 'd')]);
+    assert_eq!(reader.snapshot_after(Some(&4), 9).objects, []);
+}
