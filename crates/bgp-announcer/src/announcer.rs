@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr, time::Instant};
 use bgp_packet::{Asn, IpNet};
 use bgp_session::Cease;
 use bgp_speaker::{
-    Change, ChangesEnded, Configuration, PeerStatus, SpeakerGone, SpeakerHandle, Table,
+    Change, ChangesEnded, Configuration, PathQuery, PeerStatus, SpeakerGone, SpeakerHandle, Table,
 };
 use daemon_runtime::{Publisher, Reader, Shutdown, TIME_AFTER_SLEEP, has_slept, wait_until};
 use futures::{
@@ -395,7 +395,7 @@ async fn sent_prefixes(speaker: SpeakerHandle) -> SentPrefixes {
     }
     let mut sent: BTreeMap<IpNet, Vec<String>> = BTreeMap::new();
     for peer in speaker.peers().await? {
-        let paths = speaker.paths(Table::AdjRibOut(peer.name.clone()), None);
+        let paths = speaker.paths(PathQuery::all(Table::AdjRibOut(peer.name.clone())));
         for path in paths.await? {
             sent.entry(path.prefix).or_default().push(peer.name.clone());
         }

@@ -8,10 +8,15 @@ use std::pin::Pin;
 
 use bgp_packet::IpNet;
 use bgp_speaker::SpeakerGone;
-use daemon_api::announcer::v1::{
-    self as wire,
-    announcer_server::{Announcer, AnnouncerServer},
-    watch_announcements_response, watch_sessions_response,
+use bgp_status::SessionPage;
+use daemon_api::{
+    PageRequest,
+    announcer::v1::{
+        self as wire,
+        announcer_server::{Announcer, AnnouncerServer},
+        watch_announcements_response, watch_sessions_response,
+    },
+    total_size,
 };
 use daemon_runtime::{Event, Shutdown, WatchEnded};
 use futures::{Stream, StreamExt, TryStreamExt};
@@ -53,16 +58,25 @@ impl AnnouncerService {
 impl Announcer for AnnouncerService {
     async fn list_announcements(
         &self,
-        _: Request<wire::ListAnnouncementsRequest>,
+        request: Request<wire::ListAnnouncementsRequest>,
     ) -> Result<Response<wire::ListAnnouncementsResponse>, Status> {
-        let snapshot = self.announcer.announcements.snapshot();
+        let wire::ListAnnouncementsRequest {
+            page_size,
+            page_token,
+        } = request.get_ref();
+        let request = PageRequest::new("ListAnnouncements".into(), *page_size, page_token)?;
+        let announcements = &self.announcer.announcements;
+        let snapshot = announcements.snapshot_after(request.after.as_ref(), request.limit());
         let announcements = snapshot.objects.into_iter();
+        let page = request.page(
+            announcements.map(|(prefix, announcement)| (prefix, to_wire(prefix, announcement))),
+        );
         Ok(Response::new(wire::ListAnnouncementsResponse {
             revision: snapshot.revision,
-            announcements: announcements
-                .map(|(prefix, announcement)| to_wire(prefix, announcement))
-                .collect(),
+            announcements: page.items,
             draining: *self.announcer.draining.borrow(),
+            next_page_token: page.next_page_token,
+            total_size: total_size(snapshot.total),
         }))
     }
 
@@ -89,19 +103,26 @@ impl Announcer for AnnouncerService {
 
     async fn list_sessions(
         &self,
-        _: Request<wire::ListSessionsRequest>,
+        request: Request<wire::ListSessionsRequest>,
     ) -> Result<Response<wire::ListSessionsResponse>, Status> {
-        let speaker = &self.announcer.speaker;
-        let peers = speaker.peers().await.map_err(gone)?;
-        let refused = speaker.refused_sessions().await.map_err(gone)?;
-        let session = |peer| bgp_status::session(self.announcer.local_asn, peer);
+        let wire::ListSessionsRequest {
+            page_size,
+            page_token,
+        } = request.get_ref();
+        let request = PageRequest::new("ListSessions".into(), *page_size, page_token)?;
+        let SessionPage {
+            page,
+            refused,
+            total_size,
+        } = bgp_status::session_page(&self.announcer.speaker, self.announcer.local_asn, request)
+            .await
+            .map_err(gone)?;
         Ok(Response::new(wire::ListSessionsResponse {
-            revision: self.announcer.sessions.snapshot().revision,
-            sessions: peers.iter().map(session).collect(),
-            refused_sessions: refused
-                .into_iter()
-                .map(bgp_status::refused_session)
-                .collect(),
+            revision: self.announcer.sessions.snapshot_after(None, 0).revision,
+            sessions: page.items,
+            refused_sessions: refused,
+            next_page_token: page.next_page_token,
+            total_size,
         }))
     }
 

@@ -19,8 +19,9 @@ use crate::{
     counters::SpeakerCounters,
     messages::{Command, Reply},
     observe::{self, Change},
+    path_list::{PathQuery, PathStatus},
     refused_sessions::RefusedSession,
-    status::{PathStatus, PeerStatus, Table},
+    status::PeerStatus,
 };
 
 /// The speaker has ended.
@@ -173,17 +174,12 @@ impl SpeakerHandle {
         self.ask(Command::ListRefusedSessions).await
     }
 
-    /// The paths of a table, ordered by prefix; only those of one prefix if it is given.
+    /// Returns paths of a table, ordered by prefix, peer and path id.
     ///
     /// # Errors
     /// The speaker has ended.
-    pub async fn paths(
-        &self,
-        table: Table,
-        prefix: Option<IpNet>,
-    ) -> Result<Vec<PathStatus>, SpeakerGone> {
-        self.ask(|reply| Command::ListPaths(table, prefix, reply))
-            .await
+    pub async fn paths(&self, query: PathQuery) -> Result<Vec<PathStatus>, SpeakerGone> {
+        self.ask(|reply| Command::ListPaths(query, reply)).await
     }
 
     /// Follows the sessions, and the paths of all Adj-RIBs-In if wanted. What exists is told

@@ -53,6 +53,7 @@ mod md5_key;
 mod messages;
 mod observe;
 mod owner;
+mod path_list;
 mod peer;
 mod reconfigure;
 mod refused_sessions;
@@ -69,10 +70,11 @@ pub use config::{
 pub use counters::{Counter, ReasonCounters, SpeakerCounters};
 pub use handle::{Changes, ChangesEnded, SpeakerGone, SpeakerHandle};
 pub use md5_key::{Md5Key, Md5KeyError};
-pub use observe::{Change, RemovedPath};
+pub use observe::Change;
 #[cfg(any(test, fuzzing))]
 pub use owner::simulation;
+pub use path_list::{InvalidPathName, PathName, PathQuery, PathStatus, Table};
 pub use refused_sessions::RefusedSession;
 pub use socket::ListenError;
 pub use speaker::{Speaker, SpeakerError};
-pub use status::{PathStatus, PeerStatus, Table};
+pub use status::PeerStatus;

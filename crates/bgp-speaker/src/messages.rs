@@ -21,8 +21,9 @@ use crate::{
     admission::Admission,
     config::{Configuration, InvalidConfiguration},
     observe::Changes,
+    path_list::{PathQuery, PathStatus},
     refused_sessions::RefusedSession,
-    status::{PathStatus, PeerStatus, Table},
+    status::PeerStatus,
 };
 
 /// From the tasks of connections, dials and listeners to the owner.
@@ -104,7 +105,7 @@ pub(crate) enum Command {
     RequestRefresh(String, Family),
     ListPeers(Reply<Vec<PeerStatus>>),
     ListRefusedSessions(Reply<Vec<RefusedSession>>),
-    ListPaths(Table, Option<IpNet>, Reply<Vec<PathStatus>>),
+    ListPaths(PathQuery, Reply<Vec<PathStatus>>),
     Observe {
         observer: u64,
         alive: Weak<()>,

@@ -6,14 +6,13 @@ use std::{
     time::Instant,
 };
 
-use bgp_packet::PathId;
 use bgp_rib::{PathKey, PeerId, Rib, Source};
-use ipnet::IpNet;
 use tokio::sync::oneshot;
 
 use crate::{
+    path_list::{PathName, PathStatus},
     peer::Peers,
-    status::{PathStatus, PeerStatus, View},
+    status::{PeerStatus, View},
 };
 
 /// Changes that are handed over at a time, at most.
@@ -22,17 +21,6 @@ const BATCH: usize = 1024;
 /// Changes that are kept for an observer that does not read. Those of what exists alone could be
 /// more; the observer then begins again, with everything that exists.
 const MOST_UNREAD: usize = 65_536;
-
-/// Names a path that is gone.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct RemovedPath {
-    /// The prefix.
-    pub prefix: IpNet,
-    /// Name of the peer that announced it; `None`: this speaker.
-    pub peer: Option<String>,
-    /// As the peer sent it.
-    pub path_id: Option<PathId>,
-}
 
 /// What has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +32,7 @@ pub enum Change {
     /// A path is new or has changed.
     Path(PathStatus),
     /// A path is gone.
-    PathRemoved(RemovedPath),
+    PathRemoved(PathName),
     /// Everything that existed when the observer was added has been sent. Comes once.
     Synced,
 }
@@ -267,7 +255,7 @@ impl Observer {
 fn path_change(view: View<'_>, key: &PathKey, name: Option<Arc<str>>) -> Change {
     match view.rib.path(key) {
         Some(path) => Change::Path(view.path(&path)),
-        None => Change::PathRemoved(RemovedPath {
+        None => Change::PathRemoved(PathName {
             prefix: key.prefix,
             peer: name.map(|name| name.to_string()),
             path_id: key.path_id,
@@ -278,6 +266,8 @@ fn path_change(view: View<'_>, key: &PathKey, name: Option<Arc<str>>) -> Change 
 #[cfg(test)]
 mod tests {
     use std::net::IpAddr;
+
+    use ipnet::IpNet;
 
     use super::*;
 

@@ -175,8 +175,8 @@ impl Owner {
             Command::ListRefusedSessions(reply) => {
                 let _ = reply.send(self.sessions.journal.refused_sessions.list(now));
             }
-            Command::ListPaths(table, prefix, reply) => {
-                let _ = reply.send(self.sessions.view().paths(&table, prefix));
+            Command::ListPaths(query, reply) => {
+                let _ = reply.send(self.sessions.view().paths(&query));
             }
             Command::Observe {
                 observer,

@@ -69,16 +69,20 @@ mod tests {
             )),
         };
         assert!(message_size(&message) <= MESSAGE_LIMIT);
+        let longest = crate::Duration {
+            seconds: 315_576_000_000,
+            nanos: 999_999_999,
+        };
         let status = |real_server: &wire::RealServer| dataplane::RealServerStatus {
             desired: Some(real_server.clone()),
             effective_weight: u32::MAX,
             programmed: true,
             health: dataplane::Health::Failed.into(),
             last_error: "e".repeat(500),
-            milliseconds_since_change: u64::MAX,
+            time_since_change: Some(longest),
             active_connections: u32::MAX,
             inactive_connections: u32::MAX,
-            check_duration_microseconds: u32::MAX,
+            check_duration: Some(longest),
         };
         let message = dataplane::WatchVirtualServersResponse {
             revision: u64::MAX,

@@ -5,12 +5,13 @@ mod convert;
 use std::{collections::BTreeMap, pin::Pin, time::Duration};
 
 use daemon_api::{
-    MESSAGE_LIMIT,
+    ConversionError, MESSAGE_LIMIT, PageBuilder, PageRequest,
     dataplane::v1::{
         self as wire,
         data_plane_server::{DataPlane, DataPlaneServer},
         watch_service_addresses_response, watch_virtual_servers_response,
     },
+    total_size,
 };
 use daemon_runtime::{Event, Shutdown, Subscription, WatchEnded, wait_until};
 use futures::{Stream, StreamExt, TryStreamExt, stream};
@@ -75,9 +76,11 @@ impl<C: ConnectionCounters> DataPlane for DataPlaneService<C> {
         &self,
         request: tonic::Request<wire::WatchServiceAddressesRequest>,
     ) -> Result<Response<Self::WatchServiceAddressesStream>, Status> {
-        let milliseconds = request.get_ref().heartbeat_interval_milliseconds;
-        let heartbeat = (milliseconds > 0)
-            .then(|| Duration::from_millis(milliseconds.into()).max(SHORTEST_HEARTBEAT));
+        let interval = request.into_inner().heartbeat_interval.unwrap_or_default();
+        let interval = Duration::try_from(interval).map_err(|_| {
+            ConversionError::new("heartbeat_interval", "must be zero or a time in the future")
+        })?;
+        let heartbeat = (!interval.is_zero()).then(|| interval.max(SHORTEST_HEARTBEAT));
         let watch = ServiceAddressWatch {
             subscription: self.published.service_addresses.subscribe()?,
             alive: self.published.alive.clone(),
@@ -94,16 +97,24 @@ impl<C: ConnectionCounters> DataPlane for DataPlaneService<C> {
 
     async fn list_service_addresses(
         &self,
-        _: tonic::Request<wire::ListServiceAddressesRequest>,
+        request: tonic::Request<wire::ListServiceAddressesRequest>,
     ) -> Result<Response<wire::ListServiceAddressesResponse>, Status> {
-        let snapshot = self.published.service_addresses.snapshot();
+        let wire::ListServiceAddressesRequest {
+            page_size,
+            page_token,
+        } = request.get_ref();
+        let request = PageRequest::new("ListServiceAddresses".into(), *page_size, page_token)?;
+        let addresses = &self.published.service_addresses;
+        let snapshot = addresses.snapshot_after(request.after.as_ref(), request.limit());
+        let page = request.page(snapshot.objects.into_iter().map(|(prefix, status)| {
+            let address = convert::service_address(prefix, &status);
+            (prefix, address)
+        }));
         Ok(Response::new(wire::ListServiceAddressesResponse {
             revision: snapshot.revision,
-            service_addresses: snapshot
-                .objects
-                .iter()
-                .map(|(prefix, status)| convert::service_address(*prefix, status))
-                .collect(),
+            service_addresses: page.items,
+            next_page_token: page.next_page_token,
+            total_size: total_size(snapshot.total),
         }))
     }
 
@@ -116,7 +127,9 @@ impl<C: ConnectionCounters> DataPlane for DataPlaneService<C> {
         let events = events.map_err(Status::from).map_ok(|(revision, event)| {
             let event = match event {
                 Event::Changed(_, status) => {
-                    Wire::VirtualServer(convert::virtual_server(&status, &BTreeMap::new(), |_| 0))
+                    Wire::VirtualServer(convert::virtual_server(&status, &BTreeMap::new(), |_| {
+                        None
+                    }))
                 }
                 Event::Removed(id) => Wire::RemovedVirtualServer((&id).into()),
                 Event::Synced => Wire::Synced(wire::Synced {}),
@@ -131,8 +144,13 @@ impl<C: ConnectionCounters> DataPlane for DataPlaneService<C> {
 
     async fn list_virtual_servers(
         &self,
-        _: tonic::Request<wire::ListVirtualServersRequest>,
+        request: tonic::Request<wire::ListVirtualServersRequest>,
     ) -> Result<Response<wire::ListVirtualServersResponse>, Status> {
+        let wire::ListVirtualServersRequest {
+            page_size,
+            page_token,
+        } = request.get_ref();
+        let request = PageRequest::new("ListVirtualServers".into(), *page_size, page_token)?;
         let (answer, durations) = oneshot::channel();
         let stopping = || Status::unavailable("the daemon is stopping");
         let asked = self
@@ -141,18 +159,23 @@ impl<C: ConnectionCounters> DataPlane for DataPlaneService<C> {
             .await;
         asked.map_err(|_| stopping())?;
         let durations = durations.await.map_err(|_| stopping())?;
-        let snapshot = self.published.virtual_servers.snapshot();
-        let mut response = wire::ListVirtualServersResponse {
-            revision: snapshot.revision,
-            virtual_servers: Vec::with_capacity(snapshot.objects.len()),
-        };
+        let virtual_servers = &self.published.virtual_servers;
+        let snapshot = virtual_servers.snapshot_after(request.after.as_ref(), request.limit());
+        let mut page = PageBuilder::new(request);
         for (id, status) in snapshot.objects {
             let connections = self.counters.read(id, status.firewall_mark).await;
-            let duration = |key| durations.get(&key).copied().unwrap_or(0);
-            let server = convert::virtual_server(&status, &connections, duration);
-            response.virtual_servers.push(server);
+            let duration = |key| durations.get(&key).copied();
+            if !page.push(id, convert::virtual_server(&status, &connections, duration)) {
+                break;
+            }
         }
-        Ok(Response::new(response))
+        let page = page.finish();
+        Ok(Response::new(wire::ListVirtualServersResponse {
+            revision: snapshot.revision,
+            virtual_servers: page.items,
+            next_page_token: page.next_page_token,
+            total_size: total_size(snapshot.total),
+        }))
     }
 }
 

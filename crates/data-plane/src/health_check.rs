@@ -11,7 +11,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -63,6 +63,7 @@ struct Running {
     users: BTreeSet<VirtualServerId>,
     task: AbortHandle,
     state: HealthState,
+    /// Duration of the last successful run; 0: there was none.
     microseconds: Arc<AtomicU32>,
 }
 
@@ -166,11 +167,13 @@ impl HealthChecks {
         })
     }
 
-    /// Returns the duration of the last successful run of each health check.
-    pub(crate) fn microseconds(&self) -> HashMap<HealthCheckKey, u32> {
+    /// Returns the duration of the last successful run of each health check that had one.
+    pub(crate) fn durations(&self) -> HashMap<HealthCheckKey, Duration> {
         self.running
             .iter()
             .map(|(key, running)| (*key, running.microseconds.load(Ordering::Relaxed)))
+            .filter(|(_, microseconds)| *microseconds > 0)
+            .map(|(key, microseconds)| (key, Duration::from_micros(microseconds.into())))
             .collect()
     }
 
@@ -242,8 +245,6 @@ async fn run(
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tokio::{net::TcpListener, time::timeout};
     use virtual_server::{ForwardingMethod, HealthCheck, HealthCheckKind};
 

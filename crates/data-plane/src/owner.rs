@@ -42,8 +42,8 @@ const LARGEST_TURN: usize = 10_000;
 /// A question to the owner.
 #[derive(Debug)]
 pub(crate) enum Request {
-    /// Duration of the last successful run of each health check in microseconds.
-    HealthCheckDurations(oneshot::Sender<HashMap<HealthCheckKey, u32>>),
+    /// Duration of the last successful run of each health check that had one.
+    HealthCheckDurations(oneshot::Sender<HashMap<HealthCheckKey, Duration>>),
 }
 
 /// The owner's channels.
@@ -199,7 +199,7 @@ impl<F: Forwarder> Owner<F> {
         match request {
             Request::HealthCheckDurations(answer) => {
                 // The client may be gone.
-                let _ = answer.send(self.health_checks.microseconds());
+                let _ = answer.send(self.health_checks.durations());
             }
         }
     }

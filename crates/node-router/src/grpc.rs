@@ -2,9 +2,13 @@
 
 use std::pin::Pin;
 
-use daemon_api::noderoute::v1::{
-    self as api, HoldRequest, HoldResponse, ListRoutesRequest, ListRoutesResponse,
-    WatchRoutesRequest, WatchRoutesResponse, watch_routes_response,
+use daemon_api::{
+    PageRequest,
+    noderoute::v1::{
+        self as api, HoldRequest, HoldResponse, ListRoutesRequest, ListRoutesResponse,
+        WatchRoutesRequest, WatchRoutesResponse, watch_routes_response,
+    },
+    total_size,
 };
 use daemon_runtime::Event;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
@@ -79,13 +83,22 @@ impl api::node_route_server::NodeRoute for NodeRouteService {
 
     async fn list_routes(
         &self,
-        _request: Request<ListRoutesRequest>,
+        request: Request<ListRoutesRequest>,
     ) -> Result<Response<ListRoutesResponse>, Status> {
-        let snapshot = self.table.routes.snapshot();
-        let routes = snapshot.objects.iter();
+        let ListRoutesRequest {
+            page_size,
+            page_token,
+        } = request.get_ref();
+        let request = PageRequest::new("ListRoutes".into(), *page_size, page_token)?;
+        let routes = &self.table.routes;
+        let snapshot = routes.snapshot_after(request.after.as_ref(), request.limit());
+        let routes = snapshot.objects.into_iter();
+        let page = request.page(routes.map(|(prefix, route)| (prefix, shown(&prefix, &route))));
         Ok(Response::new(ListRoutesResponse {
             revision: snapshot.revision,
-            routes: routes.map(|(prefix, route)| shown(prefix, route)).collect(),
+            routes: page.items,
+            next_page_token: page.next_page_token,
+            total_size: total_size(snapshot.total),
         }))
     }
 

@@ -12,12 +12,16 @@ use std::{
 };
 
 use bgp_packet::Asn;
-use bgp_speaker::{Change, Changes, ChangesEnded, SpeakerGone, SpeakerHandle};
-use daemon_api::reflector::v1::{
-    GetConfigurationRequest, GetConfigurationResponse, ListPathsRequest, ListPathsResponse,
-    ListSessionsRequest, ListSessionsResponse, Synced, Table, WatchPathsRequest,
-    WatchPathsResponse, WatchSessionsRequest, WatchSessionsResponse,
-    reflector_server::Reflector as Contract, watch_paths_response, watch_sessions_response,
+use bgp_speaker::{Change, Changes, ChangesEnded, PathQuery, SpeakerGone, SpeakerHandle};
+use bgp_status::SessionPage;
+use daemon_api::{
+    PageRequest,
+    reflector::v1::{
+        GetConfigurationRequest, GetConfigurationResponse, ListPathsRequest, ListPathsResponse,
+        ListSessionsRequest, ListSessionsResponse, Synced, Table, WatchPathsRequest,
+        WatchPathsResponse, WatchSessionsRequest, WatchSessionsResponse,
+        reflector_server::Reflector as Contract, watch_paths_response, watch_sessions_response,
+    },
 };
 use futures::{Stream, stream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -152,21 +156,26 @@ impl Contract for ReflectorService {
 
     async fn list_sessions(
         &self,
-        _request: Request<ListSessionsRequest>,
+        request: Request<ListSessionsRequest>,
     ) -> Result<Response<ListSessionsResponse>, Status> {
-        let peers = self.speaker.peers().await.map_err(gone)?;
-        let sessions = peers
-            .iter()
-            .map(|peer| bgp_status::session(self.local_asn, peer))
-            .collect();
-        let refused = self.speaker.refused_sessions().await.map_err(gone)?;
+        let ListSessionsRequest {
+            page_size,
+            page_token,
+        } = request.get_ref();
+        let request = PageRequest::new("ListSessions".into(), *page_size, page_token)?;
+        let SessionPage {
+            page,
+            refused,
+            total_size,
+        } = bgp_status::session_page(&self.speaker, self.local_asn, request)
+            .await
+            .map_err(gone)?;
         Ok(Response::new(ListSessionsResponse {
             revision: next(&self.revision),
-            sessions,
-            refused_sessions: refused
-                .into_iter()
-                .map(bgp_status::refused_session)
-                .collect(),
+            sessions: page.items,
+            refused_sessions: refused,
+            next_page_token: page.next_page_token,
+            total_size,
         }))
     }
 
@@ -190,7 +199,12 @@ impl Contract for ReflectorService {
             Ok(request.peer.clone())
         };
         let table = match Table::try_from(request.table) {
-            Ok(Table::Unspecified | Table::All) => bgp_speaker::Table::All,
+            Ok(Table::Unspecified | Table::All) if request.peer.is_empty() => {
+                bgp_speaker::Table::All
+            }
+            Ok(Table::Unspecified | Table::All) => {
+                bgp_speaker::Table::AdjRibIn(request.peer.clone())
+            }
             Ok(Table::AdjRibIn) => bgp_speaker::Table::AdjRibIn(peer()?),
             Ok(Table::AdjRibOut) => bgp_speaker::Table::AdjRibOut(peer()?),
             Err(_) => return Err(Status::invalid_argument("table: unknown")),
@@ -198,8 +212,7 @@ impl Contract for ReflectorService {
         let prefix = if request.prefix.is_empty() {
             None
         } else {
-            let prefix = daemon_api::prefix("prefix", &request.prefix);
-            Some(prefix.map_err(|error| Status::invalid_argument(error.to_string()))?)
+            Some(daemon_api::prefix("prefix", &request.prefix)?)
         };
         if !request.peer.is_empty() {
             let peers = self.speaker.peers().await.map_err(gone)?;
@@ -208,18 +221,21 @@ impl Contract for ReflectorService {
                 return Err(Status::not_found(message));
             }
         }
-        let mut paths = self
-            .speaker
-            .paths(table.clone(), prefix)
-            .await
-            .map_err(gone)?;
-        if table == bgp_speaker::Table::All && !request.peer.is_empty() {
-            paths.retain(|path| path.peer.as_deref() == Some(request.peer.as_str()));
-        }
-        let paths = paths.into_iter().map(bgp_status::path).collect();
+        let list = format!("ListPaths {table:?} {prefix:?} {:?}", request.peer);
+        let page = PageRequest::new(list, request.page_size, &request.page_token)?;
+        let query = PathQuery {
+            prefix,
+            after: page.after.clone(),
+            limit: page.limit(),
+            ..PathQuery::all(table)
+        };
+        let paths = self.speaker.paths(query).await.map_err(gone)?;
+        let paths = paths.into_iter();
+        let page = page.page(paths.map(|path| (path.name(), bgp_status::path(path))));
         Ok(Response::new(ListPathsResponse {
             revision: next(&self.revision),
-            paths,
+            paths: page.items,
+            next_page_token: page.next_page_token,
         }))
     }
 

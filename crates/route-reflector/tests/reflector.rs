@@ -69,7 +69,7 @@ async fn a_router_that_waits_is_dialled() {
 
     let sessions = reflector
         .client
-        .list_sessions(ListSessionsRequest {})
+        .list_sessions(ListSessionsRequest::default())
         .await
         .unwrap();
     let session = sessions
@@ -215,7 +215,9 @@ async fn a_client_that_switches_the_hold_timer_off_is_refused_counted_and_listed
             errors.any(|(_, error)| error.to_string().contains("Unacceptable Hold Time"))
         })
         .await;
-    let sessions = reflector.client.list_sessions(ListSessionsRequest {});
+    let sessions = reflector
+        .client
+        .list_sessions(ListSessionsRequest::default());
     let refused = sessions.await.unwrap().into_inner().refused_sessions;
     let [refused] = refused.as_slice() else {
         panic!("{refused:?}");
@@ -244,7 +246,7 @@ async fn list_paths(
     let request = ListPathsRequest {
         table: table.into(),
         peer: peer.to_owned(),
-        prefix: String::new(),
+        ..ListPathsRequest::default()
     };
     Ok(reflector
         .client
@@ -318,6 +320,73 @@ async fn the_tables_can_be_read() {
         .unwrap()
         .into_inner();
     assert_eq!(one.paths.len(), 1);
+}
+
+#[tokio::test]
+async fn lists_come_in_pages() {
+    let mut reflector = Running::start(&usual()).await;
+    let mut router = Neighbour::dialling([127, 0, 2, 1], reflector.bgp).await;
+    let a = Neighbour::dialling([127, 0, 1, 1], reflector.bgp).await;
+    let b = Neighbour::dialling([127, 0, 1, 2], reflector.bgp).await;
+    a.announce(SERVICE, NODE_A).await;
+    b.announce(SERVICE, NODE_B).await;
+    b.announce("10.1.2.0/24", NODE_B).await;
+    router.until_next_hops(SERVICE, &[NODE_A, NODE_B]).await;
+    router.until_next_hops("10.1.2.0/24", &[NODE_B]).await;
+
+    let whole = list_paths(&mut reflector, Table::All, "").await.unwrap();
+    let mut paths = Vec::new();
+    let mut request = ListPathsRequest {
+        page_size: 2,
+        ..Default::default()
+    };
+    for expected in [2, 1] {
+        let page = reflector.client.list_paths(request.clone()).await.unwrap();
+        let page = page.into_inner();
+        assert_eq!(page.paths.len(), expected);
+        paths.extend(page.paths);
+        request.page_token = page.next_page_token;
+    }
+    assert_eq!((paths, request.page_token.as_str()), (whole, ""));
+
+    let mut names = Vec::new();
+    let mut request = ListSessionsRequest {
+        page_size: 1,
+        ..Default::default()
+    };
+    for _ in 0..3 {
+        let page = reflector.client.list_sessions(request.clone()).await;
+        let page = page.unwrap().into_inner();
+        assert_eq!(page.total_size, 3);
+        names.extend(page.sessions.into_iter().map(|session| session.peer));
+        request.page_token = page.next_page_token;
+    }
+    assert_eq!(names, ["127.0.1.1", "127.0.1.2", "127.0.2.1"]);
+    assert_eq!(request.page_token, "");
+}
+
+#[tokio::test]
+async fn a_page_token_of_other_arguments_is_refused() {
+    let mut reflector = Running::start(&usual()).await;
+    let mut router = Neighbour::dialling([127, 0, 2, 1], reflector.bgp).await;
+    let a = Neighbour::dialling([127, 0, 1, 1], reflector.bgp).await;
+    a.announce(SERVICE, NODE_A).await;
+    a.announce("10.1.2.0/24", NODE_A).await;
+    router.until_next_hops("10.1.2.0/24", &[NODE_A]).await;
+    let request = ListPathsRequest {
+        page_size: 1,
+        ..Default::default()
+    };
+    let page = reflector.client.list_paths(request.clone()).await.unwrap();
+    let other = ListPathsRequest {
+        page_token: page.into_inner().next_page_token,
+        peer: "127.0.1.1".to_owned(),
+        ..request
+    };
+    assert_ne!(other.page_token, "");
+    let error = reflector.client.list_paths(other).await.unwrap_err();
+    assert_eq!(error.code(), Code::InvalidArgument);
+    assert!(error.message().contains("`page_token`"), "{error}");
 }
 
 #[tokio::test]

@@ -199,11 +199,11 @@ impl StandInDataPlane {
         Ok(this)
     }
 
-    /// Not serving, for want of a step; `Unspecified`: serving.
+    /// Says which step is missing; `None`: serving.
     pub fn set(&self, missing_step: dataplane::MissingStep, detail: &str) {
         self.address.send_replace(dataplane::ServiceAddress {
             prefix: SERVICE_RANGE.to_string(),
-            serving: missing_step == dataplane::MissingStep::Unspecified,
+            serving: missing_step == dataplane::MissingStep::None,
             missing_step: missing_step.into(),
             detail: detail.to_owned(),
             ..dataplane::ServiceAddress::default()
@@ -223,6 +223,9 @@ fn serving(prefix: &IpNet) -> dataplane::ServiceAddress {
         ..dataplane::ServiceAddress::default()
     }
 }
+
+/// Longer than a test.
+const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
 
 struct ServiceAddresses {
     address: watch::Receiver<dataplane::ServiceAddress>,
@@ -248,11 +251,12 @@ impl DataPlane for ServiceAddresses {
         first.extend(also.map(AddressEvent::ServiceAddress));
         first.push(AddressEvent::Synced(dataplane::Synced {}));
         let later = WatchStream::from_changes(later).map(AddressEvent::ServiceAddress);
-        let interval = match self.heartbeats {
-            Heartbeats::Sent => request.into_inner().heartbeat_interval_milliseconds.into(),
-            Heartbeats::Missing => u64::from(u32::MAX),
+        let interval = request.into_inner().heartbeat_interval;
+        let interval = interval.and_then(|interval| interval.try_into().ok());
+        let period = match self.heartbeats {
+            Heartbeats::Sent => interval.unwrap_or(NEVER),
+            Heartbeats::Missing => NEVER,
         };
-        let period = Duration::from_millis(interval);
         let ticks = tokio::time::interval_at(tokio::time::Instant::now() + period, period);
         let heartbeats =
             IntervalStream::new(ticks).map(|_| AddressEvent::Heartbeat(dataplane::Heartbeat {}));

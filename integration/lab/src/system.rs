@@ -15,6 +15,7 @@ use anyhow::{Context, Result};
 use ipnet::IpNet;
 
 pub use desired::{Desired, HealthCheck, Persistence, Ports, RealServer, VirtualServer};
+pub use rpc::all_pages;
 
 use flags::Flags;
 

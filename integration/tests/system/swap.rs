@@ -91,7 +91,7 @@ fn another_data_plane_takes_the_place_of_ipvs_programmer() {
             system.fib.next_hops(service_range()),
             [] as [std::net::IpAddr; 0]
         );
-        data_plane.set(MissingStep::Unspecified, "");
+        data_plane.set(MissingStep::None, "");
         system
             .fib
             .wait_for(service_range(), &next_hops, SOON)
@@ -108,7 +108,7 @@ fn a_data_plane_without_heartbeats_is_believed_for_the_timeout_after_each_word()
     system.set_flags("bgp-announcer", &timeout);
     let lb_pod = system.host(ANNOUNCER).unwrap();
     let data_plane = StandInDataPlane::start(&lb_pod, Heartbeats::Missing).unwrap();
-    data_plane.set(MissingStep::Unspecified, "");
+    data_plane.set(MissingStep::None, "");
     start_without(&mut system, &BEFORE_ANNOUNCER);
     let next_hops = system.next_hops(service_range(), &[0]).unwrap();
     system

@@ -78,8 +78,7 @@ impl Watch {
     async fn open(&mut self) -> Input {
         let interval = self.silence / HEARTBEATS_PER_TIMEOUT;
         let request = WatchServiceAddressesRequest {
-            heartbeat_interval_milliseconds: u32::try_from(interval.as_millis())
-                .unwrap_or(u32::MAX),
+            heartbeat_interval: interval.try_into().ok(),
         };
         let opening = self.client.watch_service_addresses(request);
         match timeout_after_poll(self.silence, opening).await {

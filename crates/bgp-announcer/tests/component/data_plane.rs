@@ -1,6 +1,6 @@
 //! A data plane of a few lines.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc};
 
 use daemon_api::dataplane::v1::{
     ListServiceAddressesRequest, ListServiceAddressesResponse, ListVirtualServersRequest,
@@ -105,8 +105,9 @@ impl DataPlane for Service {
         &self,
         request: Request<WatchServiceAddressesRequest>,
     ) -> Result<Response<Self::WatchServiceAddressesStream>, Status> {
-        let interval = request.into_inner().heartbeat_interval_milliseconds;
-        let interval = tokio::time::interval(Duration::from_millis(interval.into()));
+        let interval = request.into_inner().heartbeat_interval;
+        let interval = interval.expect("the announcer wants heartbeats");
+        let interval = tokio::time::interval(interval.try_into().expect("is positive"));
         let heartbeats = IntervalStream::new(interval);
         let heartbeats = heartbeats.map(|_| (0, Wire::Heartbeat(Default::default())));
         let events = self

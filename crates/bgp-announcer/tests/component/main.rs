@@ -5,6 +5,7 @@
 mod data_plane;
 mod lagging;
 mod node_router;
+mod pages;
 mod sessions;
 mod world;
 
@@ -593,7 +594,10 @@ async fn sessions_are_listed_with_their_state_and_timers() {
     world.data_plane.serve(SERVICE);
     let announcement = world.wait_for_announced_to(SERVICE, 1).await;
     assert_eq!(announcement.announced_to, ["reflector"]);
-    let sessions = world.client.list_sessions(ListSessionsRequest {}).await;
+    let sessions = world
+        .client
+        .list_sessions(ListSessionsRequest::default())
+        .await;
     let sessions = sessions.expect("is served").into_inner().sessions;
     let [session] = &sessions[..] else {
         panic!("one session: {sessions:?}");

@@ -158,7 +158,10 @@ async fn a_session_that_does_not_come_up_is_counted_and_listed_with_its_reason()
     let mut world = World::start(&[ABSENT]).await;
     let deadline = Instant::now() + crate::DEADLINE;
     let refused = loop {
-        let listed = world.client.list_sessions(ListSessionsRequest {}).await;
+        let listed = world
+            .client
+            .list_sessions(ListSessionsRequest::default())
+            .await;
         let listed = listed.expect("is served").into_inner();
         let session = &listed.sessions[0];
         assert_eq!(

@@ -12,8 +12,8 @@ use bgp_packet::{Asn, ClusterId, RouterId};
 use bgp_rib::ImportPolicy;
 use bgp_session::Cease;
 use bgp_speaker::{
-    Changes, Configuration, PathStatus, PeerConfig, SessionConfig, Speaker, SpeakerConfig,
-    SpeakerHandle, Table,
+    Changes, Configuration, PathQuery, PathStatus, PeerConfig, SessionConfig, Speaker,
+    SpeakerConfig, SpeakerHandle, Table,
 };
 use clap::{CommandFactory, FromArgMatches};
 use daemon_api::announcer::v1::{
@@ -208,12 +208,21 @@ impl World {
 
     /// What the reflector has from the announcer.
     pub(crate) async fn paths(&self) -> Vec<PathStatus> {
-        self.reflector.paths(Table::All, None).await.expect("runs")
+        self.reflector
+            .paths(PathQuery::all(Table::All))
+            .await
+            .expect("runs")
     }
 
     pub(crate) async fn wait_for_paths(&mut self, is_fine: impl Fn(&[PathStatus]) -> bool) {
         let waiting = async {
-            while !is_fine(&self.reflector.paths(Table::All, None).await.expect("runs")) {
+            while !is_fine(
+                &self
+                    .reflector
+                    .paths(PathQuery::all(Table::All))
+                    .await
+                    .expect("runs"),
+            ) {
                 self.reflector_changes.next().await.expect("runs");
             }
         };
@@ -248,7 +257,10 @@ impl World {
 
     /// UPDATE messages that the announcer has sent.
     pub(crate) async fn updates_received(&mut self) -> u64 {
-        let sessions = self.client.list_sessions(ListSessionsRequest {}).await;
+        let sessions = self
+            .client
+            .list_sessions(ListSessionsRequest::default())
+            .await;
         let sessions = sessions.expect("is served").into_inner().sessions;
         sessions.iter().map(|session| session.updates_sent).sum()
     }
@@ -279,7 +291,7 @@ impl World {
     pub(crate) async fn announcements(&mut self) -> ListAnnouncementsResponse {
         let list = self
             .client
-            .list_announcements(ListAnnouncementsRequest {})
+            .list_announcements(ListAnnouncementsRequest::default())
             .await;
         list.expect("is served").into_inner()
     }

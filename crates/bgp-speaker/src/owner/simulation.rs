@@ -29,7 +29,7 @@ use crate::{
     connections::{Addresses, Connections},
     counters::SpeakerCounters,
     messages::{Command, ConnectionEnd, ConnectionEvent, Order},
-    status::Table,
+    path_list::{PathQuery, Table},
 };
 
 const LOCAL_ASN: Asn = Asn(64512);
@@ -496,7 +496,10 @@ impl Simulation {
             assert!(sessions.connections.peer_of(wire.id).is_some());
         }
         let view = sessions.view();
-        assert_eq!(view.paths(&Table::All, None).len(), rib.paths().count());
+        assert_eq!(
+            view.paths(&PathQuery::all(Table::All)).len(),
+            rib.paths().count()
+        );
     }
 
     /// A path that a peer has been sent is known, and comes from the speaker, from another AS or from a

@@ -24,8 +24,8 @@ use bgp_rib::{
 };
 use bgp_session::{Cease, FamilySettings, SessionError, SessionState};
 use bgp_speaker::{
-    Change, Configuration, GroupConfig, InvalidConfiguration, Md5Key, PathStatus, PeerConfig,
-    PeerStatus, SessionConfig, Speaker, SpeakerConfig, SpeakerHandle, Table,
+    Change, Configuration, GroupConfig, InvalidConfiguration, Md5Key, PathQuery, PathStatus,
+    PeerConfig, PeerStatus, SessionConfig, Speaker, SpeakerConfig, SpeakerHandle, Table,
 };
 use bytes::BytesMut;
 use ipnet::IpNet;
@@ -124,7 +124,7 @@ impl TestSpeaker {
     }
 
     async fn paths(&self) -> Vec<PathStatus> {
-        let paths = self.handle.paths(Table::All, None).await;
+        let paths = self.handle.paths(PathQuery::all(Table::All)).await;
         paths.expect("the speaker runs")
     }
 

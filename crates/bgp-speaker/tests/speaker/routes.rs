@@ -96,7 +96,10 @@ async fn an_unspecified_next_hop_is_this_sides_address() {
     client.flushed(revision).await;
     // Not read from the reflector, which refuses the loopback addresses of these tests.
     let name = client.peers().await[0].name.clone();
-    let sent = client.handle.paths(Table::AdjRibOut(name), None).await;
+    let sent = client
+        .handle
+        .paths(PathQuery::all(Table::AdjRibOut(name)))
+        .await;
     let sent = sent.expect("the speaker runs");
     assert!(
         matches!(&sent[..], [path] if path.attributes.next_hop == client.ip()),

@@ -1,6 +1,6 @@
 //! Our types to those of the contract.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use daemon_api::dataplane::v1 as wire;
 use ipnet::IpNet;
@@ -28,7 +28,7 @@ pub(super) fn service_address(
 pub(super) fn virtual_server(
     status: &VirtualServerStatus,
     connections: &BTreeMap<SocketAddr, Connections>,
-    duration_of: impl Fn(HealthCheckKey) -> u32,
+    duration_of: impl Fn(HealthCheckKey) -> Option<Duration>,
 ) -> wire::VirtualServerStatus {
     let real_servers = status
         .real_servers
@@ -39,7 +39,7 @@ pub(super) fn virtual_server(
                 .copied()
                 .unwrap_or_default();
             let duration =
-                HealthCheckKey::of(&status.desired, &real.desired).map_or(0, &duration_of);
+                HealthCheckKey::of(&status.desired, &real.desired).and_then(&duration_of);
             real_server(real, connections, duration)
         })
         .collect();
@@ -58,14 +58,13 @@ pub(super) fn virtual_server(
 fn real_server(
     status: &RealServerStatus,
     connections: Connections,
-    check_duration_microseconds: u32,
+    check_duration: Option<Duration>,
 ) -> wire::RealServerStatus {
     let health = match status.health.health {
         Health::Unchecked => wire::Health::Unchecked,
         Health::Healthy => wire::Health::Healthy,
         Health::Failed => wire::Health::Failed,
     };
-    let milliseconds = status.health.changed.elapsed().as_millis();
     wire::RealServerStatus {
         desired: Some((&status.desired).into()),
         effective_weight: status.effective_weight.unwrap_or(0),
@@ -75,19 +74,24 @@ fn real_server(
             .health
             .last_error
             .map_or_else(String::new, |error| error.to_string()),
-        milliseconds_since_change: u64::try_from(milliseconds).unwrap_or(u64::MAX),
+        time_since_change: Some(duration(status.health.changed.elapsed())),
         active_connections: connections.active,
         inactive_connections: connections.inactive,
-        check_duration_microseconds,
+        check_duration: check_duration.map(duration),
     }
 }
 
 fn missing_step(step: Option<MissingStep>) -> wire::MissingStep {
     match step {
-        None => wire::MissingStep::Unspecified,
+        None => wire::MissingStep::None,
         Some(MissingStep::Programmed) => wire::MissingStep::Programmed,
         Some(MissingStep::Checked) => wire::MissingStep::Checked,
         Some(MissingStep::Healthy) => wire::MissingStep::Healthy,
         Some(MissingStep::LocalAddress) => wire::MissingStep::LocalAddress,
     }
+}
+
+fn duration(duration: Duration) -> daemon_api::Duration {
+    // Longer than 10,000 years: out of the range of the message.
+    duration.try_into().unwrap_or_default()
 }

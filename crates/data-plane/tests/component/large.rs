@@ -42,7 +42,7 @@ fn the_largest_valid_virtual_server_is_programmed_and_its_status_of_more_than_4_
         let mut client = client.max_decoding_message_size(MESSAGE_LIMIT);
         let listed = async {
             loop {
-                let listed = client.list_virtual_servers(ListVirtualServersRequest {});
+                let listed = client.list_virtual_servers(ListVirtualServersRequest::default());
                 let listed = listed.await.unwrap().into_inner();
                 let mut real_servers = listed
                     .virtual_servers

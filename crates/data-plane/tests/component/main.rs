@@ -7,6 +7,7 @@ mod draining;
 mod fake_kernel;
 mod lagging;
 mod large;
+mod pages;
 mod serving;
 mod world;
 
@@ -325,7 +326,7 @@ fn a_silent_watch_gets_heartbeats() {
         let stand_in = StandIn::silent("127.0.0.1:0").await;
         let mut world = World::start(&kernel, stand_in.address).await;
         let request = WatchServiceAddressesRequest {
-            heartbeat_interval_milliseconds: 1,
+            heartbeat_interval: Duration::from_millis(1).try_into().ok(),
         };
         let mut stream = world
             .client
@@ -357,9 +358,7 @@ fn the_data_plane_lingers_after_the_signal_while_an_announcer_watches() {
         let mut world = World::start_lingering(&kernel, stand_in.address, linger).await;
         stand_in.say(&desired(&[virtual_server(ID, &[ONE])]));
         world.wait_until_serving(RANGE).await;
-        let request = WatchServiceAddressesRequest {
-            heartbeat_interval_milliseconds: 0,
-        };
+        let request = WatchServiceAddressesRequest::default();
         let announcer = world.client.watch_service_addresses(request).await.unwrap();
         world.request_stop();
         drop(one);

@@ -119,9 +119,7 @@ impl World {
         &mut self,
         wanted: impl Fn(&ServiceAddress) -> bool,
     ) -> ServiceAddress {
-        let request = WatchServiceAddressesRequest {
-            heartbeat_interval_milliseconds: 0,
-        };
+        let request = WatchServiceAddressesRequest::default();
         let mut stream = self
             .client
             .watch_service_addresses(request)
@@ -154,7 +152,7 @@ impl World {
     pub(crate) async fn virtual_servers(&mut self) -> Vec<VirtualServerStatus> {
         let response = self
             .client
-            .list_virtual_servers(ListVirtualServersRequest {})
+            .list_virtual_servers(ListVirtualServersRequest::default())
             .await;
         response.unwrap().into_inner().virtual_servers
     }
@@ -163,7 +161,7 @@ impl World {
     pub(crate) async fn service_addresses(&mut self) -> Vec<ServiceAddress> {
         let response = self
             .client
-            .list_service_addresses(ListServiceAddressesRequest {})
+            .list_service_addresses(ListServiceAddressesRequest::default())
             .await;
         response.unwrap().into_inner().service_addresses
     }

@@ -7,7 +7,8 @@ use std::{
 };
 
 use daemon_api::noderoute::v1::{
-    WatchRoutesRequest, node_route_client::NodeRouteClient, watch_routes_response::Event,
+    ListRoutesRequest, WatchRoutesRequest, node_route_client::NodeRouteClient,
+    watch_routes_response::Event,
 };
 use daemon_runtime::Target;
 use node_router::{NotOnLink, uplink::IpVersion};
@@ -92,6 +93,32 @@ async fn two_pods_share_one_route_and_each_takes_its_part_along() {
         ]
     );
     node.stop().await;
+}
+
+#[tokio::test]
+async fn routes_come_in_pages() {
+    let node = Node::start().await;
+    let _first = node.held("10.1.1.0/24", "10.244.3.7").await;
+    let _second = node.held("10.1.2.0/24", "10.244.3.7").await;
+    let mut request = ListRoutesRequest {
+        page_size: 1,
+        ..Default::default()
+    };
+    let mut prefixes = Vec::new();
+    for _ in 0..2 {
+        let page = node.client().list_routes(request.clone()).await.unwrap();
+        let page = page.into_inner();
+        assert_eq!((page.routes.len(), page.total_size), (1, 2));
+        prefixes.extend(page.routes.into_iter().map(|route| route.prefix));
+        request.page_token = page.next_page_token;
+    }
+    assert_eq!(prefixes, ["10.1.1.0/24", "10.1.2.0/24"]);
+    assert_eq!(request.page_token, "");
+
+    request.page_token = "10.1.1.0/24".to_owned();
+    let error = node.client().list_routes(request).await.unwrap_err();
+    assert_eq!(error.code(), Code::InvalidArgument);
+    assert!(error.message().contains("`page_token`"), "{error}");
 }
 
 #[tokio::test]

@@ -370,7 +370,10 @@ impl Node {
     }
 
     pub(crate) async fn routes(&self) -> Vec<Route> {
-        let response = self.client().list_routes(ListRoutesRequest {}).await;
+        let response = self
+            .client()
+            .list_routes(ListRoutesRequest::default())
+            .await;
         response.unwrap().into_inner().routes
     }
 

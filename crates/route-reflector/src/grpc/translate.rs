@@ -1,12 +1,12 @@
 //! From our types to the generated ones.
 
 use bgp_rib::PrefixFilter;
-use bgp_speaker::{GroupConfig, RemovedPath};
+use bgp_speaker::{GroupConfig, PathName};
 use daemon_api::reflector::v1::{self as wire, GetConfigurationResponse, PeerGroup};
 
 use crate::reflector::InForce;
 
-pub(super) fn removed_path(path: RemovedPath) -> wire::RemovedPath {
+pub(super) fn removed_path(path: PathName) -> wire::RemovedPath {
     wire::RemovedPath {
         prefix: path.prefix.to_string(),
         peer: path.peer.unwrap_or_default(),

@@ -44,6 +44,19 @@ impl System {
             .with_context(|| format!("ask {daemon}"))
     }
 
+    /// Every item of a list of a daemon. `page` asks for the page of a token.
+    fn list<T: Send>(
+        &self,
+        daemon: Daemon,
+        page: impl AsyncFnMut(Channel, String) -> Result<(Vec<T>, String), Status> + Send,
+    ) -> Result<Vec<T>> {
+        let mut page = page;
+        self.call(daemon, async |channel| {
+            let items = all_pages(async |token| page(channel.clone(), token).await);
+            Ok(Response::new(items.await?))
+        })
+    }
+
     /// The desired set that a pod-watcher serves, and the state of its source.
     pub fn desired(&self, lb_pod: usize) -> Result<discovery::ListResponse> {
         self.call(Daemon::PodWatcher(lb_pod), async |channel| {
@@ -54,32 +67,47 @@ impl System {
 
     /// What an ipvs-programmer has made of each virtual server.
     pub fn virtual_servers(&self, lb_pod: usize) -> Result<Vec<dataplane::VirtualServerStatus>> {
-        let response = self.call(Daemon::IpvsProgrammer(lb_pod), async |channel| {
-            let mut client = DataPlaneClient::new(channel);
-            let request = dataplane::ListVirtualServersRequest {};
-            client.list_virtual_servers(request).await
-        })?;
-        Ok(response.virtual_servers)
+        self.list(
+            Daemon::IpvsProgrammer(lb_pod),
+            async |channel, page_token| {
+                let request = dataplane::ListVirtualServersRequest {
+                    page_token,
+                    ..Default::default()
+                };
+                let mut client = DataPlaneClient::new(channel);
+                let page = client.list_virtual_servers(request).await?.into_inner();
+                Ok((page.virtual_servers, page.next_page_token))
+            },
+        )
     }
 
     /// Which service addresses an ipvs-programmer serves.
     pub fn service_addresses(&self, lb_pod: usize) -> Result<Vec<dataplane::ServiceAddress>> {
-        let response = self.call(Daemon::IpvsProgrammer(lb_pod), async |channel| {
-            let mut client = DataPlaneClient::new(channel);
-            let request = dataplane::ListServiceAddressesRequest {};
-            client.list_service_addresses(request).await
-        })?;
-        Ok(response.service_addresses)
+        self.list(
+            Daemon::IpvsProgrammer(lb_pod),
+            async |channel, page_token| {
+                let request = dataplane::ListServiceAddressesRequest {
+                    page_token,
+                    ..Default::default()
+                };
+                let mut client = DataPlaneClient::new(channel);
+                let page = client.list_service_addresses(request).await?.into_inner();
+                Ok((page.service_addresses, page.next_page_token))
+            },
+        )
     }
 
     /// What a bgp-announcer announces.
     pub fn announcements(&self, lb_pod: usize) -> Result<Vec<announcer::Announcement>> {
-        let response = self.call(Daemon::BgpAnnouncer(lb_pod), async |channel| {
+        self.list(Daemon::BgpAnnouncer(lb_pod), async |channel, page_token| {
+            let request = announcer::ListAnnouncementsRequest {
+                page_token,
+                ..Default::default()
+            };
             let mut client = AnnouncerClient::new(channel);
-            let request = announcer::ListAnnouncementsRequest {};
-            client.list_announcements(request).await
-        })?;
-        Ok(response.announcements)
+            let page = client.list_announcements(request).await?.into_inner();
+            Ok((page.announcements, page.next_page_token))
+        })
     }
 
     /// Moves traffic away from an lb pod; returns when that is done, with what
@@ -105,42 +133,60 @@ impl System {
 
     /// The BGP sessions of an announcer.
     pub fn announcer_sessions(&self, lb_pod: usize) -> Result<Vec<Session>> {
-        let response = self.call(Daemon::BgpAnnouncer(lb_pod), async |channel| {
-            AnnouncerClient::new(channel)
-                .list_sessions(announcer::ListSessionsRequest {})
-                .await
-        })?;
-        Ok(response.sessions)
+        self.list(Daemon::BgpAnnouncer(lb_pod), async |channel, page_token| {
+            let request = announcer::ListSessionsRequest {
+                page_token,
+                ..Default::default()
+            };
+            let mut client = AnnouncerClient::new(channel);
+            let page = client.list_sessions(request).await?.into_inner();
+            Ok((page.sessions, page.next_page_token))
+        })
     }
 
     /// The BGP sessions of a reflector.
     pub fn reflector_sessions(&self, reflector: usize) -> Result<Vec<Session>> {
-        let response = self.call(Daemon::RouteReflector(reflector), async |channel| {
-            ReflectorClient::new(channel)
-                .list_sessions(reflector::ListSessionsRequest {})
-                .await
-        })?;
-        Ok(response.sessions)
+        self.list(
+            Daemon::RouteReflector(reflector),
+            async |channel, page_token| {
+                let request = reflector::ListSessionsRequest {
+                    page_token,
+                    ..Default::default()
+                };
+                let mut client = ReflectorClient::new(channel);
+                let page = client.list_sessions(request).await?.into_inner();
+                Ok((page.sessions, page.next_page_token))
+            },
+        )
     }
 
     /// What a reflector has received, of every prefix.
     pub fn reflector_paths(&self, reflector: usize) -> Result<Vec<Path>> {
-        let response = self.call(Daemon::RouteReflector(reflector), async |channel| {
-            ReflectorClient::new(channel)
-                .list_paths(reflector::ListPathsRequest::default())
-                .await
-        })?;
-        Ok(response.paths)
+        self.list(
+            Daemon::RouteReflector(reflector),
+            async |channel, page_token| {
+                let request = reflector::ListPathsRequest {
+                    page_token,
+                    ..Default::default()
+                };
+                let mut client = ReflectorClient::new(channel);
+                let page = client.list_paths(request).await?.into_inner();
+                Ok((page.paths, page.next_page_token))
+            },
+        )
     }
 
     /// The routes that a node-router holds.
     pub fn node_routes(&self, node: usize) -> Result<Vec<noderoute::Route>> {
-        let response = self.call(Daemon::NodeRouter(node), async |channel| {
-            NodeRouteClient::new(channel)
-                .list_routes(noderoute::ListRoutesRequest {})
-                .await
-        })?;
-        Ok(response.routes)
+        self.list(Daemon::NodeRouter(node), async |channel, page_token| {
+            let request = noderoute::ListRoutesRequest {
+                page_token,
+                ..Default::default()
+            };
+            let mut client = NodeRouteClient::new(channel);
+            let page = client.list_routes(request).await?.into_inner();
+            Ok((page.routes, page.next_page_token))
+        })
     }
 
     /// Status and text of a daemon's `/readyz`.
@@ -157,5 +203,22 @@ impl System {
         let server = SocketAddr::new([127, 0, 0, 1].into(), daemon.http_port());
         http::fetch(&self.host(daemon)?, server, path, CONNECT)
             .with_context(|| format!("ask {daemon}"))
+    }
+}
+
+/// Every item of a list. `page` asks for the page of a token, and returns its items and the token of the
+/// next page.
+pub async fn all_pages<T>(
+    mut page: impl AsyncFnMut(String) -> Result<(Vec<T>, String), Status>,
+) -> Result<Vec<T>, Status> {
+    let mut items = Vec::new();
+    let mut token = String::new();
+    loop {
+        let (more, next) = page(token).await?;
+        items.extend(more);
+        if next.is_empty() {
+            return Ok(items);
+        }
+        token = next;
     }
 }

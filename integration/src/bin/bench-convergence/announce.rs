@@ -130,9 +130,7 @@ fn served_at(range: IpNet, watching: oneshot::Sender<()>) -> Result<Instant> {
         let channel = Endpoint::from_static("http://127.0.0.1:50052")
             .connect()
             .await?;
-        let request = WatchServiceAddressesRequest {
-            heartbeat_interval_milliseconds: 0,
-        };
+        let request = WatchServiceAddressesRequest::default();
         let mut stream = DataPlaneClient::new(channel)
             .watch_service_addresses(request)
             .await?

@@ -26,7 +26,7 @@ pub(crate) fn measure(rounds: usize, report: &mut Report) -> Result<()> {
     let mut system = System::new("bench-route", options)?;
     let lb_pod = system.host(Daemon::BgpAnnouncer(0))?;
     let data_plane = StandInDataPlane::start(&lb_pod, Heartbeats::Sent)?;
-    data_plane.set(MissingStep::Unspecified, "");
+    data_plane.set(MissingStep::None, "");
     system.start(Daemon::RouteReflector(0))?;
     system.start(Daemon::NodeRouter(0))?;
     let _gobgp = rounds::start_gobgp(&system)?;
@@ -75,7 +75,7 @@ fn from_data_plane(
         data_plane.set(MissingStep::Healthy, "none is healthy");
         missing.add_time(system.fib.wait_for(range, &[], DEADLINE)?.at - began);
         let began = Instant::now();
-        data_plane.set(MissingStep::Unspecified, "");
+        data_plane.set(MissingStep::None, "");
         ready.add_time(system.fib.wait_for(range, &next_hop, DEADLINE)?.at - began);
     }
     Ok((ready, missing))

@@ -55,7 +55,7 @@ fn start(name: &str) -> Result<Swap> {
     let host = network.host(ANNOUNCER)?;
     let also = [prefix(SERVICE6)];
     let data_plane = StandInDataPlane::start_with(&host, Heartbeats::Sent, &also)?;
-    data_plane.set(MissingStep::Unspecified, "");
+    data_plane.set(MissingStep::None, "");
     let peers = REFLECTOR.map(|(place, _)| place.address().to_string());
     let announcer = host.start("bgp-announcer", announcer(&peers)?)?;
     Ok(Swap {
@@ -134,7 +134,7 @@ fn our_announcer_is_reflected_by_any_program() {
     until_from(&swap.router, SERVICE, &[]).unwrap();
     // The other address goes on being served.
     until_from(&swap.router, SERVICE6, &all).unwrap();
-    swap.data_plane.set(MissingStep::Unspecified, "");
+    swap.data_plane.set(MissingStep::None, "");
     until_from(&swap.router, SERVICE, &all).unwrap();
 }
 

@@ -14,6 +14,7 @@ use daemon_api::reflector::v1::{
 };
 use ipnet::IpNet;
 use lab::bgp::{AddPath, Peer, Program, RunningSpeaker, Speaker};
+use lab::system::all_pages;
 use lab::{Host, Lab, Process, Signal, Topology, daemons};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
@@ -244,9 +245,17 @@ impl Reflector {
     }
 
     pub(crate) fn sessions(&self) -> Result<Vec<Session>> {
-        let response =
-            self.call(async |mut client| client.list_sessions(ListSessionsRequest {}).await)?;
-        Ok(response.sessions)
+        self.call(async |client| {
+            let sessions = all_pages(async |page_token| {
+                let request = ListSessionsRequest {
+                    page_token,
+                    ..Default::default()
+                };
+                let page = client.clone().list_sessions(request).await?.into_inner();
+                Ok((page.sessions, page.next_page_token))
+            });
+            Ok(Response::new(sessions.await?))
+        })
     }
 
     pub(crate) fn configuration(&self) -> Result<GetConfigurationResponse> {
@@ -254,9 +263,17 @@ impl Reflector {
     }
 
     pub(crate) fn paths(&self) -> Result<Vec<Path>> {
-        let response =
-            self.call(async |mut client| client.list_paths(ListPathsRequest::default()).await)?;
-        Ok(response.paths)
+        self.call(async |client| {
+            let paths = all_pages(async |page_token| {
+                let request = ListPathsRequest {
+                    page_token,
+                    ..Default::default()
+                };
+                let page = client.clone().list_paths(request).await?.into_inner();
+                Ok((page.paths, page.next_page_token))
+            });
+            Ok(Response::new(paths.await?))
+        })
     }
 
     /// The session with a peer, dynamic or static.

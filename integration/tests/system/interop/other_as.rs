@@ -26,7 +26,7 @@ impl LoadBalancer {
     fn start(network: &Network, place: Place) -> Result<Self> {
         let host = network.host(place)?;
         let data_plane = StandInDataPlane::start(&host, Heartbeats::Sent)?;
-        data_plane.set(MissingStep::Unspecified, "");
+        data_plane.set(MissingStep::None, "");
         Ok(Self {
             data_plane,
             _announcer: host.start("bgp-announcer", announcer(place)?)?,

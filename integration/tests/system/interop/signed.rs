@@ -126,7 +126,7 @@ fn our_announcer_has_a_key_for_all_peers_or_one_of_a_peer() {
     let host = network.host(ANNOUNCER).unwrap();
     let also = [prefix(SERVICE6)];
     let data_plane = StandInDataPlane::start_with(&host, Heartbeats::Sent, &also).unwrap();
-    data_plane.set(MissingStep::Unspecified, "");
+    data_plane.set(MissingStep::None, "");
     let [one, other] = ["one", "other"].map(|key| host.write(key, key).unwrap());
     let peers = routers.each_ref().map(|(place, _)| match place {
         Place::Router(2) => format!("{},md5-key-file={}", place.address(), other.display()),
