@@ -1,0 +1,225 @@
+//! What every contract in `proto/` keeps to.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use daemon_api::FILE_DESCRIPTOR_SET;
+use prost::Message;
+use prost_types::{
+    DescriptorProto, EnumDescriptorProto, FileDescriptorProto, FileDescriptorSet,
+    MethodDescriptorProto,
+};
+
+/// Contracts that do not keep to these rules yet.
+const EXCEPTED: &[&str] = &[
+    "portlb/discovery/v1/discovery.proto",
+    "portlb/virtualserver/v1/virtualserver.proto",
+];
+
+/// In the head comment of each contract.
+const ADDITIVE: &str = "From version 0.2.0 on this contract changes by addition only.";
+
+/// Numbers of fields of descriptor.proto, of which a path in a file consists.
+mod number {
+    pub(crate) const PACKAGE: i32 = 2;
+    pub(crate) const MESSAGE: i32 = 4;
+    pub(crate) const SERVICE: i32 = 6;
+    pub(crate) const FIELD: i32 = 2;
+    pub(crate) const NESTED: i32 = 3;
+    pub(crate) const METHOD: i32 = 2;
+}
+
+/// One file of a contract.
+struct File {
+    proto: FileDescriptorProto,
+}
+
+impl File {
+    /// The comment before the element at this path; empty if there is none.
+    fn comment(&self, path: &[i32]) -> &str {
+        let locations = &self.proto.source_code_info.as_ref().unwrap().location;
+        let location = locations.iter().find(|location| location.path == path);
+        location.map_or("", |location| location.leading_comments().trim())
+    }
+
+    /// Every message with its path, also those within messages.
+    fn messages(&self) -> Vec<(Vec<i32>, &DescriptorProto)> {
+        fn add<'a>(
+            path: Vec<i32>,
+            message: &'a DescriptorProto,
+            found: &mut Vec<(Vec<i32>, &'a DescriptorProto)>,
+        ) {
+            for (index, nested) in (0..).zip(&message.nested_type) {
+                let path = [&path[..], &[number::NESTED, index]].concat();
+                add(path, nested, found);
+            }
+            found.push((path, message));
+        }
+        let mut found = Vec::new();
+        for (index, message) in (0..).zip(&self.proto.message_type) {
+            add(vec![number::MESSAGE, index], message, &mut found);
+        }
+        found
+    }
+
+    fn enums(&self) -> Vec<&EnumDescriptorProto> {
+        let messages = self.messages().into_iter();
+        let nested = messages.flat_map(|(_, message)| &message.enum_type);
+        self.proto.enum_type.iter().chain(nested).collect()
+    }
+
+    fn methods(&self) -> impl Iterator<Item = (Vec<i32>, &MethodDescriptorProto)> {
+        let services = (0..).zip(&self.proto.service);
+        services.flat_map(|(service, proto)| {
+            let methods = (0..).zip(&proto.method);
+            methods.map(move |(index, method)| {
+                let path = vec![number::SERVICE, service, number::METHOD, index];
+                (path, method)
+            })
+        })
+    }
+
+    /// Names of the fields of a message that the file itself declares.
+    fn fields_of(&self, full_name: &str) -> BTreeSet<&str> {
+        let name = full_name.rsplit('.').next().unwrap();
+        let mut messages = self.proto.message_type.iter();
+        let message = messages.find(|message| message.name() == name);
+        let fields = message.map(|message| &message.field);
+        fields.into_iter().flatten().map(|it| it.name()).collect()
+    }
+}
+
+fn files() -> Vec<File> {
+    let set = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).unwrap();
+    let ours = set.file.into_iter();
+    ours.filter(|file| file.package().starts_with("portlb."))
+        .map(|proto| File { proto })
+        .collect()
+}
+
+/// Fails with what `faults` finds in the files that are not excepted.
+fn check(faults: impl Fn(&File) -> Vec<String>) {
+    let mut found = Vec::new();
+    for file in files() {
+        let name = file.proto.name();
+        if !EXCEPTED.contains(&name) {
+            let faults = faults(&file).into_iter();
+            found.extend(faults.map(|fault| format!("{name}: {fault}")));
+        }
+    }
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+#[test]
+fn every_file_of_the_folder_is_a_contract_and_each_exception_a_file() {
+    fn add(folder: &Path, found: &mut BTreeSet<String>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                add(&path, found);
+            } else {
+                found.insert(path.display().to_string());
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto");
+    let mut on_disk = BTreeSet::new();
+    add(&root, &mut on_disk);
+    let path = |file: &str| root.join(file).display().to_string();
+    let compiled: BTreeSet<_> = files().iter().map(|it| path(it.proto.name())).collect();
+    assert_eq!(compiled, on_disk);
+    for excepted in EXCEPTED {
+        assert!(compiled.contains(&path(excepted)), "{excepted}");
+    }
+}
+
+#[test]
+fn every_contract_says_that_it_changes_by_addition_only() {
+    check(|file| {
+        let head = file.comment(&[number::PACKAGE]);
+        let head = head.split_whitespace().collect::<Vec<_>>().join(" ");
+        let is_missing = !head.contains(ADDITIVE);
+        let fault = format!("the comment of the package lacks {ADDITIVE:?}");
+        is_missing.then_some(fault).into_iter().collect()
+    });
+}
+
+#[test]
+fn every_method_and_every_field_has_a_comment() {
+    check(|file| {
+        let methods = file.methods();
+        let methods = methods.map(|(path, method)| (path, method.name().to_owned()));
+        let messages = file.messages();
+        let fields = messages.iter().flat_map(|(path, message)| {
+            let fields = (0..).zip(&message.field);
+            fields.map(move |(index, field)| {
+                let path = [&path[..], &[number::FIELD, index]].concat();
+                (path, format!("{}.{}", message.name(), field.name()))
+            })
+        });
+        let all = methods.chain(fields);
+        all.filter(|(path, _)| file.comment(path).is_empty())
+            .map(|(_, name)| format!("{name} has no comment"))
+            .collect()
+    });
+}
+
+#[test]
+fn the_zero_of_every_enum_is_unspecified() {
+    check(|file| {
+        let zeros = file.enums().into_iter().map(|it| it.value[0].name());
+        zeros
+            .filter(|zero| !zero.ends_with("_UNSPECIFIED"))
+            .map(|zero| format!("{zero} is a zero with a meaning"))
+            .collect()
+    });
+}
+
+#[test]
+fn no_field_is_a_number_of_time_units() {
+    check(|file| {
+        let messages = file.messages().into_iter();
+        let fields = messages.flat_map(|(_, message)| &message.field);
+        fields
+            .map(|field| field.name())
+            .filter(|name| name.ends_with("seconds") || name.contains("seconds_"))
+            .map(|name| format!("{name}: use google.protobuf.Duration"))
+            .collect()
+    });
+}
+
+#[test]
+fn messages_of_methods_have_the_names_of_their_methods() {
+    check(|file| {
+        let package = file.proto.package();
+        let mut faults = Vec::new();
+        for (_, method) in file.methods() {
+            let name = method.name();
+            let messages = [
+                (method.input_type(), format!(".{package}.{name}Request")),
+                (method.output_type(), format!(".{package}.{name}Response")),
+            ];
+            let others = messages.into_iter().filter(|(is, wanted)| is != wanted);
+            faults.extend(others.map(|(is, wanted)| format!("{is} instead of {wanted}")));
+        }
+        faults
+    });
+}
+
+#[test]
+fn every_list_has_pages() {
+    check(|file| {
+        let lists = file.methods().map(|(_, method)| method);
+        let lists = lists.filter(|method| method.name().starts_with("List"));
+        lists
+            .filter(|method| {
+                let request = file.fields_of(method.input_type());
+                let response = file.fields_of(method.output_type());
+                !request.is_superset(&["page_size", "page_token"].into())
+                    || !response.contains("next_page_token")
+            })
+            .map(|method| format!("{} has no pages", method.name()))
+            .collect()
+    });
+}
