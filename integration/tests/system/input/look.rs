@@ -120,11 +120,15 @@ fn grpcurl_sees_what_an_operator_looks_for() -> Result<()> {
             ensure!(answer.contains(word), "{method} without {word}:\n{answer}");
         }
     }
+    let method = "portlb.reflector.v1.Reflector/ListPaths";
+    let first = ["-d", "{\"page_size\": 1}"];
+    let page = grpcurl(&system, Daemon::RouteReflector(0), &first, &[method])?;
+    ensure!(page.matches("\"prefix\"").count() == 1, "{page}");
+    ensure!(page.contains("\"nextPageToken\""), "{page}");
     let wrong = [
         "-d",
         "{\"table\": \"TABLE_ADJ_RIB_OUT\", \"peer\": \"nobody\"}",
     ];
-    let method = "portlb.reflector.v1.Reflector/ListPaths";
     let error = grpcurl(&system, Daemon::RouteReflector(0), &wrong, &[method]);
     let error = format!("{:#}", error.err().context("nobody has a table")?);
     ensure!(error.contains("nobody"), "{error}");
