@@ -4,8 +4,10 @@ use std::{collections::BTreeSet, net::Ipv4Addr, pin::Pin, sync::atomic::Ordering
 
 use daemon_api::{
     dataplane::v1::{
-        WatchVirtualServersRequest, WatchVirtualServersResponse,
-        data_plane_client::DataPlaneClient, watch_virtual_servers_response::Event,
+        WatchServiceAddressesRequest, WatchServiceAddressesResponse, WatchVirtualServersRequest,
+        WatchVirtualServersResponse, data_plane_client::DataPlaneClient,
+        watch_service_addresses_response::Event as AddressEvent,
+        watch_virtual_servers_response::Event,
     },
     discovery::v1::{
         ListRequest, ListResponse, Synced, WatchRequest, WatchResponse,
@@ -21,7 +23,7 @@ use tokio::{net::TcpListener, time::timeout};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{
     Code, Request, Response, Status, Streaming,
-    transport::{Endpoint, Server},
+    transport::{Channel, Endpoint, Server},
 };
 use virtual_server::{DesiredSet, VirtualServer};
 
@@ -49,17 +51,64 @@ fn set(number: u8) -> DesiredSet {
         .map(|host| unchecked(&format!("tcp/{}:8080", Ipv4Addr::new(10, 1, number, host))))
         .collect();
     let mut set = desired(&servers);
-    set.service_ranges = ["10.1.0.0/16".parse().unwrap()].into();
+    // Each virtual server has a service address of its own.
+    set.service_ranges.clear();
     set
 }
 
-/// A watch whose buffers take a few events.
-async fn watch(address: &str) -> Streaming<WatchVirtualServersResponse> {
+/// A client of watches whose buffers take a few events.
+async fn client(address: &str) -> DataPlaneClient<Channel> {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
     let endpoint = endpoint.initial_stream_window_size(1_024);
-    let mut client = DataPlaneClient::new(endpoint.connect().await.unwrap());
+    DataPlaneClient::new(endpoint.connect().await.unwrap())
+}
+
+async fn watch(address: &str) -> Streaming<WatchVirtualServersResponse> {
+    let mut client = client(address).await;
     let stream = client.watch_virtual_servers(WatchVirtualServersRequest {});
     stream.await.unwrap().into_inner()
+}
+
+async fn watch_addresses(address: &str) -> Streaming<WatchServiceAddressesResponse> {
+    let mut client = client(address).await;
+    let stream = client.watch_service_addresses(WatchServiceAddressesRequest::default());
+    stream.await.unwrap().into_inner()
+}
+
+/// Reads what is left of a watch, and returns the number of events and the status of the end.
+async fn until_ended<T>(watch: &mut Streaming<T>) -> (usize, Status) {
+    let mut read = 0;
+    loop {
+        match timeout(LIMIT, watch.message())
+            .await
+            .expect("an event or the end")
+        {
+            Ok(Some(_)) => read += 1,
+            Ok(None) => panic!("the watch ended without a status after {read} events"),
+            Err(status) => return (read, status),
+        }
+    }
+}
+
+/// Reads a new watch of service addresses up to its `synced`.
+async fn listed_addresses(address: &str) -> BTreeSet<String> {
+    let mut watch = watch_addresses(address).await;
+    let mut prefixes = BTreeSet::new();
+    loop {
+        let message = timeout(LIMIT, watch.message())
+            .await
+            .expect("an event comes");
+        match message.unwrap().expect("the watch is open").event.unwrap() {
+            AddressEvent::ServiceAddress(address) => {
+                prefixes.insert(address.prefix);
+            }
+            AddressEvent::RemovedServiceAddress(prefix) => {
+                prefixes.remove(&prefix);
+            }
+            AddressEvent::Synced(_) => return prefixes,
+            AddressEvent::Heartbeat(_) => {}
+        }
+    }
 }
 
 async fn next(watch: &mut Streaming<WatchVirtualServersResponse>) -> Result<Event, Status> {
@@ -109,6 +158,7 @@ fn a_watcher_that_does_not_read_is_aborted_and_the_others_get_every_change() {
         let running = tokio::spawn(daemon.run_until_drained(std::future::pending()));
 
         let mut silent = watch(&address).await;
+        let mut silent_of_addresses = watch_addresses(&address).await;
         let mut reading = watch(&address).await;
         let mut read = BTreeSet::new();
         for number in 0..=SETS {
@@ -116,22 +166,24 @@ fn a_watcher_that_does_not_read_is_aborted_and_the_others_get_every_change() {
             read_until(&mut reading, &mut read, &set(number)).await;
         }
 
-        let mut kept = 0;
-        let ended = loop {
-            match next(&mut silent).await {
-                Ok(_) => kept += 1,
-                Err(status) => break status,
-            }
-        };
-        assert_eq!(ended.code(), Code::Aborted, "{ended}");
-        assert!(kept < KEPT_REMOVALS, "{kept} events waited for the watcher");
+        let ended = [
+            until_ended(&mut silent).await,
+            until_ended(&mut silent_of_addresses).await,
+        ];
+        for (kept, status) in ended {
+            assert_eq!(status.code(), Code::Aborted, "{status}");
+            assert!(kept < KEPT_REMOVALS, "{kept} events waited for the watcher");
+        }
 
         let mut again = watch(&address).await;
         let mut read = BTreeSet::new();
         read_until(&mut again, &mut read, &set(SETS)).await;
         let last = next(&mut again).await.unwrap();
         assert!(matches!(last, Event::Synced(_)), "{last:?}");
-        drop((silent, reading, again));
+        let ids = set(SETS).virtual_servers.into_keys();
+        let addresses: BTreeSet<_> = ids.map(|id| format!("{}/32", id.address)).collect();
+        assert_eq!(listed_addresses(&address).await, addresses);
+        drop((silent, silent_of_addresses, reading, again));
         shutdown.request();
         timeout(LIMIT, running).await.unwrap().unwrap().unwrap();
     });
