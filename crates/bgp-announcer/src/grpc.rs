@@ -60,11 +60,12 @@ impl Announcer for AnnouncerService {
         &self,
         request: Request<wire::ListAnnouncementsRequest>,
     ) -> Result<Response<wire::ListAnnouncementsResponse>, Status> {
-        let wire::ListAnnouncementsRequest {
-            page_size,
-            page_token,
-        } = request.get_ref();
-        let request = PageRequest::new("ListAnnouncements".into(), *page_size, page_token)?;
+        let request = request.get_ref();
+        let request = PageRequest::new(
+            "ListAnnouncements".into(),
+            request.page_size,
+            &request.page_token,
+        )?;
         let announcements = &self.announcer.announcements;
         let snapshot = announcements.snapshot_after(request.after.as_ref(), request.limit());
         let announcements = snapshot.objects.into_iter();
@@ -105,11 +106,12 @@ impl Announcer for AnnouncerService {
         &self,
         request: Request<wire::ListSessionsRequest>,
     ) -> Result<Response<wire::ListSessionsResponse>, Status> {
-        let wire::ListSessionsRequest {
-            page_size,
-            page_token,
-        } = request.get_ref();
-        let request = PageRequest::new("ListSessions".into(), *page_size, page_token)?;
+        let request = request.get_ref();
+        let request = PageRequest::new(
+            "ListSessions".into(),
+            request.page_size,
+            &request.page_token,
+        )?;
         let SessionPage {
             page,
             refused,

@@ -9,9 +9,7 @@ mod page;
 pub use bgp_packet::overlapping_reserved_range;
 pub use convert::{ConversionError, desired_change, prefix};
 pub use message_limit::{MESSAGE_LIMIT, message_size};
-pub use page::{
-    DEFAULT_PAGE_SIZE, MOST_PAGE_SIZE, PAGE_OCTETS, Page, PageBuilder, PageRequest, total_size,
-};
+pub use page::{Page, PageBuilder, PageRequest, total_size};
 
 /// The type of every duration of the contracts.
 pub use prost_types::Duration;

@@ -1,7 +1,7 @@
 //! Pages of lists, in the manner of [AIP-158](https://google.aip.dev/158).
 //!
 //! A page token names the last item of its page, so it stays valid while the list changes: the next
-//! page begins with the first item behind that place.
+//! page begins with the first item after that place.
 
 use std::{fmt::Display, str::FromStr};
 
@@ -10,22 +10,21 @@ use prost::Message;
 use crate::{ConversionError, message_size};
 
 /// Items of a page if the request has no `page_size`.
-pub const DEFAULT_PAGE_SIZE: usize = 1_000;
+const DEFAULT_PAGE_SIZE: usize = 1_000;
 
 /// Most items of a page; a larger `page_size` counts as this one.
-pub const MOST_PAGE_SIZE: usize = 10_000;
+const MOST_PAGE_SIZE: usize = 10_000;
 
 /// Most octets of the items of a page that has several: a client with the limit of gRPC, 4 MiB for a
 /// message, can read it.
-pub const PAGE_OCTETS: usize = 3 * 1024 * 1024;
+const PAGE_OCTETS: usize = 3 * 1024 * 1024;
 
 /// What a request says of the page that it wants. `K` is the key by which the list is ordered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PageRequest<K> {
     /// Key of the last item of the page before; `None`: the first page.
     pub after: Option<K>,
-    /// Most items of the page.
-    pub size: usize,
+    size: usize,
     list: String,
 }
 

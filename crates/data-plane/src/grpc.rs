@@ -99,11 +99,12 @@ impl<C: ConnectionCounters> DataPlane for DataPlaneService<C> {
         &self,
         request: tonic::Request<wire::ListServiceAddressesRequest>,
     ) -> Result<Response<wire::ListServiceAddressesResponse>, Status> {
-        let wire::ListServiceAddressesRequest {
-            page_size,
-            page_token,
-        } = request.get_ref();
-        let request = PageRequest::new("ListServiceAddresses".into(), *page_size, page_token)?;
+        let request = request.get_ref();
+        let request = PageRequest::new(
+            "ListServiceAddresses".into(),
+            request.page_size,
+            &request.page_token,
+        )?;
         let addresses = &self.published.service_addresses;
         let snapshot = addresses.snapshot_after(request.after.as_ref(), request.limit());
         let page = request.page(snapshot.objects.into_iter().map(|(prefix, status)| {
@@ -146,11 +147,12 @@ impl<C: ConnectionCounters> DataPlane for DataPlaneService<C> {
         &self,
         request: tonic::Request<wire::ListVirtualServersRequest>,
     ) -> Result<Response<wire::ListVirtualServersResponse>, Status> {
-        let wire::ListVirtualServersRequest {
-            page_size,
-            page_token,
-        } = request.get_ref();
-        let request = PageRequest::new("ListVirtualServers".into(), *page_size, page_token)?;
+        let request = request.get_ref();
+        let request = PageRequest::new(
+            "ListVirtualServers".into(),
+            request.page_size,
+            &request.page_token,
+        )?;
         let (answer, durations) = oneshot::channel();
         let stopping = || Status::unavailable("the daemon is stopping");
         let asked = self

@@ -85,11 +85,9 @@ impl api::node_route_server::NodeRoute for NodeRouteService {
         &self,
         request: Request<ListRoutesRequest>,
     ) -> Result<Response<ListRoutesResponse>, Status> {
-        let ListRoutesRequest {
-            page_size,
-            page_token,
-        } = request.get_ref();
-        let request = PageRequest::new("ListRoutes".into(), *page_size, page_token)?;
+        let request = request.get_ref();
+        let request =
+            PageRequest::new("ListRoutes".into(), request.page_size, &request.page_token)?;
         let routes = &self.table.routes;
         let snapshot = routes.snapshot_after(request.after.as_ref(), request.limit());
         let routes = snapshot.objects.into_iter();

@@ -158,11 +158,12 @@ impl Contract for ReflectorService {
         &self,
         request: Request<ListSessionsRequest>,
     ) -> Result<Response<ListSessionsResponse>, Status> {
-        let ListSessionsRequest {
-            page_size,
-            page_token,
-        } = request.get_ref();
-        let request = PageRequest::new("ListSessions".into(), *page_size, page_token)?;
+        let request = request.get_ref();
+        let request = PageRequest::new(
+            "ListSessions".into(),
+            request.page_size,
+            &request.page_token,
+        )?;
         let SessionPage {
             page,
             refused,
