@@ -57,6 +57,15 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &["virtual-server", "daemon-api", "daemon-runtime"],
     ),
     (
+        "data-plane-testbed",
+        &[
+            "virtual-server",
+            "daemon-api",
+            "daemon-runtime",
+            "data-plane",
+        ],
+    ),
+    (
         "ipvs-programmer",
         &[
             "virtual-server",

@@ -249,7 +249,7 @@ mod tests {
     use virtual_server::{ForwardingMethod, HealthCheck, HealthCheckKind};
 
     use super::*;
-    use crate::testing::virtual_server;
+    use data_plane_testbed::checked_virtual_server as virtual_server;
 
     const LIMIT: Duration = Duration::from_secs(5);
 

@@ -26,8 +26,6 @@ mod owner;
 mod start;
 mod status;
 mod status_publisher;
-#[cfg(test)]
-mod testing;
 
 pub use config::Config;
 pub use forwarder::{

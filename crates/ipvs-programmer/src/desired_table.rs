@@ -109,7 +109,7 @@ mod tests {
     use virtual_server::{ForwardingMethod, Weight};
 
     use super::*;
-    use crate::testing::virtual_server;
+    use data_plane_testbed::checked_virtual_server as virtual_server;
 
     fn found(weight: u32) -> RealServerEntry {
         RealServerEntry {

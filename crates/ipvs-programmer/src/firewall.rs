@@ -223,7 +223,7 @@ fn host(address: IpAddr) -> IpNet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::virtual_server;
+    use data_plane_testbed::checked_virtual_server as virtual_server;
 
     fn chains(table: &Table) -> Vec<(&str, usize)> {
         table

@@ -29,9 +29,6 @@ mod netlink;
 pub mod sysctl;
 mod sysctl_state;
 mod table_state;
-#[cfg(test)]
-#[path = "../../data-plane/src/testing.rs"]
-mod testing;
 mod translate;
 
 use std::io;

@@ -131,7 +131,7 @@ mod tests {
     use virtual_server::ForwardingMethod;
 
     use super::*;
-    use crate::testing::virtual_server;
+    use data_plane_testbed::checked_virtual_server as virtual_server;
 
     #[test]
     fn udp_is_not_served_where_removed_real_servers_keep_their_clients() {

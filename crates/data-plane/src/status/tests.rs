@@ -4,7 +4,9 @@ use nix::errno::Errno;
 use virtual_server::ForwardingMethod;
 
 use super::*;
-use crate::{health_check::ProbeError, testing::virtual_server};
+use data_plane_testbed::checked_virtual_server as virtual_server;
+
+use crate::health_check::ProbeError;
 
 fn server() -> VirtualServer {
     virtual_server("tcp/10.1.1.10:80", ForwardingMethod::DirectRouting)

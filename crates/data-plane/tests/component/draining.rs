@@ -5,13 +5,11 @@ use std::time::Duration;
 use daemon_api::{discovery::v1::watch_response::Event, virtualserver::v1::RealServerState};
 use virtual_server::{DesiredChange, DesiredSet, FailureAction, VirtualServer, Weight};
 
-use crate::{
-    ID, ONE, RANGE, TWO,
-    discovery::event,
-    serving::Serving,
-    weight,
-    world::{World, desired, run},
-};
+use data_plane_testbed::{ID, Kernel, ONE, RANGE, State, TWO, desired, event, run};
+
+use crate::fake_kernel::FakeKernel;
+
+type Serving = data_plane_testbed::Serving<FakeKernel>;
 
 #[test]
 fn a_real_server_that_is_not_listed_stays_until_its_last_connection_has_ended() {
@@ -32,12 +30,9 @@ fn a_real_server_that_is_not_listed_stays_until_its_last_connection_has_ended() 
         // Another set, as after a reconnection, begins nothing and ends nothing.
         let mut heavier = serving.listing(&[TWO]);
         heavier.real_servers[0].weight = Weight(2);
-        serving.stand_in.say(&desired(&[heavier]));
-        serving
-            .world
-            .wait_for_kernel(|state| weight(state, ID, TWO) == Some(2))
-            .await;
-        assert_eq!(weight(&serving.kernel.state(), ID, ONE), Some(0));
+        serving.world.say(&[heavier]);
+        serving.world.wait_for_weight(ID, TWO, Some(2)).await;
+        assert_eq!(serving.kernel.state().weight(ID, ONE), Some(0));
         serving.kernel.take_writes();
         serving.set_connections(0);
         serving.wait_for_weight(None).await;
@@ -90,22 +85,12 @@ fn a_real_server_that_is_listed_again_is_back_at_once() {
 fn a_restarted_daemon_takes_up_the_drain_that_it_finds() {
     run(|| async {
         let serving = Serving::draining(|_| {}).await;
-        let Serving {
-            kernel,
-            stand_in,
-            world,
-            ..
-        } = serving;
-        world.stop().await;
-        kernel.take_writes();
-
-        let mut world = World::start(&kernel, stand_in.address).await;
+        let kernel = serving.kernel;
+        let mut world = serving.world.restart().await;
         world.wait_until_serving(RANGE).await;
-        assert_eq!(kernel.take_writes(), Vec::<String>::new());
+        assert_eq!(kernel.take_writes(), [""; 0]);
         kernel.state().connections.clear();
-        world
-            .wait_for_kernel(|state| weight(state, ID, ONE).is_none())
-            .await;
+        world.wait_for_weight(ID, ONE, None).await;
     });
 }
 
@@ -127,7 +112,7 @@ fn an_invalid_object_leaves_a_drain_as_it_is() {
             ..serving.listing(&[])
         };
         events.push(event(&DesiredChange::PutVirtualServer(other)));
-        serving.stand_in.say_events(events);
+        serving.world.discovery().say_events(events);
         serving
             .world
             .wait_for_kernel(|state| {
@@ -136,7 +121,7 @@ fn an_invalid_object_leaves_a_drain_as_it_is() {
                     .contains_key(&"tcp/10.1.1.10:81".parse().unwrap())
             })
             .await;
-        assert_eq!(weight(&serving.kernel.state(), ID, ONE), Some(0));
+        assert_eq!(serving.kernel.state().weight(ID, ONE), Some(0));
         serving.set_connections(0);
         serving.wait_for_weight(None).await;
     });

@@ -11,6 +11,7 @@ use data_plane::{
     AuditedSlice, Config, ConnectionCounters, Connections, CountedConnections, Forwarder, Health,
     Observation, Steps,
 };
+use data_plane_testbed::Kernel;
 use ipnet::IpNet;
 use virtual_server::{DesiredSet, RealServer, RealServerState, VirtualServer, VirtualServerId};
 
@@ -49,18 +50,10 @@ struct FakeForwarder {
 #[error("refused by a test")]
 struct FakeError;
 
-impl FakeKernel {
-    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap()
-    }
+impl Kernel for FakeKernel {
+    type State = State;
 
-    /// What was written since the last call.
-    pub(crate) fn take_writes(&self) -> Vec<String> {
-        std::mem::take(&mut self.state().writes)
-    }
-
-    /// Starts a data plane on this kernel.
-    pub(crate) async fn start(&self, config: Config, daemon: &mut Daemon) -> ListenAddress {
+    async fn start(&self, config: Config, daemon: &mut Daemon) -> ListenAddress {
         let forwarder = FakeForwarder {
             kernel: self.clone(),
             targets: BTreeMap::new(),
@@ -70,6 +63,25 @@ impl FakeKernel {
         let steps = Steps::register(daemon.readiness());
         let address = data_plane::start(forwarder, steps, config, daemon);
         address.await.unwrap()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+}
+
+impl data_plane_testbed::State for State {
+    fn weight(&self, id: &str, real_server: &str) -> Option<u32> {
+        let weights = self.table.get(&id.parse().unwrap())?;
+        weights.get(&real_server.parse().unwrap()).copied()
+    }
+
+    fn connections(&mut self) -> &mut BTreeMap<SocketAddr, Connections> {
+        &mut self.connections
+    }
+
+    fn writes(&mut self) -> &mut Vec<String> {
+        &mut self.writes
     }
 }
 

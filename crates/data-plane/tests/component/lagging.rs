@@ -1,38 +1,23 @@
-//! Watches whose watcher does not read: those of the data plane, and the one that it opens itself.
+//! Watches whose watcher does not read.
 
-use std::{collections::BTreeSet, net::Ipv4Addr, pin::Pin, sync::atomic::Ordering, time::Duration};
+use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
 
-use daemon_api::{
-    dataplane::v1::{
-        WatchServiceAddressesRequest, WatchServiceAddressesResponse, WatchVirtualServersRequest,
-        WatchVirtualServersResponse, data_plane_client::DataPlaneClient,
-        watch_service_addresses_response::Event as AddressEvent,
-        watch_virtual_servers_response::Event,
-    },
-    discovery::v1::{
-        ListRequest, ListResponse, Synced, WatchRequest, WatchResponse,
-        discovery_server::{Discovery, DiscoveryServer},
-        watch_response::Event as Desired,
-    },
+use daemon_api::dataplane::v1::{
+    WatchServiceAddressesRequest, WatchServiceAddressesResponse, WatchVirtualServersRequest,
+    WatchVirtualServersResponse, data_plane_client::DataPlaneClient,
+    watch_service_addresses_response::Event as AddressEvent, watch_virtual_servers_response::Event,
 };
 use daemon_runtime::{Daemon, KEPT_REMOVALS};
 use data_plane::Config;
-use futures::{Stream, StreamExt, stream};
-use std::sync::{Arc, atomic::AtomicUsize};
-use tokio::{net::TcpListener, time::timeout};
-use tokio_stream::wrappers::TcpListenerStream;
+use data_plane_testbed::{FakeDiscovery, Kernel, LIMIT, ONE, desired, run, virtual_server};
+use tokio::time::timeout;
 use tonic::{
-    Code, Request, Response, Status, Streaming,
-    transport::{Channel, Endpoint, Server},
+    Code, Status, Streaming,
+    transport::{Channel, Endpoint},
 };
 use virtual_server::{DesiredSet, VirtualServer};
 
-use crate::{
-    ID, ONE,
-    discovery::StandIn,
-    fake_kernel::FakeKernel,
-    world::{LIMIT, World, desired, run, virtual_server},
-};
+use crate::fake_kernel::FakeKernel;
 
 /// Virtual servers at a time.
 const SET: u8 = 200;
@@ -143,11 +128,11 @@ async fn read_until(
 #[test]
 fn a_watcher_that_does_not_read_is_aborted_and_the_others_get_every_change() {
     run(|| async {
-        let stand_in = StandIn::silent("127.0.0.1:0").await;
-        stand_in.say(&set(0));
+        let discovery = FakeDiscovery::silent("127.0.0.1:0").await;
+        discovery.say(&set(0));
         let mut daemon = Daemon::new("data-plane");
         let config = Config {
-            discovery: format!("http://{}", stand_in.address).parse().unwrap(),
+            discovery: format!("http://{}", discovery.address).parse().unwrap(),
             audit_interval: Duration::from_secs(60),
             linger: Duration::ZERO,
             grpc_listen: "127.0.0.1:0".parse().unwrap(),
@@ -162,7 +147,7 @@ fn a_watcher_that_does_not_read_is_aborted_and_the_others_get_every_change() {
         let mut reading = watch(&address).await;
         let mut read = BTreeSet::new();
         for number in 0..=SETS {
-            stand_in.say(&set(number));
+            discovery.say(&set(number));
             read_until(&mut reading, &mut read, &set(number)).await;
         }
 
@@ -186,67 +171,5 @@ fn a_watcher_that_does_not_read_is_aborted_and_the_others_get_every_change() {
         drop((silent, silent_of_addresses, reading, again));
         shutdown.request();
         timeout(LIMIT, running).await.unwrap().unwrap().unwrap();
-    });
-}
-
-/// A Discovery that aborts the first watch, as one that lags, and has another virtual server by
-/// the second.
-#[derive(Clone, Default)]
-struct Aborts(Arc<AtomicUsize>);
-
-const FIRST: &str = "tcp/10.1.1.20:8080";
-
-fn aborts(watch: usize) -> Vec<Result<WatchResponse, Status>> {
-    let server = unchecked(if watch == 0 { FIRST } else { ID });
-    let changes = DesiredSet::default().changes_to(&desired(&[server]));
-    let events = changes.iter().map(Desired::from);
-    let mut said: Vec<_> = events
-        .chain([Desired::Synced(Synced {})])
-        .map(|event| {
-            Ok(WatchResponse {
-                revision: 1,
-                event: Some(event),
-            })
-        })
-        .collect();
-    if watch == 0 {
-        said.push(Err(Status::aborted("the watcher did not read")));
-    }
-    said
-}
-
-#[tonic::async_trait]
-impl Discovery for Aborts {
-    type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchResponse, Status>> + Send>>;
-
-    async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let watch = self.0.fetch_add(1, Ordering::SeqCst);
-        let said = stream::iter(aborts(watch)).chain(stream::pending());
-        Ok(Response::new(Box::pin(said)))
-    }
-
-    async fn list(&self, _: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
-        Err(Status::unimplemented("not needed"))
-    }
-}
-
-#[test]
-fn an_aborted_watch_of_the_discovery_is_opened_again_and_its_set_replaces_the_old_one() {
-    run(|| async {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let discovery = Aborts::default();
-        let server = Server::builder().add_service(DiscoveryServer::new(discovery.clone()));
-        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-        let kernel = FakeKernel::default();
-        let world = World::start(&kernel, address).await;
-        world
-            .wait_for_kernel(|state| {
-                let is_there = |id: &str| state.table.contains_key(&id.parse().unwrap());
-                is_there(ID) && !is_there(FIRST)
-            })
-            .await;
-        assert_eq!(discovery.0.load(Ordering::SeqCst), 2);
-        world.stop().await;
     });
 }

@@ -3,21 +3,15 @@
 use std::time::Duration;
 
 use daemon_api::{MESSAGE_LIMIT, dataplane::v1::ListVirtualServersRequest, message_size};
+use data_plane_testbed::{ID, ONE, World, run, virtual_server};
 use tokio::time::timeout;
 use virtual_server::{RealServer, Scheduler, VirtualServer, Weight};
 
-use crate::{
-    ID, ONE,
-    discovery::StandIn,
-    fake_kernel::FakeKernel,
-    world::{World, desired, run, virtual_server},
-};
+use crate::fake_kernel::FakeKernel;
 
 #[test]
 fn the_largest_valid_virtual_server_is_programmed_and_its_status_of_more_than_4_mib_travels() {
     run(|| async {
-        let kernel = FakeKernel::default();
-        let stand_in = StandIn::silent("127.0.0.1:0").await;
         let mut largest = virtual_server("tcp/[fd00:1::1]:8080", &[]);
         largest.scheduler = Scheduler::Rr;
         largest.health_check = None;
@@ -36,8 +30,8 @@ fn the_largest_valid_virtual_server_is_programmed_and_its_status_of_more_than_4_
         largest.sort_real_servers();
         assert_eq!(largest.validate(), Ok(()));
         let count = largest.real_servers.len();
-        stand_in.say(&desired(&[largest]));
-        let world = World::start(&kernel, stand_in.address).await;
+        let world = World::start(&FakeKernel::default()).await;
+        world.say(&[largest]);
         let client = world.client.clone();
         let mut client = client.max_decoding_message_size(MESSAGE_LIMIT);
         let listed = async {

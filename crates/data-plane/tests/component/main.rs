@@ -2,14 +2,11 @@
 //! the world that its modules make.
 #![cfg(test)]
 
-mod discovery;
 mod draining;
 mod fake_kernel;
 mod lagging;
 mod large;
 mod pages;
-mod serving;
-mod world;
 
 use std::time::Duration;
 
@@ -17,32 +14,21 @@ use daemon_api::dataplane::v1::{
     MissingStep, WatchServiceAddressesRequest, watch_service_addresses_response::Event,
 };
 use daemon_api::discovery::v1 as discovery_v1;
+use data_plane_testbed::{
+    FakeDiscovery, ID, Kernel, LIMIT, ONE, RANGE, State, TWO, World, desired, event, real_server,
+    run, virtual_server,
+};
 use tokio::time::timeout;
 use virtual_server::{DesiredChange, RealServer, Scheduler};
 
-use discovery::StandIn;
-use fake_kernel::{FakeKernel, State};
-use world::{LIMIT, World, desired, real_server, run, virtual_server};
-
-const RANGE: &str = "10.1.1.0/24";
-const ID: &str = "tcp/10.1.1.10:8080";
-const ONE: &str = "10.244.0.1:8080";
-const TWO: &str = "10.244.0.2:8080";
-
-fn weight(state: &State, id: &str, real: &str) -> Option<u32> {
-    let weights = state.table.get(&id.parse().unwrap())?;
-    weights.get(&real.parse().unwrap()).copied()
-}
+use fake_kernel::FakeKernel;
 
 #[test]
 fn a_virtual_server_comes_up_structure_first_then_target_then_address() {
     run(|| async {
         let _one = real_server(ONE).await;
         let kernel = FakeKernel::default();
-        let stand_in = StandIn::silent("127.0.0.1:0").await;
-        let mut world = World::start(&kernel, stand_in.address).await;
-        stand_in.say(&desired(&[virtual_server(ID, &[ONE])]));
-        world.wait_until_serving(RANGE).await;
+        let world = World::serving(&kernel, &[virtual_server(ID, &[ONE])]).await;
         let writes = kernel.take_writes();
         assert_eq!(
             writes,
@@ -65,9 +51,8 @@ fn a_virtual_server_that_the_forwarder_refuses_is_named_and_tried_again() {
         let _one = real_server(ONE).await;
         let kernel = FakeKernel::default();
         kernel.state().refused = Some(ID.parse().unwrap());
-        let stand_in = StandIn::silent("127.0.0.1:0").await;
-        let mut world = World::start(&kernel, stand_in.address).await;
-        stand_in.say(&desired(&[virtual_server(ID, &[ONE])]));
+        let mut world = World::start(&kernel).await;
+        world.say(&[virtual_server(ID, &[ONE])]);
         let address = world.wait_for(|address| address.prefix == RANGE).await;
         assert_eq!(address.missing_step(), MissingStep::Programmed);
         assert_eq!(address.detail, "tcp/10.1.1.10:8080: refused by a test");
@@ -78,35 +63,11 @@ fn a_virtual_server_that_the_forwarder_refuses_is_named_and_tried_again() {
 }
 
 #[test]
-fn a_change_of_another_program_is_repaired() {
-    run(|| async {
-        let _one = real_server(ONE).await;
-        let kernel = FakeKernel::default();
-        let stand_in = StandIn::silent("127.0.0.1:0").await;
-        let mut world = World::start(&kernel, stand_in.address).await;
-        stand_in.say(&desired(&[virtual_server(ID, &[ONE])]));
-        world.wait_until_serving(RANGE).await;
-        {
-            let mut state = kernel.state();
-            state.table.clear();
-            state.local.clear();
-        }
-        world
-            .wait_for_kernel(|state| weight(state, ID, ONE) == Some(1) && state.local.len() == 1)
-            .await;
-        assert!(world.service_addresses().await[0].serving);
-    });
-}
-
-#[test]
 fn an_address_stops_serving_below_the_minimum_and_says_why() {
     run(|| async {
         let one = real_server(ONE).await;
         let kernel = FakeKernel::default();
-        let stand_in = StandIn::silent("127.0.0.1:0").await;
-        let mut world = World::start(&kernel, stand_in.address).await;
-        stand_in.say(&desired(&[virtual_server(ID, &[ONE])]));
-        world.wait_until_serving(RANGE).await;
+        let mut world = World::serving(&kernel, &[virtual_server(ID, &[ONE])]).await;
         drop(one);
         let address = world.wait_for(|address| !address.serving).await;
         assert_eq!(address.missing_step(), MissingStep::Healthy);
@@ -121,20 +82,19 @@ fn a_health_check_that_has_not_ended_keeps_the_address_down() {
     run(|| async {
         let _one = real_server(ONE).await;
         let kernel = FakeKernel::default();
-        let stand_in = StandIn::silent("127.0.0.1:0").await;
-        let mut world = World::start(&kernel, stand_in.address).await;
+        let mut world = World::start(&kernel).await;
         let mut server = virtual_server(ID, &[ONE]);
         server.health_check.as_mut().unwrap().initial_jitter = Duration::from_secs(3600);
-        stand_in.say(&desired(std::slice::from_ref(&server)));
+        world.say(std::slice::from_ref(&server));
         let address = world.wait_for(|address| address.prefix == RANGE).await;
         assert_eq!(address.missing_step(), MissingStep::Checked);
         assert_eq!(
-            weight(&kernel.state(), ID, ONE),
+            kernel.state().weight(ID, ONE),
             Some(0),
             "programmed, but out of service"
         );
         server.health_check = None;
-        stand_in.say(&desired(&[server]));
+        world.say(&[server]);
         world.wait_until_serving(RANGE).await;
     });
 }
@@ -144,14 +104,13 @@ fn a_new_virtual_server_takes_nothing_from_the_others() {
     run(|| async {
         let _one = real_server(ONE).await;
         let kernel = FakeKernel::default();
-        let stand_in = StandIn::silent("127.0.0.1:0").await;
-        let mut world = World::start(&kernel, stand_in.address).await;
+        let mut world = World::start(&kernel).await;
         let first = virtual_server(ID, &[ONE]);
-        stand_in.say(&desired(std::slice::from_ref(&first)));
+        world.say(std::slice::from_ref(&first));
         world.wait_until_serving(RANGE).await;
         let mut second = virtual_server("tcp/10.1.1.11:8080", &[TWO]);
         second.health_check.as_mut().unwrap().initial_jitter = Duration::from_secs(3600);
-        stand_in.say(&desired(&[first, second]));
+        world.say(&[first, second]);
         let address = world.wait_for(|address| address.virtual_servers == 2).await;
         assert!(address.serving, "{address:?}");
     });
@@ -162,12 +121,8 @@ fn the_last_set_stays_when_discovery_is_lost_and_a_new_one_is_found_again() {
     run(|| async {
         let _one = real_server(ONE).await;
         let kernel = FakeKernel::default();
-        let stand_in = StandIn::silent("127.0.0.1:0").await;
-        let address = stand_in.address;
-        let mut world = World::start(&kernel, address).await;
-        stand_in.say(&desired(&[virtual_server(ID, &[ONE])]));
-        world.wait_until_serving(RANGE).await;
-        drop(stand_in);
+        let mut world = World::serving(&kernel, &[virtual_server(ID, &[ONE])]).await;
+        let address = world.lose_discovery();
         timeout(LIMIT, async {
             while !world
                 .readiness
@@ -182,8 +137,8 @@ fn the_last_set_stays_when_discovery_is_lost_and_a_new_one_is_found_again() {
         assert!(world.service_addresses().await[0].serving);
         assert!(world.readiness.is_ready(), "{}", world.readiness.report());
 
-        let stand_in = StandIn::silent(&address.to_string()).await;
-        stand_in.say(&desired(&[]));
+        world.find_discovery(address).await;
+        world.say(&[]);
         world.wait_for_kernel(|state| state.table.is_empty()).await;
     });
 }
@@ -196,16 +151,15 @@ fn an_address_that_moves_into_a_range_or_out_of_it_stays_local_all_the_while() {
         let mut alone = in_range.clone();
         alone.service_ranges.clear();
         let kernel = FakeKernel::default();
-        let stand_in = StandIn::silent("127.0.0.1:0").await;
-        stand_in.say(&alone);
-        let mut world = World::start(&kernel, stand_in.address).await;
+        let mut world = World::start(&kernel).await;
+        world.discovery().say(&alone);
         world.wait_until_serving("10.1.1.10/32").await;
         for (set, comes, goes) in [
             (&in_range, RANGE, "10.1.1.10/32"),
             (&alone, "10.1.1.10/32", RANGE),
         ] {
             kernel.take_writes();
-            stand_in.say(set);
+            world.discovery().say(set);
             world.wait_until_serving(comes).await;
             let local = [comes.parse().unwrap()].into();
             world.wait_for_kernel(|state| state.local == local).await;
@@ -225,24 +179,23 @@ fn an_invalid_object_keeps_its_last_good_state() {
     run(|| async {
         let _one = real_server(ONE).await;
         let kernel = FakeKernel::default();
-        let stand_in = StandIn::silent("127.0.0.1:0").await;
-        let mut world = World::start(&kernel, stand_in.address).await;
+        let mut world = World::start(&kernel).await;
         let server = virtual_server(ID, &[ONE]);
-        stand_in.say(&desired(std::slice::from_ref(&server)));
+        world.say(std::slice::from_ref(&server));
         world.wait_until_serving(RANGE).await;
         let range = desired(&[]).service_ranges.first().copied().unwrap();
-        let mut broken = discovery::event(&DesiredChange::PutVirtualServer(server));
+        let mut broken = event(&DesiredChange::PutVirtualServer(server));
         if let discovery_v1::watch_response::Event::VirtualServer(server) = &mut broken {
             server.minimum_healthy = 0;
         }
         let other = virtual_server("tcp/10.5.0.1:8080", &[ONE]);
-        stand_in.say_events(vec![
-            discovery::event(&DesiredChange::PutServiceRange(range)),
+        world.discovery().say_events(vec![
+            event(&DesiredChange::PutServiceRange(range)),
             broken,
-            discovery::event(&DesiredChange::PutVirtualServer(other)),
+            event(&DesiredChange::PutVirtualServer(other)),
         ]);
         world.wait_until_serving("10.5.0.1/32").await;
-        assert_eq!(weight(&kernel.state(), ID, ONE), Some(1));
+        assert_eq!(kernel.state().weight(ID, ONE), Some(1));
         assert!(
             world
                 .service_addresses()
@@ -258,8 +211,7 @@ fn an_oversized_virtual_server_does_not_hold_up_the_others() {
     run(|| async {
         let (_one, _two) = (real_server(ONE).await, real_server(TWO).await);
         let kernel = FakeKernel::default();
-        let stand_in = StandIn::silent("127.0.0.1:0").await;
-        let mut world = World::start(&kernel, stand_in.address).await;
+        let mut world = World::start(&kernel).await;
         // More than 4 MiB, the default limit of a message.
         let mut oversized = virtual_server("tcp/[fd00:1::1]:8080", &[]);
         oversized.scheduler = Scheduler::Rr;
@@ -273,20 +225,18 @@ fn an_oversized_virtual_server_does_not_hold_up_the_others() {
                 ..template.clone()
             })
             .collect();
-        let oversized = discovery::event(&DesiredChange::PutVirtualServer(oversized));
+        let oversized = event(&DesiredChange::PutVirtualServer(oversized));
         let range = desired(&[]).service_ranges.first().copied().unwrap();
-        let range = discovery::event(&DesiredChange::PutServiceRange(range));
+        let range = event(&DesiredChange::PutServiceRange(range));
         for real_servers in [&[ONE][..], &[ONE, TWO]] {
             let other = virtual_server(ID, real_servers);
-            stand_in.say_events(vec![
+            world.discovery().say_events(vec![
                 range.clone(),
                 oversized.clone(),
-                discovery::event(&DesiredChange::PutVirtualServer(other)),
+                event(&DesiredChange::PutVirtualServer(other)),
             ]);
             let last = real_servers[real_servers.len() - 1];
-            world
-                .wait_for_kernel(|state| weight(state, ID, last) == Some(1))
-                .await;
+            world.wait_for_weight(ID, last, Some(1)).await;
         }
         world.wait_until_serving(RANGE).await;
         let metrics = world.metrics.encode();
@@ -301,20 +251,20 @@ fn an_oversized_virtual_server_does_not_hold_up_the_others() {
 fn a_stream_that_breaks_before_it_is_synced_is_opened_after_growing_pauses() {
     run(|| async {
         let kernel = FakeKernel::default();
-        let stand_in = StandIn::silent("127.0.0.1:0").await;
-        stand_in.break_streams(true);
-        stand_in.say(&desired(&[]));
+        let discovery = FakeDiscovery::silent("127.0.0.1:0").await;
+        discovery.break_streams(true);
+        discovery.say(&desired(&[]));
+        let mut opened = discovery.opened();
         let begin = std::time::Instant::now();
-        let mut world = World::start(&kernel, stand_in.address).await;
-        let mut opened = stand_in.opened();
+        let mut world = World::start_with(&kernel, discovery).await;
         let sixth = timeout(LIMIT, opened.wait_for(|count| *count >= 6)).await;
         drop(sixth.unwrap().unwrap());
         // 20 + 40 + 80 + 160 + 320 ms, each shorter by a fifth at most.
         let elapsed = begin.elapsed();
         assert!(elapsed >= Duration::from_millis(490), "{elapsed:?}");
         let _one = real_server(ONE).await;
-        stand_in.break_streams(false);
-        stand_in.say(&desired(&[virtual_server(ID, &[ONE])]));
+        world.discovery().break_streams(false);
+        world.say(&[virtual_server(ID, &[ONE])]);
         world.wait_until_serving(RANGE).await;
     });
 }
@@ -323,8 +273,7 @@ fn a_stream_that_breaks_before_it_is_synced_is_opened_after_growing_pauses() {
 fn a_silent_watch_gets_heartbeats() {
     run(|| async {
         let kernel = FakeKernel::default();
-        let stand_in = StandIn::silent("127.0.0.1:0").await;
-        let mut world = World::start(&kernel, stand_in.address).await;
+        let mut world = World::start(&kernel).await;
         let request = WatchServiceAddressesRequest {
             heartbeat_interval: Duration::from_millis(1).try_into().ok(),
         };
@@ -353,18 +302,14 @@ fn the_data_plane_lingers_after_the_signal_while_an_announcer_watches() {
     run(|| async {
         let one = real_server(ONE).await;
         let kernel = FakeKernel::default();
-        let stand_in = StandIn::silent("127.0.0.1:0").await;
-        let linger = Duration::from_secs(3600);
-        let mut world = World::start_lingering(&kernel, stand_in.address, linger).await;
-        stand_in.say(&desired(&[virtual_server(ID, &[ONE])]));
+        let mut world = World::start_lingering(&kernel, Duration::from_secs(3600)).await;
+        world.say(&[virtual_server(ID, &[ONE])]);
         world.wait_until_serving(RANGE).await;
         let request = WatchServiceAddressesRequest::default();
         let announcer = world.client.watch_service_addresses(request).await.unwrap();
         world.request_stop();
         drop(one);
-        world
-            .wait_for_kernel(|state| weight(state, ID, ONE) == Some(0))
-            .await;
+        world.wait_for_weight(ID, ONE, Some(0)).await;
         drop(announcer);
         world.stop().await;
     });

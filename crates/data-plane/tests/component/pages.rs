@@ -6,15 +6,11 @@ use daemon_api::dataplane::v1::{
     ListServiceAddressesRequest, ListVirtualServersRequest, WatchServiceAddressesRequest,
     WatchVirtualServersRequest, watch_virtual_servers_response::Event,
 };
+use data_plane_testbed::{FakeDiscovery, LIMIT, ONE, World, desired, run, virtual_server};
 use tokio::time::timeout;
 use tonic::Code;
 
-use crate::{
-    ONE,
-    discovery::StandIn,
-    fake_kernel::FakeKernel,
-    world::{LIMIT, World, desired, run, virtual_server},
-};
+use crate::fake_kernel::FakeKernel;
 
 const IDS: [&str; 3] = [
     "tcp/10.1.1.1:8080",
@@ -23,12 +19,12 @@ const IDS: [&str; 3] = [
 ];
 
 /// A data plane with three virtual servers outside of service ranges.
-async fn world() -> World {
-    let discovery = StandIn::silent("127.0.0.1:0").await;
+async fn world() -> World<FakeKernel> {
+    let discovery = FakeDiscovery::silent("127.0.0.1:0").await;
     let mut set = desired(&IDS.map(|id| virtual_server(id, &[ONE])));
     set.service_ranges.clear();
     discovery.say(&set);
-    let mut world = World::start(&FakeKernel::default(), discovery.address).await;
+    let mut world = World::start_with(&FakeKernel::default(), discovery).await;
     let watch = world
         .client
         .watch_virtual_servers(WatchVirtualServersRequest {});

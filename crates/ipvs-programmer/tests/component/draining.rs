@@ -1,16 +1,12 @@
 //! What becomes of the connections of a real server that is not listed any longer.
 
 use data_plane::Connections;
+use data_plane_testbed::{ID, Kernel, ONE, RANGE, State, TWO, World, run, virtual_server};
 use virtual_server::{VirtualServer, VirtualServerId, Weight};
 
-use crate::{
-    ID, ONE, RANGE, TWO,
-    discovery::StandIn,
-    fake_kernel::{FakeKernel, State},
-    serving::Serving,
-    weight,
-    world::{World, desired, run, virtual_server},
-};
+use crate::fake_kernel::{self, FakeKernel};
+
+type Serving = data_plane_testbed::Serving<FakeKernel>;
 
 #[test]
 fn a_fresh_table_places_a_draining_real_server_by_its_weight_as_an_old_one_does() {
@@ -28,9 +24,7 @@ fn a_fresh_table_places_a_draining_real_server_by_its_weight_as_an_old_one_does(
             move |write: &String| write.contains(&real_server)
         };
         serving.kernel.take_writes();
-        serving
-            .stand_in
-            .say(&desired(std::slice::from_ref(&draining)));
+        serving.world.say(std::slice::from_ref(&draining));
         serving.wait_for_weight(Some(0)).await;
         let writes = serving.kernel.take_writes();
         assert!(change(5)(&writes[0]), "{writes:#?}");
@@ -38,19 +32,14 @@ fn a_fresh_table_places_a_draining_real_server_by_its_weight_as_an_old_one_does(
         // Its configured weight changes meanwhile: it gets none, since it may not listen any longer.
         draining.real_servers[0].weight = Weight(3);
         draining.real_servers[1].weight = Weight(2);
-        serving
-            .stand_in
-            .say(&desired(std::slice::from_ref(&draining)));
-        serving
-            .world
-            .wait_for_kernel(|state| weight(state, ID, TWO) == Some(2))
-            .await;
+        serving.world.say(std::slice::from_ref(&draining));
+        serving.world.wait_for_weight(ID, TWO, Some(2)).await;
         let writes = serving.kernel.take_writes();
         assert_eq!(writes.len(), 1, "{writes:#?}");
-        serving.world.stop().await;
+        let discovery = serving.world.stop().await.unwrap();
         // Fresh: it drains already.
         let kernel = FakeKernel::default();
-        let mut world = World::start(&kernel, serving.stand_in.address).await;
+        let mut world = World::start_with(&kernel, discovery).await;
         world.wait_until_serving(RANGE).await;
         let writes = kernel.take_writes();
         let added = writes.iter().position(change(3)).unwrap();
@@ -60,7 +49,7 @@ fn a_fresh_table_places_a_draining_real_server_by_its_weight_as_an_old_one_does(
             .iter()
             .position(|write| write.starts_with("SetVirtualServer"));
         assert!(scheduled > Some(added), "{writes:#?}");
-        assert_eq!(weight(&kernel.state(), ID, ONE), Some(0));
+        assert_eq!(kernel.state().weight(ID, ONE), Some(0));
     });
 }
 
@@ -81,25 +70,19 @@ fn a_real_server_of_a_port_range_drains_and_goes_on_draining_after_a_restart() {
         };
         let address = one.parse().unwrap();
         kernel.state().connections.insert(address, connections);
-        let weight = |state: &State| {
+        let weight = |state: &fake_kernel::State| {
             let entries = state.table.entries.values();
             let mut found = entries.filter_map(|entry| entry.real_servers.get(&address));
             found.next().map(|real_server| real_server.weight)
         };
-        let stand_in = StandIn::silent("127.0.0.1:0").await;
-        stand_in.say(&desired(&[of_range(&[one, two])]));
-        let mut world = World::start(&kernel, stand_in.address).await;
-        world.wait_until_serving(RANGE).await;
-        stand_in.say(&desired(&[of_range(&[two])]));
+        let world = World::serving(&kernel, &[of_range(&[one, two])]).await;
+        world.say(&[of_range(&[two])]);
         world
             .wait_for_kernel(|state| weight(state) == Some(0))
             .await;
-        world.stop().await;
-        kernel.take_writes();
-
-        let mut world = World::start(&kernel, stand_in.address).await;
+        let mut world = world.restart().await;
         world.wait_until_serving(RANGE).await;
-        assert_eq!(kernel.take_writes(), Vec::<String>::new());
+        assert_eq!(kernel.take_writes(), [""; 0]);
         kernel.state().connections.clear();
         world.wait_for_kernel(|state| weight(state).is_none()).await;
     });

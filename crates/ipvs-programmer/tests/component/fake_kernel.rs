@@ -8,6 +8,7 @@ use std::{
 
 use daemon_runtime::{Daemon, ListenAddress};
 use data_plane::{Config, Connections};
+use data_plane_testbed::Kernel;
 use ipnet::IpNet;
 use ipvs_programmer::{
     KernelError, NetlinkError,
@@ -17,6 +18,8 @@ use nix::errno::Errno;
 use virtual_server::{
     Entry, EntryKey, EntryScheduler, EntrySettings, Scheduler, Table, TableChange,
 };
+
+use crate::key;
 
 /// What the kernel holds, and how it behaves.
 #[derive(Debug, Default)]
@@ -42,20 +45,32 @@ pub(crate) struct State {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FakeKernel(Arc<Mutex<State>>);
 
-impl FakeKernel {
-    /// Starts the daemon on this kernel.
-    pub(crate) async fn start(&self, config: Config, daemon: &mut Daemon) -> ListenAddress {
+impl Kernel for FakeKernel {
+    type State = State;
+
+    async fn start(&self, config: Config, daemon: &mut Daemon) -> ListenAddress {
         let address = ipvs_programmer::start_with(self.clone(), self.clone(), config, daemon);
         address.await.unwrap()
     }
 
-    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap()
     }
+}
 
-    /// What was written since the last call.
-    pub(crate) fn take_writes(&self) -> Vec<String> {
-        std::mem::take(&mut self.state().writes)
+impl data_plane_testbed::State for State {
+    fn weight(&self, id: &str, real_server: &str) -> Option<u32> {
+        let entry = self.table.entries.get(&key(id))?;
+        let real_server = entry.real_servers.get(&real_server.parse().unwrap())?;
+        Some(real_server.weight)
+    }
+
+    fn connections(&mut self) -> &mut BTreeMap<SocketAddr, Connections> {
+        &mut self.connections
+    }
+
+    fn writes(&mut self) -> &mut Vec<String> {
+        &mut self.writes
     }
 }
 

@@ -2,35 +2,22 @@
 //! that its modules make.
 #![cfg(test)]
 
-#[path = "../../../data-plane/tests/component/discovery.rs"]
-#[allow(dead_code, reason = "shared with the tests of data-plane")]
-mod discovery;
 mod draining;
 mod fake_kernel;
-#[path = "../../../data-plane/tests/component/serving.rs"]
-#[allow(dead_code, reason = "shared with the tests of data-plane")]
-mod serving;
-#[path = "../../../data-plane/tests/component/world.rs"]
-#[allow(dead_code, reason = "shared with the tests of data-plane")]
-mod world;
 
 use std::time::Duration;
 
 use daemon_api::dataplane::v1::{Health, MissingStep, ServiceAddress};
 use data_plane::Connections;
+use data_plane_testbed::{
+    ID, Kernel, ONE, RANGE, State, TWO, World, desired, real_server, run, virtual_server,
+};
 use virtual_server::{
     Entry, EntryKey, EntryScheduler, EntrySettings, FailureAction, ForwardingMethod,
     HealthCheckKind, Protocol, RealServerState, Scheduler, VirtualServerId,
 };
 
-use discovery::StandIn;
-use fake_kernel::{FakeKernel, State};
-use world::{World, desired, real_server, run, virtual_server};
-
-const RANGE: &str = "10.1.1.0/24";
-const ID: &str = "tcp/10.1.1.10:8080";
-const ONE: &str = "10.244.0.1:8080";
-const TWO: &str = "10.244.0.2:8080";
+use fake_kernel::FakeKernel;
 
 fn key(id: &str) -> EntryKey {
     let id: VirtualServerId = id.parse().unwrap();
@@ -40,14 +27,6 @@ fn key(id: &str) -> EntryKey {
         address: id.address,
         port,
     }
-}
-
-fn weight(state: &State, id: &str, real: &str) -> Option<u32> {
-    let entry = state.table.entries.get(&key(id))?;
-    entry
-        .real_servers
-        .get(&real.parse().unwrap())
-        .map(|real| real.weight)
 }
 
 fn foreign_entry() -> Entry {
@@ -64,9 +43,8 @@ fn a_virtual_server_comes_up_guard_first_then_table_then_address() {
     run(|| async {
         let (_one, _two) = (real_server(ONE).await, real_server(TWO).await);
         let kernel = FakeKernel::default();
-        let stand_in = StandIn::silent("127.0.0.1:0").await;
-        let mut world = World::start(&kernel, stand_in.address).await;
-        stand_in.say(&desired(&[virtual_server(ID, &[ONE, TWO])]));
+        let mut world = World::start(&kernel).await;
+        world.say(&[virtual_server(ID, &[ONE, TWO])]);
         let address = world.wait_until_serving(RANGE).await;
         assert_eq!(address.detail, "1 of 1 virtual servers are serving");
         assert_eq!(address.virtual_servers, 1);
@@ -86,13 +64,13 @@ fn a_virtual_server_comes_up_guard_first_then_table_then_address() {
             at("AddRealServer") < at("add local 10.1.1.0/24"),
             "{writes:#?}"
         );
-        assert_eq!(weight(&kernel.state(), ID, ONE), Some(1));
-        assert_eq!(weight(&kernel.state(), ID, TWO), Some(1));
+        assert_eq!(kernel.state().weight(ID, ONE), Some(1));
+        assert_eq!(kernel.state().weight(ID, TWO), Some(1));
         assert!(world.readiness.is_ready(), "{}", world.readiness.report());
         world.stop().await;
         assert_eq!(
             kernel.take_writes(),
-            Vec::<String>::new(),
+            [""; 0],
             "the end leaves the kernel alone"
         );
     });
@@ -107,12 +85,11 @@ fn without_a_desired_set_nothing_is_touched() {
             .table
             .entries
             .insert(key(ID), foreign_entry());
-        let stand_in = StandIn::silent("127.0.0.1:0").await;
-        let mut world = World::start(&kernel, stand_in.address).await;
+        let mut world = World::start(&kernel).await;
         assert_eq!(world.service_addresses().await, []);
         // Several audit intervals.
         tokio::time::sleep(Duration::from_millis(500)).await;
-        assert_eq!(kernel.take_writes(), Vec::<String>::new());
+        assert_eq!(kernel.take_writes(), [""; 0]);
         assert!(!world.readiness.is_ready());
         assert!(world.readiness.report().contains("missing desired-set"));
     });
@@ -123,21 +100,16 @@ fn a_restart_writes_nothing_and_goes_on_serving() {
     run(|| async {
         let one = real_server(ONE).await;
         let kernel = FakeKernel::default();
-        let stand_in = StandIn::silent("127.0.0.1:0").await;
-        let mut set = desired(&[virtual_server(ID, &[ONE, TWO])]);
-        stand_in.say(&set);
-        let mut world = World::start(&kernel, stand_in.address).await;
-        world.wait_until_serving(RANGE).await;
-        world.stop().await;
+        let mut server = virtual_server(ID, &[ONE, TWO]);
+        let world = World::serving(&kernel, std::slice::from_ref(&server)).await;
+        let discovery = world.stop().await.unwrap();
         kernel.take_writes();
 
         // With checks that never end, only what was found can tell.
-        for server in set.virtual_servers.values_mut() {
-            server.health_check.as_mut().unwrap().initial_jitter = Duration::from_secs(3600);
-        }
+        server.health_check.as_mut().unwrap().initial_jitter = Duration::from_secs(3600);
         drop(one);
-        stand_in.say(&set);
-        let mut world = World::start(&kernel, stand_in.address).await;
+        discovery.say(&desired(&[server]));
+        let mut world = World::start_with(&kernel, discovery).await;
         world.wait_until_serving(RANGE).await;
         let real_servers = &world.virtual_servers().await[0].real_servers;
         let weights: Vec<_> = real_servers
@@ -145,7 +117,7 @@ fn a_restart_writes_nothing_and_goes_on_serving() {
             .map(|real| real.effective_weight)
             .collect();
         assert_eq!(weights, [1, 0], "the second had failed before the restart");
-        assert_eq!(kernel.take_writes(), Vec::<String>::new());
+        assert_eq!(kernel.take_writes(), [""; 0]);
     });
 }
 
@@ -167,10 +139,7 @@ fn what_an_earlier_run_left_and_nobody_desires_is_removed_and_what_is_foreign_st
             entries.insert(left, ours);
             state.local.insert("10.7.0.0/16".parse().unwrap());
         }
-        let stand_in = StandIn::silent("127.0.0.1:0").await;
-        let mut world = World::start(&kernel, stand_in.address).await;
-        stand_in.say(&desired(&[virtual_server(ID, &[ONE])]));
-        world.wait_until_serving(RANGE).await;
+        let _world = World::serving(&kernel, &[virtual_server(ID, &[ONE])]).await;
         let state = kernel.state();
         assert_eq!(state.table.entries.get(&foreign), Some(&foreign_entry()));
         assert_eq!(
@@ -187,23 +156,16 @@ fn a_real_server_that_fails_is_quiesced_or_removed_and_returns() {
     run(|| async {
         let (one, _two) = (real_server(ONE).await, real_server(TWO).await);
         let kernel = FakeKernel::default();
-        let stand_in = StandIn::silent("127.0.0.1:0").await;
-        let mut world = World::start(&kernel, stand_in.address).await;
+        let mut world = World::start(&kernel).await;
         let mut removing = virtual_server("tcp/10.1.1.11:8080", &[ONE, TWO]);
         removing.on_failure = FailureAction::Remove;
         let other = removing.id.to_string();
-        stand_in.say(&desired(&[virtual_server(ID, &[ONE, TWO]), removing]));
+        world.say(&[virtual_server(ID, &[ONE, TWO]), removing]);
         world.wait_until_serving(RANGE).await;
-        world
-            .wait_for_kernel(|state| weight(state, &other, ONE) == Some(1))
-            .await;
+        world.wait_for_weight(&other, ONE, Some(1)).await;
         drop(one);
-        world
-            .wait_for_kernel(|state| weight(state, ID, ONE) == Some(0))
-            .await;
-        world
-            .wait_for_kernel(|state| weight(state, &other, ONE).is_none())
-            .await;
+        world.wait_for_weight(ID, ONE, Some(0)).await;
+        world.wait_for_weight(&other, ONE, None).await;
         let servers = world.virtual_servers().await;
         let failed = &servers[0].real_servers[0];
         assert_eq!(failed.health(), Health::Failed);
@@ -216,12 +178,8 @@ fn a_real_server_that_fails_is_quiesced_or_removed_and_returns() {
         assert!(servers[0].real_servers[1].check_duration.is_some());
 
         let _one = real_server(ONE).await;
-        world
-            .wait_for_kernel(|state| weight(state, ID, ONE) == Some(1))
-            .await;
-        world
-            .wait_for_kernel(|state| weight(state, &other, ONE) == Some(1))
-            .await;
+        world.wait_for_weight(ID, ONE, Some(1)).await;
+        world.wait_for_weight(&other, ONE, Some(1)).await;
     });
 }
 
@@ -230,8 +188,7 @@ fn an_endpoint_change_costs_what_it_changes() {
     run(|| async {
         let (_one, _two) = (real_server(ONE).await, real_server(TWO).await);
         let kernel = FakeKernel::default();
-        let stand_in = StandIn::silent("127.0.0.1:0").await;
-        let mut world = World::start(&kernel, stand_in.address).await;
+        let mut world = World::start(&kernel).await;
         let mut servers: Vec<_> = (1..=50)
             .map(|last| {
                 let mut server = virtual_server(&format!("tcp/10.1.1.{last}:8080"), &[ONE, TWO]);
@@ -239,15 +196,13 @@ fn an_endpoint_change_costs_what_it_changes() {
                 server
             })
             .collect();
-        stand_in.say(&desired(&servers));
+        world.say(&servers);
         world.wait_until_serving(RANGE).await;
         kernel.take_writes();
         servers[7].real_servers[1].state = RealServerState::Draining;
         let id = servers[7].id.to_string();
-        stand_in.say(&desired(&servers));
-        world
-            .wait_for_kernel(|state| weight(state, &id, TWO) == Some(0))
-            .await;
+        world.say(&servers);
+        world.wait_for_weight(&id, TWO, Some(0)).await;
         let writes = kernel.take_writes();
         assert_eq!(writes.len(), 1, "{writes:#?}");
         assert!(writes[0].starts_with("SetRealServer"), "{writes:#?}");
@@ -259,13 +214,12 @@ fn a_virtual_server_that_goes_loses_its_address_before_its_entry() {
     run(|| async {
         let _one = real_server(ONE).await;
         let kernel = FakeKernel::default();
-        let stand_in = StandIn::silent("127.0.0.1:0").await;
-        let mut world = World::start(&kernel, stand_in.address).await;
+        let mut world = World::start(&kernel).await;
         let alone = virtual_server("tcp/10.5.0.1:8080", &[ONE]);
-        stand_in.say(&desired(&[alone]));
+        world.say(&[alone]);
         world.wait_until_serving("10.5.0.1/32").await;
         kernel.take_writes();
-        stand_in.say(&desired(&[]));
+        world.say(&[]);
         world
             .wait_for_kernel(|state| !state.table.entries.contains_key(&key("tcp/10.5.0.1:8080")))
             .await;
@@ -291,13 +245,12 @@ fn a_kernel_without_nftables_serves_tunnels_and_says_what_it_cannot() {
         let _one = real_server(ONE).await;
         let kernel = FakeKernel::default();
         kernel.state().without_nftables = true;
-        let stand_in = StandIn::silent("127.0.0.1:0").await;
-        let mut world = World::start(&kernel, stand_in.address).await;
+        let mut world = World::start(&kernel).await;
         let mut masquerade = virtual_server("tcp/10.1.1.11:8080", &[ONE]);
         masquerade.forwarding_method = ForwardingMethod::Masquerade;
         let mut range = virtual_server("tcp/10.1.1.12:8000-8999", &["10.244.0.1:0"]);
         range.health_check = None;
-        stand_in.say(&desired(&[virtual_server(ID, &[ONE]), masquerade, range]));
+        world.say(&[virtual_server(ID, &[ONE]), masquerade, range]);
         let address = world.wait_until_serving(RANGE).await;
         assert_eq!(
             (address.virtual_servers, address.serving_virtual_servers),
@@ -332,13 +285,10 @@ fn a_refused_nftables_transaction_takes_nothing_out_of_service() {
             server
         };
         let kernel = FakeKernel::default();
-        let stand_in = StandIn::silent("127.0.0.1:0").await;
-        stand_in.say(&desired(&[masquerade(ID)]));
-        let mut world = World::start(&kernel, stand_in.address).await;
-        world.wait_until_serving(RANGE).await;
+        let mut world = World::serving(&kernel, &[masquerade(ID)]).await;
         kernel.state().nftables_fails = true;
         const NEXT: &str = "tcp/10.1.1.11:8080";
-        stand_in.say(&desired(&[masquerade(ID), masquerade(NEXT)]));
+        world.say(&[masquerade(ID), masquerade(NEXT)]);
         let two = |address: &ServiceAddress| address.virtual_servers == 2;
         let address = world.wait_for(two).await;
         assert_eq!(
@@ -346,7 +296,7 @@ fn a_refused_nftables_transaction_takes_nothing_out_of_service() {
             (true, 1)
         );
         assert!(!kernel.state().table.entries.contains_key(&key(NEXT)));
-        assert_eq!(weight(&kernel.state(), ID, ONE), Some(1));
+        assert_eq!(kernel.state().weight(ID, ONE), Some(1));
         kernel.state().nftables_fails = false;
         world
             .wait_for(|address| address.serving_virtual_servers == 2)
@@ -358,11 +308,10 @@ fn a_refused_nftables_transaction_takes_nothing_out_of_service() {
 fn a_port_range_is_an_entry_by_firewall_mark() {
     run(|| async {
         let kernel = FakeKernel::default();
-        let stand_in = StandIn::silent("127.0.0.1:0").await;
-        let mut world = World::start(&kernel, stand_in.address).await;
+        let mut world = World::start(&kernel).await;
         let mut server = virtual_server("udp/10.1.1.12:8000-8999", &["10.244.0.1:0"]);
         server.health_check = None;
-        stand_in.say(&desired(&[server]));
+        world.say(&[server]);
         world.wait_until_serving(RANGE).await;
         let mark = world.virtual_servers().await[0].firewall_mark;
         let state = kernel.state();
@@ -385,11 +334,10 @@ fn a_missing_scheduler_is_named_with_its_module_and_tried_again() {
         let _one = real_server(ONE).await;
         let kernel = FakeKernel::default();
         kernel.state().without_mh = true;
-        let stand_in = StandIn::silent("127.0.0.1:0").await;
-        let mut world = World::start(&kernel, stand_in.address).await;
+        let mut world = World::start(&kernel).await;
         let mut other = virtual_server("tcp/10.5.0.1:8080", &[ONE]);
         other.scheduler = Scheduler::Wlc;
-        stand_in.say(&desired(&[virtual_server(ID, &[ONE]), other]));
+        world.say(&[virtual_server(ID, &[ONE]), other]);
         world.wait_until_serving("10.5.0.1/32").await;
         let address = world
             .wait_for(|address| address.missing_step() == MissingStep::Programmed)
@@ -411,9 +359,8 @@ fn an_interface_that_is_down_is_named_and_the_address_follows_it() {
         let _one = real_server(ONE).await;
         let kernel = FakeKernel::default();
         kernel.state().lo_down = true;
-        let stand_in = StandIn::silent("127.0.0.1:0").await;
-        let mut world = World::start(&kernel, stand_in.address).await;
-        stand_in.say(&desired(&[virtual_server(ID, &[ONE])]));
+        let mut world = World::start(&kernel).await;
+        world.say(&[virtual_server(ID, &[ONE])]);
         let address = world
             .wait_for(|address| address.missing_step() == MissingStep::LocalAddress)
             .await;
@@ -433,10 +380,7 @@ fn a_lost_answer_is_followed_by_a_look_and_not_by_a_second_write() {
         let _one = real_server(ONE).await;
         let kernel = FakeKernel::default();
         kernel.state().lose_next_answer = true;
-        let stand_in = StandIn::silent("127.0.0.1:0").await;
-        let mut world = World::start(&kernel, stand_in.address).await;
-        stand_in.say(&desired(&[virtual_server(ID, &[ONE])]));
-        world.wait_until_serving(RANGE).await;
+        let _world = World::serving(&kernel, &[virtual_server(ID, &[ONE])]).await;
         let writes = kernel.take_writes();
         let added = writes
             .iter()
@@ -451,10 +395,7 @@ fn what_another_program_breaks_is_repaired() {
     run(|| async {
         let _one = real_server(ONE).await;
         let kernel = FakeKernel::default();
-        let stand_in = StandIn::silent("127.0.0.1:0").await;
-        let mut world = World::start(&kernel, stand_in.address).await;
-        stand_in.say(&desired(&[virtual_server(ID, &[ONE])]));
-        world.wait_until_serving(RANGE).await;
+        let mut world = World::serving(&kernel, &[virtual_server(ID, &[ONE])]).await;
         {
             let mut state = kernel.state();
             state.table.entries.remove(&key(ID));
@@ -463,7 +404,7 @@ fn what_another_program_breaks_is_repaired() {
         }
         world
             .wait_for_kernel(|state| {
-                weight(state, ID, ONE) == Some(1)
+                state.weight(ID, ONE) == Some(1)
                     && state.local.len() == 1
                     && state.firewall.is_some()
             })
@@ -482,10 +423,7 @@ fn an_entry_of_another_program_with_a_desired_key_is_taken_over() {
             .table
             .entries
             .insert(key(ID), foreign_entry());
-        let stand_in = StandIn::silent("127.0.0.1:0").await;
-        let mut world = World::start(&kernel, stand_in.address).await;
-        stand_in.say(&desired(&[virtual_server(ID, &[ONE])]));
-        world.wait_until_serving(RANGE).await;
+        let _world = World::serving(&kernel, &[virtual_server(ID, &[ONE])]).await;
         assert!(kernel.state().table.entries[&key(ID)].settings.owned);
         let writes = kernel.take_writes();
         assert!(
@@ -508,10 +446,7 @@ fn lists_carry_the_kernels_connection_counters() {
             .state()
             .connections
             .insert(ONE.parse().unwrap(), counters);
-        let stand_in = StandIn::silent("127.0.0.1:0").await;
-        let mut world = World::start(&kernel, stand_in.address).await;
-        stand_in.say(&desired(&[virtual_server(ID, &[ONE])]));
-        world.wait_until_serving(RANGE).await;
+        let mut world = World::serving(&kernel, &[virtual_server(ID, &[ONE])]).await;
         let real = &world.virtual_servers().await[0].real_servers[0];
         assert_eq!(
             (real.active_connections, real.inactive_connections),
@@ -531,12 +466,11 @@ fn masquerade_sets_the_sysctls_that_it_needs() {
             .state()
             .sysctls
             .insert("net/ipv4/vs/sloppy_tcp".into(), "1".into());
-        let stand_in = StandIn::silent("127.0.0.1:0").await;
-        let mut world = World::start(&kernel, stand_in.address).await;
+        let mut world = World::start(&kernel).await;
         let mut server = virtual_server(ID, &[ONE]);
         server.forwarding_method = ForwardingMethod::Masquerade;
         assert_eq!(server.id.protocol, Protocol::Tcp);
-        stand_in.say(&desired(&[server]));
+        world.say(&[server]);
         world.wait_until_serving(RANGE).await;
         let writes = kernel.take_writes();
         assert!(
@@ -561,18 +495,17 @@ fn what_could_answer_nobody_is_not_served_until_somebody_sets_the_sysctl() {
         let _one = real_server(ONE).await;
         let kernel = FakeKernel::default();
         kernel.state().read_only_sysctl = Some(FORWARD);
-        let stand_in = StandIn::silent("127.0.0.1:0").await;
-        let mut world = World::start(&kernel, stand_in.address).await;
+        let mut world = World::start(&kernel).await;
         let mut server = virtual_server(ID, &[ONE]);
-        stand_in.say(&desired(std::slice::from_ref(&server)));
+        world.say(std::slice::from_ref(&server));
         world.wait_until_serving(RANGE).await;
         // The entry is there, and would go on as one that is not answered.
         server.forwarding_method = ForwardingMethod::Masquerade;
-        stand_in.say(&desired(&[server]));
+        world.say(&[server]);
         world
             .wait_for(|address| !address.serving && address.detail.contains("ip_forward"))
             .await;
-        assert!(weight(&kernel.state(), ID, ONE).is_none());
+        assert!(kernel.state().weight(ID, ONE).is_none());
         kernel.state().sysctls.insert(FORWARD.into(), "1".into());
         world.wait_until_serving(RANGE).await;
     });
@@ -586,33 +519,26 @@ fn a_udp_server_leaves_the_table_and_is_not_served_without_the_sysctl_that_frees
         let (one, _two) = (real_server(ONE).await, real_server(TWO).await);
         let kernel = FakeKernel::default();
         kernel.state().read_only_sysctl = Some(EXPIRE);
-        let stand_in = StandIn::silent("127.0.0.1:0").await;
-        let mut world = World::start(&kernel, stand_in.address).await;
+        let mut world = World::start(&kernel).await;
         let mut server = virtual_server(id, &[ONE, TWO]);
         server.health_check.as_mut().unwrap().kind = HealthCheckKind::TcpConnect {
             port: 8080.try_into().ok(),
         };
-        stand_in.say(&desired(std::slice::from_ref(&server)));
+        world.say(std::slice::from_ref(&server));
         world
             .wait_for(|address| !address.serving && address.detail.contains("expire_nodest_conn"))
             .await;
-        assert!(weight(&kernel.state(), id, TWO).is_none());
+        assert!(kernel.state().weight(id, TWO).is_none());
         kernel.state().sysctls.insert(EXPIRE.into(), "1".into());
         world.wait_until_serving(RANGE).await;
 
         // A failed check, with the default of a virtual server: quiesce.
-        world
-            .wait_for_kernel(|state| weight(state, id, ONE) == Some(1))
-            .await;
+        world.wait_for_weight(id, ONE, Some(1)).await;
         drop(one);
-        world
-            .wait_for_kernel(|state| weight(state, id, ONE).is_none())
-            .await;
+        world.wait_for_weight(id, ONE, None).await;
         server.real_servers[1].state = RealServerState::Draining;
-        stand_in.say(&desired(&[server]));
-        world
-            .wait_for_kernel(|state| weight(state, id, TWO).is_none())
-            .await;
+        world.say(&[server]);
+        world.wait_for_weight(id, TWO, None).await;
         let written = kernel.take_writes();
         let quiesced = written.iter().find(|write| write.contains("SetRealServer"));
         assert_eq!(quiesced, None, "{written:#?}");

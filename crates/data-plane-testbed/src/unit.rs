@@ -1,4 +1,4 @@
-//! Values for the unit tests of this crate.
+//! Values for unit tests.
 
 use virtual_server::{
     FailureAction, ForwardingMethod, HealthCheck, RealServer, RealServerState, Scheduler,
@@ -6,7 +6,7 @@ use virtual_server::{
 };
 
 /// A checked virtual server with three real servers.
-pub(crate) fn virtual_server(id: &str, forwarding_method: ForwardingMethod) -> VirtualServer {
+pub fn checked_virtual_server(id: &str, forwarding_method: ForwardingMethod) -> VirtualServer {
     let id: virtual_server::VirtualServerId = id.parse().unwrap();
     VirtualServer {
         id,

@@ -2,7 +2,6 @@
 //! `ip` and `nft`.
 #![cfg(test)]
 
-#[path = "ipvs_kernel/placement.rs"]
 mod placement;
 
 use std::{

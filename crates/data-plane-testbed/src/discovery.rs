@@ -1,4 +1,4 @@
-//! A stand-in for pod-watcher: a Discovery that says what a test tells it.
+//! A Discovery in the place of pod-watcher.
 
 use std::{
     net::SocketAddr,
@@ -25,8 +25,8 @@ use virtual_server::{DesiredChange, DesiredSet};
 
 /// Serves until it is dropped.
 #[derive(Debug)]
-pub(crate) struct StandIn {
-    pub(crate) address: SocketAddr,
+pub struct FakeDiscovery {
+    pub address: SocketAddr,
     desired: watch::Sender<Option<Vec<Event>>>,
     /// Streams end before they have told everything.
     breaks: Arc<AtomicBool>,
@@ -41,9 +41,9 @@ struct Service {
     opened: watch::Sender<usize>,
 }
 
-impl StandIn {
+impl FakeDiscovery {
     /// Listens, but says nothing yet.
-    pub(crate) async fn silent(address: &str) -> Self {
+    pub async fn silent(address: &str) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let desired = watch::Sender::new(None);
@@ -69,30 +69,30 @@ impl StandIn {
         }
     }
 
-    /// Says this set to whoever watches, as a new stream would.
-    pub(crate) fn say(&self, set: &DesiredSet) {
+    /// Sends this set to each watcher, as a new stream does.
+    pub fn say(&self, set: &DesiredSet) {
         let changes = DesiredSet::default().changes_to(set);
         self.say_events(changes.iter().map(Event::from).collect());
     }
 
     /// From now on each stream ends before it has told everything.
-    pub(crate) fn break_streams(&self, are_broken: bool) {
+    pub fn break_streams(&self, are_broken: bool) {
         self.breaks.store(are_broken, Ordering::SeqCst);
     }
 
     /// Counts the streams that have been opened.
-    pub(crate) fn opened(&self) -> watch::Receiver<usize> {
+    pub fn opened(&self) -> watch::Receiver<usize> {
         self.opened.subscribe()
     }
 
     /// Says these events as a whole set.
-    pub(crate) fn say_events(&self, events: Vec<Event>) {
+    pub fn say_events(&self, events: Vec<Event>) {
         self.desired.send_replace(Some(events));
     }
 }
 
 /// An event of a whole virtual server.
-pub(crate) fn event(change: &DesiredChange) -> Event {
+pub fn event(change: &DesiredChange) -> Event {
     change.into()
 }
 
@@ -100,7 +100,8 @@ pub(crate) fn event(change: &DesiredChange) -> Event {
 impl Discovery for Service {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchResponse, Status>> + Send>>;
 
-    /// Each set ends the stream of the set before, so that the client comes for it anew.
+    /// Each set ends the stream of the set before, as for a watcher that lags, so that the client
+    /// opens another one.
     async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let mut desired = self.desired.clone();
         self.opened.send_modify(|count| *count += 1);
@@ -129,7 +130,7 @@ impl Discovery for Service {
         });
         let until_next = stream::once(async move {
             let _ = desired.changed().await;
-            Err(Status::unavailable("there is a newer set"))
+            Err(Status::aborted("the watcher did not read"))
         });
         Ok(Response::new(Box::pin(said.chain(until_next))))
     }

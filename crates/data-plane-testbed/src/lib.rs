@@ -1,0 +1,29 @@
+//! A data plane under test in a network namespace of its own.
+//!
+//! ```text
+//!  FakeDiscovery (Discovery) ──► World (the daemon) ──► Kernel (in memory, from the test)
+//!                            └── health checks ──► real servers (real sockets)
+//! ```
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod discovery;
+mod kernel;
+mod serving;
+mod unit;
+mod world;
+
+pub use discovery::{FakeDiscovery, event};
+pub use kernel::{Kernel, State};
+pub use serving::Serving;
+pub use unit::checked_virtual_server;
+pub use world::{LIMIT, RealServerSocket, World, desired, real_server, run, virtual_server};
+
+/// The service range of [`desired`].
+pub const RANGE: &str = "10.1.1.0/24";
+/// A virtual server within it.
+pub const ID: &str = "tcp/10.1.1.10:8080";
+/// The first real server of most tests.
+pub const ONE: &str = "10.244.0.1:8080";
+/// The second real server of most tests.
+pub const TWO: &str = "10.244.0.2:8080";
