@@ -364,6 +364,10 @@ fn groups_that_cannot_be_served_are_refused_with_their_place() {
         "8:17: maximumPaths: 0 is not allowed; write at least 1, or leave the field out for 1000",
     );
     check(
+        "  maximumPeers: 0\n",
+        "8:17: maximumPeers: 0 is not allowed; write at least 1, or leave the field out for 1000",
+    );
+    check(
         "  maximumPeersPerAddress: 0\n",
         "8:27: maximumPeersPerAddress: 0 is not allowed; write 1 to 65535, or leave the field out \
          for 16",
@@ -371,6 +375,10 @@ fn groups_that_cannot_be_served_are_refused_with_their_place() {
     check(
         "  maximumPeersPerAddress: 65536\n",
         "8:27: maximumPeersPerAddress: 65536 is not a whole number from 0 to 65535; write one",
+    );
+    check(
+        "  families: [ipv5]\n",
+        "8:14: unknown value `ipv5`; did you mean `ipv6`? allowed here: ipv4, ipv6",
     );
     check(
         "  families: [ipv4, ipv4]\n",

@@ -15,14 +15,22 @@ use bgp_speaker::{
     Change, Changes, Configuration, GroupConfig, PathStatus, PeerConfig, PeerStatus, SessionConfig,
     Speaker, SpeakerConfig, SpeakerHandle,
 };
-use daemon_api::reflector::v1::reflector_client::ReflectorClient;
+use daemon_api::{
+    bgp::v1 as bgp,
+    reflector::v1::{ListPathsRequest, Table, reflector_client::ReflectorClient},
+};
 use daemon_runtime::{Daemon, DaemonError, ListenAddress, Readiness, Shutdown};
 use route_reflector::config::{self, Overrides, Settings};
 use tempfile::TempDir;
-use tokio::{task::JoinHandle, time::timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinHandle,
+    time::timeout,
+};
 use tonic::transport::Channel;
 
-pub(crate) const ASN: Asn = Asn(64512);
+const ASN: Asn = Asn(64512);
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Nothing in these tests takes this long.
@@ -124,6 +132,45 @@ impl Running {
         let new = self.directory.path().join("new");
         std::fs::write(&new, text).unwrap();
         std::fs::rename(new, self.file()).unwrap();
+    }
+
+    /// Waits until the metrics have this line; returns all of them.
+    pub(crate) async fn until_metric(&self, line: &str) -> String {
+        let wait = async {
+            loop {
+                let text = self.http_get("/metrics").await;
+                if text.contains(line) {
+                    return text;
+                }
+            }
+        };
+        soon(line, wait).await
+    }
+
+    pub(crate) async fn http_get(&self, path: &str) -> String {
+        let stream = TcpStream::connect(self.http.to_string()).await;
+        let mut stream = stream.unwrap();
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        let read = soon("an HTTP answer", stream.read_to_string(&mut text)).await;
+        read.unwrap();
+        text
+    }
+
+    pub(crate) async fn list_paths(
+        &mut self,
+        table: Table,
+        peer: &str,
+    ) -> Result<Vec<bgp::Path>, tonic::Status> {
+        let request = ListPathsRequest {
+            table: table.into(),
+            peer: peer.to_owned(),
+            prefix: String::new(),
+        };
+        let listed = self.client.list_paths(request).await?;
+        Ok(listed.into_inner().paths)
     }
 
     pub(crate) fn replace_file_by_link(&self, target: &Path) {
@@ -274,6 +321,22 @@ impl Neighbour {
                 .any(|peer| peer.session.state == SessionState::Established)
         })
         .await;
+    }
+
+    /// Waits until a session has ended with an error that contains this text.
+    pub(crate) async fn until_error(&mut self, text: &str) {
+        self.until(text, |this| {
+            let errors = this.peers.values();
+            let mut errors = errors.filter_map(|peer| peer.session.last_error.as_ref());
+            errors.any(|(_, error)| error.to_string().contains(text))
+        })
+        .await;
+    }
+
+    /// Fails if there was more than one session.
+    pub(crate) async fn assert_session_kept(&self) {
+        let sessions = self.handle.peers().await.unwrap();
+        assert_eq!(sessions[0].session.counters.established, 1);
     }
 
     pub(crate) async fn until_next_hops(&mut self, prefix: &str, expected: &[[u8; 4]]) {

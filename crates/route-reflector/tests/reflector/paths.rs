@@ -1,0 +1,148 @@
+//! Which paths go from clients to routers.
+
+use bgp_packet::{PathAttributes, RouterId};
+use daemon_api::{
+    bgp::v1::{AddPath, SessionState},
+    reflector::v1::{ListPathsRequest, ListSessionsRequest, Table},
+};
+
+use crate::{
+    NODE_A, NODE_B, SERVICE,
+    harness::{CLIENTS, HEAD, Neighbour, Running, usual},
+};
+
+#[tokio::test]
+async fn a_router_with_add_path_follows_the_clients_as_they_come_and_die() {
+    let reflector = Running::start(&usual()).await;
+    let mut router = Neighbour::dialling([127, 0, 2, 1], reflector.bgp).await;
+    let a = Neighbour::dialling([127, 0, 1, 1], reflector.bgp).await;
+    let b = Neighbour::dialling([127, 0, 1, 2], reflector.bgp).await;
+    a.announce(SERVICE, NODE_A).await;
+    b.announce(SERVICE, NODE_B).await;
+    router.until_next_hops(SERVICE, &[NODE_A, NODE_B]).await;
+    for path in router.paths.values() {
+        let originator = path.attributes.originator_id.unwrap();
+        let from = if path.attributes.next_hop == std::net::IpAddr::from(NODE_A) {
+            1
+        } else {
+            2
+        };
+        assert_eq!(originator, RouterId([127, 0, 1, from].into()));
+        assert_eq!(path.attributes.cluster_list.len(), 1);
+    }
+    a.kill();
+    router.until_next_hops(SERVICE, &[NODE_B]).await;
+    b.kill();
+    router.until_next_hops(SERVICE, &[]).await;
+}
+
+#[tokio::test]
+async fn a_router_that_waits_is_dialled() {
+    let mut router = Neighbour::listening([127, 0, 3, 1]).await;
+    let address = router.listens_on.unwrap();
+    let peers = format!(
+        "peers:\n- name: router-1\n  address: {}\n  port: {}\n  group: routers\n  connection: \
+         active\n",
+        address.ip(),
+        address.port()
+    );
+    let mut reflector = Running::start(&(usual() + &peers)).await;
+    let client = Neighbour::dialling([127, 0, 1, 1], reflector.bgp).await;
+    client.announce(SERVICE, NODE_A).await;
+    router.until_next_hops(SERVICE, &[NODE_A]).await;
+
+    let sessions = reflector
+        .client
+        .list_sessions(ListSessionsRequest::default())
+        .await
+        .unwrap();
+    let session = sessions
+        .into_inner()
+        .sessions
+        .into_iter()
+        .find(|s| s.peer == "router-1");
+    let session = session.unwrap();
+    assert_eq!(session.state(), SessionState::Established);
+    assert_eq!(session.group, "routers");
+    assert_eq!(session.peer_router_id, "127.0.3.1");
+    assert_eq!((session.local_asn, session.peer_asn), (64512, 64512));
+    assert_eq!(session.hold_time.unwrap().seconds, 9);
+    assert_eq!(session.peer_address, address.ip().to_string());
+    assert_eq!(session.peer_port, u32::from(address.port()));
+    assert_eq!(session.families[0].add_path(), AddPath::Send);
+    assert_eq!((session.paths_received, session.paths_sent), (0, 1));
+}
+
+#[tokio::test]
+async fn what_import_policy_does_not_name_is_not_reflected() {
+    let mut reflector = Running::start(&usual()).await;
+    let mut router = Neighbour::dialling([127, 0, 2, 1], reflector.bgp).await;
+    let client = Neighbour::dialling([127, 0, 1, 1], reflector.bgp).await;
+    client.announce("10.2.0.0/24", NODE_A).await;
+    client.announce("10.1.2.0/24", [198, 51, 100, 1]).await;
+    client.announce(SERVICE, NODE_A).await;
+    router.until_next_hops(SERVICE, &[NODE_A]).await;
+    assert_eq!(router.paths.len(), 1, "{:?}", router.paths);
+    let all = reflector
+        .client
+        .list_paths(ListPathsRequest::default())
+        .await
+        .unwrap();
+    assert_eq!(all.into_inner().paths.len(), 1);
+}
+
+#[tokio::test]
+async fn clients_are_sent_nothing_unless_the_configuration_says_so() {
+    let mut reflector = Running::start(&usual()).await;
+    let a = Neighbour::dialling([127, 0, 1, 1], reflector.bgp).await;
+    let mut b = Neighbour::dialling([127, 0, 1, 2], reflector.bgp).await;
+    let mut router = Neighbour::dialling([127, 0, 2, 1], reflector.bgp).await;
+    b.established().await;
+    a.announce(SERVICE, NODE_A).await;
+    router.until_next_hops(SERVICE, &[NODE_A]).await;
+    let sent = reflector
+        .list_paths(Table::AdjRibOut, "127.0.1.2")
+        .await
+        .unwrap();
+    assert!(sent.is_empty(), "{sent:?}");
+}
+
+const FOUR: [&str; 4] = ["10.1.1.0/24", "10.1.2.0/24", "10.1.3.0/24", "10.1.4.0/24"];
+
+#[tokio::test]
+async fn a_client_with_too_many_paths_keeps_those_up_to_the_maximum() {
+    let reflector = Running::start(&usual()).await;
+    let mut client = Neighbour::dialling([127, 0, 1, 1], reflector.bgp).await;
+    client.established().await;
+    for prefix in FOUR {
+        client.announce(prefix, NODE_A).await;
+    }
+    reflector
+        .until_metric("portlb_bgp_paths_over_maximum_total 1")
+        .await;
+    let mut router = Neighbour::dialling([127, 0, 2, 1], reflector.bgp).await;
+    for prefix in &FOUR[..3] {
+        router.until_next_hops(prefix, &[NODE_A]).await;
+    }
+    // Room is made, and what was refused is there without an announcement of the client's own.
+    let withdrawn = client.handle.withdraw(FOUR[0].parse().unwrap()).await;
+    withdrawn.unwrap();
+    router.until_next_hops(FOUR[3], &[NODE_A]).await;
+    assert_eq!(router.paths.len(), 3);
+    client.assert_session_kept().await;
+}
+
+#[tokio::test]
+async fn a_client_with_too_many_paths_is_cut_off_where_the_group_says_restart() {
+    let clients = format!("{CLIENTS}  maximumPathsAction: restart\n");
+    let reflector = Running::start(&format!("{HEAD}peerGroups:\n{clients}")).await;
+    let mut client = Neighbour::dialling([127, 0, 1, 1], reflector.bgp).await;
+    client.established().await;
+    for prefix in FOUR {
+        let attributes = PathAttributes::originate(NODE_A.into());
+        let prefix = prefix.parse().unwrap();
+        let originated = client.handle.originate(prefix, attributes).await;
+        originated.unwrap().unwrap();
+    }
+    client.until_error("Maximum Number").await;
+}

@@ -1,0 +1,77 @@
+//! Which sessions a reflector waits for until it is ready.
+
+use std::time::Duration;
+
+use crate::harness::{Neighbour, Running, soon, usual};
+
+async fn until_sessions(reflector: &Running, expected: &str) {
+    let wait = async {
+        while !reflector.readiness.report().contains(expected) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    soon(expected, wait).await;
+    let is_ready = expected.starts_with("ready");
+    assert_eq!(reflector.readiness.is_ready(), is_ready, "{expected}");
+}
+
+/// Two routers that connect by themselves.
+const TWO_ROUTERS: &str = "\
+peers:
+- {name: router-1, address: 127.0.3.1, group: routers, connection: passive}
+- {name: router-2, address: 127.0.3.2, group: routers, connection: passive}
+";
+
+#[tokio::test]
+async fn a_reflector_is_not_ready_until_each_router_has_come_once() {
+    let reflector = Running::start(&(usual() + TWO_ROUTERS)).await;
+    let mut client = Neighbour::dialling([127, 0, 1, 1], reflector.bgp).await;
+    client.established().await;
+    let none = "missing sessions: 1 of 3 established; no session with router-1, router-2";
+    until_sessions(&reflector, none).await;
+    let answer = reflector.http_get("/readyz").await;
+    assert!(
+        answer.contains(" 503 ") && answer.contains(none),
+        "{answer}"
+    );
+
+    let first = Neighbour::dialling([127, 0, 3, 1], reflector.bgp).await;
+    let one = "missing sessions: 2 of 3 established; no session with router-2";
+    until_sessions(&reflector, one).await;
+    let second = Neighbour::dialling([127, 0, 3, 2], reflector.bgp).await;
+    until_sessions(&reflector, "ready sessions: 3 of 3 established\n").await;
+
+    second.kill();
+    let one = "ready sessions: 2 of 3 established; no session with router-2";
+    until_sessions(&reflector, one).await;
+    first.kill();
+    until_sessions(&reflector, none).await;
+}
+
+#[tokio::test]
+async fn a_router_that_does_not_come_is_waited_for_so_long_and_no_longer() {
+    let text = usual() + TWO_ROUTERS;
+    let reflector = Running::start_with(&text, Duration::from_millis(300)).await;
+    let _router = Neighbour::dialling([127, 0, 3, 1], reflector.bgp).await;
+    let one = "ready sessions: 1 of 2 established; no session with router-2";
+    until_sessions(&reflector, one).await;
+}
+
+#[tokio::test]
+async fn a_router_that_is_taken_out_of_the_file_is_not_waited_for() {
+    let reflector = Running::start(&(usual() + TWO_ROUTERS)).await;
+    let _router = Neighbour::dialling([127, 0, 3, 1], reflector.bgp).await;
+    let both = "missing sessions: 1 of 2 established; no session with router-2";
+    until_sessions(&reflector, both).await;
+    let one = TWO_ROUTERS.lines().take(2).collect::<Vec<_>>().join("\n");
+    reflector.replace_file(&(usual() + &one));
+    until_sessions(&reflector, "ready sessions: 1 of 1 established\n").await;
+}
+
+#[tokio::test]
+async fn a_peer_that_is_sent_nothing_is_no_router() {
+    let client =
+        "peers:\n- {name: client-1, address: 127.0.5.1, group: clients, connection: passive}\n";
+    let reflector = Running::start(&(usual() + client)).await;
+    until_sessions(&reflector, "ready sessions: 0 of 1 established\n").await;
+}
