@@ -476,6 +476,9 @@ mod tests {
         check_refused("--uplink=eth0,none", &["\"none\""]);
         check_refused("--uplink=a-name-that-is-too-long", &["no interface"]);
         check_refused("--socket-mode=rw", &["octal"]);
-        check_refused("--socket-mode=1777", &["0777"]);
+        for mode in ["999", "1777"] {
+            let flag = format!("--socket-mode={mode}");
+            check_refused(&flag, &[mode, "0 to 0777, such as 0660"]);
+        }
     }
 }

@@ -1,3 +1,5 @@
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use super::*;
@@ -265,12 +267,15 @@ fn keys_of_kinds_that_are_not_used_are_left_out() {
 fn a_file_that_cannot_be_read_is_an_error_with_the_way_to_write_it() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("jwks.json");
-    let error = TokenKeys::read(&path).unwrap_err().to_string();
-    assert!(error.contains("kubectl get --raw"), "{error}");
+    let check_refused = |path: &Path, cause: &str| {
+        let error = TokenKeys::read(path).unwrap_err();
+        assert!(error.to_string().contains("kubectl get --raw"), "{error}");
+        assert!(format!("{error:?}").contains(cause), "{cause}: {error:?}");
+    };
+    check_refused(&path, "NotFound");
     std::fs::write(&path, "{}").unwrap();
-    let error = TokenKeys::read(&path).unwrap_err().to_string();
-    assert!(error.contains("kubectl get --raw"), "{error}");
+    check_refused(&path, "Content");
     std::fs::write(&path, vec![b' '; 256 * 1024 + 1]).unwrap();
-    assert!(TokenKeys::read(&path).is_err());
-    assert!(TokenKeys::read(folder.path()).is_err());
+    check_refused(&path, "262144 bytes");
+    check_refused(folder.path(), "a directory is no regular file");
 }

@@ -100,10 +100,14 @@ fn a_route_of_another_program_among_the_service_addresses_is_read_and_told() {
     });
 }
 
-/// The prefix of a hold is asked for even while all routes may not be read.
+/// The kernel is asked for the prefix of a hold while the last reading of all routes rests. On a busy
+/// machine the rest can be over in time for a change, so each change is repeated until it falls into
+/// one.
 #[test]
 fn a_conflict_is_seen_before_all_routes_are_read_again() {
     in_namespace(async || {
+        // The rest is a multiple of the time that the reading took.
+        add_routes_of_another_program(2_000);
         let policy = config("/unused".into()).policy;
         let OpenedKernel {
             mut kernel,
@@ -113,24 +117,30 @@ fn a_conflict_is_seen_before_all_routes_are_read_again() {
         } = NetlinkKernel::open(policy).unwrap();
         tokio::spawn(serving);
         let held = BTreeSet::from([prefix("10.1.1.0/24"), prefix("fd00:1::/64")]);
-        let mut last = kernel.read(&held).await.unwrap();
+        kernel.read(&held).await.unwrap();
         for (family, held_prefix, via) in [
             ("-4", "10.1.1.0/24", "via 192.0.2.9"),
             ("-6", "fd00:1::/64", "via fd00:244:3::9"),
         ] {
             let route = format!("{held_prefix} {via} metric 7 proto static");
-            for (verb, expected) in [("add", 1), ("del", 0)] {
-                ip(&format!("{family} route {verb} {route}"));
-                tokio::time::timeout(DEADLINE, changes.recv())
-                    .await
-                    .unwrap();
-                last = kernel.read(&held).await.unwrap();
-                let conflicts = last.routes.foreign.iter().filter(|route| route.wins());
-                assert_eq!(conflicts.count(), expected, "{verb} {route}: {last:?}");
-            }
+            let mut seen_early = BTreeSet::new();
+            let follow = async {
+                while seen_early.len() < 2 {
+                    for (verb, expected) in [("add", 1), ("del", 0)] {
+                        ip(&format!("{family} route {verb} {route}"));
+                        changes.recv().await.unwrap();
+                        let before = reads.tables.get();
+                        let found = kernel.read(&held).await.unwrap().routes.foreign;
+                        let conflicts = found.iter().filter(|route| route.wins()).count();
+                        assert_eq!(conflicts, expected, "{verb} {route}: {found:?}");
+                        if reads.tables.get() == before {
+                            seen_early.insert(verb);
+                        }
+                    }
+                }
+            };
+            let followed = tokio::time::timeout(DEADLINE, follow).await;
+            followed.expect("each change falls into a rest");
         }
-        // Four changes within the rest of the first reading cost fewer readings than that.
-        assert!(reads.tables.get() < 5, "{}", reads.tables.get());
-        drop(last);
     });
 }

@@ -90,42 +90,17 @@ impl Node {
     }
 }
 
-#[test]
-fn an_ipv4_route_lives_as_long_as_the_stream() {
-    in_namespace(async || {
-        let node = Node::start(|_| {}).await;
-        let stream = node.hold("10.1.1.0/24", "10.244.3.7").await.unwrap();
-        assert_eq!(
-            routes("10.1.1.0/24"),
-            ["10.1.1.0/24 via 10.244.3.7 dev pods0 proto 112 metric 112"]
-        );
-        drop(stream);
-        wait_for_routes("10.1.1.0/24", <[_]>::is_empty).await;
-        node.stop().await;
-    });
-}
-
-#[test]
-fn an_ipv6_route_lives_as_long_as_the_stream() {
-    in_namespace(async || {
-        let node = Node::start(|_| {}).await;
-        let stream = node.hold("fd00:1::/64", "fd00:244:3::7").await.unwrap();
-        let shown = routes("fd00:1::/64");
-        assert!(
-            shown[0].starts_with("fd00:1::/64 via fd00:244:3::7 dev pods0 proto 112 metric 112"),
-            "{shown:?}"
-        );
-        drop(stream);
-        wait_for_routes("fd00:1::/64", <[_]>::is_empty).await;
-        node.stop().await;
-    });
-}
-
 /// One, two, three, two, one, no pods.
 async fn check_multipath(prefix: &str, gateways: [&str; 3]) {
     let node = Node::start(|_| {}).await;
-    let mut streams = Vec::new();
-    for gateway in gateways {
+    let mut streams = vec![node.hold(prefix, gateways[0]).await.unwrap()];
+    let shown = routes(prefix);
+    let one = format!(
+        "{prefix} via {} dev pods0 proto 112 metric 112",
+        gateways[0]
+    );
+    assert!(shown.len() == 1 && shown[0].starts_with(&one), "{shown:?}");
+    for gateway in &gateways[1..] {
         streams.push(node.hold(prefix, gateway).await.unwrap());
     }
     let shows = |expected: &'static [bool]| {
@@ -255,12 +230,10 @@ fn a_route_that_somebody_deletes_is_restored() {
             wait_for_routes(prefix, |shown| shown.len() == 1).await;
         }
         // The kernel shows the route a moment before it acknowledges the change.
-        wait_until("two repairs are counted", || {
-            node.metrics
-                .encode()
-                .contains("node_router_repairs_total 2")
-        })
-        .await;
+        for counted in ["repairs_total 2\n", "kernel_changes_total{change=\"add\"}"] {
+            let is_counted = || node.metrics.encode().contains(counted);
+            wait_until(counted, is_counted).await;
+        }
         node.stop().await;
     });
 }
@@ -551,8 +524,16 @@ fn a_default_route_by_the_interface_of_the_pods_has_no_guard_unless_it_is_named(
         ip("route replace default via 10.244.3.254 dev pods0");
         let node = Node::start(|_| {}).await;
         assert_eq!(rules(), [""; 0]);
+        assert!(node.readiness.is_ready());
         let report = node.readiness.report();
-        assert!(report.contains("IPv4: no guard for pods0"), "{report}");
+        for part in [
+            "IPv4: no guard for pods0",
+            "pods of this node",
+            "--uplink overrides",
+        ] {
+            assert!(report.contains(part), "{report}");
+        }
+        assert!(node.metrics.encode().contains("uplink_guard_installed 0"));
         node.stop().await;
 
         let named = BTreeSet::from(["pods0".to_owned()]);
@@ -672,6 +653,9 @@ fn a_node_that_does_not_forward_is_not_ready_and_grants_no_hold_until_it_does() 
             let status = node.hold(held.0, second).await.unwrap_err();
             assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}");
             assert!(status.message().contains(&sentence), "{status:?}");
+            let metrics = node.metrics.encode();
+            let refused = r#"refused_holds_total{reason="not_forwarding"} 1"#;
+            assert!(metrics.contains(refused), "{metrics}");
             // The route of the granted hold stays, and the other IP version is served.
             assert_eq!(routes(held.0).len(), 1);
             node.hold(other.0, other.1).await.unwrap();

@@ -6,7 +6,6 @@ mod any_order;
 mod component;
 mod foreign_routes;
 mod kernel;
-mod lagging;
 mod limits;
 mod namespace;
 mod process;

@@ -6,12 +6,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use daemon_api::noderoute::v1::{HoldRequest, node_route_client::NodeRouteClient};
+use daemon_api::noderoute::v1::{HoldRequest, HoldResponse, node_route_client::NodeRouteClient};
 use daemon_runtime::Target;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+
+use tonic::{Code, Streaming};
 
 use crate::{
     namespace::{in_namespace, ip},
@@ -83,42 +85,26 @@ fn errors(output: &Output) -> String {
 }
 
 #[test]
-fn unusable_flags_end_with_code_2_and_one_message_before_anything_is_touched() {
+fn an_unusable_flag_ends_with_code_2_and_one_message_before_anything_is_touched() {
     let directory = tempfile::tempdir().unwrap();
-    let listen = format!(
-        "--grpc-listen=unix:{}",
-        directory.path().join("test.sock").display()
-    );
-    let cases: [(&[&str], &str); 4] = [
-        (&RANGES[..1], "--allowed-gateways is missing"),
+    let socket = directory.path().join("test.sock");
+    let listen = format!("--grpc-listen=unix:{}", socket.display());
+    let usable = [RANGES[0], RANGES[1], &listen];
+    let cases: [(&[&str], i32, &str); 4] = [
+        (&[RANGES[0], &listen], 2, "--allowed-gateways is missing"),
+        (&[&usable[..], &["--adopt-timeout=10"]].concat(), 2, "10s"),
         (
-            &["--allowed-prefixes=10.1.1.1/24", RANGES[1]],
-            "write 10.1.1.0/24",
-        ),
-        (&[RANGES[0], RANGES[1], "--adopt-timeout=10"], "10s"),
-        (
-            &[RANGES[0], RANGES[1], "--log-level=lou=d=er"],
+            &[&usable[..], &["--log-level=lou=d=er"]].concat(),
+            2,
             "--log-level",
         ),
+        (&[&usable[..], &["--check-config"]].concat(), 0, "usable"),
     ];
-    for (flags, part) in cases {
-        let output = run_to_end(PROGRAM, &[flags, &[&listen]].concat());
-        assert_eq!(output.status.code(), Some(2), "{}", errors(&output));
+    for (flags, code, part) in cases {
+        let output = run_to_end(PROGRAM, flags);
+        assert_eq!(output.status.code(), Some(code), "{}", errors(&output));
         assert!(errors(&output).contains(part), "{}", errors(&output));
     }
-    assert_eq!(directory.path().read_dir().unwrap().count(), 0);
-}
-
-#[test]
-fn usable_flags_are_only_checked_on_request() {
-    let directory = tempfile::tempdir().unwrap();
-    let listen = format!(
-        "--grpc-listen=unix:{}",
-        directory.path().join("test.sock").display()
-    );
-    let flags = [RANGES[0], RANGES[1], &listen, "--check-config"];
-    let output = run_to_end(PROGRAM, &flags);
-    assert_eq!(output.status.code(), Some(0), "{}", errors(&output));
     assert_eq!(directory.path().read_dir().unwrap().count(), 0);
 }
 
@@ -138,51 +124,45 @@ fn help_tells_each_flag_its_variable_and_an_example() {
     }
 }
 
-#[test]
-fn sigterm_ends_with_code_0_and_leaves_the_route() {
-    in_namespace(async || {
-        let directory = tempfile::tempdir().unwrap();
-        let socket = directory.path().join("node-router.sock");
-        let mut process = Process::start(&socket);
-        wait_for_socket(&socket).await;
-        let mut client = NodeRouteClient::new(Target::Unix(socket.clone()).channel());
-        let mut stream = hold(&mut client, "10.1.1.0/24", "10.244.3.7")
-            .await
-            .unwrap();
+/// A daemon with a held route.
+struct Holding {
+    process: Process,
+    stream: Streaming<HoldResponse>,
+}
+
+impl Holding {
+    async fn start(socket: &Path) -> Self {
+        let process = Process::start(socket);
+        wait_for_socket(socket).await;
+        let mut client = NodeRouteClient::new(Target::Unix(socket.to_owned()).channel());
+        let stream = hold(&mut client, "10.1.1.0/24", "10.244.3.7").await;
+        let mut stream = stream.unwrap();
         assert!(next(&mut stream).await.unwrap().installed);
-        process.signal(Signal::SIGTERM);
-        assert!(next(&mut stream).await.is_err());
-        assert_eq!(process.exit_code(), Some(0));
-        assert!(!socket.exists());
-        assert!(ip("route show proto 112").contains("10.1.1.0/24 via 10.244.3.7"));
-    });
+        Self { process, stream }
+    }
 }
 
 #[test]
-fn a_killed_daemon_leaves_the_route_and_the_next_one_takes_over() {
+fn a_daemon_that_ends_by_any_signal_leaves_the_route_and_the_next_one_takes_over() {
     in_namespace(async || {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("node-router.sock");
-        let mut process = Process::start(&socket);
-        wait_for_socket(&socket).await;
-        let mut client = NodeRouteClient::new(Target::Unix(socket.clone()).channel());
-        let mut stream = hold(&mut client, "10.1.1.0/24", "10.244.3.7")
-            .await
-            .unwrap();
-        assert!(next(&mut stream).await.unwrap().installed);
-        process.signal(Signal::SIGKILL);
-        assert_eq!(process.exit_code(), None);
-        assert!(ip("route show proto 112").contains("10.1.1.0/24 via 10.244.3.7"));
-
-        let mut successor = Process::start(&socket);
-        wait_for_socket(&socket).await;
-        let mut client = NodeRouteClient::new(Target::Unix(socket.clone()).channel());
-        let mut stream = hold(&mut client, "10.1.1.0/24", "10.244.3.7")
-            .await
-            .unwrap();
-        assert!(next(&mut stream).await.unwrap().installed);
-        successor.signal(Signal::SIGINT);
-        assert_eq!(successor.exit_code(), Some(0));
+        for (signal, code) in [
+            (Signal::SIGTERM, Some(0)),
+            (Signal::SIGINT, Some(0)),
+            (Signal::SIGKILL, None),
+        ] {
+            let mut holding = Holding::start(&socket).await;
+            holding.process.signal(signal);
+            if code.is_some() {
+                let status = next(&mut holding.stream).await.unwrap_err();
+                assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+            }
+            assert_eq!(holding.process.exit_code(), code, "{signal}");
+            assert_eq!(socket.exists(), code.is_none(), "{signal}");
+            assert!(ip("route show proto 112").contains("10.1.1.0/24 via 10.244.3.7"));
+        }
+        Holding::start(&socket).await;
     });
 }
 

@@ -280,7 +280,6 @@ impl Firewall for FakeFirewall {
 
 pub(crate) struct Node {
     pub(crate) kernel: FakeKernel,
-    pub(crate) firewall: FakeFirewall,
     pub(crate) metrics: Metrics,
     pub(crate) readiness: Readiness,
     pub(crate) shutdown: Shutdown,
@@ -331,13 +330,12 @@ impl Node {
         let mut config = config(socket.clone());
         adjust(&mut config);
         let mut daemon = Daemon::new("node-router");
-        let opened = firewall.clone();
-        start_with(config, &mut daemon, kernel.clone(), changes, || Ok(opened))
-            .await
-            .unwrap();
+        let started = start_with(config, &mut daemon, kernel.clone(), changes, || {
+            Ok(firewall)
+        });
+        started.await.unwrap();
         Self {
             kernel,
-            firewall,
             metrics: daemon.metrics().clone(),
             readiness: daemon.readiness().clone(),
             shutdown: daemon.shutdown().clone(),

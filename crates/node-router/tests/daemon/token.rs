@@ -1,6 +1,6 @@
 //! With `--hold-proof=token` a namespace holds its own prefixes, and nothing else.
 
-use std::{path::Path, time::Duration};
+use std::{error::Error as _, path::Path, time::Duration};
 
 use daemon_api::noderoute::v1::{HoldRequest, HoldResponse};
 use node_router::{HoldProof, LONGEST_TOKEN, NamespacePrefixes, TokenSettings};
@@ -243,7 +243,9 @@ async fn a_token_that_is_larger_than_any_header_is_refused() {
     let key = SigningKey::p256("one");
     let guarded = Guarded::start(&[&key]).await;
     let token = "x".repeat(1024 * 1024);
-    assert!(guarded.hold(OF_WEB, Some(&token)).await.is_err());
+    let status = guarded.hold(OF_WEB, Some(&token)).await.unwrap_err();
+    // An error of the transport has a source, an answer of the daemon has none.
+    assert!(status.source().is_some(), "{status:?}");
     let _held = guarded.held(OF_WEB, &key.sign(&claims("web"))).await;
     guarded.node.stop().await;
 }
