@@ -40,35 +40,39 @@ fn run(flags: &[&str]) -> (Option<i32>, String) {
     (status.code(), text.concat())
 }
 
+/// The ports are taken, so a command that opens a socket ends with code 1.
 #[test]
-fn usable_flags_pass_the_check() {
-    let flags = [USUAL, &["--check-config"]].concat();
-    assert_eq!(
-        run(&flags),
-        (
-            Some(0),
-            "bgp-announcer: flags and files are usable\n".to_owned()
-        )
+fn an_unusable_flag_ends_with_code_2_and_one_message_before_any_socket_is_opened() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback is there");
+    let address = taken.local_addr().expect("is bound");
+    let (grpc, http) = (
+        format!("--grpc-listen={address}"),
+        "--http-listen=127.0.0.1:0",
     );
-}
+    let usable = [&USUAL[..6], &[&grpc, http]].concat();
+    let with = |flag: &str| run(&[&usable[..], &[flag]].concat());
 
-#[test]
-fn unusable_flags_end_with_exit_code_2_and_one_message() {
     let empty = tempfile::NamedTempFile::new().expect("a file");
     let path = empty.path().display();
-    let key_file = format!("--md5-key-file={path}");
-    let flags = [USUAL, &["--check-config", &key_file]].concat();
-    let (code, text) = run(&flags);
-    assert_eq!(code, Some(2), "{text}");
-    let expected = format!(
+    let message = format!(
         "bgp-announcer: --md5-key-file: {path} holds nothing in the place of a key; \
          write the key of the peers into it, one line of 1 to 80 bytes\n"
     );
-    assert_eq!(text, expected);
+    assert_eq!(with(&format!("--md5-key-file={path}")), (Some(2), message));
 
     let (code, text) = run(&["--asn=64512"]);
     assert_eq!(code, Some(2), "{text}");
-    assert!(text.contains("--peer <PEER>"), "{text}");
+    for part in ["--peer <PEER>", "--allowed-prefixes <PREFIXES>", "required"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+
+    let message = "bgp-announcer: flags and files are usable\n".to_owned();
+    assert_eq!(with("--check-config"), (Some(0), message));
+
+    let (code, text) = run(&usable);
+    assert_eq!(code, Some(1), "{text}");
+    let message = format!("cannot listen on {address}");
+    assert!(text.contains(&message), "{text}");
 }
 
 #[test]
@@ -229,22 +233,4 @@ fn a_signal_ends_it_with_exit_code_0() {
         signal(&child, name);
         assert_eq!(wait(&mut child), Some(0), "{name}");
     }
-}
-
-#[test]
-fn a_port_in_use_ends_it_with_exit_code_1() {
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback is there");
-    let address = taken.local_addr().expect("is bound");
-    let usual: Vec<_> = USUAL
-        .iter()
-        .filter(|it| !it.starts_with("--grpc"))
-        .copied()
-        .collect();
-    let listen = format!("--grpc-listen={address}");
-    let (code, text) = run(&[&usual[..], &[&listen]].concat());
-    assert_eq!(code, Some(1), "{text}");
-    assert!(
-        text.contains(&format!("cannot listen on {address}")),
-        "{text}"
-    );
 }

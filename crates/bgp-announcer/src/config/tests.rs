@@ -1,5 +1,5 @@
 use bgp_packet::Asn;
-use clap::{CommandFactory, FromArgMatches};
+use clap::Parser;
 
 use super::*;
 
@@ -24,8 +24,7 @@ fn resolve(flags: &[&str]) -> Result<Config, String> {
         "--http-listen=127.0.0.1:0",
     ];
     let line = common.iter().chain(usual).chain(given);
-    let matches = Args::command().get_matches_from(line);
-    let args = Args::from_arg_matches(&matches).map_err(|error| error.to_string())?;
+    let args = Args::try_parse_from(line).map_err(|error| error.to_string())?;
     Config::resolve(&args).map_err(|error| error.to_string())
 }
 
@@ -201,6 +200,20 @@ fn an_unusable_flag_is_refused_with_what_is_allowed() {
         "--next-hop `10.1.1.11` lies within 10.1.1.0/24 of --allowed-prefixes, but the address of \
          a pod or node cannot be a service address; give ranges apart from it",
     );
+}
+
+#[test]
+fn a_value_of_another_form_is_refused_with_its_flag_and_an_example() {
+    for (flag, value, allowed) in [
+        ("--asn", "AS65000", "4294967295"),
+        ("--peer", "reflector:179", "192.0.2.2"),
+        ("--communities", "65000:99999", "0 to 65535"),
+    ] {
+        let problem = resolve(&[&format!("{flag}={value}")]).expect_err("must be refused");
+        for part in [flag, value, allowed] {
+            assert!(problem.contains(part), "{part}: {problem}");
+        }
+    }
 }
 
 #[test]

@@ -27,6 +27,7 @@ struct State {
     addresses: Publisher<String, ServiceAddress>,
     is_mute: watch::Sender<bool>,
     watches: watch::Sender<usize>,
+    aborts: watch::Sender<()>,
 }
 
 impl StandIn {
@@ -40,6 +41,7 @@ impl StandIn {
                 addresses,
                 is_mute: watch::Sender::new(false),
                 watches: watch::Sender::new(0),
+                aborts: watch::Sender::new(()),
             }),
             process: None,
         }
@@ -79,6 +81,11 @@ impl StandIn {
     /// Hangs: streams stay open and say nothing.
     pub(crate) fn mute(&self, is_mute: bool) {
         self.state.is_mute.send_replace(is_mute);
+    }
+
+    /// Ends every stream, as those of watchers that lag.
+    pub(crate) fn abort_watches(&self) {
+        self.state.aborts.send_replace(());
     }
 
     pub(crate) fn watches(&self) -> usize {
@@ -136,8 +143,13 @@ impl DataPlane for Service {
                 Ok(WatchServiceAddressesResponse { revision, event })
             }
         });
+        let mut aborts = self.0.aborts.subscribe();
+        let abort = stream::once(async move {
+            let _ = aborts.changed().await;
+            Err(Status::aborted("the watcher did not read"))
+        });
         self.0.watches.send_modify(|watches| *watches += 1);
-        Ok(Response::new(Box::pin(events)))
+        Ok(Response::new(Box::pin(stream::select(events, abort))))
     }
 
     async fn list_service_addresses(

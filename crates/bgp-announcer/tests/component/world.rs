@@ -121,7 +121,6 @@ pub(crate) struct World {
     pub(crate) node_router: node_router::StandIn,
     pub(crate) client: AnnouncerClient<Channel>,
     /// Where gRPC is served.
-    pub(crate) grpc: String,
     pub(crate) shutdown: Shutdown,
     pub(crate) readiness: Readiness,
     pub(crate) metrics: Metrics,
@@ -188,14 +187,12 @@ impl World {
         let ListenAddress::Tcp(address) = address else {
             panic!("a TCP address: {address}");
         };
-        let grpc = format!("http://{address}");
-        let target: Target = grpc.parse().expect("a target");
+        let target: Target = format!("http://{address}").parse().expect("a target");
         let daemon = tokio::spawn(daemon.run_until_drained(std::future::pending()));
         Self {
             data_plane,
             node_router,
             client: AnnouncerClient::new(target.channel()),
-            grpc,
             shutdown,
             readiness,
             metrics,

@@ -167,7 +167,7 @@ impl Running {
         let request = ListPathsRequest {
             table: table.into(),
             peer: peer.to_owned(),
-            prefix: String::new(),
+            ..ListPathsRequest::default()
         };
         let listed = self.client.list_paths(request).await?;
         Ok(listed.into_inner().paths)
