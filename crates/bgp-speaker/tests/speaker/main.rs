@@ -228,6 +228,10 @@ struct RawPeer {
 impl RawPeer {
     async fn connect(from: Ipv4Addr, to: SocketAddr) -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
+        Self::connect_by(socket, from, to).await
+    }
+
+    async fn connect_by(socket: TcpSocket, from: Ipv4Addr, to: SocketAddr) -> Self {
         socket.bind((from, 0).into()).expect("loopback is there");
         let stream = socket.connect(to).await.expect("it listens");
         Self {
