@@ -116,31 +116,41 @@ mod tests {
 
     #[test]
     fn daemon_defaults_fill_the_common_flags() {
-        let matches = command::<TestArgs>(&DEFAULTS).get_matches_from(["test"]);
+        let matches = command::<TestArgs>(&DEFAULTS).get_matches_from(["test", "--number=7"]);
         let args = TestArgs::from_arg_matches(&matches).unwrap();
         assert_eq!(args.common.grpc_listen.to_string(), "127.0.0.1:50051");
         assert_eq!(args.common.log_format, LogFormat::Text);
+        assert_eq!(args.number, Some(7));
+    }
+
+    #[track_caller]
+    fn check_refused(flag: &str, parts: &[&str]) {
+        let error = command::<TestArgs>(&DEFAULTS)
+            .try_get_matches_from(["test", flag])
+            .unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{flag}");
+        for part in parts {
+            assert!(error.to_string().contains(part), "{part}: {error}");
+        }
     }
 
     #[test]
-    fn a_negative_number_is_refused_with_the_range() {
-        let error = command::<TestArgs>(&DEFAULTS)
-            .try_get_matches_from(["test", "--number", "-1"])
-            .unwrap_err();
-        assert!(error.to_string().contains("0..=65535"), "{error}");
-        let matches = command::<TestArgs>(&DEFAULTS).get_matches_from(["test", "--number", "7"]);
-        assert_eq!(
-            TestArgs::from_arg_matches(&matches).unwrap().number,
-            Some(7)
+    fn an_unusable_flag_is_refused_with_its_value_and_what_is_allowed() {
+        check_refused("--number=-1", &["--number", "-1", "0..=65535"]);
+        check_refused(
+            "--grpc-listen=localhost",
+            &[
+                "--grpc-listen",
+                "'localhost'",
+                "127.0.0.1:50051",
+                "unix:PATH",
+            ],
         );
-    }
-
-    #[test]
-    fn an_unusable_address_is_refused_with_a_cure() {
-        let error = command::<TestArgs>(&DEFAULTS)
-            .try_get_matches_from(["test", "--grpc-listen", "localhost"])
-            .unwrap_err();
-        assert_eq!(error.exit_code(), 2);
-        assert!(error.to_string().contains("unix:PATH"), "{error}");
+        check_refused(
+            "--http-listen=127.0.0.1:99999",
+            &["--http-listen", "127.0.0.1:99999", "ADDRESS:PORT"],
+        );
+        check_refused("--log-format=xml", &["--log-format", "'xml'", "text, json"]);
+        check_refused("--frobnicate", &["--frobnicate", "--help"]);
     }
 }

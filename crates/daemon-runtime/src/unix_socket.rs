@@ -398,7 +398,8 @@ mod tests {
         // A directory in place of the socket makes the rename fail.
         let temporary = with_suffix(&path, TEMPORARY_SUFFIX);
         fs::create_dir(&path).unwrap();
-        UnixSocket::bind_or_clean(&path, &temporary, None).unwrap_err();
+        let error = UnixSocket::bind_or_clean(&path, &temporary, None).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::IsADirectory);
         assert!(!temporary.exists());
         drop(lock);
     }

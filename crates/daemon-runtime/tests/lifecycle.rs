@@ -187,6 +187,7 @@ async fn a_failed_task_leaves_no_socket_behind() {
         .unwrap();
     assert!(path.exists());
     daemon.spawn("table", async { Err(io::Error::other("gone")) });
-    ended(daemon).await.unwrap_err();
+    let error = ended(daemon).await.unwrap_err();
+    assert_eq!(in_words(&error), "table has failed: gone");
     assert!(!path.exists());
 }

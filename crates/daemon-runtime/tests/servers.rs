@@ -50,6 +50,13 @@ fn target(address: &ListenAddress) -> Target {
     }
 }
 
+/// Serves gRPC at the address.
+async fn serve(daemon: &mut Daemon, address: &ListenAddress) -> Result<ListenAddress, DaemonError> {
+    daemon
+        .serve_grpc(address, CONTRACT, Routes::default())
+        .await
+}
+
 fn run(daemon: Daemon) -> (Shutdown, JoinHandle<Result<(), DaemonError>>) {
     let shutdown = daemon.shutdown().clone();
     let running = tokio::spawn(daemon.run_until_drained(std::future::pending()));
@@ -138,10 +145,7 @@ async fn get_with(address: &ListenAddress, path: &str, headers: &str) -> (String
 async fn health_over_tcp_follows_readiness() {
     let mut daemon = Daemon::new("test");
     let step = daemon.readiness().step("table", "not read yet");
-    let bound = daemon
-        .serve_grpc(&any_port(), CONTRACT, Routes::default())
-        .await
-        .unwrap();
+    let bound = serve(&mut daemon, &any_port()).await.unwrap();
     let (shutdown, running) = run(daemon);
     let target = target(&bound);
 
@@ -161,10 +165,7 @@ async fn health_over_tcp_follows_readiness() {
 #[tokio::test]
 async fn reflection_lists_what_is_served() {
     let mut daemon = Daemon::new("test");
-    let bound = daemon
-        .serve_grpc(&any_port(), CONTRACT, Routes::default())
-        .await
-        .unwrap();
+    let bound = serve(&mut daemon, &any_port()).await.unwrap();
     let (shutdown, running) = run(daemon);
 
     let services = reflected_services(&target(&bound)).await;
@@ -179,10 +180,7 @@ async fn grpc_is_served_on_a_unix_socket_that_is_gone_afterwards() {
     let directory = tempfile::tempdir().unwrap();
     let (path, address) = socket(&directory);
     let mut daemon = Daemon::new("test");
-    let bound = daemon
-        .serve_grpc(&address, CONTRACT, Routes::default())
-        .await
-        .unwrap();
+    let bound = serve(&mut daemon, &address).await.unwrap();
     assert_eq!(bound, address);
     let (shutdown, running) = run(daemon);
 
@@ -265,10 +263,7 @@ async fn a_stale_unix_socket_is_replaced() {
     drop(UnixListener::bind(&path).unwrap());
     assert!(path.exists());
     let mut daemon = Daemon::new("test");
-    let bound = daemon
-        .serve_grpc(&address, CONTRACT, Routes::default())
-        .await
-        .unwrap();
+    let bound = serve(&mut daemon, &address).await.unwrap();
     let (shutdown, running) = run(daemon);
 
     wait_for_status(&target(&bound), "", ServingStatus::Serving).await;
@@ -281,10 +276,7 @@ async fn the_unix_socket_of_a_living_server_is_refused_and_left_alone() {
     let (path, address) = socket(&directory);
     let living = UnixListener::bind(&path).unwrap();
     let mut daemon = Daemon::new("test");
-    let error = daemon
-        .serve_grpc(&address, CONTRACT, Routes::default())
-        .await
-        .unwrap_err();
+    let error = serve(&mut daemon, &address).await.unwrap_err();
     assert!(
         matches!(&error, DaemonError::Listen { address: refused, source, .. }
         if *refused == address && source.kind() == std::io::ErrorKind::AddrInUse)
@@ -323,10 +315,7 @@ async fn an_ending_daemon_leaves_the_unix_socket_of_its_successor() {
     let directory = tempfile::tempdir().unwrap();
     let (path, address) = socket(&directory);
     let mut ending = Daemon::new("test");
-    let bound = ending
-        .serve_grpc(&address, CONTRACT, Routes::default())
-        .await
-        .unwrap();
+    let bound = serve(&mut ending, &address).await.unwrap();
     // The open watch keeps the ending daemon for a while after its socket is closed.
     let (shutdown, running) = run(ending);
     let mut watch = HealthClient::new(target(&bound).channel())
@@ -343,10 +332,7 @@ async fn an_ending_daemon_leaves_the_unix_socket_of_its_successor() {
     };
     tokio::time::timeout(DEADLINE, free).await.unwrap();
     let mut successor = Daemon::new("test");
-    successor
-        .serve_grpc(&address, CONTRACT, Routes::default())
-        .await
-        .unwrap();
+    serve(&mut successor, &address).await.unwrap();
     running.await.unwrap().unwrap();
 
     let (shutdown, running) = run(successor);
@@ -364,10 +350,7 @@ async fn a_removed_unix_socket_is_bound_again() {
         mode: 0o640,
         group: None,
     });
-    let bound = daemon
-        .serve_grpc(&address, CONTRACT, Routes::default())
-        .await
-        .unwrap();
+    let bound = serve(&mut daemon, &address).await.unwrap();
     let (shutdown, running) = run(daemon);
     wait_for_status(&target(&bound), "", ServingStatus::Serving).await;
     std::fs::remove_file(&path).unwrap();
@@ -385,10 +368,7 @@ async fn a_daemon_whose_unix_socket_is_taken_over_is_not_ready_until_it_is_free(
     let (path, address) = socket(&directory);
     let mut daemon = Daemon::new("test");
     let readiness = daemon.readiness().clone();
-    let bound = daemon
-        .serve_grpc(&address, CONTRACT, Routes::default())
-        .await
-        .unwrap();
+    let bound = serve(&mut daemon, &address).await.unwrap();
     let (shutdown, running) = run(daemon);
     wait_for_readiness(&readiness, true).await;
     std::fs::remove_file(&path).unwrap();
@@ -411,9 +391,7 @@ async fn a_plain_file_in_place_of_the_socket_is_refused_and_left_alone() {
     let (path, address) = socket(&directory);
     std::fs::write(&path, "somebody's notes").unwrap();
     let mut daemon = Daemon::new("test");
-    let refused = daemon
-        .serve_grpc(&address, CONTRACT, Routes::default())
-        .await;
+    let refused = serve(&mut daemon, &address).await;
     assert!(matches!(refused, Err(DaemonError::Listen { .. })));
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "somebody's notes");
 }
@@ -422,10 +400,7 @@ async fn a_plain_file_in_place_of_the_socket_is_refused_and_left_alone() {
 async fn a_missing_directory_of_the_socket_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let address = ListenAddress::Unix(directory.path().join("missing/test.sock"));
-    let error = Daemon::new("test")
-        .serve_grpc(&address, CONTRACT, Routes::default())
-        .await
-        .unwrap_err();
+    let error = serve(&mut Daemon::new("test"), &address).await.unwrap_err();
     let cause = std::error::Error::source(&error).unwrap().to_string();
     assert!(cause.contains("missing does not exist; create"), "{cause}");
 }
@@ -434,10 +409,7 @@ async fn a_missing_directory_of_the_socket_is_named() {
 async fn a_tcp_port_in_use_is_refused_with_its_address() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = ListenAddress::Tcp(taken.local_addr().unwrap());
-    let error = Daemon::new("test")
-        .serve_grpc(&address, CONTRACT, Routes::default())
-        .await
-        .unwrap_err();
+    let error = serve(&mut Daemon::new("test"), &address).await.unwrap_err();
     assert_eq!(
         error.to_string(),
         format!("cannot listen on {address} (--grpc-listen)")
@@ -508,10 +480,7 @@ async fn metrics_are_in_the_format_that_the_reader_accepts() {
 #[tokio::test]
 async fn an_open_stream_does_not_hold_the_process_back() {
     let mut daemon = Daemon::new("test");
-    let bound = daemon
-        .serve_grpc(&any_port(), CONTRACT, Routes::default())
-        .await
-        .unwrap();
+    let bound = serve(&mut daemon, &any_port()).await.unwrap();
     let (shutdown, running) = run(daemon);
     let mut watch = HealthClient::new(target(&bound).channel())
         .watch(HealthCheckRequest::default())

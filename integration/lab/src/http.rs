@@ -337,6 +337,7 @@ mod tests {
 
     #[test]
     fn an_answer_of_unknown_length_is_an_error() {
-        assert!(complete_answer(b"HTTP/1.1 200 OK\r\n\r\n").is_err());
+        let error = complete_answer(b"HTTP/1.1 200 OK\r\n\r\n").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidData);
     }
 }

@@ -342,7 +342,8 @@ mod tests {
     fn a_signal_to_an_ended_process_is_refused() {
         let (_directory, process) = shell("exit 0");
         process.wait(SOON).unwrap();
-        assert!(process.signal(Signal::SIGTERM).is_err());
+        let error = process.signal(Signal::SIGTERM).unwrap_err().to_string();
+        assert!(error.contains("has ended (exit status: 0)"), "{error}");
         assert!(!process.is_running());
     }
 }

@@ -2,6 +2,7 @@
 //! it: what must hold before any daemon can be tested.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -289,7 +290,8 @@ fn a_second_lab_waits_for_the_first_one() {
         began.send(()).unwrap();
         drop(lab);
     });
-    assert!(entered.recv_timeout(Duration::from_millis(200)).is_err());
+    let early = entered.recv_timeout(Duration::from_millis(200));
+    assert_eq!(early, Err(RecvTimeoutError::Timeout));
     drop(first);
     entered.recv_timeout(SOON).unwrap();
     second.join().unwrap();
@@ -309,7 +311,8 @@ fn a_panic_ends_every_process_and_removes_every_host() {
         *pid.lock().unwrap() = process.pid();
         panic!("on purpose");
     });
-    assert!(outcome.is_err());
+    let panic = outcome.unwrap_err();
+    assert_eq!(panic.downcast_ref(), Some(&"on purpose"));
     let pid = pid.into_inner().unwrap();
     assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
     assert!(!std::path::Path::new("/run/netns/a").exists());

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -63,8 +64,9 @@ fn a_udp_question_is_answered_or_refused_or_lost() {
     let answers = udp::spread(&client, address, 3, SOON).unwrap();
     assert_eq!(answers, BTreeMap::from([("server".to_owned(), 3)]));
     drop(names);
-    let refused = udp::ask(&client, address, SOON);
-    assert!(refused.is_err(), "{refused:?}");
+    let refused = udp::ask(&client, address, SOON).unwrap_err();
+    let cause = refused.downcast_ref::<io::Error>().map(io::Error::kind);
+    assert_eq!(cause, Some(ErrorKind::ConnectionRefused), "{refused:?}");
     server.ip("link set eth0 down").unwrap();
     let lost = udp::ask(&client, address, Duration::from_millis(100));
     assert!(!matches!(lost, Ok(Some(_))), "{lost:?}");

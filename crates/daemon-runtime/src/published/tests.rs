@@ -203,7 +203,9 @@ async fn a_watcher_that_does_not_read_costs_a_bounded_number_of_removals_and_end
         assert_eq!(table.log.len(), KEPT_REMOVALS + 1);
     }
     let mut events = std::pin::pin!(lagging.into_stream());
-    assert_eq!(events.next().await, Some(Err(WatchEnded::Lagging)));
+    let ended = events.next().await.unwrap().unwrap_err();
+    assert_eq!(ended, WatchEnded::Lagging);
+    assert_eq!(tonic::Status::from(ended).code(), tonic::Code::Aborted);
     assert_eq!(events.next().await, None);
     // A new watch is told everything.
     drop(std::mem::replace(
