@@ -1,7 +1,6 @@
-//! Bad input: unusable flags and files, a hostile network, and an operator's first look.
+//! Bad input: a hostile network, and an operator's first look.
 
 mod attributes;
-mod flags;
 mod half_sent;
 mod hostile;
 mod look;
