@@ -2,120 +2,100 @@
 
 use super::*;
 
+/// A session that has received this OPEN on connection `A`.
+fn opened(settings: Settings, open: Open) -> Transcript {
+    let mut transcript = Transcript::new(settings);
+    let open = receive(A, Message::Open(open));
+    transcript.feed_all([Input::Start, Input::Accepted(A), open]);
+    transcript
+}
+
+#[track_caller]
+fn check_refused(settings: Settings, open: Open, notification: &str, error: &str) {
+    let transcript = opened(settings, open);
+    assert_eq!(transcript.last_error(), error);
+    let expected = format!(
+        "0.000: Start -> Active\n\
+         0.000: Accepted(1) -> OpenSent\n    send OPEN on 1\n\
+         0.000: OPEN from 1 -> Active\n    send NOTIFICATION {notification} on 1\n    \
+         failed: {error}\n    close 1\n"
+    );
+    assert_eq!(transcript.text, expected);
+}
+
 #[test]
 fn a_wrong_as_is_refused() {
-    let mut transcript = Transcript::new(passive());
     let open = Open {
         asn: Asn(65000),
         ..open(HIGHER)
     };
-    transcript.feed_all([
-        Input::Start,
-        Input::Accepted(A),
-        receive(A, Message::Open(open)),
-    ]);
-    assert_eq!(
-        transcript.last_error(),
-        "peer has AS 65000, expected AS 64512"
+    check_refused(
+        passive(),
+        open,
+        "2/2",
+        "peer has AS 65000, expected AS 64512",
     );
-    transcript.check(&expect![[r#"
-        0.000: Start -> Active
-        0.000: Accepted(1) -> OpenSent
-            send OPEN on 1
-        0.000: OPEN from 1 -> Active
-            send NOTIFICATION 2/2 on 1
-            failed: peer has AS 65000, expected AS 64512
-            close 1
-    "#]]);
 }
 
 #[test]
 fn our_own_router_id_is_refused_inside_the_as_only() {
-    let mut internal = Transcript::new(passive());
-    internal.feed_all([Input::Start, Input::Accepted(A), open_from(A, OURS)]);
-    assert_eq!(internal.last_error(), "peer has our own router id 10.0.0.5");
-    internal.check(&expect![[r#"
-        0.000: Start -> Active
-        0.000: Accepted(1) -> OpenSent
-            send OPEN on 1
-        0.000: OPEN from 1 -> Active
-            send NOTIFICATION 2/3 on 1
-            failed: peer has our own router id 10.0.0.5
-            close 1
-    "#]]);
-
-    let mut external = Transcript::new(Settings {
+    check_refused(
+        passive(),
+        open(OURS),
+        "2/3",
+        "peer has our own router id 10.0.0.5",
+    );
+    let settings = Settings {
         peer_asn: None,
         ..passive()
-    });
+    };
     let open = Open {
         asn: Asn(65000),
         ..open(OURS)
     };
-    external.feed_all([
-        Input::Start,
-        Input::Accepted(A),
-        receive(A, Message::Open(open)),
-    ]);
+    let external = opened(settings, open);
     assert_eq!(external.session.state(), SessionState::OpenConfirm);
 }
 
 #[test]
 fn a_peer_without_a_common_family_is_told_which_are_lacking() {
-    let mut transcript = Transcript::new(Settings {
+    let settings = Settings {
         families: vec![FamilySettings {
             family: Family::Ipv6Unicast,
             add_path: None,
         }],
         ..passive()
-    });
+    };
     let open = Open {
         capabilities: Vec::new(),
         ..open(HIGHER)
     };
-    transcript.feed_all([
-        Input::Start,
-        Input::Accepted(A),
-        receive(A, Message::Open(open)),
-    ]);
-    transcript.check(&expect![[r#"
-        0.000: Start -> Active
-        0.000: Accepted(1) -> OpenSent
-            send OPEN on 1
-        0.000: OPEN from 1 -> Active
-            send NOTIFICATION 2/7 on 1
-            failed: peer speaks none of [Ipv6Unicast]
-            close 1
-    "#]]);
+    check_refused(settings, open, "2/7", "peer speaks none of [Ipv6Unicast]");
 }
 
 #[test]
 fn a_peer_that_offers_less_than_the_minimum_hold_time_is_refused() {
-    let check = |offered: u16, expected: &str| {
-        let mut transcript = Transcript::new(Settings {
-            minimum_hold_time_seconds: 9,
-            ..passive()
-        });
-        let offer = Open {
-            hold_time_seconds: offered,
-            ..open(HIGHER)
-        };
-        transcript.feed_all([Input::Start, Input::Accepted(A)]);
-        let outputs = transcript.feed(receive(A, Message::Open(offer)));
-        let refusal = Notification::new(NotificationError::UNACCEPTABLE_HOLD_TIME);
-        let is_refused = outputs.contains(&Output::Send(A, Message::Notification(refusal)));
-        assert_eq!(is_refused, !expected.is_empty());
-        if is_refused {
-            assert_eq!(transcript.last_error(), expected);
-        }
+    let settings = || Settings {
+        minimum_hold_time_seconds: 9,
+        ..passive()
     };
-    check(0, "peer offers no hold time, at least 9 s are required");
-    check(
-        8,
-        "peer offers a hold time of 8 s, at least 9 s are required",
-    );
-    check(9, "");
-    check(90, "");
+    let offer = |hold_time_seconds| Open {
+        hold_time_seconds,
+        ..open(HIGHER)
+    };
+    for (offered, error) in [
+        (0, "peer offers no hold time, at least 9 s are required"),
+        (
+            8,
+            "peer offers a hold time of 8 s, at least 9 s are required",
+        ),
+    ] {
+        check_refused(settings(), offer(offered), "2/6", error);
+    }
+    for offered in [9, 90] {
+        let accepted = opened(settings(), offer(offered));
+        assert_eq!(accepted.session.state(), SessionState::OpenConfirm);
+    }
 }
 
 #[test]
