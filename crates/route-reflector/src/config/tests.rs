@@ -389,6 +389,11 @@ fn groups_that_cannot_be_served_are_refused_with_their_place() {
         "8:21: 10.244.1.0/16 has bits set to the right of its length; write 10.244.0.0/16",
     );
     check(
+        "  importPrefixes: [10.1.1.1/24]\n",
+        "8:20: 10.1.1.1/24 has bits set to the right of its length; write 10.1.1.0/24 or a longer \
+         length",
+    );
+    check(
         "  importPrefixes:\n  - {prefix: 10.1.0.0/16, minimumLength: 8}\n",
         "9:5: lengths 8 to 8 do not fit 10.1.0.0/16: they have to lie between 16 and 32, the \
          smaller one first",
