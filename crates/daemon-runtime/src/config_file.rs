@@ -146,7 +146,10 @@ fn problem(error: &Error, text: &str) -> Problem {
     let error = error.without_snippet();
     let said = UserMessageFormatter.format_message(error);
     let place = error.location().and_then(Place::known);
-    let place = place.map(|place| cure::place(&said, text, place));
+    let place = match place {
+        Some(place) => Some(cure::place(&said, text, place)),
+        None => cure::tagged(&said, text),
+    };
     Problem {
         place,
         message: message(error, &said, text, place),
@@ -305,6 +308,14 @@ mod tests {
         check(
             "method: Tunnel\nmethod: Tunnel\n",
             "2:1: the field `method` is given twice; leave one of them out",
+        );
+        check(
+            "method: Tunnel\n!pi method: Tunnel\n",
+            "2:1: the field `method` is given twice; leave one of them out",
+        );
+        check(
+            "{method: Tunnel, realServers: [], !pi 'method': Tunnel}\n",
+            "1:35: the field `method` is given twice; leave one of them out",
         );
     }
 

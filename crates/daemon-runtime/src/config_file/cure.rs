@@ -50,7 +50,10 @@ pub(super) fn translated(said: &str, text: &str, place: Option<Place>) -> Option
             "a second document begins here; write one document a file, without ---".to_owned()
         }
         said if speaks_of_a_tab(said) => "a tab stands here; indent with spaces".to_owned(),
-        _ => return None,
+        said => match doubled(said) {
+            Some(field) => format!("the field `{field}` is given twice; leave one of them out"),
+            None => return None,
+        },
     };
     Some(message.chars().flat_map(super::printable).collect())
 }
@@ -72,6 +75,33 @@ pub(super) fn place(said: &str, text: &str, place: Place) -> Place {
         Some(tab) if speaks_of_a_tab(said) => tab,
         Some(_) | None => place,
     }
+}
+
+/// Where to look if the parser knows no place: `!tag name` is another name than `name` to it, so
+/// that it does not see that the field is given twice.
+pub(super) fn tagged(said: &str, text: &str) -> Option<Place> {
+    let field = doubled(said)?;
+    let mut tags = text.match_indices('!').map(|(at, _)| at);
+    let at = tags.find(|at| {
+        let name = text[*at..].split_once(char::is_whitespace);
+        name.is_some_and(|(_, name)| {
+            let name = name.trim_start().trim_start_matches(['"', '\'']);
+            name.starts_with(field)
+        })
+    })?;
+    let mut line = 1;
+    let mut column = 1;
+    for character in text[..at].chars() {
+        (line, column) = match character {
+            '\n' => (line + 1, 1),
+            _ => (line, column + 1),
+        };
+    }
+    Some(Place { line, column })
+}
+
+fn doubled(said: &str) -> Option<&str> {
+    said.strip_prefix("duplicate field `")?.strip_suffix('`')
 }
 
 fn speaks_of_a_tab(said: &str) -> bool {
