@@ -108,17 +108,10 @@ pub struct PeerSettings {
 
 impl PeerSettings {
     pub(crate) fn family(&self, prefix: &IpNet) -> Option<&FamilySettings> {
-        let family = family_of(prefix);
+        let family = Family::of(*prefix);
         self.families
             .iter()
             .find(|settings| settings.family == family)
-    }
-}
-
-pub(crate) fn family_of(prefix: &IpNet) -> Family {
-    match prefix {
-        IpNet::V4(_) => Family::Ipv4Unicast,
-        IpNet::V6(_) => Family::Ipv6Unicast,
     }
 }
 

@@ -87,21 +87,6 @@ impl PrefixRule {
         }
     }
 
-    /// Without host bits.
-    pub fn prefix(&self) -> IpNet {
-        self.prefix
-    }
-
-    /// Shortest prefix that is named.
-    pub fn minimum_length(&self) -> u8 {
-        self.minimum_length
-    }
-
-    /// Longest prefix that is named.
-    pub fn maximum_length(&self) -> u8 {
-        self.maximum_length
-    }
-
     fn is_match(&self, prefix: &IpNet) -> bool {
         (self.minimum_length..=self.maximum_length).contains(&prefix.prefix_len())
             && self.prefix.contains(prefix)

@@ -6,7 +6,7 @@ use bgp_packet::{Announced, Family, IpNet, Nlri, PathAttributes, PathId, Update}
 
 use crate::{
     adj_rib_in::{self, AdjRibIn, Learned},
-    peer::{PeerId, PeerKind, Source, family_of, is_same_family},
+    peer::{PeerId, PeerKind, Source, is_same_family},
     policy::{MaximumPathsAction, RejectReason},
     rib::Rib,
     table::{Change, Path, Table},
@@ -159,7 +159,7 @@ impl Rib {
             return match peer.settings.import.at_maximum {
                 MaximumPathsAction::Restart => Err(MaximumPathsExceeded { limit }),
                 MaximumPathsAction::Block => {
-                    peer.adj_rib_in.block(family_of(&prefix));
+                    peer.adj_rib_in.block(Family::of(prefix));
                     Ok(Put::Blocked)
                 }
             };

@@ -8,7 +8,7 @@ use crate::{
     adj_rib_in::AdjRibIn,
     adj_rib_out::{AdjRibOut, Key, What},
     listing::PathKey,
-    peer::{PeerId, PeerSettings, RibConfig, Source, SourceFacts, family_of},
+    peer::{PeerId, PeerSettings, RibConfig, Source, SourceFacts},
     send::mark,
     table::{Change, Table},
 };
@@ -156,7 +156,7 @@ impl Rib {
             is_best_changed,
         } = change;
         let prefix = self.table.entry(index).prefix();
-        if let Some(receivers) = self.receivers.get(&family_of(&prefix)) {
+        if let Some(receivers) = self.receivers.get(&Family::of(prefix)) {
             // A peer has never been sent its own path.
             let others = receivers
                 .of_all_paths

@@ -7,7 +7,7 @@ use bgp_packet::{Family, IpNet, Nlri, PathAttributes, Update};
 use crate::{
     adj_rib_out::{AdjRibOut, Batch, Key, Pending, What},
     export,
-    peer::{FamilySettings, PeerId, RibConfig, family_of},
+    peer::{FamilySettings, PeerId, RibConfig},
     rib::{Peer, Rib},
     table::Table,
 };
@@ -71,7 +71,7 @@ impl Rib {
     pub(crate) fn mark_all(&mut self, id: PeerId, family: FamilySettings, is_refresh: bool) {
         let mut keys = Vec::new();
         for (prefix, entry) in self.table.entries() {
-            if family_of(&entry.prefix()) != family.family {
+            if Family::of(entry.prefix()) != family.family {
                 continue;
             }
             if family.add_path_send {
