@@ -567,11 +567,10 @@ impl<K: Kernel> RouteTable<K> {
     fn refuse_new(&mut self, refusal: impl Fn(IpNet) -> Option<Refusal>) {
         let metrics = &self.metrics;
         self.holds.retain(|_, held| {
-            if held.answer.is_none() {
+            let Some(refusal) = refusal(held.claim.prefix) else {
                 return true;
-            }
-            let (Some(refusal), Some(answer)) = (refusal(held.claim.prefix), held.answer.take())
-            else {
+            };
+            let Some(answer) = held.answer.take() else {
                 return true;
             };
             refuse(metrics, held, answer, refusal);
