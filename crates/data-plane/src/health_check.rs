@@ -245,11 +245,11 @@ async fn run(
 
 #[cfg(test)]
 mod tests {
+    use data_plane_testbed::checked_virtual_server as virtual_server;
     use tokio::{net::TcpListener, time::timeout};
     use virtual_server::{ForwardingMethod, HealthCheck, HealthCheckKind};
 
     use super::*;
-    use data_plane_testbed::checked_virtual_server as virtual_server;
 
     const LIMIT: Duration = Duration::from_secs(5);
 

@@ -106,10 +106,10 @@ pub fn standing_entry(family: AddressFamily) -> (EntryKey, Entry) {
 
 #[cfg(test)]
 mod tests {
+    use data_plane_testbed::checked_virtual_server as virtual_server;
     use virtual_server::{ForwardingMethod, Weight};
 
     use super::*;
-    use data_plane_testbed::checked_virtual_server as virtual_server;
 
     fn found(weight: u32) -> RealServerEntry {
         RealServerEntry {

@@ -222,8 +222,9 @@ fn host(address: IpAddr) -> IpNet {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use data_plane_testbed::checked_virtual_server as virtual_server;
+
+    use super::*;
 
     fn chains(table: &Table) -> Vec<(&str, usize)> {
         table

@@ -128,10 +128,10 @@ impl Sysctl {
 
 #[cfg(test)]
 mod tests {
+    use data_plane_testbed::checked_virtual_server as virtual_server;
     use virtual_server::ForwardingMethod;
 
     use super::*;
-    use data_plane_testbed::checked_virtual_server as virtual_server;
 
     #[test]
     fn udp_is_not_served_where_removed_real_servers_keep_their_clients() {

@@ -1,7 +1,7 @@
+use data_plane_testbed::checked_virtual_server as virtual_server;
 use virtual_server::ForwardingMethod;
 
 use super::*;
-use data_plane_testbed::checked_virtual_server as virtual_server;
 
 const ADDRESS: &str = "10.1.1.10";
 

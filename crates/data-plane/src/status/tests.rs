@@ -1,11 +1,10 @@
 use std::time::Instant;
 
+use data_plane_testbed::checked_virtual_server as virtual_server;
 use nix::errno::Errno;
 use virtual_server::ForwardingMethod;
 
 use super::*;
-use data_plane_testbed::checked_virtual_server as virtual_server;
-
 use crate::health_check::ProbeError;
 
 fn server() -> VirtualServer {

@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use daemon_api::{discovery::v1::watch_response::Event, virtualserver::v1::RealServerState};
-use virtual_server::{DesiredChange, DesiredSet, FailureAction, VirtualServer, Weight};
-
 use data_plane_testbed::{ID, Kernel, ONE, RANGE, State, TWO, desired, event, run};
+use virtual_server::{DesiredChange, DesiredSet, FailureAction, VirtualServer, Weight};
 
 use crate::fake_kernel::FakeKernel;
 
@@ -124,20 +123,5 @@ fn an_invalid_object_leaves_a_drain_as_it_is() {
         assert_eq!(serving.kernel.state().weight(ID, ONE), Some(0));
         serving.set_connections(0);
         serving.wait_for_weight(None).await;
-    });
-}
-
-#[test]
-fn without_time_to_drain_a_real_server_is_out_at_once() {
-    run(|| async {
-        let serving = Serving::start(|server| server.drain_timeout = Duration::ZERO).await;
-        serving.kernel.take_writes();
-        serving.list(&[TWO]);
-        serving.wait_for_weight(None).await;
-        let writes = serving.kernel.take_writes();
-        assert!(
-            matches!(&writes[..], [one] if one.starts_with("remove ")),
-            "{writes:?}"
-        );
     });
 }
