@@ -9,7 +9,7 @@ use cargo_metadata::{CargoOpt, DependencyKind, Metadata, MetadataCommand};
 /// Which of our crates each crate may import.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("config-text", &[]),
-    ("virtual-server", &[]),
+    ("virtual-server", &["config-text"]),
     ("service-catalog", &["config-text", "virtual-server"]),
     ("bgp-packet", &[]),
     ("bgp-session", &["bgp-packet"]),

@@ -29,6 +29,24 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(expected)
 }
 
+/// Writes a duration as [`parse_duration`] reads it, in the largest unit that keeps its milliseconds
+/// whole.
+#[must_use]
+pub fn format_duration(duration: Duration) -> String {
+    let milliseconds = duration.as_millis();
+    for (unit, length) in [
+        ("d", 86_400_000),
+        ("h", 3_600_000),
+        ("m", 60_000),
+        ("s", 1_000),
+    ] {
+        if milliseconds > 0 && milliseconds.is_multiple_of(length) {
+            return format!("{}{unit}", milliseconds / length);
+        }
+    }
+    format!("{milliseconds}ms")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -47,6 +65,13 @@ mod tests {
         check("31d", Some(Duration::from_secs(2_678_400)));
         check("0", Some(Duration::ZERO));
         check("0s", Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_duration_is_written_in_its_largest_unit() {
+        for text in ["0ms", "1500ms", "90s", "2m", "25h", "31d"] {
+            assert_eq!(format_duration(parse_duration(text).unwrap()), text);
+        }
     }
 
     #[test]

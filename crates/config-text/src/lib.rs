@@ -6,6 +6,6 @@ mod duration;
 mod name;
 mod prefix;
 
-pub use duration::parse_duration;
+pub use duration::{format_duration, parse_duration};
 pub use name::nearest;
 pub use prefix::parse_prefix;

@@ -7,8 +7,8 @@ use std::{fmt::Display, net::IpAddr, num::NonZeroU16, time::Duration};
 use ipnet::IpNet;
 use virtual_server::{
     FailureAction, ForwardingMethod, HealthCheck, HealthCheckKind, Invalid, Persistence, Ports,
-    Problems, Protocol, RealServer, RealServerState, Scheduler, TunnelKind, VirtualServer,
-    VirtualServerId, Weight,
+    Problems, Protocol, RealServer, RealServerState, Scheduler, SchedulerFlags, TunnelKind,
+    VirtualServer, VirtualServerId, Weight,
 };
 
 use crate::virtualserver::v1 as wire;
@@ -272,15 +272,16 @@ impl TryFrom<wire::Persistence> for Persistence {
 
 impl From<Scheduler> for wire::Scheduler {
     fn from(scheduler: Scheduler) -> Self {
-        let (kind, fallback, port) = match scheduler {
-            Scheduler::Rr => (wire::SchedulerKind::Rr, false, false),
-            Scheduler::Wrr => (wire::SchedulerKind::Wrr, false, false),
-            Scheduler::Lc => (wire::SchedulerKind::Lc, false, false),
-            Scheduler::Wlc => (wire::SchedulerKind::Wlc, false, false),
-            Scheduler::Sh { fallback, port } => (wire::SchedulerKind::Sh, fallback, port),
-            Scheduler::Mh { fallback, port } => (wire::SchedulerKind::Mh, fallback, port),
-            Scheduler::Sed => (wire::SchedulerKind::Sed, false, false),
-            Scheduler::Nq => (wire::SchedulerKind::Nq, false, false),
+        let none = SchedulerFlags::default();
+        let (kind, SchedulerFlags { fallback, port }) = match scheduler {
+            Scheduler::Rr => (wire::SchedulerKind::Rr, none),
+            Scheduler::Wrr => (wire::SchedulerKind::Wrr, none),
+            Scheduler::Lc => (wire::SchedulerKind::Lc, none),
+            Scheduler::Wlc => (wire::SchedulerKind::Wlc, none),
+            Scheduler::Sh(flags) => (wire::SchedulerKind::Sh, flags),
+            Scheduler::Mh(flags) => (wire::SchedulerKind::Mh, flags),
+            Scheduler::Sed => (wire::SchedulerKind::Sed, none),
+            Scheduler::Nq => (wire::SchedulerKind::Nq, none),
         };
         Self {
             kind: kind.into(),
@@ -301,8 +302,8 @@ impl TryFrom<wire::Scheduler> for Scheduler {
             wire::SchedulerKind::Wrr => Self::Wrr,
             wire::SchedulerKind::Lc => Self::Lc,
             wire::SchedulerKind::Wlc => Self::Wlc,
-            wire::SchedulerKind::Sh => return Ok(Self::Sh { fallback, port }),
-            wire::SchedulerKind::Mh => return Ok(Self::Mh { fallback, port }),
+            wire::SchedulerKind::Sh => return Ok(Self::Sh(SchedulerFlags { fallback, port })),
+            wire::SchedulerKind::Mh => return Ok(Self::Mh(SchedulerFlags { fallback, port })),
             wire::SchedulerKind::Sed => Self::Sed,
             wire::SchedulerKind::Nq => Self::Nq,
         };

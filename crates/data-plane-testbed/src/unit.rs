@@ -2,7 +2,7 @@
 
 use virtual_server::{
     FailureAction, ForwardingMethod, HealthCheck, RealServer, RealServerState, Scheduler,
-    VirtualServer, Weight,
+    SchedulerFlags, VirtualServer, Weight,
 };
 
 /// A checked virtual server with three real servers.
@@ -11,10 +11,10 @@ pub fn checked_virtual_server(id: &str, forwarding_method: ForwardingMethod) -> 
     VirtualServer {
         id,
         name: "web".into(),
-        scheduler: Scheduler::Mh {
+        scheduler: Scheduler::Mh(SchedulerFlags {
             fallback: true,
             port: true,
-        },
+        }),
         forwarding_method,
         persistence: None,
         real_servers: (1..=3)

@@ -18,7 +18,7 @@ use tokio::{
 use tonic::transport::Channel;
 use virtual_server::{
     DesiredSet, FailureAction, ForwardingMethod, HealthCheck, HealthCheckKind, RealServer,
-    RealServerState, Scheduler, ServiceRange, TunnelKind, VirtualServer, Weight,
+    RealServerState, Scheduler, SchedulerFlags, ServiceRange, TunnelKind, VirtualServer, Weight,
 };
 
 use crate::{FakeDiscovery, Kernel, RANGE, State};
@@ -258,10 +258,10 @@ pub fn virtual_server(id: &str, real_servers: &[&str]) -> VirtualServer {
     VirtualServer {
         id: id.parse().unwrap(),
         name: "web".into(),
-        scheduler: Scheduler::Mh {
+        scheduler: Scheduler::Mh(SchedulerFlags {
             fallback: true,
             port: true,
-        },
+        }),
         forwarding_method: ForwardingMethod::Tunnel(TunnelKind::Ipip),
         persistence: None,
         real_servers: parts

@@ -265,7 +265,7 @@ fn keeps_connections(server: &VirtualServer) -> bool {
         Protocol::Udp => false,
     };
     let goes_round_it = match server.scheduler {
-        Scheduler::Sh { fallback, .. } | Scheduler::Mh { fallback, .. } => fallback,
+        Scheduler::Sh(flags) | Scheduler::Mh(flags) => flags.fallback,
         Scheduler::Rr
         | Scheduler::Wrr
         | Scheduler::Lc

@@ -12,7 +12,8 @@ use netlink_packet_ipvs::{
 };
 use virtual_server::{
     AddressFamily, EntryForwardingMethod, EntryKey, EntryScheduler, EntrySettings,
-    ForwardingMethod, Persistence, Protocol, RealServerEntry, Scheduler, TableChange, TunnelKind,
+    ForwardingMethod, Persistence, Protocol, RealServerEntry, Scheduler, SchedulerFlags,
+    TableChange, TunnelKind,
 };
 
 /// Marks a service as ours. The kernel keeps flags that it does not know (ip_vs_ctl.c,
@@ -207,22 +208,21 @@ impl FoundService {
 
     fn settings(&self) -> EntrySettings {
         let has = |flag| self.flags & flag != 0;
-        let scheduler = match self.scheduler.as_str() {
-            "rr" => EntryScheduler::Known(Scheduler::Rr),
-            "wrr" => EntryScheduler::Known(Scheduler::Wrr),
-            "lc" => EntryScheduler::Known(Scheduler::Lc),
-            "wlc" => EntryScheduler::Known(Scheduler::Wlc),
-            "sed" => EntryScheduler::Known(Scheduler::Sed),
-            "nq" => EntryScheduler::Known(Scheduler::Nq),
-            "sh" => EntryScheduler::Known(Scheduler::Sh {
-                fallback: has(SVC_F_SCHED_SH_FALLBACK),
-                port: has(SVC_F_SCHED_SH_PORT),
-            }),
-            "mh" => EntryScheduler::Known(Scheduler::Mh {
-                fallback: has(SVC_F_SCHED_MH_FALLBACK),
-                port: has(SVC_F_SCHED_MH_PORT),
-            }),
-            other => EntryScheduler::Foreign(other.to_owned()),
+        let flags = |fallback, port| SchedulerFlags {
+            fallback: has(fallback),
+            port: has(port),
+        };
+        let scheduler = match self.scheduler.parse() {
+            Ok(Scheduler::Sh(_)) => EntryScheduler::Known(Scheduler::Sh(flags(
+                SVC_F_SCHED_SH_FALLBACK,
+                SVC_F_SCHED_SH_PORT,
+            ))),
+            Ok(Scheduler::Mh(_)) => EntryScheduler::Known(Scheduler::Mh(flags(
+                SVC_F_SCHED_MH_FALLBACK,
+                SVC_F_SCHED_MH_PORT,
+            ))),
+            Ok(known) => EntryScheduler::Known(known),
+            Err(_) => EntryScheduler::Foreign(self.scheduler.clone()),
         };
         let persistence = has(SVC_F_PERSISTENT).then(|| Persistence {
             timeout: Duration::from_secs(self.timeout.into()),
@@ -283,23 +283,25 @@ fn with_settings(key: EntryKey, settings: &EntrySettings) -> Vec<ServiceAttribut
 /// The kernel's name of a scheduler, and its flags.
 pub(crate) fn scheduler(scheduler: &EntryScheduler) -> (&str, u32) {
     let flag = |wanted, flag| if wanted { flag } else { 0 };
-    match scheduler {
-        EntryScheduler::Known(Scheduler::Rr) => ("rr", 0),
-        EntryScheduler::Known(Scheduler::Wrr) => ("wrr", 0),
-        EntryScheduler::Known(Scheduler::Lc) => ("lc", 0),
-        EntryScheduler::Known(Scheduler::Wlc) => ("wlc", 0),
-        EntryScheduler::Known(Scheduler::Sed) => ("sed", 0),
-        EntryScheduler::Known(Scheduler::Nq) => ("nq", 0),
-        EntryScheduler::Known(Scheduler::Sh { fallback, port }) => (
-            "sh",
-            flag(*fallback, SVC_F_SCHED_SH_FALLBACK) | flag(*port, SVC_F_SCHED_SH_PORT),
-        ),
-        EntryScheduler::Known(Scheduler::Mh { fallback, port }) => (
-            "mh",
-            flag(*fallback, SVC_F_SCHED_MH_FALLBACK) | flag(*port, SVC_F_SCHED_MH_PORT),
-        ),
-        EntryScheduler::Foreign(name) => (name.as_str(), 0),
-    }
+    let scheduler = match scheduler {
+        EntryScheduler::Known(scheduler) => scheduler,
+        EntryScheduler::Foreign(name) => return (name, 0),
+    };
+    let flags = match scheduler {
+        Scheduler::Sh(SchedulerFlags { fallback, port }) => {
+            flag(*fallback, SVC_F_SCHED_SH_FALLBACK) | flag(*port, SVC_F_SCHED_SH_PORT)
+        }
+        Scheduler::Mh(SchedulerFlags { fallback, port }) => {
+            flag(*fallback, SVC_F_SCHED_MH_FALLBACK) | flag(*port, SVC_F_SCHED_MH_PORT)
+        }
+        Scheduler::Rr
+        | Scheduler::Wrr
+        | Scheduler::Lc
+        | Scheduler::Wlc
+        | Scheduler::Sed
+        | Scheduler::Nq => 0,
+    };
+    (scheduler.word(), flags)
 }
 
 fn destination_key(address: SocketAddr) -> Vec<DestAttribute> {

@@ -5,16 +5,21 @@
 //! Where its addresses are of both families, each real server serves those of its own.
 
 mod convert;
+mod places;
 mod render;
-mod value;
+
+use std::{net::IpAddr, time::Duration};
 
 use daemon_runtime::config_file::{self, Problem};
-use serde::Deserialize;
-use serde_saphyr::Spanned;
-use virtual_server::{DesiredSet, Problems};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_saphyr::{FlowMap, FlowSeq};
+use virtual_server::{
+    DesiredSet, FailureAction, ForwardingMethod, HealthCheckChoice, HealthCheckOptions, IpNet,
+    Ports, Problems, Protocol, RealServer, Scheduler, SchedulerFlags, ServiceRange, TunnelKind,
+    text::{self, Text},
+};
 
 pub use render::render;
-use value::{Address, Period, Port, PortsText, Prefix};
 
 const LEAST: &str =
     "apiVersion: portlb.io/v1, kind: VirtualServers and virtualServers: [], a line each";
@@ -42,161 +47,168 @@ pub fn parse(text: &str) -> Result<DesiredSet, Problems<Problem>> {
 /// # Errors
 /// As [`parse`].
 pub fn read(text: &str) -> Result<Content, Problems<Problem>> {
-    convert::content(config_file::parse(text, LEAST).map_err(Problems::from)?)
+    convert::content(config_file::parse(text, LEAST)?, text)
 }
 
-#[derive(Debug, Deserialize)]
+/// The document as it is written. [`parse`] checks what it means.
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct Document {
-    #[expect(
-        dead_code,
-        reason = "there is one version; another is refused by its name"
-    )]
+pub struct Document {
     api_version: ApiVersion,
-    #[expect(
-        dead_code,
-        reason = "there is one kind; another is refused by its name"
-    )]
     kind: Kind,
-    #[serde(default, deserialize_with = "value::list")]
-    service_ranges: Vec<Spanned<Prefix>>,
-    #[serde(deserialize_with = "value::list")]
-    virtual_servers: Vec<Spanned<Entry>>,
+    /// Announced as a whole.
+    #[serde(
+        default,
+        deserialize_with = "list",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub service_ranges: Vec<ServiceRange>,
+    /// Each stands for every pair of an address and a port.
+    #[serde(deserialize_with = "list")]
+    pub virtual_servers: Vec<Entry>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 enum ApiVersion {
     #[serde(rename = "portlb.io/v1")]
     V1,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 enum Kind {
     VirtualServers,
 }
 
-#[derive(Debug, Deserialize)]
+/// One entry of a document; a field that is left out has the default.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct Entry {
-    name: Spanned<String>,
-    #[serde(deserialize_with = "value::list")]
-    addresses: Vec<Spanned<Address>>,
-    #[serde(deserialize_with = "value::list")]
-    ports: Vec<Spanned<PortsText>>,
-    #[serde(default)]
-    protocol: Protocol,
-    #[serde(default)]
-    scheduler: Scheduler,
-    scheduler_flags: Option<Spanned<Vec<SchedulerFlag>>>,
-    #[serde(default)]
-    forwarding_method: ForwardingMethod,
-    tunnel_kind: Option<Spanned<TunnelKind>>,
-    persistence: Option<Spanned<Persistence>>,
-    #[serde(deserialize_with = "value::list")]
-    real_servers: Vec<Spanned<RealServer>>,
-    health_check: Option<Spanned<HealthCheck>>,
-    #[serde(default)]
-    on_failure: OnFailure,
-    minimum_healthy: Option<Spanned<u32>>,
-    drain_timeout: Option<Spanned<Period>>,
+pub struct Entry {
+    /// Name of the virtual servers.
+    pub name: String,
+    /// Service addresses.
+    #[serde(deserialize_with = "addresses", serialize_with = "flow")]
+    pub addresses: Vec<IpAddr>,
+    /// What clients connect to.
+    #[serde(deserialize_with = "list", serialize_with = "flow")]
+    pub ports: Vec<Ports>,
+    /// Transport protocol.
+    #[serde(default, skip_serializing_if = "text::is_default")]
+    pub protocol: Protocol,
+    /// How new connections are shared. Its flags are those of its default, or `scheduler_flags`.
+    #[serde(default, skip_serializing_if = "text::is_default")]
+    pub scheduler: Scheduler,
+    /// Flags of the scheduler.
+    #[serde(serialize_with = "flow", skip_serializing_if = "Option::is_none")]
+    pub scheduler_flags: Option<SchedulerFlags>,
+    /// How packets reach the real servers.
+    #[serde(default, skip_serializing_if = "text::is_default")]
+    pub forwarding_method: ForwardingMethod,
+    /// How tunnels encapsulate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tunnel_kind: Option<TunnelKind>,
+    /// Whether a client stays with its real server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub persistence: Option<Persistence>,
+    /// Whether and how real servers are checked.
+    #[serde(
+        serialize_with = "health_check",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub health_check: Option<HealthCheckOptions>,
+    /// What happens to a real server that fails its check.
+    #[serde(default, skip_serializing_if = "text::is_default")]
+    pub on_failure: FailureAction,
+    /// Least number of healthy real servers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub minimum_healthy: Option<u32>,
+    /// How long a real server without new connections keeps those that it has.
+    #[serde(
+        default,
+        deserialize_with = "text::optional",
+        serialize_with = "text::optional_duration",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub drain_timeout: Option<Duration>,
+    /// What receives the connections.
+    #[serde(deserialize_with = "list")]
+    pub real_servers: Vec<RealServer>,
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Protocol {
-    #[default]
-    Tcp,
-    Udp,
-    Sctp,
-}
-
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Scheduler {
-    Rr,
-    Wrr,
-    Lc,
-    Wlc,
-    Sh,
-    #[default]
-    Mh,
-    Sed,
-    Nq,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-enum SchedulerFlag {
-    Fallback,
-    Port,
-}
-
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-enum ForwardingMethod {
-    Masquerade,
-    DirectRouting,
-    #[default]
-    Tunnel,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum TunnelKind {
-    Ipip,
-}
-
-#[derive(Debug, Deserialize)]
+/// Persistence of an entry.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct Persistence {
-    timeout: Period,
-    client_prefix_length: Option<u8>,
+pub struct Persistence {
+    /// How long a client stays with its real server.
+    #[serde(deserialize_with = "text::required", serialize_with = "text::duration")]
+    pub timeout: Duration,
+    /// What counts as one client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_prefix_length: Option<u8>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct RealServer {
-    address: Address,
-    port: Option<Port>,
-    weight: Option<u16>,
-    #[serde(default)]
-    state: RealServerState,
+impl Document {
+    /// A document without virtual servers.
+    pub fn new(service_ranges: impl IntoIterator<Item = IpNet>) -> Self {
+        let service_ranges = service_ranges.into_iter();
+        Self {
+            api_version: ApiVersion::V1,
+            kind: Kind::VirtualServers,
+            service_ranges: service_ranges
+                .map(|prefix| ServiceRange { prefix })
+                .collect(),
+            virtual_servers: Vec::new(),
+        }
+    }
+
+    /// Adds an entry.
+    #[must_use]
+    pub fn with(mut self, entry: Entry) -> Self {
+        self.virtual_servers.push(entry);
+        self
+    }
+
+    /// The document's YAML. What is as the default has it is left out.
+    #[must_use]
+    pub fn text(&self) -> String {
+        // The reader takes YAML 1.2, where an address is no number.
+        let options = serde_saphyr::ser_options! { yaml_12: true, no_lang_directive: true };
+        serde_saphyr::to_string_with_options(self, options)
+            .expect("every part of a document has a text")
+    }
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum RealServerState {
-    #[default]
-    Ready,
-    Draining,
+/// A list that is really there. A field without a value is what remains of a file that is cut off
+/// in the middle, so it must not read as an empty list.
+fn list<'de, T, D>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    Option::deserialize(deserializer)?
+        .ok_or_else(|| de::Error::custom("a list is missing here; write [] if it shall be empty"))
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct HealthCheck {
-    #[serde(default)]
-    kind: HealthCheckKind,
-    port: Option<Port>,
-    interval: Option<Period>,
-    timeout: Option<Period>,
-    rise: Option<u32>,
-    fall: Option<u32>,
-    initial_jitter: Option<Period>,
+fn addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpAddr>, D::Error> {
+    let addresses = list(deserializer)?.into_iter();
+    Ok(addresses.map(|Text(address)| address).collect())
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-enum HealthCheckKind {
-    #[default]
-    TcpConnect,
-    None,
+/// Writes a list in one line.
+fn flow<T: Serialize, S: Serializer>(list: &T, serializer: S) -> Result<S::Ok, S::Error> {
+    FlowSeq(list).serialize(serializer)
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum OnFailure {
-    #[default]
-    Quiesce,
-    Remove,
+/// Writes a health check; its absence in one line.
+fn health_check<S: Serializer>(
+    check: &Option<HealthCheckOptions>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match check {
+        Some(options) if options.kind == Some(HealthCheckChoice::None) => {
+            FlowMap(options).serialize(serializer)
+        }
+        check => check.serialize(serializer),
+    }
 }
 
 #[cfg(test)]

@@ -309,7 +309,7 @@ fn leave_out_excess(server: &mut VirtualServer, left_out: &mut LeftOut) {
                 format!(
                     "exceeds the {most} real servers that {} can have; select fewer pods, or write \
                  the annotation portlb.io/scheduler with another scheduler",
-                    server.scheduler.name()
+                    server.scheduler.word()
                 )
             },
         );

@@ -7,23 +7,23 @@
 use std::time::Duration;
 
 use crate::{
-    FailureAction, ForwardingMethod, HealthCheck, HealthCheckKind, Scheduler, TunnelKind,
-    VirtualServer, Weight,
+    FailureAction, ForwardingMethod, HealthCheck, HealthCheckKind, Scheduler, SchedulerFlags,
+    TunnelKind, VirtualServer, Weight,
 };
 
 impl Scheduler {
     /// `mh` with both flags: without `fallback` the flows that hash to a quiesced real server are
     /// dropped.
-    pub const MH_DEFAULT: Self = Self::Mh {
+    pub const MH_DEFAULT: Self = Self::Mh(SchedulerFlags {
         fallback: true,
         port: true,
-    };
+    });
 
     /// `sh` with `fallback`, by the client's address alone, as those expect who choose it.
-    pub const SH_DEFAULT: Self = Self::Sh {
+    pub const SH_DEFAULT: Self = Self::Sh(SchedulerFlags {
         fallback: true,
         port: false,
-    };
+    });
 }
 
 impl Default for Scheduler {
@@ -81,10 +81,10 @@ mod tests {
     fn the_default_keeps_connections_when_the_set_of_load_balancers_changes() {
         assert_eq!(
             Scheduler::default(),
-            Scheduler::Mh {
+            Scheduler::Mh(SchedulerFlags {
                 fallback: true,
                 port: true
-            }
+            })
         );
         assert_eq!(
             ForwardingMethod::default(),

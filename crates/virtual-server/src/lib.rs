@@ -19,6 +19,7 @@ mod options;
 mod parse;
 mod plan;
 mod table;
+pub mod text;
 mod validate;
 mod weight_levels;
 
@@ -30,12 +31,10 @@ pub use invalid::{
 pub use ipnet::IpNet;
 pub use model::{
     FailureAction, ForwardingMethod, HealthCheck, HealthCheckKind, Persistence, Ports, Protocol,
-    RealServer, RealServerState, Scheduler, ServiceRange, TunnelKind, VirtualServer,
-    VirtualServerId, Weight,
+    RealServer, RealServerState, Scheduler, SchedulerFlags, ServiceRange, TunnelKind,
+    VirtualServer, VirtualServerId, Weight,
 };
-pub use options::{
-    Behaviour, HealthCheckChoice, HealthCheckOptions, Options, PersistenceOptions, SchedulerFlags,
-};
+pub use options::{Behaviour, HealthCheckChoice, HealthCheckOptions, Options, PersistenceOptions};
 pub use plan::{Placements, plan, plan_keys};
 pub use table::{
     AddressFamily, Entry, EntryForwardingMethod, EntryKey, EntryScheduler, EntrySettings,

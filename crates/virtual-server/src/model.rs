@@ -8,13 +8,15 @@ use std::{
 };
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
-use crate::RealServerKey;
+use crate::{RealServerKey, text};
 
 /// Transport protocol of a virtual server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
     /// Transmission Control Protocol.
+    #[default]
     Tcp,
     /// User Datagram Protocol.
     Udp,
@@ -57,23 +59,31 @@ pub enum Scheduler {
     /// Weighted least connection.
     Wlc,
     /// Source hashing.
-    Sh {
-        /// A flow that hashes to a quiesced real server goes to another one.
-        fallback: bool,
-        /// The client's port is part of the hash.
-        port: bool,
-    },
+    Sh(SchedulerFlags),
     /// Maglev hashing.
-    Mh {
-        /// A flow that hashes to a quiesced real server goes to another one.
-        fallback: bool,
-        /// The client's port is part of the hash.
-        port: bool,
-    },
+    Mh(SchedulerFlags),
     /// Shortest expected delay.
     Sed,
     /// Never queue.
     Nq,
+}
+
+/// Flags of the schedulers `sh` and `mh`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(from = "Vec<SchedulerFlag>", into = "Vec<SchedulerFlag>")]
+pub struct SchedulerFlags {
+    /// A flow that hashes to a quiesced real server goes to another one.
+    pub fallback: bool,
+    /// The client's port is part of the hash.
+    pub port: bool,
+}
+
+/// One of [`SchedulerFlags`], as a list of them has it.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum SchedulerFlag {
+    Fallback,
+    Port,
 }
 
 /// How a packet is encapsulated on its way to a real server.
@@ -106,7 +116,8 @@ pub struct Persistence {
 /// Share of new connections, 0 to 65535. 0: quiesced.
 ///
 /// The kernel takes larger numbers silently, but its schedulers do not reckon with them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Weight(pub u16);
 
 impl Weight {
@@ -125,15 +136,28 @@ pub enum RealServerState {
 }
 
 /// What receives the connections.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct RealServer {
     /// Its address.
+    #[serde(deserialize_with = "text::required")]
     pub address: IpAddr,
     /// Its port; `None` keeps the port that the client addressed.
+    #[serde(
+        default,
+        deserialize_with = "text::optional",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub port: Option<NonZeroU16>,
     /// Share of new connections while it is ready and healthy.
+    #[serde(
+        default,
+        deserialize_with = "text::or_default",
+        skip_serializing_if = "text::is_default"
+    )]
     pub weight: Weight,
     /// Whether it is to receive new connections.
+    #[serde(default, skip_serializing_if = "text::is_default")]
     pub state: RealServerState,
 }
 
@@ -206,13 +230,34 @@ pub struct ServiceRange {
     pub prefix: IpNet,
 }
 
+impl From<Vec<SchedulerFlag>> for SchedulerFlags {
+    fn from(list: Vec<SchedulerFlag>) -> Self {
+        let mut flags = Self::default();
+        for flag in list {
+            match flag {
+                SchedulerFlag::Fallback => flags.fallback = true,
+                SchedulerFlag::Port => flags.port = true,
+            }
+        }
+        flags
+    }
+}
+
+impl From<SchedulerFlags> for Vec<SchedulerFlag> {
+    fn from(flags: SchedulerFlags) -> Self {
+        let fallback = flags.fallback.then_some(SchedulerFlag::Fallback);
+        let port = flags.port.then_some(SchedulerFlag::Port);
+        fallback.into_iter().chain(port).collect()
+    }
+}
+
 impl Scheduler {
     /// Reports whether it chooses the real server by a hash of the client, over places that each
     /// real server has by its weight.
     #[must_use]
     pub const fn is_hashing(self) -> bool {
         match self {
-            Self::Sh { .. } | Self::Mh { .. } => true,
+            Self::Sh(_) | Self::Mh(_) => true,
             Self::Rr | Self::Wrr | Self::Lc | Self::Wlc | Self::Sed | Self::Nq => false,
         }
     }
@@ -224,29 +269,10 @@ impl Scheduler {
     #[must_use]
     pub const fn most_real_servers(self) -> usize {
         match self {
-            Self::Mh { .. } => 4_093,
-            Self::Rr
-            | Self::Wrr
-            | Self::Lc
-            | Self::Wlc
-            | Self::Sh { .. }
-            | Self::Sed
-            | Self::Nq => VirtualServer::MOST_REAL_SERVERS,
-        }
-    }
-
-    /// The kernel's name of it, as in `ip_vs_<name>`.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Rr => "rr",
-            Self::Wrr => "wrr",
-            Self::Lc => "lc",
-            Self::Wlc => "wlc",
-            Self::Sh { .. } => "sh",
-            Self::Mh { .. } => "mh",
-            Self::Sed => "sed",
-            Self::Nq => "nq",
+            Self::Mh(_) => 4_093,
+            Self::Rr | Self::Wrr | Self::Lc | Self::Wlc | Self::Sh(_) | Self::Sed | Self::Nq => {
+                VirtualServer::MOST_REAL_SERVERS
+            }
         }
     }
 }
@@ -321,11 +347,7 @@ impl VirtualServer {
 
 impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-            Self::Sctp => "sctp",
-        })
+        f.write_str(self.word())
     }
 }
 
@@ -356,17 +378,13 @@ impl fmt::Display for RealServer {
 
 impl fmt::Display for Scheduler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())?;
-        match *self {
+        f.write_str(self.word())?;
+        match self {
             Self::Rr | Self::Wrr | Self::Lc | Self::Wlc | Self::Sed | Self::Nq => Ok(()),
-            Self::Sh { fallback, port } | Self::Mh { fallback, port } => {
-                if fallback {
-                    f.write_str(",fallback")?;
-                }
-                if port {
-                    f.write_str(",port")?;
-                }
-                Ok(())
+            Self::Sh(flags) | Self::Mh(flags) => {
+                let fallback = if flags.fallback { ",fallback" } else { "" };
+                let port = if flags.port { ",port" } else { "" };
+                write!(f, "{fallback}{port}")
             }
         }
     }
@@ -374,11 +392,10 @@ impl fmt::Display for Scheduler {
 
 impl fmt::Display for ForwardingMethod {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Masquerade => "Masquerade",
-            Self::DirectRouting => "DirectRouting",
-            Self::Tunnel(TunnelKind::Ipip) => "Tunnel (ipip)",
-        })
+        match self {
+            Self::Masquerade | Self::DirectRouting => f.write_str(self.word()),
+            Self::Tunnel(kind) => write!(f, "{} ({kind})", self.word()),
+        }
     }
 }
 

@@ -19,7 +19,7 @@ impl VirtualServer {
     /// differs from the kernel's by about a hundredth.
     #[must_use]
     pub fn moved_share(&self, before: &Self) -> Option<f64> {
-        let is_mh = |server: &Self| matches!(server.scheduler, Scheduler::Mh { .. });
+        let is_mh = |server: &Self| matches!(server.scheduler, Scheduler::Mh(_));
         if !is_mh(self) || !is_mh(before) || !self.has_other_weights(before) {
             return None;
         }

@@ -2,9 +2,11 @@
 
 use std::{fmt, net::IpAddr, num::NonZeroU16, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     FailureAction, Field, ForwardingMethod, HealthCheck, HealthCheckField, HealthCheckKind,
-    Invalid, Persistence, Scheduler, Suggestion, TunnelKind, VirtualServer,
+    Invalid, Persistence, Scheduler, SchedulerFlags, Suggestion, TunnelKind, VirtualServer, text,
 };
 
 /// What a user said of how virtual servers behave, apart from their addresses, ports and real
@@ -31,15 +33,6 @@ pub struct Options {
     pub drain_timeout: Option<Duration>,
 }
 
-/// Flags of the schedulers `sh` and `mh`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct SchedulerFlags {
-    /// A flow that hashes to a quiesced real server goes to another one.
-    pub fallback: bool,
-    /// The client's port is part of the hash.
-    pub port: bool,
-}
-
 /// What a user said of persistence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PersistenceOptions {
@@ -52,21 +45,44 @@ pub struct PersistenceOptions {
 }
 
 /// What a user said of health checks.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct HealthCheckOptions {
     /// Whether and how real servers are checked.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub kind: Option<HealthCheckChoice>,
     /// What to connect to.
+    #[serde(
+        deserialize_with = "text::optional",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub port: Option<NonZeroU16>,
     /// From the start of one check to the start of the next.
+    #[serde(
+        deserialize_with = "text::optional",
+        serialize_with = "text::optional_duration",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub interval: Option<Duration>,
     /// A check without an answer fails after it.
+    #[serde(
+        deserialize_with = "text::optional",
+        serialize_with = "text::optional_duration",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub timeout: Option<Duration>,
     /// Successful checks that make a failed real server healthy.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub rise: Option<u32>,
     /// Failed checks that make a healthy real server failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub fall: Option<u32>,
     /// The first check starts at a random moment within it.
+    #[serde(
+        deserialize_with = "text::optional",
+        serialize_with = "text::optional_duration",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub initial_jitter: Option<Duration>,
 }
 
@@ -124,12 +140,12 @@ impl Options {
 
     fn scheduler(&self, refused: &mut Vec<Invalid>) -> Scheduler {
         let scheduler = self.scheduler.unwrap_or_default();
-        let Some(SchedulerFlags { fallback, port }) = self.scheduler_flags else {
+        let Some(flags) = self.scheduler_flags else {
             return scheduler;
         };
         match scheduler {
-            Scheduler::Sh { .. } => Scheduler::Sh { fallback, port },
-            Scheduler::Mh { .. } => Scheduler::Mh { fallback, port },
+            Scheduler::Sh(_) => Scheduler::Sh(flags),
+            Scheduler::Mh(_) => Scheduler::Mh(flags),
             Scheduler::Rr
             | Scheduler::Wrr
             | Scheduler::Lc
@@ -233,9 +249,7 @@ impl PersistenceOptions {
 
 impl fmt::Display for TunnelKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Ipip => "ipip",
-        })
+        f.write_str(self.word())
     }
 }
 

@@ -7,23 +7,56 @@ use std::{
 };
 
 use ipnet::IpNet;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
     BadValue, FailureAction, ForwardingMethod, HealthCheckChoice, Ports, Protocol, RealServerState,
     Scheduler, SchedulerFlags, ServiceRange, TunnelKind, VirtualServerId,
+    text::{self, FromText, TextError},
 };
 
-/// A type whose values are words, or the words that begin them.
+/// Gives a type the words that stand for its values, in every text.
 macro_rules! words {
-    ($type:ty, $problem:literal, $allowed:literal, [$($word:literal => $value:expr),*]) => {
+    ($type:ident, $problem:literal, [$($word:literal = $pattern:pat => $value:expr),*]) => {
+        impl $type {
+            /// The word that stands for the value.
+            #[must_use]
+            pub const fn word(self) -> &'static str {
+                match self {
+                    $($pattern => $word,)*
+                }
+            }
+        }
+
+        impl FromText for $type {
+            const EXPECTED: &'static str = "a word";
+
+            fn from_text(text: &str) -> Result<Self, TextError> {
+                match text {
+                    $($word => Ok($value),)*
+                    _ => Err(TextError::UnknownWord(&[$($word),*])),
+                }
+            }
+        }
+
         impl FromStr for $type {
             type Err = BadValue;
 
             fn from_str(text: &str) -> Result<Self, BadValue> {
-                match text {
-                    $($word => Ok($value),)*
-                    _ => Err(BadValue::new(quoted(text), $problem, $allowed)),
-                }
+                Self::from_text(text)
+                    .map_err(|_| BadValue::new(quoted(text), $problem, allowed(&[$($word),*])))
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                text::word(deserializer, &[$($word),*])
+            }
+        }
+
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.word())
             }
         }
     };
@@ -32,60 +65,76 @@ macro_rules! words {
 words!(
     Protocol,
     "is not a transport protocol",
-    "allowed are tcp, udp and sctp",
-    ["tcp" => Self::Tcp, "udp" => Self::Udp, "sctp" => Self::Sctp]
+    [
+        "tcp" = Self::Tcp => Self::Tcp,
+        "udp" = Self::Udp => Self::Udp,
+        "sctp" = Self::Sctp => Self::Sctp
+    ]
 );
-// The flags of `sh` and `mh` are those of their defaults.
+// The flags of `sh` and `mh` are those of their defaults. A word is the kernel's name of the
+// scheduler, as in `ip_vs_<name>`.
 words!(
     Scheduler,
     "is not a scheduler",
-    "allowed are rr, wrr, lc, wlc, sh, mh, sed and nq",
     [
-        "rr" => Self::Rr,
-        "wrr" => Self::Wrr,
-        "lc" => Self::Lc,
-        "wlc" => Self::Wlc,
-        "sh" => Self::SH_DEFAULT,
-        "mh" => Self::MH_DEFAULT,
-        "sed" => Self::Sed,
-        "nq" => Self::Nq
+        "rr" = Self::Rr => Self::Rr,
+        "wrr" = Self::Wrr => Self::Wrr,
+        "lc" = Self::Lc => Self::Lc,
+        "wlc" = Self::Wlc => Self::Wlc,
+        "sh" = Self::Sh(_) => Self::SH_DEFAULT,
+        "mh" = Self::Mh(_) => Self::MH_DEFAULT,
+        "sed" = Self::Sed => Self::Sed,
+        "nq" = Self::Nq => Self::Nq
     ]
 );
 // The kind of a tunnel is the default.
 words!(
     ForwardingMethod,
     "is not a forwarding method",
-    "allowed are Masquerade, DirectRouting and Tunnel",
     [
-        "Masquerade" => Self::Masquerade,
-        "DirectRouting" => Self::DirectRouting,
-        "Tunnel" => Self::default()
+        "Masquerade" = Self::Masquerade => Self::Masquerade,
+        "DirectRouting" = Self::DirectRouting => Self::DirectRouting,
+        "Tunnel" = Self::Tunnel(_) => Self::default()
     ]
 );
 words!(
     TunnelKind,
     "is not a kind of tunnel",
-    "allowed is ipip",
-    ["ipip" => Self::Ipip]
+    ["ipip" = Self::Ipip => Self::Ipip]
 );
 words!(
     HealthCheckChoice,
     "is not a kind of health check",
-    "allowed are tcpConnect and none",
-    ["tcpConnect" => Self::TcpConnect, "none" => Self::None]
+    [
+        "tcpConnect" = Self::TcpConnect => Self::TcpConnect,
+        "none" = Self::None => Self::None
+    ]
 );
 words!(
     FailureAction,
     "is not known",
-    "allowed are quiesce and remove",
-    ["quiesce" => Self::Quiesce, "remove" => Self::Remove]
+    [
+        "quiesce" = Self::Quiesce => Self::Quiesce,
+        "remove" = Self::Remove => Self::Remove
+    ]
 );
 words!(
     RealServerState,
     "is not a state",
-    "allowed are ready and draining",
-    ["ready" => Self::Ready, "draining" => Self::Draining]
+    [
+        "ready" = Self::Ready => Self::Ready,
+        "draining" = Self::Draining => Self::Draining
+    ]
 );
+
+fn allowed(words: &[&str]) -> String {
+    match words {
+        [first @ .., last] if !first.is_empty() => {
+            format!("allowed are {} and {last}", first.join(", "))
+        }
+        words => format!("allowed is {}", words.join("")),
+    }
+}
 
 impl FromStr for Ports {
     type Err = BadValue;
@@ -266,7 +315,7 @@ mod tests {
     #[test]
     fn every_scheduler_is_found_by_its_name() {
         for name in ["rr", "wrr", "lc", "wlc", "sh", "mh", "sed", "nq"] {
-            assert_eq!(name.parse::<Scheduler>().unwrap().name(), name);
+            assert_eq!(name.parse::<Scheduler>().unwrap().word(), name);
         }
         assert!("maglev".parse::<Scheduler>().is_err());
     }

@@ -155,13 +155,13 @@ fn set(
 
 fn is_mh(settings: &EntrySettings) -> bool {
     match &settings.scheduler {
-        EntryScheduler::Known(Scheduler::Mh { .. }) => true,
+        EntryScheduler::Known(Scheduler::Mh(_)) => true,
         EntryScheduler::Known(
             Scheduler::Rr
             | Scheduler::Wrr
             | Scheduler::Lc
             | Scheduler::Wlc
-            | Scheduler::Sh { .. }
+            | Scheduler::Sh(_)
             | Scheduler::Sed
             | Scheduler::Nq,
         )

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 use crate::{
     BadValue, Field, FieldPath, ForwardingMethod, HealthCheck, HealthCheckField, HealthCheckKind,
     Invalid, Persistence, Ports, Problems, Protocol, RealServer, RealServerField, Scheduler,
-    ServiceRange, Suggestion, VirtualServer,
+    SchedulerFlags, ServiceRange, Suggestion, VirtualServer,
 };
 
 const LONGEST_NAME: usize = 253;
@@ -94,21 +94,21 @@ impl VirtualServer {
 
     fn check_scheduler(&self) -> Result<(), Invalid> {
         match self.scheduler {
-            Scheduler::Mh {
+            Scheduler::Mh(SchedulerFlags {
                 fallback: false,
                 port: true,
-            } => Err(Invalid::new(
+            }) => Err(Invalid::new(
                 Field::SchedulerFlags,
                 "port without fallback",
                 "makes mh drop every new flow that hashes to a quiesced real server",
                 "give both (the default), or none if that is what you want",
             )),
-            Scheduler::Mh { .. }
+            Scheduler::Mh(_)
             | Scheduler::Rr
             | Scheduler::Wrr
             | Scheduler::Lc
             | Scheduler::Wlc
-            | Scheduler::Sh { .. }
+            | Scheduler::Sh(_)
             | Scheduler::Sed
             | Scheduler::Nq => Ok(()),
         }
@@ -120,7 +120,7 @@ impl VirtualServer {
             return Ok(());
         }
         let suggestion = match self.scheduler {
-            Scheduler::Mh { .. } => format!(
+            Scheduler::Mh(_) => format!(
                 "list at most {most}, or use another scheduler, with at most {}",
                 Self::MOST_REAL_SERVERS
             ),
@@ -128,14 +128,14 @@ impl VirtualServer {
             | Scheduler::Wrr
             | Scheduler::Lc
             | Scheduler::Wlc
-            | Scheduler::Sh { .. }
+            | Scheduler::Sh(_)
             | Scheduler::Sed
             | Scheduler::Nq => format!("list at most {most}"),
         };
         Err(Invalid::new(
             Field::RealServers,
             count,
-            format!("are more than {} can have", self.scheduler.name()),
+            format!("are more than {} can have", self.scheduler.word()),
             suggestion,
         ))
     }

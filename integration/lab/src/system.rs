@@ -14,7 +14,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use ipnet::IpNet;
 
-pub use desired::{Desired, HealthCheck, Persistence, Ports, RealServer, VirtualServer};
+pub use desired::{
+    Desired, Persistence, VirtualServer, port, real_server, unchecked, virtual_server,
+};
 pub use rpc::all_pages;
 
 use flags::Flags;
@@ -247,7 +249,7 @@ impl System {
     pub fn unchecked_web(&self) -> Desired {
         let mut desired = self.web();
         let virtual_servers = desired.virtual_servers.into_iter();
-        desired.virtual_servers = virtual_servers.map(VirtualServer::unchecked).collect();
+        desired.virtual_servers = virtual_servers.map(unchecked).collect();
         desired
     }
 
@@ -257,12 +259,8 @@ impl System {
         let real_servers = web_pods
             .iter()
             .flat_map(|pod| [IpAddr::from(pod.address), pod.address6.into()]);
-        Desired::new([IpNet::from(SERVICE_RANGE), SERVICE_RANGE6.into()]).with(VirtualServer::new(
-            "web",
-            addresses,
-            [Ports::One(80)],
-            real_servers,
-        ))
+        let ranges = [IpNet::from(SERVICE_RANGE), SERVICE_RANGE6.into()];
+        Desired::new(ranges).with(virtual_server("web", addresses, [port(80)], real_servers))
     }
 
     /// Gives every lb pod a new file.

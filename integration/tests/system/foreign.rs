@@ -5,9 +5,10 @@ use std::{net::SocketAddr, process::Command, time::Duration};
 use lab::{
     Host, Signal, ensure_that, http,
     reference::{Options, SERVICE_RANGE, SERVICE_RANGE6},
-    system::{Daemon, Desired, Ports, System},
+    system::{Daemon, Desired, System, port},
     wait_for,
 };
+use virtual_server::Ports;
 
 use crate::forwarding::{
     SOON, empty, one_lb_pod, service, start_one_lb_pod, table, virtual_server, wait_for_table,
@@ -171,7 +172,7 @@ fn foreign_entries_routes_and_tables_survive_start_changes_restart_and_end() {
 }
 
 fn web(system: &System) -> Desired {
-    empty().with(virtual_server(1, Ports::One(80), &system.network.web_pods))
+    empty().with(virtual_server(1, port(80), &system.network.web_pods))
 }
 
 /// Waits for further audits of the programmer.
@@ -273,7 +274,7 @@ fn what_somebody_takes_away_or_changes_is_put_right_by_the_audit() {
     )
     .unwrap();
     system.set_flags("ipvs-programmer", &[("--audit-interval", "1s")]);
-    let range = virtual_server(2, Ports::Range(80, 99), &system.network.web_pods);
+    let range = virtual_server(2, "80-99".parse().unwrap(), &system.network.web_pods);
     system.write_desired(&web(&system).with(range)).unwrap();
     start_one_lb_pod(&mut system);
     wait_until_serving(&system, 0);
@@ -363,7 +364,7 @@ fn a_restart_over_a_right_table_writes_nothing_and_over_a_wrong_one_what_is_wron
             ..Options::default()
         },
         |system| {
-            let range = virtual_server(2, Ports::Range(80, 99), &system.network.web_pods);
+            let range = virtual_server(2, "80-99".parse().unwrap(), &system.network.web_pods);
             web(system).with(range)
         },
     );

@@ -12,6 +12,7 @@ mod uplink;
 
 use std::{
     net::{IpAddr, SocketAddr},
+    num::NonZeroU16,
     time::Duration,
 };
 
@@ -21,9 +22,10 @@ use lab::{
     Host, ensure_that,
     nodes::Pod,
     reference::{Options, SERVICE_RANGE, SERVICE_RANGE6},
-    system::{Daemon, Desired, HealthCheck, Ports, System, VirtualServer},
+    system::{self, Daemon, Desired, System, VirtualServer},
     wait_for,
 };
+use virtual_server::{HealthCheckOptions, Ports, Scheduler};
 
 /// For anything that shall happen, on the slowest floor.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -102,16 +104,16 @@ pub(crate) fn addresses(pods: &[Pod]) -> Vec<IpAddr> {
 /// A virtual server of a service address number, on both families, whose real servers are checked
 /// at their web server.
 pub(crate) fn virtual_server(number: u8, ports: Ports, real_servers: &[Pod]) -> VirtualServer {
-    let server = VirtualServer::new(
+    let server = system::virtual_server(
         &format!("service-{number}"),
         service(number),
         [ports],
         addresses(real_servers),
     );
     VirtualServer {
-        scheduler: Some("rr"),
-        health_check: server.health_check.clone().map(|check| HealthCheck {
-            port: Some(80),
+        scheduler: Scheduler::Rr,
+        health_check: server.health_check.clone().map(|check| HealthCheckOptions {
+            port: NonZeroU16::new(80),
             ..check
         }),
         ..server

@@ -6,7 +6,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use ipnet::IpNet;
 use lab::reference::{Options, SERVICE, SERVICE_RANGE, SERVICE_RANGE6, SERVICE6};
-use lab::system::{Daemon, Desired, HealthCheck, Ports, System, VirtualServer};
+use lab::system::{Daemon, Desired, System, port, virtual_server};
+use virtual_server::{HealthCheckOptions, ServiceRange};
 
 use crate::expect::{
     SOON, eventually, service, service_range, until_ready, until_readyz, until_weight,
@@ -31,13 +32,12 @@ fn each_step_in_its_turn_holds_back_the_announcement_and_is_named() {
     let mut system = System::new("order-up", Options::default()).unwrap();
     let real_servers = system.network.web_pods.iter().map(|pod| pod.address.into());
     let real_servers: Vec<IpAddr> = real_servers.collect();
-    let mut web = VirtualServer::new("web", [SERVICE.into()], [Ports::One(80)], real_servers);
-    web.health_check = Some(HealthCheck {
-        kind: "tcpConnect",
-        interval: Some("60s"),
-        timeout: Some("60s"),
-        initial_jitter: Some("0ms"),
-        ..HealthCheck::default()
+    let mut web = virtual_server("web", [SERVICE.into()], [port(80)], real_servers);
+    web.health_check = Some(HealthCheckOptions {
+        interval: Some(Duration::from_secs(60)),
+        timeout: Some(Duration::from_secs(60)),
+        initial_jitter: Some(Duration::ZERO),
+        ..HealthCheckOptions::default()
     });
     let desired = Desired::new([service_range()]).with(web);
     system.write_desired(&desired).unwrap();
@@ -179,7 +179,7 @@ fn an_address_that_is_taken_out_of_the_file_is_withdrawn_and_its_routes_go() {
 
     let ipv6: IpNet = SERVICE_RANGE6.into();
     let mut desired = system.web();
-    desired.service_ranges = vec![ipv6];
+    desired.service_ranges = vec![ServiceRange { prefix: ipv6 }];
     desired.virtual_servers[0].addresses = vec![SERVICE6.into()];
     let real_servers = &mut desired.virtual_servers[0].real_servers;
     real_servers.retain(|real_server| real_server.address.is_ipv6());

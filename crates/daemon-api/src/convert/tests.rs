@@ -43,12 +43,13 @@ fn any_scheduler() -> impl Strategy<Value = Scheduler> {
         Just(Scheduler::Wlc),
         Just(Scheduler::Sed),
         Just(Scheduler::Nq),
-        any::<(bool, bool)>().prop_map(|(fallback, port)| Scheduler::Sh { fallback, port }),
+        any::<(bool, bool)>()
+            .prop_map(|(fallback, port)| Scheduler::Sh(SchedulerFlags { fallback, port })),
         Just(Scheduler::MH_DEFAULT),
-        Just(Scheduler::Mh {
+        Just(Scheduler::Mh(SchedulerFlags {
             fallback: true,
             port: false
-        }),
+        })),
     ]
 }
 

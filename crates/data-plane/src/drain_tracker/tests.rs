@@ -1,5 +1,5 @@
 use data_plane_testbed::checked_virtual_server as virtual_server;
-use virtual_server::ForwardingMethod;
+use virtual_server::{ForwardingMethod, SchedulerFlags};
 
 use super::*;
 
@@ -75,10 +75,10 @@ fn a_real_server_that_is_not_listed_drains_where_it_can() {
     assert_drains(&server, &at_once, Health::Healthy, 0);
     let port = false;
     let without_fallback = VirtualServer {
-        scheduler: Scheduler::Mh {
+        scheduler: Scheduler::Mh(SchedulerFlags {
             fallback: false,
             port,
-        },
+        }),
         ..server.clone()
     };
     assert_drains(&server, &without_fallback, Health::Healthy, 0);

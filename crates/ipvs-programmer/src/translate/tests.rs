@@ -32,8 +32,8 @@ fn settings(family: AddressFamily) -> impl Strategy<Value = EntrySettings> {
         Just(Scheduler::Wlc),
         Just(Scheduler::Sed),
         Just(Scheduler::Nq),
-        flags().prop_map(|(fallback, port)| Scheduler::Sh { fallback, port }),
-        flags().prop_map(|(fallback, port)| Scheduler::Mh { fallback, port }),
+        flags().prop_map(|(fallback, port)| Scheduler::Sh(SchedulerFlags { fallback, port })),
+        flags().prop_map(|(fallback, port)| Scheduler::Mh(SchedulerFlags { fallback, port })),
     ];
     let persistence = (1_u64..2_678_400, 1..=longest_prefix(family)).prop_map(
         |(seconds, client_prefix_length)| Persistence {

@@ -104,10 +104,7 @@ impl IpvsTable for FakeKernel {
                 | TableChange::RemoveRealServer(..) => None,
             };
             let is_mh = settings.is_some_and(|settings| {
-                matches!(
-                    settings.scheduler,
-                    EntryScheduler::Known(Scheduler::Mh { .. })
-                )
+                matches!(settings.scheduler, EntryScheduler::Known(Scheduler::Mh(_)))
             });
             if is_mh && state.without_mh {
                 failed.push(FailedChange {

@@ -28,14 +28,15 @@ use proptest::{
 use virtual_server::{
     AddressFamily, Entry, EntryForwardingMethod, EntryKey, EntryScheduler, EntrySettings,
     FailureAction, ForwardingMethod, IpNet, Persistence, Protocol, RealServer, RealServerEntry,
-    RealServerState, Scheduler, Table, TableChange, TunnelKind, VirtualServer, Weight, plan,
+    RealServerState, Scheduler, SchedulerFlags, Table, TableChange, TunnelKind, VirtualServer,
+    Weight, plan,
 };
 
 const TUNNEL: ForwardingMethod = ForwardingMethod::Tunnel(TunnelKind::Ipip);
-const MH: Scheduler = Scheduler::Mh {
+const MH: Scheduler = Scheduler::Mh(SchedulerFlags {
     fallback: true,
     port: true,
-};
+});
 
 /// Runs a test on a thread in a network namespace of its own.
 fn run(test: impl FnOnce(LinuxKernel) + Send + 'static) {
@@ -108,8 +109,8 @@ fn any_entry(key: EntryKey) -> impl Strategy<Value = Entry> {
         Just(Scheduler::Wlc),
         Just(Scheduler::Sed),
         Just(Scheduler::Nq),
-        flags().prop_map(|(fallback, port)| Scheduler::Sh { fallback, port }),
-        flags().prop_map(|(fallback, port)| Scheduler::Mh { fallback, port }),
+        flags().prop_map(|(fallback, port)| Scheduler::Sh(SchedulerFlags { fallback, port })),
+        flags().prop_map(|(fallback, port)| Scheduler::Mh(SchedulerFlags { fallback, port })),
     ];
     let (longest, by_mark) = match key {
         EntryKey::Address {

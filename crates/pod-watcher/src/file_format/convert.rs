@@ -1,289 +1,228 @@
 //! What a document means: pure, and each refusal has its place.
 
-use std::collections::BTreeMap;
+use std::{cell::LazyCell, collections::BTreeMap, net::IpAddr};
 
 use daemon_runtime::config_file::{Place, Problem};
-use serde_saphyr::Spanned;
 use virtual_server::{
-    DesiredSet, FailureAction, Field, FieldPath, ForwardingMethod, HealthCheckChoice,
-    HealthCheckOptions, Invalid, Options, PersistenceOptions, Problems, Protocol, RealServer,
-    RealServerKey, RealServerState, Scheduler, SchedulerFlags, ServiceRange, TunnelKind,
-    VirtualServer, VirtualServerId, Weight,
+    DesiredSet, Field, FieldPath, Invalid, Options, PersistenceOptions, Problems, RealServerKey,
+    ServiceRange, VirtualServer, VirtualServerId,
 };
 
-use super::{Content, Document, Entry, value};
+use super::{
+    Content, Document, Entry,
+    places::{Origin, Places},
+};
 
-/// Where the objects of a set stand in the document.
-#[derive(Default)]
-struct Origins {
-    virtual_servers: BTreeMap<VirtualServerId, Option<Place>>,
-    service_ranges: BTreeMap<ServiceRange, Option<Place>>,
+pub(super) fn content(document: Document, text: &str) -> Result<Content, Problems<Problem>> {
+    let mut reader = Reader {
+        places: LazyCell::new(Box::new(|| Places::of(text))),
+        service_ranges: BTreeMap::new(),
+        virtual_servers: BTreeMap::new(),
+        desired: DesiredSet::default(),
+        doubts: Vec::new(),
+        problems: Problems::default(),
+    };
+    for (index, range) in document.service_ranges.into_iter().enumerate() {
+        reader.take_service_range(index, range);
+    }
+    for (index, entry) in document.virtual_servers.iter().enumerate() {
+        reader.take_entry(index, entry);
+    }
+    reader.check_together();
+    reader.problems.or(Content {
+        desired: reader.desired,
+        doubts: reader.doubts,
+    })
 }
 
-pub(super) fn content(document: Document) -> Result<Content, Problems<Problem>> {
-    let mut desired = DesiredSet::default();
-    let mut doubts = Vec::new();
-    let mut origins = Origins::default();
-    let mut problems = Problems::default();
-    for prefix in document.service_ranges {
-        let place = Place::of(&prefix);
-        let value::Prefix(range) = prefix.value;
-        if let Some(former) = origins.service_ranges.insert(range, place) {
+/// What has been read, and where it stands.
+struct Reader<'a> {
+    /// Read where something is wrong.
+    places: LazyCell<Places, Box<dyn FnOnce() -> Places + 'a>>,
+    service_ranges: BTreeMap<ServiceRange, usize>,
+    virtual_servers: BTreeMap<VirtualServerId, Origin>,
+    desired: DesiredSet,
+    doubts: Vec<Problem>,
+    problems: Problems<Problem>,
+}
+
+impl Reader<'_> {
+    fn take_service_range(&mut self, index: usize, range: ServiceRange) {
+        if let Some(former) = self.service_ranges.insert(range, index) {
+            let (place, former) = [index, former].map(|i| self.places.service_range(i)).into();
             let object = format!("the service range {range}");
-            problems.push(given_twice(&object, place, former));
+            self.problems.push(given_twice(&object, place, former));
         }
         if let Err(reason) = range.validate() {
             let field = FieldPath::ServiceRange(range);
-            let message = Invalid { field, reason }.to_string();
-            problems.push(Problem { place, message });
+            self.problems.push(Problem {
+                place: self.places.service_range(index),
+                message: Invalid { field, reason }.to_string(),
+            });
         } else {
-            desired.service_ranges.insert(range);
+            self.desired.service_ranges.insert(range);
         }
     }
-    for entry in document.virtual_servers {
-        for (place, mut virtual_server) in expand(&entry, &mut problems) {
-            let id = virtual_server.id;
-            doubts.extend(round_weights(&entry, &mut virtual_server));
-            doubts.extend(doubt(&entry, &virtual_server));
-            if let Some(former) = origins.virtual_servers.insert(id, place) {
-                let object = format!("the virtual server {id}");
-                problems.push(given_twice(&object, place, former));
-            }
-            desired.virtual_servers.insert(id, virtual_server);
-        }
-    }
-    let mut together = Problems::default();
-    desired.check_together(&mut together);
-    problems.append(together, |invalid| {
-        let (place, message) = (origins.place_of(&invalid), invalid.to_string());
-        Some(Problem { place, message })
-    });
-    problems.or(Content { desired, doubts })
-}
 
-/// Rounds weights that the scheduler cannot keep apart, and says so.
-fn round_weights(entry: &Spanned<Entry>, virtual_server: &mut VirtualServer) -> Option<Problem> {
-    let levels = virtual_server.round_weights(None)?;
-    let first = entry.value.real_servers.first();
-    Some(Problem {
-        place: first.and_then(Place::of).or_else(|| Place::of(entry)),
-        message: format!(
-            "{}: weights are rounded to {levels} levels, since {} cannot keep more apart for so \
-             many real servers; write weights with small \
-             whole-number ratios, such as 1, 2 and 4, or another scheduler",
-            virtual_server.id,
-            virtual_server.scheduler.name()
-        ),
-    })
-}
-
-/// Valid, but never serving.
-fn doubt(entry: &Spanned<Entry>, virtual_server: &VirtualServer) -> Option<Problem> {
-    let minimum = entry.value.minimum_healthy.as_ref()?;
-    let count = virtual_server.real_servers.len();
-    (u64::from(minimum.value) > count as u64).then(|| Problem {
-        place: Place::of(minimum),
-        message: format!(
-            "{}: minimumHealthy: {} is more than the real servers that it has ({count}), so it is \
-             never serving; list more of them, or write a smaller number",
-            virtual_server.id, minimum.value
-        ),
-    })
-}
-
-impl Origins {
-    fn place_of(&self, invalid: &Invalid) -> Option<Place> {
-        match invalid.field {
-            FieldPath::VirtualServer(id, _) => *self.virtual_servers.get(&id?)?,
-            FieldPath::ServiceRange(range) => *self.service_ranges.get(&range)?,
-        }
-    }
-}
-
-/// The virtual servers of one entry, each with the place of its address.
-fn expand(
-    entry: &Spanned<Entry>,
-    problems: &mut Problems<Problem>,
-) -> Vec<(Option<Place>, VirtualServer)> {
-    let fields = &entry.value;
-    for (field, is_empty) in [
-        ("addresses", fields.addresses.is_empty()),
-        ("ports", fields.ports.is_empty()),
-    ] {
-        if is_empty {
-            let message = format!("{field}: the list is empty; write at least one");
-            let place = Place::of(entry);
-            problems.push(Problem { place, message });
-        }
-    }
-    let (behaviour, refused) = options(fields).resolve();
-    problems.extend(refused.into_iter().map(|invalid| Problem {
-        place: place_of(invalid.field, entry, None),
-        message: invalid.to_string(),
-    }));
-    let mixed = [true, false].iter().all(|is_ipv4| {
-        let of_family = |a: &Spanned<value::Address>| a.value.0.is_ipv4() == *is_ipv4;
-        fields.addresses.iter().any(of_family)
-    });
-    let mut expanded = Vec::new();
-    // What is wrong with an entry is wrong with each of its virtual servers.
-    let mut reported: Vec<Invalid> = Vec::new();
-    for address in &fields.addresses {
-        for ports in &fields.ports {
-            let service_address = address.value.0;
-            let mut virtual_server = VirtualServer {
-                id: VirtualServerId {
-                    address: service_address,
-                    protocol: match fields.protocol {
-                        super::Protocol::Tcp => Protocol::Tcp,
-                        super::Protocol::Udp => Protocol::Udp,
-                        super::Protocol::Sctp => Protocol::Sctp,
-                    },
-                    ports: ports.value.0,
-                },
-                name: fields.name.value.clone(),
-                scheduler: behaviour.scheduler,
-                forwarding_method: behaviour.forwarding_method,
-                persistence: behaviour
-                    .persistence
-                    .map(|persistence| persistence.at(service_address)),
-                real_servers: fields
-                    .real_servers
-                    .iter()
-                    .map(|real_server| convert_real_server(&real_server.value))
-                    .filter(|server| {
-                        !mixed || server.address.is_ipv4() == service_address.is_ipv4()
-                    })
-                    .collect(),
-                health_check: behaviour.health_check,
-                on_failure: behaviour.on_failure,
-                minimum_healthy: behaviour.minimum_healthy,
-                drain_timeout: behaviour.drain_timeout,
-            };
-            if let Err(of_one) = virtual_server.validate() {
-                problems.append(of_one, |invalid| {
-                    if reported.contains(&invalid) {
-                        return None;
-                    }
-                    let message = format!("{}: {invalid}", virtual_server.id);
-                    let place = place_of(invalid.field, entry, Some((address, ports)));
-                    reported.push(invalid);
-                    Some(Problem { place, message })
+    /// Takes the virtual servers of one entry.
+    fn take_entry(&mut self, index: usize, entry: &Entry) {
+        let mut origin = Origin {
+            entry: index,
+            ..Origin::default()
+        };
+        for (field, is_empty) in [
+            ("addresses", entry.addresses.is_empty()),
+            ("ports", entry.ports.is_empty()),
+        ] {
+            if is_empty {
+                self.problems.push(Problem {
+                    place: self.places.field(origin, Field::RealServers, None),
+                    message: format!("{field}: the list is empty; write at least one"),
                 });
             }
-            virtual_server.sort_real_servers();
-            expanded.push((Place::of(address), virtual_server));
+        }
+        let (behaviour, refused) = options(entry).resolve();
+        for invalid in refused {
+            let place = self.place_of(invalid.field, origin, entry);
+            let message = invalid.to_string();
+            self.problems.push(Problem { place, message });
+        }
+        let is_mixed = [true, false].iter().all(|is_ipv4| {
+            let is_of_family = |address: &IpAddr| address.is_ipv4() == *is_ipv4;
+            entry.addresses.iter().any(is_of_family)
+        });
+        // What is wrong with an entry is wrong with each of its virtual servers.
+        let mut reported: Vec<Invalid> = Vec::new();
+        for (address_index, address) in entry.addresses.iter().enumerate() {
+            for (ports_index, ports) in entry.ports.iter().enumerate() {
+                (origin.address, origin.ports) = (address_index, ports_index);
+                let real_servers = entry.real_servers.iter();
+                let virtual_server = VirtualServer {
+                    id: VirtualServerId {
+                        address: *address,
+                        protocol: entry.protocol,
+                        ports: *ports,
+                    },
+                    name: entry.name.clone(),
+                    scheduler: behaviour.scheduler,
+                    forwarding_method: behaviour.forwarding_method,
+                    persistence: behaviour
+                        .persistence
+                        .map(|persistence| persistence.at(*address)),
+                    real_servers: real_servers
+                        .filter(|server| !is_mixed || server.address.is_ipv4() == address.is_ipv4())
+                        .cloned()
+                        .collect(),
+                    health_check: behaviour.health_check,
+                    on_failure: behaviour.on_failure,
+                    minimum_healthy: behaviour.minimum_healthy,
+                    drain_timeout: behaviour.drain_timeout,
+                };
+                if let Err(of_one) = virtual_server.validate() {
+                    let mut problems = std::mem::take(&mut self.problems);
+                    problems.append(of_one, |invalid| {
+                        if reported.contains(&invalid) {
+                            return None;
+                        }
+                        let place = self.place_of(invalid.field, origin, entry);
+                        let message = format!("{}: {invalid}", virtual_server.id);
+                        reported.push(invalid);
+                        Some(Problem { place, message })
+                    });
+                    self.problems = problems;
+                }
+                self.take_virtual_server(origin, entry, virtual_server);
+            }
         }
     }
-    expanded
-}
 
-/// The place of the field, as near as it is known.
-fn place_of(
-    field: FieldPath,
-    entry: &Spanned<Entry>,
-    pair: Option<(&Spanned<value::Address>, &Spanned<value::PortsText>)>,
-) -> Option<Place> {
-    let fields = &entry.value;
-    let FieldPath::VirtualServer(_, field) = field else {
-        return Place::of(entry);
-    };
-    let near = match field {
-        Field::Address => pair.and_then(|(address, _)| Place::of(address)),
-        Field::Ports => pair.and_then(|(_, ports)| Place::of(ports)),
-        Field::Name => Place::of(&fields.name),
-        Field::SchedulerFlags => fields.scheduler_flags.as_ref().and_then(Place::of),
-        Field::TunnelKind => fields.tunnel_kind.as_ref().and_then(Place::of),
-        Field::PersistenceTimeout | Field::ClientPrefixLength => {
-            fields.persistence.as_ref().and_then(Place::of)
+    fn take_virtual_server(&mut self, origin: Origin, entry: &Entry, mut server: VirtualServer) {
+        let id = server.id;
+        server.sort_real_servers();
+        if let Some(levels) = server.round_weights(None) {
+            self.doubts.push(Problem {
+                place: self.places.first_real_server(origin),
+                message: format!(
+                    "{id}: weights are rounded to {levels} levels, since {} cannot keep more apart \
+                     for so many real servers; write weights with small whole-number ratios, such \
+                     as 1, 2 and 4, or another scheduler",
+                    server.scheduler.word()
+                ),
+            });
         }
-        Field::HealthCheck(_) => fields.health_check.as_ref().and_then(Place::of),
-        Field::MinimumHealthy => fields.minimum_healthy.as_ref().and_then(Place::of),
-        Field::DrainTimeout => fields.drain_timeout.as_ref().and_then(Place::of),
+        let count = server.real_servers.len();
+        if let Some(minimum) = entry.minimum_healthy
+            && u64::from(minimum) > count as u64
+        {
+            self.doubts.push(Problem {
+                place: self.places.field(origin, Field::MinimumHealthy, None),
+                message: format!(
+                    "{id}: minimumHealthy: {minimum} is more than the real servers that it has \
+                     ({count}), so it is never serving; list more of them, or write a smaller \
+                     number"
+                ),
+            });
+        }
+        if let Some(former) = self.virtual_servers.insert(id, origin) {
+            let (place, former) = [origin, former]
+                .map(|o| self.places.virtual_server(o))
+                .into();
+            let object = format!("the virtual server {id}");
+            self.problems.push(given_twice(&object, place, former));
+        }
+        self.desired.virtual_servers.insert(id, server);
+    }
+
+    /// Checks what is valid by itself against the rest.
+    fn check_together(&mut self) {
+        let mut together = Problems::default();
+        self.desired.check_together(&mut together);
+        let (places, ranges) = (&self.places, &self.service_ranges);
+        let servers = &self.virtual_servers;
+        self.problems.append(together, |invalid| {
+            let place = match invalid.field {
+                FieldPath::VirtualServer(id, _) => id
+                    .and_then(|id| servers.get(&id))
+                    .and_then(|origin| places.virtual_server(*origin)),
+                FieldPath::ServiceRange(range) => ranges
+                    .get(&range)
+                    .and_then(|index| places.service_range(*index)),
+            };
+            let message = invalid.to_string();
+            Some(Problem { place, message })
+        });
+    }
+
+    fn place_of(&self, field: FieldPath, origin: Origin, entry: &Entry) -> Option<Place> {
+        let FieldPath::VirtualServer(_, field) = field else {
+            return None;
+        };
         // The last one, since of two that are equal the second is too many.
-        Field::RealServer(key, _) => {
-            let mut servers = fields.real_servers.iter().rev();
-            let named = servers
-                .find(|server| RealServerKey::from(&convert_real_server(&server.value)) == key);
-            named.and_then(Place::of)
-        }
-        Field::RealServers | Field::Scheduler | Field::ForwardingMethod | Field::OnFailure => None,
-    };
-    near.or_else(|| Place::of(entry))
-}
-
-fn convert_real_server(real_server: &super::RealServer) -> RealServer {
-    RealServer {
-        address: real_server.address.0,
-        port: real_server.port.map(|value::Port(port)| port),
-        weight: real_server.weight.map_or_else(Weight::default, Weight),
-        state: match real_server.state {
-            super::RealServerState::Ready => RealServerState::Ready,
-            super::RealServerState::Draining => RealServerState::Draining,
-        },
+        let real_server = if let Field::RealServer(key, _) = field {
+            let mut servers = entry.real_servers.iter();
+            servers.rposition(|server| RealServerKey::from(server) == key)
+        } else {
+            None
+        };
+        self.places.field(origin, field, real_server)
     }
 }
 
 fn options(entry: &Entry) -> Options {
     Options {
-        scheduler: Some(match entry.scheduler {
-            super::Scheduler::Rr => Scheduler::Rr,
-            super::Scheduler::Wrr => Scheduler::Wrr,
-            super::Scheduler::Lc => Scheduler::Lc,
-            super::Scheduler::Wlc => Scheduler::Wlc,
-            super::Scheduler::Sh => Scheduler::SH_DEFAULT,
-            super::Scheduler::Mh => Scheduler::MH_DEFAULT,
-            super::Scheduler::Sed => Scheduler::Sed,
-            super::Scheduler::Nq => Scheduler::Nq,
+        scheduler: Some(entry.scheduler),
+        scheduler_flags: entry.scheduler_flags,
+        forwarding_method: Some(entry.forwarding_method),
+        tunnel_kind: entry.tunnel_kind,
+        persistence: entry.persistence.map(|persistence| PersistenceOptions {
+            timeout: persistence.timeout,
+            ipv4_prefix_length: persistence.client_prefix_length,
+            ipv6_prefix_length: persistence.client_prefix_length,
         }),
-        scheduler_flags: entry.scheduler_flags.as_ref().map(|flags| SchedulerFlags {
-            fallback: flags.value.contains(&super::SchedulerFlag::Fallback),
-            port: flags.value.contains(&super::SchedulerFlag::Port),
-        }),
-        forwarding_method: Some(match entry.forwarding_method {
-            super::ForwardingMethod::Tunnel => ForwardingMethod::default(),
-            super::ForwardingMethod::Masquerade => ForwardingMethod::Masquerade,
-            super::ForwardingMethod::DirectRouting => ForwardingMethod::DirectRouting,
-        }),
-        tunnel_kind: entry.tunnel_kind.as_ref().map(|kind| match kind.value {
-            super::TunnelKind::Ipip => TunnelKind::Ipip,
-        }),
-        persistence: entry.persistence.as_ref().map(|persistence| {
-            let client_prefix_length = persistence.value.client_prefix_length;
-            PersistenceOptions {
-                timeout: persistence.value.timeout.0,
-                ipv4_prefix_length: client_prefix_length,
-                ipv6_prefix_length: client_prefix_length,
-            }
-        }),
-        health_check: entry
-            .health_check
-            .as_ref()
-            .map_or_else(HealthCheckOptions::default, |check| {
-                health_check(&check.value)
-            }),
-        on_failure: Some(match entry.on_failure {
-            super::OnFailure::Quiesce => FailureAction::Quiesce,
-            super::OnFailure::Remove => FailureAction::Remove,
-        }),
-        minimum_healthy: entry.minimum_healthy.as_ref().map(|minimum| minimum.value),
-        drain_timeout: entry.drain_timeout.as_ref().map(|period| period.value.0),
-    }
-}
-
-fn health_check(check: &super::HealthCheck) -> HealthCheckOptions {
-    let period = |period: Option<value::Period>| period.map(|value::Period(period)| period);
-    HealthCheckOptions {
-        kind: Some(match check.kind {
-            super::HealthCheckKind::TcpConnect => HealthCheckChoice::TcpConnect,
-            super::HealthCheckKind::None => HealthCheckChoice::None,
-        }),
-        port: check.port.map(|value::Port(port)| port),
-        interval: period(check.interval),
-        timeout: period(check.timeout),
-        rise: check.rise,
-        fall: check.fall,
-        initial_jitter: period(check.initial_jitter),
+        health_check: entry.health_check.clone().unwrap_or_default(),
+        on_failure: Some(entry.on_failure),
+        minimum_healthy: entry.minimum_healthy,
+        drain_timeout: entry.drain_timeout,
     }
 }
 

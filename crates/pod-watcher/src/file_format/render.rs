@@ -1,202 +1,95 @@
 //! A desired set as a document that reads back as the same set.
 
-use std::{
-    fmt::{self, Write},
-    time::Duration,
+use virtual_server::{
+    DesiredSet, HealthCheck, HealthCheckChoice, HealthCheckKind, HealthCheckOptions, Scheduler,
+    SchedulerFlags, VirtualServer,
 };
 
-use virtual_server::{
-    DesiredSet, FailureAction, ForwardingMethod, HealthCheck, HealthCheckKind, Ports, Protocol,
-    RealServer, RealServerState, Scheduler, TunnelKind, VirtualServer, Weight,
-};
+use super::{Document, Entry, Persistence};
 
 /// Writes the document; what is as the default has it is left out.
 ///
 /// Times are written in whole milliseconds, as a valid set has them.
 #[must_use]
 pub fn render(desired: &DesiredSet) -> String {
-    let mut document = String::new();
-    write_document(&mut document, desired).expect("a String takes whatever is written");
-    document
+    let entries = desired.virtual_servers.values().map(Entry::from);
+    let document = Document::new(desired.service_ranges.iter().map(|range| range.prefix));
+    entries.fold(document, Document::with).text()
 }
 
-fn write_document(out: &mut String, desired: &DesiredSet) -> fmt::Result {
-    writeln!(out, "apiVersion: portlb.io/v1\nkind: VirtualServers")?;
-    if !desired.service_ranges.is_empty() {
-        writeln!(out, "serviceRanges:")?;
-    }
-    for range in &desired.service_ranges {
-        writeln!(out, "- {}", quoted(&range.to_string()))?;
-    }
-    if desired.virtual_servers.is_empty() {
-        return writeln!(out, "virtualServers: []");
-    }
-    writeln!(out, "virtualServers:")?;
-    for server in desired.virtual_servers.values() {
-        write_virtual_server(out, server)?;
-    }
-    Ok(())
-}
-
-fn write_virtual_server(out: &mut String, server: &VirtualServer) -> fmt::Result {
-    writeln!(out, "- name: {}", quoted(&server.name))?;
-    let address = server.id.address.to_string();
-    writeln!(out, "  addresses: [{}]", quoted(&address))?;
-    match server.id.ports {
-        Ports::All => writeln!(out, "  ports: [all]")?,
-        ports @ (Ports::Single(_) | Ports::Range(..)) => writeln!(out, "  ports: [{ports}]")?,
-    }
-    match server.id.protocol {
-        Protocol::Tcp => {}
-        protocol @ (Protocol::Udp | Protocol::Sctp) => writeln!(out, "  protocol: {protocol}")?,
-    }
-    write_scheduler(out, server.scheduler)?;
-    match server.forwarding_method {
-        // The only kind of tunnel is the default.
-        ForwardingMethod::Tunnel(TunnelKind::Ipip) => {}
-        method @ (ForwardingMethod::Masquerade | ForwardingMethod::DirectRouting) => {
-            writeln!(out, "  forwardingMethod: {method}")?;
-        }
-    }
-    if let Some(persistence) = &server.persistence {
+impl From<&VirtualServer> for Entry {
+    fn from(server: &VirtualServer) -> Self {
         let longest = if server.id.address.is_ipv4() { 32 } else { 128 };
-        writeln!(
-            out,
-            "  persistence:\n    timeout: {}",
-            period(persistence.timeout)
-        )?;
-        if persistence.client_prefix_length != longest {
-            let length = persistence.client_prefix_length;
-            writeln!(out, "    clientPrefixLength: {length}")?;
+        let differing = |number: u8| Some(number).filter(|number| *number != longest);
+        Self {
+            name: server.name.clone(),
+            addresses: vec![server.id.address],
+            ports: vec![server.id.ports],
+            protocol: server.id.protocol,
+            scheduler: server.scheduler,
+            scheduler_flags: scheduler_flags(server.scheduler),
+            forwarding_method: server.forwarding_method,
+            tunnel_kind: None,
+            persistence: server.persistence.map(|persistence| Persistence {
+                timeout: persistence.timeout,
+                client_prefix_length: differing(persistence.client_prefix_length),
+            }),
+            real_servers: server.real_servers.clone(),
+            health_check: health_check(server.health_check),
+            on_failure: server.on_failure,
+            minimum_healthy: Some(server.minimum_healthy)
+                .filter(|minimum| *minimum != VirtualServer::DEFAULT_MINIMUM_HEALTHY),
+            drain_timeout: Some(server.drain_timeout)
+                .filter(|timeout| *timeout != VirtualServer::DEFAULT_DRAIN_TIMEOUT),
         }
     }
-    write_health_check(out, server.health_check.as_ref())?;
-    match server.on_failure {
-        FailureAction::Quiesce => {}
-        FailureAction::Remove => writeln!(out, "  onFailure: remove")?,
-    }
-    if server.minimum_healthy != VirtualServer::DEFAULT_MINIMUM_HEALTHY {
-        writeln!(out, "  minimumHealthy: {}", server.minimum_healthy)?;
-    }
-    if server.drain_timeout != VirtualServer::DEFAULT_DRAIN_TIMEOUT {
-        writeln!(out, "  drainTimeout: {}", period(server.drain_timeout))?;
-    }
-    if server.real_servers.is_empty() {
-        return writeln!(out, "  realServers: []");
-    }
-    writeln!(out, "  realServers:")?;
-    for real_server in &server.real_servers {
-        write_real_server(out, real_server)?;
-    }
-    Ok(())
 }
 
-fn write_scheduler(out: &mut String, scheduler: Scheduler) -> fmt::Result {
-    if scheduler == Scheduler::default() {
-        return Ok(());
-    }
-    writeln!(out, "  scheduler: {}", scheduler.name())?;
+fn scheduler_flags(scheduler: Scheduler) -> Option<SchedulerFlags> {
     match scheduler {
-        Scheduler::SH_DEFAULT => Ok(()),
-        Scheduler::Sh { fallback, port } | Scheduler::Mh { fallback, port } => {
-            let fallback = fallback.then_some("fallback");
-            let port = port.then_some("port");
-            let flags: Vec<&str> = fallback.into_iter().chain(port).collect();
-            writeln!(out, "  schedulerFlags: [{}]", flags.join(", "))
-        }
+        Scheduler::SH_DEFAULT | Scheduler::MH_DEFAULT => None,
+        Scheduler::Sh(flags) | Scheduler::Mh(flags) => Some(flags),
         Scheduler::Rr
         | Scheduler::Wrr
         | Scheduler::Lc
         | Scheduler::Wlc
         | Scheduler::Sed
-        | Scheduler::Nq => Ok(()),
+        | Scheduler::Nq => None,
     }
 }
 
-fn write_health_check(out: &mut String, check: Option<&HealthCheck>) -> fmt::Result {
-    let default = HealthCheck::default();
+fn health_check(check: Option<HealthCheck>) -> Option<HealthCheckOptions> {
     let Some(check) = check else {
-        return writeln!(out, "  healthCheck: {{kind: none}}");
+        return Some(HealthCheckOptions {
+            kind: Some(HealthCheckChoice::None),
+            ..HealthCheckOptions::default()
+        });
     };
-    if *check == default {
-        return Ok(());
-    }
     let HealthCheckKind::TcpConnect { port } = check.kind;
-    writeln!(out, "  healthCheck:\n    kind: tcpConnect")?;
-    if let Some(port) = port {
-        writeln!(out, "    port: {port}")?;
-    }
-    writeln!(out, "    interval: {}", period(check.interval))?;
-    writeln!(out, "    timeout: {}", period(check.timeout))?;
-    writeln!(out, "    rise: {}\n    fall: {}", check.rise, check.fall)?;
-    writeln!(out, "    initialJitter: {}", period(check.initial_jitter))
-}
-
-fn write_real_server(out: &mut String, real_server: &RealServer) -> fmt::Result {
-    writeln!(
-        out,
-        "  - address: {}",
-        quoted(&real_server.address.to_string())
-    )?;
-    if let Some(port) = real_server.port {
-        writeln!(out, "    port: {port}")?;
-    }
-    if real_server.weight != Weight::default() {
-        writeln!(out, "    weight: {}", real_server.weight.0)?;
-    }
-    match real_server.state {
-        RealServerState::Ready => Ok(()),
-        RealServerState::Draining => writeln!(out, "    state: draining"),
-    }
-}
-
-/// In the largest unit that keeps it whole.
-fn period(period: Duration) -> String {
-    let milliseconds = period.as_millis();
-    for (unit, length) in [
-        ("d", 86_400_000),
-        ("h", 3_600_000),
-        ("m", 60_000),
-        ("s", 1_000),
-    ] {
-        if milliseconds > 0 && milliseconds.is_multiple_of(length) {
-            return format!("{}{unit}", milliseconds / length);
-        }
-    }
-    format!("{milliseconds}ms")
-}
-
-/// A text that cannot be taken for anything else stands as it is, every other one in quotes.
-fn quoted(text: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '/' | ':');
-    let is_v4 = text.starts_with(|c: char| c.is_ascii_digit())
-        && text.chars().filter(|c| *c == '.').count() == 3;
-    let is_name = text.starts_with(|c: char| c.is_ascii_lowercase()) && text.contains('/');
-    if (is_v4 || is_name) && !text.ends_with(':') && text.chars().all(is_plain) {
-        return text.to_owned();
-    }
-    let mut quoted = String::from("\"");
-    for character in text.chars() {
-        match character {
-            '"' | '\\' => quoted.extend(['\\', character]),
-            ' '..='~' => quoted.push(character),
-            other => {
-                write!(quoted, "\\U{:08x}", u32::from(other)).expect("a String takes anything");
-            }
-        }
-    }
-    quoted.push('"');
-    quoted
+    (check != HealthCheck::default()).then_some(HealthCheckOptions {
+        kind: Some(HealthCheckChoice::TcpConnect),
+        port,
+        interval: Some(check.interval),
+        timeout: Some(check.timeout),
+        rise: Some(check.rise),
+        fall: Some(check.fall),
+        initial_jitter: Some(check.initial_jitter),
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
+    use std::{net::IpAddr, time::Duration};
 
     use proptest::prelude::*;
-    use virtual_server::{Persistence, ServiceRange, VirtualServerId};
+    use virtual_server::{
+        FailureAction, ForwardingMethod, Persistence, Ports, RealServer, RealServerState,
+        ServiceRange, VirtualServerId, Weight,
+    };
 
-    use super::*;
+    use super::{
+        DesiredSet, HealthCheck, HealthCheckKind, Scheduler, SchedulerFlags, VirtualServer, render,
+    };
     use crate::file_format::parse;
 
     fn ports() -> impl Strategy<Value = Ports> {
@@ -215,11 +108,12 @@ mod tests {
             Just(Scheduler::Rr),
             Just(Scheduler::Wlc),
             Just(Scheduler::Nq),
-            any::<(bool, bool)>().prop_map(|(fallback, port)| Scheduler::Sh { fallback, port }),
-            any::<(bool, bool)>().prop_map(|(fallback, port)| Scheduler::Mh {
+            any::<(bool, bool)>()
+                .prop_map(|(fallback, port)| Scheduler::Sh(SchedulerFlags { fallback, port })),
+            any::<(bool, bool)>().prop_map(|(fallback, port)| Scheduler::Mh(SchedulerFlags {
                 fallback: fallback || port,
                 port,
-            }),
+            })),
         ]
     }
 
@@ -370,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_look_like_something_else_are_put_in_quotes() {
+    fn names_that_look_like_something_else_read_back() {
         for name in [
             "true",
             "null",
@@ -381,10 +275,21 @@ mod tests {
             "ä\u{2028}\"\\",
             " a ",
             "a/b:",
+            "~",
+            "0x10",
+            "1:30",
+            "&a",
+            "'",
         ] {
-            let quoted = quoted(name);
-            assert!(quoted.starts_with('"'), "{quoted}");
+            let mut server = crate::file_format::parse(
+                "apiVersion: portlb.io/v1\nkind: VirtualServers\nvirtualServers: [{name: web, \
+                 addresses: [10.1.1.10], ports: [80], realServers: []}]\n",
+            )
+            .unwrap();
+            for server in server.virtual_servers.values_mut() {
+                server.name = name.to_owned();
+            }
+            assert_eq!(parse(&render(&server)).unwrap(), server, "{name}");
         }
-        assert_eq!(quoted("shop/web:http"), "shop/web:http");
     }
 }

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use virtual_server::{
     DesiredSet, FailureAction, ForwardingMethod, HealthCheck, HealthCheckKind, RealServerState,
-    Scheduler, TunnelKind, VirtualServer,
+    Scheduler, SchedulerFlags, TunnelKind, VirtualServer,
 };
 
 use super::{parse, read};
@@ -94,10 +94,10 @@ fn every_field_is_taken_over() {
     ));
     assert_eq!(
         server.scheduler,
-        Scheduler::Sh {
+        Scheduler::Sh(SchedulerFlags {
             fallback: false,
             port: true
-        }
+        })
     );
     assert_eq!(server.forwarding_method, ForwardingMethod::Masquerade);
     let persistence = server.persistence.unwrap();
@@ -245,8 +245,7 @@ fn a_misspelt_field_is_refused_at_its_place() {
         &entry("  forwardMethod: Tunnel\n"),
         "10:3: unknown field `forwardMethod`; did you mean `forwardingMethod`? allowed here: name, \
          addresses, ports, protocol, scheduler, schedulerFlags, forwardingMethod, tunnelKind, \
-         persistence, realServers, healthCheck, onFailure, minimumHealthy, \
-         drainTimeout",
+         persistence, healthCheck, onFailure, minimumHealthy, drainTimeout, realServers",
     );
     check(
         &entry("  - address: 10.0.2.5\n    wheight: 3\n"),

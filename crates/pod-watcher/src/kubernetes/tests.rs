@@ -177,7 +177,7 @@ impl Watcher {
                 .collect();
             lines.push_str(&format!(
                 "{id} {} -> {}\n",
-                server.scheduler.name(),
+                server.scheduler.word(),
                 servers.join(" ")
             ));
         }

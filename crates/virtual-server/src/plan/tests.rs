@@ -4,14 +4,14 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    ForwardingMethod, Persistence, Protocol, TunnelKind,
+    ForwardingMethod, Persistence, Protocol, SchedulerFlags, TunnelKind,
     table::{AddressFamily, EntryForwardingMethod, RealServerEntry},
 };
 
-const MH: Scheduler = Scheduler::Mh {
+const MH: Scheduler = Scheduler::Mh(SchedulerFlags {
     fallback: true,
     port: true,
-};
+});
 
 fn key(port: u16) -> EntryKey {
     EntryKey::Address {
@@ -229,7 +229,7 @@ fn any_settings() -> impl Strategy<Value = EntrySettings> {
         Just(EntryScheduler::Known(Scheduler::Rr)),
         Just(EntryScheduler::Known(Scheduler::Wlc)),
         flags.prop_map(|(fallback, port)| {
-            EntryScheduler::Known(Scheduler::Mh { fallback, port })
+            EntryScheduler::Known(Scheduler::Mh(SchedulerFlags { fallback, port }))
         }),
         Just(EntryScheduler::Foreign("lblc".into())),
     ];

@@ -247,10 +247,10 @@ fn mh_over_ports_without_fallback_is_refused() {
     check(
         "tcp/10.1.1.10:80",
         |vs| {
-            vs.scheduler = Scheduler::Mh {
+            vs.scheduler = Scheduler::Mh(SchedulerFlags {
                 fallback: false,
                 port: true,
-            };
+            });
         },
         "schedulerFlags: port without fallback makes mh drop every new flow that hashes to a \
          quiesced real server; give both (the default), or none if that is what you want",

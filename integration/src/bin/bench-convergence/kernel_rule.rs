@@ -107,16 +107,16 @@ pub(crate) fn measure(rounds: usize, report: &mut Report) -> Result<()> {
 /// Real servers leave at once, as they do where keepalived reloads.
 fn desired(pods: &[Pod], checked: bool) -> Desired {
     let real_servers = pods.iter().map(|pod| IpAddr::from(pod.address));
-    let web = system::VirtualServer::new(
+    let web = system::virtual_server(
         "web",
         [IpAddr::from(SERVICE)],
-        [system::Ports::One(80)],
+        [system::port(80)],
         real_servers,
     );
-    let mut web = if checked { web } else { web.unchecked() };
-    web.drain_timeout = Some("0s");
+    let mut web = if checked { web } else { system::unchecked(web) };
+    web.drain_timeout = Some(Duration::ZERO);
     if let Some(check) = web.health_check.as_mut().filter(|_| checked) {
-        check.initial_jitter = Some("0ms");
+        check.initial_jitter = Some(Duration::ZERO);
     }
     Desired::new([IpNet::from(SERVICE_RANGE)]).with(web)
 }

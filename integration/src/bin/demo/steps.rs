@@ -12,9 +12,10 @@ use lab::{
     Signal, ensure_that,
     http::{self, Load, PersistentConnections, Tally},
     reference::{SERVICE, SERVICE_RANGE, SERVICE6, reflector_address},
-    system::{Daemon, RealServer, System},
+    system::{Daemon, System, real_server},
     wait_for,
 };
+use virtual_server::{RealServer, RealServerState};
 
 use crate::story::Seen;
 
@@ -132,8 +133,8 @@ fn web_pod_removed(system: &mut System) -> Result<Seen> {
     for virtual_server in &mut draining.virtual_servers {
         for address in [IpAddr::from(pod.address), pod.address6.into()] {
             let real_server = RealServer {
-                state: Some("draining"),
-                ..RealServer::new(address)
+                state: RealServerState::Draining,
+                ..real_server(address)
             };
             virtual_server.real_servers.push(real_server);
         }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use lab::reference::Options;
@@ -46,7 +47,7 @@ fn a_file_that_cannot_be_used_or_is_gone_changes_nothing_until_it_is_corrected()
     // The corrected file takes effect, at once also where connections last.
     let mut fewer = System::web_of(&system.network.web_pods[1..]);
     for virtual_server in &mut fewer.virtual_servers {
-        virtual_server.drain_timeout = Some("0s");
+        virtual_server.drain_timeout = Some(Duration::ZERO);
     }
     let connections = persistent_connections(&system).unwrap();
     fs::write(&file, fewer.text()).unwrap();

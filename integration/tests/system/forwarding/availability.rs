@@ -6,9 +6,10 @@ use ipnet::IpNet;
 use lab::{
     http::{self, Load, PersistentConnections},
     reference::Options,
-    system::{Desired, Ports, RealServer, System, VirtualServer},
+    system::{Desired, System, VirtualServer, port},
     udp,
 };
+use virtual_server::{FailureAction, Protocol, RealServer, RealServerState, Scheduler};
 
 use super::{
     SOON, addresses, allow_binding, empty, one_lb_pod, service, start_daemons, virtual_server,
@@ -47,17 +48,17 @@ fn a_dead_server_loses_its_weight_or_its_place_and_below_the_minimum_the_address
     .unwrap();
     let pods = system.network.web_pods.clone();
     // In the range: quiesce and remove. Outside of it: an address that needs two of two.
-    let quiesce = virtual_server(1, Ports::One(80), &pods);
+    let quiesce = virtual_server(1, port(80), &pods);
     let remove = VirtualServer {
-        on_failure: Some("remove"),
-        ..virtual_server(2, Ports::One(80), &pods)
+        on_failure: FailureAction::Remove,
+        ..virtual_server(2, port(80), &pods)
     };
     let minimum = VirtualServer {
         minimum_healthy: Some(2),
         addresses: range_and_host_routes()
             .map(|(_, host)| host.addr())
             .to_vec(),
-        ..virtual_server(3, Ports::One(80), &pods[..2])
+        ..virtual_server(3, port(80), &pods[..2])
     };
     let desired = half_ranges().with(quiesce).with(remove).with(minimum);
     system.write_desired(&desired).unwrap();
@@ -154,7 +155,7 @@ impl Drained {
         let desired = |system: &System, change: fn(&mut Vec<RealServer>)| {
             let numbered = (1..).zip(settings);
             numbered.fold(empty(), |desired, (number, settings)| {
-                let named = virtual_server(number, Ports::One(80), &system.network.web_pods);
+                let named = virtual_server(number, port(80), &system.network.web_pods);
                 let mut server = VirtualServer {
                     scheduler: settings.scheduler,
                     drain_timeout: settings.drain_timeout,
@@ -220,21 +221,21 @@ impl Drained {
 
 #[test]
 fn a_udp_client_that_keeps_its_port_leaves_a_drained_and_a_dead_real_server() {
-    let port = Ports::One(5300);
+    let names = port(5300);
     let options = Options {
         web_pods: 3,
         ..Options::default()
     };
     let desired = |system: &System, draining: Option<usize>| {
         let mut server = VirtualServer {
-            protocol: Some("udp"),
-            scheduler: Some("mh"),
-            ..virtual_server(1, port, &system.network.web_pods)
+            protocol: Protocol::Udp,
+            scheduler: Scheduler::MH_DEFAULT,
+            ..virtual_server(1, names, &system.network.web_pods)
         };
         // Both addresses of each pod.
         for (index, real_server) in server.real_servers.iter_mut().enumerate() {
             if draining == Some(index / 2) {
-                real_server.state = Some("draining");
+                real_server.state = RealServerState::Draining;
             }
         }
         empty().with(server)
@@ -300,10 +301,10 @@ fn check_that_it_goes_on(load: PersistentConnections, server: SocketAddr) {
     assert!(goes_on, "{server}: {tally:?}");
 }
 
-fn scheduled_by(scheduler: &'static str) -> VirtualServer {
+fn scheduled_by(scheduler: Scheduler) -> VirtualServer {
     VirtualServer {
-        scheduler: Some(scheduler),
-        ..virtual_server(1, Ports::One(80), &[])
+        scheduler,
+        ..virtual_server(1, port(80), &[])
     }
 }
 
@@ -311,10 +312,13 @@ fn scheduled_by(scheduler: &'static str) -> VirtualServer {
 fn a_draining_real_server_gets_no_new_connection_while_established_ones_go_on() {
     let drained = Drained::start(
         "draining",
-        &[scheduled_by("mh"), scheduled_by("rr")],
+        &[
+            scheduled_by(Scheduler::MH_DEFAULT),
+            scheduled_by(Scheduler::Rr),
+        ],
         |real_servers| {
             for real_server in &mut real_servers[..2] {
-                real_server.state = Some("draining");
+                real_server.state = RealServerState::Draining;
             }
         },
     );
@@ -328,12 +332,12 @@ fn a_draining_real_server_gets_no_new_connection_while_established_ones_go_on() 
 #[test]
 fn a_real_server_that_is_listed_no_more_keeps_its_connections_until_they_end_or_time_is_over() {
     let soon_over = VirtualServer {
-        drain_timeout: Some("1s"),
-        ..scheduled_by("mh")
+        drain_timeout: Some(Duration::from_secs(1)),
+        ..scheduled_by(Scheduler::MH_DEFAULT)
     };
     let mut drained = Drained::start(
         "listed-no-more",
-        &[scheduled_by("mh"), soon_over],
+        &[scheduled_by(Scheduler::MH_DEFAULT), soon_over],
         |real_servers| drop(real_servers.drain(..2)),
     );
     let (lasting, cut) = drained.servers.split_at(2);

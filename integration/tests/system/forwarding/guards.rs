@@ -8,7 +8,7 @@ use std::{
 use lab::{
     Signal, http,
     reference::Options,
-    system::{Daemon, Ports, System},
+    system::{Daemon, System, port},
     udp, wait_for,
 };
 
@@ -27,7 +27,7 @@ fn tunnel_traffic_dies_without_a_nodes_exemption_and_lives_when_it_is_repaired()
     // Real servers on another node than the lb pod's.
     let mut elsewhere = system.network.web_pods.clone();
     elsewhere.retain(|pod| pod.node == system.network.nodes[1].name);
-    let server = virtual_server(1, Ports::One(80), &elsewhere);
+    let server = virtual_server(1, port(80), &elsewhere);
     system.write_desired(&empty().with(server)).unwrap();
     start_one_lb_pod(&mut system);
     wait_until_serving(&system, 0);
@@ -65,7 +65,7 @@ fn nothing_of_the_pod_itself_answers_on_a_service_address_not_even_a_reset() {
             web_pods: 2,
             ..Options::default()
         },
-        |system| empty().with(virtual_server(1, Ports::One(80), &system.network.web_pods)),
+        |system| empty().with(virtual_server(1, port(80), &system.network.web_pods)),
     );
     let client = system.network.client().unwrap();
     let lb_host = system.host(Daemon::IpvsProgrammer(0)).unwrap();
@@ -133,11 +133,11 @@ fn a_client_that_meets_no_real_server_is_not_refused_and_may_try_again() {
             web_pods: 1,
             ..Options::default()
         },
-        |system| empty().with(virtual_server(1, Ports::One(80), &system.network.web_pods)),
+        |system| empty().with(virtual_server(1, port(80), &system.network.web_pods)),
     );
     // What IPVS does while it replaces a scheduler, but for as long as the test needs it.
-    let with = virtual_server(1, Ports::One(80), &system.network.web_pods);
-    let without = virtual_server(2, Ports::One(80), &[]);
+    let with = virtual_server(1, port(80), &system.network.web_pods);
+    let without = virtual_server(2, port(80), &[]);
     let desired = empty().with(with).with(without);
     system.write_desired(&desired).unwrap();
     let entries = service(2).map(|address| SocketAddr::new(address, 80));

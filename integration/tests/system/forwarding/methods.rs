@@ -3,15 +3,17 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    num::NonZeroU16,
 };
 
 use lab::{
     ensure_that, http,
     nodes::Pod,
     reference::{CLIENT, CLIENT6, Options, Reception},
-    system::{Daemon, Ports, RealServer, System, VirtualServer},
+    system::{Daemon, System, VirtualServer, port},
     udp, wait_for,
 };
+use virtual_server::{ForwardingMethod, Protocol, RealServer};
 
 use super::{
     SILENCE, SOON, allow_binding, empty, one_lb_pod,
@@ -42,14 +44,18 @@ fn check_spread(system: &System, number: u8, real_servers: &[Pod], names: &[udp:
 }
 
 /// HTTP and names of a service address number by a forwarding method.
-fn http_and_names(method: &'static str, number: u8, real_servers: &[Pod]) -> [VirtualServer; 2] {
+fn http_and_names(
+    method: ForwardingMethod,
+    number: u8,
+    real_servers: &[Pod],
+) -> [VirtualServer; 2] {
     let http = VirtualServer {
-        forwarding_method: Some(method),
-        ..virtual_server(number, Ports::One(80), real_servers)
+        forwarding_method: method,
+        ..virtual_server(number, port(80), real_servers)
     };
     let names = VirtualServer {
-        protocol: Some("udp"),
-        ports: vec![Ports::One(NAME_PORT)],
+        protocol: Protocol::Udp,
+        ports: vec![port(NAME_PORT)],
         ..http.clone()
     };
     [http, names]
@@ -76,18 +82,23 @@ fn name_servers(
 #[test]
 fn tunnels_carry_http_and_udp_of_both_ip_versions_to_every_web_pod() {
     // The same address tunnels and translates: each port has its own method.
-    let desired = |system: &System, method_of_peer_ports: [&'static str; 2]| {
+    let desired = |system: &System, method_of_peer_ports: [ForwardingMethod; 2]| {
         let pods = &system.network.web_pods;
         let peers = (PEER_PORT..).zip(method_of_peer_ports);
-        let peers = peers.map(|(port, method)| VirtualServer {
-            forwarding_method: Some(method),
-            ..virtual_server(1, Ports::One(port), &pods[1..2])
+        let peers = peers.map(|(number, method)| VirtualServer {
+            forwarding_method: method,
+            ..virtual_server(1, port(number), &pods[1..2])
         });
-        let servers = http_and_names("Tunnel", 1, pods).into_iter().chain(peers);
+        let servers = http_and_names(ForwardingMethod::default(), 1, pods)
+            .into_iter()
+            .chain(peers);
         servers.fold(empty(), |desired, server| desired.with(server))
     };
     let system = one_lb_pod("tunnels", Options::default(), |system| {
-        desired(system, ["Masquerade", "Tunnel"])
+        desired(
+            system,
+            [ForwardingMethod::Masquerade, ForwardingMethod::default()],
+        )
     });
     let pods = &system.network.web_pods;
     let names = name_servers(&system, pods, |_| service(1));
@@ -102,8 +113,14 @@ fn tunnels_carry_http_and_udp_of_both_ip_versions_to_every_web_pod() {
     let translated: [IpAddr; 2] = [lb_pod.address.into(), lb_pod.address6.into()];
     let kept: [IpAddr; 2] = [CLIENT.addr().into(), CLIENT6.addr().into()];
     for (methods, [first, second]) in [
-        (["Masquerade", "Tunnel"], [translated, kept]),
-        (["Tunnel", "Masquerade"], [kept, translated]),
+        (
+            [ForwardingMethod::Masquerade, ForwardingMethod::default()],
+            [translated, kept],
+        ),
+        (
+            [ForwardingMethod::default(), ForwardingMethod::Masquerade],
+            [kept, translated],
+        ),
     ] {
         system.write_desired(&desired(&system, methods)).unwrap();
         for (port, expected) in [(PEER_PORT, first), (PEER_PORT + 1, second)] {
@@ -129,8 +146,8 @@ fn web_pods_reach_each_service_address_of_their_range_their_own_included() {
     let system = one_lb_pod("web-pods-call", Options::default(), |system| {
         let [first, second] = halves(system);
         empty()
-            .with(virtual_server(1, Ports::One(80), &first))
-            .with(virtual_server(2, Ports::One(80), &second))
+            .with(virtual_server(1, port(80), &first))
+            .with(virtual_server(2, port(80), &second))
     });
     let caller = &system.network.web_pods[0].name;
     let caller = system.network.lab.host(caller).unwrap();
@@ -157,7 +174,7 @@ fn direct_routing_carries_http_and_udp_of_both_ip_versions_to_the_pods_of_its_li
         pods
     };
     let system = one_lb_pod("direct-routing", options, |system| {
-        http_and_names("DirectRouting", 1, &neighbours(system))
+        http_and_names(ForwardingMethod::DirectRouting, 1, &neighbours(system))
             .into_iter()
             .fold(empty(), |desired, server| desired.with(server))
     });
@@ -176,19 +193,19 @@ fn masquerade_carries_http_and_udp_of_both_ip_versions_to_plain_pods_that_see_th
     };
     let system = one_lb_pod("masquerade", options, |system| {
         let pods = &system.network.web_pods;
-        let servers = http_and_names("Masquerade", 1, pods);
+        let servers = http_and_names(ForwardingMethod::Masquerade, 1, pods);
         let peers = VirtualServer {
-            ports: vec![Ports::One(PEER_PORT)],
+            ports: vec![port(PEER_PORT)],
             ..servers[0].clone()
         };
         // The real servers listen elsewhere.
         let mut elsewhere = VirtualServer {
-            ports: vec![Ports::One(81)],
+            ports: vec![port(81)],
             ..servers[0].clone()
         };
         for real_server in &mut elsewhere.real_servers {
             *real_server = RealServer {
-                port: Some(8080),
+                port: NonZeroU16::new(8080),
                 ..real_server.clone()
             };
         }

@@ -5,9 +5,10 @@ use std::{collections::BTreeMap, io::ErrorKind, net::SocketAddr};
 use lab::{
     http,
     reference::Options,
-    system::{Ports, System, VirtualServer},
+    system::{System, VirtualServer, port},
     udp,
 };
+use virtual_server::{ForwardingMethod, Ports, Protocol};
 
 use super::{
     SILENCE, SOON, addresses, allow_binding, empty, one_lb_pod, peer_server, service, table,
@@ -41,32 +42,32 @@ fn several_ports_a_range_and_all_ports_reach_every_web_pod_and_sctp_is_in_the_ke
         ports: vec![80, 443, 8000, 8050, 8099],
         ..Options::default()
     };
-    let range = Ports::Range(8000, 8099);
+    let range: Ports = "8000-8099".parse().unwrap();
     let system = one_lb_pod("ports", options, |system| {
         let pods = &system.network.web_pods;
         let udp = |number, ports| VirtualServer {
-            protocol: Some("udp"),
+            protocol: Protocol::Udp,
             ..virtual_server(number, ports, pods)
         };
         // A range and single ports of one address are virtual servers of their own.
-        let mut several = virtual_server(1, Ports::One(80), pods);
-        several.ports.push(Ports::One(443));
+        let mut several = virtual_server(1, port(80), pods);
+        several.ports.push(port(443));
         empty()
             .with(several)
             .with(virtual_server(1, range, pods))
             .with(virtual_server(2, Ports::All, pods))
-            .with(udp(2, Ports::Range(5300, 5399)))
+            .with(udp(2, "5300-5399".parse().unwrap()))
             .with(udp(3, Ports::All))
             .with(VirtualServer {
-                protocol: Some("sctp"),
-                ..virtual_server(6, Ports::One(3868), pods)
+                protocol: Protocol::Sctp,
+                ..virtual_server(6, port(3868), pods)
             })
             .with(VirtualServer {
-                forwarding_method: Some("Masquerade"),
+                forwarding_method: ForwardingMethod::Masquerade,
                 ..virtual_server(4, range, pods)
             })
             .with(VirtualServer {
-                forwarding_method: Some("Masquerade"),
+                forwarding_method: ForwardingMethod::Masquerade,
                 ..virtual_server(5, Ports::All, pods)
             })
     });

@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, net::SocketAddr, ops::RangeInclusive, time::Dur
 use lab::{
     http::{self, Load, PersistentConnections},
     reference::Options,
-    system::{Persistence, Ports, RealServer, System, VirtualServer},
+    system::{Persistence, System, VirtualServer, port},
 };
+use virtual_server::{RealServer, Weight};
 
 use super::{SOON, empty, one_lb_pod, service, table, virtual_server};
 
@@ -14,7 +15,7 @@ const CONNECTIONS: usize = 48;
 
 struct Case {
     scheduler: &'static str,
-    flags: Option<&'static [&'static str]>,
+    flags: Option<&'static str>,
     /// In the words of `ipvsadm --save`.
     saved: &'static str,
     /// Of 48 connections, how many the first of two real servers gets, whose weights are 1 and 3.
@@ -69,7 +70,7 @@ const CASES: &[Case] = &[
     },
     Case {
         scheduler: "sh",
-        flags: Some(&["fallback", "port"]),
+        flags: Some("fallback,port"),
         saved: "-s sh -b sh-fallback,sh-port",
         first: 1..=28,
     },
@@ -82,30 +83,30 @@ fn every_scheduler_is_in_the_kernel_as_written_and_spreads_by_weight() {
         let mut desired = empty();
         for (number, case) in (1..).zip(CASES) {
             let mut server = VirtualServer {
-                scheduler: Some(case.scheduler),
-                scheduler_flags: case.flags.map(<[_]>::to_vec),
-                ..virtual_server(number, Ports::One(80), pods)
+                scheduler: case.scheduler.parse().unwrap(),
+                scheduler_flags: case.flags.map(|flags| flags.parse().unwrap()),
+                ..virtual_server(number, port(80), pods)
             };
             for real_server in &mut server.real_servers[2..] {
                 *real_server = RealServer {
-                    weight: Some(3),
+                    weight: Weight(3),
                     ..real_server.clone()
                 };
             }
             desired = desired.with(server);
         }
         // Flags that are named replace the default ones.
-        let flags: [(u8, &str, &[&str]); 4] = [
-            (20, "mh", &["fallback"]),
-            (21, "mh", &[]),
-            (22, "sh", &["fallback"]),
-            (23, "sh", &[]),
+        let flags: [(u8, &str, &str); 4] = [
+            (20, "mh", "fallback"),
+            (21, "mh", "none"),
+            (22, "sh", "fallback"),
+            (23, "sh", "none"),
         ];
         for (number, scheduler, flags) in flags {
             desired = desired.with(VirtualServer {
-                scheduler: Some(scheduler),
-                scheduler_flags: Some(flags.to_vec()),
-                ..virtual_server(number, Ports::One(80), pods)
+                scheduler: scheduler.parse().unwrap(),
+                scheduler_flags: Some(flags.parse().unwrap()),
+                ..virtual_server(number, port(80), pods)
             });
         }
         desired
@@ -186,10 +187,10 @@ fn persistence_holds_a_client_or_its_whole_prefix_at_one_real_server() {
         let pods = &system.network.web_pods;
         let persistent = |number, client_prefix_length| VirtualServer {
             persistence: Some(Persistence {
-                timeout: "300s",
+                timeout: Duration::from_secs(300),
                 client_prefix_length,
             }),
-            ..virtual_server(number, Ports::One(80), pods)
+            ..virtual_server(number, port(80), pods)
         };
         // Prefixes that the client and the router share.
         let mut wide = persistent(2, Some(16));

@@ -312,10 +312,10 @@ fn each_family_has_its_own_endpoints() {
           realServers:
           - address: 10.0.2.3
         - name: shop/web
-          addresses: ["fd00:1::10"]
+          addresses: [fd00:1::10]
           ports: [80]
           realServers:
-          - address: "fd00:2::3"
+          - address: fd00:2::3
     "#]],
     );
 }
@@ -336,7 +336,7 @@ fn only_a_tunnel_reaches_the_other_family() {
         expect![[r#"
         virtualServers:
         - name: shop/web
-          addresses: ["fd00:1::10"]
+          addresses: [fd00:1::10]
           ports: [80]
           realServers:
           - address: 10.0.2.3
@@ -349,7 +349,7 @@ fn only_a_tunnel_reaches_the_other_family() {
         expect![[r#"
             virtualServers:
             - name: shop/web
-              addresses: ["fd00:1::10"]
+              addresses: [fd00:1::10]
               ports: [80]
               forwardingMethod: DirectRouting
               realServers: []

@@ -176,7 +176,7 @@ fn endpoints_of_the_other_family_alone_are_told_of() {
           realServers:
           - address: 10.0.2.3
         - name: shop/web
-          addresses: ["fd00:1::10"]
+          addresses: [fd00:1::10]
           ports: [80]
           realServers: []
         # shop/web: Warning EndpointsLeftOut: an endpoint is left out: 10.0.2.3 is not an IPv6 address as the service address, and no other endpoint is; let the Service and its pods have addresses of both families (spec.ipFamilyPolicy: RequireDualStack)

@@ -477,11 +477,11 @@ fn pools_give_each_family_its_lowest_free_address() {
           ports: [80]
           realServers: []
         - name: shop/one
-          addresses: ["fd00:1::1"]
+          addresses: [fd00:1::1]
           ports: [80]
           realServers: []
         - name: shop/two
-          addresses: ["fd00:1::2"]
+          addresses: [fd00:1::2]
           ports: [80]
           realServers: []
     "#]],
@@ -506,15 +506,15 @@ fn pools_give_each_family_its_lowest_free_address() {
               ports: [80]
               realServers: []
             - name: shop/one
-              addresses: ["fd00:1::1"]
+              addresses: [fd00:1::1]
               ports: [80]
               realServers: []
             - name: shop/three
-              addresses: ["fd00:1::2"]
+              addresses: [fd00:1::2]
               ports: [80]
               realServers: []
             - name: shop/two
-              addresses: ["fd00:1::3"]
+              addresses: [fd00:1::3]
               ports: [80]
               realServers: []
             # shop/four: Warning BadAnnotation: annotation portlb.io/address-pool: "c" is not an address pool; known are a, b
@@ -644,7 +644,7 @@ fn pods_are_served_without_a_service() {
         .concat(),
         expect![[r#"
             virtualServers:
-            - name: "pods"
+            - name: pods
               addresses: [10.1.1.10]
               ports: [80]
               forwardingMethod: Masquerade
@@ -662,12 +662,12 @@ fn pods_are_served_without_a_service() {
                 state: draining
               - address: 10.0.2.7
                 port: 8080
-            - name: "pods"
-              addresses: ["fd00:1::10"]
+            - name: pods
+              addresses: [fd00:1::10]
               ports: [80]
               forwardingMethod: Masquerade
               realServers:
-              - address: "fd00:2::3"
+              - address: fd00:2::3
                 port: 8080
             # /pods: Warning BadAnnotation: Pod e: annotation portlb.io/weihgt: is not known here; did you mean portlb.io/weight?
         "#]],
@@ -693,12 +693,12 @@ fn pods_listen_where_the_client_connects_to_unless_told_otherwise() {
         pod,
         expect![[r#"
         virtualServers:
-        - name: "pods"
+        - name: pods
           addresses: [10.1.1.10]
           ports: [80]
           realServers:
           - address: 10.0.2.3
-        - name: "pods"
+        - name: pods
           addresses: [10.1.1.10]
           ports: [53]
           protocol: udp
