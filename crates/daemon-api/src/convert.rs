@@ -7,8 +7,8 @@ use std::{fmt::Display, net::IpAddr, num::NonZeroU16, time::Duration};
 use ipnet::IpNet;
 use virtual_server::{
     FailureAction, ForwardingMethod, HealthCheck, HealthCheckKind, Invalid, Persistence, Ports,
-    Problems, Protocol, RealServer, RealServerState, Scheduler, SchedulerFlags, TunnelKind,
-    VirtualServer, VirtualServerId, Weight,
+    Problems, Protocol, RealServer, RealServerHistory, RealServerState, Scheduler, SchedulerFlags,
+    Timestamp, TunnelKind, VirtualServer, VirtualServerId, Weight,
 };
 
 use crate::virtualserver::v1 as wire;
@@ -17,7 +17,13 @@ mod discovery;
 #[cfg(test)]
 mod tests;
 
-pub use discovery::desired_change;
+pub use discovery::{
+    DesiredEvent, DesiredSetAssembly, LARGEST_PART, MOST_PARTS, real_server_part,
+    virtual_server_head,
+};
+
+/// In one second.
+const NANOSECONDS: u32 = 1_000_000_000;
 
 /// A message that no sender of the contract may send.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -92,45 +98,51 @@ impl TryFrom<wire::VirtualServerId> for VirtualServerId {
 
 impl From<&VirtualServer> for wire::VirtualServer {
     fn from(virtual_server: &VirtualServer) -> Self {
-        let id = &virtual_server.id;
-        let (method, tunnel_kind) = match virtual_server.forwarding_method {
-            ForwardingMethod::Masquerade => (
-                wire::ForwardingMethod::Masquerade,
-                wire::TunnelKind::Unspecified,
-            ),
-            ForwardingMethod::DirectRouting => (
-                wire::ForwardingMethod::DirectRouting,
-                wire::TunnelKind::Unspecified,
-            ),
-            ForwardingMethod::Tunnel(TunnelKind::Ipip) => {
-                (wire::ForwardingMethod::Tunnel, wire::TunnelKind::Ipip)
-            }
-        };
-        let on_failure = match virtual_server.on_failure {
-            FailureAction::Quiesce => wire::FailureAction::Quiesce,
-            FailureAction::Remove => wire::FailureAction::Remove,
-        };
         Self {
-            address: id.address.to_string(),
-            ports: Some(id.ports.into()),
-            protocol: wire::Protocol::from(id.protocol).into(),
-            name: virtual_server.name.clone(),
-            scheduler: Some(virtual_server.scheduler.into()),
-            forwarding_method: method.into(),
-            tunnel_kind: tunnel_kind.into(),
-            persistence: virtual_server
-                .persistence
-                .map(|persistence| wire::Persistence {
-                    timeout_seconds: u32::try_from(persistence.timeout.as_secs())
-                        .unwrap_or(u32::MAX),
-                    client_prefix_length: persistence.client_prefix_length.into(),
-                }),
             real_servers: virtual_server.real_servers.iter().map(Into::into).collect(),
-            health_check: virtual_server.health_check.map(Into::into),
-            on_failure: on_failure.into(),
-            minimum_healthy: virtual_server.minimum_healthy,
-            drain_timeout_milliseconds: milliseconds(virtual_server.drain_timeout),
+            ..without_real_servers(virtual_server)
         }
+    }
+}
+
+fn without_real_servers(virtual_server: &VirtualServer) -> wire::VirtualServer {
+    let id = &virtual_server.id;
+    let (method, tunnel_kind) = match virtual_server.forwarding_method {
+        ForwardingMethod::Masquerade => (
+            wire::ForwardingMethod::Masquerade,
+            wire::TunnelKind::Unspecified,
+        ),
+        ForwardingMethod::DirectRouting => (
+            wire::ForwardingMethod::DirectRouting,
+            wire::TunnelKind::Unspecified,
+        ),
+        ForwardingMethod::Tunnel(TunnelKind::Ipip) => {
+            (wire::ForwardingMethod::Tunnel, wire::TunnelKind::Ipip)
+        }
+    };
+    let on_failure = match virtual_server.on_failure {
+        FailureAction::Quiesce => wire::FailureAction::Quiesce,
+        FailureAction::Remove => wire::FailureAction::Remove,
+    };
+    wire::VirtualServer {
+        address: id.address.to_string(),
+        ports: Some(id.ports.into()),
+        protocol: wire::Protocol::from(id.protocol).into(),
+        name: virtual_server.name.clone(),
+        scheduler: Some(virtual_server.scheduler.into()),
+        forwarding_method: method.into(),
+        tunnel_kind: tunnel_kind.into(),
+        persistence: virtual_server
+            .persistence
+            .map(|persistence| wire::Persistence {
+                timeout: Some(duration(persistence.timeout)),
+                client_prefix_length: persistence.client_prefix_length.into(),
+            }),
+        real_servers: Vec::new(),
+        health_check: virtual_server.health_check.map(Into::into),
+        on_failure: on_failure.into(),
+        minimum_healthy: virtual_server.minimum_healthy,
+        drain_timeout: Some(duration(virtual_server.drain_timeout)),
     }
 }
 
@@ -171,7 +183,7 @@ impl TryFrom<wire::VirtualServer> for VirtualServer {
                 wire::FailureAction::Remove => FailureAction::Remove,
             },
             minimum_healthy: message.minimum_healthy,
-            drain_timeout: Duration::from_millis(message.drain_timeout_milliseconds.into()),
+            drain_timeout: period("drain_timeout", message.drain_timeout)?,
         };
         virtual_server.sort_real_servers();
         virtual_server.validate()?;
@@ -185,11 +197,15 @@ impl From<&RealServer> for wire::RealServer {
             RealServerState::Ready => wire::RealServerState::Ready,
             RealServerState::Draining => wire::RealServerState::Draining,
         };
+        let history = &real_server.history;
         Self {
             address: real_server.address.to_string(),
             port: real_server.port.map_or(0, |port| port.get().into()),
             weight: real_server.weight.0.into(),
             state: state.into(),
+            position: history.position,
+            ready_since: history.ready_since.map(timestamp),
+            draining_since: history.draining_since.map(timestamp),
         }
     }
 }
@@ -211,6 +227,11 @@ impl TryFrom<wire::RealServer> for RealServer {
                 wire::RealServerState::Ready => RealServerState::Ready,
                 wire::RealServerState::Draining => RealServerState::Draining,
             },
+            history: RealServerHistory {
+                position: message.position,
+                ready_since: moment("ready_since", message.ready_since)?,
+                draining_since: moment("draining_since", message.draining_since)?,
+            },
         })
     }
 }
@@ -226,11 +247,11 @@ impl From<HealthCheck> for wire::HealthCheck {
         };
         Self {
             kind: Some(kind),
-            interval_milliseconds: milliseconds(check.interval),
-            timeout_milliseconds: milliseconds(check.timeout),
+            interval: Some(duration(check.interval)),
+            timeout: Some(duration(check.timeout)),
             rise: check.rise,
             fall: check.fall,
-            initial_jitter_milliseconds: milliseconds(check.initial_jitter),
+            initial_jitter: Some(duration(check.initial_jitter)),
         }
     }
 }
@@ -247,11 +268,11 @@ impl TryFrom<wire::HealthCheck> for HealthCheck {
         };
         Ok(Self {
             kind,
-            interval: Duration::from_millis(message.interval_milliseconds.into()),
-            timeout: Duration::from_millis(message.timeout_milliseconds.into()),
+            interval: period("interval", message.interval)?,
+            timeout: period("timeout", message.timeout)?,
             rise: message.rise,
             fall: message.fall,
-            initial_jitter: Duration::from_millis(message.initial_jitter_milliseconds.into()),
+            initial_jitter: period("initial_jitter", message.initial_jitter)?,
         })
     }
 }
@@ -262,7 +283,7 @@ impl TryFrom<wire::Persistence> for Persistence {
     fn try_from(message: wire::Persistence) -> Result<Self, ConversionError> {
         let length = message.client_prefix_length;
         Ok(Self {
-            timeout: Duration::from_secs(message.timeout_seconds.into()),
+            timeout: period("timeout", message.timeout)?,
             client_prefix_length: u8::try_from(length).map_err(|_| {
                 ConversionError::new("client_prefix_length", format!("{length} is above 128"))
             })?,
@@ -420,7 +441,42 @@ fn enumeration<E: TryFrom<i32>>(field: &str, number: i32) -> Result<E, Conversio
     })
 }
 
-/// Validated periods are an hour at most.
-fn milliseconds(period: Duration) -> u32 {
-    u32::try_from(period.as_millis()).unwrap_or(u32::MAX)
+/// Unset is none. Validation bounds each period.
+fn period(field: &str, period: Option<prost_types::Duration>) -> Result<Duration, ConversionError> {
+    Duration::try_from(period.unwrap_or_default())
+        .map_err(|error| ConversionError::new(field, error.to_string()))
+}
+
+/// Validated periods are at most 31 days.
+fn duration(period: Duration) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: i64::try_from(period.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(period.subsec_nanos()).unwrap_or(0),
+    }
+}
+
+fn moment(
+    field: &str,
+    moment: Option<prost_types::Timestamp>,
+) -> Result<Option<Timestamp>, ConversionError> {
+    let Some(prost_types::Timestamp { seconds, nanos }) = moment else {
+        return Ok(None);
+    };
+    let parts = u64::try_from(seconds).ok().zip(
+        u32::try_from(nanos)
+            .ok()
+            .filter(|nanos| *nanos < NANOSECONDS),
+    );
+    let (seconds, nanos) = parts.ok_or_else(|| {
+        let problem = format!("{seconds} s and {nanos} ns is not a time since 1970");
+        ConversionError::new(field, problem)
+    })?;
+    Ok(Some(Timestamp(Duration::new(seconds, nanos))))
+}
+
+fn timestamp(Timestamp(time): Timestamp) -> prost_types::Timestamp {
+    prost_types::Timestamp {
+        seconds: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(time.subsec_nanos()).unwrap_or(0),
+    }
 }

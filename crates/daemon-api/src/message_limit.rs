@@ -17,12 +17,14 @@ mod tests {
     use std::net::{IpAddr, Ipv6Addr};
 
     use virtual_server::{
-        RealServer, RealServerState, Scheduler, VirtualServer, VirtualServerId, Weight,
+        RealServer, RealServerHistory, RealServerState, Scheduler, Timestamp, VirtualServer,
+        VirtualServerId, Weight,
     };
 
     use super::*;
     use crate::{
-        dataplane::v1 as dataplane, discovery::v1 as discovery, virtualserver::v1 as wire,
+        LARGEST_PART, dataplane::v1 as dataplane, discovery::v1 as discovery, real_server_part,
+        virtualserver::v1 as wire,
     };
 
     /// As many real servers as are allowed, each with the longest text and numbers.
@@ -48,6 +50,11 @@ mod tests {
                     port: std::num::NonZeroU16::new(u16::MAX),
                     weight: Weight(u16::MAX),
                     state: RealServerState::Draining,
+                    history: RealServerHistory {
+                        position: u64::MAX,
+                        ready_since: Some(Timestamp(std::time::Duration::MAX)),
+                        draining_since: Some(Timestamp(std::time::Duration::MAX)),
+                    },
                 })
                 .collect(),
             health_check: None,
@@ -58,17 +65,22 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_valid_virtual_server_and_its_status_fit_into_a_message() {
+    fn the_largest_part_is_far_below_the_default_limit_of_grpc() {
+        let server = largest();
+        let real_servers = &server.real_servers[..LARGEST_PART];
+        let message = discovery::WatchResponse {
+            revision: u64::MAX,
+            event: Some(real_server_part(&server.id, LARGEST_PART, real_servers)),
+            complete: true,
+        };
+        assert!(message_size(&message) < 64 * 1024);
+    }
+
+    #[test]
+    fn the_status_of_the_largest_valid_virtual_server_fits_into_a_message() {
         let server = largest();
         assert_eq!(server.validate(), Ok(()));
         let desired = wire::VirtualServer::from(&server);
-        let message = discovery::WatchResponse {
-            revision: u64::MAX,
-            event: Some(discovery::watch_response::Event::VirtualServer(
-                desired.clone(),
-            )),
-        };
-        assert!(message_size(&message) <= MESSAGE_LIMIT);
         let longest = crate::Duration {
             seconds: 315_576_000_000,
             nanos: 999_999_999,

@@ -9,10 +9,14 @@ use std::{
     },
 };
 
-use daemon_api::discovery::v1::{
-    ListRequest, ListResponse, Synced, WatchRequest, WatchResponse,
-    discovery_server::{Discovery, DiscoveryServer},
-    watch_response::Event,
+use daemon_api::{
+    LARGEST_PART,
+    discovery::v1::{
+        ListRequest, ListResponse, Synced, WatchRequest, WatchResponse,
+        discovery_server::{Discovery, DiscoveryServer},
+        watch_response::Event,
+    },
+    real_server_part, virtual_server_head,
 };
 use futures::{Stream, StreamExt, stream};
 use tokio::{
@@ -27,7 +31,7 @@ use virtual_server::{DesiredChange, DesiredSet};
 #[derive(Debug)]
 pub struct FakeDiscovery {
     pub address: SocketAddr,
-    desired: watch::Sender<Option<Vec<Event>>>,
+    desired: watch::Sender<Option<Vec<Vec<Event>>>>,
     /// Streams end before they have told everything.
     breaks: Arc<AtomicBool>,
     opened: watch::Sender<usize>,
@@ -36,7 +40,7 @@ pub struct FakeDiscovery {
 
 #[derive(Clone)]
 struct Service {
-    desired: watch::Receiver<Option<Vec<Event>>>,
+    desired: watch::Receiver<Option<Vec<Vec<Event>>>>,
     breaks: Arc<AtomicBool>,
     opened: watch::Sender<usize>,
 }
@@ -72,7 +76,7 @@ impl FakeDiscovery {
     /// Sends this set to each watcher, as a new stream does.
     pub fn say(&self, set: &DesiredSet) {
         let changes = DesiredSet::default().changes_to(set);
-        self.say_events(changes.iter().map(Event::from).collect());
+        self.say_changes(changes.iter().map(events).collect());
     }
 
     /// From now on each stream ends before it has told everything.
@@ -85,15 +89,47 @@ impl FakeDiscovery {
         self.opened.subscribe()
     }
 
-    /// Says these events as a whole set.
-    pub fn say_events(&self, events: Vec<Event>) {
-        self.desired.send_replace(Some(events));
+    /// Says these changes, each with its events, as a whole set.
+    pub fn say_changes(&self, changes: Vec<Vec<Event>>) {
+        self.desired.send_replace(Some(changes));
     }
 }
 
-/// An event of a whole virtual server.
-pub fn event(change: &DesiredChange) -> Event {
-    change.into()
+/// The events of one change.
+pub fn events(change: &DesiredChange) -> Vec<Event> {
+    match change {
+        DesiredChange::RemoveServiceRange(range) => {
+            vec![Event::RemovedServiceRange((*range).into())]
+        }
+        DesiredChange::RemoveVirtualServer(id) => vec![Event::RemovedVirtualServer(id.into())],
+        DesiredChange::PutServiceRange(range) => vec![Event::ServiceRange((*range).into())],
+        DesiredChange::PutVirtualServer(server) => {
+            let parts = server.real_servers.chunks(LARGEST_PART);
+            let head = virtual_server_head(server, parts.len());
+            let parts = parts.enumerate();
+            let parts = parts.map(|(number, part)| real_server_part(&server.id, number, part));
+            [head].into_iter().chain(parts).collect()
+        }
+    }
+}
+
+/// The messages that carry these changes.
+fn messages(changes: Vec<Vec<Event>>) -> Vec<WatchResponse> {
+    let mut messages = Vec::new();
+    for events in changes {
+        let last = events.len();
+        messages.extend(
+            events
+                .into_iter()
+                .zip(1..)
+                .map(|(event, number)| WatchResponse {
+                    revision: 1,
+                    event: Some(event),
+                    complete: number == last,
+                }),
+        );
+    }
+    messages
 }
 
 #[tonic::async_trait]
@@ -105,29 +141,20 @@ impl Discovery for Service {
     async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let mut desired = self.desired.clone();
         self.opened.send_modify(|count| *count += 1);
-        let events = desired
+        let changes = desired
             .wait_for(Option::is_some)
             .await
             .unwrap()
             .clone()
             .unwrap();
         if self.breaks.load(Ordering::SeqCst) {
-            let first = events.into_iter().next().map(|event| {
-                Ok(WatchResponse {
-                    revision: 1,
-                    event: Some(event),
-                })
-            });
+            let first = messages(changes).into_iter().next().map(Ok);
             let broken = stream::iter([Err(Status::internal("the stream breaks"))]);
             return Ok(Response::new(Box::pin(stream::iter(first).chain(broken))));
         }
-        let events = events.into_iter().chain([Event::Synced(Synced {})]);
-        let said = stream::iter(events.collect::<Vec<_>>()).map(|event| {
-            Ok(WatchResponse {
-                revision: 1,
-                event: Some(event),
-            })
-        });
+        let synced = vec![Event::Synced(Synced {})];
+        let said = messages([changes, vec![synced]].concat());
+        let said = stream::iter(said).map(Ok);
         let until_next = stream::once(async move {
             let _ = desired.changed().await;
             Err(Status::aborted("the watcher did not read"))

@@ -13,7 +13,7 @@ mod serving;
 mod unit;
 mod world;
 
-pub use discovery::{FakeDiscovery, event};
+pub use discovery::{FakeDiscovery, events};
 pub use kernel::{Kernel, State};
 pub use serving::Serving;
 pub use unit::checked_virtual_server;

@@ -1,8 +1,8 @@
 //! Values for unit tests.
 
 use virtual_server::{
-    FailureAction, ForwardingMethod, HealthCheck, RealServer, RealServerState, Scheduler,
-    SchedulerFlags, VirtualServer, Weight,
+    FailureAction, ForwardingMethod, HealthCheck, RealServer, RealServerHistory, RealServerState,
+    Scheduler, SchedulerFlags, VirtualServer, Weight,
 };
 
 /// A checked virtual server with three real servers.
@@ -26,6 +26,7 @@ pub fn checked_virtual_server(id: &str, forwarding_method: ForwardingMethod) -> 
                 port: None,
                 weight: Weight(1),
                 state: RealServerState::Ready,
+                history: RealServerHistory::default(),
             })
             .collect(),
         health_check: Some(HealthCheck::default()),

@@ -18,7 +18,8 @@ use tokio::{
 use tonic::transport::Channel;
 use virtual_server::{
     DesiredSet, FailureAction, ForwardingMethod, HealthCheck, HealthCheckKind, RealServer,
-    RealServerState, Scheduler, SchedulerFlags, ServiceRange, TunnelKind, VirtualServer, Weight,
+    RealServerHistory, RealServerState, Scheduler, SchedulerFlags, ServiceRange, TunnelKind,
+    VirtualServer, Weight,
 };
 
 use crate::{FakeDiscovery, Kernel, RANGE, State};
@@ -270,6 +271,7 @@ pub fn virtual_server(id: &str, real_servers: &[&str]) -> VirtualServer {
                 port: NonZeroU16::new(address.port()),
                 weight: Weight(1),
                 state: RealServerState::Ready,
+                history: RealServerHistory::default(),
             })
             .collect(),
         health_check: Some(HealthCheck {

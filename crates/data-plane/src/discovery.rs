@@ -3,10 +3,8 @@
 use std::collections::BTreeSet;
 
 use daemon_api::{
-    MESSAGE_LIMIT, desired_change,
-    discovery::v1::{
-        WatchRequest, WatchResponse, discovery_client::DiscoveryClient, watch_response::Event,
-    },
+    DesiredEvent as Received, DesiredSetAssembly,
+    discovery::v1::{WatchRequest, WatchResponse, discovery_client::DiscoveryClient},
 };
 use daemon_runtime::{Backoff, LONGEST_RETRY, Target};
 use tokio::sync::mpsc;
@@ -59,8 +57,7 @@ impl From<Status> for LossCause {
 /// Watches for ever, and sends what changes. Ends when the receiver is gone.
 pub(crate) async fn watch(target: Target, events: mpsc::Sender<DesiredEvent>) {
     let mut backoff = Backoff::for_neighbouring_daemon(LONGEST_RETRY);
-    let client = DiscoveryClient::new(target.channel());
-    let mut client = client.max_decoding_message_size(MESSAGE_LIMIT);
+    let mut client = DiscoveryClient::new(target.channel());
     loop {
         let cause = match client.watch(WatchRequest {}).await {
             Ok(response) => match follow(response.into_inner(), &events, &mut backoff).await {
@@ -84,61 +81,51 @@ async fn follow(
     events: &mpsc::Sender<DesiredEvent>,
     backoff: &mut Backoff,
 ) -> Option<LossCause> {
+    let mut assembly = DesiredSetAssembly::default();
     let mut opening = Some((DesiredSet::default(), BTreeSet::new()));
     loop {
-        let event = match stream.message().await {
-            Ok(Some(WatchResponse {
-                event: Some(event), ..
-            })) => event,
-            // An event of a newer contract.
-            Ok(Some(WatchResponse { event: None, .. })) => continue,
+        let message = match stream.message().await {
+            Ok(Some(message)) => message,
             Ok(None) => return Some(LossCause::Ended),
             Err(status) => return Some(status.into()),
         };
-        let id = id_of(&event);
-        let event = match (desired_change(event), &mut opening) {
-            (Ok(Some(change)), Some((desired, _))) => {
-                desired.apply(change);
-                continue;
-            }
-            (Ok(Some(change)), None) => DesiredEvent::Change(change),
-            (Ok(None), opening) => match opening.take() {
-                Some((desired, kept)) => {
-                    // Not earlier: a stream that ends before it is synced would be opened again
-                    // without any pause.
-                    backoff.reset();
-                    DesiredEvent::Set { desired, kept }
+        for received in assembly.receive(message) {
+            let event = match (received, &mut opening) {
+                (Received::Change(change), Some((desired, kept))) => {
+                    match &change {
+                        DesiredChange::PutVirtualServer(server) => kept.remove(&server.id),
+                        DesiredChange::RemoveVirtualServer(id) => kept.remove(id),
+                        DesiredChange::PutServiceRange(_)
+                        | DesiredChange::RemoveServiceRange(_) => false,
+                    };
+                    desired.apply(change);
+                    continue;
                 }
-                None => continue,
-            },
-            (Err(error), opening) => {
-                tracing::warn!(
-                    %error,
-                    virtual_server = id.map(|id| id.to_string()),
-                    "an object of the desired set cannot be; its last good state stays"
-                );
-                if let (Some((_, kept)), Some(id)) = (opening, id) {
-                    kept.insert(id);
+                (Received::Change(change), None) => DesiredEvent::Change(change),
+                (Received::Synced, opening) => match opening.take() {
+                    Some((desired, kept)) => {
+                        // Not earlier: a stream that ends before it is synced would be opened again
+                        // without any pause.
+                        backoff.reset();
+                        DesiredEvent::Set { desired, kept }
+                    }
+                    None => continue,
+                },
+                (Received::Invalid { id, error }, opening) => {
+                    tracing::warn!(
+                        %error,
+                        virtual_server = id.map(|id| id.to_string()),
+                        "an object of the desired set cannot be; its last good state stays"
+                    );
+                    if let (Some((_, kept)), Some(id)) = (opening, id) {
+                        kept.insert(id);
+                    }
+                    DesiredEvent::InvalidObject
                 }
-                DesiredEvent::InvalidObject
+            };
+            if events.send(event).await.is_err() {
+                return None;
             }
-        };
-        if events.send(event).await.is_err() {
-            return None;
         }
     }
-}
-
-/// The virtual server that an event speaks of, even if the rest of it cannot be.
-fn id_of(event: &Event) -> Option<VirtualServerId> {
-    let Event::VirtualServer(server) = event else {
-        return None;
-    };
-    daemon_api::virtualserver::v1::VirtualServerId {
-        address: server.address.clone(),
-        ports: server.ports,
-        protocol: server.protocol,
-    }
-    .try_into()
-    .ok()
 }

@@ -11,7 +11,8 @@ use std::{
 
 use tokio::time::{Instant, sleep_until};
 use virtual_server::{
-    Protocol, RealServer, RealServerState, Scheduler, VirtualServer, VirtualServerId, Weight,
+    Protocol, RealServer, RealServerHistory, RealServerState, Scheduler, VirtualServer,
+    VirtualServerId, Weight,
 };
 
 use crate::{
@@ -282,6 +283,7 @@ fn draining_real_server(address: SocketAddr, weight: Weight) -> RealServer {
         port: NonZeroU16::new(address.port()),
         weight,
         state: RealServerState::Draining,
+        history: RealServerHistory::default(),
     }
 }
 

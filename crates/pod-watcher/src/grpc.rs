@@ -1,6 +1,6 @@
 //! The Discovery contract: translates, and asks the index.
 
-use std::pin::Pin;
+use std::{collections::HashMap, pin::Pin};
 
 use daemon_api::{
     MESSAGE_LIMIT,
@@ -9,18 +9,25 @@ use daemon_api::{
         discovery_server::{Discovery, DiscoveryServer},
         watch_response,
     },
-    message_size,
+    real_server_part, virtual_server_head,
 };
 use daemon_runtime::{Event, Shutdown};
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, stream};
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 use tonic::{Request, Response, Status};
-use virtual_server::DesiredChange;
+use virtual_server::VirtualServerId;
 
 use crate::{
     index::{IndexReader, Key, Object},
     metrics::WatchMetrics,
+    roster::Parted,
 };
+
+/// Most objects in a page of `List`.
+const LARGEST_PAGE: usize = 1_000;
+
+/// A page of `List` ends when it has this many real servers.
+const FULL_PAGE: usize = 16_384;
 
 /// Serves what the index publishes.
 #[derive(Clone, Debug)]
@@ -60,19 +67,15 @@ impl Discovery for DiscoveryService {
         tracing::info!(watcher = ?request.remote_addr(), "a watch has begun");
         let open = OpenWatch::begin(&self.metrics, &self.watchers);
         let shutdown = self.shutdown.clone();
-        let events = self
-            .index
-            .objects
-            .subscribe()?
-            .into_stream()
-            .filter_map(move |next| {
-                let response = match next {
-                    Ok((revision, event)) => {
-                        response(revision, event, MESSAGE_LIMIT, &open.metrics).map(Ok)
-                    }
-                    Err(ended) => Some(Err(ended.into())),
-                };
-                std::future::ready(response)
+        let mut sender = Sender::default();
+        let events = self.index.objects.subscribe()?.into_stream();
+        let events = events
+            .flat_map(move |next| {
+                let _open = &open;
+                stream::iter(match next {
+                    Ok((revision, event)) => sender.responses(revision, event),
+                    Err(ended) => vec![Err(ended.into())],
+                })
             })
             .take_until(async move { shutdown.stopping().await });
         Ok(Response::new(Box::pin(events)))
@@ -80,19 +83,49 @@ impl Discovery for DiscoveryService {
 
     async fn list(
         &self,
-        _: Request<wire::ListRequest>,
+        request: Request<wire::ListRequest>,
     ) -> Result<Response<wire::ListResponse>, Status> {
+        let wire::ListRequest {
+            page_size,
+            page_token,
+        } = request.into_inner();
+        let page_size = match usize::try_from(page_size) {
+            Ok(0) => LARGEST_PAGE,
+            Ok(size) => size.min(LARGEST_PAGE),
+            Err(_) => {
+                let problem = format!("page_size: {page_size} is below 0");
+                return Err(Status::invalid_argument(problem));
+            }
+        };
+        let listed = listed(&page_token)?;
         let snapshot = self.index.objects.snapshot();
         let mut response = wire::ListResponse {
             revision: snapshot.revision,
             synced: snapshot.synced,
             ..wire::ListResponse::default()
         };
-        for (_, object) in snapshot.objects {
+        let objects = snapshot.objects.into_iter();
+        let mut objects = objects
+            .skip_while(|(key, _)| listed.as_ref().is_some_and(|listed| key <= listed))
+            .peekable();
+        let mut real_servers = 0;
+        let mut last = None;
+        for (key, object) in objects.by_ref().take(page_size) {
             match object {
                 Object::ServiceRange(range) => response.service_ranges.push(range.into()),
-                Object::VirtualServer(server) => response.virtual_servers.push((&server).into()),
+                Object::VirtualServer(parted) => {
+                    let server = parted.whole();
+                    real_servers += server.real_servers.len();
+                    response.virtual_servers.push((&server).into());
+                }
             }
+            last = Some(key);
+            if real_servers >= FULL_PAGE {
+                break;
+            }
+        }
+        if let (Some(last), Some(_)) = (&last, objects.peek()) {
+            response.next_page_token = page_token_after(last);
         }
         let source = self.index.source.borrow();
         response.source = Some(wire::Source {
@@ -108,51 +141,88 @@ impl Discovery for DiscoveryService {
     }
 }
 
-/// Returns the message about an event; `None` if no receiver would take it. The receiver keeps the
-/// last state of that object, and hears of all others.
-fn response(
-    revision: u64,
-    event: Event<Key, Object>,
-    limit: usize,
-    metrics: &WatchMetrics,
-) -> Option<wire::WatchResponse> {
-    let response = wire::WatchResponse {
-        revision,
-        event: Some(watch_event(event)),
-    };
-    let bytes = message_size(&response);
-    if bytes <= limit {
-        return Some(response);
-    }
-    metrics.oversized.inc();
-    let name = match &response.event {
-        Some(watch_response::Event::VirtualServer(server)) => server.name.as_str(),
-        Some(
-            watch_response::Event::RemovedVirtualServer(_)
-            | watch_response::Event::ServiceRange(_)
-            | watch_response::Event::RemovedServiceRange(_)
-            | watch_response::Event::Synced(_),
-        )
-        | None => "",
-    };
-    tracing::error!(
-        virtual_server = name,
-        bytes,
-        limit,
-        "an object is too large for a message and is left out; the data plane keeps its last state"
-    );
-    None
+/// What one watcher has been sent.
+#[derive(Debug, Default)]
+struct Sender {
+    /// Number of the newest change of each virtual server that was sent.
+    sent: HashMap<VirtualServerId, u64>,
 }
 
-fn watch_event(event: Event<Key, Object>) -> watch_response::Event {
-    let change = match event {
-        Event::Synced => return watch_response::Event::Synced(wire::Synced {}),
-        Event::Changed(_, Object::ServiceRange(range)) => DesiredChange::PutServiceRange(range),
-        Event::Changed(_, Object::VirtualServer(server)) => DesiredChange::PutVirtualServer(server),
-        Event::Removed(Key::ServiceRange(range)) => DesiredChange::RemoveServiceRange(range),
-        Event::Removed(Key::VirtualServer(id)) => DesiredChange::RemoveVirtualServer(id),
-    };
-    (&change).into()
+impl Sender {
+    /// Returns the messages about an event. Those of a virtual server are the head and the parts
+    /// that differ from what was sent of it.
+    fn responses(
+        &mut self,
+        revision: u64,
+        event: Event<Key, Object>,
+    ) -> Vec<Result<wire::WatchResponse, Status>> {
+        let events = match event {
+            Event::Synced => vec![watch_response::Event::Synced(wire::Synced {})],
+            Event::Changed(_, Object::ServiceRange(range)) => {
+                vec![watch_response::Event::ServiceRange(range.into())]
+            }
+            Event::Changed(_, Object::VirtualServer(parted)) => self.changed(&parted),
+            Event::Removed(Key::ServiceRange(range)) => {
+                vec![watch_response::Event::RemovedServiceRange(range.into())]
+            }
+            Event::Removed(Key::VirtualServer(id)) => {
+                self.sent.remove(&id);
+                vec![watch_response::Event::RemovedVirtualServer((&id).into())]
+            }
+        };
+        let count = events.len();
+        let response = |(event, number)| {
+            Ok(wire::WatchResponse {
+                revision,
+                event: Some(event),
+                complete: number == count,
+            })
+        };
+        events.into_iter().zip(1..).map(response).collect()
+    }
+
+    fn changed(&mut self, parted: &Parted) -> Vec<watch_response::Event> {
+        let Parted { head, parts } = parted;
+        let id = head.server.id;
+        let newest = parts.iter().map(|part| part.changed).max();
+        let newest = newest.unwrap_or(0).max(head.changed);
+        // The number of the first change is 1.
+        let sent = self.sent.insert(id, newest).unwrap_or(0);
+        let head =
+            (head.changed > sent).then(|| virtual_server_head(&head.server, head.part_count));
+        let parts = parts.iter().enumerate();
+        let parts = parts.filter(|(_, part)| part.changed > sent);
+        let parts = parts.map(|(number, part)| real_server_part(&id, number, &part.real_servers));
+        head.into_iter().chain(parts).collect()
+    }
+}
+
+const RANGE_TOKEN: &str = "range:";
+const SERVER_TOKEN: &str = "server:";
+
+/// Returns the token of the page after the object.
+fn page_token_after(key: &Key) -> String {
+    match key {
+        Key::ServiceRange(range) => format!("{RANGE_TOKEN}{range}"),
+        Key::VirtualServer(id) => format!("{SERVER_TOKEN}{id}"),
+    }
+}
+
+/// Returns the last object of the page before; `None`: there is none.
+fn listed(page_token: &str) -> Result<Option<Key>, Status> {
+    if page_token.is_empty() {
+        return Ok(None);
+    }
+    let range = page_token.strip_prefix(RANGE_TOKEN);
+    let range = range.and_then(|text| Some(Key::ServiceRange(text.parse().ok()?)));
+    let server = page_token.strip_prefix(SERVER_TOKEN);
+    let server = server.and_then(|text| Some(Key::VirtualServer(text.parse().ok()?)));
+    match range.or(server) {
+        Some(key) => Ok(Some(key)),
+        None => Err(Status::invalid_argument(format!(
+            "page_token: {page_token:?} is no next_page_token of this contract"
+        ))),
+    }
 }
 
 /// Counts a stream for as long as it lives.
@@ -174,25 +244,5 @@ impl OpenWatch {
 impl Drop for OpenWatch {
     fn drop(&mut self) {
         self.metrics.watchers.dec();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use virtual_server::ServiceRange;
-
-    use super::*;
-
-    #[test]
-    fn an_object_above_the_limit_is_left_out_and_counted() {
-        let metrics = WatchMetrics::default();
-        let range: ServiceRange = "10.1.1.0/24".parse().unwrap();
-        let event = || Event::Changed(Key::ServiceRange(range), Object::ServiceRange(range));
-        let sent = response(1, event(), MESSAGE_LIMIT, &metrics).unwrap();
-        let size = message_size(&sent);
-        assert_eq!(metrics.oversized.get(), 0);
-        assert_eq!(response(1, event(), size - 1, &metrics), None);
-        assert_eq!(metrics.oversized.get(), 1);
-        assert!(response(1, event(), size, &metrics).is_some());
     }
 }

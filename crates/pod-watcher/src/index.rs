@@ -1,17 +1,21 @@
 //! The one task that owns the desired set.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, btree_map::Entry},
     convert::Infallible,
     fmt,
+    time::SystemTime,
 };
 
 use daemon_runtime::{Publisher, Reader, Shutdown, Step};
 use tokio::sync::watch;
-use virtual_server::{DesiredChange, DesiredSet, ServiceRange, VirtualServer, VirtualServerId};
+use virtual_server::{
+    DesiredChange, DesiredSet, ServiceRange, Timestamp, VirtualServer, VirtualServerId,
+};
 
 use crate::{
     metrics::IndexMetrics,
+    roster::{Parted, Roster},
     source::{Description, Source, SourceError, SourceEvent},
 };
 
@@ -34,7 +38,7 @@ pub enum Object {
     /// The service range of the key.
     ServiceRange(ServiceRange),
     /// The virtual server whose id is the key.
-    VirtualServer(VirtualServer),
+    VirtualServer(Parted),
 }
 
 /// What the source is and whether its newest state is in use.
@@ -60,6 +64,10 @@ pub struct IndexReader {
 pub struct Index {
     objects: Publisher<Key, Object>,
     source: watch::Sender<SourceStatus>,
+    /// The virtual servers that are published.
+    rosters: BTreeMap<VirtualServerId, Roster>,
+    /// Changes of virtual servers.
+    changes: u64,
     /// How much is published.
     size: Size,
     /// Whether the source has said it for the first time.
@@ -83,6 +91,8 @@ impl Index {
         let index = Self {
             objects,
             source,
+            rosters: BTreeMap::new(),
+            changes: 0,
             size: Size::default(),
             is_published: false,
             metrics,
@@ -102,59 +112,50 @@ impl Index {
     ) -> Result<(), Infallible> {
         loop {
             tokio::select! {
-                event = source.next() => self.handle(event),
+                event = source.next() => self.handle(event, now()),
                 () = shutdown.stopping() => return Ok(()),
             }
         }
     }
 
-    fn handle(&mut self, event: SourceEvent) {
+    fn handle(&mut self, event: SourceEvent, now: Timestamp) {
         match event {
-            SourceEvent::Snapshot(desired) => self.replace_all(desired),
-            SourceEvent::Changes(changes) => self.change(changes),
+            SourceEvent::Snapshot(desired) => self.replace_all(desired, now),
+            SourceEvent::Changes(changes) => self.change(changes, now),
             SourceEvent::Failed(error) => self.keep(error),
             SourceEvent::Recovered => self.recovered(),
         }
     }
 
-    fn replace_all(&mut self, desired: DesiredSet) {
-        self.size = Size::of(&desired);
-        for server in desired.virtual_servers.values() {
-            self.measure(server);
+    fn replace_all(&mut self, desired: DesiredSet, now: Timestamp) {
+        let former = self.objects.reader().snapshot().objects;
+        let is_gone = |key: &Key| match key {
+            Key::ServiceRange(range) => !desired.service_ranges.contains(range),
+            Key::VirtualServer(id) => !desired.virtual_servers.contains_key(id),
+        };
+        for (key, _) in former.iter().filter(|(key, _)| is_gone(key)) {
+            self.remove(key);
         }
-        let ranges = desired.service_ranges.into_iter();
-        let servers = desired.virtual_servers.into_iter();
-        let objects: BTreeMap<Key, Object> = ranges
-            .map(|range| (Key::ServiceRange(range), Object::ServiceRange(range)))
-            .chain(
-                servers.map(|(id, server)| (Key::VirtualServer(id), Object::VirtualServer(server))),
-            )
-            .collect();
-        self.objects.replace_all(objects);
+        for range in desired.service_ranges {
+            self.put_range(range);
+        }
+        for server in desired.virtual_servers.into_values() {
+            self.put_server(server, now);
+        }
         tracing::info!(published = %self.size, "the desired set has been read");
         self.published();
         self.recovered();
     }
 
-    fn change(&mut self, changes: Vec<DesiredChange>) {
+    fn change(&mut self, changes: Vec<DesiredChange>, now: Timestamp) {
         for change in changes {
-            self.size.follow(&change);
-            if let DesiredChange::PutVirtualServer(server) = &change {
-                self.measure(server);
-            }
             match change {
                 DesiredChange::RemoveServiceRange(range) => {
-                    self.objects.remove(&Key::ServiceRange(range));
+                    self.remove(&Key::ServiceRange(range));
                 }
-                DesiredChange::RemoveVirtualServer(id) => {
-                    self.objects.remove(&Key::VirtualServer(id));
-                }
-                DesiredChange::PutServiceRange(range) => self
-                    .objects
-                    .set(Key::ServiceRange(range), Object::ServiceRange(range)),
-                DesiredChange::PutVirtualServer(server) => self
-                    .objects
-                    .set(Key::VirtualServer(server.id), Object::VirtualServer(server)),
+                DesiredChange::RemoveVirtualServer(id) => self.remove(&Key::VirtualServer(id)),
+                DesiredChange::PutServiceRange(range) => self.put_range(range),
+                DesiredChange::PutVirtualServer(server) => self.put_server(server, now),
             }
         }
         if !self.is_published {
@@ -167,17 +168,53 @@ impl Index {
         self.report();
     }
 
-    /// Measures which share of flows a change of weights moves, before it is published.
-    fn measure(&self, server: &VirtualServer) {
-        let share = self
-            .objects
-            .read(&Key::VirtualServer(server.id), |before| match before {
-                Some(Object::VirtualServer(before)) => server.moved_share(before),
-                Some(Object::ServiceRange(_)) | None => None,
-            });
-        if let Some(share) = share {
-            self.metrics.weights_changed(share);
+    fn remove(&mut self, key: &Key) {
+        match key {
+            Key::ServiceRange(_) => self.size.service_ranges -= 1,
+            Key::VirtualServer(id) => {
+                if let Some(roster) = self.rosters.remove(id) {
+                    self.size.real_servers -= roster.server().real_servers.len();
+                }
+            }
         }
+        self.size.virtual_servers = self.rosters.len();
+        self.objects.remove(key);
+    }
+
+    fn put_range(&mut self, range: ServiceRange) {
+        let key = Key::ServiceRange(range);
+        if self.objects.read(&key, |former| former.is_none()) {
+            self.size.service_ranges += 1;
+        }
+        self.objects.set(key, Object::ServiceRange(range));
+    }
+
+    /// Publishes what differs of a virtual server, after it has measured which share of flows a
+    /// change of weights moves.
+    fn put_server(&mut self, server: VirtualServer, now: Timestamp) {
+        self.changes += 1;
+        let id = server.id;
+        // What the first set holds may have existed for long.
+        let now = self.is_published.then_some(now);
+        let (roster, former) = match self.rosters.entry(id) {
+            Entry::Occupied(entry) => {
+                let roster = entry.into_mut();
+                let former = roster.update(server, now, self.changes);
+                (roster, Some(former))
+            }
+            Entry::Vacant(entry) => (entry.insert(Roster::new(server, now, self.changes)), None),
+        };
+        let server = roster.server();
+        self.size.real_servers += server.real_servers.len();
+        if let Some(former) = former {
+            self.size.real_servers -= former.real_servers.len();
+            if let Some(share) = server.moved_share(&former) {
+                self.metrics.weights_changed(share);
+            }
+        }
+        let object = Object::VirtualServer(roster.published().clone());
+        self.size.virtual_servers = self.rosters.len();
+        self.objects.set(Key::VirtualServer(id), object);
     }
 
     fn published(&mut self) {
@@ -218,48 +255,17 @@ impl Index {
     }
 }
 
+fn now() -> Timestamp {
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    Timestamp(since_1970.unwrap_or_default())
+}
+
 /// How much a desired set holds.
 #[derive(Debug, Default)]
 pub(crate) struct Size {
     pub(crate) service_ranges: usize,
+    pub(crate) virtual_servers: usize,
     pub(crate) real_servers: usize,
-    /// The real servers of each virtual server.
-    virtual_servers: HashMap<VirtualServerId, usize>,
-}
-
-impl Size {
-    fn of(desired: &DesiredSet) -> Self {
-        let virtual_servers: HashMap<_, _> = desired
-            .virtual_servers
-            .iter()
-            .map(|(id, server)| (*id, server.real_servers.len()))
-            .collect();
-        Self {
-            service_ranges: desired.service_ranges.len(),
-            real_servers: virtual_servers.values().sum(),
-            virtual_servers,
-        }
-    }
-
-    /// `change` is one that differs from what was there before.
-    fn follow(&mut self, change: &DesiredChange) {
-        match change {
-            DesiredChange::RemoveServiceRange(_) => self.service_ranges -= 1,
-            DesiredChange::PutServiceRange(_) => self.service_ranges += 1,
-            DesiredChange::RemoveVirtualServer(id) => {
-                self.real_servers -= self.virtual_servers.remove(id).unwrap_or(0);
-            }
-            DesiredChange::PutVirtualServer(server) => {
-                let count = server.real_servers.len();
-                let before = self.virtual_servers.insert(server.id, count);
-                self.real_servers = self.real_servers + count - before.unwrap_or(0);
-            }
-        }
-    }
-
-    pub(crate) fn virtual_servers(&self) -> usize {
-        self.virtual_servers.len()
-    }
 }
 
 impl fmt::Display for Size {
@@ -267,8 +273,7 @@ impl fmt::Display for Size {
         write!(
             f,
             "{} virtual servers, {} service ranges",
-            self.virtual_servers(),
-            self.service_ranges
+            self.virtual_servers, self.service_ranges
         )
     }
 }

@@ -12,6 +12,7 @@
 //!   objects of a cluster to changes of it.
 //! - [`index::Index`] publishes what differs, and keeps the last good set when the source fails:
 //!   an error of the source never withdraws anything.
+//!   `roster` keeps the positions and parts of the real servers of each virtual server.
 //! - [`grpc`] is the only module that knows the generated types.
 
 #![warn(missing_docs)]
@@ -27,6 +28,7 @@ pub mod index;
 pub mod kubernetes;
 pub mod metrics;
 pub mod render;
+mod roster;
 pub mod source;
 pub mod validate;
 

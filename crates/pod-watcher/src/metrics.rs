@@ -36,8 +36,6 @@ impl Default for MovedShares {
 pub struct WatchMetrics {
     /// How many there are.
     pub watchers: Gauge,
-    /// Objects that no message can carry.
-    pub oversized: Counter,
 }
 
 impl IndexMetrics {
@@ -88,7 +86,7 @@ impl IndexMetrics {
     }
 
     pub(crate) fn published(&self, size: &Size) {
-        set(&self.virtual_servers, size.virtual_servers());
+        set(&self.virtual_servers, size.virtual_servers);
         set(&self.real_servers, size.real_servers);
         set(&self.service_ranges, size.service_ranges);
         self.snapshots.inc();
@@ -118,11 +116,6 @@ impl WatchMetrics {
             "discovery_watchers",
             "Open Discovery.Watch streams",
             this.watchers.clone(),
-        );
-        metrics.register(
-            "discovery_oversized_objects",
-            "Objects that were left out of a Discovery.Watch stream, since no message can carry them",
-            this.oversized.clone(),
         );
         this
     }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
+    collections::VecDeque,
     fs,
     io::Write,
     os::unix::fs::symlink,
@@ -11,7 +12,7 @@ use std::{
 };
 
 use daemon_api::{
-    MESSAGE_LIMIT, desired_change,
+    DesiredEvent, DesiredSetAssembly, MESSAGE_LIMIT,
     discovery::v1::{
         ListRequest, ListResponse, WatchRequest, WatchResponse, discovery_client::DiscoveryClient,
     },
@@ -28,7 +29,10 @@ use tonic::{Streaming, transport::Channel};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
-use virtual_server::{DesiredChange, DesiredSet, RealServer, VirtualServer, Weight};
+use virtual_server::{
+    DesiredChange, DesiredSet, RealServer, RealServerHistory, RealServerState, VirtualServer,
+    Weight,
+};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -86,12 +90,16 @@ impl Running {
     async fn watch(&self) -> Watch {
         let mut client = self.client.clone();
         let stream = client.watch(WatchRequest {}).await.unwrap().into_inner();
-        Watch { stream }
+        Watch::new(stream)
     }
 
     async fn list(&self) -> ListResponse {
         let mut client = self.client.clone();
-        client.list(ListRequest {}).await.unwrap().into_inner()
+        client
+            .list(ListRequest::default())
+            .await
+            .unwrap()
+            .into_inner()
     }
 
     /// Asks until the answer is as wished.
@@ -124,9 +132,19 @@ impl Running {
 
 struct Watch {
     stream: Streaming<WatchResponse>,
+    assembly: DesiredSetAssembly,
+    received: VecDeque<DesiredEvent>,
 }
 
 impl Watch {
+    fn new(stream: Streaming<WatchResponse>) -> Self {
+        Self {
+            stream,
+            assembly: DesiredSetAssembly::default(),
+            received: VecDeque::new(),
+        }
+    }
+
     async fn response(&mut self) -> WatchResponse {
         timeout(DEADLINE, self.stream.message())
             .await
@@ -135,14 +153,28 @@ impl Watch {
             .expect("the stream goes on")
     }
 
+    /// The next event of complete changes.
+    async fn event(&mut self) -> DesiredEvent {
+        loop {
+            if let Some(event) = self.received.pop_front() {
+                return event;
+            }
+            let response = self.response().await;
+            self.received.extend(self.assembly.receive(response));
+        }
+    }
+
     /// The next event in short: `+ id server=weight`, `- id`, `synced`.
     async fn next(&mut self) -> String {
-        match desired_change(self.response().await.event.unwrap()).unwrap() {
-            None => "synced".to_owned(),
-            Some(DesiredChange::PutVirtualServer(server)) => show(&server),
-            Some(DesiredChange::RemoveVirtualServer(id)) => format!("- {id}"),
-            Some(DesiredChange::PutServiceRange(range)) => format!("+ {range}"),
-            Some(DesiredChange::RemoveServiceRange(range)) => format!("- {range}"),
+        match self.event().await {
+            DesiredEvent::Synced => "synced".to_owned(),
+            DesiredEvent::Invalid { error, .. } => panic!("{error}"),
+            DesiredEvent::Change(DesiredChange::PutVirtualServer(server)) => show(&server),
+            DesiredEvent::Change(DesiredChange::RemoveVirtualServer(id)) => format!("- {id}"),
+            DesiredEvent::Change(DesiredChange::PutServiceRange(range)) => format!("+ {range}"),
+            DesiredEvent::Change(DesiredChange::RemoveServiceRange(range)) => {
+                format!("- {range}")
+            }
         }
     }
 
@@ -250,10 +282,11 @@ async fn revisions_grow_within_a_stream() {
             let response = watch.response().await;
             assert!(response.revision >= former);
             former = response.revision;
-            let change = desired_change(response.event.unwrap()).unwrap();
-            if let Some(DesiredChange::PutVirtualServer(server)) = change
-                && server.real_servers[0].weight == Weight(weight)
-            {
+            let is_newest = |event: &DesiredEvent| {
+                matches!(event, DesiredEvent::Change(DesiredChange::PutVirtualServer(server))
+                    if server.real_servers[0].weight == Weight(weight))
+            };
+            if watch.assembly.receive(response).iter().any(is_newest) {
                 break;
             }
         }
@@ -485,7 +518,7 @@ async fn nothing_is_synced_before_the_source_has_spoken() {
 }
 
 #[tokio::test]
-async fn largest_valid_virtual_servers_travel_whole_in_an_answer_of_more_than_4_mib() {
+async fn the_largest_valid_virtual_servers_travel_in_parts_and_in_pages() {
     let (say, told) = mpsc::unbounded_channel();
     let daemon = Running::with_source(Told(told)).await;
     let mut set = DesiredSet::default();
@@ -512,13 +545,16 @@ async fn largest_valid_virtual_servers_travel_whole_in_an_answer_of_more_than_4_
     watch.expect(&["synced"]).await;
     let client = daemon.client.clone();
     let mut client = client.max_decoding_message_size(MESSAGE_LIMIT);
-    let listed = client.list(ListRequest {}).await.unwrap().into_inner();
-    assert!(message_size(&listed) > 4 * 1024 * 1024);
-    let counts = listed
-        .virtual_servers
-        .iter()
-        .map(|it| it.real_servers.len());
-    assert!(counts.eq([most as usize; 2]));
+    // A page with more real servers than fill one ends.
+    let mut request = ListRequest::default();
+    for is_last in [false, true] {
+        let page = client.list(request.clone()).await.unwrap().into_inner();
+        assert!(message_size(&page) < MESSAGE_LIMIT / 8);
+        assert_eq!(page.virtual_servers.len(), 1);
+        assert_eq!(page.virtual_servers[0].real_servers.len(), most as usize);
+        assert_eq!(page.next_page_token.is_empty(), is_last);
+        request.page_token = page.next_page_token;
+    }
 }
 
 #[tokio::test]
@@ -552,13 +588,9 @@ async fn a_slow_watcher_skips_what_was_overwritten() {
         .connect()
         .await
         .unwrap();
-    let mut slow = Watch {
-        stream: DiscoveryClient::new(channel)
-            .watch(WatchRequest {})
-            .await
-            .unwrap()
-            .into_inner(),
-    };
+    let mut client = DiscoveryClient::new(channel);
+    let stream = client.watch(WatchRequest {}).await.unwrap().into_inner();
+    let mut slow = Watch::new(stream);
     for weight in 1..=CHANGES {
         say.send(SourceEvent::Snapshot(large_set(weight))).unwrap();
     }
@@ -590,7 +622,8 @@ fn large_set(weight: u16) -> DesiredSet {
                 address: [10, 2, high, low].into(),
                 port: None,
                 weight: Weight(weight),
-                state: virtual_server::RealServerState::Ready,
+                state: RealServerState::Ready,
+                history: RealServerHistory::default(),
             }
         })
         .collect();

@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use daemon_api::{
-    desired_change,
+    DesiredEvent, DesiredSetAssembly,
     discovery::v1::{WatchRequest, WatchResponse, discovery_client::DiscoveryClient},
 };
 use daemon_runtime::{Daemon, KEPT_REMOVALS};
@@ -64,7 +64,12 @@ async fn next(watch: &mut Streaming<WatchResponse>) -> Result<Option<DesiredChan
     let response = message
         .expect("an event comes")?
         .expect("the watch is open");
-    Ok(desired_change(response.event.unwrap()).unwrap())
+    let mut events = DesiredSetAssembly::default().receive(response);
+    match events.pop().unwrap() {
+        DesiredEvent::Change(change) => Ok(Some(change)),
+        DesiredEvent::Synced => Ok(None),
+        DesiredEvent::Invalid { error, .. } => panic!("{error}"),
+    }
 }
 
 /// Reads until the set that was read is this one.

@@ -3,8 +3,8 @@
 use std::{cmp::Ordering, collections::BTreeSet, net::IpAddr, num::NonZeroU16};
 
 use virtual_server::{
-    BadValue, Field, Invalid, Ports, Protocol, RealServer, RealServerField, RealServerState,
-    ServiceRange, VirtualServer,
+    BadValue, Field, Invalid, Ports, Protocol, RealServer, RealServerField, RealServerHistory,
+    RealServerState, ServiceRange, VirtualServer,
 };
 
 use super::{
@@ -249,6 +249,7 @@ fn real_server(
             RealServerState::Ready => state,
             RealServerState::Draining => RealServerState::Draining,
         },
+        history: RealServerHistory::default(),
     })
 }
 

@@ -31,8 +31,8 @@ pub use invalid::{
 pub use ipnet::IpNet;
 pub use model::{
     FailureAction, ForwardingMethod, HealthCheck, HealthCheckKind, Persistence, Ports, Protocol,
-    RealServer, RealServerState, Scheduler, SchedulerFlags, ServiceRange, TunnelKind,
-    VirtualServer, VirtualServerId, Weight,
+    RealServer, RealServerHistory, RealServerState, Scheduler, SchedulerFlags, ServiceRange,
+    Timestamp, TunnelKind, VirtualServer, VirtualServerId, Weight,
 };
 pub use options::{Behaviour, HealthCheckChoice, HealthCheckOptions, Options, PersistenceOptions};
 pub use plan::{Placements, plan, plan_keys};

@@ -159,7 +159,26 @@ pub struct RealServer {
     /// Whether it is to receive new connections.
     #[serde(default, skip_serializing_if = "text::is_default")]
     pub state: RealServerState,
+    /// What the source of the desired set has seen of it. No file says it.
+    #[serde(skip)]
+    pub history: RealServerHistory,
 }
+
+/// What the source of the desired set has seen of a real server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct RealServerHistory {
+    /// Order of first appearance within the virtual server: a real server with a smaller number
+    /// appeared earlier. Numbers may be missing.
+    pub position: u64,
+    /// Since when its state is [`RealServerState::Ready`], if the source saw that change.
+    pub ready_since: Option<Timestamp>,
+    /// Since when its state is [`RealServerState::Draining`], if the source saw that change.
+    pub draining_since: Option<Timestamp>,
+}
+
+/// Wall-clock time, as the time since 1970-01-01 00:00 UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(pub Duration);
 
 /// What a health check does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -298,8 +317,8 @@ impl Ports {
 }
 
 impl VirtualServer {
-    /// Most real servers of a virtual server, whatever its scheduler. One message carries all of
-    /// them between two daemons.
+    /// Most real servers of a virtual server, whatever its scheduler. One message of a data plane
+    /// carries the status of all of them.
     pub const MOST_REAL_SERVERS: usize = 65_535;
 
     /// The port on which a real server receives: its own, or the one that clients address.

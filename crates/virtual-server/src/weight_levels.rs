@@ -77,7 +77,10 @@ pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{FailureAction, ForwardingMethod, RealServer, RealServerState, Scheduler, Weight};
+    use crate::{
+        FailureAction, ForwardingMethod, RealServer, RealServerHistory, RealServerState, Scheduler,
+        Weight,
+    };
 
     /// A virtual server of `mh` whose real servers have these weights.
     pub(crate) fn with_weights(weights: &[u16]) -> VirtualServer {
@@ -94,6 +97,7 @@ pub(crate) mod tests {
                     port: None,
                     weight: Weight(*weight),
                     state: RealServerState::Ready,
+                    history: RealServerHistory::default(),
                 })
                 .collect(),
             health_check: None,

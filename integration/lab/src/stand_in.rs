@@ -16,7 +16,7 @@ use daemon_api::discovery::v1::discovery_server::{Discovery, DiscoveryServer};
 use daemon_api::discovery::v1::watch_response::Event as DesiredEvent;
 use daemon_api::virtualserver::v1::{
     FailureAction, ForwardingMethod, PortRange, Protocol, RealServer, RealServerState, Scheduler,
-    SchedulerKind, TunnelKind, VirtualServer,
+    SchedulerKind, TunnelKind, VirtualServer, VirtualServerId,
 };
 use ipnet::IpNet;
 use tokio::sync::watch;
@@ -106,13 +106,17 @@ impl Discovery for DesiredSet {
         let now = later.borrow_and_update().clone();
         let first = [
             DesiredEvent::ServiceRange(range),
-            DesiredEvent::VirtualServer(now),
+            DesiredEvent::VirtualServerHead(head(&now)),
+            DesiredEvent::RealServerPart(part(now)),
             DesiredEvent::Synced(discovery::Synced {}),
         ];
-        let later = WatchStream::from_changes(later).map(DesiredEvent::VirtualServer);
+        // Only the real servers change.
+        let later = WatchStream::from_changes(later).map(part);
+        let later = later.map(DesiredEvent::RealServerPart);
         let events = tokio_stream::iter(first).chain(later).map(|event| {
             Ok(discovery::WatchResponse {
                 revision: 0,
+                complete: !matches!(event, DesiredEvent::VirtualServerHead(_)),
                 event: Some(event),
             })
         });
@@ -121,6 +125,28 @@ impl Discovery for DesiredSet {
 
     async fn list(&self, _: Request<discovery::ListRequest>) -> Answer<discovery::ListResponse> {
         Err(Status::unimplemented("nobody needs it"))
+    }
+}
+
+fn head(server: &VirtualServer) -> discovery::VirtualServerHead {
+    discovery::VirtualServerHead {
+        virtual_server: Some(VirtualServer {
+            real_servers: Vec::new(),
+            ..server.clone()
+        }),
+        part_count: 1,
+    }
+}
+
+fn part(server: VirtualServer) -> discovery::RealServerPart {
+    discovery::RealServerPart {
+        virtual_server: Some(VirtualServerId {
+            address: server.address,
+            ports: server.ports,
+            protocol: server.protocol,
+        }),
+        number: 0,
+        real_servers: server.real_servers,
     }
 }
 
@@ -153,6 +179,7 @@ fn real_server(address: &Ipv4Addr) -> RealServer {
         port: 0,
         weight: 1,
         state: RealServerState::Ready.into(),
+        ..RealServer::default()
     }
 }
 

@@ -5,11 +5,13 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use daemon_api::discovery::v1::{
-    WatchRequest, discovery_client::DiscoveryClient, watch_response::Event,
+use daemon_api::{
+    DesiredEvent, DesiredSetAssembly,
+    discovery::v1::{WatchRequest, discovery_client::DiscoveryClient},
 };
 use lab::Process;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use virtual_server::DesiredChange;
 
 use crate::cluster::Namespace;
 
@@ -24,7 +26,7 @@ pub(crate) struct Watcher {
 
 /// What a Discovery stream has told so far.
 pub(crate) struct Told {
-    shared: Arc<(Mutex<Vec<Event>>, Condvar)>,
+    shared: Arc<(Mutex<Vec<DesiredEvent>>, Condvar)>,
     _runtime: tokio::runtime::Runtime,
 }
 
@@ -73,7 +75,7 @@ impl Watcher {
 
     /// Opens a Discovery stream.
     pub(crate) fn watch(&self) -> Told {
-        let shared: Arc<(Mutex<Vec<Event>>, Condvar)> = Arc::default();
+        let shared: Arc<(Mutex<Vec<DesiredEvent>>, Condvar)> = Arc::default();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -85,9 +87,10 @@ impl Watcher {
             let mut client = DiscoveryClient::connect(target).await.unwrap();
             let response = client.watch(WatchRequest {}).await.unwrap();
             let mut events = response.into_inner();
+            let mut assembly = DesiredSetAssembly::default();
             while let Ok(Some(message)) = events.message().await {
                 let (told, changed) = &*teller;
-                told.lock().unwrap().extend(message.event);
+                told.lock().unwrap().extend(assembly.receive(message));
                 changed.notify_all();
             }
         });
@@ -164,10 +167,12 @@ impl Told {
     /// How many objects have been taken back.
     pub(crate) fn removals(&self) -> usize {
         let told = self.shared.0.lock().unwrap();
-        let is_removal = |event: &&Event| {
+        let is_removal = |event: &&DesiredEvent| {
             matches!(
                 event,
-                Event::RemovedVirtualServer(_) | Event::RemovedServiceRange(_)
+                DesiredEvent::Change(
+                    DesiredChange::RemoveVirtualServer(_) | DesiredChange::RemoveServiceRange(_)
+                )
             )
         };
         told.iter().filter(is_removal).count()
@@ -182,13 +187,14 @@ fn strings(texts: &[&str]) -> Vec<String> {
     texts.iter().map(|&text| text.to_owned()).collect()
 }
 
-fn state(told: &[Event]) -> Option<Vec<String>> {
+fn state(told: &[DesiredEvent]) -> Option<Vec<String>> {
     let mut set = virtual_server::DesiredSet::default();
     let mut is_synced = false;
     for event in told {
-        match daemon_api::desired_change(event.clone()).unwrap() {
-            Some(change) => set.apply(change),
-            None => is_synced = true,
+        match event.clone() {
+            DesiredEvent::Change(change) => set.apply(change),
+            DesiredEvent::Invalid { error, .. } => panic!("{error}"),
+            DesiredEvent::Synced => is_synced = true,
         }
     }
     let servers = set.virtual_servers.values().map(|server| {

@@ -8,14 +8,14 @@
 use std::fmt::Debug;
 
 use daemon_api::{
-    ConversionError, announcer::v1 as announcer, bgp::v1 as bgp, dataplane::v1 as dataplane,
-    desired_change, discovery::v1 as discovery, noderoute::v1 as noderoute,
+    ConversionError, DesiredEvent, DesiredSetAssembly, announcer::v1 as announcer, bgp::v1 as bgp, dataplane::v1 as dataplane,
+    discovery::v1 as discovery, noderoute::v1 as noderoute,
     reflector::v1 as reflector, virtualserver::v1 as virtualserver,
 };
 use libfuzzer_sys::fuzz_target;
 use prost::Message;
 use virtual_server::{
-    HealthCheck, RealServer, Scheduler, ServiceRange, VirtualServer, VirtualServerId,
+    DesiredChange, HealthCheck, RealServer, Scheduler, ServiceRange, VirtualServer, VirtualServerId,
 };
 
 /// Their order gives the numbers in the corpus: append only.
@@ -104,6 +104,7 @@ const CHECKS: &[fn(&[u8])] = &[
     received::<reflector::GetConfigurationRequest>,
     received::<reflector::GetConfigurationResponse>,
     received::<bgp::PathAttributes>,
+    stream,
 ];
 
 fuzz_target!(|data: &[u8]| {
@@ -137,25 +138,41 @@ fn converted<M: Message + Default, T: PartialEq + Debug>(
     }
 }
 
-/// Checks an event of `Discovery.Watch`.
+/// Checks an event of `Discovery.Watch` as a whole change.
 fn desired(octets: &[u8]) {
     let Ok(response) = discovery::WatchResponse::decode(octets) else {
         return;
     };
-    let Some(event) = response.event else {
-        return;
+    let response = discovery::WatchResponse {
+        complete: true,
+        ..response
     };
-    match desired_change(event) {
-        Ok(Some(change)) => {
-            let response = sent(&discovery::WatchResponse {
-                revision: response.revision,
-                event: Some((&change).into()),
-            });
-            let event = response.event.expect("an event was sent");
-            assert_eq!(desired_change(event), Ok(Some(change)));
+    let received = DesiredSetAssembly::default().receive(response.clone());
+    assert!(received.len() <= 1, "{received:?}");
+    for event in received {
+        match event {
+            DesiredEvent::Change(_) | DesiredEvent::Synced => {
+                let again = DesiredSetAssembly::default().receive(sent(&response));
+                assert_eq!(again, [event]);
+            }
+            DesiredEvent::Invalid { error, .. } => assert!(!error.field.is_empty(), "{error}"),
         }
-        Ok(None) => {}
-        Err(error) => assert!(!error.field.is_empty(), "{error}"),
+    }
+}
+
+/// Checks a stream of `Discovery.Watch`, each message after its length.
+fn stream(mut octets: &[u8]) {
+    let mut assembly = DesiredSetAssembly::default();
+    while let Ok(response) = discovery::WatchResponse::decode_length_delimited(&mut octets) {
+        for event in assembly.receive(response) {
+            match event {
+                DesiredEvent::Change(DesiredChange::PutVirtualServer(server)) => {
+                    assert_eq!(server.validate(), Ok(()));
+                }
+                DesiredEvent::Change(_) | DesiredEvent::Synced => {}
+                DesiredEvent::Invalid { error, .. } => assert!(!error.field.is_empty(), "{error}"),
+            }
+        }
     }
 }
 

@@ -72,7 +72,20 @@ fn any_health_check() -> impl Strategy<Value = HealthCheck> {
 }
 
 fn any_virtual_server() -> impl Strategy<Value = VirtualServer> {
-    let real_server = (any::<(u16, u16)>(), any::<bool>()).prop_map(|((host, weight), ready)| {
+    let moment = || {
+        let parts = (0..=u64::from(u32::MAX), 0..NANOSECONDS);
+        option::of(parts.prop_map(|(seconds, nanos)| Timestamp(Duration::new(seconds, nanos))))
+    };
+    let history = (any::<u64>(), moment(), moment());
+    let history = history.prop_map(
+        |(position, ready_since, draining_since)| RealServerHistory {
+            position,
+            ready_since,
+            draining_since,
+        },
+    );
+    let real_server = (any::<(u16, u16)>(), any::<bool>(), history);
+    let real_server = real_server.prop_map(|((host, weight), ready, history)| {
         let [high, low] = host.to_be_bytes();
         RealServer {
             address: IpAddr::from([10, 2, high, low]),
@@ -83,6 +96,7 @@ fn any_virtual_server() -> impl Strategy<Value = VirtualServer> {
             } else {
                 RealServerState::Draining
             },
+            history,
         }
     });
     let persistence = (1..=2_678_400_u64, 1..=32_u8).prop_map(|(seconds, length)| Persistence {
@@ -158,9 +172,22 @@ proptest! {
             DesiredChange::RemoveVirtualServer(virtual_server.id),
             DesiredChange::PutVirtualServer(virtual_server),
         ] {
-            prop_assert_eq!(desired_change(Event::from(&change)), Ok(Some(change)));
+            let received = DesiredSetAssembly::default().receive_all(events(&change));
+            prop_assert_eq!(received, [DesiredEvent::Change(change)]);
         }
-        prop_assert_eq!(desired_change(Event::Synced(discovery::Synced {})), Ok(None));
+    }
+
+    #[test]
+    fn parts_in_any_order_make_the_virtual_server(
+        virtual_server in any_virtual_server(),
+        seed in any::<u64>(),
+    ) {
+        let change = DesiredChange::PutVirtualServer(virtual_server);
+        let mut events = events(&change);
+        let turn = usize::try_from(seed % events.len() as u64).unwrap();
+        events.rotate_left(turn);
+        let received = DesiredSetAssembly::default().receive_all(events);
+        prop_assert_eq!(received, [DesiredEvent::Change(change)]);
     }
 
     #[test]
@@ -174,12 +201,12 @@ proptest! {
             scheduler: Some(wire::Scheduler { kind: numbers[1], fallback: true, port: true }),
             forwarding_method: numbers[2],
             persistence: Some(wire::Persistence {
-                timeout_seconds: others[2],
+                timeout: Some(any_duration(others[2])),
                 client_prefix_length: others[3],
             }),
             health_check: Some(wire::HealthCheck {
-                interval_milliseconds: others[4],
-                timeout_milliseconds: others[5],
+                interval: Some(any_duration(others[4])),
+                timeout: Some(any_duration(others[5])),
                 rise: others[6],
                 fall: others[7],
                 ..sample().health_check.unwrap()
@@ -191,6 +218,168 @@ proptest! {
         if let Ok(virtual_server) = VirtualServer::try_from(message) {
             prop_assert_eq!(virtual_server.validate(), Ok(()));
         }
+    }
+}
+
+/// Some are negative, and some have more nanoseconds than a second.
+fn any_duration(number: u32) -> prost_types::Duration {
+    let number = number.cast_signed();
+    prost_types::Duration {
+        seconds: (number >> 16).into(),
+        nanos: number,
+    }
+}
+
+/// The events of a change, with two real servers in a part.
+fn events(change: &DesiredChange) -> Vec<Event> {
+    match change {
+        DesiredChange::RemoveServiceRange(range) => {
+            vec![Event::RemovedServiceRange((*range).into())]
+        }
+        DesiredChange::RemoveVirtualServer(id) => vec![Event::RemovedVirtualServer(id.into())],
+        DesiredChange::PutServiceRange(range) => vec![Event::ServiceRange((*range).into())],
+        DesiredChange::PutVirtualServer(server) => {
+            let parts = server.real_servers.chunks(2);
+            let head = virtual_server_head(server, parts.len());
+            let parts = parts.enumerate();
+            let parts = parts.map(|(number, part)| real_server_part(&server.id, number, part));
+            [head].into_iter().chain(parts).collect()
+        }
+    }
+}
+
+impl DesiredSetAssembly {
+    /// Receives the events as one change, which has to end with the last of them.
+    fn receive_all(&mut self, events: Vec<Event>) -> Vec<DesiredEvent> {
+        let last = events.len();
+        let mut received = Vec::new();
+        for (event, number) in events.into_iter().zip(1..) {
+            assert_eq!(received, []);
+            received = self.receive(discovery::WatchResponse {
+                revision: 1,
+                event: Some(event),
+                complete: number == last,
+            });
+        }
+        received
+    }
+}
+
+fn server(real_servers: &[&str]) -> VirtualServer {
+    let mut server = VirtualServer::try_from(sample()).unwrap();
+    let template = server.real_servers.remove(0);
+    server.real_servers = real_servers
+        .iter()
+        .map(|address| RealServer {
+            address: address.parse().unwrap(),
+            ..template.clone()
+        })
+        .collect();
+    server
+}
+
+fn put(server: &VirtualServer) -> DesiredEvent {
+    DesiredEvent::Change(DesiredChange::PutVirtualServer(server.clone()))
+}
+
+#[test]
+fn a_changed_part_replaces_the_earlier_one_of_its_number() {
+    let before = server(&["10.2.0.1", "10.2.0.2", "10.2.0.3"]);
+    let mut assembly = DesiredSetAssembly::default();
+    let received = assembly.receive_all(events(&DesiredChange::PutVirtualServer(before.clone())));
+    assert_eq!(received, [put(&before)]);
+    let after = server(&["10.2.0.1", "10.2.0.2", "10.2.0.9"]);
+    let part = real_server_part(&after.id, 1, &after.real_servers[2..]);
+    assert_eq!(assembly.receive_all(vec![part]), [put(&after)]);
+    // A head with fewer parts drops the later ones, which a head with more parts does not bring back.
+    let fewer = server(&["10.2.0.1", "10.2.0.2"]);
+    let received = assembly.receive_all(vec![virtual_server_head(&fewer, 1)]);
+    assert_eq!(received, [put(&fewer)]);
+    let refused = assembly.receive_all(vec![virtual_server_head(&fewer, 2)]);
+    assert_eq!(
+        problem(&refused),
+        "field `real_server_part[1]`: must be set"
+    );
+    let removed = DesiredChange::RemoveVirtualServer(after.id);
+    let received = assembly.receive_all(events(&removed));
+    assert_eq!(received, [DesiredEvent::Change(removed)]);
+}
+
+#[test]
+fn nothing_is_taken_over_before_the_change_is_complete() {
+    let server = server(&["10.2.0.1"]);
+    let mut assembly = DesiredSetAssembly::default();
+    let message = |event, complete| discovery::WatchResponse {
+        revision: 1,
+        event,
+        complete,
+    };
+    let head = virtual_server_head(&server, 1);
+    assert_eq!(assembly.receive(message(Some(head), false)), []);
+    let part = real_server_part(&server.id, 0, &server.real_servers);
+    assert_eq!(assembly.receive(message(Some(part), false)), []);
+    // The last message may hold an event of a newer contract.
+    assert_eq!(assembly.receive(message(None, true)), [put(&server)]);
+}
+
+#[test]
+fn an_invalid_part_holds_its_virtual_server_back_until_it_is_replaced() {
+    let good = server(&["10.2.0.1"]);
+    let mut assembly = DesiredSetAssembly::default();
+    let mut broken = wire::RealServer::from(&good.real_servers[0]);
+    broken.state = 0;
+    let part = |real_servers| {
+        Event::RealServerPart(discovery::RealServerPart {
+            virtual_server: Some((&good.id).into()),
+            number: 0,
+            real_servers,
+        })
+    };
+    let head = virtual_server_head(&good, 1);
+    let refused = assembly.receive_all(vec![head.clone(), part(vec![broken])]);
+    let invalid = "field `real_server_part[0].real_servers[0].state`: must be set";
+    assert_eq!(problem(&refused), invalid);
+    assert_eq!(problem(&assembly.receive_all(vec![head])), invalid);
+    let good_part = part(vec![(&good.real_servers[0]).into()]);
+    assert_eq!(assembly.receive_all(vec![good_part]), [put(&good)]);
+}
+
+#[test]
+fn a_message_beyond_a_bound_is_refused_with_the_bound() {
+    let server = server(&["10.2.0.1"]);
+    let refuse = |event| problem(&DesiredSetAssembly::default().receive_all(vec![event]));
+    assert_eq!(
+        refuse(virtual_server_head(&server, 257)),
+        "field `virtual_server_head.part_count`: 257 is above 256, the most parts"
+    );
+    assert_eq!(
+        refuse(real_server_part(&server.id, 256, &[])),
+        "field `real_server_part.number`: 256 is above 255, the largest number"
+    );
+    let many = vec![server.real_servers[0].clone(); 257];
+    let events = vec![
+        virtual_server_head(&server, 1),
+        real_server_part(&server.id, 0, &many),
+    ];
+    assert_eq!(
+        problem(&DesiredSetAssembly::default().receive_all(events)),
+        "field `real_server_part[0].real_servers`: 257 real servers are more than 256, the most in a part"
+    );
+    let mut head = virtual_server_head(&server, 0);
+    if let Event::VirtualServerHead(head) = &mut head {
+        head.virtual_server = Some((&server).into());
+    }
+    assert_eq!(
+        refuse(head),
+        "field `virtual_server_head.virtual_server.real_servers`: must be empty: the real servers travel in parts"
+    );
+}
+
+#[track_caller]
+fn problem(events: &[DesiredEvent]) -> String {
+    match events {
+        [DesiredEvent::Invalid { error, .. }] => error.to_string(),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -212,11 +401,12 @@ fn sample() -> wire::VirtualServer {
             port: 0,
             weight: 1,
             state: wire::RealServerState::Ready.into(),
+            ..wire::RealServer::default()
         }],
         health_check: Some(HealthCheck::default().into()),
         on_failure: wire::FailureAction::Quiesce.into(),
         minimum_healthy: 1,
-        drain_timeout_milliseconds: 60_000,
+        drain_timeout: Some(duration(Duration::from_secs(60))),
     }
 }
 
@@ -277,6 +467,24 @@ fn a_refusal_names_the_field() {
     check(
         |m| m.real_servers[0].state = 0,
         "field `real_servers[0].state`: must be set",
+    );
+    check(
+        |m| {
+            m.real_servers[0].ready_since = Some(prost_types::Timestamp {
+                seconds: -1,
+                nanos: 0,
+            });
+        },
+        "field `real_servers[0].ready_since`: -1 s and 0 ns is not a time since 1970",
+    );
+    check(
+        |m| {
+            m.drain_timeout = Some(prost_types::Duration {
+                seconds: -1,
+                nanos: 0,
+            });
+        },
+        "field `drain_timeout`: duration is negative",
     );
     check(
         |m| m.health_check.as_mut().unwrap().kind = None,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use daemon_api::{discovery::v1::watch_response::Event, virtualserver::v1::RealServerState};
-use data_plane_testbed::{ID, Kernel, ONE, RANGE, State, TWO, desired, event, run};
+use data_plane_testbed::{ID, Kernel, ONE, RANGE, State, TWO, desired, events, run};
 use virtual_server::{DesiredChange, DesiredSet, FailureAction, VirtualServer, Weight};
 
 use crate::fake_kernel::FakeKernel;
@@ -99,10 +99,10 @@ fn an_invalid_object_leaves_a_drain_as_it_is() {
         let serving = Serving::draining(|_| {}).await;
         // One that cannot be, beside one that shows that the set has been taken over.
         let changes = DesiredSet::default().changes_to(&desired(&[serving.listing(&[TWO])]));
-        let mut events: Vec<_> = changes.iter().map(event).collect();
-        for event in &mut events {
-            if let Event::VirtualServer(server) = event {
-                server.minimum_healthy = 0;
+        let mut changes: Vec<_> = changes.iter().map(events).collect();
+        for event in changes.iter_mut().flatten() {
+            if let Event::VirtualServerHead(head) = event {
+                head.virtual_server.as_mut().unwrap().minimum_healthy = 0;
             }
         }
         let other = VirtualServer {
@@ -110,8 +110,8 @@ fn an_invalid_object_leaves_a_drain_as_it_is() {
             health_check: None,
             ..serving.listing(&[])
         };
-        events.push(event(&DesiredChange::PutVirtualServer(other)));
-        serving.world.discovery().say_events(events);
+        changes.push(events(&DesiredChange::PutVirtualServer(other)));
+        serving.world.discovery().say_changes(changes);
         serving
             .world
             .wait_for_kernel(|state| {

@@ -15,7 +15,7 @@ use daemon_api::dataplane::v1::{
 };
 use daemon_api::discovery::v1 as discovery_v1;
 use data_plane_testbed::{
-    FakeDiscovery, ID, Kernel, LIMIT, ONE, RANGE, State, TWO, World, desired, event, real_server,
+    FakeDiscovery, ID, Kernel, LIMIT, ONE, RANGE, State, TWO, World, desired, events, real_server,
     run, virtual_server,
 };
 use tokio::time::timeout;
@@ -184,15 +184,15 @@ fn an_invalid_object_keeps_its_last_good_state() {
         world.say(std::slice::from_ref(&server));
         world.wait_until_serving(RANGE).await;
         let range = desired(&[]).service_ranges.first().copied().unwrap();
-        let mut broken = event(&DesiredChange::PutVirtualServer(server));
-        if let discovery_v1::watch_response::Event::VirtualServer(server) = &mut broken {
-            server.minimum_healthy = 0;
+        let mut broken = events(&DesiredChange::PutVirtualServer(server));
+        if let discovery_v1::watch_response::Event::VirtualServerHead(head) = &mut broken[0] {
+            head.virtual_server.as_mut().unwrap().minimum_healthy = 0;
         }
         let other = virtual_server("tcp/10.5.0.1:8080", &[ONE]);
-        world.discovery().say_events(vec![
-            event(&DesiredChange::PutServiceRange(range)),
+        world.discovery().say_changes(vec![
+            events(&DesiredChange::PutServiceRange(range)),
             broken,
-            event(&DesiredChange::PutVirtualServer(other)),
+            events(&DesiredChange::PutVirtualServer(other)),
         ]);
         world.wait_until_serving("10.5.0.1/32").await;
         assert_eq!(kernel.state().weight(ID, ONE), Some(1));
@@ -212,28 +212,28 @@ fn an_oversized_virtual_server_does_not_hold_up_the_others() {
         let (_one, _two) = (real_server(ONE).await, real_server(TWO).await);
         let kernel = FakeKernel::default();
         let mut world = World::start(&kernel).await;
-        // More than 4 MiB, the default limit of a message.
+        // One real server more than are allowed.
         let mut oversized = virtual_server("tcp/[fd00:1::1]:8080", &[]);
         oversized.scheduler = Scheduler::Rr;
         let first = u128::from_be_bytes([
             0xfd, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff, 0xff, 1, 1, 1, 1, 1, 1, 0, 0,
         ]);
         let template = virtual_server(ID, &[ONE]).real_servers.remove(0);
-        oversized.real_servers = (0..110_000_u32)
+        oversized.real_servers = (0..=virtual_server::VirtualServer::MOST_REAL_SERVERS)
             .map(|index| RealServer {
-                address: std::net::Ipv6Addr::from_bits(first + u128::from(index)).into(),
+                address: std::net::Ipv6Addr::from_bits(first + index as u128).into(),
                 ..template.clone()
             })
             .collect();
-        let oversized = event(&DesiredChange::PutVirtualServer(oversized));
+        let oversized = events(&DesiredChange::PutVirtualServer(oversized));
         let range = desired(&[]).service_ranges.first().copied().unwrap();
-        let range = event(&DesiredChange::PutServiceRange(range));
+        let range = events(&DesiredChange::PutServiceRange(range));
         for real_servers in [&[ONE][..], &[ONE, TWO]] {
             let other = virtual_server(ID, real_servers);
-            world.discovery().say_events(vec![
+            world.discovery().say_changes(vec![
                 range.clone(),
                 oversized.clone(),
-                event(&DesiredChange::PutVirtualServer(other)),
+                events(&DesiredChange::PutVirtualServer(other)),
             ]);
             let last = real_servers[real_servers.len() - 1];
             world.wait_for_weight(ID, last, Some(1)).await;

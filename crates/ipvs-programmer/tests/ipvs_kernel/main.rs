@@ -28,8 +28,8 @@ use proptest::{
 use virtual_server::{
     AddressFamily, Entry, EntryForwardingMethod, EntryKey, EntryScheduler, EntrySettings,
     FailureAction, ForwardingMethod, IpNet, Persistence, Protocol, RealServer, RealServerEntry,
-    RealServerState, Scheduler, SchedulerFlags, Table, TableChange, TunnelKind, VirtualServer,
-    Weight, plan,
+    RealServerHistory, RealServerState, Scheduler, SchedulerFlags, Table, TableChange, TunnelKind,
+    VirtualServer, Weight, plan,
 };
 
 const TUNNEL: ForwardingMethod = ForwardingMethod::Tunnel(TunnelKind::Ipip);
@@ -401,6 +401,7 @@ fn the_firewall_of_every_kind_of_virtual_server_is_taken_by_the_kernel() {
                 port: None,
                 weight: Weight(1),
                 state: RealServerState::Ready,
+                history: RealServerHistory::default(),
             }],
             health_check: None,
             on_failure: FailureAction::Quiesce,

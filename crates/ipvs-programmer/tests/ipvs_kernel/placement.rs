@@ -10,7 +10,8 @@ use ipvs_programmer::kernel::{IpvsTable as _, LinuxKernel};
 use socket2::{Domain, Socket, Type};
 use virtual_server::{
     Entry, EntryKey, FailureAction, ForwardingMethod, Persistence, Placements, Protocol,
-    RealServer, RealServerState, Scheduler, Table, VirtualServer, Weight, plan_keys,
+    RealServer, RealServerHistory, RealServerState, Scheduler, Table, VirtualServer, Weight,
+    plan_keys,
 };
 
 use crate::{MH, key, make, real_server, run, settings, shell};
@@ -154,6 +155,7 @@ fn rounded(weights: &[u16]) -> Vec<u32> {
                 port: None,
                 weight: Weight(*weight),
                 state: RealServerState::Ready,
+                history: RealServerHistory::default(),
             })
             .collect(),
         health_check: None,

@@ -96,7 +96,13 @@ impl Reader<'_> {
         for (address_index, address) in entry.addresses.iter().enumerate() {
             for (ports_index, ports) in entry.ports.iter().enumerate() {
                 (origin.address, origin.ports) = (address_index, ports_index);
-                let real_servers = entry.real_servers.iter();
+                // The order of the file is the order of first appearance.
+                let real_servers = entry.real_servers.iter().zip(0..);
+                let real_servers = real_servers.map(|(server, position)| {
+                    let mut server = server.clone();
+                    server.history.position = position;
+                    server
+                });
                 let virtual_server = VirtualServer {
                     id: VirtualServerId {
                         address: *address,
@@ -111,7 +117,6 @@ impl Reader<'_> {
                         .map(|persistence| persistence.at(*address)),
                     real_servers: real_servers
                         .filter(|server| !is_mixed || server.address.is_ipv4() == address.is_ipv4())
-                        .cloned()
                         .collect(),
                     health_check: behaviour.health_check,
                     on_failure: behaviour.on_failure,

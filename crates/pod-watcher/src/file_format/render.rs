@@ -157,6 +157,7 @@ mod tests {
                     } else {
                         RealServerState::Ready
                     },
+                    history: virtual_server::RealServerHistory::default(),
                 })
                 .collect();
             servers.sort_by_key(|server| server.address);

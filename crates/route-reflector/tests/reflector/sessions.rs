@@ -35,7 +35,9 @@ async fn a_client_that_switches_the_hold_timer_off_is_refused_counted_and_listed
     let mut reflector = Running::start(&usual()).await;
     let mut client = Neighbour::dialling_without_hold_time([127, 0, 1, 9], reflector.bgp).await;
     client.until_error("Unacceptable Hold Time").await;
-    let sessions = reflector.client.list_sessions(ListSessionsRequest::default());
+    let sessions = reflector
+        .client
+        .list_sessions(ListSessionsRequest::default());
     let refused = sessions.await.unwrap().into_inner().refused_sessions;
     let [refused] = refused.as_slice() else {
         panic!("{refused:?}");

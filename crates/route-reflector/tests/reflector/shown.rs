@@ -3,8 +3,8 @@
 use daemon_api::{
     bgp::v1::{Path, SessionState},
     reflector::v1::{
-        ListPathsRequest, ListSessionsRequest, Table, WatchPathsRequest, WatchSessionsRequest, watch_paths_response,
-        watch_sessions_response,
+        ListPathsRequest, ListSessionsRequest, Table, WatchPathsRequest, WatchSessionsRequest,
+        watch_paths_response, watch_sessions_response,
     },
 };
 use tonic::Code;

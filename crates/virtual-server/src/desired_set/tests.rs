@@ -3,7 +3,10 @@ use std::num::NonZeroU16;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{FailureAction, ForwardingMethod, RealServer, RealServerState, Scheduler, Weight};
+use crate::{
+    FailureAction, ForwardingMethod, RealServer, RealServerHistory, RealServerState, Scheduler,
+    Weight,
+};
 
 fn virtual_server(id: VirtualServerId, real_servers: &[&str]) -> VirtualServer {
     VirtualServer {
@@ -19,6 +22,7 @@ fn virtual_server(id: VirtualServerId, real_servers: &[&str]) -> VirtualServer {
                 port: None,
                 weight: Weight::default(),
                 state: RealServerState::default(),
+                history: RealServerHistory::default(),
             })
             .collect(),
         health_check: None,

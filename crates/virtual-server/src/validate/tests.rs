@@ -2,7 +2,8 @@ use std::num::NonZeroU16;
 
 use super::*;
 use crate::{
-    FailureAction, HealthCheck, IpNet, RealServerState, TunnelKind, VirtualServerId, Weight,
+    FailureAction, HealthCheck, IpNet, RealServerHistory, RealServerState, TunnelKind,
+    VirtualServerId, Weight,
 };
 
 fn port(port: u16) -> NonZeroU16 {
@@ -15,6 +16,7 @@ fn real_server(address: &str) -> RealServer {
         port: None,
         weight: Weight::default(),
         state: RealServerState::default(),
+        history: RealServerHistory::default(),
     }
 }
 

@@ -4,7 +4,8 @@ use std::{net::IpAddr, num::NonZeroU16, time::Duration};
 
 pub use pod_watcher::file_format::{Document as Desired, Entry as VirtualServer, Persistence};
 use virtual_server::{
-    HealthCheckChoice, HealthCheckOptions, Ports, RealServer, RealServerState, Weight,
+    HealthCheckChoice, HealthCheckOptions, Ports, RealServer, RealServerHistory, RealServerState,
+    Weight,
 };
 
 /// An entry with the defaults of the file format, but checked three times a second.
@@ -49,6 +50,7 @@ pub fn real_server(address: IpAddr) -> RealServer {
         port: None,
         weight: Weight::default(),
         state: RealServerState::Ready,
+        history: RealServerHistory::default(),
     }
 }
 

@@ -57,11 +57,21 @@ impl System {
         })
     }
 
-    /// The desired set that a pod-watcher serves, and the state of its source.
+    /// All pages of the desired set that a pod-watcher serves, and the state of its source.
     pub fn desired(&self, lb_pod: usize) -> Result<discovery::ListResponse> {
         self.call(Daemon::PodWatcher(lb_pod), async |channel| {
             let mut client = DiscoveryClient::new(channel);
-            client.list(discovery::ListRequest {}).await
+            let mut request = discovery::ListRequest::default();
+            let mut all = client.list(request.clone()).await?;
+            while !all.get_ref().next_page_token.is_empty() {
+                request.page_token = std::mem::take(&mut all.get_mut().next_page_token);
+                let page = client.list(request.clone()).await?.into_inner();
+                let all = all.get_mut();
+                all.virtual_servers.extend(page.virtual_servers);
+                all.service_ranges.extend(page.service_ranges);
+                all.next_page_token = page.next_page_token;
+            }
+            Ok(all)
         })
     }
 

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use daemon_api::discovery::v1::{
     WatchRequest, discovery_client::DiscoveryClient, watch_response::Event,
 };
+use daemon_api::virtualserver::v1::RealServer;
 use futures::AsyncBufReadExt as _;
 use http::Request;
 use ipvs_programmer::kernel::{IpvsTable as _, LinuxKernel};
@@ -100,15 +101,18 @@ impl Reference {
 pub(crate) struct Discovery {
     news: News,
     synced: Mutex<mpsc::Receiver<Instant>>,
-    served: Arc<Mutex<Served>>,
+    served: Arc<Mutex<Parts>>,
 }
+
+/// The parts of the real servers of each virtual server, by its address.
+type Parts = BTreeMap<String, Vec<BTreeSet<String>>>;
 
 impl Discovery {
     /// Also before the pod-watcher listens.
     pub(crate) fn start(host: &Host) -> Result<Self> {
         let (sender, receiver) = mpsc::channel();
         let (synced, syncs) = mpsc::channel();
-        let served = Arc::<Mutex<Served>>::default();
+        let served = Arc::<Mutex<Parts>>::default();
         let shared = served.clone();
         host.spawn_inside(move || {
             let ended = block_on(watch(&sender, &synced, &shared));
@@ -129,15 +133,20 @@ impl Discovery {
         self.news.wait_for(address)
     }
 
-    pub(crate) fn served(&self) -> MutexGuard<'_, Served> {
-        lock(&self.served)
+    pub(crate) fn served(&self) -> Served {
+        let parts = lock(&self.served);
+        let whole = |parts: &Vec<BTreeSet<String>>| parts.iter().flatten().cloned().collect();
+        let servers = parts.iter();
+        servers
+            .map(|(address, parts)| (address.clone(), whole(parts)))
+            .collect()
     }
 }
 
 async fn watch(
     sender: &Sender,
     synced: &mpsc::Sender<Instant>,
-    served: &Mutex<Served>,
+    served: &Mutex<Parts>,
 ) -> Result<(Ipv4Addr, Instant)> {
     let endpoint = Endpoint::from_static("http://127.0.0.1:50051");
     let began = Instant::now();
@@ -156,18 +165,30 @@ async fn watch(
     while let Some(message) = stream.message().await? {
         let at = Instant::now();
         match message.event {
-            Some(Event::VirtualServer(virtual_server)) => {
-                let real_servers = virtual_server.real_servers.into_iter();
-                let in_use: BTreeSet<_> = real_servers
-                    .filter(|real_server| real_server.weight > 0)
-                    .map(|real_server| real_server.address)
-                    .collect();
+            Some(Event::VirtualServerHead(head)) => {
+                let address = head.virtual_server.unwrap_or_default().address;
+                let part_count = head.part_count as usize;
+                lock(served)
+                    .entry(address)
+                    .or_default()
+                    .resize(part_count, BTreeSet::new());
+            }
+            Some(Event::RealServerPart(part)) => {
+                let in_use = |real_server: &RealServer| real_server.weight > 0;
+                let real_servers = part.real_servers.into_iter().filter(in_use);
+                let in_use: BTreeSet<_> = real_servers.map(|it| it.address).collect();
                 if is_synced {
                     for address in &in_use {
                         tell(sender, Some(address), at);
                     }
                 }
-                lock(served).insert(virtual_server.address, in_use);
+                let address = part.virtual_server.unwrap_or_default().address;
+                let mut served = lock(served);
+                // pod-watcher sends the head first.
+                let parts = served.entry(address).or_default();
+                if let Some(slot) = parts.get_mut(part.number as usize) {
+                    *slot = in_use;
+                }
             }
             Some(Event::RemovedVirtualServer(id)) => {
                 lock(served).remove(&id.address);
