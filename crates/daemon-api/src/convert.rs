@@ -2,28 +2,27 @@
 
 mod bgp;
 
-use std::{fmt::Display, net::IpAddr, num::NonZeroU16, time::Duration};
+use std::{fmt::Display, net::IpAddr, num::NonZeroU16};
 
 use ipnet::IpNet;
 use virtual_server::{
     FailureAction, ForwardingMethod, HealthCheck, HealthCheckKind, Invalid, Persistence, Ports,
     Problems, Protocol, RealServer, RealServerHistory, RealServerState, Scheduler, SchedulerFlags,
-    Timestamp, TunnelKind, VirtualServer, VirtualServerId, Weight,
+    TunnelKind, VirtualServer, VirtualServerId, Weight,
 };
 
+use self::time::{duration, moment, period, timestamp};
 use crate::virtualserver::v1 as wire;
 
 mod discovery;
 #[cfg(test)]
 mod tests;
+mod time;
 
 pub use discovery::{
     DesiredEvent, DesiredSetAssembly, LARGEST_PART, MOST_PARTS, real_server_part,
     virtual_server_head,
 };
-
-/// In one second.
-const NANOSECONDS: u32 = 1_000_000_000;
 
 /// A message that no sender of the contract may send.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -439,44 +438,4 @@ fn enumeration<E: TryFrom<i32>>(field: &str, number: i32) -> Result<E, Conversio
             format!("{number} is a value that this version does not know"),
         )
     })
-}
-
-/// Unset is none. Validation bounds each period.
-fn period(field: &str, period: Option<prost_types::Duration>) -> Result<Duration, ConversionError> {
-    Duration::try_from(period.unwrap_or_default())
-        .map_err(|error| ConversionError::new(field, error.to_string()))
-}
-
-/// Validated periods are at most 31 days.
-fn duration(period: Duration) -> prost_types::Duration {
-    prost_types::Duration {
-        seconds: i64::try_from(period.as_secs()).unwrap_or(i64::MAX),
-        nanos: i32::try_from(period.subsec_nanos()).unwrap_or(0),
-    }
-}
-
-fn moment(
-    field: &str,
-    moment: Option<prost_types::Timestamp>,
-) -> Result<Option<Timestamp>, ConversionError> {
-    let Some(prost_types::Timestamp { seconds, nanos }) = moment else {
-        return Ok(None);
-    };
-    let parts = u64::try_from(seconds).ok().zip(
-        u32::try_from(nanos)
-            .ok()
-            .filter(|nanos| *nanos < NANOSECONDS),
-    );
-    let (seconds, nanos) = parts.ok_or_else(|| {
-        let problem = format!("{seconds} s and {nanos} ns is not a time since 1970");
-        ConversionError::new(field, problem)
-    })?;
-    Ok(Some(Timestamp(Duration::new(seconds, nanos))))
-}
-
-fn timestamp(Timestamp(time): Timestamp) -> prost_types::Timestamp {
-    prost_types::Timestamp {
-        seconds: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
-        nanos: i32::try_from(time.subsec_nanos()).unwrap_or(0),
-    }
 }

@@ -7,7 +7,7 @@ use virtual_server::{RealServer, RealServerHistory, RealServerState, Timestamp, 
 
 const _: () = assert!(MOST_PARTS <= u16::MAX as usize);
 
-/// What is published of a virtual server: a change copies no part that it leaves alone.
+/// Published form of a virtual server: a change copies no part that it leaves alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parted {
     pub(crate) head: Arc<Head>,
@@ -55,8 +55,9 @@ pub(crate) struct Roster {
     next_position: u64,
 }
 
-/// How the source orders real servers, and what it has seen of them.
+/// The real servers of a new state among the parts of the former one.
 struct Merge {
+    /// The part of each real server, in their order.
     part_of: Vec<u16>,
     /// Real servers in each part.
     sizes: Vec<usize>,

@@ -26,7 +26,7 @@ pub enum DesiredEvent {
     Invalid {
         /// The virtual server that it belongs to, where that is known.
         id: Option<VirtualServerId>,
-        /// What is wrong.
+        /// Names the field and the problem.
         error: ConversionError,
     },
     /// Everything that exists has been sent.

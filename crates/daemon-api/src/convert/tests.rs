@@ -1,7 +1,9 @@
-use proptest::{option, prelude::*};
-use virtual_server::{DesiredChange, ServiceRange};
+use std::time::Duration;
 
-use super::*;
+use proptest::{option, prelude::*};
+use virtual_server::{DesiredChange, ServiceRange, Timestamp};
+
+use super::{time::NANOSECONDS, *};
 use crate::discovery::v1::{self as discovery, watch_response::Event};
 
 fn any_port() -> impl Strategy<Value = NonZeroU16> {
@@ -484,7 +486,7 @@ fn a_refusal_names_the_field() {
                 nanos: 0,
             });
         },
-        "field `drain_timeout`: duration is negative",
+        "field `drain_timeout`: -1 s and 0 ns is not a duration from 0 on",
     );
     check(
         |m| m.health_check.as_mut().unwrap().kind = None,

@@ -237,6 +237,9 @@ mod tests {
             for mut server in servers {
                 // No source gives other weights.
                 server.round_weights(None);
+                for (real_server, position) in server.real_servers.iter_mut().zip(0..) {
+                    real_server.history.position = position;
+                }
                 let id = server.id;
                 let overlaps = |other: &VirtualServerId| {
                     (other.address, other.protocol) == (id.address, id.protocol)

@@ -94,7 +94,7 @@ fn newcomers_of_a_cluster_come_behind_all_others_by_address() {
 fn the_order_of_a_file_is_the_order_in_the_file() {
     let mut roster = Roster::new(file(&[5, 3, 9]), None, 1);
     assert_eq!(order(&roster), [5, 3, 9]);
-    // What is appended or taken out leaves the numbers of all others.
+    // Appended and removed lines leave the numbers of all others.
     roster.update(file(&[5, 3, 9, 4]), NOW, 2);
     roster.update(file(&[3, 9, 4]), NOW, 3);
     assert_eq!(order(&roster), [3, 9, 4]);

@@ -1,0 +1,57 @@
+//! Durations and times of the contracts, and ours.
+
+use std::time::Duration;
+
+use virtual_server::Timestamp;
+
+use super::ConversionError;
+
+/// In one second.
+pub(super) const NANOSECONDS: u32 = 1_000_000_000;
+
+/// Unset is none. Validation bounds each period.
+pub(super) fn period(
+    field: &str,
+    period: Option<prost_types::Duration>,
+) -> Result<Duration, ConversionError> {
+    let period = period.unwrap_or_default();
+    let prost_types::Duration { seconds, nanos } = period;
+    Duration::try_from(period).map_err(|_| {
+        let problem = format!("{seconds} s and {nanos} ns is not a duration from 0 on");
+        ConversionError::new(field, problem)
+    })
+}
+
+/// Validated periods are at most 31 days.
+pub(super) fn duration(period: Duration) -> prost_types::Duration {
+    let (seconds, nanos) = parts(period);
+    prost_types::Duration { seconds, nanos }
+}
+
+pub(super) fn moment(
+    field: &str,
+    moment: Option<prost_types::Timestamp>,
+) -> Result<Option<Timestamp>, ConversionError> {
+    let Some(prost_types::Timestamp { seconds, nanos }) = moment else {
+        return Ok(None);
+    };
+    let fraction = u32::try_from(nanos).ok();
+    let fraction = fraction.filter(|nanos| *nanos < NANOSECONDS);
+    match (u64::try_from(seconds), fraction) {
+        (Ok(seconds), Some(nanos)) => Ok(Some(Timestamp(Duration::new(seconds, nanos)))),
+        (Err(_), _) | (_, None) => {
+            let problem = format!("{seconds} s and {nanos} ns is not a time since 1970");
+            Err(ConversionError::new(field, problem))
+        }
+    }
+}
+
+pub(super) fn timestamp(Timestamp(time): Timestamp) -> prost_types::Timestamp {
+    let (seconds, nanos) = parts(time);
+    prost_types::Timestamp { seconds, nanos }
+}
+
+fn parts(time: Duration) -> (i64, i32) {
+    let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+    (seconds, time.subsec_nanos().cast_signed())
+}
