@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use bgp_announcer::{
     args::{Args, DEFAULTS},
     config::Config,
-    error::StartError,
 };
 
 fn main() -> ExitCode {
@@ -14,9 +13,6 @@ fn main() -> ExitCode {
         "bgp-announcer",
         &args.common,
         || Config::resolve(&args),
-        async |config, daemon| {
-            bgp_announcer::start(config, daemon).await?;
-            Ok::<_, StartError>(())
-        },
+        bgp_announcer::start,
     )
 }

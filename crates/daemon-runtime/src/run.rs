@@ -27,11 +27,11 @@ impl Error for ConfigError {}
 ///
 /// `resolve` turns flags and files into a configuration without opening a socket; `start` opens
 /// them and spawns the tasks. Exit codes: 0 drained, 1 failed while running, 2 unusable flags.
-pub fn run<C, E>(
+pub fn run<C, T, E>(
     name: &'static str,
     common: &CommonArgs,
     resolve: impl FnOnce() -> Result<C, ConfigError>,
-    start: impl AsyncFnOnce(C, &mut Daemon) -> Result<(), E>,
+    start: impl AsyncFnOnce(C, &mut Daemon) -> Result<T, E>,
 ) -> ExitCode
 where
     C: fmt::Debug,

@@ -4,7 +4,6 @@ use std::process::ExitCode;
 
 use data_plane::Config;
 use ipvs_programmer::{
-    StartError,
     args::{Args, DEFAULTS},
     init_step,
 };
@@ -18,9 +17,6 @@ fn main() -> ExitCode {
         "ipvs-programmer",
         &args.common,
         || Ok(Config::from(&args)),
-        async |config, daemon| {
-            ipvs_programmer::start(config, daemon).await?;
-            Ok::<_, StartError>(())
-        },
+        ipvs_programmer::start,
     )
 }

@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use route_reflector::{
     args::{Args, DEFAULTS},
     config::Settings,
-    error::StartError,
 };
 
 fn main() -> ExitCode {
@@ -15,9 +14,6 @@ fn main() -> ExitCode {
         "route-reflector",
         &common,
         || Settings::resolve(args),
-        async |settings, daemon| {
-            route_reflector::start(settings, daemon).await?;
-            Ok::<_, StartError>(())
-        },
+        route_reflector::start,
     )
 }
