@@ -11,12 +11,6 @@ use prost_types::{
     MethodDescriptorProto,
 };
 
-/// Contracts that do not keep to these rules yet.
-const EXCEPTED: &[&str] = &[
-    "portlb/discovery/v1/discovery.proto",
-    "portlb/virtualserver/v1/virtualserver.proto",
-];
-
 /// In the head comment of each contract.
 const ADDITIVE: &str = "From version 0.2.0 on this contract changes by addition only.";
 
@@ -98,21 +92,19 @@ fn files() -> Vec<File> {
         .collect()
 }
 
-/// Fails with what `faults` finds in the files that are not excepted.
+/// Fails with what `faults` finds in any file.
 fn check(faults: impl Fn(&File) -> Vec<String>) {
     let mut found = Vec::new();
     for file in files() {
         let name = file.proto.name();
-        if !EXCEPTED.contains(&name) {
-            let faults = faults(&file).into_iter();
-            found.extend(faults.map(|fault| format!("{name}: {fault}")));
-        }
+        let faults = faults(&file).into_iter();
+        found.extend(faults.map(|fault| format!("{name}: {fault}")));
     }
     assert!(found.is_empty(), "{found:#?}");
 }
 
 #[test]
-fn every_file_of_the_folder_is_a_contract_and_each_exception_a_file() {
+fn every_file_of_the_folder_is_a_contract() {
     fn add(folder: &Path, found: &mut BTreeSet<String>) {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
@@ -129,9 +121,6 @@ fn every_file_of_the_folder_is_a_contract_and_each_exception_a_file() {
     let path = |file: &str| root.join(file).display().to_string();
     let compiled: BTreeSet<_> = files().iter().map(|it| path(it.proto.name())).collect();
     assert_eq!(compiled, on_disk);
-    for excepted in EXCEPTED {
-        assert!(compiled.contains(&path(excepted)), "{excepted}");
-    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, pin::Pin};
 
 use daemon_api::{
-    MESSAGE_LIMIT,
+    MESSAGE_LIMIT, PageRequest,
     discovery::v1::{
         self as wire,
         discovery_server::{Discovery, DiscoveryServer},
@@ -22,12 +22,6 @@ use crate::{
     metrics::WatchMetrics,
     roster::Parted,
 };
-
-/// Most objects in a page of `List`.
-const LARGEST_PAGE: usize = 1_000;
-
-/// A page of `List` ends when it has this many real servers.
-const FULL_PAGE: usize = 16_384;
 
 /// Serves what the index publishes.
 #[derive(Clone, Debug)]
@@ -85,47 +79,28 @@ impl Discovery for DiscoveryService {
         &self,
         request: Request<wire::ListRequest>,
     ) -> Result<Response<wire::ListResponse>, Status> {
-        let wire::ListRequest {
-            page_size,
-            page_token,
-        } = request.into_inner();
-        let page_size = match usize::try_from(page_size) {
-            Ok(0) => LARGEST_PAGE,
-            Ok(size) => size.min(LARGEST_PAGE),
-            Err(_) => {
-                let problem = format!("page_size: {page_size} is below 0");
-                return Err(Status::invalid_argument(problem));
+        let request = request.get_ref();
+        let request: PageRequest<Key> =
+            PageRequest::new("List".to_owned(), request.page_size, &request.page_token)?;
+        let objects = &self.index.objects;
+        let snapshot = objects.snapshot_after(request.after.as_ref(), request.limit());
+        let page = request.page(snapshot.objects.into_iter().map(|(key, object)| {
+            let mut item = wire::ListResponse::default();
+            match object {
+                Object::ServiceRange(range) => item.service_ranges.push(range.into()),
+                Object::VirtualServer(parted) => item.virtual_servers.push((&parted.whole()).into()),
             }
-        };
-        let listed = listed(&page_token)?;
-        let snapshot = self.index.objects.snapshot();
+            (key, item)
+        }));
         let mut response = wire::ListResponse {
             revision: snapshot.revision,
             synced: snapshot.synced,
+            next_page_token: page.next_page_token,
             ..wire::ListResponse::default()
         };
-        let objects = snapshot.objects.into_iter();
-        let mut objects = objects
-            .skip_while(|(key, _)| listed.as_ref().is_some_and(|listed| key <= listed))
-            .peekable();
-        let mut real_servers = 0;
-        let mut last = None;
-        for (key, object) in objects.by_ref().take(page_size) {
-            match object {
-                Object::ServiceRange(range) => response.service_ranges.push(range.into()),
-                Object::VirtualServer(parted) => {
-                    let server = parted.whole();
-                    real_servers += server.real_servers.len();
-                    response.virtual_servers.push((&server).into());
-                }
-            }
-            last = Some(key);
-            if real_servers >= FULL_PAGE {
-                break;
-            }
-        }
-        if let (Some(last), Some(_)) = (&last, objects.peek()) {
-            response.next_page_token = page_token_after(last);
+        for item in page.items {
+            response.service_ranges.extend(item.service_ranges);
+            response.virtual_servers.extend(item.virtual_servers);
         }
         let source = self.index.source.borrow();
         response.source = Some(wire::Source {
@@ -194,34 +169,6 @@ impl Sender {
         let parts = parts.filter(|(_, part)| part.changed > sent);
         let parts = parts.map(|(number, part)| real_server_part(&id, number, &part.real_servers));
         head.into_iter().chain(parts).collect()
-    }
-}
-
-const RANGE_TOKEN: &str = "range:";
-const SERVER_TOKEN: &str = "server:";
-
-/// Returns the token of the page after the object.
-fn page_token_after(key: &Key) -> String {
-    match key {
-        Key::ServiceRange(range) => format!("{RANGE_TOKEN}{range}"),
-        Key::VirtualServer(id) => format!("{SERVER_TOKEN}{id}"),
-    }
-}
-
-/// Returns the last object of the page before; `None`: there is none.
-fn listed(page_token: &str) -> Result<Option<Key>, Status> {
-    if page_token.is_empty() {
-        return Ok(None);
-    }
-    let range = page_token.strip_prefix(RANGE_TOKEN);
-    let range = range.and_then(|text| Some(Key::ServiceRange(text.parse().ok()?)));
-    let server = page_token.strip_prefix(SERVER_TOKEN);
-    let server = server.and_then(|text| Some(Key::VirtualServer(text.parse().ok()?)));
-    match range.or(server) {
-        Some(key) => Ok(Some(key)),
-        None => Err(Status::invalid_argument(format!(
-            "page_token: {page_token:?} is no next_page_token of this contract"
-        ))),
     }
 }
 

@@ -3,14 +3,15 @@
 use std::{
     collections::{BTreeMap, btree_map::Entry},
     convert::Infallible,
-    fmt,
+    fmt::{self, Display},
+    str::FromStr,
     time::SystemTime,
 };
 
 use daemon_runtime::{Publisher, Reader, Shutdown, Step};
 use tokio::sync::watch;
 use virtual_server::{
-    DesiredChange, DesiredSet, ServiceRange, Timestamp, VirtualServer, VirtualServerId,
+    BadValue, DesiredChange, DesiredSet, ServiceRange, Timestamp, VirtualServer, VirtualServerId,
 };
 
 use crate::{
@@ -30,6 +31,27 @@ pub enum Key {
     ServiceRange(ServiceRange),
     /// A virtual server is known by its id.
     VirtualServer(VirtualServerId),
+}
+
+impl Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ServiceRange(range) => range.fmt(f),
+            Self::VirtualServer(id) => id.fmt(f),
+        }
+    }
+}
+
+impl FromStr for Key {
+    type Err = BadValue;
+
+    fn from_str(text: &str) -> Result<Self, BadValue> {
+        // No virtual server reads as a prefix.
+        match text.parse() {
+            Ok(range) => Ok(Self::ServiceRange(range)),
+            Err(_) => text.parse().map(Self::VirtualServer),
+        }
+    }
 }
 
 /// What is published under a [`Key`].

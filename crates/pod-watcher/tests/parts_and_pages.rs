@@ -277,12 +277,8 @@ async fn pages_of_a_list_hold_each_object_once() {
     );
 
     for (page_size, page_token, expected) in [
-        (-1, "", "page_size: -1 is below 0"),
-        (
-            0,
-            "x",
-            "page_token: \"x\" is no next_page_token of this contract",
-        ),
+        (-1, "", "`page_size`: -1 is negative"),
+        (0, "x", "`page_token`: not a token of this list"),
     ] {
         let request = ListRequest {
             page_size,
@@ -290,6 +286,6 @@ async fn pages_of_a_list_hold_each_object_once() {
         };
         let status = client.list(request).await.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument);
-        assert_eq!(status.message(), expected);
+        assert!(status.message().contains(expected), "{status}");
     }
 }
