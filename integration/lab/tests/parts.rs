@@ -38,7 +38,7 @@ fn wrk_reports_what_nginx_answered() {
     .unwrap();
     let wrk = Wrk::start(&client, "http://10.0.0.2/", 4, Duration::from_secs(1)).unwrap();
     let report = wrk.finish().unwrap();
-    assert!(report.requests > 100 && report.errors() == 0, "{report:?}");
+    assert!(report.requests > 10 && report.errors() == 0, "{report:?}");
 
     let wrk = Wrk::start(&client, "http://10.0.0.2/", 4, Duration::from_secs(2)).unwrap();
     wait_for("wrk is connected", SOON, || {
