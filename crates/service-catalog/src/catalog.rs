@@ -5,6 +5,7 @@ mod changes;
 mod evaluation;
 mod listing;
 mod output;
+mod pod_service;
 mod pods;
 mod record;
 
@@ -28,7 +29,7 @@ use super::{
     addresses::{Age, Claim},
     left_out::LeftOutCounts,
     model::{EndpointSlice, Kind, ObjectKey, Pod, Scope, Service},
-    service_spec,
+    service_spec::{self, ParsedService},
     settings::Settings,
 };
 
@@ -97,10 +98,8 @@ impl Catalog {
             settings,
         };
         if let Some(pods) = &catalog.settings.pods {
-            let key = pods_key();
-            let known = KnownService::of_pods(&key, service_spec::of_pods(pods));
-            catalog.entries.entry(key.clone()).or_default().known = Some(Box::new(known));
-            catalog.reclaim(&key);
+            let (service, parsed) = pod_service::service(pods);
+            catalog.put_parsed(service, parsed);
         }
         catalog
     }
@@ -208,16 +207,23 @@ impl Catalog {
         if entry.known.as_ref().is_some_and(|known| is_another(known)) {
             self.forget_service(&key);
         }
+        if self.put_parsed(service, parsed) {
+            self.counts.services += 1;
+        }
+    }
+
+    /// Takes a Service over. Reports whether it is new.
+    fn put_parsed(&mut self, service: Service, parsed: ParsedService) -> bool {
+        let key = service.key.clone();
         let entry = self.entries.entry(key.clone()).or_default();
+        let is_new = entry.known.is_none();
         match &mut entry.known {
             Some(known) => known.update(service, parsed),
-            vacant @ None => {
-                *vacant = Some(Box::new(KnownService::new(age, service, parsed)));
-                self.counts.services += 1;
-            }
+            vacant @ None => *vacant = Some(Box::new(KnownService::new(service, parsed))),
         }
         self.reclaim(&key);
         self.touched.insert(key);
+        is_new
     }
 
     fn forget_service(&mut self, key: &ObjectKey) {
@@ -283,7 +289,7 @@ impl Catalog {
         let former = entry.slice(&slice.key);
         self.counts.endpoints += slice.endpoints.len();
         self.counts.endpoints -= former.map_or(0, |former| former.endpoints.len());
-        let new = SliceRecord::new(slice, former);
+        let new = SliceRecord::new("EndpointSlice", slice, former);
         if former != Some(&new) {
             entry.put_slice(new);
             self.touched.insert(owner);
@@ -303,11 +309,38 @@ impl Catalog {
 
     fn put_pod(&mut self, pod: Pod) {
         let are_served = self.settings.pods.is_some();
+        if are_served {
+            self.put_slice_of_pod(&pod);
+        }
         let touched = self.pods.put(pod, are_served);
         self.touch_pod(touched);
     }
 
+    /// Takes over what a pod is of the pods that are served without a Service.
+    fn put_slice_of_pod(&mut self, pod: &Pod) {
+        if pod.addresses.is_empty() {
+            return self.forget_slice_of_pod(&pod.key);
+        }
+        let key = pod_service::key();
+        let entry = self.entries.entry(key.clone()).or_default();
+        let former = entry.slice(&pod.key);
+        let new = SliceRecord::new("Pod", pod_service::slice(pod), former);
+        if former != Some(&new) {
+            entry.put_slice(new);
+            self.touched.insert(key);
+        }
+    }
+
+    fn forget_slice_of_pod(&mut self, pod: &ObjectKey) {
+        let key = pod_service::key();
+        let entry = self.entries.get_mut(&key);
+        if entry.is_some_and(|entry| entry.remove_slice(pod).is_some()) {
+            self.touched.insert(key);
+        }
+    }
+
     fn forget_pod(&mut self, key: &ObjectKey) {
+        self.forget_slice_of_pod(key);
         let touched = self.pods.forget(key);
         self.touch_pod(touched);
     }
@@ -321,9 +354,6 @@ impl Catalog {
         else {
             return;
         };
-        if self.settings.pods.is_some() {
-            self.touched.insert(pods_key());
-        }
         // The keys of a namespace lie next to each other.
         let entries = self.entries.range(ObjectKey::new(&namespace, "")..);
         let of_namespace = entries.take_while(|(key, _)| key.namespace() == &*namespace);
@@ -392,7 +422,6 @@ impl Catalog {
         let Some(entry) = self.entries.get_mut(key) else {
             return;
         };
-        let is_pods = self.settings.pods.is_some() && *key == pods_key();
         let mut served = Vec::new();
         let mut view: Option<Box<ServiceView>> = None;
         let mut left_out = LeftOutCounts::default();
@@ -402,7 +431,6 @@ impl Catalog {
                 settings: &self.settings,
                 allocator: &self.allocator,
                 pods: &self.pods,
-                is_pods,
             };
             let look = surroundings.look(key, known, &entry.slices);
             if look.is_circular {
@@ -421,7 +449,7 @@ impl Catalog {
             usize::from(findings.any(|finding| finding.reason.is_error()))
         };
         if view != entry.view {
-            if is_pods {
+            if *key == pod_service::key() {
                 output.pod_findings = view.as_ref().map(|view| view.findings.clone());
             } else {
                 self.counts.bad_services += is_bad(&view);
@@ -436,9 +464,4 @@ impl Catalog {
             self.entries.remove(key);
         }
     }
-}
-
-/// Stands for the pods that are served without a Service; no object has an empty namespace.
-fn pods_key() -> ObjectKey {
-    ObjectKey::new("", "pods")
 }

@@ -25,8 +25,6 @@ pub(super) struct Evaluator<'a> {
     pub(super) settings: &'a Settings,
     pub(super) allocator: &'a Allocator,
     pub(super) pods: &'a Pods,
-    /// It is not a Service: all pods are its endpoints.
-    pub(super) is_pods: bool,
 }
 
 /// What a Service has become.
@@ -57,13 +55,13 @@ impl Evaluator<'_> {
         let mut weight_levels = None;
         if let Some(spec) = &known.spec {
             addresses = self.addresses(known, spec, &mut findings);
-            let endpoints = if self.is_pods {
-                self.pods.endpoints()
-            } else {
-                Vec::new()
-            };
-            let groups = self.groups(&endpoints, slices);
-            let namespace = (!self.is_pods).then(|| key.namespace());
+            let groups = slices.iter().map(|slice| Group {
+                ports: &slice.ports,
+                endpoints: &slice.endpoints,
+                annotations: slice.annotations,
+            });
+            let groups: Vec<Group<'_>> = groups.collect();
+            let namespace = key.namespace();
             let pod_annotations = |address| self.pods.annotations(address, namespace);
             let surroundings = Surroundings {
                 service_ranges: &self.settings.service_ranges,
@@ -105,7 +103,7 @@ impl Evaluator<'_> {
                 is_understood: known.spec.is_some(),
                 ports: ports.unwrap_or_default(),
                 allocation: self.allocation(known),
-                weight_levels: weight_levels.filter(|_| !self.is_pods),
+                weight_levels,
                 is_of_pool: matches!(
                     known.spec.as_ref().map(|spec| &spec.source),
                     Some(AddressSource::Pool { .. })
@@ -116,28 +114,6 @@ impl Evaluator<'_> {
             left_out: left_out.counts(),
             is_circular: left_out.some_are_claimed(),
         }
-    }
-
-    fn groups<'g>(
-        &self,
-        pods: &'g [crate::model::Endpoint],
-        slices: &'g [SliceRecord],
-    ) -> Vec<Group<'g>> {
-        let of_pods = Group {
-            ports: &[],
-            endpoints: pods,
-            annotations: Default::default(),
-        };
-        let of_slices = slices.iter().map(|slice| Group {
-            ports: &slice.ports,
-            endpoints: &slice.endpoints,
-            annotations: slice.annotations,
-        });
-        self.is_pods
-            .then_some(of_pods)
-            .into_iter()
-            .chain(of_slices)
-            .collect()
     }
 
     /// The addresses that it has of those that it asks for.
@@ -169,14 +145,14 @@ impl Evaluator<'_> {
     fn allocation(&self, known: &KnownService) -> Vec<IpAddr> {
         let families: &[Family] = match known.spec.as_ref().map(|spec| &spec.source) {
             Some(AddressSource::Pool { families, .. }) => families,
-            Some(AddressSource::Given(_)) if !self.is_pods => {
+            Some(AddressSource::Given(_)) => {
                 let claims = self.allocator.claims();
                 let given = known.claimed.iter().copied();
                 return given
                     .filter(|address| claims.verdict(*address, &known.age).is_ok())
                     .collect();
             }
-            Some(AddressSource::Given(_)) | None => &[],
+            None => &[],
         };
         let of_family = |family: &Family| {
             let kept = self.allocator.kept(known, *family);

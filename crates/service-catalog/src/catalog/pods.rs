@@ -10,7 +10,7 @@ use super::{
     super::{
         annotations::{self, RealServerAnnotations},
         finding::Finding,
-        model::{Endpoint, ObjectKey, Pod, Readiness},
+        model::{ObjectKey, Pod},
     },
     record::bad_annotations,
 };
@@ -28,7 +28,6 @@ pub(super) struct Pods {
 #[derive(Debug, PartialEq, Eq)]
 struct PodRecord {
     addresses: Box<[IpAddr]>,
-    readiness: Readiness,
     annotations: RealServerAnnotations,
     errors: Vec<Finding>,
 }
@@ -59,12 +58,6 @@ impl Pods {
         };
         let new = PodRecord {
             addresses: pod.addresses.into(),
-            // What a Service's endpoints are is for its slices to say.
-            readiness: if are_served {
-                pod.readiness
-            } else {
-                Readiness::NotReady
-            },
             annotations,
             errors,
         };
@@ -114,45 +107,28 @@ impl Pods {
         self.speaking.is_empty()
     }
 
-    /// What the pod with the address says of itself; only of that namespace, if one is given.
+    /// What the pod of the namespace with the address says of itself.
     pub(super) fn annotations(
         &self,
         address: IpAddr,
-        namespace: Option<&str>,
+        namespace: &str,
     ) -> Option<RealServerAnnotations> {
         let keys = self.speaking.get(&address)?.iter();
-        let mut keys = keys.filter(|key| namespace.is_none_or(|name| name == key.namespace()));
+        let mut keys = keys.filter(|key| namespace == key.namespace());
         Some(self.by_key.get(keys.next()?)?.annotations)
     }
 
-    /// What is wrong with the pods at the addresses.
+    /// What is wrong with the pods of the namespace at the addresses.
     pub(super) fn errors(
         &self,
-        namespace: Option<&str>,
+        namespace: &str,
         mut is_endpoint: impl FnMut(IpAddr) -> bool,
     ) -> Vec<Finding> {
         let bad = self.bad.iter();
-        let bad = bad.filter(|key| namespace.is_none_or(|name| name == key.namespace()));
+        let bad = bad.filter(|key| namespace == key.namespace());
         let bad = bad.filter_map(|key| self.by_key.get(key));
         let bad = bad.filter(|pod| pod.addresses.iter().any(|address| is_endpoint(*address)));
         bad.flat_map(|pod| pod.errors.iter().cloned()).collect()
-    }
-
-    /// All of them as endpoints, by address.
-    pub(super) fn endpoints(&self) -> Vec<Endpoint> {
-        let mut endpoints: Vec<Endpoint> = self
-            .by_key
-            .values()
-            .flat_map(|pod| {
-                let readiness = pod.readiness;
-                pod.addresses.iter().map(move |address| Endpoint {
-                    address: *address,
-                    readiness,
-                })
-            })
-            .collect();
-        endpoints.sort_unstable_by_key(|endpoint| endpoint.address);
-        endpoints
     }
 
     /// How many there are.

@@ -129,9 +129,9 @@ impl ServiceRecord {
 
 impl KnownService {
     /// A Service that has not been heard of before.
-    pub(super) fn new(age: Age, service: Service, parsed: ParsedService) -> Self {
+    pub(super) fn new(service: Service, parsed: ParsedService) -> Self {
         let mut known = Self {
-            age,
+            age: Self::age_of(&service),
             uid: Arc::clone(&service.uid),
             generation: 0,
             is_load_balancer: false,
@@ -148,33 +148,6 @@ impl KnownService {
         };
         known.update(service, parsed);
         known
-    }
-
-    /// The pods that are served without a Service: older than every Service.
-    pub(super) fn of_pods(key: &ObjectKey, spec: Result<ServiceSpec, Vec<Finding>>) -> Self {
-        let (spec, errors) = match spec {
-            Ok(spec) => (Some(spec), Vec::new()),
-            Err(errors) => (None, errors),
-        };
-        Self {
-            age: Age {
-                created_seconds: i64::MIN,
-                key: key.clone(),
-            },
-            uid: "".into(),
-            generation: 0,
-            is_load_balancer: false,
-            written: WrittenStatus::default(),
-            spec,
-            share_key: None,
-            share_namespaces: Box::default(),
-            errors,
-            restrictions: Vec::new(),
-            remarks: Vec::new(),
-            claimed: Vec::new(),
-            proposed: Vec::new(),
-            starved: Vec::new(),
-        }
     }
 
     /// Takes the newest state over; where it is not a good one, the last good one goes on.
@@ -227,15 +200,10 @@ impl KnownService {
     /// What it wants of this address.
     pub(super) fn claim_to(&self, address: IpAddr) -> Claim {
         Claim {
-            holds: self.holds(address),
+            // The record that only writers of the Service's status can make.
+            holds: self.written.holds(address),
             ..self.claim()
         }
-    }
-
-    /// Whether it has the address by the record that only writers of the Service's status can
-    /// make. The pods that the operator names hold all of theirs.
-    fn holds(&self, address: IpAddr) -> bool {
-        self.age.key.namespace().is_empty() || self.written.holds(address)
     }
 
     /// The addresses that are given, or those of a pool that its status keeps. One that was never
@@ -280,17 +248,15 @@ impl KnownService {
 }
 
 impl SliceRecord {
-    /// Annotations that cannot be used leave those in force that were.
-    pub(super) fn new(slice: EndpointSlice, former: Option<&Self>) -> Self {
+    /// Annotations that cannot be used leave those in force that were. Findings about them name the
+    /// object as one of this kind.
+    pub(super) fn new(kind: &str, slice: EndpointSlice, former: Option<&Self>) -> Self {
         let read = annotations::read(annotations::OF_REAL_SERVERS, &slice.annotations);
         let (annotations, errors) = match read {
             Ok(annotations) => (annotations, Vec::new()),
             Err(refusals) => {
                 let annotations = former.map(|former| former.annotations).unwrap_or_default();
-                (
-                    annotations,
-                    bad_annotations("EndpointSlice", &slice.key, refusals),
-                )
+                (annotations, bad_annotations(kind, &slice.key, refusals))
             }
         };
         Self {

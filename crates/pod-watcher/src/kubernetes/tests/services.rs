@@ -710,6 +710,62 @@ fn pods_listen_where_the_client_connects_to_unless_told_otherwise() {
 }
 
 #[test]
+fn pods_without_a_service_follow_the_state_of_their_pod_and_leave_with_it() {
+    let settings = Settings {
+        pods: Some(service_catalog::settings::PodService {
+            name: "pods".to_owned(),
+            addresses: vec!["10.1.1.10".parse().unwrap()],
+            ports: vec!["80".parse().unwrap()],
+            target_port: None,
+            annotations: Vec::new(),
+        }),
+        ..settings()
+    };
+    let pod = |namespace: &str, weight: &str, addresses: &str, ready: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\n\
+             metadata: {{name: a, namespace: {namespace}, annotations: {{portlb.io/weight: '{weight}'}}}}\n\
+             status: {{podIPs: [{addresses}], conditions: [{{type: Ready, status: '{ready}'}}]}}\n"
+        )
+    };
+    let mut catalog = Catalog::new(settings);
+    let mut watcher = Watcher::default();
+    let mut served = |manifests: &str, gone: Option<&str>| {
+        feed(&mut catalog, manifests);
+        if let Some(namespace) = gone {
+            catalog.handle(Input::PodDeleted(ObjectKey::new(namespace, "a")));
+        }
+        watcher.take(&mut catalog);
+        let servers = watcher.desired.virtual_servers.values();
+        let real_servers = servers.flat_map(|server| &server.real_servers);
+        let shown = real_servers.map(|it| format!("{it}={} {:?}", it.weight.0, it.state));
+        let pods = catalog.counts().pods;
+        (shown.collect::<Vec<_>>().join(", "), pods)
+    };
+    let expect = |text: &str, pods| (text.to_owned(), pods);
+    // Pods of several namespaces are behind one address.
+    let [shop, forum] = [
+        pod("shop", "2", "{ip: 10.0.2.3}", "True"),
+        pod("forum", "3", "{ip: 10.0.2.4}", "True"),
+    ];
+    assert_eq!(
+        served(&[shop, forum].concat(), None),
+        expect("10.0.2.3=2 Ready, 10.0.2.4=3 Ready", 2)
+    );
+    // An annotation that cannot be used leaves the one in force that was.
+    assert_eq!(
+        served(&pod("shop", "x", "{ip: 10.0.2.3}", "False"), None),
+        expect("10.0.2.3=2 Draining, 10.0.2.4=3 Ready", 2)
+    );
+    // A pod without addresses has not begun, or has ended.
+    assert_eq!(
+        served(&pod("shop", "2", "", "False"), None),
+        expect("10.0.2.4=3 Ready", 2)
+    );
+    assert_eq!(served("", Some("forum")), expect("", 1));
+}
+
+#[test]
 fn settings_that_no_service_can_mend_are_refused() {
     let mut settings = with_pools(&["a=10.1.1.0/24", "a=10.1.1.8/29,10.1.2.1/24"]);
     settings
