@@ -60,7 +60,7 @@ async fn watch_addresses(address: &str) -> Streaming<WatchServiceAddressesRespon
     stream.await.unwrap().into_inner()
 }
 
-/// Reads what is left of a watch, and returns the number of events and the status of the end.
+/// Reads the rest of a watch, and returns the number of its events and the status of its end.
 async fn until_ended<T>(watch: &mut Streaming<T>) -> (usize, Status) {
     let mut read = 0;
     loop {
