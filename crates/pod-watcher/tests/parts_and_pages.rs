@@ -1,7 +1,6 @@
 //! A large set over real gRPC: real servers travel in parts, and lists in pages.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![expect(clippy::print_stderr, reason = "figures are printed")]
 
 use std::time::{Duration, Instant};
 
