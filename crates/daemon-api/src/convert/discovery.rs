@@ -52,7 +52,7 @@ struct Received {
 
 #[derive(Debug)]
 struct Head {
-    /// Without real servers.
+    /// The virtual server without its real servers.
     virtual_server: VirtualServer,
     part_count: usize,
 }

@@ -6,7 +6,7 @@ use virtual_server::Timestamp;
 
 use super::ConversionError;
 
-/// In one second.
+/// Number of nanoseconds in one second.
 pub(super) const NANOSECONDS: u32 = 1_000_000_000;
 
 /// Unset is none. Validation bounds each period.

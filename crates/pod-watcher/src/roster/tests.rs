@@ -154,7 +154,7 @@ fn a_state_is_dated_when_the_watcher_has_seen_it_begin() {
 
 proptest! {
     #[test]
-    fn parts_hold_each_real_server_once_and_only_those_that_differ_are_made(
+    fn parts_hold_each_real_server_once_and_only_parts_that_differ_are_made(
         sets in prop::collection::vec(prop::collection::btree_map(0..2_000_u16, 1..4_u16, 0..1_500), 1..6),
     ) {
         let state = |set: &BTreeMap<u16, u16>| {
