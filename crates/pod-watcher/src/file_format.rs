@@ -36,8 +36,8 @@ pub struct Content {
 /// Reads a document.
 ///
 /// # Errors
-/// Says everything that is wrong with it, where, and what to write instead. What is not YAML, or of
-/// another type than its field, hides what comes after it.
+/// Says everything that is wrong with it, where, and what to write instead. A syntax error, or a
+/// value of another type than its field, hides the problems after it.
 pub fn parse(text: &str) -> Result<DesiredSet, Problems<Problem>> {
     Ok(read(text)?.desired)
 }
@@ -56,7 +56,7 @@ pub fn read(text: &str) -> Result<Content, Problems<Problem>> {
 pub struct Document {
     api_version: ApiVersion,
     kind: Kind,
-    /// Announced as a whole.
+    /// Prefixes that are announced as a whole.
     #[serde(
         default,
         deserialize_with = "list",
@@ -85,25 +85,25 @@ enum Kind {
 pub struct Entry {
     /// Name of the virtual servers.
     pub name: String,
-    /// Service addresses.
+    /// Service addresses, of one or both families.
     #[serde(deserialize_with = "addresses", serialize_with = "flow")]
     pub addresses: Vec<IpAddr>,
     /// What clients connect to.
     #[serde(deserialize_with = "list", serialize_with = "flow")]
     pub ports: Vec<Ports>,
-    /// Transport protocol.
+    /// Transport protocol of all ports.
     #[serde(default, skip_serializing_if = "text::is_default")]
     pub protocol: Protocol,
     /// How new connections are shared. Its flags are those of its default, or `scheduler_flags`.
     #[serde(default, skip_serializing_if = "text::is_default")]
     pub scheduler: Scheduler,
-    /// Flags of the scheduler.
+    /// Flags of `sh` and `mh`.
     #[serde(serialize_with = "flow", skip_serializing_if = "Option::is_none")]
     pub scheduler_flags: Option<SchedulerFlags>,
     /// How packets reach the real servers.
     #[serde(default, skip_serializing_if = "text::is_default")]
     pub forwarding_method: ForwardingMethod,
-    /// How tunnels encapsulate.
+    /// Encapsulation of the method `Tunnel`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tunnel_kind: Option<TunnelKind>,
     /// Whether a client stays with its real server.
@@ -121,7 +121,7 @@ pub struct Entry {
     /// Least number of healthy real servers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub minimum_healthy: Option<u32>,
-    /// How long a real server without new connections keeps those that it has.
+    /// How long connections to a removed real server last.
     #[serde(
         default,
         deserialize_with = "text::optional",
@@ -129,7 +129,7 @@ pub struct Entry {
         skip_serializing_if = "Option::is_none"
     )]
     pub drain_timeout: Option<Duration>,
-    /// What receives the connections.
+    /// The real servers behind each address.
     #[serde(deserialize_with = "list")]
     pub real_servers: Vec<RealServer>,
 }
@@ -160,14 +160,14 @@ impl Document {
         }
     }
 
-    /// Adds an entry.
+    /// Adds an entry after the others.
     #[must_use]
     pub fn with(mut self, entry: Entry) -> Self {
         self.virtual_servers.push(entry);
         self
     }
 
-    /// The document's YAML. What is as the default has it is left out.
+    /// Returns the document's YAML, without fields that have their default.
     #[must_use]
     pub fn text(&self) -> String {
         // The reader takes YAML 1.2, where an address is no number.

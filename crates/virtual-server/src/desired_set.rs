@@ -58,7 +58,7 @@ impl DesiredSet {
         problems.or(())
     }
 
-    /// Adds what is wrong with objects that are valid by themselves.
+    /// Adds the contradictions between objects that are valid by themselves.
     pub fn check_together(&self, problems: &mut Problems) {
         self.check_ports(problems);
         self.check_service_ranges(problems);

@@ -9,11 +9,11 @@ use std::{
 
 use crate::{RealServer, ServiceRange, VirtualServerId};
 
-/// Why a field is refused.
+/// A refused field of a virtual server or set.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {reason}")]
 pub struct Invalid {
-    /// Which field.
+    /// The field, as the file format names it.
     pub field: FieldPath,
     /// Why its value is refused.
     pub reason: BadValue,
@@ -34,9 +34,9 @@ pub struct BadValue {
 /// What to write instead of a refused value, in the words of the file format.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Suggestion {
-    /// Another value.
+    /// Another value, or another way to write it.
     Text(Cow<'static, str>),
-    /// Nothing.
+    /// Nothing: the field is left out.
     LeaveOut,
     /// Nothing, or a kind of health check.
     LeaveOutOrCheck,
@@ -49,26 +49,26 @@ pub enum Suggestion {
 pub enum FieldPath {
     /// A field of a virtual server.
     VirtualServer(Option<VirtualServerId>, Field),
-    /// A service range.
+    /// A service range, which has one field.
     ServiceRange(ServiceRange),
 }
 
 /// A field of a virtual server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Field {
-    /// The service address.
+    /// The service address that clients reach.
     Address,
-    /// The ports.
+    /// The ports that clients connect to.
     Ports,
-    /// The name.
+    /// The name that users see.
     Name,
-    /// The scheduler.
+    /// The scheduler, without its flags.
     Scheduler,
-    /// Flags of the scheduler.
+    /// The flags of `sh` and `mh`.
     SchedulerFlags,
-    /// The forwarding method.
+    /// The forwarding method, without its tunnel.
     ForwardingMethod,
-    /// How tunnels encapsulate.
+    /// The encapsulation of the method `Tunnel`.
     TunnelKind,
     /// How long a client stays with its real server.
     PersistenceTimeout,
@@ -84,14 +84,14 @@ pub enum Field {
     OnFailure,
     /// Least number of healthy real servers.
     MinimumHealthy,
-    /// How long a real server without new connections keeps those that it has.
+    /// How long connections to a removed real server last.
     DrainTimeout,
 }
 
 /// Names a real server within its virtual server: its place in the list is not the user's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RealServerKey {
-    /// Its address.
+    /// The address of the real server.
     pub address: IpAddr,
     /// Its port as given.
     pub port: Option<NonZeroU16>,
@@ -102,9 +102,9 @@ pub struct RealServerKey {
 pub enum RealServerField {
     /// The real server as a whole.
     Whole,
-    /// Its address.
+    /// The address of the real server.
     Address,
-    /// Its port.
+    /// The port of the real server.
     Port,
 }
 
@@ -178,7 +178,7 @@ impl<P> Problems<P> {
     /// Problems that are kept in full.
     pub const MOST: usize = 100;
 
-    /// Adds a problem.
+    /// Adds a problem, in full or as a count.
     pub fn push(&mut self, problem: P) {
         if self.listed.len() < Self::MOST {
             self.listed.push(problem);
@@ -187,7 +187,7 @@ impl<P> Problems<P> {
         }
     }
 
-    /// Adds the problems of a part, those that `convert` does not drop.
+    /// Adds the problems of a part, except for those dropped by `convert`.
     pub fn append<Q>(&mut self, of_part: Problems<Q>, mut convert: impl FnMut(Q) -> Option<P>) {
         self.unlisted += of_part.unlisted;
         for problem in of_part.listed {

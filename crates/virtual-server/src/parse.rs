@@ -15,11 +15,11 @@ use crate::{
     text::{self, FromText, TextError},
 };
 
-/// Gives a type the words that stand for its values, in every text.
+/// Gives each value of a type its word, the same one in every text.
 macro_rules! words {
     ($type:ident, $problem:literal, [$($word:literal = $pattern:pat => $value:expr),*]) => {
         impl $type {
-            /// The word that stands for the value.
+            /// Returns the word of the value.
             #[must_use]
             pub const fn word(self) -> &'static str {
                 match self {

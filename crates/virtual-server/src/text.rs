@@ -18,19 +18,19 @@ pub trait FromText: Sized {
     /// Names the form: "an IP address such as 10.1.1.10".
     const EXPECTED: &'static str;
 
-    /// Reads the text.
+    /// Reads the value from its text.
     ///
     /// # Errors
-    /// Says what is wrong, and what to write.
+    /// The problem, and the forms that are allowed.
     fn from_text(text: &str) -> Result<Self, TextError>;
 }
 
-/// Why a text is refused.
+/// The reason why a text is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TextError {
     /// It is none of these words.
     UnknownWord(&'static [&'static str]),
-    /// What is wrong, and what to write.
+    /// The problem, and the forms that are allowed.
     Refused(String),
 }
 

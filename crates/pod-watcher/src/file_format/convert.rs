@@ -35,7 +35,7 @@ pub(super) fn content(document: Document, text: &str) -> Result<Content, Problem
     })
 }
 
-/// What has been read, and where it stands.
+/// The objects that have been read, and their origins in the document.
 struct Reader<'a> {
     /// Read where something is wrong.
     places: LazyCell<Places, Box<dyn FnOnce() -> Places + 'a>>,
@@ -91,7 +91,7 @@ impl Reader<'_> {
             let is_of_family = |address: &IpAddr| address.is_ipv4() == *is_ipv4;
             entry.addresses.iter().any(is_of_family)
         });
-        // What is wrong with an entry is wrong with each of its virtual servers.
+        // A problem of an entry is a problem of each of its virtual servers.
         let mut reported: Vec<Invalid> = Vec::new();
         for (address_index, address) in entry.addresses.iter().enumerate() {
             for (ports_index, ports) in entry.ports.iter().enumerate() {
@@ -178,7 +178,7 @@ impl Reader<'_> {
         self.desired.virtual_servers.insert(id, server);
     }
 
-    /// Checks what is valid by itself against the rest.
+    /// Checks valid objects against each other.
     fn check_together(&mut self) {
         let mut together = Problems::default();
         self.desired.check_together(&mut together);

@@ -1,4 +1,4 @@
-//! Where the fields of a document stand; looked up only where something is wrong with them.
+//! The places of a document's fields, read only when a problem needs one.
 
 use daemon_runtime::config_file::{self, Place};
 use serde::{Deserialize, de::IgnoredAny};
@@ -35,11 +35,11 @@ struct EntryPlaces {
 /// Which virtual server of an entry, by the indices in its lists.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Origin {
-    /// The entry.
+    /// Index of the entry in the document.
     pub(super) entry: usize,
-    /// The address.
+    /// Index of the address in the entry.
     pub(super) address: usize,
-    /// The ports.
+    /// Index of the ports in the entry.
     pub(super) ports: usize,
 }
 
