@@ -16,8 +16,8 @@ pub const DEFAULTS: Defaults = Defaults {
 
 /// Announces by BGP the service addresses that this load balancer can serve.
 ///
-/// It asks the data plane what is served (DataPlane.WatchServiceAddresses), has the node route
-/// each served address to this pod (NodeRoute.Hold), and announces it only once the node's kernel
+/// It asks the data plane what is served (DataPlaneService.WatchServiceAddresses), has the node route
+/// each served address to this pod (NodeRouteService.Hold), and announces it only once the node's kernel
 /// holds that route. It withdraws what the data plane says is not served, and what the node-router
 /// refuses to route. When one of them is silent, it announces as least preferred what both had
 /// confirmed before: routers use such a path only where they have no other.
@@ -39,11 +39,11 @@ Example: a pod with the address 10.244.1.7 on the node 192.0.2.11, two route ref
       --gateway 10.244.1.7 --next-hop 192.0.2.11 --allowed-prefixes 10.1.1.0/24
 
 See what is announced, and to whom:
-  grpcurl -plaintext 127.0.0.1:50053 portlb.announcer.v1.Announcer/ListAnnouncements
-  grpcurl -plaintext 127.0.0.1:50053 portlb.announcer.v1.Announcer/ListSessions
+  grpcurl -plaintext 127.0.0.1:50053 portlb.announcer.v1.AnnouncerService/ListAnnouncements
+  grpcurl -plaintext 127.0.0.1:50053 portlb.announcer.v1.AnnouncerService/ListSessions
 Move traffic away and back without an end:
-  grpcurl -plaintext 127.0.0.1:50053 portlb.announcer.v1.Announcer/Drain
-  grpcurl -plaintext 127.0.0.1:50053 portlb.announcer.v1.Announcer/Undrain
+  grpcurl -plaintext 127.0.0.1:50053 portlb.announcer.v1.AnnouncerService/Drain
+  grpcurl -plaintext 127.0.0.1:50053 portlb.announcer.v1.AnnouncerService/Undrain
 
 Exit codes: 0 drained after a signal, 1 failed while running, 2 unusable flag."
 )]

@@ -13,7 +13,7 @@ use daemon_api::{
     PageRequest,
     announcer::v1::{
         self as wire,
-        announcer_server::{Announcer, AnnouncerServer},
+        announcer_service_server::{AnnouncerService, AnnouncerServiceServer},
         watch_announcements_response, watch_sessions_response,
     },
     total_size,
@@ -31,15 +31,15 @@ type WireStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// Serves what the announcer publishes.
 #[derive(Clone, Debug)]
-pub struct AnnouncerService {
+pub struct AnnouncerGrpc {
     announcer: AnnouncerHandle,
     shutdown: Shutdown,
 }
 
-impl AnnouncerService {
+impl AnnouncerGrpc {
     /// As a service for the server.
-    pub fn server(announcer: AnnouncerHandle, shutdown: Shutdown) -> AnnouncerServer<Self> {
-        AnnouncerServer::new(Self {
+    pub fn server(announcer: AnnouncerHandle, shutdown: Shutdown) -> AnnouncerServiceServer<Self> {
+        AnnouncerServiceServer::new(Self {
             announcer,
             shutdown,
         })
@@ -55,7 +55,7 @@ impl AnnouncerService {
 }
 
 #[tonic::async_trait]
-impl Announcer for AnnouncerService {
+impl AnnouncerService for AnnouncerGrpc {
     async fn list_announcements(
         &self,
         request: Request<wire::ListAnnouncementsRequest>,

@@ -3,9 +3,9 @@
 //! ```text
 //!  DataPlane ──► grpc::data_plane ──┐           ┌──► Speaker ──BGP──► reflectors, routers
 //!                                   ▼           │
-//!                               Announcer ──────┼──► grpc::node_route ──► NodeRoute.Hold
+//!                               Announcer ──────┼──► grpc::node_route ──► NodeRouteService.Hold
 //!  SIGTERM, Drain, Undrain ────►  owner task    │      a task for each prefix
-//!                                               └──► Publisher ──► Announcer.Watch…, metrics,
+//!                                               └──► Publisher ──► AnnouncerService.Watch…, metrics,
 //!                                                                  /readyz
 //! ```
 //!
@@ -44,13 +44,13 @@ use crate::{
     announcer::Announcer,
     config::Config,
     error::StartError,
-    grpc::{AnnouncerService, data_plane, node_route::NodeRoutes},
+    grpc::{AnnouncerGrpc, data_plane, node_route::NodeRoutes},
     metrics::AnnouncerMetrics,
     readiness::Readiness,
 };
 
 const CONTRACT: GrpcContract = GrpcContract {
-    services: &["portlb.announcer.v1.Announcer"],
+    services: &["portlb.announcer.v1.AnnouncerService"],
     descriptors: daemon_api::FILE_DESCRIPTOR_SET,
 };
 
@@ -90,7 +90,7 @@ pub async fn start(config: Config, daemon: &mut Daemon) -> Result<ListenAddress,
     daemon.spawn("BGP speaker", speaker.run());
     let shutdown = daemon.shutdown().clone();
     daemon.spawn_until_drained("announcer", announcer.run(data_plane, shutdown));
-    let service = AnnouncerService::server(handle, daemon.shutdown().clone());
+    let service = AnnouncerGrpc::server(handle, daemon.shutdown().clone());
     let address = daemon
         .serve_grpc(&config.grpc_listen, CONTRACT, Routes::new(service))
         .await?;

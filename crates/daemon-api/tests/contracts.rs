@@ -212,3 +212,12 @@ fn every_list_has_pages() {
             .collect()
     });
 }
+
+#[test]
+fn every_service_name_ends_in_service() {
+    check(|file| {
+        let services = file.proto.service.iter();
+        let others = services.filter(|service| !service.name().ends_with("Service"));
+        others.map(|service| service.name().to_owned()).collect()
+    });
+}

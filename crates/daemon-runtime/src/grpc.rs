@@ -27,7 +27,7 @@ pub(crate) const MOST_STREAMS: u32 = 256;
 /// What a daemon serves.
 #[derive(Clone, Copy, Debug)]
 pub struct GrpcContract {
-    /// Full names of the services, such as `portlb.discovery.v1.Discovery`.
+    /// Full names of the services, such as `portlb.discovery.v1.DiscoveryService`.
     pub services: &'static [&'static str],
     /// Encoded descriptors that contain them.
     pub descriptors: &'static [u8],

@@ -13,7 +13,7 @@ use daemon_api::{
     LARGEST_PART,
     discovery::v1::{
         ListRequest, ListResponse, Synced, WatchRequest, WatchResponse,
-        discovery_server::{Discovery, DiscoveryServer},
+        discovery_service_server::{DiscoveryService, DiscoveryServiceServer},
         watch_response::Event,
     },
     real_server_part, virtual_server_head,
@@ -53,7 +53,7 @@ impl FakeDiscovery {
         let desired = watch::Sender::new(None);
         let breaks = Arc::new(AtomicBool::new(false));
         let opened = watch::Sender::new(0);
-        let service = DiscoveryServer::new(Service {
+        let service = DiscoveryServiceServer::new(Service {
             desired: desired.subscribe(),
             breaks: Arc::clone(&breaks),
             opened: opened.clone(),
@@ -133,7 +133,7 @@ fn messages(changes: Vec<Vec<Event>>) -> Vec<WatchResponse> {
 }
 
 #[tonic::async_trait]
-impl Discovery for Service {
+impl DiscoveryService for Service {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchResponse, Status>> + Send>>;
 
     /// Each set ends the stream of the set before, as for a watcher that lags, so that the client

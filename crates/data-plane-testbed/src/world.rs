@@ -4,7 +4,7 @@ use std::{net::SocketAddr, num::NonZeroU16, process::Command, time::Duration};
 
 use daemon_api::dataplane::v1::{
     ListServiceAddressesRequest, ListVirtualServersRequest, ServiceAddress, VirtualServerStatus,
-    WatchServiceAddressesRequest, data_plane_client::DataPlaneClient,
+    WatchServiceAddressesRequest, data_plane_service_client::DataPlaneServiceClient,
     watch_service_addresses_response::Event,
 };
 use daemon_runtime::{Daemon, Metrics, Readiness, Shutdown};
@@ -53,7 +53,7 @@ pub struct World<K> {
     /// The kernel that it programs.
     pub kernel: K,
     /// A client of its DataPlane.
-    pub client: DataPlaneClient<Channel>,
+    pub client: DataPlaneServiceClient<Channel>,
     /// The readiness of the daemon.
     pub readiness: Readiness,
     /// The metrics of the daemon.
@@ -106,7 +106,7 @@ impl<K: Kernel> World<K> {
             grpc_listen: "127.0.0.1:0".parse().unwrap(),
         };
         let address = kernel.start(config, &mut daemon).await;
-        let client = DataPlaneClient::connect(format!("http://{address}"));
+        let client = DataPlaneServiceClient::connect(format!("http://{address}"));
         let client = client.await.unwrap();
         let shutdown = daemon.shutdown().clone();
         let readiness = daemon.readiness().clone();

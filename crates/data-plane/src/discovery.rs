@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use daemon_api::{
     DesiredEvent as Received, DesiredSetAssembly,
-    discovery::v1::{WatchRequest, WatchResponse, discovery_client::DiscoveryClient},
+    discovery::v1::{
+        WatchRequest, WatchResponse, discovery_service_client::DiscoveryServiceClient,
+    },
 };
 use daemon_runtime::{Backoff, LONGEST_RETRY, Target};
 use tokio::sync::mpsc;
@@ -57,7 +59,7 @@ impl From<Status> for LossCause {
 /// Watches for ever, and sends what changes. Ends when the receiver is gone.
 pub(crate) async fn watch(target: Target, events: mpsc::Sender<DesiredEvent>) {
     let mut backoff = Backoff::for_neighbouring_daemon(LONGEST_RETRY);
-    let mut client = DiscoveryClient::new(target.channel());
+    let mut client = DiscoveryServiceClient::new(target.channel());
     loop {
         let cause = match client.watch(WatchRequest {}).await {
             Ok(response) => match follow(response.into_inner(), &events, &mut backoff).await {

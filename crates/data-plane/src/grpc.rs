@@ -8,7 +8,7 @@ use daemon_api::{
     ConversionError, MESSAGE_LIMIT, PageBuilder, PageRequest,
     dataplane::v1::{
         self as wire,
-        data_plane_server::{DataPlane, DataPlaneServer},
+        data_plane_service_server::{DataPlaneService, DataPlaneServiceServer},
         watch_service_addresses_response, watch_virtual_servers_response,
     },
     total_size,
@@ -32,7 +32,7 @@ const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(100);
 
 /// Serves what the owner publishes.
 #[derive(Clone, Debug)]
-pub(crate) struct DataPlaneService<C> {
+pub(crate) struct DataPlaneGrpc<C> {
     published: Published,
     requests: mpsc::Sender<Request>,
     counters: C,
@@ -41,15 +41,15 @@ pub(crate) struct DataPlaneService<C> {
 
 type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-impl<C: ConnectionCounters> DataPlaneService<C> {
+impl<C: ConnectionCounters> DataPlaneGrpc<C> {
     /// As a service for the server.
     pub(crate) fn server(
         published: Published,
         requests: mpsc::Sender<Request>,
         counters: C,
         shutdown: Shutdown,
-    ) -> DataPlaneServer<Self> {
-        DataPlaneServer::new(Self {
+    ) -> DataPlaneServiceServer<Self> {
+        DataPlaneServiceServer::new(Self {
             published,
             requests,
             counters,
@@ -68,7 +68,7 @@ impl<C: ConnectionCounters> DataPlaneService<C> {
 }
 
 #[tonic::async_trait]
-impl<C: ConnectionCounters> DataPlane for DataPlaneService<C> {
+impl<C: ConnectionCounters> DataPlaneService for DataPlaneGrpc<C> {
     type WatchServiceAddressesStream = ResponseStream<wire::WatchServiceAddressesResponse>;
     type WatchVirtualServersStream = ResponseStream<wire::WatchVirtualServersResponse>;
 

@@ -10,7 +10,7 @@ use crate::{
     config::Config,
     discovery,
     forwarder::Forwarder,
-    grpc::DataPlaneService,
+    grpc::DataPlaneGrpc,
     health_check::HealthChecks,
     metrics::{DataPlaneMetrics, HealthCheckMetrics},
     owner::{Inputs, Owner},
@@ -78,14 +78,14 @@ pub async fn start<F: Forwarder>(
     )
     .await
     .map_err(StartError::ReadLocalPrefixes)?;
-    let service = DataPlaneService::server(
+    let service = DataPlaneGrpc::server(
         owner.published(),
         requests,
         counters,
         daemon.shutdown().clone(),
     );
     let contract = GrpcContract {
-        services: &["portlb.dataplane.v1.DataPlane"],
+        services: &["portlb.dataplane.v1.DataPlaneService"],
         descriptors: daemon_api::FILE_DESCRIPTOR_SET,
     };
     let address = daemon

@@ -27,7 +27,7 @@ pub const DEFAULTS: Defaults = Defaults {
     name = "ipvs-programmer",
     after_help = "Example:\n  ipvs-programmer --discovery http://127.0.0.1:50051\n\nSee what it \
                   does:\n  grpcurl -plaintext 127.0.0.1:50052 \
-                  portlb.dataplane.v1.DataPlane/ListVirtualServers\n  ipvsadm -Ln\n  ip route show \
+                  portlb.dataplane.v1.DataPlaneService/ListVirtualServers\n  ipvsadm -Ln\n  ip route show \
                   table local proto 80\n  nft list table inet portlb-ipvs\n\nExit codes: 0 ended \
                   after a signal, 1 failed while running, 2 unusable flag."
 )]

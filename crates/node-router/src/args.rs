@@ -15,7 +15,7 @@ pub const DEFAULTS: Defaults = Defaults {
 
 /// Routes service addresses from this node to the load-balancer pods on it.
 ///
-/// A pod asks for a route over gRPC (NodeRoute.Hold) and has it for as long as its stream lives.
+/// A pod asks for a route over gRPC (NodeRouteService.Hold) and has it for as long as its stream lives.
 /// Several pods that hold one prefix share it. Service addresses are kept out of this node's
 /// connection tracking, which with direct return sees only one half of each connection.
 ///
@@ -27,7 +27,7 @@ pub const DEFAULTS: Defaults = Defaults {
     after_help = "Example, for service addresses in 10.1.1.0/24 and pods of this node in \
                   10.244.3.0/24:\n  node-router --allowed-prefixes 10.1.1.0/24 \
                   --allowed-gateways 10.244.3.0/24\n\nSee what it holds:\n  grpcurl -plaintext \
-                  unix:///run/portlb/node-router.sock portlb.noderoute.v1.NodeRoute/ListRoutes\n  \
+                  unix:///run/portlb/node-router.sock portlb.noderoute.v1.NodeRouteService/ListRoutes\n  \
                   ip route show proto 112"
 )]
 pub struct Args {

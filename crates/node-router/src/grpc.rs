@@ -29,9 +29,9 @@ use crate::{
     token::{TokenGate, TokenProblem, UnverifiedToken},
 };
 
-/// Serves `portlb.noderoute.v1.NodeRoute`.
+/// Serves `portlb.noderoute.v1.NodeRouteService`.
 #[derive(Debug)]
-pub(crate) struct NodeRouteService {
+pub(crate) struct NodeRouteGrpc {
     pub(crate) policy: Policy,
     /// Holds at one time that have no answer yet.
     pub(crate) unanswered: Semaphore,
@@ -47,7 +47,7 @@ pub(crate) struct NodeRouteService {
 type BoxedStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
-impl api::node_route_server::NodeRoute for NodeRouteService {
+impl api::node_route_service_server::NodeRouteService for NodeRouteGrpc {
     type HoldStream = BoxedStream<HoldResponse>;
     type WatchRoutesStream = BoxedStream<WatchRoutesResponse>;
 
@@ -122,7 +122,7 @@ impl api::node_route_server::NodeRoute for NodeRouteService {
     }
 }
 
-impl NodeRouteService {
+impl NodeRouteGrpc {
     /// Decides on a request and its token, and lets the holder prove that it owns the gateway. A holder
     /// whose token is refused causes no datagram.
     async fn admit(

@@ -3,10 +3,10 @@
 //! addresses out of the node's connection tracking.
 //!
 //! ```text
-//!  bgp-announcer ──NodeRoute.Hold──► grpc ──commands──► table (owner) ──► kernel: routes
-//!   (in each lb pod)                  ▲                  │   ▲
-//!                                     └──published───────┘   └── kernel: changes by anybody
-//!                                                        exemption ──► kernel: nftables table
+//!  bgp-announcer ──NodeRouteService.Hold──► grpc ──commands──► table (owner) ──► kernel: routes
+//!   (in each lb pod)                         ▲                  │   ▲
+//!                                            └──published───────┘   └── kernel: changes by anybody
+//!                                                               exemption ──► kernel: nftables table
 //! ```
 //!
 //! - **A stream is a claim**, so the policy decides first: prefix and gateway must lie in ranges

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use daemon_api::noderoute::v1::node_route_server::NodeRouteServer;
+use daemon_api::noderoute::v1::node_route_service_server::NodeRouteServiceServer;
 use daemon_runtime::{Daemon, GrpcContract, ListenAddress, SocketPermissions};
 use nftables_table::Nftables;
 use tokio::sync::{Semaphore, mpsc};
@@ -11,7 +11,7 @@ use tonic::service::Routes;
 use crate::{
     Config, Firewall, HoldProof, Kernel, KernelError, NetlinkKernel, OpenedKernel, StartError,
     TokenSettings, exemption,
-    grpc::NodeRouteService,
+    grpc::NodeRouteGrpc,
     metrics::{RouterMetrics, register_reads},
     node_settings,
     proof::Prover,
@@ -27,7 +27,7 @@ const DRAIN_MARGIN: Duration = Duration::from_secs(10);
 const OTHER_STREAMS: usize = 64;
 
 const CONTRACT: GrpcContract = GrpcContract {
-    services: &["portlb.noderoute.v1.NodeRoute"],
+    services: &["portlb.noderoute.v1.NodeRouteService"],
     descriptors: daemon_api::FILE_DESCRIPTOR_SET,
 };
 
@@ -124,7 +124,7 @@ pub async fn start_with<K: Kernel, F: Firewall>(
     };
     let most_unanswered = config.max_routes.saturating_mul(HOLDS_PER_ROUTE);
     let most_unanswered = most_unanswered.min(Semaphore::MAX_PERMITS);
-    let service = NodeRouteServer::new(NodeRouteService {
+    let service = NodeRouteServiceServer::new(NodeRouteGrpc {
         policy: config.policy.clone(),
         unanswered: Semaphore::new(most_unanswered),
         prover,

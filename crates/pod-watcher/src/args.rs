@@ -17,9 +17,9 @@ pub const DEFAULTS: Defaults = Defaults {
 /// Tells the data plane which virtual servers shall be served.
 ///
 /// Reads them from a Kubernetes cluster or from a file, serves them over gRPC
-/// (portlb.discovery.v1.Discovery), and tells every watcher what has changed as soon as it has. A
+/// (portlb.discovery.v1.DiscoveryService), and tells every watcher what has changed as soon as it has. A
 /// source that cannot be read or used changes nothing: the last good state stays, the error is
-/// logged once with its cure, shown in /readyz and in Discovery.List, and counted.
+/// logged once with its cure, shown in /readyz and in DiscoveryService.List, and counted.
 #[derive(Debug, Parser)]
 #[command(
     name = "pod-watcher",
@@ -68,7 +68,7 @@ What would be served, as such a file, from a cluster or from manifests; nothing 
 Services checked before they are applied (exit code 2 and every error, if any):
   pod-watcher validate service.yaml
 See what is served:
-  grpcurl -plaintext 127.0.0.1:50051 portlb.discovery.v1.Discovery/List
+  grpcurl -plaintext 127.0.0.1:50051 portlb.discovery.v1.DiscoveryService/List
 
 Exit codes: 0 stopped by a signal, 1 failed while running, 2 unusable flag or file."
 )]

@@ -6,7 +6,7 @@ use daemon_api::{
     MESSAGE_LIMIT, PageRequest,
     discovery::v1::{
         self as wire,
-        discovery_server::{Discovery, DiscoveryServer},
+        discovery_service_server::{DiscoveryService, DiscoveryServiceServer},
         watch_response,
     },
     real_server_part, virtual_server_head,
@@ -25,22 +25,22 @@ use crate::{
 
 /// Serves what the index publishes.
 #[derive(Clone, Debug)]
-pub struct DiscoveryService {
+pub struct DiscoveryGrpc {
     index: IndexReader,
     metrics: WatchMetrics,
     watchers: TaskTracker,
     shutdown: Shutdown,
 }
 
-impl DiscoveryService {
+impl DiscoveryGrpc {
     /// As a service for the server; `watchers` tells when nobody watches.
     pub fn server(
         index: IndexReader,
         metrics: WatchMetrics,
         watchers: TaskTracker,
         shutdown: Shutdown,
-    ) -> DiscoveryServer<Self> {
-        DiscoveryServer::new(Self {
+    ) -> DiscoveryServiceServer<Self> {
+        DiscoveryServiceServer::new(Self {
             index,
             metrics,
             watchers,
@@ -51,7 +51,7 @@ impl DiscoveryService {
 }
 
 #[tonic::async_trait]
-impl Discovery for DiscoveryService {
+impl DiscoveryService for DiscoveryGrpc {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<wire::WatchResponse, Status>> + Send>>;
 
     async fn watch(
@@ -88,7 +88,9 @@ impl Discovery for DiscoveryService {
             let mut item = wire::ListResponse::default();
             match object {
                 Object::ServiceRange(range) => item.service_ranges.push(range.into()),
-                Object::VirtualServer(parted) => item.virtual_servers.push((&parted.whole()).into()),
+                Object::VirtualServer(parted) => {
+                    item.virtual_servers.push((&parted.whole()).into())
+                }
             }
             (key, item)
         }));

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!  file ──► FileSource ──┐
-//!           reads, parses ├──► Index ──► Publisher ──► Discovery.Watch, one stream a watcher
-//!  API server ──► Kuber- ─┘    owns the                Discovery.List
+//!           reads, parses ├──► Index ──► Publisher ──► DiscoveryService.Watch, one stream a watcher
+//!  API server ──► Kuber- ─┘    owns the                DiscoveryService.List
 //!           netesSource        desired set
 //! ```
 //!
@@ -44,7 +44,7 @@ use crate::{
     config::{Config, SourceConfig},
     error::StartError,
     file_source::FileSource,
-    grpc::DiscoveryService,
+    grpc::DiscoveryGrpc,
     index::Index,
     kubernetes::tasks,
     metrics::{ClusterMetrics, IndexMetrics, WatchMetrics},
@@ -57,7 +57,7 @@ const DRAIN_MARGIN: Duration = Duration::from_secs(10);
 const _: () = assert!(service_status::LONGEST_END.as_millis() < DRAIN_MARGIN.as_millis());
 
 const CONTRACT: GrpcContract = GrpcContract {
-    services: &["portlb.discovery.v1.Discovery"],
+    services: &["portlb.discovery.v1.DiscoveryService"],
     descriptors: daemon_api::FILE_DESCRIPTOR_SET,
 };
 
@@ -120,7 +120,7 @@ async fn serve(
     let (index, reader) = Index::new(source.description(), metrics, step);
     daemon.spawn("index", index.run(source, daemon.shutdown().clone()));
     let watchers = TaskTracker::new();
-    let service = DiscoveryService::server(
+    let service = DiscoveryGrpc::server(
         reader,
         WatchMetrics::register(daemon.metrics()),
         watchers.clone(),

@@ -114,7 +114,7 @@ impl WatchMetrics {
         let this = Self::default();
         metrics.register(
             "discovery_watchers",
-            "Open Discovery.Watch streams",
+            "Open DiscoveryService.Watch streams",
             this.watchers.clone(),
         );
         this

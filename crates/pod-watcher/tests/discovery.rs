@@ -14,7 +14,8 @@ use std::{
 use daemon_api::{
     DesiredEvent, DesiredSetAssembly, MESSAGE_LIMIT,
     discovery::v1::{
-        ListRequest, ListResponse, WatchRequest, WatchResponse, discovery_client::DiscoveryClient,
+        ListRequest, ListResponse, WatchRequest, WatchResponse,
+        discovery_service_client::DiscoveryServiceClient,
     },
     message_size,
 };
@@ -38,7 +39,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 
 struct Running {
     address: String,
-    client: DiscoveryClient<Channel>,
+    client: DiscoveryServiceClient<Channel>,
     readiness: Readiness,
     metrics: Metrics,
     shutdown: Shutdown,
@@ -76,7 +77,9 @@ impl Running {
         let metrics = daemon.metrics().clone();
         let shutdown = daemon.shutdown().clone();
         let task = tokio::spawn(daemon.run_until_drained(std::future::pending()));
-        let client = DiscoveryClient::connect(address.clone()).await.unwrap();
+        let client = DiscoveryServiceClient::connect(address.clone())
+            .await
+            .unwrap();
         Self {
             address,
             client,
@@ -564,7 +567,7 @@ async fn the_health_service_follows_the_source() {
     let channel = Channel::from_shared(daemon.address.clone()).unwrap();
     let mut health = HealthClient::new(channel.connect().await.unwrap());
     let request = HealthCheckRequest {
-        service: "portlb.discovery.v1.Discovery".to_owned(),
+        service: "portlb.discovery.v1.DiscoveryService".to_owned(),
     };
     let mut statuses = health.watch(request).await.unwrap().into_inner();
     let first = timeout(DEADLINE, statuses.message()).await.unwrap();
@@ -588,7 +591,7 @@ async fn a_slow_watcher_skips_what_was_overwritten() {
         .connect()
         .await
         .unwrap();
-    let mut client = DiscoveryClient::new(channel);
+    let mut client = DiscoveryServiceClient::new(channel);
     let stream = client.watch(WatchRequest {}).await.unwrap().into_inner();
     let mut slow = Watch::new(stream);
     for weight in 1..=CHANGES {

@@ -6,7 +6,9 @@ use std::{collections::BTreeMap, time::Duration};
 
 use daemon_api::{
     DesiredEvent, DesiredSetAssembly,
-    discovery::v1::{WatchRequest, WatchResponse, discovery_client::DiscoveryClient},
+    discovery::v1::{
+        WatchRequest, WatchResponse, discovery_service_client::DiscoveryServiceClient,
+    },
 };
 use daemon_runtime::{Daemon, KEPT_REMOVALS};
 use pod_watcher::source::{Description, Source, SourceEvent};
@@ -54,7 +56,7 @@ fn set(number: u8) -> DesiredSet {
 async fn watch(address: &str) -> Streaming<WatchResponse> {
     let endpoint = Endpoint::from_shared(address.to_owned()).unwrap();
     let endpoint = endpoint.initial_stream_window_size(1_024);
-    let mut client = DiscoveryClient::new(endpoint.connect().await.unwrap());
+    let mut client = DiscoveryServiceClient::new(endpoint.connect().await.unwrap());
     client.watch(WatchRequest {}).await.unwrap().into_inner()
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use daemon_api::{
     DesiredEvent, DesiredSetAssembly, LARGEST_PART, MESSAGE_LIMIT,
     discovery::v1::{
-        ListRequest, WatchRequest, WatchResponse, discovery_client::DiscoveryClient,
+        ListRequest, WatchRequest, WatchResponse, discovery_service_client::DiscoveryServiceClient,
         watch_response::Event,
     },
 };
@@ -45,7 +45,7 @@ impl Source for Told {
 
 struct Running {
     say: mpsc::UnboundedSender<SourceEvent>,
-    client: DiscoveryClient<Channel>,
+    client: DiscoveryServiceClient<Channel>,
     shutdown: Shutdown,
 }
 
@@ -65,7 +65,7 @@ impl Running {
             .unwrap();
         let shutdown = daemon.shutdown().clone();
         tokio::spawn(daemon.run_until_drained(std::future::pending()));
-        let client = DiscoveryClient::connect(format!("http://{address}"));
+        let client = DiscoveryServiceClient::connect(format!("http://{address}"));
         let client = client.await.unwrap();
         Self {
             say,

@@ -25,15 +25,15 @@ pub const DEFAULTS: Defaults = Defaults {
 ///
 /// The configuration file is read again when it changes and at SIGHUP. Sessions whose settings did
 /// not change are not touched, and a file that cannot be used changes nothing: it is logged, and
-/// shown by /readyz and by Reflector.GetConfiguration.
+/// shown by /readyz and by RouteReflectorService.GetConfiguration.
 #[derive(Clone, Debug, Parser)]
 #[command(
     name = "route-reflector",
     after_help = "Try:\n  \
         route-reflector --config route-reflector.yaml --check-config\n  \
-        grpcurl -plaintext 127.0.0.1:50054 portlb.reflector.v1.Reflector/ListSessions\n  \
+        grpcurl -plaintext 127.0.0.1:50054 portlb.reflector.v1.RouteReflectorService/ListSessions\n  \
         grpcurl -plaintext -d '{\"prefix\": \"10.1.1.0/24\"}' 127.0.0.1:50054 \\\n    \
-        portlb.reflector.v1.Reflector/ListPaths\n\n\
+        portlb.reflector.v1.RouteReflectorService/ListPaths\n\n\
         Port 179 needs the capability NET_BIND_SERVICE (or another --listen); nothing else needs \
         a privilege.\nFields of the file: docs/route-reflector.md; an example: \
         docs/examples/route-reflector.yaml"

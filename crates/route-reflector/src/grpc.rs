@@ -20,7 +20,8 @@ use daemon_api::{
         GetConfigurationRequest, GetConfigurationResponse, ListPathsRequest, ListPathsResponse,
         ListSessionsRequest, ListSessionsResponse, Synced, Table, WatchPathsRequest,
         WatchPathsResponse, WatchSessionsRequest, WatchSessionsResponse,
-        reflector_server::Reflector as Contract, watch_paths_response, watch_sessions_response,
+        route_reflector_service_server::RouteReflectorService as Contract, watch_paths_response,
+        watch_sessions_response,
     },
 };
 use futures::{Stream, stream};
@@ -33,7 +34,7 @@ use crate::reflector::InForce;
 const MOST_WATCHES: usize = 32;
 
 #[derive(Debug)]
-pub(crate) struct ReflectorService {
+pub(crate) struct ReflectorGrpc {
     /// Of the life of the speaker.
     local_asn: Asn,
     speaker: SpeakerHandle,
@@ -42,7 +43,7 @@ pub(crate) struct ReflectorService {
     watches: Arc<Semaphore>,
 }
 
-impl ReflectorService {
+impl ReflectorGrpc {
     pub(crate) fn new(speaker: SpeakerHandle, in_force: watch::Receiver<InForce>) -> Self {
         let local_asn = in_force.borrow().config.speaker.local_asn;
         Self {
@@ -150,7 +151,7 @@ fn path_event(_local_asn: Asn, revision: u64, change: Change) -> Option<WatchPat
 }
 
 #[tonic::async_trait]
-impl Contract for ReflectorService {
+impl Contract for ReflectorGrpc {
     type WatchSessionsStream = ResponseStream<WatchSessionsResponse>;
     type WatchPathsStream = ResponseStream<WatchPathsResponse>;
 

@@ -4,7 +4,7 @@
 //!   file, SIGHUP ──► Reflector ── configure ──► Speaker ◄── BGP ──► clients, routers
 //!                        │ in force                ▲
 //!                        ▼                         │ lists, changes
-//!                   ReflectorService ──────────────┘◄── gRPC
+//!                   ReflectorGrpc ─────────────────┘◄── gRPC
 //! ```
 //!
 //! - [`config::parse`] is pure: text to configuration, each refusal with its place and cure.
@@ -29,7 +29,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bgp_session::Cease;
 use bgp_speaker::{Speaker, SpeakerGone, SpeakerHandle};
-use daemon_api::reflector::v1::reflector_server::ReflectorServer;
+use daemon_api::reflector::v1::route_reflector_service_server::RouteReflectorServiceServer;
 use daemon_runtime::{Daemon, GrpcContract, ListenAddress, Shutdown, config_file::FileWatcher};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -40,14 +40,14 @@ use tonic::service::Routes;
 use crate::{
     config::Settings,
     error::StartError,
-    grpc::ReflectorService,
+    grpc::ReflectorGrpc,
     metrics::SessionMetrics,
     readiness::SessionsStep,
     reflector::{InForce, Reflector, Triggers},
 };
 
 const CONTRACT: GrpcContract = GrpcContract {
-    services: &["portlb.reflector.v1.Reflector"],
+    services: &["portlb.reflector.v1.RouteReflectorService"],
     descriptors: daemon_api::FILE_DESCRIPTOR_SET,
 };
 
@@ -96,8 +96,8 @@ pub async fn start(settings: Settings, daemon: &mut Daemon) -> Result<Addresses,
         last_error: String::new(),
     };
     let (in_force_sender, in_force) = watch::channel(in_force);
-    let service = ReflectorService::new(handle.clone(), in_force.clone());
-    let routes = Routes::new(ReflectorServer::new(service));
+    let service = ReflectorGrpc::new(handle.clone(), in_force.clone());
+    let routes = Routes::new(RouteReflectorServiceServer::new(service));
     let grpc = daemon.serve_grpc(&grpc_listen, CONTRACT, routes).await?;
 
     let step = daemon.readiness().step("configuration", "");

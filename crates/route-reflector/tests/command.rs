@@ -70,7 +70,7 @@ fn the_help_teaches() {
         "NET_BIND_SERVICE",
         "SIGHUP",
         // A command of two lines survives being pasted.
-        "50054 \\\n    portlb.reflector.v1.Reflector/ListPaths\n",
+        "50054 \\\n    portlb.reflector.v1.RouteReflectorService/ListPaths\n",
     ] {
         assert!(text.contains(word), "{word}: {text}");
     }

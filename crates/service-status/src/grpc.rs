@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, time::Duration};
 use daemon_api::{
     MESSAGE_LIMIT,
     announcer::v1::{
-        AnnouncementState, WatchAnnouncementsRequest, announcer_client::AnnouncerClient,
-        watch_announcements_response::Event,
+        AnnouncementState, WatchAnnouncementsRequest,
+        announcer_service_client::AnnouncerServiceClient, watch_announcements_response::Event,
     },
 };
 use daemon_runtime::{Backoff, Target};
@@ -69,16 +69,16 @@ impl AnnouncerWatch {
     }
 
     async fn is_there(&self) -> bool {
-        let mut client =
-            AnnouncerClient::new(self.announcer.channel()).max_decoding_message_size(MESSAGE_LIMIT);
+        let mut client = AnnouncerServiceClient::new(self.announcer.channel())
+            .max_decoding_message_size(MESSAGE_LIMIT);
         let request = WatchAnnouncementsRequest {};
         client.watch_announcements(request).await.is_ok()
     }
 
     /// Until the stream ends.
     async fn watch(&self, backoff: &mut Backoff, is_told: &mut bool) -> Option<tonic::Status> {
-        let mut client =
-            AnnouncerClient::new(self.announcer.channel()).max_decoding_message_size(MESSAGE_LIMIT);
+        let mut client = AnnouncerServiceClient::new(self.announcer.channel())
+            .max_decoding_message_size(MESSAGE_LIMIT);
         let mut stream = match client
             .watch_announcements(WatchAnnouncementsRequest {})
             .await

@@ -9,10 +9,14 @@ use std::time::Duration;
 
 use anyhow::Result;
 use daemon_api::dataplane::v1 as dataplane;
-use daemon_api::dataplane::v1::data_plane_server::{DataPlane, DataPlaneServer};
+use daemon_api::dataplane::v1::data_plane_service_server::{
+    DataPlaneService, DataPlaneServiceServer,
+};
 use daemon_api::dataplane::v1::watch_service_addresses_response::Event as AddressEvent;
 use daemon_api::discovery::v1 as discovery;
-use daemon_api::discovery::v1::discovery_server::{Discovery, DiscoveryServer};
+use daemon_api::discovery::v1::discovery_service_server::{
+    DiscoveryService, DiscoveryServiceServer,
+};
 use daemon_api::discovery::v1::watch_response::Event as DesiredEvent;
 use daemon_api::virtualserver::v1::{
     FailureAction, ForwardingMethod, PortRange, Protocol, RealServer, RealServerState, Scheduler,
@@ -81,7 +85,7 @@ impl StandInDiscovery {
     /// On the host's loopback, with these real servers.
     pub fn start(host: &Host, real_servers: &[Ipv4Addr]) -> Result<Self> {
         let desired = watch::Sender::new(web(real_servers));
-        let service = DiscoveryServer::new(DesiredSet(desired.subscribe()));
+        let service = DiscoveryServiceServer::new(DesiredSet(desired.subscribe()));
         let _server = Server::start(host, 50051, Routes::new(service))?;
         Ok(Self { desired, _server })
     }
@@ -95,7 +99,7 @@ impl StandInDiscovery {
 struct DesiredSet(watch::Receiver<VirtualServer>);
 
 #[tonic::async_trait]
-impl Discovery for DesiredSet {
+impl DiscoveryService for DesiredSet {
     type WatchStream = Events<discovery::WatchResponse>;
 
     async fn watch(&self, _: Request<discovery::WatchRequest>) -> Answer<Self::WatchStream> {
@@ -210,7 +214,7 @@ impl StandInDataPlane {
     pub fn start_with(host: &Host, heartbeats: Heartbeats, also: &[IpNet]) -> Result<Self> {
         let address = watch::Sender::new(dataplane::ServiceAddress::default());
         let watches = Arc::new(AtomicUsize::new(0));
-        let service = DataPlaneServer::new(ServiceAddresses {
+        let service = DataPlaneServiceServer::new(ServiceAddresses {
             address: address.subscribe(),
             also: also.iter().map(serving).collect(),
             heartbeats,
@@ -262,7 +266,7 @@ struct ServiceAddresses {
 }
 
 #[tonic::async_trait]
-impl DataPlane for ServiceAddresses {
+impl DataPlaneService for ServiceAddresses {
     type WatchServiceAddressesStream = Events<dataplane::WatchServiceAddressesResponse>;
     type WatchVirtualServersStream = Events<dataplane::WatchVirtualServersResponse>;
 

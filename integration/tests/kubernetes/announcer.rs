@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 use std::pin::Pin;
 
-use daemon_api::announcer::v1::announcer_server::{Announcer, AnnouncerServer};
+use daemon_api::announcer::v1::announcer_service_server::{
+    AnnouncerService, AnnouncerServiceServer,
+};
 use daemon_api::announcer::v1::watch_announcements_response::Event;
 use daemon_api::announcer::v1::{
     Announcement, AnnouncementState, DrainRequest, DrainResponse, ListAnnouncementsRequest,
@@ -42,7 +44,7 @@ impl StandInAnnouncer {
         let address = listener.local_addr().unwrap();
         runtime.spawn(async move {
             tonic::transport::Server::builder()
-                .add_service(AnnouncerServer::new(Service(receiver)))
+                .add_service(AnnouncerServiceServer::new(Service(receiver)))
                 .serve_with_incoming(TcpListenerStream::new(listener))
                 .await
         });
@@ -62,7 +64,7 @@ impl StandInAnnouncer {
 }
 
 #[tonic::async_trait]
-impl Announcer for Service {
+impl AnnouncerService for Service {
     type WatchAnnouncementsStream = Events<WatchAnnouncementsResponse>;
     type WatchSessionsStream = Events<WatchSessionsResponse>;
 

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use daemon_api::noderoute::v1::HoldRequest;
-use daemon_api::noderoute::v1::node_route_client::NodeRouteClient;
+use daemon_api::noderoute::v1::node_route_service_client::NodeRouteServiceClient;
 use daemon_runtime::Target;
 use lab::Process;
 use tonic::{Code, Request, Status};
@@ -62,7 +62,7 @@ impl Router {
             .unwrap();
         runtime.block_on(async {
             let channel = Target::Unix(self.socket.clone()).channel();
-            let mut client = NodeRouteClient::new(channel);
+            let mut client = NodeRouteServiceClient::new(channel);
             let answer = tokio::time::timeout(SOON, client.hold(request)).await;
             answer.expect("an answer in time").unwrap_err()
         })

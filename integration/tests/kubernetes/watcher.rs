@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use daemon_api::{
     DesiredEvent, DesiredSetAssembly,
-    discovery::v1::{WatchRequest, discovery_client::DiscoveryClient},
+    discovery::v1::{WatchRequest, discovery_service_client::DiscoveryServiceClient},
 };
 use lab::Process;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -84,7 +84,7 @@ impl Watcher {
         let target = format!("http://{}", self.grpc);
         let teller = shared.clone();
         runtime.spawn(async move {
-            let mut client = DiscoveryClient::connect(target).await.unwrap();
+            let mut client = DiscoveryServiceClient::connect(target).await.unwrap();
             let response = client.watch(WatchRequest {}).await.unwrap();
             let mut events = response.into_inner();
             let mut assembly = DesiredSetAssembly::default();

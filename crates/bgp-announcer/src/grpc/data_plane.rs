@@ -6,7 +6,7 @@ use daemon_api::{
     MESSAGE_LIMIT,
     dataplane::v1::{
         ServiceAddress, WatchServiceAddressesRequest, WatchServiceAddressesResponse,
-        data_plane_client::DataPlaneClient, watch_service_addresses_response::Event,
+        data_plane_service_client::DataPlaneServiceClient, watch_service_addresses_response::Event,
     },
 };
 use daemon_runtime::{Backoff, Target, timeout_after_poll};
@@ -26,7 +26,8 @@ pub fn watch(
     longest_retry: Duration,
 ) -> impl Stream<Item = Input> + Send + use<> {
     let watch = Watch {
-        client: DataPlaneClient::new(target.channel()).max_decoding_message_size(MESSAGE_LIMIT),
+        client: DataPlaneServiceClient::new(target.channel())
+            .max_decoding_message_size(MESSAGE_LIMIT),
         silence,
         backoff: Backoff::for_neighbouring_daemon(longest_retry),
         stream: None,
@@ -39,7 +40,7 @@ pub fn watch(
 }
 
 struct Watch {
-    client: DataPlaneClient<Channel>,
+    client: DataPlaneServiceClient<Channel>,
     silence: Duration,
     backoff: Backoff,
     stream: Option<Streaming<WatchServiceAddressesResponse>>,

@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, convert::Infallible, net::IpAddr, time::Duration};
 
 use bgp_packet::IpNet;
-use daemon_api::noderoute::v1::{HoldRequest, HoldResponse, node_route_client::NodeRouteClient};
+use daemon_api::noderoute::v1::{
+    HoldRequest, HoldResponse, node_route_service_client::NodeRouteServiceClient,
+};
 use daemon_runtime::{Backoff, Target, in_words};
 use futures::stream;
 use tokio::{net::UdpSocket, sync::mpsc, task::JoinSet};
@@ -21,7 +23,7 @@ const PASSED_ON: usize = 16;
 /// The holds of this process.
 #[derive(Debug)]
 pub struct NodeRoutes {
-    client: Option<NodeRouteClient<Channel>>,
+    client: Option<NodeRouteServiceClient<Channel>>,
     longest_retry: Duration,
     token: Option<HoldToken>,
     tasks: JoinSet<()>,
@@ -45,7 +47,7 @@ impl NodeRoutes {
     pub fn new(target: Option<&Target>, longest_retry: Duration, token: Option<HoldToken>) -> Self {
         let (sender, news) = mpsc::channel(64);
         Self {
-            client: target.map(|target| NodeRouteClient::new(target.channel())),
+            client: target.map(|target| NodeRouteServiceClient::new(target.channel())),
             longest_retry,
             token,
             tasks: JoinSet::new(),
@@ -155,7 +157,7 @@ struct Holder {
     hold: u64,
     prefix: IpNet,
     gateway: IpAddr,
-    client: NodeRouteClient<Channel>,
+    client: NodeRouteServiceClient<Channel>,
     longest_retry: Duration,
     token: Option<HoldToken>,
     news: mpsc::Sender<News>,

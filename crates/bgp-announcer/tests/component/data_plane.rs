@@ -6,7 +6,7 @@ use daemon_api::dataplane::v1::{
     ListServiceAddressesRequest, ListServiceAddressesResponse, ListVirtualServersRequest,
     ListVirtualServersResponse, ServiceAddress, WatchServiceAddressesRequest,
     WatchServiceAddressesResponse, WatchVirtualServersRequest, WatchVirtualServersResponse,
-    data_plane_server::{DataPlane, DataPlaneServer},
+    data_plane_service_server::{DataPlaneService, DataPlaneServiceServer},
     watch_service_addresses_response::Event as Wire,
 };
 use daemon_runtime::{Event, Publisher};
@@ -48,7 +48,7 @@ impl StandIn {
     }
 
     pub(crate) async fn start(&mut self) {
-        let service = DataPlaneServer::new(Service(self.state.clone()));
+        let service = DataPlaneServiceServer::new(Service(self.state.clone()));
         self.process = Some(Process::serve(self.port.address, service).await);
     }
 
@@ -105,7 +105,7 @@ struct Service(Arc<State>);
 type WireStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
-impl DataPlane for Service {
+impl DataPlaneService for Service {
     type WatchServiceAddressesStream = WireStream<WatchServiceAddressesResponse>;
 
     async fn watch_service_addresses(

@@ -11,7 +11,7 @@ use std::{
 use daemon_api::noderoute::v1::{
     HoldRequest, HoldResponse, ListRoutesRequest, ListRoutesResponse, WatchRoutesRequest,
     WatchRoutesResponse,
-    node_route_server::{NodeRoute, NodeRouteServer},
+    node_route_service_server::{NodeRouteService, NodeRouteServiceServer},
 };
 use futures::{Stream, StreamExt};
 use tokio::{net::UdpSocket, sync::watch};
@@ -59,7 +59,7 @@ impl StandIn {
     }
 
     pub(crate) async fn start(&mut self) {
-        let service = NodeRouteServer::new(Service(self.state.clone()));
+        let service = NodeRouteServiceServer::new(Service(self.state.clone()));
         self.process = Some(Process::serve(self.port.address, service).await);
     }
 
@@ -146,7 +146,7 @@ async fn ask_for_proof(
 type WireStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
-impl NodeRoute for Service {
+impl NodeRouteService for Service {
     type HoldStream = WireStream<HoldResponse>;
 
     async fn hold(

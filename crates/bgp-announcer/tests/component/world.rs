@@ -18,7 +18,7 @@ use bgp_speaker::{
 use clap::{CommandFactory, FromArgMatches};
 use daemon_api::announcer::v1::{
     Announcement, AnnouncementState, ListAnnouncementsRequest, ListAnnouncementsResponse,
-    ListSessionsRequest, announcer_client::AnnouncerClient,
+    ListSessionsRequest, announcer_service_client::AnnouncerServiceClient,
 };
 use daemon_runtime::{Daemon, DaemonError, ListenAddress, Metrics, Readiness, Shutdown, Target};
 use tokio::{
@@ -119,7 +119,7 @@ fn fresh_address() -> Ipv4Addr {
 pub(crate) struct World {
     pub(crate) data_plane: data_plane::StandIn,
     pub(crate) node_router: node_router::StandIn,
-    pub(crate) client: AnnouncerClient<Channel>,
+    pub(crate) client: AnnouncerServiceClient<Channel>,
     /// Where gRPC is served.
     pub(crate) shutdown: Shutdown,
     pub(crate) readiness: Readiness,
@@ -192,7 +192,7 @@ impl World {
         Self {
             data_plane,
             node_router,
-            client: AnnouncerClient::new(target.channel()),
+            client: AnnouncerServiceClient::new(target.channel()),
             shutdown,
             readiness,
             metrics,

@@ -8,8 +8,8 @@
 use std::fmt::Debug;
 
 use daemon_api::{
-    ConversionError, DesiredEvent, DesiredSetAssembly, announcer::v1 as announcer, bgp::v1 as bgp, dataplane::v1 as dataplane,
-    discovery::v1 as discovery, noderoute::v1 as noderoute,
+    ConversionError, DesiredEvent, DesiredSetAssembly, announcer::v1 as announcer, bgp::v1 as bgp,
+    dataplane::v1 as dataplane, discovery::v1 as discovery, noderoute::v1 as noderoute,
     reflector::v1 as reflector, virtualserver::v1 as virtualserver,
 };
 use libfuzzer_sys::fuzz_target;
@@ -138,7 +138,7 @@ fn converted<M: Message + Default, T: PartialEq + Debug>(
     }
 }
 
-/// Checks an event of `Discovery.Watch` as a whole change.
+/// Checks an event of `DiscoveryService.Watch` as a whole change.
 fn desired(octets: &[u8]) {
     let Ok(response) = discovery::WatchResponse::decode(octets) else {
         return;
@@ -160,7 +160,7 @@ fn desired(octets: &[u8]) {
     }
 }
 
-/// Checks a stream of `Discovery.Watch`, each message after its length.
+/// Checks a stream of `DiscoveryService.Watch`, each message after its length.
 fn stream(mut octets: &[u8]) {
     let mut assembly = DesiredSetAssembly::default();
     while let Ok(response) = discovery::WatchResponse::decode_length_delimited(&mut octets) {

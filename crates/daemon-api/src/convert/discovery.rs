@@ -17,7 +17,7 @@ pub const LARGEST_PART: usize = 256;
 
 const _: () = assert!(VirtualServer::MOST_REAL_SERVERS <= MOST_PARTS * LARGEST_PART);
 
-/// What the events of a change of `Discovery.Watch` mean.
+/// What the events of a change of `DiscoveryService.Watch` mean.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DesiredEvent {
     /// An object is new, differs or is gone.
@@ -33,7 +33,7 @@ pub enum DesiredEvent {
     Synced,
 }
 
-/// Puts the objects of one stream of `Discovery.Watch` together from its events.
+/// Puts the objects of one stream of `DiscoveryService.Watch` together from its events.
 #[derive(Debug, Default)]
 pub struct DesiredSetAssembly {
     virtual_servers: BTreeMap<VirtualServerId, Received>,

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
 
 use daemon_api::dataplane::v1::{
     WatchServiceAddressesRequest, WatchServiceAddressesResponse, WatchVirtualServersRequest,
-    WatchVirtualServersResponse, data_plane_client::DataPlaneClient,
+    WatchVirtualServersResponse, data_plane_service_client::DataPlaneServiceClient,
     watch_service_addresses_response::Event as AddressEvent, watch_virtual_servers_response::Event,
 };
 use daemon_runtime::{Daemon, KEPT_REMOVALS};
@@ -42,10 +42,10 @@ fn set(number: u8) -> DesiredSet {
 }
 
 /// A client of watches whose buffers take a few events.
-async fn client(address: &str) -> DataPlaneClient<Channel> {
+async fn client(address: &str) -> DataPlaneServiceClient<Channel> {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
     let endpoint = endpoint.initial_stream_window_size(1_024);
-    DataPlaneClient::new(endpoint.connect().await.unwrap())
+    DataPlaneServiceClient::new(endpoint.connect().await.unwrap())
 }
 
 async fn watch(address: &str) -> Streaming<WatchVirtualServersResponse> {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use daemon_api::noderoute::v1::{
-    ListRoutesRequest, WatchRoutesRequest, node_route_client::NodeRouteClient,
+    ListRoutesRequest, WatchRoutesRequest, node_route_service_client::NodeRouteServiceClient,
     watch_routes_response::Event,
 };
 use daemon_runtime::Target;
@@ -27,7 +27,7 @@ async fn a_killed_client_loses_its_route() {
     let socket = Target::Unix(node.socket.clone());
     let (held, is_held) = tokio::sync::oneshot::channel();
     client_process.as_ref().unwrap().spawn(async move {
-        let mut client = NodeRouteClient::new(socket.channel());
+        let mut client = NodeRouteServiceClient::new(socket.channel());
         let stream = hold(&mut client, "10.1.1.0/24", "10.244.3.7").await;
         held.send(stream.is_ok()).unwrap();
         // Neither ends the stream nor the connection in an orderly way.

@@ -77,7 +77,9 @@ impl Node {
     ) -> Result<Streaming<daemon_api::noderoute::v1::HoldResponse>, tonic::Status> {
         let channel = self.target.channel();
         let mut client =
-            daemon_api::noderoute::v1::node_route_client::NodeRouteClient::new(channel);
+            daemon_api::noderoute::v1::node_route_service_client::NodeRouteServiceClient::new(
+                channel,
+            );
         let mut stream = hold(&mut client, prefix, gateway).await?;
         let first = next(&mut stream).await.unwrap();
         assert!(first.installed && first.interface == "pods0", "{first:?}");

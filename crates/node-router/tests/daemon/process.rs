@@ -6,7 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use daemon_api::noderoute::v1::{HoldRequest, HoldResponse, node_route_client::NodeRouteClient};
+use daemon_api::noderoute::v1::{
+    HoldRequest, HoldResponse, node_route_service_client::NodeRouteServiceClient,
+};
 use daemon_runtime::Target;
 use nix::{
     sys::signal::{Signal, kill},
@@ -117,7 +119,7 @@ fn help_tells_each_flag_its_variable_and_an_example() {
         "PORTLB_ALLOWED_GATEWAYS",
         "[default: 10s]",
         "unix:/run/portlb/node-router.sock",
-        "NodeRoute/ListRoutes",
+        "NodeRouteService/ListRoutes",
         "NET_ADMIN",
     ] {
         assert!(text.contains(part), "{part:?} is not in {text}");
@@ -134,7 +136,7 @@ impl Holding {
     async fn start(socket: &Path) -> Self {
         let process = Process::start(socket);
         wait_for_socket(socket).await;
-        let mut client = NodeRouteClient::new(Target::Unix(socket.to_owned()).channel());
+        let mut client = NodeRouteServiceClient::new(Target::Unix(socket.to_owned()).channel());
         let stream = hold(&mut client, "10.1.1.0/24", "10.244.3.7").await;
         let mut stream = stream.unwrap();
         assert!(next(&mut stream).await.unwrap().installed);
@@ -186,7 +188,7 @@ fn no_log_line_of_any_level_shows_a_token() {
             .unwrap();
         let mut process = Process(child);
         wait_for_socket(&path("socket")).await;
-        let mut client = NodeRouteClient::new(Target::Unix(path("socket")).channel());
+        let mut client = NodeRouteServiceClient::new(Target::Unix(path("socket")).channel());
         let tokens = [
             key.sign(&claims("web")),
             key.sign(&claims_with("/exp", 0.into())),

@@ -10,7 +10,8 @@ use std::{
 };
 
 use daemon_api::noderoute::v1::{
-    HoldRequest, HoldResponse, ListRoutesRequest, Route, node_route_client::NodeRouteClient,
+    HoldRequest, HoldResponse, ListRoutesRequest, Route,
+    node_route_service_client::NodeRouteServiceClient,
 };
 use daemon_runtime::{Daemon, DaemonError, ListenAddress, Metrics, Readiness, Shutdown, Target};
 use ipnet::IpNet;
@@ -345,8 +346,8 @@ impl Node {
         }
     }
 
-    pub(crate) fn client(&self) -> NodeRouteClient<Channel> {
-        NodeRouteClient::new(Target::Unix(self.socket.clone()).channel())
+    pub(crate) fn client(&self) -> NodeRouteServiceClient<Channel> {
+        NodeRouteServiceClient::new(Target::Unix(self.socket.clone()).channel())
     }
 
     /// A claim over a connection of its own, as a pod's.
@@ -386,7 +387,7 @@ impl Node {
 }
 
 pub(crate) async fn hold(
-    client: &mut NodeRouteClient<Channel>,
+    client: &mut NodeRouteServiceClient<Channel>,
     prefix: &str,
     gateway: &str,
 ) -> Result<Streaming<HoldResponse>, Status> {

@@ -17,7 +17,9 @@ use bgp_speaker::{
 };
 use daemon_api::{
     bgp::v1 as bgp,
-    reflector::v1::{ListPathsRequest, Table, reflector_client::ReflectorClient},
+    reflector::v1::{
+        ListPathsRequest, Table, route_reflector_service_client::RouteReflectorServiceClient,
+    },
 };
 use daemon_runtime::{Daemon, DaemonError, ListenAddress, Readiness, Shutdown};
 use route_reflector::config::{self, Overrides, Settings};
@@ -73,7 +75,7 @@ pub(crate) fn usual() -> String {
 
 pub(crate) struct Running {
     pub(crate) bgp: SocketAddr,
-    pub(crate) client: ReflectorClient<Channel>,
+    pub(crate) client: RouteReflectorServiceClient<Channel>,
     /// Where gRPC is served.
     pub(crate) grpc: String,
     pub(crate) http: ListenAddress,
@@ -107,7 +109,9 @@ impl Running {
         let addresses = route_reflector::start(settings, &mut daemon).await.unwrap();
         let http = daemon.serve_http(&loopback).await.unwrap();
         let grpc = format!("http://{}", addresses.grpc);
-        let client = ReflectorClient::connect(grpc.clone()).await.unwrap();
+        let client = RouteReflectorServiceClient::connect(grpc.clone())
+            .await
+            .unwrap();
         let (readiness, shutdown) = (daemon.readiness().clone(), daemon.shutdown().clone());
         let daemon = tokio::spawn(daemon.run_until_drained(pending()));
         let bgp = addresses.bgp[0];

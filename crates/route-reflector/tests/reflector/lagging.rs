@@ -7,8 +7,8 @@ use std::{
 
 use bgp_packet::{IpNet, PathAttributes};
 use daemon_api::reflector::v1::{
-    WatchPathsRequest, WatchPathsResponse, reflector_client::ReflectorClient,
-    watch_paths_response::Event,
+    WatchPathsRequest, WatchPathsResponse,
+    route_reflector_service_client::RouteReflectorServiceClient, watch_paths_response::Event,
 };
 use tonic::{Code, Streaming, transport::Endpoint};
 
@@ -21,7 +21,7 @@ const PATHS: u32 = 70_000;
 async fn watch(reflector: &Running) -> Streaming<WatchPathsResponse> {
     let endpoint = Endpoint::from_shared(reflector.grpc.clone()).unwrap();
     let endpoint = endpoint.initial_stream_window_size(16_384);
-    let mut client = ReflectorClient::new(endpoint.connect().await.unwrap());
+    let mut client = RouteReflectorServiceClient::new(endpoint.connect().await.unwrap());
     let stream = client.watch_paths(WatchPathsRequest {}).await;
     stream.unwrap().into_inner()
 }

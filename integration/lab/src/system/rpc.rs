@@ -5,16 +5,16 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use daemon_api::announcer::v1 as announcer;
-use daemon_api::announcer::v1::announcer_client::AnnouncerClient;
+use daemon_api::announcer::v1::announcer_service_client::AnnouncerServiceClient;
 use daemon_api::bgp::v1::{Path, Session};
 use daemon_api::dataplane::v1 as dataplane;
-use daemon_api::dataplane::v1::data_plane_client::DataPlaneClient;
+use daemon_api::dataplane::v1::data_plane_service_client::DataPlaneServiceClient;
 use daemon_api::discovery::v1 as discovery;
-use daemon_api::discovery::v1::discovery_client::DiscoveryClient;
+use daemon_api::discovery::v1::discovery_service_client::DiscoveryServiceClient;
 use daemon_api::noderoute::v1 as noderoute;
-use daemon_api::noderoute::v1::node_route_client::NodeRouteClient;
+use daemon_api::noderoute::v1::node_route_service_client::NodeRouteServiceClient;
 use daemon_api::reflector::v1 as reflector;
-use daemon_api::reflector::v1::reflector_client::ReflectorClient;
+use daemon_api::reflector::v1::route_reflector_service_client::RouteReflectorServiceClient;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
 
@@ -60,7 +60,7 @@ impl System {
     /// All pages of the desired set that a pod-watcher serves, and the state of its source.
     pub fn desired(&self, lb_pod: usize) -> Result<discovery::ListResponse> {
         self.call(Daemon::PodWatcher(lb_pod), async |channel| {
-            let mut client = DiscoveryClient::new(channel);
+            let mut client = DiscoveryServiceClient::new(channel);
             let mut request = discovery::ListRequest::default();
             let mut all = client.list(request.clone()).await?;
             while !all.get_ref().next_page_token.is_empty() {
@@ -84,7 +84,7 @@ impl System {
                     page_token,
                     ..Default::default()
                 };
-                let mut client = DataPlaneClient::new(channel);
+                let mut client = DataPlaneServiceClient::new(channel);
                 let page = client.list_virtual_servers(request).await?.into_inner();
                 Ok((page.virtual_servers, page.next_page_token))
             },
@@ -100,7 +100,7 @@ impl System {
                     page_token,
                     ..Default::default()
                 };
-                let mut client = DataPlaneClient::new(channel);
+                let mut client = DataPlaneServiceClient::new(channel);
                 let page = client.list_service_addresses(request).await?.into_inner();
                 Ok((page.service_addresses, page.next_page_token))
             },
@@ -114,7 +114,7 @@ impl System {
                 page_token,
                 ..Default::default()
             };
-            let mut client = AnnouncerClient::new(channel);
+            let mut client = AnnouncerServiceClient::new(channel);
             let page = client.list_announcements(request).await?.into_inner();
             Ok((page.announcements, page.next_page_token))
         })
@@ -124,7 +124,7 @@ impl System {
     /// was withdrawn.
     pub fn drain(&self, lb_pod: usize) -> Result<Vec<String>> {
         let response = self.call(Daemon::BgpAnnouncer(lb_pod), async |channel| {
-            AnnouncerClient::new(channel)
+            AnnouncerServiceClient::new(channel)
                 .drain(announcer::DrainRequest {})
                 .await
         })?;
@@ -134,7 +134,7 @@ impl System {
     /// Reverts it.
     pub fn undrain(&self, lb_pod: usize) -> Result<()> {
         self.call(Daemon::BgpAnnouncer(lb_pod), async |channel| {
-            AnnouncerClient::new(channel)
+            AnnouncerServiceClient::new(channel)
                 .undrain(announcer::UndrainRequest {})
                 .await
         })
@@ -148,7 +148,7 @@ impl System {
                 page_token,
                 ..Default::default()
             };
-            let mut client = AnnouncerClient::new(channel);
+            let mut client = AnnouncerServiceClient::new(channel);
             let page = client.list_sessions(request).await?.into_inner();
             Ok((page.sessions, page.next_page_token))
         })
@@ -163,7 +163,7 @@ impl System {
                     page_token,
                     ..Default::default()
                 };
-                let mut client = ReflectorClient::new(channel);
+                let mut client = RouteReflectorServiceClient::new(channel);
                 let page = client.list_sessions(request).await?.into_inner();
                 Ok((page.sessions, page.next_page_token))
             },
@@ -179,7 +179,7 @@ impl System {
                     page_token,
                     ..Default::default()
                 };
-                let mut client = ReflectorClient::new(channel);
+                let mut client = RouteReflectorServiceClient::new(channel);
                 let page = client.list_paths(request).await?.into_inner();
                 Ok((page.paths, page.next_page_token))
             },
@@ -193,7 +193,7 @@ impl System {
                 page_token,
                 ..Default::default()
             };
-            let mut client = NodeRouteClient::new(channel);
+            let mut client = NodeRouteServiceClient::new(channel);
             let page = client.list_routes(request).await?.into_inner();
             Ok((page.routes, page.next_page_token))
         })

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use daemon_api::dataplane::v1::{
-    WatchServiceAddressesRequest, data_plane_client::DataPlaneClient,
+    WatchServiceAddressesRequest, data_plane_service_client::DataPlaneServiceClient,
     watch_service_addresses_response::Event,
 };
 use ipnet::IpNet;
@@ -131,7 +131,7 @@ fn served_at(range: IpNet, watching: oneshot::Sender<()>) -> Result<Instant> {
             .connect()
             .await?;
         let request = WatchServiceAddressesRequest::default();
-        let mut stream = DataPlaneClient::new(channel)
+        let mut stream = DataPlaneServiceClient::new(channel)
             .watch_service_addresses(request)
             .await?
             .into_inner();

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use daemon_api::discovery::v1::{
-    WatchRequest, discovery_client::DiscoveryClient, watch_response::Event,
+    WatchRequest, discovery_service_client::DiscoveryServiceClient, watch_response::Event,
 };
 use daemon_api::virtualserver::v1::RealServer;
 use futures::AsyncBufReadExt as _;
@@ -157,7 +157,7 @@ async fn watch(
             Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
         }
     };
-    let mut stream = DiscoveryClient::new(channel)
+    let mut stream = DiscoveryServiceClient::new(channel)
         .watch(WatchRequest {})
         .await?
         .into_inner();

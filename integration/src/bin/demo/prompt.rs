@@ -14,14 +14,14 @@ node-a..c, lb-a..c, web-1..6, reflector-1..2. Some lines to try:
   router ip route show 10.1.1.0/24
   lb-a ipvsadm -Ln
   lb-a curl -s http://127.0.0.1:9152/readyz
-  lb-a grpcurl -plaintext 127.0.0.1:50051 portlb.discovery.v1.Discovery/List
-  lb-a grpcurl -plaintext 127.0.0.1:50052 portlb.dataplane.v1.DataPlane/ListVirtualServers
-  lb-a grpcurl -plaintext 127.0.0.1:50053 portlb.announcer.v1.Announcer/ListAnnouncements
-  lb-a grpcurl -plaintext 127.0.0.1:50053 portlb.announcer.v1.Announcer/Drain
-  lb-a grpcurl -plaintext 127.0.0.1:50053 portlb.announcer.v1.Announcer/Undrain
-  reflector-1 grpcurl -plaintext 127.0.0.1:50054 portlb.reflector.v1.Reflector/ListSessions
-  reflector-1 grpcurl -plaintext 127.0.0.1:50054 portlb.reflector.v1.Reflector/ListPaths
-  node-a grpcurl -plaintext {node_router} portlb.noderoute.v1.NodeRoute/ListRoutes
+  lb-a grpcurl -plaintext 127.0.0.1:50051 portlb.discovery.v1.DiscoveryService/List
+  lb-a grpcurl -plaintext 127.0.0.1:50052 portlb.dataplane.v1.DataPlaneService/ListVirtualServers
+  lb-a grpcurl -plaintext 127.0.0.1:50053 portlb.announcer.v1.AnnouncerService/ListAnnouncements
+  lb-a grpcurl -plaintext 127.0.0.1:50053 portlb.announcer.v1.AnnouncerService/Drain
+  lb-a grpcurl -plaintext 127.0.0.1:50053 portlb.announcer.v1.AnnouncerService/Undrain
+  reflector-1 grpcurl -plaintext 127.0.0.1:50054 portlb.reflector.v1.RouteReflectorService/ListSessions
+  reflector-1 grpcurl -plaintext 127.0.0.1:50054 portlb.reflector.v1.RouteReflectorService/ListPaths
+  node-a grpcurl -plaintext {node_router} portlb.noderoute.v1.NodeRouteService/ListRoutes
 
 What lb-a is to serve: {}
 Logs: {}

@@ -8,27 +8,27 @@ use lab::system::{Daemon, System};
 const DAEMONS: [(Daemon, &str, &[&str]); 5] = [
     (
         Daemon::PodWatcher(0),
-        "portlb.discovery.v1.Discovery",
+        "portlb.discovery.v1.DiscoveryService",
         &["List"],
     ),
     (
         Daemon::IpvsProgrammer(0),
-        "portlb.dataplane.v1.DataPlane",
+        "portlb.dataplane.v1.DataPlaneService",
         &["ListServiceAddresses", "ListVirtualServers"],
     ),
     (
         Daemon::BgpAnnouncer(0),
-        "portlb.announcer.v1.Announcer",
+        "portlb.announcer.v1.AnnouncerService",
         &["ListAnnouncements", "ListSessions"],
     ),
     (
         Daemon::NodeRouter(0),
-        "portlb.noderoute.v1.NodeRoute",
+        "portlb.noderoute.v1.NodeRouteService",
         &["ListRoutes"],
     ),
     (
         Daemon::RouteReflector(0),
-        "portlb.reflector.v1.Reflector",
+        "portlb.reflector.v1.RouteReflectorService",
         &["ListSessions", "ListPaths", "GetConfiguration"],
     ),
 ];
@@ -81,7 +81,7 @@ fn grpcurl_sees_what_an_operator_looks_for() -> Result<()> {
     let expected: [(Daemon, &str, &[&str]); 5] = [
         (
             Daemon::IpvsProgrammer(0),
-            "portlb.dataplane.v1.DataPlane/ListVirtualServers",
+            "portlb.dataplane.v1.DataPlaneService/ListVirtualServers",
             &[
                 "\"address\"",
                 "SCHEDULER_KIND_MH",
@@ -91,7 +91,7 @@ fn grpcurl_sees_what_an_operator_looks_for() -> Result<()> {
         ),
         (
             Daemon::BgpAnnouncer(0),
-            "portlb.announcer.v1.Announcer/ListSessions",
+            "portlb.announcer.v1.AnnouncerService/ListSessions",
             &[
                 "SESSION_STATE_ESTABLISHED",
                 "holdTimerRemaining",
@@ -100,17 +100,17 @@ fn grpcurl_sees_what_an_operator_looks_for() -> Result<()> {
         ),
         (
             Daemon::BgpAnnouncer(0),
-            "portlb.announcer.v1.Announcer/ListAnnouncements",
+            "portlb.announcer.v1.AnnouncerService/ListAnnouncements",
             &["ANNOUNCEMENT_STATE_ANNOUNCED", "reflector-2"],
         ),
         (
             Daemon::RouteReflector(0),
-            "portlb.reflector.v1.Reflector/ListPaths",
+            "portlb.reflector.v1.RouteReflectorService/ListPaths",
             &["\"nextHop\"", "\"localPref\": 100", "\"best\": true"],
         ),
         (
             Daemon::RouteReflector(0),
-            "portlb.reflector.v1.Reflector/GetConfiguration",
+            "portlb.reflector.v1.RouteReflectorService/GetConfiguration",
             &["lb-pods", "routers", "\"clusterId\""],
         ),
     ];
@@ -120,7 +120,7 @@ fn grpcurl_sees_what_an_operator_looks_for() -> Result<()> {
             ensure!(answer.contains(word), "{method} without {word}:\n{answer}");
         }
     }
-    let method = "portlb.reflector.v1.Reflector/ListPaths";
+    let method = "portlb.reflector.v1.RouteReflectorService/ListPaths";
     let first = ["-d", "{\"page_size\": 1}"];
     let page = grpcurl(&system, Daemon::RouteReflector(0), &first, &[method])?;
     ensure!(page.matches("\"prefix\"").count() == 1, "{page}");

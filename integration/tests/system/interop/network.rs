@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use daemon_api::bgp::v1::{Path, Session, SessionState};
-use daemon_api::reflector::v1::reflector_client::ReflectorClient;
+use daemon_api::reflector::v1::route_reflector_service_client::RouteReflectorServiceClient;
 use daemon_api::reflector::v1::{
     GetConfigurationRequest, GetConfigurationResponse, ListPathsRequest, ListSessionsRequest,
 };
@@ -234,13 +234,18 @@ impl Reflector {
 
     fn call<T: Send>(
         &self,
-        call: impl AsyncFnOnce(ReflectorClient<Channel>) -> Result<Response<T>, Status> + Send,
+        call: impl AsyncFnOnce(RouteReflectorServiceClient<Channel>) -> Result<Response<T>, Status>
+        + Send,
     ) -> Result<T> {
         self.host.inside_async(async || {
             let channel = Endpoint::from_static("http://127.0.0.1:50054")
                 .connect()
                 .await?;
-            anyhow::Ok(call(ReflectorClient::new(channel)).await?.into_inner())
+            anyhow::Ok(
+                call(RouteReflectorServiceClient::new(channel))
+                    .await?
+                    .into_inner(),
+            )
         })
     }
 
