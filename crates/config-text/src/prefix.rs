@@ -24,7 +24,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_prefix_is_read_and_each_other_text_is_refused_with_the_cure() {
+    fn a_prefix_is_read_and_each_other_text_is_refused_with_what_to_write() {
         assert_eq!(
             parse_prefix("10.1.1.0/24"),
             Ok("10.1.1.0/24".parse().unwrap())

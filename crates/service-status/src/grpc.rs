@@ -31,7 +31,7 @@ pub(crate) struct AnnouncerWatch {
 }
 
 impl AnnouncerWatch {
-    /// Follows for ever.
+    /// Watches the announcer until the process ends, and opens a watch that ended again.
     pub(crate) async fn run(self) {
         let mut backoff = Backoff::within_grace(FIRST_RETRY, ANNOUNCER_GRACE);
         let mut is_told = false;
