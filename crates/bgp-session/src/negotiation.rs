@@ -1,4 +1,4 @@
-//! What two OPEN messages make together.
+//! The result of two OPEN messages.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What the user decided about a session.
+//! The configuration of one session.
 
 use std::time::Duration;
 
@@ -116,7 +116,7 @@ impl Settings {
         Ok(())
     }
 
-    /// The OPEN that offers all of it.
+    /// Returns the OPEN message that offers these settings.
     pub(crate) fn open(&self) -> Open {
         let mut capabilities: Vec<_> = self
             .families

@@ -13,11 +13,15 @@ use crate::health_check::Health;
 
 /// Forwards packets to real servers: one backend of this crate.
 ///
-/// The owner calls [`Forwarder::adopt`] once, with the first desired set. Each turn after that is:
-/// [`Forwarder::follow_structure`] if addresses, ports or forwarding methods have changed,
-/// [`Forwarder::set_target`] or [`Forwarder::remove_target`] for each virtual server that may
-/// differ, [`Forwarder::program`], then [`Forwarder::observe`] for the status. Before the first
-/// desired set the owner only reads.
+/// The owner calls [`Forwarder::read_local_prefixes`] at its start, and [`Forwarder::adopt`] once, with
+/// the first desired set. A turn after that calls, in this order: [`Forwarder::remove_local_prefix`]
+/// and [`Forwarder::follow_structure`] if addresses, ports or forwarding methods have changed,
+/// [`Forwarder::set_target`] or [`Forwarder::remove_target`] for each virtual server that may differ,
+/// [`Forwarder::program`], [`Forwarder::add_local_prefix`], [`Forwarder::observe`] and
+/// [`Forwarder::why_impossible`] for the status. [`Forwarder::observe`] also serves to find the real
+/// servers that start to drain when a virtual server changes. While real servers drain the owner calls
+/// [`Forwarder::connections`]. Once in each audit interval it calls
+/// [`Forwarder::read_local_prefixes`], then [`Forwarder::audit`] until the last slice.
 pub trait Forwarder: Send + 'static {
     /// Why an operation on the kernel failed. Equal errors are logged once.
     type Error: Error + PartialEq + Send + Sync + 'static;
@@ -120,7 +124,7 @@ pub struct Connections {
 /// What the kernel holds for a virtual server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observation {
-    /// The kernel has to hold something for it. `false`: it cannot.
+    /// The kernel has to hold something for it. `false`: no target is set, or the kernel cannot hold one.
     pub has_target: bool,
     /// The kernel was read back and holds the target.
     pub is_programmed: bool,
@@ -130,7 +134,7 @@ pub struct Observation {
     pub weights: BTreeMap<SocketAddr, u32>,
     /// Why the kernel does not hold the target.
     pub error: Option<String>,
-    /// The mark that stands for its ports in the kernel.
+    /// The firewall mark of its ports in the kernel; `None` if the data plane uses no marks.
     pub firewall_mark: Option<u32>,
 }
 

@@ -13,8 +13,8 @@ use virtual_server::{
 use crate::marks::STANDING_MARK;
 
 /// The entry for a virtual server. `actual` is what the table holds: a real server that has not
-/// been checked yet stays there as it was found, so that a restarted daemon takes nobody out of
-/// service, and one that is not there waits for its first check.
+/// been checked yet stays there as it was found, so that a restarted daemon takes no real
+/// server out of service. One that is not there waits for its first check.
 pub fn entry(
     virtual_server: &VirtualServer,
     health: impl Fn(&RealServer) -> Health,

@@ -26,11 +26,12 @@ pub(crate) const SHARE_ADDRESS_NAMESPACES: &str = "share-address-namespaces";
 /// Namespaces that one Service may name: each claim to an address keeps them.
 pub(crate) const MOST_SHARE_NAMESPACES: usize = 100;
 
-/// One annotation; `W` is what those of its kind of object say together.
+/// One annotation; `W` is all parsed annotations of one object.
 pub(crate) struct Annotation<W: 'static> {
     /// Without the prefix.
     pub(crate) name: &'static str,
-    /// The field of a virtual server that it alone sets: a refusal of the field names it.
+    /// The field of a virtual server that only this annotation sets. Errors about the field name the
+    /// annotation.
     pub(crate) field: Option<Field>,
     /// What it means.
     meaning: &'static str,

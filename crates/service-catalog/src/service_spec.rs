@@ -1,4 +1,4 @@
-//! What a Service asks for: its specification and annotations, judged by themselves.
+//! The specification of a Service, from its fields and annotations.
 
 use std::{
     collections::BTreeSet,
@@ -86,11 +86,11 @@ pub(crate) enum Target {
     AsAddressed,
     /// Where the client connects to, whatever ports the slices have.
     AsAddressedInAllSlices,
-    /// There.
+    /// At this port.
     Fixed(NonZeroU16),
 }
 
-/// A Service, judged.
+/// A parsed Service, with its findings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParsedService {
     /// What it asks for, or why that cannot be.
@@ -489,7 +489,10 @@ fn health_check(
     protocol: Protocol,
 ) -> Option<HealthCheck> {
     let asked = &annotations.options.health_check;
-    let is_asked_for = asked.kind == Some(HealthCheckChoice::TcpConnect) || asked.port.is_some();
+    let is_asked_for = match asked.kind {
+        Some(HealthCheckChoice::TcpConnect) => true,
+        Some(HealthCheckChoice::None) | None => asked.port.is_some(),
+    };
     behaviour
         .health_check
         .filter(|_| protocol == Protocol::Tcp || is_asked_for)

@@ -1,4 +1,4 @@
-//! What a user may leave out, and what holds then.
+//! Options of a virtual server, with their defaults.
 
 use std::{fmt, net::IpAddr, num::NonZeroU16, time::Duration};
 

@@ -1,4 +1,4 @@
-//! What a virtual server cannot be, seen by itself.
+//! Limits of a single virtual server.
 
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 

@@ -1,4 +1,4 @@
-//! One question to a real server, for each kind of health check.
+//! One function for each kind of probe.
 
 use std::{io, net::SocketAddr, time::Duration};
 

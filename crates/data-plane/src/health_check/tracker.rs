@@ -6,9 +6,9 @@ pub enum Health {
     /// Its first health check has not ended.
     #[default]
     Unchecked,
-    /// It answers.
+    /// Its health check succeeds.
     Healthy,
-    /// It does not.
+    /// Its health check fails.
     Failed,
 }
 
