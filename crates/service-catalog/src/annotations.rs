@@ -1,5 +1,5 @@
-//! Every annotation, in one table for each kind of object that carries them: what is read,
-//! what is refused with which words, and what `docs/annotations.md` says come from it.
+//! Tables of all annotations, one for each kind of object. Parsing, refusals and
+//! `docs/annotations.md` use these tables.
 
 use std::{fmt, net::IpAddr, num::NonZeroU16, str::FromStr, time::Duration};
 
@@ -37,7 +37,7 @@ pub(crate) struct Annotation<W: 'static> {
     meaning: &'static str,
     /// What holds without it.
     default: &'static str,
-    /// What may stand in it.
+    /// Values that it may have.
     allowed: &'static str,
     /// Reads the value.
     read: fn(&str, &mut W) -> Result<(), BadValue>,
@@ -92,18 +92,18 @@ pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
     Annotation {
         name: LOAD_BALANCER_CLASS,
         field: None,
-        meaning: "makes a Service ours that cannot have `spec.loadBalancerClass`, since its type \
-                  is not `LoadBalancer` (a headless one, say)",
+        meaning: "makes portlb serve a Service that cannot have `spec.loadBalancerClass` because \
+                  its type is not `LoadBalancer` (such as a headless Service)",
         default: "`spec.loadBalancerClass`",
-        allowed: "the class that pod-watcher serves: `portlb.io/portlb` unless it was told another",
+        allowed: "the class that pod-watcher serves: `portlb.io/portlb` by default",
         // Which Services are ours has been decided before the others are read.
         read: |_, _| Ok(()),
     },
     Annotation {
         name: "address",
         field: None,
-        meaning: "service addresses: what clients connect to and what is announced",
-        default: "the first that is given of `spec.loadBalancerIP`, `spec.externalIPs` and an \
+        meaning: "service addresses: clients connect to them, and they are announced",
+        default: "the first of these that is set: `spec.loadBalancerIP`, `spec.externalIPs`, an \
                   address pool",
         allowed: "one IPv4 address, one IPv6 address, or both with a comma between them; unicast, \
                   routed",
@@ -132,7 +132,7 @@ pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
     Annotation {
         name: "address-pool",
         field: None,
-        meaning: "the pool that the address comes from where none is given",
+        meaning: "the pool that gives the address if the Service names no address",
         default: "the first pool with a free address",
         allowed: "the name of an `--address-pool`",
         read: |text, parsed| {
@@ -144,7 +144,8 @@ pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
         name: SHARE_ADDRESS,
         field: None,
         meaning: "Services of one namespace with the same value may have the same address, each \
-                  its own ports; from a pool they get the same one where their ports allow it",
+                  with its own ports; from a pool they get the same address if their ports allow \
+                  it",
         default: "an address belongs to one Service",
         allowed: "any word",
         read: |text, parsed| {
@@ -155,8 +156,8 @@ pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
     Annotation {
         name: SHARE_ADDRESS_NAMESPACES,
         field: None,
-        meaning: "other namespaces whose Services may share the address by `share-address`; those \
-                  Services name this one's namespace, too",
+        meaning: "other namespaces whose Services may share the address by `share-address`; \
+                  those Services must also name the namespace of this Service",
         default: "an address is shared within one namespace only",
         allowed: "names of namespaces with commas between them, at most 100",
         read: |text, parsed| {
@@ -175,11 +176,11 @@ pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
     Annotation {
         name: "ports",
         field: Some(Field::Ports),
-        meaning: "ports in place of those of the Service, for ranges that a Service cannot say; \
-                  each connection keeps its port, whatever `targetPort` says",
+        meaning: "ports that replace those of the Service, for ranges that a Service cannot \
+                  express; each connection keeps its port, and `targetPort` has no effect",
         default: "`spec.ports`",
-        allowed: "a list such as `80, 8000-8999/UDP, all/SCTP`, of at most 1000; TCP where no protocol is \
-                  written",
+        allowed: "a list such as `80, 8000-8999/UDP, all/SCTP`, of at most 1000; an item without \
+                  a protocol is TCP",
         read: |text, parsed| {
             for item in text.split(',').map(str::trim) {
                 let ports: PodPorts = item.parse()?;
@@ -191,7 +192,7 @@ pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
     Annotation {
         name: "scheduler",
         field: Some(Field::Scheduler),
-        meaning: "how new connections are shared",
+        meaning: "scheduler, which shares new connections among the pods",
         default: "`mh`",
         allowed: "`rr`, `wrr`, `lc`, `wlc`, `sh`, `mh`, `sed`, `nq`",
         read: |text, parsed| word_of(text, &mut parsed.options.scheduler),
@@ -199,8 +200,8 @@ pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
     Annotation {
         name: "scheduler-flags",
         field: Some(Field::SchedulerFlags),
-        meaning: "of `mh` and `sh`: `fallback` sends a flow that hashes to a quiesced real server \
-                  to another one, `port` makes the client's port part of the hash",
+        meaning: "flags of `mh` and `sh`: `fallback` sends a flow that hashes to a quiesced real \
+                  server to another real server, `port` makes the client's port part of the hash",
         default: "`mh`: `fallback,port`; `sh`: `fallback`",
         allowed: "`fallback`, `port`, `fallback,port`, `none`; for `mh`, `port` only with \
                   `fallback`",
@@ -210,7 +211,7 @@ pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
         name: "forwarding-method",
         field: Some(Field::ForwardingMethod),
         meaning: "how packets reach the pods; with `Tunnel` and `DirectRouting` a pod listens on \
-                  the Service's own port, so `targetPort` must be the same",
+                  the Service's own port, so `targetPort` must be equal to it",
         default: "`Tunnel`",
         allowed: "`Masquerade`, `DirectRouting`, `Tunnel`",
         read: |text, parsed| word_of(text, &mut parsed.options.forwarding_method),
@@ -226,15 +227,16 @@ pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
     Annotation {
         name: "persistence-timeout",
         field: Some(Field::PersistenceTimeout),
-        meaning: "new connections of one client go to the same pod; how long after its last one",
-        default: "the timeout of `sessionAffinity: ClientIP`, else no persistence",
+        meaning: "new connections of one client go to the same pod, until this time after its \
+                  last connection",
+        default: "the timeout of `sessionAffinity: ClientIP`, otherwise no persistence",
         allowed: "whole seconds, `1s` to `31d`",
         read: |text, parsed| period(text, &mut parsed.persistence_timeout),
     },
     Annotation {
         name: "persistence-ipv4-prefix-length",
         field: None,
-        meaning: "length of the prefix of IPv4 addresses that counts as one client",
+        meaning: "prefix length of IPv4 addresses that count as one client",
         default: "`32`: each address",
         allowed: "1 to 32",
         read: |text, parsed| number(text, "1 to 32", &mut parsed.ipv4_prefix_length),
@@ -242,7 +244,7 @@ pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
     Annotation {
         name: "persistence-ipv6-prefix-length",
         field: None,
-        meaning: "the same of IPv6 addresses",
+        meaning: "prefix length of IPv6 addresses that count as one client",
         default: "`128`: each address",
         allowed: "1 to 128",
         read: |text, parsed| number(text, "1 to 128", &mut parsed.ipv6_prefix_length),
@@ -250,7 +252,7 @@ pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
     Annotation {
         name: "health-check",
         field: Some(Field::HealthCheck(HealthCheckField::Kind)),
-        meaning: "how pods are checked beside what their readiness says",
+        meaning: "health check of the pods, in addition to their readiness",
         default: "TCP: `tcpConnect`; UDP and SCTP: `none` unless `health-check-port` is given",
         allowed: "`tcpConnect`, `none`",
         read: |text, parsed| word_of(text, &mut parsed.options.health_check.kind),
@@ -258,9 +260,9 @@ pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
     Annotation {
         name: "health-check-port",
         field: Some(Field::HealthCheck(HealthCheckField::Port)),
-        meaning: "what the check connects to",
+        meaning: "port to which the check connects",
         default: "the port of the pod",
-        allowed: "1 to 65535; required for ranges of ports that are checked",
+        allowed: "1 to 65535; required if a range of ports is checked",
         read: |text, parsed| {
             let port = text.parse::<NonZeroU16>();
             let port = port.map_err(|_| refused(text, "is not a port", "write 1 to 65535"))?;
@@ -271,7 +273,7 @@ pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
     Annotation {
         name: "health-check-interval",
         field: Some(Field::HealthCheck(HealthCheckField::Interval)),
-        meaning: "from the start of one check to the start of the next",
+        meaning: "time from the start of one check to the start of the next",
         default: "`2s`",
         allowed: "`10ms` to `1h`",
         read: |text, parsed| period(text, &mut parsed.options.health_check.interval),
@@ -279,7 +281,7 @@ pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
     Annotation {
         name: "health-check-timeout",
         field: Some(Field::HealthCheck(HealthCheckField::Timeout)),
-        meaning: "a check without an answer has failed after it",
+        meaning: "a check has failed if it has no answer after this time",
         default: "`1s`, or the interval if that is shorter",
         allowed: "`1ms` to the interval",
         read: |text, parsed| period(text, &mut parsed.options.health_check.timeout),
@@ -303,7 +305,7 @@ pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
     Annotation {
         name: "health-check-initial-jitter",
         field: Some(Field::HealthCheck(HealthCheckField::InitialJitter)),
-        meaning: "the first check starts at a random moment within it",
+        meaning: "the first check starts at a random moment within this time",
         default: "`100ms`",
         allowed: "`0ms` to `1h`",
         read: |text, parsed| period(text, &mut parsed.options.health_check.initial_jitter),
@@ -311,8 +313,8 @@ pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
     Annotation {
         name: "on-failure",
         field: Some(Field::OnFailure),
-        meaning: "a pod that fails its check gets weight 0 (`quiesce`: established connections go \
-                  on) or leaves the table (`remove`)",
+        meaning: "a pod that fails its check gets weight 0 (`quiesce`: established connections \
+                  stay) or leaves the table (`remove`)",
         default: "`quiesce`",
         allowed: "`quiesce`, `remove`",
         read: |text, parsed| word_of(text, &mut parsed.options.on_failure),
@@ -320,8 +322,7 @@ pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
     Annotation {
         name: "minimum-healthy",
         field: Some(Field::MinimumHealthy),
-        meaning: "it is serving, and its address announced, while at least so many pods are \
-                  healthy",
+        meaning: "number of healthy pods that a virtual server needs to be serving",
         default: "`1`",
         allowed: "1 or more",
         read: |text, parsed| number(text, "1 or more", &mut parsed.options.minimum_healthy),
@@ -329,10 +330,11 @@ pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
     Annotation {
         name: "drain-timeout",
         field: Some(Field::DrainTimeout),
-        meaning: "how long a pod that no slice lists any more keeps the connections that it has; \
-                  it leaves the table earlier with the last of them, or when it fails its check",
+        meaning: "how long a pod that no slice lists any more keeps its connections; it leaves \
+                  the table earlier when the last of them has ended or its check fails",
         default: "`60s`",
-        allowed: "`0s` (they end at once) to `24h`; without meaning for UDP, and for `sh` and `mh` without `fallback`",
+        allowed: "`0s` (connections end at once) to `24h`; no effect for UDP, and for `sh` and \
+                  `mh` without `fallback`",
         read: |text, parsed| period(text, &mut parsed.options.drain_timeout),
     },
 ];
@@ -342,13 +344,14 @@ pub(crate) const OF_REAL_SERVERS: &[Annotation<RealServerAnnotations>] = &[
     Annotation {
         name: "weight",
         field: None,
-        meaning: "share of new connections, in proportion to the others; `mh` and `sh` use \
-                  whole numbers from 1 to 16 with up to 30 pods, to 8 with up to 100, to 4 with up \
-                  to 250, and 1 above: weights whose ratios need larger numbers are rounded in \
-                  proportion to the heaviest one (Event `WeightsRounded`)",
+        meaning: "share of new connections, in proportion to the other pods. `mh` and `sh` use \
+                  whole numbers from 1 to 16 with up to 30 pods, to 8 with up to 100, to 4 with \
+                  up to 250, and 1 above. Weights whose ratios need larger numbers are rounded \
+                  in proportion to the heaviest one (Event `WeightsRounded`)",
         default: "`1`",
-        allowed: "0 (none, established ones go on; with `mh` and `sh` use `state`, since a load \
-                  balancer that starts later does not know the weight of before) to 65535",
+        allowed: "0 (no new connections, established connections stay; with `mh` and `sh` use \
+                  `state`, since a load balancer that starts later does not know the former \
+                  weight) to 65535",
         read: |text, parsed| {
             let mut weight = None;
             number(text, "0 to 65535", &mut weight)?;
@@ -359,8 +362,8 @@ pub(crate) const OF_REAL_SERVERS: &[Annotation<RealServerAnnotations>] = &[
     Annotation {
         name: "state",
         field: None,
-        meaning: "`draining`: no new connections, established ones go on",
-        default: "what the conditions of the endpoint say",
+        meaning: "`draining`: no new connections, established connections stay",
+        default: "the conditions of the endpoint",
         allowed: "`ready` (changes nothing), `draining`",
         read: |text, parsed| word_of(text, &mut parsed.state),
     },
@@ -371,7 +374,7 @@ pub(crate) const OF_REAL_SERVERS: &[Annotation<RealServerAnnotations>] = &[
 pub struct Refusal {
     /// The annotation or setting.
     pub subject: Subject,
-    /// What is wrong with it, and what to write.
+    /// The fault, and what to write instead.
     pub text: String,
 }
 
@@ -505,16 +508,16 @@ fn word(text: &str) -> Result<Box<str>, BadValue> {
     Ok(text.into())
 }
 
-/// `docs/annotations.md`.
+/// Returns the text of `docs/annotations.md`.
 #[must_use]
 pub fn reference() -> String {
     let mut document = INTRODUCTION.to_owned();
     document.push_str("\n## On a Service\n\n");
     describe(&mut document, OF_SERVICES);
     document.push_str(
-        "\n## On a pod or an EndpointSlice\n\nOn a slice they hold for all of its endpoints; where \
-         a pod says something too, that counts. Pods are\nread for it only where pod-watcher \
-         watches them.\n\n",
+        "\n## On a pod or an EndpointSlice\n\nAn annotation of a slice applies to all of its \
+         endpoints. An annotation of a pod overrides it.\nAnnotations of pods count only if \
+         pod-watcher watches pods.\n\n",
     );
     describe(&mut document, OF_REAL_SERVERS);
     document
