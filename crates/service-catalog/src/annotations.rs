@@ -451,7 +451,7 @@ fn unknown<W>(name: &str, table: &[Annotation<W>]) -> Refusal {
     let named = |annotation: &str| annotation == name;
     let of_services = OF_SERVICES.iter().map(|annotation| annotation.name);
     let of_real_servers = OF_REAL_SERVERS.iter().map(|annotation| annotation.name);
-    let cure = if of_services.clone().any(named) {
+    let suggestion = if of_services.clone().any(named) {
         "it belongs on a Service".to_owned()
     } else if of_real_servers.clone().any(named) {
         "it belongs on a Pod or an EndpointSlice".to_owned()
@@ -459,12 +459,12 @@ fn unknown<W>(name: &str, table: &[Annotation<W>]) -> Refusal {
         let known: Vec<&str> = table.iter().map(|annotation| annotation.name).collect();
         match config_text::nearest(name, &known) {
             Some(nearest) => format!("did you mean {PREFIX}{nearest}?"),
-            None => "docs/annotations.md lists those that are known; remove it".to_owned(),
+            None => "docs/annotations.md lists the known ones; remove it".to_owned(),
         }
     };
     Refusal {
         subject: Subject::annotation(&name.escape_debug().to_string()),
-        text: format!("is not known here; {cure}"),
+        text: format!("is not known here; {suggestion}"),
     }
 }
 

@@ -22,7 +22,7 @@ const DATA_PLANE_TIMEOUT: Duration = Duration::from_millis(1500);
 const LATE: Duration = Duration::from_millis(1000);
 
 #[test]
-fn without_pod_watchers_nothing_is_withdrawn_and_health_checks_go_on() {
+fn without_pod_watchers_nothing_is_withdrawn_and_health_checks_continue() {
     let mut system = System::up("no-watcher", Options::default()).unwrap();
     let changes = system.fib.changes().len();
     under_load(&mut system, |system| {

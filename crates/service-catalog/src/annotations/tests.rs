@@ -41,8 +41,8 @@ fn a_name_that_is_not_known_is_refused_with_the_nearest_one() {
     check(
         "colour",
         "red",
-        "annotation portlb.io/colour: is not known here; docs/annotations.md lists those that are \
-         known; remove it",
+        "annotation portlb.io/colour: is not known here; docs/annotations.md lists the known \
+         ones; remove it",
     );
     check(
         "weight",
