@@ -5,7 +5,7 @@ use std::time::Duration;
 use bgp_packet::Asn;
 use bgp_session::{NegotiatedFamily, SessionState};
 use bgp_speaker::{PathStatus, PeerStatus, RefusedSession};
-use daemon_api::bgp::v1 as wire;
+use daemon_api::{bgp::v1 as wire, duration};
 
 /// Returns the session of a peer with a speaker of the AS `local_asn`.
 pub fn session(local_asn: Asn, peer: &PeerStatus) -> wire::Session {
@@ -97,11 +97,6 @@ fn family(family: &NegotiatedFamily) -> wire::NegotiatedFamily {
         family: wire::Family::from(family.family).into(),
         add_path: add_path.into(),
     }
-}
-
-fn duration(duration: Duration) -> daemon_api::Duration {
-    // Longer than 10,000 years: out of the range of the message.
-    duration.try_into().unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -11,7 +11,8 @@ use virtual_server::{
     TunnelKind, VirtualServer, VirtualServerId, Weight,
 };
 
-use self::time::{duration, moment, period, timestamp};
+pub use self::time::{duration, period};
+use self::time::{moment, timestamp};
 use crate::virtualserver::v1 as wire;
 
 mod discovery;

@@ -17,7 +17,10 @@ pub const LARGEST_PART: usize = 256;
 
 const _: () = assert!(VirtualServer::MOST_REAL_SERVERS <= MOST_PARTS * LARGEST_PART);
 
-/// What the events of a change of `DiscoveryService.Watch` mean.
+/// Most messages of one change of `DiscoveryService.Watch`.
+const LONGEST_CHANGE: usize = 1_024;
+
+/// Meaning of one change of `DiscoveryService.Watch`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DesiredEvent {
     /// An object is new, differs or is gone.
@@ -41,6 +44,8 @@ pub struct DesiredSetAssembly {
     touched: BTreeSet<VirtualServerId>,
     /// Other events of the change under way.
     pending: Vec<DesiredEvent>,
+    /// Messages of the change under way.
+    messages: usize,
 }
 
 /// The newest messages about one virtual server.
@@ -65,11 +70,32 @@ impl DesiredSetAssembly {
         {
             self.pending.push(DesiredEvent::Invalid { id, error });
         }
+        self.messages += 1;
         if message.complete {
-            self.complete()
-        } else {
-            Vec::new()
+            self.messages = 0;
+            return self.complete();
         }
+        if self.pending.last() == Some(&DesiredEvent::Synced) {
+            return self.abandon("must be set in the message with `synced`".to_owned());
+        }
+        if self.messages == LONGEST_CHANGE {
+            return self.abandon(format!(
+                "is unset in {LONGEST_CHANGE} messages, the most of a change; set it in the last \
+                 message of each change"
+            ));
+        }
+        Vec::new()
+    }
+
+    /// Ends a change whose sender does not end it, so that it does not grow. The change has no effect.
+    fn abandon(&mut self, problem: String) -> Vec<DesiredEvent> {
+        self.messages = 0;
+        self.touched.clear();
+        self.pending.clear();
+        vec![DesiredEvent::Invalid {
+            id: None,
+            error: ConversionError::new("complete", problem),
+        }]
     }
 
     fn take(&mut self, event: Event) -> Result<(), (Option<VirtualServerId>, ConversionError)> {

@@ -325,6 +325,44 @@ fn nothing_is_taken_over_before_the_change_is_complete() {
 }
 
 #[test]
+fn a_change_that_its_sender_does_not_end_is_refused_and_bounded() {
+    let mut assembly = DesiredSetAssembly::default();
+    let mut receive = |event, complete| {
+        assembly.receive(discovery::WatchResponse {
+            revision: 1,
+            event: Some(event),
+            complete,
+        })
+    };
+    let synced = Event::Synced(discovery::Synced {});
+    let problem = |received: &[DesiredEvent]| match received {
+        [DesiredEvent::Invalid { id: None, error }] => error.to_string(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(
+        problem(&receive(synced.clone(), false)),
+        "field `complete`: must be set in the message with `synced`"
+    );
+    let range = "10.1.1.0/24".parse::<ServiceRange>().unwrap();
+    for _ in 1..1_024 {
+        assert_eq!(receive(Event::ServiceRange(range.into()), false), []);
+    }
+    let refused = problem(&receive(Event::ServiceRange(range.into()), false));
+    assert!(refused.contains("is unset in 1024 messages"), "{refused}");
+    assert_eq!(receive(synced, true), [DesiredEvent::Synced]);
+}
+
+#[test]
+fn the_least_number_of_seconds_is_refused_as_a_duration() {
+    let least = prost_types::Duration {
+        seconds: i64::MIN,
+        nanos: 0,
+    };
+    let error = period("interval", Some(least)).unwrap_err();
+    assert!(error.to_string().contains("is not a duration"), "{error}");
+}
+
+#[test]
 fn an_invalid_part_holds_its_virtual_server_back_until_it_is_replaced() {
     let good = server(&["10.2.0.1"]);
     let mut assembly = DesiredSetAssembly::default();

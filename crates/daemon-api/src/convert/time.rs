@@ -9,21 +9,27 @@ use super::ConversionError;
 /// Number of nanoseconds in one second.
 pub(super) const NANOSECONDS: u32 = 1_000_000_000;
 
-/// Unset is none. Validation bounds each period.
-pub(super) fn period(
+/// Reads a duration of a message; unset is zero. The caller bounds it.
+///
+/// # Errors
+/// It is negative or out of range.
+pub fn period(
     field: &str,
     period: Option<prost_types::Duration>,
 ) -> Result<Duration, ConversionError> {
     let period = period.unwrap_or_default();
     let prost_types::Duration { seconds, nanos } = period;
-    Duration::try_from(period).map_err(|_| {
+    // Before the conversion of prost-types, which overflows at the least number of seconds.
+    let is_negative = seconds < 0 || nanos < 0;
+    let period = (!is_negative).then(|| Duration::try_from(period));
+    period.and_then(Result::ok).ok_or_else(|| {
         let problem = format!("{seconds} s and {nanos} ns is not a duration from 0 on");
         ConversionError::new(field, problem)
     })
 }
 
-/// Validated periods are at most 31 days.
-pub(super) fn duration(period: Duration) -> prost_types::Duration {
+/// Converts a duration. More than 10,000 years are out of the range of the message.
+pub fn duration(period: Duration) -> prost_types::Duration {
     let (seconds, nanos) = parts(period);
     prost_types::Duration { seconds, nanos }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
-use daemon_api::dataplane::v1 as wire;
+use daemon_api::{dataplane::v1 as wire, duration};
 use ipnet::IpNet;
 
 use crate::{
@@ -89,9 +89,4 @@ fn missing_step(step: Option<MissingStep>) -> wire::MissingStep {
         Some(MissingStep::Healthy) => wire::MissingStep::Healthy,
         Some(MissingStep::LocalAddress) => wire::MissingStep::LocalAddress,
     }
-}
-
-fn duration(duration: Duration) -> daemon_api::Duration {
-    // Longer than 10,000 years: out of the range of the message.
-    duration.try_into().unwrap_or_default()
 }
