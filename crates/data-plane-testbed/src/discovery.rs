@@ -95,7 +95,7 @@ impl FakeDiscovery {
     }
 }
 
-/// The events of one change.
+/// Returns the events that a sender of this change sends.
 pub fn events(change: &DesiredChange) -> Vec<Event> {
     match change {
         DesiredChange::RemoveServiceRange(range) => {

@@ -117,7 +117,7 @@ async fn follow(
                     tracing::warn!(
                         %error,
                         virtual_server = id.map(|id| id.to_string()),
-                        "an object of the desired set cannot be; its last good state stays"
+                        "rejected an invalid object of the desired set; keeping its last good state"
                     );
                     if let (Some((_, kept)), Some(id)) = (opening, id) {
                         kept.insert(id);

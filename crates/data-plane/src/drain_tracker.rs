@@ -96,23 +96,26 @@ impl DrainTracker {
             .filter(|address| !listed.contains(address))
             .copied()
             .collect();
-        let configured: BTreeMap<SocketAddr, Weight> = former
+        let configured: BTreeMap<SocketAddr, &RealServer> = former
             .into_iter()
             .flat_map(|former| {
                 let real_servers = former.real_servers.iter();
-                real_servers
-                    .map(|real_server| (former.table_address(real_server), real_server.weight))
+                real_servers.map(|real_server| (former.table_address(real_server), real_server))
             })
             .filter(|(address, _)| candidates.contains(address))
             .collect();
         let mut since = BTreeMap::new();
         for address in candidates {
-            let weight = configured.get(&address).copied().or_else(|| {
+            let configured = configured.get(&address);
+            let weight = configured.map(|it| it.weight).or_else(|| {
                 let weight = observation.weights.get(&address)?;
                 Some(Weight(u16::try_from(*weight).ok()?))
             });
             let weight = weight.unwrap_or(Weight::QUIESCED);
-            let real_server = draining_real_server(address, weight);
+            let real_server = RealServer {
+                history: configured.map(|it| it.history).unwrap_or_default(),
+                ..draining_real_server(address, weight)
+            };
             // The kernel would refuse the whole entry for one that has no place in it.
             // A virtual server has a bounded number of places, which listed real servers get first.
             let has_place = server.real_servers.len() < server.scheduler.most_real_servers();

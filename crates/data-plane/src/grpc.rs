@@ -5,13 +5,13 @@ mod convert;
 use std::{collections::BTreeMap, pin::Pin, time::Duration};
 
 use daemon_api::{
-    ConversionError, MESSAGE_LIMIT, PageBuilder, PageRequest,
+    MESSAGE_LIMIT, PageBuilder, PageRequest,
     dataplane::v1::{
         self as wire,
         data_plane_service_server::{DataPlaneService, DataPlaneServiceServer},
         watch_service_addresses_response, watch_virtual_servers_response,
     },
-    total_size,
+    period, total_size,
 };
 use daemon_runtime::{Event, Shutdown, Subscription, WatchEnded, wait_until};
 use futures::{Stream, StreamExt, TryStreamExt, stream};
@@ -29,6 +29,8 @@ use crate::{
 };
 
 const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(100);
+/// Bounds the time that is added to the clock.
+const LONGEST_HEARTBEAT: Duration = Duration::from_secs(3600);
 
 /// Serves what the owner publishes.
 #[derive(Clone, Debug)]
@@ -76,11 +78,10 @@ impl<C: ConnectionCounters> DataPlaneService for DataPlaneGrpc<C> {
         &self,
         request: tonic::Request<wire::WatchServiceAddressesRequest>,
     ) -> Result<Response<Self::WatchServiceAddressesStream>, Status> {
-        let interval = request.into_inner().heartbeat_interval.unwrap_or_default();
-        let interval = Duration::try_from(interval).map_err(|_| {
-            ConversionError::new("heartbeat_interval", "must be zero or a time in the future")
-        })?;
-        let heartbeat = (!interval.is_zero()).then(|| interval.max(SHORTEST_HEARTBEAT));
+        let interval = request.into_inner().heartbeat_interval;
+        let interval = period("heartbeat_interval", interval)?;
+        let heartbeat =
+            (!interval.is_zero()).then(|| interval.clamp(SHORTEST_HEARTBEAT, LONGEST_HEARTBEAT));
         let watch = ServiceAddressWatch {
             subscription: self.published.service_addresses.subscribe()?,
             alive: self.published.alive.clone(),

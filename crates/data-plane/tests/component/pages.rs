@@ -91,6 +91,24 @@ fn service_addresses_come_in_pages() {
 }
 
 #[test]
+fn a_heartbeat_interval_of_any_length_keeps_the_watch_open() {
+    run(|| async {
+        let mut world = world().await;
+        let request = WatchServiceAddressesRequest {
+            heartbeat_interval: Some(daemon_api::Duration {
+                seconds: i64::MAX,
+                nanos: 0,
+            }),
+        };
+        let watch = world.client.watch_service_addresses(request).await;
+        let mut watch = watch.unwrap().into_inner();
+        let first = timeout(LIMIT, watch.message()).await.unwrap();
+        assert!(first.unwrap().is_some());
+        world.stop().await;
+    });
+}
+
+#[test]
 fn a_request_that_means_nothing_is_refused_with_the_field() {
     run(|| async {
         let mut world = world().await;
