@@ -126,8 +126,8 @@ struct Sender {
 }
 
 impl Sender {
-    /// Returns the messages about an event. Those of a virtual server are the head and the parts
-    /// that differ from what was sent of it.
+    /// Returns the messages about an event. For a virtual server: the head and the parts that have
+    /// changed since the last message to this watcher.
     fn responses(
         &mut self,
         revision: u64,

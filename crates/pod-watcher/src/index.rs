@@ -224,7 +224,7 @@ impl Index {
                 let former = roster.update(server, now, self.changes);
                 (roster, Some(former))
             }
-            Entry::Vacant(entry) => (entry.insert(Roster::new(server, now, self.changes)), None),
+            Entry::Vacant(entry) => (entry.insert(Roster::new(server, self.changes)), None),
         };
         let server = roster.server();
         self.size.real_servers += server.real_servers.len();

@@ -70,9 +70,9 @@ struct Merge {
 const NO_PART: u16 = u16::MAX;
 
 impl Roster {
-    /// A virtual server that the source lists for the first time. `now` is unset if the source has
-    /// not been read before, since its real servers may have existed for long.
-    pub(crate) fn new(mut server: VirtualServer, now: Option<Timestamp>, change: u64) -> Self {
+    /// A virtual server that the source lists for the first time. Its real servers may have existed
+    /// for long, so nothing says since when they are ready.
+    pub(crate) fn new(mut server: VirtualServer, change: u64) -> Self {
         let real_servers = mem::take(&mut server.real_servers);
         let empty = server.clone();
         server.real_servers = real_servers;
@@ -90,7 +90,7 @@ impl Roster {
             },
             next_position: 0,
         };
-        roster.update(server, now, change);
+        roster.update(server, None, change);
         roster
     }
 
@@ -122,7 +122,7 @@ impl Roster {
         mem::replace(&mut self.server, server)
     }
 
-    /// Gives each real server that was listed before its history and its part.
+    /// Copies history and part to each real server that stays listed.
     fn merge(&self, real_servers: &mut [RealServer], now: Option<Timestamp>) -> Merge {
         let parts = &self.published.parts;
         let mut merge = Merge {

@@ -37,7 +37,7 @@ pub(super) fn content(document: Document, text: &str) -> Result<Content, Problem
 
 /// The objects that have been read, and their origins in the document.
 struct Reader<'a> {
-    /// Read where something is wrong.
+    /// Places of the fields; parsed when the first problem needs one.
     places: LazyCell<Places, Box<dyn FnOnce() -> Places + 'a>>,
     service_ranges: BTreeMap<ServiceRange, usize>,
     virtual_servers: BTreeMap<VirtualServerId, Origin>,

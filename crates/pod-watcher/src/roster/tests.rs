@@ -80,7 +80,7 @@ fn history(roster: &Roster, host: u16) -> RealServerHistory {
 
 #[test]
 fn newcomers_of_a_cluster_come_behind_all_others_by_address() {
-    let mut roster = Roster::new(server([5, 3, 9]), None, 1);
+    let mut roster = Roster::new(server([5, 3, 9]), 1);
     assert_eq!(order(&roster), [3, 5, 9]);
     roster.update(server([1, 3, 4, 5, 9]), NOW, 2);
     assert_eq!(order(&roster), [3, 5, 9, 1, 4]);
@@ -92,7 +92,7 @@ fn newcomers_of_a_cluster_come_behind_all_others_by_address() {
 
 #[test]
 fn the_order_of_a_file_is_the_order_in_the_file() {
-    let mut roster = Roster::new(file(&[5, 3, 9]), None, 1);
+    let mut roster = Roster::new(file(&[5, 3, 9]), 1);
     assert_eq!(order(&roster), [5, 3, 9]);
     // Appended and removed lines leave the numbers of all others.
     roster.update(file(&[5, 3, 9, 4]), NOW, 2);
@@ -109,7 +109,7 @@ fn the_order_of_a_file_is_the_order_in_the_file() {
 
 #[test]
 fn one_changed_endpoint_of_ten_thousand_makes_one_part() {
-    let mut roster = Roster::new(server(0..10_000), None, 1);
+    let mut roster = Roster::new(server(0..10_000), 1);
     let parts = 10_000_usize.div_ceil(LARGEST_PART);
     assert_eq!(made(&roster, 1), (true, (0..parts).collect()));
     let mut changed = server(0..10_000);
@@ -133,7 +133,7 @@ fn one_changed_endpoint_of_ten_thousand_makes_one_part() {
 
 #[test]
 fn a_state_is_dated_when_the_watcher_has_seen_it_begin() {
-    let mut roster = Roster::new(server([1]), None, 1);
+    let mut roster = Roster::new(server([1]), 1);
     assert_eq!(history(&roster, 1), RealServerHistory::default());
     let mut draining = server([1, 2]);
     draining.real_servers[0].state = RealServerState::Draining;
@@ -164,7 +164,7 @@ proptest! {
             }
             state
         };
-        let mut roster = Roster::new(server([]), None, 1);
+        let mut roster = Roster::new(server([]), 1);
         let mut most = 0;
         for (set, change) in sets.iter().zip(2..) {
             let before = roster.published().clone();
