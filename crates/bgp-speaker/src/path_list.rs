@@ -29,7 +29,7 @@ pub struct PathStatus {
     pub peer: Option<String>,
     /// As the peer sent it, or, of an Adj-RIB-Out, as it was sent.
     pub path_id: Option<PathId>,
-    /// The attributes.
+    /// The path attributes, after import policy.
     pub attributes: Arc<PathAttributes>,
     /// Whether the decision process prefers it.
     pub is_best: bool,
@@ -78,9 +78,18 @@ impl PathQuery {
         }
     }
 
-    fn may_contain(&self, prefix: IpNet) -> bool {
+    /// Reports whether the query selects a path. It allocates nothing, because it sees the whole table.
+    fn may_contain<'a>(
+        &self,
+        prefix: IpNet,
+        peer: impl FnOnce() -> Option<&'a str>,
+        path_id: Option<PathId>,
+    ) -> bool {
         self.prefix.is_none_or(|only| prefix == only.trunc())
-            && self.after.as_ref().is_none_or(|it| prefix >= it.prefix)
+            && self.after.as_ref().is_none_or(|after| {
+                prefix > after.prefix
+                    || prefix == after.prefix && (prefix, peer(), path_id) > after.order()
+            })
     }
 }
 
@@ -146,7 +155,10 @@ impl View<'_> {
         };
         let rib_paths = |paths: &mut dyn Iterator<Item = RibPath<'_>>,
                          first: &mut FirstPaths<'_>| {
-            let paths = paths.filter(|path| query.may_contain(path.key.prefix));
+            let paths = paths.filter(|path| {
+                let name = || self.peers.name_of(path.key.source);
+                query.may_contain(path.key.prefix, name, path.key.path_id)
+            });
             paths.for_each(|path| first.add(self.path(&path)));
         };
         match &query.table {
@@ -161,12 +173,14 @@ impl View<'_> {
             Table::AdjRibOut(name) => {
                 let ids = self.peers.named(name).into_iter();
                 let paths = ids.flat_map(|id| self.rib.adj_rib_out(id));
-                for sent in paths.filter(|sent| query.may_contain(sent.prefix)) {
+                for sent in paths {
+                    let peer = || sent.source.and_then(|source| self.peers.name_of(source));
+                    if !query.may_contain(sent.prefix, peer, sent.path_id) {
+                        continue;
+                    }
                     first.add(PathStatus {
                         prefix: sent.prefix,
-                        peer: sent
-                            .source
-                            .and_then(|source| self.peers.name_of(source).map(str::to_owned)),
+                        peer: peer().map(str::to_owned),
                         path_id: sent.path_id,
                         attributes: sent.attributes.clone(),
                         is_best: sent.is_best,
@@ -201,10 +215,6 @@ impl FirstPaths<'_> {
     const LEAST_KEPT: usize = 1_024;
 
     fn add(&mut self, path: PathStatus) {
-        let after = self.query.after.as_ref().map(PathName::order);
-        if after.is_some_and(|after| path.order() <= after) {
-            return;
-        }
         self.paths.push(path);
         let most = self.query.limit.saturating_mul(2).max(Self::LEAST_KEPT);
         if self.paths.len() > most {
@@ -262,7 +272,10 @@ mod tests {
             paths: Vec::new(),
         };
         // 7 has no divisor in common with the number of paths, so each path comes once.
-        (0..many).for_each(|number| first.add(path(number * 7 % many)));
+        let paths = (0..many).map(|number| path(number * 7 % many));
+        paths
+            .filter(|it| query.may_contain(it.prefix, || it.peer.as_deref(), it.path_id))
+            .for_each(|path| first.add(path));
         assert!(first.paths.len() <= FirstPaths::LEAST_KEPT);
         let expected: Vec<_> = (10..110).map(path).collect();
         assert_eq!(first.into_sorted(), expected);
