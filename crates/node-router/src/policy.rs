@@ -35,7 +35,15 @@ impl Policy {
     /// The texts are no claim, or the policy does not allow it.
     pub fn admit(&self, prefix: &str, gateway: &str) -> Result<Claim, Refusal> {
         let claim = Claim {
-            prefix: parse_prefix(&shortened(prefix)).map_err(Refusal::NotAPrefix)?,
+            prefix: match prefix.len() {
+                0..=LONGEST_QUOTED => parse_prefix(prefix).map_err(Refusal::NotAPrefix)?,
+                _ => {
+                    let start = shortened(prefix);
+                    return Err(Refusal::NotAPrefix(format!(
+                        "{start:?}... is longer than any prefix"
+                    )));
+                }
+            },
             gateway: gateway.parse().map_err(|_| Refusal::NotAnAddress {
                 gateway: shortened(gateway),
             })?,
@@ -152,6 +160,8 @@ mod tests {
         check("10.1.1.1", "10.244.3.7", Err("is not a prefix"));
         check("", "10.244.3.7", Err("is not a prefix"));
         check("10.1.1.0/33", "10.244.3.7", Err("is not a prefix"));
+        let long = format!("10.1.1.0/24{}junk", " ".repeat(53));
+        check(&long, "10.244.3.7", Err("is longer than any prefix"));
         check("10.1.1.0/24", "web-1", Err("\"web-1\""));
         check("10.1.1.0/24", "", Err("gateway"));
     }
