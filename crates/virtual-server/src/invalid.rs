@@ -190,13 +190,11 @@ impl<P> Problems<P> {
     /// Adds the problems of a part, except for those dropped by `convert`.
     pub fn append<Q>(&mut self, of_part: Problems<Q>, mut convert: impl FnMut(Q) -> Option<P>) {
         self.unlisted += of_part.unlisted;
-        for problem in of_part.listed {
-            if self.listed.len() == Self::MOST {
-                self.unlisted += 1;
-            } else {
-                self.listed.extend(convert(problem));
-            }
-        }
+        of_part
+            .listed
+            .into_iter()
+            .filter_map(&mut convert)
+            .for_each(|problem| self.push(problem));
     }
 
     /// The problems that are kept in full.
@@ -214,7 +212,7 @@ impl<P> Problems<P> {
     /// Returns `value` unless there is a problem.
     ///
     /// # Errors
-    /// Any problem.
+    /// The problems, if there is one.
     pub fn or<T>(self, value: T) -> Result<T, Self> {
         if self.listed.is_empty() {
             Ok(value)
