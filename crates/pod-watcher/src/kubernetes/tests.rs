@@ -1,8 +1,11 @@
 //! The catalog, fed with manifests.
 
 mod endpoints;
+mod held_addresses;
 mod left_out;
 mod order;
+mod pods_without_service;
+mod service_addresses;
 mod services;
 
 use std::{
@@ -194,4 +197,11 @@ impl Watcher {
         let view = &self.views[&ObjectKey::new("shop", name)];
         view.findings.iter().map(ToString::to_string).collect()
     }
+}
+
+fn with_slice(service: &str) -> String {
+    format!(
+        "{service}{}",
+        slice("web", "a", ON_80, &["10.0.2.3", "10.0.2.4"])
+    )
 }
