@@ -31,10 +31,11 @@ fn a_file_that_cannot_be_used_or_is_gone_changes_nothing_until_it_is_corrected()
     let changes = system.fib.changes().len();
     let file = system.desired_file(0).unwrap();
     let good = system.web().text();
-    let unknown_field = good.replacen("\"addresses\"", "\"adresses\"", 1);
+    let unknown_field = good.replacen("addresses:", "adresses:", 1);
+    assert_ne!(unknown_field, good);
     fs::write(&file, unknown_field).unwrap();
     until_in_use(&system, false).unwrap();
-    // Its service goes on, so the pod stays ready, and says why it is not up to date.
+    // It still serves the last good state, so the pod stays ready, and says why the state is old.
     until_readyz(&system, WATCHER, "ready source", "`addresses`").unwrap();
     assert_eq!(system.desired(0).unwrap().virtual_servers.len(), 2);
     fs::remove_file(&file).unwrap();
