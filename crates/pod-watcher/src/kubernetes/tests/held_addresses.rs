@@ -156,7 +156,7 @@ pub(super) fn model_addresses(addresses: &[IpAddr]) -> String {
 }
 
 #[test]
-fn who_went_without_gets_an_address_when_one_is_free() {
+fn a_service_without_an_address_gets_one_when_one_is_free() {
     let mut catalog = Catalog::new(with_pools(&["p=10.1.1.1/32"]));
     let mut watcher = Watcher::default();
     feed(
@@ -181,7 +181,7 @@ fn who_went_without_gets_an_address_when_one_is_free() {
 }
 
 #[test]
-fn who_lost_an_address_of_a_pool_to_an_older_holder_gets_another() {
+fn a_service_that_lost_an_address_of_a_pool_to_an_older_holder_gets_another() {
     let mut catalog = Catalog::new(with_pools(&["p=10.1.1.0/24"]));
     let mut watcher = Watcher::default();
     feed(&mut catalog, &from_pool("b", 80, "10.1.1.1"));
