@@ -13,8 +13,8 @@ fuzz_target!(|text: &str| {
         ..Settings::default()
     };
     let report = validate::check_text("fuzz", text, settings());
-    report.json(true);
-    report.verdict(true);
+    let _ = report.json(true);
+    let _ = report.verdict(true);
     if let Ok(rendered) = render::from_text("fuzz", text, settings())
         && let Err(problem) = file_format::parse(&rendered.document)
     {
