@@ -27,7 +27,7 @@ use crate::{FibWatcher, Host, Process, Signal, daemons};
 
 /// Until the whole system serves, on the slowest floor.
 const START: Duration = Duration::from_secs(30);
-/// Until a daemon has ended after SIGTERM: its drain timeout and linger.
+/// Until a daemon has ended after SIGTERM: its withdraw delay and linger.
 const END: Duration = Duration::from_secs(30);
 
 /// One process of ours. The number is that of the lb pod, the node or the
