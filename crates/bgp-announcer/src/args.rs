@@ -205,7 +205,8 @@ pub struct Args {
     )]
     pub communities: Vec<Community>,
 
-    /// Time between the announcement that traffic shall go elsewhere and the withdrawal. 0: none
+    /// Time for which a drain keeps addresses announced as least preferred, before it withdraws them.
+    /// 0: none
     #[arg(
         long,
         env = "PORTLB_WITHDRAW_DELAY",

@@ -15,7 +15,7 @@ use crate::{
     status::{PeerStatus, View},
 };
 
-/// Changes that are handed over at a time, at most.
+/// Most changes in one batch to an observer.
 const BATCH: usize = 1024;
 
 /// Changes that are kept for an observer that does not read. Those of what exists alone could be

@@ -15,7 +15,7 @@ const WINDOW: Duration = Duration::from_secs(60);
 /// Most remote addresses with a budget of their own; all others share one budget.
 const ADDRESSES: usize = 1024;
 
-/// Counts the log lines about sessions, so that a peer whose sessions come and go does not fill the
+/// Limits the log lines about sessions, so that a peer whose sessions come and go does not fill the
 /// log.
 #[derive(Debug, Default)]
 pub(crate) struct SessionLog {

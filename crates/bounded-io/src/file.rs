@@ -15,13 +15,13 @@ use nix::libc::{O_NOCTTY, O_NONBLOCK};
 /// The file cannot be opened, or the path leads to something else: a FIFO would block the open until
 /// it has a writer, and a device such as `/dev/zero` has no end.
 pub fn open_file(path: &Path) -> io::Result<(File, Metadata)> {
-    // Before the open, since opening a device can have an effect of its own.
+    // Checked before the open, because the open of a device can have an effect.
     check_is_file(&std::fs::metadata(path)?)?;
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(O_NONBLOCK | O_NOCTTY)
         .open(path)?;
-    // After it, since the path may lead elsewhere by now.
+    // Checked again, because the path may lead to another file now.
     let metadata = file.metadata()?;
     check_is_file(&metadata)?;
     Ok((file, metadata))

@@ -80,7 +80,8 @@ pub(crate) fn init(format: LogFormat, filter: &str) -> Result<Log, String> {
              or trace, or directives such as info,bgp_speaker=debug"
         )
     })?;
-    // A descriptor of its own: the lock of the standard library would be held while a write waits.
+    // The log writes to a duplicate of descriptor 2, because `std::io::stderr` holds its lock while a
+    // write waits.
     let lines = std::io::stderr()
         .as_fd()
         .try_clone_to_owned()

@@ -20,7 +20,7 @@ impl Shutdown {
         self.drain.clone().cancelled_owned()
     }
 
-    /// Whether a drain is requested.
+    /// Reports whether a drain is requested.
     pub fn is_requested(&self) -> bool {
         self.drain.is_cancelled()
     }

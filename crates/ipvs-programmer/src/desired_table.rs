@@ -88,8 +88,9 @@ pub fn placements(virtual_server: &VirtualServer, entry: &Entry) -> BTreeMap<Soc
         .collect()
 }
 
-/// An entry without real servers that no packet meets. IPVS unregisters its hooks with its last
-/// entry, and the pod's own stack would then reset what arrives for the next one.
+/// Returns an entry on a firewall mark that no packet has. It keeps the table of IPVS from being
+/// empty: IPVS unregisters its hooks with its last entry, and until the next entry exists the pod's
+/// own stack would reset arriving connections.
 pub fn standing_entry(family: AddressFamily) -> (EntryKey, Entry) {
     let settings = EntrySettings {
         owned: true,

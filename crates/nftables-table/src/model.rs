@@ -35,7 +35,7 @@ pub struct Table {
 /// A chain that hangs on a hook. A packet that no rule decides goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chain {
-    /// Its name: 1 to 255 bytes without NUL.
+    /// Name of the chain: 1 to 255 bytes without NUL.
     pub name: String,
     /// What it is for.
     pub kind: Kind,

@@ -2,9 +2,9 @@
 //!
 //! node-router sends a nonce by UDP to a port of the gateway that the holder names. The holder sends
 //! the nonce back on its own stream; only then does the table learn of the hold. Another process that
-//! reaches the socket can name the gateway, and does not receive what is sent there.
+//! reaches the socket can name the gateway, but does not receive what is sent there.
 //!
-//! A nonce is random, for one hold, and worthless after [`PROOF_TIMEOUT`]; a hold that follows a
+//! A nonce is random, for one hold, and invalid after [`PROOF_TIMEOUT`]; a hold that follows a
 //! restart of node-router is proved with another one.
 
 use std::{

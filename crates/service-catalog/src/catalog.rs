@@ -37,7 +37,7 @@ use super::{
 #[derive(Clone, Debug)]
 #[expect(
     clippy::large_enum_variant,
-    reason = "an input is handled at once and none is kept"
+    reason = "the catalog consumes each input at once and stores none"
 )]
 pub enum Input {
     /// The Service is new, or differs.

@@ -224,7 +224,7 @@ impl Reason {
 }
 
 impl Severity {
-    /// The type as an Event says it.
+    /// Returns the `type` of the Event: `Normal` or `Warning`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
