@@ -38,7 +38,7 @@ impl DataPlaneMetrics {
             ),
             draining_real_servers: metrics.create(
                 "draining_real_servers",
-                "Real servers that the desired set lists no more and that keep their connections",
+                "Real servers that the desired set no longer lists and that keep their connections",
             ),
             drained_real_servers: metrics.create(
                 "drained_real_servers",

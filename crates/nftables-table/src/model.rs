@@ -32,7 +32,7 @@ pub struct Table {
     pub chains: Vec<Chain>,
 }
 
-/// A chain that hangs on a hook. A packet that no rule decides goes on.
+/// A chain on a hook of the kernel. It accepts a packet that no rule decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chain {
     /// Name of the chain: 1 to 255 bytes without NUL.

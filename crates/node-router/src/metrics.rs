@@ -35,7 +35,7 @@ impl RouterMetrics {
             ),
             adopted: metrics.create(
                 "node_router_adopted_next_hops",
-                "Next hops of an earlier run that nobody has held again yet",
+                "Next hops of an earlier run that no holder has held again yet",
             ),
             refused: metrics.create(
                 "node_router_refused_holds",
@@ -59,7 +59,7 @@ impl RouterMetrics {
             ),
             repairs: metrics.create(
                 "node_router_repairs",
-                "Routes restored after somebody else changed them",
+                "Routes restored after another program changed them",
             ),
             guard_installed: metrics.create(
                 "node_router_uplink_guard_installed",
@@ -71,7 +71,7 @@ impl RouterMetrics {
             ),
             exemption_repairs: metrics.create(
                 "node_router_exemption_repairs",
-                "Times the exemption was restored after somebody else changed it",
+                "Times the exemption was restored after another program changed it",
             ),
             unfit_settings: metrics.create(
                 "node_router_unfit_settings",

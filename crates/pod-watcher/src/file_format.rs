@@ -185,7 +185,7 @@ where
     D: Deserializer<'de>,
 {
     Option::deserialize(deserializer)?
-        .ok_or_else(|| de::Error::custom("a list is missing here; write [] if it shall be empty"))
+        .ok_or_else(|| de::Error::custom("a list is missing here; write [] for an empty list"))
 }
 
 fn addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpAddr>, D::Error> {

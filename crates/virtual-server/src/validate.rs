@@ -48,7 +48,7 @@ impl VirtualServer {
             problems.push(Invalid::new(
                 Field::MinimumHealthy,
                 0,
-                "would announce an address that nobody serves",
+                "would announce an address that no real server serves",
                 "write 1 or more",
             ));
         }

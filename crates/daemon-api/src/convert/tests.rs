@@ -532,7 +532,7 @@ fn a_refusal_names_the_field() {
     );
     check(
         |m| m.minimum_healthy = 0,
-        "field `minimumHealthy`: 0 would announce an address that nobody serves; write 1 or more",
+        "field `minimumHealthy`: 0 would announce an address that no real server serves; write 1 or more",
     );
 }
 

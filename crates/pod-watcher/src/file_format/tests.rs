@@ -198,11 +198,11 @@ fn an_explicit_empty_list_is_valid_and_a_missing_one_is_not() {
     );
     check(
         &format!("{HEAD}virtualServers:\n"),
-        "3:15: a list is missing here; write [] if it shall be empty",
+        "3:15: a list is missing here; write [] for an empty list",
     );
     check(
         &format!("{HEAD}virtualServers: null\n"),
-        "3:17: a list is missing here; write [] if it shall be empty",
+        "3:17: a list is missing here; write [] for an empty list",
     );
     for field in ["addresses", "ports", "realServers", "serviceRanges"] {
         let document = entry("serviceRanges: [10.9.0.0/16]\n")
@@ -326,7 +326,7 @@ fn what_contradicts_itself_is_refused_at_its_place() {
     );
     check(
         &entry("  minimumHealthy: 0\n"),
-        "10:19: tcp/10.1.1.10:80: minimumHealthy: 0 would announce an address that nobody serves; \
+        "10:19: tcp/10.1.1.10:80: minimumHealthy: 0 would announce an address that no real server serves; \
          write 1 or more",
     );
     check(
@@ -349,7 +349,7 @@ fn everything_that_contradicts_itself_is_reported_at_once() {
              10.1.1.10}]\n",
         ),
         "11:16: tcp/10.1.1.10:80: healthCheck.rise: 0 is out of range; write 1 to 100\n\
-         10:19: tcp/10.1.1.10:80: minimumHealthy: 0 would announce an address that nobody serves; \
+         10:19: tcp/10.1.1.10:80: minimumHealthy: 0 would announce an address that no real server serves; \
          write 1 or more\n\
          12:17: tcp/10.1.1.10:80: drainTimeout: 90000s is out of range; write 0s (connections end \
          at once) to 24h\n\

@@ -156,7 +156,7 @@ fn a_service_that_nobody_serves_is_an_error() {
             ),
         ],
         expect![[r#"
-            error none.yaml:7 (document 1): Service shop/web: has annotations portlb.io/, but no class, so that nobody serves it; write spec.type: LoadBalancer and spec.loadBalancerClass: portlb.io/portlb, or for a Service of another type the annotation portlb.io/load-balancer-class: portlb.io/portlb
+            error none.yaml:7 (document 1): Service shop/web: has annotations portlb.io/, but no class, so that no load balancer serves it; write spec.type: LoadBalancer and spec.loadBalancerClass: portlb.io/portlb, or for a Service of another type the annotation portlb.io/load-balancer-class: portlb.io/portlb
             remark other.yaml:11 (document 1): Service shop/web: spec.loadBalancerClass: "example.com/other" is not the class of this load balancer; write portlb.io/portlb, or remove the annotations portlb.io/
             note: Service default/db: not checked, since it is not of this load balancer's class
             0 Services

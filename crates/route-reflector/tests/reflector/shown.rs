@@ -156,7 +156,7 @@ async fn requests_that_mean_nothing_are_refused_with_the_field() {
     assert_eq!(error.code(), Code::InvalidArgument);
     assert!(error.message().starts_with("peer:"), "{error}");
     let error = reflector
-        .list_paths(Table::AdjRibOut, "nobody")
+        .list_paths(Table::AdjRibOut, "unknown")
         .await
         .unwrap_err();
     assert_eq!(error.code(), Code::NotFound);

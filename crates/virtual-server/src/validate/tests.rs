@@ -391,7 +391,7 @@ fn names_and_minima_are_bounded() {
     check(
         id,
         |vs| vs.minimum_healthy = 0,
-        "minimumHealthy: 0 would announce an address that nobody serves; write 1 or more",
+        "minimumHealthy: 0 would announce an address that no real server serves; write 1 or more",
     );
     check(
         id,

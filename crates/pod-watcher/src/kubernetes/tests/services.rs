@@ -154,7 +154,7 @@ fn everything_that_is_wrong_is_told() {
         ),
         expect![[r#"
             virtualServers: []
-            # shop/web: Warning BadAnnotation: annotation portlb.io/minimum-healthy: 0 would announce an address that nobody serves; write 1 or more
+            # shop/web: Warning BadAnnotation: annotation portlb.io/minimum-healthy: 0 would announce an address that no real server serves; write 1 or more
             # shop/web: Warning BadAnnotation: annotation portlb.io/persistence-timeout: 500ms is not a time that the kernel can keep; write whole seconds from 1s to 31d
         "#]],
     );
