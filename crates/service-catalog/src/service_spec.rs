@@ -1,5 +1,7 @@
 //! The specification of a Service, from its fields and annotations.
 
+mod remarks;
+
 use std::{
     collections::BTreeSet,
     fmt,
@@ -13,6 +15,7 @@ use virtual_server::{
     Invalid, Ports, Protocol, VirtualServer, VirtualServerId,
 };
 
+use self::remarks::remarks;
 use super::{
     annotations::{self, Refusal, ServiceAnnotations},
     finding::{Finding, Reason, Subject},
@@ -651,50 +654,6 @@ impl AddressPlace {
         };
         Finding::about(reason, subject, text)
     }
-}
-
-fn remarks(service: &Service, keeps_client_address: bool) -> Vec<Finding> {
-    let mut remarks = Vec::new();
-    if let Some(distribution) = &service.traffic_distribution {
-        remarks.push(Finding::about(
-            Reason::TrafficDistributionIgnored,
-            Subject::field("spec.trafficDistribution"),
-            format!(
-                "{distribution} has no meaning here: every load \
-                 balancer reaches the pods of all zones and nodes"
-            ),
-        ));
-    }
-    let mut remark = |applies: bool, reason: Reason, path: &str, text: &str| {
-        if applies {
-            remarks.push(Finding::about(reason, Subject::field(path), text));
-        }
-    };
-    remark(
-        !service.external_ips.is_empty() && !service.has_other_proxy,
-        Reason::ExternalIpsIntercepted,
-        "spec.externalIPs",
-        "kube-proxy takes the traffic of these addresses for itself on every \
-         node, so that it passes the load balancer by; use the annotation portlb.io/address \
-         instead, or give the Service the label service.kubernetes.io/service-proxy-name",
-    );
-    let is_local = service.is_traffic_policy_local;
-    remark(
-        is_local && keeps_client_address,
-        Reason::TrafficPolicyIgnored,
-        "spec.externalTrafficPolicy",
-        "Local has no meaning here: pods see the client's address \
-         anyway, and every load balancer reaches the pods of all nodes",
-    );
-    remark(
-        is_local && !keeps_client_address,
-        Reason::ClientAddressHidden,
-        "spec.externalTrafficPolicy",
-        "Local does not preserve the client's address here: with \
-         Masquerade pods see the load balancer's address, so that a filter in the pods by client \
-         address admits every client; use the annotation portlb.io/forwarding-method: Tunnel",
-    );
-    remarks
 }
 
 fn bad_specification(path: impl Into<Box<str>>, text: impl fmt::Display) -> Finding {

@@ -57,8 +57,9 @@ pub(super) fn judge(service: &Service, settings: &Settings) -> Option<NotOurs> {
     );
     let (severity, text) = match (speaks_to_us, is_load_balancer) {
         (true, _) => {
-            let text =
-                format!("has annotations {PREFIX}, but no class, so that no load balancer serves it; {cure}");
+            let text = format!(
+                "has annotations {PREFIX}, but no class, so that no load balancer serves it; {cure}"
+            );
             (Severity::Error, text)
         }
         (false, true) => {
