@@ -1,4 +1,4 @@
-//! Guards the layers of `docs/ARCHITECTURE.md`: a wrong edge in a Cargo.toml fails here.
+//! Guards the layers of `docs/explanation/architecture.md`: a wrong edge in a Cargo.toml fails here.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 

@@ -1,4 +1,4 @@
-//! Counts words and comments that the language of this project avoids (docs/contributing.md).
+//! Counts words and comments that the language of this project avoids (docs/how-to/contributing.md).
 //!
 //! `language.txt` has a count for each folder. A count may only fall: a folder with more fails, and so
 //! does one with fewer until the file has the lower count. `UPDATE_EXPECT=1` writes lower counts.
@@ -158,7 +158,7 @@ fn words_and_comments_that_the_project_avoids_only_become_fewer() {
     }
     assert!(
         more.is_empty(),
-        "rewrite these by docs/contributing.md:\n{}",
+        "rewrite these by docs/how-to/contributing.md:\n{}",
         more.join("\n")
     );
     if env::var_os("UPDATE_EXPECT").is_some() {

@@ -44,7 +44,7 @@ are served at the address that they name, at the latest when they have an endpoi
     selector: {app: web}
     ports: [{port: 80}]
 
-docs/annotations.md lists what else a Service can say. `kubectl describe service web` shows, as
+docs/reference/annotations.md lists what else a Service can say. `kubectl describe service web` shows, as
 Events, what is wrong with it and who announces it; `kubectl get -o yaml` has the conditions.
 
 Without a cluster this file is all that a web server on two machines needs (--file):
@@ -60,7 +60,7 @@ Without a cluster this file is all that a web server on two machines needs (--fi
     - address: 10.0.2.3
     - address: 10.0.2.4
 
-Every field is explained in docs/file-format.md; docs/examples has a file for each feature.
+Every field is explained in docs/reference/file-format.md; docs/examples has a file for each feature.
 
 What would be served, as such a file, from a cluster or from manifests; nothing is written:
   pod-watcher render --kubeconfig ~/.kube/config --namespaces web --allowed-prefixes 10.1.1.0/24

@@ -92,7 +92,7 @@ impl Config {
             (Some(SourceKind::File), None) => {
                 return Err(ConfigError(
                     "--source file needs --file PATH, the file that lists the virtual servers; \
-                     see docs/file-format.md"
+                     see docs/reference/file-format.md"
                         .to_owned(),
                 ));
             }
@@ -123,7 +123,7 @@ impl Config {
 fn read(path: &std::path::Path) -> Result<PathBuf, ConfigError> {
     file_source::load(path).map_err(|error| {
         let cure = match &error {
-            FileError::Read { .. } => "; --file must name a readable file, see docs/file-format.md",
+            FileError::Read { .. } => "; --file must name a readable file, see docs/reference/file-format.md",
             FileError::Content { .. } => "",
         };
         ConfigError(format!("{}{cure}", SourceError::new(&error)))

@@ -1,5 +1,5 @@
 //! The YAML document that lists virtual servers, and what it means. Reference:
-//! `docs/file-format.md`.
+//! `docs/reference/file-format.md`.
 //!
 //! An entry with several addresses and ports stands for a virtual server for each pair of them.
 //! Where its addresses are of both families, each real server serves those of its own.

@@ -93,7 +93,7 @@ fn a_missing_file_ends_with_exit_code_2_before_a_socket_is_opened() {
     assert_eq!(
         message,
         "pod-watcher: cannot read /nonexistent/file.yaml: No such file or directory (os error \
-         2); --file must name a readable file, see docs/file-format.md\n"
+         2); --file must name a readable file, see docs/reference/file-format.md\n"
     );
 }
 
@@ -254,7 +254,7 @@ fn the_example_in_the_help_is_usable() {
 
 #[test]
 fn every_field_is_in_the_reference() {
-    let reference = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/file-format.md");
+    let reference = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference/file-format.md");
     let reference = fs::read_to_string(reference).unwrap();
     let head = "apiVersion: portlb.io/v1\nkind: VirtualServers\nvirtualServers:\n";
     let entry = "- name: web\n  addresses: [10.1.1.10]\n  ports: [80]\n";

@@ -35,7 +35,7 @@ pub const DEFAULTS: Defaults = Defaults {
         grpcurl -plaintext -d '{\"prefix\": \"10.1.1.0/24\"}' 127.0.0.1:50054 \\\n    \
         portlb.reflector.v1.RouteReflectorService/ListPaths\n\n\
         Port 179 needs the capability NET_BIND_SERVICE (or another --listen); nothing else needs \
-        a privilege.\nFields of the file: docs/route-reflector.md; an example: \
+        a privilege.\nFields of the file: docs/reference/route-reflector.md; an example: \
         docs/examples/route-reflector.yaml"
 )]
 pub struct Args {

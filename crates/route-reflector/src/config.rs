@@ -1,6 +1,6 @@
 //! What a configuration file means. Pure but for the files of keys that it names; each refusal has
 //! its place. Reference:
-//! `docs/route-reflector.md`.
+//! `docs/reference/route-reflector.md`.
 
 mod document;
 mod import;
@@ -85,7 +85,7 @@ impl Settings {
         let config = load(&args.config, &overrides).map_err(|error| {
             let cure = match &error {
                 FileError::Read { .. } => {
-                    "; --config must name a readable file, see docs/route-reflector.md"
+                    "; --config must name a readable file, see docs/reference/route-reflector.md"
                 }
                 FileError::Content { .. } => "",
             };

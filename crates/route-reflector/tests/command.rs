@@ -45,7 +45,7 @@ fn an_unusable_flag_or_file_ends_with_code_2_before_any_socket_is_opened() {
         "cannot read",
         flags[1],
         "--config must name",
-        "docs/route-reflector.md",
+        "docs/reference/route-reflector.md",
     ];
     check(&flags, 2, &missing);
 

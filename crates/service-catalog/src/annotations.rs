@@ -1,5 +1,5 @@
 //! Tables of all annotations, one for each kind of object. Parsing, refusals and
-//! `docs/annotations.md` use these tables.
+//! `docs/reference/annotations.md` use these tables.
 
 use std::{fmt, net::IpAddr, num::NonZeroU16, str::FromStr, time::Duration};
 
@@ -459,7 +459,7 @@ fn unknown<W>(name: &str, table: &[Annotation<W>]) -> Refusal {
         let known: Vec<&str> = table.iter().map(|annotation| annotation.name).collect();
         match config_text::nearest(name, &known) {
             Some(nearest) => format!("did you mean {PREFIX}{nearest}?"),
-            None => "docs/annotations.md lists the known ones; remove it".to_owned(),
+            None => "docs/reference/annotations.md lists the known ones; remove it".to_owned(),
         }
     };
     Refusal {
@@ -508,7 +508,7 @@ fn word(text: &str) -> Result<Box<str>, BadValue> {
     Ok(text.into())
 }
 
-/// Returns the text of `docs/annotations.md`.
+/// Returns the text of `docs/reference/annotations.md`.
 #[must_use]
 pub fn reference() -> String {
     let mut document = INTRODUCTION.to_owned();

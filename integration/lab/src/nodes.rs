@@ -122,7 +122,7 @@ pub fn accept_direct(web_pod: &mut Setup, service_ranges: &[IpNet]) {
         .sysctl("ipv4/conf/all/arp_announce", 2);
 }
 
-/// Makes the ranges local, and sends the pod's own packets to them out, as docs/real-servers.md says.
+/// Makes the ranges local, and sends the pod's own packets to them out, as docs/how-to/real-servers.md says.
 fn accept(web_pod: &mut Setup, service_ranges: &[IpNet]) {
     for range in service_ranges {
         web_pod.route(format!("local {range} dev lo"));

@@ -1,6 +1,6 @@
 //! The end: nothing of ours is left anywhere, but on each node the nftables table that
 //! exempts the service ranges from connection tracking, and the routing rules and the table 112 of
-//! the uplink guard (docs/operations.md says how to remove them): node-router keeps them so that its
+//! the uplink guard (docs/how-to/operations.md says how to remove them): node-router keeps them so that its
 //! own restart costs nothing.
 
 use anyhow::{Result, ensure};

@@ -62,7 +62,7 @@ fn metrics(code: &str) -> BTreeSet<String> {
 
 #[test]
 fn every_metric_is_in_the_operators_guide() {
-    let guide = document("docs/operations.md");
+    let guide = document("docs/how-to/operations.md");
     let mut count = 0;
     for daemon in CRATES_WITH_METRICS {
         for code in code_of(daemon) {
@@ -81,7 +81,7 @@ fn every_metric_is_in_the_operators_guide() {
                     || guide.contains(&format!("`portlb_{name}_total`"));
                 assert!(
                     is_there,
-                    "docs/operations.md does not explain portlb_{name} of {daemon}"
+                    "docs/how-to/operations.md does not explain portlb_{name} of {daemon}"
                 );
                 count += 1;
             }
@@ -92,7 +92,7 @@ fn every_metric_is_in_the_operators_guide() {
 
 #[test]
 fn every_step_of_readiness_is_in_the_operators_guide() {
-    let guide = document("docs/operations.md");
+    let guide = document("docs/how-to/operations.md");
     let mut count = 0;
     for daemon in CRATES_WITH_METRICS {
         for code in code_of(daemon) {
@@ -103,7 +103,7 @@ fn every_step_of_readiness_is_in_the_operators_guide() {
                 let step = after.split('"').next().unwrap();
                 assert!(
                     guide.contains(&format!("`{step}`")),
-                    "docs/operations.md does not explain the step {step:?} of {daemon}"
+                    "docs/how-to/operations.md does not explain the step {step:?} of {daemon}"
                 );
                 count += 1;
             }
@@ -114,7 +114,7 @@ fn every_step_of_readiness_is_in_the_operators_guide() {
 
 #[test]
 fn every_event_is_in_the_operators_guide() {
-    let guide = document("docs/operations.md");
+    let guide = document("docs/how-to/operations.md");
     let code = document("crates/service-catalog/src/finding.rs");
     let reasons = code.split("=> \"").skip(1);
     let reasons: BTreeSet<&str> = reasons
@@ -124,7 +124,7 @@ fn every_event_is_in_the_operators_guide() {
     for reason in reasons.difference(&BTreeSet::from(["Normal", "Warning"])) {
         assert!(
             guide.contains(&format!("`{reason}`")),
-            "docs/operations.md lacks {reason}"
+            "docs/how-to/operations.md lacks {reason}"
         );
     }
 }
@@ -134,9 +134,9 @@ fn what_the_documents_tell_to_apply_exists() {
     let mut count = 0;
     for name in [
         "README.md",
-        "docs/install.md",
-        "docs/operations.md",
-        "docs/upstream-router.md",
+        "docs/how-to/install.md",
+        "docs/how-to/operations.md",
+        "docs/how-to/upstream-router.md",
     ] {
         let text = document(name);
         let words = text.split([' ', '\n', '`', '(', ')', ',', ';', '"', '\'']);
@@ -214,7 +214,7 @@ ip route show proto bird
 #[test]
 fn bird_with_the_example_installs_a_route_by_way_of_each_node_and_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
-    let text = document("docs/upstream-router.md");
+    let text = document("docs/how-to/upstream-router.md");
     fs::copy(example(&text, "BIRD"), folder.path().join("router.conf")).unwrap();
     fs::write(folder.path().join("reflector.conf"), REFLECTOR).unwrap();
     // It needs root, as the lab does.
@@ -259,12 +259,12 @@ fn check_frr(code: &str) {
 
 #[test]
 fn frr_takes_the_example() {
-    check_frr(block(&document("docs/upstream-router.md"), "FRR", 0));
+    check_frr(block(&document("docs/how-to/upstream-router.md"), "FRR", 0));
 }
 
 #[test]
 fn both_routers_take_what_ipv6_adds_to_the_examples() {
-    let text = document("docs/upstream-router.md");
+    let text = document("docs/how-to/upstream-router.md");
     let bird = block(&text, "BIRD", 0).replace("direct { ipv4; }", "direct { ipv4; ipv6; }");
     let (kernel, channel) = block(&text, "IPv6", 0)
         .split_once("# in `protocol bgp reflectors`, next to `ipv4`:")

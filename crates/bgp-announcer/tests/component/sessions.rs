@@ -13,10 +13,10 @@ use crate::{SERVICE, world::World};
 /// Nothing listens there.
 const ABSENT: &str = "--peer=127.78.255.1:1,name=absent";
 
-/// Evaluates the expression of the outage alert, as `docs/operations.md` has it, over the metrics of
+/// Evaluates the expression of the outage alert, as `docs/how-to/operations.md` has it, over the metrics of
 /// one load balancer.
 fn is_outage(metrics: &str) -> bool {
-    let documented = include_str!("../../../../docs/operations.md");
+    let documented = include_str!("../../../../docs/how-to/operations.md");
     let (_, expression) = documented
         .split_once("`sum by (namespace) (portlb_announcements{state=~\"")
         .expect("the alert is documented");

@@ -23,7 +23,7 @@ fn add_routes_of_another_program(count: u32) {
     ip(&format!("-batch {}", file.path().display()));
 }
 
-/// How many routes another program has; more for the figures of `docs/benchmarks.md`.
+/// How many routes another program has; more for the figures of `docs/reference/benchmarks.md`.
 fn routes_of_another_program() -> u32 {
     let number = std::env::var("PORTLB_TEST_FOREIGN_ROUTES");
     number.map_or(2_000, |number| number.parse().unwrap())

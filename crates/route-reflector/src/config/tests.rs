@@ -550,7 +550,7 @@ fn what_yaml_itself_refuses_is_said_with_the_field_and_the_cure() {
 
 #[test]
 fn every_field_is_in_the_reference() {
-    let reference = include_str!("../../../../docs/route-reflector.md");
+    let reference = include_str!("../../../../docs/reference/route-reflector.md");
     let group = "peerGroups:\n- name: lb\n  role: client\n";
     let mut fields = 0;
     for document in [
@@ -572,7 +572,7 @@ fn every_field_is_in_the_reference() {
 
 #[test]
 fn the_example_of_the_reference_is_usable() {
-    let reference = include_str!("../../../../docs/route-reflector.md");
+    let reference = include_str!("../../../../docs/reference/route-reflector.md");
     let (_, example) = reference.split_once("```yaml\n").unwrap();
     let (example, _) = example.split_once("```").unwrap();
     assert_eq!(parse(example).unwrap().peers.groups.len(), 2);

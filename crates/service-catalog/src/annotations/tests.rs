@@ -20,7 +20,7 @@ fn check(name: &str, value: &str, expected: &str) {
 
 #[test]
 fn the_reference_is_made_from_the_table() {
-    expect_file!["../../../../docs/annotations.md"].assert_eq(&reference());
+    expect_file!["../../../../docs/reference/annotations.md"].assert_eq(&reference());
 }
 
 #[test]
@@ -41,7 +41,7 @@ fn a_name_that_is_not_known_is_refused_with_the_nearest_one() {
     check(
         "colour",
         "red",
-        "annotation portlb.io/colour: is not known here; docs/annotations.md lists the known \
+        "annotation portlb.io/colour: is not known here; docs/reference/annotations.md lists the known \
          ones; remove it",
     );
     check(

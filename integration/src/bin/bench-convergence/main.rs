@@ -1,5 +1,5 @@
 //! Ours beside the paper's parts (keepalived, exabgp, a GoBGP reflector) on one topology, in one
-//! run, round by round in turn. Prints a Markdown table for `docs/benchmarks.md`.
+//! run, round by round in turn. Prints a Markdown table for `docs/reference/benchmarks.md`.
 //!
 //! `bench-convergence [ROUNDS [PART]]`: 10 rounds and all parts unless told.
 

@@ -1,5 +1,5 @@
 //! pod-watcher and, where the kernel has IPVS, ipvs-programmer beside kube-proxy in IPVS mode, on one
-//! API server with etcd, in one run and on one kernel. Prints a Markdown table for `docs/benchmarks.md`.
+//! API server with etcd, in one run and on one kernel. Prints a Markdown table for `docs/reference/benchmarks.md`.
 //!
 //! `bench-kubernetes [SCALE [CHANGES]]`: 5000 Services with one slice of 10 endpoints (5000x1x10)
 //! unless told, for instance 1x100x100, one with 100 slices of 100; 200 changes unless told.
