@@ -1,4 +1,4 @@
-//! The order of the deadlines of all daemons. `docs/how-to/operations.md` has the table that this test reads.
+//! The order of the deadlines of all daemons. `docs/reference/deadlines.md` has the table that this test reads.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fs, time::Duration};
 use clap::CommandFactory;
 use daemon_runtime::parse_duration;
 
-const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/how-to/operations.md");
+const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/deadlines.md");
 const MANIFESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests/base/");
 
 /// The default of a flag.

@@ -62,7 +62,7 @@ fn metrics(code: &str) -> BTreeSet<String> {
 
 #[test]
 fn every_metric_is_in_the_operators_guide() {
-    let guide = document("docs/how-to/operations.md");
+    let guide = document("docs/reference/metrics.md");
     let mut count = 0;
     for daemon in CRATES_WITH_METRICS {
         for code in code_of(daemon) {
@@ -81,7 +81,7 @@ fn every_metric_is_in_the_operators_guide() {
                     || guide.contains(&format!("`portlb_{name}_total`"));
                 assert!(
                     is_there,
-                    "docs/how-to/operations.md does not explain portlb_{name} of {daemon}"
+                    "docs/reference/metrics.md does not explain portlb_{name} of {daemon}"
                 );
                 count += 1;
             }
@@ -114,7 +114,7 @@ fn every_step_of_readiness_is_in_the_operators_guide() {
 
 #[test]
 fn every_event_is_in_the_operators_guide() {
-    let guide = document("docs/how-to/operations.md");
+    let guide = document("docs/reference/events.md");
     let code = document("crates/service-catalog/src/finding.rs");
     let reasons = code.split("=> \"").skip(1);
     let reasons: BTreeSet<&str> = reasons
@@ -124,7 +124,7 @@ fn every_event_is_in_the_operators_guide() {
     for reason in reasons.difference(&BTreeSet::from(["Normal", "Warning"])) {
         assert!(
             guide.contains(&format!("`{reason}`")),
-            "docs/how-to/operations.md lacks {reason}"
+            "docs/reference/events.md lacks {reason}"
         );
     }
 }
@@ -135,8 +135,12 @@ fn what_the_documents_tell_to_apply_exists() {
     for name in [
         "README.md",
         "docs/how-to/install.md",
+        "docs/how-to/hold-tokens.md",
         "docs/how-to/operations.md",
+        "docs/how-to/tcp-md5.md",
+        "docs/how-to/upgrade.md",
         "docs/how-to/upstream-router.md",
+        "docs/explanation/security.md",
     ] {
         let text = document(name);
         let words = text.split([' ', '\n', '`', '(', ')', ',', ';', '"', '\'']);
