@@ -7,7 +7,10 @@ use std::{collections::BTreeMap, fs, time::Duration};
 use clap::CommandFactory;
 use daemon_runtime::parse_duration;
 
-const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/deadlines.md");
+const DOCUMENT: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../docs/reference/deadlines.md"
+);
 const MANIFESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests/base/");
 
 /// The default of a flag.

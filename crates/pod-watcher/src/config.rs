@@ -123,7 +123,9 @@ impl Config {
 fn read(path: &std::path::Path) -> Result<PathBuf, ConfigError> {
     file_source::load(path).map_err(|error| {
         let cure = match &error {
-            FileError::Read { .. } => "; --file must name a readable file, see docs/reference/file-format.md",
+            FileError::Read { .. } => {
+                "; --file must name a readable file, see docs/reference/file-format.md"
+            }
             FileError::Content { .. } => "",
         };
         ConfigError(format!("{}{cure}", SourceError::new(&error)))

@@ -254,7 +254,8 @@ fn the_example_in_the_help_is_usable() {
 
 #[test]
 fn every_field_is_in_the_reference() {
-    let reference = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference/file-format.md");
+    let reference =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference/file-format.md");
     let reference = fs::read_to_string(reference).unwrap();
     let head = "apiVersion: portlb.io/v1\nkind: VirtualServers\nvirtualServers:\n";
     let entry = "- name: web\n  addresses: [10.1.1.10]\n  ports: [80]\n";

@@ -171,7 +171,8 @@ fn objects_in(folder: &str) -> Vec<String> {
 #[test]
 fn what_is_deleted_by_label_leaves_the_namespaces() {
     const SELECTOR: &str = "-l app.kubernetes.io/part-of=portlb";
-    let guide = std::fs::read_to_string(lab::repository().join("docs/how-to/operations.md")).unwrap();
+    let guide =
+        std::fs::read_to_string(lab::repository().join("docs/how-to/operations.md")).unwrap();
     assert!(guide.contains(SELECTOR));
     let api = start("delete");
     apply(&api, "overlays/flat-l2");
