@@ -1,4 +1,6 @@
-//! Guards the layers of `docs/explanation/architecture.md`: a wrong edge in a Cargo.toml fails here.
+//! Tests of the layers of `docs/ARCHITECTURE.md`.
+//!
+//! A dependency in a `Cargo.toml` that the layers do not allow fails a test here.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -6,7 +8,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use cargo_metadata::{CargoOpt, DependencyKind, Metadata, MetadataCommand};
 
-/// Which of our crates each crate may import.
+/// The crates of the workspace that each crate may import.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("config-text", &[]),
     ("virtual-server", &["config-text"]),
@@ -116,7 +118,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("test-runner", &[]),
 ];
 
-/// Crates that decide and never act, with all that they may build on.
+/// Crates that only compute: they do no I/O and read no clock.
 const PURE: &[&str] = &[
     "config-text",
     "virtual-server",
@@ -126,6 +128,7 @@ const PURE: &[&str] = &[
     "bgp-rib",
     "netlink-packet-ipvs",
 ];
+/// The only crates that a crate of `PURE` may depend on.
 const PURE_MAY_USE: &[&str] = &[
     "bgp-packet",
     "bytes",
@@ -141,7 +144,7 @@ const PURE_MAY_USE: &[&str] = &[
     "zettabgp",
 ];
 
-/// Words that only acting code has a use for.
+/// Words in source code that show I/O, a clock, a log or randomness.
 const IMPURE_WORDS: &[&str] = &[
     "Instant::now",
     "SystemTime",
@@ -157,11 +160,11 @@ const IMPURE_WORDS: &[&str] = &[
     "rand::",
 ];
 
-/// Words of kernel parts, each of which is one backend of data-plane.
+/// Names of kernel parts. Only implementations of `Forwarder` may contain them, not `data-plane`.
 const KERNEL_PARTS: &[&str] = &["ipvs", "netlink", "nftables", "sysctl", "bpf"];
 
-/// Third-party crates that only some of ours may name.
-const RESERVED: &[(&str, &[&str])] = &[
+/// Crates with restricted users: the crate, and the crates of the workspace that may import it.
+const RESTRICTED: &[(&str, &[&str])] = &[
     ("zettabgp", &["bgp-packet"]),
     (
         "kube",
@@ -172,7 +175,8 @@ const RESERVED: &[(&str, &[&str])] = &[
 ];
 
 fn metadata() -> Metadata {
-    // Crates of other platforms were never downloaded.
+    // Without the filter cargo also asks for crates of other platforms, and those crates are not
+    // downloaded.
     let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     MetadataCommand::new()
         .manifest_path(Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml"))
@@ -186,7 +190,8 @@ fn metadata() -> Metadata {
         .unwrap()
 }
 
-/// Each crate of the workspace with what it needs outside of tests.
+/// Returns the direct dependencies of each crate of the workspace, without dev and build
+/// dependencies.
 fn dependencies() -> BTreeMap<String, Vec<String>> {
     metadata()
         .workspace_packages()
@@ -229,7 +234,7 @@ fn sources(krate: &str) -> Vec<(String, String)> {
     found
 }
 
-/// The part of a file before its tests, without comments.
+/// Returns the part of a source file before `#[cfg(test)]`, without comment lines.
 fn production_code(text: &str) -> String {
     text.split("#[cfg(test)]")
         .next()
@@ -255,7 +260,7 @@ fn every_crate_imports_only_what_its_layer_allows() {
         let (_, allowed) = MAY_IMPORT
             .iter()
             .find(|(name, _)| name == krate)
-            .unwrap_or_else(|| panic!("{krate} has no place in the layers: add it to MAY_IMPORT"));
+            .unwrap_or_else(|| panic!("{krate} is not in a layer: add it to MAY_IMPORT"));
         for need in needs.iter().filter(|need| ours.contains(need)) {
             assert!(
                 allowed.contains(&need.as_str()),
@@ -266,18 +271,18 @@ fn every_crate_imports_only_what_its_layer_allows() {
 }
 
 #[test]
-fn every_crate_of_the_map_exists() {
+fn every_crate_of_the_layers_exists_in_the_workspace() {
     let dependencies = dependencies();
     for (krate, _) in MAY_IMPORT {
         assert!(
             dependencies.contains_key(*krate),
-            "{krate} is in the map but not in the workspace"
+            "{krate} is in MAY_IMPORT but not in the workspace"
         );
     }
 }
 
 #[test]
-fn pure_crates_build_on_nothing_that_does_io() {
+fn pure_crates_depend_on_no_crate_that_does_io() {
     let dependencies = dependencies();
     for krate in PURE {
         for need in &dependencies[*krate] {
@@ -290,7 +295,7 @@ fn pure_crates_build_on_nothing_that_does_io() {
 }
 
 #[test]
-fn pure_crates_read_no_clock_no_file_and_no_socket() {
+fn pure_crates_use_no_clock_no_file_and_no_socket() {
     for krate in PURE {
         for (path, text) in sources(krate) {
             if is_test_file(&path) {
@@ -308,13 +313,13 @@ fn pure_crates_read_no_clock_no_file_and_no_socket() {
 }
 
 #[test]
-fn reserved_crates_are_named_only_where_they_belong() {
+fn restricted_crates_are_imported_only_by_their_allowed_users() {
     for (krate, needs) in dependencies() {
-        for (reserved, allowed) in RESERVED {
-            if needs.iter().any(|need| need == reserved) {
+        for (restricted, allowed) in RESTRICTED {
+            if needs.iter().any(|need| need == restricted) {
                 assert!(
                     allowed.contains(&krate.as_str()),
-                    "{krate} must not use {reserved}; only {allowed:?} may"
+                    "{krate} must not import {restricted}; only {allowed:?} may import it"
                 );
             }
         }
@@ -322,14 +327,14 @@ fn reserved_crates_are_named_only_where_they_belong() {
 }
 
 #[test]
-fn netlink_packet_ipvs_is_named_in_one_file_of_the_programmer_and_its_kernel() {
+fn ipvs_programmer_uses_netlink_packet_ipvs_only_in_translate_and_kernel() {
     for (path, text) in sources("ipvs-programmer") {
         if is_test_file(&path) || path.contains("kernel") || path.contains("translate") {
             continue;
         }
         assert!(
             !production_code(&text).contains("netlink_packet_ipvs"),
-            "{path} must leave the kernel's words to translate.rs and kernel.rs"
+            "{path} must not use netlink_packet_ipvs; only translate.rs and kernel.rs may use it"
         );
     }
 }
@@ -341,22 +346,23 @@ fn data_plane_names_no_kernel_part() {
         for word in KERNEL_PARTS {
             assert!(
                 !code.contains(word),
-                "{path} must leave {word} to an implementation of Forwarder"
+                "{path} must not contain {word}; only an implementation of Forwarder may"
             );
         }
     }
 }
 
-/// Whether the line names the crate: `kube::`, but not `crate::kube::`.
+/// Reports whether the code has a path that begins with the crate: `kube::`, but not
+/// `crate::kube::`.
 fn names_crate(code: &str, name: &str) -> bool {
     let path = format!("{name}::");
-    let mut places = code.match_indices(&path);
-    places
+    let mut matches = code.match_indices(&path);
+    matches
         .any(|(at, _)| !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':'))
 }
 
 #[test]
-fn the_client_of_kubernetes_is_named_only_in_folders_of_that_name() {
+fn only_folders_named_kubernetes_use_the_kubernetes_client_crates() {
     for krate in ["service-status", "pod-watcher"] {
         for (path, text) in sources(krate) {
             if is_test_file(&path) || path.contains("/src/kubernetes") {
@@ -365,14 +371,14 @@ fn the_client_of_kubernetes_is_named_only_in_folders_of_that_name() {
             for word in ["kube", "k8s_openapi"] {
                 assert!(
                     !names_crate(&production_code(&text), word),
-                    "{path} must leave {word} to src/kubernetes"
+                    "{path} must not use {word}; only src/kubernetes may use it"
                 );
             }
         }
     }
 }
 
-/// Modules of service-status that decide.
+/// Modules of service-status that only compute decisions.
 const DECISIONS_ABOUT_STATUS: &[&str] = &[
     "election.rs",
     "events.rs",
@@ -384,7 +390,7 @@ const DECISIONS_ABOUT_STATUS: &[&str] = &[
 ];
 
 #[test]
-fn decisions_about_status_get_time_and_jitter_as_parameters() {
+fn decision_modules_of_service_status_use_no_clock_and_no_randomness() {
     let sources = sources("service-status");
     for module in DECISIONS_ABOUT_STATUS {
         let (_, text) = sources
@@ -394,7 +400,7 @@ fn decisions_about_status_get_time_and_jitter_as_parameters() {
         let code = production_code(text);
         let clocks = ["Timestamp::now", "tokio::", "next_delay(", "DefaultHasher"];
         for word in IMPURE_WORDS.iter().chain(&clocks) {
-            assert!(!code.contains(word), "{module} must not name {word}");
+            assert!(!code.contains(word), "{module} must not use {word}");
         }
     }
 }

@@ -1,4 +1,7 @@
-//! The order of the deadlines of all daemons. `docs/reference/deadlines.md` has the table that this test reads.
+//! Tests that the deadlines of all daemons fit into each other.
+//!
+//! The tests read the table "Deadlines" of `docs/operations.md` and compare it with the code and
+//! with `manifests/`.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -13,31 +16,33 @@ const DOCUMENT: &str = concat!(
 );
 const MANIFESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests/base/");
 
-/// The default of a flag.
+/// Returns the default value of a flag of the command line `A`.
 fn default_of<A: CommandFactory>(flag: &str) -> Duration {
     let command = A::command();
     let mut flags = command.get_arguments();
-    let flag = flags.find(|known| known.get_long() == Some(flag)).unwrap();
+    let flag = flags
+        .find(|argument| argument.get_long() == Some(flag))
+        .unwrap();
     let default = flag.get_default_values()[0].to_str().unwrap().to_owned();
     parse_duration(&default).unwrap()
 }
 
-/// The time that Kubernetes gives a pod to end.
-fn grace(manifest: &str) -> Duration {
+/// Returns `terminationGracePeriodSeconds` of the pods of a manifest.
+fn termination_grace_period(manifest: &str) -> Duration {
     let text = fs::read_to_string(format!("{MANIFESTS}{manifest}")).unwrap();
     let (_, rest) = text.split_once("terminationGracePeriodSeconds: ").unwrap();
     let seconds = rest.lines().next().unwrap().trim().parse().unwrap();
     Duration::from_secs(seconds)
 }
 
-/// The value of a flag in a manifest.
-fn given(manifest: &str, flag: &str) -> Duration {
+/// Returns the value that a manifest sets for a flag.
+fn flag_in_manifest(manifest: &str, flag: &str) -> Duration {
     let text = fs::read_to_string(format!("{MANIFESTS}{manifest}")).unwrap();
     let (_, rest) = text.split_once(&format!("- --{flag}=")).unwrap();
     parse_duration(rest.lines().next().unwrap().trim()).unwrap()
 }
 
-/// Every deadline by its name in the document.
+/// Returns each deadline of the code and the manifests under its name in the document.
 fn deadlines() -> BTreeMap<&'static str, Duration> {
     let announcer = default_of::<bgp_announcer::args::Args>;
     let router = default_of::<node_router::Args>;
@@ -56,20 +61,22 @@ fn deadlines() -> BTreeMap<&'static str, Duration> {
         ("`--adopt-timeout`", router("adopt-timeout")),
         (
             "grace period of a load balancer",
-            grace("load-balancer/deployment.yaml"),
+            termination_grace_period("load-balancer/deployment.yaml"),
         ),
         (
             "grace period of node-router",
-            grace("node-router/daemonset.yaml"),
+            termination_grace_period("node-router/daemonset.yaml"),
         ),
     ]
     .into()
 }
 
-/// A row of the document's table: name, value, and what the value goes into, with how many times.
-type Row = (String, Duration, Vec<(u32, String)>);
+/// A row of the document's table: the name of a deadline, its value, and the longer deadlines.
+///
+/// Each longer deadline has a factor: so many times the value must fit into the longer deadline.
+type DocumentedDeadline = (String, Duration, Vec<(u32, String)>);
 
-fn documented() -> Vec<Row> {
+fn documented() -> Vec<DocumentedDeadline> {
     let text = fs::read_to_string(DOCUMENT).unwrap();
     let (_, section) = text.split_once("## Deadlines").unwrap();
     let section = section.split("\n## ").next().unwrap();
@@ -89,7 +96,7 @@ fn documented() -> Vec<Row> {
 }
 
 #[test]
-fn each_deadline_is_documented_with_its_value_and_ends_before_those_that_wait_for_it() {
+fn each_deadline_is_documented_with_its_value_and_fits_into_the_longer_deadlines() {
     let deadlines = deadlines();
     let documented = documented();
     let names: Vec<&str> = documented.iter().map(|(name, ..)| name.as_str()).collect();
@@ -110,10 +117,10 @@ fn each_deadline_is_documented_with_its_value_and_ends_before_those_that_wait_fo
 }
 
 #[test]
-fn an_end_fits_into_the_grace_period_of_its_pod() {
+fn every_drain_fits_into_the_termination_grace_period_of_its_pod() {
     let deadlines = deadlines();
     let announcer = deadlines["`--withdraw-delay`"] + deadlines["`--linger` of bgp-announcer"];
     assert!(announcer * 2 <= deadlines["grace period of a load balancer"]);
-    let router = given("node-router/daemonset.yaml", "linger");
+    let router = flag_in_manifest("node-router/daemonset.yaml", "linger");
     assert!(router < deadlines["grace period of node-router"]);
 }

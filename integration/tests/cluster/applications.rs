@@ -1,4 +1,4 @@
-//! What one owner does must not touch the others.
+//! Cases in which one application must not disturb another application.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
@@ -6,21 +6,23 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use lab::open_loop::Count;
 
-use crate::report::{Outcome, Price};
-use crate::rolling::{settle, wait_for_answers};
-use crate::stage::{LONG, PodOnNode, Stage, WEB, load_on, wait_until};
+use crate::report::{AllowedLoss, CaseOutcome};
+use crate::rolling::{wait_for_answers, wait_for_web_answers};
+use crate::runner::{CaseRunner, LONG, PodOnNode, WEB, start_load, wait_until};
 
 const SHOP: Ipv4Addr = Ipv4Addr::new(10, 1, 2, 10);
 const MASQUERADE: Ipv4Addr = Ipv4Addr::new(10, 1, 1, 20);
 const SECOND: &str = "manifests/examples/second-application";
 const ANNOTATION: &str = "portlb.io/scheduler";
 
-/// A bad annotation: the Service stays as it was served, and its owner is told
-/// which annotation it is and what is allowed; mended, it is served as asked.
-pub(crate) fn bad_annotation(stage: &mut Stage) -> Result<Outcome> {
+/// Sets an invalid annotation on the Service, then a valid one, then removes it.
+///
+/// While the annotation is invalid, pod-watcher serves the previous state, and a Warning Event names
+/// the annotation and the allowed values. The corrected annotation takes effect.
+pub(crate) fn bad_annotation(runner: &mut CaseRunner) -> Result<CaseOutcome> {
     let annotate = |value: &str| {
         let pair = format!("{ANNOTATION}={value}");
-        stage.cluster.kubectl(&[
+        runner.cluster.kubectl(&[
             "annotate",
             "service",
             "-n",
@@ -33,7 +35,7 @@ pub(crate) fn bad_annotation(stage: &mut Stage) -> Result<Outcome> {
     annotate("fastest")?;
     let applied = Instant::now();
     let event = wait_until("a Warning names the annotation", || {
-        let events = stage.cluster.kubectl(&[
+        let events = runner.cluster.kubectl(&[
             "get",
             "events",
             "-n",
@@ -49,38 +51,41 @@ pub(crate) fn bad_annotation(stage: &mut Stage) -> Result<Outcome> {
             .map(str::to_owned)
             .with_context(|| format!("{events:?}"))
     })?;
-    let told = applied.elapsed();
+    let warned_after = applied.elapsed();
     ensure!(
         event.contains("mh"),
-        "the Event does not say what is allowed: {event}"
+        "the Event does not list the allowed values: {event}"
     );
-    settle(stage, Instant::now())?;
+    wait_for_web_answers(runner, Instant::now())?;
     annotate("rr")?;
-    wait_until("the mended scheduler is in the kernel", || {
-        let schedulers = schedulers(stage)?;
+    wait_until("the kernel has the corrected scheduler", || {
+        let schedulers = schedulers(runner)?;
         ensure!(schedulers.iter().all(|name| name == "rr"), "{schedulers:?}");
         Ok(())
     })?;
     let pair = format!("{ANNOTATION}-");
-    stage
+    runner
         .cluster
         .kubectl(&["annotate", "service", "-n", "web", "web", &pair])?;
-    wait_until("the default scheduler is back", || {
-        let schedulers = schedulers(stage)?;
+    wait_until("the kernel has the default scheduler", || {
+        let schedulers = schedulers(runner)?;
         ensure!(schedulers.iter().all(|name| name == "mh"), "{schedulers:?}");
         Ok(())
     })?;
-    Ok(Outcome {
-        price: Price::Nothing,
-        note: format!("told after {} ms: {event}", told.as_millis()),
+    Ok(CaseOutcome {
+        allowed_loss: AllowedLoss::Nothing,
+        note: format!(
+            "Warning Event after {} ms: {event}",
+            warned_after.as_millis()
+        ),
     })
 }
 
-/// How each load-balancer pod's kernel schedules the application's port 80.
-fn schedulers(stage: &Stage) -> Result<Vec<String>> {
+/// Returns the schedulers of the TCP virtual servers in the kernels of all lb pods.
+fn schedulers(runner: &CaseRunner) -> Result<Vec<String>> {
     let mut found = Vec::new();
-    for pod in stage.pods("web", "load-balancer")? {
-        let table = stage.ipvs_table(&pod)?;
+    for pod in runner.pods("web", "load-balancer")? {
+        let table = runner.ipvs_table(&pod)?;
         for line in table.lines() {
             let words: Vec<_> = line.split_whitespace().collect();
             if let ["TCP", _, scheduler, ..] = words[..] {
@@ -92,71 +97,85 @@ fn schedulers(stage: &Stage) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// A second application comes, with load balancers and a service range of its own on the same nodes;
-/// the first one must not notice. It stays for the next cases.
-pub(crate) fn second_application(stage: &mut Stage) -> Result<Outcome> {
-    stage.cluster.apply_folder(SECOND)?;
-    stage.wait_for_rollout("shop", "deployment/load-balancer")?;
-    stage.wait_for_rollout("shop", "deployment/web")?;
-    let announced = stage.wait_for_next_hops("shop", SHOP)?;
-    stage.wait_for_next_hops("web", WEB)?;
-    let load = load_on(&stage.cluster, SHOP)?;
+/// Applies a second application, and allows no loss for the first application.
+///
+/// The second application has its own load balancers and its own service range, on the same nodes.
+/// It stays for the next cases.
+pub(crate) fn second_application(runner: &mut CaseRunner) -> Result<CaseOutcome> {
+    runner.cluster.apply_folder(SECOND)?;
+    runner.wait_for_rollout("shop", "deployment/load-balancer")?;
+    runner.wait_for_rollout("shop", "deployment/web")?;
+    let announced = runner.wait_for_next_hops("shop", SHOP)?;
+    runner.wait_for_next_hops("web", WEB)?;
+    let load = start_load(&runner.cluster, SHOP)?;
     wait_for_answers(&load, announced)?;
-    stage.second = Some(load);
-    settle(stage, Instant::now())?;
-    Ok(Price::nothing("announced and answering"))
+    runner.second = Some(load);
+    wait_for_web_answers(runner, Instant::now())?;
+    Ok(AllowedLoss::no_loss("the second application answers"))
 }
 
-/// Counts the requests to the second application since `from`, and waits until requests that were
-/// sent after `until` are answered. Fails if one was lost. `None` without a second application.
-pub(crate) fn second_since(stage: &Stage, from: Instant, until: Instant) -> Result<Option<Count>> {
-    let Some(load) = &stage.second else {
+/// Counts the requests to the second application that were due after `from`.
+///
+/// Waits first until requests that were sent after `until` are answered. Returns an error if a
+/// request was lost, and `None` without a second application.
+pub(crate) fn count_second_application(
+    runner: &CaseRunner,
+    from: Instant,
+    until: Instant,
+) -> Result<Option<Count>> {
+    let Some(load) = &runner.second else {
         return Ok(None);
     };
     wait_for_answers(load, until)?;
     let count = load.count(from, Instant::now());
-    ensure!(count.lost() == 0, "the second application noticed: {count}");
-    ensure_servers(&count, &stage.pods("shop", "web")?)?;
+    ensure!(
+        count.lost() == 0,
+        "the second application lost requests: {count}"
+    );
+    ensure_servers(&count, &runner.pods("shop", "web")?)?;
     Ok(Some(count))
 }
 
-/// The second application goes; the first one must not notice.
-pub(crate) fn delete_second_application(stage: &mut Stage) -> Result<Outcome> {
-    if let Some(load) = stage.second.take() {
+/// Deletes the second application, and allows no loss for the first application.
+pub(crate) fn delete_second_application(runner: &mut CaseRunner) -> Result<CaseOutcome> {
+    if let Some(load) = runner.second.take() {
         load.stop()?;
     }
-    stage.cluster.delete_folder(SECOND, LONG)?;
+    runner.cluster.delete_folder(SECOND, LONG)?;
     let prefix = ipnet::IpNet::from(IpAddr::V4(SHOP));
-    stage.fib.wait_for(prefix, &[], LONG)?;
-    settle(stage, Instant::now())?;
-    Ok(Price::nothing("its address is withdrawn"))
+    runner.fib.wait_for(prefix, &[], LONG)?;
+    wait_for_web_answers(runner, Instant::now())?;
+    Ok(AllowedLoss::no_loss(
+        "the second application's address is withdrawn",
+    ))
 }
 
-/// Web pods without any preparation, whose answers return through the load balancers; applied beside
-/// the others, and deleted.
-pub(crate) fn masquerade(stage: &mut Stage) -> Result<Outcome> {
+/// Applies web pods with the forwarding method `Masquerade`, sends requests, and deletes them.
+///
+/// Such web pods need no preparation, because their answers return through the load balancers.
+pub(crate) fn masquerade(runner: &mut CaseRunner) -> Result<CaseOutcome> {
     let folder = "manifests/examples/web/masquerade";
-    stage.cluster.apply_folder(folder)?;
-    stage.wait_for_rollout("web", "deployment/web-masquerade")?;
-    let announced = stage.wait_for_next_hops("web", MASQUERADE)?;
-    let load = load_on(&stage.cluster, MASQUERADE)?;
+    runner.cluster.apply_folder(folder)?;
+    runner.wait_for_rollout("web", "deployment/web-masquerade")?;
+    let announced = runner.wait_for_next_hops("web", MASQUERADE)?;
+    let load = start_load(&runner.cluster, MASQUERADE)?;
     wait_for_answers(&load, announced)?;
     let count = load.count(announced, Instant::now());
     load.stop()?;
     ensure!(count.lost() == 0, "{count}");
-    ensure_servers(&count, &stage.pods("web", "web-masquerade")?)?;
+    ensure_servers(&count, &runner.pods("web", "web-masquerade")?)?;
 
-    stage.cluster.delete_folder(folder, LONG)?;
+    runner.cluster.delete_folder(folder, LONG)?;
     let prefix = ipnet::IpNet::from(IpAddr::V4(MASQUERADE));
-    stage.fib.wait_for(prefix, &[], LONG)?;
-    settle(stage, Instant::now())?;
-    Ok(Price::nothing(format!("masqueraded: {count}")))
+    runner.fib.wait_for(prefix, &[], LONG)?;
+    wait_for_web_answers(runner, Instant::now())?;
+    Ok(AllowedLoss::no_loss(format!("through Masquerade: {count}")))
 }
 
 fn ensure_servers(count: &Count, pods: &[PodOnNode]) -> Result<()> {
     for server in count.servers.keys() {
         let is_own = pods.iter().any(|pod| server.starts_with(&pod.name));
-        ensure!(is_own, "{server} is none of its pods: {pods:?}");
+        ensure!(is_own, "{server} answered, but is not one of {pods:?}");
     }
     Ok(())
 }

@@ -1,29 +1,32 @@
-//! Faults: what each may cost the client outside, and not more.
+//! Cases in which a part of the cluster fails.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::report::{Outcome, Price};
-use crate::rolling::settle;
-use crate::stage::{FRESH_PER_SECOND, LASTING, LONG, PodOnNode, Stage, WEB};
+use crate::report::{AllowedLoss, CaseOutcome};
+use crate::rolling::wait_for_web_answers;
+use crate::runner::{CaseRunner, FRESH_PER_SECOND, LASTING, LONG, PodOnNode, WEB};
 
-/// Until health checks call a silent real server failed: `interval` x `fall` +
-/// `timeout`, by default 2 s x 3 + 1 s, and the grid on which they run.
+/// Time until health checks report a silent real server as failed.
+///
+/// `interval` x `fall` + `timeout` is by default 2 s x 3 + 1 s. The start of a probe can be up to one
+/// more `interval` away.
 const DETECTION: Duration = Duration::from_secs(9);
-/// Longer than the lease of the watcher that writes the Service's status (15 s), so that it ends.
+/// Longer than 15 s, the duration of pod-watcher's Lease, so that the Lease expires.
 const OUTAGE: Duration = Duration::from_secs(36);
-/// The same where the run takes its time (`make test-all`).
+/// Time without an API server in `make test-all`, where a longer outage is affordable.
 const LONG_OUTAGE: Duration = Duration::from_secs(120);
 
-/// `kubectl delete pod --force` of a load balancer: its sessions end with its
-/// processes, so packets in flight are all that is lost, and TCP repeats them.
-/// Established connections go on through the other one.
-pub(crate) fn delete_load_balancer(stage: &mut Stage) -> Result<Outcome> {
-    let balancers = stage.pods("web", "load-balancer")?;
-    let pod = balancers.first().context("a load-balancer pod")?;
+/// Deletes an lb pod with `kubectl delete pod --force`, and allows no loss.
+///
+/// The BGP sessions of the pod end with its processes, so only packets in flight are lost, and TCP
+/// repeats them. Established connections continue through the other lb pod.
+pub(crate) fn delete_load_balancer(runner: &mut CaseRunner) -> Result<CaseOutcome> {
+    let balancers = runner.pods("web", "load-balancer")?;
+    let pod = balancers.first().context("there is no lb pod")?;
     let began = Instant::now();
-    stage.cluster.kubectl(&[
+    runner.cluster.kubectl(&[
         "delete",
         "pod",
         "-n",
@@ -32,93 +35,99 @@ pub(crate) fn delete_load_balancer(stage: &mut Stage) -> Result<Outcome> {
         "--force",
         "--grace-period=0",
     ])?;
-    stage.wait_for_rollout("web", "deployment/load-balancer")?;
-    let since = stage.wait_for_next_hops("web", WEB)?;
-    settle(stage, since)?;
-    Ok(Price::nothing(format!(
+    runner.wait_for_rollout("web", "deployment/load-balancer")?;
+    let since = runner.wait_for_next_hops("web", WEB)?;
+    wait_for_web_answers(runner, since)?;
+    Ok(AllowedLoss::no_loss(format!(
         "replaced and announced after {} s",
         (since - began).as_secs()
     )))
 }
 
-/// Pods go on without them. When the cluster calls the node lost, its web pods get no new
-/// connections; those that they have go on, and all is as before when the node is back.
-pub(crate) fn stop_kubelet_and_containerd(stage: &mut Stage) -> Result<Outcome> {
-    let web = stage.pods("web", "web")?;
-    let name = web.first().context("a web pod")?.node.clone();
-    let (here, all) = (on(&web, &name), web.len());
-    stage.cluster.node(&name)?.stop_kubelet_and_containerd()?;
+/// Stops kubelet and containerd of one node, and starts them after the node is `NotReady`.
+///
+/// The processes of the pods continue to run. While the node is `NotReady`, its web pods get no new
+/// connections and keep their established connections. No request may be lost.
+pub(crate) fn stop_kubelet_and_containerd(runner: &mut CaseRunner) -> Result<CaseOutcome> {
+    let web = runner.pods("web", "web")?;
+    let name = web.first().context("there is no web pod")?.node.clone();
+    let (on_node, all) = (count_on_node(&web, &name), web.len());
+    runner.cluster.node(&name)?.stop_kubelet_and_containerd()?;
     let node = format!("node/{name}");
     let until = "--for=condition=Ready=Unknown";
-    stage.cluster.wait(&node, until, &[], LONG)?;
-    stage.wait_for_servers(all - here)?;
-    stage
+    runner.cluster.wait(&node, until, &[], LONG)?;
+    runner.wait_for_servers(all - on_node)?;
+    runner
         .cluster
         .node_mut(&name)?
         .start_kubelet_and_containerd()?;
-    stage
+    runner
         .cluster
         .wait(&node, "--for=condition=Ready", &[], LONG)?;
-    stage.wait_for_rollout("web", "deployment/web")?;
-    let since = stage.wait_for_next_hops("web", WEB)?;
-    settle(stage, since)?;
-    Ok(Price::nothing(format!(
-        "{name} was lost to the cluster and came back"
+    runner.wait_for_rollout("web", "deployment/web")?;
+    let since = runner.wait_for_next_hops("web", WEB)?;
+    wait_for_web_answers(runner, since)?;
+    Ok(AllowedLoss::no_loss(format!(
+        "{name} was NotReady, and is Ready again"
     )))
 }
 
-/// The API server is away for [`OUTAGE`]; meanwhile a web pod dies with all
-/// of its processes, of which only the health checks can tell.
-pub(crate) fn stop_api_server(stage: &mut Stage) -> Result<Outcome> {
-    let web = stage.pods("web", "web")?;
-    let (victim, all) = (web.first().context("a web pod")?.clone(), web.len());
-    ensure!(all > 1, "nobody would be left: {web:?}");
-    stage.cluster.stop_api_server()?;
+/// Stops the API server for [`OUTAGE`] and kills all processes of a web pod.
+///
+/// Without the API server only health checks can detect that the web pod has failed.
+pub(crate) fn stop_api_server(runner: &mut CaseRunner) -> Result<CaseOutcome> {
+    let web = runner.pods("web", "web")?;
+    let (victim, all) = (
+        web.first().context("there is no web pod")?.clone(),
+        web.len(),
+    );
+    ensure!(all > 1, "the case needs a second web pod: {web:?}");
+    runner.cluster.stop_api_server()?;
     let stopped = Instant::now();
-    kill(stage, &victim)?;
-    settle(stage, stopped + DETECTION + Duration::from_secs(10))?;
+    kill(runner, &victim)?;
+    wait_for_web_answers(runner, stopped + DETECTION + Duration::from_secs(10))?;
     let quiet_from = stopped + DETECTION + Duration::from_secs(10);
     let outage = match lab::is_complete() {
         true => LONG_OUTAGE,
         false => OUTAGE,
     };
     std::thread::sleep((stopped + outage).saturating_duration_since(Instant::now()));
-    let quiet = stage
+    let quiet = runner
         .load
         .count(quiet_from, Instant::now() - Duration::from_secs(11));
-    stage.cluster.start_api_server()?;
-    stage.wait_for_rollout("web", "deployment/web")?;
-    stage.wait_for_servers(all)?;
+    runner.cluster.start_api_server()?;
+    runner.wait_for_rollout("web", "deployment/web")?;
+    runner.wait_for_servers(all)?;
     ensure!(
         quiet.lost() == 0,
-        "lost while only the API server was away: {quiet}"
+        "requests were lost after the failed web pod was removed: {quiet}"
     );
     let sent = FRESH_PER_SECOND as usize * DETECTION.as_secs() as usize;
-    Ok(Outcome {
-        price: Price::Lost {
-            // The latter try again each second.
+    Ok(CaseOutcome {
+        allowed_loss: AllowedLoss::Lost {
+            // A lasting connection that is lost makes a new connection each second.
             fresh: sent / all + sent / 10 + LASTING,
-            // The hash is not fair to so few.
+            // `mh` does not spread this small number of connections evenly.
             lasting: LASTING / all + LASTING / 2,
         },
         note: format!(
-            "{} died, nothing was lost once it was out: {quiet}",
+            "{} was killed; after its removal no request was lost: {quiet}",
             victim.name
         ),
     })
 }
 
-/// Kills every process of a pod at once.
-fn kill(stage: &Stage, pod: &PodOnNode) -> Result<()> {
+/// Kills every process of a pod simultaneously.
+fn kill(runner: &CaseRunner, pod: &PodOnNode) -> Result<()> {
     let script = format!(
-        "found=0; for cgroup in $(find /sys/fs/cgroup -type d -name 'pod{}'); do \
-         echo 1 >$cgroup/cgroup.kill; found=1; done; test $found = 1",
+        "killed=0; for cgroup in $(find /sys/fs/cgroup -type d -name 'pod{}'); do \
+         echo 1 >$cgroup/cgroup.kill; killed=1; done; test $killed = 1",
         pod.uid
     );
-    let node = stage.cluster.node(&pod.node)?;
+    let node = runner.cluster.node(&pod.node)?;
     node.output("bash", &["-euc", &script]).map(drop)
 }
 
-fn on(pods: &[PodOnNode], node: &str) -> usize {
+fn count_on_node(pods: &[PodOnNode], node: &str) -> usize {
     pods.iter().filter(|pod| pod.node == node).count()
 }

@@ -1,20 +1,22 @@
-//! kube-proxy changes its mode on every node.
+//! A case that changes the mode of kube-proxy on every node.
 
 use anyhow::{Result, ensure};
 use lab::cluster::ProxyMode;
 
-use crate::report::{Outcome, Price};
-use crate::stage::{Stage, wait_until};
+use crate::report::{AllowedLoss, CaseOutcome};
+use crate::runner::{CaseRunner, wait_until};
 
-/// Ends when every node has the rules of the iptables mode and none of the nftables mode. Requests may
-/// be lost: kube-proxy removes the rules of one mode before it writes those of the other.
-pub(crate) fn change_to_iptables(stage: &mut Stage) -> Result<Outcome> {
-    for node in &mut stage.cluster.nodes {
+/// Changes kube-proxy to iptables mode and waits until no node has an nftables table of kube-proxy.
+///
+/// Requests may be lost: kube-proxy removes the rules of one mode before it writes the rules of the
+/// other mode.
+pub(crate) fn change_to_iptables(runner: &mut CaseRunner) -> Result<CaseOutcome> {
+    for node in &mut runner.cluster.nodes {
         node.set_proxy_mode(ProxyMode::Iptables)?;
     }
-    for node in &stage.cluster.nodes {
+    for node in &runner.cluster.nodes {
         wait_until(
-            &format!("kube-proxy of {} has its rules", node.name),
+            &format!("kube-proxy of {} has changed to iptables mode", node.name),
             || {
                 let rules = node.output("iptables-save", &["-t", "nat"])?;
                 ensure!(rules.contains("KUBE-SVC-"), "iptables: {rules}");
@@ -24,8 +26,8 @@ pub(crate) fn change_to_iptables(stage: &mut Stage) -> Result<Outcome> {
             },
         )?;
     }
-    Ok(Outcome {
-        price: Price::Everything,
-        note: "on every node".to_owned(),
+    Ok(CaseOutcome {
+        allowed_loss: AllowedLoss::Everything,
+        note: "kube-proxy is in iptables mode on every node".to_owned(),
     })
 }

@@ -1,51 +1,53 @@
-//! What each case expected and what it saw.
+//! The report: allowed and measured losses of each case.
 
 use std::fmt::{self, Display};
 use std::time::Duration;
 
 use lab::open_loop::Count;
 
-/// An answer in a planned case: three times that of a SYN that is sent a second time.
+/// Limit for the slowest answer in a case without allowed loss.
+///
+/// TCP repeats a lost SYN after 1 s. The limit is three times this pause.
 const SLOWEST: Duration = Duration::from_secs(3);
 
-/// How much a case may cost the client outside.
+/// The losses that a case allows at the client outside of the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Price {
-    /// No request is lost, and none is slow.
+pub(crate) enum AllowedLoss {
+    /// No request may be lost, and no answer may take `SLOWEST` or longer.
     Nothing,
-    /// At most so many requests are lost: what physics allows.
+    /// Upper limits of lost requests.
     Lost {
-        /// Over connections of their own.
+        /// Requests that each use a new connection.
         fresh: usize,
-        /// Over connections that should have lasted.
+        /// Requests over connections that the client keeps open.
         lasting: usize,
     },
-    /// The case ends what is asked for.
+    /// Every request may be lost, because the case starts or deletes the service address.
     Everything,
 }
 
-/// What a case says when it has passed.
+/// The result of a case whose own steps have passed.
 #[derive(Debug)]
-pub(crate) struct Outcome {
-    /// What the client may have lost.
-    pub(crate) price: Price,
-    /// What was measured.
+pub(crate) struct CaseOutcome {
+    /// The losses that the client may have counted during the case.
+    pub(crate) allowed_loss: AllowedLoss,
+    /// A measurement for people, printed in the report.
     pub(crate) note: String,
 }
 
 #[derive(Debug)]
-pub(crate) struct Row {
+pub(crate) struct CaseRow {
     pub(crate) case: &'static str,
     pub(crate) took: Duration,
     pub(crate) count: Count,
-    pub(crate) result: Result<Outcome, String>,
+    pub(crate) result: Result<CaseOutcome, String>,
 }
 
-impl Price {
-    /// Nothing lost, and a note.
-    pub(crate) fn nothing(note: impl Into<String>) -> Outcome {
-        Outcome {
-            price: Self::Nothing,
+impl AllowedLoss {
+    /// Returns an outcome that allows no loss.
+    pub(crate) fn no_loss(note: impl Into<String>) -> CaseOutcome {
+        CaseOutcome {
+            allowed_loss: Self::Nothing,
             note: note.into(),
         }
     }
@@ -61,7 +63,7 @@ impl Price {
     }
 }
 
-impl Display for Price {
+impl Display for AllowedLoss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Nothing => f.write_str("0"),
@@ -71,7 +73,7 @@ impl Display for Price {
     }
 }
 
-impl Row {
+impl CaseRow {
     pub(crate) fn heading() -> String {
         format!(
             "{:<28} {:>6} {:>8} {:>6} {:>7} {:>10} {:>5} {:>8}  {}",
@@ -80,10 +82,13 @@ impl Row {
     }
 }
 
-impl Display for Row {
+impl Display for CaseRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (allowed, result) = match &self.result {
-            Ok(outcome) => (outcome.price.to_string(), format!("ok: {}", outcome.note)),
+            Ok(outcome) => (
+                outcome.allowed_loss.to_string(),
+                format!("ok: {}", outcome.note),
+            ),
             Err(problem) => (
                 String::new(),
                 format!("FAILED: {}", problem.lines().next().unwrap_or_default()),

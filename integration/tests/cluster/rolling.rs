@@ -1,51 +1,56 @@
-//! Planned changes: none of them may cost the client outside a request.
+//! Cases with planned changes: first apply, scaling, rollouts, drain of a node.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::open_loop::OpenLoop;
 
-use crate::applications::second_since;
-use crate::report::{Outcome, Price};
-use crate::stage::{LASTING, LONG, Stage, WEB, wait_until};
+use crate::applications::count_second_application;
+use crate::report::{AllowedLoss, CaseOutcome};
+use crate::runner::{CaseRunner, LASTING, LONG, WEB, wait_until};
 
-/// From the first `kubectl apply` on; the issue's own limit.
+/// Longest allowed time from the first `kubectl apply` to the announcement of the service address.
 const FIRST_ADDRESS: Duration = Duration::from_secs(60);
 
-/// What a first user does: the overlay, then the application. Until the address
-/// is announced nobody can answer, so this one case may lose everything.
-pub(crate) fn first_address(stage: &mut Stage) -> Result<Outcome> {
+/// Applies the overlay and then the application, as a new user does.
+///
+/// Every request may be lost, since no load balancer answers before the address is announced. After
+/// the first answer no request may be lost.
+pub(crate) fn first_address(runner: &mut CaseRunner) -> Result<CaseOutcome> {
     let applied = Instant::now();
-    stage.cluster.apply_folder("manifests/overlays/flat-l2")?;
-    stage
+    runner.cluster.apply_folder("manifests/overlays/flat-l2")?;
+    runner
         .cluster
         .apply_folder("manifests/examples/web/tunnel")?;
-    stage.is_applied = true;
+    runner.is_applied = true;
     let prefix = ipnet::IpNet::from(std::net::IpAddr::V4(WEB));
     wait_until("the address is announced", || {
-        ensure!(!stage.fib.next_hops(prefix).is_empty(), "no route");
+        ensure!(!runner.fib.next_hops(prefix).is_empty(), "no route");
         Ok(())
     })?;
     let announced = applied.elapsed();
     let answered = wait_until("a request is answered", || {
-        stage.load.first_answer(applied).context("no answer")
+        runner.load.first_answer(applied).context("no answer")
     })?;
-    stage.wait_for_rollout("portlb-system", "daemonset/node-router")?;
-    stage.wait_for_rollout("portlb-system", "statefulset/route-reflector")?;
-    stage.wait_for_rollout("web", "deployment/load-balancer")?;
-    stage.wait_for_rollout("web", "deployment/web")?;
-    stage.wait_for_next_hops("web", WEB)?;
-    stage.wait_for_servers(2)?;
-    // From then on it works, though pods of both tiers are still to come.
-    let since = stage.load.count(answered, Instant::now());
-    ensure!(since.fresh_lost == 0, "after the first answer: {since}");
+    runner.wait_for_rollout("portlb-system", "daemonset/node-router")?;
+    runner.wait_for_rollout("portlb-system", "statefulset/route-reflector")?;
+    runner.wait_for_rollout("web", "deployment/load-balancer")?;
+    runner.wait_for_rollout("web", "deployment/web")?;
+    runner.wait_for_next_hops("web", WEB)?;
+    runner.wait_for_servers(2)?;
+    // Requests must succeed although some lb pods and web pods start after the first answer.
+    let since = runner.load.count(answered, Instant::now());
+    ensure!(
+        since.fresh_lost == 0,
+        "requests were lost after the first answer: {since}"
+    );
     ensure!(
         announced < FIRST_ADDRESS,
         "announced only {} s after the first apply",
         announced.as_secs()
     );
-    Ok(Outcome {
-        price: Price::Everything,
+    Ok(CaseOutcome {
+        allowed_loss: AllowedLoss::Everything,
         note: format!(
             "announced {} s after apply, first answer after {} s",
             announced.as_secs(),
@@ -54,34 +59,34 @@ pub(crate) fn first_address(stage: &mut Stage) -> Result<Outcome> {
     })
 }
 
-/// 2 -> 6 -> 3 web pods.
-pub(crate) fn scale_web(stage: &mut Stage) -> Result<Outcome> {
+/// Scales the web pods from 2 to 6 and then to 3.
+pub(crate) fn scale_web(runner: &mut CaseRunner) -> Result<CaseOutcome> {
     let mut note = Vec::new();
     for replicas in [6, 3] {
         let began = Instant::now();
         let argument = format!("--replicas={replicas}");
         let web = "deployment/web";
-        stage
+        runner
             .cluster
             .kubectl(&["scale", "-n", "web", web, &argument])?;
-        stage.wait_for_rollout("web", web)?;
-        stage.wait_for_servers(replicas)?;
+        runner.wait_for_rollout("web", web)?;
+        runner.wait_for_servers(replicas)?;
         note.push(format!(
             "{replicas} pods after {} s",
             began.elapsed().as_secs()
         ));
     }
-    Ok(Price::nothing(note.join(", ")))
+    Ok(AllowedLoss::no_loss(note.join(", ")))
 }
 
-/// Each web pod is replaced by one of the next release.
-pub(crate) fn roll_web(stage: &mut Stage) -> Result<Outcome> {
-    let before = stage.pods("web", "web")?;
-    stage
+/// Restarts the rollout of the web pods; afterwards no replaced web pod may answer.
+pub(crate) fn roll_web(runner: &mut CaseRunner) -> Result<CaseOutcome> {
+    let before = runner.pods("web", "web")?;
+    runner
         .cluster
         .kubectl(&["rollout", "restart", "-n", "web", "deployment/web"])?;
-    stage.wait_for_rollout("web", "deployment/web")?;
-    let count = stage.wait_for_servers(before.len())?;
+    runner.wait_for_rollout("web", "deployment/web")?;
+    let count = runner.wait_for_servers(before.len())?;
     for pod in &before {
         let answers = count
             .servers
@@ -89,38 +94,41 @@ pub(crate) fn roll_web(stage: &mut Stage) -> Result<Outcome> {
             .filter(|server| server.starts_with(&pod.name));
         ensure!(
             answers.count() == 0,
-            "{} answers still: {:?}",
+            "{} was replaced and still answers: {:?}",
             pod.name,
             count.servers
         );
     }
-    Ok(Price::nothing(format!("{} pods replaced", before.len())))
+    Ok(AllowedLoss::no_loss(format!(
+        "{} pods replaced",
+        before.len()
+    )))
 }
 
-/// Each load-balancer pod is replaced; neither its own clients nor those of a second application
-/// notice.
-pub(crate) fn roll_load_balancers(stage: &mut Stage) -> Result<Outcome> {
+/// Restarts the rollout of the lb pods, and allows no loss for either application.
+pub(crate) fn roll_load_balancers(runner: &mut CaseRunner) -> Result<CaseOutcome> {
     let began = Instant::now();
-    roll(stage, "web", "deployment/load-balancer")?;
-    let since = stage.wait_for_next_hops("web", WEB)?;
-    settle(stage, since)?;
-    let note = match second_since(stage, began, since)? {
+    restart_rollout(runner, "web", "deployment/load-balancer")?;
+    let since = runner.wait_for_next_hops("web", WEB)?;
+    wait_for_web_answers(runner, since)?;
+    let note = match count_second_application(runner, began, since)? {
         Some(count) => format!("every load-balancer pod replaced; the second application: {count}"),
         None => "every load-balancer pod replaced".to_owned(),
     };
-    Ok(Price::nothing(note))
+    Ok(AllowedLoss::no_loss(note))
 }
 
-/// Both reflectors are replaced, one after the other; the router must keep
-/// every path from the one that stays.
-pub(crate) fn restart_reflectors(stage: &mut Stage) -> Result<Outcome> {
+/// Replaces both reflectors, one after the other.
+///
+/// The router must keep every next hop, because one reflector is always connected.
+pub(crate) fn restart_reflectors(runner: &mut CaseRunner) -> Result<CaseOutcome> {
     let prefix = ipnet::IpNet::from(std::net::IpAddr::V4(WEB));
-    let next_hops = stage.fib.next_hops(prefix).len();
-    let changes = stage.fib.changes().len();
-    roll(stage, "portlb-system", "statefulset/route-reflector")?;
-    let since = stage.wait_for_next_hops("web", WEB)?;
-    settle(stage, since)?;
-    let seen = stage.fib.changes();
+    let next_hops = runner.fib.next_hops(prefix).len();
+    let changes = runner.fib.changes().len();
+    restart_rollout(runner, "portlb-system", "statefulset/route-reflector")?;
+    let since = runner.wait_for_next_hops("web", WEB)?;
+    wait_for_web_answers(runner, since)?;
+    let seen = runner.fib.changes();
     let worst = seen[changes..]
         .iter()
         .filter(|change| change.prefix == prefix);
@@ -132,57 +140,62 @@ pub(crate) fn restart_reflectors(stage: &mut Stage) -> Result<Outcome> {
         fewest == next_hops,
         "the router had only {fewest} of {next_hops} next hops"
     );
-    Ok(Price::nothing(format!("{fewest} next hops all the time")))
+    Ok(AllowedLoss::no_loss(format!(
+        "the router always had {fewest} next hops"
+    )))
 }
 
-/// `kubectl drain` of a node that has a load balancer and web pods. Both tiers change: the web tier is
-/// made up elsewhere, then a load balancer comes that knows the web pods of now only. Of the
-/// connections that the router moves there, a half, it sends on to newcomers what hashes to them, and
-/// each of the other pods may be one.
-pub(crate) fn drain_node(stage: &mut Stage) -> Result<Outcome> {
-    let balancers = stage.pods("web", "load-balancer")?;
+/// Runs `kubectl drain` on a node that has an lb pod and web pods.
+///
+/// The web pods and the lb pod start again on other nodes. The new lb pod has only the new set of web
+/// pods, so its hash sends a part of the established connections to new web pods, and these
+/// connections are lost. The router moves half of all connections to the new lb pod, so at most half
+/// of the lasting connections may be lost.
+pub(crate) fn drain_node(runner: &mut CaseRunner) -> Result<CaseOutcome> {
+    let balancers = runner.pods("web", "load-balancer")?;
     let node = balancers
         .first()
-        .context("a load-balancer pod")?
+        .context("there is no lb pod")?
         .node
         .clone();
     let timeout = format!("--timeout={}s", LONG.as_secs());
-    stage.cluster.kubectl(&[
+    runner.cluster.kubectl(&[
         "drain",
         &node,
         "--ignore-daemonsets",
         "--delete-emptydir-data",
         &timeout,
     ])?;
-    stage.wait_for_rollout("web", "deployment/load-balancer")?;
-    stage.wait_for_rollout("web", "deployment/web")?;
-    let since = stage.wait_for_next_hops("web", WEB)?;
-    settle(stage, since)?;
-    stage.cluster.kubectl(&["uncordon", &node])?;
-    stage.wait_for_rollout("portlb-system", "statefulset/route-reflector")?;
-    Ok(Outcome {
-        price: Price::Lost {
+    runner.wait_for_rollout("web", "deployment/load-balancer")?;
+    runner.wait_for_rollout("web", "deployment/web")?;
+    let since = runner.wait_for_next_hops("web", WEB)?;
+    wait_for_web_answers(runner, since)?;
+    runner.cluster.kubectl(&["uncordon", &node])?;
+    runner.wait_for_rollout("portlb-system", "statefulset/route-reflector")?;
+    Ok(CaseOutcome {
+        allowed_loss: AllowedLoss::Lost {
             fresh: 0,
             lasting: LASTING / 2,
         },
-        note: format!("{node} emptied"),
+        note: format!("{node} is drained"),
     })
 }
 
-fn roll(stage: &Stage, namespace: &str, what: &str) -> Result<()> {
-    stage
+fn restart_rollout(runner: &CaseRunner, namespace: &str, what: &str) -> Result<()> {
+    runner
         .cluster
         .kubectl(&["rollout", "restart", "-n", namespace, what])?;
-    stage.wait_for_rollout(namespace, what)
+    runner.wait_for_rollout(namespace, what)
 }
 
-/// Goes on until requests that were sent after `since` have been answered for a
-/// while, so that trouble just after a change is part of the case.
-pub(crate) fn settle(stage: &Stage, since: Instant) -> Result<()> {
-    wait_for_answers(&stage.load, since)
+/// Waits until the web application has answered 200 requests that were sent after `since`.
+///
+/// So the case also counts requests that are lost shortly after the change.
+pub(crate) fn wait_for_web_answers(runner: &CaseRunner, since: Instant) -> Result<()> {
+    wait_for_answers(&runner.load, since)
 }
 
-/// The same of another load.
+/// Waits until 200 requests of `load` that were sent after `since` are answered.
 pub(crate) fn wait_for_answers(load: &OpenLoop, since: Instant) -> Result<()> {
     wait_until("requests are answered after the change", || {
         let answered = load.answered_since(since);

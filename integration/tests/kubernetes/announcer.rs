@@ -1,4 +1,4 @@
-//! Says what it is told to announce, in the place of a bgp-announcer.
+//! A fake bgp-announcer that reports prefixes as announced.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -19,18 +19,18 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status};
 
-type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+type EventStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Announces these prefixes to one peer until it is dropped.
-pub(crate) struct StandInAnnouncer {
+/// A server of the announcer contract that reports its prefixes as announced to one peer.
+pub(crate) struct FakeAnnouncer {
     prefixes: watch::Sender<Vec<String>>,
     pub(crate) address: SocketAddr,
     _runtime: Runtime,
 }
 
-struct Service(watch::Receiver<Vec<String>>);
+struct FakeAnnouncerService(watch::Receiver<Vec<String>>);
 
-impl StandInAnnouncer {
+impl FakeAnnouncer {
     pub(crate) fn start(prefixes: &[&str]) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -44,7 +44,7 @@ impl StandInAnnouncer {
         let address = listener.local_addr().unwrap();
         runtime.spawn(async move {
             tonic::transport::Server::builder()
-                .add_service(AnnouncerServiceServer::new(Service(receiver)))
+                .add_service(AnnouncerServiceServer::new(FakeAnnouncerService(receiver)))
                 .serve_with_incoming(TcpListenerStream::new(listener))
                 .await
         });
@@ -64,9 +64,9 @@ impl StandInAnnouncer {
 }
 
 #[tonic::async_trait]
-impl AnnouncerService for Service {
-    type WatchAnnouncementsStream = Events<WatchAnnouncementsResponse>;
-    type WatchSessionsStream = Events<WatchSessionsResponse>;
+impl AnnouncerService for FakeAnnouncerService {
+    type WatchAnnouncementsStream = EventStream<WatchAnnouncementsResponse>;
+    type WatchSessionsStream = EventStream<WatchSessionsResponse>;
 
     async fn watch_announcements(
         &self,
@@ -75,13 +75,13 @@ impl AnnouncerService for Service {
         let mut prefixes = self.0.clone();
         let (sender, receiver) = mpsc::channel(64);
         tokio::spawn(async move {
-            let mut told: Vec<String> = Vec::new();
+            let mut sent: Vec<String> = Vec::new();
             loop {
-                let now = prefixes.borrow_and_update().clone();
-                let gone = told.iter().filter(|prefix| !now.contains(prefix));
-                let gone = gone.cloned().map(Event::RemovedAnnouncement);
-                let there = now.iter().cloned().map(announced);
-                for event in gone.chain(there).chain([Event::Synced(Synced {})]) {
+                let current = prefixes.borrow_and_update().clone();
+                let removed = sent.iter().filter(|prefix| !current.contains(prefix));
+                let removed = removed.cloned().map(Event::RemovedAnnouncement);
+                let announced = current.iter().cloned().map(announced);
+                for event in removed.chain(announced).chain([Event::Synced(Synced {})]) {
                     let response = WatchAnnouncementsResponse {
                         revision: 1,
                         event: Some(event),
@@ -90,7 +90,7 @@ impl AnnouncerService for Service {
                         return;
                     }
                 }
-                told = now;
+                sent = current;
                 if prefixes.changed().await.is_err() {
                     return;
                 }
@@ -103,32 +103,34 @@ impl AnnouncerService for Service {
         &self,
         _: Request<ListAnnouncementsRequest>,
     ) -> Result<Response<ListAnnouncementsResponse>, Status> {
-        Err(Status::unimplemented("watch them"))
+        Err(Status::unimplemented(
+            "the fake announcer has only watches of announcements",
+        ))
     }
 
     async fn list_sessions(
         &self,
         _: Request<ListSessionsRequest>,
     ) -> Result<Response<ListSessionsResponse>, Status> {
-        Err(Status::unimplemented("there are none"))
+        Err(Status::unimplemented("the fake announcer has no sessions"))
     }
 
     async fn watch_sessions(
         &self,
         _: Request<WatchSessionsRequest>,
     ) -> Result<Response<Self::WatchSessionsStream>, Status> {
-        Err(Status::unimplemented("there are none"))
+        Err(Status::unimplemented("the fake announcer has no sessions"))
     }
 
     async fn drain(&self, _: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
-        Err(Status::unimplemented("nothing to drain"))
+        Err(Status::unimplemented("the fake announcer does not drain"))
     }
 
     async fn undrain(
         &self,
         _: Request<UndrainRequest>,
     ) -> Result<Response<UndrainResponse>, Status> {
-        Err(Status::unimplemented("nothing to drain"))
+        Err(Status::unimplemented("the fake announcer does not drain"))
     }
 }
 

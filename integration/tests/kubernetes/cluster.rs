@@ -1,4 +1,6 @@
-//! One control plane for all tests that do not restart it, with a namespace for each.
+//! Control planes, and one namespace for each test.
+//!
+//! All tests that do not restart the control plane share one.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,34 +12,34 @@ use tempfile::TempDir;
 
 const LIFETIME: Duration = Duration::from_secs(3600);
 
-/// A control plane and the folder of its files.
-pub(crate) struct Cluster {
+/// A control plane and the temporary folder of its files.
+pub(crate) struct TestControlPlane {
     pub(crate) control: ControlPlane,
     pub(crate) directory: TempDir,
 }
 
-/// A namespace with the ServiceAccount `portlb` and its Role.
-pub(crate) struct Namespace<'a> {
-    pub(crate) cluster: &'a Cluster,
+/// A namespace with the ServiceAccount `portlb` and the Role `portlb`.
+pub(crate) struct TestNamespace<'a> {
+    pub(crate) cluster: &'a TestControlPlane,
     pub(crate) name: &'static str,
 }
 
-impl Cluster {
+impl TestControlPlane {
     pub(crate) fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let control = ControlPlane::start(&directory.path().join("control-plane")).unwrap();
         Self { control, directory }
     }
 
-    /// The one that is started once. It ends with this program.
+    /// Returns the shared control plane. The first call starts it; it ends with the test program.
     pub(crate) fn shared() -> &'static Self {
-        static SHARED: OnceLock<Cluster> = OnceLock::new();
+        static SHARED: OnceLock<TestControlPlane> = OnceLock::new();
         SHARED.get_or_init(Self::start)
     }
 
-    pub(crate) fn namespace(&self, name: &'static str) -> Namespace<'_> {
+    pub(crate) fn namespace(&self, name: &'static str) -> TestNamespace<'_> {
         self.control.create_namespace(name).unwrap();
-        let namespace = Namespace {
+        let namespace = TestNamespace {
             cluster: self,
             name,
         };
@@ -54,7 +56,7 @@ impl Cluster {
     }
 }
 
-/// What the pod-watcher needs, as manifests/ has it.
+/// The rules of pod-watcher's Role, equal to the rules in `manifests/`.
 pub(crate) const ALL_RULES: &str = r#"
 - {apiGroups: [""], resources: [services], verbs: [list, watch]}
 - {apiGroups: [""], resources: [services/status], verbs: [patch]}
@@ -65,7 +67,7 @@ pub(crate) const ALL_RULES: &str = r#"
 - {apiGroups: [events.k8s.io], resources: [events], verbs: [create, patch]}
 "#;
 
-impl Namespace<'_> {
+impl TestNamespace<'_> {
     pub(crate) fn kubectl(&self, arguments: &[&str]) -> String {
         let arguments = [&["-n", self.name], arguments].concat();
         self.cluster.control.kubectl(&arguments).unwrap()
@@ -77,7 +79,7 @@ impl Namespace<'_> {
         control.kubectl_with_input(&arguments, manifest).unwrap();
     }
 
-    /// Replaces the rules of the Role.
+    /// Replaces the rules of the Role `portlb`.
     pub(crate) fn grant(&self, rules: &str) {
         self.apply(&format!(
             "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {{name: portlb}}\n\
@@ -92,7 +94,7 @@ impl Namespace<'_> {
             .unwrap()
     }
 
-    /// For the ServiceAccount, through `server`.
+    /// Writes a kubeconfig of the ServiceAccount `portlb` that connects to `server`.
     pub(crate) fn kubeconfig(&self, server: SocketAddr) -> PathBuf {
         let control = &self.cluster.control;
         control
@@ -100,7 +102,9 @@ impl Namespace<'_> {
             .unwrap()
     }
 
-    pub(crate) fn service(&self, name: &str, annotations: &str) {
+    /// Applies a Service of the class of portlb on port 80. `annotations` is a YAML flow mapping
+    /// without braces.
+    pub(crate) fn apply_service(&self, name: &str, annotations: &str) {
         self.apply(&format!(
             "apiVersion: v1
 kind: Service
@@ -116,8 +120,8 @@ spec:
         ));
     }
 
-    /// A slice of the Service with these addresses, all ready.
-    pub(crate) fn endpoints(&self, service: &str, addresses: &[&str]) {
+    /// Applies the EndpointSlice of a Service with these addresses, all ready.
+    pub(crate) fn apply_endpoints(&self, service: &str, addresses: &[&str]) {
         let endpoints: Vec<String> = addresses
             .iter()
             .map(|address| format!("{{addresses: [{address}], conditions: {{ready: true}}}}"))

@@ -1,4 +1,4 @@
-//! node-router verifies tokens of a real API server with the keys that it publishes.
+//! A test of hold tokens that a real API server has issued.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,17 +10,17 @@ use daemon_runtime::Target;
 use lab::Process;
 use tonic::{Code, Request, Status};
 
-use crate::cluster::Cluster;
+use crate::cluster::TestControlPlane;
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// node-router in a network namespace of its own.
-struct Router {
+/// A node-router in its own network namespace.
+struct NodeRouterProcess {
     socket: PathBuf,
     _process: Process,
 }
 
-impl Router {
+impl NodeRouterProcess {
     fn start(folder: &Path, flags: &[String]) -> Self {
         let socket = folder.join("node-router.sock");
         let mut command = Command::new("unshare");
@@ -46,8 +46,10 @@ impl Router {
         }
     }
 
-    /// Asks for a route without a port for the proof of the address, which comes after the token.
-    fn refusal(&self, prefix: &str, token: &str) -> Status {
+    /// Sends a hold without `proof_port`, and returns node-router's error.
+    ///
+    /// node-router verifies the token before the hold proof, so every hold is refused.
+    fn hold_error(&self, prefix: &str, token: &str) -> Status {
         let request = HoldRequest {
             prefix: prefix.to_owned(),
             gateway: "10.244.3.7".to_owned(),
@@ -64,14 +66,14 @@ impl Router {
             let channel = Target::Unix(self.socket.clone()).channel();
             let mut client = NodeRouteServiceClient::new(channel);
             let answer = tokio::time::timeout(SOON, client.hold(request)).await;
-            answer.expect("an answer in time").unwrap_err()
+            answer.expect("node-router answers in time").unwrap_err()
         })
     }
 }
 
 #[test]
-fn node_router_takes_the_token_of_a_pod_for_the_prefixes_of_its_namespace() {
-    let namespace = Cluster::shared().namespace("hold-token");
+fn node_router_accepts_the_token_of_a_pod_for_the_prefixes_of_its_namespace() {
+    let namespace = TestControlPlane::shared().namespace("hold-token");
     namespace.apply(
         "{apiVersion: v1, kind: Pod, metadata: {name: load-balancer}, spec: {serviceAccountName: \
          portlb, containers: [{name: bgp-announcer, image: bgp-announcer}]}}",
@@ -86,7 +88,7 @@ fn node_router_takes_the_token_of_a_pod_for_the_prefixes_of_its_namespace() {
     let discovery = ["get", "--raw", "/.well-known/openid-configuration"];
     let discovery: serde_json::Value =
         serde_json::from_str(&namespace.kubectl(&discovery)).unwrap();
-    let router = Router::start(
+    let router = NodeRouterProcess::start(
         folder.path(),
         &[
             "--hold-proof=token".to_owned(),
@@ -100,12 +102,12 @@ fn node_router_takes_the_token_of_a_pod_for_the_prefixes_of_its_namespace() {
         let create = [&["create", "token", "portlb"], flags].concat();
         namespace.kubectl(&create).trim().to_owned()
     };
-    let for_portlb = "--audience=portlb";
-    let of_pod = "--bound-object-kind=Pod";
+    let audience = "--audience=portlb";
+    let kind = "--bound-object-kind=Pod";
     let name = "--bound-object-name=load-balancer";
-    let hold_token = token(&[for_portlb, of_pod, name]);
+    let hold_token = token(&[audience, kind, name]);
     for (prefix, token, code, part) in [
-        // The token is good; what is missing is the proof of the address.
+        // The token is valid, so the error is about the missing hold proof.
         (
             "10.1.1.10/32",
             &hold_token,
@@ -120,18 +122,18 @@ fn node_router_takes_the_token_of_a_pod_for_the_prefixes_of_its_namespace() {
         ),
         (
             "10.1.1.10/32",
-            &token(&[of_pod, name]),
+            &token(&[kind, name]),
             Code::Unauthenticated,
             "audience",
         ),
         (
             "10.1.1.10/32",
-            &token(&[for_portlb]),
+            &token(&[audience]),
             Code::Unauthenticated,
             "bound to a pod",
         ),
     ] {
-        let status = router.refusal(prefix, token);
+        let status = router.hold_error(prefix, token);
         assert_eq!(status.code(), code, "{status:?}");
         assert!(status.message().contains(part), "{part}: {status:?}");
     }

@@ -1,26 +1,26 @@
-//! From objects of the API server to the Discovery stream.
+//! Tests of the path from API objects to the Discovery stream.
 
 use std::time::Duration;
 
-use crate::cluster::Cluster;
-use crate::watcher::{SOON, Watcher};
+use crate::cluster::TestControlPlane;
+use crate::watcher::{PodWatcherProcess, SOON};
 
 #[test]
-fn a_service_and_its_endpoints_are_told_and_followed() {
-    let namespace = Cluster::shared().namespace("followed");
-    namespace.service("web", "portlb.io/address: 10.1.1.10");
-    namespace.endpoints("web", &["10.0.0.1", "10.0.0.2"]);
+fn a_service_and_its_endpoint_changes_reach_the_discovery_stream() {
+    let namespace = TestControlPlane::shared().namespace("followed");
+    namespace.apply_service("web", "portlb.io/address: 10.1.1.10");
+    namespace.apply_endpoints("web", &["10.0.0.1", "10.0.0.2"]);
     let kubeconfig = namespace.kubeconfig(namespace.cluster.control.address());
-    let watcher = Watcher::start(&namespace, &kubeconfig, &[]);
-    let told = watcher.watch();
-    told.wait_for(&["tcp/10.1.1.10:80 -> 10.0.0.1, 10.0.0.2"], SOON);
+    let watcher = PodWatcherProcess::start(&namespace, &kubeconfig, &[]);
+    let stream = watcher.watch();
+    stream.wait_for(&["tcp/10.1.1.10:80 -> 10.0.0.1, 10.0.0.2"], SOON);
     watcher.wait_for_readyz(&["200", "1 virtual servers"], SOON);
 
-    namespace.endpoints("web", &["10.0.0.2", "10.0.0.3"]);
-    told.wait_for(&["tcp/10.1.1.10:80 -> 10.0.0.2, 10.0.0.3"], SOON);
-    namespace.service("second", "portlb.io/address: 10.1.1.11");
-    namespace.endpoints("second", &["10.0.0.9"]);
-    told.wait_for(
+    namespace.apply_endpoints("web", &["10.0.0.2", "10.0.0.3"]);
+    stream.wait_for(&["tcp/10.1.1.10:80 -> 10.0.0.2, 10.0.0.3"], SOON);
+    namespace.apply_service("second", "portlb.io/address: 10.1.1.11");
+    namespace.apply_endpoints("second", &["10.0.0.9"]);
+    stream.wait_for(
         &[
             "tcp/10.1.1.10:80 -> 10.0.0.2, 10.0.0.3",
             "tcp/10.1.1.11:80 -> 10.0.0.9",
@@ -28,13 +28,13 @@ fn a_service_and_its_endpoints_are_told_and_followed() {
         SOON,
     );
     namespace.kubectl(&["delete", "service", "web"]);
-    told.wait_for(&["tcp/10.1.1.11:80 -> 10.0.0.9"], SOON);
+    stream.wait_for(&["tcp/10.1.1.11:80 -> 10.0.0.9"], SOON);
     assert!(watcher.metric("portlb_kubernetes_objects{kind=\"Service\"}") >= 1.0);
 }
 
 #[test]
-fn pods_are_served_without_a_service() {
-    let namespace = Cluster::shared().namespace("pods");
+fn pods_are_served_by_selector_without_a_service() {
+    let namespace = TestControlPlane::shared().namespace("pods");
     let pod = |name: &str, address: &str, ready: &str| {
         namespace.apply(&format!(
             "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, labels: {{app: web}}}},
@@ -55,53 +55,53 @@ fn pods_are_served_without_a_service() {
         "--pod-ports=80/TCP",
         "--service-ranges=10.1.1.0/24",
     ];
-    let watcher = Watcher::start(&namespace, &kubeconfig, &flags);
-    let told = watcher.watch();
-    told.wait_for(&["tcp/10.1.1.10:80 -> 10.0.0.1, 10.0.0.2 draining"], SOON);
+    let watcher = PodWatcherProcess::start(&namespace, &kubeconfig, &flags);
+    let stream = watcher.watch();
+    stream.wait_for(&["tcp/10.1.1.10:80 -> 10.0.0.1, 10.0.0.2 draining"], SOON);
     pod("b", "10.0.0.2", "True");
-    told.wait_for(&["tcp/10.1.1.10:80 -> 10.0.0.1, 10.0.0.2"], SOON);
+    stream.wait_for(&["tcp/10.1.1.10:80 -> 10.0.0.1, 10.0.0.2"], SOON);
 }
 
 #[test]
-fn a_bad_annotation_keeps_the_last_good_state_and_a_corrected_one_counts_at_once() {
-    let namespace = Cluster::shared().namespace("annotations");
-    namespace.service("web", "portlb.io/address: 10.1.1.10");
-    namespace.endpoints("web", &["10.0.0.1"]);
+fn a_service_with_a_bad_annotation_keeps_its_last_good_state_until_it_is_corrected() {
+    let namespace = TestControlPlane::shared().namespace("annotations");
+    namespace.apply_service("web", "portlb.io/address: 10.1.1.10");
+    namespace.apply_endpoints("web", &["10.0.0.1"]);
     let kubeconfig = namespace.kubeconfig(namespace.cluster.control.address());
-    let watcher = Watcher::start(&namespace, &kubeconfig, &[]);
-    let told = watcher.watch();
-    told.wait_for(&["tcp/10.1.1.10:80 -> 10.0.0.1"], SOON);
+    let watcher = PodWatcherProcess::start(&namespace, &kubeconfig, &[]);
+    let stream = watcher.watch();
+    stream.wait_for(&["tcp/10.1.1.10:80 -> 10.0.0.1"], SOON);
 
     let bad = "portlb.io/address: 10.1.1.10, portlb.io/scheduler: fastest";
-    namespace.service("web", bad);
-    lab::wait_for("the metric", SOON, || {
+    namespace.apply_service("web", bad);
+    lab::wait_for("pod-watcher counts a bad Service", SOON, || {
         let bad = watcher.metric("portlb_kubernetes_bad_services");
         lab::ensure_that(bad > 0.5, bad)
     })
     .unwrap();
-    assert_eq!(told.removals(), 0);
-    // What its pods do counts all the same.
-    namespace.endpoints("web", &["10.0.0.1", "10.0.0.2"]);
-    told.wait_for(&["tcp/10.1.1.10:80 -> 10.0.0.1, 10.0.0.2"], SOON);
+    assert_eq!(stream.removals(), 0);
+    // Changes of its endpoints still take effect.
+    namespace.apply_endpoints("web", &["10.0.0.1", "10.0.0.2"]);
+    stream.wait_for(&["tcp/10.1.1.10:80 -> 10.0.0.1, 10.0.0.2"], SOON);
 
-    namespace.service("web", "portlb.io/address: 10.1.1.12");
-    let took = told.wait_for(&["tcp/10.1.1.12:80 -> 10.0.0.1, 10.0.0.2"], SOON);
+    namespace.apply_service("web", "portlb.io/address: 10.1.1.12");
+    let took = stream.wait_for(&["tcp/10.1.1.12:80 -> 10.0.0.1, 10.0.0.2"], SOON);
     assert!(took < Duration::from_secs(5), "{took:?}");
 }
 
 #[test]
-fn a_cluster_is_rendered_as_a_file_that_serves_the_same() {
-    let namespace = Cluster::shared().namespace("rendered");
-    namespace.service("web", "portlb.io/address: 10.1.1.10");
-    namespace.endpoints("web", &["10.0.0.1", "10.0.0.2"]);
+fn render_writes_the_services_of_a_cluster_as_a_valid_file() {
+    let namespace = TestControlPlane::shared().namespace("rendered");
+    namespace.apply_service("web", "portlb.io/address: 10.1.1.10");
+    namespace.apply_endpoints("web", &["10.0.0.1", "10.0.0.2"]);
     let kubeconfig = namespace.kubeconfig(namespace.cluster.control.address());
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("rendered.yaml");
     let pod_watcher = |arguments: &[&str]| {
         let mut command = lab::daemons::command("pod-watcher").unwrap();
         let output = command.args(arguments).output().unwrap();
-        let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{complaint}");
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{errors}");
         String::from_utf8(output.stdout).unwrap()
     };
     let kubeconfig = kubeconfig.to_str().unwrap();

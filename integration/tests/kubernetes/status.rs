@@ -1,13 +1,13 @@
-//! What the elected pod writes: status, conditions, Events, addresses of pools.
+//! Tests of status, conditions and Events that the leading pod-watcher writes.
 
 use std::path::Path;
 use std::time::Duration;
 
 use lab::Signal;
 
-use crate::announcer::StandInAnnouncer;
-use crate::cluster::{ALL_RULES, Cluster, Namespace};
-use crate::watcher::{SOON, Watcher};
+use crate::announcer::FakeAnnouncer;
+use crate::cluster::{ALL_RULES, TestControlPlane, TestNamespace};
+use crate::watcher::{PodWatcherProcess, SOON};
 
 const INGRESS: &str = "{.status.loadBalancer.ingress}";
 const ANNOUNCED: &str = "{.status.conditions[?(@.type=='portlb.io/Announced')].reason}";
@@ -17,55 +17,59 @@ const HOLDER: &str = "{.spec.holderIdentity}";
 const RENEWED: &str = "{.spec.renewTime}";
 const ADDRESS: &str = "10.1.1.10";
 
-/// Much longer than a test waits.
+/// Much longer than a test runs.
 const LINGER: &str = "--linger=10m";
 
-/// A Lease that is free is taken within 3 s, one that has not been given up after 15 s.
-const HANDED_OVER: Duration = Duration::from_secs(10);
+/// Limit for the next leader after a leader has released the Lease.
+///
+/// A pod acquires a released Lease within 3 s, and a Lease that was not released only after 15 s. So
+/// the limit shows that the Lease was released.
+const HANDOVER: Duration = Duration::from_secs(10);
 
-/// The Lease runs out after 15 s.
+/// Limit for the next leader after a leader was killed: its Lease expires after 15 s.
 const FAILOVER: Duration = Duration::from_secs(60);
 
 fn start(
-    namespace: &Namespace<'_>,
+    namespace: &TestNamespace<'_>,
     name: &str,
     kubeconfig: &Path,
-    announcer: &StandInAnnouncer,
+    announcer: &FakeAnnouncer,
     more: &[&str],
-) -> Watcher {
+) -> PodWatcherProcess {
     let announcer = format!("--announcer=http://{}", announcer.address);
     let pod = format!("--pod-name={name}");
-    // The API server does not ask whether there is such a pod.
+    // The pod does not exist; the API server does not check owners of objects.
     let uid = format!("--pod-uid=uid-of-{name}");
     let flags = [&[&*announcer, &*pod, &*uid], more].concat();
-    Watcher::start_as(namespace, name, kubeconfig, &flags)
+    PodWatcherProcess::start_as(namespace, name, kubeconfig, &flags)
 }
 
-/// A pod, the first in its namespace, whose address is in the status of the Service `web`.
-fn announced_by(
-    namespace: &Namespace<'_>,
+/// Creates the Service `web`, starts the first pod-watcher of the namespace, and waits until the
+/// Service has the condition `Announced`.
+fn start_and_wait_until_announced(
+    namespace: &TestNamespace<'_>,
     name: &str,
-    announcer: &StandInAnnouncer,
+    announcer: &FakeAnnouncer,
     more: &[&str],
-) -> Watcher {
-    namespace.service("web", &format!("portlb.io/address: {ADDRESS}"));
-    namespace.endpoints("web", &["10.0.0.1"]);
+) -> PodWatcherProcess {
+    namespace.apply_service("web", &format!("portlb.io/address: {ADDRESS}"));
+    namespace.apply_endpoints("web", &["10.0.0.1"]);
     let kubeconfig = namespace.kubeconfig(namespace.cluster.control.address());
     let watcher = start(namespace, name, &kubeconfig, announcer, more);
     namespace.wait_for_value("service/web", ANNOUNCED, "Announced", SOON);
     watcher
 }
 
-impl Namespace<'_> {
-    /// The last pod has ended and left nothing.
-    fn is_announced_by_none(&self) {
+impl TestNamespace<'_> {
+    /// Checks that the status has no address, and that there are no holder and no reports.
+    fn assert_status_is_cleared(&self) {
         assert_eq!(self.jsonpath("service/web", INGRESS), "");
         assert_eq!(self.jsonpath("service/web", ANNOUNCED), "NotAnnounced");
         assert_eq!(self.jsonpath("lease/portlb", HOLDER), "");
         assert_eq!(self.reports(), "");
     }
 
-    /// The Leases that are reports.
+    /// Returns the names of the Leases that are reports.
     fn reports(&self) -> String {
         self.kubectl(&[
             "get",
@@ -89,7 +93,7 @@ impl Namespace<'_> {
         .unwrap();
     }
 
-    /// `reason: note` of each Event, each once, in the order of the alphabet.
+    /// Returns a line `reason: note` for each Event, sorted.
     fn events(&self) -> Vec<String> {
         let path = "{range .items[*]}{.reason}: {.note}{\"\\n\"}{end}";
         let events = self.jsonpath("events.events.k8s.io", path);
@@ -101,60 +105,60 @@ impl Namespace<'_> {
 
 #[test]
 fn an_older_service_does_not_take_an_address_over_that_another_one_holds() {
-    let namespace = Cluster::shared().namespace("taken");
-    namespace.service("old", "portlb.io/address: 10.1.1.11");
-    namespace.endpoints("old", &["10.0.0.9"]);
-    // Times of creation have whole seconds.
+    let namespace = TestControlPlane::shared().namespace("taken");
+    namespace.apply_service("old", "portlb.io/address: 10.1.1.11");
+    namespace.apply_endpoints("old", &["10.0.0.9"]);
+    // Creation times have whole seconds, so the second Service is created again until it is younger.
     let created = "{.metadata.creationTimestamp}";
     let of_old = namespace.jsonpath("service/old", created);
     lab::wait_for("a younger Service", SOON, || {
         namespace.kubectl(&["delete", "service", "web", "--ignore-not-found"]);
-        namespace.service("web", &format!("portlb.io/address: {ADDRESS}"));
+        namespace.apply_service("web", &format!("portlb.io/address: {ADDRESS}"));
         let of_web = namespace.jsonpath("service/web", created);
         lab::ensure_that(of_web > of_old, of_web)
     })
     .unwrap();
-    namespace.endpoints("web", &["10.0.0.1"]);
+    namespace.apply_endpoints("web", &["10.0.0.1"]);
     let kubeconfig = namespace.kubeconfig(namespace.cluster.control.address());
-    let announcer = StandInAnnouncer::start(&[]);
+    let announcer = FakeAnnouncer::start(&[]);
     let watcher = start(&namespace, "lb-1", &kubeconfig, &announcer, &[]);
     let held = "{.status.conditions[?(@.type=='portlb.io/Address')].message}";
     namespace.wait_for_value("service/web", held, ADDRESS, SOON);
     namespace.wait_for_value("service/old", held, "10.1.1.11", SOON);
 
     let served = ["tcp/10.1.1.10:80 -> 10.0.0.1"];
-    namespace.service("old", &format!("portlb.io/address: {ADDRESS}"));
+    namespace.apply_service("old", &format!("portlb.io/address: {ADDRESS}"));
     namespace.wait_for_value("service/old", held, "", SOON);
     watcher.watch().wait_for(&served, SOON);
     drop(watcher);
-    // Nor does the time when no pod-watcher runs.
+    // A restart of pod-watcher does not give the address to the older Service either.
     let watcher = start(&namespace, "lb-2", &kubeconfig, &announcer, &[]);
     watcher.watch().wait_for(&served, SOON);
     assert_eq!(namespace.jsonpath("service/web", held), ADDRESS);
 }
 
 #[test]
-fn a_service_outside_of_the_allowed_prefixes_is_not_served_in_one_namespace() {
-    let namespace = Cluster::shared().namespace("confined");
-    // The address of another tenant's pod.
-    namespace.service("bad", "portlb.io/address: 10.244.1.7");
-    namespace.endpoints("bad", &["10.0.0.1"]);
-    namespace.service("good", "portlb.io/address: 10.1.1.10");
-    namespace.endpoints("good", &["10.0.0.2", "10.244.1.7"]);
+fn a_service_address_outside_of_the_allowed_prefixes_is_not_served() {
+    let namespace = TestControlPlane::shared().namespace("confined");
+    // The address belongs to a pod of another tenant.
+    namespace.apply_service("bad", "portlb.io/address: 10.244.1.7");
+    namespace.apply_endpoints("bad", &["10.0.0.1"]);
+    namespace.apply_service("good", "portlb.io/address: 10.1.1.10");
+    namespace.apply_endpoints("good", &["10.0.0.2", "10.244.1.7"]);
     let kubeconfig = namespace.kubeconfig(namespace.cluster.control.address());
-    let watcher = Watcher::start(&namespace, &kubeconfig, &[]);
+    let watcher = PodWatcherProcess::start(&namespace, &kubeconfig, &[]);
     let served = ["tcp/10.1.1.10:80 -> 10.0.0.2, 10.244.1.7"];
     watcher.watch().wait_for(&served, SOON);
     assert!(watcher.metric("portlb_kubernetes_bad_services") > 0.5);
 }
 
 #[test]
-fn an_announced_address_gets_into_the_status_and_out_of_it() {
-    let namespace = Cluster::shared().namespace("announced");
-    namespace.service("web", "portlb.io/address: 10.1.1.10");
-    namespace.endpoints("web", &["10.0.0.1"]);
+fn the_status_has_the_address_while_it_is_announced() {
+    let namespace = TestControlPlane::shared().namespace("announced");
+    namespace.apply_service("web", "portlb.io/address: 10.1.1.10");
+    namespace.apply_endpoints("web", &["10.0.0.1"]);
     let kubeconfig = namespace.kubeconfig(namespace.cluster.control.address());
-    let announcer = StandInAnnouncer::start(&[]);
+    let announcer = FakeAnnouncer::start(&[]);
     let watcher = start(&namespace, "lb-1", &kubeconfig, &announcer, &[]);
     namespace.wait_for_value("service/web", ANNOUNCED, "NotAnnounced", SOON);
     assert_eq!(namespace.jsonpath("service/web", INGRESS), "");
@@ -167,7 +171,7 @@ fn an_announced_address_gets_into_the_status_and_out_of_it() {
     announcer.announce(&[]);
     namespace.wait_for_value("service/web", ANNOUNCED, "NotAnnounced", SOON);
     assert_eq!(namespace.jsonpath("service/web", INGRESS), "");
-    lab::wait_for("Events", SOON, || {
+    lab::wait_for("one Event for each change", SOON, || {
         let events = namespace.events();
         let expected = [
             "Announced: 10.1.1.10 by 1 load balancer",
@@ -182,7 +186,7 @@ fn an_announced_address_gets_into_the_status_and_out_of_it() {
         lab::ensure_that(are_expected, format!("{events:?}"))
     })
     .unwrap();
-    // A Service that is ours no longer has nothing of ours.
+    // pod-watcher removes its status from a Service that no longer has its load balancer class.
     announcer.announce(&["10.1.1.0/24"]);
     namespace.wait_for_value("service/web", ANNOUNCED, "Announced", SOON);
     namespace.kubectl(&[
@@ -200,14 +204,14 @@ fn an_announced_address_gets_into_the_status_and_out_of_it() {
 }
 
 #[test]
-fn two_pods_agree_on_who_writes_and_the_other_takes_over() {
-    let namespace = Cluster::shared().namespace("election");
-    namespace.service("web", "portlb.io/address: 10.1.1.10");
-    namespace.endpoints("web", &["10.0.0.1"]);
+fn one_of_two_pods_leads_and_the_other_takes_over_when_it_ends() {
+    let namespace = TestControlPlane::shared().namespace("election");
+    namespace.apply_service("web", "portlb.io/address: 10.1.1.10");
+    namespace.apply_endpoints("web", &["10.0.0.1"]);
     let kubeconfig = namespace.kubeconfig(namespace.cluster.control.address());
-    let announcer = StandInAnnouncer::start(&["10.1.1.10/32"]);
+    let announcer = FakeAnnouncer::start(&["10.1.1.10/32"]);
     let first = start(&namespace, "lb-1", &kubeconfig, &announcer, &[]);
-    lab::wait_for("the first leads", SOON, || {
+    lab::wait_for("the first pod leads", SOON, || {
         let held = first.metric("portlb_lease_held");
         lab::ensure_that(held > 0.5, held)
     })
@@ -222,7 +226,7 @@ fn two_pods_agree_on_who_writes_and_the_other_takes_over() {
     assert!(second.metric("portlb_lease_held") < 0.5);
     assert_eq!(namespace.jsonpath("lease/portlb", HOLDER), "lb-1");
 
-    // Killed: its report and its Lease run out.
+    // After a kill, the report and the Lease of the first pod expire.
     first.process.kill().unwrap();
     namespace.wait_for_value(
         "service/web",
@@ -234,11 +238,11 @@ fn two_pods_agree_on_who_writes_and_the_other_takes_over() {
     assert!(second.metric("portlb_lease_held") > 0.5);
     let events = namespace.events();
     let announced = events.iter().filter(|event| event.starts_with("Announced"));
-    assert_eq!(announced.count(), 1, "not repeated: {events:?}");
+    assert_eq!(announced.count(), 1, "an Event was repeated: {events:?}");
     let withdrawn = |event: &String| event.starts_with("Withdrawn");
     assert!(!events.iter().any(withdrawn), "{events:?}");
 
-    // Terminated: it gives both up.
+    // On SIGTERM the second pod deletes its report and releases the Lease.
     let third = start(&namespace, "lb-3", &kubeconfig, &announcer, &[]);
     namespace.wait_for_value(
         "service/web",
@@ -262,14 +266,14 @@ fn two_pods_agree_on_who_writes_and_the_other_takes_over() {
 }
 
 #[test]
-fn the_last_pod_takes_its_addresses_out_of_the_status_when_its_data_plane_has_ended() {
-    let namespace = Cluster::shared().namespace("last");
-    let announcer = StandInAnnouncer::start(&["10.1.1.10/32"]);
-    let watcher = announced_by(&namespace, "lb-1", &announcer, &[LINGER]);
+fn the_last_pod_clears_the_status_after_its_data_plane_has_ended() {
+    let namespace = TestControlPlane::shared().namespace("last");
+    let announcer = FakeAnnouncer::start(&["10.1.1.10/32"]);
+    let watcher = start_and_wait_until_announced(&namespace, "lb-1", &announcer, &[LINGER]);
     let data_plane = watcher.watch();
     data_plane.wait_for(&["tcp/10.1.1.10:80 -> 10.0.0.1"], SOON);
 
-    // The report is renewed every 5 s, and all stays as it is.
+    // While the pod lingers it renews its report every 5 s, and the status stays.
     watcher.process.signal(Signal::SIGTERM).unwrap();
     watcher.process.wait_for_line("draining", SOON).unwrap();
     for _ in 0..2 {
@@ -286,7 +290,7 @@ fn the_last_pod_takes_its_addresses_out_of_the_status_when_its_data_plane_has_en
 
     drop(data_plane);
     assert!(watcher.process.wait(SOON).unwrap().success());
-    namespace.is_announced_by_none();
+    namespace.assert_status_is_cleared();
     assert_eq!(
         namespace.events(),
         [
@@ -297,10 +301,10 @@ fn the_last_pod_takes_its_addresses_out_of_the_status_when_its_data_plane_has_en
 }
 
 #[test]
-fn a_pod_that_drains_still_writes_what_its_announcer_withdraws() {
-    let namespace = Cluster::shared().namespace("drains");
-    let announcer = StandInAnnouncer::start(&["10.1.1.10/32"]);
-    let watcher = announced_by(&namespace, "lb-1", &announcer, &[LINGER]);
+fn a_pod_that_drains_still_clears_the_status_of_a_withdrawn_address() {
+    let namespace = TestControlPlane::shared().namespace("drains");
+    let announcer = FakeAnnouncer::start(&["10.1.1.10/32"]);
+    let watcher = start_and_wait_until_announced(&namespace, "lb-1", &announcer, &[LINGER]);
     let data_plane = watcher.watch();
     data_plane.wait_for(&["tcp/10.1.1.10:80 -> 10.0.0.1"], SOON);
     watcher.process.signal(Signal::SIGTERM).unwrap();
@@ -310,14 +314,14 @@ fn a_pod_that_drains_still_writes_what_its_announcer_withdraws() {
     assert!(watcher.process.is_running());
     drop(data_plane);
     assert!(watcher.process.wait(SOON).unwrap().success());
-    namespace.is_announced_by_none();
+    namespace.assert_status_is_cleared();
 }
 
 #[test]
-fn the_ingress_stays_while_one_of_two_pods_ends() {
-    let namespace = Cluster::shared().namespace("remaining");
-    let announcer = StandInAnnouncer::start(&["10.1.1.10/32"]);
-    let first = announced_by(&namespace, "lb-1", &announcer, &[LINGER]);
+fn the_status_keeps_the_address_while_one_of_two_pods_ends() {
+    let namespace = TestControlPlane::shared().namespace("remaining");
+    let announcer = FakeAnnouncer::start(&["10.1.1.10/32"]);
+    let first = start_and_wait_until_announced(&namespace, "lb-1", &announcer, &[LINGER]);
     let kubeconfig = namespace.kubeconfig(namespace.cluster.control.address());
     let second = start(&namespace, "lb-2", &kubeconfig, &announcer, &[LINGER]);
     let by_two = "10.1.1.10 by 2 load balancers";
@@ -328,17 +332,17 @@ fn the_ingress_stays_while_one_of_two_pods_ends() {
     first.process.wait_for_line("draining", SOON).unwrap();
     drop(data_plane);
     let state = format!("{INGRESS} {MESSAGE}");
-    lab::wait_for("the second writes", SOON, || {
+    lab::wait_for("the status has one load balancer", SOON, || {
         let state = namespace.jsonpath("service/web", &state);
         assert!(state.starts_with('['), "{state}");
         lab::ensure_that(state.ends_with("by 1 load balancer"), state)
     })
     .unwrap();
     assert!(first.process.wait(SOON).unwrap().success());
-    let leads_by = first.process.ended_at().unwrap() + HANDED_OVER;
+    let leads_by = first.process.ended_at().unwrap() + HANDOVER;
     namespace.wait_for_value("lease/portlb", HOLDER, "lb-2", SOON);
     assert!(std::time::Instant::now() < leads_by);
-    // It never left.
+    // The address was in the status all the time, so there is no Event `Withdrawn`.
     let events = namespace.events();
     let withdrawn = |event: &String| event.starts_with("Withdrawn");
     assert!(!events.iter().any(withdrawn), "{events:?}");
@@ -346,10 +350,10 @@ fn the_ingress_stays_while_one_of_two_pods_ends() {
 }
 
 #[test]
-fn of_two_pods_that_end_together_the_last_one_clears_the_status() {
-    let namespace = Cluster::shared().namespace("together");
-    let announcer = StandInAnnouncer::start(&["10.1.1.10/32"]);
-    let first = announced_by(&namespace, "lb-1", &announcer, &[]);
+fn the_last_of_two_pods_that_end_together_clears_the_status() {
+    let namespace = TestControlPlane::shared().namespace("together");
+    let announcer = FakeAnnouncer::start(&["10.1.1.10/32"]);
+    let first = start_and_wait_until_announced(&namespace, "lb-1", &announcer, &[]);
     let kubeconfig = namespace.kubeconfig(namespace.cluster.control.address());
     let second = start(&namespace, "lb-2", &kubeconfig, &announcer, &[]);
     let by_two = "10.1.1.10 by 2 load balancers";
@@ -360,14 +364,14 @@ fn of_two_pods_that_end_together_the_last_one_clears_the_status() {
     for pod in [&first, &second] {
         assert!(pod.process.wait(SOON).unwrap().success());
     }
-    namespace.is_announced_by_none();
+    namespace.assert_status_is_cleared();
 }
 
 #[test]
-fn a_pod_watcher_that_ends_alone_leaves_what_is_announced() {
-    let namespace = Cluster::shared().namespace("alone");
-    let announcer = StandInAnnouncer::start(&["10.1.1.10/32"]);
-    let watcher = announced_by(&namespace, "lb-1", &announcer, &[]);
+fn a_pod_watcher_that_ends_before_its_data_plane_keeps_the_status() {
+    let namespace = TestControlPlane::shared().namespace("alone");
+    let announcer = FakeAnnouncer::start(&["10.1.1.10/32"]);
+    let watcher = start_and_wait_until_announced(&namespace, "lb-1", &announcer, &[]);
     let data_plane = watcher.watch();
     data_plane.wait_for(&["tcp/10.1.1.10:80 -> 10.0.0.1"], SOON);
     watcher.process.signal(Signal::SIGTERM).unwrap();
@@ -379,10 +383,10 @@ fn a_pod_watcher_that_ends_alone_leaves_what_is_announced() {
 }
 
 #[test]
-fn a_second_signal_ends_a_pod_watcher_that_lingers() {
-    let namespace = Cluster::shared().namespace("aborted");
-    let announcer = StandInAnnouncer::start(&["10.1.1.10/32"]);
-    let watcher = announced_by(&namespace, "lb-1", &announcer, &[LINGER]);
+fn a_second_signal_ends_a_lingering_pod_watcher_immediately() {
+    let namespace = TestControlPlane::shared().namespace("aborted");
+    let announcer = FakeAnnouncer::start(&["10.1.1.10/32"]);
+    let watcher = start_and_wait_until_announced(&namespace, "lb-1", &announcer, &[LINGER]);
     let data_plane = watcher.watch();
     data_plane.wait_for(&["tcp/10.1.1.10:80 -> 10.0.0.1"], SOON);
     watcher.process.signal(Signal::SIGTERM).unwrap();
@@ -394,33 +398,34 @@ fn a_second_signal_ends_a_pod_watcher_that_lingers() {
 }
 
 #[test]
-fn an_address_of_a_pool_is_kept_in_the_status_over_restarts() {
-    let namespace = Cluster::shared().namespace("pool");
+fn a_service_keeps_its_pool_address_after_a_restart() {
+    let namespace = TestControlPlane::shared().namespace("pool");
     let pool = ["--address-pool=web=10.1.1.8/29"];
-    namespace.service("second", "");
-    namespace.endpoints("second", &["10.0.0.2"]);
+    namespace.apply_service("second", "");
+    namespace.apply_endpoints("second", &["10.0.0.2"]);
     let kubeconfig = namespace.kubeconfig(namespace.cluster.control.address());
-    let announcer = StandInAnnouncer::start(&[]);
+    let announcer = FakeAnnouncer::start(&[]);
     let watcher = start(&namespace, "lb-1", &kubeconfig, &announcer, &pool);
     let path = "{.status.conditions[?(@.type=='portlb.io/Address')].message}";
-    lab::wait_for("an address", SOON, || {
+    lab::wait_for("the Service has an address of the pool", SOON, || {
         let address = namespace.jsonpath("service/second", path);
         lab::ensure_that(address.starts_with("10.1.1."), address)
     })
     .unwrap();
     let address = namespace.jsonpath("service/second", path);
-    let told = watcher.watch();
+    let stream = watcher.watch();
     let served = format!("tcp/{address}:80 -> 10.0.0.2");
-    told.wait_for(&[&served], SOON);
+    stream.wait_for(&[&served], SOON);
     drop(watcher);
 
-    // An older one may not take it.
-    namespace.service("first", "");
-    namespace.endpoints("first", &["10.0.0.1"]);
+    // After the restart pod-watcher allocates addresses again. Another Service must not get the address
+    // that the status records.
+    namespace.apply_service("first", "");
+    namespace.apply_endpoints("first", &["10.0.0.1"]);
     let watcher = start(&namespace, "lb-2", &kubeconfig, &announcer, &pool);
-    let told = watcher.watch();
-    lab::wait_for("both", FAILOVER, || {
-        let state = told.state().unwrap_or_default();
+    let stream = watcher.watch();
+    lab::wait_for("both Services are served", FAILOVER, || {
+        let state = stream.state().unwrap_or_default();
         let holds = state.len() == 2 && state.contains(&served);
         lab::ensure_that(holds, format!("{state:?}"))
     })
@@ -429,15 +434,15 @@ fn an_address_of_a_pool_is_kept_in_the_status_over_restarts() {
 }
 
 #[test]
-fn a_finding_is_one_event_and_counts_when_it_comes_back() {
-    let namespace = Cluster::shared().namespace("findings");
+fn a_finding_that_returns_is_counted_in_its_first_event() {
+    let namespace = TestControlPlane::shared().namespace("findings");
     let bad = "portlb.io/address: 10.1.1.10, portlb.io/scheduler: fastest";
-    namespace.service("web", bad);
-    namespace.endpoints("web", &["10.0.0.1"]);
+    namespace.apply_service("web", bad);
+    namespace.apply_endpoints("web", &["10.0.0.1"]);
     let kubeconfig = namespace.kubeconfig(namespace.cluster.control.address());
-    let announcer = StandInAnnouncer::start(&[]);
+    let announcer = FakeAnnouncer::start(&[]);
     let watcher = start(&namespace, "lb-1", &kubeconfig, &announcer, &[]);
-    lab::wait_for("the Event", SOON, || {
+    lab::wait_for("the Event about the annotation", SOON, || {
         let events = namespace.events();
         let holds = events.len() == 1
             && ["BadAnnotation", "portlb.io/scheduler", "fastest"]
@@ -446,17 +451,17 @@ fn a_finding_is_one_event_and_counts_when_it_comes_back() {
         lab::ensure_that(holds, format!("{events:?}"))
     })
     .unwrap();
-    // Another one of the same, told by the next pod: no second Event.
+    // The next leader counts the returned finding in the existing Event, and writes no second Event.
     drop(watcher);
     let watcher = start(&namespace, "lb-2", &kubeconfig, &announcer, &[]);
-    lab::wait_for("the next one leads", FAILOVER, || {
+    lab::wait_for("the second pod leads", FAILOVER, || {
         let held = watcher.metric("portlb_lease_held");
         lab::ensure_that(held > 0.5, held)
     })
     .unwrap();
-    namespace.service("web", "portlb.io/address: 10.1.1.10");
+    namespace.apply_service("web", "portlb.io/address: 10.1.1.10");
     namespace.wait_for_value("service/web", ANNOUNCED, "NotAnnounced", SOON);
-    namespace.service("web", bad);
+    namespace.apply_service("web", bad);
     let count = "{.items[?(@.reason=='BadAnnotation')].series.count}";
     namespace.wait_for_value("events.events.k8s.io", count, "2", SOON);
     let events = namespace.events();
@@ -467,33 +472,33 @@ fn a_finding_is_one_event_and_counts_when_it_comes_back() {
 }
 
 #[test]
-fn a_forbidden_write_is_told_once_and_disturbs_nothing() {
-    let namespace = Cluster::shared().namespace("unwritten");
+fn a_forbidden_status_write_is_logged_once_and_does_not_disturb_serving() {
+    let namespace = TestControlPlane::shared().namespace("unwritten");
     let rules: Vec<&str> = ALL_RULES
         .lines()
         .filter(|line| !line.contains("services/status"))
         .collect();
     namespace.grant(&rules.join("\n"));
-    namespace.service("web", "portlb.io/address: 10.1.1.10");
-    namespace.endpoints("web", &["10.0.0.1"]);
+    namespace.apply_service("web", "portlb.io/address: 10.1.1.10");
+    namespace.apply_endpoints("web", &["10.0.0.1"]);
     let kubeconfig = namespace.kubeconfig(namespace.cluster.control.address());
-    let announcer = StandInAnnouncer::start(&["10.1.1.10/32"]);
+    let announcer = FakeAnnouncer::start(&["10.1.1.10/32"]);
     let watcher = start(&namespace, "lb-1", &kubeconfig, &announcer, &[]);
-    let told = watcher.watch();
+    let stream = watcher.watch();
     let failures =
         "portlb_kubernetes_write_failures_total{object=\"service-status\",reason=\"403\"}";
-    lab::wait_for("attempts", FAILOVER, || {
+    lab::wait_for("three failed writes of the status", FAILOVER, || {
         let failed = watcher.metric(failures);
         lab::ensure_that(failed >= 3.0, failed)
     })
     .unwrap();
-    namespace.endpoints("web", &["10.0.0.2"]);
-    told.wait_for(&["tcp/10.1.1.10:80 -> 10.0.0.2"], SOON);
+    namespace.apply_endpoints("web", &["10.0.0.2"]);
+    stream.wait_for(&["tcp/10.1.1.10:80 -> 10.0.0.2"], SOON);
     let lines = watcher.process.lines();
-    let said = lines
+    let reports = lines
         .iter()
         .filter(|line| line.contains("forbids to patch services/status"));
-    assert_eq!(said.count(), 1, "{lines:#?}");
+    assert_eq!(reports.count(), 1, "{lines:#?}");
     namespace.grant(ALL_RULES);
     namespace.wait_for_value("service/web", ANNOUNCED, "Announced", FAILOVER);
 }

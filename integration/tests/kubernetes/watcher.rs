@@ -1,4 +1,4 @@
-//! A pod-watcher, and what it says.
+//! A pod-watcher process, and the events of its Discovery stream.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -13,32 +13,32 @@ use lab::Process;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use virtual_server::DesiredChange;
 
-use crate::cluster::Namespace;
+use crate::cluster::TestNamespace;
 
-/// Longest wait for what takes milliseconds on a machine that has nothing else to do.
+/// Limit for waits that take milliseconds on an idle machine.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
 
-pub(crate) struct Watcher {
+pub(crate) struct PodWatcherProcess {
     pub(crate) process: Process,
     grpc: SocketAddr,
     http: SocketAddr,
 }
 
-/// What a Discovery stream has told so far.
-pub(crate) struct Told {
+/// A Discovery stream, and the events that it has sent so far.
+pub(crate) struct DesiredStream {
     shared: Arc<(Mutex<Vec<DesiredEvent>>, Condvar)>,
     _runtime: tokio::runtime::Runtime,
 }
 
-impl Watcher {
-    /// Of the namespace's ServiceAccount, without status; watches end every 5 s.
-    pub(crate) fn start(namespace: &Namespace<'_>, kubeconfig: &Path, more: &[&str]) -> Self {
+impl PodWatcherProcess {
+    /// Starts a pod-watcher that writes no status. Its watches end every 5 s.
+    pub(crate) fn start(namespace: &TestNamespace<'_>, kubeconfig: &Path, more: &[&str]) -> Self {
         let flags = [&["--write-status=false"], more].concat();
         Self::start_as(namespace, "watcher", kubeconfig, &flags)
     }
 
     pub(crate) fn start_as(
-        namespace: &Namespace<'_>,
+        namespace: &TestNamespace<'_>,
         name: &str,
         kubeconfig: &Path,
         flags: &[&str],
@@ -74,7 +74,7 @@ impl Watcher {
     }
 
     /// Opens a Discovery stream.
-    pub(crate) fn watch(&self) -> Told {
+    pub(crate) fn watch(&self) -> DesiredStream {
         let shared: Arc<(Mutex<Vec<DesiredEvent>>, Condvar)> = Arc::default();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -82,19 +82,19 @@ impl Watcher {
             .build()
             .unwrap();
         let target = format!("http://{}", self.grpc);
-        let teller = shared.clone();
+        let writer = shared.clone();
         runtime.spawn(async move {
             let mut client = DiscoveryServiceClient::connect(target).await.unwrap();
             let response = client.watch(WatchRequest {}).await.unwrap();
-            let mut events = response.into_inner();
+            let mut messages = response.into_inner();
             let mut assembly = DesiredSetAssembly::default();
-            while let Ok(Some(message)) = events.message().await {
-                let (told, changed) = &*teller;
-                told.lock().unwrap().extend(assembly.receive(message));
+            while let Ok(Some(message)) = messages.message().await {
+                let (events, changed) = &*writer;
+                events.lock().unwrap().extend(assembly.receive(message));
                 changed.notify_all();
             }
         });
-        Told {
+        DesiredStream {
             shared,
             _runtime: runtime,
         }
@@ -115,7 +115,7 @@ impl Watcher {
         })
     }
 
-    /// Waits until `/readyz` says all of it.
+    /// Waits until the answer of `/readyz` contains all `words`, and returns the answer.
     pub(crate) fn wait_for_readyz(&self, words: &[&str], within: Duration) -> String {
         lab::wait_for("/readyz", within, || {
             let answer = self.get("/readyz");
@@ -125,7 +125,7 @@ impl Watcher {
         .unwrap()
     }
 
-    /// The value of a metric, its labels included in the name.
+    /// Returns the value of a metric, 0 without such a metric. `name` includes the labels.
     pub(crate) fn metric(&self, name: &str) -> f64 {
         let metrics = self.get("/metrics");
         let line = metrics
@@ -135,38 +135,39 @@ impl Watcher {
     }
 }
 
-impl Drop for Watcher {
+impl Drop for PodWatcherProcess {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("{}", self.process.tail());
         }
-        // It may have ended by itself.
+        // Killing fails if the process has already ended.
         let _ = self.process.kill();
     }
 }
 
-impl Told {
-    /// Real servers with their states and weights, by virtual server; `None` before `synced`.
+impl DesiredStream {
+    /// Returns a line for each virtual server with its real servers, such as
+    /// `tcp/10.1.1.10:80 -> 10.0.0.1, 10.0.0.2 draining`; `None` before `synced`.
     pub(crate) fn state(&self) -> Option<Vec<String>> {
         state(&self.shared.0.lock().unwrap())
     }
 
-    /// Waits until the set is this: `tcp 10.1.1.10:80 -> 10.0.0.1, 10.0.0.2`.
+    /// Waits until the lines of [`Self::state`] are `expected`, and returns the time that this took.
     pub(crate) fn wait_for(&self, expected: &[&str], within: Duration) -> Duration {
         let began = Instant::now();
-        let (told, changed) = &*self.shared;
-        let (told, _) = changed
-            .wait_timeout_while(told.lock().unwrap(), within, |told| {
-                state(told).is_none_or(|state| state != expected)
+        let (events, changed) = &*self.shared;
+        let (events, _) = changed
+            .wait_timeout_while(events.lock().unwrap(), within, |events| {
+                state(events).is_none_or(|state| state != expected)
             })
             .unwrap();
-        assert_eq!(state(&told).as_deref(), Some(&strings(expected)[..]));
+        assert_eq!(state(&events).as_deref(), Some(&strings(expected)[..]));
         began.elapsed()
     }
 
-    /// How many objects have been taken back.
+    /// Counts the events that remove a virtual server or a service range.
     pub(crate) fn removals(&self) -> usize {
-        let told = self.shared.0.lock().unwrap();
+        let events = self.shared.0.lock().unwrap();
         let is_removal = |event: &&DesiredEvent| {
             matches!(
                 event,
@@ -175,10 +176,10 @@ impl Told {
                 )
             )
         };
-        told.iter().filter(is_removal).count()
+        events.iter().filter(is_removal).count()
     }
 
-    pub(crate) fn events(&self) -> usize {
+    pub(crate) fn event_count(&self) -> usize {
         self.shared.0.lock().unwrap().len()
     }
 }
@@ -187,10 +188,10 @@ fn strings(texts: &[&str]) -> Vec<String> {
     texts.iter().map(|&text| text.to_owned()).collect()
 }
 
-fn state(told: &[DesiredEvent]) -> Option<Vec<String>> {
+fn state(events: &[DesiredEvent]) -> Option<Vec<String>> {
     let mut set = virtual_server::DesiredSet::default();
     let mut is_synced = false;
-    for event in told {
+    for event in events {
         match event.clone() {
             DesiredEvent::Change(change) => set.apply(change),
             DesiredEvent::Invalid { error, .. } => panic!("{error}"),

@@ -1,4 +1,4 @@
-//! The cluster, the load on it, and the report.
+//! The runner of all cases, with the cluster, the load and the report.
 
 use std::env;
 use std::fmt::Write as _;
@@ -12,15 +12,15 @@ use lab::cluster::{Cluster, Options, ProxyMode};
 use lab::open_loop::{Count, OpenLoop, Pace};
 use lab::{FibWatcher, wait_for};
 
-use crate::report::{Outcome, Row};
+use crate::report::{CaseOutcome, CaseRow};
 
-/// The namespaces of the applications and of what the cluster has once.
+/// The namespaces of the two applications, and the namespace of the overlay.
 pub(crate) const NAMESPACES: [&str; 3] = ["web", "shop", "portlb-system"];
 /// The service address of the application `web`.
 pub(crate) const WEB: Ipv4Addr = Ipv4Addr::new(10, 1, 1, 10);
-/// Connections of the load that last.
+/// Number of connections that the load keeps open.
 pub(crate) const LASTING: usize = 20;
-/// Requests a second over connections of their own.
+/// Requests per second, each over a new connection.
 pub(crate) const FRESH_PER_SECOND: u32 = 20;
 /// Long enough for a rolling update in a guest whose two CPUs do all the work.
 pub(crate) const LONG: Duration = Duration::from_secs(300);
@@ -35,25 +35,26 @@ const IMAGES: &[&str] = &[
     "example-web",
 ];
 
-/// What the cases act on.
+/// Runs the cases one after the other on one cluster, and collects their results.
 #[derive(Debug)]
-pub(crate) struct Stage {
-    /// Ended before the cluster.
+pub(crate) struct CaseRunner {
+    /// Declared before `cluster`, so that the load ends first.
     pub(crate) load: OpenLoop,
-    /// The load on the second application, while it is there.
+    /// The load on the second application, while this application is applied.
     pub(crate) second: Option<OpenLoop>,
     pub(crate) fib: FibWatcher,
     pub(crate) cluster: Cluster,
-    /// Whether the application is applied; without it no request is answered.
+    /// Whether the application `web` is applied. Without it no request is answered.
     pub(crate) is_applied: bool,
-    rows: Vec<Row>,
+    rows: Vec<CaseRow>,
     chosen: Vec<String>,
     began: Instant,
-    /// The case after which the load could not be renewed. Later cases would all wait for it.
+    /// The case after which the load could not be restarted. Later cases are not run, since each of
+    /// them would wait in the same way.
     broken_after: Option<&'static str>,
 }
 
-impl Stage {
+impl CaseRunner {
     pub(crate) fn set_up() -> Result<Self> {
         let began = Instant::now();
         let options = Options {
@@ -68,7 +69,7 @@ impl Stage {
         let fib = FibWatcher::start(&cluster.router_host()?)?;
         let chosen = env::var("LAB_CASES").unwrap_or_default();
         Ok(Self {
-            load: load_on(&cluster, WEB)?,
+            load: start_load(&cluster, WEB)?,
             second: None,
             fib,
             cluster,
@@ -84,30 +85,33 @@ impl Stage {
         })
     }
 
-    /// Whether `LAB_CASES` names the case, or a case that begins with `name`; without it all are
-    /// chosen.
+    /// Reports whether a word of `LAB_CASES` is a part of `name` or begins with `name`.
+    ///
+    /// Without `LAB_CASES` every case is chosen.
     pub(crate) fn is_chosen(&self, name: &str) -> bool {
         let is_meant = |word: &String| name.contains(word.as_str()) || word.starts_with(name);
         self.chosen.is_empty() || self.chosen.iter().any(is_meant)
     }
 
-    /// Runs a case under load; what it loses must be within its own price.
+    /// Runs a case under load, and fails the case if more requests are lost than it allows.
     pub(crate) fn case(
         &mut self,
         name: &'static str,
-        run: impl FnOnce(&mut Self) -> Result<Outcome>,
+        run: impl FnOnce(&mut Self) -> Result<CaseOutcome>,
     ) {
         // Every other case depends on these cases.
-        let basis = ["first-address", "iptables-mode", "iptables-first-address"];
-        if !basis.contains(&name) && !self.is_chosen(name) {
+        let always_run = ["first-address", "iptables-mode", "iptables-first-address"];
+        if !always_run.contains(&name) && !self.is_chosen(name) {
             return;
         }
         let broken_after = self.broken_after;
         let ready = match broken_after {
             Some(earlier) => Err(anyhow!(
-                "not run, the cluster did not settle after {earlier}"
+                "not run, because the load could not be restarted after {earlier}"
             )),
-            None => self.renew_load().context("the load before it"),
+            None => self
+                .restart_load()
+                .context("cannot restart the load before the case"),
         };
         if ready.is_err() && broken_after.is_none() {
             self.broken_after = self.rows.last().map(|row| row.case);
@@ -117,18 +121,18 @@ impl Stage {
         let until = Instant::now();
         let count = self.load.count(from, until);
         let result = match result {
-            Ok(outcome) if outcome.price.allows(&count) => Ok(outcome),
+            Ok(outcome) if outcome.allowed_loss.allows(&count) => Ok(outcome),
             Ok(outcome) => Err(format!(
-                "lost {} + {}, slowest {} ms, allowed {}; {}",
+                "lost {} fresh + {} lasting, slowest {} ms, allowed {}; {}",
                 count.fresh_lost,
                 count.lasting_lost,
                 count.slowest.as_millis(),
-                outcome.price,
+                outcome.allowed_loss,
                 outcome.note
             )),
             Err(error) => Err(format!("{error:#}")),
         };
-        let row = Row {
+        let row = CaseRow {
             case: name,
             took: until - from,
             count,
@@ -136,23 +140,23 @@ impl Stage {
         };
         eprintln!("{row}");
         if broken_after.is_none() {
-            self.keep_details(&row, from);
+            self.write_details(&row, from);
         }
         self.rows.push(row);
     }
 
-    /// Each case begins with lasting connections of its own, and only when no
-    /// load balancer drains a web pod any more: connections that were hashed
-    /// over another set of web pods may be lost when another load balancer
-    /// gets them.
-    fn renew_load(&mut self) -> Result<()> {
+    /// Starts new lasting connections for the next case, after no load balancer drains a web pod.
+    ///
+    /// Old connections were hashed over another set of web pods, so they could be lost when another
+    /// load balancer receives their packets.
+    fn restart_load(&mut self) -> Result<()> {
         if !self.is_applied {
-            self.load = load_on(&self.cluster, WEB)?;
+            self.load = start_load(&self.cluster, WEB)?;
             return Ok(());
         }
-        // A web pod drains for as long as a connection lasts.
+        // A web pod drains until its last connection ends, so the old load must end first.
         self.load.end()?;
-        wait_until("nothing drains", || {
+        wait_until("no load balancer drains a web pod", || {
             let web = self.pods("web", "web")?.len();
             for pod in self.pods("web", "load-balancer")? {
                 let table = self.ipvs_table(&pod)?;
@@ -161,17 +165,17 @@ impl Stage {
             }
             Ok(())
         })?;
-        self.load = load_on(&self.cluster, WEB)?;
+        self.load = start_load(&self.cluster, WEB)?;
         self.load.wait_until_lasting(Duration::from_secs(30))
     }
 
-    /// Prints the table; gives each case that failed, and why in one line.
+    /// Prints the report; returns one line for each failed case and each unknown word of `LAB_CASES`.
     pub(crate) fn finish(self) -> Vec<String> {
-        let mut table = Row::heading();
+        let mut table = CaseRow::heading();
         for row in &self.rows {
             let _ = write!(table, "\n{row}");
         }
-        let _ = write!(table, "\nall of it: {} s", self.began.elapsed().as_secs());
+        let _ = write!(table, "\nall cases: {} s", self.began.elapsed().as_secs());
         eprintln!("\n{table}");
         let failed = self.rows.iter().filter_map(|row| {
             let problem = row.result.as_ref().err()?;
@@ -181,14 +185,17 @@ impl Stage {
         let is_a_case = |word: &&String| self.rows.iter().any(|row| row.case.contains(*word));
         let unknown = self.chosen.iter().filter(|word| !is_a_case(word));
         failed
-            .chain(unknown.map(|word| format!("LAB_CASES: no case is called {word}")))
+            .chain(
+                unknown.map(|word| format!("LAB_CASES: no case that ran has {word} in its name")),
+            )
             .collect()
     }
 
-    /// Each lost or late request, and of a failed case everything that may
-    /// explain it, in a file of its own.
-    fn keep_details(&self, row: &Row, from: Instant) {
-        let mut text = format!("{}\n{row}\n{:?}\n", Row::heading(), row.count.servers);
+    /// Writes a file with each lost or late request of a case, and prints a failed case.
+    ///
+    /// The file of a failed case also has the state of the cluster.
+    fn write_details(&self, row: &CaseRow, from: Instant) {
+        let mut text = format!("{}\n{row}\n{:?}\n", CaseRow::heading(), row.count.servers);
         for (at, connection, what) in &row.count.incidents {
             let _ = writeln!(text, "{:8.3} s {connection:?}: {what}", at.as_secs_f64());
         }
@@ -204,8 +211,8 @@ impl Stage {
             let _ = writeln!(text, "{problem}\n{}", self.state());
             eprintln!("{problem}");
         }
-        let kept = self.cluster.lab.write(&format!("case.{}", row.case), &text);
-        match kept {
+        let written = self.cluster.lab.write(&format!("case.{}", row.case), &text);
+        match written {
             Ok(file) if row.result.is_err() => eprintln!("details: {}", file.display()),
             Ok(_) => {}
             Err(error) => eprintln!("{error:#}\n{text}"),
@@ -246,7 +253,7 @@ impl Stage {
             ask(&["describe", "service", "-n", name, "web"]);
         }
         for pod in self.pods("web", "load-balancer").unwrap_or_default() {
-            let table = self.in_pod(&pod, "cat /proc/net/ip_vs; sysctl net.ipv4.vs");
+            let table = self.run_in_pod(&pod, "cat /proc/net/ip_vs; sysctl net.ipv4.vs");
             let _ = writeln!(text, "--- {}\n{table:?}", pod.name);
         }
         let _ = writeln!(text, "--- {:?}", self.cluster.router.table());
@@ -258,7 +265,8 @@ impl Stage {
         text
     }
 
-    /// The names of the pods of an application's part, in `namespace`.
+    /// Returns the pods in `namespace` with the label `app.kubernetes.io/name=name`, except pods that
+    /// are being deleted.
     pub(crate) fn pods(&self, namespace: &str, name: &str) -> Result<Vec<PodOnNode>> {
         let selector = format!("app.kubernetes.io/name={name}");
         let columns = "jsonpath={range .items[*]}{.metadata.name} {.spec.nodeName} {.metadata.uid} \
@@ -269,7 +277,7 @@ impl Stage {
         let pods = text.lines().filter_map(|line| {
             let words: Vec<_> = line.split_whitespace().collect();
             match words[..] {
-                // One that is being deleted has a fourth word.
+                // A pod that is being deleted has a fourth word, its deletion time.
                 [name, node, uid] => Some(PodOnNode {
                     name: name.to_owned(),
                     node: node.to_owned(),
@@ -281,13 +289,13 @@ impl Stage {
         Ok(pods.collect())
     }
 
-    /// The kernel's IPVS table of a pod, as its `/proc/net/ip_vs`.
+    /// Returns `/proc/net/ip_vs` of a pod: the IPVS table of its network namespace.
     pub(crate) fn ipvs_table(&self, pod: &PodOnNode) -> Result<String> {
-        self.in_pod(pod, "cat /proc/net/ip_vs")
+        self.run_in_pod(pod, "cat /proc/net/ip_vs")
     }
 
-    /// Runs a command with the node's programs in a pod's network namespace.
-    fn in_pod(&self, pod: &PodOnNode, command: &str) -> Result<String> {
+    /// Runs a command of the node in a pod's network namespace, since images have no shell.
+    fn run_in_pod(&self, pod: &PodOnNode, command: &str) -> Result<String> {
         let script = format!(
             "cgroup=$(find /sys/fs/cgroup -type d -name 'pod{}'); \
              pid=$(cat $cgroup/*/cgroup.procs | head -1); nsenter --target $pid --net bash -c '{command}'",
@@ -297,13 +305,13 @@ impl Stage {
         node.output("bash", &["-euc", &script])
     }
 
-    /// Waits until the router sends a service address to exactly the nodes that
-    /// have a load-balancer pod of that namespace, and tells since when.
+    /// Waits until the router's next hops of a service address are exactly the nodes that have an lb
+    /// pod in `namespace`. Returns the time of the router's last change.
     pub(crate) fn wait_for_next_hops(&self, namespace: &str, address: Ipv4Addr) -> Result<Instant> {
         let mut nodes: Vec<_> = self.pods(namespace, "load-balancer")?;
         nodes.sort_by(|a, b| a.node.cmp(&b.node));
         nodes.dedup_by(|a, b| a.node == b.node);
-        ensure!(!nodes.is_empty(), "no load-balancer pod in {namespace}");
+        ensure!(!nodes.is_empty(), "there is no lb pod in {namespace}");
         let next_hops: Vec<IpAddr> = nodes
             .iter()
             .map(|pod| Ok(self.cluster.node(&pod.node)?.address.into()))
@@ -320,17 +328,18 @@ impl Stage {
             .map(drop)
     }
 
-    /// Waits until the load's latest new connections reached exactly `wanted` different pods, so
-    /// that a change of the real servers has arrived everywhere.
+    /// Waits until the new connections of the last 6 s have reached exactly `wanted` different pods.
+    ///
+    /// Then a change of the real servers has reached every load balancer.
     pub(crate) fn wait_for_servers(&self, wanted: usize) -> Result<Count> {
-        // Enough requests that no server of six is left out by chance.
+        // In 6 s the load sends enough requests that each of six servers gets at least one.
         let span = Duration::from_secs(6);
         let asked = Instant::now();
         wait_until(&format!("{wanted} pods answer"), || {
             let now = Instant::now();
             ensure!(
                 now > asked + span,
-                "the requests of {span:?} are not sent yet"
+                "the load has run for less than {span:?} since the call"
             );
             let count = self.load.fresh(now - span, now);
             ensure!(count.servers.len() == wanted, "{:?}", count.servers);
@@ -339,15 +348,16 @@ impl Stage {
     }
 }
 
-/// Asks a few times a second until it is so; more often would take the CPU
-/// from what is awaited.
+/// Repeats `attempt` three times a second until it succeeds, for at most `LONG`.
+///
+/// More attempts would take CPU time from the cluster.
 pub(crate) fn wait_until<T>(what: &str, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
     wait_for(what, LONG, || {
-        let seen = attempt();
-        if seen.is_err() {
+        let result = attempt();
+        if result.is_err() {
             std::thread::sleep(Duration::from_millis(300));
         }
-        seen
+        result
     })
 }
 
@@ -359,8 +369,8 @@ pub(crate) struct PodOnNode {
     pub(crate) uid: String,
 }
 
-/// The load from the client outside on port 80 of a service address.
-pub(crate) fn load_on(cluster: &Cluster, address: Ipv4Addr) -> Result<OpenLoop> {
+/// Starts the load of the client outside of the cluster on port 80 of a service address.
+pub(crate) fn start_load(cluster: &Cluster, address: Ipv4Addr) -> Result<OpenLoop> {
     let pace = Pace {
         server: SocketAddr::new(address.into(), 80),
         fresh_per_second: FRESH_PER_SECOND,
@@ -384,7 +394,7 @@ fn images() -> Result<Vec<PathBuf>> {
             archive
                 .exists()
                 .then_some(archive.clone())
-                .with_context(|| format!("there is no {}; run: make images", archive.display()))
+                .with_context(|| format!("there is no {}; run `make images`", archive.display()))
         })
         .collect()
 }
