@@ -1,4 +1,6 @@
-//! Going down in order: traffic moves away first, then the announcement goes, then the routes.
+//! Tests of the drain of a load balancer.
+//!
+//! A drain first moves the traffic away, then withdraws the announcement, then removes the routes.
 
 use std::time::{Duration, Instant};
 
@@ -11,13 +13,13 @@ use lab::wrk::Wrk;
 use lab::{Process, Signal};
 
 use crate::expect::{
-    SOON, ensure_none_was_lost, eventually, persistent_connections, service, service_range,
-    under_load, until_readyz,
+    SOON, ensure_no_connection_was_lost, eventually, persistent_connections, service,
+    service_range, under_load, wait_for_readyz,
 };
 
 const ANNOUNCER: Daemon = Daemon::BgpAnnouncer(0);
 
-/// What reflector 1 has received from lb-a for the service range.
+/// Returns the path of the service range that reflector 1 has received from lb-a.
 fn path_of_lb_a(system: &System) -> Result<Option<Path>> {
     let address = system.network.lb_pods[0].address.to_string();
     let prefix = service_range().to_string();
@@ -25,22 +27,22 @@ fn path_of_lb_a(system: &System) -> Result<Option<Path>> {
     Ok(paths.find(|path| path.peer == address && path.prefix == prefix))
 }
 
-/// Waits until the reflector's path says that it is about to go.
-fn until_graceful_shutdown(system: &System) -> Result<()> {
+/// Waits until lb-a's path at reflector 1 is least preferred.
+fn wait_for_graceful_shutdown(system: &System) -> Result<()> {
     eventually("the path has GRACEFUL_SHUTDOWN and LOCAL_PREF 0", || {
         let path = path_of_lb_a(system)?.context("there is no path")?;
-        let attributes = path.attributes.context("a path has attributes")?;
-        let is_asked = attributes
+        let attributes = path.attributes.context("the path has no attributes")?;
+        let has_community = attributes
             .communities
             .contains(&"GRACEFUL_SHUTDOWN".to_owned());
-        ensure!(is_asked, "{attributes:?}");
+        ensure!(has_community, "{attributes:?}");
         ensure!(attributes.local_pref == Some(0), "{attributes:?}");
         Ok(())
     })
 }
 
-/// Starts the system with these times in place of one second each.
-fn up_with(name: &str, withdraw_delay: &str, linger: &str) -> Result<System> {
+/// Starts the system with another withdraw delay and linger than the lab's one second each.
+fn start_with_delays(name: &str, withdraw_delay: &str, linger: &str) -> Result<System> {
     let mut system = System::new(name, Options::default())?;
     let times = [("--withdraw-delay", withdraw_delay), ("--linger", linger)];
     system.set_flags("bgp-announcer", &times);
@@ -56,23 +58,23 @@ fn terminate(system: &System, daemon: Daemon) -> Result<Process> {
 }
 
 #[test]
-fn a_terminated_lb_pod_leaves_step_by_step_and_loses_no_request() {
-    let system = up_with("drain-order", "1500ms", "1500ms").unwrap();
+fn a_terminated_lb_pod_drains_step_by_step_and_loses_no_request() {
+    let system = start_with_delays("drain-order", "1500ms", "1500ms").unwrap();
     let client = system.network.client().unwrap();
     let connections = persistent_connections(&system).unwrap();
     let url = format!("http://{}/", service());
     let load = Wrk::start(&client, &url, 8, Duration::from_secs(6)).unwrap();
 
-    // As Kubernetes does: all containers at once.
+    // Kubernetes terminates all containers of a pod simultaneously.
     let began = Instant::now();
     let processes = System::lb_pod(0).map(|daemon| terminate(&system, daemon).unwrap());
-    until_graceful_shutdown(&system).unwrap();
+    wait_for_graceful_shutdown(&system).unwrap();
     assert!(began.elapsed() < Duration::from_millis(1500));
-    // The router already prefers the others.
+    // The router prefers the other lb pods before lb-a withdraws its path.
     system.wait_until_announced(&[1, 2], SOON).unwrap();
     assert!(path_of_lb_a(&system).unwrap().is_some(), "withdrawn early");
 
-    eventually("it is withdrawn", || {
+    eventually("lb-a withdraws its path", || {
         let path = path_of_lb_a(&system)?;
         ensure!(path.is_none(), "{path:?}");
         Ok(())
@@ -83,7 +85,7 @@ fn a_terminated_lb_pod_leaves_step_by_step_and_loses_no_request() {
         withdrawn >= Duration::from_millis(1500),
         "after {withdrawn:?}"
     );
-    // What is still on its way to it is forwarded: the node's route and the kernel's table stay.
+    // Late packets are still forwarded: the node routes and the kernel's table stay during the linger.
     let [_, _, announcer] = &processes;
     assert!(announcer.is_running());
     assert_eq!(system.node_routes(0).unwrap().len(), 2);
@@ -97,7 +99,7 @@ fn a_terminated_lb_pod_leaves_step_by_step_and_loses_no_request() {
     let ended = began.elapsed();
     assert!(ended >= Duration::from_secs(3), "after {ended:?}");
     eventually(
-        "its sessions ended with a reason, and its node route is gone",
+        "lb-a's sessions have ended with a reason, and its node routes are removed",
         || {
             let address = system.network.lb_pods[0].address.to_string();
             let sessions = system.reflector_sessions(0)?;
@@ -116,20 +118,20 @@ fn a_terminated_lb_pod_leaves_step_by_step_and_loses_no_request() {
 
     let report = load.finish().unwrap();
     assert!(report.requests > 100 && report.errors() == 0, "{report:?}");
-    ensure_none_was_lost(connections).unwrap();
+    ensure_no_connection_was_lost(connections).unwrap();
 }
 
 #[test]
-fn drain_and_undrain_move_traffic_away_and_back_under_load() {
-    let mut system = up_with("drain-rpc", "500ms", "300ms").unwrap();
+fn drain_and_undrain_lose_no_request() {
+    let mut system = start_with_delays("drain-rpc", "500ms", "300ms").unwrap();
     under_load(&mut system, |system| {
         let withdrawn = system.drain(0)?;
         ensure!(withdrawn.len() == 2, "{withdrawn:?}");
         ensure!(
             path_of_lb_a(system)?.is_none(),
-            "drained, and still announced"
+            "the path is still announced after the drain"
         );
-        until_readyz(system, ANNOUNCER, "missing announced", "draining")?;
+        wait_for_readyz(system, ANNOUNCER, "missing announced", "draining")?;
         system.wait_until_announced(&[1, 2], SOON)?;
         system.undrain(0)?;
         system.wait_until_announced(&[0, 1, 2], SOON)
@@ -139,8 +141,8 @@ fn drain_and_undrain_move_traffic_away_and_back_under_load() {
 
 #[test]
 fn a_drain_does_not_wait_for_reflectors_that_are_away() {
-    let mut system = up_with("drain-alone", "500ms", "500ms").unwrap();
-    // One is dead, the other one hangs.
+    let mut system = start_with_delays("drain-alone", "500ms", "500ms").unwrap();
+    // Reflector 1 is dead and reflector 2 hangs.
     system.kill(Daemon::RouteReflector(0)).unwrap();
     let hanging = system.process(Daemon::RouteReflector(1)).unwrap().clone();
     hanging.signal(Signal::SIGSTOP).unwrap();
@@ -157,7 +159,7 @@ fn a_drain_does_not_wait_for_reflectors_that_are_away() {
 
 #[test]
 fn no_connection_is_lost_when_all_lb_pods_are_restarted_in_turn() {
-    let mut system = up_with("drain-rolling", "500ms", "500ms").unwrap();
+    let mut system = start_with_delays("drain-rolling", "500ms", "500ms").unwrap();
     under_load(&mut system, |system| {
         for lb_pod in 0..3 {
             let daemons = System::lb_pod(lb_pod);

@@ -1,4 +1,4 @@
-//! What tests of failures wait for, each with a deadline, and the load under which they do it.
+//! Waits with a deadline, and client load, for tests of the whole system.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,48 +11,48 @@ use lab::reference::{SERVICE, SERVICE_RANGE};
 use lab::system::{Daemon, System};
 use lab::wait_for;
 
-/// For anything that is to happen, on the slowest floor.
+/// Limit for every wait, sufficient on the slowest floor.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
-/// Connections that a client keeps open.
+/// Number of connections that the load keeps open.
 pub(crate) const CONNECTIONS: usize = 32;
 
-/// What the router has a route for.
+/// Returns the IPv4 service range, for which the router has a route.
 pub(crate) fn service_range() -> IpNet {
     SERVICE_RANGE.into()
 }
 
-/// What a client connects to.
+/// Returns the IPv4 service address and the port that clients connect to.
 pub(crate) fn service() -> SocketAddr {
     SocketAddr::new(SERVICE.into(), 80)
 }
 
-/// Asks until `attempt` succeeds.
+/// Repeats `attempt` until it succeeds, for at most [`SOON`].
 pub(crate) fn eventually(what: &str, mut attempt: impl FnMut() -> Result<()>) -> Result<()> {
     wait_for(what, SOON, || {
         attempt().map_err(|error| format!("{error:#}"))
     })
 }
 
-/// Waits until a line of a daemon's `/readyz` begins and goes on like this.
-pub(crate) fn until_readyz(
+/// Waits until a line of a daemon's `/readyz` begins with `step` and contains `detail`.
+pub(crate) fn wait_for_readyz(
     system: &System,
     daemon: Daemon,
     step: &str,
     detail: &str,
 ) -> Result<()> {
-    let what = format!("/readyz of {daemon} says `{step}` and {detail:?}");
+    let what = format!("/readyz of {daemon} has `{step}` with {detail:?}");
     eventually(&what, || {
         let (_, text) = system.readiness(daemon)?;
         let mut lines = text.lines();
-        let is_there = lines.any(|line| line.starts_with(step) && line.contains(detail));
-        ensure!(is_there, "{text}");
+        let has_step = lines.any(|line| line.starts_with(step) && line.contains(detail));
+        ensure!(has_step, "{text}");
         Ok(())
     })
 }
 
-/// Waits until a daemon is ready.
-pub(crate) fn until_ready(system: &System, daemon: Daemon) -> Result<()> {
+/// Waits until `/readyz` of a daemon answers with status 200.
+pub(crate) fn wait_until_ready(system: &System, daemon: Daemon) -> Result<()> {
     eventually(&format!("{daemon} is ready"), || {
         let (status, text) = system.readiness(daemon)?;
         ensure!(status == 200, "{status}: {text}");
@@ -60,8 +60,8 @@ pub(crate) fn until_ready(system: &System, daemon: Daemon) -> Result<()> {
     })
 }
 
-/// Waits until an lb pod's table has a real server with this weight; `None`: not at all.
-pub(crate) fn until_weight(
+/// Waits until an lb pod's table has a real server with `weight`, or lacks it if `weight` is `None`.
+pub(crate) fn wait_for_weight(
     system: &System,
     lb_pod: usize,
     real_server: IpAddr,
@@ -84,7 +84,7 @@ pub(crate) fn until_weight(
     })
 }
 
-/// The value of a metric without labels.
+/// Returns the value of a metric. `name` includes the labels.
 pub(crate) fn metric(system: &System, daemon: Daemon, name: &str) -> Result<f64> {
     let text = system.metrics(daemon)?;
     let value = text
@@ -94,7 +94,7 @@ pub(crate) fn metric(system: &System, daemon: Daemon, name: &str) -> Result<f64>
     value.parse().with_context(|| format!("{name} is {value}"))
 }
 
-/// Connections that a client uses ten times a second until they are stopped.
+/// Starts connections that the client keeps open and uses ten times a second.
 pub(crate) fn persistent_connections(system: &System) -> Result<PersistentConnections> {
     PersistentConnections::start(
         &system.network.client()?,
@@ -107,16 +107,17 @@ pub(crate) fn persistent_connections(system: &System) -> Result<PersistentConnec
     )
 }
 
-/// Every connection is used twice more, and none was lost.
-pub(crate) fn ensure_none_was_lost(connections: PersistentConnections) -> Result<()> {
+/// Waits until every connection has answered two more requests, and returns an error if one was lost.
+pub(crate) fn ensure_no_connection_was_lost(connections: PersistentConnections) -> Result<()> {
     connections.wait_for_answers(2 * CONNECTIONS, SOON)?;
     let tally = connections.stop()?;
     ensure!(tally.lost() + tally.refused == 0, "lost: {tally:?}");
     Ok(())
 }
 
-/// Runs `event` while a client keeps connections open and makes new ones without pause; an error
-/// if it loses a connection or a single request fails.
+/// Runs `event` while a client keeps connections open and continuously makes new connections.
+///
+/// Returns an error if a connection is lost or a request fails.
 pub(crate) fn under_load<T>(
     system: &mut System,
     event: impl FnOnce(&mut System) -> Result<T>,
@@ -138,13 +139,13 @@ pub(crate) fn under_load<T>(
         (result, new.join())
     });
     let value = result?;
-    let answered = new.map_err(|_| anyhow::anyhow!("the load's thread has panicked"))??;
+    let answered = new.map_err(|_| anyhow::anyhow!("the thread of the load panicked"))??;
     ensure!(answered > 0, "no new connection was made");
-    ensure_none_was_lost(connections)?;
+    ensure_no_connection_was_lost(connections)?;
     Ok(value)
 }
 
-/// An error if the router's routes have changed since it had `changes`.
+/// Returns an error if the router has more changes of its routes than `changes`.
 pub(crate) fn ensure_no_route_changed(system: &System, changes: usize) -> Result<()> {
     let all = system.fib.changes();
     ensure!(all.len() == changes, "{:?}", &all[changes..]);

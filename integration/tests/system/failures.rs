@@ -1,4 +1,4 @@
-//! What dies, and what goes on: the table of static stability.
+//! Tests of static stability: daemons end or hang, and traffic continues.
 
 mod files;
 
@@ -11,14 +11,15 @@ use lab::system::{Daemon, System};
 use lab::{FibWatcher, Signal};
 
 use crate::expect::{
-    SOON, ensure_no_route_changed, ensure_none_was_lost, eventually, metric,
-    persistent_connections, service, under_load, until_ready, until_readyz, until_weight,
+    SOON, ensure_no_connection_was_lost, ensure_no_route_changed, eventually, metric,
+    persistent_connections, service, under_load, wait_for_readyz, wait_for_weight,
+    wait_until_ready,
 };
 
-/// In place of 5 s; what a test of a silent data plane costs.
+/// Shorter than the default of 5 s, because a test of a silent data plane waits for this time.
 const DATA_PLANE_TIMEOUT: Duration = Duration::from_millis(1500);
 
-/// How late an event may be seen on a busy machine.
+/// Longest delay of an event on a busy machine.
 const LATE: Duration = Duration::from_millis(1000);
 
 #[test]
@@ -31,13 +32,13 @@ fn without_pod_watchers_nothing_is_withdrawn_and_health_checks_continue() {
         }
         for lb_pod in 0..3 {
             let programmer = Daemon::IpvsProgrammer(lb_pod);
-            eventually("the loss is noticed", || {
+            eventually("ipvs-programmer has lost its connection", || {
                 let connected = metric(system, programmer, "portlb_discovery_connected")?;
                 ensure!(connected == 0.0, "still connected");
                 Ok(())
             })?;
-            until_ready(system, programmer)?;
-            until_ready(system, Daemon::BgpAnnouncer(lb_pod))?;
+            wait_until_ready(system, programmer)?;
+            wait_until_ready(system, Daemon::BgpAnnouncer(lb_pod))?;
         }
         Ok(())
     })
@@ -46,32 +47,32 @@ fn without_pod_watchers_nothing_is_withdrawn_and_health_checks_continue() {
     let pod = system.network.web_pods[0].clone();
     system.network.web_servers[&pod.name].kill().unwrap();
     for lb_pod in 0..3 {
-        until_weight(&system, lb_pod, pod.address.into(), Some(0)).unwrap();
+        wait_for_weight(&system, lb_pod, pod.address.into(), Some(0)).unwrap();
     }
     let client = system.network.client().unwrap();
     let answers = http::spread(&client, service(), 60, SOON).unwrap();
     assert!(!answers.contains_key(&pod.name), "{answers:?}");
     system.network.start_web_server(&pod).unwrap();
     for lb_pod in 0..3 {
-        until_weight(&system, lb_pod, pod.address.into(), Some(1)).unwrap();
+        wait_for_weight(&system, lb_pod, pod.address.into(), Some(1)).unwrap();
     }
 
     system.start_all().unwrap();
     for lb_pod in 0..3 {
         let programmer = Daemon::IpvsProgrammer(lb_pod);
-        eventually("it is watched again", || {
+        eventually("ipvs-programmer is connected again", || {
             let connected = metric(&system, programmer, "portlb_discovery_connected")?;
             ensure!(connected == 1.0, "not connected");
             Ok(())
         })
         .unwrap();
     }
-    // What the new pod-watchers say takes effect.
+    // A desired set of the new pod-watchers takes effect.
     system
         .write_desired(&System::web_of(&system.network.web_pods[1..]))
         .unwrap();
     for lb_pod in 0..3 {
-        until_weight(&system, lb_pod, pod.address.into(), None).unwrap();
+        wait_for_weight(&system, lb_pod, pod.address.into(), None).unwrap();
     }
     ensure_no_route_changed(&system, changes).unwrap();
 }
@@ -87,15 +88,15 @@ fn a_programmer_that_is_back_in_time_is_not_noticed_and_writes_nothing() {
         }
         for lb_pod in 0..3 {
             let programmer = Daemon::IpvsProgrammer(lb_pod);
-            until_ready(system, programmer)?;
+            wait_until_ready(system, programmer)?;
             let pods = system.network.web_pods.clone();
             for pod in pods {
-                until_weight(system, lb_pod, pod.address.into(), Some(1))?;
+                wait_for_weight(system, lb_pod, pod.address.into(), Some(1))?;
             }
             let written = metric(system, programmer, "portlb_ipvs_changes_total")?;
             ensure!(written == 0.0, "{written} changes of the kernel's table");
             let announcer = Daemon::BgpAnnouncer(lb_pod);
-            eventually("the announcer has the new one's word", || {
+            eventually("the announcer is connected to the new programmer", || {
                 let (_, text) = system.readiness(announcer)?;
                 ensure!(text.contains("ready data-plane\n"), "{text}");
                 Ok(())
@@ -121,18 +122,18 @@ fn paths_of_dead_and_silent_programmers_are_least_preferred_and_never_leave_the_
         let stopped = system.process(Daemon::IpvsProgrammer(1))?.clone();
         stopped.signal(Signal::SIGSTOP)?;
         system.wait_until_announced(&[2], SOON)?;
-        let first = next_hops_after(system, began);
-        // Counted from the last heartbeat; there are five in a timeout.
+        let first = first_change_after(system, began);
+        // The timeout begins at the last heartbeat, and five heartbeats are sent within a timeout.
         ensure!(first >= DATA_PLANE_TIMEOUT / 2, "after {first:?}");
         ensure!(first <= DATA_PLANE_TIMEOUT + LATE, "after {first:?}");
 
-        // No programmer answers: every path is least preferred, so the router takes them all.
+        // No programmer answers, so every path is least preferred and the router uses all of them.
         let last = system.process(Daemon::IpvsProgrammer(2))?.clone();
         last.signal(Signal::SIGSTOP)?;
         system.wait_until_announced(&[0, 1, 2], SOON)?;
         for lb_pod in 0..3 {
             let announcer = Daemon::BgpAnnouncer(lb_pod);
-            until_readyz(system, announcer, "missing announced", "least preferred")?;
+            wait_for_readyz(system, announcer, "missing announced", "least preferred")?;
         }
         last.signal(Signal::SIGCONT)?;
         system.wait_until_announced(&[2], SOON)?;
@@ -141,7 +142,7 @@ fn paths_of_dead_and_silent_programmers_are_least_preferred_and_never_leave_the_
         system.wait_until_announced(&[1, 2], SOON)?;
         system.start(Daemon::IpvsProgrammer(0))?;
         system.wait_until_announced(&[0, 1, 2], SOON)?;
-        until_ready(system, Daemon::BgpAnnouncer(0))?;
+        wait_until_ready(system, Daemon::BgpAnnouncer(0))?;
         ensure_a_path_since(system, began)
     })
     .unwrap();
@@ -159,11 +160,11 @@ fn the_sleep_of_an_announcer_does_not_count_as_silence() {
     let before = made();
     let process = system.process(announcer).unwrap();
     process.signal(Signal::SIGSTOP).unwrap();
-    // Longer than the timeout, and shorter than the hold time.
+    // The sleep is longer than the data plane timeout and shorter than the hold time.
     std::thread::sleep(Duration::from_millis(1500));
     process.signal(Signal::SIGCONT).unwrap();
-    until_ready(&system, announcer).unwrap();
-    // By then every timer has fired, and every heartbeat been read.
+    wait_until_ready(&system, announcer).unwrap();
+    // After this time every timer has expired, and the announcer has read every heartbeat.
     std::thread::sleep(Duration::from_millis(500));
     assert_eq!(made(), before);
     ensure_no_route_changed(&system, changes).unwrap();
@@ -186,14 +187,14 @@ fn paths_of_node_routers_that_stay_away_are_least_preferred_and_stay() {
         system.wait_until_announced(&[0, 1, 2], SOON)?;
         for lb_pod in 0..3 {
             let announcer = Daemon::BgpAnnouncer(lb_pod);
-            until_readyz(system, announcer, "missing node-route", "least preferred")?;
+            wait_for_readyz(system, announcer, "missing node-route", "least preferred")?;
         }
         system.start(Daemon::NodeRouter(2))?;
         system.wait_until_announced(&[2], SOON)?;
         system.start_all()?;
         system.wait_until_announced(&[0, 1, 2], SOON)?;
         for lb_pod in 0..3 {
-            until_ready(system, Daemon::BgpAnnouncer(lb_pod))?;
+            wait_until_ready(system, Daemon::BgpAnnouncer(lb_pod))?;
         }
         ensure_a_path_since(system, began)
     })
@@ -203,17 +204,17 @@ fn paths_of_node_routers_that_stay_away_are_least_preferred_and_stay() {
     }
 }
 
-/// The router has had a next hop of each service range at any time since `began`.
+/// Returns an error if the router had no next hop for a service range at a time after `began`.
 fn ensure_a_path_since(system: &System, began: Instant) -> Result<()> {
     let changes = system.fib.changes().into_iter();
     let mut since = changes.filter(|change| change.at >= began);
-    let gone = since.find(|change| change.next_hops.is_empty());
-    ensure!(gone.is_none(), "{gone:?}");
+    let without_path = since.find(|change| change.next_hops.is_empty());
+    ensure!(without_path.is_none(), "{without_path:?}");
     Ok(())
 }
 
-/// How long after `began` the router's route first changed.
-fn next_hops_after(system: &System, began: Instant) -> Duration {
+/// Returns the time from `began` to the first change of a route of the router.
+fn first_change_after(system: &System, began: Instant) -> Duration {
     let changes = system.fib.changes();
     let first = changes.iter().find(|change| change.at >= began);
     first.map_or(Duration::ZERO, |change| change.at - began)
@@ -228,7 +229,7 @@ fn a_killed_announcer_is_withdrawn_at_once() {
             let began = Instant::now();
             system.kill(Daemon::BgpAnnouncer(lb_pod))?;
             system.wait_until_announced(&others, SOON)?;
-            let first = next_hops_after(system, began);
+            let first = first_change_after(system, began);
             ensure!(first <= LATE / 2, "after {first:?}");
             system.start(Daemon::BgpAnnouncer(lb_pod))?;
             system.wait_until_announced(&[0, 1, 2], SOON)?;
@@ -248,7 +249,7 @@ fn the_routes_of_a_killed_node_router_stay_and_are_adopted() {
     under_load(&mut system, |system| {
         system.kill(Daemon::NodeRouter(0))?;
         system.start(Daemon::NodeRouter(0))?;
-        eventually("both routes are held again", || {
+        eventually("the announcer holds both routes again", || {
             let held = system.node_routes(0)?;
             let installed = held.iter().filter(|route| route.installed);
             let pods: Vec<_> = installed.flat_map(|route| &route.next_hops).collect();
@@ -258,8 +259,8 @@ fn the_routes_of_a_killed_node_router_stay_and_are_adopted() {
             );
             Ok(())
         })?;
-        until_ready(system, Daemon::NodeRouter(0))?;
-        until_ready(system, Daemon::BgpAnnouncer(0))
+        wait_until_ready(system, Daemon::NodeRouter(0))?;
+        wait_until_ready(system, Daemon::BgpAnnouncer(0))
     })
     .unwrap();
     ensure_no_route_changed(&system, changes).unwrap();
@@ -275,11 +276,11 @@ fn reflectors_are_killed_and_replaced_one_after_the_other_without_a_change() {
             let daemon = Daemon::RouteReflector(reflector);
             system.kill(daemon)?;
             system.start(daemon)?;
-            eventually("the router has all paths from both", || {
+            eventually("the reflector has sent all paths to the router", || {
                 let sessions = system.reflector_sessions(reflector)?;
                 let router = sessions.iter().find(|session| session.peer == "router");
                 let sent = router.map_or(0, |session| session.paths_sent);
-                ensure!(sent == 6, "{sent} paths are sent: {sessions:?}");
+                ensure!(sent == 6, "sent {sent} paths: {sessions:?}");
                 Ok(())
             })?;
         }
@@ -315,13 +316,13 @@ fn no_connection_is_lost_when_whole_lb_pods_are_killed_in_turn() {
         system.start_all().unwrap();
         system.wait_until_announced(&[0, 1, 2], SOON).unwrap();
     }
-    ensure_none_was_lost(connections).unwrap();
+    ensure_no_connection_was_lost(connections).unwrap();
 }
 
 #[test]
 fn a_node_behind_a_cut_cable_is_gone_when_the_hold_timer_expires() {
     let mut system = System::new("cut", Options::default()).unwrap();
-    // The web pods of the other nodes, which clients still reach.
+    // Only web pods of the other nodes, because clients cannot reach web pods of node-b.
     let reachable = system.network.web_pods.iter().cloned();
     let reachable: Vec<_> = reachable.filter(|pod| pod.node != "node-b").collect();
     system.write_desired(&System::web_of(&reachable)).unwrap();
@@ -331,11 +332,17 @@ fn a_node_behind_a_cut_cable_is_gone_when_the_hold_timer_expires() {
     let began = Instant::now();
     system.network.cut("node-b", true).unwrap();
     system.wait_until_announced(&[0, 2], SOON).unwrap();
-    let gone = next_hops_after(&system, began);
-    // The hold time is 3 s, a keepalive is sent each second.
-    assert!(gone >= Duration::from_millis(1500), "after {gone:?}");
-    assert!(gone <= Duration::from_secs(3) + LATE, "after {gone:?}");
-    ensure_none_was_lost(connections).unwrap();
+    let withdrawn = first_change_after(&system, began);
+    // The hold time is 3 s, and a keepalive is sent each second.
+    assert!(
+        withdrawn >= Duration::from_millis(1500),
+        "after {withdrawn:?}"
+    );
+    assert!(
+        withdrawn <= Duration::from_secs(3) + LATE,
+        "after {withdrawn:?}"
+    );
+    ensure_no_connection_was_lost(connections).unwrap();
 
     system.network.cut("node-b", false).unwrap();
     system.wait_until_announced(&[0, 1, 2], SOON).unwrap();

@@ -1,4 +1,6 @@
-//! What is not ours stays as it is, and what is ours is put right again.
+//! Tests with entries, routes and tables of other programs.
+//!
+//! portlb never changes foreign state, and repairs its own state when another program changes it.
 
 use std::{net::SocketAddr, process::Command, time::Duration};
 
@@ -11,11 +13,11 @@ use lab::{
 use virtual_server::Ports;
 
 use crate::forwarding::{
-    SOON, empty, one_lb_pod, service, start_one_lb_pod, table, virtual_server, wait_for_table,
-    wait_until_serving,
+    SOON, one_lb_pod, only_ranges, service, start_one_lb_pod, table, virtual_server,
+    wait_for_table, wait_until_serving,
 };
 
-/// Entries that `ipvsadm` makes, on addresses and a mark that we know nothing of.
+/// Input of `ipvsadm`: virtual servers on addresses and on a mark that no desired set contains.
 const FOREIGN_ENTRIES: &str = "\
 -A -t 10.9.9.9:80 -s wlc -p 120
 -a -t 10.9.9.9:80 -r 10.9.9.1:8080 -m -w 3
@@ -25,7 +27,7 @@ const FOREIGN_ENTRIES: &str = "\
 -A -f 77 -s mh
 -a -f 77 -r 10.9.9.3:0 -i -w 5
 ";
-/// The same for the time when we run; one of them on a service address of ours.
+/// Input of `ipvsadm` while the daemons run: one foreign entry uses a service address of portlb.
 const LATER_ENTRIES: &str = "\
 -A -t 10.9.9.10:443 -s rr
 -a -t 10.9.9.10:443 -r 10.9.9.1:443 -g -w 1
@@ -44,7 +46,7 @@ table ip portlb-ipvs {
   }
 }
 ";
-/// In the lb pod; on nodes the first two.
+/// Routes of another program. The lb pod gets all of them, a node only the first two.
 const FOREIGN_ROUTES: &str = "\
 route add 10.77.0.0/16 via 10.2.1.11
 route add 10.1.1.77/32 via 10.2.1.11 metric 9 proto static
@@ -52,15 +54,15 @@ route add local 10.9.9.0/24 dev lo
 route add local fd00:9::/64 dev lo
 ";
 
-/// Everything in a host's network stack that is not ours.
+/// Returns the routes, nftables tables and IPVS entries of a host that do not belong to portlb.
 fn foreign_state(host: &Host, is_lb_pod: bool) -> String {
     let output = |program, arguments: &[&str]| host.output(program, arguments).unwrap();
     let mut routes = output("ip", &["-4", "route", "show", "table", "all"]);
     routes += &output("ip", &["-6", "route", "show", "table", "all"]);
     let mut lines: Vec<_> = routes.lines().collect();
-    // Those of our two daemons.
+    // Routes of ipvs-programmer and of node-router.
     lines.retain(|line| !line.contains("proto 80") && !line.contains("proto 112"));
-    // Next hops of a multipath route of ours.
+    // Lines with the next hops of a multipath route of node-router.
     lines.retain(|line| !line.starts_with('\t'));
     lines.sort_unstable();
     let mut state = lines.join("\n");
@@ -110,11 +112,11 @@ fn foreign_entries_routes_and_tables_survive_start_changes_restart_and_end() {
     let mut expected = state();
     assert!(expected[0].contains("-f 77") && expected[0].contains("chain other-family"));
     let check = |expected: &[String; 2], when: &str| {
-        let found = state();
-        for (found, expected) in found.iter().zip(expected) {
+        let actual = state();
+        for (actual, expected) in actual.iter().zip(expected) {
             assert!(
-                found == expected,
-                "{when}\nfound:\n{found}\nexpected:\n{expected}"
+                actual == expected,
+                "{when}\nactual:\n{actual}\nexpected:\n{expected}"
             );
         }
     };
@@ -127,23 +129,28 @@ fn foreign_entries_routes_and_tables_survive_start_changes_restart_and_end() {
     expected = state();
     assert!(expected[0].contains("10.1.1.1:2222"));
     system
-        .write_desired(&empty().with(virtual_server(2, Ports::All, &system.network.web_pods)))
+        .write_desired(&only_ranges().with(virtual_server(2, Ports::All, &system.network.web_pods)))
         .unwrap();
-    wait_for_table(&system, 0, "the other virtual server takes over", |table| {
-        !table.iter().any(|line| line.contains("10.1.1.1:80"))
-            && table.iter().any(|line| is_ours_by_mark(line))
-    });
+    wait_for_table(
+        &system,
+        0,
+        "the new virtual server replaces the old",
+        |table| {
+            !table.iter().any(|line| line.contains("10.1.1.1:80"))
+                && table.iter().any(|line| is_own_mark_entry(line))
+        },
+    );
     check(&expected, "after a change");
     wait_for_audits(&system, 2);
     check(&expected, "after an audit");
     system.write_desired(&Desired::new([])).unwrap();
-    wait_for("every route of ours is gone", SOON, || {
+    wait_for("ipvs-programmer has removed its routes", SOON, || {
         let routes = lb_host.output("ip", ["route", "show", "table", "all", "proto", "80"]);
         let routes = routes.map_err(|error| format!("{error:#}"))?;
         ensure_that(routes.is_empty(), routes)
     })
     .unwrap();
-    check(&expected, "with nothing desired");
+    check(&expected, "with an empty desired set");
     system.write_desired(&web(&system)).unwrap();
     system.wait_until_announced(&[0], SOON).unwrap();
 
@@ -163,7 +170,7 @@ fn foreign_entries_routes_and_tables_survive_start_changes_restart_and_end() {
         assert!(system.stop(daemon).unwrap().success(), "{daemon}");
     }
     check(&expected, "after the end");
-    // The kernel goes on with what is ours, too.
+    // After ipvs-programmer has ended, its entries stay in the kernel.
     assert!(
         table(&system, 0)
             .iter()
@@ -172,12 +179,13 @@ fn foreign_entries_routes_and_tables_survive_start_changes_restart_and_end() {
 }
 
 fn web(system: &System) -> Desired {
-    empty().with(virtual_server(1, port(80), &system.network.web_pods))
+    only_ranges().with(virtual_server(1, port(80), &system.network.web_pods))
 }
 
-/// Waits for further audits of the programmer.
+/// Waits until ipvs-programmer has finished `count` more audits.
 fn wait_for_audits(system: &System, count: u32) {
-    // An audit puts a real server's weight right: the second one was begun after the first.
+    // Each round sets a wrong weight and waits until an audit has repaired it. So each audit has started
+    // after the round began.
     let lb_host = system.host(Daemon::IpvsProgrammer(0)).unwrap();
     for _ in 0..count {
         let line = table(system, 0)
@@ -186,24 +194,24 @@ fn wait_for_audits(system: &System, count: u32) {
         let line = line.unwrap_or_else(|| {
             let mark = table(system, 0)
                 .into_iter()
-                .find(|line| is_ours_by_mark(line));
-            mark.expect("the programmer has an entry with real servers")
+                .find(|line| is_own_mark_entry(line));
+            mark.expect("ipvs-programmer has an entry with real servers")
         });
         let words: Vec<_> = line.split(' ').collect();
         let edit = ["-e", words[1], words[2], "-r", words[4], "-i", "-w", "9"];
         lb_host.output("ipvsadm", edit).unwrap();
-        wait_for_table(system, 0, "an audit has put a weight right", |table| {
+        wait_for_table(system, 0, "an audit has repaired the weight", |table| {
             !table.iter().any(|line| line.contains("-w 9"))
         });
     }
 }
 
-fn is_ours_by_mark(line: &str) -> bool {
+fn is_own_mark_entry(line: &str) -> bool {
     line.starts_with("-a -f") && !line.starts_with("-a -f 77") && !line.contains(" -6 ")
 }
 
 #[test]
-fn an_entry_and_a_route_that_are_in_the_way_serve_and_only_the_entry_becomes_ours() {
+fn a_conflicting_entry_is_adopted_and_a_conflicting_route_is_used_but_not_adopted() {
     let mut system = System::new(
         "taken-over",
         Options {
@@ -249,9 +257,12 @@ fn an_entry_and_a_route_that_are_in_the_way_serve_and_only_the_entry_becomes_our
     }
 
     system.write_desired(&Desired::new([])).unwrap();
-    wait_for_table(&system, 0, "the entry was ours in the end", |table| {
-        of_entry(table).is_empty()
-    });
+    wait_for_table(
+        &system,
+        0,
+        "ipvs-programmer removes the adopted entry",
+        |table| of_entry(table).is_empty(),
+    );
     for (version, range) in [
         ("-4", SERVICE_RANGE.to_string()),
         ("-6", SERVICE_RANGE6.to_string()),
@@ -264,7 +275,7 @@ fn an_entry_and_a_route_that_are_in_the_way_serve_and_only_the_entry_becomes_our
 }
 
 #[test]
-fn what_somebody_takes_away_or_changes_is_put_right_by_the_audit() {
+fn the_audit_repairs_entries_routes_and_guards_that_another_program_changes() {
     let mut system = System::new(
         "drift",
         Options {
@@ -296,8 +307,11 @@ fn what_somebody_takes_away_or_changes_is_put_right_by_the_audit() {
         let guards = host.output("nft", ["-s", "list", "ruleset"]).unwrap();
         (lines, local, guards)
     };
-    let right = all(&lb_host);
-    assert!(right.1.iter().all(|routes| !routes.is_empty()), "{right:?}");
+    let correct = all(&lb_host);
+    assert!(
+        correct.1.iter().all(|routes| !routes.is_empty()),
+        "{correct:?}"
+    );
 
     let mut repaired = 0;
     for drifts in [
@@ -310,7 +324,7 @@ fn what_somebody_takes_away_or_changes_is_put_right_by_the_audit() {
         vec![
             "ipvsadm -a -t 10.1.1.1:80 -r 10.9.9.9:80 -i".to_owned(),
             format!("ipvsadm -e -t 10.1.1.1:80 -r {real_server} -m -w 7"),
-            // This takes our sign of ownership away, too.
+            // `ipvsadm -E` also clears the flag by which ipvs-programmer recognizes its own entries.
             format!("ipvsadm -E -t {server6} -s wlc -p 60"),
             "ip -6 route del local fd00:10:1:1::/64 dev lo table local".to_owned(),
             "nft delete chain inet portlb-ipvs marks".to_owned(),
@@ -318,7 +332,7 @@ fn what_somebody_takes_away_or_changes_is_put_right_by_the_audit() {
         vec!["ipvsadm -C".to_owned(), "nft flush ruleset".to_owned()],
     ] {
         let programmer = system.process(Daemon::IpvsProgrammer(0)).unwrap();
-        // Between two audits.
+        // The stopped process cannot audit before all changes are made.
         programmer.signal(Signal::SIGSTOP).unwrap();
         for drift in &drifts {
             let before = all(&lb_host);
@@ -327,9 +341,9 @@ fn what_somebody_takes_away_or_changes_is_put_right_by_the_audit() {
             assert!(all(&lb_host) != before, "{drift}");
         }
         programmer.signal(Signal::SIGCONT).unwrap();
-        wait_for(&format!("{drifts:?} are put right"), SOON, || {
-            let found = all(&lb_host);
-            ensure_that(found == right, format!("{found:#?}"))
+        wait_for(&format!("the audit repairs {drifts:?}"), SOON, || {
+            let actual = all(&lb_host);
+            ensure_that(actual == correct, format!("{actual:#?}"))
         })
         .unwrap();
         let metrics = system.metrics(Daemon::IpvsProgrammer(0)).unwrap();
@@ -350,13 +364,13 @@ fn metric(metrics: &str, name: &str) -> u64 {
     let line = metrics
         .lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.unwrap_or_else(|| panic!("{name} in\n{metrics}"))
+    line.unwrap_or_else(|| panic!("no metric {name} in\n{metrics}"))
         .parse()
         .unwrap()
 }
 
 #[test]
-fn a_restart_over_a_right_table_writes_nothing_and_over_a_wrong_one_what_is_wrong() {
+fn a_restart_writes_only_the_entries_that_differ_from_the_desired_set() {
     let mut system = one_lb_pod(
         "restart",
         Options {
@@ -372,17 +386,17 @@ fn a_restart_over_a_right_table_writes_nothing_and_over_a_wrong_one_what_is_wron
     let client = system.network.client().unwrap();
     let server = SocketAddr::new(service(1)[0], 80);
     http::spread(&client, server, 6, SOON).unwrap();
-    // Connection counts go with an entry that is made anew; the order of real servers shows each
-    // one that was.
-    let found = || {
+    // A new entry has no connection counts, and a new real server changes the order of the real
+    // servers. So an equal table shows that no entry was written again.
+    let entries = || {
         lb_host
             .output("ipvsadm", ["-L", "-n"])
             .map(without_inactive)
             .unwrap()
     };
-    let expected = found();
+    let expected = entries();
 
-    // The kernel tells of each change to routes and to nftables; of those to IPVS it does not.
+    // The kernel reports each change of routes and of nftables to monitors, but no change of IPVS.
     let monitors = [("ip", "monitor route"), ("nft", "monitor")].map(|(program, arguments)| {
         let mut command = Command::new(program);
         command.args(arguments.split(' '));
@@ -390,11 +404,11 @@ fn a_restart_over_a_right_table_writes_nothing_and_over_a_wrong_one_what_is_wron
             .start(&format!("{program}-monitor"), command)
             .unwrap()
     });
-    prove_monitors(&lb_host, &monitors, "10.66.0.1", "before");
-    let ours = ["proto 80", "portlb-ipvs"];
-    let said_of_ours = || {
-        let mut both = monitors.iter().zip(ours);
-        both.any(|(monitor, ours)| monitor.lines().iter().any(|line| line.contains(ours)))
+    flush_monitors(&lb_host, &monitors, "10.66.0.1", "before");
+    let own_words = ["proto 80", "portlb-ipvs"];
+    let saw_own_change = || {
+        let mut both = monitors.iter().zip(own_words);
+        both.any(|(monitor, own)| monitor.lines().iter().any(|line| line.contains(own)))
     };
     for (signal, drift, changes) in [
         (Signal::SIGKILL, false, 0),
@@ -414,10 +428,10 @@ fn a_restart_over_a_right_table_writes_nothing_and_over_a_wrong_one_what_is_wron
         let metrics = system.metrics(Daemon::IpvsProgrammer(0)).unwrap();
         let counted = metric(&metrics, "portlb_ipvs_changes_total");
         assert_eq!(counted, changes, "{signal}");
-        assert_eq!(found(), expected, "{signal}");
+        assert_eq!(entries(), expected, "{signal}");
     }
-    prove_monitors(&lb_host, &monitors, "10.66.0.2", "after");
-    assert!(!said_of_ours(), "{:?}", monitors.map(|m| m.lines()));
+    flush_monitors(&lb_host, &monitors, "10.66.0.2", "after");
+    assert!(!saw_own_change(), "{:?}", monitors.map(|m| m.lines()));
 
     system.kill(Daemon::IpvsProgrammer(0)).unwrap();
     lb_host
@@ -428,19 +442,20 @@ fn a_restart_over_a_right_table_writes_nothing_and_over_a_wrong_one_what_is_wron
             "route del local {SERVICE_RANGE} dev lo table local"
         ))
         .unwrap();
-    prove_monitors(&lb_host, &monitors, "10.66.0.3", "between");
+    flush_monitors(&lb_host, &monitors, "10.66.0.3", "between");
     let skipped = monitors.each_ref().map(|monitor| monitor.lines().len());
     system.start(Daemon::IpvsProgrammer(0)).unwrap();
-    for ((monitor, ours), skipped) in monitors.iter().zip(ours).zip(skipped) {
-        monitor.wait_for_line_after(skipped, ours, SOON).unwrap();
+    for ((monitor, own), skipped) in monitors.iter().zip(own_words).zip(skipped) {
+        monitor.wait_for_line_after(skipped, own, SOON).unwrap();
     }
     wait_until_serving(&system, 0);
 }
 
-/// Makes a change that both monitors see, and waits until they have said so: what they say of
-/// others is then complete up to here.
-fn prove_monitors(host: &Host, monitors: &[lab::Process; 2], address: &str, name: &str) {
-    wait_for("both monitors see a change", SOON, || {
+/// Makes a change of a route and of nftables, and waits until both monitors have printed it.
+///
+/// Then the monitors have also printed every earlier change.
+fn flush_monitors(host: &Host, monitors: &[lab::Process; 2], address: &str, name: &str) {
+    wait_for("both monitors print a change", SOON, || {
         let route = format!("local {address} dev lo proto 99");
         host.ip(&format!("route add {route}\nroute del {route}"))?;
         host.nft(&format!("table ip {name} {{}}\ndelete table ip {name}"))?;
@@ -451,7 +466,9 @@ fn prove_monitors(host: &Host, monitors: &[lab::Process; 2], address: &str, name
     .unwrap();
 }
 
-/// Closed connections expire while the test runs.
+/// Returns the lines of the table without the numbers of inactive connections.
+///
+/// Closed connections expire while the test runs, so these numbers change.
 fn without_inactive(table: String) -> Vec<String> {
     let words = |line: &str| {
         let mut words: Vec<_> = line.split_whitespace().collect();

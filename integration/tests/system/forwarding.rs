@@ -1,6 +1,6 @@
-//! What a client's packet meets: forwarding methods, schedulers, ports, guards, health.
+//! Tests of packet forwarding: methods, schedulers, ports, guards and health.
 //!
-//! Most tests need one lb pod only, so that every packet passes the table that they look at.
+//! Most tests run only one lb pod, so that every packet passes the table that the test reads.
 
 mod availability;
 mod guards;
@@ -27,13 +27,14 @@ use lab::{
 };
 use virtual_server::{HealthCheckOptions, Ports, Scheduler};
 
-/// For anything that shall happen, on the slowest floor.
+/// Limit for every wait, sufficient on the slowest floor.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
-/// For an answer that shall not come.
+/// Time after which a test treats a request as unanswered.
 pub(crate) const SILENCE: Duration = Duration::from_millis(400);
 
-/// Starts one lb pod, one reflector and every node's router; returns when what is desired is
-/// served and announced.
+/// Starts one lb pod, one reflector and the node-router of each node.
+///
+/// Returns after every virtual server of `desired` is serving and its service range is announced.
 pub(crate) fn one_lb_pod(
     name: &str,
     options: Options,
@@ -47,13 +48,13 @@ pub(crate) fn one_lb_pod(
     system
 }
 
-/// The same for a system whose files are written; returns when the ranges are announced.
+/// Starts one lb pod in a system with a written desired set, and waits for the announcement.
 pub(crate) fn start_one_lb_pod(system: &mut System) {
     start_daemons(system);
     system.wait_until_announced(&[0], SOON).unwrap();
 }
 
-/// Starts the first lb pod and what it needs of reflectors and nodes.
+/// Starts the first lb pod, one reflector and the node-router of each node.
 fn start_daemons(system: &mut System) {
     let needed = [Daemon::RouteReflector(0)]
         .into_iter()
@@ -64,16 +65,16 @@ fn start_daemons(system: &mut System) {
     }
 }
 
-/// Waits until an lb pod serves every virtual server that its pod-watcher names.
+/// Waits until an lb pod serves every virtual server of its pod-watcher.
 pub(crate) fn wait_until_serving(system: &System, lb_pod: usize) {
     wait_for("every virtual server is serving", SOON, || {
         let state = || -> Result<_> {
             let desired = system.desired(lb_pod)?.virtual_servers.len();
             Ok((desired, system.virtual_servers(lb_pod)?))
         };
-        let (desired, found) = state().map_err(|error| format!("{error:#}"))?;
-        let missing: Vec<_> = found.iter().filter(|server| !server.serving).collect();
-        let holds = desired == found.len() && missing.is_empty();
+        let (desired, actual) = state().map_err(|error| format!("{error:#}"))?;
+        let missing: Vec<_> = actual.iter().filter(|server| !server.serving).collect();
+        let holds = desired == actual.len() && missing.is_empty();
         ensure_that(
             holds,
             format!("{desired} are desired, {missing:?} are not serving"),
@@ -82,12 +83,12 @@ pub(crate) fn wait_until_serving(system: &System, lb_pod: usize) {
     .unwrap();
 }
 
-/// The service ranges and nothing in them.
-pub(crate) fn empty() -> Desired {
+/// Returns a desired set with both service ranges and without virtual servers.
+pub(crate) fn only_ranges() -> Desired {
     Desired::new([IpNet::from(SERVICE_RANGE), SERVICE_RANGE6.into()])
 }
 
-/// The service address number `number`, of both families.
+/// Returns the IPv4 and the IPv6 service address with this number.
 pub(crate) fn service(number: u8) -> [IpAddr; 2] {
     [
         format!("10.1.1.{number}").parse().unwrap(),
@@ -95,14 +96,15 @@ pub(crate) fn service(number: u8) -> [IpAddr; 2] {
     ]
 }
 
-/// Both addresses of each pod.
+/// Returns the IPv4 and the IPv6 address of each pod.
 pub(crate) fn addresses(pods: &[Pod]) -> Vec<IpAddr> {
     let both = |pod: &Pod| [IpAddr::from(pod.address), pod.address6.into()];
     pods.iter().flat_map(both).collect()
 }
 
-/// A virtual server of a service address number, on both families, whose real servers are checked
-/// at their web server.
+/// Returns a virtual server on both service addresses with this number.
+///
+/// Health checks connect to port 80 of the real servers.
 pub(crate) fn virtual_server(number: u8, ports: Ports, real_servers: &[Pod]) -> VirtualServer {
     let server = system::virtual_server(
         &format!("service-{number}"),
@@ -120,14 +122,14 @@ pub(crate) fn virtual_server(number: u8, ports: Ports, real_servers: &[Pod]) -> 
     }
 }
 
-/// The lb pod's table in the words of `ipvsadm --save`.
+/// Returns the lines of `ipvsadm --save` in the lb pod.
 pub(crate) fn table(system: &System, lb_pod: usize) -> Vec<String> {
     let host = system.host(Daemon::IpvsProgrammer(lb_pod)).unwrap();
     let text = host.output("ipvsadm", ["--save", "--numeric"]).unwrap();
     text.lines().map(|line| line.trim().to_owned()).collect()
 }
 
-/// Waits until the lb pod's table fits.
+/// Waits until `fits` accepts the lb pod's table.
 pub(crate) fn wait_for_table(
     system: &System,
     lb_pod: usize,
@@ -141,7 +143,7 @@ pub(crate) fn wait_for_table(
     .unwrap();
 }
 
-/// The weight of a real server of a virtual server in a table; `None`: it is not there.
+/// Returns the weight of a real server in a table, `None` if the table lacks the real server.
 pub(crate) fn weight(
     table: &[String],
     virtual_server: SocketAddr,
@@ -156,6 +158,6 @@ pub(crate) fn weight(
 
 /// Lets a process bind a service address that is only a local route to its host.
 pub(crate) fn allow_binding(host: &Host) {
-    // IPv4 allows it of itself.
+    // IPv4 allows such a bind without a sysctl.
     host.sysctl("ipv6/ip_nonlocal_bind", "1").unwrap();
 }

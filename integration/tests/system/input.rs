@@ -1,6 +1,6 @@
-//! Bad input: a hostile network, and an operator's first look.
+//! Tests of hostile input, and of queries with grpcurl.
 
 mod attributes;
+mod grpcurl;
 mod half_sent;
 mod hostile;
-mod look;

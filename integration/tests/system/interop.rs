@@ -1,4 +1,4 @@
-//! Sessions of our speakers with BIRD, FRR, GoBGP and exabgp, in place of each other.
+//! Tests of BGP sessions between portlb and BIRD, FRR, GoBGP and exabgp.
 
 mod announcer;
 mod clients;

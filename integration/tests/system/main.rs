@@ -1,6 +1,7 @@
-//! The whole system with real parts: kernel IPVS, BIRD, FRR, GoBGP, exabgp, nginx, wrk, grpcurl.
+//! Tests of all daemons together with real programs.
 //!
-//! Run by `make test-integration`, one test at a time on the lab's floor.
+//! The real programs are kernel IPVS, BIRD, FRR, GoBGP, exabgp, nginx, wrk and grpcurl.
+//! `make test-integration` runs one test at a time on the lab's floor.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -1,4 +1,4 @@
-//! The order of coming up and going down, and that the router follows.
+//! Tests of the missing steps before an announcement, and of withdrawals.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -10,25 +10,25 @@ use lab::system::{Daemon, Desired, System, port, virtual_server};
 use virtual_server::{HealthCheckOptions, ServiceRange};
 
 use crate::expect::{
-    SOON, eventually, service, service_range, until_ready, until_readyz, until_weight,
+    SOON, eventually, service, service_range, wait_for_readyz, wait_for_weight, wait_until_ready,
 };
 
 const ANNOUNCER: Daemon = Daemon::BgpAnnouncer(0);
 const PROGRAMMER: Daemon = Daemon::IpvsProgrammer(0);
 
-/// Neither a reflector nor the router has heard of a service address.
+/// Returns an error if reflector 1 has a path, or the router ever had a route of a service range.
 fn ensure_nothing_is_announced(system: &System) -> Result<()> {
     let paths = system.reflector_paths(0)?;
     ensure!(paths.is_empty(), "{paths:?}");
     let changes = system.fib.changes();
     let ranges = [IpNet::from(SERVICE_RANGE), SERVICE_RANGE6.into()];
-    let of_service = changes.iter().find(|it| ranges.contains(&it.prefix));
-    ensure!(of_service.is_none(), "{of_service:?}");
+    let of_range = changes.iter().find(|it| ranges.contains(&it.prefix));
+    ensure!(of_range.is_none(), "{of_range:?}");
     Ok(())
 }
 
 #[test]
-fn each_step_in_its_turn_holds_back_the_announcement_and_is_named() {
+fn each_missing_step_delays_the_announcement_and_readyz_names_it() {
     let mut system = System::new("order-up", Options::default()).unwrap();
     let real_servers = system.network.web_pods.iter().map(|pod| pod.address.into());
     let real_servers: Vec<IpAddr> = real_servers.collect();
@@ -44,11 +44,12 @@ fn each_step_in_its_turn_holds_back_the_announcement_and_is_named() {
     let lb_pod = system.host(PROGRAMMER).unwrap();
     let lb_address = system.network.lb_pods[0].address;
 
-    // What will be in the way. The kernel refuses a real server at a broadcast address.
+    // Each of these obstacles causes one missing step. The kernel refuses a real server at a broadcast
+    // address.
     let web_1 = system.network.web_pods[0].address;
     let refused = format!("broadcast {web_1} dev eth0 table local");
     lb_pod.ip(&format!("route add {refused}")).unwrap();
-    // Its answers to the load balancer's checks are lost.
+    // web-2 drops its answers to the load balancer's health checks.
     let web_2 = system.network.lab.host("web-2").unwrap();
     let unanswered = format!("blackhole {lb_address}/32");
     web_2.ip(&format!("route add {unanswered}")).unwrap();
@@ -60,36 +61,36 @@ fn each_step_in_its_turn_holds_back_the_announcement_and_is_named() {
         system.start(Daemon::RouteReflector(reflector)).unwrap();
     }
     system.start(ANNOUNCER).unwrap();
-    until_readyz(&system, ANNOUNCER, "missing data-plane", "").unwrap();
-    until_readyz(&system, ANNOUNCER, "ready bgp-session", "").unwrap();
+    wait_for_readyz(&system, ANNOUNCER, "missing data-plane", "").unwrap();
+    wait_for_readyz(&system, ANNOUNCER, "ready bgp-session", "").unwrap();
     ensure_nothing_is_announced(&system).unwrap();
 
     system.start(PROGRAMMER).unwrap();
-    until_readyz(&system, PROGRAMMER, "missing desired-set", "").unwrap();
-    until_readyz(&system, ANNOUNCER, "missing serving", "no service address").unwrap();
+    wait_for_readyz(&system, PROGRAMMER, "missing desired-set", "").unwrap();
+    wait_for_readyz(&system, ANNOUNCER, "missing serving", "no service address").unwrap();
     ensure_nothing_is_announced(&system).unwrap();
 
     system.start(Daemon::PodWatcher(0)).unwrap();
     let real_server = format!("{web_1}");
-    until_readyz(&system, PROGRAMMER, "missing programmed", &real_server).unwrap();
-    until_readyz(&system, ANNOUNCER, "missing serving", &real_server).unwrap();
+    wait_for_readyz(&system, PROGRAMMER, "missing programmed", &real_server).unwrap();
+    wait_for_readyz(&system, ANNOUNCER, "missing serving", &real_server).unwrap();
     ensure_nothing_is_announced(&system).unwrap();
     lb_pod.ip(&format!("route del {refused}")).unwrap();
 
-    until_readyz(&system, PROGRAMMER, "ready programmed", "").unwrap();
-    until_readyz(&system, ANNOUNCER, "missing serving", "first check").unwrap();
+    wait_for_readyz(&system, PROGRAMMER, "ready programmed", "").unwrap();
+    wait_for_readyz(&system, ANNOUNCER, "missing serving", "first check").unwrap();
     ensure_nothing_is_announced(&system).unwrap();
     web_2.ip(&format!("route del {unanswered}")).unwrap();
 
-    until_readyz(&system, ANNOUNCER, "missing serving", "local").unwrap();
+    wait_for_readyz(&system, ANNOUNCER, "missing serving", "local").unwrap();
     ensure_nothing_is_announced(&system).unwrap();
     lb_pod.ip(&format!("route del {not_local}")).unwrap();
 
-    until_readyz(&system, ANNOUNCER, "missing node-route", "").unwrap();
-    until_readyz(&system, ANNOUNCER, "ready serving", "").unwrap();
+    wait_for_readyz(&system, ANNOUNCER, "missing node-route", "").unwrap();
+    wait_for_readyz(&system, ANNOUNCER, "ready serving", "").unwrap();
     ensure_nothing_is_announced(&system).unwrap();
     system.start(Daemon::NodeRouter(0)).unwrap();
-    until_readyz(&system, ANNOUNCER, "missing node-route", "10.9.0.0/16").unwrap();
+    wait_for_readyz(&system, ANNOUNCER, "missing node-route", "10.9.0.0/16").unwrap();
     ensure_nothing_is_announced(&system).unwrap();
     system.stop(Daemon::NodeRouter(0)).unwrap();
     let ranges = format!("{SERVICE_RANGE},{SERVICE_RANGE6}");
@@ -101,11 +102,11 @@ fn each_step_in_its_turn_holds_back_the_announcement_and_is_named() {
         .fib
         .wait_for(service_range(), &next_hops, SOON)
         .unwrap();
-    until_ready(&system, ANNOUNCER).unwrap();
+    wait_until_ready(&system, ANNOUNCER).unwrap();
 }
 
 #[test]
-fn the_router_follows_load_balancers_as_they_come_and_go() {
+fn the_routers_next_hops_follow_the_running_lb_pods() {
     let mut system = System::new("order-follow", Options::default()).unwrap();
     system.set_flags(
         "bgp-announcer",
@@ -144,7 +145,7 @@ fn the_router_follows_load_balancers_as_they_come_and_go() {
 }
 
 #[test]
-fn a_service_is_announced_while_enough_of_its_real_servers_are_healthy() {
+fn a_service_range_is_announced_while_the_minimum_of_real_servers_is_healthy() {
     let mut system = System::new("order-healthy", Options::default()).unwrap();
     let mut desired = system.web();
     desired.virtual_servers[0].minimum_healthy = Some(5);
@@ -156,20 +157,20 @@ fn a_service_is_announced_while_enough_of_its_real_servers_are_healthy() {
 
     system.network.web_servers[&pods[0].name].kill().unwrap();
     for lb_pod in 0..3 {
-        until_weight(&system, lb_pod, pods[0].address.into(), Some(0)).unwrap();
+        wait_for_weight(&system, lb_pod, pods[0].address.into(), Some(0)).unwrap();
     }
     assert_eq!(system.fib.changes().len(), changes);
 
     system.network.web_servers[&pods[1].name].kill().unwrap();
     system.wait_until_announced(&[], SOON).unwrap();
-    until_readyz(&system, ANNOUNCER, "missing serving", "5 wanted").unwrap();
+    wait_for_readyz(&system, ANNOUNCER, "missing serving", "5 wanted").unwrap();
 
     system.network.start_web_server(&pods[0]).unwrap();
     system.wait_until_announced(&[0, 1, 2], SOON).unwrap();
 }
 
 #[test]
-fn an_address_that_is_taken_out_of_the_file_is_withdrawn_and_its_routes_go() {
+fn an_address_that_is_removed_from_the_file_is_withdrawn_and_its_node_routes_are_removed() {
     let mut system = System::new("order-removed", Options::default()).unwrap();
     system.set_flags("bgp-announcer", &[("--linger", "500ms")]);
     system.start_all().unwrap();
@@ -186,7 +187,7 @@ fn an_address_that_is_taken_out_of_the_file_is_withdrawn_and_its_routes_go() {
     system.write_desired(&desired).unwrap();
     system.fib.wait_for(service_range(), &[], SOON).unwrap();
     for node in 0..3 {
-        eventually("the node's route is gone", || {
+        eventually("the node has only the IPv6 route", || {
             let routes = system.node_routes(node)?;
             ensure!(routes.len() == 1, "{routes:?}");
             Ok(())

@@ -1,4 +1,6 @@
-//! Each daemon can be replaced by anything that keeps its contract: stand-ins of a few lines.
+//! Tests that another implementation of a contract can replace a daemon.
+//!
+//! The other implementations are small fakes of the lab.
 
 use std::time::{Duration, Instant};
 
@@ -10,15 +12,15 @@ use lab::stand_in::{Heartbeats, StandInDataPlane, StandInDiscovery};
 use lab::system::{Daemon, System};
 
 use crate::expect::{
-    SOON, ensure_no_route_changed, eventually, metric, service, service_range, until_readyz,
-    until_weight,
+    SOON, ensure_no_route_changed, eventually, metric, service, service_range, wait_for_readyz,
+    wait_for_weight,
 };
 
 const ANNOUNCER: Daemon = Daemon::BgpAnnouncer(0);
-/// What a data plane of another kind stands for.
-const BEFORE_ANNOUNCER: [Daemon; 2] = [Daemon::PodWatcher(0), Daemon::IpvsProgrammer(0)];
+/// The daemons that a fake data plane replaces.
+const REPLACED_BY_DATA_PLANE: [Daemon; 2] = [Daemon::PodWatcher(0), Daemon::IpvsProgrammer(0)];
 
-/// Starts lb-a, each node's router and both reflectors, without those that a stand-in replaces.
+/// Starts lb-a, the node-router of each node and both reflectors, except the `replaced` daemons.
 fn start_without(system: &mut System, replaced: &[Daemon]) {
     let reflectors = [0, 1].map(Daemon::RouteReflector);
     let node_routers = [0, 1, 2].map(Daemon::NodeRouter);
@@ -31,7 +33,7 @@ fn start_without(system: &mut System, replaced: &[Daemon]) {
 }
 
 #[test]
-fn another_discovery_takes_the_place_of_pod_watcher() {
+fn a_fake_discovery_service_can_replace_pod_watcher() {
     let mut system = System::new("swap-discovery", Options::default()).unwrap();
     let pods: Vec<_> = system
         .network
@@ -52,14 +54,14 @@ fn another_discovery_takes_the_place_of_pod_watcher() {
     assert_eq!(answers.len(), 2, "{answers:?}");
 
     discovery.set(&pods[1..3]);
-    until_weight(&system, 0, pods[2].into(), Some(1)).unwrap();
-    until_weight(&system, 0, pods[0].into(), None).unwrap();
+    wait_for_weight(&system, 0, pods[2].into(), Some(1)).unwrap();
+    wait_for_weight(&system, 0, pods[0].into(), None).unwrap();
     http::spread(&client, service(), 40, SOON).unwrap();
 
-    // One that fails takes nothing away.
+    // The end of the discovery service changes neither the kernel's table nor a route.
     let changes = system.fib.changes().len();
     drop(discovery);
-    until_readyz(
+    wait_for_readyz(
         &system,
         Daemon::IpvsProgrammer(0),
         "ready desired-set",
@@ -71,11 +73,11 @@ fn another_discovery_takes_the_place_of_pod_watcher() {
 }
 
 #[test]
-fn another_data_plane_takes_the_place_of_ipvs_programmer() {
+fn a_fake_data_plane_can_replace_ipvs_programmer() {
     let mut system = System::new("swap-data-plane", Options::default()).unwrap();
     let lb_pod = system.host(ANNOUNCER).unwrap();
     let data_plane = StandInDataPlane::start(&lb_pod, Heartbeats::Sent).unwrap();
-    start_without(&mut system, &BEFORE_ANNOUNCER);
+    start_without(&mut system, &REPLACED_BY_DATA_PLANE);
     let next_hops = system.next_hops(service_range(), &[0]).unwrap();
     let steps = [
         (MissingStep::DesiredSet, "the desired set is not known"),
@@ -86,7 +88,7 @@ fn another_data_plane_takes_the_place_of_ipvs_programmer() {
     ];
     for (step, detail) in steps {
         data_plane.set(step, detail);
-        until_readyz(&system, ANNOUNCER, "missing serving", detail).unwrap();
+        wait_for_readyz(&system, ANNOUNCER, "missing serving", detail).unwrap();
         assert_eq!(
             system.fib.next_hops(service_range()),
             [] as [std::net::IpAddr; 0]
@@ -102,14 +104,14 @@ fn another_data_plane_takes_the_place_of_ipvs_programmer() {
 }
 
 #[test]
-fn a_data_plane_without_heartbeats_is_believed_for_the_timeout_after_each_word() {
+fn the_paths_of_a_data_plane_without_heartbeats_are_least_preferred_after_each_timeout() {
     let mut system = System::new("swap-no-heartbeat", Options::default()).unwrap();
     let timeout = [("--data-plane-timeout", "500ms")];
     system.set_flags("bgp-announcer", &timeout);
     let lb_pod = system.host(ANNOUNCER).unwrap();
     let data_plane = StandInDataPlane::start(&lb_pod, Heartbeats::Missing).unwrap();
     data_plane.set(MissingStep::None, "");
-    start_without(&mut system, &BEFORE_ANNOUNCER);
+    start_without(&mut system, &REPLACED_BY_DATA_PLANE);
     let next_hops = system.next_hops(service_range(), &[0]).unwrap();
     system
         .fib
@@ -117,8 +119,9 @@ fn a_data_plane_without_heartbeats_is_believed_for_the_timeout_after_each_word()
         .unwrap();
     let changes = system.fib.changes().len();
     let began = Instant::now();
-    // As usual, least preferred, and again: asked again it serves again.
-    eventually("two silences have passed", || {
+    // The announcer announces normally, makes the paths least preferred after the timeout, watches the
+    // data plane again, and announces normally again. Two such cycles make at least four announcements.
+    eventually("the announcer has made four announcements", || {
         let made = metric(&system, ANNOUNCER, "portlb_announcements_made_total")?;
         ensure!(made >= 4.0, "{made}");
         Ok(())
@@ -132,7 +135,7 @@ fn a_data_plane_without_heartbeats_is_believed_for_the_timeout_after_each_word()
     let withdrawn = metric(&system, ANNOUNCER, "portlb_announcements_withdrawn_total").unwrap();
     assert_eq!(withdrawn, 0.0);
     ensure_no_route_changed(&system, changes).unwrap();
-    eventually("it was asked again", || {
+    eventually("the announcer has watched the data plane twice", || {
         ensure!(data_plane.watches() >= 2, "{}", data_plane.watches());
         Ok(())
     })

@@ -1,4 +1,4 @@
-//! Health checks, drained real servers, and what of it is announced.
+//! Tests of failed and draining real servers, and of the resulting announcements.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -12,12 +12,13 @@ use lab::{
 use virtual_server::{FailureAction, Protocol, RealServer, RealServerState, Scheduler};
 
 use super::{
-    SOON, addresses, allow_binding, empty, one_lb_pod, service, start_daemons, virtual_server,
-    wait_for_table, wait_until_serving, weight,
+    SOON, addresses, allow_binding, one_lb_pod, only_ranges, service, start_daemons,
+    virtual_server, wait_for_table, wait_until_serving, weight,
 };
 
-/// Ranges that are half of those that the announcer may announce, so that addresses outside of
-/// them are announced as host routes.
+/// Returns a desired set with only the lower half of each service range.
+///
+/// The announcer announces addresses in the upper half as host routes.
 fn half_ranges() -> Desired {
     let ranges: [IpNet; 2] = ["10.1.1.0/25", "fd00:10:1:1::/65"].map(|text| text.parse().unwrap());
     Desired::new(ranges)
@@ -37,7 +38,7 @@ fn kill_web_server(system: &System, index: usize) {
 }
 
 #[test]
-fn a_dead_server_loses_its_weight_or_its_place_and_below_the_minimum_the_address_is_withdrawn() {
+fn a_failed_real_server_is_quiesced_or_removed_and_below_the_minimum_its_address_is_withdrawn() {
     let mut system = System::new(
         "availability",
         Options {
@@ -47,7 +48,8 @@ fn a_dead_server_loses_its_weight_or_its_place_and_below_the_minimum_the_address
     )
     .unwrap();
     let pods = system.network.web_pods.clone();
-    // In the range: quiesce and remove. Outside of it: an address that needs two of two.
+    // Two virtual servers in the range quiesce and remove failed real servers. A third one outside of
+    // the range needs both of its two real servers.
     let quiesce = virtual_server(1, port(80), &pods);
     let remove = VirtualServer {
         on_failure: FailureAction::Remove,
@@ -63,15 +65,19 @@ fn a_dead_server_loses_its_weight_or_its_place_and_below_the_minimum_the_address
     let desired = half_ranges().with(quiesce).with(remove).with(minimum);
     system.write_desired(&desired).unwrap();
     start_daemons(&mut system);
-    let announced = |system: &System, host_is: bool| {
+    let wait_for_routes = |system: &System, has_host_route: bool| {
         for (range, host) in range_and_host_routes() {
             let next_hops = system.next_hops(range, &[0]).unwrap();
             system.fib.wait_for(range, &next_hops, SOON).unwrap();
-            let next_hops = if host_is { next_hops } else { Vec::new() };
+            let next_hops = if has_host_route {
+                next_hops
+            } else {
+                Vec::new()
+            };
             system.fib.wait_for(host, &next_hops, SOON).unwrap();
         }
     };
-    announced(&system, true);
+    wait_for_routes(&system, true);
     let client = system.network.client().unwrap();
     let host_address = SocketAddr::new(range_and_host_routes()[0].1.addr(), 80);
     assert_eq!(
@@ -80,12 +86,12 @@ fn a_dead_server_loses_its_weight_or_its_place_and_below_the_minimum_the_address
     );
 
     kill_web_server(&system, 0);
-    announced(&system, false);
+    wait_for_routes(&system, false);
     let dead = addresses(&pods[..1]);
     wait_for_table(
         &system,
         0,
-        "the dead server is out of every entry",
+        "the failed real server is quiesced or removed",
         |table| {
             dead.iter().all(|real_server| {
                 let of = |number: u8| {
@@ -111,20 +117,25 @@ fn a_dead_server_loses_its_weight_or_its_place_and_below_the_minimum_the_address
     }
 
     system.network.start_web_server(&pods[0]).unwrap();
-    announced(&system, true);
-    wait_for_table(&system, 0, "it is back in every entry", |table| {
-        (1..=2).all(|number| {
-            let server = SocketAddr::new(service(number)[0], 80);
-            weight(table, server, SocketAddr::new(dead[0], 80)) == Some(1)
-        })
-    });
+    wait_for_routes(&system, true);
+    wait_for_table(
+        &system,
+        0,
+        "the repaired real server has weight 1",
+        |table| {
+            (1..=2).all(|number| {
+                let server = SocketAddr::new(service(number)[0], 80);
+                weight(table, server, SocketAddr::new(dead[0], 80)) == Some(1)
+            })
+        },
+    );
     let answers = http::spread(&client, host_address, 4, SOON).unwrap();
     assert_eq!(answers.len(), 2, "{answers:?}");
 
-    // All of a virtual server's real servers: the range stays for as long as another one serves.
+    // The range stays announced while one of its virtual servers is serving. Then all real servers fail.
     let changes = system.fib.changes().len();
     kill_web_server(&system, 2);
-    wait_for_table(&system, 0, "the dead server has no weight", |table| {
+    wait_for_table(&system, 0, "the failed real server has weight 0", |table| {
         let server = SocketAddr::new(service(1)[0], 80);
         weight(table, server, SocketAddr::new(pods[2].address.into(), 80)) == Some(0)
     });
@@ -138,15 +149,18 @@ fn a_dead_server_loses_its_weight_or_its_place_and_below_the_minimum_the_address
     }
 }
 
-/// Lasting connections through a virtual server for each of these, over three web pods; then the
-/// first two real servers of each (both addresses of the first pod) are taken out by `take_out`.
-struct Drained {
+/// A system whose clients keep connections open while a web pod is drained or removed.
+struct DrainScenario {
     system: System,
     servers: Vec<SocketAddr>,
     loads: Vec<PersistentConnections>,
 }
 
-impl Drained {
+impl DrainScenario {
+    /// Starts one virtual server with three web pods for each of `settings`, and opens connections.
+    ///
+    /// Then `take_out` changes the real servers of each virtual server. The first two real servers
+    /// are the two addresses of the first web pod.
     fn start(name: &str, settings: &[VirtualServer], take_out: fn(&mut Vec<RealServer>)) -> Self {
         let options = Options {
             web_pods: 3,
@@ -154,7 +168,7 @@ impl Drained {
         };
         let desired = |system: &System, change: fn(&mut Vec<RealServer>)| {
             let numbered = (1..).zip(settings);
-            numbered.fold(empty(), |desired, (number, settings)| {
+            numbered.fold(only_ranges(), |desired, (number, settings)| {
                 let named = virtual_server(number, port(80), &system.network.web_pods);
                 let mut server = VirtualServer {
                     scheduler: settings.scheduler,
@@ -192,13 +206,13 @@ impl Drained {
         }
     }
 
-    /// Waits until the real server that was taken out has this weight for each of these.
+    /// Waits until the first web pod has the weight `wanted` in each of these virtual servers.
     fn wait_for_weight(&self, servers: &[SocketAddr], wanted: Option<u32>) {
         let taken_out = addresses(&self.system.network.web_pods[..1]);
         wait_for_table(
             &self.system,
             0,
-            &format!("its weight is {wanted:?}"),
+            &format!("the first web pod has weight {wanted:?}"),
             |table| {
                 servers.iter().all(|server| {
                     let mut taken_out = taken_out.iter();
@@ -209,7 +223,7 @@ impl Drained {
         );
     }
 
-    fn check_that_new_connections_go_elsewhere(&self) {
+    fn check_that_new_connections_use_other_pods(&self) {
         let client = self.system.network.client().unwrap();
         for server in &self.servers {
             let answers = http::spread(&client, *server, 24, SOON).unwrap();
@@ -232,13 +246,13 @@ fn a_udp_client_that_keeps_its_port_leaves_a_drained_and_a_dead_real_server() {
             scheduler: Scheduler::MH_DEFAULT,
             ..virtual_server(1, names, &system.network.web_pods)
         };
-        // Both addresses of each pod.
+        // Each pod has two real servers, one for each address.
         for (index, real_server) in server.real_servers.iter_mut().enumerate() {
             if draining == Some(index / 2) {
                 real_server.state = RealServerState::Draining;
             }
         }
-        empty().with(server)
+        only_ranges().with(server)
     };
     let system = one_lb_pod("udp-leaves", options, |system| desired(system, None));
     let client = system.network.client().unwrap();
@@ -253,17 +267,17 @@ fn a_udp_client_that_keeps_its_port_leaves_a_drained_and_a_dead_real_server() {
         .flat_map(|pod| servers.map(|server| udp::NameServer::start(pod, server).unwrap()))
         .collect();
     let clients = servers.map(|server| udp::SteadyClient::new(&client, server).unwrap());
-    let first = |client: &udp::SteadyClient| {
+    let current_pod = |client: &udp::SteadyClient| {
         let answer = client.ask(SOON).unwrap().unwrap();
         assert_eq!(
             client.ask(SOON).unwrap().as_ref(),
             Some(&answer),
-            "it stays"
+            "two datagrams reached different pods"
         );
         answer
     };
-    // The client never stops sending, so that its flow never ends.
-    let answered_by_another = |client: &udp::SteadyClient, former: &str| {
+    // The client sends without pause, so its connection entry does not expire.
+    let wait_for_other_pod = |client: &udp::SteadyClient, former: &str| {
         lab::wait_for("an answer of another real server", SOON, || {
             let answer = client.ask(Duration::from_millis(100));
             match answer.map_err(|error| format!("{error:#}"))? {
@@ -278,30 +292,30 @@ fn a_udp_client_that_keeps_its_port_leaves_a_drained_and_a_dead_real_server() {
         pods.position(|pod| pod.name == name).unwrap()
     };
     for client in &clients {
-        let drained = first(client);
+        let drained = current_pod(client);
         let state = desired(&system, Some(index_of(&system, &drained)));
         system.write_desired(&state).unwrap();
-        answered_by_another(client, &drained);
+        wait_for_other_pod(client, &drained);
         system.write_desired(&desired(&system, None)).unwrap();
         wait_until_serving(&system, 0);
     }
-    // A check that fails, with the default `onFailure: quiesce`.
+    // A failed health check has the same effect with the default `onFailure: quiesce`.
     let client = &clients[0];
-    let dead = first(client);
+    let dead = current_pod(client);
     kill_web_server(&system, index_of(&system, &dead));
-    answered_by_another(client, &dead);
+    wait_for_other_pod(client, &dead);
 }
 
-fn check_that_it_goes_on(load: PersistentConnections, server: SocketAddr) {
+fn check_that_connections_continue(load: PersistentConnections, server: SocketAddr) {
     let before = load.tally();
     load.wait_for_answers(48, SOON).unwrap();
     let tally = load.stop().unwrap();
     assert_eq!((tally.lost(), tally.refused), (0, 0), "{server}: {tally:?}");
-    let goes_on = tally.servers["web-1"] > before.servers["web-1"];
-    assert!(goes_on, "{server}: {tally:?}");
+    let has_new_answers = tally.servers["web-1"] > before.servers["web-1"];
+    assert!(has_new_answers, "{server}: {tally:?}");
 }
 
-fn scheduled_by(scheduler: Scheduler) -> VirtualServer {
+fn with_scheduler(scheduler: Scheduler) -> VirtualServer {
     VirtualServer {
         scheduler,
         ..virtual_server(1, port(80), &[])
@@ -309,12 +323,12 @@ fn scheduled_by(scheduler: Scheduler) -> VirtualServer {
 }
 
 #[test]
-fn a_draining_real_server_gets_no_new_connection_while_established_ones_go_on() {
-    let drained = Drained::start(
+fn a_draining_real_server_gets_no_new_connections_and_keeps_established_ones() {
+    let drained = DrainScenario::start(
         "draining",
         &[
-            scheduled_by(Scheduler::MH_DEFAULT),
-            scheduled_by(Scheduler::Rr),
+            with_scheduler(Scheduler::MH_DEFAULT),
+            with_scheduler(Scheduler::Rr),
         ],
         |real_servers| {
             for real_server in &mut real_servers[..2] {
@@ -323,38 +337,38 @@ fn a_draining_real_server_gets_no_new_connection_while_established_ones_go_on() 
         },
     );
     drained.wait_for_weight(&drained.servers, Some(0));
-    drained.check_that_new_connections_go_elsewhere();
+    drained.check_that_new_connections_use_other_pods();
     for (load, server) in drained.loads.into_iter().zip(drained.servers) {
-        check_that_it_goes_on(load, server);
+        check_that_connections_continue(load, server);
     }
 }
 
 #[test]
-fn a_real_server_that_is_listed_no_more_keeps_its_connections_until_they_end_or_time_is_over() {
-    let soon_over = VirtualServer {
+fn a_removed_real_server_keeps_its_connections_until_they_end_or_the_drain_timeout_ends() {
+    let short_drain = VirtualServer {
         drain_timeout: Some(Duration::from_secs(1)),
-        ..scheduled_by(Scheduler::MH_DEFAULT)
+        ..with_scheduler(Scheduler::MH_DEFAULT)
     };
-    let mut drained = Drained::start(
-        "listed-no-more",
-        &[scheduled_by(Scheduler::MH_DEFAULT), soon_over],
+    let mut drained = DrainScenario::start(
+        "removed-real-server",
+        &[with_scheduler(Scheduler::MH_DEFAULT), short_drain],
         |real_servers| drop(real_servers.drain(..2)),
     );
     let (lasting, cut) = drained.servers.split_at(2);
     drained.wait_for_weight(lasting, Some(0));
     drained.wait_for_weight(cut, None);
-    drained.check_that_new_connections_go_elsewhere();
+    drained.check_that_new_connections_use_other_pods();
     for load in drained.loads.drain(2..) {
         let has_been_cut = || {
             let tally = load.tally();
             lab::ensure_that(tally.lost() > 0, format!("{tally:?}"))
         };
-        lab::wait_for("its connections are cut", SOON, has_been_cut).unwrap();
+        lab::wait_for("a connection is cut", SOON, has_been_cut).unwrap();
     }
 
     drained.wait_for_weight(lasting, Some(0));
     for (load, server) in drained.loads.drain(..).zip(lasting) {
-        check_that_it_goes_on(load, *server);
+        check_that_connections_continue(load, *server);
     }
     drained.wait_for_weight(lasting, None);
 }

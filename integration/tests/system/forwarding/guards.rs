@@ -1,4 +1,4 @@
-//! What protects the path: the nodes' exemption from connection tracking, and the pod's guards.
+//! Tests of the connection-tracking exemption and of the lb pod's guards.
 
 use std::{
     io::ErrorKind,
@@ -13,7 +13,7 @@ use lab::{
 };
 
 use super::{
-    SILENCE, SOON, allow_binding, empty, one_lb_pod,
+    SILENCE, SOON, allow_binding, one_lb_pod, only_ranges,
     peer_server::{self, PeerServer},
     service, start_one_lb_pod, virtual_server, wait_for_table, wait_until_serving,
 };
@@ -21,19 +21,19 @@ use super::{
 const EXEMPTION: &str = "table inet portlb-node-router";
 
 #[test]
-fn tunnel_traffic_dies_without_a_nodes_exemption_and_lives_when_it_is_repaired() {
+fn tunnels_fail_without_the_connection_tracking_exemption_until_it_is_repaired() {
     let mut system = System::new("exemption", Options::default()).unwrap();
     system.set_flags("node-router", &[("--audit-interval", "200ms")]);
-    // Real servers on another node than the lb pod's.
+    // The real servers run on another node than the lb pod.
     let mut elsewhere = system.network.web_pods.clone();
     elsewhere.retain(|pod| pod.node == system.network.nodes[1].name);
     let server = virtual_server(1, port(80), &elsewhere);
-    system.write_desired(&empty().with(server)).unwrap();
+    system.write_desired(&only_ranges().with(server)).unwrap();
     start_one_lb_pod(&mut system);
     wait_until_serving(&system, 0);
 
     let client = system.network.client().unwrap();
-    // The lb pod's node sees what clients send only, the web pod's node what it answers only.
+    // The node of the lb pod forwards only packets of clients, the node of the web pods only answers.
     for node in [0, 1] {
         for address in service(1) {
             let server = SocketAddr::new(address, 80);
@@ -44,10 +44,13 @@ fn tunnel_traffic_dies_without_a_nodes_exemption_and_lives_when_it_is_repaired()
             host.nft(&format!("delete {EXEMPTION}")).unwrap();
             for _ in 0..2 {
                 let answer = http::get(&client, server, SILENCE);
-                assert!(answer.is_err(), "{server} without {node}: {answer:?}");
+                assert!(
+                    answer.is_err(),
+                    "{server} answered without the exemption of node {node}: {answer:?}"
+                );
             }
             router.signal(Signal::SIGCONT).unwrap();
-            wait_for("it is repaired and traffic lives again", SOON, || {
+            wait_for("a request succeeds after the repair", SOON, || {
                 http::get(&client, server, SILENCE).map(drop)
             })
             .unwrap();
@@ -58,14 +61,14 @@ fn tunnel_traffic_dies_without_a_nodes_exemption_and_lives_when_it_is_repaired()
 }
 
 #[test]
-fn nothing_of_the_pod_itself_answers_on_a_service_address_not_even_a_reset() {
+fn the_network_stack_of_the_lb_pod_sends_no_answer_from_a_service_address() {
     let system = one_lb_pod(
         "guards",
         Options {
             web_pods: 2,
             ..Options::default()
         },
-        |system| empty().with(virtual_server(1, port(80), &system.network.web_pods)),
+        |system| only_ranges().with(virtual_server(1, port(80), &system.network.web_pods)),
     );
     let client = system.network.client().unwrap();
     let lb_host = system.host(Daemon::IpvsProgrammer(0)).unwrap();
@@ -73,23 +76,23 @@ fn nothing_of_the_pod_itself_answers_on_a_service_address_not_even_a_reset() {
     let any: SocketAddr = (Ipv6Addr::UNSPECIFIED, 9000).into();
     let _tcp = PeerServer::start(&lb_host, any).unwrap();
     allow_binding(&lb_host);
-    // Bound to each address, so that its answers would have the right source.
+    // Each server is bound to one address, so that its answers have the right source address.
     let own = [lb_pod.address.into(), lb_pod.address6.into()];
-    let named = own
+    let name_servers = own
         .into_iter()
         .chain(service(1))
         .chain(service(9))
         .map(|address| udp::NameServer::start(&lb_host, SocketAddr::new(address, 9001)).unwrap());
-    let _udp: Vec<_> = named.collect();
+    let _udp: Vec<_> = name_servers.collect();
 
-    // They are there.
+    // The servers answer on the lb pod's own addresses.
     for address in own {
         peer_server::ask(&client, SocketAddr::new(address, 9000), SOON).unwrap();
         let answer = udp::ask(&client, SocketAddr::new(address, 9001), SOON).unwrap();
         assert_eq!(answer.as_deref(), Some(lb_pod.name.as_str()));
     }
-    // 1 has a virtual server, 9 is an address of the range without one. Port 81 has no listener
-    // at all: that no reset comes back keeps connections alive that another pod has.
+    // Address 1 has a virtual server, address 9 of the range has none. Port 81 has no listener. The lb
+    // pod must not send a reset, because a reset would end a connection of another lb pod.
     for address in service(1).into_iter().chain(service(9)) {
         for port in [9000, 81] {
             let server = SocketAddr::new(address, port);
@@ -106,7 +109,7 @@ fn nothing_of_the_pod_itself_answers_on_a_service_address_not_even_a_reset() {
         }
     }
 
-    // The input guard would hide what the output guard does.
+    // Without the input guard the packets reach the network stack, so only the output guard is tested.
     lb_host.nft("flush chain inet portlb-ipvs input").unwrap();
     for address in service(1).into_iter().chain(service(9)) {
         let answer = udp::ask(&client, SocketAddr::new(address, 9001), SOON).unwrap();
@@ -126,22 +129,23 @@ fn nothing_of_the_pod_itself_answers_on_a_service_address_not_even_a_reset() {
 }
 
 #[test]
-fn a_client_that_meets_no_real_server_is_not_refused_and_may_try_again() {
+fn a_client_of_a_virtual_server_without_real_servers_gets_no_error() {
     let system = one_lb_pod(
         "unreachable",
         Options {
             web_pods: 1,
             ..Options::default()
         },
-        |system| empty().with(virtual_server(1, port(80), &system.network.web_pods)),
+        |system| only_ranges().with(virtual_server(1, port(80), &system.network.web_pods)),
     );
-    // What IPVS does while it replaces a scheduler, but for as long as the test needs it.
+    // A virtual server without real servers. IPVS is in this state for a moment while it replaces a
+    // scheduler.
     let with = virtual_server(1, port(80), &system.network.web_pods);
     let without = virtual_server(2, port(80), &[]);
-    let desired = empty().with(with).with(without);
+    let desired = only_ranges().with(with).with(without);
     system.write_desired(&desired).unwrap();
     let entries = service(2).map(|address| SocketAddr::new(address, 80));
-    wait_for_table(&system, 0, "the empty virtual servers are there", |table| {
+    wait_for_table(&system, 0, "the empty virtual servers exist", |table| {
         entries.iter().all(|entry| {
             let entry = format!("-A -t {entry} ");
             table.iter().any(|line| line.starts_with(&entry))
@@ -153,8 +157,9 @@ fn a_client_that_meets_no_real_server_is_not_refused_and_may_try_again() {
         let failure = peer_server::failure(&client, server, SILENCE);
         assert_eq!(failure, Some(ErrorKind::TimedOut), "{server}");
     }
-    // That is the guard's doing. Over IPv6 the error has the pod's own address as source, and the
-    // node may drop it as one about a connection that it does not track; so look at the counters.
+    // The counters show that the guard has dropped the errors. The missing answer alone is no proof: an
+    // IPv6 error has the pod's own address as source, and the node can drop it because it does not
+    // track the connection.
     let lb_host = system.host(Daemon::IpvsProgrammer(0)).unwrap();
     let rules = lb_host
         .output("nft", ["list", "chain", "inet", "portlb-ipvs", "output"])

@@ -1,4 +1,4 @@
-//! Tunnel, direct routing and Masquerade, each with HTTP and UDP, IPv4 and IPv6.
+//! Tests of the forwarding methods with HTTP, UDP, IPv4 and IPv6.
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +16,7 @@ use lab::{
 use virtual_server::{ForwardingMethod, Protocol, RealServer};
 
 use super::{
-    SILENCE, SOON, allow_binding, empty, one_lb_pod,
+    SILENCE, SOON, allow_binding, one_lb_pod, only_ranges,
     peer_server::{self, PeerServer},
     service, virtual_server,
 };
@@ -24,7 +24,7 @@ use super::{
 const NAME_PORT: u16 = 5353;
 const PEER_PORT: u16 = 9000;
 
-/// HTTP and UDP to every one of these real servers, with the same count for each: round robin.
+/// Checks that HTTP and UDP requests reach each real server exactly twice, as `rr` must share them.
 fn check_spread(system: &System, number: u8, real_servers: &[Pod], names: &[udp::NameServer]) {
     assert!(!names.is_empty());
     let client = system.network.client().unwrap();
@@ -43,12 +43,8 @@ fn check_spread(system: &System, number: u8, real_servers: &[Pod], names: &[udp:
     }
 }
 
-/// HTTP and names of a service address number by a forwarding method.
-fn http_and_names(
-    method: ForwardingMethod,
-    number: u8,
-    real_servers: &[Pod],
-) -> [VirtualServer; 2] {
+/// Returns two virtual servers with a forwarding method: HTTP on port 80, and UDP on `NAME_PORT`.
+fn http_and_udp(method: ForwardingMethod, number: u8, real_servers: &[Pod]) -> [VirtualServer; 2] {
     let http = VirtualServer {
         forwarding_method: method,
         ..virtual_server(number, port(80), real_servers)
@@ -61,7 +57,7 @@ fn http_and_names(
     [http, names]
 }
 
-/// A server of names in each pod, on these addresses.
+/// Starts UDP servers in each pod that answer with the pod's name, on `addresses` of the pod.
 fn name_servers(
     system: &System,
     pods: &[Pod],
@@ -81,7 +77,7 @@ fn name_servers(
 
 #[test]
 fn tunnels_carry_http_and_udp_of_both_ip_versions_to_every_web_pod() {
-    // The same address tunnels and translates: each port has its own method.
+    // One service address has two forwarding methods, each on another port.
     let desired = |system: &System, method_of_peer_ports: [ForwardingMethod; 2]| {
         let pods = &system.network.web_pods;
         let peers = (PEER_PORT..).zip(method_of_peer_ports);
@@ -89,10 +85,10 @@ fn tunnels_carry_http_and_udp_of_both_ip_versions_to_every_web_pod() {
             forwarding_method: method,
             ..virtual_server(1, port(number), &pods[1..2])
         });
-        let servers = http_and_names(ForwardingMethod::default(), 1, pods)
+        let servers = http_and_udp(ForwardingMethod::default(), 1, pods)
             .into_iter()
             .chain(peers);
-        servers.fold(empty(), |desired, server| desired.with(server))
+        servers.fold(only_ranges(), |desired, server| desired.with(server))
     };
     let system = one_lb_pod("tunnels", Options::default(), |system| {
         desired(
@@ -138,14 +134,14 @@ fn tunnels_carry_http_and_udp_of_both_ip_versions_to_every_web_pod() {
 }
 
 #[test]
-fn web_pods_reach_each_service_address_of_their_range_their_own_included() {
+fn a_web_pod_reaches_service_addresses_of_other_pods_and_its_own() {
     let halves = |system: &System| {
         let pods = &system.network.web_pods;
         [pods[..2].to_vec(), pods[2..4].to_vec()]
     };
     let system = one_lb_pod("web-pods-call", Options::default(), |system| {
         let [first, second] = halves(system);
-        empty()
+        only_ranges()
             .with(virtual_server(1, port(80), &first))
             .with(virtual_server(2, port(80), &second))
     });
@@ -163,29 +159,29 @@ fn web_pods_reach_each_service_address_of_their_range_their_own_included() {
 }
 
 #[test]
-fn direct_routing_carries_http_and_udp_of_both_ip_versions_to_the_pods_of_its_link() {
+fn direct_routing_carries_http_and_udp_of_both_ip_versions_to_pods_on_the_lb_pods_link() {
     let options = Options {
         reception: Reception::Direct,
         ..Options::default()
     };
-    let neighbours = |system: &System| {
+    let pods_on_link = |system: &System| {
         let mut pods = system.network.web_pods.clone();
         pods.retain(|pod| pod.node == system.network.lb_pods[0].node);
         pods
     };
     let system = one_lb_pod("direct-routing", options, |system| {
-        http_and_names(ForwardingMethod::DirectRouting, 1, &neighbours(system))
+        http_and_udp(ForwardingMethod::DirectRouting, 1, &pods_on_link(system))
             .into_iter()
-            .fold(empty(), |desired, server| desired.with(server))
+            .fold(only_ranges(), |desired, server| desired.with(server))
     });
-    let neighbours = neighbours(&system);
-    assert_eq!(neighbours.len(), 2);
-    let names = name_servers(&system, &neighbours, |_| service(1));
-    check_spread(&system, 1, &neighbours, &names);
+    let pods_on_link = pods_on_link(&system);
+    assert_eq!(pods_on_link.len(), 2);
+    let names = name_servers(&system, &pods_on_link, |_| service(1));
+    check_spread(&system, 1, &pods_on_link, &names);
 }
 
 #[test]
-fn masquerade_carries_http_and_udp_of_both_ip_versions_to_plain_pods_that_see_the_lb_pod() {
+fn masquerade_carries_http_and_udp_of_both_ip_versions_with_the_lb_pod_as_source() {
     let options = Options {
         reception: Reception::Plain,
         ports: vec![80, 8080],
@@ -193,17 +189,17 @@ fn masquerade_carries_http_and_udp_of_both_ip_versions_to_plain_pods_that_see_th
     };
     let system = one_lb_pod("masquerade", options, |system| {
         let pods = &system.network.web_pods;
-        let servers = http_and_names(ForwardingMethod::Masquerade, 1, pods);
+        let servers = http_and_udp(ForwardingMethod::Masquerade, 1, pods);
         let peers = VirtualServer {
             ports: vec![port(PEER_PORT)],
             ..servers[0].clone()
         };
-        // The real servers listen elsewhere.
-        let mut elsewhere = VirtualServer {
+        // The real servers listen on another port than the virtual server.
+        let mut other_port = VirtualServer {
             ports: vec![port(81)],
             ..servers[0].clone()
         };
-        for real_server in &mut elsewhere.real_servers {
+        for real_server in &mut other_port.real_servers {
             *real_server = RealServer {
                 port: NonZeroU16::new(8080),
                 ..real_server.clone()
@@ -211,8 +207,8 @@ fn masquerade_carries_http_and_udp_of_both_ip_versions_to_plain_pods_that_see_th
         }
         servers
             .into_iter()
-            .chain([peers, elsewhere])
-            .fold(empty(), |desired, server| desired.with(server))
+            .chain([peers, other_port])
+            .fold(only_ranges(), |desired, server| desired.with(server))
     });
     let pods = &system.network.web_pods;
     let names = name_servers(&system, pods, |pod| {
@@ -242,11 +238,11 @@ fn masquerade_carries_http_and_udp_of_both_ip_versions_to_plain_pods_that_see_th
             let answer = peer_server::ask(&client, server, SOON).unwrap();
             assert_eq!(answer, expected.to_string(), "{address}");
         }
-        let elsewhere = SocketAddr::new(address, 81);
-        let answers = http::spread(&client, elsewhere, pods.len(), SOON).unwrap();
-        assert_eq!(answers.len(), pods.len(), "{elsewhere}: {answers:?}");
+        let other_port = SocketAddr::new(address, 81);
+        let answers = http::spread(&client, other_port, pods.len(), SOON).unwrap();
+        assert_eq!(answers.len(), pods.len(), "{other_port}: {answers:?}");
     }
-    // Nothing but the service address is translated: the pod's own connections keep their way.
+    // IPVS translates only packets of the service address, so the lb pod's own connections still work.
     let lb_host = system.host(Daemon::IpvsProgrammer(0)).unwrap();
     let web = SocketAddr::new(pods[0].address.into(), 80);
     assert_eq!(http::get(&lb_host, web, SOON).unwrap().trim(), "web-1");

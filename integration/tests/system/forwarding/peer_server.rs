@@ -1,4 +1,4 @@
-//! A server that answers with the address that a question came from.
+//! A TCP server that answers with its client's address.
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use lab::Host;
 
-/// Answers each connection with its client's address and closes it, until dropped.
+/// A server that writes the client's address into each connection and closes it.
 #[derive(Debug)]
 pub(super) struct PeerServer {
     ended: Arc<AtomicBool>,
@@ -61,7 +61,7 @@ impl Drop for PeerServer {
     }
 }
 
-/// What a server answers to a connection without a question.
+/// Connects to a server, sends nothing, and returns the answer.
 pub(super) fn ask(host: &Host, server: SocketAddr, within: Duration) -> Result<String> {
     host.inside(|| {
         let mut stream = TcpStream::connect_timeout(&server, within)?;
@@ -72,7 +72,7 @@ pub(super) fn ask(host: &Host, server: SocketAddr, within: Duration) -> Result<S
     })
 }
 
-/// How asking fails: refused with a reset, or not answered at all; `None`: it does not fail.
+/// Returns the kind of error of [`ask`], such as refused or timed out; `None` if it succeeds.
 pub(super) fn failure(host: &Host, server: SocketAddr, within: Duration) -> Option<ErrorKind> {
     let error = ask(host, server, within).err()?;
     error.downcast_ref().map(std::io::Error::kind)

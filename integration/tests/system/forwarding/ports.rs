@@ -1,4 +1,4 @@
-//! Several ports, port ranges, all ports, and a protocol without ports of its own here: SCTP.
+//! Tests of single ports, port ranges, all ports and SCTP.
 
 use std::{collections::BTreeMap, io::ErrorKind, net::SocketAddr};
 
@@ -11,11 +11,11 @@ use lab::{
 use virtual_server::{ForwardingMethod, Ports, Protocol};
 
 use super::{
-    SILENCE, SOON, addresses, allow_binding, empty, one_lb_pod, peer_server, service, table,
+    SILENCE, SOON, addresses, allow_binding, one_lb_pod, only_ranges, peer_server, service, table,
     virtual_server,
 };
 
-/// One request to each real server, round robin.
+/// Checks that as many requests as web pods reach every web pod.
 fn check_http(system: &System, number: u8, port: u16) {
     let client = system.network.client().unwrap();
     for address in service(number) {
@@ -36,7 +36,7 @@ fn check_silence(system: &System, number: u8, port: u16) {
 }
 
 #[test]
-fn several_ports_a_range_and_all_ports_reach_every_web_pod_and_sctp_is_in_the_kernel() {
+fn single_ports_port_ranges_and_all_ports_reach_every_web_pod_and_the_kernel_has_sctp() {
     let options = Options {
         web_pods: 3,
         ports: vec![80, 443, 8000, 8050, 8099],
@@ -49,10 +49,10 @@ fn several_ports_a_range_and_all_ports_reach_every_web_pod_and_sctp_is_in_the_ke
             protocol: Protocol::Udp,
             ..virtual_server(number, ports, pods)
         };
-        // A range and single ports of one address are virtual servers of their own.
+        // A range of ports and the single ports of one address are separate virtual servers.
         let mut several = virtual_server(1, port(80), pods);
         several.ports.push(port(443));
-        empty()
+        only_ranges()
             .with(several)
             .with(virtual_server(1, range, pods))
             .with(virtual_server(2, Ports::All, pods))
@@ -125,7 +125,7 @@ fn several_ports_a_range_and_all_ports_reach_every_web_pod_and_sctp_is_in_the_ke
         }
     }
     for line in expected {
-        let found = table.iter().any(|seen| seen.starts_with(&line));
-        assert!(found, "{line} in\n{}", table.join("\n"));
+        let is_in_table = table.iter().any(|seen| seen.starts_with(&line));
+        assert!(is_in_table, "no {line} in\n{}", table.join("\n"));
     }
 }

@@ -1,4 +1,4 @@
-//! Schedulers and persistence, as the kernel holds them and as clients see them.
+//! Tests of schedulers and of persistence.
 
 use std::{collections::BTreeMap, net::SocketAddr, ops::RangeInclusive, time::Duration};
 
@@ -9,66 +9,68 @@ use lab::{
 };
 use virtual_server::{RealServer, Weight};
 
-use super::{SOON, empty, one_lb_pod, service, table, virtual_server};
+use super::{SOON, one_lb_pod, only_ranges, service, table, virtual_server};
 
 const CONNECTIONS: usize = 48;
 
-struct Case {
+struct SchedulerCase {
     scheduler: &'static str,
     flags: Option<&'static str>,
-    /// In the words of `ipvsadm --save`.
+    /// The scheduler in a line of `ipvsadm --save`.
     saved: &'static str,
-    /// Of 48 connections, how many the first of two real servers gets, whose weights are 1 and 3.
+    /// Expected connections, of 48, of the first real server. It has weight 1, the second weight 3.
     first: RangeInclusive<usize>,
 }
 
-/// Connections that are opened at one time are counted by the kernel when they are established, so
-/// what counts connections is off by a few. Hashes spread as chance has it: outside of these bounds
-/// once in a million runs.
-const CASES: &[Case] = &[
-    Case {
+/// All schedulers with the expected share of the first real server.
+///
+/// The kernel counts a connection only after it is established. All connections are opened at the
+/// same time, so schedulers that count connections differ by a few. A hash shares connections
+/// randomly: a result outside of these bounds happens once in a million runs.
+const CASES: &[SchedulerCase] = &[
+    SchedulerCase {
         scheduler: "rr",
         flags: None,
         saved: "-s rr",
         first: 24..=24,
     },
-    Case {
+    SchedulerCase {
         scheduler: "wrr",
         flags: None,
         saved: "-s wrr",
         first: 12..=12,
     },
-    Case {
+    SchedulerCase {
         scheduler: "lc",
         flags: None,
         saved: "-s lc",
         first: 20..=28,
     },
-    Case {
+    SchedulerCase {
         scheduler: "wlc",
         flags: None,
         saved: "-s wlc",
         first: 8..=16,
     },
-    Case {
+    SchedulerCase {
         scheduler: "sed",
         flags: None,
         saved: "-s sed",
         first: 8..=16,
     },
-    Case {
+    SchedulerCase {
         scheduler: "nq",
         flags: None,
         saved: "-s nq",
         first: 8..=16,
     },
-    Case {
+    SchedulerCase {
         scheduler: "mh",
         flags: None,
         saved: "-s mh -b mh-fallback,mh-port",
         first: 1..=28,
     },
-    Case {
+    SchedulerCase {
         scheduler: "sh",
         flags: Some("fallback,port"),
         saved: "-s sh -b sh-fallback,sh-port",
@@ -77,10 +79,10 @@ const CASES: &[Case] = &[
 ];
 
 #[test]
-fn every_scheduler_is_in_the_kernel_as_written_and_spreads_by_weight() {
+fn every_scheduler_is_programmed_with_its_flags_and_shares_connections_by_weight() {
     let system = one_lb_pod("schedulers", Options::default(), |system| {
         let pods = &system.network.web_pods[..2];
-        let mut desired = empty();
+        let mut desired = only_ranges();
         for (number, case) in (1..).zip(CASES) {
             let mut server = VirtualServer {
                 scheduler: case.scheduler.parse().unwrap(),
@@ -95,7 +97,7 @@ fn every_scheduler_is_in_the_kernel_as_written_and_spreads_by_weight() {
             }
             desired = desired.with(server);
         }
-        // Flags that are named replace the default ones.
+        // Given scheduler flags replace the default flags.
         let flags: [(u8, &str, &str); 4] = [
             (20, "mh", "fallback"),
             (21, "mh", "none"),
@@ -114,7 +116,7 @@ fn every_scheduler_is_in_the_kernel_as_written_and_spreads_by_weight() {
     let table = table(&system, 0);
     let has = |address: SocketAddr, scheduler: &str| {
         let line = format!("-A -t {address} {scheduler}");
-        assert!(table.contains(&line), "{line} in\n{}", table.join("\n"));
+        assert!(table.contains(&line), "no {line} in\n{}", table.join("\n"));
     };
     for address in service(20) {
         has(SocketAddr::new(address, 80), "-s mh -b mh-fallback");
@@ -128,7 +130,7 @@ fn every_scheduler_is_in_the_kernel_as_written_and_spreads_by_weight() {
         let [address, address6] = service(number).map(|address| SocketAddr::new(address, 80));
         has(address, case.saved);
         has(address6, case.saved);
-        // In turn, so that each family is tried with half of the schedulers.
+        // Schedulers alternate between IPv4 and IPv6, so each family has half of the connections.
         let server = if number % 2 == 0 { address6 } else { address };
         let load = Load {
             server,
@@ -145,7 +147,7 @@ fn every_scheduler_is_in_the_kernel_as_written_and_spreads_by_weight() {
             (CONNECTIONS, 0),
             "{tally:?}"
         );
-        let answers = by_connection(&system, server);
+        let answers = connections_by_pod(&system, server);
         let first = answers.get("web-1").copied().unwrap_or_default();
         let second = answers.get("web-2").copied().unwrap_or_default();
         assert!(
@@ -154,14 +156,14 @@ fn every_scheduler_is_in_the_kernel_as_written_and_spreads_by_weight() {
             case.scheduler
         );
     }
-    // Without ports in the hash one client is always sent to the same real server.
+    // Without ports in the hash, all connections of one client go to one real server.
     let server = SocketAddr::new(service(22)[0], 80);
     let answers = http::spread(&client, server, 12, SOON).unwrap();
     assert_eq!(answers.len(), 1, "{answers:?}");
 }
 
-/// How many connections each web pod was given, as the kernel counts and the programmer tells.
-fn by_connection(system: &System, server: SocketAddr) -> BTreeMap<String, usize> {
+/// Returns the kernel's number of connections of each web pod, as ipvs-programmer reports it.
+fn connections_by_pod(system: &System, server: SocketAddr) -> BTreeMap<String, usize> {
     let statuses = system.virtual_servers(0).unwrap();
     let of_server = statuses.iter().find(|status| {
         let desired = status.desired.as_ref();
@@ -182,7 +184,7 @@ fn by_connection(system: &System, server: SocketAddr) -> BTreeMap<String, usize>
 }
 
 #[test]
-fn persistence_holds_a_client_or_its_whole_prefix_at_one_real_server() {
+fn persistence_keeps_a_client_or_a_whole_client_prefix_on_one_real_server() {
     let system = one_lb_pod("persistence", Options::default(), |system| {
         let pods = &system.network.web_pods;
         let persistent = |number, client_prefix_length| VirtualServer {
@@ -192,7 +194,7 @@ fn persistence_holds_a_client_or_its_whole_prefix_at_one_real_server() {
             }),
             ..virtual_server(number, port(80), pods)
         };
-        // Prefixes that the client and the router share.
+        // The client and the router are in one prefix of these lengths.
         let mut wide = persistent(2, Some(16));
         let mut wide6 = persistent(2, Some(32));
         wide.addresses.truncate(1);
@@ -202,7 +204,10 @@ fn persistence_holds_a_client_or_its_whole_prefix_at_one_real_server() {
         wide6
             .real_servers
             .retain(|real_server| real_server.address.is_ipv6());
-        empty().with(persistent(1, None)).with(wide).with(wide6)
+        only_ranges()
+            .with(persistent(1, None))
+            .with(wide)
+            .with(wide6)
     });
     let client = system.network.client().unwrap();
     let router = system.network.router_host().unwrap();
@@ -227,7 +232,7 @@ fn persistence_holds_a_client_or_its_whole_prefix_at_one_real_server() {
     ] {
         assert!(
             table.iter().any(|seen| seen == line),
-            "{line} in\n{}",
+            "no {line} in\n{}",
             table.join("\n")
         );
     }

@@ -1,4 +1,4 @@
-//! Packets for a service address on a node that has no route for it.
+//! A test of the uplink guard on a node without a node route.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
@@ -8,34 +8,34 @@ use lab::http;
 use lab::reference::{Options, SERVICE, SERVICE6};
 use lab::system::{Daemon, System};
 
-use crate::expect::{SOON, eventually, until_ready, until_readyz};
+use crate::expect::{SOON, eventually, wait_for_readyz, wait_until_ready};
 
 const NODE_ROUTER: Daemon = Daemon::NodeRouter(0);
 
-/// Addresses of the service ranges that the router sends to node-a, whoever announces the ranges.
-const ASTRAY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 1, 200));
-const ASTRAY6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 1, 1, 0, 0, 0, 0x200));
+/// Addresses in the service ranges for which the router has a static route to node-a.
+const MISROUTED: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 1, 200));
+const MISROUTED6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 1, 1, 0, 0, 0, 0x200));
 
-/// Counts what the node receives for them from the router.
-fn count(node: &Host) -> Result<()> {
+/// Adds nftables rules that count packets from the router for the misrouted addresses.
+fn start_counting(node: &Host) -> Result<()> {
     node.nft(&format!(
-        "table inet astray {{
+        "table inet misrouted {{
            counter arrived {{}}
            chain pre {{
              type filter hook prerouting priority -400;
-             iifname eth0 ip daddr {ASTRAY} counter name arrived
-             iifname eth0 ip6 daddr {ASTRAY6} counter name arrived
+             iifname eth0 ip daddr {MISROUTED} counter name arrived
+             iifname eth0 ip6 daddr {MISROUTED6} counter name arrived
            }}
          }}"
     ))
 }
 
-/// Returns the packets since the last call.
-fn counted(node: &Host) -> Result<u32> {
-    let text = node.output("nft", ["reset", "counter", "inet", "astray", "arrived"])?;
+/// Returns the number of counted packets since the last call.
+fn take_count(node: &Host) -> Result<u32> {
+    let text = node.output("nft", ["reset", "counter", "inet", "misrouted", "arrived"])?;
     let mut words = text.split_whitespace();
     let number = words.by_ref().skip_while(|word| *word != "packets").nth(1);
-    let number = number.with_context(|| format!("no number in {text}"))?;
+    let number = number.with_context(|| format!("no number of packets in {text}"))?;
     number.parse().with_context(|| text.clone())
 }
 
@@ -46,7 +46,7 @@ fn send_one(client: &Host, to: IpAddr) -> Result<()> {
             IpAddr::V6(_) => "[::]:0",
         };
         let socket = UdpSocket::bind(any).context("bind")?;
-        socket.send_to(b"astray", (to, 9)).context("send")?;
+        socket.send_to(b"misrouted", (to, 9)).context("send")?;
         Ok(())
     })
 }
@@ -66,18 +66,18 @@ fn a_packet_to_a_node_without_a_route_does_not_loop_and_its_pods_reach_the_addre
     let pod = system.network.lab.host("lb-a").unwrap();
     let client = system.network.client().unwrap();
     let router = system.network.router_host().unwrap();
-    count(&node).unwrap();
+    start_counting(&node).unwrap();
     let node_a = &system.network.nodes[0];
-    let (by, by6) = (node_a.address.addr(), node_a.address6.addr());
-    let routes = format!("route add {ASTRAY} via {by}\nroute add {ASTRAY6} via {by6}");
+    let (via, via6) = (node_a.address.addr(), node_a.address6.addr());
+    let routes = format!("route add {MISROUTED} via {via}\nroute add {MISROUTED6} via {via6}");
     router.ip(&routes).unwrap();
 
-    // Without the guard one packet comes again and again, which shows that the counter sees a loop.
-    for address in [ASTRAY, ASTRAY6] {
+    // Without the guard the node receives one packet many times. So the counter can detect a loop.
+    for address in [MISROUTED, MISROUTED6] {
         send_one(&client, address).unwrap();
         let mut packets = 0;
         eventually("the packet loops", || {
-            packets += counted(&node)?;
+            packets += take_count(&node)?;
             ensure!(packets > 10, "{packets} packets");
             Ok(())
         })
@@ -87,13 +87,13 @@ fn a_packet_to_a_node_without_a_route_does_not_loop_and_its_pods_reach_the_addre
     system.stop(NODE_ROUTER).unwrap();
     system.set_flags("node-router", &[("--uplink", "eth0")]);
     system.start(NODE_ROUTER).unwrap();
-    until_ready(&system, NODE_ROUTER).unwrap();
+    wait_until_ready(&system, NODE_ROUTER).unwrap();
     ensure_guarded(&system, &node, &client).unwrap();
-    // By default the uplink is the interface of the default route.
+    // Without `--uplink` node-router uses the interface of the default route.
     system.stop(NODE_ROUTER).unwrap();
     system.set_flags("node-router", &[("--audit-interval", "1s")]);
     system.start(NODE_ROUTER).unwrap();
-    until_readyz(
+    wait_for_readyz(
         &system,
         NODE_ROUTER,
         "ready uplink guard",
@@ -107,7 +107,7 @@ fn a_packet_to_a_node_without_a_route_does_not_loop_and_its_pods_reach_the_addre
             http::get(from, SocketAddr::new(address, 80), SOON).unwrap();
         }
     }
-    // With a pod of its own the node takes its share of what the router sends.
+    // With an lb pod on the node, the router sends connections to the node, and they are served.
     system.start_all().unwrap();
     system.wait_until_announced(&[0, 1, 2], SOON).unwrap();
     for address in [IpAddr::from(SERVICE), SERVICE6.into()] {
@@ -115,21 +115,21 @@ fn a_packet_to_a_node_without_a_route_does_not_loop_and_its_pods_reach_the_addre
     }
 }
 
-/// One packet for each address comes to the node once.
+/// Sends one packet to each misrouted address, and returns an error if the node receives it twice.
 fn ensure_guarded(system: &System, node: &Host, client: &Host) -> Result<()> {
-    counted(node)?;
-    for address in [ASTRAY, ASTRAY6] {
+    take_count(node)?;
+    for address in [MISROUTED, MISROUTED6] {
         send_one(client, address)?;
         let mut packets = 0;
-        eventually("the packet comes", || {
-            packets += counted(node)?;
+        eventually("the node receives the packet", || {
+            packets += take_count(node)?;
             ensure!(packets > 0, "no packet");
             Ok(())
         })?;
-        // A loop of 60 hops is over before an answer of a web server.
+        // A loop ends after 60 hops, and that is before a web server answers a request.
         let server = SocketAddr::new(system.network.web_pods[0].address.into(), 80);
         http::get(client, server, SOON)?;
-        packets += counted(node)?;
+        packets += take_count(node)?;
         ensure!(packets == 1, "{packets} packets for {address}");
     }
     Ok(())

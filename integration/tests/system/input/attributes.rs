@@ -1,17 +1,23 @@
-//! A client whose attributes would end the sessions of the routers behind our route reflector.
+//! A test of malformed attributes and unusable next hops.
+//!
+//! Without checks in route-reflector these attributes would end its sessions with routers.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result, ensure};
 use lab::bgp::Program;
 
-use super::hostile::{GOOD, HOSTILE, KEEPALIVE, OPEN, UPDATE, Wire, message, our_asn};
+use super::hostile::{GOOD, HOSTILE, KEEPALIVE, OPEN, RawConnection, UPDATE, lab_asn, message};
 use crate::expect::SOON;
-use crate::interop::network::{Network, Place, REFLECTOR, ROUTERS, Reflector, SERVICE, SERVICE6};
+use crate::interop::network::{
+    LinkMember, Network, REFLECTOR, ROUTERS, ReflectorProcess, SERVICE, SERVICE6,
+};
 
-const ROUTER: Place = Place::Router(1);
+const ROUTER: LinkMember = LinkMember::Router(1);
 
-/// Without `allowedNextHops`, so that policy does not refuse what the reflector has to refuse.
+/// A group of clients without `allowedNextHops`.
+///
+/// So the import policy does not refuse the next hops that the reflector itself must refuse.
 const TRUSTING: &str = "
 - name: clients
   role: client
@@ -22,18 +28,19 @@ const TRUSTING: &str = "
   - {prefix: 10.1.0.0/16, maximumLength: 32}
   - {prefix: 'fd00:10:1::/48', maximumLength: 128}";
 
-/// Announced last, so that everything before it has been handled.
+/// The prefix that is announced last. Its arrival shows that every earlier update was handled.
 const LAST: &str = "10.1.255.1/32";
 const LAST6: &str = "fd00:10:1:ffff::1/128";
 
-/// Well-known, or with a field of its own in the reflector.
+/// Types of attributes that are well-known or that the reflector parses.
 const KNOWN: [u8; 19] = [
     1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 16, 22, 23, 25, 26, 32, 35, 40, 18,
 ];
 
-/// Malformed by RFC 5701, 6514, 7311, 8669, 9012, 9234 and 9252, or sound and refused by FRR 8.4;
-/// flags and type, then the value.
-const WRITTEN: [(&str, &str); 43] = [
+/// Malformed attributes, and valid attributes that FRR 8.4 refuses: flags and type, then the value.
+///
+/// They are malformed by RFC 5701, 6514, 7311, 8669, 9012, 9234 or 9252.
+const REFUSED: [(&str, &str); 43] = [
     ("c016", "0006000000"),
     ("c016", "00060000000a0000"),
     ("c016", "00060000000a00000100"),
@@ -82,8 +89,8 @@ const WRITTEN: [(&str, &str); 43] = [
     ("c028", "05000700020000020000"),
 ];
 
-/// Sound by the same RFCs, and known to the reflector, which carries them; FRR takes them.
-const SOUND: [(&str, &str); 13] = [
+/// Valid attributes that the reflector passes on and that FRR accepts.
+const VALID: [(&str, &str); 13] = [
     ("c016", "0000000000"),
     ("c016", "00010000100a0000010000000a00000001"),
     ("c016", "00030000100a000001e8000001"),
@@ -121,7 +128,7 @@ fn attribute(flags: u8, type_code: u8, value: &[u8]) -> Vec<u8> {
     attribute
 }
 
-/// ORIGIN, AS_PATH, NEXT_HOP and LOCAL_PREF, but for the type that is given.
+/// Returns ORIGIN, AS_PATH, NEXT_HOP and LOCAL_PREF, without the attribute of the type `except`.
 fn mandatory(next_hop: Ipv4Addr, except: u8) -> Vec<u8> {
     let next_hop = next_hop.octets();
     let all: [(u8, &[u8]); 4] = [(1, &[0]), (2, &[]), (3, &next_hop), (5, &[0, 0, 0, 100])];
@@ -143,7 +150,7 @@ fn update(attributes: &[u8], prefix: Option<Ipv4Addr>) -> Vec<u8> {
     message(UPDATE, &body)
 }
 
-/// An IPv6 host by MP_REACH_NLRI with these next hops.
+/// Returns an UPDATE that announces an IPv6 host route in MP_REACH_NLRI with these next hops.
 fn update6(next_hops: &[Ipv6Addr], prefix: Ipv6Addr) -> Vec<u8> {
     let mut reach = vec![
         0,
@@ -161,26 +168,26 @@ fn update6(next_hops: &[Ipv6Addr], prefix: Ipv6Addr) -> Vec<u8> {
     update(&attributes, None)
 }
 
-/// The type and the whole of an attribute of a table.
-fn written(head: &str, value: &str) -> (u8, Vec<u8>) {
+/// Returns the type and all octets of an attribute of [`REFUSED`] or [`VALID`].
+fn from_digits(head: &str, value: &str) -> (u8, Vec<u8>) {
     let [flags, type_code] = octets(head)[..] else {
         panic!("{head} is not flags and a type");
     };
     (type_code, attribute(flags, type_code, &octets(value)))
 }
 
-/// The prefix that is announced with an attribute of [`SOUND`].
-fn sound_prefix(index: usize) -> Ipv4Addr {
+/// Returns the prefix that is announced with the attribute number `index` of [`VALID`].
+fn valid_prefix(index: usize) -> Ipv4Addr {
     Ipv4Addr::new(10, 1, 3, u8::try_from(index).expect("few attributes"))
 }
 
-/// Each attribute beside the mandatory ones, or in the place of one.
+/// Returns every tested attribute with its type. A mandatory attribute of its type is left out.
 fn attributes() -> Vec<(u8, Vec<u8>)> {
     let mut all = Vec::new();
-    for (head, value) in WRITTEN {
-        all.push(written(head, value));
+    for (head, value) in REFUSED {
+        all.push(from_digits(head, value));
     }
-    // Malformed ones of types 14 and 15 end the session of the client itself (RFC 7606 section 7.11).
+    // Malformed attributes of types 14 and 15 end the client's own session (RFC 7606 section 7.11).
     let types = (1..=50)
         .chain([128, 129, 255])
         .filter(|code| ![14, 15].contains(code));
@@ -204,28 +211,30 @@ fn attributes() -> Vec<(u8, Vec<u8>)> {
 
 fn open() -> Vec<u8> {
     let mut body = vec![4];
-    body.extend(our_asn().to_be_bytes());
+    body.extend(lab_asn().to_be_bytes());
     body.extend([0, 60]);
     body.extend(HOSTILE.address().octets());
-    // Both families, and four-octet AS numbers.
+    // Capabilities: both families, and four-octet AS numbers.
     body.extend([20, 2, 18, 1, 4, 0, 1, 0, 1, 1, 4, 0, 2, 0, 1, 65, 4]);
-    body.extend(u32::from(our_asn()).to_be_bytes());
+    body.extend(u32::from(lab_asn()).to_be_bytes());
     message(OPEN, &body)
 }
 
-async fn send_everything(wire: &mut Wire) -> Result<()> {
+async fn send_everything(connection: &mut RawConnection) -> Result<()> {
     let own = HOSTILE.address();
     for (index, (type_code, attribute)) in (1_u16..).zip(attributes()) {
         let [high, low] = index.to_be_bytes();
         let mut all = mandatory(own, type_code);
         all.extend(attribute);
         let prefix = Ipv4Addr::new(10, 1, 100 + high, low);
-        wire.send(&update(&all, Some(prefix))).await?;
+        connection.send(&update(&all, Some(prefix))).await?;
     }
-    for (index, (head, value)) in SOUND.into_iter().enumerate() {
+    for (index, (head, value)) in VALID.into_iter().enumerate() {
         let mut all = mandatory(own, 0);
-        all.extend(written(head, value).1);
-        wire.send(&update(&all, Some(sound_prefix(index)))).await?;
+        all.extend(from_digits(head, value).1);
+        connection
+            .send(&update(&all, Some(valid_prefix(index))))
+            .await?;
     }
     let own_prefix = Ipv4Addr::new(10, 1, 2, 0);
     for (index, next_hop) in [
@@ -244,7 +253,7 @@ async fn send_everything(wire: &mut Wire) -> Result<()> {
         let last = u8::try_from(index).context("few next hops")?;
         let prefix = Ipv4Addr::from(u32::from(own_prefix) + u32::from(last));
         let all = mandatory(next_hop.parse()?, 0);
-        wire.send(&update(&all, Some(prefix))).await?;
+        connection.send(&update(&all, Some(prefix))).await?;
     }
     for (index, next_hops) in [
         &["::"][..],
@@ -264,39 +273,43 @@ async fn send_everything(wire: &mut Wire) -> Result<()> {
         let last = u16::try_from(index).context("few next hops")?;
         let next_hops: Result<Vec<_>, _> = next_hops.iter().map(|text| text.parse()).collect();
         let prefix = Ipv6Addr::new(0xfd00, 0x10, 1, 2, 0, 0, 0, last);
-        wire.send(&update6(&next_hops?, prefix)).await?;
+        connection.send(&update6(&next_hops?, prefix)).await?;
     }
     let last = Ipv4Addr::new(10, 1, 255, 1);
-    wire.send(&update(&mandatory(own, 0), Some(last))).await?;
+    connection
+        .send(&update(&mandatory(own, 0), Some(last)))
+        .await?;
     let last = Ipv6Addr::new(0xfd00, 0x10, 1, 0xffff, 0, 0, 0, 1);
-    wire.send(&update6(&[HOSTILE.address6()], last)).await?;
-    wire.send(&message(KEEPALIVE, &[])).await
+    connection
+        .send(&update6(&[HOSTILE.address6()], last))
+        .await?;
+    connection.send(&message(KEEPALIVE, &[])).await
 }
 
 #[test]
 fn no_attribute_or_next_hop_of_a_client_ends_the_session_of_a_router() {
-    let places = [Place::Reflector, GOOD, HOSTILE, ROUTER];
-    let network = Network::bring_up("input-attributes", &places).unwrap();
+    let members = [LinkMember::Reflector, GOOD, HOSTILE, ROUTER];
+    let network = Network::bring_up("input-attributes", &members).unwrap();
     let router = network
         .start(ROUTER, Program::Frr, &ROUTER.router())
         .unwrap();
     let peers = [("router", ROUTER.address(), "routers")];
-    let reflector = Reflector::start(&network, &[TRUSTING, ROUTERS], &peers).unwrap();
+    let reflector = ReflectorProcess::start(&network, &[TRUSTING, ROUTERS], &peers).unwrap();
     network.start(GOOD, Program::Bird, &GOOD.client()).unwrap();
     router.wait_for_table(&[SERVICE, SERVICE6], SOON).unwrap();
 
     let host = network.host(HOSTILE).unwrap();
     host.inside_async(async || {
-        let mut wire = Wire::establish_with(HOSTILE.address(), &open()).await?;
-        send_everything(&mut wire).await?;
+        let mut connection = RawConnection::establish_with(HOSTILE.address(), &open()).await?;
+        send_everything(&mut connection).await?;
         router.wait_for_table(&[LAST, LAST6, SERVICE, SERVICE6], SOON)?;
         let table = router.table()?;
-        for index in 0..SOUND.len() {
-            let prefix = format!("{}/32", sound_prefix(index));
+        for index in 0..VALID.len() {
+            let prefix = format!("{}/32", valid_prefix(index));
             ensure!(table.contains(&prefix), "{prefix} is not in {table}");
         }
-        for place in [ROUTER, GOOD, HOSTILE] {
-            let session = reflector.session(place)?;
+        for member in [ROUTER, GOOD, HOSTILE] {
+            let session = reflector.session(member)?;
             ensure!(session.established_count == 1, "{session:#?}");
         }
         let neighbour = router.ask(&format!("show bgp neighbors {REFLECTOR} json"))?;
@@ -304,7 +317,7 @@ fn no_attribute_or_next_hop_of_a_client_ends_the_session_of_a_router() {
         for expected in ["\"connectionsEstablished\":1,", "\"connectionsDropped\":0,"] {
             ensure!(neighbour.contains(expected), "no {expected} in {neighbour}");
         }
-        // What has a next hop of another scope.
+        // The reflector has no path with an unusable next hop.
         for path in reflector.paths()? {
             let is_unusable = ["10.1.2.", "fd00:10:1:2:"]
                 .iter()

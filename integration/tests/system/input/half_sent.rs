@@ -1,4 +1,4 @@
-//! A pod that sends half of many HTTP requests to the daemons' probes.
+//! A test of many incomplete HTTP requests to the daemons.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -11,15 +11,16 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::expect::{SOON, ensure_no_route_changed, metric, until_ready};
+use crate::expect::{SOON, ensure_no_route_changed, metric, wait_until_ready};
 
-/// Connections that the hostile pod keeps open at a time, to one daemon.
+/// Number of connections to one daemon that the hostile pod keeps open.
 const OPEN: usize = 2_000;
 
+/// A request without the empty line at its end, so that the daemon waits for more header fields.
 const HALF: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: portlb\r\n";
 
-/// One daemon under the memory limit of its manifest.
-struct Target {
+/// A daemon with the memory limit of its manifest.
+struct FloodTarget {
     daemon: Daemon,
     address: SocketAddr,
     process: Process,
@@ -27,7 +28,7 @@ struct Target {
     cgroup: MemoryLimit,
 }
 
-impl Target {
+impl FloodTarget {
     fn limit(
         system: &System,
         daemon: Daemon,
@@ -46,13 +47,13 @@ impl Target {
         })
     }
 
-    /// Sends half of many requests, and asks for the readiness in between.
+    /// Sends many incomplete requests, and calls `probe` after every 1,000 requests.
     async fn flood(&self, requests: usize, mut probe: impl FnMut() -> Result<()>) -> Result<()> {
         let mut open = VecDeque::new();
         for number in 0..requests {
             let connection = timeout(SOON, TcpStream::connect(self.address)).await;
             let mut stream = connection.context("no connection in time")??;
-            // The daemon may have closed it for a newer one.
+            // The write fails if the daemon has already closed the connection in favour of a newer one.
             let _ = stream.write_all(HALF).await;
             open.push_back(stream);
             if open.len() > OPEN {
@@ -65,7 +66,7 @@ impl Target {
         probe()
     }
 
-    fn ensure_frugal(&self) -> Result<()> {
+    fn ensure_memory_below_half(&self) -> Result<()> {
         let resident = integration::memory::resident_mebibytes(&[self.process.pid()])?;
         let in_use = self.cgroup.in_use()?;
         let half = self.limit / 2;
@@ -98,7 +99,8 @@ fn thousands_of_half_sent_requests_leave_sessions_and_memory_alone() {
     let lb_pod = system.network.lb_pods[0].address.into();
     let node = system.network.nodes[0].address.addr().into();
     let reflector = reflector_address(1).into();
-    // All have the same server. Without its limits, 2,163 requests exceeded node-router's memory.
+    // All daemons use one HTTP server. Before this server had limits, 2,163 requests exceeded the memory
+    // of node-router.
     let targets = [
         (Daemon::BgpAnnouncer(0), lb_pod, 9153, 64, 10_000),
         (Daemon::NodeRouter(0), node, 9155, 64, 2_500),
@@ -107,10 +109,10 @@ fn thousands_of_half_sent_requests_leave_sessions_and_memory_alone() {
     let hostile = system.network.lab.host(&system.network.web_pods[0].name);
     let hostile = hostile.unwrap();
     for (daemon, address, port, mib, requests) in targets {
-        let target = Target::limit(&system, daemon, address, port, mib).unwrap();
+        let target = FloodTarget::limit(&system, daemon, address, port, mib).unwrap();
         let probe = || {
-            until_ready(&system, daemon)?;
-            target.ensure_frugal()
+            wait_until_ready(&system, daemon)?;
+            target.ensure_memory_below_half()
         };
         hostile
             .inside_async(async || target.flood(requests, probe).await)

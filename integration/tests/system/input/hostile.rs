@@ -1,4 +1,4 @@
-//! A hostile network before our route reflector.
+//! Tests of route-reflector with hostile BGP peers.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -11,11 +11,11 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use crate::expect::{SOON, eventually};
-use crate::interop::network::{CLIENTS, Network, Place, REFLECTOR, Reflector};
+use crate::interop::network::{CLIENTS, LinkMember, Network, REFLECTOR, ReflectorProcess};
 
-pub(super) const GOOD: Place = Place::Client(1);
-pub(super) const HOSTILE: Place = Place::Client(2);
-const STRANGER: Place = Place::Router(1);
+pub(super) const GOOD: LinkMember = LinkMember::Client(1);
+pub(super) const HOSTILE: LinkMember = LinkMember::Client(2);
+const STRANGER: LinkMember = LinkMember::Router(1);
 
 pub(super) const OPEN: u8 = 1;
 pub(super) const UPDATE: u8 = 2;
@@ -27,7 +27,7 @@ pub(super) fn message(kind: u8, body: &[u8]) -> Vec<u8> {
     framed(length, kind, body)
 }
 
-/// With a length that need not be the true one.
+/// Returns a message with a length field that can differ from the real length.
 fn framed(length: u16, kind: u8, body: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0xff; 16];
     bytes.extend(length.to_be_bytes());
@@ -36,7 +36,7 @@ fn framed(length: u16, kind: u8, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// IPv4 unicast and four-octet AS numbers.
+/// Returns an OPEN with the capabilities of IPv4 unicast and of four-octet AS numbers.
 fn open(version: u8, asn: u16, hold_time: u16, router_id: Ipv4Addr) -> Vec<u8> {
     let mut body = vec![version];
     body.extend(asn.to_be_bytes());
@@ -47,18 +47,18 @@ fn open(version: u8, asn: u16, hold_time: u16, router_id: Ipv4Addr) -> Vec<u8> {
     message(OPEN, &body)
 }
 
-pub(super) fn our_asn() -> u16 {
+pub(super) fn lab_asn() -> u16 {
     u16::try_from(ASN).expect("the lab's AS has two octets")
 }
 
-fn good_open() -> Vec<u8> {
-    open(4, our_asn(), 9, HOSTILE.address())
+fn valid_open() -> Vec<u8> {
+    open(4, lab_asn(), 9, HOSTILE.address())
 }
 
-/// One BGP connection, octet by octet.
-pub(super) struct Wire(TcpStream);
+/// A BGP connection on which a test writes arbitrary octets.
+pub(super) struct RawConnection(TcpStream);
 
-impl Wire {
+impl RawConnection {
     async fn connect(from: Ipv4Addr) -> Result<Self> {
         let socket = TcpSocket::new_v4()?;
         socket.bind(SocketAddr::new(from.into(), 0))?;
@@ -70,18 +70,18 @@ impl Wire {
     }
 
     async fn establish(from: Ipv4Addr) -> Result<Self> {
-        Self::establish_with(from, &open(4, our_asn(), 3, from)).await
+        Self::establish_with(from, &open(4, lab_asn(), 3, from)).await
     }
 
     pub(super) async fn establish_with(from: Ipv4Addr, open: &[u8]) -> Result<Self> {
-        let mut wire = Self::connect(from).await?;
-        wire.send(open).await?;
-        wire.send(&message(KEEPALIVE, &[])).await?;
+        let mut connection = Self::connect(from).await?;
+        connection.send(open).await?;
+        connection.send(&message(KEEPALIVE, &[])).await?;
         loop {
-            match wire.read().await? {
-                Some((KEEPALIVE, _)) => return Ok(wire),
+            match connection.read().await? {
+                Some((KEEPALIVE, _)) => return Ok(connection),
                 Some((OPEN, _)) => {}
-                other => bail!("{other:?} in place of OPEN and KEEPALIVE"),
+                other => bail!("expected OPEN and KEEPALIVE, received {other:?}"),
             }
         }
     }
@@ -90,24 +90,24 @@ impl Wire {
         Ok(self.0.write_all(bytes).await?)
     }
 
-    /// The next message; `None` at the end of the connection.
+    /// Reads the next message; `None` at the end of the connection.
     async fn read(&mut self) -> Result<Option<(u8, Vec<u8>)>> {
         let read = async {
             let mut header = [0; 19];
-            // An end of either kind: we may have sent what was not read.
+            // A reset also counts as the end: the peer sends it if it has not read all octets.
             if self.0.read_exact(&mut header).await.is_err() {
                 return Ok(None);
             }
             let length = u16::from_be_bytes([header[16], header[17]]);
             let length = usize::from(length).checked_sub(19);
-            let mut body = vec![0; length.context("a length of less than a header")?];
+            let mut body = vec![0; length.context("the length is smaller than a header")?];
             self.0.read_exact(&mut body).await?;
             Ok(Some((header[18], body)))
         };
         timeout(SOON, read).await.context("no message in time")?
     }
 
-    /// Reads to the end: code and subcode of the NOTIFICATION before it.
+    /// Reads until the connection ends, and returns code and subcode of the last NOTIFICATION.
     async fn notification(&mut self) -> Result<Option<(u8, u8)>> {
         let mut seen = None;
         while let Some((kind, body)) = self.read().await? {
@@ -119,18 +119,18 @@ impl Wire {
     }
 }
 
-/// A reflector with one good client.
-fn start(name: &str, settings: &str) -> Result<(Network, Reflector)> {
-    let places = [Place::Reflector, GOOD, HOSTILE, STRANGER];
-    let network = Network::bring_up(name, &places)?;
+/// Starts a reflector with one well-behaved client. `settings` are added to the clients' group.
+fn start(name: &str, settings: &str) -> Result<(Network, ReflectorProcess)> {
+    let members = [LinkMember::Reflector, GOOD, HOSTILE, STRANGER];
+    let network = Network::bring_up(name, &members)?;
     let clients = format!("{CLIENTS}{settings}");
-    let reflector = Reflector::start(&network, &[&clients], &[])?;
+    let reflector = ReflectorProcess::start(&network, &[&clients], &[])?;
     network.start(GOOD, Program::Bird, &GOOD.client())?;
     reflector.wait_for_announcers(&[GOOD])?;
     Ok((network, reflector))
 }
 
-fn ensure_good_client_is_untouched(reflector: &Reflector) -> Result<()> {
+fn ensure_good_client_is_untouched(reflector: &ReflectorProcess) -> Result<()> {
     let session = reflector.session(GOOD)?;
     ensure!(session.established_count == 1, "{session:#?}");
     reflector.wait_for_announcers(&[GOOD])
@@ -144,33 +144,21 @@ fn resident_kib(process: &Process) -> Result<u64> {
 }
 
 #[test]
-fn what_is_no_bgp_ends_with_the_notification_that_the_rfc_names() {
+fn a_malformed_or_unexpected_message_ends_the_session_with_the_notification_of_the_rfc() {
     let (network, reflector) = start("input-hostile", "").unwrap();
     let id = HOSTILE.address();
-    let asn = our_asn();
-    let mut unsynchronized = good_open();
+    let asn = lab_asn();
+    let mut unsynchronized = valid_open();
     unsynchronized[3] = 0;
     let http = b"GET / HTTP/1.1\r\nHost: reflector\r\n\r\n".to_vec();
-    // RFC 4271 section 6, RFC 6608.
-    let in_place_of_open: [(&str, Vec<u8>, (u8, u8)); 14] = [
+    // Expected codes and subcodes: RFC 4271 section 6, RFC 6608.
+    let instead_of_open: [(&str, Vec<u8>, (u8, u8)); 14] = [
         ("a marker with a zero", unsynchronized, (1, 1)),
         ("HTTP", http, (1, 1)),
-        (
-            "a length below a header's",
-            framed(18, KEEPALIVE, &[]),
-            (1, 2),
-        ),
-        (
-            "a length above the largest",
-            framed(4097, OPEN, &[0; 100]),
-            (1, 2),
-        ),
-        (
-            "the largest number",
-            framed(65535, UPDATE, &[0; 100]),
-            (1, 2),
-        ),
-        ("an OPEN too short for one", message(OPEN, &[4]), (1, 2)),
+        ("a length below 19", framed(18, KEEPALIVE, &[]), (1, 2)),
+        ("a length above 4096", framed(4097, OPEN, &[0; 100]), (1, 2)),
+        ("the length 65535", framed(65535, UPDATE, &[0; 100]), (1, 2)),
+        ("an OPEN of one octet", message(OPEN, &[4]), (1, 2)),
         ("a KEEPALIVE with a body", message(KEEPALIVE, &[0]), (1, 2)),
         ("an unknown type", message(9, &[]), (1, 3)),
         (
@@ -194,7 +182,7 @@ fn what_is_no_bgp_ends_with_the_notification_that_the_rfc_names() {
     ];
     let when_established: [(&str, Vec<u8>, (u8, u8)); 6] = [
         (
-            "one octet of attributes",
+            "attributes of one octet",
             message(UPDATE, &[0, 0, 0, 1, 0]),
             (3, 1),
         ),
@@ -204,23 +192,23 @@ fn what_is_no_bgp_ends_with_the_notification_that_the_rfc_names() {
             (3, 1),
         ),
         (
-            "an unknown attribute that calls itself well-known",
+            "an unknown attribute with well-known flags",
             message(UPDATE, &[0, 0, 0, 3, 0x40, 99, 0, 24, 10, 1, 9]),
             (3, 2),
         ),
         (
-            "withdrawals beyond the end",
+            "withdrawn routes beyond the end",
             message(UPDATE, &[0, 9, 0, 0]),
             (3, 1),
         ),
         (
-            "an UPDATE below its least",
+            "an UPDATE below its minimum length",
             message(UPDATE, &[0, 0]),
             (1, 2),
         ),
-        ("a second OPEN", good_open(), (5, 3)),
+        ("a second OPEN", valid_open(), (5, 3)),
     ];
-    let cases = in_place_of_open
+    let cases = instead_of_open
         .into_iter()
         .map(|case| (false, case))
         .chain(when_established.into_iter().map(|case| (true, case)));
@@ -228,19 +216,19 @@ fn what_is_no_bgp_ends_with_the_notification_that_the_rfc_names() {
     let mut wrong = Vec::new();
     for (is_established, (what, bytes, expected)) in cases {
         let seen = host.inside_async(async || {
-            let mut wire = if is_established {
-                Wire::establish(id).await?
+            let mut connection = if is_established {
+                RawConnection::establish(id).await?
             } else {
-                Wire::connect(id).await?
+                RawConnection::connect(id).await?
             };
-            wire.send(&bytes).await?;
-            wire.notification().await
+            connection.send(&bytes).await?;
+            connection.notification().await
         });
         match seen {
             Ok(Some(seen)) if seen == expected => {}
-            other => wrong.push(format!("{what}: {other:?}, not {expected:?}")),
+            other => wrong.push(format!("{what}: expected {expected:?}, received {other:?}")),
         }
-        eventually("the session is forgotten", || {
+        eventually("the reflector has removed the session", || {
             let sessions = reflector.sessions()?;
             ensure!(sessions.len() == 1, "{sessions:#?}");
             Ok(())
@@ -267,18 +255,18 @@ fn an_update_with_a_malformed_attribute_withdraws_its_prefix_and_keeps_the_sessi
         body.extend(prefix);
         message(UPDATE, &body)
     };
-    let is_there = |expected: bool| {
-        eventually(&format!("10.1.9.0/24 is there: {expected}"), || {
+    let wait_for_path = |expected: bool| {
+        eventually(&format!("a path of 10.1.9.0/24 exists: {expected}"), || {
             let next_hops = reflector.next_hops("10.1.9.0/24")?;
             let wanted: &[IpAddr] = if expected { &[id.into()] } else { &[] };
             ensure!(next_hops == wanted, "{next_hops:?}");
             Ok(())
         })
     };
-    // RFC 7606: each of them is treated as a withdrawal.
+    // RFC 7606: the reflector treats each of these updates as a withdrawal.
     let malformed: [(&str, &[u8]); 4] = [
         (
-            "an AS_PATH with an octet too many",
+            "an AS_PATH with one extra octet",
             &[0x40, 2, 7, 2, 1, 0, 0, 0xfd, 0xe9, 2],
         ),
         ("an ORIGIN of two octets", &[0x40, 1, 2, 0, 0]),
@@ -289,13 +277,13 @@ fn an_update_with_a_malformed_attribute_withdraws_its_prefix_and_keeps_the_sessi
         ("a MULTI_EXIT_DISC of three octets", &[0x80, 4, 3, 0, 0, 0]),
     ];
     host.inside_async(async || {
-        let mut wire = Wire::establish(id).await?;
+        let mut connection = RawConnection::establish(id).await?;
         for (what, attributes) in malformed {
-            wire.send(&update(&good)).await?;
-            is_there(true).context(what)?;
-            wire.send(&update(attributes)).await?;
-            is_there(false).context(what)?;
-            wire.send(&message(KEEPALIVE, &[])).await?;
+            connection.send(&update(&good)).await?;
+            wait_for_path(true).context(what)?;
+            connection.send(&update(attributes)).await?;
+            wait_for_path(false).context(what)?;
+            connection.send(&message(KEEPALIVE, &[])).await?;
         }
         Ok(())
     })
@@ -304,7 +292,7 @@ fn an_update_with_a_malformed_attribute_withdraws_its_prefix_and_keeps_the_sessi
 }
 
 #[test]
-fn half_messages_and_strangers_cost_little_and_others_are_served() {
+fn incomplete_messages_and_unknown_peers_need_little_memory_and_do_not_disturb_clients() {
     let (network, reflector) = start("input-flood", "").unwrap();
     let many = 100..200;
     let hostile = network.host(HOSTILE).unwrap();
@@ -319,11 +307,11 @@ fn half_messages_and_strangers_cost_little_and_others_are_served() {
         .inside_async(async || {
             let mut all = Vec::new();
             for _ in 0..200 {
-                all.push(Wire::connect(STRANGER.address()).await?);
+                all.push(RawConnection::connect(STRANGER.address()).await?);
             }
-            for wire in &mut all {
-                // Closed at once, perhaps with a word.
-                wire.notification().await?;
+            for connection in &mut all {
+                // The reflector closes the connection immediately, with or without a NOTIFICATION.
+                connection.notification().await?;
             }
             Ok(())
         })
@@ -332,18 +320,19 @@ fn half_messages_and_strangers_cost_little_and_others_are_served() {
         .inside_async(async || {
             let mut all = Vec::new();
             for number in many {
-                let mut wire = Wire::connect(Ipv4Addr::new(10, 0, 1, number)).await?;
-                wire.send(&good_open()[..25]).await?;
-                all.push(wire);
+                let mut connection =
+                    RawConnection::connect(Ipv4Addr::new(10, 0, 1, number)).await?;
+                connection.send(&valid_open()[..25]).await?;
+                all.push(connection);
             }
-            // Half an UPDATE keeps no session alive.
-            let mut half = Wire::establish(HOSTILE.address()).await?;
+            // An incomplete UPDATE does not restart the hold timer.
+            let mut half = RawConnection::establish(HOSTILE.address()).await?;
             half.send(&framed(4096, UPDATE, &[0; 2000])).await?;
             let since = Instant::now();
             let end = half.notification().await?;
             ensure!(
                 end == Some((4, 0)),
-                "{end:?} in place of Hold Timer Expired"
+                "expected Hold Timer Expired, received {end:?}"
             );
             let took = since.elapsed();
             ensure!(
@@ -352,14 +341,14 @@ fn half_messages_and_strangers_cost_little_and_others_are_served() {
             );
 
             ensure_good_client_is_untouched(&reflector)?;
-            // A new client finds its place among a hundred that do nothing.
-            Wire::establish(HOSTILE.address()).await?;
+            // A new client is accepted next to 100 connections that stay incomplete.
+            RawConnection::establish(HOSTILE.address()).await?;
             Ok(())
         })
         .unwrap();
     let after = resident_kib(&reflector.process).unwrap();
     assert!(after < before + 20_000, "{before} KiB, then {after} KiB");
-    eventually("those that have gone are forgotten", || {
+    eventually("the reflector has removed the ended sessions", || {
         let sessions = reflector.sessions()?;
         ensure!(sessions.len() == 1, "{} sessions", sessions.len());
         Ok(())
@@ -368,15 +357,18 @@ fn half_messages_and_strangers_cost_little_and_others_are_served() {
 }
 
 #[test]
-fn no_more_dynamic_peers_than_configured_are_let_in() {
+fn at_most_the_configured_number_of_dynamic_peers_is_accepted() {
     let (network, reflector) = start("input-crowd", "\n  maximumPeers: 2").unwrap();
     let host = network.host(HOSTILE).unwrap();
     host.ip("addr add 10.0.1.100/32 dev eth0").unwrap();
     host.inside_async(async || {
-        let _second = Wire::establish(HOSTILE.address()).await?;
+        let _second = RawConnection::establish(HOSTILE.address()).await?;
         let third = Ipv4Addr::new(10, 0, 1, 100);
-        let mut third = Wire::connect(third).await?;
-        ensure!(third.read().await?.is_none(), "the third is spoken to");
+        let mut third = RawConnection::connect(third).await?;
+        ensure!(
+            third.read().await?.is_none(),
+            "the reflector sent a message to the third peer"
+        );
         ensure_good_client_is_untouched(&reflector)
     })
     .unwrap();

@@ -1,4 +1,4 @@
-//! Our announcer with foreign reflectors in place of ours.
+//! Tests of bgp-announcer with foreign route reflectors.
 
 use std::process::Command;
 use std::time::Duration;
@@ -10,19 +10,20 @@ use lab::bgp::{AddPath, Peer, Program, RunningSpeaker};
 use lab::stand_in::{Heartbeats, StandInDataPlane};
 use lab::{Process, Signal, daemons};
 
-use super::network::{Network, Place, SERVICE, SERVICE6, prefix};
+use super::network::{LinkMember, Network, SERVICE, SERVICE6, prefix};
 use crate::expect::{SOON, eventually};
 
-pub(super) const ANNOUNCER: Place = Place::Client(1);
-/// What reflects, and in the order of the reflectors' names at the router.
-const REFLECTOR: [(Place, Program); 3] = [
-    (Place::Router(1), Program::Bird),
-    (Place::Router(2), Program::Frr),
-    (Place::Router(3), Program::GoBgp),
+pub(super) const ANNOUNCER: LinkMember = LinkMember::Client(1);
+/// The reflectors, sorted by the names that the router gives them.
+const REFLECTOR: [(LinkMember, Program); 3] = [
+    (LinkMember::Router(1), Program::Bird),
+    (LinkMember::Router(2), Program::Frr),
+    (LinkMember::Router(3), Program::GoBgp),
 ];
-const ROUTER: Place = Place::Router(9);
+const ROUTER: LinkMember = LinkMember::Router(9);
 
-struct Swap {
+/// A bgp-announcer with a fake data plane, foreign reflectors, and a router behind them.
+struct ReflectedAnnouncer {
     announcer: Process,
     data_plane: StandInDataPlane,
     reflectors: Vec<RunningSpeaker>,
@@ -30,24 +31,24 @@ struct Swap {
     _network: Network,
 }
 
-fn start(name: &str) -> Result<Swap> {
-    let mut places = vec![ANNOUNCER, ROUTER];
-    places.extend(REFLECTOR.map(|(place, _)| place));
-    let network = Network::bring_up(name, &places)?;
+fn start(name: &str) -> Result<ReflectedAnnouncer> {
+    let mut members = vec![ANNOUNCER, ROUTER];
+    members.extend(REFLECTOR.map(|(member, _)| member));
+    let network = Network::bring_up(name, &members)?;
     let mut reflectors = Vec::new();
-    for (place, program) in REFLECTOR {
+    for (member, program) in REFLECTOR {
         let clients: IpNet = prefix("10.0.1.0/24");
         let router = Peer::new("router", ROUTER.address().into()).add_path(AddPath::Send);
-        let speaker = place
+        let speaker = member
             .speaker_of(Peer::range("clients", clients).client())
             .peer(router.client());
-        reflectors.push(network.start(place, program, &speaker)?);
+        reflectors.push(network.start(member, program, &speaker)?);
     }
     let mut router = Peer::new("bird", REFLECTOR[0].0.address().into());
     router = router.add_path(AddPath::Receive);
     let mut router = ROUTER.speaker_of(router);
-    for (name, (place, _)) in ["frr", "gobgp"].into_iter().zip(&REFLECTOR[1..]) {
-        let peer = Peer::new(name, place.address().into());
+    for (name, (member, _)) in ["frr", "gobgp"].into_iter().zip(&REFLECTOR[1..]) {
+        let peer = Peer::new(name, member.address().into());
         router = router.peer(peer.add_path(AddPath::Receive));
     }
     let router = network.start(ROUTER, Program::Bird, &router)?;
@@ -56,9 +57,9 @@ fn start(name: &str) -> Result<Swap> {
     let also = [prefix(SERVICE6)];
     let data_plane = StandInDataPlane::start_with(&host, Heartbeats::Sent, &also)?;
     data_plane.set(MissingStep::None, "");
-    let peers = REFLECTOR.map(|(place, _)| place.address().to_string());
+    let peers = REFLECTOR.map(|(member, _)| member.address().to_string());
     let announcer = host.start("bgp-announcer", announcer(&peers)?)?;
-    Ok(Swap {
+    Ok(ReflectedAnnouncer {
         announcer,
         data_plane,
         reflectors,
@@ -67,7 +68,7 @@ fn start(name: &str) -> Result<Swap> {
     })
 }
 
-/// For [`ANNOUNCER`].
+/// Returns the command of a bgp-announcer on the host [`ANNOUNCER`].
 pub(super) fn announcer(peers: &[String]) -> Result<Command> {
     let mut command = daemons::command("bgp-announcer")?;
     let address = ANNOUNCER.address().to_string();
@@ -93,31 +94,31 @@ pub(super) fn announcer(peers: &[String]) -> Result<Command> {
     Ok(command)
 }
 
-/// The words of a router's table about paths from each reflector.
-fn until_from(router: &RunningSpeaker, prefix: &str, expected: &[&str]) -> Result<()> {
-    eventually(&format!("{prefix} comes from {expected:?}"), || {
+/// Waits until the router has paths of `prefix` from exactly these reflectors.
+fn wait_for_sources(router: &RunningSpeaker, prefix: &str, expected: &[&str]) -> Result<()> {
+    eventually(&format!("{expected:?} send {prefix} to the router"), || {
         let table = router.ask(&format!("show route for {prefix}"));
-        // birdc fails when there is no such route.
+        // birdc fails if the router has no route of the prefix.
         let table = table.unwrap_or_else(|error| error.to_string());
-        let mut from: Vec<_> = table
+        let mut sources: Vec<_> = table
             .lines()
             .filter_map(|line| line.split_once("[peer_"))
             .filter_map(|(_, rest)| rest.split_whitespace().next())
             .collect();
-        from.sort_unstable();
-        ensure!(from == expected, "{from:?} in:\n{table}");
+        sources.sort_unstable();
+        ensure!(sources == expected, "{sources:?} in:\n{table}");
         Ok(())
     })
 }
 
 #[test]
-fn our_announcer_is_reflected_by_any_program() {
-    let swap = start("interop-announcer").unwrap();
+fn every_foreign_reflector_passes_on_the_announcers_paths() {
+    let system = start("interop-announcer").unwrap();
     let all = ["bird", "frr", "gobgp"];
     for prefix in [SERVICE, SERVICE6] {
-        until_from(&swap.router, prefix, &all).unwrap();
+        wait_for_sources(&system.router, prefix, &all).unwrap();
     }
-    let table = swap.router.table().unwrap();
+    let table = system.router.table().unwrap();
     for text in [
         "BGP.local_pref: 100",
         "BGP.med: 5",
@@ -126,41 +127,47 @@ fn our_announcer_is_reflected_by_any_program() {
         "BGP.next_hop: 10.0.1.1",
         "BGP.next_hop: fd00:10::1:1",
     ] {
-        assert_eq!(table.matches(text).count() % 3, 0, "{text} in:\n{table}");
-        assert!(table.contains(text), "{text} in:\n{table}");
+        assert_eq!(
+            table.matches(text).count() % 3,
+            0,
+            "not from every reflector: {text} in:\n{table}"
+        );
+        assert!(table.contains(text), "no {text} in:\n{table}");
     }
 
-    swap.data_plane.set(MissingStep::Healthy, "none is healthy");
-    until_from(&swap.router, SERVICE, &[]).unwrap();
-    // The other address goes on being served.
-    until_from(&swap.router, SERVICE6, &all).unwrap();
-    swap.data_plane.set(MissingStep::None, "");
-    until_from(&swap.router, SERVICE, &all).unwrap();
+    system
+        .data_plane
+        .set(MissingStep::Healthy, "none is healthy");
+    wait_for_sources(&system.router, SERVICE, &[]).unwrap();
+    // The IPv6 prefix is still serving.
+    wait_for_sources(&system.router, SERVICE6, &all).unwrap();
+    system.data_plane.set(MissingStep::None, "");
+    wait_for_sources(&system.router, SERVICE, &all).unwrap();
 }
 
 #[test]
-fn our_announcer_drains_and_says_goodbye_to_any_program() {
-    let swap = start("interop-goodbye").unwrap();
+fn the_announcer_drains_and_ends_its_sessions_with_every_foreign_reflector() {
+    let system = start("interop-goodbye").unwrap();
     let all = ["bird", "frr", "gobgp"];
     for prefix in [SERVICE, SERVICE6] {
-        until_from(&swap.router, prefix, &all).unwrap();
+        wait_for_sources(&system.router, prefix, &all).unwrap();
     }
-    swap.announcer.signal(Signal::SIGTERM).unwrap();
-    // GRACEFUL_SHUTDOWN (RFC 8326) is 65535:0.
-    eventually("traffic is asked to go elsewhere", || {
-        let table = swap.router.table()?;
+    system.announcer.signal(Signal::SIGTERM).unwrap();
+    // The community GRACEFUL_SHUTDOWN (RFC 8326) is 65535:0.
+    eventually("the paths are least preferred", || {
+        let table = system.router.table()?;
         ensure!(table.contains("(65535,0)"), "{table}");
         ensure!(table.contains("BGP.local_pref: 0"), "{table}");
         Ok(())
     })
     .unwrap();
     for prefix in [SERVICE, SERVICE6] {
-        until_from(&swap.router, prefix, &[]).unwrap();
+        wait_for_sources(&system.router, prefix, &[]).unwrap();
     }
-    let status = swap.announcer.wait(Duration::from_secs(10)).unwrap();
+    let status = system.announcer.wait(Duration::from_secs(10)).unwrap();
     assert_eq!(status.code(), Some(0));
-    let [bird, frr, gobgp] = &swap.reflectors[..] else {
-        panic!("three reflectors");
+    let [bird, frr, gobgp] = &system.reflectors[..] else {
+        panic!("expected three reflectors");
     };
     for (reflector, text) in [
         (bird, "Administrative shutdown"),

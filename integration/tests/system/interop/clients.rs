@@ -1,4 +1,4 @@
-//! Foreign clients of our reflector.
+//! A test of foreign speakers as clients of route-reflector.
 
 use std::time::{Duration, Instant};
 
@@ -6,34 +6,34 @@ use anyhow::ensure;
 use daemon_api::bgp::v1::{Family, Origin};
 use lab::bgp::Program;
 
-use super::network::{CLIENTS, Network, Place, Reflector, SERVICE, SERVICE6, duration};
+use super::network::{CLIENTS, LinkMember, Network, ReflectorProcess, SERVICE, SERVICE6, duration};
 use crate::expect::eventually;
 
 const PROGRAMS: [Program; 4] = [Program::Bird, Program::Frr, Program::GoBgp, Program::ExaBgp];
-const CLIENT: [Place; 4] = [
-    Place::Client(1),
-    Place::Client(2),
-    Place::Client(3),
-    Place::Client(4),
+const CLIENT: [LinkMember; 4] = [
+    LinkMember::Client(1),
+    LinkMember::Client(2),
+    LinkMember::Client(3),
+    LinkMember::Client(4),
 ];
 
 #[test]
-fn every_program_announces_both_families_as_a_dynamic_client_until_it_dies() {
-    let mut places = vec![Place::Reflector];
-    places.extend(CLIENT);
-    let network = Network::bring_up("interop-clients", &places).unwrap();
-    let reflector = Reflector::start(&network, &[CLIENTS], &[]).unwrap();
+fn paths_of_every_foreign_client_are_received_in_both_families_until_the_client_ends() {
+    let mut members = vec![LinkMember::Reflector];
+    members.extend(CLIENT);
+    let network = Network::bring_up("interop-clients", &members).unwrap();
+    let reflector = ReflectorProcess::start(&network, &[CLIENTS], &[]).unwrap();
     let mut running = Vec::new();
-    for (place, program) in CLIENT.into_iter().zip(PROGRAMS) {
-        running.push(network.start(place, program, &place.client()).unwrap());
+    for (member, program) in CLIENT.into_iter().zip(PROGRAMS) {
+        running.push(network.start(member, program, &member.client()).unwrap());
     }
     reflector.wait_for_announcers(&CLIENT).unwrap();
 
-    for (place, program) in CLIENT.into_iter().zip(PROGRAMS) {
-        let session = reflector.session(place).unwrap();
+    for (member, program) in CLIENT.into_iter().zip(PROGRAMS) {
+        let session = reflector.session(member).unwrap();
         assert_eq!(session.group, "clients", "{program:?}");
-        assert_eq!(session.peer_router_id, place.address().to_string());
-        // The smaller of ours and the program's own.
+        assert_eq!(session.peer_router_id, member.address().to_string());
+        // The session uses the smaller of both hold times. The reflector's hold time is 3 s.
         assert_eq!(
             duration(session.hold_time),
             Duration::from_secs(3),
@@ -48,9 +48,9 @@ fn every_program_announces_both_families_as_a_dynamic_client_until_it_dies() {
     assert_eq!(paths.len(), 8, "{paths:#?}");
     for path in &paths {
         let attributes = path.attributes.as_ref().unwrap();
-        // What an operator types into GoBGP was not learned from a protocol.
-        let is_typed = path.peer == CLIENT[2].address().to_string();
-        let origin = if is_typed {
+        // GoBGP sets the origin INCOMPLETE for paths that were added with its command line.
+        let is_from_gobgp = path.peer == CLIENT[2].address().to_string();
+        let origin = if is_from_gobgp {
             Origin::Incomplete
         } else {
             Origin::Igp
@@ -70,10 +70,10 @@ fn every_program_announces_both_families_as_a_dynamic_client_until_it_dies() {
         let killed = Instant::now();
         speaker.process.kill().unwrap();
         reflector.wait_for_announcers(&CLIENT[dead + 1..]).unwrap();
-        // Its end is seen at once, not by the hold timer.
+        // The reflector withdraws the paths when the connection ends, before the hold timer expires.
         let took = killed.elapsed();
         assert!(took < Duration::from_secs(2), "{took:?}");
-        eventually("a dead dynamic peer is forgotten", || {
+        eventually("the reflector has removed the dynamic peer", || {
             let sessions = reflector.sessions()?;
             ensure!(sessions.len() == CLIENT.len() - dead - 1, "{sessions:#?}");
             Ok(())

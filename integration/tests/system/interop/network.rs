@@ -1,4 +1,4 @@
-//! Speakers on one link, our route reflector among them.
+//! A network of BGP speakers on one link, with route-reflector.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -21,19 +21,20 @@ use tonic::{Response, Status};
 
 use crate::expect::eventually;
 
-/// Returns a duration of a message; zero if it is absent.
+/// Converts a duration of a contract's message; zero if the field is absent.
 pub(crate) fn duration(duration: Option<daemon_api::Duration>) -> Duration {
     duration.unwrap_or_default().try_into().unwrap()
 }
 
-/// The reflector's address, router id and cluster id.
+/// The address of the reflector; also its router id and its cluster id.
 pub(crate) const REFLECTOR: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 
-/// What clients announce, in both families.
+/// The IPv4 prefix that clients announce.
 pub(crate) const SERVICE: &str = "10.1.1.0/24";
+/// The IPv6 prefix that clients announce.
 pub(crate) const SERVICE6: &str = "fd00:10:1:1::/64";
 
-/// The group of the clients, which come from 10.0.1.0/24.
+/// A peer group of clients that connect from 10.0.1.0/24.
 pub(crate) const CLIENTS: &str = "
 - name: clients
   role: client
@@ -44,20 +45,20 @@ pub(crate) const CLIENTS: &str = "
   - {prefix: 'fd00:10:1::/48', minimumLength: 48, maximumLength: 128}
   allowedNextHops: [10.0.0.0/16, 'fd00:10::/64']";
 
-/// Further fields of [`CLIENTS`]: what the clients send counts.
+/// Further fields of [`CLIENTS`]: the reflector keeps LOCAL_PREF, MED and communities of clients.
 pub(crate) const TRUSTED: &str = "
   localPref: pass
   med: pass
   communities: all";
 
-/// The group of the routers, which are sent every path.
+/// A peer group of routers that receive every path.
 pub(crate) const ROUTERS: &str = "
 - name: routers
   role: non-client
   addPath: send
   exportPrefixes: all";
 
-/// The group of routers that dial us from 10.0.2.0/24.
+/// A peer group of routers that connect from 10.0.2.0/24 and receive every path.
 pub(crate) const DYNAMIC_ROUTERS: &str = "
 - name: routers
   dynamicPrefixes: [10.0.2.0/24]
@@ -65,21 +66,21 @@ pub(crate) const DYNAMIC_ROUTERS: &str = "
   addPath: send
   exportPrefixes: all";
 
-/// Hosts on one bridge: `reflector`, `client-1` and so on, `router-1` and so on.
+/// Hosts on one bridge, named `reflector`, `client-1`, `client-2`, `router-1` and so on.
 #[derive(Debug)]
 pub(crate) struct Network {
     pub(crate) lab: Lab,
 }
 
-/// A host of the network: where it stands on the link.
+/// A host of the network. Name and addresses depend on its role and its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum LinkMember {
     Reflector,
     Client(u8),
     Router(u8),
 }
 
-impl Place {
+impl LinkMember {
     pub(crate) fn name(self) -> String {
         match self {
             Self::Reflector => "reflector".to_owned(),
@@ -102,24 +103,26 @@ impl Place {
         Ipv6Addr::new(0xfd00, 0x10, 0, 0, 0, 0, group, number)
     }
 
-    /// A speaker here with one peer.
+    /// Returns a speaker on this host with one peer.
     pub(crate) fn speaker_of(self, peer: Peer) -> Speaker {
         Speaker::new(self.address().into(), self.address()).peer(peer)
     }
 
-    /// A client that announces the service in both families, itself as the next hop.
+    /// Returns a speaker that announces [`SERVICE`] and [`SERVICE6`] to the reflector.
+    ///
+    /// The next hop is the speaker's own address.
     pub(crate) fn client(self) -> Speaker {
         self.client_of(Peer::new("reflector", REFLECTOR.into()))
     }
 
-    /// The same of this peer.
+    /// Returns a speaker that announces [`SERVICE`] and [`SERVICE6`] to `peer`.
     pub(crate) fn client_of(self, peer: Peer) -> Speaker {
         self.speaker_of(peer)
             .announce(prefix(SERVICE), self.address().into())
             .announce(prefix(SERVICE6), self.address6().into())
     }
 
-    /// A router that takes every path.
+    /// Returns a speaker that receives every path from the reflector.
     pub(crate) fn router(self) -> Speaker {
         let reflector = Peer::new("reflector", REFLECTOR.into());
         self.speaker_of(reflector.add_path(AddPath::Receive))
@@ -127,14 +130,14 @@ impl Place {
 }
 
 impl Network {
-    pub(crate) fn bring_up(name: &str, places: &[Place]) -> Result<Self> {
+    pub(crate) fn bring_up(name: &str, members: &[LinkMember]) -> Result<Self> {
         let mut topology = Topology::new();
         topology.host("switch").bridge("lan");
-        for place in places {
-            topology.plug(&place.name(), ("switch", "lan"));
-            let v4 = IpNet::new(place.address().into(), 16)?;
-            let v6 = IpNet::new(place.address6().into(), 64)?;
-            let host = topology.host(&place.name());
+        for member in members {
+            topology.plug(&member.name(), ("switch", "lan"));
+            let v4 = IpNet::new(member.address().into(), 16)?;
+            let v6 = IpNet::new(member.address6().into(), 64)?;
+            let host = topology.host(&member.name());
             host.address("eth0", v4).address("eth0", v6);
         }
         let mut lab = Lab::new(name)?;
@@ -142,29 +145,29 @@ impl Network {
         Ok(Self { lab })
     }
 
-    pub(crate) fn host(&self, place: Place) -> Result<Host> {
-        self.lab.host(&place.name())
+    pub(crate) fn host(&self, member: LinkMember) -> Result<Host> {
+        self.lab.host(&member.name())
     }
 
     pub(crate) fn start(
         &self,
-        place: Place,
+        member: LinkMember,
         program: Program,
         speaker: &Speaker,
     ) -> Result<RunningSpeaker> {
-        program.start(&self.host(place)?, speaker)
+        program.start(&self.host(member)?, speaker)
     }
 
-    /// BIRD with a configuration of the test's own.
-    pub(crate) fn start_bird(&self, place: Place, config: &str) -> Result<Bird> {
-        let host = self.host(place)?;
+    /// Starts BIRD with a whole configuration file of the test.
+    pub(crate) fn start_bird(&self, member: LinkMember, config: &str) -> Result<BirdProcess> {
+        let host = self.host(member)?;
         let socket = host.run_directory()?.join("bird.ctl");
         let mut command = Command::new("bird");
         command.arg("-f").arg("-s").arg(&socket);
         command.arg("-P").arg(socket.with_extension("pid"));
         command.arg("-c").arg(host.write("bird.conf", config)?);
         let process = host.start("bird", command)?;
-        Ok(Bird {
+        Ok(BirdProcess {
             process,
             host,
             socket,
@@ -172,37 +175,40 @@ impl Network {
     }
 }
 
-/// A BIRD with a configuration of the test's own.
+/// A running BIRD with a configuration file of the test.
 #[derive(Debug)]
-pub(crate) struct Bird {
+pub(crate) struct BirdProcess {
     pub(crate) process: Process,
     host: Host,
     socket: PathBuf,
 }
 
-impl Bird {
+impl BirdProcess {
     pub(crate) fn ask(&self, question: &str) -> Result<String> {
-        let socket = self.socket.to_str().context("the path is UTF-8")?;
+        let socket = self
+            .socket
+            .to_str()
+            .context("the path of the socket is not UTF-8")?;
         let words = ["-s", socket].into_iter().chain(question.split(' '));
         self.host.output("birdc", words)
     }
 }
 
-/// Our route reflector.
+/// A running route-reflector of portlb.
 #[derive(Debug)]
-pub(crate) struct Reflector {
+pub(crate) struct ReflectorProcess {
     pub(crate) process: Process,
     host: Host,
 }
 
-impl Reflector {
-    /// Starts it with these groups and static peers `(name, address, group)`.
+impl ReflectorProcess {
+    /// Starts route-reflector with these groups and static peers `(name, address, group)`.
     pub(crate) fn start(
         network: &Network,
         groups: &[&str],
         peers: &[(&str, Ipv4Addr, &str)],
     ) -> Result<Self> {
-        let host = network.host(Place::Reflector)?;
+        let host = network.host(LinkMember::Reflector)?;
         let mut command = daemons::command("route-reflector")?;
         command
             .arg("--config")
@@ -221,14 +227,14 @@ impl Reflector {
         Ok(this)
     }
 
-    /// Writes another file and has it read.
+    /// Writes another configuration file, and lets the reflector read it.
     pub(crate) fn reload(&self, text: &str) -> Result<()> {
         self.host.write("reflector.yaml", text)?;
-        self.read_again()
+        self.reread()
     }
 
-    /// Has the file read.
-    pub(crate) fn read_again(&self) -> Result<()> {
+    /// Sends SIGHUP, so that the reflector reads its configuration file.
+    pub(crate) fn reread(&self) -> Result<()> {
         self.process.signal(Signal::SIGHUP)
     }
 
@@ -281,22 +287,22 @@ impl Reflector {
         })
     }
 
-    /// The session with a peer, dynamic or static.
-    pub(crate) fn session(&self, place: Place) -> Result<Session> {
-        let address = place.address().to_string();
+    /// Returns the session with a dynamic or static peer.
+    pub(crate) fn session(&self, member: LinkMember) -> Result<Session> {
+        let address = member.address().to_string();
         let sessions = self.sessions()?;
-        let found = sessions
+        let session = sessions
             .iter()
             .find(|session| session.peer_address == address);
-        found
+        session
             .cloned()
             .with_context(|| format!("no session with {address}: {sessions:#?}"))
     }
 
-    pub(crate) fn wait_until_established(&self, places: &[Place]) -> Result<()> {
-        for place in places {
-            eventually(&format!("{} is established", place.name()), || {
-                let session = self.session(*place)?;
+    pub(crate) fn wait_until_established(&self, members: &[LinkMember]) -> Result<()> {
+        for member in members {
+            eventually(&format!("{} is established", member.name()), || {
+                let session = self.session(*member)?;
                 ensure!(is_established(&session), "{session:#?}");
                 Ok(())
             })?;
@@ -304,24 +310,33 @@ impl Reflector {
         Ok(())
     }
 
-    /// Next hops of a prefix, sorted.
+    /// Returns the sorted next hops of a prefix.
     pub(crate) fn next_hops(&self, prefix: &str) -> Result<Vec<IpAddr>> {
         let mut next_hops = Vec::new();
         for path in self.paths()?.iter().filter(|path| path.prefix == prefix) {
-            let attributes = path.attributes.as_ref().context("a path has attributes")?;
+            let attributes = path
+                .attributes
+                .as_ref()
+                .context("the path has no attributes")?;
             next_hops.push(attributes.next_hop.parse()?);
         }
         next_hops.sort();
         Ok(next_hops)
     }
 
-    /// Waits until exactly these announce the service, in both families.
-    pub(crate) fn wait_for_announcers(&self, places: &[Place]) -> Result<()> {
-        let mut v4: Vec<IpAddr> = places.iter().map(|place| place.address().into()).collect();
-        let mut v6: Vec<IpAddr> = places.iter().map(|place| place.address6().into()).collect();
+    /// Waits until exactly these hosts are next hops of [`SERVICE`] and [`SERVICE6`].
+    pub(crate) fn wait_for_announcers(&self, members: &[LinkMember]) -> Result<()> {
+        let mut v4: Vec<IpAddr> = members
+            .iter()
+            .map(|member| member.address().into())
+            .collect();
+        let mut v6: Vec<IpAddr> = members
+            .iter()
+            .map(|member| member.address6().into())
+            .collect();
         v4.sort();
         v6.sort();
-        eventually(&format!("the service comes from {places:?}"), || {
+        eventually(&format!("exactly {members:?} announce the service"), || {
             for (prefix, expected) in [(SERVICE, &v4), (SERVICE6, &v6)] {
                 let next_hops = self.next_hops(prefix)?;
                 ensure!(next_hops == *expected, "{prefix} via {next_hops:?}");
@@ -339,7 +354,7 @@ pub(crate) fn prefix(text: &str) -> IpNet {
     text.parse().expect("the tests' prefixes are well formed")
 }
 
-/// The reflector's configuration file.
+/// Returns the text of a configuration file with these groups and peers `(name, address, group)`.
 pub(crate) fn file(groups: &[&str], peers: &[(&str, Ipv4Addr, &str)]) -> String {
     let mut text = format!(
         "apiVersion: portlb.io/v1\nkind: RouteReflector\nasn: {}\nrouterId: {REFLECTOR}\n\

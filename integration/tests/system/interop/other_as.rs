@@ -1,4 +1,7 @@
-//! Our announcers with a router of another AS, which is not sent LOCAL_PREF.
+//! A test of announcers with a router in another AS.
+//!
+//! Such a router receives no LOCAL_PREF, so a least preferred path has the highest MED and a longer
+//! AS_PATH.
 
 use std::process::Command;
 
@@ -8,35 +11,35 @@ use lab::bgp::{self, Peer, Program, RunningSpeaker};
 use lab::stand_in::{Heartbeats, StandInDataPlane};
 use lab::{Process, daemons};
 
-use super::network::{Network, Place, SERVICE};
+use super::network::{LinkMember, Network, SERVICE};
 use crate::expect::eventually;
 
-const ROUTER: Place = Place::Router(1);
-const SILENT: Place = Place::Client(1);
-const ALIVE: Place = Place::Client(2);
+const ROUTER: LinkMember = LinkMember::Router(1);
+const SILENT: LinkMember = LinkMember::Client(1);
+const ALIVE: LinkMember = LinkMember::Client(2);
 const OTHER_AS: u32 = 64999;
 
-/// An announcer and the stand-in of its programmer.
+/// A bgp-announcer with a fake data plane.
 struct LoadBalancer {
     data_plane: StandInDataPlane,
     _announcer: Process,
 }
 
 impl LoadBalancer {
-    fn start(network: &Network, place: Place) -> Result<Self> {
-        let host = network.host(place)?;
+    fn start(network: &Network, member: LinkMember) -> Result<Self> {
+        let host = network.host(member)?;
         let data_plane = StandInDataPlane::start(&host, Heartbeats::Sent)?;
         data_plane.set(MissingStep::None, "");
         Ok(Self {
             data_plane,
-            _announcer: host.start("bgp-announcer", announcer(place)?)?,
+            _announcer: host.start("bgp-announcer", announcer(member)?)?,
         })
     }
 }
 
-fn announcer(place: Place) -> Result<Command> {
+fn announcer(member: LinkMember) -> Result<Command> {
     let mut command = daemons::command("bgp-announcer")?;
-    let address = place.address().to_string();
+    let address = member.address().to_string();
     let flags = [
         ("--asn", bgp::ASN.to_string()),
         ("--peer", format!("{},asn={OTHER_AS}", ROUTER.address())),
@@ -52,7 +55,7 @@ fn announcer(place: Place) -> Result<Command> {
     Ok(command)
 }
 
-/// What BIRD holds of the service from one of the announcers, and whether that is its choice.
+/// Returns the path of the service that BIRD has from one announcer, and whether it is the best path.
 fn path(router: &RunningSpeaker, name: &str) -> Result<(String, bool)> {
     let table = router.ask(&format!("show route all for {SERVICE}"))?;
     let (_, path) = table
@@ -64,9 +67,9 @@ fn path(router: &RunningSpeaker, name: &str) -> Result<(String, bool)> {
 }
 
 #[test]
-fn a_silent_programmer_makes_the_path_the_last_choice_of_a_router_in_another_as() {
+fn the_path_of_a_silent_data_plane_is_least_preferred_by_a_router_in_another_as() {
     let network = Network::bring_up("interop-other-as", &[ROUTER, SILENT, ALIVE]).unwrap();
-    let peer = |name: &str, place: Place| Peer::new(name, place.address().into());
+    let peer = |name: &str, member: LinkMember| Peer::new(name, member.address().into());
     let mut speaker = ROUTER
         .speaker_of(peer("silent", SILENT))
         .peer(peer("alive", ALIVE));
@@ -75,7 +78,7 @@ fn a_silent_programmer_makes_the_path_the_last_choice_of_a_router_in_another_as(
     let silent = LoadBalancer::start(&network, SILENT).unwrap();
     let alive = LoadBalancer::start(&network, ALIVE).unwrap();
     for name in ["silent", "alive"] {
-        eventually("both are announced as usual", || {
+        eventually("the path has no MED and a normal AS_PATH", || {
             let (path, _) = path(&router, name)?;
             ensure!(path.contains("BGP.as_path: 65000\n"), "{path}");
             ensure!(!path.contains("BGP.med"), "{path}");
@@ -89,14 +92,14 @@ fn a_silent_programmer_makes_the_path_the_last_choice_of_a_router_in_another_as(
         _announcer,
     } = silent;
     drop(data_plane);
-    eventually("the router keeps the path, as its last choice", || {
-        let (silent, is_chosen) = path(&router, "silent")?;
+    eventually("the router keeps the path but does not use it", || {
+        let (silent, is_best) = path(&router, "silent")?;
         ensure!(silent.contains("BGP.med: 4294967295"), "{silent}");
         let as_path = "BGP.as_path: 65000 65000 65000 65000\n";
         ensure!(silent.contains(as_path), "{silent}");
-        ensure!(!is_chosen, "{silent}");
-        let (alive, is_chosen) = path(&router, "alive")?;
-        ensure!(is_chosen, "{alive}");
+        ensure!(!is_best, "{silent}");
+        let (alive, is_best) = path(&router, "alive")?;
+        ensure!(is_best, "{alive}");
         Ok(())
     })
     .unwrap();
@@ -104,10 +107,13 @@ fn a_silent_programmer_makes_the_path_the_last_choice_of_a_router_in_another_as(
     alive
         .data_plane
         .set(MissingStep::Healthy, "none is healthy");
-    eventually("where no other is left, the router takes the path", || {
-        ensure!(path(&router, "alive").is_err(), "it is not withdrawn");
-        let (silent, is_chosen) = path(&router, "silent")?;
-        ensure!(is_chosen, "{silent}");
+    eventually("the router uses the last path that is left", || {
+        ensure!(
+            path(&router, "alive").is_err(),
+            "the other path is not withdrawn"
+        );
+        let (silent, is_best) = path(&router, "silent")?;
+        ensure!(is_best, "{silent}");
         Ok(())
     })
     .unwrap();

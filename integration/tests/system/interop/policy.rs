@@ -1,17 +1,17 @@
-//! What a foreign peer may announce, and what becomes of it when it does more.
+//! Tests of import policy and of the maximum of paths.
 
 use anyhow::ensure;
 use lab::bgp::{Program, Speaker};
 
 use super::network::{
-    CLIENTS, Network, Place, ROUTERS, Reflector, SERVICE, SERVICE6, file, prefix,
+    CLIENTS, LinkMember, Network, ROUTERS, ReflectorProcess, SERVICE, SERVICE6, file, prefix,
 };
 use crate::expect::{SOON, eventually};
 
-const A: Place = Place::Client(1);
-const B: Place = Place::Client(2);
+const A: LinkMember = LinkMember::Client(1);
+const B: LinkMember = LinkMember::Client(2);
 
-/// BIRD with four hosts beside the service, one path more than `maximumPaths: 5`.
+/// Returns a client with six paths, one more than `maximumPaths: 5`: the service and four hosts.
 fn greedy() -> Speaker {
     let mut greedy = A.client();
     for number in 1..=4 {
@@ -23,23 +23,23 @@ fn greedy() -> Speaker {
 
 #[test]
 fn a_client_with_too_many_paths_keeps_its_session_and_those_up_to_the_maximum() {
-    let network = Network::bring_up("interop-maximum", &[Place::Reflector, A]).unwrap();
+    let network = Network::bring_up("interop-maximum", &[LinkMember::Reflector, A]).unwrap();
     let clients = format!("{CLIENTS}\n  maximumPaths: 5");
-    let reflector = Reflector::start(&network, &[&clients], &[]).unwrap();
+    let reflector = ReflectorProcess::start(&network, &[&clients], &[]).unwrap();
     let bird = network.start(A, Program::Bird, &greedy()).unwrap();
     let words = "path refused: the peer holds its maximum of paths";
     reflector.process.wait_for_line(words, SOON).unwrap();
     assert_eq!(reflector.paths().unwrap().len(), 5);
-    // BIRD withdraws all of one family, and is asked for what was refused.
+    // BIRD withdraws all IPv4 paths. The reflector then asks for the refused paths with a route refresh.
     bird.ask("disable own_ipv4").unwrap();
-    eventually("only IPv6 is left", || {
+    eventually("the reflector has only the IPv6 path", || {
         let paths = reflector.paths()?;
         ensure!(paths.len() == 1, "{paths:#?}");
         Ok(())
     })
     .unwrap();
     bird.ask("enable own_ipv4").unwrap();
-    eventually("the limit is reached again", || {
+    eventually("the reflector has five paths again", || {
         let paths = reflector.paths()?;
         ensure!(paths.len() == 5, "{paths:#?}");
         Ok(())
@@ -50,10 +50,10 @@ fn a_client_with_too_many_paths_keeps_its_session_and_those_up_to_the_maximum() 
 }
 
 #[test]
-fn a_client_with_too_many_paths_is_ended_with_cease_where_the_group_says_restart() {
-    let network = Network::bring_up("interop-restart", &[Place::Reflector, A, B]).unwrap();
+fn with_the_action_restart_the_session_of_a_client_with_too_many_paths_ends_with_cease() {
+    let network = Network::bring_up("interop-restart", &[LinkMember::Reflector, A, B]).unwrap();
     let clients = format!("{CLIENTS}\n  maximumPaths: 5\n  maximumPathsAction: restart");
-    let reflector = Reflector::start(&network, &[&clients], &[]).unwrap();
+    let reflector = ReflectorProcess::start(&network, &[&clients], &[]).unwrap();
     network.start(B, Program::Bird, &B.client()).unwrap();
     reflector.wait_for_announcers(&[B]).unwrap();
     let greedy = network.start(A, Program::Bird, &greedy()).unwrap();
@@ -66,9 +66,9 @@ fn a_client_with_too_many_paths_is_ended_with_cease_where_the_group_says_restart
 }
 
 #[test]
-fn only_what_the_import_policy_names_is_accepted() {
-    let network = Network::bring_up("interop-import", &[Place::Reflector, A]).unwrap();
-    let reflector = Reflector::start(&network, &[CLIENTS], &[]).unwrap();
+fn only_paths_that_the_import_policy_allows_are_accepted() {
+    let network = Network::bring_up("interop-import", &[LinkMember::Reflector, A]).unwrap();
+    let reflector = ReflectorProcess::start(&network, &[CLIENTS], &[]).unwrap();
     let own = A.address().into();
     let client = A
         .client()
@@ -79,7 +79,7 @@ fn only_what_the_import_policy_names_is_accepted() {
         .announce(prefix("10.1.3.0/24"), "192.0.2.1".parse().unwrap());
     network.start(A, Program::Bird, &client).unwrap();
     reflector.wait_for_announcers(&[A]).unwrap();
-    eventually("what is named is there and nothing else", || {
+    eventually("the reflector has exactly the allowed paths", || {
         let paths = reflector.paths()?;
         let mut prefixes: Vec<_> = paths.iter().map(|path| &path.prefix[..]).collect();
         prefixes.sort_unstable();
@@ -99,13 +99,13 @@ fn only_what_the_import_policy_names_is_accepted() {
 
 #[test]
 fn a_change_of_import_policy_withdraws_nothing_from_the_router() {
-    let router = Place::Router(1);
-    let network = Network::bring_up("interop-policy", &[Place::Reflector, A, router]).unwrap();
+    let router = LinkMember::Router(1);
+    let network = Network::bring_up("interop-policy", &[LinkMember::Reflector, A, router]).unwrap();
     let peers = [("router", router.address(), "routers")];
     let bird = network
         .start(router, Program::Bird, &router.router())
         .unwrap();
-    let reflector = Reflector::start(&network, &[CLIENTS, ROUTERS], &peers).unwrap();
+    let reflector = ReflectorProcess::start(&network, &[CLIENTS, ROUTERS], &peers).unwrap();
     let other = "10.2.0.0/16";
     let client = A.client().announce(prefix(other), A.address().into());
     network.start(A, Program::Bird, &client).unwrap();
@@ -118,8 +118,8 @@ fn a_change_of_import_policy_withdraws_nothing_from_the_router() {
         .unwrap();
     bird.wait_for_table(&[SERVICE, SERVICE6, other], SOON)
         .unwrap();
-    for place in [A, router] {
-        let session = reflector.session(place).unwrap();
+    for member in [A, router] {
+        let session = reflector.session(member).unwrap();
         assert_eq!(session.established_count, 1, "{session:#?}");
     }
     let counters = bird.ask("show protocols all").unwrap();
@@ -128,8 +128,8 @@ fn a_change_of_import_policy_withdraws_nothing_from_the_router() {
         .filter_map(|line| line.trim().strip_prefix("Import withdraws:"))
         .collect();
     assert!(!withdraws.is_empty(), "{counters}");
-    for of_a_channel in withdraws {
-        let received = of_a_channel.split_whitespace().next();
+    for of_channel in withdraws {
+        let received = of_channel.split_whitespace().next();
         assert_eq!(received, Some("0"), "{counters}");
     }
 }

@@ -1,57 +1,59 @@
-//! Foreign routers that our reflector feeds.
+//! Tests of foreign routers that receive paths from route-reflector.
 
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use lab::bgp::{Program, RunningSpeaker};
 
-use super::network::{CLIENTS, Network, Place, ROUTERS, Reflector, SERVICE, SERVICE6, TRUSTED};
+use super::network::{
+    CLIENTS, LinkMember, Network, ROUTERS, ReflectorProcess, SERVICE, SERVICE6, TRUSTED,
+};
 use crate::expect::{SOON, eventually};
 
-const ROUTER: [(Place, Program); 3] = [
-    (Place::Router(1), Program::Bird),
-    (Place::Router(2), Program::Frr),
-    (Place::Router(3), Program::GoBgp),
+const ROUTER: [(LinkMember, Program); 3] = [
+    (LinkMember::Router(1), Program::Bird),
+    (LinkMember::Router(2), Program::Frr),
+    (LinkMember::Router(3), Program::GoBgp),
 ];
-const PLACES: [Place; 6] = [
-    Place::Reflector,
-    Place::Client(11),
-    Place::Client(12),
-    Place::Router(1),
-    Place::Router(2),
-    Place::Router(3),
+const MEMBERS: [LinkMember; 6] = [
+    LinkMember::Reflector,
+    LinkMember::Client(11),
+    LinkMember::Client(12),
+    LinkMember::Router(1),
+    LinkMember::Router(2),
+    LinkMember::Router(3),
 ];
 
-fn start() -> (Network, Reflector, Vec<RunningSpeaker>) {
+fn start() -> (Network, ReflectorProcess, Vec<RunningSpeaker>) {
     let name = std::thread::current().name().unwrap_or_default().to_owned();
     let name = name.rsplit("::").next().unwrap_or("interop-routers");
-    let network = Network::bring_up(name, &PLACES).unwrap();
-    let peers = ROUTER.map(|(place, program)| {
+    let network = Network::bring_up(name, &MEMBERS).unwrap();
+    let peers = ROUTER.map(|(member, program)| {
         let name = match program {
             Program::Bird => "bird",
             Program::Frr => "frr",
             Program::GoBgp => "gobgp",
             Program::ExaBgp => "exabgp",
         };
-        (name, place.address(), "routers")
+        (name, member.address(), "routers")
     });
     let routers =
-        ROUTER.map(|(place, program)| network.start(place, program, &place.router()).unwrap());
+        ROUTER.map(|(member, program)| network.start(member, program, &member.router()).unwrap());
     let clients = format!("{CLIENTS}{TRUSTED}");
-    let reflector = Reflector::start(&network, &[&clients, ROUTERS], &peers).unwrap();
+    let reflector = ReflectorProcess::start(&network, &[&clients, ROUTERS], &peers).unwrap();
     reflector
-        .wait_until_established(&ROUTER.map(|(place, _)| place))
+        .wait_until_established(&ROUTER.map(|(member, _)| member))
         .unwrap();
     (network, reflector, routers.into())
 }
 
 #[test]
-fn a_router_of_any_program_learns_every_path_and_loses_those_of_a_dead_client() {
+fn a_router_of_any_program_receives_every_path_and_withdrawals_of_an_ended_client() {
     let (network, reflector, routers) = start();
-    let clients = [Place::Client(11), Place::Client(12)];
-    let running = clients.map(|place| {
+    let clients = [LinkMember::Client(11), LinkMember::Client(12)];
+    let running = clients.map(|member| {
         network
-            .start(place, Program::Bird, &place.client())
+            .start(member, Program::Bird, &member.client())
             .unwrap()
     });
     reflector.wait_for_announcers(&clients).unwrap();
@@ -64,7 +66,7 @@ fn a_router_of_any_program_learns_every_path_and_loses_those_of_a_dead_client() 
     let killed = Instant::now();
     running[0].process.kill().unwrap();
     for router in &routers {
-        eventually("the dead client's next hops are gone", || {
+        eventually("the router has lost the ended client's paths", || {
             let table = router.table()?;
             ensure!(!table.contains("10.0.1.11"), "{table}");
             ensure!(!table.contains("fd00:10::1:b"), "{table}");
@@ -74,7 +76,7 @@ fn a_router_of_any_program_learns_every_path_and_loses_those_of_a_dead_client() 
         })
         .unwrap();
     }
-    // Three programs are asked, each by a process of its own.
+    // The limit includes three queries, and each query starts a process.
     let took = killed.elapsed();
     assert!(took < Duration::from_secs(3), "{took:?}");
 }
@@ -82,10 +84,10 @@ fn a_router_of_any_program_learns_every_path_and_loses_those_of_a_dead_client() 
 #[test]
 fn a_dead_router_changes_nothing_for_the_others_and_learns_all_when_it_is_back() {
     let (network, reflector, mut routers) = start();
-    let clients = [Place::Client(11), Place::Client(12)];
-    let running = clients.map(|place| {
+    let clients = [LinkMember::Client(11), LinkMember::Client(12)];
+    let running = clients.map(|member| {
         network
-            .start(place, Program::Bird, &place.client())
+            .start(member, Program::Bird, &member.client())
             .unwrap()
     });
     reflector.wait_for_announcers(&clients).unwrap();
@@ -94,11 +96,11 @@ fn a_dead_router_changes_nothing_for_the_others_and_learns_all_when_it_is_back()
         router.wait_for_table(&all, SOON).unwrap();
     }
 
-    let (place, program) = ROUTER[1];
+    let (member, program) = ROUTER[1];
     routers[1].process.kill().unwrap();
     running[0].process.kill().unwrap();
     for router in [&routers[0], &routers[2]] {
-        eventually("the other routers follow the clients", || {
+        eventually("the router has lost the ended client's paths", || {
             let table = router.table()?;
             ensure!(!table.contains("10.0.1.11"), "{table}");
             ensure!(table.contains("10.0.1.12"), "{table}");
@@ -111,15 +113,15 @@ fn a_dead_router_changes_nothing_for_the_others_and_learns_all_when_it_is_back()
         .wait_until_established(&[ROUTER[0].0, ROUTER[2].0])
         .unwrap();
 
-    routers[1] = network.start(place, program, &place.router()).unwrap();
+    routers[1] = network.start(member, program, &member.router()).unwrap();
     routers[1].wait_for_table(&all[1..2], SOON).unwrap();
     routers[1].wait_for_table(&all[3..], SOON).unwrap();
 }
 
 #[test]
-fn attributes_arrive_as_the_client_sent_them_with_those_of_reflection_added() {
+fn routers_receive_the_attributes_of_the_client_and_the_reflection_attributes() {
     let (network, _reflector, routers) = start();
-    let client = Place::Client(11);
+    let client = LinkMember::Client(11);
     let config = Program::Bird.config(&client.client()).replace(
         "export where source = RTS_STATIC;",
         "export filter { if source != RTS_STATIC then reject; bgp_local_pref = 150; bgp_med = 7; \
@@ -169,7 +171,7 @@ fn attributes_arrive_as_the_client_sent_them_with_those_of_reflection_added() {
         &["global rib 10.1.1.0/24"],
     ];
     for ((router, questions), expected) in routers.iter().zip(questions).zip(expected) {
-        eventually("every attribute has arrived", || {
+        eventually("the router shows every attribute", || {
             for question in questions {
                 let answer = router.ask(question)?;
                 for text in expected {
@@ -183,35 +185,35 @@ fn attributes_arrive_as_the_client_sent_them_with_those_of_reflection_added() {
 }
 
 #[test]
-fn three_clients_send_two_paths_each_and_each_is_withdrawn_alone() {
+fn each_of_two_paths_of_a_client_is_withdrawn_separately() {
     let (network, reflector, routers) = {
-        let places = [
-            Place::Reflector,
-            Place::Client(11),
-            Place::Client(12),
-            Place::Client(13),
-            Place::Router(1),
+        let members = [
+            LinkMember::Reflector,
+            LinkMember::Client(11),
+            LinkMember::Client(12),
+            LinkMember::Client(13),
+            LinkMember::Router(1),
         ];
-        let network = Network::bring_up("interop-two-paths", &places).unwrap();
-        let router = Place::Router(1);
+        let network = Network::bring_up("interop-two-paths", &members).unwrap();
+        let router = LinkMember::Router(1);
         let running = network
             .start(router, Program::Bird, &router.router())
             .unwrap();
         let peers = [("bird", router.address(), "routers")];
-        let reflector = Reflector::start(&network, &[CLIENTS, ROUTERS], &peers).unwrap();
+        let reflector = ReflectorProcess::start(&network, &[CLIENTS, ROUTERS], &peers).unwrap();
         (network, reflector, running)
     };
     let clients = [11, 12, 13].map(|number| {
-        let place = Place::Client(number);
+        let member = LinkMember::Client(number);
         let peer = lab::bgp::Peer::new("reflector", super::network::REFLECTOR.into());
-        let speaker = place
+        let speaker = member
             .speaker_of(peer.add_path(lab::bgp::AddPath::Send))
-            .announce(super::network::prefix(SERVICE), place.address().into());
+            .announce(super::network::prefix(SERVICE), member.address().into());
         let mut config = Program::Bird.config(&speaker);
         config.push_str(&format!(
             "protocol static second {{ ipv4; route {SERVICE} blackhole {{ bgp_next_hop = 10.0.3.{number}; }}; }}\n"
         ));
-        network.start_bird(place, &config).unwrap()
+        network.start_bird(member, &config).unwrap()
     });
     let until = |expected: &[&str]| {
         eventually(&format!("the router has {expected:?}"), || {

@@ -1,4 +1,4 @@
-//! The life of a session: its beginning, silence, refresh and end.
+//! Tests of start, silence, refresh, reload and end of sessions.
 
 use std::time::{Duration, Instant};
 
@@ -8,50 +8,54 @@ use lab::Signal;
 use lab::bgp::{Peer, Program};
 
 use super::network::{
-    CLIENTS, DYNAMIC_ROUTERS, Network, Place, REFLECTOR, ROUTERS, Reflector, SERVICE, duration,
-    file, is_established,
+    CLIENTS, DYNAMIC_ROUTERS, LinkMember, Network, REFLECTOR, ROUTERS, ReflectorProcess, SERVICE,
+    duration, file, is_established,
 };
 use crate::expect::{SOON, eventually};
 
-const A: Place = Place::Client(1);
-const B: Place = Place::Client(2);
+const A: LinkMember = LinkMember::Client(1);
+const B: LinkMember = LinkMember::Client(2);
 
-/// GoBGP keeps what it received, so it never asks.
+/// GoBGP never sends a route refresh, because it stores every received path.
 #[test]
 fn a_route_refresh_is_answered_with_every_path() {
     let routers = [
-        (Place::Router(1), Program::Bird, "reload in peer_reflector"),
-        (Place::Router(2), Program::Frr, "clear bgp 10.0.0.1 in"),
+        (
+            LinkMember::Router(1),
+            Program::Bird,
+            "reload in peer_reflector",
+        ),
+        (LinkMember::Router(2), Program::Frr, "clear bgp 10.0.0.1 in"),
     ];
-    let mut places = vec![Place::Reflector, A];
-    places.extend(routers.map(|(place, ..)| place));
-    let network = Network::bring_up("interop-refresh", &places).unwrap();
+    let mut members = vec![LinkMember::Reflector, A];
+    members.extend(routers.map(|(member, ..)| member));
+    let network = Network::bring_up("interop-refresh", &members).unwrap();
     let groups = [CLIENTS, DYNAMIC_ROUTERS];
-    let reflector = Reflector::start(&network, &groups, &[]).unwrap();
+    let reflector = ReflectorProcess::start(&network, &groups, &[]).unwrap();
     network.start(A, Program::Bird, &A.client()).unwrap();
     reflector.wait_for_announcers(&[A]).unwrap();
-    for (place, program, question) in routers {
-        let router = network.start(place, program, &place.router()).unwrap();
+    for (member, program, question) in routers {
+        let router = network.start(member, program, &member.router()).unwrap();
         router.wait_for_table(&[SERVICE, "10.0.1.1"], SOON).unwrap();
-        let settled = eventually_settled(&reflector, place);
+        let before = updates_after_initial_paths(&reflector, member);
         let answer = router.ask(question).unwrap();
-        eventually(&format!("{program:?} is sent both families again"), || {
-            let session = reflector.session(place)?;
-            let more = session.updates_sent - settled;
+        eventually(&format!("{program:?} receives both families again"), || {
+            let session = reflector.session(member)?;
+            let more = session.updates_sent - before;
             ensure!(more >= 2, "{more} more updates after {answer:?}");
             Ok(())
         })
         .unwrap();
-        let session = reflector.session(place).unwrap();
+        let session = reflector.session(member).unwrap();
         assert!(is_established(&session), "{program:?}");
         assert_eq!(session.established_count, 1, "{program:?}");
     }
 }
 
-/// Updates sent, once both families were sent with their end marks (RFC 4724).
-fn eventually_settled(reflector: &Reflector, place: Place) -> u64 {
-    lab::wait_for("both families were sent", SOON, || {
-        let session = reflector.session(place)?;
+/// Returns the number of sent updates after both families and their end marks (RFC 4724) were sent.
+fn updates_after_initial_paths(reflector: &ReflectorProcess, member: LinkMember) -> u64 {
+    lab::wait_for("the reflector has sent both families", SOON, || {
+        let session = reflector.session(member)?;
         ensure!(session.paths_sent == 2, "{session:#?}");
         anyhow::Ok(session.updates_sent)
     })
@@ -59,13 +63,13 @@ fn eventually_settled(reflector: &Reflector, place: Place) -> u64 {
 }
 
 #[test]
-fn a_client_that_falls_silent_loses_its_paths_when_its_hold_time_is_over_and_comes_back() {
-    let places = [Place::Reflector, A, B];
-    let network = Network::bring_up("interop-silence", &places).unwrap();
-    let reflector = Reflector::start(&network, &[CLIENTS], &[]).unwrap();
-    let [silent, _other] = [A, B].map(|place| {
+fn a_silent_clients_paths_are_withdrawn_after_the_hold_time_and_return_with_the_client() {
+    let members = [LinkMember::Reflector, A, B];
+    let network = Network::bring_up("interop-silence", &members).unwrap();
+    let reflector = ReflectorProcess::start(&network, &[CLIENTS], &[]).unwrap();
+    let [silent, _other] = [A, B].map(|member| {
         network
-            .start(place, Program::Bird, &place.client())
+            .start(member, Program::Bird, &member.client())
             .unwrap()
     });
     reflector.wait_for_announcers(&[A, B]).unwrap();
@@ -73,7 +77,7 @@ fn a_client_that_falls_silent_loses_its_paths_when_its_hold_time_is_over_and_com
     silent.process.signal(Signal::SIGSTOP).unwrap();
     reflector.wait_for_announcers(&[B]).unwrap();
     let took = stopped.elapsed();
-    // The last keepalive was at most a second old.
+    // The hold time is 3 s, and the last keepalive was sent at most one second before the stop.
     let expected = Duration::from_millis(1900)..Duration::from_secs(5);
     assert!(expected.contains(&took), "{took:?}");
     assert_eq!(reflector.session(B).unwrap().established_count, 1);
@@ -85,22 +89,23 @@ fn a_client_that_falls_silent_loses_its_paths_when_its_hold_time_is_over_and_com
     reflector.wait_for_announcers(&[A, B]).unwrap();
 }
 
-/// The hold timer of the reflector expires while its process is stopped. The client sends meanwhile,
-/// and its own hold time is not over.
+/// The hold timer of the reflector expires while its process is stopped.
+///
+/// The client continues to send keepalives, and its own hold timer does not expire.
 #[test]
 fn a_reflector_that_was_stopped_ends_no_session_of_a_live_client() {
     const STOP: Duration = Duration::from_millis(3700);
-    let network = Network::bring_up("interop-stopped", &[Place::Reflector, A]).unwrap();
+    let network = Network::bring_up("interop-stopped", &[LinkMember::Reflector, A]).unwrap();
     let group = CLIENTS.replace("holdTime: 3s", "holdTime: 9s");
-    let reflector = Reflector::start(&network, &[&group], &[]).unwrap();
-    // Between two keepalives the hold timer falls below the length of the stop.
+    let reflector = ReflectorProcess::start(&network, &[&group], &[]).unwrap();
+    // Keepalives are so rare that the remaining hold time falls below the length of the stop.
     let rare_keepalives = "  hold time 9;\n  keepalive time 8;\n  connect delay time 1;";
     let config = Program::Bird.config(&A.client());
     let config = config.replace("  connect delay time 1;", rare_keepalives);
     let _bird = network.start_bird(A, &config).unwrap();
     reflector.wait_for_announcers(&[A]).unwrap();
     let remaining = |session: &Session| duration(session.hold_timer_remaining);
-    let before = lab::wait_for("the hold timer runs low", SOON, || {
+    let before = lab::wait_for("the hold time left is shorter than the stop", SOON, || {
         let session = reflector.session(A)?;
         ensure!(is_established(&session), "{session:#?}");
         ensure!(
@@ -124,20 +129,23 @@ fn a_reflector_that_was_stopped_ends_no_session_of_a_live_client() {
     assert!(is_established(&after), "{after:#?}");
     let in_state = duration(after.time_in_state);
     let expected = duration(before.time_in_state) + STOP;
-    assert!(in_state >= expected, "the session is a new one: {after:#?}");
+    assert!(
+        in_state >= expected,
+        "the session was established again: {after:#?}"
+    );
 }
 
-/// As two load balancers of one node that masquerades them. Only one of these programs listens.
+/// Two load balancers have one address if their node masquerades them. Only BIRD listens on its port.
 #[test]
-fn two_speakers_with_one_address_have_a_session_each() {
-    let network = Network::bring_up("interop-one-address", &[Place::Reflector, A]).unwrap();
-    let reflector = Reflector::start(&network, &[CLIENTS], &[]).unwrap();
+fn two_speakers_with_one_address_have_separate_sessions() {
+    let network = Network::bring_up("interop-one-address", &[LinkMember::Reflector, A]).unwrap();
+    let reflector = ReflectorProcess::start(&network, &[CLIENTS], &[]).unwrap();
     let bird = network.start(A, Program::Bird, &A.client()).unwrap();
     reflector.wait_for_announcers(&[A]).unwrap();
     let mut second = A.client();
     second.router_id = "10.244.1.8".parse().unwrap();
     let _second = network.start(A, Program::ExaBgp, &second).unwrap();
-    // Both announce the same next hop.
+    // Both speakers announce one next hop, so it appears twice.
     reflector.wait_for_announcers(&[A, A]).unwrap();
     let sessions = reflector.sessions().unwrap();
     assert_eq!(sessions.len(), 2, "{sessions:#?}");
@@ -152,32 +160,32 @@ fn two_speakers_with_one_address_have_a_session_each() {
 }
 
 #[test]
-fn a_collision_settles_to_one_session_whoever_has_the_higher_router_id() {
-    let routers = [Place::Router(1), Place::Router(2)];
-    let mut places = vec![Place::Reflector, A];
-    places.extend(routers);
-    let network = Network::bring_up("interop-collision", &places).unwrap();
+fn a_connection_collision_leaves_one_connection_for_either_order_of_router_ids() {
+    let routers = [LinkMember::Router(1), LinkMember::Router(2)];
+    let mut members = vec![LinkMember::Reflector, A];
+    members.extend(routers);
+    let network = Network::bring_up("interop-collision", &members).unwrap();
     let peers = [
         ("below", routers[0].address(), "routers"),
         ("above", routers[1].address(), "routers"),
     ];
     let mut running = Vec::new();
-    for (place, router_id) in routers.into_iter().zip(["9.0.0.1", "11.0.0.1"]) {
-        let mut speaker = place.router();
+    for (member, router_id) in routers.into_iter().zip(["9.0.0.1", "11.0.0.1"]) {
+        let mut speaker = member.router();
         speaker.router_id = router_id.parse().unwrap();
-        running.push(network.start(place, Program::Bird, &speaker).unwrap());
+        running.push(network.start(member, Program::Bird, &speaker).unwrap());
     }
-    let reflector = Reflector::start(&network, &[CLIENTS, ROUTERS], &peers).unwrap();
+    let reflector = ReflectorProcess::start(&network, &[CLIENTS, ROUTERS], &peers).unwrap();
     network.start(A, Program::Bird, &A.client()).unwrap();
     for _ in 0..4 {
-        for (place, router) in routers.into_iter().zip(&running) {
-            eventually("one session and one connection", || {
-                let session = reflector.session(place)?;
+        for (member, router) in routers.into_iter().zip(&running) {
+            eventually("the router has one session and one connection", || {
+                let session = reflector.session(member)?;
                 ensure!(is_established(&session), "{session:#?}");
                 ensure!(router.ask("show protocols")?.contains("Established"));
-                let filter = format!("dst {}", place.address());
+                let filter = format!("dst {}", member.address());
                 let command = ["-Htn", "state", "established", &filter];
-                let connections = network.host(Place::Reflector)?.output("ss", command)?;
+                let connections = network.host(LinkMember::Reflector)?.output("ss", command)?;
                 ensure!(connections.lines().count() == 1, "{connections}");
                 Ok(())
             })
@@ -192,10 +200,10 @@ fn a_collision_settles_to_one_session_whoever_has_the_higher_router_id() {
 
 #[test]
 fn a_reload_keeps_the_sessions_whose_settings_did_not_change() {
-    let router = Place::Router(1);
-    let network = Network::bring_up("interop-reload", &[Place::Reflector, A, router]).unwrap();
+    let router = LinkMember::Router(1);
+    let network = Network::bring_up("interop-reload", &[LinkMember::Reflector, A, router]).unwrap();
     let peers = [("router", router.address(), "routers")];
-    let reflector = Reflector::start(&network, &[CLIENTS, ROUTERS], &peers).unwrap();
+    let reflector = ReflectorProcess::start(&network, &[CLIENTS, ROUTERS], &peers).unwrap();
     network.start(A, Program::Bird, &A.client()).unwrap();
     let bird = network
         .start(router, Program::Bird, &router.router())
@@ -204,9 +212,9 @@ fn a_reload_keeps_the_sessions_whose_settings_did_not_change() {
     bird.wait_for_table(&[SERVICE, "10.0.1.1"], SOON).unwrap();
     let before = reflector.session(A).unwrap();
 
-    // A file that cannot be used changes nothing.
+    // An invalid file is rejected, and the reflector keeps its configuration.
     reflector.reload("peerGroups: [").unwrap();
-    let error = lab::wait_for("the file is refused", SOON, || {
+    let error = lab::wait_for("the reflector rejects the file", SOON, || {
         let error = reflector.configuration()?.last_error;
         ensure!(!error.is_empty(), "no error");
         anyhow::Ok(error)
@@ -234,9 +242,9 @@ fn a_reload_keeps_the_sessions_whose_settings_did_not_change() {
     assert_eq!(after.established_count, 1);
     assert!(duration(after.time_in_state) >= duration(before.time_in_state));
 
-    // Without its group the client is not spoken to any longer, and its path is gone.
+    // After the removal of the clients' group, the client's session ends and its path is withdrawn.
     reflector.reload(&file(&[ROUTERS], &peers)).unwrap();
-    eventually("the client's session is gone", || {
+    eventually("the client's session and path are removed", || {
         let sessions = reflector.sessions()?;
         ensure!(sessions.len() == 1, "{sessions:#?}");
         let table = bird.table()?;
@@ -248,28 +256,28 @@ fn a_reload_keeps_the_sessions_whose_settings_did_not_change() {
 }
 
 #[test]
-fn a_shutdown_tells_every_program_why() {
+fn every_program_logs_the_shutdown_message_of_the_reflector() {
     let clients = [
         (A, Program::Bird, "the route reflector is shutting down"),
         (B, Program::Frr, "the route reflector is shutting down"),
         (
-            Place::Client(3),
+            LinkMember::Client(3),
             Program::GoBgp,
             "the route reflector is shutting down",
         ),
     ];
-    let mut places = vec![Place::Reflector];
-    places.extend(clients.map(|(place, ..)| place));
-    let network = Network::bring_up("interop-shutdown", &places).unwrap();
-    let reflector = Reflector::start(&network, &[CLIENTS], &[]).unwrap();
-    let running = clients.map(|(place, program, text)| {
+    let mut members = vec![LinkMember::Reflector];
+    members.extend(clients.map(|(member, ..)| member));
+    let network = Network::bring_up("interop-shutdown", &members).unwrap();
+    let reflector = ReflectorProcess::start(&network, &[CLIENTS], &[]).unwrap();
+    let running = clients.map(|(member, program, text)| {
         (
-            network.start(place, program, &place.client()).unwrap(),
+            network.start(member, program, &member.client()).unwrap(),
             text,
         )
     });
     reflector
-        .wait_until_established(&clients.map(|(place, ..)| place))
+        .wait_until_established(&clients.map(|(member, ..)| member))
         .unwrap();
     reflector.process.signal(Signal::SIGTERM).unwrap();
     let status = reflector.process.wait(Duration::from_secs(10)).unwrap();
@@ -281,17 +289,17 @@ fn a_shutdown_tells_every_program_why() {
 }
 
 #[test]
-fn each_side_can_be_the_one_that_only_waits() {
-    let [dials, waits] = [Place::Router(1), Place::Router(2)];
-    let places = [Place::Reflector, dials, waits];
-    let network = Network::bring_up("interop-passive", &places).unwrap();
+fn either_side_of_a_session_can_be_passive() {
+    let [dials, waits] = [LinkMember::Router(1), LinkMember::Router(2)];
+    let members = [LinkMember::Reflector, dials, waits];
+    let network = Network::bring_up("interop-passive", &members).unwrap();
     let peers = [("waits", waits.address(), "routers")];
     let text = format!(
         "{}- {{name: dials, address: {}, connection: passive, group: routers}}\n",
         file(&[ROUTERS], &peers),
         dials.address(),
     );
-    let reflector = Reflector::start(&network, &[CLIENTS], &[]).unwrap();
+    let reflector = ReflectorProcess::start(&network, &[CLIENTS], &[]).unwrap();
     reflector.reload(&text).unwrap();
     network
         .start(dials, Program::Bird, &dials.router())
@@ -301,9 +309,9 @@ fn each_side_can_be_the_one_that_only_waits() {
         .start(waits, Program::Bird, &waits.speaker_of(peer))
         .unwrap();
     reflector.wait_until_established(&[dials, waits]).unwrap();
-    for (place, filter) in [(dials, "dport"), (waits, "sport")] {
+    for (member, filter) in [(dials, "dport"), (waits, "sport")] {
         let command = ["-Htn", "state", "established", filter, "=", ":179"];
-        let connections = network.host(place).unwrap().output("ss", command).unwrap();
-        assert_eq!(connections.lines().count(), 1, "{place:?}: {connections}");
+        let connections = network.host(member).unwrap().output("ss", command).unwrap();
+        assert_eq!(connections.lines().count(), 1, "{member:?}: {connections}");
     }
 }

@@ -1,4 +1,4 @@
-//! Sessions that TCP MD5 signs (RFC 2385): between our speakers and foreign ones with a key.
+//! Tests of sessions with TCP MD5 signatures (RFC 2385).
 
 use anyhow::{Context, Result, ensure};
 use daemon_api::dataplane::v1::MissingStep;
@@ -8,72 +8,73 @@ use lab::stand_in::{Heartbeats, StandInDataPlane};
 
 use super::announcer::{ANNOUNCER, announcer};
 use super::network::{
-    CLIENTS, Network, Place, REFLECTOR, ROUTERS, Reflector, SERVICE, SERVICE6, prefix,
+    CLIENTS, LinkMember, Network, REFLECTOR, ROUTERS, ReflectorProcess, SERVICE, SERVICE6, prefix,
 };
 use crate::expect::{SOON, eventually};
 
-const CLIENT: [(Place, Program); 4] = [
-    (Place::Client(1), Program::Bird),
-    (Place::Client(2), Program::Frr),
-    (Place::Client(3), Program::GoBgp),
-    (Place::Client(4), Program::ExaBgp),
+const CLIENT: [(LinkMember, Program); 4] = [
+    (LinkMember::Client(1), Program::Bird),
+    (LinkMember::Client(2), Program::Frr),
+    (LinkMember::Client(3), Program::GoBgp),
+    (LinkMember::Client(4), Program::ExaBgp),
 ];
-const WITHOUT: Place = Place::Client(5);
-const OTHER: Place = Place::Client(6);
-const ROUTER: [(Place, Program); 2] = [
-    (Place::Router(1), Program::Bird),
-    (Place::Router(2), Program::Frr),
+const WITHOUT_KEY: LinkMember = LinkMember::Client(5);
+const OTHER_KEY: LinkMember = LinkMember::Client(6);
+const ROUTER: [(LinkMember, Program); 2] = [
+    (LinkMember::Router(1), Program::Bird),
+    (LinkMember::Router(2), Program::Frr),
 ];
 
-/// How many segments the host's kernel has dropped for this reason (`TcpExt` of
-/// /proc/net/netstat).
+/// Returns how many segments the host's kernel has dropped for a reason.
+///
+/// `reason` is a field of `TcpExt` in `/proc/net/netstat`.
 fn dropped(host: &Host, reason: &str) -> Result<u64> {
     let text = host.output("cat", ["/proc/net/netstat"])?;
     let mut lines = text
         .lines()
         .filter_map(|line| line.strip_prefix("TcpExt: "));
     let (names, values) = (
-        lines.next().context("names")?,
-        lines.next().context("values")?,
+        lines.next().context("netstat has no line of names")?,
+        lines.next().context("netstat has no line of values")?,
     );
     let mut both = names.split(' ').zip(values.split(' '));
     let (_, value) = both
         .find(|(name, _)| *name == reason)
-        .context("no such reason")?;
+        .with_context(|| format!("netstat has no field {reason}"))?;
     Ok(value.parse()?)
 }
 
 #[test]
-fn a_session_with_any_program_comes_up_with_the_same_key_and_no_other() {
-    let mut places = vec![Place::Reflector, WITHOUT, OTHER];
-    places.extend(CLIENT.iter().chain(&ROUTER).map(|(place, _)| place));
-    let network = Network::bring_up("interop-signed", &places).unwrap();
-    let host = network.host(Place::Reflector).unwrap();
+fn a_session_with_any_program_needs_the_key_of_the_reflector() {
+    let mut members = vec![LinkMember::Reflector, WITHOUT_KEY, OTHER_KEY];
+    members.extend(CLIENT.iter().chain(&ROUTER).map(|(member, _)| member));
+    let network = Network::bring_up("interop-signed", &members).unwrap();
+    let host = network.host(LinkMember::Reflector).unwrap();
     let key = host.write("key", "one\n").unwrap();
     let signed = |group: &str| format!("{group}\n  md5KeyFile: {}", key.display());
-    let peers = ROUTER.map(|(place, _)| (place.name(), place.address()));
+    let peers = ROUTER.map(|(member, _)| (member.name(), member.address()));
     let peers = [0, 1].map(|at| (peers[at].0.as_str(), peers[at].1, "routers"));
     let groups = [signed(CLIENTS), signed(ROUTERS)];
     let groups = [groups[0].as_str(), groups[1].as_str()];
-    let reflector = Reflector::start(&network, &groups, &peers).unwrap();
+    let reflector = ReflectorProcess::start(&network, &groups, &peers).unwrap();
 
     let peer = || Peer::new("reflector", REFLECTOR.into());
     let mut running = Vec::new();
-    for (place, program) in CLIENT {
-        let speaker = place.client_of(peer().password("one"));
-        running.push(network.start(place, program, &speaker).unwrap());
+    for (member, program) in CLIENT {
+        let speaker = member.client_of(peer().password("one"));
+        running.push(network.start(member, program, &speaker).unwrap());
     }
-    for (place, peer) in [(WITHOUT, peer()), (OTHER, peer().password("other"))] {
-        let speaker = place.client_of(peer);
-        running.push(network.start(place, Program::Bird, &speaker).unwrap());
+    for (member, peer) in [(WITHOUT_KEY, peer()), (OTHER_KEY, peer().password("other"))] {
+        let speaker = member.client_of(peer);
+        running.push(network.start(member, Program::Bird, &speaker).unwrap());
     }
-    let routers = ROUTER.map(|(place, program)| {
+    let routers = ROUTER.map(|(member, program)| {
         let peer = peer().add_path(AddPath::Receive).password("one");
         network
-            .start(place, program, &place.speaker_of(peer))
+            .start(member, program, &member.speaker_of(peer))
             .unwrap()
     });
-    let with_key = CLIENT.map(|(place, _)| place);
+    let with_key = CLIENT.map(|(member, _)| member);
     reflector.wait_for_announcers(&with_key).unwrap();
     for router in &routers {
         router
@@ -81,10 +82,13 @@ fn a_session_with_any_program_comes_up_with_the_same_key_and_no_other() {
             .unwrap();
     }
     eventually(
-        "the kernel has dropped what is not signed, or with another key",
+        "the kernel has dropped segments without a signature and with another key",
         || {
             for reason in ["TCPMD5NotFound", "TCPMD5Failure"] {
-                ensure!(dropped(&host, reason)? > 0, "no {reason}");
+                ensure!(
+                    dropped(&host, reason)? > 0,
+                    "no segment dropped for {reason}"
+                );
             }
             Ok(())
         },
@@ -93,44 +97,49 @@ fn a_session_with_any_program_comes_up_with_the_same_key_and_no_other() {
     reflector.wait_for_announcers(&with_key).unwrap();
 
     host.write("key", "other\n").unwrap();
-    reflector.read_again().unwrap();
-    reflector.wait_for_announcers(&[OTHER]).unwrap();
-    for (place, _) in ROUTER {
-        eventually("nothing can be told of a wrong key but silence", || {
-            let session = reflector.session(place)?;
-            ensure!(
-                session.last_error.contains("no answer within"),
-                "{session:#?}"
-            );
-            Ok(())
-        })
+    reflector.reread().unwrap();
+    reflector.wait_for_announcers(&[OTHER_KEY]).unwrap();
+    for (member, _) in ROUTER {
+        eventually(
+            "the connection to a router with a wrong key times out",
+            || {
+                let session = reflector.session(member)?;
+                ensure!(
+                    session.last_error.contains("no answer within"),
+                    "{session:#?}"
+                );
+                Ok(())
+            },
+        )
         .unwrap();
     }
 }
 
 #[test]
-fn our_announcer_has_a_key_for_all_peers_or_one_of_a_peer() {
+fn the_announcer_uses_the_common_key_or_the_key_of_a_single_peer() {
     let routers = [
-        (Place::Router(1), Program::Bird, "one"),
-        (Place::Router(2), Program::Frr, "other"),
-        (Place::Router(3), Program::Bird, "wrong"),
+        (LinkMember::Router(1), Program::Bird, "one"),
+        (LinkMember::Router(2), Program::Frr, "other"),
+        (LinkMember::Router(3), Program::Bird, "wrong"),
     ];
-    let mut places = vec![ANNOUNCER];
-    places.extend(routers.map(|(place, ..)| place));
-    let network = Network::bring_up("interop-signed-announcer", &places).unwrap();
-    let routers = routers.map(|(place, program, password)| {
+    let mut members = vec![ANNOUNCER];
+    members.extend(routers.map(|(member, ..)| member));
+    let network = Network::bring_up("interop-signed-announcer", &members).unwrap();
+    let routers = routers.map(|(member, program, password)| {
         let clients = Peer::range("clients", prefix("10.0.1.0/24")).password(password);
-        let router = network.start(place, program, &place.speaker_of(clients));
-        (place, router.unwrap())
+        let router = network.start(member, program, &member.speaker_of(clients));
+        (member, router.unwrap())
     });
     let host = network.host(ANNOUNCER).unwrap();
     let also = [prefix(SERVICE6)];
     let data_plane = StandInDataPlane::start_with(&host, Heartbeats::Sent, &also).unwrap();
     data_plane.set(MissingStep::None, "");
     let [one, other] = ["one", "other"].map(|key| host.write(key, key).unwrap());
-    let peers = routers.each_ref().map(|(place, _)| match place {
-        Place::Router(2) => format!("{},md5-key-file={}", place.address(), other.display()),
-        Place::Router(_) | Place::Client(_) | Place::Reflector => place.address().to_string(),
+    let peers = routers.each_ref().map(|(member, _)| match member {
+        LinkMember::Router(2) => format!("{},md5-key-file={}", member.address(), other.display()),
+        LinkMember::Router(_) | LinkMember::Client(_) | LinkMember::Reflector => {
+            member.address().to_string()
+        }
     });
     let mut command = announcer(&peers).unwrap();
     command.arg("--md5-key-file").arg(one);
@@ -141,13 +150,13 @@ fn our_announcer_has_a_key_for_all_peers_or_one_of_a_peer() {
         router.wait_for_table(&[SERVICE, SERVICE6], SOON).unwrap();
     }
     let host = network.host(*wrong).unwrap();
-    eventually(
-        "the kernel has dropped what is signed with another key",
-        || {
-            ensure!(dropped(&host, "TCPMD5Failure")? > 0, "none");
-            Ok(())
-        },
-    )
+    eventually("the kernel has dropped segments with another key", || {
+        ensure!(
+            dropped(&host, "TCPMD5Failure")? > 0,
+            "no segment dropped for TCPMD5Failure"
+        );
+        Ok(())
+    })
     .unwrap();
     let table = third.table().unwrap();
     assert!(!table.contains(SERVICE), "{table}");

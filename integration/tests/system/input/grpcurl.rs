@@ -1,10 +1,10 @@
-//! An operator's first look at each daemon, with the real grpcurl and a client of gRPC C-core.
+//! Tests of queries with grpcurl and with a client of gRPC C-core.
 
 use anyhow::{Context, Result, ensure};
 use lab::reference::Options;
 use lab::system::{Daemon, System};
 
-/// A daemon, its service, and what an operator may ask of it without an argument.
+/// A daemon, its gRPC service, and the methods that need no argument.
 const DAEMONS: [(Daemon, &str, &[&str]); 5] = [
     (
         Daemon::PodWatcher(0),
@@ -37,7 +37,7 @@ fn grpcurl(system: &System, daemon: Daemon, words: &[&str], rest: &[&str]) -> Re
     let target = system.grpc_target(daemon)?;
     let mut command = vec!["-plaintext"];
     command.extend(words);
-    // The form unix:///PATH is the only one that every version of grpcurl takes.
+    // Every version of grpcurl accepts the form unix:///PATH, and only some accept other forms.
     let target = target.replace("unix:/", "unix:///");
     command.push(target.strip_prefix("http://").unwrap_or(&target));
     command.extend(rest);
@@ -46,9 +46,9 @@ fn grpcurl(system: &System, daemon: Daemon, words: &[&str], rest: &[&str]) -> Re
 }
 
 #[test]
-fn grpcurl_lists_describes_and_asks_every_service_of_every_daemon() {
+fn grpcurl_lists_describes_and_calls_every_service_of_every_daemon() {
     let system = System::up("input-grpcurl", Options::default()).unwrap();
-    for (daemon, own, questions) in lab::sample(DAEMONS, 2) {
+    for (daemon, own, methods) in lab::sample(DAEMONS, 2) {
         let listed = grpcurl(&system, daemon, &[], &["list"]).unwrap();
         let services: Vec<_> = listed.lines().collect();
         for service in ["grpc.health.v1.Health", own] {
@@ -57,26 +57,26 @@ fn grpcurl_lists_describes_and_asks_every_service_of_every_daemon() {
         for service in &services {
             let text = grpcurl(&system, daemon, &[], &["describe", service]).unwrap();
             assert!(text.contains("rpc "), "{daemon} {service}: {text}");
-            // The health service of tonic has no comments.
-            let is_ours = service.starts_with("portlb.");
+            // Only services of portlb must have comments; tonic's health service has none.
+            let is_of_portlb = service.starts_with("portlb.");
             assert!(
-                !is_ours || text.contains("// "),
+                !is_of_portlb || text.contains("// "),
                 "{daemon} {service}: {text}"
             );
         }
         let health = grpcurl(&system, daemon, &[], &["grpc.health.v1.Health/Check"]).unwrap();
         assert!(health.contains("SERVING"), "{daemon}: {health}");
-        for question in questions {
-            let method = format!("{own}/{question}");
+        for method in methods {
+            let method = format!("{own}/{method}");
             let answer = grpcurl(&system, daemon, &[], &[&method]).unwrap();
-            // Something is going on in a system that is up.
+            // In a running system every list has at least one item.
             assert!(answer.len() > 10, "{daemon} {method}: {answer}");
         }
     }
 }
 
 #[test]
-fn grpcurl_sees_what_an_operator_looks_for() -> Result<()> {
+fn grpcurl_shows_state_sessions_paths_and_errors() -> Result<()> {
     let system = System::up("input-operator", Options::default())?;
     let expected: [(Daemon, &str, &[&str]); 5] = [
         (
@@ -117,7 +117,10 @@ fn grpcurl_sees_what_an_operator_looks_for() -> Result<()> {
     for (daemon, method, words) in expected {
         let answer = grpcurl(&system, daemon, &[], &[method])?;
         for word in words {
-            ensure!(answer.contains(word), "{method} without {word}:\n{answer}");
+            ensure!(
+                answer.contains(word),
+                "no {word} in the answer of {method}:\n{answer}"
+            );
         }
     }
     let method = "portlb.reflector.v1.RouteReflectorService/ListPaths";
@@ -127,16 +130,18 @@ fn grpcurl_sees_what_an_operator_looks_for() -> Result<()> {
     ensure!(page.contains("\"nextPageToken\""), "{page}");
     let wrong = [
         "-d",
-        "{\"table\": \"TABLE_ADJ_RIB_OUT\", \"peer\": \"nobody\"}",
+        "{\"table\": \"TABLE_ADJ_RIB_OUT\", \"peer\": \"unknown-peer\"}",
     ];
     let error = grpcurl(&system, Daemon::RouteReflector(0), &wrong, &[method]);
-    let error = format!("{:#}", error.err().context("nobody has a table")?);
-    ensure!(error.contains("nobody"), "{error}");
+    let error = error.err().context("an unknown peer has a table")?;
+    let error = format!("{error:#}");
+    ensure!(error.contains("unknown-peer"), "{error}");
     Ok(())
 }
 
-/// Asks for the health three times over one connection: the first request has its header fields
-/// written out, the others refer to the table of HPACK.
+/// A Python program that checks the health three times over one connection.
+///
+/// The first request has literal header fields, the other two refer to the dynamic table of HPACK.
 const HEALTH_BY_C_CORE: &str = "
 import sys, grpc
 path, authority = sys.argv[1:]
@@ -150,7 +155,7 @@ with grpc.insecure_channel('unix://' + path, options=options) as channel:
         print(check(b'', timeout=10).hex())
 ";
 
-/// `HealthCheckResponse` with the status SERVING.
+/// An encoded `HealthCheckResponse` with the status `SERVING`.
 const SERVING: &str = "0801";
 
 #[test]
@@ -158,8 +163,10 @@ fn a_client_of_grpc_c_core_is_served_on_a_unix_socket() -> Result<()> {
     let system = System::up("input-c-core", Options::default())?;
     let daemon = Daemon::NodeRouter(0);
     let target = system.grpc_target(daemon)?;
-    let path = target.strip_prefix("unix:").context("a unix socket")?;
-    // What C-core sends since 1.57 if no authority is set; older versions send `localhost`.
+    let path = target
+        .strip_prefix("unix:")
+        .context("the target is not a unix socket")?;
+    // Without an authority C-core 1.57 and later send the encoded path; older versions send `localhost`.
     let encoded = path.replace('/', "%2F");
     for authority in ["", &encoded, encoded.trim_start_matches("%2F")] {
         let arguments = ["-c", HEALTH_BY_C_CORE, path, authority];
