@@ -1,4 +1,4 @@
-//! The manifests against a real API server: what it accepts, what it admits, what it allows.
+//! Tests of the manifests with a real API server: validation, pod security and RBAC.
 
 use std::{
     process::{Command, Output},
@@ -9,10 +9,10 @@ use lab::kubernetes::{ControlPlane, Settings, binaries};
 use serde_json::{Value, json};
 
 use crate::rendered::{
-    APPLIED, Rendered, applied, component, each_component, list, manifests, text,
+    APPLIED, RenderedManifests, applied, component, each_component, list, manifests, text,
 };
 
-/// Enough of the Prometheus operator's resource to take objects of it.
+/// A minimal CustomResourceDefinition of PodMonitor, so that the API server accepts PodMonitors.
 const POD_MONITORS: &str = "\
 apiVersion: apiextensions.k8s.io/v1
 kind: CustomResourceDefinition
@@ -34,8 +34,10 @@ fn start(test: &str) -> ControlPlane {
     ControlPlane::start(&directory).unwrap()
 }
 
-/// Namespaces, and in each the ServiceAccount that a controller would make.
-fn make_namespaces(api: &ControlPlane, rendered: &Rendered) {
+/// Creates the Namespaces of the manifests with their ServiceAccount `default`.
+///
+/// In a whole cluster a controller creates this ServiceAccount.
+fn create_namespaces(api: &ControlPlane, rendered: &RenderedManifests) {
     for namespace in rendered.of_kind("Namespace") {
         let name = text(&namespace["metadata"]["name"]);
         let yaml = serde_json::to_string(namespace).unwrap();
@@ -46,7 +48,7 @@ fn make_namespaces(api: &ControlPlane, rendered: &Rendered) {
     }
 }
 
-/// How often each workload has been changed.
+/// Returns a table with the generation of each workload. A changed workload has another generation.
 fn generations(api: &ControlPlane) -> String {
     let columns = "-o=custom-columns=NAME:.metadata.name,CHANGES:.metadata.generation";
     let workloads = "deployments,statefulsets,daemonsets";
@@ -55,14 +57,14 @@ fn generations(api: &ControlPlane) -> String {
 }
 
 #[test]
-fn the_api_server_takes_everything_without_a_warning() {
+fn the_api_server_accepts_all_manifests_without_a_warning() {
     let api = start("apply");
     api.kubectl_with_input(&["apply", "-f", "-"], POD_MONITORS)
         .unwrap();
     let established = ["wait", "--for=condition=Established", "crd", "--all"];
     api.kubectl(&established).unwrap();
     for path in ["overlays/flat-l2", "examples/second-application"] {
-        make_namespaces(&api, &applied(path));
+        create_namespaces(&api, &applied(path));
     }
     for path in APPLIED {
         let folder = manifests().join(path);
@@ -81,7 +83,7 @@ fn the_api_server_takes_everything_without_a_warning() {
         let output = apply(&[]);
         let objects = applied(path).objects.len();
         assert_eq!(output.lines().count(), objects, "{output}");
-        // What is applied again is the same: nobody's pods are replaced.
+        // A second apply changes no workload, so no pod is replaced.
         let before = generations(&api);
         apply(&[]);
         assert_eq!(generations(&api), before, "{path}");
@@ -96,7 +98,7 @@ fn the_api_server_takes_everything_without_a_warning() {
         ];
         api.kubectl_with_input(&apply, &component.yaml).unwrap();
     }
-    let mut shown = 0;
+    let mut examples = 0;
     for object in objects_in("docs") {
         let dry_run = "--dry-run=server";
         let apply = [
@@ -108,19 +110,19 @@ fn the_api_server_takes_everything_without_a_warning() {
             "-",
         ];
         api.kubectl_with_input(&apply, &object).unwrap();
-        shown += 1;
+        examples += 1;
     }
-    assert!(shown > 1, "{shown} objects in the documents");
+    assert!(examples > 1, "{examples} objects in the documents");
 }
 
 #[test]
-fn where_ipv6_comes_first_services_keep_the_family_of_their_addresses() {
+fn in_an_ipv6_first_cluster_services_have_the_family_ipv4() {
     let directory = lab::repository().join("target/lab/manifests/ipv6-first");
     let ranges = ["fd00:96::/112", "10.96.0.0/16"].join(",");
     let settings = Settings {
         options: vec![
             format!("--service-cluster-ip-range={ranges}"),
-            // Must have the family of the first range; nobody connects to it.
+            // The address must have the family of the first range. No client connects to it.
             "--advertise-address=fd00:200::1".to_owned(),
         ],
         ..Settings::default()
@@ -130,7 +132,7 @@ fn where_ipv6_comes_first_services_keep_the_family_of_their_addresses() {
     let first: Value = serde_json::from_str(&api.kubectl(&first).unwrap()).unwrap();
     assert_eq!(first["spec"]["ipFamilies"], json!(["IPv6"]));
     for path in ["overlays/flat-l2", "examples/second-application"] {
-        make_namespaces(&api, &applied(path));
+        create_namespaces(&api, &applied(path));
     }
     let mut services = 0;
     for path in APPLIED {
@@ -138,7 +140,7 @@ fn where_ipv6_comes_first_services_keep_the_family_of_their_addresses() {
         let applied = api.kubectl_with_input(&apply, &applied(path).yaml).unwrap();
         let applied: Value = serde_json::from_str(&applied).unwrap();
         for object in list(&applied["items"]) {
-            // One without an address of its own gives its pods' names, in whatever family.
+            // A headless Service has no cluster IP, so it can have every family.
             let is_headless = object["spec"]["clusterIP"] == "None";
             if object["kind"] != "Service" || is_headless {
                 continue;
@@ -151,11 +153,12 @@ fn where_ipv6_comes_first_services_keep_the_family_of_their_addresses() {
     assert!(services > 5, "{services} Services");
 }
 
-/// What the documents of a folder show of the cluster's own objects.
+/// Returns the YAML examples of the documents in a folder, except files of portlb's own kinds.
 fn objects_in(folder: &str) -> Vec<String> {
     let folder = std::fs::read_dir(lab::repository().join(folder)).unwrap();
     let files = folder.map(|file| file.unwrap().path());
-    let documents = files.filter(|path| path.extension().is_some_and(|end| end == "md"));
+    let documents =
+        files.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
     let mut objects = Vec::new();
     for document in documents {
         let text = std::fs::read_to_string(document).unwrap();
@@ -169,7 +172,7 @@ fn objects_in(folder: &str) -> Vec<String> {
 }
 
 #[test]
-fn what_is_deleted_by_label_leaves_the_namespaces() {
+fn a_delete_by_the_label_of_portlb_keeps_the_namespaces() {
     const SELECTOR: &str = "-l app.kubernetes.io/part-of=portlb";
     let guide =
         std::fs::read_to_string(lab::repository().join("docs/how-to/operations.md")).unwrap();
@@ -183,14 +186,20 @@ fn what_is_deleted_by_label_leaves_the_namespaces() {
         .unwrap();
     let get = ["get", "--ignore-not-found", "-o", "name", "-f", "-"];
     let yaml = &applied("overlays/flat-l2").yaml;
-    let left = api.kubectl_with_input(&get, yaml).unwrap();
-    let mut left: Vec<&str> = left.lines().collect();
-    left.sort_unstable();
-    assert_eq!(left, ["namespace/portlb-system", "namespace/web"]);
+    let remaining = api.kubectl_with_input(&get, yaml).unwrap();
+    let mut remaining: Vec<&str> = remaining.lines().collect();
+    remaining.sort_unstable();
+    assert_eq!(remaining, ["namespace/portlb-system", "namespace/web"]);
 }
 
-/// Asks the API server for a pod of each workload, without making any.
-fn admission(api: &ControlPlane, rendered: &Rendered, namespace: &str) -> Vec<(String, bool)> {
+/// Returns for each workload whether the API server admits its pod into the namespace.
+///
+/// The pods are created with `--dry-run`, so no pod exists afterwards.
+fn admission(
+    api: &ControlPlane,
+    rendered: &RenderedManifests,
+    namespace: &str,
+) -> Vec<(String, bool)> {
     let pods = rendered.pods();
     pods.iter()
         .map(|pod| {
@@ -217,10 +226,10 @@ fn admission(api: &ControlPlane, rendered: &Rendered, namespace: &str) -> Vec<(S
 }
 
 #[test]
-fn pods_need_the_pod_security_level_that_their_namespace_has_and_no_pod_needs_more_than_it_says() {
+fn each_workload_is_admitted_exactly_by_the_pod_security_levels_that_it_needs() {
     let api = start("admission");
     let overlay = applied("overlays/flat-l2");
-    make_namespaces(&api, &overlay);
+    create_namespaces(&api, &overlay);
     for level in ["privileged", "baseline", "restricted"] {
         api.create_namespace(level).unwrap();
         let label = format!("pod-security.kubernetes.io/enforce={level}");
@@ -230,13 +239,13 @@ fn pods_need_the_pod_security_level_that_their_namespace_has_and_no_pod_needs_mo
         api.kubectl(&["create", "serviceaccount", "load-balancer", "-n", namespace])
             .unwrap();
     }
-    let expect = |rendered: &Rendered, namespace: &str, expected: &[(&str, bool)]| {
-        let found = admission(&api, rendered, namespace);
-        let found: Vec<(&str, bool)> = found
+    let expect = |rendered: &RenderedManifests, namespace: &str, expected: &[(&str, bool)]| {
+        let actual = admission(&api, rendered, namespace);
+        let actual: Vec<(&str, bool)> = actual
             .iter()
-            .map(|(name, ok)| (name.as_str(), *ok))
+            .map(|(name, is_admitted)| (name.as_str(), *is_admitted))
             .collect();
-        assert_eq!(found, expected, "{} in {namespace}", rendered.name);
+        assert_eq!(actual, expected, "{} in {namespace}", rendered.name);
     };
     let workloads = ["load-balancer", "route-reflector", "node-router"];
     expect(&overlay, "privileged", &workloads.map(|name| (name, true)));
@@ -251,7 +260,7 @@ fn pods_need_the_pod_security_level_that_their_namespace_has_and_no_pod_needs_mo
     expect(&masquerade, "restricted", &[("web-masquerade", true)]);
 }
 
-/// Somebody who has only a token.
+/// A client of the API server that has only the token of a ServiceAccount.
 struct Account<'a> {
     api: &'a ControlPlane,
     token: String,
@@ -284,7 +293,7 @@ impl Account<'_> {
     }
 
     #[track_caller]
-    fn may_make(&self, arguments: &[&str], object: &Value) {
+    fn may_create(&self, arguments: &[&str], object: &Value) {
         let output = self.kubectl(arguments, Some(object));
         assert!(output.status.success(), "{arguments:?}: {output:?}");
     }
@@ -292,12 +301,14 @@ impl Account<'_> {
     #[track_caller]
     fn may_not(&self, arguments: &[&str]) {
         let output = self.kubectl(arguments, None);
-        let complaint = String::from_utf8_lossy(&output.stderr);
+        let errors = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success(), "{arguments:?} is allowed");
-        assert!(complaint.contains("orbidden"), "{arguments:?}: {complaint}");
+        assert!(errors.contains("orbidden"), "{arguments:?}: {errors}");
     }
 
-    /// Without looking at the object first, as kubectl does.
+    /// Checks that the account may patch an object without the right to get it.
+    ///
+    /// `kubectl patch` would get the object first.
     #[track_caller]
     fn may_patch(&self, path: &str, patch: &Value) {
         let (status, answer) = self.patch(path, patch);
@@ -324,9 +335,9 @@ impl Account<'_> {
         (status.to_owned(), answer.to_owned())
     }
 
-    /// Lists and watches; the API server ends the watch after a second.
+    /// Checks that the account may list and watch. The API server ends the watch after one second.
     #[track_caller]
-    fn may_follow(&self, path: &str) {
+    fn may_list_and_watch(&self, path: &str) {
         self.may(&["get", "--raw", path]);
         self.may(&[
             "get",
@@ -336,7 +347,7 @@ impl Account<'_> {
     }
 }
 
-/// A token of the load balancer's ServiceAccount in the namespace `web`.
+/// Returns the account of the load balancer's ServiceAccount in the namespace `web`.
 fn watcher(api: &ControlPlane) -> Account<'_> {
     let token = api
         .token("web", "load-balancer", Duration::from_secs(600))
@@ -358,14 +369,14 @@ fn apply(api: &ControlPlane, path: &str) {
 }
 
 #[test]
-fn the_watcher_may_do_what_it_does_and_nothing_else() {
+fn pod_watcher_has_exactly_the_rights_that_it_uses() {
     let api = start("rights");
     apply(&api, "overlays/flat-l2");
     apply(&api, "examples/web/tunnel");
     let watcher = watcher(&api);
 
-    watcher.may_follow("/api/v1/namespaces/web/services");
-    watcher.may_follow("/apis/discovery.k8s.io/v1/namespaces/web/endpointslices");
+    watcher.may_list_and_watch("/api/v1/namespaces/web/services");
+    watcher.may_list_and_watch("/apis/discovery.k8s.io/v1/namespaces/web/endpointslices");
     watcher.may_not(&["get", "service", "web", "-n", "web"]);
     let ingress = json!({"loadBalancer": {"ingress": [{"ip": "10.1.1.10", "ipMode": "Proxy"}]}});
     let status = json!({"status": ingress});
@@ -377,17 +388,17 @@ fn the_watcher_may_do_what_it_does_and_nothing_else() {
         "metadata": {"name": "portlb", "namespace": "web"},
         "spec": {"holderIdentity": "load-balancer-0", "leaseDurationSeconds": 15},
     });
-    watcher.may_make(&["create"], &lease);
-    watcher.may_make(&["replace"], &lease);
+    watcher.may_create(&["create"], &lease);
+    watcher.may_create(&["replace"], &lease);
     watcher.may(&["get", "lease", "portlb", "-n", "web"]);
     let mut report = lease.clone();
     report["metadata"]["name"] = json!("portlb-load-balancer-0");
-    watcher.may_make(&["create"], &report);
+    watcher.may_create(&["create"], &report);
     let reports = "/apis/coordination.k8s.io/v1/namespaces/web/leases";
     let renewed = json!({"spec": {"leaseTransitions": 1}});
     watcher.may_patch(&format!("{reports}/portlb-load-balancer-0"), &renewed);
-    watcher.may_follow(reports);
-    // Other programs of the application elect their leaders by Leases, too.
+    watcher.may_list_and_watch(reports);
+    // Other programs in the namespace can also use Leases, so pod-watcher must not delete any.
     for name in ["portlb", "portlb-load-balancer-0"] {
         watcher.may_not(&["delete", "lease", name, "-n", "web"]);
     }
@@ -407,7 +418,7 @@ fn the_watcher_may_do_what_it_does_and_nothing_else() {
         "regarding": about,
         "type": "Warning",
     });
-    watcher.may_make(&["create"], &event);
+    watcher.may_create(&["create"], &event);
     let events = "/apis/events.k8s.io/v1/namespaces/web/events/web.event";
     let series = json!({"count": 2, "lastObservedTime": "2026-11-21T00:01:00.000000Z"});
     watcher.may_patch(events, &json!({"series": series}));
@@ -426,20 +437,20 @@ fn the_watcher_may_do_what_it_does_and_nothing_else() {
 }
 
 #[test]
-fn a_watcher_of_weights_may_follow_pods_too() {
+fn with_the_component_pod_weights_pod_watcher_may_list_and_watch_pods() {
     let api = start("pod-weights");
     apply(&api, "overlays/flat-l2");
     let rendered = component("pod-weights", "load-balancer");
     api.kubectl_with_input(&["apply", "-f", "-"], &rendered.yaml)
         .unwrap();
     let watcher = watcher(&api);
-    watcher.may_follow("/api/v1/namespaces/web/pods");
-    watcher.may_follow("/api/v1/namespaces/web/services");
+    watcher.may_list_and_watch("/api/v1/namespaces/web/pods");
+    watcher.may_list_and_watch("/api/v1/namespaces/web/services");
     watcher.may_not(&["delete", "pod", "web-0", "-n", "web"]);
 }
 
 #[test]
-fn the_watcher_of_a_whole_cluster_may_follow_and_answer_everywhere() {
+fn a_cluster_wide_pod_watcher_may_watch_services_and_write_status_in_every_namespace() {
     let api = start("cluster-wide");
     apply(&api, "overlays/flat-l2");
     apply(&api, "examples/second-application");
@@ -449,8 +460,8 @@ fn the_watcher_of_a_whole_cluster_may_follow_and_answer_everywhere() {
     let map = rendered.get("ConfigMap", "web", "pod-watcher");
     assert_eq!(map["data"]["PORTLB_ALL_NAMESPACES"], "true");
     let watcher = watcher(&api);
-    watcher.may_follow("/api/v1/services");
-    watcher.may_follow("/apis/discovery.k8s.io/v1/endpointslices");
+    watcher.may_list_and_watch("/api/v1/services");
+    watcher.may_list_and_watch("/apis/discovery.k8s.io/v1/endpointslices");
     let status = json!({"status": {"loadBalancer": {"ingress": [{"ip": "10.1.2.10"}]}}});
     watcher.may_patch("/api/v1/namespaces/shop/services/web/status", &status);
     watcher.may_not(&["get", "secrets", "--all-namespaces"]);
@@ -458,7 +469,7 @@ fn the_watcher_of_a_whole_cluster_may_follow_and_answer_everywhere() {
 }
 
 #[test]
-fn a_load_balancer_with_a_file_has_no_rights_at_all() {
+fn a_load_balancer_with_a_file_source_has_no_rights_and_no_token() {
     let rendered = component("file-source", "load-balancer");
     for kind in ["Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"] {
         assert_eq!(rendered.of_kind(kind).count(), 0, "{kind}");

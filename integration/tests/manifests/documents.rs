@@ -1,4 +1,7 @@
-//! Documents that describe what programs say name all of it, and what they tell to apply exists.
+//! Tests that documents agree with code and manifests.
+//!
+//! The operators' guide must explain every metric, step and Event. Paths in documents must exist, and
+//! examples for routers must work.
 
 use std::{
     collections::BTreeSet,
@@ -22,7 +25,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The sources of a crate, each without its tests.
+/// Returns the source files of a crate, each without its tests.
 fn code_of(krate: &str) -> Vec<String> {
     let mut files = Vec::new();
     sources(
@@ -47,7 +50,9 @@ const CRATES_WITH_METRICS: &[&str] = &[
     "route-reflector",
 ];
 
-/// The names of metrics in a source: words that a sentence of help follows.
+/// Returns the names of metrics in source code.
+///
+/// A name of a metric is a string literal of lowercase letters, followed by a literal with its help.
 fn metrics(code: &str) -> BTreeSet<String> {
     let pieces: Vec<&str> = code.split('"').collect();
     let literals = (1..pieces.len().saturating_sub(2)).step_by(2);
@@ -70,18 +75,18 @@ fn every_metric_is_in_the_operators_guide() {
                 continue;
             }
             for name in metrics(&code) {
-                // The reflector's collector puts its own name before each.
+                // route-reflector's collector adds the prefix `reflector_` to short names.
                 let is_long = *daemon != "route-reflector" || name.starts_with("reflector_");
                 let name = if is_long {
                     name
                 } else {
                     format!("reflector_{name}")
                 };
-                let is_there = guide.contains(&format!("`portlb_{name}`"))
+                let is_explained = guide.contains(&format!("`portlb_{name}`"))
                     || guide.contains(&format!("`portlb_{name}_total`"));
                 assert!(
-                    is_there,
-                    "docs/reference/metrics.md does not explain portlb_{name} of {daemon}"
+                    is_explained,
+                    "docs/operations.md does not explain portlb_{name} of {daemon}"
                 );
                 count += 1;
             }
@@ -124,13 +129,13 @@ fn every_event_is_in_the_operators_guide() {
     for reason in reasons.difference(&BTreeSet::from(["Normal", "Warning"])) {
         assert!(
             guide.contains(&format!("`{reason}`")),
-            "docs/reference/events.md lacks {reason}"
+            "docs/operations.md does not explain the Event {reason}"
         );
     }
 }
 
 #[test]
-fn what_the_documents_tell_to_apply_exists() {
+fn every_manifest_that_a_document_names_exists() {
     let mut count = 0;
     for name in [
         "README.md",
@@ -149,31 +154,36 @@ fn what_the_documents_tell_to_apply_exists() {
             if !word.starts_with("manifests/") || word.contains(['<', '*']) {
                 continue;
             }
-            assert!(lab::repository().join(word).exists(), "{name}: {word}");
+            assert!(
+                lab::repository().join(word).exists(),
+                "{name}: {word} does not exist"
+            );
             count += 1;
         }
     }
     assert!(count > 8, "{count} paths were found");
 }
 
-/// A block of code in a section; 0 is the first.
+/// Returns a block of code in a section of a document. The first block has the number 0.
 fn block<'a>(document: &'a str, section: &str, number: usize) -> &'a str {
     let section = document.split(&format!("## {section}")).nth(1).unwrap();
     section.split("```").nth(2 * number + 1).unwrap()
 }
 
-fn written(code: &str) -> tempfile::NamedTempFile {
+fn write_to_file(code: &str) -> tempfile::NamedTempFile {
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), code).unwrap();
     file
 }
 
-/// The first block of code in a section.
+/// Writes the first block of code of a section into a temporary file.
 fn example(document: &str, section: &str) -> tempfile::NamedTempFile {
-    written(block(document, section, 0))
+    write_to_file(block(document, section, 0))
 }
 
-/// Stands for both reflectors: two paths of a service address, then what the router must not take.
+/// Configuration of a BIRD in place of both reflectors.
+///
+/// BIRD sends two valid paths of a service address and two paths that the router must refuse.
 const REFLECTOR: &str = "\
 router id 10.244.1.7;
 protocol device {}
@@ -196,7 +206,9 @@ protocol bgp upstream {
 }
 ";
 
-/// A network of its own, which ends with the script. All four paths have come when it looks.
+/// Script that runs both BIRDs in its own network namespace and prints the routes of the router.
+///
+/// The script waits until all four paths have arrived and the second next hop is installed.
 const ROUTER: &str = "\
 set -e
 ip link set lo up
@@ -216,12 +228,12 @@ ip route show proto bird
 ";
 
 #[test]
-fn bird_with_the_example_installs_a_route_by_way_of_each_node_and_nothing_else() {
+fn bird_with_the_example_installs_a_next_hop_for_each_node_and_no_other_route() {
     let folder = tempfile::tempdir().unwrap();
     let text = document("docs/how-to/upstream-router.md");
     fs::copy(example(&text, "BIRD"), folder.path().join("router.conf")).unwrap();
     fs::write(folder.path().join("reflector.conf"), REFLECTOR).unwrap();
-    // It needs root, as the lab does.
+    // `unshare` needs root.
     let output = Command::new("unshare")
         .args(["--net", "--pid", "--fork", "--kill-child"])
         .args(["sh", "-c", ROUTER])
@@ -240,10 +252,10 @@ fn bird_with_the_example_installs_a_route_by_way_of_each_node_and_nothing_else()
     assert_eq!(prefixes, ["10.1.1.10"], "{output:?}");
 }
 
-/// Whether bgpd finds nothing to say of a configuration.
+/// Checks that bgpd accepts a configuration without a message.
 #[track_caller]
 fn check_frr(code: &str) {
-    let file = written(code);
+    let file = write_to_file(code);
     let mut bgpd = Command::new("/usr/lib/frr/bgpd");
     bgpd.args([
         "--dryrun",
@@ -262,21 +274,21 @@ fn check_frr(code: &str) {
 }
 
 #[test]
-fn frr_takes_the_example() {
-    check_frr(block(&document("docs/how-to/upstream-router.md"), "FRR", 0));
+fn frr_accepts_the_example() {
+    check_frr(block(&document("docs/upstream-router.md"), "FRR", 0));
 }
 
 #[test]
-fn both_routers_take_what_ipv6_adds_to_the_examples() {
-    let text = document("docs/how-to/upstream-router.md");
+fn bird_and_frr_accept_the_examples_with_the_ipv6_additions() {
+    let text = document("docs/upstream-router.md");
     let bird = block(&text, "BIRD", 0).replace("direct { ipv4; }", "direct { ipv4; ipv6; }");
     let (kernel, channel) = block(&text, "IPv6", 0)
         .split_once("# in `protocol bgp reflectors`, next to `ipv4`:")
         .unwrap();
     let (session, _) = bird.trim_end().rsplit_once('}').unwrap();
-    // Its first line says where it belongs.
+    // The first line is a comment that names the place of the lines.
     let (_, kernel) = kernel.trim_start().split_once('\n').unwrap();
-    let bird = written(&format!("{session}{channel}}}\n{kernel}"));
+    let bird = write_to_file(&format!("{session}{channel}}}\n{kernel}"));
     let output = Command::new("bird")
         .arg("-p")
         .arg("-c")

@@ -1,4 +1,4 @@
-//! Flags, variables and their values in the manifests are what the programs take.
+//! Tests of flags and variables in the manifests with the real programs.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,9 +7,9 @@ use std::{
     sync::Mutex,
 };
 
-use crate::rendered::{Container, Rendered, everything, list, text};
+use crate::rendered::{Container, RenderedManifests, everything, list, text};
 
-/// What `--help` of each program says.
+/// Returns the output of `--help` of a program. Each program runs only once.
 fn help(program: &str) -> String {
     static ANSWERS: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
     let mut answers = ANSWERS.lock().unwrap();
@@ -25,15 +25,15 @@ fn help(program: &str) -> String {
     answer.clone()
 }
 
-/// Every flag and every variable that `--help` shows.
-fn known(help: &str) -> BTreeSet<String> {
+/// Returns every flag and every variable in the output of `--help`.
+fn flags_and_variables(help: &str) -> BTreeSet<String> {
     let mut known = BTreeSet::new();
     for line in help.lines() {
         let flags = line
             .split([' ', ',', '='])
             .filter(|word| word.starts_with("--"));
         known.extend(flags.map(str::to_owned));
-        // Long lines are wrapped, but never within a name.
+        // `--help` wraps long lines, but never within a name.
         let variables = line.split("[env: ").skip(1);
         known.extend(
             variables
@@ -49,21 +49,25 @@ fn every_flag_and_variable_exists_in_the_program() {
     for rendered in everything() {
         for pod in rendered.pods() {
             for container in pod.containers() {
-                let known = known(&help(container.program));
+                let known = flags_and_variables(&help(container.program));
                 assert!(known.len() > 3, "{}: {known:?}", container.program);
                 for argument in list(&container.value["args"]) {
                     let flag = text(argument).split('=').next().unwrap();
-                    assert!(known.contains(flag), "{}: no flag {flag}", container.name);
+                    assert!(
+                        known.contains(flag),
+                        "{}: the program has no flag {flag}",
+                        container.name
+                    );
                 }
                 let own = list(&container.value["env"])
                     .iter()
-                    .map(|one| text(&one["name"]));
+                    .map(|variable| text(&variable["name"]));
                 let from_maps = rendered.variables_from(container.value);
                 let variables = own.chain(from_maps.into_iter().map(|(name, _)| name));
                 for name in variables.filter(|name| name.starts_with("PORTLB_")) {
                     assert!(
                         known.contains(name),
-                        "{}: no variable {name}",
+                        "{}: the program has no variable {name}",
                         container.name
                     );
                 }
@@ -72,59 +76,57 @@ fn every_flag_and_variable_exists_in_the_program() {
     }
 }
 
-/// The addresses of a pod and of its node, as the downward API gives them.
-struct Addresses {
-    /// `status.podIP`
-    pod: &'static str,
-    /// `status.podIPs`
-    pods: &'static str,
-    /// `status.hostIP`
-    host: &'static str,
-    /// `status.hostIPs`
-    hosts: &'static str,
+/// Values of the downward API for the addresses of a pod and of its node.
+struct DownwardAddresses {
+    pod_ip: &'static str,
+    pod_ips: &'static str,
+    host_ip: &'static str,
+    host_ips: &'static str,
 }
 
-/// Of the address plan of overlays/flat-l2.
-const PLANS: [Addresses; 3] = [
-    Addresses {
-        pod: "10.244.1.7",
-        pods: "10.244.1.7",
-        host: "10.200.0.11",
-        hosts: "10.200.0.11",
+/// Addresses in an IPv4 cluster, an IPv4-first and an IPv6-first dual-stack cluster.
+///
+/// They are in the address plan of `overlays/flat-l2`.
+const CLUSTERS: [DownwardAddresses; 3] = [
+    DownwardAddresses {
+        pod_ip: "10.244.1.7",
+        pod_ips: "10.244.1.7",
+        host_ip: "10.200.0.11",
+        host_ips: "10.200.0.11",
     },
-    Addresses {
-        pod: "10.244.1.7",
-        pods: "10.244.1.7,fd00:244:1::7",
-        host: "10.200.0.11",
-        hosts: "10.200.0.11,fd00:200::11",
+    DownwardAddresses {
+        pod_ip: "10.244.1.7",
+        pod_ips: "10.244.1.7,fd00:244:1::7",
+        host_ip: "10.200.0.11",
+        host_ips: "10.200.0.11,fd00:200::11",
     },
-    Addresses {
-        pod: "fd00:244:1::7",
-        pods: "fd00:244:1::7,10.244.1.7",
-        host: "fd00:200::11",
-        hosts: "fd00:200::11,10.200.0.11",
+    DownwardAddresses {
+        pod_ip: "fd00:244:1::7",
+        pod_ips: "fd00:244:1::7,10.244.1.7",
+        host_ip: "fd00:200::11",
+        host_ips: "fd00:200::11,10.200.0.11",
     },
 ];
 
-fn downward(field: &str, addresses: &Addresses) -> &'static str {
+fn downward_value(field: &str, addresses: &DownwardAddresses) -> &'static str {
     match field {
         "metadata.name" => "load-balancer-0",
         "metadata.namespace" => "web",
         "metadata.uid" => "b7a1a7f0-9d35-4a4e-a1a5-7a2c4f5d0001",
-        "status.podIP" => addresses.pod,
-        "status.podIPs" => addresses.pods,
-        "status.hostIP" => addresses.host,
-        "status.hostIPs" => addresses.hosts,
-        other => panic!("what is {other}?"),
+        "status.podIP" => addresses.pod_ip,
+        "status.podIPs" => addresses.pod_ips,
+        "status.hostIP" => addresses.host_ip,
+        "status.hostIPs" => addresses.host_ips,
+        other => panic!("this test has no value for the field {other}"),
     }
 }
 
-/// The command as the kubelet would start it, with the files of its ConfigMaps in `folder`.
+/// Returns the command that the kubelet would start, with the files of its ConfigMaps in `folder`.
 fn command(
-    rendered: &Rendered,
+    rendered: &RenderedManifests,
     container: &Container<'_>,
     folder: &std::path::Path,
-    addresses: &Addresses,
+    addresses: &DownwardAddresses,
 ) -> Command {
     let mut command = lab::daemons::command(container.program).unwrap();
     command
@@ -134,7 +136,7 @@ fn command(
     for variable in list(&container.value["env"]) {
         let name = text(&variable["name"]);
         let field = text(&variable["valueFrom"]["fieldRef"]["fieldPath"]);
-        let value = downward(field, addresses);
+        let value = downward_value(field, addresses);
         command.env(name, value);
         expansions.push((format!("$({name})"), value));
     }
@@ -165,8 +167,8 @@ current-context: lab
 ";
 
 #[test]
-fn every_daemon_accepts_its_configuration_whatever_family_the_cluster_has_first() {
-    const WITH_CHECK: &[&str] = &[
+fn every_daemon_accepts_its_configuration_in_ipv4_and_dual_stack_clusters() {
+    const DAEMONS: &[&str] = &[
         "pod-watcher",
         "ipvs-programmer",
         "bgp-announcer",
@@ -175,22 +177,23 @@ fn every_daemon_accepts_its_configuration_whatever_family_the_cluster_has_first(
     ];
     let mut checked = BTreeSet::new();
     for rendered in everything() {
-        // A base alone has not been told the values of any network.
+        // A component on its base lacks the values that an overlay sets, such as addresses. Only
+        // file-source gives pod-watcher a complete configuration.
         if rendered.name.starts_with("components/") && !rendered.name.ends_with("file-source") {
             continue;
         }
         for pod in rendered.pods() {
             for container in pod.containers() {
-                let is_told =
+                let is_complete =
                     !rendered.name.starts_with("components/") || container.program == "pod-watcher";
-                if !WITH_CHECK.contains(&container.program) || container.is_init || !is_told {
+                if !DAEMONS.contains(&container.program) || container.is_init || !is_complete {
                     continue;
                 }
                 let folder = tempfile::tempdir().unwrap();
-                // In a cluster the kubelet gives it a token instead.
+                // In a cluster the daemon uses its ServiceAccount token instead of a kubeconfig.
                 let kubeconfig = folder.path().join("kubeconfig");
                 fs::write(&kubeconfig, KUBECONFIG).unwrap();
-                for addresses in &PLANS {
+                for addresses in &CLUSTERS {
                     let output = command(rendered, &container, folder.path(), addresses)
                         .env("PORTLB_KUBECONFIG", &kubeconfig)
                         .arg("--check-config")
@@ -202,10 +205,10 @@ fn every_daemon_accepts_its_configuration_whatever_family_the_cluster_has_first(
             }
         }
     }
-    assert_eq!(checked.len(), WITH_CHECK.len(), "{checked:?}");
+    assert_eq!(checked.len(), DAEMONS.len(), "{checked:?}");
 }
 
-/// A time as flags take it, in seconds.
+/// Parses a duration of a flag that has the unit seconds.
 fn seconds(time: &str) -> u64 {
     time.strip_suffix('s').unwrap().parse().unwrap()
 }
@@ -217,14 +220,14 @@ fn default_of(program: &str, flag: &str) -> u64 {
     seconds(value.split(']').next().unwrap())
 }
 
-/// What the end of a daemon may take beyond its linger, in seconds.
+/// Longest time that a daemon needs to end after its linger, in seconds.
 const MARGIN: u64 = 10;
 
 #[test]
-fn a_pod_has_time_to_drain_and_each_daemon_outlives_the_one_that_it_serves() {
+fn each_daemon_lingers_longer_than_the_daemon_that_it_serves_and_fits_into_the_grace_period() {
     let drain =
         default_of("bgp-announcer", "withdraw-delay") + default_of("bgp-announcer", "linger");
-    // node-router gets its SIGTERM at once, load balancers theirs after they have slept.
+    // node-router gets SIGTERM immediately, and load balancers get it after their preStop sleep.
     let mut longest_sleep = 0;
     let mut routers = Vec::new();
     for rendered in everything() {
@@ -242,7 +245,7 @@ fn a_pod_has_time_to_drain_and_each_daemon_outlives_the_one_that_it_serves() {
             let Some(announcer) = lingers.get("bgp-announcer") else {
                 continue;
             };
-            assert_eq!(*announcer, None, "the defaults are reckoned with here");
+            assert_eq!(*announcer, None, "this test expects the default linger");
             let programmer = lingers["ipvs-programmer"].unwrap();
             let watcher = lingers["pod-watcher"].unwrap();
             let sleeps: BTreeSet<_> = pod
@@ -254,7 +257,7 @@ fn a_pod_has_time_to_drain_and_each_daemon_outlives_the_one_that_it_serves() {
                 })
                 .collect();
             let [Some(sleep)] = *Vec::from_iter(sleeps) else {
-                panic!("the containers do not get SIGTERM at one time");
+                panic!("the containers have different preStop sleeps");
             };
             assert!(
                 drain < programmer && programmer < watcher && sleep + watcher + MARGIN <= grace,
@@ -272,9 +275,9 @@ fn a_pod_has_time_to_drain_and_each_daemon_outlives_the_one_that_it_serves() {
     }
 }
 
-/// In seconds, as the manifest says.
+/// Returns the value of `--linger` of a container in seconds.
 fn linger(container: &Container<'_>) -> Option<u64> {
     let arguments = list(&container.value["args"]).iter().map(text);
-    let mut lingers = arguments.filter_map(|one| one.strip_prefix("--linger="));
+    let mut lingers = arguments.filter_map(|argument| argument.strip_prefix("--linger="));
     lingers.next().map(seconds)
 }

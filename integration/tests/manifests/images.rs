@@ -1,4 +1,4 @@
-//! Every Containerfile follows one pattern.
+//! Tests of the Containerfiles of all programs.
 
 use std::{fs, path::PathBuf};
 
@@ -18,7 +18,7 @@ fn containerfiles() -> Vec<(String, PathBuf)> {
 }
 
 #[test]
-fn containerfiles_differ_in_name_description_and_user_only() {
+fn containerfiles_differ_only_in_name_description_and_user() {
     let files = containerfiles();
     assert!(files.len() >= 7, "{files:?}");
     for (name, path) in files {
@@ -42,7 +42,7 @@ fn containerfiles_differ_in_name_description_and_user_only() {
             ["USER 0:0", "USER 65532:65532"].contains(&user),
             "{name}: {user}"
         );
-        // Why this user, in the first lines.
+        // The first comment explains the user of the image.
         assert!(text.starts_with(&format!("# {name} ")), "{name}");
     }
 }
@@ -57,8 +57,8 @@ fn every_program_has_an_image() {
         .unwrap();
     let crates = lab::repository().join("crates");
     let programs = metadata.packages.iter().filter(|package| {
-        let is_ours = package.manifest_path.as_std_path().starts_with(&crates);
-        is_ours && package.targets.iter().any(|target| target.is_bin())
+        let is_in_crates = package.manifest_path.as_std_path().starts_with(&crates);
+        is_in_crates && package.targets.iter().any(|target| target.is_bin())
     });
     let mut programs: Vec<String> = programs.map(|package| package.name.to_string()).collect();
     let mut images: Vec<String> = containerfiles().into_iter().map(|(name, _)| name).collect();

@@ -1,5 +1,7 @@
-//! Keeps `manifests/` true: what they say is what the programs take, what a real API server
-//! accepts, and no more privilege than is written down.
+//! Tests of `manifests/`.
+//!
+//! The tests compare the manifests with the flags of the programs, with a real API server, with the
+//! documents, and with a list of allowed privileges.
 #![cfg(test)]
 
 mod api_server;

@@ -1,17 +1,17 @@
-//! Who may speak BGP to the reflectors.
+//! Tests of the NetworkPolicy of the reflectors.
 
 use serde_json::{Value, json};
 
 use crate::rendered::{APPLIED, applied, list, text};
 
-/// Whether all labels of the selector are among these.
+/// Reports whether a selector with `matchLabels` selects an object with these labels.
 fn is_selected(selector: &Value, labels: &Value) -> bool {
     let wanted = selector["matchLabels"].as_object().unwrap();
     !wanted.is_empty() && wanted.iter().all(|(name, value)| labels[name] == *value)
 }
 
 #[test]
-fn only_load_balancers_of_labelled_namespaces_reach_the_reflectors_of_every_overlay() {
+fn only_load_balancers_of_labelled_namespaces_may_reach_the_bgp_port_of_the_reflectors() {
     let overlays = APPLIED.iter().filter(|path| path.starts_with("overlays/"));
     let mut checked = 0;
     for path in overlays {
@@ -29,18 +29,18 @@ fn only_load_balancers_of_labelled_namespaces_reach_the_reflectors_of_every_over
         let mut bgp = rules.clone().filter(|rule| !rule["from"].is_null());
         let from = list(&bgp.next().unwrap()["from"]);
         assert!(bgp.next().is_none(), "{path}");
-        // One entry with both: two entries would allow what one of them matches.
+        // One entry must have both selectors. Two entries would allow pods that match only one selector.
         let [from] = from else {
             panic!("{path}: {from:?}");
         };
-        let is_for_all = |rule: &Value| rule["from"].is_null();
-        let open = rules.find(|rule| is_for_all(rule)).unwrap();
+        let allows_all = |rule: &Value| rule["from"].is_null();
+        let open = rules.find(|rule| allows_all(rule)).unwrap();
         assert_eq!(open["ports"], json!([{"port": "reflector"}]), "{path}");
 
         for name in ["namespaceSelector", "podSelector"] {
             let labels = from[name]["matchLabels"].as_object().unwrap();
-            let are_ours = labels.keys().all(|label| label.starts_with("portlb.io/"));
-            assert!(are_ours && !labels.is_empty(), "{path}: {labels:?}");
+            let are_of_portlb = labels.keys().all(|label| label.starts_with("portlb.io/"));
+            assert!(are_of_portlb && !labels.is_empty(), "{path}: {labels:?}");
         }
         let load_balancer = rendered.get("Deployment", "web", "load-balancer");
         let labels = &load_balancer["spec"]["template"]["metadata"]["labels"];
@@ -58,7 +58,7 @@ fn only_load_balancers_of_labelled_namespaces_reach_the_reflectors_of_every_over
 }
 
 #[test]
-fn the_load_balancer_of_a_second_application_may_speak_to_the_reflectors() {
+fn the_load_balancer_of_a_second_application_may_connect_to_the_reflectors() {
     let shop = applied("examples/second-application");
     let policies = applied("overlays/flat-l2");
     let policy = policies.get("NetworkPolicy", "portlb-system", "route-reflector");

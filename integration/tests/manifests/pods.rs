@@ -1,15 +1,15 @@
-//! No pod has a privilege that is not written down here.
+//! Tests of the privileges of every pod.
 
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::rendered::{Container, Pod, component, everything, list, text};
+use crate::rendered::{Container, WorkloadPod, component, everything, list, text};
 
-/// Programs that set the kernel's network, and so are user 0 with `NET_ADMIN`.
+/// Programs that configure the kernel's network. They run as user 0 with `NET_ADMIN`.
 const NET_ADMIN: &[&str] = &["ipvs-programmer", "node-router", "tunnel-init"];
 
-fn each_pod(mut check: impl FnMut(&Pod<'_>)) {
+fn each_pod(mut check: impl FnMut(&WorkloadPod<'_>)) {
     let mut count = 0;
     for rendered in everything() {
         for pod in rendered.pods() {
@@ -20,7 +20,7 @@ fn each_pod(mut check: impl FnMut(&Pod<'_>)) {
     assert!(count > 10, "{count} pods");
 }
 
-fn each_container(mut check: impl FnMut(&Pod<'_>, &Container<'_>)) {
+fn each_container(mut check: impl FnMut(&WorkloadPod<'_>, &Container<'_>)) {
     each_pod(|pod| {
         for container in pod.containers() {
             check(pod, &container);
@@ -28,13 +28,14 @@ fn each_container(mut check: impl FnMut(&Pod<'_>, &Container<'_>)) {
     });
 }
 
-/// The documented init step that sets sysctls, which nothing less can.
-fn is_the_privileged_step(container: &Container<'_>) -> bool {
+/// Reports whether the container is the init container that sets sysctls. Only a privileged container
+/// can set them.
+fn is_privileged_init(container: &Container<'_>) -> bool {
     container.is_init && container.value["args"] == json!(["--set-sysctls"])
 }
 
-/// A field of the container's securityContext, else of the pod's.
-fn effective<'a>(pod: &'a Pod<'_>, container: &'a Container<'_>, field: &str) -> &'a Value {
+/// Returns a field of the container's securityContext, or of the pod's if the container has none.
+fn effective<'a>(pod: &'a WorkloadPod<'_>, container: &'a Container<'_>, field: &str) -> &'a Value {
     let own = &container.value["securityContext"][field];
     if own.is_null() {
         &pod.spec["securityContext"][field]
@@ -44,7 +45,7 @@ fn effective<'a>(pod: &'a Pod<'_>, container: &'a Container<'_>, field: &str) ->
 }
 
 #[test]
-fn only_what_sets_the_kernel_has_a_capability_and_user_0() {
+fn only_programs_that_configure_the_kernel_have_net_admin_and_user_0() {
     each_container(|pod, container| {
         let name = &container.name;
         let is_admin = NET_ADMIN.contains(&container.program);
@@ -52,7 +53,7 @@ fn only_what_sets_the_kernel_has_a_capability_and_user_0() {
         assert_eq!(user, if is_admin { 0 } else { 65532 }, "{name}");
         let context = &container.value["securityContext"];
         assert_eq!(context["readOnlyRootFilesystem"], true, "{name}");
-        if is_the_privileged_step(container) {
+        if is_privileged_init(container) {
             assert_eq!(context["privileged"], true, "{name}");
             return;
         }
@@ -73,7 +74,7 @@ fn only_what_sets_the_kernel_has_a_capability_and_user_0() {
 }
 
 #[test]
-fn the_user_is_the_one_that_the_image_is_made_for() {
+fn each_container_runs_as_the_user_of_its_image() {
     each_container(|pod, container| {
         let file = format!("containers/{}/Containerfile", container.program);
         let file = std::fs::read_to_string(lab::repository().join(file)).unwrap();
@@ -98,7 +99,7 @@ fn the_user_is_the_one_that_the_image_is_made_for() {
 }
 
 #[test]
-fn pods_share_nothing_with_the_node_but_what_they_are_for() {
+fn only_node_router_shares_the_nodes_network_and_pods_mount_only_the_socket_folder() {
     each_pod(|pod| {
         let name = &pod.name;
         let is_node_router = pod.kind == "DaemonSet";
@@ -119,7 +120,7 @@ fn pods_share_nothing_with_the_node_but_what_they_are_for() {
 }
 
 #[test]
-fn only_the_pod_watcher_has_a_token_for_the_api_server() {
+fn only_pod_watcher_has_a_token_for_the_api_server() {
     let mut with_token = 0;
     each_pod(|pod| {
         assert_eq!(
@@ -129,7 +130,7 @@ fn only_the_pod_watcher_has_a_token_for_the_api_server() {
         );
         let holds_token = |volume: &&Value| {
             let sources = list(&volume["projected"]["sources"]).iter();
-            // Without an audience of its own it is for the API server.
+            // A token without an audience is a token for the API server.
             sources.clone().any(|source| {
                 let token = &source["serviceAccountToken"];
                 !token.is_null() && token["audience"].is_null()
@@ -150,7 +151,7 @@ fn only_the_pod_watcher_has_a_token_for_the_api_server() {
 }
 
 #[test]
-fn the_announcer_and_the_node_router_share_a_group_for_their_socket() {
+fn announcer_and_node_router_have_one_group_and_mount_only_the_socket_folder() {
     each_container(|pod, container| {
         if ["bgp-announcer", "node-router"].contains(&container.program) {
             assert_eq!(
@@ -162,7 +163,7 @@ fn the_announcer_and_the_node_router_share_a_group_for_their_socket() {
             let mounts = list(&container.value["volumeMounts"]).iter();
             let folders: Vec<&str> = mounts
                 .map(|mount| text(&mount["mountPath"]))
-                // Of the components tcp-md5 and hold-token, which have tests of their own.
+                // Folders of the components tcp-md5 and hold-token, which have separate tests.
                 .filter(|folder| {
                     ![
                         "/run/secrets/bgp-tcp-md5",
@@ -178,7 +179,7 @@ fn the_announcer_and_the_node_router_share_a_group_for_their_socket() {
 }
 
 #[test]
-fn the_key_of_tcp_md5_reaches_those_that_sign_and_nobody_else() {
+fn only_announcer_and_reflector_containers_mount_the_tcp_md5_key() {
     const SECRET: &str = "bgp-tcp-md5";
     let mut signing = BTreeSet::new();
     for base in ["load-balancer", "route-reflector"] {
@@ -188,7 +189,7 @@ fn the_key_of_tcp_md5_reaches_those_that_sign_and_nobody_else() {
             let mut secrets = volumes.filter(|volume| !volume["secret"].is_null());
             let secret = &secrets.next().unwrap()["secret"];
             assert_eq!(secret["secretName"], SECRET, "{}", pod.name);
-            // Owner and group read it, nobody else, and nobody writes to it.
+            // Only the owner and the group may read the key.
             assert_eq!(secret["defaultMode"], 0o440, "{}", pod.name);
             assert!(secrets.next().is_none(), "{}", pod.name);
             for container in pod.containers() {
@@ -203,14 +204,21 @@ fn the_key_of_tcp_md5_reaches_those_that_sign_and_nobody_else() {
                 let group = &pod.spec["securityContext"]["fsGroup"];
                 assert_eq!(effective(&pod, &container, "runAsGroup"), group);
                 let variables = list(&container.value["env"]).iter();
-                let mut files = variables.filter(|one| one["name"] == "PORTLB_MD5_KEY_FILE");
-                let file = files.next().map(|one| text(&one["value"]).to_owned());
+                let mut files =
+                    variables.filter(|variable| variable["name"] == "PORTLB_MD5_KEY_FILE");
+                let file = files
+                    .next()
+                    .map(|variable| text(&variable["value"]).to_owned());
                 let expected = (base == "load-balancer").then(|| format!("{folder}/key"));
                 assert_eq!(file, expected, "{}", container.name);
                 signing.insert(container.program.to_owned());
             }
         }
-        assert_eq!(rendered.of_kind("Secret").count(), 0, "a known key is none");
+        assert_eq!(
+            rendered.of_kind("Secret").count(),
+            0,
+            "a key in the manifests is no secret"
+        );
     }
     assert_eq!(
         Vec::from_iter(signing),
@@ -219,11 +227,11 @@ fn the_key_of_tcp_md5_reaches_those_that_sign_and_nobody_else() {
 }
 
 #[test]
-fn the_hold_token_reaches_the_announcer_alone_and_is_for_node_router() {
+fn only_the_announcer_mounts_the_hold_token() {
     let rendered = component("hold-token", "load-balancer");
     let pods = rendered.pods();
     let [pod] = &pods[..] else {
-        panic!("one workload");
+        panic!("expected one workload");
     };
     let volumes = list(&pod.spec["volumes"]).iter();
     let mut volumes = volumes.filter(|volume| volume["name"] == "hold-token");
@@ -250,16 +258,16 @@ fn the_hold_token_reaches_the_announcer_alone_and_is_for_node_router() {
 }
 
 #[test]
-fn node_router_wants_tokens_and_reads_the_keys_of_the_cluster_with_the_component() {
+fn with_the_component_hold_token_node_router_requires_tokens_and_mounts_the_token_keys() {
     let rendered = component("hold-token", "node-router");
     let pods = rendered.pods();
     let [pod] = &pods[..] else {
-        panic!("one workload");
+        panic!("expected one workload");
     };
     let volume = json!({"name": "hold-token-keys", "configMap": {"name": "hold-token-keys"}});
     assert!(list(&pod.spec["volumes"]).contains(&volume));
     let [container] = &pod.containers()[..] else {
-        panic!("one container");
+        panic!("expected one container");
     };
     let folder = "/etc/portlb/hold-token-keys";
     let mount = json!({"name": "hold-token-keys", "mountPath": folder, "readOnly": true});
@@ -278,19 +286,19 @@ fn node_router_wants_tokens_and_reads_the_keys_of_the_cluster_with_the_component
     let mut names = maps.map(|map| text(&map["metadata"]["name"]));
     assert!(
         names.all(|name| !name.starts_with("hold-token-keys")),
-        "keys of no cluster"
+        "the manifests must not contain token keys, since each cluster has its own"
     );
 }
 
 #[test]
-fn every_container_says_what_it_needs_and_whether_it_lives() {
+fn every_container_has_resources_and_every_daemon_has_a_liveness_probe() {
     each_container(|_, container| {
         let name = &container.name;
         let resources = &container.value["resources"];
         for field in ["/requests/cpu", "/requests/memory", "/limits/memory"] {
             assert!(resources.pointer(field).is_some(), "{name}: {field}");
         }
-        // A throttled daemon loses its sessions.
+        // A CPU limit can throttle a daemon until its sessions end.
         assert!(resources.pointer("/limits/cpu").is_none(), "{name}");
         let is_daemon = !container.is_init && container.program != "example-web";
         if is_daemon {
@@ -304,7 +312,7 @@ fn every_container_says_what_it_needs_and_whether_it_lives() {
 }
 
 #[test]
-fn workloads_stand_a_lost_node() {
+fn workloads_are_spread_over_nodes_and_have_a_priority_class() {
     each_pod(|pod| {
         let name = &pod.name;
         let spread = &pod.spec["topologySpreadConstraints"];

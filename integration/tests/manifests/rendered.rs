@@ -1,10 +1,10 @@
-//! What `kubectl kustomize` makes of the manifests.
+//! The output of `kubectl kustomize` for the manifests.
 
 use std::{collections::BTreeSet, path::PathBuf, process::Command, sync::LazyLock};
 
 use serde_json::Value;
 
-/// What a user applies.
+/// The folders below `manifests/` that a user applies.
 pub(crate) const APPLIED: &[&str] = &[
     "overlays/flat-l2",
     "overlays/calico",
@@ -15,44 +15,45 @@ pub(crate) const APPLIED: &[&str] = &[
     "examples/second-application",
 ];
 
-/// Objects that belong together.
-pub(crate) struct Rendered {
+/// The objects of one folder, or of components on their base.
+pub(crate) struct RenderedManifests {
     pub(crate) name: String,
     pub(crate) yaml: String,
     pub(crate) objects: Vec<Value>,
 }
 
-/// One workload's pods.
-pub(crate) struct Pod<'a> {
-    /// Such as `overlays/flat-l2: web/Deployment/load-balancer`.
+/// The pod template of a workload.
+pub(crate) struct WorkloadPod<'a> {
+    /// For messages, such as `overlays/flat-l2: web/Deployment/load-balancer`.
     pub(crate) name: String,
     pub(crate) kind: &'a str,
     pub(crate) spec: &'a Value,
 }
 
-/// One container of a pod, also of those that end before the others start.
+/// A container or an init container of a pod.
 pub(crate) struct Container<'a> {
-    /// As the pod's, with the container's.
+    /// For messages: the name of the pod and the name of the container.
     pub(crate) name: String,
     pub(crate) is_init: bool,
-    /// Of our program.
+    /// The program of portlb in the container's image.
     pub(crate) program: &'a str,
     pub(crate) tag: &'a str,
     pub(crate) value: &'a Value,
 }
 
-/// All that users apply, and each component on its base.
-pub(crate) fn everything() -> &'static [Rendered] {
-    static EVERYTHING: LazyLock<Vec<Rendered>> = LazyLock::new(|| {
-        let mut everything: Vec<Rendered> = APPLIED.iter().map(|path| applied(path)).collect();
+/// Returns every folder that users apply, and each component on its bases.
+pub(crate) fn everything() -> &'static [RenderedManifests] {
+    static EVERYTHING: LazyLock<Vec<RenderedManifests>> = LazyLock::new(|| {
+        let mut everything: Vec<RenderedManifests> =
+            APPLIED.iter().map(|path| applied(path)).collect();
         everything.extend(each_component());
         everything
     });
     &EVERYTHING
 }
 
-/// All that there are, each on the bases that it changes, in the order of their names.
-pub(crate) fn each_component() -> impl Iterator<Item = Rendered> {
+/// Returns every component on each base that it changes, sorted by the names of the components.
+pub(crate) fn each_component() -> impl Iterator<Item = RenderedManifests> {
     let folders = std::fs::read_dir(manifests().join("components")).unwrap();
     let names = folders.map(|folder| folder.unwrap().file_name().into_string().unwrap());
     let names: BTreeSet<String> = names.collect();
@@ -69,17 +70,17 @@ pub(crate) fn each_component() -> impl Iterator<Item = Rendered> {
     })
 }
 
-pub(crate) fn applied(path: &str) -> Rendered {
+pub(crate) fn applied(path: &str) -> RenderedManifests {
     kustomize(path.to_owned(), &manifests().join(path))
 }
 
-/// A component on its base, in the namespace `web`.
-pub(crate) fn component(name: &str, base: &str) -> Rendered {
+/// Renders a component on a base, in the namespace `web`.
+pub(crate) fn component(name: &str, base: &str) -> RenderedManifests {
     components(&[name], base)
 }
 
-/// Several, in this order.
-pub(crate) fn components(names: &[&str], base: &str) -> Rendered {
+/// Renders several components on a base, in this order, in the namespace `web`.
+pub(crate) fn components(names: &[&str], base: &str) -> RenderedManifests {
     let folder = tempfile::tempdir_in(manifests()).unwrap();
     let paths: Vec<String> = names
         .iter()
@@ -97,48 +98,50 @@ pub(crate) fn manifests() -> PathBuf {
     lab::repository().join("manifests")
 }
 
-fn kustomize(name: String, folder: &std::path::Path) -> Rendered {
+fn kustomize(name: String, folder: &std::path::Path) -> RenderedManifests {
     let kubectl = lab::kubernetes::binaries().unwrap().join("kubectl");
     let output = Command::new(kubectl)
         .arg("kustomize")
         .arg(folder)
         .output()
         .unwrap();
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{name}: {complaint}");
-    // Deprecated fields are warned of.
-    assert!(complaint.is_empty(), "{name}: {complaint}");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{name}: {errors}");
+    // kustomize prints warnings about deprecated fields.
+    assert!(errors.is_empty(), "{name}: {errors}");
     let yaml = String::from_utf8(output.stdout).unwrap();
     let objects: Vec<Value> = serde_saphyr::from_multiple(&yaml).unwrap();
     assert!(!objects.is_empty(), "{name} is empty");
-    Rendered {
+    RenderedManifests {
         name,
         yaml,
         objects,
     }
 }
 
-impl Rendered {
+impl RenderedManifests {
     pub(crate) fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Value> {
         self.objects
             .iter()
             .filter(move |object| object["kind"] == kind)
     }
 
-    /// The object of this kind and name; kustomize's suffix of a ConfigMap counts as its name.
+    /// Returns the object of this kind, namespace and name.
+    ///
+    /// `name` does not include the suffix that kustomize adds to the name of a ConfigMap.
     #[track_caller]
     pub(crate) fn get<'a>(&'a self, kind: &'a str, namespace: &str, name: &str) -> &'a Value {
-        let mut found = self.of_kind(kind).filter(|object| {
+        let mut matching = self.of_kind(kind).filter(|object| {
             let metadata = &object["metadata"];
-            let here = text(&metadata["name"]);
-            let plain = here.rsplit_once('-').map_or(here, |(plain, _)| plain);
-            metadata["namespace"] == namespace && (here == name || plain == name)
+            let full = text(&metadata["name"]);
+            let plain = full.rsplit_once('-').map_or(full, |(plain, _)| plain);
+            metadata["namespace"] == namespace && (full == name || plain == name)
         });
-        let first = found.next();
+        let first = matching.next();
         first.unwrap_or_else(|| panic!("{}: no {kind} {namespace}/{name}", self.name))
     }
 
-    pub(crate) fn pods(&self) -> Vec<Pod<'_>> {
+    pub(crate) fn pods(&self) -> Vec<WorkloadPod<'_>> {
         let workloads = self.objects.iter().filter(|object| {
             ["Deployment", "StatefulSet", "DaemonSet"].contains(&text(&object["kind"]))
         });
@@ -146,7 +149,7 @@ impl Rendered {
             .map(|workload| {
                 let (kind, metadata) = (text(&workload["kind"]), &workload["metadata"]);
                 let namespace = text(&metadata["namespace"]);
-                Pod {
+                WorkloadPod {
                     name: format!(
                         "{}: {namespace}/{kind}/{}",
                         self.name,
@@ -159,7 +162,7 @@ impl Rendered {
             .collect()
     }
 
-    /// What a container gets from the ConfigMaps that it names, as name and value.
+    /// Returns names and values of the variables that a container gets from ConfigMaps.
     pub(crate) fn variables_from<'a>(&'a self, container: &'a Value) -> Vec<(&'a str, &'a str)> {
         let mut variables = Vec::new();
         for source in list(&container["envFrom"]) {
@@ -176,7 +179,7 @@ impl Rendered {
     }
 }
 
-impl Pod<'_> {
+impl WorkloadPod<'_> {
     pub(crate) fn containers(&self) -> Vec<Container<'_>> {
         let all = [("initContainers", true), ("containers", false)];
         all.iter()
@@ -196,7 +199,7 @@ impl Pod<'_> {
     }
 }
 
-/// The items of a list, none where there is no list.
+/// Returns the items of a list; no items if the value is not a list.
 pub(crate) fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
@@ -205,5 +208,5 @@ pub(crate) fn list(value: &Value) -> &[Value] {
 pub(crate) fn text(value: &Value) -> &str {
     value
         .as_str()
-        .unwrap_or_else(|| panic!("{value} is no text"))
+        .unwrap_or_else(|| panic!("{value} is not a string"))
 }

@@ -1,22 +1,22 @@
-//! Values that stand in two places are the same in both.
+//! Tests that values in two manifests are equal.
 
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
-use crate::rendered::{Rendered, applied, component, components, everything, list, text};
+use crate::rendered::{RenderedManifests, applied, component, components, everything, list, text};
 
 fn prefixes(variable: &str) -> BTreeSet<&str> {
     variable.split(',').collect()
 }
 
-/// The variables of a load balancer's announcer.
-fn announcer<'a>(rendered: &'a Rendered, namespace: &str, name: &str) -> &'a str {
+/// Returns the value of a variable of a load balancer's announcer.
+fn announcer_variable<'a>(rendered: &'a RenderedManifests, namespace: &str, name: &str) -> &'a str {
     text(&rendered.get("ConfigMap", namespace, "bgp-announcer")["data"][name])
 }
 
 #[test]
-fn announcers_speak_to_the_addresses_of_the_reflectors_services() {
+fn announcers_connect_to_the_addresses_of_the_reflectors_services() {
     for (name, namespace) in [
         ("overlays/flat-l2", "web"),
         ("overlays/calico", "web"),
@@ -26,7 +26,7 @@ fn announcers_speak_to_the_addresses_of_the_reflectors_services() {
     ] {
         let system = applied("overlays/flat-l2");
         let rendered = applied(name);
-        let peers = announcer(&rendered, namespace, "PORTLB_PEER");
+        let peers = announcer_variable(&rendered, namespace, "PORTLB_PEER");
         let peers: Vec<&str> = peers.split(' ').collect();
         let expected = ["route-reflector-0", "route-reflector-1"].map(|service| {
             let spec = &system.get("Service", "portlb-system", service)["spec"];
@@ -37,7 +37,7 @@ fn announcers_speak_to_the_addresses_of_the_reflectors_services() {
 }
 
 #[test]
-fn what_a_load_balancer_announces_its_node_and_its_reflectors_allow() {
+fn node_router_and_reflectors_allow_every_prefix_of_the_announcers() {
     let system = applied("overlays/flat-l2");
     let node_router = system.get("ConfigMap", "portlb-system", "node-router");
     let routed = prefixes(text(&node_router["data"]["PORTLB_ALLOWED_PREFIXES"]));
@@ -48,26 +48,26 @@ fn what_a_load_balancer_announces_its_node_and_its_reflectors_allow() {
         ("examples/second-application", "shop"),
     ] {
         let rendered = applied(name);
-        let announced = announcer(&rendered, namespace, "PORTLB_ALLOWED_PREFIXES");
+        let announced = announcer_variable(&rendered, namespace, "PORTLB_ALLOWED_PREFIXES");
         for prefix in prefixes(announced) {
             assert!(
                 routed.contains(prefix),
-                "{name}: node-router refuses {prefix}"
+                "{name}: node-router does not allow {prefix}"
             );
             assert!(
                 reflector.contains(&format!("prefix: {prefix},")),
-                "{name}: {prefix}"
+                "{name}: the reflectors do not allow {prefix}"
             );
         }
-        let asn = announcer(&rendered, namespace, "PORTLB_ASN");
+        let asn = announcer_variable(&rendered, namespace, "PORTLB_ASN");
         assert!(
             reflector.contains(&format!("asn: {asn}\n")),
-            "{name}: AS {asn}"
+            "{name}: the reflectors have another AS than {asn}"
         );
     }
 }
 
-/// The 101st of 126 addresses once ended the sessions of all load balancers.
+/// Guards against a former fault: a limit of 100 paths ended the sessions of all load balancers.
 #[test]
 fn a_reflector_accepts_a_path_for_each_address_of_a_load_balancer() {
     let system = applied("overlays/flat-l2");
@@ -83,7 +83,7 @@ fn a_reflector_accepts_a_path_for_each_address_of_a_load_balancer() {
         ("examples/second-application", "shop"),
     ] {
         let rendered = applied(name);
-        let announced = announcer(&rendered, namespace, "PORTLB_ALLOWED_PREFIXES");
+        let announced = announcer_variable(&rendered, namespace, "PORTLB_ALLOWED_PREFIXES");
         let addresses: u64 = prefixes(announced)
             .into_iter()
             .map(|prefix| match prefix.parse().expect("a prefix") {
@@ -93,13 +93,13 @@ fn a_reflector_accepts_a_path_for_each_address_of_a_load_balancer() {
             })
             .sum();
         assert!(addresses > 0, "{name}: {announced}");
-        // The ranges themselves may be announced, too.
+        // The announcer can also announce the ranges themselves, so the limit must be larger.
         assert!(maximum_paths > addresses, "{name}: {addresses} addresses");
     }
 }
 
 #[test]
-fn the_examples_serve_addresses_that_their_load_balancer_may_announce() {
+fn the_examples_use_addresses_that_their_load_balancer_may_announce() {
     for (name, address, range, tunnel) in [
         ("examples/web/tunnel", "10.1.1.10", "10.1.1.0/24", true),
         ("examples/web/masquerade", "10.1.1.20", "10.1.1.0/24", false),
@@ -133,7 +133,7 @@ fn the_examples_serve_addresses_that_their_load_balancer_may_announce() {
                 format!("--service-ranges={range}"),
                 "{name}"
             );
-            // Tunnels leave the port as it is.
+            // A tunnel does not change the port.
             assert_eq!(
                 web.spec["containers"][0]["ports"][0]["containerPort"], 80,
                 "{name}"
@@ -144,7 +144,7 @@ fn the_examples_serve_addresses_that_their_load_balancer_may_announce() {
 }
 
 #[test]
-fn the_watcher_finds_nothing_wrong_with_the_examples() {
+fn pod_watcher_validates_the_examples_without_findings() {
     for name in [
         "examples/web/tunnel",
         "examples/web/masquerade",
@@ -159,48 +159,50 @@ fn the_watcher_finds_nothing_wrong_with_the_examples() {
         };
         let output = validate(file.path());
         assert!(output.status.success(), "{name}: {output:?}");
-        // That it looks at all.
-        let spoilt = rendered
+        // An unknown annotation must be found, so `validate` really reads the file.
+        let misspelled = rendered
             .yaml
             .replace("portlb.io/address: ", "portlb.io/addres: ");
-        std::fs::write(file.path(), spoilt).unwrap();
+        std::fs::write(file.path(), misspelled).unwrap();
         let output = validate(file.path());
         assert_eq!(output.status.code(), Some(2), "{name}: {output:?}");
     }
 }
 
-/// Namespaces and the example's application are not part of portlb, so that what is deleted by
-/// the label leaves them.
+/// Namespaces and the application of the example are not part of portlb. Without the label they stay
+/// when a user deletes portlb by this label.
 #[test]
-fn every_object_of_ours_and_no_other_has_the_label_that_it_is_deleted_by() {
-    let mut ours = 0;
+fn exactly_the_objects_of_portlb_have_the_label_part_of() {
+    let mut labelled = 0;
     for rendered in everything() {
         for object in &rendered.objects {
             let (kind, metadata) = (text(&object["kind"]), &object["metadata"]);
             let name = text(&metadata["name"]);
-            let is_ours = kind != "Namespace" && !["web", "web-masquerade"].contains(&name);
+            let is_of_portlb = kind != "Namespace" && !["web", "web-masquerade"].contains(&name);
             assert_eq!(
                 metadata["labels"]["app.kubernetes.io/part-of"].as_str(),
-                is_ours.then_some("portlb"),
+                is_of_portlb.then_some("portlb"),
                 "{}: {kind} {name}",
                 rendered.name
             );
-            ours += usize::from(is_ours);
+            labelled += usize::from(is_of_portlb);
         }
     }
-    assert!(ours > 50, "{ours} objects");
+    assert!(labelled > 50, "{labelled} objects");
 }
 
 #[test]
-fn a_watcher_of_a_whole_cluster_has_the_right_to_its_pods_where_it_watches_them() {
-    let follows_pods = |rendered: &Rendered| {
+fn a_cluster_wide_pod_watcher_may_watch_pods_only_with_pod_weights() {
+    let may_watch_pods = |rendered: &RenderedManifests| {
         let role = rendered.of_kind("ClusterRole").next().unwrap();
         let mut rules = list(&role["rules"]).iter();
         rules.any(|rule| {
-            list(&rule["resources"]).iter().any(|one| one == "pods")
+            list(&rule["resources"])
+                .iter()
+                .any(|resource| resource == "pods")
                 && ["list", "watch"]
                     .iter()
-                    .all(|verb| list(&rule["verbs"]).iter().any(|one| one == verb))
+                    .all(|verb| list(&rule["verbs"]).iter().any(|allowed| allowed == verb))
         })
     };
     let mut both = ["cluster-wide-watcher", "pod-weights"];
@@ -209,9 +211,12 @@ fn a_watcher_of_a_whole_cluster_has_the_right_to_its_pods_where_it_watches_them(
         let map = rendered.get("ConfigMap", "web", "pod-watcher");
         assert_eq!(map["data"]["PORTLB_ALL_NAMESPACES"], "true");
         assert_eq!(map["data"]["PORTLB_POD_WEIGHTS"], "true");
-        assert!(follows_pods(&rendered), "{}", rendered.name);
+        assert!(may_watch_pods(&rendered), "{}", rendered.name);
         both.reverse();
     }
     let alone = component("cluster-wide-watcher", "load-balancer");
-    assert!(!follows_pods(&alone), "no right that is not used");
+    assert!(
+        !may_watch_pods(&alone),
+        "without pod-weights the right to watch pods is unused"
+    );
 }

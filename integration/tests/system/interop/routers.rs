@@ -48,7 +48,7 @@ fn start() -> (Network, ReflectorProcess, Vec<RunningSpeaker>) {
 }
 
 #[test]
-fn a_router_of_any_program_receives_every_path_and_withdrawals_of_an_ended_client() {
+fn a_router_of_any_program_receives_the_paths_and_withdrawals_of_clients() {
     let (network, reflector, routers) = start();
     let clients = [LinkMember::Client(11), LinkMember::Client(12)];
     let running = clients.map(|member| {
