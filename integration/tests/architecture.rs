@@ -288,7 +288,7 @@ fn pure_crates_depend_on_no_crate_that_does_io() {
         for need in &dependencies[*krate] {
             assert!(
                 PURE_MAY_USE.contains(&need.as_str()),
-                "{krate} is pure and must not use {need}"
+                "{krate} is a pure crate and must not use {need}"
             );
         }
     }
@@ -305,7 +305,7 @@ fn pure_crates_use_no_clock_no_file_and_no_socket() {
             for word in IMPURE_WORDS {
                 assert!(
                     !code.contains(word),
-                    "{path} is pure and must not name {word}"
+                    "{path} belongs to a pure crate and must not use {word}"
                 );
             }
         }

@@ -17,8 +17,8 @@ const ANNOTATION: &str = "portlb.io/scheduler";
 
 /// Sets an invalid annotation on the Service, then a valid one, then removes it.
 ///
-/// While the annotation is invalid, pod-watcher serves the previous state, and a Warning Event names
-/// the annotation and the allowed values. The corrected annotation takes effect.
+/// While the annotation is invalid, pod-watcher serves the previous state, and a Warning Event
+/// names the annotation and the allowed values. The corrected annotation takes effect.
 pub(crate) fn bad_annotation(runner: &mut CaseRunner) -> Result<CaseOutcome> {
     let annotate = |value: &str| {
         let pair = format!("{ANNOTATION}={value}");

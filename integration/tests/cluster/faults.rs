@@ -10,8 +10,8 @@ use crate::runner::{CaseRunner, FRESH_PER_SECOND, LASTING, LONG, PodOnNode, WEB}
 
 /// Time until health checks report a silent real server as failed.
 ///
-/// `interval` x `fall` + `timeout` is by default 2 s x 3 + 1 s. The start of a probe can be up to one
-/// more `interval` away.
+/// `interval` x `fall` + `timeout` is by default 2 s x 3 + 1 s. The start of a probe can be up to
+/// one more `interval` away.
 const DETECTION: Duration = Duration::from_secs(9);
 /// Longer than 15 s, the duration of pod-watcher's Lease, so that the Lease expires.
 const OUTAGE: Duration = Duration::from_secs(36);
@@ -39,7 +39,7 @@ pub(crate) fn delete_load_balancer(runner: &mut CaseRunner) -> Result<CaseOutcom
     let since = runner.wait_for_next_hops("web", WEB)?;
     wait_for_web_answers(runner, since)?;
     Ok(AllowedLoss::no_loss(format!(
-        "replaced and announced after {} s",
+        "the lb pod was replaced and announced after {} s",
         (since - began).as_secs()
     )))
 }
@@ -105,7 +105,8 @@ pub(crate) fn stop_api_server(runner: &mut CaseRunner) -> Result<CaseOutcome> {
     let sent = FRESH_PER_SECOND as usize * DETECTION.as_secs() as usize;
     Ok(CaseOutcome {
         allowed_loss: AllowedLoss::Lost {
-            // A lasting connection that is lost makes a new connection each second.
+            // The client tries to replace each lost lasting connection once a second, and each
+            // failed attempt counts as fresh.
             fresh: sent / all + sent / 10 + LASTING,
             // `mh` does not spread this small number of connections evenly.
             lasting: LASTING / all + LASTING / 2,

@@ -4,15 +4,15 @@
 //! requests while each case changes something in the cluster.
 //!
 //! All cases run one after the other on one cluster, because a cluster needs a minute to start. If
-//! a case fails, the report has the state of the cluster and the logs of all pods, and the next case
-//! runs.
+//! a case fails, the report has the state of the cluster and the logs of all pods, and the next
+//! case runs.
 //!
-//! kube-proxy starts in nftables mode. At the end kube-proxy changes to iptables mode, and the cases
-//! that the rules of kube-proxy could disturb run again.
+//! kube-proxy starts in nftables mode. At the end kube-proxy changes to iptables mode, and the
+//! cases that the rules of kube-proxy could disturb run again.
 //!
-//! `LAB_CASES=scale,drain` runs the cases whose names contain one of these words, and the cases that
-//! every other case depends on. A word that begins with `iptables-` also runs the change to iptables
-//! mode.
+//! `LAB_CASES=scale,drain` runs the cases whose names contain one of these words, and the cases
+//! that every other case depends on. A word that begins with `iptables-` also runs the change to
+//! iptables mode.
 
 mod applications;
 mod faults;
@@ -27,7 +27,7 @@ use anyhow::{Result, ensure};
 use runner::CaseRunner;
 
 #[test]
-fn a_client_loses_no_more_requests_than_each_change_of_a_cluster_allows() -> Result<()> {
+fn a_client_loses_at_most_the_requests_that_each_case_allows() -> Result<()> {
     let mut runner = CaseRunner::set_up()?;
     runner.case("first-address", rolling::first_address);
     runner.case("scale-web", rolling::scale_web);

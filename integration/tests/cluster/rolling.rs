@@ -46,7 +46,7 @@ pub(crate) fn first_address(runner: &mut CaseRunner) -> Result<CaseOutcome> {
     );
     ensure!(
         announced < FIRST_ADDRESS,
-        "announced only {} s after the first apply",
+        "the address was announced only {} s after the first apply",
         announced.as_secs()
     );
     Ok(CaseOutcome {
@@ -72,7 +72,7 @@ pub(crate) fn scale_web(runner: &mut CaseRunner) -> Result<CaseOutcome> {
         runner.wait_for_rollout("web", web)?;
         runner.wait_for_servers(replicas)?;
         note.push(format!(
-            "{replicas} pods after {} s",
+            "{replicas} web pods after {} s",
             began.elapsed().as_secs()
         ));
     }
@@ -100,7 +100,7 @@ pub(crate) fn roll_web(runner: &mut CaseRunner) -> Result<CaseOutcome> {
         );
     }
     Ok(AllowedLoss::no_loss(format!(
-        "{} pods replaced",
+        "{} web pods were replaced",
         before.len()
     )))
 }
@@ -112,8 +112,8 @@ pub(crate) fn roll_load_balancers(runner: &mut CaseRunner) -> Result<CaseOutcome
     let since = runner.wait_for_next_hops("web", WEB)?;
     wait_for_web_answers(runner, since)?;
     let note = match count_second_application(runner, began, since)? {
-        Some(count) => format!("every load-balancer pod replaced; the second application: {count}"),
-        None => "every load-balancer pod replaced".to_owned(),
+        Some(count) => format!("every lb pod was replaced; the second application: {count}"),
+        None => "every lb pod was replaced".to_owned(),
     };
     Ok(AllowedLoss::no_loss(note))
 }
@@ -147,10 +147,10 @@ pub(crate) fn restart_reflectors(runner: &mut CaseRunner) -> Result<CaseOutcome>
 
 /// Runs `kubectl drain` on a node that has an lb pod and web pods.
 ///
-/// The web pods and the lb pod start again on other nodes. The new lb pod has only the new set of web
-/// pods, so its hash sends a part of the established connections to new web pods, and these
-/// connections are lost. The router moves half of all connections to the new lb pod, so at most half
-/// of the lasting connections may be lost.
+/// The web pods and the lb pod start again on other nodes. The new lb pod has only the new set of
+/// web pods, so its hash sends a part of the established connections to new web pods, and these
+/// connections are lost. The router moves half of all connections to the new lb pod, so at most
+/// half of the lasting connections may be lost.
 pub(crate) fn drain_node(runner: &mut CaseRunner) -> Result<CaseOutcome> {
     let balancers = runner.pods("web", "load-balancer")?;
     let node = balancers

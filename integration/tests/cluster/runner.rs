@@ -50,7 +50,7 @@ pub(crate) struct CaseRunner {
     chosen: Vec<String>,
     began: Instant,
     /// The case after which the load could not be restarted. Later cases are not run, since each of
-    /// them would wait in the same way.
+    /// them would wait for the load until a timeout.
     broken_after: Option<&'static str>,
 }
 
@@ -169,7 +169,8 @@ impl CaseRunner {
         self.load.wait_until_lasting(Duration::from_secs(30))
     }
 
-    /// Prints the report; returns one line for each failed case and each unknown word of `LAB_CASES`.
+    /// Prints the report; returns one line for each failed case and each unknown word of
+    /// `LAB_CASES`.
     pub(crate) fn finish(self) -> Vec<String> {
         let mut table = CaseRow::heading();
         for row in &self.rows {
@@ -265,8 +266,8 @@ impl CaseRunner {
         text
     }
 
-    /// Returns the pods in `namespace` with the label `app.kubernetes.io/name=name`, except pods that
-    /// are being deleted.
+    /// Returns the pods in `namespace` with the label `app.kubernetes.io/name=name`, except pods
+    /// that are being deleted.
     pub(crate) fn pods(&self, namespace: &str, name: &str) -> Result<Vec<PodOnNode>> {
         let selector = format!("app.kubernetes.io/name={name}");
         let columns = "jsonpath={range .items[*]}{.metadata.name} {.spec.nodeName} {.metadata.uid} \
@@ -305,8 +306,8 @@ impl CaseRunner {
         node.output("bash", &["-euc", &script])
     }
 
-    /// Waits until the router's next hops of a service address are exactly the nodes that have an lb
-    /// pod in `namespace`. Returns the time of the router's last change.
+    /// Waits until the router's next hops of a service address are exactly the nodes that have an
+    /// lb pod in `namespace`. Returns the time of the router's last change.
     pub(crate) fn wait_for_next_hops(&self, namespace: &str, address: Ipv4Addr) -> Result<Instant> {
         let mut nodes: Vec<_> = self.pods(namespace, "load-balancer")?;
         nodes.sort_by(|a, b| a.node.cmp(&b.node));
@@ -328,7 +329,8 @@ impl CaseRunner {
             .map(drop)
     }
 
-    /// Waits until the new connections of the last 6 s have reached exactly `wanted` different pods.
+    /// Waits until the new connections of the last 6 s have reached exactly `wanted` different
+    /// pods.
     ///
     /// Then a change of the real servers has reached every load balancer.
     pub(crate) fn wait_for_servers(&self, wanted: usize) -> Result<Count> {

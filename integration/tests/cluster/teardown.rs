@@ -1,8 +1,8 @@
 //! Cases that delete portlb from the cluster.
 //!
 //! Two parts stay on each node on purpose, so that a restart of node-router loses no packet: the
-//! nftables table with the connection-tracking exemption, and the routing rules and table 112 of the
-//! uplink guard. `docs/operations.md` explains how to remove them.
+//! nftables table with the connection-tracking exemption, and the routing rules and table 112 of
+//! the uplink guard. `docs/operations.md` explains how to remove them.
 
 use anyhow::{Result, ensure};
 
@@ -19,7 +19,8 @@ pub(crate) fn delete_everything(runner: &mut CaseRunner) -> Result<CaseOutcome> 
 
 /// Deletes the overlay first and then the application.
 ///
-/// So load balancers, node-router and reflectors end at the same time, while the Service still exists.
+/// So load balancers, node-router and reflectors end at the same time, while the Service still
+/// exists.
 pub(crate) fn delete_while_serving(runner: &mut CaseRunner) -> Result<CaseOutcome> {
     delete(runner, [OVERLAY, APPLICATION])
 }

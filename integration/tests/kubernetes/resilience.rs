@@ -131,8 +131,8 @@ fn a_watch_that_stalls_is_detected_and_started_again() {
 #[test]
 fn an_idle_watch_is_renewed_without_a_new_list() {
     let served = ServedService::start(TestControlPlane::shared(), "idle");
-    // A watch lasts for 5 s, and its end renews the timestamp. So three changes of the timestamp show
-    // three watches.
+    // A watch lasts for 5 s, and its end renews the timestamp. So three changes of the timestamp
+    // show three watches.
     let last_event = "portlb_kubernetes_last_event_timestamp_seconds{resource=\"services\"}";
     let mut previous = served.watcher.metric(last_event);
     for _ in 0..3 {
@@ -365,7 +365,7 @@ fn a_forbidden_verb_is_reported_with_the_rule_that_grants_it() {
     let lines = watcher.process.lines();
     let reports = lines.iter().filter(|line| line.contains("forbids"));
     assert_eq!(reports.count(), 1, "{lines:#?}");
-    // The rule of the message is sufficient.
+    // pod-watcher works after the Role has the rule that the message recommends.
     namespace.grant(
         "[{apiGroups: [\"\"], resources: [services], verbs: [list, watch]},
           {apiGroups: [\"discovery.k8s.io\"], resources: [\"endpointslices\"], verbs: [\"list\", \"watch\"]}]",

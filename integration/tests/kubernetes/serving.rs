@@ -80,7 +80,7 @@ fn a_service_with_a_bad_annotation_keeps_its_last_good_state_until_it_is_correct
     })
     .unwrap();
     assert_eq!(stream.removals(), 0);
-    // Changes of its endpoints still take effect.
+    // Changes of the endpoints take effect although the Service has a bad annotation.
     namespace.apply_endpoints("web", &["10.0.0.1", "10.0.0.2"]);
     stream.wait_for(&["tcp/10.1.1.10:80 -> 10.0.0.1, 10.0.0.2"], SOON);
 

@@ -17,13 +17,13 @@ const HOLDER: &str = "{.spec.holderIdentity}";
 const RENEWED: &str = "{.spec.renewTime}";
 const ADDRESS: &str = "10.1.1.10";
 
-/// Much longer than a test runs.
+/// A linger that is much longer than a test, so that it does not end by its timeout.
 const LINGER: &str = "--linger=10m";
 
 /// Limit for the next leader after a leader has released the Lease.
 ///
-/// A pod acquires a released Lease within 3 s, and a Lease that was not released only after 15 s. So
-/// the limit shows that the Lease was released.
+/// A pod acquires a released Lease within 3 s, and a Lease that was not released only after 15 s.
+/// So the limit shows that the Lease was released.
 const HANDOVER: Duration = Duration::from_secs(10);
 
 /// Limit for the next leader after a leader was killed: its Lease expires after 15 s.
@@ -108,7 +108,8 @@ fn an_older_service_does_not_take_an_address_over_that_another_one_holds() {
     let namespace = TestControlPlane::shared().namespace("taken");
     namespace.apply_service("old", "portlb.io/address: 10.1.1.11");
     namespace.apply_endpoints("old", &["10.0.0.9"]);
-    // Creation times have whole seconds, so the second Service is created again until it is younger.
+    // Creation times have whole seconds, so the second Service is created again until it is
+    // younger.
     let created = "{.metadata.creationTimestamp}";
     let of_old = namespace.jsonpath("service/old", created);
     lab::wait_for("a younger Service", SOON, || {
@@ -418,8 +419,8 @@ fn a_service_keeps_its_pool_address_after_a_restart() {
     stream.wait_for(&[&served], SOON);
     drop(watcher);
 
-    // After the restart pod-watcher allocates addresses again. Another Service must not get the address
-    // that the status records.
+    // After the restart pod-watcher allocates addresses again. Another Service must not get the
+    // address that the status records.
     namespace.apply_service("first", "");
     namespace.apply_endpoints("first", &["10.0.0.1"]);
     let watcher = start(&namespace, "lb-2", &kubeconfig, &announcer, &pool);
@@ -451,7 +452,8 @@ fn a_finding_that_returns_is_counted_in_its_first_event() {
         lab::ensure_that(holds, format!("{events:?}"))
     })
     .unwrap();
-    // The next leader counts the returned finding in the existing Event, and writes no second Event.
+    // The next leader counts the returned finding in the existing Event, and writes no second
+    // Event.
     drop(watcher);
     let watcher = start(&namespace, "lb-2", &kubeconfig, &announcer, &[]);
     lab::wait_for("the second pod leads", FAILOVER, || {

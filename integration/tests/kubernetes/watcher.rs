@@ -152,7 +152,8 @@ impl DesiredStream {
         state(&self.shared.0.lock().unwrap())
     }
 
-    /// Waits until the lines of [`Self::state`] are `expected`, and returns the time that this took.
+    /// Waits until the lines of [`Self::state`] are `expected`, and returns the time that this
+    /// took.
     pub(crate) fn wait_for(&self, expected: &[&str], within: Duration) -> Duration {
         let began = Instant::now();
         let (events, changed) = &*self.shared;

@@ -112,7 +112,10 @@ fn the_api_server_accepts_all_manifests_without_a_warning() {
         api.kubectl_with_input(&apply, &object).unwrap();
         examples += 1;
     }
-    assert!(examples > 1, "{examples} objects in the documents");
+    assert!(
+        examples > 1,
+        "only {examples} objects were found in the documents"
+    );
 }
 
 #[test]
@@ -150,7 +153,7 @@ fn in_an_ipv6_first_cluster_services_have_the_family_ipv4() {
             services += 1;
         }
     }
-    assert!(services > 5, "{services} Services");
+    assert!(services > 5, "only {services} Services were found");
 }
 
 /// Returns the YAML examples of the documents in a folder, except files of portlb's own kinds.

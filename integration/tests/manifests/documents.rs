@@ -1,7 +1,7 @@
 //! Tests that documents agree with code and manifests.
 //!
-//! The operators' guide must explain every metric, step and Event. Paths in documents must exist, and
-//! examples for routers must work.
+//! The operators' guide must explain every metric, step and Event. Paths in documents must exist,
+//! and examples for routers must work.
 
 use std::{
     collections::BTreeSet,
@@ -52,7 +52,8 @@ const CRATES_WITH_METRICS: &[&str] = &[
 
 /// Returns the names of metrics in source code.
 ///
-/// A name of a metric is a string literal of lowercase letters, followed by a literal with its help.
+/// A name of a metric is a string literal of lowercase letters, followed by a literal with its
+/// help.
 fn metrics(code: &str) -> BTreeSet<String> {
     let pieces: Vec<&str> = code.split('"').collect();
     let literals = (1..pieces.len().saturating_sub(2)).step_by(2);
@@ -92,7 +93,7 @@ fn every_metric_is_in_the_operators_guide() {
             }
         }
     }
-    assert!(count > 40, "{count} metrics were found in the code");
+    assert!(count > 40, "only {count} metrics were found in the code");
 }
 
 #[test]
@@ -114,7 +115,7 @@ fn every_step_of_readiness_is_in_the_operators_guide() {
             }
         }
     }
-    assert!(count >= 15, "{count} steps were found in the code");
+    assert!(count >= 15, "only {count} steps were found in the code");
 }
 
 #[test]
@@ -161,7 +162,7 @@ fn every_manifest_that_a_document_names_exists() {
             count += 1;
         }
     }
-    assert!(count > 8, "{count} paths were found");
+    assert!(count > 8, "only {count} paths were found in the documents");
 }
 
 /// Returns a block of code in a section of a document. The first block has the number 0.
@@ -286,7 +287,7 @@ fn bird_and_frr_accept_the_examples_with_the_ipv6_additions() {
         .split_once("# in `protocol bgp reflectors`, next to `ipv4`:")
         .unwrap();
     let (session, _) = bird.trim_end().rsplit_once('}').unwrap();
-    // The first line is a comment that names the place of the lines.
+    // The first line of the example is a comment about where to insert the lines.
     let (_, kernel) = kernel.trim_start().split_once('\n').unwrap();
     let bird = write_to_file(&format!("{session}{channel}}}\n{kernel}"));
     let output = Command::new("bird")

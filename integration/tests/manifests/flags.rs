@@ -261,7 +261,8 @@ fn each_daemon_lingers_longer_than_the_daemon_that_it_serves_and_fits_into_the_g
             };
             assert!(
                 drain < programmer && programmer < watcher && sleep + watcher + MARGIN <= grace,
-                "{drain} < {programmer} < {watcher}, {sleep} + {watcher} < {grace}"
+                "seconds must satisfy: drain {drain} < linger of ipvs-programmer {programmer} < linger \
+                 of pod-watcher {watcher}; preStop {sleep} + {watcher} + {MARGIN} <= grace period {grace}"
             );
             longest_sleep = longest_sleep.max(sleep);
         }
@@ -270,7 +271,8 @@ fn each_daemon_lingers_longer_than_the_daemon_that_it_serves_and_fits_into_the_g
     for (router, grace) in routers {
         assert!(
             longest_sleep + drain < router && router + MARGIN <= grace,
-            "{longest_sleep} + {drain} < {router} < {grace}"
+            "seconds must satisfy: preStop {longest_sleep} + drain {drain} < linger of node-router \
+             {router}; {router} + {MARGIN} <= grace period {grace}"
         );
     }
 }

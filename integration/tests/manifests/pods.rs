@@ -17,7 +17,7 @@ fn each_pod(mut check: impl FnMut(&WorkloadPod<'_>)) {
             count += 1;
         }
     }
-    assert!(count > 10, "{count} pods");
+    assert!(count > 10, "only {count} pods were found");
 }
 
 fn each_container(mut check: impl FnMut(&WorkloadPod<'_>, &Container<'_>)) {
@@ -28,8 +28,8 @@ fn each_container(mut check: impl FnMut(&WorkloadPod<'_>, &Container<'_>)) {
     });
 }
 
-/// Reports whether the container is the init container that sets sysctls. Only a privileged container
-/// can set them.
+/// Reports whether the container is the init container that sets sysctls. Only a privileged
+/// container can set them.
 fn is_privileged_init(container: &Container<'_>) -> bool {
     container.is_init && container.value["args"] == json!(["--set-sysctls"])
 }

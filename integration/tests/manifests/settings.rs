@@ -94,7 +94,10 @@ fn a_reflector_accepts_a_path_for_each_address_of_a_load_balancer() {
             .sum();
         assert!(addresses > 0, "{name}: {announced}");
         // The announcer can also announce the ranges themselves, so the limit must be larger.
-        assert!(maximum_paths > addresses, "{name}: {addresses} addresses");
+        assert!(
+            maximum_paths > addresses,
+            "{name}: maximumPaths must be larger than {addresses} addresses"
+        );
     }
 }
 
@@ -169,8 +172,8 @@ fn pod_watcher_validates_the_examples_without_findings() {
     }
 }
 
-/// Namespaces and the application of the example are not part of portlb. Without the label they stay
-/// when a user deletes portlb by this label.
+/// Namespaces and the application of the example are not part of portlb. Without the label they
+/// stay when a user deletes portlb by this label.
 #[test]
 fn exactly_the_objects_of_portlb_have_the_label_part_of() {
     let mut labelled = 0;
@@ -188,7 +191,7 @@ fn exactly_the_objects_of_portlb_have_the_label_part_of() {
             labelled += usize::from(is_of_portlb);
         }
     }
-    assert!(labelled > 50, "{labelled} objects");
+    assert!(labelled > 50, "only {labelled} objects have the label");
 }
 
 #[test]

@@ -72,7 +72,10 @@ fn a_terminated_lb_pod_drains_step_by_step_and_loses_no_request() {
     assert!(began.elapsed() < Duration::from_millis(1500));
     // The router prefers the other lb pods before lb-a withdraws its path.
     system.wait_until_announced(&[1, 2], SOON).unwrap();
-    assert!(path_of_lb_a(&system).unwrap().is_some(), "withdrawn early");
+    assert!(
+        path_of_lb_a(&system).unwrap().is_some(),
+        "lb-a withdrew its path before the withdraw delay ended"
+    );
 
     eventually("lb-a withdraws its path", || {
         let path = path_of_lb_a(&system)?;
@@ -85,7 +88,8 @@ fn a_terminated_lb_pod_drains_step_by_step_and_loses_no_request() {
         withdrawn >= Duration::from_millis(1500),
         "after {withdrawn:?}"
     );
-    // Late packets are still forwarded: the node routes and the kernel's table stay during the linger.
+    // Late packets are still forwarded: the node routes and the kernel's table stay during the
+    // linger.
     let [_, _, announcer] = &processes;
     assert!(announcer.is_running());
     assert_eq!(system.node_routes(0).unwrap().len(), 2);

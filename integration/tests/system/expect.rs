@@ -11,7 +11,7 @@ use lab::reference::{SERVICE, SERVICE_RANGE};
 use lab::system::{Daemon, System};
 use lab::wait_for;
 
-/// Limit for every wait, sufficient on the slowest floor.
+/// Limit for every wait, sufficient on the slowest kernel of the lab.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 /// Number of connections that the load keeps open.
@@ -60,7 +60,8 @@ pub(crate) fn wait_until_ready(system: &System, daemon: Daemon) -> Result<()> {
     })
 }
 
-/// Waits until an lb pod's table has a real server with `weight`, or lacks it if `weight` is `None`.
+/// Waits until an lb pod's table has a real server with `weight`, or lacks it if `weight` is
+/// `None`.
 pub(crate) fn wait_for_weight(
     system: &System,
     lb_pod: usize,
@@ -107,7 +108,8 @@ pub(crate) fn persistent_connections(system: &System) -> Result<PersistentConnec
     )
 }
 
-/// Waits until every connection has answered two more requests, and returns an error if one was lost.
+/// Waits until every connection has answered two more requests, and returns an error if one was
+/// lost.
 pub(crate) fn ensure_no_connection_was_lost(connections: PersistentConnections) -> Result<()> {
     connections.wait_for_answers(2 * CONNECTIONS, SOON)?;
     let tally = connections.stop()?;

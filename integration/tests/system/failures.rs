@@ -94,7 +94,10 @@ fn a_programmer_that_is_back_in_time_is_not_noticed_and_writes_nothing() {
                 wait_for_weight(system, lb_pod, pod.address.into(), Some(1))?;
             }
             let written = metric(system, programmer, "portlb_ipvs_changes_total")?;
-            ensure!(written == 0.0, "{written} changes of the kernel's table");
+            ensure!(
+                written == 0.0,
+                "ipvs-programmer made {written} changes of the kernel's table"
+            );
             let announcer = Daemon::BgpAnnouncer(lb_pod);
             eventually("the announcer is connected to the new programmer", || {
                 let (_, text) = system.readiness(announcer)?;

@@ -60,9 +60,9 @@ fn foreign_state(host: &Host, is_lb_pod: bool) -> String {
     let mut routes = output("ip", &["-4", "route", "show", "table", "all"]);
     routes += &output("ip", &["-6", "route", "show", "table", "all"]);
     let mut lines: Vec<_> = routes.lines().collect();
-    // Routes of ipvs-programmer and of node-router.
+    // ipvs-programmer writes routes with protocol 80, and node-router with protocol 112.
     lines.retain(|line| !line.contains("proto 80") && !line.contains("proto 112"));
-    // Lines with the next hops of a multipath route of node-router.
+    // `ip route` prints the next hops of node-router's multipath routes in lines with a tab.
     lines.retain(|line| !line.starts_with('\t'));
     lines.sort_unstable();
     let mut state = lines.join("\n");
@@ -184,8 +184,8 @@ fn web(system: &System) -> Desired {
 
 /// Waits until ipvs-programmer has finished `count` more audits.
 fn wait_for_audits(system: &System, count: u32) {
-    // Each round sets a wrong weight and waits until an audit has repaired it. So each audit has started
-    // after the round began.
+    // Each round sets a wrong weight and waits until an audit has repaired it. So each audit has
+    // started after the round began.
     let lb_host = system.host(Daemon::IpvsProgrammer(0)).unwrap();
     for _ in 0..count {
         let line = table(system, 0)
@@ -324,7 +324,8 @@ fn the_audit_repairs_entries_routes_and_guards_that_another_program_changes() {
         vec![
             "ipvsadm -a -t 10.1.1.1:80 -r 10.9.9.9:80 -i".to_owned(),
             format!("ipvsadm -e -t 10.1.1.1:80 -r {real_server} -m -w 7"),
-            // `ipvsadm -E` also clears the flag by which ipvs-programmer recognizes its own entries.
+            // `ipvsadm -E` also clears the flag by which ipvs-programmer recognizes its own
+            // entries.
             format!("ipvsadm -E -t {server6} -s wlc -p 60"),
             "ip -6 route del local fd00:10:1:1::/64 dev lo table local".to_owned(),
             "nft delete chain inet portlb-ipvs marks".to_owned(),

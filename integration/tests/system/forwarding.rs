@@ -27,7 +27,7 @@ use lab::{
 };
 use virtual_server::{HealthCheckOptions, Ports, Scheduler};
 
-/// Limit for every wait, sufficient on the slowest floor.
+/// Limit for every wait, sufficient on the slowest kernel of the lab.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 /// Time after which a test treats a request as unanswered.
 pub(crate) const SILENCE: Duration = Duration::from_millis(400);
@@ -77,7 +77,7 @@ pub(crate) fn wait_until_serving(system: &System, lb_pod: usize) {
         let holds = desired == actual.len() && missing.is_empty();
         ensure_that(
             holds,
-            format!("{desired} are desired, {missing:?} are not serving"),
+            format!("{desired} virtual servers are desired, not serving: {missing:?}"),
         )
     })
     .unwrap();

@@ -17,7 +17,7 @@ const WATCHER: Daemon = Daemon::PodWatcher(0);
 
 /// Waits until pod-watcher reports whether it uses the current content of the file.
 fn wait_until_in_use(system: &System, is_in_use: bool) -> Result<()> {
-    eventually(&format!("the file is in use: {is_in_use}"), || {
+    eventually(&format!("pod-watcher uses the file: {is_in_use}"), || {
         let value = metric(system, WATCHER, "portlb_source_in_use")?;
         ensure!(value == f64::from(u8::from(is_in_use)), "{value}");
         Ok(())
@@ -45,8 +45,8 @@ fn an_invalid_or_missing_file_changes_nothing_until_it_is_corrected() {
     wait_until_in_use(&system, true).unwrap();
     ensure_no_connection_was_lost(connections).unwrap();
 
-    // A changed file takes effect. With a drain timeout of 0 the real server is removed immediately,
-    // although it has established connections.
+    // A changed file takes effect. With a drain timeout of 0 the real server is removed
+    // immediately, although it has established connections.
     let mut fewer = System::web_of(&system.network.web_pods[1..]);
     for virtual_server in &mut fewer.virtual_servers {
         virtual_server.drain_timeout = Some(Duration::ZERO);

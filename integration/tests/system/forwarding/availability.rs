@@ -48,8 +48,8 @@ fn a_failed_real_server_is_quiesced_or_removed_and_below_the_minimum_its_address
     )
     .unwrap();
     let pods = system.network.web_pods.clone();
-    // Two virtual servers in the range quiesce and remove failed real servers. A third one outside of
-    // the range needs both of its two real servers.
+    // Two virtual servers in the range quiesce and remove failed real servers. A third one outside
+    // of the range needs both of its two real servers.
     let quiesce = virtual_server(1, port(80), &pods);
     let remove = VirtualServer {
         on_failure: FailureAction::Remove,
@@ -132,7 +132,8 @@ fn a_failed_real_server_is_quiesced_or_removed_and_below_the_minimum_its_address
     let answers = http::spread(&client, host_address, 4, SOON).unwrap();
     assert_eq!(answers.len(), 2, "{answers:?}");
 
-    // The range stays announced while one of its virtual servers is serving. Then all real servers fail.
+    // The range stays announced while one of its virtual servers is serving. Then all real servers
+    // fail.
     let changes = system.fib.changes().len();
     kill_web_server(&system, 2);
     wait_for_table(&system, 0, "the failed real server has weight 0", |table| {

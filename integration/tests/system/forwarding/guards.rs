@@ -33,7 +33,8 @@ fn tunnels_fail_without_the_connection_tracking_exemption_until_it_is_repaired()
     wait_until_serving(&system, 0);
 
     let client = system.network.client().unwrap();
-    // The node of the lb pod forwards only packets of clients, the node of the web pods only answers.
+    // The node of the lb pod forwards only packets of clients, the node of the web pods only
+    // answers.
     for node in [0, 1] {
         for address in service(1) {
             let server = SocketAddr::new(address, 80);
@@ -91,8 +92,8 @@ fn the_network_stack_of_the_lb_pod_sends_no_answer_from_a_service_address() {
         let answer = udp::ask(&client, SocketAddr::new(address, 9001), SOON).unwrap();
         assert_eq!(answer.as_deref(), Some(lb_pod.name.as_str()));
     }
-    // Address 1 has a virtual server, address 9 of the range has none. Port 81 has no listener. The lb
-    // pod must not send a reset, because a reset would end a connection of another lb pod.
+    // Address 1 has a virtual server, address 9 of the range has none. Port 81 has no listener. The
+    // lb pod must not send a reset, because a reset would end a connection of another lb pod.
     for address in service(1).into_iter().chain(service(9)) {
         for port in [9000, 81] {
             let server = SocketAddr::new(address, port);
@@ -109,7 +110,8 @@ fn the_network_stack_of_the_lb_pod_sends_no_answer_from_a_service_address() {
         }
     }
 
-    // Without the input guard the packets reach the network stack, so only the output guard is tested.
+    // Without the input guard the packets reach the network stack, so only the output guard is
+    // tested.
     lb_host.nft("flush chain inet portlb-ipvs input").unwrap();
     for address in service(1).into_iter().chain(service(9)) {
         let answer = udp::ask(&client, SocketAddr::new(address, 9001), SOON).unwrap();
@@ -157,9 +159,9 @@ fn a_client_of_a_virtual_server_without_real_servers_gets_no_error() {
         let failure = peer_server::failure(&client, server, SILENCE);
         assert_eq!(failure, Some(ErrorKind::TimedOut), "{server}");
     }
-    // The counters show that the guard has dropped the errors. The missing answer alone is no proof: an
-    // IPv6 error has the pod's own address as source, and the node can drop it because it does not
-    // track the connection.
+    // The counters show that the guard has dropped the errors. The missing answer alone is no
+    // proof: an IPv6 error has the pod's own address as source, and the node can drop it because it
+    // does not track the connection.
     let lb_host = system.host(Daemon::IpvsProgrammer(0)).unwrap();
     let rules = lb_host
         .output("nft", ["list", "chain", "inet", "portlb-ipvs", "output"])

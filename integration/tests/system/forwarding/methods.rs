@@ -242,7 +242,8 @@ fn masquerade_carries_http_and_udp_of_both_ip_versions_with_the_lb_pod_as_source
         let answers = http::spread(&client, other_port, pods.len(), SOON).unwrap();
         assert_eq!(answers.len(), pods.len(), "{other_port}: {answers:?}");
     }
-    // IPVS translates only packets of the service address, so the lb pod's own connections still work.
+    // IPVS translates only packets of the service address, so the lb pod's own connections still
+    // work.
     let lb_host = system.host(Daemon::IpvsProgrammer(0)).unwrap();
     let web = SocketAddr::new(pods[0].address.into(), 80);
     assert_eq!(http::get(&lb_host, web, SOON).unwrap().trim(), "web-1");

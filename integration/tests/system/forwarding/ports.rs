@@ -15,7 +15,7 @@ use super::{
     virtual_server,
 };
 
-/// Checks that as many requests as web pods reach every web pod.
+/// Sends one request for each web pod, and checks that every web pod answers one of them.
 fn check_http(system: &System, number: u8, port: u16) {
     let client = system.network.client().unwrap();
     for address in service(number) {

@@ -18,7 +18,8 @@ struct SchedulerCase {
     flags: Option<&'static str>,
     /// The scheduler in a line of `ipvsadm --save`.
     saved: &'static str,
-    /// Expected connections, of 48, of the first real server. It has weight 1, the second weight 3.
+    /// How many of 48 connections the first real server must get. The first real server has weight
+    /// 1, the second has weight 3.
     first: RangeInclusive<usize>,
 }
 
@@ -130,7 +131,8 @@ fn every_scheduler_is_programmed_with_its_flags_and_shares_connections_by_weight
         let [address, address6] = service(number).map(|address| SocketAddr::new(address, 80));
         has(address, case.saved);
         has(address6, case.saved);
-        // Schedulers alternate between IPv4 and IPv6, so each family has half of the connections.
+        // Cases alternate between IPv4 and IPv6, so each family is tested with half of the
+        // schedulers.
         let server = if number % 2 == 0 { address6 } else { address };
         let load = Load {
             server,
@@ -194,7 +196,8 @@ fn persistence_keeps_a_client_or_a_whole_client_prefix_on_one_real_server() {
             }),
             ..virtual_server(number, port(80), pods)
         };
-        // The client and the router are in one prefix of these lengths.
+        // The client and the router are in one IPv4 prefix of length 16 and one IPv6 prefix of
+        // length 32.
         let mut wide = persistent(2, Some(16));
         let mut wide6 = persistent(2, Some(32));
         wide.addresses.truncate(1);

@@ -130,7 +130,10 @@ fn ensure_guarded(system: &System, node: &Host, client: &Host) -> Result<()> {
         let server = SocketAddr::new(system.network.web_pods[0].address.into(), 80);
         http::get(client, server, SOON)?;
         packets += take_count(node)?;
-        ensure!(packets == 1, "{packets} packets for {address}");
+        ensure!(
+            packets == 1,
+            "the node received {packets} packets for {address}, not one"
+        );
     }
     Ok(())
 }

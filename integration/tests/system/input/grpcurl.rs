@@ -166,7 +166,8 @@ fn a_client_of_grpc_c_core_is_served_on_a_unix_socket() -> Result<()> {
     let path = target
         .strip_prefix("unix:")
         .context("the target is not a unix socket")?;
-    // Without an authority C-core 1.57 and later send the encoded path; older versions send `localhost`.
+    // Without an authority C-core 1.57 and later send the encoded path; older versions send
+    // `localhost`.
     let encoded = path.replace('/', "%2F");
     for authority in ["", &encoded, encoded.trim_start_matches("%2F")] {
         let arguments = ["-c", HEALTH_BY_C_CORE, path, authority];

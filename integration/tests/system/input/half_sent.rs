@@ -52,8 +52,9 @@ impl FloodTarget {
         let mut open = VecDeque::new();
         for number in 0..requests {
             let connection = timeout(SOON, TcpStream::connect(self.address)).await;
-            let mut stream = connection.context("no connection in time")??;
-            // The write fails if the daemon has already closed the connection in favour of a newer one.
+            let mut stream = connection.context("the connection was not established in time")??;
+            // The write fails if the daemon has already closed the connection in favour of a newer
+            // one.
             let _ = stream.write_all(HALF).await;
             open.push_back(stream);
             if open.len() > OPEN {
@@ -72,7 +73,7 @@ impl FloodTarget {
         let half = self.limit / 2;
         ensure!(
             in_use < half && resident < half as f64 / 1024.0 / 1024.0,
-            "{}: {in_use} octets in its cgroup, {resident} MiB resident",
+            "{}: the cgroup uses {in_use} octets, {resident} MiB are resident",
             self.daemon
         );
         ensure!(self.cgroup.kills()? == 0, "{} was killed", self.daemon);
@@ -99,8 +100,8 @@ fn thousands_of_half_sent_requests_leave_sessions_and_memory_alone() {
     let lb_pod = system.network.lb_pods[0].address.into();
     let node = system.network.nodes[0].address.addr().into();
     let reflector = reflector_address(1).into();
-    // All daemons use one HTTP server. Before this server had limits, 2,163 requests exceeded the memory
-    // of node-router.
+    // All daemons use one HTTP server. Before this server had limits, 2,163 requests exceeded the
+    // memory of node-router.
     let targets = [
         (Daemon::BgpAnnouncer(0), lb_pod, 9153, 64, 10_000),
         (Daemon::NodeRouter(0), node, 9155, 64, 2_500),

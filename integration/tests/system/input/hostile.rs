@@ -65,7 +65,7 @@ impl RawConnection {
         let connection = socket.connect(SocketAddr::new(REFLECTOR.into(), 179));
         let stream = timeout(SOON, connection)
             .await
-            .context("no connection in time")??;
+            .context("the connection was not established in time")??;
         Ok(Self(stream))
     }
 
@@ -104,7 +104,9 @@ impl RawConnection {
             self.0.read_exact(&mut body).await?;
             Ok(Some((header[18], body)))
         };
-        timeout(SOON, read).await.context("no message in time")?
+        timeout(SOON, read)
+            .await
+            .context("the reflector sent no message in time")?
     }
 
     /// Reads until the connection ends, and returns code and subcode of the last NOTIFICATION.
@@ -337,7 +339,7 @@ fn incomplete_messages_and_unknown_peers_need_little_memory_and_do_not_disturb_c
             let took = since.elapsed();
             ensure!(
                 took < Duration::from_secs(6),
-                "the hold time of 3 s took {took:?}"
+                "the hold timer of 3 s expired only after {took:?}"
             );
 
             ensure_good_client_is_untouched(&reflector)?;
@@ -347,7 +349,10 @@ fn incomplete_messages_and_unknown_peers_need_little_memory_and_do_not_disturb_c
         })
         .unwrap();
     let after = resident_kib(&reflector.process).unwrap();
-    assert!(after < before + 20_000, "{before} KiB, then {after} KiB");
+    assert!(
+        after < before + 20_000,
+        "the reflector's memory grew from {before} KiB to {after} KiB"
+    );
     eventually("the reflector has removed the ended sessions", || {
         let sessions = reflector.sessions()?;
         ensure!(sessions.len() == 1, "{} sessions", sessions.len());

@@ -70,7 +70,8 @@ fn paths_of_every_foreign_client_are_received_in_both_families_until_the_client_
         let killed = Instant::now();
         speaker.process.kill().unwrap();
         reflector.wait_for_announcers(&CLIENT[dead + 1..]).unwrap();
-        // The reflector withdraws the paths when the connection ends, before the hold timer expires.
+        // The reflector withdraws the paths when the connection ends, before the hold timer
+        // expires.
         let took = killed.elapsed();
         assert!(took < Duration::from_secs(2), "{took:?}");
         eventually("the reflector has removed the dynamic peer", || {

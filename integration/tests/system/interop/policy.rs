@@ -30,7 +30,8 @@ fn a_client_with_too_many_paths_keeps_its_session_and_those_up_to_the_maximum() 
     let words = "path refused: the peer holds its maximum of paths";
     reflector.process.wait_for_line(words, SOON).unwrap();
     assert_eq!(reflector.paths().unwrap().len(), 5);
-    // BIRD withdraws all IPv4 paths. The reflector then asks for the refused paths with a route refresh.
+    // BIRD withdraws all IPv4 paths. The reflector then asks for the refused paths with a route
+    // refresh.
     bird.ask("disable own_ipv4").unwrap();
     eventually("the reflector has only the IPv6 path", || {
         let paths = reflector.paths()?;

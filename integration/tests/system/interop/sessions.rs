@@ -42,7 +42,10 @@ fn a_route_refresh_is_answered_with_every_path() {
         eventually(&format!("{program:?} receives both families again"), || {
             let session = reflector.session(member)?;
             let more = session.updates_sent - before;
-            ensure!(more >= 2, "{more} more updates after {answer:?}");
+            ensure!(
+                more >= 2,
+                "only {more} more updates after the answer {answer:?}"
+            );
             Ok(())
         })
         .unwrap();
@@ -135,7 +138,8 @@ fn a_reflector_that_was_stopped_ends_no_session_of_a_live_client() {
     );
 }
 
-/// Two load balancers have one address if their node masquerades them. Only BIRD listens on its port.
+/// Two load balancers have one address if their node masquerades them. Only BIRD listens on its
+/// port.
 #[test]
 fn two_speakers_with_one_address_have_separate_sessions() {
     let network = Network::bring_up("interop-one-address", &[LinkMember::Reflector, A]).unwrap();
@@ -145,7 +149,7 @@ fn two_speakers_with_one_address_have_separate_sessions() {
     let mut second = A.client();
     second.router_id = "10.244.1.8".parse().unwrap();
     let _second = network.start(A, Program::ExaBgp, &second).unwrap();
-    // Both speakers announce one next hop, so it appears twice.
+    // Both speakers announce the host's address as next hop, so this next hop appears twice.
     reflector.wait_for_announcers(&[A, A]).unwrap();
     let sessions = reflector.sessions().unwrap();
     assert_eq!(sessions.len(), 2, "{sessions:#?}");
