@@ -197,41 +197,41 @@ fn dependencies() -> BTreeMap<String, Vec<String>> {
         .workspace_packages()
         .iter()
         .map(|package| {
-            let needs = package
+            let imports = package
                 .dependencies
                 .iter()
                 .filter(|dependency| dependency.kind == DependencyKind::Normal)
                 .map(|dependency| dependency.name.clone())
                 .collect();
-            (package.name.to_string(), needs)
+            (package.name.to_string(), imports)
         })
         .collect()
 }
 
 fn sources(krate: &str) -> Vec<(String, String)> {
-    fn collect(folder: &Path, found: &mut Vec<(String, String)>) {
+    fn collect(folder: &Path, files: &mut Vec<(String, String)>) {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
-                collect(&path, found);
+                collect(&path, files);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
-                found.push((
+                files.push((
                     path.display().to_string(),
                     fs::read_to_string(&path).unwrap(),
                 ));
             }
         }
     }
-    let mut found = Vec::new();
+    let mut files = Vec::new();
     collect(
         &Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("../crates")
             .join(krate)
             .join("src"),
-        &mut found,
+        &mut files,
     );
-    assert!(!found.is_empty(), "{krate} has no sources");
-    found
+    assert!(!files.is_empty(), "{krate} has no sources");
+    files
 }
 
 /// Returns the part of a source file before `#[cfg(test)]`, without comment lines.
@@ -252,8 +252,8 @@ fn is_test_file(path: &str) -> bool {
 #[test]
 fn every_crate_imports_only_what_its_layer_allows() {
     let dependencies = dependencies();
-    let ours: Vec<&String> = dependencies.keys().collect();
-    for (krate, needs) in &dependencies {
+    let workspace: Vec<&String> = dependencies.keys().collect();
+    for (krate, imports) in &dependencies {
         if krate == "integration" || krate == "lab" {
             continue;
         }
@@ -261,10 +261,10 @@ fn every_crate_imports_only_what_its_layer_allows() {
             .iter()
             .find(|(name, _)| name == krate)
             .unwrap_or_else(|| panic!("{krate} is not in a layer: add it to MAY_IMPORT"));
-        for need in needs.iter().filter(|need| ours.contains(need)) {
+        for import in imports.iter().filter(|import| workspace.contains(import)) {
             assert!(
-                allowed.contains(&need.as_str()),
-                "{krate} must not import {need}"
+                allowed.contains(&import.as_str()),
+                "{krate} must not import {import}"
             );
         }
     }
@@ -285,10 +285,10 @@ fn every_crate_of_the_layers_exists_in_the_workspace() {
 fn pure_crates_depend_on_no_crate_that_does_io() {
     let dependencies = dependencies();
     for krate in PURE {
-        for need in &dependencies[*krate] {
+        for import in &dependencies[*krate] {
             assert!(
-                PURE_MAY_USE.contains(&need.as_str()),
-                "{krate} is a pure crate and must not use {need}"
+                PURE_MAY_USE.contains(&import.as_str()),
+                "{krate} is a pure crate and must not use {import}"
             );
         }
     }
@@ -314,9 +314,9 @@ fn pure_crates_use_no_clock_no_file_and_no_socket() {
 
 #[test]
 fn restricted_crates_are_imported_only_by_their_allowed_users() {
-    for (krate, needs) in dependencies() {
+    for (krate, imports) in dependencies() {
         for (restricted, allowed) in RESTRICTED {
-            if needs.iter().any(|need| need == restricted) {
+            if imports.iter().any(|import| import == restricted) {
                 assert!(
                     allowed.contains(&krate.as_str()),
                     "{krate} must not import {restricted}; only {allowed:?} may import it"

@@ -83,18 +83,21 @@ pub(crate) fn bad_annotation(runner: &mut CaseRunner) -> Result<CaseOutcome> {
 
 /// Returns the schedulers of the TCP virtual servers in the kernels of all lb pods.
 fn schedulers(runner: &CaseRunner) -> Result<Vec<String>> {
-    let mut found = Vec::new();
+    let mut schedulers = Vec::new();
     for pod in runner.pods("web", "load-balancer")? {
         let table = runner.ipvs_table(&pod)?;
         for line in table.lines() {
             let words: Vec<_> = line.split_whitespace().collect();
             if let ["TCP", _, scheduler, ..] = words[..] {
-                found.push(scheduler.to_owned());
+                schedulers.push(scheduler.to_owned());
             }
         }
     }
-    ensure!(!found.is_empty(), "no load balancer has a virtual server");
-    Ok(found)
+    ensure!(
+        !schedulers.is_empty(),
+        "no load balancer has a virtual server"
+    );
+    Ok(schedulers)
 }
 
 /// Applies a second application, and allows no loss for the first application.

@@ -1,6 +1,6 @@
 //! Control planes, and one namespace for each test.
 //!
-//! All tests that do not restart the control plane share one.
+//! All tests that do not restart the control plane share one control plane.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -44,7 +44,7 @@ impl<'a> ServedService<'a> {
         }
     }
 
-    /// Creates a second Service, and changes the endpoints of the first one.
+    /// Creates the Service `new`, and changes the endpoints of the Service `web`.
     fn change(&self) {
         self.namespace
             .apply_service("new", "portlb.io/address: 10.1.1.20");

@@ -111,31 +111,31 @@ fn an_older_service_does_not_take_an_address_over_that_another_one_holds() {
     // Creation times have whole seconds, so the second Service is created again until it is
     // younger.
     let created = "{.metadata.creationTimestamp}";
-    let of_old = namespace.jsonpath("service/old", created);
+    let created_old = namespace.jsonpath("service/old", created);
     lab::wait_for("a younger Service", SOON, || {
         namespace.kubectl(&["delete", "service", "web", "--ignore-not-found"]);
         namespace.apply_service("web", &format!("portlb.io/address: {ADDRESS}"));
-        let of_web = namespace.jsonpath("service/web", created);
-        lab::ensure_that(of_web > of_old, of_web)
+        let created_web = namespace.jsonpath("service/web", created);
+        lab::ensure_that(created_web > created_old, created_web)
     })
     .unwrap();
     namespace.apply_endpoints("web", &["10.0.0.1"]);
     let kubeconfig = namespace.kubeconfig(namespace.cluster.control.address());
     let announcer = FakeAnnouncer::start(&[]);
     let watcher = start(&namespace, "lb-1", &kubeconfig, &announcer, &[]);
-    let held = "{.status.conditions[?(@.type=='portlb.io/Address')].message}";
-    namespace.wait_for_value("service/web", held, ADDRESS, SOON);
-    namespace.wait_for_value("service/old", held, "10.1.1.11", SOON);
+    let address = "{.status.conditions[?(@.type=='portlb.io/Address')].message}";
+    namespace.wait_for_value("service/web", address, ADDRESS, SOON);
+    namespace.wait_for_value("service/old", address, "10.1.1.11", SOON);
 
     let served = ["tcp/10.1.1.10:80 -> 10.0.0.1"];
     namespace.apply_service("old", &format!("portlb.io/address: {ADDRESS}"));
-    namespace.wait_for_value("service/old", held, "", SOON);
+    namespace.wait_for_value("service/old", address, "", SOON);
     watcher.watch().wait_for(&served, SOON);
     drop(watcher);
     // A restart of pod-watcher does not give the address to the older Service either.
     let watcher = start(&namespace, "lb-2", &kubeconfig, &announcer, &[]);
     watcher.watch().wait_for(&served, SOON);
-    assert_eq!(namespace.jsonpath("service/web", held), ADDRESS);
+    assert_eq!(namespace.jsonpath("service/web", address), ADDRESS);
 }
 
 #[test]
@@ -213,8 +213,8 @@ fn one_of_two_pods_leads_and_the_other_takes_over_when_it_ends() {
     let announcer = FakeAnnouncer::start(&["10.1.1.10/32"]);
     let first = start(&namespace, "lb-1", &kubeconfig, &announcer, &[]);
     lab::wait_for("the first pod leads", SOON, || {
-        let held = first.metric("portlb_lease_held");
-        lab::ensure_that(held > 0.5, held)
+        let is_leader = first.metric("portlb_lease_held");
+        lab::ensure_that(is_leader > 0.5, is_leader)
     })
     .unwrap();
     let second = start(&namespace, "lb-2", &kubeconfig, &announcer, &[]);
@@ -457,8 +457,8 @@ fn a_finding_that_returns_is_counted_in_its_first_event() {
     drop(watcher);
     let watcher = start(&namespace, "lb-2", &kubeconfig, &announcer, &[]);
     lab::wait_for("the second pod leads", FAILOVER, || {
-        let held = watcher.metric("portlb_lease_held");
-        lab::ensure_that(held > 0.5, held)
+        let is_leader = watcher.metric("portlb_lease_held");
+        lab::ensure_that(is_leader > 0.5, is_leader)
     })
     .unwrap();
     namespace.apply_service("web", "portlb.io/address: 10.1.1.10");

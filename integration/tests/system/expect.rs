@@ -71,7 +71,7 @@ pub(crate) fn wait_for_weight(
     let what = format!("lb pod {lb_pod} has {real_server} with weight {weight:?}");
     eventually(&what, || {
         let virtual_servers = system.virtual_servers(lb_pod)?;
-        let found = virtual_servers
+        let actual = virtual_servers
             .iter()
             .flat_map(|virtual_server| &virtual_server.real_servers)
             .filter(|status| status.programmed)
@@ -80,7 +80,7 @@ pub(crate) fn wait_for_weight(
                 desired.is_some_and(|desired| desired.address == real_server.to_string())
             })
             .map(|status| status.effective_weight);
-        ensure!(found == weight, "weight {found:?}");
+        ensure!(actual == weight, "weight {actual:?}");
         Ok(())
     })
 }
@@ -108,8 +108,9 @@ pub(crate) fn persistent_connections(system: &System) -> Result<PersistentConnec
     )
 }
 
-/// Waits until every connection has answered two more requests, and returns an error if one was
-/// lost.
+/// Waits until every connection has answered two more requests.
+///
+/// Returns an error if a connection was lost.
 pub(crate) fn ensure_no_connection_was_lost(connections: PersistentConnections) -> Result<()> {
     connections.wait_for_answers(2 * CONNECTIONS, SOON)?;
     let tally = connections.stop()?;

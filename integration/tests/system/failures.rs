@@ -253,12 +253,12 @@ fn the_routes_of_a_killed_node_router_stay_and_are_adopted() {
         system.kill(Daemon::NodeRouter(0))?;
         system.start(Daemon::NodeRouter(0))?;
         eventually("the announcer holds both routes again", || {
-            let held = system.node_routes(0)?;
-            let installed = held.iter().filter(|route| route.installed);
+            let routes = system.node_routes(0)?;
+            let installed = routes.iter().filter(|route| route.installed);
             let pods: Vec<_> = installed.flat_map(|route| &route.next_hops).collect();
             ensure!(
                 pods.len() == 2 && pods.iter().all(|hop| hop.holders == 1),
-                "{held:?}"
+                "{routes:?}"
             );
             Ok(())
         })?;

@@ -46,7 +46,7 @@ table ip portlb-ipvs {
   }
 }
 ";
-/// Routes of another program. The lb pod gets all of them, a node only the first two.
+/// Routes of another program. The lb pod gets all routes, a node gets only the first two routes.
 const FOREIGN_ROUTES: &str = "\
 route add 10.77.0.0/16 via 10.2.1.11
 route add 10.1.1.77/32 via 10.2.1.11 metric 9 proto static

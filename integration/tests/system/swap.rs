@@ -119,9 +119,8 @@ fn the_paths_of_a_data_plane_without_heartbeats_are_least_preferred_after_each_t
         .unwrap();
     let changes = system.fib.changes().len();
     let began = Instant::now();
-    // The announcer announces normally, makes the paths least preferred after the timeout, watches
-    // the data plane again, and announces normally again. Two such cycles make at least four
-    // announcements.
+    // After each timeout the announcer makes the paths least preferred. Then it watches the data
+    // plane again, and the paths become normal. Each change makes an announcement.
     eventually("the announcer has made four announcements", || {
         let made = metric(&system, ANNOUNCER, "portlb_announcements_made_total")?;
         ensure!(made >= 4.0, "{made}");

@@ -48,8 +48,8 @@ fn a_failed_real_server_is_quiesced_or_removed_and_below_the_minimum_its_address
     )
     .unwrap();
     let pods = system.network.web_pods.clone();
-    // Two virtual servers in the range quiesce and remove failed real servers. A third one outside
-    // of the range needs both of its two real servers.
+    // In the range, one virtual server quiesces failed real servers and another one removes them. A
+    // virtual server outside of the range needs both of its real servers.
     let quiesce = virtual_server(1, port(80), &pods);
     let remove = VirtualServer {
         on_failure: FailureAction::Remove,

@@ -53,8 +53,7 @@ impl FloodTarget {
         for number in 0..requests {
             let connection = timeout(SOON, TcpStream::connect(self.address)).await;
             let mut stream = connection.context("the connection was not established in time")??;
-            // The write fails if the daemon has already closed the connection in favour of a newer
-            // one.
+            // The write fails if the daemon has closed the connection to accept a newer connection.
             let _ = stream.write_all(HALF).await;
             open.push_back(stream);
             if open.len() > OPEN {

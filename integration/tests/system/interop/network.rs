@@ -72,7 +72,7 @@ pub(crate) struct Network {
     pub(crate) lab: Lab,
 }
 
-/// A host of the network. Name and addresses depend on its role and its number.
+/// A host of the network: the reflector, or a client or a router with its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LinkMember {
     Reflector,
