@@ -1,24 +1,24 @@
-//! How values stand in attributes.
+//! Encoding of attribute values.
 
 use netlink_packet_core::{DecodeError, Emitable, Nla, NlaBuffer, NlasIterator, Parseable};
 
-/// Puts values of type `T` into attributes and reads them back.
+/// Encodes values of type `T` as attribute payloads, and decodes attribute payloads.
 pub(crate) trait Codec<T> {
     fn len(value: &T) -> usize;
-    /// `buffer` has exactly the length that [`Codec::len`] gave.
+    /// Writes the value into `buffer`, whose length must be exactly `Codec::len(value)`.
     fn emit(value: &T, buffer: &mut [u8]);
     fn parse(octets: &[u8]) -> Result<T, DecodeError>;
 }
 
-/// Integers in the host's byte order.
+/// Codec of integers in the byte order of the host.
 pub(crate) struct HostOrder;
-/// Integers in network byte order.
+/// Codec of integers in network byte order.
 pub(crate) struct NetworkOrder;
-/// Text with a NUL at its end.
+/// Codec of strings that end with a NUL byte.
 pub(crate) struct Text;
-/// Octets as they are.
+/// Codec of octets that are copied unchanged.
 pub(crate) struct Octets;
-/// Attributes within an attribute.
+/// Codec of a list of attributes inside of an attribute.
 pub(crate) struct Nested;
 
 macro_rules! integers {
@@ -93,7 +93,8 @@ where
     }
 }
 
-/// Declares the attributes of one level: number in the kernel, name, type and codec.
+/// Declares an enum with one variant for each attribute: attribute number in the kernel, variant
+/// name, value type and codec.
 macro_rules! attributes {
     (
         $(#[$outer:meta])*
@@ -105,7 +106,7 @@ macro_rules! attributes {
         #[derive(Clone, Debug, PartialEq, Eq)]
         pub enum $name {
             $($(#[$inner])* $variant($value),)+
-            /// An attribute that this crate does not know.
+            /// An attribute with a number that this crate does not implement.
             Other(netlink_packet_core::DefaultNla),
         }
 

@@ -1,4 +1,4 @@
-//! Destinations of a service.
+//! Attributes of destinations.
 
 use netlink_packet_core::DecodeError;
 
@@ -7,82 +7,64 @@ use crate::{
     attribute::{Codec, HostOrder, Nested, NetworkOrder, Octets, attributes},
 };
 
-/// `IP_VS_CONN_F_FWD_MASK`: the bits of the connection flags that say how packets are forwarded.
+/// Bits of the connection flags that hold the forwarding method: `IP_VS_CONN_F_FWD_MASK`.
 const FORWARDING_MASK: u32 = 0x07;
 
-/// `IP_VS_CONN_F_*` under `IP_VS_CONN_F_FWD_MASK`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ForwardingMethod {
-    /// `IP_VS_CONN_F_MASQ`.
     Masq,
-    /// `IP_VS_CONN_F_LOCALNODE`.
     LocalNode,
-    /// `IP_VS_CONN_F_TUNNEL`.
     Tunnel,
-    /// `IP_VS_CONN_F_DROUTE`.
     DirectRoute,
-    /// `IP_VS_CONN_F_BYPASS`.
     Bypass,
-    /// One that this crate does not know.
+    /// A number without a name in this crate.
     Other(u32),
 }
 
-/// `enum` of `IP_VS_CONN_F_TUNNEL_TYPE_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TunnelType {
-    /// IP in IP.
     Ipip,
-    /// Generic UDP encapsulation.
     Gue,
-    /// Generic routing encapsulation.
     Gre,
-    /// One that this crate does not know.
+    /// A number without a name in this crate.
     Other(u8),
 }
 
-/// `IP_VS_TUNNEL_ENCAP_FLAG_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TunnelFlags(pub u16);
 
 impl TunnelFlags {
-    /// `IP_VS_TUNNEL_ENCAP_FLAG_NOCSUM`: without checksum.
     pub const NO_CHECKSUM: Self = Self(0);
-    /// `IP_VS_TUNNEL_ENCAP_FLAG_CSUM`: with checksum.
     pub const CHECKSUM: Self = Self(1);
-    /// `IP_VS_TUNNEL_ENCAP_FLAG_REMCSUM`: with remote checksum offload.
+    /// `IP_VS_TUNNEL_ENCAP_FLAG_REMCSUM`: the remote checksum offload of GUE.
     pub const REMOTE_CHECKSUM: Self = Self(2);
 }
 
 attributes! {
-    /// `IPVS_DEST_ATTR_*`.
     DestAttribute {
-        /// `IPVS_DEST_ATTR_ADDR`: see [`encode_address`](crate::encode_address).
         1 Address([u8; 16]) Octets,
-        /// `IPVS_DEST_ATTR_PORT`; 0 in a service by firewall mark keeps the client's port.
+        /// `IPVS_DEST_ATTR_PORT`. With port 0, a destination of a firewall-mark service receives
+        /// packets on the port that the client used.
         2 Port(u16) NetworkOrder,
-        /// `IPVS_DEST_ATTR_FWD_METHOD`.
         3 ForwardingMethod(ForwardingMethod) HostOrder,
-        /// `IPVS_DEST_ATTR_WEIGHT`.
         4 Weight(u32) HostOrder,
-        /// `IPVS_DEST_ATTR_U_THRESH`: no new connections above this many; 0: no threshold.
+        /// `IPVS_DEST_ATTR_U_THRESH`: the destination gets no new connections above this number of
+        /// connections. 0: no threshold.
         5 UpperThreshold(u32) HostOrder,
-        /// `IPVS_DEST_ATTR_L_THRESH`: new connections again below this many.
+        /// `IPVS_DEST_ATTR_L_THRESH`: an overloaded destination gets new connections again below
+        /// this number of connections.
         6 LowerThreshold(u32) HostOrder,
-        /// `IPVS_DEST_ATTR_ACTIVE_CONNS`.
         7 ActiveConnections(u32) HostOrder,
-        /// `IPVS_DEST_ATTR_INACT_CONNS`.
         8 InactiveConnections(u32) HostOrder,
-        /// `IPVS_DEST_ATTR_PERSIST_CONNS`: persistence templates.
         9 PersistentConnections(u32) HostOrder,
-        /// `IPVS_DEST_ATTR_ADDR_FAMILY` (Linux 3.18); absent: that of the service.
+        /// `IPVS_DEST_ATTR_ADDR_FAMILY` (since Linux 3.18). If absent, the kernel uses the address
+        /// family of the service.
         11 AddressFamily(u16) HostOrder,
-        /// `IPVS_DEST_ATTR_STATS64`.
         12 Stats64(Vec<StatsAttribute>) Nested,
-        /// `IPVS_DEST_ATTR_TUN_TYPE` (Linux 5.3); absent: IP in IP.
+        /// `IPVS_DEST_ATTR_TUN_TYPE` (since Linux 5.3). If absent, the kernel uses IP in IP.
         13 TunnelType(TunnelType) HostOrder,
-        /// `IPVS_DEST_ATTR_TUN_PORT`: destination port of GUE.
+        /// `IPVS_DEST_ATTR_TUN_PORT`: the UDP destination port of a GUE tunnel.
         14 TunnelPort(u16) NetworkOrder,
-        /// `IPVS_DEST_ATTR_TUN_FLAGS`.
         15 TunnelFlags(TunnelFlags) HostOrder,
     }
 }
@@ -147,23 +129,23 @@ impl From<TunnelFlags> for u16 {
     }
 }
 
-/// A word that stands for an integer is sent as the integer.
-macro_rules! words {
-    ($($word:ty as $integer:ty),+) => {$(
-        impl Codec<$word> for HostOrder {
-            fn len(_: &$word) -> usize {
+/// Implements [`Codec`] for types that the kernel encodes as an integer.
+macro_rules! integer_codecs {
+    ($($named:ty as $integer:ty),+) => {$(
+        impl Codec<$named> for HostOrder {
+            fn len(_: &$named) -> usize {
                 size_of::<$integer>()
             }
-            fn emit(value: &$word, buffer: &mut [u8]) {
+            fn emit(value: &$named, buffer: &mut [u8]) {
                 <HostOrder as Codec<$integer>>::emit(&<$integer>::from(*value), buffer);
             }
-            fn parse(octets: &[u8]) -> Result<$word, DecodeError> {
-                <HostOrder as Codec<$integer>>::parse(octets).map(<$word>::from)
+            fn parse(octets: &[u8]) -> Result<$named, DecodeError> {
+                <HostOrder as Codec<$integer>>::parse(octets).map(<$named>::from)
             }
         }
     )+};
 }
-words!(
+integer_codecs!(
     ForwardingMethod as u32,
     TunnelType as u8,
     TunnelFlags as u16

@@ -1,12 +1,13 @@
-//! The kernel's IPVS generic-netlink messages to bytes and back.
+//! Encoder and decoder of the kernel's IPVS generic-netlink messages.
 //!
-//! Names are the kernel's (`linux/ip_vs.h`, `net/netfilter/ipvs/ip_vs_ctl.c`): services and
-//! destinations, not virtual servers and real servers. Pure: no socket. An [`IpvsMessage`] is a
-//! [`IpvsCommand`] and its attributes; wrapped in a `GenlMessage` it goes to the family that the
-//! kernel calls [`FAMILY_NAME`].
+//! The crate uses the names of the kernel (`linux/ip_vs.h`, `net/netfilter/ipvs/ip_vs_ctl.c`):
+//! services and destinations, not virtual servers and real servers. The crate opens no socket. An
+//! [`IpvsMessage`] consists of an [`IpvsCommand`] and attributes. The sender wraps the message in a
+//! `GenlMessage` for the generic-netlink family [`FAMILY_NAME`].
 //!
-//! Attributes that this crate does not know are kept as `Other` and never an error, since a newer
-//! kernel sends more of them.
+//! The decoder keeps unknown attributes as `Other` instead of returning an error, because newer
+//! kernels send additional attributes. In each attribute enum, a variant is the kernel's constant of
+//! a similar name: `DestAttribute::Weight` is `IPVS_DEST_ATTR_WEIGHT`.
 //!
 //! ```
 //! use netlink_packet_core::{NetlinkMessage, NetlinkPayload, NLM_F_REQUEST};
@@ -24,7 +25,7 @@
 //!         ServiceAttribute::Port(80),
 //!     ])],
 //! };
-//! let family_id = 25; // as the kernel told for FAMILY_NAME
+//! let family_id = 25; // the kernel assigns the id to FAMILY_NAME
 //! let mut genl = GenlMessage::from_payload(message);
 //! genl.set_resolved_family_id(family_id);
 //! let mut netlink = NetlinkMessage::from(genl);
@@ -34,8 +35,6 @@
 //! netlink.serialize(&mut bytes);
 //! # Ok::<(), std::net::AddrParseError>(())
 //! ```
-
-#![warn(missing_docs)]
 
 mod attribute;
 mod destination;

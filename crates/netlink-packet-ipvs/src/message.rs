@@ -1,4 +1,4 @@
-//! Messages: a command and its attributes.
+//! IPVS messages: a command and its attributes.
 
 use netlink_packet_core::{
     DecodeError, DefaultNla, Emitable, ErrorContext, Nla, NlaBuffer, NlasIterator, Parseable,
@@ -11,70 +11,61 @@ use crate::{
     attribute::{Codec, HostOrder, Nested},
 };
 
-/// `IPVS_GENL_NAME`.
 pub const FAMILY_NAME: &str = "IPVS";
-/// `IPVS_GENL_VERSION`.
 pub const FAMILY_VERSION: u8 = 1;
 
-/// `IPVS_CMD_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum IpvsCommand {
-    /// Adds a service, or answers [`IpvsCommand::GetService`].
+    /// Adds a service. The kernel also sends this command in answers to
+    /// [`IpvsCommand::GetService`].
     NewService,
-    /// Changes a service.
     SetService,
-    /// Deletes a service and its destinations.
+    /// Deletes a service together with its destinations.
     DelService,
-    /// Asks for one service, or for all as a dump.
+    /// Requests one service, or all services as a dump.
     GetService,
-    /// Adds a destination to a service, or answers [`IpvsCommand::GetDest`].
+    /// Adds a destination to a service. The kernel also sends this command in answers to
+    /// [`IpvsCommand::GetDest`].
     NewDest,
-    /// Changes a destination.
     SetDest,
-    /// Deletes a destination.
     DelDest,
-    /// Asks for the destinations of a service, as a dump.
+    /// Requests the destinations of one service as a dump.
     GetDest,
-    /// Changes the timeouts, or answers [`IpvsCommand::GetConfig`].
+    /// Changes the timeouts. The kernel also sends this command in answers to
+    /// [`IpvsCommand::GetConfig`].
     SetConfig,
-    /// Asks for the timeouts.
+    /// Requests the timeouts of connections.
     GetConfig,
-    /// Answers [`IpvsCommand::GetInfo`].
     SetInfo,
-    /// Asks for version and size of the connection table.
+    /// Requests the IPVS version and the size of the connection table.
     GetInfo,
-    /// One that this crate does not know: the synchronisation daemon, zeroing counters, flushing.
+    /// A command without a name in this crate, such as the commands of the synchronization daemon,
+    /// `IPVS_CMD_ZERO` and `IPVS_CMD_FLUSH`.
     Other(u8),
 }
 
-/// Attributes of a message. Those of [`IpvsCommand::SetInfo`] are `IPVS_INFO_ATTR_*`, those of all
-/// others `IPVS_CMD_ATTR_*`.
+/// An attribute of a message. A message with the command [`IpvsCommand::SetInfo`] has
+/// `IPVS_INFO_ATTR_*` attributes. All other messages have `IPVS_CMD_ATTR_*` attributes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IpvsAttribute {
-    /// `IPVS_CMD_ATTR_SERVICE`.
     Service(Vec<ServiceAttribute>),
-    /// `IPVS_CMD_ATTR_DEST`.
     Dest(Vec<DestAttribute>),
-    /// `IPVS_CMD_ATTR_TIMEOUT_TCP`: seconds.
     TimeoutTcp(u32),
-    /// `IPVS_CMD_ATTR_TIMEOUT_TCP_FIN`: seconds.
     TimeoutTcpFin(u32),
-    /// `IPVS_CMD_ATTR_TIMEOUT_UDP`: seconds.
     TimeoutUdp(u32),
-    /// `IPVS_INFO_ATTR_VERSION`, such as 0x010201 for 1.2.1.
+    /// `IPVS_INFO_ATTR_VERSION`. Example: 0x010201 is version 1.2.1.
     InfoVersion(u32),
-    /// `IPVS_INFO_ATTR_CONN_TAB_SIZE`: rows of the connection table.
+    /// `IPVS_INFO_ATTR_CONN_TAB_SIZE`: the number of hash buckets of the connection table.
     InfoConnectionTableSize(u32),
-    /// An attribute that this crate does not know.
+    /// An attribute with a number that this crate does not implement.
     Other(DefaultNla),
 }
 
 /// The payload of a generic-netlink message of the family [`FAMILY_NAME`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IpvsMessage {
-    /// What it asks for or answers to.
     pub command: IpvsCommand,
-    /// In the order of the bytes.
+    /// Attributes in the order in which the encoder writes them and the decoder reads them.
     pub attributes: Vec<IpvsAttribute>,
 }
 

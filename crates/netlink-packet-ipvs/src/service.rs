@@ -1,4 +1,4 @@
-//! Services.
+//! Attributes of services.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -9,66 +9,64 @@ use crate::{
     attribute::{Codec, HostOrder, Nested, NetworkOrder, Octets, Text, attributes},
 };
 
-/// IPv4, as in [`ServiceAttribute::AddressFamily`].
+/// Value of [`ServiceAttribute::AddressFamily`] for IPv4.
 pub const AF_INET: u16 = 2;
-/// IPv6.
 pub const AF_INET6: u16 = 10;
 
-/// `IP_VS_SVC_F_PERSISTENT`: new connections of one client go to the same destination.
+/// `IP_VS_SVC_F_PERSISTENT`: the kernel sends new connections of a client to the destination of the
+/// client's earlier connections.
 pub const SVC_F_PERSISTENT: u32 = 0x01;
-/// `IP_VS_SVC_F_HASHED`: set by the kernel alone, on each service of its table.
+/// `IP_VS_SVC_F_HASHED`: only the kernel sets this flag, on each service in its table.
 pub const SVC_F_HASHED: u32 = 0x02;
-/// `IP_VS_SVC_F_ONEPACKET`: each UDP packet is scheduled for itself.
+/// `IP_VS_SVC_F_ONEPACKET`: the kernel schedules each UDP packet independently of earlier packets.
 pub const SVC_F_ONEPACKET: u32 = 0x04;
-/// `IP_VS_SVC_F_SCHED1`: first flag of the scheduler.
+/// `IP_VS_SVC_F_SCHED1`: the first scheduler-specific flag.
 pub const SVC_F_SCHED1: u32 = 0x08;
-/// `IP_VS_SVC_F_SCHED2`: second flag of the scheduler.
+/// `IP_VS_SVC_F_SCHED2`: the second scheduler-specific flag.
 pub const SVC_F_SCHED2: u32 = 0x10;
-/// `IP_VS_SVC_F_SCHED3`: third flag of the scheduler.
+/// `IP_VS_SVC_F_SCHED3`: the third scheduler-specific flag.
 pub const SVC_F_SCHED3: u32 = 0x20;
-/// sh: a flow that hashes to a destination of weight 0 goes to another one.
+/// Scheduler `sh`: a flow that hashes to a destination with weight 0 goes to another destination.
 pub const SVC_F_SCHED_SH_FALLBACK: u32 = SVC_F_SCHED1;
-/// sh: the source port is part of the hash.
+/// Scheduler `sh`: the source port is part of the hash.
 pub const SVC_F_SCHED_SH_PORT: u32 = SVC_F_SCHED2;
-/// mh: a flow that hashes to a destination of weight 0 goes to another one.
+/// Scheduler `mh`: a flow that hashes to a destination with weight 0 goes to another destination.
 pub const SVC_F_SCHED_MH_FALLBACK: u32 = SVC_F_SCHED1;
-/// mh: the source port is part of the hash.
+/// Scheduler `mh`: the source port is part of the hash.
 pub const SVC_F_SCHED_MH_PORT: u32 = SVC_F_SCHED2;
 
-/// `struct ip_vs_flags`: the service's flags under the mask become `flags`; the others stay.
+/// New flags of a service: `struct ip_vs_flags`. The kernel sets the bits in `mask` to the bits of
+/// `flags`, and keeps the other bits of the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Flags {
-    /// `IP_VS_SVC_F_*`.
     pub flags: u32,
-    /// Which of them the sender means; the kernel sends all ones.
+    /// Bits that the request changes. In answers of the kernel, every bit is set.
     pub mask: u32,
 }
 
 attributes! {
-    /// `IPVS_SVC_ATTR_*`.
     ServiceAttribute {
-        /// `IPVS_SVC_ATTR_AF`: [`AF_INET`] or [`AF_INET6`].
+        /// `IPVS_SVC_ATTR_AF`: the value is [`AF_INET`] or [`AF_INET6`].
         1 AddressFamily(u16) HostOrder,
-        /// `IPVS_SVC_ATTR_PROTOCOL`: `IPPROTO_TCP`, `IPPROTO_UDP` or `IPPROTO_SCTP`.
+        /// `IPVS_SVC_ATTR_PROTOCOL`: the value is `IPPROTO_TCP`, `IPPROTO_UDP` or `IPPROTO_SCTP`.
         2 Protocol(u16) HostOrder,
-        /// `IPVS_SVC_ATTR_ADDR`: see [`encode_address`].
         3 Address([u8; 16]) Octets,
-        /// `IPVS_SVC_ATTR_PORT`; 0 takes all ports and needs persistence.
+        /// `IPVS_SVC_ATTR_PORT`. Port 0 matches every port, and the kernel accepts port 0 only for
+        /// persistent services.
         4 Port(u16) NetworkOrder,
-        /// `IPVS_SVC_ATTR_FWMARK`, in place of protocol, address and port.
+        /// `IPVS_SVC_ATTR_FWMARK`: identifies a service by firewall mark instead of protocol,
+        /// address and port.
         5 FirewallMark(u32) HostOrder,
-        /// `IPVS_SVC_ATTR_SCHED_NAME`, such as `rr`.
+        /// `IPVS_SVC_ATTR_SCHED_NAME`, for example `rr`.
         6 SchedulerName(String) Text,
-        /// `IPVS_SVC_ATTR_FLAGS`.
         7 Flags(Flags) HostOrder,
-        /// `IPVS_SVC_ATTR_TIMEOUT`: seconds of persistence.
+        /// `IPVS_SVC_ATTR_TIMEOUT`: the persistence timeout in seconds.
         8 Timeout(u32) HostOrder,
-        /// `IPVS_SVC_ATTR_NETMASK`: for IPv4 the mask in network byte order, for IPv6 the length of
-        /// the prefix; never 0.
+        /// `IPVS_SVC_ATTR_NETMASK`: the persistence mask. For IPv4 the mask in network byte order,
+        /// for IPv6 the prefix length. The kernel refuses 0.
         9 Netmask(u32) HostOrder,
-        /// `IPVS_SVC_ATTR_PE_NAME`: the persistence engine.
+        /// `IPVS_SVC_ATTR_PE_NAME`: the name of the persistence engine.
         11 PersistenceEngineName(String) Text,
-        /// `IPVS_SVC_ATTR_STATS64`.
         12 Stats64(Vec<StatsAttribute>) Nested,
     }
 }
@@ -94,7 +92,7 @@ impl Codec<Flags> for HostOrder {
     }
 }
 
-/// An address as `union nf_inet_addr`: an IPv4 address fills the first four of the 16 octets.
+/// Encodes an address as `union nf_inet_addr`. An IPv4 address fills the first 4 of the 16 octets.
 pub fn encode_address(address: IpAddr) -> [u8; 16] {
     match address {
         IpAddr::V4(address) => {
@@ -106,7 +104,8 @@ pub fn encode_address(address: IpAddr) -> [u8; 16] {
     }
 }
 
-/// The address of this family in a `union nf_inet_addr`; `None` for an unknown family.
+/// Decodes a `union nf_inet_addr` as an address of the given family. Returns `None` for an unknown
+/// family.
 pub fn decode_address(family: u16, octets: [u8; 16]) -> Option<IpAddr> {
     match family {
         AF_INET => {

@@ -1,30 +1,22 @@
-//! Traffic counters.
+//! Traffic counters of services and destinations.
 
 use crate::attribute::{HostOrder, attributes};
 
 attributes! {
-    /// `IPVS_STATS_ATTR_*`, in the 64-bit form of `IPVS_SVC_ATTR_STATS64` and
-    /// `IPVS_DEST_ATTR_STATS64` (Linux 4.1). The older 32-bit form is left undecoded.
+    /// A counter in `IPVS_SVC_ATTR_STATS64` or `IPVS_DEST_ATTR_STATS64`: `IPVS_STATS_ATTR_*` with
+    /// 64-bit values (since Linux 4.1). This crate does not decode the older 32-bit counters.
     StatsAttribute {
-        /// Connections scheduled.
         1 Connections(u64) HostOrder,
-        /// Incoming packets.
         2 InPackets(u64) HostOrder,
-        /// Outgoing packets; none with tunnel and direct routing.
+        /// Outgoing packets. Always 0 for tunnel and direct routing, because replies bypass the
+        /// load balancer.
         3 OutPackets(u64) HostOrder,
-        /// Incoming bytes.
         4 InBytes(u64) HostOrder,
-        /// Outgoing bytes.
         5 OutBytes(u64) HostOrder,
-        /// New connections per second.
         6 ConnectionsPerSecond(u64) HostOrder,
-        /// Incoming packets per second.
         7 InPacketsPerSecond(u64) HostOrder,
-        /// Outgoing packets per second.
         8 OutPacketsPerSecond(u64) HostOrder,
-        /// Incoming bytes per second.
         9 InBytesPerSecond(u64) HostOrder,
-        /// Outgoing bytes per second.
         10 OutBytesPerSecond(u64) HostOrder,
     }
 }

@@ -1,4 +1,4 @@
-//! Bytes and messages.
+//! Tests of encoding and decoding IPVS messages.
 #![cfg(test)]
 
 use netlink_packet_core::{
@@ -34,10 +34,10 @@ fn check(message: &IpvsMessage, expected: &[u8]) {
     assert_eq!(&decode(message.command, expected).unwrap(), message);
 }
 
-// The golden bytes are those of a little-endian machine, as `linux/ip_vs.h` lays them out.
+// The expected bytes are for a little-endian machine and follow the structures of `linux/ip_vs.h`.
 #[cfg(target_endian = "little")]
 #[test]
-fn a_service_is_encoded_as_the_kernel_reads_it() {
+fn a_service_is_encoded_in_the_layout_of_the_kernel() {
     check(
         &IpvsMessage {
             command: IpvsCommand::NewService,
@@ -71,7 +71,7 @@ fn a_service_is_encoded_as_the_kernel_reads_it() {
 
 #[cfg(target_endian = "little")]
 #[test]
-fn a_destination_by_gue_tunnel_is_encoded_as_the_kernel_reads_it() {
+fn a_destination_with_a_gue_tunnel_is_encoded_in_the_layout_of_the_kernel() {
     check(
         &IpvsMessage {
             command: IpvsCommand::NewDest,
@@ -111,7 +111,7 @@ fn a_destination_by_gue_tunnel_is_encoded_as_the_kernel_reads_it() {
 
 #[cfg(target_endian = "little")]
 #[test]
-fn a_whole_netlink_message_carries_both_headers() {
+fn a_netlink_message_has_a_netlink_header_and_a_generic_netlink_header() {
     let message = IpvsMessage {
         command: IpvsCommand::GetInfo,
         attributes: vec![],
@@ -135,7 +135,7 @@ fn a_whole_netlink_message_carries_both_headers() {
 }
 
 #[test]
-fn attributes_of_information_are_told_from_those_of_services_by_the_command() {
+fn the_command_distinguishes_info_attributes_from_service_attributes() {
     let info = IpvsMessage {
         command: IpvsCommand::SetInfo,
         attributes: vec![
@@ -144,11 +144,11 @@ fn attributes_of_information_are_told_from_those_of_services_by_the_command() {
         ],
     };
     assert_eq!(decode(IpvsCommand::SetInfo, &encode(&info)).unwrap(), info);
-    check_refused(IpvsCommand::NewService, &encode(&info), "buffer has length");
+    check_decode_error(IpvsCommand::NewService, &encode(&info), "buffer has length");
 }
 
 #[test]
-fn unknown_attributes_are_kept() {
+fn unknown_attributes_survive_decoding_and_encoding() {
     let message = IpvsMessage {
         command: IpvsCommand::NewDest,
         attributes: vec![
@@ -166,31 +166,31 @@ fn unknown_attributes_are_kept() {
 }
 
 #[track_caller]
-fn check_refused(command: IpvsCommand, bytes: &[u8], expected: &str) {
+fn check_decode_error(command: IpvsCommand, bytes: &[u8], expected: &str) {
     let error = decode(command, bytes).unwrap_err().to_string();
     assert!(error.contains(expected), "{error}");
 }
 
 #[test]
-fn a_known_attribute_of_the_wrong_length_is_an_error_that_names_it() {
+fn an_attribute_with_a_wrong_length_is_an_error_that_names_the_attribute() {
     let bytes = [12, 0, 2, 0, 6, 0, 4, 0, 1, 2, 0, 0];
-    check_refused(IpvsCommand::NewDest, &bytes, "DestAttribute::Weight");
+    check_decode_error(IpvsCommand::NewDest, &bytes, "DestAttribute::Weight");
 }
 
 #[test]
-fn a_message_that_is_cut_short_is_an_error() {
+fn a_truncated_message_is_an_error() {
     let message = IpvsMessage {
         command: IpvsCommand::NewService,
         attributes: vec![IpvsAttribute::Service(vec![ServiceAttribute::Timeout(1)])],
     };
     let bytes = encode(&message);
     for len in 1..bytes.len() {
-        check_refused(IpvsCommand::NewService, &bytes[..len], "buffer has length");
+        check_decode_error(IpvsCommand::NewService, &bytes[..len], "buffer has length");
     }
 }
 
 #[test]
-fn addresses_survive_their_encoding() {
+fn addresses_survive_encoding_and_decoding() {
     for text in ["10.1.1.10", "0.0.0.0", "fd00::1", "::ffff:10.0.0.1"] {
         let address: std::net::IpAddr = text.parse().unwrap();
         let family = if address.is_ipv4() { AF_INET } else { AF_INET6 };
@@ -268,7 +268,7 @@ fn message() -> impl Strategy<Value = IpvsMessage> {
     ];
     let command = any::<u8>()
         .prop_map(IpvsCommand::from)
-        .prop_filter("has attributes of its own", |command| {
+        .prop_filter("SetInfo uses other attributes", |command| {
             *command != IpvsCommand::SetInfo
         });
     (command, prop::collection::vec(one, 0..4)).prop_map(|(command, attributes)| IpvsMessage {
@@ -279,13 +279,13 @@ fn message() -> impl Strategy<Value = IpvsMessage> {
 
 proptest! {
     #[test]
-    fn decoding_an_encoded_message_gives_the_message(message in message()) {
+    fn decoding_an_encoded_message_returns_an_equal_message(message in message()) {
         let bytes = encode(&message);
         prop_assert_eq!(decode(message.command, &bytes).unwrap(), message);
     }
 
     #[test]
-    fn arbitrary_bytes_never_panic(
+    fn decoding_arbitrary_bytes_never_panics(
         command in any::<u8>(),
         bytes in prop::collection::vec(any::<u8>(), 0..200),
     ) {
@@ -293,7 +293,7 @@ proptest! {
     }
 
     #[test]
-    fn a_damaged_message_never_panics_and_encodes_again_if_it_decodes(
+    fn decoding_a_damaged_message_never_panics_and_its_result_can_be_encoded(
         message in message(),
         at in any::<prop::sample::Index>(),
         octet in any::<u8>(),
@@ -303,8 +303,8 @@ proptest! {
         let at = at.index(bytes.len());
         bytes[at] = octet;
         if let Ok(decoded) = decode(message.command, &bytes) {
-            // Not the same: netlink-packet-core 0.9 encodes one of the two flags of an unknown
-            // attribute's number only.
+            // The messages can differ: netlink-packet-core 0.9 encodes only one of the two flags in
+            // the type of an unknown attribute.
             let again = decode(message.command, &encode(&decoded)).unwrap();
             prop_assert_eq!(again.attributes.len(), decoded.attributes.len());
         }

@@ -1,5 +1,8 @@
-//! The first octet is the command, the rest a message: it decodes or is an error, and what
-//! decodes also encodes to something that decodes. An address is read as it was written.
+//! Fuzz target of the decoder for IPVS messages.
+//!
+//! The first octet of the input is the command, and the other octets are the message. Decoding
+//! returns a message or an error, and never panics. The encoding of a decoded message decodes
+//! again. An encoded address decodes to an equal address.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -18,8 +21,9 @@ fuzz_target!(|data: &[u8]| {
     if let Ok(message) = IpvsMessage::parse_with_param(bytes, header) {
         let mut encoded = vec![0; message.buffer_len()];
         message.emit(&mut encoded);
-        let again = IpvsMessage::parse_with_param(&encoded, header).expect("own encoding decodes");
-        // Not equal: of an unknown attribute with both flags of its type one flag is kept.
+        let again = IpvsMessage::parse_with_param(&encoded, header).expect("the encoding of a decoded message decodes");
+        // The messages can differ: if the type of an unknown attribute has the flags `NLA_F_NESTED`
+        // and `NLA_F_NET_BYTEORDER`, encoding keeps only one flag.
         assert_eq!(again.attributes.len(), message.attributes.len());
     }
     if let Some((octets, _)) = bytes.split_first_chunk()
