@@ -8,28 +8,31 @@ use nix::{
     sys::socket::{setsockopt, sockopt},
 };
 
-/// The kernel answers before a send returns, so an answer that is not there after this time never
-/// comes. The caller must notice it before other daemons take the caller for silent.
+/// Longest wait for an answer of the kernel.
+///
+/// The kernel answers before the send call returns, so an answer that is missing after this time
+/// never arrives. The timeout is short, because a daemon that waits for netlink answers no other
+/// daemon in the meantime.
 pub const NETLINK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Ends the answer to a dump.
+/// Message type that marks the end of a dump.
 pub const NLMSG_DONE: u16 = 3;
-/// An acknowledgement, or a refusal.
+/// Message type of acknowledgements and errors.
 pub const NLMSG_ERROR: u16 = 2;
-/// Every message to the kernel is a request.
+/// Flag of every message that is sent to the kernel.
 const NLM_F_REQUEST: u16 = 1;
-/// Asks for an acknowledgement.
+/// Flag that requests an acknowledgement.
 pub const NLM_F_ACK: u16 = 4;
-/// Asks for every object of a kind.
+/// Flag that requests all objects of one kind.
 pub const NLM_F_DUMP: u16 = 0x300;
-/// What is read has changed since the answer began.
+/// Flag of an answer that is inconsistent, because the dumped table changed during the dump.
 const NLM_F_DUMP_INTR: u16 = 0x10;
 
 const HEADER_LEN: usize = 16;
-/// Most attempts to read a table that the kernel changes during each of them.
+/// Maximum number of attempts to read a table that changes during each attempt.
 pub const DUMP_ATTEMPTS: u32 = 5;
 
-/// A netlink socket of the network namespace of the thread that opened it.
+/// A netlink socket in the network namespace of the thread that opened the socket.
 #[derive(Debug)]
 pub struct NetlinkSocket {
     socket: Socket,
@@ -38,56 +41,53 @@ pub struct NetlinkSocket {
 
 /// An operation on the socket that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("netlink socket: {operation}")]
+#[error("netlink socket: cannot {operation}")]
 pub struct SocketError {
-    /// The operation.
     pub operation: &'static str,
-    /// Why.
     #[source]
     pub errno: Errno,
 }
 
-/// A received message.
 #[derive(Clone, Copy, Debug)]
 pub struct Message<'a> {
-    /// Its type.
     pub message_type: u16,
-    /// Its flags.
     pub flags: u16,
-    /// The number of the request that it answers.
+    /// Sequence number of the request that this message answers.
     pub sequence: u32,
-    /// What follows the header.
+    /// Octets after the netlink header.
     pub payload: &'a [u8],
 }
 
 impl NetlinkSocket {
-    /// Opens the socket.
+    /// Opens a netlink socket for a protocol such as `NETLINK_NETFILTER`.
     ///
     /// # Errors
-    /// The kernel has no such protocol, or no memory.
+    /// The kernel lacks the protocol, or has no memory for the socket.
     pub fn open(protocol: isize) -> Result<Self, SocketError> {
         let mut socket = Socket::new(protocol).map_err(failed("open"))?;
         socket.bind_auto().map_err(failed("bind"))?;
         socket
             .connect(&SocketAddr::new(0, 0))
             .map_err(failed("connect"))?;
-        // Without it an error repeats the request, which may be larger than the receive buffer.
+        // By default the kernel copies the request into each error message, and a large request
+        // would overflow the receive buffer.
         socket
             .set_cap_ack(true)
             .map_err(failed("set NETLINK_CAP_ACK"))?;
         socket2::SockRef::from(&socket)
             .set_read_timeout(Some(NETLINK_TIMEOUT))
-            .map_err(failed("set the timeout"))?;
+            .map_err(failed("set the receive timeout"))?;
         Ok(Self {
             socket,
             sequence: 0,
         })
     }
 
-    /// Makes room for answers. Beyond the system's limit only a privileged process may.
+    /// Sets the size of the receive buffer in bytes. An unprivileged process gets at most the limit
+    /// of the system (`net.core.rmem_max`).
     ///
     /// # Errors
-    /// Not even the system's limit can be set.
+    /// The kernel accepts neither the requested size nor the limit of the system.
     pub fn set_receive_buffer(&mut self, size: usize) -> Result<(), SocketError> {
         if setsockopt(&self.socket, sockopt::RcvBufForce, &size).is_err() {
             let size = i32::try_from(size).unwrap_or(i32::MAX);
@@ -98,13 +98,13 @@ impl NetlinkSocket {
         Ok(())
     }
 
-    /// Makes room for a datagram, where the process has the privilege: the kernel refuses to send
-    /// one that is larger than the buffer.
+    /// Sets the size of the send buffer in bytes if the process is privileged, and otherwise does
+    /// nothing. The kernel refuses to send a datagram that is larger than the send buffer.
     pub fn set_send_buffer(&mut self, size: usize) {
         let _ = setsockopt(&self.socket, sockopt::SndBufForce, &size);
     }
 
-    /// Appends a request to a datagram; returns its number.
+    /// Appends a request to a datagram. Returns the sequence number of the request.
     pub fn append(
         &mut self,
         datagram: &mut Vec<u8>,
@@ -124,19 +124,20 @@ impl NetlinkSocket {
         self.sequence
     }
 
-    /// Sends a datagram of requests.
+    /// Sends a datagram that consists of requests.
     ///
     /// # Errors
-    /// The kernel does not take it.
+    /// The kernel does not accept the datagram.
     pub fn send(&self, datagram: &[u8]) -> Result<(), SocketError> {
         self.socket.send(datagram, 0).map_err(failed("send"))?;
         Ok(())
     }
 
-    /// Waits for a datagram.
+    /// Waits for a datagram of the kernel.
     ///
     /// # Errors
-    /// `EAGAIN`: none has come within [`NETLINK_TIMEOUT`]. `ENOBUFS`: some were lost.
+    /// `EAGAIN`: no datagram arrived within [`NETLINK_TIMEOUT`]. `ENOBUFS`: the receive buffer was
+    /// full, and the kernel dropped datagrams.
     pub fn receive(&self) -> Result<Vec<u8>, SocketError> {
         loop {
             match self.socket.recv_from_full().map_err(failed("receive")) {
@@ -149,13 +150,14 @@ impl NetlinkSocket {
 }
 
 impl Message<'_> {
-    /// Whether what is read has changed since the answer began.
+    /// Reports whether the dumped table changed during the dump, so that objects can be missing.
     #[must_use]
     pub fn is_interrupted(&self) -> bool {
         self.flags & NLM_F_DUMP_INTR != 0
     }
 
-    /// The error of an [`NLMSG_ERROR`] or [`NLMSG_DONE`]; `None`: none.
+    /// Returns the error in a message of type [`NLMSG_ERROR`] or [`NLMSG_DONE`]. Returns `None` if
+    /// the message reports success.
     #[must_use]
     pub fn errno(&self) -> Option<Errno> {
         let Some((code, _)) = self.payload.split_first_chunk::<4>() else {
@@ -168,7 +170,7 @@ impl Message<'_> {
     }
 }
 
-/// Returns the messages of a datagram, up to the first that is cut short.
+/// Returns the messages of a datagram. Stops before the first truncated message.
 pub fn messages(mut rest: &[u8]) -> impl Iterator<Item = Message<'_>> {
     std::iter::from_fn(move || {
         let (header, _) = rest.split_first_chunk::<HEADER_LEN>()?;
@@ -188,10 +190,11 @@ pub fn messages(mut rest: &[u8]) -> impl Iterator<Item = Message<'_>> {
     })
 }
 
-/// Returns the first answer that is whole, of at most [`DUMP_ATTEMPTS`]; `None`: none was.
+/// Calls `ask` until it returns an answer, at most [`DUMP_ATTEMPTS`] times. `ask` returns `None`
+/// for a dump that was interrupted by a change. Returns `None` if every dump was interrupted.
 ///
 /// # Errors
-/// That of `ask`.
+/// Returns the first error of `ask`.
 pub fn whole<T, E>(mut ask: impl FnMut() -> Result<Option<T>, E>) -> Result<Option<T>, E> {
     for _ in 0..DUMP_ATTEMPTS {
         if let Some(answer) = ask()? {
@@ -213,7 +216,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_flag_of_an_interrupted_dump_is_read_from_the_header() {
+    fn an_interrupted_dump_is_recognized_by_the_flag_in_the_header() {
         let datagram = |flags: u16| {
             let mut datagram = Vec::new();
             datagram.extend((HEADER_LEN as u32).to_ne_bytes());
@@ -228,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupted_dump_is_read_again_a_bounded_number_of_times() {
+    fn an_interrupted_dump_is_repeated_a_limited_number_of_times() {
         let mut answers = [None, None, Some(7)].into_iter();
         let answer = whole(|| Ok::<_, SocketError>(answers.next().unwrap()));
         assert_eq!(answer, Ok(Some(7)));
