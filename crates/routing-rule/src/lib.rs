@@ -1,4 +1,4 @@
-//! A routing rule of the kernel, to netlink messages and back.
+//! Conversion of routing rules to netlink messages and back.
 
 use ipnet::IpNet;
 use netlink_packet_route::{
@@ -7,31 +7,32 @@ use netlink_packet_route::{
     rule::{RuleAction, RuleAttribute, RuleMessage},
 };
 
-/// A rule that names the routing table for some packets.
+/// A rule that selects the routing table for matching packets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RoutingRule {
-    /// `Inet` or `Inet6`.
     pub family: AddressFamily,
-    /// The kernel asks the rule of the lowest preference first.
+    /// The kernel evaluates the rule with the lowest preference first.
     pub preference: u32,
-    /// Only packets that come in by this interface; `None`: all packets.
+    /// Restricts the rule to packets that arrive on this interface. `None`: the rule matches
+    /// packets of every interface.
     pub incoming_interface: Option<String>,
-    /// Only packets to this prefix; `None`: all packets.
+    /// Restricts the rule to packets with a destination in this prefix. `None`: the rule matches
+    /// every destination.
     pub destination: Option<IpNet>,
-    /// The routing table to look in.
+    /// Number of the routing table in which the kernel looks up the route.
     pub table: u32,
-    /// The program that made the rule, as in `ip rule ... proto`; 0: none is named.
+    /// Number of the program that added the rule, shown as `proto` by `ip rule`. 0: unspecified.
     pub protocol: u8,
 }
 
 impl RoutingRule {
-    /// Returns the message that adds or removes the rule.
+    /// Returns the netlink message that adds or removes the rule.
     #[must_use]
     pub fn to_message(&self) -> RuleMessage {
         let mut message = RuleMessage::default();
         message.header.family = self.family;
         message.header.action = RuleAction::ToTable;
-        // 0 where the number needs the attribute.
+        // The header field has 8 bits. For a larger number it is 0, and only the attribute counts.
         message.header.table = u8::try_from(self.table).unwrap_or(0);
         message.attributes = vec![
             RuleAttribute::Priority(self.preference),
@@ -53,7 +54,8 @@ impl RoutingRule {
         message
     }
 
-    /// Returns the parts of the rule in a message of the kernel.
+    /// Returns the rule in a message of the kernel. Ignores parts of the message that
+    /// [`RoutingRule`] does not have.
     #[must_use]
     pub fn from_message(message: &RuleMessage) -> Self {
         let mut rule = Self {
@@ -73,7 +75,8 @@ impl RoutingRule {
                 RuleAttribute::Priority(preference) => rule.preference = *preference,
                 RuleAttribute::Iifname(name) => rule.incoming_interface = Some(name.clone()),
                 RuleAttribute::Destination(address) => {
-                    // The kernel keeps bits behind the length, and matches without them.
+                    // The kernel keeps address bits after the prefix length, and ignores these bits
+                    // when it matches packets.
                     let prefix = IpNet::new(*address, message.header.dst_len);
                     rule.destination = prefix.ok().map(|prefix| prefix.trunc());
                 }
@@ -96,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_is_read_as_it_was_written() {
+    fn a_decoded_rule_is_equal_to_the_encoded_rule() {
         let all = RoutingRule {
             family: AddressFamily::Inet,
             preference: 0,
@@ -122,9 +125,9 @@ mod tests {
         });
     }
 
-    /// Found by the fuzz target `rule`.
+    /// The fuzz target `rule` found this case.
     #[test]
-    fn a_destination_is_read_without_bits_behind_its_length() {
+    fn a_destination_is_decoded_without_the_bits_after_the_prefix_length() {
         let mut message = RuleMessage::default();
         message.header.family = AddressFamily::Inet6;
         message.header.dst_len = 64;
@@ -136,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_without_the_table_attribute_has_the_table_of_the_header() {
+    fn a_rule_without_a_table_attribute_uses_the_table_number_in_the_header() {
         let mut message = RuleMessage::default();
         message.header.family = AddressFamily::Inet;
         message.header.table = 254;

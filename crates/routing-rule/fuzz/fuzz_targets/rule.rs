@@ -1,5 +1,7 @@
-//! No octets make the reader of routing rules panic; a rule that was read is equal after it was
-//! written, sent and read.
+//! Fuzz target of the decoder for routing rules.
+//!
+//! No input makes the decoder panic. A decoded rule that is encoded and decoded again is equal to
+//! the first decoded rule.
 
 #![no_main]
 
@@ -18,7 +20,7 @@ fuzz_target!(|octets: &[u8]| {
     message.finalize();
     let mut octets = vec![0; message.buffer_len()];
     message.serialize(&mut octets);
-    let again = received(&octets).expect("a rule that was written can be read");
+    let again = received(&octets).expect("an encoded rule can be decoded");
     assert_eq!(RoutingRule::from_message(&again), rule);
 });
 
