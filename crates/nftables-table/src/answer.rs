@@ -1,4 +1,4 @@
-//! What the kernel's answers say. Pure.
+//! Decoder for the kernel's answers.
 
 use netlink_bindings::nftables::{OpGetchainDump, OpGettableDo};
 use netlink_bindings::traits::NetlinkRequest;
@@ -6,18 +6,20 @@ use netlink_socket::Message;
 
 use crate::{Fingerprint, encode};
 
-/// A chain as the kernel reports it.
+/// A chain in an answer of the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReportedChain {
-    /// Name of the table that the chain belongs to, which need not be UTF-8.
+    /// Name of the table of this chain. The name can be invalid UTF-8.
     pub table: Vec<u8>,
-    /// Name of the chain; octets that are not UTF-8 are replaced.
+    /// Name of the chain. Octets that are invalid UTF-8 are replaced by U+FFFD.
     pub name: String,
-    /// The kernel counts a chain's uses, which for a chain on a hook are its rules.
+    /// Number of rules. The kernel reports the number of uses of a chain, and only rules use a
+    /// chain that is attached to a hook.
     pub rules: usize,
 }
 
-/// Returns the fingerprint in a table; 0 in a table that this crate did not make.
+/// Returns the fingerprint in the comment of a table. Returns `Fingerprint(0)` for a table that
+/// this crate did not write.
 pub fn fingerprint(message: &Message<'_>) -> Fingerprint {
     let (_, attributes) = OpGettableDo::decode_reply(message.payload);
     let found = attributes
@@ -27,7 +29,7 @@ pub fn fingerprint(message: &Message<'_>) -> Fingerprint {
     found.unwrap_or(Fingerprint(0))
 }
 
-/// Returns the chain in a message; `None` for a message without one.
+/// Returns the chain that a message describes. Returns `None` for a message without a chain.
 pub fn chain(message: &Message<'_>) -> Option<ReportedChain> {
     let (_, attributes) = OpGetchainDump::decode_reply(message.payload);
     Some(ReportedChain {

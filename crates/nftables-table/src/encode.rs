@@ -1,4 +1,4 @@
-//! A table to netlink messages. Pure.
+//! Encoder of tables as netlink requests.
 
 use ipnet::IpNet;
 use netlink_bindings::nftables::{
@@ -11,7 +11,8 @@ use crate::{
     interval::intervals,
 };
 
-/// `NFT_MSG_*` with `NFNL_SUBSYS_NFTABLES` in the upper octet (linux/netfilter/nf_tables.h).
+/// Message types: `NFT_MSG_*` with `NFNL_SUBSYS_NFTABLES` in the upper octet
+/// (linux/netfilter/nf_tables.h).
 pub(crate) const NEW_TABLE: u16 = 0x0a00;
 pub(crate) const GET_TABLE: u16 = 0x0a01;
 pub(crate) const DEL_TABLE: u16 = 0x0a02;
@@ -21,39 +22,43 @@ const NEW_RULE: u16 = 0x0a06;
 const NEW_SET: u16 = 0x0a09;
 const NEW_SET_ELEMENTS: u16 = 0x0a0c;
 
-/// `NFPROTO_INET` (linux/netfilter.h).
 const NFPROTO_INET: u8 = 1;
 
-/// The kernel numbers anonymous sets by this template.
+/// Template of set names. The kernel replaces `%d` by a number that is free.
 pub(crate) const SET_NAME: &std::ffi::CStr = c"__set%d";
 
 const NLM_F_CREATE: u16 = 0x400;
 const NLM_F_APPEND: u16 = 0x800;
 
-/// `NFT_NAME_MAXLEN` without the NUL (linux/netfilter/nf_tables.h).
+/// Maximum length of a name in bytes: `NFT_NAME_MAXLEN` without the NUL
+/// (linux/netfilter/nf_tables.h).
 const NAME_MAX: usize = 255;
-/// Elements per message: with the longest key well under the 64 KiB of a nested attribute.
+/// Set elements in one message. Even with IPv6 keys, this number of elements is well below the
+/// maximum of 64 KiB for a nested attribute.
 const ELEMENTS_PER_MESSAGE: usize = 500;
-/// Type of a table's comment in its user data (libnftnl, `NFTNL_UDATA_TABLE_COMMENT`).
+/// Type of the table comment in the user data of a table (libnftnl, `NFTNL_UDATA_TABLE_COMMENT`).
 const COMMENT: u8 = 0;
 const COMMENT_PREFIX: &str = "contents ";
 
-/// One request of a transaction.
+/// A request that is part of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Request {
+pub(crate) struct TransactionRequest {
     pub(crate) message_type: u16,
-    /// Without `NLM_F_REQUEST` and `NLM_F_ACK`.
+    /// Netlink flags without `NLM_F_REQUEST` and `NLM_F_ACK`, which are added when the request is
+    /// sent.
     pub(crate) flags: u16,
-    /// From the `nfgenmsg` header on.
+    /// Octets after the netlink header, beginning with the `nfgenmsg` header.
     pub(crate) payload: Vec<u8>,
-    /// For an error: what the request was to do.
-    pub(crate) what: String,
+    /// Operation of the request, in the infinitive, for the text of an error.
+    pub(crate) operation: String,
 }
 
 impl Table {
-    /// Tells this table from any other. Two tables with the same fingerprint hold the same rules.
+    /// Returns a hash of the requests that write the table. Tables with equal fingerprints have
+    /// equal rules.
     pub fn fingerprint(&self) -> Fingerprint {
-        // FNV-1a: short, and the same in every build, unlike the standard library's hasher.
+        // FNV-1a is short. In contrast to the hasher of the standard library, it returns the same
+        // hash in every build.
         let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
         let mut add = |bytes: &[u8]| {
             for byte in bytes {
@@ -66,11 +71,11 @@ impl Table {
             add(&(request.payload.len() as u64).to_be_bytes());
             add(&request.payload);
         }
-        // 0 stands for the table of somebody else.
+        // `Fingerprint(0)` is reserved for tables that another program wrote.
         Fingerprint(hash.max(1))
     }
 
-    /// Checks what the kernel would refuse without saying why.
+    /// Rejects tables for which the kernel returns an error without a useful cause.
     pub(crate) fn validate(&self) -> Result<(), Error> {
         let invalid = |problem: String| Err(Error::Invalid { problem });
         for name in std::iter::once(&self.name).chain(self.chains.iter().map(|chain| &chain.name)) {
@@ -89,7 +94,7 @@ impl Table {
                     );
                     if versions.0 == versions.1 {
                         return invalid(format!(
-                            "chain {:?}: a set of prefixes that is empty or mixes IP versions",
+                            "chain {:?}: a set of prefixes is empty, or contains IPv4 and IPv6 prefixes",
                             chain.name
                         ));
                     }
@@ -100,8 +105,8 @@ impl Table {
     }
 }
 
-/// The transaction that makes the kernel's table equal to `table`.
-pub(crate) fn replace(table: &Table) -> Vec<Request> {
+/// Returns the transaction that makes the kernel's table equal to `table`.
+pub(crate) fn replace(table: &Table) -> Vec<TransactionRequest> {
     let mut requests = vec![
         new_table(&table.name, None),
         delete(&table.name),
@@ -111,41 +116,43 @@ pub(crate) fn replace(table: &Table) -> Vec<Request> {
     requests
 }
 
-/// The request that deletes a table that exists.
-fn delete(name: &str) -> Request {
+/// Returns the request that deletes a table. The kernel refuses the request if the table does not
+/// exist.
+fn delete(name: &str) -> TransactionRequest {
     let mut payload = Vec::new();
     OpDeltableDo::encode_request(&mut payload, &header()).push_name_bytes(name.as_bytes());
-    Request {
+    TransactionRequest {
         message_type: DEL_TABLE,
         flags: 0,
         payload,
-        what: format!("delete table inet {name}"),
+        operation: format!("delete table inet {name}"),
     }
 }
 
-/// The question for one table.
-pub(crate) fn get(name: &str) -> Request {
+/// Returns the request that reads the attributes of one table.
+pub(crate) fn get(name: &str) -> TransactionRequest {
     let mut payload = Vec::new();
     OpNewtableDo::encode_request(&mut payload, &header()).push_name_bytes(name.as_bytes());
-    Request {
+    TransactionRequest {
         message_type: GET_TABLE,
         flags: 0,
         payload,
-        what: format!("read table inet {name}"),
+        operation: format!("read table inet {name}"),
     }
 }
 
-/// The question for all chains of the family `inet`.
-pub(crate) fn get_chains() -> Request {
-    Request {
+/// Returns the request that reads all chains of the family `inet`.
+pub(crate) fn get_chains() -> TransactionRequest {
+    TransactionRequest {
         message_type: GET_CHAIN,
         flags: 0,
         payload: header().as_slice().to_vec(),
-        what: "read the chains of family inet".to_owned(),
+        operation: "read the chains of family inet".to_owned(),
     }
 }
 
-/// The fingerprint in the user data of a table.
+/// Returns the fingerprint in the user data of a table. Returns `None` if the comment contains no
+/// fingerprint.
 pub(crate) fn fingerprint_in(user_data: &[u8]) -> Option<Fingerprint> {
     let mut rest = user_data;
     while let [kind, length, tail @ ..] = rest {
@@ -160,7 +167,7 @@ pub(crate) fn fingerprint_in(user_data: &[u8]) -> Option<Fingerprint> {
     None
 }
 
-fn new_table(name: &str, fingerprint: Option<Fingerprint>) -> Request {
+fn new_table(name: &str, fingerprint: Option<Fingerprint>) -> TransactionRequest {
     let mut payload = Vec::new();
     let mut attributes =
         OpNewtableDo::encode_request(&mut payload, &header()).push_name_bytes(name.as_bytes());
@@ -171,16 +178,16 @@ fn new_table(name: &str, fingerprint: Option<Fingerprint>) -> Request {
         attributes = attributes.push_userdata(&user_data);
     }
     drop(attributes);
-    Request {
+    TransactionRequest {
         message_type: NEW_TABLE,
         flags: NLM_F_CREATE,
         payload,
-        what: format!("add table inet {name}"),
+        operation: format!("add table inet {name}"),
     }
 }
 
-/// Chains, sets and rules.
-fn contents(table: &Table) -> Vec<Request> {
+/// Returns the requests that add the chains, sets and rules of a table.
+fn contents(table: &Table) -> Vec<TransactionRequest> {
     let mut requests = Vec::new();
     let mut set_id = 0;
     for chain in &table.chains {
@@ -199,7 +206,7 @@ fn contents(table: &Table) -> Vec<Request> {
     requests
 }
 
-fn new_chain(table: &Table, chain: &Chain) -> Request {
+fn new_chain(table: &Table, chain: &Chain) -> TransactionRequest {
     let mut payload = Vec::new();
     OpNewchainDo::encode_request(&mut payload, &header())
         .push_table_bytes(table.name.as_bytes())
@@ -213,21 +220,22 @@ fn new_chain(table: &Table, chain: &Chain) -> Request {
             Kind::Filter => c"filter",
             Kind::Nat => c"nat",
         });
-    Request {
+    TransactionRequest {
         message_type: NEW_CHAIN,
         flags: NLM_F_CREATE,
         payload,
-        what: format!("add chain {} of table inet {}", chain.name, table.name),
+        operation: format!("add chain {} of table inet {}", chain.name, table.name),
     }
 }
 
-/// An anonymous interval set of prefixes and its elements.
-fn new_set(table: &Table, chain: &Chain, id: u32, prefixes: &[IpNet]) -> Vec<Request> {
+/// Returns the requests that add an anonymous interval set and its elements.
+fn new_set(table: &Table, chain: &Chain, id: u32, prefixes: &[IpNet]) -> Vec<TransactionRequest> {
     let v4 = prefixes.iter().any(|prefix| matches!(prefix, IpNet::V4(_)));
-    // Numbers that `nft` knows the types by; the kernel only looks at the length.
+    // `nft` shows the elements as IPv4 or IPv6 addresses by these type numbers. The kernel uses
+    // only the length.
     let (key_type, key_len) = if v4 { (7, 4) } else { (8, 16) };
     let name = SET_NAME;
-    let what = format!("add a set for chain {} of table {}", chain.name, table.name);
+    let operation = format!("add a set for chain {} of table {}", chain.name, table.name);
     let mut payload = Vec::new();
     OpNewsetDo::encode_request(&mut payload, &header())
         .push_table_bytes(table.name.as_bytes())
@@ -237,13 +245,14 @@ fn new_set(table: &Table, chain: &Chain, id: u32, prefixes: &[IpNet]) -> Vec<Req
         )
         .push_key_type(key_type)
         .push_key_len(key_len)
-        // The bindings write this one in host order; the kernel reads network order.
+        // The kernel reads the set id in network byte order, but the bindings write the id in host
+        // byte order.
         .push_id(id.to_be());
-    let mut requests = vec![Request {
+    let mut requests = vec![TransactionRequest {
         message_type: NEW_SET,
         flags: NLM_F_CREATE,
         payload,
-        what: what.clone(),
+        operation: operation.clone(),
     }];
     let elements: Vec<(Vec<u8>, bool)> = intervals(prefixes)
         .into_iter()
@@ -268,17 +277,23 @@ fn new_set(table: &Table, chain: &Chain, id: u32, prefixes: &[IpNet]) -> Vec<Req
                 .end_nested();
         }
         drop(list);
-        requests.push(Request {
+        requests.push(TransactionRequest {
             message_type: NEW_SET_ELEMENTS,
             flags: NLM_F_CREATE,
             payload,
-            what: what.clone(),
+            operation: operation.clone(),
         });
     }
     requests
 }
 
-fn new_rule(table: &Table, chain: &Chain, index: usize, rule: &Rule, mut set_id: u32) -> Request {
+fn new_rule(
+    table: &Table,
+    chain: &Chain,
+    index: usize,
+    rule: &Rule,
+    mut set_id: u32,
+) -> TransactionRequest {
     let mut payload = Vec::new();
     let mut list = OpNewruleDo::encode_request(&mut payload, &header())
         .push_table_bytes(table.name.as_bytes())
@@ -291,11 +306,11 @@ fn new_rule(table: &Table, chain: &Chain, index: usize, rule: &Rule, mut set_id:
         list = encode_expression(list, expression, set_id);
     }
     drop(list);
-    Request {
+    TransactionRequest {
         message_type: NEW_RULE,
         flags: NLM_F_CREATE | NLM_F_APPEND,
         payload,
-        what: format!(
+        operation: format!(
             "add rule {} of chain {} in table {}",
             index + 1,
             chain.name,
@@ -310,7 +325,6 @@ fn header() -> Nfgenmsg {
     header
 }
 
-/// `enum nf_inet_hooks` (linux/netfilter.h).
 fn hook_number(hook: Hook) -> u32 {
     match hook {
         Hook::Prerouting => 0,

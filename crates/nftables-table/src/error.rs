@@ -1,57 +1,60 @@
-//! What can fail.
+//! Errors of operations on nftables.
 
 use std::io;
 
 use netlink_socket::SocketError;
 use nix::errno::Errno;
 
-/// An operation on the kernel's nftables that failed.
+/// A failed operation on the nftables of the kernel.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The kernel cannot do it: built without nftables, without it for this family, or without
-    /// this kind of chain or expression. Asking again does not help.
-    #[error("the kernel does not support nftables here: {what}")]
+    /// The kernel lacks nftables, the family `inet`, or a type of chain or expression. A retry does
+    /// not help.
+    #[error(
+        "cannot {what}: the kernel lacks nftables, the table family, or the module of a chain or \
+         expression"
+    )]
     Unsupported {
-        /// What was asked for.
+        /// Requested operation, in the infinitive.
         what: String,
-        /// The kernel's answer.
         source: io::Error,
     },
-    /// The caller lacks the `NET_ADMIN` capability in the user namespace that owns the network
+    /// The process lacks the capability `NET_ADMIN` in the user namespace that owns the network
     /// namespace.
-    #[error("not permitted without the capability NET_ADMIN: {what}")]
+    #[error(
+        "cannot {what}: the process lacks the capability NET_ADMIN in the user namespace that owns \
+         the network namespace"
+    )]
     NotPermitted {
-        /// What was asked for.
+        /// Requested operation, in the infinitive.
         what: String,
-        /// The kernel's answer.
         source: io::Error,
     },
-    /// The kernel refused it for another reason.
-    #[error("the kernel refused it: {what}")]
+    /// The kernel refused the operation for a reason that is not a missing feature or privilege.
+    #[error("cannot {what}: the kernel refused the request")]
     Refused {
-        /// What was asked for.
+        /// Requested operation, in the infinitive.
         what: String,
-        /// The kernel's answer.
         source: io::Error,
     },
     /// The netlink socket failed.
-    #[error("netlink socket: {what}")]
+    #[error("netlink socket: cannot {what}")]
     Socket {
-        /// The operation on the socket.
+        /// Failed operation on the socket, in the infinitive.
         what: &'static str,
-        /// Why.
         source: io::Error,
     },
-    /// The table cannot be: a name with a NUL byte or longer than the kernel takes.
-    #[error("table cannot be: {problem}")]
+    /// The table is invalid, so it was not sent to the kernel.
+    #[error("invalid nftables table: {problem}")]
     Invalid {
-        /// What is wrong with it.
+        /// Invalid part of the table, and the rule that this part breaks.
         problem: String,
     },
 }
 
 impl Error {
-    /// Whether the kernel cannot do it at all, so that a caller goes on without nftables.
+    /// Reports whether the kernel lacks a required feature. The caller then continues without
+    /// nftables.
     pub fn is_unsupported(&self) -> bool {
         match self {
             Self::Unsupported { .. } => true,
@@ -62,11 +65,11 @@ impl Error {
         }
     }
 
-    /// The kernel's answer to a request.
-    pub(crate) fn refused(what: String, errno: Errno) -> Self {
+    /// Converts the error number in the kernel's answer to a request.
+    pub(crate) fn from_errno(what: String, errno: Errno) -> Self {
         let source = io::Error::from(errno);
-        // A batch deletes nothing that it has not added first, so ENOENT means a kind of chain or
-        // an expression whose module is missing.
+        // A transaction deletes only objects that it added before. So `ENOENT` does not mean a
+        // missing object, but a missing module for a type of chain or expression.
         let unsupported = [
             Errno::ENOENT,
             Errno::EOPNOTSUPP,

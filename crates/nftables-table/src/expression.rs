@@ -1,4 +1,4 @@
-//! One expression of a rule to the expressions of the kernel (net/netfilter/nft_*.c). Pure.
+//! Encoder of rule expressions (net/netfilter/nft_*.c).
 
 use ipnet::IpNet;
 use netlink_bindings::{
@@ -12,25 +12,26 @@ use netlink_bindings::{
 
 use crate::{Expression, L4Protocol, encode::SET_NAME};
 
-/// linux/netfilter/nf_tables.h.
 const NFTA_EXPR_DATA: u16 = 2;
 const NFTA_LOOKUP_SET: u16 = 1;
 const NFTA_LOOKUP_SREG: u16 = 2;
 const NFTA_LOOKUP_SET_ID: u16 = 4;
 
-/// Before the quoted packet in an ICMP error (RFC 792, RFC 4443 section 3).
+/// Length of the ICMP header in octets. In an ICMP error the quoted packet follows this header (RFC
+/// 792, RFC 4443 section 3).
 const ICMP_HEADER: u32 = 8;
 
 const REGISTER: u32 = Registers::Reg1 as u32;
 
-/// Where an IP header keeps an address.
+/// An address field of an IP header.
 #[derive(Clone, Copy)]
-enum Side {
+enum AddressField {
     Source,
     Destination,
 }
 
-/// Appends `expression`; `set_id` is that of its set, if it has one.
+/// Appends the kernel's encoding of `expression` to `list`. `set_id` identifies the set of an
+/// expression that has a set.
 pub(crate) fn encode_expression<P: Pusher>(
     list: PushExprListAttrs<P>,
     expression: &Expression,
@@ -38,9 +39,9 @@ pub(crate) fn encode_expression<P: Pusher>(
 ) -> PushExprListAttrs<P> {
     match expression {
         Expression::Destination(prefix) => destination(list, prefix),
-        Expression::SourceIn(prefixes) => address_in(list, Side::Source, prefixes, set_id),
+        Expression::SourceIn(prefixes) => address_in(list, AddressField::Source, prefixes, set_id),
         Expression::DestinationIn(prefixes) => {
-            address_in(list, Side::Destination, prefixes, set_id)
+            address_in(list, AddressField::Destination, prefixes, set_id)
         }
         Expression::OriginalDestination(prefix) => original_destination(list, prefix),
         Expression::Protocol(protocol) => {
@@ -49,23 +50,23 @@ pub(crate) fn encode_expression<P: Pusher>(
         }
         Expression::TcpFlags { mask, value } => {
             let list = load(list, PayloadBase::TransportHeader, 13, 1);
-            compare(and(list, &[*mask]), CmpOps::Eq, &[*value])
+            compare(apply_mask(list, &[*mask]), CmpOps::Eq, &[*value])
         }
-        Expression::DestinationPorts(first, last) => ports(
+        Expression::DestinationPorts(first, last) => match_ports(
             load(list, PayloadBase::TransportHeader, 2, 2),
             *first,
             *last,
         ),
         Expression::OriginalDestinationPorts(first, last) => {
-            ports(load_original(list, CtKeys::ProtoDst), *first, *last)
+            match_ports(load_original(list, CtKeys::ProtoDst), *first, *last)
         }
         Expression::IcmpTypeAndCode(icmp_type, code) => {
             let list = load(list, PayloadBase::TransportHeader, 0, 2);
             compare(list, CmpOps::Eq, &[*icmp_type, *code])
         }
         Expression::QuotedDestinationIn(prefixes) => {
-            let first = prefixes.first().expect("validated: a set is not empty");
-            let (offset, len) = address_at(first, Side::Destination);
+            let first = prefixes.first().expect("validate() rejects empty sets");
+            let (offset, len) = address_at(first, AddressField::Destination);
             let list = load(
                 list,
                 PayloadBase::TransportHeader,
@@ -101,27 +102,31 @@ pub(crate) fn encode_expression<P: Pusher>(
 }
 
 fn destination<P: Pusher>(list: PushExprListAttrs<P>, prefix: &IpNet) -> PushExprListAttrs<P> {
-    let list = ip_version(list, prefix);
+    let list = match_ip_version(list, prefix);
     if prefix.prefix_len() == 0 {
         return list;
     }
-    in_prefix(load_address(list, Side::Destination, prefix), prefix)
+    match_prefix(
+        load_address(list, AddressField::Destination, prefix),
+        prefix,
+    )
 }
 
 fn address_in<P: Pusher>(
     list: PushExprListAttrs<P>,
-    side: Side,
+    field: AddressField,
     prefixes: &[IpNet],
     set_id: u32,
 ) -> PushExprListAttrs<P> {
-    let first = prefixes.first().expect("validated: a set is not empty");
-    let list = ip_version(list, first);
-    lookup(load_address(list, side, first), set_id)
+    let first = prefixes.first().expect("validate() rejects empty sets");
+    let list = match_ip_version(list, first);
+    lookup(load_address(list, field, first), set_id)
 }
 
-/// Looks the register up in a set.
+/// Appends an expression that matches if the set contains the value of the register.
 fn lookup<P: Pusher>(list: PushExprListAttrs<P>, set_id: u32) -> PushExprListAttrs<P> {
-    // The bindings number the attributes of a lookup wrongly (netlink-bindings 0.3.5).
+    // netlink-bindings 0.3.5 has wrong numbers for the attributes of a lookup, so this code writes
+    // the attributes itself.
     let mut element = list.nested_elem().push_name(c"lookup");
     let data = push_nested_header(element.as_vec_mut(), NFTA_EXPR_DATA);
     let name = SET_NAME.to_bytes_with_nul();
@@ -141,15 +146,17 @@ fn original_destination<P: Pusher>(
     list: PushExprListAttrs<P>,
     prefix: &IpNet,
 ) -> PushExprListAttrs<P> {
-    // These keys match the IP version by themselves.
+    // Each of these keys matches only packets of its IP version, so no comparison of the IP version
+    // is necessary.
     let key = match prefix {
         IpNet::V4(_) => CtKeys::DstIp,
         IpNet::V6(_) => CtKeys::DstIp6,
     };
-    in_prefix(load_original(list, key), prefix)
+    match_prefix(load_original(list, key), prefix)
 }
 
-/// What conntrack knows of the first packet's direction.
+/// Appends an expression that loads a field of the original direction from the connection-tracking
+/// entry into the register.
 fn load_original<P: Pusher>(list: PushExprListAttrs<P>, key: CtKeys) -> PushExprListAttrs<P> {
     list.nested_elem()
         .nested_data_ct()
@@ -160,8 +167,12 @@ fn load_original<P: Pusher>(list: PushExprListAttrs<P>, key: CtKeys) -> PushExpr
         .end_nested()
 }
 
-/// Compares the register with the ports.
-fn ports<P: Pusher>(list: PushExprListAttrs<P>, first: u16, last: u16) -> PushExprListAttrs<P> {
+/// Appends expressions that match if the register holds a port from `first` to `last`.
+fn match_ports<P: Pusher>(
+    list: PushExprListAttrs<P>,
+    first: u16,
+    last: u16,
+) -> PushExprListAttrs<P> {
     if first == last {
         return compare(list, CmpOps::Eq, &first.to_be_bytes());
     }
@@ -169,8 +180,9 @@ fn ports<P: Pusher>(list: PushExprListAttrs<P>, first: u16, last: u16) -> PushEx
     compare(list, CmpOps::Lte, &last.to_be_bytes())
 }
 
-/// In a table for both IP versions, an address can only be loaded once its version is known.
-fn ip_version<P: Pusher>(list: PushExprListAttrs<P>, prefix: &IpNet) -> PushExprListAttrs<P> {
+/// Appends expressions that match the IP version of `prefix`. A table of the family `inet` sees
+/// both versions, and the layout of the IP header depends on the version.
+fn match_ip_version<P: Pusher>(list: PushExprListAttrs<P>, prefix: &IpNet) -> PushExprListAttrs<P> {
     // NFPROTO_IPV4 and NFPROTO_IPV6 (linux/netfilter.h).
     let version = match prefix {
         IpNet::V4(_) => 2,
@@ -181,26 +193,27 @@ fn ip_version<P: Pusher>(list: PushExprListAttrs<P>, prefix: &IpNet) -> PushExpr
 
 fn load_address<P: Pusher>(
     list: PushExprListAttrs<P>,
-    side: Side,
+    field: AddressField,
     prefix: &IpNet,
 ) -> PushExprListAttrs<P> {
-    let (offset, len) = address_at(prefix, side);
+    let (offset, len) = address_at(prefix, field);
     load(list, PayloadBase::NetworkHeader, offset, len)
 }
 
-/// Offset and length of an address in the IP header (RFC 791 section 3.1, RFC 8200 section 3).
-fn address_at(prefix: &IpNet, side: Side) -> (u32, u32) {
-    match (prefix, side) {
-        (IpNet::V4(_), Side::Source) => (12, 4),
-        (IpNet::V4(_), Side::Destination) => (16, 4),
-        (IpNet::V6(_), Side::Source) => (8, 16),
-        (IpNet::V6(_), Side::Destination) => (24, 16),
+/// Returns offset and length in octets of an address in the IP header (RFC 791 section 3.1, RFC
+/// 8200 section 3).
+fn address_at(prefix: &IpNet, field: AddressField) -> (u32, u32) {
+    match (prefix, field) {
+        (IpNet::V4(_), AddressField::Source) => (12, 4),
+        (IpNet::V4(_), AddressField::Destination) => (16, 4),
+        (IpNet::V6(_), AddressField::Source) => (8, 16),
+        (IpNet::V6(_), AddressField::Destination) => (24, 16),
     }
 }
 
-/// Compares the register with the prefix.
-fn in_prefix<P: Pusher>(list: PushExprListAttrs<P>, prefix: &IpNet) -> PushExprListAttrs<P> {
-    let (network, mask, whole) = match prefix {
+/// Appends expressions that match if the register holds an address in `prefix`.
+fn match_prefix<P: Pusher>(list: PushExprListAttrs<P>, prefix: &IpNet) -> PushExprListAttrs<P> {
+    let (network, mask, is_single_address) = match prefix {
         IpNet::V4(prefix) => (
             prefix.network().octets().to_vec(),
             prefix.netmask().octets().to_vec(),
@@ -212,7 +225,11 @@ fn in_prefix<P: Pusher>(list: PushExprListAttrs<P>, prefix: &IpNet) -> PushExprL
             prefix.prefix_len() == 128,
         ),
     };
-    let list = if whole { list } else { and(list, &mask) };
+    let list = if is_single_address {
+        list
+    } else {
+        apply_mask(list, &mask)
+    };
     compare(list, CmpOps::Eq, &network)
 }
 
@@ -241,7 +258,7 @@ fn load_meta<P: Pusher>(list: PushExprListAttrs<P>, key: MetaKeys) -> PushExprLi
         .end_nested()
 }
 
-fn and<P: Pusher>(list: PushExprListAttrs<P>, mask: &[u8]) -> PushExprListAttrs<P> {
+fn apply_mask<P: Pusher>(list: PushExprListAttrs<P>, mask: &[u8]) -> PushExprListAttrs<P> {
     list.nested_elem()
         .nested_data_bitwise()
         .push_sreg(REGISTER)
@@ -287,7 +304,7 @@ fn drop_packet<P: Pusher>(list: PushExprListAttrs<P>) -> PushExprListAttrs<P> {
         .end_nested()
 }
 
-/// Assigned protocol numbers of IANA.
+/// Returns the protocol number that IANA assigned.
 fn protocol_number(protocol: L4Protocol) -> u8 {
     match protocol {
         L4Protocol::Tcp => 6,

@@ -1,13 +1,13 @@
-//! Prefixes to the intervals of a set. Pure.
+//! Conversion of prefixes to the intervals of a set.
 
 use ipnet::IpNet;
 
-/// Start (included) and end (excluded) of an interval as octets in network order; without an end
-/// it reaches to the last address there is.
+/// First address of an interval, and the address after its last address, as octets in network
+/// order. `None`: the interval ends at the last address of the IP version.
 pub(crate) type Interval = (Vec<u8>, Option<Vec<u8>>);
 
-/// The smallest number of intervals that hold the addresses of the prefixes, ascending. The
-/// kernel refuses overlapping ones.
+/// Merges the prefixes into the smallest number of intervals, in ascending order. The kernel
+/// refuses overlapping intervals.
 pub(crate) fn intervals(prefixes: &[IpNet]) -> Vec<Interval> {
     let v4 = prefixes.iter().any(|prefix| matches!(prefix, IpNet::V4(_)));
     let last = if v4 { u128::from(u32::MAX) } else { u128::MAX };
@@ -29,7 +29,7 @@ pub(crate) fn intervals(prefixes: &[IpNet]) -> Vec<Interval> {
         .collect()
 }
 
-/// First and last address.
+/// Returns the first and the last address of a prefix as numbers.
 fn bounds(prefix: &IpNet) -> (u128, u128) {
     match prefix {
         IpNet::V4(prefix) => (

@@ -1,10 +1,10 @@
-//! Replaces one nftables table as a whole, in one transaction, and reads whether the kernel holds
-//! the table that is wanted.
+//! Replacement of one nftables table in one transaction.
 //!
-//! A table is a value: [`Table`], its [`Chain`]s, their [`Rule`]s. Its family is `inet`. [`Nftables::replace`] makes the
-//! kernel's table of that name equal to it; no packet sees a moment without the old or the new
-//! rules. The kernel keeps the table's [`Fingerprint`] as the table's comment, so that
-//! [`Nftables::holds`] tells a later run whether there is anything to do.
+//! A [`Table`] is a value with [`Chain`]s and [`Rule`]s; its family is `inet`. [`Nftables::replace`]
+//! makes the kernel's table with the same name equal to this value. The replacement is atomic: each
+//! packet meets either the old or the new rules. The comment of the kernel's table contains the
+//! table's [`Fingerprint`]. After a restart, [`Nftables::holds`] compares the fingerprint, and the
+//! program writes nothing if the kernel already has the table.
 //!
 //! ```no_run
 //! use nftables_table::{Chain, Expression, Hook, Kind, L4Protocol, Nftables, Table, priority};
@@ -30,10 +30,8 @@
 //! # Ok::<(), nftables_table::Error>(())
 //! ```
 //!
-//! The calls block for as long as the kernel needs, milliseconds at most; asynchronous callers use
-//! a blocking task.
-
-#![warn(missing_docs)]
+//! Each call blocks until the kernel has answered, which takes milliseconds. Asynchronous callers
+//! use a blocking task.
 
 pub mod answer;
 mod encode;

@@ -1,141 +1,136 @@
-//! A table as a value.
+//! nftables tables as values.
 
 use std::fmt;
 
 use ipnet::IpNet;
 
-/// TCP flag RST.
 pub const TCP_RST: u8 = 0x04;
-/// ICMP port unreachable, type and code (RFC 792).
+/// Type and code of the ICMP message "port unreachable" (RFC 792).
 pub const ICMP_PORT_UNREACHABLE: (u8, u8) = (3, 3);
-/// ICMPv6 port unreachable, type and code (RFC 4443 section 3.1).
+/// Type and code of the ICMPv6 message "port unreachable" (RFC 4443 section 3.1).
 pub const ICMPV6_PORT_UNREACHABLE: (u8, u8) = (1, 4);
 
-/// Customary priorities of chains (`linux/netfilter_ipv4.h`, enum `nf_ip_hook_priorities`).
+/// Usual priorities of chains (`linux/netfilter_ipv4.h`, enum `nf_ip_hook_priorities`).
 pub mod priority {
-    /// Before connection tracking.
     pub const RAW: i32 = -300;
-    /// After connection tracking, before the route is chosen.
+    /// After connection tracking and before the routing decision.
     pub const MANGLE: i32 = -150;
-    /// Filtering.
     pub const FILTER: i32 = 0;
-    /// Source address translation.
     pub const SRCNAT: i32 = 100;
 }
 
-/// A table of the family `inet`, for IPv4 and IPv6, with everything in it.
+/// An nftables table of the family `inet` with its chains. The family `inet` sees IPv4 and IPv6
+/// packets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
-    /// Its name: 1 to 255 bytes without NUL. Two programs must not use the same one.
+    /// 1 to 255 bytes without NUL. Each program on a host needs another table name.
     pub name: String,
-    /// Its chains, each with a name of its own.
+    /// Chain names are unique within the table.
     pub chains: Vec<Chain>,
 }
 
-/// A chain on a hook of the kernel. It accepts a packet that no rule decides.
+/// A chain that is attached to a hook of the kernel. The chain accepts packets on which no rule
+/// decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chain {
-    /// Name of the chain: 1 to 255 bytes without NUL.
+    /// 1 to 255 bytes without NUL, unique within the table.
     pub name: String,
-    /// What it is for.
     pub kind: Kind,
-    /// Where packets meet it.
     pub hook: Hook,
-    /// Lower numbers come first; see [`priority`].
+    /// Of the chains of one hook, the chain with the lowest number runs first. See [`priority`].
     pub priority: i32,
-    /// In order.
     pub rules: Vec<Rule>,
 }
 
-/// What a chain is for; the kernel calls it the chain's type.
+/// Purpose of a chain, which the kernel calls the type of the chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// Sees every packet.
     Filter,
-    /// Sees the first packet of each tracked connection and translates its addresses.
+    /// Sees only the first packet of each tracked connection. Its rules translate the addresses of
+    /// the whole connection.
     Nat,
 }
 
-/// Where packets meet a chain.
+/// Point of a packet's path through the kernel at which a chain runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Hook {
-    /// All that come in, before the route is chosen.
+    /// Incoming packets, before the routing decision.
     Prerouting,
-    /// Those for this host.
+    /// Incoming packets with an address of this host as destination.
     Input,
-    /// Those that this host sends, before the route is chosen.
+    /// Packets that this host generates, before the routing decision.
     Output,
-    /// All that go out, after the route was chosen.
+    /// Outgoing packets, after the routing decision.
     Postrouting,
 }
 
-/// A protocol that IP carries.
+/// A protocol with packets directly inside of IP packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum L4Protocol {
-    /// Transmission Control Protocol.
     Tcp,
-    /// User Datagram Protocol.
     Udp,
-    /// Stream Control Transmission Protocol.
     Sctp,
-    /// Internet Control Message Protocol of IPv4.
     Icmp,
-    /// Internet Control Message Protocol of IPv6.
     Icmpv6,
 }
 
-/// Matches and actions, evaluated in order until a match fails.
+/// Matches and actions of one rule. The kernel evaluates them in order and stops at the first match
+/// that fails.
 pub type Rule = Vec<Expression>;
 
-/// One match or action of a rule.
+/// A match or an action of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expression {
-    /// The destination address lies in the prefix. Packets of the other IP version do not match.
+    /// Matches packets with a destination address in the prefix. Packets of the other IP version do
+    /// not match.
     Destination(IpNet),
-    /// The source address lies in one of the prefixes, all of one IP version: one lookup in an
-    /// interval set, however many there are.
+    /// Matches packets with a source address in one of the prefixes, which must have one IP
+    /// version. The kernel does one lookup in an interval set, independent of the number of
+    /// prefixes.
     SourceIn(Vec<IpNet>),
-    /// The destination address lies in one of the prefixes, all of one IP version.
+    /// Matches packets with a destination address in one of the prefixes, which must have one IP
+    /// version.
     DestinationIn(Vec<IpNet>),
-    /// The destination that the connection's first packet was addressed to, before any
-    /// translation, lies in the prefix. Packets without a tracked connection do not match.
+    /// Matches packets of a tracked connection if the connection's first packet had a destination
+    /// address in the prefix before address translation. Packets without a tracked connection do
+    /// not match.
     OriginalDestination(IpNet),
-    /// The destination port that the connection's first packet was addressed to, before any
-    /// translation, lies between the two, both included; stands after [`Expression::Protocol`].
+    /// Matches packets of a tracked connection if the connection's first packet had a destination
+    /// port from the first to the last port before address translation. Must follow
+    /// [`Expression::Protocol`].
     OriginalDestinationPorts(u16, u16),
-    /// The protocol that IP carries.
     Protocol(L4Protocol),
-    /// The TCP flags under the mask have exactly this value; stands after
+    /// Matches packets with exactly the TCP flags `value` among the flags `mask`. Must follow
     /// `Protocol(L4Protocol::Tcp)`.
     TcpFlags {
-        /// Which flags are looked at.
+        /// TCP flags that are compared.
         mask: u8,
-        /// Which of these must be set; the others must not.
+        /// Compared flags that must be set. The other flags of `mask` must be clear.
         value: u8,
     },
-    /// The destination port lies between the two, both included; stands after
+    /// Matches packets with a destination port from the first to the last port. Must follow
     /// [`Expression::Protocol`].
     DestinationPorts(u16, u16),
-    /// Type and code of an ICMP message; stands after `Protocol(L4Protocol::Icmp)` or
+    /// Matches ICMP messages with this type and code. Must follow `Protocol(L4Protocol::Icmp)` or
     /// `Protocol(L4Protocol::Icmpv6)`.
     IcmpTypeAndCode(u8, u8),
-    /// The packet that an ICMP error quotes was addressed to one of the prefixes, all of one IP
-    /// version; stands after [`Expression::IcmpTypeAndCode`].
+    /// Matches ICMP errors that quote a packet with a destination address in one of the prefixes,
+    /// which must have one IP version. Must follow [`Expression::IcmpTypeAndCode`].
     QuotedDestinationIn(Vec<IpNet>),
-    /// Counts the packets and bytes that get here.
+    /// Counts the packets and bytes that reach this expression.
     Counter,
-    /// Sets the packet's firewall mark.
     SetMark(u32),
-    /// Keeps the packet out of connection tracking; in chains before it ([`priority::RAW`]).
+    /// Excludes the packet from connection tracking. Only effective in a chain that runs before
+    /// connection tracking, such as [`priority::RAW`].
     NoTrack,
-    /// Translates the source address to that of the outgoing interface; in chains of
-    /// [`Kind::Nat`] at [`Hook::Postrouting`].
+    /// Translates the source address to the address of the outgoing interface. Only allowed in
+    /// chains of [`Kind::Nat`] at [`Hook::Postrouting`].
     Masquerade,
-    /// The packet is gone.
     Drop,
 }
 
-/// Tells whether two tables are the same; a hash of what is sent to the kernel, stable over runs.
+/// A hash of the requests that write a table. The hash of a table is equal in every process, so a
+/// restarted program recognizes its table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Fingerprint(pub u64);
 
@@ -146,7 +141,7 @@ impl fmt::Display for Fingerprint {
 }
 
 impl Expression {
-    /// The prefixes that the kernel looks up in a set of their own.
+    /// Returns the prefixes of an expression that looks up an address in a set.
     pub(crate) fn set(&self) -> Option<&[IpNet]> {
         match self {
             Self::SourceIn(set) | Self::DestinationIn(set) | Self::QuotedDestinationIn(set) => {

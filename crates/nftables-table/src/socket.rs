@@ -1,4 +1,4 @@
-//! The netlink socket.
+//! Transactions and reads over a netlink socket.
 
 use std::{collections::BTreeMap, io};
 
@@ -10,33 +10,35 @@ use nix::errno::Errno;
 
 use crate::{
     Error, Fingerprint, Table, answer,
-    encode::{self, Request},
+    encode::{self, TransactionRequest},
 };
 
-/// `NFNL_MSG_BATCH_BEGIN` and `_END` (linux/netfilter/nfnetlink.h).
+/// `NFNL_MSG_BATCH_BEGIN` and `NFNL_MSG_BATCH_END` (linux/netfilter/nfnetlink.h).
 const BATCH_BEGIN: u16 = 16;
 const BATCH_END: u16 = 17;
-/// `NFNL_SUBSYS_NFTABLES`.
 const SUBSYSTEM: u16 = 10;
 
-/// A transaction is one datagram.
+/// Maximum size in bytes of the send buffer that a transaction gets. A transaction must fit into
+/// one datagram.
 const LARGEST_TRANSACTION: usize = 64 << 20;
 
-/// A connection to the nftables of the network namespace of the thread that opened it.
+/// A connection to the nftables of the kernel, in the network namespace of the thread that opened
+/// the connection.
 #[derive(Debug)]
 pub struct Nftables {
     socket: NetlinkSocket,
 }
 
 impl Nftables {
-    /// Opens the socket. Needs no privilege; the calls do.
+    /// Opens the netlink socket. Opening needs no privilege, in contrast to the other functions.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] where the kernel has no netfilter netlink; else [`Error::Socket`].
+    /// [`Error::Unsupported`] if the kernel lacks the netlink protocol of netfilter, otherwise
+    /// [`Error::Socket`].
     pub fn open() -> Result<Self, Error> {
         let socket = NetlinkSocket::open(NETLINK_NETFILTER).map_err(|error| {
             if error.errno == Errno::EPROTONOSUPPORT {
-                Error::refused("open a netfilter socket".into(), error.errno)
+                Error::from_errno("open a netfilter socket".into(), error.errno)
             } else {
                 error.into()
             }
@@ -44,21 +46,22 @@ impl Nftables {
         Ok(Self { socket })
     }
 
-    /// Makes the kernel's table of this name equal to `table`, in one transaction.
+    /// Makes the kernel's table with the name of `table` equal to `table`, in one transaction.
     ///
     /// # Errors
-    /// On any error nothing has changed. [`Error::Unsupported`] names the part of the table that
-    /// the kernel has no code for.
+    /// After every error the kernel has the previous table. [`Error::Unsupported`] names the part
+    /// of the table that the kernel does not support.
     pub fn replace(&mut self, table: &Table) -> Result<(), Error> {
         table.validate()?;
         self.transact(&encode::replace(table))
     }
 
-    /// The fingerprint of the kernel's table; `None` without such a table. A table that this
-    /// crate did not make has the fingerprint 0, which [`Table::fingerprint`] never gives.
+    /// Returns the fingerprint of the kernel's table, or `None` if the kernel has no table of this
+    /// name. A table that this crate did not write has the fingerprint 0. [`Table::fingerprint`]
+    /// never returns 0.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] where the kernel has no nftables at all.
+    /// [`Error::Unsupported`] if the kernel lacks nftables.
     pub fn fingerprint(&mut self, name: &str) -> Result<Option<Fingerprint>, Error> {
         let request = encode::get(name);
         let mut datagram = Vec::new();
@@ -78,43 +81,48 @@ impl Nftables {
                 return match message.errno() {
                     None => continue,
                     Some(Errno::ENOENT) => Ok(None),
-                    // What nfnetlink says to a subsystem that is not there.
-                    Some(Errno::EINVAL) => Err(Error::refused(request.what, Errno::EOPNOTSUPP)),
-                    Some(errno) => Err(Error::refused(request.what, errno)),
+                    // nfnetlink answers `EINVAL` if the kernel lacks the nftables subsystem.
+                    Some(Errno::EINVAL) => {
+                        Err(Error::from_errno(request.operation, Errno::EOPNOTSUPP))
+                    }
+                    Some(errno) => Err(Error::from_errno(request.operation, errno)),
                 };
             }
         }
     }
 
-    /// Whether the kernel's table is this one. Notices also rules that somebody added or took away,
-    /// by their number, but not one that was changed in its place.
+    /// Reports whether the kernel's table is equal to `table`. The function compares the
+    /// fingerprint and the number of rules of each chain. So it detects rules that another program
+    /// added or removed, but no rule that another program replaced.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] where the kernel has no nftables at all.
+    /// [`Error::Unsupported`] if the kernel lacks nftables.
     pub fn holds(&mut self, table: &Table) -> Result<bool, Error> {
         if self.fingerprint(&table.name)? != Some(table.fingerprint()) {
             return Ok(false);
         }
-        let found = self.rules_by_chain(&table.name)?;
-        let wanted = table
+        let actual = self.rules_by_chain(&table.name)?;
+        let desired = table
             .chains
             .iter()
             .map(|chain| (chain.name.clone(), chain.rules.len()));
-        Ok(found == wanted.collect())
+        Ok(actual == desired.collect())
     }
 
-    /// The number of rules of each chain of a table. A ruleset that changes meanwhile is read again.
+    /// Returns the number of rules of each chain of a table. Reads the chains again if the ruleset
+    /// changes during the read.
     fn rules_by_chain(&mut self, name: &str) -> Result<BTreeMap<String, usize>, Error> {
         whole(|| self.read_rules_by_chain(name))?.ok_or_else(|| Error::Socket {
             what: "read the ruleset",
             source: io::Error::new(
                 io::ErrorKind::Interrupted,
-                format!("it changed during each of {DUMP_ATTEMPTS} attempts"),
+                format!("the ruleset changed during each of {DUMP_ATTEMPTS} attempts"),
             ),
         })
     }
 
-    /// `None`: the ruleset changed while the kernel sent it, so chains may be missing.
+    /// Returns `None` if the ruleset changed while the kernel sent the chains, because chains can
+    /// then be missing.
     fn read_rules_by_chain(
         &mut self,
         name: &str,
@@ -141,7 +149,7 @@ impl Nftables {
                     NLMSG_DONE => return Ok((!is_interrupted).then_some(chains)),
                     NLMSG_ERROR => {
                         let errno = message.errno().unwrap_or(Errno::EBADMSG);
-                        return Err(Error::refused(request.what, errno));
+                        return Err(Error::from_errno(request.operation, errno));
                     }
                     _ => {}
                 }
@@ -154,15 +162,17 @@ impl Nftables {
         }
     }
 
-    /// Sends requests as one transaction and waits for its end.
-    fn transact(&mut self, requests: &[Request]) -> Result<(), Error> {
+    /// Sends requests as one transaction, and waits until the kernel has applied or refused the
+    /// transaction.
+    fn transact(&mut self, requests: &[TransactionRequest]) -> Result<(), Error> {
         let mut marker = [0, 0, 0, 0];
         marker[2..].copy_from_slice(&SUBSYSTEM.to_be_bytes());
         let mut datagram = Vec::new();
         let begin = self.socket.append(&mut datagram, BATCH_BEGIN, 0, &marker);
         let mut last = begin;
         for (index, request) in requests.iter().enumerate() {
-            // Errors come unasked; one acknowledgement tells the end.
+            // The kernel sends errors without a request for an acknowledgement, so only the last
+            // request asks for one.
             let acknowledge = if index + 1 == requests.len() {
                 NLM_F_ACK
             } else {
@@ -187,15 +197,17 @@ impl Nftables {
                     None => {}
                     Some(errno) => {
                         let what = match index {
-                            // The kernel answers to the start of a batch that it takes no part of.
+                            // If the kernel processes no request of the batch, it answers to the
+                            // batch header with index 0.
                             0 => "start a transaction".to_owned(),
                             _ => match requests.get(index as usize - 1) {
-                                Some(request) => request.what.clone(),
-                                // The answer to an earlier transaction that timed out.
+                                Some(request) => request.operation.clone(),
+                                // The message answers an earlier transaction whose answer did not
+                                // arrive in time.
                                 None => continue,
                             },
                         };
-                        return Err(Error::refused(what, errno));
+                        return Err(Error::from_errno(what, errno));
                     }
                 }
             }
@@ -203,8 +215,9 @@ impl Nftables {
     }
 
     fn send(&mut self, datagram: &[u8]) -> Result<(), Error> {
-        // A datagram must fit into the send buffer. Only a privileged process may raise it over
-        // the system's limit; without the privilege the kernel refuses the transaction anyway.
+        // A datagram must fit into the send buffer. Only a privileged process can enlarge the
+        // buffer beyond the limit of the system. For an unprivileged process the kernel refuses the
+        // transaction anyway.
         if datagram.len() > (64 << 10) && datagram.len() <= LARGEST_TRANSACTION {
             let size = datagram.len() + (64 << 10);
             self.socket.set_send_buffer(size);

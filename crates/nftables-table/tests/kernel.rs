@@ -1,5 +1,7 @@
-//! Against this machine's kernel, in a network namespace of the test's own. Needs root and the
-//! `nft` command, which reads back what was written.
+//! Tests on the kernel of this machine.
+//!
+//! Each test runs in its own network namespace. The tests need root, and the command `nft`, with
+//! which they read the tables back.
 
 #![cfg(test)]
 
@@ -14,14 +16,14 @@ use nix::sched::{CloneFlags, unshare};
 /// Runs `test` on a thread in an empty network namespace.
 fn in_namespace(test: impl FnOnce(Nftables) + Send + 'static) {
     std::thread::spawn(move || {
-        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace: run as root");
+        unshare(CloneFlags::CLONE_NEWNET).expect("creating a network namespace needs root");
         test(Nftables::open().unwrap());
     })
     .join()
     .unwrap();
 }
 
-/// What `nft list ruleset` says, without indentation.
+/// Returns the lines of `nft list ruleset` without indentation and closing braces.
 fn ruleset() -> Vec<String> {
     let output = Command::new("nft")
         .args(["-nn", "list", "ruleset"])
@@ -57,7 +59,7 @@ fn table(chains: Vec<Chain>) -> Table {
     }
 }
 
-fn everything() -> Table {
+fn table_with_every_expression() -> Table {
     let v4 = || "10.1.1.0/24".parse().unwrap();
     let v6 = || "fd00:1::/64".parse().unwrap();
     let icmp = |(kind, code)| IcmpTypeAndCode(kind, code);
@@ -135,10 +137,10 @@ fn everything() -> Table {
 }
 
 #[test]
-fn the_kernel_holds_what_was_written() {
+fn nft_shows_the_table_that_was_written() {
     in_namespace(|mut nftables| {
-        nftables.replace(&everything()).unwrap();
-        let fingerprint = everything().fingerprint();
+        nftables.replace(&table_with_every_expression()).unwrap();
+        let fingerprint = table_with_every_expression().fingerprint();
         let comment = format!("comment \"contents {fingerprint}\"");
         let expected = [
             "table inet portlb-test {",
@@ -168,9 +170,9 @@ fn the_kernel_holds_what_was_written() {
 }
 
 #[test]
-fn a_replaced_table_keeps_nothing_of_the_old_one() {
+fn a_replaced_table_keeps_no_chain_or_rule_of_the_old_table() {
     in_namespace(|mut nftables| {
-        nftables.replace(&everything()).unwrap();
+        nftables.replace(&table_with_every_expression()).unwrap();
         let second = table(vec![chain("input", Hook::Input, 110, vec![vec![Drop]])]);
         nftables.replace(&second).unwrap();
         let text = ruleset();
@@ -186,23 +188,23 @@ fn a_replaced_table_keeps_nothing_of_the_old_one() {
 }
 
 #[test]
-fn the_fingerprint_survives_the_writer_and_tells_tables_apart() {
+fn the_fingerprint_can_be_read_by_a_new_socket_and_differs_between_tables() {
     in_namespace(|mut nftables| {
-        let table = everything();
+        let table = table_with_every_expression();
         assert_eq!(nftables.fingerprint("portlb-test").unwrap(), None);
         nftables.replace(&table).unwrap();
         drop(nftables);
         let mut again = Nftables::open().unwrap();
-        let found = again.fingerprint("portlb-test").unwrap();
-        assert_eq!(found, Some(table.fingerprint()));
-        let mut other = everything();
+        let fingerprint = again.fingerprint("portlb-test").unwrap();
+        assert_eq!(fingerprint, Some(table.fingerprint()));
+        let mut other = table_with_every_expression();
         other.chains[0].rules.pop();
         assert_ne!(other.fingerprint(), table.fingerprint());
     });
 }
 
 #[test]
-fn rules_that_somebody_took_away_or_added_are_noticed() {
+fn rules_that_another_program_removes_or_adds_are_detected() {
     in_namespace(|mut nftables| {
         let nft = |command: &str| {
             let status = Command::new("nft")
@@ -211,7 +213,7 @@ fn rules_that_somebody_took_away_or_added_are_noticed() {
                 .unwrap();
             assert!(status.success(), "nft {command}");
         };
-        let table = everything();
+        let table = table_with_every_expression();
         assert!(!nftables.holds(&table).unwrap());
         for command in [
             "flush chain inet portlb-test output",
@@ -228,39 +230,39 @@ fn rules_that_somebody_took_away_or_added_are_noticed() {
 }
 
 #[test]
-fn a_table_of_somebody_else_has_the_fingerprint_zero_and_is_left_alone() {
+fn a_table_of_another_program_has_the_fingerprint_zero_and_stays_unchanged() {
     in_namespace(|mut nftables| {
         let status = Command::new("nft")
             .args(["add", "table", "inet", "foreign"])
             .status();
         assert!(status.unwrap().success());
-        let found = nftables.fingerprint("foreign").unwrap();
-        assert_eq!(found, Some(Fingerprint(0)));
-        nftables.replace(&everything()).unwrap();
+        let fingerprint = nftables.fingerprint("foreign").unwrap();
+        assert_eq!(fingerprint, Some(Fingerprint(0)));
+        nftables.replace(&table_with_every_expression()).unwrap();
         assert_eq!(ruleset()[0], "table inet foreign {");
     });
 }
 
 #[test]
-fn a_refused_transaction_names_the_rule_and_changes_nothing() {
+fn the_error_of_a_refused_transaction_names_the_rule_and_the_table_stays() {
     in_namespace(|mut nftables| {
-        nftables.replace(&everything()).unwrap();
+        nftables.replace(&table_with_every_expression()).unwrap();
         let before = ruleset();
-        // Masquerading is only allowed in chains of the kind nat.
+        // The kernel allows `masquerade` only in chains of the type `nat`.
         let rules = vec![vec![Counter], vec![Masquerade]];
         let bad = table(vec![chain("postrouting", Hook::Postrouting, 100, rules)]);
         let error = nftables.replace(&bad).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "the kernel does not support nftables here: \
-             add rule 2 of chain postrouting in table portlb-test"
+            "cannot add rule 2 of chain postrouting in table portlb-test: the kernel lacks nftables, \
+             the table family, or the module of a chain or expression"
         );
         assert_eq!(ruleset(), before);
     });
 }
 
 #[test]
-fn ten_thousand_prefixes_are_one_transaction() {
+fn one_transaction_writes_ten_thousand_prefixes() {
     in_namespace(|mut nftables| {
         let prefixes = (0..10_000_u32)
             .map(|index| {
@@ -277,7 +279,7 @@ fn ten_thousand_prefixes_are_one_transaction() {
 }
 
 #[test]
-fn ten_thousand_rules_are_one_transaction() {
+fn one_transaction_writes_ten_thousand_rules() {
     in_namespace(|mut nftables| {
         let rules = (0..10_000).map(|mark| vec![SetMark(mark)]).collect();
         let large = table(vec![chain("marks", Hook::Prerouting, -150, rules)]);
@@ -287,20 +289,23 @@ fn ten_thousand_rules_are_one_transaction() {
 }
 
 #[test]
-fn what_cannot_be_is_refused_before_the_kernel_sees_it() {
+fn an_invalid_table_is_rejected_before_it_is_sent_to_the_kernel() {
     in_namespace(|mut nftables| {
         let mut check = |table: &Table, expected: &str| {
             let error = nftables.replace(table).unwrap_err();
             assert!(matches!(error, Error::Invalid { .. }), "{error}");
-            assert_eq!(error.to_string(), format!("table cannot be: {expected}"));
+            assert_eq!(
+                error.to_string(),
+                format!("invalid nftables table: {expected}")
+            );
         };
-        let mut named = everything();
+        let mut named = table_with_every_expression();
         named.name = "a\0b".into();
         check(&named, "name \"a\\0b\" is not 1 to 255 bytes without NUL");
         let rules = vec![vec![SourceIn(vec![])]];
         check(
             &table(vec![chain("c", Hook::Input, 0, rules)]),
-            "chain \"c\": a set of prefixes that is empty or mixes IP versions",
+            "chain \"c\": a set of prefixes is empty, or contains IPv4 and IPv6 prefixes",
         );
     });
 }

@@ -1,4 +1,6 @@
-//! No octets make the reader of the kernel's answers panic or block.
+//! Fuzz target of the decoder for the kernel's answers.
+//!
+//! No input makes the decoder panic or loop forever.
 
 #![no_main]
 
@@ -6,7 +8,7 @@ use libfuzzer_sys::fuzz_target;
 use netlink_socket::messages;
 use nftables_table::answer;
 
-/// Octets of a netlink header.
+/// Length of a netlink header in octets.
 const HEADER: usize = 16;
 
 fuzz_target!(|datagram: &[u8]| {
@@ -20,5 +22,5 @@ fuzz_target!(|datagram: &[u8]| {
             assert!(chain.table.len() + chain.name.len() <= 3 * message.payload.len());
         }
     }
-    assert!(octets <= datagram.len(), "no octet is read twice");
+    assert!(octets <= datagram.len(), "the decoder reads no octet twice");
 });
