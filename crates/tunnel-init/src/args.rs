@@ -1,23 +1,24 @@
-//! What the user may type.
+//! Command-line flags.
 
 use clap::Parser;
 use virtual_server::{BadValue, ServiceRange};
 
-/// Such as `0.1.0`, or `0.1.0+1a2b3c4` where the build gave the commit.
+/// Version of this program: `0.1.0`, or `0.1.0+1a2b3c4` if the build set the commit.
 const VERSION: &str = match option_env!("PORTLB_VERSION") {
     Some(version) => version,
     None => env!("CARGO_PKG_VERSION"),
 };
 
-/// Prepares a web pod to unpack what load balancers send through tunnels, and ends.
+/// Prepares a web pod to unpack the tunnel packets of load balancers, and exits.
 ///
-/// It brings the tunnel device up (tunl0 for IPv4, ip6tnl0 for IPv6), lets it accept packets whose
-/// sender is reached by another interface (rp_filter 2), and makes the service ranges local, so
-/// that a server in the pod gets what clients sent to a service address. Packets that the pod itself
-/// sends to a service address leave the pod. All of it is read back.
+/// The program brings the tunnel device up: tunl0 for IPv4, ip6tnl0 for IPv6. It sets rp_filter to
+/// 2, so that the device accepts packets from clients whose replies leave by another interface. It
+/// makes the service ranges local, so that a server in the pod receives packets for a service
+/// address. It adds routing rules by which the pod's own packets to service addresses leave the
+/// pod. The program reads all changes back from the kernel.
 ///
-/// Runs once, in the network namespace of the web pod (as an init container) with the capability
-/// NET_ADMIN, and leaves nothing running.
+/// Run the program once in the network namespace of the web pod, as an init container with the
+/// capability NET_ADMIN. No process stays after the program has exited.
 #[derive(Clone, Debug, Parser)]
 #[command(
     name = "tunnel-init",
@@ -26,14 +27,14 @@ const VERSION: &str = match option_env!("PORTLB_VERSION") {
 Example:
   tunnel-init --service-ranges 10.1.1.0/24,fd00:1::/64
 
-See what it made:
+Show the result:
   ip address show tunl0; ip route show table local proto static; ip rule
 
-Exit codes: 0 done, 1 the kernel refused it (the message says what to do), 2 unusable flag."
+Exit codes: 0 the pod is prepared, 1 the kernel refused a change (the message contains a suggestion), 2 invalid flag."
 )]
 pub struct Args {
-    /// Prefixes that the service addresses of this pod lie in, separated by commas, IPv4 and IPv6;
-    /// a single address is 10.1.1.10/32. Required
+    /// Service ranges of the service addresses that this pod serves: IPv4 and IPv6 prefixes,
+    /// separated by commas. Write a single address as 10.1.1.10/32. Required
     #[arg(
         long,
         env = "PORTLB_SERVICE_RANGES",
@@ -55,7 +56,7 @@ fn service_range(text: &str) -> Result<ServiceRange, BadValue> {
 mod tests {
     use super::*;
 
-    fn refusal(flags: &[&str]) -> String {
+    fn error_message(flags: &[&str]) -> String {
         let all = ["tunnel-init"].iter().chain(flags);
         let error = Args::try_parse_from(all).unwrap_err();
         assert_eq!(error.exit_code(), 2);
@@ -63,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn both_families_may_be_given() {
+    fn ranges_of_both_ip_versions_are_accepted() {
         let args = Args::try_parse_from([
             "tunnel-init",
             "--service-ranges",
@@ -74,10 +75,10 @@ mod tests {
     }
 
     #[test]
-    fn a_range_that_cannot_be_used_is_refused_with_the_cure() {
-        assert!(refusal(&[]).contains("--service-ranges"));
-        assert!(refusal(&["--service-ranges", "10.1.1.10"]).contains("such as 10.1.1.0/24"));
-        assert!(refusal(&["--service-ranges", "10.1.1.10/24"]).contains("write 10.1.1.0/24"));
-        assert!(refusal(&["--service-ranges", "0.0.0.0/0"]).contains("length from"));
+    fn an_invalid_range_is_rejected_with_a_suggestion() {
+        assert!(error_message(&[]).contains("--service-ranges"));
+        assert!(error_message(&["--service-ranges", "10.1.1.10"]).contains("such as 10.1.1.0/24"));
+        assert!(error_message(&["--service-ranges", "10.1.1.10/24"]).contains("write 10.1.1.0/24"));
+        assert!(error_message(&["--service-ranges", "0.0.0.0/0"]).contains("length from"));
     }
 }

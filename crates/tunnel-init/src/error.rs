@@ -1,74 +1,63 @@
-//! What can fail here.
+//! Errors of the preparation.
 
 use std::io;
 
 use ipnet::IpNet;
 
-use crate::Rule;
+use crate::PodRoutingRule;
 
-/// Why the pod is not prepared.
+/// Reason why the web pod is not prepared.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// No netlink socket.
+pub enum TunnelInitError {
     #[error("cannot open a netlink socket")]
     Open(#[source] io::Error),
-    /// The kernel does not know such tunnels.
     #[error(
-        "the kernel has no {device}: load the module {module} on the node (modprobe {module}, and a \
-         file in /etc/modules-load.d for the next boot)"
+        "the kernel has no tunnel device {device}; load the module {module} on the node: run modprobe \
+         {module}, and add a file to /etc/modules-load.d for the next boot"
     )]
     NoTunnel {
-        /// The device's name.
         device: &'static str,
-        /// The module that makes it.
+        /// Kernel module that provides the tunnel device.
         module: &'static str,
     },
-    /// `NET_ADMIN` is missing.
     #[error(
-        "not allowed to {operation}: run as user 0 with the capability NET_ADMIN \
+        "cannot {operation}: permission denied; run as user 0 with the capability NET_ADMIN \
          (securityContext: runAsUser: 0, capabilities: {{drop: [ALL], add: [NET_ADMIN]}})"
     )]
-    NotAllowed {
-        /// What was tried.
-        operation: String,
-    },
-    /// The kernel refused something.
+    NotAllowed { operation: String },
     #[error("cannot {operation}")]
     Refused {
-        /// What was tried.
         operation: String,
-        /// Why not.
         source: io::Error,
     },
-    /// Done without an error, but not in force.
-    #[error("{device} is {found} after it was set up; does another program change it?")]
-    NotInForce {
-        /// The device's name.
+    /// The kernel accepted the change, but the device reads back with another state.
+    #[error(
+        "the tunnel device {device} is {found} after its setup; check whether another program changes it"
+    )]
+    UnexpectedDeviceState {
         device: &'static str,
-        /// What was read back.
+        /// State that was read back.
         found: String,
     },
-    /// Done without an error, but not in force.
-    #[error("{prefix} is not local after it was made so; does another program change routes?")]
-    NotLocal {
-        /// What was to be local.
-        prefix: IpNet,
-    },
-    /// Added without an error, but not found.
+    /// The kernel accepted the route, but the route does not read back.
     #[error(
-        "the rule \"{rule}\" is missing after it was added; does another program change rules?"
+        "the local route to {prefix} is missing after it was added; check whether another program changes routes"
     )]
-    NoRule {
-        /// The rule, as `ip rule` shows it.
-        rule: Rule,
-    },
-    /// Removed without an error, but found.
+    MissingLocalRoute { prefix: IpNet },
+    /// The kernel accepted the rule, but the rule does not read back.
     #[error(
-        "the routing rule \"0: lookup local\" is left after its removal, so this pod answers itself on the \
-         service addresses of others (tunnel device {device}); does another program change rules?"
+        "the routing rule \"{rule}\" is missing after it was added; check whether another program changes \
+         routing rules"
     )]
-    FirstRule {
-        /// The tunnel device of the rule's IP version.
+    MissingRule { rule: PodRoutingRule },
+    /// The kernel removed its rule for the local table, but the rule still reads back.
+    #[error(
+        "the routing rule \"0: lookup local\" still exists after its removal, so packets of this pod to the \
+         service addresses of other pods do not leave this pod (tunnel device {device}); check \
+         whether another program changes routing rules"
+    )]
+    KernelRuleNotRemoved {
+        /// Tunnel device of the IP version of the rule.
         device: &'static str,
     },
 }

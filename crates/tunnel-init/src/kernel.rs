@@ -1,4 +1,4 @@
-//! The kernel's devices and routes, by netlink.
+//! Changes of devices, routes and routing rules over netlink.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -19,42 +19,49 @@ use nix::errno::Errno;
 use routing_rule::RoutingRule;
 use rtnetlink::{Handle, IpVersion, RouteMessageBuilder, new_connection};
 
-use crate::{Error, Plan, Rule, Tunnel, plan::TABLE_LOCAL};
+use crate::{PodRoutingRule, Tunnel, TunnelInitError, TunnelPlan, plan::TABLE_LOCAL};
 
-/// The interface that packets of this pod's own programs come in by.
+/// Incoming interface of packets that programs in this pod send.
 const OWN_PACKETS: &str = "lo";
-/// The loopback interface has this index in every network namespace.
+/// Index of the loopback interface in every network namespace.
 const LOOPBACK: u32 = 1;
-/// The sender must be reachable, by whatever interface (Documentation/networking/ip-sysctl.rst).
-/// The kernel takes the greater one of this and `conf.all`, so it also loosens a strict `all`.
+/// Value of `rp_filter`: the kernel accepts a packet if any interface leads to the source address
+/// (Documentation/networking/ip-sysctl.rst). The kernel uses the higher value of the device and
+/// `conf.all`, so 2 also overrides a strict `conf.all`.
 const RP_FILTER_LOOSE: i32 = 2;
-/// The pod calls its own service address and a load balancer sends the packet back: its source is an
-/// address of this pod.
+/// Value of `accept_local`: the device accepts packets whose source is an address of this pod. The
+/// pod receives such a packet if it connects to its own service address and the load balancer
+/// chooses this pod as real server.
 const ACCEPT_LOCAL: i32 = 1;
-/// A device without any address accepts nothing with a loose rp_filter either (fib_frontend.c,
-/// `__fib_validate_source`). This one means nothing to anybody: RFC 7600, section 4.8.
+/// Address of the tunnel device. Even with a loose `rp_filter`, the kernel drops all packets from a
+/// device without an address (fib_frontend.c, `__fib_validate_source`). No packet uses this
+/// address: RFC 7600, section 4.8 reserves it as a dummy address.
 const DUMMY: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
 
-/// The network namespace of this process.
+/// A netlink connection to the network namespace of this process.
 #[derive(Clone, Debug)]
-pub struct Kernel {
+pub struct TunnelKernel {
     handle: Handle,
 }
 
-/// Makes it as the plan says, and reads it back. Returns the tunnels for whose IP version the kernel has
-/// no routing rules: the rest is done for them.
+/// Applies the plan and reads the result back. Returns the tunnels of IP versions for which the
+/// kernel has no routing rules. All other changes are made for these tunnels as well.
 ///
 /// # Errors
-/// What the kernel refuses, with the cure where there is one.
-pub async fn prepare(kernel: &Kernel, plan: &Plan) -> Result<Vec<Tunnel>, Error> {
+/// The kernel refuses a change, or another program undoes a change. The error contains a
+/// suggestion.
+pub async fn prepare(
+    kernel: &TunnelKernel,
+    plan: &TunnelPlan,
+) -> Result<Vec<Tunnel>, TunnelInitError> {
     for tunnel in &plan.tunnels {
-        let index = kernel.find_or_make(*tunnel).await?;
-        kernel.set_up(*tunnel, index).await?;
-        kernel.ensure_up(*tunnel).await?;
+        let index = kernel.find_or_create(*tunnel).await?;
+        kernel.configure_device(*tunnel, index).await?;
+        kernel.check_device(*tunnel).await?;
     }
     for prefix in &plan.local {
-        kernel.make_local(*prefix).await?;
-        kernel.ensure_local(*prefix).await?;
+        kernel.add_local_route(*prefix).await?;
+        kernel.check_local_route(*prefix).await?;
     }
     let mut without_rules = Vec::new();
     for tunnel in &plan.tunnels {
@@ -62,30 +69,33 @@ pub async fn prepare(kernel: &Kernel, plan: &Plan) -> Result<Vec<Tunnel>, Error>
             without_rules.push(*tunnel);
             continue;
         }
-        // Last: until then the rule of preference 0 decides before all others.
-        kernel.remove_first_rule(*tunnel).await?;
-        kernel.ensure_rules(plan, *tunnel).await?;
+        // The kernel's rule of preference 0 is removed last. Until then this rule decides, so no
+        // packet meets an incomplete set of rules.
+        kernel.remove_kernel_rule(*tunnel).await?;
+        kernel.check_rules(plan, *tunnel).await?;
     }
     Ok(without_rules)
 }
 
-impl Kernel {
-    /// Within a tokio runtime, which carries the connection.
+impl TunnelKernel {
+    /// Opens a netlink connection. Must be called within a tokio runtime, which runs the
+    /// connection.
     ///
     /// # Errors
-    /// There is no netlink socket to be had.
-    pub fn open() -> Result<Self, Error> {
-        let (connection, handle, _) = new_connection().map_err(Error::Open)?;
+    /// The kernel provides no netlink socket.
+    pub fn open() -> Result<Self, TunnelInitError> {
+        let (connection, handle, _) = new_connection().map_err(TunnelInitError::Open)?;
         tokio::spawn(connection);
         Ok(Self { handle })
     }
 
-    async fn find_or_make(&self, tunnel: Tunnel) -> Result<u32, Error> {
+    async fn find_or_create(&self, tunnel: Tunnel) -> Result<u32, TunnelInitError> {
         if let Some(link) = self.find(tunnel).await? {
             return Ok(link.header.index);
         }
-        // Where the module was not loaded this loads it, and the device is there at once. Where
-        // net.core.fb_tunnels_only_for_init_net keeps it away, this makes one.
+        // If the module was not loaded, this request loads the module, which creates the device. If
+        // `net.core.fb_tunnels_only_for_init_net` prevents the automatic creation, this request
+        // itself creates the device.
         let mut message = LinkMessage::default();
         message.attributes = vec![
             LinkAttribute::IfName(tunnel.device().to_owned()),
@@ -95,23 +105,31 @@ impl Kernel {
         match made.map_err(|error| errno(&error)) {
             Ok(()) | Err(Errno::EEXIST) => {}
             Err(Errno::EOPNOTSUPP) => return Err(no_tunnel(tunnel)),
-            Err(other) => return Err(refused(format!("make {}", tunnel.device()), other)),
+            Err(other) => {
+                return Err(refused(
+                    format!("create the device {}", tunnel.device()),
+                    other,
+                ));
+            }
         }
         let link = self.find(tunnel).await?.ok_or_else(|| no_tunnel(tunnel))?;
         Ok(link.header.index)
     }
 
-    async fn find(&self, tunnel: Tunnel) -> Result<Option<LinkMessage>, Error> {
+    async fn find(&self, tunnel: Tunnel) -> Result<Option<LinkMessage>, TunnelInitError> {
         let request = self.handle.link().get();
         let mut links = request.match_name(tunnel.device().to_owned()).execute();
         match links.try_next().await.map_err(|error| errno(&error)) {
             Ok(link) => Ok(link),
             Err(Errno::ENODEV) => Ok(None),
-            Err(other) => Err(refused(format!("look for {}", tunnel.device()), other)),
+            Err(other) => Err(refused(
+                format!("read the device {}", tunnel.device()),
+                other,
+            )),
         }
     }
 
-    async fn set_up(&self, tunnel: Tunnel, index: u32) -> Result<(), Error> {
+    async fn configure_device(&self, tunnel: Tunnel, index: u32) -> Result<(), TunnelInitError> {
         if tunnel == Tunnel::Ipip {
             self.add_dummy_address(index).await?;
         }
@@ -130,43 +148,51 @@ impl Kernel {
             message.attributes = vec![LinkAttribute::AfSpecUnspec(vec![settings])];
         }
         let done = self.handle.link().change(message).execute().await;
-        done.map_err(|error| refused(format!("bring {} up", tunnel.device()), errno(&error)))
+        done.map_err(|error| {
+            refused(
+                format!("bring the device {} up", tunnel.device()),
+                errno(&error),
+            )
+        })
     }
 
-    async fn add_dummy_address(&self, index: u32) -> Result<(), Error> {
+    async fn add_dummy_address(&self, index: u32) -> Result<(), TunnelInitError> {
         let mut request = self.handle.address().add(index, DUMMY.into(), 32);
-        // Nothing is ever sent from it.
+        // With the scope "host" the kernel never chooses this address as source of a packet.
         request.message_mut().header.scope = AddressScope::Host;
         match request.execute().await.map_err(|error| errno(&error)) {
             Ok(()) | Err(Errno::EEXIST) => Ok(()),
-            Err(other) => Err(refused(format!("give tunl0 the address {DUMMY}"), other)),
+            Err(other) => Err(refused(
+                format!("add the address {DUMMY} to the device tunl0"),
+                other,
+            )),
         }
     }
 
-    async fn ensure_up(&self, tunnel: Tunnel) -> Result<(), Error> {
+    async fn check_device(&self, tunnel: Tunnel) -> Result<(), TunnelInitError> {
         let link = self.find(tunnel).await?.ok_or_else(|| no_tunnel(tunnel))?;
-        let not_in_force = |found: String| Error::NotInForce {
+        let unexpected_state = |found: String| TunnelInitError::UnexpectedDeviceState {
             device: tunnel.device(),
             found,
         };
         if !link.header.flags.contains(LinkFlags::Up) {
-            return Err(not_in_force("down".to_owned()));
+            return Err(unexpected_state("down".to_owned()));
         }
         if tunnel == Tunnel::Ip6Tnl {
             return Ok(());
         }
         match settings(&link).map(|found| (found.rp_filter, found.accept_local)) {
             Some((RP_FILTER_LOOSE, ACCEPT_LOCAL)) => Ok(()),
-            found => Err(not_in_force(format!(
-                "without rp_filter 2 and accept_local 1 ({found:?})"
+            found => Err(unexpected_state(format!(
+                "set to (rp_filter, accept_local) = {found:?} instead of (2, 1)"
             ))),
         }
     }
 
-    async fn make_local(&self, prefix: IpNet) -> Result<(), Error> {
+    async fn add_local_route(&self, prefix: IpNet) -> Result<(), TunnelInitError> {
         let route = RouteMessageBuilder::<IpAddr>::new()
             .destination_prefix(prefix.addr(), prefix.prefix_len())
-            .expect("an IpNet's length fits its family")
+            .expect("the prefix length of an IpNet is valid for its IP version")
             .output_interface(LOOPBACK)
             .table_id(TABLE_LOCAL.into())
             .protocol(RouteProtocol::Static)
@@ -174,41 +200,48 @@ impl Kernel {
             .kind(RouteType::Local)
             .build();
         let made = self.handle.route().add(route).replace().execute().await;
-        made.map_err(|error| refused(format!("make {prefix} local"), errno(&error)))
+        made.map_err(|error| refused(format!("add the local route to {prefix}"), errno(&error)))
     }
 
-    /// Returns false if the kernel has no rules for this IP version. Then none is added.
-    async fn add_rules(&self, plan: &Plan, tunnel: Tunnel) -> Result<bool, Error> {
+    /// Adds the rules of the plan for this tunnel. Returns false, without adding a rule, if the
+    /// kernel has no routing rules for this IP version.
+    async fn add_rules(&self, plan: &TunnelPlan, tunnel: Tunnel) -> Result<bool, TunnelInitError> {
         for rule in plan.rules().filter(|rule| rule.tunnel == tunnel) {
             let mut request = self.handle.rule().add();
             *request.message_mut() = rule_message(rule);
             match request.execute().await.map_err(|error| errno(&error)) {
                 Ok(()) | Err(Errno::EEXIST) => {}
                 Err(Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT) => return Ok(false),
-                Err(other) => return Err(refused(format!("add the rule \"{rule}\""), other)),
+                Err(other) => {
+                    return Err(refused(format!("add the routing rule \"{rule}\""), other));
+                }
             }
         }
         Ok(true)
     }
 
-    /// Removes the kernel's own rule for the local table, which a rule of [`Plan::rules`] replaces.
-    async fn remove_first_rule(&self, tunnel: Tunnel) -> Result<(), Error> {
-        let rule = Rule::first(tunnel);
+    /// Removes the kernel's own rule for the local table, which a rule of [`TunnelPlan::rules`]
+    /// replaces.
+    async fn remove_kernel_rule(&self, tunnel: Tunnel) -> Result<(), TunnelInitError> {
+        let rule = PodRoutingRule::of_kernel(tunnel);
         let request = self.handle.rule().del(rule_message(rule));
         match request.execute().await.map_err(|error| errno(&error)) {
-            // An earlier run removed it.
+            // `ENOENT`: an earlier run removed the rule.
             Ok(()) | Err(Errno::ENOENT) => Ok(()),
-            Err(other) => Err(refused(format!("remove the rule \"{rule}\""), other)),
+            Err(other) => Err(refused(
+                format!("remove the routing rule \"{rule}\""),
+                other,
+            )),
         }
     }
 
-    async fn ensure_rules(&self, plan: &Plan, tunnel: Tunnel) -> Result<(), Error> {
+    async fn check_rules(&self, plan: &TunnelPlan, tunnel: Tunnel) -> Result<(), TunnelInitError> {
         let version = match tunnel {
             Tunnel::Ipip => IpVersion::V4,
             Tunnel::Ip6Tnl => IpVersion::V6,
         };
-        let unreadable = |error| refused("read the rules".to_owned(), errno(&error));
-        let found: Vec<Rule> = self
+        let unreadable = |error| refused("read the routing rules".to_owned(), errno(&error));
+        let found: Vec<PodRoutingRule> = self
             .handle
             .rule()
             .get(version)
@@ -219,33 +252,33 @@ impl Kernel {
             .map_err(unreadable)?;
         for rule in plan.rules().filter(|rule| rule.tunnel == tunnel) {
             if !found.contains(&rule) {
-                return Err(Error::NoRule { rule });
+                return Err(TunnelInitError::MissingRule { rule });
             }
         }
-        if found.contains(&Rule::first(tunnel)) {
-            return Err(Error::FirstRule {
+        if found.contains(&PodRoutingRule::of_kernel(tunnel)) {
+            return Err(TunnelInitError::KernelRuleNotRemoved {
                 device: tunnel.device(),
             });
         }
         Ok(())
     }
 
-    async fn ensure_local(&self, prefix: IpNet) -> Result<(), Error> {
-        let question = match prefix {
+    async fn check_local_route(&self, prefix: IpNet) -> Result<(), TunnelInitError> {
+        let request = match prefix {
             IpNet::V4(_) => RouteMessageBuilder::<Ipv4Addr>::new().build(),
             IpNet::V6(_) => RouteMessageBuilder::<Ipv6Addr>::new().build(),
         };
-        let mut routes = self.handle.route().get(question).execute();
+        let mut routes = self.handle.route().get(request).execute();
         let unreadable = |error| refused("read the routes".to_owned(), errno(&error));
         while let Some(route) = routes.try_next().await.map_err(unreadable)? {
-            let here = route.header.destination_prefix_length == prefix.prefix_len()
+            let is_expected_route = route.header.destination_prefix_length == prefix.prefix_len()
                 && route.header.kind == RouteType::Local
                 && route.attributes.contains(&destination(prefix));
-            if here {
+            if is_expected_route {
                 return Ok(());
             }
         }
-        Err(Error::NotLocal { prefix })
+        Err(TunnelInitError::MissingLocalRoute { prefix })
     }
 }
 
@@ -256,7 +289,7 @@ fn kind(tunnel: Tunnel) -> InfoKind {
     }
 }
 
-fn rule_message(rule: Rule) -> RuleMessage {
+fn rule_message(rule: PodRoutingRule) -> RuleMessage {
     let family = match rule.tunnel {
         Tunnel::Ipip => AddressFamily::Inet,
         Tunnel::Ip6Tnl => AddressFamily::Inet6,
@@ -272,12 +305,12 @@ fn rule_message(rule: Rule) -> RuleMessage {
     .to_message()
 }
 
-/// The parts of the kernel's rule that rules of this program use; `None` for a rule that looks in a
-/// table of which they know no number.
-fn rule_of(tunnel: Tunnel, message: &RuleMessage) -> Option<Rule> {
+/// Returns the rule in a message of the kernel. Returns `None` if the number of the rule's table is
+/// above 255, because no rule of this program uses such a table.
+fn rule_of(tunnel: Tunnel, message: &RuleMessage) -> Option<PodRoutingRule> {
     let found = RoutingRule::from_message(message);
     let is_own = found.incoming_interface.as_deref() == Some(OWN_PACKETS);
-    Some(Rule {
+    Some(PodRoutingRule {
         tunnel,
         preference: found.preference,
         own_packets_to: found.destination.filter(|_| is_own),
@@ -320,24 +353,25 @@ fn settings(link: &LinkMessage) -> Option<&InetDevConf> {
         })
 }
 
-fn no_tunnel(tunnel: Tunnel) -> Error {
-    Error::NoTunnel {
+fn no_tunnel(tunnel: Tunnel) -> TunnelInitError {
+    TunnelInitError::NoTunnel {
         device: tunnel.device(),
         module: tunnel.module(),
     }
 }
 
-fn refused(operation: String, errno: Errno) -> Error {
+fn refused(operation: String, errno: Errno) -> TunnelInitError {
     if errno == Errno::EPERM {
-        return Error::NotAllowed { operation };
+        return TunnelInitError::NotAllowed { operation };
     }
-    Error::Refused {
+    TunnelInitError::Refused {
         operation,
         source: errno.into(),
     }
 }
 
-/// What the kernel answered; EIO where it did not answer at all.
+/// Returns the error number in the kernel's answer. Returns `EIO` if the request failed without an
+/// answer.
 fn errno(error: &rtnetlink::Error) -> Errno {
     if let rtnetlink::Error::NetlinkError(ErrorMessage {
         code: Some(code), ..

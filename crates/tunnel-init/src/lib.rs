@@ -1,16 +1,16 @@
-//! Prepares a web pod to unpack what load balancers send through tunnels.
+//! Preparation of a web pod for tunnel packets of load balancers.
 //!
 //! ```text
 //!  lb pod ──IP-in-IP──► eth0 ──► tunl0 (up, rp_filter loose) ──► local 10.1.1.0/24 ──► the server
-//!  client ◄───────────── eth0 ◄─────────────────────────────────────── its answer ◄────────┘
+//!  client ◄───────────── eth0 ◄─────────────────────────────────────── its reply  ◄────────┘
 //! ```
 //!
-//! A packet that the pod itself sends to a service address leaves by the default route: the address
-//! may belong to another application.
+//! A packet that the pod itself sends to a service address leaves the pod by the default route,
+//! because the address can belong to another application.
 //!
-//! [`Plan`] says what shall be, [`prepare`] makes it so and reads it back. Everything goes by
-//! netlink, since `/proc/sys` is read-only in a container. What is right already stays, so the step
-//! may run any number of times.
+//! [`TunnelPlan`] is the desired state. [`prepare`] applies the plan and reads the result back. All
+//! changes are made over netlink, because `/proc/sys` is read-only in a container. A second run
+//! changes nothing that is already right.
 
 mod args;
 mod error;
@@ -18,6 +18,6 @@ mod kernel;
 mod plan;
 
 pub use args::Args;
-pub use error::Error;
-pub use kernel::{Kernel, prepare};
-pub use plan::{Plan, Rule, Tunnel};
+pub use error::TunnelInitError;
+pub use kernel::{TunnelKernel, prepare};
+pub use plan::{PodRoutingRule, Tunnel, TunnelPlan};

@@ -1,20 +1,19 @@
-//! Command line of tunnel-init.
-
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use tunnel_init::{Args, Kernel, Plan, Tunnel, prepare};
+use tunnel_init::{Args, Tunnel, TunnelKernel, TunnelPlan, prepare};
 
 fn main() -> ExitCode {
-    let plan = Plan::new(Args::parse().service_ranges);
+    let plan = TunnelPlan::new(Args::parse().service_ranges);
     match run(&plan) {
         Ok(without_rules) => {
             eprintln!("tunnel-init: {plan}");
             for tunnel in without_rules {
                 eprintln!(
                     "tunnel-init: warning: the kernel has no routing rules for packets of {} \
-                     ({}), so this pod answers its own calls to every address of these ranges",
+                     ({}); this pod itself answers the connections that it opens to any \
+                     address of these ranges",
                     tunnel.device(),
                     tunnel.rules_option()
                 );
@@ -28,13 +27,13 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(plan: &Plan) -> anyhow::Result<Vec<Tunnel>> {
+fn run(plan: &TunnelPlan) -> anyhow::Result<Vec<Tunnel>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("start the runtime")?;
+        .context("cannot start the tokio runtime")?;
     runtime.block_on(async {
-        let without_rules = prepare(&Kernel::open()?, plan).await?;
+        let without_rules = prepare(&TunnelKernel::open()?, plan).await?;
         Ok(without_rules)
     })
 }

@@ -1,25 +1,22 @@
-//! What a web pod must have. Pure.
+//! Plan of the devices, routes and rules of a web pod.
 
 use std::{collections::BTreeSet, fmt};
 
 use ipnet::IpNet;
 use virtual_server::ServiceRange;
 
-/// `RT_TABLE_MAIN` (linux/rtnetlink.h).
 const TABLE_MAIN: u8 = 254;
-/// `RT_TABLE_LOCAL` (linux/rtnetlink.h).
 pub(crate) const TABLE_LOCAL: u8 = 255;
-/// Of the rules that send the pod's own packets out.
-const OUT: u32 = 5;
-/// Of the rule for the local table, behind those.
-const LOCAL: u32 = 10;
+/// Preference of the rules by which the pod's own packets to service addresses leave the pod.
+const OWN_PACKETS_PREFERENCE: u32 = 5;
+/// Preference of the rule for the local table. Higher than [`OWN_PACKETS_PREFERENCE`], so the
+/// kernel evaluates this rule later.
+const LOCAL_TABLE_PREFERENCE: u32 = 10;
 
-/// A kind of tunnel, by the family of both the packets in it and around it.
+/// A kind of tunnel. The inner and the outer packets have the same IP version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Tunnel {
-    /// IPv4 in IPv4.
     Ipip,
-    /// IPv6 in IPv6.
     Ip6Tnl,
 }
 
@@ -31,8 +28,8 @@ impl Tunnel {
         }
     }
 
-    /// The device that the kernel itself makes in each network namespace, and that takes what is
-    /// sent by anybody.
+    /// Returns the name of the fallback tunnel device. The kernel creates this device in each
+    /// network namespace, and the device accepts tunnel packets from every sender.
     pub fn device(self) -> &'static str {
         match self {
             Self::Ipip => "tunl0",
@@ -40,7 +37,7 @@ impl Tunnel {
         }
     }
 
-    /// The kernel's option for routing rules of its IP version.
+    /// Returns the kernel option that enables routing rules of the IP version of this tunnel.
     pub fn rules_option(self) -> &'static str {
         match self {
             Self::Ipip => "CONFIG_IP_MULTIPLE_TABLES",
@@ -48,7 +45,6 @@ impl Tunnel {
         }
     }
 
-    /// The kernel's module.
     pub fn module(self) -> &'static str {
         match self {
             Self::Ipip => "ipip",
@@ -57,41 +53,42 @@ impl Tunnel {
     }
 }
 
-/// A routing rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rule {
-    /// Gives the rule its IP version.
+pub struct PodRoutingRule {
+    /// Tunnel whose IP version is the IP version of this rule.
     pub tunnel: Tunnel,
-    /// The kernel asks the rule of the lowest preference first.
+    /// The kernel evaluates the rule with the lowest preference first.
     pub preference: u32,
-    /// Only packets that this pod itself sends to this prefix; `None`: all packets.
+    /// Restricts the rule to packets that this pod sends to this prefix. `None`: the rule matches
+    /// all packets.
     pub own_packets_to: Option<IpNet>,
-    /// The routing table to look in.
+    /// Number of the routing table in which the kernel looks up the route.
     pub table: u8,
 }
 
-impl Rule {
-    /// The kernel's own rule for the local table (net/ipv4/fib_rules.c, net/ipv6/fib6_rules.c).
-    pub(crate) fn first(tunnel: Tunnel) -> Self {
+impl PodRoutingRule {
+    /// Returns the rule for the local table that the kernel creates with each network namespace
+    /// (net/ipv4/fib_rules.c, net/ipv6/fib6_rules.c).
+    pub(crate) fn of_kernel(tunnel: Tunnel) -> Self {
         Self {
             preference: 0,
             ..Self::local(tunnel)
         }
     }
 
-    /// Looks in the local table.
+    /// Returns the rule of this program for the local table.
     fn local(tunnel: Tunnel) -> Self {
         Self {
             tunnel,
-            preference: LOCAL,
+            preference: LOCAL_TABLE_PREFERENCE,
             own_packets_to: None,
             table: TABLE_LOCAL,
         }
     }
 }
 
-/// As `ip rule` shows it.
-impl fmt::Display for Rule {
+/// Formats the rule in the syntax of `ip rule`.
+impl fmt::Display for PodRoutingRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.preference)?;
         if let Some(prefix) = self.own_packets_to {
@@ -105,17 +102,17 @@ impl fmt::Display for Rule {
     }
 }
 
-/// All that shall be there.
+/// Devices and routes that a web pod needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Plan {
-    /// Tunnels whose devices are up.
+pub struct TunnelPlan {
+    /// Tunnels with a device that must be up.
     pub tunnels: BTreeSet<Tunnel>,
-    /// Prefixes that are local.
+    /// Prefixes that need a local route.
     pub local: BTreeSet<IpNet>,
 }
 
-impl Plan {
-    /// What these ranges need.
+impl TunnelPlan {
+    /// Returns the plan for these service ranges.
     pub fn new(ranges: Vec<ServiceRange>) -> Self {
         let local: BTreeSet<IpNet> = ranges.into_iter().map(|range| range.prefix).collect();
         let tunnels = local.iter().map(|prefix| Tunnel::of(*prefix));
@@ -126,16 +123,21 @@ impl Plan {
     }
 }
 
-impl Plan {
-    /// The rules that replace the kernel's first one, in the order in which they are added.
+impl TunnelPlan {
+    /// Returns the rules that replace the kernel's rule for the local table, in the order in which
+    /// they are added.
     ///
-    /// The ranges are local, so that the pod takes packets for any service address. The addresses of
-    /// other applications are in the same ranges: a packet that this pod sends there must leave it.
-    pub fn rules(&self) -> impl Iterator<Item = Rule> + '_ {
-        let local = self.tunnels.iter().map(|tunnel| Rule::local(*tunnel));
-        let out = self.local.iter().map(|prefix| Rule {
+    /// The service ranges are local, so that the pod accepts packets for every service address.
+    /// Service addresses of other applications are in the same ranges, and packets of this pod to
+    /// these addresses must leave the pod.
+    pub fn rules(&self) -> impl Iterator<Item = PodRoutingRule> + '_ {
+        let local = self
+            .tunnels
+            .iter()
+            .map(|tunnel| PodRoutingRule::local(*tunnel));
+        let out = self.local.iter().map(|prefix| PodRoutingRule {
             tunnel: Tunnel::of(*prefix),
-            preference: OUT,
+            preference: OWN_PACKETS_PREFERENCE,
             own_packets_to: Some(*prefix),
             table: TABLE_MAIN,
         });
@@ -143,7 +145,7 @@ impl Plan {
     }
 }
 
-impl fmt::Display for Plan {
+impl fmt::Display for TunnelPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let devices: Vec<&str> = self.tunnels.iter().map(|tunnel| tunnel.device()).collect();
         let local: Vec<String> = self.local.iter().map(IpNet::to_string).collect();
@@ -158,11 +160,11 @@ mod tests {
     #[track_caller]
     fn check(ranges: &[&str], expected: &str) {
         let ranges = ranges.iter().map(|range| range.parse().unwrap()).collect();
-        assert_eq!(Plan::new(ranges).to_string(), expected);
+        assert_eq!(TunnelPlan::new(ranges).to_string(), expected);
     }
 
     #[test]
-    fn each_family_has_a_tunnel_of_its_own() {
+    fn each_ip_version_has_its_own_tunnel_device() {
         check(&["10.1.1.0/24"], "tunl0 up; 10.1.1.0/24 local");
         check(&["fd00:1::/64"], "ip6tnl0 up; fd00:1::/64 local");
         check(
@@ -172,9 +174,9 @@ mod tests {
     }
 
     #[test]
-    fn own_packets_to_each_range_leave_the_pod_before_the_local_table_is_asked() {
+    fn rules_for_own_packets_come_before_the_rule_for_the_local_table() {
         let ranges = ["fd00:1::/64", "10.1.1.0/24"].map(|range| range.parse().unwrap());
-        let plan = Plan::new(ranges.into());
+        let plan = TunnelPlan::new(ranges.into());
         let rules: Vec<String> = plan.rules().map(|rule| rule.to_string()).collect();
         assert_eq!(
             rules,

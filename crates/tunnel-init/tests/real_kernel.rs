@@ -1,5 +1,6 @@
-//! Against a kernel with ipip and ip6_tunnel, in network namespaces of each test's own. Needs root
-//! and `ip`.
+//! Tests on a kernel with ipip and ip6_tunnel.
+//!
+//! Each test runs in its own network namespaces. The tests need root and the command `ip`.
 #![cfg(test)]
 
 use std::{
@@ -18,7 +19,7 @@ use nix::{
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// A thread in a network namespace of its own, which does one job after the other.
+/// A thread in its own network namespace. The thread runs jobs in the order of their submission.
 struct Namespace {
     path: String,
     jobs: Sender<Box<dyn FnOnce() + Send>>,
@@ -29,7 +30,8 @@ impl Namespace {
         let (jobs, todo) = channel::<Box<dyn FnOnce() + Send>>();
         let (entered, path) = channel();
         std::thread::spawn(move || {
-            unshare(CloneFlags::CLONE_NEWNET).expect("root, or CAP_SYS_ADMIN, to make a namespace");
+            unshare(CloneFlags::CLONE_NEWNET)
+                .expect("creating a network namespace needs root or CAP_SYS_ADMIN");
             let path = format!("/proc/{}/task/{}/ns/net", getpid(), gettid());
             entered.send(path).unwrap();
             for job in todo {
@@ -72,7 +74,7 @@ impl Namespace {
         assert!(output.status.success(), "{output:?}");
     }
 
-    fn strict_reverse_path(&self) {
+    fn set_strict_rp_filter(&self) {
         self.run(|| {
             for name in ["all", "default", "tunl0"] {
                 fs::write(format!("/proc/sys/net/ipv4/conf/{name}/rp_filter"), "1").unwrap();
@@ -81,7 +83,8 @@ impl Namespace {
     }
 }
 
-/// A load balancer's end: whatever goes to `service` is wrapped and sent to the web pod.
+/// Returns the namespace of a load balancer. It wraps packets to the service address and sends them
+/// to the web pod.
 fn load_balancer(web: &Namespace, family: &str) -> Namespace {
     let load_balancer = Namespace::new();
     web.ip(&format!(
@@ -128,8 +131,14 @@ fn load_balancer(web: &Namespace, family: &str) -> Namespace {
     load_balancer
 }
 
-/// What a client of the load balancer reads from a server of the web pod.
-fn fetch(web: &Namespace, load_balancer: &Namespace, listen: &str, service: &str) -> String {
+/// Connects from the load balancer's namespace to a server in the web pod. Returns the text that the
+/// server sends.
+fn read_from_server(
+    web: &Namespace,
+    load_balancer: &Namespace,
+    listen: &str,
+    service: &str,
+) -> String {
     let listen: SocketAddr = listen.parse().unwrap();
     let service: SocketAddr = service.parse().unwrap();
     let listener = web.run(move || TcpListener::bind(listen).unwrap());
@@ -147,30 +156,30 @@ fn fetch(web: &Namespace, load_balancer: &Namespace, listen: &str, service: &str
 }
 
 #[test]
-fn a_client_is_answered_through_the_tunnel_though_reverse_paths_are_strict() {
+fn a_client_reaches_the_pod_through_the_tunnel_despite_a_strict_rp_filter() {
     let web = Namespace::new();
     let load_balancer = load_balancer(&web, "-4");
-    web.strict_reverse_path();
+    web.set_strict_rp_filter();
     web.prepare("10.1.1.0/24");
     assert_eq!(
-        fetch(&web, &load_balancer, "0.0.0.0:80", "10.1.1.10:80"),
+        read_from_server(&web, &load_balancer, "0.0.0.0:80", "10.1.1.10:80"),
         "hello 198.51.100.7"
     );
 }
 
 #[test]
-fn a_client_is_answered_through_the_ipv6_tunnel() {
+fn a_client_reaches_the_pod_through_the_ipv6_tunnel() {
     let web = Namespace::new();
     let load_balancer = load_balancer(&web, "-6");
     web.prepare("fd00:1::/64");
     assert_eq!(
-        fetch(&web, &load_balancer, "[::]:80", "[fd00:1::10]:80"),
+        read_from_server(&web, &load_balancer, "[::]:80", "[fd00:1::10]:80"),
         "hello 2001:db8::7"
     );
 }
 
-/// What the web pod itself reads from `service`, while its own server listens on the same port.
-fn call_from_pod(web: &Namespace, service: &str) -> String {
+/// Connects from the web pod to `service`. Returns the text that the server sends.
+fn read_as_web_pod(web: &Namespace, service: &str) -> String {
     let service: SocketAddr = service.parse().unwrap();
     web.run(move || {
         let mut connection = TcpStream::connect_timeout(&service, DEADLINE).unwrap();
@@ -181,7 +190,7 @@ fn call_from_pod(web: &Namespace, service: &str) -> String {
     })
 }
 
-/// Answers each connection with `greeting` and the client's address.
+/// Sends `greeting` and the client's address on each accepted connection.
 fn serve(host: &Namespace, listen: &str, greeting: &'static str) {
     let listen: SocketAddr = listen.parse().unwrap();
     let listener = host.run(move || TcpListener::bind(listen).unwrap());
@@ -195,45 +204,46 @@ fn serve(host: &Namespace, listen: &str, greeting: &'static str) {
 }
 
 #[test]
-fn a_pod_reaches_the_service_address_of_a_neighbour_in_its_own_range() {
+fn a_pod_reaches_a_service_address_of_another_pod_in_the_same_range() {
     let web = Namespace::new();
     let load_balancer = load_balancer(&web, "-4");
     web.prepare("10.1.1.0/24");
     load_balancer.ip("address add 10.1.1.11/32 dev lo");
     serve(&web, "0.0.0.0:80", "web");
-    serve(&load_balancer, "10.1.1.11:80", "neighbour");
-    assert_eq!(call_from_pod(&web, "10.1.1.11:80"), "neighbour 10.244.1.2");
+    serve(&load_balancer, "10.1.1.11:80", "other");
+    assert_eq!(read_as_web_pod(&web, "10.1.1.11:80"), "other 10.244.1.2");
 }
 
 #[test]
-fn a_pod_reaches_the_ipv6_service_address_of_a_neighbour_in_its_own_range() {
+fn a_pod_reaches_an_ipv6_service_address_of_another_pod_in_the_same_range() {
     let web = Namespace::new();
     let load_balancer = load_balancer(&web, "-6");
     web.prepare("fd00:1::/64");
     load_balancer.ip("-6 address add fd00:1::11/128 dev lo nodad");
     serve(&web, "[::]:80", "web");
-    serve(&load_balancer, "[fd00:1::11]:80", "neighbour");
+    serve(&load_balancer, "[fd00:1::11]:80", "other");
     assert_eq!(
-        call_from_pod(&web, "[fd00:1::11]:80"),
-        "neighbour fd00:244::2"
+        read_as_web_pod(&web, "[fd00:1::11]:80"),
+        "other fd00:244::2"
     );
 }
 
-/// The load balancer sends the pod's packet back to the pod, since the pod is a real server of the
-/// address that it calls. The system tests do this with IPv6 as well: a tunnel device, which stands
-/// here for IPVS, drops an IPv6 packet whose source is the other end of the tunnel.
+/// The pod is a real server of the service address to which it connects, so the load balancer sends
+/// the pod's packet back to the pod. Only the system tests cover this case for IPv6: here a tunnel
+/// device replaces IPVS, and this device drops IPv6 packets whose source is the remote end of the
+/// tunnel.
 #[test]
-fn a_pod_that_calls_its_own_service_address_may_be_its_own_real_server() {
+fn a_pod_can_be_the_real_server_of_its_own_connection() {
     let web = Namespace::new();
     let load_balancer = load_balancer(&web, "-4");
-    web.strict_reverse_path();
+    web.set_strict_rp_filter();
     web.prepare("10.1.1.0/24");
     load_balancer.run(|| fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap());
     serve(&web, "0.0.0.0:80", "web");
-    assert_eq!(call_from_pod(&web, "10.1.1.10:80"), "web 10.244.1.2");
+    assert_eq!(read_as_web_pod(&web, "10.1.1.10:80"), "web 10.244.1.2");
     assert!(
         packets_received(&web, "tunl0") > 0,
-        "the pod answered itself"
+        "the pod connected to itself without the load balancer"
     );
 }
 
@@ -263,7 +273,7 @@ fn a_second_run_changes_nothing() {
 }
 
 #[test]
-fn a_route_in_the_way_is_replaced() {
+fn a_conflicting_route_in_the_local_table_is_replaced() {
     let web = Namespace::new();
     web.ip("route add blackhole 10.1.1.0/24 table local");
     web.prepare("10.1.1.0/24");
@@ -273,7 +283,7 @@ fn a_route_in_the_way_is_replaced() {
 }
 
 #[test]
-fn without_net_admin_the_message_says_what_the_manifest_lacks() {
+fn without_net_admin_the_error_names_the_missing_part_of_the_manifest() {
     let web = Namespace::new();
     let output = web.run(|| {
         let mut command = Command::new("setpriv");
