@@ -1,4 +1,4 @@
-//! What the user may type.
+//! Command-line flags.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -7,20 +7,21 @@ use daemon_runtime::{CommonArgs, Defaults, parse_duration};
 
 use crate::NamespaceEntry;
 
-/// Defaults of the flags that every daemon has.
 pub const DEFAULTS: Defaults = Defaults {
     grpc_listen: "unix:/run/portlb/node-router.sock",
     http_listen: "127.0.0.1:9155",
 };
 
-/// Routes service addresses from this node to the load-balancer pods on it.
+/// Routes service addresses from this node to the load-balancer pods on this node.
 ///
-/// A pod asks for a route over gRPC (NodeRouteService.Hold) and has it for as long as its stream lives.
-/// Several pods that hold one prefix share it. Service addresses are kept out of this node's
-/// connection tracking, which with direct return sees only one half of each connection.
+/// A load-balancer pod requests a route over gRPC (NodeRouteService.Hold). The route exists while
+/// the stream of the pod is open. Several pods that hold the same prefix share one route.
+/// node-router also exempts service addresses from connection tracking on this node, because with
+/// direct return the node sees only one half of each connection.
 ///
-/// Runs in the node's network namespace (hostNetwork) with the capability NET_ADMIN. Routes that are
-/// held stay when it ends; the next run adopts them (they carry the routing protocol number 112).
+/// Run node-router in the network namespace of the node (hostNetwork) with the capability
+/// NET_ADMIN. When node-router exits, held routes stay in the kernel with the routing protocol
+/// number 112, and the next run adopts them.
 #[derive(Clone, Debug, Parser)]
 #[command(
     name = "node-router",
@@ -31,8 +32,9 @@ pub const DEFAULTS: Defaults = Defaults {
                   ip route show proto 112"
 )]
 pub struct Args {
-    /// Service ranges that pods may ask routes in, separated by commas, IPv4 and IPv6. Required:
-    /// what is not named is refused. Their traffic is exempt from connection tracking
+    /// Service ranges in which pods may hold routes: IPv4 and IPv6 prefixes, separated by commas.
+    /// node-router refuses every other prefix, and exempts packets from and to these prefixes from
+    /// connection tracking. Required
     #[arg(
         long,
         env = "PORTLB_ALLOWED_PREFIXES",
@@ -41,8 +43,9 @@ pub struct Args {
     )]
     pub allowed_prefixes: Vec<String>,
 
-    /// Ranges of the addresses of pods, of this node (in Kubernetes .spec.podCIDRs of the node) or of
-    /// the whole cluster, separated by commas. Required: a route leads to no other address
+    /// Ranges of pod addresses that may be the next hop of a route, separated by commas: the pod
+    /// addresses of this node (in Kubernetes .spec.podCIDRs of the node) or of the whole cluster.
+    /// node-router refuses every other gateway. Required
     #[arg(
         long,
         env = "PORTLB_ALLOWED_GATEWAYS",
@@ -51,12 +54,13 @@ pub struct Args {
     )]
     pub allowed_gateways: Vec<String>,
 
-    /// Interfaces that lead to the routers, separated by commas. Packets that come in there for an
-    /// allowed prefix are routed by the held routes alone, and dropped where no pod of this node holds
-    /// one: by the node's default route they would return to the router, which sends them again. Not
-    /// for an interface that pods of this node send by, too. Default: the interfaces of the node's
-    /// default routes, without those by which the node reaches allowed gateways directly. `none`:
-    /// nothing is dropped
+    /// Interfaces of this node that lead to the routers, separated by commas. Packets that arrive
+    /// on these interfaces for an allowed prefix follow only held routes. If no pod of this node
+    /// holds a route, the node drops the packet. By its default route the node would return the
+    /// packet to the router, which would send it to the node again. Do not name an interface by
+    /// which pods of this node send packets. By default the uplinks are the interfaces of the
+    /// node's default routes, except interfaces by which the node reaches allowed gateways without
+    /// a router. `none` drops no packets
     #[arg(
         long,
         env = "PORTLB_UPLINK",
@@ -65,9 +69,9 @@ pub struct Args {
     )]
     pub uplink: Vec<String>,
 
-    /// How long routes of an earlier run stay without being held again: 10s, 2m; at least 8s, four
-    /// times the longest pause of a bgp-announcer between two attempts to hold them. 0 removes them
-    /// at start
+    /// Time for which routes of an earlier run stay if no pod holds them again, such as 10s or 2m.
+    /// At least 8s: four times the longest pause of a bgp-announcer between two attempts to hold a
+    /// route. 0 removes the routes at the start
     #[arg(
         long,
         env = "PORTLB_ADOPT_TIMEOUT",
@@ -77,8 +81,9 @@ pub struct Args {
     )]
     pub adopt_timeout: Duration,
 
-    /// How long a route stays when the last pod that held it has let go: routers learn a moment later
-    /// that it is gone, and the pod forwards until then. 500ms, 1s; 0 removes it at once
+    /// Time for which a route stays after the last pod has released it, such as 500ms or 1s.
+    /// Upstream routers notice the end of an announcer a moment later, and the pod still forwards
+    /// packets in the meantime. 0 removes the route immediately
     #[arg(
         long,
         env = "PORTLB_RELEASE_DELAY",
@@ -88,9 +93,11 @@ pub struct Args {
     )]
     pub release_delay: Duration,
 
-    /// After a termination signal, how long to go on while somebody holds a route: give it what an
-    /// announcer's drain takes, such as 20s, where one command ends both, or their routes stay. 0,
-    /// the default, ends at once; the routes stay, and the next run adopts them
+    /// Maximum time for which node-router continues after a termination signal while a pod holds a
+    /// route. If one command ends node-router together with the load-balancer pods, set the
+    /// duration of a bgp-announcer's drain, such as 20s. Otherwise the routes of these pods stay in
+    /// the kernel. With the default 0 node-router exits immediately, the routes stay, and the next
+    /// run adopts them
     #[arg(
         long,
         env = "PORTLB_LINGER",
@@ -100,8 +107,9 @@ pub struct Args {
     )]
     pub linger: Duration,
 
-    /// How often the kernel's routes and the nftables table are compared with what they should be,
-    /// beside the kernel's own notifications; at least 100ms
+    /// Interval at which node-router compares the kernel's routes and the nftables table with the
+    /// desired state. In addition node-router follows the notifications of the kernel. At least
+    /// 100ms
     #[arg(
         long,
         env = "PORTLB_AUDIT_INTERVAL",
@@ -111,9 +119,10 @@ pub struct Args {
     )]
     pub audit_interval: Duration,
 
-    /// Most prefixes that are routed at one time, so that a pod cannot fill the node's route table:
-    /// held ones, those within --release-delay, and those of an earlier run. Four times as many
-    /// streams may hold routes, and one route has 64 next hops at most
+    /// Maximum number of routed prefixes, so that a pod cannot fill the route table of the node.
+    /// The number includes held prefixes, prefixes within --release-delay, and prefixes of an
+    /// earlier run. The number of streams that hold routes is limited to four times this number,
+    /// and the number of next hops of a route to 64
     #[arg(
         long,
         env = "PORTLB_MAX_ROUTES",
@@ -123,10 +132,11 @@ pub struct Args {
     )]
     pub max_routes: u32,
 
-    /// What a pod proves before it gets a route. `address`: it sends back a nonce that it receives by
-    /// UDP at the gateway. `token`: in addition, it shows a token of its ServiceAccount, and gets the
-    /// prefixes that --namespace-prefixes gives to its namespace. `off`: nothing, so that any process
-    /// that reaches the socket can hold a route to any allowed gateway
+    /// Proof that a pod must give before it gets a route. `address`: the pod receives a nonce by
+    /// UDP at the gateway and returns the nonce on its stream. `token`: in addition, the pod sends
+    /// a token of its ServiceAccount, and may hold only the prefixes that --namespace-prefixes
+    /// allows for its namespace. `off`: no proof, so every process that can open the socket can
+    /// hold a route to every allowed gateway
     #[arg(
         long,
         env = "PORTLB_HOLD_PROOF",
@@ -135,20 +145,21 @@ pub struct Args {
     )]
     pub hold_proof: HoldProofKind,
 
-    /// With --hold-proof=token: file with the keys that the cluster signs tokens with, the answer of
-    /// `kubectl get --raw /openid/v1/jwks`. Read again when it changes; a file without usable keys
-    /// leaves the previous keys in use
+    /// File with the public keys that verify the cluster's tokens, for --hold-proof=token: the
+    /// output of `kubectl get --raw /openid/v1/jwks`. node-router reads the file again after each
+    /// change. If a changed file has no usable key, node-router keeps the previous keys
     #[arg(long, env = "PORTLB_TOKEN_KEYS_FILE", value_name = "FILE")]
     pub token_keys_file: Option<PathBuf>,
 
-    /// With --hold-proof=token: issuer of the cluster's tokens, the `issuer` of `kubectl get --raw
-    /// /.well-known/openid-configuration`
+    /// Issuer of the cluster's tokens, for --hold-proof=token: the field `issuer` in the output of
+    /// `kubectl get --raw /.well-known/openid-configuration`
     #[arg(long, env = "PORTLB_TOKEN_ISSUER", value_name = "ISSUER")]
     pub token_issuer: Option<String>,
 
-    /// With --hold-proof=token: prefixes that the pods of a namespace may hold, each within
-    /// --allowed-prefixes: NAMESPACE=PREFIX[,PREFIX...]; once for each namespace. A namespace without
-    /// an entry gets no route. The environment variable takes several with spaces between them
+    /// Prefixes that the pods of one namespace may hold, for --hold-proof=token:
+    /// NAMESPACE=PREFIX[,PREFIX...]. Each prefix must lie within --allowed-prefixes. Repeat the
+    /// flag for each namespace. Pods of other namespaces get no route. In the environment variable,
+    /// separate the namespaces by spaces
     #[arg(
         long,
         env = "PORTLB_NAMESPACE_PREFIXES",
@@ -157,7 +168,8 @@ pub struct Args {
     )]
     pub namespace_prefixes: Vec<NamespaceEntry>,
 
-    /// Permissions of the gRPC unix socket, octal. Whoever may write to it may ask for routes
+    /// Permissions of the gRPC unix socket as an octal number. A process that may write to the
+    /// socket may request routes
     #[arg(
         long,
         env = "PORTLB_SOCKET_MODE",
@@ -166,8 +178,8 @@ pub struct Args {
     )]
     pub socket_mode: String,
 
-    /// Numeric group of the gRPC unix socket: the group that the load-balancer pods run with.
-    /// Without it the socket keeps the group of this process
+    /// Numeric group of the gRPC unix socket. Set the group of the load-balancer pods' processes.
+    /// By default the socket has the group of the node-router process
     #[arg(long, env = "PORTLB_SOCKET_GROUP", value_name = "GID")]
     pub socket_group: Option<u32>,
 
@@ -175,15 +187,16 @@ pub struct Args {
     pub common: CommonArgs,
 }
 
-/// What a holder has to prove.
+/// Proof that a holder must give.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum HoldProofKind {
-    /// Nothing: any process that reaches the socket can hold a route to any allowed gateway
+    /// No proof: every process that can open the socket can hold a route to every allowed gateway
     Off,
-    /// That it receives what is sent to the gateway
+    /// The holder returns a nonce that it receives at the gateway
     #[default]
     Address,
-    /// That it receives what is sent to the gateway, and that its namespace may hold the prefix
+    /// The holder returns a nonce that it receives at the gateway, and sends a token of a namespace
+    /// that may hold the prefix
     Token,
 }
 

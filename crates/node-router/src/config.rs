@@ -1,4 +1,4 @@
-//! What the flags mean.
+//! Validation of the command-line flags.
 
 use std::{collections::BTreeSet, fmt, path::PathBuf, time::Duration};
 
@@ -10,74 +10,74 @@ use ipnet::IpNet;
 use crate::{Args, HoldProofKind, NamespacePrefixes, Policy, token::TokenKeys, uplink::Uplinks};
 
 const LONGEST_LINGER: Duration = Duration::from_secs(60 * 60);
-/// `IFNAMSIZ` of the kernel without the final zero.
+/// `IFNAMSIZ` of the kernel without the terminating NUL.
 const LONGEST_INTERFACE_NAME: usize = 15;
 const SHORTEST_AUDIT_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Everything that the daemon needs to know, checked.
+/// Validated settings of the daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Where gRPC is served.
     pub grpc_listen: ListenAddress,
-    /// What pods may claim.
+    /// Prefixes and gateways that pods may claim.
     pub policy: Policy,
-    /// Interfaces from which packets for service addresses without a route are dropped.
+    /// Interfaces to which the uplink guard applies.
     pub uplinks: Uplinks,
-    /// How long routes of an earlier run stay without being held again.
+    /// Time for which routes of an earlier run stay if no pod holds them again. Zero: the routes
+    /// are removed at the start.
     pub adopt_timeout: Duration,
-    /// How long a route stays when the last pod that held it has let go.
+    /// Time for which a route stays after the last pod has released it.
     pub release_delay: Duration,
-    /// How long to go on after a termination signal while somebody holds a route.
+    /// Maximum time for which the daemon continues after a termination signal while a pod holds a
+    /// route.
     pub linger: Duration,
-    /// How often the kernel is compared with what is desired.
+    /// Interval at which the kernel is compared with the desired state.
     pub audit_interval: Duration,
-    /// Most prefixes that are routed at one time.
+    /// Maximum number of routed prefixes.
     pub max_routes: usize,
-    /// What a holder has to prove.
     pub hold_proof: HoldProof,
-    /// Permission bits of the unix socket.
-    pub socket_mode: Mode,
-    /// Group of the unix socket; without it, that of the process.
+    pub socket_mode: SocketMode,
+    /// Group of the unix socket. `None`: the group of the process.
     pub socket_group: Option<u32>,
 }
 
-/// What a holder has to prove.
+/// Proof that a holder must give.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HoldProof {
-    /// Nothing.
     Off,
-    /// That it receives what is sent to the gateway.
+    /// The holder returns a nonce that it receives at the gateway.
     Address,
-    /// That it receives what is sent to the gateway, and that its namespace may hold the prefix.
+    /// The holder returns a nonce that it receives at the gateway, and sends a token of a namespace
+    /// that may hold the prefix.
     Token(TokenSettings),
 }
 
-/// What decides about tokens.
+/// Settings for the verification of hold tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenSettings {
-    /// File with the cluster's keys.
+    /// File with the public keys of the cluster (a JSON Web Key Set).
     pub keys_file: PathBuf,
-    /// Issuer that a token must name.
+    /// Issuer that each token must name.
     pub issuer: String,
     /// Prefixes that the pods of each namespace may hold.
     pub namespaces: NamespacePrefixes,
 }
 
-/// Permission bits of a file; shown in octal.
+/// Permission bits of the unix socket. The debug format is octal.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Mode(pub u32);
+pub struct SocketMode(pub u32);
 
-impl fmt::Debug for Mode {
+impl fmt::Debug for SocketMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:04o}", self.0)
     }
 }
 
 impl Config {
-    /// Checks the flags.
+    /// Validates the flags.
     ///
     /// # Errors
-    /// The flag, its value, what is allowed, and the cure.
+    /// A flag is missing or invalid. The error names the flag, its value, the allowed values and a
+    /// suggestion.
     pub fn resolve(args: Args) -> Result<Self, ConfigError> {
         let allowed_prefixes = prefixes(
             "--allowed-prefixes",
@@ -94,8 +94,8 @@ impl Config {
         for prefix in &allowed_prefixes {
             if let Some(reserved) = daemon_api::overlapping_reserved_range(prefix) {
                 return Err(ConfigError(format!(
-                    "--allowed-prefixes: {prefix} overlaps {reserved}, in which no address belongs \
-                     to a single host; give the service ranges alone, such as 10.1.1.0/24"
+                    "--allowed-prefixes: {prefix} overlaps {reserved}, which contains no address of a \
+                     single host; give only service ranges, such as 10.1.1.0/24"
                 )));
             }
             if let Some(gateways) = allowed_gateways
@@ -104,7 +104,7 @@ impl Config {
             {
                 return Err(ConfigError(format!(
                     "--allowed-prefixes: {prefix} overlaps {gateways} of --allowed-gateways, but a \
-                     pod's address cannot be a service address; give ranges apart from each other"
+                     pod's address cannot be a service address; give ranges that do not overlap"
                 )));
             }
             let is_ipv4 = prefix.addr().is_ipv4();
@@ -115,7 +115,7 @@ impl Config {
                 let version = if is_ipv4 { "IPv4" } else { "IPv6" };
                 return Err(ConfigError(format!(
                     "--allowed-gateways: no {version} range, but --allowed-prefixes has {prefix}; \
-                     add this node's {version} pod range, or take {prefix} away"
+                     add this node's {version} pod range, or remove {prefix}"
                 )));
             }
         }
@@ -128,7 +128,7 @@ impl Config {
         let shortest = GracePeriod::shortest_for(LONGEST_RETRY);
         if !args.adopt_timeout.is_zero() && args.adopt_timeout < shortest {
             return Err(ConfigError(format!(
-                "--adopt-timeout {} ms is too short: a bgp-announcer may pause for {} ms between two \
+                "--adopt-timeout: {} ms is too short, because a bgp-announcer can pause for {} ms between two \
                  attempts; give at least {} ms, or 0",
                 args.adopt_timeout.as_millis(),
                 LONGEST_RETRY.as_millis(),
@@ -137,7 +137,7 @@ impl Config {
         }
         if args.linger > LONGEST_LINGER {
             return Err(ConfigError(format!(
-                "--linger: {:?} is longer than 1h; give it what an announcer's drain takes, such as \
+                "--linger: {:?} is longer than 1h; give the duration of a bgp-announcer's drain, such as \
                  20s",
                 args.linger
             )));
@@ -179,8 +179,7 @@ fn hold_proof(args: &Args, allowed_prefixes: &[IpNet]) -> Result<HoldProof, Conf
     match unused.iter().find(|(_, is_given)| *is_given) {
         None => Ok(hold_proof),
         Some((flag, _)) => Err(ConfigError(format!(
-            "{flag} has no effect with --hold-proof={kind}; give --hold-proof=token, or leave {flag} \
-             out"
+            "{flag} has no effect with --hold-proof={kind}; give --hold-proof=token, or remove {flag}"
         ))),
     }
 }
@@ -188,13 +187,13 @@ fn hold_proof(args: &Args, allowed_prefixes: &[IpNet]) -> Result<HoldProof, Conf
 fn token_settings(args: &Args, allowed_prefixes: &[IpNet]) -> Result<TokenSettings, ConfigError> {
     let missing = |flag: &str, suggestion: &str| {
         ConfigError(format!(
-            "{flag} is missing, which --hold-proof=token needs; {suggestion}"
+            "{flag} is missing, but --hold-proof=token requires it; {suggestion}"
         ))
     };
     let keys_file = args.token_keys_file.clone().ok_or_else(|| {
         missing(
             "--token-keys-file",
-            "name a file with the answer of `kubectl get --raw /openid/v1/jwks`, such as \
+            "name a file with the output of `kubectl get --raw /openid/v1/jwks`, such as \
              --token-keys-file /etc/portlb/token-keys/jwks.json",
         )
     })?;
@@ -205,7 +204,8 @@ fn token_settings(args: &Args, allowed_prefixes: &[IpNet]) -> Result<TokenSettin
     let issuer = issuer.ok_or_else(|| {
         missing(
             "--token-issuer",
-            "give the `issuer` of `kubectl get --raw /.well-known/openid-configuration`, such as \
+            "give the field `issuer` in the output of `kubectl get --raw \
+             /.well-known/openid-configuration`, such as \
              --token-issuer https://kubernetes.default.svc.cluster.local",
         )
     })?;
@@ -228,21 +228,21 @@ fn token_settings(args: &Args, allowed_prefixes: &[IpNet]) -> Result<TokenSettin
     })
 }
 
-fn prefixes(flag: &str, texts: &[String], cure: &str) -> Result<Vec<IpNet>, ConfigError> {
+fn prefixes(flag: &str, texts: &[String], suggestion: &str) -> Result<Vec<IpNet>, ConfigError> {
     let mut prefixes = Vec::new();
     for text in texts {
         let prefix =
             parse_prefix(text).map_err(|problem| ConfigError(format!("{flag}: {problem}")))?;
         if prefix.prefix_len() == 0 {
             return Err(ConfigError(format!(
-                "{flag}: {prefix} is every address; {cure}"
+                "{flag}: {prefix} contains every address; {suggestion}"
             )));
         }
         prefixes.push(prefix);
     }
     if prefixes.is_empty() {
         return Err(ConfigError(format!(
-            "{flag} is missing, and what is not allowed is refused; {cure}"
+            "{flag} is missing, and without it node-router would refuse every hold; {suggestion}"
         )));
     }
     prefixes.sort();
@@ -264,8 +264,8 @@ fn uplinks(names: &[String]) -> Result<Uplinks, ConfigError> {
     };
     if let Some(name) = names.iter().find(|name| !is_usable(name)) {
         return Err(ConfigError(format!(
-            "--uplink: {name:?} is no interface; give the names of the interfaces to the routers, such \
-             as --uplink eth0, or none alone"
+            "--uplink: {name:?} is not a name of an interface; give the names of the interfaces to the \
+             routers, such as --uplink eth0, or only `none`"
         )));
     }
     Ok(Uplinks::Named(
@@ -273,14 +273,14 @@ fn uplinks(names: &[String]) -> Result<Uplinks, ConfigError> {
     ))
 }
 
-fn socket_mode(text: &str) -> Result<Mode, ConfigError> {
+fn socket_mode(text: &str) -> Result<SocketMode, ConfigError> {
     u32::from_str_radix(text, 8)
         .ok()
         .filter(|mode| *mode <= 0o777)
-        .map(Mode)
+        .map(SocketMode)
         .ok_or_else(|| {
             ConfigError(format!(
-                "--socket-mode: {text:?} is no octal mode; give 0 to 0777, such as 0660"
+                "--socket-mode: {text:?} is not an octal mode; give 0 to 0777, such as 0660"
             ))
         })
 }
@@ -291,7 +291,7 @@ mod tests {
 
     use super::*;
 
-    const USABLE: &[&str] = &[
+    const VALID: &[&str] = &[
         "--grpc-listen=unix:/tmp/test.sock",
         "--http-listen=127.0.0.1:0",
         "--allowed-prefixes=10.1.1.0/24,fd00:1::/64",
@@ -303,14 +303,15 @@ mod tests {
         Config::resolve(Args::parse_from(args)).map_err(|error| error.0)
     }
 
-    /// The usable flags with one replaced or added.
+    /// Replaces one flag of the valid flags, or adds it. Checks that the flags are rejected with an error
+    /// that contains the parts.
     #[track_caller]
-    fn check_refused(flag: &str, parts: &[&str]) {
+    fn check_rejected(flag: &str, parts: &[&str]) {
         let (name, _) = flag.split_once('=').unwrap();
-        let mut flags: Vec<&str> = USABLE
+        let mut flags: Vec<&str> = VALID
             .iter()
             .copied()
-            .filter(|usable| !usable.starts_with(name))
+            .filter(|valid| !valid.starts_with(name))
             .collect();
         flags.push(flag);
         let message = resolve(&flags).unwrap_err();
@@ -320,17 +321,17 @@ mod tests {
     }
 
     #[test]
-    fn usable_flags_are_resolved() {
-        let config = resolve(USABLE).unwrap();
+    fn valid_flags_are_resolved() {
+        let config = resolve(VALID).unwrap();
         assert_eq!(config.policy.allowed_prefixes.len(), 2);
         assert_eq!(config.adopt_timeout, Duration::from_secs(10));
         assert_eq!(config.release_delay, Duration::from_secs(1));
-        assert_eq!(config.socket_mode, Mode(0o660));
+        assert_eq!(config.socket_mode, SocketMode(0o660));
     }
 
     #[test]
-    fn uplinks_are_named_or_those_of_the_default_routes() {
-        let uplinks = |flag: &[&str]| resolve(&[USABLE, flag].concat()).unwrap().uplinks;
+    fn uplinks_default_to_the_interfaces_of_default_routes() {
+        let uplinks = |flag: &[&str]| resolve(&[VALID, flag].concat()).unwrap().uplinks;
         assert_eq!(uplinks(&[]), Uplinks::OfDefaultRoutes);
         assert_eq!(uplinks(&["--uplink=none"]), Uplinks::None);
         let named = ["eth0", "bond1"].map(str::to_owned);
@@ -341,9 +342,9 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_range_is_refused_with_the_cure() {
+    fn a_missing_range_is_rejected_with_a_suggestion() {
         for (index, name) in [(2, "--allowed-prefixes"), (3, "--allowed-gateways")] {
-            let mut flags = USABLE.to_vec();
+            let mut flags = VALID.to_vec();
             flags.remove(index);
             let message = resolve(&flags).unwrap_err();
             assert!(
@@ -358,13 +359,13 @@ mod tests {
     }
 
     #[test]
-    fn unusable_ranges_are_refused_with_value_and_cure() {
-        check_refused(
+    fn an_invalid_range_is_rejected_with_its_value_and_a_suggestion() {
+        check_rejected(
             "--allowed-prefixes=10.1.1.1/24",
             &["10.1.1.1/24", "write 10.1.1.0/24"],
         );
-        check_refused("--allowed-prefixes=10.1.1.0", &["is not a prefix"]);
-        check_refused("--allowed-prefixes=0.0.0.0/0", &["every address"]);
+        check_rejected("--allowed-prefixes=10.1.1.0", &["is not a prefix"]);
+        check_rejected("--allowed-prefixes=0.0.0.0/0", &["every address"]);
         for (prefix, reserved) in [
             ("127.0.0.0/8", "127.0.0.0/8"),
             ("127.1.0.0/24", "127.0.0.0/8"),
@@ -373,41 +374,42 @@ mod tests {
             ("fe80::/64", "fe80::/10"),
         ] {
             let flag = format!("--allowed-prefixes={prefix}");
-            check_refused(&flag, &[prefix, &format!("overlaps {reserved}")]);
+            check_rejected(&flag, &[prefix, &format!("overlaps {reserved}")]);
         }
-        check_refused("--allowed-prefixes=10.1.1.0/24,", &["\"\""]);
-        check_refused("--allowed-gateways=::/0", &["every address"]);
+        check_rejected("--allowed-prefixes=10.1.1.0/24,", &["\"\""]);
+        check_rejected("--allowed-gateways=::/0", &["every address"]);
     }
 
     #[test]
-    fn ranges_that_overlap_are_refused() {
-        check_refused(
+    fn an_allowed_prefix_that_overlaps_an_allowed_gateway_range_is_rejected() {
+        check_rejected(
             "--allowed-prefixes=10.244.0.0/16",
             &["overlaps 10.244.3.0/24"],
         );
-        check_refused(
+        check_rejected(
             "--allowed-prefixes=10.244.3.9/32",
             &["overlaps 10.244.3.0/24"],
         );
     }
 
     #[test]
-    fn a_service_range_without_gateways_of_its_version_is_refused() {
-        check_refused("--allowed-gateways=10.244.3.0/24", &["no IPv6 range"]);
-        check_refused("--allowed-gateways=fd00:244::/64", &["no IPv4 range"]);
+    fn a_service_range_without_a_gateway_range_of_its_ip_version_is_rejected() {
+        check_rejected("--allowed-gateways=10.244.3.0/24", &["no IPv6 range"]);
+        check_rejected("--allowed-gateways=fd00:244::/64", &["no IPv4 range"]);
     }
 
-    /// A key of RFC 7517, appendix A.1.
+    /// The key set has one key of RFC 7517, appendix A.1.
     const KEYS: &str = r#"{"keys": [{"kty": "EC", "crv": "P-256", "use": "sig", "kid": "1",
         "x": "MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4",
         "y": "4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"}]}"#;
 
-    /// Flags of the mode `token`, without one of them, with the content of the file of keys.
+    /// Resolves the flags of `--hold-proof=token` without the flag `without` and with additional flags.
+    /// `keys` is the content of the keys file.
     fn resolve_token(without: &str, keys: &str, more: &[&str]) -> Result<Config, String> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), keys).unwrap();
         let keys_file = format!("--token-keys-file={}", file.path().display());
-        let mut flags = USABLE.to_vec();
+        let mut flags = VALID.to_vec();
         flags.extend([
             "--hold-proof=token",
             &keys_file,
@@ -420,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mode_token_needs_keys_an_issuer_and_the_prefixes_of_namespaces() {
+    fn hold_proof_token_requires_keys_an_issuer_and_namespace_prefixes() {
         let config = resolve_token("", KEYS, &[]).unwrap();
         let HoldProof::Token(settings) = config.hold_proof else {
             panic!("{:?}", config.hold_proof);
@@ -432,7 +434,7 @@ mod tests {
             ("--namespace-prefixes", "web=10.1.1.0/24"),
         ] {
             let message = resolve_token(flag, KEYS, &[]).unwrap_err();
-            let missing = format!("{flag} is missing, which --hold-proof=token needs; ");
+            let missing = format!("{flag} is missing, but --hold-proof=token requires it; ");
             assert!(message.starts_with(&missing), "{message}");
             assert!(message.contains(suggestion), "{message}");
         }
@@ -448,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_of_tokens_are_refused_in_every_other_mode() {
+    fn token_flags_are_rejected_without_hold_proof_token() {
         for mode in ["off", "address"] {
             let mode = format!("--hold-proof={mode}");
             for flag in [
@@ -456,7 +458,7 @@ mod tests {
                 "--token-issuer=https://kubernetes.default.svc",
                 "--namespace-prefixes=web=10.1.1.0/24",
             ] {
-                let message = resolve(&[USABLE, &[&mode, flag]].concat()).unwrap_err();
+                let message = resolve(&[VALID, &[&mode, flag]].concat()).unwrap_err();
                 let name = flag.split('=').next().unwrap();
                 assert!(message.starts_with(name), "{message}");
                 assert!(message.contains(&mode), "{message}");
@@ -466,19 +468,22 @@ mod tests {
     }
 
     #[test]
-    fn other_unusable_values_are_refused() {
-        check_refused("--audit-interval=1ms", &["at least 100ms"]);
-        check_refused(
+    fn other_invalid_values_are_rejected() {
+        check_rejected("--audit-interval=1ms", &["at least 100ms"]);
+        check_rejected(
             "--adopt-timeout=7s",
-            &["may pause for 2000 ms", "at least 8000 ms, or 0"],
+            &["can pause for 2000 ms", "at least 8000 ms, or 0"],
         );
-        check_refused("--uplink=eth0,", &["\"\"", "such as --uplink eth0"]);
-        check_refused("--uplink=eth0,none", &["\"none\""]);
-        check_refused("--uplink=a-name-that-is-too-long", &["no interface"]);
-        check_refused("--socket-mode=rw", &["octal"]);
+        check_rejected("--uplink=eth0,", &["\"\"", "such as --uplink eth0"]);
+        check_rejected("--uplink=eth0,none", &["\"none\""]);
+        check_rejected(
+            "--uplink=a-name-that-is-too-long",
+            &["not a name of an interface"],
+        );
+        check_rejected("--socket-mode=rw", &["octal"]);
         for mode in ["999", "1777"] {
             let flag = format!("--socket-mode={mode}");
-            check_refused(&flag, &[mode, "0 to 0777, such as 0660"]);
+            check_rejected(&flag, &[mode, "0 to 0777, such as 0660"]);
         }
     }
 }

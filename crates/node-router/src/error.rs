@@ -1,4 +1,4 @@
-//! What can fail here.
+//! Errors of holds, of the kernel and of the start.
 
 use std::{io, net::IpAddr};
 
@@ -6,87 +6,90 @@ use ipnet::IpNet;
 
 use crate::{
     node_settings::forwarding_problem,
-    plan::{Change, ForeignRoute},
+    plan::{ForeignRoute, RouteChange},
     token::{KeysFileError, TokenProblem},
     uplink::{self, IpVersion},
 };
 
-/// Why a hold is refused or has ended.
+/// Reason why node-router refuses or ends a hold.
 #[derive(Clone, Debug, thiserror::Error)]
-pub enum Refusal {
-    #[error("prefix: {0}")]
+pub enum HoldRefusal {
+    #[error("invalid prefix: {0}")]
     NotAPrefix(String),
-    #[error("gateway {gateway:?} is not an IP address; give the pod's address")]
+    #[error("invalid gateway {gateway:?}: not an IP address; send the address of the pod")]
     NotAnAddress { gateway: String },
-    #[error("gateway {gateway} is not of the IP version of prefix {prefix}")]
+    #[error(
+        "gateway {gateway} and prefix {prefix} have different IP versions; send a gateway of the IP \
+         version of the prefix"
+    )]
     OtherFamily { prefix: IpNet, gateway: IpAddr },
     #[error(
-        "prefix {prefix} is not allowed on this node; allowed here: {allowed} (--allowed-prefixes \
-         of node-router)"
+        "prefix {prefix} is not allowed on this node; allowed here: {allowed} \
+         (node-router --allowed-prefixes)"
     )]
     PrefixNotAllowed { prefix: IpNet, allowed: String },
     #[error(
-        "gateway {gateway} is no pod address of this node; allowed here: {allowed} \
-         (--allowed-gateways of node-router)"
+        "gateway {gateway} is not an allowed pod address of this node; allowed here: {allowed} \
+         (node-router --allowed-gateways)"
     )]
     GatewayNotAllowed { gateway: IpAddr, allowed: String },
     #[error("gateway {gateway} is not on a link of this node: {reason}")]
     GatewayNotOnLink { gateway: IpAddr, reason: String },
     #[error(
-        "prefix {prefix} has a route that node-router did not make and leaves alone: {route}; \
-         remove it, or give it a metric above {}",
+        "prefix {prefix} has a route of another program, which node-router does not change: {route}; \
+         remove this route, or give it a metric above {}",
         crate::METRIC
     )]
     ForeignRoute { prefix: IpNet, route: ForeignRoute },
-    #[error("no packet would reach {prefix}: {}", forwarding_problem(IpVersion::of(.prefix)))]
+    #[error("the node forwards no packets to {prefix}: {}", forwarding_problem(IpVersion::of(.prefix)))]
     NotForwarding { prefix: IpNet },
-    #[error("the kernel does not hold the route to {prefix}: {problem}")]
+    #[error("the route to {prefix} is not installed in the kernel: {problem}")]
     NotInstalled { prefix: IpNet, problem: String },
-    #[error("the kernel's routes cannot be read, so the route to {prefix} is as it was: {problem}")]
+    #[error("the route to {prefix} stays unchanged: {problem}")]
     NotRead { prefix: IpNet, problem: String },
     #[error(
-        "{limit} prefixes have routes already (held, let go of a moment ago, or of an earlier run), which is the most that this node allows \
-         (--max-routes of node-router)"
+        "the limit of {limit} routed prefixes is reached (held, recently released, or left by an \
+         earlier run); raise node-router --max-routes"
     )]
     TooMany { limit: usize },
     #[error(
-        "{limit} streams hold routes already, which is four for each route that this node allows \
-         (--max-routes of node-router)"
+        "the limit of {limit} holds is reached, which is four for each allowed route; raise \
+         node-router --max-routes"
     )]
     TooManyHolds { limit: usize },
-    #[error("the route to {prefix} has {limit} next hops already, which is the most of one route")]
+    #[error("the route to {prefix} already has {limit} next hops, the maximum of one route")]
     TooManyNextHops { prefix: IpNet, limit: usize },
     #[error(
-        "the holder does not prove that it owns {gateway}: {problem} (--hold-proof=address of \
-         node-router)"
+        "the holder did not prove that it owns the gateway {gateway}: {problem} (node-router \
+         --hold-proof=address)"
     )]
     NotProved { gateway: IpAddr, problem: String },
     #[error(
-        "a nonce that node-router sent by UDP to {gateway} port {port} did not come back on the stream \
-         (--hold-proof=address of node-router)"
+        "the nonce that node-router sent by UDP to {gateway} port {port} did not return on the stream \
+         in time (node-router --hold-proof=address)"
     )]
     NotAnswered { gateway: IpAddr, port: u16 },
-    #[error("the token is refused: {0} (--hold-proof=token of node-router)")]
+    #[error("hold token rejected: {0} (node-router --hold-proof=token)")]
     Token(#[from] TokenProblem),
     #[error(
-        "namespace {namespace} may not hold prefix {prefix}; allowed for it: {allowed} \
-         (--namespace-prefixes of node-router)"
+        "namespace {namespace} is not allowed to hold prefix {prefix}; allowed for this namespace: \
+         {allowed} (node-router --namespace-prefixes)"
     )]
     NamespaceNotAllowed {
         namespace: String,
         prefix: IpNet,
         allowed: String,
     },
-    #[error("too many holds wait for an answer; ask again")]
+    #[error("too many hold requests are pending; retry later")]
     Busy,
-    #[error("no request came on the stream; send one")]
+    #[error("no hold request arrived on the stream; send a hold request as the first message")]
     NoRequest,
     #[error("node-router is stopping; the route stays in the kernel")]
     Stopping,
 }
 
-impl Refusal {
-    /// One word for metrics.
+impl HoldRefusal {
+    /// Returns the value of the label `reason` in metrics.
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::NotAPrefix(_)
@@ -108,52 +111,37 @@ impl Refusal {
         }
     }
 
-    /// Reports whether the token of the holder is why.
-    pub(crate) fn is_by_token(&self) -> bool {
+    /// Reports whether node-router refused the hold because of its token.
+    pub(crate) fn is_caused_by_token(&self) -> bool {
         matches!(self, Self::Token(_) | Self::NamespaceNotAllowed { .. })
     }
 }
 
-/// What the kernel refused or did not answer.
+/// A failed operation on the kernel's routes or routing rules.
 #[derive(Debug, thiserror::Error)]
-pub enum KernelError {
-    /// A netlink socket cannot be opened.
+pub enum RouteKernelError {
     #[error("cannot open a netlink socket")]
     Open(#[source] io::Error),
-    /// The routes cannot be read.
     #[error("cannot read the kernel's routes")]
     ReadRoutes(#[source] io::Error),
-    /// The way to an address cannot be read.
-    #[error("cannot ask the kernel for the way to {gateway}")]
-    LookUp {
-        /// Where to.
-        gateway: IpAddr,
-        /// Why not.
-        source: io::Error,
-    },
-    /// A change of the routes failed.
+    #[error("cannot look up the route to the gateway {gateway}")]
+    LookUp { gateway: IpAddr, source: io::Error },
     #[error("cannot {change}")]
     Apply {
-        /// What was asked for.
-        change: Change,
-        /// The kernel's answer.
+        change: RouteChange,
         source: io::Error,
     },
-    /// A change of the uplink guard failed.
     #[error("cannot {change}")]
     ApplyGuard {
-        /// What was asked for.
-        change: uplink::Change,
-        /// The kernel's answer.
+        change: uplink::GuardChange,
         source: io::Error,
     },
-    /// The kernel's notifications have ended.
     #[error("the kernel's notifications have ended")]
     NotificationsEnded,
 }
 
-impl KernelError {
-    /// Whether the process lacks a privilege.
+impl RouteKernelError {
+    /// Reports whether the operation failed because the process lacks a privilege.
     pub fn is_permission_denied(&self) -> bool {
         match self {
             Self::Open(source)
@@ -166,30 +154,25 @@ impl KernelError {
     }
 }
 
-/// Why the daemon cannot start.
+/// Reason why the daemon cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The kernel's routes cannot be read or adopted.
-    #[error("cannot take over the kernel's routes{}", cure(.0.is_permission_denied()))]
-    Routes(#[source] KernelError),
-    /// The exemption from connection tracking cannot be installed.
+    #[error("cannot read or adopt the kernel's routes{}", permission_suggestion(.0.is_permission_denied()))]
+    Routes(#[source] RouteKernelError),
     #[error(
         "cannot exempt the service ranges from connection tracking{}",
-        cure(is_permission_denied(.0))
+        permission_suggestion(is_permission_denied(.0))
     )]
     Exemption(#[source] nftables_table::Error),
-    /// No socket for the proof of holds.
-    #[error("cannot open a UDP socket for the proof of holds")]
+    #[error("cannot open a UDP socket for hold proofs")]
     Proof(#[source] io::Error),
-    /// The keys of tokens cannot be read or watched.
-    #[error("cannot verify tokens")]
+    #[error("cannot load the token keys")]
     TokenKeys(#[source] KeysFileError),
-    /// A server cannot be opened.
-    #[error("cannot serve")]
+    #[error("cannot serve gRPC")]
     Serve(#[source] daemon_runtime::DaemonError),
 }
 
-fn cure(permission_denied: bool) -> &'static str {
+fn permission_suggestion(permission_denied: bool) -> &'static str {
     if permission_denied {
         "; the process needs the capability NET_ADMIN in the node's network namespace \
          (hostNetwork: true and securityContext.capabilities.add: [NET_ADMIN], or root)"

@@ -1,13 +1,14 @@
-//! Keeps service addresses out of the node's connection tracking.
+//! Exemption of service addresses from the node's connection tracking.
 //!
-//! With direct return a node sees one half of each connection at most: a load balancer's node what
-//! the client sends, a web pod's node what the server answers. To connection tracking the answers
-//! belong to nothing, hence state INVALID, and kube-proxy drops packets of that state. So packets
-//! from and to the service ranges are not tracked. Tunnelled packets between pods carry pod
-//! addresses outside and are tracked like all traffic of pods.
+//! With direct return a node sees at most one half of each connection: the node of a load balancer
+//! sees the packets of the client, and the node of a web pod sees the replies. For connection
+//! tracking such replies belong to no connection and have the state INVALID, and kube-proxy drops
+//! packets of this state. Therefore the node does not track packets from and to the service ranges.
+//! Tunnelled packets between pods have pod addresses in the outer header, and the node tracks them
+//! like all traffic of pods.
 //!
-//! Untracked packets pass no translation either, so kube-proxy does not rewrite a service address
-//! that it also knows as an external address of a Service.
+//! An untracked packet passes no address translation either. So kube-proxy does not rewrite a
+//! service address that is also an external address of a Service.
 
 use std::time::Duration;
 
@@ -17,25 +18,25 @@ use nftables_table::{Chain, Error, Expression, Hook, Kind, Nftables, Rule, Table
 
 use crate::metrics::RouterMetrics;
 
-/// Name of the nftables table, of family inet.
+/// Name of the nftables table. The table has the family `inet`.
 pub const TABLE_NAME: &str = "portlb-node-router";
 
-/// What is asked of the kernel's nftables. The calls may block for milliseconds.
-pub trait Firewall: Send + 'static {
-    /// Whether the kernel holds the table as it is wanted.
+/// Access to the kernel's nftables. Each call can block for milliseconds.
+pub trait ExemptionFirewall: Send + 'static {
+    /// Reports whether the kernel's table is equal to `table`.
     ///
     /// # Errors
-    /// The kernel has no nftables, or refused the question.
+    /// The kernel lacks nftables, or refused the request.
     fn holds(&mut self, table: &Table) -> Result<bool, Error>;
 
-    /// Makes the kernel's table of that name equal to it.
+    /// Makes the kernel's table with the name of `table` equal to `table`.
     ///
     /// # Errors
-    /// The kernel has no nftables, or refused the table.
+    /// The kernel lacks nftables, or refused the table.
     fn replace(&mut self, table: &Table) -> Result<(), Error>;
 }
 
-impl Firewall for Nftables {
+impl ExemptionFirewall for Nftables {
     fn holds(&mut self, table: &Table) -> Result<bool, Error> {
         Ok(self.fingerprint(&table.name)? == Some(table.fingerprint()))
     }
@@ -45,7 +46,8 @@ impl Firewall for Nftables {
     }
 }
 
-/// Packets from and to the prefixes are not tracked, whether they come in or are sent by the node.
+/// Returns the table whose rules exclude packets from and to the prefixes from connection tracking.
+/// The rules apply to incoming packets and to packets of the node itself.
 pub(crate) fn table(prefixes: &[IpNet]) -> Table {
     let (ipv4, ipv6): (Vec<IpNet>, Vec<IpNet>) =
         prefixes.iter().partition(|prefix| prefix.addr().is_ipv4());
@@ -76,7 +78,7 @@ pub(crate) fn table(prefixes: &[IpNet]) -> Table {
     }
 }
 
-/// The exemption of one node.
+/// The installed exemption of this node, which repairs itself at each audit.
 pub(crate) struct Exemption<F> {
     firewall: F,
     table: Table,
@@ -85,36 +87,36 @@ pub(crate) struct Exemption<F> {
     is_reported_lost: bool,
 }
 
-/// What a look at the kernel led to.
+/// Action that made the kernel's table equal to the desired table.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    Held,
+enum EnsureOutcome {
+    AlreadyInstalled,
     Replaced,
 }
 
-/// Installs the exemption; `None` if the kernel cannot, which is said once.
+/// Installs the exemption. Returns `None` and logs a warning if the kernel lacks nftables.
 ///
 /// # Errors
-/// The kernel could, but refused.
-pub(crate) async fn install<F: Firewall>(
+/// The kernel has nftables, but an operation failed.
+pub(crate) async fn install<F: ExemptionFirewall>(
     open: impl FnOnce() -> Result<F, Error>,
     prefixes: &[IpNet],
     step: Step,
     metrics: RouterMetrics,
 ) -> Result<Option<Exemption<F>>, Error> {
-    let without = |error: &Error, step: &Step| {
-        let reason = in_words(error);
+    let report_unsupported = |error: &Error, step: &Step| {
+        let error = in_words(error);
         tracing::warn!(
-            reason,
-            "connections through this node break where a rule drops packets of state INVALID: \
-             service addresses are not exempt from connection tracking"
+            error,
+            "cannot exempt service addresses from connection tracking; connections through this \
+             node break if a firewall rule drops packets of state INVALID"
         );
-        step.ready(format!("the kernel cannot: {reason}"));
+        step.ready(format!("not supported by the kernel: {error}"));
     };
     let firewall = match open() {
         Ok(firewall) => firewall,
         Err(error) if error.is_unsupported() => {
-            without(&error, &step);
+            report_unsupported(&error, &step);
             return Ok(None);
         }
         Err(error) => return Err(error),
@@ -131,37 +133,38 @@ pub(crate) async fn install<F: Firewall>(
     exemption = ensured;
     match outcome {
         Ok(outcome) => {
-            let adopted = outcome == Outcome::Held;
+            let adopted = outcome == EnsureOutcome::AlreadyInstalled;
             tracing::info!(
                 table = TABLE_NAME,
                 adopted,
-                "service addresses are exempt from connection tracking"
+                "exempted service addresses from connection tracking"
             );
             exemption.report_installed();
             Ok(Some(exemption))
         }
         Err(error) if error.is_unsupported() => {
-            without(&error, &exemption.step);
+            report_unsupported(&error, &exemption.step);
             Ok(None)
         }
         Err(error) => Err(error),
     }
 }
 
-impl<F: Firewall> Exemption<F> {
-    /// Compares the kernel's table with the wanted one at each interval, and repairs it.
-    pub(crate) async fn keep(mut self, interval: Duration) {
+impl<F: ExemptionFirewall> Exemption<F> {
+    /// Compares the kernel's table with the desired table at each interval. Replaces the kernel's
+    /// table if it differs.
+    pub(crate) async fn repair_periodically(mut self, interval: Duration) {
         loop {
             tokio::time::sleep(interval).await;
             let outcome;
             (self, outcome) = self.ensure().await;
             match outcome {
-                Ok(Outcome::Held) => {}
-                Ok(Outcome::Replaced) => {
+                Ok(EnsureOutcome::AlreadyInstalled) => {}
+                Ok(EnsureOutcome::Replaced) => {
                     self.metrics.exemption_repairs.inc();
                     tracing::warn!(
                         table = TABLE_NAME,
-                        "somebody changed the exemption from connection tracking; it is restored"
+                        "another program changed the exemption from connection tracking; restored it"
                     );
                 }
                 Err(error) => {
@@ -179,35 +182,38 @@ impl<F: Firewall> Exemption<F> {
         self.step.ready(format!("table {TABLE_NAME}"));
     }
 
-    /// Once a loss, not at each look.
+    /// Reports the loss of the exemption in the metric and in the readiness. Logs an ERROR only at
+    /// the first failure after the exemption was in force.
     fn report_lost(&mut self, error: &Error) {
-        let reason = in_words(error);
+        let error = in_words(error);
         if !self.is_reported_lost {
             tracing::error!(
-                reason,
-                "cannot restore the exemption from connection tracking"
+                error,
+                "cannot check or restore the exemption from connection tracking; retrying at the next \
+                 audit"
             );
         }
         self.is_reported_lost = true;
         self.metrics.exemption_installed.set(0);
-        self.step.missing(reason);
+        self.step.missing(error);
     }
 
-    /// Looks, and replaces the table unless it is right. The netlink calls block.
-    async fn ensure(mut self) -> (Self, Result<Outcome, Error>) {
+    /// Replaces the kernel's table unless it is equal to the desired table. The netlink calls
+    /// block, so they run in a blocking task.
+    async fn ensure(mut self) -> (Self, Result<EnsureOutcome, Error>) {
         tokio::task::spawn_blocking(move || {
             let outcome = match self.firewall.holds(&self.table) {
-                Ok(true) => Ok(Outcome::Held),
+                Ok(true) => Ok(EnsureOutcome::AlreadyInstalled),
                 Ok(false) => self
                     .firewall
                     .replace(&self.table)
-                    .map(|()| Outcome::Replaced),
+                    .map(|()| EnsureOutcome::Replaced),
                 Err(error) => Err(error),
             };
             (self, outcome)
         })
         .await
-        .expect("neither this nor a firewall panics")
+        .expect("the blocking task does not panic")
     }
 }
 
@@ -216,7 +222,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_directions_of_each_ip_version_are_exempt_at_both_entrances() {
+    fn each_ip_version_is_exempt_in_both_directions_for_incoming_and_own_packets() {
         let table = table(&[
             "10.1.1.0/24".parse().unwrap(),
             "fd00:1::/64".parse().unwrap(),
@@ -234,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_version_without_service_range_has_no_rules() {
+    fn an_ip_version_without_a_service_range_has_no_rules() {
         let table = table(&["fd00:1::/64".parse().unwrap()]);
         assert!(table.chains.iter().all(|chain| chain.rules.len() == 2));
     }

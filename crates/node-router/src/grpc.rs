@@ -1,4 +1,4 @@
-//! The gRPC contract: translates, asks the owner, answers.
+//! gRPC service `portlb.noderoute.v1.NodeRouteService`.
 
 use std::pin::Pin;
 
@@ -19,28 +19,28 @@ use tonic::{Request, Response, Status, Streaming, transport::server::UdsConnectI
 
 use crate::{
     Policy,
-    error::Refusal,
-    hold::{Hold, HoldState, Peer, TableHandle},
-    look::{PublishedNextHop, Route},
+    error::HoldRefusal,
+    hold::{HoldState, HolderProcess, RouteHold, RouteTableHandle},
     metrics::RouterMetrics,
-    policy::{Claim, shortened},
+    policy::{RouteClaim, shortened},
     proof::{PROOF_TIMEOUT, Prover},
+    reconciliation::{PublishedNextHop, PublishedRoute},
     refusal_log::RefusalLog,
     token::{TokenGate, TokenProblem, UnverifiedToken},
 };
 
-/// Serves `portlb.noderoute.v1.NodeRouteService`.
+/// Translates gRPC requests into commands to the owner of the routes.
 #[derive(Debug)]
 pub(crate) struct NodeRouteGrpc {
     pub(crate) policy: Policy,
-    /// Holds at one time that have no answer yet.
-    pub(crate) unanswered: Semaphore,
-    /// Without it holders prove nothing.
+    /// Limits the number of hold requests that have no response yet.
+    pub(crate) pending_holds: Semaphore,
+    /// `None`: holders need no proof of their gateway.
     pub(crate) prover: Option<Prover>,
-    /// Without it holders need no token.
+    /// `None`: holders need no token.
     pub(crate) token_gate: Option<TokenGate>,
     pub(crate) refusal_log: RefusalLog,
-    pub(crate) table: TableHandle,
+    pub(crate) table: RouteTableHandle,
     pub(crate) metrics: RouterMetrics,
 }
 
@@ -55,13 +55,16 @@ impl api::node_route_service_server::NodeRouteService for NodeRouteGrpc {
         &self,
         request: Request<Streaming<HoldRequest>>,
     ) -> Result<Response<Self::HoldStream>, Status> {
-        let _unanswered = self.unanswered.try_acquire().map_err(|_| Refusal::Busy)?;
-        let peer = peer(&request);
+        let _pending = self
+            .pending_holds
+            .try_acquire()
+            .map_err(|_| HoldRefusal::Busy)?;
+        let process = holder_process(&request);
         let token = UnverifiedToken::of(request.metadata());
         let mut requests = request.into_inner();
         let first = tokio::time::timeout(PROOF_TIMEOUT, requests.message()).await;
-        let first = first.map_err(|_| Refusal::NoRequest)??;
-        let first = first.ok_or(Refusal::NoRequest)?;
+        let first = first.map_err(|_| HoldRefusal::NoRequest)??;
+        let first = first.ok_or(HoldRefusal::NoRequest)?;
         let claim = match self.admit(&first, token, &mut requests).await {
             Ok(claim) => claim,
             Err(refusal) => {
@@ -69,14 +72,15 @@ impl api::node_route_service_server::NodeRouteService for NodeRouteGrpc {
                     prefix, gateway, ..
                 } = &first;
                 let (prefix, gateway) = (shortened(prefix), shortened(gateway));
-                self.refusal_log.refused(&refusal, &prefix, &gateway, peer);
+                self.refusal_log
+                    .refused(&refusal, &prefix, &gateway, process);
                 let labels = vec![("reason", refusal.name().to_owned())];
                 self.metrics.refused.get_or_create(&labels).inc();
                 return Err(refusal.into());
             }
         };
-        let hold = self.table.hold(claim, peer).await?;
-        // The requests stay open as long as the responses.
+        let hold = self.table.hold(claim, process).await?;
+        // The stream of requests stays open as long as the stream of responses.
         let states = states(hold).inspect(move |_| _ = &requests);
         Ok(Response::new(Box::pin(states)))
     }
@@ -91,7 +95,7 @@ impl api::node_route_service_server::NodeRouteService for NodeRouteGrpc {
         let routes = &self.table.routes;
         let snapshot = routes.snapshot_after(request.after.as_ref(), request.limit());
         let routes = snapshot.objects.into_iter();
-        let page = request.page(routes.map(|(prefix, route)| (prefix, shown(&prefix, &route))));
+        let page = request.page(routes.map(|(prefix, route)| (prefix, api_route(&prefix, &route))));
         Ok(Response::new(ListRoutesResponse {
             revision: snapshot.revision,
             routes: page.items,
@@ -108,7 +112,7 @@ impl api::node_route_service_server::NodeRouteService for NodeRouteGrpc {
         let events = self.table.routes.subscribe()?.into_stream();
         let responses = events.map_err(Status::from).map_ok(|(revision, event)| {
             let event = match event {
-                Event::Changed(prefix, route) => Sent::Route(shown(&prefix, &route)),
+                Event::Changed(prefix, route) => Sent::Route(api_route(&prefix, &route)),
                 Event::Removed(prefix) => Sent::RemovedRoute(prefix.to_string()),
                 Event::Synced => Sent::Synced(api::Synced {}),
             };
@@ -117,20 +121,21 @@ impl api::node_route_service_server::NodeRouteService for NodeRouteGrpc {
                 event: Some(event),
             }
         });
-        let stopping = stream::iter([Err(Refusal::Stopping.into())]);
+        let stopping = stream::iter([Err(HoldRefusal::Stopping.into())]);
         Ok(Response::new(Box::pin(responses.chain(stopping))))
     }
 }
 
 impl NodeRouteGrpc {
-    /// Decides on a request and its token, and lets the holder prove that it owns the gateway. A holder
-    /// whose token is refused causes no datagram.
+    /// Returns the claim of a hold request that the policy allows. Verifies the holder's token,
+    /// then waits until the holder has proved that it owns the gateway. If the token is rejected,
+    /// node-router sends no datagram to the gateway.
     async fn admit(
         &self,
         request: &HoldRequest,
         token: Result<UnverifiedToken, TokenProblem>,
         answers: &mut Streaming<HoldRequest>,
-    ) -> Result<Claim, Refusal> {
+    ) -> Result<RouteClaim, HoldRefusal> {
         let claim = self.policy.admit(&request.prefix, &request.gateway)?;
         if let Some(gate) = &self.token_gate {
             let holder = gate.admit(token, claim.prefix)?;
@@ -152,8 +157,9 @@ impl NodeRouteGrpc {
     }
 }
 
-/// The first state, then each change; an error when the owner ends.
-fn states(hold: Hold) -> impl Stream<Item = Result<HoldResponse, Status>> + Send {
+/// Returns a stream with the current state of the hold and each later state. The stream ends with
+/// an error when the owner of the routes stops.
+fn states(hold: RouteHold) -> impl Stream<Item = Result<HoldResponse, Status>> + Send {
     let states = WatchStream::new(hold.state.clone()).map(|state| {
         let HoldState {
             installed,
@@ -164,23 +170,23 @@ fn states(hold: Hold) -> impl Stream<Item = Result<HoldResponse, Status>> + Send
             interface,
         })
     });
-    let stopping = stream::iter([Err(Refusal::Stopping.into())]);
-    // The hold lives as long as the stream.
+    let stopping = stream::iter([Err(HoldRefusal::Stopping.into())]);
+    // Dropping the stream drops the hold, which releases the claim.
     states.chain(stopping).inspect(move |_| _ = &hold)
 }
 
-fn peer<T>(request: &Request<T>) -> Peer {
+fn holder_process<T>(request: &Request<T>) -> HolderProcess {
     let credentials = request
         .extensions()
         .get::<UdsConnectInfo>()
         .and_then(|info| info.peer_cred);
-    credentials.map_or_else(Peer::default, |credentials| Peer {
+    credentials.map_or_else(HolderProcess::default, |credentials| HolderProcess {
         process_id: credentials.pid().unwrap_or(0),
         user_id: credentials.uid(),
     })
 }
 
-fn shown(prefix: &IpNet, route: &Route) -> api::Route {
+fn api_route(prefix: &IpNet, route: &PublishedRoute) -> api::Route {
     let next_hops = route.next_hops.iter().map(|next_hop| {
         let PublishedNextHop {
             gateway,
@@ -204,31 +210,32 @@ fn shown(prefix: &IpNet, route: &Route) -> api::Route {
     }
 }
 
-impl From<Refusal> for Status {
-    fn from(refusal: Refusal) -> Self {
+impl From<HoldRefusal> for Status {
+    fn from(refusal: HoldRefusal) -> Self {
         let message = refusal.to_string();
         match refusal {
-            Refusal::NotAPrefix(_) | Refusal::NotAnAddress { .. } | Refusal::OtherFamily { .. } => {
-                Self::invalid_argument(message)
-            }
-            Refusal::PrefixNotAllowed { .. }
-            | Refusal::GatewayNotAllowed { .. }
-            | Refusal::NamespaceNotAllowed { .. }
-            | Refusal::NotProved { .. } => Self::permission_denied(message),
-            Refusal::Token(_) => Self::unauthenticated(message),
-            Refusal::GatewayNotOnLink { .. }
-            | Refusal::ForeignRoute { .. }
-            | Refusal::NotForwarding { .. } => Self::failed_precondition(message),
-            Refusal::NotInstalled { .. } => Self::internal(message),
-            Refusal::TooMany { .. }
-            | Refusal::TooManyHolds { .. }
-            | Refusal::TooManyNextHops { .. } => Self::resource_exhausted(message),
-            // None says anything about the route: the holder asks again.
-            Refusal::NotRead { .. }
-            | Refusal::Stopping
-            | Refusal::NotAnswered { .. }
-            | Refusal::NoRequest
-            | Refusal::Busy => Self::unavailable(message),
+            HoldRefusal::NotAPrefix(_)
+            | HoldRefusal::NotAnAddress { .. }
+            | HoldRefusal::OtherFamily { .. } => Self::invalid_argument(message),
+            HoldRefusal::PrefixNotAllowed { .. }
+            | HoldRefusal::GatewayNotAllowed { .. }
+            | HoldRefusal::NamespaceNotAllowed { .. }
+            | HoldRefusal::NotProved { .. } => Self::permission_denied(message),
+            HoldRefusal::Token(_) => Self::unauthenticated(message),
+            HoldRefusal::GatewayNotOnLink { .. }
+            | HoldRefusal::ForeignRoute { .. }
+            | HoldRefusal::NotForwarding { .. } => Self::failed_precondition(message),
+            HoldRefusal::NotInstalled { .. } => Self::internal(message),
+            HoldRefusal::TooMany { .. }
+            | HoldRefusal::TooManyHolds { .. }
+            | HoldRefusal::TooManyNextHops { .. } => Self::resource_exhausted(message),
+            // These refusals say nothing about the state of the route. With `unavailable` the
+            // holder retries.
+            HoldRefusal::NotRead { .. }
+            | HoldRefusal::Stopping
+            | HoldRefusal::NotAnswered { .. }
+            | HoldRefusal::NoRequest
+            | HoldRefusal::Busy => Self::unavailable(message),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A claim that lives as long as its holder, and what is told about it.
+//! Holds: claims that exist as long as the stream of their holder.
 
 use std::sync::{
     Arc,
@@ -9,68 +9,71 @@ use daemon_runtime::Reader;
 use ipnet::IpNet;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::{error::Refusal, look::Route, policy::Claim};
+use crate::{error::HoldRefusal, policy::RouteClaim, reconciliation::PublishedRoute};
 
-/// Who opened a stream, as the kernel tells; zero if it does not.
+/// Process that opened the stream of a hold, as reported by the kernel. Both fields are 0 if the
+/// kernel reports no process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Peer {
+pub(crate) struct HolderProcess {
     pub(crate) process_id: i32,
     pub(crate) user_id: u32,
 }
 
-/// What one hold is told.
+/// State of a hold, which is sent to its holder.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct HoldState {
     pub(crate) installed: bool,
     pub(crate) interface: String,
 }
 
-/// The clients' side of the owner.
+/// Handle by which gRPC requests reach the owner of the routes.
 #[derive(Clone, Debug)]
-pub(crate) struct TableHandle {
-    commands: mpsc::UnboundedSender<Command>,
+pub(crate) struct RouteTableHandle {
+    commands: mpsc::UnboundedSender<HoldCommand>,
     next_id: Arc<AtomicU64>,
-    pub(crate) routes: Reader<IpNet, Route>,
+    pub(crate) routes: Reader<IpNet, PublishedRoute>,
 }
 
-/// A claim that the owner has accepted; dropping it gives the claim up.
+/// A claim that the owner of the routes has accepted. Dropping the value releases the claim.
 #[derive(Debug)]
-pub(crate) struct Hold {
+pub(crate) struct RouteHold {
     pub(crate) state: watch::Receiver<HoldState>,
-    _release: Release,
+    _release: ReleaseOnDrop,
 }
 
 #[derive(Debug)]
-struct Release {
+struct ReleaseOnDrop {
     id: HoldId,
-    commands: mpsc::UnboundedSender<Command>,
+    commands: mpsc::UnboundedSender<HoldCommand>,
 }
 
 pub(crate) type HoldId = u64;
-pub(crate) type Answer = Result<watch::Receiver<HoldState>, Refusal>;
+pub(crate) type HoldAnswer = Result<watch::Receiver<HoldState>, HoldRefusal>;
 
-/// What the owner is asked.
+/// Request to the owner of the routes.
 #[derive(Debug)]
-pub(crate) enum Command {
+pub(crate) enum HoldCommand {
     Hold {
         id: HoldId,
-        claim: Claim,
-        peer: Peer,
-        answer: oneshot::Sender<Answer>,
+        claim: RouteClaim,
+        process: HolderProcess,
+        answer: oneshot::Sender<HoldAnswer>,
     },
     Release(HoldId),
 }
 
-impl Drop for Release {
+impl Drop for ReleaseOnDrop {
     fn drop(&mut self) {
-        // An owner that has ended leaves its routes to the next run.
-        let _ = self.commands.send(Command::Release(self.id));
+        // If the owner has stopped, its routes stay in the kernel for the next run.
+        let _ = self.commands.send(HoldCommand::Release(self.id));
     }
 }
 
-impl TableHandle {
-    /// The handle, and where its commands arrive.
-    pub(crate) fn new(routes: Reader<IpNet, Route>) -> (Self, mpsc::UnboundedReceiver<Command>) {
+impl RouteTableHandle {
+    /// Returns the handle, and the receiver of its commands for the owner.
+    pub(crate) fn new(
+        routes: Reader<IpNet, PublishedRoute>,
+    ) -> (Self, mpsc::UnboundedReceiver<HoldCommand>) {
         let (commands, receiver) = mpsc::unbounded_channel();
         let handle = Self {
             commands,
@@ -80,23 +83,30 @@ impl TableHandle {
         (handle, receiver)
     }
 
-    /// Claims a route; returns when the kernel holds it.
-    pub(crate) async fn hold(&self, claim: Claim, peer: Peer) -> Result<Hold, Refusal> {
-        // Exists before the command, so that a caller who gives up takes the claim back.
-        let release = Release {
+    /// Claims a route. Returns when the route is installed in the kernel.
+    pub(crate) async fn hold(
+        &self,
+        claim: RouteClaim,
+        process: HolderProcess,
+    ) -> Result<RouteHold, HoldRefusal> {
+        // The guard exists before the command is sent. So the claim is also released if the caller
+        // stops waiting for the answer.
+        let release = ReleaseOnDrop {
             id: self.next_id.fetch_add(1, Ordering::Relaxed),
             commands: self.commands.clone(),
         };
         let (answer, answered) = oneshot::channel();
-        let command = Command::Hold {
+        let command = HoldCommand::Hold {
             id: release.id,
             claim,
-            peer,
+            process,
             answer,
         };
-        self.commands.send(command).map_err(|_| Refusal::Stopping)?;
-        let state = answered.await.map_err(|_| Refusal::Stopping)??;
-        Ok(Hold {
+        self.commands
+            .send(command)
+            .map_err(|_| HoldRefusal::Stopping)?;
+        let state = answered.await.map_err(|_| HoldRefusal::Stopping)??;
+        Ok(RouteHold {
             state,
             _release: release,
         })

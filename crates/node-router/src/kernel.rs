@@ -1,4 +1,4 @@
-//! The kernel's routes: what the owner needs of them, and the real thing over rtnetlink.
+//! Access to the kernel's routes and routing rules.
 
 use std::{collections::BTreeSet, io, net::IpAddr, sync::Arc, time::Duration};
 
@@ -22,136 +22,139 @@ use rtnetlink::{
 use tokio::sync::mpsc;
 
 use crate::{
-    KernelError, Policy, node_settings,
-    plan::{Actual, Change, METRIC, NextHops, PROTOCOL},
-    uplink::{self, Guard, IpVersion},
+    Policy, RouteKernelError, node_settings,
+    plan::{Actual, METRIC, NextHops, PROTOCOL, RouteChange},
+    uplink::{self, ActualGuard, IpVersion},
 };
 
-mod changes;
 mod dump;
+mod foreign_routes;
 pub mod message;
-mod surroundings;
+mod notifications;
 
-use changes::Changes;
 use dump::dump;
+use foreign_routes::{CachedForeignRoutes, Staleness};
 use message::{
-    Surroundings, TABLE_MAIN, directly_reached, dump_request, fallback, family, interface_name,
-    look_up, own_rule, route, rule, sort_in_own,
+    ForeignRoutes, TABLE_MAIN, add_own_route, direct_interface, dump_request, fallback_message,
+    family, interface_name, lookup_request, parse_own_rule, route_message, rule_message,
 };
-use surroundings::{Reading, Staleness};
+use notifications::NotificationFollower;
 
-/// The kernel answers within microseconds; a silence of this length is a lost answer.
+/// Longest wait for an answer of the kernel. The kernel answers within microseconds, so an answer
+/// that is missing after this time is lost.
 pub const NETLINK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Longest time for the answer about all routes: 100,000 routes take half a second.
+/// Longest wait for an answer with all routes. The kernel needs half a second for 100,000 routes.
 pub const ROUTES_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The interface that leads to a gateway.
+/// The interface of this node that leads directly to a gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Link {
-    /// Its index.
+pub struct GatewayLink {
     pub interface: u32,
-    /// Its name.
     pub name: String,
 }
 
-/// Why an address cannot be a gateway.
+/// Reason why an address cannot be the gateway of a route.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotOnLink {
-    /// No route leads there.
-    #[error("no route leads to it")]
+    #[error("no route leads to the gateway")]
     NoRoute,
-    /// Only reached through another router.
-    #[error("it is reached by way of {0}, so it is no pod of this node")]
+    #[error("the gateway is behind the router {0}, so it is not a pod of this node")]
     BehindRouter(IpAddr),
-    /// An address of the node itself.
-    #[error("it is an address of the node itself; a pod in the host's network needs no route")]
+    #[error(
+        "the gateway is an address of the node itself; a pod in the host network needs no route"
+    )]
     Local,
-    /// A route that throws packets away, or something odd.
-    #[error("the route to it is of type {0}")]
+    /// The route to the gateway drops packets, or has an unknown type.
+    #[error("the route to the gateway has the type {0}")]
     OtherType(String),
 }
 
-/// Everything in the kernel that concerns this daemon.
+/// The kernel's routes, rules and settings that are relevant for this daemon.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Snapshot {
-    /// The routes of the main table.
+pub struct RouteSnapshot {
+    /// Routes in the main table.
     pub routes: Actual,
-    /// The rules, and the routes of their table.
-    pub guard: Guard,
-    /// IP versions of which the kernel forwards no packet.
+    /// Rules of the uplink guard, and routes in the guard's table.
+    pub guard: ActualGuard,
+    /// IP versions that the kernel does not forward.
     pub not_forwarding: BTreeSet<IpVersion>,
-    /// Routes of other programs and default routes may have changed since they were read, and can be
-    /// read again after this time; `None`: they are as here.
+    /// `Some`: foreign routes and default routes are possibly outdated, and can be read again after
+    /// this time. `None`: they are current.
     pub complete_in: Option<Duration>,
 }
 
-/// What was asked of the kernel; cheap to clone.
+/// Counters of reads from the kernel. Clones share the counters.
 #[derive(Clone, Debug, Default)]
-pub struct Reads {
-    /// Routes that the kernel sent in answers.
+pub struct KernelReadCounters {
+    /// Routes in answers of the kernel.
     pub routes: Counter,
-    /// Readings of all routes of the node, those of other programs included.
+    /// Reads of all routes of the node, including routes of other programs.
     pub tables: Counter,
 }
 
-/// What the owner of the routes asks of the kernel.
-pub trait Kernel: Send + 'static {
-    /// The routes and rules that concern this daemon. Foreign routes to `prefixes` that win over ours
-    /// are those of this moment; see [`Snapshot::complete_in`] for all others.
+/// Operations on the kernel that the owner of the routes needs.
+pub trait RouteKernel: Send + 'static {
+    /// Reads the routes, rules and settings that are relevant for this daemon. Foreign routes that
+    /// win over this daemon's routes to `prefixes` are always current. Other foreign routes can be
+    /// outdated, see [`RouteSnapshot::complete_in`].
     fn read(
         &mut self,
         prefixes: &BTreeSet<IpNet>,
-    ) -> impl Future<Output = Result<Snapshot, KernelError>> + Send;
+    ) -> impl Future<Output = Result<RouteSnapshot, RouteKernelError>> + Send;
 
-    /// The interface that a gateway is on.
+    /// Returns the interface that leads directly to the gateway.
     fn link_to(
         &mut self,
         gateway: IpAddr,
-    ) -> impl Future<Output = Result<Result<Link, NotOnLink>, KernelError>> + Send;
+    ) -> impl Future<Output = Result<Result<GatewayLink, NotOnLink>, RouteKernelError>> + Send;
 
-    /// Makes one change of the main table. Removing what is gone is no error.
-    fn apply(&mut self, change: &Change) -> impl Future<Output = Result<(), KernelError>> + Send;
+    /// Makes one change of the main table. The removal of a missing route succeeds.
+    fn apply(
+        &mut self,
+        change: &RouteChange,
+    ) -> impl Future<Output = Result<(), RouteKernelError>> + Send;
 
-    /// Makes one change of the uplink guard. Removing what is gone is no error.
+    /// Makes one change of the uplink guard. The removal of a missing route or rule succeeds.
     fn apply_guard(
         &mut self,
-        change: &uplink::Change,
-    ) -> impl Future<Output = Result<(), KernelError>> + Send;
+        change: &uplink::GuardChange,
+    ) -> impl Future<Output = Result<(), RouteKernelError>> + Send;
 }
 
-/// The kernel of the network namespace that it was opened in.
+/// The kernel, seen from the network namespace in which the sockets were opened.
 #[derive(Debug)]
 pub struct NetlinkKernel {
     handle: Handle,
     policy: Policy,
-    /// Of the routes of other programs.
-    reading: Option<Reading>,
+    /// The last read of other programs' routes. `None`: never read, or the last read failed.
+    cached_foreign_routes: Option<CachedForeignRoutes>,
     staleness: Arc<Staleness>,
-    reads: Reads,
+    reads: KernelReadCounters,
 }
 
-/// An open kernel with what serves it.
+/// The kernel after its sockets were opened, with the future that serves the sockets.
 pub struct OpenedKernel {
-    /// For the owner of the routes.
     pub kernel: NetlinkKernel,
-    /// Brings a value for changes by anybody that may concern routes in the policy's prefixes.
+    /// Receives a value when the kernel reports a change, by any program, that is possibly relevant
+    /// for routes in the policy's prefixes.
     pub changes: mpsc::Receiver<()>,
-    /// Must run for the other two to work; ends with an error only.
-    pub serving: BoxFuture<'static, Result<(), KernelError>>,
-    /// Counts of what is asked of the kernel.
-    pub reads: Reads,
+    /// Drives the sockets, and must run while `kernel` and `changes` are in use. Completes only
+    /// with an error.
+    pub serving: BoxFuture<'static, Result<(), RouteKernelError>>,
+    pub reads: KernelReadCounters,
 }
 
 impl NetlinkKernel {
-    /// Opens the sockets.
+    /// Opens the netlink sockets.
     ///
     /// # Errors
-    /// The kernel gives no netlink socket.
-    pub fn open(policy: Policy) -> Result<OpenedKernel, KernelError> {
-        // Before Linux 4.20 the kernel sends all routes where it is asked for some.
+    /// The kernel provides no netlink socket.
+    pub fn open(policy: Policy) -> Result<OpenedKernel, RouteKernelError> {
+        // Kernels before Linux 4.20 have no strict check. Without the strict check the kernel
+        // ignores the filter of a request and sends all routes.
         let opened = new_connection_with_strict_check().or_else(|_| new_connection());
-        let (mut requests, handle, _) = opened.map_err(KernelError::Open)?;
+        let (mut requests, handle, _) = opened.map_err(RouteKernelError::Open)?;
         requests.set_forward_done(true);
         let groups = [
             MulticastGroup::Link,
@@ -163,12 +166,13 @@ impl NetlinkKernel {
             MulticastGroup::Ipv6Rule,
         ];
         let (multicast, listening, notifications) =
-            new_multicast_connection(&groups).map_err(KernelError::Open)?;
+            new_multicast_connection(&groups).map_err(RouteKernelError::Open)?;
         let (sender, changes) = mpsc::channel(1);
         let staleness = Arc::new(Staleness::default());
-        let following = Changes::new(policy.clone(), Arc::clone(&staleness));
-        let reads = Reads::default();
-        // A connection ends with its last handle; the owner's may go before the daemon does.
+        let following = NotificationFollower::new(policy.clone(), Arc::clone(&staleness));
+        let reads = KernelReadCounters::default();
+        // A connection ends when its last handle is dropped. These handles keep the connection open
+        // even if the owner of the routes drops its handle before the daemon ends.
         let handles = (listening, handle.clone());
         let serving = async move {
             let _handles = handles;
@@ -177,13 +181,13 @@ impl NetlinkKernel {
                 () = multicast => {}
                 () = following.follow(notifications, &sender) => {}
             }
-            Err(KernelError::NotificationsEnded)
+            Err(RouteKernelError::NotificationsEnded)
         };
         Ok(OpenedKernel {
             kernel: Self {
                 handle,
                 policy,
-                reading: None,
+                cached_foreign_routes: None,
                 staleness,
                 reads: reads.clone(),
             },
@@ -194,36 +198,39 @@ impl NetlinkKernel {
     }
 }
 
-impl Kernel for NetlinkKernel {
-    async fn read(&mut self, prefixes: &BTreeSet<IpNet>) -> Result<Snapshot, KernelError> {
-        let mut snapshot = Snapshot {
+impl RouteKernel for NetlinkKernel {
+    async fn read(
+        &mut self,
+        prefixes: &BTreeSet<IpNet>,
+    ) -> Result<RouteSnapshot, RouteKernelError> {
+        let mut snapshot = RouteSnapshot {
             not_forwarding: node_settings::not_forwarding(),
             ..self.read_own().await?
         };
         for version in [IpVersion::V4, IpVersion::V6] {
             self.read_rules(version, &mut snapshot.guard).await?;
         }
-        self.refresh_surroundings().await?;
-        let Some(reading) = &self.reading else {
+        self.refresh_foreign_routes().await?;
+        let Some(cached) = &self.cached_foreign_routes else {
             return Ok(snapshot);
         };
-        let Surroundings {
+        let ForeignRoutes {
             foreign,
             interfaces,
             links: _,
-        } = reading.surroundings.clone();
+        } = cached.foreign_routes.clone();
         if self.staleness.is_stale() {
-            snapshot.complete_in = Some(reading.remaining_rest());
+            snapshot.complete_in = Some(cached.remaining_pause());
         }
         snapshot.routes.foreign = foreign;
         self.check_conflicts(prefixes, &mut snapshot.routes.foreign)
             .await?;
-        let of_pods = interfaces.of_pods(&self.policy);
-        for (version, interface) in interfaces.of_defaults {
-            // An interface that went between the two questions is no uplink.
+        let pod_interfaces = interfaces.pod_interfaces(&self.policy);
+        for (version, interface) in interfaces.of_default_routes {
+            // An interface that was removed after its route was read is no uplink.
             let name = self.interface_name(interface).await;
-            if let Some(name) = name.map_err(KernelError::ReadRoutes)? {
-                if of_pods.contains(&interface) {
+            if let Some(name) = name.map_err(RouteKernelError::ReadRoutes)? {
+                if pod_interfaces.contains(&interface) {
                     snapshot.guard.pod_uplinks.insert(name.clone());
                 }
                 snapshot.guard.default_uplinks.insert((version, name));
@@ -232,65 +239,81 @@ impl Kernel for NetlinkKernel {
         Ok(snapshot)
     }
 
-    async fn link_to(&mut self, gateway: IpAddr) -> Result<Result<Link, NotOnLink>, KernelError> {
-        let failed = |source| KernelError::LookUp { gateway, source };
-        let request = look_up(gateway, RouteFlags::empty());
-        let route = match answered(self.route(request)).await {
+    async fn link_to(
+        &mut self,
+        gateway: IpAddr,
+    ) -> Result<Result<GatewayLink, NotOnLink>, RouteKernelError> {
+        let failed = |source| RouteKernelError::LookUp { gateway, source };
+        let request = lookup_request(gateway, RouteFlags::empty());
+        let route = match with_timeout(self.query_route(request)).await {
             Ok(Some(route)) => route,
             Ok(None) => return Ok(Err(NotOnLink::NoRoute)),
-            Err(source) if is(&source, Errno::ENETUNREACH) || is(&source, Errno::EHOSTUNREACH) => {
+            Err(source)
+                if is_errno(&source, Errno::ENETUNREACH)
+                    || is_errno(&source, Errno::EHOSTUNREACH) =>
+            {
                 return Ok(Err(NotOnLink::NoRoute));
             }
             Err(source) => return Err(failed(source)),
         };
-        let interface = match directly_reached(&route) {
+        let interface = match direct_interface(&route) {
             Ok(interface) => interface,
             Err(reason) => return Ok(Err(reason)),
         };
         let name = self.interface_name(interface).await.map_err(failed)?;
         Ok(match name {
-            Some(name) => Ok(Link { interface, name }),
-            // The interface went between the two questions.
+            Some(name) => Ok(GatewayLink { interface, name }),
+            // The interface was removed after its route was read.
             None => Err(NotOnLink::NoRoute),
         })
     }
 
-    async fn apply(&mut self, change: &Change) -> Result<(), KernelError> {
+    async fn apply(&mut self, change: &RouteChange) -> Result<(), RouteKernelError> {
         let result = self.change_route(TABLE_MAIN, change).await;
-        result.map_err(|source| KernelError::Apply {
+        result.map_err(|source| RouteKernelError::Apply {
             change: change.clone(),
             source,
         })
     }
 
-    async fn apply_guard(&mut self, change: &uplink::Change) -> Result<(), KernelError> {
+    async fn apply_guard(&mut self, change: &uplink::GuardChange) -> Result<(), RouteKernelError> {
         use RouteNetlinkMessage::{DelRoute, DelRule, NewRoute, NewRule};
         let add = NLM_F_CREATE | NLM_F_EXCL;
         let result = match change {
-            uplink::Change::Route(change) => self.change_route(uplink::TABLE, change).await,
-            uplink::Change::AddFallback(prefix, kind) => {
-                self.request(NewRoute(fallback(*prefix, *kind)), add).await
+            uplink::GuardChange::Route(change) => self.change_route(uplink::TABLE, change).await,
+            uplink::GuardChange::AddFallback(prefix, kind) => {
+                self.request(NewRoute(fallback_message(*prefix, *kind)), add)
+                    .await
             }
-            uplink::Change::RemoveFallback(prefix, kind) => {
-                let result = self.request(DelRoute(fallback(*prefix, *kind)), 0).await;
-                forgiving(true, result)
+            uplink::GuardChange::RemoveFallback(prefix, kind) => {
+                let result = self
+                    .request(DelRoute(fallback_message(*prefix, *kind)), 0)
+                    .await;
+                ignore_missing(true, result)
             }
-            uplink::Change::AddRule(its) => self.request(NewRule(rule(its)), add).await,
-            uplink::Change::RemoveRule(its) => {
-                forgiving(true, self.request(DelRule(rule(its)), 0).await)
+            uplink::GuardChange::AddRule(guard_rule) => {
+                self.request(NewRule(rule_message(guard_rule)), add).await
             }
+            uplink::GuardChange::RemoveRule(guard_rule) => ignore_missing(
+                true,
+                self.request(DelRule(rule_message(guard_rule)), 0).await,
+            ),
         };
-        result.map_err(|source| KernelError::ApplyGuard {
+        result.map_err(|source| RouteKernelError::ApplyGuard {
             change: change.clone(),
             source,
         })
     }
 }
 
-/// What was removed already is no error: `ESRCH` of a route, `ENOENT` of a rule.
-fn forgiving(is_removal: bool, result: io::Result<()>) -> io::Result<()> {
+/// Turns the error of a removal into success if the object was already missing: `ESRCH` for a
+/// route, `ENOENT` for a rule.
+fn ignore_missing(is_removal: bool, result: io::Result<()>) -> io::Result<()> {
     match result {
-        Err(source) if is_removal && (is(&source, Errno::ESRCH) || is(&source, Errno::ENOENT)) => {
+        Err(source)
+            if is_removal
+                && (is_errno(&source, Errno::ESRCH) || is_errno(&source, Errno::ENOENT)) =>
+        {
             Ok(())
         }
         result => result,
@@ -298,32 +321,35 @@ fn forgiving(is_removal: bool, result: io::Result<()>) -> io::Result<()> {
 }
 
 impl NetlinkKernel {
-    async fn change_route(&mut self, table: u32, change: &Change) -> io::Result<()> {
+    async fn change_route(&mut self, table: u32, change: &RouteChange) -> io::Result<()> {
         let (message, flags) = match change {
-            Change::Add { prefix, next_hops } => (
-                RouteNetlinkMessage::NewRoute(route(table, *prefix, METRIC, next_hops)),
+            RouteChange::Add { prefix, next_hops } => (
+                RouteNetlinkMessage::NewRoute(route_message(table, *prefix, METRIC, next_hops)),
                 NLM_F_CREATE | NLM_F_EXCL,
             ),
-            // Without CREATE: a route that is gone is added by the next plan, which has seen why.
-            Change::Replace { prefix, next_hops } => (
-                RouteNetlinkMessage::NewRoute(route(table, *prefix, METRIC, next_hops)),
+            // Without `NLM_F_CREATE` the kernel refuses to replace a missing route. The next plan,
+            // based on a new snapshot, then decides whether to add the route.
+            RouteChange::Replace { prefix, next_hops } => (
+                RouteNetlinkMessage::NewRoute(route_message(table, *prefix, METRIC, next_hops)),
                 NLM_F_REPLACE,
             ),
-            Change::Remove { prefix, metric } => {
-                let mut message = route(table, *prefix, *metric, &NextHops::new());
-                // Any type and scope: an earlier version may have made it in another form.
+            RouteChange::Remove { prefix, metric } => {
+                let mut message = route_message(table, *prefix, *metric, &NextHops::new());
+                // The request matches a route of any type and scope, because an earlier version can
+                // have written the route in another form.
                 message.header.kind = RouteType::Unspec;
                 message.header.scope = RouteScope::NoWhere;
                 (RouteNetlinkMessage::DelRoute(message), 0)
             }
         };
         let result = self.request(message, flags).await;
-        forgiving(matches!(change, Change::Remove { .. }), result)
+        ignore_missing(matches!(change, RouteChange::Remove { .. }), result)
     }
 
-    /// This daemon's routes. The kernel leaves all others out (`NETLINK_GET_STRICT_CHK`, Linux 4.20).
-    async fn read_own(&mut self) -> Result<Snapshot, KernelError> {
-        let mut own = Snapshot::default();
+    /// Reads this daemon's routes. With the strict check (`NETLINK_GET_STRICT_CHK`, Linux 4.20) the
+    /// kernel sends no other routes.
+    async fn read_own(&mut self) -> Result<RouteSnapshot, RouteKernelError> {
+        let mut own = RouteSnapshot::default();
         for version in [IpVersion::V4, IpVersion::V6] {
             let request = dump_request(version, RouteProtocol::from(PROTOCOL));
             let reads = self.reads.clone();
@@ -333,18 +359,20 @@ impl NetlinkKernel {
                     routes.push(route);
                 }
             };
-            match answered_within(ROUTES_TIMEOUT, dump(&self.handle, &request, add)).await {
-                // A kernel without IPv6 has no such routes.
+            match with_timeout_of(ROUTES_TIMEOUT, dump(&self.handle, &request, add)).await {
+                // A kernel without IPv6 has no IPv6 routes.
                 Err(source) if is_missing_version(&source) => {}
-                Err(source) => return Err(KernelError::ReadRoutes(source)),
-                Ok(routes) => routes.iter().for_each(|route| sort_in_own(route, &mut own)),
+                Err(source) => return Err(RouteKernelError::ReadRoutes(source)),
+                Ok(routes) => routes
+                    .iter()
+                    .for_each(|route| add_own_route(route, &mut own)),
             }
         }
         Ok(own)
     }
 
-    /// The kernel's answer to a question about one route.
-    async fn route(&mut self, request: RouteMessage) -> io::Result<Option<RouteMessage>> {
+    /// Requests one route. Returns `None` if the kernel answers without a route.
+    async fn query_route(&mut self, request: RouteMessage) -> io::Result<Option<RouteMessage>> {
         let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetRoute(request));
         request.header.flags = NLM_F_REQUEST;
         let mut answers = self.handle.request(request).map_err(io_error)?;
@@ -362,42 +390,43 @@ impl NetlinkKernel {
         Ok(None)
     }
 
-    /// The rules of one IP version.
+    /// Reads this daemon's rules of one IP version into `guard`.
     async fn read_rules(
         &mut self,
         version: IpVersion,
-        guard: &mut Guard,
-    ) -> Result<(), KernelError> {
+        guard: &mut ActualGuard,
+    ) -> Result<(), RouteKernelError> {
         let mut request = RuleMessage::default();
         request.header.family = family(version);
         let request = RouteNetlinkMessage::GetRule(request);
-        let add = |rules: &mut BTreeSet<uplink::Rule>, message| {
+        let add = |rules: &mut BTreeSet<uplink::GuardRule>, message| {
             if let RouteNetlinkMessage::NewRule(rule) = message {
-                rules.extend(own_rule(&rule));
+                rules.extend(parse_own_rule(&rule));
             }
         };
-        match answered(dump(&self.handle, &request, add)).await {
-            // A kernel without rules has one table: a route for another one would stand in it.
+        match with_timeout(dump(&self.handle, &request, add)).await {
+            // A kernel without routing rules has only one routing table. A route for the guard's
+            // table would go to the main table, so this IP version gets no guard.
             Err(source) if is_missing_version(&source) => Ok(()),
             Ok(rules) => {
                 guard.rules.extend(rules);
                 guard.versions.insert(version);
                 Ok(())
             }
-            Err(source) => Err(KernelError::ReadRoutes(source)),
+            Err(source) => Err(RouteKernelError::ReadRoutes(source)),
         }
     }
 
-    /// The name of an interface; `None` if it is gone.
+    /// Returns the name of an interface, or `None` if the interface is missing.
     async fn interface_name(&mut self, interface: u32) -> io::Result<Option<String>> {
         let link = async {
             let request = self.handle.link().get().match_index(interface);
             let mut links = std::pin::pin!(request.execute());
             links.try_next().await.map_err(io_error)
         };
-        match answered(link).await {
+        match with_timeout(link).await {
             Ok(link) => Ok(link.and_then(|link| interface_name(&link).cloned())),
-            Err(source) if is(&source, Errno::ENODEV) => Ok(None),
+            Err(source) if is_errno(&source, Errno::ENODEV) => Ok(None),
             Err(source) => Err(source),
         }
     }
@@ -416,25 +445,25 @@ impl NetlinkKernel {
             }
             Ok(())
         };
-        answered(acknowledged).await
+        with_timeout(acknowledged).await
     }
 }
 
-fn is(error: &io::Error, errno: Errno) -> bool {
+fn is_errno(error: &io::Error, errno: Errno) -> bool {
     error.raw_os_error() == Some(errno as i32)
 }
 
-/// A kernel without IPv6, or without routing rules.
+/// Reports whether the kernel lacks the IP version, or routing rules for it.
 fn is_missing_version(error: &io::Error) -> bool {
-    is(error, Errno::EOPNOTSUPP) || is(error, Errno::EAFNOSUPPORT)
+    is_errno(error, Errno::EOPNOTSUPP) || is_errno(error, Errno::EAFNOSUPPORT)
 }
 
-/// The answer, or an error where it does not come in time.
-async fn answered<T>(answer: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    answered_within(NETLINK_TIMEOUT, answer).await
+/// Waits for an answer for at most [`NETLINK_TIMEOUT`].
+async fn with_timeout<T>(answer: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    with_timeout_of(NETLINK_TIMEOUT, answer).await
 }
 
-async fn answered_within<T>(
+async fn with_timeout_of<T>(
     timeout: Duration,
     answer: impl Future<Output = io::Result<T>>,
 ) -> io::Result<T> {

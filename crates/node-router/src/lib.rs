@@ -1,31 +1,34 @@
-//! Routes a service address from the node to the load-balancer pods on it, for as long as each pod
-//! holds a stream open (`--release-delay` longer where no other pod does), and keeps service
-//! addresses out of the node's connection tracking.
+//! Routes from a node to its load-balancer pods.
+//!
+//! A route to a service address exists while a pod holds it with an open stream. If no other pod
+//! holds the prefix, the route stays for `--release-delay` after the end of the stream. node-router
+//! also exempts service addresses from the node's connection tracking.
 //!
 //! ```text
 //!  bgp-announcer ──NodeRouteService.Hold──► grpc ──commands──► table (owner) ──► kernel: routes
 //!   (in each lb pod)                         ▲                  │   ▲
-//!                                            └──published───────┘   └── kernel: changes by anybody
+//!                                            └──published───────┘   └── kernel: notifications
 //!                                                               exemption ──► kernel: nftables table
 //! ```
 //!
-//! - **A stream is a claim**, so the policy decides first: prefix and gateway must lie in ranges
-//!   that the operator allowed, and the gateway must be on a link of this node.
-//! - **A claim is proved** ([`HoldProof`]): the holder sends back a nonce that it received at the
-//!   gateway, so that no other process can take its place. With `--hold-proof=token` it also shows
-//!   a token of its ServiceAccount, and holds the prefixes of its namespace alone.
-//! - The routes of this daemon carry the routing protocol number [`PROTOCOL`] and the metric
-//!   [`METRIC`]. A route with another number is never changed; if it would win over ours, the hold
-//!   is refused.
-//! - Everything is derived: the holds and the gateways' links give the desired routes, the kernel
-//!   the actual ones, [`plan::plan`] the difference. What is reported was read back.
-//! - **Bounded**: `--max-routes` routes, four times as many holds, and as many streams of one
-//!   connection as a pod can hold routes.
+//! - **Each stream claims a route.** The policy checks the claim first: prefix and gateway must lie
+//!   in ranges that the operator allowed, and the gateway must be on a link of this node.
+//! - **The holder proves its claim** ([`HoldProof`]): it returns a nonce that it received at the
+//!   gateway, so that no other process can claim a route to this gateway. With `--hold-proof=token`
+//!   the holder also sends a token of its ServiceAccount, and may hold only prefixes of its namespace.
+//! - The routes of this daemon have the routing protocol number [`PROTOCOL`] and the metric
+//!   [`METRIC`]. The daemon never changes a route with another protocol number. If a foreign route
+//!   wins over a route of this daemon, the daemon refuses the hold.
+//! - The desired routes follow from the holds and the links of their gateways. The actual routes are
+//!   read from the kernel. [`plan::plan`] returns the changes between desired and actual routes. The
+//!   daemon reports only state that it has read back from the kernel.
+//! - **Limits**: `--max-routes` limits the routes. The number of holds is limited to four times as
+//!   many, and the streams of one connection to the number of routes plus a constant.
 //! - The [uplink guard](uplink) drops packets from the uplinks for service addresses that no pod of
-//!   this node holds, which would otherwise loop between node and router.
-//! - **Routes that are held stay when the daemon ends.** The next run adopts them, and removes after
-//!   the adoption timeout what nobody has claimed again. Before that end, `--linger` gives holders
-//!   that are told to end at the same time a chance to let go.
+//!   this node holds. These packets would otherwise loop between the node and its router.
+//! - **Held routes stay when the daemon exits.** The next run adopts them. After the adoption timeout
+//!   it removes the routes that no pod holds again. If one command ends the daemon together with the
+//!   holders, `--linger` gives the holders time to release their routes.
 
 mod args;
 mod config;
@@ -34,13 +37,13 @@ mod exemption;
 mod grpc;
 mod hold;
 mod kernel;
-mod look;
 mod metrics;
 mod namespaces;
 mod node_settings;
 pub mod plan;
 mod policy;
 mod proof;
+mod reconciliation;
 mod refusal_log;
 mod start;
 mod table;
@@ -48,16 +51,16 @@ mod token;
 pub mod uplink;
 
 pub use args::{Args, DEFAULTS, HoldProofKind};
-pub use config::{Config, HoldProof, Mode, TokenSettings};
-pub use error::{KernelError, Refusal, StartError};
-pub use exemption::{Firewall, TABLE_NAME};
+pub use config::{Config, HoldProof, SocketMode, TokenSettings};
+pub use error::{HoldRefusal, RouteKernelError, StartError};
+pub use exemption::{ExemptionFirewall, TABLE_NAME};
 pub use kernel::{
-    Kernel, Link, NETLINK_TIMEOUT, NetlinkKernel, NotOnLink, OpenedKernel, ROUTES_TIMEOUT, Reads,
-    Snapshot, message,
+    GatewayLink, KernelReadCounters, NETLINK_TIMEOUT, NetlinkKernel, NotOnLink, OpenedKernel,
+    ROUTES_TIMEOUT, RouteKernel, RouteSnapshot, message,
 };
 pub use namespaces::{NamespaceEntry, NamespacePrefixes};
 pub use plan::{METRIC, PROTOCOL};
-pub use policy::{Claim, Policy};
+pub use policy::{Policy, RouteClaim};
 pub use proof::PROOF_TIMEOUT;
 pub use start::{start, start_with};
 pub use token::{AUDIENCE, KeysFileError, LONGEST_TOKEN, TokenKeysError, TokenProblem};

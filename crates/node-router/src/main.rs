@@ -1,5 +1,3 @@
-//! Routes a service address from the node to the load-balancer pod that serves it.
-
 use std::process::ExitCode;
 
 use node_router::{Args, Config, DEFAULTS, start};

@@ -1,10 +1,9 @@
-//! All metrics of this daemon.
+//! Metrics of node-router.
 
 use daemon_runtime::{Counter, Family, Gauge, Labels, Metrics};
 
-use crate::Reads;
+use crate::KernelReadCounters;
 
-/// Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RouterMetrics {
     pub(crate) holds: Gauge,
@@ -27,31 +26,31 @@ impl RouterMetrics {
         Self {
             holds: metrics.create(
                 "node_router_holds",
-                "Streams that hold a route",
+                "Open streams that hold a route",
             ),
             routes: metrics.create(
                 "node_router_routes",
-                "Routes by whether the kernel holds them as desired",
+                "Routes by state: installed in the kernel as desired, or missing",
             ),
             adopted: metrics.create(
                 "node_router_adopted_next_hops",
-                "Next hops of an earlier run that no holder has held again yet",
+                "Next hops that an earlier run left and no pod holds again yet",
             ),
             refused: metrics.create(
                 "node_router_refused_holds",
-                "Holds refused",
+                "Refused holds, by reason",
             ),
             token_keys: metrics.create(
                 "node_router_token_keys",
-                "Keys that the tokens of holders are verified with",
+                "Public keys with which node-router verifies hold tokens",
             ),
             rejected_token_keys: metrics.create(
                 "node_router_rejected_token_keys",
-                "States of the file of token keys that could not be used",
+                "Changes of the token keys file that were rejected, so that the previous keys stay in use",
             ),
             changes: metrics.create(
                 "node_router_kernel_changes",
-                "Changes made to the kernel's routes",
+                "Changes that node-router made to the kernel's routes and routing rules",
             ),
             kernel_errors: metrics.create(
                 "node_router_kernel_errors",
@@ -59,11 +58,11 @@ impl RouterMetrics {
             ),
             repairs: metrics.create(
                 "node_router_repairs",
-                "Routes restored after another program changed them",
+                "Routes and routing rules that node-router restored after another program changed them",
             ),
             guard_installed: metrics.create(
                 "node_router_uplink_guard_installed",
-                "1 if packets from the uplinks for service addresses without a route are dropped, else 0",
+                "1 if the node drops packets from the uplinks for service addresses without a held route, else 0",
             ),
             exemption_installed: metrics.create(
                 "node_router_exemption_installed",
@@ -71,27 +70,27 @@ impl RouterMetrics {
             ),
             exemption_repairs: metrics.create(
                 "node_router_exemption_repairs",
-                "Times the exemption was restored after another program changed it",
+                "Number of times that node-router restored the exemption from connection tracking after another program changed it",
             ),
             unfit_settings: metrics.create(
                 "node_router_unfit_settings",
-                "Settings of the node that lose packets of service addresses",
+                "Settings of the node that drop packets from or to service addresses",
             ),
         }
     }
 }
 
-/// Registers the counts of what is asked of the kernel:
-/// `portlb_node_router_routes_read_total` and `portlb_node_router_tables_read_total`.
-pub(crate) fn register_reads(metrics: &Metrics, reads: Reads) {
+/// Registers the counters `portlb_node_router_routes_read_total` and
+/// `portlb_node_router_tables_read_total`.
+pub(crate) fn register_read_counters(metrics: &Metrics, reads: KernelReadCounters) {
     metrics.register(
         "node_router_routes_read",
-        "Routes that the kernel sent in answer to requests",
+        "Routes that the kernel sent in answers to requests",
         reads.routes,
     );
     metrics.register(
         "node_router_tables_read",
-        "Readings of all routes of the node, those of other programs included",
+        "Reads of all routes of the node, including routes of other programs",
         reads.tables,
     );
 }

@@ -1,20 +1,19 @@
-//! Pure: which prefixes the load balancers of a namespace may hold.
+//! Prefixes that the load balancers of each namespace may hold.
 
 use std::{collections::BTreeMap, str::FromStr};
 
 use daemon_runtime::parse_prefix;
 use ipnet::IpNet;
 
-use crate::{error::Refusal, policy::listed};
+use crate::{error::HoldRefusal, policy::comma_separated};
 
-/// Longest name of a namespace: a label of DNS.
+/// Maximum length of a namespace name, which is a DNS label.
 const LONGEST_NAMESPACE: usize = 63;
 
-/// Prefixes of each namespace. A namespace without an entry holds nothing.
+/// Allowed prefixes of each namespace. A pod of a namespace without an entry gets no route.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NamespacePrefixes(BTreeMap<String, Vec<IpNet>>);
 
-/// `NAMESPACE=PREFIX[,PREFIX...]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamespaceEntry {
     namespace: String,
@@ -22,10 +21,11 @@ pub struct NamespaceEntry {
 }
 
 impl NamespacePrefixes {
-    /// Joins the entries. Each prefix must lie within an allowed one, or no hold could have it.
+    /// Combines the entries. Each prefix must lie within an allowed prefix, because otherwise no
+    /// hold could ever get it.
     ///
     /// # Errors
-    /// Names the namespace and what to write instead.
+    /// A prefix is not allowed, or a namespace has two entries. The error contains a suggestion.
     pub fn new(entries: &[NamespaceEntry], allowed: &[IpNet]) -> Result<Self, String> {
         let mut namespaces = BTreeMap::new();
         for NamespaceEntry {
@@ -38,24 +38,24 @@ impl NamespacePrefixes {
                 .find(|prefix| !allowed.iter().any(|range| range.contains(*prefix)));
             if let Some(prefix) = outside {
                 return Err(format!(
-                    "{prefix} of namespace {namespace} lies within no prefix of --allowed-prefixes \
-                     ({}); add it there, or leave it out here",
-                    listed(allowed)
+                    "{prefix} of namespace {namespace} is not within a prefix of --allowed-prefixes \
+                     ({}); add {prefix} to --allowed-prefixes, or remove it from this flag",
+                    comma_separated(allowed)
                 ));
             }
             let earlier = namespaces.insert(namespace.clone(), prefixes.clone());
             if earlier.is_some() {
                 return Err(format!(
-                    "namespace {namespace} has two entries; give all its prefixes in one, \
-                     {namespace}=PREFIX,PREFIX"
+                    "namespace {namespace} has two entries; give all prefixes of this namespace in one \
+                     entry, {namespace}=PREFIX,PREFIX"
                 ));
             }
         }
         Ok(Self(namespaces))
     }
 
-    /// Decides whether the namespace may hold the prefix.
-    pub(crate) fn check(&self, namespace: &str, prefix: IpNet) -> Result<(), Refusal> {
+    /// Returns an error unless the namespace may hold the prefix.
+    pub(crate) fn check(&self, namespace: &str, prefix: IpNet) -> Result<(), HoldRefusal> {
         let own = self.0.get(namespace).map_or(&[][..], Vec::as_slice);
         if own.iter().any(|range| range.contains(&prefix)) {
             return Ok(());
@@ -63,9 +63,9 @@ impl NamespacePrefixes {
         let allowed = if own.is_empty() {
             "none".to_owned()
         } else {
-            listed(own)
+            comma_separated(own)
         };
-        Err(Refusal::NamespaceNotAllowed {
+        Err(HoldRefusal::NamespaceNotAllowed {
             namespace: namespace.to_owned(),
             prefix,
             allowed,
@@ -88,8 +88,8 @@ impl FromStr for NamespaceEntry {
             && !namespace.ends_with('-');
         if !is_namespace {
             return Err(format!(
-                "{namespace:?} is no name of a namespace: give 1 to {LONGEST_NAMESPACE} of a-z, 0-9 \
-                 and `-`, such as web=10.1.1.0/24"
+                "{namespace:?} is not a name of a namespace; give 1 to {LONGEST_NAMESPACE} characters \
+                 of a-z, 0-9 and -, such as web=10.1.1.0/24"
             ));
         }
         let prefixes = prefixes.split(',').map(|prefix| {
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_namespace_holds_what_lies_within_its_own_prefixes() {
+    fn a_namespace_may_hold_prefixes_within_its_own_prefixes() {
         check("web", "10.1.1.0/24", Ok(()));
         check("web", "10.1.1.10/32", Ok(()));
         check("web", "fd00:1::5/128", Ok(()));
@@ -141,29 +141,41 @@ mod tests {
     }
 
     #[test]
-    fn the_prefix_of_another_namespace_and_a_wider_one_are_refused() {
-        let of_web = "allowed for it: 10.1.1.0/24, fd00:1::/112";
+    fn a_prefix_of_another_namespace_and_a_wider_prefix_are_refused() {
+        let of_web = "allowed for this namespace: 10.1.1.0/24, fd00:1::/112";
         check("web", "10.1.2.10/32", Err(of_web));
         check("web", "10.1.0.0/16", Err(of_web));
         check("web", "0.0.0.0/0", Err(of_web));
-        check("shop", "10.1.1.10/32", Err("allowed for it: 10.1.2.0/24"));
+        check(
+            "shop",
+            "10.1.1.10/32",
+            Err("allowed for this namespace: 10.1.2.0/24"),
+        );
     }
 
     #[test]
-    fn a_namespace_without_an_entry_holds_nothing() {
-        check("other", "10.1.1.10/32", Err("allowed for it: none"));
-        check("we", "10.1.1.10/32", Err("allowed for it: none"));
+    fn a_namespace_without_an_entry_may_hold_no_prefix() {
+        check(
+            "other",
+            "10.1.1.10/32",
+            Err("allowed for this namespace: none"),
+        );
+        check(
+            "we",
+            "10.1.1.10/32",
+            Err("allowed for this namespace: none"),
+        );
         check("", "10.1.1.10/32", Err("--namespace-prefixes"));
     }
 
     #[test]
-    fn an_entry_that_cannot_be_used_is_refused_with_the_way_to_write_it() {
+    fn an_invalid_entry_is_rejected_with_a_suggestion() {
         for (text, part) in [
             ("web", "NAMESPACE=PREFIX"),
-            ("=10.1.1.0/24", "no name of a namespace"),
-            ("Web=10.1.1.0/24", "no name of a namespace"),
-            ("web-=10.1.1.0/24", "no name of a namespace"),
-            ("*=10.1.1.0/24", "no name of a namespace"),
+            ("=10.1.1.0/24", "not a name of a namespace"),
+            ("Web=10.1.1.0/24", "not a name of a namespace"),
+            ("web-=10.1.1.0/24", "not a name of a namespace"),
+            ("*=10.1.1.0/24", "not a name of a namespace"),
             ("web=", "is not a prefix"),
             ("web=10.1.1.0/24,", "is not a prefix"),
             ("web=10.1.1.1/24", "write 10.1.1.0/24"),
@@ -174,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_that_contradict_each_other_or_the_allowed_prefixes_are_refused() {
+    fn a_repeated_namespace_and_a_prefix_that_is_not_allowed_are_rejected() {
         for (texts, part) in [
             (&["web=10.1.1.0/24", "web=10.1.2.0/24"][..], "two entries"),
             (&["web=10.2.1.0/24"], "--allowed-prefixes"),

@@ -1,5 +1,7 @@
-//! Settings of the node without which packets of a service address get lost. They are read and
-//! reported, not changed: they concern all traffic of the node.
+//! Node settings that can drop packets of service addresses.
+//!
+//! node-router reads and reports these settings. It does not change them, because they affect all
+//! traffic of the node.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,65 +14,68 @@ use daemon_runtime::Step;
 
 use crate::{Policy, metrics::RouterMetrics, uplink::IpVersion};
 
-/// The settings of the network namespace of the thread that reads them.
+/// Settings of the network namespace of the reading thread.
 const NET: &str = "/proc/sys/net";
 
-/// What the kernel shows under `net/`; a value is missing where the kernel has no such setting.
+/// Settings that node-router read below `/proc/sys/net`. A setting that the kernel does not have is
+/// absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct NodeSettings {
     not_forwarding: BTreeSet<IpVersion>,
-    /// `net.ipv4.conf.*.rp_filter` by interface, with `all` and `default`.
+    /// `net.ipv4.conf.*.rp_filter` by interface. The kernel also has the pseudo-interfaces `all`
+    /// and `default`.
     rp_filter: BTreeMap<String, String>,
-    /// Interfaces that lead to everywhere.
+    /// Interfaces of the IPv4 default routes.
     uplinks: Vec<String>,
 }
 
-/// Says what is wrong when that changes.
-pub(crate) struct Watch {
+/// Logs a warning for each new problem of the node settings, and keeps the metric and the readiness
+/// current.
+pub(crate) struct NodeSettingsMonitor {
     policy: Policy,
     step: Step,
     metrics: RouterMetrics,
-    known: Vec<String>,
+    reported: Vec<String>,
 }
 
-impl Watch {
-    /// Looks for the first time.
+impl NodeSettingsMonitor {
+    /// Creates the monitor and checks the settings once.
     pub(crate) fn begin(policy: Policy, step: Step, metrics: RouterMetrics) -> Self {
-        let mut watch = Self {
+        let mut monitor = Self {
             policy,
             step,
             metrics,
-            known: Vec::new(),
+            reported: Vec::new(),
         };
-        watch.look();
-        watch
+        monitor.check();
+        monitor
     }
 
-    /// Looks again at each interval.
-    pub(crate) async fn keep(mut self, interval: Duration) {
+    /// Checks the settings at each interval.
+    pub(crate) async fn check_periodically(mut self, interval: Duration) {
         loop {
             tokio::time::sleep(interval).await;
-            self.look();
+            self.check();
         }
     }
 
-    fn look(&mut self) {
+    fn check(&mut self) {
         let problems = problems(&NodeSettings::read(), &self.policy);
         for problem in &problems {
-            if !self.known.contains(problem) {
-                tracing::warn!(problem, "a setting of the node loses packets");
+            if !self.reported.contains(problem) {
+                tracing::warn!(problem, "a node setting drops packets of service addresses");
             }
         }
         let count = i64::try_from(problems.len()).unwrap_or(i64::MAX);
         self.metrics.unfit_settings.set(count);
-        // Never missing: which packets a strict rp_filter drops depends on where the web pods are,
-        // and forwarding has a step of its own.
+        // The step is never missing. Whether a strict `rp_filter` drops packets depends on the
+        // nodes of the web pods, and forwarding has its own readiness step.
         self.step.ready(problems.join("; "));
-        self.known = problems;
+        self.reported = problems;
     }
 }
 
-/// One sentence for each setting that is wrong, with the cure.
+/// Returns a sentence for each setting that can drop packets. The sentence contains a suggestion.
 fn problems(settings: &NodeSettings, policy: &Policy) -> Vec<String> {
     let versions = policy.versions();
     let not_forwarding = settings.not_forwarding.intersection(&versions);
@@ -78,22 +83,23 @@ fn problems(settings: &NodeSettings, policy: &Policy) -> Vec<String> {
     if versions.contains(&IpVersion::V4) {
         problems.extend(strict_interfaces(settings).map(|interface| {
             format!(
-                "net.ipv4.conf.{interface}.rp_filter is 1 (strict), which drops the answers of web \
-                 pods, since they come from a service address; set it to 0 or 2"
+                "net.ipv4.conf.{interface}.rp_filter is 1 (strict), which drops the replies of web pods, \
+                 because their source is a service address; set it to 0 or 2"
             )
         }));
     }
     problems
 }
 
-/// Says that the kernel forwards no packet of this version, with the remedy.
+/// Returns the sentence that the kernel does not forward packets of this IP version, with a
+/// suggestion.
 pub(crate) fn forwarding_problem(version: IpVersion) -> String {
     let sysctl = version.forwarding_sysctl();
-    format!("{sysctl} is 0, so the node forwards nothing to its pods; set it to 1 on the node")
+    format!("{sysctl} is 0, so the node forwards no packets to its pods; set it to 1 on the node")
 }
 
-/// Returns the IP versions of which the kernel forwards no packet in the network namespace of this
-/// thread. A kernel without IPv6 has no such setting, and no such packet.
+/// Returns the IP versions that the kernel does not forward in the network namespace of the calling
+/// thread. A kernel without IPv6 lacks the setting, so IPv6 is not in the result.
 pub(crate) fn not_forwarding() -> BTreeSet<IpVersion> {
     let versions = [
         (IpVersion::V4, "ipv4/ip_forward"),
@@ -106,8 +112,9 @@ pub(crate) fn not_forwarding() -> BTreeSet<IpVersion> {
     off.map(|(version, _)| version).collect()
 }
 
-/// Interfaces that check strictly whether a packet came the way that its answer would go. The
-/// higher value of `all` and the interface counts; a pod's new interface starts with `default`.
+/// Returns the interfaces with a strict reverse path filter: they drop a packet if the route to its
+/// source leads to another interface. The kernel uses the higher value of `all` and the interface.
+/// A new interface of a pod gets the value of `default`.
 fn strict_interfaces(settings: &NodeSettings) -> impl Iterator<Item = &String> {
     const STRICT: &str = "1";
     let all = settings.rp_filter.get("all").map_or("0", String::as_str);
@@ -125,7 +132,7 @@ fn strict_interfaces(settings: &NodeSettings) -> impl Iterator<Item = &String> {
 }
 
 impl NodeSettings {
-    /// Those of the network namespace of this thread.
+    /// Reads the settings of the network namespace of the calling thread.
     fn read() -> Self {
         let net = Path::new(NET);
         let interfaces = fs::read_dir(net.join("ipv4/conf")).into_iter().flatten();
@@ -133,7 +140,8 @@ impl NodeSettings {
             let value = value(&interface.path().join("rp_filter"))?;
             Some((interface.file_name().to_string_lossy().into_owned(), value))
         });
-        // Interface, then destination as a hexadecimal number; the first line is a heading.
+        // The first line is a heading. Each other line begins with the interface and the
+        // destination as a hexadecimal number.
         let routes = fs::read_to_string("/proc/thread-self/net/route").unwrap_or_default();
         let uplinks = routes.lines().skip(1).filter_map(|line| {
             let mut words = line.split_whitespace();
@@ -156,7 +164,8 @@ fn value(path: &Path) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// Whether IPv4 is forwarded, and the `rp_filter` of each interface; `eth0` is the uplink.
+    /// Checks which settings are reported if IPv4 forwarding has this state, the interfaces have
+    /// these `rp_filter` values, and `eth0` is the uplink.
     #[track_caller]
     fn check(is_forwarding: bool, rp_filter: &[(&str, &str)], expected: &[&str]) {
         let ipv4 = (!is_forwarding).then_some(IpVersion::V4);
@@ -181,13 +190,13 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_does_not_forward_is_told_for_the_versions_in_use() {
+    fn missing_forwarding_is_reported_for_the_ip_versions_in_use() {
         check(false, &[], &["net.ipv4.ip_forward"]);
         check(true, &[], &[]);
     }
 
     #[test]
-    fn a_strict_filter_is_told_where_answers_of_pods_come_in() {
+    fn a_strict_rp_filter_is_reported_except_on_uplinks_and_loopback() {
         check(
             true,
             &[
@@ -213,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_can_be_read() {
+    fn the_settings_of_this_machine_can_be_read() {
         let settings = NodeSettings::read();
         assert!(settings.rp_filter.contains_key("all"), "{settings:?}");
     }

@@ -1,4 +1,4 @@
-//! Pure: which routes the holds want, and what to change in the kernel to have them.
+//! Plan of route changes: the difference between desired and actual routes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,65 +8,61 @@ use std::{
 
 use ipnet::IpNet;
 
-/// Routing protocol number of this daemon's routes (`ip route show proto 112`): assigned neither
-/// in `linux/rtnetlink.h` nor in iproute2's `rt_protos`.
+/// Routing protocol number of this daemon's routes (`ip route show proto 112`). Neither
+/// `linux/rtnetlink.h` nor `rt_protos` of iproute2 assigns this number.
 pub const PROTOCOL: u8 = 112;
 
-/// Metric of this daemon's routes, IPv4 and IPv6. A metric of their own lets them stand beside a
-/// foreign route, which the kernel would otherwise replace; of two routes to one prefix it uses
-/// the one with the lower metric.
+/// Metric of this daemon's IPv4 and IPv6 routes. With a different metric, the kernel keeps a
+/// foreign route to the same prefix next to this daemon's route. The kernel uses the route with the
+/// lower metric.
 pub const METRIC: u32 = 112;
 
-/// A pod as next hop.
+/// A pod as the next hop of a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NextHop {
-    /// The pod's address.
     pub gateway: IpAddr,
-    /// Index of the interface that leads to it.
+    /// Index of the interface that leads to the gateway.
     pub interface: u32,
 }
 
-/// The next hops of one route, each with the same share; never empty.
+/// Next hops of one route, which get equal shares of the flows. Never empty.
 pub type NextHops = BTreeSet<NextHop>;
 
-/// The routes that should be.
+/// Desired routes: next hops by prefix.
 pub type Desired = BTreeMap<IpNet, NextHops>;
 
-/// What the kernel holds, as far as it concerns this daemon.
+/// The kernel's routes that are relevant for this daemon.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Actual {
-    /// Routes with [`PROTOCOL`].
     pub own: Vec<OwnRoute>,
-    /// Routes with another protocol number that could win over ours, by prefix.
+    /// Routes of other programs in the allowed prefixes. They can conflict with routes of this
+    /// daemon.
     pub foreign: Vec<ForeignRoute>,
 }
 
-/// A route with [`PROTOCOL`] in the main table.
+/// A route with the protocol [`PROTOCOL`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnRoute {
-    /// Where to.
     pub prefix: IpNet,
-    /// Its metric.
     pub metric: u32,
-    /// Next hops that work; `None` if the route has a form that this daemon does not make.
+    /// Next hops whose interface is up. `None`: this daemon writes no route of this form, such as a
+    /// blackhole.
     pub next_hops: Option<NextHops>,
 }
 
-/// A route of somebody else.
+/// A route of another program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForeignRoute {
-    /// Where to.
     pub prefix: IpNet,
-    /// Its metric.
     pub metric: u32,
-    /// Whether it stands in the table `local`, which the kernel consults before all others.
+    /// The route is in the table `local`, which the kernel consults before all other tables.
     pub is_local: bool,
-    /// The name of its routing protocol.
     pub protocol: String,
 }
 
 impl ForeignRoute {
-    /// Whether it wins over a route of ours, or stands in its place.
+    /// Reports whether the kernel prefers this route to a route of this daemon, or refuses a route
+    /// of this daemon next to it.
     pub fn wins(&self) -> bool {
         self.is_local || self.metric <= METRIC
     }
@@ -85,34 +81,23 @@ impl fmt::Display for ForeignRoute {
     }
 }
 
-/// One request to the kernel.
+/// A change of one route in the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// A route where none of ours is; fails where a route of the same metric is.
-    Add {
-        /// Where to.
-        prefix: IpNet,
-        /// Over these.
-        next_hops: NextHops,
-    },
-    /// Other next hops for a route of ours, in one step.
-    Replace {
-        /// Where to.
-        prefix: IpNet,
-        /// Over these.
-        next_hops: NextHops,
-    },
-    /// Takes a route of ours away.
+pub enum RouteChange {
+    /// Adds a route. The kernel refuses the change if the prefix has a route with the same metric.
+    Add { prefix: IpNet, next_hops: NextHops },
+    /// Replaces the next hops of a route atomically.
+    Replace { prefix: IpNet, next_hops: NextHops },
     Remove {
-        /// Where to.
         prefix: IpNet,
-        /// The metric of the one that is meant.
+        /// Metric of the removed route. Differs from [`METRIC`] if an earlier version wrote the
+        /// route.
         metric: u32,
     },
 }
 
-impl Change {
-    /// The prefix whose route changes.
+impl RouteChange {
+    /// Returns the prefix of the changed route.
     pub fn prefix(&self) -> IpNet {
         match self {
             Self::Add { prefix, .. }
@@ -121,7 +106,7 @@ impl Change {
         }
     }
 
-    /// One word for it.
+    /// Returns the value of the label `change` in metrics.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Add { .. } => "add",
@@ -131,7 +116,7 @@ impl Change {
     }
 }
 
-impl fmt::Display for Change {
+impl fmt::Display for RouteChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} the route to {}", self.name(), self.prefix())?;
         match self {
@@ -147,29 +132,30 @@ impl fmt::Display for Change {
     }
 }
 
-/// The way from actual to desired.
+/// The changes that turn the actual routes into the desired routes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Plan {
-    /// In the order in which they are to be made.
-    pub changes: Vec<Change>,
-    /// Desired prefixes that a foreign route keeps ours from.
+pub struct RoutePlan {
+    /// Changes in the order in which they must be applied: removals first.
+    pub changes: Vec<RouteChange>,
+    /// Foreign routes that prevent a desired route, by prefix.
     pub conflicts: BTreeMap<IpNet, ForeignRoute>,
 }
 
-/// The changes that make the kernel's routes equal to the desired ones, foreign routes untouched.
+/// Returns the changes that make this daemon's routes equal to the desired routes. The plan never
+/// changes a foreign route.
 ///
-/// A prefix in conflict keeps what it has: the kernel would replace the foreign route or ignore
-/// ours.
-pub fn plan(desired: &Desired, actual: &Actual) -> Plan {
+/// The route to a prefix with a conflict stays unchanged, because the kernel would replace the
+/// foreign route or ignore the new route.
+pub fn plan(desired: &Desired, actual: &Actual) -> RoutePlan {
     plan_routes(desired, &actual.own, &actual.foreign)
 }
 
-/// The changes that make own routes equal to the desired ones in a table without foreign routes.
-pub fn changes(desired: &Desired, own: &[OwnRoute]) -> Vec<Change> {
+/// Returns the changes for a table that has no foreign routes.
+pub fn changes(desired: &Desired, own: &[OwnRoute]) -> Vec<RouteChange> {
     plan_routes(desired, own, &[]).changes
 }
 
-fn plan_routes(desired: &Desired, actual: &[OwnRoute], foreign: &[ForeignRoute]) -> Plan {
+fn plan_routes(desired: &Desired, actual: &[OwnRoute], foreign: &[ForeignRoute]) -> RoutePlan {
     let mut own: BTreeMap<IpNet, Vec<&OwnRoute>> = BTreeMap::new();
     for route in actual {
         own.entry(route.prefix).or_default().push(route);
@@ -178,9 +164,9 @@ fn plan_routes(desired: &Desired, actual: &[OwnRoute], foreign: &[ForeignRoute])
     let mut installations = Vec::new();
     let mut conflicts = BTreeMap::new();
     for (&prefix, routes) in &own {
-        let keep = desired.contains_key(&prefix) && is_one_of_ours(routes);
-        if !keep {
-            removals.extend(routes.iter().map(|route| Change::Remove {
+        let is_kept = desired.contains_key(&prefix) && is_replaceable(routes);
+        if !is_kept {
+            removals.extend(routes.iter().map(|route| RouteChange::Remove {
                 prefix,
                 metric: route.metric,
             }));
@@ -190,26 +176,26 @@ fn plan_routes(desired: &Desired, actual: &[OwnRoute], foreign: &[ForeignRoute])
         let routes = own.get(&prefix).map(Vec::as_slice).unwrap_or_default();
         if let Some(foreign) = conflict(prefix, foreign) {
             conflicts.insert(prefix, foreign.clone());
-        } else if !is_one_of_ours(routes) {
-            installations.push(Change::Add {
+        } else if !is_replaceable(routes) {
+            installations.push(RouteChange::Add {
                 prefix,
                 next_hops: next_hops.clone(),
             });
         } else if routes[0].next_hops.as_ref() != Some(next_hops) {
-            installations.push(Change::Replace {
+            installations.push(RouteChange::Replace {
                 prefix,
                 next_hops: next_hops.clone(),
             });
         }
     }
     removals.extend(installations);
-    Plan {
+    RoutePlan {
         changes: removals,
         conflicts,
     }
 }
 
-/// Whether the kernel uses exactly these next hops for the prefix.
+/// Reports whether the kernel uses exactly these next hops for the prefix.
 pub fn is_installed(prefix: IpNet, next_hops: &NextHops, actual: &Actual) -> bool {
     let mut own = actual.own.iter().filter(|route| route.prefix == prefix);
     own.next()
@@ -218,8 +204,9 @@ pub fn is_installed(prefix: IpNet, next_hops: &NextHops, actual: &Actual) -> boo
         && conflict(prefix, &actual.foreign).is_none()
 }
 
-/// A single route with our metric: one that a replacement replaces.
-fn is_one_of_ours(routes: &[&OwnRoute]) -> bool {
+/// Reports whether the prefix has exactly one route and this route has [`METRIC`], so that the
+/// kernel can replace it.
+fn is_replaceable(routes: &[&OwnRoute]) -> bool {
     matches!(routes, [route] if route.metric == METRIC)
 }
 

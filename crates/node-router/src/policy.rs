@@ -1,50 +1,51 @@
-//! Pure: which claims this node allows.
+//! Policy of this node: prefixes and gateways that pods may claim.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
 use daemon_runtime::parse_prefix;
 use ipnet::IpNet;
 
-use crate::{error::Refusal, uplink::IpVersion};
+use crate::{error::HoldRefusal, uplink::IpVersion};
 
-/// Most characters of a claimed text that a refusal quotes; the longest prefix has 43.
+/// Maximum number of characters of a rejected text that an error quotes. The longest valid prefix
+/// has 43 characters.
 const LONGEST_QUOTED: usize = 64;
 
-/// What pods of this node may claim.
+/// Prefixes and gateways that pods of this node may claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// Service ranges.
     pub allowed_prefixes: Vec<IpNet>,
-    /// Ranges of this node's pod addresses.
+    /// Ranges of pod addresses, of this node or of the whole cluster.
     pub allowed_gateways: Vec<IpNet>,
 }
 
-/// A route that a pod asks for, in the order of its fields.
+/// The prefix and the gateway of a route that a pod requests. Claims are ordered by prefix, then by
+/// gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Claim {
-    /// The service addresses that the route leads to.
+pub struct RouteClaim {
+    /// Service addresses: the destination of the route.
     pub prefix: IpNet,
-    /// Address of the pod.
+    /// Address of the pod: the next hop of the route.
     pub gateway: IpAddr,
 }
 
 impl Policy {
-    /// Reads a claim and decides on it.
+    /// Parses a claim and checks it against the policy.
     ///
     /// # Errors
-    /// The texts are no claim, or the policy does not allow it.
-    pub fn admit(&self, prefix: &str, gateway: &str) -> Result<Claim, Refusal> {
-        let claim = Claim {
+    /// The prefix or the gateway is invalid, or the policy does not allow the claim.
+    pub fn admit(&self, prefix: &str, gateway: &str) -> Result<RouteClaim, HoldRefusal> {
+        let claim = RouteClaim {
             prefix: match prefix.len() {
-                0..=LONGEST_QUOTED => parse_prefix(prefix).map_err(Refusal::NotAPrefix)?,
+                0..=LONGEST_QUOTED => parse_prefix(prefix).map_err(HoldRefusal::NotAPrefix)?,
                 _ => {
                     let start = shortened(prefix);
-                    return Err(Refusal::NotAPrefix(format!(
-                        "{start:?}... is longer than any prefix"
+                    return Err(HoldRefusal::NotAPrefix(format!(
+                        "{start:?}... is longer than the longest prefix"
                     )));
                 }
             },
-            gateway: gateway.parse().map_err(|_| Refusal::NotAnAddress {
+            gateway: gateway.parse().map_err(|_| HoldRefusal::NotAnAddress {
                 gateway: shortened(gateway),
             })?,
         };
@@ -52,50 +53,54 @@ impl Policy {
         Ok(claim)
     }
 
-    /// Decides on a claim.
-    pub(crate) fn check(&self, &Claim { prefix, gateway }: &Claim) -> Result<(), Refusal> {
+    /// Returns an error unless the policy allows the claim.
+    pub(crate) fn check(
+        &self,
+        &RouteClaim { prefix, gateway }: &RouteClaim,
+    ) -> Result<(), HoldRefusal> {
         if prefix.addr().is_ipv4() != gateway.is_ipv4() {
-            return Err(Refusal::OtherFamily { prefix, gateway });
+            return Err(HoldRefusal::OtherFamily { prefix, gateway });
         }
         if !self.allowed_prefixes.iter().any(|a| a.contains(&prefix)) {
-            return Err(Refusal::PrefixNotAllowed {
+            return Err(HoldRefusal::PrefixNotAllowed {
                 prefix,
-                allowed: listed(&self.allowed_prefixes),
+                allowed: comma_separated(&self.allowed_prefixes),
             });
         }
         if !self.allowed_gateways.iter().any(|a| a.contains(&gateway)) {
-            return Err(Refusal::GatewayNotAllowed {
+            return Err(HoldRefusal::GatewayNotAllowed {
                 gateway,
-                allowed: listed(&self.allowed_gateways),
+                allowed: comma_separated(&self.allowed_gateways),
             });
         }
         Ok(())
     }
 
-    /// Returns the IP versions in use.
+    /// Returns the IP versions of the allowed prefixes.
     pub(crate) fn versions(&self) -> BTreeSet<IpVersion> {
         self.allowed_prefixes.iter().map(IpVersion::of).collect()
     }
 
-    /// Whether a route for the prefix could concern a claim.
-    pub(crate) fn concerns(&self, prefix: &IpNet) -> bool {
+    /// Reports whether a route to the prefix can conflict with a claim, because it lies within an
+    /// allowed prefix.
+    pub(crate) fn is_in_allowed_prefix(&self, prefix: &IpNet) -> bool {
         self.allowed_prefixes.iter().any(|a| a.contains(prefix))
     }
 
-    /// Reports whether the prefix has an address in common with the allowed gateways.
+    /// Reports whether the prefix and the ranges of allowed gateways have an address in common.
     pub(crate) fn overlaps_gateways(&self, prefix: &IpNet) -> bool {
         let mut ranges = self.allowed_gateways.iter();
         ranges.any(|range| range.contains(prefix) || prefix.contains(range))
     }
 }
 
-/// Returns the start of a claimed text: a holder may send megabytes, which no log and no trailer
-/// of an answer has room for.
+/// Returns the first [`LONGEST_QUOTED`] characters of a text. A holder can send megabytes, which
+/// are too long for a log line and for the trailer of a gRPC response.
 pub(crate) fn shortened(text: &str) -> String {
     text.chars().take(LONGEST_QUOTED).collect()
 }
 
-pub(crate) fn listed(prefixes: &[IpNet]) -> String {
+pub(crate) fn comma_separated(prefixes: &[IpNet]) -> String {
     let texts: Vec<String> = prefixes.iter().map(ToString::to_string).collect();
     texts.join(", ")
 }
@@ -133,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_allowed_is_refused_with_what_is() {
+    fn the_refusal_of_a_claim_lists_the_allowed_ranges() {
         check(
             "10.1.0.0/16",
             "10.244.3.7",
@@ -149,30 +154,34 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_of_the_other_family_is_refused() {
+    fn a_gateway_of_the_other_ip_version_is_refused() {
         check("10.1.1.0/24", "fd00:244:3::7", Err("IP version"));
         check("fd00:1::/64", "10.244.3.7", Err("IP version"));
     }
 
     #[test]
-    fn what_is_no_prefix_or_address_is_refused_with_the_cure() {
+    fn an_invalid_prefix_or_gateway_is_refused_with_a_suggestion() {
         check("10.1.1.1/24", "10.244.3.7", Err("write 10.1.1.0/24"));
         check("10.1.1.1", "10.244.3.7", Err("is not a prefix"));
         check("", "10.244.3.7", Err("is not a prefix"));
         check("10.1.1.0/33", "10.244.3.7", Err("is not a prefix"));
         let long = format!("10.1.1.0/24{}junk", " ".repeat(53));
-        check(&long, "10.244.3.7", Err("is longer than any prefix"));
+        check(
+            &long,
+            "10.244.3.7",
+            Err("is longer than the longest prefix"),
+        );
         check("10.1.1.0/24", "web-1", Err("\"web-1\""));
         check("10.1.1.0/24", "", Err("gateway"));
     }
 
     #[test]
-    fn a_refusal_quotes_the_start_of_a_long_text() {
+    fn a_refusal_quotes_only_the_start_of_a_long_text() {
         let policy = Policy {
             allowed_prefixes: Vec::new(),
             allowed_gateways: Vec::new(),
         };
-        // Each character takes ten octets in a refusal.
+        // A refusal escapes each of these characters as ten octets.
         let long = "\u{10ffff}".repeat(1_000_000);
         for (prefix, gateway) in [(long.as_str(), "10.244.3.7"), ("10.1.1.0/24", &long)] {
             let refusal = policy.admit(prefix, gateway).unwrap_err().to_string();

@@ -1,11 +1,12 @@
-//! Proof that a holder owns the gateway that it names.
+//! Proof that a holder owns its gateway.
 //!
-//! node-router sends a nonce by UDP to a port of the gateway that the holder names. The holder sends
-//! the nonce back on its own stream; only then does the table learn of the hold. Another process that
-//! reaches the socket can name the gateway, but does not receive what is sent there.
+//! node-router sends a nonce by UDP to the gateway, to a port that the holder names. The holder
+//! returns the nonce on its own stream. Only then does the owner of the routes receive the hold.
+//! Another process that can open the socket can also name this gateway, but it does not receive the
+//! datagram.
 //!
-//! A nonce is random, for one hold, and invalid after [`PROOF_TIMEOUT`]; a hold that follows a
-//! restart of node-router is proved with another one.
+//! A nonce is random, belongs to one hold, and expires after [`PROOF_TIMEOUT`]. After a restart of
+//! node-router each hold is proved with a new nonce.
 
 use std::{
     io,
@@ -23,35 +24,37 @@ use tokio::{
 };
 use tonic::Status;
 
-use crate::error::Refusal;
+use crate::error::HoldRefusal;
 
-/// Longest time for a proof, the wait for a place included.
+/// Maximum duration of a proof, including the wait for a free proof slot.
 pub const PROOF_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Pause between two datagrams to one gateway: the first may be lost while the neighbour is resolved.
+/// Pause between two datagrams with the same nonce. The kernel can drop the first datagram while it
+/// resolves the neighbour.
 const RESEND: Duration = Duration::from_millis(200);
 
-/// Proofs at one time, which bounds the datagrams to gateways that do not answer to 320 a second.
-/// Further holds wait.
+/// Maximum number of proofs in progress; further holds wait. This bounds the datagrams to gateways
+/// that do not answer to 320 a second.
 const MOST_PROOFS: usize = 64;
 
-/// Wrong answers to one nonce: another process may send datagrams to the port of the holder, which
-/// passes them on.
+/// Maximum number of wrong answers to one nonce. Another process can send datagrams to the holder's
+/// port, and the holder forwards their content as answers.
 const MOST_WRONG_ANSWERS: usize = 16;
 
-/// Octets of a nonce.
+/// Length of a nonce in octets.
 const NONCE: usize = 32;
 
-/// Sends nonces; cheap to clone.
+/// Sends nonces to gateways and checks the answers. Clones share the sockets and the proof slots.
 #[derive(Clone, Debug)]
 pub(crate) struct Prover {
-    places: Arc<Semaphore>,
+    slots: Arc<Semaphore>,
     ipv4: Option<Arc<UdpSocket>>,
     ipv6: Option<Arc<UdpSocket>>,
 }
 
 impl Prover {
-    /// Opens the sockets. A node without one of the IP versions has none of its gateways.
+    /// Opens a UDP socket for each IP version. Succeeds if the node supports at least one IP
+    /// version, because gateways of the other version cannot exist.
     pub(crate) async fn open() -> io::Result<Self> {
         let ipv4 = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await;
         let ipv6 = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).await;
@@ -60,48 +63,53 @@ impl Prover {
             sockets => sockets,
         };
         Ok(Self {
-            places: Arc::new(Semaphore::new(MOST_PROOFS)),
+            slots: Arc::new(Semaphore::new(MOST_PROOFS)),
             ipv4: ipv4.ok().map(Arc::new),
             ipv6: ipv6.ok().map(Arc::new),
         })
     }
 
-    /// Returns when the holder has sent the nonce back.
+    /// Sends a nonce to the gateway, and returns when the holder has returned the nonce on its
+    /// stream.
     pub(crate) async fn prove(
         &self,
         gateway: IpAddr,
         port: u32,
         answers: &mut (impl Stream<Item = Result<HoldRequest, Status>> + Unpin),
-    ) -> Result<(), Refusal> {
-        let not_proved = |problem: &str| Refusal::NotProved {
+    ) -> Result<(), HoldRefusal> {
+        let not_proved = |problem: &str| HoldRefusal::NotProved {
             gateway,
             problem: problem.to_owned(),
         };
         let port = u16::try_from(port).ok().filter(|port| *port != 0);
         let Some(port) = port else {
-            return Err(not_proved("the request names no UDP port in proof_port"));
+            return Err(not_proved(
+                "the request has no valid UDP port in proof_port",
+            ));
         };
         let socket = match gateway {
             IpAddr::V4(_) => &self.ipv4,
             IpAddr::V6(_) => &self.ipv6,
         };
         let Some(socket) = socket else {
-            return Err(not_proved("this node has no socket of its IP version"));
+            return Err(not_proved(
+                "this node has no UDP socket of the gateway's IP version",
+            ));
         };
         let deadline = Instant::now() + PROOF_TIMEOUT;
-        let place = tokio::time::timeout_at(deadline, Arc::clone(&self.places).acquire_owned());
-        let _place: OwnedSemaphorePermit = match place.await {
-            Ok(Ok(place)) => place,
-            // It says nothing about the holder, which asks again.
-            Ok(Err(_)) | Err(_) => return Err(Refusal::Busy),
+        let slot = tokio::time::timeout_at(deadline, Arc::clone(&self.slots).acquire_owned());
+        let _slot: OwnedSemaphorePermit = match slot.await {
+            Ok(Ok(slot)) => slot,
+            // The wait for a slot says nothing about the holder, which retries.
+            Ok(Err(_)) | Err(_) => return Err(HoldRefusal::Busy),
         };
         let nonce: [u8; NONCE] = rand::random();
         let exchange = exchange(socket, SocketAddr::new(gateway, port), &nonce, answers);
         match tokio::time::timeout_at(deadline, exchange).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(problem)) => Err(not_proved(problem)),
-            // The answer may be late: that says nothing about the route.
-            Err(_) => Err(Refusal::NotAnswered { gateway, port }),
+            // A late answer says nothing about the state of the route, so the holder retries.
+            Err(_) => Err(HoldRefusal::NotAnswered { gateway, port }),
         }
     }
 }
@@ -116,13 +124,13 @@ async fn exchange(
     let mut wrong = 0;
     loop {
         tokio::select! {
-            // A gateway that cannot be reached now may be reached by the next datagram.
+            // A later datagram can reach a gateway to which this datagram could not be sent.
             _ = resend.tick() => { let _ = socket.send_to(nonce, to).await; }
             answer = answers.next() => match answer {
                 Some(Ok(answer)) if answer.nonce == nonce => return Ok(()),
                 Some(Ok(_)) if wrong < MOST_WRONG_ANSWERS => wrong += 1,
-                Some(Ok(_)) => return Err("too many wrong answers"),
-                Some(Err(_)) | None => return Err("the stream of requests ended before the nonce"),
+                Some(Ok(_)) => return Err("too many wrong answers to the nonce"),
+                Some(Err(_)) | None => return Err("the stream of requests ended before the nonce arrived"),
             }
         }
     }

@@ -1,68 +1,68 @@
-//! Pure: what one look at the kernel says about each claim.
+//! Result of one comparison of the kernel with the claims.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
 
 use crate::{
-    Link, NotOnLink, Snapshot,
-    error::Refusal,
-    hold::{HoldState, Peer},
+    GatewayLink, NotOnLink, RouteSnapshot,
+    error::HoldRefusal,
+    hold::{HoldState, HolderProcess},
     plan::{Desired, ForeignRoute},
-    policy::Claim,
-    uplink::{self, IpVersion, Uplinks, Wanted},
+    policy::RouteClaim,
+    uplink::{self, DesiredGuard, IpVersion, Uplinks},
 };
 
-/// A route as it is published.
+/// A route as `ListRoutes` and `WatchRoutes` publish it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Route {
+pub(crate) struct PublishedRoute {
     pub(crate) next_hops: Vec<PublishedNextHop>,
     pub(crate) installed: bool,
-    /// Why it is not installed as held; empty if it is.
+    /// Reason why the route is not installed as claimed. Empty if the route is installed.
     pub(crate) last_error: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PublishedNextHop {
     pub(crate) gateway: IpAddr,
-    /// Empty if no link leads to the gateway.
+    /// Name of the interface that leads to the gateway. Empty if no interface leads to it.
     pub(crate) interface: String,
     pub(crate) holders: u32,
-    pub(crate) first_holder: Peer,
+    pub(crate) first_holder: HolderProcess,
 }
 
-/// Who holds a claim.
+/// Holders of one claim. A claim without holders is adopted or recently released.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Holders {
     pub(crate) count: u32,
-    pub(crate) first: Peer,
+    pub(crate) first: HolderProcess,
 }
 
-/// What one look has found and done.
+/// State of the kernel and of the claims after one reconciliation: read the kernel, apply the
+/// changes, and read the kernel again.
 #[derive(Debug, Default)]
-pub(crate) struct Look {
-    /// By gateway.
-    pub(crate) links: BTreeMap<IpAddr, Result<Link, NotOnLink>>,
+pub(crate) struct Reconciliation {
+    pub(crate) links: BTreeMap<IpAddr, Result<GatewayLink, NotOnLink>>,
     pub(crate) desired: Desired,
-    /// Foreign routes in the place of ours.
+    /// Foreign routes that prevent a route of this daemon, by prefix.
     pub(crate) conflicts: BTreeMap<IpNet, ForeignRoute>,
-    /// What the kernel refused, by prefix.
+    /// Errors of refused or ineffective changes, by prefix.
     pub(crate) failures: BTreeMap<IpNet, String>,
-    /// As read back.
-    pub(crate) actual: Snapshot,
-    /// Why packets from the uplinks may loop.
+    pub(crate) actual: RouteSnapshot,
+    /// Reason why packets from an uplink are not dropped and can loop. `None`: the guard is in
+    /// force on all uplinks.
     pub(crate) guard_problem: Option<String>,
     is_guard_failed: bool,
-    /// Whether the routes that were read back want another guard than the one that was made.
+    /// The second read of the kernel requires another guard than the guard that was applied.
     pub(crate) is_guard_outdated: bool,
-    /// Uplinks by IP version, in words.
+    /// Guarded uplinks by IP version, for the detail of the readiness step.
     pub(crate) uplinks: String,
 }
 
-impl Look {
-    /// Says where the uplink guard is in force, or why it is not.
-    pub(crate) fn describe_guard(&mut self, uplinks: &Uplinks, wanted: &Wanted) {
-        let in_force: Vec<String> = wanted
+impl Reconciliation {
+    /// Sets the texts about the guarded uplinks and about uplinks without a guard.
+    pub(crate) fn describe_guard(&mut self, uplinks: &Uplinks, desired: &DesiredGuard) {
+        let guarded: Vec<String> = desired
             .uplinks
             .iter()
             .map(|(version, uplinks)| {
@@ -70,24 +70,24 @@ impl Look {
                 format!("{version}: {}", names.join(", "))
             })
             .collect();
-        self.uplinks = in_force.join("; ");
+        self.uplinks = guarded.join("; ");
         self.guard_problem = match uplinks {
             Uplinks::None => Some("switched off (--uplink none)".to_owned()),
             Uplinks::OfDefaultRoutes | Uplinks::Named(_) => {
-                let left_out = wanted.left_out.iter().map(|(version, uplinks)| {
+                let left_out = desired.left_out.iter().map(|(version, uplinks)| {
                     let names: Vec<&str> = uplinks.iter().map(String::as_str).collect();
                     let names = names.join(", ");
                     format!(
-                        "{version}: no guard for {names}, since pods of this node are reached by this \
-                         interface, too, and the guard would drop their packets to service \
-                         addresses; --uplink overrides this"
+                        "{version}: no guard for {names}, because this node also reaches its pods by this \
+                         interface, and the guard would drop packets of these pods to service \
+                         addresses; name the interface with --uplink to guard it anyway"
                     )
                 });
-                let without = wanted.unguarded();
-                let without = without.filter(|version| !wanted.left_out.contains_key(version));
+                let without = desired.unguarded();
+                let without = without.filter(|version| !desired.left_out.contains_key(version));
                 let without = without.map(|version| {
                     if self.actual.guard.versions.contains(&version) {
-                        format!("{version}: no default route, so no uplink is known; give --uplink")
+                        format!("{version}: no default route, so no uplink is known; set --uplink")
                     } else {
                         format!("{version}: this kernel has no routing rules")
                     }
@@ -98,35 +98,36 @@ impl Look {
         };
     }
 
-    /// Takes note of a change of the uplink guard that could not be made. A held route that is missing
-    /// in the guard's table loses packets, so that its holders must know.
-    pub(crate) fn guard_failed(
+    /// Records that a change of the uplink guard failed. If a held route is missing in the guard's
+    /// table, the node drops its packets, so the failure is also reported to the holders of the
+    /// route.
+    pub(crate) fn record_guard_failure(
         &mut self,
-        change: &uplink::Change,
+        change: &uplink::GuardChange,
         problem: impl FnOnce() -> String,
     ) {
         match change {
-            uplink::Change::Route(route) if route.name() != "remove" => {
+            uplink::GuardChange::Route(route) if route.name() != "remove" => {
                 self.failures.entry(route.prefix()).or_insert_with(problem);
             }
-            uplink::Change::Route(_)
-            | uplink::Change::AddFallback(..)
-            | uplink::Change::RemoveFallback(..)
-            | uplink::Change::AddRule(_)
-            | uplink::Change::RemoveRule(_) => {
+            uplink::GuardChange::Route(_)
+            | uplink::GuardChange::AddFallback(..)
+            | uplink::GuardChange::RemoveFallback(..)
+            | uplink::GuardChange::AddRule(_)
+            | uplink::GuardChange::RemoveRule(_) => {
                 self.is_guard_failed = true;
                 self.guard_problem.get_or_insert_with(problem);
             }
         }
     }
 
-    /// Whether a change of the uplink guard is to be tried again.
+    /// Reports whether a change of the uplink guard failed and must be tried again.
     pub(crate) fn is_guard_failed(&self) -> bool {
         self.is_guard_failed
     }
 
-    /// What the holders of a claim are told.
-    pub(crate) fn state(&self, claim: &Claim) -> HoldState {
+    /// Returns the state that is sent to the holders of a claim.
+    pub(crate) fn state(&self, claim: &RouteClaim) -> HoldState {
         HoldState {
             installed: self.problem(claim).is_none(),
             interface: match self.links.get(&claim.gateway) {
@@ -136,15 +137,20 @@ impl Look {
         }
     }
 
-    /// The routes of these claims, as they are published.
-    pub(crate) fn routes(&self, claims: &BTreeMap<Claim, Holders>) -> BTreeMap<IpNet, Route> {
-        let mut routes: BTreeMap<IpNet, Route> = BTreeMap::new();
+    /// Returns the published form of the routes of these claims.
+    pub(crate) fn routes(
+        &self,
+        claims: &BTreeMap<RouteClaim, Holders>,
+    ) -> BTreeMap<IpNet, PublishedRoute> {
+        let mut routes: BTreeMap<IpNet, PublishedRoute> = BTreeMap::new();
         for (claim, holders) in claims {
-            let route = routes.entry(claim.prefix).or_insert_with(|| Route {
-                next_hops: Vec::new(),
-                installed: true,
-                last_error: String::new(),
-            });
+            let route = routes
+                .entry(claim.prefix)
+                .or_insert_with(|| PublishedRoute {
+                    next_hops: Vec::new(),
+                    installed: true,
+                    last_error: String::new(),
+                });
             route.next_hops.push(PublishedNextHop {
                 gateway: claim.gateway,
                 interface: self.state(claim).interface,
@@ -159,30 +165,30 @@ impl Look {
         routes
     }
 
-    fn problem(&self, claim: &Claim) -> Option<String> {
+    fn problem(&self, claim: &RouteClaim) -> Option<String> {
         self.refusal(claim).map(|refusal| refusal.to_string())
     }
 
-    /// Why the claim has no route; `None` if it has.
-    pub(crate) fn refusal(&self, claim: &Claim) -> Option<Refusal> {
+    /// Returns the reason why the claim has no working route. Returns `None` if the route works.
+    pub(crate) fn refusal(&self, claim: &RouteClaim) -> Option<HoldRefusal> {
         let prefix = claim.prefix;
         if let Some(Err(reason)) = self.links.get(&claim.gateway) {
-            return Some(Refusal::GatewayNotOnLink {
+            return Some(HoldRefusal::GatewayNotOnLink {
                 gateway: claim.gateway,
                 reason: reason.to_string(),
             });
         }
         if let Some(route) = self.conflicts.get(&prefix) {
             let route = route.clone();
-            return Some(Refusal::ForeignRoute { prefix, route });
+            return Some(HoldRefusal::ForeignRoute { prefix, route });
         }
         if let Some(problem) = self.failures.get(&prefix) {
             let problem = problem.clone();
-            return Some(Refusal::NotInstalled { prefix, problem });
+            return Some(HoldRefusal::NotInstalled { prefix, problem });
         }
         let version = IpVersion::of(&prefix);
         if self.actual.not_forwarding.contains(&version) {
-            return Some(Refusal::NotForwarding { prefix });
+            return Some(HoldRefusal::NotForwarding { prefix });
         }
         None
     }
@@ -192,35 +198,35 @@ impl Look {
 mod tests {
     use super::*;
 
-    fn claim(gateway: &str) -> Claim {
-        Claim {
+    fn claim(gateway: &str) -> RouteClaim {
+        RouteClaim {
             prefix: "10.1.1.0/24".parse().unwrap(),
             gateway: gateway.parse().unwrap(),
         }
     }
 
-    /// One pod on a link, one that is not.
-    fn look() -> Look {
-        let link = Link {
+    /// Returns a reconciliation with one gateway on a link and one gateway without a link.
+    fn reconciliation() -> Reconciliation {
+        let link = GatewayLink {
             interface: 3,
             name: "pods0".to_owned(),
         };
-        Look {
+        Reconciliation {
             links: BTreeMap::from([
                 (claim("10.244.3.7").gateway, Ok(link)),
                 (claim("10.244.3.8").gateway, Err(NotOnLink::NoRoute)),
             ]),
-            ..Look::default()
+            ..Reconciliation::default()
         }
     }
 
     #[test]
-    fn a_gateway_without_link_does_not_hurt_the_other() {
-        assert!(look().state(&claim("10.244.3.7")).installed);
-        assert!(!look().state(&claim("10.244.3.8")).installed);
+    fn a_gateway_without_a_link_does_not_affect_the_other_gateway_of_the_route() {
+        assert!(reconciliation().state(&claim("10.244.3.7")).installed);
+        assert!(!reconciliation().state(&claim("10.244.3.8")).installed);
         let claims =
             ["10.244.3.7", "10.244.3.8"].map(|gateway| (claim(gateway), Holders::default()));
-        let routes = look().routes(&claims.into());
+        let routes = reconciliation().routes(&claims.into());
         let route = routes.values().next().unwrap();
         assert_eq!(route.next_hops.len(), 2);
         assert!(!route.installed);
@@ -228,11 +234,13 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_concerns_every_claim_of_its_prefix() {
-        let mut look = look();
+    fn a_failed_change_is_reported_for_every_claim_of_its_prefix() {
+        let mut reconciliation = reconciliation();
         let prefix = claim("10.244.3.7").prefix;
-        look.failures.insert(prefix, "no memory".to_owned());
-        let refusal = look.refusal(&claim("10.244.3.7")).unwrap();
+        reconciliation
+            .failures
+            .insert(prefix, "no memory".to_owned());
+        let refusal = reconciliation.refusal(&claim("10.244.3.7")).unwrap();
         assert_eq!(refusal.name(), "kernel");
     }
 }

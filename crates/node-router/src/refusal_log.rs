@@ -1,4 +1,7 @@
-//! The log of refused holds, bounded: each process that reaches the socket causes its lines.
+//! Rate-limited log of refused holds.
+//!
+//! Every process that can open the socket can cause refusals, so these processes must not be able
+//! to flood the log.
 
 use std::{
     collections::BTreeMap,
@@ -6,12 +9,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{error::Refusal, hold::Peer};
+use crate::{error::HoldRefusal, hold::HolderProcess};
 
-/// Time for which one WARN speaks for all refusals of its reason.
+/// Time for which further refusals with a reason are not logged at WARN after one WARN with this
+/// reason.
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// When each reason was last logged at WARN, and how many refusals followed.
+/// Time of the last WARN for each reason, and the number of refusals since then.
 #[derive(Debug, Default)]
 pub(crate) struct RefusalLog {
     windows: Mutex<BTreeMap<&'static str, Window>>,
@@ -24,15 +28,21 @@ struct Window {
 }
 
 impl RefusalLog {
-    /// Logs a refusal for its token at WARN, once a minute for each reason, and at DEBUG in between;
-    /// every other refusal at INFO.
-    pub(crate) fn refused(&self, refusal: &Refusal, prefix: &str, gateway: &str, peer: Peer) {
-        let Peer {
+    /// Logs a refusal. If the token caused the refusal, the level is WARN once a minute for each
+    /// reason, and DEBUG otherwise. Every other refusal is logged at INFO.
+    pub(crate) fn refused(
+        &self,
+        refusal: &HoldRefusal,
+        prefix: &str,
+        gateway: &str,
+        process: HolderProcess,
+    ) {
+        let HolderProcess {
             process_id,
             user_id,
-        } = peer;
-        if !refusal.is_by_token() {
-            tracing::info!(prefix, gateway, process_id, user_id, reason = %refusal, "a hold is refused");
+        } = process;
+        if !refusal.is_caused_by_token() {
+            tracing::info!(prefix, gateway, process_id, user_id, reason = %refusal, "refused a hold");
             return;
         }
         match self.due(refusal.name(), Instant::now()) {
@@ -43,7 +53,7 @@ impl RefusalLog {
                 user_id,
                 suppressed,
                 reason = %refusal,
-                "refused a hold for its token; further ones of this kind are logged at DEBUG for a minute"
+                "refused a hold because of its token; logging this reason at DEBUG for a minute"
             ),
             None => tracing::debug!(
                 prefix,
@@ -51,12 +61,13 @@ impl RefusalLog {
                 process_id,
                 user_id,
                 reason = %refusal,
-                "refused a hold for its token"
+                "refused a hold because of its token"
             ),
         }
     }
 
-    /// Returns how many refusals were suppressed since the last line, if a line is due.
+    /// If a WARN for this reason is due, returns the number of refusals since the previous WARN.
+    /// Otherwise counts the refusal and returns `None`.
     fn due(&self, reason: &'static str, now: Instant) -> Option<u64> {
         let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = Window {
@@ -82,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_line_of_a_reason_is_due_in_a_window_and_tells_how_many_are_missing() {
+    fn each_reason_is_due_once_in_a_window_with_the_number_of_suppressed_refusals() {
         let log = RefusalLog::default();
         let begin = Instant::now();
         assert_eq!(log.due("token_expired", begin), Some(0));
@@ -90,7 +101,7 @@ mod tests {
             let now = begin + Duration::from_secs(second);
             assert_eq!(log.due("token_expired", now), None);
         }
-        // Another reason has a window of its own.
+        // Each reason has its own time window.
         assert_eq!(log.due("token_signature", begin), Some(0));
         assert_eq!(log.due("token_expired", begin + WINDOW), Some(59));
         assert_eq!(log.due("token_expired", begin + WINDOW), None);

@@ -1,4 +1,4 @@
-//! Puts the parts together.
+//! Start of the daemon.
 
 use std::time::Duration;
 
@@ -9,21 +9,21 @@ use tokio::sync::{Semaphore, mpsc};
 use tonic::service::Routes;
 
 use crate::{
-    Config, Firewall, HoldProof, Kernel, KernelError, NetlinkKernel, OpenedKernel, StartError,
-    TokenSettings, exemption,
+    Config, ExemptionFirewall, HoldProof, NetlinkKernel, OpenedKernel, RouteKernel,
+    RouteKernelError, StartError, TokenSettings, exemption,
     grpc::NodeRouteGrpc,
-    metrics::{RouterMetrics, register_reads},
+    metrics::{RouterMetrics, register_read_counters},
     node_settings,
     proof::Prover,
     refusal_log::RefusalLog,
-    table::{HOLDS_PER_ROUTE, RouteTable, Settings, Steps},
+    table::{HOLDS_PER_ROUTE, RouteTable, RouterSteps, Settings},
     token::{KeysFile, TokenGate},
 };
 
-/// What the drain may take beyond the lingering.
+/// Time for the drain in addition to `--linger`.
 const DRAIN_MARGIN: Duration = Duration::from_secs(10);
 
-/// Streams of one connection beside those that hold a route.
+/// Streams of one connection in addition to the streams that hold a route.
 const OTHER_STREAMS: usize = 64;
 
 const CONTRACT: GrpcContract = GrpcContract {
@@ -31,10 +31,10 @@ const CONTRACT: GrpcContract = GrpcContract {
     descriptors: daemon_api::FILE_DESCRIPTOR_SET,
 };
 
-/// Starts the daemon on the kernel of this network namespace.
+/// Starts the daemon with the kernel of this network namespace.
 ///
 /// # Errors
-/// The kernel or a socket refuses.
+/// The kernel refuses an operation, or a socket cannot be opened.
 pub async fn start(config: Config, daemon: &mut Daemon) -> Result<(), StartError> {
     let OpenedKernel {
         kernel,
@@ -42,7 +42,7 @@ pub async fn start(config: Config, daemon: &mut Daemon) -> Result<(), StartError
         serving,
         reads,
     } = NetlinkKernel::open(config.policy.clone()).map_err(StartError::Routes)?;
-    register_reads(daemon.metrics(), reads);
+    register_read_counters(daemon.metrics(), reads);
     let shutdown = daemon.shutdown().clone();
     daemon.spawn("netlink sockets", async move {
         tokio::select! {
@@ -54,12 +54,12 @@ pub async fn start(config: Config, daemon: &mut Daemon) -> Result<(), StartError
     Ok(())
 }
 
-/// Starts the daemon on any kernel; `changes` brings a value when its routes may have changed.
-/// Returns where gRPC is served.
+/// Starts the daemon with any implementation of the kernel. `changes` receives a value when the
+/// kernel's routes can have changed. Returns the address of the gRPC server.
 ///
 /// # Errors
-/// The kernel or a socket refuses.
-pub async fn start_with<K: Kernel, F: Firewall>(
+/// The kernel refuses an operation, or a socket cannot be opened.
+pub async fn start_with<K: RouteKernel, F: ExemptionFirewall>(
     config: Config,
     daemon: &mut Daemon,
     kernel: K,
@@ -70,7 +70,7 @@ pub async fn start_with<K: Kernel, F: Firewall>(
     let exemption_step = daemon
         .readiness()
         .step("connection tracking exemption", "not installed");
-    let steps = Steps {
+    let steps = RouterSteps {
         routes: daemon.readiness().step("routes", "not read"),
         uplink_guard: daemon.readiness().step("uplink guard", "not read"),
         forwarding: daemon.readiness().step("forwarding", "not read"),
@@ -78,7 +78,8 @@ pub async fn start_with<K: Kernel, F: Firewall>(
     let settings_step = daemon.readiness().step("node settings", "not read");
     let shutdown = daemon.shutdown().clone();
 
-    // Before any route, since the first packet over a route would be tracked.
+    // The exemption is installed before any route, because otherwise the node would track the first
+    // packet of a route.
     let exemption = exemption::install(
         open_firewall,
         &config.policy.allowed_prefixes,
@@ -88,12 +89,19 @@ pub async fn start_with<K: Kernel, F: Firewall>(
     .await
     .map_err(StartError::Exemption)?;
     if let Some(exemption) = exemption {
-        let kept = exemption.keep(config.audit_interval);
-        daemon.spawn_until_stopped("connection tracking exemption", kept);
+        let repair = exemption.repair_periodically(config.audit_interval);
+        daemon.spawn_until_stopped("connection tracking exemption", repair);
     }
 
-    let watch = node_settings::Watch::begin(config.policy.clone(), settings_step, metrics.clone());
-    daemon.spawn_until_stopped("node settings", watch.keep(config.audit_interval));
+    let monitor = node_settings::NodeSettingsMonitor::begin(
+        config.policy.clone(),
+        settings_step,
+        metrics.clone(),
+    );
+    daemon.spawn_until_stopped(
+        "node settings",
+        monitor.check_periodically(config.audit_interval),
+    );
 
     let settings = Settings {
         max_routes: config.max_routes,
@@ -109,7 +117,7 @@ pub async fn start_with<K: Kernel, F: Firewall>(
     daemon.set_drain_deadline(config.linger + DRAIN_MARGIN);
     daemon.spawn_until_drained("route table", async move {
         table.run(changes, shutdown, config.linger).await;
-        Ok::<(), KernelError>(())
+        Ok::<(), RouteKernelError>(())
     });
 
     let prover = match config.hold_proof {
@@ -122,11 +130,11 @@ pub async fn start_with<K: Kernel, F: Firewall>(
         HoldProof::Off | HoldProof::Address => None,
         HoldProof::Token(settings) => Some(token_gate(settings, daemon, &metrics)?),
     };
-    let most_unanswered = config.max_routes.saturating_mul(HOLDS_PER_ROUTE);
-    let most_unanswered = most_unanswered.min(Semaphore::MAX_PERMITS);
+    let most_pending = config.max_routes.saturating_mul(HOLDS_PER_ROUTE);
+    let most_pending = most_pending.min(Semaphore::MAX_PERMITS);
     let service = NodeRouteServiceServer::new(NodeRouteGrpc {
         policy: config.policy.clone(),
-        unanswered: Semaphore::new(most_unanswered),
+        pending_holds: Semaphore::new(most_pending),
         prover,
         token_gate,
         refusal_log: RefusalLog::default(),

@@ -1,4 +1,4 @@
-//! The owner of the holds: the one task that decides which routes there are.
+//! Owner of the holds: the task that decides which routes exist.
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
@@ -14,32 +14,33 @@ use tokio::{
 };
 
 use crate::{
-    Kernel, KernelError, Policy,
-    error::Refusal,
-    hold::{Answer, Command, HoldId, HoldState, Peer, TableHandle},
-    look::{Holders, Look, Route},
+    Policy, RouteKernel, RouteKernelError,
+    error::HoldRefusal,
+    hold::{HoldAnswer, HoldCommand, HoldId, HoldState, HolderProcess, RouteTableHandle},
     metrics::RouterMetrics,
-    node_settings::forwarding_problem,
-    plan::{self, Change, Desired, NextHop, OwnRoute},
-    policy::Claim,
-    uplink::{self, IpVersion, Uplinks, Wanted},
+    plan::{self, Desired, NextHop, OwnRoute, RouteChange},
+    policy::RouteClaim,
+    reconciliation::{Holders, PublishedRoute, Reconciliation},
+    uplink::{self, DesiredGuard, IpVersion, Uplinks},
 };
 
-/// Shortest time between two looks at the kernel that its notifications ask for, so that a quarrel
-/// with another program does not eat a processor. A look that takes long is followed by a rest of
-/// [`REST`] times its duration, up to [`LONGEST_REST`].
-const QUIET: Duration = Duration::from_millis(20);
-const REST: u32 = 5;
-const LONGEST_REST: Duration = Duration::from_millis(500);
-/// Most holds, as a multiple of the most routes: several pods hold one route, and for a moment the
-/// old and the new stream of one pod.
+mod publish;
+
+/// Shortest pause between two reconciliations that are caused by notifications of the kernel, so
+/// that a conflict with another program does not use up a processor. After a long reconciliation
+/// the pause is [`PAUSE_FACTOR`] times its duration, at most [`LONGEST_PAUSE`].
+const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
+const PAUSE_FACTOR: u32 = 5;
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// Maximum number of holds for each allowed route. Several pods can hold one route, and for a
+/// moment a restarted pod has its old and its new stream open.
 pub(crate) const HOLDS_PER_ROUTE: usize = 4;
-/// Most next hops of one route; IPv6 keeps a route for each.
+/// Maximum number of next hops of one route. For IPv6 the kernel stores one route for each next
+/// hop.
 const MOST_NEXT_HOPS: usize = 64;
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LONGEST_RETRY: Duration = Duration::from_secs(5);
 
-/// The settings of the owner.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) policy: Policy,
@@ -50,51 +51,49 @@ pub(crate) struct Settings {
     pub(crate) uplinks: Uplinks,
 }
 
-/// The steps of `/readyz` that the owner decides on.
-pub(crate) struct Steps {
+/// Steps of `/readyz` that the owner of the holds reports.
+pub(crate) struct RouterSteps {
     pub(crate) routes: Step,
     pub(crate) uplink_guard: Step,
     pub(crate) forwarding: Step,
 }
 
-/// The owner.
 pub(crate) struct RouteTable<K> {
     kernel: K,
     settings: Settings,
-    commands: mpsc::UnboundedReceiver<Command>,
-    holds: BTreeMap<HoldId, HeldClaim>,
-    /// Next hops of an earlier run, until somebody holds them or their time is over.
-    adopted: BTreeSet<Claim>,
+    commands: mpsc::UnboundedReceiver<HoldCommand>,
+    holds: BTreeMap<HoldId, ActiveHold>,
+    /// Next hops that an earlier run left, until a pod holds them again or the adoption timeout is
+    /// over.
+    adopted: BTreeSet<RouteClaim>,
     adopted_until: Instant,
     sleep_watch: SleepWatch,
-    /// What was let go of a moment ago, until when it stays.
-    released: BTreeMap<Claim, Instant>,
-    publisher: Publisher<IpNet, Route>,
-    steps: Steps,
-    /// As logged last.
+    /// Released claims, and the time until which their next hops stay.
+    released: BTreeMap<RouteClaim, Instant>,
+    publisher: Publisher<IpNet, PublishedRoute>,
+    steps: RouterSteps,
     guard_problem: Option<String>,
     metrics: RouterMetrics,
     backoff: Backoff,
-    next_look: Instant,
-    /// Notifications of the kernel ask for no look before this moment.
-    rest_until: Instant,
+    next_reconciliation: Instant,
+    /// Before this time, notifications of the kernel cause no reconciliation.
+    paused_until: Instant,
 }
 
 #[derive(Debug)]
-struct HeldClaim {
-    claim: Claim,
-    peer: Peer,
+struct ActiveHold {
+    claim: RouteClaim,
+    process: HolderProcess,
     state: watch::Sender<HoldState>,
-    /// Until the first answer.
-    answer: Option<oneshot::Sender<Answer>>,
+    /// Receiver of the first answer. `None`: the hold has been granted.
+    answer: Option<oneshot::Sender<HoldAnswer>>,
 }
 
-/// Gateways by prefix.
-type Routed = BTreeMap<IpNet, BTreeSet<IpAddr>>;
+type GatewaysByPrefix = BTreeMap<IpNet, BTreeSet<IpAddr>>;
 
-/// Why the owner looks at the kernel.
+/// Reason for a reconciliation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cause {
+enum ReconcileCause {
     Start,
     Commands,
     ReleaseDelayEnded,
@@ -102,43 +101,43 @@ enum Cause {
     Audit,
 }
 
-impl<K: Kernel> RouteTable<K> {
-    /// Reads the kernel's routes, adopts those of an earlier run, and removes what the policy does
-    /// not allow.
+impl<K: RouteKernel> RouteTable<K> {
+    /// Reads the kernel's routes and adopts routes of an earlier run. Removes routes that the
+    /// policy does not allow.
     ///
     /// # Errors
     /// The kernel's routes cannot be read or changed.
     pub(crate) async fn adopt(
         mut kernel: K,
         settings: Settings,
-        steps: Steps,
+        steps: RouterSteps,
         metrics: RouterMetrics,
-    ) -> Result<(Self, TableHandle), KernelError> {
+    ) -> Result<(Self, RouteTableHandle), RouteKernelError> {
         let actual = kernel.read(&BTreeSet::new()).await?;
         let mut adopted = adopted_claims(&actual.routes.own);
-        let found = adopted.len();
+        let adopted_before = adopted.len();
         adopted.retain(|claim| settings.policy.check(claim).is_ok());
-        let over = drop_over_limit(&mut adopted, settings.max_routes);
-        if over > 0 {
+        let excess = drop_over_limit(&mut adopted, settings.max_routes);
+        if excess > 0 {
             tracing::warn!(
                 limit = settings.max_routes,
-                next_hops = over,
-                "an earlier run left more routes than --max-routes; the further ones are removed"
+                next_hops = excess,
+                "an earlier run left more routes than --max-routes allows; removing the excess routes"
             );
         }
-        if found > 0 {
+        if adopted_before > 0 {
             tracing::info!(
                 adopted = adopted.len(),
-                not_allowed = found - adopted.len() - over,
+                not_allowed = adopted_before - adopted.len() - excess,
                 timeout = ?settings.adopt_timeout,
-                "an earlier run left routes"
+                "found routes of an earlier run; adopting the allowed routes"
             );
         }
         if settings.adopt_timeout.is_zero() {
             adopted.clear();
         }
         let publisher = Publisher::new();
-        let (handle, commands) = TableHandle::new(publisher.reader());
+        let (handle, commands) = RouteTableHandle::new(publisher.reader());
         let now = Instant::now();
         let mut table = Self {
             kernel,
@@ -153,28 +152,28 @@ impl<K: Kernel> RouteTable<K> {
             guard_problem: None,
             metrics,
             backoff: Backoff::new(FIRST_RETRY, LONGEST_RETRY),
-            next_look: now + settings.audit_interval,
-            rest_until: now,
+            next_reconciliation: now + settings.audit_interval,
+            paused_until: now,
             settings,
         };
-        table.look(Cause::Start).await?;
+        table.reconcile_and_publish(ReconcileCause::Start).await?;
         table.publisher.synced();
         Ok((table, handle))
     }
 
-    /// Serves commands and follows the kernel until a drain is requested, and then for as long as
-    /// `linger` while there are claims. The routes that are held then stay.
+    /// Processes commands and follows the kernel until a drain is requested. Then continues while
+    /// there are claims, at most for `linger`. Routes that are still held then stay in the kernel.
     pub(crate) async fn run(
         mut self,
         mut kernel_changes: mpsc::Receiver<()>,
         shutdown: Shutdown,
         linger: Duration,
     ) {
-        let lingered = async {
+        let linger_is_over = async {
             shutdown.drain_requested().await;
             tokio::time::sleep(linger).await;
         };
-        tokio::pin!(lingered);
+        tokio::pin!(linger_is_over);
         let mut is_draining = false;
         loop {
             if is_draining && self.claims().is_empty() {
@@ -182,8 +181,8 @@ impl<K: Kernel> RouteTable<K> {
             }
             let first_released = self.released.values().min().copied();
             let cause = tokio::select! {
-                () = &mut lingered => {
-                    tracing::info!(routes = self.published(), "the routes stay in the kernel");
+                () = &mut linger_is_over => {
+                    tracing::info!(routes = self.published(), "stopping; the held routes stay in the kernel");
                     return;
                 }
                 () = shutdown.drain_requested(), if !is_draining => {
@@ -191,101 +190,105 @@ impl<K: Kernel> RouteTable<K> {
                     continue;
                 }
                 Some(command) = self.commands.recv() => {
-                    let mut routed = self.routed();
-                    self.take(command, &mut routed);
+                    let mut gateways_by_prefix = self.gateways_by_prefix();
+                    self.handle_command(command, &mut gateways_by_prefix);
                     while let Ok(command) = self.commands.try_recv() {
-                        self.take(command, &mut routed);
+                        self.handle_command(command, &mut gateways_by_prefix);
                     }
-                    Cause::Commands
+                    ReconcileCause::Commands
                 }
                 Some(()) = kernel_changes.recv() => {
-                    self.next_look = self.next_look.min(self.rest_until);
+                    self.next_reconciliation = self.next_reconciliation.min(self.paused_until);
                     continue;
                 }
                 () = tokio::time::sleep_until(self.sleep_watch.due()) => {
-                    self.put_off_removals();
+                    self.postpone_removals();
                     continue;
                 }
                 () = tokio::time::sleep_until(self.adopted_until), if !self.adopted.is_empty() => {
-                    if self.put_off_removals() {
+                    if self.postpone_removals() {
                         continue;
                     }
                     tracing::info!(
                         next_hops = self.adopted.len(),
-                        "removed: nobody has held again what an earlier run left"
+                        "the adoption timeout is over; removing routes of an earlier run that no pod holds"
                     );
                     self.adopted.clear();
-                    Cause::AdoptionEnded
+                    ReconcileCause::AdoptionEnded
                 }
                 () = wait_until(first_released) => {
-                    if self.put_off_removals() {
+                    if self.postpone_removals() {
                         continue;
                     }
                     let now = Instant::now();
                     self.released.retain(|_, until| *until > now);
-                    Cause::ReleaseDelayEnded
+                    ReconcileCause::ReleaseDelayEnded
                 }
-                () = tokio::time::sleep_until(self.next_look) => Cause::Audit,
+                () = tokio::time::sleep_until(self.next_reconciliation) => ReconcileCause::Audit,
             };
-            // A refused claim may have been half installed, hence the second look.
-            while self.look_and_report(cause).await {}
+            // A refused claim can have changed routes in part, so another reconciliation follows
+            // each refusal.
+            while self.reconcile_or_schedule_retry(cause).await {}
         }
     }
 
-    /// Puts the removal of routes without a holder off by the time in which this process slept, as
-    /// their holders may wait in its sockets. Returns whether it slept.
-    fn put_off_removals(&mut self) -> bool {
+    /// Postpones the removal of routes without a holder by the time for which this process did not
+    /// run, for example because it was stopped. In this time the requests of the holders waited in
+    /// its sockets. Reports whether the process did not run for a while.
+    fn postpone_removals(&mut self) -> bool {
         let slept = self.sleep_watch.slept();
         if slept.is_zero() {
             return false;
         }
         let now = Instant::now();
-        let put_off = |until: Instant, whole: Duration| (until + slept).min(now + whole);
-        self.adopted_until = put_off(self.adopted_until, self.settings.adopt_timeout);
+        let postponed = |until: Instant, whole: Duration| (until + slept).min(now + whole);
+        self.adopted_until = postponed(self.adopted_until, self.settings.adopt_timeout);
         for until in self.released.values_mut() {
-            *until = put_off(*until, self.settings.release_delay);
+            *until = postponed(*until, self.settings.release_delay);
         }
         true
     }
 
-    /// Takes a command. `routed` is what claims want a route, or more, and is kept up to date.
-    fn take(&mut self, command: Command, routed: &mut Routed) {
+    /// Processes a command. `gateways_by_prefix` contains at least the gateways of all current
+    /// claims, and the function adds the gateway of a new hold.
+    fn handle_command(&mut self, command: HoldCommand, gateways_by_prefix: &mut GatewaysByPrefix) {
         match command {
-            Command::Hold {
+            HoldCommand::Hold {
                 id,
                 claim,
-                peer,
+                process,
                 answer,
             } => {
-                let held = HeldClaim {
+                let held = ActiveHold {
                     claim,
-                    peer,
+                    process,
                     state: watch::Sender::new(HoldState::default()),
                     answer: None,
                 };
-                if self.over_limit(&claim, routed).is_some() {
-                    // Without what was released since it was read.
-                    *routed = self.routed();
+                if self.over_limit(&claim, gateways_by_prefix).is_some() {
+                    // Computes the gateways again, without claims that have been released in the
+                    // meantime.
+                    *gateways_by_prefix = self.gateways_by_prefix();
                 }
-                if let Some(refusal) = self.over_limit(&claim, routed) {
+                if let Some(refusal) = self.over_limit(&claim, gateways_by_prefix) {
                     refuse(&self.metrics, &held, answer, refusal);
                 } else {
                     let answer = Some(answer);
-                    self.holds.insert(id, HeldClaim { answer, ..held });
-                    routed
+                    self.holds.insert(id, ActiveHold { answer, ..held });
+                    gateways_by_prefix
                         .entry(claim.prefix)
                         .or_default()
                         .insert(claim.gateway);
                 }
             }
-            Command::Release(id) => {
+            HoldCommand::Release(id) => {
                 if let Some(held) = self.holds.remove(&id) {
                     tracing::info!(
                         prefix = %held.claim.prefix,
                         gateway = %held.claim.gateway,
-                        process_id = held.peer.process_id,
-                        user_id = held.peer.user_id,
-                        "a hold has ended"
+                        process_id = held.process.process_id,
+                        user_id = held.process.user_id,
+                        "a hold ended"
                     );
                     let delay = self.settings.release_delay;
                     if !delay.is_zero() {
@@ -296,20 +299,24 @@ impl<K: Kernel> RouteTable<K> {
         }
     }
 
-    /// Returns the limit that one more hold of the claim would exceed.
-    fn over_limit(&self, claim: &Claim, routed: &Routed) -> Option<Refusal> {
+    /// Returns a refusal if one more hold of the claim would exceed a limit.
+    fn over_limit(
+        &self,
+        claim: &RouteClaim,
+        gateways_by_prefix: &GatewaysByPrefix,
+    ) -> Option<HoldRefusal> {
         let limit = self.settings.max_routes;
         let holds = limit.saturating_mul(HOLDS_PER_ROUTE);
         if self.holds.len() >= holds {
-            return Some(Refusal::TooManyHolds { limit: holds });
+            return Some(HoldRefusal::TooManyHolds { limit: holds });
         }
-        match routed.get(&claim.prefix) {
-            None => (routed.len() >= limit).then_some(Refusal::TooMany { limit }),
+        match gateways_by_prefix.get(&claim.prefix) {
+            None => (gateways_by_prefix.len() >= limit).then_some(HoldRefusal::TooMany { limit }),
             Some(gateways) => {
                 let is_full = gateways.len() >= MOST_NEXT_HOPS;
                 let prefix = claim.prefix;
                 (is_full && !gateways.contains(&claim.gateway)).then_some(
-                    Refusal::TooManyNextHops {
+                    HoldRefusal::TooManyNextHops {
                         prefix,
                         limit: MOST_NEXT_HOPS,
                     },
@@ -318,75 +325,88 @@ impl<K: Kernel> RouteTable<K> {
         }
     }
 
-    /// The gateways of every prefix that has a route by a claim: a held one, one that was let go of a
-    /// moment ago, or one of an earlier run.
-    fn routed(&self) -> Routed {
-        let mut routed = Routed::new();
+    /// Returns the gateways of each prefix with a claim: held, recently released, or left by an
+    /// earlier run.
+    fn gateways_by_prefix(&self) -> GatewaysByPrefix {
+        let mut gateways_by_prefix = GatewaysByPrefix::new();
         let held = self.holds.values().map(|held| &held.claim);
         for claim in held.chain(self.released.keys()).chain(&self.adopted) {
-            routed
+            gateways_by_prefix
                 .entry(claim.prefix)
                 .or_default()
                 .insert(claim.gateway);
         }
-        routed
+        gateways_by_prefix
     }
 
-    /// Looks at the kernel; says whether to look again at once.
-    async fn look_and_report(&mut self, cause: Cause) -> bool {
-        match self.look(cause).await {
-            Ok(look_again) => look_again,
+    /// Reconciles the kernel with the claims. If the kernel cannot be read, refuses new holds and
+    /// schedules a retry. Reports whether another reconciliation must follow immediately.
+    async fn reconcile_or_schedule_retry(&mut self, cause: ReconcileCause) -> bool {
+        match self.reconcile_and_publish(cause).await {
+            Ok(has_refusals) => has_refusals,
             Err(error) => {
                 let reason = in_words(&error);
-                tracing::error!(reason, "cannot look at the kernel's routes");
+                tracing::error!(
+                    error = reason,
+                    "cannot read the kernel's routes; refusing new holds and retrying"
+                );
                 self.metrics.kernel_errors.inc();
                 self.steps.routes.missing(reason.as_str());
-                self.next_look = Instant::now() + self.backoff.next_delay();
-                self.refuse_unanswered(&reason);
-                // The kernel could not be asked, so asking again at once is of no use.
+                self.next_reconciliation = Instant::now() + self.backoff.next_delay();
+                self.refuse_all_unanswered(&reason);
+                // An immediate retry would also fail, so the retry waits for the backoff.
                 false
             }
         }
     }
 
-    /// Makes the kernel's routes equal to the claims and tells everybody; says whether a claim was
-    /// refused.
-    async fn look(&mut self, cause: Cause) -> Result<bool, KernelError> {
+    /// Reconciles the kernel with the claims, and publishes the result to holders, watchers,
+    /// metrics and readiness. Reports whether a claim was refused.
+    async fn reconcile_and_publish(
+        &mut self,
+        cause: ReconcileCause,
+    ) -> Result<bool, RouteKernelError> {
         let begin = Instant::now();
-        let look = self.reconcile(cause).await?;
-        // A pod that went while nobody watched does not come back under its old claim.
+        let reconciliation = self.reconcile(cause).await?;
+        // A gateway that is no longer on a link belonged to a pod that ended while node-router did
+        // not run. Its adopted claims are dropped, so that a later pod with the same address does
+        // not get the routes.
         self.adopted
-            .retain(|claim| matches!(look.links.get(&claim.gateway), Some(Ok(_))));
+            .retain(|claim| matches!(reconciliation.links.get(&claim.gateway), Some(Ok(_))));
         self.released
-            .retain(|claim, _| !matches!(look.links.get(&claim.gateway), Some(Err(_))));
+            .retain(|claim, _| !matches!(reconciliation.links.get(&claim.gateway), Some(Err(_))));
         let now = Instant::now();
-        self.rest_until = now + ((now - begin) * REST).clamp(QUIET, LONGEST_REST);
-        if look.failures.is_empty() && !look.is_guard_failed() {
+        self.paused_until =
+            now + ((now - begin) * PAUSE_FACTOR).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+        if reconciliation.failures.is_empty() && !reconciliation.is_guard_failed() {
             self.backoff.reset();
-            self.next_look = now + self.settings.audit_interval;
+            self.next_reconciliation = now + self.settings.audit_interval;
         } else {
-            self.next_look = now + self.backoff.next_delay();
+            self.next_reconciliation = now + self.backoff.next_delay();
         }
-        if look.is_guard_outdated {
-            self.next_look = self.next_look.min(now + QUIET);
+        if reconciliation.is_guard_outdated {
+            self.next_reconciliation = self.next_reconciliation.min(now + SHORTEST_PAUSE);
         }
-        if let Some(wait) = look.actual.complete_in {
-            self.next_look = self.next_look.min(now + wait.max(QUIET));
+        if let Some(wait) = reconciliation.actual.complete_in {
+            self.next_reconciliation = self.next_reconciliation.min(now + wait.max(SHORTEST_PAUSE));
         }
-        let refused = self.tell_holders(&look);
-        self.publish(&look);
-        self.publish_forwarding(&look.actual.not_forwarding);
-        self.publish_guard(look.guard_problem, &look.uplinks);
+        let refused = self.notify_holders(&reconciliation);
+        self.publish(&reconciliation);
+        self.publish_forwarding(&reconciliation.actual.not_forwarding);
+        self.publish_guard(reconciliation.guard_problem, &reconciliation.uplinks);
         Ok(refused)
     }
 
-    async fn reconcile(&mut self, cause: Cause) -> Result<Look, KernelError> {
-        let mut look = Look::default();
+    async fn reconcile(
+        &mut self,
+        cause: ReconcileCause,
+    ) -> Result<Reconciliation, RouteKernelError> {
+        let mut reconciliation = Reconciliation::default();
         let prefixes = self.claims().keys().map(|claim| claim.prefix).collect();
-        look.actual = self.kernel.read(&prefixes).await?;
-        self.refuse_not_forwarded(&look.actual.not_forwarding);
+        reconciliation.actual = self.kernel.read(&prefixes).await?;
+        self.refuse_not_forwarded(&reconciliation.actual.not_forwarding);
         for &claim in self.claims().keys() {
-            let link = match look.links.entry(claim.gateway) {
+            let link = match reconciliation.links.entry(claim.gateway) {
                 Entry::Occupied(known) => known.into_mut(),
                 Entry::Vacant(unknown) => unknown.insert(self.kernel.link_to(claim.gateway).await?),
             };
@@ -395,110 +415,127 @@ impl<K: Kernel> RouteTable<K> {
                     gateway: claim.gateway,
                     interface: link.interface,
                 };
-                let next_hops = look.desired.entry(claim.prefix).or_default();
+                let next_hops = reconciliation.desired.entry(claim.prefix).or_default();
                 next_hops.insert(next_hop);
             }
         }
-        let plan = plan::plan(&look.desired, &look.actual.routes);
-        look.conflicts = plan.conflicts;
-        let wanted = self.wanted_guard(&look);
-        let guard_changes = wanted.changes(&look.actual.guard);
-        look.describe_guard(&self.settings.uplinks, &wanted);
+        let plan = plan::plan(&reconciliation.desired, &reconciliation.actual.routes);
+        reconciliation.conflicts = plan.conflicts;
+        let desired_guard = self.desired_guard(&reconciliation);
+        let guard_changes = desired_guard.changes(&reconciliation.actual.guard);
+        reconciliation.describe_guard(&self.settings.uplinks, &desired_guard);
         if plan.changes.is_empty() && guard_changes.is_empty() {
-            return Ok(look);
+            return Ok(reconciliation);
         }
         for change in &plan.changes {
-            self.apply(change, cause, &mut look).await;
+            self.apply(change, cause, &mut reconciliation).await;
         }
         for change in &guard_changes {
-            self.apply_guard(change, cause, &mut look).await;
+            self.apply_guard(change, cause, &mut reconciliation).await;
         }
-        look.actual = self.kernel.read(&prefixes).await?;
-        for (&prefix, next_hops) in &look.desired {
-            if !look.conflicts.contains_key(&prefix)
-                && !plan::is_installed(prefix, next_hops, &look.actual.routes)
+        reconciliation.actual = self.kernel.read(&prefixes).await?;
+        for (&prefix, next_hops) in &reconciliation.desired {
+            if !reconciliation.conflicts.contains_key(&prefix)
+                && !plan::is_installed(prefix, next_hops, &reconciliation.actual.routes)
             {
-                look.failures.entry(prefix).or_insert_with(|| {
-                    "the route was acknowledged, but reads back different".to_owned()
+                reconciliation.failures.entry(prefix).or_insert_with(|| {
+                    "the kernel acknowledged the route, but the route reads back differently"
+                        .to_owned()
                 });
             }
         }
-        // Compared with the guard that the changes were made for: a default route that another
-        // program has added since then is no failure.
-        for change in wanted.changes(&look.actual.guard) {
-            look.guard_failed(&change, || {
-                "the change was acknowledged, but has no effect".to_owned()
+        // Compares with the guard that was applied. If another program added a default route in the
+        // meantime, the desired guard is different now, but no change failed.
+        for change in desired_guard.changes(&reconciliation.actual.guard) {
+            reconciliation.record_guard_failure(&change, || {
+                "the kernel acknowledged the change, but the change has no effect".to_owned()
             });
         }
-        look.is_guard_outdated = self.wanted_guard(&look) != wanted;
-        Ok(look)
+        reconciliation.is_guard_outdated = self.desired_guard(&reconciliation) != desired_guard;
+        Ok(reconciliation)
     }
 
-    /// The uplink guard for the routes of this look.
-    fn wanted_guard(&self, look: &Look) -> Wanted {
-        let routes = look.desired.iter();
-        let routes = routes.filter(|(prefix, _)| !look.conflicts.contains_key(prefix));
+    /// Returns the uplink guard for the desired routes of this reconciliation.
+    fn desired_guard(&self, reconciliation: &Reconciliation) -> DesiredGuard {
+        let routes = reconciliation.desired.iter();
+        let routes = routes.filter(|(prefix, _)| !reconciliation.conflicts.contains_key(prefix));
         let routes: Desired = routes
             .map(|(prefix, next_hops)| (*prefix, next_hops.clone()))
             .collect();
-        Wanted::new(
+        DesiredGuard::new(
             &self.settings.uplinks,
             &self.settings.policy.allowed_prefixes,
             &routes,
-            &look.actual.routes.foreign,
-            &look.actual.guard,
+            &reconciliation.actual.routes.foreign,
+            &reconciliation.actual.guard,
         )
     }
 
-    async fn apply_guard(&mut self, change: &uplink::Change, cause: Cause, look: &mut Look) {
+    async fn apply_guard(
+        &mut self,
+        change: &uplink::GuardChange,
+        cause: ReconcileCause,
+        reconciliation: &mut Reconciliation,
+    ) {
         match self.kernel.apply_guard(change).await {
             Ok(()) => {
                 let labels = vec![("change", change.name().to_owned())];
                 self.metrics.changes.get_or_create(&labels).inc();
-                if cause == Cause::Audit && change.name() != "remove" {
+                if cause == ReconcileCause::Audit && change.name() != "remove" {
                     self.metrics.repairs.inc();
-                    tracing::warn!(%change, "the uplink guard was changed; repaired");
+                    tracing::warn!(%change, "another program changed the uplink guard; restored it");
                 } else {
-                    tracing::info!(%change, "uplink guard changed");
+                    tracing::info!(%change, "changed the uplink guard");
                 }
             }
             Err(error) => {
                 let reason = in_words(&error);
-                tracing::debug!(reason, "the kernel refused a change of the uplink guard");
+                tracing::debug!(
+                    error = reason,
+                    "the kernel refused a change of the uplink guard; retrying"
+                );
                 self.metrics.kernel_errors.inc();
-                look.guard_failed(change, || reason);
+                reconciliation.record_guard_failure(change, || reason);
             }
         }
     }
 
-    async fn apply(&mut self, change: &Change, cause: Cause, look: &mut Look) {
+    async fn apply(
+        &mut self,
+        change: &RouteChange,
+        cause: ReconcileCause,
+        reconciliation: &mut Reconciliation,
+    ) {
         match self.kernel.apply(change).await {
             Ok(()) => {
                 let labels = vec![("change", change.name().to_owned())];
                 self.metrics.changes.get_or_create(&labels).inc();
-                if cause == Cause::Audit && !matches!(change, Change::Remove { .. }) {
+                if cause == ReconcileCause::Audit && !matches!(change, RouteChange::Remove { .. }) {
                     self.metrics.repairs.inc();
-                    tracing::warn!(%change, "the kernel's route was not as left; repaired");
+                    tracing::warn!(%change, "another program changed a route; restored it");
                 } else {
-                    tracing::info!(%change, "the kernel's routes have changed");
+                    tracing::info!(%change, "changed a route in the kernel");
                 }
             }
             Err(error) => {
                 let reason = in_words(&error);
-                tracing::error!(reason, "the kernel refused a change");
+                tracing::error!(
+                    error = reason,
+                    "the kernel refused a change of a route; retrying"
+                );
                 self.metrics.kernel_errors.inc();
-                look.failures.insert(change.prefix(), reason);
+                reconciliation.failures.insert(change.prefix(), reason);
             }
         }
     }
 
-    /// Everything that wants a route; what an earlier run left, and what was let go of a moment
-    /// ago, has no holders. The latter stays only where the prefix would have no next hop without
-    /// it: where another pod holds the prefix, that one serves it better.
-    fn claims(&self) -> BTreeMap<Claim, Holders> {
+    /// Returns all claims that need a route, with their holders. Claims that an earlier run left,
+    /// and released claims, have no holders. A released claim counts only if no pod holds its
+    /// prefix, because a pod that holds the prefix serves it better than a pod that released it.
+    fn claims(&self) -> BTreeMap<RouteClaim, Holders> {
         let held: BTreeSet<IpNet> = self.holds.values().map(|held| held.claim.prefix).collect();
         let released = self.released.keys();
-        let mut claims: BTreeMap<Claim, Holders> = self
+        let mut claims: BTreeMap<RouteClaim, Holders> = self
             .adopted
             .iter()
             .chain(released.filter(|claim| !held.contains(&claim.prefix)))
@@ -507,24 +544,24 @@ impl<K: Kernel> RouteTable<K> {
         for held in self.holds.values() {
             let holders = claims.entry(held.claim).or_default();
             if holders.count == 0 {
-                holders.first = held.peer;
+                holders.first = held.process;
             }
             holders.count += 1;
         }
         claims
     }
 
-    fn tell_holders(&mut self, look: &Look) -> bool {
+    fn notify_holders(&mut self, reconciliation: &Reconciliation) -> bool {
         let mut refused = Vec::new();
         for (id, held) in &mut self.holds {
-            let state = look.state(&held.claim);
+            let state = reconciliation.state(&held.claim);
             let Some(answer) = held.answer.take() else {
                 held.state
                     .send_if_modified(|before| std::mem::replace(before, state.clone()) != state);
                 continue;
             };
             let fields = (held.claim.prefix, held.claim.gateway);
-            if let Some(refusal) = look.refusal(&held.claim) {
+            if let Some(refusal) = reconciliation.refusal(&held.claim) {
                 refused.push(*id);
                 refuse(&self.metrics, held, answer, refusal);
                 continue;
@@ -533,13 +570,13 @@ impl<K: Kernel> RouteTable<K> {
                 prefix = %fields.0,
                 gateway = %fields.1,
                 interface = state.interface,
-                process_id = held.peer.process_id,
-                user_id = held.peer.user_id,
-                "a route is held"
+                process_id = held.process.process_id,
+                user_id = held.process.user_id,
+                "granted a hold"
             );
             self.adopted.remove(&held.claim);
             held.state.send_replace(state);
-            // A caller who has gone takes the hold along.
+            // If the caller no longer waits, dropping the receiver releases the hold.
             let _ = answer.send(Ok(held.state.subscribe()));
         }
         for id in &refused {
@@ -548,23 +585,24 @@ impl<K: Kernel> RouteTable<K> {
         !refused.is_empty()
     }
 
-    fn refuse_unanswered(&mut self, problem: &str) {
-        self.refuse_new(|prefix| {
+    fn refuse_all_unanswered(&mut self, problem: &str) {
+        self.refuse_unanswered_if(|prefix| {
             let problem = problem.to_owned();
-            Some(Refusal::NotRead { prefix, problem })
+            Some(HoldRefusal::NotRead { prefix, problem })
         });
     }
 
-    /// Refuses new holds of IP versions that the node does not forward, before they have a route.
+    /// Refuses new holds of IP versions that the node does not forward, before their routes are
+    /// installed.
     fn refuse_not_forwarded(&mut self, not_forwarding: &BTreeSet<IpVersion>) {
-        self.refuse_new(|prefix| {
+        self.refuse_unanswered_if(|prefix| {
             let is_off = not_forwarding.contains(&IpVersion::of(&prefix));
-            is_off.then_some(Refusal::NotForwarding { prefix })
+            is_off.then_some(HoldRefusal::NotForwarding { prefix })
         });
     }
 
-    /// Refuses the holds without an answer for whose prefix there is a refusal.
-    fn refuse_new(&mut self, refusal: impl Fn(IpNet) -> Option<Refusal>) {
+    /// Refuses holds that have no answer yet, if `refusal` returns a reason for their prefix.
+    fn refuse_unanswered_if(&mut self, refusal: impl Fn(IpNet) -> Option<HoldRefusal>) {
         let metrics = &self.metrics;
         self.holds.retain(|_, held| {
             let Some(refusal) = refusal(held.claim.prefix) else {
@@ -577,117 +615,51 @@ impl<K: Kernel> RouteTable<K> {
             false
         });
     }
-
-    fn publish_forwarding(&self, not_forwarding: &BTreeSet<IpVersion>) {
-        let versions = self.settings.policy.versions();
-        let off = versions.intersection(not_forwarding).copied();
-        let problems: Vec<String> = off.map(forwarding_problem).collect();
-        if problems.is_empty() {
-            self.steps.forwarding.ready("");
-        } else {
-            self.steps.forwarding.missing(problems.join("; "));
-        }
-    }
-
-    fn publish(&mut self, look: &Look) {
-        let routes = look.routes(&self.claims());
-        let broken: Vec<String> = routes
-            .iter()
-            .filter(|(_, route)| !route.installed)
-            .map(|(prefix, route)| format!("{prefix}: {}", route.last_error))
-            .collect();
-        let installed = routes.len() - broken.len();
-        if broken.is_empty() {
-            self.steps.routes.ready(format!("{installed} installed"));
-        } else {
-            // One broken claim must not take the node out of service for the others.
-            self.steps
-                .routes
-                .ready(format!("{installed} installed, not: {}", broken.join("; ")));
-        }
-        for (state, count) in [("installed", installed), ("missing", broken.len())] {
-            self.metrics
-                .routes
-                .get_or_create(&vec![("state", state.to_owned())])
-                .set(gauge(count));
-        }
-        self.metrics.holds.set(gauge(self.holds.len()));
-        self.metrics.adopted.set(gauge(self.adopted.len()));
-        self.publisher.replace_all(routes);
-    }
-
-    /// Without the guard the node still serves, so the step is never missing.
-    fn publish_guard(&mut self, problem: Option<String>, uplinks: &str) {
-        self.metrics.guard_installed.set(problem.is_none().into());
-        self.steps.uplink_guard.ready(match &problem {
-            None => uplinks,
-            Some(problem) => problem,
-        });
-        let is_switched_off = self.settings.uplinks == Uplinks::None;
-        if let Some(problem) = &problem
-            && self.guard_problem.as_ref() != Some(problem)
-            && !is_switched_off
-        {
-            tracing::warn!(
-                problem,
-                "packets from the uplink for service addresses without a route are not dropped; they \
-                 may loop between the node and its router"
-            );
-        }
-        self.guard_problem = problem;
-    }
-
-    fn published(&self) -> usize {
-        self.publisher.reader().snapshot_after(None, 0).total
-    }
 }
 
 fn refuse(
     metrics: &RouterMetrics,
-    held: &HeldClaim,
-    answer: oneshot::Sender<Answer>,
-    refusal: Refusal,
+    held: &ActiveHold,
+    answer: oneshot::Sender<HoldAnswer>,
+    refusal: HoldRefusal,
 ) {
     tracing::info!(
         prefix = %held.claim.prefix,
         gateway = %held.claim.gateway,
-        process_id = held.peer.process_id,
-        user_id = held.peer.user_id,
+        process_id = held.process.process_id,
+        user_id = held.process.user_id,
         reason = %refusal,
-        "a hold is refused"
+        "refused a hold"
     );
     let labels = vec![("reason", refusal.name().to_owned())];
     metrics.refused.get_or_create(&labels).inc();
-    // A caller who has gone needs no answer.
+    // If the caller no longer waits, there is no receiver for the refusal.
     let _ = answer.send(Err(refusal));
 }
 
-fn gauge(count: usize) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
-}
-
-/// Keeps the claims of the first prefixes and of the first gateways of each; returns how many are gone.
-fn drop_over_limit(claims: &mut BTreeSet<Claim>, limit: usize) -> usize {
-    let found = claims.len();
-    let mut routed = Routed::new();
+/// Keeps the claims of the first `limit` prefixes, and the first gateways of each prefix. Returns
+/// the number of removed claims.
+fn drop_over_limit(claims: &mut BTreeSet<RouteClaim>, limit: usize) -> usize {
+    let claims_before = claims.len();
+    let mut gateways_by_prefix = GatewaysByPrefix::new();
     claims.retain(|claim| {
-        let is_known = routed.contains_key(&claim.prefix);
-        if !is_known && routed.len() >= limit {
+        let is_known = gateways_by_prefix.contains_key(&claim.prefix);
+        if !is_known && gateways_by_prefix.len() >= limit {
             return false;
         }
-        let gateways = routed.entry(claim.prefix).or_default();
+        let gateways = gateways_by_prefix.entry(claim.prefix).or_default();
         gateways.len() < MOST_NEXT_HOPS && gateways.insert(claim.gateway)
     });
-    found - claims.len()
+    claims_before - claims.len()
 }
 
-fn adopted_claims(routes: &[OwnRoute]) -> BTreeSet<Claim> {
+fn adopted_claims(routes: &[OwnRoute]) -> BTreeSet<RouteClaim> {
     routes
         .iter()
         .flat_map(|route| {
             let prefix = route.prefix;
             let next_hops = route.next_hops.iter().flatten();
-            next_hops.map(move |hop| Claim {
+            next_hops.map(move |hop| RouteClaim {
                 prefix,
                 gateway: hop.gateway,
             })

@@ -1,7 +1,7 @@
-//! ServiceAccount tokens of holders, verified with the keys of the cluster.
+//! Verification of the hold tokens of ServiceAccounts.
 //!
-//! A token is a JSON Web Token that the API server signed for one pod and for the audience
-//! [`AUDIENCE`]. Nothing here logs or prints a token.
+//! A hold token is a JSON Web Token that the API server signed for one pod and for the audience
+//! [`AUDIENCE`]. No code in this module logs or prints a token.
 
 mod keys;
 mod signature;
@@ -14,23 +14,25 @@ use serde::Deserialize;
 use tokio::sync::watch;
 use tonic::metadata::MetadataMap;
 
-use crate::{error::Refusal, namespaces::NamespacePrefixes};
+use crate::{error::HoldRefusal, namespaces::NamespacePrefixes};
 pub(crate) use keys::{KeysFile, TokenKeys};
 pub use keys::{KeysFileError, TokenKeysError};
 
-/// Audience that a token must name. A token for the API server proves nothing here.
+/// Audience that a hold token must name. Tokens for the API server have another audience and are
+/// rejected.
 pub const AUDIENCE: &str = "portlb";
 
-/// Most bytes of a token. Those of kube-apiserver have 1,000 to 1,500.
+/// Maximum length of a token in bytes. Tokens of kube-apiserver have 1,000 to 1,500 bytes.
 pub const LONGEST_TOKEN: usize = 8 * 1024;
 
-/// Difference between the clocks of this node and of the API server that is tolerated, in seconds.
+/// Tolerated difference between the clocks of this node and of the API server in seconds.
 const LEEWAY_SECONDS: u64 = 30;
 
-/// Most characters of a key id in a message: the sender of a bad token chooses it.
+/// Maximum number of characters of a key id in an error. The sender of a forged token chooses the
+/// key id.
 const LONGEST_SHOWN_KEY_ID: usize = 64;
 
-/// Decides by its token which prefixes a holder may hold.
+/// Decides by the token of a holder which prefixes the holder may hold.
 #[derive(Clone, Debug)]
 pub(crate) struct TokenGate {
     pub(crate) keys: watch::Receiver<Arc<TokenKeys>>,
@@ -38,45 +40,46 @@ pub(crate) struct TokenGate {
     pub(crate) namespaces: NamespacePrefixes,
 }
 
-/// The pod that a token was issued for.
+/// Pod for which a verified token was issued.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Holder {
+pub(crate) struct TokenHolder {
     pub(crate) namespace: String,
     pub(crate) pod: String,
     pub(crate) pod_uid: String,
     pub(crate) service_account: String,
 }
 
-/// A token that is not verified yet. It has no `Debug`, so that no log can show it.
+/// A token that has not been verified. The type does not implement `Debug`, so that no log can show
+/// the token.
 pub(crate) struct UnverifiedToken(String);
 
-/// Why a token is refused.
+/// Reason why a hold token is rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenProblem {
-    #[error("the hold carries none; give bgp-announcer --hold-token-file")]
+    #[error("the hold request has no token; set bgp-announcer --hold-token-file")]
     Missing,
-    #[error("it is longer than {LONGEST_TOKEN} bytes")]
+    #[error("the token is longer than {LONGEST_TOKEN} bytes")]
     TooLong,
-    #[error("it is no JSON Web Token with one of the algorithms RS256, ES256 and ES384")]
+    #[error("the token is not a JSON Web Token with the algorithm RS256, ES256 or ES384")]
     Malformed,
     #[error(
-        "no key of --token-keys-file has its key id {0:?}; after a change of the cluster's keys write \
-         the answer of `kubectl get --raw /openid/v1/jwks` into the file"
+        "--token-keys-file has no key with the key id {0:?} of the token; after a change of the cluster's \
+         keys, write the output of `kubectl get --raw /openid/v1/jwks` to the file"
     )]
     UnknownKey(String),
-    #[error("its algorithm is not that of the key that it names")]
+    #[error("the algorithm of the token differs from the algorithm of its key")]
     Algorithm,
-    #[error("its signature is not by the key that it names")]
+    #[error("the signature of the token does not match its key")]
     Signature,
-    #[error("it has expired; the kubelet renews the file of a projected token")]
+    #[error("the token has expired; the kubelet renews the file of a projected token")]
     Expired,
-    #[error("it is not valid yet; compare the clocks of this node and of the API server")]
+    #[error("the token is not valid yet; compare the clocks of this node and of the API server")]
     NotYetValid,
-    #[error("it is not for the audience `{AUDIENCE}`")]
+    #[error("the token is not for the audience `{AUDIENCE}`")]
     Audience,
-    #[error("its issuer is not {0:?} (--token-issuer)")]
+    #[error("the issuer of the token is not {0:?} (--token-issuer)")]
     Issuer(String),
-    #[error("its claims are not those of a ServiceAccount token that is bound to a pod")]
+    #[error("the token lacks the claims of a ServiceAccount token that is bound to a pod")]
     Claims,
 }
 
@@ -101,11 +104,12 @@ struct ObjectClaims {
 }
 
 impl UnverifiedToken {
-    /// Takes the token of `authorization: Bearer TOKEN`.
+    /// Returns the token in the metadata `authorization: Bearer TOKEN`.
     pub(crate) fn of(metadata: &MetadataMap) -> Result<Self, TokenProblem> {
         let mut values = metadata.get_all("authorization").iter();
         let value = values.next().ok_or(TokenProblem::Missing)?;
-        // Of several, each reader could take another one.
+        // With several values, a proxy and node-router could use different tokens, so the request
+        // is rejected.
         if values.next().is_some() {
             return Err(TokenProblem::Malformed);
         }
@@ -122,12 +126,12 @@ impl UnverifiedToken {
 }
 
 impl TokenGate {
-    /// Verifies the token, and decides whether its namespace may hold the prefix.
+    /// Verifies the token and returns its pod, if the namespace of the pod may hold the prefix.
     pub(crate) fn admit(
         &self,
         token: Result<UnverifiedToken, TokenProblem>,
         prefix: IpNet,
-    ) -> Result<Holder, Refusal> {
+    ) -> Result<TokenHolder, HoldRefusal> {
         let keys = Arc::clone(&self.keys.borrow());
         let holder = token.and_then(|token| verify(&token, &keys, &self.issuer))?;
         self.namespaces.check(&holder.namespace, prefix)?;
@@ -136,7 +140,7 @@ impl TokenGate {
 }
 
 impl TokenProblem {
-    /// One word for metrics.
+    /// Returns the value of the label `reason` in metrics.
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Missing => "token_missing",
@@ -153,12 +157,13 @@ impl TokenProblem {
     }
 }
 
-/// Returns the pod that the token was issued for. The key decides on the algorithm, never the token.
+/// Verifies the token and returns the pod for which it was issued. The key determines the
+/// algorithm. The algorithm in the token's header is only compared, because a forger chooses it.
 fn verify(
     UnverifiedToken(token): &UnverifiedToken,
     keys: &TokenKeys,
     issuer: &str,
-) -> Result<Holder, TokenProblem> {
+) -> Result<TokenHolder, TokenProblem> {
     let header = decode_header(token).map_err(|_| TokenProblem::Malformed)?;
     let key_id = header.kid.unwrap_or_default();
     let Some((algorithm, key)) = keys.find(&key_id) else {
@@ -176,7 +181,7 @@ fn verify(
         .map_err(|error| problem(error.kind(), issuer))?
         .claims;
     let claims: Claims = serde_json::from_value(claims).map_err(|_| TokenProblem::Claims)?;
-    // The library checks `nbf` alone.
+    // The library checks `nbf`, but not `iat`.
     if claims.iat > get_current_timestamp() + LEEWAY_SECONDS {
         return Err(TokenProblem::NotYetValid);
     }
@@ -189,7 +194,7 @@ fn verify(
     if names.iter().any(|name| name.is_empty()) || serviceaccount.uid.is_empty() {
         return Err(TokenProblem::Claims);
     }
-    Ok(Holder {
+    Ok(TokenHolder {
         namespace,
         pod: pod.name,
         pod_uid: pod.uid,
@@ -199,7 +204,7 @@ fn verify(
 
 #[expect(
     clippy::wildcard_enum_match_arm,
-    reason = "the library's errors may become more; each other one is about the form of the token"
+    reason = "later versions of the library can add errors; all other errors are about the format of the token"
 )]
 fn problem(kind: &ErrorKind, issuer: &str) -> TokenProblem {
     match kind {

@@ -1,17 +1,20 @@
-//! Pure: the uplink guard, which keeps packets for service addresses from looping between a node
-//! without a route and its router.
+//! The uplink guard of a node.
+//!
+//! Without the guard, a packet from the router for a service address without a held route would
+//! follow the node's default route back to the router, and loop.
 //!
 //! ```text
 //!  ip rule, preference 112, for each uplink and allowed prefix:
 //!      iif UPLINK to PREFIX lookup 112
 //!  ip route show table 112:
-//!      SERVICE via POD          metric 112    held
-//!      throw FOREIGN            metric 1120   another program's route in the main table decides
+//!      SERVICE via POD          metric 112    a held route
+//!      throw FOREIGN            metric 1120   a route of another program in the main table decides
 //!      blackhole PREFIX         metric 1120   each allowed prefix
 //! ```
 //!
-//! The main table holds the held routes as well: clients on the node and its pods match no rule of
-//! the guard. They reach the service address by the node's default route where it has no pod.
+//! The main table contains the held routes as well. Packets of clients on the node and in its pods
+//! match no rule of the guard. If no pod of the node holds the service address, these packets follow
+//! the default route in the main table.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,23 +25,20 @@ use ipnet::IpNet;
 
 use crate::plan::{self, Desired, ForeignRoute, OwnRoute};
 
-/// Table of the guard's routes, which is also the preference of its rules.
+/// Number of the guard's routing table, which is also the preference of the guard's rules.
 pub const TABLE: u32 = 112;
 
-/// Metric of the guard's routes for what is not held: any held route to the same prefix wins.
+/// Metric of the guard's fallback routes. It is higher than [`METRIC`](crate::METRIC), so a held
+/// route to the same prefix wins.
 pub const FALLBACK_METRIC: u32 = 1120;
 
-/// An IP version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum IpVersion {
-    /// IPv4.
     V4,
-    /// IPv6.
     V6,
 }
 
 impl IpVersion {
-    /// Returns the version of a prefix.
     pub fn of(prefix: &IpNet) -> Self {
         match prefix {
             IpNet::V4(_) => Self::V4,
@@ -46,7 +46,7 @@ impl IpVersion {
         }
     }
 
-    /// Returns the sysctl without which the kernel forwards no packet of this version.
+    /// Returns the sysctl that enables forwarding of this IP version.
     pub fn forwarding_sysctl(self) -> &'static str {
         match self {
             Self::V4 => "net.ipv4.ip_forward",
@@ -64,70 +64,62 @@ impl fmt::Display for IpVersion {
     }
 }
 
-/// Which interfaces are uplinks.
+/// Setting for the interfaces that are guarded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Uplinks {
-    /// The interfaces of the default routes, for each IP version, without those by which pods of
-    /// this node are reached.
+    /// For each IP version the interfaces of the default routes, except interfaces by which this
+    /// node reaches its pods.
     OfDefaultRoutes,
-    /// These.
     Named(BTreeSet<String>),
-    /// None: no guard.
     None,
 }
 
-/// A routing rule: packets that come in by the interface for the prefix are routed by [`TABLE`].
+/// A routing rule: packets that arrive on the interface for the prefix are routed by [`TABLE`].
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Rule {
-    /// Name of the interface.
+pub struct GuardRule {
     pub uplink: String,
-    /// Destinations.
     pub prefix: IpNet,
 }
 
-/// What happens to packets for a prefix that no held route covers.
+/// Fate of packets for a prefix for which no pod holds a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fallback {
-    /// The packet is dropped.
     Blackhole,
-    /// The main table decides.
+    /// The kernel continues with the next rule, so that the main table decides.
     Throw,
 }
 
-/// The guard as the kernel holds it.
+/// The guard in the kernel, and the state of the node on which the desired guard depends.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Guard {
-    /// IP versions for which this kernel has routing rules.
+pub struct ActualGuard {
+    /// IP versions for which the kernel has routing rules.
     pub versions: BTreeSet<IpVersion>,
-    /// Interfaces of the default routes of the main table.
+    /// Interfaces of the default routes in the main table.
     pub default_uplinks: BTreeSet<(IpVersion, String)>,
-    /// Those of the default uplinks by which this node reaches pods: their packets come in there.
+    /// Default uplinks by which this node also reaches its pods, so that packets of these pods
+    /// arrive on them.
     pub pod_uplinks: BTreeSet<String>,
-    /// This daemon's routes in [`TABLE`], without the fallbacks.
+    /// Routes of this daemon in [`TABLE`], without fallback routes.
     pub own: Vec<OwnRoute>,
-    /// This daemon's routes in [`TABLE`] with [`FALLBACK_METRIC`].
+    /// Fallback routes of this daemon in [`TABLE`], by prefix.
     pub fallbacks: BTreeMap<IpNet, Fallback>,
-    /// This daemon's rules.
-    pub rules: BTreeSet<Rule>,
+    pub rules: BTreeSet<GuardRule>,
 }
 
-/// One request to the kernel.
+/// A change of one route or rule of the guard.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// A change of a held route in [`TABLE`].
-    Route(plan::Change),
-    /// A fallback where none is.
+pub enum GuardChange {
+    /// Changes a held route in [`TABLE`].
+    Route(plan::RouteChange),
+    /// Adds a fallback route. The kernel refuses the change if the prefix has a fallback route.
     AddFallback(IpNet, Fallback),
-    /// Takes a fallback away.
     RemoveFallback(IpNet, Fallback),
-    /// A rule.
-    AddRule(Rule),
-    /// Takes a rule away.
-    RemoveRule(Rule),
+    AddRule(GuardRule),
+    RemoveRule(GuardRule),
 }
 
-impl Change {
-    /// Returns one word for metrics.
+impl GuardChange {
+    /// Returns the value of the label `change` in metrics.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Route(change) => change.name(),
@@ -137,7 +129,7 @@ impl Change {
     }
 }
 
-impl fmt::Display for Change {
+impl fmt::Display for GuardChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = self.name();
         match self {
@@ -149,100 +141,104 @@ impl fmt::Display for Change {
                 };
                 write!(f, "{name} the route {kind} {prefix} in table {TABLE}")
             }
-            Self::AddRule(Rule { uplink, prefix }) | Self::RemoveRule(Rule { uplink, prefix }) => {
+            Self::AddRule(GuardRule { uplink, prefix })
+            | Self::RemoveRule(GuardRule { uplink, prefix }) => {
                 write!(f, "{name} the rule iif {uplink} to {prefix} lookup {TABLE}")
             }
         }
     }
 }
 
-/// The guard as it should be.
+/// The guard that the kernel should have, derived from settings, held routes and foreign routes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Wanted {
-    /// Uplinks by IP version, one entry for each version of the allowed prefixes.
+pub struct DesiredGuard {
+    /// Guarded uplinks by IP version. Has an entry for each IP version of the allowed prefixes.
     pub uplinks: BTreeMap<IpVersion, BTreeSet<String>>,
-    /// Interfaces of default routes without a guard, because pods of this node are reached by them.
+    /// Interfaces of default routes that have no guard, because this node also reaches its pods by
+    /// them.
     pub left_out: BTreeMap<IpVersion, BTreeSet<String>>,
     routes: Desired,
     fallbacks: BTreeMap<IpNet, Fallback>,
-    rules: BTreeSet<Rule>,
+    rules: BTreeSet<GuardRule>,
 }
 
-impl Wanted {
-    /// Derives it from the settings, the routes that the main table holds for pods, and the routes
-    /// of other programs there. An IP version without an uplink has no guard.
+impl DesiredGuard {
+    /// Derives the guard from the settings, the routes to pods in the main table, and the foreign
+    /// routes in the main table. An IP version without an uplink gets no guard.
     pub fn new(
         settings: &Uplinks,
         allowed: &[IpNet],
         routes: &Desired,
         foreign: &[ForeignRoute],
-        guard: &Guard,
+        guard: &ActualGuard,
     ) -> Self {
-        let mut wanted = Self::default();
+        let mut desired = Self::default();
         for &prefix in allowed {
             let version = IpVersion::of(&prefix);
-            let uplinks = wanted
+            let uplinks = desired
                 .uplinks
                 .entry(version)
                 .or_insert_with(|| guard.uplinks(settings, version));
             let left_out = guard.left_out(settings, version);
             if !left_out.is_empty() {
-                wanted.left_out.insert(version, left_out);
+                desired.left_out.insert(version, left_out);
             }
             if uplinks.is_empty() {
                 continue;
             }
-            wanted.fallbacks.insert(prefix, Fallback::Blackhole);
-            wanted.rules.extend(uplinks.iter().map(|uplink| Rule {
+            desired.fallbacks.insert(prefix, Fallback::Blackhole);
+            desired.rules.extend(uplinks.iter().map(|uplink| GuardRule {
                 uplink: uplink.clone(),
                 prefix,
             }));
         }
         let is_guarded = |prefix: &IpNet| {
-            let uplinks = wanted.uplinks.get(&IpVersion::of(prefix));
+            let uplinks = desired.uplinks.get(&IpVersion::of(prefix));
             uplinks.is_some_and(|uplinks| !uplinks.is_empty())
         };
-        // The table `local` comes before every rule.
+        // The kernel consults the table `local` before all rules of the guard.
         let of_main = foreign.iter().filter(|route| !route.is_local);
         let throws = of_main.filter(|route| is_guarded(&route.prefix));
         let throws: Vec<_> = throws
             .map(|route| (route.prefix, Fallback::Throw))
             .collect();
-        wanted.fallbacks.extend(throws);
+        desired.fallbacks.extend(throws);
         let guarded = routes.iter().filter(|(prefix, _)| is_guarded(prefix));
-        wanted.routes = guarded
+        desired.routes = guarded
             .map(|(prefix, next_hops)| (*prefix, next_hops.clone()))
             .collect();
-        wanted
+        desired
     }
 
-    /// Returns the changes that make the kernel's guard equal to this one, in an order in which each
-    /// rule finds its routes: rules go first and come last.
-    pub fn changes(&self, guard: &Guard) -> Vec<Change> {
+    /// Returns the changes that make the kernel's guard equal to this guard. Rules are removed
+    /// before their routes and added after their routes, so that no packet meets an incomplete
+    /// table.
+    pub fn changes(&self, guard: &ActualGuard) -> Vec<GuardChange> {
         let mut changes = Vec::new();
         let old = guard.rules.difference(&self.rules);
-        changes.extend(old.cloned().map(Change::RemoveRule));
+        changes.extend(old.cloned().map(GuardChange::RemoveRule));
         let old = guard.fallbacks.iter();
         let old = old.filter(|(prefix, fallback)| self.fallbacks.get(prefix) != Some(fallback));
-        changes.extend(old.map(|(prefix, fallback)| Change::RemoveFallback(*prefix, *fallback)));
+        changes
+            .extend(old.map(|(prefix, fallback)| GuardChange::RemoveFallback(*prefix, *fallback)));
         let routes = plan::changes(&self.routes, &guard.own);
-        changes.extend(routes.into_iter().map(Change::Route));
+        changes.extend(routes.into_iter().map(GuardChange::Route));
         let new = self.fallbacks.iter();
         let new = new.filter(|(prefix, fallback)| guard.fallbacks.get(prefix) != Some(fallback));
-        changes.extend(new.map(|(prefix, fallback)| Change::AddFallback(*prefix, *fallback)));
+        changes.extend(new.map(|(prefix, fallback)| GuardChange::AddFallback(*prefix, *fallback)));
         let new = self.rules.difference(&guard.rules);
-        changes.extend(new.cloned().map(Change::AddRule));
+        changes.extend(new.cloned().map(GuardChange::AddRule));
         changes
     }
 
-    /// Returns the IP versions of the allowed prefixes that have no uplink.
+    /// Returns the IP versions of the allowed prefixes that have no guarded uplink.
     pub fn unguarded(&self) -> impl Iterator<Item = IpVersion> {
         let uplinks = self.uplinks.iter();
         uplinks.filter_map(|(version, uplinks)| uplinks.is_empty().then_some(*version))
     }
 }
 
-impl Guard {
+impl ActualGuard {
     fn uplinks(&self, settings: &Uplinks, version: IpVersion) -> BTreeSet<String> {
         if !self.versions.contains(&version) {
             return BTreeSet::new();
@@ -269,7 +265,7 @@ impl Guard {
 
     fn of_default_routes(&self, version: IpVersion) -> impl Iterator<Item = &String> {
         let all = self.default_uplinks.iter();
-        all.filter_map(move |(its, uplink)| (*its == version).then_some(uplink))
+        all.filter_map(move |(of_version, uplink)| (*of_version == version).then_some(uplink))
     }
 }
 

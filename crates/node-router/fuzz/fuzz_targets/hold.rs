@@ -1,5 +1,7 @@
-//! No octets of a hold's request make node-router panic; a claim that it admits is allowed and
-//! reads back equal; a refusal is short, since the holder and the log get it.
+//! Fuzz target of the policy check for hold requests.
+//!
+//! No request makes the check panic. An accepted claim is allowed by the policy, and is accepted
+//! again after it was formatted. A refusal is short, because it is sent to the holder and logged.
 
 #![no_main]
 
@@ -8,7 +10,7 @@ use libfuzzer_sys::fuzz_target;
 use node_router::Policy;
 use prost::Message;
 
-/// Octets of the longest refusal: two claimed texts cut short, and the ranges of the policy.
+/// Maximum length of a refusal in octets: two shortened texts of the claim, and the allowed ranges.
 const LONGEST_REFUSAL: usize = 1_000;
 
 fuzz_target!(|octets: &[u8]| {
@@ -33,7 +35,7 @@ fuzz_target!(|octets: &[u8]| {
             assert!(allowed.any(|range| range.contains(&claim.gateway)));
             assert_eq!(claim.prefix, claim.prefix.trunc());
             let again = policy.admit(&claim.prefix.to_string(), &claim.gateway.to_string());
-            assert_eq!(again.expect("an admitted claim is admitted"), claim);
+            assert_eq!(again.expect("an accepted claim is accepted again"), claim);
         }
         Err(refusal) => assert!(refusal.to_string().len() <= LONGEST_REFUSAL),
     }

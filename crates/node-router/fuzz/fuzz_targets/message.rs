@@ -1,5 +1,7 @@
-//! No octets make node-router's readers of the kernel's messages about routes, rules and links
-//! panic; what they keep is what the daemon has made, or concerns it.
+//! Fuzz target of the conversion of netlink messages about routes, rules and links.
+//!
+//! No message makes the conversion panic. A recorded route is either a route of node-router or a
+//! relevant foreign route, and its notification is never ignored.
 
 #![no_main]
 
@@ -7,9 +9,9 @@ use libfuzzer_sys::fuzz_target;
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use node_router::{
-    Policy, Snapshot,
+    Policy, RouteSnapshot,
     message::{
-        Surroundings, concerns_us, directly_reached, own_rule, rule, sort_in_foreign, sort_in_own,
+        ForeignRoutes, is_relevant, direct_interface, parse_own_rule, rule_message, add_foreign_route, add_own_route,
         winner,
     },
 };
@@ -28,37 +30,37 @@ fuzz_target!(|octets: &[u8]| {
             "fd00:244:3::/64".parse().expect("a prefix"),
         ],
     };
-    let concerns = concerns_us(&message.payload, &policy);
+    let concerns = is_relevant(&message.payload, &policy);
     match message.payload {
         NetlinkPayload::InnerMessage(
             RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route),
         ) => {
-            let mut snapshot = Snapshot::default();
-            sort_in_own(&route, &mut snapshot);
-            let is_own = snapshot != Snapshot::default();
-            let mut surroundings = Surroundings::default();
-            sort_in_foreign(&route, &policy, &mut surroundings);
-            let _ = surroundings.interfaces.of_pods(&policy);
+            let mut snapshot = RouteSnapshot::default();
+            add_own_route(&route, &mut snapshot);
+            let is_own = snapshot != RouteSnapshot::default();
+            let mut foreign_routes = ForeignRoutes::default();
+            add_foreign_route(&route, &policy, &mut foreign_routes);
+            let _ = foreign_routes.interfaces.pod_interfaces(&policy);
             assert!(
                 !is_own || concerns,
-                "a change of an own route is noticed: {route:?}"
+                "the notification of an own route is relevant: {route:?}"
             );
-            let is_foreign = surroundings != Surroundings::default();
-            assert!(!(is_own && is_foreign), "own or foreign: {route:?}");
+            let is_foreign = foreign_routes != ForeignRoutes::default();
+            assert!(!(is_own && is_foreign), "a route is not both own and foreign: {route:?}");
             assert!(
                 !is_foreign || concerns,
-                "a change of a foreign route is noticed: {route:?}"
+                "the notification of a foreign route is relevant: {route:?}"
             );
             for prefix in &policy.allowed_prefixes {
                 let _ = winner(*prefix, &route);
             }
-            let _ = directly_reached(&route);
+            let _ = direct_interface(&route);
         }
         NetlinkPayload::InnerMessage(
             RouteNetlinkMessage::NewRule(message) | RouteNetlinkMessage::DelRule(message),
         ) => {
-            if let Some(found) = own_rule(&message) {
-                assert_eq!(own_rule(&rule(&found)), Some(found.clone()));
+            if let Some(own) = parse_own_rule(&message) {
+                assert_eq!(parse_own_rule(&rule_message(&own)), Some(own.clone()));
             }
         }
         _ => {}

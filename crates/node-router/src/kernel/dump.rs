@@ -1,4 +1,4 @@
-//! Dumps: answers of many messages, each either whole or not used.
+//! Dumps: answers with many messages, which are used only if they are complete.
 
 use std::io;
 
@@ -11,15 +11,17 @@ use rtnetlink::Handle;
 
 use super::io_error;
 
-type Answer = NetlinkMessage<RouteNetlinkMessage>;
+type DumpMessage = NetlinkMessage<RouteNetlinkMessage>;
 
-/// Most attempts to read a table that the kernel changes during each of them.
+/// Maximum number of attempts to read a table that changes during each attempt.
 const ATTEMPTS: u32 = 5;
 
-/// Folds all objects of a kind. `request` names them; the connection must forward the end of a dump.
+/// Requests a dump and folds its objects into a value with `add`. The connection must forward the
+/// message that marks the end of a dump.
 ///
 /// # Errors
-/// The kernel's refusal, or `Interrupted` where the table has changed during each of [`ATTEMPTS`].
+/// The kernel refused the request, or (`Interrupted`) the table changed during each of [`ATTEMPTS`]
+/// dumps.
 pub(super) async fn dump<T: Default>(
     handle: &Handle,
     request: &RouteNetlinkMessage,
@@ -31,10 +33,10 @@ pub(super) async fn dump<T: Default>(
         let mut handle = handle.clone();
         handle.request(message).map_err(io_error)
     };
-    fold_whole(ask, add).await
+    fold_complete(ask, add).await
 }
 
-async fn fold_whole<T: Default, S: Stream<Item = Answer>>(
+async fn fold_complete<T: Default, S: Stream<Item = DumpMessage>>(
     mut ask: impl FnMut() -> io::Result<S>,
     mut add: impl FnMut(&mut T, RouteNetlinkMessage),
 ) -> io::Result<T> {
@@ -49,9 +51,10 @@ async fn fold_whole<T: Default, S: Stream<Item = Answer>>(
     ))
 }
 
-/// `None`: the table changed while the kernel sent it (`NLM_F_DUMP_INTR`), so objects may be missing.
+/// Folds the objects of one dump. Returns `None` if the table changed during the dump
+/// (`NLM_F_DUMP_INTR`), because objects can then be missing.
 async fn fold<T: Default>(
-    answers: impl Stream<Item = Answer>,
+    answers: impl Stream<Item = DumpMessage>,
     add: &mut impl FnMut(&mut T, RouteNetlinkMessage),
 ) -> io::Result<Option<T>> {
     let mut answers = std::pin::pin!(answers);
@@ -72,14 +75,16 @@ async fn fold<T: Default>(
                 return Err(error.to_io());
             }
             NetlinkPayload::Overrun(_) => {
-                return Err(io::Error::other("messages were lost"));
+                return Err(io::Error::other(
+                    "the kernel dropped messages of the answer",
+                ));
             }
             _ => {}
         }
     }
     Err(io::Error::new(
         io::ErrorKind::UnexpectedEof,
-        "the answer has no end",
+        "the kernel's answer ended before the message that marks the end of the dump",
     ))
 }
 
@@ -91,35 +96,35 @@ mod tests {
 
     use super::*;
 
-    fn route(flags: u16) -> Answer {
-        let mut answer = Answer::from(RouteNetlinkMessage::NewRoute(RouteMessage::default()));
+    fn route(flags: u16) -> DumpMessage {
+        let mut answer = DumpMessage::from(RouteNetlinkMessage::NewRoute(RouteMessage::default()));
         answer.header.flags = flags;
         answer
     }
 
-    fn end(code: i32, flags: u16) -> Answer {
+    fn end(code: i32, flags: u16) -> DumpMessage {
         let mut done = DoneMessage::default();
         done.code = code;
-        let mut answer = Answer::new(Default::default(), NetlinkPayload::Done(done));
+        let mut answer = DumpMessage::new(Default::default(), NetlinkPayload::Done(done));
         answer.header.flags = flags;
         answer
     }
 
-    /// The number of routes of the last answer and of the attempts; each attempt takes the next
-    /// answer, and the last answer is repeated.
-    fn read(answers: &[&[Answer]]) -> (io::Result<usize>, usize) {
+    /// Reads dumps, one from `answers` for each attempt; the last answer is repeated. Returns the
+    /// number of routes in the result, and the number of attempts.
+    fn read(answers: &[&[DumpMessage]]) -> (io::Result<usize>, usize) {
         let mut attempts = 0;
         let ask = || {
             let answer = answers[attempts.min(answers.len() - 1)];
             attempts += 1;
             Ok(stream::iter(answer.to_vec()))
         };
-        let whole = fold_whole(ask, |count: &mut usize, _| *count += 1).now_or_never();
-        (whole.unwrap(), attempts)
+        let complete = fold_complete(ask, |count: &mut usize, _| *count += 1).now_or_never();
+        (complete.unwrap(), attempts)
     }
 
     #[test]
-    fn an_interrupted_dump_is_read_again() {
+    fn an_interrupted_dump_is_repeated() {
         let whole = [route(0), route(0), end(0, 0)];
         assert!(matches!(read(&[&whole]), (Ok(2), 1)));
         let in_the_middle = [route(0), route(NLM_F_DUMP_INTR), end(0, 0)];
@@ -129,14 +134,14 @@ mod tests {
     }
 
     #[test]
-    fn a_dump_that_is_interrupted_each_time_is_an_error_after_bounded_attempts() {
+    fn a_dump_that_is_always_interrupted_is_an_error_after_a_limited_number_of_attempts() {
         let (result, attempts) = read(&[&[route(NLM_F_DUMP_INTR), end(0, 0)]]);
         assert_eq!(result.unwrap_err().kind(), io::ErrorKind::Interrupted);
         assert_eq!(attempts, 5);
     }
 
     #[test]
-    fn a_dump_without_its_end_or_with_an_error_is_not_whole() {
+    fn a_dump_without_an_end_message_or_with_an_error_is_an_error() {
         let (result, _) = read(&[&[route(0)]]);
         assert_eq!(result.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
         let busy = nix::errno::Errno::EBUSY as i32;
@@ -144,7 +149,7 @@ mod tests {
         assert_eq!(result.unwrap_err().raw_os_error(), Some(busy));
         let mut error = ErrorMessage::default();
         error.code = std::num::NonZeroI32::new(-busy);
-        let refused = Answer::new(Default::default(), NetlinkPayload::Error(error));
+        let refused = DumpMessage::new(Default::default(), NetlinkPayload::Error(error));
         let (result, _) = read(&[&[refused]]);
         assert_eq!(result.unwrap_err().raw_os_error(), Some(busy));
     }

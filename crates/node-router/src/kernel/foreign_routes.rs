@@ -1,10 +1,11 @@
-//! Routes of other programs, read as a whole as rarely as possible.
+//! Cache of other programs' routes.
 //!
-//! The kernel cannot be asked for the routes of a range, so all of its routes have to be read to know
-//! the foreign ones among the service ranges: 100,000 routes take half a second. What was read
-//! therefore stays in use until a notification says that it may have changed, and a reading is
-//! followed by a rest of [`REST`] times its own duration, up to [`LONGEST_REST`]. Between a notification and the next reading
-//! the kernel is asked for each prefix of a hold instead.
+//! The kernel cannot filter routes by prefix. To find the foreign routes in the service ranges,
+//! node-router must read all routes of the node, which takes half a second for 100,000 routes.
+//! Therefore node-router caches the foreign routes until a notification of the kernel reports a
+//! possible change. After each read follows a pause of [`PAUSE_FACTOR`] times the duration of the
+//! read, at most [`LONGEST_PAUSE`]. Between a notification and the next read, node-router asks the
+//! kernel for the route to each held prefix instead.
 
 use std::{
     collections::BTreeSet,
@@ -21,34 +22,38 @@ use rtnetlink::Handle;
 use tokio::time::Instant;
 
 use super::{
-    NetlinkKernel, ROUTES_TIMEOUT, Reads, answered, answered_within,
+    KernelReadCounters, NetlinkKernel, ROUTES_TIMEOUT,
     dump::dump,
     is_missing_version,
-    message::{Surroundings, Winner, dump_request, look_up, sort_in_foreign, winner},
+    message::{ForeignRoutes, Winner, add_foreign_route, dump_request, lookup_request, winner},
+    with_timeout, with_timeout_of,
 };
-use crate::{KernelError, Policy, plan::ForeignRoute, uplink::IpVersion};
+use crate::{Policy, RouteKernelError, plan::ForeignRoute, uplink::IpVersion};
 
-/// Pause after a reading of all routes, as a multiple of the reading's duration, and its bounds.
-const REST: u32 = 20;
-const SHORTEST_REST: Duration = Duration::from_millis(20);
-const LONGEST_REST: Duration = Duration::from_secs(5);
-/// Longest time between two readings of all routes: the kernel drops a few kinds of routes without a
-/// notification, such as those of a deleted nexthop object.
-const LONGEST_USE: Duration = Duration::from_secs(300);
+/// Pause after a read of all routes, as a multiple of the duration of the read, with a lower and an
+/// upper bound.
+const PAUSE_FACTOR: u32 = 20;
+const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Maximum age of the cached routes. The kernel removes some kinds of routes without a
+/// notification, such as routes of a deleted nexthop object.
+const LONGEST_AGE: Duration = Duration::from_secs(300);
 
-/// What one reading has found.
+/// The foreign routes that one read returned.
 #[derive(Debug)]
-pub(super) struct Reading {
-    pub(super) surroundings: Surroundings,
+pub(super) struct CachedForeignRoutes {
+    pub(super) foreign_routes: ForeignRoutes,
     at: Instant,
-    rest: Duration,
+    pause: Duration,
 }
 
-/// Whether a reading is still true; shared with the task that follows the kernel's notifications.
+/// State of the cached foreign routes. The task that receives the kernel's notifications shares
+/// this value.
 #[derive(Debug, Default)]
 pub(super) struct Staleness {
     is_stale: AtomicBool,
-    /// Interfaces of the routes that were read; `None`: not known, so any link may be one of them.
+    /// Interfaces of the cached routes. `None`: a read is in progress, so a change of any interface
+    /// makes the routes stale.
     links: Mutex<Option<BTreeSet<u32>>>,
 }
 
@@ -61,7 +66,7 @@ impl Staleness {
         self.is_stale.store(true, Ordering::SeqCst);
     }
 
-    /// Marks the reading as stale if it depends on this link.
+    /// Marks the cached routes as stale if one of them uses this interface.
     pub(super) fn link_changed(&self, link: u32) {
         let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         if links.as_ref().is_none_or(|links| links.contains(&link)) {
@@ -69,8 +74,8 @@ impl Staleness {
         }
     }
 
-    /// Forgets what has changed: a reading begins, and its routes use these links.
-    pub(super) fn forget(&self, links: Option<BTreeSet<u32>>) {
+    /// Clears the mark at the start of a read. `links` are the interfaces of the cached routes.
+    pub(super) fn clear(&self, links: Option<BTreeSet<u32>>) {
         self.set_links(links);
         self.is_stale.store(false, Ordering::SeqCst);
     }
@@ -80,48 +85,51 @@ impl Staleness {
     }
 }
 
-impl Reading {
-    fn is_over(&self, is_stale: bool) -> bool {
+impl CachedForeignRoutes {
+    fn is_expired(&self, is_stale: bool) -> bool {
         let age = self.at.elapsed();
-        age >= self.rest && (is_stale || age >= LONGEST_USE)
+        age >= self.pause && (is_stale || age >= LONGEST_AGE)
     }
 
-    /// How long until the routes may be read again.
-    pub(super) fn remaining_rest(&self) -> Duration {
-        self.rest.saturating_sub(self.at.elapsed())
+    /// Returns the time until the routes can be read again.
+    pub(super) fn remaining_pause(&self) -> Duration {
+        self.pause.saturating_sub(self.at.elapsed())
     }
 }
 
 impl NetlinkKernel {
-    /// Reads all routes if those in use may be wrong and have rested.
-    pub(super) async fn refresh_surroundings(&mut self) -> Result<(), KernelError> {
+    /// Reads all routes if the cached routes are stale or too old, and the pause after the last
+    /// read is over.
+    pub(super) async fn refresh_foreign_routes(&mut self) -> Result<(), RouteKernelError> {
         let is_stale = self.staleness.is_stale();
-        if let Some(reading) = &self.reading
-            && !reading.is_over(is_stale)
+        if let Some(cached) = &self.cached_foreign_routes
+            && !cached.is_expired(is_stale)
         {
             return Ok(());
         }
-        self.reading = None;
-        // Before the question: what changes during the answer makes it stale at once.
-        self.staleness.forget(None);
+        self.cached_foreign_routes = None;
+        // The mark is cleared before the request, so that a change during the read makes the new
+        // routes stale.
+        self.staleness.clear(None);
         let begin = Instant::now();
         let read = read_all(&self.handle, &self.policy, &self.reads).await;
-        let surroundings = read.map_err(KernelError::ReadRoutes)?;
-        self.staleness.set_links(Some(surroundings.links.clone()));
-        self.reading = Some(Reading {
-            surroundings,
+        let foreign_routes = read.map_err(RouteKernelError::ReadRoutes)?;
+        self.staleness.set_links(Some(foreign_routes.links.clone()));
+        self.cached_foreign_routes = Some(CachedForeignRoutes {
+            foreign_routes,
             at: Instant::now(),
-            rest: (begin.elapsed() * REST).clamp(SHORTEST_REST, LONGEST_REST),
+            pause: (begin.elapsed() * PAUSE_FACTOR).clamp(SHORTEST_PAUSE, LONGEST_PAUSE),
         });
         Ok(())
     }
 
-    /// Corrects the foreign routes of these prefixes by the kernel's own choice for each.
+    /// Corrects the foreign routes to these prefixes. For each prefix, the function asks the kernel
+    /// which route it uses.
     pub(super) async fn check_conflicts(
         &mut self,
         prefixes: &BTreeSet<IpNet>,
         foreign: &mut Vec<ForeignRoute>,
-    ) -> Result<(), KernelError> {
+    ) -> Result<(), RouteKernelError> {
         let is_stale = self.staleness.is_stale();
         for &prefix in prefixes {
             let is_winner = |route: &ForeignRoute| route.prefix == prefix && route.wins();
@@ -130,7 +138,7 @@ impl NetlinkKernel {
             }
             match self.winner(prefix).await? {
                 Winner::Foreign(route) => {
-                    foreign.retain(|known| known.prefix != prefix || known.metric != route.metric);
+                    foreign.retain(|other| other.prefix != prefix || other.metric != route.metric);
                     foreign.push(route);
                 }
                 Winner::NoForeign => foreign.retain(|route| !is_winner(route)),
@@ -140,17 +148,17 @@ impl NetlinkKernel {
         Ok(())
     }
 
-    async fn winner(&mut self, prefix: IpNet) -> Result<Winner, KernelError> {
+    async fn winner(&mut self, prefix: IpNet) -> Result<Winner, RouteKernelError> {
         use netlink_packet_route::route::RouteFlags;
         use nix::errno::Errno;
-        let request = look_up(prefix.addr(), RouteFlags::FibMatch);
-        match answered(self.route(request)).await {
+        let request = lookup_request(prefix.addr(), RouteFlags::FibMatch);
+        match with_timeout(self.query_route(request)).await {
             Ok(Some(route)) => Ok(winner(prefix, &route)),
             Ok(None) => Ok(Winner::Unknown),
-            Err(source) if super::is(&source, Errno::ENETUNREACH) => Ok(Winner::NoForeign),
-            // A route that throws packets away answers with its error.
+            Err(source) if super::is_errno(&source, Errno::ENETUNREACH) => Ok(Winner::NoForeign),
+            // If the kernel's route drops packets, the kernel answers with the error of this route.
             Err(source) if source.raw_os_error().is_some() => Ok(Winner::Unknown),
-            Err(source) => Err(KernelError::ReadRoutes(source)),
+            Err(source) => Err(RouteKernelError::ReadRoutes(source)),
         }
     }
 }
@@ -158,21 +166,21 @@ impl NetlinkKernel {
 async fn read_all(
     handle: &Handle,
     policy: &Policy,
-    reads: &Reads,
-) -> std::io::Result<Surroundings> {
-    let mut all = Surroundings::default();
+    reads: &KernelReadCounters,
+) -> std::io::Result<ForeignRoutes> {
+    let mut all = ForeignRoutes::default();
     reads.tables.inc();
     for version in [IpVersion::V4, IpVersion::V6] {
         let request = dump_request(version, RouteProtocol::Unspec);
         let before = all.clone();
-        let add = |found: &mut Option<Surroundings>, message| {
-            let found = found.get_or_insert_with(|| before.clone());
+        let add = |routes: &mut Option<ForeignRoutes>, message| {
+            let routes = routes.get_or_insert_with(|| before.clone());
             if let RouteNetlinkMessage::NewRoute(route) = message {
                 reads.routes.inc();
-                sort_in_foreign(&route, policy, found);
+                add_foreign_route(&route, policy, routes);
             }
         };
-        match answered_within(ROUTES_TIMEOUT, dump(handle, &request, add)).await {
+        match with_timeout_of(ROUTES_TIMEOUT, dump(handle, &request, add)).await {
             Err(source) if is_missing_version(&source) => {}
             result => all = result?.unwrap_or(before),
         }

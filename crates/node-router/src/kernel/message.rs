@@ -1,4 +1,4 @@
-//! Pure: the kernel's messages about routes and rules to our words and back.
+//! Conversion of the kernel's messages about routes and rules.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -19,16 +19,16 @@ use rtnetlink::{RouteMessageBuilder, RouteNextHopBuilder};
 use crate::{
     NotOnLink, Policy,
     plan::{ForeignRoute, NextHop, NextHops, OwnRoute, PROTOCOL},
-    uplink::{FALLBACK_METRIC, Fallback, IpVersion, Rule, TABLE},
+    uplink::{FALLBACK_METRIC, Fallback, GuardRule, IpVersion, TABLE},
 };
 
-use super::Snapshot;
+use super::RouteSnapshot;
 
-/// `RT_TABLE_LOCAL` (linux/rtnetlink.h).
 const TABLE_LOCAL: u32 = 255;
 
-/// Whether a notification may concern a route in the policy's prefixes.
-pub fn concerns_us(payload: &NetlinkPayload<RouteNetlinkMessage>, policy: &Policy) -> bool {
+/// Reports whether a notification is possibly about a route or an interface on which this daemon
+/// depends.
+pub fn is_relevant(payload: &NetlinkPayload<RouteNetlinkMessage>, policy: &Policy) -> bool {
     #[allow(
         clippy::wildcard_enum_match_arm,
         reason = "the kernel's messages are an open set, and the enum is not exhaustive"
@@ -38,23 +38,24 @@ pub fn concerns_us(payload: &NetlinkPayload<RouteNetlinkMessage>, policy: &Polic
             RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route),
         ) => {
             route.header.protocol == RouteProtocol::from(PROTOCOL)
-                // Its interface is an uplink.
+                // The interface of a default route is an uplink.
                 || route.header.destination_prefix_length == 0
                 || prefix_of(route).is_some_and(|prefix| {
-                    policy.concerns(&prefix) || policy.overlaps_gateways(&prefix)
+                    policy.is_in_allowed_prefix(&prefix) || policy.overlaps_gateways(&prefix)
                 })
         }
-        // A link that goes takes routes along without a word about them, and pods sit on links.
+        // When the kernel removes an interface, it removes the routes of this interface without a
+        // notification. The interface can also lead to a pod.
         NetlinkPayload::InnerMessage(_) => true,
-        // Notifications were lost, so anything may have happened.
+        // The kernel dropped notifications, so any state can have changed.
         NetlinkPayload::Overrun(_) => true,
         _ => false,
     }
 }
 
-/// The message for a fallback of the uplink guard.
-pub(super) fn fallback(prefix: IpNet, fallback: Fallback) -> RouteMessage {
-    let mut message = route(TABLE, prefix, FALLBACK_METRIC, &NextHops::new());
+/// Returns the netlink message for a fallback route of the uplink guard.
+pub(super) fn fallback_message(prefix: IpNet, fallback: Fallback) -> RouteMessage {
+    let mut message = route_message(TABLE, prefix, FALLBACK_METRIC, &NextHops::new());
     message.header.kind = match fallback {
         Fallback::Blackhole => RouteType::BlackHole,
         Fallback::Throw => RouteType::Throw,
@@ -62,8 +63,8 @@ pub(super) fn fallback(prefix: IpNet, fallback: Fallback) -> RouteMessage {
     message
 }
 
-/// The message for a rule of the uplink guard.
-pub fn rule(rule: &Rule) -> RuleMessage {
+/// Returns the netlink message for a rule of the uplink guard.
+pub fn rule_message(rule: &GuardRule) -> RuleMessage {
     RoutingRule {
         family: family(IpVersion::of(&rule.prefix)),
         preference: TABLE,
@@ -75,24 +76,31 @@ pub fn rule(rule: &Rule) -> RuleMessage {
     .to_message()
 }
 
-/// The rule of the uplink guard in a message; `None` for every other rule.
-pub fn own_rule(message: &RuleMessage) -> Option<Rule> {
-    let found = RoutingRule::from_message(message);
-    let is_of_guard =
-        found.protocol == PROTOCOL && found.table == TABLE && found.preference == TABLE;
-    let rule = Rule {
-        uplink: found.incoming_interface?,
-        prefix: found.destination?,
+/// Returns the rule of the uplink guard in a netlink message. Returns `None` for a rule that is not
+/// of the guard.
+pub fn parse_own_rule(message: &RuleMessage) -> Option<GuardRule> {
+    let rule_parts = RoutingRule::from_message(message);
+    let is_of_guard = rule_parts.protocol == PROTOCOL
+        && rule_parts.table == TABLE
+        && rule_parts.preference == TABLE;
+    let rule = GuardRule {
+        uplink: rule_parts.incoming_interface?,
+        prefix: rule_parts.destination?,
     };
     is_of_guard.then_some(rule)
 }
 
-/// The message for a route of ours.
-pub(super) fn route(table: u32, prefix: IpNet, metric: u32, next_hops: &NextHops) -> RouteMessage {
+/// Returns the netlink message for a route of this daemon.
+pub(super) fn route_message(
+    table: u32,
+    prefix: IpNet,
+    metric: u32,
+    next_hops: &NextHops,
+) -> RouteMessage {
     let builder = RouteMessageBuilder::<IpAddr>::new()
         .table_id(table)
         .destination_prefix(prefix.addr(), prefix.prefix_len())
-        .expect("an IpNet's length fits its family")
+        .expect("the prefix length of an IpNet is valid for its IP version")
         .protocol(RouteProtocol::from(PROTOCOL))
         .priority(metric);
     let hops = next_hops
@@ -105,7 +113,7 @@ pub(super) fn route(table: u32, prefix: IpNet, metric: u32, next_hops: &NextHops
             builder
                 .interface(hop.interface)
                 .via(hop.gateway)
-                .expect("a next hop of the family of its builder")
+                .expect("the builder has the IP version of the gateway")
                 .build()
         })
         .collect::<Vec<_>>();
@@ -116,7 +124,8 @@ pub(super) fn route(table: u32, prefix: IpNet, metric: u32, next_hops: &NextHops
     }
 }
 
-/// Where a route leads; `None` for a family that is not IP.
+/// Returns the destination of a route. Returns `None` if the address is not an IP address or the
+/// prefix length is invalid.
 fn prefix_of(route: &RouteMessage) -> Option<IpNet> {
     let destination = route.attributes.iter().find_map(|attribute| {
         if let RouteAttribute::Destination(address) = attribute {
@@ -131,7 +140,7 @@ fn prefix_of(route: &RouteMessage) -> Option<IpNet> {
 fn ip(address: &RouteAddress) -> Option<IpAddr> {
     #[allow(
         clippy::wildcard_enum_match_arm,
-        reason = "the enum is not exhaustive; addresses of other families are no gateways of ours"
+        reason = "the enum is not exhaustive; a gateway always has an IP address"
     )]
     match address {
         RouteAddress::Inet(address) => Some((*address).into()),
@@ -140,9 +149,9 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
-/// The attributes of a route or a next hop that matter here.
+/// The relevant attributes of a route or of a next hop.
 #[derive(Default)]
-struct Parts {
+struct RouteDetails {
     table: Option<u32>,
     metric: u32,
     gateway: Option<IpAddr>,
@@ -151,60 +160,59 @@ struct Parts {
     next_hops: Option<Vec<RouteNextHop>>,
 }
 
-fn parts(attributes: &[RouteAttribute]) -> Parts {
-    let mut parts = Parts::default();
+fn route_details(attributes: &[RouteAttribute]) -> RouteDetails {
+    let mut details = RouteDetails::default();
     for attribute in attributes {
         #[allow(
             clippy::wildcard_enum_match_arm,
             reason = "the kernel's attributes are an open set"
         )]
         match attribute {
-            RouteAttribute::Table(table) => parts.table = Some(*table),
-            RouteAttribute::Priority(metric) => parts.metric = *metric,
-            RouteAttribute::Gateway(gateway) => parts.gateway = ip(gateway),
-            RouteAttribute::Oif(interface) => parts.interface = Some(*interface),
-            RouteAttribute::MultiPath(hops) => parts.next_hops = Some(hops.clone()),
+            RouteAttribute::Table(table) => details.table = Some(*table),
+            RouteAttribute::Priority(metric) => details.metric = *metric,
+            RouteAttribute::Gateway(gateway) => details.gateway = ip(gateway),
+            RouteAttribute::Oif(interface) => details.interface = Some(*interface),
+            RouteAttribute::MultiPath(hops) => details.next_hops = Some(hops.clone()),
             RouteAttribute::Via(_) | RouteAttribute::Encap(_) | RouteAttribute::NhId(_) => {
-                parts.has_other_next_hop = true;
+                details.has_other_next_hop = true;
             }
             _ => {}
         }
     }
-    parts
+    details
 }
 
-/// Index of the loopback interface in each network namespace (`LOOPBACK_IFINDEX`, net/flow.h).
+/// Index of the loopback interface in every network namespace (`LOOPBACK_IFINDEX`, net/flow.h).
 const LOOPBACK: u32 = 1;
 
-/// The table `main`.
 pub(super) const TABLE_MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
 
-/// Routes of other programs that concern this daemon.
+/// Routes of other programs that are relevant for this daemon.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Surroundings {
+pub struct ForeignRoutes {
     /// Routes to prefixes that pods may claim.
     pub foreign: Vec<ForeignRoute>,
-    /// Interfaces of uplinks and pods.
-    pub interfaces: Interfaces,
-    /// Interfaces of any of these routes; a link that goes takes its routes along without a word.
+    /// Interfaces of default routes and of routes to pods.
+    pub interfaces: RouteInterfaces,
+    /// Interfaces of all these routes. When the kernel removes an interface, it removes the routes
+    /// of this interface without a notification.
     pub links: BTreeSet<u32>,
 }
 
-/// Interfaces of routes of the main table, by their index.
+/// Interface indexes of routes in the main table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Interfaces {
-    /// Interfaces of the default routes.
-    pub(super) of_defaults: BTreeSet<(IpVersion, u32)>,
-    /// Destination and interface of each route that leads without another router to addresses
-    /// among which allowed gateways are.
+pub struct RouteInterfaces {
+    pub(super) of_default_routes: BTreeSet<(IpVersion, u32)>,
+    /// Destination and interface of each route without a router whose destination overlaps the
+    /// allowed gateways.
     direct: BTreeSet<(IpNet, u32)>,
 }
 
-impl Interfaces {
-    /// Returns the interfaces by which this node reaches addresses of pods without another router:
-    /// those of the direct routes within a range of the allowed gateways or, for a range without
-    /// such a route, those of the longest direct route that covers the range.
-    pub fn of_pods(&self, policy: &Policy) -> BTreeSet<u32> {
+impl RouteInterfaces {
+    /// Returns the interfaces by which this node reaches pods without a router. For each range of
+    /// allowed gateways, these are the interfaces of the direct routes within the range. If a range
+    /// has no such routes, it is the interface of the longest direct route that contains the range.
+    pub fn pod_interfaces(&self, policy: &Policy) -> BTreeSet<u32> {
         let mut interfaces = BTreeSet::new();
         for range in &policy.allowed_gateways {
             let within = |(prefix, _): &&(IpNet, u32)| range.contains(prefix);
@@ -229,75 +237,83 @@ impl Interfaces {
     }
 }
 
-/// Puts a route of this daemon where it belongs.
-pub fn sort_in_own(route: &RouteMessage, snapshot: &mut Snapshot) {
+/// Adds a route of this daemon to the snapshot, according to its table. Ignores routes of other
+/// programs.
+pub fn add_own_route(route: &RouteMessage, snapshot: &mut RouteSnapshot) {
     if !is_own(route) || route.header.tos != 0 {
         return;
     }
-    let (Some(prefix), parts) = (prefix_of(route), parts(&route.attributes)) else {
+    let (Some(prefix), details) = (prefix_of(route), route_details(&route.attributes)) else {
         return;
     };
-    let own_route = |parts: Parts| OwnRoute {
+    let own_route = |details: RouteDetails| OwnRoute {
         prefix,
-        metric: parts.metric,
-        next_hops: working_next_hops(route, parts),
+        metric: details.metric,
+        next_hops: working_next_hops(route, details),
     };
-    let table = table_of(route, &parts);
+    let table = table_of(route, &details);
     if table == TABLE {
-        let fallback = fallback_of(route).filter(|_| parts.metric == FALLBACK_METRIC);
+        let fallback = fallback_of(route).filter(|_| details.metric == FALLBACK_METRIC);
         match fallback {
             Some(fallback) => {
                 snapshot.guard.fallbacks.insert(prefix, fallback);
             }
-            None => snapshot.guard.own.push(own_route(parts)),
+            None => snapshot.guard.own.push(own_route(details)),
         }
     } else if table == TABLE_MAIN {
-        snapshot.routes.own.push(own_route(parts));
+        snapshot.routes.own.push(own_route(details));
     }
 }
 
-/// Takes note of a route of another program, if it concerns this daemon.
-pub fn sort_in_foreign(route: &RouteMessage, policy: &Policy, surroundings: &mut Surroundings) {
-    // A route for one type of service is an alternative to ours, and none of ours.
+/// Adds a route of another program if the route is relevant for this daemon. Ignores routes of this
+/// daemon.
+pub fn add_foreign_route(
+    route: &RouteMessage,
+    policy: &Policy,
+    foreign_routes: &mut ForeignRoutes,
+) {
+    // A route with a type of service (TOS) applies only to packets with this TOS. This daemon
+    // writes no route with a TOS, and a route with a TOS does not conflict with its routes.
     if is_own(route) || route.header.tos != 0 {
         return;
     }
-    let parts = parts(&route.attributes);
-    let table = table_of(route, &parts);
+    let details = route_details(&route.attributes);
+    let table = table_of(route, &details);
     let is_main = table == TABLE_MAIN;
-    let known = &mut surroundings.interfaces;
-    let mut is_of_concern = false;
+    let interfaces_of_routes = &mut foreign_routes.interfaces;
+    let mut is_relevant = false;
     if is_main && route.header.kind == RouteType::Unicast {
-        let direct = direct(route, &parts, policy);
-        is_of_concern |= direct.is_some();
-        known.direct.extend(direct);
-        // An IPv6 `unreachable default` has the loopback as its interface. A rule for packets from
-        // the loopback matches what the node itself sends.
+        let direct = direct_route(route, &details, policy);
+        is_relevant |= direct.is_some();
+        interfaces_of_routes.direct.extend(direct);
+        // An IPv6 route `unreachable default` has the loopback interface. The guard needs no rule
+        // for this interface, because packets from the loopback interface are packets of the node
+        // itself.
         if route.header.destination_prefix_length == 0 {
             let version = version_of(route);
-            let of_route = interfaces(&parts).map(|interface| (version, interface));
-            known.of_defaults.extend(of_route);
-            is_of_concern = true;
+            let of_route = interfaces(&details).map(|interface| (version, interface));
+            interfaces_of_routes.of_default_routes.extend(of_route);
+            is_relevant = true;
         }
     }
     if (is_main || table == TABLE_LOCAL)
-        && let Some(prefix) = prefix_of(route).filter(|prefix| policy.concerns(prefix))
+        && let Some(prefix) = prefix_of(route).filter(|prefix| policy.is_in_allowed_prefix(prefix))
     {
-        surroundings
+        foreign_routes
             .foreign
-            .push(foreign_route(prefix, route, &parts));
-        is_of_concern = true;
+            .push(foreign_route(prefix, route, &details));
+        is_relevant = true;
     }
-    if is_of_concern {
-        surroundings.links.extend(interfaces(&parts));
+    if is_relevant {
+        foreign_routes.links.extend(interfaces(&details));
     }
 }
 
-fn foreign_route(prefix: IpNet, route: &RouteMessage, parts: &Parts) -> ForeignRoute {
+fn foreign_route(prefix: IpNet, route: &RouteMessage, details: &RouteDetails) -> ForeignRoute {
     ForeignRoute {
         prefix,
-        metric: parts.metric,
-        is_local: table_of(route, parts) == TABLE_LOCAL,
+        metric: details.metric,
+        is_local: table_of(route, details) == TABLE_LOCAL,
         protocol: route.header.protocol.to_string(),
     }
 }
@@ -306,12 +322,12 @@ fn is_own(route: &RouteMessage) -> bool {
     route.header.protocol == RouteProtocol::from(PROTOCOL)
 }
 
-fn table_of(route: &RouteMessage, parts: &Parts) -> u32 {
-    parts.table.unwrap_or(u32::from(route.header.table))
+fn table_of(route: &RouteMessage, details: &RouteDetails) -> u32 {
+    details.table.unwrap_or(u32::from(route.header.table))
 }
 
-/// The request for all routes of one protocol; `Unspec`: of every protocol. Other fields are 0, as
-/// the kernel's strict check of requests wants it.
+/// Returns the request for all routes of one protocol. With the protocol `Unspec` the kernel sends
+/// the routes of all protocols. The kernel's strict check requires that all other fields are 0.
 pub(super) fn dump_request(version: IpVersion, protocol: RouteProtocol) -> RouteNetlinkMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = family(version);
@@ -319,8 +335,8 @@ pub(super) fn dump_request(version: IpVersion, protocol: RouteProtocol) -> Route
     RouteNetlinkMessage::GetRoute(message)
 }
 
-/// The request for the route to an address.
-pub(super) fn look_up(address: IpAddr, flags: RouteFlags) -> RouteMessage {
+/// Returns the request for the route to an address.
+pub(super) fn lookup_request(address: IpAddr, flags: RouteFlags) -> RouteMessage {
     let mut message = RouteMessage::default();
     let (family, length, destination) = match address {
         IpAddr::V4(address) => (AddressFamily::Inet, 32, RouteAddress::Inet(address)),
@@ -333,28 +349,29 @@ pub(super) fn look_up(address: IpAddr, flags: RouteFlags) -> RouteMessage {
     message
 }
 
-/// What the kernel's choice for the first address of a prefix says about the prefix.
+/// Result of asking the kernel for the route to the first address of a prefix.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Winner {
-    /// This route to the prefix is the kernel's choice.
+    /// The kernel uses this foreign route to the prefix.
     Foreign(ForeignRoute),
-    /// No foreign route to the prefix wins.
+    /// No foreign route to the prefix wins over a route of this daemon.
     NoForeign,
-    /// Another table or a longer prefix decides for that address.
+    /// The kernel uses another table or a longer prefix for this address, so the answer says
+    /// nothing about the prefix.
     Unknown,
 }
 
-/// Returns what the kernel's answer about the first address of `prefix` says about `prefix`.
+/// Evaluates the kernel's route to the first address of `prefix`.
 pub fn winner(prefix: IpNet, route: &RouteMessage) -> Winner {
-    let parts = parts(&route.attributes);
-    let table = table_of(route, &parts);
+    let details = route_details(&route.attributes);
+    let table = table_of(route, &details);
     let length = route.header.destination_prefix_length;
     let is_main = table == TABLE_MAIN;
     if length == prefix.prefix_len() && (is_main || table == TABLE_LOCAL) {
         if is_own(route) {
             Winner::NoForeign
         } else {
-            Winner::Foreign(foreign_route(prefix, route, &parts))
+            Winner::Foreign(foreign_route(prefix, route, &details))
         }
     } else if length < prefix.prefix_len() && is_main {
         Winner::NoForeign
@@ -382,7 +399,7 @@ pub(super) fn family(version: IpVersion) -> AddressFamily {
     }
 }
 
-/// The name of an interface among its attributes.
+/// Returns the name of an interface, or `None` if the message has no name.
 pub(super) fn interface_name(link: &LinkMessage) -> Option<&String> {
     link.attributes.iter().find_map(|attribute| {
         if let LinkAttribute::IfName(name) = attribute {
@@ -401,18 +418,22 @@ fn version_of(route: &RouteMessage) -> IpVersion {
     }
 }
 
-/// Returns the interfaces that a route leads to, without the loopback.
-fn interfaces(parts: &Parts) -> impl Iterator<Item = u32> {
-    let hops = parts.next_hops.iter().flatten();
+/// Returns the interfaces of a route and its next hops, without the loopback interface.
+fn interfaces(details: &RouteDetails) -> impl Iterator<Item = u32> {
+    let hops = details.next_hops.iter().flatten();
     let of_hops = hops.map(|hop| hop.interface_index);
-    let all = parts.interface.into_iter().chain(of_hops);
+    let all = details.interface.into_iter().chain(of_hops);
     all.filter(|interface| *interface != LOOPBACK)
 }
 
-/// Returns destination and interface of a route that leads without another router to addresses
-/// among which allowed gateways are; a default route has the length 0.
-fn direct(route: &RouteMessage, parts: &Parts, policy: &Policy) -> Option<(IpNet, u32)> {
-    if parts.gateway.is_some() || parts.has_other_next_hop {
+/// Returns destination and interface of a route without a router if the destination overlaps the
+/// allowed gateways. The destination of a default route has length 0.
+fn direct_route(
+    route: &RouteMessage,
+    details: &RouteDetails,
+    policy: &Policy,
+) -> Option<(IpNet, u32)> {
+    if details.gateway.is_some() || details.has_other_next_hop {
         return None;
     }
     let prefix = if route.header.destination_prefix_length == 0 {
@@ -423,31 +444,34 @@ fn direct(route: &RouteMessage, parts: &Parts, policy: &Policy) -> Option<(IpNet
     } else {
         prefix_of(route)?
     };
-    let interface = parts.interface.filter(|interface| *interface != LOOPBACK)?;
+    let interface = details
+        .interface
+        .filter(|interface| *interface != LOOPBACK)?;
     policy
         .overlaps_gateways(&prefix)
         .then_some((prefix, interface))
 }
 
-/// The next hops of one of our routes, or `None` for a form that this daemon does not make.
-fn working_next_hops(route: &RouteMessage, parts: Parts) -> Option<NextHops> {
-    if route.header.kind != RouteType::Unicast || parts.has_other_next_hop {
+/// Returns the next hops of a route of this daemon, without next hops whose interface is down.
+/// Returns `None` if this daemon writes no route of this form.
+fn working_next_hops(route: &RouteMessage, details: RouteDetails) -> Option<NextHops> {
+    if route.header.kind != RouteType::Unicast || details.has_other_next_hop {
         return None;
     }
-    let Some(hops) = parts.next_hops else {
+    let Some(hops) = details.next_hops else {
         return Some(NextHops::from([NextHop {
-            gateway: parts.gateway?,
-            interface: parts.interface?,
+            gateway: details.gateway?,
+            interface: details.interface?,
         }]));
     };
     let mut next_hops = NextHops::new();
     for hop in hops {
-        let of_hop = self::parts(&hop.attributes);
+        let of_hop = self::route_details(&hop.attributes);
         if hop.hops != 0 || of_hop.has_other_next_hop {
             return None;
         }
         let gateway = of_hop.gateway?;
-        // The interface is down; the kernel keeps the entry but does not use it.
+        // The kernel keeps a next hop whose interface is down, but does not use it.
         if !hop.flags.contains(RouteNextHopFlags::Dead) {
             next_hops.insert(NextHop {
                 gateway,
@@ -458,8 +482,8 @@ fn working_next_hops(route: &RouteMessage, parts: Parts) -> Option<NextHops> {
     Some(next_hops)
 }
 
-/// The interface of a route that leads to its destination without another router.
-pub fn directly_reached(route: &RouteMessage) -> Result<u32, NotOnLink> {
+/// Returns the interface of a route that leads to its destination without a router.
+pub fn direct_interface(route: &RouteMessage) -> Result<u32, NotOnLink> {
     #[allow(
         clippy::wildcard_enum_match_arm,
         reason = "the kernel's route types are an open set"
@@ -469,14 +493,14 @@ pub fn directly_reached(route: &RouteMessage) -> Result<u32, NotOnLink> {
         RouteType::Local => return Err(NotOnLink::Local),
         other => return Err(NotOnLink::OtherType(format!("{other:?}").to_lowercase())),
     }
-    let parts = parts(&route.attributes);
-    if let Some(router) = parts.gateway {
+    let details = route_details(&route.attributes);
+    if let Some(router) = details.gateway {
         return Err(NotOnLink::BehindRouter(router));
     }
-    if parts.has_other_next_hop {
+    if details.has_other_next_hop {
         return Err(NotOnLink::OtherType("tunnel".to_owned()));
     }
-    parts.interface.ok_or(NotOnLink::NoRoute)
+    details.interface.ok_or(NotOnLink::NoRoute)
 }
 
 #[cfg(test)]

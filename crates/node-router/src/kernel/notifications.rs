@@ -1,4 +1,4 @@
-//! The kernel's notifications: which of them ask for a look at the routes.
+//! Filter for the kernel's notifications.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -13,29 +13,31 @@ use rtnetlink::sys::SocketAddr;
 use tokio::sync::mpsc;
 
 use super::{
-    message::{concerns_us, interface_name},
-    surroundings::Staleness,
+    foreign_routes::Staleness,
+    message::{interface_name, is_relevant},
 };
 use crate::{Policy, plan::PROTOCOL};
 
 pub(super) type Notification = (NetlinkMessage<RouteNetlinkMessage>, SocketAddr);
 
-/// Follows the notifications of one network namespace.
-pub(super) struct Changes {
+/// Receives the notifications of one network namespace, and reports relevant changes to the owner
+/// of the routes.
+pub(super) struct NotificationFollower {
     policy: Policy,
     staleness: Arc<Staleness>,
-    /// Links by index, one entry for each interface of the node.
+    /// State of each interface of the node, by interface index.
     links: BTreeMap<u32, LinkState>,
 }
 
-/// What routes depend on; the kernel reports a link for many other reasons, too.
+/// State of an interface on which routes depend. The kernel also sends notifications when other
+/// properties of an interface change.
 #[derive(Debug, PartialEq, Eq)]
 struct LinkState {
     flags: LinkFlags,
     name: Option<String>,
 }
 
-impl Changes {
+impl NotificationFollower {
     pub(super) fn new(policy: Policy, staleness: Arc<Staleness>) -> Self {
         Self {
             policy,
@@ -44,7 +46,8 @@ impl Changes {
         }
     }
 
-    /// Says that something has changed; an unread word is as good as two.
+    /// Sends a value over `changed` after each relevant notification. Several notifications that
+    /// the owner has not yet received become one value.
     pub(super) async fn follow(
         mut self,
         mut notifications: UnboundedReceiver<Notification>,
@@ -52,17 +55,18 @@ impl Changes {
     ) {
         while let Some((message, _)) = notifications.next().await {
             if self.is_change(&message.payload) {
-                // Full: the owner has yet to look, and will see this change too.
+                // If the channel is full, the owner has not yet read the routes after an earlier
+                // notification. Its next read includes this change.
                 let _ = changed.try_send(());
             }
         }
     }
 
-    /// Reports whether the owner has to look, and marks the routes of other programs as stale where
-    /// they may have changed.
+    /// Reports whether the owner must read the kernel's state again. Marks the cached foreign
+    /// routes as stale if the notification is possibly about one of them.
     fn is_change(&mut self, payload: &NetlinkPayload<RouteNetlinkMessage>) -> bool {
         use RouteNetlinkMessage::{DelAddress, DelLink, DelRoute, NewLink, NewRoute};
-        if !concerns_us(payload, &self.policy) {
+        if !is_relevant(payload, &self.policy) {
             return false;
         }
         #[allow(
@@ -79,13 +83,14 @@ impl Changes {
             NetlinkPayload::InnerMessage(NewLink(link)) => self.link_changed(link, true),
             NetlinkPayload::InnerMessage(DelLink(link)) => self.link_changed(link, false),
             NetlinkPayload::InnerMessage(DelAddress(address)) => {
-                // IPv4 routes with this source address go without a notification.
+                // When an address is deleted, the kernel removes IPv4 routes with this source
+                // address without a notification.
                 if address.header.family == AddressFamily::Inet {
                     self.staleness.mark();
                 }
                 true
             }
-            // Notifications were lost.
+            // The kernel dropped notifications.
             NetlinkPayload::Overrun(_) => {
                 self.links.clear();
                 self.staleness.mark();
@@ -96,7 +101,8 @@ impl Changes {
     }
 
     fn link_changed(&mut self, link: &LinkMessage, exists: bool) -> bool {
-        // The port of a bridge, which no route knows.
+        // The notification concerns the role of an interface as port of a bridge, which no route
+        // depends on.
         if link.header.interface_family == AddressFamily::Bridge {
             return false;
         }
@@ -111,7 +117,8 @@ impl Changes {
             Some(state) => self.links.insert(index, state),
             None => self.links.remove(&index),
         };
-        // The first word about a link that has gone is a change, too.
+        // If the first notification about an interface reports its removal, `links` has no entry,
+        // but routes can have changed.
         if has_changed || !exists {
             self.staleness.link_changed(index);
             return true;
@@ -126,12 +133,12 @@ mod tests {
 
     use super::*;
 
-    fn changes() -> Changes {
+    fn changes() -> NotificationFollower {
         let policy = Policy {
             allowed_prefixes: vec!["10.1.1.0/24".parse().unwrap()],
             allowed_gateways: vec!["10.244.3.0/24".parse().unwrap()],
         };
-        Changes::new(policy, Arc::default())
+        NotificationFollower::new(policy, Arc::default())
     }
 
     fn link(index: u32, flags: LinkFlags, mtu: u32) -> LinkMessage {
@@ -143,12 +150,12 @@ mod tests {
         link
     }
 
-    fn is_change(changes: &mut Changes, message: RouteNetlinkMessage) -> bool {
+    fn is_change(changes: &mut NotificationFollower, message: RouteNetlinkMessage) -> bool {
         changes.is_change(&NetlinkPayload::InnerMessage(message))
     }
 
     #[test]
-    fn a_link_counts_when_its_state_or_name_changes() {
+    fn a_link_notification_is_relevant_if_state_or_name_of_the_link_changes() {
         use RouteNetlinkMessage::{DelLink, NewLink};
         let mut changes = changes();
         let up = LinkFlags::Up | LinkFlags::Running;
@@ -171,10 +178,10 @@ mod tests {
     }
 
     #[test]
-    fn routes_are_stale_when_a_link_that_they_use_changes() {
+    fn foreign_routes_become_stale_when_a_link_of_these_routes_changes() {
         use RouteNetlinkMessage::NewLink;
         let mut changes = changes();
-        changes.staleness.forget(Some([7].into()));
+        changes.staleness.clear(Some([7].into()));
         is_change(&mut changes, NewLink(link(8, LinkFlags::Up, 1500)));
         assert!(!changes.staleness.is_stale());
         is_change(&mut changes, NewLink(link(7, LinkFlags::Up, 1500)));
@@ -182,9 +189,9 @@ mod tests {
     }
 
     #[test]
-    fn lost_notifications_make_the_routes_stale() {
+    fn foreign_routes_become_stale_when_notifications_are_lost() {
         let mut changes = changes();
-        changes.staleness.forget(Some([].into()));
+        changes.staleness.clear(Some([].into()));
         assert!(changes.is_change(&NetlinkPayload::Overrun(Vec::new())));
         assert!(changes.staleness.is_stale());
     }

@@ -47,7 +47,7 @@ fn check(desired: &[(&str, &[(&str, u32)])], actual: &Actual, expected: &[&str])
 }
 
 #[test]
-fn a_new_route_is_added_and_a_right_one_left_alone() {
+fn a_missing_route_is_added_and_a_correct_route_stays() {
     check(
         &[
             ("10.1.1.0/24", &[("10.2.0.5", 3)]),
@@ -62,7 +62,7 @@ fn a_new_route_is_added_and_a_right_one_left_alone() {
 }
 
 #[test]
-fn a_second_pod_replaces_the_route_by_one_over_both() {
+fn a_second_pod_becomes_a_next_hop_of_the_existing_route() {
     check(
         &[("10.1.1.0/24", &[("10.2.0.5", 3), ("10.2.0.6", 3)])],
         &Actual {
@@ -74,7 +74,7 @@ fn a_second_pod_replaces_the_route_by_one_over_both() {
 }
 
 #[test]
-fn a_pod_that_moved_to_another_interface_is_followed() {
+fn the_route_is_replaced_when_a_pod_moves_to_another_interface() {
     check(
         &[("fd00:1::/64", &[("fd00:2::5", 9)])],
         &Actual {
@@ -86,7 +86,7 @@ fn a_pod_that_moved_to_another_interface_is_followed() {
 }
 
 #[test]
-fn what_nobody_holds_is_removed() {
+fn a_route_without_a_holder_is_removed() {
     check(
         &[],
         &Actual {
@@ -98,7 +98,7 @@ fn what_nobody_holds_is_removed() {
 }
 
 #[test]
-fn a_route_with_our_number_and_another_metric_gives_way_to_one_with_ours() {
+fn an_own_route_with_another_metric_is_replaced_by_a_route_with_the_current_metric() {
     let mut strange = own("10.1.1.0/24", &[("10.2.0.5", 3)]);
     strange.metric = 7;
     check(
@@ -115,7 +115,7 @@ fn a_route_with_our_number_and_another_metric_gives_way_to_one_with_ours() {
 }
 
 #[test]
-fn a_foreign_route_that_would_win_is_a_conflict_and_is_not_touched() {
+fn a_foreign_route_that_wins_is_a_conflict_and_stays_unchanged() {
     for metric in [0, METRIC] {
         let actual = Actual {
             own: vec![],
@@ -129,14 +129,14 @@ fn a_foreign_route_that_would_win_is_a_conflict_and_is_not_touched() {
 }
 
 #[test]
-fn a_foreign_route_in_the_local_table_wins_at_any_metric() {
+fn a_foreign_route_in_the_local_table_wins_with_any_metric() {
     let mut local = foreign("10.1.1.0/24", 4_000);
     local.is_local = true;
     assert!(local.wins());
 }
 
 #[test]
-fn a_foreign_route_with_a_higher_metric_stands_beside_ours() {
+fn an_own_route_is_added_next_to_a_foreign_route_with_a_higher_metric() {
     check(
         &[("10.1.1.0/24", &[("10.2.0.5", 3)])],
         &Actual {
@@ -147,13 +147,13 @@ fn a_foreign_route_with_a_higher_metric_stands_beside_ours() {
     );
 }
 
-/// What the kernel does with a change; panics where the kernel refuses.
-fn apply(change: &Change, actual: &mut Actual) {
+/// Applies a change in the same way as the kernel. Panics if the kernel would refuse the change.
+fn apply(change: &RouteChange, actual: &mut Actual) {
     fn ours(prefix: &IpNet) -> impl Fn(&OwnRoute) -> bool {
         move |route| route.prefix == *prefix && route.metric == METRIC
     }
     match change {
-        Change::Add { prefix, next_hops } => {
+        RouteChange::Add { prefix, next_hops } => {
             assert!(!actual.own.iter().any(|route| ours(prefix)(route)));
             assert!(
                 !actual
@@ -167,11 +167,11 @@ fn apply(change: &Change, actual: &mut Actual) {
                 next_hops: Some(next_hops.clone()),
             });
         }
-        Change::Replace { prefix, next_hops } => {
+        RouteChange::Replace { prefix, next_hops } => {
             let route = actual.own.iter_mut().find(|route| ours(prefix)(route));
             route.unwrap().next_hops = Some(next_hops.clone());
         }
-        Change::Remove { prefix, metric } => {
+        RouteChange::Remove { prefix, metric } => {
             let at = actual
                 .own
                 .iter()
@@ -223,7 +223,7 @@ fn any_actual() -> impl Strategy<Value = Actual> {
 
 proptest! {
     #[test]
-    fn from_any_start_the_changes_lead_to_the_desired_routes_and_no_foreign_one_changes(
+    fn a_plan_leads_from_any_state_to_the_desired_routes_and_changes_no_foreign_route(
         desired in collection::btree_map(any_prefix(), any_hops(), 0..6),
         before in any_actual(),
     ) {

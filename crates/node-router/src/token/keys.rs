@@ -1,4 +1,4 @@
-//! The cluster's keys for tokens, from a file that is read again when it changes.
+//! Public keys of the cluster, which are read from a watched file.
 
 use std::{
     collections::BTreeMap,
@@ -20,44 +20,38 @@ use tokio::sync::watch;
 
 use super::signature;
 
-/// Most bytes of the file. A key of kube-apiserver takes 500.
+/// Maximum size of the file in bytes. A key of kube-apiserver needs about 500 bytes.
 const LARGEST_FILE: u64 = 256 * 1024;
 
-/// Octets of the modulus of an RSA key that ring verifies with.
+/// Length in octets of the modulus of an RSA key that ring supports.
 const RSA_MODULUS: std::ops::RangeInclusive<usize> = 256..=1024;
 
-const SUGGESTION: &str = "write the answer of `kubectl get --raw /openid/v1/jwks` into it";
+const SUGGESTION: &str = "write the output of `kubectl get --raw /openid/v1/jwks` to the file";
 
-/// The keys of one version of the file, by their ids.
+/// The usable keys of one version of the file, by key id.
 #[derive(Clone, Debug)]
 pub(crate) struct TokenKeys {
     keys: BTreeMap<String, (Algorithm, DecodingKey)>,
-    /// What the file says, to tell versions apart.
+    /// Parsed content of the file, by which a changed file is recognized.
     set: JwkSet,
 }
 
-/// Why a file gives no keys.
+/// Reason why the file provides no keys.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenKeysError {
-    /// The file cannot be read.
-    #[error("cannot read the keys of tokens from {}; {SUGGESTION}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why it cannot be read.
-        source: io::Error,
-    },
-    /// The file holds no keys that can be used.
+    #[error("cannot read the token keys from {}; {SUGGESTION}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    /// The file contains no usable keys.
     #[error("{} {problem}; {SUGGESTION}", path.display())]
     Content {
-        /// The file.
         path: PathBuf,
-        /// What is wrong with its content.
+        /// Invalid part of the content, as the predicate of a sentence about the file.
         problem: String,
     },
 }
 
-/// Reads the file again when it changes; the last usable keys stay.
+/// Reads the file again after each change. If a changed file has no usable keys, the previous keys
+/// stay in use.
 #[derive(Debug)]
 pub(crate) struct KeysFile {
     path: PathBuf,
@@ -69,7 +63,6 @@ pub(crate) struct KeysFile {
 }
 
 impl TokenKeys {
-    /// Reads the file.
     pub(crate) fn read(path: &Path) -> Result<Self, TokenKeysError> {
         let bytes = bounded_io::read_file(path, LARGEST_FILE);
         let bytes = bytes.map_err(|source| TokenKeysError::Read {
@@ -82,10 +75,10 @@ impl TokenKeys {
         })
     }
 
-    /// Reads a JSON Web Key Set. Keys that no token of a ServiceAccount is signed with are left out.
+    /// Parses a JSON Web Key Set. Ignores keys of kinds with which kube-apiserver signs no tokens.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, String> {
         let set: JwkSet = serde_json::from_slice(bytes)
-            .map_err(|error| format!("is no JSON Web Key Set ({error})"))?;
+            .map_err(|error| format!("is not a JSON Web Key Set ({error})"))?;
         let mut keys = BTreeMap::new();
         for jwk in &set.keys {
             let (Some(id), Some(key)) = (&jwk.common.key_id, usable(jwk)) else {
@@ -102,7 +95,7 @@ impl TokenKeys {
         Ok(Self { keys, set })
     }
 
-    /// Returns the key with this id, and the one algorithm that it is for.
+    /// Returns the key with this id, and the only algorithm for which the key may be used.
     pub(super) fn find(&self, id: &str) -> Option<(Algorithm, &DecodingKey)> {
         self.keys.get(id).map(|(algorithm, key)| (*algorithm, key))
     }
@@ -114,8 +107,8 @@ impl TokenKeys {
 }
 
 impl KeysFile {
-    /// Reads the file, and begins to watch it. `in_use` shows the number of keys, `rejected` counts states
-    /// of the file that cannot be used.
+    /// Reads the file and starts watching it. `in_use` is set to the number of keys. `rejected`
+    /// counts versions of the file that have no usable keys.
     pub(crate) fn open(
         path: PathBuf,
         in_use: Gauge,
@@ -123,7 +116,7 @@ impl KeysFile {
     ) -> Result<(Self, watch::Receiver<Arc<TokenKeys>>), KeysFileError> {
         let watcher = FileWatcher::new(&path)?;
         let keys = TokenKeys::read(&path)?;
-        tracing::info!(file = %path.display(), keys = keys.ids(), "read the keys of tokens");
+        tracing::info!(file = %path.display(), keys = keys.ids(), "read the token keys");
         in_use.set(count(&keys));
         let (sender, receiver) = watch::channel(Arc::new(keys));
         let file = Self {
@@ -137,13 +130,13 @@ impl KeysFile {
         Ok((file, receiver))
     }
 
-    /// Follows the file for ever.
+    /// Reads the file after each change. Never returns.
     pub(crate) async fn follow(mut self) {
         loop {
             self.watcher.changed().await;
             match TokenKeys::read(&self.path) {
                 Ok(keys) => self.replace(keys),
-                Err(error) => self.keep(in_words(&error)),
+                Err(error) => self.reject(in_words(&error)),
             }
         }
     }
@@ -154,13 +147,14 @@ impl KeysFile {
             return;
         }
         let file = self.path.display();
-        tracing::info!(%file, keys = keys.ids(), "read changed keys of tokens");
+        tracing::info!(%file, keys = keys.ids(), "read the changed token keys");
         self.in_use.set(count(&keys));
         self.keys.send_replace(Arc::new(keys));
     }
 
-    /// Logs one error for one state of the file, however often it is seen.
-    fn keep(&mut self, error: String) {
+    /// Logs an ERROR and keeps the previous keys. Logs an unchanged error only once, even if the
+    /// file is read several times.
+    fn reject(&mut self, error: String) {
         if self.last_error != error {
             let keys = self.keys.borrow().ids();
             tracing::error!(
@@ -174,13 +168,11 @@ impl KeysFile {
     }
 }
 
-/// Why the keys cannot be followed.
+/// Reason why the keys file cannot be used at the start.
 #[derive(Debug, thiserror::Error)]
 pub enum KeysFileError {
-    /// The file cannot be watched.
     #[error(transparent)]
     Watch(#[from] WatchError),
-    /// The file gives no keys.
     #[error(transparent)]
     Read(#[from] TokenKeysError),
 }
@@ -189,10 +181,10 @@ fn count(keys: &TokenKeys) -> i64 {
     i64::try_from(keys.keys.len()).unwrap_or(i64::MAX)
 }
 
-/// Returns a key that can verify signatures of kube-apiserver, and its algorithm.
+/// Returns the key and its algorithm if kube-apiserver can sign tokens with such a key.
 #[expect(
     clippy::wildcard_enum_match_arm,
-    reason = "the library's kinds of keys and curves may become more; those that are unknown are not used"
+    reason = "later versions of the library can add kinds of keys and curves; this code ignores them"
 )]
 fn usable(jwk: &Jwk) -> Option<(Algorithm, DecodingKey)> {
     if !matches!(
@@ -210,12 +202,12 @@ fn usable(jwk: &Jwk) -> Option<(Algorithm, DecodingKey)> {
         },
         _ => return None,
     };
-    let named = jwk.common.key_algorithm;
-    if named.is_some_and(|named| named != KeyAlgorithm::from(algorithm)) {
+    let stated_algorithm = jwk.common.key_algorithm;
+    if stated_algorithm.is_some_and(|stated| stated != KeyAlgorithm::from(algorithm)) {
         return None;
     }
     let key = DecodingKey::from_jwk(jwk).ok()?;
-    let has_its_length = match key.kind() {
+    let has_valid_length = match key.kind() {
         DecodingKeyKind::RsaModulusExponent { n, .. } => RSA_MODULUS.contains(&n.len()),
         DecodingKeyKind::SecretOrDer(point) => {
             point.len()
@@ -226,5 +218,5 @@ fn usable(jwk: &Jwk) -> Option<(Algorithm, DecodingKey)> {
                 }
         }
     };
-    has_its_length.then_some((algorithm, key))
+    has_valid_length.then_some((algorithm, key))
 }

@@ -1,4 +1,5 @@
-//! Signatures of tokens, verified by ring: `jsonwebtoken` then needs no second library of cryptography.
+//! Signature verification of tokens with ring, so that `jsonwebtoken` needs no second cryptographic
+//! library.
 
 use jsonwebtoken::{
     Algorithm, DecodingKey, DecodingKeyKind,
@@ -14,13 +15,14 @@ use ring::signature::{
 static PROVIDER: CryptoProvider = CryptoProvider {
     signer_factory: |_, _| Err(new_error(ErrorKind::UnsupportedAlgorithm)),
     verifier_factory,
-    // For thumbprints and private keys, which are not used here.
+    // `jsonwebtoken` uses these functions only for thumbprints and private keys, which node-router
+    // does not use.
     key_utils: KeyUtils::new_unimplemented(),
 };
 
-/// Makes `jsonwebtoken` verify with ring.
+/// Makes `jsonwebtoken` verify signatures with ring.
 pub(super) fn install() {
-    // An error says that this process has installed it before.
+    // An error means that an earlier call in this process has installed the provider.
     let _ = PROVIDER.install_default();
 }
 

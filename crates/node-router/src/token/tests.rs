@@ -13,11 +13,11 @@ fn keys(of: &[&SigningKey]) -> TokenKeys {
     TokenKeys::parse(key_set(of).as_bytes()).unwrap()
 }
 
-fn verified(token: &str, keys: &TokenKeys) -> Result<Holder, TokenProblem> {
+fn verified(token: &str, keys: &TokenKeys) -> Result<TokenHolder, TokenProblem> {
     verify(&UnverifiedToken(token.to_owned()), keys, ISSUER)
 }
 
-/// A token of a P-256 key with these claims.
+/// Checks the verification of a token that has these claims and the signature of a P-256 key.
 #[track_caller]
 fn check(claims: &Value, expected: Result<(), TokenProblem>) {
     let key = SigningKey::p256("one");
@@ -26,7 +26,7 @@ fn check(claims: &Value, expected: Result<(), TokenProblem>) {
 }
 
 #[test]
-fn a_token_of_each_kind_of_key_names_its_pod() {
+fn a_token_signed_with_each_kind_of_key_is_verified() {
     let all = [
         SigningKey::rsa("one"),
         SigningKey::p256("two"),
@@ -35,7 +35,7 @@ fn a_token_of_each_kind_of_key_names_its_pod() {
     let set = keys(&all.each_ref());
     for key in &all {
         let holder = verified(&key.sign(&claims("web")), &set).unwrap();
-        let expected = Holder {
+        let expected = TokenHolder {
             namespace: "web".to_owned(),
             pod: "load-balancer-1".to_owned(),
             pod_uid: "0d7a6b0f-7d2b-4b57-9d6d-0a8f5b0a9c22".to_owned(),
@@ -46,7 +46,7 @@ fn a_token_of_each_kind_of_key_names_its_pod() {
 }
 
 #[test]
-fn times_count_with_a_small_leeway() {
+fn the_times_of_a_token_are_checked_with_a_tolerance_of_30_seconds() {
     for (claim, value, expected) in [
         ("/exp", now() - 20, Ok(())),
         ("/exp", now() - 40, Err(TokenProblem::Expired)),
@@ -61,7 +61,7 @@ fn times_count_with_a_small_leeway() {
 }
 
 #[test]
-fn a_claim_that_is_missing_or_of_another_type_is_refused() {
+fn a_token_with_a_missing_claim_or_a_claim_of_a_wrong_type_is_rejected() {
     for claim in [
         "/aud",
         "/exp",
@@ -88,7 +88,7 @@ fn a_claim_that_is_missing_or_of_another_type_is_refused() {
 }
 
 #[test]
-fn the_audience_is_one_of_those_of_the_token() {
+fn a_token_must_name_the_audience_portlb() {
     check(&claims_with("/aud", json!("portlb")), Ok(()));
     check(&claims_with("/aud", json!(["vault", "portlb"])), Ok(()));
     let wrong = Err(TokenProblem::Audience);
@@ -97,13 +97,13 @@ fn the_audience_is_one_of_those_of_the_token() {
 }
 
 #[test]
-fn the_issuer_is_that_of_the_cluster() {
+fn a_token_of_another_issuer_is_rejected() {
     let wrong = Err(TokenProblem::Issuer(ISSUER.to_owned()));
     check(&claims_with("/iss", json!(format!("{ISSUER}/"))), wrong);
 }
 
 #[test]
-fn another_algorithm_than_that_of_the_key_is_refused() {
+fn a_token_with_another_algorithm_than_its_key_is_rejected() {
     let key = SigningKey::rsa("one");
     let set = keys(&[&key]);
     let claims = claims("web");
@@ -112,7 +112,7 @@ fn another_algorithm_than_that_of_the_key_is_refused() {
         message(&json!({"alg": "none", "kid": "one"}), &claims)
     );
     assert_eq!(verified(&no_signature, &set), Err(TokenProblem::Malformed));
-    // The public key is known to all, and is no secret of HMAC.
+    // An attacker knows the public key, and could use it as the secret of an HMAC.
     let header = json!({"alg": "HS256", "kid": "one"});
     let message = message(&header, &claims);
     for secret in [key.jwk()["n"].to_string(), key_set(&[&key])] {
@@ -129,7 +129,7 @@ fn another_algorithm_than_that_of_the_key_is_refused() {
 }
 
 #[test]
-fn a_signature_of_another_key_and_a_changed_token_are_refused() {
+fn a_token_with_the_signature_of_another_key_or_changed_claims_is_rejected() {
     let set = keys(&[&SigningKey::p256("one")]);
     let other = SigningKey::p256("one");
     let token = other.sign(&claims("web"));
@@ -152,7 +152,7 @@ fn a_signature_of_another_key_and_a_changed_token_are_refused() {
 }
 
 #[test]
-fn a_token_without_a_known_key_is_refused_and_its_key_id_is_shown_in_part() {
+fn a_token_with_an_unknown_key_id_is_rejected_and_the_error_shortens_the_key_id() {
     let key = SigningKey::p256("one");
     let set = keys(&[&key]);
     for (header, shown) in [
@@ -162,7 +162,7 @@ fn a_token_without_a_known_key_is_refused_and_its_key_id_is_shown_in_part() {
             json!({"alg": "ES256", "kid": "x".repeat(4000)}),
             &"x".repeat(64),
         ),
-        // A key that comes with the token is not used.
+        // A key inside of the token is ignored.
         (json!({"alg": "ES256", "kid": "", "jwk": key.jwk()}), ""),
     ] {
         let token = key.sign_with(&header, &claims("web"));
@@ -172,7 +172,7 @@ fn a_token_without_a_known_key_is_refused_and_its_key_id_is_shown_in_part() {
 }
 
 #[test]
-fn what_is_no_token_is_refused() {
+fn a_text_that_is_not_a_token_is_rejected() {
     let set = keys(&[&SigningKey::p256("one")]);
     for text in [
         "",
@@ -192,7 +192,7 @@ fn what_is_no_token_is_refused() {
 }
 
 #[test]
-fn the_token_is_the_only_value_of_the_metadata_and_bounded() {
+fn the_authorization_metadata_must_have_one_bearer_token_of_limited_length() {
     let of = |values: &[&str]| {
         let mut metadata = MetadataMap::new();
         for value in values {
@@ -219,10 +219,10 @@ fn check_keys(text: &str, part: &str) {
 }
 
 #[test]
-fn a_file_without_usable_keys_is_refused() {
+fn a_key_set_without_usable_keys_is_rejected() {
     let none = "no key with an id for RS256, ES256 or ES384";
-    check_keys("", "no JSON Web Key Set");
-    check_keys("keys: []", "no JSON Web Key Set");
+    check_keys("", "not a JSON Web Key Set");
+    check_keys("keys: []", "not a JSON Web Key Set");
     check_keys("{}", "missing field `keys`");
     check_keys(r#"{"keys": []}"#, none);
     check_keys(
@@ -247,7 +247,7 @@ fn a_file_without_usable_keys_is_refused() {
 }
 
 #[test]
-fn keys_of_kinds_that_are_not_used_are_left_out() {
+fn keys_of_unsupported_kinds_are_ignored() {
     let key = SigningKey::p256("one");
     let set = json!({"keys": [
         {"kty": "OKP", "crv": "Ed25519", "kid": "two", "x": encode(&[1; 32])},
@@ -264,7 +264,7 @@ fn keys_of_kinds_that_are_not_used_are_left_out() {
 }
 
 #[test]
-fn a_file_that_cannot_be_read_is_an_error_with_the_way_to_write_it() {
+fn the_error_of_an_unreadable_keys_file_contains_a_suggestion() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("jwks.json");
     let check_refused = |path: &Path, cause: &str| {

@@ -21,72 +21,75 @@ fn foreign(text: &str) -> ForeignRoute {
     }
 }
 
-/// A kernel with rules, and a default route of each IP version.
-fn kernel() -> Guard {
-    Guard {
+/// Returns a kernel that has routing rules and a default route of each IP version.
+fn kernel() -> ActualGuard {
+    ActualGuard {
         versions: BTreeSet::from([IpVersion::V4, IpVersion::V6]),
         default_uplinks: BTreeSet::from([
             (IpVersion::V4, "eth0".to_owned()),
             (IpVersion::V6, "eth1".to_owned()),
         ]),
-        ..Guard::default()
+        ..ActualGuard::default()
     }
 }
 
-/// What the kernel does with a change; panics where the kernel refuses.
-fn apply(change: &Change, guard: &mut Guard) {
+/// Applies a change in the same way as the kernel. Panics if the kernel would refuse the change.
+fn apply(change: &GuardChange, guard: &mut ActualGuard) {
     match change {
-        Change::Route(plan::Change::Add { prefix, next_hops }) => guard.own.push(OwnRoute {
-            prefix: *prefix,
-            metric: METRIC,
-            next_hops: Some(next_hops.clone()),
-        }),
-        Change::Route(plan::Change::Replace { prefix, next_hops }) => {
+        GuardChange::Route(plan::RouteChange::Add { prefix, next_hops }) => {
+            guard.own.push(OwnRoute {
+                prefix: *prefix,
+                metric: METRIC,
+                next_hops: Some(next_hops.clone()),
+            })
+        }
+        GuardChange::Route(plan::RouteChange::Replace { prefix, next_hops }) => {
             let route = guard.own.iter_mut().find(|route| route.prefix == *prefix);
             route.unwrap().next_hops = Some(next_hops.clone());
         }
-        Change::Route(plan::Change::Remove { prefix, .. }) => {
+        GuardChange::Route(plan::RouteChange::Remove { prefix, .. }) => {
             guard.own.retain(|route| route.prefix != *prefix);
         }
-        Change::AddFallback(prefix, fallback) => {
+        GuardChange::AddFallback(prefix, fallback) => {
             assert_eq!(guard.fallbacks.insert(*prefix, *fallback), None);
         }
-        Change::RemoveFallback(prefix, fallback) => {
+        GuardChange::RemoveFallback(prefix, fallback) => {
             assert_eq!(guard.fallbacks.remove(prefix), Some(*fallback));
         }
-        Change::AddRule(rule) => assert!(guard.rules.insert(rule.clone())),
-        Change::RemoveRule(rule) => assert!(guard.rules.remove(rule)),
+        GuardChange::AddRule(rule) => assert!(guard.rules.insert(rule.clone())),
+        GuardChange::RemoveRule(rule) => assert!(guard.rules.remove(rule)),
     }
 }
 
-/// Makes the changes; a second plan must have none.
+/// Checks the changes to the desired guard and applies them. Then checks that no further change is
+/// necessary.
 #[track_caller]
 fn check(
     uplinks: &Uplinks,
     allowed: &[&str],
     held: &[(&str, &str)],
     foreign: &[ForeignRoute],
-    guard: &mut Guard,
+    guard: &mut ActualGuard,
     expected: &[&str],
 ) {
     let allowed: Vec<IpNet> = allowed.iter().map(|text| prefix(text)).collect();
     let held = held.iter();
     let held = held.map(|(text, gateway)| (prefix(text), next_hops(gateway)));
     let held: Desired = held.collect();
-    let changes = Wanted::new(uplinks, &allowed, &held, foreign, guard).changes(guard);
+    let changes = DesiredGuard::new(uplinks, &allowed, &held, foreign, guard).changes(guard);
     let texts: Vec<String> = changes.iter().map(ToString::to_string).collect();
     assert_eq!(texts, expected);
     for change in &changes {
         apply(change, guard);
     }
-    let wanted = Wanted::new(uplinks, &allowed, &held, foreign, guard);
-    assert_eq!(wanted.changes(guard), []);
+    let desired = DesiredGuard::new(uplinks, &allowed, &held, foreign, guard);
+    assert_eq!(desired.changes(guard), []);
 }
 
 const ALLOWED: &[&str] = &["10.1.1.0/24", "fd00:1::/64"];
 
 #[test]
-fn rules_come_after_the_routes_that_they_look_up_and_go_before_them() {
+fn rules_are_added_after_their_routes_and_removed_before_them() {
     let mut guard = kernel();
     check(
         &Uplinks::OfDefaultRoutes,
@@ -102,7 +105,7 @@ fn rules_come_after_the_routes_that_they_look_up_and_go_before_them() {
             "add the rule iif eth1 to fd00:1::/64 lookup 112",
         ],
     );
-    // Another address of the same pod's range comes, and the first one goes.
+    // The pod releases the prefix and holds a single address of it.
     check(
         &Uplinks::OfDefaultRoutes,
         ALLOWED,
@@ -135,45 +138,47 @@ fn the_guard_follows_the_default_route_to_another_interface() {
     let mut guard = kernel();
     let routes = [("10.1.1.0/24", "10.2.0.5")];
     let allowed = &ALLOWED[..1];
-    let wanted = Uplinks::OfDefaultRoutes;
+    let desired = Uplinks::OfDefaultRoutes;
     let expected = [
         "add the route to 10.1.1.0/24 via 10.2.0.5 in table 112",
         "add the route blackhole 10.1.1.0/24 in table 112",
         "add the rule iif eth0 to 10.1.1.0/24 lookup 112",
     ];
-    check(&wanted, allowed, &routes, &[], &mut guard, &expected);
+    check(&desired, allowed, &routes, &[], &mut guard, &expected);
     guard.default_uplinks = BTreeSet::from([(IpVersion::V4, "bond0".to_owned())]);
     let expected = [
         "remove the rule iif eth0 to 10.1.1.0/24 lookup 112",
         "add the rule iif bond0 to 10.1.1.0/24 lookup 112",
     ];
-    check(&wanted, allowed, &routes, &[], &mut guard, &expected);
+    check(&desired, allowed, &routes, &[], &mut guard, &expected);
 }
 
 #[test]
-fn an_ip_version_without_an_uplink_or_without_rules_has_no_guard() {
+fn an_ip_version_without_an_uplink_or_without_routing_rules_has_no_guard() {
     let mut guard = kernel();
     guard.default_uplinks.clear();
     let allowed: Vec<IpNet> = ALLOWED.iter().map(|text| prefix(text)).collect();
-    let wanted = |guard: &Guard, uplinks: &Uplinks| {
-        Wanted::new(uplinks, &allowed, &Desired::new(), &[], guard)
+    let desired = |guard: &ActualGuard, uplinks: &Uplinks| {
+        DesiredGuard::new(uplinks, &allowed, &Desired::new(), &[], guard)
     };
     let both = [IpVersion::V4, IpVersion::V6];
-    let by_default = wanted(&guard, &Uplinks::OfDefaultRoutes);
+    let by_default = desired(&guard, &Uplinks::OfDefaultRoutes);
     assert_eq!(by_default.unguarded().collect::<Vec<_>>(), both);
     assert_eq!(by_default.changes(&guard), []);
 
     guard.versions.remove(&IpVersion::V6);
     let named = Uplinks::Named(BTreeSet::from(["eth7".to_owned(), "eth8".to_owned()]));
-    let wanted = wanted(&guard, &named);
-    assert_eq!(wanted.unguarded().collect::<Vec<_>>(), [IpVersion::V6]);
-    let rules = wanted.changes(&guard);
-    let rules = rules.iter().filter(|it| matches!(it, Change::AddRule(_)));
+    let desired = desired(&guard, &named);
+    assert_eq!(desired.unguarded().collect::<Vec<_>>(), [IpVersion::V6]);
+    let rules = desired.changes(&guard);
+    let rules = rules
+        .iter()
+        .filter(|change| matches!(change, GuardChange::AddRule(_)));
     assert_eq!(rules.count(), 2);
 }
 
 #[test]
-fn a_route_of_another_program_goes_on_to_decide() {
+fn a_foreign_route_in_an_allowed_prefix_stays_in_force() {
     let mut local = foreign("10.1.1.9/32");
     local.is_local = true;
     check(
@@ -188,7 +193,7 @@ fn a_route_of_another_program_goes_on_to_decide() {
             "add the rule iif eth0 to 10.1.1.0/24 lookup 112",
         ],
     );
-    // The whole of an allowed prefix.
+    // The foreign route covers the whole allowed prefix.
     check(
         &Uplinks::OfDefaultRoutes,
         &ALLOWED[..1],
@@ -203,14 +208,14 @@ fn a_route_of_another_program_goes_on_to_decide() {
 }
 
 #[test]
-fn an_interface_that_leads_to_pods_is_left_out_unless_it_is_named() {
+fn an_interface_that_leads_to_pods_is_guarded_only_if_it_is_named() {
     let mut guard = kernel();
     let allowed: Vec<IpNet> = ALLOWED.iter().map(|text| prefix(text)).collect();
     guard.pod_uplinks.insert("eth0".to_owned());
-    let wanted = |uplinks: &Uplinks, guard: &Guard| {
-        Wanted::new(uplinks, &allowed, &Desired::new(), &[], guard)
+    let desired = |uplinks: &Uplinks, guard: &ActualGuard| {
+        DesiredGuard::new(uplinks, &allowed, &Desired::new(), &[], guard)
     };
-    let by_default = wanted(&Uplinks::OfDefaultRoutes, &guard);
+    let by_default = desired(&Uplinks::OfDefaultRoutes, &guard);
     let eth0 = BTreeSet::from(["eth0".to_owned()]);
     assert_eq!(
         by_default.left_out,
@@ -228,7 +233,7 @@ fn an_interface_that_leads_to_pods_is_left_out_unless_it_is_named() {
             "add the rule iif eth1 to fd00:1::/64 lookup 112",
         ],
     );
-    let named = wanted(&Uplinks::Named(eth0), &guard);
+    let named = desired(&Uplinks::Named(eth0), &guard);
     assert_eq!(named.left_out, BTreeMap::new());
     assert_eq!(named.unguarded().count(), 0);
 }

@@ -1,23 +1,24 @@
-//! Whatever happens in whatever order, the kernel ends up with what is held.
+//! Tests with random sequences of events.
 
 use std::collections::BTreeMap;
 
 use proptest::{collection, prelude::*};
 
-use crate::support::{KernelState, Node, foreign_route, next_hops, own_route, prefix};
+use crate::support::{FakeKernelNode, KernelState, foreign_route, next_hops, own_route, prefix};
 
 #[derive(Clone, Debug)]
-enum Happening {
+enum RouterEvent {
     Hold(u8, u8),
-    /// Of the oldest, the next, and so on.
+    /// Closes the stream at this index of the open streams, oldest first. Does nothing if the index
+    /// is too high.
     Release(usize),
-    /// Somebody deletes the route.
-    Lose(u8),
-    /// Somebody changes its next hops.
-    Bend(u8, u8),
-    /// The kernel refuses changes for a while.
-    Refuse,
-    Relent,
+    /// Another program deletes the route.
+    DeleteRoute(u8),
+    /// Another program changes the next hops of the route.
+    ChangeNextHops(u8, u8),
+    /// The kernel refuses all changes until `AcceptChanges`.
+    RefuseChanges,
+    AcceptChanges,
 }
 
 fn service(n: u8) -> String {
@@ -28,51 +29,53 @@ fn pod(n: u8) -> String {
     format!("10.244.3.{n}")
 }
 
-fn any_happening() -> impl Strategy<Value = Happening> {
+fn any_event() -> impl Strategy<Value = RouterEvent> {
     prop_oneof![
-        4 => (0..3_u8, 1..4_u8).prop_map(|(s, p)| Happening::Hold(s, p)),
-        3 => (0..4_usize).prop_map(Happening::Release),
-        1 => (0..3_u8).prop_map(Happening::Lose),
-        1 => (0..3_u8, 4..6_u8).prop_map(|(s, p)| Happening::Bend(s, p)),
-        1 => Just(Happening::Refuse),
-        1 => Just(Happening::Relent),
+        4 => (0..3_u8, 1..4_u8).prop_map(|(s, p)| RouterEvent::Hold(s, p)),
+        3 => (0..4_usize).prop_map(RouterEvent::Release),
+        1 => (0..3_u8).prop_map(RouterEvent::DeleteRoute),
+        1 => (0..3_u8, 4..6_u8).prop_map(|(s, p)| RouterEvent::ChangeNextHops(s, p)),
+        1 => Just(RouterEvent::RefuseChanges),
+        1 => Just(RouterEvent::AcceptChanges),
     ]
 }
 
-async fn check(happenings: Vec<Happening>) {
+async fn check(events: Vec<RouterEvent>) {
     let mut state = KernelState::default();
     let foreign = foreign_route("10.1.0.0/24", 700);
     state.routes.foreign.push(foreign.clone());
-    let node = Node::start_from(state, |_| {}).await;
+    let node = FakeKernelNode::start_from(state, |_| {}).await;
     let mut held = Vec::new();
-    for happening in happenings {
-        match happening {
-            Happening::Hold(s, p) => {
-                // Refused while the kernel refuses.
+    for event in events {
+        match event {
+            RouterEvent::Hold(s, p) => {
+                // The hold fails while the kernel refuses changes.
                 if let Ok(stream) = node.hold(&service(s), &pod(p)).await {
                     held.push((s, p, stream));
                 }
             }
-            Happening::Release(index) => {
+            RouterEvent::Release(index) => {
                 if index < held.len() {
                     held.remove(index);
                 }
             }
-            Happening::Lose(s) => node.kernel.change(|state| {
+            RouterEvent::DeleteRoute(s) => node.kernel.change(|state| {
                 state
                     .routes
                     .own
                     .retain(|route| route.prefix != prefix(&service(s)));
             }),
-            Happening::Bend(s, p) => node.kernel.change(|state| {
+            RouterEvent::ChangeNextHops(s, p) => node.kernel.change(|state| {
                 for route in &mut state.routes.own {
                     if route.prefix == prefix(&service(s)) {
                         route.next_hops = Some(next_hops(&[&pod(p)]));
                     }
                 }
             }),
-            Happening::Refuse => node.kernel.change(|state| state.refuses_changes = Some(12)),
-            Happening::Relent => node.kernel.change(|state| state.refuses_changes = None),
+            RouterEvent::RefuseChanges => {
+                node.kernel.change(|state| state.refuses_changes = Some(12))
+            }
+            RouterEvent::AcceptChanges => node.kernel.change(|state| state.refuses_changes = None),
         }
     }
     node.kernel.change(|state| state.refuses_changes = None);
@@ -98,13 +101,13 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn the_kernel_ends_up_with_what_is_held(
-        happenings in collection::vec(any_happening(), 0..24),
+    fn the_kernel_has_exactly_the_held_routes_after_any_sequence_of_events(
+        events in collection::vec(any_event(), 0..24),
     ) {
         tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .unwrap()
-            .block_on(check(happenings));
+            .block_on(check(events));
     }
 }

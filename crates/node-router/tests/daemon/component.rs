@@ -1,4 +1,4 @@
-//! The daemon in process over real gRPC, on a kernel that is a value.
+//! Tests of the daemon in this process, with gRPC over a socket and a fake kernel.
 
 use std::{
     collections::BTreeSet,
@@ -15,14 +15,14 @@ use node_router::{NotOnLink, uplink::IpVersion};
 use tonic::Code;
 
 use crate::support::{
-    FakeFirewall, FakeKernel, KernelState, Node, foreign_route, hold, next, own_route,
+    FakeFirewall, FakeKernel, FakeKernelNode, KernelState, foreign_route, hold, next, own_route,
 };
 
 const ENOMEM: i32 = nix::errno::Errno::ENOMEM as i32;
 
 #[tokio::test]
-async fn a_killed_client_loses_its_route() {
-    let node = Node::start().await;
+async fn the_route_of_a_killed_client_is_removed() {
+    let node = FakeKernelNode::start().await;
     let mut client_process = Some(tokio::runtime::Runtime::new().unwrap());
     let socket = Target::Unix(node.socket.clone());
     let (held, is_held) = tokio::sync::oneshot::channel();
@@ -30,7 +30,7 @@ async fn a_killed_client_loses_its_route() {
         let mut client = NodeRouteServiceClient::new(socket.channel());
         let stream = hold(&mut client, "10.1.1.0/24", "10.244.3.7").await;
         held.send(stream.is_ok()).unwrap();
-        // Neither ends the stream nor the connection in an orderly way.
+        // Neither the stream nor the connection is closed in an orderly way.
         std::mem::forget(stream);
         std::future::pending::<()>().await;
     });
@@ -38,15 +38,15 @@ async fn a_killed_client_loses_its_route() {
     node.kernel
         .wait_for_own(&[own_route("10.1.1.0/24", &["10.244.3.7"])])
         .await;
-    // All its sockets close at once.
+    // Closes all sockets of the client without an orderly end.
     client_process.take().unwrap().shutdown_background();
     node.kernel.wait_for_own(&[]).await;
     node.stop().await;
 }
 
 #[tokio::test]
-async fn two_pods_share_one_route_and_each_takes_its_part_along() {
-    let node = Node::start().await;
+async fn two_pods_share_one_route_and_the_end_of_a_pod_removes_only_its_next_hop() {
+    let node = FakeKernelNode::start().await;
     let first = node.held("10.1.1.0/24", "10.244.3.7").await;
     let second = node.held("10.1.1.0/24", "10.244.3.8").await;
     let both = own_route("10.1.1.0/24", &["10.244.3.7", "10.244.3.8"]);
@@ -70,8 +70,8 @@ async fn two_pods_share_one_route_and_each_takes_its_part_along() {
 }
 
 #[tokio::test]
-async fn routes_come_in_pages() {
-    let node = Node::start().await;
+async fn list_routes_returns_pages() {
+    let node = FakeKernelNode::start().await;
     let _first = node.held("10.1.1.0/24", "10.244.3.7").await;
     let _second = node.held("10.1.2.0/24", "10.244.3.7").await;
     let mut request = ListRoutesRequest {
@@ -96,8 +96,8 @@ async fn routes_come_in_pages() {
 }
 
 #[tokio::test]
-async fn one_gateway_held_twice_stays_until_both_streams_are_gone() {
-    let node = Node::start().await;
+async fn a_route_that_two_streams_hold_stays_until_both_streams_have_ended() {
+    let node = FakeKernelNode::start().await;
     let first = node.held("10.1.1.0/24", "10.244.3.7").await;
     let second = node.held("10.1.1.0/24", "10.244.3.7").await;
     assert_eq!(node.routes().await[0].next_hops[0].holders, 2);
@@ -121,8 +121,8 @@ async fn one_gateway_held_twice_stays_until_both_streams_are_gone() {
 }
 
 #[tokio::test]
-async fn claims_outside_the_policy_are_refused_with_what_is_allowed() {
-    let node = Node::start().await;
+async fn the_refusal_of_a_claim_outside_the_policy_lists_the_allowed_ranges() {
+    let node = FakeKernelNode::start().await;
     let cases = [
         (
             "10.2.0.0/24",
@@ -172,8 +172,8 @@ async fn claims_outside_the_policy_are_refused_with_what_is_allowed() {
 }
 
 #[tokio::test]
-async fn a_foreign_route_that_comes_later_is_told_to_the_holder_and_so_is_its_end() {
-    let node = Node::start().await;
+async fn the_holder_is_notified_when_a_foreign_route_appears_and_disappears() {
+    let node = FakeKernelNode::start().await;
     let mut stream = node.held("10.1.1.0/24", "10.244.3.7").await;
     node.kernel
         .change(|state| state.routes.foreign.push(foreign_route("10.1.1.0/24", 0)));
@@ -187,23 +187,24 @@ async fn a_foreign_route_that_comes_later_is_told_to_the_holder_and_so_is_its_en
 }
 
 #[tokio::test]
-async fn a_route_that_cannot_be_restored_is_told_to_the_holder_and_tried_again() {
-    let node = Node::start().await;
+async fn the_holder_is_notified_when_a_route_cannot_be_restored_and_the_daemon_retries() {
+    let node = FakeKernelNode::start().await;
     let mut stream = node.held("10.1.1.0/24", "10.244.3.7").await;
     node.kernel.change(|state| {
         state.routes.own.clear();
         state.refuses_changes = Some(ENOMEM);
     });
     assert!(!next(&mut stream).await.unwrap().installed);
-    // No notification: the owner comes back by itself.
+    // The daemon retries without a notification of the kernel.
     node.kernel.change(|state| state.refuses_changes = None);
     assert!(next(&mut stream).await.unwrap().installed);
     node.stop().await;
 }
 
-/// A kernel that refuses the hold with this code and these parts of the message.
+/// Checks that a hold fails with this status code and these parts of the message, if the kernel has
+/// this state.
 async fn check_refused(state: KernelState, code: Code, parts: &[&str]) {
-    let node = Node::start_from(state, |_| {}).await;
+    let node = FakeKernelNode::start_from(state, |_| {}).await;
     let status = node.hold("10.1.1.0/24", "10.244.3.7").await.unwrap_err();
     assert_eq!(status.code(), code, "{status:?}");
     for part in parts {
@@ -214,14 +215,14 @@ async fn check_refused(state: KernelState, code: Code, parts: &[&str]) {
 }
 
 #[tokio::test]
-async fn a_change_that_the_kernel_refuses_or_forgets_is_answered_with_its_cause() {
+async fn the_refusal_of_a_hold_names_the_change_that_the_kernel_refused_or_lost() {
     let refuses = KernelState {
         refuses_changes: Some(ENOMEM),
         ..KernelState::default()
     };
     let parts = ["add the route to 10.1.1.0/24", "Cannot allocate memory"];
     check_refused(refuses, Code::Internal, &parts).await;
-    // An acknowledgement alone is not believed.
+    // The daemon reads the route back, even if the kernel acknowledged the change.
     let forgets = KernelState {
         forgets_changes: true,
         ..KernelState::default()
@@ -235,12 +236,13 @@ async fn a_change_that_the_kernel_refuses_or_forgets_is_answered_with_its_cause(
 }
 
 #[tokio::test]
-async fn an_unreadable_kernel_refuses_the_claim_and_shows_in_readiness_until_it_is_back() {
-    let node = Node::start().await;
+async fn holds_are_refused_and_the_daemon_is_not_ready_while_the_kernel_cannot_be_read() {
+    let node = FakeKernelNode::start().await;
     node.kernel
         .change(|state| state.refuses_reading = Some(ENOMEM));
     let status = node.hold("10.1.1.0/24", "10.244.3.7").await.unwrap_err();
-    // Not a refusal: an earlier route of the holder stays as it was.
+    // The code does not mean that the route is missing: a route that the holder had before stays
+    // unchanged.
     assert_eq!(status.code(), Code::Unavailable);
     assert!(
         status.message().contains("read the kernel's routes"),
@@ -254,8 +256,8 @@ async fn an_unreadable_kernel_refuses_the_claim_and_shows_in_readiness_until_it_
 }
 
 #[tokio::test]
-async fn a_pod_that_loses_its_link_leaves_the_route_to_the_other() {
-    let node = Node::start().await;
+async fn a_pod_without_a_link_is_removed_from_the_route_and_the_other_pod_stays() {
+    let node = FakeKernelNode::start().await;
     let mut first = node.held("10.1.1.0/24", "10.244.3.7").await;
     let _second = node.held("10.1.1.0/24", "10.244.3.8").await;
     node.kernel.change(|state| {
@@ -271,16 +273,16 @@ async fn a_pod_that_loses_its_link_leaves_the_route_to_the_other() {
 }
 
 #[tokio::test]
-async fn a_router_that_lingers_ends_with_its_last_holder_and_leaves_no_route() {
-    let node = Node::start_from(KernelState::default(), |config| {
-        // Much longer than a test waits.
+async fn a_lingering_daemon_exits_after_its_last_holder_and_leaves_no_route() {
+    let node = FakeKernelNode::start_from(KernelState::default(), |config| {
+        // The linger time is much longer than the test waits.
         config.linger = Duration::from_secs(600);
         config.release_delay = Duration::from_millis(100);
     })
     .await;
     let stream = node.held("10.1.1.0/24", "10.244.3.7").await;
     node.shutdown.request();
-    // It still grants routes.
+    // A lingering daemon still grants holds.
     let second = node.held("10.1.2.0/24", "10.244.3.7").await;
     drop((stream, second));
     let kernel = node.stop().await;
@@ -288,8 +290,8 @@ async fn a_router_that_lingers_ends_with_its_last_holder_and_leaves_no_route() {
 }
 
 #[tokio::test]
-async fn routes_that_are_held_longer_than_it_lingers_stay() {
-    let node = Node::start_from(KernelState::default(), |config| {
+async fn routes_that_are_still_held_after_the_linger_time_stay_in_the_kernel() {
+    let node = FakeKernelNode::start_from(KernelState::default(), |config| {
         config.linger = Duration::from_millis(100);
     })
     .await;
@@ -299,11 +301,11 @@ async fn routes_that_are_held_longer_than_it_lingers_stay() {
 }
 
 #[tokio::test]
-async fn a_route_of_an_earlier_run_is_held_again_without_a_change() {
+async fn a_hold_of_an_adopted_route_changes_nothing_in_the_kernel() {
     let mut state = KernelState::default();
     let left = own_route("10.1.1.0/24", &["10.244.3.7", "10.244.3.8"]);
     state.routes.own.push(left.clone());
-    let node = Node::start_from(state, |_| {}).await;
+    let node = FakeKernelNode::start_from(state, |_| {}).await;
     let adopted = node.routes().await;
     assert_eq!(adopted[0].next_hops.len(), 2);
     assert_eq!(adopted[0].next_hops[0].holders, 0);
@@ -314,8 +316,8 @@ async fn a_route_of_an_earlier_run_is_held_again_without_a_change() {
 }
 
 #[tokio::test]
-async fn the_last_next_hop_stays_for_the_release_delay() {
-    let node = Node::start_from(KernelState::default(), |config| {
+async fn only_the_last_next_hop_of_a_route_stays_for_the_release_delay() {
+    let node = FakeKernelNode::start_from(KernelState::default(), |config| {
         config.release_delay = Duration::from_millis(500);
     })
     .await;
@@ -323,7 +325,7 @@ async fn the_last_next_hop_stays_for_the_release_delay() {
     let second = node.held("10.1.1.0/24", "10.244.3.8").await;
     let began = Instant::now();
     drop(first);
-    // Another pod serves the prefix, so nothing is waited for.
+    // The next hop is removed without the release delay, because another pod serves the prefix.
     node.kernel
         .wait_for_own(&[own_route("10.1.1.0/24", &["10.244.3.8"])])
         .await;
@@ -334,31 +336,36 @@ async fn the_last_next_hop_stays_for_the_release_delay() {
     let changes = node.kernel.changes().len();
     drop(again);
     let _again = node.held("10.1.1.0/24", "10.244.3.8").await;
-    assert_eq!(node.kernel.changes().len(), changes, "it had never gone");
+    assert_eq!(
+        node.kernel.changes().len(),
+        changes,
+        "the route was never removed"
+    );
     node.stop().await;
 }
 
 #[tokio::test]
-async fn an_adoption_timeout_of_zero_removes_at_start() {
+async fn adopt_timeout_zero_removes_routes_of_an_earlier_run_at_the_start() {
     let mut state = KernelState::default();
     state
         .routes
         .own
         .push(own_route("10.1.1.0/24", &["10.244.3.7"]));
-    let node = Node::start_from(state, |config| config.adopt_timeout = Duration::ZERO).await;
+    let node =
+        FakeKernelNode::start_from(state, |config| config.adopt_timeout = Duration::ZERO).await;
     assert_eq!(node.kernel.own(), []);
     node.stop().await;
 }
 
 #[tokio::test]
-async fn what_the_policy_does_not_allow_any_more_is_removed_at_start() {
+async fn routes_that_the_policy_no_longer_allows_are_removed_at_the_start() {
     let mut state = KernelState::default();
     state.routes.own = vec![
         own_route("10.1.1.0/24", &["10.244.3.7"]),
         own_route("10.9.9.0/24", &["10.244.3.7"]),
         own_route("10.1.2.0/24", &["10.244.99.7"]),
     ];
-    let node = Node::start_from(state, |_| {}).await;
+    let node = FakeKernelNode::start_from(state, |_| {}).await;
     assert_eq!(
         node.kernel.own(),
         [own_route("10.1.1.0/24", &["10.244.3.7"])]
@@ -367,8 +374,8 @@ async fn what_the_policy_does_not_allow_any_more_is_removed_at_start() {
 }
 
 #[tokio::test]
-async fn a_watch_tells_every_route_then_synced_then_changes_and_removals() {
-    let node = Node::start().await;
+async fn a_watch_sends_all_routes_then_synced_then_changes_and_removals() {
+    let node = FakeKernelNode::start().await;
     let first = node.held("10.1.1.0/24", "10.244.3.7").await;
     let mut watch = watch(&node).await;
     let event = next(&mut watch).await.unwrap().event.unwrap();
@@ -392,8 +399,8 @@ async fn a_watch_tells_every_route_then_synced_then_changes_and_removals() {
 }
 
 #[tokio::test]
-async fn the_holder_is_shown_by_process_and_user() {
-    let node = Node::start().await;
+async fn list_routes_shows_process_and_user_of_the_holder() {
+    let node = FakeKernelNode::start().await;
     let _stream = node.held("10.1.1.0/24", "10.244.3.7").await;
     let next_hop = &node.routes().await[0].next_hops[0];
     assert_eq!(
@@ -405,8 +412,8 @@ async fn the_holder_is_shown_by_process_and_user() {
 }
 
 #[tokio::test]
-async fn the_socket_has_the_mode_of_the_flag() {
-    let node = Node::start().await;
+async fn the_unix_socket_has_the_configured_mode() {
+    let node = FakeKernelNode::start().await;
     let mode = std::fs::metadata(&node.socket)
         .unwrap()
         .permissions()
@@ -416,8 +423,9 @@ async fn the_socket_has_the_mode_of_the_flag() {
 }
 
 #[tokio::test]
-async fn a_prefix_above_the_limit_is_refused_and_a_second_gateway_of_a_known_one_is_not() {
-    let node = Node::start_from(KernelState::default(), |config| config.max_routes = 1).await;
+async fn a_prefix_above_the_limit_is_refused_but_a_second_gateway_of_a_held_prefix_is_granted() {
+    let node =
+        FakeKernelNode::start_from(KernelState::default(), |config| config.max_routes = 1).await;
     let first = node.held("10.1.1.0/24", "10.244.3.7").await;
     let status = node.hold("10.1.2.0/24", "10.244.3.7").await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted);
@@ -430,8 +438,8 @@ async fn a_prefix_above_the_limit_is_refused_and_a_second_gateway_of_a_known_one
 }
 
 #[tokio::test]
-async fn a_thousand_claims_at_once_are_granted() {
-    let node = Node::start().await;
+async fn a_thousand_simultaneous_claims_are_granted() {
+    let node = FakeKernelNode::start().await;
     let client = node.client();
     let claims = (0..1_000_u32).map(|n| {
         let mut client = client.clone();
@@ -447,7 +455,7 @@ async fn a_thousand_claims_at_once_are_granted() {
 }
 
 #[tokio::test]
-async fn a_kernel_without_nftables_is_said_once_and_routes_work_all_the_same() {
+async fn holds_are_granted_and_readiness_names_the_problem_without_nftables() {
     let (notifications, changes) = tokio::sync::mpsc::channel(1);
     let firewall = FakeFirewall::default();
     *firewall.refuses.lock().unwrap() = Some(|| nftables_table::Error::Unsupported {
@@ -455,10 +463,10 @@ async fn a_kernel_without_nftables_is_said_once_and_routes_work_all_the_same() {
         source: std::io::Error::from_raw_os_error(95),
     });
     let kernel = FakeKernel::new(KernelState::default(), notifications);
-    let node = Node::start_on(kernel, changes, firewall, |_| {}).await;
+    let node = FakeKernelNode::start_on(kernel, changes, firewall, |_| {}).await;
     assert!(node.readiness.is_ready());
     let report = node.readiness.report();
-    assert!(report.contains("the kernel cannot"), "{report}");
+    assert!(report.contains("not supported by the kernel"), "{report}");
     assert!(
         node.metrics
             .encode()
@@ -468,12 +476,14 @@ async fn a_kernel_without_nftables_is_said_once_and_routes_work_all_the_same() {
     node.stop().await;
 }
 
-async fn watch(node: &Node) -> tonic::Streaming<daemon_api::noderoute::v1::WatchRoutesResponse> {
+async fn watch(
+    node: &FakeKernelNode,
+) -> tonic::Streaming<daemon_api::noderoute::v1::WatchRoutesResponse> {
     let response = node.client().watch_routes(WatchRoutesRequest {}).await;
     response.unwrap().into_inner()
 }
 
-/// A kernel with rules and a default route.
+/// Returns a kernel that has routing rules and a default route.
 fn with_uplink() -> KernelState {
     let mut state = KernelState::default();
     state.guard.versions = BTreeSet::from([IpVersion::V4, IpVersion::V6]);
@@ -483,10 +493,10 @@ fn with_uplink() -> KernelState {
 }
 
 #[tokio::test]
-async fn a_rule_that_the_kernel_refuses_is_told_tried_again_and_costs_no_route() {
+async fn a_refused_rule_is_reported_and_retried_and_holds_are_still_granted() {
     let mut state = with_uplink();
     state.refuses_rules = Some(ENOMEM);
-    let node = Node::start_from(state, |_| {}).await;
+    let node = FakeKernelNode::start_from(state, |_| {}).await;
     let _stream = node.held("10.1.1.0/24", "10.244.3.7").await;
     assert!(node.readiness.is_ready());
     let report = node.readiness.report();
@@ -495,18 +505,20 @@ async fn a_rule_that_the_kernel_refuses_is_told_tried_again_and_costs_no_route()
         "{report}"
     );
     assert!(node.metrics.encode().contains("uplink_guard_installed 0"));
-    // By itself, without a notification of the kernel.
+    // The daemon retries without a notification of the kernel.
     node.kernel
         .change_silently(|state| state.refuses_rules = None);
     node.kernel
-        .wait_for("the rules come", |state| state.guard.rules.len() == 2)
+        .wait_for("the kernel has no rules of the guard", |state| {
+            state.guard.rules.len() == 2
+        })
         .await;
     node.stop().await;
 }
 
 #[tokio::test]
-async fn a_kernel_without_rules_is_told_and_gets_no_route_beside_the_main_table() {
-    let node = Node::start().await;
+async fn a_kernel_without_routing_rules_is_reported_and_gets_routes_only_in_the_main_table() {
+    let node = FakeKernelNode::start().await;
     let _stream = node.held("10.1.1.0/24", "10.244.3.7").await;
     assert_eq!(
         node.kernel.changes(),
@@ -522,7 +534,7 @@ async fn a_kernel_without_rules_is_told_and_gets_no_route_beside_the_main_table(
 
 #[tokio::test]
 async fn a_default_route_that_returns_between_two_reads_is_reported_to_no_holder() {
-    let node = Node::start_from(with_uplink(), |_| {}).await;
+    let node = FakeKernelNode::start_from(with_uplink(), |_| {}).await;
     let mut stream = node.held("10.1.1.0/24", "10.244.3.7").await;
     let changes_before = node.kernel.changes().len();
     node.kernel.change(|state| {
@@ -530,9 +542,9 @@ async fn a_default_route_that_returns_between_two_reads_is_reported_to_no_holder
         state.default_uplinks_after_change = Some(uplinks);
         state.is_silent = true;
     });
-    // Without a notification of the default route that returned.
+    // The fake kernel sends no notification about the default route that returned.
     node.kernel
-        .wait_for("the guard returns", |state| {
+        .wait_for("the guard is not restored", |state| {
             state.changes.len() > changes_before && state.guard.rules.len() == 2
         })
         .await;
@@ -545,7 +557,7 @@ async fn a_default_route_that_returns_between_two_reads_is_reported_to_no_holder
             .not_on_link
             .insert("10.244.3.7".parse().unwrap(), NotOnLink::NoRoute);
     });
-    // The first response after the grant: an earlier one would name the interface.
+    // This is the first response after the grant. An earlier response would name the interface.
     let response = next(&mut stream).await.unwrap();
     assert!(!response.installed);
     assert_eq!(response.interface, "");

@@ -1,16 +1,16 @@
-//! What routes of other programs cost, on a real kernel.
+//! Tests of the cost of other programs' routes, on the kernel of this machine.
 
 use std::collections::BTreeSet;
 
-use node_router::{Kernel, NetlinkKernel, OpenedKernel};
+use node_router::{NetlinkKernel, OpenedKernel, RouteKernel};
 
 use crate::{
-    kernel::{Node, wait_until},
+    kernel::{RealKernelNode, wait_until},
     namespace::{in_namespace, ip},
     support::{DEADLINE, config, next, prefix},
 };
 
-/// Adds routes of another program, which concern no prefix of the policy.
+/// Adds routes of another program outside of the allowed prefixes.
 fn add_routes_of_another_program(count: u32) {
     let file = tempfile::NamedTempFile::new().unwrap();
     let lines: Vec<String> = (0..count)
@@ -23,14 +23,15 @@ fn add_routes_of_another_program(count: u32) {
     ip(&format!("-batch {}", file.path().display()));
 }
 
-/// How many routes another program has; more for the figures of `docs/reference/benchmarks.md`.
+/// Returns the number of routes of another program. The measurements in `docs/benchmarks.md` use a
+/// higher number.
 fn routes_of_another_program() -> u32 {
     let number = std::env::var("PORTLB_TEST_FOREIGN_ROUTES");
     number.map_or(2_000, |number| number.parse().unwrap())
 }
 
 #[test]
-fn routes_of_other_programs_are_not_read_again_while_they_stay() {
+fn foreign_routes_are_read_only_once_if_they_do_not_change() {
     in_namespace(async || {
         let count = routes_of_another_program();
         add_routes_of_another_program(count);
@@ -56,25 +57,26 @@ fn routes_of_other_programs_are_not_read_again_while_they_stay() {
         assert_eq!(kernel.read(&held).await.unwrap(), first);
         let of_own = begin.elapsed();
         assert_eq!(reads.tables.get(), 1);
-        // The one route of this daemon.
+        // Only the route of this daemon was read.
         assert_eq!(reads.routes.get() - before, 1);
         eprintln!("{count} routes of another program: all {of_all:?}, own {of_own:?}");
     });
 }
 
 #[test]
-fn links_that_no_route_uses_cost_no_reading_of_all_routes() {
+fn a_change_of_a_link_without_relevant_routes_causes_no_read_of_all_routes() {
     in_namespace(async || {
         add_routes_of_another_program(2_000);
-        let node = Node::start(|_| {}).await;
+        let node = RealKernelNode::start(|_| {}).await;
         let _first = node.hold("10.1.1.0/24", "10.244.3.7").await.unwrap();
         ip("link add stranger type veth peer name stranger-peer");
-        // The runtime reads no notification meanwhile: the socket's buffer has room for these.
+        // The runtime reads no notification during these calls. The buffer of the socket has room
+        // for the notifications.
         for _ in 0..10 {
             ip("link set stranger up");
             ip("link set stranger down");
         }
-        // Its look comes after the notifications.
+        // The daemon reads the kernel for this hold after it has received the notifications.
         let _second = node.hold("10.1.2.0/24", "10.244.3.7").await.unwrap();
         let metrics = node.metrics.encode();
         assert!(metrics.contains("tables_read_total 1\n"), "{metrics}");
@@ -83,10 +85,10 @@ fn links_that_no_route_uses_cost_no_reading_of_all_routes() {
 }
 
 #[test]
-fn a_route_of_another_program_among_the_service_addresses_is_read_and_told() {
+fn a_foreign_route_in_a_service_range_is_detected_and_reported_to_the_holder() {
     in_namespace(async || {
         add_routes_of_another_program(2_000);
-        let node = Node::start(|_| {}).await;
+        let node = RealKernelNode::start(|_| {}).await;
         let mut stream = node.hold("10.1.1.0/24", "10.244.3.7").await.unwrap();
         ip("route add 10.1.1.0/24 via 192.0.2.9 metric 7 proto static");
         assert!(!next(&mut stream).await.unwrap().installed);
@@ -100,13 +102,13 @@ fn a_route_of_another_program_among_the_service_addresses_is_read_and_told() {
     });
 }
 
-/// The kernel is asked for the prefix of a hold while the last reading of all routes rests. On a busy
-/// machine the rest can be over in time for a change, so each change is repeated until it falls into
-/// one.
+/// During the pause after a read of all routes, the daemon asks the kernel for the route to each
+/// held prefix. On a busy machine the pause can end before a change is read, so the test repeats
+/// each change until a read falls into a pause.
 #[test]
-fn a_conflict_is_seen_before_all_routes_are_read_again() {
+fn a_conflict_is_detected_without_a_read_of_all_routes() {
     in_namespace(async || {
-        // The rest is a multiple of the time that the reading took.
+        // The pause is a multiple of the duration of the read, so many routes make the pause long.
         add_routes_of_another_program(2_000);
         let policy = config("/unused".into()).policy;
         let OpenedKernel {
@@ -123,9 +125,9 @@ fn a_conflict_is_seen_before_all_routes_are_read_again() {
             ("-6", "fd00:1::/64", "via fd00:244:3::9"),
         ] {
             let route = format!("{held_prefix} {via} metric 7 proto static");
-            let mut seen_early = BTreeSet::new();
+            let mut seen_in_pause = BTreeSet::new();
             let follow = async {
-                while seen_early.len() < 2 {
+                while seen_in_pause.len() < 2 {
                     for (verb, expected) in [("add", 1), ("del", 0)] {
                         ip(&format!("{family} route {verb} {route}"));
                         changes.recv().await.unwrap();
@@ -134,13 +136,13 @@ fn a_conflict_is_seen_before_all_routes_are_read_again() {
                         let conflicts = found.iter().filter(|route| route.wins()).count();
                         assert_eq!(conflicts, expected, "{verb} {route}: {found:?}");
                         if reads.tables.get() == before {
-                            seen_early.insert(verb);
+                            seen_in_pause.insert(verb);
                         }
                     }
                 }
             };
             let followed = tokio::time::timeout(DEADLINE, follow).await;
-            followed.expect("each change falls into a rest");
+            followed.expect("no read after a change fell into a pause");
         }
     });
 }

@@ -1,10 +1,12 @@
-//! The daemon on a real kernel: each test in a network namespace of its own. Needs CAP_SYS_ADMIN
-//! and CAP_NET_ADMIN, as root has; without them the tests fail.
+//! Tests of the daemon on the kernel of this machine.
+//!
+//! Each test runs in its own network namespace. The tests fail without the capabilities
+//! CAP_SYS_ADMIN and CAP_NET_ADMIN, which root has.
 
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use daemon_runtime::Daemon;
-use node_router::{Config, Kernel, NetlinkKernel, NotOnLink, OpenedKernel, uplink::Uplinks};
+use node_router::{Config, NetlinkKernel, NotOnLink, OpenedKernel, RouteKernel, uplink::Uplinks};
 use tonic::{Code, Streaming};
 
 use crate::{
@@ -12,7 +14,8 @@ use crate::{
     support::{DEADLINE, config, foreign_route, hold, next, prefix},
 };
 
-/// The routes to a prefix, each next hop on the line of its route.
+/// Returns the routes to a prefix in the output format of `ip`. All next hops of a route are in one
+/// string.
 fn routes(prefix: &str) -> Vec<String> {
     let family = if prefix.contains(':') { "-6" } else { "-4" };
     let text = ip(&format!("{family} route show {prefix}"));
@@ -29,7 +32,7 @@ fn routes(prefix: &str) -> Vec<String> {
     routes
 }
 
-/// Waits until `ip` shows what is expected; it has no event to wait for.
+/// Polls `ip` until the condition holds, because `ip` provides no event for the change of a route.
 async fn wait_for_routes(prefix: &str, is_so: impl Fn(&[String]) -> bool) {
     let seen = async {
         while !is_so(&routes(prefix)) {
@@ -43,7 +46,7 @@ async fn wait_for_routes(prefix: &str, is_so: impl Fn(&[String]) -> bool) {
     );
 }
 
-pub(crate) struct Node {
+pub(crate) struct RealKernelNode {
     daemon: tokio::task::JoinHandle<Result<(), daemon_runtime::DaemonError>>,
     shutdown: daemon_runtime::Shutdown,
     target: daemon_runtime::Target,
@@ -52,7 +55,7 @@ pub(crate) struct Node {
     _directory: tempfile::TempDir,
 }
 
-impl Node {
+impl RealKernelNode {
     pub(crate) async fn start(adjust: impl FnOnce(&mut Config)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("node-router.sock");
@@ -92,9 +95,9 @@ impl Node {
     }
 }
 
-/// One, two, three, two, one, no pods.
+/// Checks the multipath route while the number of pods goes from one to three and back to none.
 async fn check_multipath(prefix: &str, gateways: [&str; 3]) {
-    let node = Node::start(|_| {}).await;
+    let node = RealKernelNode::start(|_| {}).await;
     let mut streams = vec![node.hold(prefix, gateways[0]).await.unwrap()];
     let shown = routes(prefix);
     let one = format!(
@@ -142,7 +145,7 @@ fn several_pods_share_one_ipv6_multipath_route() {
 }
 
 #[test]
-fn a_foreign_route_of_the_same_prefix_is_refused_and_survives_unchanged() {
+fn a_hold_is_refused_if_a_foreign_route_wins_and_the_foreign_route_stays_unchanged() {
     for (prefix, foreign, gateway) in [
         ("10.1.1.0/24", "via 192.0.2.9 dev uplink", "10.244.3.7"),
         (
@@ -162,7 +165,7 @@ fn a_foreign_route_of_the_same_prefix_is_refused_and_survives_unchanged() {
                 "{family} route add {prefix} {foreign} proto static"
             ));
             let before = routes(prefix);
-            let node = Node::start(|_| {}).await;
+            let node = RealKernelNode::start(|_| {}).await;
             let status = node.hold(prefix, gateway).await.unwrap_err();
             assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}");
             assert!(status.message().contains("proto static"), "{status:?}");
@@ -174,11 +177,11 @@ fn a_foreign_route_of_the_same_prefix_is_refused_and_survives_unchanged() {
 }
 
 #[test]
-fn a_foreign_route_with_a_higher_metric_stands_beside_ours_and_survives() {
+fn a_foreign_route_with_a_higher_metric_stays_next_to_the_held_route() {
     in_namespace(async || {
         ip("route add 10.1.1.0/24 via 192.0.2.9 metric 500 proto static");
         let before = routes("10.1.1.0/24");
-        let node = Node::start(|_| {}).await;
+        let node = RealKernelNode::start(|_| {}).await;
         let stream = node.hold("10.1.1.0/24", "10.244.3.7").await.unwrap();
         assert_eq!(routes("10.1.1.0/24").len(), 2);
         assert!(ip("route get 10.1.1.5").contains("via 10.244.3.7"));
@@ -189,14 +192,14 @@ fn a_foreign_route_with_a_higher_metric_stands_beside_ours_and_survives() {
 }
 
 #[test]
-fn a_gateway_that_is_not_directly_on_a_link_is_refused() {
+fn a_gateway_that_is_not_on_a_link_of_the_node_is_refused() {
     in_namespace(async || {
-        // Within the allowed gateways, but routed elsewhere.
+        // These addresses are within the allowed gateways, but other routes lead to them.
         ip("route add 10.244.3.128/25 via 192.0.2.1");
         ip("route add unreachable 10.244.3.99/32");
-        let node = Node::start(|_| {}).await;
+        let node = RealKernelNode::start(|_| {}).await;
         for (gateway, part) in [
-            ("10.244.3.200", "by way of 192.0.2.1"),
+            ("10.244.3.200", "behind the router 192.0.2.1"),
             ("10.244.3.1", "address of the node itself"),
             ("10.244.3.99", "no route"),
         ] {
@@ -210,11 +213,11 @@ fn a_gateway_that_is_not_directly_on_a_link_is_refused() {
 }
 
 #[test]
-fn a_pod_on_an_interface_of_its_own_without_subnet_is_a_gateway() {
+fn a_pod_with_its_own_interface_and_a_host_route_can_be_a_gateway() {
     in_namespace(async || {
         ip("addr del 10.244.3.1/24 dev pods0");
         ip("route add 10.244.3.7/32 dev pods0 scope link");
-        let node = Node::start(|_| {}).await;
+        let node = RealKernelNode::start(|_| {}).await;
         let _stream = node.hold("10.1.1.0/24", "10.244.3.7").await.unwrap();
         assert_eq!(routes("10.1.1.0/24").len(), 1);
         node.stop().await;
@@ -222,16 +225,16 @@ fn a_pod_on_an_interface_of_its_own_without_subnet_is_a_gateway() {
 }
 
 #[test]
-fn a_route_that_somebody_deletes_is_restored() {
+fn a_route_that_another_program_deletes_is_restored() {
     in_namespace(async || {
-        let node = Node::start(|_| {}).await;
+        let node = RealKernelNode::start(|_| {}).await;
         let _v4 = node.hold("10.1.1.0/24", "10.244.3.7").await.unwrap();
         let _v6 = node.hold("fd00:1::/64", "fd00:244:3::7").await.unwrap();
         for (family, prefix) in [("-4", "10.1.1.0/24"), ("-6", "fd00:1::/64")] {
             ip(&format!("{family} route del {prefix}"));
             wait_for_routes(prefix, |shown| shown.len() == 1).await;
         }
-        // The kernel shows the route a moment before it acknowledges the change.
+        // `ip` shows the route a moment before the kernel acknowledges the change to the daemon.
         for counted in ["repairs_total 2\n", "kernel_changes_total{change=\"add\"}"] {
             let is_counted = || node.metrics.encode().contains(counted);
             wait_until(counted, is_counted).await;
@@ -241,16 +244,17 @@ fn a_route_that_somebody_deletes_is_restored() {
 }
 
 #[test]
-fn a_route_that_somebody_replaces_is_restored() {
+fn a_route_whose_next_hops_another_program_replaces_is_restored() {
     in_namespace(async || {
-        let node = Node::start(|_| {}).await;
+        let node = RealKernelNode::start(|_| {}).await;
         let mut stream = node.hold("10.1.1.0/24", "10.244.3.7").await.unwrap();
-        // Somebody's route in the place of ours is a foreign one: told, and left alone.
+        // A route of another program in the place of the held route is a foreign route. The daemon
+        // reports the conflict to the holder, and does not change the foreign route.
         ip("route replace 10.1.1.0/24 via 192.0.2.9 metric 112 proto static");
         assert!(!next(&mut stream).await.unwrap().installed);
         ip("route del 10.1.1.0/24 metric 112");
         assert!(next(&mut stream).await.unwrap().installed);
-        // Other next hops for ours are put right.
+        // A route with protocol 112 is a route of the daemon, so the daemon restores its next hops.
         ip("route replace 10.1.1.0/24 via 192.0.2.9 metric 112 proto 112");
         wait_for_routes("10.1.1.0/24", |shown| {
             shown.len() == 1 && shown[0].contains("via 10.244.3.7 ")
@@ -261,9 +265,9 @@ fn a_route_that_somebody_replaces_is_restored() {
 }
 
 #[test]
-fn a_link_that_goes_down_and_comes_back_is_followed() {
+fn the_holder_is_notified_when_the_link_goes_down_and_comes_up() {
     in_namespace(async || {
-        let node = Node::start(|_| {}).await;
+        let node = RealKernelNode::start(|_| {}).await;
         let mut stream = node.hold("10.1.1.0/24", "10.244.3.7").await.unwrap();
         ip("link set pods0 down");
         assert!(!next(&mut stream).await.unwrap().installed);
@@ -276,9 +280,9 @@ fn a_link_that_goes_down_and_comes_back_is_followed() {
 }
 
 #[test]
-fn routes_stay_at_exit_and_the_next_run_adopts_them_without_a_write() {
+fn routes_stay_after_the_exit_and_the_next_run_adopts_them_without_a_change() {
     in_namespace(async || {
-        let node = Node::start(|_| {}).await;
+        let node = RealKernelNode::start(|_| {}).await;
         let v4 = [
             node.hold("10.1.1.0/24", "10.244.3.7").await.unwrap(),
             node.hold("10.1.1.0/24", "10.244.3.8").await.unwrap(),
@@ -292,7 +296,8 @@ fn routes_stay_at_exit_and_the_next_run_adopts_them_without_a_write() {
         drop((v4, v6));
         assert_eq!((routes("10.1.1.0/24"), routes("fd00:1::/64")), before);
 
-        let node = Node::start(|config| config.adopt_timeout = Duration::from_secs(2)).await;
+        let node =
+            RealKernelNode::start(|config| config.adopt_timeout = Duration::from_secs(2)).await;
         let _v4 = node.hold("10.1.1.0/24", "10.244.3.7").await.unwrap();
         let _v6 = node.hold("fd00:1::/64", "fd00:244:3::8").await.unwrap();
         assert_eq!((routes("10.1.1.0/24"), routes("fd00:1::/64")), before);
@@ -306,13 +311,13 @@ fn routes_stay_at_exit_and_the_next_run_adopts_them_without_a_write() {
 }
 
 #[test]
-fn leftovers_in_a_form_that_is_not_ours_are_removed() {
+fn routes_with_protocol_112_in_another_form_are_removed() {
     in_namespace(async || {
         ip("route add blackhole 10.1.1.0/24 proto 112 metric 112");
         ip("route add 10.1.2.0/24 via 10.244.3.7 proto 112 metric 7");
         ip("-6 route add unreachable fd00:1::/64 proto 112 metric 112");
         ip("route add 10.77.0.0/16 via 192.0.2.9 proto static");
-        let node = Node::start(|config| config.adopt_timeout = Duration::ZERO).await;
+        let node = RealKernelNode::start(|config| config.adopt_timeout = Duration::ZERO).await;
         assert_eq!(ip("route show proto 112"), "");
         assert_eq!(ip("-6 route show proto 112"), "");
         assert_eq!(routes("10.77.0.0/16").len(), 1);
@@ -321,7 +326,7 @@ fn leftovers_in_a_form_that_is_not_ours_are_removed() {
 }
 
 #[test]
-fn the_kernel_tells_where_a_gateway_is() {
+fn link_to_returns_the_interface_of_a_gateway_or_the_reason_against_it() {
     in_namespace(async || {
         let policy = config("/unused".into()).policy;
         let OpenedKernel {
@@ -349,7 +354,7 @@ fn the_kernel_tells_where_a_gateway_is() {
 }
 
 #[test]
-fn only_routes_that_could_win_over_a_claim_are_foreign() {
+fn only_foreign_routes_in_allowed_prefixes_of_the_tables_main_and_local_are_read() {
     in_namespace(async || {
         ip("route add 10.1.1.0/24 via 192.0.2.9 proto static");
         ip("route add 10.1.2.0/24 via 192.0.2.9 proto static table 100");
@@ -372,7 +377,7 @@ fn only_routes_that_could_win_over_a_claim_are_foreign() {
     });
 }
 
-/// The rules of the uplink guard of both IP versions.
+/// Returns the rules with the guard's preference, of both IP versions.
 fn rules() -> Vec<String> {
     let all = ["-4", "-6"].map(|version| ip(&format!("{version} rule show pref 112")));
     let lines = all.iter().flat_map(|text| text.lines());
@@ -381,7 +386,7 @@ fn rules() -> Vec<String> {
         .collect()
 }
 
-/// The guard's routes of one IP version.
+/// Returns the routes in the guard's table, of one IP version.
 fn guard_routes(version: &str) -> Vec<String> {
     let text = ip(&format!("{version} route show table 112"));
     let lines = text.lines();
@@ -403,11 +408,11 @@ pub(crate) async fn wait_until(what: &str, is_so: impl Fn() -> bool) {
 const RULE: &str = "112: from all to 10.1.0.0/16 iif uplink lookup 112 proto 112";
 
 #[test]
-fn packets_from_the_uplink_are_routed_by_held_routes_alone_and_dropped_without_one() {
+fn packets_from_the_uplink_follow_only_held_routes_and_are_dropped_without_a_held_route() {
     in_namespace(async || {
         ip("-6 addr add 2001:db8::2/64 dev uplink nodad");
         ip("-6 route add default via 2001:db8::1");
-        let node = Node::start(|_| {}).await;
+        let node = RealKernelNode::start(|_| {}).await;
         let rule6 = "112: from all to fd00:1::/64 iif uplink lookup 112 proto 112";
         assert_eq!(rules(), [RULE, rule6]);
         let blackhole = "blackhole 10.1.0.0/16 proto 112 metric 1120";
@@ -426,7 +431,7 @@ fn packets_from_the_uplink_are_routed_by_held_routes_alone_and_dropped_without_o
             String::from_utf8(output.stdout).unwrap()
         };
         assert!(!from_uplink("10.1.1.5").contains("192.0.2.1"));
-        // Pods and the node itself go by the default route.
+        // Packets of pods and of the node itself follow the default route.
         assert!(ip("route get 10.1.1.5").contains("via 192.0.2.1 dev uplink"));
         let from_pod = ip("route get 10.1.1.5 from 10.244.3.7 iif pods0");
         assert!(from_pod.contains("via 192.0.2.1 dev uplink"), "{from_pod}");
@@ -439,16 +444,19 @@ fn packets_from_the_uplink_are_routed_by_held_routes_alone_and_dropped_without_o
         let report = node.readiness.report();
         assert!(report.contains("IPv4: uplink; IPv6: uplink"), "{report}");
         drop(stream);
-        wait_until("the held route goes", || guard_routes("-4") == [blackhole]).await;
+        wait_until("the held route is removed", || {
+            guard_routes("-4") == [blackhole]
+        })
+        .await;
         assert!(!from_uplink("10.1.1.5").contains("10.244.3.7"));
         node.stop().await;
     });
 }
 
 #[test]
-fn the_uplink_guard_is_adopted_without_a_write_and_repaired() {
+fn the_uplink_guard_is_adopted_without_a_change_and_restored_after_damage() {
     in_namespace(async || {
-        let node = Node::start(|_| {}).await;
+        let node = RealKernelNode::start(|_| {}).await;
         let stream = node.hold("10.1.1.0/24", "10.244.3.7").await.unwrap();
         let before = (rules(), guard_routes("-4"));
         assert_eq!(before.0, [RULE]);
@@ -457,7 +465,7 @@ fn the_uplink_guard_is_adopted_without_a_write_and_repaired() {
         drop(stream);
         assert_eq!((rules(), guard_routes("-4")), before);
 
-        let node = Node::start(|_| {}).await;
+        let node = RealKernelNode::start(|_| {}).await;
         let _stream = node.hold("10.1.1.0/24", "10.244.3.7").await.unwrap();
         assert_eq!((rules(), guard_routes("-4")), before);
         let metrics = node.metrics.encode();
@@ -478,15 +486,15 @@ fn the_uplink_guard_is_adopted_without_a_write_and_repaired() {
 }
 
 #[test]
-fn the_uplink_guard_follows_the_default_route_and_leaves_what_is_not_its_own() {
+fn the_uplink_guard_follows_the_default_route_and_changes_no_foreign_rule_or_route() {
     in_namespace(async || {
         ip("rule add pref 112 to 10.9.0.0/16 lookup 100");
         ip("route add 10.9.9.0/24 via 192.0.2.9 table 112 proto static");
         ip("route add 10.1.7.0/24 via 192.0.2.9 proto static");
-        let node = Node::start(|_| {}).await;
+        let node = RealKernelNode::start(|_| {}).await;
         let foreign_rule = "112: from all to 10.9.0.0/16 lookup 100";
         assert_eq!(rules(), [foreign_rule, RULE]);
-        // A route of another program stays in force.
+        // The foreign route stays in force.
         let through = ip("route get 10.1.7.5 from 198.51.100.9 iif uplink");
         assert!(through.contains("via 192.0.2.9"), "{through}");
 
@@ -495,10 +503,16 @@ fn the_uplink_guard_follows_the_default_route_and_leaves_what_is_not_its_own() {
         ip("link set other-router up");
         ip("addr add 203.0.113.2/24 dev other");
         ip("route replace default via 203.0.113.1");
-        let follows = RULE.replace("iif uplink", "iif other");
-        wait_until("it follows", || rules() == [foreign_rule, &follows]).await;
+        let moved_rule = RULE.replace("iif uplink", "iif other");
+        wait_until("the rule follows the default route", || {
+            rules() == [foreign_rule, &moved_rule]
+        })
+        .await;
         ip("route del default");
-        wait_until("no uplink", || rules() == [foreign_rule]).await;
+        wait_until("the rule is removed without an uplink", || {
+            rules() == [foreign_rule]
+        })
+        .await;
         let metrics = node.metrics.encode();
         assert!(metrics.contains("uplink_guard_installed 0"), "{metrics}");
         assert!(node.readiness.is_ready());
@@ -508,11 +522,11 @@ fn the_uplink_guard_follows_the_default_route_and_leaves_what_is_not_its_own() {
 }
 
 #[test]
-fn an_unreachable_default_route_makes_no_uplink_of_the_loopback() {
+fn an_unreachable_default_route_does_not_make_the_loopback_interface_an_uplink() {
     in_namespace(async || {
         ip("-6 route add unreachable default metric 4096");
         assert!(ip("-6 route show type unreachable").contains("default dev lo"));
-        let node = Node::start(|_| {}).await;
+        let node = RealKernelNode::start(|_| {}).await;
         assert_eq!(rules(), [RULE]);
         let report = node.readiness.report();
         assert!(report.contains("IPv6: no default route"), "{report}");
@@ -521,17 +535,17 @@ fn an_unreachable_default_route_makes_no_uplink_of_the_loopback() {
 }
 
 #[test]
-fn a_default_route_by_the_interface_of_the_pods_has_no_guard_unless_it_is_named() {
+fn the_interface_of_the_pods_is_guarded_only_if_it_is_named() {
     in_namespace(async || {
         ip("route replace default via 10.244.3.254 dev pods0");
-        let node = Node::start(|_| {}).await;
+        let node = RealKernelNode::start(|_| {}).await;
         assert_eq!(rules(), [""; 0]);
         assert!(node.readiness.is_ready());
         let report = node.readiness.report();
         for part in [
             "IPv4: no guard for pods0",
             "pods of this node",
-            "--uplink overrides",
+            "name the interface with --uplink",
         ] {
             assert!(report.contains(part), "{report}");
         }
@@ -539,16 +553,16 @@ fn a_default_route_by_the_interface_of_the_pods_has_no_guard_unless_it_is_named(
         node.stop().await;
 
         let named = BTreeSet::from(["pods0".to_owned()]);
-        let node = Node::start(|config| config.uplinks = Uplinks::Named(named)).await;
+        let node = RealKernelNode::start(|config| config.uplinks = Uplinks::Named(named)).await;
         assert!(rules().join("\n").contains("iif pods0"), "{:?}", rules());
         node.stop().await;
     });
 }
 
 #[test]
-fn the_uplink_guard_is_removed_while_a_route_to_pods_leads_by_the_uplink() {
+fn an_uplink_has_no_guard_while_a_route_to_pods_uses_it() {
     in_namespace(async || {
-        let node = Node::start(|_| {}).await;
+        let node = RealKernelNode::start(|_| {}).await;
         assert_eq!(rules(), [RULE]);
         ip("route add 10.244.3.128/25 dev uplink");
         wait_until("the guard is removed", || rules().is_empty()).await;
@@ -559,18 +573,19 @@ fn the_uplink_guard_is_removed_while_a_route_to_pods_leads_by_the_uplink() {
 }
 
 #[test]
-fn without_an_uplink_the_next_run_removes_the_guard() {
+fn uplink_none_removes_the_guard_of_an_earlier_run() {
     in_namespace(async || {
-        Node::start(|_| {}).await.stop().await;
+        RealKernelNode::start(|_| {}).await.stop().await;
         assert_eq!(rules(), [RULE]);
-        let node = Node::start(|config| config.uplinks = Uplinks::None).await;
+        let node = RealKernelNode::start(|config| config.uplinks = Uplinks::None).await;
         assert_eq!(rules(), [""; 0]);
         assert_eq!(guard_routes("-4"), [""; 0]);
         node.stop().await;
 
         let named = BTreeSet::from(["pod7".to_owned(), "absent".to_owned()]);
-        let node = Node::start(|config| config.uplinks = Uplinks::Named(named)).await;
-        // Rules of one preference are in the order of their addition.
+        let node = RealKernelNode::start(|config| config.uplinks = Uplinks::Named(named)).await;
+        // The kernel keeps rules with equal preference in the order of their addition, which is not
+        // fixed here.
         let shown = rules().join("\n");
         for part in [
             "to 10.1.0.0/16 iif pod7",
@@ -583,9 +598,9 @@ fn without_an_uplink_the_next_run_removes_the_guard() {
 }
 
 #[test]
-fn service_addresses_are_not_tracked_and_the_table_outlives_the_daemon() {
+fn the_exemption_table_is_installed_and_stays_after_the_exit() {
     in_namespace(async || {
-        let node = Node::start(|_| {}).await;
+        let node = RealKernelNode::start(|_| {}).await;
         let table = run("nft", "list table inet portlb-node-router");
         for part in [
             "type filter hook prerouting priority raw; policy accept;",
@@ -599,17 +614,20 @@ fn service_addresses_are_not_tracked_and_the_table_outlives_the_daemon() {
         node.stop().await;
         assert_eq!(run("nft", "list table inet portlb-node-router"), table);
 
-        // The next run finds it right; a counter that stands shows that it was not replaced.
-        let node = Node::start(|_| {}).await;
+        // The next run adopts the table. The unchanged counters show that the table was not
+        // replaced.
+        let node = RealKernelNode::start(|_| {}).await;
         assert_eq!(run("nft", "list table inet portlb-node-router"), table);
         node.stop().await;
     });
 }
 
 #[test]
-fn an_exemption_that_somebody_removes_is_restored() {
+fn an_exemption_that_another_program_removes_is_restored() {
     in_namespace(async || {
-        let node = Node::start(|config| config.audit_interval = Duration::from_millis(100)).await;
+        let node =
+            RealKernelNode::start(|config| config.audit_interval = Duration::from_millis(100))
+                .await;
         run("nft", "flush ruleset");
         let restored = async {
             while !run("nft", "list tables").contains("portlb-node-router") {
@@ -622,7 +640,7 @@ fn an_exemption_that_somebody_removes_is_restored() {
 }
 
 #[test]
-fn a_node_that_does_not_forward_is_not_ready_and_grants_no_hold_until_it_does() {
+fn the_daemon_is_not_ready_and_refuses_holds_while_the_node_does_not_forward() {
     for (sysctl, name, held, second, other) in [
         (
             "ipv4/ip_forward",
@@ -643,7 +661,7 @@ fn a_node_that_does_not_forward_is_not_ready_and_grants_no_hold_until_it_does() 
             let forwarding = format!("/proc/sys/net/{sysctl}");
             let sentence = format!("{name} is 0");
             let interval = Duration::from_millis(100);
-            let node = Node::start(|config| config.audit_interval = interval).await;
+            let node = RealKernelNode::start(|config| config.audit_interval = interval).await;
             assert!(node.readiness.is_ready(), "{}", node.readiness.report());
             let mut stream = node.hold(held.0, held.1).await.unwrap();
 
@@ -658,7 +676,7 @@ fn a_node_that_does_not_forward_is_not_ready_and_grants_no_hold_until_it_does() 
             let metrics = node.metrics.encode();
             let refused = r#"refused_holds_total{reason="not_forwarding"} 1"#;
             assert!(metrics.contains(refused), "{metrics}");
-            // The route of the granted hold stays, and the other IP version is served.
+            // The route of the earlier hold stays, and holds of the other IP version are granted.
             assert_eq!(routes(held.0).len(), 1);
             node.hold(other.0, other.1).await.unwrap();
 

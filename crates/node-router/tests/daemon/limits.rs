@@ -1,4 +1,4 @@
-//! Bounds of routes, holds and streams.
+//! Tests of the limits of routes, holds and streams.
 
 use std::time::Duration;
 
@@ -6,12 +6,12 @@ use daemon_api::noderoute::v1::WatchRoutesRequest;
 use futures::FutureExt;
 use tonic::Code;
 
-use crate::support::{DEADLINE, KernelState, Node, hold, own_route};
+use crate::support::{DEADLINE, FakeKernelNode, KernelState, hold, own_route};
 
 #[tokio::test]
 async fn routes_within_the_release_delay_count_towards_the_limit() {
     const LIMIT: usize = 8;
-    let node = Node::start_from(KernelState::default(), |config| {
+    let node = FakeKernelNode::start_from(KernelState::default(), |config| {
         config.max_routes = LIMIT;
         config.release_delay = Duration::from_secs(3600);
     })
@@ -21,22 +21,22 @@ async fn routes_within_the_release_delay_count_towards_the_limit() {
     }
     let status = node.hold("10.1.100.0/24", "10.244.3.7").await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted);
-    assert!(status.message().contains("let go of"), "{status:?}");
+    assert!(status.message().contains("recently released"), "{status:?}");
     assert_eq!(node.kernel.own().len(), LIMIT);
-    // A prefix that has its route may be held again.
+    // A prefix that has a route can be held again at the limit.
     let _again = node.held("10.1.0.0/24", "10.244.3.7").await;
     node.stop().await;
 }
 
 #[tokio::test]
-async fn routes_of_an_earlier_run_beyond_the_limit_are_removed_and_the_others_count() {
+async fn adopted_routes_beyond_the_limit_are_removed_and_the_other_adopted_routes_count() {
     let mut state = KernelState::default();
     for n in 0..3 {
         let prefix = format!("10.1.{n}.0/24");
         state.routes.own.push(own_route(&prefix, &["10.244.3.7"]));
     }
     let kept = state.routes.own[..2].to_vec();
-    let node = Node::start_from(state, |config| config.max_routes = 2).await;
+    let node = FakeKernelNode::start_from(state, |config| config.max_routes = 2).await;
     assert_eq!(node.kernel.own(), kept);
     let status = node.hold("10.1.2.0/24", "10.244.3.7").await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted);
@@ -45,8 +45,9 @@ async fn routes_of_an_earlier_run_beyond_the_limit_are_removed_and_the_others_co
 }
 
 #[tokio::test]
-async fn holds_are_bounded_by_the_number_of_routes() {
-    let node = Node::start_from(KernelState::default(), |config| config.max_routes = 2).await;
+async fn the_number_of_holds_is_limited_to_four_for_each_route() {
+    let node =
+        FakeKernelNode::start_from(KernelState::default(), |config| config.max_routes = 2).await;
     let mut client = node.client();
     let mut streams = Vec::new();
     for _ in 0..8 {
@@ -55,9 +56,10 @@ async fn holds_are_bounded_by_the_number_of_routes() {
     }
     let status = node.hold("10.1.1.0/24", "10.244.3.7").await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted);
-    assert!(status.message().starts_with("8 streams"), "{status:?}");
+    assert!(status.message().contains("limit of 8 holds"), "{status:?}");
     streams.pop();
-    // The router learns of the end of a stream by the next message of its connection.
+    // The daemon notices the end of a stream only when it processes a later message of the client's
+    // connection.
     let granted = async {
         while node.hold("10.1.1.0/24", "10.244.3.7").await.is_err() {
             tokio::task::yield_now().await;
@@ -68,8 +70,8 @@ async fn holds_are_bounded_by_the_number_of_routes() {
 }
 
 #[tokio::test]
-async fn next_hops_of_a_route_are_bounded() {
-    let node = Node::start().await;
+async fn the_number_of_next_hops_of_a_route_is_limited() {
+    let node = FakeKernelNode::start().await;
     let mut client = node.client();
     let mut streams = Vec::new();
     for n in 0..64 {
@@ -85,9 +87,10 @@ async fn next_hops_of_a_route_are_bounded() {
 }
 
 #[tokio::test]
-async fn one_connection_has_a_bounded_number_of_streams() {
-    // 64 streams beside the holds.
-    let node = Node::start_from(KernelState::default(), |config| config.max_routes = 1).await;
+async fn the_number_of_streams_of_a_connection_is_limited() {
+    // The limit is 1 stream for a hold and 64 other streams.
+    let node =
+        FakeKernelNode::start_from(KernelState::default(), |config| config.max_routes = 1).await;
     let mut client = node.client();
     let mut streams = Vec::new();
     for _ in 0..65 {
@@ -96,7 +99,7 @@ async fn one_connection_has_a_bounded_number_of_streams() {
     }
     let mut one_more = std::pin::pin!(client.watch_routes(WatchRoutesRequest {}));
     assert!((&mut one_more).now_or_never().is_none());
-    // Another connection is served meanwhile.
+    // Other connections are served even if one connection is at its limit.
     let _held = node.held("10.1.1.0/24", "10.244.3.7").await;
     assert!((&mut one_more).now_or_never().is_none(), "the 66th stream");
     streams.pop();

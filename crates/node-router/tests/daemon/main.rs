@@ -1,4 +1,4 @@
-//! The daemon from outside: in process on a fake kernel, in process on a real one, as a process.
+//! Tests of the daemon with a fake kernel, with the kernel of this machine, and as a process.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 

@@ -1,4 +1,4 @@
-//! A network namespace for one test, on this machine's kernel.
+//! Network namespaces for tests on the kernel of this machine.
 
 use std::{
     process::Command,
@@ -13,11 +13,12 @@ use nix::{
 
 use crate::support::DEADLINE;
 
-/// Runs the body in a fresh network namespace that forwards, with a bridge of pods and a link to a
-/// router.
+/// Runs the body in a new network namespace in which forwarding is on. The namespace has a bridge
+/// with a pod, and a link to a router.
 pub(crate) fn in_namespace<F: Future<Output = ()>>(body: impl FnOnce() -> F + Send + 'static) {
     let thread = std::thread::spawn(move || {
-        unshare(CloneFlags::CLONE_NEWNET).expect("root, or CAP_SYS_ADMIN, to make a namespace");
+        unshare(CloneFlags::CLONE_NEWNET)
+            .expect("creating a network namespace needs root or CAP_SYS_ADMIN");
         for line in [
             "link set lo up",
             "link add pods0 type bridge",
@@ -50,7 +51,8 @@ pub(crate) fn in_namespace<F: Future<Output = ()>>(body: impl FnOnce() -> F + Se
     }
 }
 
-/// The kernel makes an IPv6 address local a moment after it has acknowledged it.
+/// Waits until an IPv6 address is in the local table. The kernel adds the address to this table a
+/// moment after it has acknowledged the address.
 fn wait_for_local(address: &str) {
     let begin = Instant::now();
     while ip(&format!("-6 route show table local {address}")).is_empty() {
@@ -62,7 +64,8 @@ fn wait_for_local(address: &str) {
     }
 }
 
-/// Runs `ip`, which must succeed, in the namespace of this thread.
+/// Runs `ip` in the network namespace of this thread and returns its output. Panics if the command
+/// fails.
 pub(crate) fn ip(arguments: &str) -> String {
     run("ip", arguments)
 }
@@ -80,7 +83,7 @@ pub(crate) fn run(program: &str, arguments: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Another namespace, beside the one of the test's thread.
+/// An additional network namespace, with a thread that runs jobs in it.
 pub(crate) struct Namespace {
     path: String,
     jobs: Sender<Box<dyn FnOnce() + Send>>,
@@ -91,7 +94,8 @@ impl Namespace {
         let (jobs, todo) = channel::<Box<dyn FnOnce() + Send>>();
         let (entered, path) = channel();
         std::thread::spawn(move || {
-            unshare(CloneFlags::CLONE_NEWNET).expect("root, or CAP_SYS_ADMIN, to make a namespace");
+            unshare(CloneFlags::CLONE_NEWNET)
+                .expect("creating a network namespace needs root or CAP_SYS_ADMIN");
             let path = format!("/proc/{}/task/{}/ns/net", getpid(), gettid());
             entered.send(path).unwrap();
             for job in todo {
@@ -104,12 +108,12 @@ impl Namespace {
         }
     }
 
-    /// For `ip link set NAME netns PATH`.
+    /// Returns the path of the namespace for `ip link set NAME netns PATH`.
     pub(crate) fn path(&self) -> &str {
         &self.path
     }
 
-    /// Starts a job inside; its result arrives over the channel.
+    /// Starts a job in the namespace. The returned channel receives the result.
     pub(crate) fn spawn<T: Send + 'static>(
         &self,
         job: impl FnOnce() -> T + Send + 'static,
@@ -120,7 +124,7 @@ impl Namespace {
         result
     }
 
-    /// Runs a job inside and waits for its result.
+    /// Runs a job in the namespace and returns its result.
     pub(crate) fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
         let result = self.spawn(job).recv();
         result.expect("the job did not panic")

@@ -1,4 +1,4 @@
-//! The daemon as a process: exit codes, messages, signals.
+//! Tests of the program: exit codes, messages and signals.
 
 use std::{
     path::Path,
@@ -29,18 +29,18 @@ const RANGES: [&str; 2] = [
     "--allowed-gateways=10.244.3.0/24",
 ];
 
-/// A process that ends with the test.
-struct Process(Child);
+/// A running program that is killed at the end of the test.
+struct RouterProcess(Child);
 
-impl Drop for Process {
+impl Drop for RouterProcess {
     fn drop(&mut self) {
-        // One that has ended already is what most tests want.
+        // In most tests the program has already exited, so errors are ignored.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-impl Process {
+impl RouterProcess {
     fn start(socket: &Path) -> Self {
         let child = Command::new(PROGRAM)
             .args(RANGES)
@@ -56,14 +56,18 @@ impl Process {
         kill(Pid::from_raw(i32::try_from(self.0.id()).unwrap()), signal).unwrap();
     }
 
-    /// Waits for the end; the exit code, or none for an end by a signal.
+    /// Waits until the program exits. Returns its exit code, or `None` if a signal ended the
+    /// program.
     fn exit_code(&mut self) -> Option<i32> {
         let deadline = Instant::now() + DEADLINE;
         loop {
             if let Some(status) = self.0.try_wait().unwrap() {
                 return status.code();
             }
-            assert!(Instant::now() < deadline, "the process does not end");
+            assert!(
+                Instant::now() < deadline,
+                "the program does not exit in time"
+            );
             std::thread::sleep(Duration::from_millis(2));
         }
     }
@@ -87,7 +91,7 @@ fn errors(output: &Output) -> String {
 }
 
 #[test]
-fn an_unusable_flag_ends_with_code_2_and_one_message_before_anything_is_touched() {
+fn an_invalid_flag_causes_exit_code_2_and_creates_no_file() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("test.sock");
     let listen = format!("--grpc-listen=unix:{}", socket.display());
@@ -111,7 +115,7 @@ fn an_unusable_flag_ends_with_code_2_and_one_message_before_anything_is_touched(
 }
 
 #[test]
-fn help_tells_each_flag_its_variable_and_an_example() {
+fn help_shows_flags_variables_defaults_and_an_example() {
     let help = run_to_end(PROGRAM, &["--help"]);
     let text = String::from_utf8(help.stdout).unwrap();
     for part in [
@@ -126,15 +130,15 @@ fn help_tells_each_flag_its_variable_and_an_example() {
     }
 }
 
-/// A daemon with a held route.
-struct Holding {
-    process: Process,
+/// A running program with a stream that holds a route.
+struct ProcessWithHold {
+    process: RouterProcess,
     stream: Streaming<HoldResponse>,
 }
 
-impl Holding {
+impl ProcessWithHold {
     async fn start(socket: &Path) -> Self {
-        let process = Process::start(socket);
+        let process = RouterProcess::start(socket);
         wait_for_socket(socket).await;
         let mut client = NodeRouteServiceClient::new(Target::Unix(socket.to_owned()).channel());
         let stream = hold(&mut client, "10.1.1.0/24", "10.244.3.7").await;
@@ -145,7 +149,7 @@ impl Holding {
 }
 
 #[test]
-fn a_daemon_that_ends_by_any_signal_leaves_the_route_and_the_next_one_takes_over() {
+fn the_route_stays_after_each_signal_and_the_next_run_adopts_it() {
     in_namespace(async || {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("node-router.sock");
@@ -154,22 +158,22 @@ fn a_daemon_that_ends_by_any_signal_leaves_the_route_and_the_next_one_takes_over
             (Signal::SIGINT, Some(0)),
             (Signal::SIGKILL, None),
         ] {
-            let mut holding = Holding::start(&socket).await;
-            holding.process.signal(signal);
+            let mut running = ProcessWithHold::start(&socket).await;
+            running.process.signal(signal);
             if code.is_some() {
-                let status = next(&mut holding.stream).await.unwrap_err();
+                let status = next(&mut running.stream).await.unwrap_err();
                 assert_eq!(status.code(), Code::Unavailable, "{status:?}");
             }
-            assert_eq!(holding.process.exit_code(), code, "{signal}");
+            assert_eq!(running.process.exit_code(), code, "{signal}");
             assert_eq!(socket.exists(), code.is_none(), "{signal}");
             assert!(ip("route show proto 112").contains("10.1.1.0/24 via 10.244.3.7"));
         }
-        Holding::start(&socket).await;
+        ProcessWithHold::start(&socket).await;
     });
 }
 
 #[test]
-fn no_log_line_of_any_level_shows_a_token() {
+fn no_log_line_at_any_level_contains_a_token() {
     in_namespace(async || {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name);
@@ -186,7 +190,7 @@ fn no_log_line_of_any_level_shows_a_token() {
             .stderr(std::fs::File::create(path("log")).unwrap())
             .spawn()
             .unwrap();
-        let mut process = Process(child);
+        let mut process = RouterProcess(child);
         wait_for_socket(&path("socket")).await;
         let mut client = NodeRouteServiceClient::new(Target::Unix(path("socket")).channel());
         let tokens = [
@@ -208,7 +212,7 @@ fn no_log_line_of_any_level_shows_a_token() {
         process.signal(Signal::SIGTERM);
         assert_eq!(process.exit_code(), Some(0));
         let log = std::fs::read_to_string(path("log")).unwrap();
-        for line in ["accepted the token", "has expired", "no JSON Web Token"] {
+        for line in ["accepted the token", "has expired", "not a JSON Web Token"] {
             assert!(log.contains(line), "{line}: {log}");
         }
         assert!(log.contains("TRACE"), "{log}");
@@ -221,7 +225,7 @@ fn no_log_line_of_any_level_shows_a_token() {
 }
 
 #[test]
-fn a_missing_privilege_ends_with_code_1_and_names_what_grants_it() {
+fn a_missing_privilege_causes_exit_code_1_and_an_error_with_a_suggestion() {
     in_namespace(async || {
         let directory = tempfile::tempdir().unwrap();
         let listen = format!(

@@ -1,4 +1,4 @@
-//! A hold needs the nonce that is sent to its gateway. Addresses of the loopback stand for pods.
+//! Tests of hold proofs. The pods have loopback addresses.
 
 use std::time::Duration;
 
@@ -7,14 +7,14 @@ use node_router::HoldProof;
 use tokio::{net::UdpSocket, sync::mpsc};
 use tonic::{Code, Status, Streaming};
 
-use crate::support::{DEADLINE, FakeKernel, KernelState, Node, next, own_route, prefix};
+use crate::support::{DEADLINE, FakeKernel, FakeKernelNode, KernelState, next, own_route, prefix};
 
 const PREFIX: &str = "10.1.1.0/24";
 const OWN: &str = "127.0.0.7";
 const OTHER: &str = "127.0.0.8";
 
-async fn start() -> Node {
-    Node::start_from(KernelState::default(), proving).await
+async fn start() -> FakeKernelNode {
+    FakeKernelNode::start_from(KernelState::default(), proving).await
 }
 
 fn proving(config: &mut node_router::Config) {
@@ -22,19 +22,19 @@ fn proving(config: &mut node_router::Config) {
     config.policy.allowed_gateways = vec![prefix("127.0.0.0/24"), prefix("::1/128")];
 }
 
-/// The sockets of a pod.
+/// Returns the UDP socket of a pod with this address.
 async fn pod(address: &str) -> UdpSocket {
     UdpSocket::bind((address, 0)).await.unwrap()
 }
 
-/// A stream of requests, with its first one, and the answer that is awaited.
-struct Attempt {
+/// A hold request that waits for its response, with its open stream of requests.
+struct HoldAttempt {
     requests: mpsc::Sender<HoldRequest>,
     answer: tokio::task::JoinHandle<Result<Streaming<HoldResponse>, Status>>,
 }
 
-impl Attempt {
-    async fn begin(node: &Node, service: &str, gateway: &str, port: u16) -> Self {
+impl HoldAttempt {
+    async fn begin(node: &FakeKernelNode, service: &str, gateway: &str, port: u16) -> Self {
         let (requests, stream) = mpsc::channel(32);
         let first = HoldRequest {
             prefix: service.to_owned(),
@@ -57,13 +57,13 @@ impl Attempt {
             nonce: nonce.to_vec(),
             ..HoldRequest::default()
         };
-        // node-router reads nothing further from a stream that it has refused.
+        // node-router no longer reads the stream after it has refused the hold.
         let _ = self.requests.send(request).await;
     }
 
     async fn end(self) -> Result<(mpsc::Sender<HoldRequest>, Streaming<HoldResponse>), Status> {
         let answer = tokio::time::timeout(DEADLINE, self.answer).await;
-        let stream = answer.expect("an answer in time").unwrap()?;
+        let stream = answer.expect("a response in time").unwrap()?;
         Ok((self.requests, stream))
     }
 }
@@ -75,26 +75,27 @@ async fn nonce(socket: &UdpSocket) -> Vec<u8> {
     buffer[..length].to_vec()
 }
 
-/// Holds a route as its owner does.
+/// Holds a route like the owner of the gateway: receives the nonce and returns it.
 async fn prove(
-    node: &Node,
+    node: &FakeKernelNode,
     gateway: &str,
 ) -> Result<(mpsc::Sender<HoldRequest>, Streaming<HoldResponse>), Status> {
     let socket = pod(gateway).await;
     let port = socket.local_addr().unwrap().port();
-    let attempt = Attempt::begin(node, PREFIX, gateway, port).await;
+    let attempt = HoldAttempt::begin(node, PREFIX, gateway, port).await;
     attempt.send(&nonce(&socket).await).await;
     attempt.end().await
 }
 
 #[track_caller]
-fn assert_nothing(status: &Status, kernel: &FakeKernel) {
+fn assert_not_proved(status: &Status, kernel: &FakeKernel) {
     assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
     assert!(status.message().contains("--hold-proof"), "{status:?}");
     assert_eq!(kernel.changes(), [""; 0]);
 }
 
-/// It says nothing about the route, which may be of an earlier run.
+/// Checks that the status says nothing about the state of the route, which can be a route of an
+/// earlier run.
 #[track_caller]
 fn assert_unanswered(status: &Status) {
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
@@ -111,11 +112,11 @@ async fn the_owner_of_the_gateway_holds_the_route() {
 }
 
 #[tokio::test]
-async fn an_ipv6_gateway_is_proved() {
+async fn the_owner_of_an_ipv6_gateway_holds_the_route() {
     let node = start().await;
     let socket = pod("::1").await;
     let port = socket.local_addr().unwrap().port();
-    let attempt = Attempt::begin(&node, "fd00:1::/64", "::1", port).await;
+    let attempt = HoldAttempt::begin(&node, "fd00:1::/64", "::1", port).await;
     attempt.send(&nonce(&socket).await).await;
     let (_requests, mut stream) = attempt.end().await.unwrap();
     assert!(next(&mut stream).await.unwrap().installed);
@@ -123,12 +124,12 @@ async fn an_ipv6_gateway_is_proved() {
 }
 
 #[tokio::test]
-async fn a_holder_that_names_the_address_of_another_pod_gets_nothing() {
+async fn a_holder_that_names_the_address_of_another_pod_gets_no_route() {
     let node = start().await;
     let other = pod(OTHER).await;
     let port = other.local_addr().unwrap().port();
-    let attempt = Attempt::begin(&node, PREFIX, OTHER, port).await;
-    // The other pod receives the nonce, and the datagrams that repeat it are few.
+    let attempt = HoldAttempt::begin(&node, PREFIX, OTHER, port).await;
+    // The other pod receives the nonce, and only a few datagrams that repeat the nonce.
     let first = nonce(&other).await;
     attempt.send(&[0; 32]).await;
     let status = attempt.end().await.unwrap_err();
@@ -145,18 +146,18 @@ async fn a_holder_that_names_the_address_of_another_pod_gets_nothing() {
 }
 
 #[tokio::test]
-async fn a_nonce_is_good_for_its_own_stream_alone_and_once() {
+async fn a_nonce_is_valid_only_once_and_only_for_its_own_stream() {
     let node = start().await;
     let other = pod(OTHER).await;
     let port = other.local_addr().unwrap().port();
-    let victim = Attempt::begin(&node, PREFIX, OTHER, port).await;
+    let victim = HoldAttempt::begin(&node, PREFIX, OTHER, port).await;
     let of_victim = nonce(&other).await;
-    let thief = Attempt::begin(&node, "10.1.2.0/24", OTHER, port).await;
+    let thief = HoldAttempt::begin(&node, "10.1.2.0/24", OTHER, port).await;
     thief.send(&of_victim).await;
     victim.send(&of_victim).await;
     let _held = victim.end().await.unwrap();
     assert_unanswered(&thief.end().await.unwrap_err());
-    let replay = Attempt::begin(&node, "10.1.3.0/24", OTHER, port).await;
+    let replay = HoldAttempt::begin(&node, "10.1.3.0/24", OTHER, port).await;
     replay.send(&of_victim).await;
     assert_unanswered(&replay.end().await.unwrap_err());
     assert_eq!(node.kernel.own(), [own_route(PREFIX, &[OTHER])]);
@@ -164,30 +165,31 @@ async fn a_nonce_is_good_for_its_own_stream_alone_and_once() {
 }
 
 #[tokio::test]
-async fn guesses_are_bounded() {
+async fn the_number_of_wrong_nonces_is_limited() {
     let node = start().await;
     let other = pod(OTHER).await;
     let port = other.local_addr().unwrap().port();
-    let attempt = Attempt::begin(&node, PREFIX, OTHER, port).await;
+    let attempt = HoldAttempt::begin(&node, PREFIX, OTHER, port).await;
     for guess in 0..17 {
         attempt.send(&[guess; 32]).await;
     }
     let status = attempt.end().await.unwrap_err();
-    assert_nothing(&status, &node.kernel);
+    assert_not_proved(&status, &node.kernel);
     assert!(status.message().contains("too many wrong"), "{status:?}");
     node.stop().await;
 }
 
 #[tokio::test]
-async fn a_request_without_port_or_without_answer_is_refused() {
+async fn a_request_without_a_proof_port_or_without_a_nonce_is_refused() {
     let node = start().await;
-    let attempt = Attempt::begin(&node, PREFIX, OWN, 0).await;
+    let attempt = HoldAttempt::begin(&node, PREFIX, OWN, 0).await;
     let status = attempt.end().await.unwrap_err();
-    assert_nothing(&status, &node.kernel);
+    assert_not_proved(&status, &node.kernel);
     assert!(status.message().contains("proof_port"), "{status:?}");
-    // A client that ends its requests at once, as before there were proofs.
+    // This client closes its stream of requests immediately, like a version of bgp-announcer
+    // without hold proofs.
     let status = node.hold(PREFIX, OWN).await.unwrap_err();
-    assert_nothing(&status, &node.kernel);
+    assert_not_proved(&status, &node.kernel);
     let metrics = node.metrics.encode();
     let refused = r#"refused_holds_total{reason="not_proved"} 2"#;
     assert!(metrics.contains(refused), "{metrics}");
@@ -195,37 +197,38 @@ async fn a_request_without_port_or_without_answer_is_refused() {
 }
 
 #[tokio::test]
-async fn a_route_of_an_earlier_run_is_held_again_by_its_owner_alone() {
+async fn only_the_owner_of_the_gateway_can_hold_an_adopted_route_again() {
     let mut state = KernelState::default();
     state.routes.own = vec![own_route(PREFIX, &[OWN])];
-    let node = Node::start_from(state, |config| {
+    let node = FakeKernelNode::start_from(state, |config| {
         proving(config);
         config.adopt_timeout = Duration::from_secs(4);
     })
     .await;
-    // The route stays while its holder proves its address again, and costs no write.
+    // The route stays while its holder proves the gateway again, and the hold changes nothing in
+    // the kernel.
     let (_requests, mut stream) = prove(&node, OWN).await.unwrap();
     assert!(next(&mut stream).await.unwrap().installed);
     assert_eq!(node.kernel.changes(), [""; 0]);
     let kernel = node.stop().await;
 
     let (_, changes) = mpsc::channel(1);
-    let node = Node::start_on(kernel, changes, Default::default(), |config| {
+    let node = FakeKernelNode::start_on(kernel, changes, Default::default(), |config| {
         proving(config);
         config.adopt_timeout = Duration::from_secs(4);
     })
     .await;
     let other = pod(OTHER).await;
     let port = other.local_addr().unwrap().port();
-    let attempt = Attempt::begin(&node, PREFIX, OWN, port).await;
+    let attempt = HoldAttempt::begin(&node, PREFIX, OWN, port).await;
     assert_unanswered(&attempt.end().await.unwrap_err());
     node.kernel.wait_for_own(&[]).await;
     node.stop().await;
 }
 
 #[tokio::test]
-async fn holds_that_wait_for_an_answer_are_bounded() {
-    let node = Node::start_from(KernelState::default(), |config| {
+async fn the_number_of_pending_holds_is_limited() {
+    let node = FakeKernelNode::start_from(KernelState::default(), |config| {
         proving(config);
         config.max_routes = 1;
     })
@@ -235,14 +238,14 @@ async fn holds_that_wait_for_an_answer_are_bounded() {
     let mut waiting = Vec::new();
     let mut nonces = std::collections::BTreeSet::new();
     for number in 1..=4 {
-        waiting.push(Attempt::begin(&node, PREFIX, OWN, port).await);
-        // Those of the others are repeated.
+        waiting.push(HoldAttempt::begin(&node, PREFIX, OWN, port).await);
+        // node-router sends the nonces of the earlier requests again, so duplicates are skipped.
         while nonces.len() < number {
             nonces.insert(nonce(&socket).await);
         }
     }
     let status = node.hold(PREFIX, OWN).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
-    assert!(status.message().contains("ask again"), "{status:?}");
+    assert!(status.message().contains("retry"), "{status:?}");
     node.stop().await;
 }

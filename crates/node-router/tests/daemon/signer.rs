@@ -1,4 +1,4 @@
-//! Signs tokens as kube-apiserver does, with keys that exist for tests alone.
+//! Signs tokens like kube-apiserver, with keys that exist only for tests.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::{
@@ -23,7 +23,7 @@ enum Pair {
 }
 
 impl SigningKey {
-    /// ring makes no RSA keys, so that this one is a file.
+    /// ring cannot generate RSA keys, so this key is stored in a file.
     pub(crate) fn rsa(id: &'static str) -> Self {
         let pair = RsaKeyPair::from_pkcs8(include_bytes!("rsa-key-for-tests-only.der"));
         let pair = Pair::Rsa(pair.unwrap());
@@ -58,7 +58,7 @@ impl SigningKey {
         }
     }
 
-    /// The public half, as kube-apiserver publishes it.
+    /// Returns the public key in the format in which kube-apiserver publishes it.
     pub(crate) fn jwk(&self) -> Value {
         match &self.pair {
             Pair::Rsa(pair) => {
@@ -112,13 +112,13 @@ impl SigningKey {
     }
 }
 
-/// The document of `/openid/v1/jwks`.
+/// Returns the JSON Web Key Set that the API server would publish at `/openid/v1/jwks`.
 pub(crate) fn key_set(keys: &[&SigningKey]) -> String {
     let keys: Vec<Value> = keys.iter().map(|key| key.jwk()).collect();
     json!({ "keys": keys }).to_string()
 }
 
-/// Header and claims, which a signature follows.
+/// Returns the signed part of a token: header and claims.
 pub(crate) fn message(header: &Value, claims: &Value) -> String {
     let part = |value: &Value| encode(value.to_string().as_bytes());
     format!("{}.{}", part(header), part(claims))
@@ -133,7 +133,8 @@ pub(crate) fn now() -> u64 {
     now.as_secs()
 }
 
-/// Claims of a projected token of a pod in this namespace, as kube-apiserver 1.34 issues them.
+/// Returns the claims of a token for a pod in this namespace, as kube-apiserver 1.34 issues them
+/// for a projected volume.
 pub(crate) fn claims(namespace: &str) -> Value {
     let now = now();
     json!({
@@ -153,7 +154,7 @@ pub(crate) fn claims(namespace: &str) -> Value {
     })
 }
 
-/// Claims with one of them replaced; `null` leaves it out.
+/// Returns the claims with the claim at `pointer` replaced by `value`. `null` removes the claim.
 pub(crate) fn claims_with(pointer: &str, value: Value) -> Value {
     let mut claims = claims("web");
     let (parent, name) = pointer.rsplit_once('/').unwrap();

@@ -1,26 +1,27 @@
-//! A daemon that was stopped for a while.
+//! Tests of a daemon whose process did not run for a while.
 
 use std::time::Duration;
 
-use crate::support::{DEADLINE, KernelState, Node, own_route};
+use crate::support::{DEADLINE, FakeKernelNode, KernelState, own_route};
 
-/// Lets this process sleep: its timers expire before its sockets are read.
+/// Simulates that this process did not run for the duration: its timers expire before its sockets
+/// are read.
 async fn sleep_of_this_process(duration: Duration) {
     tokio::time::pause();
     tokio::time::advance(duration).await;
     tokio::time::resume();
-    // Each task sees the time before anything arrives.
+    // Every task sees the new time before it receives any message.
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
 }
 
 #[tokio::test]
-async fn an_adopted_route_is_not_removed_by_a_sleep_of_this_process() {
+async fn an_adopted_route_stays_if_the_process_did_not_run_for_the_adoption_timeout() {
     let mut state = KernelState::default();
     let left = own_route("10.1.1.0/24", &["10.244.3.7"]);
     state.routes.own.push(left.clone());
-    let node = Node::start_from(state, |config| {
+    let node = FakeKernelNode::start_from(state, |config| {
         config.adopt_timeout = Duration::from_secs(10);
     })
     .await;
@@ -32,8 +33,8 @@ async fn an_adopted_route_is_not_removed_by_a_sleep_of_this_process() {
 }
 
 #[tokio::test]
-async fn a_released_route_is_not_removed_by_a_sleep_of_this_process() {
-    let node = Node::start_from(KernelState::default(), |config| {
+async fn a_released_route_stays_if_the_process_did_not_run_for_the_release_delay() {
+    let node = FakeKernelNode::start_from(KernelState::default(), |config| {
         config.release_delay = Duration::from_secs(10);
     })
     .await;

@@ -1,4 +1,4 @@
-//! The daemon in process, with a kernel and a firewall that are values.
+//! The daemon in the process of the test, with a fake kernel and a fake firewall.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,11 +17,11 @@ use daemon_runtime::{Daemon, DaemonError, ListenAddress, Metrics, Readiness, Shu
 use ipnet::IpNet;
 use nftables_table::Table;
 use node_router::{
-    Config, Firewall, HoldProof, Kernel, KernelError, Link, METRIC, Mode, NotOnLink, Policy,
-    Snapshot,
-    plan::{Actual, Change, ForeignRoute, NextHop, NextHops, OwnRoute},
+    Config, ExemptionFirewall, GatewayLink, HoldProof, METRIC, NotOnLink, Policy, RouteKernel,
+    RouteKernelError, RouteSnapshot, SocketMode,
+    plan::{Actual, ForeignRoute, NextHop, NextHops, OwnRoute, RouteChange},
     start_with,
-    uplink::{self, Guard, IpVersion, Uplinks},
+    uplink::{self, ActualGuard, IpVersion, Uplinks},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -63,29 +63,30 @@ pub(crate) fn foreign_route(text: &str, metric: u32) -> ForeignRoute {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct KernelState {
     pub(crate) routes: Actual,
-    /// Without an IP version, so that no guard is wanted.
-    pub(crate) guard: Guard,
+    /// By default no IP version has routing rules, so the daemon installs no guard.
+    pub(crate) guard: ActualGuard,
     pub(crate) not_forwarding: BTreeSet<IpVersion>,
-    /// Error number that every change of the guard's rules is answered with.
+    /// `Some`: the fake kernel refuses changes of the guard's rules with this error number.
     pub(crate) refuses_rules: Option<i32>,
-    /// Error number that every change of the guard's routes is answered with.
+    /// `Some`: the fake kernel refuses changes of the guard's routes with this error number.
     pub(crate) refuses_guard_routes: Option<i32>,
-    /// Addresses that are no neighbours; all others are on interface 3, `pods0`.
+    /// Gateways that are not on a link. All other gateways are on interface 3, `pods0`.
     pub(crate) not_on_link: BTreeMap<IpAddr, NotOnLink>,
-    /// Error number that every change is answered with.
+    /// `Some`: the fake kernel refuses changes of the main table with this error number.
     pub(crate) refuses_changes: Option<i32>,
-    /// Error number that reading the routes is answered with.
+    /// `Some`: the fake kernel refuses to send its routes with this error number.
     pub(crate) refuses_reading: Option<i32>,
-    /// Acknowledges changes without making them.
+    /// The fake kernel acknowledges changes of the main table without applying them.
     pub(crate) forgets_changes: bool,
-    /// Interfaces of the default routes from the next change of the guard on.
+    /// `Some`: the next change of the guard sets the interfaces of the default routes to this
+    /// value.
     pub(crate) default_uplinks_after_change: Option<BTreeSet<(IpVersion, String)>>,
-    /// Sends no notification of the daemon's own changes.
+    /// The fake kernel sends no notifications about changes of the daemon.
     pub(crate) is_silent: bool,
     pub(crate) changes: Vec<String>,
 }
 
-/// The test's side of the kernel.
+/// A fake kernel. Clones share the state, so the test can read and change it while the daemon runs.
 #[derive(Clone, Debug)]
 pub(crate) struct FakeKernel {
     state: watch::Sender<KernelState>,
@@ -100,7 +101,7 @@ impl FakeKernel {
         }
     }
 
-    /// Somebody else changes the kernel, which says so.
+    /// Changes the state like another program, and sends a notification.
     pub(crate) fn change(&self, change: impl FnOnce(&mut KernelState)) {
         self.state.send_modify(change);
         let _ = self.notifications.try_send(());
@@ -112,7 +113,7 @@ impl FakeKernel {
         }
     }
 
-    /// The kernel changes without a notification.
+    /// Changes the state without a notification.
     pub(crate) fn change_silently(&self, change: impl FnOnce(&mut KernelState)) {
         self.state.send_modify(change);
     }
@@ -140,19 +141,25 @@ impl FakeKernel {
     }
 
     pub(crate) async fn wait_for_own(&self, routes: &[OwnRoute]) {
-        self.wait_for(&format!("never {routes:?}"), |state| {
-            state.routes.own == routes
-        })
+        self.wait_for(
+            &format!("the own routes never become {routes:?}"),
+            |state| state.routes.own == routes,
+        )
         .await;
     }
 }
 
-impl Kernel for FakeKernel {
-    async fn read(&mut self, _prefixes: &BTreeSet<IpNet>) -> Result<Snapshot, KernelError> {
+impl RouteKernel for FakeKernel {
+    async fn read(
+        &mut self,
+        _prefixes: &BTreeSet<IpNet>,
+    ) -> Result<RouteSnapshot, RouteKernelError> {
         let state = self.state.borrow();
         match state.refuses_reading {
-            Some(errno) => Err(KernelError::ReadRoutes(io::Error::from_raw_os_error(errno))),
-            None => Ok(Snapshot {
+            Some(errno) => Err(RouteKernelError::ReadRoutes(io::Error::from_raw_os_error(
+                errno,
+            ))),
+            None => Ok(RouteSnapshot {
                 routes: state.routes.clone(),
                 guard: state.guard.clone(),
                 not_forwarding: state.not_forwarding.clone(),
@@ -161,18 +168,20 @@ impl Kernel for FakeKernel {
         }
     }
 
-    async fn apply_guard(&mut self, change: &uplink::Change) -> Result<(), KernelError> {
+    async fn apply_guard(&mut self, change: &uplink::GuardChange) -> Result<(), RouteKernelError> {
         let refuses = {
             let state = self.state.borrow();
             match change {
-                uplink::Change::Route(_)
-                | uplink::Change::AddFallback(..)
-                | uplink::Change::RemoveFallback(..) => state.refuses_guard_routes,
-                uplink::Change::AddRule(_) | uplink::Change::RemoveRule(_) => state.refuses_rules,
+                uplink::GuardChange::Route(_)
+                | uplink::GuardChange::AddFallback(..)
+                | uplink::GuardChange::RemoveFallback(..) => state.refuses_guard_routes,
+                uplink::GuardChange::AddRule(_) | uplink::GuardChange::RemoveRule(_) => {
+                    state.refuses_rules
+                }
             }
         };
         if let Some(errno) = refuses {
-            return Err(KernelError::ApplyGuard {
+            return Err(RouteKernelError::ApplyGuard {
                 change: change.clone(),
                 source: io::Error::from_raw_os_error(errno),
             });
@@ -184,17 +193,17 @@ impl Kernel for FakeKernel {
                 guard.default_uplinks = uplinks;
             }
             match change {
-                uplink::Change::Route(change) => apply_to(&mut guard.own, change),
-                uplink::Change::AddFallback(prefix, fallback) => {
+                uplink::GuardChange::Route(change) => apply_to(&mut guard.own, change),
+                uplink::GuardChange::AddFallback(prefix, fallback) => {
                     guard.fallbacks.insert(*prefix, *fallback);
                 }
-                uplink::Change::RemoveFallback(prefix, _) => {
+                uplink::GuardChange::RemoveFallback(prefix, _) => {
                     guard.fallbacks.remove(prefix);
                 }
-                uplink::Change::AddRule(rule) => {
+                uplink::GuardChange::AddRule(rule) => {
                     guard.rules.insert(rule.clone());
                 }
-                uplink::Change::RemoveRule(rule) => {
+                uplink::GuardChange::RemoveRule(rule) => {
                     guard.rules.remove(rule);
                 }
             }
@@ -203,18 +212,21 @@ impl Kernel for FakeKernel {
         Ok(())
     }
 
-    async fn link_to(&mut self, gateway: IpAddr) -> Result<Result<Link, NotOnLink>, KernelError> {
+    async fn link_to(
+        &mut self,
+        gateway: IpAddr,
+    ) -> Result<Result<GatewayLink, NotOnLink>, RouteKernelError> {
         Ok(match self.state.borrow().not_on_link.get(&gateway) {
             Some(reason) => Err(reason.clone()),
-            None => Ok(Link {
+            None => Ok(GatewayLink {
                 interface: 3,
                 name: "pods0".to_owned(),
             }),
         })
     }
 
-    async fn apply(&mut self, change: &Change) -> Result<(), KernelError> {
-        let refused = |errno| KernelError::Apply {
+    async fn apply(&mut self, change: &RouteChange) -> Result<(), RouteKernelError> {
+        let refused = |errno| RouteKernelError::Apply {
             change: change.clone(),
             source: io::Error::from_raw_os_error(errno),
         };
@@ -233,10 +245,10 @@ impl Kernel for FakeKernel {
     }
 }
 
-fn apply_to(own: &mut Vec<OwnRoute>, change: &Change) {
+fn apply_to(own: &mut Vec<OwnRoute>, change: &RouteChange) {
     own.retain(|route| route.prefix != change.prefix());
     match change {
-        Change::Add { prefix, next_hops } | Change::Replace { prefix, next_hops } => {
+        RouteChange::Add { prefix, next_hops } | RouteChange::Replace { prefix, next_hops } => {
             own.push(OwnRoute {
                 prefix: *prefix,
                 metric: METRIC,
@@ -244,17 +256,17 @@ fn apply_to(own: &mut Vec<OwnRoute>, change: &Change) {
             });
             own.sort_by_key(|route| route.prefix);
         }
-        Change::Remove { .. } => {}
+        RouteChange::Remove { .. } => {}
     }
 }
 
-/// Makes the error that a call is answered with.
-type Refusal = fn() -> nftables_table::Error;
+/// Returns the error with which the fake firewall fails.
+type ErrorMaker = fn() -> nftables_table::Error;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FakeFirewall {
     pub(crate) table: Arc<Mutex<Option<Table>>>,
-    pub(crate) refuses: Arc<Mutex<Option<Refusal>>>,
+    pub(crate) refuses: Arc<Mutex<Option<ErrorMaker>>>,
 }
 
 impl FakeFirewall {
@@ -266,7 +278,7 @@ impl FakeFirewall {
     }
 }
 
-impl Firewall for FakeFirewall {
+impl ExemptionFirewall for FakeFirewall {
     fn holds(&mut self, table: &Table) -> Result<bool, nftables_table::Error> {
         self.answer()?;
         Ok(self.table.lock().unwrap().as_ref() == Some(table))
@@ -279,7 +291,7 @@ impl Firewall for FakeFirewall {
     }
 }
 
-pub(crate) struct Node {
+pub(crate) struct FakeKernelNode {
     pub(crate) kernel: FakeKernel,
     pub(crate) metrics: Metrics,
     pub(crate) readiness: Readiness,
@@ -303,12 +315,12 @@ pub(crate) fn config(socket: PathBuf) -> Config {
         audit_interval: Duration::from_secs(3600),
         max_routes: 1_000,
         hold_proof: HoldProof::Off,
-        socket_mode: Mode(0o660),
+        socket_mode: SocketMode(0o660),
         socket_group: None,
     }
 }
 
-impl Node {
+impl FakeKernelNode {
     pub(crate) async fn start() -> Self {
         Self::start_from(KernelState::default(), |_| {}).await
     }
@@ -350,7 +362,7 @@ impl Node {
         NodeRouteServiceClient::new(Target::Unix(self.socket.clone()).channel())
     }
 
-    /// A claim over a connection of its own, as a pod's.
+    /// Holds a route over a new connection, like a pod. Returns the stream of responses.
     pub(crate) async fn hold(
         &self,
         prefix: &str,
@@ -359,7 +371,7 @@ impl Node {
         hold(&mut self.client(), prefix, gateway).await
     }
 
-    /// A claim that is granted, with its first response read.
+    /// Holds a route and checks that the first response reports the route as installed.
     pub(crate) async fn held(&self, prefix: &str, gateway: &str) -> Streaming<HoldResponse> {
         let mut stream = self.hold(prefix, gateway).await.unwrap();
         let first = next(&mut stream).await.unwrap();
@@ -376,7 +388,7 @@ impl Node {
         response.unwrap().into_inner().routes
     }
 
-    /// Drains; the daemon must end without an error.
+    /// Requests a drain and waits until the daemon ends. Panics if the daemon ends with an error.
     pub(crate) async fn stop(self) -> FakeKernel {
         self.shutdown.request();
         let ended = tokio::time::timeout(DEADLINE, self.running).await.unwrap();
@@ -399,14 +411,14 @@ pub(crate) async fn hold(
     let requests = futures::stream::iter([request]);
     let response = tokio::time::timeout(DEADLINE, client.hold(requests)).await;
     response
-        .expect("an answer before the deadline")
+        .expect("a response before the deadline")
         .map(tonic::Response::into_inner)
 }
 
-/// The next message of a stream, before the deadline.
+/// Returns the next message of the stream. Panics if no message arrives before the deadline.
 pub(crate) async fn next<T>(stream: &mut Streaming<T>) -> Result<T, Status> {
     tokio::time::timeout(DEADLINE, stream.message())
         .await
         .expect("a message before the deadline")
-        .map(|message| message.expect("the stream goes on"))
+        .map(|message| message.expect("the stream has another message"))
 }

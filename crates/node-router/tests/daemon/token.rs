@@ -1,4 +1,4 @@
-//! With `--hold-proof=token` a namespace holds its own prefixes, and nothing else.
+//! Tests of `--hold-proof=token`.
 
 use std::{error::Error as _, path::Path, time::Duration};
 
@@ -10,28 +10,28 @@ use tonic::{Code, Request, Status, Streaming};
 
 use crate::{
     signer::{ISSUER, SigningKey, claims, claims_with, encode, key_set, message, now},
-    support::{DEADLINE, KernelState, Node, next, own_route, prefix},
+    support::{DEADLINE, FakeKernelNode, KernelState, next, own_route, prefix},
 };
 
 const OF_WEB: &str = "10.1.1.0/24";
 const OF_SHOP: &str = "10.1.2.0/24";
 const GATEWAY: &str = "127.0.0.7";
 
-/// The daemon and the file of its keys.
-struct Guarded {
-    node: Node,
+/// A daemon with `--hold-proof=token`, and the folder of its keys file.
+struct TokenNode {
+    node: FakeKernelNode,
     folder: tempfile::TempDir,
 }
 
-/// What a granted hold consists of.
-type Held = (mpsc::Sender<HoldRequest>, Streaming<HoldResponse>);
+/// The open streams of a granted hold.
+type GrantedHold = (mpsc::Sender<HoldRequest>, Streaming<HoldResponse>);
 
-impl Guarded {
+impl TokenNode {
     async fn start(keys: &[&SigningKey]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let keys_file = folder.path().join("jwks.json");
         std::fs::write(&keys_file, key_set(keys)).unwrap();
-        let node = Node::start_from(KernelState::default(), |config| {
+        let node = FakeKernelNode::start_from(KernelState::default(), |config| {
             config.policy.allowed_gateways = vec![prefix("127.0.0.0/24"), prefix("::1/128")];
             let entries = ["web=10.1.1.0/24,fd00:1::/64", "shop=10.1.2.0/24"];
             let entries = entries.map(|entry| entry.parse().unwrap());
@@ -46,14 +46,15 @@ impl Guarded {
         Self { node, folder }
     }
 
-    /// Replaces the file as an editor does; a ConfigMap's links are in the tests of the watcher.
+    /// Replaces the file by a rename, like an editor. The tests of the file watcher cover the links
+    /// of a ConfigMap.
     fn write_keys(&self, text: &str) {
         let path = |name: &str| self.folder.path().join(name);
         replace(&path("jwks.json"), &path("next"), text);
     }
 
-    /// Asks for a route, and sends each nonce that arrives at the gateway back.
-    async fn hold(&self, service: &str, token: Option<&str>) -> Result<Held, Status> {
+    /// Requests a hold and returns each nonce that arrives at the gateway.
+    async fn hold(&self, service: &str, token: Option<&str>) -> Result<GrantedHold, Status> {
         let pod = UdpSocket::bind((GATEWAY, 0)).await.unwrap();
         let (requests, stream) = mpsc::channel(4);
         let first = HoldRequest {
@@ -85,28 +86,32 @@ impl Guarded {
             answer = tokio::time::timeout(DEADLINE, client.hold(request)) => answer,
             () = pass_on => panic!("the socket of the pod failed"),
         };
-        let answer = answer.expect("an answer in time");
+        let answer = answer.expect("a response in time");
         if answer.is_err() {
-            assert_eq!(pod.try_recv(&mut [0; 32]).ok(), None, "a datagram");
+            assert_eq!(
+                pod.try_recv(&mut [0; 32]).ok(),
+                None,
+                "a datagram was sent to the gateway"
+            );
         }
         answer.map(|answer| (requests, answer.into_inner()))
     }
 
-    async fn held(&self, service: &str, token: &str) -> Held {
+    async fn held(&self, service: &str, token: &str) -> GrantedHold {
         let (requests, mut stream) = self.hold(service, Some(token)).await.unwrap();
         assert!(next(&mut stream).await.unwrap().installed);
         (requests, stream)
     }
 
-    /// Asks again and again, until the answer is as expected.
-    async fn hold_until(&self, token: &str, is_so: impl Fn(&Result<Held, Status>) -> bool) {
+    /// Repeats the request until the response satisfies the condition.
+    async fn hold_until(&self, token: &str, is_so: impl Fn(&Result<GrantedHold, Status>) -> bool) {
         let attempts = async {
             while !is_so(&self.hold(OF_WEB, Some(token)).await) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
         let seen = tokio::time::timeout(DEADLINE, attempts).await;
-        seen.expect("the answer changes in time");
+        seen.expect("the response changes in time");
     }
 
     async fn wait_for_metric(&self, line: &str) {
@@ -134,65 +139,73 @@ fn replace(path: &Path, next: &Path, text: &str) {
     std::fs::rename(next, path).unwrap();
 }
 
-fn is_unknown_key(answer: &Result<Held, Status>) -> bool {
+fn is_unknown_key(answer: &Result<GrantedHold, Status>) -> bool {
     let status = answer.as_ref().err();
     status.is_some_and(|status| status.message().contains("--token-keys-file"))
 }
 
 #[tokio::test]
-async fn a_pod_holds_the_prefixes_of_its_namespace() {
+async fn a_pod_can_hold_the_prefixes_of_its_namespace() {
     let keys = [
         SigningKey::rsa("one"),
         SigningKey::p256("two"),
         SigningKey::p384("three"),
     ];
-    let guarded = Guarded::start(&keys.each_ref()).await;
+    let token_node = TokenNode::start(&keys.each_ref()).await;
     let mut held = Vec::new();
     for key in &keys {
-        held.push(guarded.held(OF_WEB, &key.sign(&claims("web"))).await);
+        held.push(token_node.held(OF_WEB, &key.sign(&claims("web"))).await);
     }
-    held.push(guarded.held(OF_SHOP, &keys[0].sign(&claims("shop"))).await);
+    held.push(
+        token_node
+            .held(OF_SHOP, &keys[0].sign(&claims("shop")))
+            .await,
+    );
     let expected = [OF_WEB, OF_SHOP].map(|service| own_route(service, &[GATEWAY]));
-    assert_eq!(guarded.node.kernel.own(), expected);
-    let metrics = guarded.node.metrics.encode();
+    assert_eq!(token_node.node.kernel.own(), expected);
+    let metrics = token_node.node.metrics.encode();
     assert!(metrics.contains("node_router_token_keys 3"), "{metrics}");
-    guarded.node.stop().await;
+    token_node.node.stop().await;
 }
 
 #[tokio::test]
 async fn a_prefix_of_another_namespace_is_refused() {
     let key = SigningKey::p256("one");
-    let guarded = Guarded::start(&[&key]).await;
+    let token_node = TokenNode::start(&[&key]).await;
     for (namespace, service, part) in [
         (
             "web",
             OF_SHOP,
-            "namespace web may not hold prefix 10.1.2.0/24",
+            "namespace web is not allowed to hold prefix 10.1.2.0/24",
         ),
         (
             "web",
             "10.1.0.0/16",
-            "allowed for it: 10.1.1.0/24, fd00:1::/64",
+            "allowed for this namespace: 10.1.1.0/24, fd00:1::/64",
         ),
-        ("shop", "10.1.1.10/32", "allowed for it: 10.1.2.0/24"),
-        ("other", OF_WEB, "allowed for it: none"),
+        (
+            "shop",
+            "10.1.1.10/32",
+            "allowed for this namespace: 10.1.2.0/24",
+        ),
+        ("other", OF_WEB, "allowed for this namespace: none"),
     ] {
         let token = key.sign(&claims(namespace));
-        let status = guarded.hold(service, Some(&token)).await.unwrap_err();
+        let status = token_node.hold(service, Some(&token)).await.unwrap_err();
         let code = Code::PermissionDenied;
-        guarded.assert_refused(&status, code, "namespace_not_allowed", part);
+        token_node.assert_refused(&status, code, "namespace_not_allowed", part);
         let flag = "--namespace-prefixes";
-        guarded.assert_refused(&status, code, "namespace_not_allowed", flag);
+        token_node.assert_refused(&status, code, "namespace_not_allowed", flag);
     }
-    assert_eq!(guarded.node.kernel.changes(), [""; 0]);
-    guarded.node.stop().await;
+    assert_eq!(token_node.node.kernel.changes(), [""; 0]);
+    token_node.node.stop().await;
 }
 
 #[tokio::test]
-async fn a_token_that_proves_nothing_is_refused_before_any_datagram() {
+async fn a_hold_with_an_invalid_token_is_refused_without_a_datagram_to_the_gateway() {
     let key = SigningKey::rsa("one");
     let forger = SigningKey::p256("two");
-    let guarded = Guarded::start(&[&key, &SigningKey::p256("two")]).await;
+    let token_node = TokenNode::start(&[&key, &SigningKey::p256("two")]).await;
     let web = claims("web");
     let header = |algorithm: &str| json!({"alg": algorithm, "kid": "one"});
     let by_public_key = {
@@ -217,7 +230,7 @@ async fn a_token_that_proves_nothing_is_refused_before_any_datagram() {
         (with("/iss", json!("https://other")), "token_issuer", ISSUER),
         (unknown, "token_unknown_key", "key id \"three\""),
         (forger.sign(&web), "token_signature", "signature"),
-        (unsigned, "token_malformed", "no JSON Web Token"),
+        (unsigned, "token_malformed", "not a JSON Web Token"),
         (by_public_key, "token_algorithm", "algorithm"),
         (no_pod, "token_claims", "bound to a pod"),
         (
@@ -226,34 +239,35 @@ async fn a_token_that_proves_nothing_is_refused_before_any_datagram() {
             "8192 bytes",
         ),
     ] {
-        let status = guarded.hold(OF_WEB, Some(&token)).await.unwrap_err();
-        guarded.assert_refused(&status, Code::Unauthenticated, reason, part);
+        let status = token_node.hold(OF_WEB, Some(&token)).await.unwrap_err();
+        token_node.assert_refused(&status, Code::Unauthenticated, reason, part);
         assert!(!status.message().contains(&token), "{status:?}");
     }
-    let status = guarded.hold(OF_WEB, None).await.unwrap_err();
+    let status = token_node.hold(OF_WEB, None).await.unwrap_err();
     let part = "--hold-token-file";
-    guarded.assert_refused(&status, Code::Unauthenticated, "token_missing", part);
-    assert_eq!(guarded.node.kernel.changes(), [""; 0]);
-    guarded.node.stop().await;
+    token_node.assert_refused(&status, Code::Unauthenticated, "token_missing", part);
+    assert_eq!(token_node.node.kernel.changes(), [""; 0]);
+    token_node.node.stop().await;
 }
 
-/// What does not fit into the headers of a request ends at HTTP/2, and the daemon serves others.
+/// HTTP/2 rejects a request whose headers are too large. The daemon must continue to serve other
+/// requests.
 #[tokio::test]
-async fn a_token_that_is_larger_than_any_header_is_refused() {
+async fn a_token_that_exceeds_the_header_limit_is_refused() {
     let key = SigningKey::p256("one");
-    let guarded = Guarded::start(&[&key]).await;
+    let token_node = TokenNode::start(&[&key]).await;
     let token = "x".repeat(1024 * 1024);
-    let status = guarded.hold(OF_WEB, Some(&token)).await.unwrap_err();
-    // An error of the transport has a source, an answer of the daemon has none.
+    let status = token_node.hold(OF_WEB, Some(&token)).await.unwrap_err();
+    // An error of the transport has a source. A status that the daemon sends has none.
     assert!(status.source().is_some(), "{status:?}");
-    let _held = guarded.held(OF_WEB, &key.sign(&claims("web"))).await;
-    guarded.node.stop().await;
+    let _held = token_node.held(OF_WEB, &key.sign(&claims("web"))).await;
+    token_node.node.stop().await;
 }
 
 #[tokio::test]
-async fn a_token_alone_does_not_hold_the_address_of_another_pod() {
+async fn a_valid_token_is_not_sufficient_for_the_gateway_of_another_pod() {
     let key = SigningKey::p256("one");
-    let guarded = Guarded::start(&[&key]).await;
+    let token_node = TokenNode::start(&[&key]).await;
     let other = UdpSocket::bind(("127.0.0.8", 0)).await.unwrap();
     let first = HoldRequest {
         prefix: OF_WEB.to_owned(),
@@ -269,66 +283,71 @@ async fn a_token_alone_does_not_hold_the_address_of_another_pod() {
     let value = format!("Bearer {}", key.sign(&claims("web")));
     let metadata = request.metadata_mut();
     metadata.insert("authorization", value.parse().unwrap());
-    let mut client = guarded.node.client();
+    let mut client = token_node.node.client();
     let answer = tokio::time::timeout(DEADLINE, client.hold(request)).await;
-    let status = answer.expect("an answer in time").unwrap_err();
-    guarded.assert_refused(&status, Code::Unavailable, "not_proved", "nonce");
-    assert_eq!(guarded.node.kernel.changes(), [""; 0]);
-    guarded.node.stop().await;
+    let status = answer.expect("a response in time").unwrap_err();
+    token_node.assert_refused(&status, Code::Unavailable, "not_proved", "nonce");
+    assert_eq!(token_node.node.kernel.changes(), [""; 0]);
+    token_node.node.stop().await;
 }
 
 #[tokio::test]
-async fn changed_keys_count_for_the_next_hold() {
+async fn a_changed_keys_file_is_used_for_later_holds() {
     let (old, new) = (SigningKey::p256("old"), SigningKey::p256("new"));
-    let guarded = Guarded::start(&[&old]).await;
+    let token_node = TokenNode::start(&[&old]).await;
     let of_old = old.sign(&claims("web"));
     let of_new = new.sign(&claims("web"));
-    let (_requests, mut stream) = guarded.held(OF_WEB, &of_old).await;
-    assert!(is_unknown_key(&guarded.hold(OF_WEB, Some(&of_new)).await));
-    // Both, as while the cluster changes its key.
-    guarded.write_keys(&key_set(&[&old, &new]));
-    guarded.hold_until(&of_new, Result::is_ok).await;
-    let _held = guarded.held(OF_WEB, &of_old).await;
-    guarded.write_keys(&key_set(&[&new]));
-    guarded.hold_until(&of_old, is_unknown_key).await;
-    let _held = guarded.held(OF_WEB, &of_new).await;
-    // What is held stays.
+    let (_requests, mut stream) = token_node.held(OF_WEB, &of_old).await;
+    assert!(is_unknown_key(
+        &token_node.hold(OF_WEB, Some(&of_new)).await
+    ));
+    // The file contains both keys, as during a key rotation of the cluster.
+    token_node.write_keys(&key_set(&[&old, &new]));
+    token_node.hold_until(&of_new, Result::is_ok).await;
+    let _held = token_node.held(OF_WEB, &of_old).await;
+    token_node.write_keys(&key_set(&[&new]));
+    token_node.hold_until(&of_old, is_unknown_key).await;
+    let _held = token_node.held(OF_WEB, &of_new).await;
+    // An existing hold stays, even though the key of its token was removed.
     let ended = tokio::time::timeout(Duration::ZERO, stream.message()).await;
     assert!(ended.is_err(), "{ended:?}");
-    assert_eq!(guarded.node.kernel.own(), [own_route(OF_WEB, &[GATEWAY])]);
-    guarded.node.stop().await;
+    assert_eq!(
+        token_node.node.kernel.own(),
+        [own_route(OF_WEB, &[GATEWAY])]
+    );
+    token_node.node.stop().await;
 }
 
 #[tokio::test]
 async fn a_file_without_usable_keys_leaves_the_previous_keys_in_use() {
     let key = SigningKey::p256("one");
-    let guarded = Guarded::start(&[&key]).await;
+    let token_node = TokenNode::start(&[&key]).await;
     let token = key.sign(&claims("web"));
     let rejected = "node_router_rejected_token_keys_total";
     for (number, text) in ["{", r#"{"keys": []}"#].into_iter().enumerate() {
-        guarded.write_keys(text);
+        token_node.write_keys(text);
         let line = format!("{rejected} {}", number + 1);
-        guarded.wait_for_metric(&line).await;
-        let _held = guarded.held(OF_WEB, &token).await;
+        token_node.wait_for_metric(&line).await;
+        let _held = token_node.held(OF_WEB, &token).await;
     }
-    std::fs::remove_file(guarded.folder.path().join("jwks.json")).unwrap();
-    guarded.wait_for_metric(&format!("{rejected} 3")).await;
-    let _held = guarded.held(OF_WEB, &token).await;
+    std::fs::remove_file(token_node.folder.path().join("jwks.json")).unwrap();
+    token_node.wait_for_metric(&format!("{rejected} 3")).await;
+    let _held = token_node.held(OF_WEB, &token).await;
     let next = SigningKey::p256("next");
-    guarded.write_keys(&key_set(&[&next]));
-    guarded.hold_until(&token, is_unknown_key).await;
-    let _held = guarded.held(OF_WEB, &next.sign(&claims("web"))).await;
-    guarded.node.stop().await;
+    token_node.write_keys(&key_set(&[&next]));
+    token_node.hold_until(&token, is_unknown_key).await;
+    let _held = token_node.held(OF_WEB, &next.sign(&claims("web"))).await;
+    token_node.node.stop().await;
 }
 
 #[tokio::test]
-async fn a_hold_outlives_its_token() {
+async fn a_hold_stays_after_its_token_has_expired() {
     let key = SigningKey::p256("one");
-    let guarded = Guarded::start(&[&key]).await;
-    // The leeway ends in a moment.
+    let token_node = TokenNode::start(&[&key]).await;
+    // The tolerance for expired tokens ends in one second.
     let token = key.sign(&claims_with("/exp", json!(now() - 29)));
-    let (_requests, mut stream) = guarded.held(OF_WEB, &token).await;
-    guarded
+    let (_requests, mut stream) = token_node.held(OF_WEB, &token).await;
+    token_node
         .hold_until(&token, |answer| {
             let status = answer.as_ref().err();
             status.is_some_and(|status| status.message().contains("expired"))
@@ -336,6 +355,9 @@ async fn a_hold_outlives_its_token() {
         .await;
     let ended = tokio::time::timeout(Duration::ZERO, stream.message()).await;
     assert!(ended.is_err(), "{ended:?}");
-    assert_eq!(guarded.node.kernel.own(), [own_route(OF_WEB, &[GATEWAY])]);
-    guarded.node.stop().await;
+    assert_eq!(
+        token_node.node.kernel.own(),
+        [own_route(OF_WEB, &[GATEWAY])]
+    );
+    token_node.node.stop().await;
 }

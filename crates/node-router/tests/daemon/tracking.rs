@@ -1,5 +1,7 @@
-//! What the exemption from connection tracking is for: a node that sees one half of a connection,
-//! with the rule of kube-proxy that drops packets of state INVALID.
+//! Tests that connections need the exemption from connection tracking.
+//!
+//! The node sees only one half of a connection, and has kube-proxy's rule that drops packets of state
+//! INVALID.
 //!
 //! ```text
 //!            ┌── uplink ── node ── pods0 ──┐
@@ -14,24 +16,24 @@ use std::{
 };
 
 use crate::{
-    kernel::Node,
+    kernel::RealKernelNode,
     namespace::{Namespace, in_namespace, ip, run},
     support::DEADLINE,
 };
 
 const SERVER: &str = "10.1.1.5:8080";
 const BYTES: usize = 200_000;
-/// How long a transfer may stand still before it counts as broken.
+/// Maximum time without progress after which a transfer counts as failed.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Which half of the connection passes the node.
+/// The half of a connection that passes through the node.
 #[derive(Clone, Copy)]
 enum Half {
     Requests,
     Replies,
 }
 
-/// Wires client and web pod to the node of this thread's namespace.
+/// Connects the client and the web pod to the node in the network namespace of this thread.
 fn wire(half: Half) -> (Namespace, Namespace) {
     let client = Namespace::new();
     let web = Namespace::new();
@@ -84,7 +86,7 @@ fn wire(half: Half) -> (Namespace, Namespace) {
         }
         ip(&format!("route add 192.0.2.0/24 via {reply_way}"));
     });
-    // The kernel throws packets away until it has noticed that both ends of a pair are up.
+    // The kernel drops packets until both ends of a veth pair are up.
     for link in ["uplink", "pod7", "pods0"] {
         wait_until_up(link);
     }
@@ -101,7 +103,7 @@ fn wait_until_up(link: &str) {
     }
 }
 
-/// Sends `BYTES` from the client to the web pod and back.
+/// Sends [`BYTES`] bytes from the client to the web pod, and back.
 fn transfer(client: &Namespace, web: &Namespace) -> io::Result<()> {
     let (listening, is_listening) = std::sync::mpsc::channel();
     let server = web.spawn(move || -> io::Result<()> {
@@ -127,7 +129,7 @@ fn transfer(client: &Namespace, web: &Namespace) -> io::Result<()> {
     sent.and(served)
 }
 
-/// An accept that waits no longer than a read may.
+/// Limits the wait of `accept` on this listener.
 fn socket_timeout(listener: &TcpListener) -> io::Result<()> {
     use nix::sys::{
         socket::{setsockopt, sockopt},
@@ -137,25 +139,25 @@ fn socket_timeout(listener: &TcpListener) -> io::Result<()> {
     setsockopt(listener, sockopt::ReceiveTimeout, &patience).map_err(io::Error::from)
 }
 
-fn check_needed(half: Half) {
+fn check_exemption_is_needed(half: Half) {
     in_namespace(async move || {
         let (client, web) = wire(half);
-        let node = Node::start(|_| {}).await;
+        let node = RealKernelNode::start(|_| {}).await;
         let stream = node.hold("10.1.1.0/24", "10.244.3.7").await.unwrap();
-        transfer(&client, &web).expect("a transfer with the exemption");
+        transfer(&client, &web).expect("the transfer succeeds with the exemption");
         run("nft", "delete table inet portlb-node-router");
-        transfer(&client, &web).expect_err("a transfer without the exemption");
+        transfer(&client, &web).expect_err("the transfer fails without the exemption");
         drop(stream);
         node.stop().await;
     });
 }
 
 #[test]
-fn a_connection_whose_replies_alone_pass_the_node_needs_the_exemption() {
-    check_needed(Half::Replies);
+fn a_connection_of_which_the_node_sees_only_replies_needs_the_exemption() {
+    check_exemption_is_needed(Half::Replies);
 }
 
 #[test]
-fn a_connection_whose_requests_alone_pass_the_node_needs_the_exemption() {
-    check_needed(Half::Requests);
+fn a_connection_of_which_the_node_sees_only_requests_needs_the_exemption() {
+    check_exemption_is_needed(Half::Requests);
 }

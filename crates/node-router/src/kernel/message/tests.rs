@@ -7,7 +7,7 @@ fn policy() -> Policy {
     }
 }
 
-/// A route of the main table as the kernel reports it.
+/// Returns a route of the main table in the form in which the kernel reports it.
 fn reported(family: AddressFamily, kind: RouteType, attributes: &[RouteAttribute]) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = family;
@@ -17,20 +17,20 @@ fn reported(family: AddressFamily, kind: RouteType, attributes: &[RouteAttribute
     message
 }
 
-fn sorted(routes: &[RouteMessage]) -> Interfaces {
-    let mut surroundings = Surroundings::default();
+fn interfaces_of(routes: &[RouteMessage]) -> RouteInterfaces {
+    let mut foreign_routes = ForeignRoutes::default();
     for route in routes {
-        sort_in_foreign(route, &policy(), &mut surroundings);
+        add_foreign_route(route, &policy(), &mut foreign_routes);
     }
-    surroundings.interfaces
+    foreign_routes.interfaces
 }
 
 fn default_interfaces(route: &RouteMessage) -> Vec<(IpVersion, u32)> {
-    let interfaces = sorted(std::slice::from_ref(route));
-    interfaces.of_defaults.into_iter().collect()
+    let interfaces = interfaces_of(std::slice::from_ref(route));
+    interfaces.of_default_routes.into_iter().collect()
 }
 
-/// An IPv4 route of the main table, with or without a router.
+/// Returns an IPv4 route of the main table, with or without a router.
 fn ipv4(destination: &str, interface: u32, router: Option<&str>) -> RouteMessage {
     let destination: Ipv4Net = destination.parse().unwrap();
     let mut attributes = vec![RouteAttribute::Oif(interface)];
@@ -48,18 +48,18 @@ fn ipv4(destination: &str, interface: u32, router: Option<&str>) -> RouteMessage
 /// Checks which interfaces lead to the pods in 10.244.3.0/24.
 #[track_caller]
 fn check_of_pods(routes: &[RouteMessage], expected: &[u32]) {
-    let of_pods = sorted(routes).of_pods(&policy());
-    assert_eq!(of_pods.into_iter().collect::<Vec<_>>(), expected);
+    let pod_interfaces = interfaces_of(routes).pod_interfaces(&policy());
+    assert_eq!(pod_interfaces.into_iter().collect::<Vec<_>>(), expected);
 }
 
 #[test]
-fn pods_are_reached_by_direct_routes_within_their_range() {
+fn interfaces_of_direct_routes_within_the_pod_range_lead_to_pods() {
     let default = ipv4("0.0.0.0/0", 2, Some("10.0.0.1"));
     let pods = ipv4("10.244.3.0/24", 3, None);
     check_of_pods(&[default.clone(), pods.clone()], &[3]);
     let other_node = ipv4("10.244.3.128/25", 2, Some("10.0.0.9"));
     check_of_pods(&[default.clone(), pods.clone(), other_node], &[3]);
-    // The network of the nodes contains the range of the pods.
+    // The prefix of the nodes contains the range of the pods.
     let nodes = ipv4("10.0.0.0/8", 2, None);
     check_of_pods(&[default.clone(), nodes, pods], &[3]);
     let single = [
@@ -71,7 +71,7 @@ fn pods_are_reached_by_direct_routes_within_their_range() {
 }
 
 #[test]
-fn pods_are_reached_by_the_longest_direct_route_that_covers_their_range() {
+fn the_interface_of_the_longest_direct_route_that_contains_the_pod_range_leads_to_pods() {
     let nodes = ipv4("10.244.0.0/16", 2, None);
     check_of_pods(&[nodes.clone(), ipv4("10.0.0.0/8", 3, None)], &[2]);
     check_of_pods(&[ipv4("0.0.0.0/0", 4, None)], &[4]);
@@ -102,7 +102,7 @@ fn interfaces_of_unicast_default_routes_are_uplinks() {
 }
 
 #[test]
-fn default_routes_that_drop_packets_or_lead_to_the_loopback_have_no_uplink() {
+fn a_default_route_that_drops_packets_or_uses_the_loopback_interface_has_no_uplink() {
     for kind in [
         RouteType::Unreachable,
         RouteType::BlackHole,
@@ -121,7 +121,7 @@ fn default_routes_that_drop_packets_or_lead_to_the_loopback_have_no_uplink() {
 }
 
 #[test]
-fn the_kernels_choice_for_a_prefix_tells_whether_a_foreign_route_wins() {
+fn the_kernels_route_to_a_prefix_shows_whether_a_foreign_route_wins() {
     let prefix: IpNet = "10.1.1.0/24".parse().unwrap();
     let check = |route: &RouteMessage, expected: Winner| {
         assert_eq!(winner(prefix, route), expected, "{route:?}");
@@ -145,23 +145,23 @@ fn the_kernels_choice_for_a_prefix_tells_whether_a_foreign_route_wins() {
 }
 
 #[test]
-fn links_of_the_routes_that_matter_are_known() {
-    let mut surroundings = Surroundings::default();
+fn interfaces_of_relevant_foreign_routes_are_recorded() {
+    let mut foreign_routes = ForeignRoutes::default();
     for route in [
         ipv4("0.0.0.0/0", 2, Some("192.0.2.1")),
         ipv4("10.1.1.128/25", 3, Some("192.0.2.9")),
         ipv4("10.244.3.0/24", 4, None),
         ipv4("10.99.0.0/16", 5, None),
     ] {
-        sort_in_foreign(&route, &policy(), &mut surroundings);
+        add_foreign_route(&route, &policy(), &mut foreign_routes);
     }
-    assert_eq!(surroundings.links, [2, 3, 4].into());
+    assert_eq!(foreign_routes.links, [2, 3, 4].into());
 }
 
-/// Found by the fuzz target `message`.
+/// The fuzz target `message` found this case.
 #[test]
-fn a_route_whose_destination_cannot_be_read_is_no_default_route() {
+fn a_route_with_an_invalid_prefix_length_is_not_a_default_route() {
     let mut route = ipv4("10.244.3.0/24", 3, None);
     route.header.destination_prefix_length = 123;
-    assert_eq!(sorted(&[route]), Interfaces::default());
+    assert_eq!(interfaces_of(&[route]), RouteInterfaces::default());
 }
