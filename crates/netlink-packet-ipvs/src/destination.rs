@@ -10,6 +10,8 @@ use crate::{
 /// Bits of the connection flags that hold the forwarding method: `IP_VS_CONN_F_FWD_MASK`.
 const FORWARDING_MASK: u32 = 0x07;
 
+/// The way in which the kernel forwards packets to a destination: the value of
+/// `IP_VS_CONN_F_FWD_MASK` in the connection flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ForwardingMethod {
     Masq,
@@ -21,6 +23,7 @@ pub enum ForwardingMethod {
     Other(u32),
 }
 
+/// The encapsulation of the forwarding method `Tunnel`: `IP_VS_CONN_F_TUNNEL_TYPE_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TunnelType {
     Ipip,
@@ -30,6 +33,7 @@ pub enum TunnelType {
     Other(u8),
 }
 
+/// Checksum options of a tunnel: `IP_VS_TUNNEL_ENCAP_FLAG_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TunnelFlags(pub u16);
 
@@ -41,6 +45,7 @@ impl TunnelFlags {
 }
 
 attributes! {
+    /// An attribute of a destination: `IPVS_DEST_ATTR_*` (linux/ip_vs.h).
     DestAttribute {
         1 Address([u8; 16]) Octets,
         /// `IPVS_DEST_ATTR_PORT`. With port 0, a destination of a firewall-mark service receives

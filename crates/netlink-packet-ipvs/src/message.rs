@@ -11,9 +11,12 @@ use crate::{
     attribute::{Codec, HostOrder, Nested},
 };
 
+/// Name of the generic-netlink family of IPVS: `IPVS_GENL_NAME` (linux/ip_vs.h).
 pub const FAMILY_NAME: &str = "IPVS";
+/// Version of the generic-netlink family: `IPVS_GENL_VERSION` (linux/ip_vs.h).
 pub const FAMILY_VERSION: u8 = 1;
 
+/// The command of a message: `IPVS_CMD_*` (linux/ip_vs.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum IpvsCommand {
     /// Adds a service. The kernel also sends this command in answers to

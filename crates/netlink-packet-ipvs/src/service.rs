@@ -45,6 +45,7 @@ pub struct Flags {
 }
 
 attributes! {
+    /// An attribute of a service: `IPVS_SVC_ATTR_*` (linux/ip_vs.h).
     ServiceAttribute {
         /// `IPVS_SVC_ATTR_AF`: the value is [`AF_INET`] or [`AF_INET6`].
         1 AddressFamily(u16) HostOrder,

@@ -22,6 +22,7 @@ const NEW_RULE: u16 = 0x0a06;
 const NEW_SET: u16 = 0x0a09;
 const NEW_SET_ELEMENTS: u16 = 0x0a0c;
 
+/// Number of the family `inet` (linux/netfilter.h).
 const NFPROTO_INET: u8 = 1;
 
 /// Template of set names. The kernel replaces `%d` by a number that is free.
@@ -49,7 +50,7 @@ pub(crate) struct TransactionRequest {
     pub(crate) flags: u16,
     /// Octets after the netlink header, beginning with the `nfgenmsg` header.
     pub(crate) payload: Vec<u8>,
-    /// Operation of the request, in the infinitive, for the text of an error.
+    /// Operation of the request as a verb phrase for an error, such as `add table inet portlb`.
     pub(crate) operation: String,
 }
 
@@ -325,6 +326,7 @@ fn header() -> Nfgenmsg {
     header
 }
 
+/// Returns the number of the hook in `enum nf_inet_hooks` (linux/netfilter.h).
 fn hook_number(hook: Hook) -> u32 {
     match hook {
         Hook::Prerouting => 0,

@@ -15,7 +15,7 @@ pub enum Error {
          expression"
     )]
     Unsupported {
-        /// Requested operation, in the infinitive.
+        /// Requested operation as a verb phrase, such as `add table inet portlb`.
         what: String,
         source: io::Error,
     },
@@ -26,21 +26,21 @@ pub enum Error {
          the network namespace"
     )]
     NotPermitted {
-        /// Requested operation, in the infinitive.
+        /// Requested operation as a verb phrase, such as `add table inet portlb`.
         what: String,
         source: io::Error,
     },
     /// The kernel refused the operation for a reason that is not a missing feature or privilege.
     #[error("cannot {what}: the kernel refused the request")]
     Refused {
-        /// Requested operation, in the infinitive.
+        /// Requested operation as a verb phrase, such as `add table inet portlb`.
         what: String,
         source: io::Error,
     },
     /// The netlink socket failed.
     #[error("netlink socket: cannot {what}")]
     Socket {
-        /// Failed operation on the socket, in the infinitive.
+        /// Failed operation on the socket as a verb phrase, such as `send`.
         what: &'static str,
         source: io::Error,
     },

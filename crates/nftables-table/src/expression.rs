@@ -12,6 +12,7 @@ use netlink_bindings::{
 
 use crate::{Expression, L4Protocol, encode::SET_NAME};
 
+/// Numbers of netlink attributes (linux/netfilter/nf_tables.h).
 const NFTA_EXPR_DATA: u16 = 2;
 const NFTA_LOOKUP_SET: u16 = 1;
 const NFTA_LOOKUP_SREG: u16 = 2;

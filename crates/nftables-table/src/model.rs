@@ -12,6 +12,7 @@ pub const ICMPV6_PORT_UNREACHABLE: (u8, u8) = (1, 4);
 
 /// Usual priorities of chains (`linux/netfilter_ipv4.h`, enum `nf_ip_hook_priorities`).
 pub mod priority {
+    /// Before connection tracking, so that rules can exclude packets from connection tracking.
     pub const RAW: i32 = -300;
     /// After connection tracking and before the routing decision.
     pub const MANGLE: i32 = -150;
@@ -45,6 +46,7 @@ pub struct Chain {
 /// Purpose of a chain, which the kernel calls the type of the chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
+    /// Sees every packet that passes its hook.
     Filter,
     /// Sees only the first packet of each tracked connection. Its rules translate the addresses of
     /// the whole connection.

@@ -16,10 +16,12 @@ use crate::{
 /// `NFNL_MSG_BATCH_BEGIN` and `NFNL_MSG_BATCH_END` (linux/netfilter/nfnetlink.h).
 const BATCH_BEGIN: u16 = 16;
 const BATCH_END: u16 = 17;
+/// Number of nftables among the subsystems of nfnetlink: `NFNL_SUBSYS_NFTABLES`
+/// (linux/netfilter/nfnetlink.h).
 const SUBSYSTEM: u16 = 10;
 
-/// Maximum size in bytes of the send buffer that a transaction gets. A transaction must fit into
-/// one datagram.
+/// Size in bytes up to which the send buffer is enlarged for a transaction. A transaction must fit
+/// into one datagram.
 const LARGEST_TRANSACTION: usize = 64 << 20;
 
 /// A connection to the nftables of the kernel, in the network namespace of the thread that opened

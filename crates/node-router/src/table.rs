@@ -58,6 +58,7 @@ pub(crate) struct RouterSteps {
     pub(crate) forwarding: Step,
 }
 
+/// The holds, and the routes that follow from them. Only one task owns this value.
 pub(crate) struct RouteTable<K> {
     kernel: K,
     settings: Settings,
@@ -72,6 +73,7 @@ pub(crate) struct RouteTable<K> {
     released: BTreeMap<RouteClaim, Instant>,
     publisher: Publisher<IpNet, PublishedRoute>,
     steps: RouterSteps,
+    /// The problem of the uplink guard that was logged last. `None`: the guard was in force.
     guard_problem: Option<String>,
     metrics: RouterMetrics,
     backoff: Backoff,
@@ -85,7 +87,7 @@ struct ActiveHold {
     claim: RouteClaim,
     process: HolderProcess,
     state: watch::Sender<HoldState>,
-    /// Receiver of the first answer. `None`: the hold has been granted.
+    /// Channel for the answer to the hold request. `None`: the hold has been granted.
     answer: Option<oneshot::Sender<HoldAnswer>>,
 }
 
@@ -259,7 +261,7 @@ impl<K: RouteKernel> RouteTable<K> {
                 process,
                 answer,
             } => {
-                let held = ActiveHold {
+                let hold = ActiveHold {
                     claim,
                     process,
                     state: watch::Sender::new(HoldState::default()),
@@ -271,10 +273,10 @@ impl<K: RouteKernel> RouteTable<K> {
                     *gateways_by_prefix = self.gateways_by_prefix();
                 }
                 if let Some(refusal) = self.over_limit(&claim, gateways_by_prefix) {
-                    refuse(&self.metrics, &held, answer, refusal);
+                    refuse(&self.metrics, &hold, answer, refusal);
                 } else {
                     let answer = Some(answer);
-                    self.holds.insert(id, ActiveHold { answer, ..held });
+                    self.holds.insert(id, ActiveHold { answer, ..hold });
                     gateways_by_prefix
                         .entry(claim.prefix)
                         .or_default()
@@ -282,17 +284,17 @@ impl<K: RouteKernel> RouteTable<K> {
                 }
             }
             HoldCommand::Release(id) => {
-                if let Some(held) = self.holds.remove(&id) {
+                if let Some(hold) = self.holds.remove(&id) {
                     tracing::info!(
-                        prefix = %held.claim.prefix,
-                        gateway = %held.claim.gateway,
-                        process_id = held.process.process_id,
-                        user_id = held.process.user_id,
+                        prefix = %hold.claim.prefix,
+                        gateway = %hold.claim.gateway,
+                        process_id = hold.process.process_id,
+                        user_id = hold.process.user_id,
                         "a hold ended"
                     );
                     let delay = self.settings.release_delay;
                     if !delay.is_zero() {
-                        self.released.insert(held.claim, Instant::now() + delay);
+                        self.released.insert(hold.claim, Instant::now() + delay);
                     }
                 }
             }
@@ -329,8 +331,8 @@ impl<K: RouteKernel> RouteTable<K> {
     /// earlier run.
     fn gateways_by_prefix(&self) -> GatewaysByPrefix {
         let mut gateways_by_prefix = GatewaysByPrefix::new();
-        let held = self.holds.values().map(|held| &held.claim);
-        for claim in held.chain(self.released.keys()).chain(&self.adopted) {
+        let held_claims = self.holds.values().map(|hold| &hold.claim);
+        for claim in held_claims.chain(self.released.keys()).chain(&self.adopted) {
             gateways_by_prefix
                 .entry(claim.prefix)
                 .or_default()
@@ -533,18 +535,19 @@ impl<K: RouteKernel> RouteTable<K> {
     /// and released claims, have no holders. A released claim counts only if no pod holds its
     /// prefix, because a pod that holds the prefix serves it better than a pod that released it.
     fn claims(&self) -> BTreeMap<RouteClaim, Holders> {
-        let held: BTreeSet<IpNet> = self.holds.values().map(|held| held.claim.prefix).collect();
+        let held_prefixes: BTreeSet<IpNet> =
+            self.holds.values().map(|hold| hold.claim.prefix).collect();
         let released = self.released.keys();
         let mut claims: BTreeMap<RouteClaim, Holders> = self
             .adopted
             .iter()
-            .chain(released.filter(|claim| !held.contains(&claim.prefix)))
+            .chain(released.filter(|claim| !held_prefixes.contains(&claim.prefix)))
             .map(|claim| (*claim, Holders::default()))
             .collect();
-        for held in self.holds.values() {
-            let holders = claims.entry(held.claim).or_default();
+        for hold in self.holds.values() {
+            let holders = claims.entry(hold.claim).or_default();
             if holders.count == 0 {
-                holders.first = held.process;
+                holders.first = hold.process;
             }
             holders.count += 1;
         }
@@ -553,31 +556,31 @@ impl<K: RouteKernel> RouteTable<K> {
 
     fn notify_holders(&mut self, reconciliation: &Reconciliation) -> bool {
         let mut refused = Vec::new();
-        for (id, held) in &mut self.holds {
-            let state = reconciliation.state(&held.claim);
-            let Some(answer) = held.answer.take() else {
-                held.state
+        for (id, hold) in &mut self.holds {
+            let state = reconciliation.state(&hold.claim);
+            let Some(answer) = hold.answer.take() else {
+                hold.state
                     .send_if_modified(|before| std::mem::replace(before, state.clone()) != state);
                 continue;
             };
-            let fields = (held.claim.prefix, held.claim.gateway);
-            if let Some(refusal) = reconciliation.refusal(&held.claim) {
+            let fields = (hold.claim.prefix, hold.claim.gateway);
+            if let Some(refusal) = reconciliation.refusal(&hold.claim) {
                 refused.push(*id);
-                refuse(&self.metrics, held, answer, refusal);
+                refuse(&self.metrics, hold, answer, refusal);
                 continue;
             }
             tracing::info!(
                 prefix = %fields.0,
                 gateway = %fields.1,
                 interface = state.interface,
-                process_id = held.process.process_id,
-                user_id = held.process.user_id,
+                process_id = hold.process.process_id,
+                user_id = hold.process.user_id,
                 "granted a hold"
             );
-            self.adopted.remove(&held.claim);
-            held.state.send_replace(state);
+            self.adopted.remove(&hold.claim);
+            hold.state.send_replace(state);
             // If the caller no longer waits, dropping the receiver releases the hold.
-            let _ = answer.send(Ok(held.state.subscribe()));
+            let _ = answer.send(Ok(hold.state.subscribe()));
         }
         for id in &refused {
             self.holds.remove(id);
@@ -604,14 +607,14 @@ impl<K: RouteKernel> RouteTable<K> {
     /// Refuses holds that have no answer yet, if `refusal` returns a reason for their prefix.
     fn refuse_unanswered_if(&mut self, refusal: impl Fn(IpNet) -> Option<HoldRefusal>) {
         let metrics = &self.metrics;
-        self.holds.retain(|_, held| {
-            let Some(refusal) = refusal(held.claim.prefix) else {
+        self.holds.retain(|_, hold| {
+            let Some(refusal) = refusal(hold.claim.prefix) else {
                 return true;
             };
-            let Some(answer) = held.answer.take() else {
+            let Some(answer) = hold.answer.take() else {
                 return true;
             };
-            refuse(metrics, held, answer, refusal);
+            refuse(metrics, hold, answer, refusal);
             false
         });
     }
@@ -619,15 +622,15 @@ impl<K: RouteKernel> RouteTable<K> {
 
 fn refuse(
     metrics: &RouterMetrics,
-    held: &ActiveHold,
+    hold: &ActiveHold,
     answer: oneshot::Sender<HoldAnswer>,
     refusal: HoldRefusal,
 ) {
     tracing::info!(
-        prefix = %held.claim.prefix,
-        gateway = %held.claim.gateway,
-        process_id = held.process.process_id,
-        user_id = held.process.user_id,
+        prefix = %hold.claim.prefix,
+        gateway = %hold.claim.gateway,
+        process_id = hold.process.process_id,
+        user_id = hold.process.user_id,
         reason = %refusal,
         "refused a hold"
     );

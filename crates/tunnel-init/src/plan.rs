@@ -5,7 +5,9 @@ use std::{collections::BTreeSet, fmt};
 use ipnet::IpNet;
 use virtual_server::ServiceRange;
 
+/// Number of the table `main`: `RT_TABLE_MAIN` (linux/rtnetlink.h).
 const TABLE_MAIN: u8 = 254;
+/// Number of the table `local`: `RT_TABLE_LOCAL` (linux/rtnetlink.h).
 pub(crate) const TABLE_LOCAL: u8 = 255;
 /// Preference of the rules by which the pod's own packets to service addresses leave the pod.
 const OWN_PACKETS_PREFERENCE: u32 = 5;
@@ -53,6 +55,7 @@ impl Tunnel {
     }
 }
 
+/// A routing rule in the network namespace of a web pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PodRoutingRule {
     /// Tunnel whose IP version is the IP version of this rule.

@@ -24,6 +24,7 @@ use crate::{
 
 use super::RouteSnapshot;
 
+/// Number of the table `local`: `RT_TABLE_LOCAL` (linux/rtnetlink.h).
 const TABLE_LOCAL: u32 = 255;
 
 /// Reports whether a notification is possibly about a route or an interface on which this daemon

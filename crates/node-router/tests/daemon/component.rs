@@ -47,8 +47,8 @@ async fn the_route_of_a_killed_client_is_removed() {
 #[tokio::test]
 async fn two_pods_share_one_route_and_the_end_of_a_pod_removes_only_its_next_hop() {
     let node = FakeKernelNode::start().await;
-    let first = node.held("10.1.1.0/24", "10.244.3.7").await;
-    let second = node.held("10.1.1.0/24", "10.244.3.8").await;
+    let first = node.granted_hold("10.1.1.0/24", "10.244.3.7").await;
+    let second = node.granted_hold("10.1.1.0/24", "10.244.3.8").await;
     let both = own_route("10.1.1.0/24", &["10.244.3.7", "10.244.3.8"]);
     assert_eq!(node.kernel.own(), [both]);
     drop(first);
@@ -72,8 +72,8 @@ async fn two_pods_share_one_route_and_the_end_of_a_pod_removes_only_its_next_hop
 #[tokio::test]
 async fn list_routes_returns_pages() {
     let node = FakeKernelNode::start().await;
-    let _first = node.held("10.1.1.0/24", "10.244.3.7").await;
-    let _second = node.held("10.1.2.0/24", "10.244.3.7").await;
+    let _first = node.granted_hold("10.1.1.0/24", "10.244.3.7").await;
+    let _second = node.granted_hold("10.1.2.0/24", "10.244.3.7").await;
     let mut request = ListRoutesRequest {
         page_size: 1,
         ..Default::default()
@@ -98,8 +98,8 @@ async fn list_routes_returns_pages() {
 #[tokio::test]
 async fn a_route_that_two_streams_hold_stays_until_both_streams_have_ended() {
     let node = FakeKernelNode::start().await;
-    let first = node.held("10.1.1.0/24", "10.244.3.7").await;
-    let second = node.held("10.1.1.0/24", "10.244.3.7").await;
+    let first = node.granted_hold("10.1.1.0/24", "10.244.3.7").await;
+    let second = node.granted_hold("10.1.1.0/24", "10.244.3.7").await;
     assert_eq!(node.routes().await[0].next_hops[0].holders, 2);
     let route = own_route("10.1.1.0/24", &["10.244.3.7"]);
 
@@ -174,7 +174,7 @@ async fn the_refusal_of_a_claim_outside_the_policy_lists_the_allowed_ranges() {
 #[tokio::test]
 async fn the_holder_is_notified_when_a_foreign_route_appears_and_disappears() {
     let node = FakeKernelNode::start().await;
-    let mut stream = node.held("10.1.1.0/24", "10.244.3.7").await;
+    let mut stream = node.granted_hold("10.1.1.0/24", "10.244.3.7").await;
     node.kernel
         .change(|state| state.routes.foreign.push(foreign_route("10.1.1.0/24", 0)));
     assert!(!next(&mut stream).await.unwrap().installed);
@@ -189,7 +189,7 @@ async fn the_holder_is_notified_when_a_foreign_route_appears_and_disappears() {
 #[tokio::test]
 async fn the_holder_is_notified_when_a_route_cannot_be_restored_and_the_daemon_retries() {
     let node = FakeKernelNode::start().await;
-    let mut stream = node.held("10.1.1.0/24", "10.244.3.7").await;
+    let mut stream = node.granted_hold("10.1.1.0/24", "10.244.3.7").await;
     node.kernel.change(|state| {
         state.routes.own.clear();
         state.refuses_changes = Some(ENOMEM);
@@ -250,7 +250,7 @@ async fn holds_are_refused_and_the_daemon_is_not_ready_while_the_kernel_cannot_b
     );
     assert!(!node.readiness.is_ready(), "{}", node.readiness.report());
     node.kernel.change(|state| state.refuses_reading = None);
-    node.held("10.1.1.0/24", "10.244.3.7").await;
+    node.granted_hold("10.1.1.0/24", "10.244.3.7").await;
     assert!(node.readiness.is_ready(), "{}", node.readiness.report());
     node.stop().await;
 }
@@ -258,8 +258,8 @@ async fn holds_are_refused_and_the_daemon_is_not_ready_while_the_kernel_cannot_b
 #[tokio::test]
 async fn a_pod_without_a_link_is_removed_from_the_route_and_the_other_pod_stays() {
     let node = FakeKernelNode::start().await;
-    let mut first = node.held("10.1.1.0/24", "10.244.3.7").await;
-    let _second = node.held("10.1.1.0/24", "10.244.3.8").await;
+    let mut first = node.granted_hold("10.1.1.0/24", "10.244.3.7").await;
+    let _second = node.granted_hold("10.1.1.0/24", "10.244.3.8").await;
     node.kernel.change(|state| {
         state
             .not_on_link
@@ -280,10 +280,10 @@ async fn a_lingering_daemon_exits_after_its_last_holder_and_leaves_no_route() {
         config.release_delay = Duration::from_millis(100);
     })
     .await;
-    let stream = node.held("10.1.1.0/24", "10.244.3.7").await;
+    let stream = node.granted_hold("10.1.1.0/24", "10.244.3.7").await;
     node.shutdown.request();
     // A lingering daemon still grants holds.
-    let second = node.held("10.1.2.0/24", "10.244.3.7").await;
+    let second = node.granted_hold("10.1.2.0/24", "10.244.3.7").await;
     drop((stream, second));
     let kernel = node.stop().await;
     assert_eq!(kernel.own(), []);
@@ -295,7 +295,7 @@ async fn routes_that_are_still_held_after_the_linger_time_stay_in_the_kernel() {
         config.linger = Duration::from_millis(100);
     })
     .await;
-    let _stream = node.held("10.1.1.0/24", "10.244.3.7").await;
+    let _stream = node.granted_hold("10.1.1.0/24", "10.244.3.7").await;
     let kernel = node.stop().await;
     assert_eq!(kernel.own(), [own_route("10.1.1.0/24", &["10.244.3.7"])]);
 }
@@ -309,7 +309,7 @@ async fn a_hold_of_an_adopted_route_changes_nothing_in_the_kernel() {
     let adopted = node.routes().await;
     assert_eq!(adopted[0].next_hops.len(), 2);
     assert_eq!(adopted[0].next_hops[0].holders, 0);
-    let _stream = node.held("10.1.1.0/24", "10.244.3.7").await;
+    let _stream = node.granted_hold("10.1.1.0/24", "10.244.3.7").await;
     assert_eq!(node.kernel.changes(), [""; 0]);
     assert_eq!(node.kernel.own(), [left]);
     node.stop().await;
@@ -321,8 +321,8 @@ async fn only_the_last_next_hop_of_a_route_stays_for_the_release_delay() {
         config.release_delay = Duration::from_millis(500);
     })
     .await;
-    let first = node.held("10.1.1.0/24", "10.244.3.7").await;
-    let second = node.held("10.1.1.0/24", "10.244.3.8").await;
+    let first = node.granted_hold("10.1.1.0/24", "10.244.3.7").await;
+    let second = node.granted_hold("10.1.1.0/24", "10.244.3.8").await;
     let began = Instant::now();
     drop(first);
     // The next hop is removed without the release delay, because another pod serves the prefix.
@@ -332,10 +332,10 @@ async fn only_the_last_next_hop_of_a_route_stays_for_the_release_delay() {
     drop(second);
     node.kernel.wait_for_own(&[]).await;
     assert!(began.elapsed() >= Duration::from_millis(500));
-    let again = node.held("10.1.1.0/24", "10.244.3.8").await;
+    let again = node.granted_hold("10.1.1.0/24", "10.244.3.8").await;
     let changes = node.kernel.changes().len();
     drop(again);
-    let _again = node.held("10.1.1.0/24", "10.244.3.8").await;
+    let _again = node.granted_hold("10.1.1.0/24", "10.244.3.8").await;
     assert_eq!(
         node.kernel.changes().len(),
         changes,
@@ -376,7 +376,7 @@ async fn routes_that_the_policy_no_longer_allows_are_removed_at_the_start() {
 #[tokio::test]
 async fn a_watch_sends_all_routes_then_synced_then_changes_and_removals() {
     let node = FakeKernelNode::start().await;
-    let first = node.held("10.1.1.0/24", "10.244.3.7").await;
+    let first = node.granted_hold("10.1.1.0/24", "10.244.3.7").await;
     let mut watch = watch(&node).await;
     let event = next(&mut watch).await.unwrap().event.unwrap();
     let Event::Route(route) = event else {
@@ -401,7 +401,7 @@ async fn a_watch_sends_all_routes_then_synced_then_changes_and_removals() {
 #[tokio::test]
 async fn list_routes_shows_process_and_user_of_the_holder() {
     let node = FakeKernelNode::start().await;
-    let _stream = node.held("10.1.1.0/24", "10.244.3.7").await;
+    let _stream = node.granted_hold("10.1.1.0/24", "10.244.3.7").await;
     let next_hop = &node.routes().await[0].next_hops[0];
     assert_eq!(
         next_hop.holder_process_id,
@@ -426,14 +426,14 @@ async fn the_unix_socket_has_the_configured_mode() {
 async fn a_prefix_above_the_limit_is_refused_but_a_second_gateway_of_a_held_prefix_is_granted() {
     let node =
         FakeKernelNode::start_from(KernelState::default(), |config| config.max_routes = 1).await;
-    let first = node.held("10.1.1.0/24", "10.244.3.7").await;
+    let first = node.granted_hold("10.1.1.0/24", "10.244.3.7").await;
     let status = node.hold("10.1.2.0/24", "10.244.3.7").await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted);
     assert!(status.message().contains("--max-routes"), "{status:?}");
-    let second = node.held("10.1.1.0/24", "10.244.3.8").await;
+    let second = node.granted_hold("10.1.1.0/24", "10.244.3.8").await;
     drop((first, second));
     node.kernel.wait_for_own(&[]).await;
-    node.held("10.1.2.0/24", "10.244.3.7").await;
+    node.granted_hold("10.1.2.0/24", "10.244.3.7").await;
     node.stop().await;
 }
 
@@ -472,7 +472,7 @@ async fn holds_are_granted_and_readiness_names_the_problem_without_nftables() {
             .encode()
             .contains("portlb_node_router_exemption_installed 0\n")
     );
-    node.held("10.1.1.0/24", "10.244.3.7").await;
+    node.granted_hold("10.1.1.0/24", "10.244.3.7").await;
     node.stop().await;
 }
 
@@ -497,7 +497,7 @@ async fn a_refused_rule_is_reported_and_retried_and_holds_are_still_granted() {
     let mut state = with_uplink();
     state.refuses_rules = Some(ENOMEM);
     let node = FakeKernelNode::start_from(state, |_| {}).await;
-    let _stream = node.held("10.1.1.0/24", "10.244.3.7").await;
+    let _stream = node.granted_hold("10.1.1.0/24", "10.244.3.7").await;
     assert!(node.readiness.is_ready());
     let report = node.readiness.report();
     assert!(
@@ -519,7 +519,7 @@ async fn a_refused_rule_is_reported_and_retried_and_holds_are_still_granted() {
 #[tokio::test]
 async fn a_kernel_without_routing_rules_is_reported_and_gets_routes_only_in_the_main_table() {
     let node = FakeKernelNode::start().await;
-    let _stream = node.held("10.1.1.0/24", "10.244.3.7").await;
+    let _stream = node.granted_hold("10.1.1.0/24", "10.244.3.7").await;
     assert_eq!(
         node.kernel.changes(),
         ["add the route to 10.1.1.0/24 via 10.244.3.7"]
@@ -535,7 +535,7 @@ async fn a_kernel_without_routing_rules_is_reported_and_gets_routes_only_in_the_
 #[tokio::test]
 async fn a_default_route_that_returns_between_two_reads_is_reported_to_no_holder() {
     let node = FakeKernelNode::start_from(with_uplink(), |_| {}).await;
-    let mut stream = node.held("10.1.1.0/24", "10.244.3.7").await;
+    let mut stream = node.granted_hold("10.1.1.0/24", "10.244.3.7").await;
     let changes_before = node.kernel.changes().len();
     node.kernel.change(|state| {
         let uplinks = std::mem::take(&mut state.guard.default_uplinks);

@@ -17,14 +17,17 @@ async fn routes_within_the_release_delay_count_towards_the_limit() {
     })
     .await;
     for n in 0..LIMIT {
-        drop(node.held(&format!("10.1.{n}.0/24"), "10.244.3.7").await);
+        drop(
+            node.granted_hold(&format!("10.1.{n}.0/24"), "10.244.3.7")
+                .await,
+        );
     }
     let status = node.hold("10.1.100.0/24", "10.244.3.7").await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted);
     assert!(status.message().contains("recently released"), "{status:?}");
     assert_eq!(node.kernel.own().len(), LIMIT);
     // A prefix that has a route can be held again at the limit.
-    let _again = node.held("10.1.0.0/24", "10.244.3.7").await;
+    let _again = node.granted_hold("10.1.0.0/24", "10.244.3.7").await;
     node.stop().await;
 }
 
@@ -40,7 +43,7 @@ async fn adopted_routes_beyond_the_limit_are_removed_and_the_other_adopted_route
     assert_eq!(node.kernel.own(), kept);
     let status = node.hold("10.1.2.0/24", "10.244.3.7").await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted);
-    let _held = node.held("10.1.1.0/24", "10.244.3.7").await;
+    let _held = node.granted_hold("10.1.1.0/24", "10.244.3.7").await;
     node.stop().await;
 }
 
@@ -82,7 +85,7 @@ async fn the_number_of_next_hops_of_a_route_is_limited() {
     let status = node.hold("10.1.1.0/24", "10.244.3.64").await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted);
     assert!(status.message().contains("64 next hops"), "{status:?}");
-    let _other_prefix = node.held("10.1.2.0/24", "10.244.3.64").await;
+    let _other_prefix = node.granted_hold("10.1.2.0/24", "10.244.3.64").await;
     node.stop().await;
 }
 
@@ -100,7 +103,7 @@ async fn the_number_of_streams_of_a_connection_is_limited() {
     let mut one_more = std::pin::pin!(client.watch_routes(WatchRoutesRequest {}));
     assert!((&mut one_more).now_or_never().is_none());
     // Other connections are served even if one connection is at its limit.
-    let _held = node.held("10.1.1.0/24", "10.244.3.7").await;
+    let _held = node.granted_hold("10.1.1.0/24", "10.244.3.7").await;
     assert!((&mut one_more).now_or_never().is_none(), "the 66th stream");
     streams.pop();
     let opened = tokio::time::timeout(DEADLINE, one_more).await;

@@ -26,7 +26,7 @@ async fn an_adopted_route_stays_if_the_process_did_not_run_for_the_adoption_time
     })
     .await;
     sleep_of_this_process(Duration::from_secs(30)).await;
-    let _stream = node.held("10.1.1.0/24", "10.244.3.7").await;
+    let _stream = node.granted_hold("10.1.1.0/24", "10.244.3.7").await;
     assert_eq!(node.kernel.changes(), [""; 0]);
     assert_eq!(node.kernel.own(), [left]);
     node.stop().await;
@@ -38,13 +38,13 @@ async fn a_released_route_stays_if_the_process_did_not_run_for_the_release_delay
         config.release_delay = Duration::from_secs(10);
     })
     .await;
-    let stream = node.held("10.1.1.0/24", "10.244.3.7").await;
+    let stream = node.granted_hold("10.1.1.0/24", "10.244.3.7").await;
     let changes = node.kernel.changes();
     drop(stream);
     let released = async { while node.routes().await[0].next_hops[0].holders > 0 {} };
     tokio::time::timeout(DEADLINE, released).await.unwrap();
     sleep_of_this_process(Duration::from_secs(30)).await;
-    let _stream = node.held("10.1.1.0/24", "10.244.3.7").await;
+    let _stream = node.granted_hold("10.1.1.0/24", "10.244.3.7").await;
     assert_eq!(node.kernel.changes(), changes);
     node.stop().await;
 }

@@ -372,7 +372,11 @@ impl FakeKernelNode {
     }
 
     /// Holds a route and checks that the first response reports the route as installed.
-    pub(crate) async fn held(&self, prefix: &str, gateway: &str) -> Streaming<HoldResponse> {
+    pub(crate) async fn granted_hold(
+        &self,
+        prefix: &str,
+        gateway: &str,
+    ) -> Streaming<HoldResponse> {
         let mut stream = self.hold(prefix, gateway).await.unwrap();
         let first = next(&mut stream).await.unwrap();
         assert!(first.installed);

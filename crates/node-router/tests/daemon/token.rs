@@ -97,7 +97,7 @@ impl TokenNode {
         answer.map(|answer| (requests, answer.into_inner()))
     }
 
-    async fn held(&self, service: &str, token: &str) -> GrantedHold {
+    async fn granted_hold(&self, service: &str, token: &str) -> GrantedHold {
         let (requests, mut stream) = self.hold(service, Some(token)).await.unwrap();
         assert!(next(&mut stream).await.unwrap().installed);
         (requests, stream)
@@ -154,11 +154,15 @@ async fn a_pod_can_hold_the_prefixes_of_its_namespace() {
     let token_node = TokenNode::start(&keys.each_ref()).await;
     let mut held = Vec::new();
     for key in &keys {
-        held.push(token_node.held(OF_WEB, &key.sign(&claims("web"))).await);
+        held.push(
+            token_node
+                .granted_hold(OF_WEB, &key.sign(&claims("web")))
+                .await,
+        );
     }
     held.push(
         token_node
-            .held(OF_SHOP, &keys[0].sign(&claims("shop")))
+            .granted_hold(OF_SHOP, &keys[0].sign(&claims("shop")))
             .await,
     );
     let expected = [OF_WEB, OF_SHOP].map(|service| own_route(service, &[GATEWAY]));
@@ -260,7 +264,9 @@ async fn a_token_that_exceeds_the_header_limit_is_refused() {
     let status = token_node.hold(OF_WEB, Some(&token)).await.unwrap_err();
     // An error of the transport has a source. A status that the daemon sends has none.
     assert!(status.source().is_some(), "{status:?}");
-    let _held = token_node.held(OF_WEB, &key.sign(&claims("web"))).await;
+    let _held = token_node
+        .granted_hold(OF_WEB, &key.sign(&claims("web")))
+        .await;
     token_node.node.stop().await;
 }
 
@@ -297,17 +303,17 @@ async fn a_changed_keys_file_is_used_for_later_holds() {
     let token_node = TokenNode::start(&[&old]).await;
     let of_old = old.sign(&claims("web"));
     let of_new = new.sign(&claims("web"));
-    let (_requests, mut stream) = token_node.held(OF_WEB, &of_old).await;
+    let (_requests, mut stream) = token_node.granted_hold(OF_WEB, &of_old).await;
     assert!(is_unknown_key(
         &token_node.hold(OF_WEB, Some(&of_new)).await
     ));
     // The file contains both keys, as during a key rotation of the cluster.
     token_node.write_keys(&key_set(&[&old, &new]));
     token_node.hold_until(&of_new, Result::is_ok).await;
-    let _held = token_node.held(OF_WEB, &of_old).await;
+    let _held = token_node.granted_hold(OF_WEB, &of_old).await;
     token_node.write_keys(&key_set(&[&new]));
     token_node.hold_until(&of_old, is_unknown_key).await;
-    let _held = token_node.held(OF_WEB, &of_new).await;
+    let _held = token_node.granted_hold(OF_WEB, &of_new).await;
     // An existing hold stays, even though the key of its token was removed.
     let ended = tokio::time::timeout(Duration::ZERO, stream.message()).await;
     assert!(ended.is_err(), "{ended:?}");
@@ -328,15 +334,17 @@ async fn a_file_without_usable_keys_leaves_the_previous_keys_in_use() {
         token_node.write_keys(text);
         let line = format!("{rejected} {}", number + 1);
         token_node.wait_for_metric(&line).await;
-        let _held = token_node.held(OF_WEB, &token).await;
+        let _held = token_node.granted_hold(OF_WEB, &token).await;
     }
     std::fs::remove_file(token_node.folder.path().join("jwks.json")).unwrap();
     token_node.wait_for_metric(&format!("{rejected} 3")).await;
-    let _held = token_node.held(OF_WEB, &token).await;
+    let _held = token_node.granted_hold(OF_WEB, &token).await;
     let next = SigningKey::p256("next");
     token_node.write_keys(&key_set(&[&next]));
     token_node.hold_until(&token, is_unknown_key).await;
-    let _held = token_node.held(OF_WEB, &next.sign(&claims("web"))).await;
+    let _held = token_node
+        .granted_hold(OF_WEB, &next.sign(&claims("web")))
+        .await;
     token_node.node.stop().await;
 }
 
@@ -346,7 +354,7 @@ async fn a_hold_stays_after_its_token_has_expired() {
     let token_node = TokenNode::start(&[&key]).await;
     // The tolerance for expired tokens ends in one second.
     let token = key.sign(&claims_with("/exp", json!(now() - 29)));
-    let (_requests, mut stream) = token_node.held(OF_WEB, &token).await;
+    let (_requests, mut stream) = token_node.granted_hold(OF_WEB, &token).await;
     token_node
         .hold_until(&token, |answer| {
             let status = answer.as_ref().err();
