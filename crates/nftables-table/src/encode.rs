@@ -82,7 +82,7 @@ impl Table {
         for name in std::iter::once(&self.name).chain(self.chains.iter().map(|chain| &chain.name)) {
             if name.is_empty() || name.len() > NAME_MAX || name.contains('\0') {
                 return invalid(format!(
-                    "name {name:?} is not 1 to {NAME_MAX} bytes without NUL"
+                    "the name {name:?} is invalid; give 1 to {NAME_MAX} bytes without NUL"
                 ));
             }
         }
@@ -236,7 +236,10 @@ fn new_set(table: &Table, chain: &Chain, id: u32, prefixes: &[IpNet]) -> Vec<Tra
     // only the length.
     let (key_type, key_len) = if v4 { (7, 4) } else { (8, 16) };
     let name = SET_NAME;
-    let operation = format!("add a set for chain {} of table {}", chain.name, table.name);
+    let operation = format!(
+        "add a set for chain {} of table inet {}",
+        chain.name, table.name
+    );
     let mut payload = Vec::new();
     OpNewsetDo::encode_request(&mut payload, &header())
         .push_table_bytes(table.name.as_bytes())

@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn prefixes_with_host_bits_start_at_the_network() {
+    fn an_interval_of_a_prefix_with_host_bits_starts_at_the_network_address() {
         check(&["10.1.1.77/24"], &[(&[10, 1, 1, 0], Some(&[10, 1, 2, 0]))]);
     }
 }

@@ -301,7 +301,10 @@ fn an_invalid_table_is_rejected_before_it_is_sent_to_the_kernel() {
         };
         let mut named = table_with_every_expression();
         named.name = "a\0b".into();
-        check(&named, "name \"a\\0b\" is not 1 to 255 bytes without NUL");
+        check(
+            &named,
+            "the name \"a\\0b\" is invalid; give 1 to 255 bytes without NUL",
+        );
         let rules = vec![vec![SourceIn(vec![])]];
         check(
             &table(vec![chain("c", Hook::Input, 0, rules)]),

@@ -136,7 +136,7 @@ pub enum RouteKernelError {
         change: uplink::GuardChange,
         source: io::Error,
     },
-    #[error("the kernel's notifications have ended")]
+    #[error("the netlink connection for the kernel's notifications ended")]
     NotificationsEnded,
 }
 

@@ -377,7 +377,10 @@ impl NetlinkKernel {
         request.header.flags = NLM_F_REQUEST;
         let mut answers = self.handle.request(request).map_err(io_error)?;
         while let Some(answer) = answers.next().await {
-            #[allow(clippy::wildcard_enum_match_arm, reason = "the enum is not exhaustive")]
+            #[allow(
+                clippy::wildcard_enum_match_arm,
+                reason = "the enum is not exhaustive, so later versions can add variants"
+            )]
             match answer.payload {
                 NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) => {
                     self.reads.routes.inc();

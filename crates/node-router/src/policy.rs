@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_within_an_allowed_one_is_admitted() {
+    fn a_claim_within_the_allowed_ranges_is_accepted() {
         check("10.1.1.0/24", "10.244.3.7", Ok(()));
         check("10.1.1.9/32", "10.244.3.7", Ok(()));
         check("fd00:1::5/128", "fd00:244:3::7", Ok(()));

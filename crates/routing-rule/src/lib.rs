@@ -69,7 +69,7 @@ impl RoutingRule {
         for attribute in &message.attributes {
             #[allow(
                 clippy::wildcard_enum_match_arm,
-                reason = "the kernel's attributes are an open set"
+                reason = "the kernel sends other attributes as well"
             )]
             match attribute {
                 RuleAttribute::Priority(preference) => rule.preference = *preference,

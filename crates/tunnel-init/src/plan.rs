@@ -152,7 +152,12 @@ impl fmt::Display for TunnelPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let devices: Vec<&str> = self.tunnels.iter().map(|tunnel| tunnel.device()).collect();
         let local: Vec<String> = self.local.iter().map(IpNet::to_string).collect();
-        write!(f, "{} up; {} local", devices.join(", "), local.join(", "))
+        write!(
+            f,
+            "tunnel devices up: {}; local routes: {}",
+            devices.join(", "),
+            local.join(", ")
+        )
     }
 }
 
@@ -168,11 +173,17 @@ mod tests {
 
     #[test]
     fn each_ip_version_has_its_own_tunnel_device() {
-        check(&["10.1.1.0/24"], "tunl0 up; 10.1.1.0/24 local");
-        check(&["fd00:1::/64"], "ip6tnl0 up; fd00:1::/64 local");
+        check(
+            &["10.1.1.0/24"],
+            "tunnel devices up: tunl0; local routes: 10.1.1.0/24",
+        );
+        check(
+            &["fd00:1::/64"],
+            "tunnel devices up: ip6tnl0; local routes: fd00:1::/64",
+        );
         check(
             &["fd00:1::/64", "10.1.2.0/24", "10.1.1.0/24", "10.1.2.0/24"],
-            "tunl0, ip6tnl0 up; 10.1.1.0/24, 10.1.2.0/24, fd00:1::/64 local",
+            "tunnel devices up: tunl0, ip6tnl0; local routes: 10.1.1.0/24, 10.1.2.0/24, fd00:1::/64",
         );
     }
 

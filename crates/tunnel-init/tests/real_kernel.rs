@@ -257,7 +257,7 @@ fn packets_received(host: &Namespace, device: &'static str) -> u64 {
 }
 
 #[test]
-fn a_second_run_changes_nothing() {
+fn a_second_run_of_tunnel_init_changes_nothing() {
     let web = Namespace::new();
     let state = |web: &Namespace| {
         let devices = web.ip("-o link show") + &web.ip("-o address show");

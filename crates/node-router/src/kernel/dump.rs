@@ -62,7 +62,10 @@ async fn fold<T: Default>(
     let mut is_interrupted = false;
     while let Some(answer) = answers.next().await {
         is_interrupted |= answer.header.flags & NLM_F_DUMP_INTR != 0;
-        #[allow(clippy::wildcard_enum_match_arm, reason = "the enum is not exhaustive")]
+        #[allow(
+            clippy::wildcard_enum_match_arm,
+            reason = "the enum is not exhaustive, so later versions can add variants"
+        )]
         match answer.payload {
             NetlinkPayload::InnerMessage(message) => add(&mut all, message),
             NetlinkPayload::Done(done) if done.code == 0 => {

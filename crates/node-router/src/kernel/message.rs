@@ -32,7 +32,7 @@ const TABLE_LOCAL: u32 = 255;
 pub fn is_relevant(payload: &NetlinkPayload<RouteNetlinkMessage>, policy: &Policy) -> bool {
     #[allow(
         clippy::wildcard_enum_match_arm,
-        reason = "the kernel's messages are an open set, and the enum is not exhaustive"
+        reason = "the kernel sends other messages as well, and the enum is not exhaustive"
     )]
     match payload {
         NetlinkPayload::InnerMessage(
@@ -166,7 +166,7 @@ fn route_details(attributes: &[RouteAttribute]) -> RouteDetails {
     for attribute in attributes {
         #[allow(
             clippy::wildcard_enum_match_arm,
-            reason = "the kernel's attributes are an open set"
+            reason = "the kernel sends other attributes as well"
         )]
         match attribute {
             RouteAttribute::Table(table) => details.table = Some(*table),
@@ -195,7 +195,7 @@ pub struct ForeignRoutes {
     pub foreign: Vec<ForeignRoute>,
     /// Interfaces of default routes and of routes to pods.
     pub interfaces: RouteInterfaces,
-    /// Interfaces of all these routes. When the kernel removes an interface, it removes the routes
+    /// Interfaces of all recorded routes. When the kernel removes an interface, it removes the routes
     /// of this interface without a notification.
     pub links: BTreeSet<u32>,
 }
@@ -212,7 +212,7 @@ pub struct RouteInterfaces {
 impl RouteInterfaces {
     /// Returns the interfaces by which this node reaches pods without a router. For each range of
     /// allowed gateways, these are the interfaces of the direct routes within the range. If a range
-    /// has no such routes, it is the interface of the longest direct route that contains the range.
+    /// contains no direct route, it is the interface of the longest direct route that contains the range.
     pub fn pod_interfaces(&self, policy: &Policy) -> BTreeSet<u32> {
         let mut interfaces = BTreeSet::new();
         for range in &policy.allowed_gateways {
@@ -384,7 +384,7 @@ pub fn winner(prefix: IpNet, route: &RouteMessage) -> Winner {
 fn fallback_of(route: &RouteMessage) -> Option<Fallback> {
     #[allow(
         clippy::wildcard_enum_match_arm,
-        reason = "the kernel's route types are an open set"
+        reason = "the kernel has other route types as well"
     )]
     match route.header.kind {
         RouteType::BlackHole => Some(Fallback::Blackhole),
@@ -487,7 +487,7 @@ fn working_next_hops(route: &RouteMessage, details: RouteDetails) -> Option<Next
 pub fn direct_interface(route: &RouteMessage) -> Result<u32, NotOnLink> {
     #[allow(
         clippy::wildcard_enum_match_arm,
-        reason = "the kernel's route types are an open set"
+        reason = "the kernel has other route types as well"
     )]
     match route.header.kind {
         RouteType::Unicast => {}

@@ -71,7 +71,7 @@ impl NotificationFollower {
         }
         #[allow(
             clippy::wildcard_enum_match_arm,
-            reason = "the kernel's messages are an open set, and the enum is not exhaustive"
+            reason = "the kernel sends other messages as well, and the enum is not exhaustive"
         )]
         match payload {
             NetlinkPayload::InnerMessage(NewRoute(route) | DelRoute(route)) => {

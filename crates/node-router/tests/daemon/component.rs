@@ -533,7 +533,7 @@ async fn a_kernel_without_routing_rules_is_reported_and_gets_routes_only_in_the_
 }
 
 #[tokio::test]
-async fn a_default_route_that_returns_between_two_reads_is_reported_to_no_holder() {
+async fn holders_get_no_failure_when_a_default_route_returns_between_two_reads() {
     let node = FakeKernelNode::start_from(with_uplink(), |_| {}).await;
     let mut stream = node.granted_hold("10.1.1.0/24", "10.244.3.7").await;
     let changes_before = node.kernel.changes().len();

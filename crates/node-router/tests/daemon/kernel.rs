@@ -544,7 +544,7 @@ fn the_interface_of_the_pods_is_guarded_only_if_it_is_named() {
         let report = node.readiness.report();
         for part in [
             "IPv4: no guard for pods0",
-            "pods of this node",
+            "reaches its pods by this interface",
             "name the interface with --uplink",
         ] {
             assert!(report.contains(part), "{report}");

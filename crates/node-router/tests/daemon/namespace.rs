@@ -74,7 +74,7 @@ pub(crate) fn run(program: &str, arguments: &str) -> String {
     let output = Command::new(program)
         .args(arguments.split_whitespace())
         .output()
-        .unwrap_or_else(|error| panic!("{program} is needed: {error}"));
+        .unwrap_or_else(|error| panic!("cannot run {program}, which the tests need: {error}"));
     assert!(
         output.status.success(),
         "{program} {arguments}: {}",

@@ -63,7 +63,7 @@ impl HoldAttempt {
 
     async fn end(self) -> Result<(mpsc::Sender<HoldRequest>, Streaming<HoldResponse>), Status> {
         let answer = tokio::time::timeout(DEADLINE, self.answer).await;
-        let stream = answer.expect("a response in time").unwrap()?;
+        let stream = answer.expect("a response arrives in time").unwrap()?;
         Ok((self.requests, stream))
     }
 }
@@ -71,7 +71,7 @@ impl HoldAttempt {
 async fn nonce(socket: &UdpSocket) -> Vec<u8> {
     let mut buffer = [0; 64];
     let received = tokio::time::timeout(DEADLINE, socket.recv(&mut buffer));
-    let length = received.await.expect("a nonce in time").unwrap();
+    let length = received.await.expect("a nonce arrives in time").unwrap();
     buffer[..length].to_vec()
 }
 

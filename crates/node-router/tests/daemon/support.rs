@@ -415,7 +415,7 @@ pub(crate) async fn hold(
     let requests = futures::stream::iter([request]);
     let response = tokio::time::timeout(DEADLINE, client.hold(requests)).await;
     response
-        .expect("a response before the deadline")
+        .expect("a response arrives before the deadline")
         .map(tonic::Response::into_inner)
 }
 
@@ -423,6 +423,6 @@ pub(crate) async fn hold(
 pub(crate) async fn next<T>(stream: &mut Streaming<T>) -> Result<T, Status> {
     tokio::time::timeout(DEADLINE, stream.message())
         .await
-        .expect("a message before the deadline")
+        .expect("a message arrives before the deadline")
         .map(|message| message.expect("the stream has another message"))
 }

@@ -86,7 +86,7 @@ impl TokenNode {
             answer = tokio::time::timeout(DEADLINE, client.hold(request)) => answer,
             () = pass_on => panic!("the socket of the pod failed"),
         };
-        let answer = answer.expect("a response in time");
+        let answer = answer.expect("a response arrives in time");
         if answer.is_err() {
             assert_eq!(
                 pod.try_recv(&mut [0; 32]).ok(),
@@ -291,7 +291,7 @@ async fn a_valid_token_is_not_sufficient_for_the_gateway_of_another_pod() {
     metadata.insert("authorization", value.parse().unwrap());
     let mut client = token_node.node.client();
     let answer = tokio::time::timeout(DEADLINE, client.hold(request)).await;
-    let status = answer.expect("a response in time").unwrap_err();
+    let status = answer.expect("a response arrives in time").unwrap_err();
     token_node.assert_refused(&status, Code::Unavailable, "not_proved", "nonce");
     assert_eq!(token_node.node.kernel.changes(), [""; 0]);
     token_node.node.stop().await;
