@@ -22,11 +22,11 @@ pub struct ReportedChain {
 /// this crate did not write.
 pub fn fingerprint(message: &Message<'_>) -> Fingerprint {
     let (_, attributes) = OpGettableDo::decode_reply(message.payload);
-    let found = attributes
+    let fingerprint = attributes
         .get_userdata()
         .ok()
         .and_then(encode::fingerprint_in);
-    found.unwrap_or(Fingerprint(0))
+    fingerprint.unwrap_or(Fingerprint(0))
 }
 
 /// Returns the chain that a message describes. Returns `None` for a message without a chain.

@@ -27,7 +27,7 @@ pub const DEFAULTS: Defaults = Defaults {
     name = "node-router",
     after_help = "Example, for service addresses in 10.1.1.0/24 and pods of this node in \
                   10.244.3.0/24:\n  node-router --allowed-prefixes 10.1.1.0/24 \
-                  --allowed-gateways 10.244.3.0/24\n\nSee what it holds:\n  grpcurl -plaintext \
+                  --allowed-gateways 10.244.3.0/24\n\nShow the held routes:\n  grpcurl -plaintext \
                   unix:///run/portlb/node-router.sock portlb.noderoute.v1.NodeRouteService/ListRoutes\n  \
                   ip route show proto 112"
 )]

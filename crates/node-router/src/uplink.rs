@@ -81,7 +81,7 @@ pub struct GuardRule {
     pub prefix: IpNet,
 }
 
-/// Fate of packets for a prefix for which no pod holds a route.
+/// Treatment of packets to a prefix for which no pod holds a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fallback {
     Blackhole,

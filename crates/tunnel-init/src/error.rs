@@ -32,12 +32,12 @@ pub enum TunnelInitError {
     },
     /// The kernel accepted the change, but the device reads back with another state.
     #[error(
-        "the tunnel device {device} is {found} after its setup; check whether another program changes it"
+        "the tunnel device {device} is {actual} after its setup; check whether another program changes it"
     )]
     UnexpectedDeviceState {
         device: &'static str,
         /// State that was read back.
-        found: String,
+        actual: String,
     },
     /// The kernel accepted the route, but the route does not read back.
     #[error(

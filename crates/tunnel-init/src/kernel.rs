@@ -158,7 +158,7 @@ impl TunnelKernel {
 
     async fn add_dummy_address(&self, index: u32) -> Result<(), TunnelInitError> {
         let mut request = self.handle.address().add(index, DUMMY.into(), 32);
-        // With the scope "host" the kernel never chooses this address as source of a packet.
+        // With the scope "host" the kernel never chooses this address as source of a packet to another host.
         request.message_mut().header.scope = AddressScope::Host;
         match request.execute().await.map_err(|error| errno(&error)) {
             Ok(()) | Err(Errno::EEXIST) => Ok(()),
@@ -171,9 +171,9 @@ impl TunnelKernel {
 
     async fn check_device(&self, tunnel: Tunnel) -> Result<(), TunnelInitError> {
         let link = self.find(tunnel).await?.ok_or_else(|| no_tunnel(tunnel))?;
-        let unexpected_state = |found: String| TunnelInitError::UnexpectedDeviceState {
+        let unexpected_state = |actual: String| TunnelInitError::UnexpectedDeviceState {
             device: tunnel.device(),
-            found,
+            actual,
         };
         if !link.header.flags.contains(LinkFlags::Up) {
             return Err(unexpected_state("down".to_owned()));
@@ -181,10 +181,10 @@ impl TunnelKernel {
         if tunnel == Tunnel::Ip6Tnl {
             return Ok(());
         }
-        match settings(&link).map(|found| (found.rp_filter, found.accept_local)) {
+        match settings(&link).map(|actual| (actual.rp_filter, actual.accept_local)) {
             Some((RP_FILTER_LOOSE, ACCEPT_LOCAL)) => Ok(()),
-            found => Err(unexpected_state(format!(
-                "set to (rp_filter, accept_local) = {found:?} instead of (2, 1)"
+            actual => Err(unexpected_state(format!(
+                "set to (rp_filter, accept_local) = {actual:?} instead of (2, 1)"
             ))),
         }
     }
@@ -241,7 +241,7 @@ impl TunnelKernel {
             Tunnel::Ip6Tnl => IpVersion::V6,
         };
         let unreadable = |error| refused("read the routing rules".to_owned(), errno(&error));
-        let found: Vec<PodRoutingRule> = self
+        let actual: Vec<PodRoutingRule> = self
             .handle
             .rule()
             .get(version)
@@ -251,11 +251,11 @@ impl TunnelKernel {
             .await
             .map_err(unreadable)?;
         for rule in plan.rules().filter(|rule| rule.tunnel == tunnel) {
-            if !found.contains(&rule) {
+            if !actual.contains(&rule) {
                 return Err(TunnelInitError::MissingRule { rule });
             }
         }
-        if found.contains(&PodRoutingRule::of_kernel(tunnel)) {
+        if actual.contains(&PodRoutingRule::of_kernel(tunnel)) {
             return Err(TunnelInitError::KernelRuleNotRemoved {
                 device: tunnel.device(),
             });
@@ -308,13 +308,13 @@ fn rule_message(rule: PodRoutingRule) -> RuleMessage {
 /// Returns the rule in a message of the kernel. Returns `None` if the number of the rule's table is
 /// above 255, because no rule of this program uses such a table.
 fn rule_of(tunnel: Tunnel, message: &RuleMessage) -> Option<PodRoutingRule> {
-    let found = RoutingRule::from_message(message);
-    let is_own = found.incoming_interface.as_deref() == Some(OWN_PACKETS);
+    let actual = RoutingRule::from_message(message);
+    let is_own = actual.incoming_interface.as_deref() == Some(OWN_PACKETS);
     Some(PodRoutingRule {
         tunnel,
-        preference: found.preference,
-        own_packets_to: found.destination.filter(|_| is_own),
-        table: u8::try_from(found.table).ok()?,
+        preference: actual.preference,
+        own_packets_to: actual.destination.filter(|_| is_own),
+        table: u8::try_from(actual.table).ok()?,
     })
 }
 

@@ -53,7 +53,7 @@ impl TokenNode {
         replace(&path("jwks.json"), &path("next"), text);
     }
 
-    /// Requests a hold and returns each nonce that arrives at the gateway.
+    /// Requests a hold, and sends each nonce that arrives at the gateway back on the stream.
     async fn hold(&self, service: &str, token: Option<&str>) -> Result<GrantedHold, Status> {
         let pod = UdpSocket::bind((GATEWAY, 0)).await.unwrap();
         let (requests, stream) = mpsc::channel(4);
