@@ -21,7 +21,8 @@ fuzz_target!(|data: &[u8]| {
     if let Ok(message) = IpvsMessage::parse_with_param(bytes, header) {
         let mut encoded = vec![0; message.buffer_len()];
         message.emit(&mut encoded);
-        let again = IpvsMessage::parse_with_param(&encoded, header).expect("the encoding of a decoded message decodes");
+        let again = IpvsMessage::parse_with_param(&encoded, header)
+            .expect("the encoding of a decoded message decodes");
         // The messages can differ: if the type of an unknown attribute has the flags `NLA_F_NESTED`
         // and `NLA_F_NET_BYTEORDER`, encoding keeps only one flag.
         assert_eq!(again.attributes.len(), message.attributes.len());

@@ -11,8 +11,8 @@ use netlink_packet_route::RouteNetlinkMessage;
 use node_router::{
     Policy, RouteSnapshot,
     message::{
-        ForeignRoutes, is_relevant, direct_interface, parse_own_rule, rule_message, add_foreign_route, add_own_route,
-        winner,
+        ForeignRoutes, add_foreign_route, add_own_route, direct_interface, is_relevant,
+        parse_own_rule, rule_message, winner,
     },
 };
 
@@ -30,7 +30,7 @@ fuzz_target!(|octets: &[u8]| {
             "fd00:244:3::/64".parse().expect("a prefix"),
         ],
     };
-    let concerns = is_relevant(&message.payload, &policy);
+    let is_relevant_notification = is_relevant(&message.payload, &policy);
     match message.payload {
         NetlinkPayload::InnerMessage(
             RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route),
@@ -42,13 +42,16 @@ fuzz_target!(|octets: &[u8]| {
             add_foreign_route(&route, &policy, &mut foreign_routes);
             let _ = foreign_routes.interfaces.pod_interfaces(&policy);
             assert!(
-                !is_own || concerns,
+                !is_own || is_relevant_notification,
                 "the notification of an own route is relevant: {route:?}"
             );
             let is_foreign = foreign_routes != ForeignRoutes::default();
-            assert!(!(is_own && is_foreign), "a route is not both own and foreign: {route:?}");
             assert!(
-                !is_foreign || concerns,
+                !(is_own && is_foreign),
+                "a route is not both own and foreign: {route:?}"
+            );
+            assert!(
+                !is_foreign || is_relevant_notification,
                 "the notification of a foreign route is relevant: {route:?}"
             );
             for prefix in &policy.allowed_prefixes {
