@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 # Scripts and tests look for programs and images in target/, so cargo must not use another folder.
 unexport CARGO_TARGET_DIR CARGO_BUILD_TARGET_DIR
-FLOOR := integration/lab/floor
+ENVIRONMENT := integration/lab/environment
 HOST_TRIPLE := x86_64-unknown-linux-gnu
 RELEASE := target/$(HOST_TRIPLE)/release
 DAEMONS := pod-watcher ipvs-programmer bgp-announcer node-router route-reflector
@@ -21,7 +21,7 @@ TEST_RUNNER := cargo build --quiet --locked --workspace --bin test-runner && tar
 # The images of a test run contain the programs of the tests, so these programs need the version, too.
 test test-all test-images test-cluster: export PORTLB_VERSION := $(PORTLB_VERSION)
 
-.PHONY: help build static programs check test test-all test-unit test-integration test-images test-manifests test-kubernetes test-cluster demo lab lint fmt bench-convergence bench-kubernetes fuzz images floor floor-demo clean
+.PHONY: help build static programs check test test-all test-unit test-integration test-images test-manifests test-kubernetes test-cluster demo lab lint fmt bench-convergence bench-kubernetes fuzz images environment environment-demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,12 +62,12 @@ test-kubernetes: ## run pod-watcher against a real API server that fails in many
 test-cluster: ## run a real cluster of three nodes under load, kube-proxy in two modes (LAB_CASES=scale,drain for some)
 	$(TEST_RUNNER) --live jobs cluster
 
-demo: floor-demo build ## show the whole load balancer on this machine, step by step (under a minute after the build)
-	$(FLOOR)/run $(RELEASE)/demo
+demo: environment-demo build ## show the whole load balancer on this machine, step by step (under a minute after the build)
+	$(ENVIRONMENT)/run $(RELEASE)/demo
 
-lab: floor-demo build ## start the demo's topology and a prompt in it
-	$(FLOOR)/install packages grpcurl
-	LAB_TIMEOUT=0 $(FLOOR)/run $(RELEASE)/demo --prompt
+lab: environment-demo build ## start the demo's topology and a prompt in it
+	$(ENVIRONMENT)/install packages grpcurl
+	LAB_TIMEOUT=0 $(ENVIRONMENT)/run $(RELEASE)/demo --prompt
 
 lint: ## check format, clippy, documentation and dependencies; a warning fails
 	$(TEST_RUNNER) --live jobs format clippy documentation dependencies
@@ -75,30 +75,30 @@ lint: ## check format, clippy, documentation and dependencies; a warning fails
 fmt: ## format the code
 	cargo fmt --all
 
-bench-convergence: floor build ## compare portlb with keepalived + exabgp + GoBGP, on one topology in one run
-	$(FLOOR)/run $(RELEASE)/bench-convergence
-	LAB_FLOOR=host $(FLOOR)/run $(RELEASE)/bench-convergence 10 route
-	LAB_FLOOR=host $(FLOOR)/run $(RELEASE)/bench-convergence 10 flood
+bench-convergence: environment build ## compare portlb with keepalived + exabgp + GoBGP, on one topology in one run
+	$(ENVIRONMENT)/run $(RELEASE)/bench-convergence
+	LAB_ENVIRONMENT=host $(ENVIRONMENT)/run $(RELEASE)/bench-convergence 10 route
+	LAB_ENVIRONMENT=host $(ENVIRONMENT)/run $(RELEASE)/bench-convergence 10 flood
 
-BENCH_OUTSIDE := LAB_TIMEOUT=3600 LAB_OUTSIDE=$(RELEASE)/control-plane
-bench-kubernetes: floor build ## compare portlb with kube-proxy in IPVS mode, on a real API server and etcd
-	$(FLOOR)/install kubernetes
-	LAB_FLOOR=host $(FLOOR)/run $(RELEASE)/bench-kubernetes 5000x1x10
-	LAB_FLOOR=host $(FLOOR)/run $(RELEASE)/bench-kubernetes 1x100x100
-	$(BENCH_OUTSIDE) $(FLOOR)/run $(RELEASE)/bench-kubernetes 500x1x10 100
+BENCH_IN_GUEST := LAB_TIMEOUT=3600 LAB_CONTROL_PLANE=$(RELEASE)/control-plane
+bench-kubernetes: environment build ## compare portlb with kube-proxy in IPVS mode, on a real API server and etcd
+	$(ENVIRONMENT)/install kubernetes
+	LAB_ENVIRONMENT=host $(ENVIRONMENT)/run $(RELEASE)/bench-kubernetes 5000x1x10
+	LAB_ENVIRONMENT=host $(ENVIRONMENT)/run $(RELEASE)/bench-kubernetes 1x100x100
+	$(BENCH_IN_GUEST) $(ENVIRONMENT)/run $(RELEASE)/bench-kubernetes 500x1x10 100
 
 fuzz: ## run each fuzz target for FUZZ_SECONDS (60)
 	integration/fuzz $(FUZZ_SECONDS)
 
 images: ## build the container images, as OCI archives under target/images/
-	$(FLOOR)/install packages-images
+	$(ENVIRONMENT)/install packages-images
 	containers/build
 
-floor: ## install what the tests need: Debian packages, lab kernel, grpcurl
-	$(FLOOR)/install packages kernel grpcurl
+environment: ## install what the tests need: Debian packages, lab kernel, grpcurl
+	$(ENVIRONMENT)/install packages kernel grpcurl
 
-floor-demo: ## install what the demo needs
-	$(FLOOR)/install packages-demo
+environment-demo: ## install what the demo needs
+	$(ENVIRONMENT)/install packages-demo
 
 clean: ## remove builds, images and lab logs from target/; the lab kernel stays
 	cargo clean --profile dev

@@ -1,6 +1,6 @@
 //! A real Kubernetes API server, and a network between it and its clients that
 //! fails on command. Both run on the machine's own kernel and need no root:
-//! only what `floor/install packages kubernetes` brings.
+//! only what `environment/install packages kubernetes` brings.
 
 mod control_plane;
 mod credentials;

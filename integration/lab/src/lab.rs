@@ -10,7 +10,7 @@ use std::thread;
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use crate::floor::Floor;
+use crate::environment::Environment;
 use crate::host::Host;
 use crate::namespace::{Namespace, write_sysctl};
 use crate::process::Process;
@@ -23,7 +23,7 @@ use crate::topology::{Setup, Topology, veth_batch};
 /// panic, which also shows the end of each log.
 #[derive(Debug)]
 pub struct Lab {
-    floor: Floor,
+    environment: Environment,
     hosts: BTreeMap<String, Arc<Namespace>>,
     shared: Arc<Directory>,
     // Last, so that it is released when everything else is gone.
@@ -41,7 +41,7 @@ pub(crate) struct Directory {
 impl Lab {
     /// Waits for its turn, then starts with an empty `target/lab/<name>/`.
     pub fn new(name: &str) -> Result<Self> {
-        let floor = Floor::current()?;
+        let environment = Environment::current()?;
         fs::create_dir_all("/run/lab").context("make /run/lab")?;
         let lock = File::create("/run/lab/lock").context("make the lab's lock")?;
         lock.lock().context("take the lab's lock")?;
@@ -59,7 +59,7 @@ impl Lab {
                 .with_context(|| format!("make {}", directory.display()))?;
         }
         Ok(Self {
-            floor,
+            environment,
             hosts: BTreeMap::new(),
             shared: Arc::new(Directory {
                 logs,
@@ -71,8 +71,8 @@ impl Lab {
     }
 
     /// The kernel it stands on.
-    pub fn floor(&self) -> Floor {
-        self.floor
+    pub fn environment(&self) -> Environment {
+        self.environment
     }
 
     /// Where logs and configuration files are kept after the run.
@@ -110,12 +110,12 @@ impl Lab {
             .iter()
             .map(|setup| Ok((setup, self.host(&setup.name)?)))
             .collect::<Result<_>>()?;
-        let floor = self.floor;
+        let environment = self.environment;
         // In parallel: each costs the start of a process or two.
         thread::scope(|scope| {
             let tasks: Vec<_> = in_namespaces
                 .iter()
-                .map(|(setup, host)| scope.spawn(move || set_up(setup, host, floor)))
+                .map(|(setup, host)| scope.spawn(move || set_up(setup, host, environment)))
                 .collect();
             tasks.into_iter().try_for_each(|task| {
                 task.join()
@@ -211,7 +211,7 @@ impl Directory {
     }
 }
 
-fn set_up(setup: &Setup, host: &Host, floor: Floor) -> Result<()> {
+fn set_up(setup: &Setup, host: &Host, environment: Environment) -> Result<()> {
     host.inside(|| {
         for (key, value) in &setup.sysctls {
             write_sysctl(key, value)?;
@@ -220,7 +220,7 @@ fn set_up(setup: &Setup, host: &Host, floor: Floor) -> Result<()> {
         if !setup.ip6.is_empty() {
             feed("ip", &["-6", "-batch", "-"], &lines(&setup.ip6))?;
         }
-        if !setup.nftables.is_empty() && floor.has_nftables_for_ip() {
+        if !setup.nftables.is_empty() && environment.has_nftables_for_ip() {
             feed("nft", &["-f", "-"], &setup.nftables)?;
         }
         Ok(())

@@ -2,12 +2,12 @@
 //! clients, as code.
 //!
 //! A [`Topology`] says what there is; [`Lab::bring_up`] makes it; a [`Host`]
-//! runs things inside; dropping the [`Lab`] ends all of it. `floor/run` puts
+//! runs things inside; dropping the [`Lab`] ends all of it. `environment/run` puts
 //! the program on a kernel that has IPVS. [`mod@reference`] is the network that
 //! most tests and the demo use, [`system`] our daemons on it.
 
+mod environment;
 mod fib;
-mod floor;
 mod host;
 mod lab;
 mod memory_limit;
@@ -35,8 +35,8 @@ pub mod wrk;
 
 use std::path::Path;
 
+pub use environment::Environment;
 pub use fib::{FibChange, FibWatcher};
-pub use floor::Floor;
 pub use host::Host;
 pub use lab::Lab;
 pub use memory_limit::MemoryLimit;

@@ -43,7 +43,7 @@ fn serve(reference: &Reference, announcing: Program) -> Result<()> {
             by_hand::balance(&host, service, Forwarding::Tunnel, &reference.web_pods)?;
         }
         by_hand::route(&node, &ranges, pod)?;
-        if reference.lab.floor().has_nftables_for_ip() {
+        if reference.lab.environment().has_nftables_for_ip() {
             by_hand::exempt(&node, &ranges)?;
         }
         announcing.start(&host, &announcer(reference.node_of(pod)?, pod))?;
@@ -106,7 +106,7 @@ fn direct_routing_reaches_the_web_pods_of_the_lb_pods_own_node() {
     let node_host = reference.lab.host(&node.name).unwrap();
     by_hand::accept(&lb_host, &ranges).unwrap();
     by_hand::route(&node_host, &ranges, lb_pod).unwrap();
-    if reference.lab.floor().has_nftables_for_ip() {
+    if reference.lab.environment().has_nftables_for_ip() {
         by_hand::exempt(&node_host, &ranges).unwrap();
     }
     let to_node = format!(
@@ -158,7 +158,7 @@ fn connections_survive_the_cut_of_an_lb_pod() {
 #[test]
 fn tracked_connections_die_on_nodes_that_see_one_direction() {
     let reference = Reference::bring_up("tracked", Options::default()).unwrap();
-    if !reference.lab.floor().has_nftables_for_ip() {
+    if !reference.lab.environment().has_nftables_for_ip() {
         eprintln!("skipped: the packaged kernel cannot filter IP packets");
         return;
     }

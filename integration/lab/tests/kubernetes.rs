@@ -1,5 +1,5 @@
 //! The control plane as tests use it. On the machine's own kernel, without root; needs
-//! `floor/install packages kubernetes`.
+//! `environment/install packages kubernetes`.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! A control plane on the machine's own kernel; `floor/run` starts it beside a guest
-//! (`LAB_OUTSIDE`).
+//! A control plane on the machine's own kernel; `environment/run` starts it beside a guest
+//! (`LAB_CONTROL_PLANE`).
 
 fn main() -> anyhow::Result<()> {
     lab::kubernetes::outside::serve()

@@ -8,8 +8,8 @@ use anyhow::{Result, bail, ensure};
 use crate::job::Job;
 
 /// Puts a program on a kernel with IPVS.
-const FLOOR: &str = "integration/lab/floor/run";
-const INSTALL: &str = "integration/lab/floor/install";
+const RUN_IN_LAB: &str = "integration/lab/environment/run";
+const INSTALL: &str = "integration/lab/environment/install";
 /// Cargo's setting for a program that starts the test binaries.
 const CARGO_RUNNER: &str = "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER";
 /// Where `build` puts the programs.
@@ -220,8 +220,10 @@ fn in_guests(options: &Options) -> Vec<Job> {
 }
 
 fn in_guest(options: &Options, job: Job) -> Job {
-    job.needs(&["build", "kernel", "grpcurl"])
-        .with(CARGO_RUNNER, options.root.join(FLOOR).to_string_lossy())
+    job.needs(&["build", "kernel", "grpcurl"]).with(
+        CARGO_RUNNER,
+        options.root.join(RUN_IN_LAB).to_string_lossy(),
+    )
 }
 
 /// A complete run makes the images from the release build, as users get them. Any other run makes
@@ -263,7 +265,7 @@ fn cluster(options: &Options) -> Job {
         .with("LAB_MEMORY", "6G")
         .with("LAB_TIMEOUT", "2400")
         .with(
-            "LAB_OUTSIDE",
+            "LAB_CONTROL_PLANE",
             options.root.join(control_plane).to_string_lossy(),
         )
 }

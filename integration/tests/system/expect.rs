@@ -11,7 +11,7 @@ use lab::reference::{SERVICE, SERVICE_RANGE};
 use lab::system::{Daemon, System};
 use lab::wait_for;
 
-/// Limit for every wait, sufficient on the slowest kernel of the lab.
+/// For anything that is to happen, in the slowest environment.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 /// Number of connections that the load keeps open.

@@ -27,7 +27,7 @@ use lab::{
 };
 use virtual_server::{HealthCheckOptions, Ports, Scheduler};
 
-/// Limit for every wait, sufficient on the slowest kernel of the lab.
+/// For anything that shall happen, in the slowest environment.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 /// Time after which a test treats a request as unanswered.
 pub(crate) const SILENCE: Duration = Duration::from_millis(400);

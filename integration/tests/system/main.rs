@@ -1,7 +1,6 @@
 //! Tests of all daemons together with real programs.
 //!
-//! The real programs are kernel IPVS, BIRD, FRR, GoBGP, exabgp, nginx, wrk and grpcurl.
-//! `make test-integration` runs these tests in the lab, one at a time.
+//! Run by `make test-integration`, one test at a time in an environment of the lab.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -297,10 +297,10 @@ pub async fn client(kubeconfig: &Path) -> Result<kube::Client> {
     kube::Client::try_from(config).context("make a client")
 }
 
-/// Where `floor/install kubernetes` puts what it builds, for the version that
+/// Where `environment/install kubernetes` puts what it builds, for the version that
 /// `KUBERNETES_VERSION` selects.
 pub fn binaries() -> Result<PathBuf> {
-    let places = crate::repository().join("integration/lab/floor/places");
+    let places = crate::repository().join("integration/lab/environment/paths");
     let output = Command::new("bash")
         .args(["-euc", r#". "$0"; printf %s "$kubernetes_dir""#])
         .arg(&places)
@@ -309,7 +309,7 @@ pub fn binaries() -> Result<PathBuf> {
     let directory = PathBuf::from(String::from_utf8(output.stdout).context("read the answer")?);
     if !directory.join("kube-apiserver").exists() {
         bail!(
-            "there is no kube-apiserver in {}; run: integration/lab/floor/install packages kubernetes",
+            "there is no kube-apiserver in {}; run: integration/lab/environment/install packages kubernetes",
             directory.display()
         );
     }

@@ -2,7 +2,7 @@
 //! it.
 //!
 //! In a guest it would take most of the time that nodes and pods need. So where there is a guest,
-//! `floor/run` starts the program outside of it, on the machine's own kernel, and one host of the
+//! `environment/run` starts the program outside of it, on the machine's own kernel, and one host of the
 //! lab reaches it over a cable. On the floor `host` it runs in a host of the lab.
 
 use std::fs;
@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::{ControlPlane, Settings};
 use crate::{Host, Lab, Topology, daemons, wait_for};
 
-/// The control plane, and the host that reaches it (`floor/outside`).
+/// The control plane, and the host that reaches it (`environment/control-plane-host`).
 const CONTROL: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 201, 0, 1), 24);
 const CABLE_END: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 201, 0, 2), 24);
 /// The guest's end of the cable.
@@ -161,7 +161,7 @@ fn bring_in_cable(host: &Host) -> Result<()> {
 
 /// On the file system that a guest shares with its machine.
 fn directory() -> PathBuf {
-    crate::repository().join("target/lab/outside/control-plane")
+    crate::repository().join("target/lab/control-plane-host/control-plane")
 }
 
 /// Who may have a kubeconfig: user, group, name of the file.

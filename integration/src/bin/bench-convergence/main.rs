@@ -13,7 +13,7 @@ mod route;
 
 use anyhow::{Context, Result, bail, ensure};
 use integration::report::Report;
-use lab::Floor;
+use lab::Environment;
 
 type Measure = fn(usize, &mut Report) -> Result<()>;
 
@@ -48,7 +48,9 @@ fn main() -> Result<()> {
     for (name, measure) in PARTS.iter().filter(|(name, _)| is_chosen(*name)) {
         measure(rounds, &mut report).context(*name)?;
     }
-    let floor = Floor::current()?;
-    report.print(&format!("{rounds} rounds on {floor}, both sides in turn."));
+    let environment = Environment::current()?;
+    report.print(&format!(
+        "{rounds} rounds on {environment}, both sides in turn."
+    ));
     Ok(())
 }

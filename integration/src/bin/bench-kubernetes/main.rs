@@ -36,9 +36,9 @@ fn main() -> Result<()> {
     );
     let mut report = Report::default();
     measure(&scale, changes, &mut report).with_context(|| scale.to_string())?;
-    let floor = lab::Floor::current()?;
+    let environment = lab::Environment::current()?;
     report.print(&format!(
-        "{changes} changes of one endpoint on {floor}; for the other side, if any, {}.",
+        "{changes} changes of one endpoint on {environment}; for the other side, if any, {}.",
         changes::their_share(changes)
     ));
     Ok(())

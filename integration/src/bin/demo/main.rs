@@ -57,7 +57,7 @@ fn begin(name: &str, story: &mut Story) -> Result<System> {
         "the network, six web servers and the router come up",
         || Ok((System::new(name, Options::default())?, Seen::new(""))),
     )?;
-    for line in picture::what_this_kernel_lacks(system.network.lab.floor()) {
+    for line in picture::what_this_kernel_lacks(system.network.lab.environment()) {
         story.say(line);
     }
     Ok(system)

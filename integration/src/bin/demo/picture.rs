@@ -1,6 +1,6 @@
 //! What the viewer sees before the first step.
 
-use lab::Floor;
+use lab::Environment;
 
 pub(crate) fn of_the_network() -> String {
     "
@@ -16,8 +16,8 @@ pub(crate) fn of_the_network() -> String {
     .to_owned()
 }
 
-pub(crate) fn what_this_kernel_lacks(floor: Floor) -> &'static [&'static str] {
-    if floor.has_nftables_for_ip() {
+pub(crate) fn what_this_kernel_lacks(environment: Environment) -> &'static [&'static str] {
+    if environment.has_nftables_for_ip() {
         &[]
     } else {
         &[

@@ -19,7 +19,7 @@ use virtual_server::{RealServer, RealServerState};
 
 use crate::story::Seen;
 
-/// For anything that takes part in a step, on the slowest floor.
+/// For anything that takes part in a step, in the slowest environment.
 const DEADLINE: Duration = Duration::from_secs(20);
 /// Connections that a client keeps open while load balancers come and go.
 const CONNECTIONS: usize = 48;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use lab::Floor;
+use lab::Environment;
 
 /// Prints on standard output, in colour only on a terminal.
 pub(crate) struct Story {
@@ -74,7 +74,7 @@ impl Story {
     pub(crate) fn end(&self) -> Result<()> {
         let all = self.paint("32", &format!("all {} steps succeeded", self.steps));
         let took = in_words(self.began.elapsed());
-        self.say(&format!("\n{all} in {took} on {}", Floor::current()?));
+        self.say(&format!("\n{all} in {took} on {}", Environment::current()?));
         Ok(())
     }
 

@@ -5,27 +5,27 @@ use std::fmt::{self, Display};
 
 use anyhow::{Result, bail};
 
-/// The floors that `floor/run` knows.
+/// The floors that `environment/run` knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Floor {
+pub enum Environment {
     /// The machine's own kernel.
     Host,
-    /// The kernel that `floor/install kernel` builds.
+    /// The kernel that `environment/install kernel` builds.
     LabKernel,
     /// Debian's User-Mode Linux.
     PackagedKernel,
 }
 
-impl Floor {
+impl Environment {
     /// The floor that this process was started on.
     pub fn current() -> Result<Self> {
-        match env::var("LAB_ON_FLOOR").as_deref() {
+        match env::var("LAB_CURRENT_ENVIRONMENT").as_deref() {
             Ok("host") => Ok(Self::Host),
             Ok("lab") => Ok(Self::LabKernel),
             Ok("packaged") => Ok(Self::PackagedKernel),
             Ok(_) | Err(_) => bail!(
-                "this makes network namespaces and runs only on a floor of the lab; start it \
-                 with `integration/lab/floor/run COMMAND`, or make that Cargo's runner"
+                "this makes network namespaces and runs only on a environment of the lab; start it \
+                 with `integration/lab/environment/run COMMAND`, or make that Cargo's runner"
             ),
         }
     }
@@ -39,7 +39,7 @@ impl Floor {
     }
 }
 
-impl Display for Floor {
+impl Display for Environment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Host => "the machine's own kernel",
