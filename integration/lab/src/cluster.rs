@@ -1,7 +1,7 @@
-//! A real Kubernetes cluster: three nodes with kubelet, containerd, kube-proxy
-//! and cluster DNS, an upstream router and a client beyond it.
+//! A real Kubernetes cluster of three nodes.
 //!
-//! Everything that is not of the cluster itself is for the test to apply.
+//! It has kubelet, containerd and kube-proxy on each node, cluster DNS, an upstream router, and a
+//! client behind this router. A test applies its own manifests.
 
 mod configuration;
 mod network;
@@ -17,60 +17,57 @@ use anyhow::{Context, Result};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::bgp::{Program, RunningSpeaker};
-use crate::kubernetes::{self, outside::OutsideControlPlane};
+use crate::kubernetes::{self, control_plane_host::RemoteControlPlane};
 use crate::{Host, Lab};
 
 pub use network::{ASN, DNS, NODES, PODS, ROUTER, node_address};
 pub use node::ClusterNode;
 
+/// The longest time until all nodes and cluster DNS are ready.
 const READY: Duration = Duration::from_secs(300);
 const CGROUP: &str = "/run/lab/cgroup";
 
-/// What may differ.
+/// The settings of a cluster that differ between tests.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// How kube-proxy serves ClusterIPs.
     pub proxy_mode: ProxyMode,
-    /// OCI archives that every node gets; that of the pods' first container must be
-    /// among them.
+    /// OCI archives that every node imports. The archive of the pause image must be one of them.
     pub images: Vec<PathBuf>,
 }
 
-/// kube-proxy's modes that users have today.
+/// A mode of kube-proxy that users run today.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProxyMode {
-    /// Its default on a new cluster.
     Nftables,
-    /// Its default for years.
+    /// The default of kube-proxy.
     Iptables,
 }
 
-/// A cluster that is up. Dropping it ends all of it.
+/// A cluster that runs. Dropping the value ends all its processes and removes its network.
 #[derive(Debug)]
 pub struct Cluster {
-    /// n1, n2, n3.
+    /// The nodes n1, n2 and n3, in this order.
     pub nodes: Vec<ClusterNode>,
-    /// The upstream router's BGP speaker.
+    /// BIRD on the upstream router.
     pub router: RunningSpeaker,
-    /// etcd, the API server, the controllers and the scheduler.
-    pub control: OutsideControlPlane,
-    /// What is up.
+    pub control: RemoteControlPlane,
     pub lab: Lab,
-    // After everything that is in it.
+    // Dropped after the processes that are in these cgroups.
     _cgroup: Cgroup,
 }
 
 impl Cluster {
-    /// Brings it up; returns when every node is ready and cluster DNS serves.
+    /// Starts the cluster. Returns when every node is Ready and cluster DNS is available.
     pub fn start(name: &str, options: &Options) -> Result<Self> {
         let mut lab = Lab::new(name)?;
         lab.bring_up(&network::topology())?;
         let router_host = lab.host(network::ROUTER_HOST)?;
         let cgroup = Cgroup::mount(Path::new(CGROUP))?;
         let router = Program::Bird.start(&router_host, &network::router())?;
-        // As on a real node, from which pods inherit it; those of the lab inherit the floor's.
-        fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("have pods forward")?;
-        let control = OutsideControlPlane::connect(&lab, network::ROUTER_HOST)?;
+        // A new network namespace copies this sysctl from the initial namespace. On a real node it
+        // is 1, and lb pods depend on it.
+        fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("set ip_forward for new pods")?;
+        let control = RemoteControlPlane::connect(&lab, network::ROUTER_HOST)?;
         control.start_controllers()?;
         let binaries = kubernetes::binaries()?;
         let started: Vec<Result<ClusterNode>> = thread::scope(|scope| {
@@ -79,7 +76,7 @@ impl Cluster {
                     let (lab, binaries, control) = (&lab, &binaries, &control);
                     scope.spawn(move || {
                         let name = network::name(number);
-                        let means = node::Means {
+                        let setup = node::NodeSetup {
                             binaries,
                             cgroup: Path::new(CGROUP),
                             kubelet_kubeconfig: control.kubeconfig_of(&name),
@@ -87,7 +84,7 @@ impl Cluster {
                             images: &options.images,
                             proxy_mode: options.proxy_mode,
                         };
-                        ClusterNode::start(number, lab.host(&name)?, &means)
+                        ClusterNode::start(number, lab.host(&name)?, &setup)
                     })
                 })
                 .collect();
@@ -109,7 +106,7 @@ impl Cluster {
         cluster.apply(&cluster_dns(&binaries))?;
         for node in &cluster.nodes {
             let node = format!("node/{}", node.name);
-            // Its kubelet may not have told of it yet.
+            // The kubelet may not have created its Node object yet.
             for until in ["--for=create", "--for=condition=Ready"] {
                 cluster.wait(&node, until, &[], READY)?;
             }
@@ -123,35 +120,36 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// The client beyond the router.
+    /// Returns the host of the client behind the upstream router.
     pub fn client(&self) -> Result<Host> {
         self.lab.host("client")
     }
 
-    /// The upstream router.
+    /// Returns the host of the upstream router.
     pub fn router_host(&self) -> Result<Host> {
         self.lab.host(network::ROUTER_HOST)
     }
 
-    /// Runs kubectl with every right and gives what it prints.
+    /// Runs kubectl with all rights and returns its standard output.
     pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
         self.control.kubectl(arguments, "")
     }
 
-    /// `kubectl apply` of this text.
+    /// Applies the text of manifests with `kubectl apply`.
     pub fn apply(&self, manifests: &str) -> Result<()> {
         let arguments = ["apply", "--filename", "-"];
         self.control.kubectl(&arguments, manifests).map(drop)
     }
 
-    /// `kubectl apply -k` of a folder of the repository.
+    /// Applies a kustomize folder with `kubectl apply -k`. `folder` is relative to the repository.
     pub fn apply_folder(&self, folder: &str) -> Result<()> {
         let folder = crate::repository().join(folder);
         let folder = folder.to_str().context("the repository's path is UTF-8")?;
         self.kubectl(&["apply", "--kustomize", folder]).map(drop)
     }
 
-    /// `kubectl delete -k` of a folder of the repository, until everything is gone.
+    /// Deletes the objects of a kustomize folder, and waits until all of them are removed. `folder`
+    /// is relative to the repository.
     pub fn delete_folder(&self, folder: &str, within: Duration) -> Result<()> {
         let folder = crate::repository().join(folder);
         let folder = folder.to_str().context("the repository's path is UTF-8")?;
@@ -160,15 +158,22 @@ impl Cluster {
         self.kubectl(&arguments).map(drop)
     }
 
-    /// `kubectl wait`: what, the condition, and more arguments.
-    pub fn wait(&self, what: &str, until: &str, more: &[&str], within: Duration) -> Result<()> {
+    /// Runs `kubectl wait OBJECT CONDITION ARGUMENTS...`, for instance with the condition
+    /// `--for=condition=Ready`.
+    pub fn wait(
+        &self,
+        object: &str,
+        condition: &str,
+        more: &[&str],
+        within: Duration,
+    ) -> Result<()> {
         let timeout = format!("--timeout={}s", within.as_secs());
-        let mut arguments = vec!["wait", what, until, &timeout];
+        let mut arguments = vec!["wait", object, condition, &timeout];
         arguments.extend(more);
         self.kubectl(&arguments).map(drop)
     }
 
-    /// Kills the API server; etcd keeps what it knows.
+    /// Kills the API server. etcd continues and keeps all objects.
     pub fn stop_api_server(&self) -> Result<()> {
         self.control.stop_api_server()
     }
@@ -178,20 +183,20 @@ impl Cluster {
         self.control.start_api_server()
     }
 
-    /// A node by its name.
+    /// Returns the node with this name.
     pub fn node(&self, name: &str) -> Result<&ClusterNode> {
         let mut nodes = self.nodes.iter();
         nodes
             .find(|node| node.name == name)
-            .with_context(|| format!("there is no node {name:?}"))
+            .with_context(|| format!("the cluster has no node {name:?}"))
     }
 
-    /// The same, to stop and start its programs.
+    /// Returns the node with this name, so that the caller can stop and start its programs.
     pub fn node_mut(&mut self, name: &str) -> Result<&mut ClusterNode> {
         let mut nodes = self.nodes.iter_mut();
         nodes
             .find(|node| node.name == name)
-            .with_context(|| format!("there is no node {name:?}"))
+            .with_context(|| format!("the cluster has no node {name:?}"))
     }
 }
 
@@ -204,8 +209,9 @@ impl Display for ProxyMode {
     }
 }
 
-/// CoreDNS as users have it. Its program comes from the node's file system,
-/// since an image of it would take longer to import than all others.
+/// Returns the manifests of CoreDNS. Its container runs the program from the node's file system,
+/// since the import of an image of CoreDNS would take longer than the import of all other images
+/// together.
 fn cluster_dns(binaries: &Path) -> String {
     include_str!("cluster/dns.yaml")
         .replace("@ADDRESS@", &DNS.to_string())
@@ -213,7 +219,8 @@ fn cluster_dns(binaries: &Path) -> String {
         .replace("@BINARIES@", &binaries.display().to_string())
 }
 
-/// The hierarchy of cgroups, mounted where nothing else looks at it.
+/// The cgroup hierarchy, mounted at a path that no other program uses. Dropping the value unmounts
+/// it.
 #[derive(Debug)]
 struct Cgroup {
     path: PathBuf,
@@ -221,7 +228,7 @@ struct Cgroup {
 
 impl Cgroup {
     fn mount(path: &Path) -> Result<Self> {
-        fs::create_dir_all(path).with_context(|| format!("make {}", path.display()))?;
+        fs::create_dir_all(path).with_context(|| format!("create {}", path.display()))?;
         mount(
             Some("cgroup2"),
             path,
@@ -229,7 +236,7 @@ impl Cgroup {
             MsFlags::empty(),
             None::<&str>,
         )
-        .with_context(|| format!("mount the cgroups at {}", path.display()))?;
+        .with_context(|| format!("mount the cgroup hierarchy at {}", path.display()))?;
         let this = Self {
             path: path.to_owned(),
         };
@@ -238,8 +245,9 @@ impl Cgroup {
             .with_context(|| format!("read {}", controllers.display()))?;
         let control = path.join("cgroup.subtree_control");
         for controller in controllers.split_whitespace() {
-            fs::write(&control, format!("+{controller}"))
-                .with_context(|| format!("divide {controller} among the nodes"))?;
+            fs::write(&control, format!("+{controller}")).with_context(|| {
+                format!("enable the cgroup controller {controller} for the nodes")
+            })?;
         }
         Ok(this)
     }

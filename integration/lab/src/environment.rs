@@ -1,36 +1,37 @@
-//! Which kernel the lab stands on.
+//! The environment in which the lab runs.
 
 use std::env;
 use std::fmt::{self, Display};
 
 use anyhow::{Result, bail};
 
-/// The floors that `environment/run` knows.
+/// An environment of `environment/run`: the kernel on which the lab runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Environment {
-    /// The machine's own kernel.
+    /// `host`: the machine's own kernel, in new namespaces.
     Host,
-    /// The kernel that `environment/install kernel` builds.
+    /// `lab`: the User-Mode Linux kernel that `environment/install kernel` builds.
     LabKernel,
-    /// Debian's User-Mode Linux.
+    /// `packaged`: the User-Mode Linux kernel of Debian's package `user-mode-linux`.
     PackagedKernel,
 }
 
 impl Environment {
-    /// The floor that this process was started on.
+    /// Returns the environment of this process, which `environment/run` has written to
+    /// `LAB_CURRENT_ENVIRONMENT`.
     pub fn current() -> Result<Self> {
         match env::var("LAB_CURRENT_ENVIRONMENT").as_deref() {
             Ok("host") => Ok(Self::Host),
             Ok("lab") => Ok(Self::LabKernel),
             Ok("packaged") => Ok(Self::PackagedKernel),
             Ok(_) | Err(_) => bail!(
-                "this makes network namespaces and runs only on a environment of the lab; start it \
-                 with `integration/lab/environment/run COMMAND`, or make that Cargo's runner"
+                "this program creates network namespaces and must run in an environment of the lab; start \
+                 it with `integration/lab/environment/run COMMAND`, or set this script as Cargo's runner"
             ),
         }
     }
 
-    /// Whether nftables can filter IP packets; the packaged kernel's cannot.
+    /// Reports whether nftables can filter IP packets. The packaged kernel has no such support.
     pub fn has_nftables_for_ip(self) -> bool {
         match self {
             Self::Host | Self::LabKernel => true,

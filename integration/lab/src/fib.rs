@@ -1,5 +1,6 @@
-//! The kernel's routing table of one host, watched: which next hops a prefix
-//! had, and since when.
+//! A watch of the kernel's routing table of one host.
+//!
+//! It records the next hops of each prefix and the time of each change.
 
 #![expect(
     clippy::wildcard_enum_match_arm,
@@ -33,22 +34,20 @@ use crate::host::Host;
 /// `RTNLGRP_IPV4_ROUTE` and `RTNLGRP_IPV6_ROUTE` of `linux/rtnetlink.h`, as bits.
 const ROUTE_GROUPS: u32 = 1 << 6 | 1 << 10;
 
-/// How often the watching thread looks whether it should end.
+/// The interval at which the watching thread checks whether it must end.
 const IDLE: Duration = Duration::from_millis(200);
 
-/// The state of one prefix from a moment on; no next hops: it is not in the
-/// table.
+/// The next hops of one prefix after a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FibChange {
-    /// When the kernel's notification arrived.
+    /// The time at which the kernel's notification arrived.
     pub at: Instant,
-    /// The destination.
     pub prefix: IpNet,
-    /// Gateways, sorted.
+    /// Sorted. Empty if the prefix is not in the table.
     pub next_hops: Vec<IpAddr>,
 }
 
-/// Watches the main table of one host until it is dropped.
+/// A thread that watches the main routing table of one host. Dropping the value ends the thread.
 #[derive(Debug)]
 pub struct FibWatcher {
     host: String,
@@ -64,7 +63,7 @@ struct Shared {
 }
 
 impl FibWatcher {
-    /// Subscribes, then reads what is there, so that nothing is missed.
+    /// Subscribes to route changes, then reads the table. In this order no change is lost.
     pub fn start(host: &Host) -> Result<Self> {
         let (notifications, requests) = host.inside(|| {
             let mut notifications = open()?;
@@ -90,18 +89,18 @@ impl FibWatcher {
         })
     }
 
-    /// The next hops of a prefix as of the last notification.
+    /// Returns the next hops of a prefix after its last change.
     pub fn next_hops(&self, prefix: IpNet) -> Vec<IpAddr> {
         last(&self.shared.lock(), prefix).map_or_else(Vec::new, |change| change.next_hops.clone())
     }
 
-    /// Every change so far, in order.
+    /// Returns all changes since the start, in order.
     pub fn changes(&self) -> Vec<FibChange> {
         self.shared.lock().clone()
     }
 
-    /// Waits until a prefix has exactly these next hops, in any order, and
-    /// tells since when. An empty list waits for its removal.
+    /// Waits until a prefix has exactly these next hops, in any order, and returns the change that
+    /// led to them. With an empty list, waits until the prefix is not in the table.
     pub fn wait_for(
         &self,
         prefix: IpNet,
@@ -174,16 +173,17 @@ fn last(changes: &[FibChange], prefix: IpNet) -> Option<&FibChange> {
 
 fn open() -> Result<Socket> {
     let socket = Socket::new(NETLINK_ROUTE).context("open a route socket")?;
-    // A burst of 1,000 routes must not overflow it.
+    // The notifications of a burst of 1,000 routes must fit into the buffer.
     setsockopt(&socket, RcvBufForce, &(8 << 20)).context("enlarge a route socket's buffer")?;
     let idle = TimeVal::milliseconds(IDLE.as_millis().try_into().unwrap_or(i64::MAX));
-    setsockopt(&socket, ReceiveTimeout, &idle).context("limit a route socket's wait")?;
+    setsockopt(&socket, ReceiveTimeout, &idle)
+        .context("set the receive timeout of a route socket")?;
     Ok(socket)
 }
 
 fn watch(notifications: &Socket, requests: &Socket, shared: &Shared) {
     while !shared.ended.load(Ordering::Relaxed) {
-        // An error is the time limit.
+        // The receive timeout is an error, and the only expected one.
         let Ok((datagram, _)) = notifications.recv_from_full() else {
             continue;
         };
@@ -200,8 +200,8 @@ fn watch(notifications: &Socket, requests: &Socket, shared: &Shared) {
             match prefix {
                 IpNet::V4(_) if is_new => shared.record(at, prefix, next_hops),
                 IpNet::V4(_) => shared.record(at, prefix, Vec::new()),
-                // The kernel tells of IPv6 next hops one by one as well as
-                // together; what is true is in the table.
+                // The kernel sends the next hops of an IPv6 route one by one or all together. So
+                // this thread reads the whole table again.
                 IpNet::V6(_) => {
                     let table = dump(requests, AddressFamily::Inet6).unwrap_or_default();
                     let current = table.into_iter().filter(|(other, _)| *other == prefix);
@@ -212,7 +212,7 @@ fn watch(notifications: &Socket, requests: &Socket, shared: &Shared) {
     }
 }
 
-/// The routes of the main table that have gateways.
+/// Returns the routes of the main table that have gateways.
 fn dump(socket: &Socket, family: AddressFamily) -> Result<Vec<(IpNet, Vec<IpAddr>)>> {
     let mut request = RouteMessage::default();
     request.header.address_family = family;
@@ -225,7 +225,7 @@ fn dump(socket: &Socket, family: AddressFamily) -> Result<Vec<(IpNet, Vec<IpAddr
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
-    socket.send(&bytes, 0).context("ask for the routes")?;
+    socket.send(&bytes, 0).context("request the routes")?;
 
     let mut routes = Vec::new();
     loop {
@@ -258,11 +258,12 @@ fn messages(datagram: &[u8]) -> Vec<RouteNetlinkMessage> {
 }
 
 fn aligned(message: &NetlinkMessage<RouteNetlinkMessage>) -> usize {
-    // A length of zero would never end the loop.
+    // With a length of zero the caller's loop would never end.
     (message.header.length as usize).max(4).next_multiple_of(4)
 }
 
-/// Destination and gateways, for a unicast route of the main table that has any.
+/// Returns the destination and the gateways of a route. `None` if the route has no gateway or is in
+/// another table than the main table.
 fn gateways(route: &RouteMessage) -> Option<(IpNet, Vec<IpAddr>)> {
     if route.header.table != RouteHeader::RT_TABLE_MAIN {
         return None;

@@ -1,4 +1,4 @@
-//! One host of a lab: what runs inside its network namespace.
+//! A host of the lab: a network namespace and its processes.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,7 +11,7 @@ use crate::lab::{Directory, feed};
 use crate::namespace::{Namespace, enter, write_sysctl};
 use crate::process::Process;
 
-/// A host that is up. Cheap to clone; useless once its lab is gone.
+/// A handle to a host of a running lab. Unusable after the [`Lab`](crate::Lab) has been dropped.
 #[derive(Debug, Clone)]
 pub struct Host {
     name: String,
@@ -28,26 +28,27 @@ impl Host {
         }
     }
 
-    /// Its name, also that of its namespace under `/run/netns`.
+    /// Returns the host's name, which is also the name of its namespace in `/run/netns`.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Runs `task` on a thread inside the namespace and gives its result;
-    /// sockets and processes that it makes belong to the namespace.
+    /// Runs `task` on a new thread inside the namespace and returns the result of `task`. Sockets
+    /// and processes that `task` creates belong to the namespace.
     pub fn inside<T: Send>(&self, task: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         self.namespace
             .inside(task)
             .with_context(|| format!("on host {}", self.name))
     }
 
-    /// The same for a future, on a runtime of one thread that ends with it; for
-    /// instance a gRPC call to a daemon that listens on this host's loopback.
+    /// Runs a future on a new thread inside the namespace and returns the result of the future. The
+    /// runtime ends with the future. Useful for a gRPC call to a daemon that listens on this host's
+    /// loopback.
     pub fn inside_async<T: Send>(&self, task: impl AsyncFnOnce() -> Result<T> + Send) -> Result<T> {
         self.inside(|| block_on(task())?)
     }
 
-    /// Starts a thread that stays inside the namespace.
+    /// Starts a thread inside the namespace and returns without waiting for the thread.
     pub fn spawn_inside<T: Send + 'static>(
         &self,
         task: impl FnOnce() -> T + Send + 'static,
@@ -57,14 +58,14 @@ impl Host {
         thread::Builder::new()
             .name(self.name.clone())
             .spawn(move || {
-                enter(&file).expect("root may enter a namespace that it made");
+                enter(&file).expect("root can enter a namespace of the lab");
                 task()
             })
             .with_context(|| format!("start a thread on host {}", self.name))
     }
 
-    /// Starts a process that the lab will end; it and its log are named
-    /// `<host>.<name>`.
+    /// Starts a process on this host. The process and its log have the name `<host>.<name>`. The
+    /// lab ends the process when the lab is dropped.
     pub fn start(&self, name: &str, command: Command) -> Result<Process> {
         let name = format!("{}.{name}", self.name);
         let log = self.directory.free_log(&name);
@@ -73,8 +74,8 @@ impl Host {
         Ok(process)
     }
 
-    /// Runs a command to its end and gives its standard output; an error
-    /// with both outputs when it fails.
+    /// Runs a command and returns its standard output. If the command fails, the error contains
+    /// both outputs of the command.
     pub fn output<I, S>(&self, program: &str, arguments: I) -> Result<String>
     where
         I: IntoIterator<Item = S>,
@@ -99,12 +100,12 @@ impl Host {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// Runs `ip -batch` on these lines.
+    /// Runs the lines of `batch` with `ip -batch`.
     pub fn ip(&self, batch: &str) -> Result<()> {
         self.inside(|| feed("ip", &["-batch", "-"], &format!("{batch}\n")))
     }
 
-    /// Loads rules with `nft -f`.
+    /// Loads nftables rules with `nft -f`.
     pub fn nft(&self, rules: &str) -> Result<()> {
         self.inside(|| feed("nft", &["-f", "-"], rules))
     }
@@ -119,24 +120,25 @@ impl Host {
         self.inside(|| write_sysctl(&format!("net/{key}"), value))
     }
 
-    /// Writes a file for a process of this host; its name begins with the host's.
+    /// Writes the file `<host>.<file>` into the lab's directory and returns its path.
     pub fn write(&self, file: &str, text: &str) -> Result<PathBuf> {
         self.directory.write(&format!("{}.{file}", self.name), text)
     }
 
-    /// Where this host's sockets belong.
+    /// Returns the folder for sockets and other short-lived files of this host. The folder is in
+    /// memory.
     pub fn run_directory(&self) -> Result<PathBuf> {
         let path = self.directory.run().join(&self.name);
-        std::fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
+        std::fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
         Ok(path)
     }
 
-    /// The namespace, for `ip netns`-like tools and for netlink sockets.
+    /// Returns the path of the namespace, for tools such as `ip netns` and for netlink sockets.
     pub fn namespace(&self) -> &Path {
         self.namespace.path()
     }
 
-    /// Ends every process that was started on this host.
+    /// Ends all processes of this host.
     pub(crate) fn end_processes(&self) {
         let prefix = format!("{}.", self.name);
         let mut processes = self.directory.processes().clone();
@@ -147,11 +149,11 @@ impl Host {
     }
 }
 
-/// Runs a future on the calling thread, in whatever namespace it is.
+/// Runs a future on the calling thread, in the network namespace of this thread.
 pub(crate) fn block_on<T>(task: impl Future<Output = T>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("make a runtime")?;
+        .context("create a runtime")?;
     Ok(runtime.block_on(task))
 }

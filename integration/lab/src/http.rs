@@ -1,5 +1,6 @@
-//! HTTP from inside a host: one request, or many lasting connections that
-//! count what they lose.
+//! HTTP requests from inside a host.
+//!
+//! A test sends single requests, or opens many persistent connections and counts the lost ones.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
@@ -16,15 +17,16 @@ use tokio::time::{sleep_until, timeout};
 
 use crate::host::{Host, block_on};
 
-/// The body of `GET /` from `server`, over a connection of its own; an error
-/// unless the status is 200.
+/// Sends `GET /` to `server` over a new connection and returns the body. A status other than 200 is
+/// an error.
 pub fn get(host: &Host, server: SocketAddr, within: Duration) -> Result<String> {
     let (status, body) = fetch(host, server, "/", within)?;
     ensure!(status == 200, "GET http://{server}/: {status}: {body}");
     Ok(body)
 }
 
-/// Status and body of `GET path`, for instance of a daemon's `/readyz`.
+/// Sends `GET path` over a new connection and returns the status and the body, for instance of a
+/// daemon's `/readyz`.
 pub fn fetch(
     host: &Host,
     server: SocketAddr,
@@ -38,8 +40,8 @@ pub fn fetch(
     })
 }
 
-/// How many of `count` requests, each over a connection of its own, each
-/// server answered (by the first line of the body).
+/// Sends `count` requests, each over a new connection, and counts the answers by their trimmed
+/// body, which is the name of the web server.
 pub fn spread(
     host: &Host,
     server: SocketAddr,
@@ -58,25 +60,24 @@ pub fn spread(
     })
 }
 
-/// How the connections are kept busy.
+/// The settings of a load of persistent connections.
 #[derive(Debug, Clone)]
 pub struct Load {
-    /// The server's address.
     pub server: SocketAddr,
-    /// Connections held at once.
+    /// The number of open connections.
     pub connections: usize,
-    /// Between two requests of one connection.
+    /// The time between two requests of one connection.
     pub interval: Duration,
-    /// How long an answer may take; then the connection counts as lost.
+    /// The longest time until an answer arrives. A connection without an answer in this time is
+    /// lost.
     pub patience: Duration,
 }
 
-/// What became of the requests so far.
+/// The results of all requests since the start of a load.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Connections that were established, the first ones included.
+pub struct RequestCounts {
+    /// Established connections, including the first ones.
     pub connected: usize,
-    /// Requests that were answered.
     pub answered: usize,
     /// Established connections that were reset or closed.
     pub reset: usize,
@@ -84,32 +85,32 @@ pub struct Tally {
     pub timed_out: usize,
     /// Attempts to connect that failed.
     pub refused: usize,
-    /// Answers by server.
+    /// Answers, counted by the name of the web server.
     pub servers: BTreeMap<String, usize>,
-    /// What the first few failures were.
+    /// Descriptions of the first 20 failures.
     pub failures: Vec<String>,
 }
 
-impl Tally {
-    /// Established connections that did not survive.
+impl RequestCounts {
+    /// Returns the number of established connections that were lost.
     pub fn lost(&self) -> usize {
         self.reset + self.timed_out
     }
 }
 
-/// Connections that last until [`PersistentConnections::stop`]; one that is
-/// lost is counted and made anew.
+/// A load of persistent connections. A lost connection is counted and replaced by a new connection,
+/// until [`PersistentConnections::stop`].
 #[derive(Debug)]
 pub struct PersistentConnections {
-    tally: Arc<Mutex<Tally>>,
+    tally: Arc<Mutex<RequestCounts>>,
     ended: Arc<AtomicBool>,
     thread: Option<JoinHandle<Result<()>>>,
 }
 
 impl PersistentConnections {
-    /// Starts, and returns when each connection has had its first answer.
+    /// Starts the load. Returns when there are as many answers as connections.
     pub fn start(host: &Host, load: Load) -> Result<Self> {
-        let tally = Arc::new(Mutex::new(Tally::default()));
+        let tally = Arc::new(Mutex::new(RequestCounts::default()));
         let ended = Arc::new(AtomicBool::new(false));
         let (wanted, within) = (load.connections, load.patience * 2);
         let thread = host.spawn_inside({
@@ -121,7 +122,7 @@ impl PersistentConnections {
             ended,
             thread: Some(thread),
         };
-        crate::wait_for("every connection is answered", within, || {
+        crate::wait_for("every connection has an answer", within, || {
             let tally = this.tally();
             let holds = tally.answered >= wanted && tally.connected >= wanted;
             crate::ensure_that(holds, format!("{tally:?}"))
@@ -129,12 +130,12 @@ impl PersistentConnections {
         Ok(this)
     }
 
-    /// The count so far.
-    pub fn tally(&self) -> Tally {
+    /// Returns the results of all requests since the start.
+    pub fn tally(&self) -> RequestCounts {
         lock(&self.tally).clone()
     }
 
-    /// Waits until `more` further requests are answered.
+    /// Waits until `more` more requests have been answered.
     pub fn wait_for_answers(&self, more: usize, within: Duration) -> Result<()> {
         let goal = self.tally().answered + more;
         crate::wait_for(&format!("{more} more answers"), within, || {
@@ -143,8 +144,9 @@ impl PersistentConnections {
         })
     }
 
-    /// Lets each connection finish its request, closes it, and gives the count.
-    pub fn stop(mut self) -> Result<Tally> {
+    /// Waits until each connection has finished its current request, closes all connections, and
+    /// returns the results.
+    pub fn stop(mut self) -> Result<RequestCounts> {
         self.end()?;
         Ok(self.tally())
     }
@@ -165,12 +167,12 @@ impl Drop for PersistentConnections {
     }
 }
 
-async fn run(load: Load, tally: Arc<Mutex<Tally>>, ended: Arc<AtomicBool>) {
+async fn run(load: Load, tally: Arc<Mutex<RequestCounts>>, ended: Arc<AtomicBool>) {
     let mut tasks = tokio::task::JoinSet::new();
     let start = tokio::time::Instant::now();
     for number in 0..load.connections {
         let (load, tally, ended) = (load.clone(), tally.clone(), ended.clone());
-        // Spread over one interval, so that requests do not come in bursts.
+        // The first requests are spread over one interval, so that requests do not come in bursts.
         let offset = load
             .interval
             .mul_f64(number as f64 / load.connections as f64);
@@ -180,15 +182,15 @@ async fn run(load: Load, tally: Arc<Mutex<Tally>>, ended: Arc<AtomicBool>) {
             while !ended.load(Ordering::Relaxed) {
                 sleep_until(next).await;
                 next = tokio::time::Instant::now().max(next + load.interval);
-                turn(&load, &mut stream, &tally).await;
+                send_request(&load, &mut stream, &tally).await;
             }
         });
     }
     while tasks.join_next().await.is_some() {}
 }
 
-/// One request, over the connection there is or a new one.
-async fn turn(load: &Load, stream: &mut Option<TcpStream>, tally: &Mutex<Tally>) {
+/// Sends one request over `stream`, or over a new connection if `stream` is `None`.
+async fn send_request(load: &Load, stream: &mut Option<TcpStream>, tally: &Mutex<RequestCounts>) {
     let mut open = match stream.take() {
         Some(open) => open,
         None => match timeout(load.patience, TcpStream::connect(load.server)).await {
@@ -199,7 +201,7 @@ async fn turn(load: &Load, stream: &mut Option<TcpStream>, tally: &Mutex<Tally>)
             failed => {
                 let mut tally = lock(tally);
                 tally.refused += 1;
-                remember(&mut tally, format!("connect: {failed:?}"));
+                record_failure(&mut tally, format!("connect: {failed:?}"));
                 return;
             }
         },
@@ -219,7 +221,7 @@ async fn turn(load: &Load, stream: &mut Option<TcpStream>, tally: &Mutex<Tally>)
         Ok(Err(error)) => {
             tally.reset += 1;
             let from = open.local_addr();
-            remember(
+            record_failure(
                 &mut tally,
                 format!("{from:?}: {error} after {:?}", sent.elapsed()),
             );
@@ -227,7 +229,7 @@ async fn turn(load: &Load, stream: &mut Option<TcpStream>, tally: &Mutex<Tally>)
         Err(_) => {
             tally.timed_out += 1;
             let from = open.local_addr();
-            remember(
+            record_failure(
                 &mut tally,
                 format!("{from:?}: no answer in {:?}", load.patience),
             );
@@ -235,7 +237,7 @@ async fn turn(load: &Load, stream: &mut Option<TcpStream>, tally: &Mutex<Tally>)
     }
 }
 
-fn remember(tally: &mut Tally, failure: String) {
+fn record_failure(tally: &mut RequestCounts, failure: String) {
     if tally.failures.len() < 20 {
         tally.failures.push(failure);
     }
@@ -250,21 +252,21 @@ async fn once(server: SocketAddr, path: &str, within: Duration) -> io::Result<(u
     Ok((answer.status, answer.body))
 }
 
-/// An answer, whole.
+/// A complete HTTP response.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Answer {
+pub(crate) struct HttpResponse {
     pub(crate) status: u16,
     pub(crate) body: String,
-    /// Whether the server says that this was the connection's last.
+    /// Whether the response has the header `Connection: close`.
     pub(crate) closes: bool,
 }
 
-/// One request over an open connection.
+/// Sends one request over an open connection and returns the response.
 pub(crate) async fn exchange(
     stream: &mut TcpStream,
     server: SocketAddr,
     path: &str,
-) -> io::Result<Answer> {
+) -> io::Result<HttpResponse> {
     let head = format!("GET {path} HTTP/1.1\r\nHost: {server}\r\n\r\n");
     stream.write_all(head.as_bytes()).await?;
     let mut received = Vec::new();
@@ -278,8 +280,9 @@ pub(crate) async fn exchange(
     }
 }
 
-/// The answer, once the body is there in full as `Content-Length` says.
-fn complete_answer(received: &[u8]) -> io::Result<Option<Answer>> {
+/// Returns the response if `received` contains the whole body according to `Content-Length`.
+/// Otherwise `None`.
+fn complete_answer(received: &[u8]) -> io::Result<Option<HttpResponse>> {
     let text = String::from_utf8_lossy(received);
     let Some((head, body)) = text.split_once("\r\n\r\n") else {
         return Ok(None);
@@ -298,14 +301,14 @@ fn complete_answer(received: &[u8]) -> io::Result<Option<Answer>> {
         }
     }
     let length: usize = length.ok_or_else(invalid)?;
-    Ok((body.len() >= length).then(|| Answer {
+    Ok((body.len() >= length).then(|| HttpResponse {
         status,
         body: body.to_owned(),
         closes,
     }))
 }
 
-fn lock(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
+fn lock(tally: &Mutex<RequestCounts>) -> MutexGuard<'_, RequestCounts> {
     tally.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -313,7 +316,7 @@ fn lock(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
 mod tests {
     use super::*;
 
-    fn check(received: &str, expected: Option<(u16, &str, bool)>) {
+    fn assert_response(received: &str, expected: Option<(u16, &str, bool)>) {
         let answer = complete_answer(received.as_bytes()).unwrap();
         let answer = answer
             .as_ref()
@@ -322,21 +325,21 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_complete_when_its_body_is_as_long_as_announced() {
-        check("HTTP/1.1 200 OK\r\nContent-Le", None);
-        check("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nweb", None);
-        check(
+    fn a_response_is_complete_when_its_body_has_the_announced_length() {
+        assert_response("HTTP/1.1 200 OK\r\nContent-Le", None);
+        assert_response("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nweb", None);
+        assert_response(
             "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nweb-1",
             Some((200, "web-1", false)),
         );
-        check(
+        assert_response(
             "HTTP/1.1 503 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
             Some((503, "", true)),
         );
     }
 
     #[test]
-    fn an_answer_of_unknown_length_is_an_error() {
+    fn a_response_without_a_content_length_is_an_error() {
         let error = complete_answer(b"HTTP/1.1 200 OK\r\n\r\n").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidData);
     }

@@ -1,4 +1,7 @@
-//! keepalived's checkers, the paper's way to fill the kernel's IPVS table.
+//! keepalived, which fills the kernel's IPVS table and checks real servers.
+//!
+//! The paper's setup programs load balancers with keepalived, so the benchmarks compare portlb with
+//! it.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -12,34 +15,35 @@ use nix::sys::signal::Signal;
 use crate::host::Host;
 use crate::process::Process;
 
-/// One virtual server by tunnel.
+/// A virtual server of keepalived's configuration. Its forwarding method is the tunnel.
 #[derive(Debug, Clone)]
-pub struct VirtualServer {
-    /// What clients reach.
+pub struct KeepalivedVirtualServer {
     pub address: SocketAddr,
     /// An IPVS scheduler with its flags, for instance `mh`.
     pub scheduler: String,
-    /// Real servers, all of weight 1.
+    /// The weight of each real server is 1.
     pub real_servers: Vec<SocketAddr>,
-    /// Between two checks of each real server by a TCP connect, if there are any.
+    /// The time between two TCP checks of a real server. `None`: keepalived does not check real
+    /// servers.
     pub check_interval: Option<Duration>,
 }
 
-/// A running keepalived.
+/// A started keepalived.
 #[derive(Debug, Clone)]
 pub struct Keepalived {
-    /// Its parent process.
+    /// keepalived's parent process. The checkers run in a child process.
     pub process: Process,
     file: PathBuf,
 }
 
 impl Keepalived {
-    /// Starts it with these virtual servers.
-    pub fn start(host: &Host, virtual_servers: &[VirtualServer]) -> Result<Self> {
+    /// Starts keepalived with these virtual servers.
+    pub fn start(host: &Host, virtual_servers: &[KeepalivedVirtualServer]) -> Result<Self> {
         let run = host.run_directory()?;
-        // In memory, as our daemons' files: where it lies is not what is measured.
+        // The files of portlb's daemons are in memory, too: a benchmark must not compare disks.
         let file = run.join("keepalived.conf");
-        std::fs::write(&file, config(virtual_servers)).context("write keepalived's file")?;
+        std::fs::write(&file, config(virtual_servers))
+            .context("write keepalived's configuration file")?;
         let mut command = Command::new("keepalived");
         command
             .args(["--dont-fork", "--log-console", "--no-syslog", "--check"])
@@ -53,20 +57,20 @@ impl Keepalived {
         Ok(Self { process, file })
     }
 
-    /// Writes a new file and sends SIGHUP, as the paper's controller does.
-    pub fn reload(&self, virtual_servers: &[VirtualServer]) -> Result<()> {
+    /// Writes a new configuration file and sends SIGHUP, as the paper's controller does.
+    pub fn reload(&self, virtual_servers: &[KeepalivedVirtualServer]) -> Result<()> {
         self.reload_text(&config(virtual_servers))
     }
 
-    /// The same with what [`config`] wrote.
+    /// Writes `text`, which [`config`] has returned, to the configuration file and sends SIGHUP.
     pub fn reload_text(&self, text: &str) -> Result<()> {
-        std::fs::write(&self.file, text).context("write keepalived's file")?;
+        std::fs::write(&self.file, text).context("write keepalived's configuration file")?;
         self.process.signal(Signal::SIGHUP)
     }
 }
 
-/// keepalived's file.
-pub fn config(virtual_servers: &[VirtualServer]) -> String {
+/// Returns the text of keepalived's configuration file.
+pub fn config(virtual_servers: &[KeepalivedVirtualServer]) -> String {
     let mut text = String::from("global_defs { router_id lab }\n");
     for virtual_server in virtual_servers {
         let _ = writeln!(
@@ -101,8 +105,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_virtual_server_checks_each_real_server_if_it_shall() {
-        let virtual_server = |check_interval| VirtualServer {
+    fn each_real_server_has_a_check_if_the_virtual_server_has_a_check_interval() {
+        let virtual_server = |check_interval| KeepalivedVirtualServer {
             address: "10.1.1.1:80".parse().unwrap(),
             scheduler: "mh".to_owned(),
             real_servers: vec![

@@ -1,11 +1,12 @@
-//! A real Kubernetes API server, and a network between it and its clients that
-//! fails on command. Both run on the machine's own kernel and need no root:
-//! only what `environment/install packages kubernetes` brings.
+//! A real Kubernetes control plane, and a proxy that simulates network faults.
+//!
+//! The control plane and the proxy run on the machine's own kernel and need no root. They need the
+//! programs that `environment/install packages kubernetes` installs.
 
 mod control_plane;
+pub mod control_plane_host;
 mod credentials;
 mod fault_proxy;
-pub mod outside;
 
 pub use control_plane::{ControlPlane, Settings, binaries, client};
 pub use fault_proxy::FaultProxy;

@@ -1,4 +1,4 @@
-//! A network that is up, and its end.
+//! A running network of namespaces.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -16,21 +16,23 @@ use crate::namespace::{Namespace, write_sysctl};
 use crate::process::Process;
 use crate::topology::{Setup, Topology, veth_batch};
 
-/// A network that is up. Only one exists at a time on a floor: a second
-/// [`Lab::new`] waits, so one test must not make two.
+/// A running network of namespaces, with its processes and its directory.
 ///
-/// Dropping it ends every process and removes every namespace, also on a
-/// panic, which also shows the end of each log.
+/// Only one lab exists at a time in an environment. A second [`Lab::new`] waits until the first lab
+/// is dropped, so a test that creates two labs waits forever.
+///
+/// Dropping the value ends all processes and removes all namespaces. After a panic it also prints
+/// the end of each log.
 #[derive(Debug)]
 pub struct Lab {
     environment: Environment,
     hosts: BTreeMap<String, Arc<Namespace>>,
     shared: Arc<Directory>,
-    // Last, so that it is released when everything else is gone.
+    // The last field, so that the lock is released after everything else has been dropped.
     _lock: File,
 }
 
-/// What hosts and processes need of their lab.
+/// The folders and the processes of a lab, shared by all its hosts.
 #[derive(Debug)]
 pub(crate) struct Directory {
     logs: PathBuf,
@@ -39,12 +41,13 @@ pub(crate) struct Directory {
 }
 
 impl Lab {
-    /// Waits for its turn, then starts with an empty `target/lab/<name>/`.
+    /// Waits until no other lab exists, and creates a lab without hosts. Empties its directory
+    /// `target/lab/<name>/`.
     pub fn new(name: &str) -> Result<Self> {
         let environment = Environment::current()?;
-        fs::create_dir_all("/run/lab").context("make /run/lab")?;
-        let lock = File::create("/run/lab/lock").context("make the lab's lock")?;
-        lock.lock().context("take the lab's lock")?;
+        fs::create_dir_all("/run/lab").context("create /run/lab")?;
+        let lock = File::create("/run/lab/lock").context("create the lock file of the lab")?;
+        lock.lock().context("lock the lock file of the lab")?;
 
         let logs = crate::repository().join("target/lab").join(name);
         let run = Path::new("/run/lab").join(name);
@@ -56,7 +59,7 @@ impl Lab {
                 Ok(()) | Err(_) => {}
             }
             fs::create_dir_all(directory)
-                .with_context(|| format!("make {}", directory.display()))?;
+                .with_context(|| format!("create {}", directory.display()))?;
         }
         Ok(Self {
             environment,
@@ -70,31 +73,32 @@ impl Lab {
         })
     }
 
-    /// The kernel it stands on.
+    /// Returns the environment in which the lab runs.
     pub fn environment(&self) -> Environment {
         self.environment
     }
 
-    /// Where logs and configuration files are kept after the run.
+    /// Returns the folder of logs and configuration files. The folder stays after the lab has been
+    /// dropped.
     pub fn directory(&self) -> &Path {
         &self.shared.logs
     }
 
-    /// Where sockets belong; gone with the floor.
+    /// Returns the folder for sockets. The folder is in memory, and ends with the environment.
     pub fn run_directory(&self) -> &Path {
         &self.shared.run
     }
 
-    /// Makes what `topology` names. Hosts that are up already get what it adds
-    /// to them, so a network can grow while it runs.
+    /// Creates the hosts and links of `topology`. A host that exists already gets the additional
+    /// links and settings, so a network can grow while it runs.
     pub fn bring_up(&mut self, topology: &Topology) -> Result<()> {
-        let plan = self.directory().join("topology");
+        let path = self.directory().join("topology");
         let mut file = File::options()
             .create(true)
             .append(true)
-            .open(&plan)
-            .with_context(|| format!("open {}", plan.display()))?;
-        write!(file, "{topology}").with_context(|| format!("write {}", plan.display()))?;
+            .open(&path)
+            .with_context(|| format!("open {}", path.display()))?;
+        write!(file, "{topology}").with_context(|| format!("write {}", path.display()))?;
 
         for setup in &topology.hosts {
             if !self.hosts.contains_key(&setup.name) {
@@ -103,7 +107,8 @@ impl Lab {
             }
         }
         if !topology.veths.is_empty() {
-            feed("ip", &["-batch", "-"], &veth_batch(&topology.veths)).context("make the links")?;
+            feed("ip", &["-batch", "-"], &veth_batch(&topology.veths))
+                .context("create the links")?;
         }
         let in_namespaces: Vec<_> = topology
             .hosts
@@ -111,7 +116,7 @@ impl Lab {
             .map(|setup| Ok((setup, self.host(&setup.name)?)))
             .collect::<Result<_>>()?;
         let environment = self.environment;
-        // In parallel: each costs the start of a process or two.
+        // In parallel, because the setup of each host starts one to three processes.
         thread::scope(|scope| {
             let tasks: Vec<_> = in_namespaces
                 .iter()
@@ -124,31 +129,32 @@ impl Lab {
         })
     }
 
-    /// A host that is up.
+    /// Returns a handle to the host with this name.
     pub fn host(&self, name: &str) -> Result<Host> {
         let namespace = self
             .hosts
             .get(name)
-            .with_context(|| format!("there is no host {name:?} in the lab"))?;
+            .with_context(|| format!("the lab has no host {name:?}"))?;
         Ok(Host::new(name, namespace.clone(), self.shared.clone()))
     }
 
-    /// The names of all hosts.
+    /// Returns the names of all hosts.
     pub fn hosts(&self) -> impl Iterator<Item = &str> {
         self.hosts.keys().map(String::as_str)
     }
 
-    /// Ends the processes of a host that hangs on a bridge and removes it.
+    /// Ends the processes of a host and removes the host, whose only link is a port of a bridge.
     pub fn remove_host(&mut self, name: &str) -> Result<()> {
         let host = self.host(name)?;
         host.end_processes();
         self.hosts.remove(name);
-        // The kernel would take it away only later, with the namespace.
+        // Without this command the link would exist until the kernel frees the namespace, some time
+        // later.
         host.ip("link del eth0")
     }
 
-    /// A shell at the terminal while everything runs. In it each host's name is
-    /// a command that runs another one there; returns when the shell ends.
+    /// Runs an interactive shell at the terminal, and returns when the shell ends. In this shell,
+    /// the name of each host is a command that runs its arguments as a command on this host.
     pub fn prompt(&self) -> Result<()> {
         let mut text = String::from("PS1='lab> '\n");
         for host in self.hosts() {
@@ -161,7 +167,7 @@ impl Lab {
         Ok(())
     }
 
-    /// Writes a file into the lab's directory, for a process to read.
+    /// Writes a file into the lab's directory and returns its path.
     pub fn write(&self, file: &str, text: &str) -> Result<PathBuf> {
         self.shared.write(file, text)
     }
@@ -200,7 +206,8 @@ impl Directory {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A log of that name that no earlier process of this lab has.
+    /// Returns the path of a new log for a process with this name. Each earlier process of this
+    /// name has another log.
     pub(crate) fn free_log(&self, name: &str) -> PathBuf {
         let taken = self.processes();
         let earlier = taken.iter().filter(|process| process.name() == name);
@@ -234,7 +241,8 @@ fn lines(commands: &[String]) -> String {
     text
 }
 
-/// Runs a program on `input`; its complaint is the error.
+/// Runs a program with `input` as standard input. If the program fails, the error contains its
+/// standard error.
 pub(crate) fn feed(program: &str, arguments: &[&str], input: &str) -> Result<()> {
     let mut child = Command::new(program)
         .args(arguments)
@@ -243,7 +251,10 @@ pub(crate) fn feed(program: &str, arguments: &[&str], input: &str) -> Result<()>
         .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("start {program}"))?;
-    let mut stdin = child.stdin.take().context("its input is a pipe")?;
+    let mut stdin = child
+        .stdin
+        .take()
+        .with_context(|| format!("open the standard input of {program}"))?;
     stdin
         .write_all(input.as_bytes())
         .with_context(|| format!("write to {program}"))?;
@@ -252,8 +263,11 @@ pub(crate) fn feed(program: &str, arguments: &[&str], input: &str) -> Result<()>
         .wait_with_output()
         .with_context(|| format!("wait for {program}"))?;
     if !output.status.success() {
-        let complaint = String::from_utf8_lossy(&output.stderr);
-        bail!(anyhow!("{}", complaint.trim()).context(format!("{program} refused:\n{input}")));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        bail!(
+            anyhow!("{}", stderr.trim())
+                .context(format!("{program} rejected this input:\n{input}"))
+        );
     }
     Ok(())
 }

@@ -1,10 +1,9 @@
-//! Network topologies of namespaces, with real routers, web servers and
-//! clients, as code.
+//! Networks of namespaces with real routers, web servers and clients.
 //!
-//! A [`Topology`] says what there is; [`Lab::bring_up`] makes it; a [`Host`]
-//! runs things inside; dropping the [`Lab`] ends all of it. `environment/run` puts
-//! the program on a kernel that has IPVS. [`mod@reference`] is the network that
-//! most tests and the demo use, [`system`] our daemons on it.
+//! A [`Topology`] describes a network, and [`Lab::bring_up`] creates it. A [`Host`] runs processes
+//! and threads inside a namespace. Dropping the [`Lab`] ends all processes and removes the network.
+//! `environment/run` runs a program on a kernel with IPVS. [`mod@reference`] is the network that
+//! most tests and the demo use. [`system`] runs the daemons of portlb on this network.
 
 mod environment;
 mod fib;
@@ -17,8 +16,8 @@ mod sample;
 mod topology;
 mod wait;
 
+pub mod baseline;
 pub mod bgp;
-pub mod by_hand;
 pub mod cluster;
 pub mod daemons;
 pub mod http;
@@ -43,11 +42,11 @@ pub use memory_limit::MemoryLimit;
 pub use nix::sys::signal::Signal;
 pub use process::Process;
 pub use sample::{is_complete, sample};
-pub use topology::{End, Setup, Topology};
+pub use topology::{LinkEnd, Setup, Topology};
 pub use wait::{ensure_that, wait_for};
 
-/// The root of the source tree.
+/// Returns the root folder of the repository.
 pub fn repository() -> &'static Path {
     let mut ancestors = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
-    ancestors.nth(2).expect("this crate is two folders deep")
+    ancestors.nth(2).expect("the crate is in integration/lab")
 }

@@ -1,4 +1,4 @@
-//! A memory limit for one process, as Kubernetes gives it to a container.
+//! A memory limit for one process, like a container's limit in Kubernetes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,10 +9,11 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::Process;
 
-/// Where the hierarchies of cgroups are mounted, one for each limit.
+/// The folder with the mount points of cgroup hierarchies, one mount point for each limit.
 const MOUNTS: &str = "/run/lab/memory-limits";
 
-/// A cgroup with a memory limit. The kernel kills the process that exceeds it.
+/// A cgroup with a memory limit for one process. The kernel kills the process if it exceeds the
+/// limit.
 #[derive(Debug)]
 pub struct MemoryLimit {
     mount: PathBuf,
@@ -20,22 +21,23 @@ pub struct MemoryLimit {
 }
 
 impl MemoryLimit {
-    /// Limits the memory that the process takes from now on.
+    /// Moves the process into a new cgroup with a limit of `bytes`. Memory that the process already
+    /// has does not count.
     pub fn set(process: &Process, bytes: u64) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = Path::new(MOUNTS).join(format!("{}-{number}", std::process::id()));
-        fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
+        fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
         let kind = Some("cgroup2");
         mount(kind, &path, kind, MsFlags::empty(), None::<&str>)
-            .with_context(|| format!("mount the cgroups at {}", path.display()))?;
+            .with_context(|| format!("mount the cgroup hierarchy at {}", path.display()))?;
         let limit = Self {
             group: path.join(format!("limit-{}-{number}", std::process::id())),
             mount: path,
         };
         write(&limit.mount.join("cgroup.subtree_control"), "+memory")?;
         fs::create_dir(&limit.group)
-            .with_context(|| format!("make the cgroup {}", limit.group.display()))?;
+            .with_context(|| format!("create the cgroup {}", limit.group.display()))?;
         write(&limit.group.join("memory.max"), &bytes.to_string())?;
         write(
             &limit.group.join("cgroup.procs"),
@@ -44,19 +46,25 @@ impl MemoryLimit {
         Ok(limit)
     }
 
-    /// The memory in use, with the kernel's own for the sockets of the process.
+    /// Returns the memory in use, in bytes. It includes the kernel's memory for the sockets of the
+    /// process.
     pub fn in_use(&self) -> Result<u64> {
         let text = self.read("memory.current")?;
         let number = text.trim();
-        number.parse().with_context(|| format!("{number:?}"))
+        number
+            .parse()
+            .with_context(|| format!("memory.current is no number: {number:?}"))
     }
 
-    /// How often the kernel killed a process for the limit.
+    /// Returns how often the kernel has killed a process because of the limit.
     pub fn kills(&self) -> Result<u64> {
         let text = self.read("memory.events")?;
         let number = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
-        let number = number.with_context(|| format!("no oom_kill in {text}"))?;
-        number.parse().with_context(|| format!("{number:?}"))
+        let number =
+            number.with_context(|| format!("memory.events has no line oom_kill: {text}"))?;
+        number
+            .parse()
+            .with_context(|| format!("oom_kill is no number: {number:?}"))
     }
 
     fn read(&self, file: &str) -> Result<String> {
@@ -67,7 +75,8 @@ impl MemoryLimit {
 
 impl Drop for MemoryLimit {
     fn drop(&mut self) {
-        // Its process may still run: the limit then ends with the floor.
+        // If the process still runs, the cgroup cannot be removed. It then ends with the
+        // environment.
         let _ = fs::remove_dir(&self.group);
         let _ = umount2(&self.mount, MntFlags::MNT_DETACH);
         let _ = fs::remove_dir(&self.mount);

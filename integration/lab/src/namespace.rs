@@ -1,4 +1,4 @@
-//! A network namespace under `/run/netns`, made and entered without a process.
+//! Network namespaces in `/run/netns`, created and entered by threads.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -10,8 +10,9 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 const NAMESPACES: &str = "/run/netns";
 
-/// Duplicate address detection would keep each IPv6 address unusable for a
-/// second; reverse-path filters are off where a test does not ask for them.
+/// The sysctls of every new namespace. With duplicate address detection (`accept_dad`), each IPv6
+/// address would be unusable for a second. Reverse-path filters are off, unless a test turns them
+/// on.
 const SYSCTLS: &[(&str, &str)] = &[
     ("net/ipv6/conf/all/disable_ipv6", "0"),
     ("net/ipv6/conf/default/accept_dad", "0"),
@@ -20,8 +21,8 @@ const SYSCTLS: &[(&str, &str)] = &[
     ("net/ipv4/conf/default/rp_filter", "0"),
 ];
 
-/// Removed from `/run/netns` when dropped; the kernel frees it when the last
-/// process in it has ended.
+/// A network namespace with a name in `/run/netns`. Dropping the value removes the name. The kernel
+/// frees the namespace when the last process in it has ended.
 #[derive(Debug)]
 pub(crate) struct Namespace {
     path: PathBuf,
@@ -29,12 +30,12 @@ pub(crate) struct Namespace {
 
 impl Namespace {
     pub(crate) fn create(name: &str) -> Result<Self> {
-        fs::create_dir_all(NAMESPACES).with_context(|| format!("make {NAMESPACES}"))?;
+        fs::create_dir_all(NAMESPACES).with_context(|| format!("create {NAMESPACES}"))?;
         let path = Path::new(NAMESPACES).join(name);
-        File::create(&path).with_context(|| format!("make {}", path.display()))?;
+        File::create(&path).with_context(|| format!("create {}", path.display()))?;
         let namespace = Self { path };
         on_new_thread(|| -> Result<()> {
-            unshare(CloneFlags::CLONE_NEWNET).context("make a network namespace")?;
+            unshare(CloneFlags::CLONE_NEWNET).context("create a network namespace")?;
             mount(
                 Some("/proc/thread-self/ns/net"),
                 &namespace.path,
@@ -42,7 +43,9 @@ impl Namespace {
                 MsFlags::MS_BIND,
                 None::<&str>,
             )
-            .with_context(|| format!("name a network namespace {}", namespace.path.display()))?;
+            .with_context(|| {
+                format!("mount a network namespace at {}", namespace.path.display())
+            })?;
             for (key, value) in SYSCTLS {
                 write_sysctl(key, value)?;
             }
@@ -51,8 +54,8 @@ impl Namespace {
         Ok(namespace)
     }
 
-    /// Runs `task` on a thread of its own inside the namespace. Processes and
-    /// sockets that it makes stay inside.
+    /// Runs `task` on a new thread inside the namespace. Processes and sockets that `task` creates
+    /// stay in the namespace.
     pub(crate) fn inside<T: Send>(&self, task: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         let file = self.open()?;
         on_new_thread(|| {
@@ -72,19 +75,20 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        // Nothing is left to do about a failure here; a name that is still
-        // taken shows in the next topology that wants it.
+        // An error is ignored here. If the name stays in use, the next topology with this name
+        // fails.
         let _ = umount2(&self.path, MntFlags::MNT_DETACH);
         let _ = fs::remove_file(&self.path);
     }
 }
 
-/// Moves the calling thread, and no other, into a namespace for good.
+/// Moves the calling thread permanently into a namespace. Other threads of the process stay in
+/// their namespaces.
 pub(crate) fn enter(namespace: &File) -> Result<()> {
     setns(namespace, CloneFlags::CLONE_NEWNET).context("enter a network namespace")
 }
 
-/// Sets `net/ipv4/ip_forward` and the like in the calling thread's namespace.
+/// Sets a sysctl, for instance `net/ipv4/ip_forward`, in the calling thread's namespace.
 pub(crate) fn write_sysctl(key: &str, value: &str) -> Result<()> {
     let path = Path::new("/proc/sys").join(key);
     fs::write(&path, value).with_context(|| format!("write {value} to {}", path.display()))

@@ -1,4 +1,4 @@
-//! nginx in a web pod, which answers with the pod's name.
+//! nginx, the web server of a web pod.
 
 use std::fmt::Write as _;
 use std::process::Command;
@@ -8,8 +8,8 @@ use anyhow::Result;
 use crate::host::Host;
 use crate::process::Process;
 
-/// Starts nginx on all addresses of a host, both families, on these ports.
-/// Wait for an answer, not for a line of its log.
+/// Starts nginx, which listens on these ports of all IPv4 and IPv6 addresses of a host and answers
+/// with the name of the host. Returns before nginx listens: callers wait for an answer.
 pub fn start(host: &Host, ports: &[u16]) -> Result<Process> {
     let run = host.run_directory()?;
     let text = config(host.name(), ports, &run.to_string_lossy());
@@ -20,8 +20,8 @@ pub fn start(host: &Host, ports: &[u16]) -> Result<Process> {
 }
 
 fn config(name: &str, ports: &[u16], run: &str) -> String {
-    // One process: a second one to watch over it costs time and memory. A
-    // connection may carry any number of requests, so that nginx ends none.
+    // Without a master process nginx starts faster and needs less memory. The limit of requests of
+    // one connection is very high, so that nginx does not close a persistent connection of a test.
     let mut text = format!(
         "daemon off;\nmaster_process off;\npid {run}/nginx.pid;\nerror_log stderr warn;\n\
          events {{ worker_connections 4096; }}\n\
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_web_pod_answers_its_name_on_every_port_of_both_families() {
+    fn nginx_answers_with_the_name_of_the_host_on_every_port_of_both_families() {
         let text = config("web-1", &[80, 8080], "/run/x");
         for line in [
             "listen 80 backlog=4096;",
@@ -52,7 +52,7 @@ mod tests {
             "listen [::]:8080 backlog=4096 ipv6only=on;",
             "return 200 \"web-1\\n\";",
         ] {
-            assert!(text.contains(line), "{line} in\n{text}");
+            assert!(text.contains(line), "{line} is missing in\n{text}");
         }
         assert_eq!(text.matches('{').count(), text.matches('}').count());
     }

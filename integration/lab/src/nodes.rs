@@ -1,4 +1,4 @@
-//! Nodes with a bridge for their pods, and the pods on them.
+//! Nodes and their pods in a topology.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -6,11 +6,13 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::topology::{Setup, Topology};
 
-/// The bridge of a node that its pods hang on.
+/// The name of the bridge of a node to which the node's pods are connected.
 pub const POD_BRIDGE: &str = "pods";
 
-/// What kube-proxy's nftables mode has in the forward chain of every node, and
-/// what breaks direct return where no node sees both directions.
+/// A rule of kube-proxy's nftables mode, in the forward chain of every node. It drops packets that
+/// connection tracking finds invalid. With tunnels and direct routing no node sees both directions
+/// of a connection, so this rule breaks all connections that are not exempt from connection
+/// tracking.
 pub const KUBE_PROXY: &str = "\
 table inet kube-proxy {
   chain filter-forward {
@@ -20,38 +22,34 @@ table inet kube-proxy {
 }
 ";
 
-/// A node: where it is on the network of nodes, and which addresses its pods
-/// have. The first address of a pod range is the node's own.
+/// The addresses of a node and of its pods. The first address of each pod range belongs to the
+/// node.
 #[derive(Debug, Clone)]
 pub struct Node {
-    /// Also the name of its host and of its port on the network of nodes.
+    /// Also the name of the node's host and of its port on the bridge of the network of nodes.
     pub name: String,
-    /// On the network of nodes.
+    /// The node's address on the network of nodes, with the prefix length of this network.
     pub address: Ipv4Net,
-    /// On the network of nodes.
     pub address6: Ipv6Net,
-    /// Its pods.
+    /// The range of the addresses of the node's pods.
     pub pods: Ipv4Net,
-    /// Its pods.
     pub pods6: Ipv6Net,
 }
 
-/// A pod and where it is.
+/// A pod with its node and its addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pod {
-    /// Also the name of its host and of its port on the node's bridge.
+    /// Also the name of the pod's host and of its port on the node's bridge.
     pub name: String,
-    /// The node's name.
+    /// The name of the pod's node.
     pub node: String,
-    /// Its address.
     pub address: Ipv4Addr,
-    /// Its address.
     pub address6: Ipv6Addr,
 }
 
 impl Node {
-    /// Adds the node to a topology: on the bridge of another host, with
-    /// default routes by its gateways.
+    /// Adds the node to a topology. `network` is the host and the name of the bridge to which the
+    /// node is connected. The node gets a default route to each gateway.
     pub fn add(&self, topology: &mut Topology, network: (&str, &str), gateways: [IpAddr; 2]) {
         topology.plug(&self.name, network);
         let node = topology.host(&self.name);
@@ -67,12 +65,12 @@ impl Node {
         }
     }
 
-    /// Where its pod number `number` is; 1 is the node itself.
+    /// Returns a pod with address number `number` of the node's pod ranges.
+    ///
+    /// # Panics
+    /// If `number` is less than 2, because address 1 belongs to the node.
     pub fn pod(&self, name: &str, number: u8) -> Pod {
-        assert!(
-            number > 1,
-            "the first address of the pod range is the node's"
-        );
+        assert!(number > 1, "address 1 of a pod range belongs to the node");
         Pod {
             name: name.to_owned(),
             node: self.name.clone(),
@@ -92,7 +90,7 @@ impl Node {
             .route(format!("default via {}", gateway6(self.pods6).addr()));
     }
 
-    /// Routes to the node's pods, for another host of the network of nodes.
+    /// Returns the routes to the node's pods, for other hosts of the network of nodes.
     pub fn pod_routes(&self) -> [String; 2] {
         [
             format!("{} via {}", self.pods.trunc(), self.address.addr()),
@@ -101,20 +99,21 @@ impl Node {
     }
 }
 
-/// A real server behind tunnels: it unpacks what load balancers send, accepts
-/// the service ranges as its own and answers the client directly.
+/// Prepares a web pod as a real server behind tunnels. The pod unpacks tunnelled packets, accepts
+/// packets for the service ranges, and answers clients directly.
 pub fn unpack_tunnels(web_pod: &mut Setup, service_ranges: &[IpNet]) {
     web_pod.ip("link set tunl0 up").ip("link set ip6tnl0 up");
     accept(web_pod, service_ranges);
-    // The inner packet's source is reached by eth0, not by the tunnel.
+    // The kernel's route to the client, the source of the inner packet, leads to eth0 and not to
+    // the tunnel. So reverse-path filters would drop the packet.
     web_pod
         .sysctl("ipv4/conf/all/rp_filter", 0)
         .sysctl("ipv4/conf/tunl0/rp_filter", 0)
         .sysctl("ipv4/conf/tunl0/accept_local", 1);
 }
 
-/// A real server for direct routing: it accepts the service ranges and keeps
-/// silent when its network asks who has them.
+/// Prepares a web pod as a real server for direct routing. The pod accepts packets for the service
+/// ranges, and does not answer ARP requests for their addresses.
 pub fn accept_direct(web_pod: &mut Setup, service_ranges: &[IpNet]) {
     accept(web_pod, service_ranges);
     web_pod
@@ -122,7 +121,8 @@ pub fn accept_direct(web_pod: &mut Setup, service_ranges: &[IpNet]) {
         .sysctl("ipv4/conf/all/arp_announce", 2);
 }
 
-/// Makes the ranges local, and sends the pod's own packets to them out, as docs/how-to/real-servers.md says.
+/// Makes the service ranges local to the pod for received packets only. Packets of the pod itself
+/// to a service address leave the pod: docs/real-servers.md has the reasons.
 fn accept(web_pod: &mut Setup, service_ranges: &[IpNet]) {
     for range in service_ranges {
         web_pod.route(format!("local {range} dev lo"));
@@ -153,7 +153,7 @@ fn nth(range: Ipv4Net, number: u8) -> Ipv4Addr {
 }
 
 fn nth6(range: Ipv6Net, number: u8) -> Ipv6Addr {
-    // As it is read: pod 12 is ::12.
+    // The decimal digits of the number become hexadecimal digits of the address: pod 12 has ::12.
     let written = u128::from_str_radix(&number.to_string(), 16).unwrap_or_default();
     Ipv6Addr::from_bits(range.network().to_bits() + written)
 }

@@ -1,5 +1,7 @@
-//! Load whose pace does not depend on the answers: a request that is lost or
-//! slow holds no other one back, so each of them is seen and counted.
+//! A load of HTTP requests at a fixed pace, which does not depend on answers.
+//!
+//! A lost or slow request does not delay other requests. So the load notices every interruption of
+//! the service.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
@@ -15,106 +17,105 @@ use tokio::sync::watch;
 use tokio::time::{sleep_until, timeout};
 
 use crate::host::{Host, block_on};
-use crate::http::{Answer, exchange};
+use crate::http::{HttpResponse, exchange};
 
-/// How often a count looks whether everything has come to its end.
-const SETTLING: Duration = Duration::from_millis(50);
+/// The interval at which a caller checks whether requests have ended.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What is asked, and how often.
+/// The settings of a load: the server, the number of requests, and time limits.
 #[derive(Debug, Clone)]
 pub struct Pace {
-    /// The server's address.
     pub server: SocketAddr,
-    /// Requests a second, each over a connection of its own.
+    /// Requests per second, each over a new connection.
     pub fresh_per_second: u32,
-    /// Connections that last.
+    /// The number of lasting connections, each with many requests.
     pub lasting: usize,
-    /// Between two requests of one lasting connection.
+    /// The time between two requests of one lasting connection.
     pub lasting_interval: Duration,
-    /// An answer that takes longer is late.
+    /// A request is late if its answer takes longer.
     pub late: Duration,
-    /// An answer that takes longer is lost.
+    /// A request is lost if its answer takes longer.
     pub patience: Duration,
 }
 
-/// How a request travelled.
+/// The kind of connection over which a request was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Connection {
-    /// One that was made for it.
+pub enum ConnectionKind {
+    /// A new connection, opened for this request.
     Fresh,
-    /// One that had been there before.
+    /// A connection that earlier requests had used.
     Lasting,
 }
 
 #[derive(Debug, Clone)]
-struct Request {
+struct RequestRecord {
     due: Instant,
     took: Duration,
-    connection: Connection,
-    // The first line of the answer, or what went wrong.
+    connection: ConnectionKind,
+    // The first line of the answer's body, or the reason of the loss.
     outcome: Result<Arc<str>, String>,
 }
 
 #[derive(Debug, Default)]
-struct Record {
-    requests: Vec<Request>,
-    // When those were due that are neither answered nor given up.
+struct RequestLog {
+    requests: Vec<RequestRecord>,
+    // The due times of requests that are neither answered nor lost.
     in_flight: Vec<Instant>,
 }
 
-/// Load that goes on until it is stopped or dropped.
+/// A load that runs until it is stopped or dropped.
 #[derive(Debug)]
 pub struct OpenLoop {
     pace: Pace,
-    record: Arc<Mutex<Record>>,
-    ending: watch::Sender<bool>,
+    record: Arc<Mutex<RequestLog>>,
+    stop: watch::Sender<bool>,
     thread: Option<JoinHandle<Result<()>>>,
 }
 
-/// What became of the requests that were due within a span of time.
+/// The results of the requests that were due in a span of time.
 #[derive(Debug, Clone, Default)]
 pub struct Count {
-    /// All of them.
     pub requests: usize,
-    /// Not answered, over a connection that was made for it.
+    /// Lost requests over new connections.
     pub fresh_lost: usize,
-    /// Not answered, over a connection that should have lasted, each of which is lost once.
+    /// Lost requests over lasting connections. Each lost connection counts once, because the next
+    /// request opens a new connection.
     pub lasting_lost: usize,
-    /// Answered, but late.
+    /// Answered requests that took longer than [`Pace::late`].
     pub late: usize,
-    /// The slowest answer.
+    /// The longest time until an answer.
     pub slowest: Duration,
-    /// Answers by the first line of the body.
+    /// Answers, counted by the first line of the body, which is the name of the web server.
     pub servers: BTreeMap<String, usize>,
-    /// Each lost or late request: when, after the beginning, and what happened.
-    pub incidents: Vec<(Duration, Connection, String)>,
+    /// All lost and late requests: the due time since the beginning of the span, and a description.
+    pub incidents: Vec<(Duration, ConnectionKind, String)>,
 }
 
 impl OpenLoop {
-    /// Starts the load from a host.
+    /// Starts the load. The requests are sent from `host`.
     pub fn start(host: &Host, pace: Pace) -> Result<Self> {
         let record = Arc::default();
-        let (ending, ends) = watch::channel(false);
+        let (stop, stopped) = watch::channel(false);
         let thread = host.spawn_inside({
             let (pace, record) = (pace.clone(), Arc::clone(&record));
-            move || block_on(run(pace, record, ends))
+            move || block_on(run(pace, record, stopped))
         })?;
         Ok(Self {
             pace,
             record,
-            ending,
+            stop,
             thread: Some(thread),
         })
     }
 
-    /// Waits until every request that was due until `until` has been answered
-    /// or given up, then counts those due from `from` on.
+    /// Waits until all requests that are due before `until` have been answered or lost. Then counts
+    /// the requests that were due between `from` and `until`.
     pub fn count(&self, from: Instant, until: Instant) -> Count {
-        let give_up = until.max(Instant::now()) + self.pace.patience + SETTLING;
-        let is_under_way = || lock(&self.record).in_flight.iter().any(|due| *due < until);
-        std::thread::sleep(until.saturating_duration_since(Instant::now()) + SETTLING);
-        while is_under_way() && Instant::now() < give_up {
-            std::thread::sleep(SETTLING);
+        let deadline = until.max(Instant::now()) + self.pace.patience + POLL_INTERVAL;
+        let has_in_flight = || lock(&self.record).in_flight.iter().any(|due| *due < until);
+        std::thread::sleep(until.saturating_duration_since(Instant::now()) + POLL_INTERVAL);
+        while has_in_flight() && Instant::now() < deadline {
+            std::thread::sleep(POLL_INTERVAL);
         }
         let mut count = Count::default();
         for request in &lock(&self.record).requests {
@@ -126,38 +127,39 @@ impl OpenLoop {
         count
     }
 
-    /// The requests over connections of their own that have been answered or
-    /// given up so far, of those due from `from` until `until`.
+    /// Counts the requests over new connections that were due between `from` and `until` and have
+    /// already been answered or lost. Does not wait.
     pub fn fresh(&self, from: Instant, until: Instant) -> Count {
         let mut count = Count::default();
         for request in &lock(&self.record).requests {
             let is_due = request.due >= from && request.due < until;
-            if is_due && request.connection == Connection::Fresh {
+            if is_due && request.connection == ConnectionKind::Fresh {
                 count.add(request, from, self.pace.late);
             }
         }
         count
     }
 
-    /// How many requests have been answered since `from`.
+    /// Returns the number of answered requests that were due since `from`.
     pub fn answered_since(&self, from: Instant) -> usize {
         let record = lock(&self.record);
-        let answered = |request: &&Request| request.due >= from && request.outcome.is_ok();
+        let answered = |request: &&RequestRecord| request.due >= from && request.outcome.is_ok();
         record.requests.iter().filter(answered).count()
     }
 
-    /// Waits until each lasting connection has had an answer.
+    /// Waits until there are as many answers over lasting connections as lasting connections.
     pub fn wait_until_lasting(&self, within: Duration) -> Result<()> {
-        crate::wait_for("the lasting connections are there", within, || {
-            std::thread::sleep(SETTLING);
+        crate::wait_for("the lasting connections are established", within, || {
+            std::thread::sleep(POLL_INTERVAL);
             let record = lock(&self.record);
-            let lasting = |r: &&Request| r.connection == Connection::Lasting && r.outcome.is_ok();
+            let lasting =
+                |r: &&RequestRecord| r.connection == ConnectionKind::Lasting && r.outcome.is_ok();
             let answered = record.requests.iter().filter(lasting).count();
             crate::ensure_that(answered >= self.pace.lasting, format!("{answered} answers"))
         })
     }
 
-    /// When the first request after `from` was answered.
+    /// Returns the time of the first answer since `from`.
     pub fn first_answer(&self, from: Instant) -> Option<Instant> {
         let record = lock(&self.record);
         let answered = record.requests.iter().filter(|r| r.outcome.is_ok());
@@ -167,14 +169,15 @@ impl OpenLoop {
             .min()
     }
 
-    /// Ends the load.
+    /// Stops the load. Returns the error of the load's thread.
     pub fn stop(mut self) -> Result<()> {
         self.end()
     }
 
-    /// Stops the load and keeps its record. Returns the error of the load's thread.
+    /// Stops the load, so that the caller can still read its results. Returns the error of the
+    /// load's thread.
     pub fn end(&mut self) -> Result<()> {
-        self.ending.send_replace(true);
+        self.stop.send_replace(true);
         match self.thread.take().map(JoinHandle::join) {
             Some(Ok(result)) => result,
             Some(Err(_)) => Err(anyhow!("the load's thread panicked")),
@@ -190,12 +193,12 @@ impl Drop for OpenLoop {
 }
 
 impl Count {
-    /// All that got no answer.
+    /// Returns the number of all lost requests.
     pub fn lost(&self) -> usize {
         self.fresh_lost + self.lasting_lost
     }
 
-    fn add(&mut self, request: &Request, from: Instant, late: Duration) {
+    fn add(&mut self, request: &RequestRecord, from: Instant, late: Duration) {
         self.requests += 1;
         let at = request.due - from;
         match &request.outcome {
@@ -210,8 +213,8 @@ impl Count {
             }
             Err(failure) => {
                 match request.connection {
-                    Connection::Fresh => self.fresh_lost += 1,
-                    Connection::Lasting => self.lasting_lost += 1,
+                    ConnectionKind::Fresh => self.fresh_lost += 1,
+                    ConnectionKind::Lasting => self.lasting_lost += 1,
                 }
                 let text = format!("{failure}, after {:?}", request.took);
                 self.incidents.push((at, request.connection, text));
@@ -234,14 +237,18 @@ impl Display for Count {
     }
 }
 
-async fn run(pace: Pace, record: Arc<Mutex<Record>>, mut ends: watch::Receiver<bool>) {
+async fn run(pace: Pace, record: Arc<Mutex<RequestLog>>, mut stopped: watch::Receiver<bool>) {
     let mut lasting = tokio::task::JoinSet::new();
     let start = Instant::now();
     for number in 0..pace.lasting {
         let offset = pace
             .lasting_interval
             .mul_f64(number as f64 / pace.lasting as f64);
-        lasting.spawn(last(pace.clone(), start + offset, record.clone()));
+        lasting.spawn(send_over_lasting_connection(
+            pace.clone(),
+            start + offset,
+            record.clone(),
+        ));
     }
     let interval = Duration::from_secs(1)
         .checked_div(pace.fresh_per_second)
@@ -254,30 +261,34 @@ async fn run(pace: Pace, record: Arc<Mutex<Record>>, mut ends: watch::Receiver<b
             tokio::spawn(async move {
                 lock(&record).in_flight.push(due);
                 let outcome = timeout(patience, once(server)).await;
-                lock(&record).add(due, Connection::Fresh, flat(outcome, patience));
+                lock(&record).add(due, ConnectionKind::Fresh, flatten(outcome, patience));
             });
             due += interval;
         }
     };
     tokio::select! {
         () = fresh => {}
-        _ = ends.wait_for(|ended| *ended) => {}
+        _ = stopped.wait_for(|is_stopped| *is_stopped) => {}
     }
-    // Dropping the set ends the lasting connections.
+    // Dropping `lasting` ends the tasks of the lasting connections.
 }
 
-/// One lasting connection; it is made anew when it is lost, and quietly when
-/// the server asks for that.
-async fn last(pace: Pace, mut due: Instant, record: Arc<Mutex<Record>>) {
+/// Sends requests over one lasting connection. Opens a new connection after a loss, and after an
+/// answer with `Connection: close`, which does not count as a loss.
+async fn send_over_lasting_connection(
+    pace: Pace,
+    mut due: Instant,
+    record: Arc<Mutex<RequestLog>>,
+) {
     let mut open = None;
-    // Who answered it, and how often.
-    let mut server: (Arc<str>, usize) = ("nobody".into(), 0);
+    // The web server of this connection, and the number of its answers. A failure reports both.
+    let mut server: (Arc<str>, usize) = ("no server".into(), 0);
     loop {
         sleep_until(due.into()).await;
         lock(&record).in_flight.push(due);
         let connection = match open {
-            Some(_) => Connection::Lasting,
-            None => Connection::Fresh,
+            Some(_) => ConnectionKind::Lasting,
+            None => ConnectionKind::Fresh,
         };
         let outcome = timeout(pace.patience, async {
             let mut stream = match open.take() {
@@ -288,28 +299,29 @@ async fn last(pace: Pace, mut due: Instant, record: Arc<Mutex<Record>>) {
             open = (!answer.closes).then_some(stream);
             Ok(answer)
         });
-        let outcome = flat(outcome.await, pace.patience);
+        let outcome = flatten(outcome.await, pace.patience);
         let outcome = outcome.map_err(|failure| {
             let (name, answers) = &server;
-            format!("{failure}, after {answers} answers of {name}")
+            format!("{failure}, after {answers} answers from {name}")
         });
         server = match (&outcome, &open) {
             (Ok(name), Some(_)) => (name.clone(), server.1 + 1),
-            (Ok(_) | Err(_), _) => ("nobody".into(), 0),
+            (Ok(_) | Err(_), _) => ("no server".into(), 0),
         };
         lock(&record).add(due, connection, outcome);
-        // It cannot ask twice at once, so it does not make up for lost time.
+        // A late answer delays the next request of this connection. Missed requests are not sent
+        // later.
         due = Instant::now().max(due + pace.lasting_interval);
     }
 }
 
-async fn once(server: SocketAddr) -> io::Result<Answer> {
+async fn once(server: SocketAddr) -> io::Result<HttpResponse> {
     let mut stream = TcpStream::connect(server).await?;
     exchange(&mut stream, server, "/").await
 }
 
-fn flat(
-    outcome: Result<io::Result<Answer>, tokio::time::error::Elapsed>,
+fn flatten(
+    outcome: Result<io::Result<HttpResponse>, tokio::time::error::Elapsed>,
     patience: Duration,
 ) -> Result<Arc<str>, String> {
     match outcome {
@@ -322,12 +334,12 @@ fn flat(
     }
 }
 
-impl Record {
-    fn add(&mut self, due: Instant, connection: Connection, outcome: Result<Arc<str>, String>) {
-        let place = self.in_flight.iter().position(|other| *other == due);
+impl RequestLog {
+    fn add(&mut self, due: Instant, connection: ConnectionKind, outcome: Result<Arc<str>, String>) {
+        let index = self.in_flight.iter().position(|other| *other == due);
         self.in_flight
-            .swap_remove(place.expect("a request is under way before it ends"));
-        self.requests.push(Request {
+            .swap_remove(index.expect("a request is in flight until it is recorded"));
+        self.requests.push(RequestRecord {
             due,
             took: due.elapsed(),
             connection,
@@ -336,7 +348,7 @@ impl Record {
     }
 }
 
-fn lock(record: &Mutex<Record>) -> MutexGuard<'_, Record> {
+fn lock(record: &Mutex<RequestLog>) -> MutexGuard<'_, RequestLog> {
     record.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -348,9 +360,10 @@ mod tests {
 
     use super::*;
 
-    /// Every request of half a second against a server that answers those whose
-    /// number `answers` names, and leaves the others open.
-    fn load(answers: fn(usize) -> bool) -> Count {
+    /// Runs a load for half a second and returns its results. The server answers a request if
+    /// `answers` returns true for the number of its connection, and leaves the other connections
+    /// open without an answer.
+    fn run_load(answers: fn(usize) -> bool) -> Count {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let server = listener.local_addr().unwrap();
         thread::spawn(move || {
@@ -373,15 +386,15 @@ mod tests {
             patience: Duration::from_secs(2),
         };
         let record = Arc::default();
-        let (ending, ends) = watch::channel(false);
+        let (stop, stopped) = watch::channel(false);
         let thread = thread::spawn({
             let (pace, record) = (pace.clone(), Arc::clone(&record));
-            move || block_on(run(pace, record, ends))
+            move || block_on(run(pace, record, stopped))
         });
         let load = OpenLoop {
             pace,
             record,
-            ending,
+            stop,
             thread: Some(thread),
         };
         let from = Instant::now();
@@ -391,8 +404,8 @@ mod tests {
     }
 
     #[test]
-    fn lost_requests_are_counted_and_hold_no_other_one_back() {
-        let count = load(|number| number % 5 != 0);
+    fn lost_requests_are_counted_and_do_not_delay_other_requests() {
+        let count = run_load(|number| number % 5 != 0);
         assert!((20..=26).contains(&count.requests), "{count}");
         assert!((4..=6).contains(&count.fresh_lost), "{count}");
         assert_eq!(count.incidents.len(), count.lost() + count.late);
@@ -400,8 +413,8 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_lost_where_every_request_is_answered() {
-        let count = load(|_| true);
+    fn no_request_is_lost_if_the_server_answers_every_request() {
+        let count = run_load(|_| true);
         assert_eq!(count.lost(), 0, "{count}");
     }
 }

@@ -1,4 +1,4 @@
-//! A process in a namespace: its output line by line, its signals, its end.
+//! Processes of the lab, with their output and their end.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
@@ -13,11 +13,13 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
+/// The longest time until a process has ended after SIGTERM or SIGKILL.
 const TERMINATION: Duration = Duration::from_secs(3);
+/// The number of lines that [`Process::tail`] returns.
 const TAIL: usize = 30;
 
-/// A started process, the leader of its own process group. Clones are handles
-/// of the same process; the [`Lab`](crate::Lab) ends it.
+/// A handle to a started process, which leads its own process group. All clones are handles to one
+/// process. The [`Lab`](crate::Lab) ends the process.
 #[derive(Debug, Clone)]
 pub struct Process {
     name: String,
@@ -35,26 +37,27 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     lines: Vec<(Instant, String)>,
-    // The end of the output may be seen before or after that of the process.
+    // Whether the output has ended. This can happen before or after the end of the process.
     is_closed: bool,
     ended: Option<(Instant, ExitStatus)>,
 }
 
 impl Process {
-    /// Starts `command` from the calling thread, in whose namespace it will be.
-    /// Both of its outputs go to one log.
+    /// Starts `command` in the namespace of the calling thread. Its standard output and its
+    /// standard error go to one log.
     pub(crate) fn spawn(name: &str, log: &Path, mut command: Command) -> Result<Self> {
         use std::os::unix::process::CommandExt as _;
-        let mut file = File::create(log).with_context(|| format!("make {}", log.display()))?;
-        let (reader, writer) = io::pipe().context("make a pipe")?;
+        let mut file = File::create(log).with_context(|| format!("create {}", log.display()))?;
+        let (reader, writer) = io::pipe().context("create a pipe")?;
         let child = command
             .stdin(Stdio::null())
-            .stdout(writer.try_clone().context("share a pipe")?)
+            .stdout(writer.try_clone().context("duplicate a pipe")?)
             .stderr(writer)
             .process_group(0)
             .spawn()
             .with_context(|| format!("start {:?}", command.get_program()))?;
-        // The command holds the write end; the log ends with the process.
+        // `command` still holds the write end of the pipe. Without the drop, the output would never
+        // end.
         drop(command);
         let process = Self {
             name: name.to_owned(),
@@ -82,8 +85,9 @@ impl Process {
         Ok(process)
     }
 
-    /// Like `spawn`, but the process is killed when this program ends, however
-    /// it ends: for one that stands in no namespace that would end with it.
+    /// Starts a process that the kernel kills when this program ends, also when this program is
+    /// killed. For a process outside of the lab's namespaces, which would otherwise survive this
+    /// program.
     pub fn spawn_bound(name: &str, log: &Path, command: Command) -> Result<Self> {
         let mut bound = Command::new("setpriv");
         bound
@@ -96,8 +100,8 @@ impl Process {
                 None => bound.env_remove(variable),
             };
         }
-        // To the kernel, the thread that starts a process is its parent: one
-        // that lives as long as the process, but no longer than this program.
+        // PR_SET_PDEATHSIG refers to the thread that starts the process, see prctl(2). So this
+        // thread must exist until the process or this program ends.
         let (started, starts) = mpsc::channel();
         let (name, log) = (name.to_owned(), log.to_owned());
         thread::spawn(move || {
@@ -109,49 +113,53 @@ impl Process {
                 process.wait_for_end();
             }
         });
-        starts.recv().context("the starting thread has panicked")?
+        starts
+            .recv()
+            .context("the thread that starts the process has panicked")?
     }
 
-    /// The name of the process in its lab, also of its log.
+    /// Returns the name of the process, which is also the name of its log.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The process id, in the lab's process namespace.
+    /// Returns the process id in the lab's process namespace.
     pub fn pid(&self) -> u32 {
         self.pid.as_raw().unsigned_abs()
     }
 
-    /// Where its output is kept.
+    /// Returns the path of the log.
     pub fn log(&self) -> &Path {
         &self.log
     }
 
-    /// Whether it has not ended; a stopped process runs in this sense.
+    /// Reports whether the process has not ended. True for a process that SIGSTOP has stopped.
     pub fn is_running(&self) -> bool {
         self.shared.lock().ended.is_none()
     }
 
-    /// Sends a signal to this process alone; an error if it has ended.
+    /// Sends a signal to this process, not to its process group. It is an error if the process has
+    /// ended.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        // Under the lock the process is not yet reaped, so its id is its own.
+        // While this thread holds the lock, an ended process is not reaped, so its id belongs to no
+        // new process.
         let state = self.shared.lock();
         if let Some((_, status)) = state.ended {
             bail!(
-                "{} has ended ({status}), {signal} cannot reach it",
+                "cannot send {signal} to {}: it has ended ({status})",
                 self.name
             );
         }
         kill(self.pid, signal).with_context(|| format!("send {signal} to {}", self.name))
     }
 
-    /// SIGKILL, and returns once it is dead.
+    /// Sends SIGKILL and waits until the process has ended.
     pub fn kill(&self) -> Result<()> {
         self.signal(Signal::SIGKILL)?;
         self.wait(TERMINATION).map(drop)
     }
 
-    /// Waits until it has ended.
+    /// Waits until the process has ended, and returns its exit status.
     pub fn wait(&self, within: Duration) -> Result<ExitStatus> {
         self.until(&format!("{} ends", self.name), within, |state| {
             state.ended.map(|(_, status)| status)
@@ -169,20 +177,21 @@ impl Process {
         }
     }
 
-    /// Waits for a line of output that contains `text`; returns when it was
-    /// written and the line. An error at once if the process ends without it.
+    /// Waits for a line of output that contains `text`. Returns the line and the time at which it
+    /// was read. Returns an error immediately if the process ends without this line.
     pub fn wait_for_line(&self, text: &str, within: Duration) -> Result<(Instant, String)> {
         self.wait_for_line_after(0, text, within)
     }
 
-    /// The same, not counting the first `skipped` lines.
+    /// Waits like [`wait_for_line`](Self::wait_for_line), and ignores the first `skipped` lines of
+    /// the output.
     pub fn wait_for_line_after(
         &self,
         skipped: usize,
         text: &str,
         within: Duration,
     ) -> Result<(Instant, String)> {
-        let what = format!("{} says {text:?}", self.name);
+        let what = format!("{} prints a line with {text:?}", self.name);
         self.until(&what, within, |state| {
             let mut lines = state.lines.iter().skip(skipped);
             match lines.find(|(_, line)| line.contains(text)) {
@@ -195,21 +204,21 @@ impl Process {
         .map_err(|error| error.context(self.tail()))
     }
 
-    /// Every line so far.
+    /// Returns all lines of the output so far.
     pub fn lines(&self) -> Vec<String> {
         let state = self.shared.lock();
         state.lines.iter().map(|(_, line)| line.clone()).collect()
     }
 
-    /// When it ended, if it has.
+    /// Returns the time of the end of the process, or `None` if it runs.
     pub fn ended_at(&self) -> Option<Instant> {
         self.shared.lock().ended.map(|(at, _)| at)
     }
 
-    /// SIGTERM to the whole group, SIGKILL when it does not follow in time.
+    /// Sends SIGTERM to the process group, and SIGKILL if the process has not ended in time.
     pub(crate) fn end(&self) {
         self.signal_group(Signal::SIGTERM);
-        // A stopped process would not see it.
+        // A process that SIGSTOP has stopped handles SIGTERM only after SIGCONT.
         self.signal_group(Signal::SIGCONT);
         if self.wait(TERMINATION).is_err() {
             self.signal_group(Signal::SIGKILL);
@@ -224,7 +233,7 @@ impl Process {
         }
     }
 
-    /// The last lines of its output, with a heading.
+    /// Returns the last lines of the output, with a heading and the exit status.
     pub fn tail(&self) -> String {
         let state = self.shared.lock();
         let first = state.lines.len().saturating_sub(TAIL);
@@ -243,12 +252,12 @@ impl Process {
         &self,
         what: &str,
         within: Duration,
-        mut look: impl FnMut(&State) -> Option<T>,
+        mut find: impl FnMut(&State) -> Option<T>,
     ) -> Result<T> {
         let deadline = Instant::now() + within;
         let mut state = self.shared.lock();
         loop {
-            if let Some(found) = look(&state) {
+            if let Some(found) = find(&state) {
                 return Ok(found);
             }
             let left = deadline.saturating_duration_since(Instant::now());
@@ -271,12 +280,13 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reaps under the lock, so that no signal goes to a recycled process id.
+    /// Waits for the end of the process and reaps it. Reaps while it holds the lock, so that no
+    /// signal goes to a new process with the same id.
     fn await_end(&self, pid: Pid, mut child: Child) {
         let _ = waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT);
         let at = Instant::now();
         let mut state = self.lock();
-        // Cannot fail: it has ended and nobody else reaps it.
+        // Cannot fail: the process has ended, and only this thread reaps it.
         if let Ok(status) = child.wait() {
             state.ended = Some((at, status));
         }
@@ -303,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_either_output_is_seen_and_kept_in_the_log() {
+    fn lines_of_standard_output_and_standard_error_are_found_and_written_to_the_log() {
         let (_directory, process) = shell("echo ready; echo trouble >&2; exec sleep 60");
         process.wait_for_line("ready", SOON).unwrap();
         process.wait_for_line("trouble", SOON).unwrap();
@@ -313,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_cannot_come_any_more_is_an_error_at_once() {
+    fn waiting_for_a_line_fails_immediately_when_the_process_ends() {
         let (_directory, process) = shell("echo last words; exit 3");
         let error = process.wait_for_line("ready", Duration::from_secs(600));
         let text = format!("{:#}", error.unwrap_err());
@@ -324,14 +334,14 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_ignores_sigterm_is_killed_with_its_children() {
+    fn a_process_that_ignores_sigterm_is_killed_together_with_its_children() {
         let (_directory, process) = shell("trap '' TERM; sleep 60 & echo $!; wait; wait");
         let (_, child) = process.wait_for_line("", SOON).unwrap();
         process.end();
         let status = process.wait(SOON).unwrap();
         assert_eq!(status.signal(), Some(Signal::SIGKILL as i32));
-        crate::wait_for("the child is gone", SOON, || {
-            // Its own init may not have reaped it.
+        crate::wait_for("the child has ended", SOON, || {
+            // A zombie counts as ended, because the init process may not have reaped it yet.
             let stat = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
             crate::ensure_that(stat.is_empty() || stat.contains(") Z "), stat)
         })
@@ -339,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_to_an_ended_process_is_refused() {
+    fn a_signal_to_an_ended_process_is_an_error() {
         let (_directory, process) = shell("exit 0");
         process.wait(SOON).unwrap();
         let error = process.signal(Signal::SIGTERM).unwrap_err().to_string();

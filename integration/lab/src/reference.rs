@@ -1,5 +1,7 @@
-//! The reference network: a client, an upstream router, three nodes with a
-//! load-balancer pod each, six web pods, two places for route reflectors.
+//! The reference network, which most tests, the demo and benchmarks use.
+//!
+//! It has a client, an upstream router, three nodes with one lb pod each, six web pods, and the
+//! hosts of two route reflectors.
 //!
 //! ```text
 //! client ── router ──┬── node-a: lb-a, web-1, web-4
@@ -9,8 +11,8 @@
 //!                    └── reflector-2 10.0.1.22
 //! ```
 //!
-//! The router, the web servers and the client run; what balances and announces
-//! is for the test to start.
+//! The router and the web servers run. A test starts the load balancers, the announcers and the
+//! reflectors.
 
 mod plan;
 
@@ -25,35 +27,36 @@ use crate::bgp::{AddPath, Peer, Program, RunningSpeaker, Speaker};
 use crate::nodes::{Node, Pod};
 use crate::{Host, Lab, Process, Topology, http, nginx};
 
-/// The service range of IPv4.
+/// The IPv4 service range.
 pub const SERVICE_RANGE: Ipv4Net = v4([10, 1, 1, 0], 24);
-/// The service range of IPv6.
+/// The IPv6 service range.
 pub const SERVICE_RANGE6: Ipv6Net = v6([0xfd00, 0x10, 1, 1, 0, 0, 0, 0], 64);
-/// The service address that tests use first.
+/// The IPv4 service address that most tests use.
 pub const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 1, 1, 1);
-/// The service address that tests use first.
+/// The IPv6 service address that most tests use.
 pub const SERVICE6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x10, 1, 1, 0, 0, 0, 1);
-/// All pods of all nodes.
+/// The range that contains the IPv4 addresses of all pods.
 pub const POD_RANGE: Ipv4Net = v4([10, 2, 0, 0], 16);
-/// All pods of all nodes.
+/// The range that contains the IPv6 addresses of all pods.
 pub const POD_RANGE6: Ipv6Net = v6([0xfd00, 0x10, 2, 0, 0, 0, 0, 0], 48);
-/// The network of nodes, reflectors and the router.
+/// The IPv4 network of the nodes, the reflectors and the router.
 pub const NODE_NETWORK: Ipv4Net = v4([10, 0, 1, 0], 24);
-/// The network of nodes, reflectors and the router.
+/// The IPv6 network of the nodes, the reflectors and the router.
 pub const NODE_NETWORK6: Ipv6Net = v6([0xfd00, 0x10, 0, 1, 0, 0, 0, 0], 64);
-/// The client.
+/// The client's IPv4 address, with the prefix length of its network.
 pub const CLIENT: Ipv4Net = v4([10, 0, 0, 10], 24);
-/// The client.
+/// The client's IPv6 address, with the prefix length of its network.
 pub const CLIENT6: Ipv6Net = v6([0xfd00, 0x10, 0, 0, 0, 0, 0, 0x10], 64);
-/// The router's address on the network of nodes.
+/// The router's IPv4 address on the network of nodes.
 pub const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 1);
-/// The router's address on the network of nodes.
+/// The router's IPv6 address on the network of nodes.
 pub const ROUTER6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x10, 0, 1, 0, 0, 0, 1);
 
-/// The bridge in the router's host that is the network of nodes; its ports
-/// are named after the hosts.
+/// The bridge in the router's host to which the nodes and the reflectors are connected. Each port
+/// of the bridge has the name of the connected host.
 pub const NODE_BRIDGE: &str = "nodes";
 
+/// The longest time until a web server answers.
 const START: Duration = Duration::from_secs(15);
 
 const fn v4(octets: [u8; 4], length: u8) -> Ipv4Net {
@@ -66,40 +69,41 @@ const fn v6(segments: [u16; 8], length: u8) -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, g, h), length)
 }
 
-/// What may differ from test to test.
+/// The settings of the reference network that differ between tests.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// How many web pods there are, dealt to the nodes in turn.
+    /// The number of web pods. They are assigned to the nodes in turn.
     pub web_pods: u8,
-    /// How web pods receive.
     pub reception: Reception,
-    /// The ports of every web server.
+    /// The ports on which every web server listens.
     pub ports: Vec<u16>,
-    /// The program that is the upstream router.
+    /// The program of the upstream router's BGP speaker.
     pub router: Program,
-    /// What the router hears beside both reflectors.
+    /// Additional peers of the router. It always has both reflectors as peers.
     pub router_peers: Vec<Peer>,
-    /// What lb pods can do.
     pub lb_pods: LbPods,
 }
 
-/// What an lb pod is set up for.
+/// The purpose of the lb pods, which decides their sysctls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LbPods {
-    /// To balance, by the kernel's IPVS.
+    /// Load balancing with the kernel's IPVS.
     Balance,
-    /// To announce alone, which any kernel can: a stand-in takes the place of the data plane.
+    /// Announcing only, which works on a kernel without IPVS. A fake server replaces the data
+    /// plane.
     Announce,
 }
 
-/// What a web pod is set up for.
+/// The way in which web pods receive packets for service addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reception {
-    /// Ends tunnels, has the service ranges, answers clients directly.
+    /// Through tunnels. The pod accepts packets for the service ranges and answers clients
+    /// directly.
     Tunnel,
-    /// Has the service ranges, silently; for load balancers of its own node.
+    /// By direct routing, from the load balancer on its own node. The pod accepts packets for the
+    /// service ranges, and does not answer ARP requests for them.
     Direct,
-    /// Knows nothing of service addresses.
+    /// Only at its own address, for instance by masquerade.
     Plain,
 }
 
@@ -116,28 +120,28 @@ impl Default for Options {
     }
 }
 
-/// The reference network, up.
+/// A running reference network.
 #[derive(Debug)]
 pub struct Reference {
-    /// node-a, node-b, node-c.
+    /// The nodes node-a, node-b and node-c, in this order.
     pub nodes: Vec<Node>,
-    /// One a node.
+    /// The lb pods lb-a, lb-b and lb-c, one on each node.
     pub lb_pods: Vec<Pod>,
     /// In the order of their numbers.
     pub web_pods: Vec<Pod>,
     /// The web server of each web pod, by the pod's name.
     pub web_servers: BTreeMap<String, Process>,
-    /// The upstream router's BGP speaker.
+    /// The BGP speaker of the upstream router.
     pub router: RunningSpeaker,
-    /// What is up.
     pub lab: Lab,
     options: Options,
-    youngest_web_pod: u8,
+    /// The highest number of a web pod that has existed.
+    last_web_pod: u8,
 }
 
 impl Reference {
-    /// Brings it up under a name, which is also that of its directory below
-    /// `target/lab`; returns when every web server answers on its own node.
+    /// Creates the reference network. Its logs are in `target/lab/<name>`. Returns when each web
+    /// server answers requests from the pod's node.
     pub fn bring_up(name: &str, options: Options) -> Result<Self> {
         let mut lab = Lab::new(name)?;
         let nodes: Vec<_> = (1..=3).map(plan::node).collect();
@@ -160,7 +164,7 @@ impl Reference {
             web_servers: BTreeMap::new(),
             router,
             lab,
-            youngest_web_pod: options.web_pods,
+            last_web_pod: options.web_pods,
             options,
         };
         for pod in &web_pods {
@@ -173,22 +177,22 @@ impl Reference {
         Ok(reference)
     }
 
-    /// The client's host.
+    /// Returns the host of the client.
     pub fn client(&self) -> Result<Host> {
         self.lab.host("client")
     }
 
-    /// The upstream router's host.
+    /// Returns the host of the upstream router.
     pub fn router_host(&self) -> Result<Host> {
         self.lab.host("router")
     }
 
-    /// Host of reflector 1 or 2.
+    /// Returns the host of reflector 1 or 2.
     pub fn reflector(&self, number: u8) -> Result<Host> {
         self.lab.host(&format!("reflector-{number}"))
     }
 
-    /// The node of a pod.
+    /// Returns the node of a pod.
     pub fn node_of(&self, pod: &Pod) -> Result<&Node> {
         self.nodes
             .iter()
@@ -196,14 +200,16 @@ impl Reference {
             .with_context(|| format!("{} is on no node", pod.name))
     }
 
-    /// Adds the web pod of the next number that was never used, while everything runs; it answers on return.
+    /// Adds a web pod with an unused number to the running network. Returns when its web server
+    /// answers.
     pub fn add_web_pod(&mut self) -> Result<Pod> {
-        self.youngest_web_pod += 1;
-        let pod = plan::web_pod(&self.nodes, self.youngest_web_pod);
+        self.last_web_pod += 1;
+        let pod = plan::web_pod(&self.nodes, self.last_web_pod);
         let mut topology = Topology::new();
         self.node_of(&pod)?.add_pod(&mut topology, &pod);
         plan::receive(&mut topology, &pod, self.options.reception);
-        // What the node has already is not made again.
+        // This topology has only the pod, its link and its settings, so the node's other settings
+        // stay.
         self.lab.bring_up(&topology)?;
         self.web_pods.push(pod.clone());
         self.start_web_server(&pod)?;
@@ -211,21 +217,21 @@ impl Reference {
         Ok(pod)
     }
 
-    /// Starts the web server of a pod, also again after its end.
+    /// Starts the web server of a pod, also after the previous one has ended.
     pub fn start_web_server(&mut self, pod: &Pod) -> Result<()> {
         let process = nginx::start(&self.lab.host(&pod.name)?, &self.options.ports)?;
         self.web_servers.insert(pod.name.clone(), process);
         Ok(())
     }
 
-    /// Takes a web pod and its web server away at once.
+    /// Removes a web pod and ends its web server without a drain.
     pub fn remove_web_pod(&mut self, pod: &Pod) -> Result<()> {
         self.web_pods.retain(|other| other != pod);
         self.web_servers.remove(&pod.name);
         self.lab.remove_host(&pod.name)
     }
 
-    /// Waits until a pod's web server answers its node.
+    /// Waits until the web server of a pod answers a request from the pod's node.
     pub fn wait_for_web_server(&self, pod: &Pod) -> Result<()> {
         let node = self.lab.host(&pod.node)?;
         let server = SocketAddr::new(pod.address.into(), self.options.ports[0]);
@@ -234,8 +240,8 @@ impl Reference {
         })
     }
 
-    /// Cuts a host off the network of nodes without a change of carrier that
-    /// anyone could see, or plugs it in again.
+    /// Disconnects a host from the network of nodes, or connects it again. The host sees no loss of
+    /// carrier, because its port only leaves the bridge.
     pub fn cut(&self, host: &str, is_cut: bool) -> Result<()> {
         let bridge = if is_cut {
             "nomaster".to_owned()
@@ -245,7 +251,7 @@ impl Reference {
         self.router_host()?.ip(&format!("link set {host} {bridge}"))
     }
 
-    /// The next hops that a prefix has when all of these lb pods announce it.
+    /// Returns the next hops of a prefix that these lb pods announce: the addresses of their nodes.
     pub fn next_hops(&self, lb_pods: &[&Pod], is_v6: bool) -> Result<Vec<IpAddr>> {
         lb_pods
             .iter()
@@ -260,13 +266,13 @@ impl Reference {
     }
 }
 
-/// Address of reflector 1 or 2.
+/// Returns the address of reflector 1 or 2.
 pub fn reflector_address(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 0, 1, 20 + number)
 }
 
-/// The upstream router as a speaker: it receives all paths from both
-/// reflectors, installs them and announces nothing.
+/// Returns the configuration of the upstream router's BGP speaker. It receives all paths from both
+/// reflectors, installs them and announces no prefix.
 pub fn router() -> Speaker {
     [1, 2]
         .into_iter()
@@ -280,7 +286,7 @@ pub fn router() -> Speaker {
         .install_routes()
 }
 
-/// A reflector as a foreign speaker, in the place of ours.
+/// Returns the configuration of a foreign speaker that replaces portlb's reflector 1 or 2.
 pub fn reflector(number: u8) -> Speaker {
     let address = reflector_address(number);
     Speaker::new(address.into(), address)
@@ -292,7 +298,7 @@ pub fn reflector(number: u8) -> Speaker {
         )
 }
 
-/// An lb pod's announcer as a foreign speaker, in the place of ours.
+/// Returns the configuration of a foreign speaker that replaces portlb's announcer in an lb pod.
 pub fn announcer(node: &Node, lb_pod: &Pod) -> Speaker {
     [1, 2]
         .into_iter()

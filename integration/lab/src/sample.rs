@@ -1,21 +1,23 @@
-//! The part of a long matrix that a run covers.
+//! The sample of a long test matrix that a run covers.
 
 use std::env;
 
-/// The variable that selects the part: a seed, or `all`, which is the default.
+/// The environment variable that selects the sample: a seed, or `all`, which is the default.
 const VARIABLE: &str = "LAB_SAMPLE";
 
-/// Returns `count` of the cases, in their order, by the seed in `LAB_SAMPLE`; all cases where it is
-/// not set. Says on standard error which part it is, so that a failure can be repeated.
+/// Returns `count` of the cases, in their order. The seed in `LAB_SAMPLE` selects them. Without
+/// this variable, returns all cases. Prints the seed and the selected cases to standard error, so
+/// that a failure can be repeated.
 ///
-/// Panics when the variable is neither a number nor `all`: a test that ran nothing would pass.
+/// # Panics
+/// If `LAB_SAMPLE` is neither a number nor `all`. A test without cases would pass.
 pub fn sample<T>(cases: impl IntoIterator<Item = T>, count: usize) -> Vec<T> {
     let cases: Vec<T> = cases.into_iter().collect();
     let seed = match env::var(VARIABLE).as_deref() {
         Err(_) | Ok("all") => return cases,
         Ok(text) => match text.parse() {
             Ok(seed) => seed,
-            Err(_) => panic!("{VARIABLE} is {text:?}; it may be a number or all"),
+            Err(_) => panic!("{VARIABLE} is {text:?}, not a number or `all`"),
         },
     };
     let chosen = choose(seed, cases.len(), count);
@@ -27,12 +29,14 @@ pub fn sample<T>(cases: impl IntoIterator<Item = T>, count: usize) -> Vec<T> {
         .collect()
 }
 
-/// Whether this run covers every case and takes its time; see [`sample`].
+/// Reports whether this run covers every case of each matrix, because `LAB_SAMPLE` is `all` or not
+/// set.
 pub fn is_complete() -> bool {
     matches!(env::var(VARIABLE).as_deref(), Err(_) | Ok("all"))
 }
 
-/// `count` different numbers below `length`, in order; each is as likely as any other.
+/// Returns `count` different numbers below `length`, in order. All numbers have the same
+/// probability. Returns one number if `count` is 0.
 fn choose(seed: u64, length: usize, count: usize) -> Vec<usize> {
     let mut left: Vec<usize> = (0..length).collect();
     let mut state = seed;
@@ -43,7 +47,8 @@ fn choose(seed: u64, length: usize, count: usize) -> Vec<usize> {
     left
 }
 
-/// SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators").
+/// Returns the next random number of SplitMix64 (Steele, Lea and Flood, "Fast splittable
+/// pseudorandom number generators").
 fn next(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mut mixed = *state;
@@ -57,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_always_chooses_the_same_cases_in_order() {
+    fn one_seed_always_selects_the_same_cases_in_order() {
         assert_eq!(choose(7, 10, 4), choose(7, 10, 4));
         for seed in 0..100 {
             let chosen = choose(seed, 10, 4);
@@ -67,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn every_case_is_chosen_by_some_seed_and_one_case_always() {
+    fn every_case_is_selected_by_some_seed_and_each_sample_has_at_least_one_case() {
         let mut times = [0; 5];
         for seed in 0..1000 {
             let chosen = choose(seed, 5, 0);
@@ -81,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_as_large_as_the_matrix_is_all_of_it() {
+    fn a_sample_with_the_size_of_the_matrix_has_all_cases() {
         assert_eq!(choose(3, 3, 3), [0, 1, 2]);
         assert_eq!(choose(3, 3, 9), [0, 1, 2]);
         assert_eq!(choose(3, 0, 2), [0; 0]);

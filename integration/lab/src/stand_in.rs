@@ -1,4 +1,4 @@
-//! The contracts, served in a few lines: what takes the place of a daemon of ours.
+//! Fake gRPC servers that replace a daemon of portlb.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
@@ -32,10 +32,10 @@ use tonic::{Request, Response, Status};
 use crate::Host;
 use crate::reference::{SERVICE, SERVICE_RANGE};
 
-type Answer<T> = Result<Response<T>, Status>;
+type GrpcResult<T> = Result<Response<T>, Status>;
 type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// A gRPC server on a host's loopback until it is dropped.
+/// A gRPC server on a host's loopback address. Dropping the value stops the server.
 #[derive(Debug)]
 struct Server {
     ended: watch::Sender<bool>,
@@ -48,12 +48,12 @@ impl Server {
         let thread = host.spawn_inside(move || {
             let mut runtime = tokio::runtime::Builder::new_current_thread();
             let runtime = runtime.enable_all().build();
-            let runtime = runtime.expect("a runtime can be made");
+            let runtime = runtime.expect("a runtime can be created");
             let address = SocketAddr::new([127, 0, 0, 1].into(), port);
             let server = tonic::transport::Server::builder().add_routes(routes);
             runtime.block_on(async {
                 tokio::select! {
-                    result = server.serve(address) => result.expect("it serves until it is dropped"),
+                    result = server.serve(address) => result.expect("the server runs until it is dropped"),
                     _ = has_ended.wait_for(|ended| *ended) => {}
                 }
             });
@@ -74,7 +74,8 @@ impl Drop for Server {
     }
 }
 
-/// Serves port 80 of the service address from whatever it was told.
+/// A fake pod-watcher. Its desired set has one virtual server, port 80 of the service address, with
+/// the real servers that the test sets.
 #[derive(Debug)]
 pub struct StandInDiscovery {
     desired: watch::Sender<VirtualServer>,
@@ -82,7 +83,7 @@ pub struct StandInDiscovery {
 }
 
 impl StandInDiscovery {
-    /// On the host's loopback, with these real servers.
+    /// Starts the server on the host's loopback address, with these real servers.
     pub fn start(host: &Host, real_servers: &[Ipv4Addr]) -> Result<Self> {
         let desired = watch::Sender::new(web(real_servers));
         let service = DiscoveryServiceServer::new(DesiredSet(desired.subscribe()));
@@ -90,7 +91,7 @@ impl StandInDiscovery {
         Ok(Self { desired, _server })
     }
 
-    /// Has these real servers from now on.
+    /// Replaces the real servers of the virtual server.
     pub fn set(&self, real_servers: &[Ipv4Addr]) {
         self.desired.send_replace(web(real_servers));
     }
@@ -102,7 +103,7 @@ struct DesiredSet(watch::Receiver<VirtualServer>);
 impl DiscoveryService for DesiredSet {
     type WatchStream = Events<discovery::WatchResponse>;
 
-    async fn watch(&self, _: Request<discovery::WatchRequest>) -> Answer<Self::WatchStream> {
+    async fn watch(&self, _: Request<discovery::WatchRequest>) -> GrpcResult<Self::WatchStream> {
         let range = discovery::ServiceRange {
             prefix: SERVICE_RANGE.to_string(),
         };
@@ -114,7 +115,7 @@ impl DiscoveryService for DesiredSet {
             DesiredEvent::RealServerPart(part(now)),
             DesiredEvent::Synced(discovery::Synced {}),
         ];
-        // Only the real servers change.
+        // A change replaces only the real servers, so the head is not sent again.
         let later = WatchStream::from_changes(later).map(part);
         let later = later.map(DesiredEvent::RealServerPart);
         let events = tokio_stream::iter(first).chain(later).map(|event| {
@@ -127,8 +128,11 @@ impl DiscoveryService for DesiredSet {
         Ok(Response::new(Box::pin(events)))
     }
 
-    async fn list(&self, _: Request<discovery::ListRequest>) -> Answer<discovery::ListResponse> {
-        Err(Status::unimplemented("nobody needs it"))
+    async fn list(
+        &self,
+        _: Request<discovery::ListRequest>,
+    ) -> GrpcResult<discovery::ListResponse> {
+        Err(Status::unimplemented("the fake server has no such call"))
     }
 }
 
@@ -187,30 +191,32 @@ fn real_server(address: &Ipv4Addr) -> RealServer {
     }
 }
 
-/// Says of the service range what it was told.
+/// A fake ipvs-programmer. It reports the state of the service range that the test sets.
 #[derive(Debug)]
 pub struct StandInDataPlane {
     address: watch::Sender<dataplane::ServiceAddress>,
+    /// The number of watches that clients have started.
     watches: Arc<AtomicUsize>,
     _server: Server,
 }
 
-/// Whether a watcher hears that its data plane lives.
+/// Whether the fake data plane sends heartbeats to its watchers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Heartbeats {
-    /// As often as the watcher asks.
+    /// At the interval that the watcher has requested.
     Sent,
-    /// Never.
     Missing,
 }
 
 impl StandInDataPlane {
-    /// On the host's loopback; not serving until it is told to.
+    /// Starts the server on the host's loopback address. The service range is not serving until
+    /// [`set`](Self::set).
     pub fn start(host: &Host, heartbeats: Heartbeats) -> Result<Self> {
         Self::start_with(host, heartbeats, &[])
     }
 
-    /// Serves these prefixes too, whatever it is told of the service range.
+    /// Starts the server like [`start`](Self::start). Also reports each prefix of `also` as
+    /// serving, always.
     pub fn start_with(host: &Host, heartbeats: Heartbeats, also: &[IpNet]) -> Result<Self> {
         let address = watch::Sender::new(dataplane::ServiceAddress::default());
         let watches = Arc::new(AtomicUsize::new(0));
@@ -226,11 +232,14 @@ impl StandInDataPlane {
             watches,
             _server,
         };
-        this.set(dataplane::MissingStep::DesiredSet, "not told yet");
+        this.set(
+            dataplane::MissingStep::DesiredSet,
+            "the test has not set a state",
+        );
         Ok(this)
     }
 
-    /// Says which step is missing; `None`: serving.
+    /// Sets the missing step of the service range. With `MissingStep::None` the range is serving.
     pub fn set(&self, missing_step: dataplane::MissingStep, detail: &str) {
         self.address.send_replace(dataplane::ServiceAddress {
             prefix: SERVICE_RANGE.to_string(),
@@ -241,7 +250,7 @@ impl StandInDataPlane {
         });
     }
 
-    /// How often it was watched.
+    /// Returns the number of watches that clients have started.
     pub fn watches(&self) -> usize {
         self.watches.load(Ordering::Relaxed)
     }
@@ -255,7 +264,7 @@ fn serving(prefix: &IpNet) -> dataplane::ServiceAddress {
     }
 }
 
-/// Longer than a test.
+/// The heartbeat interval if no heartbeat is sent: longer than any test.
 const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
 
 struct ServiceAddresses {
@@ -273,7 +282,7 @@ impl DataPlaneService for ServiceAddresses {
     async fn watch_service_addresses(
         &self,
         request: Request<dataplane::WatchServiceAddressesRequest>,
-    ) -> Answer<Self::WatchServiceAddressesStream> {
+    ) -> GrpcResult<Self::WatchServiceAddressesStream> {
         self.watches.fetch_add(1, Ordering::Relaxed);
         let mut later = self.address.clone();
         let now = later.borrow_and_update().clone();
@@ -305,21 +314,21 @@ impl DataPlaneService for ServiceAddresses {
     async fn list_service_addresses(
         &self,
         _: Request<dataplane::ListServiceAddressesRequest>,
-    ) -> Answer<dataplane::ListServiceAddressesResponse> {
-        Err(Status::unimplemented("nobody needs it"))
+    ) -> GrpcResult<dataplane::ListServiceAddressesResponse> {
+        Err(Status::unimplemented("the fake server has no such call"))
     }
 
     async fn watch_virtual_servers(
         &self,
         _: Request<dataplane::WatchVirtualServersRequest>,
-    ) -> Answer<Self::WatchVirtualServersStream> {
-        Err(Status::unimplemented("nobody needs it"))
+    ) -> GrpcResult<Self::WatchVirtualServersStream> {
+        Err(Status::unimplemented("the fake server has no such call"))
     }
 
     async fn list_virtual_servers(
         &self,
         _: Request<dataplane::ListVirtualServersRequest>,
-    ) -> Answer<dataplane::ListVirtualServersResponse> {
-        Err(Status::unimplemented("nobody needs it"))
+    ) -> GrpcResult<dataplane::ListVirtualServersResponse> {
+        Err(Status::unimplemented("the fake server has no such call"))
     }
 }

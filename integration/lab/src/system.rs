@@ -1,5 +1,7 @@
-//! Our own daemons on the reference network: three in each lb pod, one on each
-//! node, two reflectors; each can be started, stopped and killed alone.
+//! The daemons of portlb on the reference network.
+//!
+//! Three daemons run in each lb pod, one on each node, and one in each of the two reflectors. A
+//! test can start, stop and kill each daemon alone.
 
 mod desired;
 mod flags;
@@ -25,33 +27,29 @@ use crate::nodes::Pod;
 use crate::reference::{Options, Reference, SERVICE, SERVICE_RANGE, SERVICE_RANGE6, SERVICE6};
 use crate::{FibWatcher, Host, Process, Signal, daemons};
 
-/// Until the whole system serves, on the slowest floor.
+/// The longest time until all daemons serve, in the slowest environment.
 const START: Duration = Duration::from_secs(30);
-/// Until a daemon has ended after SIGTERM: its withdraw delay and linger.
+/// The longest time until a daemon has ended after SIGTERM, including its withdraw delay and its
+/// linger.
 const END: Duration = Duration::from_secs(30);
 
-/// One process of ours. The number is that of the lb pod, the node or the
-/// reflector, from 0.
+/// One of portlb's daemons. The number is the number of its lb pod, its node or its reflector, from
+/// 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Daemon {
-    /// In a reflector's host, 0 or 1.
+    /// 0 or 1.
     RouteReflector(usize),
-    /// On a node.
     NodeRouter(usize),
-    /// In an lb pod.
     PodWatcher(usize),
-    /// In an lb pod.
     IpvsProgrammer(usize),
-    /// In an lb pod.
     BgpAnnouncer(usize),
 }
 
-/// The whole load balancer.
+/// The reference network with all daemons of portlb.
 #[derive(Debug)]
 pub struct System {
-    /// The upstream router's table.
+    /// The watch of the upstream router's routing table.
     pub fib: FibWatcher,
-    /// The network below.
     pub network: Reference,
     running: BTreeMap<Daemon, Process>,
     other_flags: BTreeMap<&'static str, Flags>,
@@ -59,7 +57,8 @@ pub struct System {
 
 impl Drop for System {
     fn drop(&mut self) {
-        // Their goodbye takes seconds and is of no use to a network that ends.
+        // After SIGTERM the daemons would drain for seconds, which is useless for a network that is
+        // removed.
         for process in self.running.values() {
             process.signal_group(Signal::SIGKILL);
         }
@@ -67,7 +66,6 @@ impl Drop for System {
 }
 
 impl Daemon {
-    /// The program.
     pub fn program(self) -> &'static str {
         match self {
             Self::RouteReflector(_) => "route-reflector",
@@ -78,7 +76,8 @@ impl Daemon {
         }
     }
 
-    /// The default port of its gRPC server; a node-router has a unix socket.
+    /// Returns the default port of the daemon's gRPC server. `None` for node-router, which has a
+    /// Unix socket.
     fn grpc_port(self) -> Option<u16> {
         match self {
             Self::PodWatcher(_) => Some(50051),
@@ -112,7 +111,7 @@ impl Display for Daemon {
 }
 
 impl System {
-    /// Brings up the network and writes the files; starts nothing of ours.
+    /// Creates the network and writes the daemons' files. Starts no daemon.
     pub fn new(name: &str, options: Options) -> Result<Self> {
         let network = Reference::bring_up(name, options)?;
         let system = Self {
@@ -125,8 +124,8 @@ impl System {
         Ok(system)
     }
 
-    /// Brings up everything; returns when the router's table has a next hop for
-    /// each lb pod, in both families.
+    /// Creates the network and starts all daemons. Returns when both service ranges have a next hop
+    /// for each lb pod in the router's table.
     pub fn up(name: &str, options: Options) -> Result<Self> {
         let mut system = Self::new(name, options)?;
         system.start_all()?;
@@ -134,8 +133,7 @@ impl System {
         Ok(system)
     }
 
-    /// From its next start on, a program has these flags with these values in
-    /// place of the lab's.
+    /// Replaces flags of a program, or adds them. The change applies to daemons that start later.
     pub fn set_flags(&mut self, program: &'static str, flags: &[(&str, &str)]) {
         let new = flags
             .iter()
@@ -144,7 +142,7 @@ impl System {
         flags::replace(self.other_flags.entry(program).or_default(), &new);
     }
 
-    /// All daemons of all lb pods, nodes and reflectors.
+    /// Returns all daemons of all lb pods, nodes and reflectors.
     pub fn all() -> Vec<Daemon> {
         let mut all = vec![Daemon::RouteReflector(0), Daemon::RouteReflector(1)];
         all.extend((0..3).map(Daemon::NodeRouter));
@@ -152,7 +150,7 @@ impl System {
         all
     }
 
-    /// The three daemons of an lb pod.
+    /// Returns the three daemons of an lb pod.
     pub fn lb_pod(lb_pod: usize) -> [Daemon; 3] {
         [
             Daemon::PodWatcher(lb_pod),
@@ -161,7 +159,7 @@ impl System {
         ]
     }
 
-    /// Starts each daemon that is not running.
+    /// Starts each daemon that has not been started, or has been stopped or killed.
     pub fn start_all(&mut self) -> Result<()> {
         for daemon in Self::all() {
             if !self.running.contains_key(&daemon) {
@@ -171,7 +169,7 @@ impl System {
         Ok(())
     }
 
-    /// Starts a daemon, also again.
+    /// Starts a daemon, also after an earlier process of this daemon has ended.
     pub fn start(&mut self, daemon: Daemon) -> Result<&Process> {
         let mut flags = self.flags(daemon)?;
         if let Some(other) = self.other_flags.get(daemon.program()) {
@@ -186,14 +184,15 @@ impl System {
         self.process(daemon)
     }
 
-    /// A daemon's process, running or ended.
+    /// Returns the process of a daemon. It is an error if the daemon was not started, or was
+    /// stopped or killed.
     pub fn process(&self, daemon: Daemon) -> Result<&Process> {
         self.running
             .get(&daemon)
-            .with_context(|| format!("{daemon} was not started"))
+            .with_context(|| format!("{daemon} does not run"))
     }
 
-    /// SIGTERM, and returns when it has ended.
+    /// Sends SIGTERM to a daemon and waits until it has ended. Returns its exit status.
     pub fn stop(&mut self, daemon: Daemon) -> Result<std::process::ExitStatus> {
         let process = self.process(daemon)?;
         process.signal(Signal::SIGTERM)?;
@@ -202,16 +201,17 @@ impl System {
         Ok(status)
     }
 
-    /// SIGKILL, and returns when it is dead.
+    /// Kills a daemon and waits until it has ended.
     pub fn kill(&mut self, daemon: Daemon) -> Result<()> {
         self.process(daemon)?.kill()?;
         self.running.remove(&daemon);
         Ok(())
     }
 
-    /// SIGKILL to all three daemons of an lb pod, at once.
+    /// Kills all three daemons of an lb pod simultaneously.
     pub fn kill_lb_pod(&mut self, lb_pod: usize) -> Result<()> {
-        // The announcer first: as its end is what the network sees.
+        // The announcer first, because a test measures from its end, the only one that routers
+        // notice.
         let daemons = Self::lb_pod(lb_pod);
         for daemon in daemons.iter().rev() {
             self.process(*daemon)?.signal(Signal::SIGKILL)?;
@@ -223,7 +223,8 @@ impl System {
         Ok(())
     }
 
-    /// Waits until exactly these lb pods are next hops of both service ranges.
+    /// Waits until exactly these lb pods are the next hops of both service ranges in the router's
+    /// table.
     pub fn wait_until_announced(&self, lb_pods: &[usize], within: Duration) -> Result<()> {
         for range in [IpNet::from(SERVICE_RANGE), SERVICE_RANGE6.into()] {
             self.fib
@@ -232,20 +233,20 @@ impl System {
         Ok(())
     }
 
-    /// The next hops of a prefix when exactly these lb pods announce it.
+    /// Returns the next hops of a prefix that exactly these lb pods announce.
     pub fn next_hops(&self, prefix: IpNet, lb_pods: &[usize]) -> Result<Vec<IpAddr>> {
         let pods: Vec<_> = lb_pods.iter().map(|n| &self.network.lb_pods[*n]).collect();
         let is_v6 = matches!(prefix, IpNet::V6(_));
         self.network.next_hops(&pods, is_v6)
     }
 
-    /// What the system serves at first: port 80 of both service addresses, by
-    /// tunnel to every web pod.
+    /// Returns the desired set that [`new`](Self::new) writes: port 80 of both service addresses,
+    /// with tunnels to all web pods.
     pub fn web(&self) -> Desired {
         Self::web_of(&self.network.web_pods)
     }
 
-    /// The same without health checks.
+    /// Returns the desired set of [`web`](Self::web) without health checks.
     pub fn unchecked_web(&self) -> Desired {
         let mut desired = self.web();
         let virtual_servers = desired.virtual_servers.into_iter();
@@ -253,7 +254,7 @@ impl System {
         desired
     }
 
-    /// The same with these web pods.
+    /// Returns the desired set of [`web`](Self::web) with these web pods as real servers.
     pub fn web_of(web_pods: &[Pod]) -> Desired {
         let addresses = [IpAddr::from(SERVICE), SERVICE6.into()];
         let real_servers = web_pods
@@ -263,12 +264,12 @@ impl System {
         Desired::new(ranges).with(virtual_server("web", addresses, [port(80)], real_servers))
     }
 
-    /// Gives every lb pod a new file.
+    /// Writes a desired set to the files of all lb pods.
     pub fn write_desired(&self, desired: &Desired) -> Result<()> {
         (0..3).try_for_each(|lb_pod| self.write_desired_text(lb_pod, &desired.text()))
     }
 
-    /// Gives one lb pod a file with this text, at once and whole.
+    /// Replaces the file of one lb pod by a file with this text. The replacement is atomic.
     pub fn write_desired_text(&self, lb_pod: usize, text: &str) -> Result<()> {
         let file = self.desired_file(lb_pod)?;
         let new = file.with_extension("new");
@@ -276,13 +277,13 @@ impl System {
         std::fs::rename(&new, &file).with_context(|| format!("replace {}", file.display()))
     }
 
-    /// The file that an lb pod's pod-watcher reads.
+    /// Returns the path of the file that the pod-watcher of an lb pod reads.
     pub fn desired_file(&self, lb_pod: usize) -> Result<PathBuf> {
         let host = self.host(Daemon::PodWatcher(lb_pod))?;
         Ok(host.run_directory()?.join("virtual-servers.yaml"))
     }
 
-    /// Where a daemon runs.
+    /// Returns the host on which a daemon runs.
     pub fn host(&self, daemon: Daemon) -> Result<Host> {
         match daemon {
             Daemon::RouteReflector(0) => self.network.reflector(1),
@@ -296,7 +297,7 @@ impl System {
         }
     }
 
-    /// Where a daemon's gRPC server is, in the words of a client's flag.
+    /// Returns the address of a daemon's gRPC server, in the form that a client's flag has.
     pub fn grpc_target(&self, daemon: Daemon) -> Result<String> {
         match (daemon.grpc_port(), daemon) {
             (None, Daemon::NodeRouter(node)) => {

@@ -1,24 +1,25 @@
-//! What a network looks like, as a value: nothing here touches the kernel.
+//! The description of a network, as a value without effects on the kernel.
 
 use std::fmt::{self, Display, Write as _};
 
 use ipnet::IpNet;
 
-/// Hosts and the links between them, in the order in which they were named.
+/// A description of hosts and of the links between them, in the order in which they were added.
 #[derive(Debug, Default, Clone)]
 pub struct Topology {
     pub(crate) hosts: Vec<Setup>,
-    pub(crate) veths: Vec<[End; 2]>,
+    pub(crate) veths: Vec<[LinkEnd; 2]>,
 }
 
-/// One end of a link: a host and the name of its interface.
+/// One end of a link: the names of the host and of its interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct End {
+pub struct LinkEnd {
     pub(crate) host: String,
     pub(crate) interface: String,
 }
 
-/// How one host is set up once its links exist.
+/// The commands and settings of one host, which the lab applies after it has created the host's
+/// links.
 #[derive(Debug, Default, Clone)]
 pub struct Setup {
     pub(crate) name: String,
@@ -29,12 +30,11 @@ pub struct Setup {
 }
 
 impl Topology {
-    /// An empty network.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The host of that name, made if it is not there yet.
+    /// Returns the host with this name. Adds the host if it does not exist.
     pub fn host(&mut self, name: &str) -> &mut Setup {
         let index = match self.hosts.iter().position(|host| host.name == name) {
             Some(index) => index,
@@ -50,16 +50,18 @@ impl Topology {
         &mut self.hosts[index]
     }
 
-    /// A cable between two hosts, each `(host, interface)`; both ends are up.
-    /// A host that an earlier topology made is not set up a second time.
+    /// Adds a link between two hosts. Each end is `(host, interface)`, and both ends are set up.
+    ///
+    /// # Panics
+    /// If the name of an interface has more than 15 characters.
     pub fn veth(&mut self, a: (&str, &str), b: (&str, &str)) {
         let ends = [a, b].map(|(host, interface)| {
             assert!(
                 interface.len() <= 15,
-                "interface name too long: {interface}"
+                "interface name {interface} has more than 15 characters"
             );
             self.host(host).ip(format!("link set {interface} up"));
-            End {
+            LinkEnd {
                 host: host.to_owned(),
                 interface: interface.to_owned(),
             }
@@ -67,8 +69,8 @@ impl Topology {
         self.veths.push(ends);
     }
 
-    /// A cable from a host's `eth0` to a port of a bridge, which must exist;
-    /// the port is named after the host.
+    /// Adds a link from a host's `eth0` to a new port of an existing bridge. The port has the name
+    /// of the host.
     pub fn plug(&mut self, host: &str, (bridge_host, bridge): (&str, &str)) {
         self.veth((host, "eth0"), (bridge_host, host));
         self.host(bridge_host)
@@ -77,17 +79,18 @@ impl Topology {
 }
 
 impl Setup {
-    /// A bridge, up and without ports.
+    /// Adds a bridge without ports.
     pub fn bridge(&mut self, name: &str) -> &mut Self {
-        // Snooping would hold IPv6 neighbour discovery back.
+        // Multicast snooping would delay IPv6 neighbour discovery.
         self.ip(format!("link add {name} type bridge mcast_snooping 0"))
             .ip(format!("link set {name} up"))
     }
 
-    /// An address of an interface.
+    /// Adds an address to an interface.
     pub fn address(&mut self, interface: &str, address: impl Into<IpNet>) -> &mut Self {
         let address = address.into();
-        // An address that is still tentative cannot be bound.
+        // With duplicate address detection the address would be tentative at first, and a bind
+        // would fail.
         let nodad = if matches!(address, IpNet::V6(_)) {
             " nodad"
         } else {
@@ -96,44 +99,46 @@ impl Setup {
         self.ip(format!("addr add {address} dev {interface}{nodad}"))
     }
 
-    /// A route in the words of `ip route add`, of either family.
+    /// Adds an IPv4 or IPv6 route, in the syntax of `ip route add`.
     pub fn route(&mut self, route: impl Display) -> &mut Self {
         self.ip(format!("route add {route}"))
     }
 
-    /// Any other line that `ip -batch` understands.
+    /// Adds a line for `ip -batch`.
     pub fn ip(&mut self, command: impl Into<String>) -> &mut Self {
         self.ip.push(command.into());
         self
     }
 
-    /// A line that `ip -6 -batch` understands: for what has no address that tells the IP version.
+    /// Adds a line for `ip -6 -batch`, for IPv6 commands without an address that shows the IP
+    /// version.
     pub fn ip6(&mut self, command: impl Into<String>) -> &mut Self {
         self.ip6.push(command.into());
         self
     }
 
-    /// A sysctl below `net/`, for instance `ipv4/ip_forward`.
+    /// Sets a sysctl below `net/`, for instance `ipv4/ip_forward`.
     pub fn sysctl(&mut self, key: &str, value: impl Display) -> &mut Self {
         self.sysctls.push((format!("net/{key}"), value.to_string()));
         self
     }
 
-    /// Forwards packets of both families.
+    /// Makes the host forward IPv4 and IPv6 packets.
     pub fn forwards(&mut self) -> &mut Self {
         self.sysctl("ipv4/ip_forward", 1)
             .sysctl("ipv6/conf/all/forwarding", 1)
     }
 
-    /// Adds to the ruleset that `nft` loads.
+    /// Adds rules to the ruleset that the lab loads with `nft`.
     pub fn nftables(&mut self, rules: &str) -> &mut Self {
         self.nftables.push_str(rules);
         self
     }
 }
 
-/// What `ip -batch` reads to make the links, outside all of the namespaces.
-pub(crate) fn veth_batch(veths: &[[End; 2]]) -> String {
+/// Returns the lines for `ip -batch` that create the links. The command runs outside of the hosts'
+/// namespaces.
+pub(crate) fn veth_batch(veths: &[[LinkEnd; 2]]) -> String {
     let mut batch = String::new();
     for [a, b] in veths {
         let _ = writeln!(
@@ -166,17 +171,17 @@ impl Display for Topology {
 mod tests {
     use super::*;
 
-    fn check(topology: &Topology, expected: &str) {
+    fn assert_text(topology: &Topology, expected: &str) {
         let lines: Vec<_> = expected.lines().map(str::trim).collect();
         assert_eq!(topology.to_string().trim_end(), lines.join("\n").trim());
     }
 
     #[test]
-    fn a_plugged_host_is_a_port_of_the_bridge() {
+    fn plug_connects_a_host_to_a_port_of_the_bridge() {
         let mut topology = Topology::new();
         topology.host("node").bridge("pods").forwards();
         topology.plug("web-1", ("node", "pods"));
-        check(
+        assert_text(
             &topology,
             "link add name eth0 netns web-1 type veth peer name web-1 netns node
              [node]
@@ -194,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv6_address_is_usable_at_once() {
+    fn an_ipv6_address_is_added_without_duplicate_address_detection() {
         let mut topology = Topology::new();
         topology
             .host("a")
@@ -202,7 +207,7 @@ mod tests {
             .address("eth0", "10.0.0.1/24".parse::<IpNet>().unwrap())
             .route("default via fd00::2")
             .route("default via 10.0.0.2");
-        check(
+        assert_text(
             &topology,
             "[a]
              link set lo up

@@ -1,5 +1,4 @@
-//! UDP from inside a host: a server that answers with the host's name, and a
-//! question to it.
+//! A UDP server that answers with its host's name, and its clients.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -13,9 +12,11 @@ use anyhow::{Context, Result};
 
 use crate::host::Host;
 
+/// The interval at which the server checks whether it must end.
 const IDLE: Duration = Duration::from_millis(100);
 
-/// Answers each datagram with the host's name, until dropped.
+/// A UDP server that answers each datagram with the name of its host. Dropping the value stops the
+/// server.
 #[derive(Debug)]
 pub struct NameServer {
     ended: Arc<AtomicBool>,
@@ -23,23 +24,23 @@ pub struct NameServer {
 }
 
 impl NameServer {
-    /// Binds one address: from a wildcard address an answer to a tunnelled
-    /// question would leave with the wrong source.
+    /// Starts the server on one address. A server on a wildcard address would answer a tunnelled
+    /// datagram from the wrong source address.
     pub fn start(host: &Host, address: SocketAddr) -> Result<Self> {
         let socket = host.inside(|| {
             let socket = UdpSocket::bind(address).with_context(|| format!("bind {address}"))?;
             socket
                 .set_read_timeout(Some(IDLE))
-                .context("limit a wait")?;
+                .context("set a receive timeout")?;
             Ok(socket)
         })?;
         let ended = Arc::new(AtomicBool::new(false));
         let thread = std::thread::spawn({
             let (ended, name) = (ended.clone(), host.name().to_owned());
             move || {
-                let mut question = [0; 2048];
+                let mut datagram = [0; 2048];
                 while !ended.load(Ordering::Relaxed) {
-                    if let Ok((_, from)) = socket.recv_from(&mut question) {
+                    if let Ok((_, from)) = socket.recv_from(&mut datagram) {
                         let _ = socket.send_to(name.as_bytes(), from);
                     }
                 }
@@ -61,16 +62,16 @@ impl Drop for NameServer {
     }
 }
 
-/// Sends one datagram from a free port and returns the answer; `None` when none comes in time.
+/// Sends one datagram from a free port and returns the answer. `None` if no answer arrives in time.
 pub fn ask(host: &Host, server: SocketAddr, within: Duration) -> Result<Option<String>> {
     host.inside(|| answer(&bind_for(server)?, server, within))
 }
 
-/// Sends `count` datagrams one after the other and counts the answers by their text. A question
-/// without an answer counts as an empty text.
+/// Sends `count` datagrams one after the other and counts the answers by their text. A missing
+/// answer counts as an empty text.
 ///
-/// Each datagram has a source port that no other one of this call has. IPVS sends a second
-/// datagram from one port to the real server of the first, without asking the scheduler.
+/// Each datagram has another source port. IPVS would send a second datagram from one port to the
+/// real server of the first datagram, and would not call the scheduler.
 pub fn spread(
     host: &Host,
     server: SocketAddr,
@@ -90,7 +91,7 @@ pub fn spread(
     })
 }
 
-/// A client that sends every datagram from one port.
+/// A UDP client that sends all its datagrams from one source port.
 #[derive(Debug)]
 pub struct SteadyClient {
     socket: UdpSocket,
@@ -98,14 +99,14 @@ pub struct SteadyClient {
 }
 
 impl SteadyClient {
-    /// Binds a free port of the host.
+    /// Creates a client with a free port of the host.
     pub fn new(host: &Host, server: SocketAddr) -> Result<Self> {
         let socket = host.inside(|| bind_for(server))?;
         Ok(Self { socket, server })
     }
 
-    /// Sends one datagram and returns the answer; `None` when none comes in time, or when the host of
-    /// a dead server refuses the datagram.
+    /// Sends one datagram and returns the answer. `None` if no answer arrives in time, or if the
+    /// host refuses the datagram because the server has ended.
     pub fn ask(&self, within: Duration) -> Result<Option<String>> {
         let is_refused = |error: &anyhow::Error| {
             let cause = error.downcast_ref::<std::io::Error>();
@@ -124,7 +125,7 @@ fn bind_for(server: SocketAddr) -> Result<UdpSocket> {
         SocketAddr::V4(_) => "0.0.0.0:0",
         SocketAddr::V6(_) => "[::]:0",
     };
-    UdpSocket::bind(any).context("bind")
+    UdpSocket::bind(any).context("bind a UDP socket")
 }
 
 fn answer(socket: &UdpSocket, server: SocketAddr, within: Duration) -> Result<Option<String>> {
@@ -133,9 +134,9 @@ fn answer(socket: &UdpSocket, server: SocketAddr, within: Duration) -> Result<Op
         .with_context(|| format!("connect to {server}"))?;
     socket
         .set_read_timeout(Some(within))
-        .context("limit a wait")?;
+        .context("set a receive timeout")?;
     socket
-        .send(b"who")
+        .send(b"name?")
         .with_context(|| format!("send to {server}"))?;
     let mut answer = [0; 2048];
     match socket.recv(&mut answer) {
@@ -145,6 +146,6 @@ fn answer(socket: &UdpSocket, server: SocketAddr, within: Duration) -> Result<Op
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
             Ok(None)
         }
-        Err(error) => Err(error).with_context(|| format!("an answer from {server}")),
+        Err(error) => Err(error).with_context(|| format!("receive an answer from {server}")),
     }
 }

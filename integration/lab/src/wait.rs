@@ -1,4 +1,4 @@
-//! Waiting with a deadline, and saying what was awaited when it passes.
+//! Waiting for a condition, with a time limit.
 
 use std::fmt::Display;
 use std::thread;
@@ -6,14 +6,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// The first pause between two attempts; each further one is twice as long.
+/// The first pause between two attempts. Each later pause is twice as long as the previous one.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
-/// The longest pause. Polling must not slow down the awaited work.
+/// The longest pause between two attempts. It is a compromise: frequent attempts would slow down
+/// the awaited work.
 const LONGEST_PAUSE: Duration = Duration::from_millis(40);
 
-/// Asks `attempt` again and again until it gives a value, for state that can
-/// only be asked for; where the kernel or a process tells, wait for that. The
-/// error carries what `attempt` said last.
+/// Calls `attempt` repeatedly until it returns a value or the time `within` is over. The error
+/// contains `what` and the last error of `attempt`.
+///
+/// Only for state that must be polled. If the kernel or a process sends a notification, wait for
+/// the notification.
 pub fn wait_for<T, E: Display>(
     what: &str,
     within: Duration,
@@ -34,7 +37,8 @@ pub fn wait_for<T, E: Display>(
     }
 }
 
-/// `Ok` if it holds, otherwise what was seen instead: for `wait_for`.
+/// Returns `Ok` if `holds` is true, and otherwise the text of `seen` as an error. For attempts of
+/// [`wait_for`].
 pub fn ensure_that(holds: bool, seen: impl Display) -> Result<(), String> {
     if holds { Ok(()) } else { Err(seen.to_string()) }
 }
@@ -44,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_timeout_says_what_was_awaited_and_what_was_seen_last() {
+    fn the_error_of_a_timeout_contains_the_condition_and_the_last_error() {
         let mut count = 0;
         let error = wait_for("the moon", Duration::from_millis(20), || {
             count += 1;

@@ -1,4 +1,4 @@
-//! `wrk` as a load, and what its report says.
+//! The load generator `wrk` and its report.
 
 use std::process::Command;
 use std::time::Duration;
@@ -8,34 +8,32 @@ use anyhow::{Context, Result};
 use crate::host::Host;
 use crate::process::Process;
 
-/// A running `wrk`.
+/// A started `wrk` process.
 #[derive(Debug)]
 pub struct Wrk {
     process: Process,
     duration: Duration,
 }
 
-/// The figures of a finished `wrk`.
+/// The figures in the report of a finished `wrk`.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Report {
-    /// Requests that were answered.
+pub struct WrkReport {
+    /// The number of answered requests.
     pub requests: u64,
-    /// The same per second.
     pub requests_per_second: f64,
-    /// Connections that could not be made.
+    /// Connections that could not be established.
     pub connect_errors: u64,
-    /// Failed reads: a reset shows here.
+    /// Failed reads, for instance because the server has reset the connection.
     pub read_errors: u64,
-    /// Failed writes.
     pub write_errors: u64,
-    /// Answers that took longer than `wrk`'s limit.
+    /// Requests without an answer within `wrk`'s time limit.
     pub timeouts: u64,
-    /// Answers other than 2xx and 3xx.
+    /// Answers with a status other than 2xx and 3xx.
     pub other_statuses: u64,
 }
 
-impl Report {
-    /// All that went wrong.
+impl WrkReport {
+    /// Returns the sum of all errors.
     pub fn errors(&self) -> u64 {
         self.connect_errors
             + self.read_errors
@@ -46,7 +44,8 @@ impl Report {
 }
 
 impl Wrk {
-    /// Starts one thread with that many connections, for whole seconds.
+    /// Starts `wrk` with one thread and `connections` connections. `duration` is rounded down to
+    /// whole seconds.
     pub fn start(host: &Host, url: &str, connections: usize, duration: Duration) -> Result<Self> {
         let mut command = Command::new("wrk");
         command
@@ -63,18 +62,18 @@ impl Wrk {
         })
     }
 
-    /// Waits for its end.
-    pub fn finish(self) -> Result<Report> {
+    /// Waits for the end of `wrk` and returns its report.
+    pub fn finish(self) -> Result<WrkReport> {
         self.process.wait(self.duration + Duration::from_secs(20))?;
-        // The pipe ends after the process; the last line shows that all is here.
+        // The output can arrive after the end of the process. This is the last line of the report.
         self.process
             .wait_for_line("Transfer/sec", Duration::from_secs(2))?;
         parse(&self.process.lines().join("\n"))
     }
 }
 
-fn parse(output: &str) -> Result<Report> {
-    let mut report = Report::default();
+fn parse(output: &str) -> Result<WrkReport> {
+    let mut report = WrkReport::default();
     for line in output.lines().map(str::trim) {
         if let Some(rest) = line.strip_prefix("Requests/sec:") {
             report.requests_per_second =
@@ -106,20 +105,20 @@ fn parse(output: &str) -> Result<Report> {
 mod tests {
     use super::*;
 
-    fn check(output: &str, expected: Report) {
+    fn assert_parsed(output: &str, expected: WrkReport) {
         assert_eq!(parse(output).unwrap(), expected);
     }
 
     #[test]
-    fn a_report_tells_successes_from_errors() {
-        check(
+    fn a_report_has_the_number_of_requests_and_of_each_kind_of_error() {
+        assert_parsed(
             "Running 2s test @ http://10.1.1.1/\n  \
                24614 requests in 2.00s, 4.06MB read\n  \
                Socket errors: connect 1, read 2, write 3, timeout 4\n  \
                Non-2xx or 3xx responses: 5\n\
              Requests/sec:  12293.59\n\
              Transfer/sec:      2.03MB\n",
-            Report {
+            WrkReport {
                 requests: 24614,
                 requests_per_second: 12293.59,
                 connect_errors: 1,

@@ -1,5 +1,6 @@
-//! The path of a packet through the reference network, with nothing of ours in
-//! it: what must hold before any daemon can be tested.
+//! The data path of the reference network without any daemon of portlb.
+//!
+//! If one of these tests fails, the lab is wrong, and the tests of the daemons are meaningless.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::mpsc::RecvTimeoutError;
@@ -7,15 +8,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use ipnet::IpNet;
+use lab::baseline::Forwarding;
 use lab::bgp::Program;
-use lab::by_hand::Forwarding;
 use lab::http::{Load, PersistentConnections};
 use lab::nodes::Pod;
 use lab::reference::{
     Options, Reception, Reference, SERVICE, SERVICE_RANGE, SERVICE_RANGE6, SERVICE6, announcer,
     reflector,
 };
-use lab::{FibWatcher, Lab, Topology, by_hand, http};
+use lab::{FibWatcher, Lab, Topology, baseline, http};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -27,8 +28,8 @@ fn service6() -> SocketAddr {
     SocketAddr::new(SERVICE6.into(), 80)
 }
 
-/// Every lb pod serves both services and is announced by `announcing`
-/// through two BIRD reflectors, all by hand.
+/// Programs IPVS and routes for both service addresses in every lb pod, and starts two BIRD
+/// reflectors and the announcer `announcing` in every lb pod.
 fn serve(reference: &Reference, announcing: Program) -> Result<()> {
     let ranges: [IpNet; 2] = [SERVICE_RANGE.into(), SERVICE_RANGE6.into()];
     for number in [1, 2] {
@@ -38,13 +39,13 @@ fn serve(reference: &Reference, announcing: Program) -> Result<()> {
     for pod in &reference.lb_pods {
         let host = reference.lab.host(&pod.name)?;
         let node = reference.lab.host(&pod.node)?;
-        by_hand::accept(&host, &ranges)?;
+        baseline::accept(&host, &ranges)?;
         for service in [service(), service6()] {
-            by_hand::balance(&host, service, Forwarding::Tunnel, &reference.web_pods)?;
+            baseline::balance(&host, service, Forwarding::Tunnel, &reference.web_pods)?;
         }
-        by_hand::route(&node, &ranges, pod)?;
+        baseline::route(&node, &ranges, pod)?;
         if reference.lab.environment().has_nftables_for_ip() {
-            by_hand::exempt(&node, &ranges)?;
+            baseline::exempt(&node, &ranges)?;
         }
         announcing.start(&host, &announcer(reference.node_of(pod)?, pod))?;
     }
@@ -61,14 +62,14 @@ fn wait_for_routes(reference: &Reference, fib: &FibWatcher) -> Result<()> {
 }
 
 #[test]
-fn requests_reach_every_web_pod_through_every_lb_pod_and_return_directly() {
+fn requests_reach_every_web_pod_through_every_lb_pod() {
     let began = Instant::now();
     let reference = Reference::bring_up("data-path", Options::default()).unwrap();
-    eprintln!("network up after {:?}", began.elapsed());
+    eprintln!("the network runs after {:?}", began.elapsed());
     let fib = FibWatcher::start(&reference.router_host().unwrap()).unwrap();
     serve(&reference, Program::Bird).unwrap();
     wait_for_routes(&reference, &fib).unwrap();
-    eprintln!("routes after {:?}", began.elapsed());
+    eprintln!("the router has all routes after {:?}", began.elapsed());
 
     let client = reference.client().unwrap();
     for service in [service(), service6()] {
@@ -85,7 +86,11 @@ fn requests_reach_every_web_pod_through_every_lb_pod_and_return_directly() {
             .flat_map(|line| line.split_whitespace().skip(4))
             .map(|count| count.parse::<u32>().unwrap())
             .sum();
-        assert!(connections > 0, "{} was passed by:\n{table}", pod.name);
+        assert!(
+            connections > 0,
+            "{} has received no connection:\n{table}",
+            pod.name
+        );
     }
 }
 
@@ -104,10 +109,10 @@ fn direct_routing_reaches_the_web_pods_of_the_lb_pods_own_node() {
 
     let lb_host = reference.lab.host(&lb_pod.name).unwrap();
     let node_host = reference.lab.host(&node.name).unwrap();
-    by_hand::accept(&lb_host, &ranges).unwrap();
-    by_hand::route(&node_host, &ranges, lb_pod).unwrap();
+    baseline::accept(&lb_host, &ranges).unwrap();
+    baseline::route(&node_host, &ranges, lb_pod).unwrap();
     if reference.lab.environment().has_nftables_for_ip() {
-        by_hand::exempt(&node_host, &ranges).unwrap();
+        baseline::exempt(&node_host, &ranges).unwrap();
     }
     let to_node = format!(
         "route add {SERVICE_RANGE} via {}\nroute add {SERVICE_RANGE6} via {}",
@@ -118,7 +123,7 @@ fn direct_routing_reaches_the_web_pods_of_the_lb_pods_own_node() {
 
     let client = reference.client().unwrap();
     for service in [service(), service6()] {
-        by_hand::balance(&lb_host, service, Forwarding::Direct, &neighbours).unwrap();
+        baseline::balance(&lb_host, service, Forwarding::Direct, &neighbours).unwrap();
         let answers = http::spread(&client, service, 20, SOON).unwrap();
         assert_eq!(answers.len(), neighbours.len(), "{answers:?}");
     }
@@ -139,15 +144,15 @@ fn connections_survive_the_cut_of_an_lb_pod() {
         patience: SOON,
     };
     let connections = PersistentConnections::start(&client, load).unwrap();
-    let gone = reference.lb_pods[0].clone();
+    let cut = reference.lb_pods[0].clone();
     reference
         .lab
-        .host(&gone.node)
+        .host(&cut.node)
         .unwrap()
-        .ip(&format!("link set {} nomaster", gone.name))
+        .ip(&format!("link set {} nomaster", cut.name))
         .unwrap();
-    let left: Vec<&Pod> = reference.lb_pods.iter().skip(1).collect();
-    let next_hops = reference.next_hops(&left, false).unwrap();
+    let others: Vec<&Pod> = reference.lb_pods.iter().skip(1).collect();
+    let next_hops = reference.next_hops(&others, false).unwrap();
     fib.wait_for(SERVICE_RANGE.into(), &next_hops, SOON)
         .unwrap();
     connections.wait_for_answers(48, SOON).unwrap();
@@ -156,7 +161,7 @@ fn connections_survive_the_cut_of_an_lb_pod() {
 }
 
 #[test]
-fn tracked_connections_die_on_nodes_that_see_one_direction() {
+fn without_the_connection_tracking_exemption_nodes_drop_packets_of_direct_return() {
     let reference = Reference::bring_up("tracked", Options::default()).unwrap();
     if !reference.lab.environment().has_nftables_for_ip() {
         eprintln!("skipped: the packaged kernel cannot filter IP packets");
@@ -167,7 +172,7 @@ fn tracked_connections_die_on_nodes_that_see_one_direction() {
     wait_for_routes(&reference, &fib).unwrap();
     for node in &reference.nodes {
         let host = reference.lab.host(&node.name).unwrap();
-        host.nft("delete table inet by-hand").unwrap();
+        host.nft("delete table inet baseline").unwrap();
     }
     let client = reference.client().unwrap();
     let outcome = http::spread(&client, service(), 12, Duration::from_secs(1));
@@ -175,7 +180,7 @@ fn tracked_connections_die_on_nodes_that_see_one_direction() {
 }
 
 #[test]
-fn every_foreign_announcer_reaches_the_routers_table() {
+fn announcements_of_every_foreign_announcer_reach_the_router() {
     for announcing in lab::sample([Program::ExaBgp, Program::Frr, Program::GoBgp], 1) {
         let name = format!("announcer-{announcing:?}").to_lowercase();
         let reference = Reference::bring_up(
@@ -193,7 +198,7 @@ fn every_foreign_announcer_reaches_the_routers_table() {
 }
 
 #[test]
-fn every_foreign_reflector_reaches_every_foreign_routers_table() {
+fn announcements_pass_every_foreign_reflector_to_every_foreign_router() {
     let pairs = [
         (Program::Frr, Program::Bird),
         (Program::GoBgp, Program::Bird),
@@ -233,7 +238,7 @@ fn every_foreign_reflector_reaches_every_foreign_routers_table() {
 }
 
 #[test]
-fn a_web_pod_joins_and_leaves_a_network_that_is_up() {
+fn a_web_pod_is_added_to_and_removed_from_a_running_network() {
     let mut reference = Reference::bring_up(
         "join",
         Options {
@@ -251,7 +256,7 @@ fn a_web_pod_joins_and_leaves_a_network_that_is_up() {
 }
 
 #[test]
-fn the_watcher_sees_multipath_routes_of_both_families_change() {
+fn the_fib_watcher_reports_changes_of_multipath_routes_of_both_families() {
     let mut lab = Lab::new("watcher").unwrap();
     let mut topology = Topology::new();
     topology.veth(("a", "eth0"), ("b", "eth0"));
@@ -282,7 +287,7 @@ fn the_watcher_sees_multipath_routes_of_both_families_change() {
 }
 
 #[test]
-fn a_second_lab_waits_for_the_first_one() {
+fn a_second_lab_waits_until_the_first_lab_is_dropped() {
     let first = Lab::new("turn-1").unwrap();
     let (began, entered) = std::sync::mpsc::channel();
     let second = std::thread::spawn(move || {

@@ -1,5 +1,7 @@
-//! The control plane as tests use it. On the machine's own kernel, without root; needs
-//! `environment/install packages kubernetes`.
+//! Tests of the lab's Kubernetes control plane.
+//!
+//! They run on the machine's own kernel, without root. They need the programs that
+//! `environment/install packages kubernetes` installs.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,7 +15,7 @@ fn directory(name: &str) -> PathBuf {
 }
 
 #[test]
-fn objects_outlive_a_restart_of_the_api_server_on_the_same_address() {
+fn objects_and_the_address_stay_after_a_restart_of_the_api_server() {
     let mut control_plane = ControlPlane::start(&directory("kubernetes-restart")).unwrap();
     let address = control_plane.address();
     let version = [
@@ -40,7 +42,7 @@ fn objects_outlive_a_restart_of_the_api_server_on_the_same_address() {
 }
 
 #[test]
-fn a_service_account_may_do_what_its_role_says_through_a_proxy_and_nothing_else() {
+fn a_service_account_has_only_the_rights_of_its_role_through_a_proxy() {
     let control_plane = ControlPlane::start(&directory("kubernetes-token")).unwrap();
     control_plane.create_namespace("web").unwrap();
     for arguments in [
@@ -70,10 +72,16 @@ fn a_service_account_may_do_what_its_role_says_through_a_proxy_and_nothing_else(
     let kubeconfig = control_plane
         .kubeconfig_for("reader", proxy.address(), &token)
         .unwrap();
-    let list = |what| {
-        // The later of two options counts.
+    let list = |resource| {
+        // kubectl uses the last of several options --kubeconfig.
         let as_reader = ["--kubeconfig", kubeconfig.to_str().unwrap()];
-        control_plane.kubectl(&[&as_reader[..], &["get", what, "-n", "web", "-o", "name"]].concat())
+        control_plane.kubectl(
+            &[
+                &as_reader[..],
+                &["get", resource, "-n", "web", "-o", "name"],
+            ]
+            .concat(),
+        )
     };
     assert_eq!(list("services").unwrap(), "");
     assert!(proxy.accepted() > 0);
@@ -88,7 +96,7 @@ fn a_service_account_may_do_what_its_role_says_through_a_proxy_and_nothing_else(
 }
 
 #[test]
-fn a_new_authority_is_a_stranger_to_who_trusts_the_old_one() {
+fn a_client_that_trusts_the_old_certificate_authority_refuses_the_new_one() {
     let mut control_plane = ControlPlane::start(&directory("kubernetes-authority")).unwrap();
     let old = directory("kubernetes-authority").join("old.crt");
     std::fs::copy(control_plane.authority(), &old).unwrap();
@@ -108,15 +116,17 @@ fn a_new_authority_is_a_stranger_to_who_trusts_the_old_one() {
 }
 
 #[test]
-fn controllers_make_endpoint_slices_of_pods_that_a_test_calls_ready() {
+fn controllers_create_endpoint_slices_of_pods_that_a_test_marks_ready() {
     let mut control_plane = ControlPlane::start(&directory("kubernetes-controllers")).unwrap();
     control_plane.start_controllers(&[]).unwrap();
     control_plane
         .kubectl(&["create", "namespace", "web"])
         .unwrap();
-    lab::wait_for("the controllers have made its ServiceAccount", SOON, || {
-        control_plane.kubectl(&["get", "serviceaccount", "default", "-n", "web"])
-    })
+    lab::wait_for(
+        "the controllers have created the ServiceAccount of the namespace",
+        SOON,
+        || control_plane.kubectl(&["get", "serviceaccount", "default", "-n", "web"]),
+    )
     .unwrap();
     let objects = r#"{"apiVersion": "v1", "kind": "List", "items": [
         {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-a"}},

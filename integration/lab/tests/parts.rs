@@ -1,4 +1,4 @@
-//! The real parts that the other tests of the lab do not touch.
+//! Tests of wrk, nginx, UDP and keepalived in the lab.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -8,10 +8,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use lab::keepalived::{Keepalived, VirtualServer};
+use lab::keepalived::{Keepalived, KeepalivedVirtualServer};
 use lab::reference::{Options, Reference, SERVICE, SERVICE_RANGE};
 use lab::wrk::Wrk;
-use lab::{Host, Lab, Topology, by_hand, ensure_that, nginx, udp, wait_for};
+use lab::{Host, Lab, Topology, baseline, ensure_that, nginx, udp, wait_for};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -29,7 +29,7 @@ fn two_hosts(name: &str) -> (Lab, Host, Host) {
 }
 
 #[test]
-fn wrk_reports_what_nginx_answered() {
+fn wrk_counts_answers_of_nginx_and_errors_after_nginx_is_killed() {
     let (_lab, client, server) = two_hosts("wrk");
     let nginx = nginx::start(&server, &[80]).unwrap();
     wait_for("nginx answers", SOON, || {
@@ -55,7 +55,7 @@ fn wrk_reports_what_nginx_answered() {
 }
 
 #[test]
-fn a_udp_question_is_answered_or_refused_or_lost() {
+fn a_udp_datagram_is_answered_or_refused_or_lost() {
     let (_lab, client, server) = two_hosts("udp");
     let address: SocketAddr = "10.0.0.2:53".parse().unwrap();
     let names = udp::NameServer::start(&server, address).unwrap();
@@ -73,11 +73,11 @@ fn a_udp_question_is_answered_or_refused_or_lost() {
 }
 
 #[test]
-fn keepalived_keeps_the_table_of_its_pod() {
+fn keepalived_programs_reloaded_and_healthy_real_servers_into_ipvs() {
     let reference = Reference::bring_up("keepalived", Options::default()).unwrap();
     let lb_pod = reference.lab.host(&reference.lb_pods[0].name).unwrap();
-    by_hand::accept(&lb_pod, &[SERVICE_RANGE.into()]).unwrap();
-    let virtual_server = |pods: usize| VirtualServer {
+    baseline::accept(&lb_pod, &[SERVICE_RANGE.into()]).unwrap();
+    let virtual_server = |pods: usize| KeepalivedVirtualServer {
         address: SocketAddr::new(SERVICE.into(), 80),
         scheduler: "mh".to_owned(),
         real_servers: reference.web_pods[..pods]

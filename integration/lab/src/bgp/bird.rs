@@ -1,4 +1,4 @@
-//! BIRD 2 as client, reflector or router.
+//! BIRD 2 as a client, a reflector or a router.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -27,7 +27,7 @@ pub(super) fn config(speaker: &Speaker) -> String {
         }
     }
     for is_v6 in [false, true] {
-        let own = |a: &&super::Announcement| a.next_hop.is_ipv6() == is_v6;
+        let own = |a: &&super::AnnouncedPrefix| a.next_hop.is_ipv6() == is_v6;
         if !speaker.announcements.iter().any(|a| own(&a)) {
             continue;
         }
@@ -98,9 +98,9 @@ pub(super) fn start(host: &Host, config: &str, run: &Path) -> Result<Process> {
     host.start("bird", bird)
 }
 
-pub(super) fn ask(host: &Host, run: &Path, question: &str) -> Result<String> {
+pub(super) fn ask(host: &Host, run: &Path, command: &str) -> Result<String> {
     let socket = run.join("bird.ctl");
     let socket = socket.to_str().context("the socket's path is UTF-8")?;
-    let words = ["-s", socket].into_iter().chain(question.split(' '));
+    let words = ["-s", socket].into_iter().chain(command.split(' '));
     host.output("birdc", words)
 }

@@ -1,4 +1,4 @@
-//! FRR's `bgpd` as client, reflector or (with `zebra`) router.
+//! FRR's `bgpd` as a client, a reflector or, with `zebra`, a router.
 
 use std::fmt::Write as _;
 use std::os::unix::fs::chown;
@@ -87,13 +87,14 @@ fn route_map(next_hop: std::net::IpAddr) -> String {
 
 pub(super) fn start(host: &Host, config: &str, speaker: &Speaker) -> Result<Process> {
     let file = host.write("bgpd.conf", config)?;
-    // FRR keeps its sockets by this name, under /run/frr.
+    // The option -N makes FRR keep its sockets in /run/frr/<this name>.
     let space = host.name().to_owned();
     let sockets = Path::new("/run/frr").join(&space);
-    let here = || format!("make {}", sockets.display());
+    let here = || format!("create {}", sockets.display());
     std::fs::create_dir_all(&sockets).with_context(here)?;
-    // zebra gives up root for a user of its own.
-    let user = User::from_name("frr")?.context("FRR's package makes the user frr")?;
+    // zebra changes from root to the user frr, so this user must own the folder.
+    let user = User::from_name("frr")?
+        .context("the user frr does not exist; install the Debian package frr")?;
     let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
     chown(&sockets, Some(uid), Some(gid)).with_context(here)?;
     let common = ["-N", &space, "-P", "0", "--log", "stdout"];
@@ -102,8 +103,11 @@ pub(super) fn start(host: &Host, config: &str, speaker: &Speaker) -> Result<Proc
         zebra.args(["-f", "/dev/null", "-i"]);
         zebra.arg(sockets.join("zebra.pid"));
         host.start("zebra", zebra)?;
-        crate::wait_for("zebra has its socket", super::START, || {
-            crate::ensure_that(sockets.join("zserv.api").exists(), "no zserv.api")
+        crate::wait_for("zebra has created its socket", super::START, || {
+            crate::ensure_that(
+                sockets.join("zserv.api").exists(),
+                "the socket zserv.api does not exist",
+            )
         })?;
     }
     let mut bgpd = command("/usr/lib/frr/bgpd", &common);
@@ -115,6 +119,6 @@ pub(super) fn start(host: &Host, config: &str, speaker: &Speaker) -> Result<Proc
     host.start("bgpd", bgpd)
 }
 
-pub(super) fn ask(host: &Host, question: &str) -> Result<String> {
-    host.output("vtysh", ["-N", host.name(), "-d", "bgpd", "-c", question])
+pub(super) fn ask(host: &Host, command: &str) -> Result<String> {
+    host.output("vtysh", ["-N", host.name(), "-d", "bgpd", "-c", command])
 }

@@ -1,15 +1,15 @@
-//! `gobgpd` as client or reflector.
+//! `gobgpd` as a client or a reflector.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use anyhow::{Result, bail};
 
-use super::{AddPath, Announcement, HOLD_TIME_SECONDS, Remote, Speaker, command, family};
+use super::{AddPath, AnnouncedPrefix, HOLD_TIME_SECONDS, Remote, Speaker, command, family};
 use crate::host::Host;
 use crate::process::Process;
 
-/// Not its default, which one of our daemons has.
+/// Address of gobgpd's API. A daemon of portlb listens on gobgpd's default port.
 const API: &str = "127.0.0.1:50099";
 
 pub(super) fn config(speaker: &Speaker) -> String {
@@ -74,7 +74,9 @@ pub(super) fn config(speaker: &Speaker) -> String {
 
 pub(super) fn start(host: &Host, config: &str, speaker: &Speaker) -> Result<Process> {
     if speaker.installs_routes {
-        bail!("gobgpd with Debian's zebra panics: take BIRD or FRR as a router");
+        bail!(
+            "gobgpd cannot install routes: it panics with Debian's zebra; use BIRD or FRR as the router"
+        );
     }
     let file = host.write("gobgpd.toml", config)?;
     let mut gobgpd = command(
@@ -83,18 +85,18 @@ pub(super) fn start(host: &Host, config: &str, speaker: &Speaker) -> Result<Proc
     );
     gobgpd.arg(file);
     let process = host.start("gobgpd", gobgpd)?;
-    for Announcement { prefix, next_hop } in &speaker.announcements {
+    for AnnouncedPrefix { prefix, next_hop } in &speaker.announcements {
         let family = family(matches!(next_hop, IpAddr::V6(_)));
-        let question = format!("global rib add {prefix} nexthop {next_hop} -a {family}");
-        crate::wait_for("gobgpd takes an announcement", super::START, || {
-            ask(host, &question).map(drop)
+        let command = format!("global rib add {prefix} nexthop {next_hop} -a {family}");
+        crate::wait_for("gobgpd accepts an announcement", super::START, || {
+            ask(host, &command).map(drop)
         })?;
     }
     Ok(process)
 }
 
-pub(super) fn ask(host: &Host, question: &str) -> Result<String> {
+pub(super) fn ask(host: &Host, command: &str) -> Result<String> {
     let port = API.split(':').nth(1).unwrap_or_default();
-    let words = ["-p", port].into_iter().chain(question.split(' '));
+    let words = ["-p", port].into_iter().chain(command.split(' '));
     host.output("gobgp", words)
 }

@@ -1,5 +1,6 @@
-//! Foreign BGP speakers behind one description, so that a test can put any of
-//! them in the place of any other.
+//! BIRD, FRR, GoBGP and exabgp, configured from one description.
+//!
+//! A test can replace one of these programs by another without another change.
 
 mod bird;
 mod exabgp;
@@ -20,98 +21,91 @@ use ipnet::IpNet;
 use crate::host::Host;
 use crate::process::Process;
 
-/// The autonomous system of the lab.
+/// The number of the lab's autonomous system.
 pub const ASN: u32 = 65000;
 
-/// Until a program answers its own tool.
+/// The longest time from the start of a program until it answers its command-line tool.
 const START: Duration = Duration::from_secs(10);
 
-/// Every speaker here proposes it, in seconds.
+/// The hold time that every foreign speaker of the lab proposes, in seconds.
 pub const HOLD_TIME_SECONDS: u16 = 9;
 
-/// What a speaker is to do, in no program's words. Everything that a peer
-/// sends is accepted.
+/// The configuration of a foreign BGP speaker, in a form that fits every program. The speaker
+/// accepts every path that a peer sends.
 #[derive(Debug, Clone)]
 pub struct Speaker {
-    /// Its autonomous system.
     pub asn: u32,
-    /// Also its cluster id where it reflects.
+    /// Also the cluster id of a speaker that reflects.
     pub router_id: Ipv4Addr,
-    /// Where its sessions start and end.
+    /// The speaker's own address of every session.
     pub local: IpAddr,
-    /// All of its peers.
     pub peers: Vec<Peer>,
-    /// What it announces of its own.
-    pub announcements: Vec<Announcement>,
-    /// Whether it puts what it learns into the kernel, all equal paths at once.
+    pub announcements: Vec<AnnouncedPrefix>,
+    /// Whether the speaker writes received paths to the kernel: all paths of equal cost of a prefix
+    /// (ECMP).
     pub installs_routes: bool,
 }
 
-/// A peer, or all peers of a range.
+/// A peer of a foreign speaker, or all peers whose addresses are in one range.
 #[derive(Debug, Clone)]
 pub struct Peer {
-    /// A word.
+    /// Used in the program's configuration, so one word without spaces.
     pub name: String,
-    /// Where it is.
     pub remote: Remote,
-    /// Its autonomous system.
     pub asn: u32,
-    /// Whether we reflect to and from it (RFC 4456).
+    /// Whether the peer is a client of this speaker as a route reflector (RFC 4456).
     pub is_client: bool,
-    /// What we do of RFC 7911 with it, in both families.
+    /// Applies to both address families.
     pub add_path: AddPath,
-    /// Whether we only wait for its connection; always so for a range.
+    /// Whether the speaker only waits for the peer's connection. Always true for a range.
     pub is_passive: bool,
-    /// Key of TCP MD5 (RFC 2385).
+    /// The key of TCP MD5 (RFC 2385). `None`: the session is not signed.
     pub password: Option<String>,
 }
 
-/// Where a peer is.
+/// The addresses from which a peer may connect.
 #[derive(Debug, Clone, Copy)]
 pub enum Remote {
-    /// One peer.
     Address(IpAddr),
-    /// Peers come and go; they dial us.
+    /// Any number of peers, which connect to the speaker.
     Range(IpNet),
 }
 
-/// RFC 7911, seen from the speaker.
+/// The add-path mode of a session (RFC 7911), as the foreign speaker sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AddPath {
-    /// One path a prefix.
+    /// One path for each prefix, in both directions.
     No,
-    /// We can receive several.
+    /// The speaker can receive several paths of one prefix.
     Receive,
-    /// We send all.
+    /// The speaker sends all paths of a prefix.
     Send,
 }
 
-/// An announced prefix.
+/// A prefix that a foreign speaker announces from its configuration.
 #[derive(Debug, Clone, Copy)]
-pub struct Announcement {
-    /// What is reachable.
+pub struct AnnouncedPrefix {
     pub prefix: IpNet,
-    /// Where; of the same family.
+    /// Of the address family of the prefix.
     pub next_hop: IpAddr,
 }
 
-/// The programs that can be a speaker.
+/// A program that can be a foreign speaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Program {
-    /// BIRD 2.
     Bird,
-    /// FRR's `bgpd`, with `zebra` where routes are installed.
+    /// FRR's `bgpd`. A speaker that installs routes also starts `zebra`.
     Frr,
-    /// `gobgpd`; cannot install routes here.
+    /// `gobgpd`. Cannot install routes in the lab, because it panics with Debian's `zebra`.
     GoBgp,
-    /// exabgp; can only announce.
+    /// exabgp. Can only announce: it has no table and no tool for queries.
     ExaBgp,
 }
 
-/// A foreign speaker that runs.
+/// A started foreign speaker.
 #[derive(Debug, Clone)]
 pub struct RunningSpeaker {
-    /// Its main process.
+    /// The process of BIRD, bgpd, gobgpd or exabgp. FRR's zebra is another process.
     pub process: Process,
     program: Program,
     host: Host,
@@ -119,7 +113,7 @@ pub struct RunningSpeaker {
 }
 
 impl Speaker {
-    /// A speaker of the lab's autonomous system without peers.
+    /// Returns a speaker in the lab's autonomous system, without peers and announcements.
     pub fn new(local: IpAddr, router_id: Ipv4Addr) -> Self {
         Self {
             asn: ASN,
@@ -131,19 +125,18 @@ impl Speaker {
         }
     }
 
-    /// Adds a peer.
     pub fn peer(mut self, peer: Peer) -> Self {
         self.peers.push(peer);
         self
     }
 
-    /// Announces a prefix.
     pub fn announce(mut self, prefix: IpNet, next_hop: IpAddr) -> Self {
-        self.announcements.push(Announcement { prefix, next_hop });
+        self.announcements
+            .push(AnnouncedPrefix { prefix, next_hop });
         self
     }
 
-    /// Puts what it learns into the kernel.
+    /// Makes the speaker write received paths to the kernel.
     pub fn install_routes(mut self) -> Self {
         self.installs_routes = true;
         self
@@ -155,7 +148,7 @@ impl Speaker {
 }
 
 impl Peer {
-    /// An ordinary iBGP peer that we dial.
+    /// Returns an iBGP peer to which the speaker connects.
     pub fn new(name: &str, address: IpAddr) -> Self {
         Self {
             name: name.to_owned(),
@@ -168,7 +161,7 @@ impl Peer {
         }
     }
 
-    /// iBGP peers of a range, which dial us.
+    /// Returns the iBGP peers of a range, which connect to the speaker.
     pub fn range(name: &str, range: IpNet) -> Self {
         Self {
             remote: Remote::Range(range),
@@ -177,25 +170,24 @@ impl Peer {
         }
     }
 
-    /// We reflect to and from it.
+    /// Makes the peer a client of the speaker as a route reflector.
     pub fn client(mut self) -> Self {
         self.is_client = true;
         self
     }
 
-    /// Sets add-path.
     pub fn add_path(mut self, add_path: AddPath) -> Self {
         self.add_path = add_path;
         self
     }
 
-    /// It dials us.
+    /// Makes the speaker wait for the peer's connection.
     pub fn passive(mut self) -> Self {
         self.is_passive = true;
         self
     }
 
-    /// Signs its session.
+    /// Signs the session with this key (TCP MD5).
     pub fn password(mut self, password: &str) -> Self {
         self.password = Some(password.to_owned());
         self
@@ -203,7 +195,7 @@ impl Peer {
 }
 
 impl Program {
-    /// The configuration file of this program for a speaker.
+    /// Returns the text of this program's configuration file for `speaker`.
     pub fn config(self, speaker: &Speaker) -> String {
         match self {
             Self::Bird => bird::config(speaker),
@@ -213,8 +205,8 @@ impl Program {
         }
     }
 
-    /// Starts it on a host. Sessions come up on their own; wait for what they
-    /// bring.
+    /// Starts the program on a host. Returns before any session is established: wait for paths with
+    /// [`RunningSpeaker::wait_for_table`] or [`FibWatcher`](crate::FibWatcher).
     pub fn start(self, host: &Host, speaker: &Speaker) -> Result<RunningSpeaker> {
         let config = self.config(speaker);
         let run = host.run_directory()?;
@@ -234,35 +226,37 @@ impl Program {
 }
 
 impl RunningSpeaker {
-    /// Asks the speaker in the words of its own tool: `birdc`, `vtysh -c`,
-    /// `gobgp`.
-    pub fn ask(&self, question: &str) -> Result<String> {
+    /// Runs a command of the program's own tool (`birdc`, `vtysh -c`, `gobgp`) and returns its
+    /// output.
+    pub fn ask(&self, command: &str) -> Result<String> {
         match self.program {
-            Program::Bird => bird::ask(&self.host, &self.run, question),
-            Program::Frr => frr::ask(&self.host, question),
-            Program::GoBgp => gobgp::ask(&self.host, question),
-            Program::ExaBgp => bail!("exabgp is not asked"),
+            Program::Bird => bird::ask(&self.host, &self.run, command),
+            Program::Frr => frr::ask(&self.host, command),
+            Program::GoBgp => gobgp::ask(&self.host, command),
+            Program::ExaBgp => bail!("exabgp has no tool for queries"),
         }
     }
 
-    /// Its table of both families, as its own tool prints it.
+    /// Returns the BGP tables of both families, as the program's own tool prints them. Empty for
+    /// exabgp.
     pub fn table(&self) -> Result<String> {
-        let questions: &[&str] = match self.program {
+        let commands: &[&str] = match self.program {
             Program::Bird => &["show route all"],
             Program::Frr => &["show bgp ipv4 unicast", "show bgp ipv6 unicast"],
             Program::GoBgp => &["global rib -a ipv4", "global rib -a ipv6"],
             Program::ExaBgp => &[],
         };
         let mut table = String::new();
-        for question in questions {
-            let _ = writeln!(table, "{}", self.ask(question)?);
+        for command in commands {
+            let _ = writeln!(table, "{}", self.ask(command)?);
         }
         Ok(table)
     }
 
-    /// Waits until the table names each of these, prefixes or next hops.
+    /// Waits until the output of [`table`](Self::table) contains each text of `wanted`: prefixes or
+    /// next hops.
     pub fn wait_for_table(&self, wanted: &[&str], within: Duration) -> Result<()> {
-        let what = format!("{} knows {wanted:?}", self.process.name());
+        let what = format!("the table of {} contains {wanted:?}", self.process.name());
         crate::wait_for(&what, within, || {
             let table = self.table()?;
             let missing: Vec<_> = wanted
@@ -272,7 +266,7 @@ impl RunningSpeaker {
             if missing.is_empty() {
                 return Ok(());
             }
-            bail!("without {missing:?}:\n{table}")
+            bail!("{missing:?} is missing in:\n{table}")
         })
         .with_context(|| self.process.tail())
     }

@@ -20,16 +20,19 @@ fn announcer() -> Speaker {
         )
 }
 
-fn check(program: Program, speaker: &Speaker, expected: &[&str]) {
+fn assert_config_contains(program: Program, speaker: &Speaker, expected: &[&str]) {
     let text = program.config(speaker);
     for line in expected {
-        assert!(text.contains(line), "{program:?} lacks {line:?}:\n{text}");
+        assert!(
+            text.contains(line),
+            "the configuration of {program:?} lacks {line:?}:\n{text}"
+        );
     }
 }
 
 #[test]
-fn a_reflector_takes_clients_by_range_and_sends_every_path_to_its_router() {
-    check(
+fn a_reflector_accepts_clients_of_a_range_and_sends_all_paths_to_its_router() {
+    assert_config_contains(
         Program::Bird,
         &reflector(),
         &[
@@ -38,7 +41,7 @@ fn a_reflector_takes_clients_by_range_and_sends_every_path_to_its_router() {
             "add paths tx;",
         ],
     );
-    check(
+    assert_config_contains(
         Program::Frr,
         &reflector(),
         &[
@@ -47,7 +50,7 @@ fn a_reflector_takes_clients_by_range_and_sends_every_path_to_its_router() {
             "neighbor 10.0.1.1 addpath-tx-all-paths",
         ],
     );
-    check(
+    assert_config_contains(
         Program::GoBgp,
         &reflector(),
         &[
@@ -59,8 +62,8 @@ fn a_reflector_takes_clients_by_range_and_sends_every_path_to_its_router() {
 }
 
 #[test]
-fn an_announcer_sets_the_next_hop_of_each_family() {
-    check(
+fn an_announcer_sets_a_next_hop_for_the_prefix_of_each_family() {
+    assert_config_contains(
         Program::Bird,
         &announcer(),
         &[
@@ -69,7 +72,7 @@ fn an_announcer_sets_the_next_hop_of_each_family() {
             "export where source = RTS_STATIC;",
         ],
     );
-    check(
+    assert_config_contains(
         Program::ExaBgp,
         &announcer(),
         &[
@@ -77,7 +80,7 @@ fn an_announcer_sets_the_next_hop_of_each_family() {
             "route 10.1.1.0/24 next-hop 10.0.1.11;",
         ],
     );
-    check(
+    assert_config_contains(
         Program::Frr,
         &announcer(),
         &[
@@ -88,20 +91,20 @@ fn an_announcer_sets_the_next_hop_of_each_family() {
 }
 
 #[test]
-fn a_router_installs_all_paths_and_announces_nothing() {
+fn a_router_installs_all_paths_and_announces_no_prefix() {
     let router = Speaker::new("10.0.1.1".parse().unwrap(), "10.0.1.1".parse().unwrap())
         .peer(Peer::new("reflector-1", "10.0.1.21".parse().unwrap()).add_path(AddPath::Receive))
         .install_routes();
-    check(
+    assert_config_contains(
         Program::Bird,
         &router,
         &["merge paths yes", "add paths rx;", "export none;"],
     );
-    check(Program::Frr, &router, &["maximum-paths ibgp 64"]);
+    assert_config_contains(Program::Frr, &router, &["maximum-paths ibgp 64"]);
 }
 
 #[test]
-fn every_program_signs_with_its_password() {
+fn every_program_signs_a_session_with_the_password_of_the_peer() {
     let peer = Peer::new("reflector", "10.0.1.21".parse().unwrap()).password("secret");
     let speaker = Speaker::new("10.2.1.2".parse().unwrap(), "10.2.1.2".parse().unwrap()).peer(peer);
     for (program, line) in [
@@ -110,6 +113,6 @@ fn every_program_signs_with_its_password() {
         (Program::GoBgp, "auth-password = \"secret\""),
         (Program::ExaBgp, "md5-password \"secret\";"),
     ] {
-        check(program, &speaker, &[line]);
+        assert_config_contains(program, &speaker, &[line]);
     }
 }

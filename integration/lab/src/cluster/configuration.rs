@@ -1,4 +1,4 @@
-//! The configuration files of a node's programs, in their own words.
+//! The configuration files of a node's programs.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -9,13 +9,13 @@ use serde_json::json;
 use super::ProxyMode;
 use super::network::{DNS, PODS};
 
-/// The image of every pod's first container.
+/// The image of the pause container, the first container of every pod.
 pub(super) const PAUSE_IMAGE: &str = "localhost/lab/pause:1";
 
-/// `containerd.toml`; everything lies where it lies by default.
+/// Returns `containerd.toml`. All folders are containerd's defaults.
 ///
-/// The container runtime is crun: in the lab kernel, where a fork and a system call are slow, runc, a Go
-/// program, takes several times as long to start a container.
+/// The container runtime is crun. On the lab kernel forks and system calls are slow, and runc, a Go
+/// program, takes several times as long as crun to start a container.
 pub(super) fn containerd() -> String {
     format!(
         r#"version = 2
@@ -40,8 +40,8 @@ pub(super) fn containerd() -> String {
     )
 }
 
-/// A flat network: a bridge on each node, routes between the nodes, and no
-/// address translation for what leaves the cluster.
+/// Returns the CNI configuration of a node whose pods have the addresses of `pods`: a bridge
+/// without address translation. The routes between the nodes are part of the topology.
 pub(super) fn cni(pods: Ipv4Net) -> String {
     json!({
         "cniVersion": "1.0.0",
@@ -63,7 +63,9 @@ pub(super) fn cni(pods: Ipv4Net) -> String {
     .to_string()
 }
 
-/// `KubeletConfiguration`.
+/// Returns the `KubeletConfiguration` of a node.
+///
+/// Evictions are off: the disk that the nodes share with the machine may be nearly full.
 pub(super) fn kubelet(resolv_conf: &Path) -> String {
     let never = json!({
         "memory.available": "0%",
@@ -93,8 +95,8 @@ pub(super) fn kubelet(resolv_conf: &Path) -> String {
     .to_string()
 }
 
-/// `KubeProxyConfiguration`. Limits of conntrack are the host's, which a node
-/// of the lab may not set.
+/// Returns the `KubeProxyConfiguration` of a node. All limits of connection tracking are 0, so that
+/// kube-proxy does not set them: a network namespace other than the initial one cannot write them.
 pub(super) fn kube_proxy(
     mode: ProxyMode,
     name: &str,

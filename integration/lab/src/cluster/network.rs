@@ -1,4 +1,4 @@
-//! Where everything of the cluster is.
+//! The network of the cluster.
 //!
 //! ```text
 //! client ── router ──┬── n1 10.200.0.11: pods 10.244.1.0/24
@@ -8,8 +8,8 @@
 //!            control 10.201.0.1: etcd, API server, controllers, scheduler
 //! ```
 //!
-//! The addresses are those of the overlay `flat-l2`, so that it is applied as
-//! it stands.
+//! The addresses are the addresses of the overlay `flat-l2`, so that the tests apply this overlay
+//! without changes.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -17,37 +17,37 @@ use ipnet::Ipv4Net;
 
 use crate::Topology;
 use crate::bgp::{AddPath, Peer, Speaker};
-use crate::kubernetes::outside;
+use crate::kubernetes::control_plane_host;
 
-/// How many nodes there are.
+/// The number of nodes.
 pub const NODES: u8 = 3;
-/// The upstream router's autonomous system, and that of the load balancers.
+/// The autonomous system of the upstream router, the reflectors and the load balancers.
 pub const ASN: u32 = 64512;
-/// The router on the network of nodes.
+/// The upstream router's address on the network of nodes.
 pub const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 1);
-/// Cluster DNS.
+/// The ClusterIP of cluster DNS.
 pub const DNS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
-/// All pods of all nodes.
+/// The range that contains the addresses of all pods.
 pub const PODS: &str = "10.244.0.0/16";
 
-/// The lab's host that is the router.
+/// The name of the upstream router's host in the lab.
 pub(super) const ROUTER_HOST: &str = "router";
 const LENGTH: u8 = 24;
 const BRIDGE: &str = "nodes";
 const CLIENT: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 100, 0, 10), LENGTH);
 const UPLINK: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 100, 0, 1), LENGTH);
 
-/// Name of a node; they count from 1.
+/// Returns the name of a node. Numbers begin with 1.
 pub(super) fn name(number: u8) -> String {
     format!("n{number}")
 }
 
-/// Address of a node.
+/// Returns the address of a node. Numbers begin with 1.
 pub fn node_address(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 200, 0, 10 + number)
 }
 
-/// The pods of a node.
+/// Returns the range of the addresses of a node's pods.
 pub(super) fn pods(number: u8) -> Ipv4Net {
     Ipv4Net::new_assert(Ipv4Addr::new(10, 244, number, 0), LENGTH)
 }
@@ -60,7 +60,7 @@ pub(super) fn topology() -> Topology {
         .bridge(BRIDGE)
         .address(BRIDGE, on_network(ROUTER))
         .forwards()
-        // By ports, too: the connections of one client are spread.
+        // ECMP hashes ports, too, so that the connections of one client go to all load balancers.
         .sysctl("ipv4/fib_multipath_hash_policy", 1);
     topology.veth(("client", "eth0"), (ROUTER_HOST, "client"));
     topology.host(ROUTER_HOST).address("client", UPLINK);
@@ -68,10 +68,10 @@ pub(super) fn topology() -> Topology {
         .host("client")
         .address("eth0", CLIENT)
         .route(format!("default via {}", UPLINK.addr()))
-        // Each request takes a port of its own, and keeps it for a minute.
+        // Each request uses another port, and TCP keeps a used port for a minute (TIME_WAIT).
         .sysctl("ipv4/ip_local_port_range", "1024 65535");
 
-    outside::plug(&mut topology, ROUTER_HOST);
+    control_plane_host::plug(&mut topology, ROUTER_HOST);
     for number in 1..=NODES {
         let name = name(number);
         topology.plug(&name, (ROUTER_HOST, BRIDGE));
@@ -91,7 +91,7 @@ pub(super) fn topology() -> Topology {
     topology
 }
 
-/// The upstream router: reflectors dial it from their pods.
+/// Returns the configuration of the upstream router. Reflectors connect to it from their pods.
 pub(super) fn router() -> Speaker {
     let pods = PODS.parse().expect("the pod range is a prefix");
     let mut speaker = Speaker::new(IpAddr::V4(ROUTER), ROUTER);

@@ -1,4 +1,4 @@
-//! One node: containerd, kubelet and kube-proxy in namespaces of their own.
+//! A node with its namespaces, containerd, kubelet and kube-proxy.
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -10,14 +10,15 @@ use anyhow::{Context, Result};
 use super::{ProxyMode, configuration, network};
 use crate::{Host, Process, wait_for};
 
+/// The longest time until a program of a node has started.
 const START: Duration = Duration::from_secs(120);
 
-/// What a node needs of its cluster.
+/// The values that a node gets from its cluster.
 #[derive(Debug)]
-pub(super) struct Means<'a> {
-    /// Where the programs are.
+pub(super) struct NodeSetup<'a> {
+    /// The folder of kubelet and kube-proxy.
     pub(super) binaries: &'a Path,
-    /// The cgroup below which the node gets its own.
+    /// The parent of the node's cgroup.
     pub(super) cgroup: &'a Path,
     pub(super) kubelet_kubeconfig: PathBuf,
     pub(super) proxy_kubeconfig: PathBuf,
@@ -25,49 +26,47 @@ pub(super) struct Means<'a> {
     pub(super) proxy_mode: ProxyMode,
 }
 
-/// A node that is up. Its programs can be ended and started each alone; pods
-/// go on without them.
+/// A node that runs. A test can end and start each of its programs alone. Pods continue to run
+/// without these programs.
 #[derive(Debug)]
 pub struct ClusterNode {
-    /// Also the name of its host in the lab.
+    /// Also the name of the node's host in the lab.
     pub name: String,
-    /// On the network of nodes.
+    /// The node's address on the network of nodes.
     pub address: Ipv4Addr,
-    /// The network namespace alone.
+    /// The node's network namespace, without its other namespaces.
     pub host: Host,
-    /// containerd.
     pub containerd: Process,
-    /// The kubelet.
     pub kubelet: Process,
-    /// kube-proxy.
     pub kube_proxy: Process,
+    /// The process that holds the node's namespaces and its cgroup.
     first: Process,
     binaries: PathBuf,
-    files: Files,
+    files: NodeFiles,
     proxy_kubeconfig: PathBuf,
 }
 
 #[derive(Debug)]
-struct Files {
+struct NodeFiles {
     containerd: PathBuf,
     kubelet: PathBuf,
     kubelet_kubeconfig: PathBuf,
 }
 
 impl ClusterNode {
-    /// Makes the node; returns when its images are imported and its kubelet
-    /// runs, which is before the cluster calls it ready.
-    pub(super) fn start(number: u8, host: Host, means: &Means<'_>) -> Result<Self> {
+    /// Starts a node. Returns when all images are imported and the kubelet has started. The node
+    /// becomes Ready later.
+    pub(super) fn start(number: u8, host: Host, setup: &NodeSetup<'_>) -> Result<Self> {
         let name = network::name(number);
         let address = network::node_address(number);
         let resolv_conf = host.write("resolv.conf", "")?;
-        let files = Files {
+        let files = NodeFiles {
             containerd: host.write("containerd.toml", &configuration::containerd())?,
             kubelet: host.write("kubelet.json", &configuration::kubelet(&resolv_conf))?,
-            kubelet_kubeconfig: means.kubelet_kubeconfig.clone(),
+            kubelet_kubeconfig: setup.kubelet_kubeconfig.clone(),
         };
         let cni = host.write("cni.conflist", &configuration::cni(network::pods(number)))?;
-        let first = start_first(&host, &name, means.cgroup)?;
+        let first = start_first(&host, &name, setup.cgroup)?;
         enter(&first, Command::new("cp"))
             .arg(cni)
             .arg("/var/lib/cni/net.d/10-lab.conflist")
@@ -75,13 +74,13 @@ impl ClusterNode {
             .context("copy the CNI configuration")?;
 
         let containerd = start_containerd(&host, &first, &files)?;
-        import(&host, &first, means)?;
-        let kubelet = start_kubelet(&host, &first, means.binaries, &files)?;
+        import(&host, &first, setup)?;
+        let kubelet = start_kubelet(&host, &first, setup.binaries, &files)?;
         let kube_proxy = start_kube_proxy(
             &host,
             &first,
-            means.binaries,
-            &configuration::kube_proxy(means.proxy_mode, &name, address, &means.proxy_kubeconfig),
+            setup.binaries,
+            &configuration::kube_proxy(setup.proxy_mode, &name, address, &setup.proxy_kubeconfig),
         )?;
         Ok(Self {
             name,
@@ -91,30 +90,30 @@ impl ClusterNode {
             kubelet,
             kube_proxy,
             first,
-            binaries: means.binaries.to_owned(),
+            binaries: setup.binaries.to_owned(),
             files,
-            proxy_kubeconfig: means.proxy_kubeconfig.clone(),
+            proxy_kubeconfig: setup.proxy_kubeconfig.clone(),
         })
     }
 
-    /// Runs a command in all of the node's namespaces and gives its output.
+    /// Runs a command in all namespaces of the node and returns its standard output.
     pub fn output(&self, program: &str, arguments: &[&str]) -> Result<String> {
         let mut command = Command::new(program);
         command.args(arguments);
         output(enter(&self.first, command)).with_context(|| format!("on node {}", self.name))
     }
 
-    /// Kills kubelet and containerd; the pods and kube-proxy go on.
+    /// Kills kubelet and containerd. Pods and kube-proxy continue to run.
     pub fn stop_kubelet_and_containerd(&self) -> Result<()> {
         self.kubelet.kill()?;
         self.containerd.kill()
     }
 
-    /// Starts both again. The kubelet ends itself while containerd still recovers its containers;
-    /// it is then started once more, as an init system does.
+    /// Starts containerd and the kubelet again. The kubelet exits if containerd still recovers its
+    /// containers. Then this function starts the kubelet once more, as an init system does.
     pub fn start_kubelet_and_containerd(&mut self) -> Result<()> {
         self.containerd = start_containerd(&self.host, &self.first, &self.files)?;
-        self.kubelet = wait_for("the kubelet runs", START, || {
+        self.kubelet = wait_for("the kubelet has started", START, || {
             let kubelet = start_kubelet(&self.host, &self.first, &self.binaries, &self.files)?;
             kubelet.wait_for_line("Started kubelet", START)?;
             anyhow::Ok(kubelet)
@@ -136,7 +135,7 @@ impl ClusterNode {
 
 fn start_first(host: &Host, name: &str, cgroup: &Path) -> Result<Process> {
     let own = cgroup.join(name);
-    std::fs::create_dir_all(&own).with_context(|| format!("make {}", own.display()))?;
+    std::fs::create_dir_all(&own).with_context(|| format!("create {}", own.display()))?;
     let mut command = Command::new("bash");
     command
         .arg("-euc")
@@ -155,7 +154,7 @@ fn start_first(host: &Host, name: &str, cgroup: &Path) -> Result<Process> {
     Ok(first)
 }
 
-fn start_containerd(host: &Host, first: &Process, files: &Files) -> Result<Process> {
+fn start_containerd(host: &Host, first: &Process, files: &NodeFiles) -> Result<Process> {
     let mut command = Command::new("containerd");
     command.arg("--config").arg(&files.containerd);
     let containerd = host.start("containerd", enter(first, command))?;
@@ -163,8 +162,8 @@ fn start_containerd(host: &Host, first: &Process, files: &Files) -> Result<Proce
     Ok(containerd)
 }
 
-fn import(host: &Host, first: &Process, means: &Means<'_>) -> Result<()> {
-    for image in means.images {
+fn import(host: &Host, first: &Process, setup: &NodeSetup<'_>) -> Result<()> {
+    for image in setup.images {
         let mut command = Command::new("ctr");
         command.args(["--namespace", "k8s.io", "images", "import"]);
         command.arg(image);
@@ -174,9 +173,14 @@ fn import(host: &Host, first: &Process, means: &Means<'_>) -> Result<()> {
     Ok(())
 }
 
-fn start_kubelet(host: &Host, first: &Process, binaries: &Path, files: &Files) -> Result<Process> {
-    // Only the kubelet sees the other cpuinfo: over a covered /proc no pod
-    // could have one of its own.
+fn start_kubelet(
+    host: &Host,
+    first: &Process,
+    binaries: &Path,
+    files: &NodeFiles,
+) -> Result<Process> {
+    // Only the kubelet's mount namespace has the other cpuinfo. If a file below the node's /proc
+    // were covered by a mount, the kernel would not let a pod mount its own /proc.
     let mut command = Command::new("unshare");
     command
         .args(["--mount", "--propagation", "unchanged", "bash", "-euc"])
@@ -215,10 +219,10 @@ fn address_of(host: &Host) -> Ipv4Addr {
     (1..=network::NODES)
         .find(|number| network::name(*number) == host.name())
         .map(network::node_address)
-        .expect("a node's host is named after it")
+        .expect("the name of a node's host is the name of the node")
 }
 
-/// The command as a process of the node: in its namespaces and its cgroup.
+/// Returns a command that runs `command` in the namespaces and in the cgroup of the node.
 fn enter(first: &Process, command: Command) -> Command {
     let mut entered = Command::new("nsenter");
     entered

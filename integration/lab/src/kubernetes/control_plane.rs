@@ -1,4 +1,4 @@
-//! etcd and kube-apiserver, on loopback or on an address of a lab's host.
+//! etcd and kube-apiserver, on a loopback address or on a host's address.
 
 use std::fs;
 use std::io::Write as _;
@@ -19,16 +19,17 @@ use crate::{ensure_that, wait_for};
 const API_PORT: u16 = 6443;
 const ETCD_PORT: u16 = 2379;
 const ETCD_PEER_PORT: u16 = 2380;
-/// Much longer than it takes, for a machine where others build.
+/// The longest time until the API server is ready. Long, for a machine that compiles at the same
+/// time.
 const READY: Duration = Duration::from_secs(120);
 const SERVICE_CLUSTER_IPS: &str = "10.96.0.0/12,fd00:10:96::/112";
 
-/// A Kubernetes API server with an etcd of its own. Ready when `start` returns;
-/// killed when it is dropped, and also when this program is killed.
+/// A Kubernetes API server with its own etcd. Dropping the value kills both processes. They are
+/// also killed when the program that started them is killed.
 ///
-/// No controller runs unless [`start_controllers`](Self::start_controllers) is
-/// called: nobody makes EndpointSlices, ServiceAccounts of new namespaces, nor
-/// pods out of Deployments, so that a test has the whole say.
+/// No controller runs until [`start_controllers`](Self::start_controllers) is called. So the API
+/// server has exactly the objects that the test creates: no EndpointSlices of Services, no
+/// ServiceAccounts of new namespaces, no pods of Deployments.
 #[derive(Debug)]
 pub struct ControlPlane {
     directory: PathBuf,
@@ -40,34 +41,36 @@ pub struct ControlPlane {
     starts: usize,
 }
 
-/// What a control plane has beyond the usual.
+/// Optional settings of a control plane.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
-    /// Where it listens, in the calling thread's network namespace; a loopback
-    /// address that nobody else has, when it is not given.
+    /// The address on which etcd and the API server listen, in the calling thread's network
+    /// namespace. `None`: an unused loopback address.
     pub address: Option<IpAddr>,
-    /// More options of kube-apiserver, for instance `--max-requests-inflight=2`.
+    /// Additional command-line options of kube-apiserver, for instance `--max-requests-inflight=2`.
     pub options: Vec<String>,
-    /// More users, with their groups; a user's token is the user's name.
+    /// Additional users, each with its groups. The token of a user is the user's name.
     pub users: Vec<(String, String)>,
 }
 
 impl ControlPlane {
-    /// Starts one with its files in `directory`, which is emptied.
+    /// Starts etcd and the API server with their files in `directory`, and returns when the API
+    /// server is ready. Deletes the old content of `directory`.
     pub fn start(directory: &Path) -> Result<Self> {
         Self::start_with(directory, Settings::default())
     }
 
-    /// The same with more than the usual.
+    /// Starts a control plane like [`start`](Self::start), with optional settings.
     pub fn start_with(directory: &Path, settings: Settings) -> Result<Self> {
-        let directory = std::path::absolute(directory).context("find the working directory")?;
+        let directory = std::path::absolute(directory).context("read the working directory")?;
         match fs::remove_dir_all(&directory) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(error).with_context(|| format!("empty {}", directory.display()));
             }
             Ok(()) | Err(_) => {}
         }
-        fs::create_dir_all(&directory).with_context(|| format!("make {}", directory.display()))?;
+        fs::create_dir_all(&directory)
+            .with_context(|| format!("create {}", directory.display()))?;
         let address = match settings.address {
             Some(address) => address,
             None => free_loopback_address()?.into(),
@@ -88,54 +91,58 @@ impl ControlPlane {
         Ok(control_plane)
     }
 
-    /// Where the API server listens; the port of a stopped one stays its own.
+    /// Returns the address of the API server. No other program gets this port while the API server
+    /// is stopped.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The same as `https://...`.
+    /// Returns the URL of the API server.
     pub fn url(&self) -> String {
         format!("https://{}", self.address)
     }
 
-    /// The certificates that vouch for the API server's, as PEM.
+    /// Returns the path of the PEM file with the certificates that a client of the API server must
+    /// trust.
     pub fn authority(&self) -> PathBuf {
         credentials::authority(&self.directory)
     }
 
-    /// A kubeconfig with every right.
+    /// Returns the path of a kubeconfig with all rights.
     pub fn kubeconfig(&self) -> PathBuf {
         self.directory.join("admin.kubeconfig")
     }
 
-    /// A kubeconfig for `token` through `server`, for instance a
-    /// [`FaultProxy`](super::FaultProxy). It names the file `<name>.token`
-    /// beside it, so that a test can put another token there.
+    /// Writes a kubeconfig that connects to `server`, for instance a
+    /// [`FaultProxy`](super::FaultProxy), with `token`. The kubeconfig names the file
+    /// `<name>.token` in the same folder, so that a test can replace the token.
     pub fn kubeconfig_for(&self, name: &str, server: SocketAddr, token: &str) -> Result<PathBuf> {
         credentials::write_kubeconfig(&self.directory, name, server, token)
     }
 
-    /// A token of this ServiceAccount, valid for `lifetime` (at least 10 minutes).
+    /// Requests a token of a ServiceAccount, valid for `lifetime` (at least 10 minutes).
     pub fn token(&self, namespace: &str, account: &str, lifetime: Duration) -> Result<String> {
         let duration = format!("--duration={}s", lifetime.as_secs());
         let token = self.kubectl(&["create", "token", account, "-n", namespace, &duration])?;
         Ok(token.trim().to_owned())
     }
 
-    /// Makes a namespace with the ServiceAccount `default`, which pods need.
+    /// Creates a namespace and its ServiceAccount `default`, without which the API server accepts
+    /// no pods.
     pub fn create_namespace(&self, name: &str) -> Result<()> {
         self.kubectl(&["create", "namespace", name])?;
         self.kubectl(&["create", "serviceaccount", "default", "-n", name])?;
         Ok(())
     }
 
-    /// Runs kubectl with every right and gives what it prints; its complaint is
-    /// the error.
+    /// Runs kubectl with all rights and returns its standard output. If kubectl fails, the error
+    /// contains its standard error.
     pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
         self.kubectl_with_input(arguments, "")
     }
 
-    /// The same with standard input, for `apply -f -`.
+    /// Runs kubectl like [`kubectl`](Self::kubectl), with `input` as standard input, for instance
+    /// for `apply -f -`.
     pub fn kubectl_with_input(&self, arguments: &[&str], input: &str) -> Result<String> {
         let mut command = Command::new(binaries()?.join("kubectl"));
         command
@@ -147,32 +154,35 @@ impl ControlPlane {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let mut child = command.spawn().context("start kubectl")?;
-        let mut stdin = child.stdin.take().context("its input is a pipe")?;
-        // It may say what is wrong before it has read everything.
+        let mut stdin = child
+            .stdin
+            .take()
+            .context("open the standard input of kubectl")?;
+        // kubectl may fail before it has read all input. Then its own error is the useful one.
         let _ = stdin.write_all(input.as_bytes());
         drop(stdin);
         let output = child.wait_with_output().context("wait for kubectl")?;
-        let complaint = String::from_utf8_lossy(&output.stderr);
+        let stderr = String::from_utf8_lossy(&output.stderr);
         ensure!(
             output.status.success(),
             "kubectl {} failed: {}",
             arguments.join(" "),
-            complaint.trim()
+            stderr.trim()
         );
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// A client with every right; to be made inside a tokio runtime.
+    /// Creates an API client with all rights. Must be called inside a tokio runtime.
     pub async fn client(&self) -> Result<kube::Client> {
         client(&self.kubeconfig()).await
     }
 
-    /// The process of the API server, while it is not stopped.
+    /// Returns the process of the API server, or `None` while the API server is stopped.
     pub fn api_server(&self) -> Option<&Process> {
         self.api_server.as_ref()
     }
 
-    /// Kills the API server; etcd keeps its data.
+    /// Kills the API server. etcd continues and keeps its data.
     pub fn stop(&mut self) -> Result<()> {
         match self.api_server.take() {
             Some(api_server) => api_server.kill(),
@@ -180,8 +190,8 @@ impl ControlPlane {
         }
     }
 
-    /// Starts the API server on the same address and data, and waits until it
-    /// is ready. It cannot resume watches from before: they get 410 Gone.
+    /// Kills the API server if it runs, starts it with the address and data that it had before, and
+    /// waits until it is ready. A client that continues an earlier watch gets 410 Gone.
     pub fn restart(&mut self) -> Result<()> {
         self.stop()?;
         let mut command = Command::new(binaries()?.join("kube-apiserver"));
@@ -200,7 +210,8 @@ impl ControlPlane {
             .args(["--authorization-mode=Node,RBAC", "--allow-privileged=true"])
             .args(&self.options);
         if self.address.ip().is_loopback() {
-            // An endpoint on loopback would be refused, again and again.
+            // The API server refuses loopback addresses in Endpoints, and would try to write its
+            // own forever.
             command.arg("--endpoint-reconciler-type=none");
         }
         let name = match self.starts {
@@ -214,34 +225,33 @@ impl ControlPlane {
             if process.is_running() {
                 self.readiness().map_err(|error| format!("{error:#}"))
             } else {
-                // Waiting on would show nothing else; the caller sees the log.
+                // The check below reports the exit, with the end of the log.
                 Ok(())
             }
         })
         .and_then(|()| {
-            ensure_that(process.is_running(), "it has ended").map_err(anyhow::Error::msg)
+            ensure_that(process.is_running(), "the API server has ended")
+                .map_err(anyhow::Error::msg)
         })
         .with_context(|| process.tail())
     }
 
-    /// The same with a new key and a new certificate authority; clients that
-    /// trust only the old one see a stranger.
+    /// Restarts the API server with a new key and a new certificate authority. Clients that trust
+    /// only the old certificate authority refuse the new certificate.
     pub fn restart_with_new_authority(&mut self) -> Result<()> {
         self.stop()?;
-        credentials::forget_authority(&self.directory)?;
+        credentials::remove_authority(&self.directory)?;
         self.restart()
     }
 
-    /// Starts kube-controller-manager with all that it has by default and these
-    /// options: it makes EndpointSlices and pods, ServiceAccounts of namespaces,
-    /// collects garbage.
+    /// Starts kube-controller-manager with its default controllers and additional command-line
+    /// options. It then creates EndpointSlices, pods and ServiceAccounts, and collects garbage.
     pub fn start_controllers(&mut self, options: &[&str]) -> Result<()> {
         let mut all = credentials::controller_options(&self.directory);
         all.extend(options.iter().map(|&option| option.to_owned()));
         self.start_component(credentials::CONTROLLERS, &all)
     }
 
-    /// Starts kube-scheduler.
     pub fn start_scheduler(&mut self) -> Result<()> {
         self.start_component(credentials::SCHEDULER, &[])
     }
@@ -251,7 +261,7 @@ impl ControlPlane {
         let mut command = Command::new(binaries()?.join(name));
         command
             .arg(format!("--kubeconfig={}", kubeconfig.display()))
-            // It is alone, and nobody asks it anything.
+            // Only one instance runs, and no client uses its HTTPS port.
             .args(["--leader-elect=false", "--secure-port=0"])
             .args(options);
         self.others.push(spawn(&self.directory, name, command)?);
@@ -259,14 +269,15 @@ impl ControlPlane {
     }
 
     fn readiness(&self) -> Result<()> {
-        let ask = async {
-            let request = http::Request::get("/readyz").body(Vec::new())?;
+        let request = async {
+            let readyz = http::Request::get("/readyz").body(Vec::new())?;
             let client = self.client().await?;
-            anyhow::Ok(client.request_text(request).await?)
+            anyhow::Ok(client.request_text(readyz).await?)
         };
-        // On a thread of its own, since a test may call from inside a runtime.
+        // On a new thread, because a test can call this function inside a tokio runtime, which
+        // cannot block on a second runtime.
         let answer = thread::scope(|scope| {
-            let answer = scope.spawn(|| block_on(ask)?).join();
+            let answer = scope.spawn(|| block_on(request)?).join();
             answer.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })?;
         ensure!(answer == "ok", "{answer}");
@@ -276,7 +287,7 @@ impl ControlPlane {
 
 impl Drop for ControlPlane {
     fn drop(&mut self) {
-        // Not SIGTERM: without its etcd the API server takes a minute to follow.
+        // Not SIGTERM: without etcd the API server would take a minute to end.
         for process in self
             .others
             .iter()
@@ -288,28 +299,30 @@ impl Drop for ControlPlane {
     }
 }
 
-/// A client as a kubeconfig says; to be made inside a tokio runtime.
+/// Creates an API client with the settings of a kubeconfig. Must be called inside a tokio runtime.
 pub async fn client(kubeconfig: &Path) -> Result<kube::Client> {
     let kubeconfig = Kubeconfig::read_from(kubeconfig).context("read the kubeconfig")?;
     let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
         .await
-        .context("understand the kubeconfig")?;
-    kube::Client::try_from(config).context("make a client")
+        .context("apply the kubeconfig")?;
+    kube::Client::try_from(config).context("create an API client")
 }
 
-/// Where `environment/install kubernetes` puts what it builds, for the version that
-/// `KUBERNETES_VERSION` selects.
+/// Returns the folder of the programs that `environment/install kubernetes` has built, for the
+/// version of Kubernetes that the environment variable `KUBERNETES_VERSION` selects.
 pub fn binaries() -> Result<PathBuf> {
-    let places = crate::repository().join("integration/lab/environment/paths");
+    let paths = crate::repository().join("integration/lab/environment/paths");
     let output = Command::new("bash")
         .args(["-euc", r#". "$0"; printf %s "$kubernetes_dir""#])
-        .arg(&places)
+        .arg(&paths)
         .output()
-        .with_context(|| format!("ask {}", places.display()))?;
-    let directory = PathBuf::from(String::from_utf8(output.stdout).context("read the answer")?);
+        .with_context(|| format!("source {}", paths.display()))?;
+    let directory = PathBuf::from(
+        String::from_utf8(output.stdout).context("read the folder of Kubernetes' programs")?,
+    );
     if !directory.join("kube-apiserver").exists() {
         bail!(
-            "there is no kube-apiserver in {}; run: integration/lab/environment/install packages kubernetes",
+            "kube-apiserver does not exist in {}; run: integration/lab/environment/install packages kubernetes",
             directory.display()
         );
     }
@@ -328,7 +341,7 @@ fn start_etcd(directory: &Path, address: IpAddr) -> Result<Process> {
         .args(["--listen-peer-urls", &peers])
         .args(["--initial-advertise-peer-urls", &peers])
         .args(["--initial-cluster", &format!("default={peers}")])
-        // It is alone: nobody else may be elected while the machine is busy.
+        // Long intervals, so that a busy machine causes no election in this cluster of one member.
         .args(["--heartbeat-interval", "500", "--election-timeout", "5000"])
         .args(["--log-level", "warn"]);
     spawn(directory, "etcd", command)
@@ -338,12 +351,15 @@ fn spawn(directory: &Path, name: &str, command: Command) -> Result<Process> {
     Process::spawn_bound(name, &directory.join(format!("{name}.log")), command)
 }
 
-/// Of 127.0.0.0/8, so that the ports may be the usual ones, which no outgoing
-/// connection takes while the API server is stopped.
+/// Returns an address of 127.0.0.0/8 on which all ports of the control plane are free.
+///
+/// With an unused address, the ports can be the usual ones. These ports are outside of the range
+/// from which the kernel takes the source ports of connections, so no connection uses them while
+/// the API server is stopped.
 fn free_loopback_address() -> Result<Ipv4Addr> {
     let seed = std::time::UNIX_EPOCH
         .elapsed()
-        .context("the clock is before 1970")?
+        .context("the clock shows a time before 1970")?
         .subsec_nanos();
     for attempt in 0..100_u32 {
         let [_, a, b, c] = seed

@@ -1,5 +1,7 @@
-//! Tokens, keys and kubeconfigs of a control plane. A user's token is the user's
-//! name: it is good for one API server that only this machine reaches.
+//! Tokens, keys and kubeconfigs of a control plane.
+//!
+//! The token of a user is the user's name. This is safe, because only this machine can reach the
+//! API server.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -9,12 +11,13 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 const ADMIN: (&str, &str) = ("admin", "system:masters");
-/// What the API server's own roles are made for, with their kubeconfigs' names.
+/// The components for which the API server has built-in roles. Each name is also the name of a
+/// kubeconfig.
 pub(super) const CONTROLLERS: &str = "kube-controller-manager";
 pub(super) const SCHEDULER: &str = "kube-scheduler";
 
-/// Writes what the API server reads when it starts, and a kubeconfig with every
-/// right. Users come with their groups.
+/// Writes the files that the API server reads when it starts, and a kubeconfig with all rights.
+/// Each user has its groups as the second value.
 pub(super) fn write(
     directory: &Path,
     server: SocketAddr,
@@ -29,30 +32,30 @@ pub(super) fn write(
     let file = directory.join("tokens.csv");
     fs::write(&file, tokens).with_context(|| format!("write {}", file.display()))?;
     write_kubeconfig(directory, ADMIN.0, server, ADMIN.0)?;
-    // It signs the tokens of ServiceAccounts, and checks them as well.
+    // The API server signs the tokens of ServiceAccounts with this key, and verifies them with it.
     let output = Command::new("openssl")
-        // Of the forms that `openssl` writes, the API server reads only this one.
+        // `openssl` writes several formats of EC keys. The API server reads only this one.
         .args(["ecparam", "-name", "prime256v1", "-genkey", "-noout"])
         .arg("-out")
         .arg(service_account_key(directory))
         .output()
         .context("start openssl")?;
-    let complaint = String::from_utf8_lossy(&output.stderr);
+    let stderr = String::from_utf8_lossy(&output.stderr);
     ensure!(
         output.status.success(),
-        "openssl ecparam: {}",
-        complaint.trim()
+        "openssl ecparam failed: {}",
+        stderr.trim()
     );
     Ok(())
 }
 
-/// Written by the API server itself when it starts without one; the file holds
-/// its certificate and the authority's.
+/// Returns the path of the file with the certificates of the API server and of its authority. The
+/// API server creates this file when it starts and the file does not exist.
 pub(super) fn authority(directory: &Path) -> PathBuf {
     directory.join("certificates/apiserver.crt")
 }
 
-pub(super) fn forget_authority(directory: &Path) -> Result<()> {
+pub(super) fn remove_authority(directory: &Path) -> Result<()> {
     let certificates = directory.join("certificates");
     fs::remove_dir_all(&certificates).with_context(|| format!("remove {}", certificates.display()))
 }
@@ -79,7 +82,7 @@ pub(super) fn controller_options(directory: &Path) -> Vec<String> {
         ),
         format!("--root-ca-file={}", authority(directory).display()),
         "--use-service-account-credentials=true".to_owned(),
-        // Otherwise it makes a directory in /usr.
+        // The default is a folder below /usr, which kube-controller-manager would create.
         format!(
             "--flex-volume-plugin-dir={}",
             directory.join("volume-plugins").display()
@@ -87,7 +90,7 @@ pub(super) fn controller_options(directory: &Path) -> Vec<String> {
     ]
 }
 
-/// Writes `<name>.kubeconfig` and the `<name>.token` that it names.
+/// Writes `<name>.kubeconfig`, and `<name>.token`, to which the kubeconfig refers.
 pub(super) fn write_kubeconfig(
     directory: &Path,
     name: &str,

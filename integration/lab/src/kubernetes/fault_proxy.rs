@@ -1,5 +1,4 @@
-//! A TCP proxy that fails on command, to stand between a client and the API
-//! server.
+//! A TCP proxy that simulates network faults between a client and the API server.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,28 +13,31 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
-const PIECE: usize = 16 * 1024;
-/// Pieces under way in one direction of one connection.
-const UNDER_WAY: usize = 64;
-/// How often a slow connection gets its share.
+/// The largest number of bytes that the proxy reads at a time.
+const CHUNK: usize = 16 * 1024;
+/// The largest number of queued chunks in one direction of one connection.
+const QUEUED_CHUNKS: usize = 64;
+/// The interval at which a connection with a limited rate sends.
 const TICK: Duration = Duration::from_millis(20);
 const SOON: Duration = Duration::from_secs(10);
 
-/// Listens on a port of its own at the target's address, so that the target's
-/// certificate is good there too, and passes everything on at first. Each
-/// method changes what happens from then on, also to connections that are open,
-/// and returns when that has come true. Dropping it closes everything.
+/// A TCP proxy whose behaviour a test changes while it runs.
+///
+/// The proxy listens at the target's address on another port, so that the target's certificate is
+/// valid for the proxy, too. At first it forwards all data. Each method that changes the behaviour
+/// also affects open connections, and returns when the change is in effect. Dropping the value
+/// closes all connections.
 #[derive(Debug)]
 pub struct FaultProxy {
     address: SocketAddr,
-    control: watch::Sender<Control>,
+    control: watch::Sender<ProxyState>,
     shared: Arc<Shared>,
-    // Only an Option so that `drop` can take it.
+    // An Option, so that `drop` can take the runtime out of the value.
     runtime: Option<Runtime>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Conduct {
+enum TrafficMode {
     Pass,
     Refuse,
     Hang,
@@ -44,48 +46,54 @@ enum Conduct {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Control {
-    conduct: Conduct,
-    // Connections that are older than the last cut are reset.
+struct ProxyState {
+    mode: TrafficMode,
+    // The number of cuts so far. A connection is reset if a cut came after its accept.
     cuts: usize,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
-    counts: Mutex<Counts>,
+    counts: Mutex<ConnectionCounts>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct Counts {
+struct ConnectionCounts {
     is_listening: bool,
-    // Those that the listener has taken over: what it accepts from then on is not theirs.
+    // The number of cuts that the listener has processed. Connections that it accepts later are not
+    // cut.
     cuts: usize,
     accepted: usize,
-    // By the number of cuts when they were accepted.
+    // The number of open connections, by the number of cuts at their accept.
     open: BTreeMap<usize, usize>,
 }
 
 impl FaultProxy {
-    /// Starts one in the calling thread's network namespace.
+    /// Starts a proxy in the calling thread's network namespace.
     pub fn start(target: SocketAddr) -> Result<Self> {
-        let listener = std::net::TcpListener::bind((target.ip(), 0)).context("bind")?;
-        listener.set_nonblocking(true).context("make it async")?;
-        let address = listener.local_addr().context("ask for the port")?;
+        let listener =
+            std::net::TcpListener::bind((target.ip(), 0)).context("open the listening socket")?;
+        listener
+            .set_nonblocking(true)
+            .context("make the listening socket non-blocking")?;
+        let address = listener
+            .local_addr()
+            .context("read the port of the listening socket")?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
-            .context("make a runtime")?;
-        let (control, controlled) = watch::channel(Control {
-            conduct: Conduct::Pass,
+            .context("create a runtime")?;
+        let (control, controlled) = watch::channel(ProxyState {
+            mode: TrafficMode::Pass,
             cuts: 0,
         });
         let shared = Arc::<Shared>::default();
         shared.lock().is_listening = true;
         let listener = {
             let _inside = runtime.enter();
-            TcpListener::from_std(listener).context("take the socket over")?
+            TcpListener::from_std(listener).context("register the listening socket")?
         };
         runtime.spawn(accept(
             listener,
@@ -102,74 +110,73 @@ impl FaultProxy {
         })
     }
 
-    /// Where clients connect to.
+    /// Returns the address to which clients connect.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Everything passes, at once.
+    /// Forwards all data without delay.
     pub fn pass(&self) -> Result<()> {
-        self.set(Conduct::Pass)
+        self.set(TrafficMode::Pass)
     }
 
-    /// As if no process were there: open connections are reset, new ones refused.
+    /// Resets all open connections and refuses new connections, as if no process listened.
     pub fn refuse(&self) -> Result<()> {
-        self.set(Conduct::Refuse)?;
+        self.set(TrafficMode::Refuse)?;
         self.cut()
     }
 
-    /// As if the target stood still: connections stay open and new ones are
-    /// accepted, but nothing more is answered. What was sent meanwhile arrives
-    /// when it passes again.
+    /// Forwards no data, as if the target had stopped. Connections stay open and new connections
+    /// are accepted. Data that arrives in this mode is forwarded after [`pass`](Self::pass).
     pub fn hang(&self) -> Result<()> {
-        self.set(Conduct::Hang)
+        self.set(TrafficMode::Hang)
     }
 
-    /// Resets the connections that are open now; nothing else changes.
+    /// Resets the open connections. New connections are not affected.
     pub fn cut(&self) -> Result<()> {
         let mut cuts = 0;
         self.control.send_modify(|control| {
             control.cuts += 1;
             cuts = control.cuts;
         });
-        self.shared.wait_for("they are reset", SOON, |counts| {
-            counts.cuts >= cuts && counts.open.range(..cuts).next().is_none()
-        })
+        self.shared
+            .wait_for("all connections before the cut are reset", SOON, |counts| {
+                counts.cuts >= cuts && counts.open.range(..cuts).next().is_none()
+            })
     }
 
-    /// Each connection gets so much a second in each direction.
+    /// Limits the rate of each connection, in each direction.
     pub fn slow(&self, bytes_per_second: u32) -> Result<()> {
-        self.set(Conduct::Slow { bytes_per_second })
+        self.set(TrafficMode::Slow { bytes_per_second })
     }
 
-    /// Everything arrives so much later, in each direction.
-    pub fn delay(&self, by: Duration) -> Result<()> {
-        self.set(Conduct::Delay(by))
+    /// Delays all data by `delay`, in each direction.
+    pub fn delay(&self, delay: Duration) -> Result<()> {
+        self.set(TrafficMode::Delay(delay))
     }
 
-    /// How many connections have been accepted since the start.
+    /// Returns the number of connections that the proxy has accepted since its start.
     pub fn accepted(&self) -> usize {
         self.shared.lock().accepted
     }
 
-    /// How many connections are open.
+    /// Returns the number of open connections.
     pub fn open(&self) -> usize {
         self.shared.lock().open.values().sum()
     }
 
     /// Waits until `count` connections have been accepted since the start.
     pub fn wait_for_accepted(&self, count: usize, within: Duration) -> Result<()> {
-        let what = format!("{count} connections are accepted");
+        let what = format!("the proxy has accepted {count} connections");
         self.shared
             .wait_for(&what, within, |counts| counts.accepted >= count)
     }
 
-    fn set(&self, conduct: Conduct) -> Result<()> {
-        self.control
-            .send_modify(|control| control.conduct = conduct);
-        let listens = conduct != Conduct::Refuse;
+    fn set(&self, mode: TrafficMode) -> Result<()> {
+        self.control.send_modify(|control| control.mode = mode);
+        let listens = mode != TrafficMode::Refuse;
         self.shared
-            .wait_for("the listener follows", SOON, |counts| {
+            .wait_for("the listening socket is opened or closed", SOON, |counts| {
                 counts.is_listening == listens
             })
     }
@@ -177,7 +184,7 @@ impl FaultProxy {
 
 impl Drop for FaultProxy {
     fn drop(&mut self) {
-        // Dropping the runtime itself would panic inside another one.
+        // An ordinary drop of a runtime panics inside another runtime.
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
@@ -185,11 +192,11 @@ impl Drop for FaultProxy {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Counts> {
+    fn lock(&self) -> MutexGuard<'_, ConnectionCounts> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn change(&self, change: impl FnOnce(&mut Counts)) {
+    fn change(&self, change: impl FnOnce(&mut ConnectionCounts)) {
         change(&mut self.lock());
         self.changed.notify_all();
     }
@@ -198,7 +205,7 @@ impl Shared {
         &self,
         what: &str,
         within: Duration,
-        holds: impl Fn(&Counts) -> bool,
+        holds: impl Fn(&ConnectionCounts) -> bool,
     ) -> Result<()> {
         let (counts, timeout) = self
             .changed
@@ -215,13 +222,13 @@ async fn accept(
     listener: TcpListener,
     address: SocketAddr,
     target: SocketAddr,
-    mut control: watch::Receiver<Control>,
+    mut control: watch::Receiver<ProxyState>,
     shared: Arc<Shared>,
 ) {
     let mut listening = Some(listener);
     loop {
-        let Control { conduct, cuts } = *control.borrow_and_update();
-        if conduct == Conduct::Refuse {
+        let ProxyState { mode, cuts } = *control.borrow_and_update();
+        if mode == TrafficMode::Refuse {
             listening = None;
         } else if listening.is_none() {
             listening = TcpListener::bind(address).await.ok();
@@ -255,7 +262,7 @@ async fn accept(
     }
 }
 
-impl Counts {
+impl ConnectionCounts {
     fn close(&mut self, cuts: usize) {
         if let Some(open) = self.open.get_mut(&cuts) {
             *open -= 1;
@@ -266,20 +273,20 @@ impl Counts {
     }
 }
 
-/// One connection, until both sides have ended it or a cut resets it.
+/// Forwards one connection until both sides have closed it or a cut resets it.
 async fn serve(
     mut client: TcpStream,
     target: SocketAddr,
     cuts: usize,
-    mut control: watch::Receiver<Control>,
+    mut control: watch::Receiver<ProxyState>,
 ) {
     let mut watched = control.clone();
     let is_cut = watched.wait_for(|control| control.cuts > cuts);
     let mut server = None;
     let carried = async {
-        flowing(&mut control).await?;
+        wait_until_flowing(&mut control).await?;
         let server = server.insert(TcpStream::connect(target).await?);
-        // Small pieces wait for no others; the peers have decided that already.
+        // The proxy adds no delay: the client and the server have already decided when to send.
         server.set_nodelay(true)?;
         client.set_nodelay(true)?;
         let ((from_client, to_client), (from_server, to_server)) = (client.split(), server.split());
@@ -294,34 +301,34 @@ async fn serve(
     };
     if has_failed {
         for stream in [Some(&client), server.as_ref()].into_iter().flatten() {
-            // Fails only where the peer has reset it already.
+            // Fails only if the peer has already reset the connection.
             let _ = stream.set_zero_linger();
         }
     }
 }
 
-/// One direction of a connection, to its end and with it.
+/// Forwards one direction of a connection, including its end.
 async fn carry(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    mut control: watch::Receiver<Control>,
+    mut control: watch::Receiver<ProxyState>,
 ) -> io::Result<()> {
-    let (queue, mut pieces) = mpsc::channel(UNDER_WAY);
+    let (queue, mut chunks) = mpsc::channel(QUEUED_CHUNKS);
     let read = async move {
         loop {
-            let mut piece = vec![0; PIECE];
-            let length = from.read(&mut piece).await?;
-            piece.truncate(length);
-            if length == 0 || queue.send((Instant::now(), piece)).await.is_err() {
+            let mut chunk = vec![0; CHUNK];
+            let length = from.read(&mut chunk).await?;
+            chunk.truncate(length);
+            if length == 0 || queue.send((Instant::now(), chunk)).await.is_err() {
                 return Ok(());
             }
         }
     };
     let write = async move {
-        while let Some((read_at, piece)) = pieces.recv().await {
-            deliver(&mut to, read_at, &piece, &mut control).await?;
+        while let Some((read_at, chunk)) = chunks.recv().await {
+            deliver(&mut to, read_at, &chunk, &mut control).await?;
         }
-        flowing(&mut control).await?;
+        wait_until_flowing(&mut control).await?;
         to.shutdown().await
     };
     tokio::try_join!(read, write).map(drop)
@@ -330,41 +337,41 @@ async fn carry(
 async fn deliver(
     to: &mut (impl AsyncWrite + Unpin),
     read_at: Instant,
-    mut piece: &[u8],
-    control: &mut watch::Receiver<Control>,
+    mut chunk: &[u8],
+    control: &mut watch::Receiver<ProxyState>,
 ) -> io::Result<()> {
-    while !piece.is_empty() {
-        let share = match flowing(control).await? {
-            Conduct::Pass | Conduct::Refuse | Conduct::Hang => piece.len(),
-            Conduct::Slow { bytes_per_second } => {
+    while !chunk.is_empty() {
+        let share = match wait_until_flowing(control).await? {
+            TrafficMode::Pass | TrafficMode::Refuse | TrafficMode::Hang => chunk.len(),
+            TrafficMode::Slow { bytes_per_second } => {
                 sleep(TICK).await;
                 let share = f64::from(bytes_per_second) * TICK.as_secs_f64();
-                piece.len().min(share.ceil() as usize)
+                chunk.len().min(share.ceil() as usize)
             }
-            Conduct::Delay(by) => {
+            TrafficMode::Delay(delay) => {
                 tokio::select! {
-                    () = sleep_until(read_at + by) => {}
-                    // Perhaps it need not wait any longer.
+                    () = sleep_until(read_at + delay) => {}
+                    // The new mode may have no delay.
                     _ = control.changed() => continue,
                 }
-                piece.len()
+                chunk.len()
             }
         };
-        let (now, later) = piece.split_at(share);
+        let (now, later) = chunk.split_at(share);
         to.write_all(now).await?;
-        piece = later;
+        chunk = later;
     }
     Ok(())
 }
 
-/// Waits until something may flow, and says how.
-async fn flowing(control: &mut watch::Receiver<Control>) -> io::Result<Conduct> {
-    let flows = |control: &Control| match control.conduct {
-        Conduct::Hang | Conduct::Refuse => false,
-        Conduct::Pass | Conduct::Slow { .. } | Conduct::Delay(_) => true,
+/// Waits until the mode lets data through, and returns the mode.
+async fn wait_until_flowing(control: &mut watch::Receiver<ProxyState>) -> io::Result<TrafficMode> {
+    let flows = |control: &ProxyState| match control.mode {
+        TrafficMode::Hang | TrafficMode::Refuse => false,
+        TrafficMode::Pass | TrafficMode::Slow { .. } | TrafficMode::Delay(_) => true,
     };
     match control.wait_for(flows).await {
-        Ok(control) => Ok(control.conduct),
+        Ok(control) => Ok(control.mode),
         Err(_) => Err(io::ErrorKind::Interrupted.into()),
     }
 }
@@ -379,7 +386,8 @@ mod tests {
 
     const SHORT: Duration = Duration::from_millis(200);
 
-    /// Sends back what it gets, until its program ends.
+    /// Starts a server that returns all received data, and returns its address. The server ends
+    /// with the test program.
     fn echo() -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -406,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn what_passes_is_unchanged_to_the_end_of_both_directions() {
+    fn pass_forwards_data_and_the_end_of_both_directions_unchanged() {
         let proxy = FaultProxy::start(echo()).unwrap();
         let mut stream = connect(&proxy);
         let sent: Vec<u8> = (0..1_000_000_u32).map(|n| (n % 251) as u8).collect();
@@ -426,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_resets_what_is_open_and_ends_with_the_next_pass() {
+    fn refuse_resets_open_connections_and_refuses_new_ones_until_pass() {
         let proxy = FaultProxy::start(echo()).unwrap();
         let mut stream = connect(&proxy);
         assert_eq!(ask(&mut stream, "one").unwrap(), "one");
@@ -441,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_sent_while_it_hung_arrives_afterwards() {
+    fn data_that_is_sent_during_hang_arrives_after_pass() {
         let proxy = FaultProxy::start(echo()).unwrap();
         let mut old = connect(&proxy);
         assert_eq!(ask(&mut old, "one").unwrap(), "one");
@@ -464,7 +472,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_resets_what_is_open_and_accepts_what_comes_then() {
+    fn cut_resets_open_connections_and_new_connections_are_accepted() {
         let proxy = FaultProxy::start(echo()).unwrap();
         let mut old = connect(&proxy);
         assert_eq!(ask(&mut old, "one").unwrap(), "one");
@@ -475,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn slow_and_delayed_answers_take_their_time() {
+    fn delay_and_slow_add_the_configured_time_to_answers() {
         let proxy = FaultProxy::start(echo()).unwrap();
         let mut stream = connect(&proxy);
         proxy.delay(SHORT).unwrap();

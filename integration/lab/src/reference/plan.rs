@@ -1,4 +1,4 @@
-//! What the reference network consists of.
+//! The topology of the reference network.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -60,7 +60,7 @@ pub(super) fn topology(
             Ipv6Net::new_assert(ROUTER6, NODE_NETWORK6.prefix_len()),
         )
         .forwards()
-        // By ports, too: the connections of one client are spread.
+        // ECMP hashes ports, too, so that the connections of one client go to all load balancers.
         .sysctl("ipv4/fib_multipath_hash_policy", 1)
         .sysctl("ipv6/fib_multipath_hash_policy", 1);
     topology.veth(("client", "eth0"), ("router", "client"));
@@ -104,15 +104,15 @@ pub(super) fn topology(
                 topology.host(name).route(route);
             }
         }
-        let is_here = |pod: &&Pod| pod.node == node.name;
-        for pod in lb_pods.iter().filter(is_here) {
+        let is_on_node = |pod: &&Pod| pod.node == node.name;
+        for pod in lb_pods.iter().filter(is_on_node) {
             node.add_pod(&mut topology, pod);
             match options.lb_pods {
                 LbPods::Balance => load_balance(&mut topology, pod),
                 LbPods::Announce => {}
             }
         }
-        for pod in web_pods.iter().filter(is_here) {
+        for pod in web_pods.iter().filter(is_on_node) {
             node.add_pod(&mut topology, pod);
             receive(&mut topology, pod, options.reception);
         }
@@ -120,7 +120,7 @@ pub(super) fn topology(
     topology
 }
 
-/// What an lb pod's `securityContext.sysctls` give it.
+/// Sets the sysctls that the manifests set in the `securityContext` of an lb pod.
 fn load_balance(topology: &mut Topology, pod: &Pod) {
     topology
         .host(&pod.name)

@@ -1,4 +1,4 @@
-//! The file that says what is served, in the types of the daemon that reads it.
+//! The desired set of a test, with the types of pod-watcher's file format.
 
 use std::{net::IpAddr, num::NonZeroU16, time::Duration};
 
@@ -8,7 +8,8 @@ use virtual_server::{
     Weight,
 };
 
-/// An entry with the defaults of the file format, but checked three times a second.
+/// Returns a virtual server with the defaults of the file format, except for a health check three
+/// times a second.
 pub fn virtual_server(
     name: &str,
     addresses: impl IntoIterator<Item = IpAddr>,
@@ -32,7 +33,7 @@ pub fn virtual_server(
     }
 }
 
-/// Real servers that are not checked.
+/// Returns `virtual_server` without a health check.
 pub fn unchecked(virtual_server: VirtualServer) -> VirtualServer {
     VirtualServer {
         health_check: Some(HealthCheckOptions {
@@ -43,7 +44,8 @@ pub fn unchecked(virtual_server: VirtualServer) -> VirtualServer {
     }
 }
 
-/// A real server with the client's port and the default weight.
+/// Returns a ready real server with the default weight. Its port is the port to which the client
+/// connects.
 pub fn real_server(address: IpAddr) -> RealServer {
     RealServer {
         address,
@@ -54,10 +56,10 @@ pub fn real_server(address: IpAddr) -> RealServer {
     }
 }
 
-/// A single port.
+/// Returns a single port.
 ///
 /// # Panics
-/// The port is 0.
+/// If `port` is 0.
 pub const fn port(port: u16) -> Ports {
     Ports::Single(NonZeroU16::new(port).expect("a port is not 0"))
 }

@@ -1,4 +1,4 @@
-//! Every flag and file that the lab gives to our daemons.
+//! The flags and configuration files of the daemons in the lab.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::reference::{
     reflector_address,
 };
 
-/// Flags with their values; a flag may be there more than once.
+/// Flags with their values. A flag can occur more than once.
 pub(super) type Flags = Vec<(String, String)>;
 
 pub(super) fn pod_watcher(file: &Path) -> Flags {
@@ -21,7 +21,7 @@ pub(super) fn pod_watcher(file: &Path) -> Flags {
 }
 
 pub(super) fn ipvs_programmer() -> Flags {
-    // Its default is the pod-watcher of its own pod.
+    // By default ipvs-programmer connects to the pod-watcher of its own pod.
     Vec::new()
 }
 
@@ -35,7 +35,8 @@ pub(super) fn bgp_announcer(node: &Node, lb_pod: &Pod, node_router: &Path) -> Fl
         ("--allowed-prefixes", service_ranges()),
         ("--node-router", format!("unix:{}", node_router.display())),
         ("--hold-time", "3s".to_owned()),
-        // Long enough for a router to follow, short enough for many tests.
+        // The router needs less than a second to change its routes, and many tests wait for this
+        // delay.
         ("--withdraw-delay", "1s".to_owned()),
         ("--linger", "1s".to_owned()),
     ]);
@@ -59,13 +60,13 @@ pub(super) fn route_reflector(file: &Path) -> Flags {
     flags([("--config", file.display().to_string())])
 }
 
-/// Gives flags another value, or adds them.
+/// Replaces all values of the flags in `with`, or adds the flags.
 pub(super) fn replace(flags: &mut Flags, with: &[(String, String)]) {
     flags.retain(|(flag, _)| !with.iter().any(|(other, _)| other == flag));
     flags.extend_from_slice(with);
 }
 
-/// The configuration file of reflector 1 or 2.
+/// Returns the text of the configuration file of reflector 1 or 2.
 pub(super) fn reflector_file(number: u8) -> String {
     let address = reflector_address(number);
     let import = [IpNet::from(SERVICE_RANGE), SERVICE_RANGE6.into()].map(|range| {
@@ -124,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_replaced_flag_keeps_only_its_new_values() {
+    fn a_replaced_flag_has_only_its_new_values() {
         let mut all = flags([
             ("--peer", "a".to_owned()),
             ("--asn", "1".to_owned()),

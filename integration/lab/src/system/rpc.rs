@@ -1,4 +1,4 @@
-//! What the daemons say of themselves, asked inside their namespaces.
+//! gRPC and HTTP requests to the daemons, from inside their namespaces.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -21,12 +21,12 @@ use tonic::{Response, Status};
 use super::{Daemon, System};
 use crate::http;
 
-/// A drain takes its own timeout and linger.
+/// The longest time until a daemon answers. `Drain` answers after the withdraw delay.
 const ANSWER: Duration = Duration::from_secs(60);
 const CONNECT: Duration = Duration::from_secs(5);
 
 impl System {
-    /// One call to a daemon, for whatever the methods below do not cover.
+    /// Sends one gRPC request to a daemon. The methods below cover the usual requests.
     pub fn call<T: Send>(
         &self,
         daemon: Daemon,
@@ -41,10 +41,11 @@ impl System {
                 let channel = endpoint.connect().await?;
                 anyhow::Ok(call(channel).await?.into_inner())
             })
-            .with_context(|| format!("ask {daemon}"))
+            .with_context(|| format!("send a request to {daemon}"))
     }
 
-    /// Every item of a list of a daemon. `page` asks for the page of a token.
+    /// Returns all items of a daemon's list. `page` requests the page of a page token, and returns
+    /// its items and the token of the next page.
     fn list<T: Send>(
         &self,
         daemon: Daemon,
@@ -57,7 +58,8 @@ impl System {
         })
     }
 
-    /// All pages of the desired set that a pod-watcher serves, and the state of its source.
+    /// Returns the desired set that a pod-watcher serves, from all pages, and the state of its
+    /// source.
     pub fn desired(&self, lb_pod: usize) -> Result<discovery::ListResponse> {
         self.call(Daemon::PodWatcher(lb_pod), async |channel| {
             let mut client = DiscoveryServiceClient::new(channel);
@@ -75,7 +77,7 @@ impl System {
         })
     }
 
-    /// What an ipvs-programmer has made of each virtual server.
+    /// Returns the state of each virtual server in an ipvs-programmer.
     pub fn virtual_servers(&self, lb_pod: usize) -> Result<Vec<dataplane::VirtualServerStatus>> {
         self.list(
             Daemon::IpvsProgrammer(lb_pod),
@@ -91,7 +93,7 @@ impl System {
         )
     }
 
-    /// Which service addresses an ipvs-programmer serves.
+    /// Returns the service addresses of an ipvs-programmer and whether each is serving.
     pub fn service_addresses(&self, lb_pod: usize) -> Result<Vec<dataplane::ServiceAddress>> {
         self.list(
             Daemon::IpvsProgrammer(lb_pod),
@@ -107,7 +109,7 @@ impl System {
         )
     }
 
-    /// What a bgp-announcer announces.
+    /// Returns the announcements of a bgp-announcer.
     pub fn announcements(&self, lb_pod: usize) -> Result<Vec<announcer::Announcement>> {
         self.list(Daemon::BgpAnnouncer(lb_pod), async |channel, page_token| {
             let request = announcer::ListAnnouncementsRequest {
@@ -120,8 +122,7 @@ impl System {
         })
     }
 
-    /// Moves traffic away from an lb pod; returns when that is done, with what
-    /// was withdrawn.
+    /// Drains the bgp-announcer of an lb pod. Returns the withdrawn prefixes, after the withdrawal.
     pub fn drain(&self, lb_pod: usize) -> Result<Vec<String>> {
         let response = self.call(Daemon::BgpAnnouncer(lb_pod), async |channel| {
             AnnouncerServiceClient::new(channel)
@@ -131,7 +132,7 @@ impl System {
         Ok(response.withdrawn)
     }
 
-    /// Reverts it.
+    /// Ends the drain of an lb pod, so that its bgp-announcer announces again.
     pub fn undrain(&self, lb_pod: usize) -> Result<()> {
         self.call(Daemon::BgpAnnouncer(lb_pod), async |channel| {
             AnnouncerServiceClient::new(channel)
@@ -141,7 +142,7 @@ impl System {
         .map(drop)
     }
 
-    /// The BGP sessions of an announcer.
+    /// Returns the BGP sessions of a bgp-announcer.
     pub fn announcer_sessions(&self, lb_pod: usize) -> Result<Vec<Session>> {
         self.list(Daemon::BgpAnnouncer(lb_pod), async |channel, page_token| {
             let request = announcer::ListSessionsRequest {
@@ -154,7 +155,7 @@ impl System {
         })
     }
 
-    /// The BGP sessions of a reflector.
+    /// Returns the BGP sessions of a reflector.
     pub fn reflector_sessions(&self, reflector: usize) -> Result<Vec<Session>> {
         self.list(
             Daemon::RouteReflector(reflector),
@@ -170,7 +171,7 @@ impl System {
         )
     }
 
-    /// What a reflector has received, of every prefix.
+    /// Returns all paths that a reflector has received.
     pub fn reflector_paths(&self, reflector: usize) -> Result<Vec<Path>> {
         self.list(
             Daemon::RouteReflector(reflector),
@@ -186,7 +187,7 @@ impl System {
         )
     }
 
-    /// The routes that a node-router holds.
+    /// Returns the node routes of a node-router.
     pub fn node_routes(&self, node: usize) -> Result<Vec<noderoute::Route>> {
         self.list(Daemon::NodeRouter(node), async |channel, page_token| {
             let request = noderoute::ListRoutesRequest {
@@ -199,12 +200,12 @@ impl System {
         })
     }
 
-    /// Status and text of a daemon's `/readyz`.
+    /// Returns the HTTP status and the body of a daemon's `/readyz`.
     pub fn readiness(&self, daemon: Daemon) -> Result<(u16, String)> {
         self.fetch(daemon, "/readyz")
     }
 
-    /// A daemon's `/metrics`.
+    /// Returns the body of a daemon's `/metrics`.
     pub fn metrics(&self, daemon: Daemon) -> Result<String> {
         Ok(self.fetch(daemon, "/metrics")?.1)
     }
@@ -212,12 +213,12 @@ impl System {
     fn fetch(&self, daemon: Daemon, path: &str) -> Result<(u16, String)> {
         let server = SocketAddr::new([127, 0, 0, 1].into(), daemon.http_port());
         http::fetch(&self.host(daemon)?, server, path, CONNECT)
-            .with_context(|| format!("ask {daemon}"))
+            .with_context(|| format!("send a request to {daemon}"))
     }
 }
 
-/// Every item of a list. `page` asks for the page of a token, and returns its items and the token of the
-/// next page.
+/// Returns all items of a list. `page` requests the page of a page token, and returns its items and
+/// the token of the next page.
 pub async fn all_pages<T>(
     mut page: impl AsyncFnMut(String) -> Result<(Vec<T>, String), Status>,
 ) -> Result<Vec<T>, Status> {

@@ -1,5 +1,7 @@
-//! What the daemons do, done by hand: the paper's side of benchmarks, and the
-//! tests of the lab itself.
+//! The work of the daemons, done with `ip`, `ipvsadm` and `nft`.
+//!
+//! Benchmarks use these functions for the setup to which they compare portlb. The tests of the lab
+//! use them for a data path without any daemon of portlb.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -10,7 +12,8 @@ use ipnet::IpNet;
 use crate::Host;
 use crate::nodes::Pod;
 
-/// Makes ranges local to an lb pod, so that IPVS sees what is sent there.
+/// Adds local routes for the service ranges to an lb pod, so that IPVS receives packets for their
+/// addresses.
 pub fn accept(lb_pod: &Host, ranges: &[IpNet]) -> Result<()> {
     let routes: String = ranges.iter().fold(String::new(), |mut text, range| {
         let _ = writeln!(text, "route add local {range} dev lo");
@@ -19,16 +22,18 @@ pub fn accept(lb_pod: &Host, ranges: &[IpNet]) -> Result<()> {
     lb_pod.ip(&routes)
 }
 
-/// How a virtual server's real servers are reached.
+/// The forwarding method of a virtual server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forwarding {
-    /// In an ipip tunnel.
+    /// IP-in-IP tunnels.
     Tunnel,
-    /// By their link address, on the lb pod's own network.
+    /// Direct routing: packets go to the real server's link-layer address, on the lb pod's own
+    /// network.
     Direct,
 }
 
-/// One virtual server with `mh` and both of its flags.
+/// Adds a virtual server to the kernel's IPVS table, with the scheduler `mh` and its flags
+/// `mh-port` and `mh-fallback`.
 pub fn balance(
     lb_pod: &Host,
     service: SocketAddr,
@@ -51,7 +56,7 @@ pub fn balance(
     lb_pod.ipvs(&entries)
 }
 
-/// The node's routes of ranges to its lb pod.
+/// Adds routes to a node that lead the service ranges to the lb pod on this node.
 pub fn route(node: &Host, ranges: &[IpNet], lb_pod: &Pod) -> Result<()> {
     let routes = ranges.iter().fold(String::new(), |mut text, range| {
         let _ = match range {
@@ -63,7 +68,7 @@ pub fn route(node: &Host, ranges: &[IpNet], lb_pod: &Pod) -> Result<()> {
     node.ip(&routes)
 }
 
-/// Keeps ranges out of a node's connection tracking, both ways.
+/// Exempts packets from and to the service ranges from connection tracking on a node.
 pub fn exempt(node: &Host, ranges: &[IpNet]) -> Result<()> {
     let mut rules = String::new();
     for hook in ["prerouting", "output"] {
@@ -82,5 +87,5 @@ pub fn exempt(node: &Host, ranges: &[IpNet]) -> Result<()> {
         }
         rules.push_str("  }\n");
     }
-    node.nft(&format!("table inet by-hand {{\n{rules}}}\n"))
+    node.nft(&format!("table inet baseline {{\n{rules}}}\n"))
 }
