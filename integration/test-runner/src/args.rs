@@ -1,23 +1,26 @@
-//! What the caller may type.
+//! The command line of test-runner.
 
 use clap::{Parser, Subcommand};
 
-/// Runs the tests of this repository, side by side where they can be, and prints a table of phases.
+/// Runs the tests of this repository, in parallel where possible, and prints a table of the jobs.
 ///
-/// Output of each job goes to target/test-runner/JOB.log; of a failed job the end is shown.
+/// The output of each job is written to target/test-runner/JOB.log. The end of the output of a
+/// failed job is also printed.
 #[derive(Debug, Parser)]
 #[command(name = "test-runner")]
 pub(crate) struct Args {
-    /// Show what each job prints, at once and behind the job's name.
+    /// Print the output of all jobs immediately. Each line begins with the name of its job.
     #[arg(long, global = true)]
     pub(crate) live: bool,
-    /// Only tests whose names contain this text; an empty text means all tests.
+    /// Run only the tests whose names contain this text. An empty text means all tests.
     #[arg(long, global = true, value_name = "TEXT")]
     pub(crate) filter: Option<String>,
-    /// Every case of the long matrices, in place of a sample.
+    /// Run every case of the long test matrices instead of a sample. Property tests run more cases,
+    /// too.
     #[arg(long, global = true)]
     pub(crate) complete: bool,
-    /// Selects the sample of the long matrices; by default each run has another one and prints it.
+    /// The seed that selects the sample of the long test matrices. By default each run uses another
+    /// seed and prints it. Set this flag to repeat an earlier run.
     #[arg(long, global = true, value_name = "NUMBER")]
     seed: Option<u64>,
     #[command(subcommand)]
@@ -26,25 +29,26 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Selection {
-    /// Every job: what CI runs.
+    /// Run all jobs. CI runs this command.
     All,
-    /// Format, lints and the unit tests of changed crates and of those that depend on them.
+    /// Check the format and the lints, and run the unit tests of the changed crates and of the
+    /// crates that depend on them.
     Check {
-        /// Commit since which files count as changed; by default the branch's upstream, or the
-        /// commit before the last.
+        /// A file counts as changed if it differs from this commit. By default the common ancestor
+        /// with the branch's upstream, or the parent of HEAD if there is no upstream.
         #[arg(long)]
         base: Option<String>,
     },
-    /// The jobs named, and the jobs that they need. A name that ends in `-` means every job that
-    /// begins with it.
+    /// Run the named jobs and the jobs that they need. A name that ends in `-` selects all jobs
+    /// whose names begin with it.
     Jobs {
-        /// Names as in the table of a run.
+        /// Names of jobs, as `list` prints them.
         #[arg(required = true)]
         names: Vec<String>,
     },
-    /// Prints every job, what it needs, and its command.
+    /// Print each job with the jobs that it needs and its command.
     List,
-    /// The part of `check` that runs tests.
+    /// Run the unit tests of changed crates. The command `check` starts it.
     #[command(hide = true)]
     ChangedUnit {
         #[arg(long)]
@@ -53,7 +57,7 @@ pub(crate) enum Selection {
 }
 
 impl Args {
-    /// The given seed, or one from the clock.
+    /// Returns the seed of the command line, or a seed from the clock.
     pub(crate) fn seed(&self) -> u64 {
         self.seed.unwrap_or_else(|| {
             let now = std::time::SystemTime::now();

@@ -1,4 +1,4 @@
-//! Which crates a change touches, and the unit tests of those and of all that depend on them.
+//! The crates that a change affects, and their unit tests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::BufReader;
@@ -10,18 +10,19 @@ use cargo_metadata::{Message, Metadata, MetadataCommand};
 
 use crate::output::print_line;
 
-/// Files outside of a crate whose content tests read: the beginning of the path, and the crates.
+/// Files outside of crates whose content tests read: the beginning of the path, and the crates of
+/// the tests.
 const READ_BY: [(&str, &[&str]); 2] = [
     ("proto/", &["daemon-api"]),
     ("docs/", &["pod-watcher", "route-reflector"]),
 ];
-/// Crates whose tests read the sources of others.
+/// Crates whose tests read source files of other crates.
 const GUARDS: [&str; 2] = ["integration", "test-runner"];
-/// Folders that no test of a crate reads; jobs of the whole run do.
+/// Folders that no test of a crate reads. Only other jobs read them.
 const READ_BY_NO_CRATE: [&str; 3] = ["containers/", "integration/fuzz", "manifests/"];
 
-/// Compiles all unit tests and runs those of the crates that have changed since `base`, and of the
-/// crates that depend on them.
+/// Compiles all unit tests. Runs the unit tests of the crates that differ from the commit `base`,
+/// and of the crates that depend on them.
 pub(crate) fn run_unit_tests(root: &Path, base: Option<&str>) -> Result<bool> {
     let metadata = MetadataCommand::new()
         .manifest_path(root.join("Cargo.toml"))
@@ -40,7 +41,7 @@ pub(crate) fn run_unit_tests(root: &Path, base: Option<&str>) -> Result<bool> {
     for test in build(root, &affected)? {
         let status = Command::new(&test.program)
             .current_dir(&test.folder)
-            // As cargo sets it.
+            // cargo sets this variable and the working directory, too.
             .env("CARGO_MANIFEST_DIR", &test.folder)
             .status()
             .with_context(|| format!("start {}", test.program.display()))?;
@@ -48,14 +49,20 @@ pub(crate) fn run_unit_tests(root: &Path, base: Option<&str>) -> Result<bool> {
             failed.push(test.name);
         }
     }
-    ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
+    ensure!(
+        failed.is_empty(),
+        "failed test binaries: {}",
+        failed.join(", ")
+    );
     Ok(true)
 }
 
-/// A crate of the workspace: where it lies, relative to the root, and which others it uses.
+/// A crate of the workspace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Member {
+    /// Relative to the root of the repository.
     folder: PathBuf,
+    /// The names of the crates of the workspace on which this crate depends.
     uses: BTreeSet<String>,
 }
 
@@ -91,8 +98,8 @@ fn crates(metadata: &Metadata, root: &Path) -> Result<BTreeMap<String, Member>> 
     members.iter().map(member).collect()
 }
 
-/// The crates that own a changed file or read it in a test, and all that depend on them. A file
-/// that belongs to no crate and is read by none, say the lock file, may affect every crate.
+/// Returns the crates that contain a changed file or read it in a test, and all crates that depend
+/// on them. Returns all crates if a changed file, such as Cargo.lock, has an unknown effect.
 fn affected(crates: &BTreeMap<String, Member>, changed: &[PathBuf]) -> BTreeSet<String> {
     let mut affected: BTreeSet<String> = BTreeSet::new();
     for file in changed {
@@ -156,18 +163,19 @@ fn git(root: &Path, arguments: &[&str]) -> Result<String> {
         .current_dir(root)
         .output()
         .context("start git")?;
-    let complaint = String::from_utf8_lossy(&output.stderr);
+    let stderr = String::from_utf8_lossy(&output.stderr);
     ensure!(
         output.status.success(),
-        "git {}: {}",
+        "git {} failed: {}",
         arguments.join(" "),
-        complaint.trim()
+        stderr.trim()
     );
-    String::from_utf8(output.stdout).context("git prints UTF-8")
+    String::from_utf8(output.stdout).context("decode the output of git")
 }
 
-/// Compiles the unit tests of the whole workspace, since a part of it would select other features
-/// of the dependencies and compile those again; what has not changed is not compiled.
+/// Compiles the unit tests of the whole workspace and returns the programs of the affected crates.
+/// With a part of the workspace, cargo would select other features of the dependencies and compile
+/// the dependencies again.
 fn build(root: &Path, affected: &BTreeSet<String>) -> Result<Vec<TestProgram>> {
     let mut cargo = Command::new("cargo")
         .args([
@@ -183,7 +191,10 @@ fn build(root: &Path, affected: &BTreeSet<String>) -> Result<Vec<TestProgram>> {
         .stdout(Stdio::piped())
         .spawn()
         .context("start cargo")?;
-    let output = cargo.stdout.take().context("its output is a pipe")?;
+    let output = cargo
+        .stdout
+        .take()
+        .context("open the standard output of cargo")?;
     let mut programs = Vec::new();
     for message in Message::parse_stream(BufReader::new(output)) {
         let Message::CompilerArtifact(artifact) = message.context("read cargo's messages")? else {
@@ -216,7 +227,8 @@ fn build(root: &Path, affected: &BTreeSet<String>) -> Result<Vec<TestProgram>> {
 mod tests {
     use super::*;
 
-    /// `daemon` and `tool` use `library`, the test crate `integration` uses `daemon`.
+    /// The crates `daemon` and `tool` depend on `library`. The crate `integration` depends on
+    /// `daemon`.
     fn crates() -> BTreeMap<String, Member> {
         let member = |folder: &str, uses: &[&str]| Member {
             folder: PathBuf::from(folder),
@@ -234,7 +246,7 @@ mod tests {
         .into()
     }
 
-    fn check(changed: &[&str], expected: &[&str]) {
+    fn assert_affected(changed: &[&str], expected: &[&str]) {
         let changed: Vec<PathBuf> = changed.iter().map(PathBuf::from).collect();
         let affected = affected(&crates(), &changed);
         let expected: BTreeSet<String> = expected.iter().map(|&name| name.to_owned()).collect();
@@ -242,32 +254,32 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_library_affects_all_that_depend_on_it() {
+    fn a_changed_library_affects_all_crates_that_depend_on_it() {
         let expected = ["daemon", "integration", "library", "tool"];
-        check(&["crates/library/src/lib.rs"], &expected);
-        check(&["crates/daemon/src/main.rs"], &["daemon", "integration"]);
+        assert_affected(&["crates/library/src/lib.rs"], &expected);
+        assert_affected(&["crates/daemon/src/main.rs"], &["daemon", "integration"]);
     }
 
     #[test]
     fn a_file_belongs_to_the_innermost_crate() {
-        check(&["integration/lab/src/lib.rs"], &["lab"]);
+        assert_affected(&["integration/lab/src/lib.rs"], &["lab"]);
     }
 
     #[test]
     fn a_file_outside_of_crates_affects_the_crates_whose_tests_read_it() {
-        check(
+        assert_affected(
             &["proto/portlb/dataplane/v1/dataplane.proto"],
             &["daemon-api"],
         );
-        check(&["README.md", "Makefile"], &[]);
-        check(&[], &[]);
+        assert_affected(&["README.md", "Makefile"], &[]);
+        assert_affected(&[], &[]);
     }
 
     #[test]
-    fn a_file_that_no_rule_knows_affects_everything() {
+    fn a_file_with_an_unknown_effect_affects_all_crates() {
         let all: Vec<String> = crates().into_keys().collect();
         let all: Vec<&str> = all.iter().map(String::as_str).collect();
-        check(&["Cargo.lock"], &all);
-        check(&[".cargo/config.toml", "crates/tool/src/main.rs"], &all);
+        assert_affected(&["Cargo.lock"], &all);
+        assert_affected(&[".cargo/config.toml", "crates/tool/src/main.rs"], &all);
     }
 }

@@ -1,50 +1,49 @@
-//! What a job is: one command of a test run.
+//! A job: one command of a test run.
 
 use std::fmt::{self, Display};
 use std::time::Duration;
 
-/// One command, and when it may start.
+/// A command of a test run, and the conditions under which it starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Job {
-    /// Its name on the command line and in the table.
+    /// The name on the command line and in the table.
     pub(crate) name: &'static str,
-    /// Jobs that must have passed before it starts.
+    /// The names of the jobs that must pass before this job starts.
     pub(crate) needs: Vec<&'static str>,
-    /// What it takes of the machine.
-    pub(crate) load: Load,
-    /// Program and arguments, run in the root of the repository.
+    pub(crate) cpu: CpuDemand,
+    /// The program and its arguments. The command runs in the root of the repository.
     pub(crate) command: Vec<String>,
-    /// Variables that the command gets beyond the caller's.
+    /// Environment variables that the command gets in addition to the variables of the runner.
     pub(crate) environment: Vec<(&'static str, String)>,
-    /// How long the command may take before the runner ends it.
+    /// The runner ends the command if it takes longer.
     pub(crate) limit: Duration,
-    /// Whether the command runs tests: then zero tests are a failure.
+    /// Whether the command runs tests. If it reports no test, the job fails.
     pub(crate) has_tests: bool,
-    /// Whether the end of its output is shown although it has passed.
+    /// Whether the end of the output is also printed if the job passes.
     pub(crate) is_shown: bool,
 }
 
-/// What a job takes of the machine.
+/// The share of the machine's CPU time that a job needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Load {
-    /// Keeps this number of cores busy; jobs run side by side while cores are free.
+pub(crate) enum CpuDemand {
+    /// The job keeps this number of cores busy. Other jobs start while cores are free.
     Cores(usize),
-    /// Runs on the time that other jobs leave (`SCHED_IDLE`), one such job at a time.
+    /// The job uses only idle CPU time (`SCHED_IDLE`). One background job runs at a time.
     Background,
-    /// Runs with no other job than those in the background, because it measures.
+    /// Only background jobs run at the same time, because the job measures times.
     Alone,
 }
 
-/// How a job ended.
+/// The result of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// Exit status 0, and tests ran if it has any.
+    /// The exit status is 0. If the job has tests, tests have run and none has failed.
     Passed,
-    /// The reason, for people.
+    /// The reason, which the table shows.
     Failed(String),
-    /// A job that it needs did not pass.
+    /// A job that this job needs has not passed.
     NotRun {
-        /// That job.
+        /// The name of the job that has not passed.
         because_of: &'static str,
     },
 }
@@ -61,7 +60,7 @@ impl Display for Job {
             write!(f, " {name}={value}")?;
         }
         for word in &self.command {
-            // As a shell takes it.
+            // Quoted, so that the printed command can be copied into a shell.
             match word.contains(['*', ' ']) {
                 true => write!(f, " '{word}'")?,
                 false => write!(f, " {word}")?,
@@ -72,12 +71,12 @@ impl Display for Job {
 }
 
 impl Job {
-    /// A job without needs that keeps all cores busy.
+    /// Returns a job that needs no other job and keeps all cores busy.
     pub(crate) fn new(name: &'static str, command: &[&str]) -> Self {
         Self {
             name,
             needs: Vec::new(),
-            load: Load::Cores(usize::MAX),
+            cpu: CpuDemand::Cores(usize::MAX),
             command: command.iter().map(|&word| word.to_owned()).collect(),
             environment: Vec::new(),
             limit: Duration::from_secs(40 * 60),
@@ -86,58 +85,59 @@ impl Job {
         }
     }
 
-    /// Adds arguments to its command.
+    /// Adds arguments to the command.
     pub(crate) fn arguments(mut self, words: &[&str]) -> Self {
         self.command
             .extend(words.iter().map(|&word| word.to_owned()));
         self
     }
 
-    /// Adds jobs that must have passed before.
+    /// Adds jobs that must pass before this job starts.
     pub(crate) fn needs(mut self, names: &[&'static str]) -> Self {
         self.needs.extend(names);
         self
     }
 
-    /// Leaves the other cores to other jobs.
+    /// Sets the number of cores that the job keeps busy, so that other jobs can use the other
+    /// cores.
     pub(crate) fn on_cores(mut self, cores: usize) -> Self {
-        self.load = Load::Cores(cores);
+        self.cpu = CpuDemand::Cores(cores);
         self
     }
 
-    /// Takes only the time that other jobs leave.
+    /// Makes the job a background job, with a longer time limit.
     pub(crate) fn in_background(mut self) -> Self {
-        self.load = Load::Background;
-        // It may wait long for the time that others leave.
+        self.cpu = CpuDemand::Background;
+        // A background job can wait long for idle CPU time.
         self.limit *= 3;
         self
     }
 
-    /// Sets how long the command may take.
+    /// Sets the time limit of the command.
     pub(crate) fn within(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self
     }
 
-    /// Shows the end of its output also where it has passed.
+    /// Prints the end of the output even if the job passes.
     pub(crate) fn shown(mut self) -> Self {
         self.is_shown = true;
         self
     }
 
-    /// Lets only background jobs run at the same time.
+    /// Allows only background jobs at the same time as this job.
     pub(crate) fn alone(mut self) -> Self {
-        self.load = Load::Alone;
+        self.cpu = CpuDemand::Alone;
         self
     }
 
-    /// Sets a variable of its environment.
+    /// Sets an environment variable of the command.
     pub(crate) fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.environment.push((name, value.into()));
         self
     }
 
-    /// Counts its tests; none is a failure.
+    /// Makes the job fail if the command reports no test.
     pub(crate) fn runs_tests(mut self) -> Self {
         self.has_tests = true;
         self

@@ -1,4 +1,4 @@
-//! Runs the tests of this repository, side by side where they can be.
+//! test-runner, which runs the tests of this repository.
 
 mod args;
 mod changed;
@@ -16,7 +16,7 @@ use clap::Parser as _;
 
 use crate::args::{Args, Selection};
 use crate::output::print_line;
-use crate::suites::Options;
+use crate::suites::RunOptions;
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -30,10 +30,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// Returns whether everything has passed.
+/// Carries out the command line. Reports whether all jobs have passed.
 fn start(args: &Args) -> Result<bool> {
-    // Not the folder in which it was compiled, which another checkout may share.
-    let root = std::env::current_dir().context("find the working directory")?;
+    // Not the folder in which the runner was compiled: another checkout may have compiled it.
+    let root = std::env::current_dir().context("read the working directory")?;
     let is_root = root.join("integration/test-runner").is_dir();
     ensure!(
         is_root,
@@ -54,20 +54,20 @@ fn start(args: &Args) -> Result<bool> {
     run::run_and_report(root, args.live, jobs)
 }
 
-fn options(root: &std::path::Path, args: &Args) -> Options {
+fn options(root: &std::path::Path, args: &Args) -> RunOptions {
     let filter = args.filter.clone().filter(|filter| !filter.is_empty());
-    // A named test runs with all of its cases.
+    // With a filter, a test runs with all its cases.
     let sample = match args.complete || filter.is_some() {
         true => None,
         false => Some(args.seed()),
     };
     match sample {
         Some(seed) => print_line(&format!(
-            "long matrices run a sample: --seed {seed} repeats it"
+            "long test matrices run a sample of their cases; repeat this sample with --seed {seed}"
         )),
-        None => print_line("long matrices run every case"),
+        None => print_line("long test matrices run all cases"),
     }
-    Options {
+    RunOptions {
         root: root.to_owned(),
         filter,
         complete: args.complete,

@@ -1,4 +1,4 @@
-//! What jobs print: kept, counted and shown.
+//! The output of jobs: their logs, their tests, and the printed lines.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
@@ -9,12 +9,14 @@ use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader};
 
 use crate::summary::Tests;
 
-/// How much of a failed job's output is shown; the whole output stays in its log.
+/// The largest part of a failed job's output that is printed, in bytes. The log has the whole
+/// output.
 const SHOWN_BYTES: u64 = 512 * 1024;
-/// How many of its lines are repeated at the end of a run, and how much of each.
+/// The number of lines of a failed job's output that are repeated at the end of a run.
 const LAST_LINES: usize = 4;
+/// The largest number of characters of each repeated line.
 const LAST_LINE_CHARS: usize = 160;
-/// What cargo and the test harness print after the reason of a failure.
+/// The beginnings of lines that cargo and the test harness print after the reason of a failure.
 const FRAME: [&str; 7] = [
     "test result: ",
     "failures:",
@@ -24,19 +26,20 @@ const FRAME: [&str; 7] = [
     "note: ",
     "error: 1 target failed",
 ];
-/// A longer line is kept as several lines.
+/// In bytes. A longer line is split into several lines.
 const LONGEST_LINE: u64 = 64 * 1024;
-/// A job that prints more fails.
+/// In bytes. A job that prints more fails.
 const LONGEST_LOG: usize = 256 * 1024 * 1024;
 
-/// Keeps the output in the log, and shows it line by line behind `shown_as` where that is given.
-/// Returns the tests that the output reports. Bytes that are not UTF-8 are replaced.
+/// Writes the output of a command to its log, and returns the counts of the tests that the output
+/// reports. Replaces bytes that are not UTF-8. If `shown_as` is given, also prints each line with
+/// this name in front.
 pub(crate) async fn record(
     output: impl AsyncRead + Unpin,
     log: PathBuf,
     shown_as: Option<&'static str>,
 ) -> Result<Tests> {
-    let mut file = File::create(&log).with_context(|| format!("make {}", log.display()))?;
+    let mut file = File::create(&log).with_context(|| format!("create {}", log.display()))?;
     let mut output = BufReader::new(output);
     let (mut tests, mut bytes, mut length) = (Tests::default(), Vec::new(), 0);
     loop {
@@ -61,7 +64,7 @@ pub(crate) async fn record(
     }
 }
 
-/// Prints the end of a log, or why the log cannot be read.
+/// Prints the end of a log, or the error if the log cannot be read.
 pub(crate) fn show_end(log: &Path) {
     print_line(&format!("--- {}", log.display()));
     match end_of(log, SHOWN_BYTES) {
@@ -71,15 +74,16 @@ pub(crate) fn show_end(log: &Path) {
     print_line("---");
 }
 
-/// The last lines of a log that say something of their own, or why the log cannot be read.
-pub(crate) fn last_words(log: &Path) -> String {
+/// Returns the last lines of a log that can explain a failure, or the error if the log cannot be
+/// read.
+pub(crate) fn failure_lines(log: &Path) -> String {
     match end_of(log, SHOWN_BYTES) {
-        Ok(text) => last_words_of(&text),
+        Ok(text) => failure_lines_in(&text),
         Err(error) => format!("{error:#}"),
     }
 }
 
-fn last_words_of(text: &str) -> String {
+fn failure_lines_in(text: &str) -> String {
     let is_frame = |line: &&str| FRAME.iter().any(|start| line.starts_with(start));
     let lines = text.lines().map(str::trim);
     let mut last: Vec<String> = lines
@@ -95,10 +99,10 @@ fn last_words_of(text: &str) -> String {
 
 fn end_of(log: &Path, most: u64) -> Result<String> {
     let mut file = File::open(log).context("open the log")?;
-    let length = file.metadata().context("measure the log")?.len();
+    let length = file.metadata().context("read the length of the log")?.len();
     let first = length.saturating_sub(most);
     file.seek(SeekFrom::Start(first))
-        .context("find the end of the log")?;
+        .context("seek to the end of the log")?;
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).context("read the log")?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
@@ -114,12 +118,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_words_of_a_log_are_the_reason_and_not_the_frame_around_it() {
+    fn the_failure_lines_of_a_log_do_not_contain_the_lines_of_cargo_and_the_test_harness() {
         let log = "running 1 test\n---- moves stdout ----\nError: failed:\nscale: lost 3\n\n\
                    failures:\n    moves\n\ntest result: FAILED. 0 passed; 1 failed\n\n\
                    error: test failed, to rerun pass `--test cluster`\n\nCaused by:\n  \
                    process didn't exit successfully: `cluster` (exit status: 101)\n";
         let words = "---- moves stdout ----\nError: failed:\nscale: lost 3\nmoves";
-        assert_eq!(last_words_of(log), words);
+        assert_eq!(failure_lines_in(log), words);
     }
 }

@@ -1,4 +1,4 @@
-//! Starts jobs, keeps what they print, and ends them.
+//! Starts, follows and ends the jobs of a run.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -15,42 +15,44 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::job::{Job, Load, Outcome};
+use crate::job::{CpuDemand, Job, Outcome};
 use crate::output::{self, print_line};
 use crate::schedule::Schedule;
 use crate::summary::{self, Row, Tests};
 
-/// Between SIGTERM and SIGKILL of a job that is to end: a guest needs a moment to end with its
-/// network namespaces.
+/// The time between SIGTERM and SIGKILL when a job is ended. A guest needs some time to end with
+/// its network namespaces.
 const GRACE: Duration = Duration::from_secs(20);
-/// Side by side, more guests than this need more memory than many machines have.
+/// The largest number of cores that jobs use. With more guests at the same time, many machines
+/// would not have enough memory.
 const MOST_CORES: usize = 4;
-/// Gives a background job the lowest priority. The kernel shares the CPU first between sessions
-/// (`autogroup` of sched(7)) and only then within each, and a guest is a session of its own.
-/// Containers may refuse each of the three settings.
+/// A shell script that runs a background job with the lowest priority. The kernel first divides CPU
+/// time between sessions (`autogroup` of sched(7)), and then within each session. The job is its
+/// own session. A container may refuse each of the three settings, so the script ignores errors.
 const IN_BACKGROUND: &str = "echo 19 2>/dev/null >/proc/self/autogroup
 chrt --idle 0 true 2>/dev/null && exec chrt --idle 0 \"$@\"
 exec nice -n 19 \"$@\"";
 
-/// Where and how a run takes place.
+/// The settings of a run.
 #[derive(Debug)]
-struct Setting {
+struct RunSetting {
     /// The root of the repository.
     root: PathBuf,
-    /// Whether output is shown as it is printed.
+    /// Whether the output of jobs is printed immediately.
     live: bool,
 }
 
 /// The result of a run.
 #[derive(Debug)]
-struct Report {
-    /// In the order in which the jobs ended.
+struct RunResult {
+    /// One row for each job, in the order in which the jobs ended.
     rows: Vec<Row>,
     took: Duration,
 }
 
+/// An ended job. Times are measured from the beginning of the run.
 #[derive(Debug)]
-struct Ended {
+struct EndedJob {
     job: Job,
     started: Duration,
     took: Duration,
@@ -60,43 +62,43 @@ struct Ended {
 
 /// Runs all jobs and prints the table. Returns whether every job has passed.
 pub(crate) fn run_and_report(root: PathBuf, live: bool, jobs: Vec<Job>) -> Result<bool> {
-    let setting = Setting { root, live };
+    let setting = RunSetting { root, live };
     let runtime = tokio::runtime::Runtime::new().context("start the runtime")?;
     let report = runtime.block_on(run(&setting, jobs))?;
     let table = summary::table(&report.rows, report.took);
     print_line(&format!("\n{table}"));
-    // Near the end, because CI may keep only the last lines.
+    // Repeated near the end of the output, because CI may keep only the last lines.
     let logs = setting.root.join("target/test-runner");
     for row in &report.rows {
         if let Outcome::Failed(reason) = &row.outcome {
             print_line(&format!("{} FAILED: {reason}", row.job));
-            print_line(&output::last_words(&log_of(&logs, row.job)));
+            print_line(&output::failure_lines(&log_of(&logs, row.job)));
         }
     }
     let tests = summary::sum(&report.rows);
-    // CI reads this line.
+    // CI reads the counts from this line.
     print_line(&format!("{} passed, {} failed", tests.passed, tests.failed));
     let file = setting.root.join("target/test-runner/table.md");
     if let Err(error) = fs::write(&file, &table) {
         print_line(&format!(
-            "the table is not kept in {}: {error}",
+            "cannot write the table to {}: {error}",
             file.display()
         ));
     }
     Ok(report.rows.iter().all(|row| row.outcome == Outcome::Passed))
 }
 
-/// Runs all jobs; returns when each has ended. A signal that would end any program ends every job
-/// first and is an error.
-async fn run(setting: &Setting, jobs: Vec<Job>) -> Result<Report> {
+/// Runs all jobs, and returns when all jobs have ended. SIGINT, SIGTERM, SIGHUP or SIGQUIT ends all
+/// jobs and is an error.
+async fn run(setting: &RunSetting, jobs: Vec<Job>) -> Result<RunResult> {
     let logs = setting.root.join("target/test-runner");
-    fs::create_dir_all(&logs).with_context(|| format!("make {}", logs.display()))?;
-    let lock = File::create(logs.join("lock")).context("make the lock of this checkout")?;
+    fs::create_dir_all(&logs).with_context(|| format!("create {}", logs.display()))?;
+    let lock = File::create(logs.join("lock")).context("create the lock file of this checkout")?;
     lock.try_lock().with_context(|| {
         let root = setting.root.display();
-        format!("another run of the tests is under way in {root}; wait for its end")
+        format!("test-runner already runs in {root}; wait until the other run has ended")
     })?;
-    // Those of an earlier run would pass for this one's.
+    // Logs of an earlier run could be mistaken for logs of this run.
     for entry in fs::read_dir(&logs).with_context(|| format!("read {}", logs.display()))? {
         let path = entry
             .with_context(|| format!("read {}", logs.display()))?
@@ -118,7 +120,7 @@ async fn run(setting: &Setting, jobs: Vec<Job>) -> Result<Report> {
     while !schedule.is_over() {
         for job in schedule.start() {
             let started = began.elapsed();
-            say(started, &format!("{} started", job.name));
+            print_event(started, &format!("{} started", job.name));
             let child = spawn(setting, &job);
             if let Ok((child, _)) = &child
                 && let Some(group) = group_of(child)
@@ -133,7 +135,7 @@ async fn run(setting: &Setting, jobs: Vec<Job>) -> Result<Report> {
                     Ok((child, output)) => follow(&job, child, output, log, live).await,
                     Err(error) => (Tests::default(), Outcome::Failed(format!("{error:#}"))),
                 };
-                Ended {
+                EndedJob {
                     job,
                     started,
                     took: began.elapsed(),
@@ -143,18 +145,18 @@ async fn run(setting: &Setting, jobs: Vec<Job>) -> Result<Report> {
             });
         }
         let ended = tokio::select! {
-            ended = running.join_next() => ended.context("no job can start")?.context("follow a job"),
+            ended = running.join_next() => ended.context("no job can start")?.context("a task of a job has failed"),
             () = signals.next() => Err(anyhow::anyhow!("interrupted")),
         };
         let ended = match ended {
             Ok(ended) => ended,
             Err(error) => {
                 stop(&groups, running).await;
-                bail!("{error:#}; every job was ended");
+                bail!("{error:#}; all jobs were ended");
             }
         };
         groups.remove(ended.job.name);
-        say(began.elapsed(), &describe(&ended));
+        print_event(began.elapsed(), &describe(&ended));
         let is_shown = ended.job.is_shown || ended.outcome != Outcome::Passed;
         if is_shown && !setting.live {
             output::show_end(&log_of(&logs, ended.job.name));
@@ -180,7 +182,7 @@ async fn run(setting: &Setting, jobs: Vec<Job>) -> Result<Report> {
             });
         }
     }
-    Ok(Report {
+    Ok(RunResult {
         rows,
         took: began.elapsed(),
     })
@@ -212,7 +214,7 @@ impl Signals {
     }
 }
 
-async fn stop(groups: &BTreeMap<&'static str, Pid>, mut running: JoinSet<Ended>) {
+async fn stop(groups: &BTreeMap<&'static str, Pid>, mut running: JoinSet<EndedJob>) {
     signal_all(groups, Signal::SIGTERM);
     let all_end = async { while running.join_next().await.is_some() {} };
     if timeout(GRACE, all_end).await.is_err() {
@@ -227,25 +229,26 @@ fn signal_all(groups: &BTreeMap<&'static str, Pid>, signal: Signal) {
     }
 }
 
-/// Starts a job's command in a process group of its own, so that all of it can be ended. Both of
-/// its outputs go to one pipe, in the order in which they are printed.
-fn spawn(setting: &Setting, job: &Job) -> Result<(Child, pipe::Receiver)> {
-    let is_background = job.load == Load::Background;
+/// Starts the command of a job in a new process group, so that all its processes can be ended
+/// together. Standard output and standard error go to one pipe, in the order in which they are
+/// printed.
+fn spawn(setting: &RunSetting, job: &Job) -> Result<(Child, pipe::Receiver)> {
+    let is_background = job.cpu == CpuDemand::Background;
     let mut words: Vec<&str> = match is_background {
-        // The leader of a new session leads a new process group, too.
+        // setsid starts a new session, and with it a new process group.
         true => vec!["setsid", "sh", "-c", IN_BACKGROUND, "background"],
         false => Vec::new(),
     };
     words.extend(job.command.iter().map(String::as_str));
     let (program, arguments) = words.split_first().context("a job has a command")?;
-    let (reader, writer) = std::io::pipe().context("make a pipe")?;
+    let (reader, writer) = std::io::pipe().context("create a pipe")?;
     let mut command = Command::new(program);
     command
         .args(arguments)
         .envs(job.environment.iter().map(|(name, value)| (*name, value)))
         .current_dir(&setting.root)
         .stdin(Stdio::null())
-        .stdout(writer.try_clone().context("share a pipe")?)
+        .stdout(writer.try_clone().context("duplicate a pipe")?)
         .stderr(writer);
     if !is_background {
         command.process_group(0);
@@ -253,9 +256,10 @@ fn spawn(setting: &Setting, job: &Job) -> Result<(Child, pipe::Receiver)> {
     let child = command
         .spawn()
         .with_context(|| format!("start {program}"))?;
-    // The command holds the write end; the output ends with the processes.
+    // `command` still holds the write end of the pipe. Without the drop, the output would never
+    // end.
     drop(command);
-    let output = pipe::Receiver::from_owned_fd(reader.into()).context("read a pipe")?;
+    let output = pipe::Receiver::from_owned_fd(reader.into()).context("register a pipe")?;
     Ok((child, output))
 }
 
@@ -279,16 +283,20 @@ async fn follow(
     };
     let recorded = timeout(GRACE, &mut record).await;
     if let Some(group) = group {
-        // What the command left behind would outlive the run. Mostly there is nothing.
+        // Ends processes that the command has left, which is rare. An error means that there are
+        // none.
         let _ = killpg(group, Signal::SIGKILL);
     }
     let failed = |reason: String| (Tests::default(), Outcome::Failed(reason));
     match recorded {
-        _ if is_overdue => failed(format!("not done after {} s", job.limit.as_secs())),
+        _ if is_overdue => failed(format!(
+            "the command has not ended after {} s",
+            job.limit.as_secs()
+        )),
         Ok(Ok(Ok(tests))) => (tests, outcome(job, status, tests)),
         Ok(Ok(Err(error))) => failed(format!("{error:#}")),
-        Ok(Err(error)) => failed(format!("keep its output: {error}")),
-        Err(_) => failed("a process that the command left behind held its output open".to_owned()),
+        Ok(Err(error)) => failed(format!("the output was not recorded: {error}")),
+        Err(_) => failed("a process that the command has left keeps the output open".to_owned()),
     }
 }
 
@@ -307,16 +315,16 @@ async fn end(child: &mut Child, group: Option<Pid>) -> std::io::Result<ExitStatu
 fn outcome(job: &Job, status: std::io::Result<ExitStatus>, tests: Tests) -> Outcome {
     let missing = tests.announced.saturating_sub(tests.ran() + tests.skipped);
     Outcome::Failed(match status {
-        Err(error) => format!("wait for it: {error}"),
+        Err(error) => format!("wait for the command: {error}"),
         Ok(status) if !status.success() => status.to_string(),
         Ok(_) if tests.failed > 0 => format!("{} tests failed", tests.failed),
-        Ok(_) if missing > 0 => format!("{missing} tests began and reported no result"),
-        Ok(_) if job.has_tests && tests.ran() == 0 => "the command ran no test".to_owned(),
+        Ok(_) if missing > 0 => format!("{missing} tests have started and reported no result"),
+        Ok(_) if job.has_tests && tests.ran() == 0 => "the command reported no test".to_owned(),
         Ok(_) => return Outcome::Passed,
     })
 }
 
-fn describe(ended: &Ended) -> String {
+fn describe(ended: &EndedJob) -> String {
     let tests = match ended.tests.ran() {
         0 => String::new(),
         count => format!(", {count} tests"),
@@ -325,7 +333,9 @@ fn describe(ended: &Ended) -> String {
     match &ended.outcome {
         Outcome::Passed => format!("{name} passed in {seconds} s{tests}"),
         Outcome::Failed(reason) => format!("{name} FAILED after {seconds} s{tests}: {reason}"),
-        Outcome::NotRun { because_of } => format!("{name} needs {because_of}"),
+        Outcome::NotRun { because_of } => {
+            format!("{name} not run, because {because_of} has not passed")
+        }
     }
 }
 
@@ -333,7 +343,7 @@ fn log_of(logs: &Path, job: &str) -> PathBuf {
     logs.join(format!("{job}.log"))
 }
 
-fn say(at: Duration, text: &str) {
+fn print_event(at: Duration, text: &str) {
     let seconds = at.as_secs();
     print_line(&format!("[{:>2}:{:02}] {text}", seconds / 60, seconds % 60));
 }
@@ -342,12 +352,13 @@ fn say(at: Duration, text: &str) {
 mod tests {
     use super::*;
 
-    /// Runs one shell script as a job that has tests; returns what it brought.
+    /// Runs a shell script as a job with tests. Returns the counts of its tests and its result.
     fn run_script(script: &str) -> (Tests, Outcome) {
         let root = tempfile::tempdir().unwrap();
-        let setting = Setting {
+        let setting = RunSetting {
             root: root.path().to_owned(),
-            // Behind the job's name, where the runner that runs this test does not read it.
+            // Each printed line begins with the name of the job. So the runner that runs this test
+            // does not count the results of the script.
             live: true,
         };
         let job = Job::new("script", &["bash", "-c", script])
@@ -359,7 +370,7 @@ mod tests {
         (row.tests, row.outcome)
     }
 
-    fn check_failure(script: &str, reason: &str) {
+    fn assert_failure(script: &str, reason: &str) {
         match run_script(script).1 {
             Outcome::Failed(text) => assert!(text.contains(reason), "{text}"),
             other @ (Outcome::Passed | Outcome::NotRun { .. }) => panic!("{other:?}"),
@@ -376,34 +387,35 @@ mod tests {
     }
 
     #[test]
-    fn a_job_fails_when_its_command_fails_although_all_tests_passed() {
-        check_failure(&format!("{RESULT}; exit 3"), "exit status: 3");
-        check_failure(&format!("{RESULT}; kill -SEGV $$"), "SIGSEGV");
+    fn a_job_fails_when_its_command_fails_although_all_tests_pass() {
+        assert_failure(&format!("{RESULT}; exit 3"), "exit status: 3");
+        assert_failure(&format!("{RESULT}; kill -SEGV $$"), "SIGSEGV");
     }
 
     #[test]
     fn a_job_fails_when_a_test_binary_ends_without_a_result() {
-        check_failure(
+        assert_failure(
             &format!("{RESULT}; echo 'running 7 tests'"),
-            "5 tests began",
+            "5 tests have started",
         );
     }
 
     #[test]
-    fn a_job_fails_when_a_test_failed_although_its_command_succeeds() {
-        check_failure(
+    fn a_job_fails_when_a_test_fails_although_its_command_succeeds() {
+        assert_failure(
             "echo 'test result: FAILED. 1 passed; 1 failed; 0 ignored'",
             "1 tests failed",
         );
     }
 
     #[test]
-    fn a_job_fails_when_it_ran_no_test_or_cannot_start() {
-        check_failure("true", "ran no test");
+    fn a_job_fails_when_it_reports_no_test_or_cannot_start() {
+        assert_failure("true", "reported no test");
         let root = tempfile::tempdir().unwrap();
-        let setting = Setting {
+        let setting = RunSetting {
             root: root.path().to_owned(),
-            // Behind the job's name, where the runner that runs this test does not read it.
+            // Each printed line begins with the name of the job. So the runner that runs this test
+            // does not count the results of the script.
             live: true,
         };
         let jobs = vec![Job::new("missing", &["/no/such/program"])];
@@ -415,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_takes_too_long_is_ended_with_its_children() {
-        check_failure("sleep 600 & sleep 601", "not done after 5 s");
+    fn a_job_over_its_time_limit_is_ended_with_its_children() {
+        assert_failure("sleep 600 & sleep 601", "has not ended after 5 s");
     }
 }

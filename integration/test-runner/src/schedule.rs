@@ -1,8 +1,10 @@
-//! Which job starts next: pure, so that every order can be tested.
+//! The order in which jobs start.
+//!
+//! This module starts no process, so that the tests can check every order.
 
-use crate::job::{Job, Load, Outcome};
+use crate::job::{CpuDemand, Job, Outcome};
 
-/// The state of every job of a run.
+/// The states of all jobs of a run.
 ///
 /// ```text
 /// Waiting ──► Running ──► Ended(Passed | Failed)
@@ -22,35 +24,38 @@ enum State {
 }
 
 impl Schedule {
-    /// All jobs wait. Earlier jobs go first where two could start.
+    /// Returns a schedule in which all jobs wait. If two jobs could start, the earlier one in
+    /// `jobs` starts first.
     pub(crate) fn new(cores: usize, jobs: Vec<Job>) -> Self {
         let entries = jobs.into_iter().map(|job| (job, State::Waiting)).collect();
         Self { cores, entries }
     }
 
-    /// The jobs that start at this moment; they count as running from then on.
+    /// Returns the jobs that can start now, and marks them as running.
     ///
-    /// A foreground job that waits for cores holds back the later ones, so that small jobs cannot
-    /// starve it.
+    /// While a foreground job waits for cores, later foreground jobs do not start. Otherwise small
+    /// jobs could keep a large job waiting forever.
     pub(crate) fn start(&mut self) -> Vec<Job> {
         let mut started = Vec::new();
         let mut free = self.free_cores();
-        let mut background_is_free = !self.is_running(|job| job.load == Load::Background);
+        let mut background_is_free = !self.is_running(|job| job.cpu == CpuDemand::Background);
         for index in 0..self.entries.len() {
             let (job, state) = &self.entries[index];
             if *state != State::Waiting || !self.needs_are_met(job) {
                 continue;
             }
-            match job.load {
-                Load::Background if background_is_free => background_is_free = false,
-                Load::Background => continue,
-                Load::Cores(_) | Load::Alone if self.taken(job) <= free => free -= self.taken(job),
-                Load::Cores(_) => {
+            match job.cpu {
+                CpuDemand::Background if background_is_free => background_is_free = false,
+                CpuDemand::Background => continue,
+                CpuDemand::Cores(_) | CpuDemand::Alone if self.cores_of(job) <= free => {
+                    free -= self.cores_of(job)
+                }
+                CpuDemand::Cores(_) => {
                     free = 0;
                     continue;
                 }
-                // The jobs on cores end by themselves, and those that wait may go before.
-                Load::Alone => continue,
+                // Other jobs may start before a job that runs alone.
+                CpuDemand::Alone => continue,
             }
             started.push(job.clone());
             self.entries[index].1 = State::Running;
@@ -58,10 +63,10 @@ impl Schedule {
         started
     }
 
-    /// Records the end of a job, and of all those that can never start because of it. Returns the
-    /// names of the latter.
+    /// Records the result of a job. If the job has not passed, the jobs that need it are never run:
+    /// records this, too, and returns their names.
     pub(crate) fn end(&mut self, name: &'static str, outcome: Outcome) -> Vec<&'static str> {
-        let mut lost = match outcome {
+        let mut not_passed = match outcome {
             Outcome::Passed => Vec::new(),
             Outcome::Failed(_) | Outcome::NotRun { .. } => vec![name],
         };
@@ -69,25 +74,25 @@ impl Schedule {
             *state = State::Ended(outcome);
         }
         let mut skipped = Vec::new();
-        while let Some(because_of) = lost.pop() {
+        while let Some(because_of) = not_passed.pop() {
             for (job, state) in &mut self.entries {
                 if *state == State::Waiting && job.needs.contains(&because_of) {
                     *state = State::Ended(Outcome::NotRun { because_of });
                     skipped.push(job.name);
-                    lost.push(job.name);
+                    not_passed.push(job.name);
                 }
             }
         }
         skipped
     }
 
-    /// Whether every job has ended.
+    /// Reports whether all jobs have ended.
     pub(crate) fn is_over(&self) -> bool {
         let has_ended = |state: &State| matches!(state, State::Ended(_));
         self.entries.iter().all(|(_, state)| has_ended(state))
     }
 
-    /// How a job ended, where it has.
+    /// Returns the result of a job, or `None` if the job has not ended.
     pub(crate) fn outcome(&self, name: &str) -> Option<&Outcome> {
         self.entries.iter().find_map(|(job, state)| match state {
             State::Ended(outcome) if job.name == name => Some(outcome),
@@ -100,9 +105,9 @@ impl Schedule {
         job.needs.iter().all(has_passed)
     }
 
-    fn is_running(&self, is_it: impl Fn(&Job) -> bool) -> bool {
+    fn is_running(&self, matches: impl Fn(&Job) -> bool) -> bool {
         let mut entries = self.entries.iter();
-        entries.any(|(job, state)| *state == State::Running && is_it(job))
+        entries.any(|(job, state)| *state == State::Running && matches(job))
     }
 
     fn free_cores(&self) -> usize {
@@ -110,16 +115,17 @@ impl Schedule {
             .entries
             .iter()
             .filter(|(_, state)| *state == State::Running);
-        let taken = running.map(|(job, _)| self.taken(job)).sum();
+        let taken = running.map(|(job, _)| self.cores_of(job)).sum();
         self.cores.saturating_sub(taken)
     }
 
-    /// A job that wants more cores than there are takes them all, and so does one that runs alone.
-    fn taken(&self, job: &Job) -> usize {
-        match job.load {
-            Load::Cores(cores) => cores.min(self.cores),
-            Load::Alone => self.cores,
-            Load::Background => 0,
+    /// Returns the number of cores that a job takes: at most all cores, all cores if it runs alone,
+    /// none in the background.
+    fn cores_of(&self, job: &Job) -> usize {
+        match job.cpu {
+            CpuDemand::Cores(cores) => cores.min(self.cores),
+            CpuDemand::Alone => self.cores,
+            CpuDemand::Background => 0,
         }
     }
 }
@@ -137,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_background_job_starts_at_once_beside_a_job_that_takes_all_cores() {
+    fn a_background_job_starts_immediately_although_another_job_takes_all_cores() {
         let jobs = vec![job("build"), job("kernel").in_background()];
         let mut schedule = Schedule::new(2, jobs);
         assert_eq!(names(&schedule.start()), ["build", "kernel"]);
@@ -172,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_job_is_not_overtaken_for_ever_by_small_ones() {
+    fn small_jobs_do_not_start_before_a_waiting_large_job() {
         let jobs = vec![
             job("small").on_cores(1),
             job("large"),
@@ -185,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_runs_alone_waits_for_jobs_on_cores_and_holds_back_all_but_the_background() {
+    fn a_job_that_runs_alone_starts_after_foreground_jobs_and_delays_later_foreground_jobs() {
         let jobs = vec![
             job("kernel").in_background(),
             job("build").on_cores(1),
@@ -207,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn what_needs_a_failed_job_is_not_run_and_all_else_is() {
+    fn jobs_that_need_a_failed_job_are_not_run_and_all_other_jobs_are_run() {
         let jobs = vec![
             job("build").on_cores(1),
             job("unit").needs(&["build"]),

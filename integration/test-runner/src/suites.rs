@@ -1,4 +1,4 @@
-//! The jobs of this repository: what a test run consists of.
+//! The jobs of this repository.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,23 +7,25 @@ use anyhow::{Result, bail, ensure};
 
 use crate::job::Job;
 
-/// Puts a program on a kernel with IPVS.
+/// The script that runs a program in an environment of the lab, on a kernel with IPVS.
 const RUN_IN_LAB: &str = "integration/lab/environment/run";
 const INSTALL: &str = "integration/lab/environment/install";
-/// Cargo's setting for a program that starts the test binaries.
+/// The environment variable with the program by which cargo runs test binaries.
 const CARGO_RUNNER: &str = "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER";
-/// Where `build` puts the programs.
+/// The folder of the programs that the job `build` compiles.
 const PROGRAMS: &str = "target/x86_64-unknown-linux-gnu/debug";
-/// Where the lints compile. Cargo locks a target folder, so in the folder of `build` a lint that runs
-/// in the background would hold up every job that starts a test.
+/// The target folder of the lints. Cargo locks a target folder. If the lints used the folder of
+/// `build`, a lint in the background would delay every job that starts a test.
 const LINT_TARGET: &str = "target/lint";
-/// Selects every target with a test in it, also those that need a part of the lab and that
-/// `cargo test` leaves out for this reason. `--workspace` goes with it everywhere: another
-/// selection of crates would select other features, and compile the dependencies once more.
+/// The arguments of cargo that select all targets with tests. They include the tests that need a
+/// part of the lab, which `cargo test` does not run by default. Every command of cargo here has
+/// `--workspace`: with another selection of crates, cargo would select other features and compile
+/// the dependencies again.
 const EVERY_TEST: [&str; 5] = ["--locked", "--workspace", "--lib", "--test", "*"];
 
-/// Test binaries that run in a guest: name of the job, of the binary, and the beginning of the names
-/// of its tests. Each job boots a guest of its own, in which one test runs at a time.
+/// The jobs that run tests in a guest: the name of the job, the name of the test binary, and the
+/// beginning of the names of the tests. Each job boots its own guest, in which one test runs at a
+/// time.
 const GUEST_TESTS: [(&str, &str, &str); 12] = [
     ("system-forwarding", "system", "forwarding::"),
     ("system-interop", "system", "interop::"),
@@ -39,21 +41,21 @@ const GUEST_TESTS: [(&str, &str, &str); 12] = [
     ("kernel-tunnel", "real_kernel", ""),
 ];
 
-/// What the caller asks of the jobs.
+/// The settings of a run that affect the jobs.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Options {
+pub(crate) struct RunOptions {
     /// The root of the repository.
     pub(crate) root: PathBuf,
-    /// Only tests whose names contain this.
+    /// Only tests whose names contain this text run. `None`: all tests.
     pub(crate) filter: Option<String>,
-    /// More cases of each property test.
+    /// Whether property tests run more cases, and the images are made from the release build.
     pub(crate) complete: bool,
-    /// Selects the sample of the long matrices; `None`: every case.
+    /// The seed of the sample of the long test matrices. `None`: every case.
     pub(crate) sample: Option<u64>,
 }
 
-/// All jobs, in the order in which they start where several could.
-pub(crate) fn all(options: &Options) -> Vec<Job> {
+/// Returns all jobs. If several jobs could start, the earlier one starts first.
+pub(crate) fn all(options: &RunOptions) -> Vec<Job> {
     let mut jobs = vec![
         Job::new("packages", &[INSTALL, "packages"]),
         install("kernel", "kernel"),
@@ -77,7 +79,7 @@ pub(crate) fn all(options: &Options) -> Vec<Job> {
             &["kubernetes"],
             &["--test-threads=2"],
         )
-        // One test starts the controllers.
+        // One test starts kube-controller-manager, which is one of the cluster's parts.
         .needs(&["build", "api-server", "cluster-parts"])
         .on_cores(1),
     ];
@@ -87,8 +89,9 @@ pub(crate) fn all(options: &Options) -> Vec<Job> {
         jobs.push(release.needs(&["packages"]).in_background());
     }
     jobs.extend([images(options), cluster(options)]);
-    // No other job needs these; most of their time is what the cluster leaves. They need `packages`
-    // as the earlier background jobs do, so that they do not start before those.
+    // No other job needs these jobs. They use mostly the CPU time that the cluster tests leave
+    // idle. They need `packages`, so that they do not start before the earlier background jobs,
+    // which need `packages`, too.
     jobs.extend([
         clippy().needs(&["packages"]).in_background(),
         documentation().needs(&["packages"]).in_background(),
@@ -102,11 +105,11 @@ pub(crate) fn all(options: &Options) -> Vec<Job> {
     jobs
 }
 
-/// What a developer runs before each commit.
+/// Returns the jobs that a developer runs before each commit.
 pub(crate) fn check(base: Option<&str>) -> Result<Vec<Job>> {
     let runner = std::env::current_exe()?;
     let runner = runner.to_string_lossy().into_owned();
-    // There may be no test: a change of the documents affects no crate.
+    // Not marked as a job with tests, because a change of the documents affects no crate.
     let mut unit = Job::new("unit", &[&runner, "changed-unit"]);
     if let Some(base) = base {
         unit = unit.arguments(&["--base", base]);
@@ -118,22 +121,19 @@ pub(crate) fn check(base: Option<&str>) -> Result<Vec<Job>> {
     ])
 }
 
-/// The named jobs and all that they need, in the order of `jobs`.
+/// Returns the named jobs and all jobs that they need, in the order of `jobs`.
 pub(crate) fn with_needs(jobs: Vec<Job>, names: &[String]) -> Result<Vec<Job>> {
     let mut wanted: Vec<&str> = Vec::new();
     for name in names {
-        let is_meant = |job: &&Job| match name.strip_suffix('-') {
+        let is_named = |job: &&Job| match name.strip_suffix('-') {
             Some(_) => job.name.starts_with(name.as_str()),
             None => job.name == name,
         };
         let before = wanted.len();
-        wanted.extend(jobs.iter().filter(is_meant).map(|job| job.name));
+        wanted.extend(jobs.iter().filter(is_named).map(|job| job.name));
         if wanted.len() == before {
             let known: Vec<&str> = jobs.iter().map(|job| job.name).collect();
-            bail!(
-                "there is no job {name:?}; the jobs are: {}",
-                known.join(" ")
-            );
+            bail!("unknown job {name:?}; the jobs are: {}", known.join(" "));
         }
     }
     let mut next = 0;
@@ -152,7 +152,7 @@ pub(crate) fn with_needs(jobs: Vec<Job>, names: &[String]) -> Result<Vec<Job>> {
     let wanted: Vec<String> = wanted.into_iter().map(str::to_owned).collect();
     let is_wanted = |job: &Job| wanted.iter().any(|name| name == job.name);
     let chosen: Vec<Job> = jobs.into_iter().filter(is_wanted).collect();
-    ensure!(!chosen.is_empty(), "no job was chosen");
+    ensure!(!chosen.is_empty(), "no job is selected");
     Ok(chosen)
 }
 
@@ -162,7 +162,8 @@ fn install(name: &'static str, part: &str) -> Job {
         .in_background()
 }
 
-/// The second command adds the tests that need a part of the lab; the rest is there already.
+/// Returns the job that runs clippy. Its second command checks the tests that need a part of the
+/// lab. All other crates are already checked at that time.
 fn clippy() -> Job {
     let script = "cargo clippy --locked --workspace --all-targets -- -D warnings
         cargo clippy --locked --workspace --test '*' -- -D warnings";
@@ -178,8 +179,9 @@ fn documentation() -> Job {
     .with("CARGO_TARGET_DIR", LINT_TARGET)
 }
 
-/// Runs test binaries of that name, or all that `cargo test` runs by itself.
-fn test(options: &Options, name: &'static str, binaries: &[&str], arguments: &[&str]) -> Job {
+/// Returns a job that runs the named test binaries, or without names all test binaries that `cargo
+/// test` runs by default.
+fn test(options: &RunOptions, name: &'static str, binaries: &[&str], arguments: &[&str]) -> Job {
     let mut job = Job::new(
         name,
         &["cargo", "test", "--locked", "--workspace", "--no-fail-fast"],
@@ -203,7 +205,7 @@ fn test(options: &Options, name: &'static str, binaries: &[&str], arguments: &[&
     job.runs_tests()
 }
 
-fn in_guests(options: &Options) -> Vec<Job> {
+fn in_guests(options: &RunOptions) -> Vec<Job> {
     if options.filter.is_some() {
         let binaries = ["system", "data_path", "parts", "ipvs_kernel", "real_kernel"];
         let job = test(options, "system-filtered", &binaries, &["--test-threads=1"]);
@@ -219,42 +221,43 @@ fn in_guests(options: &Options) -> Vec<Job> {
     GUEST_TESTS.map(job).into()
 }
 
-fn in_guest(options: &Options, job: Job) -> Job {
+fn in_guest(options: &RunOptions, job: Job) -> Job {
     job.needs(&["build", "kernel", "grpcurl"]).with(
         CARGO_RUNNER,
         options.root.join(RUN_IN_LAB).to_string_lossy(),
     )
 }
 
-/// A complete run makes the images from the release build, as users get them. Any other run makes
-/// them from the programs of `build`, which has debug assertions and needs no second compilation.
-fn images(options: &Options) -> Job {
+/// Returns the job that builds the images. A complete run uses the release build, like the images
+/// of users. Other runs use the programs of the job `build`, which have debug assertions and need
+/// no second compilation.
+fn images(options: &RunOptions) -> Job {
     let job = Job::new("images", &["containers/build"])
         .needs(&[
             "packages",
             if options.complete { "release" } else { "build" },
         ])
         .with("SBOM", "0");
-    of_programs(options, job)
+    with_programs(options, job)
 }
 
-fn images_test(options: &Options) -> Job {
+fn images_test(options: &RunOptions) -> Job {
     let job = Job::new("images-test", &["containers/test", "--built"])
         .needs(&["images", "cargo-cyclonedx"])
         .runs_tests()
         .shown();
-    of_programs(options, job)
+    with_programs(options, job)
 }
 
-/// Names the programs and the size that no image may reach.
-fn of_programs(options: &Options, job: Job) -> Job {
+/// Sets the folder of the programs and the size limit of the images.
+fn with_programs(options: &RunOptions, job: Job) -> Job {
     match options.complete {
         true => job,
         false => job.with("PROGRAMS", PROGRAMS).with("LARGEST_MIB", "16"),
     }
 }
 
-fn cluster(options: &Options) -> Job {
+fn cluster(options: &RunOptions) -> Job {
     let control_plane = format!("{PROGRAMS}/control-plane");
     let job = test(options, "cluster", &["cluster"], &["--nocapture"]);
     in_guest(options, job)
@@ -281,19 +284,23 @@ mod tests {
     }
 
     #[test]
-    fn every_job_has_a_name_of_its_own_and_needs_only_jobs_that_come_before_it() {
+    fn every_job_has_a_unique_name_and_needs_only_earlier_jobs() {
         let mut earlier = BTreeSet::new();
-        for job in all(&Options::default()) {
+        for job in all(&RunOptions::default()) {
             for need in &job.needs {
                 assert!(earlier.contains(need), "{} needs {need}", job.name);
             }
-            assert!(earlier.insert(job.name), "{} is there twice", job.name);
+            assert!(
+                earlier.insert(job.name),
+                "two jobs have the name {}",
+                job.name
+            );
         }
     }
 
     #[test]
     fn the_lab_kernel_is_built_before_the_lints() {
-        let mut schedule = crate::schedule::Schedule::new(2, all(&Options::default()));
+        let mut schedule = crate::schedule::Schedule::new(2, all(&RunOptions::default()));
         let first = names(&schedule.start());
         assert!(!first.contains(&"clippy"), "{first:?}");
         schedule.end("packages", crate::job::Outcome::Passed);
@@ -304,9 +311,9 @@ mod tests {
     #[test]
     fn only_a_complete_run_makes_the_images_from_the_release_build() {
         let needs_of_images = |complete| {
-            let options = Options {
+            let options = RunOptions {
                 complete,
-                ..Options::default()
+                ..RunOptions::default()
             };
             let chosen = with_needs(all(&options), &["images".to_owned()]).unwrap();
             names(&chosen)
@@ -316,8 +323,8 @@ mod tests {
     }
 
     #[test]
-    fn a_chosen_job_brings_all_that_it_needs() {
-        let chosen = with_needs(all(&Options::default()), &["manifests".to_owned()]).unwrap();
+    fn a_selected_job_includes_all_jobs_that_it_needs() {
+        let chosen = with_needs(all(&RunOptions::default()), &["manifests".to_owned()]).unwrap();
         assert_eq!(
             names(&chosen),
             ["packages", "api-server", "build", "manifests"]
@@ -325,8 +332,8 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_ends_in_a_dash_chooses_every_job_that_begins_with_it() {
-        let chosen = with_needs(all(&Options::default()), &["kernel-".to_owned()]).unwrap();
+    fn a_name_that_ends_in_a_dash_selects_all_jobs_whose_names_begin_with_it() {
+        let chosen = with_needs(all(&RunOptions::default()), &["kernel-".to_owned()]).unwrap();
         let names = names(&chosen);
         assert!(
             names.contains(&"kernel-ipvs") && names.contains(&"kernel-parts"),
@@ -336,8 +343,8 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_name_is_refused_with_the_known_ones() {
-        let error = with_needs(all(&Options::default()), &["nonsense".to_owned()]).unwrap_err();
+    fn an_unknown_job_is_an_error_that_names_all_jobs() {
+        let error = with_needs(all(&RunOptions::default()), &["nonsense".to_owned()]).unwrap_err();
         let text = error.to_string();
         assert!(
             text.contains("nonsense") && text.contains("manifests"),
@@ -346,10 +353,10 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_makes_one_job_of_all_guest_tests() {
-        let options = Options {
+    fn with_a_filter_one_job_runs_all_guest_tests() {
+        let options = RunOptions {
             filter: Some("drain".to_owned()),
-            ..Options::default()
+            ..RunOptions::default()
         };
         let jobs = all(&options);
         let system: Vec<_> = jobs
@@ -360,10 +367,13 @@ mod tests {
             panic!("{system:?}")
         };
         assert_eq!(job.command.last().unwrap(), "drain");
-        assert!(job.has_tests, "a filter without a match is a failure");
+        assert!(
+            job.has_tests,
+            "a filter that matches no test must fail the job"
+        );
     }
 
-    /// A new module of the system tests needs a job, or nothing would run it.
+    /// Without a job in [`GUEST_TESTS`], the tests of a module would never run.
     #[test]
     fn every_module_of_the_system_tests_has_a_job() {
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/system/main.rs");

@@ -1,26 +1,27 @@
-//! Counts of tests from what a command prints, and the table at the end.
+//! Counts of tests in the output of a command, and the table of a run.
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use crate::job::Outcome;
 
-/// Tests that a command reported.
+/// The counts of tests that a command has reported.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Tests {
     pub(crate) passed: usize,
     pub(crate) failed: usize,
-    /// Tests that the harness calls ignored.
+    /// Tests that the test harness reports as ignored.
     pub(crate) skipped: usize,
-    /// Tests that a test binary said it would run. Without a crash it reports as many results.
+    /// Tests that test binaries have announced at their start. Each of them has a result, unless a
+    /// test binary crashes.
     pub(crate) announced: usize,
 }
 
-/// One line of the table.
+/// A row of the table.
 #[derive(Debug)]
 pub(crate) struct Row {
     pub(crate) job: &'static str,
-    /// Since the beginning of the run.
+    /// The time since the beginning of the run.
     pub(crate) started: Duration,
     pub(crate) took: Duration,
     pub(crate) tests: Tests,
@@ -37,8 +38,8 @@ impl Row {
 }
 
 impl Tests {
-    /// Adds what a line of output reports, if it reports anything. Two forms are read:
-    /// `test result: ok. 3 passed; 0 failed; 0 ignored; ...` of Rust's test harness, and
+    /// Adds the counts of a line of output, if the line has one of three forms: `running 3 tests`
+    /// and `test result: ok. 3 passed; 0 failed; 0 ignored; ...` of Rust's test harness, and
     /// `images: 3 passed, 0 failed` of the scripts.
     pub(crate) fn read_line(&mut self, line: &str) {
         let is_harness = line.starts_with("test result: ");
@@ -66,13 +67,14 @@ impl Tests {
         self.skipped += count_of("ignored").unwrap_or_default();
     }
 
-    /// All tests that ran.
+    /// Returns the number of tests that have run.
     pub(crate) fn ran(self) -> usize {
         self.passed + self.failed
     }
 }
 
-/// The tests of all jobs. A job that failed without a failed test counts as one.
+/// Returns the sum of the tests of all jobs. A job that failed without a failed test counts as one
+/// failed test.
 pub(crate) fn sum(rows: &[Row]) -> Tests {
     rows.iter().fold(Tests::default(), |sum, row| Tests {
         passed: sum.passed + row.tests.passed,
@@ -82,11 +84,10 @@ pub(crate) fn sum(rows: &[Row]) -> Tests {
     })
 }
 
-/// The table of a run in Markdown.
+/// Returns the table of a run in Markdown.
 pub(crate) fn table(rows: &[Row], all: Duration) -> String {
-    let mut text = String::from(
-        "| phase | started, s | took, s | tests | result |\n|---|---:|---:|---:|---|\n",
-    );
+    let mut text =
+        String::from("| job | started, s | took, s | tests | result |\n|---|---:|---:|---:|---|\n");
     for row in rows {
         let tests = match row.tests.ran() {
             0 => String::new(),
@@ -95,7 +96,9 @@ pub(crate) fn table(rows: &[Row], all: Duration) -> String {
         let result = match &row.outcome {
             Outcome::Passed => "passed".to_owned(),
             Outcome::Failed(reason) => format!("FAILED: {reason}"),
-            Outcome::NotRun { because_of } => format!("not run, needs {because_of}"),
+            Outcome::NotRun { because_of } => {
+                format!("not run, because {because_of} has not passed")
+            }
         };
         let (started, took) = (row.started.as_secs(), row.took.as_secs());
         let _ = writeln!(
@@ -149,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_only_speaks_of_passing_is_not_counted() {
+    fn other_lines_with_the_word_passed_are_not_counted() {
         let lines = [
             "3 passed",
             "all passed",
