@@ -1,4 +1,4 @@
-//! What the benchmarks have in common.
+//! Shared code of the benchmarks.
 
 pub mod memory;
 pub mod report;

@@ -5,37 +5,37 @@ use std::fs;
 
 use anyhow::{Context, Result};
 
-/// Of these processes and all that descend from them.
+/// Returns the resident memory of these processes and of all their descendants, in MiB.
 pub fn resident_mebibytes(pids: &[u32]) -> Result<f64> {
-    let parents = parents()?;
-    let mut family: HashSet<u32> = pids.iter().copied().collect();
+    let parents = parent_processes()?;
+    let mut counted: HashSet<u32> = pids.iter().copied().collect();
     loop {
         let children: Vec<u32> = parents
             .iter()
-            .filter(|(pid, parent)| family.contains(parent) && !family.contains(pid))
+            .filter(|(pid, parent)| counted.contains(parent) && !counted.contains(pid))
             .map(|(pid, _)| *pid)
             .collect();
         if children.is_empty() {
             break;
         }
-        family.extend(children);
+        counted.extend(children);
     }
-    let kibibytes: u64 = family
+    let kibibytes: u64 = counted
         .iter()
         .map(|pid| field(*pid, "VmRSS:").unwrap_or(0))
         .sum();
     Ok(kibibytes as f64 / 1024.0)
 }
 
-/// Each process with its parent.
-fn parents() -> Result<Vec<(u32, u32)>> {
+/// Returns the process id of each process and of its parent.
+fn parent_processes() -> Result<Vec<(u32, u32)>> {
     let mut parents = Vec::new();
     for entry in fs::read_dir("/proc").context("read /proc")? {
         let name = entry?.file_name();
         let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
-        // One that has ended meanwhile has no parent to tell.
+        // A process that has ended meanwhile has no status file.
         if let Some(parent) = field(pid, "PPid:") {
             parents.push((pid, u32::try_from(parent)?));
         }

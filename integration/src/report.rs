@@ -1,17 +1,17 @@
-//! Figures of both sides, and their ratio.
+//! The table in which a benchmark compares portlb with another program.
 
 use std::io::Write;
 use std::time::Duration;
 
-/// What one side did, over all rounds.
+/// The measured values of one program, one for each round.
 #[derive(Debug, Clone, Default)]
 pub struct Figures {
     values: Vec<f64>,
 }
 
-/// All rows of the table.
+/// A table of figures. Each row is also printed when it is added.
 #[derive(Debug, Default)]
-pub struct Report {
+pub struct BenchmarkTable {
     rows: Vec<Row>,
 }
 
@@ -24,17 +24,17 @@ struct Row {
 }
 
 impl Figures {
-    /// Adds a round's.
     pub fn add(&mut self, value: f64) {
         self.values.push(value);
     }
 
-    /// Adds a round's, in milliseconds.
+    /// Adds a time, in milliseconds.
     pub fn add_time(&mut self, time: Duration) {
         self.add(time.as_secs_f64() * 1000.0);
     }
 
-    /// The one of which this share of all is no greater, alone.
+    /// Returns one value: the smallest value that at least this share of all values does not
+    /// exceed.
     pub fn quantile(&self, share: f64) -> Self {
         let mut values = self.values.clone();
         values.sort_by(f64::total_cmp);
@@ -57,7 +57,7 @@ impl Figures {
         self.values.iter().copied().fold(f64::NAN, f64::max)
     }
 
-    fn in_words(&self) -> String {
+    fn format(&self) -> String {
         match self.values[..] {
             [only] => format!("{only:.1}"),
             _ => format!("{:.1} / {:.1}", self.median(), self.max()),
@@ -79,8 +79,8 @@ impl From<Duration> for Figures {
     }
 }
 
-impl Report {
-    /// A row with the other's name and figures.
+impl BenchmarkTable {
+    /// Adds a row with the figures of portlb and of another program.
     pub fn compare(
         &mut self,
         what: impl Into<String>,
@@ -96,8 +96,8 @@ impl Report {
         });
     }
 
-    /// A row that has nothing beside it.
-    pub fn ours_alone(&mut self, what: impl Into<String>, unit: &'static str, ours: Figures) {
+    /// Adds a row without figures of another program.
+    pub fn portlb_only(&mut self, what: impl Into<String>, unit: &'static str, ours: Figures) {
         self.add(Row {
             what: what.into(),
             unit,
@@ -107,25 +107,25 @@ impl Report {
     }
 
     fn add(&mut self, row: Row) {
-        say(&row.in_words());
+        print_line(&row.format());
         self.rows.push(row);
     }
 
-    /// The whole table, and how it was measured.
-    pub fn print(&self, how: &str) {
-        say(
-            "\n| what | unit | ours, median / max | beside | theirs, median / max | theirs : ours |",
+    /// Prints the whole table, and then the conditions of the measurement.
+    pub fn print(&self, conditions: &str) {
+        print_line(
+            "\n| What | Unit | portlb, median / max | Other program | Other, median / max | Other : portlb |",
         );
-        say("|---|---|---|---|---|---|");
+        print_line("|---|---|---|---|---|---|");
         for row in &self.rows {
-            say(&row.in_words());
+            print_line(&row.format());
         }
-        say(&format!("\n{how}"));
+        print_line(&format!("\n{conditions}"));
     }
 }
 
 impl Row {
-    fn in_words(&self) -> String {
+    fn format(&self) -> String {
         let (name, theirs, ratio) = match &self.theirs {
             Some((name, theirs)) => {
                 let ratio = theirs.median() / self.ours.median();
@@ -134,7 +134,7 @@ impl Row {
                 } else {
                     "-".to_owned()
                 };
-                (*name, theirs.in_words(), ratio)
+                (*name, theirs.format(), ratio)
             }
             None => ("-", "-".to_owned(), "-".to_owned()),
         };
@@ -142,13 +142,13 @@ impl Row {
             "| {} | {} | {} | {name} | {theirs} | {ratio} |",
             self.what,
             self.unit,
-            self.ours.in_words()
+            self.ours.format()
         )
     }
 }
 
-fn say(text: &str) {
-    // A reader who has closed the pipe wants no more.
+fn print_line(text: &str) {
+    // An error is ignored: the reader of the pipe has ended.
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 
@@ -157,14 +157,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_quantile_is_the_smallest_value_that_so_many_do_not_exceed() {
+    fn a_quantile_is_the_smallest_value_that_the_share_of_values_does_not_exceed() {
         let mut figures = Figures::default();
         for value in (1..=200).rev() {
             figures.add(f64::from(value));
         }
-        assert_eq!(figures.quantile(0.5).in_words(), "100.0");
-        assert_eq!(figures.quantile(0.99).in_words(), "198.0");
-        assert_eq!(figures.quantile(1.0).in_words(), "200.0");
-        assert_eq!(figures.in_words(), "100.5 / 200.0");
+        assert_eq!(figures.quantile(0.5).format(), "100.0");
+        assert_eq!(figures.quantile(0.99).format(), "198.0");
+        assert_eq!(figures.quantile(1.0).format(), "200.0");
+        assert_eq!(figures.format(), "100.5 / 200.0");
     }
 }

@@ -1,5 +1,6 @@
-//! The whole way from a served address to the next hop in the router's FIB, and an announcer's
-//! life beside exabgp's.
+//! Times from a served address, or an announcer's start and death, to the router's FIB.
+//!
+//! The start and the death of portlb's announcer are compared with exabgp.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -17,11 +18,11 @@ use tokio::sync::oneshot;
 use tonic::transport::Endpoint;
 
 use crate::rounds::{self, Announcer};
-use integration::report::{Figures, Report};
+use integration::report::{BenchmarkTable, Figures};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
-pub(crate) fn measure(rounds: usize, report: &mut Report) -> Result<()> {
+pub(crate) fn measure(rounds: usize, report: &mut BenchmarkTable) -> Result<()> {
     let options = Options {
         web_pods: 3,
         ..Options::default()
@@ -41,35 +42,40 @@ pub(crate) fn measure(rounds: usize, report: &mut Report) -> Result<()> {
     let _gobgp = rounds::start_gobgp(&system)?;
     let ours = [IpAddr::from(system.network.nodes[0].address.addr())];
     let sides = [Announcer::ours(&system), Announcer::exabgp(&system)?];
-    let [our_lives, their_lives] = rounds::measure(rounds, &mut system, &sides)?;
-    const BESIDE: &str = "exabgp + GoBGP";
+    let [our_lifetimes, their_lifetimes] = rounds::measure(rounds, &mut system, &sides)?;
+    const OTHER: &str = "exabgp + GoBGP";
     report.compare(
         "announcer started -> next hop in the FIB",
         "ms",
-        our_lives.start,
-        (BESIDE, their_lives.start),
+        our_lifetimes.start,
+        (OTHER, their_lifetimes.start),
     );
     report.compare(
         "announcer killed -> next hop gone",
         "ms",
-        our_lives.death,
-        (BESIDE, their_lives.death),
+        our_lifetimes.death,
+        (OTHER, their_lifetimes.death),
     );
-    report.ours_alone(
+    report.portlb_only(
         "data plane ready -> next hop in the FIB",
         "ms",
         from_ready(&mut system, rounds, &served, &ours)?,
     );
-    report.ours_alone(
+    report.portlb_only(
         "file written -> next hop in the FIB",
         "ms",
         from_file(&mut system, rounds, &served, &ours)?,
     );
-    report.ours_alone("resident memory of exabgp alone", "MiB", their_lives.memory);
+    report.portlb_only(
+        "resident memory of exabgp alone",
+        "MiB",
+        their_lifetimes.memory,
+    );
     Ok(())
 }
 
-/// From the moment that the data plane tells its watchers that it serves.
+/// Measures the time from the data plane's event "the service range is serving" to the next hop in
+/// the router's FIB.
 fn from_ready(
     system: &mut System,
     rounds: usize,
@@ -81,7 +87,7 @@ fn from_ready(
     system.fib.wait_for(range, ours, DEADLINE)?;
     let mut figures = Figures::default();
     for _ in 0..rounds {
-        take_back(system)?;
+        withdraw(system)?;
         let (watching, watches) = oneshot::channel();
         let watcher = system
             .host(Daemon::IpvsProgrammer(0))?
@@ -89,13 +95,16 @@ fn from_ready(
         watches.blocking_recv().context("the watch has begun")?;
         system.write_desired(served)?;
         let up = system.fib.wait_for(range, ours, DEADLINE)?.at;
-        let ready = watcher.join().expect("the watch does not panic")?;
+        let ready = watcher
+            .join()
+            .expect("the watching thread has not panicked")?;
         figures.add_time(up.saturating_duration_since(ready));
     }
     Ok(figures)
 }
 
-/// The whole way: file, kernel, node route, reflector, router.
+/// Measures the time from a new file, through the kernel, the node route and the reflector, to the
+/// next hop in the router's FIB.
 fn from_file(
     system: &mut System,
     rounds: usize,
@@ -105,7 +114,7 @@ fn from_file(
     let range = IpNet::from(SERVICE_RANGE);
     let mut figures = Figures::default();
     for _ in 0..rounds {
-        take_back(system)?;
+        withdraw(system)?;
         let began = Instant::now();
         system.write_desired(served)?;
         figures.add_time(system.fib.wait_for(range, ours, DEADLINE)?.at - began);
@@ -113,15 +122,16 @@ fn from_file(
     Ok(figures)
 }
 
-/// Serves nothing, and waits until the router knows.
-fn take_back(system: &System) -> Result<()> {
+/// Removes all virtual servers, and waits until the router has no next hop.
+fn withdraw(system: &System) -> Result<()> {
     let range = IpNet::from(SERVICE_RANGE);
     system.write_desired(&Desired::new([range]))?;
     system.fib.wait_for(range, &[], DEADLINE)?;
     Ok(())
 }
 
-/// When the data plane says that it serves the range. Runs inside the lb pod's namespace.
+/// Watches the data plane, and returns the time at which it reports the range as serving. Sends a
+/// message to `watching` when the watch is synced. Must run inside the lb pod's namespace.
 fn served_at(range: IpNet, watching: oneshot::Sender<()>) -> Result<Instant> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -139,7 +149,7 @@ fn served_at(range: IpNet, watching: oneshot::Sender<()>) -> Result<Instant> {
         while let Some(message) = stream.message().await? {
             match message.event {
                 Some(Event::Synced(_)) => {
-                    // Whoever waits for it may have given up.
+                    // Fails only if the measurement has already failed.
                     let _ = watching.take().map(|watching| watching.send(()));
                 }
                 Some(Event::ServiceAddress(address))
@@ -168,7 +178,7 @@ fn wait_until_ready(system: &System, daemon: Daemon) -> Result<()> {
     })
 }
 
-/// A service address of the reference network, with its port.
+/// Returns a service address of the reference network with port 80.
 pub(crate) fn service(address: impl Into<IpAddr>) -> SocketAddr {
     SocketAddr::new(address.into(), 80)
 }

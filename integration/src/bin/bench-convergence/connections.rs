@@ -1,5 +1,8 @@
-//! What a client with persistent connections loses when the set of load balancers changes: ours,
-//! beside the paper's setting (least connection, exabgp, GoBGP). And the memory of an lb pod.
+//! Lost connections of a client when the set of load balancers changes, and the memory of an lb
+//! pod.
+//!
+//! portlb is compared with the paper's setup: the scheduler `lc` without `sloppy_tcp`, exabgp and
+//! GoBGP.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -11,16 +14,16 @@ use lab::bgp::{Program, RunningSpeaker};
 use lab::http::{Load, PersistentConnections};
 use lab::reference::{self, Options, Reference, SERVICE, SERVICE_RANGE};
 use lab::system::System;
-use lab::{FibWatcher, by_hand};
+use lab::{FibWatcher, baseline};
 
 use crate::announce::service;
 use integration::memory;
-use integration::report::{Figures, Report};
+use integration::report::{BenchmarkTable, Figures};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 const CONNECTIONS: usize = 48;
 
-pub(crate) fn measure(rounds: usize, report: &mut Report) -> Result<()> {
+pub(crate) fn measure(rounds: usize, report: &mut BenchmarkTable) -> Result<()> {
     let mut memory = Figures::default();
     let ours = ours(rounds, &mut memory)?;
     let theirs = theirs(rounds)?;
@@ -30,7 +33,7 @@ pub(crate) fn measure(rounds: usize, report: &mut Report) -> Result<()> {
         ours,
         ("lc, no sloppy_tcp", theirs),
     );
-    report.ours_alone("resident memory of an lb pod, three daemons", "MiB", memory);
+    report.portlb_only("resident memory of an lb pod, three daemons", "MiB", memory);
     Ok(())
 }
 
@@ -73,9 +76,9 @@ fn theirs(rounds: usize) -> Result<Figures> {
     }
     for (node, pod) in network.nodes.iter().zip(&network.lb_pods) {
         let (node, lb_pod) = (network.lab.host(&node.name)?, network.lab.host(&pod.name)?);
-        by_hand::accept(&lb_pod, &[range])?;
-        by_hand::route(&node, &[range], pod)?;
-        by_hand::exempt(&node, &[range])?;
+        baseline::accept(&lb_pod, &[range])?;
+        baseline::route(&node, &[range], pod)?;
+        baseline::exempt(&node, &[range])?;
         lb_pod.sysctl("ipv4/vs/sloppy_tcp", "0")?;
         lb_pod.ipvs(&least_connection(&network))?;
     }
@@ -141,13 +144,14 @@ fn start_load(client: &lab::Host) -> Result<PersistentConnections> {
     )
 }
 
-/// New connections, so that each change meets as many.
+/// Replaces the load by a new one, so that each change affects the same number of connections.
 fn restart(load: PersistentConnections, client: &lab::Host) -> Result<PersistentConnections> {
     load.stop()?;
     start_load(client)
 }
 
-/// How many were lost once every connection has been used after the change.
+/// Waits until every connection has been used after the change, and returns the number of lost
+/// connections.
 fn lost_after_change(load: &PersistentConnections) -> Result<f64> {
     load.wait_for_answers(3 * CONNECTIONS, DEADLINE)?;
     Ok(load.tally().lost() as f64)

@@ -1,5 +1,7 @@
-//! The time from a change of one client to the router, while another client floods the reflector
-//! with changes of a few prefixes. Ours, BIRD and FRR as the reflector, in turn.
+//! The delay of one client's changes while another client floods the reflector.
+//!
+//! The delay is the time from the change to its arrival at the router. The flooding client changes
+//! a few prefixes as fast as it can. The reflector is portlb's, then BIRD, then FRR.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
@@ -8,14 +10,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use integration::report::{Figures, Report};
+use integration::report::{BenchmarkTable, Figures};
 use ipnet::Ipv4Net;
 use lab::bgp::{ASN, Peer, Program, Speaker};
 use lab::{Lab, Process, Topology, daemons, wait_for};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Between two changes of the client that does not flood.
+/// The time between two changes of the client that does not flood.
 const PAUSE: Duration = Duration::from_millis(100);
 
 const REFLECTOR: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
@@ -25,17 +27,17 @@ const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 1);
 const CLIENTS: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 1, 0), 24);
 const ROUTERS: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 2, 0), 24);
 
-/// What the client that does not flood announces.
+/// The prefix of the client that does not flood.
 const CHANGED: Ipv4Addr = Ipv4Addr::new(10, 1, 1, 10);
 
-/// The flooding client's prefixes are 10.1.0.0/32 and so on.
+/// The number of the flooding client's prefixes: 10.1.0.0/32, 10.1.0.1/32 and so on.
 const FLOODED: u32 = 100;
 
 const OPEN: u8 = 1;
 const UPDATE: u8 = 2;
 const KEEPALIVE: u8 = 4;
 
-pub(crate) fn measure(rounds: usize, report: &mut Report) -> Result<()> {
+pub(crate) fn measure(rounds: usize, report: &mut BenchmarkTable) -> Result<()> {
     let mut topology = Topology::new();
     topology.host("switch").bridge("lan");
     for (name, address) in [
@@ -62,13 +64,13 @@ pub(crate) fn measure(rounds: usize, report: &mut Report) -> Result<()> {
         let (quiet, flooded) = ours.clone();
         let what = "a client's change -> router";
         report.compare(what, "ms", quiet, (name, theirs.0));
-        let what = "the same while another client floods";
+        let what = "a client's change -> router, while another client floods";
         report.compare(what, "ms", flooded, (name, theirs.1));
     }
     Ok(())
 }
 
-/// Starts the reflector; `None`: ours.
+/// Starts the reflector `program`, or portlb's reflector if `program` is `None`.
 fn start(lab: &Lab, program: Option<Program>) -> Result<Process> {
     let host = lab.host("reflector")?;
     if let Some(program) = program {
@@ -92,7 +94,7 @@ fn start(lab: &Lab, program: Option<Program>) -> Result<Process> {
     host.start("route-reflector", command)
 }
 
-/// The delays without and with a flood.
+/// Returns the delays without a flood and the delays with a flood.
 fn measure_side(lab: &Lab, rounds: usize) -> Result<(Figures, Figures)> {
     let mut other = establish(lab, "other", OTHER)?;
     let router = establish(lab, "router", ROUTER)?;
@@ -128,7 +130,7 @@ fn measure_side(lab: &Lab, rounds: usize) -> Result<(Figures, Figures)> {
     Ok((quiet, flooded?))
 }
 
-/// Repeats changes of the prefixes until the connection ends.
+/// Starts a thread that sends changes of the flooding client's prefixes until the connection ends.
 fn flood(mut stream: TcpStream) -> thread::JoinHandle<()> {
     let base = u32::from(Ipv4Addr::new(10, 1, 0, 0));
     let changes = (0..10 * FLOODED)
@@ -137,7 +139,8 @@ fn flood(mut stream: TcpStream) -> thread::JoinHandle<()> {
     thread::spawn(move || while stream.write_all(&changes).is_ok() {})
 }
 
-/// Reports each change of the prefix that arrives at the router, until the connection ends.
+/// Starts a thread that reads the router's messages until the connection ends. Returns a channel
+/// that receives the number (MED) and the arrival time of each change of [`CHANGED`].
 fn follow(mut stream: TcpStream) -> Receiver<(u32, Instant)> {
     let (sender, arrivals) = mpsc::channel();
     let [a, b, c, d] = CHANGED.octets();
@@ -160,21 +163,25 @@ fn follow(mut stream: TcpStream) -> Receiver<(u32, Instant)> {
     arrivals
 }
 
-/// A session of the host with the reflector, without hold time. What the reflector sends to a
-/// client is thrown away.
+/// Establishes a session of a host with the reflector, with a hold time of 0. For a client, starts
+/// a thread that discards all messages of the reflector.
 fn establish(lab: &Lab, host: &str, address: Ipv4Addr) -> Result<TcpStream> {
     let host = lab.host(host)?;
     let reflector = SocketAddr::new(IpAddr::from(REFLECTOR), 179);
-    let mut stream = wait_for("a session with the reflector", DEADLINE, || {
-        host.inside(|| {
-            let mut stream = TcpStream::connect(reflector)?;
-            stream.set_nodelay(true)?;
-            stream.set_read_timeout(Some(DEADLINE))?;
-            stream.write_all(&open(address))?;
-            while read(&mut stream)?.0 != KEEPALIVE {}
-            Ok(stream)
-        })
-    })?;
+    let mut stream = wait_for(
+        "a session with the reflector is established",
+        DEADLINE,
+        || {
+            host.inside(|| {
+                let mut stream = TcpStream::connect(reflector)?;
+                stream.set_nodelay(true)?;
+                stream.set_read_timeout(Some(DEADLINE))?;
+                stream.write_all(&open(address))?;
+                while read(&mut stream)?.0 != KEEPALIVE {}
+                Ok(stream)
+            })
+        },
+    )?;
     stream.write_all(&message(KEEPALIVE, &[]))?;
     stream.set_read_timeout(None)?;
     if address != ROUTER {
@@ -193,7 +200,7 @@ fn read(stream: &mut TcpStream) -> Result<(u8, Vec<u8>)> {
         0;
         length
             .checked_sub(19)
-            .context("the length counts the header")?
+            .context("a BGP message is shorter than its header")?
     ];
     stream.read_exact(&mut body)?;
     Ok((header[18], body))
@@ -204,7 +211,8 @@ fn message(kind: u8, body: &[u8]) -> Vec<u8> {
     [&[0xff; 16][..], &length.to_be_bytes(), &[kind], body].concat()
 }
 
-/// IPv4 unicast (RFC 4760) and four-octet AS numbers (RFC 6793).
+/// Returns an OPEN message with the capabilities IPv4 unicast (RFC 4760) and four-octet AS numbers
+/// (RFC 6793).
 fn open(router_id: Ipv4Addr) -> Vec<u8> {
     let asn = u16::try_from(ASN).expect("the lab's AS has two octets");
     let capabilities = [&[1, 4, 0, 1, 0, 1, 65, 4][..], &ASN.to_be_bytes()].concat();
@@ -221,7 +229,7 @@ fn open(router_id: Ipv4Addr) -> Vec<u8> {
     message(OPEN, &body.concat())
 }
 
-/// Announces a host route with this MULTI_EXIT_DISC.
+/// Returns an UPDATE message that announces a host route with this MULTI_EXIT_DISC.
 fn update(next_hop: Ipv4Addr, prefix: Ipv4Addr, multi_exit_disc: u32) -> Vec<u8> {
     let attributes = [
         &[0x40, 1, 1, 0, 0x40, 2, 0, 0x40, 3, 4][..],

@@ -1,5 +1,6 @@
-//! From a new file to the kernel's rule: ours in lb-a, keepalived's reload in lb-b, with the same
-//! real servers.
+//! The time from a new file to a real server in the kernel's table.
+//!
+//! portlb runs in lb-a and keepalived in lb-b, both with the same real servers.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -9,20 +10,20 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use ipnet::IpNet;
 use lab::Host;
-use lab::keepalived::{Keepalived, VirtualServer};
+use lab::keepalived::{Keepalived, KeepalivedVirtualServer};
 use lab::nodes::Pod;
 use lab::reference::{Options, SERVICE, SERVICE_RANGE};
 use lab::system::{self, Daemon, Desired, System};
 
 use crate::announce::service;
 use integration::memory;
-use integration::report::{Figures, Report};
+use integration::report::{BenchmarkTable, Figures};
 
 const DEADLINE: Duration = Duration::from_secs(20);
-/// Between two looks at the kernel's table: the resolution of these figures.
-const LOOK: Duration = Duration::from_micros(200);
+/// The time between two reads of the kernel's table, and so the resolution of these figures.
+const POLL_INTERVAL: Duration = Duration::from_micros(200);
 
-pub(crate) fn measure(rounds: usize, report: &mut Report) -> Result<()> {
+pub(crate) fn measure(rounds: usize, report: &mut BenchmarkTable) -> Result<()> {
     let mut system = System::new("bench-kernel-rule", Options::default())?;
     let pods = system.network.web_pods.clone();
     let (changing, stay) = pods
@@ -45,7 +46,8 @@ pub(crate) fn measure(rounds: usize, report: &mut Report) -> Result<()> {
     let mut figures: [Figures; 6] = Default::default();
     for _ in 0..rounds {
         for (checked, offset) in [(false, 0), (true, 2)] {
-            // Settle: whether servers are checked is not what is measured.
+            // The change of the health check itself is not measured, so it is complete before the
+            // clock starts.
             system.write_desired(&desired(&stay, checked))?;
             wait_for_rule(&ours, changing.address, false)?;
             wait_for_checks(&system, checked)?;
@@ -73,38 +75,39 @@ pub(crate) fn measure(rounds: usize, report: &mut Report) -> Result<()> {
         their_add,
         their_remove,
     ] = figures;
-    const BESIDE: &str = "keepalived";
+    const OTHER: &str = "keepalived";
     report.compare(
         "file written -> real server in the kernel",
         "ms",
         add,
-        (BESIDE, their_add.clone()),
+        (OTHER, their_add.clone()),
     );
     report.compare(
-        "the same, after its first check",
+        "file written -> real server in the kernel, after its first check",
         "ms",
         checked_add,
-        (BESIDE, their_add),
+        (OTHER, their_add),
     );
     report.compare(
         "file written -> real server out of the kernel",
         "ms",
         remove,
-        (BESIDE, their_remove.clone()),
+        (OTHER, their_remove.clone()),
     );
     report.compare(
-        "the same, where servers are checked",
+        "file written -> real server out of the kernel, servers are checked",
         "ms",
         checked_remove,
-        (BESIDE, their_remove),
+        (OTHER, their_remove),
     );
     let mut their_memory = Figures::default();
     their_memory.add(memory::resident_mebibytes(&[keepalived.process.pid()])?);
-    report.ours_alone("resident memory of keepalived alone", "MiB", their_memory);
+    report.portlb_only("resident memory of keepalived alone", "MiB", their_memory);
     Ok(())
 }
 
-/// Real servers leave at once, as they do where keepalived reloads.
+/// Returns the desired set with these real servers. A removed real server does not drain, as with
+/// keepalived.
 fn desired(pods: &[Pod], checked: bool) -> Desired {
     let real_servers = pods.iter().map(|pod| IpAddr::from(pod.address));
     let web = system::virtual_server(
@@ -121,8 +124,8 @@ fn desired(pods: &[Pod], checked: bool) -> Desired {
     Desired::new([IpNet::from(SERVICE_RANGE)]).with(web)
 }
 
-fn virtual_server(pods: &[Pod]) -> VirtualServer {
-    VirtualServer {
+fn virtual_server(pods: &[Pod]) -> KeepalivedVirtualServer {
+    KeepalivedVirtualServer {
         address: service(SERVICE),
         scheduler: "mh".to_owned(),
         real_servers: pods
@@ -133,30 +136,37 @@ fn virtual_server(pods: &[Pod]) -> VirtualServer {
     }
 }
 
-/// Waits until the programmer has taken the kind of check over, which the table does not show.
+/// Waits until ipvs-programmer has applied the change of the health check, which the kernel's table
+/// does not show.
 fn wait_for_checks(system: &System, checked: bool) -> Result<()> {
-    lab::wait_for("the kind of check is taken over", DEADLINE, || {
-        let virtual_servers = system
-            .virtual_servers(0)
-            .map_err(|error| format!("{error:#}"))?;
-        let matches = virtual_servers.iter().all(|virtual_server| {
-            virtual_server.serving
-                && virtual_server
-                    .desired
-                    .as_ref()
-                    .is_some_and(|desired| desired.health_check.is_some() == checked)
-        });
-        lab::ensure_that(matches, format!("{virtual_servers:?}"))
-    })
+    lab::wait_for(
+        "ipvs-programmer has applied the health check",
+        DEADLINE,
+        || {
+            let virtual_servers = system
+                .virtual_servers(0)
+                .map_err(|error| format!("{error:#}"))?;
+            let matches = virtual_servers.iter().all(|virtual_server| {
+                virtual_server.serving
+                    && virtual_server
+                        .desired
+                        .as_ref()
+                        .is_some_and(|desired| desired.health_check.is_some() == checked)
+            });
+            lab::ensure_that(matches, format!("{virtual_servers:?}"))
+        },
+    )
 }
 
-/// When the kernel's table has the real server with a weight, or has it no more.
+/// Waits until the kernel's table has the real server with a weight above 0, or, if `present` is
+/// false, does not have it. Returns the time of the successful read.
 fn wait_for_rule(host: &Host, real_server: Ipv4Addr, present: bool) -> Result<Instant> {
     let line = format!("-> {:08X}:", real_server.to_bits());
     host.inside(|| {
         let deadline = Instant::now() + DEADLINE;
         loop {
-            // Of this thread: it is the thread that is in the namespace.
+            // Only this thread is in the host's namespace, so /proc/self would be another
+            // namespace.
             let table = fs::read_to_string("/proc/thread-self/net/ip_vs")?;
             let weight = table.lines().find_map(|text| {
                 text.trim_start().strip_prefix(&line)?.split_whitespace().nth(2)?.parse::<u32>().ok()
@@ -167,7 +177,7 @@ fn wait_for_rule(host: &Host, real_server: Ipv4Addr, present: bool) -> Result<In
             if Instant::now() > deadline {
                 bail!("not within {DEADLINE:?}: {real_server} in the table: {present}; last seen:\n{table}");
             }
-            thread::sleep(LOOK);
+            thread::sleep(POLL_INTERVAL);
         }
     })
 }

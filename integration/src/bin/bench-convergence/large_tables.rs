@@ -1,5 +1,7 @@
-//! From a new file to the kernel's rule in tables of several sizes: ours in lb-a, keepalived's
-//! reload in lb-b. Nobody checks real servers here, and none exists.
+//! The time from a new file to a real server in the kernel's table, for several table sizes.
+//!
+//! portlb runs in lb-a and keepalived in lb-b. The real servers do not exist, so neither program
+//! checks them.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -16,27 +18,27 @@ use lab::system::{Daemon, System};
 use virtual_server::{Entry, EntryKey, Protocol};
 
 use integration::memory;
-use integration::report::{Figures, Report};
+use integration::report::{BenchmarkTable, Figures};
 
-/// The largest table takes seconds.
+/// Long, because a change of the largest table takes seconds.
 const DEADLINE: Duration = Duration::from_secs(120);
-/// Between two looks at the kernel's entry: the resolution of these figures.
-const LOOK: Duration = Duration::from_micros(200);
-/// After each change, so that the next one does not meet what the last one left to do.
+/// The time between two reads of the kernel's entry, and so the resolution of these figures.
+const POLL_INTERVAL: Duration = Duration::from_micros(200);
+/// The pause after each change, in which both programs finish their remaining work.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Virtual servers; each has [`REAL_SERVERS`].
+/// The numbers of virtual servers. Each virtual server has [`REAL_SERVERS`] real servers.
 const SIZES: [u32; 4] = [1, 100, 500, 5000];
 const REAL_SERVERS: u32 = 10;
 
-/// The entry of the first virtual server, which changes.
+/// The key of the first virtual server, the only one that changes.
 const CHANGING: EntryKey = EntryKey::Address {
     protocol: Protocol::Tcp,
     address: IpAddr::V4(service(0).0),
     port: service(0).1,
 };
 
-pub(crate) fn measure(rounds: usize, report: &mut Report) -> Result<()> {
+pub(crate) fn measure(rounds: usize, report: &mut BenchmarkTable) -> Result<()> {
     let options = Options {
         web_pods: 0,
         ..Options::default()
@@ -52,16 +54,16 @@ pub(crate) fn measure(rounds: usize, report: &mut Report) -> Result<()> {
         let (fewer, more) = (our_file(size, 0), our_file(size, 1));
         let (their_fewer, their_more) = (their_file(size, 0), their_file(size, 1));
         let change_ours = |text: &str, count| {
-            let watch = Watch::start(&ours, count)?;
+            let watcher = EntryWatcher::start(&ours, count)?;
             let began = Instant::now();
             system.write_desired_text(0, text)?;
-            watch.time_since(began)
+            watcher.time_since(began)
         };
         let change_theirs = |text: &str, count| {
-            let watch = Watch::start(&theirs, count)?;
+            let watcher = EntryWatcher::start(&theirs, count)?;
             let began = Instant::now();
             keepalived.reload_text(text)?;
-            watch.time_since(began)
+            watcher.time_since(began)
         };
         change_ours(&fewer, REAL_SERVERS)?;
         change_theirs(&their_fewer, REAL_SERVERS)?;
@@ -102,26 +104,30 @@ fn memory_of(pids: &[u32]) -> Result<Figures> {
     Ok(figures)
 }
 
-/// Looks at the changing virtual server until it has so many real servers.
-struct Watch(mpsc::Receiver<Result<Instant>>);
+/// A thread that reads the entry of the changing virtual server until it has a given number of real
+/// servers.
+struct EntryWatcher(mpsc::Receiver<Result<Instant>>);
 
-impl Watch {
-    /// Looks already when it returns.
+impl EntryWatcher {
+    /// Starts the thread. Returns when the thread is about to read the entry for the first time.
     fn start(host: &Host, count: u32) -> Result<Self> {
-        let (looking, looks) = mpsc::channel();
+        let (started, start) = mpsc::channel();
         let (sender, seen) = mpsc::channel();
         host.spawn_inside(move || {
-            // Nobody waits any more if either fails to be told.
+            // Both sends fail only if the measurement has already failed.
             let result = LinuxKernel::open().map_err(anyhow::Error::from);
-            let _ = looking.send(());
+            let _ = started.send(());
             let _ = sender.send(result.and_then(|mut kernel| until(&mut kernel, count)));
         })?;
-        looks.recv().context("it looks")?;
+        start.recv().context("start the watching thread")?;
         Ok(Self(seen))
     }
 
     fn time_since(self, began: Instant) -> Result<Duration> {
-        let seen = self.0.recv().context("it does not panic")??;
+        let seen = self
+            .0
+            .recv()
+            .context("the watching thread has panicked")??;
         thread::sleep(PAUSE);
         Ok(seen - began)
     }
@@ -138,21 +144,25 @@ fn until(kernel: &mut LinuxKernel, count: u32) -> Result<Instant> {
         if Instant::now() > deadline {
             bail!("not within {DEADLINE:?}: {count} real servers; last seen: {found}");
         }
-        thread::sleep(LOOK);
+        thread::sleep(POLL_INTERVAL);
     }
 }
 
 fn wait_for_size(host: &Host, size: u32) -> Result<()> {
-    lab::wait_for("all virtual servers are in the table", DEADLINE, || {
-        let found = host.inside(|| Ok(LinuxKernel::open()?.read_table()?));
-        let found = found.map_err(|error| format!("{error:#}"))?;
-        let is_whole = |entry: &&Entry| entry.real_servers.len() == REAL_SERVERS as usize;
-        let found = found.entries.values().filter(is_whole).count();
-        lab::ensure_that(found == size as usize, format!("{found} of {size}"))
-    })
+    lab::wait_for(
+        "all virtual servers are in the kernel's table",
+        DEADLINE,
+        || {
+            let found = host.inside(|| Ok(LinuxKernel::open()?.read_table()?));
+            let found = found.map_err(|error| format!("{error:#}"))?;
+            let is_whole = |entry: &&Entry| entry.real_servers.len() == REAL_SERVERS as usize;
+            let found = found.entries.values().filter(is_whole).count();
+            lab::ensure_that(found == size as usize, format!("{found} of {size}"))
+        },
+    )
 }
 
-/// Address and port of a virtual server.
+/// Returns the address and the port of a virtual server.
 const fn service(number: u32) -> (Ipv4Addr, u16) {
     let first = Ipv4Addr::new(10, 1, 1, 1).to_bits();
     (
@@ -163,14 +173,14 @@ const fn service(number: u32) -> (Ipv4Addr, u16) {
 
 fn real_servers(virtual_server: u32, more: u32) -> impl Iterator<Item = Ipv4Addr> {
     let first = Ipv4Addr::new(10, 200, 0, 1).to_bits();
-    // The additional ones of the first virtual server alone.
+    // Only the first virtual server has the additional real servers.
     let more = if virtual_server == 0 { more } else { 0 };
     (0..REAL_SERVERS + more)
         .map(move |number| Ipv4Addr::from_bits(first + virtual_server * 16 + number))
 }
 
-/// In the block form in which people write it.
-/// Real servers leave at once, as they do where keepalived reloads.
+/// Returns the text of a file for pod-watcher, in YAML's block style, which most users write. A
+/// removed real server does not drain, as with keepalived.
 fn our_file(size: u32, more: u32) -> String {
     let mut text = format!(
         "apiVersion: portlb.io/v1\nkind: VirtualServers\nserviceRanges: [{SERVICE_RANGE}]\n"
@@ -197,7 +207,7 @@ fn our_file(size: u32, more: u32) -> String {
 fn their_file(size: u32, more: u32) -> String {
     let virtual_servers = (0..size).map(|number| {
         let (address, port) = service(number);
-        keepalived::VirtualServer {
+        keepalived::KeepalivedVirtualServer {
             address: SocketAddr::new(address.into(), port),
             scheduler: "mh".to_owned(),
             real_servers: real_servers(number, more)

@@ -1,7 +1,9 @@
-//! Ours beside the paper's parts (keepalived, exabgp, a GoBGP reflector) on one topology, in one
-//! run, round by round in turn. Prints a Markdown table for `docs/reference/benchmarks.md`.
+//! A benchmark that compares portlb with the parts of the paper's setup.
 //!
-//! `bench-convergence [ROUNDS [PART]]`: 10 rounds and all parts unless told.
+//! The paper's parts are keepalived, exabgp and a GoBGP reflector. In each round both sides are
+//! measured in turn, on one topology. Prints a Markdown table for `docs/benchmarks.md`.
+//!
+//! Usage: `bench-convergence [ROUNDS [PART]]`. By default 10 rounds of all parts.
 
 mod announce;
 mod connections;
@@ -12,10 +14,10 @@ mod rounds;
 mod route;
 
 use anyhow::{Context, Result, bail, ensure};
-use integration::report::Report;
+use integration::report::BenchmarkTable;
 use lab::Environment;
 
-type Measure = fn(usize, &mut Report) -> Result<()>;
+type Measure = fn(usize, &mut BenchmarkTable) -> Result<()>;
 
 const PARTS: [(&str, Measure); 6] = [
     ("route", route::measure),
@@ -31,26 +33,26 @@ fn main() -> Result<()> {
     let rounds = match arguments.next() {
         Some(text) => text
             .parse()
-            .with_context(|| format!("ROUNDS: {text:?} is no number"))?,
+            .with_context(|| format!("ROUNDS is {text:?}, not a number"))?,
         None => 10,
     };
-    ensure!(
-        rounds > 0,
-        "ROUNDS: 0 rounds measure nothing; give at least 1"
-    );
+    ensure!(rounds > 0, "ROUNDS is 0; it must be at least 1");
     let chosen = arguments.next();
     let is_chosen = |name| chosen.as_deref().is_none_or(|chosen| chosen == name);
     if !PARTS.iter().any(|(name, _)| is_chosen(*name)) {
         let names = PARTS.map(|(name, _)| name).join(", ");
-        bail!("PART: {chosen:?} is none of {names}");
+        bail!(
+            "PART is {:?}; the parts are: {names}",
+            chosen.unwrap_or_default()
+        );
     }
-    let mut report = Report::default();
+    let mut report = BenchmarkTable::default();
     for (name, measure) in PARTS.iter().filter(|(name, _)| is_chosen(*name)) {
         measure(rounds, &mut report).context(*name)?;
     }
     let environment = Environment::current()?;
     report.print(&format!(
-        "{rounds} rounds on {environment}, both sides in turn."
+        "{rounds} rounds on {environment}, portlb and the other program in turn."
     ));
     Ok(())
 }

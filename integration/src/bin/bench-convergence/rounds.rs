@@ -1,5 +1,6 @@
-//! From an announcer's start to the next hop in the router's FIB, and from its death to the next
-//! hop's removal: each announcer in turn, round by round.
+//! Times from an announcer's start or death to the change in the router's FIB.
+//!
+//! In each round all announcers are measured in turn.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -16,11 +17,11 @@ use integration::report::Figures;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Announces the service range, alone.
+/// An announcer that is measured: portlb's or a foreign one. At most one announcer runs at a time.
 #[derive(Debug)]
 pub(crate) struct Announcer {
     next_hop: IpAddr,
-    /// Ours, otherwise.
+    /// `None`: portlb's announcer.
     foreign: Option<Foreign>,
 }
 
@@ -31,16 +32,17 @@ struct Foreign {
     speaker: Speaker,
 }
 
-/// Of one announcer.
+/// The figures of one announcer: start to next hop (ms), death to removal (ms), resident memory
+/// (MiB).
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Lives {
+pub(crate) struct LifetimeFigures {
     pub(crate) start: Figures,
     pub(crate) death: Figures,
     pub(crate) memory: Figures,
 }
 
 impl Announcer {
-    /// In lb-a, by our reflector.
+    /// Returns portlb's announcer in lb-a, which announces through portlb's reflector.
     pub(crate) fn ours(system: &System) -> Self {
         Self {
             next_hop: system.network.nodes[0].address.addr().into(),
@@ -48,13 +50,14 @@ impl Announcer {
         }
     }
 
-    /// The paper's, in lb-b, by the reflector of [`start_gobgp`].
+    /// Returns exabgp in lb-b, which announces through the reflector of [`start_gobgp`].
     pub(crate) fn exabgp(system: &System) -> Result<Self> {
         let reflector = Peer::new("reflector-2", reflector_address(2).into());
         Self::foreign(system, 1, Program::ExaBgp, reflector)
     }
 
-    /// In lb-c, straight to the router, which has to have [`bird_announcer`] as a peer.
+    /// Returns BIRD in lb-c, which announces directly to the router. The router needs
+    /// [`bird_announcer`] as a peer.
     pub(crate) fn bird(system: &System) -> Result<Self> {
         Self::foreign(system, 2, Program::Bird, Peer::new("router", ROUTER.into()))
     }
@@ -85,25 +88,25 @@ impl Announcer {
         }
     }
 
-    fn live(&self, system: &mut System, lives: &mut Lives) -> Result<()> {
+    fn measure_lifetime(&self, system: &mut System, lifetimes: &mut LifetimeFigures) -> Result<()> {
         let range = IpNet::from(SERVICE_RANGE);
         let began = Instant::now();
         let process = self.start(system)?;
         let up = system.fib.wait_for(range, &[self.next_hop], DEADLINE)?;
-        lives.start.add_time(up.at - began);
-        lives
+        lifetimes.start.add_time(up.at - began);
+        lifetimes
             .memory
             .add(memory::resident_mebibytes(&[process.pid()])?);
         let began = Instant::now();
         process.signal(Signal::SIGKILL)?;
         let down = system.fib.wait_for(range, &[], DEADLINE)?;
-        lives.death.add_time(down.at - began);
+        lifetimes.death.add_time(down.at - began);
         process.wait(DEADLINE)?;
         Ok(())
     }
 }
 
-/// The paper's reflector, for the pods of node-b alone.
+/// Starts GoBGP, the paper's reflector, for the pods of node-b only.
 pub(crate) fn start_gobgp(system: &System) -> Result<RunningSpeaker> {
     let address = reflector_address(2);
     let pods = system.network.nodes[1].pods.trunc();
@@ -117,26 +120,27 @@ pub(crate) fn start_gobgp(system: &System) -> Result<RunningSpeaker> {
     Program::GoBgp.start(&system.network.reflector(2)?, &speaker)
 }
 
-/// What [`Announcer::bird`] is to the router; it has the address of the pod lb-c.
+/// Returns the router's peer for [`Announcer::bird`], with the address of the pod lb-c.
 pub(crate) fn bird_announcer() -> Peer {
     Peer::new("announcer", IpAddr::from([10, 2, 3, 2])).passive()
 }
 
-/// Each announcer lives and dies in each round.
+/// Starts, measures and kills each announcer in each round.
 pub(crate) fn measure<const N: usize>(
     rounds: usize,
     system: &mut System,
     announcers: &[Announcer; N],
-) -> Result<[Lives; N]> {
-    // The first round waits for the reflectors' own sessions and is not counted.
+) -> Result<[LifetimeFigures; N]> {
+    // The first round includes the time until the reflectors have sessions with the router, so it
+    // does not count.
     for announcer in announcers {
-        announcer.live(system, &mut Lives::default())?;
+        announcer.measure_lifetime(system, &mut LifetimeFigures::default())?;
     }
-    let mut lives = std::array::from_fn(|_| Lives::default());
+    let mut lifetimes = std::array::from_fn(|_| LifetimeFigures::default());
     for _ in 0..rounds {
-        for (announcer, lives) in announcers.iter().zip(&mut lives) {
-            announcer.live(system, lives)?;
+        for (announcer, lifetimes) in announcers.iter().zip(&mut lifetimes) {
+            announcer.measure_lifetime(system, lifetimes)?;
         }
     }
-    Ok(lives)
+    Ok(lifetimes)
 }

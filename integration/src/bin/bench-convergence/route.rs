@@ -1,5 +1,6 @@
-//! From what the data plane says, and from an announcer's death, to the router's FIB. A stand-in
-//! takes the place of the data plane, so this needs no IPVS and runs on any kernel.
+//! Times from an event of the data plane, or an announcer's start and death, to the router's FIB.
+//!
+//! A fake data plane sends the events, so this benchmark needs no IPVS and runs on any kernel.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -12,11 +13,11 @@ use lab::stand_in::{Heartbeats, StandInDataPlane};
 use lab::system::{Daemon, System};
 
 use crate::rounds::{self, Announcer};
-use integration::report::{Figures, Report};
+use integration::report::{BenchmarkTable, Figures};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
-pub(crate) fn measure(rounds: usize, report: &mut Report) -> Result<()> {
+pub(crate) fn measure(rounds: usize, report: &mut BenchmarkTable) -> Result<()> {
     let options = Options {
         web_pods: 0,
         router_peers: vec![rounds::bird_announcer()],
@@ -43,7 +44,7 @@ pub(crate) fn measure(rounds: usize, report: &mut Report) -> Result<()> {
         ours.start,
         ("exabgp + GoBGP", exabgp.start),
     );
-    for (beside, death) in [
+    for (other, death) in [
         ("exabgp + GoBGP", exabgp.death),
         ("BIRD, no reflector", bird.death),
     ] {
@@ -51,12 +52,12 @@ pub(crate) fn measure(rounds: usize, report: &mut Report) -> Result<()> {
             "announcer killed -> next hop gone",
             "ms",
             ours.death.clone(),
-            (beside, death),
+            (other, death),
         );
     }
     let (ready, missing) = from_data_plane(&mut system, rounds, &data_plane)?;
-    report.ours_alone("data plane ready -> next hop in the FIB", "ms", ready);
-    report.ours_alone("data plane serves no more -> next hop gone", "ms", missing);
+    report.portlb_only("data plane ready -> next hop in the FIB", "ms", ready);
+    report.portlb_only("data plane stops serving -> next hop gone", "ms", missing);
     Ok(())
 }
 
@@ -72,7 +73,7 @@ fn from_data_plane(
     let (mut ready, mut missing) = (Figures::default(), Figures::default());
     for _ in 0..rounds {
         let began = Instant::now();
-        data_plane.set(MissingStep::Healthy, "none is healthy");
+        data_plane.set(MissingStep::Healthy, "no real server is healthy");
         missing.add_time(system.fib.wait_for(range, &[], DEADLINE)?.at - began);
         let began = Instant::now();
         data_plane.set(MissingStep::None, "");

@@ -1,4 +1,4 @@
-//! One endpoint changes; and a thousand, one after the other.
+//! Times from a change of one endpoint, or of a thousand endpoints, to the kernel's table.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -6,60 +6,72 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use integration::report::{Figures, Report};
+use integration::report::{BenchmarkTable, Figures};
 use ipvs_programmer::kernel::{IpvsTable as _, LinuxKernel};
 use lab::Host;
 
-use crate::heard::{Look, Reference, Served};
 use crate::objects::{self, Scale, cluster_address, service_address};
-use crate::sides::{BESIDE, Programmers, Sides, in_use};
-use crate::world::{DEADLINE, World};
+use crate::observers::{EntryWatcher, PlainWatch, Served};
+use crate::setup::{BenchSetup, DEADLINE};
+use crate::sides::{OTHER, Programmers, Sides, in_use};
 
+/// The number of endpoints that change in [`rolling`].
 const ROLLED: u32 = 1000;
-/// Between two looks at a whole table.
-const LOOK: Duration = Duration::from_millis(100);
+/// The time between two reads of a whole table.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Of so many changes of one endpoint; it takes seconds for each in a large table.
-pub(crate) fn their_share(changes: u32) -> u32 {
+/// Returns the number of changes that are measured with kube-proxy if `changes` are measured with
+/// portlb. It is lower, because kube-proxy needs seconds for each change of a large table.
+pub(crate) fn changes_of_other(changes: u32) -> u32 {
     changes.div_ceil(20)
 }
 
-/// From the moment at which the API server sent each change, as a plain watch hears it.
+/// Measures the time from the API server's event of each change, as [`PlainWatch`] receives it, to
+/// the kernel's table.
 pub(crate) fn one_by_one(
-    world: &World,
+    setup: &BenchSetup,
     sides: &Sides,
     scale: &Scale,
     changes: u32,
-    report: &mut Report,
+    report: &mut BenchmarkTable,
 ) -> Result<()> {
-    let reference = Reference::start(world)?;
-    let [mut heard, mut ours, mut theirs]: [Figures; 3] = Default::default();
-    world.router.inside_async(async || {
-        let client = world.client().await?;
+    let reference = PlainWatch::start(setup)?;
+    let [mut discovery, mut ours, mut theirs]: [Figures; 3] = Default::default();
+    setup.router.inside_async(async || {
+        let client = setup.client().await?;
         let programmers = sides.programmers.as_ref();
         programmers.map_or(Ok(()), Programmers::only_ours)?;
         for change in scale.changes(0, changes) {
             let entry = service_address(change.service);
-            let look = programmers.map(|_| Look::start(&world.lb_pod, entry, change.address));
+            let watcher =
+                programmers.map(|_| EntryWatcher::start(&setup.lb_pod, entry, change.address));
             objects::apply(&client, [change]).await?;
             let sent = reference.wait_for(change.address)?;
-            add(&mut heard, sent, sides.discovery.wait_for(change.address)?);
-            if let Some(look) = look {
-                add(&mut ours, sent, look?.wait()?);
+            add(
+                &mut discovery,
+                sent,
+                sides.discovery.wait_for(change.address)?,
+            );
+            if let Some(watcher) = watcher {
+                add(&mut ours, sent, watcher?.wait()?);
             }
         }
         let Some(programmers) = programmers else {
             return Ok(());
         };
-        eprintln!("{changes} changes of one endpoint are in the kernel");
+        eprintln!("the kernel has {changes} changes of one endpoint");
         programmers.only_theirs()?;
-        // What it has slept through comes first, and is not measured.
-        for (number, change) in scale.changes(changes, their_share(changes) + 1).enumerate() {
+        // kube-proxy was stopped and first applies the earlier changes. So its first change is not
+        // measured.
+        for (number, change) in scale
+            .changes(changes, changes_of_other(changes) + 1)
+            .enumerate()
+        {
             let entry = cluster_address(change.service);
-            let look = Look::start(&world.node, entry, change.address)?;
+            let watcher = EntryWatcher::start(&setup.node, entry, change.address)?;
             objects::apply(&client, [change]).await?;
             let sent = reference.wait_for(change.address)?;
-            let seen = look.wait()?;
+            let seen = watcher.wait()?;
             if number > 0 {
                 add(&mut theirs, sent, seen);
             }
@@ -67,68 +79,69 @@ pub(crate) fn one_by_one(
         programmers.both()
     })?;
     for (quantile, name) in [(0.5, "p50"), (0.99, "p99")] {
-        report.ours_alone(
+        report.portlb_only(
             format!("{scale}: one endpoint sent -> Discovery event, {name}"),
             "ms",
-            heard.quantile(quantile),
+            discovery.quantile(quantile),
         );
         if sides.programmers.is_some() {
             report.compare(
                 format!("{scale}: one endpoint sent -> in the kernel, {name}"),
                 "ms",
                 ours.quantile(quantile),
-                (BESIDE, theirs.quantile(quantile)),
+                (OTHER, theirs.quantile(quantile)),
             );
         }
     }
     Ok(())
 }
 
-/// Many at once, as in a rolling update; then everybody has to agree with the API server.
+/// Changes many endpoints, as in a rolling update, and measures the time from the last change until
+/// Discovery and the kernel's tables are equal to the state of the API server.
 pub(crate) fn rolling(
-    world: &World,
+    setup: &BenchSetup,
     sides: &Sides,
     scale: &Scale,
     first: u32,
-    report: &mut Report,
+    report: &mut BenchmarkTable,
 ) -> Result<()> {
     let began = Instant::now();
-    let (last, wanted) = world.router.inside_async(async || {
-        let client = world.client().await?;
+    let (last, wanted) = setup.router.inside_async(async || {
+        let client = setup.client().await?;
         objects::apply(&client, scale.changes(first, ROLLED)).await?;
         let last = Instant::now();
         anyhow::Ok((last, objects::endpoints(&client, scale).await?))
     })?;
-    eprintln!("{ROLLED} endpoints have changed in {:?}", last - began);
+    eprintln!("changed {ROLLED} endpoints in {:?}", last - began);
     let what = format!("{scale}: {ROLLED} endpoints rolled, last one ->");
-    // Each on its own thread: each has to be seen as soon as it is there.
-    let (told, ours, theirs) = thread::scope(|scope| {
-        let told = scope.spawn(|| wait_for_discovery(sides, &table(&wanted, service_address)));
+    // One thread for each table, so that each is polled without a delay by the others.
+    let (discovery, ours, theirs) = thread::scope(|scope| {
+        let discovery = scope.spawn(|| wait_for_discovery(sides, &table(&wanted, service_address)));
         let tables = sides.programmers.as_ref().map(|_| {
             (
-                scope.spawn(|| wait_for_kernel(&world.lb_pod, &table(&wanted, service_address))),
-                scope.spawn(|| wait_for_kernel(&world.node, &table(&wanted, cluster_address))),
+                scope.spawn(|| wait_for_kernel(&setup.lb_pod, &table(&wanted, service_address))),
+                scope.spawn(|| wait_for_kernel(&setup.node, &table(&wanted, cluster_address))),
             )
         });
-        let told = join(told)?;
+        let discovery = join(discovery)?;
         let (ours, theirs) = match tables {
             Some((ours, theirs)) => (Some(join(ours)?), Some(join(theirs)?)),
             None => (None, None),
         };
-        anyhow::Ok((told, ours, theirs))
+        anyhow::Ok((discovery, ours, theirs))
     })?;
     let since_last = |at: Instant| Figures::from(at.saturating_duration_since(last));
-    report.ours_alone(
-        format!("{what} Discovery has told all"),
+    report.portlb_only(
+        format!("{what} Discovery has sent all"),
         "ms",
-        since_last(told),
+        since_last(discovery),
     );
     if let Some((ours, theirs)) = ours.zip(theirs) {
         report.compare(
-            format!("{what} the kernel has all and no other"),
+            format!("{what} the kernel has all and nothing else"),
             "ms",
             since_last(ours),
-            (BESIDE, since_last(theirs)),
+            (OTHER, since_last(theirs)),
         );
     }
     Ok(())
@@ -139,7 +152,8 @@ fn join<T>(task: thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
     ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// By the addresses at which one side serves.
+/// Returns the expected table: endpoints by the address of the virtual server. `address` is the
+/// address of a Service in portlb or in kube-proxy.
 fn table(wanted: &BTreeMap<u32, BTreeSet<String>>, address: fn(u32) -> SocketAddr) -> Served {
     let named = wanted
         .iter()
@@ -155,13 +169,16 @@ fn wait_for_discovery(sides: &Sides, wanted: &Served) -> Result<Instant> {
             return Ok(Instant::now());
         }
         if Instant::now() > deadline {
-            bail!("not within {DEADLINE:?}: Discovery tells all; {differ} virtual servers differ");
+            bail!(
+                "not within {DEADLINE:?}: Discovery has sent all; {differ} virtual servers differ"
+            );
         }
-        thread::sleep(LOOK);
+        thread::sleep(POLL_INTERVAL);
     }
 }
 
-/// Below zero where the reference heard of it later.
+/// Adds the time from `sent` to `seen`, in milliseconds. It is negative if the plain watch received
+/// the event later.
 fn add(figures: &mut Figures, sent: Instant, seen: Instant) {
     let after = seen.saturating_duration_since(sent).as_secs_f64();
     let before = sent.saturating_duration_since(seen).as_secs_f64();
@@ -185,13 +202,13 @@ fn wait_for_kernel(host: &Host, wanted: &Served) -> Result<Instant> {
                 .entries
                 .iter()
                 .filter_map(|(key, entry)| {
-                    let virtual_server_addresses = match key {
+                    let service_address = match key {
                         virtual_server::EntryKey::Address { address, .. } => address.to_string(),
                         virtual_server::EntryKey::FirewallMark { .. } => return None,
                     };
                     let real_servers: BTreeSet<_> =
                         in_use(entry).map(|found| found.ip().to_string()).collect();
-                    Some((virtual_server_addresses, real_servers))
+                    Some((service_address, real_servers))
                 })
                 .filter(|(address, _)| wanted.contains_key(address))
                 .collect();
@@ -201,10 +218,10 @@ fn wait_for_kernel(host: &Host, wanted: &Served) -> Result<Instant> {
             }
             if Instant::now() > deadline {
                 bail!(
-                    "not within {DEADLINE:?}: all in the kernel; {differ} virtual servers differ"
+                    "not within {DEADLINE:?}: the kernel has all; {differ} virtual servers differ"
                 );
             }
-            thread::sleep(LOOK);
+            thread::sleep(POLL_INTERVAL);
         }
     })
 }

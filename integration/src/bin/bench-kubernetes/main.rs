@@ -1,21 +1,24 @@
-//! pod-watcher and, where the kernel has IPVS, ipvs-programmer beside kube-proxy in IPVS mode, on one
-//! API server with etcd, in one run and on one kernel. Prints a Markdown table for `docs/reference/benchmarks.md`.
+//! A benchmark that compares portlb with kube-proxy in IPVS mode.
 //!
-//! `bench-kubernetes [SCALE [CHANGES]]`: 5000 Services with one slice of 10 endpoints (5000x1x10)
-//! unless told, for instance 1x100x100, one with 100 slices of 100; 200 changes unless told.
+//! Both sides use one API server with etcd, in one run and on one kernel. If the kernel has no
+//! IPVS, only pod-watcher is measured. Prints a Markdown table for `docs/benchmarks.md`.
+//!
+//! Usage: `bench-kubernetes [SCALE [CHANGES]]`. SCALE is the number of Services, of slices of each
+//! Service and of endpoints of each slice, by default 5000x1x10. CHANGES is the number of changes,
+//! by default 200.
 
 mod changes;
-mod heard;
 mod objects;
+mod observers;
+mod setup;
 mod sides;
-mod world;
 
 use anyhow::{Context, Result, ensure};
-use integration::report::Report;
+use integration::report::BenchmarkTable;
 
 use objects::Scale;
+use setup::BenchSetup;
 use sides::Sides;
-use world::World;
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
@@ -27,27 +30,24 @@ fn main() -> Result<()> {
     let changes = match arguments.next() {
         Some(text) => text
             .parse()
-            .with_context(|| format!("CHANGES: {text:?} is no number"))?,
+            .with_context(|| format!("CHANGES is {text:?}, not a number"))?,
         None => 200_u32,
     };
-    ensure!(
-        changes > 0,
-        "CHANGES: 0 changes measure nothing; give at least 1"
-    );
-    let mut report = Report::default();
+    ensure!(changes > 0, "CHANGES is 0; it must be at least 1");
+    let mut report = BenchmarkTable::default();
     measure(&scale, changes, &mut report).with_context(|| scale.to_string())?;
     let environment = lab::Environment::current()?;
     report.print(&format!(
-        "{changes} changes of one endpoint on {environment}; for the other side, if any, {}.",
-        changes::their_share(changes)
+        "{changes} changes of one endpoint with portlb, {} with kube-proxy (only with IPVS), on {environment}.",
+        changes::changes_of_other(changes)
     ));
     Ok(())
 }
 
-fn measure(scale: &Scale, changes: u32, report: &mut Report) -> Result<()> {
-    let world = World::up(scale)?;
-    let sides = Sides::start(&world, scale, report)?;
-    changes::one_by_one(&world, &sides, scale, changes, report)?;
-    // Both sides have had their changes, and one more.
-    changes::rolling(&world, &sides, scale, 2 * changes + 1, report)
+fn measure(scale: &Scale, changes: u32, report: &mut BenchmarkTable) -> Result<()> {
+    let setup = BenchSetup::start(scale)?;
+    let sides = Sides::start(&setup, scale, report)?;
+    changes::one_by_one(&setup, &sides, scale, changes, report)?;
+    // `one_by_one` has used fewer numbers of changes than this. No address may be used twice.
+    changes::rolling(&setup, &sides, scale, 2 * changes + 1, report)
 }

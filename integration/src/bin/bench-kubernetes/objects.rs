@@ -10,23 +10,23 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use http::Request;
 use serde_json::{Value, json};
 
-/// Requests under way at once.
+/// The largest number of simultaneous requests.
 const CONCURRENCY: usize = 16;
 pub(crate) const NAMESPACE: &str = "bench";
 pub(crate) const SERVICE_RANGE: &str = "10.1.0.0/16";
 const PORT: u16 = 80;
 
-/// How many objects there are.
+/// The number of objects in the API server.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Scale {
     pub(crate) services: u32,
-    /// Of each Service.
+    /// EndpointSlices of each Service.
     pub(crate) slices: u32,
-    /// Of each slice.
+    /// Endpoints of each EndpointSlice.
     pub(crate) endpoints: u32,
 }
 
-/// One endpoint, and the address that it gets.
+/// A change of one endpoint, and the new address of the endpoint.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Change {
     pub(crate) service: u32,
@@ -48,7 +48,8 @@ impl Scale {
         (self.slices * self.endpoints) as usize
     }
 
-    /// Changes that come to all services and slices in turn; no address comes twice.
+    /// Returns changes number `first` and following. They go to all Services and slices in turn.
+    /// Each change has another address.
     pub(crate) fn changes(&self, first: u32, count: u32) -> impl Iterator<Item = Change> {
         let Self {
             services,
@@ -76,7 +77,7 @@ impl FromStr for Scale {
         match counts[..] {
             [services, slices, endpoints] => Ok(Self::new(services, slices, endpoints)),
             _ => bail!(
-                "{text:?} is not like 5000x1x10: Services, slices of each, endpoints of each slice"
+                "{text:?} is not a scale such as 5000x1x10: Services, slices of each Service, endpoints of each slice"
             ),
         }
     }
@@ -88,13 +89,13 @@ impl Display for Scale {
     }
 }
 
-/// What clients of ours reach.
+/// Returns the address of a Service that portlb serves.
 pub(crate) fn service_address(service: u32) -> SocketAddr {
     let first = Ipv4Addr::new(10, 1, 0, 1).to_bits();
     SocketAddr::new(Ipv4Addr::from_bits(first + service).into(), PORT)
 }
 
-/// What clients of kube-proxy reach.
+/// Returns the address of a Service that kube-proxy serves: its ClusterIP.
 pub(crate) fn cluster_address(service: u32) -> SocketAddr {
     let first = Ipv4Addr::new(10, 97, 0, 1).to_bits();
     SocketAddr::new(Ipv4Addr::from_bits(first + service).into(), PORT)
@@ -104,7 +105,7 @@ pub(crate) fn slice_name(service: u32, slice: u32) -> String {
     format!("web-{service}-{slice}")
 }
 
-/// Creates everything.
+/// Creates the namespace, all Services and all EndpointSlices.
 pub(crate) async fn create(client: &kube::Client, scale: &Scale) -> Result<()> {
     post(
         client,
@@ -125,7 +126,8 @@ pub(crate) async fn create(client: &kube::Client, scale: &Scale) -> Result<()> {
         .await
 }
 
-/// Gives the endpoints their new addresses, in the order of the changes within each slice.
+/// Writes the new addresses of the changed endpoints to the API server, with several simultaneous
+/// requests.
 pub(crate) async fn apply(
     client: &kube::Client,
     changes: impl IntoIterator<Item = Change>,
@@ -173,14 +175,14 @@ fn service(number: u32) -> Value {
             "annotations": {
                 "portlb.io/address": service_address(number).ip(),
                 "portlb.io/health-check": "none",
-                // What kube-proxy has by default.
+                // The default scheduler of kube-proxy.
                 "portlb.io/scheduler": "rr",
             },
         },
         "spec": {
             "type": "LoadBalancer",
             "loadBalancerClass": "portlb.io/portlb",
-            // There are fewer node ports than Services.
+            // The range of node ports is smaller than the number of Services.
             "allocateLoadBalancerNodePorts": false,
             "clusterIP": cluster_address(number).ip(),
             "ports": [{"port": PORT, "targetPort": PORT}],
@@ -208,7 +210,7 @@ fn endpoint_slice(scale: &Scale, service: u32, slice: u32) -> Value {
     })
 }
 
-/// The endpoints of every Service, as the API server has them.
+/// Reads the addresses of the endpoints of every Service from the API server.
 pub(crate) async fn endpoints(
     client: &kube::Client,
     scale: &Scale,
@@ -225,7 +227,8 @@ pub(crate) async fn endpoints(
             .split('-')
             .nth(1)
             .and_then(|number| number.parse().ok());
-        let service = service.with_context(|| format!("{name} is none of ours"))?;
+        let service = service
+            .with_context(|| format!("the EndpointSlice {name} is not from this benchmark"))?;
         let addresses = slice["endpoints"].as_array().into_iter().flatten();
         endpoints.entry(service).or_default().extend(
             addresses.filter_map(|endpoint| Some(endpoint["addresses"][0].as_str()?.to_owned())),
@@ -233,8 +236,9 @@ pub(crate) async fn endpoints(
     }
     ensure!(
         endpoints.len() == scale.services as usize,
-        "the API server has endpoints of {} Services",
-        endpoints.len()
+        "the API server has endpoints of {} Services, not of {}",
+        endpoints.len(),
+        scale.services
     );
     Ok(endpoints)
 }

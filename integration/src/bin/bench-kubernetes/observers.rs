@@ -1,5 +1,7 @@
-//! What is heard of a change: by a plain watch of the EndpointSlices, by a client of Discovery, and
-//! in the kernel's table.
+//! Observers of a changed endpoint.
+//!
+//! They are a plain watch of the EndpointSlices, a client of Discovery, and a reader of the
+//! kernel's table.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -20,44 +22,48 @@ use serde_json::Value;
 use tonic::transport::Endpoint;
 
 use crate::objects::NAMESPACE;
+use crate::setup::{BenchSetup, DEADLINE};
 use crate::sides::{in_use, key};
-use crate::world::{DEADLINE, World};
 
-/// At least, between two looks at the kernel's entry: the resolution of these figures.
-const LOOK: Duration = Duration::from_micros(200);
+/// The shortest time between two reads of the kernel's entry, and so the resolution of these
+/// figures.
+const POLL_INTERVAL: Duration = Duration::from_micros(200);
 
-/// Real servers of each virtual server, by its address.
+/// The addresses of the real servers, by the address of their virtual server.
 pub(crate) type Served = BTreeMap<String, BTreeSet<String>>;
 
-/// What an observer tells: when it heard of each new endpoint, or why it hears no more.
+/// The channel of an observer: the address and the time of each new endpoint, or the error that
+/// ended the observer.
 type Sender = mpsc::Sender<Result<(Ipv4Addr, Instant)>>;
 
+/// The receiving end of an observer's channel.
 #[derive(Debug)]
-struct News(Mutex<mpsc::Receiver<Result<(Ipv4Addr, Instant)>>>);
+struct EndpointEvents(Mutex<mpsc::Receiver<Result<(Ipv4Addr, Instant)>>>);
 
-impl News {
+impl EndpointEvents {
     fn wait_for(&self, address: Ipv4Addr) -> Result<Instant> {
         loop {
-            let (heard, at) = lock(&self.0)
+            let (seen, at) = lock(&self.0)
                 .recv_timeout(DEADLINE)
-                .with_context(|| format!("{address} is not heard of"))??;
-            if heard == address {
+                .with_context(|| format!("the observer has received no event of {address}"))??;
+            if seen == address {
                 return Ok(at);
             }
         }
     }
 }
 
-/// A plain watch on a connection of its own: when the API server sent something.
+/// A plain watch of the EndpointSlices on its own connection. Its time is the time at which the API
+/// server has sent an event.
 #[derive(Debug)]
-pub(crate) struct Reference(News);
+pub(crate) struct PlainWatch(EndpointEvents);
 
-impl Reference {
-    pub(crate) fn start(world: &World) -> Result<Self> {
+impl PlainWatch {
+    pub(crate) fn start(setup: &BenchSetup) -> Result<Self> {
         let (sender, receiver) = mpsc::channel();
-        let (watching, watches) = mpsc::channel();
-        let kubeconfig = world.control_plane.kubeconfig();
-        world.router.spawn_inside(move || {
+        let (started, start) = mpsc::channel();
+        let kubeconfig = setup.control_plane.kubeconfig();
+        setup.router.spawn_inside(move || {
             let ended = block_on(async {
                 let client = lab::kubernetes::client(&kubeconfig).await?;
                 let path =
@@ -70,7 +76,7 @@ impl Reference {
                 let stream = client
                     .request_stream(Request::get(watch).body(Vec::new())?)
                     .await?;
-                let _ = watching.send(());
+                let _ = started.send(());
                 let mut stream = std::pin::pin!(stream);
                 let mut line = Vec::new();
                 while stream.read_until(b'\n', &mut line).await? > 0 {
@@ -78,7 +84,7 @@ impl Reference {
                     let event: Value = serde_json::from_slice(&line)?;
                     let endpoints = event["object"]["endpoints"].as_array();
                     for endpoint in endpoints.into_iter().flatten() {
-                        tell(&sender, endpoint["addresses"][0].as_str(), at);
+                        send_if_new(&sender, endpoint["addresses"][0].as_str(), at);
                     }
                     line.clear();
                 }
@@ -86,20 +92,21 @@ impl Reference {
             });
             let _ = sender.send(ended.context("the plain watch"));
         })?;
-        watches.recv().context("the reference watches")?;
-        Ok(Self(News(Mutex::new(receiver))))
+        start.recv().context("start the plain watch")?;
+        Ok(Self(EndpointEvents(Mutex::new(receiver))))
     }
 
-    /// When it was sent.
+    /// Waits for the event of a new endpoint, and returns the time at which the watch has received
+    /// it.
     pub(crate) fn wait_for(&self, address: Ipv4Addr) -> Result<Instant> {
         self.0.wait_for(address)
     }
 }
 
-/// A client of pod-watcher's Discovery.
+/// A client of the contract Discovery, which pod-watcher serves.
 #[derive(Debug)]
 pub(crate) struct Discovery {
-    news: News,
+    events: EndpointEvents,
     synced: Mutex<mpsc::Receiver<Instant>>,
     served: Arc<Mutex<Parts>>,
 }
@@ -108,7 +115,7 @@ pub(crate) struct Discovery {
 type Parts = BTreeMap<String, Vec<BTreeSet<String>>>;
 
 impl Discovery {
-    /// Also before the pod-watcher listens.
+    /// Starts the client. Waits for pod-watcher if it does not listen yet.
     pub(crate) fn start(host: &Host) -> Result<Self> {
         let (sender, receiver) = mpsc::channel();
         let (synced, syncs) = mpsc::channel();
@@ -119,18 +126,20 @@ impl Discovery {
             let _ = sender.send(ended.context("the client of Discovery"));
         })?;
         Ok(Self {
-            news: News(Mutex::new(receiver)),
+            events: EndpointEvents(Mutex::new(receiver)),
             synced: Mutex::new(syncs),
             served,
         })
     }
 
     pub(crate) fn wait_until_synced(&self, within: Duration) -> Result<Instant> {
-        lock(&self.synced).recv_timeout(within).context("synced")
+        lock(&self.synced)
+            .recv_timeout(within)
+            .context("the watch of Discovery is not synced")
     }
 
     pub(crate) fn wait_for(&self, address: Ipv4Addr) -> Result<Instant> {
-        self.news.wait_for(address)
+        self.events.wait_for(address)
     }
 
     pub(crate) fn served(&self) -> Served {
@@ -176,15 +185,18 @@ async fn watch(
             Some(Event::RealServerPart(part)) => {
                 let in_use = |real_server: &RealServer| real_server.weight > 0;
                 let real_servers = part.real_servers.into_iter().filter(in_use);
-                let in_use: BTreeSet<_> = real_servers.map(|it| it.address).collect();
+                let in_use: BTreeSet<_> = real_servers
+                    .map(|real_server| real_server.address)
+                    .collect();
                 if is_synced {
                     for address in &in_use {
-                        tell(sender, Some(address), at);
+                        send_if_new(sender, Some(address), at);
                     }
                 }
                 let address = part.virtual_server.unwrap_or_default().address;
                 let mut served = lock(served);
-                // pod-watcher sends the head first.
+                // pod-watcher sends the head of a virtual server before its parts, so the slot
+                // exists.
                 let parts = served.entry(address).or_default();
                 if let Some(slot) = parts.get_mut(part.number as usize) {
                     *slot = in_use;
@@ -203,27 +215,28 @@ async fn watch(
     bail!("pod-watcher has ended the watch")
 }
 
-/// Looks at one entry of the kernel's table until a real server is there.
+/// A thread that reads one entry of the kernel's table until the entry contains a given real
+/// server.
 #[derive(Debug)]
-pub(crate) struct Look(mpsc::Receiver<Result<Instant>>);
+pub(crate) struct EntryWatcher(mpsc::Receiver<Result<Instant>>);
 
-impl Look {
-    /// Looks already when it returns.
+impl EntryWatcher {
+    /// Starts the thread. Returns when the thread is about to read the entry for the first time.
     pub(crate) fn start(host: &Host, entry: SocketAddr, address: Ipv4Addr) -> Result<Self> {
-        let (looking, looks) = mpsc::channel();
+        let (started, start) = mpsc::channel();
         let (sender, seen) = mpsc::channel();
         host.spawn_inside(move || {
             let kernel = LinuxKernel::open().map_err(anyhow::Error::from);
-            // Nobody waits any more if either fails to be told.
-            let _ = looking.send(());
+            // Both sends fail only if the measurement has already failed.
+            let _ = started.send(());
             let _ = sender.send(kernel.and_then(|mut kernel| until(&mut kernel, entry, address)));
         })?;
-        looks.recv().context("it looks")?;
+        start.recv().context("start the watching thread")?;
         Ok(Self(seen))
     }
 
     pub(crate) fn wait(self) -> Result<Instant> {
-        self.0.recv().context("it does not panic")?
+        self.0.recv().context("the watching thread has panicked")?
     }
 }
 
@@ -238,16 +251,18 @@ fn until(kernel: &mut LinuxKernel, entry: SocketAddr, address: Ipv4Addr) -> Resu
         if Instant::now() > deadline {
             bail!("not within {DEADLINE:?}: {address} among the real servers of {entry}");
         }
-        // To look at a large entry all the time would take a processor away.
-        thread::sleep(LOOK.max(began.elapsed()));
+        // The pause is at least as long as the read, so that the reads of a large entry take at
+        // most half of a processor.
+        thread::sleep(POLL_INTERVAL.max(began.elapsed()));
     }
 }
 
-/// Addresses that no object had at first are the news.
-fn tell(sender: &Sender, address: Option<&str>, at: Instant) {
+/// Sends an event if `address` is a new one. Only changed endpoints have addresses in
+/// 10.210.0.0/16.
+fn send_if_new(sender: &Sender, address: Option<&str>, at: Instant) {
     let new = address.filter(|address| address.starts_with("10.210."));
     if let Some(address) = new.and_then(|address| address.parse().ok()) {
-        // Whoever waits for it may have given up.
+        // Fails only if the measurement has already failed.
         let _ = sender.send(Ok((address, at)));
     }
 }

@@ -1,5 +1,7 @@
-//! Two hosts, an lb pod without an announcer and a node with kube-proxy, and a router between them and
-//! the control plane, which runs outside of a guest.
+//! The network and the processes of the benchmark.
+//!
+//! An lb pod without an announcer and a node with kube-proxy are connected to a router. The router
+//! leads to the control plane, which runs outside of the guest.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
@@ -9,7 +11,7 @@ use anyhow::{Context, Result};
 use ipnet::IpNet;
 use lab::kubernetes::{
     binaries, client,
-    outside::{self, OutsideControlPlane},
+    control_plane_host::{self, RemoteControlPlane},
 };
 use lab::{Host, Lab, Process, Topology, daemons};
 use serde_json::json;
@@ -20,20 +22,22 @@ const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 230, 0, 1);
 const LB_POD: Ipv4Addr = Ipv4Addr::new(10, 230, 0, 2);
 const NODE: Ipv4Addr = Ipv4Addr::new(10, 230, 0, 3);
 
-/// Everything that runs. What is dropped first ends first.
+/// The network, the control plane and the objects of the benchmark. The fields are dropped in their
+/// order.
 #[derive(Debug)]
-pub(crate) struct World {
-    pub(crate) control_plane: OutsideControlPlane,
-    /// Reaches the control plane.
+pub(crate) struct BenchSetup {
+    pub(crate) control_plane: RemoteControlPlane,
+    /// The only host that is directly connected to the control plane.
     pub(crate) router: Host,
     pub(crate) lb_pod: Host,
     pub(crate) node: Host,
     _lab: Lab,
 }
 
-impl World {
-    /// With all objects and none of the sides.
-    pub(crate) fn up(scale: &Scale) -> Result<Self> {
+impl BenchSetup {
+    /// Creates the network, the control plane and all objects. Starts neither portlb nor
+    /// kube-proxy.
+    pub(crate) fn start(scale: &Scale) -> Result<Self> {
         let mut topology = Topology::new();
         topology.host("router").bridge("nodes").forwards();
         topology.host("router").address("nodes", network(ROUTER)?);
@@ -44,11 +48,11 @@ impl World {
                 .address("eth0", network(address)?)
                 .route(format!("default via {ROUTER}"));
         }
-        outside::plug(&mut topology, "router");
+        control_plane_host::plug(&mut topology, "router");
         let mut lab = Lab::new("bench-kubernetes")?;
         lab.bring_up(&topology)?;
-        let control_plane = OutsideControlPlane::connect(&lab, "router")?;
-        let world = Self {
+        let control_plane = RemoteControlPlane::connect(&lab, "router")?;
+        let setup = Self {
             router: lab.host("router")?,
             lb_pod: lab.host("lb-pod")?,
             node: lab.host("node")?,
@@ -56,14 +60,14 @@ impl World {
             _lab: lab,
         };
         let began = Instant::now();
-        world
+        setup
             .router
-            .inside_async(async || objects::create(&world.client().await?, scale).await)?;
-        eprintln!("{} are there, in {:?}", scale, began.elapsed());
-        Ok(world)
+            .inside_async(async || objects::create(&setup.client().await?, scale).await)?;
+        eprintln!("created all objects of {scale} in {:?}", began.elapsed());
+        Ok(setup)
     }
 
-    /// With every right; to be made inside the router.
+    /// Creates an API client with all rights. Must be called on the router's host.
     pub(crate) async fn client(&self) -> Result<kube::Client> {
         client(&self.control_plane.kubeconfig()).await
     }
@@ -84,7 +88,7 @@ impl World {
         self.lb_pod.start("ipvs-programmer", command)
     }
 
-    /// With the settings that kubeadm gives it.
+    /// Starts kube-proxy with the settings of kubeadm.
     pub(crate) fn start_kube_proxy(&self) -> Result<Process> {
         self.register_node()?;
         let kubeconfig = self.control_plane.kubeconfig_of("kube-proxy");
@@ -95,7 +99,7 @@ impl World {
             "clusterCIDR": "10.200.0.0/13",
             "hostnameOverride": "node",
             "clientConnection": {"kubeconfig": kubeconfig},
-            // The machine's own limits stay.
+            // With 0 kube-proxy does not change the limits of connection tracking.
             "conntrack": {
                 "maxPerCore": 0, "min": 0,
                 "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s",
@@ -107,7 +111,7 @@ impl World {
         self.node.start("kube-proxy", command)
     }
 
-    /// kube-proxy looks there for its own address.
+    /// Creates the Node object, from which kube-proxy reads the node's address.
     fn register_node(&self) -> Result<()> {
         let node = json!({
             "apiVersion": "v1", "kind": "Node", "metadata": {"name": "node"},
@@ -125,8 +129,8 @@ impl World {
 }
 
 fn network(address: Ipv4Addr) -> Result<IpNet> {
-    IpNet::new(IpAddr::from(address), 24).context("24 is a length")
+    IpNet::new(IpAddr::from(address), 24).context("24 is a valid prefix length")
 }
 
-/// Long, for a guest with slow system calls.
+/// The longest time until a change is complete. Long, for a guest with slow system calls.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(300);

@@ -1,4 +1,4 @@
-//! Both sides: their processes, and from their start to a table that is complete.
+//! The processes of portlb and of kube-proxy, and the times of their start.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -7,54 +7,62 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use integration::memory;
-use integration::report::Report;
+use integration::report::BenchmarkTable;
 use ipvs_programmer::kernel::{IpvsTable as _, LinuxKernel};
 use lab::{Host, Process, Signal};
 use virtual_server::{Entry, EntryKey, Protocol};
 
-use crate::heard::Discovery;
 use crate::objects::Scale;
-use crate::world::{DEADLINE, World};
+use crate::observers::Discovery;
+use crate::setup::{BenchSetup, DEADLINE};
 
-/// Between two looks at a whole table: the resolution of these figures.
-const LOOK: Duration = Duration::from_millis(100);
-pub(crate) const BESIDE: &str = "kube-proxy";
+/// The time between two reads of a whole table, and so the resolution of these figures.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// The name of the other program in the table.
+pub(crate) const OTHER: &str = "kube-proxy";
 
-/// What runs, and what a client of Discovery hears.
+/// The processes of both sides, and a client of Discovery.
 #[derive(Debug)]
 pub(crate) struct Sides {
     pub(crate) discovery: Discovery,
-    /// Nothing where the kernel has no IPVS.
+    /// `None` if the kernel has no IPVS.
     pub(crate) programmers: Option<Programmers>,
 }
 
-/// Those that have a say in the kernel.
+/// The processes that program the kernel's IPVS tables.
 #[derive(Debug)]
 pub(crate) struct Programmers {
+    /// pod-watcher and ipvs-programmer.
     ours: [Process; 2],
+    /// kube-proxy.
     theirs: Process,
 }
 
 impl Sides {
-    /// Starts one after the other.
-    pub(crate) fn start(world: &World, scale: &Scale, report: &mut Report) -> Result<Self> {
+    /// Starts the processes one after the other, and adds the times of their start and their memory
+    /// to the report.
+    pub(crate) fn start(
+        setup: &BenchSetup,
+        scale: &Scale,
+        report: &mut BenchmarkTable,
+    ) -> Result<Self> {
         let began = Instant::now();
-        let pod_watcher = world.start_pod_watcher()?;
-        let discovery = Discovery::start(&world.lb_pod)?;
+        let pod_watcher = setup.start_pod_watcher()?;
+        let discovery = Discovery::start(&setup.lb_pod)?;
         let synced = discovery.wait_until_synced(DEADLINE)? - began;
-        report.ours_alone(
+        report.portlb_only(
             format!("{scale}: pod-watcher started -> synced"),
             "ms",
             synced.into(),
         );
-        report.ours_alone(
+        report.portlb_only(
             format!("{scale}: resident memory of pod-watcher"),
             "MiB",
             memory::resident_mebibytes(&[pod_watcher.pid()])?.into(),
         );
         let programmers = if Path::new("/proc/self/net/ip_vs").exists() {
             Some(Programmers::start(
-                world,
+                setup,
                 scale,
                 report,
                 began,
@@ -72,22 +80,22 @@ impl Sides {
 
 impl Programmers {
     fn start(
-        world: &World,
+        setup: &BenchSetup,
         scale: &Scale,
-        report: &mut Report,
+        report: &mut BenchmarkTable,
         began: Instant,
         pod_watcher: Process,
     ) -> Result<Self> {
-        let programmer = world.start_ipvs_programmer()?;
-        let ours = wait_for_table(&world.lb_pod, scale)? - began;
+        let programmer = setup.start_ipvs_programmer()?;
+        let ours = wait_for_table(&setup.lb_pod, scale)? - began;
         let began = Instant::now();
-        let theirs = world.start_kube_proxy()?;
-        let their_time = wait_for_table(&world.node, scale)? - began;
+        let theirs = setup.start_kube_proxy()?;
+        let their_time = wait_for_table(&setup.node, scale)? - began;
         report.compare(
             format!("{scale}: started -> all in the kernel"),
             "ms",
             ours.into(),
-            (BESIDE, their_time.into()),
+            (OTHER, their_time.into()),
         );
         let memory = memory::resident_mebibytes(&[pod_watcher.pid(), programmer.pid()])?;
         let their_memory = memory::resident_mebibytes(&[theirs.pid()])?;
@@ -95,7 +103,7 @@ impl Programmers {
             format!("{scale}: resident memory"),
             "MiB",
             memory.into(),
-            (BESIDE, their_memory.into()),
+            (OTHER, their_memory.into()),
         );
         Ok(Self {
             ours: [pod_watcher, programmer],
@@ -103,19 +111,19 @@ impl Programmers {
         })
     }
 
-    /// Lets ours run alone, so that the other takes nothing of the processors.
+    /// Stops kube-proxy, so that only portlb uses the processors.
     pub(crate) fn only_ours(&self) -> Result<()> {
         self.theirs.signal(Signal::SIGSTOP)?;
         self.signal_ours(Signal::SIGCONT)
     }
 
-    /// Lets the other run alone.
+    /// Stops portlb, so that only kube-proxy uses the processors.
     pub(crate) fn only_theirs(&self) -> Result<()> {
         self.signal_ours(Signal::SIGSTOP)?;
         self.theirs.signal(Signal::SIGCONT)
     }
 
-    /// Lets both run.
+    /// Continues portlb and kube-proxy after a stop.
     pub(crate) fn both(&self) -> Result<()> {
         self.theirs.signal(Signal::SIGCONT)?;
         self.signal_ours(Signal::SIGCONT)
@@ -127,7 +135,7 @@ impl Programmers {
     }
 }
 
-/// A port's entry in the kernel's table.
+/// Returns the key of a TCP virtual server in the kernel's table.
 pub(crate) fn key(address: SocketAddr) -> EntryKey {
     EntryKey::Address {
         protocol: Protocol::Tcp,
@@ -136,7 +144,7 @@ pub(crate) fn key(address: SocketAddr) -> EntryKey {
     }
 }
 
-/// The real servers that get new connections.
+/// Returns the real servers with a weight above 0, which get new connections.
 pub(crate) fn in_use(entry: &Entry) -> impl Iterator<Item = SocketAddr> {
     let used = |(address, real_server): (&SocketAddr, &virtual_server::RealServerEntry)| {
         (real_server.weight > 0).then_some(*address)
@@ -160,9 +168,9 @@ fn wait_for_table(host: &Host, scale: &Scale) -> Result<Instant> {
                 return Ok(Instant::now());
             }
             if Instant::now() > deadline {
-                bail!("not within {DEADLINE:?}: {}; last seen: {complete}", scale);
+                bail!("not within {DEADLINE:?}: the kernel has all of {scale}; last seen: {complete} virtual servers");
             }
-            thread::sleep(LOOK);
+            thread::sleep(POLL_INTERVAL);
         }
     })
 }

@@ -1,6 +1,7 @@
-//! The whole load balancer on one machine, told step by step, each step measured.
+//! A demo of the whole load balancer on one machine, step by step.
 //!
-//! `make demo` runs it; `make lab` runs it with `--prompt`.
+//! `make demo` runs all steps. `make lab` runs this program with `--prompt`: the first step, then
+//! an interactive shell.
 
 mod picture;
 mod prompt;
@@ -13,19 +14,19 @@ use anyhow::Result;
 use lab::reference::Options;
 use lab::system::System;
 
-use story::{Seen, Story};
+use story::{StepResult, Story};
 
 fn main() -> ExitCode {
     let is_prompt = std::env::args()
         .skip(1)
         .any(|argument| argument == "--prompt");
     let mut story = Story::begin();
-    let told = if is_prompt {
-        offer_prompt(&mut story)
+    let result = if is_prompt {
+        start_prompt(&mut story)
     } else {
-        tell(&mut story)
+        run_steps(&mut story)
     };
-    match told {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             story.failed(&error);
@@ -34,7 +35,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn tell(story: &mut Story) -> Result<()> {
+fn run_steps(story: &mut Story) -> Result<()> {
     let mut demo = begin("demo", story)?;
     for step in steps::ALL {
         story.step(step.title, || Ok(((), (step.run)(&mut demo)?)))?;
@@ -42,23 +43,22 @@ fn tell(story: &mut Story) -> Result<()> {
     story.end()
 }
 
-fn offer_prompt(story: &mut Story) -> Result<()> {
+fn start_prompt(story: &mut Story) -> Result<()> {
     let mut demo = begin("lab", story)?;
     story.step(steps::ANNOUNCED.title, || {
         Ok(((), steps::announced(&mut demo)?))
     })?;
-    story.say(&prompt::what_to_try(&demo)?);
+    story.print(&prompt::example_commands(&demo)?);
     demo.network.lab.prompt()
 }
 
 fn begin(name: &str, story: &mut Story) -> Result<System> {
-    story.say(&picture::of_the_network());
-    let system = story.step(
-        "the network, six web servers and the router come up",
-        || Ok((System::new(name, Options::default())?, Seen::new(""))),
-    )?;
-    for line in picture::what_this_kernel_lacks(system.network.lab.environment()) {
-        story.say(line);
+    story.print(&picture::network_diagram());
+    let system = story.step("start the network, six web servers and the router", || {
+        Ok((System::new(name, Options::default())?, StepResult::new("")))
+    })?;
+    for line in picture::missing_kernel_features(system.network.lab.environment()) {
+        story.print(line);
     }
     Ok(system)
 }

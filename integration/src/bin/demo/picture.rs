@@ -1,8 +1,8 @@
-//! What the viewer sees before the first step.
+//! The texts that the demo prints before the first step.
 
 use lab::Environment;
 
-pub(crate) fn of_the_network() -> String {
+pub(crate) fn network_diagram() -> String {
     "
   client ─── router ───┬─── node-a    lb-a   web-1 web-4
             (BIRD,     ├─── node-b    lb-b   web-2 web-5
@@ -10,19 +10,21 @@ pub(crate) fn of_the_network() -> String {
                        ├─── reflector-1
                        └─── reflector-2
 
-  Each lb pod runs pod-watcher, ipvs-programmer and bgp-announcer; each node a node-router.
-  Packets travel client -> router -> one of the lb pods -> (tunnel) -> a web pod, and straight back.
+  Each lb pod runs pod-watcher, ipvs-programmer and bgp-announcer. Each node runs node-router.
+  Packets travel client -> router -> one of the lb pods -> (tunnel) -> a web pod. Answers go directly
+  from the web pod to the client.
 "
     .to_owned()
 }
 
-pub(crate) fn what_this_kernel_lacks(environment: Environment) -> &'static [&'static str] {
+pub(crate) fn missing_kernel_features(environment: Environment) -> &'static [&'static str] {
     if environment.has_nftables_for_ip() {
         &[]
     } else {
         &[
-            "    This kernel has no nftables for IP: no RST guard, no SNAT, no connection-tracking\n    \
-           exemption. Tunnels need none of them here; the daemons have logged one warning each.\n",
+            "    This kernel has no nftables for IP, so there is no RST guard, no SNAT and no\n    \
+           connection-tracking exemption. The tunnels of the demo need none of them. Each daemon\n    \
+           logs one warning.\n",
         ]
     }
 }

@@ -1,14 +1,14 @@
-//! What to try in the running network.
+//! The commands that the prompt suggests.
 
 use anyhow::Result;
 use lab::system::{Daemon, System};
 
-pub(crate) fn what_to_try(system: &System) -> Result<String> {
+pub(crate) fn example_commands(system: &System) -> Result<String> {
     let node_router = system.grpc_target(Daemon::NodeRouter(0))?;
     Ok(format!(
         "
-The network is up. Each host's name is a command that runs another one there: client, router,
-node-a..c, lb-a..c, web-1..6, reflector-1..2. Some lines to try:
+The network runs. The name of each host is a command that runs its arguments on this host. The hosts:
+client, router, node-a..c, lb-a..c, web-1..6, reflector-1..2. Some examples:
 
   client curl -s http://10.1.1.1/
   router ip route show 10.1.1.0/24
@@ -23,9 +23,9 @@ node-a..c, lb-a..c, web-1..6, reflector-1..2. Some lines to try:
   reflector-1 grpcurl -plaintext 127.0.0.1:50054 portlb.reflector.v1.RouteReflectorService/ListPaths
   node-a grpcurl -plaintext {node_router} portlb.noderoute.v1.NodeRouteService/ListRoutes
 
-What lb-a is to serve: {}
+Desired set of lb-a: {}
 Logs: {}
-`exit` ends it all.
+`exit` ends all processes and removes the network.
 ",
         system.desired_file(0)?.display(),
         system.network.lab.directory().display(),

@@ -1,4 +1,4 @@
-//! The steps, in the order of the story.
+//! The steps of the demo.
 
 use std::{
     collections::BTreeMap,
@@ -10,27 +10,27 @@ use anyhow::{Context, Result, ensure};
 use ipnet::IpNet;
 use lab::{
     Signal, ensure_that,
-    http::{self, Load, PersistentConnections, Tally},
+    http::{self, Load, PersistentConnections, RequestCounts},
     reference::{SERVICE, SERVICE_RANGE, SERVICE6, reflector_address},
     system::{Daemon, System, real_server},
     wait_for,
 };
 use virtual_server::{RealServer, RealServerState};
 
-use crate::story::Seen;
+use crate::story::StepResult;
 
-/// For anything that takes part in a step, in the slowest environment.
+/// The longest time until a step has its effect, in the slowest environment.
 const DEADLINE: Duration = Duration::from_secs(20);
-/// Connections that a client keeps open while load balancers come and go.
+/// The number of connections that a client keeps open while load balancers end and start.
 const CONNECTIONS: usize = 48;
 
 pub(crate) struct Step {
     pub(crate) title: &'static str,
-    pub(crate) run: fn(&mut System) -> Result<Seen>,
+    pub(crate) run: fn(&mut System) -> Result<StepResult>,
 }
 
 pub(crate) const ANNOUNCED: Step = Step {
-    title: "three load balancers announce; the router has three next hops",
+    title: "three load balancers announce: the router has 3 next hops",
     run: announced,
 };
 
@@ -41,19 +41,19 @@ pub(crate) const ALL: &[Step] = &[
         run: spread,
     },
     Step {
-        title: "a web pod is added in the file and gets requests",
+        title: "a web pod is added to the file and gets requests",
         run: web_pod_added,
     },
     Step {
-        title: "it is taken out of the file again",
+        title: "the web pod is drained and removed from the file",
         run: web_pod_removed,
     },
     Step {
-        title: "a web server dies and its check takes it out",
+        title: "a web server is killed: its health check quiesces it",
         run: web_server_dies,
     },
     Step {
-        title: "it returns and gets requests again",
+        title: "the web server is started and gets requests again",
         run: web_server_returns,
     },
     Step {
@@ -61,32 +61,32 @@ pub(crate) const ALL: &[Step] = &[
         run: load_balancer_killed,
     },
     Step {
-        title: "it is started again and adopts its table",
+        title: "the load balancer is started again and adopts its table",
         run: load_balancer_returns,
     },
     Step {
-        title: "another one is drained under load",
+        title: "another load balancer is drained under load",
         run: load_balancer_drained,
     },
     Step {
-        title: "a reflector dies under load: nothing changes",
+        title: "a reflector is killed under load: no route changes",
         run: reflector_dies,
     },
 ];
 
-pub(crate) fn announced(system: &mut System) -> Result<Seen> {
+pub(crate) fn announced(system: &mut System) -> Result<StepResult> {
     let began = Instant::now();
     system.start_all()?;
     system.wait_until_announced(&[0, 1, 2], DEADLINE)?;
     let hops = system.fib.next_hops(IpNet::from(SERVICE_RANGE));
     let hops: Vec<_> = hops.iter().map(ToString::to_string).collect();
-    Ok(Seen::after(
+    Ok(StepResult::after(
         began.elapsed(),
         format!("{SERVICE_RANGE} via {}", hops.join(" ")),
     ))
 }
 
-fn spread(system: &mut System) -> Result<Seen> {
+fn spread(system: &mut System) -> Result<StepResult> {
     let client = system.network.client()?;
     let mut answers = BTreeMap::new();
     for address in [IpAddr::from(SERVICE), SERVICE6.into()] {
@@ -105,10 +105,10 @@ fn spread(system: &mut System) -> Result<Seen> {
         .iter()
         .map(|(name, count)| format!("{name} {count}"))
         .collect();
-    Ok(Seen::new(counts.join(", ")))
+    Ok(StepResult::new(counts.join(", ")))
 }
 
-fn web_pod_added(system: &mut System) -> Result<Seen> {
+fn web_pod_added(system: &mut System) -> Result<StepResult> {
     let pod = system.network.add_web_pod()?;
     let began = Instant::now();
     system.write_desired(&system.web())?;
@@ -117,18 +117,18 @@ fn web_pod_added(system: &mut System) -> Result<Seen> {
     }
     let programmed = began.elapsed();
     wait_for_answer_of(system, &pod.name)?;
-    Ok(Seen::after(
+    Ok(StepResult::after(
         programmed,
         format!("{} is in all three tables", pod.name),
     ))
 }
 
-fn web_pod_removed(system: &mut System) -> Result<Seen> {
+fn web_pod_removed(system: &mut System) -> Result<StepResult> {
     let pod = system
         .network
         .web_pods
         .pop()
-        .context("there is a seventh web pod")?;
+        .context("the seventh web pod does not exist")?;
     let mut draining = system.web();
     for virtual_server in &mut draining.virtual_servers {
         for address in [IpAddr::from(pod.address), pod.address6.into()] {
@@ -148,20 +148,20 @@ fn web_pod_removed(system: &mut System) -> Result<Seen> {
     for lb_pod in 0..3 {
         wait_for_weight(system, lb_pod, pod.address.into(), None)?;
     }
-    Ok(Seen::after(
+    Ok(StepResult::after(
         began.elapsed(),
         format!("{} was drained, then removed", pod.name),
     ))
 }
 
-fn web_server_dies(system: &mut System) -> Result<Seen> {
+fn web_server_dies(system: &mut System) -> Result<StepResult> {
     let pod = system.network.web_pods[0].clone();
     let began = Instant::now();
     system
         .network
         .web_servers
         .get(&pod.name)
-        .context("its web server runs")?
+        .context("the web server of the first web pod does not run")?
         .kill()?;
     for lb_pod in 0..3 {
         wait_for_weight(system, lb_pod, pod.address.into(), Some(0))?;
@@ -174,16 +174,16 @@ fn web_server_dies(system: &mut System) -> Result<Seen> {
         "{} still answers: {answers:?}",
         pod.name
     );
-    Ok(Seen::after(
+    Ok(StepResult::after(
         quiesced,
         format!(
-            "{} has weight 0 everywhere; 60 of 60 requests answered",
+            "{} has weight 0 in all tables; 60 of 60 requests answered",
             pod.name
         ),
     ))
 }
 
-fn web_server_returns(system: &mut System) -> Result<Seen> {
+fn web_server_returns(system: &mut System) -> Result<StepResult> {
     let pod = system.network.web_pods[0].clone();
     let began = Instant::now();
     system.network.start_web_server(&pod)?;
@@ -192,13 +192,13 @@ fn web_server_returns(system: &mut System) -> Result<Seen> {
     }
     let returned = began.elapsed();
     wait_for_answer_of(system, &pod.name)?;
-    Ok(Seen::after(
+    Ok(StepResult::after(
         returned,
         format!("{} has its weight again", pod.name),
     ))
 }
 
-fn load_balancer_killed(system: &mut System) -> Result<Seen> {
+fn load_balancer_killed(system: &mut System) -> Result<StepResult> {
     under_load(system, |system| {
         let began = Instant::now();
         system.kill_lb_pod(0)?;
@@ -210,7 +210,7 @@ fn load_balancer_killed(system: &mut System) -> Result<Seen> {
     })
 }
 
-fn load_balancer_returns(system: &mut System) -> Result<Seen> {
+fn load_balancer_returns(system: &mut System) -> Result<StepResult> {
     under_load(system, |system| {
         let began = Instant::now();
         system.start_all()?;
@@ -219,7 +219,7 @@ fn load_balancer_returns(system: &mut System) -> Result<Seen> {
     })
 }
 
-fn load_balancer_drained(system: &mut System) -> Result<Seen> {
+fn load_balancer_drained(system: &mut System) -> Result<StepResult> {
     under_load(system, |system| {
         let began = Instant::now();
         system.drain(1)?;
@@ -231,7 +231,7 @@ fn load_balancer_drained(system: &mut System) -> Result<Seen> {
     })
 }
 
-fn reflector_dies(system: &mut System) -> Result<Seen> {
+fn reflector_dies(system: &mut System) -> Result<StepResult> {
     under_load(system, |system| {
         let changes = system.fib.changes().len();
         system
@@ -239,18 +239,22 @@ fn reflector_dies(system: &mut System) -> Result<Seen> {
             .signal(Signal::SIGKILL)?;
         let began = Instant::now();
         let address = reflector_address(1).to_string();
-        wait_for("every announcer has noticed", DEADLINE, || {
-            for lb_pod in 0..3 {
-                let sessions = system
-                    .announcer_sessions(lb_pod)
-                    .map_err(|error| format!("{error:#}"))?;
-                let lost = sessions.iter().any(|session| {
-                    session.peer_address == address && !session.last_error.is_empty()
-                });
-                ensure_that(lost, format!("lb pod {lb_pod}: {sessions:?}"))?;
-            }
-            Ok::<(), String>(())
-        })?;
+        wait_for(
+            "every announcer has lost its session with the reflector",
+            DEADLINE,
+            || {
+                for lb_pod in 0..3 {
+                    let sessions = system
+                        .announcer_sessions(lb_pod)
+                        .map_err(|error| format!("{error:#}"))?;
+                    let lost = sessions.iter().any(|session| {
+                        session.peer_address == address && !session.last_error.is_empty()
+                    });
+                    ensure_that(lost, format!("lb pod {lb_pod}: {sessions:?}"))?;
+                }
+                Ok::<(), String>(())
+            },
+        )?;
         let noticed = began.elapsed();
         let seen = system.fib.changes().len() - changes;
         ensure!(seen == 0, "the router changed its routes {seen} times");
@@ -258,11 +262,12 @@ fn reflector_dies(system: &mut System) -> Result<Seen> {
     })
 }
 
-/// Runs an event while a client keeps connections open, and counts what it lost.
+/// Runs an event while a client keeps connections open. It is an error if the client loses a
+/// connection.
 fn under_load(
     system: &mut System,
     event: impl FnOnce(&mut System) -> Result<(Duration, String)>,
-) -> Result<Seen> {
+) -> Result<StepResult> {
     let load = PersistentConnections::start(
         &system.network.client()?,
         Load {
@@ -272,7 +277,7 @@ fn under_load(
             patience: Duration::from_secs(10),
         },
     )?;
-    let (took, words) = event(system)?;
+    let (took, text) = event(system)?;
     // Every connection is used again after the event.
     load.wait_for_answers(2 * CONNECTIONS, DEADLINE)?;
     let tally = load.stop()?;
@@ -282,17 +287,18 @@ fn under_load(
         lost(&tally)
     );
     let answered = tally.answered;
-    Ok(Seen::after(
+    Ok(StepResult::after(
         took,
-        format!("{words}; lost 0 of {CONNECTIONS} connections, {answered} answers"),
+        format!("{text}; lost 0 of {CONNECTIONS} connections, {answered} answers"),
     ))
 }
 
-fn lost(tally: &Tally) -> usize {
+fn lost(tally: &RequestCounts) -> usize {
     tally.lost() + tally.refused
 }
 
-/// Waits until an lb pod's table has the real server with this weight, or has it no more.
+/// Waits until an lb pod's table has the real server with this weight. With `None`, waits until the
+/// table does not have the real server.
 fn wait_for_weight(
     system: &System,
     lb_pod: usize,

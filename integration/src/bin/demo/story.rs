@@ -1,4 +1,4 @@
-//! What is printed: a line as each step ends, which together are a table.
+//! The output of the demo: one line for each step.
 
 use std::{
     io::{IsTerminal, Write},
@@ -8,32 +8,34 @@ use std::{
 use anyhow::{Context, Result};
 use lab::Environment;
 
-/// Prints on standard output, in colour only on a terminal.
+/// The state of the output. Prints to standard output, in colour only on a terminal.
 pub(crate) struct Story {
     is_colour: bool,
     began: Instant,
     steps: usize,
+    /// The title of the running step.
     current: Option<&'static str>,
 }
 
-/// What a step has seen; `took` where the measured time is not that of the whole step.
-pub(crate) struct Seen {
+/// The result of a step.
+pub(crate) struct StepResult {
+    /// The measured time. `None`: the time of the whole step.
     pub(crate) took: Option<Duration>,
-    pub(crate) words: String,
+    pub(crate) text: String,
 }
 
-impl Seen {
-    pub(crate) fn new(words: impl Into<String>) -> Self {
+impl StepResult {
+    pub(crate) fn new(text: impl Into<String>) -> Self {
         Self {
             took: None,
-            words: words.into(),
+            text: text.into(),
         }
     }
 
-    pub(crate) fn after(took: Duration, words: impl Into<String>) -> Self {
+    pub(crate) fn after(took: Duration, text: impl Into<String>) -> Self {
         Self {
             took: Some(took),
-            words: words.into(),
+            text: text.into(),
         }
     }
 }
@@ -48,40 +50,40 @@ impl Story {
         }
     }
 
-    pub(crate) fn say(&self, text: &str) {
-        // A reader who has closed the pipe wants no more.
+    pub(crate) fn print(&self, text: &str) {
+        // An error is ignored: the reader of the pipe has ended.
         let _ = writeln!(std::io::stdout(), "{text}");
     }
 
-    /// Runs a step and tells how it ended.
+    /// Runs a step and prints its title, its time and its result.
     pub(crate) fn step<T>(
         &mut self,
         title: &'static str,
-        run: impl FnOnce() -> Result<(T, Seen)>,
+        run: impl FnOnce() -> Result<(T, StepResult)>,
     ) -> Result<T> {
         self.current = Some(title);
         let began = Instant::now();
         let (value, seen) = run().with_context(|| format!("step `{title}`"))?;
-        let took = in_words(seen.took.unwrap_or(began.elapsed()));
+        let took = describe_duration(seen.took.unwrap_or(began.elapsed()));
         let mark = self.paint("32", "ok");
-        self.say(&format!("{mark}  {title:<62} {took:>9}  {}", seen.words));
+        self.print(&format!("{mark}  {title:<62} {took:>9}  {}", seen.text));
         self.steps += 1;
         self.current = None;
         Ok(value)
     }
 
-    /// How it ended, and on which kernel.
+    /// Prints the number of steps, the time of all steps, and the environment.
     pub(crate) fn end(&self) -> Result<()> {
         let all = self.paint("32", &format!("all {} steps succeeded", self.steps));
-        let took = in_words(self.began.elapsed());
-        self.say(&format!("\n{all} in {took} on {}", Environment::current()?));
+        let took = describe_duration(self.began.elapsed());
+        self.print(&format!("\n{all} in {took} on {}", Environment::current()?));
         Ok(())
     }
 
     pub(crate) fn failed(&self, error: &anyhow::Error) {
         let word = self.paint("31", "FAILED");
-        let step = self.current.unwrap_or("the beginning");
-        self.say(&format!("{word}  {step}\n        {error:#}"));
+        let step = self.current.unwrap_or("before the first step");
+        self.print(&format!("{word}  {step}\n        {error:#}"));
     }
 
     fn paint(&self, colour: &str, text: &str) -> String {
@@ -93,7 +95,7 @@ impl Story {
     }
 }
 
-fn in_words(duration: Duration) -> String {
+fn describe_duration(duration: Duration) -> String {
     if duration < Duration::from_secs(1) {
         format!("{:.1} ms", duration.as_secs_f64() * 1000.0)
     } else {
