@@ -25,7 +25,7 @@ pub fn accept(lb_pod: &Host, ranges: &[IpNet]) -> Result<()> {
 /// The forwarding method of a virtual server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forwarding {
-    /// IP-in-IP tunnels.
+    /// A tunnel of the kind `ipip`.
     Tunnel,
     /// Direct routing: packets go to the real server's link-layer address, on the lb pod's own
     /// network.

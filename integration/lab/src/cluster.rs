@@ -106,7 +106,7 @@ impl Cluster {
         cluster.apply(&cluster_dns(&binaries))?;
         for node in &cluster.nodes {
             let node = format!("node/{}", node.name);
-            // The kubelet may not have created its Node object yet.
+            // At this time the kubelet has perhaps not created its Node object.
             for until in ["--for=create", "--for=condition=Ready"] {
                 cluster.wait(&node, until, &[], READY)?;
             }

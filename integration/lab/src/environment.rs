@@ -31,7 +31,7 @@ impl Environment {
         }
     }
 
-    /// Reports whether nftables can filter IP packets. The packaged kernel has no such support.
+    /// Reports whether nftables can filter IP packets. The packaged kernel has no support for this.
     pub fn has_nftables_for_ip(self) -> bool {
         match self {
             Self::Host | Self::LabKernel => true,

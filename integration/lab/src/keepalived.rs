@@ -1,7 +1,7 @@
 //! keepalived, which fills the kernel's IPVS table and checks real servers.
 //!
-//! The paper's setup programs load balancers with keepalived, so the benchmarks compare portlb with
-//! it.
+//! The load balancer of the paper (docs/decisions/0001-contracts-before-code.md) uses keepalived,
+//! so the benchmarks compare portlb with keepalived.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -28,7 +28,7 @@ pub struct KeepalivedVirtualServer {
     pub check_interval: Option<Duration>,
 }
 
-/// A started keepalived.
+/// A started keepalived and its configuration file.
 #[derive(Debug, Clone)]
 pub struct Keepalived {
     /// keepalived's parent process. The checkers run in a child process.

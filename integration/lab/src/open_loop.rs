@@ -281,7 +281,8 @@ async fn send_over_lasting_connection(
     record: Arc<Mutex<RequestLog>>,
 ) {
     let mut open = None;
-    // The web server of this connection, and the number of its answers. A failure reports both.
+    // The web server of this connection, and the number of its answers. The text of a failure
+    // contains both values.
     let mut server: (Arc<str>, usize) = ("no server".into(), 0);
     loop {
         sleep_until(due.into()).await;

@@ -341,7 +341,7 @@ mod tests {
         let status = process.wait(SOON).unwrap();
         assert_eq!(status.signal(), Some(Signal::SIGKILL as i32));
         crate::wait_for("the child has ended", SOON, || {
-            // A zombie counts as ended, because the init process may not have reaped it yet.
+            // A zombie counts as ended, because the init process reaps it some time later.
             let stat = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
             crate::ensure_that(stat.is_empty() || stat.contains(") Z "), stat)
         })

@@ -37,7 +37,6 @@ const END: Duration = Duration::from_secs(30);
 /// 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Daemon {
-    /// 0 or 1.
     RouteReflector(usize),
     NodeRouter(usize),
     PodWatcher(usize),

@@ -28,7 +28,7 @@ const GRACE: Duration = Duration::from_secs(20);
 const MOST_CORES: usize = 4;
 /// A shell script that runs a background job with the lowest priority. The kernel first divides CPU
 /// time between sessions (`autogroup` of sched(7)), and then within each session. The job is its
-/// own session. A container may refuse each of the three settings, so the script ignores errors.
+/// own session. A container can refuse each of the three settings, so the script ignores errors.
 const IN_BACKGROUND: &str = "echo 19 2>/dev/null >/proc/self/autogroup
 chrt --idle 0 true 2>/dev/null && exec chrt --idle 0 \"$@\"
 exec nice -n 19 \"$@\"";
@@ -50,10 +50,11 @@ struct RunResult {
     took: Duration,
 }
 
-/// An ended job. Times are measured from the beginning of the run.
+/// A job that has ended, and its result.
 #[derive(Debug)]
 struct EndedJob {
     job: Job,
+    /// The time since the beginning of the run.
     started: Duration,
     took: Duration,
     tests: Tests,
@@ -67,7 +68,7 @@ pub(crate) fn run_and_report(root: PathBuf, live: bool, jobs: Vec<Job>) -> Resul
     let report = runtime.block_on(run(&setting, jobs))?;
     let table = summary::table(&report.rows, report.took);
     print_line(&format!("\n{table}"));
-    // Repeated near the end of the output, because CI may keep only the last lines.
+    // Repeated near the end of the output, because CI shows only the last lines of a long output.
     let logs = setting.root.join("target/test-runner");
     for row in &report.rows {
         if let Outcome::Failed(reason) = &row.outcome {
@@ -224,7 +225,7 @@ async fn stop(groups: &BTreeMap<&'static str, Pid>, mut running: JoinSet<EndedJo
 
 fn signal_all(groups: &BTreeMap<&'static str, Pid>, signal: Signal) {
     for group in groups.values() {
-        // The group may have ended by itself.
+        // An error is ignored: the group has perhaps ended by itself.
         let _ = killpg(*group, signal);
     }
 }
@@ -302,7 +303,7 @@ async fn follow(
 
 async fn end(child: &mut Child, group: Option<Pid>) -> std::io::Result<ExitStatus> {
     if let Some(group) = group {
-        // The group may have ended by itself.
+        // An error is ignored: the group has perhaps ended by itself.
         let _ = killpg(group, Signal::SIGTERM);
         if let Ok(status) = timeout(GRACE, child.wait()).await {
             return status;

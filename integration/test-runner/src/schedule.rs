@@ -54,7 +54,7 @@ impl Schedule {
                     free = 0;
                     continue;
                 }
-                // Other jobs may start before a job that runs alone.
+                // A job that runs alone waits. Later jobs can start before it.
                 CpuDemand::Alone => continue,
             }
             started.push(job.clone());

@@ -1,4 +1,4 @@
-// Package plugin replaces CoreDNS's list of all plugins. Most of those plugins
+// Package plugin replaces CoreDNS's list of all plugins. Most plugins of CoreDNS's list
 // are clients of cloud providers. The DNS of a cluster needs only these plugins.
 package plugin
 

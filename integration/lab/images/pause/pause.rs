@@ -1,5 +1,6 @@
-//! The first container of every pod of the lab's cluster: holds the pod's namespaces until
-//! containerd kills it.
+//! The program of the first container of every pod in the lab's cluster.
+//!
+//! It holds the pod's namespaces until containerd kills it.
 
 fn main() {
     loop {

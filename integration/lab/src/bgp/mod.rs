@@ -63,7 +63,7 @@ pub struct Peer {
     pub password: Option<String>,
 }
 
-/// The addresses from which a peer may connect.
+/// The address of a peer, or the range of the addresses of several peers.
 #[derive(Debug, Clone, Copy)]
 pub enum Remote {
     Address(IpAddr),
@@ -86,7 +86,7 @@ pub enum AddPath {
 #[derive(Debug, Clone, Copy)]
 pub struct AnnouncedPrefix {
     pub prefix: IpNet,
-    /// Of the address family of the prefix.
+    /// Must have the address family of the prefix.
     pub next_hop: IpAddr,
 }
 

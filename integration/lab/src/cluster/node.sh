@@ -1,12 +1,12 @@
-# The first process of a node: gives it a file system view of its own, so that
-# kubelet and containerd find every path where they expect it, and waits.
-# Arguments: the node's name. It is in the node's network, mount, host name, IPC
-# and cgroup namespaces, alone in the cgroup that is their root.
+# The first process of a node. It prepares the mounts of the node's mount namespace, so that kubelet and
+# containerd find their default paths, and then waits. The argument is the name of the node. The process is in the
+# node's network, mount, host name, IPC and cgroup namespaces. It is the only process in the root cgroup of the
+# node's cgroup namespace.
 set -euo pipefail
 hostname "$1"
 
 for directory in /var/lib /var/log; do mount -t tmpfs tmpfs "$directory"; done
-# Credentials and sockets of the lab stay where they are.
+# /run/lab has credentials and sockets of the lab. It stays at its path in the new /run.
 mkdir /var/lib/lab
 mount --rbind /run/lab /var/lib/lab
 mount -t tmpfs tmpfs /run
@@ -14,12 +14,12 @@ mkdir /run/lab
 mount --rbind /var/lib/lab /run/lab
 mkdir -p /run/tmp /run/netns /run/containerd /run/lock \
   /var/lib/cni/net.d /var/lib/kubelet /var/lib/containerd /var/log/pods /var/log/containers
-# Those that were there show another network namespace and the whole hierarchy.
+# The old mounts show another network namespace and the cgroups of the whole machine.
 umount --lazy /sys
 mount -t sysfs sysfs /sys
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 
-# Only a cgroup without processes of its own can divide its resources.
+# A cgroup can enable controllers for its children only if it has no process, so this process moves to a child.
 mkdir -p /sys/fs/cgroup/init
 echo $$ >/sys/fs/cgroup/init/cgroup.procs
 for controller in $(</sys/fs/cgroup/cgroup.controllers); do
@@ -27,7 +27,7 @@ for controller in $(</sys/fs/cgroup/cgroup.controllers); do
 done
 mount --make-rshared /
 
-# A guest's lacks the clock rate, without which kubelet's cadvisor gives up.
+# The kubelet does not start if /proc/cpuinfo has no clock rate. In a guest it has none.
 if ! grep -q '^cpu MHz' /proc/cpuinfo; then
   sed '/^model name/a cpu MHz\t\t: 2000.000' /proc/cpuinfo >/run/cpuinfo
 fi

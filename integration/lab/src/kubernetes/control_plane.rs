@@ -158,7 +158,8 @@ impl ControlPlane {
             .stdin
             .take()
             .context("open the standard input of kubectl")?;
-        // kubectl may fail before it has read all input. Then its own error is the useful one.
+        // A write error is ignored. It means that kubectl has failed before it has read all input,
+        // and kubectl's own error is more useful.
         let _ = stdin.write_all(input.as_bytes());
         drop(stdin);
         let output = child.wait_with_output().context("wait for kubectl")?;

@@ -286,7 +286,7 @@ async fn serve(
     let carried = async {
         wait_until_flowing(&mut control).await?;
         let server = server.insert(TcpStream::connect(target).await?);
-        // The proxy adds no delay: the client and the server have already decided when to send.
+        // Turns Nagle's algorithm off, so that the proxy adds no delay to small messages.
         server.set_nodelay(true)?;
         client.set_nodelay(true)?;
         let ((from_client, to_client), (from_server, to_server)) = (client.split(), server.split());
@@ -351,7 +351,7 @@ async fn deliver(
             TrafficMode::Delay(delay) => {
                 tokio::select! {
                     () = sleep_until(read_at + delay) => {}
-                    // The new mode may have no delay.
+                    // The new mode decides again how long this chunk waits.
                     _ = control.changed() => continue,
                 }
                 chunk.len()

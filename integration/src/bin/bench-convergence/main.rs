@@ -1,7 +1,8 @@
 //! A benchmark that compares portlb with the parts of the paper's setup.
 //!
-//! The paper's parts are keepalived, exabgp and a GoBGP reflector. In each round both sides are
-//! measured in turn, on one topology. Prints a Markdown table for `docs/benchmarks.md`.
+//! The load balancer of the paper (docs/decisions/0001-contracts-before-code.md) consists of
+//! keepalived, exabgp and a GoBGP reflector. In each round both sides are measured in turn, on one
+//! topology. Prints a Markdown table for `docs/benchmarks.md`.
 //!
 //! Usage: `bench-convergence [ROUNDS [PART]]`. By default 10 rounds of all parts.
 

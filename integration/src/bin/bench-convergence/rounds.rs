@@ -21,7 +21,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub(crate) struct Announcer {
     next_hop: IpAddr,
-    /// `None`: portlb's announcer.
+    /// `None` for the announcer of portlb.
     foreign: Option<Foreign>,
 }
 

@@ -48,6 +48,6 @@ fn measure(scale: &Scale, changes: u32, report: &mut BenchmarkTable) -> Result<(
     let setup = BenchSetup::start(scale)?;
     let sides = Sides::start(&setup, scale, report)?;
     changes::one_by_one(&setup, &sides, scale, changes, report)?;
-    // `one_by_one` has used fewer numbers of changes than this. No address may be used twice.
+    // `one_by_one` has used fewer numbers of changes than this. Each change needs a new address.
     changes::rolling(&setup, &sides, scale, 2 * changes + 1, report)
 }

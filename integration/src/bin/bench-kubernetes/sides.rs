@@ -32,9 +32,9 @@ pub(crate) struct Sides {
 /// The processes that program the kernel's IPVS tables.
 #[derive(Debug)]
 pub(crate) struct Programmers {
-    /// pod-watcher and ipvs-programmer.
+    /// The processes of pod-watcher and ipvs-programmer.
     ours: [Process; 2],
-    /// kube-proxy.
+    /// The process of kube-proxy.
     theirs: Process,
 }
 
