@@ -19,8 +19,8 @@ pub struct BenchmarkTable {
 struct Row {
     what: String,
     unit: &'static str,
-    ours: Figures,
-    theirs: Option<(&'static str, Figures)>,
+    portlb: Figures,
+    other: Option<(&'static str, Figures)>,
 }
 
 impl Figures {
@@ -85,24 +85,24 @@ impl BenchmarkTable {
         &mut self,
         what: impl Into<String>,
         unit: &'static str,
-        ours: Figures,
-        (name, theirs): (&'static str, Figures),
+        portlb: Figures,
+        (name, other): (&'static str, Figures),
     ) {
         self.add(Row {
             what: what.into(),
             unit,
-            ours,
-            theirs: Some((name, theirs)),
+            portlb,
+            other: Some((name, other)),
         });
     }
 
-    /// Adds a row without figures of another program.
-    pub fn portlb_only(&mut self, what: impl Into<String>, unit: &'static str, ours: Figures) {
+    /// Adds a row with the figures of one program only.
+    pub fn single(&mut self, what: impl Into<String>, unit: &'static str, figures: Figures) {
         self.add(Row {
             what: what.into(),
             unit,
-            ours,
-            theirs: None,
+            portlb: figures,
+            other: None,
         });
     }
 
@@ -126,23 +126,23 @@ impl BenchmarkTable {
 
 impl Row {
     fn format(&self) -> String {
-        let (name, theirs, ratio) = match &self.theirs {
-            Some((name, theirs)) => {
-                let ratio = theirs.median() / self.ours.median();
+        let (name, other, ratio) = match &self.other {
+            Some((name, other)) => {
+                let ratio = other.median() / self.portlb.median();
                 let ratio = if ratio.is_finite() {
                     format!("{ratio:.1}")
                 } else {
                     "-".to_owned()
                 };
-                (*name, theirs.format(), ratio)
+                (*name, other.format(), ratio)
             }
             None => ("-", "-".to_owned(), "-".to_owned()),
         };
         format!(
-            "| {} | {} | {} | {name} | {theirs} | {ratio} |",
+            "| {} | {} | {} | {name} | {other} | {ratio} |",
             self.what,
             self.unit,
-            self.ours.format()
+            self.portlb.format()
         )
     }
 }

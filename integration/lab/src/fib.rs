@@ -183,7 +183,8 @@ fn open() -> Result<Socket> {
 
 fn watch(notifications: &Socket, requests: &Socket, shared: &Shared) {
     while !shared.ended.load(Ordering::Relaxed) {
-        // The receive timeout is an error, and the only expected one.
+        // `recv_from_full` returns an error when the receive timeout has passed. No other error is
+        // expected.
         let Ok((datagram, _)) = notifications.recv_from_full() else {
             continue;
         };

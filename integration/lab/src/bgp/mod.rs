@@ -49,7 +49,7 @@ pub struct Speaker {
 /// A peer of a foreign speaker, or all peers whose addresses are in one range.
 #[derive(Debug, Clone)]
 pub struct Peer {
-    /// Used in the program's configuration, so one word without spaces.
+    /// One word without spaces, because the program's configuration contains this name.
     pub name: String,
     pub remote: Remote,
     pub asn: u32,

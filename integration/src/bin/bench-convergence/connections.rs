@@ -25,20 +25,20 @@ const CONNECTIONS: usize = 48;
 
 pub(crate) fn measure(rounds: usize, report: &mut BenchmarkTable) -> Result<()> {
     let mut memory = Figures::default();
-    let ours = ours(rounds, &mut memory)?;
-    let theirs = theirs(rounds)?;
+    let portlb = lost_with_portlb(rounds, &mut memory)?;
+    let other = lost_with_paper_setup(rounds)?;
     report.compare(
         "of 48 connections, lost per change of the lb set",
         "connections",
-        ours,
-        ("lc, no sloppy_tcp", theirs),
+        portlb,
+        ("lc, no sloppy_tcp", other),
     );
-    report.portlb_only("resident memory of an lb pod, three daemons", "MiB", memory);
+    report.single("resident memory of an lb pod, three daemons", "MiB", memory);
     Ok(())
 }
 
-fn ours(rounds: usize, memory: &mut Figures) -> Result<Figures> {
-    let mut system = System::up("bench-connections-ours", Options::default())?;
+fn lost_with_portlb(rounds: usize, memory: &mut Figures) -> Result<Figures> {
+    let mut system = System::up("bench-connections-portlb", Options::default())?;
     let mut lost = Figures::default();
     for round in 0..rounds {
         let lb_pod = round % 3;
@@ -64,8 +64,8 @@ fn ours(rounds: usize, memory: &mut Figures) -> Result<Figures> {
     Ok(lost)
 }
 
-fn theirs(rounds: usize) -> Result<Figures> {
-    let network = Reference::bring_up("bench-connections-theirs", Options::default())?;
+fn lost_with_paper_setup(rounds: usize) -> Result<Figures> {
+    let network = Reference::bring_up("bench-connections-other", Options::default())?;
     let fib = FibWatcher::start(&network.router_host()?)?;
     let range = IpNet::from(SERVICE_RANGE);
     let mut reflectors = Vec::new();

@@ -59,13 +59,13 @@ pub(crate) fn measure(rounds: usize, report: &mut BenchmarkTable) -> Result<()> 
         reflector.kill()?;
         sides.push(figures);
     }
-    let [ours, bird, frr] = <[_; 3]>::try_from(sides).expect("three sides");
-    for (name, theirs) in [("BIRD", bird), ("FRR", frr)] {
-        let (quiet, flooded) = ours.clone();
+    let [portlb, bird, frr] = <[_; 3]>::try_from(sides).expect("three sides");
+    for (name, other) in [("BIRD", bird), ("FRR", frr)] {
+        let (quiet, flooded) = portlb.clone();
         let what = "a client's change -> router";
-        report.compare(what, "ms", quiet, (name, theirs.0));
+        report.compare(what, "ms", quiet, (name, other.0));
         let what = "a client's change -> router, while another client floods";
-        report.compare(what, "ms", flooded, (name, theirs.1));
+        report.compare(what, "ms", flooded, (name, other.1));
     }
     Ok(())
 }

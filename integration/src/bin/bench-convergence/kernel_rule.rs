@@ -30,7 +30,7 @@ pub(crate) fn measure(rounds: usize, report: &mut BenchmarkTable) -> Result<()> 
         .split_last()
         .map(|(last, rest)| (last.clone(), rest.to_vec()))
         .expect("there are web pods");
-    let (ours, theirs) = (
+    let (portlb, other) = (
         system.host(Daemon::IpvsProgrammer(0))?,
         system.host(Daemon::IpvsProgrammer(1))?,
     );
@@ -38,8 +38,8 @@ pub(crate) fn measure(rounds: usize, report: &mut BenchmarkTable) -> Result<()> 
     system.write_desired(&desired(&stay, false))?;
     system.start(Daemon::PodWatcher(0))?;
     system.start(Daemon::IpvsProgrammer(0))?;
-    let keepalived = Keepalived::start(&theirs, &[virtual_server(&stay)])?;
-    for host in [&ours, &theirs] {
+    let keepalived = Keepalived::start(&other, &[virtual_server(&stay)])?;
+    for host in [&portlb, &other] {
         wait_for_rule(host, stay[0].address, true)?;
     }
 
@@ -49,60 +49,60 @@ pub(crate) fn measure(rounds: usize, report: &mut BenchmarkTable) -> Result<()> 
             // The change of the health check itself is not measured, so it is complete before the
             // clock starts.
             system.write_desired(&desired(&stay, checked))?;
-            wait_for_rule(&ours, changing.address, false)?;
+            wait_for_rule(&portlb, changing.address, false)?;
             wait_for_checks(&system, checked)?;
             let more = desired(&pods, checked).text();
             let fewer = desired(&stay, checked).text();
             for (text, present) in [(more, true), (fewer, false)] {
                 let began = Instant::now();
                 system.write_desired_text(0, &text)?;
-                let seen = wait_for_rule(&ours, changing.address, present)?;
+                let seen = wait_for_rule(&portlb, changing.address, present)?;
                 figures[offset + usize::from(!present)].add_time(seen - began);
             }
         }
         let began = Instant::now();
         keepalived.reload(&[virtual_server(&pods)])?;
-        figures[4].add_time(wait_for_rule(&theirs, changing.address, true)? - began);
+        figures[4].add_time(wait_for_rule(&other, changing.address, true)? - began);
         let began = Instant::now();
         keepalived.reload(&[virtual_server(&stay)])?;
-        figures[5].add_time(wait_for_rule(&theirs, changing.address, false)? - began);
+        figures[5].add_time(wait_for_rule(&other, changing.address, false)? - began);
     }
     let [
         add,
         remove,
         checked_add,
         checked_remove,
-        their_add,
-        their_remove,
+        other_add,
+        other_remove,
     ] = figures;
     const OTHER: &str = "keepalived";
     report.compare(
         "file written -> real server in the kernel",
         "ms",
         add,
-        (OTHER, their_add.clone()),
+        (OTHER, other_add.clone()),
     );
     report.compare(
         "file written -> real server in the kernel, after its first check",
         "ms",
         checked_add,
-        (OTHER, their_add),
+        (OTHER, other_add),
     );
     report.compare(
         "file written -> real server out of the kernel",
         "ms",
         remove,
-        (OTHER, their_remove.clone()),
+        (OTHER, other_remove.clone()),
     );
     report.compare(
         "file written -> real server out of the kernel, servers are checked",
         "ms",
         checked_remove,
-        (OTHER, their_remove),
+        (OTHER, other_remove),
     );
-    let mut their_memory = Figures::default();
-    their_memory.add(memory::resident_mebibytes(&[keepalived.process.pid()])?);
-    report.portlb_only("resident memory of keepalived alone", "MiB", their_memory);
+    let mut other_memory = Figures::default();
+    other_memory.add(memory::resident_mebibytes(&[keepalived.process.pid()])?);
+    report.single("resident memory of keepalived alone", "MiB", other_memory);
     Ok(())
 }
 

@@ -44,45 +44,46 @@ pub(crate) fn measure(rounds: usize, report: &mut BenchmarkTable) -> Result<()> 
         ..Options::default()
     };
     let mut system = System::new("bench-large-tables", options)?;
-    let ours = system.host(Daemon::IpvsProgrammer(0))?;
-    let theirs = system.host(Daemon::IpvsProgrammer(1))?;
-    system.write_desired_text(0, &our_file(0, 0))?;
+    let portlb = system.host(Daemon::IpvsProgrammer(0))?;
+    let other = system.host(Daemon::IpvsProgrammer(1))?;
+    system.write_desired_text(0, &portlb_file(0, 0))?;
     system.start(Daemon::PodWatcher(0))?;
     system.start(Daemon::IpvsProgrammer(0))?;
-    let keepalived = Keepalived::start(&theirs, &[])?;
+    let keepalived = Keepalived::start(&other, &[])?;
     for size in SIZES {
-        let (fewer, more) = (our_file(size, 0), our_file(size, 1));
-        let (their_fewer, their_more) = (their_file(size, 0), their_file(size, 1));
-        let change_ours = |text: &str, count| {
-            let watcher = EntryWatcher::start(&ours, count)?;
+        let (fewer, more) = (portlb_file(size, 0), portlb_file(size, 1));
+        let (keepalived_fewer, keepalived_more) =
+            (keepalived_file(size, 0), keepalived_file(size, 1));
+        let change_portlb = |text: &str, count| {
+            let watcher = EntryWatcher::start(&portlb, count)?;
             let began = Instant::now();
             system.write_desired_text(0, text)?;
             watcher.time_since(began)
         };
-        let change_theirs = |text: &str, count| {
-            let watcher = EntryWatcher::start(&theirs, count)?;
+        let change_keepalived = |text: &str, count| {
+            let watcher = EntryWatcher::start(&other, count)?;
             let began = Instant::now();
             keepalived.reload_text(text)?;
             watcher.time_since(began)
         };
-        change_ours(&fewer, REAL_SERVERS)?;
-        change_theirs(&their_fewer, REAL_SERVERS)?;
-        wait_for_size(&ours, size)?;
-        wait_for_size(&theirs, size)?;
+        change_portlb(&fewer, REAL_SERVERS)?;
+        change_keepalived(&keepalived_fewer, REAL_SERVERS)?;
+        wait_for_size(&portlb, size)?;
+        wait_for_size(&other, size)?;
         let mut figures: [Figures; 4] = Default::default();
         for _ in 0..rounds {
-            figures[0].add_time(change_ours(&more, REAL_SERVERS + 1)?);
-            figures[1].add_time(change_ours(&fewer, REAL_SERVERS)?);
-            figures[2].add_time(change_theirs(&their_more, REAL_SERVERS + 1)?);
-            figures[3].add_time(change_theirs(&their_fewer, REAL_SERVERS)?);
+            figures[0].add_time(change_portlb(&more, REAL_SERVERS + 1)?);
+            figures[1].add_time(change_portlb(&fewer, REAL_SERVERS)?);
+            figures[2].add_time(change_keepalived(&keepalived_more, REAL_SERVERS + 1)?);
+            figures[3].add_time(change_keepalived(&keepalived_fewer, REAL_SERVERS)?);
         }
-        let [add, remove, their_add, their_remove] = figures;
-        for (change, ours, theirs) in [("in", add, their_add), ("out", remove, their_remove)] {
+        let [add, remove, other_add, other_remove] = figures;
+        for (change, portlb, other) in [("in", add, other_add), ("out", remove, other_remove)] {
             report.compare(
                 format!("file -> a real server {change}, {size} x {REAL_SERVERS}"),
                 "ms",
-                ours,
-                ("keepalived", theirs),
+                portlb,
+                ("keepalived", other),
             );
         }
         report.compare(
@@ -181,7 +182,7 @@ fn real_servers(virtual_server: u32, more: u32) -> impl Iterator<Item = Ipv4Addr
 
 /// Returns the text of a file for pod-watcher, in YAML's block style, which most users write. A
 /// removed real server does not drain, as with keepalived.
-fn our_file(size: u32, more: u32) -> String {
+fn portlb_file(size: u32, more: u32) -> String {
     let mut text = format!(
         "apiVersion: portlb.io/v1\nkind: VirtualServers\nserviceRanges: [{SERVICE_RANGE}]\n"
     );
@@ -204,7 +205,7 @@ fn our_file(size: u32, more: u32) -> String {
     text
 }
 
-fn their_file(size: u32, more: u32) -> String {
+fn keepalived_file(size: u32, more: u32) -> String {
     let virtual_servers = (0..size).map(|number| {
         let (address, port) = service(number);
         keepalived::KeepalivedVirtualServer {

@@ -43,7 +43,7 @@ pub(crate) struct LifetimeFigures {
 
 impl Announcer {
     /// Returns portlb's announcer in lb-a, which announces through portlb's reflector.
-    pub(crate) fn ours(system: &System) -> Self {
+    pub(crate) fn portlb(system: &System) -> Self {
         Self {
             next_hop: system.network.nodes[0].address.addr().into(),
             foreign: None,

@@ -33,15 +33,15 @@ pub(crate) fn measure(rounds: usize, report: &mut BenchmarkTable) -> Result<()> 
     let _gobgp = rounds::start_gobgp(&system)?;
 
     let sides = [
-        Announcer::ours(&system),
+        Announcer::portlb(&system),
         Announcer::exabgp(&system)?,
         Announcer::bird(&system)?,
     ];
-    let [ours, exabgp, bird] = rounds::measure(rounds, &mut system, &sides)?;
+    let [portlb, exabgp, bird] = rounds::measure(rounds, &mut system, &sides)?;
     report.compare(
         "announcer started -> next hop in the FIB",
         "ms",
-        ours.start,
+        portlb.start,
         ("exabgp + GoBGP", exabgp.start),
     );
     for (other, death) in [
@@ -51,13 +51,13 @@ pub(crate) fn measure(rounds: usize, report: &mut BenchmarkTable) -> Result<()> 
         report.compare(
             "announcer killed -> next hop gone",
             "ms",
-            ours.death.clone(),
+            portlb.death.clone(),
             (other, death),
         );
     }
     let (ready, missing) = from_data_plane(&mut system, rounds, &data_plane)?;
-    report.portlb_only("data plane ready -> next hop in the FIB", "ms", ready);
-    report.portlb_only("data plane stops serving -> next hop gone", "ms", missing);
+    report.single("data plane ready -> next hop in the FIB", "ms", ready);
+    report.single("data plane stops serving -> next hop gone", "ms", missing);
     Ok(())
 }
 

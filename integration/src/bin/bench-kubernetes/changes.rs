@@ -36,11 +36,11 @@ pub(crate) fn one_by_one(
     report: &mut BenchmarkTable,
 ) -> Result<()> {
     let reference = PlainWatch::start(setup)?;
-    let [mut discovery, mut ours, mut theirs]: [Figures; 3] = Default::default();
+    let [mut discovery, mut portlb, mut other]: [Figures; 3] = Default::default();
     setup.router.inside_async(async || {
         let client = setup.client().await?;
         let programmers = sides.programmers.as_ref();
-        programmers.map_or(Ok(()), Programmers::only_ours)?;
+        programmers.map_or(Ok(()), Programmers::only_portlb)?;
         for change in scale.changes(0, changes) {
             let entry = service_address(change.service);
             let watcher =
@@ -53,14 +53,14 @@ pub(crate) fn one_by_one(
                 sides.discovery.wait_for(change.address)?,
             );
             if let Some(watcher) = watcher {
-                add(&mut ours, sent, watcher?.wait()?);
+                add(&mut portlb, sent, watcher?.wait()?);
             }
         }
         let Some(programmers) = programmers else {
             return Ok(());
         };
         eprintln!("the kernel has {changes} changes of one endpoint");
-        programmers.only_theirs()?;
+        programmers.only_other()?;
         // kube-proxy was stopped and first applies the earlier changes. So its first change is not
         // measured.
         for (number, change) in scale
@@ -73,13 +73,13 @@ pub(crate) fn one_by_one(
             let sent = reference.wait_for(change.address)?;
             let seen = watcher.wait()?;
             if number > 0 {
-                add(&mut theirs, sent, seen);
+                add(&mut other, sent, seen);
             }
         }
         programmers.both()
     })?;
     for (quantile, name) in [(0.5, "p50"), (0.99, "p99")] {
-        report.portlb_only(
+        report.single(
             format!("{scale}: one endpoint sent -> Discovery event, {name}"),
             "ms",
             discovery.quantile(quantile),
@@ -88,8 +88,8 @@ pub(crate) fn one_by_one(
             report.compare(
                 format!("{scale}: one endpoint sent -> in the kernel, {name}"),
                 "ms",
-                ours.quantile(quantile),
-                (OTHER, theirs.quantile(quantile)),
+                portlb.quantile(quantile),
+                (OTHER, other.quantile(quantile)),
             );
         }
     }
@@ -115,7 +115,7 @@ pub(crate) fn rolling(
     eprintln!("changed {ROLLED} endpoints in {:?}", last - began);
     let what = format!("{scale}: {ROLLED} endpoints rolled, last one ->");
     // One thread for each table, so that each is polled without a delay by the others.
-    let (discovery, ours, theirs) = thread::scope(|scope| {
+    let (discovery, portlb, other) = thread::scope(|scope| {
         let discovery = scope.spawn(|| wait_for_discovery(sides, &table(&wanted, service_address)));
         let tables = sides.programmers.as_ref().map(|_| {
             (
@@ -124,24 +124,24 @@ pub(crate) fn rolling(
             )
         });
         let discovery = join(discovery)?;
-        let (ours, theirs) = match tables {
-            Some((ours, theirs)) => (Some(join(ours)?), Some(join(theirs)?)),
+        let (portlb, other) = match tables {
+            Some((portlb, other)) => (Some(join(portlb)?), Some(join(other)?)),
             None => (None, None),
         };
-        anyhow::Ok((discovery, ours, theirs))
+        anyhow::Ok((discovery, portlb, other))
     })?;
     let since_last = |at: Instant| Figures::from(at.saturating_duration_since(last));
-    report.portlb_only(
+    report.single(
         format!("{what} Discovery has sent all"),
         "ms",
         since_last(discovery),
     );
-    if let Some((ours, theirs)) = ours.zip(theirs) {
+    if let Some((portlb, other)) = portlb.zip(other) {
         report.compare(
             format!("{what} the kernel has all and nothing else"),
             "ms",
-            since_last(ours),
-            (OTHER, since_last(theirs)),
+            since_last(portlb),
+            (OTHER, since_last(other)),
         );
     }
     Ok(())

@@ -29,7 +29,7 @@ use crate::sides::{in_use, key};
 /// figures.
 const POLL_INTERVAL: Duration = Duration::from_micros(200);
 
-/// The addresses of the real servers, by the address of their virtual server.
+/// The addresses of the real servers of each virtual server, by the address of the virtual server.
 pub(crate) type Served = BTreeMap<String, BTreeSet<String>>;
 
 /// The channel of an observer: the address and the time of each new endpoint, or the error that
@@ -53,8 +53,8 @@ impl EndpointEvents {
     }
 }
 
-/// A plain watch of the EndpointSlices on its own connection. Its time is the time at which the API
-/// server has sent an event.
+/// A plain watch of the EndpointSlices on its own connection. The arrival of an event counts as the
+/// time at which the API server has sent the event.
 #[derive(Debug)]
 pub(crate) struct PlainWatch(EndpointEvents);
 

@@ -33,9 +33,9 @@ pub(crate) struct Sides {
 #[derive(Debug)]
 pub(crate) struct Programmers {
     /// The processes of pod-watcher and ipvs-programmer.
-    ours: [Process; 2],
+    portlb: [Process; 2],
     /// The process of kube-proxy.
-    theirs: Process,
+    other: Process,
 }
 
 impl Sides {
@@ -50,12 +50,12 @@ impl Sides {
         let pod_watcher = setup.start_pod_watcher()?;
         let discovery = Discovery::start(&setup.lb_pod)?;
         let synced = discovery.wait_until_synced(DEADLINE)? - began;
-        report.portlb_only(
+        report.single(
             format!("{scale}: pod-watcher started -> synced"),
             "ms",
             synced.into(),
         );
-        report.portlb_only(
+        report.single(
             format!("{scale}: resident memory of pod-watcher"),
             "MiB",
             memory::resident_mebibytes(&[pod_watcher.pid()])?.into(),
@@ -87,51 +87,51 @@ impl Programmers {
         pod_watcher: Process,
     ) -> Result<Self> {
         let programmer = setup.start_ipvs_programmer()?;
-        let ours = wait_for_table(&setup.lb_pod, scale)? - began;
+        let portlb = wait_for_table(&setup.lb_pod, scale)? - began;
         let began = Instant::now();
-        let theirs = setup.start_kube_proxy()?;
-        let their_time = wait_for_table(&setup.node, scale)? - began;
+        let other = setup.start_kube_proxy()?;
+        let other_time = wait_for_table(&setup.node, scale)? - began;
         report.compare(
             format!("{scale}: started -> all in the kernel"),
             "ms",
-            ours.into(),
-            (OTHER, their_time.into()),
+            portlb.into(),
+            (OTHER, other_time.into()),
         );
         let memory = memory::resident_mebibytes(&[pod_watcher.pid(), programmer.pid()])?;
-        let their_memory = memory::resident_mebibytes(&[theirs.pid()])?;
+        let other_memory = memory::resident_mebibytes(&[other.pid()])?;
         report.compare(
             format!("{scale}: resident memory"),
             "MiB",
             memory.into(),
-            (OTHER, their_memory.into()),
+            (OTHER, other_memory.into()),
         );
         Ok(Self {
-            ours: [pod_watcher, programmer],
-            theirs,
+            portlb: [pod_watcher, programmer],
+            other,
         })
     }
 
     /// Stops kube-proxy, so that only portlb uses the processors.
-    pub(crate) fn only_ours(&self) -> Result<()> {
-        self.theirs.signal(Signal::SIGSTOP)?;
-        self.signal_ours(Signal::SIGCONT)
+    pub(crate) fn only_portlb(&self) -> Result<()> {
+        self.other.signal(Signal::SIGSTOP)?;
+        self.signal_portlb(Signal::SIGCONT)
     }
 
     /// Stops portlb, so that only kube-proxy uses the processors.
-    pub(crate) fn only_theirs(&self) -> Result<()> {
-        self.signal_ours(Signal::SIGSTOP)?;
-        self.theirs.signal(Signal::SIGCONT)
+    pub(crate) fn only_other(&self) -> Result<()> {
+        self.signal_portlb(Signal::SIGSTOP)?;
+        self.other.signal(Signal::SIGCONT)
     }
 
     /// Continues portlb and kube-proxy after a stop.
     pub(crate) fn both(&self) -> Result<()> {
-        self.theirs.signal(Signal::SIGCONT)?;
-        self.signal_ours(Signal::SIGCONT)
+        self.other.signal(Signal::SIGCONT)?;
+        self.signal_portlb(Signal::SIGCONT)
     }
 
-    fn signal_ours(&self, signal: Signal) -> Result<()> {
-        let mut ours = self.ours.iter();
-        ours.try_for_each(|process| process.signal(signal))
+    fn signal_portlb(&self, signal: Signal) -> Result<()> {
+        let mut portlb = self.portlb.iter();
+        portlb.try_for_each(|process| process.signal(signal))
     }
 }
 
