@@ -32,9 +32,9 @@ pub struct Pace {
     pub lasting: usize,
     /// The time between two requests of one lasting connection.
     pub lasting_interval: Duration,
-    /// A request is late if its answer takes longer.
+    /// A request is late if its answer takes longer than this time.
     pub late: Duration,
-    /// A request is lost if its answer takes longer.
+    /// A request is lost if its answer takes longer than this time.
     pub patience: Duration,
 }
 

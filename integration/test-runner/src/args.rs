@@ -15,8 +15,8 @@ pub(crate) struct Args {
     /// Run only the tests whose names contain this text. An empty text means all tests.
     #[arg(long, global = true, value_name = "TEXT")]
     pub(crate) filter: Option<String>,
-    /// Run every case of the long test matrices instead of a sample. Property tests run more cases,
-    /// too.
+    /// Run every case of the long test matrices instead of a sample. Property tests also run more
+    /// cases, and the images contain programs of the release build.
     #[arg(long, global = true)]
     pub(crate) complete: bool,
     /// The seed that selects the sample of the long test matrices. By default each run uses another

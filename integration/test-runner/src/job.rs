@@ -15,7 +15,7 @@ pub(crate) struct Job {
     pub(crate) command: Vec<String>,
     /// Environment variables that the command gets in addition to the variables of the runner.
     pub(crate) environment: Vec<(&'static str, String)>,
-    /// The runner ends the command if it takes longer.
+    /// The runner ends the command if it takes longer than this time.
     pub(crate) limit: Duration,
     /// Whether the command runs tests. If it reports no test, the job fails.
     pub(crate) has_tests: bool,
@@ -23,7 +23,7 @@ pub(crate) struct Job {
     pub(crate) is_shown: bool,
 }
 
-/// The share of the machine's CPU time that a job needs.
+/// The CPU time that a job needs, which decides the jobs that run at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CpuDemand {
     /// The job keeps this number of cores busy. Other jobs start while cores are free.

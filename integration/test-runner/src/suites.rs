@@ -79,7 +79,7 @@ pub(crate) fn all(options: &RunOptions) -> Vec<Job> {
             &["kubernetes"],
             &["--test-threads=2"],
         )
-        // One test starts kube-controller-manager, which is one of the cluster's parts.
+        // One test of the job starts kube-controller-manager, which `cluster-parts` builds.
         .needs(&["build", "api-server", "cluster-parts"])
         .on_cores(1),
     ];

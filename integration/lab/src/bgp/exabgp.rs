@@ -1,4 +1,4 @@
-//! exabgp as a client that only announces.
+//! exabgp as a BGP speaker that only announces.
 
 use std::fmt::Write as _;
 

@@ -179,8 +179,9 @@ fn start_kubelet(
     binaries: &Path,
     files: &NodeFiles,
 ) -> Result<Process> {
-    // Only the kubelet's mount namespace has the other cpuinfo. If a file below the node's /proc
-    // were covered by a mount, the kernel would not let a pod mount its own /proc.
+    // If node.sh has written /run/cpuinfo, this file covers /proc/cpuinfo, but only in the kubelet's
+    // mount namespace. If a mount covered a file below the node's /proc, the kernel would not let a
+    // pod mount its own /proc.
     let mut command = Command::new("unshare");
     command
         .args(["--mount", "--propagation", "unchanged", "bash", "-euc"])

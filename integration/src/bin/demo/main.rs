@@ -3,10 +3,10 @@
 //! `make demo` runs all steps. `make lab` runs this program with `--prompt`: the first step, then
 //! an interactive shell.
 
-mod picture;
+mod introduction;
 mod prompt;
+mod step_printer;
 mod steps;
-mod story;
 
 use std::process::ExitCode;
 
@@ -14,51 +14,51 @@ use anyhow::Result;
 use lab::reference::Options;
 use lab::system::System;
 
-use story::{StepResult, Story};
+use step_printer::{StepPrinter, StepResult};
 
 fn main() -> ExitCode {
     let is_prompt = std::env::args()
         .skip(1)
         .any(|argument| argument == "--prompt");
-    let mut story = Story::begin();
+    let mut printer = StepPrinter::begin();
     let result = if is_prompt {
-        start_prompt(&mut story)
+        start_prompt(&mut printer)
     } else {
-        run_steps(&mut story)
+        run_steps(&mut printer)
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            story.failed(&error);
+            printer.failed(&error);
             ExitCode::FAILURE
         }
     }
 }
 
-fn run_steps(story: &mut Story) -> Result<()> {
-    let mut demo = begin("demo", story)?;
+fn run_steps(printer: &mut StepPrinter) -> Result<()> {
+    let mut demo = begin("demo", printer)?;
     for step in steps::ALL {
-        story.step(step.title, || Ok(((), (step.run)(&mut demo)?)))?;
+        printer.step(step.title, || Ok(((), (step.run)(&mut demo)?)))?;
     }
-    story.end()
+    printer.end()
 }
 
-fn start_prompt(story: &mut Story) -> Result<()> {
-    let mut demo = begin("lab", story)?;
-    story.step(steps::ANNOUNCED.title, || {
+fn start_prompt(printer: &mut StepPrinter) -> Result<()> {
+    let mut demo = begin("lab", printer)?;
+    printer.step(steps::ANNOUNCED.title, || {
         Ok(((), steps::announced(&mut demo)?))
     })?;
-    story.print(&prompt::example_commands(&demo)?);
+    printer.print(&prompt::example_commands(&demo)?);
     demo.network.lab.prompt()
 }
 
-fn begin(name: &str, story: &mut Story) -> Result<System> {
-    story.print(&picture::network_diagram());
-    let system = story.step("start the network, six web servers and the router", || {
+fn begin(name: &str, printer: &mut StepPrinter) -> Result<System> {
+    printer.print(&introduction::network_diagram());
+    let system = printer.step("start the network, six web servers and the router", || {
         Ok((System::new(name, Options::default())?, StepResult::new("")))
     })?;
-    for line in picture::missing_kernel_features(system.network.lab.environment()) {
-        story.print(line);
+    for line in introduction::missing_kernel_features(system.network.lab.environment()) {
+        printer.print(line);
     }
     Ok(system)
 }

@@ -17,7 +17,7 @@ use lab::{
 };
 use virtual_server::{RealServer, RealServerState};
 
-use crate::story::StepResult;
+use crate::step_printer::StepResult;
 
 /// The longest time until a step has its effect, in the slowest environment.
 const DEADLINE: Duration = Duration::from_secs(20);

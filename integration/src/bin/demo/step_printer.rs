@@ -8,8 +8,8 @@ use std::{
 use anyhow::{Context, Result};
 use lab::Environment;
 
-/// The state of the output. Prints to standard output, in colour only on a terminal.
-pub(crate) struct Story {
+/// Prints the steps to standard output, with colours only on a terminal.
+pub(crate) struct StepPrinter {
     is_colour: bool,
     began: Instant,
     steps: usize,
@@ -40,7 +40,7 @@ impl StepResult {
     }
 }
 
-impl Story {
+impl StepPrinter {
     pub(crate) fn begin() -> Self {
         Self {
             is_colour: std::io::stdout().is_terminal(),
