@@ -11,9 +11,9 @@ TOOLS := tunnel-init example-web
 # The output of --version.
 PORTLB_VERSION ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)+$(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
 FUZZ_SECONDS ?= 60
-# Only tests whose names contain this text run.
+# If FILTER is set, a target runs only the tests whose names contain this text.
 FILTER ?=
-# For `make check`: crates count as changed if they differ from this commit.
+# `make check` tests the crates that differ from this commit.
 BASE ?=
 # test-runner runs all jobs of a test run, and writes their logs to target/test-runner/.
 TEST_RUNNER := cargo build --quiet --locked --workspace --bin test-runner && target/$(HOST_TRIPLE)/debug/test-runner

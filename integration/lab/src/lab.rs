@@ -116,7 +116,8 @@ impl Lab {
             .map(|setup| Ok((setup, self.host(&setup.name)?)))
             .collect::<Result<_>>()?;
         let environment = self.environment;
-        // In parallel, because the setup of each host starts one to three processes.
+        // The hosts are set up in parallel, because the setup of each host starts one to three
+        // processes.
         thread::scope(|scope| {
             let tasks: Vec<_> = in_namespaces
                 .iter()

@@ -26,7 +26,7 @@ table inet kube-proxy {
 /// node.
 #[derive(Debug, Clone)]
 pub struct Node {
-    /// Also the name of the node's host and of its port on the bridge of the network of nodes.
+    /// The name of the node, of its host, and of its port on the bridge of the network of nodes.
     pub name: String,
     /// The node's address on the network of nodes, with the prefix length of this network.
     pub address: Ipv4Net,
@@ -39,7 +39,7 @@ pub struct Node {
 /// A pod with its node and its addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pod {
-    /// Also the name of the pod's host and of its port on the node's bridge.
+    /// The name of the pod, of its host, and of its port on the node's bridge.
     pub name: String,
     /// The name of the pod's node.
     pub node: String,

@@ -83,7 +83,7 @@ pub struct Count {
     pub lasting_lost: usize,
     /// Answered requests that took longer than [`Pace::late`].
     pub late: usize,
-    /// The longest time until an answer.
+    /// The longest time from the due time of a request to its answer.
     pub slowest: Duration,
     /// Answers, counted by the first line of the body, which is the name of the web server.
     pub servers: BTreeMap<String, usize>,

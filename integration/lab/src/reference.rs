@@ -97,13 +97,13 @@ pub enum LbPods {
 /// The way in which web pods receive packets for service addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reception {
-    /// Through tunnels. The pod accepts packets for the service ranges and answers clients
-    /// directly.
+    /// The pod receives packets through tunnels. It accepts packets for the service ranges and
+    /// answers clients directly.
     Tunnel,
-    /// By direct routing, from the load balancer on its own node. The pod accepts packets for the
-    /// service ranges, and does not answer ARP requests for them.
+    /// The pod receives packets by direct routing, from the load balancer on its own node. It
+    /// accepts packets for the service ranges, and does not answer ARP requests for them.
     Direct,
-    /// Only at its own address, for instance by masquerade.
+    /// The pod receives packets only for its own address, for instance by masquerade.
     Plain,
 }
 
@@ -127,7 +127,7 @@ pub struct Reference {
     pub nodes: Vec<Node>,
     /// The lb pods lb-a, lb-b and lb-c, one on each node.
     pub lb_pods: Vec<Pod>,
-    /// In the order of their numbers.
+    /// The web pods in the order of their numbers.
     pub web_pods: Vec<Pod>,
     /// The web server of each web pod, by the pod's name.
     pub web_servers: BTreeMap<String, Process>,

@@ -203,7 +203,7 @@ pub struct StandInDataPlane {
 /// Whether the fake data plane sends heartbeats to its watchers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Heartbeats {
-    /// At the interval that the watcher has requested.
+    /// The server sends heartbeats at the interval that the watcher has requested.
     Sent,
     Missing,
 }

@@ -32,7 +32,8 @@ fn main() -> ExitCode {
 
 /// Carries out the command line. Reports whether all jobs have passed.
 fn start(args: &Args) -> Result<bool> {
-    // Not the folder in which the runner was compiled: another checkout may have compiled it.
+    // The root is the working directory. The folder in which the runner was compiled can belong to
+    // another checkout.
     let root = std::env::current_dir().context("read the working directory")?;
     let is_root = root.join("integration/test-runner").is_dir();
     ensure!(

@@ -26,9 +26,9 @@ const FRAME: [&str; 7] = [
     "note: ",
     "error: 1 target failed",
 ];
-/// In bytes. A longer line is split into several lines.
+/// The longest line of a log, in bytes. A longer line is split.
 const LONGEST_LINE: u64 = 64 * 1024;
-/// In bytes. A job that prints more fails.
+/// The largest log, in bytes. A job that prints more fails.
 const LONGEST_LOG: usize = 256 * 1024 * 1024;
 
 /// Writes the output of a command to its log, and returns the counts of the tests that the output

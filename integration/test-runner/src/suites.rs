@@ -46,7 +46,7 @@ const GUEST_TESTS: [(&str, &str, &str); 12] = [
 pub(crate) struct RunOptions {
     /// The root of the repository.
     pub(crate) root: PathBuf,
-    /// Only tests whose names contain this text run. `None`: all tests.
+    /// The jobs run only tests whose names contain this text. `None`: all tests.
     pub(crate) filter: Option<String>,
     /// Whether property tests run more cases, and the images are made from the release build.
     pub(crate) complete: bool,
@@ -109,7 +109,8 @@ pub(crate) fn all(options: &RunOptions) -> Vec<Job> {
 pub(crate) fn check(base: Option<&str>) -> Result<Vec<Job>> {
     let runner = std::env::current_exe()?;
     let runner = runner.to_string_lossy().into_owned();
-    // Not marked as a job with tests, because a change of the documents affects no crate.
+    // The job does not call `runs_tests`, because a change of the documents affects no crate, and
+    // then no test runs.
     let mut unit = Job::new("unit", &[&runner, "changed-unit"]);
     if let Some(base) = base {
         unit = unit.arguments(&["--base", base]);

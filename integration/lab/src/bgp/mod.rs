@@ -35,7 +35,7 @@ pub const HOLD_TIME_SECONDS: u16 = 9;
 #[derive(Debug, Clone)]
 pub struct Speaker {
     pub asn: u32,
-    /// Also the cluster id of a speaker that reflects.
+    /// The router id. If the speaker is a route reflector, also its cluster id.
     pub router_id: Ipv4Addr,
     /// The speaker's own address of every session.
     pub local: IpAddr,
@@ -49,7 +49,7 @@ pub struct Speaker {
 /// A peer of a foreign speaker, or all peers whose addresses are in one range.
 #[derive(Debug, Clone)]
 pub struct Peer {
-    /// One word without spaces, because the program's configuration contains this name.
+    /// The name in the program's configuration, so it must be one word.
     pub name: String,
     pub remote: Remote,
     pub asn: u32,
@@ -86,7 +86,7 @@ pub enum AddPath {
 #[derive(Debug, Clone, Copy)]
 pub struct AnnouncedPrefix {
     pub prefix: IpNet,
-    /// Must have the address family of the prefix.
+    /// The next hop must have the address family of the prefix.
     pub next_hop: IpAddr,
 }
 

@@ -93,7 +93,7 @@ pub(super) fn topology() -> Topology {
 
 /// Returns the configuration of the upstream router. Reflectors connect to it from their pods.
 pub(super) fn router() -> Speaker {
-    let pods = PODS.parse().expect("the pod range is a prefix");
+    let pods = PODS.parse().expect("PODS is a valid prefix");
     let mut speaker = Speaker::new(IpAddr::V4(ROUTER), ROUTER);
     speaker.asn = ASN;
     let mut reflectors = Peer::range("reflectors", pods).add_path(AddPath::Receive);

@@ -30,7 +30,7 @@ pub(super) struct NodeSetup<'a> {
 /// without these programs.
 #[derive(Debug)]
 pub struct ClusterNode {
-    /// Also the name of the node's host in the lab.
+    /// The name of the node, and of its host in the lab.
     pub name: String,
     /// The node's address on the network of nodes.
     pub address: Ipv4Addr,
@@ -179,9 +179,9 @@ fn start_kubelet(
     binaries: &Path,
     files: &NodeFiles,
 ) -> Result<Process> {
-    // If node.sh has written /run/cpuinfo, this file covers /proc/cpuinfo, but only in the kubelet's
-    // mount namespace. If a mount covered a file below the node's /proc, the kernel would not let a
-    // pod mount its own /proc.
+    // If node.sh has written /run/cpuinfo, this file covers /proc/cpuinfo, but only in the
+    // kubelet's mount namespace. If a mount covered a file below the node's /proc, the kernel would
+    // not let a pod mount its own /proc.
     let mut command = Command::new("unshare");
     command
         .args(["--mount", "--propagation", "unchanged", "bash", "-euc"])

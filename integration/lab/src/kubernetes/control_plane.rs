@@ -275,8 +275,8 @@ impl ControlPlane {
             let client = self.client().await?;
             anyhow::Ok(client.request_text(readyz).await?)
         };
-        // On a new thread, because a test can call this function inside a tokio runtime, which
-        // cannot block on a second runtime.
+        // The request is sent from a new thread, because a test can call this function inside a
+        // tokio runtime, which cannot block on a second runtime.
         let answer = thread::scope(|scope| {
             let answer = scope.spawn(|| block_on(request)?).join();
             answer.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -288,7 +288,8 @@ impl ControlPlane {
 
 impl Drop for ControlPlane {
     fn drop(&mut self) {
-        // Not SIGTERM: without etcd the API server would take a minute to end.
+        // SIGKILL instead of SIGTERM, because without etcd the API server would take a minute to
+        // end.
         for process in self
             .others
             .iter()
@@ -342,7 +343,8 @@ fn start_etcd(directory: &Path, address: IpAddr) -> Result<Process> {
         .args(["--listen-peer-urls", &peers])
         .args(["--initial-advertise-peer-urls", &peers])
         .args(["--initial-cluster", &format!("default={peers}")])
-        // Long intervals, so that a busy machine causes no election in this cluster of one member.
+        // The intervals are long, so that a busy machine causes no election in this cluster of one
+        // member.
         .args(["--heartbeat-interval", "500", "--election-timeout", "5000"])
         .args(["--log-level", "warn"]);
     spawn(directory, "etcd", command)

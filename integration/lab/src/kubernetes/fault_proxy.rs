@@ -301,7 +301,7 @@ async fn serve(
     };
     if has_failed {
         for stream in [Some(&client), server.as_ref()].into_iter().flatten() {
-            // Fails only if the peer has already reset the connection.
+            // An error is ignored: it means that the peer has already reset the connection.
             let _ = stream.set_zero_linger();
         }
     }

@@ -149,7 +149,7 @@ fn served_at(range: IpNet, watching: oneshot::Sender<()>) -> Result<Instant> {
         while let Some(message) = stream.message().await? {
             match message.event {
                 Some(Event::Synced(_)) => {
-                    // Fails only if the measurement has already failed.
+                    // An error is ignored: the send fails only if the measurement has failed.
                     let _ = watching.take().map(|watching| watching.send(()));
                 }
                 Some(Event::ServiceAddress(address))

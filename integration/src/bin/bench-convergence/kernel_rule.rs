@@ -20,7 +20,7 @@ use integration::memory;
 use integration::report::{BenchmarkTable, Figures};
 
 const DEADLINE: Duration = Duration::from_secs(20);
-/// The time between two reads of the kernel's table, and so the resolution of these figures.
+/// The time between two reads of the kernel's table. It is the resolution of the measured times.
 const POLL_INTERVAL: Duration = Duration::from_micros(200);
 
 pub(crate) fn measure(rounds: usize, report: &mut BenchmarkTable) -> Result<()> {

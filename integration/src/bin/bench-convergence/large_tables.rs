@@ -20,9 +20,9 @@ use virtual_server::{Entry, EntryKey, Protocol};
 use integration::memory;
 use integration::report::{BenchmarkTable, Figures};
 
-/// Long, because a change of the largest table takes seconds.
+/// The longest time until a change is complete. A change of the largest table takes seconds.
 const DEADLINE: Duration = Duration::from_secs(120);
-/// The time between two reads of the kernel's entry, and so the resolution of these figures.
+/// The time between two reads of the kernel's entry. It is the resolution of the measured times.
 const POLL_INTERVAL: Duration = Duration::from_micros(200);
 /// The pause after each change, in which both programs finish their remaining work.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -115,7 +115,7 @@ impl EntryWatcher {
         let (started, start) = mpsc::channel();
         let (sender, seen) = mpsc::channel();
         host.spawn_inside(move || {
-            // Both sends fail only if the measurement has already failed.
+            // Errors are ignored: a send fails only if the measurement has already failed.
             let result = LinuxKernel::open().map_err(anyhow::Error::from);
             let _ = started.send(());
             let _ = sender.send(result.and_then(|mut kernel| until(&mut kernel, count)));

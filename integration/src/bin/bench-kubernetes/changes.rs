@@ -114,7 +114,7 @@ pub(crate) fn rolling(
     })?;
     eprintln!("changed {ROLLED} endpoints in {:?}", last - began);
     let what = format!("{scale}: {ROLLED} endpoints rolled, last one ->");
-    // One thread for each table, so that each is polled without a delay by the others.
+    // Each table has its own thread, so that the polls of one table do not delay the others.
     let (discovery, portlb, other) = thread::scope(|scope| {
         let discovery = scope.spawn(|| wait_for_discovery(sides, &table(&wanted, service_address)));
         let tables = sides.programmers.as_ref().map(|_| {

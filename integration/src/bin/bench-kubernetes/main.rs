@@ -48,6 +48,7 @@ fn measure(scale: &Scale, changes: u32, report: &mut BenchmarkTable) -> Result<(
     let setup = BenchSetup::start(scale)?;
     let sides = Sides::start(&setup, scale, report)?;
     changes::one_by_one(&setup, &sides, scale, changes, report)?;
-    // `one_by_one` has used fewer numbers of changes than this. Each change needs a new address.
+    // The number of a change decides its new address, so no number is used twice. The changes of
+    // `one_by_one` have smaller numbers.
     changes::rolling(&setup, &sides, scale, 2 * changes + 1, report)
 }

@@ -48,8 +48,8 @@ impl Scale {
         (self.slices * self.endpoints) as usize
     }
 
-    /// Returns changes number `first` and following. They go to all Services and slices in turn.
-    /// Each change has another address.
+    /// Returns `count` changes, numbered from `first`. The changes go to all Services and slices in
+    /// turn. Each change has another address.
     pub(crate) fn changes(&self, first: u32, count: u32) -> impl Iterator<Item = Change> {
         let Self {
             services,

@@ -25,8 +25,8 @@ use crate::objects::NAMESPACE;
 use crate::setup::{BenchSetup, DEADLINE};
 use crate::sides::{in_use, key};
 
-/// The shortest time between two reads of the kernel's entry, and so the resolution of these
-/// figures.
+/// The shortest time between two reads of the kernel's entry. It is the resolution of the measured
+/// times.
 const POLL_INTERVAL: Duration = Duration::from_micros(200);
 
 /// The addresses of the real servers of each virtual server, by the address of the virtual server.
@@ -227,7 +227,7 @@ impl EntryWatcher {
         let (sender, seen) = mpsc::channel();
         host.spawn_inside(move || {
             let kernel = LinuxKernel::open().map_err(anyhow::Error::from);
-            // Both sends fail only if the measurement has already failed.
+            // Errors are ignored: a send fails only if the measurement has already failed.
             let _ = started.send(());
             let _ = sender.send(kernel.and_then(|mut kernel| until(&mut kernel, entry, address)));
         })?;
@@ -262,7 +262,7 @@ fn until(kernel: &mut LinuxKernel, entry: SocketAddr, address: Ipv4Addr) -> Resu
 fn send_if_new(sender: &Sender, address: Option<&str>, at: Instant) {
     let new = address.filter(|address| address.starts_with("10.210."));
     if let Some(address) = new.and_then(|address| address.parse().ok()) {
-        // Fails only if the measurement has already failed.
+        // An error is ignored: the send fails only if the measurement has already failed.
         let _ = sender.send(Ok((address, at)));
     }
 }

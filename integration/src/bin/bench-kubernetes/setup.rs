@@ -99,7 +99,8 @@ impl BenchSetup {
             "clusterCIDR": "10.200.0.0/13",
             "hostnameOverride": "node",
             "clientConnection": {"kubeconfig": kubeconfig},
-            // With the value 0, kube-proxy does not change the machine's limits of connection tracking.
+            // With the value 0, kube-proxy does not change the machine's limits of connection
+            // tracking.
             "conntrack": {
                 "maxPerCore": 0, "min": 0,
                 "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s",

@@ -16,7 +16,7 @@ use crate::objects::Scale;
 use crate::observers::Discovery;
 use crate::setup::{BenchSetup, DEADLINE};
 
-/// The time between two reads of a whole table, and so the resolution of these figures.
+/// The time between two reads of a whole table. It is the resolution of the measured times.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// The name of the other program in the table.
 pub(crate) const OTHER: &str = "kube-proxy";
@@ -111,19 +111,19 @@ impl Programmers {
         })
     }
 
-    /// Stops kube-proxy, so that only portlb uses the processors.
+    /// Suspends kube-proxy, so that only portlb uses the processors.
     pub(crate) fn only_portlb(&self) -> Result<()> {
         self.other.signal(Signal::SIGSTOP)?;
         self.signal_portlb(Signal::SIGCONT)
     }
 
-    /// Stops portlb, so that only kube-proxy uses the processors.
+    /// Suspends portlb, so that only kube-proxy uses the processors.
     pub(crate) fn only_other(&self) -> Result<()> {
         self.signal_portlb(Signal::SIGSTOP)?;
         self.other.signal(Signal::SIGCONT)
     }
 
-    /// Continues portlb and kube-proxy after a stop.
+    /// Resumes portlb and kube-proxy.
     pub(crate) fn both(&self) -> Result<()> {
         self.other.signal(Signal::SIGCONT)?;
         self.signal_portlb(Signal::SIGCONT)
