@@ -30,7 +30,7 @@ pub fn resident_mebibytes(pids: &[u32]) -> Result<f64> {
 /// Returns the process id of each process and of its parent.
 fn parent_processes() -> Result<Vec<(u32, u32)>> {
     let mut parents = Vec::new();
-    for entry in fs::read_dir("/proc").context("read /proc")? {
+    for entry in fs::read_dir("/proc").context("cannot read /proc")? {
         let name = entry?.file_name();
         let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
             continue;

@@ -66,7 +66,8 @@ impl Cluster {
         let router = Program::Bird.start(&router_host, &network::router())?;
         // A new network namespace copies this sysctl from the initial namespace. On a real node it
         // is 1, and lb pods depend on it.
-        fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("set ip_forward for new pods")?;
+        fs::write("/proc/sys/net/ipv4/ip_forward", "1")
+            .context("cannot set ip_forward for new pods")?;
         let control = RemoteControlPlane::connect(&lab, network::ROUTER_HOST)?;
         control.start_controllers()?;
         let binaries = kubernetes::binaries()?;
@@ -144,7 +145,9 @@ impl Cluster {
     /// Applies a kustomize folder with `kubectl apply -k`. `folder` is relative to the repository.
     pub fn apply_folder(&self, folder: &str) -> Result<()> {
         let folder = crate::repository().join(folder);
-        let folder = folder.to_str().context("the repository's path is UTF-8")?;
+        let folder = folder
+            .to_str()
+            .context("the path of the repository is not UTF-8")?;
         self.kubectl(&["apply", "--kustomize", folder]).map(drop)
     }
 
@@ -152,7 +155,9 @@ impl Cluster {
     /// is relative to the repository.
     pub fn delete_folder(&self, folder: &str, within: Duration) -> Result<()> {
         let folder = crate::repository().join(folder);
-        let folder = folder.to_str().context("the repository's path is UTF-8")?;
+        let folder = folder
+            .to_str()
+            .context("the path of the repository is not UTF-8")?;
         let timeout = format!("--timeout={}s", within.as_secs());
         let arguments = ["delete", "-k", folder, "--ignore-not-found", &timeout];
         self.kubectl(&arguments).map(drop)
@@ -228,7 +233,7 @@ struct Cgroup {
 
 impl Cgroup {
     fn mount(path: &Path) -> Result<Self> {
-        fs::create_dir_all(path).with_context(|| format!("create {}", path.display()))?;
+        fs::create_dir_all(path).with_context(|| format!("cannot create {}", path.display()))?;
         mount(
             Some("cgroup2"),
             path,
@@ -236,17 +241,17 @@ impl Cgroup {
             MsFlags::empty(),
             None::<&str>,
         )
-        .with_context(|| format!("mount the cgroup hierarchy at {}", path.display()))?;
+        .with_context(|| format!("cannot mount the cgroup hierarchy at {}", path.display()))?;
         let this = Self {
             path: path.to_owned(),
         };
         let controllers = path.join("cgroup.controllers");
         let controllers = fs::read_to_string(&controllers)
-            .with_context(|| format!("read {}", controllers.display()))?;
+            .with_context(|| format!("cannot read {}", controllers.display()))?;
         let control = path.join("cgroup.subtree_control");
         for controller in controllers.split_whitespace() {
             fs::write(&control, format!("+{controller}")).with_context(|| {
-                format!("enable the cgroup controller {controller} for the nodes")
+                format!("cannot enable the cgroup controller {controller} for the nodes")
             })?;
         }
         Ok(this)

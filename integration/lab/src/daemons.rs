@@ -23,7 +23,7 @@ pub fn binary(name: &str) -> Result<PathBuf> {
     if let Some(folder) = env::var_os(FOLDER) {
         return Ok(PathBuf::from(folder).join(name));
     }
-    let program = env::current_exe().context("find the path of the running program")?;
+    let program = env::current_exe().context("cannot find the path of the running program")?;
     // Cargo puts test binaries into the folder deps, one level below the programs.
     let folders = program.ancestors().skip(1).take(2);
     let mut candidates = folders.map(|folder| folder.join(name));

@@ -69,7 +69,7 @@ impl FibWatcher {
             let mut notifications = open()?;
             notifications
                 .bind(&SocketAddr::new(0, ROUTE_GROUPS))
-                .context("subscribe to route changes")?;
+                .context("cannot subscribe to route changes")?;
             Ok((notifications, open()?))
         })?;
         let shared = Arc::new(Shared::default());
@@ -172,12 +172,13 @@ fn last(changes: &[FibChange], prefix: IpNet) -> Option<&FibChange> {
 }
 
 fn open() -> Result<Socket> {
-    let socket = Socket::new(NETLINK_ROUTE).context("open a route socket")?;
+    let socket = Socket::new(NETLINK_ROUTE).context("cannot open a route socket")?;
     // The notifications of a burst of 1,000 routes must fit into the buffer.
-    setsockopt(&socket, RcvBufForce, &(8 << 20)).context("enlarge a route socket's buffer")?;
+    setsockopt(&socket, RcvBufForce, &(8 << 20))
+        .context("cannot enlarge a route socket's buffer")?;
     let idle = TimeVal::milliseconds(IDLE.as_millis().try_into().unwrap_or(i64::MAX));
     setsockopt(&socket, ReceiveTimeout, &idle)
-        .context("set the receive timeout of a route socket")?;
+        .context("cannot set the receive timeout of a route socket")?;
     Ok(socket)
 }
 
@@ -226,17 +227,19 @@ fn dump(socket: &Socket, family: AddressFamily) -> Result<Vec<(IpNet, Vec<IpAddr
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
-    socket.send(&bytes, 0).context("request the routes")?;
+    socket
+        .send(&bytes, 0)
+        .context("cannot request the routes")?;
 
     let mut routes = Vec::new();
     loop {
-        let (datagram, _) = socket.recv_from_full().context("read the routes")?;
+        let (datagram, _) = socket.recv_from_full().context("cannot read the routes")?;
         let mut rest = &datagram[..];
         while let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest) {
             rest = &rest[aligned(&message).min(rest.len())..];
             match message.payload {
                 NetlinkPayload::Done(_) => return Ok(routes),
-                NetlinkPayload::Error(error) => bail!("read the routes: {error:?}"),
+                NetlinkPayload::Error(error) => bail!("cannot read the routes: {error:?}"),
                 NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) => {
                     routes.extend(gateways(&route));
                 }

@@ -61,7 +61,7 @@ impl Host {
                 enter(&file).expect("root can enter a namespace of the lab");
                 task()
             })
-            .with_context(|| format!("start a thread on host {}", self.name))
+            .with_context(|| format!("cannot start a thread on host {}", self.name))
     }
 
     /// Starts a process on this host. The process and its log have the name `<host>.<name>`. The
@@ -86,7 +86,7 @@ impl Host {
         let output = self.inside(|| {
             command
                 .output()
-                .with_context(|| format!("start {command:?}"))
+                .with_context(|| format!("cannot start {command:?}"))
         })?;
         if !output.status.success() {
             bail!(
@@ -129,7 +129,8 @@ impl Host {
     /// memory.
     pub fn run_directory(&self) -> Result<PathBuf> {
         let path = self.directory.run().join(&self.name);
-        std::fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
+        std::fs::create_dir_all(&path)
+            .with_context(|| format!("cannot create {}", path.display()))?;
         Ok(path)
     }
 
@@ -154,6 +155,6 @@ pub(crate) fn block_on<T>(task: impl Future<Output = T>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("create a runtime")?;
+        .context("cannot create a runtime")?;
     Ok(runtime.block_on(task))
 }

@@ -52,7 +52,9 @@ pub fn spread(
         let mut answers = BTreeMap::new();
         for number in 1..=count {
             let (_, body) = once(server, "/", within).await.with_context(|| {
-                format!("request {number} of {count} to http://{server}/; so far {answers:?}")
+                format!(
+                    "cannot request {number} of {count} to http://{server}/; so far {answers:?}"
+                )
             })?;
             *answers.entry(body.trim().to_owned()).or_default() += 1;
         }

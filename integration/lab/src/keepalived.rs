@@ -43,7 +43,7 @@ impl Keepalived {
         // The files of portlb's daemons are in memory, too: a benchmark must not compare disks.
         let file = run.join("keepalived.conf");
         std::fs::write(&file, config(virtual_servers))
-            .context("write keepalived's configuration file")?;
+            .context("cannot write keepalived's configuration file")?;
         let mut command = Command::new("keepalived");
         command
             .args(["--dont-fork", "--log-console", "--no-syslog", "--check"])
@@ -64,7 +64,7 @@ impl Keepalived {
 
     /// Writes `text`, which [`config`] has returned, to the configuration file and sends SIGHUP.
     pub fn reload_text(&self, text: &str) -> Result<()> {
-        std::fs::write(&self.file, text).context("write keepalived's configuration file")?;
+        std::fs::write(&self.file, text).context("cannot write keepalived's configuration file")?;
         self.process.signal(Signal::SIGHUP)
     }
 }

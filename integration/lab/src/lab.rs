@@ -45,21 +45,24 @@ impl Lab {
     /// `target/lab/<name>/`.
     pub fn new(name: &str) -> Result<Self> {
         let environment = Environment::current()?;
-        fs::create_dir_all("/run/lab").context("create /run/lab")?;
-        let lock = File::create("/run/lab/lock").context("create the lock file of the lab")?;
-        lock.lock().context("lock the lock file of the lab")?;
+        fs::create_dir_all("/run/lab").context("cannot create /run/lab")?;
+        let lock =
+            File::create("/run/lab/lock").context("cannot create the lock file of the lab")?;
+        lock.lock()
+            .context("cannot lock the lock file of the lab")?;
 
         let logs = crate::repository().join("target/lab").join(name);
         let run = Path::new("/run/lab").join(name);
         for directory in [&logs, &run] {
             match fs::remove_dir_all(directory) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(error).with_context(|| format!("empty {}", directory.display()));
+                    return Err(error)
+                        .with_context(|| format!("cannot empty {}", directory.display()));
                 }
                 Ok(()) | Err(_) => {}
             }
             fs::create_dir_all(directory)
-                .with_context(|| format!("create {}", directory.display()))?;
+                .with_context(|| format!("cannot create {}", directory.display()))?;
         }
         Ok(Self {
             environment,
@@ -97,8 +100,8 @@ impl Lab {
             .create(true)
             .append(true)
             .open(&path)
-            .with_context(|| format!("open {}", path.display()))?;
-        write!(file, "{topology}").with_context(|| format!("write {}", path.display()))?;
+            .with_context(|| format!("cannot open {}", path.display()))?;
+        write!(file, "{topology}").with_context(|| format!("cannot write {}", path.display()))?;
 
         for setup in &topology.hosts {
             if !self.hosts.contains_key(&setup.name) {
@@ -108,7 +111,7 @@ impl Lab {
         }
         if !topology.veths.is_empty() {
             feed("ip", &["-batch", "-"], &veth_batch(&topology.veths))
-                .context("create the links")?;
+                .context("cannot create the links")?;
         }
         let in_namespaces: Vec<_> = topology
             .hosts
@@ -164,7 +167,7 @@ impl Lab {
         let file = self.write("prompt", &text)?;
         let mut shell = Command::new("bash");
         shell.arg("--rcfile").arg(file).arg("-i");
-        shell.status().context("start bash")?;
+        shell.status().context("cannot start bash")?;
         Ok(())
     }
 
@@ -193,7 +196,7 @@ impl Drop for Lab {
 impl Directory {
     pub(crate) fn write(&self, file: &str, text: &str) -> Result<PathBuf> {
         let path = self.logs.join(file);
-        fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(path)
     }
 
@@ -233,7 +236,7 @@ fn set_up(setup: &Setup, host: &Host, environment: Environment) -> Result<()> {
         }
         Ok(())
     })
-    .with_context(|| format!("set up {}", setup.name))
+    .with_context(|| format!("cannot set up {}", setup.name))
 }
 
 fn lines(commands: &[String]) -> String {
@@ -251,18 +254,18 @@ pub(crate) fn feed(program: &str, arguments: &[&str], input: &str) -> Result<()>
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
-        .with_context(|| format!("start {program}"))?;
+        .with_context(|| format!("cannot start {program}"))?;
     let mut stdin = child
         .stdin
         .take()
-        .with_context(|| format!("open the standard input of {program}"))?;
+        .with_context(|| format!("cannot open the standard input of {program}"))?;
     stdin
         .write_all(input.as_bytes())
-        .with_context(|| format!("write to {program}"))?;
+        .with_context(|| format!("cannot write to {program}"))?;
     drop(stdin);
     let output = child
         .wait_with_output()
-        .with_context(|| format!("wait for {program}"))?;
+        .with_context(|| format!("cannot wait for {program}"))?;
     if !output.status.success() {
         let stderr = String::from_utf8_lossy(&output.stderr);
         bail!(

@@ -27,17 +27,17 @@ impl MemoryLimit {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = Path::new(MOUNTS).join(format!("{}-{number}", std::process::id()));
-        fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
+        fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
         let kind = Some("cgroup2");
         mount(kind, &path, kind, MsFlags::empty(), None::<&str>)
-            .with_context(|| format!("mount the cgroup hierarchy at {}", path.display()))?;
+            .with_context(|| format!("cannot mount the cgroup hierarchy at {}", path.display()))?;
         let limit = Self {
             group: path.join(format!("limit-{}-{number}", std::process::id())),
             mount: path,
         };
         write(&limit.mount.join("cgroup.subtree_control"), "+memory")?;
         fs::create_dir(&limit.group)
-            .with_context(|| format!("create the cgroup {}", limit.group.display()))?;
+            .with_context(|| format!("cannot create the cgroup {}", limit.group.display()))?;
         write(&limit.group.join("memory.max"), &bytes.to_string())?;
         write(
             &limit.group.join("cgroup.procs"),
@@ -69,7 +69,7 @@ impl MemoryLimit {
 
     fn read(&self, file: &str) -> Result<String> {
         let file = self.group.join(file);
-        fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))
+        fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))
     }
 }
 
@@ -84,5 +84,5 @@ impl Drop for MemoryLimit {
 }
 
 fn write(file: &Path, text: &str) -> Result<()> {
-    fs::write(file, text).with_context(|| format!("write {text} to {}", file.display()))
+    fs::write(file, text).with_context(|| format!("cannot write {text} to {}", file.display()))
 }

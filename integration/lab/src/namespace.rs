@@ -30,12 +30,12 @@ pub(crate) struct Namespace {
 
 impl Namespace {
     pub(crate) fn create(name: &str) -> Result<Self> {
-        fs::create_dir_all(NAMESPACES).with_context(|| format!("create {NAMESPACES}"))?;
+        fs::create_dir_all(NAMESPACES).with_context(|| format!("cannot create {NAMESPACES}"))?;
         let path = Path::new(NAMESPACES).join(name);
-        File::create(&path).with_context(|| format!("create {}", path.display()))?;
+        File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
         let namespace = Self { path };
         on_new_thread(|| -> Result<()> {
-            unshare(CloneFlags::CLONE_NEWNET).context("create a network namespace")?;
+            unshare(CloneFlags::CLONE_NEWNET).context("cannot create a network namespace")?;
             mount(
                 Some("/proc/thread-self/ns/net"),
                 &namespace.path,
@@ -44,7 +44,10 @@ impl Namespace {
                 None::<&str>,
             )
             .with_context(|| {
-                format!("mount a network namespace at {}", namespace.path.display())
+                format!(
+                    "cannot mount a network namespace at {}",
+                    namespace.path.display()
+                )
             })?;
             for (key, value) in SYSCTLS {
                 write_sysctl(key, value)?;
@@ -65,7 +68,7 @@ impl Namespace {
     }
 
     pub(crate) fn open(&self) -> Result<File> {
-        File::open(&self.path).with_context(|| format!("open {}", self.path.display()))
+        File::open(&self.path).with_context(|| format!("cannot open {}", self.path.display()))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -85,13 +88,13 @@ impl Drop for Namespace {
 /// Moves the calling thread permanently into a namespace. Other threads of the process stay in
 /// their namespaces.
 pub(crate) fn enter(namespace: &File) -> Result<()> {
-    setns(namespace, CloneFlags::CLONE_NEWNET).context("enter a network namespace")
+    setns(namespace, CloneFlags::CLONE_NEWNET).context("cannot enter a network namespace")
 }
 
 /// Sets a sysctl, for instance `net/ipv4/ip_forward`, in the calling thread's namespace.
 pub(crate) fn write_sysctl(key: &str, value: &str) -> Result<()> {
     let path = Path::new("/proc/sys").join(key);
-    fs::write(&path, value).with_context(|| format!("write {value} to {}", path.display()))
+    fs::write(&path, value).with_context(|| format!("cannot write {value} to {}", path.display()))
 }
 
 fn on_new_thread<T: Send>(task: impl FnOnce() -> T + Send) -> T {

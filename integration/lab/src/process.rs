@@ -47,21 +47,22 @@ impl Process {
     /// standard error go to one log.
     pub(crate) fn spawn(name: &str, log: &Path, mut command: Command) -> Result<Self> {
         use std::os::unix::process::CommandExt as _;
-        let mut file = File::create(log).with_context(|| format!("create {}", log.display()))?;
-        let (reader, writer) = io::pipe().context("create a pipe")?;
+        let mut file =
+            File::create(log).with_context(|| format!("cannot create {}", log.display()))?;
+        let (reader, writer) = io::pipe().context("cannot create a pipe")?;
         let child = command
             .stdin(Stdio::null())
-            .stdout(writer.try_clone().context("duplicate a pipe")?)
+            .stdout(writer.try_clone().context("cannot duplicate a pipe")?)
             .stderr(writer)
             .process_group(0)
             .spawn()
-            .with_context(|| format!("start {:?}", command.get_program()))?;
+            .with_context(|| format!("cannot start {:?}", command.get_program()))?;
         // `command` still holds the write end of the pipe. Without the drop, the output would never
         // end.
         drop(command);
         let process = Self {
             name: name.to_owned(),
-            pid: Pid::from_raw(i32::try_from(child.id()).context("a process id is an i32")?),
+            pid: Pid::from_raw(i32::try_from(child.id()).context("the process id is not an i32")?),
             log: log.to_owned(),
             shared: Arc::default(),
         };
@@ -150,7 +151,7 @@ impl Process {
                 self.name
             );
         }
-        kill(self.pid, signal).with_context(|| format!("send {signal} to {}", self.name))
+        kill(self.pid, signal).with_context(|| format!("cannot send {signal} to {}", self.name))
     }
 
     /// Sends SIGKILL and waits until the process has ended.

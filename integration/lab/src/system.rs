@@ -272,8 +272,8 @@ impl System {
     pub fn write_desired_text(&self, lb_pod: usize, text: &str) -> Result<()> {
         let file = self.desired_file(lb_pod)?;
         let new = file.with_extension("new");
-        std::fs::write(&new, text).with_context(|| format!("write {}", new.display()))?;
-        std::fs::rename(&new, &file).with_context(|| format!("replace {}", file.display()))
+        std::fs::write(&new, text).with_context(|| format!("cannot write {}", new.display()))?;
+        std::fs::rename(&new, &file).with_context(|| format!("cannot replace {}", file.display()))
     }
 
     /// Returns the path of the file that the pod-watcher of an lb pod reads.

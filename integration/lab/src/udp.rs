@@ -28,10 +28,11 @@ impl NameServer {
     /// datagram from the wrong source address.
     pub fn start(host: &Host, address: SocketAddr) -> Result<Self> {
         let socket = host.inside(|| {
-            let socket = UdpSocket::bind(address).with_context(|| format!("bind {address}"))?;
+            let socket =
+                UdpSocket::bind(address).with_context(|| format!("cannot bind {address}"))?;
             socket
                 .set_read_timeout(Some(IDLE))
-                .context("set a receive timeout")?;
+                .context("cannot set a receive timeout")?;
             Ok(socket)
         })?;
         let ended = Arc::new(AtomicBool::new(false));
@@ -125,19 +126,19 @@ fn bind_for(server: SocketAddr) -> Result<UdpSocket> {
         SocketAddr::V4(_) => "0.0.0.0:0",
         SocketAddr::V6(_) => "[::]:0",
     };
-    UdpSocket::bind(any).context("bind a UDP socket")
+    UdpSocket::bind(any).context("cannot bind a UDP socket")
 }
 
 fn answer(socket: &UdpSocket, server: SocketAddr, within: Duration) -> Result<Option<String>> {
     socket
         .connect(server)
-        .with_context(|| format!("connect to {server}"))?;
+        .with_context(|| format!("cannot connect to {server}"))?;
     socket
         .set_read_timeout(Some(within))
-        .context("set a receive timeout")?;
+        .context("cannot set a receive timeout")?;
     socket
         .send(b"name?")
-        .with_context(|| format!("send to {server}"))?;
+        .with_context(|| format!("cannot send to {server}"))?;
     let mut answer = [0; 2048];
     match socket.recv(&mut answer) {
         Ok(length) => Ok(Some(
@@ -146,6 +147,6 @@ fn answer(socket: &UdpSocket, server: SocketAddr, within: Duration) -> Result<Op
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
             Ok(None)
         }
-        Err(error) => Err(error).with_context(|| format!("receive an answer from {server}")),
+        Err(error) => Err(error).with_context(|| format!("cannot receive an answer from {server}")),
     }
 }

@@ -76,16 +76,20 @@ fn parse(output: &str) -> Result<WrkReport> {
     let mut report = WrkReport::default();
     for line in output.lines().map(str::trim) {
         if let Some(rest) = line.strip_prefix("Requests/sec:") {
-            report.requests_per_second =
-                rest.trim().parse().context("wrk's requests per second")?;
+            report.requests_per_second = rest
+                .trim()
+                .parse()
+                .context("cannot parse wrk's requests per second")?;
         } else if let Some((count, _)) = line.split_once(" requests in ") {
-            report.requests = count.parse().context("wrk's number of requests")?;
+            report.requests = count
+                .parse()
+                .context("cannot parse wrk's number of requests")?;
         } else if let Some(rest) = line.strip_prefix("Socket errors:") {
             for part in rest.split(',') {
                 let mut words = part.split_whitespace();
                 let (kind, count) = (words.next(), words.next());
                 let count = count.and_then(|count| count.parse().ok());
-                let count = count.with_context(|| format!("wrk's errors: {line}"))?;
+                let count = count.with_context(|| format!("cannot parse wrk's errors: {line}"))?;
                 match kind {
                     Some("connect") => report.connect_errors = count,
                     Some("read") => report.read_errors = count,
@@ -95,7 +99,10 @@ fn parse(output: &str) -> Result<WrkReport> {
                 }
             }
         } else if let Some(rest) = line.strip_prefix("Non-2xx or 3xx responses:") {
-            report.other_statuses = rest.trim().parse().context("wrk's other statuses")?;
+            report.other_statuses = rest
+                .trim()
+                .parse()
+                .context("cannot parse wrk's number of other statuses")?;
         }
     }
     Ok(report)

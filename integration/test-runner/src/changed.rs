@@ -28,7 +28,7 @@ pub(crate) fn run_unit_tests(root: &Path, base: Option<&str>) -> Result<bool> {
         .manifest_path(root.join("Cargo.toml"))
         .no_deps()
         .exec()
-        .context("read the workspace")?;
+        .context("cannot read the workspace")?;
     let base = base.map_or_else(|| default_base(root), |base| Ok(base.to_owned()))?;
     let mut affected = affected(&crates(&metadata, root)?, &changed_files(root, &base)?);
     affected.extend(GUARDS.map(str::to_owned));
@@ -44,7 +44,7 @@ pub(crate) fn run_unit_tests(root: &Path, base: Option<&str>) -> Result<bool> {
             // cargo sets this variable and the working directory, too.
             .env("CARGO_MANIFEST_DIR", &test.folder)
             .status()
-            .with_context(|| format!("start {}", test.program.display()))?;
+            .with_context(|| format!("cannot start {}", test.program.display()))?;
         if !status.success() {
             failed.push(test.name);
         }
@@ -81,10 +81,10 @@ fn crates(metadata: &Metadata, root: &Path) -> Result<BTreeMap<String, Member>> 
         .collect();
     let member = |package: &&cargo_metadata::Package| {
         let folder = package.manifest_path.as_std_path().parent();
-        let folder = folder.context("a manifest is in a folder")?;
+        let folder = folder.context("a manifest is not in a folder")?;
         let folder = folder
             .strip_prefix(root)
-            .context("a crate is below the root")?;
+            .context("a crate is outside of the repository")?;
         let uses = package
             .dependencies
             .iter()
@@ -162,7 +162,7 @@ fn git(root: &Path, arguments: &[&str]) -> Result<String> {
         .args(arguments)
         .current_dir(root)
         .output()
-        .context("start git")?;
+        .context("cannot start git")?;
     let stderr = String::from_utf8_lossy(&output.stderr);
     ensure!(
         output.status.success(),
@@ -170,7 +170,7 @@ fn git(root: &Path, arguments: &[&str]) -> Result<String> {
         arguments.join(" "),
         stderr.trim()
     );
-    String::from_utf8(output.stdout).context("decode the output of git")
+    String::from_utf8(output.stdout).context("cannot decode the output of git")
 }
 
 /// Compiles the unit tests of the whole workspace and returns the programs of the affected crates.
@@ -190,14 +190,16 @@ fn build(root: &Path, affected: &BTreeSet<String>) -> Result<Vec<TestProgram>> {
         .current_dir(root)
         .stdout(Stdio::piped())
         .spawn()
-        .context("start cargo")?;
+        .context("cannot start cargo")?;
     let output = cargo
         .stdout
         .take()
-        .context("open the standard output of cargo")?;
+        .context("cannot open the standard output of cargo")?;
     let mut programs = Vec::new();
     for message in Message::parse_stream(BufReader::new(output)) {
-        let Message::CompilerArtifact(artifact) = message.context("read cargo's messages")? else {
+        let Message::CompilerArtifact(artifact) =
+            message.context("cannot read cargo's messages")?
+        else {
             continue;
         };
         let Some(program) = artifact.executable else {
@@ -206,7 +208,7 @@ fn build(root: &Path, affected: &BTreeSet<String>) -> Result<Vec<TestProgram>> {
         let folder = artifact
             .manifest_path
             .parent()
-            .context("a manifest is in a folder")?;
+            .context("a manifest is not in a folder")?;
         let package = folder.file_name().unwrap_or_default();
         if affected.contains(package) && artifact.profile.test {
             programs.push(TestProgram {
@@ -217,7 +219,7 @@ fn build(root: &Path, affected: &BTreeSet<String>) -> Result<Vec<TestProgram>> {
         }
     }
     ensure!(
-        cargo.wait().context("wait for cargo")?.success(),
+        cargo.wait().context("cannot wait for cargo")?.success(),
         "the tests do not compile"
     );
     Ok(programs)

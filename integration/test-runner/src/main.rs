@@ -34,7 +34,7 @@ fn main() -> ExitCode {
 fn start(args: &Args) -> Result<bool> {
     // The root is the working directory. The folder in which the runner was compiled can belong to
     // another checkout.
-    let root = std::env::current_dir().context("read the working directory")?;
+    let root = std::env::current_dir().context("cannot read the working directory")?;
     let is_root = root.join("integration/test-runner").is_dir();
     ensure!(
         is_root,

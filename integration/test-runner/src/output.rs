@@ -39,14 +39,15 @@ pub(crate) async fn record(
     log: PathBuf,
     shown_as: Option<&'static str>,
 ) -> Result<Tests> {
-    let mut file = File::create(&log).with_context(|| format!("create {}", log.display()))?;
+    let mut file =
+        File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
     let mut output = BufReader::new(output);
     let (mut tests, mut bytes, mut length) = (Tests::default(), Vec::new(), 0);
     loop {
         bytes.clear();
         let mut limited = (&mut output).take(LONGEST_LINE);
         let read = limited.read_until(b'\n', &mut bytes).await;
-        if read.context("read the command's output")? == 0 {
+        if read.context("cannot read the command's output")? == 0 {
             return Ok(tests);
         }
         length += bytes.len();
@@ -57,7 +58,7 @@ pub(crate) async fn record(
         let line = String::from_utf8_lossy(&bytes);
         let line = line.trim_end_matches('\n');
         tests.read_line(line);
-        writeln!(file, "{line}").with_context(|| format!("write {}", log.display()))?;
+        writeln!(file, "{line}").with_context(|| format!("cannot write {}", log.display()))?;
         if let Some(name) = shown_as {
             print_line(&format!("{name} | {line}"));
         }
@@ -98,13 +99,17 @@ fn failure_lines_in(text: &str) -> String {
 }
 
 fn end_of(log: &Path, most: u64) -> Result<String> {
-    let mut file = File::open(log).context("open the log")?;
-    let length = file.metadata().context("read the length of the log")?.len();
+    let mut file = File::open(log).context("cannot open the log")?;
+    let length = file
+        .metadata()
+        .context("cannot read the length of the log")?
+        .len();
     let first = length.saturating_sub(most);
     file.seek(SeekFrom::Start(first))
-        .context("seek to the end of the log")?;
+        .context("cannot seek to the end of the log")?;
     let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes).context("read the log")?;
+    file.read_to_end(&mut bytes)
+        .context("cannot read the log")?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 

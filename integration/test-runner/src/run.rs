@@ -64,7 +64,7 @@ struct EndedJob {
 /// Runs all jobs and prints the table. Returns whether every job has passed.
 pub(crate) fn run_and_report(root: PathBuf, live: bool, jobs: Vec<Job>) -> Result<bool> {
     let setting = RunSetting { root, live };
-    let runtime = tokio::runtime::Runtime::new().context("start the runtime")?;
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     let report = runtime.block_on(run(&setting, jobs))?;
     let table = summary::table(&report.rows, report.took);
     print_line(&format!("\n{table}"));
@@ -93,22 +93,23 @@ pub(crate) fn run_and_report(root: PathBuf, live: bool, jobs: Vec<Job>) -> Resul
 /// jobs and is an error.
 async fn run(setting: &RunSetting, jobs: Vec<Job>) -> Result<RunResult> {
     let logs = setting.root.join("target/test-runner");
-    fs::create_dir_all(&logs).with_context(|| format!("create {}", logs.display()))?;
-    let lock = File::create(logs.join("lock")).context("create the lock file of this checkout")?;
+    fs::create_dir_all(&logs).with_context(|| format!("cannot create {}", logs.display()))?;
+    let lock =
+        File::create(logs.join("lock")).context("cannot create the lock file of this checkout")?;
     lock.try_lock().with_context(|| {
         let root = setting.root.display();
         format!("test-runner already runs in {root}; wait until the other run has ended")
     })?;
     // Logs of an earlier run could be mistaken for logs of this run.
-    for entry in fs::read_dir(&logs).with_context(|| format!("read {}", logs.display()))? {
+    for entry in fs::read_dir(&logs).with_context(|| format!("cannot read {}", logs.display()))? {
         let path = entry
-            .with_context(|| format!("read {}", logs.display()))?
+            .with_context(|| format!("cannot read {}", logs.display()))?
             .path();
         if path
             .extension()
             .is_some_and(|extension| extension == "log" || extension == "md")
         {
-            fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
+            fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
         }
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -179,7 +180,7 @@ async fn run(setting: &RunSetting, jobs: Vec<Job>) -> Result<RunResult> {
                 outcome: schedule
                     .outcome(job)
                     .cloned()
-                    .context("a skipped job has ended")?,
+                    .context("a skipped job has no result")?,
             });
         }
     }
@@ -195,7 +196,7 @@ struct Signals([tokio::signal::unix::Signal; 4]);
 
 impl Signals {
     fn new() -> Result<Self> {
-        let on = |kind| signal(kind).context("wait for signals");
+        let on = |kind| signal(kind).context("cannot wait for signals");
         Ok(Self([
             on(SignalKind::interrupt())?,
             on(SignalKind::terminate())?,
@@ -241,26 +242,26 @@ fn spawn(setting: &RunSetting, job: &Job) -> Result<(Child, pipe::Receiver)> {
         false => Vec::new(),
     };
     words.extend(job.command.iter().map(String::as_str));
-    let (program, arguments) = words.split_first().context("a job has a command")?;
-    let (reader, writer) = std::io::pipe().context("create a pipe")?;
+    let (program, arguments) = words.split_first().context("the job has no command")?;
+    let (reader, writer) = std::io::pipe().context("cannot create a pipe")?;
     let mut command = Command::new(program);
     command
         .args(arguments)
         .envs(job.environment.iter().map(|(name, value)| (*name, value)))
         .current_dir(&setting.root)
         .stdin(Stdio::null())
-        .stdout(writer.try_clone().context("duplicate a pipe")?)
+        .stdout(writer.try_clone().context("cannot duplicate a pipe")?)
         .stderr(writer);
     if !is_background {
         command.process_group(0);
     }
     let child = command
         .spawn()
-        .with_context(|| format!("start {program}"))?;
+        .with_context(|| format!("cannot start {program}"))?;
     // `command` still holds the write end of the pipe. Without the drop, the output would never
     // end.
     drop(command);
-    let output = pipe::Receiver::from_owned_fd(reader.into()).context("register a pipe")?;
+    let output = pipe::Receiver::from_owned_fd(reader.into()).context("cannot register a pipe")?;
     Ok((child, output))
 }
 
@@ -316,7 +317,7 @@ async fn end(child: &mut Child, group: Option<Pid>) -> std::io::Result<ExitStatu
 fn outcome(job: &Job, status: std::io::Result<ExitStatus>, tests: Tests) -> Outcome {
     let missing = tests.announced.saturating_sub(tests.ran() + tests.skipped);
     Outcome::Failed(match status {
-        Err(error) => format!("wait for the command: {error}"),
+        Err(error) => format!("cannot wait for the command: {error}"),
         Ok(status) if !status.success() => status.to_string(),
         Ok(_) if tests.failed > 0 => format!("{} tests failed", tests.failed),
         Ok(_) if missing > 0 => format!("{missing} tests have started and reported no result"),

@@ -100,7 +100,9 @@ pub(super) fn start(host: &Host, config: &str, run: &Path) -> Result<Process> {
 
 pub(super) fn ask(host: &Host, run: &Path, command: &str) -> Result<String> {
     let socket = run.join("bird.ctl");
-    let socket = socket.to_str().context("the socket's path is UTF-8")?;
+    let socket = socket
+        .to_str()
+        .context("the path of the socket is not UTF-8")?;
     let words = ["-s", socket].into_iter().chain(command.split(' '));
     host.output("birdc", words)
 }

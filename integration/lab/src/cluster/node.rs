@@ -71,7 +71,7 @@ impl ClusterNode {
             .arg(cni)
             .arg("/var/lib/cni/net.d/10-lab.conflist")
             .status()
-            .context("copy the CNI configuration")?;
+            .context("cannot copy the CNI configuration")?;
 
         let containerd = start_containerd(&host, &first, &files)?;
         import(&host, &first, setup)?;
@@ -135,7 +135,7 @@ impl ClusterNode {
 
 fn start_first(host: &Host, name: &str, cgroup: &Path) -> Result<Process> {
     let own = cgroup.join(name);
-    std::fs::create_dir_all(&own).with_context(|| format!("create {}", own.display()))?;
+    std::fs::create_dir_all(&own).with_context(|| format!("cannot create {}", own.display()))?;
     let mut command = Command::new("bash");
     command
         .arg("-euc")
@@ -168,7 +168,7 @@ fn import(host: &Host, first: &Process, setup: &NodeSetup<'_>) -> Result<()> {
         command.args(["--namespace", "k8s.io", "images", "import"]);
         command.arg(image);
         output(enter(first, command))
-            .with_context(|| format!("import {} on {}", image.display(), host.name()))?;
+            .with_context(|| format!("cannot import {} on {}", image.display(), host.name()))?;
     }
     Ok(())
 }
@@ -240,7 +240,7 @@ fn enter(first: &Process, command: Command) -> Command {
 fn output(mut command: Command) -> Result<String> {
     let output = command
         .output()
-        .with_context(|| format!("start {command:?}"))?;
+        .with_context(|| format!("cannot start {command:?}"))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     anyhow::ensure!(
         output.status.success(),

@@ -62,15 +62,16 @@ impl ControlPlane {
 
     /// Starts a control plane like [`start`](Self::start), with optional settings.
     pub fn start_with(directory: &Path, settings: Settings) -> Result<Self> {
-        let directory = std::path::absolute(directory).context("read the working directory")?;
+        let directory =
+            std::path::absolute(directory).context("cannot read the working directory")?;
         match fs::remove_dir_all(&directory) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("empty {}", directory.display()));
+                return Err(error).with_context(|| format!("cannot empty {}", directory.display()));
             }
             Ok(()) | Err(_) => {}
         }
         fs::create_dir_all(&directory)
-            .with_context(|| format!("create {}", directory.display()))?;
+            .with_context(|| format!("cannot create {}", directory.display()))?;
         let address = match settings.address {
             Some(address) => address,
             None => free_loopback_address()?.into(),
@@ -153,16 +154,18 @@ impl ControlPlane {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        let mut child = command.spawn().context("start kubectl")?;
+        let mut child = command.spawn().context("cannot start kubectl")?;
         let mut stdin = child
             .stdin
             .take()
-            .context("open the standard input of kubectl")?;
+            .context("cannot open the standard input of kubectl")?;
         // A write error is ignored. It means that kubectl has failed before it has read all input,
         // and kubectl's own error is more useful.
         let _ = stdin.write_all(input.as_bytes());
         drop(stdin);
-        let output = child.wait_with_output().context("wait for kubectl")?;
+        let output = child
+            .wait_with_output()
+            .context("cannot wait for kubectl")?;
         let stderr = String::from_utf8_lossy(&output.stderr);
         ensure!(
             output.status.success(),
@@ -303,11 +306,11 @@ impl Drop for ControlPlane {
 
 /// Creates an API client with the settings of a kubeconfig. Must be called inside a tokio runtime.
 pub async fn client(kubeconfig: &Path) -> Result<kube::Client> {
-    let kubeconfig = Kubeconfig::read_from(kubeconfig).context("read the kubeconfig")?;
+    let kubeconfig = Kubeconfig::read_from(kubeconfig).context("cannot read the kubeconfig")?;
     let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
         .await
-        .context("apply the kubeconfig")?;
-    kube::Client::try_from(config).context("create an API client")
+        .context("cannot apply the kubeconfig")?;
+    kube::Client::try_from(config).context("cannot create an API client")
 }
 
 /// Returns the folder of the programs that `environment/install kubernetes` has built, for the
@@ -318,9 +321,10 @@ pub fn binaries() -> Result<PathBuf> {
         .args(["-euc", r#". "$0"; printf %s "$kubernetes_dir""#])
         .arg(&paths)
         .output()
-        .with_context(|| format!("source {}", paths.display()))?;
+        .with_context(|| format!("cannot source {}", paths.display()))?;
     let directory = PathBuf::from(
-        String::from_utf8(output.stdout).context("read the folder of Kubernetes' programs")?,
+        String::from_utf8(output.stdout)
+            .context("cannot read the folder of Kubernetes' programs")?,
     );
     if !directory.join("kube-apiserver").exists() {
         bail!(

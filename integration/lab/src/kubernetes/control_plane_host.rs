@@ -126,21 +126,22 @@ impl RemoteControlPlane {
     }
 
     fn request(&self, request: &ControlRequest) -> Result<String> {
-        let mut line = serde_json::to_string(request).context("encode a request")?;
+        let mut line = serde_json::to_string(request).context("cannot encode a request")?;
         line.push('\n');
         let answer = self.host.inside(|| {
             let mut stream = TcpStream::connect(REQUEST_ADDRESS)
-                .with_context(|| format!("reach the control plane at {REQUEST_ADDRESS}"))?;
+                .with_context(|| format!("cannot reach the control plane at {REQUEST_ADDRESS}"))?;
             stream
                 .write_all(line.as_bytes())
-                .context("send a request")?;
+                .context("cannot send a request")?;
             let mut answer = String::new();
             BufReader::new(stream)
                 .read_line(&mut answer)
-                .context("receive an answer")?;
+                .context("cannot receive an answer")?;
             Ok(answer)
         })?;
-        let answer: ControlReply = serde_json::from_str(&answer).context("decode the answer")?;
+        let answer: ControlReply =
+            serde_json::from_str(&answer).context("cannot decode the answer")?;
         answer.map_err(|error| anyhow!(error))
     }
 }
@@ -161,7 +162,7 @@ fn bring_in_cable(host: &Host) -> Result<()> {
         .args(["link", "set", CABLE, "netns"])
         .arg(host.namespace())
         .output()
-        .context("start ip")?;
+        .context("cannot start ip")?;
     let stderr = String::from_utf8_lossy(&output.stderr);
     ensure!(
         output.status.success(),
@@ -193,7 +194,8 @@ pub const USERS: [(&str, &str, &str); 4] = [
 /// carries out requests until it is killed. etcd and the API server are killed with it.
 pub fn serve() -> Result<()> {
     let directory = directory();
-    fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
+    fs::create_dir_all(&directory)
+        .with_context(|| format!("cannot create {}", directory.display()))?;
     let users = USERS.map(|(user, group, _)| (user.to_owned(), group.to_owned()));
     let settings = Settings {
         address: Some(CONTROL.addr().into()),
@@ -210,13 +212,13 @@ pub fn serve() -> Result<()> {
 
     let control_plane = RwLock::new(control_plane);
     let listener = TcpListener::bind(REQUEST_ADDRESS)
-        .with_context(|| format!("listen on {REQUEST_ADDRESS}"))?;
+        .with_context(|| format!("cannot listen on {REQUEST_ADDRESS}"))?;
     thread::scope(|scope| {
         for stream in listener.incoming() {
             let control_plane = &control_plane;
             scope.spawn(move || {
                 let ended = stream
-                    .context("accept a connection")
+                    .context("cannot accept a connection")
                     .and_then(|stream| carry_out(stream, control_plane));
                 if let Err(error) = ended {
                     eprintln!("control-plane: {error:#}");
@@ -232,9 +234,9 @@ fn carry_out(stream: TcpStream, control_plane: &RwLock<ControlPlane>) -> Result<
     let mut line = String::new();
     BufReader::new(&stream)
         .read_line(&mut line)
-        .context("receive a request")?;
-    let request =
-        serde_json::from_str(&line).with_context(|| format!("decode the request {line:?}"))?;
+        .context("cannot receive a request")?;
+    let request = serde_json::from_str(&line)
+        .with_context(|| format!("cannot decode the request {line:?}"))?;
     let reader = || control_plane.read().unwrap_or_else(PoisonError::into_inner);
     let writer = || {
         control_plane
@@ -253,11 +255,11 @@ fn carry_out(stream: TcpStream, control_plane: &RwLock<ControlPlane>) -> Result<
         ControlRequest::StartApiServer => writer().restart().map(|()| String::new()),
     };
     let answer: ControlReply = done.map_err(|error| format!("{error:#}"));
-    let mut text = serde_json::to_string(&answer).context("encode the answer")?;
+    let mut text = serde_json::to_string(&answer).context("cannot encode the answer")?;
     text.push('\n');
     (&stream)
         .write_all(text.as_bytes())
-        .context("send the answer")
+        .context("cannot send the answer")
 }
 
 fn start_controllers(control_plane: &mut ControlPlane) -> Result<()> {

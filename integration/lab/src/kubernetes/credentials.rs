@@ -30,7 +30,7 @@ pub(super) fn write(
         tokens.push_str(&format!("{user},{user},{user},\"{groups}\"\n"));
     }
     let file = directory.join("tokens.csv");
-    fs::write(&file, tokens).with_context(|| format!("write {}", file.display()))?;
+    fs::write(&file, tokens).with_context(|| format!("cannot write {}", file.display()))?;
     write_kubeconfig(directory, ADMIN.0, server, ADMIN.0)?;
     // The API server signs the tokens of ServiceAccounts with this key, and verifies them with it.
     let output = Command::new("openssl")
@@ -39,7 +39,7 @@ pub(super) fn write(
         .arg("-out")
         .arg(service_account_key(directory))
         .output()
-        .context("start openssl")?;
+        .context("cannot start openssl")?;
     let stderr = String::from_utf8_lossy(&output.stderr);
     ensure!(
         output.status.success(),
@@ -57,7 +57,8 @@ pub(super) fn authority(directory: &Path) -> PathBuf {
 
 pub(super) fn remove_authority(directory: &Path) -> Result<()> {
     let certificates = directory.join("certificates");
-    fs::remove_dir_all(&certificates).with_context(|| format!("remove {}", certificates.display()))
+    fs::remove_dir_all(&certificates)
+        .with_context(|| format!("cannot remove {}", certificates.display()))
 }
 
 pub(super) fn api_server_options(directory: &Path) -> Vec<String> {
@@ -98,7 +99,8 @@ pub(super) fn write_kubeconfig(
     token: &str,
 ) -> Result<PathBuf> {
     let token_file = directory.join(format!("{name}.token"));
-    fs::write(&token_file, token).with_context(|| format!("write {}", token_file.display()))?;
+    fs::write(&token_file, token)
+        .with_context(|| format!("cannot write {}", token_file.display()))?;
     let kubeconfig = directory.join(format!("{name}.kubeconfig"));
     let text = format!(
         "apiVersion: v1\n\
@@ -113,7 +115,8 @@ pub(super) fn write_kubeconfig(
         authority = authority(directory).display(),
         token_file = token_file.display(),
     );
-    fs::write(&kubeconfig, text).with_context(|| format!("write {}", kubeconfig.display()))?;
+    fs::write(&kubeconfig, text)
+        .with_context(|| format!("cannot write {}", kubeconfig.display()))?;
     Ok(kubeconfig)
 }
 

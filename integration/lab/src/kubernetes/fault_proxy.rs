@@ -72,19 +72,19 @@ struct ConnectionCounts {
 impl FaultProxy {
     /// Starts a proxy in the calling thread's network namespace.
     pub fn start(target: SocketAddr) -> Result<Self> {
-        let listener =
-            std::net::TcpListener::bind((target.ip(), 0)).context("open the listening socket")?;
+        let listener = std::net::TcpListener::bind((target.ip(), 0))
+            .context("cannot open the listening socket")?;
         listener
             .set_nonblocking(true)
-            .context("make the listening socket non-blocking")?;
+            .context("cannot make the listening socket non-blocking")?;
         let address = listener
             .local_addr()
-            .context("read the port of the listening socket")?;
+            .context("cannot read the port of the listening socket")?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
-            .context("create a runtime")?;
+            .context("cannot create a runtime")?;
         let (control, controlled) = watch::channel(ProxyState {
             mode: TrafficMode::Pass,
             cuts: 0,
@@ -93,7 +93,7 @@ impl FaultProxy {
         shared.lock().is_listening = true;
         let listener = {
             let _inside = runtime.enter();
-            TcpListener::from_std(listener).context("register the listening socket")?
+            TcpListener::from_std(listener).context("cannot register the listening socket")?
         };
         runtime.spawn(accept(
             listener,

@@ -41,7 +41,7 @@ impl System {
                 let channel = endpoint.connect().await?;
                 anyhow::Ok(call(channel).await?.into_inner())
             })
-            .with_context(|| format!("send a request to {daemon}"))
+            .with_context(|| format!("cannot send a request to {daemon}"))
     }
 
     /// Returns all items of a daemon's list. `page` requests the page of a page token, and returns
@@ -213,7 +213,7 @@ impl System {
     fn fetch(&self, daemon: Daemon, path: &str) -> Result<(u16, String)> {
         let server = SocketAddr::new([127, 0, 0, 1].into(), daemon.http_port());
         http::fetch(&self.host(daemon)?, server, path, CONNECT)
-            .with_context(|| format!("send a request to {daemon}"))
+            .with_context(|| format!("cannot send a request to {daemon}"))
     }
 }
 

@@ -92,7 +92,9 @@ fn from_ready(
         let watcher = system
             .host(Daemon::IpvsProgrammer(0))?
             .spawn_inside(move || served_at(range, watching))?;
-        watches.blocking_recv().context("the watch has begun")?;
+        watches
+            .blocking_recv()
+            .context("the watch has ended before it was synced")?;
         system.write_desired(served)?;
         let up = system.fib.wait_for(range, next_hops, DEADLINE)?.at;
         let ready = watcher

@@ -120,7 +120,7 @@ impl EntryWatcher {
             let _ = started.send(());
             let _ = sender.send(result.and_then(|mut kernel| until(&mut kernel, count)));
         })?;
-        start.recv().context("start the watching thread")?;
+        start.recv().context("cannot start the watching thread")?;
         Ok(Self(seen))
     }
 

@@ -25,7 +25,7 @@ fn main() -> Result<()> {
     let scale = arguments.next().map(|text| text.parse::<Scale>());
     let scale = scale
         .transpose()
-        .context("SCALE")?
+        .context("SCALE is invalid")?
         .unwrap_or(Scale::new(5000, 1, 10));
     let changes = match arguments.next() {
         Some(text) => text

@@ -153,7 +153,7 @@ async fn patch(client: &kube::Client, change: Change) -> Result<()> {
     client
         .request_text(request)
         .await
-        .with_context(|| format!("change {name}"))?;
+        .with_context(|| format!("cannot change {name}"))?;
     Ok(())
 }
 
@@ -164,7 +164,7 @@ async fn post(client: &kube::Client, path: &str, object: &Value) -> Result<()> {
     client
         .request_text(request)
         .await
-        .with_context(|| format!("create {}", object["metadata"]["name"]))?;
+        .with_context(|| format!("cannot create {}", object["metadata"]["name"]))?;
     Ok(())
 }
 
@@ -219,7 +219,7 @@ pub(crate) async fn endpoints(
     let list: Value = client
         .request(Request::get(path).body(Vec::new())?)
         .await
-        .context("list the EndpointSlices")?;
+        .context("cannot list the EndpointSlices")?;
     let mut endpoints = BTreeMap::<u32, BTreeSet<String>>::new();
     for slice in list["items"].as_array().into_iter().flatten() {
         let name = slice["metadata"]["name"].as_str().unwrap_or_default();

@@ -90,9 +90,9 @@ impl PlainWatch {
                 }
                 bail!("the API server has ended the watch")
             });
-            let _ = sender.send(ended.context("the plain watch"));
+            let _ = sender.send(ended.context("the plain watch has failed"));
         })?;
-        start.recv().context("start the plain watch")?;
+        start.recv().context("cannot start the plain watch")?;
         Ok(Self(EndpointEvents(Mutex::new(receiver))))
     }
 
@@ -123,7 +123,7 @@ impl Discovery {
         let shared = served.clone();
         host.spawn_inside(move || {
             let ended = block_on(watch(&sender, &synced, &shared));
-            let _ = sender.send(ended.context("the client of Discovery"));
+            let _ = sender.send(ended.context("the client of Discovery has failed"));
         })?;
         Ok(Self {
             events: EndpointEvents(Mutex::new(receiver)),
@@ -231,7 +231,7 @@ impl EntryWatcher {
             let _ = started.send(());
             let _ = sender.send(kernel.and_then(|mut kernel| until(&mut kernel, entry, address)));
         })?;
-        start.recv().context("start the watching thread")?;
+        start.recv().context("cannot start the watching thread")?;
         Ok(Self(seen))
     }
 

@@ -130,7 +130,7 @@ impl BenchSetup {
 }
 
 fn network(address: Ipv4Addr) -> Result<IpNet> {
-    IpNet::new(IpAddr::from(address), 24).context("24 is a valid prefix length")
+    IpNet::new(IpAddr::from(address), 24).context("24 is not a valid prefix length")
 }
 
 /// The longest time until a change is complete. Long, for a guest with slow system calls.
