@@ -123,7 +123,7 @@ impl FibWatcher {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 bail!(
-                    "not within {within:?}: {} routes {prefix} via {wanted:?}; last seen: via {:?}",
+                    "timed out after {within:?}, waiting for: {} routes {prefix} via {wanted:?}; last seen: via {:?}",
                     self.host,
                     seen.next_hops
                 );

@@ -264,7 +264,10 @@ impl Process {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 drop(state);
-                bail!("not within {within:?}: {what}\n{}", self.tail());
+                bail!(
+                    "timed out after {within:?}, waiting for: {what}\n{}",
+                    self.tail()
+                );
             }
             state = self
                 .shared

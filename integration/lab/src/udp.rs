@@ -71,8 +71,8 @@ pub fn ask(host: &Host, server: SocketAddr, within: Duration) -> Result<Option<S
 /// Sends `count` datagrams one after the other and counts the answers by their text. A missing
 /// answer counts as an empty text.
 ///
-/// Each datagram has another source port. IPVS would send a second datagram from one port to the
-/// real server of the first datagram, and would not call the scheduler.
+/// Each datagram is sent from a different source port. IPVS would send a second datagram from one
+/// port to the real server of the first datagram, and would not call the scheduler.
 pub fn spread(
     host: &Host,
     server: SocketAddr,

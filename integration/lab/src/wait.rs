@@ -30,7 +30,7 @@ pub fn wait_for<T, E: Display>(
             Err(last) => last,
         };
         if Instant::now() >= deadline {
-            bail!("not within {within:?}: {what}; last seen: {last:#}");
+            bail!("timed out after {within:?}, waiting for: {what}; last seen: {last:#}");
         }
         thread::sleep(pause);
         pause = LONGEST_PAUSE.min(pause * 2);
@@ -55,7 +55,10 @@ mod tests {
             ensure_that(false, "clouds")
         });
         let text = error.unwrap_err().to_string();
-        assert_eq!(text, "not within 20ms: the moon; last seen: clouds");
+        assert_eq!(
+            text,
+            "timed out after 20ms, waiting for: the moon; last seen: clouds"
+        );
         assert!(count > 1);
     }
 }

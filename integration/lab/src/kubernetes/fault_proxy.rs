@@ -212,7 +212,7 @@ impl Shared {
             .wait_timeout_while(self.lock(), within, |counts| !holds(counts))
             .unwrap_or_else(PoisonError::into_inner);
         if timeout.timed_out() {
-            bail!("not within {within:?}: {what}; last seen: {counts:?}");
+            bail!("timed out after {within:?}, waiting for: {what}; last seen: {counts:?}");
         }
         Ok(())
     }

@@ -175,7 +175,7 @@ fn wait_for_rule(host: &Host, real_server: Ipv4Addr, present: bool) -> Result<In
                 return Ok(Instant::now());
             }
             if Instant::now() > deadline {
-                bail!("not within {DEADLINE:?}: {real_server} in the table: {present}; last seen:\n{table}");
+                bail!("timed out after {DEADLINE:?}, waiting for: presence of {real_server} in the table: {present}; last seen:\n{table}");
             }
             thread::sleep(POLL_INTERVAL);
         }

@@ -143,7 +143,9 @@ fn until(kernel: &mut LinuxKernel, count: u32) -> Result<Instant> {
             return Ok(Instant::now());
         }
         if Instant::now() > deadline {
-            bail!("not within {DEADLINE:?}: {count} real servers; last seen: {found}");
+            bail!(
+                "timed out after {DEADLINE:?}, waiting for: {count} real servers; last seen: {found}"
+            );
         }
         thread::sleep(POLL_INTERVAL);
     }

@@ -43,7 +43,7 @@ fn main() -> Result<()> {
     if !PARTS.iter().any(|(name, _)| is_chosen(*name)) {
         let names = PARTS.map(|(name, _)| name).join(", ");
         bail!(
-            "PART is {:?}; the parts are: {names}",
+            "PART is {:?}; use one of: {names}",
             chosen.unwrap_or_default()
         );
     }

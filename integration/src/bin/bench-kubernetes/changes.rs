@@ -170,7 +170,7 @@ fn wait_for_discovery(sides: &Sides, wanted: &Served) -> Result<Instant> {
         }
         if Instant::now() > deadline {
             bail!(
-                "not within {DEADLINE:?}: Discovery has sent all; {differ} virtual servers differ"
+                "timed out after {DEADLINE:?}, waiting for: Discovery has sent all; {differ} virtual servers differ"
             );
         }
         thread::sleep(POLL_INTERVAL);
@@ -218,7 +218,7 @@ fn wait_for_kernel(host: &Host, wanted: &Served) -> Result<Instant> {
             }
             if Instant::now() > deadline {
                 bail!(
-                    "not within {DEADLINE:?}: the kernel has all; {differ} virtual servers differ"
+                    "timed out after {DEADLINE:?}, waiting for: the kernel has all; {differ} virtual servers differ"
                 );
             }
             thread::sleep(POLL_INTERVAL);

@@ -249,7 +249,9 @@ fn until(kernel: &mut LinuxKernel, entry: SocketAddr, address: Ipv4Addr) -> Resu
             return Ok(Instant::now());
         }
         if Instant::now() > deadline {
-            bail!("not within {DEADLINE:?}: {address} among the real servers of {entry}");
+            bail!(
+                "timed out after {DEADLINE:?}, waiting for: {address} among the real servers of {entry}"
+            );
         }
         // The pause is at least as long as the read, so that the reads of a large entry take at
         // most half of a processor.

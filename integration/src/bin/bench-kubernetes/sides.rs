@@ -168,7 +168,7 @@ fn wait_for_table(host: &Host, scale: &Scale) -> Result<Instant> {
                 return Ok(Instant::now());
             }
             if Instant::now() > deadline {
-                bail!("not within {DEADLINE:?}: the kernel has all of {scale}; last seen: {complete} virtual servers");
+                bail!("timed out after {DEADLINE:?}, waiting for: the kernel has all of {scale}; last seen: {complete} virtual servers");
             }
             thread::sleep(POLL_INTERVAL);
         }
