@@ -10,7 +10,7 @@ use anyhow::Result;
 use ipnet::IpNet;
 
 use crate::Host;
-use crate::nodes::Pod;
+use crate::nodes::LabPod;
 
 /// Adds local routes for the service ranges to an lb pod, so that IPVS receives packets for their
 /// addresses.
@@ -38,7 +38,7 @@ pub fn balance(
     lb_pod: &Host,
     service: SocketAddr,
     forwarding: Forwarding,
-    real_servers: &[Pod],
+    real_servers: &[LabPod],
 ) -> Result<()> {
     let method = match forwarding {
         Forwarding::Tunnel => "-i",
@@ -57,7 +57,7 @@ pub fn balance(
 }
 
 /// Adds routes to a node that lead the service ranges to the lb pod on this node.
-pub fn route(node: &Host, ranges: &[IpNet], lb_pod: &Pod) -> Result<()> {
+pub fn route(node: &Host, ranges: &[IpNet], lb_pod: &LabPod) -> Result<()> {
     let routes = ranges.iter().fold(String::new(), |mut text, range| {
         let _ = match range {
             IpNet::V4(_) => writeln!(text, "route replace {range} via {}", lb_pod.address),

@@ -29,7 +29,7 @@ const CGROUP: &str = "/run/lab/cgroup";
 
 /// The settings of a cluster that differ between tests.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct ClusterOptions {
     pub proxy_mode: ProxyMode,
     /// OCI archives that every node imports. The archive of the pause image must be one of them.
     pub images: Vec<PathBuf>,
@@ -45,7 +45,7 @@ pub enum ProxyMode {
 
 /// A cluster that runs. Dropping the value ends all its processes and removes its network.
 #[derive(Debug)]
-pub struct Cluster {
+pub struct LabCluster {
     /// The nodes n1, n2 and n3, in this order.
     pub nodes: Vec<ClusterNode>,
     /// BIRD on the upstream router.
@@ -56,9 +56,9 @@ pub struct Cluster {
     _cgroup: Cgroup,
 }
 
-impl Cluster {
+impl LabCluster {
     /// Starts the cluster. Returns when every node is Ready and cluster DNS is available.
-    pub fn start(name: &str, options: &Options) -> Result<Self> {
+    pub fn start(name: &str, options: &ClusterOptions) -> Result<Self> {
         let mut lab = Lab::new(name)?;
         lab.bring_up(&network::topology())?;
         let router_host = lab.host(network::ROUTER_HOST)?;

@@ -8,5 +8,5 @@ pub mod control_plane_host;
 mod credentials;
 mod fault_proxy;
 
-pub use control_plane::{ControlPlane, Settings, binaries, client};
+pub use control_plane::{ControlPlane, ControlPlaneSettings, binaries, client};
 pub use fault_proxy::FaultProxy;

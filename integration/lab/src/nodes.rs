@@ -38,7 +38,7 @@ pub struct Node {
 
 /// A pod with its node and its addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pod {
+pub struct LabPod {
     /// The name of the pod, of its host, and of its port on the node's bridge.
     pub name: String,
     /// The name of the pod's node.
@@ -69,9 +69,9 @@ impl Node {
     ///
     /// # Panics
     /// If `number` is less than 2, because address 1 belongs to the node.
-    pub fn pod(&self, name: &str, number: u8) -> Pod {
+    pub fn pod(&self, name: &str, number: u8) -> LabPod {
         assert!(number > 1, "address 1 of a pod range belongs to the node");
-        Pod {
+        LabPod {
             name: name.to_owned(),
             node: self.name.clone(),
             address: nth(self.pods, number),
@@ -80,7 +80,7 @@ impl Node {
     }
 
     /// Adds a pod of this node to a topology.
-    pub fn add_pod(&self, topology: &mut Topology, pod: &Pod) {
+    pub fn add_pod(&self, topology: &mut Topology, pod: &LabPod) {
         topology.plug(&pod.name, (&self.name, POD_BRIDGE));
         let setup = topology.host(&pod.name);
         setup

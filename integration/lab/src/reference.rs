@@ -23,8 +23,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use crate::bgp::{AddPath, Peer, Program, RunningSpeaker, Speaker};
-use crate::nodes::{Node, Pod};
+use crate::bgp::{AddPath, ForeignPeer, ForeignSpeaker, Program, RunningSpeaker};
+use crate::nodes::{LabPod, Node};
 use crate::{Host, Lab, Process, Topology, http, nginx};
 
 /// The IPv4 service range.
@@ -71,7 +71,7 @@ const fn v6(segments: [u16; 8], length: u8) -> Ipv6Net {
 
 /// The settings of the reference network that differ between tests.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct ReferenceOptions {
     /// The number of web pods. They are assigned to the nodes in turn.
     pub web_pods: u8,
     pub reception: Reception,
@@ -80,7 +80,7 @@ pub struct Options {
     /// The program of the upstream router's BGP speaker.
     pub router: Program,
     /// Additional peers of the router. It always has both reflectors as peers.
-    pub router_peers: Vec<Peer>,
+    pub router_peers: Vec<ForeignPeer>,
     pub lb_pods: LbPods,
 }
 
@@ -107,7 +107,7 @@ pub enum Reception {
     Plain,
 }
 
-impl Default for Options {
+impl Default for ReferenceOptions {
     fn default() -> Self {
         Self {
             web_pods: 6,
@@ -126,15 +126,15 @@ pub struct Reference {
     /// The nodes node-a, node-b and node-c, in this order.
     pub nodes: Vec<Node>,
     /// The lb pods lb-a, lb-b and lb-c, one on each node.
-    pub lb_pods: Vec<Pod>,
+    pub lb_pods: Vec<LabPod>,
     /// The web pods in the order of their numbers.
-    pub web_pods: Vec<Pod>,
+    pub web_pods: Vec<LabPod>,
     /// The web server of each web pod, by the pod's name.
     pub web_servers: BTreeMap<String, Process>,
     /// The BGP speaker of the upstream router.
     pub router: RunningSpeaker,
     pub lab: Lab,
-    options: Options,
+    options: ReferenceOptions,
     /// The highest number of a web pod that has existed.
     last_web_pod: u8,
 }
@@ -142,7 +142,7 @@ pub struct Reference {
 impl Reference {
     /// Creates the reference network. Its logs are in `target/lab/<name>`. Returns when each web
     /// server answers requests from the pod's node.
-    pub fn bring_up(name: &str, options: Options) -> Result<Self> {
+    pub fn bring_up(name: &str, options: ReferenceOptions) -> Result<Self> {
         let mut lab = Lab::new(name)?;
         let nodes: Vec<_> = (1..=3).map(plan::node).collect();
         let lb_pods: Vec<_> = nodes
@@ -155,7 +155,7 @@ impl Reference {
 
         lab.bring_up(&plan::topology(&nodes, &lb_pods, &web_pods, &options))?;
         let router = options.router_peers.iter().cloned();
-        let router = router.fold(self::router(), Speaker::peer);
+        let router = router.fold(self::router(), ForeignSpeaker::peer);
         let router = options.router.start(&lab.host("router")?, &router)?;
         let mut reference = Self {
             nodes,
@@ -193,7 +193,7 @@ impl Reference {
     }
 
     /// Returns the node of a pod.
-    pub fn node_of(&self, pod: &Pod) -> Result<&Node> {
+    pub fn node_of(&self, pod: &LabPod) -> Result<&Node> {
         self.nodes
             .iter()
             .find(|node| node.name == pod.node)
@@ -202,7 +202,7 @@ impl Reference {
 
     /// Adds a web pod with an unused number to the running network. Returns when its web server
     /// answers.
-    pub fn add_web_pod(&mut self) -> Result<Pod> {
+    pub fn add_web_pod(&mut self) -> Result<LabPod> {
         self.last_web_pod += 1;
         let pod = plan::web_pod(&self.nodes, self.last_web_pod);
         let mut topology = Topology::new();
@@ -218,21 +218,21 @@ impl Reference {
     }
 
     /// Starts the web server of a pod, also after the previous one has ended.
-    pub fn start_web_server(&mut self, pod: &Pod) -> Result<()> {
+    pub fn start_web_server(&mut self, pod: &LabPod) -> Result<()> {
         let process = nginx::start(&self.lab.host(&pod.name)?, &self.options.ports)?;
         self.web_servers.insert(pod.name.clone(), process);
         Ok(())
     }
 
     /// Removes a web pod and ends its web server without a drain.
-    pub fn remove_web_pod(&mut self, pod: &Pod) -> Result<()> {
+    pub fn remove_web_pod(&mut self, pod: &LabPod) -> Result<()> {
         self.web_pods.retain(|other| other != pod);
         self.web_servers.remove(&pod.name);
         self.lab.remove_host(&pod.name)
     }
 
     /// Waits until the web server of a pod answers a request from the pod's node.
-    pub fn wait_for_web_server(&self, pod: &Pod) -> Result<()> {
+    pub fn wait_for_web_server(&self, pod: &LabPod) -> Result<()> {
         let node = self.lab.host(&pod.node)?;
         let server = SocketAddr::new(pod.address.into(), self.options.ports[0]);
         crate::wait_for(&format!("{} answers", pod.name), START, || {
@@ -252,7 +252,7 @@ impl Reference {
     }
 
     /// Returns the next hops of a prefix that these lb pods announce: the addresses of their nodes.
-    pub fn next_hops(&self, lb_pods: &[&Pod], is_v6: bool) -> Result<Vec<IpAddr>> {
+    pub fn next_hops(&self, lb_pods: &[&LabPod], is_v6: bool) -> Result<Vec<IpAddr>> {
         lb_pods
             .iter()
             .map(|pod| {
@@ -273,40 +273,46 @@ pub fn reflector_address(number: u8) -> Ipv4Addr {
 
 /// Returns the configuration of the upstream router's BGP speaker. It receives all paths from both
 /// reflectors, installs them and announces no prefix.
-pub fn router() -> Speaker {
+pub fn router() -> ForeignSpeaker {
     [1, 2]
         .into_iter()
-        .fold(Speaker::new(ROUTER.into(), ROUTER), |speaker, number| {
-            let peer = Peer::new(
-                &format!("reflector-{number}"),
-                reflector_address(number).into(),
-            );
-            speaker.peer(peer.add_path(AddPath::Receive))
-        })
+        .fold(
+            ForeignSpeaker::new(ROUTER.into(), ROUTER),
+            |speaker, number| {
+                let peer = ForeignPeer::new(
+                    &format!("reflector-{number}"),
+                    reflector_address(number).into(),
+                );
+                speaker.peer(peer.add_path(AddPath::Receive))
+            },
+        )
         .install_routes()
 }
 
 /// Returns the configuration of a foreign speaker that replaces portlb's reflector 1 or 2.
-pub fn reflector(number: u8) -> Speaker {
+pub fn reflector(number: u8) -> ForeignSpeaker {
     let address = reflector_address(number);
-    Speaker::new(address.into(), address)
-        .peer(Peer::range("lb-pods", POD_RANGE.into()).client())
+    ForeignSpeaker::new(address.into(), address)
+        .peer(ForeignPeer::range("lb-pods", POD_RANGE.into()).client())
         .peer(
-            Peer::new("router", ROUTER.into())
+            ForeignPeer::new("router", ROUTER.into())
                 .client()
                 .add_path(AddPath::Send),
         )
 }
 
 /// Returns the configuration of a foreign speaker that replaces portlb's announcer in an lb pod.
-pub fn announcer(node: &Node, lb_pod: &Pod) -> Speaker {
+pub fn announcer(node: &Node, lb_pod: &LabPod) -> ForeignSpeaker {
     [1, 2]
         .into_iter()
         .fold(
-            Speaker::new(lb_pod.address.into(), lb_pod.address),
+            ForeignSpeaker::new(lb_pod.address.into(), lb_pod.address),
             |speaker, number| {
                 let address = reflector_address(number);
-                speaker.peer(Peer::new(&format!("reflector-{number}"), address.into()))
+                speaker.peer(ForeignPeer::new(
+                    &format!("reflector-{number}"),
+                    address.into(),
+                ))
             },
         )
         .announce(SERVICE_RANGE.into(), node.address.addr().into())

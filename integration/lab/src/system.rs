@@ -23,8 +23,10 @@ pub use rpc::all_pages;
 
 use flags::Flags;
 
-use crate::nodes::Pod;
-use crate::reference::{Options, Reference, SERVICE, SERVICE_RANGE, SERVICE_RANGE6, SERVICE6};
+use crate::nodes::LabPod;
+use crate::reference::{
+    Reference, ReferenceOptions, SERVICE, SERVICE_RANGE, SERVICE_RANGE6, SERVICE6,
+};
 use crate::{FibWatcher, Host, Process, Signal, daemons};
 
 /// The longest time until all daemons serve, in the slowest environment.
@@ -36,7 +38,7 @@ const END: Duration = Duration::from_secs(30);
 /// One of portlb's daemons. The number is the number of its lb pod, its node or its reflector, from
 /// 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Daemon {
+pub enum DaemonInstance {
     RouteReflector(usize),
     NodeRouter(usize),
     PodWatcher(usize),
@@ -50,7 +52,7 @@ pub struct System {
     /// The watch of the upstream router's routing table.
     pub fib: FibWatcher,
     pub network: Reference,
-    running: BTreeMap<Daemon, Process>,
+    running: BTreeMap<DaemonInstance, Process>,
     other_flags: BTreeMap<&'static str, Flags>,
 }
 
@@ -64,7 +66,7 @@ impl Drop for System {
     }
 }
 
-impl Daemon {
+impl DaemonInstance {
     pub fn program(self) -> &'static str {
         match self {
             Self::RouteReflector(_) => "route-reflector",
@@ -98,7 +100,7 @@ impl Daemon {
     }
 }
 
-impl Display for Daemon {
+impl Display for DaemonInstance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (Self::RouteReflector(number)
         | Self::NodeRouter(number)
@@ -111,7 +113,7 @@ impl Display for Daemon {
 
 impl System {
     /// Creates the network and writes the daemons' files. Starts no daemon.
-    pub fn new(name: &str, options: Options) -> Result<Self> {
+    pub fn new(name: &str, options: ReferenceOptions) -> Result<Self> {
         let network = Reference::bring_up(name, options)?;
         let system = Self {
             fib: FibWatcher::start(&network.router_host()?)?,
@@ -125,7 +127,7 @@ impl System {
 
     /// Creates the network and starts all daemons. Returns when both service ranges have a next hop
     /// for each lb pod in the router's table.
-    pub fn up(name: &str, options: Options) -> Result<Self> {
+    pub fn up(name: &str, options: ReferenceOptions) -> Result<Self> {
         let mut system = Self::new(name, options)?;
         system.start_all()?;
         system.wait_until_announced(&[0, 1, 2], START)?;
@@ -142,19 +144,22 @@ impl System {
     }
 
     /// Returns all daemons of all lb pods, nodes and reflectors.
-    pub fn all() -> Vec<Daemon> {
-        let mut all = vec![Daemon::RouteReflector(0), Daemon::RouteReflector(1)];
-        all.extend((0..3).map(Daemon::NodeRouter));
+    pub fn all() -> Vec<DaemonInstance> {
+        let mut all = vec![
+            DaemonInstance::RouteReflector(0),
+            DaemonInstance::RouteReflector(1),
+        ];
+        all.extend((0..3).map(DaemonInstance::NodeRouter));
         all.extend((0..3).flat_map(Self::lb_pod));
         all
     }
 
     /// Returns the three daemons of an lb pod.
-    pub fn lb_pod(lb_pod: usize) -> [Daemon; 3] {
+    pub fn lb_pod(lb_pod: usize) -> [DaemonInstance; 3] {
         [
-            Daemon::PodWatcher(lb_pod),
-            Daemon::IpvsProgrammer(lb_pod),
-            Daemon::BgpAnnouncer(lb_pod),
+            DaemonInstance::PodWatcher(lb_pod),
+            DaemonInstance::IpvsProgrammer(lb_pod),
+            DaemonInstance::BgpAnnouncer(lb_pod),
         ]
     }
 
@@ -169,7 +174,7 @@ impl System {
     }
 
     /// Starts a daemon, also after an earlier process of this daemon has ended.
-    pub fn start(&mut self, daemon: Daemon) -> Result<&Process> {
+    pub fn start(&mut self, daemon: DaemonInstance) -> Result<&Process> {
         let mut flags = self.flags(daemon)?;
         if let Some(other) = self.other_flags.get(daemon.program()) {
             flags::replace(&mut flags, other);
@@ -185,14 +190,14 @@ impl System {
 
     /// Returns the process of a daemon. It is an error if the daemon was not started, or was
     /// stopped or killed.
-    pub fn process(&self, daemon: Daemon) -> Result<&Process> {
+    pub fn process(&self, daemon: DaemonInstance) -> Result<&Process> {
         self.running
             .get(&daemon)
             .with_context(|| format!("{daemon} does not run"))
     }
 
     /// Sends SIGTERM to a daemon and waits until it has ended. Returns its exit status.
-    pub fn stop(&mut self, daemon: Daemon) -> Result<std::process::ExitStatus> {
+    pub fn stop(&mut self, daemon: DaemonInstance) -> Result<std::process::ExitStatus> {
         let process = self.process(daemon)?;
         process.signal(Signal::SIGTERM)?;
         let status = process.wait(END)?;
@@ -201,7 +206,7 @@ impl System {
     }
 
     /// Kills a daemon and waits until it has ended.
-    pub fn kill(&mut self, daemon: Daemon) -> Result<()> {
+    pub fn kill(&mut self, daemon: DaemonInstance) -> Result<()> {
         self.process(daemon)?.kill()?;
         self.running.remove(&daemon);
         Ok(())
@@ -254,7 +259,7 @@ impl System {
     }
 
     /// Returns the desired set of [`web`](Self::web) with these web pods as real servers.
-    pub fn web_of(web_pods: &[Pod]) -> Desired {
+    pub fn web_of(web_pods: &[LabPod]) -> Desired {
         let addresses = [IpAddr::from(SERVICE), SERVICE6.into()];
         let real_servers = web_pods
             .iter()
@@ -278,28 +283,30 @@ impl System {
 
     /// Returns the path of the file that the pod-watcher of an lb pod reads.
     pub fn desired_file(&self, lb_pod: usize) -> Result<PathBuf> {
-        let host = self.host(Daemon::PodWatcher(lb_pod))?;
+        let host = self.host(DaemonInstance::PodWatcher(lb_pod))?;
         Ok(host.run_directory()?.join("virtual-servers.yaml"))
     }
 
     /// Returns the host on which a daemon runs.
-    pub fn host(&self, daemon: Daemon) -> Result<Host> {
+    pub fn host(&self, daemon: DaemonInstance) -> Result<Host> {
         match daemon {
-            Daemon::RouteReflector(0) => self.network.reflector(1),
-            Daemon::RouteReflector(_) => self.network.reflector(2),
-            Daemon::NodeRouter(node) => self.network.lab.host(&self.network.nodes[node].name),
-            Daemon::PodWatcher(lb_pod)
-            | Daemon::IpvsProgrammer(lb_pod)
-            | Daemon::BgpAnnouncer(lb_pod) => {
+            DaemonInstance::RouteReflector(0) => self.network.reflector(1),
+            DaemonInstance::RouteReflector(_) => self.network.reflector(2),
+            DaemonInstance::NodeRouter(node) => {
+                self.network.lab.host(&self.network.nodes[node].name)
+            }
+            DaemonInstance::PodWatcher(lb_pod)
+            | DaemonInstance::IpvsProgrammer(lb_pod)
+            | DaemonInstance::BgpAnnouncer(lb_pod) => {
                 self.network.lab.host(&self.network.lb_pods[lb_pod].name)
             }
         }
     }
 
     /// Returns the address of a daemon's gRPC server, in the form that a client's flag has.
-    pub fn grpc_target(&self, daemon: Daemon) -> Result<String> {
+    pub fn grpc_target(&self, daemon: DaemonInstance) -> Result<String> {
         match (daemon.grpc_port(), daemon) {
-            (None, Daemon::NodeRouter(node)) => {
+            (None, DaemonInstance::NodeRouter(node)) => {
                 Ok(format!("unix:{}", self.node_router_socket(node)?.display()))
             }
             (port, _) => Ok(format!("http://127.0.0.1:{}", port.unwrap_or_default())),
@@ -307,23 +314,23 @@ impl System {
     }
 
     fn node_router_socket(&self, node: usize) -> Result<PathBuf> {
-        let host = self.host(Daemon::NodeRouter(node))?;
+        let host = self.host(DaemonInstance::NodeRouter(node))?;
         Ok(host.run_directory()?.join("node-router.sock"))
     }
 
-    fn flags(&self, daemon: Daemon) -> Result<Flags> {
+    fn flags(&self, daemon: DaemonInstance) -> Result<Flags> {
         Ok(match daemon {
-            Daemon::RouteReflector(number) => {
+            DaemonInstance::RouteReflector(number) => {
                 let text = flags::reflector_file(if number == 0 { 1 } else { 2 });
                 let file = self.host(daemon)?.write("route-reflector.yaml", &text)?;
                 flags::route_reflector(&file)
             }
-            Daemon::NodeRouter(node) => {
+            DaemonInstance::NodeRouter(node) => {
                 flags::node_router(&self.network.nodes[node], &self.node_router_socket(node)?)
             }
-            Daemon::PodWatcher(lb_pod) => flags::pod_watcher(&self.desired_file(lb_pod)?),
-            Daemon::IpvsProgrammer(_) => flags::ipvs_programmer(),
-            Daemon::BgpAnnouncer(lb_pod) => flags::bgp_announcer(
+            DaemonInstance::PodWatcher(lb_pod) => flags::pod_watcher(&self.desired_file(lb_pod)?),
+            DaemonInstance::IpvsProgrammer(_) => flags::ipvs_programmer(),
+            DaemonInstance::BgpAnnouncer(lb_pod) => flags::bgp_announcer(
                 &self.network.nodes[lb_pod],
                 &self.network.lb_pods[lb_pod],
                 &self.node_router_socket(lb_pod)?,

@@ -11,10 +11,10 @@ use ipnet::IpNet;
 use lab::baseline::Forwarding;
 use lab::bgp::Program;
 use lab::http::{Load, PersistentConnections};
-use lab::nodes::Pod;
+use lab::nodes::LabPod;
 use lab::reference::{
-    Options, Reception, Reference, SERVICE, SERVICE_RANGE, SERVICE_RANGE6, SERVICE6, announcer,
-    reflector,
+    Reception, Reference, ReferenceOptions, SERVICE, SERVICE_RANGE, SERVICE_RANGE6, SERVICE6,
+    announcer, reflector,
 };
 use lab::{FibWatcher, Lab, Topology, baseline, http};
 
@@ -53,7 +53,7 @@ fn serve(reference: &Reference, announcing: Program) -> Result<()> {
 }
 
 fn wait_for_routes(reference: &Reference, fib: &FibWatcher) -> Result<()> {
-    let lb_pods: Vec<&Pod> = reference.lb_pods.iter().collect();
+    let lb_pods: Vec<&LabPod> = reference.lb_pods.iter().collect();
     for (prefix, is_v6) in [(SERVICE_RANGE.into(), false), (SERVICE_RANGE6.into(), true)] {
         let next_hops = reference.next_hops(&lb_pods, is_v6)?;
         fib.wait_for(prefix, &next_hops, SOON)?;
@@ -64,7 +64,7 @@ fn wait_for_routes(reference: &Reference, fib: &FibWatcher) -> Result<()> {
 #[test]
 fn requests_reach_every_web_pod_through_every_lb_pod() {
     let began = Instant::now();
-    let reference = Reference::bring_up("data-path", Options::default()).unwrap();
+    let reference = Reference::bring_up("data-path", ReferenceOptions::default()).unwrap();
     eprintln!("the network runs after {:?}", began.elapsed());
     let fib = FibWatcher::start(&reference.router_host().unwrap()).unwrap();
     serve(&reference, Program::Bird).unwrap();
@@ -96,9 +96,9 @@ fn requests_reach_every_web_pod_through_every_lb_pod() {
 
 #[test]
 fn direct_routing_reaches_the_web_pods_of_the_lb_pods_own_node() {
-    let options = Options {
+    let options = ReferenceOptions {
         reception: Reception::Direct,
-        ..Options::default()
+        ..ReferenceOptions::default()
     };
     let reference = Reference::bring_up("direct", options).unwrap();
     let ranges: [IpNet; 2] = [SERVICE_RANGE.into(), SERVICE_RANGE6.into()];
@@ -131,7 +131,7 @@ fn direct_routing_reaches_the_web_pods_of_the_lb_pods_own_node() {
 
 #[test]
 fn connections_survive_the_cut_of_an_lb_pod() {
-    let reference = Reference::bring_up("data-path-cut", Options::default()).unwrap();
+    let reference = Reference::bring_up("data-path-cut", ReferenceOptions::default()).unwrap();
     let fib = FibWatcher::start(&reference.router_host().unwrap()).unwrap();
     serve(&reference, Program::Bird).unwrap();
     wait_for_routes(&reference, &fib).unwrap();
@@ -151,7 +151,7 @@ fn connections_survive_the_cut_of_an_lb_pod() {
         .unwrap()
         .ip(&format!("link set {} nomaster", cut.name))
         .unwrap();
-    let others: Vec<&Pod> = reference.lb_pods.iter().skip(1).collect();
+    let others: Vec<&LabPod> = reference.lb_pods.iter().skip(1).collect();
     let next_hops = reference.next_hops(&others, false).unwrap();
     fib.wait_for(SERVICE_RANGE.into(), &next_hops, SOON)
         .unwrap();
@@ -162,7 +162,7 @@ fn connections_survive_the_cut_of_an_lb_pod() {
 
 #[test]
 fn without_the_connection_tracking_exemption_nodes_drop_packets_of_direct_return() {
-    let reference = Reference::bring_up("tracked", Options::default()).unwrap();
+    let reference = Reference::bring_up("tracked", ReferenceOptions::default()).unwrap();
     if !reference.lab.environment().has_nftables_for_ip() {
         eprintln!("skipped: the packaged kernel cannot filter IP packets");
         return;
@@ -185,9 +185,9 @@ fn announcements_of_every_foreign_announcer_reach_the_router() {
         let name = format!("announcer-{announcing:?}").to_lowercase();
         let reference = Reference::bring_up(
             &name,
-            Options {
+            ReferenceOptions {
                 web_pods: 1,
-                ..Options::default()
+                ..ReferenceOptions::default()
             },
         )
         .unwrap();
@@ -206,10 +206,10 @@ fn announcements_pass_every_foreign_reflector_to_every_foreign_router() {
     ];
     for (reflecting, router) in lab::sample(pairs, 1) {
         let name = format!("{reflecting:?}-to-{router:?}").to_lowercase();
-        let options = Options {
+        let options = ReferenceOptions {
             web_pods: 0,
             router,
-            ..Options::default()
+            ..ReferenceOptions::default()
         };
         let reference = Reference::bring_up(&name, options).unwrap();
         let fib = FibWatcher::start(&reference.router_host().unwrap()).unwrap();
@@ -241,9 +241,9 @@ fn announcements_pass_every_foreign_reflector_to_every_foreign_router() {
 fn a_web_pod_is_added_to_and_removed_from_a_running_network() {
     let mut reference = Reference::bring_up(
         "join",
-        Options {
+        ReferenceOptions {
             web_pods: 1,
-            ..Options::default()
+            ..ReferenceOptions::default()
         },
     )
     .unwrap();

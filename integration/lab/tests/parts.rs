@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use lab::keepalived::{Keepalived, KeepalivedVirtualServer};
-use lab::reference::{Options, Reference, SERVICE, SERVICE_RANGE};
+use lab::reference::{Reference, ReferenceOptions, SERVICE, SERVICE_RANGE};
 use lab::wrk::Wrk;
 use lab::{Host, Lab, Topology, baseline, ensure_that, nginx, udp, wait_for};
 
@@ -74,7 +74,7 @@ fn a_udp_datagram_is_answered_or_refused_or_lost() {
 
 #[test]
 fn keepalived_programs_reloaded_and_healthy_real_servers_into_ipvs() {
-    let reference = Reference::bring_up("keepalived", Options::default()).unwrap();
+    let reference = Reference::bring_up("keepalived", ReferenceOptions::default()).unwrap();
     let lb_pod = reference.lab.host(&reference.lb_pods[0].name).unwrap();
     baseline::accept(&lb_pod, &[SERVICE_RANGE.into()]).unwrap();
     let virtual_server = |pods: usize| KeepalivedVirtualServer {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use ipnet::IpNet;
-use lab::cluster::{Cluster, Options, ProxyMode};
+use lab::cluster::{ClusterOptions, LabCluster, ProxyMode};
 use lab::open_loop::{Count, OpenLoop, Pace};
 use lab::{FibWatcher, wait_for};
 
@@ -43,7 +43,7 @@ pub(crate) struct CaseRunner {
     /// The load on the second application, while this application is applied.
     pub(crate) second: Option<OpenLoop>,
     pub(crate) fib: FibWatcher,
-    pub(crate) cluster: Cluster,
+    pub(crate) cluster: LabCluster,
     /// Whether the application `web` is applied. Without it no request is answered.
     pub(crate) is_applied: bool,
     rows: Vec<CaseRow>,
@@ -57,11 +57,11 @@ pub(crate) struct CaseRunner {
 impl CaseRunner {
     pub(crate) fn set_up() -> Result<Self> {
         let began = Instant::now();
-        let options = Options {
+        let options = ClusterOptions {
             proxy_mode: ProxyMode::Nftables,
             images: images()?,
         };
-        let cluster = Cluster::start("cluster", &options)?;
+        let cluster = LabCluster::start("cluster", &options)?;
         eprintln!(
             "three nodes and cluster DNS are ready after {} s",
             began.elapsed().as_secs()
@@ -372,7 +372,7 @@ pub(crate) struct PodOnNode {
 }
 
 /// Starts the load of the client outside of the cluster on port 80 of a service address.
-pub(crate) fn start_load(cluster: &Cluster, address: Ipv4Addr) -> Result<OpenLoop> {
+pub(crate) fn start_load(cluster: &LabCluster, address: Ipv4Addr) -> Result<OpenLoop> {
     let pace = Pace {
         server: SocketAddr::new(address.into(), 80),
         fresh_per_second: FRESH_PER_SECOND,

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use lab::kubernetes::{ControlPlane, Settings, binaries};
+use lab::kubernetes::{ControlPlane, ControlPlaneSettings, binaries};
 use serde_json::{Value, json};
 
 use crate::rendered::{
@@ -122,13 +122,13 @@ fn the_api_server_accepts_all_manifests_without_a_warning() {
 fn in_an_ipv6_first_cluster_services_have_the_family_ipv4() {
     let directory = lab::repository().join("target/lab/manifests/ipv6-first");
     let ranges = ["fd00:96::/112", "10.96.0.0/16"].join(",");
-    let settings = Settings {
+    let settings = ControlPlaneSettings {
         options: vec![
             format!("--service-cluster-ip-range={ranges}"),
             // The address must have the family of the first range. No client connects to it.
             "--advertise-address=fd00:200::1".to_owned(),
         ],
-        ..Settings::default()
+        ..ControlPlaneSettings::default()
     };
     let api = ControlPlane::start_with(&directory, settings).unwrap();
     let first = ["get", "service", "kubernetes", "-o=json"];

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use daemon_api::bgp::v1::Path;
 use lab::http;
-use lab::reference::Options;
-use lab::system::{Daemon, System};
+use lab::reference::ReferenceOptions;
+use lab::system::{DaemonInstance, System};
 use lab::wrk::Wrk;
 use lab::{Process, Signal};
 
@@ -17,7 +17,7 @@ use crate::expect::{
     service_range, under_load, wait_for_readyz,
 };
 
-const ANNOUNCER: Daemon = Daemon::BgpAnnouncer(0);
+const ANNOUNCER: DaemonInstance = DaemonInstance::BgpAnnouncer(0);
 
 /// Returns the path of the service range that reflector 1 has received from lb-a.
 fn path_of_lb_a(system: &System) -> Result<Option<Path>> {
@@ -43,7 +43,7 @@ fn wait_for_graceful_shutdown(system: &System) -> Result<()> {
 
 /// Starts the system with another withdraw delay and linger than the lab's one second each.
 fn start_with_delays(name: &str, withdraw_delay: &str, linger: &str) -> Result<System> {
-    let mut system = System::new(name, Options::default())?;
+    let mut system = System::new(name, ReferenceOptions::default())?;
     let times = [("--withdraw-delay", withdraw_delay), ("--linger", linger)];
     system.set_flags("bgp-announcer", &times);
     system.start_all()?;
@@ -51,7 +51,7 @@ fn start_with_delays(name: &str, withdraw_delay: &str, linger: &str) -> Result<S
     Ok(system)
 }
 
-fn terminate(system: &System, daemon: Daemon) -> Result<Process> {
+fn terminate(system: &System, daemon: DaemonInstance) -> Result<Process> {
     let process = system.process(daemon)?.clone();
     process.signal(Signal::SIGTERM)?;
     Ok(process)
@@ -93,7 +93,7 @@ fn a_terminated_lb_pod_drains_step_by_step_and_loses_no_request() {
     let [_, _, announcer] = &processes;
     assert!(announcer.is_running());
     assert_eq!(system.node_routes(0).unwrap().len(), 2);
-    let node = system.host(Daemon::NodeRouter(0)).unwrap();
+    let node = system.host(DaemonInstance::NodeRouter(0)).unwrap();
     http::get(&node, service(), SOON).unwrap();
 
     for process in &processes {
@@ -147,8 +147,11 @@ fn drain_and_undrain_lose_no_request() {
 fn a_drain_does_not_wait_for_reflectors_that_are_away() {
     let mut system = start_with_delays("drain-alone", "500ms", "500ms").unwrap();
     // Reflector 1 is dead and reflector 2 hangs.
-    system.kill(Daemon::RouteReflector(0)).unwrap();
-    let hanging = system.process(Daemon::RouteReflector(1)).unwrap().clone();
+    system.kill(DaemonInstance::RouteReflector(0)).unwrap();
+    let hanging = system
+        .process(DaemonInstance::RouteReflector(1))
+        .unwrap()
+        .clone();
     hanging.signal(Signal::SIGSTOP).unwrap();
     let began = Instant::now();
     let process = terminate(&system, ANNOUNCER).unwrap();

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use ipnet::IpNet;
 use lab::http::{self, Load, PersistentConnections};
 use lab::reference::{SERVICE, SERVICE_RANGE};
-use lab::system::{Daemon, System};
+use lab::system::{DaemonInstance, System};
 use lab::wait_for;
 
 /// For anything that is to happen, in the slowest environment.
@@ -37,7 +37,7 @@ pub(crate) fn eventually(what: &str, mut attempt: impl FnMut() -> Result<()>) ->
 /// Waits until a line of a daemon's `/readyz` begins with `step` and contains `detail`.
 pub(crate) fn wait_for_readyz(
     system: &System,
-    daemon: Daemon,
+    daemon: DaemonInstance,
     step: &str,
     detail: &str,
 ) -> Result<()> {
@@ -52,7 +52,7 @@ pub(crate) fn wait_for_readyz(
 }
 
 /// Waits until `/readyz` of a daemon answers with status 200.
-pub(crate) fn wait_until_ready(system: &System, daemon: Daemon) -> Result<()> {
+pub(crate) fn wait_until_ready(system: &System, daemon: DaemonInstance) -> Result<()> {
     eventually(&format!("{daemon} is ready"), || {
         let (status, text) = system.readiness(daemon)?;
         ensure!(status == 200, "{status}: {text}");
@@ -86,7 +86,7 @@ pub(crate) fn wait_for_weight(
 }
 
 /// Returns the value of a metric. `name` includes the labels.
-pub(crate) fn metric(system: &System, daemon: Daemon, name: &str) -> Result<f64> {
+pub(crate) fn metric(system: &System, daemon: DaemonInstance, name: &str) -> Result<f64> {
     let text = system.metrics(daemon)?;
     let value = text
         .lines()

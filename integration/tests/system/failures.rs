@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use lab::http;
-use lab::reference::Options;
-use lab::system::{Daemon, System};
+use lab::reference::ReferenceOptions;
+use lab::system::{DaemonInstance, System};
 use lab::{FibWatcher, Signal};
 
 use crate::expect::{
@@ -24,21 +24,21 @@ const LATE: Duration = Duration::from_millis(1000);
 
 #[test]
 fn without_pod_watchers_nothing_is_withdrawn_and_health_checks_continue() {
-    let mut system = System::up("no-watcher", Options::default()).unwrap();
+    let mut system = System::up("no-watcher", ReferenceOptions::default()).unwrap();
     let changes = system.fib.changes().len();
     under_load(&mut system, |system| {
         for lb_pod in 0..3 {
-            system.kill(Daemon::PodWatcher(lb_pod))?;
+            system.kill(DaemonInstance::PodWatcher(lb_pod))?;
         }
         for lb_pod in 0..3 {
-            let programmer = Daemon::IpvsProgrammer(lb_pod);
+            let programmer = DaemonInstance::IpvsProgrammer(lb_pod);
             eventually("ipvs-programmer has lost its connection", || {
                 let connected = metric(system, programmer, "portlb_discovery_connected")?;
                 ensure!(connected == 0.0, "still connected");
                 Ok(())
             })?;
             wait_until_ready(system, programmer)?;
-            wait_until_ready(system, Daemon::BgpAnnouncer(lb_pod))?;
+            wait_until_ready(system, DaemonInstance::BgpAnnouncer(lb_pod))?;
         }
         Ok(())
     })
@@ -59,7 +59,7 @@ fn without_pod_watchers_nothing_is_withdrawn_and_health_checks_continue() {
 
     system.start_all().unwrap();
     for lb_pod in 0..3 {
-        let programmer = Daemon::IpvsProgrammer(lb_pod);
+        let programmer = DaemonInstance::IpvsProgrammer(lb_pod);
         eventually("ipvs-programmer is connected again", || {
             let connected = metric(&system, programmer, "portlb_discovery_connected")?;
             ensure!(connected == 1.0, "not connected");
@@ -79,15 +79,15 @@ fn without_pod_watchers_nothing_is_withdrawn_and_health_checks_continue() {
 
 #[test]
 fn a_programmer_that_is_back_in_time_is_not_noticed_and_writes_nothing() {
-    let mut system = System::up("programmer-back", Options::default()).unwrap();
+    let mut system = System::up("programmer-back", ReferenceOptions::default()).unwrap();
     let changes = system.fib.changes().len();
     under_load(&mut system, |system| {
         for lb_pod in 0..3 {
-            system.kill(Daemon::IpvsProgrammer(lb_pod))?;
-            system.start(Daemon::IpvsProgrammer(lb_pod))?;
+            system.kill(DaemonInstance::IpvsProgrammer(lb_pod))?;
+            system.start(DaemonInstance::IpvsProgrammer(lb_pod))?;
         }
         for lb_pod in 0..3 {
-            let programmer = Daemon::IpvsProgrammer(lb_pod);
+            let programmer = DaemonInstance::IpvsProgrammer(lb_pod);
             wait_until_ready(system, programmer)?;
             let pods = system.network.web_pods.clone();
             for pod in pods {
@@ -98,7 +98,7 @@ fn a_programmer_that_is_back_in_time_is_not_noticed_and_writes_nothing() {
                 written == 0.0,
                 "ipvs-programmer made {written} changes of the kernel's table"
             );
-            let announcer = Daemon::BgpAnnouncer(lb_pod);
+            let announcer = DaemonInstance::BgpAnnouncer(lb_pod);
             eventually("the announcer is connected to the new programmer", || {
                 let (_, text) = system.readiness(announcer)?;
                 ensure!(text.contains("ready data-plane\n"), "{text}");
@@ -114,15 +114,15 @@ fn a_programmer_that_is_back_in_time_is_not_noticed_and_writes_nothing() {
 #[test]
 fn paths_of_dead_and_silent_programmers_are_least_preferred_and_never_leave_the_router_without_a_path()
  {
-    let mut system = System::new("programmer-gone", Options::default()).unwrap();
+    let mut system = System::new("programmer-gone", ReferenceOptions::default()).unwrap();
     let timeout = format!("{}ms", DATA_PLANE_TIMEOUT.as_millis());
     system.set_flags("bgp-announcer", &[("--data-plane-timeout", &timeout)]);
     system.start_all().unwrap();
     system.wait_until_announced(&[0, 1, 2], SOON).unwrap();
     under_load(&mut system, |system| {
         let began = Instant::now();
-        system.kill(Daemon::IpvsProgrammer(0))?;
-        let stopped = system.process(Daemon::IpvsProgrammer(1))?.clone();
+        system.kill(DaemonInstance::IpvsProgrammer(0))?;
+        let stopped = system.process(DaemonInstance::IpvsProgrammer(1))?.clone();
         stopped.signal(Signal::SIGSTOP)?;
         system.wait_until_announced(&[2], SOON)?;
         let first = first_change_after(system, began);
@@ -131,11 +131,11 @@ fn paths_of_dead_and_silent_programmers_are_least_preferred_and_never_leave_the_
         ensure!(first <= DATA_PLANE_TIMEOUT + LATE, "after {first:?}");
 
         // No programmer answers, so every path is least preferred and the router uses all of them.
-        let last = system.process(Daemon::IpvsProgrammer(2))?.clone();
+        let last = system.process(DaemonInstance::IpvsProgrammer(2))?.clone();
         last.signal(Signal::SIGSTOP)?;
         system.wait_until_announced(&[0, 1, 2], SOON)?;
         for lb_pod in 0..3 {
-            let announcer = Daemon::BgpAnnouncer(lb_pod);
+            let announcer = DaemonInstance::BgpAnnouncer(lb_pod);
             wait_for_readyz(system, announcer, "missing announced", "least preferred")?;
         }
         last.signal(Signal::SIGCONT)?;
@@ -143,9 +143,9 @@ fn paths_of_dead_and_silent_programmers_are_least_preferred_and_never_leave_the_
 
         stopped.signal(Signal::SIGCONT)?;
         system.wait_until_announced(&[1, 2], SOON)?;
-        system.start(Daemon::IpvsProgrammer(0))?;
+        system.start(DaemonInstance::IpvsProgrammer(0))?;
         system.wait_until_announced(&[0, 1, 2], SOON)?;
-        wait_until_ready(system, Daemon::BgpAnnouncer(0))?;
+        wait_until_ready(system, DaemonInstance::BgpAnnouncer(0))?;
         ensure_a_path_since(system, began)
     })
     .unwrap();
@@ -153,12 +153,12 @@ fn paths_of_dead_and_silent_programmers_are_least_preferred_and_never_leave_the_
 
 #[test]
 fn the_sleep_of_an_announcer_does_not_count_as_silence() {
-    let mut system = System::new("announcer-slept", Options::default()).unwrap();
+    let mut system = System::new("announcer-slept", ReferenceOptions::default()).unwrap();
     system.set_flags("bgp-announcer", &[("--data-plane-timeout", "500ms")]);
     system.start_all().unwrap();
     system.wait_until_announced(&[0, 1, 2], SOON).unwrap();
     let changes = system.fib.changes().len();
-    let announcer = Daemon::BgpAnnouncer(0);
+    let announcer = DaemonInstance::BgpAnnouncer(0);
     let made = || metric(&system, announcer, "portlb_announcements_made_total").unwrap();
     let before = made();
     let process = system.process(announcer).unwrap();
@@ -175,29 +175,29 @@ fn the_sleep_of_an_announcer_does_not_count_as_silence() {
 
 #[test]
 fn paths_of_node_routers_that_stay_away_are_least_preferred_and_stay() {
-    let mut system = System::up("node-routers-gone", Options::default()).unwrap();
-    let nodes = [0, 1, 2].map(|node| system.host(Daemon::NodeRouter(node)).unwrap());
+    let mut system = System::up("node-routers-gone", ReferenceOptions::default()).unwrap();
+    let nodes = [0, 1, 2].map(|node| system.host(DaemonInstance::NodeRouter(node)).unwrap());
     let routes = nodes
         .each_ref()
         .map(|node| FibWatcher::start(node).unwrap());
     let before = routes.each_ref().map(|routes| routes.changes().len());
     under_load(&mut system, |system| {
         let began = Instant::now();
-        system.kill(Daemon::NodeRouter(0))?;
+        system.kill(DaemonInstance::NodeRouter(0))?;
         system.wait_until_announced(&[1, 2], SOON)?;
-        system.kill(Daemon::NodeRouter(1))?;
-        system.kill(Daemon::NodeRouter(2))?;
+        system.kill(DaemonInstance::NodeRouter(1))?;
+        system.kill(DaemonInstance::NodeRouter(2))?;
         system.wait_until_announced(&[0, 1, 2], SOON)?;
         for lb_pod in 0..3 {
-            let announcer = Daemon::BgpAnnouncer(lb_pod);
+            let announcer = DaemonInstance::BgpAnnouncer(lb_pod);
             wait_for_readyz(system, announcer, "missing node-route", "least preferred")?;
         }
-        system.start(Daemon::NodeRouter(2))?;
+        system.start(DaemonInstance::NodeRouter(2))?;
         system.wait_until_announced(&[2], SOON)?;
         system.start_all()?;
         system.wait_until_announced(&[0, 1, 2], SOON)?;
         for lb_pod in 0..3 {
-            wait_until_ready(system, Daemon::BgpAnnouncer(lb_pod))?;
+            wait_until_ready(system, DaemonInstance::BgpAnnouncer(lb_pod))?;
         }
         ensure_a_path_since(system, began)
     })
@@ -225,16 +225,16 @@ fn first_change_after(system: &System, began: Instant) -> Duration {
 
 #[test]
 fn a_killed_announcer_is_withdrawn_at_once() {
-    let mut system = System::up("announcer", Options::default()).unwrap();
+    let mut system = System::up("announcer", ReferenceOptions::default()).unwrap();
     under_load(&mut system, |system| {
         for lb_pod in 0..3 {
             let others: Vec<usize> = (0..3).filter(|other| *other != lb_pod).collect();
             let began = Instant::now();
-            system.kill(Daemon::BgpAnnouncer(lb_pod))?;
+            system.kill(DaemonInstance::BgpAnnouncer(lb_pod))?;
             system.wait_until_announced(&others, SOON)?;
             let first = first_change_after(system, began);
             ensure!(first <= LATE / 2, "after {first:?}");
-            system.start(Daemon::BgpAnnouncer(lb_pod))?;
+            system.start(DaemonInstance::BgpAnnouncer(lb_pod))?;
             system.wait_until_announced(&[0, 1, 2], SOON)?;
         }
         Ok(())
@@ -244,14 +244,14 @@ fn a_killed_announcer_is_withdrawn_at_once() {
 
 #[test]
 fn the_routes_of_a_killed_node_router_stay_and_are_adopted() {
-    let mut system = System::up("node-router", Options::default()).unwrap();
-    let node = system.host(Daemon::NodeRouter(0)).unwrap();
+    let mut system = System::up("node-router", ReferenceOptions::default()).unwrap();
+    let node = system.host(DaemonInstance::NodeRouter(0)).unwrap();
     let routes = FibWatcher::start(&node).unwrap();
     let before = routes.changes().len();
     let changes = system.fib.changes().len();
     under_load(&mut system, |system| {
-        system.kill(Daemon::NodeRouter(0))?;
-        system.start(Daemon::NodeRouter(0))?;
+        system.kill(DaemonInstance::NodeRouter(0))?;
+        system.start(DaemonInstance::NodeRouter(0))?;
         eventually("the announcer holds both routes again", || {
             let routes = system.node_routes(0)?;
             let installed = routes.iter().filter(|route| route.installed);
@@ -262,8 +262,8 @@ fn the_routes_of_a_killed_node_router_stay_and_are_adopted() {
             );
             Ok(())
         })?;
-        wait_until_ready(system, Daemon::NodeRouter(0))?;
-        wait_until_ready(system, Daemon::BgpAnnouncer(0))
+        wait_until_ready(system, DaemonInstance::NodeRouter(0))?;
+        wait_until_ready(system, DaemonInstance::BgpAnnouncer(0))
     })
     .unwrap();
     ensure_no_route_changed(&system, changes).unwrap();
@@ -272,11 +272,11 @@ fn the_routes_of_a_killed_node_router_stay_and_are_adopted() {
 
 #[test]
 fn reflectors_are_killed_and_replaced_one_after_the_other_without_a_change() {
-    let mut system = System::up("reflectors", Options::default()).unwrap();
+    let mut system = System::up("reflectors", ReferenceOptions::default()).unwrap();
     let changes = system.fib.changes().len();
     under_load(&mut system, |system| {
         for reflector in [0, 1] {
-            let daemon = Daemon::RouteReflector(reflector);
+            let daemon = DaemonInstance::RouteReflector(reflector);
             system.kill(daemon)?;
             system.start(daemon)?;
             eventually("the reflector has sent all paths to the router", || {
@@ -295,12 +295,14 @@ fn reflectors_are_killed_and_replaced_one_after_the_other_without_a_change() {
 
 #[test]
 fn without_both_reflectors_the_router_has_no_path_until_one_is_back() {
-    let mut system = System::up("no-reflector", Options::default()).unwrap();
+    let mut system = System::up("no-reflector", ReferenceOptions::default()).unwrap();
     for reflector in [0, 1] {
-        system.kill(Daemon::RouteReflector(reflector)).unwrap();
+        system
+            .kill(DaemonInstance::RouteReflector(reflector))
+            .unwrap();
     }
     system.wait_until_announced(&[], SOON).unwrap();
-    system.start(Daemon::RouteReflector(1)).unwrap();
+    system.start(DaemonInstance::RouteReflector(1)).unwrap();
     system.wait_until_announced(&[0, 1, 2], SOON).unwrap();
     let client = system.network.client().unwrap();
     let answers = http::spread(&client, service(), 30, SOON).unwrap();
@@ -310,7 +312,7 @@ fn without_both_reflectors_the_router_has_no_path_until_one_is_back() {
 
 #[test]
 fn no_connection_is_lost_when_whole_lb_pods_are_killed_in_turn() {
-    let mut system = System::up("lb-pods", Options::default()).unwrap();
+    let mut system = System::up("lb-pods", ReferenceOptions::default()).unwrap();
     let connections = persistent_connections(&system).unwrap();
     for lb_pod in 0..3 {
         let others: Vec<usize> = (0..3).filter(|other| *other != lb_pod).collect();
@@ -324,7 +326,7 @@ fn no_connection_is_lost_when_whole_lb_pods_are_killed_in_turn() {
 
 #[test]
 fn a_node_behind_a_cut_cable_is_gone_when_the_hold_timer_expires() {
-    let mut system = System::new("cut", Options::default()).unwrap();
+    let mut system = System::new("cut", ReferenceOptions::default()).unwrap();
     // Only web pods of the other nodes, because clients cannot reach web pods of node-b.
     let reachable = system.network.web_pods.iter().cloned();
     let reachable: Vec<_> = reachable.filter(|pod| pod.node != "node-b").collect();

@@ -6,8 +6,8 @@ use std::{net::SocketAddr, process::Command, time::Duration};
 
 use lab::{
     Host, Signal, ensure_that, http,
-    reference::{Options, SERVICE_RANGE, SERVICE_RANGE6},
-    system::{Daemon, Desired, System, port},
+    reference::{ReferenceOptions, SERVICE_RANGE, SERVICE_RANGE6},
+    system::{DaemonInstance, Desired, System, port},
     wait_for,
 };
 use virtual_server::Ports;
@@ -90,9 +90,9 @@ fn foreign_state(host: &Host, is_lb_pod: bool) -> String {
 fn foreign_entries_routes_and_tables_survive_start_changes_restart_and_end() {
     let mut system = System::new(
         "foreign",
-        Options {
+        ReferenceOptions {
             web_pods: 3,
-            ..Options::default()
+            ..ReferenceOptions::default()
         },
     )
     .unwrap();
@@ -100,8 +100,8 @@ fn foreign_entries_routes_and_tables_survive_start_changes_restart_and_end() {
         system.set_flags(program, &[("--audit-interval", "1s")]);
     }
     system.write_desired(&web(&system)).unwrap();
-    let lb_host = system.host(Daemon::IpvsProgrammer(0)).unwrap();
-    let node = system.host(Daemon::NodeRouter(0)).unwrap();
+    let lb_host = system.host(DaemonInstance::IpvsProgrammer(0)).unwrap();
+    let node = system.host(DaemonInstance::NodeRouter(0)).unwrap();
     lb_host.ipvs(FOREIGN_ENTRIES).unwrap();
     for (host, routes) in [(&lb_host, 4), (&node, 2)] {
         host.nft(FOREIGN_TABLE).unwrap();
@@ -154,7 +154,10 @@ fn foreign_entries_routes_and_tables_survive_start_changes_restart_and_end() {
     system.write_desired(&web(&system)).unwrap();
     system.wait_until_announced(&[0], SOON).unwrap();
 
-    for daemon in [Daemon::IpvsProgrammer(0), Daemon::NodeRouter(0)] {
+    for daemon in [
+        DaemonInstance::IpvsProgrammer(0),
+        DaemonInstance::NodeRouter(0),
+    ] {
         system.kill(daemon).unwrap();
         check(&expected, "after a kill");
         system.start(daemon).unwrap();
@@ -163,9 +166,9 @@ fn foreign_entries_routes_and_tables_survive_start_changes_restart_and_end() {
     wait_for_audits(&system, 2);
     check(&expected, "after a restart");
     for daemon in [
-        Daemon::BgpAnnouncer(0),
-        Daemon::IpvsProgrammer(0),
-        Daemon::NodeRouter(0),
+        DaemonInstance::BgpAnnouncer(0),
+        DaemonInstance::IpvsProgrammer(0),
+        DaemonInstance::NodeRouter(0),
     ] {
         assert!(system.stop(daemon).unwrap().success(), "{daemon}");
     }
@@ -186,7 +189,7 @@ fn web(system: &System) -> Desired {
 fn wait_for_audits(system: &System, count: u32) {
     // Each round sets a wrong weight and waits until an audit has repaired it. So each audit has
     // started after the round began.
-    let lb_host = system.host(Daemon::IpvsProgrammer(0)).unwrap();
+    let lb_host = system.host(DaemonInstance::IpvsProgrammer(0)).unwrap();
     for _ in 0..count {
         let line = table(system, 0)
             .into_iter()
@@ -214,15 +217,15 @@ fn is_own_mark_entry(line: &str) -> bool {
 fn a_conflicting_entry_is_adopted_and_a_conflicting_route_is_used_but_not_adopted() {
     let mut system = System::new(
         "taken-over",
-        Options {
+        ReferenceOptions {
             web_pods: 3,
-            ..Options::default()
+            ..ReferenceOptions::default()
         },
     )
     .unwrap();
     system.set_flags("ipvs-programmer", &[("--audit-interval", "1s")]);
     system.write_desired(&web(&system)).unwrap();
-    let lb_host = system.host(Daemon::IpvsProgrammer(0)).unwrap();
+    let lb_host = system.host(DaemonInstance::IpvsProgrammer(0)).unwrap();
     let first = &system.network.web_pods[0];
     lb_host
         .ipvs(&format!(
@@ -278,9 +281,9 @@ fn a_conflicting_entry_is_adopted_and_a_conflicting_route_is_used_but_not_adopte
 fn the_audit_repairs_entries_routes_and_guards_that_another_program_changes() {
     let mut system = System::new(
         "drift",
-        Options {
+        ReferenceOptions {
             web_pods: 3,
-            ..Options::default()
+            ..ReferenceOptions::default()
         },
     )
     .unwrap();
@@ -289,7 +292,7 @@ fn the_audit_repairs_entries_routes_and_guards_that_another_program_changes() {
     system.write_desired(&web(&system).with(range)).unwrap();
     start_one_lb_pod(&mut system);
     wait_until_serving(&system, 0);
-    let lb_host = system.host(Daemon::IpvsProgrammer(0)).unwrap();
+    let lb_host = system.host(DaemonInstance::IpvsProgrammer(0)).unwrap();
     let pod = &system.network.web_pods[1];
     let server6 = SocketAddr::new(service(1)[1], 80);
     let real_server = SocketAddr::new(pod.address.into(), 80);
@@ -332,7 +335,7 @@ fn the_audit_repairs_entries_routes_and_guards_that_another_program_changes() {
         ],
         vec!["ipvsadm -C".to_owned(), "nft flush ruleset".to_owned()],
     ] {
-        let programmer = system.process(Daemon::IpvsProgrammer(0)).unwrap();
+        let programmer = system.process(DaemonInstance::IpvsProgrammer(0)).unwrap();
         // The stopped process cannot audit before all changes are made.
         programmer.signal(Signal::SIGSTOP).unwrap();
         for drift in &drifts {
@@ -347,7 +350,7 @@ fn the_audit_repairs_entries_routes_and_guards_that_another_program_changes() {
             ensure_that(actual == correct, format!("{actual:#?}"))
         })
         .unwrap();
-        let metrics = system.metrics(Daemon::IpvsProgrammer(0)).unwrap();
+        let metrics = system.metrics(DaemonInstance::IpvsProgrammer(0)).unwrap();
         let count = metric(&metrics, "portlb_ipvs_repaired_total");
         assert!(count > repaired, "{metrics}");
         repaired = count;
@@ -374,16 +377,16 @@ fn metric(metrics: &str, name: &str) -> u64 {
 fn a_restart_writes_only_the_entries_that_differ_from_the_desired_set() {
     let mut system = one_lb_pod(
         "restart",
-        Options {
+        ReferenceOptions {
             web_pods: 3,
-            ..Options::default()
+            ..ReferenceOptions::default()
         },
         |system| {
             let range = virtual_server(2, "80-99".parse().unwrap(), &system.network.web_pods);
             web(system).with(range)
         },
     );
-    let lb_host = system.host(Daemon::IpvsProgrammer(0)).unwrap();
+    let lb_host = system.host(DaemonInstance::IpvsProgrammer(0)).unwrap();
     let client = system.network.client().unwrap();
     let server = SocketAddr::new(service(1)[0], 80);
     http::spread(&client, server, 6, SOON).unwrap();
@@ -416,7 +419,7 @@ fn a_restart_writes_only_the_entries_that_differ_from_the_desired_set() {
         (Signal::SIGTERM, false, 0),
         (Signal::SIGTERM, true, 1),
     ] {
-        let process = system.process(Daemon::IpvsProgrammer(0)).unwrap();
+        let process = system.process(DaemonInstance::IpvsProgrammer(0)).unwrap();
         process.signal(signal).unwrap();
         process.wait(SOON).unwrap();
         if drift {
@@ -424,9 +427,9 @@ fn a_restart_writes_only_the_entries_that_differ_from_the_desired_set() {
             let edit = format!("-e -t {server} -r {real_server} -i -w 7");
             lb_host.output("ipvsadm", edit.split(' ')).unwrap();
         }
-        system.start(Daemon::IpvsProgrammer(0)).unwrap();
+        system.start(DaemonInstance::IpvsProgrammer(0)).unwrap();
         wait_until_serving(&system, 0);
-        let metrics = system.metrics(Daemon::IpvsProgrammer(0)).unwrap();
+        let metrics = system.metrics(DaemonInstance::IpvsProgrammer(0)).unwrap();
         let counted = metric(&metrics, "portlb_ipvs_changes_total");
         assert_eq!(counted, changes, "{signal}");
         assert_eq!(entries(), expected, "{signal}");
@@ -434,7 +437,7 @@ fn a_restart_writes_only_the_entries_that_differ_from_the_desired_set() {
     flush_monitors(&lb_host, &monitors, "10.66.0.2", "after");
     assert!(!saw_own_change(), "{:?}", monitors.map(|m| m.lines()));
 
-    system.kill(Daemon::IpvsProgrammer(0)).unwrap();
+    system.kill(DaemonInstance::IpvsProgrammer(0)).unwrap();
     lb_host
         .nft("flush chain inet portlb-ipvs output\nflush chain inet portlb-ipvs input")
         .unwrap();
@@ -445,7 +448,7 @@ fn a_restart_writes_only_the_entries_that_differ_from_the_desired_set() {
         .unwrap();
     flush_monitors(&lb_host, &monitors, "10.66.0.3", "between");
     let skipped = monitors.each_ref().map(|monitor| monitor.lines().len());
-    system.start(Daemon::IpvsProgrammer(0)).unwrap();
+    system.start(DaemonInstance::IpvsProgrammer(0)).unwrap();
     for ((monitor, own), skipped) in monitors.iter().zip(own_words).zip(skipped) {
         monitor.wait_for_line_after(skipped, own, SOON).unwrap();
     }

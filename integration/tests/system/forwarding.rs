@@ -20,9 +20,9 @@ use anyhow::Result;
 use ipnet::IpNet;
 use lab::{
     Host, ensure_that,
-    nodes::Pod,
-    reference::{Options, SERVICE_RANGE, SERVICE_RANGE6},
-    system::{self, Daemon, Desired, System, VirtualServer},
+    nodes::LabPod,
+    reference::{ReferenceOptions, SERVICE_RANGE, SERVICE_RANGE6},
+    system::{self, DaemonInstance, Desired, System, VirtualServer},
     wait_for,
 };
 use virtual_server::{HealthCheckOptions, Ports, Scheduler};
@@ -37,7 +37,7 @@ pub(crate) const SILENCE: Duration = Duration::from_millis(400);
 /// Returns after every virtual server of `desired` is serving and its service range is announced.
 pub(crate) fn one_lb_pod(
     name: &str,
-    options: Options,
+    options: ReferenceOptions,
     desired: impl FnOnce(&System) -> Desired,
 ) -> System {
     let mut system = System::new(name, options).unwrap();
@@ -56,9 +56,9 @@ pub(crate) fn start_one_lb_pod(system: &mut System) {
 
 /// Starts the first lb pod, one reflector and the node-router of each node.
 fn start_daemons(system: &mut System) {
-    let needed = [Daemon::RouteReflector(0)]
+    let needed = [DaemonInstance::RouteReflector(0)]
         .into_iter()
-        .chain((0..3).map(Daemon::NodeRouter))
+        .chain((0..3).map(DaemonInstance::NodeRouter))
         .chain(System::lb_pod(0));
     for daemon in needed {
         system.start(daemon).unwrap();
@@ -97,15 +97,15 @@ pub(crate) fn service(number: u8) -> [IpAddr; 2] {
 }
 
 /// Returns the IPv4 and the IPv6 address of each pod.
-pub(crate) fn addresses(pods: &[Pod]) -> Vec<IpAddr> {
-    let both = |pod: &Pod| [IpAddr::from(pod.address), pod.address6.into()];
+pub(crate) fn addresses(pods: &[LabPod]) -> Vec<IpAddr> {
+    let both = |pod: &LabPod| [IpAddr::from(pod.address), pod.address6.into()];
     pods.iter().flat_map(both).collect()
 }
 
 /// Returns a virtual server on both service addresses with this number.
 ///
 /// Health checks connect to port 80 of the real servers.
-pub(crate) fn virtual_server(number: u8, ports: Ports, real_servers: &[Pod]) -> VirtualServer {
+pub(crate) fn virtual_server(number: u8, ports: Ports, real_servers: &[LabPod]) -> VirtualServer {
     let server = system::virtual_server(
         &format!("service-{number}"),
         service(number),
@@ -124,7 +124,7 @@ pub(crate) fn virtual_server(number: u8, ports: Ports, real_servers: &[Pod]) -> 
 
 /// Returns the lines of `ipvsadm --save` in the lb pod.
 pub(crate) fn table(system: &System, lb_pod: usize) -> Vec<String> {
-    let host = system.host(Daemon::IpvsProgrammer(lb_pod)).unwrap();
+    let host = system.host(DaemonInstance::IpvsProgrammer(lb_pod)).unwrap();
     let text = host.output("ipvsadm", ["--save", "--numeric"]).unwrap();
     text.lines().map(|line| line.trim().to_owned()).collect()
 }

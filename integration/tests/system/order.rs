@@ -5,16 +5,16 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use ipnet::IpNet;
-use lab::reference::{Options, SERVICE, SERVICE_RANGE, SERVICE_RANGE6, SERVICE6};
-use lab::system::{Daemon, Desired, System, port, virtual_server};
+use lab::reference::{ReferenceOptions, SERVICE, SERVICE_RANGE, SERVICE_RANGE6, SERVICE6};
+use lab::system::{DaemonInstance, Desired, System, port, virtual_server};
 use virtual_server::{HealthCheckOptions, ServiceRange};
 
 use crate::expect::{
     SOON, eventually, service, service_range, wait_for_readyz, wait_for_weight, wait_until_ready,
 };
 
-const ANNOUNCER: Daemon = Daemon::BgpAnnouncer(0);
-const PROGRAMMER: Daemon = Daemon::IpvsProgrammer(0);
+const ANNOUNCER: DaemonInstance = DaemonInstance::BgpAnnouncer(0);
+const PROGRAMMER: DaemonInstance = DaemonInstance::IpvsProgrammer(0);
 
 /// Returns an error if reflector 1 has a path, or the router ever had a route of a service range.
 fn ensure_nothing_is_announced(system: &System) -> Result<()> {
@@ -29,7 +29,7 @@ fn ensure_nothing_is_announced(system: &System) -> Result<()> {
 
 #[test]
 fn each_missing_step_delays_the_announcement_and_readyz_names_it() {
-    let mut system = System::new("order-up", Options::default()).unwrap();
+    let mut system = System::new("order-up", ReferenceOptions::default()).unwrap();
     let real_servers = system.network.web_pods.iter().map(|pod| pod.address.into());
     let real_servers: Vec<IpAddr> = real_servers.collect();
     let mut web = virtual_server("web", [SERVICE.into()], [port(80)], real_servers);
@@ -58,7 +58,9 @@ fn each_missing_step_delays_the_announcement_and_readyz_names_it() {
     system.set_flags("node-router", &[("--allowed-prefixes", "10.9.0.0/16")]);
 
     for reflector in [0, 1] {
-        system.start(Daemon::RouteReflector(reflector)).unwrap();
+        system
+            .start(DaemonInstance::RouteReflector(reflector))
+            .unwrap();
     }
     system.start(ANNOUNCER).unwrap();
     wait_for_readyz(&system, ANNOUNCER, "missing data-plane", "").unwrap();
@@ -70,7 +72,7 @@ fn each_missing_step_delays_the_announcement_and_readyz_names_it() {
     wait_for_readyz(&system, ANNOUNCER, "missing serving", "no service address").unwrap();
     ensure_nothing_is_announced(&system).unwrap();
 
-    system.start(Daemon::PodWatcher(0)).unwrap();
+    system.start(DaemonInstance::PodWatcher(0)).unwrap();
     let real_server = format!("{web_1}");
     wait_for_readyz(&system, PROGRAMMER, "missing programmed", &real_server).unwrap();
     wait_for_readyz(&system, ANNOUNCER, "missing serving", &real_server).unwrap();
@@ -89,13 +91,13 @@ fn each_missing_step_delays_the_announcement_and_readyz_names_it() {
     wait_for_readyz(&system, ANNOUNCER, "missing node-route", "").unwrap();
     wait_for_readyz(&system, ANNOUNCER, "ready serving", "").unwrap();
     ensure_nothing_is_announced(&system).unwrap();
-    system.start(Daemon::NodeRouter(0)).unwrap();
+    system.start(DaemonInstance::NodeRouter(0)).unwrap();
     wait_for_readyz(&system, ANNOUNCER, "missing node-route", "10.9.0.0/16").unwrap();
     ensure_nothing_is_announced(&system).unwrap();
-    system.stop(Daemon::NodeRouter(0)).unwrap();
+    system.stop(DaemonInstance::NodeRouter(0)).unwrap();
     let ranges = format!("{SERVICE_RANGE},{SERVICE_RANGE6}");
     system.set_flags("node-router", &[("--allowed-prefixes", &ranges)]);
-    system.start(Daemon::NodeRouter(0)).unwrap();
+    system.start(DaemonInstance::NodeRouter(0)).unwrap();
 
     let next_hops = system.next_hops(service_range(), &[0]).unwrap();
     system
@@ -107,7 +109,7 @@ fn each_missing_step_delays_the_announcement_and_readyz_names_it() {
 
 #[test]
 fn the_routers_next_hops_follow_the_running_lb_pods() {
-    let mut system = System::new("order-follow", Options::default()).unwrap();
+    let mut system = System::new("order-follow", ReferenceOptions::default()).unwrap();
     system.set_flags(
         "bgp-announcer",
         &[("--withdraw-delay", "100ms"), ("--linger", "100ms")],
@@ -124,7 +126,7 @@ fn the_routers_next_hops_follow_the_running_lb_pods() {
     ] {
         for lb_pod in 0..3 {
             let daemons = System::lb_pod(lb_pod);
-            let runs = system.process(Daemon::BgpAnnouncer(lb_pod)).is_ok();
+            let runs = system.process(DaemonInstance::BgpAnnouncer(lb_pod)).is_ok();
             match (lb_pods.contains(&lb_pod), runs) {
                 (true, false) => {
                     for daemon in daemons {
@@ -146,7 +148,7 @@ fn the_routers_next_hops_follow_the_running_lb_pods() {
 
 #[test]
 fn a_service_range_is_announced_while_the_minimum_of_real_servers_is_healthy() {
-    let mut system = System::new("order-healthy", Options::default()).unwrap();
+    let mut system = System::new("order-healthy", ReferenceOptions::default()).unwrap();
     let mut desired = system.web();
     desired.virtual_servers[0].minimum_healthy = Some(5);
     system.write_desired(&desired).unwrap();
@@ -171,7 +173,7 @@ fn a_service_range_is_announced_while_the_minimum_of_real_servers_is_healthy() {
 
 #[test]
 fn an_address_that_is_removed_from_the_file_is_withdrawn_and_its_node_routes_are_removed() {
-    let mut system = System::new("order-removed", Options::default()).unwrap();
+    let mut system = System::new("order-removed", ReferenceOptions::default()).unwrap();
     system.set_flags("bgp-announcer", &[("--linger", "500ms")]);
     system.start_all().unwrap();
     system.wait_until_announced(&[0, 1, 2], SOON).unwrap();

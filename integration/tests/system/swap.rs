@@ -6,24 +6,27 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use daemon_api::dataplane::v1::MissingStep;
+use lab::fake::{FakeDataPlaneServer, FakeDiscoveryServer, Heartbeats};
 use lab::http;
-use lab::reference::Options;
-use lab::stand_in::{Heartbeats, StandInDataPlane, StandInDiscovery};
-use lab::system::{Daemon, System};
+use lab::reference::ReferenceOptions;
+use lab::system::{DaemonInstance, System};
 
 use crate::expect::{
     SOON, ensure_no_route_changed, eventually, metric, service, service_range, wait_for_readyz,
     wait_for_weight,
 };
 
-const ANNOUNCER: Daemon = Daemon::BgpAnnouncer(0);
+const ANNOUNCER: DaemonInstance = DaemonInstance::BgpAnnouncer(0);
 /// The daemons that a fake data plane replaces.
-const REPLACED_BY_DATA_PLANE: [Daemon; 2] = [Daemon::PodWatcher(0), Daemon::IpvsProgrammer(0)];
+const REPLACED_BY_DATA_PLANE: [DaemonInstance; 2] = [
+    DaemonInstance::PodWatcher(0),
+    DaemonInstance::IpvsProgrammer(0),
+];
 
 /// Starts lb-a, the node-router of each node and both reflectors, except the `replaced` daemons.
-fn start_without(system: &mut System, replaced: &[Daemon]) {
-    let reflectors = [0, 1].map(Daemon::RouteReflector);
-    let node_routers = [0, 1, 2].map(Daemon::NodeRouter);
+fn start_without(system: &mut System, replaced: &[DaemonInstance]) {
+    let reflectors = [0, 1].map(DaemonInstance::RouteReflector);
+    let node_routers = [0, 1, 2].map(DaemonInstance::NodeRouter);
     let daemons = reflectors.into_iter().chain(node_routers);
     for daemon in daemons.chain(System::lb_pod(0)) {
         if !replaced.contains(&daemon) {
@@ -34,16 +37,16 @@ fn start_without(system: &mut System, replaced: &[Daemon]) {
 
 #[test]
 fn a_fake_discovery_service_can_replace_pod_watcher() {
-    let mut system = System::new("swap-discovery", Options::default()).unwrap();
+    let mut system = System::new("swap-discovery", ReferenceOptions::default()).unwrap();
     let pods: Vec<_> = system
         .network
         .web_pods
         .iter()
         .map(|pod| pod.address)
         .collect();
-    let lb_pod = system.host(Daemon::PodWatcher(0)).unwrap();
-    let discovery = StandInDiscovery::start(&lb_pod, &pods[..2]).unwrap();
-    start_without(&mut system, &[Daemon::PodWatcher(0)]);
+    let lb_pod = system.host(DaemonInstance::PodWatcher(0)).unwrap();
+    let discovery = FakeDiscoveryServer::start(&lb_pod, &pods[..2]).unwrap();
+    start_without(&mut system, &[DaemonInstance::PodWatcher(0)]);
     let next_hops = system.next_hops(service_range(), &[0]).unwrap();
     system
         .fib
@@ -63,7 +66,7 @@ fn a_fake_discovery_service_can_replace_pod_watcher() {
     drop(discovery);
     wait_for_readyz(
         &system,
-        Daemon::IpvsProgrammer(0),
+        DaemonInstance::IpvsProgrammer(0),
         "ready desired-set",
         ": ",
     )
@@ -74,9 +77,9 @@ fn a_fake_discovery_service_can_replace_pod_watcher() {
 
 #[test]
 fn a_fake_data_plane_can_replace_ipvs_programmer() {
-    let mut system = System::new("swap-data-plane", Options::default()).unwrap();
+    let mut system = System::new("swap-data-plane", ReferenceOptions::default()).unwrap();
     let lb_pod = system.host(ANNOUNCER).unwrap();
-    let data_plane = StandInDataPlane::start(&lb_pod, Heartbeats::Sent).unwrap();
+    let data_plane = FakeDataPlaneServer::start(&lb_pod, Heartbeats::Sent).unwrap();
     start_without(&mut system, &REPLACED_BY_DATA_PLANE);
     let next_hops = system.next_hops(service_range(), &[0]).unwrap();
     let steps = [
@@ -105,11 +108,11 @@ fn a_fake_data_plane_can_replace_ipvs_programmer() {
 
 #[test]
 fn the_paths_of_a_data_plane_without_heartbeats_are_least_preferred_after_each_timeout() {
-    let mut system = System::new("swap-no-heartbeat", Options::default()).unwrap();
+    let mut system = System::new("swap-no-heartbeat", ReferenceOptions::default()).unwrap();
     let timeout = [("--data-plane-timeout", "500ms")];
     system.set_flags("bgp-announcer", &timeout);
     let lb_pod = system.host(ANNOUNCER).unwrap();
-    let data_plane = StandInDataPlane::start(&lb_pod, Heartbeats::Missing).unwrap();
+    let data_plane = FakeDataPlaneServer::start(&lb_pod, Heartbeats::Missing).unwrap();
     data_plane.set(MissingStep::None, "");
     start_without(&mut system, &REPLACED_BY_DATA_PLANE);
     let next_hops = system.next_hops(service_range(), &[0]).unwrap();

@@ -5,11 +5,11 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::{AddPath, HOLD_TIME_SECONDS, Peer, Remote, Speaker, command, family};
+use super::{AddPath, ForeignPeer, ForeignSpeaker, HOLD_TIME_SECONDS, Remote, command, family};
 use crate::host::Host;
 use crate::process::Process;
 
-pub(super) fn config(speaker: &Speaker) -> String {
+pub(super) fn config(speaker: &ForeignSpeaker) -> String {
     let mut text = format!(
         "log stderr all;\n\
          router id {};\n\
@@ -48,7 +48,7 @@ pub(super) fn config(speaker: &Speaker) -> String {
     text
 }
 
-fn write_peer(text: &mut String, speaker: &Speaker, peer: &Peer) {
+fn write_peer(text: &mut String, speaker: &ForeignSpeaker, peer: &ForeignPeer) {
     let _ = writeln!(
         text,
         "protocol bgp peer_{} {{\n  local {} as {};\n  hold time {HOLD_TIME_SECONDS};\n  \

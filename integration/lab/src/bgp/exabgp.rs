@@ -4,11 +4,11 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 
-use super::{HOLD_TIME_SECONDS, Remote, Speaker, command};
+use super::{ForeignSpeaker, HOLD_TIME_SECONDS, Remote, command};
 use crate::host::Host;
 use crate::process::Process;
 
-pub(super) fn config(speaker: &Speaker) -> String {
+pub(super) fn config(speaker: &ForeignSpeaker) -> String {
     let mut text = String::new();
     for peer in &speaker.peers {
         let (Remote::Address(address), asn) = (peer.remote, peer.asn) else {

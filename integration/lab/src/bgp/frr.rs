@@ -7,11 +7,11 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use nix::unistd::User;
 
-use super::{AddPath, HOLD_TIME_SECONDS, Remote, Speaker, command, family};
+use super::{AddPath, ForeignSpeaker, HOLD_TIME_SECONDS, Remote, command, family};
 use crate::host::Host;
 use crate::process::Process;
 
-pub(super) fn config(speaker: &Speaker) -> String {
+pub(super) fn config(speaker: &ForeignSpeaker) -> String {
     let mut text = format!(
         "log stdout\nrouter bgp {}\n bgp router-id {}\n bgp cluster-id {}\n bgp log-neighbor-changes\n \
          no bgp ebgp-requires-policy\n no bgp default ipv4-unicast\n no bgp network import-check\n \
@@ -85,7 +85,7 @@ fn route_map(next_hop: std::net::IpAddr) -> String {
     format!("via-{next_hop}")
 }
 
-pub(super) fn start(host: &Host, config: &str, speaker: &Speaker) -> Result<Process> {
+pub(super) fn start(host: &Host, config: &str, speaker: &ForeignSpeaker) -> Result<Process> {
     let file = host.write("bgpd.conf", config)?;
     // The option -N makes FRR keep its sockets in /run/frr/<this name>.
     let space = host.name().to_owned();

@@ -5,14 +5,14 @@ use std::net::IpAddr;
 
 use anyhow::{Result, bail};
 
-use super::{AddPath, AnnouncedPrefix, HOLD_TIME_SECONDS, Remote, Speaker, command, family};
+use super::{AddPath, AnnouncedPrefix, ForeignSpeaker, HOLD_TIME_SECONDS, Remote, command, family};
 use crate::host::Host;
 use crate::process::Process;
 
 /// Address of gobgpd's API. A daemon of portlb listens on gobgpd's default port.
 const API: &str = "127.0.0.1:50099";
 
-pub(super) fn config(speaker: &Speaker) -> String {
+pub(super) fn config(speaker: &ForeignSpeaker) -> String {
     let mut text = format!(
         "[global.config]\nas = {}\nrouter-id = \"{}\"\nlocal-address-list = [\"{}\"]\n",
         speaker.asn, speaker.router_id, speaker.local
@@ -72,7 +72,7 @@ pub(super) fn config(speaker: &Speaker) -> String {
     text
 }
 
-pub(super) fn start(host: &Host, config: &str, speaker: &Speaker) -> Result<Process> {
+pub(super) fn start(host: &Host, config: &str, speaker: &ForeignSpeaker) -> Result<Process> {
     if speaker.installs_routes {
         bail!(
             "gobgpd cannot install routes: it panics with Debian's zebra; use BIRD or FRR as the router"

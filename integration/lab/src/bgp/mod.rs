@@ -33,13 +33,13 @@ pub const HOLD_TIME_SECONDS: u16 = 9;
 /// The configuration of a foreign BGP speaker, in a form that fits every program. The speaker
 /// accepts every path that a peer sends.
 #[derive(Debug, Clone)]
-pub struct Speaker {
+pub struct ForeignSpeaker {
     pub asn: u32,
     /// The router id. If the speaker is a route reflector, also its cluster id.
     pub router_id: Ipv4Addr,
     /// The speaker's own address of every session.
     pub local: IpAddr,
-    pub peers: Vec<Peer>,
+    pub peers: Vec<ForeignPeer>,
     pub announcements: Vec<AnnouncedPrefix>,
     /// Whether the speaker writes received paths to the kernel: all paths of equal cost of a prefix
     /// (ECMP).
@@ -48,7 +48,7 @@ pub struct Speaker {
 
 /// A peer of a foreign speaker, or all peers whose addresses are in one range.
 #[derive(Debug, Clone)]
-pub struct Peer {
+pub struct ForeignPeer {
     /// The name in the program's configuration, so it must be one word.
     pub name: String,
     pub remote: Remote,
@@ -112,7 +112,7 @@ pub struct RunningSpeaker {
     run: PathBuf,
 }
 
-impl Speaker {
+impl ForeignSpeaker {
     /// Returns a speaker in the lab's autonomous system, without peers and announcements.
     pub fn new(local: IpAddr, router_id: Ipv4Addr) -> Self {
         Self {
@@ -125,7 +125,7 @@ impl Speaker {
         }
     }
 
-    pub fn peer(mut self, peer: Peer) -> Self {
+    pub fn peer(mut self, peer: ForeignPeer) -> Self {
         self.peers.push(peer);
         self
     }
@@ -147,7 +147,7 @@ impl Speaker {
     }
 }
 
-impl Peer {
+impl ForeignPeer {
     /// Returns an iBGP peer to which the speaker connects.
     pub fn new(name: &str, address: IpAddr) -> Self {
         Self {
@@ -196,7 +196,7 @@ impl Peer {
 
 impl Program {
     /// Returns the text of this program's configuration file for `speaker`.
-    pub fn config(self, speaker: &Speaker) -> String {
+    pub fn config(self, speaker: &ForeignSpeaker) -> String {
         match self {
             Self::Bird => bird::config(speaker),
             Self::Frr => frr::config(speaker),
@@ -207,7 +207,7 @@ impl Program {
 
     /// Starts the program on a host. Returns before any session is established: wait for paths with
     /// [`RunningSpeaker::wait_for_table`] or [`FibWatcher`](crate::FibWatcher).
-    pub fn start(self, host: &Host, speaker: &Speaker) -> Result<RunningSpeaker> {
+    pub fn start(self, host: &Host, speaker: &ForeignSpeaker) -> Result<RunningSpeaker> {
         let config = self.config(speaker);
         let run = host.run_directory()?;
         let process = match self {

@@ -1,18 +1,21 @@
 use super::*;
 
-fn reflector() -> Speaker {
-    Speaker::new("10.0.1.21".parse().unwrap(), "10.0.1.21".parse().unwrap())
-        .peer(Peer::range("clients", "10.2.0.0/16".parse().unwrap()).client())
+fn reflector() -> ForeignSpeaker {
+    ForeignSpeaker::new("10.0.1.21".parse().unwrap(), "10.0.1.21".parse().unwrap())
+        .peer(ForeignPeer::range("clients", "10.2.0.0/16".parse().unwrap()).client())
         .peer(
-            Peer::new("router", "10.0.1.1".parse().unwrap())
+            ForeignPeer::new("router", "10.0.1.1".parse().unwrap())
                 .client()
                 .add_path(AddPath::Send),
         )
 }
 
-fn announcer() -> Speaker {
-    Speaker::new("10.2.1.2".parse().unwrap(), "10.2.1.2".parse().unwrap())
-        .peer(Peer::new("reflector-1", "10.0.1.21".parse().unwrap()))
+fn announcer() -> ForeignSpeaker {
+    ForeignSpeaker::new("10.2.1.2".parse().unwrap(), "10.2.1.2".parse().unwrap())
+        .peer(ForeignPeer::new(
+            "reflector-1",
+            "10.0.1.21".parse().unwrap(),
+        ))
         .announce("10.1.1.0/24".parse().unwrap(), "10.0.1.11".parse().unwrap())
         .announce(
             "fd00:10:1:1::/64".parse().unwrap(),
@@ -20,7 +23,7 @@ fn announcer() -> Speaker {
         )
 }
 
-fn assert_config_contains(program: Program, speaker: &Speaker, expected: &[&str]) {
+fn assert_config_contains(program: Program, speaker: &ForeignSpeaker, expected: &[&str]) {
     let text = program.config(speaker);
     for line in expected {
         assert!(
@@ -92,8 +95,11 @@ fn an_announcer_sets_a_next_hop_for_the_prefix_of_each_family() {
 
 #[test]
 fn a_router_installs_all_paths_and_announces_no_prefix() {
-    let router = Speaker::new("10.0.1.1".parse().unwrap(), "10.0.1.1".parse().unwrap())
-        .peer(Peer::new("reflector-1", "10.0.1.21".parse().unwrap()).add_path(AddPath::Receive))
+    let router = ForeignSpeaker::new("10.0.1.1".parse().unwrap(), "10.0.1.1".parse().unwrap())
+        .peer(
+            ForeignPeer::new("reflector-1", "10.0.1.21".parse().unwrap())
+                .add_path(AddPath::Receive),
+        )
         .install_routes();
     assert_config_contains(
         Program::Bird,
@@ -105,8 +111,9 @@ fn a_router_installs_all_paths_and_announces_no_prefix() {
 
 #[test]
 fn every_program_signs_a_session_with_the_password_of_the_peer() {
-    let peer = Peer::new("reflector", "10.0.1.21".parse().unwrap()).password("secret");
-    let speaker = Speaker::new("10.2.1.2".parse().unwrap(), "10.2.1.2".parse().unwrap()).peer(peer);
+    let peer = ForeignPeer::new("reflector", "10.0.1.21".parse().unwrap()).password("secret");
+    let speaker =
+        ForeignSpeaker::new("10.2.1.2".parse().unwrap(), "10.2.1.2".parse().unwrap()).peer(peer);
     for (program, line) in [
         (Program::Bird, "password \"secret\";"),
         (Program::Frr, "neighbor 10.0.1.21 password secret"),

@@ -16,7 +16,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::Ipv4Net;
 
 use crate::Topology;
-use crate::bgp::{AddPath, Peer, Speaker};
+use crate::bgp::{AddPath, ForeignPeer, ForeignSpeaker};
 use crate::kubernetes::control_plane_host;
 
 /// The number of nodes.
@@ -92,11 +92,11 @@ pub(super) fn topology() -> Topology {
 }
 
 /// Returns the configuration of the upstream router. Reflectors connect to it from their pods.
-pub(super) fn router() -> Speaker {
+pub(super) fn router() -> ForeignSpeaker {
     let pods = PODS.parse().expect("PODS is a valid prefix");
-    let mut speaker = Speaker::new(IpAddr::V4(ROUTER), ROUTER);
+    let mut speaker = ForeignSpeaker::new(IpAddr::V4(ROUTER), ROUTER);
     speaker.asn = ASN;
-    let mut reflectors = Peer::range("reflectors", pods).add_path(AddPath::Receive);
+    let mut reflectors = ForeignPeer::range("reflectors", pods).add_path(AddPath::Receive);
     reflectors.asn = ASN;
     speaker.peer(reflectors).install_routes()
 }

@@ -43,7 +43,7 @@ pub struct ControlPlane {
 
 /// Optional settings of a control plane.
 #[derive(Debug, Clone, Default)]
-pub struct Settings {
+pub struct ControlPlaneSettings {
     /// The address on which etcd and the API server listen, in the calling thread's network
     /// namespace. `None`: an unused loopback address.
     pub address: Option<IpAddr>,
@@ -57,11 +57,11 @@ impl ControlPlane {
     /// Starts etcd and the API server with their files in `directory`, and returns when the API
     /// server is ready. Deletes the old content of `directory`.
     pub fn start(directory: &Path) -> Result<Self> {
-        Self::start_with(directory, Settings::default())
+        Self::start_with(directory, ControlPlaneSettings::default())
     }
 
     /// Starts a control plane like [`start`](Self::start), with optional settings.
-    pub fn start_with(directory: &Path, settings: Settings) -> Result<Self> {
+    pub fn start_with(directory: &Path, settings: ControlPlaneSettings) -> Result<Self> {
         let directory =
             std::path::absolute(directory).context("cannot read the working directory")?;
         match fs::remove_dir_all(&directory) {

@@ -18,7 +18,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-use super::{ControlPlane, Settings};
+use super::{ControlPlane, ControlPlaneSettings};
 use crate::{Host, Lab, Topology, daemons, wait_for};
 
 /// The addresses of the control plane and of the lab's host at the other end of the cable. The
@@ -197,7 +197,7 @@ pub fn serve() -> Result<()> {
     fs::create_dir_all(&directory)
         .with_context(|| format!("cannot create {}", directory.display()))?;
     let users = USERS.map(|(user, group, _)| (user.to_owned(), group.to_owned()));
-    let settings = Settings {
+    let settings = ControlPlaneSettings {
         address: Some(CONTROL.addr().into()),
         users: users.to_vec(),
         // No DNS server has the names of the nodes, so the API server must connect to their

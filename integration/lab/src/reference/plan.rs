@@ -5,11 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{
-    CLIENT, CLIENT6, LbPods, NODE_BRIDGE, NODE_NETWORK, NODE_NETWORK6, Options, ROUTER, ROUTER6,
-    Reception, SERVICE_RANGE, SERVICE_RANGE6, reflector_address, v4, v6,
+    CLIENT, CLIENT6, LbPods, NODE_BRIDGE, NODE_NETWORK, NODE_NETWORK6, ROUTER, ROUTER6, Reception,
+    ReferenceOptions, SERVICE_RANGE, SERVICE_RANGE6, reflector_address, v4, v6,
 };
 use crate::Topology;
-use crate::nodes::{Node, Pod, accept_direct, unpack_tunnels};
+use crate::nodes::{LabPod, Node, accept_direct, unpack_tunnels};
 
 pub(super) fn node(number: u8) -> Node {
     let letter = char::from(b'a' + number - 1);
@@ -26,12 +26,12 @@ pub(super) fn node(number: u8) -> Node {
     }
 }
 
-pub(super) fn web_pod(nodes: &[Node], number: u8) -> Pod {
+pub(super) fn web_pod(nodes: &[Node], number: u8) -> LabPod {
     let turn = usize::from(number - 1);
     nodes[turn % nodes.len()].pod(&format!("web-{number}"), 10 + number)
 }
 
-pub(super) fn receive(topology: &mut Topology, pod: &Pod, reception: Reception) {
+pub(super) fn receive(topology: &mut Topology, pod: &LabPod, reception: Reception) {
     let ranges = [SERVICE_RANGE.into(), SERVICE_RANGE6.into()];
     let setup = topology.host(&pod.name);
     match reception {
@@ -43,9 +43,9 @@ pub(super) fn receive(topology: &mut Topology, pod: &Pod, reception: Reception) 
 
 pub(super) fn topology(
     nodes: &[Node],
-    lb_pods: &[Pod],
-    web_pods: &[Pod],
-    options: &Options,
+    lb_pods: &[LabPod],
+    web_pods: &[LabPod],
+    options: &ReferenceOptions,
 ) -> Topology {
     let mut topology = Topology::new();
     topology
@@ -104,7 +104,7 @@ pub(super) fn topology(
                 topology.host(name).route(route);
             }
         }
-        let is_on_node = |pod: &&Pod| pod.node == node.name;
+        let is_on_node = |pod: &&LabPod| pod.node == node.name;
         for pod in lb_pods.iter().filter(is_on_node) {
             node.add_pod(&mut topology, pod);
             match options.lb_pods {
@@ -121,7 +121,7 @@ pub(super) fn topology(
 }
 
 /// Sets the sysctls that the manifests set in the `securityContext` of an lb pod.
-fn load_balance(topology: &mut Topology, pod: &Pod) {
+fn load_balance(topology: &mut Topology, pod: &LabPod) {
     topology
         .host(&pod.name)
         .forwards()

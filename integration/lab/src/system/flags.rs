@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use serde_json::json;
 
 use crate::bgp::ASN;
-use crate::nodes::{Node, Pod};
+use crate::nodes::{LabPod, Node};
 use crate::reference::{
     NODE_NETWORK, NODE_NETWORK6, POD_RANGE, POD_RANGE6, ROUTER, SERVICE_RANGE, SERVICE_RANGE6,
     reflector_address,
@@ -25,7 +25,7 @@ pub(super) fn ipvs_programmer() -> Flags {
     Vec::new()
 }
 
-pub(super) fn bgp_announcer(node: &Node, lb_pod: &Pod, node_router: &Path) -> Flags {
+pub(super) fn bgp_announcer(node: &Node, lb_pod: &LabPod, node_router: &Path) -> Flags {
     let next_hops = [node.address.addr().into(), node.address6.addr().into()];
     let gateways = [lb_pod.address.into(), lb_pod.address6.into()];
     let mut flags = flags([

@@ -18,7 +18,7 @@ use daemon_api::reflector::v1::route_reflector_service_client::RouteReflectorSer
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
 
-use super::{Daemon, System};
+use super::{DaemonInstance, System};
 use crate::http;
 
 /// The longest time until a daemon answers. `Drain` answers after the withdraw delay.
@@ -29,7 +29,7 @@ impl System {
     /// Sends one gRPC request to a daemon. The methods below cover the usual requests.
     pub fn call<T: Send>(
         &self,
-        daemon: Daemon,
+        daemon: DaemonInstance,
         call: impl AsyncFnOnce(Channel) -> Result<Response<T>, Status> + Send,
     ) -> Result<T> {
         let target = self.grpc_target(daemon)?;
@@ -48,7 +48,7 @@ impl System {
     /// its items and the token of the next page.
     fn list<T: Send>(
         &self,
-        daemon: Daemon,
+        daemon: DaemonInstance,
         page: impl AsyncFnMut(Channel, String) -> Result<(Vec<T>, String), Status> + Send,
     ) -> Result<Vec<T>> {
         let mut page = page;
@@ -61,7 +61,7 @@ impl System {
     /// Returns the desired set that a pod-watcher serves, from all pages, and the state of its
     /// source.
     pub fn desired(&self, lb_pod: usize) -> Result<discovery::ListResponse> {
-        self.call(Daemon::PodWatcher(lb_pod), async |channel| {
+        self.call(DaemonInstance::PodWatcher(lb_pod), async |channel| {
             let mut client = DiscoveryServiceClient::new(channel);
             let mut request = discovery::ListRequest::default();
             let mut all = client.list(request.clone()).await?;
@@ -80,7 +80,7 @@ impl System {
     /// Returns the state of each virtual server in an ipvs-programmer.
     pub fn virtual_servers(&self, lb_pod: usize) -> Result<Vec<dataplane::VirtualServerStatus>> {
         self.list(
-            Daemon::IpvsProgrammer(lb_pod),
+            DaemonInstance::IpvsProgrammer(lb_pod),
             async |channel, page_token| {
                 let request = dataplane::ListVirtualServersRequest {
                     page_token,
@@ -96,7 +96,7 @@ impl System {
     /// Returns the service addresses of an ipvs-programmer and whether each is serving.
     pub fn service_addresses(&self, lb_pod: usize) -> Result<Vec<dataplane::ServiceAddress>> {
         self.list(
-            Daemon::IpvsProgrammer(lb_pod),
+            DaemonInstance::IpvsProgrammer(lb_pod),
             async |channel, page_token| {
                 let request = dataplane::ListServiceAddressesRequest {
                     page_token,
@@ -111,20 +111,23 @@ impl System {
 
     /// Returns the announcements of a bgp-announcer.
     pub fn announcements(&self, lb_pod: usize) -> Result<Vec<announcer::Announcement>> {
-        self.list(Daemon::BgpAnnouncer(lb_pod), async |channel, page_token| {
-            let request = announcer::ListAnnouncementsRequest {
-                page_token,
-                ..Default::default()
-            };
-            let mut client = AnnouncerServiceClient::new(channel);
-            let page = client.list_announcements(request).await?.into_inner();
-            Ok((page.announcements, page.next_page_token))
-        })
+        self.list(
+            DaemonInstance::BgpAnnouncer(lb_pod),
+            async |channel, page_token| {
+                let request = announcer::ListAnnouncementsRequest {
+                    page_token,
+                    ..Default::default()
+                };
+                let mut client = AnnouncerServiceClient::new(channel);
+                let page = client.list_announcements(request).await?.into_inner();
+                Ok((page.announcements, page.next_page_token))
+            },
+        )
     }
 
     /// Drains the bgp-announcer of an lb pod. Returns the withdrawn prefixes, after the withdrawal.
     pub fn drain(&self, lb_pod: usize) -> Result<Vec<String>> {
-        let response = self.call(Daemon::BgpAnnouncer(lb_pod), async |channel| {
+        let response = self.call(DaemonInstance::BgpAnnouncer(lb_pod), async |channel| {
             AnnouncerServiceClient::new(channel)
                 .drain(announcer::DrainRequest {})
                 .await
@@ -134,7 +137,7 @@ impl System {
 
     /// Ends the drain of an lb pod, so that its bgp-announcer announces again.
     pub fn undrain(&self, lb_pod: usize) -> Result<()> {
-        self.call(Daemon::BgpAnnouncer(lb_pod), async |channel| {
+        self.call(DaemonInstance::BgpAnnouncer(lb_pod), async |channel| {
             AnnouncerServiceClient::new(channel)
                 .undrain(announcer::UndrainRequest {})
                 .await
@@ -144,21 +147,24 @@ impl System {
 
     /// Returns the BGP sessions of a bgp-announcer.
     pub fn announcer_sessions(&self, lb_pod: usize) -> Result<Vec<Session>> {
-        self.list(Daemon::BgpAnnouncer(lb_pod), async |channel, page_token| {
-            let request = announcer::ListSessionsRequest {
-                page_token,
-                ..Default::default()
-            };
-            let mut client = AnnouncerServiceClient::new(channel);
-            let page = client.list_sessions(request).await?.into_inner();
-            Ok((page.sessions, page.next_page_token))
-        })
+        self.list(
+            DaemonInstance::BgpAnnouncer(lb_pod),
+            async |channel, page_token| {
+                let request = announcer::ListSessionsRequest {
+                    page_token,
+                    ..Default::default()
+                };
+                let mut client = AnnouncerServiceClient::new(channel);
+                let page = client.list_sessions(request).await?.into_inner();
+                Ok((page.sessions, page.next_page_token))
+            },
+        )
     }
 
     /// Returns the BGP sessions of a reflector.
     pub fn reflector_sessions(&self, reflector: usize) -> Result<Vec<Session>> {
         self.list(
-            Daemon::RouteReflector(reflector),
+            DaemonInstance::RouteReflector(reflector),
             async |channel, page_token| {
                 let request = reflector::ListSessionsRequest {
                     page_token,
@@ -174,7 +180,7 @@ impl System {
     /// Returns all paths that a reflector has received.
     pub fn reflector_paths(&self, reflector: usize) -> Result<Vec<Path>> {
         self.list(
-            Daemon::RouteReflector(reflector),
+            DaemonInstance::RouteReflector(reflector),
             async |channel, page_token| {
                 let request = reflector::ListPathsRequest {
                     page_token,
@@ -189,28 +195,31 @@ impl System {
 
     /// Returns the node routes of a node-router.
     pub fn node_routes(&self, node: usize) -> Result<Vec<noderoute::Route>> {
-        self.list(Daemon::NodeRouter(node), async |channel, page_token| {
-            let request = noderoute::ListRoutesRequest {
-                page_token,
-                ..Default::default()
-            };
-            let mut client = NodeRouteServiceClient::new(channel);
-            let page = client.list_routes(request).await?.into_inner();
-            Ok((page.routes, page.next_page_token))
-        })
+        self.list(
+            DaemonInstance::NodeRouter(node),
+            async |channel, page_token| {
+                let request = noderoute::ListRoutesRequest {
+                    page_token,
+                    ..Default::default()
+                };
+                let mut client = NodeRouteServiceClient::new(channel);
+                let page = client.list_routes(request).await?.into_inner();
+                Ok((page.routes, page.next_page_token))
+            },
+        )
     }
 
     /// Returns the HTTP status and the body of a daemon's `/readyz`.
-    pub fn readiness(&self, daemon: Daemon) -> Result<(u16, String)> {
+    pub fn readiness(&self, daemon: DaemonInstance) -> Result<(u16, String)> {
         self.fetch(daemon, "/readyz")
     }
 
     /// Returns the body of a daemon's `/metrics`.
-    pub fn metrics(&self, daemon: Daemon) -> Result<String> {
+    pub fn metrics(&self, daemon: DaemonInstance) -> Result<String> {
         Ok(self.fetch(daemon, "/metrics")?.1)
     }
 
-    fn fetch(&self, daemon: Daemon, path: &str) -> Result<(u16, String)> {
+    fn fetch(&self, daemon: DaemonInstance, path: &str) -> Result<(u16, String)> {
         let server = SocketAddr::new([127, 0, 0, 1].into(), daemon.http_port());
         http::fetch(&self.host(daemon)?, server, path, CONNECT)
             .with_context(|| format!("cannot send a request to {daemon}"))

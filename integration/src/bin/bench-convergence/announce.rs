@@ -11,8 +11,8 @@ use daemon_api::dataplane::v1::{
     watch_service_addresses_response::Event,
 };
 use ipnet::IpNet;
-use lab::reference::{Options, SERVICE_RANGE};
-use lab::system::{Daemon, Desired, System};
+use lab::reference::{ReferenceOptions, SERVICE_RANGE};
+use lab::system::{DaemonInstance, Desired, System};
 use lab::{ensure_that, wait_for};
 use tokio::sync::oneshot;
 use tonic::transport::Endpoint;
@@ -23,22 +23,22 @@ use integration::report::{BenchmarkTable, Figures};
 const DEADLINE: Duration = Duration::from_secs(20);
 
 pub(crate) fn measure(rounds: usize, report: &mut BenchmarkTable) -> Result<()> {
-    let options = Options {
+    let options = ReferenceOptions {
         web_pods: 3,
-        ..Options::default()
+        ..ReferenceOptions::default()
     };
     let mut system = System::new("bench-announce", options)?;
     let served = system.unchecked_web();
     system.write_desired(&served)?;
     for daemon in [
-        Daemon::RouteReflector(0),
-        Daemon::NodeRouter(0),
-        Daemon::PodWatcher(0),
-        Daemon::IpvsProgrammer(0),
+        DaemonInstance::RouteReflector(0),
+        DaemonInstance::NodeRouter(0),
+        DaemonInstance::PodWatcher(0),
+        DaemonInstance::IpvsProgrammer(0),
     ] {
         system.start(daemon)?;
     }
-    wait_until_ready(&system, Daemon::IpvsProgrammer(0))?;
+    wait_until_ready(&system, DaemonInstance::IpvsProgrammer(0))?;
     let _gobgp = rounds::start_gobgp(&system)?;
     let next_hops = [IpAddr::from(system.network.nodes[0].address.addr())];
     let sides = [Announcer::portlb(&system), Announcer::exabgp(&system)?];
@@ -83,14 +83,14 @@ fn from_ready(
     next_hops: &[IpAddr],
 ) -> Result<Figures> {
     let range = IpNet::from(SERVICE_RANGE);
-    system.start(Daemon::BgpAnnouncer(0))?;
+    system.start(DaemonInstance::BgpAnnouncer(0))?;
     system.fib.wait_for(range, next_hops, DEADLINE)?;
     let mut figures = Figures::default();
     for _ in 0..rounds {
         withdraw(system)?;
         let (watching, watches) = oneshot::channel();
         let watcher = system
-            .host(Daemon::IpvsProgrammer(0))?
+            .host(DaemonInstance::IpvsProgrammer(0))?
             .spawn_inside(move || served_at(range, watching))?;
         watches
             .blocking_recv()
@@ -171,7 +171,7 @@ fn served_at(range: IpNet, watching: oneshot::Sender<()>) -> Result<Instant> {
     })
 }
 
-fn wait_until_ready(system: &System, daemon: Daemon) -> Result<()> {
+fn wait_until_ready(system: &System, daemon: DaemonInstance) -> Result<()> {
     wait_for(&format!("{daemon} is ready"), DEADLINE, || {
         let (status, text) = system
             .readiness(daemon)

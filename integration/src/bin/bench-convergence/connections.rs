@@ -12,7 +12,7 @@ use anyhow::Result;
 use ipnet::IpNet;
 use lab::bgp::{Program, RunningSpeaker};
 use lab::http::{Load, PersistentConnections};
-use lab::reference::{self, Options, Reference, SERVICE, SERVICE_RANGE};
+use lab::reference::{self, Reference, ReferenceOptions, SERVICE, SERVICE_RANGE};
 use lab::system::System;
 use lab::{FibWatcher, baseline};
 
@@ -38,7 +38,7 @@ pub(crate) fn measure(rounds: usize, report: &mut BenchmarkTable) -> Result<()> 
 }
 
 fn lost_with_portlb(rounds: usize, memory: &mut Figures) -> Result<Figures> {
-    let mut system = System::up("bench-connections-portlb", Options::default())?;
+    let mut system = System::up("bench-connections-portlb", ReferenceOptions::default())?;
     let mut lost = Figures::default();
     for round in 0..rounds {
         let lb_pod = round % 3;
@@ -65,7 +65,7 @@ fn lost_with_portlb(rounds: usize, memory: &mut Figures) -> Result<Figures> {
 }
 
 fn lost_with_paper_setup(rounds: usize) -> Result<Figures> {
-    let network = Reference::bring_up("bench-connections-other", Options::default())?;
+    let network = Reference::bring_up("bench-connections-other", ReferenceOptions::default())?;
     let fib = FibWatcher::start(&network.router_host()?)?;
     let range = IpNet::from(SERVICE_RANGE);
     let mut reflectors = Vec::new();

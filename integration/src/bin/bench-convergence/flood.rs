@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use integration::report::{BenchmarkTable, Figures};
 use ipnet::Ipv4Net;
-use lab::bgp::{ASN, Peer, Program, Speaker};
+use lab::bgp::{ASN, ForeignPeer, ForeignSpeaker, Program};
 use lab::{Lab, Process, Topology, daemons, wait_for};
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -74,9 +74,9 @@ pub(crate) fn measure(rounds: usize, report: &mut BenchmarkTable) -> Result<()> 
 fn start(lab: &Lab, program: Option<Program>) -> Result<Process> {
     let host = lab.host("reflector")?;
     if let Some(program) = program {
-        let speaker = Speaker::new(REFLECTOR.into(), REFLECTOR)
-            .peer(Peer::range("clients", CLIENTS.into()).client())
-            .peer(Peer::range("routers", ROUTERS.into()));
+        let speaker = ForeignSpeaker::new(REFLECTOR.into(), REFLECTOR)
+            .peer(ForeignPeer::range("clients", CLIENTS.into()).client())
+            .peer(ForeignPeer::range("routers", ROUTERS.into()));
         return Ok(program.start(&host, &speaker)?.process);
     }
     let config = format!(

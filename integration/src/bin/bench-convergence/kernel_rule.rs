@@ -11,9 +11,9 @@ use anyhow::{Result, bail};
 use ipnet::IpNet;
 use lab::Host;
 use lab::keepalived::{Keepalived, KeepalivedVirtualServer};
-use lab::nodes::Pod;
-use lab::reference::{Options, SERVICE, SERVICE_RANGE};
-use lab::system::{self, Daemon, Desired, System};
+use lab::nodes::LabPod;
+use lab::reference::{ReferenceOptions, SERVICE, SERVICE_RANGE};
+use lab::system::{self, DaemonInstance, Desired, System};
 
 use crate::announce::service;
 use integration::memory;
@@ -24,20 +24,20 @@ const DEADLINE: Duration = Duration::from_secs(20);
 const POLL_INTERVAL: Duration = Duration::from_micros(200);
 
 pub(crate) fn measure(rounds: usize, report: &mut BenchmarkTable) -> Result<()> {
-    let mut system = System::new("bench-kernel-rule", Options::default())?;
+    let mut system = System::new("bench-kernel-rule", ReferenceOptions::default())?;
     let pods = system.network.web_pods.clone();
     let (changing, stay) = pods
         .split_last()
         .map(|(last, rest)| (last.clone(), rest.to_vec()))
         .expect("there are web pods");
     let (portlb, other) = (
-        system.host(Daemon::IpvsProgrammer(0))?,
-        system.host(Daemon::IpvsProgrammer(1))?,
+        system.host(DaemonInstance::IpvsProgrammer(0))?,
+        system.host(DaemonInstance::IpvsProgrammer(1))?,
     );
 
     system.write_desired(&desired(&stay, false))?;
-    system.start(Daemon::PodWatcher(0))?;
-    system.start(Daemon::IpvsProgrammer(0))?;
+    system.start(DaemonInstance::PodWatcher(0))?;
+    system.start(DaemonInstance::IpvsProgrammer(0))?;
     let keepalived = Keepalived::start(&other, &[virtual_server(&stay)])?;
     for host in [&portlb, &other] {
         wait_for_rule(host, stay[0].address, true)?;
@@ -108,7 +108,7 @@ pub(crate) fn measure(rounds: usize, report: &mut BenchmarkTable) -> Result<()> 
 
 /// Returns the desired set with these real servers. A removed real server does not drain, as with
 /// keepalived.
-fn desired(pods: &[Pod], checked: bool) -> Desired {
+fn desired(pods: &[LabPod], checked: bool) -> Desired {
     let real_servers = pods.iter().map(|pod| IpAddr::from(pod.address));
     let web = system::virtual_server(
         "web",
@@ -124,7 +124,7 @@ fn desired(pods: &[Pod], checked: bool) -> Desired {
     Desired::new([IpNet::from(SERVICE_RANGE)]).with(web)
 }
 
-fn virtual_server(pods: &[Pod]) -> KeepalivedVirtualServer {
+fn virtual_server(pods: &[LabPod]) -> KeepalivedVirtualServer {
     KeepalivedVirtualServer {
         address: service(SERVICE),
         scheduler: "mh".to_owned(),

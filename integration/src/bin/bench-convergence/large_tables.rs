@@ -13,8 +13,8 @@ use anyhow::{Context, Result, bail};
 use ipvs_programmer::kernel::{IpvsTable as _, LinuxKernel};
 use lab::Host;
 use lab::keepalived::{self, Keepalived};
-use lab::reference::{Options, SERVICE_RANGE};
-use lab::system::{Daemon, System};
+use lab::reference::{ReferenceOptions, SERVICE_RANGE};
+use lab::system::{DaemonInstance, System};
 use virtual_server::{Entry, EntryKey, Protocol};
 
 use integration::memory;
@@ -39,16 +39,16 @@ const CHANGING: EntryKey = EntryKey::Address {
 };
 
 pub(crate) fn measure(rounds: usize, report: &mut BenchmarkTable) -> Result<()> {
-    let options = Options {
+    let options = ReferenceOptions {
         web_pods: 0,
-        ..Options::default()
+        ..ReferenceOptions::default()
     };
     let mut system = System::new("bench-large-tables", options)?;
-    let portlb = system.host(Daemon::IpvsProgrammer(0))?;
-    let other = system.host(Daemon::IpvsProgrammer(1))?;
+    let portlb = system.host(DaemonInstance::IpvsProgrammer(0))?;
+    let other = system.host(DaemonInstance::IpvsProgrammer(1))?;
     system.write_desired_text(0, &portlb_file(0, 0))?;
-    system.start(Daemon::PodWatcher(0))?;
-    system.start(Daemon::IpvsProgrammer(0))?;
+    system.start(DaemonInstance::PodWatcher(0))?;
+    system.start(DaemonInstance::IpvsProgrammer(0))?;
     let keepalived = Keepalived::start(&other, &[])?;
     for size in SIZES {
         let (fewer, more) = (portlb_file(size, 0), portlb_file(size, 1));
@@ -90,8 +90,8 @@ pub(crate) fn measure(rounds: usize, report: &mut BenchmarkTable) -> Result<()> 
             format!("resident memory, {size} x {REAL_SERVERS}"),
             "MiB",
             memory_of(&[
-                system.process(Daemon::PodWatcher(0))?.pid(),
-                system.process(Daemon::IpvsProgrammer(0))?.pid(),
+                system.process(DaemonInstance::PodWatcher(0))?.pid(),
+                system.process(DaemonInstance::IpvsProgrammer(0))?.pid(),
             ])?,
             ("keepalived", memory_of(&[keepalived.process.pid()])?),
         );

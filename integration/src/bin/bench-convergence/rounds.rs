@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use ipnet::IpNet;
-use lab::bgp::{AddPath, Peer, Program, RunningSpeaker, Speaker};
+use lab::bgp::{AddPath, ForeignPeer, ForeignSpeaker, Program, RunningSpeaker};
 use lab::reference::{ROUTER, SERVICE_RANGE, reflector_address};
-use lab::system::{Daemon, System};
+use lab::system::{DaemonInstance, System};
 use lab::{Host, Process, Signal};
 
 use integration::memory;
@@ -29,7 +29,7 @@ pub(crate) struct Announcer {
 struct Foreign {
     program: Program,
     host: Host,
-    speaker: Speaker,
+    speaker: ForeignSpeaker,
 }
 
 /// The figures of one announcer: start to next hop (ms), death to removal (ms), resident memory
@@ -52,27 +52,37 @@ impl Announcer {
 
     /// Returns exabgp in lb-b, which announces through the reflector of [`start_gobgp`].
     pub(crate) fn exabgp(system: &System) -> Result<Self> {
-        let reflector = Peer::new("reflector-2", reflector_address(2).into());
+        let reflector = ForeignPeer::new("reflector-2", reflector_address(2).into());
         Self::foreign(system, 1, Program::ExaBgp, reflector)
     }
 
     /// Returns BIRD in lb-c, which announces directly to the router. The router needs
     /// [`bird_announcer`] as a peer.
     pub(crate) fn bird(system: &System) -> Result<Self> {
-        Self::foreign(system, 2, Program::Bird, Peer::new("router", ROUTER.into()))
+        Self::foreign(
+            system,
+            2,
+            Program::Bird,
+            ForeignPeer::new("router", ROUTER.into()),
+        )
     }
 
-    fn foreign(system: &System, lb_pod: usize, program: Program, peer: Peer) -> Result<Self> {
+    fn foreign(
+        system: &System,
+        lb_pod: usize,
+        program: Program,
+        peer: ForeignPeer,
+    ) -> Result<Self> {
         let next_hop = system.network.nodes[lb_pod].address.addr().into();
         let pod = &system.network.lb_pods[lb_pod];
-        let speaker = Speaker::new(pod.address.into(), pod.address)
+        let speaker = ForeignSpeaker::new(pod.address.into(), pod.address)
             .peer(peer)
             .announce(SERVICE_RANGE.into(), next_hop);
         Ok(Self {
             next_hop,
             foreign: Some(Foreign {
                 program,
-                host: system.host(Daemon::BgpAnnouncer(lb_pod))?,
+                host: system.host(DaemonInstance::BgpAnnouncer(lb_pod))?,
                 speaker,
             }),
         })
@@ -80,7 +90,7 @@ impl Announcer {
 
     fn start(&self, system: &mut System) -> Result<Process> {
         match &self.foreign {
-            None => Ok(system.start(Daemon::BgpAnnouncer(0))?.clone()),
+            None => Ok(system.start(DaemonInstance::BgpAnnouncer(0))?.clone()),
             Some(foreign) => {
                 let running = foreign.program.start(&foreign.host, &foreign.speaker)?;
                 Ok(running.process)
@@ -110,10 +120,10 @@ impl Announcer {
 pub(crate) fn start_gobgp(system: &System) -> Result<RunningSpeaker> {
     let address = reflector_address(2);
     let pods = system.network.nodes[1].pods.trunc();
-    let speaker = Speaker::new(address.into(), address)
-        .peer(Peer::range("lb-pods", pods.into()).client())
+    let speaker = ForeignSpeaker::new(address.into(), address)
+        .peer(ForeignPeer::range("lb-pods", pods.into()).client())
         .peer(
-            Peer::new("router", ROUTER.into())
+            ForeignPeer::new("router", ROUTER.into())
                 .client()
                 .add_path(AddPath::Send),
         );
@@ -121,8 +131,8 @@ pub(crate) fn start_gobgp(system: &System) -> Result<RunningSpeaker> {
 }
 
 /// Returns the router's peer for [`Announcer::bird`], with the address of the pod lb-c.
-pub(crate) fn bird_announcer() -> Peer {
-    Peer::new("announcer", IpAddr::from([10, 2, 3, 2])).passive()
+pub(crate) fn bird_announcer() -> ForeignPeer {
+    ForeignPeer::new("announcer", IpAddr::from([10, 2, 3, 2])).passive()
 }
 
 /// Starts, measures and kills each announcer in each round.

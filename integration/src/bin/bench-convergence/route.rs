@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use daemon_api::dataplane::v1::MissingStep;
 use ipnet::IpNet;
-use lab::reference::{LbPods, Options, SERVICE_RANGE};
-use lab::stand_in::{Heartbeats, StandInDataPlane};
-use lab::system::{Daemon, System};
+use lab::fake::{FakeDataPlaneServer, Heartbeats};
+use lab::reference::{LbPods, ReferenceOptions, SERVICE_RANGE};
+use lab::system::{DaemonInstance, System};
 
 use crate::rounds::{self, Announcer};
 use integration::report::{BenchmarkTable, Figures};
@@ -18,18 +18,18 @@ use integration::report::{BenchmarkTable, Figures};
 const DEADLINE: Duration = Duration::from_secs(20);
 
 pub(crate) fn measure(rounds: usize, report: &mut BenchmarkTable) -> Result<()> {
-    let options = Options {
+    let options = ReferenceOptions {
         web_pods: 0,
         router_peers: vec![rounds::bird_announcer()],
         lb_pods: LbPods::Announce,
-        ..Options::default()
+        ..ReferenceOptions::default()
     };
     let mut system = System::new("bench-route", options)?;
-    let lb_pod = system.host(Daemon::BgpAnnouncer(0))?;
-    let data_plane = StandInDataPlane::start(&lb_pod, Heartbeats::Sent)?;
+    let lb_pod = system.host(DaemonInstance::BgpAnnouncer(0))?;
+    let data_plane = FakeDataPlaneServer::start(&lb_pod, Heartbeats::Sent)?;
     data_plane.set(MissingStep::None, "");
-    system.start(Daemon::RouteReflector(0))?;
-    system.start(Daemon::NodeRouter(0))?;
+    system.start(DaemonInstance::RouteReflector(0))?;
+    system.start(DaemonInstance::NodeRouter(0))?;
     let _gobgp = rounds::start_gobgp(&system)?;
 
     let sides = [
@@ -64,11 +64,11 @@ pub(crate) fn measure(rounds: usize, report: &mut BenchmarkTable) -> Result<()> 
 fn from_data_plane(
     system: &mut System,
     rounds: usize,
-    data_plane: &StandInDataPlane,
+    data_plane: &FakeDataPlaneServer,
 ) -> Result<(Figures, Figures)> {
     let range = IpNet::from(SERVICE_RANGE);
     let next_hop = [IpAddr::from(system.network.nodes[0].address.addr())];
-    system.start(Daemon::BgpAnnouncer(0))?;
+    system.start(DaemonInstance::BgpAnnouncer(0))?;
     system.fib.wait_for(range, &next_hop, DEADLINE)?;
     let (mut ready, mut missing) = (Figures::default(), Figures::default());
     for _ in 0..rounds {

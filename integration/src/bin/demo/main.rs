@@ -11,7 +11,7 @@ mod steps;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use lab::reference::Options;
+use lab::reference::ReferenceOptions;
 use lab::system::System;
 
 use step_printer::{StepPrinter, StepResult};
@@ -55,7 +55,10 @@ fn start_prompt(printer: &mut StepPrinter) -> Result<()> {
 fn begin(name: &str, printer: &mut StepPrinter) -> Result<System> {
     printer.print(&introduction::network_diagram());
     let system = printer.step("start the network, six web servers and the router", || {
-        Ok((System::new(name, Options::default())?, StepResult::new("")))
+        Ok((
+            System::new(name, ReferenceOptions::default())?,
+            StepResult::new(""),
+        ))
     })?;
     for line in introduction::missing_kernel_features(system.network.lab.environment()) {
         printer.print(line);

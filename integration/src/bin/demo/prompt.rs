@@ -1,10 +1,10 @@
 //! The commands that the prompt suggests.
 
 use anyhow::Result;
-use lab::system::{Daemon, System};
+use lab::system::{DaemonInstance, System};
 
 pub(crate) fn example_commands(system: &System) -> Result<String> {
-    let node_router = system.grpc_target(Daemon::NodeRouter(0))?;
+    let node_router = system.grpc_target(DaemonInstance::NodeRouter(0))?;
     Ok(format!(
         "
 The network runs. The name of each host is a command that runs its arguments on this host. The hosts:

@@ -12,7 +12,7 @@ use lab::{
     Signal, ensure_that,
     http::{self, Load, PersistentConnections, RequestCounts},
     reference::{SERVICE, SERVICE_RANGE, SERVICE6, reflector_address},
-    system::{Daemon, System, real_server},
+    system::{DaemonInstance, System, real_server},
     wait_for,
 };
 use virtual_server::{RealServer, RealServerState};
@@ -235,7 +235,7 @@ fn reflector_dies(system: &mut System) -> Result<StepResult> {
     under_load(system, |system| {
         let changes = system.fib.changes().len();
         system
-            .process(Daemon::RouteReflector(0))?
+            .process(DaemonInstance::RouteReflector(0))?
             .signal(Signal::SIGKILL)?;
         let began = Instant::now();
         let address = reflector_address(1).to_string();

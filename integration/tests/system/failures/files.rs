@@ -5,15 +5,15 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use lab::reference::Options;
-use lab::system::{Daemon, System};
+use lab::reference::ReferenceOptions;
+use lab::system::{DaemonInstance, System};
 
 use crate::expect::{
     ensure_no_connection_was_lost, ensure_no_route_changed, eventually, metric,
     persistent_connections, wait_for_readyz, wait_for_weight,
 };
 
-const WATCHER: Daemon = Daemon::PodWatcher(0);
+const WATCHER: DaemonInstance = DaemonInstance::PodWatcher(0);
 
 /// Waits until pod-watcher reports whether it uses the current content of the file.
 fn wait_until_in_use(system: &System, is_in_use: bool) -> Result<()> {
@@ -26,7 +26,7 @@ fn wait_until_in_use(system: &System, is_in_use: bool) -> Result<()> {
 
 #[test]
 fn an_invalid_or_missing_file_changes_nothing_until_it_is_corrected() {
-    let system = System::up("file-invalid", Options::default()).unwrap();
+    let system = System::up("file-invalid", ReferenceOptions::default()).unwrap();
     let connections = persistent_connections(&system).unwrap();
     let changes = system.fib.changes().len();
     let file = system.desired_file(0).unwrap();

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use ipnet::IpNet;
 use lab::{
     http::{self, Load, PersistentConnections},
-    reference::Options,
+    reference::ReferenceOptions,
     system::{Desired, System, VirtualServer, port},
     udp,
 };
@@ -41,9 +41,9 @@ fn kill_web_server(system: &System, index: usize) {
 fn a_failed_real_server_is_quiesced_or_removed_and_below_the_minimum_its_address_is_withdrawn() {
     let mut system = System::new(
         "availability",
-        Options {
+        ReferenceOptions {
             web_pods: 3,
-            ..Options::default()
+            ..ReferenceOptions::default()
         },
     )
     .unwrap();
@@ -163,9 +163,9 @@ impl DrainScenario {
     /// Then `take_out` changes the real servers of each virtual server. The first two real servers
     /// are the two addresses of the first web pod.
     fn start(name: &str, settings: &[VirtualServer], take_out: fn(&mut Vec<RealServer>)) -> Self {
-        let options = Options {
+        let options = ReferenceOptions {
             web_pods: 3,
-            ..Options::default()
+            ..ReferenceOptions::default()
         };
         let desired = |system: &System, change: fn(&mut Vec<RealServer>)| {
             let numbered = (1..).zip(settings);
@@ -237,9 +237,9 @@ impl DrainScenario {
 #[test]
 fn a_udp_client_that_keeps_its_port_leaves_a_drained_and_a_dead_real_server() {
     let names = port(5300);
-    let options = Options {
+    let options = ReferenceOptions {
         web_pods: 3,
-        ..Options::default()
+        ..ReferenceOptions::default()
     };
     let desired = |system: &System, draining: Option<usize>| {
         let mut server = VirtualServer {

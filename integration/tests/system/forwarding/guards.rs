@@ -7,8 +7,8 @@ use std::{
 
 use lab::{
     Signal, http,
-    reference::Options,
-    system::{Daemon, System, port},
+    reference::ReferenceOptions,
+    system::{DaemonInstance, System, port},
     udp, wait_for,
 };
 
@@ -22,7 +22,7 @@ const EXEMPTION: &str = "table inet portlb-node-router";
 
 #[test]
 fn tunnels_fail_without_the_connection_tracking_exemption_until_it_is_repaired() {
-    let mut system = System::new("exemption", Options::default()).unwrap();
+    let mut system = System::new("exemption", ReferenceOptions::default()).unwrap();
     system.set_flags("node-router", &[("--audit-interval", "200ms")]);
     // The real servers run on another node than the lb pod.
     let mut elsewhere = system.network.web_pods.clone();
@@ -39,8 +39,8 @@ fn tunnels_fail_without_the_connection_tracking_exemption_until_it_is_repaired()
         for address in service(1) {
             let server = SocketAddr::new(address, 80);
             http::get(&client, server, SOON).unwrap();
-            let router = system.process(Daemon::NodeRouter(node)).unwrap();
-            let host = system.host(Daemon::NodeRouter(node)).unwrap();
+            let router = system.process(DaemonInstance::NodeRouter(node)).unwrap();
+            let host = system.host(DaemonInstance::NodeRouter(node)).unwrap();
             router.signal(Signal::SIGSTOP).unwrap();
             host.nft(&format!("delete {EXEMPTION}")).unwrap();
             for _ in 0..2 {
@@ -65,14 +65,14 @@ fn tunnels_fail_without_the_connection_tracking_exemption_until_it_is_repaired()
 fn the_network_stack_of_the_lb_pod_sends_no_answer_from_a_service_address() {
     let system = one_lb_pod(
         "guards",
-        Options {
+        ReferenceOptions {
             web_pods: 2,
-            ..Options::default()
+            ..ReferenceOptions::default()
         },
         |system| only_ranges().with(virtual_server(1, port(80), &system.network.web_pods)),
     );
     let client = system.network.client().unwrap();
-    let lb_host = system.host(Daemon::IpvsProgrammer(0)).unwrap();
+    let lb_host = system.host(DaemonInstance::IpvsProgrammer(0)).unwrap();
     let lb_pod = &system.network.lb_pods[0];
     let any: SocketAddr = (Ipv6Addr::UNSPECIFIED, 9000).into();
     let _tcp = PeerServer::start(&lb_host, any).unwrap();
@@ -134,9 +134,9 @@ fn the_network_stack_of_the_lb_pod_sends_no_answer_from_a_service_address() {
 fn a_client_of_a_virtual_server_without_real_servers_gets_no_error() {
     let system = one_lb_pod(
         "unreachable",
-        Options {
+        ReferenceOptions {
             web_pods: 1,
-            ..Options::default()
+            ..ReferenceOptions::default()
         },
         |system| only_ranges().with(virtual_server(1, port(80), &system.network.web_pods)),
     );
@@ -162,7 +162,7 @@ fn a_client_of_a_virtual_server_without_real_servers_gets_no_error() {
     // The counters show that the guard has dropped the errors. The missing answer alone is no
     // proof: an IPv6 error has the pod's own address as source, and the node can drop it because it
     // does not track the connection.
-    let lb_host = system.host(Daemon::IpvsProgrammer(0)).unwrap();
+    let lb_host = system.host(DaemonInstance::IpvsProgrammer(0)).unwrap();
     let rules = lb_host
         .output("nft", ["list", "chain", "inet", "portlb-ipvs", "output"])
         .unwrap();

@@ -8,9 +8,9 @@ use std::{
 
 use lab::{
     ensure_that, http,
-    nodes::Pod,
-    reference::{CLIENT, CLIENT6, Options, Reception},
-    system::{Daemon, System, VirtualServer, port},
+    nodes::LabPod,
+    reference::{CLIENT, CLIENT6, Reception, ReferenceOptions},
+    system::{DaemonInstance, System, VirtualServer, port},
     udp, wait_for,
 };
 use virtual_server::{ForwardingMethod, Protocol, RealServer};
@@ -25,7 +25,7 @@ const NAME_PORT: u16 = 5353;
 const PEER_PORT: u16 = 9000;
 
 /// Checks that HTTP and UDP requests reach each real server exactly twice, as `rr` must share them.
-fn check_spread(system: &System, number: u8, real_servers: &[Pod], names: &[udp::NameServer]) {
+fn check_spread(system: &System, number: u8, real_servers: &[LabPod], names: &[udp::NameServer]) {
     assert!(!names.is_empty());
     let client = system.network.client().unwrap();
     for address in service(number) {
@@ -44,7 +44,11 @@ fn check_spread(system: &System, number: u8, real_servers: &[Pod], names: &[udp:
 }
 
 /// Returns two virtual servers with a forwarding method: HTTP on port 80, and UDP on `NAME_PORT`.
-fn http_and_udp(method: ForwardingMethod, number: u8, real_servers: &[Pod]) -> [VirtualServer; 2] {
+fn http_and_udp(
+    method: ForwardingMethod,
+    number: u8,
+    real_servers: &[LabPod],
+) -> [VirtualServer; 2] {
     let http = VirtualServer {
         forwarding_method: method,
         ..virtual_server(number, port(80), real_servers)
@@ -60,8 +64,8 @@ fn http_and_udp(method: ForwardingMethod, number: u8, real_servers: &[Pod]) -> [
 /// Starts UDP servers in each pod that answer with the pod's name, on `addresses` of the pod.
 fn name_servers(
     system: &System,
-    pods: &[Pod],
-    addresses: impl Fn(&Pod) -> [IpAddr; 2],
+    pods: &[LabPod],
+    addresses: impl Fn(&LabPod) -> [IpAddr; 2],
 ) -> Vec<udp::NameServer> {
     let mut servers = Vec::new();
     for pod in pods {
@@ -90,7 +94,7 @@ fn tunnels_carry_http_and_udp_of_both_ip_versions_to_every_web_pod() {
             .chain(peers);
         servers.fold(only_ranges(), |desired, server| desired.with(server))
     };
-    let system = one_lb_pod("tunnels", Options::default(), |system| {
+    let system = one_lb_pod("tunnels", ReferenceOptions::default(), |system| {
         desired(
             system,
             [ForwardingMethod::Masquerade, ForwardingMethod::default()],
@@ -139,7 +143,7 @@ fn a_web_pod_reaches_service_addresses_of_other_pods_and_its_own() {
         let pods = &system.network.web_pods;
         [pods[..2].to_vec(), pods[2..4].to_vec()]
     };
-    let system = one_lb_pod("web-pods-call", Options::default(), |system| {
+    let system = one_lb_pod("web-pods-call", ReferenceOptions::default(), |system| {
         let [first, second] = halves(system);
         only_ranges()
             .with(virtual_server(1, port(80), &first))
@@ -160,9 +164,9 @@ fn a_web_pod_reaches_service_addresses_of_other_pods_and_its_own() {
 
 #[test]
 fn direct_routing_carries_http_and_udp_of_both_ip_versions_to_pods_on_the_lb_pods_link() {
-    let options = Options {
+    let options = ReferenceOptions {
         reception: Reception::Direct,
-        ..Options::default()
+        ..ReferenceOptions::default()
     };
     let pods_on_link = |system: &System| {
         let mut pods = system.network.web_pods.clone();
@@ -182,10 +186,10 @@ fn direct_routing_carries_http_and_udp_of_both_ip_versions_to_pods_on_the_lb_pod
 
 #[test]
 fn masquerade_carries_http_and_udp_of_both_ip_versions_with_the_lb_pod_as_source() {
-    let options = Options {
+    let options = ReferenceOptions {
         reception: Reception::Plain,
         ports: vec![80, 8080],
-        ..Options::default()
+        ..ReferenceOptions::default()
     };
     let system = one_lb_pod("masquerade", options, |system| {
         let pods = &system.network.web_pods;
@@ -244,7 +248,7 @@ fn masquerade_carries_http_and_udp_of_both_ip_versions_with_the_lb_pod_as_source
     }
     // IPVS translates only packets of the service address, so the lb pod's own connections still
     // work.
-    let lb_host = system.host(Daemon::IpvsProgrammer(0)).unwrap();
+    let lb_host = system.host(DaemonInstance::IpvsProgrammer(0)).unwrap();
     let web = SocketAddr::new(pods[0].address.into(), 80);
     assert_eq!(http::get(&lb_host, web, SOON).unwrap().trim(), "web-1");
 }

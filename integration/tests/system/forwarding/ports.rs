@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, io::ErrorKind, net::SocketAddr};
 
 use lab::{
     http,
-    reference::Options,
+    reference::ReferenceOptions,
     system::{System, VirtualServer, port},
     udp,
 };
@@ -37,10 +37,10 @@ fn check_silence(system: &System, number: u8, port: u16) {
 
 #[test]
 fn single_ports_port_ranges_and_all_ports_reach_every_web_pod_and_the_kernel_has_sctp() {
-    let options = Options {
+    let options = ReferenceOptions {
         web_pods: 3,
         ports: vec![80, 443, 8000, 8050, 8099],
-        ..Options::default()
+        ..ReferenceOptions::default()
     };
     let range: Ports = "8000-8099".parse().unwrap();
     let system = one_lb_pod("ports", options, |system| {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, ops::RangeInclusive, time::Dur
 
 use lab::{
     http::{self, Load, PersistentConnections},
-    reference::Options,
+    reference::ReferenceOptions,
     system::{Persistence, System, VirtualServer, port},
 };
 use virtual_server::{RealServer, Weight};
@@ -81,7 +81,7 @@ const CASES: &[SchedulerCase] = &[
 
 #[test]
 fn every_scheduler_is_programmed_with_its_flags_and_shares_connections_by_weight() {
-    let system = one_lb_pod("schedulers", Options::default(), |system| {
+    let system = one_lb_pod("schedulers", ReferenceOptions::default(), |system| {
         let pods = &system.network.web_pods[..2];
         let mut desired = only_ranges();
         for (number, case) in (1..).zip(CASES) {
@@ -187,7 +187,7 @@ fn connections_by_pod(system: &System, server: SocketAddr) -> BTreeMap<String, u
 
 #[test]
 fn persistence_keeps_a_client_or_a_whole_client_prefix_on_one_real_server() {
-    let system = one_lb_pod("persistence", Options::default(), |system| {
+    let system = one_lb_pod("persistence", ReferenceOptions::default(), |system| {
         let pods = &system.network.web_pods;
         let persistent = |number, client_prefix_length| VirtualServer {
             persistence: Some(Persistence {

@@ -5,12 +5,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use anyhow::{Context, Result, ensure};
 use lab::Host;
 use lab::http;
-use lab::reference::{Options, SERVICE, SERVICE6};
-use lab::system::{Daemon, System};
+use lab::reference::{ReferenceOptions, SERVICE, SERVICE6};
+use lab::system::{DaemonInstance, System};
 
 use crate::expect::{SOON, eventually, wait_for_readyz, wait_until_ready};
 
-const NODE_ROUTER: Daemon = Daemon::NodeRouter(0);
+const NODE_ROUTER: DaemonInstance = DaemonInstance::NodeRouter(0);
 
 /// Addresses in the service ranges for which the router has a static route to node-a.
 const MISROUTED: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 1, 200));
@@ -53,7 +53,7 @@ fn send_one(client: &Host, to: IpAddr) -> Result<()> {
 
 #[test]
 fn a_packet_to_a_node_without_a_route_does_not_loop_and_its_pods_reach_the_address() {
-    let mut system = System::new("uplink", Options::default()).unwrap();
+    let mut system = System::new("uplink", ReferenceOptions::default()).unwrap();
     system.set_flags("node-router", &[("--uplink", "none")]);
     let of_lb_a = System::lb_pod(0);
     for daemon in System::all() {

@@ -1,39 +1,44 @@
 //! Tests of queries with grpcurl and with a client of gRPC C-core.
 
 use anyhow::{Context, Result, ensure};
-use lab::reference::Options;
-use lab::system::{Daemon, System};
+use lab::reference::ReferenceOptions;
+use lab::system::{DaemonInstance, System};
 
 /// A daemon, its gRPC service, and the methods that need no argument.
-const DAEMONS: [(Daemon, &str, &[&str]); 5] = [
+const DAEMONS: [(DaemonInstance, &str, &[&str]); 5] = [
     (
-        Daemon::PodWatcher(0),
+        DaemonInstance::PodWatcher(0),
         "portlb.discovery.v1.DiscoveryService",
         &["List"],
     ),
     (
-        Daemon::IpvsProgrammer(0),
+        DaemonInstance::IpvsProgrammer(0),
         "portlb.dataplane.v1.DataPlaneService",
         &["ListServiceAddresses", "ListVirtualServers"],
     ),
     (
-        Daemon::BgpAnnouncer(0),
+        DaemonInstance::BgpAnnouncer(0),
         "portlb.announcer.v1.AnnouncerService",
         &["ListAnnouncements", "ListSessions"],
     ),
     (
-        Daemon::NodeRouter(0),
+        DaemonInstance::NodeRouter(0),
         "portlb.noderoute.v1.NodeRouteService",
         &["ListRoutes"],
     ),
     (
-        Daemon::RouteReflector(0),
+        DaemonInstance::RouteReflector(0),
         "portlb.reflector.v1.RouteReflectorService",
         &["ListSessions", "ListPaths", "GetConfiguration"],
     ),
 ];
 
-fn grpcurl(system: &System, daemon: Daemon, words: &[&str], rest: &[&str]) -> Result<String> {
+fn grpcurl(
+    system: &System,
+    daemon: DaemonInstance,
+    words: &[&str],
+    rest: &[&str],
+) -> Result<String> {
     let target = system.grpc_target(daemon)?;
     let mut command = vec!["-plaintext"];
     command.extend(words);
@@ -47,7 +52,7 @@ fn grpcurl(system: &System, daemon: Daemon, words: &[&str], rest: &[&str]) -> Re
 
 #[test]
 fn grpcurl_lists_describes_and_calls_every_service_of_every_daemon() {
-    let system = System::up("input-grpcurl", Options::default()).unwrap();
+    let system = System::up("input-grpcurl", ReferenceOptions::default()).unwrap();
     for (daemon, own, methods) in lab::sample(DAEMONS, 2) {
         let listed = grpcurl(&system, daemon, &[], &["list"]).unwrap();
         let services: Vec<_> = listed.lines().collect();
@@ -77,10 +82,10 @@ fn grpcurl_lists_describes_and_calls_every_service_of_every_daemon() {
 
 #[test]
 fn grpcurl_shows_state_sessions_paths_and_errors() -> Result<()> {
-    let system = System::up("input-operator", Options::default())?;
-    let expected: [(Daemon, &str, &[&str]); 5] = [
+    let system = System::up("input-operator", ReferenceOptions::default())?;
+    let expected: [(DaemonInstance, &str, &[&str]); 5] = [
         (
-            Daemon::IpvsProgrammer(0),
+            DaemonInstance::IpvsProgrammer(0),
             "portlb.dataplane.v1.DataPlaneService/ListVirtualServers",
             &[
                 "\"address\"",
@@ -90,7 +95,7 @@ fn grpcurl_shows_state_sessions_paths_and_errors() -> Result<()> {
             ],
         ),
         (
-            Daemon::BgpAnnouncer(0),
+            DaemonInstance::BgpAnnouncer(0),
             "portlb.announcer.v1.AnnouncerService/ListSessions",
             &[
                 "SESSION_STATE_ESTABLISHED",
@@ -99,17 +104,17 @@ fn grpcurl_shows_state_sessions_paths_and_errors() -> Result<()> {
             ],
         ),
         (
-            Daemon::BgpAnnouncer(0),
+            DaemonInstance::BgpAnnouncer(0),
             "portlb.announcer.v1.AnnouncerService/ListAnnouncements",
             &["ANNOUNCEMENT_STATE_ANNOUNCED", "reflector-2"],
         ),
         (
-            Daemon::RouteReflector(0),
+            DaemonInstance::RouteReflector(0),
             "portlb.reflector.v1.RouteReflectorService/ListPaths",
             &["\"nextHop\"", "\"localPref\": 100", "\"best\": true"],
         ),
         (
-            Daemon::RouteReflector(0),
+            DaemonInstance::RouteReflector(0),
             "portlb.reflector.v1.RouteReflectorService/GetConfiguration",
             &["lb-pods", "routers", "\"clusterId\""],
         ),
@@ -125,14 +130,24 @@ fn grpcurl_shows_state_sessions_paths_and_errors() -> Result<()> {
     }
     let method = "portlb.reflector.v1.RouteReflectorService/ListPaths";
     let first = ["-d", "{\"page_size\": 1}"];
-    let page = grpcurl(&system, Daemon::RouteReflector(0), &first, &[method])?;
+    let page = grpcurl(
+        &system,
+        DaemonInstance::RouteReflector(0),
+        &first,
+        &[method],
+    )?;
     ensure!(page.matches("\"prefix\"").count() == 1, "{page}");
     ensure!(page.contains("\"nextPageToken\""), "{page}");
     let wrong = [
         "-d",
         "{\"table\": \"TABLE_ADJ_RIB_OUT\", \"peer\": \"unknown-peer\"}",
     ];
-    let error = grpcurl(&system, Daemon::RouteReflector(0), &wrong, &[method]);
+    let error = grpcurl(
+        &system,
+        DaemonInstance::RouteReflector(0),
+        &wrong,
+        &[method],
+    );
     let error = error.err().context("an unknown peer has a table")?;
     let error = format!("{error:#}");
     ensure!(error.contains("unknown-peer"), "{error}");
@@ -160,8 +175,8 @@ const SERVING: &str = "0801";
 
 #[test]
 fn a_client_of_grpc_c_core_is_served_on_a_unix_socket() -> Result<()> {
-    let system = System::up("input-c-core", Options::default())?;
-    let daemon = Daemon::NodeRouter(0);
+    let system = System::up("input-c-core", ReferenceOptions::default())?;
+    let daemon = DaemonInstance::NodeRouter(0);
     let target = system.grpc_target(daemon)?;
     let path = target
         .strip_prefix("unix:")

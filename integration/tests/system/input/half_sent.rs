@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
-use lab::reference::{Options, reflector_address};
-use lab::system::{Daemon, System};
+use lab::reference::{ReferenceOptions, reflector_address};
+use lab::system::{DaemonInstance, System};
 use lab::{MemoryLimit, Process};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -21,7 +21,7 @@ const HALF: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: portlb\r\n";
 
 /// A daemon with the memory limit of its manifest.
 struct FloodTarget {
-    daemon: Daemon,
+    daemon: DaemonInstance,
     address: SocketAddr,
     process: Process,
     limit: u64,
@@ -31,7 +31,7 @@ struct FloodTarget {
 impl FloodTarget {
     fn limit(
         system: &System,
-        daemon: Daemon,
+        daemon: DaemonInstance,
         address: IpAddr,
         port: u16,
         mib: u64,
@@ -83,7 +83,7 @@ impl FloodTarget {
 
 #[test]
 fn thousands_of_half_sent_requests_leave_sessions_and_memory_alone() {
-    let mut system = System::new("input-half-sent", Options::default()).unwrap();
+    let mut system = System::new("input-half-sent", ReferenceOptions::default()).unwrap();
     for (program, port) in [
         ("bgp-announcer", 9153),
         ("node-router", 9155),
@@ -102,9 +102,15 @@ fn thousands_of_half_sent_requests_leave_sessions_and_memory_alone() {
     // All daemons use one HTTP server. Before this server had limits, 2,163 requests exceeded the
     // memory of node-router.
     let targets = [
-        (Daemon::BgpAnnouncer(0), lb_pod, 9153, 64, 10_000),
-        (Daemon::NodeRouter(0), node, 9155, 64, 2_500),
-        (Daemon::RouteReflector(0), reflector, 9154, 256, 2_500),
+        (DaemonInstance::BgpAnnouncer(0), lb_pod, 9153, 64, 10_000),
+        (DaemonInstance::NodeRouter(0), node, 9155, 64, 2_500),
+        (
+            DaemonInstance::RouteReflector(0),
+            reflector,
+            9154,
+            256,
+            2_500,
+        ),
     ];
     let hostile = system.network.lab.host(&system.network.web_pods[0].name);
     let hostile = hostile.unwrap();

@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use daemon_api::dataplane::v1::MissingStep;
 use ipnet::IpNet;
-use lab::bgp::{AddPath, Peer, Program, RunningSpeaker};
-use lab::stand_in::{Heartbeats, StandInDataPlane};
+use lab::bgp::{AddPath, ForeignPeer, Program, RunningSpeaker};
+use lab::fake::{FakeDataPlaneServer, Heartbeats};
 use lab::{Process, Signal, daemons};
 
 use super::network::{LinkMember, Network, SERVICE, SERVICE6, prefix};
@@ -25,7 +25,7 @@ const ROUTER: LinkMember = LinkMember::Router(9);
 /// A bgp-announcer with a fake data plane, foreign reflectors, and a router behind them.
 struct ReflectedAnnouncer {
     announcer: Process,
-    data_plane: StandInDataPlane,
+    data_plane: FakeDataPlaneServer,
     reflectors: Vec<RunningSpeaker>,
     router: RunningSpeaker,
     _network: Network,
@@ -38,24 +38,24 @@ fn start(name: &str) -> Result<ReflectedAnnouncer> {
     let mut reflectors = Vec::new();
     for (member, program) in REFLECTOR {
         let clients: IpNet = prefix("10.0.1.0/24");
-        let router = Peer::new("router", ROUTER.address().into()).add_path(AddPath::Send);
+        let router = ForeignPeer::new("router", ROUTER.address().into()).add_path(AddPath::Send);
         let speaker = member
-            .speaker_of(Peer::range("clients", clients).client())
+            .speaker_of(ForeignPeer::range("clients", clients).client())
             .peer(router.client());
         reflectors.push(network.start(member, program, &speaker)?);
     }
-    let mut router = Peer::new("bird", REFLECTOR[0].0.address().into());
+    let mut router = ForeignPeer::new("bird", REFLECTOR[0].0.address().into());
     router = router.add_path(AddPath::Receive);
     let mut router = ROUTER.speaker_of(router);
     for (name, (member, _)) in ["frr", "gobgp"].into_iter().zip(&REFLECTOR[1..]) {
-        let peer = Peer::new(name, member.address().into());
+        let peer = ForeignPeer::new(name, member.address().into());
         router = router.peer(peer.add_path(AddPath::Receive));
     }
     let router = network.start(ROUTER, Program::Bird, &router)?;
 
     let host = network.host(ANNOUNCER)?;
     let also = [prefix(SERVICE6)];
-    let data_plane = StandInDataPlane::start_with(&host, Heartbeats::Sent, &also)?;
+    let data_plane = FakeDataPlaneServer::start_with(&host, Heartbeats::Sent, &also)?;
     data_plane.set(MissingStep::None, "");
     let peers = REFLECTOR.map(|(member, _)| member.address().to_string());
     let announcer = host.start("bgp-announcer", announcer(&peers)?)?;

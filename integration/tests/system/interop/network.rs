@@ -13,7 +13,7 @@ use daemon_api::reflector::v1::{
     GetConfigurationRequest, GetConfigurationResponse, ListPathsRequest, ListSessionsRequest,
 };
 use ipnet::IpNet;
-use lab::bgp::{AddPath, Peer, Program, RunningSpeaker, Speaker};
+use lab::bgp::{AddPath, ForeignPeer, ForeignSpeaker, Program, RunningSpeaker};
 use lab::system::all_pages;
 use lab::{Host, Lab, Process, Signal, Topology, daemons};
 use tonic::transport::{Channel, Endpoint};
@@ -104,27 +104,27 @@ impl LinkMember {
     }
 
     /// Returns a speaker on this host with one peer.
-    pub(crate) fn speaker_of(self, peer: Peer) -> Speaker {
-        Speaker::new(self.address().into(), self.address()).peer(peer)
+    pub(crate) fn speaker_of(self, peer: ForeignPeer) -> ForeignSpeaker {
+        ForeignSpeaker::new(self.address().into(), self.address()).peer(peer)
     }
 
     /// Returns a speaker that announces [`SERVICE`] and [`SERVICE6`] to the reflector.
     ///
     /// The next hop is the speaker's own address.
-    pub(crate) fn client(self) -> Speaker {
-        self.client_of(Peer::new("reflector", REFLECTOR.into()))
+    pub(crate) fn client(self) -> ForeignSpeaker {
+        self.client_of(ForeignPeer::new("reflector", REFLECTOR.into()))
     }
 
     /// Returns a speaker that announces [`SERVICE`] and [`SERVICE6`] to `peer`.
-    pub(crate) fn client_of(self, peer: Peer) -> Speaker {
+    pub(crate) fn client_of(self, peer: ForeignPeer) -> ForeignSpeaker {
         self.speaker_of(peer)
             .announce(prefix(SERVICE), self.address().into())
             .announce(prefix(SERVICE6), self.address6().into())
     }
 
     /// Returns a speaker that receives every path from the reflector.
-    pub(crate) fn router(self) -> Speaker {
-        let reflector = Peer::new("reflector", REFLECTOR.into());
+    pub(crate) fn router(self) -> ForeignSpeaker {
+        let reflector = ForeignPeer::new("reflector", REFLECTOR.into());
         self.speaker_of(reflector.add_path(AddPath::Receive))
     }
 }
@@ -153,7 +153,7 @@ impl Network {
         &self,
         member: LinkMember,
         program: Program,
-        speaker: &Speaker,
+        speaker: &ForeignSpeaker,
     ) -> Result<RunningSpeaker> {
         program.start(&self.host(member)?, speaker)
     }

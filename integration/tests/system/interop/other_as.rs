@@ -7,8 +7,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use daemon_api::dataplane::v1::MissingStep;
-use lab::bgp::{self, Peer, Program, RunningSpeaker};
-use lab::stand_in::{Heartbeats, StandInDataPlane};
+use lab::bgp::{self, ForeignPeer, Program, RunningSpeaker};
+use lab::fake::{FakeDataPlaneServer, Heartbeats};
 use lab::{Process, daemons};
 
 use super::network::{LinkMember, Network, SERVICE};
@@ -21,14 +21,14 @@ const OTHER_AS: u32 = 64999;
 
 /// A bgp-announcer with a fake data plane.
 struct LoadBalancer {
-    data_plane: StandInDataPlane,
+    data_plane: FakeDataPlaneServer,
     _announcer: Process,
 }
 
 impl LoadBalancer {
     fn start(network: &Network, member: LinkMember) -> Result<Self> {
         let host = network.host(member)?;
-        let data_plane = StandInDataPlane::start(&host, Heartbeats::Sent)?;
+        let data_plane = FakeDataPlaneServer::start(&host, Heartbeats::Sent)?;
         data_plane.set(MissingStep::None, "");
         Ok(Self {
             data_plane,
@@ -70,7 +70,7 @@ fn path(router: &RunningSpeaker, name: &str) -> Result<(String, bool)> {
 #[test]
 fn the_path_of_a_silent_data_plane_is_least_preferred_by_a_router_in_another_as() {
     let network = Network::bring_up("interop-other-as", &[ROUTER, SILENT, ALIVE]).unwrap();
-    let peer = |name: &str, member: LinkMember| Peer::new(name, member.address().into());
+    let peer = |name: &str, member: LinkMember| ForeignPeer::new(name, member.address().into());
     let mut speaker = ROUTER
         .speaker_of(peer("silent", SILENT))
         .peer(peer("alive", ALIVE));

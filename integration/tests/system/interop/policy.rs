@@ -1,7 +1,7 @@
 //! Tests of import policy and of the maximum of paths.
 
 use anyhow::ensure;
-use lab::bgp::{Program, Speaker};
+use lab::bgp::{ForeignSpeaker, Program};
 
 use super::network::{
     CLIENTS, LinkMember, Network, ROUTERS, ReflectorProcess, SERVICE, SERVICE6, file, prefix,
@@ -12,7 +12,7 @@ const A: LinkMember = LinkMember::Client(1);
 const B: LinkMember = LinkMember::Client(2);
 
 /// Returns a client with six paths, one more than `maximumPaths: 5`: the service and four hosts.
-fn greedy() -> Speaker {
+fn greedy() -> ForeignSpeaker {
     let mut greedy = A.client();
     for number in 1..=4 {
         let host = prefix(&format!("10.1.2.{number}/32"));

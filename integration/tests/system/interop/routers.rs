@@ -205,7 +205,7 @@ fn each_of_two_paths_of_a_client_is_withdrawn_separately() {
     };
     let clients = [11, 12, 13].map(|number| {
         let member = LinkMember::Client(number);
-        let peer = lab::bgp::Peer::new("reflector", super::network::REFLECTOR.into());
+        let peer = lab::bgp::ForeignPeer::new("reflector", super::network::REFLECTOR.into());
         let speaker = member
             .speaker_of(peer.add_path(lab::bgp::AddPath::Send))
             .announce(super::network::prefix(SERVICE), member.address().into());

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use daemon_api::bgp::v1::Session;
 use lab::Signal;
-use lab::bgp::{Peer, Program};
+use lab::bgp::{ForeignPeer, Program};
 
 use super::network::{
     CLIENTS, DYNAMIC_ROUTERS, LinkMember, Network, REFLECTOR, ROUTERS, ReflectorProcess, SERVICE,
@@ -308,7 +308,7 @@ fn either_side_of_a_session_can_be_passive() {
     network
         .start(dials, Program::Bird, &dials.router())
         .unwrap();
-    let peer = Peer::new("reflector", REFLECTOR.into()).passive();
+    let peer = ForeignPeer::new("reflector", REFLECTOR.into()).passive();
     network
         .start(waits, Program::Bird, &waits.speaker_of(peer))
         .unwrap();

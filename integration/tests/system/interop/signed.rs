@@ -3,8 +3,8 @@
 use anyhow::{Context, Result, ensure};
 use daemon_api::dataplane::v1::MissingStep;
 use lab::Host;
-use lab::bgp::{AddPath, Peer, Program};
-use lab::stand_in::{Heartbeats, StandInDataPlane};
+use lab::bgp::{AddPath, ForeignPeer, Program};
+use lab::fake::{FakeDataPlaneServer, Heartbeats};
 
 use super::announcer::{ANNOUNCER, announcer};
 use super::network::{
@@ -58,7 +58,7 @@ fn a_session_with_any_program_needs_the_key_of_the_reflector() {
     let groups = [groups[0].as_str(), groups[1].as_str()];
     let reflector = ReflectorProcess::start(&network, &groups, &peers).unwrap();
 
-    let peer = || Peer::new("reflector", REFLECTOR.into());
+    let peer = || ForeignPeer::new("reflector", REFLECTOR.into());
     let mut running = Vec::new();
     for (member, program) in CLIENT {
         let speaker = member.client_of(peer().password("one"));
@@ -126,13 +126,13 @@ fn the_announcer_uses_the_common_key_or_the_key_of_a_single_peer() {
     members.extend(routers.map(|(member, ..)| member));
     let network = Network::bring_up("interop-signed-announcer", &members).unwrap();
     let routers = routers.map(|(member, program, password)| {
-        let clients = Peer::range("clients", prefix("10.0.1.0/24")).password(password);
+        let clients = ForeignPeer::range("clients", prefix("10.0.1.0/24")).password(password);
         let router = network.start(member, program, &member.speaker_of(clients));
         (member, router.unwrap())
     });
     let host = network.host(ANNOUNCER).unwrap();
     let also = [prefix(SERVICE6)];
-    let data_plane = StandInDataPlane::start_with(&host, Heartbeats::Sent, &also).unwrap();
+    let data_plane = FakeDataPlaneServer::start_with(&host, Heartbeats::Sent, &also).unwrap();
     data_plane.set(MissingStep::None, "");
     let [one, other] = ["one", "other"].map(|key| host.write(key, key).unwrap());
     let peers = routers.each_ref().map(|(member, _)| match member {

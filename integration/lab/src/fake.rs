@@ -77,12 +77,12 @@ impl Drop for Server {
 /// A fake pod-watcher. Its desired set has one virtual server, port 80 of the service address, with
 /// the real servers that the test sets.
 #[derive(Debug)]
-pub struct StandInDiscovery {
+pub struct FakeDiscoveryServer {
     desired: watch::Sender<VirtualServer>,
     _server: Server,
 }
 
-impl StandInDiscovery {
+impl FakeDiscoveryServer {
     /// Starts the server on the host's loopback address, with these real servers.
     pub fn start(host: &Host, real_servers: &[Ipv4Addr]) -> Result<Self> {
         let desired = watch::Sender::new(web(real_servers));
@@ -193,7 +193,7 @@ fn real_server(address: &Ipv4Addr) -> RealServer {
 
 /// A fake ipvs-programmer. It reports the state of the service range that the test sets.
 #[derive(Debug)]
-pub struct StandInDataPlane {
+pub struct FakeDataPlaneServer {
     address: watch::Sender<dataplane::ServiceAddress>,
     /// The number of watches that clients have started.
     watches: Arc<AtomicUsize>,
@@ -208,7 +208,7 @@ pub enum Heartbeats {
     Missing,
 }
 
-impl StandInDataPlane {
+impl FakeDataPlaneServer {
     /// Starts the server on the host's loopback address. The service range is not serving until
     /// [`set`](Self::set).
     pub fn start(host: &Host, heartbeats: Heartbeats) -> Result<Self> {
