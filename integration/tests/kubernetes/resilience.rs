@@ -78,7 +78,7 @@ impl<'a> ServedService<'a> {
 }
 
 #[test]
-fn nothing_is_withdrawn_while_the_api_server_is_away_and_the_truth_is_reached_afterwards() {
+fn without_an_api_server_nothing_is_withdrawn_and_missed_changes_are_applied_afterwards() {
     let served = ServedService::start(TestControlPlane::shared(), "away");
     served.proxy.refuse().unwrap();
     served.assert_desired_set_is_kept(&["cannot reach the API server", "refused"], SOON);

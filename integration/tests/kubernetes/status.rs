@@ -104,7 +104,7 @@ impl TestNamespace<'_> {
 }
 
 #[test]
-fn an_older_service_does_not_take_an_address_over_that_another_one_holds() {
+fn an_older_service_does_not_take_over_an_address_that_another_service_holds() {
     let namespace = TestControlPlane::shared().namespace("taken");
     namespace.apply_service("old", "portlb.io/address: 10.1.1.11");
     namespace.apply_endpoints("old", &["10.0.0.9"]);

@@ -78,7 +78,7 @@ fn without_pod_watchers_nothing_is_withdrawn_and_health_checks_continue() {
 }
 
 #[test]
-fn a_programmer_that_is_back_in_time_is_not_noticed_and_writes_nothing() {
+fn a_programmer_that_restarts_quickly_changes_no_route_and_no_kernel_entry() {
     let mut system = System::up("programmer-back", ReferenceOptions::default()).unwrap();
     let changes = system.fib.changes().len();
     under_load(&mut system, |system| {
@@ -112,8 +112,7 @@ fn a_programmer_that_is_back_in_time_is_not_noticed_and_writes_nothing() {
 }
 
 #[test]
-fn paths_of_dead_and_silent_programmers_are_least_preferred_and_never_leave_the_router_without_a_path()
- {
+fn paths_of_ended_and_silent_programmers_are_least_preferred_and_not_withdrawn() {
     let mut system = System::new("programmer-gone", ReferenceOptions::default()).unwrap();
     let timeout = format!("{}ms", DATA_PLANE_TIMEOUT.as_millis());
     system.set_flags("bgp-announcer", &[("--data-plane-timeout", &timeout)]);
@@ -152,7 +151,7 @@ fn paths_of_dead_and_silent_programmers_are_least_preferred_and_never_leave_the_
 }
 
 #[test]
-fn the_sleep_of_an_announcer_does_not_count_as_silence() {
+fn a_stopped_announcer_does_not_count_its_own_sleep_as_silence_of_the_data_plane() {
     let mut system = System::new("announcer-slept", ReferenceOptions::default()).unwrap();
     system.set_flags("bgp-announcer", &[("--data-plane-timeout", "500ms")]);
     system.start_all().unwrap();
@@ -174,7 +173,7 @@ fn the_sleep_of_an_announcer_does_not_count_as_silence() {
 }
 
 #[test]
-fn paths_of_node_routers_that_stay_away_are_least_preferred_and_stay() {
+fn paths_of_ended_node_routers_are_least_preferred_and_not_withdrawn() {
     let mut system = System::up("node-routers-gone", ReferenceOptions::default()).unwrap();
     let nodes = [0, 1, 2].map(|node| system.host(DaemonInstance::NodeRouter(node)).unwrap());
     let routes = nodes
@@ -224,7 +223,7 @@ fn first_change_after(system: &System, began: Instant) -> Duration {
 }
 
 #[test]
-fn a_killed_announcer_is_withdrawn_at_once() {
+fn the_paths_of_a_killed_announcer_are_withdrawn_immediately() {
     let mut system = System::up("announcer", ReferenceOptions::default()).unwrap();
     under_load(&mut system, |system| {
         for lb_pod in 0..3 {
@@ -271,7 +270,7 @@ fn the_routes_of_a_killed_node_router_stay_and_are_adopted() {
 }
 
 #[test]
-fn reflectors_are_killed_and_replaced_one_after_the_other_without_a_change() {
+fn killing_and_replacing_each_reflector_in_turn_changes_no_route() {
     let mut system = System::up("reflectors", ReferenceOptions::default()).unwrap();
     let changes = system.fib.changes().len();
     under_load(&mut system, |system| {
@@ -294,7 +293,7 @@ fn reflectors_are_killed_and_replaced_one_after_the_other_without_a_change() {
 }
 
 #[test]
-fn without_both_reflectors_the_router_has_no_path_until_one_is_back() {
+fn without_both_reflectors_the_router_has_no_path_until_one_reflector_runs_again() {
     let mut system = System::up("no-reflector", ReferenceOptions::default()).unwrap();
     for reflector in [0, 1] {
         system
@@ -325,7 +324,7 @@ fn no_connection_is_lost_when_whole_lb_pods_are_killed_in_turn() {
 }
 
 #[test]
-fn a_node_behind_a_cut_cable_is_gone_when_the_hold_timer_expires() {
+fn the_path_of_a_disconnected_node_is_withdrawn_when_the_hold_timer_expires() {
     let mut system = System::new("cut", ReferenceOptions::default()).unwrap();
     // Only web pods of the other nodes, because clients cannot reach web pods of node-b.
     let reachable = system.network.web_pods.iter().cloned();

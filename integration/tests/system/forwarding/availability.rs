@@ -235,7 +235,7 @@ impl DrainScenario {
 }
 
 #[test]
-fn a_udp_client_that_keeps_its_port_leaves_a_drained_and_a_dead_real_server() {
+fn a_udp_client_moves_from_a_draining_or_failed_real_server_to_another() {
     let names = port(5300);
     let options = ReferenceOptions {
         web_pods: 3,

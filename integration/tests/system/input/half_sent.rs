@@ -82,7 +82,7 @@ impl FloodTarget {
 }
 
 #[test]
-fn thousands_of_half_sent_requests_leave_sessions_and_memory_alone() {
+fn thousands_of_incomplete_requests_affect_neither_sessions_nor_memory() {
     let mut system = System::new("input-half-sent", ReferenceOptions::default()).unwrap();
     for (program, port) in [
         ("bgp-announcer", 9153),

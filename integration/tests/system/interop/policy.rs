@@ -22,7 +22,7 @@ fn greedy() -> ForeignSpeaker {
 }
 
 #[test]
-fn a_client_with_too_many_paths_keeps_its_session_and_those_up_to_the_maximum() {
+fn a_client_with_too_many_paths_keeps_its_session_and_the_maximum_of_paths() {
     let network = Network::bring_up("interop-maximum", &[LinkMember::Reflector, A]).unwrap();
     let clients = format!("{CLIENTS}\n  maximumPaths: 5");
     let reflector = ReflectorProcess::start(&network, &[&clients], &[]).unwrap();
