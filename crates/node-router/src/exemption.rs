@@ -38,7 +38,7 @@ pub trait ExemptionFirewall: Send + 'static {
 
 impl ExemptionFirewall for Nftables {
     fn holds(&mut self, table: &Table) -> Result<bool, Error> {
-        Ok(self.fingerprint(&table.name)? == Some(table.fingerprint()))
+        Self::holds(self, table)
     }
 
     fn replace(&mut self, table: &Table) -> Result<(), Error> {

@@ -628,13 +628,20 @@ fn an_exemption_that_another_program_removes_is_restored() {
         let node =
             RealKernelNode::start(|config| config.audit_interval = Duration::from_millis(100))
                 .await;
-        run("nft", "flush ruleset");
-        let restored = async {
-            while !run("nft", "list tables").contains("portlb-node-router") {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(DEADLINE, restored).await.unwrap();
+        let table = run("nft", "list table inet portlb-node-router");
+        for command in [
+            "flush ruleset",
+            "flush chain inet portlb-node-router prerouting",
+        ] {
+            run("nft", command);
+            let restored = async {
+                while run("nft", "list ruleset") != table {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            let restored = tokio::time::timeout(DEADLINE, restored).await;
+            assert!(restored.is_ok(), "{command}: the exemption is not restored");
+        }
         node.stop().await;
     });
 }
