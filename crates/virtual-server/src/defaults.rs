@@ -1,8 +1,9 @@
-//! What holds where the user says nothing.
+//! Default values of the options of a virtual server.
 //!
-//! Tunnel with Maglev hashing over address and port keeps every established connection when the
-//! set of load balancers changes: each of them computes the same real server for a flow without
-//! having seen its beginning. Masquerade cannot do that.
+//! `Tunnel` with Maglev hashing over address and port keeps every established connection when the
+//! set of load balancers changes: each load balancer computes the same real server for a flow, even
+//! if another load balancer forwarded the first packets of this flow. `Masquerade` cannot do that,
+//! because replies must return through the load balancer that rewrote the packet.
 
 use std::time::Duration;
 
@@ -12,14 +13,15 @@ use crate::{
 };
 
 impl Scheduler {
-    /// `mh` with both flags: without `fallback` the flows that hash to a quiesced real server are
-    /// dropped.
+    /// `mh` with the flags `fallback` and `port`. Without `fallback`, the kernel drops flows that
+    /// hash to a quiesced real server.
     pub const MH_DEFAULT: Self = Self::Mh(SchedulerFlags {
         fallback: true,
         port: true,
     });
 
-    /// `sh` with `fallback`, by the client's address alone, as those expect who choose it.
+    /// `sh` with the flag `fallback`. The hash has only the client's address, because users choose
+    /// `sh` to keep all flows of a client on one real server.
     pub const SH_DEFAULT: Self = Self::Sh(SchedulerFlags {
         fallback: true,
         port: false,
@@ -45,7 +47,7 @@ impl Default for Weight {
 }
 
 impl Default for HealthCheck {
-    /// A real server that vanishes is out after `interval * fall + timeout`: 7 s.
+    /// A real server that stops answering is failed after at most `interval * fall + timeout`: 7 s.
     fn default() -> Self {
         Self {
             kind: HealthCheckKind::TcpConnect { port: None },
@@ -66,10 +68,10 @@ impl Default for FailureAction {
 }
 
 impl VirtualServer {
-    /// One healthy real server is enough to serve.
     pub const DEFAULT_MINIMUM_HEALTHY: u32 = 1;
 
-    /// Longer than most requests take, and than a pod has to end unless it says otherwise (30 s).
+    /// Longer than most requests take, and longer than the default `terminationGracePeriodSeconds`
+    /// of a pod (30 s).
     pub const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 }
 
@@ -78,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_default_keeps_connections_when_the_set_of_load_balancers_changes() {
+    fn the_defaults_are_maglev_hashing_with_ports_and_the_ipip_tunnel() {
         assert_eq!(
             Scheduler::default(),
             Scheduler::Mh(SchedulerFlags {

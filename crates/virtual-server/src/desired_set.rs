@@ -1,4 +1,4 @@
-//! Everything that shall be served, and what differs between two such sets.
+//! The set of all virtual servers and service ranges to serve.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,40 +12,37 @@ use crate::{
     VirtualServer, VirtualServerId,
 };
 
-/// Everything that shall be served.
+/// All virtual servers and service ranges that a source asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DesiredSet {
-    /// The virtual servers, each under its own id.
+    /// Each virtual server is stored under its own id.
     pub virtual_servers: BTreeMap<VirtualServerId, VirtualServer>,
     /// Prefixes that are announced as a whole. They do not overlap.
     pub service_ranges: BTreeSet<ServiceRange>,
 }
 
-/// One object of a desired set, whole.
+/// One change of a desired set. It carries the whole new object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DesiredChange {
-    /// The service range is gone.
     RemoveServiceRange(ServiceRange),
-    /// The virtual server is gone.
     RemoveVirtualServer(VirtualServerId),
-    /// The service range is new.
     PutServiceRange(ServiceRange),
-    /// The virtual server is new, or differs from the one with the same id.
+    /// The virtual server is new, or replaces the virtual server with this id.
     PutVirtualServer(VirtualServer),
 }
 
 impl DesiredSet {
-    /// Validates each object by itself, and all of them together.
+    /// Checks each object alone, then the objects against each other.
     ///
     /// # Errors
     ///
-    /// Every object that cannot be.
+    /// Lists every invalid field.
     pub fn validate(&self) -> Result<(), Problems> {
         let mut problems = Problems::default();
         for (id, virtual_server) in &self.virtual_servers {
             debug_assert_eq!(*id, virtual_server.id);
-            if let Err(of_one) = virtual_server.validate() {
-                problems.append(of_one, |invalid| Some(invalid.of(*id)));
+            if let Err(server_problems) = virtual_server.validate() {
+                problems.append(server_problems, |invalid| Some(invalid.of(*id)));
             }
         }
         for range in &self.service_ranges {
@@ -58,14 +55,16 @@ impl DesiredSet {
         problems.or(())
     }
 
-    /// Adds the contradictions between objects that are valid by themselves.
+    /// Adds the contradictions between objects: overlapping ports, overlapping service ranges, and
+    /// real servers with service addresses. Objects that are invalid by themselves are not reported
+    /// here.
     pub fn check_together(&self, problems: &mut Problems) {
         self.check_ports(problems);
         self.check_service_ranges(problems);
         self.check_circles(problems);
     }
 
-    /// Ports of one address and protocol belong to one virtual server.
+    /// Reports ports of one address and protocol that belong to several virtual servers.
     fn check_ports(&self, problems: &mut Problems) {
         let mut by_address: BTreeMap<(IpAddr, Protocol), Vec<Ports>> = BTreeMap::new();
         for id in self.virtual_servers.keys() {
@@ -81,45 +80,46 @@ impl DesiredSet {
                 protocol,
                 ports,
             };
-            // The one before that reaches furthest.
-            let mut former: Option<Ports> = None;
-            for latter in ports {
-                if let Some(former) = former.filter(|former| former.overlaps(latter)) {
+            // Of the ports checked so far, the ones with the highest last port.
+            let mut earlier: Option<Ports> = None;
+            for later in ports {
+                if let Some(earlier) = earlier.filter(|earlier| earlier.overlaps(later)) {
                     problems.push(Invalid::new(
-                        FieldPath::VirtualServer(Some(id(latter)), Field::Ports),
-                        latter,
-                        format!("overlaps the ports of {}", id(former)),
+                        FieldPath::VirtualServer(Some(id(later)), Field::Ports),
+                        later,
+                        format!("overlaps the ports of {}", id(earlier)),
                         "give each port of an address to one virtual server",
                     ));
                 }
-                former = former
+                earlier = earlier
                     .into_iter()
-                    .chain([latter])
+                    .chain([later])
                     .max_by_key(|ports| ports.bounds().1);
             }
         }
     }
 
     fn check_service_ranges(&self, problems: &mut Problems) {
-        let mut former: Option<IpNet> = None;
-        // In order, a prefix that contains another one comes before it, and nothing that lies
-        // outside of it comes between them.
+        let mut earlier: Option<IpNet> = None;
+        // In this order a prefix precedes all prefixes within it, and no prefix outside of it comes
+        // between them. So comparing with the last outermost prefix is enough.
         let mut ranges: Vec<ServiceRange> = self.service_ranges.iter().copied().collect();
         ranges.sort_by_key(|range| (range.prefix.network(), range.prefix.prefix_len()));
         for range in ranges {
-            match former {
-                Some(former) if former.contains(&range.prefix) => problems.push(Invalid::new(
+            match earlier {
+                Some(earlier) if earlier.contains(&range.prefix) => problems.push(Invalid::new(
                     FieldPath::ServiceRange(range),
                     range,
-                    format!("lies within the service range {former}"),
-                    "leave one of them out",
+                    format!("lies within the service range {earlier}"),
+                    "remove one of the two service ranges",
                 )),
-                Some(_) | None => former = Some(range.prefix),
+                Some(_) | None => earlier = Some(range.prefix),
             }
         }
     }
 
-    /// A real server whose address is local to the load balancer would never be reached.
+    /// Reports real servers whose address is local to the load balancer: packets to such an address
+    /// would never leave the load balancer.
     fn check_circles(&self, problems: &mut Problems) {
         let addresses: BTreeSet<IpAddr> =
             self.virtual_servers.keys().map(|id| id.address).collect();
@@ -129,7 +129,7 @@ impl DesiredSet {
                 let range = self.service_range_of(address);
                 let problem = match range {
                     Some(range) => format!("lies within the service range {range}"),
-                    // `VirtualServer::validate` refuses its own address.
+                    // `VirtualServer::validate` already rejects the virtual server's own address.
                     None if address != id.address && addresses.contains(&address) => {
                         "is a service address".to_owned()
                     }
@@ -146,7 +146,7 @@ impl DesiredSet {
         }
     }
 
-    /// The service range that an address lies in.
+    /// Returns the service range that contains an address.
     #[must_use]
     pub fn service_range_of(&self, address: IpAddr) -> Option<ServiceRange> {
         self.service_ranges
@@ -155,8 +155,8 @@ impl DesiredSet {
             .copied()
     }
 
-    /// What makes `new` of this set: removals first, so that no two objects of the sets between
-    /// claim the same ports or addresses.
+    /// Returns the changes that turn this set into `new`. Removals come first, so that no
+    /// intermediate set has two objects with the same ports or addresses.
     #[must_use]
     pub fn changes_to(&self, new: &Self) -> Vec<DesiredChange> {
         let removed_ranges = self.service_ranges.difference(&new.service_ranges);
@@ -187,7 +187,7 @@ impl DesiredSet {
         .collect()
     }
 
-    /// Takes one change over. A removal of what does not exist changes nothing.
+    /// Applies one change. Removing an object that does not exist changes nothing.
     pub fn apply(&mut self, change: DesiredChange) {
         match change {
             DesiredChange::RemoveServiceRange(range) => {

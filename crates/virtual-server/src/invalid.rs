@@ -1,4 +1,4 @@
-//! Why a value, a virtual server or a set of them is refused.
+//! Errors about values of virtual servers and desired sets.
 
 use std::{
     borrow::Cow,
@@ -9,125 +9,106 @@ use std::{
 
 use crate::{RealServer, ServiceRange, VirtualServerId};
 
-/// A refused field of a virtual server or set.
+/// An invalid field of a virtual server or a desired set, with the reason.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {reason}")]
 pub struct Invalid {
-    /// The field, as the file format names it.
+    /// The field, named as in the file format.
     pub field: FieldPath,
-    /// Why its value is refused.
     pub reason: BadValue,
 }
 
-/// Why a value is refused, wherever it was written.
+/// A value that is invalid, with the problem and a suggestion. It does not say in which field the
+/// value is.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{value} {problem}; {suggestion}")]
 pub struct BadValue {
-    /// The value as given.
+    /// The invalid value as the user wrote it.
     pub value: String,
-    /// What is wrong with it.
+    /// The predicate of a sentence that begins with the value: "is not a port".
     pub problem: Cow<'static, str>,
-    /// What to write instead.
     pub suggestion: Suggestion,
 }
 
-/// What to write instead of a refused value, in the words of the file format.
+/// A correction for an invalid value, in the words of the file format.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Suggestion {
-    /// Another value, or another way to write it.
+    /// Another value, or another way to write the value.
     Text(Cow<'static, str>),
-    /// Nothing: the field is left out.
+    /// The user must remove the field.
     LeaveOut,
-    /// Nothing, or a kind of health check.
+    /// Remove the field, or choose a kind of health check other than `none`.
     LeaveOutOrCheck,
-    /// This text, or no health check.
+    /// Follow this text, or use no health check.
     TextOrNoCheck(&'static str),
 }
 
-/// A field, shown as the file format names it.
+/// The path of a field, shown as in the file format: `virtualServers[tcp/10.1.1.10:80].ports`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FieldPath {
-    /// A field of a virtual server.
+    /// A field of a virtual server. The id is `None` if the error is about one virtual server that
+    /// the caller knows.
     VirtualServer(Option<VirtualServerId>, Field),
-    /// A service range, which has one field.
+    /// A service range, whose only field is the prefix.
     ServiceRange(ServiceRange),
 }
 
 /// A field of a virtual server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Field {
-    /// The service address that clients reach.
     Address,
-    /// The ports that clients connect to.
     Ports,
-    /// The name that users see.
     Name,
-    /// The scheduler, without its flags.
+    /// The name of the scheduler, without its flags.
     Scheduler,
-    /// The flags of `sh` and `mh`.
     SchedulerFlags,
-    /// The forwarding method, without its tunnel.
+    /// The forwarding method, without its tunnel kind.
     ForwardingMethod,
-    /// The encapsulation of the method `Tunnel`.
     TunnelKind,
-    /// How long a client stays with its real server.
     PersistenceTimeout,
-    /// What counts as one client.
+    /// The prefix length of addresses that count as one client.
     ClientPrefixLength,
-    /// The real servers together.
+    /// The whole list of real servers.
     RealServers,
-    /// A field of one real server.
     RealServer(RealServerKey, RealServerField),
-    /// A field of the health check.
     HealthCheck(HealthCheckField),
-    /// What happens to a real server that fails its health check.
     OnFailure,
-    /// Least number of healthy real servers.
     MinimumHealthy,
-    /// How long connections to a removed real server last.
     DrainTimeout,
 }
 
-/// Names a real server within its virtual server: its place in the list is not the user's.
+/// The address and port that identify a real server within its virtual server. Error messages use
+/// them instead of the index in the sorted list, which the user cannot see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RealServerKey {
-    /// The address of the real server.
     pub address: IpAddr,
-    /// Its port as given.
+    /// The port as the user wrote it; `None` if the user wrote no port.
     pub port: Option<NonZeroU16>,
 }
 
 /// A field of a real server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RealServerField {
-    /// The real server as a whole.
+    /// The real server as a whole, such as a real server that is listed twice.
     Whole,
-    /// The address of the real server.
     Address,
-    /// The port of the real server.
     Port,
 }
 
 /// A field of a health check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HealthCheckField {
-    /// Whether and how real servers are checked.
     Kind,
-    /// What the check connects to.
     Port,
-    /// From the start of one check to the start of the next.
     Interval,
-    /// A check without an answer fails after it.
     Timeout,
-    /// Successful checks that make a failed real server healthy.
     Rise,
-    /// Failed checks that make a healthy real server failed.
     Fall,
-    /// The first check starts at a random moment within it.
     InitialJitter,
 }
 
-/// All problems of one object: the first [`Self::MOST`] in full, the others counted.
+/// All problems of one object: the first [`Self::MAX_LISTED`] with their text, and the number of
+/// the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problems<P = Invalid> {
     listed: Vec<P>,
@@ -135,7 +116,7 @@ pub struct Problems<P = Invalid> {
 }
 
 impl Invalid {
-    /// Reads as a sentence: "`field`: `value` `problem`; `suggestion`".
+    /// Creates an error that is shown as "`field`: `value` `problem`; `suggestion`".
     pub fn new(
         field: impl Into<FieldPath>,
         value: impl Display,
@@ -148,7 +129,7 @@ impl Invalid {
         }
     }
 
-    /// Names the virtual server that has the field.
+    /// Adds the id of the virtual server to the path of the field.
     #[must_use]
     pub fn of(self, id: VirtualServerId) -> Self {
         let field = match self.field {
@@ -160,7 +141,7 @@ impl Invalid {
 }
 
 impl BadValue {
-    /// Reads as a sentence: "`value` `problem`; `suggestion`".
+    /// Creates an error that is shown as "`value` `problem`; `suggestion`".
     pub fn new(
         value: impl Display,
         problem: impl Into<Cow<'static, str>>,
@@ -175,44 +156,50 @@ impl BadValue {
 }
 
 impl<P> Problems<P> {
-    /// Problems that are kept in full.
-    pub const MOST: usize = 100;
+    /// The largest number of problems that are stored with their text.
+    pub const MAX_LISTED: usize = 100;
 
-    /// Adds a problem, in full or as a count.
+    /// Adds a problem: with its text if there is room, otherwise only to the count.
     pub fn push(&mut self, problem: P) {
-        if self.listed.len() < Self::MOST {
+        if self.listed.len() < Self::MAX_LISTED {
             self.listed.push(problem);
         } else {
             self.unlisted += 1;
         }
     }
 
-    /// Adds the problems of a part, except for those dropped by `convert`.
-    pub fn append<Q>(&mut self, of_part: Problems<Q>, mut convert: impl FnMut(Q) -> Option<P>) {
-        self.unlisted += of_part.unlisted;
-        of_part
+    /// Adds the problems of a part of the object. `convert` turns a problem of the part into a
+    /// problem of the object, or drops the problem with `None`.
+    pub fn append<Q>(
+        &mut self,
+        part_problems: Problems<Q>,
+        mut convert: impl FnMut(Q) -> Option<P>,
+    ) {
+        self.unlisted += part_problems.unlisted;
+        part_problems
             .listed
             .into_iter()
             .filter_map(&mut convert)
             .for_each(|problem| self.push(problem));
     }
 
-    /// The problems that are kept in full.
+    /// Returns the problems that are stored with their text.
     #[must_use]
     pub fn listed(&self) -> &[P] {
         &self.listed
     }
 
-    /// The problems that are kept in full, and the number of the others.
+    /// Returns the problems that are stored with their text, and the number of all others.
     #[must_use]
     pub fn into_parts(self) -> (Vec<P>, usize) {
         (self.listed, self.unlisted)
     }
 
-    /// Returns `value` unless there is a problem.
+    /// Returns `value` if there is no problem.
     ///
     /// # Errors
-    /// The problems, if there is one.
+    ///
+    /// Returns the problems if there is at least one.
     pub fn or<T>(self, value: T) -> Result<T, Self> {
         if self.listed.is_empty() {
             Ok(value)
@@ -249,7 +236,7 @@ impl<P> Extend<P> for Problems<P> {
 impl<P: fmt::Debug + Display> std::error::Error for Problems<P> {}
 
 impl<P: Display> Display for Problems<P> {
-    /// One problem a line.
+    /// Writes one problem per line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, problem) in self.listed.iter().enumerate() {
             let separator = if index == 0 { "" } else { "\n" };
@@ -300,9 +287,9 @@ impl Display for Suggestion {
         match self {
             Self::Text(text) => f.write_str(text),
             Self::LeaveOut => f.write_str("leave it out"),
-            Self::LeaveOutOrCheck => f.write_str("leave it out, or write another kind than none"),
+            Self::LeaveOutOrCheck => f.write_str("leave it out, or write a kind other than none"),
             Self::TextOrNoCheck(text) => {
-                write!(f, "{text}, or do without the check (kind: none)")
+                write!(f, "{text}, or use no health check (kind: none)")
             }
         }
     }

@@ -1,14 +1,16 @@
-//! What a virtual server and its real servers are, and the ordered difference between two tables
-//! of them. Pure: no clock, no IO.
+//! Model of virtual servers, and plans for the kernel's table.
 //!
-//! - [`VirtualServer`] is what a user wants: one address, protocol and port (or range of ports),
-//!   and the real servers behind it. [`VirtualServer::validate`] says what cannot be.
-//! - [`Options`] is what the user may leave out; resolved, it is a [`Behaviour`].
-//! - [`ServiceRange`] is a prefix announced as a whole.
-//! - [`DesiredSet`] is all of both, and what differs between two of them.
-//! - [`Table`] is what a kernel holds; [`plan`] is the way from one table to another.
-
-#![warn(missing_docs)]
+//! The crate has no clock and no IO.
+//!
+//! - [`VirtualServer`] is one address, protocol and port (or range of ports) with its real servers.
+//!   [`VirtualServer::validate`] returns every invalid field.
+//! - [`Options`] are the settings that a user can leave out. [`Options::resolve`] fills in the
+//!   defaults and returns a [`Behaviour`].
+//! - [`ServiceRange`] is a prefix that is announced as a whole.
+//! - [`DesiredSet`] contains all virtual servers and service ranges.
+//!   [`DesiredSet::changes_to`] returns the difference of two sets.
+//! - [`Table`] is the content of the kernel's table. [`plan`] returns the changes from one table to
+//!   another.
 
 mod defaults;
 mod desired_set;
@@ -42,7 +44,6 @@ pub use table::{
 };
 pub use weight_levels::weight_levels;
 
-/// Runs the example in the README as a test.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

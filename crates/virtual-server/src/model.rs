@@ -1,4 +1,4 @@
-//! Virtual servers and real servers as a user wants them.
+//! Virtual servers and real servers as a source describes them.
 
 use std::{
     fmt,
@@ -12,59 +12,55 @@ use serde::{Deserialize, Serialize};
 
 use crate::{RealServerKey, text};
 
-/// Transport protocol of a virtual server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
-    /// Transmission Control Protocol.
     #[default]
     Tcp,
-    /// User Datagram Protocol.
     Udp,
-    /// Stream Control Transmission Protocol.
     Sctp,
 }
 
-/// The ports that a virtual server receives.
+/// The ports of a service address that belong to a virtual server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Ports {
-    /// One port.
     Single(NonZeroU16),
-    /// From the first to the last port, both included; the first is smaller than the last.
+    /// All ports from the first to the last. The last port is greater than the first and belongs to
+    /// the range.
     Range(NonZeroU16, NonZeroU16),
-    /// Every port.
+    /// All ports from 1 to 65535, written `*`.
     All,
 }
 
-/// Identifies a virtual server within a set. Shown as `tcp/10.1.1.10:80`, `udp/[fd00::1]:53`,
+/// The identity of a virtual server within a set: `tcp/10.1.1.10:80`, `udp/[fd00::1]:53`,
 /// `tcp/10.1.1.10:8000-8999` or `tcp/10.1.1.10:*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VirtualServerId {
-    /// The service address.
     pub address: IpAddr,
-    /// Transport protocol.
     pub protocol: Protocol,
-    /// The ports.
     pub ports: Ports,
 }
 
-/// How new connections are shared among the real servers.
+/// The rule by which the kernel shares new connections among the real servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scheduler {
-    /// Round robin.
+    /// Round robin: each real server in turn.
     Rr,
-    /// Weighted round robin.
+    /// Weighted round robin: each real server in turn, in proportion to its weight.
     Wrr,
-    /// Least connection.
+    /// Least connection: the real server with the fewest connections.
     Lc,
-    /// Weighted least connection.
+    /// Weighted least connection: the real server with the fewest connections in proportion to its
+    /// weight.
     Wlc,
-    /// Source hashing.
+    /// Source hashing: a hash of the client's address chooses the real server.
     Sh(SchedulerFlags),
-    /// Maglev hashing.
+    /// Maglev hashing: a hash of the client chooses the real server, and few flows move when the
+    /// real servers change.
     Mh(SchedulerFlags),
-    /// Shortest expected delay.
+    /// Shortest expected delay: the real server with the fewest connections in proportion to its
+    /// weight, counting the new connection.
     Sed,
-    /// Never queue.
+    /// Never queue: an idle real server if there is one, otherwise as `sed`.
     Nq,
 }
 
@@ -72,13 +68,13 @@ pub enum Scheduler {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(from = "Vec<SchedulerFlag>", into = "Vec<SchedulerFlag>")]
 pub struct SchedulerFlags {
-    /// A flow that hashes to a quiesced real server goes to another one.
+    /// A flow that hashes to a quiesced real server goes to another real server.
     pub fallback: bool,
     /// The client's port is part of the hash.
     pub port: bool,
 }
 
-/// One of [`SchedulerFlags`], as a list of them has it.
+/// One flag of [`SchedulerFlags`]. The serialized form of the flags is a list of these words.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum SchedulerFlag {
@@ -86,166 +82,168 @@ enum SchedulerFlag {
     Port,
 }
 
-/// How a packet is encapsulated on its way to a real server.
+/// The encapsulation of packets to a real server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TunnelKind {
     /// IP in IP (RFC 2003; RFC 2473 for IPv6).
     Ipip,
 }
 
-/// How a packet travels from the load balancer to a real server.
+/// The way in which the load balancer sends a packet to a real server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ForwardingMethod {
-    /// The destination is rewritten; replies return through the load balancer.
+    /// The load balancer rewrites the destination of the packet. Replies return through the load
+    /// balancer.
     Masquerade,
-    /// Only the link-layer destination is rewritten; replies go straight to the client.
+    /// The load balancer rewrites only the link-layer destination. Replies go directly to the
+    /// client.
     DirectRouting,
-    /// The packet is encapsulated; replies go straight to the client.
+    /// The load balancer wraps the packet in another packet. Replies go directly to the client.
     Tunnel(TunnelKind),
 }
 
-/// New connections of one client go to the same real server.
+/// Settings by which new connections of one client go to the same real server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Persistence {
-    /// How long the binding outlives the client's last connection: whole seconds, 1 s to 31 days.
+    /// Time after the client's last connection until the kernel forgets the client: whole seconds,
+    /// 1 s to 31 days.
     pub timeout: Duration,
-    /// Length of the prefix that counts as one client.
+    /// Prefix length of the addresses that count as one client.
     pub client_prefix_length: u8,
 }
 
-/// Share of new connections, 0 to 65535. 0: quiesced.
+/// A real server's share of new connections, 0 to 65535, in proportion to the weights of the
+/// others. Weight 0 means quiesced.
 ///
-/// The kernel takes larger numbers silently, but its schedulers do not reckon with them.
+/// The kernel accepts weights above 65535 without an error, but its schedulers compute wrong shares
+/// with them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Weight(pub u16);
 
 impl Weight {
-    /// No new connections.
+    /// The weight of a real server that gets no new connections.
     pub const QUIESCED: Self = Self(0);
 }
 
-/// What the source of the desired set says of a real server.
+/// The state of a real server in the desired set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum RealServerState {
-    /// Receives new connections by its weight.
+    /// The real server gets new connections in proportion to its weight.
     #[default]
     Ready,
-    /// Receives no new connections; established ones go on.
+    /// The real server gets no new connections and keeps its established ones.
     Draining,
 }
 
-/// What receives the connections.
+/// A server that receives connections of a virtual server.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct RealServer {
-    /// Its address.
     #[serde(deserialize_with = "text::required")]
     pub address: IpAddr,
-    /// Its port; `None` keeps the port that the client addressed.
+    /// `None` keeps the port to which the client connected.
     #[serde(
         default,
         deserialize_with = "text::optional",
         skip_serializing_if = "Option::is_none"
     )]
     pub port: Option<NonZeroU16>,
-    /// Share of new connections while it is ready and healthy.
+    /// Used while the real server is ready and healthy.
     #[serde(
         default,
         deserialize_with = "text::or_default",
         skip_serializing_if = "text::is_default"
     )]
     pub weight: Weight,
-    /// Whether it is to receive new connections.
     #[serde(default, skip_serializing_if = "text::is_default")]
     pub state: RealServerState,
-    /// What the source of the desired set has seen of it. No file says it.
+    /// Filled in by the source of the desired set. It is not part of the file format.
     #[serde(skip)]
     pub history: RealServerHistory,
 }
 
-/// What the source of the desired set has seen of a real server.
+/// What the source of the desired set has observed about a real server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct RealServerHistory {
-    /// Order of first appearance within the virtual server: a real server with a smaller number
-    /// appeared earlier. Numbers may be missing.
+    /// Place in the order of first appearance within the virtual server: a lower number appeared
+    /// earlier. Numbers may have gaps.
     pub position: u64,
-    /// Since when its state is [`RealServerState::Ready`], if the source saw that change.
+    /// Time at which the state became [`RealServerState::Ready`]. `None` if the source did not see
+    /// the change.
     pub ready_since: Option<Timestamp>,
-    /// Since when its state is [`RealServerState::Draining`], if the source saw that change.
+    /// Time at which the state became [`RealServerState::Draining`]. `None` if the source did not
+    /// see the change.
     pub draining_since: Option<Timestamp>,
 }
 
-/// Wall-clock time, as the time since 1970-01-01 00:00 UTC.
+/// A wall-clock time, stored as the duration since 1970-01-01 00:00 UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(pub Duration);
 
-/// What a health check does.
+/// The kind of probe that a health check sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HealthCheckKind {
-    /// Opens a TCP connection and closes it again.
+    /// The probe opens a TCP connection and closes it again.
     TcpConnect {
-        /// Port to connect to; `None`: the real server's own.
+        /// Port to connect to. `None` means the port of the real server.
         port: Option<NonZeroU16>,
     },
 }
 
-/// When a real server counts as healthy.
+/// The settings of a health check: how real servers are probed, and when a real server counts as
+/// healthy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct HealthCheck {
-    /// What is done at each check.
     pub kind: HealthCheckKind,
-    /// From the start of one check to the start of the next: 10 ms to 1 h.
+    /// Time from the start of one probe to the start of the next: 10 ms to 1 h.
     pub interval: Duration,
-    /// A check without an answer fails after this time: 1 ms to the interval.
+    /// A probe without an answer fails after this time: 1 ms to the interval.
     pub timeout: Duration,
-    /// Successful checks in a row after which a failed real server is healthy again: 1 to 100.
+    /// Successful probes in a row that make a failed real server healthy: 1 to 100.
     pub rise: u32,
-    /// Failed checks in a row after which a healthy real server has failed: 1 to 100.
+    /// Failed probes in a row that make a healthy real server failed: 1 to 100.
     pub fall: u32,
-    /// The first check starts at a random moment within this time: at most 1 h.
+    /// The first probe starts at a random moment within this time: at most 1 h.
     pub initial_jitter: Duration,
 }
 
 /// What happens to a real server that fails its health check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FailureAction {
-    /// Its weight becomes 0: established connections go on.
+    /// The weight of the real server becomes 0, and established connections continue.
     Quiesce,
-    /// It leaves the table.
+    /// The real server is removed from the kernel's table.
     Remove,
 }
 
-/// One address, protocol and port (or range of ports), and the real servers behind it.
+/// An address, a protocol and ports that clients connect to, with the real servers behind them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct VirtualServer {
-    /// What identifies it within a set.
     pub id: VirtualServerId,
-    /// What the user calls it; several virtual servers may share a name.
+    /// The name that the user gave. Several virtual servers can have the same name.
     pub name: String,
-    /// How new connections are shared.
     pub scheduler: Scheduler,
-    /// How packets reach the real servers.
     pub forwarding_method: ForwardingMethod,
-    /// Whether a client stays with its real server over several connections.
+    /// `None` turns persistence off.
     pub persistence: Option<Persistence>,
     /// Sorted by address and port, without duplicates.
     pub real_servers: Vec<RealServer>,
-    /// `None`: real servers are not checked and count as healthy.
+    /// `None` means that real servers are not checked and count as healthy.
     pub health_check: Option<HealthCheck>,
-    /// What happens to a real server that fails its check.
     pub on_failure: FailureAction,
-    /// It is serving while at least this many real servers are healthy.
+    /// The virtual server is serving while at least this many real servers are healthy.
     pub minimum_healthy: u32,
-    /// How long a real server that is listed no more keeps the connections that it has: 0 (none) to
-    /// 24 h. UDP has none to keep, and `sh` and `mh` without fallback keep none.
+    /// Time for which a real server keeps its established connections after it has left the desired
+    /// set: 0 s (connections end immediately) to 24 h. No effect for UDP, and for `sh` and `mh`
+    /// without `fallback`: then a removed real server loses its flows immediately.
     pub drain_timeout: Duration,
 }
 
-/// A prefix that is announced as a whole while virtual servers in it can be served.
+/// A prefix that is announced as a whole while a virtual server in it is serving.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceRange {
-    /// Without host bits.
+    /// The bits after the prefix length are 0.
     pub prefix: IpNet,
 }
 
@@ -271,33 +269,44 @@ impl From<SchedulerFlags> for Vec<SchedulerFlag> {
 }
 
 impl Scheduler {
-    /// Reports whether it chooses the real server by a hash of the client, over places that each
-    /// real server has by its weight.
+    /// Reports whether the scheduler chooses the real server by a hash of the client. Such a
+    /// scheduler gives each real server slots of a table in proportion to its weight.
     #[must_use]
     pub const fn is_hashing(self) -> bool {
+        self.flags().is_some()
+    }
+
+    /// Returns the flags of a hashing scheduler. The other schedulers have no flags.
+    #[must_use]
+    pub const fn flags(self) -> Option<SchedulerFlags> {
         match self {
-            Self::Sh(_) | Self::Mh(_) => true,
-            Self::Rr | Self::Wrr | Self::Lc | Self::Wlc | Self::Sed | Self::Nq => false,
+            Self::Sh(flags) | Self::Mh(flags) => Some(flags),
+            Self::Rr | Self::Wrr | Self::Lc | Self::Wlc | Self::Sed | Self::Nq => None,
         }
     }
 
-    /// Returns how many real servers a virtual server with it may have.
+    /// Reports whether this is Maglev hashing, with any flags.
+    #[must_use]
+    pub const fn is_mh(self) -> bool {
+        matches!(self, Self::Mh(_))
+    }
+
+    /// Returns the largest number of real servers that this scheduler supports.
     ///
-    /// The kernel refuses more destinations than the table of `mh` has places (`ip_vs_mh.c`,
-    /// `IP_VS_MH_TAB_SIZE`; 4,093 unless the kernel was built with another size).
+    /// For `mh`, the kernel rejects more real servers than its lookup table has slots
+    /// (`ip_vs_mh.c`, `IP_VS_MH_TAB_SIZE`): 4,093 with the kernel's default configuration.
     #[must_use]
     pub const fn most_real_servers(self) -> usize {
-        match self {
-            Self::Mh(_) => 4_093,
-            Self::Rr | Self::Wrr | Self::Lc | Self::Wlc | Self::Sh(_) | Self::Sed | Self::Nq => {
-                VirtualServer::MOST_REAL_SERVERS
-            }
+        if self.is_mh() {
+            4_093
+        } else {
+            VirtualServer::MOST_REAL_SERVERS
         }
     }
 }
 
 impl Ports {
-    /// First and last port.
+    /// Returns the first and the last port.
     #[must_use]
     pub const fn bounds(self) -> (u16, u16) {
         match self {
@@ -307,7 +316,7 @@ impl Ports {
         }
     }
 
-    /// Whether a port belongs to both.
+    /// Reports whether at least one port belongs to `self` and to `other`.
     #[must_use]
     pub const fn overlaps(self, other: Self) -> bool {
         let (first, last) = self.bounds();
@@ -317,12 +326,13 @@ impl Ports {
 }
 
 impl VirtualServer {
-    /// Most real servers of a virtual server, whatever its scheduler. One message of a data plane
-    /// carries the status of all of them.
+    /// Largest number of real servers of one virtual server with any scheduler. One message of a
+    /// data plane carries the status of all real servers.
     pub const MOST_REAL_SERVERS: usize = 65_535;
 
-    /// The port on which a real server receives: its own, or the one that clients address.
-    /// `None`: each of several ports.
+    /// Returns the port on which a real server receives connections: its own port, or the single
+    /// port of the virtual server. Returns `None` if the virtual server has several ports, because
+    /// each connection keeps its port.
     #[must_use]
     pub const fn real_server_port(&self, real_server: &RealServer) -> Option<NonZeroU16> {
         match (real_server.port, self.id.ports) {
@@ -331,7 +341,8 @@ impl VirtualServer {
         }
     }
 
-    /// Address and port of a real server in a kernel's table; port 0 keeps the client's.
+    /// Returns the address and port of a real server in the kernel's table. Port 0 keeps the port
+    /// to which the client connected.
     #[must_use]
     pub fn table_address(&self, real_server: &RealServer) -> SocketAddr {
         let port = self
@@ -340,8 +351,8 @@ impl VirtualServer {
         SocketAddr::new(real_server.address, port)
     }
 
-    /// The port that the health check of a real server connects to. `None`: it is not checked;
-    /// in a valid virtual server that means that it has no health check.
+    /// Returns the port to which the health check of a real server connects. Returns `None` if the
+    /// real server is not checked: a valid virtual server then has no health check.
     #[must_use]
     pub const fn health_check_port(&self, real_server: &RealServer) -> Option<NonZeroU16> {
         match self.health_check {
@@ -357,7 +368,7 @@ impl VirtualServer {
         }
     }
 
-    /// Brings the real servers into their order: by address, then by port.
+    /// Sorts the real servers by address, then by port.
     pub fn sort_real_servers(&mut self) {
         self.real_servers
             .sort_by_key(|real_server| (real_server.address, real_server.port));
@@ -398,14 +409,12 @@ impl fmt::Display for RealServer {
 impl fmt::Display for Scheduler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.word())?;
-        match self {
-            Self::Rr | Self::Wrr | Self::Lc | Self::Wlc | Self::Sed | Self::Nq => Ok(()),
-            Self::Sh(flags) | Self::Mh(flags) => {
-                let fallback = if flags.fallback { ",fallback" } else { "" };
-                let port = if flags.port { ",port" } else { "" };
-                write!(f, "{fallback}{port}")
-            }
-        }
+        let Some(flags) = self.flags() else {
+            return Ok(());
+        };
+        let fallback = if flags.fallback { ",fallback" } else { "" };
+        let port = if flags.port { ",port" } else { "" };
+        write!(f, "{fallback}{port}")
     }
 }
 

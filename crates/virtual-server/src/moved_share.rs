@@ -1,41 +1,42 @@
-//! The share of flows that a change of weights moves on `mh`.
+//! Estimate of the flows that `mh` moves after weight changes.
 
 use std::net::IpAddr;
 
-use crate::{RealServer, Scheduler, VirtualServer, weight_levels::greatest_common_divisor};
+use crate::{RealServer, VirtualServer, weight_levels::greatest_common_divisor};
 
-/// Places of the kernel's table (`CONFIG_IP_VS_MH_TAB_INDEX` 12).
-const PLACES: usize = 4093;
+/// Number of slots in the kernel's lookup table with the default `CONFIG_IP_VS_MH_TAB_INDEX` of 12.
+const SLOTS: usize = 4093;
 
-/// Greater weights than this many bits are shifted (`IP_VS_MH_TAB_BITS`, net/netfilter/ipvs).
+/// The kernel shifts weights to the right until they have at most this many bits
+/// (`IP_VS_MH_TAB_BITS`, net/netfilter/ipvs/ip_vs_mh.c).
 const WEIGHT_BITS: u32 = 6;
 
 impl VirtualServer {
     /// Estimates the share of flows, from 0 to 1, that `mh` moves between real servers when this
-    /// virtual server takes the place of `before`. `None`: no weight of a real server that both have
-    /// differs, or the scheduler is another one.
+    /// virtual server replaces `before`. Returns `None` if one of the two schedulers is not `mh`,
+    /// or if every real server that is in both virtual servers has the same weight in both.
     ///
-    /// The table is filled as the kernel fills it, but with another hash function, so that the share
-    /// differs from the kernel's by about a hundredth.
+    /// The estimate fills the lookup table like the kernel, but with another hash function. So it
+    /// differs from the kernel's share by about 0.01.
     #[must_use]
     pub fn moved_share(&self, before: &Self) -> Option<f64> {
-        let is_mh = |server: &Self| matches!(server.scheduler, Scheduler::Mh(_));
-        if !is_mh(self) || !is_mh(before) || !self.has_other_weights(before) {
+        if !self.scheduler.is_mh() || !before.scheduler.is_mh() || !self.has_other_weights(before) {
             return None;
         }
-        let (before, after) = (before.places(), self.places());
+        let (before, after) = (before.slots(), self.slots());
         let moved = before
             .iter()
             .zip(&after)
             .filter(|(one, other)| one != other);
-        // Both numbers are small.
+        // Both numbers are at most `SLOTS`, so the conversion cannot fail.
         let [moved, all] =
-            [moved.count(), PLACES].map(|count| u32::try_from(count).unwrap_or(u32::MAX));
+            [moved.count(), SLOTS].map(|count| u32::try_from(count).unwrap_or(u32::MAX));
         Some(f64::from(moved) / f64::from(all))
     }
 
     fn has_other_weights(&self, before: &Self) -> bool {
-        // Both lists are sorted by address and port, but for those that exceed the maximum.
+        // Both lists are sorted by address and port, except for lists that exceed the maximum
+        // length.
         let mut others = before.real_servers.iter().peekable();
         self.real_servers.iter().any(|server| {
             while others.next_if(|other| key(other) < key(server)).is_some() {}
@@ -44,33 +45,33 @@ impl VirtualServer {
         })
     }
 
-    /// Who has each place: the real servers take their next free places in turns, each as many in one
-    /// turn as it has weight.
-    fn places(&self) -> Vec<Option<Key>> {
-        let mut places = vec![None; PLACES];
+    /// Returns the real server of each slot. The real servers take free slots in rounds: in each
+    /// round a real server takes as many slots as its reduced weight.
+    fn slots(&self) -> Vec<Option<Key>> {
+        let mut slots = vec![None; SLOTS];
         let weights = self.real_servers.iter().map(|server| server.weight.0);
         let divisor = weights.clone().fold(0, greatest_common_divisor).max(1);
         let heaviest = weights.max().unwrap_or(0) / divisor;
         let bits = u16::BITS - heaviest.leading_zeros();
         let shift = bits.saturating_sub(WEIGHT_BITS);
-        let mut candidates: Vec<Candidate> = self
+        let mut sequences: Vec<SlotSequence> = self
             .real_servers
             .iter()
             .filter(|server| server.weight.0 > 0)
-            .map(|server| Candidate::new(server, ((server.weight.0 / divisor) >> shift).max(1)))
+            .map(|server| SlotSequence::new(server, ((server.weight.0 / divisor) >> shift).max(1)))
             .collect();
-        if candidates.is_empty() {
-            return places;
+        if sequences.is_empty() {
+            return slots;
         }
-        let mut free = PLACES;
+        let mut free = SLOTS;
         loop {
-            for candidate in &mut candidates {
-                for _ in 0..candidate.turns {
+            for sequence in &mut sequences {
+                for _ in 0..sequence.turns {
                     if free == 0 {
-                        return places;
+                        return slots;
                     }
                     free -= 1;
-                    candidate.take_place(&mut places);
+                    sequence.take_slot(&mut slots);
                 }
             }
         }
@@ -83,15 +84,15 @@ fn key(server: &RealServer) -> Key {
     (server.address, server.port.map_or(0, Into::into))
 }
 
-/// A real server and the order in which it wants places.
-struct Candidate {
+/// A real server and the order in which it claims slots of the lookup table.
+struct SlotSequence {
     key: Key,
     turns: u16,
     next: usize,
     step: usize,
 }
 
-impl Candidate {
+impl SlotSequence {
     fn new(server: &RealServer, turns: u16) -> Self {
         let key = key(server);
         let bits = match key.0 {
@@ -108,21 +109,22 @@ impl Candidate {
         Self {
             key,
             turns,
-            next: below(hash, PLACES),
-            step: below(mix(hash), PLACES - 1) + 1,
+            next: below(hash, SLOTS),
+            step: below(mix(hash), SLOTS - 1) + 1,
         }
     }
 
-    /// Takes the next free place of its order. There is one: the number of places is a prime.
-    fn take_place(&mut self, places: &mut [Option<Key>]) {
-        while places[self.next].is_some() {
-            self.next = (self.next + self.step) % PLACES;
+    /// Takes the next free slot in the order of this real server. The search ends because the
+    /// number of slots is prime, so that the steps reach every slot.
+    fn take_slot(&mut self, slots: &mut [Option<Key>]) {
+        while slots[self.next].is_some() {
+            self.next = (self.next + self.step) % SLOTS;
         }
-        places[self.next] = Some(self.key);
+        slots[self.next] = Some(self.key);
     }
 }
 
-/// The finaliser of SplitMix64.
+/// The finalizer of SplitMix64, which mixes all bits of a number.
 fn mix(value: u64) -> u64 {
     let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let value = (value ^ value >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -132,28 +134,27 @@ fn mix(value: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::weight_levels::tests::with_weights;
+    use crate::{Scheduler, weight_levels::tests::with_weights};
 
-    /// The share that moves when the second weights take the place of the first ones.
+    /// Returns the share of flows that moves when the weights change from `before` to `after`.
     fn moved(before: &[u16], after: &[u16]) -> Option<f64> {
         with_weights(after).moved_share(&with_weights(before))
     }
 
     #[test]
-    fn the_share_is_that_of_the_kernel() {
+    fn the_estimated_share_is_close_to_the_share_of_the_kernel() {
         let equal = vec![100; 100];
         let with_first = |weight| {
             let mut weights = equal.clone();
             weights[0] = weight;
             weights
         };
-        // 55 % and 5 % in the kernel.
+        // The kernel moves 55 % of the flows for weight 99, and 5 % for weight 50.
         let nearly_equal = moved(&equal, &with_first(99)).unwrap();
         assert!((0.5..0.6).contains(&nearly_equal), "{nearly_equal}");
         let halved = moved(&equal, &with_first(50)).unwrap();
         assert!((0.03..0.08).contains(&halved), "{halved}");
-        // A tenth of all is the share of the one whose weight becomes 0.
+        // The real server whose weight becomes 0 had a tenth of all flows.
         let mut ten = vec![10; 10];
         let before = ten.clone();
         ten[3] = 0;
@@ -162,13 +163,13 @@ mod tests {
     }
 
     #[test]
-    fn weights_in_the_same_proportion_move_nothing() {
+    fn weights_with_equal_ratios_move_no_flows() {
         assert_eq!(moved(&[1, 2, 3], &[100, 200, 300]), Some(0.0));
         assert_eq!(moved(&[0, 0], &[0, 1]), Some(1.0));
     }
 
     #[test]
-    fn a_change_without_another_weight_has_no_share() {
+    fn no_share_is_estimated_unless_a_weight_of_mh_changes() {
         assert_eq!(moved(&[1, 2, 3], &[1, 2, 3]), None);
         assert_eq!(moved(&[1, 2], &[1, 2, 3]), None);
         let mut other = with_weights(&[1, 3]);

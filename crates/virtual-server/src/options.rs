@@ -1,4 +1,4 @@
-//! Options of a virtual server, with their defaults.
+//! Optional settings of a virtual server, and their defaults.
 
 use std::{fmt, net::IpAddr, num::NonZeroU16, time::Duration};
 
@@ -9,75 +9,71 @@ use crate::{
     Invalid, Persistence, Scheduler, SchedulerFlags, Suggestion, TunnelKind, VirtualServer, text,
 };
 
-/// What a user said of how virtual servers behave, apart from their addresses, ports and real
-/// servers; `None`: nothing. [`Options::resolve`] makes a whole of it.
+/// The settings of virtual servers that a user can leave out; `None` means that the user left the setting out. Addresses, ports and real servers are not part of it. [`Options::resolve`] fills
+/// in the defaults.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
-    /// The scheduler. Its flags are those of its default unless `scheduler_flags` names them.
+    /// If `scheduler_flags` is `None`, the flags of this value apply.
     pub scheduler: Option<Scheduler>,
-    /// Flags of the scheduler; only `sh` and `mh` have any.
+    /// Only `sh` and `mh` have flags.
     pub scheduler_flags: Option<SchedulerFlags>,
-    /// The forwarding method. The kind of a tunnel is the default unless `tunnel_kind` names it.
+    /// If `tunnel_kind` is `None`, the tunnel kind of this value applies.
     pub forwarding_method: Option<ForwardingMethod>,
-    /// How tunnels encapsulate; only the forwarding method `Tunnel` has a kind.
+    /// Only the forwarding method `Tunnel` has a tunnel kind.
     pub tunnel_kind: Option<TunnelKind>,
-    /// Persistence.
     pub persistence: Option<PersistenceOptions>,
-    /// The health check.
     pub health_check: HealthCheckOptions,
-    /// What happens to a real server that fails its health check.
     pub on_failure: Option<FailureAction>,
-    /// Least number of healthy real servers.
+    /// Smallest number of healthy real servers with which a virtual server is serving.
     pub minimum_healthy: Option<u32>,
-    /// How long a real server that is listed no more keeps its connections.
+    /// Time for which a real server keeps its established connections after it has left the desired
+    /// set.
     pub drain_timeout: Option<Duration>,
 }
 
-/// What a user said of persistence.
+/// The settings of persistence that a user gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PersistenceOptions {
-    /// How long the binding outlives the client's last connection.
+    /// Time after the client's last connection until the kernel forgets the client.
     pub timeout: Duration,
-    /// Length of the prefix that counts as one client where clients have IPv4 addresses.
+    /// Prefix length of IPv4 addresses that count as one client. `None` means 32.
     pub ipv4_prefix_length: Option<u8>,
-    /// The same for IPv6.
+    /// Prefix length of IPv6 addresses that count as one client. `None` means 128.
     pub ipv6_prefix_length: Option<u8>,
 }
 
-/// What a user said of health checks.
+/// The settings of a health check that a user gave; `None` means that the user left the setting out.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct HealthCheckOptions {
-    /// Whether and how real servers are checked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kind: Option<HealthCheckChoice>,
-    /// What to connect to.
     #[serde(
         deserialize_with = "text::optional",
         skip_serializing_if = "Option::is_none"
     )]
     pub port: Option<NonZeroU16>,
-    /// From the start of one check to the start of the next.
+    /// Time from the start of one probe to the start of the next.
     #[serde(
         deserialize_with = "text::optional",
         serialize_with = "text::optional_duration",
         skip_serializing_if = "Option::is_none"
     )]
     pub interval: Option<Duration>,
-    /// A check without an answer fails after it.
+    /// A probe without an answer fails after this time.
     #[serde(
         deserialize_with = "text::optional",
         serialize_with = "text::optional_duration",
         skip_serializing_if = "Option::is_none"
     )]
     pub timeout: Option<Duration>,
-    /// Successful checks that make a failed real server healthy.
+    /// Successful probes in a row that make a failed real server healthy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rise: Option<u32>,
-    /// Failed checks that make a healthy real server failed.
+    /// Failed probes in a row that make a healthy real server failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fall: Option<u32>,
-    /// The first check starts at a random moment within it.
+    /// The first probe starts at a random moment within this time.
     #[serde(
         deserialize_with = "text::optional",
         serialize_with = "text::optional_duration",
@@ -89,44 +85,41 @@ pub struct HealthCheckOptions {
 /// Whether and how real servers are checked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum HealthCheckChoice {
-    /// By a TCP connection.
+    /// A probe opens a TCP connection to the real server.
     #[default]
     TcpConnect,
-    /// Not at all: they count as healthy.
+    /// Real servers are not checked and count as healthy.
     None,
 }
 
-/// How virtual servers behave, with every default filled in. It has no `Default` of its own:
-/// [`Options::default`] resolved is what holds where a user says nothing.
+/// The settings of virtual servers with all defaults filled in. There is no `Default`: the defaults
+/// are the result of [`Options::resolve`] for empty options.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Behaviour {
-    /// How new connections are shared.
     pub scheduler: Scheduler,
-    /// How packets reach the real servers.
     pub forwarding_method: ForwardingMethod,
-    /// Whether a client stays with its real server.
     pub persistence: Option<PersistenceOptions>,
-    /// `None`: real servers are not checked.
+    /// `None` means that real servers are not checked and count as healthy.
     pub health_check: Option<HealthCheck>,
-    /// What happens to a real server that fails its check.
     pub on_failure: FailureAction,
-    /// A virtual server is serving while so many of its real servers are healthy.
+    /// A virtual server is serving while at least this many real servers are healthy.
     pub minimum_healthy: u32,
-    /// How long a real server that is listed no more keeps its connections.
+    /// Time for which a real server keeps its established connections after it has left the desired
+    /// set.
     pub drain_timeout: Duration,
 }
 
 impl Options {
-    /// Fills the defaults in, as if every option without meaning beside the others were left out;
-    /// returns those options, too.
+    /// Fills in the defaults. Options that have no effect together with the other options, such as
+    /// flags of a scheduler without flags, are ignored and returned as errors.
     #[must_use]
     pub fn resolve(&self) -> (Behaviour, Vec<Invalid>) {
-        let mut refused = Vec::new();
+        let mut unused = Vec::new();
         let behaviour = Behaviour {
-            scheduler: self.scheduler(&mut refused),
-            forwarding_method: self.forwarding_method(&mut refused),
+            scheduler: self.scheduler(&mut unused),
+            forwarding_method: self.forwarding_method(&mut unused),
             persistence: self.persistence,
-            health_check: self.health_check.resolve(&mut refused),
+            health_check: self.health_check.resolve(&mut unused),
             on_failure: self.on_failure.unwrap_or_default(),
             minimum_healthy: self
                 .minimum_healthy
@@ -135,35 +128,31 @@ impl Options {
                 .drain_timeout
                 .unwrap_or(VirtualServer::DEFAULT_DRAIN_TIMEOUT),
         };
-        (behaviour, refused)
+        (behaviour, unused)
     }
 
-    fn scheduler(&self, refused: &mut Vec<Invalid>) -> Scheduler {
+    fn scheduler(&self, unused: &mut Vec<Invalid>) -> Scheduler {
         let scheduler = self.scheduler.unwrap_or_default();
         let Some(flags) = self.scheduler_flags else {
             return scheduler;
         };
-        match scheduler {
-            Scheduler::Sh(_) => Scheduler::Sh(flags),
-            Scheduler::Mh(_) => Scheduler::Mh(flags),
-            Scheduler::Rr
-            | Scheduler::Wrr
-            | Scheduler::Lc
-            | Scheduler::Wlc
-            | Scheduler::Sed
-            | Scheduler::Nq => {
-                refused.push(Invalid::new(
-                    Field::SchedulerFlags,
-                    scheduler,
-                    "has no flags, only sh and mh have",
-                    Suggestion::LeaveOut,
-                ));
-                scheduler
-            }
+        if !scheduler.is_hashing() {
+            unused.push(Invalid::new(
+                Field::SchedulerFlags,
+                scheduler,
+                "has no flags, only sh and mh have",
+                Suggestion::LeaveOut,
+            ));
+            return scheduler;
+        }
+        if scheduler.is_mh() {
+            Scheduler::Mh(flags)
+        } else {
+            Scheduler::Sh(flags)
         }
     }
 
-    fn forwarding_method(&self, refused: &mut Vec<Invalid>) -> ForwardingMethod {
+    fn forwarding_method(&self, unused: &mut Vec<Invalid>) -> ForwardingMethod {
         let method = self.forwarding_method.unwrap_or_default();
         let Some(kind) = self.tunnel_kind else {
             return method;
@@ -171,7 +160,7 @@ impl Options {
         match method {
             ForwardingMethod::Tunnel(_) => ForwardingMethod::Tunnel(kind),
             ForwardingMethod::Masquerade | ForwardingMethod::DirectRouting => {
-                refused.push(Invalid::new(
+                unused.push(Invalid::new(
                     Field::TunnelKind,
                     kind,
                     format!("is for forwardingMethod Tunnel, not for {method}"),
@@ -184,7 +173,7 @@ impl Options {
 }
 
 impl HealthCheckOptions {
-    fn resolve(&self, refused: &mut Vec<Invalid>) -> Option<HealthCheck> {
+    fn resolve(&self, unused: &mut Vec<Invalid>) -> Option<HealthCheck> {
         let default = HealthCheck::default();
         match self.kind.unwrap_or_default() {
             HealthCheckChoice::TcpConnect => {
@@ -218,10 +207,10 @@ impl HealthCheckOptions {
                     (HealthCheckField::InitialJitter, period(self.initial_jitter)),
                 ] {
                     let Some(value) = value else { continue };
-                    refused.push(Invalid::new(
+                    unused.push(Invalid::new(
                         field,
                         value,
-                        "has no meaning without a check",
+                        "has no effect without a health check",
                         Suggestion::LeaveOutOrCheck,
                     ));
                 }
@@ -232,8 +221,8 @@ impl HealthCheckOptions {
 }
 
 impl PersistenceOptions {
-    /// What it is for clients of the family of `address`: each address is a client of its own
-    /// unless a prefix length is given.
+    /// Returns the persistence of a virtual server with this address. Without a prefix length each
+    /// address of the family counts as one client.
     #[must_use]
     pub fn at(&self, address: IpAddr) -> Persistence {
         let (given, longest) = match address {
@@ -259,7 +248,7 @@ mod tests {
     use crate::FieldPath;
 
     #[test]
-    fn options_that_say_nothing_resolve_to_the_defaults() {
+    fn empty_options_resolve_to_the_defaults() {
         assert_eq!(
             Options::default().resolve().0,
             Behaviour {
@@ -275,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn the_timeout_of_a_short_interval_is_the_interval() {
+    fn the_default_timeout_is_not_longer_than_the_interval() {
         let mut options = Options::default();
         options.health_check.interval = Some(Duration::from_millis(300));
         let check = options.resolve().0.health_check.unwrap();
@@ -283,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn an_option_without_meaning_is_refused() {
+    fn an_option_without_effect_is_rejected() {
         let mut options = Options {
             scheduler: Some(Scheduler::Rr),
             scheduler_flags: Some(SchedulerFlags::default()),
@@ -307,13 +296,13 @@ mod tests {
         options.health_check.rise = Some(2);
         assert_eq!(
             options.resolve().1[0].to_string(),
-            "healthCheck.rise: 2 has no meaning without a check; leave it out, or write another \
-             kind than none"
+            "healthCheck.rise: 2 has no effect without a health check; leave it out, or write a \
+             kind other than none"
         );
     }
 
     #[test]
-    fn what_is_refused_leaves_the_other_options_and_the_defaults_in_place() {
+    fn a_rejected_option_does_not_change_the_other_options() {
         let mut options = Options {
             scheduler: Some(Scheduler::Rr),
             scheduler_flags: Some(SchedulerFlags::default()),
@@ -325,7 +314,7 @@ mod tests {
         options.health_check.kind = Some(HealthCheckChoice::None);
         options.health_check.rise = Some(2);
         options.health_check.fall = Some(3);
-        let (behaviour, refused) = options.resolve();
+        let (behaviour, unused) = options.resolve();
         let expected = Behaviour {
             scheduler: Scheduler::Rr,
             forwarding_method: ForwardingMethod::Masquerade,
@@ -336,7 +325,7 @@ mod tests {
             drain_timeout: VirtualServer::DEFAULT_DRAIN_TIMEOUT,
         };
         assert_eq!(behaviour, expected);
-        let fields: Vec<FieldPath> = refused.iter().map(|invalid| invalid.field).collect();
+        let fields: Vec<FieldPath> = unused.iter().map(|invalid| invalid.field).collect();
         let expected = [
             Field::SchedulerFlags.into(),
             Field::TunnelKind.into(),

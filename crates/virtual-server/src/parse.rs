@@ -1,4 +1,4 @@
-//! Values from the text that a person writes.
+//! Conversion from the text that a user writes.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -15,11 +15,11 @@ use crate::{
     text::{self, FromText, TextError},
 };
 
-/// Gives each value of a type its word, the same one in every text.
+/// Implements the conversions between the values of an enum and their words. Each value has the
+/// same word in flags, files and annotations.
 macro_rules! words {
     ($type:ident, $problem:literal, [$($word:literal = $pattern:pat => $value:expr),*]) => {
         impl $type {
-            /// Returns the word of the value.
             #[must_use]
             pub const fn word(self) -> &'static str {
                 match self {
@@ -71,8 +71,8 @@ words!(
         "sctp" = Self::Sctp => Self::Sctp
     ]
 );
-// The flags of `sh` and `mh` are those of their defaults. A word is the kernel's name of the
-// scheduler, as in `ip_vs_<name>`.
+// A word is the kernel's name of the scheduler, as in the module name `ip_vs_<name>`. The words
+// `sh` and `mh` give the default flags.
 words!(
     Scheduler,
     "is not a scheduler",
@@ -87,7 +87,7 @@ words!(
         "nq" = Self::Nq => Self::Nq
     ]
 );
-// The kind of a tunnel is the default.
+// The word `Tunnel` gives the default tunnel kind.
 words!(
     ForwardingMethod,
     "is not a forwarding method",
@@ -112,7 +112,7 @@ words!(
 );
 words!(
     FailureAction,
-    "is not known",
+    "is not a failure action",
     [
         "quiesce" = Self::Quiesce => Self::Quiesce,
         "remove" = Self::Remove => Self::Remove
@@ -120,7 +120,7 @@ words!(
 );
 words!(
     RealServerState,
-    "is not a state",
+    "is not a real server state",
     [
         "ready" = Self::Ready => Self::Ready,
         "draining" = Self::Draining => Self::Draining
@@ -139,7 +139,7 @@ fn allowed(words: &[&str]) -> String {
 impl FromStr for Ports {
     type Err = BadValue;
 
-    /// Takes `80`, `8000-8999` and `*`.
+    /// Accepts `80`, `8000-8999` and `*`.
     fn from_str(text: &str) -> Result<Self, BadValue> {
         let invalid = |problem: &'static str| {
             BadValue::new(
@@ -153,7 +153,7 @@ impl FromStr for Ports {
             return Ok(Self::All);
         }
         let port = |text: &str| {
-            // `parse` alone would take a leading plus sign.
+            // `parse` alone would accept a leading plus sign.
             if !text.bytes().all(|byte| byte.is_ascii_digit()) {
                 return Err(invalid("is not a port, a range of ports or *"));
             }
@@ -167,7 +167,9 @@ impl FromStr for Ports {
                 if first < last {
                     Ok(Self::Range(first, last))
                 } else {
-                    Err(invalid("does not end above its first port"))
+                    Err(invalid(
+                        "has a last port that is not greater than its first port",
+                    ))
                 }
             }
         }
@@ -177,7 +179,7 @@ impl FromStr for Ports {
 impl FromStr for VirtualServerId {
     type Err = BadValue;
 
-    /// Takes `tcp/10.1.1.10:80`, `udp/[fd00::1]:53`, `tcp/10.1.1.10:8000-8999`,
+    /// Accepts `tcp/10.1.1.10:80`, `udp/[fd00::1]:53`, `tcp/10.1.1.10:8000-8999` and
     /// `tcp/10.1.1.10:*`.
     fn from_str(text: &str) -> Result<Self, BadValue> {
         let invalid = |problem: &'static str| {
@@ -190,10 +192,10 @@ impl FromStr for VirtualServerId {
         };
         let (protocol, rest) = text
             .split_once('/')
-            .ok_or_else(|| invalid("names no protocol"))?;
+            .ok_or_else(|| invalid("has no protocol"))?;
         let (address, ports) = rest
             .rsplit_once(':')
-            .ok_or_else(|| invalid("names no ports"))?;
+            .ok_or_else(|| invalid("has no ports"))?;
         let address = match address
             .strip_prefix('[')
             .map(|address| address.strip_suffix(']'))
@@ -203,7 +205,7 @@ impl FromStr for VirtualServerId {
             Some(Some(address)) => address.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
         };
         Ok(Self {
-            address: address.ok_or_else(|| invalid("holds no IP address"))?,
+            address: address.ok_or_else(|| invalid("has no valid IP address"))?,
             protocol: protocol.parse()?,
             ports: ports.parse()?,
         })
@@ -213,7 +215,7 @@ impl FromStr for VirtualServerId {
 impl FromStr for SchedulerFlags {
     type Err = BadValue;
 
-    /// Takes a list such as `fallback,port`, and `none`.
+    /// Accepts a list such as `fallback,port`, and `none`.
     fn from_str(text: &str) -> Result<Self, BadValue> {
         let mut flags = Self::default();
         if text == "none" {
@@ -226,8 +228,8 @@ impl FromStr for SchedulerFlags {
                 _ => {
                     return Err(BadValue::new(
                         quoted(text),
-                        "is not a list of flags",
-                        "allowed are fallback, port, both with a comma between them, and none",
+                        "is not a list of scheduler flags",
+                        "allowed are fallback, port, fallback,port and none",
                     ));
                 }
             }
@@ -246,7 +248,7 @@ impl FromStr for ServiceRange {
                 BadValue::new(
                     quoted(text),
                     "is not a prefix",
-                    "write an address and a length, such as 10.1.1.0/24 or fd00:1::/64",
+                    "write one such as 10.1.1.0/24 or fd00:1::/64",
                 )
             })
     }
@@ -267,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn an_identifier_reads_back_as_it_is_shown() {
+    fn a_virtual_server_id_parses_to_the_text_that_it_displays() {
         for text in [
             "tcp/10.1.1.10:80",
             "udp/[fd00::1]:53",
@@ -279,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn an_identifier_that_is_none_says_how_to_write_it() {
+    fn an_invalid_virtual_server_id_is_rejected_with_the_valid_forms() {
         for text in [
             "",
             "10.1.1.10:80",
@@ -299,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_outside_of_their_range_are_refused() {
+    fn invalid_ports_are_rejected() {
         for text in [
             "0", "65536", "-1", "+80", "", "80-80", "90-80", "0-80", "80-", "http", "80 ",
         ] {
@@ -307,13 +309,13 @@ mod tests {
         }
         assert_eq!(
             "90-80".parse::<Ports>().unwrap_err().to_string(),
-            "\"90-80\" does not end above its first port; allowed are a port from 1 to \
+            "\"90-80\" has a last port that is not greater than its first port; allowed are a port from 1 to \
              65535 such as 80, a range such as 8000-8999, and * for all ports"
         );
     }
 
     #[test]
-    fn every_scheduler_is_found_by_its_name() {
+    fn every_scheduler_is_parsed_from_its_name() {
         for name in ["rr", "wrr", "lc", "wlc", "sh", "mh", "sed", "nq"] {
             assert_eq!(name.parse::<Scheduler>().unwrap().word(), name);
         }
@@ -321,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_are_a_list() {
+    fn scheduler_flags_are_parsed_from_a_list_or_none() {
         let flags = |fallback, port| SchedulerFlags { fallback, port };
         assert_eq!("fallback, port".parse(), Ok(flags(true, true)));
         assert_eq!("port".parse(), Ok(flags(false, true)));
@@ -332,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_that_is_not_known_is_refused_with_those_that_are() {
+    fn an_unknown_word_is_rejected_with_the_allowed_words() {
         #[track_caller]
         fn check<T: FromStr<Err = BadValue> + std::fmt::Debug>(text: &str, expected: &str) {
             assert_eq!(text.parse::<T>().unwrap_err().to_string(), expected);
@@ -350,11 +352,11 @@ mod tests {
         );
         check::<FailureAction>(
             "drop",
-            "\"drop\" is not known; allowed are quiesce and remove",
+            "\"drop\" is not a failure action; allowed are quiesce and remove",
         );
         check::<RealServerState>(
             "gone",
-            "\"gone\" is not a state; allowed are ready and draining",
+            "\"gone\" is not a real server state; allowed are ready and draining",
         );
     }
 }

@@ -1,31 +1,31 @@
-//! The ordered difference between two tables.
+//! The ordered changes from one table to another.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
 };
 
-use crate::{
-    Scheduler,
-    table::{Entry, EntryKey, EntryScheduler, EntrySettings, RealServerEntry, Table, TableChange},
+use crate::table::{
+    Entry, EntryKey, EntryScheduler, EntrySettings, RealServerEntry, Table, TableChange,
 };
 
-/// The kernel's name for no scheduler at all (Linux 4.3).
+/// The kernel's name for "no scheduler" (since Linux 4.3).
 const NO_SCHEDULER: &str = "none";
 
-/// Configured weights of the desired real servers of weight 0, by entry and by address.
+/// The configured weights of real servers whose desired weight is 0, by entry and by address.
 ///
-/// A hashing scheduler places a real server by its last weight above 0, which no read shows. Two load
-/// balancers place their flows alike only if this weight is the same in both tables.
+/// A hashing scheduler gives a quiesced real server slots in proportion to its last weight above 0,
+/// which the kernel does not report. Two load balancers choose the same real server for a flow only
+/// if both tables had this weight.
 pub type Placements = BTreeMap<EntryKey, BTreeMap<SocketAddr, u32>>;
 
-/// The changes that lead from `actual` to `desired`, in an order that never takes away before it
-/// gives: virtual servers and real servers are added and set first, then real servers are removed,
-/// then virtual servers.
+/// Returns the changes that turn `actual` into `desired`. Additions and settings come first, then
+/// removals of real servers, then removals of virtual servers, so that no capacity is removed
+/// before its replacement exists.
 ///
-/// Entries of `actual` that we do not own and whose keys are not desired stay as they are. One
-/// whose key is desired is taken over: set to what is desired, and ours from then on. Equal tables
-/// give no change, so that a restarted daemon writes nothing.
+/// An entry of another program stays as it is unless its key is desired. An entry with a desired
+/// key is taken over: it gets the desired settings, and portlb owns it from then on. Equal tables
+/// need no change, so that a restarted daemon writes nothing.
 pub fn plan(actual: &Table, desired: &Table) -> Vec<TableChange> {
     plan_keys(
         actual,
@@ -35,17 +35,20 @@ pub fn plan(actual: &Table, desired: &Table) -> Vec<TableChange> {
     )
 }
 
-/// As [`plan`], for the entries with these keys only: the cost follows the number of keys, not the
-/// size of the tables. A real server with a placement gets the weight of the placement first, and then
-/// 0, where no client can meet it in between: before its virtual server has a scheduler, or where it
-/// is in service already. It may not listen yet, and would refuse connections.
+/// Returns the changes like [`plan`], but only for the entries with these keys. The cost depends on
+/// the number of keys and not on the size of the tables.
+///
+/// A real server with a placement first gets the weight of the placement and then weight 0. Between
+/// the two changes no client may be sent to this real server, because it might not listen yet. So
+/// this is done only before the virtual server has a scheduler, or for a real server that already
+/// receives connections.
 pub fn plan_keys(
     actual: &Table,
     desired: &Table,
     placements: &Placements,
     keys: impl IntoIterator<Item = EntryKey>,
 ) -> Vec<TableChange> {
-    let mut given = Vec::new();
+    let mut additions = Vec::new();
     let mut removed_real_servers = Vec::new();
     let mut removed_virtual_servers = Vec::new();
     let none = BTreeMap::new();
@@ -53,7 +56,7 @@ pub fn plan_keys(
         let placements = placements.get(&key).unwrap_or(&none);
         match (actual.entries.get(&key), desired.entries.get(&key)) {
             (None, None) => {}
-            (None, Some(desired)) => add(&mut given, key, desired, placements),
+            (None, Some(desired)) => plan_new_entry(&mut additions, key, desired, placements),
             (Some(actual), None) => {
                 if actual.settings.owned {
                     removed_virtual_servers.push(TableChange::RemoveVirtualServer(key));
@@ -61,28 +64,29 @@ pub fn plan_keys(
             }
             (Some(actual), Some(desired)) => {
                 let removed = &mut removed_real_servers;
-                set(&mut given, removed, key, (actual, desired), placements);
+                plan_existing_entry(&mut additions, removed, key, (actual, desired), placements);
             }
         }
     }
-    given.extend(removed_real_servers);
-    given.extend(removed_virtual_servers);
-    given
+    additions.extend(removed_real_servers);
+    additions.extend(removed_virtual_servers);
+    additions
 }
 
-fn add(
-    given: &mut Vec<TableChange>,
+fn plan_new_entry(
+    additions: &mut Vec<TableChange>,
     key: EntryKey,
     desired: &Entry,
     placements: &BTreeMap<SocketAddr, u32>,
 ) {
-    // The kernel computes the whole Maglev table anew at each addition of a real server (3 times
-    // slower at 1000 virtual servers with 10 real servers each), so mh is set when all are there.
-    // Up to then there is no scheduler: to replace one, the kernel waits for every CPU, some 20 ms
-    // for each virtual server (ip_vs_ctl.c, ip_vs_edit_service).
+    // The kernel recomputes the whole Maglev table when a real server is added: the additions take
+    // 3 times longer with 1000 virtual servers of 10 real servers each. So `mh` is set after all
+    // real servers have been added. Until then the entry has no scheduler, because replacing a
+    // scheduler makes the kernel wait for every CPU, about 20 ms for each virtual server
+    // (ip_vs_ctl.c, ip_vs_edit_service).
     let is_costly = is_mh(&desired.settings) && desired.real_servers.len() > 1;
-    let late = is_costly || !placements.is_empty();
-    let first = if late {
+    let sets_scheduler_last = is_costly || !placements.is_empty();
+    let first_settings = if sets_scheduler_last {
         EntrySettings {
             scheduler: EntryScheduler::Foreign(NO_SCHEDULER.to_owned()),
             ..desired.settings.clone()
@@ -90,61 +94,63 @@ fn add(
     } else {
         desired.settings.clone()
     };
-    given.push(TableChange::AddVirtualServer(key, first));
+    additions.push(TableChange::AddVirtualServer(key, first_settings));
     for (address, real_server) in &desired.real_servers {
         let placement = placements.get(address);
         match placement.filter(|_| real_server.weight == 0) {
-            None => given.push(TableChange::AddRealServer(key, *address, *real_server)),
+            None => additions.push(TableChange::AddRealServer(key, *address, *real_server)),
             Some(weight) => {
-                let placed = RealServerEntry {
+                let at_placement = RealServerEntry {
                     weight: *weight,
                     ..*real_server
                 };
-                given.push(TableChange::AddRealServer(key, *address, placed));
-                given.push(TableChange::SetRealServer(key, *address, *real_server));
+                additions.push(TableChange::AddRealServer(key, *address, at_placement));
+                additions.push(TableChange::SetRealServer(key, *address, *real_server));
             }
         }
     }
-    if late {
-        given.push(TableChange::SetVirtualServer(key, desired.settings.clone()));
+    if sets_scheduler_last {
+        additions.push(TableChange::SetVirtualServer(key, desired.settings.clone()));
     }
 }
 
-fn set(
-    given: &mut Vec<TableChange>,
+fn plan_existing_entry(
+    additions: &mut Vec<TableChange>,
     removed: &mut Vec<TableChange>,
     key: EntryKey,
     (actual, desired): (&Entry, &Entry),
     placements: &BTreeMap<SocketAddr, u32>,
 ) {
     let differs = actual.settings != desired.settings;
-    let late = is_mh(&desired.settings);
+    let sets_scheduler_last = is_mh(&desired.settings);
     let settings = || TableChange::SetVirtualServer(key, desired.settings.clone());
-    if differs && !late {
-        given.push(settings());
+    if differs && !sets_scheduler_last {
+        additions.push(settings());
     }
     for (address, real_server) in &desired.real_servers {
         match actual.real_servers.get(address) {
-            None => given.push(TableChange::AddRealServer(key, *address, *real_server)),
-            Some(found) if found != real_server => {
+            None => additions.push(TableChange::AddRealServer(key, *address, *real_server)),
+            Some(actual_real_server) if actual_real_server != real_server => {
                 let placement = placements.get(address);
-                let is_placed_otherwise = |weight: &&u32| {
-                    real_server.weight == 0 && found.weight > 0 && found.weight != **weight
+                let has_other_weight = |weight: &&u32| {
+                    real_server.weight == 0
+                        && actual_real_server.weight > 0
+                        && actual_real_server.weight != **weight
                 };
-                if let Some(weight) = placement.filter(is_placed_otherwise) {
-                    let placed = RealServerEntry {
+                if let Some(weight) = placement.filter(has_other_weight) {
+                    let at_placement = RealServerEntry {
                         weight: *weight,
                         ..*real_server
                     };
-                    given.push(TableChange::SetRealServer(key, *address, placed));
+                    additions.push(TableChange::SetRealServer(key, *address, at_placement));
                 }
-                given.push(TableChange::SetRealServer(key, *address, *real_server));
+                additions.push(TableChange::SetRealServer(key, *address, *real_server));
             }
             Some(_) => {}
         }
     }
-    if differs && late {
-        given.push(settings());
+    if differs && sets_scheduler_last {
+        additions.push(settings());
     }
     for address in actual.real_servers.keys() {
         if !desired.real_servers.contains_key(address) {
@@ -155,17 +161,8 @@ fn set(
 
 fn is_mh(settings: &EntrySettings) -> bool {
     match &settings.scheduler {
-        EntryScheduler::Known(Scheduler::Mh(_)) => true,
-        EntryScheduler::Known(
-            Scheduler::Rr
-            | Scheduler::Wrr
-            | Scheduler::Lc
-            | Scheduler::Wlc
-            | Scheduler::Sh(_)
-            | Scheduler::Sed
-            | Scheduler::Nq,
-        )
-        | EntryScheduler::Foreign(_) => false,
+        EntryScheduler::Known(scheduler) => scheduler.is_mh(),
+        EntryScheduler::Foreign(_) => false,
     }
 }
 

@@ -1,4 +1,4 @@
-//! The table in the shape that the kernel keeps it in.
+//! The kernel's table of virtual servers and real servers.
 
 use std::{
     collections::BTreeMap,
@@ -8,116 +8,110 @@ use std::{
 
 use crate::{ForwardingMethod, Persistence, Protocol, Scheduler};
 
-/// Virtual servers as a kernel holds them, with their real servers.
+/// The virtual servers in a kernel's table, with their real servers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
-    /// Every entry, whoever made it.
+    /// All entries, including the entries of other programs.
     pub entries: BTreeMap<EntryKey, Entry>,
 }
 
-/// What packets are taken by an entry.
+/// The packets that belong to an entry of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum EntryKey {
-    /// Those with this destination.
+    /// Packets to this destination.
     Address {
-        /// Transport protocol.
         protocol: Protocol,
-        /// The service address.
         address: IpAddr,
-        /// The port; 0 takes all ports, which the kernel allows only with persistence.
+        /// Port 0 means all ports. The kernel allows port 0 only with persistence.
         port: u16,
     },
-    /// Those that carry this firewall mark.
+    /// Packets with this firewall mark.
     FirewallMark {
-        /// IP version.
         family: AddressFamily,
-        /// The mark, not 0.
+        /// Never 0, because 0 means that a packet has no mark.
         mark: u32,
     },
 }
 
-/// An IP version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum AddressFamily {
-    /// IPv4.
     V4,
-    /// IPv6.
     V6,
 }
 
-/// A virtual server in the table.
+/// A virtual server in the kernel's table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// What is set on the virtual server itself.
     pub settings: EntrySettings,
-    /// By address and port; port 0 keeps the port that the client addressed.
+    /// Real servers by address and port. Port 0 keeps the port to which the client connected.
     pub real_servers: BTreeMap<SocketAddr, RealServerEntry>,
 }
 
-/// What is set on a virtual server in the table.
+/// The settings of a virtual server in the kernel's table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EntrySettings {
-    /// Whether we made it: an entry of another program is left alone unless its key is desired.
+    /// True if portlb added the entry. An entry of another program is not changed unless its key is
+    /// desired.
     pub owned: bool,
-    /// How new connections are shared.
     pub scheduler: EntryScheduler,
-    /// Whether a client stays with its real server over several connections.
+    /// `None` if persistence is off.
     pub persistence: Option<Persistence>,
-    /// Whether each packet is scheduled for itself; never desired.
+    /// True if the scheduler chooses a real server for each packet (one-packet scheduling). A
+    /// desired entry never has this flag.
     pub one_packet: bool,
 }
 
-/// A scheduler in the table.
+/// A scheduler in the kernel's table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EntryScheduler {
-    /// One that can be desired.
+    /// A scheduler that a desired set can contain.
     Known(Scheduler),
-    /// Another one, by its name in the kernel.
+    /// The kernel's name of a scheduler that no desired set contains.
     Foreign(String),
 }
 
-/// A real server in the table.
+/// A real server in the kernel's table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RealServerEntry {
-    /// Share of new connections. Desired ones are at most 65535; the kernel takes more.
+    /// A real server's share of new connections. Desired weights are at most 65535, but another
+    /// program can set a greater weight.
     pub weight: u32,
-    /// How packets reach it.
     pub forwarding_method: EntryForwardingMethod,
-    /// No new connections above this many; 0: no threshold.
+    /// The real server gets no new connections while it has more connections than this. 0 means no
+    /// limit.
     pub upper_threshold: u32,
-    /// New connections again below this many.
+    /// After the upper threshold was reached, the real server gets new connections again when it
+    /// has fewer connections than this.
     pub lower_threshold: u32,
 }
 
-/// A forwarding method in the table.
+/// A forwarding method in the kernel's table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EntryForwardingMethod {
-    /// One that can be desired.
+    /// A forwarding method that a desired set can contain.
     Known(ForwardingMethod),
-    /// Another one, or a tunnel with parameters that cannot be desired.
+    /// A forwarding method or a tunnel with parameters that no desired set contains.
     Foreign,
 }
 
-/// One step from one table to another; the imperatives of the kernel.
+/// One change of the kernel's table. Each variant is one command of the kernel's interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TableChange {
     /// Adds a virtual server without real servers.
     AddVirtualServer(EntryKey, EntrySettings),
-    /// Replaces the settings of a virtual server; its real servers and connections stay.
+    /// Replaces the settings of a virtual server. Its real servers and connections stay.
     SetVirtualServer(EntryKey, EntrySettings),
-    /// Removes a virtual server and its real servers.
+    /// Removes a virtual server with all of its real servers.
     RemoveVirtualServer(EntryKey),
-    /// Adds a real server to a virtual server.
     AddRealServer(EntryKey, SocketAddr, RealServerEntry),
-    /// Replaces the settings of a real server; its connections stay.
+    /// Replaces the settings of a real server. Its connections stay.
     SetRealServer(EntryKey, SocketAddr, RealServerEntry),
-    /// Removes a real server from a virtual server.
     RemoveRealServer(EntryKey, SocketAddr),
 }
 
 impl Table {
-    /// Does what a kernel does: a change to an entry that is not there, or an addition of one that
-    /// is, changes nothing.
+    /// Applies a change like a kernel. A change of an entry that does not exist, and an addition of
+    /// an entry that exists, have no effect.
     pub fn apply(&mut self, change: &TableChange) {
         let key = change.key();
         match change {
@@ -141,9 +135,9 @@ impl Table {
             }
             TableChange::SetRealServer(_, address, real_server) => {
                 if let Some(entry) = self.entries.get_mut(&key)
-                    && let Some(found) = entry.real_servers.get_mut(address)
+                    && let Some(entry_real_server) = entry.real_servers.get_mut(address)
                 {
-                    *found = *real_server;
+                    *entry_real_server = *real_server;
                 }
             }
             TableChange::RemoveRealServer(_, address) => {
@@ -156,7 +150,7 @@ impl Table {
 }
 
 impl Entry {
-    /// An entry that takes packets and forwards none.
+    /// Returns an entry that receives packets and forwards none.
     pub fn without_real_servers(settings: EntrySettings) -> Self {
         Self {
             settings,
@@ -166,7 +160,7 @@ impl Entry {
 }
 
 impl TableChange {
-    /// The virtual server that it concerns.
+    /// Returns the key of the virtual server that the change modifies.
     pub fn key(&self) -> EntryKey {
         match self {
             Self::AddVirtualServer(key, _)
@@ -180,7 +174,7 @@ impl TableChange {
 }
 
 impl EntryKey {
-    /// The IP version of the packets that it takes.
+    /// Returns the IP version of the packets that belong to the entry.
     pub fn family(&self) -> AddressFamily {
         match self {
             Self::Address { address, .. } => AddressFamily::of(*address),
@@ -190,7 +184,6 @@ impl EntryKey {
 }
 
 impl AddressFamily {
-    /// The IP version of an address.
     pub fn of(address: IpAddr) -> Self {
         match address {
             IpAddr::V4(_) => Self::V4,

@@ -9,44 +9,48 @@ use serde::{
 
 use crate::{Ports, ServiceRange};
 
-/// A value that is written as text, or as a number that reads the same as its text.
+/// A value that is written as text. A number is accepted if its decimal text is a valid form of the
+/// value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Text<T>(pub T);
 
-/// What has a text form.
+/// A type whose values can be read from text.
 pub trait FromText: Sized {
-    /// Names the form: "an IP address such as 10.1.1.10".
+    /// The expected form, for error messages: "an IP address such as 10.1.1.10".
     const EXPECTED: &'static str;
 
-    /// Reads the value from its text.
+    /// Reads a value from its text.
     ///
     /// # Errors
-    /// The problem, and the forms that are allowed.
+    ///
+    /// Returns the problem and the allowed forms.
     fn from_text(text: &str) -> Result<Self, TextError>;
 }
 
-/// The reason why a text is refused.
+/// The reason why a text is not a valid value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TextError {
-    /// It is none of these words.
+    /// The text is none of these words.
     UnknownWord(&'static [&'static str]),
-    /// The problem, and the forms that are allowed.
+    /// A complete message with the problem and the allowed forms.
     Refused(String),
 }
 
 /// Reads a value from its text.
 ///
 /// # Errors
-/// The text is refused.
+///
+/// Fails if the text is not a valid value.
 pub fn required<'de, T: FromText, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
     let Text(value) = Text::deserialize(deserializer)?;
     Ok(value)
 }
 
-/// Reads a value from its text; `None`: null.
+/// Reads an optional value from its text. Null gives `None`.
 ///
 /// # Errors
-/// The text is refused.
+///
+/// Fails if the text is not a valid value.
 pub fn optional<'de, T: FromText, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
@@ -54,7 +58,7 @@ pub fn optional<'de, T: FromText, D: Deserializer<'de>>(
     Ok(text.map(|Text(value)| value))
 }
 
-/// Reads a value; null is its default.
+/// Reads a value. Null gives the default.
 pub(crate) fn or_default<'de, T, D>(deserializer: D) -> Result<T, D::Error>
 where
     T: Deserialize<'de> + Default,
@@ -71,24 +75,26 @@ pub(crate) fn word<'de, T: FromText, D: Deserializer<'de>>(
     deserializer.deserialize_enum("word", words, WordVisitor(PhantomData))
 }
 
-/// Reports whether a field may be left out.
+/// Reports whether a value is the default, so that a serializer can leave its field out.
 #[must_use]
 pub fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-/// Writes a time in the largest unit that keeps it whole.
+/// Writes a duration in the largest unit in which it is a whole number.
 ///
 /// # Errors
-/// The serializer fails.
+///
+/// Fails if the serializer fails.
 pub fn duration<S: Serializer>(period: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&config_text::format_duration(*period))
 }
 
-/// Writes a time that may be absent, as [`duration`] does.
+/// Writes an optional duration in the largest unit in which it is a whole number.
 ///
 /// # Errors
-/// The serializer fails.
+///
+/// Fails if the serializer fails.
 pub fn optional_duration<S: Serializer>(
     period: &Option<Duration>,
     serializer: S,
@@ -117,7 +123,7 @@ impl FromText for Ports {
     fn from_text(text: &str) -> Result<Self, TextError> {
         let refused = match text {
             "all" => return Ok(Self::All),
-            "*" => "\"*\" is not how all ports are written; write all".to_owned(),
+            "*" => "\"*\" is not accepted for all ports; write all".to_owned(),
             text => match text.parse() {
                 Ok(ports) => return Ok(ports),
                 Err(_) => format!(
@@ -190,7 +196,8 @@ impl<T: FromText> Visitor<'_> for TextVisitor<T> {
     }
 }
 
-/// Reads words as serde reads unit variants, whose errors have the place of the value.
+/// Reads a word as serde reads a unit variant. Only then do serde's errors contain the position of
+/// the value in the file.
 struct WordVisitor<T>(PhantomData<T>);
 
 struct Word<T>(T);
@@ -256,7 +263,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_has_a_unit() {
+    fn a_duration_without_a_unit_is_rejected() {
         assert_eq!(Duration::from_text("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(
             Duration::from_text("2"),
@@ -269,9 +276,9 @@ mod tests {
     }
 
     #[test]
-    fn all_ports_are_written_as_a_word() {
+    fn all_ports_are_written_as_all_and_not_as_an_asterisk() {
         assert_eq!(Ports::from_text("all"), Ok(Ports::All));
-        let refused = "\"*\" is not how all ports are written; write all";
+        let refused = "\"*\" is not accepted for all ports; write all";
         assert_eq!(
             Ports::from_text("*"),
             Err(TextError::Refused(refused.to_owned()))

@@ -1,4 +1,4 @@
-//! Limits of a single virtual server.
+//! Checks of a single virtual server or service range.
 
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
@@ -14,16 +14,18 @@ const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 const LONGEST_INTERVAL: Duration = Duration::from_secs(60 * 60);
 const LONGEST_DRAIN: Duration = Duration::from_secs(24 * 60 * 60);
 const MOST_CHECKS_IN_A_ROW: u32 = 100;
-/// A shorter service range would draw in more than any site serves.
+/// Shortest allowed prefix length. A shorter prefix would attract traffic for more addresses than
+/// any site serves.
 const SHORTEST_RANGE_V4: u8 = 8;
 const SHORTEST_RANGE_V6: u8 = 16;
 
 impl VirtualServer {
-    /// Refuses what the kernel would refuse, and what it would take and then do otherwise.
+    /// Rejects values that the kernel would reject, and values that the kernel would accept but
+    /// treat differently.
     ///
     /// # Errors
     ///
-    /// Every field that cannot be.
+    /// Lists every invalid field.
     pub fn validate(&self) -> Result<(), Problems> {
         let mut problems = Problems::default();
         if let Err(reason) = check_address(self.id.address) {
@@ -56,7 +58,7 @@ impl VirtualServer {
             Field::DrainTimeout,
             self.drain_timeout,
             Duration::ZERO..=LONGEST_DRAIN,
-            "write 0s (connections end at once) to 24h",
+            "write 0s (connections end immediately) to 24h",
         );
         problems.extend(drain_timeout.err());
         problems.or(())
@@ -68,7 +70,7 @@ impl VirtualServer {
         } else if self.name.len() > LONGEST_NAME {
             "is longer than 253 bytes"
         } else if self.name.chars().any(char::is_control) {
-            "holds a control character"
+            "contains a control character"
         } else {
             return Ok(());
         };
@@ -85,7 +87,7 @@ impl VirtualServer {
             Ports::Range(first, last) if first >= last => Err(Invalid::new(
                 Field::Ports,
                 self.id.ports,
-                "does not end above its first port",
+                "has a last port that is not greater than its first port",
                 "write the smaller port first, or one port alone",
             )),
             Ports::Single(_) | Ports::Range(..) | Ports::All => Ok(()),
@@ -93,25 +95,19 @@ impl VirtualServer {
     }
 
     fn check_scheduler(&self) -> Result<(), Invalid> {
-        match self.scheduler {
-            Scheduler::Mh(SchedulerFlags {
-                fallback: false,
-                port: true,
-            }) => Err(Invalid::new(
-                Field::SchedulerFlags,
-                "port without fallback",
-                "makes mh drop every new flow that hashes to a quiesced real server",
-                "give both (the default), or none if that is what you want",
-            )),
-            Scheduler::Mh(_)
-            | Scheduler::Rr
-            | Scheduler::Wrr
-            | Scheduler::Lc
-            | Scheduler::Wlc
-            | Scheduler::Sh(_)
-            | Scheduler::Sed
-            | Scheduler::Nq => Ok(()),
+        let port_without_fallback = SchedulerFlags {
+            fallback: false,
+            port: true,
+        };
+        if self.scheduler != Scheduler::Mh(port_without_fallback) {
+            return Ok(());
         }
+        Err(Invalid::new(
+            Field::SchedulerFlags,
+            "port without fallback",
+            "makes mh drop every new flow that hashes to a quiesced real server",
+            "use both flags (the default) or no flag",
+        ))
     }
 
     fn check_real_server_count(&self) -> Result<(), Invalid> {
@@ -119,18 +115,13 @@ impl VirtualServer {
         if count <= most {
             return Ok(());
         }
-        let suggestion = match self.scheduler {
-            Scheduler::Mh(_) => format!(
+        let suggestion = if self.scheduler.is_mh() {
+            format!(
                 "list at most {most}, or use another scheduler, with at most {}",
                 Self::MOST_REAL_SERVERS
-            ),
-            Scheduler::Rr
-            | Scheduler::Wrr
-            | Scheduler::Lc
-            | Scheduler::Wlc
-            | Scheduler::Sh(_)
-            | Scheduler::Sed
-            | Scheduler::Nq => format!("list at most {most}"),
+            )
+        } else {
+            format!("list at most {most}")
         };
         Err(Invalid::new(
             Field::RealServers,
@@ -141,30 +132,32 @@ impl VirtualServer {
     }
 
     fn check_real_servers(&self, problems: &mut Problems) {
-        // A set remembers those that came before only where their order does not do it.
+        // Sorted real servers cannot repeat a key, so the set of keys is filled only if the list is
+        // not sorted.
         let key = |server: &RealServer| (server.address, self.real_server_port(server));
         let is_ascending = self.real_servers.is_sorted_by(|a, b| key(a) < key(b));
         let mut seen = BTreeSet::new();
         for real_server in &self.real_servers {
-            if let Err(of_one) = self.validate_real_server(real_server) {
-                problems.append(of_one, Some);
+            if let Err(server_problems) = self.validate_real_server(real_server) {
+                problems.append(server_problems, Some);
             }
             if !is_ascending && !seen.insert(key(real_server)) {
                 problems.push(Invalid::new(
                     Field::RealServer(real_server.into(), RealServerField::Whole),
                     real_server,
                     "is listed more than once",
-                    "list each real server once; its share is its weight",
+                    "list each real server once, and set its share with its weight",
                 ));
             }
         }
     }
 
-    /// Whether it could be a real server of this virtual server, seen by itself.
+    /// Checks whether `real_server` can be a real server of this virtual server. The other real
+    /// servers are not considered.
     ///
     /// # Errors
     ///
-    /// Its fields that cannot be, the address first.
+    /// Lists the invalid fields, the address first.
     pub fn validate_real_server(&self, real_server: &RealServer) -> Result<(), Problems> {
         let mut problems = Problems::default();
         for (field, check) in [
@@ -190,12 +183,13 @@ impl VirtualServer {
         if address == self.id.address {
             return Err(BadValue::new(
                 address,
-                "is the service address itself, so packets would go round in a circle",
+                "is the service address itself, so packets would loop",
                 "write the real server's own address",
             ));
         }
         let same_family = address.is_ipv4() == self.id.address.is_ipv4();
-        // ip_vs_ctl.c refuses a destination of the other family unless it is a tunnel.
+        // ip_vs_ctl.c rejects a real server of the other address family unless the forwarding
+        // method is a tunnel.
         if !same_family && !matches!(self.forwarding_method, ForwardingMethod::Tunnel(_)) {
             return Err(BadValue::new(
                 address,
@@ -216,11 +210,8 @@ impl VirtualServer {
         match (self.id.ports, self.forwarding_method) {
             (Ports::Range(..) | Ports::All, _) => Err(BadValue::new(
                 port,
-                format!(
-                    "would send every one of the ports {} to a single one",
-                    self.id.ports
-                ),
-                "leave it out: each connection keeps its port",
+                format!("would send all of the ports {} to one port", self.id.ports),
+                "leave the port out, so that each connection keeps its port",
             )),
             (
                 Ports::Single(service_port),
@@ -249,7 +240,7 @@ impl VirtualServer {
             SHORTEST_INTERVAL..=LONGEST_INTERVAL,
             "write 10ms to 1h",
         );
-        // A refused interval is no bound of the timeout.
+        // An invalid interval must not cause a second error about the timeout.
         let longest_timeout = match interval {
             Ok(()) => health_check.interval,
             Err(_) => LONGEST_INTERVAL,
@@ -294,10 +285,10 @@ impl VirtualServer {
                     HealthCheckField::Port,
                     "none",
                     format!(
-                        "is given, and on a port for {} nobody need listen for TCP",
+                        "is given, but a real server need not accept TCP on a port for {}",
                         self.id.protocol
                     ),
-                    Suggestion::TextOrNoCheck("write a port that the real servers open for TCP"),
+                    Suggestion::TextOrNoCheck("write a port on which the real servers accept TCP"),
                 ))
             }
             (
@@ -308,7 +299,7 @@ impl VirtualServer {
                 HealthCheckField::Port,
                 "none",
                 format!(
-                    "is given, and which of the ports {} to check is not clear",
+                    "is given, but the check cannot choose one of the ports {}",
                     self.id.ports
                 ),
                 Suggestion::TextOrNoCheck("write the port to connect to"),
@@ -318,11 +309,11 @@ impl VirtualServer {
 }
 
 impl ServiceRange {
-    /// Refuses what no one may announce.
+    /// Rejects prefixes that must not be announced.
     ///
     /// # Errors
     ///
-    /// Says what is wrong with the prefix.
+    /// Returns the problem of the prefix.
     pub fn validate(&self) -> Result<(), BadValue> {
         let prefix = self.prefix;
         if prefix.trunc() != prefix {
@@ -339,7 +330,7 @@ impl ServiceRange {
         if prefix.prefix_len() < shortest {
             return Err(BadValue::new(
                 prefix,
-                "is too large a part of the address space to be announced",
+                "contains too many addresses to be announced",
                 format!("write a length from {shortest} to {longest}"),
             ));
         }
@@ -366,8 +357,8 @@ fn check_persistence(persistence: &Persistence, address: IpAddr, problems: &mut 
         problems.push(Invalid::new(
             Field::ClientPrefixLength,
             length,
-            format!("is no prefix length for {address}"),
-            format!("write 1 to {longest}; {longest} makes each address a client"),
+            format!("is not a prefix length for {address}"),
+            format!("write 1 to {longest}; with {longest} each address counts as one client"),
         ));
     }
 }
@@ -397,17 +388,15 @@ fn check_address(address: IpAddr) -> Result<(), BadValue> {
     let problem = match address {
         _ if address.is_unspecified() => "is the unspecified address",
         _ if address.is_multicast() => "is a multicast address",
-        _ if address.is_loopback() => "is a loopback address, which never leaves its host",
+        _ if address.is_loopback() => "is a loopback address, which is valid only within a host",
         IpAddr::V4(v4) if v4.is_broadcast() => "is the broadcast address",
-        IpAddr::V4(v4) if v4.octets()[0] == 0 => "belongs to 0.0.0.0/8, which is no host's",
+        IpAddr::V4(v4) if v4.octets()[0] == 0 => "belongs to 0.0.0.0/8, which no host can have",
         IpAddr::V4(v4) if v4.octets()[0] >= 240 => "belongs to 240.0.0.0/4, which is reserved",
         IpAddr::V4(v4) if v4.is_link_local() => "is a link-local address, which is not routed",
         IpAddr::V6(v6) if v6.is_unicast_link_local() => {
             "is a link-local address, which is not routed"
         }
-        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
-            "is an IPv4 address in the form of an IPv6 one"
-        }
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => "is an IPv4-mapped IPv6 address",
         IpAddr::V4(_) | IpAddr::V6(_) => return Ok(()),
     };
     Err(BadValue::new(

@@ -1,12 +1,14 @@
-//! Weights that hashing schedulers can keep apart.
+//! Rounding of weights for hashing schedulers.
 
 use crate::VirtualServer;
 
-/// Returns the highest weight that a hashing scheduler gets for so many real servers.
+/// Returns the number of weight levels for this number of real servers: rounded weights are from 1
+/// to this number.
 ///
-/// The kernel's `mh` hands places out in turns, as many to a real server in each turn as it has
-/// weight, so that weights which are nearly equal and have no common divisor move places of all
-/// real servers: 100 against 99 among 100 real servers moves 55 % of all flows.
+/// The kernel's `mh` fills its lookup table in rounds: in each round a real server takes as many
+/// slots as its weight. If weights are nearly equal and have no common divisor, one changed weight
+/// moves slots of all real servers: a change from 100 to 99 among 100 real servers moves 55 % of
+/// all flows.
 #[must_use]
 pub const fn weight_levels(real_servers: usize) -> u16 {
     match real_servers {
@@ -17,26 +19,28 @@ pub const fn weight_levels(real_servers: usize) -> u16 {
     }
 }
 
-/// Returns the levels for so many real servers that had `former` levels before; `None`: not known.
+/// Returns the number of weight levels, depending on the `previous` number. `None` means that the
+/// previous number is unknown.
 ///
-/// Other levels move flows of all real servers. So the levels fall as soon as there are too many real
-/// servers for them, but rise only when there are a tenth fewer: a number of real servers that swings
-/// around a border changes the levels once.
-fn weight_levels_after(former: Option<u16>, real_servers: usize) -> u16 {
+/// A new number of levels moves flows of all real servers. So the number falls as soon as there are
+/// too many real servers for it, but rises only when there are a tenth fewer real servers than the
+/// limit. A number of real servers that alternates around a limit then changes the levels only
+/// once.
+fn weight_levels_after(previous: Option<u16>, real_servers: usize) -> u16 {
     let most = weight_levels(real_servers);
     let least = weight_levels(real_servers.saturating_mul(10).div_ceil(9));
-    former.map_or(most, |former| former.clamp(least, most))
+    previous.map_or(most, |previous| previous.clamp(least, most))
 }
 
 impl VirtualServer {
-    /// Rounds the weights to the levels that its scheduler can keep apart, and returns how many
-    /// levels there are; `None`: nothing is rounded. `former` is how many levels there were before, if
-    /// that is recorded where all load balancers read it.
+    /// Rounds the weights to few levels if the scheduler hashes, and returns the number of levels.
+    /// Returns `None` if no weight was rounded. `previous` is the earlier number of levels, if it
+    /// is recorded at a place that all load balancers read.
     ///
-    /// The result depends on this virtual server and the record alone, so that every load balancer
-    /// gets the same. The heaviest real server gets the highest level. Weight 0 stays 0, and no other
-    /// weight becomes 0. Weights whose ratios need no more levels stay as they are.
-    pub fn round_weights(&mut self, former: Option<u16>) -> Option<u16> {
+    /// The result depends only on this virtual server and on `previous`, so that all load balancers
+    /// compute the same weights. The heaviest real server gets the highest level. Weight 0 stays 0,
+    /// and no other weight becomes 0. Weights whose ratios fit into the levels are not changed.
+    pub fn round_weights(&mut self, previous: Option<u16>) -> Option<u16> {
         if !self.scheduler.is_hashing() {
             return None;
         }
@@ -44,7 +48,7 @@ impl VirtualServer {
         let weights = || weights().filter(|weight| *weight > 0);
         let heaviest = weights().max()?;
         let divisor = weights().fold(0, greatest_common_divisor);
-        let levels = weight_levels_after(former, weights().count());
+        let levels = weight_levels_after(previous, weights().count());
         if heaviest / divisor <= levels {
             return None;
         }
@@ -55,7 +59,7 @@ impl VirtualServer {
     }
 }
 
-/// The nearest of the levels; above 0 unless the weight is 0.
+/// Returns the nearest level. Only weight 0 gives level 0.
 fn level(weight: u16, heaviest: u16, levels: u16) -> u16 {
     if weight == 0 {
         return 0;
@@ -82,7 +86,7 @@ pub(crate) mod tests {
         Weight,
     };
 
-    /// A virtual server of `mh` whose real servers have these weights.
+    /// Returns a virtual server with the scheduler `mh` and one real server for each weight.
     pub(crate) fn with_weights(weights: &[u16]) -> VirtualServer {
         VirtualServer {
             id: "tcp/10.1.1.10:80".parse().unwrap(),
@@ -120,7 +124,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn weights_are_rounded_only_where_there_are_too_many_levels() {
+    fn weights_are_rounded_only_if_their_ratios_exceed_the_levels() {
         check(&[], &[]);
         check(&[0, 0], &[0, 0]);
         check(&[1, 1, 1], &[1, 1, 1]);
@@ -133,11 +137,11 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_number_of_real_servers_decides_how_many_levels_there_are() {
+    fn the_number_of_levels_depends_on_the_number_of_real_servers() {
         for (count, levels) in [(30, 16), (31, 8), (100, 8), (101, 4), (250, 4), (251, 1)] {
             let mut weights = vec![100; count];
             weights[0] = 99;
-            // One without any share does not count.
+            // A real server with weight 0 does not count.
             weights.push(0);
             let mut expected = vec![levels; count];
             expected.push(0);
@@ -146,8 +150,8 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_levels_fall_at_a_border_and_rise_a_tenth_below_it() {
-        for (former, real_servers, levels) in [
+    fn the_number_of_levels_falls_at_a_limit_and_rises_a_tenth_below_the_limit() {
+        for (previous, real_servers, levels) in [
             (None, 30, 16),
             (Some(16), 30, 16),
             (Some(16), 31, 8),
@@ -160,23 +164,29 @@ pub(crate) mod tests {
             (Some(1), 250, 1),
             (Some(1), 225, 4),
         ] {
-            let found = weight_levels_after(former, real_servers);
-            assert_eq!(found, levels, "{former:?}, {real_servers} real servers");
+            let levels_after = weight_levels_after(previous, real_servers);
+            assert_eq!(
+                levels_after, levels,
+                "{previous:?}, {real_servers} real servers"
+            );
         }
     }
 
-    /// The record is a text that other programs can write.
+    /// Other programs can write the recorded number, so any number must be handled.
     #[test]
-    fn a_record_that_makes_no_sense_gives_levels_that_are_allowed() {
-        for former in [0, 3, 17, u16::MAX] {
-            let found = weight_levels_after(Some(former), 30);
-            assert!((8..=16).contains(&found), "{former}: {found}");
-            assert_eq!(weight_levels_after(Some(former), 300), 1);
+    fn an_invalid_recorded_number_of_levels_gives_an_allowed_number() {
+        for previous in [0, 3, 17, u16::MAX] {
+            let levels_after = weight_levels_after(Some(previous), 30);
+            assert!(
+                (8..=16).contains(&levels_after),
+                "{previous}: {levels_after}"
+            );
+            assert_eq!(weight_levels_after(Some(previous), 300), 1);
         }
     }
 
     #[test]
-    fn schedulers_that_do_not_hash_keep_every_weight() {
+    fn weights_of_schedulers_without_hashing_are_not_rounded() {
         let mut server = with_weights(&[100, 99]);
         server.scheduler = Scheduler::Wrr;
         let before = server.clone();
@@ -186,7 +196,7 @@ pub(crate) mod tests {
 
     proptest! {
         #[test]
-        fn rounding_keeps_order_and_zeros_and_is_near(
+        fn rounding_keeps_the_order_and_zeros_of_weights_within_half_a_level(
             weights in prop::collection::vec(prop_oneof![Just(0), 1..20_u16, any::<u16>()], 0..300),
         ) {
             let (rounded_once, levels) = rounded(&weights);

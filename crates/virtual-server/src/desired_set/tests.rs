@@ -87,19 +87,19 @@ fn service_ranges_do_not_overlap() {
     check(
         &set(&[], &["10.1.1.64/26", "10.1.1.0/24", "10.1.1.0/26"]),
         "serviceRanges[10.1.1.0/26]: 10.1.1.0/26 lies within the service range 10.1.1.0/24; \
-         leave one of them out\n\
+         remove one of the two service ranges\n\
          serviceRanges[10.1.1.64/26]: 10.1.1.64/26 lies within the service range 10.1.1.0/24; \
-         leave one of them out",
+         remove one of the two service ranges",
     );
     check(
         &set(&[], &["10.1.1.64/26", "10.1.1.0/24"]),
         "serviceRanges[10.1.1.64/26]: 10.1.1.64/26 lies within the service range 10.1.1.0/24; \
-         leave one of them out",
+         remove one of the two service ranges",
     );
 }
 
 #[test]
-fn a_real_server_is_not_itself_a_service_address() {
+fn a_real_server_with_a_service_address_is_rejected() {
     let mut servers = set(&["tcp/10.1.1.10:80", "tcp/10.1.1.11:80"], &[]);
     let id = "tcp/10.1.1.10:80".parse().unwrap();
     servers
@@ -124,7 +124,7 @@ fn a_real_server_is_not_itself_a_service_address() {
 }
 
 #[test]
-fn an_invalid_object_is_named_with_its_set() {
+fn an_error_in_a_set_names_the_virtual_server() {
     let id = "tcp/10.1.1.10:80".parse().unwrap();
     let mut servers = set(&["tcp/10.1.1.10:80"], &[]);
     servers
@@ -138,7 +138,7 @@ fn an_invalid_object_is_named_with_its_set() {
 }
 
 #[test]
-fn every_problem_of_a_set_is_listed_up_to_a_hundred() {
+fn the_first_hundred_problems_of_a_set_are_listed_and_the_others_counted() {
     check(
         &set(
             &["tcp/10.1.1.10:*", "tcp/10.1.1.10:80", "tcp/10.1.1.10:443"],
@@ -157,7 +157,7 @@ fn every_problem_of_a_set_is_listed_up_to_a_hundred() {
         .virtual_servers
         .insert(id, virtual_server(id, &loopback));
     let problems = servers.validate().unwrap_err();
-    assert_eq!(problems.listed().len(), Problems::<Invalid>::MOST);
+    assert_eq!(problems.listed().len(), Problems::<Invalid>::MAX_LISTED);
     let text = problems.to_string();
     assert_eq!(text.lines().count(), 101);
     assert!(text.ends_with("\n3 more problems are not listed"), "{text}");
@@ -187,7 +187,7 @@ fn any_set() -> impl Strategy<Value = DesiredSet> {
 
 proptest! {
     #[test]
-    fn applying_the_changes_to_another_set_gives_that_set(old in any_set(), new in any_set()) {
+    fn applying_the_changes_gives_the_new_set(old in any_set(), new in any_set()) {
         let mut applied = old.clone();
         for change in old.changes_to(&new) {
             applied.apply(change);
@@ -196,7 +196,7 @@ proptest! {
     }
 
     #[test]
-    fn no_change_is_superfluous(old in any_set(), new in any_set()) {
+    fn every_change_is_necessary(old in any_set(), new in any_set()) {
         for skipped in 0..old.changes_to(&new).len() {
             let mut applied = old.clone();
             for (index, change) in old.changes_to(&new).into_iter().enumerate() {

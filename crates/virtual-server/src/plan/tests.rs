@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    ForwardingMethod, Persistence, Protocol, SchedulerFlags, TunnelKind,
+    ForwardingMethod, Persistence, Protocol, Scheduler, SchedulerFlags, TunnelKind,
     table::{AddressFamily, EntryForwardingMethod, RealServerEntry},
 };
 
@@ -64,7 +64,7 @@ fn check(actual: &[(EntryKey, Entry)], desired: &[(EntryKey, Entry)], expected: 
 }
 
 #[test]
-fn mh_is_set_after_the_real_servers_are_there() {
+fn mh_is_set_after_the_real_servers_have_been_added() {
     let mut none = settings(MH);
     none.scheduler = EntryScheduler::Foreign("none".into());
     check(
@@ -80,7 +80,7 @@ fn mh_is_set_after_the_real_servers_are_there() {
 }
 
 #[test]
-fn a_virtual_server_with_another_scheduler_is_added_with_it() {
+fn a_virtual_server_without_mh_is_added_with_its_scheduler() {
     check(
         &[],
         &[(key(80), entry(Scheduler::Wlc, &[(1, 1)]))],
@@ -92,7 +92,7 @@ fn a_virtual_server_with_another_scheduler_is_added_with_it() {
 }
 
 #[test]
-fn what_goes_goes_after_what_comes() {
+fn a_plan_removes_entries_after_all_additions() {
     check(
         &[
             (key(80), entry(MH, &[(1, 1), (2, 1)])),
@@ -128,12 +128,16 @@ fn an_entry_of_another_program_stays_unless_its_key_is_desired() {
     );
 }
 
-/// One real server of an entry of mh: its weight in the table, its desired weight, its placement,
-/// and the weights that are written.
+/// Plans the change of one real server in an entry with the scheduler `mh`, and compares the
+/// weights that the plan writes with `expected`. `actual_weight` is `None` if the real server is
+/// not in the table.
 #[track_caller]
-fn check_weights(found: Option<u32>, desired: u32, placement: u32, expected: &[u32]) {
-    let found: Vec<(u8, u32)> = found.into_iter().map(|weight| (1, weight)).collect();
-    let actual = table(&[(key(80), entry(MH, &found))]);
+fn check_weights(actual_weight: Option<u32>, desired: u32, placement: u32, expected: &[u32]) {
+    let actual_weight: Vec<(u8, u32)> = actual_weight
+        .into_iter()
+        .map(|weight| (1, weight))
+        .collect();
+    let actual = table(&[(key(80), entry(MH, &actual_weight))]);
     let desired = table(&[(key(80), entry(MH, &[(1, desired)]))]);
     let placements = [(key(80), [(address(1), placement)].into())].into();
     let changes = plan_keys(&actual, &desired, &placements, [key(80)]);
@@ -155,20 +159,20 @@ fn check_weights(found: Option<u32>, desired: u32, placement: u32, expected: &[u
 }
 
 #[test]
-fn a_quiesced_real_server_gets_no_weight_where_clients_could_meet_it() {
-    // Not in the table yet: it may not listen yet.
+fn a_quiesced_real_server_gets_its_placement_weight_only_if_it_already_serves_clients() {
+    // A real server that is not in the table might not listen yet, so it gets no weight above 0.
     check_weights(None, 0, 5, &[0]);
     check_weights(None, 3, 5, &[3]);
-    // In service: the kernel remembers its weight.
+    // The real server receives connections, so the kernel remembers its weight.
     check_weights(Some(5), 0, 5, &[0]);
     check_weights(Some(4), 0, 5, &[5, 0]);
-    // Quiesced: it stays as it is.
+    // The real server is already quiesced, so its weight stays 0.
     check_weights(Some(0), 0, 5, &[]);
     check_weights(Some(0), 3, 5, &[3]);
 }
 
 #[test]
-fn a_new_entry_of_mh_is_placed_before_its_scheduler_is_set() {
+fn a_new_mh_entry_gets_placement_weights_before_its_scheduler_is_set() {
     let desired = table(&[(key(80), entry(MH, &[(1, 0), (2, 7)]))]);
     let placements = [(key(80), [(address(1), 7)].into())].into();
     let mut none = settings(MH);
@@ -186,7 +190,7 @@ fn a_new_entry_of_mh_is_placed_before_its_scheduler_is_set() {
 }
 
 #[test]
-fn only_the_given_keys_are_compared() {
+fn only_entries_with_the_given_keys_are_planned() {
     let actual = table(&[
         (key(80), entry(MH, &[(1, 1)])),
         (key(81), entry(MH, &[(1, 1)])),
@@ -285,7 +289,8 @@ fn owned(mut table: Table) -> Table {
     table
 }
 
-/// What must come out: the desired entries, and the others' entries under other keys.
+/// Returns the expected table: the desired entries, and the entries of other programs with other
+/// keys.
 fn expected(actual: &Table, desired: &Table) -> Table {
     let mut result = actual.clone();
     result.entries.retain(|_, entry| !entry.settings.owned);
@@ -295,7 +300,7 @@ fn expected(actual: &Table, desired: &Table) -> Table {
 
 proptest! {
     #[test]
-    fn applying_the_plan_gives_the_desired_table(
+    fn applying_a_plan_gives_the_desired_table(
         actual in any_table(),
         desired in any_table().prop_map(owned),
     ) {
@@ -308,7 +313,7 @@ proptest! {
     }
 
     #[test]
-    fn every_change_of_a_plan_changes_something(
+    fn every_change_of_a_plan_changes_the_table(
         actual in any_table(),
         desired in any_table().prop_map(owned),
     ) {
@@ -321,7 +326,7 @@ proptest! {
     }
 
     #[test]
-    fn a_plan_that_stops_half_way_is_finished_by_the_next_one(
+    fn a_new_plan_completes_a_partly_applied_plan(
         actual in any_table(),
         desired in any_table().prop_map(owned),
         stop in any::<prop::sample::Index>(),
@@ -338,7 +343,7 @@ proptest! {
     }
 
     #[test]
-    fn planning_key_by_key_leads_to_the_same_table(
+    fn planning_each_key_separately_gives_the_desired_table(
         actual in any_table(),
         desired in any_table().prop_map(owned),
     ) {

@@ -42,7 +42,8 @@ fn valid(id: &str) -> VirtualServer {
     }
 }
 
-/// Changes a valid virtual server and expects the refusal; empty: still valid.
+/// Changes a valid virtual server and compares the error with `expected`. An empty `expected` means
+/// that the changed virtual server is valid.
 #[track_caller]
 fn check(id: &str, change: impl FnOnce(&mut VirtualServer), expected: &str) {
     let mut virtual_server = valid(id);
@@ -69,7 +70,7 @@ fn with_real_servers(server: &mut VirtualServer, count: usize) {
 }
 
 #[test]
-fn the_number_of_real_servers_is_bounded_by_the_scheduler() {
+fn the_scheduler_limits_the_number_of_real_servers() {
     let id = "tcp/10.1.1.10:80";
     check(id, |server| with_real_servers(server, 4_093), "");
     check(
@@ -78,20 +79,20 @@ fn the_number_of_real_servers_is_bounded_by_the_scheduler() {
         "realServers: 4094 are more than mh can have; list at most 4093, or use another \
          scheduler, with at most 65535",
     );
-    let of_rr = |server: &mut VirtualServer, count| {
+    let with_rr = |server: &mut VirtualServer, count| {
         server.scheduler = Scheduler::Rr;
         with_real_servers(server, count);
     };
-    check(id, |server| of_rr(server, 65_535), "");
+    check(id, |server| with_rr(server, 65_535), "");
     check(
         id,
-        |server| of_rr(server, 65_536),
+        |server| with_rr(server, 65_536),
         "realServers: 65536 are more than rr can have; list at most 65535",
     );
 }
 
 #[test]
-fn defaults_are_valid_for_each_protocol_family_and_kind_of_ports() {
+fn defaults_are_valid_for_all_protocols_address_families_and_ports() {
     for id in [
         "tcp/10.1.1.10:80",
         "tcp/[fd00::1]:80",
@@ -105,7 +106,7 @@ fn defaults_are_valid_for_each_protocol_family_and_kind_of_ports() {
 }
 
 #[test]
-fn addresses_that_no_client_can_reach_are_refused() {
+fn unreachable_addresses_are_rejected() {
     for (address, problem) in [
         ("0.0.0.0", "unspecified"),
         ("::", "unspecified"),
@@ -118,7 +119,7 @@ fn addresses_that_no_client_can_reach_are_refused() {
         ("240.0.0.1", "240.0.0.0/4"),
         ("169.254.1.1", "link-local"),
         ("fe80::1", "link-local"),
-        ("::ffff:10.1.1.10", "in the form of"),
+        ("::ffff:10.1.1.10", "IPv4-mapped"),
     ] {
         let mut virtual_server = valid("tcp/10.1.1.10:80");
         virtual_server.id.address = address.parse().unwrap();
@@ -138,17 +139,17 @@ fn addresses_that_no_client_can_reach_are_refused() {
 }
 
 #[test]
-fn a_real_server_at_the_service_address_is_refused() {
+fn a_real_server_at_the_service_address_is_rejected() {
     check(
         "tcp/10.1.1.10:80",
         |vs| vs.real_servers[0] = real_server("10.1.1.10"),
         "realServers[10.1.1.10].address: 10.1.1.10 is the service address itself, so packets \
-         would go round in a circle; write the real server's own address",
+         would loop; write the real server's own address",
     );
 }
 
 #[test]
-fn direct_routing_and_tunnel_cannot_change_the_port() {
+fn another_port_of_a_real_server_requires_masquerade() {
     for method in [
         ForwardingMethod::DirectRouting,
         ForwardingMethod::Tunnel(TunnelKind::Ipip),
@@ -185,20 +186,20 @@ fn direct_routing_and_tunnel_cannot_change_the_port() {
 }
 
 #[test]
-fn real_servers_behind_several_ports_have_none_of_their_own() {
+fn a_real_server_port_is_rejected_for_a_virtual_server_with_several_ports() {
     check(
         "tcp/10.1.1.10:*",
         |vs| {
             vs.forwarding_method = ForwardingMethod::Masquerade;
             vs.real_servers[0].port = Some(port(80));
         },
-        "realServers[10.0.2.3:80].port: 80 would send every one of the ports * to a single one; \
-         leave it out: each connection keeps its port",
+        "realServers[10.0.2.3:80].port: 80 would send all of the ports * to one port; \
+         leave the port out, so that each connection keeps its port",
     );
 }
 
 #[test]
-fn only_a_tunnel_bridges_the_families() {
+fn a_real_server_of_the_other_address_family_requires_a_tunnel() {
     let other = |vs: &mut VirtualServer| vs.real_servers.push(real_server("fd00:2::9"));
     check("tcp/10.1.1.10:80", other, "");
     for method in [
@@ -221,7 +222,7 @@ fn only_a_tunnel_bridges_the_families() {
 }
 
 #[test]
-fn a_real_server_is_listed_once_also_where_its_port_is_written_in_two_ways() {
+fn a_real_server_with_implicit_and_explicit_port_is_a_duplicate() {
     check(
         "tcp/10.1.1.10:80",
         |vs| {
@@ -229,8 +230,8 @@ fn a_real_server_is_listed_once_also_where_its_port_is_written_in_two_ways() {
             again.port = Some(port(80));
             vs.real_servers.push(again);
         },
-        "realServers[10.0.2.3:80]: 10.0.2.3:80 is listed more than once; list each real server once; its \
-         share is its weight",
+        "realServers[10.0.2.3:80]: 10.0.2.3:80 is listed more than once; list each real server once, and \
+         set its share with its weight",
     );
     check(
         "tcp/10.1.1.10:80",
@@ -245,7 +246,7 @@ fn a_real_server_is_listed_once_also_where_its_port_is_written_in_two_ways() {
 }
 
 #[test]
-fn mh_over_ports_without_fallback_is_refused() {
+fn mh_with_port_but_without_fallback_is_rejected() {
     check(
         "tcp/10.1.1.10:80",
         |vs| {
@@ -255,12 +256,12 @@ fn mh_over_ports_without_fallback_is_refused() {
             });
         },
         "schedulerFlags: port without fallback makes mh drop every new flow that hashes to a \
-         quiesced real server; give both (the default), or none if that is what you want",
+         quiesced real server; use both flags (the default) or no flag",
     );
 }
 
 #[test]
-fn persistence_stays_within_what_the_kernel_keeps() {
+fn persistence_outside_of_the_limits_of_the_kernel_is_rejected() {
     let with = |seconds: f64, client_prefix_length| {
         move |vs: &mut VirtualServer| {
             vs.persistence = Some(Persistence {
@@ -287,15 +288,15 @@ fn persistence_stays_within_what_the_kernel_keeps() {
             "tcp/10.1.1.10:80",
             with(300.0, length),
             &format!(
-                "persistence.clientPrefixLength: {length} is no prefix length for 10.1.1.10; \
-                 write 1 to 32; 32 makes each address a client"
+                "persistence.clientPrefixLength: {length} is not a prefix length for 10.1.1.10; \
+                 write 1 to 32; with 32 each address counts as one client"
             ),
         );
     }
 }
 
 #[test]
-fn a_health_check_is_bounded() {
+fn health_check_settings_outside_of_their_limits_are_rejected() {
     let with = |change: fn(&mut HealthCheck)| {
         move |vs: &mut VirtualServer| change(vs.health_check.as_mut().unwrap())
     };
@@ -334,7 +335,7 @@ fn a_health_check_is_bounded() {
 }
 
 #[test]
-fn a_tcp_check_of_what_is_not_one_tcp_port_names_its_port() {
+fn a_tcp_health_check_requires_a_port_unless_the_virtual_server_has_one_tcp_port() {
     for id in ["udp/10.1.1.10:53", "sctp/10.1.1.10:3868", "tcp/10.1.1.10:*"] {
         let mut virtual_server = valid(id);
         virtual_server.health_check = Some(HealthCheck::default());
@@ -356,7 +357,7 @@ fn a_tcp_check_of_what_is_not_one_tcp_port_names_its_port() {
 }
 
 #[test]
-fn a_check_without_a_port_of_its_own_connects_to_where_connections_go() {
+fn a_health_check_without_a_port_connects_to_the_port_of_the_real_server() {
     let mut virtual_server = valid("tcp/10.1.1.10:80");
     let real_server = virtual_server.real_servers[0].clone();
     assert_eq!(
@@ -374,18 +375,18 @@ fn a_check_without_a_port_of_its_own_connects_to_where_connections_go() {
 }
 
 #[test]
-fn names_and_minima_are_bounded() {
+fn invalid_names_minimum_healthy_and_drain_timeouts_are_rejected() {
     let id = "tcp/10.1.1.10:80";
-    let cure = "write a name of 1 to 253 printable characters";
+    let suggestion = "write a name of 1 to 253 printable characters";
     check(
         id,
         |vs| vs.name.clear(),
-        &format!("name: \"\" is empty; {cure}"),
+        &format!("name: \"\" is empty; {suggestion}"),
     );
     check(
         id,
         |vs| vs.name = "a\nb".into(),
-        &format!("name: \"a\\nb\" holds a control character; {cure}"),
+        &format!("name: \"a\\nb\" contains a control character; {suggestion}"),
     );
     check(id, |vs| vs.name = "x".repeat(253), "");
     check(
@@ -396,13 +397,13 @@ fn names_and_minima_are_bounded() {
     check(
         id,
         |vs| vs.drain_timeout = Duration::from_secs(86_401),
-        "drainTimeout: 86401s is out of range; write 0s (connections end at once) to 24h",
+        "drainTimeout: 86401s is out of range; write 0s (connections end immediately) to 24h",
     );
     check(id, |vs| vs.drain_timeout = Duration::ZERO, "");
 }
 
 #[test]
-fn a_service_range_has_no_host_bits_and_a_sane_size() {
+fn service_ranges_with_host_bits_or_too_many_addresses_are_rejected() {
     let check = |prefix: &str, expected: &str| {
         let range = ServiceRange {
             prefix: prefix.parse::<IpNet>().unwrap(),
@@ -422,7 +423,7 @@ fn a_service_range_has_no_host_bits_and_a_sane_size() {
     );
     check(
         "0.0.0.0/0",
-        "0.0.0.0/0 is too large a part of the address space to be announced; write a \
+        "0.0.0.0/0 contains too many addresses to be announced; write a \
          length from 8 to 32",
     );
     check(
