@@ -382,10 +382,10 @@ fn only_folders_named_kubernetes_use_the_kubernetes_client_crates() {
 const DECISIONS_ABOUT_STATUS: &[&str] = &[
     "election.rs",
     "events.rs",
-    "fingerprint.rs",
     "leadership.rs",
     "lease_duration.rs",
     "reports.rs",
+    "stable_hash.rs",
     "status.rs",
 ];
 

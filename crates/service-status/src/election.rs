@@ -1,60 +1,63 @@
-//! Which pod writes: one Lease, and who holds it.
+//! Election of the pod that writes the status, by one Lease.
 //!
 //! ```text
-//!             nobody holds it, or the holder
+//!             the Lease has no holder, or the holder
 //!             has not renewed it for its duration
 //!   Follower ────────────────────────────────────► Leader
 //!      ▲                                             │
 //!      └─────────────────────────────────────────────┘
-//!        another one holds it, or it could not be renewed in time
+//!        another pod holds the Lease, or the leader could not renew it in time
 //! ```
 //!
-//! Whether a holder still renews is seen by the local clock: from when its last change was noticed,
-//! not from the time that it wrote. A leader stops earlier than others may begin.
+//! The local clock decides whether a holder still renews the Lease: the duration starts when this
+//! pod notices a change, and not at the time that the holder wrote into the Lease. A leader stops
+//! writing before another pod can take the Lease.
 
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use crate::lease_duration::Believed;
+use crate::lease_duration::BoundedDuration;
 
-/// A holder that has not renewed for this long has lost it.
+/// A holder that has not renewed the Lease for this long has lost it.
 pub(crate) const DURATION: Duration = Duration::from_secs(15);
 
-/// A holder that could not renew for this long stops to write.
+/// A holder that could not renew the Lease for this long stops writing. It is shorter than
+/// [`DURATION`], so that the old leader stops before a new leader starts.
 const RENEW_DEADLINE: Duration = Duration::from_secs(10);
 
-/// What the Lease says.
+/// The content of the Lease that the election depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Record {
-    /// Empty: nobody.
+pub(crate) struct LeaseRecord {
+    /// Empty if no pod holds the Lease.
     pub(crate) holder: String,
     pub(crate) renewed: Option<Timestamp>,
     pub(crate) duration: Duration,
 }
 
-/// What to do about the Lease.
+/// The next request of a candidate for the Lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Step {
-    /// It does not exist.
+pub(crate) enum LeaseAction {
+    /// The Lease does not exist: create it with this pod as the holder.
     Create,
-    /// Nobody holds it any more.
+    /// The Lease has no holder, or its holder has not renewed it in time: take it over.
     Take,
-    /// We hold it.
+    /// This pod holds the Lease: renew it.
     Renew,
-    /// Another one holds it.
+    /// Another pod holds the Lease: send no request.
     Wait,
 }
 
-/// Who holds the Lease, as far as we know.
+/// This pod's view of the election.
 #[derive(Debug)]
 pub(crate) struct Election {
     identity: String,
-    /// What was seen last, and since when it has been so.
-    seen: Option<(Record, Instant)>,
-    /// We lead until then.
+    /// The last record that differed from the record before, and the local time at which this pod
+    /// first read it.
+    seen: Option<(LeaseRecord, Instant)>,
+    /// This pod leads until this time. `None` while it does not lead.
     leads_until: Option<Instant>,
-    /// The duration out of bounds that was told of last, in seconds.
+    /// The last invalid duration that was logged, in seconds.
     logged_duration: Option<i32>,
 }
 
@@ -68,36 +71,37 @@ impl Election {
         }
     }
 
-    /// Returns the duration out of bounds that is to be told of: each once, until another holder
-    /// writes a duration that is believed.
-    pub(crate) fn duration_to_log(&mut self, believed: Believed) -> Option<i32> {
-        let before = std::mem::replace(&mut self.logged_duration, believed.written);
-        believed.written.filter(|written| before != Some(*written))
+    /// Returns an invalid duration that must be logged. Each invalid duration is logged once, until
+    /// a Lease with a valid duration is read.
+    pub(crate) fn duration_to_log(&mut self, bounded: BoundedDuration) -> Option<i32> {
+        let before = std::mem::replace(&mut self.logged_duration, bounded.written);
+        bounded.written.filter(|written| before != Some(*written))
     }
 
-    /// What the Lease is, and what follows.
-    pub(crate) fn observe(&mut self, record: Option<Record>, now: Instant) -> Step {
+    /// Records the content of the Lease (`None`: it does not exist), and returns the next request.
+    pub(crate) fn observe(&mut self, record: Option<LeaseRecord>, now: Instant) -> LeaseAction {
         let Some(record) = record else {
             self.seen = None;
             self.leads_until = None;
-            return Step::Create;
+            return LeaseAction::Create;
         };
         if self.seen.as_ref().is_none_or(|(seen, _)| *seen != record) {
             self.seen = Some((record.clone(), now));
         }
         let since = self.seen.as_ref().map_or(now, |(_, since)| *since);
         if record.holder == self.identity {
-            return Step::Renew;
+            return LeaseAction::Renew;
         }
         self.leads_until = None;
         if record.holder.is_empty() || now >= since + record.duration {
-            Step::Take
+            LeaseAction::Take
         } else {
-            Step::Wait
+            LeaseAction::Wait
         }
     }
 
-    /// We have written ourselves into it; `asked` is when the request was sent.
+    /// Records that this pod is now the holder of the Lease. `asked` is the time at which the
+    /// request was sent.
     pub(crate) fn written(&mut self, asked: Instant) {
         self.leads_until = Some(asked + RENEW_DEADLINE);
     }
@@ -112,8 +116,8 @@ mod tests {
     use super::*;
     use crate::lease_duration;
 
-    fn held(holder: &str, renewed_second: i64) -> Option<Record> {
-        Some(Record {
+    fn lease_of(holder: &str, renewed_second: i64) -> Option<LeaseRecord> {
+        Some(LeaseRecord {
             holder: holder.to_owned(),
             renewed: Timestamp::from_second(renewed_second).ok(),
             duration: DURATION,
@@ -121,68 +125,74 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_that_nobody_holds_is_taken() {
+    fn a_lease_without_a_holder_is_taken() {
         let now = Instant::now();
         let mut election = Election::new("a".to_owned());
-        assert_eq!(election.observe(None, now), Step::Create);
-        assert_eq!(election.observe(held("", 1), now), Step::Take);
+        assert_eq!(election.observe(None, now), LeaseAction::Create);
+        assert_eq!(election.observe(lease_of("", 1), now), LeaseAction::Take);
         assert_eq!(election.leads_until(), None);
         election.written(now);
         assert_eq!(election.leads_until(), Some(now + RENEW_DEADLINE));
-        assert_eq!(election.observe(held("a", 1), now), Step::Renew);
+        assert_eq!(election.observe(lease_of("a", 1), now), LeaseAction::Renew);
     }
 
     #[test]
-    fn a_holder_that_renews_keeps_it_and_one_that_does_not_loses_it() {
+    fn a_holder_loses_the_lease_when_it_does_not_renew_it_in_time() {
         let now = Instant::now();
         let mut election = Election::new("b".to_owned());
-        assert_eq!(election.observe(held("a", 1), now), Step::Wait);
+        assert_eq!(election.observe(lease_of("a", 1), now), LeaseAction::Wait);
         let later = now + DURATION - Duration::from_secs(3);
-        assert_eq!(election.observe(held("a", 2), later), Step::Wait);
+        assert_eq!(election.observe(lease_of("a", 2), later), LeaseAction::Wait);
         let end = later + DURATION;
         let before = end - Duration::from_millis(1);
-        assert_eq!(election.observe(held("a", 2), before), Step::Wait);
-        assert_eq!(election.observe(held("a", 2), end), Step::Take);
+        assert_eq!(
+            election.observe(lease_of("a", 2), before),
+            LeaseAction::Wait
+        );
+        assert_eq!(election.observe(lease_of("a", 2), end), LeaseAction::Take);
     }
 
     #[test]
-    fn a_holder_that_writes_a_duration_out_of_bounds_keeps_the_lease_for_the_longest_one() {
-        let believed = |seconds: i32| lease_duration::believed(Some(seconds));
+    fn an_invalid_duration_keeps_the_lease_only_for_the_longest_accepted_duration() {
+        let bounded = |seconds: i32| lease_duration::bounded(Some(seconds));
         let record = |seconds: i32| {
-            Some(Record {
-                duration: believed(seconds).duration,
-                ..held("a", 1).unwrap()
+            Some(LeaseRecord {
+                duration: bounded(seconds).duration,
+                ..lease_of("a", 1).unwrap()
             })
         };
         let now = Instant::now();
         let mut election = Election::new("b".to_owned());
         let longest = Duration::from_secs(60);
-        assert_eq!(election.observe(record(i32::MAX), now), Step::Wait);
+        assert_eq!(election.observe(record(i32::MAX), now), LeaseAction::Wait);
         let before = now + longest - Duration::from_millis(1);
-        assert_eq!(election.observe(record(i32::MAX), before), Step::Wait);
+        assert_eq!(
+            election.observe(record(i32::MAX), before),
+            LeaseAction::Wait
+        );
         let end = now + longest;
-        assert_eq!(election.observe(record(i32::MAX), end), Step::Take);
-        // The log has one line about it.
-        assert_eq!(election.duration_to_log(believed(i32::MAX)), Some(i32::MAX));
-        assert_eq!(election.duration_to_log(believed(i32::MAX)), None);
-        assert_eq!(election.duration_to_log(believed(15)), None);
-        assert_eq!(election.duration_to_log(believed(61)), Some(61));
+        assert_eq!(election.observe(record(i32::MAX), end), LeaseAction::Take);
+        // Each invalid duration is logged once.
+        assert_eq!(election.duration_to_log(bounded(i32::MAX)), Some(i32::MAX));
+        assert_eq!(election.duration_to_log(bounded(i32::MAX)), None);
+        assert_eq!(election.duration_to_log(bounded(15)), None);
+        assert_eq!(election.duration_to_log(bounded(61)), Some(61));
     }
 
     #[test]
-    fn a_holder_stops_when_another_has_taken_it_and_before_another_may() {
+    fn a_leader_stops_before_its_lease_expires_and_when_another_pod_holds_the_lease() {
         let now = Instant::now();
         let mut election = Election::new("a".to_owned());
         election.written(now);
         assert!(election.leads_until().unwrap() < now + DURATION);
-        assert_eq!(election.observe(held("b", 9), now), Step::Wait);
+        assert_eq!(election.observe(lease_of("b", 9), now), LeaseAction::Wait);
         assert_eq!(election.leads_until(), None);
     }
 
     #[test]
-    fn a_restarted_holder_goes_on_with_its_own_lease() {
+    fn a_restarted_holder_renews_its_own_lease() {
         let mut election = Election::new("a".to_owned());
-        let step = election.observe(held("a", 1), Instant::now());
-        assert_eq!(step, Step::Renew);
+        let step = election.observe(lease_of("a", 1), Instant::now());
+        assert_eq!(step, LeaseAction::Renew);
     }
 }

@@ -1,4 +1,6 @@
-//! Events about findings and about changes of the status. Pure: the writer adds the time.
+//! Events about findings and about changes of the status.
+//!
+//! The time is not part of this module: the writer adds it.
 
 use service_catalog::{
     catalog::ServiceView,
@@ -6,13 +8,12 @@ use service_catalog::{
     model::ObjectKey,
 };
 
-use crate::{fingerprint::Fingerprint, status::StatusChange};
+use crate::{stable_hash::StableHash, status::StatusChange};
 
-/// An Event, without its time and its reporter.
+/// An Event of a Service, without its time and its reporter.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Event {
+pub(crate) struct ServiceEvent {
     pub(crate) name: String,
-    /// The Service that it is about.
     pub(crate) service: ObjectKey,
     pub(crate) uid: String,
     pub(crate) severity: Severity,
@@ -20,9 +21,9 @@ pub(crate) struct Event {
     pub(crate) message: String,
 }
 
-impl Event {
-    /// Returns the Event about a finding. Its name is the same for the same finding, so that the
-    /// next leader does not repeat it.
+impl ServiceEvent {
+    /// Returns the Event about a finding. One finding has one name in all pods, so that the next
+    /// leader does not write the Event again.
     pub(crate) fn of_finding(key: &ObjectKey, view: &ServiceView, finding: &Finding) -> Self {
         let reason = finding.reason.as_str();
         Self {
@@ -50,7 +51,7 @@ impl Event {
 }
 
 fn name(key: &ObjectKey, content: [&str; 3]) -> String {
-    format!("{}.{}", key.name(), Fingerprint::of(content))
+    format!("{}.{}", key.name(), StableHash::of(content))
 }
 
 #[cfg(test)]

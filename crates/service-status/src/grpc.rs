@@ -1,4 +1,4 @@
-//! Follows what the bgp-announcer of this pod announces.
+//! Watch of the announcements of this pod's bgp-announcer.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -13,46 +13,46 @@ use daemon_runtime::{Backoff, Target};
 use tokio::sync::watch;
 use virtual_server::IpNet;
 
-use crate::reports::Announced;
+use crate::reports::AnnouncedPrefixes;
 
-/// How long an announcer may be away before what it announced does not count: it may only be
-/// restarting, with its routes kept by graceful restart.
+/// Time for which the announcer may be away before its announcements stop counting: it might only
+/// be restarting, while graceful restart keeps its routes.
 const ANNOUNCER_GRACE: Duration = Duration::from_secs(5);
 
-/// First pause before the announcer is asked again.
+/// First pause before the next attempt to reach the announcer.
 const FIRST_RETRY: Duration = Duration::from_millis(20);
 
-/// Follows the announcer of this pod.
+/// The task that watches the announcements of this pod's bgp-announcer.
 #[derive(Debug)]
 pub(crate) struct AnnouncerWatch {
     pub(crate) announcer: Target,
-    /// `None` until the announcer has said all.
-    pub(crate) announced: watch::Sender<Option<Announced>>,
+    /// The prefixes that this pod announces. `None` until the announcer has sent all of them once.
+    pub(crate) announced: watch::Sender<Option<AnnouncedPrefixes>>,
 }
 
 impl AnnouncerWatch {
-    /// Watches the announcer until the process ends, and opens a watch that ended again.
+    /// Watches the announcer, and watches again after each end of the stream. It never returns.
     pub(crate) async fn run(self) {
         let mut backoff = Backoff::within_grace(FIRST_RETRY, ANNOUNCER_GRACE);
-        let mut is_told = false;
+        let mut is_logged = false;
         loop {
-            let ended = self.watch(&mut backoff, &mut is_told).await;
+            let ended = self.watch(&mut backoff, &mut is_logged).await;
             let grace = tokio::time::Instant::now() + ANNOUNCER_GRACE;
-            if !is_told {
-                is_told = true;
+            if !is_logged {
+                is_logged = true;
                 let error =
-                    ended.map_or_else(|| "its stream has ended".to_owned(), |e| e.to_string());
+                    ended.map_or_else(|| "the stream has ended".to_owned(), |e| e.to_string());
                 tracing::warn!(
                     announcer = %self.announcer,
                     error,
-                    "the announcer cannot be heard; what it announces will not count"
+                    "cannot watch the announcements of the bgp-announcer; they stop counting after the grace period"
                 );
             }
-            // Attempts go on while the grace lasts.
+            // Attempts to reach the announcer continue during the grace period.
             let again = async {
                 loop {
                     backoff.wait().await;
-                    if self.is_there().await {
+                    if self.is_reachable().await {
                         return;
                     }
                 }
@@ -68,15 +68,16 @@ impl AnnouncerWatch {
         }
     }
 
-    async fn is_there(&self) -> bool {
+    async fn is_reachable(&self) -> bool {
         let mut client = AnnouncerServiceClient::new(self.announcer.channel())
             .max_decoding_message_size(MESSAGE_LIMIT);
         let request = WatchAnnouncementsRequest {};
         client.watch_announcements(request).await.is_ok()
     }
 
-    /// Until the stream ends.
-    async fn watch(&self, backoff: &mut Backoff, is_told: &mut bool) -> Option<tonic::Status> {
+    /// Applies the events of one watch until its stream ends. Returns the error, or `None` after a
+    /// regular end.
+    async fn watch(&self, backoff: &mut Backoff, is_logged: &mut bool) -> Option<tonic::Status> {
         let mut client = AnnouncerServiceClient::new(self.announcer.channel())
             .max_decoding_message_size(MESSAGE_LIMIT);
         let mut stream = match client
@@ -86,7 +87,7 @@ impl AnnouncerWatch {
             Ok(response) => response.into_inner(),
             Err(status) => return Some(status),
         };
-        let mut announced = Announced::new();
+        let mut announced = AnnouncedPrefixes::new();
         let mut is_synced = false;
         loop {
             let event = match stream.message().await {
@@ -112,10 +113,10 @@ impl AnnouncerWatch {
                 }
                 Some(Event::Synced(_)) => {
                     if !is_synced {
-                        tracing::info!(announcer = %self.announcer, "the announcer is heard");
+                        tracing::info!(announcer = %self.announcer, "watching the announcements of the bgp-announcer");
                     }
                     is_synced = true;
-                    *is_told = false;
+                    *is_logged = false;
                     backoff.reset();
                 }
                 None => {}
@@ -133,7 +134,8 @@ impl AnnouncerWatch {
     }
 }
 
-/// Whether a peer holds the announcement. One that drains or is least preferred still leads here.
+/// Reports whether a peer holds the announcement. Peers still send traffic to a load balancer whose
+/// announcement is least preferred or draining.
 fn is_announced(state: AnnouncementState, announced_to: &[String]) -> bool {
     match state {
         AnnouncementState::Announced
@@ -153,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_without_a_peer_that_holds_it_is_not_announced() {
+    fn a_prefix_counts_as_announced_only_if_a_peer_holds_it() {
         let peers = ["router".to_owned()];
         assert!(is_announced(AnnouncementState::Announced, &peers));
         assert!(is_announced(AnnouncementState::Draining, &peers));

@@ -1,4 +1,4 @@
-//! Tasks that talk to the API server.
+//! Tasks that write to the API server.
 
 mod api_server;
 pub(crate) mod candidate;
@@ -7,14 +7,14 @@ pub(crate) mod writer;
 
 pub(crate) use api_server::ApiServer;
 
-use crate::lease_duration::Believed;
+use crate::lease_duration::BoundedDuration;
 
-/// Logs that a Lease has a duration that is not believed.
-fn warn_of_duration(lease: &str, believed: Believed) {
+/// Logs that a Lease has an invalid duration.
+fn warn_about_duration(lease: &str, bounded: BoundedDuration) {
     tracing::warn!(
         lease,
-        lease_duration_seconds = believed.written,
-        believed_seconds = believed.duration.as_secs(),
-        "a Lease has a duration out of bounds (1 s to 60 s); the nearest bound counts"
+        lease_duration_seconds = bounded.written,
+        used_seconds = bounded.duration.as_secs(),
+        "a Lease has a duration outside of 1 s to 60 s; using the nearest limit"
     );
 }

@@ -1,4 +1,6 @@
-//! What is written next while this pod leads. Pure: time and jitter are parameters.
+//! Order and time of the leader's writes.
+//!
+//! Time and jitter are parameters, so this module is pure.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -11,133 +13,138 @@ use daemon_runtime::{Backoff, Event as Published};
 use service_catalog::{catalog::ServiceView, finding::Reason, model::ObjectKey};
 
 use crate::{
-    events::Event,
-    fingerprint::Fingerprint,
-    lease_duration::Believed,
-    reports::{REPORT_DURATION, ReportLease, Reports, Tally},
+    events::ServiceEvent,
+    lease_duration::BoundedDuration,
+    reports::{AnnouncementCounts, REPORT_DURATION, ReportLease, Reports},
+    stable_hash::StableHash,
     status::{self, IpMode},
 };
 
-/// Least time from one write to the next.
+/// Shortest time from one write to the next.
 pub(crate) const PACE: Duration = Duration::from_millis(20);
 
-/// First and longest wait after a failure.
+/// First and longest delay after a failed write.
 const FIRST_DELAY: Duration = Duration::from_millis(500);
 const LONGEST_DELAY: Duration = Duration::from_secs(30);
 
-/// Events that wait to be written; beyond that the oldest are dropped.
-const EVENTS: usize = 1_000;
+/// Largest number of Events in the queue. The oldest Events are dropped from a longer queue.
+const MAX_QUEUED_EVENTS: usize = 1_000;
 
-/// Findings of one Service that are remembered, so that one that comes back is counted.
-const MOST_REPORTED: usize = 16;
+/// Number of findings of one Service above which absent findings are forgotten. A remembered
+/// finding that appears again continues its count.
+const MAX_REPORTED_FINDINGS: usize = 16;
 
-/// Longest wait for the next one after an object that could not be written.
-const LONGEST_AFTER_OBJECT: Duration = Duration::from_secs(1);
+/// Longest delay of all writes after an object that could not be written.
+const LONGEST_OBJECT_DELAY: Duration = Duration::from_secs(1);
 
-/// What this pod writes while it leads.
+/// The state of the leader: what it has to write, and when.
 pub(crate) struct Leadership {
     pub(crate) services: BTreeMap<ObjectKey, TrackedService>,
-    /// Services that are ours no longer, with what stands in their status.
-    pub(crate) left: BTreeMap<ObjectKey, Arc<ServiceView>>,
-    /// Those whose allocation is to be written.
+    /// Services that portlb no longer serves, with the view that has the parts of their status to
+    /// clear.
+    pub(crate) released: BTreeMap<ObjectKey, Arc<ServiceView>>,
+    /// Services with an allocated address that their status does not record yet. They are written
+    /// first.
     urgent: BTreeSet<ObjectKey>,
     due: BTreeSet<ObjectKey>,
-    /// Not before then.
-    pub(crate) later: BTreeMap<ObjectKey, Instant>,
-    /// Those whose last write has failed.
+    /// Earliest time of the next write of a Service.
+    pub(crate) not_before: BTreeMap<ObjectKey, Instant>,
+    /// Services whose last write failed.
     failing: BTreeMap<ObjectKey, Backoff>,
-    /// The others follow it.
-    last: Option<ObjectKey>,
+    /// The Service of the last regular write. The next one in the order of keys follows, so that
+    /// every Service gets its turn.
+    last_key: Option<ObjectKey>,
     events: VecDeque<Occurrence>,
     is_events_turn: bool,
-    status_lane: Lane,
-    event_lane: Lane,
+    status_pacing: RequestPacing,
+    event_pacing: RequestPacing,
     next_write: Option<Instant>,
     reports: Reports,
-    pub(crate) tally: Tally,
+    pub(crate) announcements: AnnouncementCounts,
     pub(crate) ip_mode: IpMode,
-    /// Name of the report that this pod writes: if it is not seen, nothing is.
+    /// Name of this pod's own report. If this report is not seen although it was written, the watch
+    /// is considered broken.
     own_report: String,
     has_views: bool,
     has_reports: bool,
-    is_counted: bool,
+    has_counts: bool,
     is_watch_broken: bool,
-    is_blind: bool,
+    is_counting_suspended: bool,
     is_ending: bool,
 }
 
-/// What the watch of reports says.
+/// An event of the watch of reports.
 #[derive(Clone, Debug)]
 pub(crate) enum ReportEvent {
-    /// A list of all begins.
+    /// A complete list of the reports begins.
     Began,
     /// A report is new or has been renewed.
     Put(ReportLease),
-    /// The report of this name is gone.
+    /// The report with this name was deleted.
     Deleted(String),
-    /// The list has ended: what it did not name is gone.
+    /// The list is complete: a report that it did not contain does not exist.
     Listed,
-    /// Reports cannot be seen, for this reason.
+    /// The watch has failed with this error.
     Trouble(String),
-    /// They can be seen again.
+    /// The watch works again.
     Recovered,
 }
 
-/// A Service of ours.
+/// A Service that portlb serves, with the state of its status and Events.
 pub(crate) struct TrackedService {
     pub(crate) view: Arc<ServiceView>,
-    /// By what they are about.
+    /// Reported findings, by reason and identity.
     reported: BTreeMap<(Reason, String), ReportedFinding>,
-    /// What was written last by each owner of fields.
-    pub(crate) written: BTreeMap<&'static str, (Fingerprint, Instant)>,
+    /// The last patch of each field manager: its hash and the time of the write.
+    pub(crate) written: BTreeMap<&'static str, (StableHash, Instant)>,
 }
 
-/// What has been reported of a finding.
+/// The state of a finding for which an Event exists.
 #[derive(Default)]
 struct ReportedFinding {
     is_present: bool,
-    /// How often it has begun.
+    /// Number of times at which the finding appeared after it had been absent.
     count: u32,
 }
 
-/// An Event, and how often it has happened.
+/// An Event, and the number of times that it has happened.
 pub(crate) struct Occurrence {
-    pub(crate) event: Event,
+    pub(crate) event: ServiceEvent,
     pub(crate) count: u32,
 }
 
-/// What is to be written.
-pub(crate) enum Job {
+/// The next object that the leader writes.
+pub(crate) enum WriteJob {
     Status(ObjectKey),
     Event(Occurrence),
 }
 
-/// What a failure concerns.
+/// The requests that a failure affects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FailureScope {
-    /// The Lease is not held any more.
+    /// This pod no longer holds the Lease, so all requests stop.
     Leadership,
-    /// All requests, for now.
+    /// All requests fail for some time.
     Server,
-    /// One object, for now.
-    Passing,
-    /// One object: the same request will not succeed.
+    /// Requests for one object fail for some time.
+    Transient,
+    /// One request fails permanently, because the API server refuses its content.
     Refused,
 }
 
-/// When the next request of one kind may be sent.
-struct Lane {
+/// The pauses between requests of one kind.
+struct RequestPacing {
     from: Option<Instant>,
     server: Backoff,
     object: Backoff,
 }
 
-impl Lane {
+impl RequestPacing {
     fn new() -> Self {
         Self {
             from: None,
             server: Backoff::new(FIRST_DELAY, LONGEST_DELAY),
-            object: Backoff::new(PACE, LONGEST_AFTER_OBJECT),
+            object: Backoff::new(PACE, LONGEST_OBJECT_DELAY),
         }
     }
 
@@ -154,7 +161,7 @@ impl Lane {
     fn failed(&mut self, scope: FailureScope, now: Instant, jitter: f64) {
         let delay = match scope {
             FailureScope::Server => self.server.delay_with(jitter),
-            FailureScope::Leadership | FailureScope::Passing | FailureScope::Refused => {
+            FailureScope::Leadership | FailureScope::Transient | FailureScope::Refused => {
                 self.server.reset();
                 self.object.delay_with(jitter)
             }
@@ -167,26 +174,26 @@ impl Leadership {
     pub(crate) fn new(own_report: String) -> Self {
         Self {
             services: BTreeMap::new(),
-            left: BTreeMap::new(),
+            released: BTreeMap::new(),
             urgent: BTreeSet::new(),
             due: BTreeSet::new(),
-            later: BTreeMap::new(),
+            not_before: BTreeMap::new(),
             failing: BTreeMap::new(),
-            last: None,
+            last_key: None,
             events: VecDeque::new(),
             is_events_turn: false,
-            status_lane: Lane::new(),
-            event_lane: Lane::new(),
+            status_pacing: RequestPacing::new(),
+            event_pacing: RequestPacing::new(),
             next_write: None,
             reports: Reports::default(),
-            tally: Tally::default(),
+            announcements: AnnouncementCounts::default(),
             ip_mode: IpMode::Kept,
             own_report,
             has_views: false,
             has_reports: false,
-            is_counted: false,
+            has_counts: false,
             is_watch_broken: false,
-            is_blind: false,
+            is_counting_suspended: false,
             is_ending: false,
         }
     }
@@ -194,7 +201,7 @@ impl Leadership {
     pub(crate) fn on_view(&mut self, event: Published<ObjectKey, Arc<ServiceView>>, now: Instant) {
         match event {
             Published::Changed(key, view) => {
-                self.left.remove(&key);
+                self.released.remove(&key);
                 let is_urgent = status::is_allocation_due(&key, &view);
                 match self.services.get_mut(&key) {
                     Some(service) if service.view.uid == view.uid => service.view = view,
@@ -212,7 +219,7 @@ impl Leadership {
             }
             Published::Removed(key) => {
                 if let Some(service) = self.services.remove(&key) {
-                    self.left.insert(key.clone(), service.view);
+                    self.released.insert(key.clone(), service.view);
                     self.failing.remove(&key);
                     self.make_due(key, false, now);
                 }
@@ -221,9 +228,9 @@ impl Leadership {
         }
     }
 
-    /// One that has just failed keeps its wait.
+    /// Schedules a Service for a write. A Service whose last write failed keeps its delay.
     fn make_due(&mut self, key: ObjectKey, is_urgent: bool, now: Instant) {
-        let waits = self.later.get(&key).is_some_and(|time| *time > now);
+        let waits = self.not_before.get(&key).is_some_and(|time| *time > now);
         if waits && self.failing.contains_key(&key) {
             return;
         }
@@ -234,28 +241,28 @@ impl Leadership {
         }
     }
 
-    /// Takes over what the watch of reports says. Returns a duration out of bounds that is to be
-    /// logged, with the name of its Lease.
+    /// Applies an event of the watch of reports. Returns an invalid duration that must be logged,
+    /// with the name of its Lease.
     pub(crate) fn on_report(
         &mut self,
         event: ReportEvent,
         now: Instant,
-    ) -> Option<(String, Believed)> {
+    ) -> Option<(String, BoundedDuration)> {
         match event {
-            ReportEvent::Began => self.reports.restarted(),
-            // A stream may go on after an event that could not be read.
+            ReportEvent::Began => self.reports.begin_list(),
+            // The stream can continue after an event that could not be decoded.
             ReportEvent::Put(lease) => {
                 self.is_watch_broken = false;
                 let name = lease.name.clone();
-                let believed = self.reports.put(lease, now);
-                return believed.map(|believed| (name, believed));
+                let bounded = self.reports.put(lease, now);
+                return bounded.map(|bounded| (name, bounded));
             }
             ReportEvent::Deleted(name) => {
                 self.reports.forget(&name);
                 self.is_watch_broken = false;
             }
             ReportEvent::Listed => {
-                self.reports.listed();
+                self.reports.end_list();
                 self.has_reports = true;
                 self.is_watch_broken = false;
             }
@@ -265,30 +272,33 @@ impl Leadership {
         None
     }
 
-    /// This pod has ended: its report does not count, whether or not it could be taken back.
+    /// Records that this pod ends. From then on its own report does not count, even if it could not
+    /// be removed.
     pub(crate) fn end(&mut self) {
         self.is_ending = true;
-        self.is_counted = false;
+        self.has_counts = false;
     }
 
     pub(crate) fn is_ending(&self) -> bool {
         self.is_ending
     }
 
-    /// Whether nothing is left to be written at the end, or another pod lives that does it.
+    /// Reports whether this pod ends and nothing is left to write, or another pod with a valid
+    /// report can write the rest.
     pub(crate) fn is_done(&self) -> bool {
         let is_written = || {
             let is_due = !(self.urgent.is_empty() && self.due.is_empty());
             !(is_due || self.is_any_failing()) && self.events.is_empty()
         };
         self.is_ending
-            && self.is_counted
-            && (self.tally.pods > 0 || (self.has_views && is_written()))
+            && self.has_counts
+            && (self.announcements.pods > 0 || (self.has_views && is_written()))
     }
 
-    /// Counts again what is announced, unless reports cannot be seen: what is not seen then is not
-    /// gone. `written` is when this pod's own report was written last.
-    pub(crate) fn count(&mut self, written: Option<Instant>, now: Instant) {
+    /// Counts the announcements again. While the watch is broken, the last counts stay, because an
+    /// unseen report may still be valid. `written` is the time of the last write of this pod's own
+    /// report.
+    pub(crate) fn recount(&mut self, written: Option<Instant>, now: Instant) {
         if !self.has_reports {
             return;
         }
@@ -297,22 +307,22 @@ impl Leadership {
         }
         let should_be_seen =
             !self.is_ending && written.is_some_and(|at| now < at + REPORT_DURATION);
-        let is_seen = self.reports.lives(&self.own_report, now);
+        let is_seen = self.reports.is_valid(&self.own_report, now);
         if self.is_watch_broken || (should_be_seen && !is_seen) {
-            self.is_blind = true;
+            self.is_counting_suspended = true;
             return;
         }
-        if std::mem::take(&mut self.is_blind) {
-            self.reports.seen_again(now);
+        if std::mem::take(&mut self.is_counting_suspended) {
+            self.reports.restart_expiry(now);
         }
-        self.is_counted = true;
-        let before = std::mem::replace(&mut self.tally, self.reports.tally(now));
-        if before == self.tally {
+        self.has_counts = true;
+        let before = std::mem::replace(&mut self.announcements, self.reports.announcements(now));
+        if before == self.announcements {
             return;
         }
         let changed = |service: &TrackedService| {
             let mut addresses = service.view.addresses.iter();
-            addresses.any(|address| before.count(*address) != self.tally.count(*address))
+            addresses.any(|address| before.count(*address) != self.announcements.count(*address))
         };
         let changed: Vec<ObjectKey> = self
             .services
@@ -325,34 +335,36 @@ impl Leadership {
         }
     }
 
-    /// Returns when reports are to be counted again although no event comes.
+    /// Returns when the announcements must be counted again although no event arrives.
     pub(crate) fn next_count(&self, written: Option<Instant>, now: Instant) -> Option<Instant> {
-        if self.is_blind && !self.is_watch_broken {
+        if self.is_counting_suspended && !self.is_watch_broken {
             return Some(written.map_or(now, |at| at + REPORT_DURATION));
         }
-        self.reports.next_end(now)
+        self.reports.next_expiry(now)
     }
 
-    /// When there is something to write. Nothing is, before it is known what is announced.
+    /// Returns when the next write is due. Nothing is due until all views and all reports have been
+    /// read once.
     pub(crate) fn next_due(&self, now: Instant) -> Option<Instant> {
-        if !(self.has_views && self.is_counted) {
+        if !(self.has_views && self.has_counts) {
             return None;
         }
         let status = if self.urgent.is_empty() && self.due.is_empty() {
-            self.later.values().min().copied()
+            self.not_before.values().min().copied()
         } else {
             Some(now)
         };
-        let status = status.map(|due| self.status_lane.from.map_or(due, |from| from.max(due)));
-        let event = (!self.events.is_empty()).then(|| self.event_lane.from.unwrap_or(now));
+        let status = status.map(|due| self.status_pacing.from.map_or(due, |from| from.max(due)));
+        let event = (!self.events.is_empty()).then(|| self.event_pacing.from.unwrap_or(now));
         let due = status.into_iter().chain(event).min()?;
         Some(self.next_write.map_or(due, |next| next.max(due)))
     }
 
-    /// Allocations first; status and Events by turns, at the end Events last.
-    pub(crate) fn take(&mut self, now: Instant) -> Option<Job> {
-        let may_status = self.status_lane.is_open(now);
-        let may_event = self.event_lane.is_open(now);
+    /// Returns the next object to write. Services with a new allocation come first. Then status and
+    /// Events alternate, but Events come last while this pod ends.
+    pub(crate) fn take(&mut self, now: Instant) -> Option<WriteJob> {
+        let may_status = self.status_pacing.is_open(now);
+        let may_event = self.event_pacing.is_open(now);
         if may_status && let Some(key) = self.urgent.first().cloned() {
             return Some(self.taken(key));
         }
@@ -361,53 +373,55 @@ impl Leadership {
             && !self.is_ending
             && let Some(event) = self.events.pop_front()
         {
-            return Some(Job::Event(event));
+            return Some(WriteJob::Event(event));
         }
         if may_status && let Some(key) = self.next_key(now) {
-            self.last = Some(key.clone());
+            self.last_key = Some(key.clone());
             return Some(self.taken(key));
         }
         if may_event {
-            return self.events.pop_front().map(Job::Event);
+            return self.events.pop_front().map(WriteJob::Event);
         }
         None
     }
 
-    fn taken(&mut self, key: ObjectKey) -> Job {
+    fn taken(&mut self, key: ObjectKey) -> WriteJob {
         self.urgent.remove(&key);
         self.due.remove(&key);
-        self.later.remove(&key);
-        Job::Status(key)
+        self.not_before.remove(&key);
+        WriteJob::Status(key)
     }
 
-    /// The next after the last one, so that none waits for ever.
+    /// Returns the Service that follows the last written one in the order of keys, so that every
+    /// Service gets its turn.
     fn next_key(&mut self, now: Instant) -> Option<ObjectKey> {
-        let ready = self.later.iter().filter(|(_, time)| **time <= now);
+        let ready = self.not_before.iter().filter(|(_, time)| **time <= now);
         let ready: Vec<ObjectKey> = ready.map(|(key, _)| key.clone()).collect();
         for key in ready {
-            self.later.remove(&key);
+            self.not_before.remove(&key);
             self.due.insert(key);
         }
-        let after = self.last.as_ref().and_then(|last| {
-            let range = (Bound::Excluded(last), Bound::Unbounded);
+        let after = self.last_key.as_ref().and_then(|last_key| {
+            let range = (Bound::Excluded(last_key), Bound::Unbounded);
             self.due.range::<ObjectKey, _>(range).next()
         });
         after.or_else(|| self.due.first()).cloned()
     }
 
-    /// The status has been written, or says what it shall already.
+    /// Records that the status was written, or that no write was necessary (`is_sent` is false).
     pub(crate) fn wrote_status(&mut self, key: &ObjectKey, is_sent: bool, now: Instant) {
-        self.left.remove(key);
+        self.released.remove(key);
         self.failing.remove(key);
         if is_sent {
-            self.status_lane.succeeded();
+            self.status_pacing.succeeded();
             self.is_events_turn = true;
             self.next_write = Some(now + PACE);
         }
     }
 
-    /// The others go on; this one waits longer each time. What is ours no longer, and cannot be
-    /// written, is left as it is.
+    /// Records a failed status write. The delay of this Service grows with each failure, and the
+    /// other Services continue. A status that portlb should clear stays as it is if the API server
+    /// refuses the request.
     pub(crate) fn failed_status(
         &mut self,
         key: ObjectKey,
@@ -415,10 +429,10 @@ impl Leadership {
         now: Instant,
         jitter: f64,
     ) {
-        self.status_lane.failed(scope, now, jitter);
+        self.status_pacing.failed(scope, now, jitter);
         self.is_events_turn = true;
         self.next_write = Some(now + PACE);
-        if scope == FailureScope::Refused && self.left.remove(&key).is_some() {
+        if scope == FailureScope::Refused && self.released.remove(&key).is_some() {
             self.failing.remove(&key);
             return;
         }
@@ -426,7 +440,8 @@ impl Leadership {
             .failing
             .entry(key.clone())
             .or_insert_with(|| Backoff::new(FIRST_DELAY, LONGEST_DELAY));
-        self.later.insert(key, now + backoff.delay_with(jitter));
+        self.not_before
+            .insert(key, now + backoff.delay_with(jitter));
     }
 
     pub(crate) fn is_any_failing(&self) -> bool {
@@ -434,7 +449,7 @@ impl Leadership {
     }
 
     pub(crate) fn wrote_event(&mut self, now: Instant) {
-        self.event_lane.succeeded();
+        self.event_pacing.succeeded();
         self.is_events_turn = false;
         self.next_write = Some(now + PACE);
     }
@@ -446,26 +461,26 @@ impl Leadership {
         now: Instant,
         jitter: f64,
     ) {
-        self.event_lane.failed(scope, now, jitter);
+        self.event_pacing.failed(scope, now, jitter);
         self.is_events_turn = false;
         self.next_write = Some(now + PACE);
         match scope {
             FailureScope::Leadership | FailureScope::Server => self.events.push_front(event),
-            FailureScope::Passing => self.events.push_back(event),
+            FailureScope::Transient => self.events.push_back(event),
             FailureScope::Refused => {}
         }
     }
 
     pub(crate) fn queue_events(&mut self, events: impl IntoIterator<Item = Occurrence>) {
         self.events.extend(events);
-        while self.events.len() > EVENTS {
+        while self.events.len() > MAX_QUEUED_EVENTS {
             self.events.pop_front();
         }
     }
 }
 
 impl TrackedService {
-    /// Returns Events for findings that have none yet, or that have come back.
+    /// Returns Events for findings that are new or have appeared again.
     pub(crate) fn new_findings(&mut self, key: &ObjectKey) -> Vec<Occurrence> {
         let mut events = Vec::new();
         let mut present = BTreeSet::new();
@@ -476,14 +491,14 @@ impl TrackedService {
             if !reported.is_present {
                 reported.is_present = true;
                 reported.count += 1;
-                let event = Event::of_finding(key, &self.view, finding);
+                let event = ServiceEvent::of_finding(key, &self.view, finding);
                 events.push(Occurrence {
                     event,
                     count: reported.count,
                 });
             }
         }
-        let forgets = self.reported.len() > MOST_REPORTED;
+        let forgets = self.reported.len() > MAX_REPORTED_FINDINGS;
         self.reported.retain(|cause, reported| {
             reported.is_present = present.contains(cause);
             reported.is_present || !forgets

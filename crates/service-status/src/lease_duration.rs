@@ -1,27 +1,27 @@
-//! How long a Lease is believed to be held without a renewal.
+//! Limits for the duration of a Lease.
 
 use std::time::Duration;
 
-/// Shortest duration that is believed, in seconds.
+/// Shortest accepted duration, in seconds.
 const SHORTEST: i32 = 1;
 
-/// Longest duration that is believed, in seconds: four times that of this program. A writer of
-/// Leases that says more would stop the election, or count as announcing, for as long.
+/// Longest accepted duration, in seconds: four times the duration that this program writes. A
+/// longer duration would block the election, or keep an expired report valid, for too long.
 const LONGEST: i32 = 60;
 
-/// A duration as it is believed.
+/// A duration of a Lease within the limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Believed {
+pub(crate) struct BoundedDuration {
     pub(crate) duration: Duration,
-    /// What the Lease says instead, in seconds, where that is out of bounds.
+    /// The duration in the Lease, in seconds, if it is outside of the limits.
     pub(crate) written: Option<i32>,
 }
 
-/// Returns the duration of a Lease, within its bounds.
-pub(crate) fn believed(seconds: Option<i32>) -> Believed {
+/// Limits the duration of a Lease to the accepted range. A missing duration counts as 0 s.
+pub(crate) fn bounded(seconds: Option<i32>) -> BoundedDuration {
     let seconds = seconds.unwrap_or(0);
     let bounded = seconds.clamp(SHORTEST, LONGEST);
-    Believed {
+    BoundedDuration {
         duration: Duration::from_secs(bounded.unsigned_abs().into()),
         written: (bounded != seconds).then_some(seconds),
     }
@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_duration_is_believed_within_its_bounds() {
+    fn a_lease_duration_is_limited_to_the_accepted_range() {
         for (written, seconds) in [
             (Some(15), 15),
             (Some(1), 1),
@@ -43,13 +43,13 @@ mod tests {
             (Some(i32::MIN), 1),
             (None, 1),
         ] {
-            let expected = Believed {
+            let expected = BoundedDuration {
                 duration: Duration::from_secs(seconds),
                 written: written
                     .or(Some(0))
                     .filter(|written| i64::from(*written) != i64::try_from(seconds).unwrap()),
             };
-            assert_eq!(believed(written), expected);
+            assert_eq!(bounded(written), expected);
         }
     }
 }

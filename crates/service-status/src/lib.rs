@@ -1,29 +1,29 @@
-//! Writes what became of a Service: its status and Events, by one elected load balancer.
+//! Writer of the status and the Events of Services.
+//!
+//! This code runs in every lb pod. One elected pod writes.
 //!
 //! ```text
 //!  announcer ──► AnnouncerWatch ──► Reporter ──► this pod's report, a Lease
-//!                                                      │ reports of all
-//!  catalog ──► views ──────────────────────────────────┼──► Writer ──► status, Events
-//!  election Lease ◄──► Candidate ──► this pod leads ───┘
+//!                                                      │ reports of all pods
+//!  catalog ──► views ──────────────────────────────────┼──► StatusWriter ──► status, Events
+//!  election Lease ◄──► LeaseCandidate ──► leadership ──┘
 //! ```
 //!
-//! - `election`, `reports`, `leadership`, `status`, `events`: what to write; pure, with time and
-//!   jitter as parameters.
-//! - `kubernetes`: the tasks that talk to the API server. They never hold a watch of Services back.
-//! - `grpc`: follows the bgp-announcer of this pod.
-
-#![warn(missing_docs)]
+//! - `election`, `reports`, `leadership`, `status`, `events`: the decisions. These modules are
+//!   pure: time and jitter are parameters.
+//! - `kubernetes`: the tasks that talk to the API server. They never block the watch of Services.
+//! - `grpc`: the watch of this pod's bgp-announcer.
 
 mod election;
-mod end;
+mod end_signals;
 mod events;
-mod fingerprint;
 mod grpc;
 mod kubernetes;
 mod leadership;
 mod lease_duration;
 mod metrics;
 mod reports;
+mod stable_hash;
 mod status;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
@@ -34,55 +34,54 @@ use service_catalog::{catalog::ServiceView, model::ObjectKey};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub use self::{end::End, metrics::StatusMetrics};
+pub use self::{end_signals::End, metrics::StatusMetrics};
 use self::{
     grpc::AnnouncerWatch,
     kubernetes::{
         ApiServer,
-        candidate::{self, Candidate},
+        candidate::{self, LeaseCandidate},
         reporter::{self, Reporter, WrittenReport},
-        writer::{self, Writer},
+        writer::{self, StatusWriter},
     },
 };
 
-/// Longest time from the end of the data plane until the Lease is given up.
-pub const LONGEST_END: Duration = reporter::END_TIMEOUT
-    .saturating_add(writer::END_TIMEOUT)
-    .saturating_add(candidate::END_TIMEOUT);
+/// Longest time from the end of the data plane until the Lease is released.
+pub const LONGEST_END: Duration = reporter::SHUTDOWN_TIMEOUT
+    .saturating_add(writer::SHUTDOWN_TIMEOUT)
+    .saturating_add(candidate::SHUTDOWN_TIMEOUT);
 
-/// Views of Services, whose status is to be written.
+/// The views of all Services whose status is written.
 pub type Views = Reader<ObjectKey, Arc<ServiceView>>;
 
-/// Which pod writes, and where.
+/// The names of this pod and of the Leases.
 #[derive(Clone, Debug)]
 pub struct StatusConfig {
-    /// The bgp-announcer of this pod.
     pub announcer: Target,
-    /// The Lease of the pod that writes.
+    /// Name of the Lease whose holder writes the status.
     pub lease_name: String,
-    /// This pod.
     pub pod_name: String,
-    /// Namespace of the Leases.
+    /// The namespace of all Leases.
     pub namespace: String,
-    /// This pod's uid.
+    /// Owner of the pod's report. `None` if unknown: then this pod deletes the report itself.
     pub pod_uid: Option<String>,
 }
 
-/// The cluster that is written to.
+/// The connection to the cluster whose Services get a status.
 #[derive(Clone, Debug)]
 pub struct Cluster {
-    /// Address and credentials.
     pub origin: Origin,
-    /// How long a watch may last.
+    /// The API server ends a watch after this time.
     pub watch_timeout: Duration,
-    /// Metrics of the watch of reports.
+    /// Metrics of the requests of the watch of reports.
     pub requests: RequestMetrics,
 }
 
-/// Starts the tasks that write status, Events and Leases. Where the data plane ends, each ends after the
-/// one before: this pod's report is taken back, then what is announced by none leaves the status,
-/// then the Lease is free. Where this daemon ends alone, only the Lease is given up; its report
-/// stands until it is renewed or runs out.
+/// Starts the tasks that write status, Events and Leases.
+///
+/// When the whole pod ends, the tasks end in this order: first this pod's report is removed, then
+/// addresses that no pod announces are removed from the status, then the Lease is released. When
+/// only this daemon ends, the Lease is released immediately, and this pod's report stays until it
+/// is renewed or expires.
 pub fn start(
     cluster: &Cluster,
     config: StatusConfig,
@@ -116,14 +115,14 @@ pub fn start(
         reported,
         written: WrittenReport::default(),
     };
-    let candidate = Candidate {
+    let candidate = LeaseCandidate {
         server: server(),
         name: lease_name.clone(),
         namespace: namespace.clone(),
         identity: pod_name.clone(),
         leads,
     };
-    let writer = Writer {
+    let writer = StatusWriter {
         server: server(),
         request_metrics: cluster.requests.clone(),
         origin: cluster.origin.clone(),
@@ -135,21 +134,24 @@ pub fn start(
         pod_name,
         watch_timeout: cluster.watch_timeout,
     };
-    let (taken_back, written) = (CancellationToken::new(), CancellationToken::new());
+    let (report_removed, written) = (CancellationToken::new(), CancellationToken::new());
     let report = reporter.run(end.unwatched.clone());
-    let status = writer.run(taken_back.clone());
+    let status = writer.run(report_removed.clone());
     let lease = candidate.run(written.clone());
     daemon.spawn_until_stopped("announcements", announcements.run());
-    daemon.spawn_until_drained("report", until_alone(report, end.clone(), taken_back));
-    daemon.spawn_until_drained("status", until_alone(status, end.clone(), written));
+    daemon.spawn_until_drained(
+        "report",
+        run_until_alone(report, end.clone(), report_removed),
+    );
+    daemon.spawn_until_drained("status", run_until_alone(status, end.clone(), written));
     daemon.spawn_until_drained("lease", async {
         lease.await;
         Ok::<_, Infallible>(())
     });
 }
 
-/// Runs the task to its end, or breaks it off where this daemon ends alone; then cancels `ended`.
-async fn until_alone(
+/// Runs the task until it returns or until only this daemon ends, then cancels `ended`.
+async fn run_until_alone(
     task: impl Future<Output = ()>,
     end: End,
     ended: CancellationToken,

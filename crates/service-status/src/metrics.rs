@@ -1,8 +1,8 @@
-//! Metrics of the election, of reports and of writes.
+//! Metrics of the election, the reports and the writes.
 
 use daemon_runtime::{Counter, Family, Gauge, Labels, Metrics};
 
-/// Counts what is written to the cluster.
+/// Metrics of the writes to the cluster, and of the election.
 #[derive(Clone, Debug, Default)]
 pub struct StatusMetrics {
     pub(crate) lease_held: Gauge,
@@ -12,24 +12,23 @@ pub struct StatusMetrics {
 }
 
 impl StatusMetrics {
-    /// Registers them.
     pub fn register(metrics: &Metrics) -> Self {
         Self {
             lease_held: metrics.create(
                 "lease_held",
-                "1 while this pod writes statuses and Events, 0 while another one does",
+                "1 while this pod holds the Lease and writes statuses and Events, otherwise 0",
             ),
             announcers: metrics.create(
                 "lease_reports",
-                "Load-balancer pods whose reports of announcements count; 0 where the lease is not held",
+                "lb pods with a valid report of their announcements; 0 in a pod that does not hold the Lease",
             ),
             writes: metrics.create(
                 "kubernetes_writes",
-                "Writes that the API server has taken, by object: service-status, event, lease, report",
+                "Writes that the API server has accepted, by object: service-status, event, lease, report",
             ),
             write_failures: metrics.create(
                 "kubernetes_write_failures",
-                "Writes that failed, by object and reason; each is tried again",
+                "Failed writes to the API server, by object and reason. Each of them is tried again",
             ),
         }
     }

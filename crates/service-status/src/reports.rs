@@ -1,8 +1,8 @@
-//! What all load-balancer pods report to announce. Pure: the time is given.
+//! Reports of all lb pods about their announcements.
 //!
-//! Each pod keeps a Lease with what it announces in an annotation. A report that is not renewed
-//! runs out, and so does one whose pod is gone. Time is that of the local clock: a report lives for
-//! its duration from when its last change was seen.
+//! Each pod stores its announcements in an annotation of a Lease. A report expires if it is not
+//! renewed. A report is valid for its duration from the time at which this pod saw its last change,
+//! by the local clock. The time is a parameter, so this module is pure.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,25 +13,27 @@ use std::{
 use jiff::Timestamp;
 use virtual_server::IpNet;
 
-use crate::lease_duration::{self, Believed};
+use crate::lease_duration::{self, BoundedDuration};
 
-/// What a pod announces, with commas between the prefixes.
+/// Annotation with the prefixes that a pod announces, separated by commas.
 pub(crate) const ANNOUNCED_ANNOTATION: &str = "portlb.io/announced";
 
-/// Tells the reports of one load balancer from those of others: the name of its Lease.
+/// Label that marks a Lease as a report. Its value is the name of the election Lease, which differs
+/// between load balancers.
 pub(crate) const REPORT_LABEL: &str = "portlb.io/lease";
 
-/// A report that has not been renewed for this long does not count.
+/// A report expires when it has not been renewed for this long.
 pub(crate) const REPORT_DURATION: Duration = Duration::from_secs(15);
 
-/// Longest report; an object's annotations together may have 256 KiB.
+/// Longest annotation of a report, in bytes. All annotations of an object together can have 256
+/// KiB.
 const LONGEST_REPORT: usize = 250_000;
 
-/// Prefixes that one pod announces.
-pub(crate) type Announced = BTreeSet<IpNet>;
+/// The prefixes that one pod announces.
+pub(crate) type AnnouncedPrefixes = BTreeSet<IpNet>;
 
-/// Returns the annotation, and how many prefixes it cannot hold.
-pub(crate) fn annotation(announced: &Announced) -> (String, usize) {
+/// Returns the value of the annotation, and the number of prefixes that do not fit into it.
+pub(crate) fn annotation(announced: &AnnouncedPrefixes) -> (String, usize) {
     let mut text = String::new();
     for (count, prefix) in announced.iter().enumerate() {
         let prefix = prefix.to_string();
@@ -46,143 +48,142 @@ pub(crate) fn annotation(announced: &Announced) -> (String, usize) {
     (text, 0)
 }
 
-/// A report as a Lease has it.
+/// The content of a Lease that is a report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ReportLease {
-    /// Name of the Lease.
     pub(crate) name: String,
-    /// Content of [`ANNOUNCED_ANNOTATION`].
+    /// The value of the annotation [`ANNOUNCED_ANNOTATION`].
     pub(crate) announced: String,
     pub(crate) renewed: Option<Timestamp>,
     pub(crate) duration_seconds: Option<i32>,
 }
 
-/// What all pods report.
+/// The last received report of each pod.
 #[derive(Debug, Default)]
 pub(crate) struct Reports {
-    by_name: BTreeMap<String, Report>,
-    listed: Option<BTreeSet<String>>,
+    by_name: BTreeMap<String, ReceivedReport>,
+    listed_names: Option<BTreeSet<String>>,
 }
 
 #[derive(Debug)]
-struct Report {
-    prefixes: Announced,
+struct ReceivedReport {
+    prefixes: AnnouncedPrefixes,
     renewed: Option<Timestamp>,
-    seen: Instant,
+    seen_at: Instant,
     duration: Duration,
-    /// What it says, in seconds, where that is not believed.
+    /// The duration in the Lease, in seconds, if it is outside of the limits.
     written_duration: Option<i32>,
-    /// It counted when it was counted last.
+    /// Whether the report was valid at the last count.
     counted: bool,
 }
 
-/// What is announced, and by how many pods.
+/// The number of valid reports, and of the pods that announce each prefix.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Tally {
+pub(crate) struct AnnouncementCounts {
     pub(crate) pods: usize,
     by_prefix: BTreeMap<IpNet, usize>,
 }
 
 impl Reports {
-    /// A list of all begins.
-    pub(crate) fn restarted(&mut self) {
-        self.listed = Some(BTreeSet::new());
+    /// Begins a complete list of the reports.
+    pub(crate) fn begin_list(&mut self) {
+        self.listed_names = Some(BTreeSet::new());
     }
 
-    /// Takes over a report that is new or renewed. Returns a duration out of bounds that is to be
-    /// logged: each once.
-    pub(crate) fn put(&mut self, lease: ReportLease, now: Instant) -> Option<Believed> {
+    /// Stores a report that is new or renewed. Returns an invalid duration that must be logged.
+    /// Each invalid duration of a report is returned once.
+    pub(crate) fn put(&mut self, lease: ReportLease, now: Instant) -> Option<BoundedDuration> {
         let ReportLease {
             name,
             announced,
             renewed,
             duration_seconds,
         } = lease;
-        if let Some(listed) = &mut self.listed {
-            listed.insert(name.clone());
+        if let Some(listed_names) = &mut self.listed_names {
+            listed_names.insert(name.clone());
         }
-        let known = self.by_name.get(&name);
-        if known.is_some_and(|report| report.renewed == renewed) {
+        let previous = self.by_name.get(&name);
+        if previous.is_some_and(|report| report.renewed == renewed) {
             return None;
         }
-        let believed = lease_duration::believed(duration_seconds);
-        let is_logged = known.is_some_and(|report| report.written_duration == believed.written);
-        let report = Report {
+        let bounded = lease_duration::bounded(duration_seconds);
+        let is_logged = previous.is_some_and(|report| report.written_duration == bounded.written);
+        let report = ReceivedReport {
             prefixes: announced
                 .split(',')
                 .filter_map(|prefix| prefix.parse().ok())
                 .collect(),
             renewed,
-            seen: now,
-            duration: believed.duration,
-            written_duration: believed.written,
-            counted: known.is_some_and(|report| report.counted),
+            seen_at: now,
+            duration: bounded.duration,
+            written_duration: bounded.written,
+            counted: previous.is_some_and(|report| report.counted),
         };
         self.by_name.insert(name, report);
-        (believed.written.is_some() && !is_logged).then_some(believed)
+        (bounded.written.is_some() && !is_logged).then_some(bounded)
     }
 
-    /// Drops a report: it is gone, or does not count whether or not it is seen to go.
+    /// Removes a report that was deleted or must not count.
     pub(crate) fn forget(&mut self, name: &str) {
         self.by_name.remove(name);
     }
 
-    /// The list has ended: what it did not tell is gone.
-    pub(crate) fn listed(&mut self) {
-        if let Some(listed) = self.listed.take() {
-            self.by_name.retain(|name, _| listed.contains(name));
+    /// Ends the list, and removes the reports that it did not contain.
+    pub(crate) fn end_list(&mut self) {
+        if let Some(listed_names) = self.listed_names.take() {
+            self.by_name.retain(|name, _| listed_names.contains(name));
         }
     }
 
-    /// What counts at `now`.
-    pub(crate) fn tally(&mut self, now: Instant) -> Tally {
-        let mut tally = Tally::default();
+    /// Counts the announcements of all reports that are valid at `now`.
+    pub(crate) fn announcements(&mut self, now: Instant) -> AnnouncementCounts {
+        let mut announcements = AnnouncementCounts::default();
         for report in self.by_name.values_mut() {
-            report.counted = report.lives(now);
+            report.counted = report.is_valid(now);
             if !report.counted {
                 continue;
             }
-            tally.pods += 1;
+            announcements.pods += 1;
             for prefix in &report.prefixes {
-                *tally.by_prefix.entry(*prefix).or_default() += 1;
+                *announcements.by_prefix.entry(*prefix).or_default() += 1;
             }
         }
-        tally
+        announcements
     }
 
-    /// Whether the report of this name counts at `now`.
-    pub(crate) fn lives(&self, name: &str, now: Instant) -> bool {
+    /// Reports whether the report with this name is valid at `now`.
+    pub(crate) fn is_valid(&self, name: &str, now: Instant) -> bool {
         self.by_name
             .get(name)
-            .is_some_and(|report| report.lives(now))
+            .is_some_and(|report| report.is_valid(now))
     }
 
-    /// For some time no renewal could be seen: what counted before may live, and has a whole
-    /// duration from `now` to show it.
-    pub(crate) fn seen_again(&mut self, now: Instant) {
+    /// Restarts the duration of all reports that were valid at the last count. Used after a time in
+    /// which no renewal could be seen.
+    pub(crate) fn restart_expiry(&mut self, now: Instant) {
         for report in self.by_name.values_mut().filter(|report| report.counted) {
-            report.seen = now;
+            report.seen_at = now;
         }
     }
 
-    /// When the next of those that count at `now` runs out.
-    pub(crate) fn next_end(&self, now: Instant) -> Option<Instant> {
+    /// Returns when the next report expires that is valid at `now`.
+    pub(crate) fn next_expiry(&self, now: Instant) -> Option<Instant> {
         self.by_name
             .values()
-            .map(|report| report.seen + report.duration)
+            .map(|report| report.seen_at + report.duration)
             .filter(|end| *end > now)
             .min()
     }
 }
 
-impl Report {
-    fn lives(&self, now: Instant) -> bool {
-        now < self.seen + self.duration
+impl ReceivedReport {
+    fn is_valid(&self, now: Instant) -> bool {
+        now < self.seen_at + self.duration
     }
 }
 
-impl Tally {
-    /// How many pods announce the address, by itself or within a range.
+impl AnnouncementCounts {
+    /// Returns the number of pods that announce the address, as a host route or within a prefix.
     pub(crate) fn count(&self, address: IpAddr) -> usize {
         let bits = if address.is_ipv4() { 32 } else { 128 };
         (0..=bits)
@@ -208,11 +209,11 @@ mod tests {
     }
 
     fn count(reports: &mut Reports, now: Instant, address: &str) -> usize {
-        reports.tally(now).count(address.parse().unwrap())
+        reports.announcements(now).count(address.parse().unwrap())
     }
 
     #[test]
-    fn an_address_counts_by_itself_and_within_a_range() {
+    fn an_address_counts_as_announced_by_its_host_route_or_a_prefix() {
         let now = Instant::now();
         let mut reports = Reports::default();
         reports.put(report("a", 1, "10.1.1.10/32,2001:db8::/64"), now);
@@ -226,50 +227,50 @@ mod tests {
     }
 
     #[test]
-    fn a_report_that_is_not_renewed_runs_out() {
+    fn a_report_expires_unless_it_is_renewed() {
         let now = Instant::now();
         let mut reports = Reports::default();
         reports.put(report("a", 1, "10.1.1.10/32"), now);
         let later = now + Duration::from_secs(10);
-        // The same again, as a list after a broken watch tells it.
+        // A list after a broken watch contains the unchanged report again.
         reports.put(report("a", 1, "10.1.1.10/32"), later);
         let end = now + Duration::from_secs(15);
-        assert_eq!(reports.next_end(later), Some(end));
+        assert_eq!(reports.next_expiry(later), Some(end));
         assert_eq!(count(&mut reports, end, "10.1.1.10"), 0);
         reports.put(report("a", 2, "10.1.1.10/32"), later);
         assert_eq!(count(&mut reports, end, "10.1.1.10"), 1);
     }
 
     #[test]
-    fn a_report_with_an_endless_duration_runs_out_after_the_longest_one() {
+    fn a_report_with_a_too_long_duration_expires_after_the_longest_accepted_duration() {
         let now = Instant::now();
         let mut reports = Reports::default();
         let mut endless = report("a", 1, "10.1.1.10/32");
         endless.duration_seconds = Some(i32::MAX);
-        let believed = reports.put(endless, now);
-        assert_eq!(believed.unwrap().written, Some(i32::MAX));
+        let bounded = reports.put(endless, now);
+        assert_eq!(bounded.unwrap().written, Some(i32::MAX));
         let end = now + Duration::from_secs(60);
-        assert_eq!(reports.next_end(now), Some(end));
+        assert_eq!(reports.next_expiry(now), Some(end));
         assert_eq!(count(&mut reports, end, "10.1.1.10"), 0);
     }
 
     #[test]
-    fn what_a_list_does_not_tell_is_gone() {
+    fn a_report_that_a_list_does_not_contain_is_removed() {
         let now = Instant::now();
         let mut reports = Reports::default();
         reports.put(report("a", 1, "10.1.1.10/32"), now);
         reports.put(report("b", 1, "10.1.1.10/32"), now);
-        reports.restarted();
+        reports.begin_list();
         reports.put(report("b", 1, "10.1.1.10/32"), now);
         assert_eq!(count(&mut reports, now, "10.1.1.10"), 2);
-        reports.listed();
+        reports.end_list();
         assert_eq!(count(&mut reports, now, "10.1.1.10"), 1);
         reports.forget("b");
         assert_eq!(count(&mut reports, now, "10.1.1.10"), 0);
     }
 
     #[test]
-    fn what_counted_before_a_time_without_sight_has_time_to_show_that_it_lives() {
+    fn valid_reports_get_a_new_duration_after_a_broken_watch() {
         let now = Instant::now();
         let mut reports = Reports::default();
         reports.put(report("dead", 1, "10.1.1.10/32"), now);
@@ -278,9 +279,9 @@ mod tests {
         reports.put(report("a", 1, "10.1.1.10/32"), end);
         assert_eq!(count(&mut reports, end, "10.1.1.10"), 1);
         let sight = end + REPORT_DURATION * 2;
-        assert!(!reports.lives("a", sight));
-        reports.seen_again(sight);
-        assert!(reports.lives("a", sight));
+        assert!(!reports.is_valid("a", sight));
+        reports.restart_expiry(sight);
+        assert!(reports.is_valid("a", sight));
         assert_eq!(count(&mut reports, sight, "10.1.1.10"), 1);
         assert_eq!(count(&mut reports, sight + REPORT_DURATION, "10.1.1.10"), 0);
     }

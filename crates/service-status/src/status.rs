@@ -1,4 +1,6 @@
-//! Parts of a Service's status that are to be written. Pure: the time is given.
+//! Patches for the status of a Service.
+//!
+//! The time is a parameter, so this module is pure.
 
 use std::net::IpAddr;
 
@@ -14,56 +16,57 @@ use service_catalog::{
 };
 use virtual_server::Protocol;
 
-use crate::{fingerprint::Fingerprint, reports::Tally};
+use crate::{reports::AnnouncementCounts, stable_hash::StableHash};
 
-/// Owns the condition that records the addresses of a Service.
+/// Field manager of the condition that records the addresses of a Service.
 pub(crate) const ADDRESS_MANAGER: &str = "portlb-address";
 
-/// Owns the condition that records to how many levels weights are rounded.
+/// Field manager of the condition that records the number of weight levels.
 pub(crate) const WEIGHT_LEVELS_MANAGER: &str = "portlb-weight-levels";
 
-/// Owns what is said of announcements.
+/// Field manager of the ingress and of the condition about announcements.
 pub(crate) const STATUS_MANAGER: &str = "portlb-status";
 
-/// kube-proxy keeps its hands off an ingress of this mode.
+/// kube-proxy does not intercept traffic to an ingress with this `ipMode`.
 const IP_MODE: &str = "Proxy";
 
-/// A part of a status, by who owns its fields.
+/// A patch for the part of a status that one field manager owns.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Write {
     pub(crate) manager: &'static str,
-    /// For server-side apply.
+    /// The document for server-side apply.
     pub(crate) document: Value,
-    /// The same for the same content, whatever the time.
-    pub(crate) fingerprint: Fingerprint,
-    /// The change that deserves an Event.
+    /// The hash of the content without the time of transition.
+    pub(crate) stable_hash: StableHash,
+    /// The change to report as an Event, if there is one.
     pub(crate) change: Option<StatusChange>,
 }
 
-/// What the API server does with the mode of an ingress.
+/// Whether the API server stores the field `ipMode` of an ingress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum IpMode {
     Kept,
-    /// It does not know the field: it is older than Kubernetes 1.29.
+    /// The API server does not know the field, because it is older than Kubernetes 1.29.
     Dropped,
 }
 
-/// Something that deserves an Event.
+/// A change of the status that is reported as an Event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct StatusChange {
     pub(crate) severity: Severity,
     pub(crate) reason: &'static str,
     pub(crate) message: String,
-    /// Tells it from the same change at another time.
+    /// Time of the change, in seconds since 1970. It distinguishes the Events of repeated changes.
     pub(crate) at_second: i64,
 }
 
-/// What is to be written so that the status says what is; nothing if it does, or if nobody here
-/// knows: load balancers that understood the Service before it became a bad one follow its status.
+/// Returns the patches that update the status, or nothing if the status is up to date. A Service
+/// that was never valid gets no patch: load balancers that know an earlier, valid state of this
+/// Service can still serve it.
 pub(crate) fn writes(
     key: &ObjectKey,
     view: &ServiceView,
-    tally: &Tally,
+    announcements: &AnnouncementCounts,
     ip_mode: IpMode,
     now: Timestamp,
 ) -> Vec<Write> {
@@ -72,17 +75,17 @@ pub(crate) fn writes(
     }
     let address = address(key, view, now);
     let weight_levels = weight_levels(key, view, now);
-    let announced = announced(key, view, tally, ip_mode, now);
+    let announced = announced(key, view, announcements, ip_mode, now);
     let writes = [address, weight_levels, announced];
     writes.into_iter().flatten().collect()
 }
 
-/// Whether the condition that keeps the address is not what it shall be.
+/// Reports whether the condition that records the addresses must be written.
 pub(crate) fn is_allocation_due(key: &ObjectKey, view: &ServiceView) -> bool {
     address(key, view, Timestamp::default()).is_some()
 }
 
-/// What takes everything of ours out of the status of a Service that is ours no longer.
+/// Returns the patches that clear the status of a Service that portlb no longer serves.
 pub(crate) fn clear_status(key: &ObjectKey, view: &ServiceView) -> Vec<Write> {
     let written = &view.written;
     let mut writes = Vec::new();
@@ -126,16 +129,16 @@ fn weight_levels(key: &ObjectKey, view: &ServiceView, now: Timestamp) -> Option<
 fn announced(
     key: &ObjectKey,
     view: &ServiceView,
-    tally: &Tally,
+    announcements: &AnnouncementCounts,
     ip_mode: IpMode,
     now: Timestamp,
 ) -> Option<Write> {
     let counts: Vec<(IpAddr, usize)> = view
         .addresses
         .iter()
-        .map(|address| (*address, tally.count(*address)))
+        .map(|address| (*address, announcements.count(*address)))
         .collect();
-    let wanted = sentence(&counts);
+    let wanted = describe_announcements(&counts);
     let ingress: Vec<IpAddr> = counts
         .iter()
         .filter(|(_, count)| *count > 0 && view.is_load_balancer)
@@ -143,13 +146,14 @@ fn announced(
         .collect();
     let written = view.written.announced.as_ref();
     let new_condition = condition(ANNOUNCED_CONDITION, &wanted, written, view, now);
-    let is_written = is_ingress(&view.written.ingress, &ingress, &view.ports, ip_mode);
+    let is_written = is_ingress_written(&view.written.ingress, &ingress, &view.ports, ip_mode);
     if new_condition.is_none() && is_written {
         return None;
     }
     let condition = new_condition
         .or_else(|| {
-            // Apply takes away what it is not told again.
+            // Server-side apply removes every field of the manager that the document does not
+            // contain.
             let same = written.map(|written| written.last_transition_seconds)?;
             Some(condition_value(ANNOUNCED_CONDITION, &wanted, same, view))
         })
@@ -178,8 +182,8 @@ fn announced(
     Some(write)
 }
 
-/// Status, reason and message of the condition.
-fn sentence(counts: &[(IpAddr, usize)]) -> (&'static str, &'static str, String) {
+/// Returns status, reason and message of the condition about announcements.
+fn describe_announcements(counts: &[(IpAddr, usize)]) -> (&'static str, &'static str, String) {
     let some = counts.iter().filter(|(_, count)| *count > 0).count();
     let words: Vec<String> = counts
         .iter()
@@ -191,7 +195,11 @@ fn sentence(counts: &[(IpAddr, usize)]) -> (&'static str, &'static str, String) 
         .collect();
     let words = words.join(", ");
     if counts.is_empty() {
-        ("False", "NoAddress", "it has no address".to_owned())
+        (
+            "False",
+            "NoAddress",
+            "the Service has no address".to_owned(),
+        )
     } else if some == counts.len() {
         ("True", "Announced", words)
     } else if some > 0 {
@@ -201,7 +209,8 @@ fn sentence(counts: &[(IpAddr, usize)]) -> (&'static str, &'static str, String) 
     }
 }
 
-/// A change of how many announce it is no news; from and to none is, and that nobody does yet.
+/// Returns the change that is reported as an Event. A changed number of load balancers is not
+/// reported. A Service that is announced, no longer announced or not yet announced is reported.
 fn change(
     written: Option<&Condition>,
     wanted: &(&str, &str, String),
@@ -218,25 +227,25 @@ fn change(
         _ if matches!(before, Some("Announced" | "PartlyAnnounced")) => {
             (Severity::Warning, "Withdrawn")
         }
-        // `kubectl describe` shows Events of a Service, but no conditions.
+        // `kubectl describe` shows Events of a Service, but not its conditions.
         "NotAnnounced" => (Severity::Normal, "NotAnnounced"),
         _ => return None,
     };
-    let cure = match reason {
+    let suggestion = match reason {
         "NotAnnounced" => {
-            " yet; if it stays so, /readyz of the load balancers' bgp-announcer says what is missing"
+            " yet; if this does not change, /readyz of the bgp-announcer in the lb pods names the missing step"
         }
         _ => "",
     };
     Some(StatusChange {
         severity,
         reason,
-        message: format!("{message}{cure}"),
+        message: format!("{message}{suggestion}"),
         at_second: now.as_second(),
     })
 }
 
-fn is_ingress(
+fn is_ingress_written(
     written: &[Ingress],
     wanted: &[IpAddr],
     ports: &[(Protocol, u16)],
@@ -254,7 +263,7 @@ fn is_ingress(
         })
 }
 
-/// `None` if it is what is written.
+/// Returns the condition to write, or `None` if the status already has it.
 fn condition(
     kind: &str,
     wanted: &(&str, &str, String),
@@ -303,11 +312,12 @@ fn write(manager: &'static str, key: &ObjectKey, view: &ServiceView, status: Val
         document: json!({
             "apiVersion": "v1",
             "kind": "Service",
-            // The uid keeps a later Service of the same name from being written to.
+            // With the uid, the API server rejects the patch for a new Service that has the old
+            // name.
             "metadata": { "name": key.name(), "namespace": key.namespace(), "uid": &*view.uid },
             "status": status,
         }),
-        fingerprint: Fingerprint::of([timeless.to_string().as_str()]),
+        stable_hash: StableHash::of([timeless.to_string().as_str()]),
         change: None,
     }
 }

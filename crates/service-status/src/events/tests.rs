@@ -23,13 +23,13 @@ fn view() -> ServiceView {
 }
 
 #[test]
-fn the_same_finding_has_the_same_event_and_a_change_has_one_for_each_time() {
+fn equal_findings_have_one_event_name_and_repeated_changes_have_several() {
     let finding = Finding::new(
         Reason::BadAnnotation,
         "portlb.io/scheduler: no such scheduler",
     );
-    let event = Event::of_finding(&key(), &view(), &finding);
-    assert_eq!(event, Event::of_finding(&key(), &view(), &finding));
+    let event = ServiceEvent::of_finding(&key(), &view(), &finding);
+    assert_eq!(event, ServiceEvent::of_finding(&key(), &view(), &finding));
     assert_eq!(event.severity, Severity::Warning);
     let mut change = StatusChange {
         severity: Severity::Normal,
@@ -37,15 +37,15 @@ fn the_same_finding_has_the_same_event_and_a_change_has_one_for_each_time() {
         message: String::new(),
         at_second: 1,
     };
-    let first = Event::of_change(&key(), &view(), &change);
+    let first = ServiceEvent::of_change(&key(), &view(), &change);
     change.at_second = 2;
-    let second = Event::of_change(&key(), &view(), &change);
+    let second = ServiceEvent::of_change(&key(), &view(), &change);
     assert_ne!(first.name, second.name);
 }
 
 #[test]
-fn the_name_of_an_event_is_the_same_in_every_version() {
+fn the_name_of_an_event_does_not_change_between_versions() {
     let finding = Finding::new(Reason::BadAnnotation, "x");
-    let event = Event::of_finding(&key(), &view(), &finding);
+    let event = ServiceEvent::of_finding(&key(), &view(), &finding);
     assert_eq!(event.name, "shop.58b12cbfa80fb2f7");
 }

@@ -1,5 +1,4 @@
-//! What all who write to the API server share: a client of their own, and trouble that is told
-//! once.
+//! Connection to the API server and logging of write failures.
 
 use std::{fmt, time::Duration};
 
@@ -11,26 +10,26 @@ use kubernetes_client::{
 
 use crate::metrics::StatusMetrics;
 
-/// Says that the API server has not answered for so long.
+/// Returns the error text for an API server that has not answered for this time.
 pub(crate) fn silent_for(time: Duration) -> String {
     format!("the API server has not answered for {} s", time.as_secs())
 }
 
-/// Longest time without a byte of an answer.
+/// Longest time without a byte from the API server while it answers.
 const SILENCE: Duration = Duration::from_secs(20);
 
-/// One task's way to the API server.
+/// The connection of one task to the API server.
 pub(crate) struct ApiServer {
     origin: Origin,
     connection: Option<Connection>,
     pub(crate) metrics: StatusMetrics,
 }
 
-/// What is wrong with one kind of write.
+/// The last logged failure of one kind of write, so that a repeated failure is logged once.
 #[derive(Debug)]
-pub(crate) struct Problems {
+pub(crate) struct FailureLog {
     object: &'static str,
-    told: Option<String>,
+    last_logged: Option<String>,
 }
 
 impl ApiServer {
@@ -56,7 +55,9 @@ impl ApiServer {
         Ok(client)
     }
 
-    /// Makes the next client with what the files hold by then, if they have changed.
+    /// Drops the connection after a failed request if the credentials or the address in the files
+    /// have changed, so that the next request uses the new ones. After an answer other than 401
+    /// nothing is done.
     pub(crate) async fn failed(&mut self, error: &kube::Error) {
         if let kube::Error::Api(status) = error
             && status.code != 401
@@ -70,15 +71,15 @@ impl ApiServer {
         }
     }
 
-    /// Counts and logs that a request was refused or could not be sent.
+    /// Counts and logs a request that the API server refused or that could not be sent.
     pub(crate) async fn refused(
         &mut self,
         error: &kube::Error,
         asked: &Asked<'_>,
-        problems: &mut Problems,
+        problems: &mut FailureLog,
     ) {
         self.failed(error).await;
-        problems.note(&self.metrics, &client::label(error), || {
+        problems.log_failure(&self.metrics, &client::label(error), || {
             client::in_words(error, &self.url(), asked)
         });
     }
@@ -98,13 +99,16 @@ impl fmt::Debug for ApiServer {
     }
 }
 
-impl Problems {
+impl FailureLog {
     pub(crate) fn new(object: &'static str) -> Self {
-        Self { object, told: None }
+        Self {
+            object,
+            last_logged: None,
+        }
     }
 
-    /// Counts it, and logs it unless it is what was logged last.
-    pub(crate) fn note(
+    /// Counts a failure, and logs it unless it is the last logged one.
+    pub(crate) fn log_failure(
         &mut self,
         metrics: &StatusMetrics,
         reason: &str,
@@ -112,18 +116,18 @@ impl Problems {
     ) {
         metrics.write_failed(self.object, reason);
         let text = text();
-        if self.told.as_ref() != Some(&text) {
+        if self.last_logged.as_ref() != Some(&text) {
             tracing::warn!(
                 object = self.object,
                 error = text,
-                "cannot write to the cluster; it is tried again"
+                "cannot write to the cluster; trying again"
             );
-            self.told = Some(text);
+            self.last_logged = Some(text);
         }
     }
 
-    pub(crate) fn solved(&mut self) {
-        if self.told.take().is_some() {
+    pub(crate) fn log_recovery(&mut self) {
+        if self.last_logged.take().is_some() {
             tracing::info!(object = self.object, "writes to the cluster succeed again");
         }
     }

@@ -1,4 +1,4 @@
-//! Takes part in the election of the pod that writes.
+//! Election of the pod that writes the status.
 
 use std::time::{Duration, Instant};
 
@@ -16,82 +16,85 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    api_server::{ApiServer, Problems, silent_for},
-    warn_of_duration,
+    api_server::{ApiServer, FailureLog, silent_for},
+    warn_about_duration,
 };
 use crate::{
-    election::{DURATION, Election, Record, Step},
-    lease_duration::{self, Believed},
+    election::{DURATION, Election, LeaseAction, LeaseRecord},
+    lease_duration::{self, BoundedDuration},
 };
 
-/// From one look at the Lease to the next.
+/// Time from one read of the Lease to the next.
 const PERIOD: Duration = Duration::from_secs(3);
 
-/// Longest wait for an answer.
+/// Longest wait for an answer of the API server.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Longest wait until the Lease is given up.
-pub(crate) const END_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest time for releasing the Lease at the end of this daemon.
+pub(crate) const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The one task that takes part in the election.
+/// The task that takes part in the election.
 #[derive(Debug)]
-pub(crate) struct Candidate {
+pub(crate) struct LeaseCandidate {
     pub(crate) server: ApiServer,
     pub(crate) name: String,
     pub(crate) namespace: String,
     pub(crate) identity: String,
-    /// Until when we lead, if we do.
+    /// The time until which this pod leads. `None` while it does not lead.
     pub(crate) leads: watch::Sender<Option<Instant>>,
 }
 
-impl Candidate {
-    /// Takes part until nothing is to be written any more, then gives the Lease up.
+impl LeaseCandidate {
+    /// Takes part in the election until `written` is cancelled, then releases the Lease.
     pub(crate) async fn run(mut self, written: CancellationToken) {
         let mut election = Election::new(self.identity.clone());
         let resource = Resource::of::<Lease>(Some(self.namespace.clone()));
-        let mut problems = Problems::new("lease");
+        let mut failures = FailureLog::new("lease");
         loop {
             tokio::select! {
-                () = self.period(&mut election, &resource, &mut problems) => {}
+                () = self.period(&mut election, &resource, &mut failures) => {}
                 () = written.cancelled() => break,
             }
         }
         let led = self.leads.send_replace(None).is_some();
         self.server.metrics.lease_held.set(0);
         if led {
-            // The next one need not wait for the end of its duration.
+            // After a release the next leader need not wait until the Lease expires.
             let release = self.release();
-            match tokio::time::timeout(END_TIMEOUT, release).await {
-                Ok(Ok(())) => tracing::info!(lease = self.name, "given up"),
+            match tokio::time::timeout(SHUTDOWN_TIMEOUT, release).await {
+                Ok(Ok(())) => tracing::info!(lease = self.name, "released the Lease"),
                 Ok(Err(error)) => {
-                    tracing::info!(error = innermost(&error), "the Lease runs out by itself");
+                    tracing::info!(
+                        error = innermost(&error),
+                        "cannot release the Lease; it expires by itself"
+                    );
                 }
-                Err(_) => tracing::info!("the Lease runs out by itself"),
+                Err(_) => tracing::info!("cannot release the Lease; it expires by itself"),
             }
         }
     }
 
-    /// Looks at the Lease once. A leader that cannot renew it stops in time, whatever becomes of
-    /// the request.
+    /// Reads the Lease, and takes or renews it if possible. A leader that cannot renew the Lease
+    /// stops leading in time, even if the request is still running.
     async fn period(
         &mut self,
         election: &mut Election,
         resource: &Resource,
-        problems: &mut Problems,
+        failures: &mut FailureLog,
     ) {
-        let begun = Instant::now();
-        let mut limit = begun + ANSWER_TIMEOUT;
-        if let Some(end) = election.leads_until().filter(|end| *end > begun) {
+        let started = Instant::now();
+        let mut limit = started + ANSWER_TIMEOUT;
+        if let Some(end) = election.leads_until().filter(|end| *end > started) {
             limit = limit.min(end);
         }
-        let round = self.round(election, resource, problems);
+        let round = self.round(election, resource, failures);
         if tokio::time::timeout_at(limit.into(), round).await.is_err() {
-            problems.note(&self.server.metrics, "silent", || {
+            failures.log_failure(&self.server.metrics, "silent", || {
                 silent_for(ANSWER_TIMEOUT)
             });
         }
         self.publish(election);
-        let wake = begun + PERIOD;
+        let wake = started + PERIOD;
         if let Some(end) = election.leads_until().filter(|end| *end < wake) {
             tokio::time::sleep_until(end.into()).await;
             self.publish(election);
@@ -106,7 +109,11 @@ impl Candidate {
         let leads = until.is_some();
         let before = self.leads.send_replace(until);
         if before.is_some() != leads {
-            tracing::info!(lease = self.name, leads, "who writes status has changed");
+            tracing::info!(
+                lease = self.name,
+                leads,
+                "the leadership of this pod has changed"
+            );
         }
         self.server.metrics.lease_held.set(i64::from(leads));
     }
@@ -115,13 +122,13 @@ impl Candidate {
         &mut self,
         election: &mut Election,
         resource: &Resource,
-        problems: &mut Problems,
+        failures: &mut FailureLog,
     ) {
         let mut verb = "get";
         match self.read_and_write(election, &mut verb).await {
-            Ok(()) => problems.solved(),
-            // Another one was faster.
-            Err(kube::Error::Api(status)) if status.code == 409 => problems.solved(),
+            Ok(()) => failures.log_recovery(),
+            // Another pod wrote the Lease first.
+            Err(kube::Error::Api(status)) if status.code == 409 => failures.log_recovery(),
             Err(error) => {
                 let asked = Asked {
                     verb,
@@ -129,7 +136,7 @@ impl Candidate {
                     subresource: None,
                     verbs: &["get", "list", "watch", "create", "update", "patch"],
                 };
-                self.server.refused(&error, &asked, problems).await;
+                self.server.refused(&error, &asked, failures).await;
             }
         }
     }
@@ -143,26 +150,26 @@ impl Candidate {
         let asked = Instant::now();
         let lease = api.get_opt(&self.name).await?;
         if let Some(lease) = &lease {
-            let believed = duration(lease);
-            if election.duration_to_log(believed).is_some() {
-                warn_of_duration(&self.name, believed);
+            let bounded = duration(lease);
+            if election.duration_to_log(bounded).is_some() {
+                warn_about_duration(&self.name, bounded);
             }
         }
         let step = election.observe(lease.as_ref().map(record), asked);
         let asked = Instant::now();
         match (step, lease) {
-            (Step::Create, _) | (_, None) => {
+            (LeaseAction::Create, _) | (_, None) => {
                 *verb = "create";
                 let lease = self.lease(None, &self.identity, DURATION);
                 api.create(&PostParams::default(), &lease).await?;
             }
-            (Step::Take | Step::Renew, Some(lease)) => {
+            (LeaseAction::Take | LeaseAction::Renew, Some(lease)) => {
                 *verb = "update";
                 let lease = self.lease(Some(lease), &self.identity, DURATION);
                 api.replace(&self.name, &PostParams::default(), &lease)
                     .await?;
             }
-            (Step::Wait, Some(_)) => return Ok(()),
+            (LeaseAction::Wait, Some(_)) => return Ok(()),
         }
         election.written(asked);
         self.server.metrics.wrote("lease");
@@ -182,7 +189,8 @@ impl Candidate {
         Ok(())
     }
 
-    /// `former` keeps its resourceVersion, so that only one of two writers succeeds.
+    /// Returns the Lease to write. A `former` Lease keeps its resourceVersion, so that only one of
+    /// two concurrent writers succeeds.
     fn lease(&self, former: Option<Lease>, holder: &str, duration: Duration) -> Lease {
         let mut lease = former.unwrap_or_else(|| Lease {
             metadata: ObjectMeta {
@@ -210,16 +218,16 @@ impl Candidate {
     }
 }
 
-fn record(lease: &Lease) -> Record {
+fn record(lease: &Lease) -> LeaseRecord {
     let spec = lease.spec.clone().unwrap_or_default();
-    Record {
+    LeaseRecord {
         holder: spec.holder_identity.unwrap_or_default(),
         renewed: spec.renew_time.map(|time| time.0),
         duration: duration(lease).duration,
     }
 }
 
-fn duration(lease: &Lease) -> Believed {
+fn duration(lease: &Lease) -> BoundedDuration {
     let spec = lease.spec.as_ref();
-    lease_duration::believed(spec.and_then(|spec| spec.lease_duration_seconds))
+    lease_duration::bounded(spec.and_then(|spec| spec.lease_duration_seconds))
 }

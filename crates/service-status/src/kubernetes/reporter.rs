@@ -1,4 +1,4 @@
-//! Writes what this pod announces into its report, a Lease.
+//! Report of this pod's announcements, stored in a Lease.
 
 use std::time::{Duration, Instant};
 
@@ -17,29 +17,31 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::api_server::{ApiServer, Problems, silent_for};
-use crate::reports::{self, ANNOUNCED_ANNOTATION, Announced, REPORT_DURATION, REPORT_LABEL};
+use super::api_server::{ApiServer, FailureLog, silent_for};
+use crate::reports::{
+    self, ANNOUNCED_ANNOTATION, AnnouncedPrefixes, REPORT_DURATION, REPORT_LABEL,
+};
 
-/// Who owns the fields of a report.
+/// Field manager of a report, for server-side apply.
 const FIELD_MANAGER: &str = "portlb-report";
 
-/// From one renewal to the next.
+/// Time from one renewal of the report to the next.
 const RENEW_PERIOD: Duration = Duration::from_secs(5);
 
-/// Changes within this time are one report.
-const SETTLE: Duration = Duration::from_millis(200);
+/// Changes within this time are written together.
+const DEBOUNCE: Duration = Duration::from_millis(200);
 
-/// Longest wait for an answer.
+/// Longest wait for an answer of the API server.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Longest wait until the report is taken back.
-pub(crate) const END_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest time for removing the report at the end of the pod.
+pub(crate) const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long the first report waits for the announcer; shorter than the rest of the life of a
-/// report that this pod wrote before its restart.
+/// Time for which the first report waits for the announcer. It is shorter than the remaining
+/// validity of a report that this pod wrote before its restart.
 const FIRST_GRACE: Duration = Duration::from_secs(8);
 
-/// Writes this pod's report.
+/// The task that writes this pod's report.
 #[derive(Debug)]
 pub(crate) struct Reporter {
     pub(crate) server: ApiServer,
@@ -47,40 +49,43 @@ pub(crate) struct Reporter {
     pub(crate) pod_name: String,
     pub(crate) pod_uid: Option<String>,
     pub(crate) namespace: String,
-    pub(crate) announced: watch::Receiver<Option<Announced>>,
-    /// When the report was written last, unless it is taken back.
+    pub(crate) announced: watch::Receiver<Option<AnnouncedPrefixes>>,
+    /// Time of the last write of the report. `None` before the first write and after the removal.
     pub(crate) reported: watch::Sender<Option<Instant>>,
     pub(crate) written: WrittenReport,
 }
 
-/// The report that this pod wrote last.
+/// The state of the report that this pod wrote last.
 #[derive(Debug, Default)]
 pub(crate) struct WrittenReport {
-    /// The annotation of the report, where only its time need be renewed.
+    /// The annotation of the last written report. `None` if the next write must write the whole
+    /// report and not only its time.
     text: Option<String>,
-    is_size_told: bool,
+    is_size_logged: bool,
 }
 
 impl Reporter {
-    /// Until the data plane has ended; then takes the report back.
+    /// Renews the report until `unwatched` is cancelled, because the data plane has ended. Then
+    /// removes the report.
     pub(crate) async fn run(mut self, unwatched: CancellationToken) {
         tokio::select! {
             () = self.renew() => {}
             () = unwatched.cancelled() => {}
         }
         self.reported.send_replace(None);
-        match tokio::time::timeout(END_TIMEOUT, self.take_back()).await {
+        match tokio::time::timeout(SHUTDOWN_TIMEOUT, self.remove_report()).await {
             Ok(Ok(())) => {}
             Ok(Err(kube::Error::Api(status))) if status.code == 404 => {}
             Ok(Err(_)) | Err(_) => {
-                tracing::info!("the report of what this pod announces runs out by itself");
+                tracing::info!("cannot remove the report of this pod; it expires by itself");
             }
         }
     }
 
-    /// Takes the label off, so that the Lease is no report. It goes with its pod
-    /// (docs/decisions/0035); one that no pod owns is deleted where that is allowed.
-    async fn take_back(&mut self) -> kube::Result<()> {
+    /// Removes the label, so that the Lease is no longer a report. Kubernetes deletes the Lease
+    /// together with the pod that owns it (docs/decisions/0035). A Lease without an owner is
+    /// deleted here, if this pod has the permission.
+    async fn remove_report(&mut self) -> kube::Result<()> {
         let api: Api<Lease> = Api::namespaced(self.server.client().await?, &self.namespace);
         let name = self.name();
         api.patch(&name, &PatchParams::default(), &Patch::Merge(no_report()))
@@ -91,15 +96,16 @@ impl Reporter {
         Ok(())
     }
 
-    /// Keeps the report as it shall be, for ever.
+    /// Writes and renews the report forever.
     async fn renew(&mut self) {
-        let mut problems = Problems::new("report");
+        let mut failures = FailureLog::new("report");
         let mut backoff = Backoff::within_grace(Duration::from_millis(500), REPORT_DURATION);
-        // That nothing is announced is not known before the announcer has said so.
+        // Before the first message of the announcer it is unknown whether this pod announces
+        // anything.
         let first = self.announced.wait_for(Option::is_some);
         let _ = tokio::time::timeout(FIRST_GRACE, first).await;
         loop {
-            let written = self.write(&mut problems).await;
+            let written = self.write(&mut failures).await;
             let delay = if written {
                 backoff.reset();
                 RENEW_PERIOD
@@ -108,7 +114,7 @@ impl Reporter {
             };
             tokio::select! {
                 Ok(()) = self.announced.changed(), if written => {
-                    tokio::time::sleep(SETTLE).await;
+                    tokio::time::sleep(DEBOUNCE).await;
                 }
                 () = tokio::time::sleep(delay) => {}
             }
@@ -119,14 +125,14 @@ impl Reporter {
         report_name(&self.lease_name, &self.pod_name)
     }
 
-    /// Whether it is written.
-    async fn write(&mut self, problems: &mut Problems) -> bool {
+    /// Writes or renews the report once. Reports whether the API server accepted it.
+    async fn write(&mut self, failures: &mut FailureLog) -> bool {
         let announced = self.announced.borrow_and_update().clone();
         let text = self.text(&announced.unwrap_or_default());
-        let stands = self.written.text.take().is_some_and(|its| its == text);
+        let is_unchanged = self.written.text.take().is_some_and(|its| its == text);
         let name = self.name();
         let namespace = self.namespace.clone();
-        let report = (!stands).then(|| self.report(&text));
+        let report = (!is_unchanged).then(|| self.report(&text));
         let asked = Instant::now();
         let request = async {
             let api: Api<Lease> = Api::namespaced(self.server.client().await?, &namespace);
@@ -150,12 +156,12 @@ impl Reporter {
                     self.written.text = Some(text);
                 }
                 self.reported.send_replace(Some(asked));
-                problems.solved();
+                failures.log_recovery();
                 return true;
             }
             Ok(Err(error)) => error,
             Err(_) => {
-                problems.note(&self.server.metrics, "silent", || {
+                failures.log_failure(&self.server.metrics, "silent", || {
                     silent_for(ANSWER_TIMEOUT)
                 });
                 return false;
@@ -167,20 +173,20 @@ impl Reporter {
             subresource: None,
             verbs: &["get", "list", "watch", "create", "update", "patch"],
         };
-        self.server.refused(&error, &asked, problems).await;
+        self.server.refused(&error, &asked, failures).await;
         false
     }
 
-    fn text(&mut self, announced: &Announced) -> String {
+    fn text(&mut self, announced: &AnnouncedPrefixes) -> String {
         let (text, left_out) = reports::annotation(announced);
-        if left_out > 0 && !self.written.is_size_told {
+        if left_out > 0 && !self.written.is_size_logged {
             tracing::warn!(
                 prefixes = announced.len(),
                 left_out,
-                "more is announced than a report can hold; the status of the others is not written"
+                "the report of this pod is full; the status of Services at the omitted prefixes is not written"
             );
         }
-        self.written.is_size_told = left_out > 0;
+        self.written.is_size_logged = left_out > 0;
         text
     }
 
@@ -211,7 +217,7 @@ impl Reporter {
     }
 }
 
-/// The name of a pod's report.
+/// Returns the name of the Lease with a pod's report.
 pub(crate) fn report_name(lease_name: &str, pod_name: &str) -> String {
     format!("{lease_name}-{pod_name}")
 }
@@ -226,7 +232,8 @@ fn no_report() -> serde_json::Value {
     })
 }
 
-/// Whether the Lease is the report that says `text`, so that its time alone may be renewed.
+/// Reports whether the Lease is a report with the annotation `text`, so that only its time has to
+/// be written.
 fn is_report(lease: &Lease, lease_name: &str, text: &str) -> bool {
     let metadata = &lease.metadata;
     let label = metadata.labels.as_ref().and_then(|l| l.get(REPORT_LABEL));
@@ -242,7 +249,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_time_of_a_report_that_stands_as_it_shall_is_renewed() {
+    fn a_lease_counts_as_the_report_only_with_the_expected_label_and_annotation() {
         let announced = (ANNOUNCED_ANNOTATION.to_owned(), "10.1.1.10/32".to_owned());
         let mut lease = Lease::default();
         lease.metadata.annotations = Some([announced].into());

@@ -1,12 +1,13 @@
-//! Writes the status of Services, and Events, while this pod leads.
+//! Writes of the status of Services, and of Events.
 //!
 //! ```text
 //!  catalog ──► views ──────┐
-//!                          ├──► what is due ──► one request at a time ──► API server
+//!                          ├──► due objects ──► one request at a time ──► API server
 //!  reports of all pods ────┘
 //! ```
 //!
-//! Nothing waits for this task: views that change faster than they are written are skipped.
+//! Only the leader writes. No other task waits for this one: if a view changes faster than it is
+//! written, intermediate states are skipped.
 
 use std::{
     sync::Arc,
@@ -40,14 +41,14 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    api_server::{ApiServer, Problems, silent_for},
+    api_server::{ApiServer, FailureLog, silent_for},
     reporter::report_name,
-    warn_of_duration,
+    warn_about_duration,
 };
 use crate::{
     Views,
-    events::Event,
-    leadership::{FailureScope, Job, Leadership, Occurrence, ReportEvent},
+    events::ServiceEvent,
+    leadership::{FailureScope, Leadership, Occurrence, ReportEvent, WriteJob},
     reports::{ANNOUNCED_ANNOTATION, REPORT_LABEL, ReportLease},
     status::{self, IpMode, Write},
 };
@@ -55,28 +56,30 @@ use crate::{
 /// Name of this program in Events.
 const CONTROLLER: &str = "portlb.io/pod-watcher";
 
-/// Least time until the same is written again, if something else does not let it stand.
-const SAME_AGAIN: Duration = Duration::from_secs(30);
+/// Shortest time until the writer sends an unchanged patch again, for example because another
+/// program reverts it.
+const REWRITE_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Longest wait for an answer.
+/// Longest wait for an answer of the API server.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Longest time to write what follows from the end of this pod.
-pub(crate) const END_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest time for the status writes that follow from the end of this pod.
+pub(crate) const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Services that are looked at in one go, if there is nothing to write about them.
-const MOST_EVALUATED: usize = 256;
+/// Largest number of Services that are checked without a pause if their status needs no write.
+const MAX_EVALUATED: usize = 256;
 
-/// The task that writes.
+/// The task that writes the status of Services, and Events.
 #[derive(Debug)]
-pub(crate) struct Writer {
+pub(crate) struct StatusWriter {
     pub(crate) server: ApiServer,
     pub(crate) request_metrics: RequestMetrics,
     pub(crate) origin: Origin,
     pub(crate) views: Views,
-    /// Until when this pod leads, if it does.
+    /// The time until which this pod leads. `None` while it does not lead.
     pub(crate) leads: watch::Receiver<Option<Instant>>,
-    /// When this pod's own report was written last, unless it is taken back.
+    /// Time of the last write of this pod's own report. `None` before the first write and after the
+    /// removal.
     pub(crate) reported: watch::Receiver<Option<Instant>>,
     pub(crate) lease_name: String,
     pub(crate) namespace: String,
@@ -84,29 +87,29 @@ pub(crate) struct Writer {
     pub(crate) watch_timeout: Duration,
 }
 
-impl Writer {
-    /// Until this pod's report is taken back, and what follows from that is written or left to
-    /// another pod.
-    pub(crate) async fn run(mut self, taken_back: CancellationToken) {
+impl StatusWriter {
+    /// Writes while this pod leads. After the removal of this pod's report (`report_removed`),
+    /// returns when the status no longer names this pod, or when another pod writes the status.
+    pub(crate) async fn run(mut self, report_removed: CancellationToken) {
         let too_late = async {
-            taken_back.cancelled().await;
-            tokio::time::sleep(END_TIMEOUT).await;
+            report_removed.cancelled().await;
+            tokio::time::sleep(SHUTDOWN_TIMEOUT).await;
         };
         tokio::select! {
-            () = self.run_elected(&taken_back) => {}
-            () = too_late => tracing::info!("the rest of the status is not written"),
+            () = self.run_elected(&report_removed) => {}
+            () = too_late => tracing::info!("the time for shutdown is over; skipping the remaining status writes"),
         }
     }
 
-    async fn run_elected(&mut self, taken_back: &CancellationToken) {
+    async fn run_elected(&mut self, report_removed: &CancellationToken) {
         loop {
             let mut leads = self.leads.clone();
             tokio::select! {
-                Ok(_) = leads.wait_for(|leads| is_held(*leads, Instant::now())) => {}
-                () = self.left_to_another(taken_back) => return,
+                Ok(_) = leads.wait_for(|leads| is_leading(*leads, Instant::now())) => {}
+                () = self.wait_until_another_pod_continues(report_removed) => return,
             }
             let is_done = tokio::select! {
-                is_done = self.lead(taken_back) => is_done,
+                is_done = self.lead(report_removed) => is_done,
                 _ = leads.wait_for(Option::is_none) => false,
             };
             self.server.metrics.announcers.set(0);
@@ -116,10 +119,12 @@ impl Writer {
         }
     }
 
-    /// At the end of a pod that does not lead, unless no other one is left: then it is to lead.
-    /// Each takes its report back first, so that the last of those that end together sees none.
-    async fn left_to_another(&mut self, taken_back: &CancellationToken) {
-        taken_back.cancelled().await;
+    /// Waits for the end of this pod, and returns if another pod can write the rest. It never
+    /// returns if no other pod has a report: then this pod must become the leader. Every ending pod
+    /// removes its report before this check, so that the last of several ending pods finds no other
+    /// report.
+    async fn wait_until_another_pod_continues(&mut self, report_removed: &CancellationToken) {
+        report_removed.cancelled().await;
         let own = report_name(&self.lease_name, &self.pod_name);
         let request = async {
             let client = self.server.client().await?;
@@ -137,8 +142,9 @@ impl Writer {
         }
     }
 
-    /// Whether what follows from the end of this pod is written, or left to another one.
-    async fn lead(&mut self, taken_back: &CancellationToken) -> bool {
+    /// Writes the status as the leader. Reports whether the writes that follow from the end of this
+    /// pod are finished or left to another pod.
+    async fn lead(&mut self, report_removed: &CancellationToken) -> bool {
         let (sender, mut events) = mpsc::channel(256);
         let follow = Follow {
             origin: self.origin.clone(),
@@ -150,29 +156,30 @@ impl Writer {
         };
         tokio::select! {
             () = follow.run::<Lease, _>(sender, report_event) => false,
-            is_done = self.write(&mut events, taken_back) => is_done,
+            is_done = self.write(&mut events, report_removed) => is_done,
         }
     }
 
-    /// Until the Lease is not held any more, or nothing more is to be written at the end.
+    /// Writes until the Lease is lost (returns false), or until nothing is left to write at the end
+    /// of this pod (returns true).
     async fn write(
         &mut self,
         events: &mut mpsc::Receiver<ReportEvent>,
-        taken_back: &CancellationToken,
+        report_removed: &CancellationToken,
     ) -> bool {
         let mut leadership = Leadership::new(report_name(&self.lease_name, &self.pod_name));
         let views = match self.views.subscribe() {
             Ok(views) => views,
             Err(error) => {
-                tracing::error!(%error, "cannot follow the Services");
+                tracing::error!(%error, "cannot watch the views of Services; trying again");
                 return false;
             }
         };
         let mut views = std::pin::pin!(views.into_stream());
-        let mut problems = WriteProblems {
-            status: Problems::new("service-status"),
-            events: Problems::new("event"),
-            reports: Problems::new("reports"),
+        let mut failures = FailureLogs {
+            status: FailureLog::new("service-status"),
+            events: FailureLog::new("event"),
+            reports: FailureLog::new("reports"),
         };
         while !leadership.is_done() {
             let now = Instant::now();
@@ -184,97 +191,103 @@ impl Writer {
                 Some(next) = views.next() => match next {
                     Ok((_, event)) => leadership.on_view(event, Instant::now()),
                     Err(error) => {
-                        tracing::warn!(%error, "Services were not followed; all are looked at again");
+                        tracing::warn!(%error, "lost the watch of views; reading all Services again");
                         return false;
                     }
                 },
                 Some(first) = events.recv() => {
-                    self.on_report(&mut leadership, first, &mut problems.reports);
-                    self.count(&mut leadership, events, &mut problems.reports);
+                    self.on_report(&mut leadership, first, &mut failures.reports);
+                    self.recount(&mut leadership, events, &mut failures.reports);
                 }
-                () = wait_until(next_count) => self.count(&mut leadership, events, &mut problems.reports),
+                () = wait_until(next_count) => self.recount(&mut leadership, events, &mut failures.reports),
                 () = wait_until(due) => {
-                    if !self.write_next(&mut leadership, &mut problems).await {
+                    if !self.write_next(&mut leadership, &mut failures).await {
                         return false;
                     }
                 }
-                () = taken_back.cancelled(), if !leadership.is_ending() => {
+                () = report_removed.cancelled(), if !leadership.is_ending() => {
                     leadership.end();
-                    self.count(&mut leadership, events, &mut problems.reports);
+                    self.recount(&mut leadership, events, &mut failures.reports);
                 }
             }
         }
         true
     }
 
-    fn on_report(&self, leadership: &mut Leadership, event: ReportEvent, problems: &mut Problems) {
+    fn on_report(
+        &self,
+        leadership: &mut Leadership,
+        event: ReportEvent,
+        failures: &mut FailureLog,
+    ) {
         if let ReportEvent::Trouble(text) = &event {
-            problems.note(&self.server.metrics, "watch", || text.clone());
+            failures.log_failure(&self.server.metrics, "watch", || text.clone());
         } else if matches!(event, ReportEvent::Recovered) {
-            problems.solved();
+            failures.log_recovery();
         }
-        if let Some((lease, believed)) = leadership.on_report(event, Instant::now()) {
-            warn_of_duration(&lease, believed);
+        if let Some((lease, bounded)) = leadership.on_report(event, Instant::now()) {
+            warn_about_duration(&lease, bounded);
         }
     }
 
-    /// What has been told already counts.
-    fn count(
+    /// Counts the announcements again, including the report events that have already arrived.
+    fn recount(
         &self,
         leadership: &mut Leadership,
         events: &mut mpsc::Receiver<ReportEvent>,
-        problems: &mut Problems,
+        failures: &mut FailureLog,
     ) {
         while let Ok(event) = events.try_recv() {
-            self.on_report(leadership, event, problems);
+            self.on_report(leadership, event, failures);
         }
-        leadership.count(*self.reported.borrow(), Instant::now());
-        let pods = i64::try_from(leadership.tally.pods).unwrap_or(i64::MAX);
+        leadership.recount(*self.reported.borrow(), Instant::now());
+        let pods = i64::try_from(leadership.announcements.pods).unwrap_or(i64::MAX);
         self.server.metrics.announcers.set(pods);
     }
 
-    /// One request, or a few for one Service. Whether the Lease is held.
+    /// Sends one request, or a few requests for one Service. Reports whether this pod still holds
+    /// the Lease.
     async fn write_next(
         &mut self,
         leadership: &mut Leadership,
-        problems: &mut WriteProblems,
+        failures: &mut FailureLogs,
     ) -> bool {
-        for _ in 0..MOST_EVALUATED {
+        for _ in 0..MAX_EVALUATED {
             let Some(job) = leadership.take(Instant::now()) else {
                 return true;
             };
             match job {
-                Job::Status(key) => match self.write_status(leadership, &key).await {
+                WriteJob::Status(key) => match self.write_status(leadership, &key).await {
                     Ok(false) => leadership.wrote_status(&key, false, Instant::now()),
                     Ok(true) => {
                         leadership.wrote_status(&key, true, Instant::now());
                         if !leadership.is_any_failing() {
-                            problems.status.solved();
+                            failures.status.log_recovery();
                         }
                         return true;
                     }
                     Err(failure) if failure.scope == FailureScope::Leadership => return false,
                     Err(failure) => {
                         let metrics = &self.server.metrics;
-                        problems
+                        failures
                             .status
-                            .note(metrics, &failure.label, || failure.text);
+                            .log_failure(metrics, &failure.label, || failure.text);
                         leadership.failed_status(key, failure.scope, Instant::now(), jitter());
                         return true;
                     }
                 },
-                Job::Event(occurrence) => {
+                WriteJob::Event(occurrence) => {
                     match self.write_event(&occurrence).await {
                         Ok(()) => {
-                            problems.events.solved();
+                            failures.events.log_recovery();
                             leadership.wrote_event(Instant::now());
                         }
                         Err(failure) if failure.scope == FailureScope::Leadership => return false,
                         Err(failure) => {
                             let metrics = &self.server.metrics;
-                            problems
+                            failures
                                 .events
-                                .note(metrics, &failure.label, || failure.text);
+                                .log_failure(metrics, &failure.label, || failure.text);
                             leadership.failed_event(
                                 occurrence,
                                 failure.scope,
@@ -290,13 +303,14 @@ impl Writer {
         true
     }
 
-    /// Whether a request was sent.
+    /// Writes the parts of the status of one Service that differ. Reports whether a request was
+    /// sent.
     async fn write_status(
         &mut self,
         leadership: &mut Leadership,
         key: &ObjectKey,
-    ) -> Result<bool, Failure> {
-        if let Some(view) = leadership.left.get(key) {
+    ) -> Result<bool, WriteFailure> {
+        if let Some(view) = leadership.released.get(key) {
             let writes = status::clear_status(key, view);
             let is_sent = !writes.is_empty();
             for write in writes {
@@ -315,17 +329,17 @@ impl Writer {
         for write in status::writes(
             key,
             &view,
-            &leadership.tally,
+            &leadership.announcements,
             leadership.ip_mode,
             Timestamp::now(),
         ) {
             let known = leadership.services.get(key);
-            if let Some((fingerprint, at)) = known.and_then(|its| its.written.get(write.manager))
-                && *fingerprint == write.fingerprint
-                && now < *at + SAME_AGAIN
+            if let Some((stable_hash, at)) = known.and_then(|its| its.written.get(write.manager))
+                && *stable_hash == write.stable_hash
+                && now < *at + REWRITE_INTERVAL
             {
-                let again = *at + SAME_AGAIN;
-                leadership.later.insert(key.clone(), again);
+                let again = *at + REWRITE_INTERVAL;
+                leadership.not_before.insert(key.clone(), again);
                 continue;
             }
             is_sent = true;
@@ -333,29 +347,30 @@ impl Writer {
             let ip_mode = answer.as_ref().and_then(ip_mode_of);
             if ip_mode == Some(IpMode::Dropped) && leadership.ip_mode == IpMode::Kept {
                 tracing::warn!(
-                    "the API server does not keep ipMode, which it knows from Kubernetes 1.29 on: \
-                     kube-proxy takes traffic of the cluster's own pods to service addresses itself"
+                    "the API server drops ipMode (supported since Kubernetes 1.29); \
+                     kube-proxy intercepts traffic of the cluster's own pods to service addresses"
                 );
                 leadership.ip_mode = IpMode::Dropped;
             }
             if let Some(known) = leadership.services.get_mut(key) {
-                let written = (write.fingerprint, now);
+                let written = (write.stable_hash, now);
                 known.written.insert(write.manager, written);
             }
             if let Some(change) = &write.change {
-                let event = Event::of_change(key, &view, change);
+                let event = ServiceEvent::of_change(key, &view, change);
                 leadership.queue_events([Occurrence { event, count: 1 }]);
             }
         }
         Ok(is_sent)
     }
 
-    /// What stands then; `None`: the Service is gone.
+    /// Writes one part of the status. Returns the Service from the API server's answer, or `None`
+    /// if the Service no longer exists.
     async fn write_part(
         &mut self,
         key: &ObjectKey,
         write: &Write,
-    ) -> Result<Option<Service>, Failure> {
+    ) -> Result<Option<Service>, WriteFailure> {
         self.check_lease()?;
         let namespace = key.namespace();
         let request = async {
@@ -373,24 +388,25 @@ impl Writer {
             subresource: Some("status"),
             verbs: &["patch"],
         };
-        // 404: it is gone. 409: another one has its name.
+        // 404: the Service no longer exists. 409: another Service has its name.
         self.classify(result, "service-status", &asked, &[404, 409])
             .await
     }
 
-    /// A request that is sent after the end of the Lease might undo what the next holder wrote.
-    fn check_lease(&self) -> Result<(), Failure> {
-        if is_held(*self.leads.borrow(), Instant::now()) {
+    /// A request that is sent after this pod has lost the Lease could undo a write of the next
+    /// leader.
+    fn check_lease(&self) -> Result<(), WriteFailure> {
+        if is_leading(*self.leads.borrow(), Instant::now()) {
             return Ok(());
         }
-        Err(Failure {
+        Err(WriteFailure {
             label: "lease".to_owned(),
-            text: "the Lease is not held any more".to_owned(),
+            text: "this pod no longer holds the Lease".to_owned(),
             scope: FailureScope::Leadership,
         })
     }
 
-    async fn write_event(&mut self, occurrence: &Occurrence) -> Result<(), Failure> {
+    async fn write_event(&mut self, occurrence: &Occurrence) -> Result<(), WriteFailure> {
         self.check_lease()?;
         let event = event_object(&occurrence.event, &self.pod_name);
         let name = &occurrence.event.name;
@@ -425,23 +441,25 @@ impl Writer {
             .map(|_| ())
     }
 
-    /// `None`: it was one of the refusals that are fine.
+    /// Returns `None` if the API server refused the request with one of the codes in `tolerated`.
     async fn classify<T>(
         &mut self,
         result: Result<kube::Result<T>, String>,
         object: &'static str,
         asked: &Asked<'_>,
-        fine: &[u16],
-    ) -> Result<Option<T>, Failure> {
+        tolerated: &[u16],
+    ) -> Result<Option<T>, WriteFailure> {
         let error = match result {
             Ok(Ok(answer)) => {
                 self.server.metrics.wrote(object);
                 return Ok(Some(answer));
             }
-            Ok(Err(kube::Error::Api(status))) if fine.contains(&status.code) => return Ok(None),
+            Ok(Err(kube::Error::Api(status))) if tolerated.contains(&status.code) => {
+                return Ok(None);
+            }
             Ok(Err(error)) => error,
             Err(text) => {
-                return Err(Failure {
+                return Err(WriteFailure {
                     label: "silent".to_owned(),
                     text,
                     scope: FailureScope::Server,
@@ -454,33 +472,34 @@ impl Writer {
         } else {
             None
         };
-        Err(Failure {
+        Err(WriteFailure {
             label: client::label(&error),
             text: client::in_words(&error, &self.server.url(), asked),
             scope: match code {
                 None | Some(401 | 429) => FailureScope::Server,
-                Some(500..) => FailureScope::Passing,
+                Some(500..) => FailureScope::Transient,
                 Some(_) => FailureScope::Refused,
             },
         })
     }
 }
 
-/// What is wrong with what is written and heard.
-struct WriteProblems {
-    status: Problems,
-    events: Problems,
-    reports: Problems,
+/// The failure logs of the status writes, the Event writes and the watch of reports.
+struct FailureLogs {
+    status: FailureLog,
+    events: FailureLog,
+    reports: FailureLog,
 }
 
-/// Why a write has failed.
-struct Failure {
+/// The reason why a write failed.
+struct WriteFailure {
     label: String,
     text: String,
     scope: FailureScope,
 }
 
-/// What the API server's answer to a write shows; `None`: nothing, as there is no ingress.
+/// Returns whether the API server keeps `ipMode`, judging from its answer to a write. Returns
+/// `None` if the answer has no ingress.
 fn ip_mode_of(answer: &Service) -> Option<IpMode> {
     let ingress = answer
         .status
@@ -495,7 +514,7 @@ fn ip_mode_of(answer: &Service) -> Option<IpMode> {
     }
 }
 
-/// Converts what the watch of reports says.
+/// Converts an event of the watch of Leases.
 fn report_event(event: WatchEvent<Lease>) -> ReportEvent {
     match event {
         WatchEvent::Began => ReportEvent::Began,
@@ -521,8 +540,8 @@ fn report_lease(lease: Lease) -> ReportLease {
     }
 }
 
-/// Returns the object of an Event that happens now.
-fn event_object(event: &Event, instance: &str) -> KubernetesEvent {
+/// Returns the Kubernetes object of an Event, with the current time.
+fn event_object(event: &ServiceEvent, instance: &str) -> KubernetesEvent {
     let service = &event.service;
     KubernetesEvent {
         metadata: ObjectMeta {
@@ -549,12 +568,12 @@ fn event_object(event: &Event, instance: &str) -> KubernetesEvent {
     }
 }
 
-/// Returns where in the spread of a delay the next one lies.
+/// Returns a random number from 0 to 1 that selects a delay from a range.
 fn jitter() -> f64 {
     rand::random_range(0.0..=1.0)
 }
 
-fn is_held(leads_until: Option<Instant>, now: Instant) -> bool {
+fn is_leading(leads_until: Option<Instant>, now: Instant) -> bool {
     leads_until.is_some_and(|until| now < until)
 }
 
@@ -573,7 +592,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_answer_to_a_write_shows_whether_the_mode_is_kept() {
+    fn the_answer_to_a_write_shows_whether_the_api_server_keeps_ip_mode() {
         let answer = |ingress: Value| {
             let status = json!({ "status": { "loadBalancer": { "ingress": ingress } } });
             ip_mode_of(&serde_json::from_value(status).unwrap())
@@ -588,7 +607,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_is_read_as_a_report() {
+    fn a_lease_is_converted_to_a_report() {
         let lease = serde_json::from_value(json!({
             "metadata": { "name": "a", "annotations": { "portlb.io/announced": "10.1.1.10/32" } },
             "spec": { "leaseDurationSeconds": 15, "renewTime": "2026-01-01T00:00:09.000000Z" },

@@ -5,7 +5,7 @@ use service_catalog::{
 
 use super::*;
 
-/// The middle of the spread.
+/// The middle of the range of delays.
 const JITTER: f64 = 0.5;
 
 fn key(name: &str) -> ObjectKey {
@@ -37,7 +37,8 @@ fn report(name: &str, second: i64, prefixes: &str) -> ReportEvent {
     })
 }
 
-/// Services a, b and c with addresses 10.1.1.1 to 10.1.1.3; own report "own".
+/// Returns a leader with the Services a, b and c at 10.1.1.1 to 10.1.1.3. Its own report is "own",
+/// and the report "other" announces 10.1.1.2.
 fn leadership(now: Instant) -> Leadership {
     let mut leadership = Leadership::new("own".to_owned());
     for (name, address) in [("a", "10.1.1.1"), ("b", "10.1.1.2"), ("c", "10.1.1.3")] {
@@ -49,13 +50,13 @@ fn leadership(now: Instant) -> Leadership {
     leadership.on_report(report("own", 1, ""), now);
     leadership.on_report(report("other", 1, "10.1.1.2/32"), now);
     leadership.on_report(ReportEvent::Listed, now);
-    leadership.count(Some(now), now);
+    leadership.recount(Some(now), now);
     leadership
 }
 
 fn event() -> Occurrence {
     Occurrence {
-        event: Event {
+        event: ServiceEvent {
             name: "a.1".to_owned(),
             service: key("a"),
             uid: "u".to_owned(),
@@ -67,16 +68,17 @@ fn event() -> Occurrence {
     }
 }
 
-/// Names of the Services that are due by then; "event" for an Event. All are written.
+/// Writes everything that is due at `now`. Returns the names of the written Services, and "event"
+/// for each Event.
 fn drain(leadership: &mut Leadership, now: Instant) -> Vec<String> {
     let mut names = Vec::new();
     while let Some(job) = leadership.take(now) {
         match job {
-            Job::Status(key) => {
+            WriteJob::Status(key) => {
                 leadership.wrote_status(&key, true, now);
                 names.push(key.name().to_owned());
             }
-            Job::Event(_) => {
+            WriteJob::Event(_) => {
                 leadership.wrote_event(now);
                 names.push("event".to_owned());
             }
@@ -86,19 +88,19 @@ fn drain(leadership: &mut Leadership, now: Instant) -> Vec<String> {
 }
 
 #[test]
-fn a_service_that_cannot_be_written_lets_the_others_through_and_waits_longer_each_time() {
+fn a_failing_service_is_delayed_longer_each_time_and_does_not_delay_the_others() {
     let mut now = Instant::now();
     let mut leadership = leadership(now);
     let mut waits = Vec::new();
     let mut others = Vec::new();
     for _ in 0..40 {
         now = leadership.next_due(now).unwrap().max(now);
-        let Some(Job::Status(key)) = leadership.take(now) else {
-            panic!("there are no Events");
+        let Some(WriteJob::Status(key)) = leadership.take(now) else {
+            panic!("only status writes are due");
         };
         if key.name() == "a" {
-            leadership.failed_status(key.clone(), FailureScope::Passing, now, JITTER);
-            waits.push(leadership.later[&key] - now);
+            leadership.failed_status(key.clone(), FailureScope::Transient, now, JITTER);
+            waits.push(leadership.not_before[&key] - now);
         } else {
             others.push(key.name().to_owned());
             leadership.wrote_status(&key, true, now);
@@ -107,14 +109,14 @@ fn a_service_that_cannot_be_written_lets_the_others_through_and_waits_longer_eac
     assert_eq!(others, ["b", "c"]);
     assert!(waits[0] < Duration::from_secs(1), "{waits:?}");
     assert!(*waits.last().unwrap() > LONGEST_DELAY / 2, "{waits:?}");
-    // A change of it does not cut the wait short.
+    // A new view of the Service does not shorten the delay.
     let view = Arc::new(view("10.1.1.1"));
     leadership.on_view(Published::Changed(key("a"), view), now);
     assert!(leadership.next_due(now).unwrap() > now + LONGEST_DELAY / 2);
 }
 
 #[test]
-fn a_cleared_status_that_is_refused_is_given_up_and_one_that_may_pass_is_not() {
+fn clearing_a_status_is_tried_again_unless_the_api_server_refuses_it() {
     let now = Instant::now();
     let mut leadership = leadership(now);
     drain(&mut leadership, now);
@@ -122,14 +124,14 @@ fn a_cleared_status_that_is_refused_is_given_up_and_one_that_may_pass_is_not() {
         leadership.on_view(Published::Removed(key(name)), now);
     }
     leadership.failed_status(key("a"), FailureScope::Refused, now, JITTER);
-    leadership.failed_status(key("b"), FailureScope::Passing, now, JITTER);
-    assert_eq!(leadership.left.keys().collect::<Vec<_>>(), [&key("b")]);
-    assert!(!leadership.later.contains_key(&key("a")));
-    assert!(leadership.later.contains_key(&key("b")));
+    leadership.failed_status(key("b"), FailureScope::Transient, now, JITTER);
+    assert_eq!(leadership.released.keys().collect::<Vec<_>>(), [&key("b")]);
+    assert!(!leadership.not_before.contains_key(&key("a")));
+    assert!(leadership.not_before.contains_key(&key("b")));
 }
 
 #[test]
-fn events_take_turns_with_status_and_do_not_hold_it_up() {
+fn events_alternate_with_status_writes_and_do_not_delay_them() {
     let now = Instant::now();
     let mut leadership = leadership(now);
     leadership.queue_events([event(), event()]);
@@ -138,7 +140,7 @@ fn events_take_turns_with_status_and_do_not_hold_it_up() {
         ["a", "event", "b", "event", "c"]
     );
     leadership.queue_events([event()]);
-    let Some(Job::Event(failed)) = leadership.take(now) else {
+    let Some(WriteJob::Event(failed)) = leadership.take(now) else {
         panic!("only the Event is due");
     };
     leadership.failed_event(failed, FailureScope::Server, now, JITTER);
@@ -153,10 +155,10 @@ fn events_take_turns_with_status_and_do_not_hold_it_up() {
 }
 
 #[test]
-fn allocations_are_first_and_the_others_go_round() {
+fn allocations_are_written_first_and_other_services_in_rotation() {
     let now = Instant::now();
     let mut leadership = leadership(now);
-    let Some(Job::Status(first)) = leadership.take(now) else {
+    let Some(WriteJob::Status(first)) = leadership.take(now) else {
         panic!("a is due");
     };
     assert_eq!(first, key("a"));
@@ -169,7 +171,7 @@ fn allocations_are_first_and_the_others_go_round() {
 }
 
 #[test]
-fn only_what_was_sent_is_followed_by_a_pause() {
+fn only_a_sent_request_is_followed_by_a_pause() {
     let now = Instant::now();
     let mut leadership = leadership(now);
     leadership.wrote_status(&key("a"), false, now);
@@ -179,74 +181,80 @@ fn only_what_was_sent_is_followed_by_a_pause() {
 }
 
 #[test]
-fn only_those_whose_count_has_changed_are_due() {
+fn only_services_with_a_changed_announcement_count_are_due() {
     let now = Instant::now();
     let mut leadership = leadership(now);
     drain(&mut leadership, now);
     leadership.on_report(report("own", 2, "10.1.1.3/32"), now);
-    leadership.count(Some(now), now);
+    leadership.recount(Some(now), now);
     assert_eq!(drain(&mut leadership, now), ["c"]);
 }
 
 #[test]
-fn reports_that_cannot_be_seen_are_not_gone() {
+fn unseen_reports_still_count_while_the_watch_is_broken() {
     let start = Instant::now();
     let mut leadership = leadership(start);
     drain(&mut leadership, start);
     let address = "10.1.1.2".parse().unwrap();
-    // The own report is written, but not seen.
+    // This pod has written its own report, but the watch has not delivered it.
     let mut now = start + REPORT_DURATION;
     let written = Some(now - Duration::from_secs(2));
-    leadership.count(written, now);
-    assert_eq!(leadership.tally.count(address), 1);
+    leadership.recount(written, now);
+    assert_eq!(leadership.announcements.count(address), 1);
     let next = leadership.next_count(written, now);
     assert_eq!(next, written.map(|at| at + REPORT_DURATION));
-    // It is seen again before that of the other is.
+    // The watch delivers the own report before the report of the other pod.
     now += Duration::from_secs(5);
     leadership.on_report(report("own", 9, ""), now);
-    leadership.count(written, now);
-    assert_eq!(leadership.tally.count(address), 1);
-    // The watch is broken, and nobody can write.
+    leadership.recount(written, now);
+    assert_eq!(leadership.announcements.count(address), 1);
+    // The watch is broken, and no pod can renew its report.
     leadership.on_report(ReportEvent::Trouble(String::new()), now);
     now += REPORT_DURATION * 2;
-    leadership.count(written, now);
-    assert_eq!(leadership.tally.count(address), 1);
+    leadership.recount(written, now);
+    assert_eq!(leadership.announcements.count(address), 1);
     leadership.on_report(ReportEvent::Recovered, now);
-    leadership.count(written, now);
-    assert_eq!(leadership.tally.count(address), 1);
-    // All is seen, and the other does not renew.
+    leadership.recount(written, now);
+    assert_eq!(leadership.announcements.count(address), 1);
+    // The watch delivers all reports, and the other pod has not renewed its report.
     now += REPORT_DURATION;
     leadership.on_report(report("own", 20, ""), now);
-    leadership.count(Some(now), now);
-    assert_eq!(leadership.tally.count(address), 0);
+    leadership.recount(Some(now), now);
+    assert_eq!(leadership.announcements.count(address), 0);
     assert_eq!(drain(&mut leadership, now), ["b"]);
 }
 
 #[test]
-fn without_a_report_of_its_own_it_counts_the_others() {
+fn expired_reports_stop_counting_when_the_own_report_is_not_written() {
     let start = Instant::now();
     let mut leadership = leadership(start);
     let now = start + REPORT_DURATION;
-    leadership.count(Some(start), now);
-    assert_eq!(leadership.tally.count("10.1.1.2".parse().unwrap()), 0);
+    leadership.recount(Some(start), now);
+    assert_eq!(
+        leadership.announcements.count("10.1.1.2".parse().unwrap()),
+        0
+    );
 }
 
 #[test]
-fn the_last_pod_is_done_when_all_is_written_that_follows_from_its_end() {
+fn the_last_ending_pod_is_done_after_it_has_written_all_changes() {
     let start = Instant::now();
     let now = start + REPORT_DURATION;
     let mut leadership = leadership(start);
     leadership.on_report(report("own", 15, "10.1.1.3/32"), now);
-    leadership.count(Some(now), now);
+    leadership.recount(Some(now), now);
     drain(&mut leadership, now);
     assert!(!leadership.is_done());
-    // Its report could not be taken back, and still comes.
+    // This pod's report could not be removed, and the watch still delivers it.
     leadership.end();
     leadership.on_report(report("own", 16, "10.1.1.3/32"), now);
     assert!(!leadership.is_done());
     assert_eq!(leadership.next_due(now), None);
-    leadership.count(Some(now), now);
-    assert_eq!(leadership.tally.count("10.1.1.3".parse().unwrap()), 0);
+    leadership.recount(Some(now), now);
+    assert_eq!(
+        leadership.announcements.count("10.1.1.3".parse().unwrap()),
+        0
+    );
     leadership.queue_events([event()]);
     let view = Arc::new(view("10.1.1.1"));
     leadership.on_view(Published::Changed(key("a"), view), now);
@@ -256,45 +264,45 @@ fn the_last_pod_is_done_when_all_is_written_that_follows_from_its_end() {
 }
 
 #[test]
-fn what_cannot_be_written_is_not_done() {
+fn an_ending_pod_is_not_done_while_a_write_fails() {
     let start = Instant::now();
     let now = start + REPORT_DURATION;
     let mut leadership = leadership(start);
     leadership.end();
-    leadership.count(None, now);
+    leadership.recount(None, now);
     drain(&mut leadership, now);
     assert!(leadership.is_done());
-    leadership.failed_status(key("a"), FailureScope::Passing, now, JITTER);
+    leadership.failed_status(key("a"), FailureScope::Transient, now, JITTER);
     assert!(!leadership.is_done());
 }
 
 #[test]
-fn a_pod_that_ends_leaves_the_rest_to_another_one_that_lives() {
+fn an_ending_pod_leaves_the_remaining_writes_to_another_pod() {
     let now = Instant::now();
     let mut leadership = leadership(now);
     leadership.end();
-    leadership.count(None, now);
-    assert_eq!(leadership.tally.pods, 1);
+    leadership.recount(None, now);
+    assert_eq!(leadership.announcements.pods, 1);
     assert!(leadership.is_done());
 }
 
 #[test]
-fn whether_another_one_lives_is_not_known_while_reports_cannot_be_seen() {
+fn an_ending_pod_is_not_done_while_the_watch_of_reports_is_broken() {
     let now = Instant::now();
     let mut leadership = leadership(now);
     drain(&mut leadership, now);
     leadership.on_report(ReportEvent::Trouble(String::new()), now);
     leadership.end();
-    leadership.count(None, now);
+    leadership.recount(None, now);
     assert!(!leadership.is_done());
     assert_eq!(leadership.next_due(now), None);
     leadership.on_report(ReportEvent::Recovered, now);
-    leadership.count(None, now);
+    leadership.recount(None, now);
     assert!(leadership.is_done());
 }
 
 #[test]
-fn a_finding_is_reported_once_for_as_long_as_it_is_there() {
+fn a_finding_is_reported_again_only_after_it_was_absent() {
     let mut service = TrackedService {
         view: Arc::new(view("10.1.1.1")),
         reported: BTreeMap::new(),

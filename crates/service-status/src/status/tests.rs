@@ -31,7 +31,7 @@ fn view(addresses: &[&str]) -> ServiceView {
     }
 }
 
-fn tally(pods: &[&str]) -> Tally {
+fn announcements(pods: &[&str]) -> AnnouncementCounts {
     let now = Instant::now();
     let mut reports = Reports::default();
     for (number, prefixes) in pods.iter().enumerate() {
@@ -43,7 +43,7 @@ fn tally(pods: &[&str]) -> Tally {
         };
         reports.put(report, now);
     }
-    reports.tally(now)
+    reports.announcements(now)
 }
 
 fn condition_of(status: &str, reason: &str, message: &str) -> Condition {
@@ -64,23 +64,29 @@ fn ingress(address: &str) -> Ingress {
 }
 
 #[test]
-fn the_status_of_a_service_that_was_never_understood_stays() {
+fn the_status_of_a_service_that_was_never_valid_is_not_changed() {
     let mut view = view(&[]);
     view.is_understood = false;
     view.written.address = Some(condition_of("True", "Allocated:10_1_1_10", "10.1.1.10"));
     view.written.ingress = vec![ingress("10.1.1.10")];
     assert_eq!(
-        writes(&key(), &view, &tally(&["10.1.1.0/24"]), IpMode::Kept, now()),
+        writes(
+            &key(),
+            &view,
+            &announcements(&["10.1.1.0/24"]),
+            IpMode::Kept,
+            now()
+        ),
         []
     );
 }
 
 #[test]
-fn an_announced_address_is_written_with_mode_and_ports() {
+fn an_announced_address_is_written_with_ip_mode_and_ports() {
     let writes = writes(
         &key(),
         &view(&["10.1.1.10"]),
-        &tally(&["10.1.1.0/24"; 2]),
+        &announcements(&["10.1.1.0/24"; 2]),
         IpMode::Kept,
         now(),
     );
@@ -108,7 +114,7 @@ fn an_announced_address_is_written_with_mode_and_ports() {
 }
 
 #[test]
-fn what_is_written_already_is_not_written_again() {
+fn an_up_to_date_status_is_not_written_again() {
     let mut view = view(&["10.1.1.10"]);
     view.written.ingress = vec![ingress("10.1.1.10")];
     let message = "10.1.1.10 by 1 load balancer";
@@ -117,7 +123,7 @@ fn what_is_written_already_is_not_written_again() {
         writes(
             &key(),
             &view,
-            &tally(&["10.1.1.10/32"]),
+            &announcements(&["10.1.1.10/32"]),
             IpMode::Kept,
             now()
         ),
@@ -126,20 +132,20 @@ fn what_is_written_already_is_not_written_again() {
 }
 
 #[test]
-fn a_mode_that_the_api_server_does_not_keep_is_not_written_again() {
+fn an_ip_mode_that_the_api_server_drops_is_not_written_again() {
     let mut view = view(&["10.1.1.10"]);
     let mut without = ingress("10.1.1.10");
     without.ip_mode = None;
     view.written.ingress = vec![without];
     let message = "10.1.1.10 by 1 load balancer";
     view.written.announced = Some(condition_of("True", "Announced", message));
-    let tally = tally(&["10.1.1.10/32"]);
-    let count = |mode| writes(&key(), &view, &tally, mode, now()).len();
+    let announcements = announcements(&["10.1.1.10/32"]);
+    let count = |mode| writes(&key(), &view, &announcements, mode, now()).len();
     assert_eq!((count(IpMode::Kept), count(IpMode::Dropped)), (1, 0));
 }
 
 #[test]
-fn a_status_that_another_program_has_changed_is_corrected_without_an_event() {
+fn a_status_that_another_program_changed_is_corrected_without_an_event() {
     let mut view = view(&["10.1.1.10"]);
     let mut other = ingress("10.1.1.10");
     other.ip_mode = Some("VIP".into());
@@ -149,7 +155,7 @@ fn a_status_that_another_program_has_changed_is_corrected_without_an_event() {
     let writes = writes(
         &key(),
         &view,
-        &tally(&["10.1.1.10/32"]),
+        &announcements(&["10.1.1.10/32"]),
         IpMode::Kept,
         now(),
     );
@@ -160,7 +166,7 @@ fn a_status_that_another_program_has_changed_is_corrected_without_an_event() {
 }
 
 #[test]
-fn another_count_keeps_the_time_of_transition_and_is_no_change() {
+fn a_changed_number_of_load_balancers_keeps_the_transition_time_and_causes_no_event() {
     let mut view = view(&["10.1.1.10"]);
     view.written.ingress = vec![ingress("10.1.1.10")];
     let message = "10.1.1.10 by 2 load balancers";
@@ -168,7 +174,7 @@ fn another_count_keeps_the_time_of_transition_and_is_no_change() {
     let writes = writes(
         &key(),
         &view,
-        &tally(&["10.1.1.10/32"]),
+        &announcements(&["10.1.1.10/32"]),
         IpMode::Kept,
         now(),
     );
@@ -179,7 +185,7 @@ fn another_count_keeps_the_time_of_transition_and_is_no_change() {
 }
 
 #[test]
-fn an_address_that_nobody_announces_any_more_is_removed_and_told() {
+fn an_address_that_is_no_longer_announced_is_removed_with_an_event() {
     let mut view = view(&["10.1.1.10"]);
     view.written.ingress = vec![ingress("10.1.1.10")];
     view.written.announced = Some(condition_of(
@@ -187,7 +193,7 @@ fn an_address_that_nobody_announces_any_more_is_removed_and_told() {
         "Announced",
         "10.1.1.10 by 1 load balancer",
     ));
-    let writes = writes(&key(), &view, &tally(&[]), IpMode::Kept, now());
+    let writes = writes(&key(), &view, &announcements(&[]), IpMode::Kept, now());
     let status = &writes[0].document["status"];
     assert_eq!(status.get("loadBalancer"), None);
     assert_eq!(status["conditions"][0]["reason"], "NotAnnounced");
@@ -195,21 +201,21 @@ fn an_address_that_nobody_announces_any_more_is_removed_and_told() {
 }
 
 #[test]
-fn what_nobody_announces_yet_is_told_with_where_to_look() {
+fn the_event_about_an_address_without_announcement_names_readyz() {
     let view = view(&["10.1.1.10"]);
-    let writes = writes(&key(), &view, &tally(&[]), IpMode::Kept, now());
+    let writes = writes(&key(), &view, &announcements(&[]), IpMode::Kept, now());
     let change = writes[0].change.as_ref().unwrap();
     assert_eq!(change.reason, "NotAnnounced");
     assert!(change.message.contains("/readyz"), "{}", change.message);
 }
 
 #[test]
-fn one_family_of_two_is_degraded() {
+fn a_service_with_one_announced_address_family_of_two_is_degraded() {
     let view = view(&["10.1.1.10", "2001:db8::10"]);
     let writes = writes(
         &key(),
         &view,
-        &tally(&["10.1.1.10/32"]),
+        &announcements(&["10.1.1.10/32"]),
         IpMode::Kept,
         now(),
     );
@@ -227,11 +233,15 @@ fn one_family_of_two_is_degraded() {
 }
 
 #[test]
-fn an_allocation_is_kept_in_a_condition_and_taken_back() {
+fn an_allocation_is_recorded_in_a_condition_and_removed() {
     let mut view = view(&[]);
-    view.written.announced = Some(condition_of("False", "NoAddress", "it has no address"));
+    view.written.announced = Some(condition_of(
+        "False",
+        "NoAddress",
+        "the Service has no address",
+    ));
     view.allocation = vec!["10.1.1.9".parse().unwrap(), "2001:db8::9".parse().unwrap()];
-    let kept = writes(&key(), &view, &tally(&[]), IpMode::Kept, now());
+    let kept = writes(&key(), &view, &announcements(&[]), IpMode::Kept, now());
     let [write] = &kept[..] else {
         panic!("{kept:?}")
     };
@@ -244,18 +254,25 @@ fn an_allocation_is_kept_in_a_condition_and_taken_back() {
         "Allocated:10_1_1_9,2001:db8:0:0:0:0:0:9",
         "10.1.1.9, 2001:db8::9",
     ));
-    assert_eq!(writes(&key(), &view, &tally(&[]), IpMode::Kept, now()), []);
+    assert_eq!(
+        writes(&key(), &view, &announcements(&[]), IpMode::Kept, now()),
+        []
+    );
     view.allocation.clear();
-    let taken_back = writes(&key(), &view, &tally(&[]), IpMode::Kept, now());
-    assert_eq!(taken_back[0].document["status"], json!({}));
+    let report_removed = writes(&key(), &view, &announcements(&[]), IpMode::Kept, now());
+    assert_eq!(report_removed[0].document["status"], json!({}));
 }
 
 #[test]
-fn the_levels_of_weights_are_recorded_in_a_condition_and_taken_back() {
+fn the_number_of_weight_levels_is_recorded_in_a_condition_and_removed() {
     let mut view = view(&[]);
-    view.written.announced = Some(condition_of("False", "NoAddress", "it has no address"));
+    view.written.announced = Some(condition_of(
+        "False",
+        "NoAddress",
+        "the Service has no address",
+    ));
     view.weight_levels = Some(8);
-    let recorded = writes(&key(), &view, &tally(&[]), IpMode::Kept, now());
+    let recorded = writes(&key(), &view, &announcements(&[]), IpMode::Kept, now());
     let [write] = &recorded[..] else {
         panic!("{recorded:?}")
     };
@@ -271,15 +288,18 @@ fn the_levels_of_weights_are_recorded_in_a_condition_and_taken_back() {
         "weights are rounded to 8 levels",
     ));
     assert_eq!(view.written.recorded_weight_levels(), Some(8));
-    assert_eq!(writes(&key(), &view, &tally(&[]), IpMode::Kept, now()), []);
+    assert_eq!(
+        writes(&key(), &view, &announcements(&[]), IpMode::Kept, now()),
+        []
+    );
     view.weight_levels = None;
-    let taken_back = writes(&key(), &view, &tally(&[]), IpMode::Kept, now());
-    assert_eq!(taken_back[0].manager, WEIGHT_LEVELS_MANAGER);
-    assert_eq!(taken_back[0].document["status"], json!({}));
+    let report_removed = writes(&key(), &view, &announcements(&[]), IpMode::Kept, now());
+    assert_eq!(report_removed[0].manager, WEIGHT_LEVELS_MANAGER);
+    assert_eq!(report_removed[0].document["status"], json!({}));
 }
 
 #[test]
-fn a_service_that_is_ours_no_longer_is_left_clean() {
+fn the_status_of_a_service_that_is_no_longer_served_is_cleared() {
     let mut view = view(&["10.1.1.10"]);
     assert_eq!(clear_status(&key(), &view), []);
     view.written.ingress = vec![ingress("10.1.1.10")];

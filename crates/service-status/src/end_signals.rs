@@ -1,0 +1,15 @@
+//! Signals that tell the writing tasks how a termination ends.
+
+use tokio_util::sync::CancellationToken;
+
+/// Signals after a termination signal: exactly one of the two tokens is cancelled, either because
+/// the whole pod ends or because only this daemon ends.
+#[derive(Clone, Debug, Default)]
+pub struct End {
+    /// Cancelled when the data plane of this pod has ended its watch: this pod announces nothing
+    /// any longer.
+    pub unwatched: CancellationToken,
+    /// Cancelled when the data plane still watches at the end of the linger time: it continues
+    /// without this daemon, and its announcements stay.
+    pub alone: CancellationToken,
+}
