@@ -1,77 +1,79 @@
-//! Who has which service address.
+//! Claims of Services to addresses, and address pools.
 
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use virtual_server::{IpNet, Ports, Protocol};
+use virtual_server::{AddressFamily, IpNet, Ports, Protocol};
 
-use super::{
-    model::{Family, ObjectKey},
-    settings::AddressPool,
-};
+use super::{model::ObjectKey, settings::AddressPool};
 
-/// Of two Services that hold nothing, the older has what both ask for; of two of one age the first
-/// by name.
+/// The age of a Service. If no Service holds an address, the oldest of the Services that claim it
+/// gets it. Of Services created in the same second, the first in the order of names counts as the
+/// oldest.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Age {
-    /// When it was created, in seconds since 1970.
     pub(super) created_seconds: i64,
-    /// Namespace and name.
     pub(super) key: ObjectKey,
 }
 
-/// What a Service asks for at an address.
+/// The claim of a Service to one address.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Claim {
-    /// The status of the Service records the address, so that no older Service takes it over.
+pub(super) struct AddressClaim {
+    /// True if the status of the Service records the address. Then no older Service can take the
+    /// address.
     pub(super) holds: bool,
-    /// Services that say the same may share an address.
+    /// Services with equal keys can share an address. `None` means that the Service shares no
+    /// address.
     pub(super) share_key: Option<Box<str>>,
-    /// Other namespaces whose Services may share it, if they name this one's, too.
+    /// Other namespaces whose Services can share the address, if they also name the namespace of
+    /// this Service.
     pub(super) share_namespaces: Box<[Box<str>]>,
-    /// Ports that it wants there.
+    /// The ports that the Service uses at the address.
     pub(super) ports: Box<[(Protocol, Ports)]>,
 }
 
-/// Why a Service does not have an address that it claims.
+/// The reason why a Service does not get an address that it claims.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Conflict {
-    /// The address belongs to that Service.
+    /// The address belongs to another Service.
     Address(ObjectKey),
-    /// The address belongs to that Service of another namespace, and one of the two does not name
-    /// the namespace of the other.
+    /// The address belongs to a Service of another namespace, and one of the two Services does not
+    /// name the namespace of the other.
     Namespace(ObjectKey),
-    /// The address is shared, and the ports belong to that Service.
+    /// The address is shared, and these ports of it belong to another Service.
     Ports(ObjectKey, Protocol, Ports),
 }
 
-/// Every claim to an address.
+/// All claims of Services to addresses.
 #[derive(Debug, Default)]
-pub(super) struct Claims {
-    /// Holders first, then the oldest. Few share an address; a list takes less memory than a tree.
-    by_address: BTreeMap<IpAddr, Vec<(Age, Claim)>>,
+pub(super) struct AddressClaims {
+    /// Claims in the order of precedence: holders first, then by age. Few Services share an
+    /// address, and a list needs less memory than a tree.
+    by_address: BTreeMap<IpAddr, Vec<(Age, AddressClaim)>>,
 }
 
-impl Claims {
-    /// Adds or replaces a claim; whether anything differs.
-    pub(super) fn put(&mut self, address: IpAddr, age: &Age, claim: Claim) -> bool {
+impl AddressClaims {
+    /// Adds or replaces a claim. Reports whether anything changed.
+    pub(super) fn put(&mut self, address: IpAddr, age: &Age, claim: AddressClaim) -> bool {
         let claims = self.by_address.entry(address).or_default();
-        if let Some(place) = claims.iter().position(|(other, _)| other == age) {
-            if claims[place].1 == claim {
+        if let Some(index) = claims.iter().position(|(other, _)| other == age) {
+            if claims[index].1 == claim {
                 return false;
             }
-            claims.remove(place);
+            claims.remove(index);
         }
-        let is_before = |(other, its): &(Age, Claim)| (!its.holds, other) < (!claim.holds, age);
-        let place = claims.partition_point(is_before);
+        let is_before = |(other, other_claim): &(Age, AddressClaim)| {
+            (!other_claim.holds, other) < (!claim.holds, age)
+        };
+        let index = claims.partition_point(is_before);
         claims.reserve_exact(1);
-        claims.insert(place, (age.clone(), claim));
+        claims.insert(index, (age.clone(), claim));
         true
     }
 
-    /// Takes a claim back; whether there was one.
+    /// Removes a claim. Reports whether the claim existed.
     pub(super) fn remove(&mut self, address: IpAddr, age: &Age) -> bool {
         let Some(claims) = self.by_address.get_mut(&address) else {
             return false;
@@ -85,44 +87,45 @@ impl Claims {
         existed
     }
 
-    /// Whether anyone claims it.
     pub(super) fn contains(&self, address: IpAddr) -> bool {
         self.by_address.contains_key(&address)
     }
 
-    /// All addresses that are claimed from one to another.
+    /// Returns all claimed addresses from `first` to `last`.
     pub(super) fn between(&self, first: IpAddr, last: IpAddr) -> impl Iterator<Item = IpAddr> {
         self.by_address
             .range(first..=last)
             .map(|(address, _)| *address)
     }
 
-    /// Who claims it: holders first, then the oldest.
+    /// Returns the Services that claim the address: holders first, then by age.
     pub(super) fn claimants(&self, address: IpAddr) -> impl Iterator<Item = &Age> {
         self.at(address).iter().map(|(age, _)| age)
     }
 
-    /// Addresses that are claimed with the same key.
-    pub(super) fn sharing(&self, claim: &Claim) -> impl Iterator<Item = IpAddr> {
-        let shares = |(_, its): &(Age, Claim)| its.share_key == claim.share_key;
+    /// Returns the addresses with a claim that has the share key of `claim`.
+    pub(super) fn sharing(&self, claim: &AddressClaim) -> impl Iterator<Item = IpAddr> {
+        let shares =
+            |(_, other_claim): &(Age, AddressClaim)| other_claim.share_key == claim.share_key;
         let entries = self.by_address.iter();
         let sharing = entries.filter(move |(_, claims)| claims.iter().any(shares));
         sharing.map(|(address, _)| *address)
     }
 
-    /// Whether nobody would lose anything if the Service had the address too.
-    pub(super) fn has_room(&self, address: IpAddr, age: &Age, claim: &Claim) -> bool {
+    /// Reports whether the Service can get the address without a conflict with any other claim.
+    pub(super) fn has_room(&self, address: IpAddr, age: &Age, claim: &AddressClaim) -> bool {
         let others = self.at(address).iter().filter(|(other, _)| other != age);
         let mut conflicts = others.map(|other| conflict(&[other], age, claim));
         conflicts.all(|conflict| conflict.is_none())
     }
 
-    /// Whether the Service has the address.
+    /// Checks whether the Service gets the address that it claims.
     ///
     /// # Errors
-    /// Who has it instead.
+    ///
+    /// Returns the conflict with the Service that has the address.
     pub(super) fn verdict(&self, address: IpAddr, age: &Age) -> Result<(), Conflict> {
-        let mut admitted: Vec<&(Age, Claim)> = Vec::new();
+        let mut admitted: Vec<&(Age, AddressClaim)> = Vec::new();
         for entry in self.at(address) {
             let conflict = conflict(&admitted, &entry.0, &entry.1);
             if entry.0 == *age {
@@ -135,36 +138,42 @@ impl Claims {
         Ok(())
     }
 
-    fn at(&self, address: IpAddr) -> &[(Age, Claim)] {
+    fn at(&self, address: IpAddr) -> &[(Age, AddressClaim)] {
         self.by_address.get(&address).map_or(&[], Vec::as_slice)
     }
 }
 
-/// Returns why a claim is not compatible with those that are admitted before it.
-fn conflict(admitted: &[&(Age, Claim)], age: &Age, claim: &Claim) -> Option<Conflict> {
-    let (first, its) = admitted.first()?;
-    if its.share_key.is_none() || its.share_key != claim.share_key {
+/// Returns the conflict between a claim and the claims with precedence that were admitted before
+/// it.
+fn conflict(
+    admitted: &[&(Age, AddressClaim)],
+    age: &Age,
+    claim: &AddressClaim,
+) -> Option<Conflict> {
+    let (first, other_claim) = admitted.first()?;
+    if other_claim.share_key.is_none() || other_claim.share_key != claim.share_key {
         return Some(Conflict::Address(first.key.clone()));
     }
-    let is_barred = |(other, its): &&&(Age, Claim)| {
-        !names(claim, &age.key, &other.key) || !names(its, &other.key, &age.key)
+    let lacks_permission = |(other, other_claim): &&&(Age, AddressClaim)| {
+        !permits_sharing_with(claim, &age.key, &other.key)
+            || !permits_sharing_with(other_claim, &other.key, &age.key)
     };
-    if let Some((other, _)) = admitted.iter().find(is_barred) {
+    if let Some((other, _)) = admitted.iter().find(lacks_permission) {
         return Some(Conflict::Namespace(other.key.clone()));
     }
     admitted.iter().find_map(|(age, other)| {
         let taken = |(protocol, ports): &&(Protocol, Ports)| {
-            let mut its = other.ports.iter();
-            its.any(|(p, its)| p == protocol && its.overlaps(*ports))
+            let mut other_claim = other.ports.iter();
+            other_claim.any(|(p, other_claim)| p == protocol && other_claim.overlaps(*ports))
         };
         let (protocol, ports) = claim.ports.iter().find(taken)?;
         Some(Conflict::Ports(age.key.clone(), *protocol, *ports))
     })
 }
 
-/// Whether a Service lets another one share its address. The pods that the operator serves without
-/// a Service, which have no namespace, need no permission.
-fn names(claim: &Claim, key: &ObjectKey, other: &ObjectKey) -> bool {
+/// Reports whether the claim allows `other` to share the address. The pods that the operator serves
+/// without a Service have no namespace and need no permission.
+fn permits_sharing_with(claim: &AddressClaim, key: &ObjectKey, other: &ObjectKey) -> bool {
     let namespace = other.namespace();
     namespace.is_empty()
         || namespace == key.namespace()
@@ -174,107 +183,112 @@ fn names(claim: &Claim, key: &ObjectKey, other: &ObjectKey) -> bool {
             .any(|name| **name == *namespace)
 }
 
-/// Addresses to give away.
+/// The address pools, and the addresses in them that may be free.
 #[derive(Debug)]
 pub(super) struct Pools {
-    prefixes: Vec<Supply>,
+    prefixes: Vec<PoolPrefix>,
 }
 
-/// The usable addresses of one prefix.
+/// The usable addresses of one prefix of a pool.
 #[derive(Debug)]
-struct Supply {
+struct PoolPrefix {
     pool: Box<str>,
-    family: Family,
+    family: AddressFamily,
     first: u128,
     last: u128,
-    /// Every address below it is taken.
+    /// Every address below this one is taken.
     lowest_free: u128,
 }
 
 impl Pools {
-    /// Nothing given away.
     pub(super) fn new(pools: &[AddressPool]) -> Self {
         let prefixes = pools.iter().flat_map(|pool| {
             let name = &pool.name;
             pool.prefixes
                 .iter()
-                .map(move |prefix| Supply::new(name, *prefix))
+                .map(move |prefix| PoolPrefix::new(name, *prefix))
         });
         Self {
             prefixes: prefixes.collect(),
         }
     }
 
-    /// Whether the address may have come from the pool, or from any where none is named.
+    /// Reports whether the address belongs to the named pool, or to any pool if `pool` is `None`.
     pub(super) fn contain(&self, pool: Option<&str>, address: IpAddr) -> bool {
-        self.candidates(pool, Family::of(address))
-            .any(|supply| (supply.first..=supply.last).contains(&bits(address)))
+        self.candidates(pool, AddressFamily::of(address))
+            .any(|pool_prefix| (pool_prefix.first..=pool_prefix.last).contains(&bits(address)))
     }
 
-    /// Whether there is a pool of that name.
-    pub(super) fn know(&self, pool: &str) -> bool {
-        self.prefixes.iter().any(|supply| *supply.pool == *pool)
+    pub(super) fn has_pool(&self, pool: &str) -> bool {
+        self.prefixes
+            .iter()
+            .any(|pool_prefix| *pool_prefix.pool == *pool)
     }
 
-    /// How many addresses of the family there are.
-    pub(super) fn size(&self, pool: Option<&str>, family: Family) -> u128 {
+    /// Returns the number of addresses of the family in the named pool, or in all pools if `pool`
+    /// is `None`.
+    pub(super) fn size(&self, pool: Option<&str>, family: AddressFamily) -> u128 {
         let sizes = self
             .candidates(pool, family)
-            .map(|supply| supply.last - supply.first);
+            .map(|pool_prefix| pool_prefix.last - pool_prefix.first);
         sizes.fold(0, |sum: u128, size| {
             sum.saturating_add(size).saturating_add(1)
         })
     }
 
-    /// The lowest address that is not taken.
+    /// Returns the lowest address that is not taken.
     pub(super) fn lowest_free(
         &mut self,
         pool: Option<&str>,
-        family: Family,
+        family: AddressFamily,
         is_taken: impl Fn(IpAddr) -> bool,
     ) -> Option<IpAddr> {
-        let is_candidate = |supply: &&mut Supply| supply.is_candidate(pool, family);
-        for supply in self.prefixes.iter_mut().filter(is_candidate) {
-            while supply.lowest_free <= supply.last {
-                let address = address(supply.lowest_free, family);
+        let is_candidate = |pool_prefix: &&mut PoolPrefix| pool_prefix.is_candidate(pool, family);
+        for pool_prefix in self.prefixes.iter_mut().filter(is_candidate) {
+            while pool_prefix.lowest_free <= pool_prefix.last {
+                let address = address(pool_prefix.lowest_free, family);
                 if !is_taken(address) {
                     return Some(address);
                 }
-                supply.lowest_free += 1;
+                pool_prefix.lowest_free += 1;
             }
         }
         None
     }
 
-    /// The address is free again.
+    /// Records that the address may be free again.
     pub(super) fn release(&mut self, address: IpAddr) {
         let bits = bits(address);
-        for supply in &mut self.prefixes {
-            let is_within = (supply.first..=supply.last).contains(&bits);
-            if supply.family == Family::of(address) && is_within {
-                supply.lowest_free = supply.lowest_free.min(bits);
+        for pool_prefix in &mut self.prefixes {
+            let is_within = (pool_prefix.first..=pool_prefix.last).contains(&bits);
+            if pool_prefix.family == AddressFamily::of(address) && is_within {
+                pool_prefix.lowest_free = pool_prefix.lowest_free.min(bits);
             }
         }
     }
 
-    fn candidates(&self, pool: Option<&str>, family: Family) -> impl Iterator<Item = &Supply> {
+    fn candidates(
+        &self,
+        pool: Option<&str>,
+        family: AddressFamily,
+    ) -> impl Iterator<Item = &PoolPrefix> {
         let prefixes = self.prefixes.iter();
-        prefixes.filter(move |supply| supply.is_candidate(pool, family))
+        prefixes.filter(move |pool_prefix| pool_prefix.is_candidate(pool, family))
     }
 }
 
-impl Supply {
-    /// Leaves out what routers may take for themselves or for a broadcast: the first address of a
-    /// prefix (RFC 4291, section 2.6.1, for IPv6), and the last one of IPv4.
+impl PoolPrefix {
+    /// Leaves out the addresses that routers can use for themselves: the first address of a prefix
+    /// (for IPv6 see RFC 4291, section 2.6.1), and the broadcast address of an IPv4 prefix.
     fn new(pool: &str, prefix: IpNet) -> Self {
         let host_bits = prefix.max_prefix_len() - prefix.prefix_len();
-        let family = Family::of(prefix.addr());
+        let family = AddressFamily::of(prefix.addr());
         let (mut first, mut last) = (bits(prefix.network()), bits(prefix.broadcast()));
         if host_bits > 1 {
             first += 1;
             match family {
-                Family::V4 => last -= 1,
-                Family::V6 => {}
+                AddressFamily::V4 => last -= 1,
+                AddressFamily::V6 => {}
             }
         }
         Self {
@@ -286,7 +300,7 @@ impl Supply {
         }
     }
 
-    fn is_candidate(&self, pool: Option<&str>, family: Family) -> bool {
+    fn is_candidate(&self, pool: Option<&str>, family: AddressFamily) -> bool {
         self.family == family && pool.is_none_or(|pool| *self.pool == *pool)
     }
 }
@@ -298,13 +312,13 @@ fn bits(address: IpAddr) -> u128 {
     }
 }
 
-fn address(bits: u128, family: Family) -> IpAddr {
+fn address(bits: u128, family: AddressFamily) -> IpAddr {
     match family {
-        Family::V4 => {
-            let bits = u32::try_from(bits).expect("a supply of IPv4 holds 32 bits");
+        AddressFamily::V4 => {
+            let bits = u32::try_from(bits).expect("an IPv4 pool has addresses of 32 bits");
             Ipv4Addr::from_bits(bits).into()
         }
-        Family::V6 => Ipv6Addr::from_bits(bits).into(),
+        AddressFamily::V6 => Ipv6Addr::from_bits(bits).into(),
     }
 }
 
@@ -325,7 +339,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(prefixes: &[&str], family: Family, expected: &[&str]) {
+    fn check(prefixes: &[&str], family: AddressFamily, expected: &[&str]) {
         let mut pools = pools(prefixes);
         let mut taken = BTreeSet::new();
         while let Some(address) = pools.lowest_free(None, family, |a| taken.contains(&a)) {
@@ -338,31 +352,44 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_gives_its_addresses_from_the_lowest_but_network_and_broadcast() {
-        check(&["10.1.1.0/30"], Family::V4, &["10.1.1.1", "10.1.1.2"]);
-        check(&["10.1.1.0/31"], Family::V4, &["10.1.1.0", "10.1.1.1"]);
+    fn a_pool_gives_its_lowest_free_address_without_network_and_broadcast_addresses() {
+        check(
+            &["10.1.1.0/30"],
+            AddressFamily::V4,
+            &["10.1.1.1", "10.1.1.2"],
+        );
+        check(
+            &["10.1.1.0/31"],
+            AddressFamily::V4,
+            &["10.1.1.0", "10.1.1.1"],
+        );
         check(
             &["10.1.1.7/32", "10.1.1.3/32"],
-            Family::V4,
+            AddressFamily::V4,
             &["10.1.1.3", "10.1.1.7"],
         );
         check(
             &["fd00::/126"],
-            Family::V6,
+            AddressFamily::V6,
             &["fd00::1", "fd00::2", "fd00::3"],
         );
-        check(&["fd00::/126"], Family::V4, &[]);
+        check(&["fd00::/126"], AddressFamily::V4, &[]);
     }
 
     #[test]
-    fn an_address_that_is_free_again_is_given_again() {
+    fn a_released_address_is_allocated_again() {
         let mut pools = pools(&["10.1.1.0/30"]);
-        let first = pools.lowest_free(None, Family::V4, |_| false).unwrap();
-        assert_eq!(pools.lowest_free(None, Family::V4, |_| true), None);
+        let first = pools
+            .lowest_free(None, AddressFamily::V4, |_| false)
+            .unwrap();
+        assert_eq!(pools.lowest_free(None, AddressFamily::V4, |_| true), None);
         pools.release(first);
-        assert_eq!(pools.lowest_free(None, Family::V4, |_| false), Some(first));
         assert_eq!(
-            pools.lowest_free(Some("other"), Family::V4, |_| false),
+            pools.lowest_free(None, AddressFamily::V4, |_| false),
+            Some(first)
+        );
+        assert_eq!(
+            pools.lowest_free(Some("other"), AddressFamily::V4, |_| false),
             None
         );
     }
@@ -374,8 +401,8 @@ mod tests {
         }
     }
 
-    fn claim(share_key: Option<&str>, port: &str) -> Claim {
-        Claim {
+    fn claim(share_key: Option<&str>, port: &str) -> AddressClaim {
+        AddressClaim {
             holds: false,
             share_key: share_key.map(Into::into),
             share_namespaces: Box::default(),
@@ -384,9 +411,9 @@ mod tests {
     }
 
     #[test]
-    fn the_older_service_has_the_address() {
+    fn the_oldest_service_gets_an_address_without_a_holder() {
         let address = "10.1.1.10".parse().unwrap();
-        let mut claims = Claims::default();
+        let mut claims = AddressClaims::default();
         claims.put(address, &age(2, "young"), claim(None, "80"));
         claims.verdict(address, &age(2, "young")).unwrap();
         claims.put(address, &age(1, "old"), claim(None, "443"));
@@ -398,23 +425,24 @@ mod tests {
     }
 
     #[test]
-    fn a_holder_keeps_its_address_from_an_older_service() {
+    fn a_holder_keeps_its_address_when_an_older_service_claims_it() {
         let address = "10.1.1.10".parse().unwrap();
-        let holds = |claim: Claim| Claim {
+        let holds = |claim: AddressClaim| AddressClaim {
             holds: true,
             ..claim
         };
-        let mut claims = Claims::default();
+        let mut claims = AddressClaims::default();
         claims.put(address, &age(2, "young"), claim(None, "80"));
         claims.put(address, &age(1, "old"), claim(None, "80"));
         claims.verdict(address, &age(1, "old")).unwrap();
-        // What one Service holds is not decided by the order of what is learned.
+        // A holder keeps the address, even if its claim is learned after the claim of an older
+        // Service.
         assert!(claims.put(address, &age(2, "young"), holds(claim(None, "80"))));
         claims.verdict(address, &age(2, "young")).unwrap();
         let conflict = claims.verdict(address, &age(1, "old")).unwrap_err();
         assert_eq!(conflict, Conflict::Address(ObjectKey::new("shop", "young")));
         assert!(!claims.put(address, &age(2, "young"), holds(claim(None, "80"))));
-        // Between two holders age decides.
+        // Between two holders, the older one has precedence.
         claims.put(address, &age(1, "old"), holds(claim(None, "80")));
         claims.verdict(address, &age(1, "old")).unwrap();
         claims.verdict(address, &age(2, "young")).unwrap_err();
@@ -432,7 +460,7 @@ mod tests {
             created_seconds: 2,
             key: ObjectKey::new("bank", "b"),
         };
-        let naming = |port: &str, namespaces: &[&str]| Claim {
+        let naming = |port: &str, namespaces: &[&str]| AddressClaim {
             share_namespaces: namespaces.iter().map(|name| (*name).into()).collect(),
             ..claim(Some("k"), port)
         };
@@ -442,7 +470,7 @@ mod tests {
             (vec![], vec!["shop"], false),
             (vec!["bank"], vec!["shop"], true),
         ] {
-            let mut claims = Claims::default();
+            let mut claims = AddressClaims::default();
             claims.put(address, &age(1, "a"), naming("80", &shop_names));
             claims.put(address, &bank, naming("443", &bank_names));
             let expected = if shares {
@@ -458,9 +486,9 @@ mod tests {
     }
 
     #[test]
-    fn services_with_the_same_key_share_an_address_but_no_port() {
+    fn services_with_equal_share_keys_share_an_address_with_different_ports() {
         let address = "10.1.1.10".parse().unwrap();
-        let mut claims = Claims::default();
+        let mut claims = AddressClaims::default();
         claims.put(address, &age(1, "a"), claim(Some("k"), "80"));
         claims.put(address, &age(2, "b"), claim(Some("k"), "79-81"));
         claims.put(address, &age(3, "c"), claim(Some("k"), "81"));
@@ -471,7 +499,7 @@ mod tests {
         assert!(
             matches!(verdict(&age(2, "b")), Err(Conflict::Ports(with, ..)) if with.name() == "a")
         );
-        // A Service that does not have the address keeps nobody else from it.
+        // A Service that does not get the address causes no conflict for others.
         assert_eq!(verdict(&age(3, "c")), Ok(()));
         assert!(
             matches!(verdict(&age(4, "d")), Err(Conflict::Address(with)) if with.name() == "a")

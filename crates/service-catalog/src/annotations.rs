@@ -1,5 +1,6 @@
-//! Tables of all annotations, one for each kind of object. Parsing, refusals and
-//! `docs/reference/annotations.md` use these tables.
+//! Tables of all annotations, one for each kind of object.
+//!
+//! The parser, its error messages and `docs/annotations.md` use these tables.
 
 use std::{fmt, net::IpAddr, num::NonZeroU16, str::FromStr, time::Duration};
 
@@ -14,69 +15,68 @@ use super::{
     settings::PodPorts,
 };
 
-/// For a Service that has no field for its class.
+/// Selects a class for a Service that cannot have the field `spec.loadBalancerClass`.
 pub(crate) const LOAD_BALANCER_CLASS: &str = "load-balancer-class";
 
-/// By which Services share an address.
+/// Services with equal values of this annotation can share an address.
 pub(crate) const SHARE_ADDRESS: &str = "share-address";
 
-/// Other namespaces whose Services may share an address.
+/// Names other namespaces whose Services can share an address.
 pub(crate) const SHARE_ADDRESS_NAMESPACES: &str = "share-address-namespaces";
 
-/// Namespaces that one Service may name: each claim to an address keeps them.
+/// Largest number of namespaces that one Service can name. Each claim to an address stores all of
+/// them.
 pub(crate) const MOST_SHARE_NAMESPACES: usize = 100;
 
-/// One annotation; `W` is all parsed annotations of one object.
+/// One annotation. `W` contains all parsed annotations of one object.
 pub(crate) struct Annotation<W: 'static> {
-    /// Without the prefix.
+    /// The name without the prefix `portlb.io/`.
     pub(crate) name: &'static str,
-    /// The field of a virtual server that only this annotation sets. Errors about the field name the
-    /// annotation.
+    /// The field of a virtual server that only this annotation sets. An error about this field
+    /// names the annotation.
     pub(crate) field: Option<Field>,
-    /// What it means.
+    /// The column `Meaning` of docs/annotations.md.
     meaning: &'static str,
-    /// What holds without it.
+    /// The column `Default` of docs/annotations.md.
     default: &'static str,
-    /// Values that it may have.
+    /// The column `Allowed` of docs/annotations.md.
     allowed: &'static str,
-    /// Reads the value.
+    /// Parses the value and stores it in `W`.
     read: fn(&str, &mut W) -> Result<(), BadValue>,
 }
 
-/// What the annotations of a Service say.
+/// The parsed annotations of a Service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ServiceAnnotations {
-    /// Service addresses, at most one of each family.
+    /// Service addresses, at most one of each address family.
     pub(crate) addresses: Vec<IpAddr>,
-    /// Name of an address pool.
     pub(crate) pool: Option<Box<str>>,
-    /// Services that say the same may share an address.
+    /// Services with equal keys can share an address.
     pub(crate) share_key: Option<Box<str>>,
-    /// Other namespaces whose Services may share it.
+    /// Other namespaces whose Services can share the address.
     pub(crate) share_namespaces: Box<[Box<str>]>,
-    /// Ports in place of those of the Service.
+    /// Ports that replace the ports of the Service. Empty if the annotation is missing.
     pub(crate) ports: Vec<(Protocol, Ports)>,
-    /// How the virtual servers behave; persistence apart.
+    /// Settings of the virtual servers, except for persistence.
     pub(crate) options: Options,
-    /// How long a client stays with its real server.
+    /// Time after the client's last connection until the kernel forgets the client.
     pub(crate) persistence_timeout: Option<Duration>,
-    /// What counts as one client, of IPv4 addresses.
+    /// Prefix length of IPv4 addresses that count as one client.
     pub(crate) ipv4_prefix_length: Option<u8>,
-    /// What counts as one client, of IPv6 addresses.
+    /// Prefix length of IPv6 addresses that count as one client.
     pub(crate) ipv6_prefix_length: Option<u8>,
 }
 
-/// What the annotations of a pod or a slice say of real servers.
+/// The parsed annotations of a pod or an EndpointSlice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RealServerAnnotations {
-    /// Share of new connections.
     pub(crate) weight: Option<Weight>,
-    /// Whether there are to be any.
     pub(crate) state: Option<RealServerState>,
 }
 
 impl ServiceAnnotations {
-    /// All of it but the prefix lengths without a timeout, which mean nothing.
+    /// Returns the persistence settings. `affinity` is the timeout from the fields of the Service.
+    /// Without any timeout there is no persistence, and prefix lengths have no effect.
     pub(crate) fn persistence(&self, affinity: Option<Duration>) -> Option<PersistenceOptions> {
         let timeout = self.persistence_timeout.or(affinity)?;
         Some(PersistenceOptions {
@@ -87,8 +87,8 @@ impl ServiceAnnotations {
     }
 }
 
-/// Those of a Service.
-pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
+/// The annotations of a Service.
+pub(crate) const SERVICE_ANNOTATIONS: &[Annotation<ServiceAnnotations>] = &[
     Annotation {
         name: LOAD_BALANCER_CLASS,
         field: None,
@@ -96,7 +96,7 @@ pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
                   its type is not `LoadBalancer` (such as a headless Service)",
         default: "`spec.loadBalancerClass`",
         allowed: "the class that pod-watcher serves: `portlb.io/portlb` by default",
-        // Which Services are ours has been decided before the others are read.
+        // This annotation is read before the others, to decide whether portlb serves the Service.
         read: |_, _| Ok(()),
     },
     Annotation {
@@ -110,7 +110,7 @@ pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
         read: |text, parsed| {
             for address in text.split(',').map(str::trim) {
                 let address: IpAddr = address.parse().map_err(|_| {
-                    refused(
+                    bad_value(
                         text,
                         "is not an IP address",
                         "write one such as 10.1.1.10, or one of each family: 10.1.1.10, fd00::10",
@@ -118,7 +118,7 @@ pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
                 })?;
                 let is_second = |given: &IpAddr| given.is_ipv4() == address.is_ipv4();
                 if parsed.addresses.iter().any(is_second) {
-                    return Err(refused(
+                    return Err(bad_value(
                         text,
                         "names two addresses of one family",
                         "write at most one IPv4 and one IPv6 address",
@@ -163,7 +163,7 @@ pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
         read: |text, parsed| {
             let namespaces = namespaces(text);
             if namespaces.is_empty() || namespaces.len() > MOST_SHARE_NAMESPACES {
-                return Err(refused(
+                return Err(bad_value(
                     text,
                     "is not a list of 1 to 100 namespaces",
                     "write names with commas between them, such as shop,bank, or remove it",
@@ -265,7 +265,7 @@ pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
         allowed: "1 to 65535; required if a range of ports is checked",
         read: |text, parsed| {
             let port = text.parse::<NonZeroU16>();
-            let port = port.map_err(|_| refused(text, "is not a port", "write 1 to 65535"))?;
+            let port = port.map_err(|_| bad_value(text, "is not a port", "write 1 to 65535"))?;
             parsed.options.health_check.port = Some(port);
             Ok(())
         },
@@ -330,17 +330,17 @@ pub(crate) const OF_SERVICES: &[Annotation<ServiceAnnotations>] = &[
     Annotation {
         name: "drain-timeout",
         field: Some(Field::DrainTimeout),
-        meaning: "how long a pod that no slice lists any more keeps its connections; it leaves \
-                  the table earlier when the last of them has ended or its check fails",
+        meaning: "how long a pod keeps its connections after no slice lists it any longer; the \
+                  pod leaves the table earlier when its last connection has ended or its health check fails",
         default: "`60s`",
-        allowed: "`0s` (connections end at once) to `24h`; no effect for UDP, and for `sh` and \
+        allowed: "`0s` (connections end immediately) to `24h`; no effect for UDP, and for `sh` and \
                   `mh` without `fallback`",
         read: |text, parsed| period(text, &mut parsed.options.drain_timeout),
     },
 ];
 
-/// Those of a pod and of an EndpointSlice.
-pub(crate) const OF_REAL_SERVERS: &[Annotation<RealServerAnnotations>] = &[
+/// The annotations of a pod and of an EndpointSlice.
+pub(crate) const REAL_SERVER_ANNOTATIONS: &[Annotation<RealServerAnnotations>] = &[
     Annotation {
         name: "weight",
         field: None,
@@ -369,42 +369,42 @@ pub(crate) const OF_REAL_SERVERS: &[Annotation<RealServerAnnotations>] = &[
     },
 ];
 
-/// Why an annotation or a setting cannot be used.
+/// An annotation or a setting of the operator that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// The annotation or setting.
+pub struct RefusedSetting {
     pub subject: Subject,
-    /// The fault, and what to write instead.
+    /// The problem, and the correction.
     pub text: String,
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for RefusedSetting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.subject, self.text)
     }
 }
 
-impl Refusal {
+impl RefusedSetting {
     pub(crate) fn into_finding(self) -> Finding {
         Finding::about(Reason::BadAnnotation, self.subject, self.text)
     }
 }
 
-/// Reads all annotations of an object.
+/// Parses all annotations of an object.
 ///
 /// # Errors
-/// Each that cannot be used.
+///
+/// Returns one error for each annotation that cannot be used.
 pub(crate) fn read<W: Default>(
     table: &[Annotation<W>],
     annotations: &Annotations,
-) -> Result<W, Vec<Refusal>> {
+) -> Result<W, Vec<RefusedSetting>> {
     let mut parsed = W::default();
     let mut errors = Vec::new();
     for (name, value) in annotations {
         match table.iter().find(|known| *known.name == **name) {
             Some(known) => {
                 if let Err(reason) = (known.read)(value.trim(), &mut parsed) {
-                    errors.push(refusal(known.name, &reason));
+                    errors.push(refused_annotation(known.name, &reason));
                 }
             }
             None => errors.push(unknown(name, table)),
@@ -417,40 +417,44 @@ pub(crate) fn read<W: Default>(
     }
 }
 
-/// Returns those annotations of a pod or a slice that cannot be used.
+/// Returns the errors of a pod's or an EndpointSlice's annotations.
 #[must_use]
-pub fn refusals_of_real_server(annotations: &Annotations) -> Vec<Refusal> {
-    read(OF_REAL_SERVERS, annotations).err().unwrap_or_default()
+pub fn refusals_of_real_server(annotations: &Annotations) -> Vec<RefusedSetting> {
+    read(REAL_SERVER_ANNOTATIONS, annotations)
+        .err()
+        .unwrap_or_default()
 }
 
-/// The annotation that sets the field.
-pub(crate) fn setting(field: Field) -> Option<&'static str> {
-    OF_SERVICES
+/// Returns the name of the annotation that sets a field of a virtual server.
+pub(crate) fn annotation_for(field: Field) -> Option<&'static str> {
+    SERVICE_ANNOTATIONS
         .iter()
         .find(|annotation| annotation.field == Some(field))
         .map(|annotation| annotation.name)
 }
 
-/// Returns why an annotation cannot be used.
-pub(crate) fn refusal(name: &str, reason: &BadValue) -> Refusal {
+/// Returns the error about an annotation, with a correction in the words of annotations.
+pub(crate) fn refused_annotation(name: &str, reason: &BadValue) -> RefusedSetting {
     let suggestion = match &reason.suggestion {
         Suggestion::Text(text) => text.to_string(),
         Suggestion::LeaveOut => "remove it".to_owned(),
-        Suggestion::LeaveOutOrCheck => "remove it, or write another kind than none".to_owned(),
+        Suggestion::LeaveOutOrCheck => "remove it, or write a kind other than none".to_owned(),
         Suggestion::TextOrNoCheck(text) => {
-            format!("{text}, or do without the check (portlb.io/health-check: none)")
+            format!("{text}, or use no health check (portlb.io/health-check: none)")
         }
     };
-    Refusal {
+    RefusedSetting {
         subject: Subject::annotation(name),
         text: format!("{} {}; {suggestion}", reason.value, reason.problem),
     }
 }
 
-fn unknown<W>(name: &str, table: &[Annotation<W>]) -> Refusal {
+fn unknown<W>(name: &str, table: &[Annotation<W>]) -> RefusedSetting {
     let named = |annotation: &str| annotation == name;
-    let of_services = OF_SERVICES.iter().map(|annotation| annotation.name);
-    let of_real_servers = OF_REAL_SERVERS.iter().map(|annotation| annotation.name);
+    let of_services = SERVICE_ANNOTATIONS.iter().map(|annotation| annotation.name);
+    let of_real_servers = REAL_SERVER_ANNOTATIONS
+        .iter()
+        .map(|annotation| annotation.name);
     let suggestion = if of_services.clone().any(named) {
         "it belongs on a Service".to_owned()
     } else if of_real_servers.clone().any(named) {
@@ -459,16 +463,16 @@ fn unknown<W>(name: &str, table: &[Annotation<W>]) -> Refusal {
         let known: Vec<&str> = table.iter().map(|annotation| annotation.name).collect();
         match config_text::nearest(name, &known) {
             Some(nearest) => format!("did you mean {PREFIX}{nearest}?"),
-            None => "docs/reference/annotations.md lists the known ones; remove it".to_owned(),
+            None => "remove it, or see docs/annotations.md for the known annotations".to_owned(),
         }
     };
-    Refusal {
+    RefusedSetting {
         subject: Subject::annotation(&name.escape_debug().to_string()),
-        text: format!("is not known here; {suggestion}"),
+        text: format!("is unknown on this object; {suggestion}"),
     }
 }
 
-fn refused(text: &str, problem: &'static str, suggestion: impl Into<Suggestion>) -> BadValue {
+fn bad_value(text: &str, problem: &'static str, suggestion: impl Into<Suggestion>) -> BadValue {
     BadValue::new(format!("{text:?}"), problem, suggestion)
 }
 
@@ -480,19 +484,20 @@ fn word_of<T: FromStr<Err = BadValue>>(text: &str, place: &mut Option<T>) -> Res
 fn number<T: FromStr>(text: &str, allowed: &str, place: &mut Option<T>) -> Result<(), BadValue> {
     let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
     let number = text.parse().ok().filter(|_| is_number);
-    *place = Some(
-        number.ok_or_else(|| refused(text, "is not such a number", format!("write {allowed}")))?,
-    );
+    *place =
+        Some(number.ok_or_else(|| {
+            bad_value(text, "is not an allowed number", format!("write {allowed}"))
+        })?);
     Ok(())
 }
 
 fn period(text: &str, place: &mut Option<Duration>) -> Result<(), BadValue> {
     let period = config_text::parse_duration(text);
-    *place = Some(period.map_err(|expected| refused(text, "is not a time", expected))?);
+    *place = Some(period.map_err(|expected| bad_value(text, "is not a time", expected))?);
     Ok(())
 }
 
-/// Names with commas between them; empty ones are left out.
+/// Parses names that are separated by commas. Empty names are ignored.
 pub(crate) fn namespaces(text: &str) -> Box<[Box<str>]> {
     let names = text.split(',').map(str::trim);
     names
@@ -503,23 +508,26 @@ pub(crate) fn namespaces(text: &str) -> Box<[Box<str>]> {
 
 fn word(text: &str) -> Result<Box<str>, BadValue> {
     if text.is_empty() {
-        return Err(refused(text, "is empty", "write a word, or remove it"));
+        return Err(bad_value(
+            text,
+            "is empty",
+            "write a word, or remove the annotation",
+        ));
     }
     Ok(text.into())
 }
 
-/// Returns the text of `docs/reference/annotations.md`.
 #[must_use]
 pub fn reference() -> String {
     let mut document = INTRODUCTION.to_owned();
     document.push_str("\n## On a Service\n\n");
-    describe(&mut document, OF_SERVICES);
+    describe(&mut document, SERVICE_ANNOTATIONS);
     document.push_str(
         "\n## On a pod or an EndpointSlice\n\nAn annotation of a slice applies to all of its \
          endpoints. An annotation of a pod overrides it.\nAnnotations of pods count only if \
          pod-watcher watches pods.\n\n",
     );
-    describe(&mut document, OF_REAL_SERVERS);
+    describe(&mut document, REAL_SERVER_ANNOTATIONS);
     document
 }
 

@@ -1,4 +1,6 @@
-//! The one owner of what a cluster has said: objects in, changes and findings out.
+//! State of a cluster, and the desired set that follows from it.
+//!
+//! The catalog is the only owner of this state.
 
 mod allocator;
 mod changes;
@@ -19,49 +21,50 @@ use virtual_server::DesiredSet;
 pub use self::output::{Counts, Output, ServiceView};
 use self::{
     allocator::Allocator,
-    changes::Changes,
+    changes::ChangeSet,
     evaluation::Evaluator,
     listing::Listing,
-    pods::{Pods, TouchedPod},
-    record::{KnownService, ServiceRecord, SliceRecord},
+    pods::{AffectedPod, Pods},
+    record::{ServiceRecord, ServiceState, SliceRecord},
 };
 use super::{
-    addresses::{Age, Claim},
+    addresses::{AddressClaim, Age},
     left_out::LeftOutCounts,
     model::{EndpointSlice, Kind, ObjectKey, Pod, Scope, Service},
     service_spec::{self, ParsedService},
     settings::Settings,
 };
 
-/// What is told to the [`Catalog`].
+/// A change of a cluster, as the input of the [`Catalog`].
 #[derive(Clone, Debug)]
 #[expect(
     clippy::large_enum_variant,
-    reason = "the catalog consumes each input at once and stores none"
+    reason = "the catalog consumes each input immediately and stores none"
 )]
 pub enum Input {
-    /// The Service is new, or differs.
+    /// The Service is new or has changed.
     Service(Service),
-    /// The Service is gone.
     ServiceDeleted(ObjectKey),
-    /// The slice is new, or differs.
+    /// The EndpointSlice is new or has changed.
     EndpointSlice(EndpointSlice),
-    /// The slice is gone.
     EndpointSliceDeleted(ObjectKey),
-    /// The pod is new, or differs.
+    /// The pod is new or has changed.
     Pod(Pod),
-    /// The pod is gone.
     PodDeleted(ObjectKey),
-    /// A list of everything in the scope begins. What was known stays until it has ended.
+    /// A complete list of the objects in this scope begins. Earlier objects stay until the list is
+    /// complete.
     Restarted(Scope),
-    /// The list has ended: what it did not tell is gone.
+    /// The list is complete: an earlier object of this scope that the list did not contain no
+    /// longer exists.
     RestartedDone(Scope),
 }
 
-/// What was heard of a cluster, and what it means. No clock, no IO.
+/// The objects of a cluster, and the desired set and the views that follow from them. It has no
+/// clock and no IO.
 ///
-/// [`Catalog::handle`] only notes what an input touches; [`Catalog::take_output`] then looks at
-/// each Service that was touched, once, so that its cost follows the change and not the cluster.
+/// [`Catalog::handle`] only records which Services an input affects. [`Catalog::take_output`] then
+/// evaluates each affected Service once. So the cost depends on the change and not on the size of
+/// the cluster.
 #[derive(Debug)]
 pub struct Catalog {
     settings: Settings,
@@ -70,18 +73,18 @@ pub struct Catalog {
     slice_owners: HashMap<ObjectKey, ObjectKey>,
     pods: Pods,
     allocator: Allocator,
-    /// Services that have an endpoint which is a service address.
+    /// Services with an endpoint whose address is a service address.
     circular: BTreeSet<ObjectKey>,
-    /// Addresses that were claimed since the last output.
-    fresh_claims: BTreeSet<IpAddr>,
-    /// Services to look at.
-    touched: BTreeSet<ObjectKey>,
-    has_put_out: bool,
+    /// Addresses that were newly claimed since the last output.
+    new_claims: BTreeSet<IpAddr>,
+    /// Services to evaluate for the next output.
+    affected: BTreeSet<ObjectKey>,
+    has_output: bool,
     counts: Counts,
 }
 
 impl Catalog {
-    /// Nothing heard yet.
+    /// Creates a catalog without any object of a cluster.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         let mut catalog = Self {
@@ -91,9 +94,9 @@ impl Catalog {
             pods: Pods::default(),
             allocator: Allocator::new(&settings.pools, &settings.reserved),
             circular: BTreeSet::new(),
-            fresh_claims: BTreeSet::new(),
-            touched: BTreeSet::new(),
-            has_put_out: false,
+            new_claims: BTreeSet::new(),
+            affected: BTreeSet::new(),
+            has_output: false,
             counts: Counts::default(),
             settings,
         };
@@ -104,51 +107,52 @@ impl Catalog {
         catalog
     }
 
-    /// Takes an input over. Cheap: what follows is found by [`Self::take_output`].
+    /// Stores an input and marks the affected Services. The work is left to [`Self::take_output`].
     pub fn handle(&mut self, input: Input) {
         match input {
             Input::Service(service) => {
-                self.listing.told(Kind::Service, &service.key);
+                self.listing.record(Kind::Service, &service.key);
                 self.put_service(service);
             }
             Input::ServiceDeleted(key) => self.forget_service(&key),
             Input::EndpointSlice(slice) => {
-                self.listing.told(Kind::EndpointSlice, &slice.key);
+                self.listing.record(Kind::EndpointSlice, &slice.key);
                 self.put_slice(slice);
             }
             Input::EndpointSliceDeleted(key) => self.forget_slice(&key),
             Input::Pod(pod) => {
-                self.listing.told(Kind::Pod, &pod.key);
+                self.listing.record(Kind::Pod, &pod.key);
                 self.put_pod(pod);
             }
             Input::PodDeleted(key) => self.forget_pod(&key),
             Input::Restarted(scope) => self.listing.begin(scope),
-            Input::RestartedDone(scope) => self.end_list(&scope),
+            Input::RestartedDone(scope) => self.finish_list(&scope),
         }
     }
 
-    /// Whether every scope has been listed once. Before, there is no output.
+    /// Reports whether every scope has been listed once. Before that, the catalog returns no
+    /// output.
     #[must_use]
     pub fn is_synced(&self) -> bool {
         self.listing.is_synced()
     }
 
-    /// What follows from the inputs since the last call.
+    /// Returns the changes that follow from the inputs since the last call.
     pub fn take_output(&mut self) -> Output {
         let mut output = Output::default();
         if !self.is_synced() {
             return output;
         }
-        let mut changes = Changes::default();
-        if self.has_put_out {
-            let fresh = std::mem::take(&mut self.fresh_claims);
-            self.touch_endpoints_at(&fresh);
+        let mut changes = ChangeSet::default();
+        if self.has_output {
+            let addresses = std::mem::take(&mut self.new_claims);
+            self.mark_endpoints_affected(&addresses);
         } else {
-            // Everything is looked at anyway.
-            self.fresh_claims.clear();
+            // The first output evaluates every Service, so new claims need no separate handling.
+            self.new_claims.clear();
             changes.put_ranges(&self.settings.service_ranges);
-            self.touched.extend(self.entries.keys().cloned());
-            self.has_put_out = true;
+            self.affected.extend(self.entries.keys().cloned());
+            self.has_output = true;
         }
         for key in self.allocate() {
             self.evaluate(&key, &mut changes, &mut output);
@@ -157,18 +161,18 @@ impl Catalog {
         output
     }
 
-    /// As if the Service's status kept the addresses that its view allocates: for whoever asks
-    /// what would be served and writes nothing.
+    /// Treats the addresses that the view of the Service allocates as if the status of the Service
+    /// recorded them. For callers that want the final desired set but do not write any status.
     pub fn assume_kept(&mut self, key: &ObjectKey, addresses: &[IpAddr]) {
         let entry = self.entries.get_mut(key);
-        if let Some(known) = entry.and_then(|entry| entry.known.as_mut()) {
-            known.assume_kept(addresses);
+        if let Some(state) = entry.and_then(|entry| entry.state.as_mut()) {
+            state.assume_kept(addresses);
             self.reclaim(key);
-            self.touched.insert(key.clone());
+            self.affected.insert(key.clone());
         }
     }
 
-    /// Everything that has been put out.
+    /// Returns the desired set that results from all outputs so far.
     #[must_use]
     pub fn desired(&self) -> DesiredSet {
         let served = self.entries.values().flat_map(|entry| &entry.served);
@@ -178,14 +182,14 @@ impl Catalog {
         }
     }
 
-    /// The views as they were put out, of Services and of the pods that are served without one,
-    /// whose key has no namespace.
+    /// Returns the views that were put out last. The view of the pods without a Service has a key
+    /// with an empty namespace.
     pub fn views(&self) -> impl Iterator<Item = (&ObjectKey, &ServiceView)> {
         let entries = self.entries.iter();
         entries.filter_map(|(key, entry)| Some((key, entry.view.as_deref()?)))
     }
 
-    /// How much there is of what.
+    /// Returns the numbers of objects in the catalog.
     #[must_use]
     pub fn counts(&self) -> Counts {
         Counts {
@@ -201,10 +205,10 @@ impl Catalog {
             return self.forget_service(&key);
         }
         let parsed = service_spec::of_service(&service, &self.settings);
-        let age = KnownService::age_of(&service);
-        let is_another = |known: &KnownService| known.uid != service.uid || known.age != age;
+        let age = ServiceState::age_of(&service);
+        let is_another = |state: &ServiceState| state.uid != service.uid || state.age != age;
         let entry = self.entries.entry(key.clone()).or_default();
-        if entry.known.as_ref().is_some_and(|known| is_another(known)) {
+        if entry.state.as_ref().is_some_and(|state| is_another(state)) {
             self.forget_service(&key);
         }
         if self.put_parsed(service, parsed) {
@@ -212,69 +216,69 @@ impl Catalog {
         }
     }
 
-    /// Takes a Service over. Reports whether it is new.
+    /// Stores a Service. Reports whether the Service is new.
     fn put_parsed(&mut self, service: Service, parsed: ParsedService) -> bool {
         let key = service.key.clone();
         let entry = self.entries.entry(key.clone()).or_default();
-        let is_new = entry.known.is_none();
-        match &mut entry.known {
-            Some(known) => known.update(service, parsed),
-            vacant @ None => *vacant = Some(Box::new(KnownService::new(service, parsed))),
+        let is_new = entry.state.is_none();
+        match &mut entry.state {
+            Some(state) => state.update(service, parsed),
+            vacant @ None => *vacant = Some(Box::new(ServiceState::new(service, parsed))),
         }
         self.reclaim(&key);
-        self.touched.insert(key);
+        self.affected.insert(key);
         is_new
     }
 
     fn forget_service(&mut self, key: &ObjectKey) {
-        let Some(known) = self
+        let Some(state) = self
             .entries
             .get_mut(key)
-            .and_then(|entry| entry.known.take())
+            .and_then(|entry| entry.state.take())
         else {
             return;
         };
         self.counts.services -= 1;
-        for address in &known.claimed {
-            self.unclaim(*address, &known.age);
+        for address in &state.claimed {
+            self.unclaim(*address, &state.age);
         }
-        let released = self.allocator.forget(&known);
-        self.touched.extend(released);
-        self.touched.insert(key.clone());
+        let released = self.allocator.forget(&state);
+        self.affected.extend(released);
+        self.affected.insert(key.clone());
     }
 
-    /// Makes the claims of a Service those that follow from what it asks for.
+    /// Updates the claims of a Service to the addresses that it requests.
     fn reclaim(&mut self, key: &ObjectKey) {
-        let Some(known) = self
+        let Some(state) = self
             .entries
             .get_mut(key)
-            .and_then(|entry| entry.known.as_mut())
+            .and_then(|entry| entry.state.as_mut())
         else {
             return;
         };
-        let wanted = known.wanted_addresses(&self.allocator);
-        let former = std::mem::replace(&mut known.claimed, wanted.clone());
-        let age = known.age.clone();
-        let claims: Vec<Claim> = wanted
+        let requested = state.requested_addresses(&self.allocator);
+        let former = std::mem::replace(&mut state.claimed, requested.clone());
+        let age = state.age.clone();
+        let claims: Vec<AddressClaim> = requested
             .iter()
-            .map(|address| known.claim_to(*address))
+            .map(|address| state.claim_to(*address))
             .collect();
-        for address in former.iter().filter(|address| !wanted.contains(address)) {
+        for address in former.iter().filter(|address| !requested.contains(address)) {
             self.unclaim(*address, &age);
         }
-        for (address, claim) in wanted.into_iter().zip(claims) {
-            let touched = self.allocator.claim(address, &age, claim);
-            if !touched.is_empty() {
-                self.fresh_claims.insert(address);
-                self.touched.extend(touched);
+        for (address, claim) in requested.into_iter().zip(claims) {
+            let affected = self.allocator.claim(address, &age, claim);
+            if !affected.is_empty() {
+                self.new_claims.insert(address);
+                self.affected.extend(affected);
             }
         }
     }
 
     fn unclaim(&mut self, address: IpAddr, age: &Age) {
-        let touched = self.allocator.unclaim(address, age);
-        self.touched.extend(touched);
-        self.touched.extend(self.circular.iter().cloned());
+        let affected = self.allocator.unclaim(address, age);
+        self.affected.extend(affected);
+        self.affected.extend(self.circular.iter().cloned());
     }
 
     fn put_slice(&mut self, slice: EndpointSlice) {
@@ -292,7 +296,7 @@ impl Catalog {
         let new = SliceRecord::new("EndpointSlice", slice, former);
         if former != Some(&new) {
             entry.put_slice(new);
-            self.touched.insert(owner);
+            self.affected.insert(owner);
         }
     }
 
@@ -304,7 +308,7 @@ impl Catalog {
         if let Some(slice) = entry.and_then(|entry| entry.remove_slice(key)) {
             self.counts.endpoints -= slice.endpoints.len();
         }
-        self.touched.insert(owner);
+        self.affected.insert(owner);
     }
 
     fn put_pod(&mut self, pod: Pod) {
@@ -312,11 +316,11 @@ impl Catalog {
         if are_served {
             self.put_slice_of_pod(&pod);
         }
-        let touched = self.pods.put(pod, are_served);
-        self.touch_pod(touched);
+        let affected = self.pods.put(pod, are_served);
+        self.mark_pod_affected(affected);
     }
 
-    /// Takes over what a pod is of the pods that are served without a Service.
+    /// Stores a pod as an EndpointSlice, for pods that are served without a Service.
     fn put_slice_of_pod(&mut self, pod: &Pod) {
         if pod.addresses.is_empty() {
             return self.forget_slice_of_pod(&pod.key);
@@ -327,7 +331,7 @@ impl Catalog {
         let new = SliceRecord::new("Pod", pod_service::slice(pod), former);
         if former != Some(&new) {
             entry.put_slice(new);
-            self.touched.insert(key);
+            self.affected.insert(key);
         }
     }
 
@@ -335,90 +339,101 @@ impl Catalog {
         let key = pod_service::key();
         let entry = self.entries.get_mut(&key);
         if entry.is_some_and(|entry| entry.remove_slice(pod).is_some()) {
-            self.touched.insert(key);
+            self.affected.insert(key);
         }
     }
 
     fn forget_pod(&mut self, key: &ObjectKey) {
         self.forget_slice_of_pod(key);
-        let touched = self.pods.forget(key);
-        self.touch_pod(touched);
+        let affected = self.pods.forget(key);
+        self.mark_pod_affected(affected);
     }
 
-    /// Touches the Services whose endpoints the addresses of a pod are.
-    fn touch_pod(&mut self, touched: Option<TouchedPod>) {
-        let Some(TouchedPod {
+    /// Marks the Services that have an endpoint at an address of the pod.
+    fn mark_pod_affected(&mut self, affected: Option<AffectedPod>) {
+        let Some(AffectedPod {
             namespace,
             addresses,
-        }) = touched
+        }) = affected
         else {
             return;
         };
-        // The keys of a namespace lie next to each other.
+        // The keys of one namespace are adjacent in the map.
         let entries = self.entries.range(ObjectKey::new(&namespace, "")..);
-        let of_namespace = entries.take_while(|(key, _)| key.namespace() == &*namespace);
-        let with_it = of_namespace.filter(|(_, entry)| entry.has_endpoint_at(&addresses));
-        self.touched.extend(with_it.map(|(key, _)| key.clone()));
+        let in_namespace = entries.take_while(|(key, _)| key.namespace() == &*namespace);
+        let with_endpoint = in_namespace.filter(|(_, entry)| entry.has_endpoint_at(&addresses));
+        self.affected
+            .extend(with_endpoint.map(|(key, _)| key.clone()));
     }
 
-    fn touch_endpoints_at(&mut self, addresses: &BTreeSet<IpAddr>) {
+    fn mark_endpoints_affected(&mut self, addresses: &BTreeSet<IpAddr>) {
         if addresses.is_empty() {
             return;
         }
-        let with_it = self
+        let with_endpoint = self
             .entries
             .iter()
             .filter(|(_, entry)| entry.has_endpoint_at(addresses));
-        self.touched.extend(with_it.map(|(key, _)| key.clone()));
+        self.affected
+            .extend(with_endpoint.map(|(key, _)| key.clone()));
     }
 
-    fn end_list(&mut self, scope: &Scope) {
-        let told = self.listing.end(scope);
-        let Some(told) = told else { return };
-        let is_gone = |key: &&ObjectKey| scope.covers(key) && !told.contains(*key);
+    fn finish_list(&mut self, scope: &Scope) {
+        let listed = self.listing.end(scope);
+        let Some(listed) = listed else { return };
+        let is_missing = |key: &&ObjectKey| scope.covers(key) && !listed.contains(*key);
         match scope.kind {
             Kind::Service => {
-                let known = self.entries.iter().filter(|(_, entry)| entry.is_service());
-                let gone: Vec<ObjectKey> =
-                    known.map(|(key, _)| key).filter(is_gone).cloned().collect();
-                gone.iter().for_each(|key| self.forget_service(key));
+                let state = self.entries.iter().filter(|(_, entry)| entry.is_service());
+                let missing: Vec<ObjectKey> = state
+                    .map(|(key, _)| key)
+                    .filter(is_missing)
+                    .cloned()
+                    .collect();
+                missing.iter().for_each(|key| self.forget_service(key));
             }
             Kind::EndpointSlice => {
-                let gone: Vec<ObjectKey> =
-                    self.slice_owners.keys().filter(is_gone).cloned().collect();
-                gone.iter().for_each(|key| self.forget_slice(key));
+                let missing: Vec<ObjectKey> = self
+                    .slice_owners
+                    .keys()
+                    .filter(is_missing)
+                    .cloned()
+                    .collect();
+                missing.iter().for_each(|key| self.forget_slice(key));
             }
             Kind::Pod => {
-                let gone: Vec<ObjectKey> = self.pods.keys().filter(is_gone).cloned().collect();
-                gone.iter().for_each(|key| self.forget_pod(key));
+                let missing: Vec<ObjectKey> =
+                    self.pods.keys().filter(is_missing).cloned().collect();
+                missing.iter().for_each(|key| self.forget_pod(key));
             }
         }
     }
 
-    /// Gives addresses away, the oldest Service first; all Services that are to be looked at.
+    /// Allocates addresses, for the oldest Service first. Returns all Services that must be
+    /// evaluated.
     fn allocate(&mut self) -> BTreeSet<ObjectKey> {
         let mut all = BTreeSet::new();
-        while !self.touched.is_empty() {
-            let touched = std::mem::take(&mut self.touched);
-            let mut ages: Vec<&Age> = touched
+        while !self.affected.is_empty() {
+            let affected = std::mem::take(&mut self.affected);
+            let mut ages: Vec<&Age> = affected
                 .iter()
-                .filter_map(|key| Some(&self.entries.get(key)?.known.as_ref()?.age))
+                .filter_map(|key| Some(&self.entries.get(key)?.state.as_ref()?.age))
                 .collect();
             ages.sort_unstable();
             for age in ages.into_iter().cloned().collect::<Vec<Age>>() {
                 let entry = self.entries.get_mut(&age.key);
-                if let Some(known) = entry.and_then(|entry| entry.known.as_mut()) {
-                    let retry = self.allocator.allocate(known);
-                    self.touched.extend(retry);
+                if let Some(state) = entry.and_then(|entry| entry.state.as_mut()) {
+                    let retry = self.allocator.allocate(state);
+                    self.affected.extend(retry);
                 }
             }
-            all.extend(touched);
+            all.extend(affected);
         }
         all
     }
 
-    /// Finds what a Service has become.
-    fn evaluate(&mut self, key: &ObjectKey, changes: &mut Changes, output: &mut Output) {
+    /// Evaluates a Service, and adds the differences to `changes` and `output`.
+    fn evaluate(&mut self, key: &ObjectKey, changes: &mut ChangeSet, output: &mut Output) {
         let Some(entry) = self.entries.get_mut(key) else {
             return;
         };
@@ -426,19 +441,19 @@ impl Catalog {
         let mut view: Option<Box<ServiceView>> = None;
         let mut left_out = LeftOutCounts::default();
         self.circular.remove(key);
-        if let Some(known) = &entry.known {
-            let surroundings = Evaluator {
+        if let Some(state) = &entry.state {
+            let evaluator = Evaluator {
                 settings: &self.settings,
                 allocator: &self.allocator,
                 pods: &self.pods,
             };
-            let look = surroundings.look(key, known, &entry.slices);
-            if look.is_circular {
+            let evaluation = evaluator.evaluate(key, state, &entry.slices);
+            if evaluation.is_circular {
                 self.circular.insert(key.clone());
             }
-            view = Some(Box::new(look.view));
-            served = look.served;
-            left_out = look.left_out;
+            view = Some(Box::new(evaluation.view));
+            served = evaluation.served;
+            left_out = evaluation.left_out;
         }
         let former = std::mem::replace(&mut entry.left_out, left_out);
         self.counts.left_out.replace(&former, &left_out);
@@ -460,7 +475,7 @@ impl Catalog {
             }
             entry.view = view;
         }
-        if entry.known.is_none() && entry.slices.is_empty() {
+        if entry.state.is_none() && entry.slices.is_empty() {
             self.entries.remove(key);
         }
     }

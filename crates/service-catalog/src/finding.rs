@@ -1,83 +1,83 @@
-//! What a user should know about a Service.
+//! Findings about a Service.
 
 use std::fmt;
 
 use crate::{left_out::LeftOutReason, model::PREFIX};
 
-/// Something that deserves an Event.
+/// A message about a Service, which becomes an Event.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
-    /// Which of the known ones; also says how bad it is.
+    /// The kind of the finding. It decides the type of the Event and whether the finding is an
+    /// error.
     pub reason: Reason,
-    /// One sentence with what is wrong, what is allowed and the cure; short enough for an Event.
+    /// A sentence with the problem and the correction, short enough for the note of an Event.
     pub message: String,
-    /// Why the endpoints are left out that it is about.
+    /// Set if the finding is about endpoints that are left out for this reason.
     left_out: Option<LeftOutReason>,
-    /// What the message begins with.
+    /// The subject of the finding. The message begins with it.
     pub subject: Subject,
 }
 
-/// What a finding, or the refusal of an annotation, is about.
+/// The subject of a finding, or of an annotation or setting that cannot be used.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Subject {
-    /// The Service as a whole.
     #[default]
     Service,
-    /// A field of its specification, such as `spec.ports[0].port`.
+    /// A field of the Service, such as `spec.ports[0].port`.
     Field(Box<str>),
-    /// An annotation, by its name with its prefix.
+    /// An annotation, with the prefix of its name.
     Annotation(Box<str>),
-    /// What no object says: a flag, or an address pool.
+    /// A flag of pod-watcher, or an address pool.
     Setting(&'static str),
-    /// An EndpointSlice or a Pod behind the Service, which has the same finding itself.
+    /// An EndpointSlice or a pod behind the Service, such as `Pod web-1`.
     ObjectBehind(Box<str>),
 }
 
-/// What a [`Finding`] is about; the reason of its Event.
+/// The kind of a [`Finding`], and the reason of its Event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
-    /// An annotation cannot be used: the last good state of the Service stays.
+    /// An annotation is invalid. The last valid state of the Service stays in force.
     BadAnnotation,
-    /// A field of the specification cannot be used: the last good state of the Service stays.
+    /// A field of the specification is invalid. The last valid state of the Service stays in force.
     BadSpecification,
-    /// Another Service has the address, or the port of a shared address.
+    /// Another Service has the address, or a port of the shared address.
     AddressConflict,
-    /// No address pool has an address left, or there is none.
+    /// No address pool has a free address.
     NoAddress,
-    /// Its address is kept, though no address pool has it any more.
+    /// The Service keeps an address that no address pool contains any longer.
     AddressOutsidePools,
-    /// Endpoints cannot be real servers and are left out.
+    /// Some endpoints cannot be real servers and are left out.
     EndpointsLeftOut,
-    /// The Service has endpoints, and none of them can be a real server.
+    /// A virtual server has endpoints, but none of them can be a real server.
     NoUsableEndpoint,
-    /// Weights are rounded, since the scheduler cannot keep them apart.
+    /// The weights are rounded, because the scheduler supports only few levels.
     WeightsRounded,
-    /// kube-proxy takes the traffic of `spec.externalIPs` for itself.
+    /// kube-proxy intercepts the traffic of `spec.externalIPs`.
     ExternalIpsIntercepted,
-    /// The Service limits its clients, which no load balancer enforces: it is not served.
+    /// The Service limits its clients. No load balancer enforces the limit, so the Service is not
+    /// served.
     SourceRangesUnsupported,
-    /// `externalTrafficPolicy: Local` asks for the client's address, which Masquerade hides.
+    /// `externalTrafficPolicy: Local` requires the client's address, but `Masquerade` hides it.
     ClientAddressHidden,
-    /// `externalTrafficPolicy: Local` has no meaning here.
+    /// `externalTrafficPolicy: Local` has no effect.
     TrafficPolicyIgnored,
-    /// `trafficDistribution` has no meaning here.
+    /// `trafficDistribution` has no effect.
     TrafficDistributionIgnored,
 }
 
-/// Type of an Event.
+/// The type of an Event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
-    /// `Normal`.
     Normal,
-    /// `Warning`.
     Warning,
 }
 
-/// Longest message: an Event's note has at most 1024 bytes.
+/// Longest message in bytes. The note of an Event can have at most 1024 bytes.
 const LONGEST_MESSAGE: usize = 1_000;
 
 impl Finding {
-    /// Cuts a message off that is too long for an Event.
+    /// Creates a finding about the whole Service. A message that is too long for an Event is
+    /// truncated.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
         let mut message: String = message.into();
         if message.len() > LONGEST_MESSAGE {
@@ -92,7 +92,7 @@ impl Finding {
         }
     }
 
-    /// Returns a finding about one subject, which its message begins with.
+    /// Creates a finding whose message begins with the subject.
     pub(crate) fn about(reason: Reason, subject: Subject, text: impl fmt::Display) -> Self {
         Self {
             subject: subject.clone(),
@@ -100,7 +100,7 @@ impl Finding {
         }
     }
 
-    /// Returns the finding about endpoints that are left out for one reason.
+    /// Creates the finding about the endpoints that are left out for one reason.
     pub(crate) fn of_left_out(reason: Reason, why: LeftOutReason, message: String) -> Self {
         Self {
             left_out: Some(why),
@@ -108,8 +108,9 @@ impl Finding {
         }
     }
 
-    /// Returns what tells the finding from others with its reason. Endpoints come and go, so that
-    /// a finding about them is the same whichever are its example and however many there are.
+    /// Returns the text that distinguishes the finding from other findings with its reason. For
+    /// endpoints that are left out it is the reason, so that a changed number or another example
+    /// does not make a new finding.
     #[must_use]
     pub fn identity(&self) -> &str {
         match self.left_out {
@@ -120,12 +121,12 @@ impl Finding {
 }
 
 impl Subject {
-    /// Returns the annotation of ours with this name, which has no prefix.
+    /// Creates the subject for an annotation with the prefix `portlb.io/`. `name` has no prefix.
     pub(crate) fn annotation(name: &str) -> Self {
         Self::Annotation(format!("{PREFIX}{name}").into())
     }
 
-    /// Returns a field of the specification.
+    /// Creates the subject for a field of the specification.
     pub(crate) fn field(path: impl Into<Box<str>>) -> Self {
         Self::Field(path.into())
     }
@@ -144,7 +145,6 @@ impl fmt::Display for Subject {
 }
 
 impl Reason {
-    /// All of them.
     pub const ALL: [Self; 13] = [
         Self::BadAnnotation,
         Self::BadSpecification,
@@ -161,7 +161,7 @@ impl Reason {
         Self::TrafficDistributionIgnored,
     ];
 
-    /// The reason as an Event says it.
+    /// Returns the `reason` of the Event.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -181,7 +181,7 @@ impl Reason {
         }
     }
 
-    /// The type of the Event.
+    /// Returns the type of the Event.
     #[must_use]
     pub const fn severity(self) -> Severity {
         match self {
@@ -201,8 +201,8 @@ impl Reason {
         }
     }
 
-    /// Whether the Service is not served as it is written: it is counted as bad, and `validate`
-    /// fails.
+    /// Reports whether the Service is not served as it is written. Such a Service counts as bad in
+    /// the metrics, and `pod-watcher validate` fails.
     #[must_use]
     pub const fn is_error(self) -> bool {
         match self {

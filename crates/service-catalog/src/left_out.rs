@@ -6,48 +6,49 @@ use virtual_server::VirtualServerId;
 
 use super::{
     finding::{Finding, Reason},
-    model::{NotUsed, Tally},
+    model::{CountWithExample, NotUsed},
 };
 
-/// Why an endpoint is not a real server.
+/// The reason why an endpoint is not a real server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LeftOutReason {
-    /// It has several addresses: only the first is used.
+    /// Only the first address of an endpoint is used, and this is another one.
     FurtherAddress,
-    /// It is listed by a name instead of an address.
+    /// The EndpointSlice lists a name instead of an address.
     NotAnAddress,
-    /// Its slice lists no port with the name and protocol of the Service's port.
+    /// The EndpointSlice lists no port with the name and the protocol of the Service's port.
     PortNotInSlice,
-    /// It listens on a port that the forwarding method cannot change to.
+    /// The endpoint listens on another port than clients connect to, and the forwarding method
+    /// cannot change ports.
     PortDiffers,
-    /// It has an address of another family than the service address.
+    /// The address family of the endpoint differs from the service address.
     OtherFamily,
-    /// Its address is a service address.
+    /// The endpoint has a service address.
     ServiceAddress,
-    /// Its address lies within a service range.
+    /// The address of the endpoint is within a service range.
     ServiceRange,
-    /// It cannot be a real server, whatever the Service is.
+    /// No Service could use this endpoint, for example because it has a loopback address.
     Unusable,
-    /// The scheduler cannot have so many real servers.
+    /// The scheduler does not support so many real servers.
     TooMany,
 }
 
-/// How many endpoints are left out, by [`LeftOutReason`].
+/// The number of endpoints that are left out, by [`LeftOutReason`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LeftOutCounts([usize; LeftOutReason::ALL.len()]);
 
-/// The endpoints of one Service that are left out, and why.
+/// The endpoints of one Service that are left out, with their reasons.
 #[derive(Debug, Default)]
 pub(super) struct LeftOut {
-    by_reason: [OfReason; LeftOutReason::ALL.len()],
-    /// Virtual servers that have endpoints and no real server, the first with an example.
-    bare: usize,
-    first_bare: Option<(VirtualServerId, Example)>,
-    /// The first example of the virtual server that is being made.
+    by_reason: [ReasonRecord; LeftOutReason::ALL.len()],
+    /// The number of virtual servers that have endpoints but no real server.
+    without_real_server: usize,
+    first_without_real_server: Option<(VirtualServerId, Example)>,
+    /// The first endpoint that was left out of the present virtual server.
     current: Option<Example>,
 }
 
-/// An endpoint that is left out, and why.
+/// An endpoint that is left out, with the reason and the text for a message.
 #[derive(Clone, Debug)]
 struct Example {
     reason: LeftOutReason,
@@ -55,15 +56,14 @@ struct Example {
 }
 
 #[derive(Debug, Default)]
-struct OfReason {
+struct ReasonRecord {
     addresses: BTreeSet<IpAddr>,
-    /// Those that are not told apart by an address.
-    others: usize,
+    /// The number of entries that have no IP address, or that are counted without it.
+    without_address: usize,
     example: String,
 }
 
 impl LeftOutReason {
-    /// All of them, in the order of their declaration.
     pub const ALL: [Self; 9] = [
         Self::FurtherAddress,
         Self::NotAnAddress,
@@ -76,7 +76,7 @@ impl LeftOutReason {
         Self::TooMany,
     ];
 
-    /// The label of the metric.
+    /// Returns the value of the label `reason` in metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -94,12 +94,12 @@ impl LeftOutReason {
 }
 
 impl LeftOutCounts {
-    /// Each reason with its number of endpoints, also those with none.
+    /// Returns every reason with its number of endpoints, including 0.
     pub fn iter(&self) -> impl Iterator<Item = (LeftOutReason, usize)> {
         LeftOutReason::ALL.into_iter().zip(self.0)
     }
 
-    /// Puts the counts of one Service in the place of its former ones.
+    /// Replaces the counts of one Service in the sum of all Services.
     pub(super) fn replace(&mut self, former: &Self, new: &Self) {
         for (sum, (former, new)) in self.0.iter_mut().zip(former.0.iter().zip(new.0)) {
             *sum = *sum + new - former;
@@ -108,7 +108,8 @@ impl LeftOutCounts {
 }
 
 impl LeftOut {
-    /// Counts an endpoint; `why` says what is wrong with it and what to do.
+    /// Counts an endpoint that is left out. `shown` is the endpoint in the message, and `why`
+    /// returns the problem and the correction.
     pub(super) fn add(
         &mut self,
         reason: LeftOutReason,
@@ -116,14 +117,14 @@ impl LeftOut {
         shown: impl fmt::Display,
         why: impl FnOnce() -> String,
     ) {
-        let of_reason = &mut self.by_reason[reason as usize];
-        of_reason.addresses.insert(address);
-        if self.current.is_some() && !of_reason.example.is_empty() {
+        let record = &mut self.by_reason[reason as usize];
+        record.addresses.insert(address);
+        if self.current.is_some() && !record.example.is_empty() {
             return;
         }
         let example = format!("{shown} {}", why());
-        if of_reason.example.is_empty() {
-            of_reason.example.clone_from(&example);
+        if record.example.is_empty() {
+            record.example.clone_from(&example);
         }
         self.current.get_or_insert(Example {
             reason,
@@ -131,36 +132,41 @@ impl LeftOut {
         });
     }
 
-    /// Counts what a slice lists and no virtual server can use.
+    /// Counts the entries of an EndpointSlice that no virtual server can use.
     pub(super) fn add_not_used(&mut self, not_used: &NotUsed) {
         let NotUsed {
             further_addresses,
             names,
         } = not_used;
-        self.add_tally(LeftOutReason::FurtherAddress, further_addresses, || {
-            "is a further address of its endpoint, of which only the first is used; list the \
+        self.add_count(LeftOutReason::FurtherAddress, further_addresses, || {
+            "is a second or further address of its endpoint, and only the first address is used; list the \
              endpoint once for each address"
         });
-        self.add_tally(LeftOutReason::NotAnAddress, names, || {
+        self.add_count(LeftOutReason::NotAnAddress, names, || {
             "is not an IP address, and names are not looked up; list the addresses in slices of \
              addressType IPv4 or IPv6"
         });
     }
 
-    fn add_tally(&mut self, reason: LeftOutReason, tally: &Tally, why: fn() -> &'static str) {
-        if tally.count == 0 {
+    fn add_count(
+        &mut self,
+        reason: LeftOutReason,
+        count_with_example: &CountWithExample,
+        why: fn() -> &'static str,
+    ) {
+        if count_with_example.count == 0 {
             return;
         }
-        let of_reason = &mut self.by_reason[reason as usize];
-        if of_reason.example.is_empty() {
-            of_reason.example = format!("{} {}", tally.example, why());
+        let record = &mut self.by_reason[reason as usize];
+        if record.example.is_empty() {
+            record.example = format!("{} {}", count_with_example.example, why());
         }
-        of_reason.others += tally.count;
+        record.without_address += count_with_example.count;
     }
 
-    /// Ends the account of a virtual server. A virtual server without a real server becomes a finding if
-    /// some endpoint was left out of it.
-    pub(super) fn end_of(&mut self, id: VirtualServerId, has_real_servers: bool) {
+    /// Finishes a virtual server. If it has no real server although it has endpoints, it is part of
+    /// a finding.
+    pub(super) fn finish_virtual_server(&mut self, id: VirtualServerId, has_real_servers: bool) {
         let names = &self.by_reason[LeftOutReason::NotAnAddress as usize];
         let of_names = || Example {
             reason: LeftOutReason::NotAnAddress,
@@ -172,42 +178,42 @@ impl LeftOut {
             return;
         }
         if let Some(example) = example {
-            self.bare += 1;
-            self.first_bare.get_or_insert((id, example));
+            self.without_real_server += 1;
+            self.first_without_real_server.get_or_insert((id, example));
         }
     }
 
-    /// Whether some of them are service addresses, which may change without the endpoints.
-    pub(super) fn some_are_claimed(&self) -> bool {
+    /// Reports whether an endpoint was left out because it has a service address. Service addresses
+    /// can change without a change of the endpoints.
+    pub(super) fn has_service_addresses(&self) -> bool {
         let claimed = &self.by_reason[LeftOutReason::ServiceAddress as usize];
         !claimed.addresses.is_empty()
     }
 
-    /// How many there are.
     pub(super) fn counts(&self) -> LeftOutCounts {
         let mut counts = LeftOutCounts::default();
-        for (count, of_reason) in counts.0.iter_mut().zip(&self.by_reason) {
-            *count = of_reason.count();
+        for (count, record) in counts.0.iter_mut().zip(&self.by_reason) {
+            *count = record.count();
         }
         counts
     }
 
-    /// What the owner of the Service should know: a finding for each reason, and one where
-    /// nothing is left.
+    /// Returns the findings for the author of the Service: one for each reason, and one if a
+    /// virtual server has no usable endpoint.
     pub(super) fn findings(&self) -> impl Iterator<Item = Finding> {
-        let of_reasons = LeftOutReason::ALL.into_iter().zip(&self.by_reason);
-        let of_reasons = of_reasons.filter_map(|(reason, its)| its.finding(reason));
-        of_reasons.chain(self.nothing_left())
+        let records = LeftOutReason::ALL.into_iter().zip(&self.by_reason);
+        let records = records.filter_map(|(reason, record)| record.finding(reason));
+        records.chain(self.no_usable_endpoint())
     }
 
-    fn nothing_left(&self) -> Option<Finding> {
-        let (id, example) = self.first_bare.as_ref()?;
-        let whose = match self.bare {
+    fn no_usable_endpoint(&self) -> Option<Finding> {
+        let (id, example) = self.first_without_real_server.as_ref()?;
+        let virtual_servers_have = match self.without_real_server {
             1 => format!("{id} has"),
             several => format!("{several} virtual servers, such as {id}, have"),
         };
         let message = format!(
-            "{whose} endpoints, and none of them can be used: {}",
+            "{virtual_servers_have} endpoints, but none of the endpoints can be used: {}",
             example.text
         );
         let reason = Reason::NoUsableEndpoint;
@@ -215,9 +221,9 @@ impl LeftOut {
     }
 }
 
-impl OfReason {
+impl ReasonRecord {
     fn count(&self) -> usize {
-        self.addresses.len() + self.others
+        self.addresses.len() + self.without_address
     }
 
     fn finding(&self, reason: LeftOutReason) -> Option<Finding> {
@@ -240,16 +246,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_reason_has_its_place_and_its_own_label() {
-        for (place, reason) in LeftOutReason::ALL.into_iter().enumerate() {
-            assert_eq!(reason as usize, place, "{reason:?}");
+    fn every_reason_has_its_own_index_and_label() {
+        for (index, reason) in LeftOutReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index, "{reason:?}");
         }
         let labels: BTreeSet<&str> = LeftOutReason::ALL.iter().map(|r| r.as_str()).collect();
         assert_eq!(labels.len(), LeftOutReason::ALL.len());
     }
 
     #[test]
-    fn the_counts_of_a_service_replace_its_former_ones() {
+    fn new_counts_of_a_service_replace_its_former_counts() {
         let mut sum = LeftOutCounts::default();
         let counts = |count| LeftOutCounts([count; LeftOutReason::ALL.len()]);
         sum.replace(&counts(0), &counts(3));
@@ -259,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_finding_is_the_same_whichever_endpoint_is_its_example() {
+    fn the_identity_of_a_finding_does_not_depend_on_its_example() {
         let identities = |reason: LeftOutReason, endpoints: &[&str]| {
             let id = "tcp/10.1.1.10:80".parse().unwrap();
             let mut left_out = LeftOut::default();
@@ -267,7 +273,7 @@ mod tests {
                 let address = endpoint.parse().unwrap();
                 left_out.add(reason, address, endpoint, || "is not used".to_owned());
             }
-            left_out.end_of(id, false);
+            left_out.finish_virtual_server(id, false);
             let findings = left_out.findings();
             let identity = |finding: Finding| (finding.reason, finding.identity().to_owned());
             findings.map(identity).collect::<Vec<_>>()

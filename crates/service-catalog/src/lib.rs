@@ -1,13 +1,14 @@
-//! What Services and EndpointSlices ask for: parsed, validated, with addresses allocated. Pure: no
-//! clock, no IO, no client of Kubernetes.
+//! Catalog of Services and EndpointSlices, with address allocation.
 //!
-//! - [`model`]: the objects, as little of them as is needed.
-//! - [`annotations`], [`service_spec`]: what one Service asks for, or why that cannot be.
-//! - [`catalog::Catalog`]: objects in; changes of the desired set and a view of each Service out.
-//! - [`finding`], [`left_out`]: what the author of a Service should know.
-//! - [`settings`]: what the operator chose.
-
-#![warn(missing_docs)]
+//! The crate has no clock, no IO and no client of Kubernetes.
+//!
+//! - [`model`]: the Kubernetes objects, reduced to the fields that the catalog reads.
+//! - [`annotations`], [`service_spec`]: the specification of one Service, or the reasons why it is
+//!   invalid.
+//! - [`catalog::Catalog`]: the state of a cluster. Its input are objects, its output are changes of
+//!   the desired set and a view of each Service.
+//! - [`finding`], [`left_out`]: messages for the author of a Service.
+//! - [`settings`]: the settings of the operator.
 
 mod addresses;
 pub mod annotations;

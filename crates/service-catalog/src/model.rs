@@ -1,266 +1,229 @@
-//! What this daemon needs of a cluster's objects, in a form that takes little memory.
+//! Kubernetes objects, reduced to the fields that the catalog reads.
 //!
-//! Conversion loses what is not used and judges nothing: a text that shall become an address or a
-//! number is kept as text where a user wrote it, so that a finding can quote it.
+//! The types need little memory. The conversion from Kubernetes objects does not validate:
+//! addresses and numbers that a user wrote are stored as text, so that a finding can quote them.
 
 use std::{fmt, net::IpAddr, num::NonZeroU16, sync::Arc};
 
 use virtual_server::Protocol;
 
-/// What the names of our annotations and conditions begin with.
+/// Prefix of the names of portlb's annotations and conditions.
 pub const PREFIX: &str = "portlb.io/";
 
-/// Annotation of Kubernetes that says what `spec.loadBalancerSourceRanges` says. The field counts
-/// where both are given.
+/// Annotation of Kubernetes with the meaning of `spec.loadBalancerSourceRanges`. The annotation is
+/// ignored if the field is set.
 pub const SOURCE_RANGES_ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 
-/// Condition of a Service that records the addresses that it has: it keeps them from all others.
+/// Condition that records the addresses of a Service, so that no other Service gets them.
 pub const ADDRESS_CONDITION: &str = "portlb.io/Address";
 
-/// What the reason of [`ADDRESS_CONDITION`] begins with: the addresses follow.
+/// Start of the reason of [`ADDRESS_CONDITION`]. The addresses follow.
 const ALLOCATED: &str = "Allocated:";
 
-/// What the reason of [`WEIGHT_LEVELS_CONDITION`] begins with: the number of levels follows.
+/// Start of the reason of [`WEIGHT_LEVELS_CONDITION`]. The number of levels follows.
 const ROUNDED: &str = "Rounded:";
 
-/// Condition of a Service that says whether its addresses are announced.
+/// Condition that says whether the addresses of a Service are announced.
 pub const ANNOUNCED_CONDITION: &str = "portlb.io/Announced";
 
-/// Condition of a Service that records to how many levels its weights are rounded.
+/// Condition that records the number of levels to which the weights of a Service are rounded.
 pub const WEIGHT_LEVELS_CONDITION: &str = "portlb.io/WeightLevels";
 
-/// Namespace and name. Cheap to clone; shown as `namespace/name`.
+/// The namespace and the name of an object, shown as `namespace/name`. Cloning it is cheap.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectKey {
-    /// `namespace/name`: a namespace holds no `/`.
+    /// `namespace/name`. A namespace contains no `/`.
     text: Arc<str>,
 }
 
-/// Kind of an object that is watched.
+/// The kind of an object that is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
-    /// `v1` Service.
     Service,
-    /// `discovery.k8s.io/v1` EndpointSlice.
     EndpointSlice,
-    /// `v1` Pod.
     Pod,
 }
 
-/// What one list and watch covers.
+/// The objects that one list and watch covers.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Scope {
-    /// The kind.
     pub kind: Kind,
-    /// The namespace; `None`: all of them.
+    /// `None` means all namespaces.
     pub namespace: Option<Box<str>>,
 }
 
-/// A Service.
+/// A Service, reduced to the fields that the catalog reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
-    /// Namespace and name.
     pub key: ObjectKey,
-    /// Tells it from another one that had the same name.
+    /// Distinguishes the Service from an earlier Service with its name.
     pub uid: Arc<str>,
-    /// Counts the changes of its specification.
+    /// The number of changes of the specification.
     pub generation: i64,
-    /// When it was created, in seconds since 1970; `None` in a manifest that no cluster has seen.
+    /// Creation time, in seconds since 1970. `None` for a Service from a manifest.
     pub created_seconds: Option<i64>,
-    /// Its deletion has begun.
+    /// True if the deletion of the Service has begun.
     pub is_being_deleted: bool,
-    /// Our annotations alone, without [`PREFIX`], by name.
     pub annotations: Annotations,
-    /// `spec.type`.
     pub service_type: ServiceType,
-    /// `spec.loadBalancerClass`.
     pub load_balancer_class: Option<Box<str>>,
-    /// `spec.loadBalancerIP`.
     pub load_balancer_ip: Option<Box<str>>,
-    /// `spec.externalIPs`.
     pub external_ips: Vec<Box<str>>,
-    /// `spec.loadBalancerSourceRanges`.
     pub source_ranges: Vec<Box<str>>,
-    /// The annotation `service.beta.kubernetes.io/load-balancer-source-ranges`.
+    /// The value of the annotation [`SOURCE_RANGES_ANNOTATION`].
     pub annotated_source_ranges: Option<Box<str>>,
-    /// `spec.ipFamilies`; empty where no API server has filled it in.
+    /// `spec.ipFamilies`. Empty if the Service comes from a manifest that does not set the field.
     pub ip_families: Vec<Family>,
-    /// `spec.ipFamilyPolicy` is `RequireDualStack`.
+    /// True if `spec.ipFamilyPolicy` is `RequireDualStack`.
     pub requires_dual_stack: bool,
-    /// `spec.selector` selects pods.
     pub has_selector: bool,
-    /// `spec.publishNotReadyAddresses`.
     pub publishes_not_ready: bool,
-    /// `spec.sessionAffinity: ClientIP` and its timeout in seconds.
+    /// The timeout of `spec.sessionAffinity: ClientIP`. `None` without this affinity.
     pub client_affinity_seconds: Option<i64>,
-    /// `spec.externalTrafficPolicy` is `Local`.
+    /// True if `spec.externalTrafficPolicy` is `Local`.
     pub is_traffic_policy_local: bool,
-    /// `spec.trafficDistribution`.
     pub traffic_distribution: Option<Box<str>>,
-    /// kube-proxy leaves it alone, by its label `service.kubernetes.io/service-proxy-name`.
+    /// True if the label `service.kubernetes.io/service-proxy-name` makes kube-proxy ignore the
+    /// Service.
     pub has_other_proxy: bool,
-    /// `spec.ports`.
     pub ports: Vec<ServicePort>,
-    /// What stands in its status of ours.
+    /// The parts of the status that portlb has written.
     pub written: WrittenStatus,
 }
 
-/// Annotations of ours, by name without [`PREFIX`], in the order of their names.
+/// Names and values of portlb's annotations, sorted by name. The names have no [`PREFIX`].
 pub type Annotations = Box<[(Box<str>, Box<str>)]>;
 
-/// `spec.type` of a Service.
+/// The field `spec.type` of a Service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServiceType {
-    /// Only within the cluster; headless Services too.
+    /// Reachable only within the cluster, or headless.
     ClusterIp,
-    /// A port of every node.
+    /// Reachable on a port of every node.
     NodePort,
-    /// The type that has a class.
+    /// The only type with the field `spec.loadBalancerClass`.
     LoadBalancer,
     /// An alias in DNS, without endpoints.
     ExternalName,
 }
 
-/// Family of IP addresses. IPv4 comes first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Family {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
-}
+pub type Family = virtual_server::AddressFamily;
 
-/// A port of a Service.
+/// An entry of `spec.ports` of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePort {
-    /// Its name; empty where a Service has one port only.
+    /// Empty if the port has no name, which is allowed for a single port.
     pub name: Box<str>,
-    /// Transport protocol.
     pub protocol: Protocol,
-    /// What clients connect to.
+    /// The port that clients connect to.
     pub port: u16,
-    /// Where the pods listen, if `spec.ports[].targetPort` is a number; `None`: it is a name.
+    /// The port on which the pods listen. `None` if `spec.ports[].targetPort` is a name.
     pub target_port: Option<u16>,
 }
 
-/// What stands of ours in the status of a Service.
+/// The parts of a Service's status that portlb writes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WrittenStatus {
-    /// `.status.loadBalancer.ingress`, those that are addresses.
+    /// The entries of `.status.loadBalancer.ingress` that have an IP address.
     pub ingress: Vec<Ingress>,
-    /// Condition `portlb.io/Address`.
     pub address: Option<Condition>,
-    /// Condition `portlb.io/Announced`.
     pub announced: Option<Condition>,
-    /// Condition `portlb.io/WeightLevels`.
     pub weight_levels: Option<Condition>,
 }
 
 /// An entry of `.status.loadBalancer.ingress`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ingress {
-    /// The address.
     pub address: IpAddr,
-    /// `Proxy`, `VIP`, or nothing.
+    /// The field `ipMode`: `Proxy`, `VIP` or missing.
     pub ip_mode: Option<Box<str>>,
-    /// Its ports.
     pub ports: Vec<(Protocol, u16)>,
 }
 
-/// A condition in a status.
+/// A condition in the status of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
     /// `True`, `False` or `Unknown`.
     pub status: Box<str>,
-    /// One word.
+    /// A word for programs, such as `Announced`.
     pub reason: Box<str>,
-    /// A sentence, or addresses.
+    /// A text for users.
     pub message: Box<str>,
-    /// When `status` changed, in seconds since 1970.
+    /// Time of the last change of `status`, in seconds since 1970.
     pub last_transition_seconds: i64,
 }
 
-/// Part of a Service's endpoints.
+/// An EndpointSlice: a part of the endpoints of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointSlice {
-    /// Namespace and name.
     pub key: ObjectKey,
-    /// The Service whose endpoints they are.
+    /// The Service that the endpoints belong to. `None` if the label with its name is missing.
     pub service: Option<ObjectKey>,
-    /// Our annotations.
     pub annotations: Annotations,
-    /// The ports, the same for all endpoints.
+    /// The ports of all endpoints in this slice.
     pub ports: Box<[EndpointPort]>,
-    /// By address, each once; none where the slice holds names.
+    /// Sorted by address, without duplicates. Empty if the slice lists names.
     pub endpoints: Box<[Endpoint]>,
-    /// What it lists besides.
+    /// The entries that are not endpoints with an IP address.
     pub not_used: NotUsed,
 }
 
-/// What a slice lists that is no endpoint, by how often.
+/// The entries of an EndpointSlice that cannot be used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NotUsed {
-    /// Addresses of endpoints behind their first one.
-    pub further_addresses: Tally,
-    /// First addresses that are names.
-    pub names: Tally,
+    /// The second and further addresses of endpoints.
+    pub further_addresses: CountWithExample,
+    /// Names in the place of a first address.
+    pub names: CountWithExample,
 }
 
-/// How many there are, and one of them.
+/// A number of texts, and the first of them as an example.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// How many.
+pub struct CountWithExample {
     pub count: usize,
-    /// The first; empty where there is none.
+    /// Empty if the count is 0.
     pub example: Box<str>,
 }
 
-/// A port of the endpoints in a slice.
+/// A port of the endpoints in an EndpointSlice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointPort {
-    /// Name of the Service's port.
+    /// The name of the Service's port.
     pub name: Box<str>,
-    /// Transport protocol.
     pub protocol: Protocol,
-    /// Where the endpoints listen; `None`: on every port.
+    /// The port on which the endpoints listen. `None` means every port.
     pub port: Option<NonZeroU16>,
 }
 
 /// One address behind a Service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Its address.
     pub address: IpAddr,
-    /// What its conditions say.
     pub readiness: Readiness,
 }
 
-/// What the conditions of an endpoint, or of a pod, say. Ordered: of two that speak of the same
-/// address the greater counts.
+/// The readiness of an endpoint or a pod, from its conditions. If an address is listed twice, the
+/// greater value counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Readiness {
-    /// Ends, or cannot serve, as far as the API server knows: no new connections, but by who
-    /// publishes what is not ready.
+    /// Terminating or not ready. The endpoint gets no new connections unless the Service sets
+    /// `publishNotReadyAddresses`.
     NotReady,
-    /// Receives new connections.
+    /// The endpoint gets new connections.
     Ready,
 }
 
-/// A pod.
+/// A pod, reduced to the fields that the catalog reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pod {
-    /// Namespace and name.
     pub key: ObjectKey,
-    /// Our annotations.
     pub annotations: Annotations,
-    /// Its addresses; none where it has not begun or has ended.
+    /// Empty if the pod has not started yet or has ended.
     pub addresses: Vec<IpAddr>,
-    /// What its conditions say.
     pub readiness: Readiness,
 }
 
 impl ObjectKey {
-    /// Puts both together.
     #[must_use]
     pub fn new(namespace: &str, name: &str) -> Self {
         Self {
@@ -268,13 +231,12 @@ impl ObjectKey {
         }
     }
 
-    /// The namespace; empty where an object has none.
+    /// Returns the namespace, or an empty text if the object has none.
     #[must_use]
     pub fn namespace(&self) -> &str {
         self.halves().0
     }
 
-    /// The name.
     #[must_use]
     pub fn name(&self) -> &str {
         self.halves().1
@@ -291,8 +253,8 @@ impl fmt::Display for ObjectKey {
     }
 }
 
-impl Tally {
-    /// Counts a text.
+impl CountWithExample {
+    /// Counts a text, and stores the first one as the example.
     pub fn add(&mut self, text: &str) {
         if self.count == 0 {
             self.example = text.into();
@@ -302,7 +264,7 @@ impl Tally {
 }
 
 impl Scope {
-    /// Whether the object is one of those that the list and watch covers.
+    /// Reports whether the list and watch covers the namespace of the object.
     #[must_use]
     pub fn covers(&self, key: &ObjectKey) -> bool {
         self.namespace
@@ -312,20 +274,21 @@ impl Scope {
 }
 
 impl WrittenStatus {
-    /// Whether the status records that the Service has the address: in the condition
-    /// `portlb.io/Address`, or because it was announced.
+    /// Reports whether the status records that the Service has the address, in the condition
+    /// [`ADDRESS_CONDITION`] or in the ingress.
     #[must_use]
     pub fn holds(&self, address: IpAddr) -> bool {
         let mut announced = self.ingress.iter().map(|ingress| ingress.address);
-        announced.any(|its| its == address) || self.kept_addresses().contains(&address)
+        announced.any(|announced| announced == address)
+            || self.recorded_addresses().contains(&address)
     }
 
-    /// Addresses in the condition `portlb.io/Address`.
+    /// Returns the addresses in the condition [`ADDRESS_CONDITION`].
     #[must_use]
-    pub fn kept_addresses(&self) -> Vec<IpAddr> {
-        let kept = self.address.as_ref();
-        let kept = kept.filter(|condition| &*condition.status == "True");
-        let record = kept.and_then(|condition| condition.reason.strip_prefix(ALLOCATED));
+    pub fn recorded_addresses(&self) -> Vec<IpAddr> {
+        let recorded = self.address.as_ref();
+        let recorded = recorded.filter(|condition| &*condition.status == "True");
+        let record = recorded.and_then(|condition| condition.reason.strip_prefix(ALLOCATED));
         let texts = record.iter().flat_map(|record| record.split(','));
         texts
             .filter_map(|text| text.replace('_', ".").parse().ok())
@@ -334,7 +297,7 @@ impl WrittenStatus {
 }
 
 impl WrittenStatus {
-    /// The number in the condition `portlb.io/WeightLevels`.
+    /// Returns the number of levels in the condition [`WEIGHT_LEVELS_CONDITION`].
     #[must_use]
     pub fn recorded_weight_levels(&self) -> Option<u16> {
         let condition = self.weight_levels.as_ref()?;
@@ -342,29 +305,10 @@ impl WrittenStatus {
     }
 }
 
-impl Family {
-    /// The family of an address.
-    #[must_use]
-    pub const fn of(address: IpAddr) -> Self {
-        match address {
-            IpAddr::V4(_) => Self::V4,
-            IpAddr::V6(_) => Self::V6,
-        }
-    }
-}
-
-impl fmt::Display for Family {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::V4 => "IPv4",
-            Self::V6 => "IPv6",
-        })
-    }
-}
-
 /// Returns the reason of [`ADDRESS_CONDITION`], which records the addresses:
-/// `Allocated:10_1_1_9,2001:db8:0:0:0:0:0:9`. A reason has letters, digits, `_`, `,` and `:`, and
-/// does not end in `:`.
+/// `Allocated:10_1_1_9,2001:db8:0:0:0:0:0:9`. Kubernetes allows only letters, digits, `_`, `,` and
+/// `:` in a reason, and no `:` at its end. So dots are replaced, and IPv6 addresses are not
+/// shortened.
 #[must_use]
 pub fn address_reason(addresses: &[IpAddr]) -> String {
     let text = |address: &IpAddr| match address {
@@ -378,13 +322,14 @@ pub fn address_reason(addresses: &[IpAddr]) -> String {
     format!("{ALLOCATED}{}", texts.join(","))
 }
 
-/// Returns the reason of [`WEIGHT_LEVELS_CONDITION`], which records the levels: `Rounded:8`.
+/// Returns the reason of [`WEIGHT_LEVELS_CONDITION`], which records the number of levels:
+/// `Rounded:8`.
 #[must_use]
 pub fn weight_levels_reason(levels: u16) -> String {
     format!("{ROUNDED}{levels}")
 }
 
-/// Returns the message of [`ADDRESS_CONDITION`], for readers alone.
+/// Returns the message of [`ADDRESS_CONDITION`]. It is only for users: programs read the reason.
 #[must_use]
 pub fn address_message(addresses: &[IpAddr]) -> String {
     let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
@@ -395,7 +340,7 @@ pub fn address_message(addresses: &[IpAddr]) -> String {
 mod tests {
     use super::*;
 
-    fn kept(status: &str, reason: &str, message: &str) -> Vec<IpAddr> {
+    fn recorded(status: &str, reason: &str, message: &str) -> Vec<IpAddr> {
         let condition = Condition {
             status: status.into(),
             reason: reason.into(),
@@ -406,11 +351,11 @@ mod tests {
             address: Some(condition),
             ..WrittenStatus::default()
         };
-        written.kept_addresses()
+        written.recorded_addresses()
     }
 
     #[test]
-    fn the_record_of_addresses_is_a_reason_as_the_api_server_takes_it() {
+    fn recorded_addresses_are_a_valid_reason_and_are_read_back() {
         let addresses: Vec<IpAddr> = ["10.1.1.9", "2001:db8::", "::"]
             .map(|address| address.parse().unwrap())
             .into();
@@ -419,12 +364,12 @@ mod tests {
             reason,
             "Allocated:10_1_1_9,2001:db8:0:0:0:0:0:0,0:0:0:0:0:0:0:0"
         );
-        assert_eq!(kept("True", &reason, ""), addresses);
-        assert_eq!(kept("False", &reason, ""), [] as [IpAddr; 0]);
+        assert_eq!(recorded("True", &reason, ""), addresses);
+        assert_eq!(recorded("False", &reason, ""), [] as [IpAddr; 0]);
     }
 
     #[test]
-    fn a_message_records_no_address() {
-        assert_eq!(kept("True", "Allocated", "10.1.1.9"), [] as [IpAddr; 0]);
+    fn addresses_are_not_read_from_the_message_of_a_condition() {
+        assert_eq!(recorded("True", "Allocated", "10.1.1.9"), [] as [IpAddr; 0]);
     }
 }

@@ -1,109 +1,115 @@
-//! Endpoints to real servers.
+//! Conversion of endpoints to real servers.
 
 use std::{cmp::Ordering, collections::BTreeSet, net::IpAddr, num::NonZeroU16};
 
 use virtual_server::{
-    BadValue, Field, Invalid, Ports, Protocol, RealServer, RealServerField, RealServerHistory,
-    RealServerState, ServiceRange, VirtualServer,
+    AddressFamily, BadValue, Field, Invalid, Ports, Protocol, RealServer, RealServerField,
+    RealServerHistory, RealServerState, ServiceRange, VirtualServer,
 };
 
 use super::{
-    addresses::Claims,
+    addresses::AddressClaims,
     annotations::RealServerAnnotations,
     finding::{Finding, Reason},
     left_out::{LeftOut, LeftOutReason},
-    model::{Endpoint, EndpointPort, Family, Readiness},
-    service_spec::{self, PortSpec, ServiceSpec, Target},
+    model::{Endpoint, EndpointPort, Readiness},
+    service_spec::{self, PortSpec, ServiceSpec, TargetPort},
 };
 
-/// Some endpoints of a Service that have the same ports.
+/// Endpoints of a Service that have equal ports: the content of one EndpointSlice.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Group<'a> {
-    /// Their ports.
+pub(super) struct EndpointGroup<'a> {
     pub(super) ports: &'a [EndpointPort],
-    /// They, by address.
+    /// The endpoints, sorted by address.
     pub(super) endpoints: &'a [Endpoint],
-    /// What is said of all of them.
+    /// The annotations of the EndpointSlice. They apply to all of its endpoints.
     pub(super) annotations: RealServerAnnotations,
 }
 
-/// What conversion must know beside the Service and its endpoints.
-pub(super) struct Surroundings<'a> {
-    /// Prefixes that are local to load balancers.
+/// The state outside of a Service that the conversion of its endpoints depends on.
+pub(super) struct ConversionContext<'a> {
+    /// Addresses in these prefixes are local to load balancers, so that no real server can have
+    /// them.
     pub(super) service_ranges: &'a BTreeSet<ServiceRange>,
-    /// Addresses that are local to load balancers.
-    pub(super) claims: &'a Claims,
-    /// What the pod with an address says of itself; `None` where no pod does.
+    /// Claimed addresses are local to load balancers, so that no real server can have them.
+    pub(super) claims: &'a AddressClaims,
+    /// Returns the annotations of the pod with an address. `None` if no pod has annotations.
     pub(super) pod_annotations: Option<&'a dyn Fn(IpAddr) -> Option<RealServerAnnotations>>,
-    /// What the status of the Service records of the levels of its weights.
+    /// The number of weight levels that the status of the Service records.
     pub(super) former_levels: Option<u16>,
 }
 
-/// Returns the finding about weights that are rounded. It depends on the number of endpoints only
-/// by the level, so that few changes of them make a new finding.
+/// Returns the finding about rounded weights. Its message depends on the number of levels and not
+/// on the number of endpoints, so that it rarely changes.
 fn rounded_weights(levels: u16) -> Finding {
     let message = format!(
-        "weights are rounded to {levels} levels: the schedulers mh and sh cannot keep more apart \
-         for so many pods without moving flows of all of them; use weights with small \
+        "weights are rounded to {levels} levels: with more levels and so many pods, the schedulers mh and sh \
+         would move flows of all pods after a change of one weight; use weights with small \
          whole-number ratios, such as 1, 2 and 4, or the annotation portlb.io/scheduler: wrr"
     );
     Finding::new(Reason::WeightsRounded, message)
 }
 
-/// What stands behind a Service.
-pub(super) struct Served {
+/// The virtual servers of a Service, with their real servers.
+pub(super) struct ConvertedServers {
     pub(super) servers: Vec<VirtualServer>,
-    /// To how many levels weights are rounded, if any are: the fewest of all virtual servers.
+    /// The smallest number of levels to which the weights of a virtual server are rounded. `None`
+    /// if no weight is rounded.
     pub(super) weight_levels: Option<u16>,
 }
 
-/// The virtual servers of a Service that has the addresses.
+/// Returns the virtual servers of a Service at these addresses, with the endpoints as real servers.
 pub(super) fn virtual_servers(
     spec: &ServiceSpec,
     addresses: &[IpAddr],
-    groups: &[Group<'_>],
-    surroundings: &Surroundings<'_>,
+    groups: &[EndpointGroup<'_>],
+    context: &ConversionContext<'_>,
     left_out: &mut LeftOut,
     findings: &mut BTreeSet<Finding>,
-) -> Served {
+) -> ConvertedServers {
     let mut levels: Option<u16> = None;
     let mut servers = Vec::with_capacity(addresses.len() * spec.ports.len());
     for port in &spec.ports {
         for address in addresses {
             let mut server = service_spec::virtual_server(spec, *address, port);
             let family = family_behind(*address, spec, groups);
-            server.real_servers = real_servers(spec, port, family, groups, surroundings, left_out);
-            leave_out(&mut server, surroundings, left_out);
-            left_out.end_of(server.id, !server.real_servers.is_empty());
-            let rounded = server.round_weights(surroundings.former_levels);
+            server.real_servers = real_servers(spec, port, family, groups, context, left_out);
+            leave_out(&mut server, context, left_out);
+            left_out.finish_virtual_server(server.id, !server.real_servers.is_empty());
+            let rounded = server.round_weights(context.former_levels);
             levels = levels.into_iter().chain(rounded).min();
             debug_assert_eq!(server.validate(), Ok(()));
             servers.push(server);
         }
     }
     findings.extend(levels.map(rounded_weights));
-    Served {
+    ConvertedServers {
         servers,
         weight_levels: levels,
     }
 }
 
-/// The family of the endpoints that a service address has: its own, if the Service has any.
-fn family_behind(address: IpAddr, spec: &ServiceSpec, groups: &[Group<'_>]) -> Family {
-    let own = Family::of(address);
+/// Returns the address family of the real servers behind a service address: the family of the
+/// service address, or the other family if the Service has endpoints only of that family.
+fn family_behind(
+    address: IpAddr,
+    spec: &ServiceSpec,
+    groups: &[EndpointGroup<'_>],
+) -> AddressFamily {
+    let own = AddressFamily::of(address);
     let other = match own {
-        Family::V4 => Family::V6,
-        Family::V6 => Family::V4,
+        AddressFamily::V4 => AddressFamily::V6,
+        AddressFamily::V6 => AddressFamily::V4,
     };
-    let has = |family: Family| {
+    let has = |family: AddressFamily| {
         if spec.families.is_empty() {
-            // Endpoints are in order, and IPv4 comes first.
+            // Endpoints are sorted by address, and IPv4 comes before IPv6.
             groups.iter().any(|group| {
                 let at_that_end = match family {
-                    Family::V4 => group.endpoints.first(),
-                    Family::V6 => group.endpoints.last(),
+                    AddressFamily::V4 => group.endpoints.first(),
+                    AddressFamily::V6 => group.endpoints.last(),
                 };
-                at_that_end.is_some_and(|endpoint| Family::of(endpoint.address) == family)
+                at_that_end.is_some_and(|endpoint| AddressFamily::of(endpoint.address) == family)
             })
         } else {
             spec.families.contains(&family)
@@ -112,13 +118,13 @@ fn family_behind(address: IpAddr, spec: &ServiceSpec, groups: &[Group<'_>]) -> F
     if !has(own) && has(other) { other } else { own }
 }
 
-/// Sorted, each once.
+/// Returns the real servers, sorted by address and port, without duplicates.
 fn real_servers(
     spec: &ServiceSpec,
     port: &PortSpec,
-    family: Family,
-    groups: &[Group<'_>],
-    surroundings: &Surroundings<'_>,
+    family: AddressFamily,
+    groups: &[EndpointGroup<'_>],
+    context: &ConversionContext<'_>,
     left_out: &mut LeftOut,
 ) -> Vec<RealServer> {
     let most = groups.iter().map(|group| group.endpoints.len()).sum();
@@ -132,12 +138,13 @@ fn real_servers(
             continue;
         };
         servers.extend(group.endpoints.iter().filter_map(|endpoint| {
-            let is_wanted = Family::of(endpoint.address) == family;
-            is_wanted.then(|| real_server(endpoint, listens, spec, group, surroundings))?
+            let is_wanted = AddressFamily::of(endpoint.address) == family;
+            is_wanted.then(|| real_server(endpoint, listens, spec, group, context))?
         }));
     }
-    // Of several that are the same the best comes first: the controller moves endpoints between
-    // slices, adding first and removing later.
+    // Of several entries for one address and port, the best comes first and is kept. A controller
+    // that moves an endpoint between EndpointSlices adds the new entry before it removes the old
+    // one.
     servers.sort_unstable_by(|one, other| {
         let rank = |server: &RealServer| (server.state == RealServerState::Ready, server.weight);
         compare_addresses(one.address, other.address)
@@ -148,19 +155,19 @@ fn real_servers(
     servers
 }
 
-/// Whether there are endpoints, and none of the family. Where there are some, the endpoints of the
-/// other family are the same pods once more.
-fn is_family_missing(family: Family, groups: &[Group<'_>]) -> bool {
+/// Reports whether no endpoint has this address family. If some endpoints have it, the endpoints of
+/// the other family belong to the same dual-stack pods and are not reported.
+fn is_family_missing(family: AddressFamily, groups: &[EndpointGroup<'_>]) -> bool {
     let mut endpoints = groups.iter().flat_map(|group| group.endpoints);
-    !endpoints.any(|endpoint| Family::of(endpoint.address) == family)
+    !endpoints.any(|endpoint| AddressFamily::of(endpoint.address) == family)
 }
 
-fn leave_out_family(family: Family, groups: &[Group<'_>], left_out: &mut LeftOut) {
+fn leave_out_family(family: AddressFamily, groups: &[EndpointGroup<'_>], left_out: &mut LeftOut) {
     for endpoint in groups.iter().flat_map(|group| group.endpoints) {
         let address = endpoint.address;
         left_out.add(LeftOutReason::OtherFamily, address, address, || {
             format!(
-                "is not an {family} address as the service address, and no other endpoint is; \
+                "is not an {family} address like the service address, and no other endpoint has one; \
                  let the Service and its pods have addresses of both families \
                  (spec.ipFamilyPolicy: RequireDualStack)"
             )
@@ -168,14 +175,19 @@ fn leave_out_family(family: Family, groups: &[Group<'_>], left_out: &mut LeftOut
     }
 }
 
-/// Counts the endpoints of a slice that does not have the Service's port.
-fn leave_out_group(group: &Group<'_>, port: &PortSpec, family: Family, left_out: &mut LeftOut) {
+/// Counts the endpoints of an EndpointSlice that lacks the port of the Service.
+fn leave_out_group(
+    group: &EndpointGroup<'_>,
+    port: &PortSpec,
+    family: AddressFamily,
+    left_out: &mut LeftOut,
+) {
     let named = |name: &str, protocol: Protocol| match name {
         "" => format!("the unnamed port of {protocol}"),
         name => format!("the port {name} of {protocol}"),
     };
     let endpoints = group.endpoints.iter().map(|endpoint| endpoint.address);
-    for address in endpoints.filter(|address| Family::of(*address) == family) {
+    for address in endpoints.filter(|address| AddressFamily::of(*address) == family) {
         left_out.add(LeftOutReason::PortNotInSlice, address, address, || {
             let listed = group.ports.iter();
             let listed: Vec<String> = listed
@@ -186,7 +198,7 @@ fn leave_out_group(group: &Group<'_>, port: &PortSpec, family: Family, left_out:
                 listed => listed.join(" and "),
             };
             format!(
-                "is in a slice without {}, which the Service has (it lists {listed}); give the \
+                "is in a slice without {}, which the Service has (the slice lists {listed}); give the \
                  port in the slice the name and protocol of the Service's port, or write the \
                  annotation portlb.io/ports",
                 named(&port.name, port.protocol)
@@ -195,7 +207,8 @@ fn leave_out_group(group: &Group<'_>, port: &PortSpec, family: Family, left_out:
     }
 }
 
-/// As `cmp`, but by numbers, which is half of the time that a Service of 10,000 endpoints takes.
+/// Orders addresses like `cmp`, but compares numbers. This halves the time for a Service with
+/// 10,000 endpoints.
 fn compare_addresses(one: IpAddr, other: IpAddr) -> Ordering {
     match (one, other) {
         (IpAddr::V4(one), IpAddr::V4(other)) => one.to_bits().cmp(&other.to_bits()),
@@ -205,19 +218,19 @@ fn compare_addresses(one: IpAddr, other: IpAddr) -> Ordering {
     }
 }
 
-/// Where the endpoints of the group listen for the port; `None`: they do not. A real server's port
-/// is said only where it is another than the client's.
-fn port_of(group: &Group<'_>, port: &PortSpec) -> Option<Option<NonZeroU16>> {
+/// Returns the port of the real servers, or `None` if the group has no such port. The inner value
+/// is `None` if the real servers listen on the port to which the client connected.
+fn port_of(group: &EndpointGroup<'_>, port: &PortSpec) -> Option<Option<NonZeroU16>> {
     let is_its =
         |sliced: &&EndpointPort| sliced.protocol == port.protocol && sliced.name == port.name;
     let differing =
         |number: Option<NonZeroU16>| number.filter(|number| port.ports != Ports::Single(*number));
     let sliced = group.ports.iter().find(is_its);
     match port.target {
-        Target::AsSliced => sliced.map(|sliced| differing(sliced.port)),
-        Target::AsAddressed => sliced.map(|_| None),
-        Target::AsAddressedInAllSlices => Some(None),
-        Target::Fixed(number) => Some(differing(Some(number))),
+        TargetPort::AsSliced => sliced.map(|sliced| differing(sliced.port)),
+        TargetPort::AsAddressed => sliced.map(|_| None),
+        TargetPort::AsAddressedInAllSlices => Some(None),
+        TargetPort::Fixed(number) => Some(differing(Some(number))),
     }
 }
 
@@ -225,10 +238,10 @@ fn real_server(
     endpoint: &Endpoint,
     port: Option<NonZeroU16>,
     spec: &ServiceSpec,
-    group: &Group<'_>,
-    surroundings: &Surroundings<'_>,
+    group: &EndpointGroup<'_>,
+    context: &ConversionContext<'_>,
 ) -> Option<RealServer> {
-    let of_pod = surroundings
+    let of_pod = context
         .pod_annotations
         .and_then(|annotations| annotations(endpoint.address));
     let of_pod = of_pod.unwrap_or_default();
@@ -253,11 +266,12 @@ fn real_server(
     })
 }
 
-/// Takes out what would be refused, since one such endpoint must not harm the others.
-fn leave_out(server: &mut VirtualServer, surroundings: &Surroundings<'_>, left_out: &mut LeftOut) {
+/// Removes the real servers that validation would reject, so that one unusable endpoint does not
+/// make the whole virtual server invalid.
+fn leave_out(server: &mut VirtualServer, context: &ConversionContext<'_>, left_out: &mut LeftOut) {
     let mut servers = std::mem::take(&mut server.real_servers);
-    let claimed = claimed(&servers, surroundings.claims);
-    let ranges = surroundings.service_ranges;
+    let claimed = claimed(&servers, context.claims);
+    let ranges = context.service_ranges;
     servers.retain(|candidate| {
         let address = candidate.address;
         if claimed.contains(&address) {
@@ -291,8 +305,8 @@ fn leave_out(server: &mut VirtualServer, surroundings: &Surroundings<'_>, left_o
     leave_out_excess(server, left_out);
 }
 
-/// Takes out what exceeds the number of real servers that the scheduler can have: first those that
-/// drain, which the data plane goes on draining as far as it has places.
+/// Removes real servers above the limit of the scheduler, draining ones first. The data plane
+/// continues to drain removed real servers while its table has room.
 fn leave_out_excess(server: &mut VirtualServer, left_out: &mut LeftOut) {
     let most = server.scheduler.most_real_servers();
     if server.real_servers.len() <= most {
@@ -328,13 +342,14 @@ fn why(
         && invalid.field == of_port.into()
     {
         let why = format!(
-            "listens on {port}, and {} cannot change the port {wanted}; let it listen on \
+            "listens on {port}, and {} cannot change the port {wanted}; let the endpoint listen on \
              {wanted}, or write the annotation portlb.io/forwarding-method: Masquerade",
             server.forwarding_method
         );
         return (LeftOutReason::PortDiffers, why);
     }
-    let is_of_other_family = Family::of(candidate.address) != Family::of(server.id.address);
+    let is_of_other_family =
+        AddressFamily::of(candidate.address) != AddressFamily::of(server.id.address);
     let reason = if is_of_other_family {
         LeftOutReason::OtherFamily
     } else {
@@ -348,8 +363,8 @@ fn why(
     (reason, format!("{problem}; {suggestion}"))
 }
 
-/// Which of the real servers are service addresses.
-fn claimed(servers: &[RealServer], claims: &Claims) -> BTreeSet<IpAddr> {
+/// Returns the addresses of real servers that are service addresses.
+fn claimed(servers: &[RealServer], claims: &AddressClaims) -> BTreeSet<IpAddr> {
     let (Some(first), Some(last)) = (servers.first(), servers.last()) else {
         return BTreeSet::new();
     };
@@ -361,7 +376,7 @@ fn claimed(servers: &[RealServer], claims: &Claims) -> BTreeSet<IpAddr> {
     between.filter(is_server).collect()
 }
 
-/// What a Service's status says of its ports.
+/// Returns the single ports of a Service, which its status lists. Ranges of ports are left out.
 pub(super) fn single_ports(spec: &ServiceSpec) -> Vec<(Protocol, u16)> {
     let single = |port: &PortSpec| match port.ports {
         Ports::Single(number) => Some((port.protocol, number.get())),

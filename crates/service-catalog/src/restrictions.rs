@@ -1,18 +1,18 @@
-//! Limits in the specification of a Service that no load balancer enforces.
+//! Limits of a Service that no load balancer enforces.
 
 use std::net::IpAddr;
 
-use virtual_server::IpNet;
+use virtual_server::{AddressFamily, IpNet};
 
 use super::{
     finding::{Finding, Reason, Subject},
-    model::{Family, SOURCE_RANGES_ANNOTATION, Service},
+    model::{SOURCE_RANGES_ANNOTATION, Service},
 };
 
 /// Returns the finding about a Service that admits only some clients.
 ///
-/// A range of the whole IPv4 or IPv6 space limits nothing, and a family without any range is not
-/// limited (as in kube-proxy). A text that is not a prefix counts as a limit.
+/// The ranges `0.0.0.0/0` and `::/0` limit nothing. An address family without any range is not
+/// limited, as in kube-proxy. A text that is not a prefix counts as a limit.
 pub(super) fn of_service(service: &Service) -> Option<Finding> {
     let (subject, texts): (Subject, Vec<&str>) = if service.source_ranges.is_empty() {
         let annotated = service.annotated_source_ranges.as_deref()?;
@@ -31,7 +31,7 @@ pub(super) fn of_service(service: &Service) -> Option<Finding> {
     if !limits_clients(&texts) {
         return None;
     }
-    let text = "no load balancer enforces it, so the Service is not served; filter clients at the \
+    let text = "no load balancer enforces this limit, so the Service is not served; filter clients at the \
                 router or with a NetworkPolicy for the pods, and remove the ranges or write \
                 0.0.0.0/0 and ::/0";
     Some(Finding::about(
@@ -42,10 +42,10 @@ pub(super) fn of_service(service: &Service) -> Option<Finding> {
 }
 
 fn limits_clients(texts: &[&str]) -> bool {
-    let mut limited: Vec<Family> = Vec::new();
-    let mut open: Vec<Family> = Vec::new();
+    let mut limited: Vec<AddressFamily> = Vec::new();
+    let mut open: Vec<AddressFamily> = Vec::new();
     for text in texts {
-        // Kubernetes takes prefixes with host bits, such as 10.0.0.1/0.
+        // Kubernetes accepts prefixes with host bits, such as 10.0.0.1/0.
         let Some((address, length)) = text.split_once('/') else {
             return true;
         };
@@ -56,7 +56,7 @@ fn limits_clients(texts: &[&str]) -> bool {
             return true;
         }
         let families = if length == 0 { &mut open } else { &mut limited };
-        families.push(Family::of(address));
+        families.push(AddressFamily::of(address));
     }
     limited.iter().any(|family| !open.contains(family))
 }
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_limit_clients_unless_a_whole_family_is_among_them() {
+    fn source_ranges_limit_clients_unless_they_contain_the_whole_family() {
         check(&[], false);
         check(&["0.0.0.0/0"], false);
         check(&["0.0.0.0/0", "::/0"], false);
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_that_cannot_be_read_limits_clients() {
+    fn an_invalid_source_range_counts_as_a_limit() {
         for text in ["", "192.0.2.1", "0.0.0.0/x", "office", "0.0.0.0/33"] {
             check(&[text, "0.0.0.0/0"], true);
         }

@@ -1,4 +1,4 @@
-//! The specification of a Service, from its fields and annotations.
+//! Specification of a Service, parsed from its fields and annotations.
 
 mod remarks;
 
@@ -11,101 +11,100 @@ use std::{
 };
 
 use virtual_server::{
-    BadValue, Behaviour, Field, FieldPath, ForwardingMethod, HealthCheck, HealthCheckChoice,
-    Invalid, Ports, Protocol, VirtualServer, VirtualServerId,
+    AddressFamily, BadValue, Behaviour, Field, FieldPath, ForwardingMethod, HealthCheck,
+    HealthCheckChoice, Invalid, Ports, Protocol, VirtualServer, VirtualServerId,
 };
 
 use self::remarks::remarks;
 use super::{
-    annotations::{self, Refusal, ServiceAnnotations},
+    annotations::{self, RefusedSetting, ServiceAnnotations},
     finding::{Finding, Reason, Subject},
-    model::{Family, PREFIX, Service, ServicePort, ServiceType},
+    model::{PREFIX, Service, ServicePort, ServiceType},
     restrictions,
     settings::{PodService, Settings},
 };
 
-/// Entries of ports that a Service may have: each is a virtual server of every address, and is
-/// compared with every other.
+/// Largest number of port entries of a Service. Each entry becomes a virtual server of every
+/// address, and is compared with every other entry.
 const MOST_PORTS: usize = 1_000;
 
-/// What a Service asks for. It can be served as it stands, given addresses.
+/// The valid request of a Service. The Service can be served as soon as it has addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceSpec {
-    /// What the virtual servers are called, up to the name of their port.
+    /// The name of the virtual servers. The name of a port is appended.
     pub(crate) name: Box<str>,
-    /// Where its addresses come from.
     pub(crate) source: AddressSource,
-    /// Services that say the same may share an address.
+    /// Services with equal keys can share an address.
     pub(crate) share_key: Option<Box<str>>,
-    /// Other namespaces whose Services may share it, if they name this one's, too.
+    /// Other namespaces whose Services can share the address, if they also name the namespace of
+    /// this Service.
     pub(crate) share_namespaces: Box<[Box<str>]>,
-    /// Families of its endpoints; empty: those that they have.
-    pub(crate) families: Vec<Family>,
-    /// Its ports, none of which overlap.
+    /// The address families of the endpoints. Empty means the families of the present endpoints.
+    pub(crate) families: Vec<AddressFamily>,
+    /// The ports do not overlap.
     pub(crate) ports: Box<[PortSpec]>,
-    /// How its virtual servers behave; the health check is the port's.
+    /// The settings of the virtual servers. The health check is replaced by the one of the port.
     pub(crate) behaviour: Behaviour,
     /// Endpoints that are not ready count as ready.
     pub(crate) publishes_not_ready: bool,
 }
 
-/// Where the addresses of a Service come from.
+/// The source of the addresses of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum AddressSource {
-    /// They are given.
+    /// The Service or the operator gives the addresses.
     Given(Vec<IpAddr>),
-    /// From the pool of that name, or from the first that fits.
+    /// A pool allocates the addresses.
     Pool {
-        /// The pool's name.
+        /// The name of the pool. `None` means the first pool with a free address.
         name: Option<Box<str>>,
-        /// One address of each family.
-        families: Vec<Family>,
-        /// Whether a family without a free address is worth a finding.
+        /// The pool allocates one address of each family.
+        families: Vec<AddressFamily>,
+        /// True if every family without a free address must be reported.
         needs_all: bool,
     },
 }
 
-/// A port of a Service.
+/// A port of a Service, as a part of its specification.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PortSpec {
-    /// Its name in the Service and in slices.
+    /// The name of the port in the Service and in EndpointSlices.
     pub(crate) name: Box<str>,
-    /// Transport protocol.
     pub(crate) protocol: Protocol,
-    /// What clients connect to.
+    /// The ports that clients connect to.
     pub(crate) ports: Ports,
-    /// Where the endpoints listen.
-    pub(crate) target: Target,
-    /// `None`: the endpoints are not checked.
+    pub(crate) target: TargetPort,
+    /// `None` means that the endpoints are not checked.
     pub(crate) health_check: Option<HealthCheck>,
 }
 
-/// Where endpoints listen.
+/// The port on which the endpoints listen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Target {
-    /// Where the slices say under the port's name.
+pub(crate) enum TargetPort {
+    /// The port that the EndpointSlice lists under the name of the Service's port.
     AsSliced,
-    /// Where the client connects to, in the slices that have the port's name.
+    /// The port that clients connect to, for EndpointSlices that list the name of the Service's
+    /// port.
     AsAddressed,
-    /// Where the client connects to, whatever ports the slices have.
+    /// The port that clients connect to, whatever ports the EndpointSlices list.
     AsAddressedInAllSlices,
-    /// At this port.
+    /// This port for all endpoints.
     Fixed(NonZeroU16),
 }
 
 /// A parsed Service, with its findings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParsedService {
-    /// What it asks for, or why that cannot be.
+    /// The specification, or the reasons why the Service is invalid.
     pub spec: Result<ServiceSpec, Vec<Finding>>,
-    /// Limits that its author sets and that no load balancer enforces. While there is one, the
-    /// Service is not served at all, its last good state included.
+    /// Limits by the author of the Service that no load balancer enforces. A Service with such a
+    /// limit is not served, even if an earlier state was valid.
     pub restrictions: Vec<Finding>,
-    /// What its owner should know besides.
+    /// Other findings for the author of the Service.
     pub remarks: Vec<Finding>,
 }
 
-/// Whether the Service is one of ours.
+/// Reports whether portlb serves the Service, judging from its class.
 pub fn is_ours(service: &Service, settings: &Settings) -> bool {
     let class = settings.load_balancer_class.as_str();
     !service.is_being_deleted
@@ -114,37 +113,38 @@ pub fn is_ours(service: &Service, settings: &Settings) -> bool {
             || annotated_class(service) == Some(class))
 }
 
-/// The class that an annotation names.
+/// Returns the class from the annotation `portlb.io/load-balancer-class`.
 pub fn annotated_class(service: &Service) -> Option<&str> {
-    annotated(service, annotations::LOAD_BALANCER_CLASS)
+    annotation_value(service, annotations::LOAD_BALANCER_CLASS)
 }
 
-/// What it shares an address by, whatever else is wrong with it.
+/// Returns the share key from the annotation, even if the Service is invalid.
 pub(crate) fn annotated_share_key(service: &Service) -> Option<&str> {
-    annotated(service, annotations::SHARE_ADDRESS).filter(|key| !key.is_empty())
+    annotation_value(service, annotations::SHARE_ADDRESS).filter(|key| !key.is_empty())
 }
 
-/// Returns the namespaces that it shares an address with, whatever else is wrong with it.
+/// Returns the namespaces with which the Service shares its address, even if the Service is
+/// invalid.
 pub(crate) fn annotated_share_namespaces(service: &Service) -> Box<[Box<str>]> {
-    let text = annotated(service, annotations::SHARE_ADDRESS_NAMESPACES).unwrap_or_default();
+    let text = annotation_value(service, annotations::SHARE_ADDRESS_NAMESPACES).unwrap_or_default();
     let mut namespaces = annotations::namespaces(text).into_vec();
     namespaces.truncate(annotations::MOST_SHARE_NAMESPACES);
     namespaces.into()
 }
 
-fn annotated<'a>(service: &'a Service, wanted: &str) -> Option<&'a str> {
+fn annotation_value<'a>(service: &'a Service, wanted: &str) -> Option<&'a str> {
     let mut annotations = service.annotations.iter();
     let (_, value) = annotations.find(|(name, _)| **name == *wanted)?;
     Some(value.trim())
 }
 
-/// Judges a Service of ours.
+/// Parses a Service that portlb serves.
 pub fn of_service(service: &Service, settings: &Settings) -> ParsedService {
     let mut errors = Vec::new();
-    let annotations = annotations::read(annotations::OF_SERVICES, &service.annotations);
+    let annotations = annotations::read(annotations::SERVICE_ANNOTATIONS, &service.annotations);
     let annotations = annotations.unwrap_or_else(|refusals| {
         let refusals = refusals.into_iter();
-        errors.extend(refusals.map(Refusal::into_finding));
+        errors.extend(refusals.map(RefusedSetting::into_finding));
         ServiceAnnotations::default()
     });
     let is_tunnel = annotations.options.forwarding_method != Some(ForwardingMethod::Masquerade);
@@ -170,31 +170,35 @@ pub fn of_service(service: &Service, settings: &Settings) -> ParsedService {
     }
 }
 
-/// Judges the pods that are served without a Service.
+/// Parses the settings of pods that are served without a Service.
 ///
 /// # Errors
-/// Why they cannot be served.
-pub(crate) fn of_pods(pods: &PodService) -> Result<ServiceSpec, Vec<Finding>> {
+///
+/// Returns the reasons why the pods cannot be served.
+pub(crate) fn parse_pods(pods: &PodService) -> Result<ServiceSpec, Vec<Finding>> {
     let mut pairs = Vec::new();
     for (name, value) in &pods.annotations {
         let Some(name) = name.strip_prefix(PREFIX) else {
             let subject = Subject::Annotation(name.as_str().into());
-            let text = format!("does not begin with {PREFIX}; write it so");
+            let text = format!("does not begin with {PREFIX}; add this prefix");
             return Err(vec![Finding::about(Reason::BadAnnotation, subject, text)]);
         };
         pairs.push((name.into(), value.as_str().into()));
     }
     let annotations: ServiceAnnotations =
-        annotations::read(annotations::OF_SERVICES, &pairs.into()).map_err(
+        annotations::read(annotations::SERVICE_ANNOTATIONS, &pairs.into()).map_err(
             |refusals| -> Vec<Finding> {
-                refusals.into_iter().map(Refusal::into_finding).collect()
+                refusals
+                    .into_iter()
+                    .map(RefusedSetting::into_finding)
+                    .collect()
             },
         )?;
     let mut errors = Vec::new();
     let behaviour = behaviour(&annotations, None, &mut errors);
     let target = pods
         .target_port
-        .map_or(Target::AsAddressedInAllSlices, Target::Fixed);
+        .map_or(TargetPort::AsAddressedInAllSlices, TargetPort::Fixed);
     let mut ports = Vec::new();
     for pod_ports in &pods.ports {
         ports.push(PortSpec {
@@ -234,7 +238,12 @@ pub(crate) fn of_pods(pods: &PodService) -> Result<ServiceSpec, Vec<Finding>> {
         behaviour,
         publishes_not_ready: false,
     };
-    validate(&spec, AddressPlace::PodAddresses, &annotations, &mut errors);
+    validate(
+        &spec,
+        AddressLocation::PodAddresses,
+        &annotations,
+        &mut errors,
+    );
     if let (Some(target), false) = (pods.target_port, can_change_ports(&spec.behaviour)) {
         let differs = |port: &&PortSpec| port.ports != Ports::Single(target);
         for port in spec.ports.iter().filter(differs) {
@@ -281,13 +290,13 @@ impl ServiceParser<'_> {
             .map(Duration::from_secs);
         let behaviour = behaviour(self.annotations, affinity, errors);
         let ports = self.ports(&behaviour, errors);
-        let (source, place) = self.address_source(errors)?;
+        let (source, location) = self.address_source(errors)?;
         if let AddressSource::Given(addresses) = &source {
-            let refused = addresses.iter().filter_map(|address| {
-                let why = self.settings.refusal(*address)?;
-                Some(place.finding(why))
+            let bad_value = addresses.iter().filter_map(|address| {
+                let why = self.settings.refuse_address(*address)?;
+                Some(location.finding(why))
             });
-            errors.extend(refused);
+            errors.extend(bad_value);
         }
         let spec = ServiceSpec {
             name: service.key.to_string().into(),
@@ -299,7 +308,7 @@ impl ServiceParser<'_> {
             behaviour,
             publishes_not_ready: service.publishes_not_ready,
         };
-        validate(&spec, place, self.annotations, errors);
+        validate(&spec, location, self.annotations, errors);
         Some(spec)
     }
 
@@ -326,7 +335,7 @@ impl ServiceParser<'_> {
                 name: "".into(),
                 protocol: *protocol,
                 ports: *given,
-                target: Target::AsAddressedInAllSlices,
+                target: TargetPort::AsAddressedInAllSlices,
                 health_check: health_check(self.annotations, behaviour, *protocol),
             });
         }
@@ -366,13 +375,13 @@ impl ServiceParser<'_> {
         port: &ServicePort,
         behaviour: &Behaviour,
         errors: &mut Vec<Finding>,
-    ) -> Target {
+    ) -> TargetPort {
         if can_change_ports(behaviour) || !self.service.has_selector {
-            return Target::AsSliced;
+            return TargetPort::AsSliced;
         }
         match port.target_port {
-            None => Target::AsSliced,
-            Some(target) if target == port.port => Target::AsAddressed,
+            None => TargetPort::AsSliced,
+            Some(target) if target == port.port => TargetPort::AsAddressed,
             Some(target) => {
                 let path = format!("spec.ports[{index}].targetPort");
                 errors.push(bad_specification(
@@ -384,27 +393,30 @@ impl ServiceParser<'_> {
                         port.port, behaviour.forwarding_method, port.port
                     ),
                 ));
-                Target::AsSliced
+                TargetPort::AsSliced
             }
         }
     }
 
-    /// The first source that names any address, and what it is called.
-    fn address_source(&self, errors: &mut Vec<Finding>) -> Option<(AddressSource, AddressPlace)> {
+    /// Returns the first source that names an address, and the place where it is written.
+    fn address_source(
+        &self,
+        errors: &mut Vec<Finding>,
+    ) -> Option<(AddressSource, AddressLocation)> {
         let service = self.service;
         if !self.annotations.addresses.is_empty() {
             let given = AddressSource::Given(self.annotations.addresses.clone());
-            return Some((given, AddressPlace::Annotation));
+            return Some((given, AddressLocation::Annotation));
         }
-        let (texts, place): (Vec<&str>, _) = match &service.load_balancer_ip {
-            Some(text) => (vec![text], AddressPlace::LoadBalancerIp),
+        let (texts, location): (Vec<&str>, _) = match &service.load_balancer_ip {
+            Some(text) => (vec![text], AddressLocation::LoadBalancerIp),
             None => {
                 let texts = service.external_ips.iter().map(|text| &**text).collect();
-                (texts, AddressPlace::ExternalIps)
+                (texts, AddressLocation::ExternalIps)
             }
         };
         if texts.is_empty() {
-            return Some((self.pool(errors)?, AddressPlace::Pool));
+            return Some((self.pool(errors)?, AddressLocation::Pool));
         }
         let mut addresses = BTreeSet::new();
         for text in texts {
@@ -412,30 +424,31 @@ impl ServiceParser<'_> {
                 Ok(address) => {
                     addresses.insert(address);
                 }
-                Err(_) => errors.push(place.finding(format!(
+                Err(_) => errors.push(location.finding(format!(
                     "{text:?} is not an IP address; write one such as 10.1.1.10, or remove it"
                 ))),
             }
         }
         let given = AddressSource::Given(addresses.into_iter().collect());
-        Some((given, place))
+        Some((given, location))
     }
 
     fn pool(&self, errors: &mut Vec<Finding>) -> Option<AddressSource> {
         let pools = &self.settings.pools;
         let name = self.annotations.pool.clone();
-        // Who has an address goes on with it when the pool is renamed or removed.
-        let keeps_none = self.service.written.kept_addresses().is_empty();
+        // A Service that has an address keeps it when the pool is renamed or removed.
+        let keeps_none = self.service.written.recorded_addresses().is_empty();
         if let (Some(finding), true) = (self.unknown_pool(), keeps_none) {
             errors.push(finding);
             return None;
         }
-        // Where no API server has filled the families in, those of the pools stand for them.
+        // A Service from a manifest can have no families. Then the families of the pools apply.
         let mut families = self.service.ip_families.clone();
         if families.is_empty() {
             let prefixes = pools.iter().flat_map(|pool| &pool.prefixes);
-            let of_pools: BTreeSet<Family> =
-                prefixes.map(|prefix| Family::of(prefix.addr())).collect();
+            let of_pools: BTreeSet<AddressFamily> = prefixes
+                .map(|prefix| AddressFamily::of(prefix.addr()))
+                .collect();
             let most = if self.service.requires_dual_stack {
                 2
             } else {
@@ -444,7 +457,7 @@ impl ServiceParser<'_> {
             families = of_pools.into_iter().take(most).collect();
         }
         if families.is_empty() {
-            families.push(Family::V4);
+            families.push(AddressFamily::V4);
         }
         let needs_all = self.service.requires_dual_stack;
         Some(AddressSource::Pool {
@@ -456,7 +469,7 @@ impl ServiceParser<'_> {
 }
 
 impl ServiceParser<'_> {
-    /// What is wrong with the name of the pool.
+    /// Returns the finding about a pool name that does not exist.
     fn unknown_pool(&self) -> Option<Finding> {
         let pools = &self.settings.pools;
         let name = self.annotations.pool.as_ref()?;
@@ -465,11 +478,11 @@ impl ServiceParser<'_> {
         }
         let known: Vec<&str> = pools.iter().map(|pool| pool.name.as_str()).collect();
         let known = match known.as_slice() {
-            [] => "pod-watcher has none; start it with --address-pool".to_owned(),
+            [] => "pod-watcher has no address pool; start it with --address-pool".to_owned(),
             known => format!("known are {}", known.join(", ")),
         };
         let reason = BadValue::new(format!("{name:?}"), "is not an address pool", known);
-        Some(annotations::refusal("address-pool", &reason).into_finding())
+        Some(annotations::refused_annotation("address-pool", &reason).into_finding())
     }
 }
 
@@ -478,14 +491,15 @@ fn behaviour(
     affinity: Option<Duration>,
     errors: &mut Vec<Finding>,
 ) -> Behaviour {
-    let (mut behaviour, refused) = annotations.options.resolve();
-    let refused = refused.iter();
-    errors.extend(refused.map(|invalid| in_annotations(invalid, None, annotations)));
+    let (mut behaviour, bad_value) = annotations.options.resolve();
+    let bad_value = bad_value.iter();
+    errors.extend(bad_value.map(|invalid| annotation_finding(invalid, None, annotations)));
     behaviour.persistence = annotations.persistence(affinity);
     behaviour
 }
 
-/// A port without TCP has nothing to connect to unless its owner says what.
+/// Returns the health check of a port. A UDP or SCTP port is checked only if the annotations name a
+/// kind or a port for the check, because nothing may accept TCP there.
 fn health_check(
     annotations: &ServiceAnnotations,
     behaviour: &Behaviour,
@@ -501,7 +515,7 @@ fn health_check(
         .filter(|_| protocol == Protocol::Tcp || is_asked_for)
 }
 
-/// Only Masquerade rewrites packets.
+/// Reports whether the forwarding method can change ports. Only `Masquerade` rewrites packets.
 pub(crate) fn can_change_ports(behaviour: &Behaviour) -> bool {
     match behaviour.forwarding_method {
         ForwardingMethod::Masquerade => true,
@@ -509,7 +523,7 @@ pub(crate) fn can_change_ports(behaviour: &Behaviour) -> bool {
     }
 }
 
-/// Ports that belong to two of a Service's virtual servers.
+/// Returns a message for each port that overlaps an earlier port.
 fn overlaps(ports: &[PortSpec]) -> Vec<String> {
     let mut overlaps = Vec::new();
     for (index, port) in ports.iter().enumerate() {
@@ -520,17 +534,17 @@ fn overlaps(ports: &[PortSpec]) -> Vec<String> {
             let (protocol, ports) = (port.protocol, port.ports);
             let others = other.ports;
             overlaps.push(format!(
-                "{protocol}/{ports} overlaps {protocol}/{others}; give each port once"
+                "{protocol}/{ports} overlaps {protocol}/{others}; list each port once"
             ));
         }
     }
     overlaps
 }
 
-/// Validates the virtual servers by the code that validates those of a file.
+/// Validates the virtual servers with the code that also validates files.
 fn validate(
     spec: &ServiceSpec,
-    place: AddressPlace,
+    location: AddressLocation,
     annotations: &ServiceAnnotations,
     errors: &mut Vec<Finding>,
 ) {
@@ -538,9 +552,9 @@ fn validate(
     let addresses = match &spec.source {
         AddressSource::Given(addresses) => addresses,
         AddressSource::Pool { families, .. } => {
-            let sample = |family: &Family| match family {
-                Family::V4 => IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
-                Family::V6 => IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+            let sample = |family: &AddressFamily| match family {
+                AddressFamily::V4 => IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
+                AddressFamily::V6 => IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
             };
             samples = families.iter().map(sample).collect();
             &samples
@@ -552,7 +566,7 @@ fn validate(
                 continue;
             };
             for invalid in problems.listed() {
-                let error = in_annotations(invalid, Some((*address, place)), annotations);
+                let error = annotation_finding(invalid, Some((*address, location)), annotations);
                 if !errors.contains(&error) {
                     errors.push(error);
                 }
@@ -561,7 +575,7 @@ fn validate(
     }
 }
 
-/// The virtual server of a Service's port at an address; without real servers.
+/// Returns the virtual server for a port of the Service at an address, without real servers.
 pub(crate) fn virtual_server(
     spec: &ServiceSpec,
     address: IpAddr,
@@ -597,11 +611,12 @@ pub(crate) fn virtual_server(
     }
 }
 
-/// Returns the finding that names the annotation or field in place of the field of the file format.
-/// `address`: the address of the virtual server, and where it is written.
-fn in_annotations(
+/// Converts an error about a field of the file format to a finding that names the annotation or the
+/// field of the Service. `address` is the address of the virtual server and the place where it is
+/// written.
+fn annotation_finding(
     invalid: &Invalid,
-    address: Option<(IpAddr, AddressPlace)>,
+    address: Option<(IpAddr, AddressLocation)>,
     annotations: &ServiceAnnotations,
 ) -> Finding {
     let Invalid { field, reason } = invalid;
@@ -609,7 +624,7 @@ fn in_annotations(
         return Finding::new(Reason::BadSpecification, invalid.to_string());
     };
     let name = match (field, address) {
-        (Field::Address, Some((_, place))) => return place.finding(reason),
+        (Field::Address, Some((_, location))) => return location.finding(reason),
         (Field::PersistenceTimeout, _) if annotations.persistence_timeout.is_none() => {
             let path = "spec.sessionAffinityConfig.clientIP.timeoutSeconds";
             return bad_specification(path, reason);
@@ -618,17 +633,17 @@ fn in_annotations(
             Some("persistence-ipv6-prefix-length")
         }
         (Field::ClientPrefixLength, _) => Some("persistence-ipv4-prefix-length"),
-        (field, _) => annotations::setting(field),
+        (field, _) => annotations::annotation_for(field),
     };
     match name {
-        Some(name) => annotations::refusal(name, reason).into_finding(),
+        Some(name) => annotations::refused_annotation(name, reason).into_finding(),
         None => Finding::new(Reason::BadSpecification, invalid.to_string()),
     }
 }
 
-/// Where the addresses of a Service are written.
+/// The place where the addresses of a Service are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum AddressPlace {
+enum AddressLocation {
     Annotation,
     LoadBalancerIp,
     ExternalIps,
@@ -636,8 +651,8 @@ enum AddressPlace {
     PodAddresses,
 }
 
-impl AddressPlace {
-    /// Returns the finding about an address that is written here.
+impl AddressLocation {
+    /// Returns the finding about an address at this place.
     fn finding(self, text: impl fmt::Display) -> Finding {
         let (reason, subject) = match self {
             Self::Annotation => (Reason::BadAnnotation, Subject::annotation("address")),

@@ -1,78 +1,80 @@
-//! What the operator chose.
+//! Settings of the operator.
 
 use std::{borrow::Cow, collections::BTreeSet, net::IpAddr, num::NonZeroU16, str::FromStr};
 
 use virtual_server::{BadValue, DesiredSet, IpNet, Ports, Protocol, ServiceRange};
 
-use super::{annotations::Refusal, finding::Subject, model::Scope};
+use super::{annotations::RefusedSetting, finding::Subject, model::Scope};
 
-/// What the operator chose. Part of it is text that a person wrote: [`Settings::validate`].
+/// The settings of the operator. [`Settings::validate`] checks the values that the operator wrote
+/// as text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// Services of this class are served: `portlb.io/portlb`.
+    /// The class of the Services that portlb serves: `portlb.io/portlb` by default.
     pub load_balancer_class: String,
     /// Prefixes that are announced as a whole.
     pub service_ranges: BTreeSet<ServiceRange>,
-    /// Where addresses come from that a Service does not name; the first that fits is taken.
+    /// Pools of addresses for Services that name no address. The first pool with a free address is
+    /// used.
     pub pools: Vec<AddressPool>,
-    /// Pods that are served without a Service.
+    /// `None` if no pods are served without a Service.
     pub pods: Option<PodService>,
-    /// Addresses that no Service may have, since the load balancer's own pod needs them: that of
-    /// the API server.
+    /// Addresses that no Service can have, because the lb pod itself needs them: the address of the
+    /// API server.
     pub reserved: BTreeSet<IpAddr>,
-    /// Further addresses that Services may name.
+    /// Further prefixes whose addresses Services can name.
     pub allowed_prefixes: Vec<IpNet>,
-    /// A Service may name only addresses of the ranges, pools and allowed prefixes: a Service that
-    /// names the address of a pod would take that pod from its own Service.
+    /// True if a Service can name only addresses in service ranges, pools and allowed prefixes.
+    /// Otherwise a Service could name the address of a pod and take the traffic of this pod.
     pub is_confined: bool,
-    /// What is listed and watched. Nothing is desired before each has been listed once.
+    /// The scopes that are listed and watched. There is no output before each of them has been
+    /// listed once.
     pub scopes: Vec<Scope>,
 }
 
-/// A named supply of service addresses.
+/// A named pool of service addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AddressPool {
-    /// Its name, for annotations.
+    /// The name that annotations use.
     pub name: String,
-    /// Where its addresses lie; taken in this order, each from its lowest address.
+    /// Prefixes in the order in which they are used, each from its lowest address.
     pub prefixes: Vec<IpNet>,
 }
 
-/// What makes virtual servers of pods without a Service: every pod of the catalog is one of their
-/// real servers, so that only those are to be watched that match the selector.
+/// Virtual servers for pods without a Service. Every pod of the catalog is a real server of them,
+/// so the catalog must get only the pods that match the selector.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodService {
-    /// What the virtual servers are called.
+    /// The name of the virtual servers.
     pub name: String,
-    /// Service addresses.
     pub addresses: Vec<IpAddr>,
-    /// What clients connect to.
+    /// The ports that clients connect to.
     pub ports: Vec<PodPorts>,
-    /// Where the pods listen; `None`: on the port that the client addressed.
+    /// The port on which the pods listen. `None` means the port to which the client connected.
     pub target_port: Option<NonZeroU16>,
-    /// As on a Service: name with prefix, and value.
+    /// Annotations as on a Service: the name with its prefix, and the value.
     pub annotations: Vec<(String, String)>,
 }
 
-/// `80/TCP`, `443`, `8000-8999/UDP` or `all`.
+/// Ports with a protocol, written `80/TCP`, `443`, `8000-8999/UDP` or `all`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PodPorts {
-    /// Transport protocol; TCP where none is written.
+    /// TCP if no protocol is written.
     pub protocol: Protocol,
-    /// The ports.
     pub ports: Ports,
 }
 
 impl Settings {
-    /// Refuses what no Service can put right.
+    /// Checks the settings of the operator.
     ///
     /// # Errors
-    /// Each setting that cannot be, named by its flag.
-    pub fn validate(&self) -> Result<(), Vec<Refusal>> {
+    ///
+    /// Returns one error for each invalid setting. It names the flag.
+    pub fn validate(&self) -> Result<(), Vec<RefusedSetting>> {
         let mut errors = Vec::new();
         let mut refuse = |flag: &'static str, text: String| {
             let subject = Subject::Setting(flag);
-            errors.push(Refusal { subject, text });
+            errors.push(RefusedSetting { subject, text });
         };
         let ranges = DesiredSet {
             service_ranges: self.service_ranges.clone(),
@@ -90,16 +92,16 @@ impl Settings {
                 refuse(BadValue::new(
                     &pool.name,
                     "is the name of two pools",
-                    "give each its own name, or all prefixes to one of them",
+                    "give each pool its own name, or put all prefixes into one pool",
                 ));
             }
-            for (place, prefix) in pool.prefixes.iter().enumerate() {
+            for (index, prefix) in pool.prefixes.iter().enumerate() {
                 if let Err(reason) = (ServiceRange { prefix: *prefix }).validate() {
                     refuse(reason);
                 }
                 let others = before.iter().flat_map(|other| &other.prefixes);
                 let overlapping = others
-                    .chain(&pool.prefixes[..place])
+                    .chain(&pool.prefixes[..index])
                     .find(|other| other.contains(prefix) || prefix.contains(*other));
                 if let Some(other) = overlapping {
                     let problem = format!("overlaps {other}");
@@ -112,7 +114,7 @@ impl Settings {
             }
         }
         if let Some(pods) = &self.pods
-            && let Err(findings) = super::service_spec::of_pods(pods)
+            && let Err(findings) = super::service_spec::parse_pods(pods)
         {
             for finding in findings {
                 let text = format!("the pods cannot be served; {}", finding.message);
@@ -128,8 +130,8 @@ impl Settings {
 }
 
 impl Settings {
-    /// Why no Service may name the address; `None`: one may.
-    pub(super) fn refusal(&self, address: IpAddr) -> Option<String> {
+    /// Returns the reason why no Service can name the address, or `None` if Services can.
+    pub(super) fn refuse_address(&self, address: IpAddr) -> Option<String> {
         if self.reserved.contains(&address) {
             return Some(format!(
                 "{address} is the address of the API server, which pod-watcher itself needs; \
@@ -162,18 +164,20 @@ impl Settings {
 impl FromStr for AddressPool {
     type Err = BadValue;
 
-    /// Takes `name=prefix[,prefix...]`.
+    /// Accepts `name=prefix[,prefix...]`, such as `web=10.1.1.0/24,fd00:1::/64`.
     fn from_str(text: &str) -> Result<Self, BadValue> {
-        let refused = |problem| {
+        let bad_value = |problem| {
             BadValue::new(
                 format!("{text:?}"),
                 problem,
                 "write name=prefix[,prefix...], such as web=10.1.1.0/24,fd00:1::/64",
             )
         };
-        let (name, prefixes) = text.split_once('=').ok_or_else(|| refused("has no name"))?;
+        let (name, prefixes) = text
+            .split_once('=')
+            .ok_or_else(|| bad_value("has no name"))?;
         if name.trim().is_empty() {
-            return Err(refused("has no name"));
+            return Err(bad_value("has no name"));
         }
         let prefixes: Result<Vec<IpNet>, _> = prefixes
             .split(',')
@@ -181,7 +185,7 @@ impl FromStr for AddressPool {
             .collect();
         Ok(Self {
             name: name.trim().to_owned(),
-            prefixes: prefixes.map_err(|_| refused("holds what is not a prefix"))?,
+            prefixes: prefixes.map_err(|_| bad_value("has an entry that is not a prefix"))?,
         })
     }
 }
@@ -190,12 +194,12 @@ impl FromStr for PodPorts {
     type Err = BadValue;
 
     fn from_str(text: &str) -> Result<Self, BadValue> {
-        let refused = |problem: Cow<'static, str>| {
+        let bad_value = |problem: Cow<'static, str>| {
             BadValue::new(
                 format!("{text:?}"),
                 problem,
-                "allowed are a port such as 80, a range such as 8000-8999, and all, each with \
-                 /TCP, /UDP or /SCTP behind it where it is not TCP",
+                "allowed are a port such as 80, a range such as 8000-8999, and all, each optionally followed by \
+                 /TCP (the default), /UDP or /SCTP",
             )
         };
         let (ports, protocol) = text.split_once('/').unwrap_or((text, "TCP"));
@@ -203,14 +207,14 @@ impl FromStr for PodPorts {
             "TCP" => Protocol::Tcp,
             "UDP" => Protocol::Udp,
             "SCTP" => Protocol::Sctp,
-            _ => return Err(refused("names another protocol".into())),
+            _ => return Err(bad_value("has an unknown protocol".into())),
         };
         let ports = match ports {
             "all" => Ports::All,
-            "*" => return Err(refused("is not how all ports are written".into())),
+            "*" => return Err(bad_value("is not accepted for all ports".into())),
             ports => ports
                 .parse()
-                .map_err(|reason: BadValue| refused(reason.problem))?,
+                .map_err(|reason: BadValue| bad_value(reason.problem))?,
         };
         Ok(Self { protocol, ports })
     }

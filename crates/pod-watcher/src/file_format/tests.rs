@@ -268,7 +268,7 @@ fn a_value_that_cannot_be_is_refused_at_its_place() {
     );
     check(
         &entry("").replace("[80]", "['*']"),
-        "6:11: \"*\" is not how all ports are written; write all",
+        "6:11: \"*\" is not accepted for all ports; write all",
     );
     check(
         &entry("  healthCheck: {interval: 2}\n"),
@@ -297,19 +297,18 @@ fn what_contradicts_itself_is_refused_at_its_place() {
     );
     check(
         &entry("  - address: 10.0.2.3\n"),
-        "10:5: tcp/10.1.1.10:80: realServers[10.0.2.3]: 10.0.2.3 is listed more than once; list each real \
-         server once; its share is its weight",
+        "10:5: tcp/10.1.1.10:80: realServers[10.0.2.3]: 10.0.2.3 is listed more than once; list each real server once, and \
+         set its share with its weight",
     );
     check(
         &entry("").replace("10.1.1.10", "127.0.0.1"),
-        "5:15: tcp/127.0.0.1:80: address: 127.0.0.1 is a loopback address, which never leaves \
-         its host; write a unicast address that is routed, such as 10.1.1.10 or fd00::10",
+        "5:15: tcp/127.0.0.1:80: address: 127.0.0.1 is a loopback address, which \
+         is valid only within a host; write a unicast address that is routed, such as 10.1.1.10 or fd00::10",
     );
     check(
         &entry("  schedulerFlags: [port]\n"),
         "10:19: tcp/10.1.1.10:80: schedulerFlags: port without fallback makes mh drop every new \
-         flow that hashes to a quiesced real server; give both (the default), or none if that is \
-         what you want",
+         flow that hashes to a quiesced real server; use both flags (the default) or no flag",
     );
     check(
         &entry("  scheduler: rr\n  schedulerFlags: [port]\n"),
@@ -321,8 +320,8 @@ fn what_contradicts_itself_is_refused_at_its_place() {
     );
     check(
         &entry("  healthCheck: {kind: none, rise: 2}\n"),
-        "10:16: healthCheck.rise: 2 has no meaning without a check; leave it out, or write \
-         another kind than none",
+        "10:16: healthCheck.rise: 2 has no effect without a health check; leave it out, or write a \
+         kind other than none",
     );
     check(
         &entry("  minimumHealthy: 0\n"),
@@ -331,8 +330,8 @@ fn what_contradicts_itself_is_refused_at_its_place() {
     );
     check(
         &entry("  drainTimeout: 25h\n"),
-        "10:17: tcp/10.1.1.10:80: drainTimeout: 90000s is out of range; write 0s (connections end \
-         at once) to 24h",
+        "10:17: tcp/10.1.1.10:80: drainTimeout: 90000s is out of range; write 0s (connections \
+         end immediately) to 24h",
     );
     check(
         &entry("").replace("ports: [80]", "ports: []"),
@@ -351,8 +350,8 @@ fn everything_that_contradicts_itself_is_reported_at_once() {
         "11:16: tcp/10.1.1.10:80: healthCheck.rise: 0 is out of range; write 1 to 100\n\
          10:19: tcp/10.1.1.10:80: minimumHealthy: 0 would announce an address that no real server serves; \
          write 1 or more\n\
-         12:17: tcp/10.1.1.10:80: drainTimeout: 90000s is out of range; write 0s (connections end \
-         at once) to 24h\n\
+         12:17: tcp/10.1.1.10:80: drainTimeout: 90000s is out of range; write 0s (connections \
+         end immediately) to 24h\n\
          13:9: tcp/10.1.1.11:80: name: \"\" is empty; write a name of 1 to 253 printable \
          characters\n\
          14:15: virtualServers[tcp/10.1.1.11:80].realServers[10.1.1.10].address: 10.1.1.10 is a \
@@ -409,7 +408,7 @@ fn objects_that_contradict_each_other_are_refused_at_the_place_of_the_later_one(
     check(
         &ranges("10.1.1.0/24, 10.1.1.0/25"),
         "3:30: serviceRanges[10.1.1.0/25]: 10.1.1.0/25 lies within the service range \
-         10.1.1.0/24; leave one of them out",
+         10.1.1.0/24; remove one of the two service ranges",
     );
     check(
         &ranges("10.1.1.0/24, 10.1.1.0/24"),

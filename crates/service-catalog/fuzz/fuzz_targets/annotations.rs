@@ -1,8 +1,8 @@
-//! No text in annotations makes the catalog panic, block or eat memory, and what it puts out is a
-//! valid desired set.
+//! Fuzz target: any text in annotations leaves the catalog with a valid desired set, without a
+//! panic, a hang or excessive memory use.
 //!
-//! Each line is `kind name=value`: `s` an annotation of the Service, `e` one of its EndpointSlice,
-//! `p` one of its pod. Anything else is left out.
+//! Each input line is `kind name=value`. The kind is `s` for an annotation of the Service, `e` for
+//! its EndpointSlice, or `p` for its pod. Other lines are ignored.
 
 #![no_main]
 

@@ -13,46 +13,50 @@ fn annotations(pairs: &[(&str, &str)]) -> Annotations {
 
 #[track_caller]
 fn check(name: &str, value: &str, expected: &str) {
-    let errors = read(OF_SERVICES, &annotations(&[(name, value)])).unwrap_err();
+    let errors = read(SERVICE_ANNOTATIONS, &annotations(&[(name, value)])).unwrap_err();
     let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
     assert_eq!(texts, [expected]);
 }
 
 #[test]
-fn the_reference_is_made_from_the_table() {
-    expect_file!["../../../../docs/reference/annotations.md"].assert_eq(&reference());
+fn docs_annotations_md_matches_the_tables() {
+    expect_file!["../../../../docs/annotations.md"].assert_eq(&reference());
 }
 
 #[test]
-fn names_are_known_once() {
-    let of_services = OF_SERVICES.iter().map(|annotation| annotation.name);
-    let all = of_services.chain(OF_REAL_SERVERS.iter().map(|annotation| annotation.name));
+fn annotation_names_are_unique() {
+    let of_services = SERVICE_ANNOTATIONS.iter().map(|annotation| annotation.name);
+    let all = of_services.chain(
+        REAL_SERVER_ANNOTATIONS
+            .iter()
+            .map(|annotation| annotation.name),
+    );
     let names: BTreeSet<&str> = all.clone().collect();
     assert_eq!(names.len(), all.count());
 }
 
 #[test]
-fn a_name_that_is_not_known_is_refused_with_the_nearest_one() {
+fn an_unknown_annotation_is_rejected_with_the_nearest_name() {
     check(
         "schedular",
         "mh",
-        "annotation portlb.io/schedular: is not known here; did you mean portlb.io/scheduler?",
+        "annotation portlb.io/schedular: is unknown on this object; did you mean portlb.io/scheduler?",
     );
     check(
         "colour",
         "red",
-        "annotation portlb.io/colour: is not known here; docs/reference/annotations.md lists the known \
-         ones; remove it",
+        "annotation portlb.io/colour: is unknown on this object; remove it, or see \
+         docs/annotations.md for the known annotations",
     );
     check(
         "weight",
         "3",
-        "annotation portlb.io/weight: is not known here; it belongs on a Pod or an EndpointSlice",
+        "annotation portlb.io/weight: is unknown on this object; it belongs on a Pod or an EndpointSlice",
     );
 }
 
 #[test]
-fn a_value_is_refused_with_what_is_allowed() {
+fn an_invalid_value_is_rejected_with_the_allowed_values() {
     check(
         "scheduler",
         "maglev",
@@ -74,28 +78,28 @@ fn a_value_is_refused_with_what_is_allowed() {
     check(
         "minimum-healthy",
         "+1",
-        "annotation portlb.io/minimum-healthy: \"+1\" is not such a number; write 1 or more",
+        "annotation portlb.io/minimum-healthy: \"+1\" is not an allowed number; write 1 or more",
     );
     check(
         "ports",
         "80, 9-7",
-        "annotation portlb.io/ports: \"9-7\" does not end above its first port; allowed are a \
-         port such as 80, a range such as 8000-8999, and all, each with /TCP, /UDP or /SCTP \
-         behind it where it is not TCP",
+        "annotation portlb.io/ports: \"9-7\" has a last port that is not greater than its first port; allowed are a \
+         port such as 80, a range such as 8000-8999, and all, each optionally followed by \
+         /TCP (the default), /UDP or /SCTP",
     );
 }
 
 #[test]
-fn all_errors_are_told() {
+fn all_invalid_annotations_are_reported() {
     let errors = read(
-        OF_SERVICES,
+        SERVICE_ANNOTATIONS,
         &annotations(&[("scheduler", "x"), ("tunnel-kind", "y"), ("zzz", "z")]),
     );
     assert_eq!(errors.unwrap_err().len(), 3);
 }
 
 #[test]
-fn space_around_a_value_means_nothing() {
-    let annotations = read(OF_REAL_SERVERS, &annotations(&[("weight", " 7\n")])).unwrap();
+fn whitespace_around_a_value_is_ignored() {
+    let annotations = read(REAL_SERVER_ANNOTATIONS, &annotations(&[("weight", " 7\n")])).unwrap();
     assert_eq!(annotations.weight, Some(Weight(7)));
 }

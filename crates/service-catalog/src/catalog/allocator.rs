@@ -1,112 +1,118 @@
-//! Who has an address, and who gets one.
+//! Allocation of service addresses.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
+use virtual_server::AddressFamily;
+
 use super::{
     super::{
-        addresses::{Age, Claim, Claims, Pools},
+        addresses::{AddressClaim, AddressClaims, Age, Pools},
         finding::{Finding, Reason},
-        model::{Family, ObjectKey},
+        model::ObjectKey,
         service_spec::AddressSource,
         settings::AddressPool,
     },
-    record::KnownService,
+    record::ServiceState,
 };
 
-/// Claims, pools, and what of them has been promised.
+/// The state of address allocation: the claims, the pools, and the proposed addresses.
 #[derive(Debug)]
 pub(super) struct Allocator {
-    claims: Claims,
+    claims: AddressClaims,
     pools: Pools,
-    /// Addresses that no Service may have.
+    /// Addresses that no Service can have.
     reserved: BTreeSet<IpAddr>,
-    /// Addresses that are given away but are not kept by a status yet.
-    proposals: Claims,
-    /// Services that no pool has an address for.
-    starved: BTreeSet<ObjectKey>,
+    /// Addresses that were allocated to a Service, but that its status does not record yet.
+    proposals: AddressClaims,
+    /// Services for which no pool has a free address.
+    unallocated: BTreeSet<ObjectKey>,
 }
 
 impl Allocator {
-    /// Nothing given away.
     pub(super) fn new(pools: &[AddressPool], reserved: &BTreeSet<IpAddr>) -> Self {
         Self {
-            claims: Claims::default(),
+            claims: AddressClaims::default(),
             pools: Pools::new(pools),
             reserved: reserved.clone(),
-            proposals: Claims::default(),
-            starved: BTreeSet::new(),
+            proposals: AddressClaims::default(),
+            unallocated: BTreeSet::new(),
         }
     }
 
-    /// Who claims what.
-    pub(super) fn claims(&self) -> &Claims {
+    pub(super) fn claims(&self) -> &AddressClaims {
         &self.claims
     }
 
-    /// What may be given away.
     pub(super) fn pools(&self) -> &Pools {
         &self.pools
     }
 
-    /// Whether no Service may have the address.
+    /// Reports whether no Service can have the address.
     pub(super) fn is_reserved(&self, address: IpAddr) -> bool {
         self.reserved.contains(&address)
     }
 
-    /// Adds or replaces a claim; the Services that this touches.
-    pub(super) fn claim(&mut self, address: IpAddr, age: &Age, claim: Claim) -> Vec<ObjectKey> {
+    /// Adds or replaces a claim. Returns the Services that the change affects.
+    pub(super) fn claim(
+        &mut self,
+        address: IpAddr,
+        age: &Age,
+        claim: AddressClaim,
+    ) -> Vec<ObjectKey> {
         if !self.claims.put(address, age, claim) {
             return Vec::new();
         }
-        self.concerned(address)
+        self.claimants_of(address)
     }
 
-    /// Takes a claim back; the Services that this touches.
+    /// Removes a claim. Returns the Services that the change affects.
     pub(super) fn unclaim(&mut self, address: IpAddr, age: &Age) -> Vec<ObjectKey> {
         if !self.claims.remove(address, age) {
             return Vec::new();
         }
-        let mut touched = self.concerned(address);
-        touched.extend(self.release(address));
-        touched
+        let mut affected = self.claimants_of(address);
+        affected.extend(self.release(address));
+        affected
     }
 
-    /// The Service is gone, and with it what was promised to it.
-    pub(super) fn forget(&mut self, known: &KnownService) -> Vec<ObjectKey> {
-        self.starved.remove(&known.age.key);
-        let mut touched = Vec::new();
-        for address in &known.proposed {
-            self.proposals.remove(*address, &known.age);
-            touched.extend(self.release(*address));
+    /// Removes the proposals of a Service that no longer exists. Returns the Services that now may
+    /// get an address.
+    pub(super) fn forget(&mut self, service: &ServiceState) -> Vec<ObjectKey> {
+        self.unallocated.remove(&service.age.key);
+        let mut affected = Vec::new();
+        for address in &service.proposed {
+            self.proposals.remove(*address, &service.age);
+            affected.extend(self.release(*address));
         }
-        touched
+        affected
     }
 
-    /// Finds an address of a pool for each family that has none; the Services to try again.
-    pub(super) fn allocate(&mut self, known: &mut KnownService) -> Vec<ObjectKey> {
-        let mut retry = self.forget_fulfilled(known);
-        known.starved.clear();
-        self.starved.remove(&known.age.key);
-        let claim = known.claim();
+    /// Proposes an address of a pool for each address family that has none. Returns the Services
+    /// for which the allocation must be tried again.
+    pub(super) fn allocate(&mut self, service: &mut ServiceState) -> Vec<ObjectKey> {
+        let mut retries = self.drop_obsolete_proposals(service);
+        service.unallocated.clear();
+        self.unallocated.remove(&service.age.key);
+        let claim = service.claim();
         let Some(AddressSource::Pool {
             name,
             families,
             needs_all,
-        }) = known.spec.as_ref().map(|spec| &spec.source)
+        }) = service.spec.as_ref().map(|spec| &spec.source)
         else {
-            return retry;
+            return retries;
         };
         let pool = name.as_deref();
         let mut missing = Vec::new();
         for family in families {
-            let has_one = self.kept(known, *family).is_some();
-            if has_one || known.proposed(*family).is_some() {
+            let has_one = self.recorded_address(service, *family).is_some();
+            if has_one || service.proposed(*family).is_some() {
                 continue;
             }
-            match self.find(pool, *family, &known.age, &claim) {
+            match self.find_address(pool, *family, &service.age, &claim) {
                 Some(address) => {
-                    self.proposals.put(address, &known.age, claim.clone());
-                    known.proposed.push(address);
+                    self.proposals.put(address, &service.age, claim.clone());
+                    service.proposed.push(address);
                 }
                 None => missing.push(*family),
             }
@@ -115,57 +121,65 @@ impl Allocator {
         for family in missing {
             let size = self.pools.size(pool, family);
             if size > 0 || *needs_all || has_none {
-                known.starved.push(no_address(pool, family, size));
-                self.starved.insert(known.age.key.clone());
+                service.unallocated.push(no_address(pool, family, size));
+                self.unallocated.insert(service.age.key.clone());
             }
         }
-        retry.retain(|key| *key != known.age.key);
-        retry
+        retries.retain(|key| *key != service.age.key);
+        retries
     }
 
-    /// The address of the family that the Service's status keeps, if it is the Service's.
-    pub(super) fn kept(&self, known: &KnownService, family: Family) -> Option<IpAddr> {
-        let mut kept = known.claimed.iter().copied();
-        kept.find(|address| {
-            Family::of(*address) == family && self.claims.verdict(*address, &known.age).is_ok()
+    /// Returns the address of the family that the status of the Service records, if the Service has
+    /// this address.
+    pub(super) fn recorded_address(
+        &self,
+        service: &ServiceState,
+        family: AddressFamily,
+    ) -> Option<IpAddr> {
+        let mut recorded = service.claimed.iter().copied();
+        recorded.find(|address| {
+            AddressFamily::of(*address) == family
+                && self.claims.verdict(*address, &service.age).is_ok()
         })
     }
 
-    /// Takes back what was promised where the promise is kept, void, or not wanted any more.
-    fn forget_fulfilled(&mut self, known: &mut KnownService) -> Vec<ObjectKey> {
-        let claim = known.claim();
-        let mut proposed = std::mem::take(&mut known.proposed);
-        let mut touched = Vec::new();
+    /// Removes proposals that the status now records, that conflict with a claim, or that the
+    /// Service no longer requests.
+    fn drop_obsolete_proposals(&mut self, service: &mut ServiceState) -> Vec<ObjectKey> {
+        let claim = service.claim();
+        let mut proposed = std::mem::take(&mut service.proposed);
+        let mut affected = Vec::new();
         proposed.retain(|address| {
-            let family = Family::of(*address);
-            let is_wanted = match known.spec.as_ref().map(|spec| &spec.source) {
+            let family = AddressFamily::of(*address);
+            let is_requested = match service.spec.as_ref().map(|spec| &spec.source) {
                 Some(AddressSource::Pool { name, families, .. }) => {
                     families.contains(&family)
                         && self.pools.contain(name.as_deref(), *address)
-                        && self.kept(known, family).is_none()
+                        && self.recorded_address(service, family).is_none()
                 }
                 Some(AddressSource::Given(_)) | None => false,
             };
-            let stands = is_wanted && self.has_room(*address, &known.age, &claim);
-            if stands {
-                self.proposals.put(*address, &known.age, claim.clone());
+            let is_valid = is_requested && self.has_room(*address, &service.age, &claim);
+            if is_valid {
+                self.proposals.put(*address, &service.age, claim.clone());
             } else {
-                self.proposals.remove(*address, &known.age);
-                touched.extend(self.release(*address));
+                self.proposals.remove(*address, &service.age);
+                affected.extend(self.release(*address));
             }
-            stands
+            is_valid
         });
-        known.proposed = proposed;
-        touched
+        service.proposed = proposed;
+        affected
     }
 
-    /// One that the Service can share, or the lowest that nobody has.
-    fn find(
+    /// Returns an address that the Service can share, or otherwise the lowest address that no
+    /// Service claims.
+    fn find_address(
         &mut self,
         pool: Option<&str>,
-        family: Family,
+        family: AddressFamily,
         age: &Age,
-        claim: &Claim,
+        claim: &AddressClaim,
     ) -> Option<IpAddr> {
         if claim.share_key.is_some() {
             let shared = self
@@ -173,7 +187,7 @@ impl Allocator {
                 .sharing(claim)
                 .chain(self.proposals.sharing(claim));
             let fitting = shared.filter(|address| {
-                Family::of(*address) == family
+                AddressFamily::of(*address) == family
                     && self.pools.contain(pool, *address)
                     && self.has_room(*address, age, claim)
             });
@@ -186,7 +200,7 @@ impl Allocator {
             proposals,
             pools,
             reserved,
-            starved: _,
+            unallocated: _,
         } = self;
         let is_taken = |address| {
             claims.contains(address) || proposals.contains(address) || reserved.contains(&address)
@@ -194,26 +208,27 @@ impl Allocator {
         pools.lowest_free(pool, family, is_taken)
     }
 
-    fn has_room(&self, address: IpAddr, age: &Age, claim: &Claim) -> bool {
+    fn has_room(&self, address: IpAddr, age: &Age, claim: &AddressClaim) -> bool {
         [&self.claims, &self.proposals]
             .iter()
             .all(|claims| claims.has_room(address, age, claim))
     }
 
-    /// Nobody may have the address any more: those that went without are tried again.
+    /// Marks an address as free. Returns the Services without an address, because they can be tried
+    /// again.
     fn release(&mut self, address: IpAddr) -> Vec<ObjectKey> {
         self.pools.release(address);
-        self.starved.iter().cloned().collect()
+        self.unallocated.iter().cloned().collect()
     }
 
-    fn concerned(&self, address: IpAddr) -> Vec<ObjectKey> {
+    fn claimants_of(&self, address: IpAddr) -> Vec<ObjectKey> {
         let claimants = self.claims.claimants(address);
-        let concerned = claimants.chain(self.proposals.claimants(address));
-        concerned.map(|age| age.key.clone()).collect()
+        let claimants_of = claimants.chain(self.proposals.claimants(address));
+        claimants_of.map(|age| age.key.clone()).collect()
     }
 }
 
-fn no_address(pool: Option<&str>, family: Family, size: u128) -> Finding {
+fn no_address(pool: Option<&str>, family: AddressFamily, size: u128) -> Finding {
     let pools = match pool {
         Some(pool) => format!("address pool {pool}"),
         None => "the address pools".to_owned(),

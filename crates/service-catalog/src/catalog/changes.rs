@@ -1,24 +1,24 @@
-//! The changes of one output.
+//! Changes of the desired set in one output.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use virtual_server::{DesiredChange, ServiceRange, VirtualServer, VirtualServerId};
 
-/// Gathers what differs of several Services.
+/// The changes of the virtual servers of several Services.
 #[derive(Debug, Default)]
-pub(super) struct Changes {
+pub(super) struct ChangeSet {
     ranges: Vec<ServiceRange>,
     removed: BTreeSet<VirtualServerId>,
     put: BTreeMap<VirtualServerId, VirtualServer>,
 }
 
-impl Changes {
-    /// The service ranges are new.
+impl ChangeSet {
     pub(super) fn put_ranges(&mut self, ranges: &BTreeSet<ServiceRange>) {
         self.ranges.extend(ranges);
     }
 
-    /// What was served of a Service, and what is, by their ids.
+    /// Adds the differences between the former and the present virtual servers of one Service. Both
+    /// lists are sorted by id.
     pub(super) fn compare(&mut self, former: &[VirtualServer], served: &[VirtualServer]) {
         let find = |servers: &[VirtualServer], id: VirtualServerId| {
             servers.binary_search_by_key(&id, |server| server.id).ok()
@@ -27,14 +27,15 @@ impl Changes {
         self.removed
             .extend(ids.filter(|id| find(served, *id).is_none()));
         for server in served {
-            let before = find(former, server.id).map(|place| &former[place]);
+            let before = find(former, server.id).map(|index| &former[index]);
             if before != Some(server) {
                 self.put.insert(server.id, server.clone());
             }
         }
     }
 
-    /// Removals first; what one Service lost and another has is put only.
+    /// Returns the changes, removals first. A virtual server that moves from one Service to another
+    /// is replaced and not removed.
     pub(super) fn in_order(self) -> Vec<DesiredChange> {
         let Self {
             ranges,

@@ -1,73 +1,72 @@
-//! What a Service has become.
+//! Evaluation of one Service.
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use virtual_server::VirtualServer;
+use virtual_server::{AddressFamily, VirtualServer};
 
 use super::{
     super::{
         addresses::Conflict,
         finding::{Finding, Reason},
         left_out::{LeftOut, LeftOutCounts},
-        model::{Family, ObjectKey},
-        real_servers::{self, Group, Surroundings},
+        model::ObjectKey,
+        real_servers::{self, ConversionContext, EndpointGroup},
         service_spec::{AddressSource, ServiceSpec},
         settings::Settings,
     },
     ServiceView,
     allocator::Allocator,
     pods::Pods,
-    record::{KnownService, SliceRecord},
+    record::{ServiceState, SliceRecord},
 };
 
-/// What there is beside the Service.
+/// The state outside of a Service that its evaluation depends on.
 pub(super) struct Evaluator<'a> {
     pub(super) settings: &'a Settings,
     pub(super) allocator: &'a Allocator,
     pub(super) pods: &'a Pods,
 }
 
-/// What a Service has become.
+/// The result of the evaluation of a Service.
 pub(super) struct Evaluation {
-    /// By their ids.
+    /// The virtual servers, sorted by id.
     pub(super) served: Vec<VirtualServer>,
     pub(super) view: ServiceView,
-    /// Endpoints that are not served.
     pub(super) left_out: LeftOutCounts,
-    /// It has an endpoint that is a service address.
+    /// True if an endpoint of the Service has a service address.
     pub(super) is_circular: bool,
 }
 
 impl Evaluator<'_> {
-    pub(super) fn look(
+    pub(super) fn evaluate(
         &self,
         key: &ObjectKey,
-        known: &KnownService,
+        service: &ServiceState,
         slices: &[SliceRecord],
     ) -> Evaluation {
-        let mut findings: BTreeSet<Finding> = known.errors.iter().cloned().collect();
-        findings.extend(known.restrictions.iter().cloned());
-        findings.extend(known.remarks.iter().cloned());
-        findings.extend(known.starved.iter().cloned());
+        let mut findings: BTreeSet<Finding> = service.errors.iter().cloned().collect();
+        findings.extend(service.restrictions.iter().cloned());
+        findings.extend(service.remarks.iter().cloned());
+        findings.extend(service.unallocated.iter().cloned());
         let mut left_out = LeftOut::default();
         let mut addresses = Vec::new();
         let mut servers = Vec::new();
         let mut weight_levels = None;
-        if let Some(spec) = &known.spec {
-            addresses = self.addresses(known, spec, &mut findings);
-            let groups = slices.iter().map(|slice| Group {
+        if let Some(spec) = &service.spec {
+            addresses = self.addresses(service, spec, &mut findings);
+            let groups = slices.iter().map(|slice| EndpointGroup {
                 ports: &slice.ports,
                 endpoints: &slice.endpoints,
                 annotations: slice.annotations,
             });
-            let groups: Vec<Group<'_>> = groups.collect();
+            let groups: Vec<EndpointGroup<'_>> = groups.collect();
             let namespace = key.namespace();
             let pod_annotations = |address| self.pods.annotations(address, namespace);
-            let surroundings = Surroundings {
+            let context = ConversionContext {
                 service_ranges: &self.settings.service_ranges,
                 claims: self.allocator.claims(),
-                pod_annotations: (!self.pods.are_silent()).then_some(&pod_annotations),
-                former_levels: known.written.recorded_weight_levels(),
+                pod_annotations: (!self.pods.none_is_annotated()).then_some(&pod_annotations),
+                former_levels: service.written.recorded_weight_levels(),
             };
             for slice in slices {
                 left_out.add_not_used(&slice.not_used);
@@ -76,7 +75,7 @@ impl Evaluator<'_> {
                 spec,
                 &addresses,
                 &groups,
-                &surroundings,
+                &context,
                 &mut left_out,
                 &mut findings,
             );
@@ -87,49 +86,50 @@ impl Evaluator<'_> {
                     .errors(namespace, |address| is_endpoint(&groups, address)),
             );
         }
-        if !known.restrictions.is_empty() {
+        if !service.restrictions.is_empty() {
             servers.clear();
         }
         servers.sort_unstable_by_key(|server| server.id);
         findings.extend(left_out.findings());
-        let ports = known.spec.as_ref().map(real_servers::single_ports);
+        let ports = service.spec.as_ref().map(real_servers::single_ports);
         Evaluation {
             served: servers,
             view: ServiceView {
-                uid: Arc::clone(&known.uid),
-                generation: known.generation,
-                is_load_balancer: known.is_load_balancer,
+                uid: Arc::clone(&service.uid),
+                generation: service.generation,
+                is_load_balancer: service.is_load_balancer,
                 addresses,
-                is_understood: known.spec.is_some(),
+                is_understood: service.spec.is_some(),
                 ports: ports.unwrap_or_default(),
-                allocation: self.allocation(known),
+                allocation: self.allocation(service),
                 weight_levels,
                 is_of_pool: matches!(
-                    known.spec.as_ref().map(|spec| &spec.source),
+                    service.spec.as_ref().map(|spec| &spec.source),
                     Some(AddressSource::Pool { .. })
                 ),
                 findings: findings.into_iter().collect(),
-                written: known.written.clone(),
+                written: service.written.clone(),
             },
             left_out: left_out.counts(),
-            is_circular: left_out.some_are_claimed(),
+            is_circular: left_out.has_service_addresses(),
         }
     }
 
-    /// The addresses that it has of those that it asks for.
+    /// Returns the requested addresses that the Service has.
     fn addresses(
         &self,
-        known: &KnownService,
+        service: &ServiceState,
         spec: &ServiceSpec,
         findings: &mut BTreeSet<Finding>,
     ) -> Vec<IpAddr> {
-        let mut addresses = known.claimed.clone();
+        let mut addresses = service.claimed.clone();
         addresses.retain(|address| {
-            let verdict = self.allocator.claims().verdict(*address, &known.age);
+            let verdict = self.allocator.claims().verdict(*address, &service.age);
             let is_given = matches!(spec.source, AddressSource::Given(_));
-            // Who lost an address of a pool gets another one.
+            // A Service that has lost an address of a pool gets another address, so this is not a
+            // finding.
             if let (Err(conflict), true) = (&verdict, is_given) {
-                findings.insert(in_words(*address, conflict));
+                findings.insert(describe_conflict(*address, conflict));
             }
             let is_kept = verdict.is_ok() && !is_given;
             if is_kept && !self.allocator.pools().contain(None, *address) {
@@ -140,29 +140,29 @@ impl Evaluator<'_> {
         addresses
     }
 
-    /// Returns the addresses that its status is to record: from then on no older Service takes
-    /// them over.
-    fn allocation(&self, known: &KnownService) -> Vec<IpAddr> {
-        let families: &[Family] = match known.spec.as_ref().map(|spec| &spec.source) {
+    /// Returns the addresses that the status of the Service must record. From then on no older
+    /// Service can take them.
+    fn allocation(&self, service: &ServiceState) -> Vec<IpAddr> {
+        let families: &[AddressFamily] = match service.spec.as_ref().map(|spec| &spec.source) {
             Some(AddressSource::Pool { families, .. }) => families,
             Some(AddressSource::Given(_)) => {
                 let claims = self.allocator.claims();
-                let given = known.claimed.iter().copied();
+                let given = service.claimed.iter().copied();
                 return given
-                    .filter(|address| claims.verdict(*address, &known.age).is_ok())
+                    .filter(|address| claims.verdict(*address, &service.age).is_ok())
                     .collect();
             }
             None => &[],
         };
-        let of_family = |family: &Family| {
-            let kept = self.allocator.kept(known, *family);
-            kept.or_else(|| known.proposed(*family))
+        let of_family = |family: &AddressFamily| {
+            let recorded_address = self.allocator.recorded_address(service, *family);
+            recorded_address.or_else(|| service.proposed(*family))
         };
         families.iter().filter_map(of_family).collect()
     }
 }
 
-fn is_endpoint(groups: &[Group<'_>], address: IpAddr) -> bool {
+fn is_endpoint(groups: &[EndpointGroup<'_>], address: IpAddr) -> bool {
     groups.iter().any(|group| {
         let find = group
             .endpoints
@@ -173,13 +173,13 @@ fn is_endpoint(groups: &[Group<'_>], address: IpAddr) -> bool {
 
 fn outside_pools(address: IpAddr) -> Finding {
     let message = format!(
-        "{address} is kept, though no address pool has it any more; give it back to an \
-         --address-pool, or write another address into the annotation portlb.io/address"
+        "{address} stays in use although no address pool \
+         contains it; add it to an --address-pool, or write another address into the annotation portlb.io/address"
     );
     Finding::new(Reason::AddressOutsidePools, message)
 }
 
-fn in_words(address: IpAddr, conflict: &Conflict) -> Finding {
+fn describe_conflict(address: IpAddr, conflict: &Conflict) -> Finding {
     let owner = |key: &ObjectKey| match key.namespace() {
         "" => "the pods of --pod-selector".to_owned(),
         _ => format!("Service {key}"),
@@ -187,8 +187,8 @@ fn in_words(address: IpAddr, conflict: &Conflict) -> Finding {
     let message = match conflict {
         Conflict::Address(key) => format!(
             "{address} belongs to {}; choose another address, or write the annotation \
-             portlb.io/share-address with the same value on both, which share it where their \
-             ports differ",
+             portlb.io/share-address with the same value on both Services, which then share \
+             the address if their ports differ",
             owner(key)
         ),
         Conflict::Namespace(key) => format!(

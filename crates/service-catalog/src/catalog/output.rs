@@ -1,4 +1,4 @@
-//! What a catalog puts out.
+//! Output of the catalog.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -10,64 +10,67 @@ use super::super::{
     model::{ObjectKey, WrittenStatus},
 };
 
-/// What follows from the inputs since the last time it was asked for.
+/// The changes that follow from the inputs since the last output.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Output {
-    /// Removals first. Applied to the desired set they make a valid one of it.
+    /// Removals come first. Applied to a valid desired set, the changes give a valid desired set.
     pub changes: Vec<DesiredChange>,
-    /// The Services of ours whose view differs, by their key; `None`: gone, or ours no longer.
+    /// The Services with a changed view. `None` means that the Service was deleted or that portlb
+    /// no longer serves it.
     pub services: Vec<(ObjectKey, Option<ServiceView>)>,
-    /// What to know of the pods that are served without a Service, if it differs.
+    /// The findings about pods that are served without a Service. `None` if they have not changed.
     pub pod_findings: Option<Vec<Finding>>,
 }
 
-/// What the writer of a Service's status and Events needs to know.
+/// The state of a Service for the writer of its status and Events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceView {
-    /// The Service's uid.
     pub uid: Arc<str>,
-    /// Its generation, for conditions.
+    /// The generation of the specification, for the conditions of the status.
     pub generation: i64,
-    /// Its type is `LoadBalancer`; the API server takes `.status.loadBalancer` of no other type.
+    /// True if the type of the Service is `LoadBalancer`. The API server accepts
+    /// `.status.loadBalancer` only for this type.
     pub is_load_balancer: bool,
-    /// Service addresses that it is served at, in order.
+    /// The service addresses that the Service has, sorted.
     pub addresses: Vec<IpAddr>,
-    /// It was understood once. Of one that never was, what stands in its status is not known to
-    /// be wrong: others may serve it still.
+    /// True if the Service has been valid at least once. The status of a Service that was never
+    /// valid must not be changed: load balancers that know an earlier, valid state can still serve
+    /// this Service.
     pub is_understood: bool,
-    /// Its ports, but for ranges of ports.
+    /// The ports of the Service, without ranges of ports.
     pub ports: Vec<(Protocol, u16)>,
-    /// What the condition `portlb.io/Address` records; empty: there is none.
+    /// The addresses to record in the condition `portlb.io/Address`. Empty removes the condition.
     pub allocation: Vec<IpAddr>,
-    /// What the condition `portlb.io/WeightLevels` records; `None`: there is none.
+    /// The number of levels to record in the condition `portlb.io/WeightLevels`. `None` removes the
+    /// condition.
     pub weight_levels: Option<u16>,
-    /// Its addresses come from an address pool.
+    /// True if the addresses come from an address pool.
     pub is_of_pool: bool,
-    /// All that is to be known of it, in order.
+    /// All findings about the Service, sorted.
     pub findings: Vec<Finding>,
-    /// What stands in its status.
+    /// The parts of the present status that portlb has written.
     pub written: WrittenStatus,
 }
 
-/// How much there is of what.
+/// Numbers of objects in the catalog.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Services of ours.
+    /// Services that portlb serves.
     pub services: usize,
-    /// Those of them with a finding that is an error.
+    /// Services with a finding that is an error.
     pub bad_services: usize,
-    /// Slices, of other Services too.
+    /// EndpointSlices, including those of Services that portlb does not serve.
     pub endpoint_slices: usize,
-    /// Endpoints in them.
+    /// Endpoints in all EndpointSlices.
     pub endpoints: usize,
-    /// Pods that matter: annotated, or served without a Service.
+    /// Pods with annotations, or all pods if pods are served without a Service.
     pub pods: usize,
-    /// Endpoints of Services of ours that are not served, by reason.
+    /// Endpoints of served Services that are left out, by reason.
     pub left_out: LeftOutCounts,
 }
 
 impl Output {
-    /// Nothing differs.
+    /// Reports whether the output has no change.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty() && self.services.is_empty() && self.pod_findings.is_none()

@@ -1,4 +1,4 @@
-//! Pods that are served without a Service, as a Service and its slices.
+//! Pods without a Service, in the form of a Service.
 
 use std::net::IpAddr;
 
@@ -11,15 +11,15 @@ use super::super::{
     settings::PodService,
 };
 
-/// Returns the key of the Service; no object of a cluster has an empty namespace.
+/// Returns the key of the Service for pods. No Service of a cluster has an empty namespace.
 pub(super) fn key() -> ObjectKey {
     ObjectKey::new("", "pods")
 }
 
-/// Returns the Service. It is older than all others, and its status records its addresses, so
-/// that no other Service takes them.
+/// Returns the Service for pods. It is older than all other Services, and its status records its
+/// addresses, so that no other Service can take them.
 pub(super) fn service(pods: &PodService) -> (Service, ParsedService) {
-    let spec = service_spec::of_pods(pods);
+    let spec = service_spec::parse_pods(pods);
     let addresses: &[IpAddr] = if spec.is_ok() { &pods.addresses } else { &[] };
     let ingress = |address: &IpAddr| Ingress {
         address: *address,
@@ -61,7 +61,7 @@ pub(super) fn service(pods: &PodService) -> (Service, ParsedService) {
     (service, parsed)
 }
 
-/// Returns the slice of one pod, under the key of the pod.
+/// Returns the EndpointSlice for one pod, with the key of the pod.
 pub(super) fn slice(pod: &Pod) -> EndpointSlice {
     let endpoint = |address: &IpAddr| Endpoint {
         address: *address,

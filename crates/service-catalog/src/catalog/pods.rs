@@ -1,5 +1,7 @@
-//! The pods that matter: those that say something of themselves, or all where pods are served
-//! without a Service.
+//! Pods that the catalog stores.
+//!
+//! The catalog stores pods with annotations. If pods are served without a Service, it stores all
+//! pods.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -15,14 +17,14 @@ use super::{
     record::bad_annotations,
 };
 
-/// The pods that matter.
+/// The pods that the catalog stores.
 #[derive(Debug, Default)]
 pub(super) struct Pods {
     by_key: BTreeMap<ObjectKey, PodRecord>,
-    /// Those that say something of themselves; several where they share their node's address.
-    speaking: HashMap<IpAddr, BTreeSet<ObjectKey>>,
-    /// Those whose annotations cannot be used.
-    bad: BTreeSet<ObjectKey>,
+    /// Pods with valid annotations, by address. Several pods can share the address of their node.
+    annotated: HashMap<IpAddr, BTreeSet<ObjectKey>>,
+    /// Pods with invalid annotations.
+    invalid: BTreeSet<ObjectKey>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -32,23 +34,22 @@ struct PodRecord {
     errors: Vec<Finding>,
 }
 
-/// Where a pod that differs is to be looked for.
+/// The endpoints that a change of a pod can affect.
 #[derive(Debug)]
-pub(super) struct TouchedPod {
-    /// Its namespace.
+pub(super) struct AffectedPod {
     pub(super) namespace: Box<str>,
-    /// The addresses that it has or had.
+    /// The former and the present addresses of the pod.
     pub(super) addresses: BTreeSet<IpAddr>,
 }
 
 impl Pods {
-    /// Takes a pod over; `None`: nothing differs.
-    pub(super) fn put(&mut self, pod: Pod, are_served: bool) -> Option<TouchedPod> {
+    /// Stores a pod. Returns `None` if nothing has changed.
+    pub(super) fn put(&mut self, pod: Pod, are_served: bool) -> Option<AffectedPod> {
         let former = self.by_key.get(&pod.key);
         if !are_served && (pod.annotations.is_empty() || pod.addresses.is_empty()) {
             return self.forget(&pod.key);
         }
-        let read = annotations::read(annotations::OF_REAL_SERVERS, &pod.annotations);
+        let read = annotations::read(annotations::REAL_SERVER_ANNOTATIONS, &pod.annotations);
         let (annotations, errors) = match read {
             Ok(annotations) => (annotations, Vec::new()),
             Err(refusals) => {
@@ -64,79 +65,78 @@ impl Pods {
         if former == Some(&new) {
             return None;
         }
-        let mut touched = self.forget(&pod.key).unwrap_or_else(|| TouchedPod {
+        let mut affected = self.forget(&pod.key).unwrap_or_else(|| AffectedPod {
             namespace: pod.key.namespace().into(),
             addresses: BTreeSet::new(),
         });
-        touched.addresses.extend(&new.addresses);
+        affected.addresses.extend(&new.addresses);
         if new.annotations != RealServerAnnotations::default() {
             for address in &new.addresses {
-                self.speaking
+                self.annotated
                     .entry(*address)
                     .or_default()
                     .insert(pod.key.clone());
             }
         }
         if !new.errors.is_empty() {
-            self.bad.insert(pod.key.clone());
+            self.invalid.insert(pod.key.clone());
         }
         self.by_key.insert(pod.key, new);
-        Some(touched)
+        Some(affected)
     }
 
-    /// Forgets a pod; `None`: it did not matter.
-    pub(super) fn forget(&mut self, key: &ObjectKey) -> Option<TouchedPod> {
+    /// Removes a pod. Returns `None` if the pod was not stored.
+    pub(super) fn forget(&mut self, key: &ObjectKey) -> Option<AffectedPod> {
         let former = self.by_key.remove(key)?;
-        self.bad.remove(key);
+        self.invalid.remove(key);
         for address in &former.addresses {
-            if let Some(keys) = self.speaking.get_mut(address) {
+            if let Some(keys) = self.annotated.get_mut(address) {
                 keys.remove(key);
                 if keys.is_empty() {
-                    self.speaking.remove(address);
+                    self.annotated.remove(address);
                 }
             }
         }
-        Some(TouchedPod {
+        Some(AffectedPod {
             namespace: key.namespace().into(),
             addresses: former.addresses.iter().copied().collect(),
         })
     }
 
-    /// Whether no pod says anything of itself.
-    pub(super) fn are_silent(&self) -> bool {
-        self.speaking.is_empty()
+    /// Reports whether no pod has valid annotations.
+    pub(super) fn none_is_annotated(&self) -> bool {
+        self.annotated.is_empty()
     }
 
-    /// What the pod of the namespace with the address says of itself.
+    /// Returns the annotations of the pod in this namespace with this address.
     pub(super) fn annotations(
         &self,
         address: IpAddr,
         namespace: &str,
     ) -> Option<RealServerAnnotations> {
-        let keys = self.speaking.get(&address)?.iter();
+        let keys = self.annotated.get(&address)?.iter();
         let mut keys = keys.filter(|key| namespace == key.namespace());
         Some(self.by_key.get(keys.next()?)?.annotations)
     }
 
-    /// What is wrong with the pods of the namespace at the addresses.
+    /// Returns the errors about annotations of pods in this namespace that are endpoints.
     pub(super) fn errors(
         &self,
         namespace: &str,
         mut is_endpoint: impl FnMut(IpAddr) -> bool,
     ) -> Vec<Finding> {
-        let bad = self.bad.iter();
-        let bad = bad.filter(|key| namespace == key.namespace());
-        let bad = bad.filter_map(|key| self.by_key.get(key));
-        let bad = bad.filter(|pod| pod.addresses.iter().any(|address| is_endpoint(*address)));
-        bad.flat_map(|pod| pod.errors.iter().cloned()).collect()
+        let invalid = self.invalid.iter();
+        let invalid = invalid.filter(|key| namespace == key.namespace());
+        let invalid = invalid.filter_map(|key| self.by_key.get(key));
+        let invalid =
+            invalid.filter(|pod| pod.addresses.iter().any(|address| is_endpoint(*address)));
+        invalid.flat_map(|pod| pod.errors.iter().cloned()).collect()
     }
 
-    /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.by_key.len()
     }
 
-    /// Their names.
     pub(super) fn keys(&self) -> impl Iterator<Item = &ObjectKey> {
         self.by_key.keys()
     }

@@ -1,17 +1,17 @@
-//! What is kept of a Service and of a slice.
+//! Stored state of a Service and its EndpointSlices.
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use virtual_server::VirtualServer;
+use virtual_server::{AddressFamily, VirtualServer};
 
 use super::{
     super::{
-        addresses::{Age, Claim},
-        annotations::{self, RealServerAnnotations, Refusal},
+        addresses::{AddressClaim, Age},
+        annotations::{self, RealServerAnnotations, RefusedSetting},
         finding::{Finding, Reason, Subject},
         left_out::LeftOutCounts,
         model::{
-            Condition, Endpoint, EndpointPort, EndpointSlice, Family, NotUsed, ObjectKey, Service,
+            Condition, Endpoint, EndpointPort, EndpointSlice, NotUsed, ObjectKey, Service,
             ServiceType, WrittenStatus, address_message, address_reason,
         },
         service_spec::{self, AddressSource, ParsedService, ServiceSpec},
@@ -20,69 +20,71 @@ use super::{
     allocator::Allocator,
 };
 
-/// A Service or its slices, whichever came first.
+/// The state of one Service and its EndpointSlices. The EndpointSlices can arrive before the
+/// Service.
 #[derive(Debug, Default)]
 pub(super) struct ServiceRecord {
-    /// The Service, if it is one of ours.
-    pub(super) known: Option<Box<KnownService>>,
-    /// Its slices, by their keys. There are a few; a list takes less memory than a tree.
+    /// `None` if the Service does not exist or portlb does not serve it.
+    pub(super) state: Option<Box<ServiceState>>,
+    /// Sorted by key. A Service has few EndpointSlices, and a list needs less memory than a tree.
     pub(super) slices: Vec<SliceRecord>,
-    /// Its virtual servers as they were put out, by their ids.
+    /// The virtual servers of the last output, sorted by id.
     pub(super) served: Vec<VirtualServer>,
-    /// Its view as it was put out.
+    /// The view of the last output.
     pub(super) view: Option<Box<ServiceView>>,
-    /// Endpoints that were left out of what was put out.
+    /// The endpoints that the last output leaves out.
     pub(super) left_out: LeftOutCounts,
 }
 
-/// A Service of ours.
+/// A Service that portlb serves.
 #[derive(Debug)]
-pub(super) struct KnownService {
+pub(super) struct ServiceState {
     pub(super) age: Age,
     pub(super) uid: Arc<str>,
     pub(super) generation: i64,
     pub(super) is_load_balancer: bool,
     pub(super) written: WrittenStatus,
-    /// The last good one; `None`: there never was one.
+    /// The last valid specification. `None` if the Service was never valid.
     pub(super) spec: Option<ServiceSpec>,
-    /// What it says of sharing, for as long as there is no spec.
+    /// The share key from the annotations. Used only while there is no valid specification.
     share_key: Option<Box<str>>,
-    /// What it says of sharing with other namespaces, for as long as there is no spec.
+    /// The namespaces from the annotations. Used only while there is no valid specification.
     share_namespaces: Box<[Box<str>]>,
-    /// Why the newest is not a good one.
+    /// The reasons why the present specification is invalid.
     pub(super) errors: Vec<Finding>,
-    /// Limits that nothing enforces: while there is one, the Service is not served.
+    /// Limits that no load balancer enforces. A Service with such a limit is not served.
     pub(super) restrictions: Vec<Finding>,
     pub(super) remarks: Vec<Finding>,
-    /// Addresses that it asks for; whether it has them is for the claims to say.
+    /// The addresses that the Service requests. The claims decide whether the Service has them.
     pub(super) claimed: Vec<IpAddr>,
-    /// Addresses that a pool gives it, once its status says so.
+    /// The addresses that a pool has allocated. The Service has them only after its status records
+    /// them.
     pub(super) proposed: Vec<IpAddr>,
-    /// Why no pool gives it one.
-    pub(super) starved: Vec<Finding>,
+    /// The findings about address families for which no pool has a free address.
+    pub(super) unallocated: Vec<Finding>,
 }
 
-/// A slice.
+/// The stored part of an EndpointSlice.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct SliceRecord {
     pub(super) key: ObjectKey,
     pub(super) ports: Box<[EndpointPort]>,
     pub(super) endpoints: Box<[Endpoint]>,
     pub(super) not_used: NotUsed,
-    /// The last good ones.
+    /// The last valid annotations.
     pub(super) annotations: RealServerAnnotations,
     pub(super) errors: Vec<Finding>,
 }
 
 impl ServiceRecord {
-    /// Whether it is a Service of ours that a cluster has told of.
+    /// Reports whether this is a served Service of a cluster, and not the Service for pods.
     pub(super) fn is_service(&self) -> bool {
-        self.known
+        self.state
             .as_ref()
-            .is_some_and(|known| !known.age.key.namespace().is_empty())
+            .is_some_and(|state| !state.age.key.namespace().is_empty())
     }
 
-    /// Whether one of the addresses is that of an endpoint.
+    /// Reports whether an endpoint has one of the addresses.
     pub(super) fn has_endpoint_at(&self, addresses: &BTreeSet<IpAddr>) -> bool {
         self.slices.iter().any(|slice| {
             let endpoints = &slice.endpoints;
@@ -99,38 +101,35 @@ impl ServiceRecord {
 }
 
 impl ServiceRecord {
-    /// Adds or replaces a slice; what was in its place.
+    /// Adds or replaces an EndpointSlice. Returns the former one.
     pub(super) fn put_slice(&mut self, slice: SliceRecord) -> Option<SliceRecord> {
-        match self.place_of(&slice.key) {
-            Ok(place) => Some(std::mem::replace(&mut self.slices[place], slice)),
-            Err(place) => {
-                self.slices.insert(place, slice);
+        match self.index_of(&slice.key) {
+            Ok(index) => Some(std::mem::replace(&mut self.slices[index], slice)),
+            Err(index) => {
+                self.slices.insert(index, slice);
                 None
             }
         }
     }
 
-    /// The slice of that name.
     pub(super) fn slice(&self, key: &ObjectKey) -> Option<&SliceRecord> {
-        self.place_of(key).ok().map(|place| &self.slices[place])
+        self.index_of(key).ok().map(|index| &self.slices[index])
     }
 
-    /// Takes a slice out.
     pub(super) fn remove_slice(&mut self, key: &ObjectKey) -> Option<SliceRecord> {
-        self.place_of(key)
+        self.index_of(key)
             .ok()
-            .map(|place| self.slices.remove(place))
+            .map(|index| self.slices.remove(index))
     }
 
-    fn place_of(&self, key: &ObjectKey) -> Result<usize, usize> {
+    fn index_of(&self, key: &ObjectKey) -> Result<usize, usize> {
         self.slices.binary_search_by(|slice| slice.key.cmp(key))
     }
 }
 
-impl KnownService {
-    /// A Service that has not been heard of before.
+impl ServiceState {
     pub(super) fn new(service: Service, parsed: ParsedService) -> Self {
-        let mut known = Self {
+        let mut state = Self {
             age: Self::age_of(&service),
             uid: Arc::clone(&service.uid),
             generation: 0,
@@ -144,13 +143,14 @@ impl KnownService {
             remarks: Vec::new(),
             claimed: Vec::new(),
             proposed: Vec::new(),
-            starved: Vec::new(),
+            unallocated: Vec::new(),
         };
-        known.update(service, parsed);
-        known
+        state.update(service, parsed);
+        state
     }
 
-    /// Takes the newest state over; where it is not a good one, the last good one goes on.
+    /// Stores a new version of the Service. If it is invalid, the last valid specification stays in
+    /// force.
     pub(super) fn update(&mut self, service: Service, parsed: ParsedService) {
         self.generation = service.generation;
         self.is_load_balancer = service.service_type == ServiceType::LoadBalancer;
@@ -168,7 +168,8 @@ impl KnownService {
         }
     }
 
-    /// Its age. One without a date, from a manifest, is younger than all that have one.
+    /// Returns the age of the Service. A Service from a manifest has no creation time and counts as
+    /// the youngest.
     pub(super) fn age_of(service: &Service) -> Age {
         Age {
             created_seconds: service.created_seconds.unwrap_or(i64::MAX),
@@ -176,20 +177,20 @@ impl KnownService {
         }
     }
 
-    /// The address of the family that a pool gives it.
-    pub(super) fn proposed(&self, family: Family) -> Option<IpAddr> {
+    /// Returns the address of the family that a pool has allocated.
+    pub(super) fn proposed(&self, family: AddressFamily) -> Option<IpAddr> {
         let mut proposed = self.proposed.iter().copied();
-        proposed.find(|address| Family::of(*address) == family)
+        proposed.find(|address| AddressFamily::of(*address) == family)
     }
 
-    /// What it wants of an address that it does not hold yet.
-    pub(super) fn claim(&self) -> Claim {
+    /// Returns the claim to an address that the Service does not hold yet.
+    pub(super) fn claim(&self) -> AddressClaim {
         let ports = self.spec.iter().flat_map(|spec| &spec.ports);
         let (share_key, share_namespaces) = match &self.spec {
             Some(spec) => (&spec.share_key, &spec.share_namespaces),
             None => (&self.share_key, &self.share_namespaces),
         };
-        Claim {
+        AddressClaim {
             holds: false,
             share_key: share_key.clone(),
             share_namespaces: share_namespaces.clone(),
@@ -197,34 +198,36 @@ impl KnownService {
         }
     }
 
-    /// What it wants of this address.
-    pub(super) fn claim_to(&self, address: IpAddr) -> Claim {
-        Claim {
-            // The record that only writers of the Service's status can make.
+    /// Returns the claim to this address.
+    pub(super) fn claim_to(&self, address: IpAddr) -> AddressClaim {
+        AddressClaim {
+            // Only programs with the permission to write the status of Services can make this
+            // record.
             holds: self.written.holds(address),
             ..self.claim()
         }
     }
 
-    /// The addresses that are given, or those of a pool that its status keeps. One that was never
-    /// understood keeps what its status says, so that nobody else gets what others may still serve.
-    pub(super) fn wanted_addresses(&self, allocator: &Allocator) -> Vec<IpAddr> {
+    /// Returns the addresses that the Service requests: the given addresses, or the addresses of a
+    /// pool that its status records. A Service that was never valid claims the addresses in its
+    /// status, so that no other Service gets an address that other load balancers may still serve.
+    pub(super) fn requested_addresses(&self, allocator: &Allocator) -> Vec<IpAddr> {
         match self.spec.as_ref().map(|spec| &spec.source) {
             None => {
-                let kept = self.written.kept_addresses().into_iter();
-                let told = self.written.ingress.iter().map(|ingress| ingress.address);
-                let all: BTreeSet<IpAddr> = kept.chain(told).collect();
+                let recorded = self.written.recorded_addresses().into_iter();
+                let announced = self.written.ingress.iter().map(|ingress| ingress.address);
+                let all: BTreeSet<IpAddr> = recorded.chain(announced).collect();
                 all.into_iter().collect()
             }
             Some(AddressSource::Given(addresses)) => addresses.clone(),
             Some(AddressSource::Pool { name, families, .. }) => {
-                let kept = self.written.kept_addresses();
+                let recorded = self.written.recorded_addresses();
                 let pools = allocator.pools();
-                // Nobody changes the address of a Service by changing the pools.
-                let names_unknown = name.as_deref().is_some_and(|name| !pools.know(name));
-                let of_family = |family: &Family| {
-                    kept.iter().copied().find(|address| {
-                        Family::of(*address) == *family
+                // A change of the pools must not change the address of an existing Service.
+                let names_unknown = name.as_deref().is_some_and(|name| !pools.has_pool(name));
+                let of_family = |family: &AddressFamily| {
+                    recorded.iter().copied().find(|address| {
+                        AddressFamily::of(*address) == *family
                             && !allocator.is_reserved(*address)
                             && (names_unknown
                                 || pools.contain(name.as_deref(), *address)
@@ -236,7 +239,7 @@ impl KnownService {
         }
     }
 
-    /// As if the condition `portlb.io/Address` held the addresses.
+    /// Changes the stored status as if the condition `portlb.io/Address` recorded the addresses.
     pub(super) fn assume_kept(&mut self, addresses: &[IpAddr]) {
         self.written.address = Some(Condition {
             status: "True".into(),
@@ -248,10 +251,10 @@ impl KnownService {
 }
 
 impl SliceRecord {
-    /// Annotations that cannot be used leave those in force that were. Findings about them name the
-    /// object as one of this kind.
+    /// Converts an EndpointSlice. If its annotations are invalid, the annotations of the `former`
+    /// record stay in force. `kind` is the kind of the object in findings.
     pub(super) fn new(kind: &str, slice: EndpointSlice, former: Option<&Self>) -> Self {
-        let read = annotations::read(annotations::OF_REAL_SERVERS, &slice.annotations);
+        let read = annotations::read(annotations::REAL_SERVER_ANNOTATIONS, &slice.annotations);
         let (annotations, errors) = match read {
             Ok(annotations) => (annotations, Vec::new()),
             Err(refusals) => {
@@ -270,9 +273,15 @@ impl SliceRecord {
     }
 }
 
-/// Returns findings about annotations of an object behind a Service.
-pub(super) fn bad_annotations(kind: &str, key: &ObjectKey, refusals: Vec<Refusal>) -> Vec<Finding> {
+/// Returns the findings about annotations of an EndpointSlice or a pod.
+pub(super) fn bad_annotations(
+    kind: &str,
+    key: &ObjectKey,
+    refusals: Vec<RefusedSetting>,
+) -> Vec<Finding> {
     let subject = Subject::ObjectBehind(format!("{kind} {}", key.name()).into());
-    let finding = |refusal| Finding::about(Reason::BadAnnotation, subject.clone(), refusal);
+    let finding = |refused_annotation| {
+        Finding::about(Reason::BadAnnotation, subject.clone(), refused_annotation)
+    };
     refusals.into_iter().map(finding).collect()
 }

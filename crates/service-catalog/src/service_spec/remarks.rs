@@ -1,11 +1,13 @@
-//! Findings about fields of a Service that have no meaning here, or another one than users expect.
+//! Findings about ignored fields of a Service.
+//!
+//! The fields have no effect, or another effect than users expect.
 
 use crate::{
     finding::{Finding, Reason, Subject},
     model::Service,
 };
 
-/// Returns the findings. `keeps_client_address`: pods see the addresses of clients.
+/// Returns the findings. `keeps_client_address` is true if the pods see the addresses of clients.
 pub(super) fn remarks(service: &Service, keeps_client_address: bool) -> Vec<Finding> {
     let mut remarks = Vec::new();
     if let Some(distribution) = &service.traffic_distribution {
@@ -13,7 +15,7 @@ pub(super) fn remarks(service: &Service, keeps_client_address: bool) -> Vec<Find
             Reason::TrafficDistributionIgnored,
             Subject::field("spec.trafficDistribution"),
             format!(
-                "{distribution} has no meaning here: every load \
+                "{distribution} has no effect: every load \
                  balancer reaches the pods of all zones and nodes"
             ),
         ));
@@ -28,7 +30,7 @@ pub(super) fn remarks(service: &Service, keeps_client_address: bool) -> Vec<Find
         Reason::ExternalIpsIntercepted,
         "spec.externalIPs",
         "kube-proxy takes the traffic of these addresses for itself on every \
-         node, so that it passes the load balancer by; use the annotation portlb.io/address \
+         node, so the traffic bypasses the load balancer; use the annotation portlb.io/address \
          instead, or give the Service the label service.kubernetes.io/service-proxy-name",
     );
     let is_local = service.is_traffic_policy_local;
@@ -36,7 +38,7 @@ pub(super) fn remarks(service: &Service, keeps_client_address: bool) -> Vec<Find
         is_local && keeps_client_address,
         Reason::TrafficPolicyIgnored,
         "spec.externalTrafficPolicy",
-        "Local has no meaning here: pods see the client's address \
+        "Local has no effect: pods see the client's address \
          anyway, and every load balancer reaches the pods of all nodes",
     );
     remark(

@@ -103,7 +103,7 @@ fn weights_that_mh_cannot_keep_apart_are_rounded_with_a_finding() {
                 weight: 16
               - address: 10.0.2.4
                 weight: 8
-            # shop/web: Normal WeightsRounded: weights are rounded to 16 levels: the schedulers mh and sh cannot keep more apart for so many pods without moving flows of all of them; use weights with small whole-number ratios, such as 1, 2 and 4, or the annotation portlb.io/scheduler: wrr
+            # shop/web: Normal WeightsRounded: weights are rounded to 16 levels: with more levels and so many pods, the schedulers mh and sh would move flows of all pods after a change of one weight; use weights with small whole-number ratios, such as 1, 2 and 4, or the annotation portlb.io/scheduler: wrr
         "#]],
     );
 }
@@ -247,7 +247,7 @@ fn named_ports_may_differ_between_pods() {
               - address: 10.0.2.4
                 port: 8081
               - address: 10.0.2.5
-            # shop/web: Warning EndpointsLeftOut: 2 endpoints are left out, such as 10.0.2.6 is in a slice without the port http of tcp, which the Service has (it lists the port metrics of tcp); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
+            # shop/web: Warning EndpointsLeftOut: 2 endpoints are left out, such as 10.0.2.6 is in a slice without the port http of tcp, which the Service has (the slice lists the port metrics of tcp); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
         "#]],
     );
     check(
@@ -260,8 +260,8 @@ fn named_ports_may_differ_between_pods() {
               ports: [80]
               realServers:
               - address: 10.0.2.5
-            # shop/web: Warning EndpointsLeftOut: 2 endpoints are left out, such as 10.0.2.3:8080 listens on 8080, and Tunnel (ipip) cannot change the port 80; let it listen on 80, or write the annotation portlb.io/forwarding-method: Masquerade
-            # shop/web: Warning EndpointsLeftOut: 2 endpoints are left out, such as 10.0.2.6 is in a slice without the port http of tcp, which the Service has (it lists the port metrics of tcp); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
+            # shop/web: Warning EndpointsLeftOut: 2 endpoints are left out, such as 10.0.2.3:8080 listens on 8080, and Tunnel (ipip) cannot change the port 80; let the endpoint listen on 80, or write the annotation portlb.io/forwarding-method: Masquerade
+            # shop/web: Warning EndpointsLeftOut: 2 endpoints are left out, such as 10.0.2.6 is in a slice without the port http of tcp, which the Service has (the slice lists the port metrics of tcp); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
         "#]],
     );
 }
@@ -285,7 +285,7 @@ fn a_service_without_selector_has_the_endpoints_that_somebody_wrote() {
           realServers:
           - address: 192.0.2.3
           - address: 192.0.2.5
-        # shop/web: Warning EndpointsLeftOut: an endpoint is left out: 192.0.2.4:8080 listens on 8080, and Tunnel (ipip) cannot change the port 80; let it listen on 80, or write the annotation portlb.io/forwarding-method: Masquerade
+        # shop/web: Warning EndpointsLeftOut: an endpoint is left out: 192.0.2.4:8080 listens on 8080, and Tunnel (ipip) cannot change the port 80; let the endpoint listen on 80, or write the annotation portlb.io/forwarding-method: Masquerade
     "#]],
     );
 }
@@ -354,7 +354,7 @@ fn only_a_tunnel_reaches_the_other_family() {
               forwardingMethod: DirectRouting
               realServers: []
             # shop/web: Warning EndpointsLeftOut: 2 endpoints are left out, such as 10.0.2.3 is not of the family of the service address fd00:1::10, which DirectRouting cannot bridge; use forwarding method Tunnel or an address of the same family
-            # shop/web: Warning NoUsableEndpoint: tcp/[fd00:1::10]:80 has endpoints, and none of them can be used: 10.0.2.3 is not of the family of the service address fd00:1::10, which DirectRouting cannot bridge; use forwarding method Tunnel or an address of the same family
+            # shop/web: Warning NoUsableEndpoint: tcp/[fd00:1::10]:80 has endpoints, but none of the endpoints can be used: 10.0.2.3 is not of the family of the service address fd00:1::10, which DirectRouting cannot bridge; use forwarding method Tunnel or an address of the same family
         "#]],
     );
 }
@@ -436,7 +436,7 @@ fn weights_and_states_come_from_pods_and_slices() {
             weight: 10
           - address: 10.0.2.6
             weight: 10
-        # shop/web: Warning BadAnnotation: Pod c: annotation portlb.io/weight: "heavy" is not such a number; write 0 to 65535
+        # shop/web: Warning BadAnnotation: Pod c: annotation portlb.io/weight: "heavy" is not an allowed number; write 0 to 65535
     "#]],
     );
 }
@@ -454,7 +454,7 @@ fn names_instead_of_addresses_are_no_endpoints() {
               ports: [80]
               realServers: []
             # shop/web: Warning EndpointsLeftOut: an endpoint is left out: example.com is not an IP address, and names are not looked up; list the addresses in slices of addressType IPv4 or IPv6
-            # shop/web: Warning NoUsableEndpoint: tcp/10.1.1.10:80 has endpoints, and none of them can be used: example.com is not an IP address, and names are not looked up; list the addresses in slices of addressType IPv4 or IPv6
+            # shop/web: Warning NoUsableEndpoint: tcp/10.1.1.10:80 has endpoints, but none of the endpoints can be used: example.com is not an IP address, and names are not looked up; list the addresses in slices of addressType IPv4 or IPv6
         "#]],
     );
 }

@@ -57,7 +57,7 @@ fn an_older_service_takes_over_no_address_that_another_one_holds() {
             [
                 "Warning AddressConflict: 10.1.1.10 belongs to Service shop/young; choose another \
                  address, or write the annotation portlb.io/share-address with the same value on \
-                 both, which share it where their ports differ"
+                 both Services, which then share the address if their ports differ"
             ]
         );
         // A pod-watcher that starts later decides the same, in whatever order it learns of them.
@@ -262,8 +262,8 @@ fn a_pool_that_has_shrunk_or_gone_takes_no_address_away() {
         assert_eq!(model_addresses(&view.allocation), "10.1.1.1");
         let mut expected: Vec<&str> = finding.into_iter().collect();
         expected.push(
-            "Warning AddressOutsidePools: 10.1.1.1 is kept, though no address pool has it any more; \
-             give it back to an --address-pool, or write another address into the annotation \
+            "Warning AddressOutsidePools: 10.1.1.1 stays in use although no address pool \
+             contains it; add it to an --address-pool, or write another address into the annotation \
              portlb.io/address",
         );
         assert_eq!(watcher.findings("a"), expected);

@@ -47,8 +47,8 @@ fn a_slice_without_the_port_of_the_service_is_told_of() {
               addresses: [10.1.1.10]
               ports: [9090]
               realServers: []
-            # shop/web: Warning EndpointsLeftOut: 2 endpoints are left out, such as 10.0.2.4 is in a slice without the port http of tcp, which the Service has (it lists the port web of tcp and the port http of udp); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
-            # shop/web: Warning NoUsableEndpoint: tcp/10.1.1.10:9090 has endpoints, and none of them can be used: 10.0.2.3 is in a slice without the port metrics of tcp, which the Service has (it lists the port http of tcp); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
+            # shop/web: Warning EndpointsLeftOut: 2 endpoints are left out, such as 10.0.2.4 is in a slice without the port http of tcp, which the Service has (the slice lists the port web of tcp and the port http of udp); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
+            # shop/web: Warning NoUsableEndpoint: tcp/10.1.1.10:9090 has endpoints, but none of the endpoints can be used: 10.0.2.3 is in a slice without the port metrics of tcp, which the Service has (the slice lists the port http of tcp); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
         "#]],
     );
 }
@@ -70,8 +70,8 @@ fn a_slice_without_ports_serves_no_port_of_a_service() {
               addresses: [10.1.1.10]
               ports: [80]
               realServers: []
-            # shop/web: Warning EndpointsLeftOut: an endpoint is left out: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (it lists no port); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
-            # shop/web: Warning NoUsableEndpoint: tcp/10.1.1.10:80 has endpoints, and none of them can be used: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (it lists no port); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
+            # shop/web: Warning EndpointsLeftOut: an endpoint is left out: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (the slice lists no port); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
+            # shop/web: Warning NoUsableEndpoint: tcp/10.1.1.10:80 has endpoints, but none of the endpoints can be used: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (the slice lists no port); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
         "#]],
     );
 }
@@ -117,7 +117,7 @@ fn a_further_address_of_an_endpoint_is_told_of() {
           realServers:
           - address: 10.0.2.3
           - address: 10.0.2.4
-        # shop/web: Warning EndpointsLeftOut: 2 endpoints are left out, such as 10.0.2.5 is a further address of its endpoint, of which only the first is used; list the endpoint once for each address
+        # shop/web: Warning EndpointsLeftOut: 2 endpoints are left out, such as 10.0.2.5 is a second or further address of its endpoint, and only the first address is used; list the endpoint once for each address
     "#]],
     );
 }
@@ -137,8 +137,8 @@ fn each_reason_is_told_once_and_a_reason_that_is_gone_is_not_counted() {
     watcher.take(&mut catalog);
     expect![[r#"
         Warning EndpointsLeftOut: 2 endpoints are left out, such as 10.1.1.7 lies within the service range 10.1.1.0/24, so packets to it would not leave the load balancer
-        Warning EndpointsLeftOut: an endpoint is left out: 10.0.2.9 is in a slice without the unnamed port of tcp, which the Service has (it lists no port); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
-        Warning EndpointsLeftOut: an endpoint is left out: 127.0.0.1 is a loopback address, which never leaves its host; write a unicast address that is routed, such as 10.1.1.10 or fd00::10"#]].assert_eq(&watcher.findings("web").join("\n"));
+        Warning EndpointsLeftOut: an endpoint is left out: 10.0.2.9 is in a slice without the unnamed port of tcp, which the Service has (the slice lists no port); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
+        Warning EndpointsLeftOut: an endpoint is left out: 127.0.0.1 is a loopback address, which is valid only within a host; write a unicast address that is routed, such as 10.1.1.10 or fd00::10"#]].assert_eq(&watcher.findings("web").join("\n"));
     let counts = |catalog: &Catalog| {
         let counts = catalog.counts().left_out;
         counts.iter().map(|(_, count)| count).sum::<usize>()
@@ -179,8 +179,8 @@ fn endpoints_of_the_other_family_alone_are_told_of() {
           addresses: [fd00:1::10]
           ports: [80]
           realServers: []
-        # shop/web: Warning EndpointsLeftOut: an endpoint is left out: 10.0.2.3 is not an IPv6 address as the service address, and no other endpoint is; let the Service and its pods have addresses of both families (spec.ipFamilyPolicy: RequireDualStack)
-        # shop/web: Warning NoUsableEndpoint: tcp/[fd00:1::10]:80 has endpoints, and none of them can be used: 10.0.2.3 is not an IPv6 address as the service address, and no other endpoint is; let the Service and its pods have addresses of both families (spec.ipFamilyPolicy: RequireDualStack)
+        # shop/web: Warning EndpointsLeftOut: an endpoint is left out: 10.0.2.3 is not an IPv6 address like the service address, and no other endpoint has one; let the Service and its pods have addresses of both families (spec.ipFamilyPolicy: RequireDualStack)
+        # shop/web: Warning NoUsableEndpoint: tcp/[fd00:1::10]:80 has endpoints, but none of the endpoints can be used: 10.0.2.3 is not an IPv6 address like the service address, and no other endpoint has one; let the Service and its pods have addresses of both families (spec.ipFamilyPolicy: RequireDualStack)
     "#]],
     );
 }
@@ -203,7 +203,7 @@ fn a_refused_annotation_brings_no_finding_about_what_the_service_does_not_say() 
         ),
         expect![[r#"
             virtualServers: []
-            # shop/web: Warning BadAnnotation: annotation portlb.io/health-check-rise: 2 has no meaning without a check; remove it, or write another kind than none
+            # shop/web: Warning BadAnnotation: annotation portlb.io/health-check-rise: 2 has no effect without a health check; remove it, or write a kind other than none
             # shop/web: Warning BadAnnotation: annotation portlb.io/scheduler-flags: rr has no flags, only sh and mh have; remove it
         "#]],
     );
@@ -234,7 +234,7 @@ fn a_traffic_distribution_has_no_meaning() {
               addresses: [10.1.1.10]
               ports: [80]
               realServers: []
-            # shop/web: Normal TrafficDistributionIgnored: spec.trafficDistribution: PreferClose has no meaning here: every load balancer reaches the pods of all zones and nodes
+            # shop/web: Normal TrafficDistributionIgnored: spec.trafficDistribution: PreferClose has no effect: every load balancer reaches the pods of all zones and nodes
         "#]],
     );
 }

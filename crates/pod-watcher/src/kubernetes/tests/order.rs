@@ -172,7 +172,7 @@ fn a_bad_weight_leaves_the_last_good_one() {
         watcher.findings("web"),
         [
             "Warning BadAnnotation: EndpointSlice web-a: annotation portlb.io/weight: \"nine\" is not \
-          such a number; write 0 to 65535"
+          an allowed number; write 0 to 65535"
         ]
     );
 }

@@ -79,7 +79,7 @@ fn pods_are_served_without_a_service() {
               realServers:
               - address: fd00:2::3
                 port: 8080
-            # /pods: Warning BadAnnotation: Pod e: annotation portlb.io/weihgt: is not known here; did you mean portlb.io/weight?
+            # /pods: Warning BadAnnotation: Pod e: annotation portlb.io/weihgt: is unknown on this object; did you mean portlb.io/weight?
         "#]],
     );
 }

@@ -127,7 +127,7 @@ fn the_older_of_two_services_has_the_address() {
               addresses: [10.1.1.10]
               ports: [80]
               realServers: []
-            # shop/a-young-one: Warning AddressConflict: 10.1.1.10 belongs to Service shop/the-old-one; choose another address, or write the annotation portlb.io/share-address with the same value on both, which share it where their ports differ
+            # shop/a-young-one: Warning AddressConflict: 10.1.1.10 belongs to Service shop/the-old-one; choose another address, or write the annotation portlb.io/share-address with the same value on both Services, which then share the address if their ports differ
         "#]],
     );
 }

@@ -141,8 +141,8 @@ fn everything_that_is_wrong_is_told() {
         expect![[r#"
             virtualServers: []
             # shop/web: Warning BadAnnotation: annotation portlb.io/forwarding-method: "tunnel" is not a forwarding method; allowed are Masquerade, DirectRouting and Tunnel
-            # shop/web: Warning BadAnnotation: annotation portlb.io/schedular: is not known here; did you mean portlb.io/scheduler?
-            # shop/web: Warning BadAnnotation: annotation portlb.io/weight: is not known here; it belongs on a Pod or an EndpointSlice
+            # shop/web: Warning BadAnnotation: annotation portlb.io/schedular: is unknown on this object; did you mean portlb.io/scheduler?
+            # shop/web: Warning BadAnnotation: annotation portlb.io/weight: is unknown on this object; it belongs on a Pod or an EndpointSlice
         "#]],
     );
     check(
@@ -167,7 +167,7 @@ fn everything_that_is_wrong_is_told() {
         ),
         expect![[r#"
             virtualServers: []
-            # shop/web: Warning BadAnnotation: annotation portlb.io/address: 127.0.0.1 is a loopback address, which never leaves its host; write a unicast address that is routed, such as 10.1.1.10 or fd00::10
+            # shop/web: Warning BadAnnotation: annotation portlb.io/address: 127.0.0.1 is a loopback address, which is valid only within a host; write a unicast address that is routed, such as 10.1.1.10 or fd00::10
             # shop/web: Warning BadAnnotation: annotation portlb.io/scheduler-flags: rr has no flags, only sh and mh have; remove it
         "#]],
     );
@@ -188,8 +188,8 @@ fn everything_that_is_wrong_is_told() {
         &service("web", "portlb.io/ports: '80, 79-81'", PORT_80),
         expect![[r#"
             virtualServers: []
-            # shop/web: Warning BadAnnotation: annotation portlb.io/health-check-port: none is given, and which of the ports 79-81 to check is not clear; write the port to connect to, or do without the check (portlb.io/health-check: none)
-            # shop/web: Warning BadAnnotation: annotation portlb.io/ports: tcp/79-81 overlaps tcp/80; give each port once
+            # shop/web: Warning BadAnnotation: annotation portlb.io/health-check-port: none is given, but the check cannot choose one of the ports 79-81; write the port to connect to, or use no health check (portlb.io/health-check: none)
+            # shop/web: Warning BadAnnotation: annotation portlb.io/ports: tcp/79-81 overlaps tcp/80; list each port once
         "#]],
     );
 }
@@ -268,7 +268,7 @@ fn udp_is_not_checked_unless_a_port_is_named() {
         &service("dns", "portlb.io/health-check: tcpConnect", dns),
         expect![[r#"
             virtualServers: []
-            # shop/dns: Warning BadAnnotation: annotation portlb.io/health-check-port: none is given, and on a port for udp nobody need listen for TCP; write a port that the real servers open for TCP, or do without the check (portlb.io/health-check: none)
+            # shop/dns: Warning BadAnnotation: annotation portlb.io/health-check-port: none is given, but a real server need not accept TCP on a port for udp; write a port on which the real servers accept TCP, or use no health check (portlb.io/health-check: none)
         "#]],
     );
 }
@@ -315,8 +315,8 @@ fn fields_without_meaning_are_remarked_upon() {
               addresses: [10.1.1.10]
               ports: [80]
               realServers: []
-            # shop/web: Warning ExternalIPsIntercepted: spec.externalIPs: kube-proxy takes the traffic of these addresses for itself on every node, so that it passes the load balancer by; use the annotation portlb.io/address instead, or give the Service the label service.kubernetes.io/service-proxy-name
-            # shop/web: Normal TrafficPolicyIgnored: spec.externalTrafficPolicy: Local has no meaning here: pods see the client's address anyway, and every load balancer reaches the pods of all nodes
+            # shop/web: Warning ExternalIPsIntercepted: spec.externalIPs: kube-proxy takes the traffic of these addresses for itself on every node, so the traffic bypasses the load balancer; use the annotation portlb.io/address instead, or give the Service the label service.kubernetes.io/service-proxy-name
+            # shop/web: Normal TrafficPolicyIgnored: spec.externalTrafficPolicy: Local has no effect: pods see the client's address anyway, and every load balancer reaches the pods of all nodes
         "#]],
     );
 }
@@ -339,8 +339,8 @@ fn a_service_that_limits_its_clients_is_not_served() {
         &[ranges, annotated].concat(),
         expect![[r#"
             virtualServers: []
-            # shop/annotation: Warning SourceRangesUnsupported: annotation service.beta.kubernetes.io/load-balancer-source-ranges: no load balancer enforces it, so the Service is not served; filter clients at the router or with a NetworkPolicy for the pods, and remove the ranges or write 0.0.0.0/0 and ::/0
-            # shop/field: Warning SourceRangesUnsupported: spec.loadBalancerSourceRanges: no load balancer enforces it, so the Service is not served; filter clients at the router or with a NetworkPolicy for the pods, and remove the ranges or write 0.0.0.0/0 and ::/0
+            # shop/annotation: Warning SourceRangesUnsupported: annotation service.beta.kubernetes.io/load-balancer-source-ranges: no load balancer enforces this limit, so the Service is not served; filter clients at the router or with a NetworkPolicy for the pods, and remove the ranges or write 0.0.0.0/0 and ::/0
+            # shop/field: Warning SourceRangesUnsupported: spec.loadBalancerSourceRanges: no load balancer enforces this limit, so the Service is not served; filter clients at the router or with a NetworkPolicy for the pods, and remove the ranges or write 0.0.0.0/0 and ::/0
         "#]],
     );
 }
@@ -427,7 +427,7 @@ fn settings_that_no_service_can_mend_are_refused() {
     let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
     expect![[r#"
         --service-ranges: 10.1.1.1/24 has bits set to the right of its length; write 10.1.1.0/24
-        --address-pool: a is the name of two pools; give each its own name, or all prefixes to one of them
+        --address-pool: a is the name of two pools; give each pool its own name, or put all prefixes into one pool
         --address-pool: 10.1.1.8/29 overlaps 10.1.1.0/24; give each address to one pool
         --address-pool: 10.1.2.1/24 has bits set to the right of its length; write 10.1.2.0/24
         --pod-selector: the pods cannot be served; --pod-target-port: 8080 differs from port 80, which Tunnel (ipip) cannot change; leave it out, or add --pod-annotation portlb.io/forwarding-method=Masquerade"#]].assert_eq(&errors.join("\n"));

@@ -185,8 +185,8 @@ fn a_service_whose_endpoints_cannot_be_used_is_an_error() {
     check_files(
         &[("a.yaml", &format!("{GOOD}---\n{named}"))],
         expect![[r#"
-            error a.yaml:1 (document 1): Service shop/web: tcp/10.1.1.10:80 has endpoints, and none of them can be used: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (it lists the port web of tcp); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
-            remark a.yaml:1 (document 1): Service shop/web: an endpoint is left out: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (it lists the port web of tcp); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
+            error a.yaml:1 (document 1): Service shop/web: tcp/10.1.1.10:80 has endpoints, but none of the endpoints can be used: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (the slice lists the port web of tcp); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
+            remark a.yaml:1 (document 1): Service shop/web: an endpoint is left out: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (the slice lists the port web of tcp); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
             note: Service shop/web: whether the address is allowed is not checked, since no --allowed-prefixes is given; give it as the load balancer has it
             1 Services
         "#]],
@@ -195,8 +195,8 @@ fn a_service_whose_endpoints_cannot_be_used_is_an_error() {
     check_files(
         &[("a.yaml", &format!("{GOOD}---\n{null}"))],
         expect![[r#"
-            error a.yaml:1 (document 1): Service shop/web: tcp/10.1.1.10:80 has endpoints, and none of them can be used: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (it lists no port); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
-            remark a.yaml:1 (document 1): Service shop/web: an endpoint is left out: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (it lists no port); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
+            error a.yaml:1 (document 1): Service shop/web: tcp/10.1.1.10:80 has endpoints, but none of the endpoints can be used: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (the slice lists no port); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
+            remark a.yaml:1 (document 1): Service shop/web: an endpoint is left out: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (the slice lists no port); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
             note: Service shop/web: whether the address is allowed is not checked, since no --allowed-prefixes is given; give it as the load balancer has it
             1 Services
         "#]],
@@ -231,8 +231,8 @@ fn endpoints_are_read_where_a_cluster_mirrors_them() {
     check_files(
         &[("a.yaml", &without), ("b.yaml", &other)],
         expect![[r#"
-            error a.yaml:1 (document 1): Service shop/web: tcp/10.1.1.10:80 has endpoints, and none of them can be used: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (it lists the port web of tcp); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
-            remark a.yaml:1 (document 1): Service shop/web: an endpoint is left out: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (it lists the port web of tcp); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
+            error a.yaml:1 (document 1): Service shop/web: tcp/10.1.1.10:80 has endpoints, but none of the endpoints can be used: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (the slice lists the port web of tcp); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
+            remark a.yaml:1 (document 1): Service shop/web: an endpoint is left out: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (the slice lists the port web of tcp); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
             note: Service shop/web: whether the address is allowed is not checked, since no --allowed-prefixes is given; give it as the load balancer has it
             1 Services
         "#]],
@@ -336,7 +336,7 @@ fn json_objects_one_after_another_are_read() {
     check_files(
         &[("all.json", &all)],
         expect![[r#"
-        error all.json:9 (document 2): Service default/b: 10.1.1.10 belongs to Service default/a; choose another address, or write the annotation portlb.io/share-address with the same value on both, which share it where their ports differ
+        error all.json:9 (document 2): Service default/b: 10.1.1.10 belongs to Service default/a; choose another address, or write the annotation portlb.io/share-address with the same value on both Services, which then share the address if their ports differ
         error all.json:22 (document 3): Service default/c: annotation portlb.io/scheduler: "x" is not a scheduler; allowed are rr, wrr, lc, wlc, sh, mh, sed and nq
         note: Service default/a: whether the address is allowed is not checked, since no --allowed-prefixes is given; give it as the load balancer has it
         3 Services
@@ -373,7 +373,7 @@ fn a_report_is_written_as_json_and_strict_fails_on_remarks() {
               "field": "spec.externalTrafficPolicy",
               "file": "web.yaml",
               "line": 12,
-              "message": "spec.externalTrafficPolicy: Local has no meaning here: pods see the client's address anyway, and every load balancer reaches the pods of all nodes",
+              "message": "spec.externalTrafficPolicy: Local has no effect: pods see the client's address anyway, and every load balancer reaches the pods of all nodes",
               "object": "Service shop/web",
               "reason": "TrafficPolicyIgnored",
               "severity": "remark"
