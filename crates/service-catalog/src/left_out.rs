@@ -139,8 +139,8 @@ impl LeftOut {
             names,
         } = not_used;
         self.add_count(LeftOutReason::FurtherAddress, further_addresses, || {
-            "is a second or further address of its endpoint, and only the first address is used; list the \
-             endpoint once for each address"
+            "is a second or further address of its endpoint, and only the first address is used; \
+             list the endpoint once for each address"
         });
         self.add_count(LeftOutReason::NotAnAddress, names, || {
             "is not an IP address, and names are not looked up; list the addresses in slices of \

@@ -43,9 +43,9 @@ pub(super) struct ConversionContext<'a> {
 /// on the number of endpoints, so that it rarely changes.
 fn rounded_weights(levels: u16) -> Finding {
     let message = format!(
-        "weights are rounded to {levels} levels: with more levels and so many pods, the schedulers mh and sh \
-         would move flows of all pods after a change of one weight; use weights with small \
-         whole-number ratios, such as 1, 2 and 4, or the annotation portlb.io/scheduler: wrr"
+        "weights are rounded to {levels} levels: with more levels and so many pods, the schedulers \
+         mh and sh would move flows of all pods after a change of one weight; use weights with \
+         small whole-number ratios, such as 1, 2 and 4, or the annotation portlb.io/scheduler: wrr"
     );
     Finding::new(Reason::WeightsRounded, message)
 }
@@ -167,8 +167,8 @@ fn leave_out_family(family: AddressFamily, groups: &[EndpointGroup<'_>], left_ou
         let address = endpoint.address;
         left_out.add(LeftOutReason::OtherFamily, address, address, || {
             format!(
-                "is not an {family} address like the service address, and no other endpoint has one; \
-                 let the Service and its pods have addresses of both families \
+                "is not an {family} address like the service address, and no other endpoint has \
+                 one; let the Service and its pods have addresses of both families \
                  (spec.ipFamilyPolicy: RequireDualStack)"
             )
         });
@@ -198,8 +198,8 @@ fn leave_out_group(
                 listed => listed.join(" and "),
             };
             format!(
-                "is in a slice without {}, which the Service has (the slice lists {listed}); give the \
-                 port in the slice the name and protocol of the Service's port, or write the \
+                "is in a slice without {}, which the Service has (the slice lists {listed}); give \
+                 the port in the slice the name and protocol of the Service's port, or write the \
                  annotation portlb.io/ports",
                 named(&port.name, port.protocol)
             )
@@ -221,11 +221,11 @@ fn compare_addresses(one: IpAddr, other: IpAddr) -> Ordering {
 /// Returns the port of the real servers, or `None` if the group has no such port. The inner value
 /// is `None` if the real servers listen on the port to which the client connected.
 fn port_of(group: &EndpointGroup<'_>, port: &PortSpec) -> Option<Option<NonZeroU16>> {
-    let is_its =
+    let matches_port =
         |sliced: &&EndpointPort| sliced.protocol == port.protocol && sliced.name == port.name;
     let differing =
         |number: Option<NonZeroU16>| number.filter(|number| port.ports != Ports::Single(*number));
-    let sliced = group.ports.iter().find(is_its);
+    let sliced = group.ports.iter().find(matches_port);
     match port.target {
         TargetPort::AsSliced => sliced.map(|sliced| differing(sliced.port)),
         TargetPort::AsAddressed => sliced.map(|_| None),
@@ -241,24 +241,27 @@ fn real_server(
     group: &EndpointGroup<'_>,
     context: &ConversionContext<'_>,
 ) -> Option<RealServer> {
-    let of_pod = context
+    let pod_annotations = context
         .pod_annotations
         .and_then(|annotations| annotations(endpoint.address));
-    let of_pod = of_pod.unwrap_or_default();
+    let pod_annotations = pod_annotations.unwrap_or_default();
     let state = match endpoint.readiness {
         Readiness::Ready => RealServerState::Ready,
         Readiness::NotReady if spec.publishes_not_ready => RealServerState::Ready,
         Readiness::NotReady => RealServerState::Draining,
     };
-    let asked = of_pod.state.or(group.annotations.state).unwrap_or_default();
+    let requested_state = pod_annotations
+        .state
+        .or(group.annotations.state)
+        .unwrap_or_default();
     Some(RealServer {
         address: endpoint.address,
         port,
-        weight: of_pod
+        weight: pod_annotations
             .weight
             .or(group.annotations.weight)
             .unwrap_or_default(),
-        state: match asked {
+        state: match requested_state {
             RealServerState::Ready => state,
             RealServerState::Draining => RealServerState::Draining,
         },
@@ -294,8 +297,8 @@ fn leave_out(server: &mut VirtualServer, context: &ConversionContext<'_>, left_o
             Ok(()) => true,
             Err(problems) => {
                 if let Some(invalid) = problems.listed().first() {
-                    let (reason, why) = why(server, candidate, invalid);
-                    left_out.add(reason, address, candidate, || why);
+                    let (reason, text) = left_out_reason(server, candidate, invalid);
+                    left_out.add(reason, address, candidate, || text);
                 }
                 false
             }
@@ -332,21 +335,22 @@ fn leave_out_excess(server: &mut VirtualServer, left_out: &mut LeftOut) {
     server.sort_real_servers();
 }
 
-fn why(
+fn left_out_reason(
     server: &VirtualServer,
     candidate: &RealServer,
     invalid: &Invalid,
 ) -> (LeftOutReason, String) {
     let of_port = Field::RealServer(candidate.into(), RealServerField::Port);
-    if let (Some(port), Ports::Single(wanted)) = (candidate.port, server.id.ports)
+    if let (Some(port), Ports::Single(service_port)) = (candidate.port, server.id.ports)
         && invalid.field == of_port.into()
     {
-        let why = format!(
-            "listens on {port}, and {} cannot change the port {wanted}; let the endpoint listen on \
-             {wanted}, or write the annotation portlb.io/forwarding-method: Masquerade",
+        let text = format!(
+            "listens on {port}, and {} cannot change the port {service_port}; let the endpoint \
+             listen on {service_port}, or write the annotation portlb.io/forwarding-method: \
+             Masquerade",
             server.forwarding_method
         );
-        return (LeftOutReason::PortDiffers, why);
+        return (LeftOutReason::PortDiffers, text);
     }
     let is_of_other_family =
         AddressFamily::of(candidate.address) != AddressFamily::of(server.id.address);

@@ -31,8 +31,8 @@ pub(super) fn of_service(service: &Service) -> Option<Finding> {
     if !limits_clients(&texts) {
         return None;
     }
-    let text = "no load balancer enforces this limit, so the Service is not served; filter clients at the \
-                router or with a NetworkPolicy for the pods, and remove the ranges or write \
+    let text = "no load balancer enforces this limit, so the Service is not served; filter clients \
+                at the router or with a NetworkPolicy for the pods, and remove the ranges or write \
                 0.0.0.0/0 and ::/0";
     Some(Finding::about(
         Reason::SourceRangesUnsupported,

@@ -132,9 +132,9 @@ pub(crate) fn annotated_share_namespaces(service: &Service) -> Box<[Box<str>]> {
     namespaces.into()
 }
 
-fn annotation_value<'a>(service: &'a Service, wanted: &str) -> Option<&'a str> {
+fn annotation_value<'a>(service: &'a Service, searched: &str) -> Option<&'a str> {
     let mut annotations = service.annotations.iter();
-    let (_, value) = annotations.find(|(name, _)| **name == *wanted)?;
+    let (_, value) = annotations.find(|(name, _)| **name == *searched)?;
     Some(value.trim())
 }
 
@@ -313,28 +313,28 @@ impl ServiceParser<'_> {
     }
 
     fn ports(&self, behaviour: &Behaviour, errors: &mut Vec<Finding>) -> Box<[PortSpec]> {
-        let (reason, subject, given) = match self.annotations.ports.len() {
+        let (reason, subject, count) = match self.annotations.ports.len() {
             0 => (
                 Reason::BadSpecification,
                 Subject::field("spec.ports"),
                 self.service.ports.len(),
             ),
-            given => (Reason::BadAnnotation, Subject::annotation("ports"), given),
+            count => (Reason::BadAnnotation, Subject::annotation("ports"), count),
         };
-        if given > MOST_PORTS {
+        if count > MOST_PORTS {
             let text = format!(
-                "{given} entries are more than a Service may have; write at most \
+                "{count} entries are more than a Service may have; write at most \
                  {MOST_PORTS}, and ranges such as 8000-8999 (annotation portlb.io/ports) for more"
             );
             errors.push(Finding::about(reason, subject, text));
             return Box::default();
         }
         let mut ports: Vec<PortSpec> = Vec::new();
-        for (protocol, given) in &self.annotations.ports {
+        for (protocol, annotated_ports) in &self.annotations.ports {
             ports.push(PortSpec {
                 name: "".into(),
                 protocol: *protocol,
-                ports: *given,
+                ports: *annotated_ports,
                 target: TargetPort::AsAddressedInAllSlices,
                 health_check: health_check(self.annotations, behaviour, *protocol),
             });

@@ -198,8 +198,8 @@ impl FromStr for PodPorts {
             BadValue::new(
                 format!("{text:?}"),
                 problem,
-                "allowed are a port such as 80, a range such as 8000-8999, and all, each optionally followed by \
-                 /TCP (the default), /UDP or /SCTP",
+                "allowed are a port such as 80, a range such as 8000-8999, and all, each optionally \
+                 followed by /TCP (the default), /UDP or /SCTP",
             )
         };
         let (ports, protocol) = text.split_once('/').unwrap_or((text, "TCP"));

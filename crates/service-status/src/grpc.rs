@@ -45,7 +45,8 @@ impl AnnouncerWatch {
                 tracing::warn!(
                     announcer = %self.announcer,
                     error,
-                    "cannot watch the announcements of the bgp-announcer; they stop counting after the grace period"
+                    "cannot watch the announcements of the bgp-announcer; they stop counting after \
+                     the grace period"
                 );
             }
             // Attempts to reach the announcer continue during the grace period.
@@ -113,7 +114,8 @@ impl AnnouncerWatch {
                 }
                 Some(Event::Synced(_)) => {
                     if !is_synced {
-                        tracing::info!(announcer = %self.announcer, "watching the announcements of the bgp-announcer");
+                        tracing::info!(announcer = %self.announcer, "watching the announcements of \
+                                                                     the bgp-announcer");
                     }
                     is_synced = true;
                     *is_logged = false;

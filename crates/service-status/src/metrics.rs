@@ -20,15 +20,18 @@ impl StatusMetrics {
             ),
             announcers: metrics.create(
                 "lease_reports",
-                "lb pods with a valid report of their announcements; 0 in a pod that does not hold the Lease",
+                "lb pods with a valid report of their announcements; 0 in a pod that does not hold \
+                 the Lease",
             ),
             writes: metrics.create(
                 "kubernetes_writes",
-                "Writes that the API server has accepted, by object: service-status, event, lease, report",
+                "Writes that the API server has accepted, by object: service-status, event, lease, \
+                 report",
             ),
             write_failures: metrics.create(
                 "kubernetes_write_failures",
-                "Failed writes to the API server, by object and reason. Each of them is tried again",
+                "Failed writes to the API server, by object and reason. Each of them is tried \
+                 again",
             ),
         }
     }

@@ -107,8 +107,8 @@ fn address(key: &ObjectKey, view: &ServiceView, now: Timestamp) -> Option<Write>
         return written.map(|_| write(ADDRESS_MANAGER, key, view, json!({})));
     }
     let reason = address_reason(&view.allocation);
-    let wanted = ("True", reason.as_str(), address_message(&view.allocation));
-    let condition = condition(ADDRESS_CONDITION, &wanted, written, view, now)?;
+    let desired = ("True", reason.as_str(), address_message(&view.allocation));
+    let condition = condition(ADDRESS_CONDITION, &desired, written, view, now)?;
     let status = json!({ "conditions": [condition] });
     Some(write(ADDRESS_MANAGER, key, view, status))
 }
@@ -120,8 +120,8 @@ fn weight_levels(key: &ObjectKey, view: &ServiceView, now: Timestamp) -> Option<
     };
     let reason = weight_levels_reason(levels);
     let message = format!("weights are rounded to {levels} levels");
-    let wanted = ("True", reason.as_str(), message);
-    let condition = condition(WEIGHT_LEVELS_CONDITION, &wanted, written, view, now)?;
+    let desired = ("True", reason.as_str(), message);
+    let condition = condition(WEIGHT_LEVELS_CONDITION, &desired, written, view, now)?;
     let status = json!({ "conditions": [condition] });
     Some(write(WEIGHT_LEVELS_MANAGER, key, view, status))
 }
@@ -138,14 +138,14 @@ fn announced(
         .iter()
         .map(|address| (*address, announcements.count(*address)))
         .collect();
-    let wanted = describe_announcements(&counts);
+    let desired = describe_announcements(&counts);
     let ingress: Vec<IpAddr> = counts
         .iter()
         .filter(|(_, count)| *count > 0 && view.is_load_balancer)
         .map(|(address, _)| *address)
         .collect();
     let written = view.written.announced.as_ref();
-    let new_condition = condition(ANNOUNCED_CONDITION, &wanted, written, view, now);
+    let new_condition = condition(ANNOUNCED_CONDITION, &desired, written, view, now);
     let is_written = is_ingress_written(&view.written.ingress, &ingress, &view.ports, ip_mode);
     if new_condition.is_none() && is_written {
         return None;
@@ -155,7 +155,7 @@ fn announced(
             // Server-side apply removes every field of the manager that the document does not
             // contain.
             let same = written.map(|written| written.last_transition_seconds)?;
-            Some(condition_value(ANNOUNCED_CONDITION, &wanted, same, view))
+            Some(condition_value(ANNOUNCED_CONDITION, &desired, same, view))
         })
         .unwrap_or(Value::Null);
     let mut status = json!({ "conditions": [condition] });
@@ -178,7 +178,7 @@ fn announced(
         status["loadBalancer"] = json!({ "ingress": entries });
     }
     let mut write = write(STATUS_MANAGER, key, view, status);
-    write.change = change(written, &wanted, now);
+    write.change = change(written, &desired, now);
     Some(write)
 }
 
@@ -213,10 +213,10 @@ fn describe_announcements(counts: &[(IpAddr, usize)]) -> (&'static str, &'static
 /// reported. A Service that is announced, no longer announced or not yet announced is reported.
 fn change(
     written: Option<&Condition>,
-    wanted: &(&str, &str, String),
+    desired: &(&str, &str, String),
     now: Timestamp,
 ) -> Option<StatusChange> {
-    let (_, reason, message) = wanted;
+    let (_, reason, message) = desired;
     let before = written.map(|condition| &*condition.reason);
     if before == Some(reason) {
         return None;
@@ -233,7 +233,8 @@ fn change(
     };
     let suggestion = match reason {
         "NotAnnounced" => {
-            " yet; if this does not change, /readyz of the bgp-announcer in the lb pods names the missing step"
+            " yet; if this does not change, /readyz of the bgp-announcer in the lb pods names the \
+             missing step"
         }
         _ => "",
     };
@@ -247,7 +248,7 @@ fn change(
 
 fn is_ingress_written(
     written: &[Ingress],
-    wanted: &[IpAddr],
+    desired: &[IpAddr],
     ports: &[(Protocol, u16)],
     ip_mode: IpMode,
 ) -> bool {
@@ -255,9 +256,9 @@ fn is_ingress_written(
         Some(mode) => mode == IP_MODE,
         None => ip_mode == IpMode::Dropped,
     };
-    written.len() == wanted.len()
-        && written.iter().zip(wanted).all(|(written, wanted)| {
-            written.address == *wanted
+    written.len() == desired.len()
+        && written.iter().zip(desired).all(|(written, desired)| {
+            written.address == *desired
                 && is_mode(written.ip_mode.as_deref())
                 && written.ports == ports
         })
@@ -266,12 +267,12 @@ fn is_ingress_written(
 /// Returns the condition to write, or `None` if the status already has it.
 fn condition(
     kind: &str,
-    wanted: &(&str, &str, String),
+    desired: &(&str, &str, String),
     written: Option<&Condition>,
     view: &ServiceView,
     now: Timestamp,
 ) -> Option<Value> {
-    let (status, reason, message) = wanted;
+    let (status, reason, message) = desired;
     let same = |written: &Condition| {
         *written.status == **status && *written.reason == **reason && *written.message == **message
     };
@@ -282,7 +283,7 @@ fn condition(
         Some(written) if *written.status == **status => written.last_transition_seconds,
         Some(_) | None => now.as_second(),
     };
-    Some(condition_value(kind, wanted, since, view))
+    Some(condition_value(kind, desired, since, view))
 }
 
 fn condition_value(

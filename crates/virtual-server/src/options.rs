@@ -9,8 +9,8 @@ use crate::{
     Invalid, Persistence, Scheduler, SchedulerFlags, Suggestion, TunnelKind, VirtualServer, text,
 };
 
-/// The settings of virtual servers that a user can leave out; `None` means that the user left the setting out. Addresses, ports and real servers are not part of it. [`Options::resolve`] fills
-/// in the defaults.
+/// The optional settings of virtual servers, without their addresses, ports and real servers.
+/// `None` means that the user left the setting out. [`Options::resolve`] fills in the defaults.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// If `scheduler_flags` is `None`, the flags of this value apply.
@@ -42,7 +42,8 @@ pub struct PersistenceOptions {
     pub ipv6_prefix_length: Option<u8>,
 }
 
-/// The settings of a health check that a user gave; `None` means that the user left the setting out.
+/// The settings of a health check that a user gave. `None` means that the user left the setting
+/// out.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct HealthCheckOptions {

@@ -309,8 +309,8 @@ mod tests {
         }
         assert_eq!(
             "90-80".parse::<Ports>().unwrap_err().to_string(),
-            "\"90-80\" has a last port that is not greater than its first port; allowed are a port from 1 to \
-             65535 such as 80, a range such as 8000-8999, and * for all ports"
+            "\"90-80\" has a last port that is not greater than its first port; allowed are a port \
+             from 1 to 65535 such as 80, a range such as 8000-8999, and * for all ports"
         );
     }
 

@@ -212,9 +212,9 @@ pub(crate) mod tests {
                 let wanted = f64::from(*before) / heaviest * f64::from(levels);
                 prop_assert!(*after <= 1 || (wanted - f64::from(*after)).abs() <= 0.5001);
             }
-            for (one, other) in weights.iter().zip(&rounded_once) {
-                for (its, others) in weights.iter().zip(&rounded_once) {
-                    prop_assert!(one > its || other <= others);
+            for (weight, rounded_weight) in weights.iter().zip(&rounded_once) {
+                for (other_weight, other_rounded) in weights.iter().zip(&rounded_once) {
+                    prop_assert!(weight > other_weight || rounded_weight <= other_rounded);
                 }
             }
         }

@@ -297,13 +297,13 @@ fn what_contradicts_itself_is_refused_at_its_place() {
     );
     check(
         &entry("  - address: 10.0.2.3\n"),
-        "10:5: tcp/10.1.1.10:80: realServers[10.0.2.3]: 10.0.2.3 is listed more than once; list each real server once, and \
-         set its share with its weight",
+        "10:5: tcp/10.1.1.10:80: realServers[10.0.2.3]: 10.0.2.3 is listed more than once; list \
+         each real server once, and set its share with its weight",
     );
     check(
         &entry("").replace("10.1.1.10", "127.0.0.1"),
-        "5:15: tcp/127.0.0.1:80: address: 127.0.0.1 is a loopback address, which \
-         is valid only within a host; write a unicast address that is routed, such as 10.1.1.10 or fd00::10",
+        "5:15: tcp/127.0.0.1:80: address: 127.0.0.1 is a loopback address, which is valid only \
+         within a host; write a unicast address that is routed, such as 10.1.1.10 or fd00::10",
     );
     check(
         &entry("  schedulerFlags: [port]\n"),
@@ -325,8 +325,8 @@ fn what_contradicts_itself_is_refused_at_its_place() {
     );
     check(
         &entry("  minimumHealthy: 0\n"),
-        "10:19: tcp/10.1.1.10:80: minimumHealthy: 0 would announce an address that no real server serves; \
-         write 1 or more",
+        "10:19: tcp/10.1.1.10:80: minimumHealthy: 0 would announce an address that no real server \
+         serves; write 1 or more",
     );
     check(
         &entry("  drainTimeout: 25h\n"),

@@ -40,7 +40,8 @@ fn an_unknown_annotation_is_rejected_with_the_nearest_name() {
     check(
         "schedular",
         "mh",
-        "annotation portlb.io/schedular: is unknown on this object; did you mean portlb.io/scheduler?",
+        "annotation portlb.io/schedular: is unknown on this object; did you mean \
+         portlb.io/scheduler?",
     );
     check(
         "colour",
@@ -51,7 +52,8 @@ fn an_unknown_annotation_is_rejected_with_the_nearest_name() {
     check(
         "weight",
         "3",
-        "annotation portlb.io/weight: is unknown on this object; it belongs on a Pod or an EndpointSlice",
+        "annotation portlb.io/weight: is unknown on this object; it belongs on a Pod or an \
+         EndpointSlice",
     );
 }
 
@@ -83,9 +85,9 @@ fn an_invalid_value_is_rejected_with_the_allowed_values() {
     check(
         "ports",
         "80, 9-7",
-        "annotation portlb.io/ports: \"9-7\" has a last port that is not greater than its first port; allowed are a \
-         port such as 80, a range such as 8000-8999, and all, each optionally followed by \
-         /TCP (the default), /UDP or /SCTP",
+        "annotation portlb.io/ports: \"9-7\" has a last port that is not greater than its first \
+         port; allowed are a port such as 80, a range such as 8000-8999, and all, each optionally \
+         followed by /TCP (the default), /UDP or /SCTP",
     );
 }
 

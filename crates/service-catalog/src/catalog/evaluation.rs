@@ -173,8 +173,8 @@ fn is_endpoint(groups: &[EndpointGroup<'_>], address: IpAddr) -> bool {
 
 fn outside_pools(address: IpAddr) -> Finding {
     let message = format!(
-        "{address} stays in use although no address pool \
-         contains it; add it to an --address-pool, or write another address into the annotation portlb.io/address"
+        "{address} stays in use although no address pool contains it; add it to an --address-pool, \
+         or write another address into the annotation portlb.io/address"
     );
     Finding::new(Reason::AddressOutsidePools, message)
 }

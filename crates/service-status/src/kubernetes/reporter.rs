@@ -129,7 +129,11 @@ impl Reporter {
     async fn write(&mut self, failures: &mut FailureLog) -> bool {
         let announced = self.announced.borrow_and_update().clone();
         let text = self.text(&announced.unwrap_or_default());
-        let is_unchanged = self.written.text.take().is_some_and(|its| its == text);
+        let is_unchanged = self
+            .written
+            .text
+            .take()
+            .is_some_and(|annotation| annotation == text);
         let name = self.name();
         let namespace = self.namespace.clone();
         let report = (!is_unchanged).then(|| self.report(&text));
@@ -183,7 +187,8 @@ impl Reporter {
             tracing::warn!(
                 prefixes = announced.len(),
                 left_out,
-                "the report of this pod is full; the status of Services at the omitted prefixes is not written"
+                "the report of this pod is full; the status of Services at the omitted prefixes is \
+                 not written"
             );
         }
         self.written.is_size_logged = left_out > 0;
@@ -237,11 +242,12 @@ fn no_report() -> serde_json::Value {
 fn is_report(lease: &Lease, lease_name: &str, text: &str) -> bool {
     let metadata = &lease.metadata;
     let label = metadata.labels.as_ref().and_then(|l| l.get(REPORT_LABEL));
-    let its = metadata
+    let annotation = metadata
         .annotations
         .as_ref()
         .and_then(|annotations| annotations.get(ANNOUNCED_ANNOTATION));
-    label.is_some_and(|label| label == lease_name) && its.is_some_and(|its| its == text)
+    label.is_some_and(|label| label == lease_name)
+        && annotation.is_some_and(|annotation| annotation == text)
 }
 
 #[cfg(test)]

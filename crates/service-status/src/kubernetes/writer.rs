@@ -97,7 +97,8 @@ impl StatusWriter {
         };
         tokio::select! {
             () = self.run_elected(&report_removed) => {}
-            () = too_late => tracing::info!("the time for shutdown is over; skipping the remaining status writes"),
+            () = too_late => tracing::info!("the time for shutdown is over; skipping the remaining \
+                                             status writes"),
         }
     }
 
@@ -191,7 +192,8 @@ impl StatusWriter {
                 Some(next) = views.next() => match next {
                     Ok((_, event)) => leadership.on_view(event, Instant::now()),
                     Err(error) => {
-                        tracing::warn!(%error, "lost the watch of views; reading all Services again");
+                        tracing::warn!(%error, "lost the watch of views; reading all Services \
+                                                again");
                         return false;
                     }
                 },

@@ -230,8 +230,8 @@ fn a_real_server_with_implicit_and_explicit_port_is_a_duplicate() {
             again.port = Some(port(80));
             vs.real_servers.push(again);
         },
-        "realServers[10.0.2.3:80]: 10.0.2.3:80 is listed more than once; list each real server once, and \
-         set its share with its weight",
+        "realServers[10.0.2.3:80]: 10.0.2.3:80 is listed more than once; list each real server \
+         once, and set its share with its weight",
     );
     check(
         "tcp/10.1.1.10:80",

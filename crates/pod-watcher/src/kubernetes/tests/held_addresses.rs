@@ -262,8 +262,8 @@ fn a_pool_that_has_shrunk_or_gone_takes_no_address_away() {
         assert_eq!(model_addresses(&view.allocation), "10.1.1.1");
         let mut expected: Vec<&str> = finding.into_iter().collect();
         expected.push(
-            "Warning AddressOutsidePools: 10.1.1.1 stays in use although no address pool \
-             contains it; add it to an --address-pool, or write another address into the annotation \
+            "Warning AddressOutsidePools: 10.1.1.1 stays in use although no address pool contains \
+             it; add it to an --address-pool, or write another address into the annotation \
              portlb.io/address",
         );
         assert_eq!(watcher.findings("a"), expected);
