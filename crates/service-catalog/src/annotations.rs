@@ -434,7 +434,8 @@ pub(crate) fn annotation_for(field: Field) -> Option<&'static str> {
         .map(|annotation| annotation.name)
 }
 
-/// Returns the error about an annotation, with a correction in the words of annotations.
+/// Returns the error about an annotation. The correction tells the user to change or remove this
+/// annotation, and not a field of a file.
 pub(crate) fn refused_annotation(name: &str, reason: &BadValue) -> RefusedSetting {
     let suggestion = match &reason.suggestion {
         Suggestion::Text(text) => text.to_string(),

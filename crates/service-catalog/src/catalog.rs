@@ -384,8 +384,8 @@ impl Catalog {
         let is_missing = |key: &&ObjectKey| scope.covers(key) && !listed.contains(*key);
         match scope.kind {
             Kind::Service => {
-                let state = self.entries.iter().filter(|(_, entry)| entry.is_service());
-                let missing: Vec<ObjectKey> = state
+                let services = self.entries.iter().filter(|(_, entry)| entry.is_service());
+                let missing: Vec<ObjectKey> = services
                     .map(|(key, _)| key)
                     .filter(is_missing)
                     .cloned()

@@ -114,8 +114,10 @@ impl AnnouncerWatch {
                 }
                 Some(Event::Synced(_)) => {
                     if !is_synced {
-                        tracing::info!(announcer = %self.announcer, "watching the announcements of \
-                                                                     the bgp-announcer");
+                        tracing::info!(
+                            announcer = %self.announcer,
+                            "watching the announcements of the bgp-announcer"
+                        );
                     }
                     is_synced = true;
                     *is_logged = false;

@@ -14,7 +14,8 @@ const PRIME: u64 = 0x0100_0000_01b3;
 const SEPARATOR: u8 = 0xff;
 
 impl StableHash {
-    /// Returns the hash of several texts. The boundaries between the texts count.
+    /// Returns the hash of several texts. The boundaries between the texts count: `ab`, `c` and
+    /// `a`, `bc` have different hashes.
     pub(crate) fn of<'a>(texts: impl IntoIterator<Item = &'a str>) -> Self {
         let mut hash = OFFSET_BASIS;
         for text in texts {

@@ -158,7 +158,7 @@ pub struct RealServer {
     pub weight: Weight,
     #[serde(default, skip_serializing_if = "text::is_default")]
     pub state: RealServerState,
-    /// Filled in by the source of the desired set. It is not part of the file format.
+    /// Observations of the source of the desired set. The file format has no such field.
     #[serde(skip)]
     pub history: RealServerHistory,
 }

@@ -8,7 +8,7 @@ use crate::{RealServer, VirtualServer, weight_levels::greatest_common_divisor};
 const SLOTS: usize = 4093;
 
 /// The kernel shifts weights to the right until they have at most this many bits
-/// (`IP_VS_MH_TAB_BITS`, net/netfilter/ipvs/ip_vs_mh.c).
+/// (`IP_VS_MH_TAB_BITS` in `net/netfilter/ipvs/ip_vs_mh.c`).
 const WEIGHT_BITS: u32 = 6;
 
 impl VirtualServer {

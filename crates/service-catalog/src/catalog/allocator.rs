@@ -144,7 +144,7 @@ impl Allocator {
     }
 
     /// Removes proposals that the status now records, that conflict with a claim, or that the
-    /// Service no longer requests.
+    /// Service no longer requests. Returns the Services for which the allocation must be tried again.
     fn drop_obsolete_proposals(&mut self, service: &mut ServiceState) -> Vec<ObjectKey> {
         let claim = service.claim();
         let mut proposed = std::mem::take(&mut service.proposed);

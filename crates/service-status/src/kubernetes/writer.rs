@@ -97,8 +97,9 @@ impl StatusWriter {
         };
         tokio::select! {
             () = self.run_elected(&report_removed) => {}
-            () = too_late => tracing::info!("the time for shutdown is over; skipping the remaining \
-                                             status writes"),
+            () = too_late => tracing::info!(
+                "the time for shutdown is over; skipping the remaining status writes"
+            ),
         }
     }
 
@@ -192,8 +193,10 @@ impl StatusWriter {
                 Some(next) = views.next() => match next {
                     Ok((_, event)) => leadership.on_view(event, Instant::now()),
                     Err(error) => {
-                        tracing::warn!(%error, "lost the watch of views; reading all Services \
-                                                again");
+                        tracing::warn!(
+                            %error,
+                            "lost the watch of views; reading all Services again"
+                        );
                         return false;
                     }
                 },
@@ -201,7 +204,9 @@ impl StatusWriter {
                     self.on_report(&mut leadership, first, &mut failures.reports);
                     self.recount(&mut leadership, events, &mut failures.reports);
                 }
-                () = wait_until(next_count) => self.recount(&mut leadership, events, &mut failures.reports),
+                () = wait_until(next_count) => {
+                    self.recount(&mut leadership, events, &mut failures.reports);
+                }
                 () = wait_until(due) => {
                     if !self.write_next(&mut leadership, &mut failures).await {
                         return false;

@@ -196,7 +196,7 @@ proptest! {
     }
 
     #[test]
-    fn every_change_is_necessary(old in any_set(), new in any_set()) {
+    fn every_change_between_two_sets_is_necessary(old in any_set(), new in any_set()) {
         for skipped in 0..old.changes_to(&new).len() {
             let mut applied = old.clone();
             for (index, change) in old.changes_to(&new).into_iter().enumerate() {
