@@ -1,4 +1,5 @@
-//! What is to be announced at a moment: pure, time is a parameter.
+//! State machine that decides which service addresses are announced. It has no I/O; time is a
+//! parameter.
 //!
 //! ```text
 //!              serving              node route held
@@ -6,25 +7,26 @@
 //!      ▲                    │                          │  │  │  ▲   │ and confirmed again
 //!      └────────────────────┴──────────────────────────┘  │  └──┼───▼
 //!           not serving, node route refused               │     LeastPreferred
-//!                                                         │ Drain, Stop   │
+//!                                                         │ DrainPhase, Stop   │
 //!                                                         ▼               │
 //!      ┌────────┐  linger: node routes stay            Draining ◄─────────┘
 //!      │ Idle   │ ◄───────────────────── Drained ◄────────┘ withdraw delay
 //!      └────────┘                       withdrawn
 //! ```
+//! An address is withdrawn only when the data plane reports that the address is not served, or when
+//! node-router reports that the node does not hold its route. An address that the data plane stops
+//! serving again and again is announced as least preferred for a while instead (`flaps`).
 //!
-//! An address is withdrawn only when the data plane says that it is not served, or the node-router
-//! that the node does not hold its route. One that the data plane stops serving again and again is
-//! least preferred for a while instead (`flaps`). Silence of one of them makes an address that both have
-//! confirmed in the life of this process least preferred: the kernels forward without these daemons,
-//! and where all load balancers are silent, the last paths stay. An address that was never confirmed
-//! is not announced.
+//! An address that both daemons have confirmed since the start of this process becomes least
+//! preferred while one of them is silent. It is not withdrawn, because the kernel forwards without
+//! these daemons: if all load balancers are silent, the last paths stay in use. An address that was
+//! never confirmed is not announced.
 //!
-//! A drain waits only while a session is established: without one no router sends here because of
-//! this process.
+//! A drain waits only while a BGP session is established. Without a session, no router sends
+//! packets here because of this process.
 //!
-//! A node route outlives its announcement by the linger, so that packets that are under way, or
-//! come from a router that has not heard of the withdrawal yet, are still forwarded.
+//! A node route outlives the announcement of its prefix by the linger. So the node still forwards
+//! packets that are in flight, and packets of routers that have not received the withdrawal yet.
 
 mod announcement;
 mod data_plane;
@@ -39,69 +41,71 @@ use std::{
 
 use bgp_packet::{Community, IpNet, PathAttributes};
 
-pub use self::announcement::{Announcement, DataPlaneState, State};
-use self::data_plane::DataPlane;
-pub use self::exchange::{Input, Output};
-use self::flaps::Flaps;
+pub use self::announcement::{AddressState, AnnouncementDecision, DataPlaneState};
+use self::data_plane::DataPlaneLiveness;
+pub use self::exchange::{AnnouncementInput, AnnouncementOutput};
+use self::flaps::FlapDetector;
 
-/// What the user decided.
+/// The settings of the announcements, from the flags of the daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AnnouncementsConfig {
-    /// Nothing outside of these is announced.
+    /// A prefix outside of these prefixes is not announced.
     pub allowed_prefixes: Vec<IpNet>,
-    /// Next hop and node route of each family; a family without is refused.
-    pub ipv4: Option<Via>,
-    /// The same for IPv6.
-    pub ipv6: Option<Via>,
-    /// LOCAL_PREF of what is announced.
+    /// Next hop and gateway of IPv4 prefixes. `None`: IPv4 prefixes are refused.
+    pub ipv4: Option<InboundRoute>,
+    /// Next hop and gateway of IPv6 prefixes. `None`: IPv6 prefixes are refused.
+    pub ipv6: Option<InboundRoute>,
+    /// LOCAL_PREF of announcements that are not least preferred.
     pub local_pref: u32,
-    /// MULTI_EXIT_DISC of what is announced.
+    /// `None`: MULTI_EXIT_DISC is not sent.
     pub multi_exit_disc: Option<u32>,
-    /// COMMUNITIES of what is announced.
     pub communities: Vec<Community>,
-    /// Silence of the data plane after which what it served is least preferred.
+    /// Grace period of the data plane. After it, addresses that the data plane served are least
+    /// preferred.
     pub data_plane_timeout: Duration,
-    /// How long the node-router may be away before its routes are least preferred; zero: not at all.
+    /// Grace period of node-router. After it, addresses with node routes are least preferred. Zero:
+    /// immediately.
     pub node_route_timeout: Duration,
-    /// Time between the announcement as least preferred and the withdrawal.
+    /// Time from the announcement as least preferred to the withdrawal in a drain.
     pub withdraw_delay: Duration,
-    /// Time that a node route outlives its announcement.
+    /// Time for which a node route is held after the withdrawal of its prefix.
     pub linger: Duration,
 }
 
-/// How traffic of one family gets here.
+/// The way of packets for service addresses of one address family to this load balancer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Via {
-    /// Unspecified: this side's address of each session.
+pub struct InboundRoute {
+    /// Next hop of the announcements. Unspecified address: the local address of each BGP session.
     pub next_hop: IpAddr,
-    /// The pod's address, which the node routes to; `None`: no node route is needed.
+    /// Address of this pod that node routes lead to. `None`: no node route is needed.
     pub gateway: Option<IpAddr>,
 }
 
-/// The service addresses, and which of them are announced in which form.
+/// The service addresses with the decision whether each is announced, and in which form.
 #[derive(Clone, Debug)]
 pub struct Announcements {
     config: AnnouncementsConfig,
-    data_plane: DataPlane,
+    data_plane: DataPlaneLiveness,
     entries: BTreeMap<IpNet, ServiceAddress>,
-    drain: Drain,
+    drain: DrainPhase,
     is_stopping: bool,
     withdrawn_by_drain: Vec<IpNet>,
     sessions: Sessions,
-    /// When all deadlines were looked at last.
+    /// When all deadlines were evaluated last.
     evaluated_at: Instant,
 }
 
 #[derive(Clone, Debug)]
 struct ServiceAddress {
-    /// The last report of the data plane; `None`: it dropped the address.
+    /// The last report of the data plane. `None`: the data plane removed the address.
     report: Option<ServingReport>,
-    route: Route,
-    /// The data plane and the node-router have both confirmed the address at one time.
+    route: NodeRouteState,
+    /// The data plane and node-router have confirmed the address simultaneously at least once.
     was_confirmed: bool,
-    announced: Option<Form>,
-    flaps: Flaps,
-    /// When the node route is given up.
+    announced: Option<AnnouncementForm>,
+    flaps: FlapDetector,
+    /// When the node route is released. `None`: the node route is needed, or no announcement was
+    /// withdrawn.
     release_at: Option<Instant>,
 }
 
@@ -109,18 +113,18 @@ struct ServiceAddress {
 struct ServingReport {
     serving: bool,
     detail: String,
-    /// Number of the stream that brought it.
+    /// Number of the data plane's stream that contained the report.
     stream: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Route {
+enum NodeRouteState {
     Free,
-    Asked {
+    Requested {
         problem: String,
     },
     Held,
-    /// Was held, and is still there as far as is known: the node-router does not answer.
+    /// The route was held when node-router stopped answering. The kernel probably still holds it.
     Lost {
         /// End of the node-router's grace period.
         until: Instant,
@@ -128,43 +132,46 @@ enum Route {
     },
 }
 
-/// Addresses that an input concerns: with many service addresses most concern one.
-enum Scope {
+/// The addresses that an input can change. Most inputs change one of many addresses.
+enum AffectedAddresses {
     One(IpNet),
     All,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
+enum AnnouncementForm {
     Normal,
-    /// For a drain, and while the data plane or the node-router is silent.
+    /// For a drain, while the data plane or node-router is silent, and while the address flaps.
     LeastPreferred,
 }
 
-/// What is known of a condition of an announcement; the worst of several counts.
+/// How well a condition for an announcement is confirmed. Of several conditions, the worst evidence
+/// counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Evidence {
-    /// Known not to be so, or not confirmed yet.
+    /// The condition is known not to hold, or is not confirmed yet.
     Missing,
-    /// Confirmed before; the daemon that confirms it is silent for longer than its grace period.
+    /// The condition was confirmed, but the confirming daemon is silent for longer than its grace
+    /// period.
     Silent,
-    /// Confirmed.
     Confirmed,
 }
 
-/// Whether a router may send here because of this process.
+/// The state of the BGP sessions, without which no router sends packets here because of this
+/// process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sessions {
     /// No session has been established yet.
     Never,
-    /// At least one is established.
+    /// At least one session is established.
     Established,
-    /// None is established. Its peer withdrew all of the announcements at that time.
+    /// No session is established. At this time, the peer of the last session removed all
+    /// announcements of this process.
     LostAt(Instant),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Drain {
+enum DrainPhase {
     No,
     Draining { until: Instant },
     Lingering { until: Instant },
@@ -172,13 +179,13 @@ enum Drain {
 }
 
 impl Announcements {
-    /// Nothing is known.
+    /// Creates the state machine before the first message of the data plane.
     pub fn new(config: AnnouncementsConfig, now: Instant) -> Self {
         Self {
-            data_plane: DataPlane::new(config.data_plane_timeout, now),
+            data_plane: DataPlaneLiveness::new(config.data_plane_timeout, now),
             config,
             entries: BTreeMap::new(),
-            drain: Drain::No,
+            drain: DrainPhase::No,
             is_stopping: false,
             withdrawn_by_drain: Vec::new(),
             sessions: Sessions::Never,
@@ -186,12 +193,12 @@ impl Announcements {
         }
     }
 
-    /// Handles an input. Returns what is to be done.
-    pub fn handle(&mut self, input: Input, now: Instant) -> Vec<Output> {
+    /// Handles an input. Returns the actions for the caller to carry out.
+    pub fn handle(&mut self, input: AnnouncementInput, now: Instant) -> Vec<AnnouncementOutput> {
         let mut outputs = Vec::new();
-        match self.note(input, now) {
-            Scope::One(prefix) => self.reconcile(prefix, now, &mut outputs),
-            Scope::All => {
+        match self.record_input(input, now) {
+            AffectedAddresses::One(prefix) => self.reconcile(prefix, now, &mut outputs),
+            AffectedAddresses::All => {
                 self.evaluated_at = now;
                 self.advance_drain(now);
                 for prefix in self.entries.keys().copied().collect::<Vec<_>>() {
@@ -203,16 +210,16 @@ impl Announcements {
         outputs
     }
 
-    /// Returns the addresses that the input concerns.
-    fn note(&mut self, input: Input, now: Instant) -> Scope {
+    /// Records the input. Returns the addresses that the input can change.
+    fn record_input(&mut self, input: AnnouncementInput, now: Instant) -> AffectedAddresses {
         match input {
-            Input::DataPlaneOpened => self.data_plane.opened(),
-            Input::ServiceAddress {
+            AnnouncementInput::DataPlaneOpened => self.data_plane.opened(),
+            AnnouncementInput::ServiceAddress {
                 prefix,
                 serving,
                 detail,
             } => {
-                self.data_plane.heard(now);
+                self.data_plane.message_received(now);
                 let report = ServingReport {
                     serving,
                     detail,
@@ -220,67 +227,67 @@ impl Announcements {
                 };
                 let entry = self.entries.entry(prefix).or_insert(ServiceAddress {
                     report: None,
-                    route: Route::Free,
+                    route: NodeRouteState::Free,
                     was_confirmed: false,
                     announced: None,
-                    flaps: Flaps::default(),
+                    flaps: FlapDetector::default(),
                     release_at: None,
                 });
                 entry.report = Some(report);
-                return Scope::One(prefix);
+                return AffectedAddresses::One(prefix);
             }
-            Input::ServiceAddressRemoved(prefix) => {
-                self.data_plane.heard(now);
+            AnnouncementInput::ServiceAddressRemoved(prefix) => {
+                self.data_plane.message_received(now);
                 if let Some(entry) = self.entries.get_mut(&prefix) {
                     entry.report = None;
                 }
-                return Scope::One(prefix);
+                return AffectedAddresses::One(prefix);
             }
-            Input::Synced => {
+            AnnouncementInput::Synced => {
                 self.data_plane.synced(now);
                 let stream = self.data_plane.stream();
                 for entry in self.entries.values_mut() {
                     entry.report.take_if(|report| report.stream != stream);
                 }
             }
-            Input::Heartbeat => self.data_plane.heard(now),
-            Input::DataPlaneLost(problem) => self.data_plane.lost(problem),
-            Input::NodeRouteHeld(prefix) => {
+            AnnouncementInput::Heartbeat => self.data_plane.message_received(now),
+            AnnouncementInput::DataPlaneLost(problem) => self.data_plane.lost(problem),
+            AnnouncementInput::NodeRouteHeld(prefix) => {
                 if let Some(entry) = self.entries.get_mut(&prefix)
-                    && entry.route != Route::Free
+                    && entry.route != NodeRouteState::Free
                 {
-                    entry.route = Route::Held;
+                    entry.route = NodeRouteState::Held;
                 }
-                return Scope::One(prefix);
+                return AffectedAddresses::One(prefix);
             }
-            Input::NodeRouteLost {
+            AnnouncementInput::NodeRouteLost {
                 prefix,
                 problem,
                 is_unknown,
             } => {
                 self.node_route_lost(prefix, problem, is_unknown, now);
-                return Scope::One(prefix);
+                return AffectedAddresses::One(prefix);
             }
-            Input::SessionsEstablished(is_established) => {
+            AnnouncementInput::SessionsEstablished(is_established) => {
                 self.sessions = match (is_established, self.sessions) {
                     (true, _) => Sessions::Established,
                     (false, Sessions::Established) => Sessions::LostAt(now),
                     (false, Sessions::Never | Sessions::LostAt(_)) => self.sessions,
                 };
             }
-            Input::Drain => self.begin_drain(now),
-            Input::Undrain => {
+            AnnouncementInput::Drain => self.begin_drain(now),
+            AnnouncementInput::Undrain => {
                 if !self.is_stopping {
-                    self.drain = Drain::No;
+                    self.drain = DrainPhase::No;
                 }
             }
-            Input::Stop => {
+            AnnouncementInput::Stop => {
                 self.is_stopping = true;
                 self.begin_drain(now);
             }
-            Input::DeadlineReached => {}
+            AnnouncementInput::DeadlineReached => {}
         }
-        Scope::All
+        AffectedAddresses::All
     }
 
     fn node_route_lost(&mut self, prefix: IpNet, problem: String, is_unknown: bool, now: Instant) {
@@ -288,39 +295,41 @@ impl Announcements {
             return;
         };
         entry.route = match &entry.route {
-            Route::Free => Route::Free,
-            Route::Held if is_unknown => Route::Lost {
+            NodeRouteState::Free => NodeRouteState::Free,
+            NodeRouteState::Held if is_unknown => NodeRouteState::Lost {
                 until: now + self.config.node_route_timeout,
                 problem,
             },
             // A failed attempt does not prolong the grace period.
-            Route::Lost { until, .. } if is_unknown => Route::Lost {
+            NodeRouteState::Lost { until, .. } if is_unknown => NodeRouteState::Lost {
                 until: *until,
                 problem,
             },
-            Route::Asked { .. } | Route::Held | Route::Lost { .. } => Route::Asked { problem },
+            NodeRouteState::Requested { .. }
+            | NodeRouteState::Held
+            | NodeRouteState::Lost { .. } => NodeRouteState::Requested { problem },
         };
     }
 
     fn begin_drain(&mut self, now: Instant) {
-        if self.drain != Drain::No {
+        if self.drain != DrainPhase::No {
             return;
         }
         self.withdrawn_by_drain.clear();
         let is_announced = self.entries.values().any(|entry| entry.announced.is_some());
-        // With nothing announced there is no traffic to wait for.
+        // If no address is announced, there is no traffic to wait for.
         let timeout = if is_announced {
             self.config.withdraw_delay
         } else {
             Duration::ZERO
         };
-        self.drain = Drain::Draining {
+        self.drain = DrainPhase::Draining {
             until: now + timeout,
         };
     }
 
     fn advance_drain(&mut self, now: Instant) {
-        if let Drain::Draining { until } = self.drain
+        if let DrainPhase::Draining { until } = self.drain
             && (until <= now || self.sessions != Sessions::Established)
         {
             let linger = self.config.linger;
@@ -331,112 +340,124 @@ impl Announcements {
             };
             let announced = self.entries.iter().filter(|(_, it)| it.announced.is_some());
             self.withdrawn_by_drain = announced.map(|(prefix, _)| *prefix).collect();
-            // What was withdrawn during the drain, as after the data plane has ended, lingers, too.
+            // Addresses that were withdrawn earlier in this drain, for example because the data
+            // plane has ended, linger too.
             let ends = self.entries.values().filter_map(|it| {
                 let withdrawn_at = withdrawn_at.filter(|_| it.announced.is_some());
                 withdrawn_at.map(|at| at + linger).or(it.release_at)
             });
             let until = ends.max().unwrap_or(now);
-            self.drain = Drain::Lingering { until };
+            self.drain = DrainPhase::Lingering { until };
         }
     }
 
-    fn finish_drain(&mut self, now: Instant, outputs: &mut Vec<Output>) {
+    fn finish_drain(&mut self, now: Instant, outputs: &mut Vec<AnnouncementOutput>) {
         match self.drain {
-            Drain::Lingering { until } if until <= now => {
-                self.drain = Drain::Done;
-                outputs.push(Output::Drained);
+            DrainPhase::Lingering { until } if until <= now => {
+                self.drain = DrainPhase::Done;
+                outputs.push(AnnouncementOutput::Drained);
             }
-            // A process that is to stop may have been drained before.
-            Drain::Done if self.is_stopping => {}
-            Drain::No | Drain::Draining { .. } | Drain::Lingering { .. } | Drain::Done => return,
+            // An operator can have drained the process before it received the signal to stop.
+            DrainPhase::Done if self.is_stopping => {}
+            DrainPhase::No
+            | DrainPhase::Draining { .. }
+            | DrainPhase::Lingering { .. }
+            | DrainPhase::Done => return,
         }
         if self.is_stopping {
-            outputs.push(Output::Stopped);
+            outputs.push(AnnouncementOutput::Stopped);
         }
     }
 
-    /// Brings one service address to what it is to be.
-    fn reconcile(&mut self, prefix: IpNet, now: Instant, outputs: &mut Vec<Output>) {
+    /// Decides about one service address, and adds the outputs that carry out the decision.
+    fn reconcile(&mut self, prefix: IpNet, now: Instant, outputs: &mut Vec<AnnouncementOutput>) {
         let serving = self.serving(&prefix, now);
-        let via = self.via(&prefix).ok();
+        let inbound = self.inbound_route(&prefix).ok();
         let drain = self.drain;
         let Some(entry) = self.entries.get_mut(&prefix) else {
             return;
         };
-        let evidence = match via {
-            Some(via) => serving.min(entry.has_route(via, now)),
+        let evidence = match inbound {
+            Some(inbound) => serving.min(entry.has_route(inbound, now)),
             None => Evidence::Missing,
         };
         entry.was_confirmed |= evidence == Evidence::Confirmed;
         let is_served = serving != Evidence::Missing;
         let is_announced = entry.announced.is_some();
         entry.flaps.evaluate(is_served, is_announced, now);
-        // While it flaps, an address that the data plane still reports counts as one of silence.
+        // A flapping address that the data plane still reports is least preferred, like an address
+        // of a silent data plane.
         let is_flapping = entry.flaps.is_flapping() && entry.report.is_some();
-        let has_route = via.is_some_and(|via| entry.has_route(via, now) != Evidence::Missing);
+        let has_route =
+            inbound.is_some_and(|inbound| entry.has_route(inbound, now) != Evidence::Missing);
         let possible = match evidence {
-            Evidence::Confirmed if !is_flapping => Some(Form::Normal),
-            Evidence::Confirmed => Some(Form::LeastPreferred),
-            Evidence::Silent if entry.was_confirmed => Some(Form::LeastPreferred),
+            Evidence::Confirmed if !is_flapping => Some(AnnouncementForm::Normal),
+            Evidence::Confirmed => Some(AnnouncementForm::LeastPreferred),
+            Evidence::Silent if entry.was_confirmed => Some(AnnouncementForm::LeastPreferred),
             Evidence::Missing if is_flapping && has_route && is_announced => {
-                Some(Form::LeastPreferred)
+                Some(AnnouncementForm::LeastPreferred)
             }
             Evidence::Silent | Evidence::Missing => None,
         };
-        let wanted = match (via, drain) {
-            (Some(_), Drain::No) => possible,
-            (Some(_), Drain::Draining { .. })
+        let wanted = match (inbound, drain) {
+            (Some(_), DrainPhase::No) => possible,
+            (Some(_), DrainPhase::Draining { .. })
                 if possible.is_some() && entry.announced.is_some() =>
             {
-                Some(Form::LeastPreferred)
+                Some(AnnouncementForm::LeastPreferred)
             }
             (
                 None | Some(_),
-                Drain::No | Drain::Draining { .. } | Drain::Lingering { .. } | Drain::Done,
+                DrainPhase::No
+                | DrainPhase::Draining { .. }
+                | DrainPhase::Lingering { .. }
+                | DrainPhase::Done,
             ) => None,
         };
-        let wants_route = wanted.is_some() || (is_served && drain == Drain::No);
+        let wants_route = wanted.is_some() || (is_served && drain == DrainPhase::No);
         if wants_route {
             entry.release_at = None;
-            if let Some(Via {
+            if let Some(InboundRoute {
                 gateway: Some(gateway),
                 ..
-            }) = via
-                && entry.route == Route::Free
+            }) = inbound
+                && entry.route == NodeRouteState::Free
             {
-                entry.route = Route::Asked {
+                entry.route = NodeRouteState::Requested {
                     problem: String::new(),
                 };
-                outputs.push(Output::Hold { prefix, gateway });
+                outputs.push(AnnouncementOutput::Hold { prefix, gateway });
             }
         }
         if entry.announced != wanted {
-            match (wanted, via) {
-                (Some(form), Some(via)) => {
-                    let attributes = self.config.attributes(form, via.next_hop);
-                    outputs.push(Output::Announce(prefix, attributes));
+            match (wanted, inbound) {
+                (Some(form), Some(inbound)) => {
+                    let attributes = self.config.attributes(form, inbound.next_hop);
+                    outputs.push(AnnouncementOutput::Announce(prefix, attributes));
                 }
                 (None, _) | (_, None) => {
                     entry.release_at = Some(now + self.config.linger);
-                    outputs.push(Output::Withdraw(prefix));
+                    outputs.push(AnnouncementOutput::Withdraw(prefix));
                 }
             }
             entry.announced = wanted;
         }
         if !wants_route
-            && entry.route != Route::Free
+            && entry.route != NodeRouteState::Free
             && entry.release_at.is_none_or(|release_at| release_at <= now)
         {
-            entry.route = Route::Free;
-            outputs.push(Output::Release(prefix));
+            entry.route = NodeRouteState::Free;
+            outputs.push(AnnouncementOutput::Release(prefix));
         }
-        if entry.report.is_none() && entry.announced.is_none() && entry.route == Route::Free {
+        if entry.report.is_none()
+            && entry.announced.is_none()
+            && entry.route == NodeRouteState::Free
+        {
             self.entries.remove(&prefix);
         }
     }
 
-    /// Returns whether the data plane serves the prefix.
+    /// Returns the evidence that the data plane serves the prefix.
     fn serving(&self, prefix: &IpNet, now: Instant) -> Evidence {
         let entry = self.entries.get(prefix);
         match entry.and_then(|entry| entry.report.as_ref()) {
@@ -451,32 +472,36 @@ impl Announcements {
         }
     }
 
+    /// Returns the way of packets for `prefix`.
+    ///
     /// # Errors
-    /// In words, why the prefix is refused.
-    fn via(&self, prefix: &IpNet) -> Result<Via, String> {
+    /// Returns the reason why the prefix is refused.
+    fn inbound_route(&self, prefix: &IpNet) -> Result<InboundRoute, String> {
         let is_allowed = |allowed: &IpNet| allowed.contains(prefix);
         if !self.config.allowed_prefixes.iter().any(is_allowed) {
             return Err("outside of --allowed-prefixes".to_owned());
         }
-        let (via, family) = match prefix {
+        let (inbound, family) = match prefix {
             IpNet::V4(_) => (self.config.ipv4, "IPv4"),
             IpNet::V6(_) => (self.config.ipv6, "IPv6"),
         };
-        via.ok_or_else(|| {
-            format!("--next-hop or --gateway names no {family} address, which this prefix needs")
+        inbound.ok_or_else(|| {
+            format!("--next-hop or --gateway has no {family} address, but this prefix needs one")
         })
     }
 
-    /// When [`Input::DeadlineReached`] is due.
+    /// Returns when the caller has to send [`AnnouncementInput::DeadlineReached`].
     pub fn next_deadline(&self) -> Option<Instant> {
         let drain = match self.drain {
-            Drain::Draining { until } | Drain::Lingering { until } => Some(until),
-            Drain::No | Drain::Done => None,
+            DrainPhase::Draining { until } | DrainPhase::Lingering { until } => Some(until),
+            DrainPhase::No | DrainPhase::Done => None,
         };
         let entries = self.entries.values().flat_map(|entry| {
             let lost = match &entry.route {
-                Route::Lost { until, .. } => Some(*until),
-                Route::Free | Route::Asked { .. } | Route::Held => None,
+                NodeRouteState::Lost { until, .. } => Some(*until),
+                NodeRouteState::Free | NodeRouteState::Requested { .. } | NodeRouteState::Held => {
+                    None
+                }
             };
             [lost, entry.release_at, entry.flaps.deadline()]
         });
@@ -484,12 +509,12 @@ impl Announcements {
             .chain([drain])
             .chain(self.data_plane.deadlines())
             .flatten()
-            // What is past was taken into account then.
+            // Deadlines in the past have been evaluated already.
             .filter(|deadline| *deadline > self.evaluated_at)
             .min()
     }
 
-    /// How far the data plane is known.
+    /// Returns the state of the stream from the data plane.
     pub fn data_plane(&self) -> DataPlaneState {
         self.data_plane.state(self.evaluated_at)
     }
@@ -503,50 +528,53 @@ impl Announcements {
         flapping
     }
 
-    /// Returns the communities of every announcement.
+    /// Returns the configured communities, which every announcement has.
     pub(crate) fn communities(&self) -> &[Community] {
         &self.config.communities
     }
 
-    /// Whether a drain is under way or done.
+    /// Reports whether a drain is in progress or done.
     pub fn is_draining(&self) -> bool {
-        self.drain != Drain::No
+        self.drain != DrainPhase::No
     }
 
-    /// Whether a drain is done.
+    /// Reports whether a drain is done.
     pub fn is_drained(&self) -> bool {
-        self.drain == Drain::Done
+        self.drain == DrainPhase::Done
     }
 
-    /// What the drain withdrew.
+    /// Returns the prefixes that the last drain withdrew.
     pub fn withdrawn_by_drain(&self) -> &[IpNet] {
         &self.withdrawn_by_drain
     }
 }
 
 impl ServiceAddress {
-    /// Returns whether the node routes the prefix to this pod.
-    fn has_route(&self, via: Via, now: Instant) -> Evidence {
-        match (via.gateway, &self.route) {
-            (None, _) | (Some(_), Route::Held) => Evidence::Confirmed,
-            // The grace period keeps an announcement; it does not begin one.
-            (Some(_), Route::Lost { until, .. }) if self.announced.is_some() && *until > now => {
+    /// Returns the evidence that the node routes the prefix to this pod.
+    fn has_route(&self, inbound: InboundRoute, now: Instant) -> Evidence {
+        match (inbound.gateway, &self.route) {
+            (None, _) | (Some(_), NodeRouteState::Held) => Evidence::Confirmed,
+            // During the grace period, an existing announcement stays, but no new announcement
+            // begins.
+            (Some(_), NodeRouteState::Lost { until, .. })
+                if self.announced.is_some() && *until > now =>
+            {
                 Evidence::Confirmed
             }
-            (Some(_), Route::Lost { .. }) => Evidence::Silent,
-            (Some(_), Route::Free | Route::Asked { .. }) => Evidence::Missing,
+            (Some(_), NodeRouteState::Lost { .. }) => Evidence::Silent,
+            (Some(_), NodeRouteState::Free | NodeRouteState::Requested { .. }) => Evidence::Missing,
         }
     }
 }
 
 impl AnnouncementsConfig {
-    /// Returns what is announced. Towards peers of another AS, bgp-rib expresses GRACEFUL_SHUTDOWN
-    /// by MULTI_EXIT_DISC and AS_PATH, since LOCAL_PREF is not sent there.
-    fn attributes(&self, form: Form, next_hop: IpAddr) -> PathAttributes {
+    /// Returns the attributes of an announcement. LOCAL_PREF is not sent to peers of another AS, so
+    /// bgp-rib expresses GRACEFUL_SHUTDOWN there with MULTI_EXIT_DISC and AS_PATH.
+    fn attributes(&self, form: AnnouncementForm, next_hop: IpAddr) -> PathAttributes {
         let mut communities = self.communities.clone();
         let local_pref = match form {
-            Form::Normal => self.local_pref,
-            Form::LeastPreferred => {
+            AnnouncementForm::Normal => self.local_pref,
+            AnnouncementForm::LeastPreferred => {
                 communities.push(Community::GRACEFUL_SHUTDOWN);
                 0
             }

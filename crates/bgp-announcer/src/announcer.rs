@@ -1,4 +1,4 @@
-//! The task that owns the announcements and performs their outputs.
+//! Owner task of the announcements, which performs their outputs.
 
 use std::{collections::BTreeMap, net::IpAddr, time::Instant};
 
@@ -18,50 +18,50 @@ use tokio::{
 };
 
 use crate::{
-    announcements::{Announcements, AnnouncementsConfig, Input, Output, State},
+    announcements::{
+        AddressState, AnnouncementInput, AnnouncementOutput, Announcements, AnnouncementsConfig,
+    },
     carried,
     error::AnnouncerError,
     grpc::node_route::NodeRoutes,
-    log::Log,
+    log::AnnouncerLog,
     metrics::AnnouncerMetrics,
-    readiness::Readiness,
+    readiness::AnnouncerReadiness,
 };
 
-/// How long a slow peer may delay the news about the others.
+/// Longest time for which a slow peer delays the publication of the status of all announcements.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Inputs that are handled before what has become of them is shown, at most.
+/// Largest number of inputs that are handled before the next publication of their result.
 const BATCH: usize = 256;
 
-/// How long peers may take to close their side at the end.
+/// Time for peers to close their connections after Cease.
 const CEASE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A service address as others see it.
+/// The published status of a service address: the decision, and the sessions that carry it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Announcement {
-    /// What has become of it.
-    pub state: State,
-    /// The same in words, with the cause.
+pub struct AnnouncementStatus {
+    pub state: AddressState,
+    /// Explains the state to an operator. Can be empty.
     pub detail: String,
-    /// Unspecified: this side's address of each session.
+    /// Unspecified address: the local address of each session. `None`: the address is refused.
     pub next_hop: Option<IpAddr>,
-    /// Names of the peers that it has been sent to.
+    /// Names of the peers whose established sessions carry the address.
     pub announced_to: Vec<String>,
 }
 
-/// What others may ask of the announcer; cheap to clone.
+/// A handle with which other tasks read the announcer's state and send it commands. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct AnnouncerHandle {
     commands: mpsc::Sender<Command>,
-    /// The service addresses.
-    pub announcements: Reader<IpNet, Announcement>,
-    /// The sessions by the names of their peers.
+    pub announcements: Reader<IpNet, AnnouncementStatus>,
+    /// The sessions, keyed by the name of the peer.
     pub sessions: Reader<String, PeerStatus>,
-    /// Whether a drain is under way or done.
+    /// Whether a drain is in progress or done.
     pub draining: watch::Receiver<bool>,
-    /// AS of this side.
     pub local_asn: Asn,
-    /// The speaker, for what changes too often to be published.
+    /// Gives access to values that change too often to be published, such as the counters of
+    /// sessions.
     pub speaker: SpeakerHandle,
 }
 
@@ -71,24 +71,24 @@ enum Command {
     Undrain(oneshot::Sender<()>),
 }
 
-/// The drain was reverted, or the process ended, before it was done.
+/// The error of a drain that was reverted, or of a process that exits during a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the drain was reverted, or the process ended, before it was done")]
+#[error("the drain was reverted, or the process exited, before the drain was done")]
 pub struct DrainInterrupted;
 
 impl AnnouncerHandle {
-    /// Moves traffic away; returns the withdrawn prefixes once that is done.
+    /// Drains this load balancer. Returns the withdrawn prefixes when the drain is done.
     ///
     /// # Errors
-    /// It was interrupted.
+    /// Returns an error if the drain was reverted or the process exits.
     pub async fn drain(&self) -> Result<Vec<IpNet>, DrainInterrupted> {
         self.ask(Command::Drain).await
     }
 
-    /// Lets traffic come again.
+    /// Reverts a drain.
     ///
     /// # Errors
-    /// The process is about to end.
+    /// Returns an error if the process is shutting down.
     pub async fn undrain(&self) -> Result<(), DrainInterrupted> {
         self.ask(Command::Undrain).await
     }
@@ -104,7 +104,7 @@ impl AnnouncerHandle {
     }
 }
 
-/// The owner of the announcements.
+/// The owner of the announcements: it feeds inputs to the state machine and performs the outputs.
 #[derive(Debug)]
 pub struct Announcer {
     announcements: Announcements,
@@ -112,17 +112,17 @@ pub struct Announcer {
     speaker: SpeakerHandle,
     node_routes: NodeRoutes,
     metrics: AnnouncerMetrics,
-    readiness: Readiness,
-    log: Log,
+    readiness: AnnouncerReadiness,
+    log: AnnouncerLog,
     commands: mpsc::Receiver<Command>,
-    published: Publisher<IpNet, Announcement>,
+    published: Publisher<IpNet, AnnouncementStatus>,
     sessions: Publisher<String, PeerStatus>,
     draining: watch::Sender<bool>,
     waiting_for_drain: Vec<oneshot::Sender<Vec<IpNet>>>,
-    /// Which peers have been sent which prefix.
+    /// Names of the peers to which each prefix has been sent.
     announced_to: BTreeMap<IpNet, Vec<String>>,
-    /// Whether `announced_to` may be out of date.
-    is_sent_changed: bool,
+    /// Whether `announced_to` is possibly out of date.
+    sent_may_have_changed: bool,
     is_stopped: bool,
 }
 
@@ -134,7 +134,7 @@ impl Announcer {
         speaker: SpeakerHandle,
         node_routes: NodeRoutes,
         metrics: AnnouncerMetrics,
-        readiness: Readiness,
+        readiness: AnnouncerReadiness,
     ) -> (Self, AnnouncerHandle) {
         let (command_sender, commands) = mpsc::channel(16);
         let draining = watch::Sender::new(false);
@@ -154,23 +154,23 @@ impl Announcer {
             node_routes,
             metrics,
             readiness,
-            log: Log::default(),
+            log: AnnouncerLog::default(),
             commands,
             published,
             sessions,
             draining,
             waiting_for_drain: Vec::new(),
             announced_to: BTreeMap::new(),
-            is_sent_changed: false,
+            sent_may_have_changed: false,
             is_stopped: false,
         };
         (announcer, handle)
     }
 
-    /// Announces until a drain is requested and done.
+    /// Runs until a drain has been requested by a signal and is done.
     pub(crate) async fn run(
         mut self,
-        data_plane: impl Stream<Item = Input>,
+        data_plane: impl Stream<Item = AnnouncementInput>,
         shutdown: Shutdown,
     ) -> Result<(), AnnouncerError> {
         // Marks the table synced although it is empty, so that watchers are not blocked by a missing
@@ -188,14 +188,14 @@ impl Announcer {
         let mut is_stopping = false;
         while !self.is_stopped {
             self.publish();
-            if sent.is_none() && std::mem::take(&mut self.is_sent_changed) {
+            if sent.is_none() && std::mem::take(&mut self.sent_may_have_changed) {
                 sent = Some(Box::pin(sent_prefixes(self.speaker.clone())));
             }
             let deadline = self.announcements.next_deadline().map(Into::into);
             tokio::select! {
                 Some(input) = data_plane.next() => {
                     self.handle(input).await?;
-                    // What has come together is shown together.
+                    // Inputs that arrived together are published together.
                     for _ in 0..BATCH {
                         match data_plane.next().now_or_never() {
                             Some(Some(input)) => self.handle(input).await?,
@@ -216,21 +216,23 @@ impl Announcer {
                 }
                 () = &mut stopping, if !is_stopping => {
                     is_stopping = true;
-                    self.handle(Input::Stop).await?;
+                    self.handle(AnnouncementInput::Stop).await?;
                 }
                 () = wait_until(deadline) => {
                     if deadline.is_some_and(has_slept)
                         && let Ok(Some(input)) = timeout(TIME_AFTER_SLEEP, data_plane.next()).await
                     {
-                        // This process slept: what the data plane said meanwhile counts first.
+                        // The machine was suspended. Messages of the data plane from this time are
+                        // handled before the deadline, so that a suspended machine does not count
+                        // as a silent data plane.
                         self.handle(input).await?;
                     }
-                    self.handle(Input::DeadlineReached).await?;
+                    self.handle(AnnouncementInput::DeadlineReached).await?;
                 }
             }
         }
         self.publish();
-        let text = "bgp-announcer was told to end; its service addresses are withdrawn".to_owned();
+        let text = "bgp-announcer is shutting down; its service addresses are withdrawn".to_owned();
         let cease = Cease::AdministrativeShutdown { text };
         self.speaker.shutdown(cease, CEASE_TIMEOUT).await?;
         Ok(())
@@ -241,17 +243,17 @@ impl Announcer {
             Command::Drain(reply) => {
                 self.waiting_for_drain.push(reply);
                 let was_draining = self.announcements.is_draining();
-                self.handle(Input::Drain).await?;
+                self.handle(AnnouncementInput::Drain).await?;
                 if was_draining && self.announcements.is_drained() {
-                    self.drained();
+                    self.answer_drain_requests();
                 }
             }
             Command::Undrain(reply) => {
-                self.handle(Input::Undrain).await?;
+                self.handle(AnnouncementInput::Undrain).await?;
                 if !self.announcements.is_draining() {
-                    tracing::info!("undrained");
+                    tracing::info!("drain reverted; announcing service addresses again");
                     self.waiting_for_drain.clear();
-                    // A caller that has gone needs no answer.
+                    // The caller can have disconnected.
                     let _ = reply.send(());
                 }
             }
@@ -259,11 +261,11 @@ impl Announcer {
         Ok(())
     }
 
-    async fn handle(&mut self, input: Input) -> Result<(), AnnouncerError> {
-        if matches!(input, Input::DataPlaneLost(_)) {
+    async fn handle(&mut self, input: AnnouncementInput) -> Result<(), AnnouncerError> {
+        if matches!(input, AnnouncementInput::DataPlaneLost(_)) {
             self.metrics.data_plane_lost.inc();
         }
-        if matches!(input, Input::NodeRouteLost { .. }) {
+        if matches!(input, AnnouncementInput::NodeRouteLost { .. }) {
             self.metrics.node_route_lost.inc();
         }
         self.log.input(&input, &self.announcements);
@@ -273,54 +275,54 @@ impl Announcer {
         Ok(())
     }
 
-    async fn perform(&mut self, output: Output) -> Result<(), AnnouncerError> {
+    async fn perform(&mut self, output: AnnouncementOutput) -> Result<(), AnnouncerError> {
         match output {
-            Output::Hold { prefix, gateway } => {
-                tracing::debug!(%prefix, %gateway, "node route asked for");
+            AnnouncementOutput::Hold { prefix, gateway } => {
+                tracing::debug!(%prefix, %gateway, "requested a node route");
                 self.node_routes.hold(prefix, gateway);
             }
-            Output::Release(prefix) => {
-                tracing::debug!(%prefix, "node route released");
+            AnnouncementOutput::Release(prefix) => {
+                tracing::debug!(%prefix, "released a node route");
                 self.node_routes.release(prefix);
             }
-            Output::Announce(prefix, attributes) => {
+            AnnouncementOutput::Announce(prefix, attributes) => {
                 tracing::debug!(
                     %prefix,
                     next_hop = %attributes.next_hop,
                     local_pref = attributes.local_pref,
-                    "announcement handed to the BGP sessions"
+                    "handed an announcement to the BGP sessions"
                 );
                 self.metrics.announced.inc();
                 self.speaker
                     .originate(prefix, attributes)
                     .await?
-                    .expect("next hops are set by family");
-                self.is_sent_changed = true;
+                    .expect("the next hop has the address family of the prefix");
+                self.sent_may_have_changed = true;
             }
-            Output::Withdraw(prefix) => {
-                tracing::info!(%prefix, "withdrawn");
+            AnnouncementOutput::Withdraw(prefix) => {
+                tracing::info!(%prefix, "withdrew the service address");
                 self.metrics.withdrawn.inc();
                 self.speaker.withdraw(prefix).await?;
-                self.is_sent_changed = true;
+                self.sent_may_have_changed = true;
             }
-            Output::Drained => {
-                tracing::info!("drained");
-                self.drained();
+            AnnouncementOutput::Drained => {
+                tracing::info!("answer_drain_requests; all service addresses are withdrawn");
+                self.answer_drain_requests();
             }
-            Output::Stopped => self.is_stopped = true,
+            AnnouncementOutput::Stopped => self.is_stopped = true,
         }
         Ok(())
     }
 
-    fn drained(&mut self) {
+    fn answer_drain_requests(&mut self) {
         for reply in self.waiting_for_drain.drain(..) {
-            // A caller that has gone needs no answer.
+            // The caller can have disconnected.
             let _ = reply.send(self.announcements.withdrawn_by_drain().to_vec());
         }
     }
 
     async fn sessions_changed(&mut self, changes: Vec<Change>) -> Result<(), AnnouncerError> {
-        self.is_sent_changed = true;
+        self.sent_may_have_changed = true;
         for change in changes {
             match change {
                 Change::Peer(peer) => {
@@ -338,11 +340,12 @@ impl Announcer {
             }
         }
         let is_established = self.peers().iter().any(PeerStatus::is_established);
-        self.handle(Input::SessionsEstablished(is_established))
+        self.handle(AnnouncementInput::SessionsEstablished(is_established))
             .await
     }
 
-    /// The peer holds nothing of a session that has ended.
+    /// Forgets the prefixes that were sent to the peer. A peer removes all paths of a session that
+    /// has ended.
     fn forget_sent(&mut self, name: &str) {
         for peers in self.announced_to.values_mut() {
             peers.retain(|peer| peer != name);
@@ -354,7 +357,7 @@ impl Announcer {
         snapshot.objects.into_iter().map(|(_, peer)| peer).collect()
     }
 
-    /// Shows what there is to see.
+    /// Publishes the current state to watchers, the log, the metrics and `/readyz`.
     fn publish(&mut self) {
         let sessions = self.peers();
         let is_established = |name: &String| {
@@ -368,16 +371,17 @@ impl Announcer {
         for (prefix, planned) in &planned {
             let sent = self.announced_to.get(prefix).cloned().unwrap_or_default();
             let sent = sent.into_iter().filter(is_established).collect();
-            let shown = carried::published(prefix, planned.clone(), sent, communities, &sessions);
+            let shown =
+                carried::announcement_status(prefix, planned.clone(), sent, communities, &sessions);
             announcements.insert(*prefix, shown);
         }
         self.log.announcements(&announcements, |prefix, shown| {
-            carried::is_impossible(prefix, shown.next_hop, communities, &sessions)
+            carried::no_session_can_carry(prefix, shown.next_hop, communities, &sessions)
         });
         self.metrics
-            .show(&announcements, self.announcements.flapping(), &sessions);
+            .update(&announcements, self.announcements.flapping(), &sessions);
         self.readiness
-            .show(&self.announcements, &planned, &announcements, &sessions);
+            .update(&self.announcements, &planned, &announcements, &sessions);
         self.published.replace_all(announcements);
         let is_draining = self.announcements.is_draining();
         self.draining
@@ -387,7 +391,8 @@ impl Announcer {
 
 type SentPrefixes = Result<BTreeMap<IpNet, Vec<String>>, SpeakerGone>;
 
-/// Who has been sent what, once what is pending has been written.
+/// Returns the names of the peers to which each prefix has been sent. Waits first, up to
+/// [`FLUSH_TIMEOUT`], until pending UPDATE messages are written.
 async fn sent_prefixes(speaker: SpeakerHandle) -> SentPrefixes {
     let revision = speaker.barrier().await?;
     if let Ok(flushed) = timeout(FLUSH_TIMEOUT, speaker.flushed(revision)).await {

@@ -1,4 +1,4 @@
-//! What the user may type.
+//! Command-line flags of bgp-announcer.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -8,27 +8,26 @@ use daemon_runtime::{CommonArgs, Defaults, Target, parse_duration};
 
 use crate::peer_flag::PeerFlag;
 
-/// Default addresses of this daemon.
+/// Default listen addresses of bgp-announcer.
 pub const DEFAULTS: Defaults = Defaults {
     grpc_listen: "127.0.0.1:50053",
     http_listen: "127.0.0.1:9153",
 };
 
 /// Announces by BGP the service addresses that this load balancer can serve.
-///
-/// It asks the data plane what is served (DataPlaneService.WatchServiceAddresses), has the node route
-/// each served address to this pod (NodeRouteService.Hold), and announces it only once the node's kernel
-/// holds that route. It withdraws what the data plane says is not served, and what the node-router
-/// refuses to route. When one of them is silent, it announces as least preferred what both had
-/// confirmed before: routers use such a path only where they have no other.
-///
-/// Least preferred is LOCAL_PREF 0 and the community GRACEFUL_SHUTDOWN (RFC 8326); towards a peer of
-/// another AS, where LOCAL_PREF is not sent, MULTI_EXIT_DISC 4294967295 and the own AS prepended
-/// three more times.
-///
-/// On SIGTERM it moves traffic away before it ends: announce as least preferred, wait
-/// --withdraw-delay, withdraw, keep the node routes for --linger, end the sessions. A second signal
-/// ends it at once.
+/// bgp-announcer watches at the data plane which service addresses are served
+/// (DataPlaneService.WatchServiceAddresses). It requests from node-router a node route from each
+/// served address to this pod (NodeRouteService.Hold). It announces an address after the node's
+/// kernel holds this route. It withdraws an address when the data plane reports that the address is
+/// not served, or when node-router refuses the route. While the data plane or node-router is
+/// silent, bgp-announcer announces the addresses that were confirmed before as least preferred:
+/// routers use such a path only if they have no other path.
+/// A least preferred path has LOCAL_PREF 0 and the community GRACEFUL_SHUTDOWN (RFC 8326).
+/// LOCAL_PREF is not sent to a peer of another AS: there a least preferred path has MULTI_EXIT_DISC
+/// 4294967295 and the own AS three more times in AS_PATH.
+/// On SIGTERM bgp-announcer moves traffic to other load balancers before it exits: it announces
+/// every address as least preferred, waits for --withdraw-delay, withdraws the addresses, keeps the
+/// node routes for --linger, and ends the sessions. A second signal ends bgp-announcer immediately.
 #[derive(Clone, Debug, Parser)]
 #[command(
     name = "bgp-announcer",
@@ -38,30 +37,30 @@ Example: a pod with the address 10.244.1.7 on the node 192.0.2.11, two route ref
   bgp-announcer --asn 64512 --peer 192.0.2.2 --peer 192.0.2.3 \\
       --gateway 10.244.1.7 --next-hop 192.0.2.11 --allowed-prefixes 10.1.1.0/24
 
-See what is announced, and to whom:
+List the announced addresses and the BGP sessions:
   grpcurl -plaintext 127.0.0.1:50053 portlb.announcer.v1.AnnouncerService/ListAnnouncements
   grpcurl -plaintext 127.0.0.1:50053 portlb.announcer.v1.AnnouncerService/ListSessions
-Move traffic away and back without an end:
+Move traffic to other load balancers, and back, without a restart:
   grpcurl -plaintext 127.0.0.1:50053 portlb.announcer.v1.AnnouncerService/Drain
   grpcurl -plaintext 127.0.0.1:50053 portlb.announcer.v1.AnnouncerService/Undrain
 
-Exit codes: 0 drained after a signal, 1 failed while running, 2 unusable flag."
+Exit codes: 0 drained after a signal, 1 error while running, 2 invalid flag."
 )]
 pub struct Args {
-    /// AS number of this speaker
+    /// AS number of this BGP speaker
     #[arg(long, env = "PORTLB_ASN", value_name = "NUMBER")]
     pub asn: Asn,
 
-    /// BGP identifier of this speaker, unique among all speakers, in the form of an IPv4 address.
-    /// Default: the IPv4 address of --gateway
+    /// BGP identifier of this speaker, in the form of an IPv4 address. No other BGP speaker of the
+    /// network can have this identifier. Default: the IPv4 address of --gateway
     #[arg(long, env = "PORTLB_ROUTER_ID", value_name = "ID")]
     pub router_id: Option<RouterId>,
 
-    /// A route reflector or router to announce to: ADDRESS, ADDRESS:PORT or `[ADDRESS]:PORT`, and
-    /// after it, separated by commas, any of asn=NUMBER (default: --asn), name=NAME (default: the
-    /// address), source=ADDRESS (default: the kernel's choice), md5-key-file=FILE (default:
-    /// that of all peers). May be given several times; in the environment several are separated by
-    /// spaces
+    /// Route reflector or router that receives the announcements: ADDRESS, ADDRESS:PORT or
+    /// `[ADDRESS]:PORT`, followed by any of these options, separated by commas: asn=NUMBER
+    /// (default: --asn), name=NAME (default: the address), source=ADDRESS (default: the kernel
+    /// chooses the source address), md5-key-file=FILE (default: --md5-key-file). Repeat the flag
+    /// for each peer; in the environment variable, separate peers by spaces
     #[arg(
         long = "peer",
         env = "PORTLB_PEER",
@@ -71,15 +70,16 @@ pub struct Args {
     )]
     pub peers: Vec<PeerFlag>,
 
-    /// File with the key that every peer has, too: all segments of the sessions are signed with it
-    /// (TCP MD5, RFC 2385). One line of 1 to 80 bytes. No address may be translated on the way to
-    /// the peers, or no session comes up. Default: sessions are not signed
+    /// File with the TCP MD5 key (RFC 2385) that bgp-announcer and its peers share: one line of 1
+    /// to 80 bytes. The key signs every segment of the sessions. The file is read at the start.
+    /// With a key, no NAT can be on the path to the peers, or no session is established. Default:
+    /// sessions are not signed
     #[arg(long, env = "PORTLB_MD5_KEY_FILE", value_name = "FILE")]
     pub md5_key_file: Option<PathBuf>,
 
-    /// Prefixes that service addresses may lie in, separated by commas, IPv4 and IPv6. Nothing
-    /// else is ever announced. Neither 0.0.0.0/0 nor ::/0, nor what overlaps loopback, multicast or
-    /// reserved addresses
+    /// Prefixes, IPv4 and IPv6, separated by commas, that contain all service addresses.
+    /// bgp-announcer never announces a prefix outside of these prefixes. 0.0.0.0/0, ::/0 and
+    /// prefixes that overlap loopback, multicast or reserved addresses are rejected
     #[arg(
         long,
         env = "PORTLB_ALLOWED_PREFIXES",
@@ -89,8 +89,9 @@ pub struct Args {
     )]
     pub allowed_prefixes: Vec<String>,
 
-    /// Where routers send the traffic: the node's address, one for each family, separated by
-    /// commas; in Kubernetes from status.hostIPs. `self` is this side's address of each session
+    /// Next hop of the announced paths: at most one IPv4 and one IPv6 address of the node,
+    /// separated by a comma. In Kubernetes, take it from status.hostIPs. `self` is the local
+    /// address of each BGP session
     #[arg(
         long,
         env = "PORTLB_NEXT_HOP",
@@ -100,8 +101,9 @@ pub struct Args {
     )]
     pub next_hop: Vec<String>,
 
-    /// This pod's addresses, one for each family, separated by commas: what the node routes service
-    /// addresses to; in Kubernetes from status.podIPs. Not needed with --node-router none
+    /// Addresses of this pod, at most one IPv4 and one IPv6 address, separated by a comma. The node
+    /// routes service addresses to these addresses. In Kubernetes, take them from status.podIPs.
+    /// Not needed with --node-router none
     #[arg(
         long,
         env = "PORTLB_GATEWAY",
@@ -110,8 +112,9 @@ pub struct Args {
     )]
     pub gateway: Vec<String>,
 
-    /// Where the node's node-router is reached: unix:PATH or http://ADDRESS:PORT. `none`: traffic
-    /// reaches this process without a node route, as where it runs in the node's own network
+    /// Address of the node-router of this node: unix:PATH or http://ADDRESS:PORT. `none`: packets
+    /// reach this process without a node route, for example because it runs in the network
+    /// namespace of the node
     #[arg(
         long,
         env = "PORTLB_NODE_ROUTER",
@@ -120,15 +123,17 @@ pub struct Args {
     )]
     pub node_router: String,
 
-    /// File with a token of this pod's ServiceAccount for the audience `portlb`, which is sent to a
-    /// node-router with --hold-proof=token; in Kubernetes a projected volume. Read again for each
-    /// attempt to hold a route, since the kubelet renews it. Default: none is sent
+    /// File with a ServiceAccount token of this pod for the audience `portlb`. bgp-announcer sends
+    /// the token to a node-router that runs with --hold-proof=token. In Kubernetes, use a projected
+    /// volume. The file is read for each attempt to hold a node route, because the kubelet renews
+    /// the token. Default: no token is sent
     #[arg(long, env = "PORTLB_HOLD_TOKEN_FILE", value_name = "FILE")]
     pub hold_token_file: Option<PathBuf>,
 
-    /// How long a node route may take to be held again after the node-router has gone (its routes
-    /// stay) before the address is announced as least preferred: 500ms, 2s. 0: at once. The address
-    /// is withdrawn only when the node-router refuses the route
+    /// Grace period of node-router, such as 500ms or 2s. If node-router ends and does not hold a
+    /// node route again within this time, the address is announced as least preferred. 0:
+    /// immediately. The address is withdrawn only when node-router refuses the route. The node
+    /// route stays in the kernel while node-router is away
     #[arg(
         long,
         env = "PORTLB_NODE_ROUTE_TIMEOUT",
@@ -138,7 +143,7 @@ pub struct Args {
     )]
     pub node_route_timeout: Duration,
 
-    /// Where the data plane is reached: http://ADDRESS:PORT or unix:PATH
+    /// Address of the gRPC server of the data plane: http://ADDRESS:PORT or unix:PATH
     #[arg(
         long,
         env = "PORTLB_DATA_PLANE",
@@ -147,9 +152,10 @@ pub struct Args {
     )]
     pub data_plane: Target,
 
-    /// Silence of the data plane after which everything is announced as least preferred, at least
-    /// 500ms. A data plane that restarts within this time is not noticed outside. An address is
-    /// withdrawn only when the data plane says that it is not served
+    /// Grace period of the data plane, at least 500ms. If the data plane is silent for longer, all
+    /// addresses are announced as least preferred. A data plane that restarts within this time
+    /// causes no BGP message. An address is withdrawn only when the data plane reports that the
+    /// address is not served
     #[arg(
         long,
         env = "PORTLB_DATA_PLANE_TIMEOUT",
@@ -159,9 +165,9 @@ pub struct Args {
     )]
     pub data_plane_timeout: Duration,
 
-    /// Longest pause between two attempts to reach the data plane or the node-router, 20ms to 2s. At
-    /// most a quarter of --data-plane-timeout and of --node-route-timeout. Default: that quarter, at
-    /// most 2s
+    /// Longest pause between two attempts to reach the data plane or node-router, from 20ms to 2s,
+    /// and at most a quarter of --data-plane-timeout and of --node-route-timeout. Default: a
+    /// quarter of the shorter timeout, at most 2s
     #[arg(
         long,
         env = "PORTLB_LONGEST_RETRY",
@@ -170,8 +176,9 @@ pub struct Args {
     )]
     pub longest_retry: Option<Duration>,
 
-    /// Hold time that is offered to peers, whole seconds, 3s to 65535s: a peer withdraws
-    /// everything when this process is silent for so long. 0: never (not advised)
+    /// BGP hold time that is offered to peers, in whole seconds from 3s to 65535s. A peer that
+    /// receives no message for this time withdraws all paths of this load balancer. 0: no hold time
+    /// (not recommended, because peers then do not notice a failed load balancer)
     #[arg(
         long,
         env = "PORTLB_HOLD_TIME",
@@ -180,8 +187,9 @@ pub struct Args {
     )]
     pub hold_time: String,
 
-    /// LOCAL_PREF of what is announced: routers of this AS prefer the highest. A route-reflector makes
-    /// 100 of it, unless its group has `localPref: pass`
+    /// LOCAL_PREF of announced paths. Routers of this AS prefer the path with the highest value.
+    /// portlb's route-reflector replaces the value with 100, unless the peer group sets `localPref:
+    /// pass`
     #[arg(
         long,
         env = "PORTLB_LOCAL_PREF",
@@ -190,13 +198,14 @@ pub struct Args {
     )]
     pub local_pref: u32,
 
-    /// MULTI_EXIT_DISC of what is announced: routers prefer the lowest. A route-reflector takes it off,
-    /// unless its group has `med: pass`. Default: not sent
+    /// MULTI_EXIT_DISC of announced paths. Routers prefer the path with the lowest value. portlb's
+    /// route-reflector removes the value, unless the peer group sets `med: pass`. Default: not sent
     #[arg(long, env = "PORTLB_MED", value_name = "NUMBER")]
     pub med: Option<u32>,
 
-    /// Communities of what is announced, separated by commas, such as 64512:100 or NO_EXPORT. A
-    /// route-reflector passes on NO_EXPORT, NO_ADVERTISE and those under `communities` of its group
+    /// Communities of announced paths, separated by commas, such as 64512:100 or NO_EXPORT.
+    /// portlb's route-reflector passes on NO_EXPORT, NO_ADVERTISE and the communities that the peer
+    /// group lists under `communities`
     #[arg(
         long,
         env = "PORTLB_COMMUNITIES",
@@ -205,8 +214,8 @@ pub struct Args {
     )]
     pub communities: Vec<Community>,
 
-    /// Time for which a drain keeps addresses announced as least preferred, before it withdraws them.
-    /// 0: none
+    /// Time for which a drain announces addresses as least preferred before it withdraws them, so
+    /// that routers can move traffic to other load balancers. 0: withdraw immediately
     #[arg(
         long,
         env = "PORTLB_WITHDRAW_DELAY",
@@ -216,7 +225,8 @@ pub struct Args {
     )]
     pub withdraw_delay: Duration,
 
-    /// Time that the node route of an address outlives its withdrawal, for packets on their way
+    /// Time for which the node route of an address is held after the withdrawal, so that packets in
+    /// flight still reach this load balancer
     #[arg(
         long,
         env = "PORTLB_LINGER",
@@ -226,7 +236,7 @@ pub struct Args {
     )]
     pub linger: Duration,
 
-    /// What every daemon has.
+    /// Flags of every portlb daemon.
     #[command(flatten)]
     pub common: CommonArgs,
 }

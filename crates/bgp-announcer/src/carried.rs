@@ -1,7 +1,7 @@
-//! Which announcements the BGP sessions carry, and why a session does not carry one.
-//!
-//! `Announcements` decides what is to be announced. An address counts as announced only while it stands in
-//! the Adj-RIB-Out of an established session, with everything that was pending written before.
+//! Comparison of the decided announcements with the BGP sessions.
+//! `Announcements` decides which addresses are announced. An address counts as announced only while
+//! the Adj-RIB-Out of an established session contains it and the UPDATE message is written to the
+//! socket.
 
 use std::net::IpAddr;
 
@@ -9,53 +9,55 @@ use bgp_packet::{Community, Family, IpNet};
 use bgp_speaker::PeerStatus;
 
 use crate::{
-    announcements::{self, State},
-    announcer::Announcement,
+    announcements::{AddressState, AnnouncementDecision},
+    announcer::AnnouncementStatus,
 };
 
-/// Returns what others see of an announcement. `carried_by` has the names of the peers.
-pub(crate) fn published(
+/// Returns the announcement_status status of an announcement. `carried_by` has the names of the peers whose
+/// sessions carry the announcement.
+pub(crate) fn announcement_status(
     prefix: &IpNet,
-    planned: announcements::Announcement,
+    planned: AnnouncementDecision,
     carried_by: Vec<String>,
     communities: &[Community],
     sessions: &[PeerStatus],
-) -> Announcement {
-    let mut shown = Announcement {
+) -> AnnouncementStatus {
+    let mut shown = AnnouncementStatus {
         state: planned.state,
         detail: planned.detail,
         next_hop: planned.next_hop,
         announced_to: Vec::new(),
     };
     match planned.state {
-        State::Announced | State::LeastPreferred | State::Draining => {
+        AddressState::Announced | AddressState::LeastPreferred | AddressState::Draining => {
             shown.announced_to = carried_by;
         }
-        State::NotServing
-        | State::Refused
-        | State::WaitingForNodeRoute
-        | State::WaitingForSession
-        | State::Drained => return shown,
+        AddressState::NotServing
+        | AddressState::Refused
+        | AddressState::WaitingForNodeRoute
+        | AddressState::WaitingForSession
+        | AddressState::Drained => return shown,
     }
     if shown.announced_to.is_empty() {
         let reasons = sessions.iter().map(|peer| {
-            let reason = obstacle(prefix, shown.next_hop, communities, peer);
-            let reason = reason.unwrap_or_else(|| "not written to its socket yet".to_owned());
+            let reason = reason_not_carriable(prefix, shown.next_hop, communities, peer);
+            let reason = reason.unwrap_or_else(|| "not written to the socket yet".to_owned());
             format!("{}: {reason}", peer.name)
         });
         let reasons = reasons.collect::<Vec<_>>().join("; ");
-        let plan = match shown.detail.as_str() {
+        let decided_detail = match shown.detail.as_str() {
             "" => String::new(),
             detail => format!("; {detail}"),
         };
-        shown.state = State::WaitingForSession;
-        shown.detail = format!("no session carries it: {reasons}{plan}");
+        shown.state = AddressState::WaitingForSession;
+        shown.detail = format!("no session carries the address: {reasons}{decided_detail}");
     }
     shown
 }
 
-/// Whether sessions are established and none of them can ever carry the prefix.
-pub(crate) fn is_impossible(
+/// Reports whether at least one session is established and no established session can ever carry
+/// the prefix.
+pub(crate) fn no_session_can_carry(
     prefix: &IpNet,
     next_hop: Option<IpAddr>,
     communities: &[Community],
@@ -66,12 +68,13 @@ pub(crate) fn is_impossible(
         .filter(|peer| peer.is_established())
         .peekable();
     established.peek().is_some()
-        && established.all(|peer| obstacle(prefix, next_hop, communities, peer).is_some())
+        && established
+            .all(|peer| reason_not_carriable(prefix, next_hop, communities, peer).is_some())
 }
 
-/// Returns why the session of the peer cannot carry the prefix as it is. The rules are those of
-/// bgp-rib's export.
-fn obstacle(
+/// Returns why the current session of the peer cannot carry the prefix, by the export rules of
+/// bgp-rib. Returns `None` if the session can carry the prefix.
+fn reason_not_carriable(
     prefix: &IpNet,
     next_hop: Option<IpAddr>,
     communities: &[Community],
@@ -83,18 +86,21 @@ fn obstacle(
         .as_ref()
         .filter(|_| peer.is_established())
     else {
-        return Some("its session is not established".to_owned());
+        return Some("the session is not established".to_owned());
     };
     let family = Family::of(*prefix);
     if !negotiated.families.iter().any(|it| it.family == family) {
-        return Some(format!("the peer does not take {family}"));
+        return Some(format!("the peer does not accept {family}"));
     }
     for community in communities {
         match *community {
-            Community::NO_ADVERTISE => return Some("--communities has NO_ADVERTISE".to_owned()),
+            Community::NO_ADVERTISE => {
+                return Some("--communities contains NO_ADVERTISE".to_owned());
+            }
             Community::NO_EXPORT if !negotiated.internal => {
                 return Some(
-                    "--communities has NO_EXPORT, and the peer is of another AS".to_owned(),
+                    "--communities contains NO_EXPORT, and the peer belongs to another AS"
+                        .to_owned(),
                 );
             }
             _ => {}
@@ -110,7 +116,7 @@ fn obstacle(
         };
         return Some(format!(
             "the session runs over {local_family}, so --next-hop self has no address for \
-             {family}: give --next-hop an address of that family"
+                         {family}: add an address of this family to --next-hop"
         ));
     }
     (next_hop == peer.address.ip()).then(|| format!("the next hop {next_hop} is the peer itself"))

@@ -1,4 +1,4 @@
-//! What the flags mean.
+//! Configuration of bgp-announcer, resolved from its flags.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -15,74 +15,72 @@ use daemon_runtime::{
 };
 
 use crate::{
-    announcements::{AnnouncementsConfig, Via},
+    announcements::{AnnouncementsConfig, InboundRoute},
     args::Args,
     hold_token::HoldToken,
     peer_flag::{PeerFlag, is_reserved},
 };
 
-/// Below this, an ordinary pause of a busy machine would count as silence.
+/// With a shorter timeout, an ordinary pause of a busy machine would count as silence of the data
+/// plane.
 const SHORTEST_DATA_PLANE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// A lost peer is looked for at least this often, so that its return is noticed soon.
+/// Longest pause between two attempts to connect to a lost peer, so that the session is soon
+/// established again when the peer is back.
 const CONNECT_RETRY_MAXIMUM: Duration = Duration::from_secs(3);
 
-/// Resolved and valid.
+/// The configuration of the daemon, valid and with all defaults resolved.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where the contract is served.
+    /// Address on which the gRPC contract is served.
     pub grpc_listen: ListenAddress,
-    /// Where the data plane is reached.
     pub data_plane: Target,
-    /// Where the node-router is reached; `None`: no node route is needed.
+    /// `None`: no node route is needed.
     pub node_router: Option<Target>,
-    /// Token that goes with each hold.
+    /// Token that is sent with each hold. `None`: no token is sent.
     pub hold_token: Option<HoldToken>,
-    /// Longest pause between two attempts to reach the data plane or the node-router.
+    /// Longest pause between two attempts to reach the data plane or node-router.
     pub longest_retry: Duration,
-    /// What decides about announcements.
     pub announcements: AnnouncementsConfig,
-    /// Who this speaker is.
     pub speaker: SpeakerConfig,
-    /// To whom it speaks.
     pub peers: Configuration,
 }
 
 impl Config {
-    /// Checks the flags.
+    /// Resolves the flags.
     ///
     /// # Errors
-    /// The flag, its value, what is allowed, and the cure.
+    /// Returns an error with the invalid flag, its value, the allowed values and a suggestion.
     pub fn resolve(args: &Args) -> Result<Self, ConfigError> {
         let node_router = match args.node_router.as_str() {
             "none" => None,
             target => Some(target.parse::<Target>().map_err(|problem| {
                 ConfigError(format!(
-                    "--node-router `{target}`: {problem}, or none where no node route is needed"
+                    "--node-router `{target}`: {problem}, or none if no node route is needed"
                 ))
             })?),
         };
         let gateways = ByFamily::parse("--gateway", &args.gateway, false)?;
         if node_router.is_some() && gateways.is_empty() {
             return Err(ConfigError(
-                "--gateway is missing: give the addresses of this pod that the node shall route \
-                 service addresses to, such as --gateway 10.244.1.7, or --node-router none where \
-                 no node route is needed"
+                "--gateway is missing: give the addresses of this pod as the targets of node \
+                                 routes, such as --gateway 10.244.1.7, or --node-router none if no node route \
+                                 is needed"
                     .to_owned(),
             ));
         }
         let next_hops = ByFamily::parse("--next-hop", &args.next_hop, true)?;
         if is_reserved(args.asn) {
             return Err(ConfigError(format!(
-                "--asn {} is reserved: give an AS number from 1 to 4294967294, a private one such \
-                 as 64512 if you have none",
+                "--asn {} is reserved: give an AS number from 1 to 4294967294, or a private AS \
+                                 number such as 64512",
                 args.asn.0
             )));
         }
         if args.data_plane_timeout < SHORTEST_DATA_PLANE_TIMEOUT {
             return Err(ConfigError(format!(
-                "--data-plane-timeout {} ms is too short: a data plane that is only busy would \
-                 cost every announcement; give at least 500ms",
+                "--data-plane-timeout {} ms is too short: a pause of a busy data plane would make \
+                                 every address least preferred; give at least 500ms",
                 args.data_plane_timeout.as_millis()
             )));
         }
@@ -113,8 +111,8 @@ impl Config {
             longest_retry,
             announcements: AnnouncementsConfig {
                 allowed_prefixes: allowed_prefixes(&args.allowed_prefixes)?,
-                ipv4: via(next_hops.ipv4, gateways.ipv4, needs_gateway),
-                ipv6: via(next_hops.ipv6, gateways.ipv6, needs_gateway),
+                ipv4: inbound_route(next_hops.ipv4, gateways.ipv4, needs_gateway),
+                ipv6: inbound_route(next_hops.ipv6, gateways.ipv6, needs_gateway),
                 local_pref: args.local_pref,
                 multi_exit_disc: args.med,
                 communities: args.communities.clone(),
@@ -129,7 +127,7 @@ impl Config {
         };
         config.peers.validate(&config.speaker).map_err(|problem| {
             ConfigError(format!(
-                "--peer: {problem}; give each peer once, or name=NAME to each"
+                "--peer: {problem}; list each peer once, or give each peer its own name=NAME"
             ))
         })?;
         for prefix in &config.announcements.allowed_prefixes {
@@ -142,18 +140,18 @@ impl Config {
 }
 
 impl AnnouncementsConfig {
-    /// A prefix of a family that can never be announced is a mistake in the flags.
+    /// Rejects a prefix of an address family for which the flags give no next hop or no gateway.
     fn check_family(&self, prefix: &IpNet) -> Result<(), ConfigError> {
-        let (via, family) = match prefix {
+        let (inbound, family) = match prefix {
             IpNet::V4(_) => (&self.ipv4, "IPv4"),
             IpNet::V6(_) => (&self.ipv6, "IPv6"),
         };
-        if via.is_some() {
+        if inbound.is_some() {
             return Ok(());
         }
         Err(ConfigError(format!(
-            "--allowed-prefixes: {prefix} can never be announced, since --next-hop or --gateway \
-             names no {family} address; add one, or leave {prefix} out"
+            "--allowed-prefixes: {prefix} can never be announced, because --next-hop or --gateway \
+                         has no {family} address; add an {family} address, or omit {prefix}"
         )))
     }
 }
@@ -166,7 +164,8 @@ struct ByFamily {
 }
 
 impl ByFamily {
-    /// `self` stands for the unspecified address of each family that is not given.
+    /// Parses the addresses of a flag. The value `self` gives the unspecified address to each
+    /// family without an address.
     fn parse(flag: &str, values: &[String], allows_self: bool) -> Result<Self, ConfigError> {
         let allowed = if allows_self {
             "an IPv4 address, an IPv6 address, both, or self"
@@ -187,8 +186,9 @@ impl ByFamily {
             }
             let address: IpAddr = value
                 .parse()
-                .map_err(|_| refuse(value, "is no IP address"))?;
-            // A gateway is an address on this node's own network and in no UPDATE message.
+                .map_err(|_| refuse(value, "is not an IP address"))?;
+            // A gateway can be any address of a host: it is used only on this node and never sent
+            // in an UPDATE message.
             let is_usable = match allows_self {
                 true => bgp_rib::is_reachable_unicast(address),
                 false => {
@@ -196,14 +196,14 @@ impl ByFamily {
                 }
             };
             if !is_usable {
-                return Err(refuse(value, "is no address of a host in the network"));
+                return Err(refuse(value, "is not a unicast address of a host"));
             }
             let is_second = match address {
                 IpAddr::V4(address) => addresses.ipv4.replace(address).is_some(),
                 IpAddr::V6(address) => addresses.ipv6.replace(address).is_some(),
             };
             if is_second {
-                return Err(refuse(value, "is the second of its family"));
+                return Err(refuse(value, "is the second address of its family"));
             }
         }
         if has_self {
@@ -213,17 +213,19 @@ impl ByFamily {
         Ok(addresses)
     }
 
-    /// A route to a service address must not lead to what is reached by that route.
+    /// Rejects an address that lies within `prefix`. A route to a service address must not lead to
+    /// an address that is reached by this route.
     fn check_outside(&self, flag: &str, prefix: &IpNet) -> Result<(), ConfigError> {
         let ipv4 = self.ipv4.map(IpAddr::from);
         let ipv6 = self.ipv6.map(IpAddr::from);
         let mut given = [ipv4, ipv6].into_iter().flatten();
-        // The unspecified address stands for `self`.
+        // The unspecified address means `self`.
         match given.find(|address| !address.is_unspecified() && prefix.contains(address)) {
             None => Ok(()),
             Some(address) => Err(ConfigError(format!(
                 "{flag} `{address}` lies within {prefix} of --allowed-prefixes, but the address of \
-                 a pod or node cannot be a service address; give ranges apart from it"
+                                 a pod or node cannot be a service address; give service ranges without this \
+                                 address"
             ))),
         }
     }
@@ -233,32 +235,32 @@ impl ByFamily {
     }
 }
 
-fn via<A: Into<IpAddr>>(
+fn inbound_route<A: Into<IpAddr>>(
     next_hop: Option<A>,
     gateway: Option<A>,
     needs_gateway: bool,
-) -> Option<Via> {
+) -> Option<InboundRoute> {
     let next_hop = next_hop?.into();
     let gateway = if needs_gateway {
         Some(gateway?.into())
     } else {
         None
     };
-    Some(Via { next_hop, gateway })
+    Some(InboundRoute { next_hop, gateway })
 }
 
 fn router_id(given: Option<RouterId>, gateways: &ByFamily) -> Result<RouterId, ConfigError> {
     match (given, gateways.ipv4) {
         (Some(RouterId(Ipv4Addr::UNSPECIFIED)), _) => Err(ConfigError(
-            "--router-id 0.0.0.0 is not allowed: give an id that no other speaker has, such as \
-             this pod's IPv4 address"
+            "--router-id 0.0.0.0 is not allowed: give an id that no other BGP speaker has, such as \
+                         the IPv4 address of this pod"
                 .to_owned(),
         )),
         (Some(router_id), _) => Ok(router_id),
         (None, Some(gateway)) => Ok(RouterId(gateway)),
         (None, None) => Err(ConfigError(
-            "--router-id is missing, and --gateway has no IPv4 address to use in its place: give \
-             an id that no other speaker has, such as --router-id 10.244.1.7"
+            "--router-id is missing, and --gateway has no IPv4 address as its default: give an id \
+                         that no other BGP speaker has, such as --router-id 10.244.1.7"
                 .to_owned(),
         )),
     }
@@ -270,14 +272,14 @@ fn allowed_prefixes(values: &[String]) -> Result<Vec<IpNet>, ConfigError> {
             .map_err(|problem| ConfigError(format!("--allowed-prefixes: {problem}")))?;
         if prefix.prefix_len() == 0 {
             return Err(ConfigError(format!(
-                "--allowed-prefixes {prefix} is every address: give the service ranges alone, such \
-                 as 10.1.1.0/24"
+                "--allowed-prefixes {prefix} contains every address: give only the service ranges, \
+                                 such as 10.1.1.0/24"
             )));
         }
         if let Some(reserved) = overlapping_reserved_range(&prefix) {
             return Err(ConfigError(format!(
                 "--allowed-prefixes {prefix} overlaps {reserved}, in which no address belongs to a \
-                 single host: give the service ranges alone, such as 10.1.1.0/24"
+                                 single host: give only the service ranges, such as 10.1.1.0/24"
             )));
         }
         Ok(prefix)
@@ -293,21 +295,21 @@ fn peers(args: &Args) -> Result<Configuration, ConfigError> {
             .any(|earlier| earlier.address == flag.address)
         {
             return Err(ConfigError(format!(
-                "--peer: {} is given twice; give each peer once, since name=NAME makes no other of it",
+                "--peer: {} is given twice; each address may be listed once, a different name= does not make a second peer",
                 flag.address
             )));
         }
     }
-    let key_of_all = md5_key("--md5-key-file", args.md5_key_file.as_deref())?;
+    let shared_key = md5_key("--md5-key-file", args.md5_key_file.as_deref())?;
     let peer = |flag: &PeerFlag| {
         let own_key = md5_key("--peer: md5-key-file", flag.md5_key_file.as_deref())?;
         let session = SessionConfig {
             hold_time_seconds,
             connect_retry_maximum: CONNECT_RETRY_MAXIMUM,
-            // It announces; what others announce is of no use to it.
+            // The announcer only announces and needs no paths of its peers.
             import: ImportPolicy::default(),
             export: ExportPolicy::send_all(),
-            md5_key: own_key.or_else(|| key_of_all.clone()),
+            md5_key: own_key.or_else(|| shared_key.clone()),
             ..SessionConfig::new(Some(flag.asn.unwrap_or(args.asn)))
         };
         let mut peer = PeerConfig::new(flag.address, session);
@@ -329,7 +331,8 @@ fn md5_key(flag: &str, file: Option<&Path>) -> Result<Option<Md5Key>, ConfigErro
     key.map_err(|problem| ConfigError(format!("{flag}: {}", in_words(&problem))))
 }
 
-/// The token of a hold must not leave the node.
+/// Returns the hold token. Rejects a node-router that is not reached over a unix socket, because
+/// the token must not leave the node.
 fn hold_token(
     file: Option<&Path>,
     node_router: Option<&Target>,
@@ -341,14 +344,14 @@ fn hold_token(
         Some(Target::Unix(_)) => {}
         Some(Target::Tcp(_)) => {
             return Err(ConfigError(
-                "--hold-token-file: a token is sent over a unix socket only, since http:// shows it to \
-                 the network; give --node-router unix:PATH, or leave --hold-token-file out"
+                "--hold-token-file: a token is sent only over a unix socket, because http:// shows the \
+                                 token to the network; give --node-router unix:PATH, or omit --hold-token-file"
                     .to_owned(),
             ));
         }
         None => {
             return Err(ConfigError(
-                "--hold-token-file has no effect with --node-router none; leave one of them out"
+                "--hold-token-file has no effect with --node-router none; omit one of these flags"
                     .to_owned(),
             ));
         }
@@ -371,8 +374,8 @@ fn hold_time_seconds(text: &str) -> Result<u16, ConfigError> {
         .filter(|seconds| !matches!(seconds, 1 | 2))
         .ok_or_else(|| {
             ConfigError(format!(
-                "--hold-time `{text}` is not allowed: give whole seconds, 3s to 65535s, or 0 for \
-                 none; 3s is the fastest detection that the protocol allows"
+                "--hold-time `{text}` is not allowed: give whole seconds from 3s to 65535s, or 0 for \
+                                 no hold time; BGP allows no hold time below 3s"
             ))
         })
 }

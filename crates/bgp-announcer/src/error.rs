@@ -1,26 +1,23 @@
-//! What can fail while the daemon starts or runs.
+//! Errors of the start and of the announcer task.
 
 use bgp_speaker::{InvalidConfiguration, ListenError, SpeakerGone};
 use daemon_runtime::DaemonError;
 
-/// Why the daemon could not start.
+/// An error that prevents the start of the daemon.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A server cannot be started.
-    #[error("cannot serve")]
+    #[error("cannot start the gRPC or HTTP server")]
     Serve(#[from] DaemonError),
-    /// The BGP speaker cannot be started.
     #[error("cannot start the BGP speaker")]
     Speaker(#[from] ListenError),
 }
 
-/// Why the announcer ended.
+/// An error that ends the announcer task, and with it the daemon.
 #[derive(Debug, thiserror::Error)]
 pub enum AnnouncerError {
-    /// The BGP speaker has ended.
-    #[error("cannot announce")]
+    #[error("cannot announce service addresses: the BGP speaker has ended")]
     Speaker(#[from] SpeakerGone),
-    /// The peers do not fit together, which was checked at start.
-    #[error("cannot set the BGP peers")]
+    /// Not expected: the same check has accepted the peers at the start.
+    #[error("cannot configure the BGP peers")]
     Peers(#[from] InvalidConfiguration),
 }

@@ -1,5 +1,5 @@
-//! Translates between the contracts and our own types: the Announcer contract here, what this
-//! daemon asks of others in the modules.
+//! Translation between gRPC contracts and the types of this crate. This file serves the Announcer
+//! contract. The modules are clients of the contracts of the data plane and of node-router.
 
 pub mod data_plane;
 pub mod node_route;
@@ -23,13 +23,13 @@ use futures::{Stream, StreamExt, TryStreamExt};
 use tonic::{Request, Response, Status};
 
 use crate::{
-    announcements::State,
-    announcer::{Announcement, AnnouncerHandle},
+    announcements::AddressState,
+    announcer::{AnnouncementStatus, AnnouncerHandle},
 };
 
 type WireStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Serves what the announcer publishes.
+/// The server of the Announcer contract.
 #[derive(Clone, Debug)]
 pub struct AnnouncerGrpc {
     announcer: AnnouncerHandle,
@@ -37,7 +37,7 @@ pub struct AnnouncerGrpc {
 }
 
 impl AnnouncerGrpc {
-    /// As a service for the server.
+    /// Returns the gRPC service that serves the state of `announcer` until `shutdown`.
     pub fn server(announcer: AnnouncerHandle, shutdown: Shutdown) -> AnnouncerServiceServer<Self> {
         AnnouncerServiceServer::new(Self {
             announcer,
@@ -118,7 +118,7 @@ impl AnnouncerService for AnnouncerGrpc {
             total_size,
         } = bgp_status::session_page(&self.announcer.speaker, self.announcer.local_asn, request)
             .await
-            .map_err(gone)?;
+            .map_err(speaker_ended)?;
         Ok(Response::new(wire::ListSessionsResponse {
             revision: self.announcer.sessions.snapshot_after(None, 0).revision,
             sessions: page.items,
@@ -165,26 +165,26 @@ impl AnnouncerService for AnnouncerGrpc {
     ) -> Result<Response<wire::UndrainResponse>, Status> {
         let undrained = self.announcer.undrain().await;
         undrained.map_err(|_| {
-            Status::failed_precondition("the process is about to end, which is not reverted")
+            Status::failed_precondition("cannot revert the drain: the process is shutting down")
         })?;
         Ok(Response::new(wire::UndrainResponse {}))
     }
 }
 
-fn gone(error: SpeakerGone) -> Status {
+fn speaker_ended(error: SpeakerGone) -> Status {
     Status::unavailable(error.to_string())
 }
 
-fn to_wire(prefix: IpNet, announcement: Announcement) -> wire::Announcement {
+fn to_wire(prefix: IpNet, announcement: AnnouncementStatus) -> wire::Announcement {
     let state = match announcement.state {
-        State::NotServing => wire::AnnouncementState::NotServing,
-        State::Refused => wire::AnnouncementState::Refused,
-        State::WaitingForNodeRoute => wire::AnnouncementState::WaitingForNodeRoute,
-        State::WaitingForSession => wire::AnnouncementState::WaitingForSession,
-        State::Announced => wire::AnnouncementState::Announced,
-        State::LeastPreferred => wire::AnnouncementState::LeastPreferred,
-        State::Draining => wire::AnnouncementState::Draining,
-        State::Drained => wire::AnnouncementState::Drained,
+        AddressState::NotServing => wire::AnnouncementState::NotServing,
+        AddressState::Refused => wire::AnnouncementState::Refused,
+        AddressState::WaitingForNodeRoute => wire::AnnouncementState::WaitingForNodeRoute,
+        AddressState::WaitingForSession => wire::AnnouncementState::WaitingForSession,
+        AddressState::Announced => wire::AnnouncementState::Announced,
+        AddressState::LeastPreferred => wire::AnnouncementState::LeastPreferred,
+        AddressState::Draining => wire::AnnouncementState::Draining,
+        AddressState::Drained => wire::AnnouncementState::Drained,
     };
     let next_hop = announcement.next_hop.map(|next_hop| {
         if next_hop.is_unspecified() {

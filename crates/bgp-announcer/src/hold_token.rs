@@ -1,4 +1,4 @@
-//! The token of this pod's ServiceAccount that goes with each hold of a node route.
+//! The ServiceAccount token that is sent with each hold.
 
 use std::{
     io,
@@ -7,45 +7,37 @@ use std::{
 
 use tonic::metadata::{Ascii, MetadataValue};
 
-/// Most bytes of the file, which node-router takes, too.
-const LONGEST: u64 = 8 * 1024;
+/// Largest accepted file in bytes. node-router accepts tokens of up to this size.
+const MAX_TOKEN_BYTES: u64 = 8 * 1024;
 
-/// Where the token is. The kubelet replaces the file before the token expires, so that each hold reads
-/// it again.
+/// A file with a ServiceAccount token. The kubelet replaces the file before the token expires, so
+/// the file is read again for each hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HoldToken {
     file: PathBuf,
 }
 
-/// Why a file gives no token. No error shows what the file holds.
+/// A reason why a file gives no token. The texts never show the content of the file, because it can
+/// be a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum HoldTokenError {
-    /// The file cannot be read.
     #[error(
-        "cannot read {}, which must be a file with a ServiceAccount token for the audience portlb; \
-         project one into the container (component hold-token of the manifests)",
+        "cannot read {}: this file must contain a ServiceAccount token for the audience portlb; \
+                 project a token into the container (component hold-token of the manifests)",
         file.display()
     )]
-    Read {
-        /// The file.
-        file: PathBuf,
-        /// Why it cannot be read.
-        source: io::Error,
-    },
-    /// The file holds something else.
+    Read { file: PathBuf, source: io::Error },
+    /// The content of the file is not one line of printable characters.
     #[error(
-        "{} holds no token: expected one line of printable characters without spaces; project a \
-         ServiceAccount token for the audience portlb to it",
+        "{} does not contain a token: expected one line of printable characters without spaces; \
+                 project a ServiceAccount token for the audience portlb to this file",
         file.display()
     )]
-    NoToken {
-        /// The file.
-        file: PathBuf,
-    },
+    NoToken { file: PathBuf },
 }
 
 impl HoldToken {
-    /// Names the file; reads nothing.
+    /// Creates a token of `file` without reading the file.
     #[must_use]
     pub fn new(file: &Path) -> Self {
         Self {
@@ -53,13 +45,14 @@ impl HoldToken {
         }
     }
 
-    /// Reads the value of the metadata `authorization`. It is marked as sensitive: `Debug` does not show
-    /// it, and HTTP/2 keeps it out of its table of headers.
-    ///
+    /// Reads the file and returns the value of the gRPC metadata `authorization`. The value is
+    /// marked as sensitive, so that `Debug` does not show the token and HTTP/2 does not store it in
+    /// its header table.
     /// # Errors
-    /// The file is no regular file, cannot be read, is too large, or holds no token.
+    /// Returns an error if the file is not a regular file, cannot be read, is larger than 8 KiB or
+    /// contains no token.
     pub fn read(&self) -> Result<MetadataValue<Ascii>, HoldTokenError> {
-        let bytes = bounded_io::read_file(&self.file, LONGEST);
+        let bytes = bounded_io::read_file(&self.file, MAX_TOKEN_BYTES);
         let bytes = bytes.map_err(|source| HoldTokenError::Read {
             file: self.file.clone(),
             source,
@@ -96,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn the_token_of_the_file_is_sent_and_never_shown() {
+    fn the_token_is_sent_as_bearer_authorization_and_hidden_from_debug_output() {
         for content in [TOKEN.to_owned(), format!("{TOKEN}\n")] {
             let value = read(content.as_bytes()).unwrap();
             assert_eq!(value.to_str().unwrap(), format!("Bearer {TOKEN}"));
@@ -109,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replaced_file_is_read_again() {
+    fn a_replaced_token_file_is_read_again() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("token");
         let token = HoldToken::new(&file);
@@ -120,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_token_is_refused_without_being_shown() {
+    fn a_file_without_a_token_is_rejected_without_showing_its_content() {
         for content in [
             "",
             "\n",
@@ -130,7 +123,7 @@ mod tests {
             "geh\u{e4}im",
         ] {
             let problem = read(content.as_bytes()).unwrap_err();
-            assert!(problem.contains("holds no token"), "{problem}");
+            assert!(problem.contains("does not contain a token"), "{problem}");
             assert!(problem.contains("project a"), "{problem}");
             for word in ["words", "lines", "secret", "geh"] {
                 assert!(!problem.contains(word), "{problem}");

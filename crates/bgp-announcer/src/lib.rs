@@ -1,4 +1,4 @@
-//! Announces by BGP the service addresses that this pod can serve.
+//! The daemon that announces service addresses by BGP.
 //!
 //! ```text
 //!  DataPlane ──► grpc::data_plane ──┐           ┌──► Speaker ──BGP──► reflectors, routers
@@ -8,18 +8,16 @@
 //!                                               └──► Publisher ──► AnnouncerService.Watch…, metrics,
 //!                                                                  /readyz
 //! ```
-//!
-//! - [`announcements::Announcements`] is pure: what is to be announced at a moment, and the state of
-//!   each announcement.
-//! - [`announcer::Announcer`] owns them, and performs their outputs.
-//! - `carried` says which of it the sessions carry: only that counts as announced.
-//! - [`grpc`] is the only module that knows the generated types; those of sessions are made by
-//!   `bgp-status`.
-//!
-//! **Invariants.** Nothing outside of `--allowed-prefixes` is announced. Nothing is announced
-//! before the node's kernel holds its route. A node route outlives its announcement.
-
-#![warn(missing_docs)]
+//! - [`announcements::Announcements`] is a state machine without I/O. It decides which addresses
+//!   are announced and in which form.
+//! - [`announcer::Announcer`] owns the state machine and performs its outputs.
+//! - `carried` determines which announcements the BGP sessions carry. Only a carried announcement
+//!   counts as announced.
+//! - [`grpc`] is the only module that uses the generated types. `bgp-status` makes the generated
+//!   types of sessions.
+//! **Invariants.** No prefix outside of `--allowed-prefixes` is announced. A prefix is announced
+//! only after the node's kernel holds its node route. A node route is released only after the
+//! withdrawal of its prefix.
 
 pub mod announcements;
 pub mod announcer;
@@ -46,7 +44,7 @@ use crate::{
     error::StartError,
     grpc::{AnnouncerGrpc, data_plane, node_route::NodeRoutes},
     metrics::AnnouncerMetrics,
-    readiness::Readiness,
+    readiness::AnnouncerReadiness,
 };
 
 const CONTRACT: GrpcContract = GrpcContract {
@@ -54,18 +52,17 @@ const CONTRACT: GrpcContract = GrpcContract {
     descriptors: daemon_api::FILE_DESCRIPTOR_SET,
 };
 
-/// Longest time that the end takes after the drain: Cease, and the peers' answer.
-const END: Duration = Duration::from_secs(3);
+/// Time after a drain for sending Cease and for the peers to close their connections.
+const SESSION_SHUTDOWN_TIME: Duration = Duration::from_secs(3);
 
-/// Starts the tasks; returns the address on which the contract is served.
-///
+/// Starts the tasks of the daemon. Returns the address on which the gRPC contract is served.
 /// # Errors
-/// A socket cannot be opened.
+/// Returns an error if a socket cannot be opened.
 pub async fn start(config: Config, daemon: &mut Daemon) -> Result<ListenAddress, StartError> {
     daemon.set_drain_deadline(
-        config.announcements.withdraw_delay + config.announcements.linger + END,
+        config.announcements.withdraw_delay + config.announcements.linger + SESSION_SHUTDOWN_TIME,
     );
-    let readiness = Readiness::register(daemon.readiness(), config.node_router.is_some());
+    let readiness = AnnouncerReadiness::register(daemon.readiness(), config.node_router.is_some());
     let speaker = Speaker::bind(config.speaker.clone())?;
     let metrics = AnnouncerMetrics::register(daemon.metrics(), &speaker.handle());
     let data_plane = data_plane::watch(

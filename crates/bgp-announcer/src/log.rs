@@ -1,104 +1,110 @@
-//! Log lines about the data plane, the node-router and the announcements.
-//!
-//! A loss is a WARN once, its end an INFO once; further failed attempts are logged at DEBUG. The lines
-//! about peers and sessions are those of `bgp-speaker`.
+//! AnnouncerLog lines about the data plane, the node-router and the announcements.
+//! The first failed attempt to reach a daemon is logged at WARN, further failed attempts at DEBUG,
+//! and the success after them at INFO. `bgp-speaker` logs the events of peers and sessions.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bgp_packet::IpNet;
 
 use crate::{
-    announcements::{Announcements, Input, State},
-    announcer::Announcement,
+    announcements::{AddressState, AnnouncementInput, Announcements},
+    announcer::AnnouncementStatus,
 };
 
-/// What is logged already.
+/// The log of the announcer. It remembers the problems that have been logged, so that none is
+/// logged twice at WARN.
 #[derive(Debug, Default)]
-pub(crate) struct Log {
+pub(crate) struct AnnouncerLog {
     data_plane_is_lost: bool,
     node_router_is_lost: bool,
-    /// As sessions carry them.
-    carried: BTreeMap<IpNet, State>,
-    /// Of which it has been said that no session can carry them.
-    impossible: BTreeSet<IpNet>,
+    /// State of each address that a session carries.
+    carried: BTreeMap<IpNet, AddressState>,
+    /// Addresses for which the WARN "no session can carry the address" has been logged.
+    not_carriable: BTreeSet<IpNet>,
 }
 
-impl Log {
-    /// Logs an input before the announcements handle it.
-    pub(crate) fn input(&mut self, input: &Input, announcements: &Announcements) {
+impl AnnouncerLog {
+    /// Logs an input. The caller calls this function before `announcements` handles the input.
+    pub(crate) fn input(&mut self, input: &AnnouncementInput, announcements: &Announcements) {
         match input {
-            Input::DataPlaneLost(problem) => {
+            AnnouncementInput::DataPlaneLost(problem) => {
                 if std::mem::replace(&mut self.data_plane_is_lost, true) {
-                    tracing::debug!(problem, "data plane not reached");
+                    tracing::debug!(error = problem, "cannot reach the data plane");
                 } else {
                     tracing::warn!(
-                        problem,
-                        "data plane not reached (--data-plane), trying again"
+                        error = problem,
+                        "cannot reach the data plane (--data-plane); retrying"
                     );
                 }
             }
-            Input::Synced => {
+            AnnouncementInput::Synced => {
                 self.data_plane_is_lost = false;
                 tracing::info!("data plane synced");
             }
-            Input::NodeRouteLost {
+            AnnouncementInput::NodeRouteLost {
                 prefix,
                 problem,
                 is_unknown: true,
             } => {
                 if std::mem::replace(&mut self.node_router_is_lost, true) {
-                    tracing::debug!(%prefix, problem, "node-router not reached");
+                    tracing::debug!(%prefix, error = problem, "cannot reach node-router");
                 } else {
                     tracing::warn!(
                         %prefix,
-                        problem,
-                        "node-router not reached (--node-router), trying again"
+                        error = problem,
+                                                "cannot reach node-router (--node-router); retrying"
                     );
                 }
             }
-            Input::NodeRouteLost {
+            AnnouncementInput::NodeRouteLost {
                 prefix,
                 problem,
                 is_unknown: false,
             } => {
-                self.node_router_answers();
+                self.node_router_reached();
                 if announcements.has_route_problem(prefix) {
-                    tracing::debug!(%prefix, problem, "node route is not held");
+                    tracing::debug!(%prefix, error = problem, "node route is still not held");
                 } else {
-                    tracing::warn!(%prefix, problem, "node route is not held");
+                    tracing::warn!(
+                        %prefix,
+                        error = problem,
+                        "node route is not held; the address is not announced"
+                    );
                 }
             }
-            Input::NodeRouteHeld(_) => self.node_router_answers(),
-            Input::Drain => tracing::info!("draining: asked to"),
-            Input::ServiceAddress {
+            AnnouncementInput::NodeRouteHeld(_) => self.node_router_reached(),
+            AnnouncementInput::Drain => {
+                tracing::info!("drain requested; announcing all addresses as least preferred")
+            }
+            AnnouncementInput::ServiceAddress {
                 prefix,
                 serving,
                 detail,
-            } => tracing::debug!(%prefix, serving, detail, "service address"),
-            Input::ServiceAddressRemoved(prefix) => {
-                tracing::debug!(%prefix, "service address removed");
+            } => tracing::debug!(%prefix, serving, detail, "data plane reported a service address"),
+            AnnouncementInput::ServiceAddressRemoved(prefix) => {
+                tracing::debug!(%prefix, "data plane removed a service address");
             }
-            Input::DataPlaneOpened
-            | Input::Heartbeat
-            | Input::SessionsEstablished(_)
-            | Input::Undrain
-            | Input::Stop
-            | Input::DeadlineReached => {}
+            AnnouncementInput::DataPlaneOpened
+            | AnnouncementInput::Heartbeat
+            | AnnouncementInput::SessionsEstablished(_)
+            | AnnouncementInput::Undrain
+            | AnnouncementInput::Stop
+            | AnnouncementInput::DeadlineReached => {}
         }
     }
 
-    /// Logs which announcements the sessions have begun or ceased to carry. Those that lose their
-    /// last session together are logged together.
+    /// Logs the addresses that the sessions carry since the last call or no longer carry. Writes
+    /// one line for all addresses that have lost their last session since the last call.
     pub(crate) fn announcements(
         &mut self,
-        announcements: &BTreeMap<IpNet, Announcement>,
-        is_impossible: impl Fn(&IpNet, &Announcement) -> bool,
+        announcements: &BTreeMap<IpNet, AnnouncementStatus>,
+        no_session_can_carry: impl Fn(&IpNet, &AnnouncementStatus) -> bool,
     ) {
         let mut lost = Vec::new();
         for (prefix, it) in announcements {
             let known = self.carried.get(prefix).copied();
             if it.announced_to.is_empty() {
-                if known.is_some() && it.state == State::WaitingForSession {
+                if known.is_some() && it.state == AddressState::WaitingForSession {
                     lost.push((prefix, it));
                 }
             } else if known != Some(it.state) {
@@ -106,14 +112,18 @@ impl Log {
                     %prefix,
                     state = ?it.state,
                     peers = it.announced_to.join(" "),
-                    "announced"
+                    "announced the service address"
                 );
             }
-            if it.state != State::WaitingForSession {
-                self.impossible.remove(prefix);
-            } else if !self.impossible.contains(prefix) && is_impossible(prefix, it) {
-                self.impossible.insert(*prefix);
-                tracing::warn!(%prefix, reason = it.detail, "no session can carry the address");
+            if it.state != AddressState::WaitingForSession {
+                self.not_carriable.remove(prefix);
+            } else if !self.not_carriable.contains(prefix) && no_session_can_carry(prefix, it) {
+                self.not_carriable.insert(*prefix);
+                tracing::warn!(
+                    %prefix,
+                    reason = it.detail,
+                    "no session can carry the address; it is not announced"
+                );
             }
         }
         if let Some((prefix, it)) = lost.first() {
@@ -122,10 +132,10 @@ impl Log {
                 count,
                 first = %prefix,
                 reason = it.detail,
-                "no session carries the service addresses any longer; they are not announced"
+                "no session carries the service addresses any longer; the addresses are not announced"
             );
         }
-        self.impossible
+        self.not_carriable
             .retain(|prefix| announcements.contains_key(prefix));
         self.carried = announcements
             .iter()
@@ -134,9 +144,9 @@ impl Log {
             .collect();
     }
 
-    fn node_router_answers(&mut self) {
+    fn node_router_reached(&mut self) {
         if std::mem::take(&mut self.node_router_is_lost) {
-            tracing::info!("node-router reached again");
+            tracing::info!("reached node-router again");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Command line of bgp-announcer.
+//! The program bgp-announcer.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! All metrics of this daemon.
+//! Metrics of bgp-announcer.
 
 use std::collections::BTreeMap;
 
@@ -7,9 +7,9 @@ use bgp_speaker::{PeerStatus, SpeakerHandle};
 use bgp_status::SpeakerMetrics;
 use daemon_runtime::{Counter, Family, Gauge, Labels, Metrics};
 
-use crate::{announcements::State, announcer::Announcement};
+use crate::{announcements::AddressState, announcer::AnnouncementStatus};
 
-/// What the announcer counts.
+/// The metrics that the announcer task updates.
 #[derive(Clone, Debug)]
 pub(crate) struct AnnouncerMetrics {
     announcements: Family<Labels, Gauge>,
@@ -21,15 +21,15 @@ pub(crate) struct AnnouncerMetrics {
     sessions: Family<Labels, Gauge>,
 }
 
-const STATES: [(State, &str); 8] = [
-    (State::NotServing, "not_serving"),
-    (State::Refused, "refused"),
-    (State::WaitingForNodeRoute, "waiting_for_node_route"),
-    (State::WaitingForSession, "waiting_for_session"),
-    (State::Announced, "announced"),
-    (State::LeastPreferred, "least_preferred"),
-    (State::Draining, "draining"),
-    (State::Drained, "drained"),
+const STATES: [(AddressState, &str); 8] = [
+    (AddressState::NotServing, "not_serving"),
+    (AddressState::Refused, "refused"),
+    (AddressState::WaitingForNodeRoute, "waiting_for_node_route"),
+    (AddressState::WaitingForSession, "waiting_for_session"),
+    (AddressState::Announced, "announced"),
+    (AddressState::LeastPreferred, "least_preferred"),
+    (AddressState::Draining, "draining"),
+    (AddressState::Drained, "drained"),
 ];
 
 impl AnnouncerMetrics {
@@ -38,35 +38,36 @@ impl AnnouncerMetrics {
         Self {
             announcements: metrics.create(
                 "announcements",
-                "Service addresses by what has become of them",
+                "Service addresses by the state of their announcement",
             ),
             flapping: metrics.create(
                 "announcements_flapping",
-                "Service addresses that are least preferred because the data plane stops serving them again and again",
+                "Service addresses that are announced as least preferred because they flap: the data plane stopped serving them more than 3 times within 30 s",
             ),
             announced: metrics.create(
                 "announcements_made",
-                "Announcements to the BGP sessions, those with changed attributes included",
+                "Announcements of service addresses to the BGP sessions, including announcements with changed attributes",
             ),
-            withdrawn: metrics.create("announcements_withdrawn", "Withdrawals"),
+            withdrawn: metrics.create("announcements_withdrawn",
+                            "Withdrawals of service addresses from the BGP sessions",),
             data_plane_lost: metrics.create(
                 "data_plane_lost",
-                "Ends of the stream of the data plane, and failed attempts to open it",
+                "Streams of the data plane that ended, and failed attempts to open a stream",
             ),
             node_route_lost: metrics.create(
                 "node_route_lost",
-                "Ends of a hold on a node route, and failed attempts to get one",
+                "Holds of node routes that ended, and failed attempts to hold a node route",
             ),
             sessions: metrics.create(
                 "bgp_session_established",
-                "1 while the session with the peer is established, else 0",
+                "1 if the BGP session with the peer is established, 0 if not",
             ),
         }
     }
 
-    pub(crate) fn show(
+    pub(crate) fn update(
         &self,
-        announcements: &BTreeMap<IpNet, Announcement>,
+        announcements: &BTreeMap<IpNet, AnnouncementStatus>,
         flapping: usize,
         sessions: &[PeerStatus],
     ) {

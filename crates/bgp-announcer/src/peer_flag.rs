@@ -1,4 +1,4 @@
-//! `--peer ADDRESS[:PORT][,asn=NUMBER][,name=NAME][,source=ADDRESS][,md5-key-file=FILE]`.
+//! Parser of `--peer ADDRESS[:PORT][,asn=NUMBER][,name=NAME][,source=ADDRESS][,md5-key-file=FILE]`.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -8,21 +8,21 @@ use std::{
 
 use bgp_packet::Asn;
 
-/// Port of BGP (RFC 4271 section 8.2.1).
+/// TCP port of BGP (RFC 4271 section 8.2.1).
 const BGP_PORT: u16 = 179;
 
-/// One value of `--peer`.
+/// A BGP peer, parsed from one value of the flag `--peer`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerFlag {
-    /// Where it listens.
+    /// Address and port of the peer's BGP listener.
     pub address: SocketAddr,
-    /// Its AS, if it is not ours.
+    /// `None`: the AS of `--asn`.
     pub asn: Option<Asn>,
-    /// What it is called, if not by its address.
+    /// `None`: the address is the name.
     pub name: Option<String>,
-    /// Source address of the connection.
+    /// Local address of the connection. `None`: the kernel chooses.
     pub source: Option<IpAddr>,
-    /// Where its key is, if it is not that of all peers.
+    /// `None`: the file of `--md5-key-file`.
     pub md5_key_file: Option<PathBuf>,
 }
 
@@ -59,21 +59,23 @@ impl PeerFlag {
                 let asn = value.parse().ok().filter(|asn| !is_reserved(*asn));
                 let problem = || {
                     format!(
-                        "asn `{value}` is no AS number to use: give 1 to 4294967294, but none of \
-                         the reserved 23456 and 65535"
+                        "asn `{value}` is not a usable AS number: use 1 to 4294967294 except the \
+                                                 reserved numbers 23456 and 65535"
                     )
                 };
                 self.asn = Some(asn.ok_or_else(problem)?);
             }
-            "name" if value.is_empty() => return Err("name is empty: leave it out".to_owned()),
+            "name" if value.is_empty() => {
+                return Err("name is empty: use name=NAME, or omit name=".to_owned());
+            }
             "name" => self.name = Some(value.to_owned()),
             "source" => {
-                let problem = |_| format!("source `{value}` is no IP address");
+                let problem = |_| format!("source `{value}` is not an IP address");
                 let source = value.parse().map_err(problem)?;
                 if matches!(source, IpAddr::V6(ipv6) if ipv6.is_unicast_link_local()) {
                     return Err(format!(
-                        "source `{value}` is link-local, which says nothing without its zone: leave \
-                         it out, the kernel chooses it by the zone of the peer"
+                        "source `{value}` is a link-local address without a zone: omit source=, the \
+                                                 kernel chooses a source address in the zone of the peer"
                     ));
                 }
                 self.source = Some(source);
@@ -85,7 +87,7 @@ impl PeerFlag {
     }
 }
 
-/// RFC 7607, RFC 6793 section 9, RFC 7300.
+/// Reports whether `asn` is reserved by RFC 7607, RFC 6793 section 9 or RFC 7300.
 pub(crate) fn is_reserved(asn: Asn) -> bool {
     matches!(asn, Asn(0 | 23456 | 65535 | u32::MAX))
 }
@@ -95,7 +97,7 @@ fn parse_address(text: &str) -> Result<SocketAddr, String> {
         Ok(address) => SocketAddr::new(address, BGP_PORT),
         Err(_) => text.parse().map_err(|_| {
             format!(
-                "`{text}` is no address: use ADDRESS, ADDRESS:PORT or [ADDRESS]:PORT, such as \
+                "`{text}` is not an address: use ADDRESS, ADDRESS:PORT or [ADDRESS]:PORT, such as \
                  192.0.2.2 or [2001:db8::2]:1179"
             )
         })?,
@@ -105,14 +107,17 @@ fn parse_address(text: &str) -> Result<SocketAddr, String> {
         && ipv6.scope_id() == 0
     {
         return Err(format!(
-            "`{text}` is link-local and lacks its zone: use [{}%NUMBER]:{}, with the number that `ip \
-             link` shows for the interface, or a global address",
+            "`{text}` is a link-local address without a zone: use [{}%NUMBER]:{} with the number that \
+                         `ip link` shows for the interface, or a global address",
             ipv6.ip(),
             ipv6.port()
         ));
     }
     if address.ip().is_unspecified() || address.ip().is_multicast() || address.port() == 0 {
-        return Err(format!("nobody can be reached at {address}"));
+        return Err(format!(
+            "{address} is not the address of a host: use a unicast address and a port from 1 to \
+                     65535"
+        ));
     }
     Ok(address)
 }
@@ -139,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_is_an_address_with_options() {
+    fn a_peer_flag_is_an_address_followed_by_options() {
         check("192.0.2.2", Ok("192.0.2.2:179 None None None"));
         check("192.0.2.2:1179", Ok("192.0.2.2:1179 None None None"));
         check("2001:db8::2", Ok("[2001:db8::2]:179 None None None"));
@@ -158,31 +163,43 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_peer_is_said() {
+    fn an_invalid_peer_flag_is_rejected_with_the_reason() {
         check(
             "reflector",
             Err(
-                "`reflector` is no address: use ADDRESS, ADDRESS:PORT or [ADDRESS]:PORT, such as \
+                "`reflector` is not an address: use ADDRESS, ADDRESS:PORT or [ADDRESS]:PORT, such as \
                  192.0.2.2 or [2001:db8::2]:1179",
             ),
         );
         check(
             "fe80::1",
             Err(
-                "`fe80::1` is link-local and lacks its zone: use [fe80::1%NUMBER]:179, with the \
-                 number that `ip link` shows for the interface, or a global address",
+                "`fe80::1` is a link-local address without a zone: use [fe80::1%NUMBER]:179 with \
+                                 the number that `ip link` shows for the interface, or a global address",
             ),
         );
         check(
             "fd00::2,source=fe80::1",
             Err(
-                "source `fe80::1` is link-local, which says nothing without its zone: leave it out, \
-                 the kernel chooses it by the zone of the peer",
+                "source `fe80::1` is a link-local address without a zone: omit source=, the kernel \
+                                 chooses a source address in the zone of the peer",
             ),
         );
         check("[fe80::1%2]:179", Ok("[fe80::1%2]:179 None None None"));
-        check("0.0.0.0", Err("nobody can be reached at 0.0.0.0:179"));
-        check("192.0.2.2:0", Err("nobody can be reached at 192.0.2.2:0"));
+        check(
+            "0.0.0.0",
+            Err(
+                "0.0.0.0:179 is not the address of a host: use a unicast address and a port from 1 \
+                 to 65535",
+            ),
+        );
+        check(
+            "192.0.2.2:0",
+            Err(
+                "192.0.2.2:0 is not the address of a host: use a unicast address and a port from 1 \
+                 to 65535",
+            ),
+        );
         check(
             "192.0.2.2,as=1",
             Err(
@@ -193,11 +210,14 @@ mod tests {
         check(
             "192.0.2.2,asn=0",
             Err(
-                "asn `0` is no AS number to use: give 1 to 4294967294, but none of the reserved \
-                 23456 and 65535",
+                "asn `0` is not a usable AS number: use 1 to 4294967294 except the reserved numbers \
+                                 23456 and 65535",
             ),
         );
-        check("192.0.2.2,source=x", Err("source `x` is no IP address"));
-        check("192.0.2.2,name=", Err("name is empty: leave it out"));
+        check("192.0.2.2,source=x", Err("source `x` is not an IP address"));
+        check(
+            "192.0.2.2,name=",
+            Err("name is empty: use name=NAME, or omit name="),
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! The steps of `/readyz`, in the order of coming up.
+//! Steps of `/readyz`, in the order of coming up.
 
 use std::collections::BTreeMap;
 
@@ -7,12 +7,12 @@ use bgp_speaker::PeerStatus;
 use daemon_runtime::Step;
 
 use crate::{
-    announcements::{self, Announcements, DataPlaneState, State},
-    announcer::Announcement,
+    announcements::{AddressState, AnnouncementDecision, Announcements, DataPlaneState},
+    announcer::AnnouncementStatus,
 };
 
 #[derive(Debug)]
-pub(crate) struct Readiness {
+pub(crate) struct AnnouncerReadiness {
     data_plane: Step,
     serving: Step,
     node_route: Option<Step>,
@@ -20,45 +20,51 @@ pub(crate) struct Readiness {
     announced: Step,
 }
 
-impl Readiness {
+impl AnnouncerReadiness {
     pub(crate) fn register(readiness: &daemon_runtime::Readiness, needs_node_route: bool) -> Self {
         Self {
             data_plane: readiness.step("data-plane", "not reached yet"),
-            serving: readiness.step("serving", "no service address is known"),
+            serving: readiness.step("serving", "the data plane has no service address"),
             node_route: needs_node_route
                 .then(|| readiness.step("node-route", "no service address is served")),
             session: readiness.step("bgp-session", "no session is established"),
-            announced: readiness.step("announced", "nothing is announced"),
+            announced: readiness.step("announced", "no service address is announced"),
         }
     }
 
-    pub(crate) fn show(
+    pub(crate) fn update(
         &self,
-        decided: &Announcements,
-        planned: &BTreeMap<IpNet, announcements::Announcement>,
-        announcements: &BTreeMap<IpNet, Announcement>,
+        state_machine: &Announcements,
+        planned: &BTreeMap<IpNet, AnnouncementDecision>,
+        announcements: &BTreeMap<IpNet, AnnouncementStatus>,
         sessions: &[PeerStatus],
     ) {
-        match decided.data_plane() {
+        match state_machine.data_plane() {
             DataPlaneState::Synced => self.data_plane.ready(""),
-            DataPlaneState::Syncing => self.data_plane.missing("not all has been told"),
+            DataPlaneState::Syncing => self.data_plane.missing("not synced yet"),
             DataPlaneState::Lost(problem) | DataPlaneState::Silent(problem) => {
                 self.data_plane.missing(problem);
             }
         }
-        let first = |state: State| {
+        let first = |state: AddressState| {
             let mut all = planned.iter();
             all.find(|(_, it)| it.state == state)
                 .map(|(prefix, it)| format!("{prefix}: {}", it.detail))
         };
-        let count = |state: State| planned.values().filter(|it| it.state == state).count();
-        let waiting = count(State::WaitingForNodeRoute);
-        let drained = count(State::Drained);
-        let announced = [State::Announced, State::LeastPreferred, State::Draining];
+        let count = |state: AddressState| planned.values().filter(|it| it.state == state).count();
+        let waiting = count(AddressState::WaitingForNodeRoute);
+        let drained = count(AddressState::Drained);
+        let announced = [
+            AddressState::Announced,
+            AddressState::LeastPreferred,
+            AddressState::Draining,
+        ];
         let served = waiting + drained + announced.into_iter().map(count).sum::<usize>();
-        let problem = first(State::Refused).or_else(|| first(State::NotServing));
+        let problem = first(AddressState::Refused).or_else(|| first(AddressState::NotServing));
         match (served, problem) {
-            (0, None) => self.serving.missing("no service address is known"),
+            (0, None) => self
+                .serving
+                .missing("the data plane has no service address"),
             (0, Some(problem)) => self.serving.missing(problem),
             (_, None) => self.serving.ready(format!("{served} of {served}")),
             (_, Some(problem)) => {
@@ -67,36 +73,37 @@ impl Readiness {
             }
         }
         if let Some(step) = &self.node_route {
-            // While the data plane is in order, the node-router is the silent one.
-            let is_silent =
-                decided.data_plane() == DataPlaneState::Synced && decided.flapping() == 0;
-            let silent = || first(State::LeastPreferred).filter(|_| is_silent);
-            match first(State::WaitingForNodeRoute).or_else(silent) {
+            // If the data plane is synced and no address flaps, an address is least preferred
+            // because node-router is silent.
+            let node_router_is_silent = state_machine.data_plane() == DataPlaneState::Synced
+                && state_machine.flapping() == 0;
+            let silent = || first(AddressState::LeastPreferred).filter(|_| node_router_is_silent);
+            match first(AddressState::WaitingForNodeRoute).or_else(silent) {
                 Some(problem) => step.missing(problem),
                 None if served == 0 => step.missing("no service address is served"),
-                None if served == drained => step.missing("drained, so none is asked for"),
+                None if served == drained => step.missing("drained; no node route is requested"),
                 None => step.ready(""),
             }
         }
-        self.show_sessions(sessions);
+        self.update_sessions(sessions);
         let carried = announcements
             .values()
-            .filter(|it| it.state == State::Announced)
+            .filter(|it| it.state == AddressState::Announced)
             .count();
         let uncarried = announcements
             .iter()
-            .find(|(_, it)| it.state == State::WaitingForSession)
+            .find(|(_, it)| it.state == AddressState::WaitingForSession)
             .map(|(prefix, it)| format!("{prefix}: {}", it.detail));
-        if decided.is_drained() {
-            let text = "draining is done, nothing is announced until Undrain";
+        if state_machine.is_drained() {
+            let text = "drained; no service address is announced until Undrain";
             self.announced.missing(text);
-        } else if decided.is_draining() {
+        } else if state_machine.is_draining() {
             self.announced.missing("draining");
-        } else if let Some(problem) = first(State::LeastPreferred) {
-            // Not ready, so that a rollout of load balancers with this fault stops.
+        } else if let Some(problem) = first(AddressState::LeastPreferred) {
+            // The pod is not ready, so that a rollout that causes this problem stops.
             self.announced.missing(problem);
         } else if carried == 0 {
-            let nothing = || "nothing is announced".to_owned();
+            let nothing = || "no service address is announced".to_owned();
             self.announced.missing(uncarried.unwrap_or_else(nothing));
         } else {
             let all = announcements.len();
@@ -106,7 +113,7 @@ impl Readiness {
         }
     }
 
-    fn show_sessions(&self, sessions: &[PeerStatus]) {
+    fn update_sessions(&self, sessions: &[PeerStatus]) {
         let down: Vec<String> = sessions
             .iter()
             .filter(|peer| !peer.is_established())

@@ -1,4 +1,4 @@
-//! The program as it is started: exit codes, messages, signals.
+//! Tests of the program: exit codes, messages and signals.
 
 use std::{
     io::{BufRead, BufReader},
@@ -35,16 +35,16 @@ fn run(flags: &[&str]) -> (Option<i32>, String) {
         status,
         stdout,
         stderr,
-    } = command(flags).output().expect("it starts");
+    } = command(flags).output().expect("the program starts");
     let text = [stdout, stderr].map(|it| String::from_utf8_lossy(&it).into_owned());
     (status.code(), text.concat())
 }
 
-/// The ports are taken, so a command that opens a socket ends with code 1.
+/// The listen port is in use, so a process that opens its sockets exits with code 1.
 #[test]
-fn an_unusable_flag_ends_with_code_2_and_one_message_before_any_socket_is_opened() {
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback is there");
-    let address = taken.local_addr().expect("is bound");
+fn an_invalid_flag_ends_the_program_with_code_2_and_one_message_before_it_opens_a_socket() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("the loopback interface is up");
+    let address = taken.local_addr().expect("the listener has an address");
     let (grpc, http) = (
         format!("--grpc-listen={address}"),
         "--http-listen=127.0.0.1:0",
@@ -52,7 +52,7 @@ fn an_unusable_flag_ends_with_code_2_and_one_message_before_any_socket_is_opened
     let usable = [&USUAL[..6], &[&grpc, http]].concat();
     let with = |flag: &str| run(&[&usable[..], &[flag]].concat());
 
-    let empty = tempfile::NamedTempFile::new().expect("a file");
+    let empty = tempfile::NamedTempFile::new().expect("a temporary file can be created");
     let path = empty.path().display();
     let message = format!(
         "bgp-announcer: --md5-key-file: {path} holds nothing in the place of a key; \
@@ -76,7 +76,7 @@ fn an_unusable_flag_ends_with_code_2_and_one_message_before_any_socket_is_opened
 }
 
 #[test]
-fn each_flag_has_a_twin_in_the_environment() {
+fn each_flag_has_an_environment_variable() {
     let environment = [
         ("PORTLB_ASN", "64512"),
         ("PORTLB_PEER", "192.0.2.2 192.0.2.3:1179,asn=64513"),
@@ -85,7 +85,7 @@ fn each_flag_has_a_twin_in_the_environment() {
         ("PORTLB_ALLOWED_PREFIXES", "10.1.1.0/24,fd01::/64"),
     ];
     let checked = command(&["--check-config"]).envs(environment).output();
-    let checked = checked.expect("it starts");
+    let checked = checked.expect("the program starts");
     let text = String::from_utf8_lossy(&checked.stderr);
     assert_eq!(checked.status.code(), Some(0), "{text}");
     let (_, help) = run(&["--help"]);
@@ -95,16 +95,16 @@ fn each_flag_has_a_twin_in_the_environment() {
     {
         let flag = line.trim_start_matches([' ', '-']);
         let flag = flag.split([' ', '=']).next().unwrap_or_default();
-        let twin = format!("[env: PORTLB_{}=", flag.to_uppercase().replace('-', "_"));
+        let variable = format!("[env: PORTLB_{}=", flag.to_uppercase().replace('-', "_"));
         assert!(
-            flag == "check-config" || help.contains(&twin),
-            "{twin} is not in\n{help}"
+            flag == "check-config" || help.contains(&variable),
+            "{variable} is not in\n{help}"
         );
     }
 }
 
 #[test]
-fn a_data_plane_and_a_peer_that_are_not_reached_have_one_warning_each() {
+fn a_data_plane_and_a_peer_that_cannot_be_reached_are_each_logged_once_at_warn() {
     let flags = [
         "--log-format=json",
         "--log-level=info,bgp_announcer=debug,bgp_speaker=debug",
@@ -112,13 +112,13 @@ fn a_data_plane_and_a_peer_that_are_not_reached_have_one_warning_each() {
     let mut child = command(&[USUAL, &flags].concat())
         .stderr(Stdio::piped())
         .spawn()
-        .expect("it starts");
-    let log = BufReader::new(child.stderr.take().expect("is piped"));
-    let mut lines = log.lines().map(|line| line.expect("text"));
+        .expect("the program starts");
+    let log = BufReader::new(child.stderr.take().expect("stderr is piped"));
+    let mut lines = log.lines().map(|line| line.expect("the log is text"));
     let (mut warnings, mut attempts, mut dials) = (Vec::new(), 0, 0);
     while attempts < 3 || dials < 2 {
-        let line = lines.next().expect("it lives on");
-        attempts += usize::from(line.contains("data plane not reached"));
+        let line = lines.next().expect("the program continues to run");
+        attempts += usize::from(line.contains("cannot reach the data plane"));
         dials += usize::from(line.contains("session did not come up"));
         if line.contains("\"WARN\"") {
             warnings.push(line);
@@ -129,10 +129,10 @@ fn a_data_plane_and_a_peer_that_are_not_reached_have_one_warning_each() {
     assert_eq!(wait(&mut child), Some(0));
     assert_eq!(warnings.len(), 2, "{warnings:#?}");
     let warning = |text: &str| {
-        let found = warnings.iter().find(|warning| warning.contains(text));
-        found.unwrap_or_else(|| panic!("no {text} in {warnings:#?}"))
+        let matching = warnings.iter().find(|warning| warning.contains(text));
+        matching.unwrap_or_else(|| panic!("{text} is not in {warnings:#?}"))
     };
-    warning("data plane not reached (--data-plane)");
+    warning("cannot reach the data plane (--data-plane)");
     let peer = warning("session did not come up");
     for part in ["\"peer\":\"127.80.0.1\"", "\"reason\":\"dial_failed\""] {
         assert!(peer.contains(part), "no {part} in {peer}");
@@ -145,12 +145,12 @@ fn json_logs_have_a_field_for_each_setting() {
         .env("PORTLB_HOLD_TIME", "30s")
         .stderr(Stdio::piped())
         .spawn()
-        .expect("it starts");
-    let log = BufReader::new(child.stderr.take().expect("is piped"));
-    let mut lines = log.lines().map(|line| line.expect("text"));
+        .expect("the program starts");
+    let log = BufReader::new(child.stderr.take().expect("stderr is piped"));
+    let mut lines = log.lines().map(|line| line.expect("the log is text"));
     let line = lines
         .find(|line| line.contains("\"message\":\"starting\""))
-        .expect("it logs its start");
+        .expect("the program logs its start");
     signal(&child, "-TERM");
     lines.for_each(drop);
     assert_eq!(wait(&mut child), Some(0));
@@ -168,11 +168,11 @@ fn json_logs_have_a_field_for_each_setting() {
 }
 
 #[test]
-fn a_misspelt_variable_is_warned_of_with_the_nearest_one() {
+fn a_misspelled_environment_variable_is_logged_at_warn_with_the_nearest_known_variable() {
     let output = command(&[USUAL, &["--check-config"]].concat())
         .env("PORTLB_HOLDTIME", "30s")
         .output()
-        .expect("it starts");
+        .expect("the program starts");
     assert_eq!(output.status.code(), Some(0));
     let text = String::from_utf8_lossy(&output.stderr);
     let lines: Vec<&str> = text.lines().collect();
@@ -190,18 +190,18 @@ fn a_misspelt_variable_is_warned_of_with_the_nearest_one() {
     assert_eq!(result, "bgp-announcer: flags and files are usable");
 }
 
-/// Starts it, and returns once it serves.
+/// Starts the program, and returns after it serves HTTP.
 fn start(flags: &[&str]) -> Child {
     let flags = [USUAL, flags, &["--log-format=json"]].concat();
     let mut child = command(&flags)
         .stderr(Stdio::piped())
         .spawn()
-        .expect("it starts");
-    let log = BufReader::new(child.stderr.take().expect("is piped"));
+        .expect("the program starts");
+    let log = BufReader::new(child.stderr.take().expect("stderr is piped"));
     let mut lines = log.lines();
-    let is_served = lines.any(|line| line.expect("text").contains("HTTP is served"));
-    assert!(is_served, "it ended");
-    // Its pipe must not fill.
+    let is_served = lines.any(|line| line.expect("the log is text").contains("HTTP is served"));
+    assert!(is_served, "the program ended");
+    // A full pipe would block the program.
     std::thread::spawn(move || lines.for_each(drop));
     child
 }
@@ -209,25 +209,28 @@ fn start(flags: &[&str]) -> Child {
 fn signal(child: &Child, name: &str) {
     let id = child.id().to_string();
     let status = Command::new("kill").args([name, &id]).status();
-    assert!(status.expect("kill is there").success());
+    assert!(status.expect("the program kill exists").success());
 }
 
 fn wait(child: &mut Child) -> Option<i32> {
     let deadline = Instant::now() + DEADLINE;
     loop {
-        if let Some(status) = child.try_wait().expect("it is ours") {
+        if let Some(status) = child
+            .try_wait()
+            .expect("the process is a child of the test")
+        {
             return status.code();
         }
         if Instant::now() > deadline {
-            child.kill().expect("it is ours");
-            panic!("it did not end");
+            child.kill().expect("the process is a child of the test");
+            panic!("the program did not end in time");
         }
         std::thread::sleep(Duration::from_millis(10));
     }
 }
 
 #[test]
-fn a_signal_ends_it_with_exit_code_0() {
+fn sigterm_and_sigint_end_the_program_with_exit_code_0() {
     for name in ["-TERM", "-INT"] {
         let mut child = start(&[]);
         signal(&child, name);

@@ -1,123 +1,144 @@
-//! What has become of each service address, in words.
+//! State of each service address, with an explanation.
 
 use std::net::IpAddr;
 
 use bgp_packet::IpNet;
 
-use super::{Announcements, Drain, Evidence, Form, Route, ServiceAddress};
+use super::{
+    AnnouncementForm, Announcements, DrainPhase, Evidence, NodeRouteState, ServiceAddress,
+};
 
-/// What has become of a service address.
+/// The state of a service address in the order of coming up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum State {
-    /// The data plane does not serve it.
+pub enum AddressState {
+    /// The data plane does not serve the address.
     NotServing,
-    /// Policy or settings do not allow it.
+    /// `--allowed-prefixes`, or a missing next hop or gateway, does not allow the announcement.
     Refused,
-    /// The node's route has not been acknowledged.
+    /// node-router has not confirmed the node route.
     WaitingForNodeRoute,
-    /// To be announced, and no established session carries it. [`Announcements`] knows no sessions:
-    /// `carried` puts this in the place of the next three.
+    /// The address is handed to the BGP sessions, but no established session carries it.
+    /// [`Announcements`] does not know the sessions and never returns this state. The module
+    /// `carried` replaces the states `Announced`, `LeastPreferred` and `Draining` with this state.
     WaitingForSession,
-    /// Announced.
     Announced,
-    /// Announced as least preferred: confirmed before, and the data plane or the node-router is
-    /// silent, or the address flaps.
+    /// Announced as least preferred, because the data plane or node-router is silent for longer
+    /// than its grace period, or because the address flaps.
     LeastPreferred,
-    /// Announced as least preferred by a drain.
+    /// Announced as least preferred because of a drain.
     Draining,
-    /// Served, and withdrawn or never announced because of a drain.
+    /// The data plane serves the address, but a drain has withdrawn it or prevents its
+    /// announcement.
     Drained,
 }
 
-/// A service address at a moment.
+/// The decision of [`Announcements`] about one service address.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Announcement {
-    /// What has become of it.
-    pub state: State,
-    /// The same in words, with the cause.
+pub struct AnnouncementDecision {
+    pub state: AddressState,
+    /// Explains the state to an operator. Can be empty.
     pub detail: String,
-    /// As announced, or as it would be.
+    /// The next hop with which the address is or would be announced. Unspecified address: the local
+    /// address of each session. `None`: the address is refused.
     pub next_hop: Option<IpAddr>,
 }
 
-/// How far the data plane is known.
+/// The state of the stream from the data plane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DataPlaneState {
-    /// Everything that exists has been reported, and the data plane is alive.
+    /// The data plane has reported every address, and is not silent.
     Synced,
-    /// Not everything has been reported.
+    /// A stream is open, but the data plane has not reported every address yet.
     Syncing,
-    /// There is no stream; the cause. The last reports still count.
+    /// No stream is open, for the contained reason. The grace period is not over, so the last
+    /// reports still count as confirmed.
     Lost(String),
-    /// Not heard for the timeout: what it served is least preferred.
+    /// The data plane has sent no message for the grace period, for the contained reason. Addresses
+    /// that it served are least preferred.
     Silent(String),
 }
 
 impl Announcements {
-    /// Each service address at this moment.
-    pub fn list(&self) -> impl Iterator<Item = (IpNet, Announcement)> {
+    /// Returns the decision about each service address.
+    pub fn list(&self) -> impl Iterator<Item = (IpNet, AnnouncementDecision)> {
         self.entries
             .iter()
             .map(|(prefix, entry)| (*prefix, self.announcement(prefix, entry)))
     }
 
-    /// Whether a problem with the node route of the prefix is known already.
+    /// Reports whether an earlier input reported a problem with the node route of `prefix`.
     pub(crate) fn has_route_problem(&self, prefix: &IpNet) -> bool {
         self.entries
             .get(prefix)
             .is_some_and(|entry| match &entry.route {
-                Route::Free | Route::Held => false,
-                Route::Asked { problem } | Route::Lost { problem, .. } => !problem.is_empty(),
+                NodeRouteState::Free | NodeRouteState::Held => false,
+                NodeRouteState::Requested { problem } | NodeRouteState::Lost { problem, .. } => {
+                    !problem.is_empty()
+                }
             })
     }
 
-    fn announcement(&self, prefix: &IpNet, entry: &ServiceAddress) -> Announcement {
-        let via = self.via(prefix);
-        let next_hop = via.as_ref().ok().map(|via| via.next_hop);
-        let (state, detail) = match (&via, entry.announced, self.drain) {
-            (Err(problem), _, _) => (State::Refused, problem.clone()),
-            (Ok(_), Some(Form::Normal), _) => (State::Announced, route_problem(&entry.route)),
-            (Ok(_), Some(Form::LeastPreferred), Drain::No) => (
-                State::LeastPreferred,
-                format!("least preferred: {}", self.silence(prefix, entry)),
+    fn announcement(&self, prefix: &IpNet, entry: &ServiceAddress) -> AnnouncementDecision {
+        let inbound = self.inbound_route(prefix);
+        let next_hop = inbound.as_ref().ok().map(|inbound| inbound.next_hop);
+        let (state, detail) = match (&inbound, entry.announced, self.drain) {
+            (Err(problem), _, _) => (AddressState::Refused, problem.clone()),
+            (Ok(_), Some(AnnouncementForm::Normal), _) => {
+                (AddressState::Announced, route_problem(&entry.route))
+            }
+            (Ok(_), Some(AnnouncementForm::LeastPreferred), DrainPhase::No) => (
+                AddressState::LeastPreferred,
+                format!(
+                    "least preferred: {}",
+                    self.least_preferred_reason(prefix, entry)
+                ),
             ),
-            (Ok(_), Some(Form::LeastPreferred), _) => (
-                State::Draining,
+            (Ok(_), Some(AnnouncementForm::LeastPreferred), _) => (
+                AddressState::Draining,
                 "announced with GRACEFUL_SHUTDOWN and LOCAL_PREF 0".to_owned(),
             ),
-            (Ok(_), None, Drain::Draining { .. } | Drain::Lingering { .. } | Drain::Done)
-                if self.serving(prefix, self.evaluated_at) == Evidence::Confirmed =>
-            {
-                (State::Drained, "withheld by a drain".to_owned())
-            }
             (
                 Ok(_),
                 None,
-                Drain::No | Drain::Draining { .. } | Drain::Lingering { .. } | Drain::Done,
+                DrainPhase::Draining { .. } | DrainPhase::Lingering { .. } | DrainPhase::Done,
+            ) if self.serving(prefix, self.evaluated_at) == Evidence::Confirmed => (
+                AddressState::Drained,
+                "not announced because of a drain".to_owned(),
+            ),
+            (
+                Ok(_),
+                None,
+                DrainPhase::No
+                | DrainPhase::Draining { .. }
+                | DrainPhase::Lingering { .. }
+                | DrainPhase::Done,
             ) => self.unannounced(prefix, entry),
         };
-        Announcement {
+        AnnouncementDecision {
             state,
             detail,
             next_hop,
         }
     }
 
-    fn unannounced(&self, prefix: &IpNet, entry: &ServiceAddress) -> (State, String) {
+    fn unannounced(&self, prefix: &IpNet, entry: &ServiceAddress) -> (AddressState, String) {
         if self.serving(prefix, self.evaluated_at) == Evidence::Confirmed {
-            return (State::WaitingForNodeRoute, route_problem(&entry.route));
+            return (
+                AddressState::WaitingForNodeRoute,
+                route_problem(&entry.route),
+            );
         }
         let detail = match &entry.report {
-            None => "the data plane has dropped it; its node route lingers".to_owned(),
+            None => "the data plane has removed the address; its node route lingers".to_owned(),
             Some(report) if !report.serving => report.detail.clone(),
             Some(_) => self.data_plane_silence(),
         };
-        (State::NotServing, detail)
+        (AddressState::NotServing, detail)
     }
 
-    /// Returns why the address is least preferred: it flaps, or which of the data plane and the
-    /// node-router is silent about it.
-    fn silence(&self, prefix: &IpNet, entry: &ServiceAddress) -> String {
+    /// Returns why the address is least preferred: the address flaps, or the data plane or
+    /// node-router is silent.
+    fn least_preferred_reason(&self, prefix: &IpNet, entry: &ServiceAddress) -> String {
         if entry.flaps.is_flapping() {
             return entry.flaps.to_string();
         }
@@ -132,18 +153,21 @@ impl Announcements {
         match self.data_plane.state(self.evaluated_at) {
             DataPlaneState::Silent(problem) | DataPlaneState::Lost(problem) => problem,
             DataPlaneState::Syncing | DataPlaneState::Synced => {
-                "the data plane has not told of it since it came back".to_owned()
+                "the data plane has not confirmed the address since its stream was opened again"
+                    .to_owned()
             }
         }
     }
 }
 
-fn route_problem(route: &Route) -> String {
+fn route_problem(route: &NodeRouteState) -> String {
     match route {
-        Route::Free | Route::Held => String::new(),
-        Route::Asked { problem } if problem.is_empty() => {
-            "the node route has not been acknowledged".to_owned()
+        NodeRouteState::Free | NodeRouteState::Held => String::new(),
+        NodeRouteState::Requested { problem } if problem.is_empty() => {
+            "node-router has not confirmed the node route".to_owned()
         }
-        Route::Asked { problem } | Route::Lost { problem, .. } => format!("node route: {problem}"),
+        NodeRouteState::Requested { problem } | NodeRouteState::Lost { problem, .. } => {
+            format!("node route: {problem}")
+        }
     }
 }

@@ -1,32 +1,35 @@
-//! Whether the data plane still confirms its reports.
+//! Tracking of whether the data plane still confirms its reports.
 
 use std::time::{Duration, Instant};
 
 use super::DataPlaneState;
 
-/// Streams are numbered. The reports of a stream are confirmed for the timeout after the last message,
-/// those of an earlier stream until the new one has reported everything, if that is sooner.
+/// The age of the reports of the data plane. Streams are numbered. A report of the newest stream is
+/// confirmed until no message has arrived for the timeout. A report of an earlier stream is
+/// confirmed until the timeout after the last message of the earlier stream. The mark synced of the
+/// newest stream removes the reports of earlier streams.
 #[derive(Clone, Debug)]
-pub(super) struct DataPlane {
+pub(super) struct DataPlaneLiveness {
     timeout: Duration,
     stream: u64,
     is_synced: bool,
-    /// Last message of the newest stream, or of an earlier one before its first.
-    heard_at: Instant,
-    /// When the reports of earlier streams were confirmed last.
-    earlier_heard_at: Instant,
-    /// Why there is no stream.
+    /// Time of the last message. Before the first message of the newest stream: time of the last
+    /// message of an earlier stream.
+    last_message_at: Instant,
+    /// Time of the last message of the last stream that was synced before the newest stream.
+    earlier_stream_confirmed_at: Instant,
+    /// The reason why no stream is open. `None`: a stream is open.
     lost: Option<String>,
 }
 
-impl DataPlane {
+impl DataPlaneLiveness {
     pub(super) fn new(timeout: Duration, now: Instant) -> Self {
         Self {
             timeout,
             stream: 0,
             is_synced: false,
-            heard_at: now,
-            earlier_heard_at: now,
+            last_message_at: now,
+            earlier_stream_confirmed_at: now,
             lost: Some("not reached yet".to_owned()),
         }
     }
@@ -37,19 +40,19 @@ impl DataPlane {
 
     pub(super) fn opened(&mut self) {
         if self.is_synced {
-            self.earlier_heard_at = self.heard_at;
+            self.earlier_stream_confirmed_at = self.last_message_at;
         }
         self.stream += 1;
         self.is_synced = false;
         self.lost = None;
     }
 
-    pub(super) fn heard(&mut self, now: Instant) {
-        self.heard_at = now;
+    pub(super) fn message_received(&mut self, now: Instant) {
+        self.last_message_at = now;
     }
 
     pub(super) fn synced(&mut self, now: Instant) {
-        self.heard_at = now;
+        self.last_message_at = now;
         self.is_synced = true;
     }
 
@@ -57,25 +60,25 @@ impl DataPlane {
         self.lost = Some(problem);
     }
 
-    /// Returns whether the reports of that stream are confirmed.
+    /// Reports whether reports of stream number `stream` are confirmed.
     pub(super) fn is_confirmed(&self, stream: u64, now: Instant) -> bool {
         let confirmed_at = if stream == self.stream || self.is_synced {
-            self.heard_at
+            self.last_message_at
         } else {
-            self.earlier_heard_at
+            self.earlier_stream_confirmed_at
         };
         now < confirmed_at + self.timeout
     }
 
     pub(super) fn deadlines(&self) -> [Option<Instant>; 2] {
         [
-            Some(self.heard_at + self.timeout),
-            (!self.is_synced).then(|| self.earlier_heard_at + self.timeout),
+            Some(self.last_message_at + self.timeout),
+            (!self.is_synced).then(|| self.earlier_stream_confirmed_at + self.timeout),
         ]
     }
 
     pub(super) fn state(&self, now: Instant) -> DataPlaneState {
-        let is_silent = self.heard_at + self.timeout <= now;
+        let is_silent = self.last_message_at + self.timeout <= now;
         match (&self.lost, is_silent) {
             (Some(problem), true) => DataPlaneState::Silent(format!("data plane: {problem}")),
             (Some(problem), false) => DataPlaneState::Lost(format!("data plane: {problem}")),

@@ -1,73 +1,71 @@
-//! Inputs and outputs of the announcements.
+//! Inputs and outputs of the state machine of the announcements.
 
 use std::net::IpAddr;
 
 use bgp_packet::{IpNet, PathAttributes};
 
-/// An event that may change the announcements.
+/// An event that can change the announcements.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Input {
-    /// A stream of the data plane has begun.
+pub enum AnnouncementInput {
+    /// A stream from the data plane has been opened.
     DataPlaneOpened,
-    /// The data plane reported a service address.
+    /// The data plane reported the state of a service address.
     ServiceAddress {
-        /// Without host bits.
+        /// Host bits are 0.
         prefix: IpNet,
-        /// Whether it can be served.
         serving: bool,
-        /// Why it cannot be served; empty if it can.
+        /// The reason why the address cannot be served. Empty if it is served.
         detail: String,
     },
-    /// The data plane dropped a service address.
+    /// The data plane removed a service address.
     ServiceAddressRemoved(IpNet),
-    /// The data plane has reported everything that exists.
+    /// The data plane has reported every existing service address.
     Synced,
-    /// The data plane is alive.
+    /// A sign of life of the data plane.
     Heartbeat,
-    /// The stream of the data plane has ended.
+    /// The stream from the data plane has ended, for the contained reason.
     DataPlaneLost(String),
-    /// The node's kernel holds the route.
+    /// The node's kernel holds the node route of the prefix.
     NodeRouteHeld(IpNet),
-    /// The node's kernel may not hold the route.
+    /// node-router no longer confirms the node route of the prefix.
     NodeRouteLost {
-        /// The prefix of the route.
         prefix: IpNet,
-        /// The cause, for the operator.
+        /// The reason, shown to the operator.
         problem: String,
-        /// The node-router does not answer, and the route stays as it is. Otherwise the node-router
-        /// says that the node does not hold the route.
+        /// `true`: node-router does not answer, and the kernel keeps the route as it was. `false`:
+        /// node-router reports that the node does not hold the route.
         is_unknown: bool,
     },
-    /// Whether at least one BGP session is established.
+    /// `true`: at least one BGP session is established. `false`: none is established.
     SessionsEstablished(bool),
-    /// An operator asks to move traffic away.
+    /// An operator requests that traffic moves to other load balancers.
     Drain,
-    /// Traffic may come again.
+    /// An operator reverts a drain.
     Undrain,
-    /// As `Drain`, and the process ends afterwards.
+    /// A signal requests a drain after which the process exits.
     Stop,
-    /// [`super::Announcements::next_deadline`] has come. Harmless at any other time.
+    /// [`super::Announcements::next_deadline`] is reached. This input can also be sent at any other
+    /// time.
     DeadlineReached,
 }
 
-/// What is to be done, in this order.
+/// An action that the owner of the state machine carries out, in the order of the outputs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Output {
-    /// Have the node route the prefix to the gateway until `Release`.
+pub enum AnnouncementOutput {
+    /// Hold a node route from the prefix to the gateway until `Release`.
     Hold {
-        /// The service address.
         prefix: IpNet,
-        /// The address of this pod.
+        /// The address of this pod that the node routes the prefix to.
         gateway: IpAddr,
     },
-    /// Give the node route up.
+    /// Release the node route of the prefix.
     Release(IpNet),
-    /// Announce, or replace what was announced.
+    /// Announce the prefix with these attributes, which replace the attributes of an earlier
+    /// announcement.
     Announce(IpNet, PathAttributes),
-    /// Withdraw.
     Withdraw(IpNet),
-    /// The drain is done.
+    /// The drain is done: every address is withdrawn, and the linger is over.
     Drained,
-    /// The process may end.
+    /// The process can exit.
     Stopped,
 }

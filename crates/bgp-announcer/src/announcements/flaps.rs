@@ -1,16 +1,17 @@
-//! Which service addresses stop being served again and again, and how long that counts.
+//! Detection of service addresses that flap.
 //!
 //! ```text
-//!           fourth loss within WINDOW               hold is over, lost again within it
+//!           fourth loss within WINDOW               end of the damping period, with a
+//!                                                   further loss in the period
 //!  Steady ───────────────────────────► Flapping ◄──────────────────────────────┐
-//!    ▲                                   │  └────────────── hold doubles ──────┘
+//!    ▲                                   │  └──── next period is twice as long ┘
 //!    └───────────────────────────────────┘
-//!      hold is over, without a further loss, or not served
+//!      end of the damping period, without a further loss in the period, or not served
 //! ```
-//!
-//! Each change of an announcement is a change of the routers' tables. An address whose real servers
-//! fail and recover several times a second would cost them hundreds of changes, so it stays least
-//! preferred meanwhile, served or not: routers take the other load balancers.
+//! Each change of an announcement changes the tables of the routers. An address whose real servers
+//! fail and recover several times a second would cause hundreds of changes. Instead, the address
+//! stays least preferred during a damping period, whether it is served or not, and routers send its
+//! traffic to the other load balancers.
 
 use std::{
     collections::VecDeque,
@@ -18,48 +19,52 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Losses within [`WINDOW`] that are withdrawn at once; the next one makes the address flap.
-const FREE_LOSSES: usize = 3;
+/// Number of losses within [`WINDOW`] that cause an immediate withdrawal. The next loss makes the
+/// address flap.
+const IMMEDIATE_WITHDRAWALS: usize = 3;
 
-/// Losses that are this old do not count.
+/// Age at which a loss no longer counts.
 const WINDOW: Duration = Duration::from_secs(30);
 
-/// The first hold. Each further one is twice as long.
-const FIRST_HOLD: Duration = Duration::from_secs(1);
+/// Length of the first damping period. Each further damping period is twice as long.
+const FIRST_DAMPING_PERIOD: Duration = Duration::from_secs(1);
 
-/// The longest hold, and so the longest time for which an address is announced that is not served.
-const LONGEST_HOLD: Duration = Duration::from_secs(30);
+/// Longest damping period. This is also the longest time for which an address is announced although
+/// it is not served.
+const LONGEST_DAMPING_PERIOD: Duration = Duration::from_secs(30);
 
-/// The losses of one service address.
+/// The recent losses of one service address. A loss: the data plane stops serving the announced
+/// address.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Flaps {
+pub(super) struct FlapDetector {
     was_served: bool,
-    /// The latest losses, the oldest first, at most [`FREE_LOSSES`].
+    /// The latest losses, oldest first, at most [`IMMEDIATE_WITHDRAWALS`].
     losses: VecDeque<Instant>,
-    hold: Option<Hold>,
-    /// End and length of the last hold.
-    last_hold: Option<(Instant, Duration)>,
+    damping_period: Option<DampingPeriod>,
+    /// End and length of the last damping period.
+    last_damping_period: Option<(Instant, Duration)>,
 }
 
-/// For which time the address is least preferred.
+/// A time in which the address is least preferred because it flaps.
 #[derive(Clone, Copy, Debug)]
-struct Hold {
+struct DampingPeriod {
     until: Instant,
     length: Duration,
-    /// The address was lost again since the hold began.
+    /// The address was lost again since the damping period began.
     is_lost_again: bool,
 }
 
-impl Flaps {
-    /// Takes note of whether the address is served now. A loss counts only while it is announced.
+impl FlapDetector {
+    /// Records whether the address is served now, and begins or ends a damping period. A loss
+    /// counts only while the address is announced.
     pub(super) fn evaluate(&mut self, is_served: bool, is_announced: bool, now: Instant) {
-        if let Some(hold) = self.hold
-            && hold.until <= now
+        if let Some(damping_period) = self.damping_period
+            && damping_period.until <= now
         {
-            self.hold = None;
-            self.last_hold = Some((now, hold.length));
-            if is_served && hold.is_lost_again {
-                self.begin_hold(now);
+            self.damping_period = None;
+            self.last_damping_period = Some((now, damping_period.length));
+            if is_served && damping_period.is_lost_again {
+                self.begin_damping_period(now);
             }
         }
         let is_lost = std::mem::replace(&mut self.was_served, is_served) && !is_served;
@@ -69,50 +74,51 @@ impl Flaps {
     }
 
     fn lost(&mut self, now: Instant) {
-        let is_frequent = self.losses.len() == FREE_LOSSES
+        let is_frequent = self.losses.len() == IMMEDIATE_WITHDRAWALS
             && self
                 .losses
                 .front()
                 .is_some_and(|oldest| now < *oldest + WINDOW);
-        if self.losses.len() == FREE_LOSSES {
+        if self.losses.len() == IMMEDIATE_WITHDRAWALS {
             self.losses.pop_front();
         }
         self.losses.push_back(now);
-        match &mut self.hold {
-            Some(hold) => hold.is_lost_again = true,
-            None if is_frequent => self.begin_hold(now),
+        match &mut self.damping_period {
+            Some(damping_period) => damping_period.is_lost_again = true,
+            None if is_frequent => self.begin_damping_period(now),
             None => {}
         }
     }
 
-    fn begin_hold(&mut self, now: Instant) {
-        let length = match self.last_hold {
-            Some((end, length)) if now < end + WINDOW => (length * 2).min(LONGEST_HOLD),
-            Some(_) | None => FIRST_HOLD,
+    fn begin_damping_period(&mut self, now: Instant) {
+        let length = match self.last_damping_period {
+            Some((end, length)) if now < end + WINDOW => (length * 2).min(LONGEST_DAMPING_PERIOD),
+            Some(_) | None => FIRST_DAMPING_PERIOD,
         };
-        self.hold = Some(Hold {
+        self.damping_period = Some(DampingPeriod {
             until: now + length,
             length,
             is_lost_again: false,
         });
     }
 
-    /// Whether the address is to be least preferred.
+    /// Reports whether a damping period runs, so that the address has to be least preferred.
     pub(super) fn is_flapping(&self) -> bool {
-        self.hold.is_some()
+        self.damping_period.is_some()
     }
 
-    /// When [`Self::evaluate`] is due.
+    /// Returns when the damping period ends and [`Self::evaluate`] has to be called.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.hold.map(|hold| hold.until)
+        self.damping_period
+            .map(|damping_period| damping_period.until)
     }
 }
 
-impl fmt::Display for Flaps {
+impl fmt::Display for FlapDetector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "flaps: the data plane stopped serving it more than {FREE_LOSSES} times within {} s",
+            "flaps: the data plane stopped serving the address more than {IMMEDIATE_WITHDRAWALS} times within {} s",
             WINDOW.as_secs()
         )
     }

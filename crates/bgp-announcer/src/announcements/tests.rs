@@ -17,7 +17,7 @@ fn net(text: &str) -> IpNet {
 fn config() -> AnnouncementsConfig {
     AnnouncementsConfig {
         allowed_prefixes: vec![net("10.1.1.0/24")],
-        ipv4: Some(Via {
+        ipv4: Some(InboundRoute {
             next_hop: [192, 0, 2, 11].into(),
             gateway: Some([10, 244, 1, 7].into()),
         }),
@@ -32,7 +32,7 @@ fn config() -> AnnouncementsConfig {
     }
 }
 
-/// Drives the announcements and writes down what they do.
+/// Sends inputs to the state machine and records inputs and outputs as text.
 struct Transcript {
     announcements: Announcements,
     start: Instant,
@@ -44,7 +44,7 @@ impl Transcript {
     fn new(config: AnnouncementsConfig) -> Self {
         let mut this = Self::without_session(config);
         this.announcements
-            .handle(Input::SessionsEstablished(true), this.now);
+            .handle(AnnouncementInput::SessionsEstablished(true), this.now);
         this
     }
 
@@ -58,29 +58,29 @@ impl Transcript {
         }
     }
 
-    /// One address is announced.
+    /// Returns a state machine that announces 10.1.1.1/32, with an empty transcript.
     fn announced(config: AnnouncementsConfig) -> Self {
         Self::new(config).announce()
     }
 
     fn announce(mut self) -> Self {
         self.feed_all([
-            Input::DataPlaneOpened,
+            AnnouncementInput::DataPlaneOpened,
             serving("10.1.1.1/32"),
-            Input::Synced,
-            Input::NodeRouteHeld(net("10.1.1.1/32")),
+            AnnouncementInput::Synced,
+            AnnouncementInput::NodeRouteHeld(net("10.1.1.1/32")),
         ]);
         assert!(
             self.announcements
                 .entries
                 .values()
-                .all(|it| it.announced == Some(Form::Normal))
+                .all(|it| it.announced == Some(AnnouncementForm::Normal))
         );
         self.text.clear();
         self
     }
 
-    fn feed(&mut self, input: Input) -> Vec<Output> {
+    fn feed(&mut self, input: AnnouncementInput) -> Vec<AnnouncementOutput> {
         let seconds = (self.now - self.start).as_secs_f64();
         writeln!(self.text, "{seconds}: {}", show_input(&input)).unwrap();
         let outputs = self.announcements.handle(input, self.now);
@@ -90,7 +90,7 @@ impl Transcript {
         outputs
     }
 
-    fn feed_all(&mut self, inputs: impl IntoIterator<Item = Input>) {
+    fn feed_all(&mut self, inputs: impl IntoIterator<Item = AnnouncementInput>) {
         for input in inputs {
             self.feed(input);
         }
@@ -100,19 +100,24 @@ impl Transcript {
         self.now += Duration::from_secs(seconds);
     }
 
-    /// Lets time pass from deadline to deadline, for so many of them.
+    /// Advances the time to the next deadline, as often as `deadlines` says.
     fn wait(&mut self, deadlines: usize) {
         for _ in 0..deadlines {
-            self.now = self.announcements.next_deadline().expect("a deadline");
-            self.feed(Input::DeadlineReached);
+            self.now = self
+                .announcements
+                .next_deadline()
+                .expect("a deadline exists");
+            self.feed(AnnouncementInput::DeadlineReached);
         }
     }
 
-    /// The data plane stays alive meanwhile.
+    /// Advances the time, with a heartbeat of the data plane in each second.
     fn wait_alive(&mut self, seconds: u64) {
         for _ in 0..seconds {
             self.pass(1);
-            let heartbeat = self.announcements.handle(Input::Heartbeat, self.now);
+            let heartbeat = self
+                .announcements
+                .handle(AnnouncementInput::Heartbeat, self.now);
             if !heartbeat.is_empty() {
                 let seconds = (self.now - self.start).as_secs_f64();
                 writeln!(self.text, "{seconds}: time passes").unwrap();
@@ -135,82 +140,82 @@ impl Transcript {
     }
 }
 
-fn serving(prefix: &str) -> Input {
-    Input::ServiceAddress {
+fn serving(prefix: &str) -> AnnouncementInput {
+    AnnouncementInput::ServiceAddress {
         prefix: net(prefix),
         serving: true,
         detail: String::new(),
     }
 }
 
-fn not_serving(prefix: &str) -> Input {
-    Input::ServiceAddress {
+fn not_serving(prefix: &str) -> AnnouncementInput {
+    AnnouncementInput::ServiceAddress {
         prefix: net(prefix),
         serving: false,
         detail: "no healthy real server".into(),
     }
 }
 
-fn route_lost(is_unknown: bool) -> Input {
-    Input::NodeRouteLost {
+fn route_lost(is_unknown: bool) -> AnnouncementInput {
+    AnnouncementInput::NodeRouteLost {
         prefix: net("10.1.1.1/32"),
         problem: "connection refused".into(),
         is_unknown,
     }
 }
 
-fn show_input(input: &Input) -> String {
+fn show_input(input: &AnnouncementInput) -> String {
     match input {
-        Input::ServiceAddress {
+        AnnouncementInput::ServiceAddress {
             prefix,
             serving: true,
             ..
         } => format!("serving {prefix}"),
-        Input::ServiceAddress { prefix, .. } => format!("not serving {prefix}"),
-        Input::ServiceAddressRemoved(prefix) => format!("removed {prefix}"),
-        Input::NodeRouteHeld(prefix) => format!("route held {prefix}"),
-        Input::NodeRouteLost {
+        AnnouncementInput::ServiceAddress { prefix, .. } => format!("not serving {prefix}"),
+        AnnouncementInput::ServiceAddressRemoved(prefix) => format!("removed {prefix}"),
+        AnnouncementInput::NodeRouteHeld(prefix) => format!("route held {prefix}"),
+        AnnouncementInput::NodeRouteLost {
             prefix,
             is_unknown: true,
             ..
         } => format!("node-router lost, route unknown {prefix}"),
-        Input::NodeRouteLost { prefix, .. } => format!("route lost {prefix}"),
-        other @ (Input::DataPlaneOpened
-        | Input::Synced
-        | Input::Heartbeat
-        | Input::DataPlaneLost(_)
-        | Input::SessionsEstablished(_)
-        | Input::Drain
-        | Input::Undrain
-        | Input::Stop
-        | Input::DeadlineReached) => format!("{other:?}"),
+        AnnouncementInput::NodeRouteLost { prefix, .. } => format!("route lost {prefix}"),
+        other @ (AnnouncementInput::DataPlaneOpened
+        | AnnouncementInput::Synced
+        | AnnouncementInput::Heartbeat
+        | AnnouncementInput::DataPlaneLost(_)
+        | AnnouncementInput::SessionsEstablished(_)
+        | AnnouncementInput::Drain
+        | AnnouncementInput::Undrain
+        | AnnouncementInput::Stop
+        | AnnouncementInput::DeadlineReached) => format!("{other:?}"),
     }
 }
 
-fn show_output(output: &Output) -> String {
+fn show_output(output: &AnnouncementOutput) -> String {
     match output {
-        Output::Hold { prefix, gateway } => format!("hold {prefix} via {gateway}"),
-        Output::Release(prefix) => format!("release {prefix}"),
-        Output::Announce(prefix, attributes) => {
+        AnnouncementOutput::Hold { prefix, gateway } => format!("hold {prefix} via {gateway}"),
+        AnnouncementOutput::Release(prefix) => format!("release {prefix}"),
+        AnnouncementOutput::Announce(prefix, attributes) => {
             let communities = attributes.communities.iter().map(ToString::to_string);
             let communities = communities.collect::<Vec<_>>().join(" ");
             let local_pref = attributes.local_pref.unwrap();
             let text = format!("announce {prefix} local_pref {local_pref} {communities}");
             text.trim_end().to_owned()
         }
-        Output::Withdraw(prefix) => format!("withdraw {prefix}"),
-        Output::Drained => "drained".into(),
-        Output::Stopped => "stopped".into(),
+        AnnouncementOutput::Withdraw(prefix) => format!("withdraw {prefix}"),
+        AnnouncementOutput::Drained => "drained".into(),
+        AnnouncementOutput::Stopped => "stopped".into(),
     }
 }
 
 #[test]
-fn an_address_is_announced_once_its_route_is_held() {
+fn an_address_is_announced_after_its_node_route_is_held() {
     let mut transcript = Transcript::new(config());
     transcript.feed_all([
-        Input::DataPlaneOpened,
+        AnnouncementInput::DataPlaneOpened,
         not_serving("10.1.1.1/32"),
-        Input::Synced,
+        AnnouncementInput::Synced,
     ]);
     expect![[r#"
         10.1.1.1/32 NotServing: no healthy real server
@@ -218,10 +223,10 @@ fn an_address_is_announced_once_its_route_is_held() {
     .assert_eq(&transcript.state());
     transcript.feed(serving("10.1.1.1/32"));
     expect![[r#"
-        10.1.1.1/32 WaitingForNodeRoute: the node route has not been acknowledged
+        10.1.1.1/32 WaitingForNodeRoute: node-router has not confirmed the node route
     "#]]
     .assert_eq(&transcript.state());
-    transcript.feed(Input::NodeRouteHeld(net("10.1.1.1/32")));
+    transcript.feed(AnnouncementInput::NodeRouteHeld(net("10.1.1.1/32")));
     expect![[r#"
         10.1.1.1/32 Announced: 
     "#]]
@@ -238,11 +243,11 @@ fn an_address_is_announced_once_its_route_is_held() {
 }
 
 #[test]
-fn without_a_gateway_no_route_is_waited_for() {
+fn without_a_gateway_an_address_is_announced_without_a_node_route() {
     let mut config = config();
     config.ipv4.as_mut().unwrap().gateway = None;
     let mut transcript = Transcript::new(config);
-    transcript.feed_all([Input::DataPlaneOpened, serving("10.1.1.1/32")]);
+    transcript.feed_all([AnnouncementInput::DataPlaneOpened, serving("10.1.1.1/32")]);
     transcript.check(&expect![[r#"
         0: DataPlaneOpened
         0: serving 10.1.1.1/32
@@ -251,7 +256,7 @@ fn without_a_gateway_no_route_is_waited_for() {
 }
 
 #[test]
-fn a_route_outlives_its_announcement_by_the_linger() {
+fn a_node_route_is_released_after_the_withdrawal_and_the_linger() {
     let mut transcript = Transcript::announced(config());
     transcript.feed(not_serving("10.1.1.1/32"));
     transcript.wait_alive(6);
@@ -264,7 +269,7 @@ fn a_route_outlives_its_announcement_by_the_linger() {
 }
 
 #[test]
-fn an_address_that_is_served_again_within_the_linger_needs_no_new_route() {
+fn an_address_that_is_served_again_within_the_linger_keeps_its_node_route() {
     let mut transcript = Transcript::announced(config());
     transcript.feed(not_serving("10.1.1.1/32"));
     transcript.wait_alive(3);
@@ -279,12 +284,12 @@ fn an_address_that_is_served_again_within_the_linger_needs_no_new_route() {
 }
 
 #[test]
-fn a_route_that_was_never_used_is_released_at_once() {
+fn the_node_route_of_an_address_that_was_never_announced_is_released_immediately() {
     let mut transcript = Transcript::new(config());
     transcript.feed_all([
-        Input::DataPlaneOpened,
+        AnnouncementInput::DataPlaneOpened,
         serving("10.1.1.1/32"),
-        Input::ServiceAddressRemoved(net("10.1.1.1/32")),
+        AnnouncementInput::ServiceAddressRemoved(net("10.1.1.1/32")),
     ]);
     transcript.check(&expect![[r#"
         0: DataPlaneOpened
@@ -297,12 +302,12 @@ fn a_route_that_was_never_used_is_released_at_once() {
 }
 
 #[test]
-fn what_policy_does_not_allow_is_refused_and_never_touches_the_node() {
+fn a_prefix_outside_of_the_allowed_prefixes_is_refused_and_gets_no_node_route() {
     let mut transcript = Transcript::new(config());
     transcript.feed_all([
-        Input::DataPlaneOpened,
+        AnnouncementInput::DataPlaneOpened,
         serving("10.9.9.9/32"),
-        // An allowed range does not allow what contains it.
+        // This prefix contains the allowed range and is not itself allowed.
         serving("10.1.0.0/16"),
         serving("fd00::1/128"),
     ]);

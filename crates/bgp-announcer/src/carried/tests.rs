@@ -50,8 +50,8 @@ fn established() -> PeerStatus {
     peer(SessionState::Established, &Family::ALL)
 }
 
-fn planned(state: State, next_hop: &str) -> announcements::Announcement {
-    announcements::Announcement {
+fn decision(state: AddressState, next_hop: &str) -> AnnouncementDecision {
+    AnnouncementDecision {
         state,
         detail: String::new(),
         next_hop: Some(next_hop.parse().unwrap()),
@@ -59,35 +59,41 @@ fn planned(state: State, next_hop: &str) -> announcements::Announcement {
 }
 
 #[track_caller]
-fn check(prefix: &str, next_hop: &str, peers: &[PeerStatus], impossible: bool, reason: &str) {
+fn check(prefix: &str, next_hop: &str, peers: &[PeerStatus], is_not_carriable: bool, reason: &str) {
     let prefix = prefix.parse().unwrap();
-    let planned = planned(State::Announced, next_hop);
-    let hop = planned.next_hop;
-    let shown = published(&prefix, planned, Vec::new(), &[], peers);
-    assert_eq!(shown.state, State::WaitingForSession);
-    assert_eq!(shown.detail, format!("no session carries it: {reason}"));
-    assert_eq!(is_impossible(&prefix, hop, &[], peers), impossible);
+    let decision = decision(AddressState::Announced, next_hop);
+    let hop = decision.next_hop;
+    let shown = announcement_status(&prefix, decision, Vec::new(), &[], peers);
+    assert_eq!(shown.state, AddressState::WaitingForSession);
+    assert_eq!(
+        shown.detail,
+        format!("no session carries the address: {reason}")
+    );
+    assert_eq!(
+        no_session_can_carry(&prefix, hop, &[], peers),
+        is_not_carriable
+    );
 }
 
 #[test]
-fn an_address_that_no_session_carries_waits_and_says_why() {
+fn an_address_that_no_session_carries_waits_for_a_session_with_the_reason() {
     let down = peer(SessionState::Active, &[]);
-    let reason = "reflector: its session is not established";
+    let reason = "reflector: the session is not established";
     check(IPV4, "192.0.2.11", &[down], false, reason);
-    let reason = "reflector: not written to its socket yet";
+    let reason = "reflector: not written to the socket yet";
     check(IPV4, "192.0.2.11", &[established()], false, reason);
     let only_ipv4 = peer(SessionState::Established, &[Family::Ipv4Unicast]);
-    let reason = "reflector: the peer does not take IPv6 unicast";
+    let reason = "reflector: the peer does not accept IPv6 unicast";
     check(IPV6, "2001:db8::11", &[only_ipv4], true, reason);
     let reason = "reflector: the session runs over IPv4, so --next-hop self has no address for IPv6 \
-                  unicast: give --next-hop an address of that family";
+                      unicast: add an address of this family to --next-hop";
     check(IPV6, "::", &[established()], true, reason);
     let reason = "reflector: the next hop 192.0.2.2 is the peer itself";
     check(IPV4, "192.0.2.2", &[established()], true, reason);
 }
 
 #[test]
-fn a_community_that_keeps_the_path_from_the_peer_is_the_reason() {
+fn no_session_can_carry_an_address_with_a_community_that_forbids_its_export() {
     let prefix = IPV4.parse().unwrap();
     let hop = Some("192.0.2.11".parse().unwrap());
     let mut external = established();
@@ -98,26 +104,30 @@ fn a_community_that_keeps_the_path_from_the_peer_is_the_reason() {
         (Community::NO_EXPORT, external, true),
         (Community::GRACEFUL_SHUTDOWN, established(), false),
     ] {
-        let found = is_impossible(&prefix, hop, &[community], &[peer]);
-        assert_eq!(found, expected, "{community}");
+        let actual = no_session_can_carry(&prefix, hop, &[community], &[peer]);
+        assert_eq!(actual, expected, "{community}");
     }
 }
 
 #[test]
-fn what_a_session_carries_has_the_state_of_the_plan() {
-    for state in [State::Announced, State::LeastPreferred, State::Draining] {
+fn an_address_that_a_session_carries_has_the_decided_state() {
+    for state in [
+        AddressState::Announced,
+        AddressState::LeastPreferred,
+        AddressState::Draining,
+    ] {
         let prefix = IPV4.parse().unwrap();
         let carried_by = vec!["reflector".to_owned()];
-        let planned = planned(state, "192.0.2.11");
-        let shown = published(&prefix, planned, carried_by, &[], &[established()]);
+        let decision = decision(state, "192.0.2.11");
+        let shown = announcement_status(&prefix, decision, carried_by, &[], &[established()]);
         assert_eq!((shown.state, shown.announced_to.len()), (state, 1));
     }
-    // `Announcements` has withdrawn it; the session sends the withdrawal in a moment.
-    let planned = planned(State::NotServing, "192.0.2.11");
+    // The state machine has withdrawn the address, but the session has not sent the withdrawal yet.
+    let decision = decision(AddressState::NotServing, "192.0.2.11");
     let carried_by = vec!["reflector".to_owned()];
-    let shown = published(&IPV4.parse().unwrap(), planned, carried_by, &[], &[]);
+    let shown = announcement_status(&IPV4.parse().unwrap(), decision, carried_by, &[], &[]);
     assert_eq!(
         (shown.state, shown.announced_to.len()),
-        (State::NotServing, 0)
+        (AddressState::NotServing, 0)
     );
 }

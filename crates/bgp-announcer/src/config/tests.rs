@@ -11,7 +11,8 @@ const USUAL: &[&str] = &[
     "--allowed-prefixes=10.1.1.0/24",
 ];
 
-/// The usual flags, of which those of the same name are replaced.
+/// Resolves the usual flags. `flags` replace usual flags of the same name; a name without a value
+/// removes the usual flag.
 fn resolve(flags: &[&str]) -> Result<Config, String> {
     let name = |flag: &str| flag.split('=').next().unwrap_or_default().to_owned();
     let usual = USUAL
@@ -29,20 +30,20 @@ fn resolve(flags: &[&str]) -> Result<Config, String> {
 }
 
 #[track_caller]
-fn check_refused(flags: &[&str], expected: &str) {
-    assert_eq!(resolve(flags).expect_err("must be refused"), expected);
+fn check_rejected(flags: &[&str], expected: &str) {
+    assert_eq!(resolve(flags).expect_err("the flag is invalid"), expected);
 }
 
 #[test]
-fn the_usual_flags_are_enough() {
+fn the_usual_flags_give_a_valid_configuration() {
     let config = resolve(&[]).unwrap();
     assert_eq!(config.speaker.router_id.to_string(), "10.244.1.7");
-    let via = config.announcements.ipv4.unwrap();
-    assert_eq!(via.next_hop.to_string(), "192.0.2.11");
-    assert_eq!(via.gateway.unwrap().to_string(), "10.244.1.7");
+    let inbound = config.announcements.ipv4.unwrap();
+    assert_eq!(inbound.next_hop.to_string(), "192.0.2.11");
+    assert_eq!(inbound.gateway.unwrap().to_string(), "10.244.1.7");
     assert_eq!(config.announcements.ipv6, None);
     let [peer] = &config.peers.peers[..] else {
-        panic!("one peer: {config:?}");
+        panic!("expected one peer: {config:?}");
     };
     assert!(peer.active && !peer.passive);
     assert_eq!(peer.session.peer_asn, Some(Asn(64512)));
@@ -50,19 +51,19 @@ fn the_usual_flags_are_enough() {
 }
 
 #[test]
-fn a_gateway_is_any_address_of_a_host_and_a_next_hop_one_that_routers_accept() {
+fn a_gateway_can_be_any_host_address_and_a_next_hop_any_address_that_routers_accept() {
     let config = resolve(&["--gateway=240.0.1.7"]).unwrap();
     let gateway = config.announcements.ipv4.unwrap().gateway.unwrap();
     assert_eq!(gateway.to_string(), "240.0.1.7");
-    check_refused(
+    check_rejected(
         &["--next-hop=240.0.1.7"],
-        "--next-hop `240.0.1.7` is no address of a host in the network: give an IPv4 address, an \
-         IPv6 address, both, or self, separated by a comma",
+        "--next-hop `240.0.1.7` is not a unicast address of a host: give an IPv4 address, an IPv6 \
+                 address, both, or self, separated by a comma",
     );
 }
 
 #[test]
-fn next_hop_self_serves_both_families() {
+fn next_hop_self_is_valid_for_both_address_families() {
     let config = resolve(&[
         "--next-hop=self",
         "--gateway=10.244.1.7,fd00::7",
@@ -74,68 +75,67 @@ fn next_hop_self_serves_both_families() {
 }
 
 #[test]
-fn without_a_node_router_no_gateway_is_needed() {
+fn a_gateway_is_not_required_without_a_node_router() {
     let config = resolve(&["--node-router=none", "--gateway", "--router-id=10.0.0.1"]).unwrap();
     assert_eq!(config.announcements.ipv4.unwrap().gateway, None);
 }
 
 #[test]
-fn an_unusable_flag_is_refused_with_what_is_allowed() {
-    check_refused(
+fn an_invalid_flag_is_rejected_with_the_allowed_values() {
+    check_rejected(
         &["--gateway"],
-        "--gateway is missing: give the addresses of this pod that the node shall route service \
-         addresses to, such as --gateway 10.244.1.7, or --node-router none where no node route is \
-         needed",
+        "--gateway is missing: give the addresses of this pod as the targets of node routes, such \
+                 as --gateway 10.244.1.7, or --node-router none if no node route is needed",
     );
-    check_refused(
+    check_rejected(
         &["--gateway=10.244.1.7,10.244.1.8"],
-        "--gateway `10.244.1.8` is the second of its family: give an IPv4 address, an IPv6 \
+        "--gateway `10.244.1.8` is the second address of its family: give an IPv4 address, an IPv6 \
          address, or both, separated by a comma",
     );
-    check_refused(
+    check_rejected(
         &["--next-hop=127.0.0.1"],
-        "--next-hop `127.0.0.1` is no address of a host in the network: give an IPv4 address, an \
-         IPv6 address, both, or self, separated by a comma",
+        "--next-hop `127.0.0.1` is not a unicast address of a host: give an IPv4 address, an IPv6 \
+                 address, both, or self, separated by a comma",
     );
-    // The reflector refuses such a next hop, too.
-    check_refused(
+    // A route reflector rejects a path with a link-local next hop.
+    check_rejected(
         &["--next-hop=fe80::1"],
-        "--next-hop `fe80::1` is no address of a host in the network: give an IPv4 address, an \
-         IPv6 address, both, or self, separated by a comma",
+        "--next-hop `fe80::1` is not a unicast address of a host: give an IPv4 address, an IPv6 \
+                 address, both, or self, separated by a comma",
     );
-    check_refused(
+    check_rejected(
         &["--gateway=fd00::7", "--next-hop=self"],
-        "--router-id is missing, and --gateway has no IPv4 address to use in its place: give an \
-         id that no other speaker has, such as --router-id 10.244.1.7",
+        "--router-id is missing, and --gateway has no IPv4 address as its default: give an id that \
+                 no other BGP speaker has, such as --router-id 10.244.1.7",
     );
-    check_refused(
+    check_rejected(
         &["--router-id=0.0.0.0"],
-        "--router-id 0.0.0.0 is not allowed: give an id that no other speaker has, such as this \
-         pod's IPv4 address",
+        "--router-id 0.0.0.0 is not allowed: give an id that no other BGP speaker has, such as the \
+                 IPv4 address of this pod",
     );
-    check_refused(
+    check_rejected(
         &["--asn=0"],
-        "--asn 0 is reserved: give an AS number from 1 to 4294967294, a private one such as 64512 \
-         if you have none",
+        "--asn 0 is reserved: give an AS number from 1 to 4294967294, or a private AS number such \
+                 as 64512",
     );
-    check_refused(
+    check_rejected(
         &["--asn=4294967295"],
-        "--asn 4294967295 is reserved: give an AS number from 1 to 4294967294, a private one such \
-         as 64512 if you have none",
+        "--asn 4294967295 is reserved: give an AS number from 1 to 4294967294, or a private AS \
+                 number such as 64512",
     );
-    check_refused(
+    check_rejected(
         &["--allowed-prefixes=10.1.1.1/24"],
         "--allowed-prefixes: 10.1.1.1/24 has bits set to the right of its length; write 10.1.1.0/24",
     );
-    check_refused(
+    check_rejected(
         &["--allowed-prefixes=0.0.0.0/0"],
-        "--allowed-prefixes 0.0.0.0/0 is every address: give the service ranges alone, such as \
-         10.1.1.0/24",
+        "--allowed-prefixes 0.0.0.0/0 contains every address: give only the service ranges, such as \
+                 10.1.1.0/24",
     );
-    check_refused(
+    check_rejected(
         &["--allowed-prefixes=::/0"],
-        "--allowed-prefixes ::/0 is every address: give the service ranges alone, such as \
-         10.1.1.0/24",
+        "--allowed-prefixes ::/0 contains every address: give only the service ranges, such as \
+                 10.1.1.0/24",
     );
     for (prefix, reserved) in [
         ("0.0.0.0/8", "0.0.0.0/8"),
@@ -147,69 +147,69 @@ fn an_unusable_flag_is_refused_with_what_is_allowed() {
         ("fe80::/10", "fe80::/10"),
         ("ff00::/8", "ff00::/8"),
     ] {
-        check_refused(
+        check_rejected(
             &[&format!("--allowed-prefixes={prefix}")],
             &format!(
                 "--allowed-prefixes {prefix} overlaps {reserved}, in which no address belongs to a \
-                 single host: give the service ranges alone, such as 10.1.1.0/24"
+                 single host: give only the service ranges, such as 10.1.1.0/24"
             ),
         );
     }
-    check_refused(
+    check_rejected(
         &["--allowed-prefixes=10.1.1.0/24,fd01::/64"],
-        "--allowed-prefixes: fd01::/64 can never be announced, since --next-hop or --gateway names \
-         no IPv6 address; add one, or leave fd01::/64 out",
+        "--allowed-prefixes: fd01::/64 can never be announced, because --next-hop or --gateway has \
+                 no IPv6 address; add an IPv6 address, or omit fd01::/64",
     );
     for hold_time in ["2s", "1500ms", "65536s", "9"] {
-        check_refused(
+        check_rejected(
             &[&format!("--hold-time={hold_time}")],
             &format!(
-                "--hold-time `{hold_time}` is not allowed: give whole seconds, 3s to 65535s, or 0 \
-                 for none; 3s is the fastest detection that the protocol allows"
+                "--hold-time `{hold_time}` is not allowed: give whole seconds from 3s to 65535s, \
+                                 or 0 for no hold time; BGP allows no hold time below 3s"
             ),
         );
     }
-    check_refused(
+    check_rejected(
         &["--data-plane-timeout=100ms"],
-        "--data-plane-timeout 100 ms is too short: a data plane that is only busy would cost every \
-         announcement; give at least 500ms",
+        "--data-plane-timeout 100 ms is too short: a pause of a busy data plane would make every \
+                 address least preferred; give at least 500ms",
     );
-    check_refused(
-        &["--node-router=nobody"],
-        "--node-router `nobody`: expected http://ADDRESS:PORT with a numeric address, such as \
-         http://127.0.0.1:PORT, or unix:PATH, or none where no node route is needed",
+    check_rejected(
+        &["--node-router=nowhere"],
+        "--node-router `nowhere`: expected http://ADDRESS:PORT with a numeric address, such as \
+                 http://127.0.0.1:PORT, or unix:PATH, or none if no node route is needed",
     );
     for second in ["192.0.2.2", "192.0.2.2:179,name=b"] {
-        check_refused(
+        check_rejected(
             &[&format!("--peer=192.0.2.2 {second}")],
-            "--peer: 192.0.2.2:179 is given twice; give each peer once, since name=NAME makes no \
-             other of it",
+            "--peer: 192.0.2.2:179 is given twice; each address may be listed once, a different \
+                         name= does not make a second peer",
         );
     }
-    check_refused(
+    check_rejected(
         &["--peer=192.0.2.2,name=a 192.0.2.3,name=a"],
-        "--peer: peer name `a` is used twice; give each peer once, or name=NAME to each",
+        "--peer: peer name `a` is used twice; list each peer once, or give each peer its own name=NAME",
     );
-    check_refused(
+    check_rejected(
         &["--gateway=10.1.1.7"],
         "--gateway `10.1.1.7` lies within 10.1.1.0/24 of --allowed-prefixes, but the address of a \
-         pod or node cannot be a service address; give ranges apart from it",
+                 pod or node cannot be a service address; give service ranges without this address",
     );
-    check_refused(
+    check_rejected(
         &["--next-hop=10.1.1.11"],
         "--next-hop `10.1.1.11` lies within 10.1.1.0/24 of --allowed-prefixes, but the address of \
-         a pod or node cannot be a service address; give ranges apart from it",
+                 a pod or node cannot be a service address; give service ranges without this address",
     );
 }
 
 #[test]
-fn a_value_of_another_form_is_refused_with_its_flag_and_an_example() {
+fn a_malformed_value_is_rejected_with_its_flag_and_an_example() {
     for (flag, value, allowed) in [
         ("--asn", "AS65000", "4294967295"),
         ("--peer", "reflector:179", "192.0.2.2"),
         ("--communities", "65000:99999", "0 to 65535"),
     ] {
-        let problem = resolve(&[&format!("{flag}={value}")]).expect_err("must be refused");
+        let problem = resolve(&[&format!("{flag}={value}")]).expect_err("the flag is invalid");
         for part in [flag, value, allowed] {
             assert!(problem.contains(part), "{part}: {problem}");
         }
@@ -217,7 +217,7 @@ fn a_value_of_another_form_is_refused_with_its_flag_and_an_example() {
 }
 
 #[test]
-fn the_longest_retry_fits_each_grace_period() {
+fn the_longest_retry_is_at_most_a_quarter_of_each_grace_period() {
     let longest_retry = |flags: &[&str]| resolve(flags).map(|config| config.longest_retry);
     let milliseconds = Duration::from_millis;
     assert_eq!(longest_retry(&[]), Ok(milliseconds(500)));
@@ -229,13 +229,13 @@ fn the_longest_retry_fits_each_grace_period() {
         longest_retry(&["--node-route-timeout=0", "--longest-retry=1s"]),
         Ok(milliseconds(1000))
     );
-    check_refused(
+    check_rejected(
         &["--longest-retry=600ms"],
         "--node-route-timeout 2000 ms is shorter than 4 times --longest-retry 600 ms: a daemon \
          that comes back in time could be reached too late; give --node-route-timeout at least 2400 \
          ms, or a shorter --longest-retry",
     );
-    check_refused(
+    check_rejected(
         &["--longest-retry=2s", "--node-route-timeout=1m"],
         "--data-plane-timeout 5000 ms is shorter than 4 times --longest-retry 2000 ms: a daemon \
          that comes back in time could be reached too late; give --data-plane-timeout at least 8000 \
@@ -244,7 +244,7 @@ fn the_longest_retry_fits_each_grace_period() {
 }
 
 #[test]
-fn a_peer_has_its_own_key_or_that_of_all() {
+fn a_peer_uses_its_own_key_or_the_key_of_all_peers() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str| folder.path().join(name).display().to_string();
     for name in ["all", "own"] {
@@ -279,12 +279,12 @@ fn a_peer_has_its_own_key_or_that_of_all() {
              user may read: No such file or directory (os error 2)",
             file("none")
         );
-        check_refused(&[&flag], &expected);
+        check_rejected(&[&flag], &expected);
     }
 }
 
 #[test]
-fn the_token_of_holds_is_sent_over_a_unix_socket_alone_and_can_be_read_at_the_start() {
+fn the_hold_token_requires_a_unix_socket_and_is_read_at_the_start() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("token");
     let flag = format!("--hold-token-file={}", file.display());
@@ -299,7 +299,10 @@ fn the_token_of_holds_is_sent_over_a_unix_socket_alone_and_can_be_read_at_the_st
     assert!(!format!("{config:?}").contains("first"));
     assert_eq!(resolve(&[]).unwrap().hold_token, None);
     for (node_router, part) in [
-        ("--node-router=http://127.0.0.1:50054", "unix socket only"),
+        (
+            "--node-router=http://127.0.0.1:50054",
+            "only over a unix socket",
+        ),
         ("--node-router=none", "no effect"),
     ] {
         let problem = resolve(&[&flag, node_router]).unwrap_err();

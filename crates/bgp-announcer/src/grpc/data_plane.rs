@@ -1,4 +1,4 @@
-//! What the data plane tells, whatever happens to the stream.
+//! ServiceAddressWatch of the service addresses of the data plane.
 
 use std::time::Duration;
 
@@ -13,19 +13,19 @@ use daemon_runtime::{Backoff, Target, timeout_after_poll};
 use futures::{Stream, stream};
 use tonic::{Status, Streaming, transport::Channel};
 
-use crate::announcements::Input;
+use crate::announcements::AnnouncementInput;
 
-/// Heartbeats that may be missed before the data plane counts as silent.
+/// Number of heartbeats in the time after which the data plane counts as silent.
 const HEARTBEATS_PER_TIMEOUT: u32 = 5;
 
-/// Watches the data plane for ever. A stream that ends, or is silent for the timeout, is opened
-/// again after a pause of at most `longest_retry`.
+/// Returns the messages of the data plane as an endless stream of inputs. A gRPC stream that ends,
+/// or is silent for the time `silence`, is opened again after a pause of at most `longest_retry`.
 pub fn watch(
     target: &Target,
     silence: Duration,
     longest_retry: Duration,
-) -> impl Stream<Item = Input> + Send + use<> {
-    let watch = Watch {
+) -> impl Stream<Item = AnnouncementInput> + Send + use<> {
+    let watch = ServiceAddressWatch {
         client: DataPlaneServiceClient::new(target.channel())
             .max_decoding_message_size(MESSAGE_LIMIT),
         silence,
@@ -34,12 +34,12 @@ pub fn watch(
         must_wait: false,
     };
     stream::unfold(watch, |mut watch| async move {
-        let input = watch.next().await;
-        Some((input, watch))
+        let to_input = watch.next().await;
+        Some((to_input, watch))
     })
 }
 
-struct Watch {
+struct ServiceAddressWatch {
     client: DataPlaneServiceClient<Channel>,
     silence: Duration,
     backoff: Backoff,
@@ -47,8 +47,8 @@ struct Watch {
     must_wait: bool,
 }
 
-impl Watch {
-    async fn next(&mut self) -> Input {
+impl ServiceAddressWatch {
+    async fn next(&mut self) -> AnnouncementInput {
         let Some(stream) = &mut self.stream else {
             if std::mem::take(&mut self.must_wait) {
                 self.backoff.wait().await;
@@ -57,17 +57,17 @@ impl Watch {
         };
         let problem = match timeout_after_poll(self.silence, stream.message()).await {
             Err(_) => format!("silent for {} ms", self.silence.as_millis()),
-            Ok(Err(status)) => describe(&status),
+            Ok(Err(status)) => describe_status(&status),
             Ok(Ok(None)) => "the stream has ended".to_owned(),
             Ok(Ok(Some(response))) => {
-                match input(response) {
-                    Ok(input) => {
+                match to_input(response) {
+                    Ok(to_input) => {
                         // A stream that ends before it has reported everything would be opened
                         // without any pause.
-                        if matches!(input, Input::Synced) {
+                        if matches!(to_input, AnnouncementInput::Synced) {
                             self.backoff.reset();
                         }
-                        return input;
+                        return to_input;
                     }
                     Err(problem) => problem,
                 }
@@ -76,7 +76,7 @@ impl Watch {
         self.lost(problem)
     }
 
-    async fn open(&mut self) -> Input {
+    async fn open(&mut self) -> AnnouncementInput {
         let interval = self.silence / HEARTBEATS_PER_TIMEOUT;
         let request = WatchServiceAddressesRequest {
             heartbeat_interval: interval.try_into().ok(),
@@ -85,49 +85,50 @@ impl Watch {
         match timeout_after_poll(self.silence, opening).await {
             Ok(Ok(response)) => {
                 self.stream = Some(response.into_inner());
-                Input::DataPlaneOpened
+                AnnouncementInput::DataPlaneOpened
             }
-            Ok(Err(status)) => self.lost(describe(&status)),
+            Ok(Err(status)) => self.lost(describe_status(&status)),
             Err(_) => self.lost(format!("no answer for {} ms", self.silence.as_millis())),
         }
     }
 
-    fn lost(&mut self, problem: String) -> Input {
+    fn lost(&mut self, problem: String) -> AnnouncementInput {
         self.stream = None;
         self.must_wait = true;
-        Input::DataPlaneLost(problem)
+        AnnouncementInput::DataPlaneLost(problem)
     }
 }
 
-fn input(response: WatchServiceAddressesResponse) -> Result<Input, String> {
+fn to_input(response: WatchServiceAddressesResponse) -> Result<AnnouncementInput, String> {
     let prefix = |field: &str, text: &str| {
         let prefix = daemon_api::prefix(field, text);
         prefix
             .map(|prefix| prefix.trunc())
-            .map_err(|error| format!("breaks its contract: {error}"))
+            .map_err(|error| format!("the data plane sent an invalid message: {error}"))
     };
     Ok(match response.event {
-        // A kind of event that this version does not know is a sign of life still.
-        None | Some(Event::Heartbeat(_)) => Input::Heartbeat,
+        // An unknown kind of event, sent by a newer version, is still a sign of life.
+        None | Some(Event::Heartbeat(_)) => AnnouncementInput::Heartbeat,
         Some(Event::ServiceAddress(ServiceAddress {
             prefix: text,
             serving,
             detail,
             ..
-        })) => Input::ServiceAddress {
+        })) => AnnouncementInput::ServiceAddress {
             prefix: prefix("service_address.prefix", &text)?,
             serving,
             detail,
         },
         Some(Event::RemovedServiceAddress(text)) => {
-            Input::ServiceAddressRemoved(prefix("removed_service_address", &text)?)
+            AnnouncementInput::ServiceAddressRemoved(prefix("removed_service_address", &text)?)
         }
-        Some(Event::Synced(_)) => Input::Synced,
+        Some(Event::Synced(_)) => AnnouncementInput::Synced,
     })
 }
 
-/// A status in words, without the wrapping of the transport.
-pub(crate) fn describe(status: &Status) -> String {
+/// Describes a gRPC status. If the transport has failed, returns only the innermost cause, because
+/// the outer texts do not name it.
+pub(crate) fn describe_status(status: &Status) -> String {
     let mut cause: &dyn std::error::Error = status;
     while let Some(source) = cause.source() {
         cause = source;
@@ -156,11 +157,17 @@ mod tests {
         let mut pauses = Vec::new();
         for _ in 0..12 {
             let begin = Instant::now();
-            let input = inputs.next().await;
-            assert!(matches!(input, Some(Input::DataPlaneLost(_))), "{input:?}");
+            let to_input = inputs.next().await;
+            assert!(
+                matches!(to_input, Some(AnnouncementInput::DataPlaneLost(_))),
+                "{to_input:?}"
+            );
             pauses.push(begin.elapsed());
         }
-        assert!(pauses[0] < Duration::from_millis(2), "at once: {pauses:?}");
+        assert!(
+            pauses[0] < Duration::from_millis(2),
+            "the first attempt is immediate: {pauses:?}"
+        );
         let (first, last) = (pauses[1], pauses[11]);
         assert!(!first.is_zero() && first < last, "{pauses:?}");
         let longest = pauses.iter().max().copied().unwrap_or_default();

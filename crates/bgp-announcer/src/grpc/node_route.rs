@@ -1,4 +1,4 @@
-//! Holds node routes: one task a prefix, for as long as it is wanted.
+//! Client of node-router with one task for each held route.
 
 use std::{collections::BTreeMap, convert::Infallible, net::IpAddr, time::Duration};
 
@@ -11,41 +11,43 @@ use futures::stream;
 use tokio::{net::UdpSocket, sync::mpsc, task::JoinSet};
 use tonic::{Code, Request, Status, transport::Channel};
 
-use super::data_plane::describe;
-use crate::{announcements::Input, hold_token::HoldToken};
+use super::data_plane::describe_status;
+use crate::{announcements::AnnouncementInput, hold_token::HoldToken};
 
-/// Octets of a nonce of node-router.
-const NONCE: usize = 32;
+/// Length in bytes of the nonces of node-router's hold proof.
+const NONCE_LENGTH: usize = 32;
 
-/// Most datagrams that one attempt takes: node-router repeats its nonce ten times.
-const PASSED_ON: usize = 16;
+/// Largest number of datagrams that one attempt forwards. node-router sends its nonce ten times.
+const MAX_FORWARDED_DATAGRAMS: usize = 16;
 
-/// The holds of this process.
+/// The node routes that this process holds at node-router.
 #[derive(Debug)]
 pub struct NodeRoutes {
     client: Option<NodeRouteServiceClient<Channel>>,
     longest_retry: Duration,
     token: Option<HoldToken>,
     tasks: JoinSet<()>,
-    /// The number tells the news of a hold from those of an earlier one of the same prefix.
+    /// Number and task of the hold of each prefix. The number distinguishes events of this hold
+    /// from events of an earlier hold of this prefix that are still in the channel.
     holds: BTreeMap<IpNet, (u64, tokio::task::AbortHandle)>,
     next_hold: u64,
-    sender: mpsc::Sender<News>,
-    news: mpsc::Receiver<News>,
+    sender: mpsc::Sender<HoldEvent>,
+    events: mpsc::Receiver<HoldEvent>,
 }
 
 #[derive(Debug)]
-struct News {
+struct HoldEvent {
     hold: u64,
     prefix: IpNet,
-    input: Input,
+    input: AnnouncementInput,
 }
 
 impl NodeRoutes {
-    /// Without a target no route can be held, nor is one asked for. `longest_retry` is the longest
-    /// pause between two attempts; the token goes with each of them.
+    /// Creates a client without holds. If `target` is `None`, no node route is needed and
+    /// [`Self::hold`] does nothing. `longest_retry` is the longest pause between two attempts.
+    /// `token` is sent with each attempt.
     pub fn new(target: Option<&Target>, longest_retry: Duration, token: Option<HoldToken>) -> Self {
-        let (sender, news) = mpsc::channel(64);
+        let (sender, events) = mpsc::channel(64);
         Self {
             client: target.map(|target| NodeRouteServiceClient::new(target.channel())),
             longest_retry,
@@ -54,57 +56,58 @@ impl NodeRoutes {
             holds: BTreeMap::new(),
             next_hold: 0,
             sender,
-            news,
+            events,
         }
     }
 
-    /// Holds the route until it is released, again and again if need be.
+    /// Holds the node route from `prefix` to `gateway` until [`Self::release`]. Repeats the request
+    /// whenever the stream to node-router ends.
     pub fn hold(&mut self, prefix: IpNet, gateway: IpAddr) {
         let Some(client) = self.client.clone() else {
             return;
         };
         self.release(prefix);
         self.next_hold += 1;
-        let holder = Holder {
+        let route_hold = RouteHold {
             hold: self.next_hold,
             prefix,
             gateway,
             client,
             longest_retry: self.longest_retry,
             token: self.token.clone(),
-            news: self.sender.clone(),
+            events: self.sender.clone(),
         };
-        let task = self.tasks.spawn(holder.run());
+        let task = self.tasks.spawn(route_hold.run());
         self.holds.insert(prefix, (self.next_hold, task));
     }
 
-    /// Ends the stream, and with it the route.
+    /// Ends the stream that holds the node route of `prefix`. node-router then removes the route.
     pub fn release(&mut self, prefix: IpNet) {
         if let Some((_, task)) = self.holds.remove(&prefix) {
             task.abort();
         }
     }
 
-    /// What has become of the routes that are wanted.
-    pub async fn next(&mut self) -> Input {
+    /// Waits for the next event of a current hold.
+    pub async fn next(&mut self) -> AnnouncementInput {
         loop {
             tokio::select! {
-                news = self.news.recv() => {
-                    let news = news.expect("this side holds a sender");
-                    let current = self.holds.get(&news.prefix);
-                    if current.is_some_and(|(hold, _)| *hold == news.hold) {
-                        return news.input;
+                event = self.events.recv() => {
+                    let event = event.expect("self.sender keeps the channel open");
+                    let current = self.holds.get(&event.prefix);
+                    if current.is_some_and(|(hold, _)| *hold == event.hold) {
+                        return event.input;
                     }
                 }
-                // Reaps what was released.
+                // Removes the tasks of released holds.
                 Some(_) = self.tasks.join_next() => {}
             }
         }
     }
 }
 
-/// Whether node-router itself says that the node does not hold the route. Every other status says
-/// that node-router does not answer, and nothing about the route, which stays in the kernel.
+/// Reports whether node-router itself reports that the node does not hold the route. Every other
+/// status means that node-router does not answer. The kernel keeps the route then.
 fn is_refusal(status: &Status) -> bool {
     let is_of_transport = std::error::Error::source(status).is_some();
     let is_refusal = matches!(
@@ -119,14 +122,14 @@ fn is_refusal(status: &Status) -> bool {
     is_refusal && !is_of_transport
 }
 
-fn port(socket: Option<&UdpSocket>) -> u32 {
+fn local_port(socket: Option<&UdpSocket>) -> u32 {
     let address = socket.and_then(|socket| socket.local_addr().ok());
     address.map_or(0, |address| address.port().into())
 }
 
-/// Sends what arrives at the gateway back on the stream. node-router knows its own nonce from the
-/// datagrams of other processes, of which a bounded number is passed on.
-async fn pass_on_nonces(
+/// Sends each datagram that arrives at the gateway back to node-router on the stream. Datagrams of
+/// other processes are forwarded too, up to a limit: only node-router can recognize its own nonce.
+async fn forward_nonces(
     socket: Option<&UdpSocket>,
     requests: &mpsc::Sender<HoldRequest>,
 ) -> Infallible {
@@ -134,17 +137,17 @@ async fn pass_on_nonces(
         return std::future::pending().await;
     };
     let mut last = Vec::new();
-    for _ in 0..PASSED_ON {
-        let mut buffer = [0; NONCE];
-        // A datagram that is repeated needs no second answer.
+    for _ in 0..MAX_FORWARDED_DATAGRAMS {
+        let mut buffer = [0; NONCE_LENGTH];
+        // A repeated datagram needs no second answer.
         match socket.recv(&mut buffer).await {
-            Ok(NONCE) if last != buffer => {
+            Ok(NONCE_LENGTH) if last != buffer => {
                 last = buffer.to_vec();
                 let request = HoldRequest {
                     nonce: buffer.to_vec(),
                     ..HoldRequest::default()
                 };
-                // Full: node-router does not read.
+                // If the channel is full, node-router does not read, and the datagram is dropped.
                 let _ = requests.try_send(request);
             }
             Ok(_) | Err(_) => {}
@@ -153,40 +156,40 @@ async fn pass_on_nonces(
     std::future::pending().await
 }
 
-struct Holder {
+struct RouteHold {
     hold: u64,
     prefix: IpNet,
     gateway: IpAddr,
     client: NodeRouteServiceClient<Channel>,
     longest_retry: Duration,
     token: Option<HoldToken>,
-    news: mpsc::Sender<News>,
+    events: mpsc::Sender<HoldEvent>,
 }
 
-impl Holder {
+impl RouteHold {
     async fn run(mut self) {
         let mut backoff = Backoff::for_neighbouring_daemon(self.longest_retry);
         loop {
             let status = self.hold_once(&mut backoff).await;
-            let lost = Input::NodeRouteLost {
+            let lost = AnnouncementInput::NodeRouteLost {
                 prefix: self.prefix,
-                problem: describe(&status),
+                problem: describe_status(&status),
                 is_unknown: !is_refusal(&status),
             };
-            self.tell(lost).await;
+            self.send_event(lost).await;
             backoff.wait().await;
         }
     }
 
-    /// Returns why the stream ended.
+    /// Holds the route until the stream ends. Returns the reason of the end.
     async fn hold_once(&mut self, backoff: &mut Backoff) -> Status {
-        // Open as long as the stream is.
-        let (requests, stream) = mpsc::channel(PASSED_ON + 1);
+        // node-router holds the route as long as this sender exists.
+        let (requests, stream) = mpsc::channel(MAX_FORWARDED_DATAGRAMS + 1);
         let socket = self.socket().await;
         let request = HoldRequest {
             prefix: self.prefix.to_string(),
             gateway: self.gateway.to_string(),
-            proof_port: port(socket.as_ref()),
+            proof_port: local_port(socket.as_ref()),
             nonce: Vec::new(),
         };
         let _ = requests.try_send(request);
@@ -199,7 +202,7 @@ impl Holder {
             tokio::pin!(call);
             tokio::select! {
                 answer = &mut call => answer,
-                never = pass_on_nonces(socket.as_ref(), &requests) => match never {},
+                never = forward_nonces(socket.as_ref(), &requests) => match never {},
             }
         };
         let mut stream = match answer {
@@ -213,26 +216,27 @@ impl Holder {
                     installed: true, ..
                 })) => {
                     backoff.reset();
-                    self.tell(Input::NodeRouteHeld(self.prefix)).await;
+                    self.send_event(AnnouncementInput::NodeRouteHeld(self.prefix))
+                        .await;
                 }
                 Ok(Some(HoldResponse {
                     installed: false, ..
                 })) => {
-                    self.tell(Input::NodeRouteLost {
+                    self.send_event(AnnouncementInput::NodeRouteLost {
                         prefix: self.prefix,
-                        problem: "the node's kernel does not hold it".to_owned(),
+                        problem: "the kernel of the node does not hold the route".to_owned(),
                         is_unknown: false,
                     })
                     .await;
                 }
-                Ok(None) => return Status::unavailable("the node-router has ended the stream"),
+                Ok(None) => return Status::unavailable("node-router has ended the stream"),
                 Err(status) => return status,
             }
         }
     }
 
-    /// Adds the token. Without a file that can be read the hold goes out alone: a node-router that wants
-    /// a token refuses it, and another one takes it.
+    /// Adds the token to a request. If the file cannot be read, the request is sent without a
+    /// token. node-router decides whether it requires a token.
     fn with_token<T>(&self, requests: T) -> Request<T> {
         let mut request = Request::new(requests);
         let token = self.token.as_ref().map(HoldToken::read);
@@ -243,14 +247,14 @@ impl Holder {
             Some(Err(error)) => tracing::warn!(
                 prefix = %self.prefix,
                 error = in_words(&error),
-                "cannot read the token of this pod (--hold-token-file); holding the node route without it"
+                "cannot read the hold token (--hold-token-file); requesting the node route without a token"
             ),
             None => {}
         }
         request
     }
 
-    /// Where nonces of node-router arrive: at the gateway, which this pod owns.
+    /// Opens the socket that receives the nonces of node-router at the gateway address of this pod.
     async fn socket(&self) -> Option<UdpSocket> {
         match UdpSocket::bind((self.gateway, 0)).await {
             Ok(socket) => Some(socket),
@@ -258,21 +262,21 @@ impl Holder {
                 tracing::warn!(
                     gateway = %self.gateway,
                     %error,
-                    "cannot receive at the gateway, so node-router gets no proof that this pod owns it"
+                    "cannot open a UDP socket at the gateway; requesting the node route without a hold proof"
                 );
                 None
             }
         }
     }
 
-    async fn tell(&self, input: Input) {
-        let news = News {
+    async fn send_event(&self, input: AnnouncementInput) {
+        let event = HoldEvent {
             hold: self.hold,
             prefix: self.prefix,
             input,
         };
-        // The owner is gone only when the process ends.
-        let _ = self.news.send(news).await;
+        // The receiver is dropped only when the process exits.
+        let _ = self.events.send(event).await;
     }
 }
 
@@ -281,7 +285,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn pauses_between_attempts_to_hold_a_route_grow_up_to_the_longest_retry() {
+    async fn pauses_between_attempts_to_hold_a_node_route_grow_up_to_the_longest_retry() {
         let target: Target = "unix:/nowhere/node-router.sock".parse().unwrap();
         let longest_retry = Duration::from_millis(500);
         let mut routes = NodeRoutes::new(Some(&target), longest_retry, None);
@@ -292,7 +296,7 @@ mod tests {
             let input = routes.next().await;
             let is_unknown = matches!(
                 input,
-                Input::NodeRouteLost {
+                AnnouncementInput::NodeRouteLost {
                     is_unknown: true,
                     ..
                 }
@@ -310,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn only_an_answer_of_node_router_itself_is_a_refusal() {
+    fn only_a_status_of_node_router_itself_is_a_refusal() {
         for status in [
             Status::invalid_argument("no prefix"),
             Status::permission_denied("not within --allowed-prefixes"),

@@ -1,4 +1,4 @@
-//! A data plane of a few lines.
+//! Fake data plane that serves its gRPC contract.
 
 use std::{pin::Pin, sync::Arc};
 
@@ -15,29 +15,29 @@ use tokio::sync::watch;
 use tokio_stream::wrappers::IntervalStream;
 use tonic::{Request, Response, Status};
 
-use crate::world::{DEADLINE, Port, Process};
+use crate::environment::{DEADLINE, KillableServer, ReservedPort};
 
-pub(crate) struct StandIn {
-    pub(crate) port: Port,
-    state: Arc<State>,
-    process: Option<Process>,
+pub(crate) struct FakeDataPlane {
+    pub(crate) port: ReservedPort,
+    state: Arc<FakeDataPlaneState>,
+    process: Option<KillableServer>,
 }
 
-struct State {
+struct FakeDataPlaneState {
     addresses: Publisher<String, ServiceAddress>,
     is_mute: watch::Sender<bool>,
     watches: watch::Sender<usize>,
     aborts: watch::Sender<()>,
 }
 
-impl StandIn {
-    /// Not started, but with a port of its own.
+impl FakeDataPlane {
+    /// Reserves a port for the fake without starting its server.
     pub(crate) fn new() -> Self {
         let addresses = Publisher::new();
         addresses.synced();
         Self {
-            port: Port::new(),
-            state: Arc::new(State {
+            port: ReservedPort::new(),
+            state: Arc::new(FakeDataPlaneState {
                 addresses,
                 is_mute: watch::Sender::new(false),
                 watches: watch::Sender::new(0),
@@ -48,12 +48,12 @@ impl StandIn {
     }
 
     pub(crate) async fn start(&mut self) {
-        let service = DataPlaneServiceServer::new(Service(self.state.clone()));
-        self.process = Some(Process::serve(self.port.address, service).await);
+        let service = DataPlaneServiceServer::new(DataPlaneServer(self.state.clone()));
+        self.process = Some(KillableServer::serve(self.port.address, service).await);
     }
 
     pub(crate) fn kill(&mut self) {
-        self.process.take().expect("it runs").kill();
+        self.process.take().expect("the server runs").kill();
     }
 
     pub(crate) fn serve(&self, prefix: &str) {
@@ -78,12 +78,12 @@ impl StandIn {
         self.state.addresses.remove(&prefix.to_owned());
     }
 
-    /// Hangs: streams stay open and say nothing.
+    /// While muted, streams stay open and send no message.
     pub(crate) fn mute(&self, is_mute: bool) {
         self.state.is_mute.send_replace(is_mute);
     }
 
-    /// Ends every stream, as those of watchers that lag.
+    /// Ends every stream with the status ABORTED, as a data plane ends streams of slow watchers.
     pub(crate) fn abort_watches(&self) {
         self.state.aborts.send_replace(());
     }
@@ -96,16 +96,18 @@ impl StandIn {
         let mut watches = self.state.watches.subscribe();
         let waiting = watches.wait_for(|watches| *watches >= count);
         let watches = tokio::time::timeout(DEADLINE, waiting).await;
-        watches.expect("in time").expect("is there");
+        watches
+            .expect("the watches open in time")
+            .expect("the fake exists");
     }
 }
 
-struct Service(Arc<State>);
+struct DataPlaneServer(Arc<FakeDataPlaneState>);
 
 type WireStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
-impl DataPlaneService for Service {
+impl DataPlaneService for DataPlaneServer {
     type WatchServiceAddressesStream = WireStream<WatchServiceAddressesResponse>;
 
     async fn watch_service_addresses(
@@ -113,8 +115,9 @@ impl DataPlaneService for Service {
         request: Request<WatchServiceAddressesRequest>,
     ) -> Result<Response<Self::WatchServiceAddressesStream>, Status> {
         let interval = request.into_inner().heartbeat_interval;
-        let interval = interval.expect("the announcer wants heartbeats");
-        let interval = tokio::time::interval(interval.try_into().expect("is positive"));
+        let interval = interval.expect("the announcer requests heartbeats");
+        let interval =
+            tokio::time::interval(interval.try_into().expect("the interval is positive"));
         let heartbeats = IntervalStream::new(interval);
         let heartbeats = heartbeats.map(|_| (0, Wire::Heartbeat(Default::default())));
         let events = self
@@ -122,10 +125,10 @@ impl DataPlaneService for Service {
             .addresses
             .reader()
             .subscribe()
-            .expect("few watch")
+            .expect("the limit of watchers is not reached")
             .into_stream();
         let events = events.map(|next| {
-            let (revision, event) = next.expect("the announcer reads");
+            let (revision, event) = next.expect("the announcer reads fast enough");
             let event = match event {
                 Event::Changed(_, address) => Wire::ServiceAddress(address),
                 Event::Removed(prefix) => Wire::RemovedServiceAddress(prefix),
@@ -137,7 +140,7 @@ impl DataPlaneService for Service {
         let events = stream::select(events, heartbeats).then(move |(revision, event)| {
             let mut is_mute = is_mute.clone();
             async move {
-                // What is not said is said later: a stream that hangs loses nothing.
+                // A muted stream delays its events and loses none.
                 let _ = is_mute.wait_for(|is_mute| !is_mute).await;
                 let event = Some(event);
                 Ok(WatchServiceAddressesResponse { revision, event })
@@ -156,7 +159,9 @@ impl DataPlaneService for Service {
         &self,
         _: Request<ListServiceAddressesRequest>,
     ) -> Result<Response<ListServiceAddressesResponse>, Status> {
-        Err(Status::unimplemented("not needed here"))
+        Err(Status::unimplemented(
+            "the announcer does not call this method",
+        ))
     }
 
     type WatchVirtualServersStream = WireStream<WatchVirtualServersResponse>;
@@ -165,13 +170,17 @@ impl DataPlaneService for Service {
         &self,
         _: Request<WatchVirtualServersRequest>,
     ) -> Result<Response<Self::WatchVirtualServersStream>, Status> {
-        Err(Status::unimplemented("not needed here"))
+        Err(Status::unimplemented(
+            "the announcer does not call this method",
+        ))
     }
 
     async fn list_virtual_servers(
         &self,
         _: Request<ListVirtualServersRequest>,
     ) -> Result<Response<ListVirtualServersResponse>, Status> {
-        Err(Status::unimplemented("not needed here"))
+        Err(Status::unimplemented(
+            "the announcer does not call this method",
+        ))
     }
 }

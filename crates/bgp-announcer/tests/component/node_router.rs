@@ -1,4 +1,4 @@
-//! A node-router of a few lines.
+//! Fake node-router that serves its gRPC contract.
 
 use std::{
     pin::Pin,
@@ -18,53 +18,53 @@ use tokio::{net::UdpSocket, sync::watch};
 use tokio_stream::wrappers::WatchStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::world::{DEADLINE, Port, Process};
+use crate::environment::{DEADLINE, KillableServer, ReservedPort};
 
-pub(crate) struct StandIn {
-    pub(crate) port: Port,
-    state: Arc<State>,
-    process: Option<Process>,
+pub(crate) struct FakeNodeRouter {
+    pub(crate) port: ReservedPort,
+    state: Arc<FakeNodeRouterState>,
+    process: Option<KillableServer>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Answer {
+enum HoldAnswer {
     Installed,
     NotInstalled,
     Refuse(String),
 }
 
-struct State {
-    answer: watch::Sender<Answer>,
-    /// Prefix and gateway of each open stream.
+struct FakeNodeRouterState {
+    answer: watch::Sender<HoldAnswer>,
+    /// Prefix and gateway of each open hold.
     holds: watch::Sender<Vec<(String, String)>>,
-    /// `authorization` of each attempt.
+    /// Value of the metadata `authorization` of each attempt.
     tokens: watch::Sender<Vec<Option<String>>>,
     asks_for_proof: AtomicBool,
 }
 
-impl StandIn {
+impl FakeNodeRouter {
     pub(crate) async fn start_new() -> Self {
-        let mut stand_in = Self {
-            port: Port::new(),
-            state: Arc::new(State {
-                answer: watch::Sender::new(Answer::Installed),
+        let mut fake = Self {
+            port: ReservedPort::new(),
+            state: Arc::new(FakeNodeRouterState {
+                answer: watch::Sender::new(HoldAnswer::Installed),
                 holds: watch::Sender::new(Vec::new()),
                 tokens: watch::Sender::new(Vec::new()),
                 asks_for_proof: AtomicBool::new(false),
             }),
             process: None,
         };
-        stand_in.start().await;
-        stand_in
+        fake.start().await;
+        fake
     }
 
     pub(crate) async fn start(&mut self) {
-        let service = NodeRouteServiceServer::new(Service(self.state.clone()));
-        self.process = Some(Process::serve(self.port.address, service).await);
+        let service = NodeRouteServiceServer::new(NodeRouteServer(self.state.clone()));
+        self.process = Some(KillableServer::serve(self.port.address, service).await);
     }
 
     pub(crate) fn kill(&mut self) {
-        self.process.take().expect("it runs").kill();
+        self.process.take().expect("the server runs").kill();
     }
 
     pub(crate) fn ask_for_proof(&self) {
@@ -72,25 +72,25 @@ impl StandIn {
     }
 
     pub(crate) fn install(&self) {
-        self.state.answer.send_replace(Answer::Installed);
+        self.state.answer.send_replace(HoldAnswer::Installed);
     }
 
-    /// The kernel loses every route, and takes none.
+    /// Reports from now on that the kernel holds no route.
     pub(crate) fn withhold(&self) {
-        self.state.answer.send_replace(Answer::NotInstalled);
+        self.state.answer.send_replace(HoldAnswer::NotInstalled);
     }
 
     pub(crate) fn refuse(&self, problem: &str) {
         self.state
             .answer
-            .send_replace(Answer::Refuse(problem.to_owned()));
+            .send_replace(HoldAnswer::Refuse(problem.to_owned()));
     }
 
     pub(crate) fn holds(&self) -> Vec<(String, String)> {
         self.state.holds.borrow().clone()
     }
 
-    /// Waits for an attempt with this value of `authorization`.
+    /// Waits for an attempt with `token` as the value of the metadata `authorization`.
     pub(crate) async fn wait_for_token(&self, token: Option<&str>) {
         let mut tokens = self.state.tokens.subscribe();
         let waiting = tokens.wait_for(|tokens| {
@@ -98,39 +98,43 @@ impl StandIn {
             last.is_some_and(|last| last.as_deref() == token)
         });
         let seen = tokio::time::timeout(DEADLINE, waiting).await;
-        seen.expect("in time").expect("is there");
+        seen.expect("the attempt arrives in time")
+            .expect("the fake exists");
     }
 
     pub(crate) async fn wait_for_holds(&self, count: usize) {
         let mut holds = self.state.holds.subscribe();
         let waiting = holds.wait_for(|holds| holds.len() == count);
         let holds = tokio::time::timeout(DEADLINE, waiting).await;
-        holds.expect("in time").expect("is there");
+        holds
+            .expect("the number of holds is reached in time")
+            .expect("the fake exists");
     }
 }
 
-struct Service(Arc<State>);
+struct NodeRouteServer(Arc<FakeNodeRouterState>);
 
-/// Entry of an open stream.
-struct Hold(Arc<State>, (String, String));
+/// An open hold, which removes its prefix and gateway from the list when it is dropped.
+struct OpenHold(Arc<FakeNodeRouterState>, (String, String));
 
-impl Drop for Hold {
+impl Drop for OpenHold {
     fn drop(&mut self) {
         self.0.holds.send_modify(|holds| {
             let index = holds.iter().position(|hold| *hold == self.1);
-            holds.remove(index.expect("it was entered"));
+            holds.remove(index.expect("the hold is in the list"));
         });
     }
 }
 
-/// Sends a nonce to the gateway, among other datagrams, and takes no other answer than the nonce.
+/// Sends a nonce and other datagrams to the gateway. Waits until the announcer has sent the nonce
+/// back.
 async fn ask_for_proof(
     first: &HoldRequest,
     requests: &mut Streaming<HoldRequest>,
 ) -> Result<(), Status> {
     let nonce = [7; 32];
     let socket = UdpSocket::bind("127.0.0.1:0").await?;
-    let port = u16::try_from(first.proof_port).expect("a port");
+    let port = u16::try_from(first.proof_port).expect("proof_port is a port");
     for datagram in [&b"short"[..], &[9; 32], &nonce, &nonce] {
         socket.send_to(datagram, (&*first.gateway, port)).await?;
     }
@@ -146,7 +150,7 @@ async fn ask_for_proof(
 type WireStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
-impl NodeRouteService for Service {
+impl NodeRouteService for NodeRouteServer {
     type HoldStream = WireStream<HoldResponse>;
 
     async fn hold(
@@ -154,11 +158,14 @@ impl NodeRouteService for Service {
         request: Request<Streaming<HoldRequest>>,
     ) -> Result<Response<Self::HoldStream>, Status> {
         let token = request.metadata().get("authorization");
-        let token = token.map(|token| token.to_str().expect("ASCII").to_owned());
+        let token = token.map(|token| token.to_str().expect("the token is ASCII").to_owned());
         self.0.tokens.send_modify(|tokens| tokens.push(token));
         let mut requests = request.into_inner();
-        let first = requests.message().await?.expect("a first request");
-        if let Answer::Refuse(problem) = &*self.0.answer.borrow() {
+        let first = requests
+            .message()
+            .await?
+            .expect("the stream begins with a request");
+        if let HoldAnswer::Refuse(problem) = &*self.0.answer.borrow() {
             return Err(Status::permission_denied(problem));
         }
         if self.0.asks_for_proof.load(Ordering::Relaxed) {
@@ -166,12 +173,12 @@ impl NodeRouteService for Service {
         }
         let entry = (first.prefix, first.gateway);
         self.0.holds.send_modify(|holds| holds.push(entry.clone()));
-        let hold = Hold(self.0.clone(), entry);
+        let hold = OpenHold(self.0.clone(), entry);
         let answers = WatchStream::new(self.0.answer.subscribe());
         let responses = answers.map(move |answer| {
             let _ = (&hold, &requests);
             Ok(HoldResponse {
-                installed: answer == Answer::Installed,
+                installed: answer == HoldAnswer::Installed,
                 interface: "eth7".to_owned(),
             })
         });
@@ -182,7 +189,9 @@ impl NodeRouteService for Service {
         &self,
         _: Request<ListRoutesRequest>,
     ) -> Result<Response<ListRoutesResponse>, Status> {
-        Err(Status::unimplemented("not needed here"))
+        Err(Status::unimplemented(
+            "the announcer does not call this method",
+        ))
     }
 
     type WatchRoutesStream = WireStream<WatchRoutesResponse>;
@@ -191,6 +200,8 @@ impl NodeRouteService for Service {
         &self,
         _: Request<WatchRoutesRequest>,
     ) -> Result<Response<Self::WatchRoutesStream>, Status> {
-        Err(Status::unimplemented("not needed here"))
+        Err(Status::unimplemented(
+            "the announcer does not call this method",
+        ))
     }
 }

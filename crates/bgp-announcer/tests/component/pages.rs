@@ -1,19 +1,19 @@
-//! Lists in pages.
+//! Tests of lists that are returned in pages.
 
 use daemon_api::announcer::v1::{AnnouncementState, ListAnnouncementsRequest, ListSessionsRequest};
 use tonic::Code;
 
-use crate::world::World;
+use crate::environment::Environment;
 
 const PREFIXES: [&str; 3] = ["10.1.1.1/32", "10.1.1.2/32", "10.1.1.10/32"];
 
 #[tokio::test]
-async fn announcements_come_in_pages() {
-    let mut world = World::start(&["--allowed-prefixes=10.1.0.0/16"]).await;
+async fn announcements_are_listed_in_pages_in_the_order_of_their_prefixes() {
+    let mut environment = Environment::start(&["--allowed-prefixes=10.1.0.0/16"]).await;
     for prefix in PREFIXES {
-        world.data_plane.stop_serving(prefix, "");
+        environment.data_plane.stop_serving(prefix, "");
         let state = AnnouncementState::NotServing;
-        world.wait_for_state(prefix, state).await;
+        environment.wait_for_state(prefix, state).await;
     }
     let mut request = ListAnnouncementsRequest {
         page_size: 2,
@@ -21,7 +21,7 @@ async fn announcements_come_in_pages() {
     };
     let mut prefixes = Vec::new();
     for expected in [2, 1] {
-        let page = world.client.list_announcements(request.clone()).await;
+        let page = environment.client.list_announcements(request.clone()).await;
         let page = page.expect("is served").into_inner();
         assert_eq!((page.announcements.len(), page.total_size), (expected, 3));
         prefixes.extend(page.announcements.into_iter().map(|it| it.prefix));
@@ -32,24 +32,24 @@ async fn announcements_come_in_pages() {
 }
 
 #[tokio::test]
-async fn a_page_token_of_another_list_is_refused() {
-    let mut world = World::start(&["--allowed-prefixes=10.1.0.0/16"]).await;
+async fn a_page_token_of_another_list_is_rejected() {
+    let mut environment = Environment::start(&["--allowed-prefixes=10.1.0.0/16"]).await;
     for prefix in PREFIXES {
-        world.data_plane.stop_serving(prefix, "");
+        environment.data_plane.stop_serving(prefix, "");
         let state = AnnouncementState::NotServing;
-        world.wait_for_state(prefix, state).await;
+        environment.wait_for_state(prefix, state).await;
     }
     let request = ListAnnouncementsRequest {
         page_size: 1,
         ..Default::default()
     };
-    let page = world.client.list_announcements(request).await;
+    let page = environment.client.list_announcements(request).await;
     let request = ListSessionsRequest {
         page_token: page.expect("is served").into_inner().next_page_token,
         ..Default::default()
     };
-    let error = world.client.list_sessions(request).await;
-    let error = error.expect_err("the token is one of announcements");
+    let error = environment.client.list_sessions(request).await;
+    let error = error.expect_err("the page token belongs to ListAnnouncements");
     assert_eq!(error.code(), Code::InvalidArgument);
     assert!(error.message().contains("`page_token`"), "{error}");
 }

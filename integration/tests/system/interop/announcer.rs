@@ -172,7 +172,7 @@ fn the_announcer_drains_and_ends_its_sessions_with_every_foreign_reflector() {
     for (reflector, text) in [
         (bird, "Administrative shutdown"),
         (frr, "6/2 (Cease/Administrative Shutdown)"),
-        (gobgp, "bgp-announcer was told to end"),
+        (gobgp, "bgp-announcer is shutting down"),
     ] {
         reflector.process.wait_for_line(text, SOON).unwrap();
     }

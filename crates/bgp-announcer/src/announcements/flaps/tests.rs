@@ -2,54 +2,63 @@ use super::*;
 
 const STEP: Duration = Duration::from_millis(20);
 
-/// Flaps for the time; returns the lengths of the holds that began.
-fn holds(flaps: &mut Flaps, now: &mut Instant, time: Duration) -> Vec<u64> {
+/// Lets the address be lost and served again every 20 ms for the given time. Returns the lengths in
+/// seconds of the damping periods that began.
+fn damping_periods(flaps: &mut FlapDetector, now: &mut Instant, time: Duration) -> Vec<u64> {
     let end = *now + time;
-    let mut holds = Vec::new();
+    let mut damping_periods = Vec::new();
     let mut is_served = true;
     while *now < end {
-        let before = flaps.hold.map(|hold| hold.until);
+        let before = flaps
+            .damping_period
+            .map(|damping_period| damping_period.until);
         is_served = !is_served;
         flaps.evaluate(is_served, true, *now);
-        if let Some(hold) = flaps.hold.filter(|hold| Some(hold.until) != before) {
-            holds.push(hold.length.as_secs());
+        if let Some(damping_period) = flaps
+            .damping_period
+            .filter(|damping_period| Some(damping_period.until) != before)
+        {
+            damping_periods.push(damping_period.length.as_secs());
         }
         *now += STEP;
     }
-    holds
+    damping_periods
 }
 
 #[test]
-fn each_hold_is_twice_as_long_up_to_the_longest() {
-    let (mut flaps, mut now) = (Flaps::default(), Instant::now());
+fn each_damping_period_is_twice_as_long_up_to_the_longest() {
+    let (mut flaps, mut now) = (FlapDetector::default(), Instant::now());
     flaps.evaluate(true, true, now);
-    let holds = holds(&mut flaps, &mut now, Duration::from_secs(120));
-    assert_eq!(holds, [1, 2, 4, 8, 16, 30, 30, 30]);
-    assert_eq!(flaps.losses.len(), FREE_LOSSES);
+    let damping_periods = damping_periods(&mut flaps, &mut now, Duration::from_secs(120));
+    assert_eq!(damping_periods, [1, 2, 4, 8, 16, 30, 30, 30]);
+    assert_eq!(flaps.losses.len(), IMMEDIATE_WITHDRAWALS);
 }
 
 #[test]
-fn after_a_calm_window_the_first_hold_is_as_short_as_ever() {
-    let (mut flaps, mut now) = (Flaps::default(), Instant::now());
+fn after_a_window_without_losses_damping_begins_again_with_the_first_period() {
+    let (mut flaps, mut now) = (FlapDetector::default(), Instant::now());
     flaps.evaluate(true, true, now);
     assert_eq!(
-        holds(&mut flaps, &mut now, Duration::from_secs(5)),
+        damping_periods(&mut flaps, &mut now, Duration::from_secs(5)),
         [1, 2, 4]
     );
     flaps.evaluate(true, true, now);
-    now = flaps.deadline().expect("a hold");
+    now = flaps.deadline().expect("a damping period");
     flaps.evaluate(true, true, now);
-    // It was lost again within that hold.
-    now = flaps.deadline().expect("a further hold");
+    // The address was lost again within this damping period.
+    now = flaps.deadline().expect("a further damping period");
     flaps.evaluate(true, true, now);
     assert_eq!(flaps.deadline(), None);
     now += WINDOW;
-    assert_eq!(holds(&mut flaps, &mut now, Duration::from_secs(1)), [1]);
+    assert_eq!(
+        damping_periods(&mut flaps, &mut now, Duration::from_secs(1)),
+        [1]
+    );
 }
 
 #[test]
-fn what_is_not_announced_is_not_lost() {
-    let (mut flaps, now) = (Flaps::default(), Instant::now());
+fn an_address_that_is_not_announced_does_not_flap() {
+    let (mut flaps, now) = (FlapDetector::default(), Instant::now());
     for is_served in [true, false].into_iter().cycle().take(40) {
         flaps.evaluate(is_served, false, now);
     }

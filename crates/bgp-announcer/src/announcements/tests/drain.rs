@@ -1,18 +1,18 @@
-//! Drain, undrain and stop.
+//! Tests of drain, undrain and stop.
 
 use super::*;
 
 #[test]
-fn a_stop_moves_traffic_away_then_withdraws_then_lingers() {
+fn a_stop_announces_as_least_preferred_then_withdraws_then_lingers() {
     let mut transcript = Transcript::announced(config());
     transcript.feed(serving("10.1.1.2/32"));
-    transcript.feed(Input::Stop);
+    transcript.feed(AnnouncementInput::Stop);
     expect![[r#"
         10.1.1.1/32 Draining: announced with GRACEFUL_SHUTDOWN and LOCAL_PREF 0
-        10.1.1.2/32 Drained: withheld by a drain
+        10.1.1.2/32 Drained: not announced because of a drain
     "#]]
     .assert_eq(&transcript.state());
-    // What is served from here on is not announced any more.
+    // An address that is served after the stop is not announced.
     transcript.feed(serving("10.1.1.3/32"));
     transcript.wait_alive(16);
     transcript.check(&expect![[r#"
@@ -34,9 +34,9 @@ fn a_stop_moves_traffic_away_then_withdraws_then_lingers() {
 }
 
 #[test]
-fn a_service_that_fails_during_a_drain_is_withdrawn_at_once() {
+fn an_address_that_fails_during_a_drain_is_withdrawn_immediately() {
     let mut transcript = Transcript::announced(config());
-    transcript.feed(Input::Drain);
+    transcript.feed(AnnouncementInput::Drain);
     transcript.wait_alive(1);
     transcript.feed(not_serving("10.1.1.1/32"));
     transcript.check(&expect![[r#"
@@ -48,9 +48,9 @@ fn a_service_that_fails_during_a_drain_is_withdrawn_at_once() {
 }
 
 #[test]
-fn a_route_lingers_also_when_its_address_was_withdrawn_during_the_drain() {
+fn a_node_route_lingers_after_a_withdrawal_within_the_withdraw_delay() {
     let mut transcript = Transcript::announced(config());
-    transcript.feed(Input::Stop);
+    transcript.feed(AnnouncementInput::Stop);
     transcript.wait_alive(8);
     transcript.feed(not_serving("10.1.1.1/32"));
     transcript.wait_alive(5);
@@ -67,11 +67,13 @@ fn a_route_lingers_also_when_its_address_was_withdrawn_during_the_drain() {
 }
 
 #[test]
-fn a_data_plane_that_ends_during_a_drain_changes_nothing() {
+fn a_data_plane_that_ends_during_a_drain_does_not_change_the_drain() {
     let mut transcript = Transcript::announced(config());
-    transcript.feed(Input::Stop);
-    // As when all containers of a pod end at once.
-    transcript.feed(Input::DataPlaneLost("the stream has ended".into()));
+    transcript.feed(AnnouncementInput::Stop);
+    // The data plane ends simultaneously if all containers of the pod are stopped.
+    transcript.feed(AnnouncementInput::DataPlaneLost(
+        "the stream has ended".into(),
+    ));
     transcript.wait(3);
     transcript.check(&expect![[r#"
         0: Stop
@@ -88,25 +90,25 @@ fn a_data_plane_that_ends_during_a_drain_changes_nothing() {
 }
 
 #[test]
-fn undrain_reverts_a_drain_at_each_stage() {
+fn undrain_reverts_a_drain_in_each_phase() {
     for seconds in [1, 11, 20] {
         let mut transcript = Transcript::announced(config());
-        transcript.feed(Input::Drain);
+        transcript.feed(AnnouncementInput::Drain);
         transcript.wait_alive(seconds);
-        transcript.feed(Input::Undrain);
-        transcript.feed(Input::NodeRouteHeld(net("10.1.1.1/32")));
+        transcript.feed(AnnouncementInput::Undrain);
+        transcript.feed(AnnouncementInput::NodeRouteHeld(net("10.1.1.1/32")));
         assert!(!transcript.announcements.is_draining());
         assert_eq!(transcript.state(), "10.1.1.1/32 Announced: \n", "{seconds}");
     }
 }
 
 #[test]
-fn a_stop_cannot_be_undrained_and_a_drained_process_stops_at_once() {
+fn a_stop_cannot_be_reverted_and_a_drained_process_stops_immediately() {
     let mut transcript = Transcript::announced(config());
-    transcript.feed(Input::Drain);
+    transcript.feed(AnnouncementInput::Drain);
     transcript.wait_alive(16);
     transcript.text.clear();
-    transcript.feed_all([Input::Stop, Input::Undrain]);
+    transcript.feed_all([AnnouncementInput::Stop, AnnouncementInput::Undrain]);
     transcript.check(&expect![[r#"
         16: Stop
             stopped
@@ -116,13 +118,13 @@ fn a_stop_cannot_be_undrained_and_a_drained_process_stops_at_once() {
 }
 
 #[test]
-fn timeouts_of_zero_withdraw_and_stop_at_once() {
+fn zero_withdraw_delay_and_linger_withdraw_and_stop_immediately() {
     let mut transcript = Transcript::announced(AnnouncementsConfig {
         withdraw_delay: Duration::ZERO,
         linger: Duration::ZERO,
         ..config()
     });
-    transcript.feed(Input::Stop);
+    transcript.feed(AnnouncementInput::Stop);
     transcript.check(&expect![[r#"
         0: Stop
             withdraw 10.1.1.1/32
@@ -133,9 +135,9 @@ fn timeouts_of_zero_withdraw_and_stop_at_once() {
 }
 
 #[test]
-fn a_stop_without_a_session_waits_for_nothing() {
+fn a_stop_without_a_session_skips_withdraw_delay_and_linger() {
     let mut transcript = Transcript::without_session(config()).announce();
-    transcript.feed(Input::Stop);
+    transcript.feed(AnnouncementInput::Stop);
     transcript.check(&expect![[r#"
         0: Stop
             withdraw 10.1.1.1/32
@@ -145,11 +147,11 @@ fn a_stop_without_a_session_waits_for_nothing() {
 }
 
 #[test]
-fn a_stop_after_the_last_session_lingers_for_what_is_left_of_the_linger() {
+fn a_stop_after_the_loss_of_the_last_session_lingers_only_for_the_rest_of_the_linger() {
     let mut transcript = Transcript::announced(config());
-    transcript.feed(Input::SessionsEstablished(false));
+    transcript.feed(AnnouncementInput::SessionsEstablished(false));
     transcript.pass(2);
-    transcript.feed(Input::Stop);
+    transcript.feed(AnnouncementInput::Stop);
     transcript.wait(1);
     transcript.check(&expect![[r#"
         0: SessionsEstablished(false)
@@ -162,14 +164,14 @@ fn a_stop_after_the_last_session_lingers_for_what_is_left_of_the_linger() {
 }
 
 #[test]
-fn a_drain_whose_last_session_ends_does_not_wait_for_its_timeout() {
+fn a_drain_that_loses_its_last_session_skips_the_withdraw_delay() {
     let mut transcript = Transcript::announced(config());
-    transcript.feed(Input::Drain);
+    transcript.feed(AnnouncementInput::Drain);
     transcript.pass(1);
-    transcript.feed(Input::SessionsEstablished(false));
+    transcript.feed(AnnouncementInput::SessionsEstablished(false));
     // A further change of the sessions does not prolong the linger.
     transcript.pass(1);
-    transcript.feed(Input::SessionsEstablished(false));
+    transcript.feed(AnnouncementInput::SessionsEstablished(false));
     transcript.wait_alive(5);
     transcript.check(&expect![[r#"
         0: Drain

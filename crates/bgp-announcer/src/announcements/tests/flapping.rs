@@ -1,8 +1,9 @@
-//! Addresses that the data plane stops serving again and again.
+//! Tests of addresses that flap.
 
 use super::*;
 
-/// The data plane says `changes` times that it serves the address or not, beginning with not.
+/// Makes the data plane report `changes` changes of the address, beginning with "not serving".
+/// Returns the number of outputs.
 fn flap(transcript: &mut Transcript, changes: u32, interval: Duration) -> usize {
     let mut updates = 0;
     for change in 0..changes {
@@ -12,7 +13,7 @@ fn flap(transcript: &mut Transcript, changes: u32, interval: Duration) -> usize 
         {
             updates += transcript
                 .announcements
-                .handle(Input::DeadlineReached, now)
+                .handle(AnnouncementInput::DeadlineReached, now)
                 .len();
         }
         transcript.now = now;
@@ -26,12 +27,12 @@ fn flap(transcript: &mut Transcript, changes: u32, interval: Duration) -> usize 
 }
 
 #[test]
-fn an_address_that_flaps_costs_few_updates_and_is_announced_as_usual_when_it_is_calm() {
+fn a_flapping_address_causes_few_updates_and_returns_to_normal_preference_afterwards() {
     let mut transcript = Transcript::announced(config());
     let updates = flap(&mut transcript, 600, Duration::from_millis(13_000 / 600));
     assert!(updates <= 16, "{updates} updates");
     expect![[r#"
-        10.1.1.1/32 LeastPreferred: least preferred: flaps: the data plane stopped serving it more than 3 times within 30 s
+        10.1.1.1/32 LeastPreferred: least preferred: flaps: the data plane stopped serving the address more than 3 times within 30 s
     "#]]
     .assert_eq(&transcript.state());
     assert_eq!(transcript.announcements.flapping(), 1);
@@ -44,7 +45,7 @@ fn an_address_that_flaps_costs_few_updates_and_is_announced_as_usual_when_it_is_
 }
 
 #[test]
-fn the_fourth_loss_of_an_address_within_half_a_minute_is_not_withdrawn_until_the_hold_is_over() {
+fn the_fourth_loss_within_half_a_minute_is_withdrawn_after_the_damping_period() {
     let mut transcript = Transcript::announced(config());
     assert_eq!(flap(&mut transcript, 6, Duration::from_millis(1)), 6);
     transcript.start = transcript.now;
@@ -59,24 +60,24 @@ fn the_fourth_loss_of_an_address_within_half_a_minute_is_not_withdrawn_until_the
 }
 
 #[test]
-fn an_address_that_flaps_is_withdrawn_at_once_when_it_is_removed_or_its_route_is_gone() {
-    for gone in [
-        Input::ServiceAddressRemoved(net("10.1.1.1/32")),
+fn a_flapping_address_is_withdrawn_immediately_when_it_is_removed_or_loses_its_node_route() {
+    for withdrawing_input in [
+        AnnouncementInput::ServiceAddressRemoved(net("10.1.1.1/32")),
         route_lost(false),
     ] {
         let mut transcript = Transcript::announced(config());
         flap(&mut transcript, 7, Duration::from_millis(1));
         assert_eq!(transcript.announcements.flapping(), 1);
-        let outputs = transcript.feed(gone);
+        let outputs = transcript.feed(withdrawing_input);
         assert!(
-            outputs.contains(&Output::Withdraw(net("10.1.1.1/32"))),
+            outputs.contains(&AnnouncementOutput::Withdraw(net("10.1.1.1/32"))),
             "{outputs:?}"
         );
     }
 }
 
 #[test]
-fn rare_losses_are_withdrawn_each() {
+fn each_of_several_rare_losses_is_withdrawn_immediately() {
     let mut transcript = Transcript::announced(AnnouncementsConfig {
         data_plane_timeout: Duration::from_secs(3600),
         linger: Duration::from_secs(3600),

@@ -1,16 +1,18 @@
-//! Silence of the data plane or of the node-router.
+//! Tests of a silent data plane and a silent node-router.
 
 use super::*;
 
 #[test]
-fn a_data_plane_that_is_back_in_time_changes_nothing() {
+fn a_data_plane_that_returns_within_its_grace_period_changes_no_announcement() {
     let mut transcript = Transcript::announced(config());
-    transcript.feed(Input::DataPlaneLost("connection refused".into()));
+    transcript.feed(AnnouncementInput::DataPlaneLost(
+        "connection refused".into(),
+    ));
     transcript.pass(4);
     transcript.feed_all([
-        Input::DataPlaneOpened,
+        AnnouncementInput::DataPlaneOpened,
         serving("10.1.1.1/32"),
-        Input::Synced,
+        AnnouncementInput::Synced,
     ]);
     transcript.wait_alive(10);
     transcript.check(&expect![[r#"
@@ -30,10 +32,12 @@ fn a_silent_data_plane_makes_the_address_least_preferred_until_it_confirms_the_a
     "#]]
     .assert_eq(&transcript.state());
     transcript.pass(1);
-    transcript.feed(Input::DataPlaneLost("silent for 5000 ms".into()));
+    transcript.feed(AnnouncementInput::DataPlaneLost(
+        "silent for 5000 ms".into(),
+    ));
     transcript.pass(1);
-    transcript.feed(Input::DataPlaneOpened);
-    transcript.feed(Input::Heartbeat);
+    transcript.feed(AnnouncementInput::DataPlaneOpened);
+    transcript.feed(AnnouncementInput::Heartbeat);
     transcript.feed(serving("10.1.1.1/32"));
     transcript.check(&expect![[r#"
         5: DeadlineReached
@@ -47,11 +51,11 @@ fn a_silent_data_plane_makes_the_address_least_preferred_until_it_confirms_the_a
 }
 
 #[test]
-fn a_heartbeat_after_a_silence_confirms_what_its_stream_told() {
+fn a_heartbeat_after_a_silence_confirms_the_reports_of_its_stream() {
     let mut transcript = Transcript::announced(config());
     transcript.wait(1);
     transcript.pass(60);
-    transcript.feed(Input::Heartbeat);
+    transcript.feed(AnnouncementInput::Heartbeat);
     transcript.check(&expect![[r#"
         5: DeadlineReached
             announce 10.1.1.1/32 local_pref 0 GRACEFUL_SHUTDOWN
@@ -63,15 +67,15 @@ fn a_heartbeat_after_a_silence_confirms_what_its_stream_told() {
 #[test]
 fn an_address_that_was_never_confirmed_is_not_announced_after_a_silence() {
     let mut transcript = Transcript::new(config());
-    transcript.feed_all([Input::DataPlaneOpened, serving("10.1.1.1/32")]);
+    transcript.feed_all([AnnouncementInput::DataPlaneOpened, serving("10.1.1.1/32")]);
     transcript.pass(6);
-    transcript.feed(Input::DeadlineReached);
-    transcript.feed(Input::NodeRouteHeld(net("10.1.1.1/32")));
+    transcript.feed(AnnouncementInput::DeadlineReached);
+    transcript.feed(AnnouncementInput::NodeRouteHeld(net("10.1.1.1/32")));
     expect![[r#"
         10.1.1.1/32 NotServing: data plane: silent for 5000 ms
     "#]]
     .assert_eq(&transcript.state());
-    transcript.feed(Input::Heartbeat);
+    transcript.feed(AnnouncementInput::Heartbeat);
     transcript.check(&expect![[r#"
         0: DataPlaneOpened
         0: serving 10.1.1.1/32
@@ -84,21 +88,23 @@ fn an_address_that_was_never_confirmed_is_not_announced_after_a_silence() {
 }
 
 #[test]
-fn a_least_preferred_address_is_withdrawn_when_it_is_known_not_to_be_served() {
-    for known in [
+fn a_least_preferred_address_is_withdrawn_when_a_report_says_that_it_is_not_served() {
+    for report in [
         not_serving("10.1.1.1/32"),
-        Input::ServiceAddressRemoved(net("10.1.1.1/32")),
+        AnnouncementInput::ServiceAddressRemoved(net("10.1.1.1/32")),
         route_lost(false),
-        Input::Synced,
+        AnnouncementInput::Synced,
     ] {
         let mut transcript = Transcript::announced(config());
-        transcript.feed(Input::DataPlaneLost("connection refused".into()));
+        transcript.feed(AnnouncementInput::DataPlaneLost(
+            "connection refused".into(),
+        ));
         transcript.wait(1);
-        transcript.feed(Input::DataPlaneOpened);
+        transcript.feed(AnnouncementInput::DataPlaneOpened);
         assert_eq!(
-            transcript.feed(known.clone()),
-            [Output::Withdraw(net("10.1.1.1/32"))],
-            "{known:?}"
+            transcript.feed(report.clone()),
+            [AnnouncementOutput::Withdraw(net("10.1.1.1/32"))],
+            "{report:?}"
         );
     }
 }
@@ -107,13 +113,13 @@ fn a_least_preferred_address_is_withdrawn_when_it_is_known_not_to_be_served() {
 fn a_drain_of_a_least_preferred_address_withdraws_it_and_undrain_announces_it_again() {
     let mut transcript = Transcript::announced(config());
     transcript.wait(1);
-    transcript.feed(Input::Drain);
+    transcript.feed(AnnouncementInput::Drain);
     expect![[r#"
         10.1.1.1/32 Draining: announced with GRACEFUL_SHUTDOWN and LOCAL_PREF 0
     "#]]
     .assert_eq(&transcript.state());
     transcript.wait(1);
-    transcript.feed(Input::Undrain);
+    transcript.feed(AnnouncementInput::Undrain);
     transcript.check(&expect![[r#"
         5: DeadlineReached
             announce 10.1.1.1/32 local_pref 0 GRACEFUL_SHUTDOWN
@@ -126,9 +132,12 @@ fn a_drain_of_a_least_preferred_address_withdraws_it_and_undrain_announces_it_ag
 }
 
 #[test]
-fn heartbeats_of_a_new_stream_do_not_prove_what_an_old_one_told() {
+fn heartbeats_of_a_new_stream_do_not_confirm_reports_of_an_old_stream() {
     let mut transcript = Transcript::announced(config());
-    transcript.feed_all([Input::DataPlaneLost("ended".into()), Input::DataPlaneOpened]);
+    transcript.feed_all([
+        AnnouncementInput::DataPlaneLost("ended".into()),
+        AnnouncementInput::DataPlaneOpened,
+    ]);
     transcript.wait_alive(6);
     transcript.check(&expect![[r#"
         0: DataPlaneLost("ended")
@@ -137,18 +146,18 @@ fn heartbeats_of_a_new_stream_do_not_prove_what_an_old_one_told() {
             announce 10.1.1.1/32 local_pref 0 GRACEFUL_SHUTDOWN
     "#]]);
     expect![[r#"
-        10.1.1.1/32 LeastPreferred: least preferred: the data plane has not told of it since it came back
+        10.1.1.1/32 LeastPreferred: least preferred: the data plane has not confirmed the address since its stream was opened again
     "#]]
     .assert_eq(&transcript.state());
 }
 
 #[test]
-fn what_a_new_stream_does_not_tell_is_gone_once_it_is_synced() {
+fn an_address_that_a_synced_new_stream_does_not_contain_is_withdrawn() {
     let mut transcript = Transcript::announced(config());
     transcript.feed_all([
-        Input::DataPlaneLost("ended".into()),
-        Input::DataPlaneOpened,
-        Input::Synced,
+        AnnouncementInput::DataPlaneLost("ended".into()),
+        AnnouncementInput::DataPlaneOpened,
+        AnnouncementInput::Synced,
     ]);
     transcript.check(&expect![[r#"
         0: DataPlaneLost("ended")
@@ -159,7 +168,7 @@ fn what_a_new_stream_does_not_tell_is_gone_once_it_is_synced() {
 }
 
 #[test]
-fn a_node_router_that_is_back_in_time_changes_nothing() {
+fn a_node_router_that_returns_within_its_grace_period_changes_no_announcement() {
     let mut transcript = Transcript::announced(config());
     transcript.feed(route_lost(true));
     expect![[r#"
@@ -167,7 +176,10 @@ fn a_node_router_that_is_back_in_time_changes_nothing() {
     "#]]
     .assert_eq(&transcript.state());
     transcript.wait_alive(1);
-    transcript.feed_all([route_lost(true), Input::NodeRouteHeld(net("10.1.1.1/32"))]);
+    transcript.feed_all([
+        route_lost(true),
+        AnnouncementInput::NodeRouteHeld(net("10.1.1.1/32")),
+    ]);
     transcript.wait_alive(5);
     transcript.check(&expect![[r#"
         0: node-router lost, route unknown 10.1.1.1/32
@@ -177,7 +189,7 @@ fn a_node_router_that_is_back_in_time_changes_nothing() {
 }
 
 #[test]
-fn a_node_router_that_stays_away_makes_the_address_least_preferred_until_it_holds_the_route() {
+fn a_silent_node_router_makes_the_address_least_preferred_until_it_holds_the_node_route() {
     let mut transcript = Transcript::announced(config());
     transcript.feed(route_lost(true));
     transcript.wait_alive(1);
@@ -188,7 +200,7 @@ fn a_node_router_that_stays_away_makes_the_address_least_preferred_until_it_hold
         10.1.1.1/32 LeastPreferred: least preferred: node route: connection refused
     "#]]
     .assert_eq(&transcript.state());
-    transcript.feed(Input::NodeRouteHeld(net("10.1.1.1/32")));
+    transcript.feed(AnnouncementInput::NodeRouteHeld(net("10.1.1.1/32")));
     transcript.check(&expect![[r#"
         0: node-router lost, route unknown 10.1.1.1/32
         1: node-router lost, route unknown 10.1.1.1/32
@@ -200,7 +212,7 @@ fn a_node_router_that_stays_away_makes_the_address_least_preferred_until_it_hold
 }
 
 #[test]
-fn without_a_grace_period_a_lost_node_router_makes_the_address_least_preferred_at_once() {
+fn without_a_grace_period_a_lost_node_router_makes_the_address_least_preferred_immediately() {
     let mut transcript = Transcript::announced(AnnouncementsConfig {
         node_route_timeout: Duration::ZERO,
         ..config()
@@ -213,16 +225,16 @@ fn without_a_grace_period_a_lost_node_router_makes_the_address_least_preferred_a
 }
 
 #[test]
-fn a_node_router_that_refuses_the_route_after_its_return_costs_the_announcement() {
+fn a_node_router_that_refuses_the_node_route_after_a_silence_causes_a_withdrawal() {
     for seconds in [1, 10] {
         let mut transcript = Transcript::announced(config());
         transcript.feed(route_lost(true));
         transcript.wait_alive(seconds);
         assert_eq!(
             transcript.feed(route_lost(false)),
-            [Output::Withdraw(net("10.1.1.1/32"))]
+            [AnnouncementOutput::Withdraw(net("10.1.1.1/32"))]
         );
-        // From here on the node is known not to route the address.
+        // After the refusal, silence of node-router does not bring the announcement back.
         assert_eq!(transcript.feed(route_lost(true)), []);
         expect![[r#"
             10.1.1.1/32 WaitingForNodeRoute: node route: connection refused
@@ -232,7 +244,7 @@ fn a_node_router_that_refuses_the_route_after_its_return_costs_the_announcement(
 }
 
 #[test]
-fn a_route_that_is_known_to_be_gone_costs_the_announcement_at_once() {
+fn a_missing_node_route_causes_an_immediate_withdrawal() {
     let mut transcript = Transcript::announced(config());
     transcript.feed(route_lost(false));
     transcript.check(&expect![[r#"

@@ -1,4 +1,4 @@
-//! The daemon and everything around it.
+//! Test environment: the daemon, its fake neighbours and a BGP speaker.
 
 use std::{
     convert::Infallible,
@@ -35,17 +35,17 @@ use tonic::{
     transport::{Channel, Server},
 };
 
-use crate::{data_plane, node_router};
+use crate::{data_plane::FakeDataPlane, node_router::FakeNodeRouter};
 
-/// Longest wait for anything.
+/// Longest wait for an event before a test fails.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
 
 const ASN: Asn = Asn(64512);
 
-/// A server that dies as a process does: at once, with all of its connections.
-pub(crate) struct Process(Option<Runtime>);
+/// A gRPC server that can be killed like a process: immediately, with all of its connections.
+pub(crate) struct KillableServer(Option<Runtime>);
 
-impl Process {
+impl KillableServer {
     pub(crate) async fn serve<S>(address: SocketAddr, service: S) -> Self
     where
         S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
@@ -60,16 +60,21 @@ impl Process {
             .worker_threads(1)
             .enable_all()
             .build()
-            .expect("a runtime");
+            .expect("a runtime can be built");
         let starting = runtime.spawn(async move {
-            let listener = TcpListener::bind(address).await.expect("its own port");
+            let listener = TcpListener::bind(address)
+                .await
+                .expect("the port is reserved for this server");
             tokio::spawn(async move {
                 let incoming = TcpListenerStream::new(listener);
                 let server = Server::builder().add_service(service);
-                server.serve_with_incoming(incoming).await.expect("serves");
+                server
+                    .serve_with_incoming(incoming)
+                    .await
+                    .expect("the server runs");
             });
         });
-        starting.await.expect("no panic");
+        starting.await.expect("the task does not panic");
         Self(Some(runtime))
     }
 
@@ -78,49 +83,51 @@ impl Process {
     }
 }
 
-impl Drop for Process {
+impl Drop for KillableServer {
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
-            // Waited for, so that its port is free at once; by a thread, since a task may not wait.
+            // Waits for the end, so that the port is free afterwards. A separate thread waits,
+            // because an async task must not block.
             let ends = std::thread::spawn(move || runtime.shutdown_timeout(DEADLINE));
-            ends.join().expect("no panic");
+            ends.join().expect("the task does not panic");
         }
     }
 }
 
-/// A port of the loopback that is nobody else's for as long as this lives, so that several runs of
-/// these tests do not meet. Connections are refused unless a [`Process`] serves there.
-pub(crate) struct Port {
+/// A loopback port that no other process gets while this value exists, so that parallel runs of
+/// these tests do not conflict. Connections are refused unless a [`KillableServer`] listens on the
+/// port.
+pub(crate) struct ReservedPort {
     pub(crate) address: SocketAddr,
-    /// Bound, so that the kernel gives the port to no one; it never listens, so that a process may.
+    /// This socket is bound, so that the kernel gives the port to no other process. It never
+    /// listens, so that a [`KillableServer`] can listen.
     _holder: TcpSocket,
 }
 
-impl Port {
+impl ReservedPort {
     pub(crate) fn new() -> Self {
-        let holder = TcpSocket::new_v4().expect("a socket");
-        holder.set_reuseaddr(true).expect("an option of sockets");
+        let holder = TcpSocket::new_v4().expect("a socket can be opened");
+        holder.set_reuseaddr(true).expect("SO_REUSEADDR can be set");
         let any = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
-        holder.bind(any).expect("loopback is there");
+        holder.bind(any).expect("the loopback interface is up");
         Self {
-            address: holder.local_addr().expect("it is bound"),
+            address: holder.local_addr().expect("the socket is bound"),
             _holder: holder,
         }
     }
 }
 
-/// An address that no other test of this process has; with it goes a port of the kernel's choice.
+/// Returns a loopback address that no other test of this process uses.
 fn fresh_address() -> Ipv4Addr {
     static NEXT: AtomicU16 = AtomicU16::new(1);
     let [high, low] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
     Ipv4Addr::new(127, 78, high, low)
 }
 
-pub(crate) struct World {
-    pub(crate) data_plane: data_plane::StandIn,
-    pub(crate) node_router: node_router::StandIn,
+pub(crate) struct Environment {
+    pub(crate) data_plane: FakeDataPlane,
+    pub(crate) node_router: FakeNodeRouter,
     pub(crate) client: AnnouncerServiceClient<Channel>,
-    /// Where gRPC is served.
     pub(crate) shutdown: Shutdown,
     pub(crate) readiness: Readiness,
     pub(crate) metrics: Metrics,
@@ -130,21 +137,22 @@ pub(crate) struct World {
     _reflector: JoinHandle<()>,
 }
 
-impl World {
+impl Environment {
     pub(crate) async fn start(flags: &[&str]) -> Self {
-        let mut world = Self::start_without_data_plane(flags).await;
-        world.data_plane.start().await;
-        world
+        let mut environment = Self::start_without_data_plane(flags).await;
+        environment.data_plane.start().await;
+        environment
     }
 
-    /// `{reflector}` in a flag stands for the reflector as a value of `--peer`. With another `--asn`
-    /// than 64512 the reflector is a router of another AS.
+    /// Starts the daemon with the usual flags, which `flags` replace by name. `{reflector}` in a
+    /// flag is replaced with the reflector as a value of `--peer`. If `--asn` is not 64512, the
+    /// reflector is a router of another AS.
     pub(crate) async fn start_without_data_plane(flags: &[&str]) -> Self {
-        let data_plane = data_plane::StandIn::new();
-        let node_router = node_router::StandIn::start_new().await;
+        let data_plane = FakeDataPlane::new();
+        let node_router = FakeNodeRouter::start_new().await;
         let announcer_address = IpAddr::from(fresh_address());
         let asn = flags.iter().find_map(|flag| flag.strip_prefix("--asn="));
-        let asn = asn.map_or(ASN, |asn| asn.parse().expect("an AS number"));
+        let asn = asn.map_or(ASN, |asn| asn.parse().expect("--asn is an AS number"));
         let (reflector, reflector_address, reflector_task) =
             reflector(announcer_address, asn).await;
 
@@ -174,8 +182,8 @@ impl World {
             .chain(usual)
             .chain(flags.iter().map(String::as_str));
         let matches = Args::command().get_matches_from(line);
-        let args = Args::from_arg_matches(&matches).expect("flags are usable");
-        let config = Config::resolve(&args).expect("flags are usable");
+        let args = Args::from_arg_matches(&matches).expect("the flags are valid");
+        let config = Config::resolve(&args).expect("the flags are valid");
 
         let mut daemon = Daemon::new("bgp-announcer");
         let shutdown = daemon.shutdown().clone();
@@ -183,11 +191,13 @@ impl World {
         let metrics = daemon.metrics().clone();
         let address = bgp_announcer::start(config, &mut daemon)
             .await
-            .expect("starts");
+            .expect("the daemon starts");
         let ListenAddress::Tcp(address) = address else {
-            panic!("a TCP address: {address}");
+            panic!("expected a TCP address, not {address}");
         };
-        let target: Target = format!("http://{address}").parse().expect("a target");
+        let target: Target = format!("http://{address}")
+            .parse()
+            .expect("the target is valid");
         let daemon = tokio::spawn(daemon.run_until_drained(std::future::pending()));
         Self {
             data_plane,
@@ -197,18 +207,18 @@ impl World {
             readiness,
             metrics,
             daemon: Some(daemon),
-            reflector_changes: reflector.changes(true).await.expect("runs"),
+            reflector_changes: reflector.changes(true).await.expect("the speaker runs"),
             reflector,
             _reflector: reflector_task,
         }
     }
 
-    /// What the reflector has from the announcer.
+    /// Returns the paths that the reflector has accepted from the announcer.
     pub(crate) async fn paths(&self) -> Vec<PathStatus> {
         self.reflector
             .paths(PathQuery::all(Table::All))
             .await
-            .expect("runs")
+            .expect("the speaker runs")
     }
 
     pub(crate) async fn wait_for_paths(&mut self, is_fine: impl Fn(&[PathStatus]) -> bool) {
@@ -218,9 +228,12 @@ impl World {
                     .reflector
                     .paths(PathQuery::all(Table::All))
                     .await
-                    .expect("runs"),
+                    .expect("the speaker runs"),
             ) {
-                self.reflector_changes.next().await.expect("runs");
+                self.reflector_changes
+                    .next()
+                    .await
+                    .expect("the speaker runs");
             }
         };
         if timeout(DEADLINE, waiting).await.is_err() {
@@ -243,28 +256,28 @@ impl World {
         waited.expect("the reflector rejects a path in time");
     }
 
-    /// Ends the reflector, and with it the session.
+    /// Ends the reflector and its session with the announcer.
     pub(crate) async fn end_reflector(&self) {
         let cease = Cease::AdministrativeShutdown {
             text: String::new(),
         };
         let ended = self.reflector.shutdown(cease, DEADLINE).await;
-        ended.expect("runs");
+        ended.expect("the speaker runs");
     }
 
-    /// UPDATE messages that the announcer has sent.
-    pub(crate) async fn updates_received(&mut self) -> u64 {
+    /// Returns the number of UPDATE messages that the announcer has sent.
+    pub(crate) async fn updates_sent(&mut self) -> u64 {
         let sessions = self
             .client
             .list_sessions(ListSessionsRequest::default())
             .await;
-        let sessions = sessions.expect("is served").into_inner().sessions;
+        let sessions = sessions.expect("the call succeeds").into_inner().sessions;
         sessions.iter().map(|session| session.updates_sent).sum()
     }
 
-    /// What the announcer said last when it ended the session.
+    /// Waits for the error with which the announcer ended the session, and returns it.
     pub(crate) async fn wait_for_peer_error(&mut self) -> String {
-        let peers = self.reflector.peers().await.expect("runs");
+        let peers = self.reflector.peers().await.expect("the speaker runs");
         if let Some((_, error)) = peers
             .first()
             .and_then(|peer| peer.session.last_error.clone())
@@ -273,7 +286,12 @@ impl World {
         }
         let waiting = async {
             loop {
-                for change in self.reflector_changes.next().await.expect("runs") {
+                for change in self
+                    .reflector_changes
+                    .next()
+                    .await
+                    .expect("the speaker runs")
+                {
                     if let bgp_speaker::Change::Peer(peer) = change
                         && let Some((_, error)) = &peer.session.last_error
                     {
@@ -282,7 +300,9 @@ impl World {
                 }
             }
         };
-        timeout(DEADLINE, waiting).await.expect("an error in time")
+        timeout(DEADLINE, waiting)
+            .await
+            .expect("the session ends with an error in time")
     }
 
     pub(crate) async fn announcements(&mut self) -> ListAnnouncementsResponse {
@@ -290,7 +310,7 @@ impl World {
             .client
             .list_announcements(ListAnnouncementsRequest::default())
             .await;
-        list.expect("is served").into_inner()
+        list.expect("the call succeeds").into_inner()
     }
 
     async fn wait_for_announcement(
@@ -301,12 +321,12 @@ impl World {
         let deadline = Instant::now() + DEADLINE;
         loop {
             let all = self.announcements().await.announcements;
-            let found = all.iter().find(|it| it.prefix == prefix && is_fine(it));
-            if let Some(found) = found {
-                return found.clone();
+            let matching = all.iter().find(|it| it.prefix == prefix && is_fine(it));
+            if let Some(matching) = matching {
+                return matching.clone();
             }
             assert!(Instant::now() < deadline, "{prefix}: {all:#?}");
-            self.next_change().await;
+            self.wait_before_poll().await;
         }
     }
 
@@ -336,24 +356,26 @@ impl World {
                 "{text}: {}",
                 self.readiness.report()
             );
-            self.next_change().await;
+            self.wait_before_poll().await;
         }
     }
 
-    /// A moment between two looks at what has no stream of changes.
-    pub(crate) async fn next_change(&self) {
+    /// Waits a moment before the next poll of a value that has no watch.
+    pub(crate) async fn wait_before_poll(&self) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 
-    /// How the daemon ended.
+    /// Waits for the end of the daemon and returns its result.
     pub(crate) async fn ended(&mut self) -> Result<(), DaemonError> {
-        let daemon = self.daemon.take().expect("it was not asked before");
+        let daemon = self.daemon.take().expect("this function is called once");
         let ended = timeout(DEADLINE, daemon).await;
-        ended.expect("ends in time").expect("no panic")
+        ended
+            .expect("the daemon ends in time")
+            .expect("the daemon does not panic")
     }
 }
 
-/// A speaker that accepts what the announcer announces.
+/// Starts a BGP speaker that accepts the paths of the announcer.
 async fn reflector(client: IpAddr, client_asn: Asn) -> (SpeakerHandle, SocketAddr, JoinHandle<()>) {
     let address = fresh_address();
     let speaker = Speaker::bind(SpeakerConfig {
@@ -362,10 +384,15 @@ async fn reflector(client: IpAddr, client_asn: Asn) -> (SpeakerHandle, SocketAdd
         cluster_id: ClusterId(address),
         listen: vec![SocketAddr::new(address.into(), 0)],
     })
-    .expect("loopback is there");
+    .expect("the loopback interface is up");
     let handle = speaker.handle();
     let address = speaker.local_addresses()[0];
-    let task = tokio::spawn(async move { speaker.run().await.expect("no task panics") });
+    let task = tokio::spawn(async move {
+        speaker
+            .run()
+            .await
+            .expect("the speaker runs without an error")
+    });
     let session = SessionConfig {
         is_client: client_asn == ASN,
         hold_time_seconds: 90,
@@ -380,7 +407,10 @@ async fn reflector(client: IpAddr, client_asn: Asn) -> (SpeakerHandle, SocketAdd
         peers: vec![peer],
         groups: Vec::new(),
     };
-    let configured = handle.configure(configuration).await.expect("runs");
-    configured.expect("is valid");
+    let configured = handle
+        .configure(configuration)
+        .await
+        .expect("the speaker runs");
+    configured.expect("the configuration is valid");
     (handle, address, task)
 }
