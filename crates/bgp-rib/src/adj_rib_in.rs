@@ -1,4 +1,4 @@
-//! What one source announced, after import policy.
+//! Adj-RIB-In: the paths of one source, after the import policy.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -13,12 +13,12 @@ use crate::{
     decision::{DEFAULT_LOCAL_PREF, Preference},
     export::ExportForm,
     next_hop,
-    peer::{PeerKind, PeerSettings, RibConfig, SourceFacts, is_same_family},
+    peer::{PeerKind, PeerSettings, RibConfig, SourceProperties, is_same_family},
     policy::RejectReason,
     table::{PrefixIndex, Slot},
 };
 
-/// Checks that concern all prefixes of an announcement.
+/// Checks the attributes of an announcement. Returns the reason to reject all of its prefixes.
 pub(crate) fn check_attributes(
     config: &RibConfig,
     peer: &PeerSettings,
@@ -47,7 +47,7 @@ pub(crate) fn check_attributes(
     }
 }
 
-/// Checks of a single prefix.
+/// Checks one prefix of an announcement. Returns the reason to reject this prefix.
 pub(crate) fn check_prefix(
     peer: &PeerSettings,
     prefix: IpNet,
@@ -66,35 +66,39 @@ pub(crate) fn check_prefix(
     }
 }
 
-/// The attributes of an external peer as they count inside this AS.
+/// Converts the attributes of an external peer to attributes inside this AS.
 ///
-/// RFC 8326 section 4.2: GRACEFUL_SHUTDOWN turns into the lowest LOCAL_PREF. The attributes of
-/// internal sessions are ignored (RFC 7606 section 7).
-pub(crate) fn internalise(attributes: &mut PathAttributes) {
-    let is_going_down = is_going_down(attributes);
-    attributes.local_pref = Some(if is_going_down { 0 } else { DEFAULT_LOCAL_PREF });
+/// A path with GRACEFUL_SHUTDOWN gets the lowest LOCAL_PREF (RFC 8326 section 4.2). Attributes that
+/// are valid only on internal sessions are ignored (RFC 7606 section 7).
+pub(crate) fn convert_external(attributes: &mut PathAttributes) {
+    let has_graceful_shutdown = has_graceful_shutdown(attributes);
+    attributes.local_pref = Some(if has_graceful_shutdown {
+        0
+    } else {
+        DEFAULT_LOCAL_PREF
+    });
     attributes.originator_id = None;
     attributes.cluster_list.clear();
 }
 
-/// Whether the path has the community GRACEFUL_SHUTDOWN (RFC 8326).
-pub(crate) fn is_going_down(attributes: &PathAttributes) -> bool {
+/// Reports whether the path has the community GRACEFUL_SHUTDOWN (RFC 8326).
+pub(crate) fn has_graceful_shutdown(attributes: &PathAttributes) -> bool {
     attributes
         .communities
         .contains(&Community::GRACEFUL_SHUTDOWN)
 }
 
-/// Attributes as one source announced them, with all that follows from them.
+/// The attributes of paths of one source, with derived values that are computed once.
 #[derive(Debug)]
-pub(crate) struct Learned {
-    source: SourceFacts,
+pub(crate) struct LearnedAttributes {
+    source: SourceProperties,
     attributes: Arc<PathAttributes>,
     preference: Preference,
     exported: Mutex<Vec<(ExportForm, Arc<PathAttributes>)>>,
 }
 
-impl Learned {
-    fn new(attributes: Arc<PathAttributes>, source: SourceFacts) -> Self {
+impl LearnedAttributes {
+    fn new(attributes: Arc<PathAttributes>, source: SourceProperties) -> Self {
         let preference = Preference::new(&attributes, source);
         Self {
             source,
@@ -104,7 +108,7 @@ impl Learned {
         }
     }
 
-    pub(crate) fn source(&self) -> SourceFacts {
+    pub(crate) fn source(&self) -> SourceProperties {
         self.source
     }
 
@@ -116,7 +120,8 @@ impl Learned {
         &self.preference
     }
 
-    /// The attributes as they leave in this form. Computed once for all prefixes and peers.
+    /// Returns the attributes after an export in this form. The result is computed once for all
+    /// prefixes and peers.
     pub(crate) fn exported(&self, form: ExportForm) -> Arc<PathAttributes> {
         let mut exported = self.exported.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, attributes)) = exported.iter().find(|(known, _)| *known == form) {
@@ -128,9 +133,9 @@ impl Learned {
     }
 }
 
-/// Entry of the set of attributes, compared by value.
+/// An entry of the set of attributes. Equality and hash depend only on the attributes.
 #[derive(Debug)]
-struct Interned(Arc<Learned>);
+struct Interned(Arc<LearnedAttributes>);
 
 impl PartialEq for Interned {
     fn eq(&self, other: &Self) -> bool {
@@ -152,22 +157,23 @@ impl std::borrow::Borrow<PathAttributes> for Interned {
     }
 }
 
-/// The paths of one source.
+/// The Adj-RIB-In of one source: its accepted paths.
 #[derive(Debug)]
 pub(crate) struct AdjRibIn {
-    source: SourceFacts,
+    source: SourceProperties,
     paths: HashMap<(PrefixIndex, Option<PathId>), Slot>,
     interned: HashSet<Interned>,
     sweep_at: usize,
-    /// Families of which a path was rejected at the maximum, and not asked for again since.
+    /// Families with paths that were rejected at the maximum number of paths and have not been
+    /// requested again.
     blocked: BTreeSet<Family>,
 }
 
-/// Fewest attributes at which it is worth looking for those that no path uses.
+/// Smallest number of attribute sets at which unused attribute sets are removed.
 const SMALLEST_SWEEP: usize = 64;
 
 impl AdjRibIn {
-    pub(crate) fn new(source: SourceFacts) -> Self {
+    pub(crate) fn new(source: SourceProperties) -> Self {
         Self {
             source,
             paths: HashMap::new(),
@@ -177,17 +183,16 @@ impl AdjRibIn {
         }
     }
 
-    /// Gives the peer another role. Paths keep the one that they were learned with until they are
-    /// put again.
+    /// Changes the kind of the peer. Stored paths keep the old kind until they are stored again.
     pub(crate) fn set_kind(&mut self, kind: PeerKind) {
-        if let SourceFacts::Peer { kind: known, .. } = &mut self.source {
+        if let SourceProperties::Peer { kind: known, .. } = &mut self.source {
             *known = kind;
         }
         self.interned.clear();
     }
 
-    /// The one copy of these attributes.
-    pub(crate) fn intern(&mut self, attributes: &Arc<PathAttributes>) -> Arc<Learned> {
+    /// Returns the shared copy of these attributes. Creates it if it does not exist.
+    pub(crate) fn intern(&mut self, attributes: &Arc<PathAttributes>) -> Arc<LearnedAttributes> {
         if let Some(known) = self.interned.get(attributes.as_ref()) {
             return known.0.clone();
         }
@@ -196,7 +201,7 @@ impl AdjRibIn {
                 .retain(|entry| Arc::strong_count(&entry.0) > 1);
             self.sweep_at = SMALLEST_SWEEP.max(2 * self.interned.len());
         }
-        let learned = Arc::new(Learned::new(attributes.clone(), self.source));
+        let learned = Arc::new(LearnedAttributes::new(attributes.clone(), self.source));
         self.interned.insert(Interned(learned.clone()));
         learned
     }
@@ -217,12 +222,13 @@ impl AdjRibIn {
         self.paths.len()
     }
 
-    /// Notes that a path of the family was rejected at the maximum.
+    /// Records that a path of the family was rejected at the maximum number of paths.
     pub(crate) fn block(&mut self, family: Family) {
         self.blocked.insert(family);
     }
 
-    /// Returns the families with rejected paths if there is room for one, each once.
+    /// Removes and returns the families with rejected paths if there is room for a further path.
+    /// Returns no family if there is no room.
     pub(crate) fn take_unblocked(&mut self, maximum_paths: Option<u32>) -> Vec<Family> {
         if maximum_paths.is_some_and(|limit| self.len() >= limit as usize) {
             return Vec::new();

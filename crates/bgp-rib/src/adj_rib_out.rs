@@ -1,4 +1,4 @@
-//! What one peer has been sent, and what is pending for it.
+//! Adj-RIB-Out: the paths sent to one peer, and its pending keys.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -9,26 +9,27 @@ use bgp_packet::{Announced, Family, Nlri, PathAttributes, Update};
 
 use crate::table::{PrefixIndex, Slot};
 
-/// What a peer can hold one path for.
+/// The key of a sent path. A peer has at most one path for each key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Key {
     pub(crate) prefix: PrefixIndex,
-    pub(crate) what: What,
+    pub(crate) what: PathChoice,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum What {
-    /// The best path of the prefix, to a peer that takes one.
+pub(crate) enum PathChoice {
+    /// The best path of the prefix, for a peer that is sent only the best path.
     Best,
-    /// The path in this slot, to a peer that takes all (RFC 7911).
+    /// The path in this slot, for a peer that is sent all paths (RFC 7911).
     Slot(Slot),
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Pending {
+pub(crate) enum PendingItem {
     Key {
         key: Key,
-        /// Sent even if the peer has it (RFC 2918).
+        /// `true`: a ROUTE-REFRESH requested the path, so it is sent even if the peer has it (RFC
+        /// 2918).
         is_refresh: bool,
     },
     EndOfRib(Family),
@@ -36,9 +37,9 @@ pub(crate) enum Pending {
 
 #[derive(Debug, Default)]
 pub(crate) struct AdjRibOut {
-    /// In the order of the first change; each key at most once.
+    /// Pending keys in the order of their first change. Each key occurs at most once.
     queue: VecDeque<Queued>,
-    /// The keys of the queue, each with whether it is to be sent in any case.
+    /// The keys of the queue. `true`: a ROUTE-REFRESH requested the path.
     refreshes: HashMap<Key, bool>,
     sent: HashMap<Key, Arc<PathAttributes>>,
 }
@@ -50,8 +51,8 @@ enum Queued {
 }
 
 impl AdjRibOut {
-    /// Returns whether the key was not pending before.
-    pub(crate) fn mark(&mut self, key: Key, is_refresh: bool) -> bool {
+    /// Marks the key as pending. Returns `true` if the key was not pending before.
+    pub(crate) fn mark_pending(&mut self, key: Key, is_refresh: bool) -> bool {
         let mut is_new = false;
         let pending = self.refreshes.entry(key).or_insert_with(|| {
             is_new = true;
@@ -68,12 +69,12 @@ impl AdjRibOut {
         self.queue.push_back(Queued::EndOfRib(family));
     }
 
-    pub(crate) fn pop(&mut self) -> Option<Pending> {
+    pub(crate) fn pop(&mut self) -> Option<PendingItem> {
         Some(match self.queue.pop_front()? {
-            Queued::EndOfRib(family) => Pending::EndOfRib(family),
+            Queued::EndOfRib(family) => PendingItem::EndOfRib(family),
             Queued::Key(key) => {
                 let is_refresh = self.refreshes.remove(&key).unwrap_or(false);
-                Pending::Key { key, is_refresh }
+                PendingItem::Key { key, is_refresh }
             }
         })
     }
@@ -94,12 +95,12 @@ impl AdjRibOut {
         self.sent.get(&key)
     }
 
-    /// Returns whether the peer had nothing under the key before.
+    /// Records a sent path. Returns `true` if the peer had no path for the key before.
     pub(crate) fn record(&mut self, key: Key, attributes: Arc<PathAttributes>) -> bool {
         self.sent.insert(key, attributes).is_none()
     }
 
-    /// Returns whether the peer had something under the key.
+    /// Records a sent withdrawal. Returns `true` if the peer had a path for the key.
     pub(crate) fn forget(&mut self, key: Key) -> bool {
         self.sent.remove(&key).is_some()
     }
@@ -112,7 +113,8 @@ impl AdjRibOut {
         self.sent.iter().map(|(&key, attributes)| (key, attributes))
     }
 
-    /// Every reference to an entry of the table that this holds.
+    /// Returns the prefixes of all references that this Adj-RIB-Out holds to entries of the table.
+    /// A prefix occurs once for each reference.
     pub(crate) fn references(&self) -> impl Iterator<Item = PrefixIndex> {
         self.refreshes
             .keys()
@@ -121,15 +123,16 @@ impl AdjRibOut {
     }
 }
 
-/// Collects what is to be sent: one UPDATE of withdrawals, then one for each set of attributes.
+/// Collects withdrawals and announcements and makes UPDATE messages from them: one UPDATE with all
+/// withdrawals, then one UPDATE for each set of attributes.
 #[derive(Debug, Default)]
-pub(crate) struct Batch {
+pub(crate) struct UpdateBatch {
     withdrawn: Vec<Nlri>,
     announced: Vec<Announced>,
     positions: HashMap<*const PathAttributes, usize>,
 }
 
-impl Batch {
+impl UpdateBatch {
     pub(crate) fn withdraw(&mut self, nlri: Nlri) {
         self.withdrawn.push(nlri);
     }

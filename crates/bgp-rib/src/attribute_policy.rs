@@ -1,7 +1,6 @@
-//! What import policy keeps of the attributes of a path.
-//!
-//! A client that sets LOCAL_PREF, MED, a community or an attribute of reflection takes part in the
-//! decisions of the reflector and its routers: it can draw the traffic of others to itself.
+//! Part of the import policy that removes or replaces path attributes.
+//! A client that sets LOCAL_PREF, MED, a community or an attribute of reflection influences the
+//! decisions of the reflector and of its routers. It could attract the traffic of other clients.
 
 use std::sync::Arc;
 
@@ -10,76 +9,80 @@ use serde::Deserialize;
 
 use crate::{decision::DEFAULT_LOCAL_PREF, export::NO_EXPORT_SUBCONFED};
 
-/// Communities that can only keep a path back or make it the last choice. Always kept.
-const HARMLESS: [Community; 4] = [
+/// Communities that are always kept, because they can only restrict the export of a path or make it
+/// least preferred.
+const ALWAYS_KEPT: [Community; 4] = [
     Community::GRACEFUL_SHUTDOWN,
     Community::NO_EXPORT,
     Community::NO_ADVERTISE,
     NO_EXPORT_SUBCONFED,
 ];
 
-/// Type of AIGP (RFC 7311), a metric that routers may compare before MED.
+/// Type code of the attribute AIGP (RFC 7311), a metric that routers can compare before MED.
 const AIGP: u8 = 26;
 
-/// What is kept of the attributes of a path. By default everything.
+/// The treatment of the attributes of received paths. The default keeps all attributes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AttributePolicy {
-    /// LOCAL_PREF.
     pub local_pref: LocalPrefPolicy,
-    /// MULTI_EXIT_DISC and AIGP.
+    /// Treatment of MULTI_EXIT_DISC and AIGP.
     pub med: MedPolicy,
-    /// COMMUNITIES, EXTENDED_COMMUNITIES and LARGE_COMMUNITY.
+    /// Treatment of COMMUNITIES, EXTENDED_COMMUNITIES and LARGE_COMMUNITY.
     pub communities: CommunityPolicy,
-    /// ORIGINATOR_ID and CLUSTER_LIST.
+    /// Treatment of ORIGINATOR_ID and CLUSTER_LIST.
     pub reflection: ReflectionPolicy,
 }
 
-/// What becomes of LOCAL_PREF.
+/// The treatment of the attribute LOCAL_PREF.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum LocalPrefPolicy {
-    /// It stays.
+    /// LOCAL_PREF is kept unchanged.
     #[default]
     Pass,
-    /// 0, which "least preferred" uses, stays; any other value becomes [`DEFAULT_LOCAL_PREF`].
+    /// The value 0, which makes a path least preferred, is kept. Any other value is replaced with
+    /// [`DEFAULT_LOCAL_PREF`].
     Clamp,
 }
 
-/// What becomes of MULTI_EXIT_DISC and AIGP.
+/// The treatment of the attributes MULTI_EXIT_DISC and AIGP.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum MedPolicy {
-    /// They stay.
+    /// Both attributes are kept.
     #[default]
     Pass,
-    /// They are taken off.
+    /// Both attributes are removed.
     Remove,
 }
 
-/// What becomes of communities.
+/// The treatment of standard, extended and large communities.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum CommunityPolicy {
-    /// All stay, of each kind.
+    /// All communities are kept.
     #[default]
     Pass,
-    /// These stay, and GRACEFUL_SHUTDOWN, NO_EXPORT, NO_ADVERTISE and NO_EXPORT_SUBCONFED. Extended
-    /// and large ones are taken off.
+    /// The listed communities are kept, and GRACEFUL_SHUTDOWN, NO_EXPORT, NO_ADVERTISE and
+    /// NO_EXPORT_SUBCONFED. All other communities are removed, including extended and large
+    /// communities.
     Only(Vec<Community>),
 }
 
-/// What becomes of the attributes of reflection (RFC 4456).
+/// The treatment of ORIGINATOR_ID and CLUSTER_LIST (RFC 4456).
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum ReflectionPolicy {
-    /// They stay: the peer may be a reflector itself.
+    /// Both attributes are kept. Needed if the peer is a reflector.
     #[default]
     Pass,
-    /// They are taken off after the checks for loops: the path counts as the peer's own.
+    /// Both attributes are removed after the checks for loops. The path then counts as originated
+    /// by the peer.
     Discard,
 }
 
 impl AttributePolicy {
-    /// For peers that are not trusted with the decisions of others.
+    /// Returns a policy for peers that must not influence the decisions of routers about the paths
+    /// of other peers.
     pub fn strict() -> Self {
         Self {
             local_pref: LocalPrefPolicy::Clamp,
@@ -89,7 +92,8 @@ impl AttributePolicy {
         }
     }
 
-    /// Returns the attributes that are kept; the same ones if that is all of them.
+    /// Applies the policy to `attributes`. Returns `attributes` without a copy if the policy
+    /// changes none.
     pub(crate) fn apply(&self, attributes: &Arc<PathAttributes>) -> Arc<PathAttributes> {
         let local_pref = self.local_pref(attributes.local_pref);
         let is_med_removed = self.med == MedPolicy::Remove
@@ -142,7 +146,7 @@ impl AttributePolicy {
 }
 
 fn is_kept(allowed: &[Community], community: &Community) -> bool {
-    HARMLESS.contains(community) || allowed.contains(community)
+    ALWAYS_KEPT.contains(community) || allowed.contains(community)
 }
 
 #[cfg(test)]
@@ -179,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn the_strict_policy_leaves_nothing_that_decides_for_others() {
+    fn the_strict_policy_removes_all_attributes_that_influence_routers() {
         let kept = AttributePolicy::strict().apply(&announced());
         let expected = PathAttributes {
             local_pref: Some(100),
@@ -205,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn each_part_of_the_policy_may_be_relaxed() {
+    fn each_part_of_the_strict_policy_can_be_relaxed_separately() {
         let announced = announced();
         let strict = AttributePolicy::strict;
         let kept = AttributePolicy {
@@ -238,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_whole_is_not_copied() {
+    fn attributes_that_the_policy_does_not_change_are_not_copied() {
         let announced = announced();
         let kept = AttributePolicy::default().apply(&announced);
         assert!(Arc::ptr_eq(&kept, &announced));

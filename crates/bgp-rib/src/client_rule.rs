@@ -1,4 +1,4 @@
-//! Which peers may announce which prefixes, with which next hops.
+//! Rules for the prefixes and next hops of single clients.
 
 use std::net::IpAddr;
 
@@ -6,17 +6,18 @@ use bgp_packet::IpNet;
 
 use crate::policy::PrefixFilter;
 
-/// Where a next hop may lie. By default anywhere.
+/// A filter of next hops. The default allows every next hop.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NextHopFilter {
-    /// Within one of these.
+    /// A next hop within one of these prefixes is allowed.
     pub prefixes: Vec<IpNet>,
-    /// At the address that the peer's session comes from.
+    /// Whether the address of the peer is allowed as next hop. If this is `false` and `prefixes` is
+    /// empty, every next hop is allowed.
     pub is_peer_allowed: bool,
 }
 
 impl NextHopFilter {
-    /// Whether the peer may announce the next hop.
+    /// Reports whether the filter allows the peer to announce the next hop.
     pub(crate) fn is_match(&self, next_hop: IpAddr, peer: IpAddr) -> bool {
         let Self {
             prefixes,
@@ -28,26 +29,24 @@ impl NextHopFilter {
     }
 }
 
-/// What peers of some addresses may announce, within what the policy allows to all.
+/// A rule for the announcements of some peers. A path has to pass the import policy and the rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientRule {
-    /// Where the sessions of these peers come from.
+    /// Prefixes with the addresses of the peers.
     pub clients: Vec<IpNet>,
-    /// Prefixes that they may announce.
     pub prefixes: PrefixFilter,
-    /// Next hops that they may announce.
     pub next_hops: NextHopFilter,
 }
 
-/// Returns the rule that names the peer by the longest prefix.
+/// Returns the rule with the longest client prefix that contains the address of the peer.
 pub(crate) fn rule_of(rules: &[ClientRule], peer: IpAddr) -> Option<&ClientRule> {
     let length = |rule: &&ClientRule| {
         let prefixes = rule.clients.iter().filter(|prefix| prefix.contains(&peer));
         prefixes.map(IpNet::prefix_len).max()
     };
-    let named = rules.iter().filter(|rule| length(rule).is_some());
-    // The first of equal ones.
-    named.rev().max_by_key(length)
+    let matching = rules.iter().filter(|rule| length(rule).is_some());
+    // `max_by_key` returns the last maximum; `rev` makes it the first rule of the list.
+    matching.rev().max_by_key(length)
 }
 
 #[cfg(test)]
@@ -63,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_prefix_names_the_rule_of_a_peer() {
+    fn the_rule_with_the_longest_matching_client_prefix_applies_to_a_peer() {
         let rules = [
             rule(&["10.244.0.0/16"]),
             rule(&["10.244.1.0/24", "fd00:1::/64"]),
@@ -76,22 +75,25 @@ mod tests {
             ("10.244.1.7", Some(2)),
             ("10.245.0.1", None),
         ] {
-            let found = rule_of(&rules, peer.parse().unwrap());
+            let actual = rule_of(&rules, peer.parse().unwrap());
             let expected = expected.map(|index: usize| &rules[index]);
-            assert_eq!(found, expected, "{peer}");
+            assert_eq!(actual, expected, "{peer}");
         }
     }
 
     #[test]
-    fn a_next_hop_is_the_peer_itself_or_in_the_list() {
+    fn a_next_hop_filter_allows_listed_prefixes_and_the_peer_itself() {
         let check = |prefixes: &[&str], is_peer_allowed, next_hop: &str, expected| {
             let filter = NextHopFilter {
                 prefixes: prefixes.iter().map(|it| it.parse().unwrap()).collect(),
                 is_peer_allowed,
             };
             let peer = [10, 244, 1, 7].into();
-            let found = filter.is_match(next_hop.parse().unwrap(), peer);
-            assert_eq!(found, expected, "{prefixes:?} {is_peer_allowed} {next_hop}");
+            let actual = filter.is_match(next_hop.parse().unwrap(), peer);
+            assert_eq!(
+                actual, expected,
+                "{prefixes:?} {is_peer_allowed} {next_hop}"
+            );
         };
         check(&[], false, "192.0.2.1", true);
         check(&[], true, "10.244.1.7", true);

@@ -1,39 +1,40 @@
-//! The decision process: RFC 4271 section 9.1.2.2 with the changes of RFC 4456 section 9.
-//!
-//! There is no interior routing protocol here, so every next hop counts as reachable and step (e),
-//! the interior cost, never decides.
+//! Decision process of RFC 4271 section 9.1.2.2 and RFC 4456 section 9.
+//! This speaker has no interior routing protocol. So every next hop counts as reachable, and step
+//! (e), the interior cost, is omitted.
 
 use std::{cmp::Ordering, collections::HashMap, fmt, net::IpAddr};
 
 use bgp_packet::{Asn, Origin, PathAttributes, PathId, RouterId};
 
-use crate::peer::{PeerId, PeerKind, SourceFacts};
+use crate::peer::{PeerId, PeerKind, SourceProperties};
 
-/// LOCAL_PREF of a path that came without one.
+/// LOCAL_PREF of a path that was received without LOCAL_PREF.
 pub const DEFAULT_LOCAL_PREF: u32 = 100;
 
-/// The step of the decision process at which a path lost. In the order of the steps.
+/// The step of the decision process at which a path lost. The variants have the order of the steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum NotBestReason {
-    /// RFC 4271 section 9.1.1.
+    /// Another path has a higher LOCAL_PREF (RFC 4271 section 9.1.1).
     LowerLocalPref,
-    /// Paths of our own come before those of peers.
+    /// This speaker originated another path, which wins against paths of peers.
     NotOriginatedHere,
-    /// RFC 4271 section 9.1.2.2 (a).
+    /// Another path has a shorter AS_PATH (RFC 4271 section 9.1.2.2 (a)).
     LongerAsPath,
-    /// RFC 4271 section 9.1.2.2 (b).
+    /// Another path has a lower ORIGIN (RFC 4271 section 9.1.2.2 (b)).
     HigherOrigin,
-    /// RFC 4271 section 9.1.2.2 (c): compared with paths through the same neighbouring AS only.
+    /// Another path through the same neighbouring AS has a lower MULTI_EXIT_DISC (RFC 4271 section
+    /// 9.1.2.2 (c)).
     HigherMultiExitDisc,
-    /// RFC 4271 section 9.1.2.2 (d).
+    /// Another path is from an external peer (RFC 4271 section 9.1.2.2 (d)).
     InternalPeer,
-    /// RFC 4271 section 9.1.2.2 (f), with ORIGINATOR_ID where present.
+    /// Another path has a lower router id, or ORIGINATOR_ID if present (RFC 4271 section 9.1.2.2
+    /// (f)).
     HigherRouterId,
-    /// RFC 4456 section 9.
+    /// Another path has a shorter CLUSTER_LIST (RFC 4456 section 9).
     LongerClusterList,
-    /// RFC 4271 section 9.1.2.2 (g).
+    /// Another path is from a peer with a lower address (RFC 4271 section 9.1.2.2 (g)).
     HigherPeerAddress,
-    /// Two paths of one peer (RFC 7911): the lower path id decides.
+    /// Another path of the peer has a lower path id (RFC 7911).
     HigherPathId,
 }
 
@@ -54,27 +55,28 @@ impl fmt::Display for NotBestReason {
     }
 }
 
-/// All that the decision process looks at but the path id.
+/// The values of a path that the decision process compares, except the path id.
 #[derive(Clone, Debug)]
 pub(crate) struct Preference {
     local_pref: u32,
     as_path_length: usize,
     origin: Origin,
-    /// `None`: the path starts in this AS (or with a set).
+    /// `None`: the path originates in this AS, or AS_PATH begins with an AS_SET.
     neighbouring_asn: Option<Asn>,
     multi_exit_disc: u32,
     is_external: bool,
     router_id: RouterId,
     cluster_list_length: usize,
-    /// The id settles what two peers of one address leave open; `None` for a path of our own.
+    /// The id decides between two peers with equal addresses. `None`: this speaker originated the
+    /// path.
     peer: Option<(IpAddr, PeerId)>,
 }
 
 impl Preference {
-    pub(crate) fn new(attributes: &PathAttributes, source: SourceFacts) -> Self {
+    pub(crate) fn new(attributes: &PathAttributes, source: SourceProperties) -> Self {
         let (router_id, is_external, peer) = match source {
-            SourceFacts::Own { router_id } => (router_id, false, None),
-            SourceFacts::Peer {
+            SourceProperties::Own { router_id } => (router_id, false, None),
+            SourceProperties::Peer {
                 id,
                 kind,
                 router_id,
@@ -86,7 +88,7 @@ impl Preference {
             as_path_length: attributes.as_path.decision_length(),
             origin: attributes.origin,
             neighbouring_asn: attributes.as_path.neighbouring_asn(),
-            // RFC 4271 section 9.1.2.2 (c): a missing one counts as the lowest.
+            // A missing MULTI_EXIT_DISC counts as the lowest value (RFC 4271 section 9.1.2.2 (c)).
             multi_exit_disc: attributes.multi_exit_disc.unwrap_or(0),
             is_external,
             router_id: attributes.originator_id.unwrap_or(router_id),
@@ -95,21 +97,22 @@ impl Preference {
         }
     }
 
-    /// Whether the path takes part in the one step that is not a comparison of two paths.
+    /// Reports whether the path has a MULTI_EXIT_DISC that can lose. The step MULTI_EXIT_DISC is
+    /// the only step that cannot be decided by comparing two paths.
     pub(crate) fn has_multi_exit_disc(&self) -> bool {
         self.multi_exit_disc != 0
     }
 }
 
-/// A path as the decision process sees it.
+/// A path that takes part in the decision process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Candidate<'a> {
     pub(crate) preference: &'a Preference,
     pub(crate) path_id: Option<PathId>,
 }
 
-/// `Some` of the first step that tells the two apart, MULTI_EXIT_DISC left out: whether `left`
-/// wins or loses, and where.
+/// Compares two paths without the step MULTI_EXIT_DISC. Returns the first step that distinguishes
+/// the paths, with `Less` if `left` wins and `Greater` if `right` wins.
 fn compare(left: Candidate<'_>, right: Candidate<'_>) -> Option<(Ordering, NotBestReason)> {
     use NotBestReason as Step;
     let (l, r) = (left.preference, right.preference);
@@ -133,13 +136,14 @@ fn compare(left: Candidate<'_>, right: Candidate<'_>) -> Option<(Ordering, NotBe
     steps.into_iter().find(|(ordering, _)| ordering.is_ne())
 }
 
-/// Whether `challenger` is preferred, given that no path of the prefix has a MULTI_EXIT_DISC:
-/// then, and only then, is the preference a total order and one comparison enough.
+/// Reports whether `challenger` is preferred to `best`. Correct only if no path of the prefix has a
+/// MULTI_EXIT_DISC: only then is the preference a total order, so that one comparison is enough.
 pub(crate) fn is_better(challenger: Candidate<'_>, best: Candidate<'_>) -> bool {
     compare(challenger, best).is_some_and(|(ordering, _)| ordering.is_lt())
 }
 
-/// The lowest MULTI_EXIT_DISC of each neighbouring AS among the paths that tie up to that step.
+/// The lowest MULTI_EXIT_DISC of each neighbouring AS, among the paths that are equal in the steps
+/// before MULTI_EXIT_DISC.
 struct MultiExitDiscs(HashMap<Option<Asn>, u32>);
 
 impl MultiExitDiscs {
@@ -150,7 +154,7 @@ impl MultiExitDiscs {
     }
 }
 
-/// Whether two paths tie up to the step before MULTI_EXIT_DISC.
+/// Reports whether two paths are equal in all steps before MULTI_EXIT_DISC.
 fn is_tie_before_multi_exit_disc(left: Candidate<'_>, right: Candidate<'_>) -> bool {
     compare(left, right).is_none_or(|(_, step)| step > NotBestReason::HigherMultiExitDisc)
 }
@@ -170,7 +174,7 @@ fn multi_exit_discs<'a>(
     MultiExitDiscs(lowest)
 }
 
-/// Position of the best path; `None` if there is no path.
+/// Returns the position of the best path, or `None` if there is no path.
 pub(crate) fn best<'a>(candidates: impl Iterator<Item = Candidate<'a>> + Clone) -> Option<usize> {
     let minimum = |candidates: &mut dyn Iterator<Item = (usize, Candidate<'a>)>| {
         candidates.reduce(|best, other| {
@@ -196,7 +200,7 @@ pub(crate) fn best<'a>(candidates: impl Iterator<Item = Candidate<'a>> + Clone) 
     minimum(&mut rest).map(|(position, _)| position)
 }
 
-/// Why each of the paths is not the best one; `None` for that one.
+/// Returns for each path the reason why it is not the best path, and `None` for the best path.
 pub(crate) fn verdicts<'a>(
     candidates: impl Iterator<Item = Candidate<'a>> + Clone,
     best: Candidate<'a>,
@@ -205,7 +209,7 @@ pub(crate) fn verdicts<'a>(
     candidates.map(move |candidate| verdict_with(&discriminators, candidate, best))
 }
 
-/// As [`verdicts`] of one path.
+/// Returns the reason why `candidate` is not the best path, or `None` if it is `best`.
 pub(crate) fn verdict_among<'a>(
     candidates: impl Iterator<Item = Candidate<'a>>,
     candidate: Candidate<'a>,
@@ -214,7 +218,8 @@ pub(crate) fn verdict_among<'a>(
     verdict_with(&multi_exit_discs(candidates, best), candidate, best)
 }
 
-/// As [`verdict_among`], where no path of the prefix has a MULTI_EXIT_DISC.
+/// Returns the reason why `candidate` is not the best path, or `None` if it is `best`. Correct only
+/// if no path of the prefix has a MULTI_EXIT_DISC; otherwise use [`verdict_among`].
 pub(crate) fn verdict(candidate: Candidate<'_>, best: Candidate<'_>) -> Option<NotBestReason> {
     compare(candidate, best).map(|(_, step)| step)
 }

@@ -1,36 +1,39 @@
-//! Which path goes to which peer, and in which form.
+//! Export of paths to peers.
 
 use std::{net::IpAddr, sync::Arc};
 
 use bgp_packet::{AsPathSegment, Asn, ClusterId, Community, IpNet, PathAttributes, RouterId};
 
 use crate::{
-    adj_rib_in::{Learned, is_going_down},
+    adj_rib_in::{LearnedAttributes, has_graceful_shutdown},
     decision::DEFAULT_LOCAL_PREF,
-    peer::{PeerId, PeerKind, PeerSettings, RibConfig, Source, SourceFacts, is_same_family},
+    peer::{PeerId, PeerKind, PeerSettings, RibConfig, Source, SourceProperties, is_same_family},
     table::Path,
 };
 
-/// RFC 1997 calls it NO_EXPORT_SUBCONFED. Without confederations it means what NO_EXPORT means.
+/// The community NO_EXPORT_SUBCONFED (RFC 1997). It is treated like NO_EXPORT, because this speaker
+/// does not support confederations.
 pub(crate) const NO_EXPORT_SUBCONFED: Community = Community(0xffff_ff03);
 
-/// How many times more than usual the local AS is prepended to a path that is least preferred.
+/// Number of additional prepends of the local AS to AS_PATH of a least preferred path.
 const LEAST_PREFERRED_PREPENDS: usize = 3;
 
-/// The longest AS_SEQUENCE that the wire can hold (RFC 4271 section 4.3).
+/// Largest number of AS numbers in an AS_SEQUENCE (RFC 4271 section 4.3).
 const LONGEST_SEGMENT: usize = 255;
 
-/// How attributes are edited on their way out. Equal forms of equal attributes are equal.
+/// The change that an export makes to the attributes of a path. Equal forms of equal attributes
+/// give equal results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ExportForm {
-    /// Internal to internal (RFC 4456 section 8).
+    /// Reflection from an internal peer to an internal peer (RFC 4456 section 8).
     Reflected {
         originator_id: RouterId,
         cluster_id: ClusterId,
     },
-    /// External or own to internal. `None`: the next hop stays.
+    /// Export of a path of an external peer or of this speaker to an internal peer. `next_hop`
+    /// `None`: the next hop is not changed.
     Internal { next_hop: Option<IpAddr> },
-    /// Anything to external.
+    /// Export of any path to an external peer. `next_hop` `None`: the next hop is not changed.
     External {
         local_asn: Asn,
         next_hop: Option<IpAddr>,
@@ -52,7 +55,7 @@ impl ExportForm {
             }
             Self::Internal { next_hop } => {
                 attributes.next_hop = next_hop.unwrap_or(attributes.next_hop);
-                // RFC 4271 section 5.1.5: mandatory on internal sessions.
+                // LOCAL_PREF is mandatory on internal sessions (RFC 4271 section 5.1.5).
                 attributes.local_pref.get_or_insert(DEFAULT_LOCAL_PREF);
             }
             Self::External {
@@ -65,11 +68,12 @@ impl ExportForm {
                 attributes.originator_id = None;
                 attributes.cluster_list.clear();
                 let is_of_this_as = attributes.as_path.segments.is_empty();
-                // RFC 4271 section 5.1.4: not to be passed on to a further AS.
+                // MULTI_EXIT_DISC of one neighbouring AS must not be sent to another AS (RFC 4271
+                // section 5.1.4).
                 if !is_own && !is_of_this_as {
                     attributes.multi_exit_disc = None;
                 }
-                if is_of_this_as && is_going_down(&attributes) {
+                if is_of_this_as && has_graceful_shutdown(&attributes) {
                     make_least_preferred(&mut attributes, local_asn);
                 }
                 prepend(&mut attributes, local_asn);
@@ -79,9 +83,9 @@ impl ExportForm {
     }
 }
 
-/// Makes a path of this AS least preferred in another AS. LOCAL_PREF, which does so within this AS,
-/// is not sent, and RFC 8326 leaves it to the other AS to act on GRACEFUL_SHUTDOWN. A router that
-/// compares either the length of AS_PATH or MULTI_EXIT_DISC takes another path where it has one.
+/// Makes a path of this AS least preferred in another AS. LOCAL_PREF is not sent to other ASes, and
+/// RFC 8326 does not require the other AS to act on GRACEFUL_SHUTDOWN. A router that compares the
+/// length of AS_PATH or MULTI_EXIT_DISC prefers any other path.
 fn make_least_preferred(attributes: &mut PathAttributes, local_asn: Asn) {
     attributes.multi_exit_disc = Some(u32::MAX);
     for _ in 0..LEAST_PREFERRED_PREPENDS {
@@ -89,7 +93,7 @@ fn make_least_preferred(attributes: &mut PathAttributes, local_asn: Asn) {
     }
 }
 
-/// RFC 4271 section 5.1.2 (b).
+/// Prepends `asn` to AS_PATH as described in RFC 4271 section 5.1.2 (b).
 fn prepend(attributes: &mut PathAttributes, asn: Asn) {
     let segments = &mut attributes.as_path.segments;
     match segments.first_mut() {
@@ -100,7 +104,8 @@ fn prepend(attributes: &mut PathAttributes, asn: Asn) {
     }
 }
 
-/// What the peer is to have of this path; `None`: nothing.
+/// Returns the attributes with which the path is exported to the peer, or `None` if the path is not
+/// exported.
 pub(crate) fn exported(
     config: &RibConfig,
     id: PeerId,
@@ -111,36 +116,37 @@ pub(crate) fn exported(
     let learned = &path.learned;
     let is_allowed = learned.source().source() != Source::Peer(id)
         && is_advertised(learned.source(), peer.kind)
-        && !is_held_back(&learned.attributes().communities, peer.kind)
+        && !is_export_forbidden(&learned.attributes().communities, peer.kind)
         && peer.export.prefixes.is_match(prefix);
     if !is_allowed {
         return None;
     }
-    let exported = learned.exported(form(config, peer, learned, prefix)?);
-    // The peer would have to drop it (RFC 4456 section 8).
+    let exported = learned.exported(export_form(config, peer, learned, prefix)?);
+    // The peer would have to drop a path with its own router id as originator id (RFC 4456 section
+    // 8).
     (exported.originator_id != Some(peer.peer_router_id)).then_some(exported)
 }
 
-/// RFC 4456 section 6: paths of a client go to everybody, those of a non-client to clients; paths
-/// from outside go to everybody, and everything may go outside.
-fn is_advertised(source: SourceFacts, to: PeerKind) -> bool {
+/// Reports whether a path of `source` is exported to a peer of the kind `to` (RFC 4456 section 6).
+/// Only paths from non-clients to non-clients are not exported.
+fn is_advertised(source: SourceProperties, to: PeerKind) -> bool {
     match (source, to) {
         (
-            SourceFacts::Peer {
+            SourceProperties::Peer {
                 kind: PeerKind::NonClient,
                 ..
             },
             PeerKind::NonClient,
         ) => false,
         (
-            SourceFacts::Own { .. } | SourceFacts::Peer { .. },
+            SourceProperties::Own { .. } | SourceProperties::Peer { .. },
             PeerKind::External | PeerKind::Client | PeerKind::NonClient,
         ) => true,
     }
 }
 
-/// RFC 1997, "well-known communities".
-fn is_held_back(communities: &[Community], to: PeerKind) -> bool {
+/// Reports whether a well-known community (RFC 1997) forbids the export to a peer of the kind `to`.
+fn is_export_forbidden(communities: &[Community], to: PeerKind) -> bool {
     communities.iter().any(|community| match *community {
         Community::NO_ADVERTISE => true,
         Community::NO_EXPORT | NO_EXPORT_SUBCONFED => to == PeerKind::External,
@@ -148,10 +154,10 @@ fn is_held_back(communities: &[Community], to: PeerKind) -> bool {
     })
 }
 
-fn form(
+fn export_form(
     config: &RibConfig,
     peer: &PeerSettings,
-    learned: &Learned,
+    learned: &LearnedAttributes,
     prefix: &IpNet,
 ) -> Option<ExportForm> {
     let own_address = || match prefix {
@@ -160,12 +166,12 @@ fn form(
     };
     let given = learned.attributes().next_hop;
     let (is_own, is_self) = match learned.source() {
-        SourceFacts::Own { .. } => (true, given.is_unspecified()),
-        SourceFacts::Peer {
+        SourceProperties::Own { .. } => (true, given.is_unspecified()),
+        SourceProperties::Peer {
             kind: PeerKind::External,
             ..
         } => (false, peer.export.next_hop_self),
-        SourceFacts::Peer {
+        SourceProperties::Peer {
             kind: PeerKind::Client | PeerKind::NonClient,
             router_id,
             ..
@@ -181,9 +187,9 @@ fn form(
         },
     };
     let next_hop = if is_self { Some(own_address()?) } else { None };
-    let leaving = next_hop.unwrap_or(given);
-    // RFC 4271 section 5.1.3: no path leaves with its receiver as next hop.
-    if leaving == peer.peer_address || !is_same_family(prefix, leaving) {
+    let sent_next_hop = next_hop.unwrap_or(given);
+    // A path must not be sent to a peer with this peer as next hop (RFC 4271 section 5.1.3).
+    if sent_next_hop == peer.peer_address || !is_same_family(prefix, sent_next_hop) {
         return None;
     }
     Some(match peer.kind {

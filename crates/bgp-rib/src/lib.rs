@@ -1,22 +1,19 @@
-//! Adj-RIB-In, Loc-RIB, Adj-RIB-Out, decision process, reflection rules, policy. Pure: no clock,
-//! no IO.
+//! Routing tables of a BGP speaker, with decision process, route reflection and policy. The crate
+//! has no clock and no I/O.
 //!
 //! ```text
 //!  receive ─► import policy ─► Adj-RIB-In ─► decision process ─► Loc-RIB
 //!  originate ────────────────────┘                                  │ changed keys
 //!                                      take_pending ◄─ export ◄─ Adj-RIB-Out of each peer
 //! ```
-//!
-//! The output is pulled: a change only marks a key in each peer's queue, and what is sent is
-//! derived from the Loc-RIB when the peer has room for it. Changes that a slow peer has not seen
-//! therefore coalesce, and its queue never outgrows the table.
-//!
-//! **Invariants.** What a peer has been sent is exactly what its Adj-RIB-Out lists. A path keeps
-//! its path id for as long as it lives, and no two paths of a prefix share one. Attributes are
-//! stored once for all prefixes that one peer announces with them, and so is each form in which
-//! they leave.
-
-#![warn(missing_docs)]
+//! The caller pulls the output. A change only marks a key in the queue of each peer. The UPDATE
+//! messages are made from the Loc-RIB when the connection of the peer has room. So several changes
+//! of a key coalesce for a slow peer, and the queue of a peer never has more keys than the table
+//! has paths.
+//! **Invariants.** The Adj-RIB-Out of a peer lists exactly the paths that the peer has been sent. A
+//! path keeps its path id while it exists, and no two paths of a prefix have equal path ids. Equal
+//! attributes of one peer are stored once for all prefixes, and so is each exported form of these
+//! attributes.
 
 mod adj_rib_in;
 mod adj_rib_out;

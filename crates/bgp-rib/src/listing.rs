@@ -1,62 +1,60 @@
-//! The tables as an operator reads them.
+//! Read access to the tables, for operators.
 
 use std::sync::Arc;
 
 use bgp_packet::{IpNet, PathAttributes, PathId};
 
 use crate::{
-    adj_rib_out::What,
+    adj_rib_out::PathChoice,
     decision::NotBestReason,
     peer::{PeerId, Source},
     rib::Rib,
-    table::{Entry, Path, Slot},
+    table::{Path, PrefixEntry, Slot},
 };
 
-/// Names a path of an Adj-RIB-In.
+/// The key of a path in an Adj-RIB-In.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PathKey {
-    /// Without host bits.
+    /// Host bits are 0.
     pub prefix: IpNet,
-    /// Who announced it.
     pub source: Source,
-    /// As the source sent it (RFC 7911).
+    /// Path id from the source (RFC 7911). `None`: the source sends no path ids.
     pub path_id: Option<PathId>,
 }
 
-/// A path of an Adj-RIB-In, with the decision process's verdict.
+/// A path of an Adj-RIB-In, with the result of the decision process.
 #[derive(Clone, Copy, Debug)]
 pub struct RibPath<'a> {
-    /// Its name.
     pub key: PathKey,
-    /// After import.
+    /// The attributes after the import policy.
     pub attributes: &'a Arc<PathAttributes>,
-    /// Why it is not the best path; `None`: it is.
+    /// The reason why the path is not the best path. `None`: the path is the best path.
     pub not_best: Option<NotBestReason>,
 }
 
-/// What a peer has been sent for a prefix.
+/// A path of an Adj-RIB-Out.
 #[derive(Clone, Copy, Debug)]
 pub struct SentPath<'a> {
-    /// The prefix.
     pub prefix: IpNet,
-    /// As sent, where the peer takes all paths.
+    /// The sent path id. `None`: the peer is sent only the best path, without a path id.
     pub path_id: Option<PathId>,
-    /// As sent.
+    /// The attributes after the export policy.
     pub attributes: &'a Arc<PathAttributes>,
-    /// Who announced it; `None` while a change is pending, since the path may be gone.
+    /// The source of the path. `None`: a change is pending, and the path is possibly removed from
+    /// the tables.
     pub source: Option<Source>,
-    /// Whether it is the best path of the prefix; `false` while a change is pending.
+    /// Whether the path is the best path of the prefix. Always `false` while a change is pending.
     pub is_best: bool,
 }
 
-/// Sizes of a peer's tables.
+/// The sizes of a peer's tables.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PeerCounts {
-    /// Adj-RIB-In: paths that were accepted.
+    /// Number of paths in the Adj-RIB-In.
     pub paths_received: usize,
-    /// Adj-RIB-Out.
+    /// Number of paths in the Adj-RIB-Out.
     pub paths_sent: usize,
-    /// Keys that [`Rib::take_pending`] will look at.
+    /// Number of keys that are pending for [`Rib::take_pending`].
     pub pending: usize,
 }
 
@@ -74,7 +72,7 @@ impl Path {
     }
 }
 
-fn rib_paths(entry: &Entry) -> impl Iterator<Item = RibPath<'_>> {
+fn rib_paths(entry: &PrefixEntry) -> impl Iterator<Item = RibPath<'_>> {
     entry.verdicts().map(|(path, not_best)| RibPath {
         key: path.key(entry.prefix()),
         attributes: path.learned.attributes(),
@@ -82,7 +80,7 @@ fn rib_paths(entry: &Entry) -> impl Iterator<Item = RibPath<'_>> {
     })
 }
 
-fn rib_path(entry: &Entry, slot: Slot) -> Option<RibPath<'_>> {
+fn rib_path(entry: &PrefixEntry, slot: Slot) -> Option<RibPath<'_>> {
     let path = entry.path(slot)?;
     Some(RibPath {
         key: path.key(entry.prefix()),
@@ -92,12 +90,13 @@ fn rib_path(entry: &Entry, slot: Slot) -> Option<RibPath<'_>> {
 }
 
 impl Rib {
-    /// Every path of every source, in no order but prefix by prefix.
+    /// Returns every path of every source. The paths of a prefix propagate each other; the order is
+    /// not defined otherwise.
     pub fn paths(&self) -> impl Iterator<Item = RibPath<'_>> {
         self.table.entries().flat_map(|(_, entry)| rib_paths(entry))
     }
 
-    /// Every path of the prefix.
+    /// Returns every path of the prefix, from all sources.
     pub fn paths_of(&self, prefix: IpNet) -> impl Iterator<Item = RibPath<'_>> {
         let entry = self
             .table
@@ -106,7 +105,7 @@ impl Rib {
         entry.into_iter().flat_map(rib_paths)
     }
 
-    /// The path of this name, if it exists.
+    /// Returns the path with this key, if it exists.
     pub fn path(&self, key: &PathKey) -> Option<RibPath<'_>> {
         let adj_rib_in = match key.source {
             Source::Own => &self.own,
@@ -119,7 +118,8 @@ impl Rib {
         )
     }
 
-    /// What the peer announced, after import policy. In no order.
+    /// Returns the accepted paths of the peer, with attributes after the import policy. The order
+    /// is not defined.
     pub fn adj_rib_in(&self, id: PeerId) -> impl Iterator<Item = RibPath<'_>> {
         let peer = self.peers.get(&id);
         peer.into_iter()
@@ -127,7 +127,7 @@ impl Rib {
             .filter_map(|(index, _, slot)| rib_path(self.table.entry(index), slot))
     }
 
-    /// What the peer has been sent. In no order.
+    /// Returns the paths that the peer has been sent. The order is not defined.
     pub fn adj_rib_out(&self, id: PeerId) -> impl Iterator<Item = SentPath<'_>> {
         let peer = self.peers.get(&id);
         peer.into_iter().flat_map(|peer| {
@@ -135,26 +135,26 @@ impl Rib {
                 let entry = self.table.entry(key.prefix);
                 let best = entry.best();
                 let (path, path_id) = match key.what {
-                    What::Best => (best.map(|(_, path)| path), None),
-                    What::Slot(slot) => (entry.path(slot), Some(slot.path_id())),
+                    PathChoice::Best => (best.map(|(_, path)| path), None),
+                    PathChoice::Slot(slot) => (entry.path(slot), Some(slot.path_id())),
                 };
-                let is_settled = !peer.adj_rib_out.is_pending(key);
+                let is_current = !peer.adj_rib_out.is_pending(key);
                 let is_best = match key.what {
-                    What::Best => true,
-                    What::Slot(slot) => best.is_some_and(|(best, _)| best == slot),
+                    PathChoice::Best => true,
+                    PathChoice::Slot(slot) => best.is_some_and(|(best, _)| best == slot),
                 };
                 SentPath {
                     prefix: entry.prefix(),
                     path_id,
                     attributes,
-                    source: path.filter(|_| is_settled).map(Path::source),
-                    is_best: is_settled && is_best,
+                    source: path.filter(|_| is_current).map(Path::source),
+                    is_best: is_current && is_best,
                 }
             })
         })
     }
 
-    /// Sizes of the peer's tables; zero for an unknown one.
+    /// Returns the sizes of the peer's tables. All sizes are zero for an unknown peer.
     pub fn counts(&self, id: PeerId) -> PeerCounts {
         self.peers
             .get(&id)
@@ -165,7 +165,7 @@ impl Rib {
             })
     }
 
-    /// Number of prefixes that have a path, or still have to be withdrawn from a peer.
+    /// Returns the number of prefixes that have a path or a pending withdrawal.
     pub fn prefix_count(&self) -> usize {
         self.table.prefix_count()
     }

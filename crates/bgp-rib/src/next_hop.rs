@@ -1,12 +1,13 @@
-//! Which addresses can be a next hop beyond the link that they come from.
+//! Check of addresses that can be a next hop.
 
 use std::net::IpAddr;
 
 use bgp_packet::{IpNet, reserved_range_of};
 
-/// Whether other hosts reach the address: RFC 4271 section 6.3, RFC 2545 section 3.
+/// Reports whether other hosts can reach the address (RFC 4271 section 6.3, RFC 2545 section 3).
 ///
-/// FRR ends its session over a next hop that does not qualify, so that none is reflected.
+/// Paths with other next hops are not reflected, because FRR ends the session when it receives such
+/// a next hop.
 pub fn is_reachable_unicast(address: IpAddr) -> bool {
     reserved_range_of(&IpNet::from(address)).is_none()
 }
@@ -18,13 +19,13 @@ mod tests {
     #[track_caller]
     fn check(addresses: &[&str], expected: bool) {
         for address in addresses {
-            let found = is_reachable_unicast(address.parse().unwrap());
-            assert_eq!(found, expected, "{address}");
+            let actual = is_reachable_unicast(address.parse().unwrap());
+            assert_eq!(actual, expected, "{address}");
         }
     }
 
     #[test]
-    fn an_address_that_other_hosts_reach_can_be_a_next_hop() {
+    fn a_unicast_address_that_other_hosts_can_reach_is_a_valid_next_hop() {
         check(
             &[
                 "1.0.0.1",
@@ -46,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_of_another_scope_cannot_be_a_next_hop() {
+    fn a_loopback_link_local_multicast_or_reserved_address_is_not_a_valid_next_hop() {
         check(
             &[
                 "0.0.0.0",

@@ -1,4 +1,4 @@
-//! This speaker and its peers, as far as the tables have to know them.
+//! Properties of this speaker and of its peers.
 
 use std::{
     fmt,
@@ -9,7 +9,7 @@ use bgp_packet::{Asn, ClusterId, Family, IpNet, RouterId};
 
 use crate::policy::{ExportPolicy, ImportPolicy};
 
-/// Names a peer. Chosen by the caller, who may use it again once the peer is removed.
+/// The id of a peer. The caller chooses it, and can use it again after the peer is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerId(pub u32);
 
@@ -19,58 +19,56 @@ impl fmt::Display for PeerId {
     }
 }
 
-/// Where a path comes from.
+/// The origin of a path: this speaker or a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Source {
-    /// Originated here.
+    /// This speaker originated the path.
     Own,
-    /// Announced by a peer.
+    /// This peer announced the path.
     Peer(PeerId),
 }
 
-/// How a peer relates to this speaker.
+/// The relation of a peer to this speaker, which decides about reflection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PeerKind {
-    /// Of another AS.
+    /// A peer of another AS.
     External,
-    /// Of this AS, and a client of this reflector (RFC 4456).
+    /// A peer of this AS that is a client of this reflector (RFC 4456).
     Client,
-    /// Of this AS.
+    /// A peer of this AS that is not a client of this reflector.
     NonClient,
 }
 
-/// Who this speaker is.
+/// The BGP identity of this speaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RibConfig {
-    /// AS number.
     pub local_asn: Asn,
-    /// BGP Identifier.
+    /// BGP Identifier of this speaker (RFC 4271 section 4.2).
     pub router_id: RouterId,
-    /// Cluster id (RFC 4456); usually the router id.
+    /// Cluster id of this reflector (RFC 4456), usually equal to the router id.
     pub cluster_id: ClusterId,
 }
 
-/// A family that was negotiated with a peer.
+/// An address family that was negotiated with a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FamilySettings {
-    /// The family.
     pub family: Family,
-    /// Whether the peer takes all paths of a prefix (RFC 7911) instead of the best one.
+    /// `true`: the peer is sent all paths of a prefix (RFC 7911). `false`: only the best path.
     pub add_path_send: bool,
 }
 
-/// What stands for "next hop self" on a session. A path that needs one that is missing is not
-/// sent.
+/// The addresses of this speaker that replace "next hop self" on a session. A path with "next hop
+/// self" is not sent if the address of its family is missing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LocalAddresses {
-    /// For IPv4 prefixes.
+    /// Next hop of IPv4 prefixes.
     pub ipv4: Option<Ipv4Addr>,
-    /// For IPv6 prefixes.
+    /// Next hop of IPv6 prefixes.
     pub ipv6: Option<Ipv6Addr>,
 }
 
 impl From<IpAddr> for LocalAddresses {
-    /// The address of this side of the connection.
+    /// Uses the local address of a connection for prefixes of its family.
     fn from(address: IpAddr) -> Self {
         match address {
             IpAddr::V4(address) => Self {
@@ -85,24 +83,20 @@ impl From<IpAddr> for LocalAddresses {
     }
 }
 
-/// A peer whose session is established.
+/// The properties and policies of a peer whose session is established.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerSettings {
-    /// Decides about attributes and reflection.
     pub kind: PeerKind,
-    /// From its OPEN.
+    /// AS number from the peer's OPEN message.
     pub peer_asn: Asn,
-    /// From its OPEN.
+    /// BGP Identifier from the peer's OPEN message.
     pub peer_router_id: RouterId,
-    /// Of its side of the connection.
+    /// Remote address of the connection.
     pub peer_address: IpAddr,
-    /// Of this side.
     pub local_addresses: LocalAddresses,
-    /// As negotiated. Paths of other families are neither accepted nor sent.
+    /// The negotiated families. Paths of other families are neither accepted nor sent.
     pub families: Vec<FamilySettings>,
-    /// What is accepted.
     pub import: ImportPolicy,
-    /// What is sent.
     pub export: ExportPolicy,
 }
 
@@ -115,9 +109,9 @@ impl PeerSettings {
     }
 }
 
-/// What the paths of one source have in common.
+/// The properties of a source that all of its paths have in common.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum SourceFacts {
+pub(crate) enum SourceProperties {
     Own {
         router_id: RouterId,
     },
@@ -129,7 +123,7 @@ pub(crate) enum SourceFacts {
     },
 }
 
-impl SourceFacts {
+impl SourceProperties {
     pub(crate) fn source(self) -> Source {
         match self {
             Self::Own { .. } => Source::Own,
@@ -138,7 +132,7 @@ impl SourceFacts {
     }
 }
 
-/// Reports whether the next hop is of the family of the prefix.
+/// Reports whether the next hop and the prefix have the same address family.
 pub(crate) fn is_same_family(prefix: &IpNet, next_hop: IpAddr) -> bool {
     prefix.addr().is_ipv4() == next_hop.is_ipv4()
 }

@@ -1,5 +1,4 @@
-//! What is accepted from a peer and what is sent to it. Nothing that policy did not name
-//! (RFC 8212).
+//! Import and export policies of a peer. Without a policy, no path is without_unknown_attributes or sent (RFC 8212).
 
 mod reject_reason;
 
@@ -15,7 +14,7 @@ use crate::{
 
 pub use self::reject_reason::RejectReason;
 
-/// A prefix and the lengths of the prefixes within it that it names.
+/// A rule that matches the prefixes within a prefix whose lengths lie between two bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PrefixRule {
     prefix: IpNet,
@@ -23,28 +22,27 @@ pub struct PrefixRule {
     maximum_length: u8,
 }
 
-/// Length bounds that name no prefix.
+/// The error of a rule whose length bounds match no prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "lengths {minimum_length} to {maximum_length} do not fit {prefix}: they have to lie between \
-     {} and {}, the smaller one first",
+    "lengths {minimum_length} to {maximum_length} are not valid for {prefix}: give lengths between \
+         {} and {}, the smaller length first",
     prefix.prefix_len(),
     prefix.max_prefix_len()
 )]
 pub struct InvalidPrefixRule {
-    /// The prefix of the rule.
     pub prefix: IpNet,
-    /// Wanted lower bound.
     pub minimum_length: u8,
-    /// Wanted upper bound.
     pub maximum_length: u8,
 }
 
 impl PrefixRule {
-    /// Names the prefixes within `prefix` whose length lies between the bounds, both included.
+    /// Creates a rule that matches the prefixes within `prefix` whose lengths lie between the
+    /// bounds, including the bounds.
     ///
     /// # Errors
-    /// If the bounds are not in order or not lengths of prefixes within `prefix`.
+    /// Returns an error if the bounds are not in order or are not lengths of prefixes within
+    /// `prefix`.
     pub fn new(
         prefix: IpNet,
         minimum_length: u8,
@@ -68,7 +66,7 @@ impl PrefixRule {
         }
     }
 
-    /// Names exactly this prefix.
+    /// Creates a rule that matches exactly this prefix.
     pub fn exact(prefix: IpNet) -> Self {
         let length = prefix.prefix_len();
         Self {
@@ -78,7 +76,7 @@ impl PrefixRule {
         }
     }
 
-    /// Names this prefix and everything within it.
+    /// Creates a rule that matches this prefix and all longer prefixes within it.
     pub fn or_longer(prefix: IpNet) -> Self {
         Self {
             prefix: prefix.trunc(),
@@ -93,17 +91,17 @@ impl PrefixRule {
     }
 }
 
-/// A set of prefixes.
+/// A filter that matches a set of prefixes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PrefixFilter {
-    /// Every prefix.
+    /// A filter that matches every prefix.
     All,
-    /// What one of the rules names; without a rule nothing.
+    /// Matches a prefix that at least one rule matches. An empty list matches no prefix.
     Only(Vec<PrefixRule>),
 }
 
 impl fmt::Display for PrefixRule {
-    /// `10.1.1.0/24`, or `10.1.0.0/16 length 24-32`.
+    /// Formats the rule as `10.1.1.0/24` or `10.1.0.0/16 length 24-32`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             prefix,
@@ -120,12 +118,12 @@ impl fmt::Display for PrefixRule {
 }
 
 impl PrefixFilter {
-    /// No prefix.
+    /// Returns a filter that matches no prefix.
     pub fn none() -> Self {
         Self::Only(Vec::new())
     }
 
-    /// Whether the set is empty.
+    /// Reports whether the filter matches no prefix.
     pub fn is_none(&self) -> bool {
         match self {
             Self::All => false,
@@ -133,7 +131,7 @@ impl PrefixFilter {
         }
     }
 
-    /// Whether the prefix is in the set.
+    /// Reports whether the filter matches the prefix.
     pub fn is_match(&self, prefix: &IpNet) -> bool {
         match self {
             Self::All => true,
@@ -148,53 +146,53 @@ impl Default for PrefixFilter {
     }
 }
 
-/// What is accepted from a peer. By default nothing.
+/// The rules for paths from a peer. The default accepts no path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ImportPolicy {
-    /// Prefixes that may be announced.
     pub prefixes: PrefixFilter,
-    /// Where the next hop has to lie.
     pub next_hops: NextHopFilter,
-    /// What single peers may announce of that. Empty: every peer all of it. Otherwise a peer that no
-    /// rule names may announce nothing.
+    /// Further rules for single peers. Empty: no further rules. Not empty: paths of a peer without
+    /// a matching rule are rejected.
     pub clients: Vec<ClientRule>,
-    /// Most paths that are held of the peer; `None`: no limit.
+    /// Largest number of stored paths of the peer. `None`: no limit.
     pub maximum_paths: Option<u32>,
-    /// What happens to a further path at `maximum_paths`.
+    /// Action for a further path after `maximum_paths` is reached.
     pub at_maximum: MaximumPathsAction,
-    /// What becomes of attributes that the codec does not know.
+    /// Treatment of attributes with types that the codec does not know.
     pub unknown_attributes: UnknownAttributes,
-    /// What is kept of the attributes that the codec knows.
+    /// Treatment of attributes with types that the codec knows.
     pub attributes: AttributePolicy,
 }
 
-/// What happens to a path beyond [`ImportPolicy::maximum_paths`]. A path that replaces another one
-/// of the peer is not beyond it.
+/// The action for a further path after [`ImportPolicy::maximum_paths`] is reached. A path that
+/// replaces a stored path of the peer is always allowed.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum MaximumPathsAction {
-    /// The path is rejected, and the others stay. It can be asked for again when there is room.
+    /// Reject the further path and keep the stored paths. When there is room, the path can be
+    /// requested again with a ROUTE-REFRESH.
     #[default]
     Block,
-    /// The session ends (RFC 4486, "maximum number of prefixes reached").
+    /// End the session with Cease, "maximum number of prefixes reached" (RFC 4486).
     Restart,
 }
 
-/// What becomes of optional transitive attributes whose type the codec does not know, so that
-/// their values cannot be checked.
+/// The treatment of optional transitive attributes with types that the codec does not know, so that
+/// it cannot check their values.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum UnknownAttributes {
-    /// The path is accepted without them. A deviation from RFC 4271 section 9: a receiver of the
-    /// path may end its session over a value that was not checked.
+    /// Accept the path without these attributes. This deviates from RFC 4271 section 9, because a
+    /// router that receives an unchecked invalid value could end its session.
     #[default]
     Discard,
-    /// They are passed on with the partial bit (RFC 4271 section 5).
+    /// Accept the path and pass these attributes on with the partial bit (RFC 4271 section 5).
     Pass,
 }
 
 impl ImportPolicy {
-    /// Accepts every prefix with every next hop, without a limit, and without unknown attributes.
+    /// Returns a policy that accepts every prefix with every next hop, without a limit of paths.
+    /// Attributes of unknown types are discarded.
     pub fn accept_all() -> Self {
         Self {
             prefixes: PrefixFilter::All,
@@ -202,7 +200,8 @@ impl ImportPolicy {
         }
     }
 
-    /// Whether the other policy accepts the same paths, but for their number.
+    /// Reports whether both policies accept equal paths, not considering the maximum number of
+    /// paths.
     pub(crate) fn has_filters_of(&self, other: &Self) -> bool {
         let Self {
             prefixes,
@@ -235,8 +234,9 @@ impl ImportPolicy {
         (!is_allowed).then_some(RejectReason::NextHopNotAllowed)
     }
 
-    /// Returns the attributes without those of unknown types, and how many these are.
-    pub(crate) fn accepted(
+    /// Applies `unknown_attributes`. Returns the remaining attributes and the number of discarded
+    /// attributes.
+    pub(crate) fn without_unknown_attributes(
         &self,
         attributes: &Arc<PathAttributes>,
     ) -> (Arc<PathAttributes>, usize) {
@@ -263,18 +263,18 @@ impl ImportPolicy {
     }
 }
 
-/// What is sent to a peer. By default nothing.
+/// The rules for paths to a peer. The default sends no path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExportPolicy {
-    /// Prefixes that may be sent, of those that the reflection rules allow.
+    /// Prefixes that can be sent. A path also has to pass the reflection rules.
     pub prefixes: PrefixFilter,
-    /// Paths of external peers leave with this speaker as next hop. Reflected paths keep theirs
-    /// (RFC 4456 section 10), and so do paths of our own.
+    /// Whether this speaker becomes the next hop of paths from external peers. Reflected paths (RFC
+    /// 4456 section 10) and originated paths keep their next hop.
     pub next_hop_self: bool,
 }
 
 impl ExportPolicy {
-    /// Sends every prefix, with the next hop as it is.
+    /// Returns a policy that sends every prefix with its next hop unchanged.
     pub fn send_all() -> Self {
         Self {
             prefixes: PrefixFilter::All,
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_names_prefixes_inside_it_within_its_lengths() {
+    fn a_prefix_rule_matches_prefixes_within_its_prefix_and_length_bounds() {
         check("10.1.0.0/16", (24, 32), "10.1.1.0/24", true);
         check("10.1.0.0/16", (24, 32), "10.1.1.10/32", true);
         check("10.1.0.0/16", (24, 32), "10.1.0.0/16", false);
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_shows_its_bounds_where_it_has_some() {
+    fn a_prefix_rule_with_length_bounds_is_formatted_with_its_bounds() {
         let net: IpNet = "10.1.0.0/16".parse().unwrap();
         assert_eq!(PrefixRule::exact(net).to_string(), "10.1.0.0/16");
         assert_eq!(
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn bounds_outside_the_prefix_are_refused_with_what_is_allowed() {
+    fn length_bounds_outside_of_the_prefix_are_rejected_with_the_allowed_lengths() {
         let check = |bounds: (u8, u8)| {
             let error = PrefixRule::new("10.1.0.0/16".parse().unwrap(), bounds.0, bounds.1);
             let text = error.unwrap_err().to_string();
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_that_names_nothing_accepts_and_sends_nothing() {
+    fn the_default_policies_accept_and_send_no_path() {
         let prefix = "10.1.1.0/24".parse().unwrap();
         let peer = [10, 244, 1, 7].into();
         assert_eq!(

@@ -1,75 +1,73 @@
-//! What comes in: from peers, checked, and from this speaker itself.
+//! Incoming paths, from peers and from this speaker.
 
 use std::{net::IpAddr, sync::Arc};
 
 use bgp_packet::{Announced, Family, IpNet, Nlri, PathAttributes, PathId, Update};
 
 use crate::{
-    adj_rib_in::{self, AdjRibIn, Learned},
+    adj_rib_in::{self, AdjRibIn, LearnedAttributes},
     peer::{PeerId, PeerKind, Source, is_same_family},
     policy::{MaximumPathsAction, RejectReason},
     rib::Rib,
-    table::{Change, Path, Table},
+    table::{Path, Table, TableChange},
 };
 
-/// What an UPDATE did.
+/// The result of one received UPDATE message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReceiveOutcome {
-    /// Paths that are new or have other attributes than before.
+    /// Number of paths that are new or have changed attributes.
     pub announced: usize,
-    /// Paths that are gone.
+    /// Number of removed paths.
     pub withdrawn: usize,
-    /// Announcements that repeated what was known.
+    /// Number of announcements that repeated a known path with equal attributes.
     pub unchanged: usize,
-    /// Announcements that were not accepted.
+    /// Announcements that were not accepted, with the reasons.
     pub rejected: Vec<(Nlri, RejectReason)>,
-    /// Attributes of unknown types that import policy discarded; those of several prefixes count
-    /// once.
+    /// Number of attributes of unknown types that the import policy discarded. An attribute that
+    /// belongs to several prefixes counts once.
     pub discarded_attributes: usize,
-    /// Sets of attributes that import policy changed in another way: [`AttributePolicy`].
+    /// Number of attribute sets that the [`AttributePolicy`] of the import policy changed.
     ///
     /// [`AttributePolicy`]: crate::AttributePolicy
     pub clamped_attributes: usize,
-    /// Families of which a path was rejected at the maximum and now has room: the peer is to be
-    /// asked for them again (RFC 2918).
+    /// Families with paths that were rejected at the maximum number of paths and would fit now. The
+    /// caller should send the peer a ROUTE-REFRESH for each family (RFC 2918).
     pub unblocked: Vec<Family>,
 }
 
-/// The peer sent more paths than it may. The session is to be ended with Cease, "maximum number of
-/// prefixes reached" (RFC 4486), and the peer removed.
+/// The error of a peer that sent more paths than allowed. The caller has to end the session with
+/// Cease, "maximum number of prefixes reached" (RFC 4486), and to remove the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("more than the allowed {limit} paths")]
+#[error("the peer sent more than the allowed {limit} paths")]
 pub struct MaximumPathsExceeded {
-    /// Of the import policy.
+    /// Maximum number of paths of the import policy.
     pub limit: u32,
 }
 
-/// The next hop of a path of our own is of the other family than its prefix.
+/// The error of an originated path whose next hop has another address family than its prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("next hop {next_hop} is not of the family of prefix {prefix}")]
+#[error("next hop {next_hop} and prefix {prefix} have different address families")]
 pub struct NextHopFamilyMismatch {
-    /// Prefix to be originated.
     pub prefix: IpNet,
-    /// Its next hop.
     pub next_hop: IpAddr,
 }
 
-/// What an accepted announcement did to the Adj-RIB-In.
-enum Put {
+/// The result of an accepted announcement in the Adj-RIB-In.
+enum AnnounceResult {
     Changed,
     Unchanged,
-    /// Nothing: the peer has reached its maximum.
+    /// The peer has reached its maximum number of paths, so the path was not stored.
     Blocked,
 }
 
 impl Rib {
-    /// Takes in what a peer announced and withdrew. Unknown peers are ignored.
+    /// Processes an UPDATE message of a peer. Ignores unknown peers.
     ///
     /// An announcement that is not accepted counts as a withdrawal.
     ///
     /// # Errors
-    /// If the peer sends more paths than its import policy allows, and the policy says
-    /// [`MaximumPathsAction::Restart`]. Those up to the limit stay until the peer is removed.
+    /// Returns an error if the peer sends more paths than its import policy allows, and the policy
+    /// has [`MaximumPathsAction::Restart`]. Paths up to the limit stay until the peer is removed.
     pub fn receive(
         &mut self,
         id: PeerId,
@@ -107,10 +105,12 @@ impl Rib {
                 let import = &peer.settings.import;
                 let kept = import.attributes.apply(attributes);
                 outcome.clamped_attributes += usize::from(!Arc::ptr_eq(&kept, attributes));
-                let (mut accepted, discarded) = import.accepted(&kept);
+                let (mut accepted, discarded) = import.without_unknown_attributes(&kept);
                 outcome.discarded_attributes += discarded;
                 match kind {
-                    PeerKind::External => adj_rib_in::internalise(Arc::make_mut(&mut accepted)),
+                    PeerKind::External => {
+                        adj_rib_in::convert_external(Arc::make_mut(&mut accepted))
+                    }
                     PeerKind::Client | PeerKind::NonClient => {}
                 }
                 Some(peer.adj_rib_in.intern(&accepted))
@@ -125,9 +125,11 @@ impl Rib {
             });
             match (problem, &learned) {
                 (None, Some(learned)) => match self.announce(id, *nlri, learned)? {
-                    Put::Changed => outcome.announced += 1,
-                    Put::Unchanged => outcome.unchanged += 1,
-                    Put::Blocked => outcome.rejected.push((*nlri, RejectReason::MaximumPaths)),
+                    AnnounceResult::Changed => outcome.announced += 1,
+                    AnnounceResult::Unchanged => outcome.unchanged += 1,
+                    AnnounceResult::Blocked => {
+                        outcome.rejected.push((*nlri, RejectReason::MaximumPaths))
+                    }
                 },
                 (None, None) => {}
                 (Some(reason), _) => {
@@ -143,10 +145,10 @@ impl Rib {
         &mut self,
         id: PeerId,
         nlri: Nlri,
-        learned: &Arc<Learned>,
-    ) -> Result<Put, MaximumPathsExceeded> {
+        learned: &Arc<LearnedAttributes>,
+    ) -> Result<AnnounceResult, MaximumPathsExceeded> {
         let Some(peer) = self.peers.get_mut(&id) else {
-            return Ok(Put::Unchanged);
+            return Ok(AnnounceResult::Unchanged);
         };
         let prefix = nlri.prefix.trunc();
         let known = self
@@ -160,11 +162,11 @@ impl Rib {
                 MaximumPathsAction::Restart => Err(MaximumPathsExceeded { limit }),
                 MaximumPathsAction::Block => {
                     peer.adj_rib_in.block(Family::of(prefix));
-                    Ok(Put::Blocked)
+                    Ok(AnnounceResult::Blocked)
                 }
             };
         }
-        let change = put(
+        let change = store_path(
             &mut self.table,
             &mut peer.adj_rib_in,
             prefix,
@@ -172,10 +174,10 @@ impl Rib {
             learned,
         );
         let Some(change) = change else {
-            return Ok(Put::Unchanged);
+            return Ok(AnnounceResult::Unchanged);
         };
-        self.follow(change, Source::Peer(id), nlri.path_id);
-        Ok(Put::Changed)
+        self.propagate(change, Source::Peer(id), nlri.path_id);
+        Ok(AnnounceResult::Changed)
     }
 
     pub(crate) fn withdraw(&mut self, id: PeerId, nlri: Nlri) -> bool {
@@ -189,15 +191,16 @@ impl Rib {
             return false;
         };
         let change = self.table.remove(index, slot);
-        self.follow(change, Source::Peer(id), nlri.path_id);
+        self.propagate(change, Source::Peer(id), nlri.path_id);
         true
     }
 
-    /// Announces a path of our own, or other attributes of one. An unspecified next hop stands for
-    /// this speaker's address on each session.
+    /// Adds a path of this speaker, or replaces its attributes. An unspecified next hop is replaced
+    /// with the local address of each session.
     ///
     /// # Errors
-    /// If the next hop is of the other family than the prefix; nothing changes then.
+    /// Returns an error and changes nothing if the next hop has another address family than the
+    /// prefix.
     pub fn originate(
         &mut self,
         prefix: IpNet,
@@ -210,7 +213,7 @@ impl Rib {
             });
         }
         let learned = self.own.intern(&attributes);
-        let change = put(
+        let change = store_path(
             &mut self.table,
             &mut self.own,
             prefix.trunc(),
@@ -218,12 +221,12 @@ impl Rib {
             &learned,
         );
         if let Some(change) = change {
-            self.follow(change, Source::Own, None);
+            self.propagate(change, Source::Own, None);
         }
         Ok(())
     }
 
-    /// Withdraws a path of our own, if there is one.
+    /// Withdraws the path of this speaker for `prefix`, if it exists.
     pub fn withdraw_originated(&mut self, prefix: IpNet) {
         let Some(index) = self.table.index(prefix.trunc()) else {
             return;
@@ -232,18 +235,19 @@ impl Rib {
             return;
         };
         let change = self.table.remove(index, slot);
-        self.follow(change, Source::Own, None);
+        self.propagate(change, Source::Own, None);
     }
 }
 
-/// Returns `None` if the path is there already with these attributes.
-pub(crate) fn put(
+/// Stores a path in the table and in its Adj-RIB-In. Returns `None` if the path exists with equal
+/// attributes.
+pub(crate) fn store_path(
     table: &mut Table,
     adj_rib_in: &mut AdjRibIn,
     prefix: IpNet,
     path_id: Option<PathId>,
-    learned: &Arc<Learned>,
-) -> Option<Change> {
+    learned: &Arc<LearnedAttributes>,
+) -> Option<TableChange> {
     let index = table.index_or_insert(prefix);
     let slot = adj_rib_in.slot(index, path_id);
     let is_known = slot

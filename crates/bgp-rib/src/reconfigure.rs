@@ -1,4 +1,4 @@
-//! Policies of a peer that change while its session stays.
+//! Changes of a peer's policies during an established session.
 
 use std::sync::Arc;
 
@@ -8,19 +8,20 @@ use crate::{
     adj_rib_out::Key,
     peer::{PeerId, PeerKind, Source},
     policy::{ExportPolicy, ImportPolicy},
-    receive::put,
+    receive::store_path,
     rib::Rib,
-    send::mark,
+    send::mark_pending,
 };
 
 impl Rib {
-    /// Gives a peer another role and other policies. What both sides hold stays, but for what the
-    /// policies exclude: paths of the peer that are no longer accepted are withdrawn, and the
-    /// difference between what it has been sent and what it is to have becomes pending. Unknown
-    /// peers are ignored.
+    /// Changes the kind and the policies of a peer. The paths of both sides stay, except for paths
+    /// that the new policies exclude: received paths that are no longer accepted are withdrawn, and
+    /// differences between the sent paths and the paths that the peer should have become pending.
+    /// Ignores unknown peers.
     ///
-    /// Paths that import policy rejected are not kept. Returns the families that the peer is to be
-    /// asked for again (RFC 2918), since the new policy may accept more of them.
+    /// Paths that the old import policy rejected were not stored, but the new import policy could
+    /// accept them. Returns the families for which the caller should send the peer a ROUTE-REFRESH
+    /// (RFC 2918).
     pub fn set_policies(
         &mut self,
         id: PeerId,
@@ -53,11 +54,11 @@ impl Rib {
         if is_import_changed {
             return families;
         }
-        let peer = self.peers.get_mut(&id).expect("looked up above");
+        let peer = self.peers.get_mut(&id).expect("the peer was found above");
         peer.adj_rib_in.take_unblocked(limit)
     }
 
-    /// Runs import policy over the paths that are held of the peer.
+    /// Applies the import policy to the stored paths of the peer.
     fn import_again(&mut self, id: PeerId, is_other_kind: bool) {
         let Some(peer) = self.peers.get(&id) else {
             return;
@@ -81,12 +82,13 @@ impl Rib {
                 self.withdraw(id, Nlri { prefix, path_id });
                 continue;
             }
-            let (accepted, _) = import.accepted(&import.attributes.apply(attributes));
+            let (accepted, _) =
+                import.without_unknown_attributes(&import.attributes.apply(attributes));
             if Arc::ptr_eq(&accepted, attributes) && !is_other_kind {
                 continue;
             }
             let learned = peer.adj_rib_in.intern(&accepted);
-            let change = put(
+            let change = store_path(
                 &mut self.table,
                 &mut peer.adj_rib_in,
                 prefix,
@@ -94,13 +96,13 @@ impl Rib {
                 &learned,
             );
             if let Some(change) = change {
-                self.follow(change, Source::Peer(id), path_id);
+                self.propagate(change, Source::Peer(id), path_id);
             }
         }
     }
 
-    /// Makes everything pending that the peer has been sent or may be sent. What it has already
-    /// is not sent again.
+    /// Makes all paths pending that the peer has been sent or should be sent. Paths that the peer
+    /// already has are not sent again.
     fn export_again(&mut self, id: PeerId) {
         self.remove_receiver(id);
         self.add_receiver(id);
@@ -109,7 +111,7 @@ impl Rib {
         };
         let sent: Vec<Key> = peer.adj_rib_out.all_sent().map(|(key, _)| key).collect();
         for key in sent {
-            mark(&mut self.table, &mut peer.adj_rib_out, key, false);
+            mark_pending(&mut self.table, &mut peer.adj_rib_out, key, false);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The owner of all tables: its peers, and the peers that a change concerns.
+//! Owner of all tables and of the peers.
 
 use std::collections::{HashMap, HashSet};
 
@@ -6,11 +6,11 @@ use bgp_packet::{Family, PathId};
 
 use crate::{
     adj_rib_in::AdjRibIn,
-    adj_rib_out::{AdjRibOut, Key, What},
+    adj_rib_out::{AdjRibOut, Key, PathChoice},
     listing::PathKey,
-    peer::{PeerId, PeerSettings, RibConfig, Source, SourceFacts},
-    send::mark,
-    table::{Change, Table},
+    peer::{PeerId, PeerSettings, RibConfig, Source, SourceProperties},
+    send::mark_pending,
+    table::{Table, TableChange},
 };
 
 #[derive(Debug)]
@@ -21,14 +21,14 @@ pub(crate) struct Peer {
     pub(crate) adj_rib_out: AdjRibOut,
 }
 
-/// The peers that a change of a family's path concerns.
+/// The peers that receive changes of the paths of one address family.
 #[derive(Debug, Default)]
 struct Receivers {
     of_all_paths: Vec<PeerId>,
     of_best_path: Vec<PeerId>,
 }
 
-/// All tables of a speaker.
+/// All routing tables of a BGP speaker.
 #[derive(Debug)]
 pub struct Rib {
     pub(crate) config: RibConfig,
@@ -36,17 +36,18 @@ pub struct Rib {
     pub(crate) own: AdjRibIn,
     pub(crate) peers: HashMap<PeerId, Peer>,
     receivers: HashMap<Family, Receivers>,
-    /// `None` while nobody follows the changes.
+    /// Keys of changed paths since the last [`Rib::take_changes`]. `None`: changes are not
+    /// collected.
     changes: Option<HashSet<PathKey>>,
 }
 
 impl Rib {
-    /// Without a peer or a path.
+    /// Creates tables without peers and paths.
     pub fn new(config: RibConfig) -> Self {
         Self {
             config,
             table: Table::default(),
-            own: AdjRibIn::new(SourceFacts::Own {
+            own: AdjRibIn::new(SourceProperties::Own {
                 router_id: config.router_id,
             }),
             peers: HashMap::new(),
@@ -55,13 +56,13 @@ impl Rib {
         }
     }
 
-    /// Adds a peer whose session has been established: all that it is to have becomes pending,
-    /// closed by an end-of-RIB mark for each family (RFC 4724 section 2).
+    /// Adds a peer whose session has been established. All paths for this peer become pending,
+    /// followed by an end-of-RIB mark_pending for each family (RFC 4724 section 2).
     ///
-    /// A peer of the same id is removed first.
+    /// A peer with the id `id` is removed first.
     pub fn add_peer(&mut self, id: PeerId, settings: PeerSettings) {
         self.remove_peer(id);
-        let source = SourceFacts::Peer {
+        let source = SourceProperties::Peer {
             id,
             kind: settings.kind,
             router_id: settings.peer_router_id,
@@ -80,14 +81,17 @@ impl Rib {
             },
         );
         self.add_receiver(id);
-        let peer = self.peers.get_mut(&id).expect("inserted above");
+        let peer = self
+            .peers
+            .get_mut(&id)
+            .expect("the peer was inserted above");
         for family in families {
             peer.adj_rib_out.mark_end_of_rib(family.family);
         }
     }
 
-    /// Has the peer follow the changes of its families, and makes everything pending that it may
-    /// have, if it may have anything.
+    /// Subscribes the peer to the changes of its families, and makes all paths for this peer
+    /// pending. Does nothing if the export policy of the peer allows no prefix.
     pub(crate) fn add_receiver(&mut self, id: PeerId) {
         let Some(peer) = self.peers.get(&id) else {
             return;
@@ -114,7 +118,7 @@ impl Rib {
         }
     }
 
-    /// Removes a peer, and with it all paths that it announced.
+    /// Removes a peer and all paths that it announced.
     pub fn remove_peer(&mut self, id: PeerId) {
         let Some(peer) = self.peers.remove(&id) else {
             return;
@@ -125,11 +129,11 @@ impl Rib {
         }
         for (index, path_id, slot) in peer.adj_rib_in.slots() {
             let change = self.table.remove(index, slot);
-            self.follow(change, Source::Peer(id), path_id);
+            self.propagate(change, Source::Peer(id), path_id);
         }
     }
 
-    /// Starts or stops to collect the keys of changed paths.
+    /// Starts or stops the collection of the keys of changed paths.
     pub fn follow_changes(&mut self, is_followed: bool) {
         if is_followed {
             self.changes.get_or_insert_default();
@@ -138,8 +142,9 @@ impl Rib {
         }
     }
 
-    /// The paths of the Adj-RIBs-In that came, went, or got other attributes or another verdict
-    /// since the last call; each once, in no order. [`Rib::path`] tells what became of each.
+    /// Returns the key of each path of the Adj-RIBs-In that was added or removed, or whose
+    /// attributes or `not_best` reason changed, since the last call. The order is not defined.
+    /// [`Rib::path`] returns the current state of each path.
     pub fn take_changes(&mut self) -> Vec<PathKey> {
         self.changes
             .as_mut()
@@ -147,28 +152,33 @@ impl Rib {
             .unwrap_or_default()
     }
 
-    /// Marks the prefix as pending for each peer that a change concerns, and frees the entry if there is
-    /// none.
-    pub(crate) fn follow(&mut self, change: Change, source: Source, path_id: Option<PathId>) {
-        let Change {
+    /// Marks a changed path as pending for each peer that receives the change. Frees the entry of
+    /// the prefix if neither a path nor a peer needs it.
+    pub(crate) fn propagate(
+        &mut self,
+        change: TableChange,
+        source: Source,
+        path_id: Option<PathId>,
+    ) {
+        let TableChange {
             prefix: index,
             slot,
             is_best_changed,
         } = change;
         let prefix = self.table.entry(index).prefix();
         if let Some(receivers) = self.receivers.get(&Family::of(prefix)) {
-            // A peer has never been sent its own path.
+            // A peer is never sent its own path, so its change needs no message to this peer.
             let others = receivers
                 .of_all_paths
                 .iter()
                 .filter(|id| source != Source::Peer(**id));
             let best = receivers.of_best_path.iter().filter(|_| is_best_changed);
             let keys = others
-                .map(|id| (id, What::Slot(slot)))
-                .chain(best.map(|id| (id, What::Best)));
+                .map(|id| (id, PathChoice::Slot(slot)))
+                .chain(best.map(|id| (id, PathChoice::Best)));
             for (id, what) in keys {
-                let peer = self.peers.get_mut(id).expect("receivers are peers");
-                mark(
+                let peer = self.peers.get_mut(id).expect("every receiver is a peer");
+                mark_pending(
                     &mut self.table,
                     &mut peer.adj_rib_out,
                     Key {

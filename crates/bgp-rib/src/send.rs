@@ -1,11 +1,12 @@
-//! What goes out: keys are marked as pending, and settled when the peer has room.
+//! Outgoing paths. Changed keys are marked as pending. When the connection of the peer has room,
+//! the caller takes the UPDATE messages for pending keys.
 
 use std::sync::Arc;
 
 use bgp_packet::{Family, IpNet, Nlri, PathAttributes, Update};
 
 use crate::{
-    adj_rib_out::{AdjRibOut, Batch, Key, Pending, What},
+    adj_rib_out::{AdjRibOut, Key, PathChoice, PendingItem, UpdateBatch},
     export,
     peer::{FamilySettings, PeerId, RibConfig},
     rib::{Peer, Rib},
@@ -13,7 +14,7 @@ use crate::{
 };
 
 impl Rib {
-    /// The peer asks for everything again (RFC 2918).
+    /// Handles a ROUTE-REFRESH of a peer (RFC 2918): makes all paths of the family pending again.
     pub fn refresh(&mut self, id: PeerId, family: Family) {
         let Some(peer) = self.peers.get(&id) else {
             return;
@@ -31,28 +32,29 @@ impl Rib {
         }
     }
 
-    /// Whether [`Rib::take_pending`] has something to look at.
+    /// Reports whether the peer has pending keys for [`Rib::take_pending`].
     pub fn has_pending(&self, id: PeerId) -> bool {
         self.peers
             .get(&id)
             .is_some_and(|peer| peer.adj_rib_out.has_pending())
     }
 
-    /// What the peer is to be sent next, in this order, at most `limit` prefixes. What is returned
-    /// counts as sent. May be empty although something was pending, and then more may be pending.
+    /// Takes up to `limit` pending keys and returns the UPDATE messages for them in the order to
+    /// send. The returned paths count as sent. The result can be empty, because a pending key needs
+    /// no message if its path has not changed. More keys can be pending afterwards.
     ///
-    /// Withdrawals come first; prefixes with common attributes share an UPDATE.
+    /// Withdrawals come first. Prefixes with equal attributes share an UPDATE message.
     pub fn take_pending(&mut self, id: PeerId, limit: usize) -> Vec<Update> {
         let Some(peer) = self.peers.get_mut(&id) else {
             return Vec::new();
         };
-        let mut batch = Batch::default();
+        let mut batch = UpdateBatch::default();
         for _ in 0..limit {
             match peer.adj_rib_out.pop() {
                 None => break,
-                Some(Pending::EndOfRib(family)) => return batch.into_updates(Some(family)),
-                Some(Pending::Key { key, is_refresh }) => {
-                    settle(
+                Some(PendingItem::EndOfRib(family)) => return batch.into_updates(Some(family)),
+                Some(PendingItem::Key { key, is_refresh }) => {
+                    resolve_pending(
                         &self.config,
                         &mut self.table,
                         peer,
@@ -66,8 +68,8 @@ impl Rib {
         batch.into_updates(None)
     }
 
-    /// Makes everything pending that the peer may have of the family, ordered such that common
-    /// attributes come together.
+    /// Makes all paths of the family pending for the peer. Orders the paths such that paths with
+    /// equal attributes propagate each other and share UPDATE messages.
     pub(crate) fn mark_all(&mut self, id: PeerId, family: FamilySettings, is_refresh: bool) {
         let mut keys = Vec::new();
         for (prefix, entry) in self.table.entries() {
@@ -80,7 +82,7 @@ impl Rib {
                         Arc::as_ptr(&path.learned),
                         Key {
                             prefix,
-                            what: What::Slot(slot),
+                            what: PathChoice::Slot(slot),
                         },
                     )
                 }));
@@ -89,7 +91,7 @@ impl Rib {
                     Arc::as_ptr(&path.learned),
                     Key {
                         prefix,
-                        what: What::Best,
+                        what: PathChoice::Best,
                     },
                 ));
             }
@@ -99,30 +101,36 @@ impl Rib {
             return;
         };
         for (_, key) in keys {
-            mark(&mut self.table, &mut peer.adj_rib_out, key, is_refresh);
+            mark_pending(&mut self.table, &mut peer.adj_rib_out, key, is_refresh);
         }
     }
 }
 
-pub(crate) fn mark(table: &mut Table, adj_rib_out: &mut AdjRibOut, key: Key, is_refresh: bool) {
-    if adj_rib_out.mark(key, is_refresh) {
+pub(crate) fn mark_pending(
+    table: &mut Table,
+    adj_rib_out: &mut AdjRibOut,
+    key: Key,
+    is_refresh: bool,
+) {
+    if adj_rib_out.mark_pending(key, is_refresh) {
         table.add_reference(key.prefix);
     }
 }
 
-/// Brings what the peer has under the key to what it is to have.
-fn settle(
+/// Compares the sent path of a pending key with the path that the peer should have. Adds the
+/// announcement or withdrawal that makes them equal to `batch`.
+fn resolve_pending(
     config: &RibConfig,
     table: &mut Table,
     peer: &mut Peer,
     key: Key,
     is_refresh: bool,
-    batch: &mut Batch,
+    batch: &mut UpdateBatch,
 ) {
     let (prefix, desired) = desired(config, table, peer, key);
     let path_id = match key.what {
-        What::Best => None,
-        What::Slot(slot) => Some(slot.path_id()),
+        PathChoice::Best => None,
+        PathChoice::Slot(slot) => Some(slot.path_id()),
     };
     let nlri = Nlri { prefix, path_id };
     let adj_rib_out = &mut peer.adj_rib_out;
@@ -145,11 +153,12 @@ fn settle(
             }
         }
     }
-    // The reference of the mark itself.
+    // The pending mark held a reference to the entry.
     table.drop_reference(key.prefix);
 }
 
-/// What the peer is to have under the key.
+/// Returns the prefix of the key and the attributes that the peer should have for the key. `None`:
+/// the peer should have no path.
 fn desired(
     config: &RibConfig,
     table: &Table,
@@ -159,8 +168,8 @@ fn desired(
     let entry = table.entry(key.prefix);
     let prefix = entry.prefix();
     let path = match key.what {
-        What::Best => entry.best().map(|(_, path)| path),
-        What::Slot(slot) => entry.path(slot),
+        PathChoice::Best => entry.best().map(|(_, path)| path),
+        PathChoice::Slot(slot) => entry.path(slot),
     };
     let exported =
         path.and_then(|path| export::exported(config, peer.id, &peer.settings, path, &prefix));

@@ -1,24 +1,26 @@
-//! The paths of each prefix, and the best one of them (Loc-RIB).
+//! Paths of each prefix, with the best path (Loc-RIB).
 
 use std::{collections::HashMap, sync::Arc};
 
 use bgp_packet::{IpNet, PathId};
 
 use crate::{
-    adj_rib_in::Learned,
+    adj_rib_in::LearnedAttributes,
     decision::{self, Candidate, NotBestReason},
 };
 
-/// A prefix of the table. Valid while a path, or somebody who counted a reference, needs it.
+/// The index of a prefix in the table. Valid while the prefix has a path or an Adj-RIB-Out holds a
+/// reference to its entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct PrefixIndex(u32);
 
-/// The place of a path among those of its prefix.
+/// The index of a path among the paths of its prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Slot(u32);
 
 impl Slot {
-    /// Path ids of our own start at 1, since 0 reads like "none" in many a listing.
+    /// Returns the path id with which this speaker sends the path. Path ids start at 1, because
+    /// many listings show 0 for a missing path id.
     pub(crate) fn path_id(self) -> PathId {
         PathId(self.0 + 1)
     }
@@ -26,9 +28,9 @@ impl Slot {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Path {
-    /// As its source sent it.
+    /// Path id from the source.
     pub(crate) path_id: Option<PathId>,
-    pub(crate) learned: Arc<Learned>,
+    pub(crate) learned: Arc<LearnedAttributes>,
 }
 
 impl Path {
@@ -45,18 +47,19 @@ impl Path {
 }
 
 #[derive(Debug)]
-pub(crate) struct Entry {
+pub(crate) struct PrefixEntry {
     prefix: IpNet,
     paths: Vec<Option<Path>>,
     vacant: Vec<Slot>,
     best: Option<Slot>,
-    /// How many paths make the preference something else than a total order.
+    /// Number of paths with a MULTI_EXIT_DISC. If it is not 0, the preference of paths is not a
+    /// total order.
     multi_exit_discs: u32,
-    /// Keys of Adj-RIBs-Out that name this entry.
+    /// Number of keys in Adj-RIBs-Out that refer to this entry.
     references: u32,
 }
 
-impl Entry {
+impl PrefixEntry {
     fn new(prefix: IpNet) -> Self {
         Self {
             prefix,
@@ -88,7 +91,7 @@ impl Entry {
             .filter_map(|(slot, path)| Some((slot, path.as_ref()?)))
     }
 
-    /// Every path with the reason why it is not the best one.
+    /// Returns every path with the reason why it is not the best path.
     pub(crate) fn verdicts(&self) -> impl Iterator<Item = (&Path, Option<NotBestReason>)> {
         let candidates = self.paths().map(|(_, path)| path.candidate());
         let verdicts = self
@@ -99,7 +102,8 @@ impl Entry {
             .zip(verdicts.into_iter().flatten())
     }
 
-    /// Why the path in this slot is not the best one.
+    /// Returns the reason why the path in this slot is not the best path. `None`: it is the best
+    /// path, or the slot is empty.
     pub(crate) fn verdict(&self, slot: Slot) -> Option<NotBestReason> {
         let candidate = self.path(slot)?.candidate();
         let best = self.best()?.1.candidate();
@@ -111,7 +115,8 @@ impl Entry {
         }
     }
 
-    /// Whether any of the paths' verdicts depends on more than the path itself and the best one.
+    /// Reports whether a path has a MULTI_EXIT_DISC, so that comparing a path with the best path is
+    /// not enough to find why it lost.
     pub(crate) fn has_multi_exit_discs(&self) -> bool {
         self.multi_exit_discs > 0
     }
@@ -123,14 +128,14 @@ impl Entry {
     fn put(&mut self, slot: Option<Slot>, path: Path) -> (Slot, bool) {
         let slot = slot.or_else(|| self.vacant.pop()).unwrap_or_else(|| {
             self.paths.push(None);
-            Slot(u32::try_from(self.paths.len() - 1).expect("fewer paths than a path id can name"))
+            Slot(u32::try_from(self.paths.len() - 1).expect("a prefix has fewer than 2^32 paths"))
         });
         self.multi_exit_discs += u32::from(path.has_multi_exit_disc());
         let replaced = self.paths[slot.0 as usize].replace(path);
         self.multi_exit_discs -= u32::from(replaced.is_some_and(|old| old.has_multi_exit_disc()));
         let best_before = self.best;
         self.decide(slot);
-        // A best path with other attributes is another best path.
+        // New attributes of the best path count as a change of the best path.
         (slot, self.best != best_before || self.best == Some(slot))
     }
 
@@ -144,7 +149,8 @@ impl Entry {
         self.best != best_before || best_before == Some(slot)
     }
 
-    /// Runs the decision process after `changed` got a path, another path or none.
+    /// Runs the decision process after the path in the slot `changed` was added, replaced or
+    /// removed.
     fn decide(&mut self, changed: Slot) {
         let is_one_comparison_enough = self.multi_exit_discs == 0 && self.best != Some(changed);
         if is_one_comparison_enough && let Some((_, best)) = self.best() {
@@ -161,19 +167,19 @@ impl Entry {
     }
 }
 
-/// What a change of one path did.
+/// The result of a change of one path.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Change {
+pub(crate) struct TableChange {
     pub(crate) prefix: PrefixIndex,
     pub(crate) slot: Slot,
-    /// Whether the best path is another one, or has other attributes.
+    /// Whether another path is the best path now, or the best path has new attributes.
     pub(crate) is_best_changed: bool,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     indices: HashMap<IpNet, PrefixIndex>,
-    entries: Vec<Option<Entry>>,
+    entries: Vec<Option<PrefixEntry>>,
     vacant: Vec<PrefixIndex>,
 }
 
@@ -184,53 +190,59 @@ impl Table {
 
     pub(crate) fn index_or_insert(&mut self, prefix: IpNet) -> PrefixIndex {
         *self.indices.entry(prefix).or_insert_with(|| {
-            let entry = Some(Entry::new(prefix));
+            let entry = Some(PrefixEntry::new(prefix));
             if let Some(index) = self.vacant.pop() {
                 self.entries[index.0 as usize] = entry;
                 index
             } else {
                 self.entries.push(entry);
                 PrefixIndex(
-                    u32::try_from(self.entries.len() - 1).expect("fewer prefixes than 2^32"),
+                    u32::try_from(self.entries.len() - 1)
+                        .expect("the table has fewer than 2^32 prefixes"),
                 )
             }
         })
     }
 
-    pub(crate) fn entry(&self, index: PrefixIndex) -> &Entry {
+    pub(crate) fn entry(&self, index: PrefixIndex) -> &PrefixEntry {
         self.entries[index.0 as usize]
             .as_ref()
-            .expect("an index lives as long as its entry")
+            .expect("the entry of a valid index exists")
     }
 
-    fn entry_mut(&mut self, index: PrefixIndex) -> &mut Entry {
+    fn entry_mut(&mut self, index: PrefixIndex) -> &mut PrefixEntry {
         self.entries[index.0 as usize]
             .as_mut()
-            .expect("an index lives as long as its entry")
+            .expect("the entry of a valid index exists")
     }
 
-    pub(crate) fn entries(&self) -> impl Iterator<Item = (PrefixIndex, &Entry)> {
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (PrefixIndex, &PrefixEntry)> {
         let indices = (0..).map(PrefixIndex);
         indices
             .zip(&self.entries)
             .filter_map(|(index, entry)| Some((index, entry.as_ref()?)))
     }
 
-    /// Puts the path into its slot, or into a vacant one where it has none yet.
-    pub(crate) fn put(&mut self, prefix: PrefixIndex, slot: Option<Slot>, path: Path) -> Change {
+    /// Stores the path in `slot`, or in a vacant slot if `slot` is `None`.
+    pub(crate) fn put(
+        &mut self,
+        prefix: PrefixIndex,
+        slot: Option<Slot>,
+        path: Path,
+    ) -> TableChange {
         let (slot, is_best_changed) = self.entry_mut(prefix).put(slot, path);
-        Change {
+        TableChange {
             prefix,
             slot,
             is_best_changed,
         }
     }
 
-    /// Takes the path out. The caller holds a reference to the entry, or lets it go with
-    /// [`Table::release`].
-    pub(crate) fn remove(&mut self, prefix: PrefixIndex, slot: Slot) -> Change {
+    /// Removes the path. The entry of the prefix stays. The caller has to hold a reference to the
+    /// entry, or to call [`Table::release`] afterwards.
+    pub(crate) fn remove(&mut self, prefix: PrefixIndex, slot: Slot) -> TableChange {
         let is_best_changed = self.entry_mut(prefix).remove(slot);
-        Change {
+        TableChange {
             prefix,
             slot,
             is_best_changed,
@@ -246,7 +258,7 @@ impl Table {
         self.release(index);
     }
 
-    /// Frees the entry unless something needs it.
+    /// Frees the entry if it has no paths and no references.
     pub(crate) fn release(&mut self, index: PrefixIndex) {
         let entry = self.entry(index);
         if entry.is_empty() && entry.references == 0 {

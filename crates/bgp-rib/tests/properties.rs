@@ -1,4 +1,4 @@
-//! Random histories of peers that come, announce, withdraw, read and go.
+//! Property test of the tables with random sequences of events.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -22,7 +22,7 @@ const LOCAL_ASN: Asn = Asn(64512);
 const PEERS: u32 = 6;
 
 #[derive(Clone, Debug)]
-enum Step {
+enum RibEvent {
     PeerUp(u32),
     PeerDown(u32),
     Announce {
@@ -57,28 +57,28 @@ enum Step {
     },
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = RibEvent> {
     let peer = 0..PEERS;
     let prefix = 0..6_u8;
     let path_id = prop_oneof![Just(None), (0..3_u32).prop_map(Some)];
     let family = prop_oneof![Just(Family::Ipv4Unicast), Just(Family::Ipv6Unicast)];
     prop_oneof![
-        2 => peer.clone().prop_map(Step::PeerUp),
-        1 => peer.clone().prop_map(Step::PeerDown),
+        2 => peer.clone().prop_map(RibEvent::PeerUp),
+        1 => peer.clone().prop_map(RibEvent::PeerDown),
         12 => (peer.clone(), prefix.clone(), path_id.clone(), any::<u8>()).prop_map(
             |(peer, prefix, path_id, attributes)| {
-                Step::Announce { peer, prefix, path_id, attributes }
+                RibEvent::Announce { peer, prefix, path_id, attributes }
             }
         ),
         4 => (peer.clone(), prefix.clone(), path_id)
-            .prop_map(|(peer, prefix, path_id)| Step::Withdraw { peer, prefix, path_id }),
+            .prop_map(|(peer, prefix, path_id)| RibEvent::Withdraw { peer, prefix, path_id }),
         1 => (prefix.clone(), any::<u8>())
-            .prop_map(|(prefix, attributes)| Step::Originate { prefix, attributes }),
-        1 => prefix.prop_map(|prefix| Step::WithdrawOriginated { prefix }),
-        1 => (peer.clone(), family).prop_map(|(peer, family)| Step::Refresh { peer, family }),
+            .prop_map(|(prefix, attributes)| RibEvent::Originate { prefix, attributes }),
+        1 => prefix.prop_map(|prefix| RibEvent::WithdrawOriginated { prefix }),
+        1 => (peer.clone(), family).prop_map(|(peer, family)| RibEvent::Refresh { peer, family }),
         2 => (peer.clone(), 0..4_u8)
-            .prop_map(|(peer, variant)| Step::SetPolicies { peer, variant }),
-        6 => (peer, 1..8_usize).prop_map(|(peer, limit)| Step::Read { peer, limit }),
+            .prop_map(|(peer, variant)| RibEvent::SetPolicies { peer, variant }),
+        6 => (peer, 1..8_usize).prop_map(|(peer, limit)| RibEvent::Read { peer, limit }),
     ]
 }
 
@@ -90,7 +90,8 @@ fn prefix(number: u8) -> IpNet {
     }
 }
 
-/// Few values of each attribute, so that ties reach every step of the decision process.
+/// Returns attributes that depend on the bits of `seed`. Each attribute has few different values,
+/// so that paths are often equal up to any step of the decision process.
 fn attributes(seed: u8, prefix: &IpNet, first_asn: Option<Asn>) -> PathAttributes {
     let next_hop = match prefix {
         IpNet::V4(_) => [10, 7, 0, seed & 1].into(),
@@ -163,7 +164,7 @@ fn settings(peer: u32) -> PeerSettings {
     }
 }
 
-/// The settings with one of four sets of policies, and of roles.
+/// Returns the settings of a peer with one of four combinations of policies and peer kind.
 fn changed_settings(peer: u32, variant: u8) -> PeerSettings {
     let mut settings = settings(peer);
     match variant {
@@ -193,33 +194,33 @@ fn first_asn(peer: u32) -> Option<Asn> {
     (peer > 3).then_some(Asn(65000 + peer))
 }
 
-/// What a peer holds that does what it is told.
+/// The paths that a peer stores from the received UPDATE messages.
 type Received = BTreeMap<(IpNet, Option<PathId>), PathAttributes>;
 
 #[derive(Default)]
-struct World {
+struct Model {
     peers: BTreeMap<u32, Received>,
-    /// Which policies each peer has.
+    /// The combination of policies of each peer, for [`changed_settings`].
     variants: BTreeMap<u32, u8>,
-    /// What each source last said of each path, whether it is accepted or not.
-    said: BTreeMap<PathKey, PathAttributes>,
-    followed: BTreeMap<PathKey, (PathAttributes, Option<NotBestReason>)>,
+    /// The last announcement of each path by its source, accepted or not.
+    last_announcements: BTreeMap<PathKey, PathAttributes>,
+    paths_from_changes: BTreeMap<PathKey, (PathAttributes, Option<NotBestReason>)>,
 }
 
-impl World {
-    fn take(&mut self, rib: &mut Rib, step: Step) {
+impl Model {
+    fn apply(&mut self, rib: &mut Rib, step: RibEvent) {
         match step {
-            Step::PeerUp(peer) => {
+            RibEvent::PeerUp(peer) => {
                 self.forget(peer);
                 self.peers.insert(peer, Received::new());
                 self.variants.insert(peer, 0);
                 rib.add_peer(PeerId(peer), settings(peer));
             }
-            Step::PeerDown(peer) => {
+            RibEvent::PeerDown(peer) => {
                 self.forget(peer);
                 rib.remove_peer(PeerId(peer));
             }
-            Step::Announce {
+            RibEvent::Announce {
                 peer,
                 prefix: number,
                 path_id,
@@ -234,12 +235,12 @@ impl World {
                         source: Source::Peer(PeerId(peer)),
                         path_id,
                     };
-                    self.said.insert(key, attributes.clone());
+                    self.last_announcements.insert(key, attributes.clone());
                 }
                 rib.receive(PeerId(peer), announcement(prefix, path_id, attributes))
                     .unwrap();
             }
-            Step::Withdraw {
+            RibEvent::Withdraw {
                 peer,
                 prefix: number,
                 path_id,
@@ -248,7 +249,7 @@ impl World {
                     prefix: prefix(number),
                     path_id: path_id.map(PathId),
                 };
-                self.said.remove(&PathKey {
+                self.last_announcements.remove(&PathKey {
                     prefix: nlri.prefix,
                     source: Source::Peer(PeerId(peer)),
                     path_id: nlri.path_id,
@@ -259,7 +260,7 @@ impl World {
                 };
                 rib.receive(PeerId(peer), update).unwrap();
             }
-            Step::Originate {
+            RibEvent::Originate {
                 prefix: number,
                 attributes: seed,
             } => {
@@ -270,25 +271,26 @@ impl World {
                     source: Source::Own,
                     path_id: None,
                 };
-                self.said.insert(key, attributes.clone());
+                self.last_announcements.insert(key, attributes.clone());
                 rib.originate(prefix, Arc::new(attributes)).unwrap();
             }
-            Step::WithdrawOriginated { prefix: number } => {
+            RibEvent::WithdrawOriginated { prefix: number } => {
                 let prefix = prefix(number);
-                self.said.remove(&PathKey {
+                self.last_announcements.remove(&PathKey {
                     prefix,
                     source: Source::Own,
                     path_id: None,
                 });
                 rib.withdraw_originated(prefix);
             }
-            Step::Refresh { peer, family } => rib.refresh(PeerId(peer), family),
-            Step::SetPolicies { peer, variant } => self.set_policies(rib, peer, variant),
-            Step::Read { peer, limit } => self.read(rib, peer, limit),
+            RibEvent::Refresh { peer, family } => rib.refresh(PeerId(peer), family),
+            RibEvent::SetPolicies { peer, variant } => self.set_policies(rib, peer, variant),
+            RibEvent::Read { peer, limit } => self.read(rib, peer, limit),
         }
     }
 
-    /// A peer that is asked for its routes announces them all again.
+    /// Changes the policies of a peer. The peer announces the paths of the requested families
+    /// again.
     fn set_policies(&mut self, rib: &mut Rib, peer: u32, variant: u8) {
         let PeerSettings {
             kind,
@@ -302,7 +304,7 @@ impl World {
             return;
         }
         self.variants.insert(peer, variant);
-        for (key, attributes) in &self.said {
+        for (key, attributes) in &self.last_announcements {
             let is_asked_for = families.contains(&Family::of(key.prefix));
             if key.source == Source::Peer(PeerId(peer)) && is_asked_for {
                 let update = announcement(key.prefix, key.path_id, attributes.clone());
@@ -313,7 +315,7 @@ impl World {
 
     fn forget(&mut self, peer: u32) {
         self.peers.remove(&peer);
-        self.said
+        self.last_announcements
             .retain(|key, _| key.source != Source::Peer(PeerId(peer)));
     }
 
@@ -333,7 +335,7 @@ impl World {
                 let held = received.remove(&(nlri.prefix, nlri.path_id));
                 assert!(
                     held.is_some(),
-                    "{nlri:?} was withdrawn without having been announced"
+                    "{nlri:?} was withdrawn without an earlier announcement"
                 );
             }
             for group in update.announced {
@@ -354,14 +356,14 @@ impl World {
         }
     }
 
-    /// What a rib holds that never saw anything but the last word of each source.
-    fn recomputed(&self) -> Rib {
+    /// Builds new tables from only the last announcement of each path.
+    fn rebuild(&self) -> Rib {
         let mut rib = Rib::new(config());
         for peer in self.peers.keys() {
             let settings = changed_settings(*peer, self.variants[peer]);
             rib.add_peer(PeerId(*peer), settings);
         }
-        for (key, attributes) in &self.said {
+        for (key, attributes) in &self.last_announcements {
             match key.source {
                 Source::Own => rib
                     .originate(key.prefix, Arc::new(attributes.clone()))
@@ -379,11 +381,11 @@ impl World {
         for key in rib.take_changes() {
             match rib.path(&key) {
                 Some(path) => {
-                    self.followed
+                    self.paths_from_changes
                         .insert(key, (path.attributes.as_ref().clone(), path.not_best));
                 }
                 None => {
-                    self.followed.remove(&key);
+                    self.paths_from_changes.remove(&key);
                 }
             }
         }
@@ -419,7 +421,7 @@ fn adj_rib_out(rib: &Rib, peer: u32) -> Received {
         .collect()
 }
 
-/// Path ids depend on the order of events; which path has which does not matter here.
+/// Returns the paths without their path ids, because path ids depend on the order of events.
 fn without_ids(received: &Received) -> BTreeMap<IpNet, Vec<String>> {
     let mut paths: BTreeMap<IpNet, Vec<String>> = BTreeMap::new();
     for ((prefix, _), attributes) in received {
@@ -432,35 +434,39 @@ fn without_ids(received: &Received) -> BTreeMap<IpNet, Vec<String>> {
     paths
 }
 
-fn check_history(steps: Vec<Step>) {
+fn check_steps(steps: Vec<RibEvent>) {
     let mut rib = Rib::new(config());
     rib.follow_changes(true);
-    let mut world = World::default();
+    let mut model = Model::default();
     let mut ids: BTreeMap<(u32, PathKey), PathId> = BTreeMap::new();
     for step in steps {
-        world.take(&mut rib, step);
-        world.follow(&mut rib);
-        for (peer, received) in &world.peers {
+        model.apply(&mut rib, step);
+        model.follow(&mut rib);
+        for (peer, received) in &model.peers {
             assert_eq!(
                 adj_rib_out(&rib, *peer),
                 *received,
-                "what peer {peer} was sent"
+                "the Adj-RIB-Out of peer {peer} lists the sent paths"
             );
             let in_use: HashSet<_> = received.keys().collect();
             assert_eq!(in_use.len(), received.len());
         }
         check_ids_are_stable(&rib, &mut ids);
     }
-    assert_eq!(world.followed, loc_rib(&rib), "what the changes told");
+    assert_eq!(
+        model.paths_from_changes,
+        loc_rib(&rib),
+        "the collected changes lead to the current paths"
+    );
 
-    world.read_everything(&mut rib);
-    let mut recomputed = world.recomputed();
-    assert_eq!(loc_rib(&rib), loc_rib(&recomputed));
-    for (peer, received) in &world.peers {
-        while recomputed.has_pending(PeerId(*peer)) {
-            recomputed.take_pending(PeerId(*peer), 100);
+    model.read_everything(&mut rib);
+    let mut rebuilt = model.rebuild();
+    assert_eq!(loc_rib(&rib), loc_rib(&rebuilt));
+    for (peer, received) in &model.peers {
+        while rebuilt.has_pending(PeerId(*peer)) {
+            rebuilt.take_pending(PeerId(*peer), 100);
         }
-        let expected = adj_rib_out(&recomputed, *peer);
+        let expected = adj_rib_out(&rebuilt, *peer);
         assert_eq!(without_ids(received), without_ids(&expected), "peer {peer}");
         assert_eq!(rib.counts(PeerId(*peer)).pending, 0);
         let expected: BTreeSet<_> = loc_rib(&rib)
@@ -480,10 +486,11 @@ fn check_history(steps: Vec<Step>) {
     for number in 0..6 {
         rib.withdraw_originated(prefix(number));
     }
-    assert_eq!(rib.prefix_count(), 0, "nothing stays behind");
+    assert_eq!(rib.prefix_count(), 0, "all entries are freed");
 }
 
-/// A path that a peer has had all the time has had the same id all the time.
+/// Checks that a sent path has kept its path id since the last call. `ids` has the path ids of the
+/// last call, and is replaced.
 fn check_ids_are_stable(rib: &Rib, ids: &mut BTreeMap<(u32, PathKey), PathId>) {
     let mut current = BTreeMap::new();
     for peer in 0..PEERS {
@@ -491,8 +498,8 @@ fn check_ids_are_stable(rib: &Rib, ids: &mut BTreeMap<(u32, PathKey), PathId>) {
             let (Some(source), Some(path_id)) = (sent.source, sent.path_id) else {
                 continue;
             };
-            // Two paths of one source are told apart by the id that the source gave, which an
-            // Adj-RIB-Out does not list.
+            // Two paths of one source differ only in the path id from the source, and an
+            // Adj-RIB-Out does not list this path id. So only single paths are checked.
             let of_source: Vec<_> = rib
                 .paths_of(sent.prefix)
                 .filter(|path| path.key.source == source)
@@ -514,7 +521,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_history_leads_where_its_last_words_lead(steps in prop::collection::vec(step(), 1..80)) {
-        check_history(steps);
+    fn any_sequence_of_events_has_the_result_of_the_last_announcements(steps in prop::collection::vec(step(), 1..80)) {
+        check_steps(steps);
     }
 }

@@ -6,8 +6,8 @@ fn router_id(last: u8) -> RouterId {
     RouterId([192, 0, 2, last].into())
 }
 
-fn peer(last: u8) -> SourceFacts {
-    SourceFacts::Peer {
+fn peer(last: u8) -> SourceProperties {
+    SourceProperties::Peer {
         id: PeerId(u32::from(last)),
         kind: PeerKind::Client,
         router_id: router_id(last),
@@ -15,8 +15,8 @@ fn peer(last: u8) -> SourceFacts {
     }
 }
 
-fn external(last: u8) -> SourceFacts {
-    SourceFacts::Peer {
+fn external(last: u8) -> SourceProperties {
+    SourceProperties::Peer {
         id: PeerId(u32::from(last)),
         kind: PeerKind::External,
         router_id: router_id(last),
@@ -38,10 +38,10 @@ fn as_path(asns: &[u32]) -> AsPath {
     }
 }
 
-/// Gives the paths to the decision process in every rotation; the first one of the list has to win,
-/// and each of the others to lose for its reason.
+/// Checks that the first path of `paths` wins and that each other path loses for its given reason,
+/// for every rotation of `paths`.
 #[track_caller]
-fn check(paths: &[(PathAttributes, SourceFacts, Option<NotBestReason>)]) {
+fn check(paths: &[(PathAttributes, SourceProperties, Option<NotBestReason>)]) {
     let preferences: Vec<_> = paths
         .iter()
         .map(|(attributes, source, _)| Preference::new(attributes, *source))
@@ -108,8 +108,8 @@ fn a_missing_local_pref_counts_as_the_default() {
 }
 
 #[test]
-fn a_path_of_our_own_wins_against_that_of_a_peer() {
-    let own = SourceFacts::Own {
+fn an_originated_path_wins_against_a_path_of_a_peer() {
+    let own = SourceProperties::Own {
         router_id: router_id(9),
     };
     check(&[
@@ -152,7 +152,7 @@ fn the_lower_origin_wins() {
 }
 
 #[test]
-fn the_lower_multi_exit_disc_wins_within_one_neighbouring_as() {
+fn the_lower_multi_exit_disc_wins_among_paths_of_one_neighbouring_as() {
     let with = |asn: u32, discriminator: Option<u32>| {
         attributes(|a| {
             a.as_path = as_path(&[asn]);
@@ -182,9 +182,9 @@ fn the_lower_multi_exit_disc_wins_within_one_neighbouring_as() {
     ]);
 }
 
-/// Pairwise comparison alone would go round in a circle here.
+/// Pairwise comparisons of these three paths would form a cycle.
 #[test]
-fn a_path_beaten_by_multi_exit_disc_beats_no_other() {
+fn a_path_that_lost_by_multi_exit_disc_does_not_win_against_another_path() {
     let with = |asn: u32, discriminator: u32| {
         attributes(|a| {
             a.as_path = as_path(&[asn]);
@@ -203,7 +203,7 @@ fn a_path_beaten_by_multi_exit_disc_beats_no_other() {
 }
 
 #[test]
-fn a_multi_exit_disc_of_a_path_that_lost_earlier_does_not_count() {
+fn the_multi_exit_disc_of_a_path_that_lost_in_an_earlier_step_is_ignored() {
     let with = |asns: &[u32], discriminator: u32| {
         attributes(|a| {
             a.as_path = as_path(asns);
@@ -217,7 +217,7 @@ fn a_multi_exit_disc_of_a_path_that_lost_earlier_does_not_count() {
 }
 
 #[test]
-fn an_external_peer_wins_against_an_internal_one() {
+fn a_path_of_an_external_peer_wins_against_a_path_of_an_internal_peer() {
     check(&[
         (attributes(|_| {}), external(2), None),
         (
@@ -229,7 +229,7 @@ fn an_external_peer_wins_against_an_internal_one() {
 }
 
 #[test]
-fn the_originator_id_stands_in_for_the_router_id() {
+fn the_originator_id_replaces_the_router_id_in_the_decision_process() {
     check(&[
         (
             attributes(|a| a.originator_id = Some(router_id(1))),
@@ -271,8 +271,8 @@ fn the_shorter_cluster_list_wins_among_paths_of_one_originator() {
 }
 
 #[test]
-fn the_lower_peer_address_wins_at_last() {
-    let at = |id: u32, last: u8| SourceFacts::Peer {
+fn the_lower_peer_address_wins_among_paths_that_are_equal_otherwise() {
+    let at = |id: u32, last: u8| SourceProperties::Peer {
         id: PeerId(id),
         kind: PeerKind::Client,
         router_id: router_id(1),
@@ -289,7 +289,7 @@ fn the_lower_peer_address_wins_at_last() {
 }
 
 #[test]
-fn of_two_paths_of_one_peer_that_with_the_lower_id_wins() {
+fn the_lower_path_id_wins_among_paths_of_one_peer() {
     check(&[
         (attributes(|_| {}), peer(1), None),
         (

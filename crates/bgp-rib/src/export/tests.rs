@@ -62,7 +62,7 @@ fn attributes(edit: impl FnOnce(&mut PathAttributes)) -> PathAttributes {
     attributes
 }
 
-fn from_outside(edit: impl FnOnce(&mut PathAttributes)) -> PathAttributes {
+fn from_external_peer(edit: impl FnOnce(&mut PathAttributes)) -> PathAttributes {
     attributes(|a| {
         a.as_path = sequence(&[65002]);
         edit(a);
@@ -77,7 +77,8 @@ fn sequence(asns: &[u32]) -> AsPath {
     }
 }
 
-/// What a peer (number 3) is sent of a path that another one (number 2) announced.
+/// Lets peer number 2 announce a path. Returns the attributes with which peer number 3 is sent the
+/// path.
 fn relay(
     from: PeerSettings,
     to: PeerSettings,
@@ -109,7 +110,7 @@ fn sent(rib: &mut Rib, id: PeerId) -> Option<PathAttributes> {
 #[track_caller]
 fn check_is_relayed(from: PeerKind, to: PeerKind, expected: bool) {
     let attributes = match from {
-        PeerKind::External => from_outside(|_| {}),
+        PeerKind::External => from_external_peer(|_| {}),
         PeerKind::Client | PeerKind::NonClient => attributes(|_| {}),
     };
     let relayed = relay(settings(from, 2), settings(to, 3), attributes);
@@ -117,7 +118,7 @@ fn check_is_relayed(from: PeerKind, to: PeerKind, expected: bool) {
 }
 
 #[test]
-fn clients_hear_of_everybody_and_everybody_of_clients_but_non_clients_not_of_each_other() {
+fn paths_are_exported_between_all_kinds_of_peers_except_from_non_clients_to_non_clients() {
     use PeerKind::{Client, External, NonClient};
     for (from, to) in [
         (Client, Client),
@@ -135,7 +136,7 @@ fn clients_hear_of_everybody_and_everybody_of_clients_but_non_clients_not_of_eac
 }
 
 #[test]
-fn reflection_sets_the_originator_id_and_prepends_the_cluster_id() {
+fn a_reflected_path_gets_the_originator_id_and_the_prepended_cluster_id() {
     let received = attributes(|a| {
         a.local_pref = Some(0);
         a.multi_exit_disc = Some(7);
@@ -153,7 +154,7 @@ fn reflection_sets_the_originator_id_and_prepends_the_cluster_id() {
 }
 
 #[test]
-fn reflection_keeps_the_originator_id_that_another_reflector_set() {
+fn a_reflected_path_keeps_the_originator_id_of_another_reflector() {
     let other_cluster = ClusterId([1, 1, 1, 1].into());
     let received = attributes(|a| {
         a.originator_id = Some(RouterId([9, 9, 9, 9].into()));
@@ -166,14 +167,14 @@ fn reflection_keeps_the_originator_id_that_another_reflector_set() {
 }
 
 #[test]
-fn a_path_does_not_return_to_its_originator() {
+fn a_path_is_not_sent_to_the_peer_with_its_originator_id() {
     let received = attributes(|a| a.originator_id = Some(RouterId([10, 0, 0, 3].into())));
     let to = settings(PeerKind::Client, 3);
     assert_eq!(relay(settings(PeerKind::Client, 2), to, received), None);
 }
 
 #[test]
-fn reflection_leaves_the_next_hop_alone_even_where_next_hop_self_is_wanted() {
+fn a_reflected_path_keeps_its_next_hop_even_with_next_hop_self() {
     let mut to = settings(PeerKind::Client, 3);
     to.export.next_hop_self = true;
     let relayed = relay(settings(PeerKind::Client, 2), to, attributes(|_| {})).unwrap();
@@ -181,7 +182,7 @@ fn reflection_leaves_the_next_hop_alone_even_where_next_hop_self_is_wanted() {
 }
 
 #[test]
-fn an_external_peer_gets_our_as_in_front_and_nothing_that_is_internal() {
+fn an_external_peer_gets_the_local_as_prepended_and_no_internal_attributes() {
     let received = attributes(|a| {
         a.local_pref = Some(300);
         a.multi_exit_disc = Some(7);
@@ -200,8 +201,8 @@ fn an_external_peer_gets_our_as_in_front_and_nothing_that_is_internal() {
 }
 
 #[test]
-fn the_multi_exit_disc_of_one_neighbouring_as_is_not_told_to_another() {
-    let received = from_outside(|a| a.multi_exit_disc = Some(7));
+fn the_multi_exit_disc_of_one_neighbouring_as_is_not_sent_to_another_as() {
+    let received = from_external_peer(|a| a.multi_exit_disc = Some(7));
     let to = settings(PeerKind::External, 3);
     let relayed = relay(settings(PeerKind::External, 2), to, received).unwrap();
     assert_eq!(relayed.multi_exit_disc, None);
@@ -209,7 +210,7 @@ fn the_multi_exit_disc_of_one_neighbouring_as_is_not_told_to_another() {
 }
 
 #[test]
-fn a_full_sequence_is_not_prepended_to() {
+fn a_new_segment_is_prepended_when_the_first_as_sequence_is_full() {
     let mut full = attributes(|a| a.as_path = sequence(&[1; 255]));
     prepend(&mut full, LOCAL_ASN);
     assert_eq!(full.as_path.segments.len(), 2);
@@ -220,12 +221,12 @@ fn a_full_sequence_is_not_prepended_to() {
 }
 
 #[test]
-fn a_path_from_outside_gets_a_local_pref_and_on_request_our_next_hop() {
+fn a_path_of_an_external_peer_gets_a_local_pref_and_with_next_hop_self_the_local_next_hop() {
     let mut to = settings(PeerKind::Client, 3);
     to.export.next_hop_self = true;
     let from = settings(PeerKind::External, 2);
-    let relayed = relay(from, to, from_outside(|a| a.local_pref = Some(5))).unwrap();
-    let expected = from_outside(|a| {
+    let relayed = relay(from, to, from_external_peer(|a| a.local_pref = Some(5))).unwrap();
+    let expected = from_external_peer(|a| {
         a.local_pref = Some(DEFAULT_LOCAL_PREF);
         a.next_hop = [10, 0, 0, 1].into();
     });
@@ -233,15 +234,15 @@ fn a_path_from_outside_gets_a_local_pref_and_on_request_our_next_hop() {
 }
 
 #[test]
-fn graceful_shutdown_of_an_external_peer_becomes_the_lowest_local_pref() {
+fn a_path_of_an_external_peer_with_graceful_shutdown_gets_local_pref_0() {
     let from = settings(PeerKind::External, 2);
-    let received = from_outside(|a| a.communities = vec![Community::GRACEFUL_SHUTDOWN]);
+    let received = from_external_peer(|a| a.communities = vec![Community::GRACEFUL_SHUTDOWN]);
     let relayed = relay(from, settings(PeerKind::Client, 3), received).unwrap();
     assert_eq!(relayed.local_pref, Some(0));
 }
 
 #[test]
-fn graceful_shutdown_of_this_as_is_least_preferred_by_an_external_peer() {
+fn a_path_of_this_as_with_graceful_shutdown_is_sent_least_preferred_to_an_external_peer() {
     let received = attributes(|a| {
         a.local_pref = Some(0);
         a.multi_exit_disc = Some(7);
@@ -261,7 +262,8 @@ fn graceful_shutdown_of_this_as_is_least_preferred_by_an_external_peer() {
     assert_eq!(own.multi_exit_disc, Some(u32::MAX));
     assert_eq!(own.as_path, sequence(&[LOCAL_ASN.0; 4]));
 
-    // An internal peer compares LOCAL_PREF, and the own AS in AS_PATH would be a loop to it.
+    // For an internal peer, LOCAL_PREF is enough. The local AS in AS_PATH would be a loop for this
+    // peer.
     let to = settings(PeerKind::NonClient, 3);
     let relayed = relay(settings(PeerKind::Client, 2), to, received).unwrap();
     assert_eq!(relayed.local_pref, Some(0));
@@ -270,9 +272,9 @@ fn graceful_shutdown_of_this_as_is_least_preferred_by_an_external_peer() {
 }
 
 #[test]
-fn graceful_shutdown_of_another_as_is_passed_on_without_prepending() {
+fn a_path_of_another_as_with_graceful_shutdown_is_sent_without_additional_prepends() {
     let from = settings(PeerKind::External, 2);
-    let received = from_outside(|a| a.communities = vec![Community::GRACEFUL_SHUTDOWN]);
+    let received = from_external_peer(|a| a.communities = vec![Community::GRACEFUL_SHUTDOWN]);
     let relayed = relay(from, settings(PeerKind::External, 3), received).unwrap();
     assert_eq!(relayed.as_path, sequence(&[LOCAL_ASN.0, 65002]));
     assert_eq!(relayed.multi_exit_disc, None);
@@ -286,7 +288,7 @@ fn check_community(community: Community, to: PeerKind, expected: bool) {
 }
 
 #[test]
-fn well_known_communities_hold_a_path_back() {
+fn well_known_communities_restrict_the_export_of_a_path() {
     for to in [PeerKind::Client, PeerKind::NonClient, PeerKind::External] {
         check_community(Community::NO_ADVERTISE, to, false);
         check_community(Community::GRACEFUL_SHUTDOWN, to, true);
@@ -296,14 +298,14 @@ fn well_known_communities_hold_a_path_back() {
 }
 
 #[test]
-fn no_external_peer_is_told_to_send_to_itself() {
+fn a_path_is_not_sent_to_an_external_peer_that_is_its_next_hop() {
     let received = attributes(|a| a.next_hop = [10, 0, 0, 3].into());
     let to = settings(PeerKind::External, 3);
     assert_eq!(relay(settings(PeerKind::Client, 2), to, received), None);
 }
 
 #[test]
-fn export_policy_decides_prefix_by_prefix() {
+fn the_export_policy_decides_about_each_prefix() {
     let relayed = |prefixes| {
         let mut to = settings(PeerKind::Client, 3);
         to.export.prefixes = prefixes;
@@ -316,7 +318,7 @@ fn export_policy_decides_prefix_by_prefix() {
 }
 
 #[test]
-fn a_path_of_our_own_keeps_the_next_hop_it_was_given() {
+fn an_originated_path_keeps_its_next_hop() {
     for (kind, length) in [(PeerKind::Client, 0), (PeerKind::External, 1)] {
         let mut rib = rib();
         rib.add_peer(PeerId(3), settings(kind, 3));
@@ -329,7 +331,7 @@ fn a_path_of_our_own_keeps_the_next_hop_it_was_given() {
 }
 
 #[test]
-fn an_unspecified_next_hop_of_our_own_becomes_the_sessions_address() {
+fn an_unspecified_next_hop_of_an_originated_path_becomes_the_local_address_of_the_session() {
     let mut rib = rib();
     rib.add_peer(PeerId(3), settings(PeerKind::Client, 3));
     let unspecified = attributes(|a| a.next_hop = [0, 0, 0, 0].into());
@@ -346,7 +348,7 @@ fn an_unspecified_next_hop_of_our_own_becomes_the_sessions_address() {
 }
 
 #[test]
-fn a_next_hop_of_the_other_family_is_refused() {
+fn an_originated_path_with_a_next_hop_of_another_address_family_is_rejected() {
     let v6 = attributes(|a| a.next_hop = "fd00::1".parse().unwrap());
     let error = rib().originate(prefix(), Arc::new(v6)).unwrap_err();
     assert!(error.to_string().contains("fd00::1"), "{error}");

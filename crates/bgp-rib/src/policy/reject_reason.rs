@@ -1,57 +1,54 @@
-//! Reasons to reject an announcement.
+//! Reasons for the rejection of an announcement.
 
-/// Why an announcement was not accepted. An earlier path that it replaces is gone.
+/// A reason why an announcement is rejected. A rejected announcement removes the earlier path with
+/// its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
 pub enum RejectReason {
-    /// The AS_PATH holds this speaker's AS (RFC 4271 section 9.1.2).
-    #[error("AS_PATH holds the local AS")]
+    /// A loop: AS_PATH contains this speaker's AS (RFC 4271 section 9.1.2).
+    #[error("AS_PATH contains the local AS")]
     AsPathLoop,
-    /// The AS_PATH of an external peer does not start with its AS (RFC 4271 section 6.3).
+    /// AS_PATH of an external peer does not start with the peer's AS (RFC 4271 section 6.3).
     #[error("AS_PATH does not start with the peer's AS")]
     FirstAsnIsNotThePeers,
-    /// The originator id is this speaker's router id (RFC 4456 section 8).
+    /// A loop: the originator id is this speaker's router id (RFC 4456 section 8).
     #[error("ORIGINATOR_ID is the local router id")]
     OwnOriginatorId,
-    /// The cluster list holds this speaker's cluster id (RFC 4456 section 8).
-    #[error("CLUSTER_LIST holds the local cluster id")]
+    /// A loop: the cluster list contains this speaker's cluster id (RFC 4456 section 8).
+    #[error("CLUSTER_LIST contains the local cluster id")]
     OwnClusterId,
-    /// The next hop is this speaker (RFC 4271 section 6.3).
-    #[error("next hop is this speaker")]
+    /// The next hop is an address of this speaker (RFC 4271 section 6.3).
+    #[error("next hop is an address of this speaker")]
     OwnNextHop,
-    /// The next hop is no unicast address that other hosts reach (RFC 4271 section 6.3, RFC 2545
-    /// section 3).
+    /// The next hop is not a unicast address that other hosts can reach (RFC 4271 section 6.3, RFC
+    /// 2545 section 3).
     #[error(
-        "next hop is not a unicast address that other hosts reach: it is unspecified, \
-         loopback, link-local IPv6, IPv4-mapped, multicast or reserved"
+        "next hop is not a unicast address that other hosts can reach: it is unspecified, \
+                 loopback, link-local IPv6, IPv4-mapped, multicast or reserved"
     )]
     NextHopNotUnicast,
-    /// The next hop is the announced prefix itself.
     #[error("next hop is the announced prefix itself")]
     NextHopIsPrefix,
-    /// The prefix holds no unicast address that other hosts reach.
+    /// The prefix contains no unicast address that other hosts can reach.
     #[error(
-        "prefix holds no unicast address that other hosts reach: it is of 0.0.0.0/8, \
-         loopback, link-local IPv6, IPv4-mapped, multicast or reserved"
+        "prefix contains no unicast address that other hosts can reach: it belongs to 0.0.0.0/8, \
+                 loopback, link-local IPv6, IPv4-mapped, multicast or reserved addresses"
     )]
     PrefixReserved,
-    /// The next hop is of the other family than the prefix.
-    #[error("next hop is not of the prefix's family")]
+    #[error("next hop and prefix have different address families")]
     NextHopFamily,
-    /// Import policy.
     #[error("next hop is not allowed by import policy")]
     NextHopNotAllowed,
-    /// Import policy.
     #[error("prefix is not allowed by import policy")]
     PrefixNotAllowed,
-    /// Import policy has rules for single peers, and none names this one.
-    #[error("import policy lists peers, and not this one")]
+    /// The import policy has rules for single peers, but no rule for this peer.
+    #[error("import policy lists other peers and not this peer")]
     PeerNotListed,
-    /// The family was not negotiated.
-    #[error("family was not negotiated")]
+    #[error("address family was not negotiated")]
     FamilyNotNegotiated,
-    /// The peer holds as many paths as import policy allows ([`MaximumPathsAction::Block`]).
+    /// The peer has announced as many paths as the import policy allows
+    /// ([`MaximumPathsAction::Block`]).
     ///
     /// [`MaximumPathsAction::Block`]: crate::MaximumPathsAction::Block
-    #[error("peer holds as many paths as import policy allows")]
+    #[error("peer has announced as many paths as import policy allows")]
     MaximumPaths,
 }

@@ -50,7 +50,7 @@ fn peer(id: PeerId, add_path_send: bool) -> PeerSettings {
     }
 }
 
-/// Two clients that are sent nothing, and a router with add-path.
+/// Returns tables with two clients that are sent no path, and a router with add-path.
 fn reflector() -> Rib {
     let mut rib = rib();
     for id in [A, B] {
@@ -63,7 +63,11 @@ fn reflector() -> Rib {
         );
     }
     rib.add_peer(ROUTER, peer(ROUTER, true));
-    assert_eq!(drain(&mut rib, ROUTER).len(), 2, "the two end-of-RIB marks");
+    assert_eq!(
+        drain(&mut rib, ROUTER).len(),
+        2,
+        "the router gets two end-of-RIB marks"
+    );
     rib
 }
 
@@ -114,7 +118,8 @@ fn path_ids(rib: &Rib) -> Vec<u32> {
 }
 
 #[test]
-fn a_router_with_add_path_gets_the_path_of_each_client_and_loses_only_that_of_the_dead_one() {
+fn a_router_with_add_path_gets_the_path_of_each_client_and_loses_only_the_path_of_a_removed_client()
+{
     let mut rib = reflector();
     rib.receive(A, announce(&attributes(1), &["10.1.1.0/24"]))
         .unwrap();
@@ -141,7 +146,7 @@ fn a_router_with_add_path_gets_the_path_of_each_client_and_loses_only_that_of_th
 }
 
 #[test]
-fn a_path_keeps_its_id_while_its_attributes_change() {
+fn a_path_keeps_its_path_id_when_its_attributes_change() {
     let mut rib = reflector();
     for next_hop in 1..4 {
         rib.receive(B, announce(&attributes(next_hop), &["10.1.1.0/24"]))
@@ -158,7 +163,7 @@ fn a_path_keeps_its_id_while_its_attributes_change() {
 }
 
 #[test]
-fn more_paths_of_a_prefix_than_an_octet_can_count_have_ids_of_their_own() {
+fn each_of_more_than_256_paths_of_a_prefix_has_a_unique_path_id() {
     let mut rib = reflector();
     for path_id in 0..1000 {
         let nlri = vec![Nlri {
@@ -184,7 +189,7 @@ fn more_paths_of_a_prefix_than_an_octet_can_count_have_ids_of_their_own() {
 }
 
 #[test]
-fn a_peer_without_add_path_gets_the_best_path_only() {
+fn a_peer_without_add_path_gets_only_the_best_path() {
     let mut rib = reflector();
     rib.add_peer(PeerId(30), peer(PeerId(30), false));
     rib.receive(B, announce(&attributes(2), &["10.1.1.0/24"]))
@@ -209,7 +214,7 @@ fn a_peer_without_add_path_gets_the_best_path_only() {
 }
 
 #[test]
-fn a_change_that_is_undone_before_the_peer_looks_is_not_sent() {
+fn a_change_that_is_reverted_before_the_peer_is_sent_updates_is_not_sent() {
     let mut rib = reflector();
     rib.receive(A, announce(&attributes(1), &["10.1.1.0/24"]))
         .unwrap();
@@ -224,7 +229,7 @@ fn a_change_that_is_undone_before_the_peer_looks_is_not_sent() {
 }
 
 #[test]
-fn pending_keys_coalesce_for_a_peer_that_does_not_read() {
+fn changes_of_a_key_coalesce_for_a_slow_peer() {
     let mut rib = reflector();
     for round in 0..100 {
         rib.receive(
@@ -237,12 +242,13 @@ fn pending_keys_coalesce_for_a_peer_that_does_not_read() {
 }
 
 #[test]
-fn prefixes_with_common_attributes_leave_in_one_update_after_the_withdrawals() {
+fn withdrawals_are_sent_first_and_prefixes_with_equal_attributes_share_an_update() {
     let mut rib = reflector();
     rib.receive(A, announce(&attributes(1), &["10.1.1.0/24"]))
         .unwrap();
     drain(&mut rib, ROUTER);
-    // Equal attributes in separate messages.
+    // The attributes are equal to the attributes of the message before, but arrive in a separate
+    // message.
     rib.receive(A, announce(&attributes(2), &["10.1.2.0/24"]))
         .unwrap();
     rib.receive(A, announce(&attributes(2), &["10.1.3.0/24"]))
@@ -264,7 +270,7 @@ fn prefixes_with_common_attributes_leave_in_one_update_after_the_withdrawals() {
 }
 
 #[test]
-fn the_initial_dump_ends_with_one_end_of_rib_for_each_family() {
+fn the_initial_paths_are_followed_by_one_end_of_rib_for_each_family() {
     let mut rib = rib();
     rib.add_peer(A, peer(A, false));
     rib.receive(A, announce(&attributes(1), &["10.1.1.0/24"]))
@@ -286,7 +292,7 @@ fn the_initial_dump_ends_with_one_end_of_rib_for_each_family() {
 }
 
 #[test]
-fn a_peer_that_is_sent_nothing_still_gets_its_end_of_rib() {
+fn a_peer_without_exported_paths_gets_an_end_of_rib() {
     let mut rib = rib();
     rib.add_peer(
         A,
@@ -308,7 +314,7 @@ fn a_peer_that_is_sent_nothing_still_gets_its_end_of_rib() {
 }
 
 #[test]
-fn a_route_refresh_sends_the_family_again_without_a_second_end_of_rib() {
+fn a_route_refresh_sends_the_paths_of_the_family_again_without_a_second_end_of_rib() {
     let mut rib = reflector();
     rib.receive(A, announce(&attributes(1), &["10.1.1.0/24"]))
         .unwrap();
@@ -320,7 +326,7 @@ fn a_route_refresh_sends_the_family_again_without_a_second_end_of_rib() {
 }
 
 #[test]
-fn a_path_is_not_sent_back_to_the_peer_it_came_from() {
+fn a_path_is_not_sent_to_the_peer_that_announced_it() {
     for add_path in [false, true] {
         let mut rib = rib();
         rib.add_peer(A, peer(A, add_path));
@@ -332,7 +338,7 @@ fn a_path_is_not_sent_back_to_the_peer_it_came_from() {
 }
 
 #[test]
-fn host_bits_do_not_make_another_prefix() {
+fn prefixes_that_differ_only_in_host_bits_are_equal() {
     let mut rib = reflector();
     rib.receive(A, announce(&attributes(1), &["10.1.1.0/24"]))
         .unwrap();
@@ -349,7 +355,7 @@ fn host_bits_do_not_make_another_prefix() {
 }
 
 #[test]
-fn nothing_is_left_once_everything_is_withdrawn_and_read() {
+fn all_entries_are_freed_after_all_paths_are_withdrawn_and_the_withdrawals_are_sent() {
     let mut rib = reflector();
     rib.receive(A, announce(&attributes(1), &["10.1.1.0/24", "10.1.2.0/24"]))
         .unwrap();
@@ -362,18 +368,22 @@ fn nothing_is_left_once_everything_is_withdrawn_and_read() {
     assert_eq!(
         rib.prefix_count(),
         2,
-        "still to be withdrawn from the router"
+        "the withdrawal is still pending for the router"
     );
     drain(&mut rib, ROUTER);
     assert_eq!(rib.prefix_count(), 0);
 }
 
 #[test]
-fn changes_name_each_path_whose_attributes_or_verdict_changed() {
+fn take_changes_returns_each_path_whose_attributes_or_not_best_reason_changed() {
     let mut rib = reflector();
     rib.receive(B, announce(&attributes(2), &["10.1.1.0/24"]))
         .unwrap();
-    assert_eq!(rib.take_changes(), [], "nobody asked");
+    assert_eq!(
+        rib.take_changes(),
+        [],
+        "changes are not collected before follow_changes"
+    );
     rib.follow_changes(true);
     rib.receive(A, announce(&attributes(1), &["10.1.1.0/24"]))
         .unwrap();
@@ -397,7 +407,7 @@ fn changes_name_each_path_whose_attributes_or_verdict_changed() {
 }
 
 #[test]
-fn calls_for_unknown_peers_do_nothing() {
+fn calls_for_unknown_peers_have_no_effect() {
     let mut rib = rib();
     rib.remove_peer(A);
     rib.refresh(A, Family::Ipv4Unicast);

@@ -1,4 +1,4 @@
-//! What clients may announce, and what of it is kept.
+//! Tests of rules for clients and of the attribute policy.
 
 use bgp_packet::Community;
 
@@ -19,14 +19,14 @@ fn with_import(import: ImportPolicy) -> Rib {
     rib
 }
 
-/// What the router is sent of the only path.
+/// Returns the attributes that the router has been sent for the only path.
 fn sent(rib: &Rib) -> PathAttributes {
     let sent: Vec<_> = rib.adj_rib_out(ROUTER).collect();
     assert_eq!(sent.len(), 1);
     (**sent[0].attributes).clone()
 }
 
-fn greedy() -> Arc<PathAttributes> {
+fn attributes_that_attract_traffic() -> Arc<PathAttributes> {
     Arc::new(PathAttributes {
         local_pref: Some(u32::MAX),
         multi_exit_disc: Some(0),
@@ -38,10 +38,13 @@ fn greedy() -> Arc<PathAttributes> {
 }
 
 #[test]
-fn a_stricter_policy_clamps_what_is_held_and_a_relaxed_one_asks_for_it_again() {
+fn a_stricter_policy_changes_stored_paths_and_a_relaxed_policy_requests_a_route_refresh() {
     let import = ImportPolicy::accept_all();
     let mut rib = with_import(import.clone());
-    let outcome = rib.receive(A, announce(&greedy(), &["10.1.1.0/24"]));
+    let outcome = rib.receive(
+        A,
+        announce(&attributes_that_attract_traffic(), &["10.1.1.0/24"]),
+    );
     assert_eq!(outcome.unwrap().clamped_attributes, 0);
     drain(&mut rib, ROUTER);
     assert_eq!(sent(&rib).local_pref, Some(u32::MAX));
@@ -57,10 +60,13 @@ fn a_stricter_policy_clamps_what_is_held_and_a_relaxed_one_asks_for_it_again() {
     assert_eq!(clamped.local_pref, Some(100));
     assert_eq!(clamped.multi_exit_disc, None);
     assert_eq!(clamped.communities, [Community::GRACEFUL_SHUTDOWN]);
-    // Those of the client itself, as if it had sent none.
+    // The attributes of reflection are set from the client, as if the client had sent none.
     assert_eq!(clamped.originator_id, Some(RouterId([10, 0, 0, 10].into())));
     assert_eq!(clamped.cluster_list, [CLUSTER]);
-    let outcome = rib.receive(A, announce(&greedy(), &["10.1.1.0/24"]));
+    let outcome = rib.receive(
+        A,
+        announce(&attributes_that_attract_traffic(), &["10.1.1.0/24"]),
+    );
     let outcome = outcome.unwrap();
     assert_eq!((outcome.clamped_attributes, outcome.unchanged), (1, 1));
 
@@ -69,12 +75,12 @@ fn a_stricter_policy_clamps_what_is_held_and_a_relaxed_one_asks_for_it_again() {
 }
 
 #[test]
-fn an_attribute_of_reflection_that_shows_a_loop_is_seen_before_it_is_discarded() {
+fn loops_are_detected_before_the_attributes_of_reflection_are_discarded() {
     let mut rib = with_import(ImportPolicy {
         attributes: AttributePolicy::strict(),
         ..ImportPolicy::accept_all()
     });
-    let mut attributes = (*greedy()).clone();
+    let mut attributes = (*attributes_that_attract_traffic()).clone();
     attributes.cluster_list = vec![CLUSTER];
     let outcome = rib.receive(A, announce(&Arc::new(attributes), &["10.1.1.0/24"]));
     let expected = (nlri("10.1.1.0/24"), RejectReason::OwnClusterId);
@@ -82,7 +88,7 @@ fn an_attribute_of_reflection_that_shows_a_loop_is_seen_before_it_is_discarded()
 }
 
 #[test]
-fn a_client_announces_its_own_prefixes_with_its_own_next_hop_only() {
+fn a_client_can_announce_only_the_prefixes_and_next_hops_of_its_rule() {
     let rule = |clients: &str| ClientRule {
         clients: vec![clients.parse().unwrap()],
         prefixes: PrefixFilter::Only(vec![PrefixRule::or_longer("10.1.1.0/24".parse().unwrap())]),
@@ -91,7 +97,7 @@ fn a_client_announces_its_own_prefixes_with_its_own_next_hop_only() {
             is_peer_allowed: true,
         },
     };
-    // A's session comes from 10.0.0.10.
+    // The address of client A is 10.0.0.10.
     for (clients, prefix, next_hop, expected) in [
         ("10.0.0.10/32", "10.1.1.1/32", "10.7.0.1", None),
         ("10.0.0.10/32", "10.1.1.1/32", "10.0.0.10", None),

@@ -1,4 +1,4 @@
-//! Changes of policies, and the maximum of paths.
+//! Tests of policy changes and of the maximum number of paths.
 
 use super::*;
 
@@ -7,8 +7,8 @@ fn only(prefixes: &[&str]) -> PrefixFilter {
     PrefixFilter::Only(rules.map(PrefixRule::exact).collect())
 }
 
-/// The prefixes that the updates announce and withdraw.
-fn said(updates: &[Update]) -> (Vec<String>, Vec<String>) {
+/// Returns the announced prefixes and the withdrawn prefixes of the updates.
+fn announced_and_withdrawn(updates: &[Update]) -> (Vec<String>, Vec<String>) {
     let text = |nlri: &Nlri| nlri.prefix.to_string();
     let groups = updates.iter().flat_map(|update| &update.announced);
     let mut announced: Vec<_> = groups
@@ -20,7 +20,7 @@ fn said(updates: &[Update]) -> (Vec<String>, Vec<String>) {
 }
 
 #[test]
-fn another_import_policy_withdraws_what_it_excludes_and_asks_for_the_rest() {
+fn a_changed_import_policy_withdraws_excluded_paths_and_requests_a_route_refresh() {
     let mut rib = reflector();
     rib.receive(A, announce(&attributes(1), &["10.1.1.0/24", "10.1.2.0/24"]))
         .unwrap();
@@ -35,13 +35,13 @@ fn another_import_policy_withdraws_what_it_excludes_and_asks_for_the_rest() {
     narrow.prefixes = only(&["10.1.2.0/24", "10.1.3.0/24"]);
     let families = rib.set_policies(A, kind, narrow.clone(), export.clone());
     assert_eq!(families, [Family::Ipv4Unicast, Family::Ipv6Unicast]);
-    let (announced, withdrawn) = said(&drain(&mut rib, ROUTER));
+    let (announced, withdrawn) = announced_and_withdrawn(&drain(&mut rib, ROUTER));
     assert_eq!(
         (announced.len(), &withdrawn[..]),
         (0, &["10.1.1.0/24".to_owned()][..])
     );
 
-    // Without a change nothing is asked for, and nothing is sent.
+    // If the policies do not change, no family is requested again and no message is sent.
     assert_eq!(rib.set_policies(A, kind, narrow, export.clone()), []);
     assert_eq!(drain(&mut rib, ROUTER), []);
 
@@ -53,11 +53,14 @@ fn another_import_policy_withdraws_what_it_excludes_and_asks_for_the_rest() {
         ..import
     };
     rib.set_policies(A, kind, nowhere, export);
-    assert_eq!(said(&drain(&mut rib, ROUTER)).1, ["10.1.2.0/24"]);
+    assert_eq!(
+        announced_and_withdrawn(&drain(&mut rib, ROUTER)).1,
+        ["10.1.2.0/24"]
+    );
 }
 
 #[test]
-fn a_raised_maximum_asks_for_what_it_refused_and_a_lowered_one_drops_nothing() {
+fn a_raised_maximum_requests_rejected_paths_and_a_lowered_maximum_removes_no_path() {
     let mut rib = reflector_with_maximum(1, MaximumPathsAction::Block);
     rib.receive(A, announce(&attributes(1), &["10.1.1.0/24", "10.1.2.0/24"]))
         .unwrap();
@@ -78,7 +81,7 @@ fn a_raised_maximum_asks_for_what_it_refused_and_a_lowered_one_drops_nothing() {
 }
 
 #[test]
-fn another_export_policy_sends_the_difference_only() {
+fn a_changed_export_policy_sends_only_the_difference() {
     let mut rib = reflector();
     rib.receive(
         A,
@@ -101,10 +104,13 @@ fn another_export_policy_sends_the_difference_only() {
             ..export.clone()
         };
         assert_eq!(rib.set_policies(ROUTER, kind, import.clone(), export), []);
-        let mut said = said(&drain(&mut rib, ROUTER));
-        said.1.sort_unstable();
+        let mut announced_and_withdrawn = announced_and_withdrawn(&drain(&mut rib, ROUTER));
+        announced_and_withdrawn.1.sort_unstable();
         assert_eq!(
-            (&said.0[..], &said.1[..]),
+            (
+                &announced_and_withdrawn.0[..],
+                &announced_and_withdrawn.1[..]
+            ),
             (
                 &announced
                     .iter()
@@ -130,14 +136,17 @@ fn another_export_policy_sends_the_difference_only() {
         &[],
     );
     check(PrefixFilter::All, &[], &[]);
-    // A peer that is sent something again follows what comes later, too.
+    // After the policy allows paths again, the peer also receives later changes.
     rib.receive(B, announce(&attributes(2), &["10.1.4.0/24"]))
         .unwrap();
-    assert_eq!(said(&drain(&mut rib, ROUTER)).0, ["10.1.4.0/24"]);
+    assert_eq!(
+        announced_and_withdrawn(&drain(&mut rib, ROUTER)).0,
+        ["10.1.4.0/24"]
+    );
 }
 
 #[test]
-fn another_role_changes_what_is_reflected_from_and_to_the_peer() {
+fn a_changed_peer_kind_changes_the_paths_that_are_reflected_from_and_to_the_peer() {
     let mut rib = reflector();
     let non_client = PeerSettings {
         kind: PeerKind::NonClient,
@@ -146,18 +155,27 @@ fn another_role_changes_what_is_reflected_from_and_to_the_peer() {
     rib.add_peer(ROUTER, non_client);
     rib.receive(A, announce(&attributes(1), &["10.1.1.0/24"]))
         .unwrap();
-    assert_eq!(said(&drain(&mut rib, ROUTER)).0, ["10.1.1.0/24"]);
+    assert_eq!(
+        announced_and_withdrawn(&drain(&mut rib, ROUTER)).0,
+        ["10.1.1.0/24"]
+    );
     let PeerSettings { export, import, .. } = rib.peers[&A].settings.clone();
     // Paths of a non-client do not go to another non-client.
     let families = rib.set_policies(A, PeerKind::NonClient, import.clone(), export.clone());
     assert_eq!(families, []);
-    assert_eq!(said(&drain(&mut rib, ROUTER)).1, ["10.1.1.0/24"]);
+    assert_eq!(
+        announced_and_withdrawn(&drain(&mut rib, ROUTER)).1,
+        ["10.1.1.0/24"]
+    );
     rib.set_policies(A, PeerKind::Client, import, export);
-    assert_eq!(said(&drain(&mut rib, ROUTER)).0, ["10.1.1.0/24"]);
+    assert_eq!(
+        announced_and_withdrawn(&drain(&mut rib, ROUTER)).0,
+        ["10.1.1.0/24"]
+    );
 }
 
 #[test]
-fn unknown_attributes_leave_the_held_paths_when_the_policy_discards_them() {
+fn unknown_attributes_are_removed_from_stored_paths_when_the_policy_changes_to_discard() {
     let mut rib = reflector();
     let mut passing = peer(A, false);
     passing.import.unknown_attributes = UnknownAttributes::Pass;
@@ -193,7 +211,7 @@ fn reflector_with_maximum(limit: u32, action: MaximumPathsAction) -> Rib {
 }
 
 #[test]
-fn a_path_beyond_the_maximum_is_rejected_and_the_others_stay() {
+fn a_path_beyond_the_maximum_is_rejected_and_stored_paths_stay() {
     let mut rib = reflector_with_maximum(2, MaximumPathsAction::Block);
     let update = announce(
         &attributes(1),
@@ -204,18 +222,18 @@ fn a_path_beyond_the_maximum_is_rejected_and_the_others_stay() {
     let rejected = (nlri("10.1.3.0/24"), RejectReason::MaximumPaths);
     assert_eq!(outcome.rejected, [rejected]);
     assert_eq!(outcome.unblocked, []);
-    // What is held can be replaced.
+    // At the maximum, a stored path can still be replaced.
     let update = announce(&attributes(2), &["10.1.2.0/24", "10.1.3.0/24"]);
     let outcome = rib.receive(A, update).unwrap();
     assert_eq!((outcome.announced, outcome.rejected.len()), (1, 1));
     assert_eq!(rib.counts(A).paths_received, 2);
-    // Other peers have limits of their own.
+    // The limit of one peer does not affect another peer.
     let outcome = rib.receive(B, announce(&attributes(3), &["10.1.3.0/24"]));
     assert_eq!(outcome.unwrap().announced, 1);
 }
 
 #[test]
-fn families_with_rejected_paths_are_asked_for_once_when_there_is_room() {
+fn families_with_rejected_paths_are_requested_once_when_there_is_room() {
     let mut rib = reflector_with_maximum(2, MaximumPathsAction::Block);
     let v6 = Arc::new(PathAttributes::originate("fd00::1".parse().unwrap()));
     for update in [
@@ -234,8 +252,12 @@ fn families_with_rejected_paths_are_asked_for_once_when_there_is_room() {
         .unblocked;
     assert_eq!(unblocked, [Family::Ipv4Unicast, Family::Ipv6Unicast]);
     let outcome = rib.receive(A, withdraw(&["10.1.2.0/24"])).unwrap();
-    assert_eq!(outcome.unblocked, [], "nothing was rejected since");
-    // A path that is rejected for another reason makes room, too.
+    assert_eq!(
+        outcome.unblocked,
+        [],
+        "no path was rejected since the last request"
+    );
+    // A rejected announcement removes the stored path, so that there is room.
     let update = announce(
         &attributes(1),
         &["10.1.1.0/24", "10.1.2.0/24", "10.1.3.0/24"],
@@ -248,7 +270,7 @@ fn families_with_rejected_paths_are_asked_for_once_when_there_is_room() {
 }
 
 #[test]
-fn a_session_may_be_restarted_at_the_maximum() {
+fn at_the_maximum_the_action_restart_returns_an_error() {
     let mut rib = reflector_with_maximum(2, MaximumPathsAction::Restart);
     rib.receive(A, announce(&attributes(1), &["10.1.1.0/24", "10.1.2.0/24"]))
         .unwrap();

@@ -1,4 +1,4 @@
-//! Announcements that are not accepted.
+//! Tests of rejected announcements.
 
 use super::*;
 
@@ -30,7 +30,7 @@ fn sequence(asns: &[u32]) -> bgp_packet::AsPath {
 }
 
 #[test]
-fn loops_are_dropped() {
+fn paths_with_a_loop_are_rejected() {
     check_rejected(
         |_| {},
         |attributes| attributes.as_path = sequence(&[1, LOCAL_ASN.0]),
@@ -54,7 +54,7 @@ fn loops_are_dropped() {
 }
 
 #[test]
-fn a_next_hop_that_no_other_host_reaches_is_rejected() {
+fn a_next_hop_that_other_hosts_cannot_reach_is_rejected() {
     for next_hop in [
         "0.0.0.1",
         "127.0.0.1",
@@ -101,7 +101,7 @@ fn a_next_hop_that_is_the_announced_prefix_itself_is_rejected() {
 }
 
 #[test]
-fn a_prefix_without_unicast_addresses_is_rejected_whatever_import_policy_allows() {
+fn a_prefix_without_unicast_addresses_is_rejected_even_if_the_import_policy_allows_it() {
     for (prefix, is_rejected) in [
         ("0.0.0.0/0", false),
         ("0.0.0.0/8", true),
@@ -136,7 +136,7 @@ fn unknown_attributes_are_discarded_unless_import_policy_passes_them() {
         type_code,
         value: value.into(),
     };
-    // OTC is known to the codec, and checked by it.
+    // The codec knows the attribute OTC and checks its value.
     let checked = other(35, &[0, 0, 0xfd, 0xe9]);
     let unknown = other(99, b"anything");
     for (policy, expected, discarded) in [
@@ -172,7 +172,7 @@ fn unknown_attributes_are_discarded_unless_import_policy_passes_them() {
 }
 
 #[test]
-fn an_external_peer_has_to_put_its_as_first() {
+fn a_path_of_an_external_peer_is_rejected_unless_as_path_starts_with_the_peers_as() {
     let external = |settings: &mut PeerSettings| {
         settings.kind = PeerKind::External;
         settings.peer_asn = Asn(65001);
@@ -187,7 +187,7 @@ fn an_external_peer_has_to_put_its_as_first() {
 }
 
 #[test]
-fn import_policy_names_prefixes_and_next_hops() {
+fn a_prefix_or_next_hop_that_the_import_policy_does_not_allow_is_rejected() {
     check_rejected(
         |settings| settings.import = ImportPolicy::default(),
         |_| {},
@@ -220,7 +220,7 @@ fn import_policy_names_prefixes_and_next_hops() {
 }
 
 #[test]
-fn an_announcement_that_is_rejected_takes_its_predecessor_along() {
+fn a_rejected_announcement_removes_the_earlier_path_with_its_key() {
     let mut rib = reflector();
     rib.receive(A, announce(&attributes(1), &["10.1.1.0/24"]))
         .unwrap();
