@@ -116,7 +116,7 @@ impl StatusPublisher {
         self.virtual_server_publisher.synced();
         self.service_address_publisher.synced();
         let names = [
-            ("serving", None),
+            ("none", None),
             ("programmed", Some(MissingStep::Programmed)),
             ("checked", Some(MissingStep::Checked)),
             ("healthy", Some(MissingStep::Healthy)),
