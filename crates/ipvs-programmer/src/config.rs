@@ -1,4 +1,4 @@
-//! What the flags mean.
+//! Conversion of the flags to the configuration of the data plane.
 
 use data_plane::Config;
 

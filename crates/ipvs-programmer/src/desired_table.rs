@@ -1,5 +1,4 @@
-//! The entries that the desired set, seen with the health of the real servers, wants in the
-//! kernel's table. Pure.
+//! Target entries of the kernel's table, from the desired set and the health of the real servers.
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
@@ -12,9 +11,10 @@ use virtual_server::{
 
 use crate::marks::STANDING_MARK;
 
-/// The entry for a virtual server. `actual` is what the table holds: a real server that has not
-/// been checked yet stays there as it was found, so that a restarted daemon takes no real
-/// server out of service. One that is not there waits for its first check.
+/// Returns the target entry of a virtual server. `actual` is the entry in the kernel's table. A
+/// real server in `actual` that has not been checked yet stays in service or out of service, so
+/// that a restarted daemon takes no real server out of service. A real server that is not in
+/// `actual` gets no connections before its first check.
 pub fn entry(
     virtual_server: &VirtualServer,
     health: impl Fn(&RealServer) -> Health,
@@ -23,7 +23,7 @@ pub fn entry(
     let mut real_servers = BTreeMap::new();
     for real_server in &virtual_server.real_servers {
         let address = virtual_server.table_address(real_server);
-        let found = actual.and_then(|entry| entry.real_servers.get(&address));
+        let existing = actual.and_then(|entry| entry.real_servers.get(&address));
         let full = u32::from(real_server.weight.0);
         let draining = match real_server.state {
             RealServerState::Ready => false,
@@ -33,16 +33,17 @@ pub fn entry(
             FailureAction::Quiesce => Some(0),
             FailureAction::Remove => None,
         };
-        let weight = match (health(real_server), found) {
+        let weight = match (health(real_server), existing) {
             (Health::Healthy, _) => Some(full),
-            (Health::Unchecked, Some(found)) if found.weight > 0 => Some(full),
+            (Health::Unchecked, Some(existing)) if existing.weight > 0 => Some(full),
             (Health::Unchecked, Some(_)) => Some(0),
             (Health::Unchecked, None) | (Health::Failed, _) => out_of_service,
         };
-        // A draining one that has not been checked may have connections of its own.
+        // A draining real server that has not been checked can have connections.
         let weight = if draining { weight.map(|_| 0) } else { weight };
-        // The kernel sends all datagrams from one port to one real server, also at weight 0, for
-        // as long as the client sends. Only removal leads such a flow elsewhere.
+        // The kernel sends all datagrams of one client port to one real server while the client
+        // sends, even if the real server has weight 0. Only a removal moves this flow to another
+        // real server.
         let weight = match virtual_server.id.protocol {
             Protocol::Udp => weight.filter(|weight| *weight > 0),
             Protocol::Tcp | Protocol::Sctp => weight,
@@ -69,8 +70,8 @@ pub fn entry(
     }
 }
 
-/// Returns the configured weights of the real servers that have weight 0 in the entry, where the
-/// scheduler hashes: it places them by these weights.
+/// Returns the configured weights of the real servers that have weight 0 in the entry. A scheduler
+/// that hashes places real servers by these weights. Returns no weights for other schedulers.
 pub fn placements(virtual_server: &VirtualServer, entry: &Entry) -> BTreeMap<SocketAddr, u32> {
     if !virtual_server.scheduler.is_hashing() {
         return BTreeMap::new();
@@ -80,17 +81,17 @@ pub fn placements(virtual_server: &VirtualServer, entry: &Entry) -> BTreeMap<Soc
         (address, u32::from(real_server.weight.0))
     });
     let is_quiesced = |address: &SocketAddr| {
-        let found = entry.real_servers.get(address);
-        found.is_some_and(|real_server| real_server.weight == 0)
+        let in_entry = entry.real_servers.get(address);
+        in_entry.is_some_and(|real_server| real_server.weight == 0)
     };
     configured
         .filter(|(address, weight)| *weight > 0 && is_quiesced(address))
         .collect()
 }
 
-/// Returns an entry on a firewall mark that no packet has. It keeps the table of IPVS from being
-/// empty: IPVS unregisters its hooks with its last entry, and until the next entry exists the pod's
-/// own stack would reset arriving connections.
+/// Returns a standing entry: an entry with a firewall mark that no packet has. It keeps the IPVS
+/// table from being empty. IPVS unregisters its hooks with its last entry, and the network stack of
+/// the pod would then reset arriving connections.
 pub fn standing_entry(family: AddressFamily) -> (EntryKey, Entry) {
     let settings = EntrySettings {
         owned: true,
@@ -112,7 +113,7 @@ mod tests {
 
     use super::*;
 
-    fn found(weight: u32) -> RealServerEntry {
+    fn real_server_entry(weight: u32) -> RealServerEntry {
         RealServerEntry {
             weight,
             forwarding_method: EntryForwardingMethod::Known(ForwardingMethod::DirectRouting),
@@ -121,8 +122,9 @@ mod tests {
         }
     }
 
-    /// The weight of one real server of weight 5, with TCP and SCTP; `None`: it is not in the
-    /// table. With UDP it is not there instead of having weight 0.
+    /// Checks the weight of a real server with the configured weight 5. `expected` is the weight
+    /// with TCP and SCTP; `None`: the real server is not in the table. With UDP, a real server with
+    /// the expected weight 0 is not in the table.
     #[track_caller]
     fn check(
         on_failure: FailureAction,
@@ -159,7 +161,7 @@ mod tests {
             Entry::without_real_servers(entry(&server, |_| Health::Healthy, None).settings);
         actual
             .real_servers
-            .extend(in_table.map(|weight| (address, found(weight))));
+            .extend(in_table.map(|weight| (address, real_server_entry(weight))));
         let entry = entry(&server, |_| health, Some(&actual));
         assert_eq!(
             entry
@@ -172,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn health_and_state_decide_the_weight() {
+    fn the_weight_depends_on_health_and_state() {
         use FailureAction::{Quiesce, Remove};
         use Health::{Failed, Healthy};
         use RealServerState::{Draining, Ready};
@@ -186,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hashing_scheduler_places_quiesced_real_servers_by_their_configured_weight() {
+    fn a_scheduler_that_hashes_places_quiesced_real_servers_by_their_configured_weight() {
         let mut server = virtual_server("tcp/10.1.1.10:80", ForwardingMethod::DirectRouting);
         server.scheduler = Scheduler::MH_DEFAULT;
         server.real_servers.truncate(3);
@@ -202,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_udp_server_of_configured_weight_0_is_not_in_the_table() {
+    fn a_udp_real_server_with_configured_weight_0_is_not_in_the_table() {
         let mut server = virtual_server("udp/10.1.1.10:80", ForwardingMethod::DirectRouting);
         server.real_servers[0].weight = Weight::QUIESCED;
         let count = server.real_servers.len();
@@ -211,7 +213,8 @@ mod tests {
     }
 
     #[test]
-    fn an_unchecked_one_stays_as_it_was_found_or_waits() {
+    fn an_unchecked_real_server_stays_in_or_out_of_service_and_a_new_real_server_waits_for_its_check()
+     {
         use FailureAction::{Quiesce, Remove};
         use RealServerState::{Draining, Ready};
         for on_failure in [Quiesce, Remove] {

@@ -1,4 +1,4 @@
-//! The operations that can fail here.
+//! Errors of kernel operations and of table entries.
 
 use std::io;
 
@@ -8,50 +8,43 @@ use virtual_server::TableChange;
 
 use crate::{netlink::NetlinkError, translate};
 
-/// An operation on the kernel that failed.
+/// The error of a kernel operation.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum KernelError {
-    /// The kernel has no IPVS.
+pub enum IpvsKernelError {
     #[error(
-        "the kernel has no IPVS: load its module on the node (`modprobe ip_vs`, with ip_vs_mh and \
-         the other schedulers in use), or boot a kernel with CONFIG_IP_VS"
+        "the kernel has no IPVS: load the module on the node (`modprobe ip_vs`, and the modules of \
+                 the used schedulers, such as ip_vs_mh), or boot a kernel with CONFIG_IP_VS"
     )]
     NoIpvs,
-    /// The process may not change the network namespace.
+    /// The process has no permission to change the network namespace.
     #[error(
         "{operation}: not permitted; give the container the capability NET_ADMIN \
          (securityContext.capabilities.add) and the host's user namespace (without \
          `hostUsers: false`), or run as root"
     )]
-    NotPermitted {
-        /// What was tried.
-        operation: &'static str,
-    },
-    /// IPv6 routes over `lo` need it up.
+    NotPermitted { operation: &'static str },
+    /// The interface `lo` is down, but IPv6 routes over `lo` need it up.
     #[error("the interface lo is down; bring it up (`ip link set lo up`)")]
     LoopbackDown,
-    /// Another program has a route there that takes the packets away from the local ones.
+    /// A route of another program to the prefix prevents that its packets are delivered locally.
     #[error(
         "another program has a {kind} route to {prefix} in table local; remove it (`ip route del \
          {kind} {prefix} table local`)"
     )]
     RouteInTheWay {
-        /// What shall be local.
         prefix: IpNet,
-        /// The type of the route, as ip-route(8) calls it.
+        /// Type of the route, with the name of ip-route(8).
         kind: String,
     },
-    /// An exchange failed in another way.
+    /// The exchange with the kernel failed in another way.
     #[error("{operation}")]
     Netlink {
-        /// What was tried.
         operation: &'static str,
-        /// Why it failed.
         source: NetlinkError,
     },
 }
 
-impl KernelError {
+impl IpvsKernelError {
     pub(crate) fn of(operation: &'static str, source: NetlinkError) -> Self {
         match source {
             NetlinkError::Refused(Errno::EPERM | Errno::EACCES) => Self::NotPermitted { operation },
@@ -63,26 +56,26 @@ impl KernelError {
     }
 }
 
-/// Why an entry of the kernel's table is not what it has to be.
+/// The reason reason an entry of the kernel's table differs from its target.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum EntryError {
-    /// The kernel refused a change.
     #[error("{}", describe_refusal(change, *errno))]
     Refused {
         change: Box<TableChange>,
         errno: Errno,
     },
-    /// The changes could not be made, or the entry could not be read back.
+    /// The entry could not be changed or read back.
     #[error(transparent)]
-    Kernel(#[from] KernelError),
-    /// Every change was made, and another program may have made others.
-    #[error("the kernel holds something else than was written")]
+    Kernel(#[from] IpvsKernelError),
+    /// The kernel accepted every change, but the entry that was read back differs, probably because
+    /// of another program.
+    #[error("the entry that was read back from the kernel differs from the written entry")]
     Differs,
 }
 
-/// Says what the kernel refused and why, with what to do where that is known.
+/// Describes a refused change with the reason, and with a suggestion for known reasons.
 fn describe_refusal(change: &TableChange, errno: Errno) -> String {
-    let what = match change {
+    let operation = match change {
         TableChange::AddVirtualServer(key, _) => format!("add {key}"),
         TableChange::SetVirtualServer(key, _) => format!("set {key}"),
         TableChange::RemoveVirtualServer(key) => format!("remove {key}"),
@@ -90,7 +83,7 @@ fn describe_refusal(change: &TableChange, errno: Errno) -> String {
         TableChange::SetRealServer(key, address, _) => format!("set {address} of {key}"),
         TableChange::RemoveRealServer(key, address) => format!("remove {address} of {key}"),
     };
-    let why = match (change, errno) {
+    let reason = match (change, errno) {
         (
             TableChange::AddVirtualServer(_, settings) | TableChange::SetVirtualServer(_, settings),
             Errno::ENOENT,
@@ -100,10 +93,10 @@ fn describe_refusal(change: &TableChange, errno: Errno) -> String {
         }
         (_, errno) => errno.desc().to_owned(),
     };
-    format!("{what}: {why}")
+    format!("{operation}: {reason}")
 }
 
-/// The number of an error of the operating system, by which errors can be compared.
+/// Converts an I/O error to its error number, so that errors can be compared.
 pub(crate) fn to_errno(error: io::Error) -> Errno {
     Errno::try_from(error).unwrap_or(Errno::EIO)
 }

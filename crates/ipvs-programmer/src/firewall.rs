@@ -1,4 +1,4 @@
-//! The nftables table that goes with a set of virtual servers. Pure.
+//! Desired nftables table of a set of virtual servers.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,24 +14,24 @@ use virtual_server::{ForwardingMethod, Ports, Protocol, VirtualServer, VirtualSe
 
 use crate::marks;
 
-/// Name of our table, in the family `inet`.
+/// Name of the nftables table of this daemon, in the family `inet`.
 pub const TABLE_NAME: &str = "portlb-ipvs";
 
-/// After IPVS, which takes packets at 98 and 99 of the hook (`ip_vs_ops4`, NF_IP_PRI_NAT_SRC - 2
-/// and - 1, net/netfilter/ipvs/ip_vs_core.c): what comes by here it did not take.
+/// Hook priority after IPVS, which takes packets at the priorities 98 and 99 (`ip_vs_ops4`,
+/// NF_IP_PRI_NAT_SRC - 2 and - 1, net/netfilter/ipvs/ip_vs_core.c). A chain with this priority sees
+/// only packets that IPVS did not take.
 const AFTER_IPVS: i32 = priority::SRCNAT + 10;
 
-/// The rules for these virtual servers on these service prefixes.
-///
-/// - output: no reset leaves from a service address, and no "port unreachable" about one. A packet
-///   that arrives before the table is programmed must not end the connection that another pod has
-///   kept so far; one that arrives while the kernel replaces a scheduler, and has none, is sent
-///   again by its client.
-/// - input: TCP, UDP and SCTP that IPVS did not take ends here, so that no process of the pod is
-///   reached through a service address.
-/// - prerouting: packets to port ranges get the mark that stands for them.
-/// - postrouting: connections to `Masquerade` virtual servers get the pod's address as source, so
-///   that replies return through it.
+/// Returns the table with the rules for these virtual servers and service prefixes.
+/// - output: drops TCP resets from a service address and "port unreachable" about a service
+///   address. A packet that arrives before the table is programmed must not end a connection that
+///   another pod has served so far. A packet that arrives while the kernel replaces a scheduler is
+///   sent again by its client.
+/// - input: drops TCP, UDP and SCTP packets that IPVS did not take, so that no client reaches a
+///   process of the pod through a service address.
+/// - prerouting: sets the marks of packets to port ranges.
+/// - postrouting: sets the pod's address as source of connections to `Masquerade` virtual servers,
+///   so that replies return through the pod.
 pub fn table<'a>(
     prefixes: &BTreeSet<IpNet>,
     virtual_servers: impl IntoIterator<Item = &'a VirtualServer>,
@@ -106,12 +106,12 @@ pub fn table<'a>(
     }
 }
 
-/// Whether a virtual server cannot work without nftables.
+/// Reports whether the virtual server needs nftables.
 pub fn is_needed_by(virtual_server: &VirtualServer) -> bool {
     is_masquerade(virtual_server.forwarding_method) || marks::needs_mark(&virtual_server.id)
 }
 
-/// Whether replies return through the pod.
+/// Reports whether replies return through the pod.
 pub(crate) fn is_masquerade(method: ForwardingMethod) -> bool {
     match method {
         ForwardingMethod::Masquerade => true,
@@ -142,8 +142,9 @@ fn no_reset(prefixes: &[IpNet]) -> Rule {
     ]
 }
 
-/// By the packet that the error quotes: a service prefix is local by a route, and for IPv6 the
-/// kernel then sends errors from another address (`icmp6_send`, net/ipv6/icmp.c).
+/// Returns a rule that drops "port unreachable" about a service address. The rule matches the
+/// address in the quoted packet, not the source address: for a prefix that is local because of a
+/// route, the kernel sends IPv6 errors from another address (`icmp6_send`, net/ipv6/icmp.c).
 fn no_port_unreachable(prefixes: &[IpNet]) -> Rule {
     let (protocol, (kind, code)) = match prefixes {
         [IpNet::V6(_), ..] => (L4Protocol::Icmpv6, ICMPV6_PORT_UNREACHABLE),
@@ -158,9 +159,10 @@ fn no_port_unreachable(prefixes: &[IpNet]) -> Rule {
     ]
 }
 
-/// A rule for each prefix of masqueraded addresses; for an address that has virtual servers with
-/// `others` of the forwarding methods, one for each virtual server, since direct routing must keep
-/// the client's address.
+/// Returns the rules that masquerade connections: one rule for each prefix of addresses that have
+/// only `Masquerade` virtual servers, and one rule for each `Masquerade` virtual server on an
+/// address in `others`. An address in `others` also has virtual servers with other forwarding
+/// methods, which must keep the client's address.
 fn masquerade_rules(masqueraded: &[&VirtualServerId], others: &BTreeSet<IpAddr>) -> Vec<Rule> {
     let (mixed, alone): (Vec<&VirtualServerId>, Vec<_>) = masqueraded
         .iter()
@@ -208,7 +210,7 @@ fn mark_rule(id: &VirtualServerId, mark: u32) -> Rule {
     rule
 }
 
-/// A set for each IP version that has prefixes.
+/// Returns one non-empty set of prefixes for each IP version.
 fn by_version(prefixes: &BTreeSet<IpNet>) -> Vec<Vec<IpNet>> {
     let (v4, v6): (Vec<_>, Vec<_>) = prefixes
         .iter()
@@ -239,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn tunnels_need_the_two_guards_only() {
+    fn direct_routing_needs_only_the_input_and_output_guards() {
         let tunnel = virtual_server("tcp/10.1.1.10:80", ForwardingMethod::DirectRouting);
         let table = table(&prefixes(&["10.1.1.0/24"]), [&tunnel], &BTreeMap::new());
         assert_eq!(chains(&table), [("input", 3), ("output", 2)]);
@@ -247,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn both_ip_versions_are_guarded() {
+    fn prefixes_of_both_ip_versions_are_guarded() {
         let table = table(
             &prefixes(&["10.1.1.0/24", "fd00:1::/64"]),
             [],
@@ -257,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbouring_masqueraded_addresses_share_a_rule() {
+    fn adjacent_masqueraded_addresses_share_a_rule() {
         let servers = ["tcp/10.1.1.10:80", "udp/10.1.1.10:53", "tcp/10.1.1.11:80"]
             .map(|id| virtual_server(id, ForwardingMethod::Masquerade));
         let table = table(&BTreeSet::new(), &servers, &BTreeMap::new());
@@ -276,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_with_other_forwarding_methods_is_masqueraded_by_port() {
+    fn an_address_with_other_forwarding_methods_has_a_masquerade_rule_for_each_port() {
         let servers = [
             virtual_server("tcp/10.1.1.10:80", ForwardingMethod::Masquerade),
             virtual_server("tcp/10.1.1.10:443", ForwardingMethod::DirectRouting),
@@ -294,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_range_gets_its_mark() {
+    fn packets_to_a_port_range_get_the_mark_of_the_virtual_server() {
         let server = virtual_server("udp/10.1.1.10:8000-8999", ForwardingMethod::DirectRouting);
         let marks = BTreeMap::from([(server.id, 7)]);
         let table = table(&BTreeSet::new(), [&server], &marks);

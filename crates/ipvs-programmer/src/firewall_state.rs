@@ -1,4 +1,4 @@
-//! The nftables table as it is and as it has to be.
+//! Actual and desired state of the nftables table.
 
 use daemon_runtime::{Step, in_words};
 use nftables_table::{Error, Fingerprint, Table};
@@ -13,8 +13,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct FirewallState {
     kernel: KernelThread,
-    wanted: Option<Table>,
-    in_force: Option<Fingerprint>,
+    desired: Option<Table>,
+    written_fingerprint: Option<Fingerprint>,
     error: Option<Error>,
     step: Step,
     metrics: IpvsMetrics,
@@ -24,53 +24,54 @@ impl FirewallState {
     pub(crate) fn new(kernel: KernelThread, step: Step, metrics: IpvsMetrics) -> Self {
         Self {
             kernel,
-            wanted: None,
-            in_force: None,
+            desired: None,
+            written_fingerprint: None,
             error: None,
             step,
             metrics,
         }
     }
 
-    /// Whether what needs the firewall works.
+    /// Reports whether virtual servers that need nftables work.
     pub(crate) fn is_usable(&self) -> bool {
         self.error.is_none()
     }
 
-    /// Whether the last attempt has failed and another may not.
+    /// Reports whether the last attempt failed with an error that another attempt can solve.
     pub(crate) fn needs_retry(&self) -> bool {
         self.error.as_ref().is_some_and(|e| !e.is_unsupported())
     }
 
-    /// Puts the table in force, unless it is.
-    pub(crate) async fn set(&mut self, wanted: Table) {
-        if self.wanted.as_ref() == Some(&wanted) && !self.needs_retry() {
+    /// Writes the desired table if it has changed or the last attempt failed.
+    pub(crate) async fn set(&mut self, desired: Table) {
+        if self.desired.as_ref() == Some(&desired) && !self.needs_retry() {
             return;
         }
-        self.wanted = Some(wanted.clone());
-        self.ensure(wanted).await;
+        self.desired = Some(desired.clone());
+        self.ensure(desired).await;
     }
 
-    /// Puts the table in force again if another program has changed it.
+    /// Writes the desired table again if another program has changed it.
     pub(crate) async fn audit(&mut self) {
-        let (Some(wanted), None) = (&self.wanted, &self.error) else {
+        let (Some(desired), None) = (&self.desired, &self.error) else {
             return;
         };
-        if self.ensure(wanted.clone()).await {
-            tracing::warn!("another program has changed the nftables table; it is in force again");
+        if self.ensure(desired.clone()).await {
+            tracing::warn!("another program changed the nftables table; wrote it again");
             self.metrics.repaired.inc();
         }
     }
 
-    /// Returns whether something had to be written.
-    async fn ensure(&mut self, wanted: Table) -> bool {
-        let fingerprint = wanted.fingerprint();
+    /// Makes the kernel's table equal to the desired table. Returns whether the table had to be
+    /// written.
+    async fn ensure(&mut self, desired: Table) -> bool {
+        let fingerprint = desired.fingerprint();
         let result = self
             .kernel
             .call(move |kernel| {
-                let differs = !kernel.holds_firewall(&wanted)?;
+                let differs = !kernel.holds_firewall(&desired)?;
                 if differs {
-                    kernel.replace_firewall(&wanted)?;
+                    kernel.replace_firewall(&desired)?;
                 }
                 Ok::<_, Error>(differs)
             })
@@ -78,7 +79,7 @@ impl FirewallState {
         let written = match result {
             Ok(written) => {
                 self.error = None;
-                self.in_force = Some(fingerprint);
+                self.written_fingerprint = Some(fingerprint);
                 written
             }
             Err(error) => {
@@ -86,26 +87,26 @@ impl FirewallState {
                 if kind != Some(std::mem::discriminant(&error)) {
                     tracing::warn!(
                         error = in_words(&error),
-                        "going on without nftables: connections may be reset while this pod \
-                         starts, processes of this pod are reachable on service addresses, and \
-                         Masquerade, port ranges and all-ports virtual servers do not work"
+                        "cannot write the nftables table; continuing without it: connections \
+                                                 can be reset while this pod starts, clients can reach processes of \
+                                                 this pod on service addresses, and virtual servers with Masquerade, \
+                                                 port ranges or all ports do not work"
                     );
                 }
-                self.in_force = None;
+                self.written_fingerprint = None;
                 self.error = Some(error);
                 false
             }
         };
         let is_usable = i64::from(self.is_usable());
-        self.metrics.firewall_in_force.set(is_usable);
+        self.metrics.nftables_in_force.set(is_usable);
         self.step.ready(self.detail());
         written
     }
 
-    /// For `/readyz`.
     fn detail(&self) -> String {
-        match (&self.error, self.in_force) {
-            (Some(error), _) => format!("going on without: {}", in_words(error)),
+        match (&self.error, self.written_fingerprint) {
+            (Some(error), _) => format!("continuing without nftables: {}", in_words(error)),
             (None, Some(fingerprint)) => format!("table {TABLE_NAME} {fingerprint}"),
             (None, None) => String::new(),
         }
@@ -115,9 +116,9 @@ impl FirewallState {
     pub(crate) fn why_unusable(&self, method: ForwardingMethod) -> Option<String> {
         let cause = in_words(self.error.as_ref()?);
         let need = if is_masquerade(method) {
-            "Masquerade needs nftables to bring replies back through this pod"
+            "Masquerade needs nftables to return replies through this pod"
         } else {
-            "port ranges need nftables to mark their packets"
+            "port ranges need nftables to mark packets"
         };
         Some(format!("{need}: {cause}"))
     }

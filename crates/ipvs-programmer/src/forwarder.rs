@@ -1,4 +1,4 @@
-//! The kernel's IPVS as a [`Forwarder`].
+//! Implementation of [`Forwarder`] on the kernel's IPVS.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,14 +16,15 @@ use virtual_server::{
 };
 
 use crate::{
-    KernelError, desired_table, firewall, firewall_state::FirewallState, kernel::KernelThread,
+    IpvsKernelError, desired_table, firewall, firewall_state::FirewallState, kernel::KernelThread,
     marks, metrics::IpvsMetrics, sysctl_state::SysctlState, table_state::TableState,
 };
 
-/// Entries that one slice of an audit reads.
+/// Largest number of entries that one slice of an audit reads.
 const AUDIT_SLICE: usize = 32;
 
-/// The IPVS table, the nftables table, the sysctls and the local routes of one network namespace.
+/// The forwarder of one network namespace. It owns the IPVS table, the nftables table, the sysctls
+/// and the local routes.
 #[derive(Debug)]
 pub(crate) struct IpvsForwarder {
     kernel: KernelThread,
@@ -32,42 +33,43 @@ pub(crate) struct IpvsForwarder {
     firewall: FirewallState,
     sysctls: SysctlState,
     marks: BTreeMap<VirtualServerId, u32>,
-    /// The entries of the virtual servers that have been given a target.
+    /// The entry keys of the virtual servers that have a target.
     keys: BTreeMap<VirtualServerId, EntryKey>,
-    /// Entries that may differ from what they should be.
+    /// Entries that possibly differ from their target, for the next `program`.
     pending: BTreeSet<EntryKey>,
-    /// Entries that this round of the audit has still to read.
+    /// Entries that the current audit has not read yet.
     audit_queue: Vec<EntryKey>,
     metrics: IpvsMetrics,
 }
 
-/// Reads connections in a thread that is not the owner's.
+/// Reads connection counters in a separate thread, so that lists do not delay the forwarder.
 #[derive(Clone, Debug)]
 pub(crate) struct IpvsCounters(KernelThread);
 
 impl IpvsForwarder {
-    /// Reads the kernel's table, and changes nothing. `for_lists` reads connections for lists.
+    /// Creates the forwarder from the kernel's table, without a change of the kernel.
+    /// `for_counters` is the thread that reads connection counters for lists.
     ///
     /// # Errors
-    /// The table cannot be read.
+    /// Returns an error if the table cannot be read.
     pub(crate) async fn read(
         kernel: KernelThread,
-        for_lists: KernelThread,
+        for_counters: KernelThread,
         readiness: &Readiness,
         metrics: IpvsMetrics,
-    ) -> Result<Self, KernelError> {
+    ) -> Result<Self, IpvsKernelError> {
         let table = kernel.call(|kernel| kernel.read_table()).await?;
         let entries = table.entries.values();
         let owned = entries.filter(|entry| entry.settings.owned).count();
         tracing::info!(
             owned,
             foreign = table.entries.len() - owned,
-            "the kernel's table was read"
+            "read the kernel's IPVS table"
         );
-        let sysctls = readiness.step("sysctls", "not looked at yet");
+        let sysctls = readiness.step("sysctls", "not checked yet");
         let firewall = readiness.step("nftables", "not written yet");
         Ok(Self {
-            counters: IpvsCounters(for_lists),
+            counters: IpvsCounters(for_counters),
             table: TableState::new(kernel.clone(), table, metrics.clone()),
             firewall: FirewallState::new(kernel.clone(), firewall, metrics.clone()),
             sysctls: SysctlState::new(kernel.clone(), sysctls, metrics.clone()),
@@ -84,7 +86,8 @@ impl IpvsForwarder {
         marks::entry_key(id, self.marks.get(id).copied())
     }
 
-    /// Gives new marks, and returns the virtual servers that have lost theirs.
+    /// Assigns the marks of the desired set. Returns the virtual servers whose mark changed or is
+    /// no longer used.
     fn assign_marks(&mut self, desired: &DesiredSet) -> BTreeSet<VirtualServerId> {
         let marks = marks::assign(desired.virtual_servers.keys());
         let before = std::mem::replace(&mut self.marks, marks);
@@ -98,7 +101,8 @@ impl IpvsForwarder {
         changed
     }
 
-    /// Standing entries come with the first virtual server of their IP version, and stay.
+    /// Sets the target of the standing entry of each IP version that has a virtual server. An
+    /// existing standing entry stays without virtual servers.
     fn set_standing_entries(&mut self, desired: &DesiredSet) {
         let needed: BTreeSet<AddressFamily> = desired
             .virtual_servers
@@ -118,7 +122,8 @@ impl IpvsForwarder {
         let settings = self.kernel.call(|kernel| kernel.read_settings()).await;
         let mut keys = self.table.owned_keys();
         match settings {
-            // Entries of ours that we do not know of: written by an answer that was lost.
+            // The kernel can have owned entries that the forwarder does not know: a request whose
+            // answer was lost has written them.
             Ok(settings) => keys.extend(
                 settings
                     .into_iter()
@@ -126,7 +131,10 @@ impl IpvsForwarder {
                     .map(|(key, _)| key),
             ),
             Err(error) => {
-                tracing::warn!(error = in_words(&error), "the table could not be audited");
+                tracing::warn!(
+                    error = in_words(&error),
+                    "cannot audit the IPVS table; trying again in the next audit"
+                );
             }
         }
         self.audit_queue = keys.into_iter().collect();
@@ -150,14 +158,17 @@ impl IpvsForwarder {
             Ok(entries) => {
                 for (key, entry) in entries {
                     if self.table.record_actual(key, entry) {
-                        tracing::warn!(entry = %key, "another program has changed an entry");
+                        tracing::warn!(entry = %key, "another program changed an IPVS entry; repairing it");
                         self.metrics.repaired.inc();
                         changed.insert(key);
                     }
                 }
             }
             Err(error) => {
-                tracing::warn!(error = in_words(&error), "the table could not be audited");
+                tracing::warn!(
+                    error = in_words(&error),
+                    "cannot audit the IPVS table; trying again in the next audit"
+                );
             }
         }
         changed
@@ -165,7 +176,7 @@ impl IpvsForwarder {
 }
 
 impl Forwarder for IpvsForwarder {
-    type Error = KernelError;
+    type Error = IpvsKernelError;
     type Counters = IpvsCounters;
 
     fn counters(&self) -> IpvsCounters {
@@ -180,7 +191,7 @@ impl Forwarder for IpvsForwarder {
         ids.filter(owned).copied().collect()
     }
 
-    /// Guards and marks come before the table.
+    /// Writes the guards and the marks. The caller programs the table afterwards.
     async fn follow_structure(
         &mut self,
         desired: &DesiredSet,
@@ -190,12 +201,12 @@ impl Forwarder for IpvsForwarder {
         self.set_standing_entries(desired);
         self.pending.extend(self.table.keys_with_errors());
         let servers = desired.virtual_servers.values();
-        let wanted = firewall::table(prefixes, servers.clone(), &self.marks);
+        let desired_table = firewall::table(prefixes, servers.clone(), &self.marks);
         let was_usable = self.firewall.is_usable();
-        self.firewall.set(wanted).await;
+        self.firewall.set(desired_table).await;
         if was_usable != self.firewall.is_usable() {
-            let concerned = servers.filter(|server| firewall::is_needed_by(server));
-            changed.extend(concerned.map(|server| server.id));
+            let affected = servers.filter(|server| firewall::is_needed_by(server));
+            changed.extend(affected.map(|server| server.id));
         }
         if self.sysctls.set(desired).await {
             changed.extend(desired.virtual_servers.keys().copied());
@@ -213,10 +224,10 @@ impl Forwarder for IpvsForwarder {
         };
         self.keys.insert(server.id, key);
         self.pending.insert(key);
-        // A transaction that failed has changed nothing, so an entry that is there goes on working;
-        // without an essential sysctl none works, whichever program put it there.
-        let works_on = self.table.owns(key) && self.sysctls.why_unusable(server).is_none();
-        if self.why_impossible(server).is_some() && !works_on {
+        // A failed nftables transaction has changed nothing, so an existing entry still works.
+        // Without an essential sysctl, no entry works.
+        let still_works = self.table.owns(key) && self.sysctls.why_unusable(server).is_none();
+        if self.why_impossible(server).is_some() && !still_works {
             self.table.remove_target(key);
             return false;
         }
@@ -272,7 +283,7 @@ impl Forwarder for IpvsForwarder {
     async fn connections(
         &mut self,
         ids: Vec<VirtualServerId>,
-    ) -> Vec<CountedConnections<KernelError>> {
+    ) -> Vec<CountedConnections<IpvsKernelError>> {
         let keys: Vec<_> = (ids.into_iter())
             .filter_map(|id| Some((id, self.key(&id)?)))
             .collect();
@@ -284,7 +295,8 @@ impl Forwarder for IpvsForwarder {
             .await
     }
 
-    /// The first slice reads the settings of all entries and the firewall, the others entries.
+    /// Runs the next slice of the audit. The first slice reads the settings of all entries and the
+    /// nftables table. Each further slice reads entries.
     async fn audit(&mut self) -> AuditedSlice {
         let mut changed = BTreeSet::new();
         if self.audit_queue.is_empty() {
@@ -301,19 +313,19 @@ impl Forwarder for IpvsForwarder {
         slice
     }
 
-    async fn read_local_prefixes(&mut self) -> Result<BTreeSet<IpNet>, KernelError> {
+    async fn read_local_prefixes(&mut self) -> Result<BTreeSet<IpNet>, IpvsKernelError> {
         self.kernel
             .call(|kernel| kernel.read_local_prefixes())
             .await
     }
 
-    async fn add_local_prefix(&mut self, prefix: IpNet) -> Result<(), KernelError> {
+    async fn add_local_prefix(&mut self, prefix: IpNet) -> Result<(), IpvsKernelError> {
         self.kernel
             .call(move |kernel| kernel.add_local_prefix(prefix))
             .await
     }
 
-    async fn remove_local_prefix(&mut self, prefix: IpNet) -> Result<(), KernelError> {
+    async fn remove_local_prefix(&mut self, prefix: IpNet) -> Result<(), IpvsKernelError> {
         self.kernel
             .call(move |kernel| kernel.remove_local_prefix(prefix))
             .await
@@ -333,7 +345,10 @@ impl ConnectionCounters for IpvsCounters {
         match read.await {
             Ok(connections) => connections,
             Err(error) => {
-                tracing::debug!(error = in_words(&error), "connections cannot be read");
+                tracing::debug!(
+                    error = in_words(&error),
+                    "cannot read the connection counters"
+                );
                 BTreeMap::new()
             }
         }

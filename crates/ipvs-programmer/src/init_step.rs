@@ -1,4 +1,4 @@
-//! `--set-sysctls`: what a privileged init container does for the daemon, which may not.
+//! The init step `--set-sysctls` of a privileged init container.
 
 use std::{io, process::ExitCode};
 
@@ -6,19 +6,19 @@ use nix::errno::Errno;
 
 use crate::{
     kernel::sysctl_file,
-    sysctl::{Needs, Sysctl, wanted},
+    sysctl::{Sysctl, SysctlNeeds, all_sysctls},
 };
 
-/// Sets all sysctls that any virtual server may need, in this process's network namespace, and says
-/// on standard error what came of it.
+/// Sets all sysctls that a virtual server can need, in the network namespace of this process.
+/// Prints the result of each sysctl to standard error.
 pub fn set_sysctls() -> ExitCode {
-    let needs = Needs {
+    let needs = SysctlNeeds {
         masquerade_v4: true,
         masquerade_v6: true,
         udp: true,
     };
     let mut exit_code = ExitCode::SUCCESS;
-    for sysctl in wanted(needs) {
+    for sysctl in all_sysctls(needs) {
         let name = sysctl.dotted_name();
         match set(&sysctl, sysctl_file::read, sysctl_file::write) {
             Ok(()) => eprintln!("ipvs-programmer: {name} = {}", sysctl.value),
@@ -39,12 +39,14 @@ fn set(
     match read(sysctl.name) {
         Ok(value) if value == sysctl.value => return Ok(()),
         Err(Errno::ENOENT) => {
-            // A kernel without IPv6 has no IPv6 to forward.
+            // A kernel without IPv6 does not need sysctls for IPv6.
             if sysctl.name.starts_with("net/ipv6/") {
                 return Ok(());
             }
             return Err(
-                "the kernel has no such sysctl; is the module ip_vs loaded on the node?".to_owned(),
+                "the kernel does not have this sysctl; load the module ip_vs on the node \
+                                 (`modprobe ip_vs`)"
+                    .to_owned(),
             );
         }
         Ok(_) | Err(_) => {}
@@ -52,7 +54,8 @@ fn set(
     write(sysctl.name, sysctl.value).map_err(|errno| {
         let error = io::Error::from(errno);
         format!(
-            "cannot be set to {}: {error}; this step needs securityContext: {{privileged: true}}",
+            "cannot set it to {}: {error}; --set-sysctls needs a container with securityContext: \
+                         {{privileged: true}}",
             sysctl.value
         )
     })
@@ -65,7 +68,7 @@ mod tests {
     const SLOPPY_TCP: Sysctl = Sysctl {
         name: "net/ipv4/vs/sloppy_tcp",
         value: "1",
-        cost: "",
+        consequence: "",
     };
     const FORWARDING: Sysctl = Sysctl {
         name: "net/ipv6/conf/all/forwarding",
@@ -81,18 +84,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_right_is_not_written() {
+    fn a_sysctl_with_the_right_value_is_not_written() {
         assert_eq!(set(&SLOPPY_TCP, |_| Ok("1".to_owned()), read_only), Ok(()));
     }
 
     #[test]
-    fn a_container_without_privilege_is_told_so() {
+    fn an_unprivileged_container_gets_an_error_that_asks_for_privileged() {
         let problem = set(&SLOPPY_TCP, |_| Ok("0".to_owned()), read_only).unwrap_err();
         assert!(problem.contains("privileged: true"), "{problem}");
     }
 
     #[test]
-    fn a_missing_sysctl_is_a_missing_module_unless_it_is_of_ipv6() {
+    fn a_missing_sysctl_is_an_error_that_names_the_module_unless_it_is_an_ipv6_sysctl() {
         let problem = set(&SLOPPY_TCP, not_found, read_only).unwrap_err();
         assert!(problem.contains("ip_vs"), "{problem}");
         assert_eq!(set(&FORWARDING, not_found, read_only), Ok(()));

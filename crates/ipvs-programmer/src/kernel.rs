@@ -1,4 +1,4 @@
-//! What the daemon does to the kernel, and the thread that does it.
+//! IpvsKernel interfaces of the daemon, and the thread that calls them.
 
 mod ipvs;
 mod local_address;
@@ -18,102 +18,108 @@ use nix::errno::Errno;
 use tokio::sync::oneshot;
 use virtual_server::{Entry, EntryKey, EntrySettings, Table, TableChange};
 
-use crate::error::KernelError;
+use crate::error::IpvsKernelError;
 
-/// A change that the kernel refused.
+/// A change that the kernel refused, with its index in the list of changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FailedChange {
-    /// Its place in the list of changes.
     pub index: usize,
-    /// Why.
     pub errno: Errno,
 }
 
-/// The kernel of one network namespace. Calls block, for milliseconds unless the table is large.
-pub trait Kernel: IpvsTable + ConnectionTable + LocalPrefixes + Firewall + Sysctls + Send {}
-
-impl<K: IpvsTable + ConnectionTable + LocalPrefixes + Firewall + Sysctls + Send> Kernel for K {}
-
-/// The IPVS table.
-pub trait IpvsTable {
-    /// The whole table.
-    fn read_table(&mut self) -> Result<Table, KernelError>;
-
-    /// The settings of every entry, without real servers: cheaper than the table by their number.
-    fn read_settings(&mut self) -> Result<BTreeMap<EntryKey, EntrySettings>, KernelError>;
-
-    /// One entry; `None` if there is none.
-    fn read_entry(&mut self, key: EntryKey) -> Result<Option<Entry>, KernelError>;
-
-    /// Makes the changes in order and returns those that failed. To add what is there, or to remove
-    /// what is not, is no failure: the caller reads back anyway.
-    fn apply(&mut self, changes: &[TableChange]) -> Result<Vec<FailedChange>, KernelError>;
+/// The kernel of one network namespace. Calls block, usually for milliseconds, and longer for a
+/// large table.
+pub trait IpvsKernel:
+    IpvsTable + ConnectionTable + LocalPrefixes + NftablesAccess + Sysctls + Send
+{
 }
 
-/// The counters of connections.
+impl<K: IpvsTable + ConnectionTable + LocalPrefixes + NftablesAccess + Sysctls + Send> IpvsKernel
+    for K
+{
+}
+
+/// Access to the IPVS table of a network namespace.
+pub trait IpvsTable {
+    /// Reads the whole table.
+    fn read_table(&mut self) -> Result<Table, IpvsKernelError>;
+
+    /// Reads the settings of every entry, without the real servers. This takes less time than
+    /// reading the table.
+    fn read_settings(&mut self) -> Result<BTreeMap<EntryKey, EntrySettings>, IpvsKernelError>;
+
+    /// Reads one entry. Returns `None` if it does not exist.
+    fn read_entry(&mut self, key: EntryKey) -> Result<Option<Entry>, IpvsKernelError>;
+
+    /// Applies the changes in order, and returns the failed changes. Adding an existing entry and
+    /// removing a missing entry do not fail, because the caller reads the entries back anyway.
+    fn apply(&mut self, changes: &[TableChange]) -> Result<Vec<FailedChange>, IpvsKernelError>;
+}
+
+/// Access to the connection counters of IPVS.
 pub trait ConnectionTable {
-    /// The connections of each real server of one entry.
+    /// Reads the number of connections of each real server of one entry.
     fn read_connections(
         &mut self,
         key: EntryKey,
-    ) -> Result<BTreeMap<SocketAddr, Connections>, KernelError>;
+    ) -> Result<BTreeMap<SocketAddr, Connections>, IpvsKernelError>;
 }
 
-/// The prefixes that are accepted as local.
+/// Access to the prefixes that the kernel accepts as local addresses.
 pub trait LocalPrefixes {
-    /// The prefixes that we made local.
-    fn read_local_prefixes(&mut self) -> Result<BTreeSet<IpNet>, KernelError>;
+    /// Reads the prefixes that this daemon has made local.
+    fn read_local_prefixes(&mut self) -> Result<BTreeSet<IpNet>, IpvsKernelError>;
 
-    /// Accepts a prefix as local. One that is local already is no failure.
-    fn add_local_prefix(&mut self, prefix: IpNet) -> Result<(), KernelError>;
+    /// Makes a prefix local. Does not fail if the prefix is already local.
+    fn add_local_prefix(&mut self, prefix: IpNet) -> Result<(), IpvsKernelError>;
 
-    /// Reverts [`LocalPrefixes::add_local_prefix`]; another's route stays.
-    fn remove_local_prefix(&mut self, prefix: IpNet) -> Result<(), KernelError>;
+    /// Reverts [`LocalPrefixes::add_local_prefix`]. A route of another program stays.
+    fn remove_local_prefix(&mut self, prefix: IpNet) -> Result<(), IpvsKernelError>;
 }
 
-/// The nftables tables.
-pub trait Firewall {
-    /// Whether the nftables table of this name is this one.
+/// Access to the nftables tables.
+pub trait NftablesAccess {
+    /// Reports whether the kernel has a table that is equal to `table`.
     fn holds_firewall(
         &mut self,
         table: &nftables_table::Table,
     ) -> Result<bool, nftables_table::Error>;
 
-    /// Replaces the nftables table of this name.
+    /// Replaces the table with the name of `table`.
     fn replace_firewall(
         &mut self,
         table: &nftables_table::Table,
     ) -> Result<(), nftables_table::Error>;
 }
 
-/// The sysctls.
+/// Access to the sysctls of a network namespace.
 pub trait Sysctls {
-    /// The value of a sysctl, such as of `net/ipv4/vs/sloppy_tcp`.
+    /// Reads the value of a sysctl. `name` is a path such as `net/ipv4/vs/sloppy_tcp`.
     fn read_sysctl(&mut self, name: &str) -> Result<String, Errno>;
 
-    /// Sets a sysctl.
+    /// Sets the value of a sysctl.
     fn write_sysctl(&mut self, name: &str, value: &str) -> Result<(), Errno>;
 }
 
-/// The kernel of the network namespace of the thread that opens it.
+/// The Linux kernel of the network namespace of the thread that called [`LinuxKernel::open`].
 #[derive(Debug)]
 pub struct LinuxKernel {
     ipvs: ipvs::Ipvs,
-    local_addresses: local_address::LocalAddresses,
-    /// Opened when first needed, so that a kernel without nftables is no obstacle.
+    local_addresses: local_address::LocalRoutes,
+    /// Opened at the first use, so that the daemon also runs on a kernel without nftables.
     nftables: Option<Nftables>,
 }
 
 impl LinuxKernel {
-    /// Opens the sockets and reads something that only a privileged process may read.
+    /// Opens the netlink sockets, and reads the IPVS table to check the privilege of the process.
     ///
     /// # Errors
-    /// [`KernelError::NotPermitted`] and [`KernelError::NoIpvs`] say what is missing and what
-    /// gives it.
-    pub fn open() -> Result<Self, KernelError> {
+    /// Returns [`IpvsKernelError::NotPermitted`] without the capability NET_ADMIN, and
+    /// [`IpvsKernelError::NoIpvs`] if the kernel has no IPVS.
+    pub fn open() -> Result<Self, IpvsKernelError> {
         Ok(Self {
             ipvs: ipvs::Ipvs::open()?,
-            local_addresses: local_address::LocalAddresses::open()?,
+            local_addresses: local_address::LocalRoutes::open()?,
             nftables: None,
         })
     }
@@ -127,19 +133,19 @@ impl LinuxKernel {
 }
 
 impl IpvsTable for LinuxKernel {
-    fn read_table(&mut self) -> Result<Table, KernelError> {
+    fn read_table(&mut self) -> Result<Table, IpvsKernelError> {
         self.ipvs.read_table()
     }
 
-    fn read_settings(&mut self) -> Result<BTreeMap<EntryKey, EntrySettings>, KernelError> {
+    fn read_settings(&mut self) -> Result<BTreeMap<EntryKey, EntrySettings>, IpvsKernelError> {
         self.ipvs.read_settings()
     }
 
-    fn read_entry(&mut self, key: EntryKey) -> Result<Option<Entry>, KernelError> {
+    fn read_entry(&mut self, key: EntryKey) -> Result<Option<Entry>, IpvsKernelError> {
         self.ipvs.read_entry(key)
     }
 
-    fn apply(&mut self, changes: &[TableChange]) -> Result<Vec<FailedChange>, KernelError> {
+    fn apply(&mut self, changes: &[TableChange]) -> Result<Vec<FailedChange>, IpvsKernelError> {
         self.ipvs.apply(changes)
     }
 }
@@ -148,26 +154,26 @@ impl ConnectionTable for LinuxKernel {
     fn read_connections(
         &mut self,
         key: EntryKey,
-    ) -> Result<BTreeMap<SocketAddr, Connections>, KernelError> {
+    ) -> Result<BTreeMap<SocketAddr, Connections>, IpvsKernelError> {
         self.ipvs.read_connections(key)
     }
 }
 
 impl LocalPrefixes for LinuxKernel {
-    fn read_local_prefixes(&mut self) -> Result<BTreeSet<IpNet>, KernelError> {
+    fn read_local_prefixes(&mut self) -> Result<BTreeSet<IpNet>, IpvsKernelError> {
         self.local_addresses.read()
     }
 
-    fn add_local_prefix(&mut self, prefix: IpNet) -> Result<(), KernelError> {
+    fn add_local_prefix(&mut self, prefix: IpNet) -> Result<(), IpvsKernelError> {
         self.local_addresses.add(prefix)
     }
 
-    fn remove_local_prefix(&mut self, prefix: IpNet) -> Result<(), KernelError> {
+    fn remove_local_prefix(&mut self, prefix: IpNet) -> Result<(), IpvsKernelError> {
         self.local_addresses.remove(prefix)
     }
 }
 
-impl Firewall for LinuxKernel {
+impl NftablesAccess for LinuxKernel {
     fn holds_firewall(
         &mut self,
         table: &nftables_table::Table,
@@ -193,21 +199,22 @@ impl Sysctls for LinuxKernel {
     }
 }
 
-type Job = Box<dyn FnOnce(&mut dyn Kernel) + Send>;
+type KernelJob = Box<dyn FnOnce(&mut dyn IpvsKernel) + Send>;
 
-/// A thread that owns a [`Kernel`], for asynchronous callers. Jobs run in order.
+/// A handle of a thread that owns an [`IpvsKernel`]. Asynchronous callers send it jobs, which run
+/// in order.
 #[derive(Clone, Debug)]
 pub struct KernelThread {
-    jobs: mpsc::Sender<Job>,
+    jobs: mpsc::Sender<KernelJob>,
 }
 
 impl KernelThread {
-    /// Starts the thread. It ends when the last handle is gone.
+    /// Starts the thread. The thread ends when the last handle is dropped.
     ///
     /// # Errors
-    /// The system has no room for another thread.
-    pub fn start(mut kernel: impl Kernel + 'static) -> io::Result<Self> {
-        let (jobs, queue) = mpsc::channel::<Job>();
+    /// Returns an error if the system cannot start a thread.
+    pub fn start(mut kernel: impl IpvsKernel + 'static) -> io::Result<Self> {
+        let (jobs, queue) = mpsc::channel::<KernelJob>();
         std::thread::Builder::new()
             .name("kernel".into())
             .spawn(move || {
@@ -218,21 +225,21 @@ impl KernelThread {
         Ok(Self { jobs })
     }
 
-    /// Runs a job and returns what it returns.
+    /// Runs a job on the thread and returns its result.
     pub async fn call<R: Send + 'static>(
         &self,
-        job: impl FnOnce(&mut dyn Kernel) -> R + Send + 'static,
+        job: impl FnOnce(&mut dyn IpvsKernel) -> R + Send + 'static,
     ) -> R {
         let (answer, received) = oneshot::channel();
-        let job: Job = Box::new(move |kernel| {
-            // The caller may have been dropped.
+        let job: KernelJob = Box::new(move |kernel| {
+            // The receiver is dropped if the caller was cancelled.
             let _ = answer.send(job(kernel));
         });
         self.jobs
             .send(job)
-            .expect("the thread ends with its last handle");
+            .expect("the thread runs while a handle exists");
         received
             .await
-            .expect("the thread answers every job that it takes")
+            .expect("the thread runs every job to its end")
     }
 }

@@ -1,4 +1,4 @@
-//! The data plane on the kernel's IPVS: a [`Forwarder`](data_plane::Forwarder).
+//! Data plane on the kernel's IPVS: a [`Forwarder`](data_plane::Forwarder).
 //!
 //! ```text
 //!  data_plane ──► forwarder ──┬──► table state ────┐
@@ -6,13 +6,13 @@
 //!                             └──► sysctl state ───┘
 //!  lists ────────────────────────────────────────────► kernel thread 2 ──► counters
 //! ```
-//!
-//! - What the forwarder decides with is pure: [`desired_table`], [`marks`], [`firewall`],
-//!   [`sysctl`], and the plan of `virtual-server`.
-//! - What is written is read back before it counts as programmed.
-//! - An entry of ours carries a flag in the kernel; other entries are left alone unless their key
-//!   is desired. An entry that is right is never written, so a restart writes nothing.
-//! - Only `translate.rs` knows both the kernel's messages and the table.
+//! - The decisions of the forwarder are pure functions of [`desired_table`], [`marks`],
+//!   [`firewall`], [`sysctl`] and the plan of `virtual-server`.
+//! - Each written entry is read back before it counts as programmed.
+//! - Each entry of this daemon has a flag in the kernel. Entries of other programs are not changed,
+//!   unless the desired set contains their key. An entry that is right is not written again, so a
+//!   restart writes nothing.
+//! - Only `translate.rs` uses both the kernel's messages and the table of `virtual-server`.
 
 pub mod args;
 mod config;
@@ -37,54 +37,52 @@ use daemon_runtime::{Daemon, ListenAddress};
 use data_plane::{Config, Steps};
 
 use forwarder::IpvsForwarder;
-use kernel::{Kernel, KernelThread, LinuxKernel};
+use kernel::{IpvsKernel, KernelThread, LinuxKernel};
 use metrics::IpvsMetrics;
 
-pub use error::KernelError;
+pub use error::IpvsKernelError;
 pub use netlink::NetlinkError;
 pub use netlink_socket::NETLINK_TIMEOUT;
 
-/// Why the daemon could not start.
+/// An error that prevents the start of the daemon.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The kernel cannot be programmed.
-    #[error("cannot program the kernel")]
-    Program(#[source] KernelError),
-    /// The kernel's table cannot be read.
-    #[error("cannot read what the kernel holds")]
-    ReadTable(#[source] KernelError),
-    /// No thread.
-    #[error("cannot start a thread")]
+    #[error("cannot open the kernel interfaces for IPVS and routes")]
+    Program(#[source] IpvsKernelError),
+    #[error("cannot read the kernel's IPVS table")]
+    ReadTable(#[source] IpvsKernelError),
+    #[error("cannot start a thread for the kernel interface")]
     Thread(#[from] io::Error),
-    /// The data plane could not start.
     #[error(transparent)]
-    DataPlane(#[from] data_plane::StartError<KernelError>),
+    DataPlane(#[from] data_plane::StartError<IpvsKernelError>),
 }
 
-/// Opens the kernel and starts the tasks; returns where DataPlane is served.
+/// Opens the kernel and starts the tasks of the daemon. Returns the address on which the gRPC
+/// contract is served.
 ///
 /// # Errors
-/// The kernel cannot be programmed, or the address cannot be bound.
+/// Returns an error if the kernel cannot be programmed or the gRPC address cannot be bound.
 pub async fn start(config: Config, daemon: &mut Daemon) -> Result<ListenAddress, StartError> {
     let owned = LinuxKernel::open().map_err(StartError::Program)?;
-    let for_lists = LinuxKernel::open().map_err(StartError::Program)?;
-    start_with(owned, for_lists, config, daemon).await
+    let for_counters = LinuxKernel::open().map_err(StartError::Program)?;
+    start_with(owned, for_counters, config, daemon).await
 }
 
-/// As [`start`], with the kernels given: the owner's, and another for reading counters.
+/// Starts the tasks of the daemon with the given kernels: `owned` for the forwarder, and
+/// `for_counters` for reading the connection counters of lists.
 ///
 /// # Errors
-/// The kernel cannot be read, or the address cannot be bound.
+/// Returns an error if the kernel's table cannot be read or the gRPC address cannot be bound.
 pub async fn start_with(
-    owned: impl Kernel + 'static,
-    for_lists: impl Kernel + 'static,
+    owned: impl IpvsKernel + 'static,
+    for_counters: impl IpvsKernel + 'static,
     config: Config,
     daemon: &mut Daemon,
 ) -> Result<ListenAddress, StartError> {
     let steps = Steps::register(daemon.readiness());
     let forwarder = IpvsForwarder::read(
         KernelThread::start(owned)?,
-        KernelThread::start(for_lists)?,
+        KernelThread::start(for_counters)?,
         daemon.readiness(),
         IpvsMetrics::register(daemon.metrics()),
     )

@@ -1,4 +1,4 @@
-//! Command line of ipvs-programmer.
+//! The program ipvs-programmer.
 
 use std::process::ExitCode;
 

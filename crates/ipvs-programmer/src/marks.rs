@@ -1,30 +1,31 @@
-//! Firewall marks that stand for the ports of virtual servers that the kernel's table cannot hold
-//! by themselves: ranges, and all ports. Pure.
+//! Firewall marks of virtual servers with a port range or all ports. The kernel's table has no key
+//! for several ports, so packets to these ports get a mark.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use virtual_server::{AddressFamily, EntryKey, Ports, VirtualServerId};
 
-/// Our marks have these upper bits; a mark of another program in the pod is hardly like that.
+/// The upper 8 bits of every mark of this daemon. Another program in the pod is unlikely to use
+/// marks with these bits.
 const BASE: u32 = 0x5000_0000;
-/// The lower bits tell our marks apart.
+/// Number of lower bits, which distinguish the marks of this daemon.
 const BITS: u32 = 24;
 
-/// Mark of the standing entries that keep IPVS's hooks registered. No packet carries it.
+/// Mark of the standing entries that keep the hooks of IPVS registered. No packet has this mark.
 pub const STANDING_MARK: u32 = BASE;
 
-/// A mark for each virtual server that needs one: a hash of its id, so that it does not depend on
-/// the others and is the same on every pod. Where two hashes meet, the later id takes the next
-/// free number.
+/// Returns a mark for each virtual server that needs a mark. The mark is a hash of the id, so that
+/// it does not depend on other virtual servers and every pod uses an equal mark. If two hashes are
+/// equal, the later id gets the next free number.
 pub fn assign<'a>(
     ids: impl IntoIterator<Item = &'a VirtualServerId>,
 ) -> BTreeMap<VirtualServerId, u32> {
     let ids: BTreeSet<_> = ids.into_iter().filter(|id| needs_mark(id)).collect();
-    let mut taken = BTreeSet::from([STANDING_MARK]);
+    let mut used = BTreeSet::from([STANDING_MARK]);
     let mut marks = BTreeMap::new();
     for id in ids {
         let mut number = hash(&id.to_string());
-        while !taken.insert(BASE | number) {
+        while !used.insert(BASE | number) {
             number = (number + 1) % (1 << BITS);
         }
         marks.insert(*id, BASE | number);
@@ -32,7 +33,8 @@ pub fn assign<'a>(
     marks
 }
 
-/// Whether the kernel's table has no key for these ports.
+/// Reports whether the virtual server needs a mark, because the kernel's table has no key for its
+/// ports.
 pub fn needs_mark(id: &VirtualServerId) -> bool {
     match id.ports {
         Ports::Single(_) => false,
@@ -40,7 +42,8 @@ pub fn needs_mark(id: &VirtualServerId) -> bool {
     }
 }
 
-/// The key of a virtual server in the kernel's table; `None` if it needs a mark and has none.
+/// Returns the key of a virtual server in the kernel's table. Returns `None` if the virtual server
+/// needs a mark and `mark` is `None`.
 pub fn entry_key(id: &VirtualServerId, mark: Option<u32>) -> Option<EntryKey> {
     match id.ports {
         Ports::Single(port) => Some(EntryKey::Address {
@@ -55,7 +58,8 @@ pub fn entry_key(id: &VirtualServerId, mark: Option<u32>) -> Option<EntryKey> {
     }
 }
 
-/// FNV-1a, folded: short, and the same in every build, unlike the standard library's hasher.
+/// Returns the FNV-1a hash of `text`, folded to [`BITS`] bits. Unlike the standard library's
+/// hasher, the result is equal in every build.
 fn hash(text: &str) -> u32 {
     let hash = text.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
         (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
@@ -80,7 +84,7 @@ mod tests {
             "udp/[fd00::1]:1-9".into(),
         ]);
         assert_eq!(assign(&one)[&one[0]], assign(&several)[&one[0]]);
-        // Another number would change the mark under running pods of the version before.
+        // A different number would change the marks when pods of the previous version still run.
         assert_eq!(assign(&one)[&one[0]], 0x505d_651a);
     }
 
@@ -90,8 +94,8 @@ mod tests {
     }
 
     #[test]
-    fn no_two_virtual_servers_share_a_mark() {
-        // Enough for some hashes of 24 bits to meet.
+    fn each_virtual_server_has_a_unique_mark() {
+        // Enough ids that some of their 24-bit hashes are equal.
         let ids = ids(&(0..20_000_u32)
             .map(|n| format!("tcp/10.1.{}.{}:*", n / 256, n % 256))
             .collect::<Vec<_>>());

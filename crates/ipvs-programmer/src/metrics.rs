@@ -1,25 +1,22 @@
-//! Metrics of IPVS, its firewall and its sysctls.
+//! Metrics of the IPVS table, the nftables table and the sysctls.
 
 use daemon_runtime::{Counter, Family, Gauge, Histogram, Labels, Metrics};
 
-/// Seconds, from a single netlink exchange to a whole large table.
+/// Bucket limits in seconds, from a single netlink exchange to a large table.
 const APPLY_BUCKETS: [f64; 10] = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0];
 
-/// What the forwarder counts.
+/// The metrics of the IPVS forwarder.
 #[derive(Clone, Debug)]
 pub(crate) struct IpvsMetrics {
-    /// Changes made to the kernel's table.
     pub(crate) changes: Counter,
-    /// Changes that the kernel refused.
     pub(crate) refused: Counter,
-    /// From a change's arrival to its read-back.
+    /// Time of one plan: its changes and the read-back of the changed entries.
     pub(crate) apply_seconds: Histogram,
-    /// Entries that somebody else changed and that were repaired.
+    /// Entries, and the nftables table, that another program changed and that were repaired.
     pub(crate) repaired: Counter,
-    /// 1 for each sysctl that has another value than the wanted one.
+    /// Label `name`: the sysctl. 1: the sysctl has not the value that forwarding needs.
     pub(crate) sysctl_missing: Family<Labels, Gauge>,
-    /// 1 while the nftables table is in force.
-    pub(crate) firewall_in_force: Gauge,
+    pub(crate) nftables_in_force: Gauge,
 }
 
 impl IpvsMetrics {
@@ -27,24 +24,24 @@ impl IpvsMetrics {
         let apply_seconds = Histogram::new(APPLY_BUCKETS);
         metrics.register(
             "ipvs_apply_seconds",
-            "Time to change the kernel's table and read it back",
+            "Time in seconds to change the kernel's IPVS table and read the changed entries back",
             apply_seconds.clone(),
         );
         Self {
-            changes: metrics.create("ipvs_changes", "Changes made to the kernel's IPVS table"),
-            refused: metrics.create("ipvs_changes_refused", "Changes that the kernel refused"),
+            changes: metrics.create("ipvs_changes", "Changes of the kernel's IPVS table that were requested"),
+            refused: metrics.create("ipvs_changes_refused", "Changes of the IPVS table that the kernel refused"),
             apply_seconds,
             repaired: metrics.create(
                 "ipvs_repaired",
-                "Entries that another program had changed and that were repaired",
+                "IPVS entries and nftables tables that another program changed and that were repaired",
             ),
             sysctl_missing: metrics.create(
                 "sysctl_missing",
-                "1 for a sysctl that has not the value that forwarding depends on",
+                "1 if the sysctl does not have the value that forwarding needs and cannot be set, 0 if it has",
             ),
-            firewall_in_force: metrics.create(
+            nftables_in_force: metrics.create(
                 "firewall_in_force",
-                "1 while the nftables table is in force",
+                "1 if the kernel has the nftables table of this daemon, 0 if it could not be written",
             ),
         }
     }

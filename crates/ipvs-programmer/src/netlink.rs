@@ -1,4 +1,4 @@
-//! Requests to the kernel over a netlink socket, many in one datagram.
+//! Netlink socket that sends many requests in one datagram.
 
 use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader, NetlinkSerializable};
 use netlink_socket::{
@@ -7,7 +7,8 @@ use netlink_socket::{
 };
 use nix::errno::Errno;
 
-/// More requests in one datagram can overflow the default receive buffer with their errors.
+/// Largest number of requests in one datagram. The error messages of more requests could overflow
+/// the default receive buffer.
 pub(crate) const LARGEST_BATCH: usize = 128;
 
 const RECEIVE_BUFFER: usize = 8 << 20;
@@ -15,36 +16,28 @@ const RECEIVE_BUFFER: usize = 8 << 20;
 const NLMSG_NOOP: u16 = 1;
 const NLMSG_OVERRUN: u16 = 4;
 
-/// Why an exchange with the kernel failed.
+/// The reason why an exchange with the kernel failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NetlinkError {
-    /// The kernel said no.
     #[error("the kernel refused the request")]
     Refused(#[source] Errno),
-    /// The socket failed.
     #[error(transparent)]
     Socket(#[from] SocketError),
-    /// Answers were lost or did not come; what was asked for may have happened.
-    #[error("the kernel's answer was lost: {reason}")]
-    AnswerLost {
-        /// Why.
-        reason: &'static str,
-    },
-    /// The table changed during each attempt to read it, so what was read may lack entries.
+    /// Answers were lost or did not arrive. The kernel has possibly carried out the request.
+    #[error("the answer of the kernel was lost: {reason}")]
+    AnswerLost { reason: &'static str },
+    /// The table changed during each attempt to read it, so the result could be incomplete.
     #[error("the kernel's table changed during each of {attempts} attempts to read it")]
-    Interrupted {
-        /// How many.
-        attempts: u32,
-    },
+    Interrupted { attempts: u32 },
 }
 
-/// A netlink socket that answers in the messages of a protocol.
+/// A netlink socket of one netlink protocol.
 #[derive(Debug)]
 pub(crate) struct Netlink {
     socket: NetlinkSocket,
 }
 
-/// A request that failed, by its place in the batch.
+/// A failed request of a batch, with its index in the batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FailedRequest {
     pub(crate) index: usize,
@@ -58,7 +51,8 @@ impl Netlink {
         Ok(Self { socket })
     }
 
-    /// Sends requests in datagrams of at most [`LARGEST_BATCH`] and returns those that failed.
+    /// Sends the requests in datagrams with at most [`LARGEST_BATCH`] requests. Returns the failed
+    /// requests.
     pub(crate) fn batch<M>(&mut self, requests: Vec<M>) -> Result<Vec<FailedRequest>, NetlinkError>
     where
         M: NetlinkSerializable,
@@ -66,7 +60,8 @@ impl Netlink {
         self.batch_with(requests, |_| 0)
     }
 
-    /// As [`Netlink::batch`], with flags for each request.
+    /// Sends the requests like [`Netlink::batch`], with the flags that `flags` returns for each
+    /// request.
     pub(crate) fn batch_with<M>(
         &mut self,
         requests: Vec<M>,
@@ -85,7 +80,8 @@ impl Netlink {
             while let Some(request) = requests.next() {
                 count += 1;
                 let last = count == LARGEST_BATCH || requests.peek().is_none();
-                // Errors come unasked; one acknowledgement tells the end.
+                // The kernel sends errors without a request. Only the last request needs an
+                // acknowledgement, which marks the end.
                 let acknowledge = if last { NLM_F_ACK } else { 0 };
                 let flags = acknowledge | flags(&request);
                 let sequence = self.append(&mut datagram, &request, flags);
@@ -107,37 +103,43 @@ impl Netlink {
         Ok(failed)
     }
 
-    /// Asks for everything of a kind. Answers that cannot be decoded are left out: they are those
-    /// of other programs. A table that changes meanwhile is read again.
+    /// Reads all objects of a table. Omits objects that cannot be decoded, because they belong to
+    /// other programs. Reads the table again if it changed during the reading.
     pub(crate) fn dump<M>(&mut self, request: M) -> Result<Vec<M>, NetlinkError>
     where
         M: NetlinkSerializable + NetlinkDeserializable,
     {
-        let answer = whole(|| self.ask(&request, NLM_F_DUMP))?;
+        let answer = whole(|| self.request_objects(&request, NLM_F_DUMP))?;
         answer.ok_or(NetlinkError::Interrupted {
             attempts: DUMP_ATTEMPTS,
         })
     }
 
-    /// Asks for one object.
+    /// Reads one object. Returns `None` if the kernel sends no object.
     pub(crate) fn get<M>(&mut self, request: M) -> Result<Option<M>, NetlinkError>
     where
         M: NetlinkSerializable + NetlinkDeserializable,
     {
-        // The acknowledgement comes after the answer and so ends the exchange as a dump's end does.
-        let answer = self.ask(&request, NLM_F_ACK)?;
+        // The kernel sends the acknowledgement after the object, so it marks the end like the end
+        // message of a dump.
+        let answer = self.request_objects(&request, NLM_F_ACK)?;
         Ok(answer.and_then(|mut objects| objects.pop()))
     }
 
-    /// `None`: the table changed while the kernel sent it, so objects may be missing.
-    fn ask<M>(&mut self, request: &M, flags: u16) -> Result<Option<Vec<M>>, NetlinkError>
+    /// Sends a request and collects its answer. Returns `None` if the table changed while the
+    /// kernel sent it, so that objects are possibly missing.
+    fn request_objects<M>(
+        &mut self,
+        request: &M,
+        flags: u16,
+    ) -> Result<Option<Vec<M>>, NetlinkError>
     where
         M: NetlinkSerializable + NetlinkDeserializable,
     {
         let mut datagram = Vec::new();
         let sequence = self.append(&mut datagram, request, flags);
         self.socket.send(&datagram)?;
-        let mut answer = Answer {
+        let mut answer = NetlinkAnswer {
             objects: Vec::new(),
             is_interrupted: false,
         };
@@ -149,7 +151,8 @@ impl Netlink {
         }
     }
 
-    /// Waits for the answer to the last of `count` requests from `first` on.
+    /// Waits for the acknowledgement of the last of `count` requests, beginning with the sequence
+    /// number `first`. Calls `failed` for each failed request.
     fn await_end(
         &mut self,
         first: u32,
@@ -199,20 +202,21 @@ impl Netlink {
     }
 }
 
-/// What the kernel answered to one request.
+/// The answer of the kernel to one request.
 #[derive(Debug)]
-struct Answer<M> {
+struct NetlinkAnswer<M> {
     objects: Vec<M>,
-    /// The table changed while the kernel sent it: objects may be missing.
+    /// The table changed while the kernel sent it, so objects are possibly missing.
     is_interrupted: bool,
 }
 
-impl<M: NetlinkDeserializable> Answer<M> {
+impl<M: NetlinkDeserializable> NetlinkAnswer<M> {
     fn whole(self) -> Option<Vec<M>> {
         (!self.is_interrupted).then_some(self.objects)
     }
 
-    /// Adds the messages of a datagram that answer the request; says whether the answer has ended.
+    /// Adds the messages of a datagram that answer the request. Returns whether the answer is
+    /// complete.
     fn add(&mut self, sequence: u32, datagram: &[u8]) -> Result<bool, NetlinkError> {
         for message in messages(datagram) {
             if message.sequence != sequence {
@@ -233,7 +237,7 @@ impl<M: NetlinkDeserializable> Answer<M> {
                 _ => match M::deserialize(&header(&message), message.payload) {
                     Ok(object) => self.objects.push(object),
                     Err(error) => {
-                        tracing::debug!(%error, "a netlink message cannot be decoded");
+                        tracing::debug!(%error, "cannot decode a netlink message; ignoring it");
                     }
                 },
             }
@@ -256,7 +260,7 @@ mod tests {
 
     use super::*;
 
-    /// A message without content.
+    /// A decoded object without content.
     #[derive(Debug)]
     struct Empty;
 
@@ -270,7 +274,8 @@ mod tests {
 
     const OBJECT: u16 = 0x20;
 
-    /// Messages of type and flags, each with a payload of four zeros.
+    /// Returns a datagram with messages of the given types and flags, each with a payload of four
+    /// zeros.
     fn datagram(messages: &[(u16, u16)]) -> Vec<u8> {
         let mut datagram = Vec::new();
         for (message_type, flags) in messages {
@@ -284,17 +289,21 @@ mod tests {
         datagram
     }
 
-    /// Reads a table of which each attempt gets the next answer; the last one is repeated.
+    /// Reads a table. Each attempt gets the next element of `answers`; the last element is
+    /// repeated. Returns the number of objects and the number of attempts.
     fn read(answers: &[&[(u16, u16)]]) -> (Result<Option<usize>, NetlinkError>, usize) {
         let mut attempts = 0;
         let objects = whole(|| {
             let messages = answers[attempts.min(answers.len() - 1)];
             attempts += 1;
-            let mut answer = Answer::<Empty> {
+            let mut answer = NetlinkAnswer::<Empty> {
                 objects: Vec::new(),
                 is_interrupted: false,
             };
-            assert!(answer.add(7, &datagram(messages))?, "the answer has ended");
+            assert!(
+                answer.add(7, &datagram(messages))?,
+                "the answer is complete"
+            );
             Ok(answer.whole())
         });
         let count = |objects: Option<Vec<Empty>>| objects.map(|objects| objects.len());
@@ -302,14 +311,20 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupted_dump_is_read_again_and_never_taken_for_a_whole_one() {
+    fn an_interrupted_dump_is_read_again_and_never_returned() {
         let whole = [(OBJECT, 0), (OBJECT, 0), (NLMSG_DONE, 0)];
         assert!(matches!(read(&[&whole]), (Ok(Some(2)), 1)));
-        let in_the_middle = [(OBJECT, NLM_F_DUMP_INTR), (NLMSG_DONE, 0)];
-        assert!(matches!(read(&[&in_the_middle, &whole]), (Ok(Some(2)), 2)));
-        let at_the_end = [(OBJECT, 0), (NLMSG_DONE, NLM_F_DUMP_INTR)];
-        assert!(matches!(read(&[&at_the_end, &whole]), (Ok(Some(2)), 2)));
-        let (result, attempts) = read(&[&at_the_end]);
+        let interrupted_in_the_middle = [(OBJECT, NLM_F_DUMP_INTR), (NLMSG_DONE, 0)];
+        assert!(matches!(
+            read(&[&interrupted_in_the_middle, &whole]),
+            (Ok(Some(2)), 2)
+        ));
+        let interrupted_at_the_end = [(OBJECT, 0), (NLMSG_DONE, NLM_F_DUMP_INTR)];
+        assert!(matches!(
+            read(&[&interrupted_at_the_end, &whole]),
+            (Ok(Some(2)), 2)
+        ));
+        let (result, attempts) = read(&[&interrupted_at_the_end]);
         assert!(matches!(result, Ok(None)));
         assert_eq!(attempts, 5);
     }

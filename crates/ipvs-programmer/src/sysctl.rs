@@ -1,4 +1,4 @@
-//! Sysctls that forwarding depends on: which, and what it costs to go without. Pure.
+//! Sysctls that forwarding needs, and the consequences of wrong values.
 
 use std::net::IpAddr;
 
@@ -6,102 +6,102 @@ use virtual_server::{Protocol, VirtualServer};
 
 use crate::firewall::is_masquerade;
 
-/// A sysctl and the value it should have.
+/// A sysctl with the value that forwarding needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sysctl {
-    /// Path under `/proc/sys`.
+    /// Path relative to `/proc/sys`, such as `net/ipv4/ip_forward`.
     pub name: &'static str,
-    /// The wanted value.
     pub value: &'static str,
-    /// What is lost with another value.
-    pub cost: &'static str,
+    /// The consequence of another value, shown to the operator.
+    pub consequence: &'static str,
 }
 
-/// What the virtual servers demand.
+/// The properties of the virtual servers that decide which sysctls are needed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Needs {
-    /// Replies of IPv4 real servers return through the pod.
+pub struct SysctlNeeds {
+    /// An IPv4 virtual server uses Masquerade, so replies return through the pod.
     pub masquerade_v4: bool,
-    /// Replies of IPv6 real servers return through the pod.
+    /// An IPv6 virtual server uses Masquerade, so replies return through the pod.
     pub masquerade_v6: bool,
-    /// Real servers leave by removal, with clients that keep their port.
+    /// A virtual server uses UDP, so real servers are removed from the table instead of getting
+    /// weight 0.
     pub udp: bool,
 }
 
-const ALWAYS: [Sysctl; 5] = [
+const ALWAYS_NEEDED: [Sysctl; 5] = [
     Sysctl {
         name: "net/ipv4/vs/sloppy_tcp",
         value: "1",
-        cost: "established connections that move here from another load balancer break",
+        consequence: "established connections that move here from another load balancer break",
     },
     Sysctl {
         name: "net/ipv4/vs/conn_reuse_mode",
         value: "3",
-        cost: "a client that uses a port again soon may be sent to a quiesced real server",
+        consequence: "a client that soon uses a source port again can be sent to a quiesced real server",
     },
     EXPIRE_NODEST_CONN,
     Sysctl {
         name: "net/ipv4/vs/expire_quiescent_template",
         value: "1",
-        cost: "persistent clients keep being sent to a quiesced real server",
+        consequence: "new connections of clients with persistence are still sent to a quiesced real server",
     },
     Sysctl {
         name: "net/ipv4/vs/pmtu_disc",
         value: "1",
-        cost: "packets too large for the tunnel are not reported to their sender",
+        consequence: "senders get no error for packets that are too large for the tunnel",
     },
 ];
 
 const EXPIRE_NODEST_CONN: Sysctl = Sysctl {
     name: "net/ipv4/vs/expire_nodest_conn",
     value: "1",
-    cost: "connections to a removed real server hang until the client gives up, and with UDP a \
-           client that keeps its port is never answered again",
+    consequence: "connections to a removed real server hang until the client gives up, and a UDP \
+               client that keeps its source port gets no answer",
 };
 const MASQUERADE: Sysctl = Sysctl {
     name: "net/ipv4/vs/conntrack",
     value: "1",
-    cost: "virtual servers with Masquerade are not answered",
+    consequence: "clients of virtual servers with Masquerade get no answer",
 };
 const FORWARD_V4: Sysctl = Sysctl {
     name: "net/ipv4/ip_forward",
     value: "1",
-    cost: "IPv4 virtual servers with Masquerade are not answered",
+    consequence: "clients of IPv4 virtual servers with Masquerade get no answer",
 };
 const FORWARD_V6: Sysctl = Sysctl {
     name: "net/ipv6/conf/all/forwarding",
     value: "1",
-    cost: "IPv6 virtual servers with Masquerade are not answered",
+    consequence: "clients of IPv6 virtual servers with Masquerade get no answer",
 };
 
-/// The sysctls that matter.
-pub fn wanted(needs: Needs) -> Vec<Sysctl> {
-    let others = essential(needs).into_iter();
-    let others = others.filter(|sysctl| !ALWAYS.contains(sysctl));
-    ALWAYS.into_iter().chain(others).collect()
+/// Returns all sysctls that virtual servers with these needs use, essential_sysctls or not.
+pub fn all_sysctls(needs: SysctlNeeds) -> Vec<Sysctl> {
+    let others = essential_sysctls(needs).into_iter();
+    let others = others.filter(|sysctl| !ALWAYS_NEEDED.contains(sysctl));
+    ALWAYS_NEEDED.into_iter().chain(others).collect()
 }
 
-/// Returns those without which a virtual server answers some of its clients never, so that it must
-/// not be announced.
-pub fn essential(needs: Needs) -> Vec<Sysctl> {
-    let mut wanted = Vec::new();
+/// Returns the sysctls without which some clients of the virtual servers never get an answer.
+/// Without an essential sysctl, such a virtual server must not be announced.
+pub fn essential_sysctls(needs: SysctlNeeds) -> Vec<Sysctl> {
+    let mut sysctls = Vec::new();
     if needs.udp {
-        wanted.push(EXPIRE_NODEST_CONN);
+        sysctls.push(EXPIRE_NODEST_CONN);
     }
     if needs.masquerade_v4 || needs.masquerade_v6 {
-        wanted.push(MASQUERADE);
+        sysctls.push(MASQUERADE);
     }
     if needs.masquerade_v4 {
-        wanted.push(FORWARD_V4);
+        sysctls.push(FORWARD_V4);
     }
     if needs.masquerade_v6 {
-        wanted.push(FORWARD_V6);
+        sysctls.push(FORWARD_V6);
     }
-    wanted
+    sysctls
 }
 
-impl Needs {
-    /// What these virtual servers demand.
+impl SysctlNeeds {
+    /// Returns the needs of these virtual servers.
     pub fn of<'a>(virtual_servers: impl IntoIterator<Item = &'a VirtualServer>) -> Self {
         let mut needs = Self::default();
         for virtual_server in virtual_servers {
@@ -120,7 +120,7 @@ impl Needs {
 }
 
 impl Sysctl {
-    /// The name as `sysctl` and Kubernetes write it.
+    /// Returns the name with dots, as in `sysctl` and Kubernetes.
     pub fn dotted_name(&self) -> String {
         self.name.replace('/', ".")
     }
@@ -134,10 +134,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn udp_is_not_served_where_removed_real_servers_keep_their_clients() {
+    fn expire_nodest_conn_is_essential_only_for_udp() {
         let essential_to = |id: &str| {
             let server = virtual_server(id, ForwardingMethod::DirectRouting);
-            let sysctls = essential(Needs::of([&server]));
+            let sysctls = essential_sysctls(SysctlNeeds::of([&server]));
             sysctls.iter().map(Sysctl::dotted_name).collect::<Vec<_>>()
         };
         assert_eq!(
@@ -146,31 +146,35 @@ mod tests {
         );
         assert_eq!(essential_to("tcp/10.1.1.10:53"), [""; 0]);
         assert_eq!(essential_to("sctp/10.1.1.10:53"), [""; 0]);
-        let needs = Needs {
+        let needs = SysctlNeeds {
             udp: true,
-            ..Needs::default()
+            ..SysctlNeeds::default()
         };
-        assert_eq!(wanted(needs), wanted(Needs::default()), "each once");
+        assert_eq!(
+            all_sysctls(needs),
+            all_sysctls(SysctlNeeds::default()),
+            "each sysctl is listed once"
+        );
     }
 
     #[test]
-    fn forwarding_is_wanted_only_where_replies_return_through_the_pod() {
+    fn ip_forwarding_is_needed_only_for_masquerade() {
         let names = |needs| {
-            wanted(needs)
+            all_sysctls(needs)
                 .iter()
                 .map(Sysctl::dotted_name)
                 .collect::<Vec<_>>()
         };
-        let without = names(Needs::default());
+        let without = names(SysctlNeeds::default());
         assert!(
             without.iter().all(|name| name.starts_with("net.ipv4.vs.")),
             "{without:?}"
         );
         assert!(!without.contains(&"net.ipv4.vs.conntrack".to_owned()));
         let direct = virtual_server("tcp/10.1.1.10:80", ForwardingMethod::DirectRouting);
-        assert_eq!(Needs::of([&direct]), Needs::default());
+        assert_eq!(SysctlNeeds::of([&direct]), SysctlNeeds::default());
         let masqueraded = virtual_server("tcp/[fd00::1]:80", ForwardingMethod::Masquerade);
-        let with = names(Needs::of([&masqueraded, &direct]));
+        let with = names(SysctlNeeds::of([&masqueraded, &direct]));
         assert_eq!(
             with[5..],
             ["net.ipv4.vs.conntrack", "net.ipv6.conf.all.forwarding"]

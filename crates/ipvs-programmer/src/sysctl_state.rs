@@ -1,4 +1,4 @@
-//! Sets the sysctls that forwarding depends on, where it may, and says where it may not.
+//! Actual state of the sysctls that forwarding needs.
 
 use std::io;
 
@@ -9,20 +9,20 @@ use virtual_server::{DesiredSet, VirtualServer};
 use crate::{
     kernel::KernelThread,
     metrics::IpvsMetrics,
-    sysctl::{Needs, Sysctl, essential, wanted},
+    sysctl::{Sysctl, SysctlNeeds, all_sysctls, essential_sysctls},
 };
 
 #[derive(Debug)]
 pub(crate) struct SysctlState {
     kernel: KernelThread,
-    /// For which the sysctls were read.
-    needs: Option<Needs>,
+    /// The needs for which the sysctls were read last.
+    needs: Option<SysctlNeeds>,
     missing: Vec<MissingSysctl>,
     step: Step,
     metrics: IpvsMetrics,
 }
 
-/// A sysctl that has another value, and why it keeps it.
+/// A sysctl with a wrong value, and the error of the attempt to set it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct MissingSysctl {
     sysctl: Sysctl,
@@ -40,10 +40,10 @@ impl SysctlState {
         }
     }
 
-    /// Reads and sets the sysctls if the needs have changed or some are missing; returns whether
-    /// others are missing than before.
+    /// Reads and sets the sysctls if the needs have changed or sysctls are missing. Returns whether
+    /// the missing sysctls changed.
     pub(crate) async fn set(&mut self, desired: &DesiredSet) -> bool {
-        let needs = Needs::of(desired.virtual_servers.values());
+        let needs = SysctlNeeds::of(desired.virtual_servers.values());
         if self.needs == Some(needs) && self.missing.is_empty() {
             return false;
         }
@@ -51,7 +51,7 @@ impl SysctlState {
             .kernel
             .call(move |kernel| {
                 let mut missing = Vec::new();
-                for sysctl in wanted(needs) {
+                for sysctl in all_sysctls(needs) {
                     if kernel
                         .read_sysctl(sysctl.name)
                         .is_ok_and(|value| value == sysctl.value)
@@ -88,26 +88,27 @@ impl SysctlState {
         if !self.missing.is_empty() {
             tracing::warn!(
                 missing = describe(&self.missing),
-                "sysctls cannot be set from here; set them in the pod's securityContext.sysctls \
-                 (the kubelet must allow them) or in a privileged init container"
+                "cannot set sysctls that forwarding needs; set them in the pod's \
+                                 securityContext.sysctls (the kubelet must allow them) or in a privileged init \
+                                 container"
             );
         }
     }
 
-    /// Whether a virtual server is not served because a sysctl is missing.
+    /// Reports whether a virtual server is not served because an essential sysctl is missing.
     pub(crate) fn lacks_essential(&self) -> bool {
         !self.essential(self.needs.unwrap_or_default()).is_empty()
     }
 
     /// Returns why `server` cannot be served with the current sysctls.
     pub(crate) fn why_unusable(&self, server: &VirtualServer) -> Option<String> {
-        let missing = self.essential(Needs::of([server]));
+        let missing = self.essential(SysctlNeeds::of([server]));
         (!missing.is_empty()).then(|| describe(missing))
     }
 
     /// Returns the missing sysctls without which no virtual server with these needs is served.
-    fn essential(&self, needs: Needs) -> Vec<&MissingSysctl> {
-        let essential = essential(needs);
+    fn essential(&self, needs: SysctlNeeds) -> Vec<&MissingSysctl> {
+        let essential = essential_sysctls(needs);
         let missing = self.missing.iter();
         missing
             .filter(|missing| essential.contains(&missing.sysctl))
@@ -115,13 +116,17 @@ impl SysctlState {
     }
 }
 
-/// Which sysctls are missing, and what that costs; empty: none.
+/// Describes the missing sysctls with their consequences. Returns an empty text if no sysctl is
+/// missing.
 fn describe<'a>(missing: impl IntoIterator<Item = &'a MissingSysctl>) -> String {
     let lines: Vec<String> = missing
         .into_iter()
         .map(|MissingSysctl { sysctl, errno }| {
             let (name, error) = (sysctl.dotted_name(), io::Error::from(*errno));
-            format!("{name} is not {} ({error}): {}", sysctl.value, sysctl.cost)
+            format!(
+                "{name} is not {} ({error}): {}",
+                sysctl.value, sysctl.consequence
+            )
         })
         .collect();
     lines.join("; ")

@@ -1,4 +1,4 @@
-//! The table as it is and as it has to be.
+//! Actual and target state of the IPVS table.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,22 +10,25 @@ use daemon_runtime::in_words;
 use virtual_server::{Entry, EntryKey, Placements, Table, TableChange, plan_keys};
 
 use crate::{
-    error::{EntryError, KernelError},
+    error::{EntryError, IpvsKernelError},
     kernel::{FailedChange, KernelThread},
     metrics::IpvsMetrics,
 };
 
-/// Above this many entries reading all is cheaper than reading each.
-const READ_SINGLY: usize = 64;
-/// How often a turn plans again when the table is not yet what it shall be.
-const ATTEMPTS: usize = 2;
+/// Largest number of entries that are read one by one. For more entries, reading the whole table
+/// takes less time.
+const MAX_SINGLE_READS: usize = 64;
+/// Largest number of plans in one turn, in case that the table still differs from the target after
+/// the first plan.
+const MAX_PLANS: usize = 2;
 
 #[derive(Debug)]
 pub(crate) struct TableState {
     kernel: KernelThread,
     actual: Table,
     target: Table,
-    /// Configured weights of quiesced real servers: their places in the table follow them.
+    /// Configured weights of quiesced real servers. A scheduler that hashes places real servers in
+    /// its table by these weights.
     placements: Placements,
     errors: BTreeMap<EntryKey, EntryError>,
     metrics: IpvsMetrics,
@@ -71,7 +74,7 @@ impl TableState {
         self.actual.entries.get(&key)
     }
 
-    /// Why the entry is not what it shall be.
+    /// Returns the reason why the entry differs from its target.
     pub(crate) fn error(&self, key: EntryKey) -> Option<&EntryError> {
         self.errors.get(&key)
     }
@@ -84,12 +87,12 @@ impl TableState {
         self.errors.keys().copied()
     }
 
-    /// Whether the table holds an entry of ours with this key.
+    /// Reports whether the table contains an owned entry with this key.
     pub(crate) fn owns(&self, key: EntryKey) -> bool {
         self.actual(key).is_some_and(|entry| entry.settings.owned)
     }
 
-    /// The keys of all entries of ours, and of those that there shall be.
+    /// Returns the keys of all owned entries and of all targets.
     pub(crate) fn owned_keys(&self) -> BTreeSet<EntryKey> {
         let owned = self
             .actual
@@ -102,7 +105,8 @@ impl TableState {
             .collect()
     }
 
-    /// Records what the kernel holds; returns whether it differs from what was known.
+    /// Records an entry that was read from the kernel. Returns whether it differs from the recorded
+    /// entry.
     pub(crate) fn record_actual(&mut self, key: EntryKey, entry: Option<Entry>) -> bool {
         let before = match entry.clone() {
             Some(entry) => self.actual.entries.insert(key, entry),
@@ -111,16 +115,16 @@ impl TableState {
         before != entry
     }
 
-    /// Makes the entries what they shall be, and reads them back.
+    /// Makes the entries equal to their targets, and reads them back.
     pub(crate) async fn program(&mut self, keys: BTreeSet<EntryKey>) {
-        for _ in 0..ATTEMPTS {
+        for _ in 0..MAX_PLANS {
             let planned = keys.iter().copied();
             let changes = plan_keys(&self.actual, &self.target, &self.placements, planned);
             if changes.is_empty() {
                 break;
             }
             let begin = Instant::now();
-            let touched: BTreeSet<EntryKey> = changes.iter().map(TableChange::key).collect();
+            let changed_keys: BTreeSet<EntryKey> = changes.iter().map(TableChange::key).collect();
             let (changes, result) = self
                 .kernel
                 .call(move |kernel| {
@@ -130,22 +134,22 @@ impl TableState {
                 .await;
             let count = changes.len();
             self.metrics.changes.inc_by(count as u64);
-            self.record_errors(&touched, &changes, result);
-            self.read_back(touched).await;
+            self.record_errors(&changed_keys, &changes, result);
+            self.read_back(changed_keys).await;
             let elapsed = begin.elapsed();
             self.metrics.apply_seconds.observe(elapsed.as_secs_f64());
             tracing::debug!(
                 changes = count,
                 ?elapsed,
-                "the table was changed and read back"
+                "changed the IPVS table and read it back"
             );
         }
         for key in keys {
-            let as_wanted = match (self.actual(key), self.target(key)) {
+            let is_as_desired = match (self.actual(key), self.target(key)) {
                 (actual, Some(target)) => actual == Some(target),
                 (actual, None) => actual.is_none_or(|entry| !entry.settings.owned),
             };
-            if as_wanted {
+            if is_as_desired {
                 self.errors.remove(&key);
             } else {
                 self.errors.entry(key).or_insert(EntryError::Differs);
@@ -155,11 +159,11 @@ impl TableState {
 
     fn record_errors(
         &mut self,
-        touched: &BTreeSet<EntryKey>,
+        changed_keys: &BTreeSet<EntryKey>,
         changes: &[TableChange],
-        result: Result<Vec<FailedChange>, KernelError>,
+        result: Result<Vec<FailedChange>, IpvsKernelError>,
     ) {
-        let before: BTreeMap<EntryKey, EntryError> = touched
+        let before: BTreeMap<EntryKey, EntryError> = changed_keys
             .iter()
             .filter_map(|key| self.errors.remove_entry(key))
             .collect();
@@ -168,7 +172,7 @@ impl TableState {
                 self.metrics.refused.inc_by(failed.len() as u64);
                 for failed in failed {
                     let change = &changes[failed.index];
-                    // The first refusal is the cause of those that follow.
+                    // The first refused change is the cause of further refused changes.
                     self.errors
                         .entry(change.key())
                         .or_insert_with(|| EntryError::Refused {
@@ -178,26 +182,26 @@ impl TableState {
                 }
             }
             Err(error) => {
-                let errors = touched.iter().map(|key| (*key, error.clone().into()));
+                let errors = changed_keys.iter().map(|key| (*key, error.clone().into()));
                 self.errors.extend(errors);
             }
         }
-        for key in touched {
+        for key in changed_keys {
             let error = self.errors.get(key);
             if let Some(error) = error.filter(|error| before.get(key) != Some(error)) {
                 let error = in_words(error);
-                tracing::warn!(entry = %key, error, "an entry could not be programmed");
+                tracing::warn!(entry = %key, error, "cannot program an IPVS entry; trying again");
             }
         }
     }
 
-    async fn read_back(&mut self, touched: BTreeSet<EntryKey>) {
-        let keys = touched.clone();
+    async fn read_back(&mut self, changed_keys: BTreeSet<EntryKey>) {
+        let keys = changed_keys.clone();
         let read = self
             .kernel
             .call(
-                move |kernel| -> Result<Vec<(EntryKey, Option<Entry>)>, KernelError> {
-                    if keys.len() <= READ_SINGLY {
+                move |kernel| -> Result<Vec<(EntryKey, Option<Entry>)>, IpvsKernelError> {
+                    if keys.len() <= MAX_SINGLE_READS {
                         keys.into_iter()
                             .map(|key| Ok((key, kernel.read_entry(key)?)))
                             .collect()
@@ -218,9 +222,12 @@ impl TableState {
                 }
             }
             Err(error) => {
-                tracing::warn!(error = in_words(&error), "the table could not be read back");
-                for key in touched {
-                    // Nothing is known of it, so nothing is claimed.
+                tracing::warn!(
+                    error = in_words(&error),
+                    "cannot read back the IPVS table; trying again"
+                );
+                for key in changed_keys {
+                    // The actual entry is unknown, so it does not count as programmed.
                     self.actual.entries.remove(&key);
                     self.errors.insert(key, error.clone().into());
                 }

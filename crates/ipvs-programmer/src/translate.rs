@@ -1,5 +1,4 @@
-//! Between the table of `virtual-server` and the messages of the kernel. The only file that knows
-//! both.
+//! Translation between the table of `virtual-server` and the kernel's messages.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -16,12 +15,13 @@ use virtual_server::{
     TableChange, TunnelKind,
 };
 
-/// Marks a service as ours. The kernel keeps flags that it does not know (ip_vs_ctl.c,
-/// `ip_vs_add_service` and `ip_vs_edit_service`), so the mark lives exactly as long as the
-/// service, over any restart of ours. It is far above the flags in use, which grow from below.
+/// The flag of services that this daemon owns. The kernel keeps flags that it does not know
+/// (ip_vs_ctl.c, `ip_vs_add_service` and `ip_vs_edit_service`), so the flag exists as long as the
+/// service, also after a restart of the daemon. The kernel assigns its own flags from the lowest
+/// bit, so this high bit does not conflict.
 const FLAG_OWNED: u32 = 1 << 30;
 
-/// The request that makes the change.
+/// Returns the request that applies the change.
 pub(crate) fn request(change: &TableChange) -> IpvsMessage {
     let (command, mut service, dest) = match change {
         TableChange::AddVirtualServer(key, settings) => {
@@ -56,7 +56,7 @@ pub(crate) fn request(change: &TableChange) -> IpvsMessage {
     }
 }
 
-/// The question for all services.
+/// Returns the request for all services.
 pub(crate) fn get_services() -> IpvsMessage {
     IpvsMessage {
         command: IpvsCommand::GetService,
@@ -64,7 +64,7 @@ pub(crate) fn get_services() -> IpvsMessage {
     }
 }
 
-/// The question for one service.
+/// Returns the request for one service.
 pub(crate) fn get_service(key: EntryKey) -> IpvsMessage {
     let attributes = vec![IpvsAttribute::Service(service_key(key))];
     IpvsMessage {
@@ -73,7 +73,7 @@ pub(crate) fn get_service(key: EntryKey) -> IpvsMessage {
     }
 }
 
-/// The question for the destinations of a service.
+/// Returns the request for the destinations of a service.
 pub(crate) fn get_destinations(key: EntryKey) -> IpvsMessage {
     let attributes = vec![IpvsAttribute::Service(service_key(key))];
     IpvsMessage {
@@ -82,7 +82,8 @@ pub(crate) fn get_destinations(key: EntryKey) -> IpvsMessage {
     }
 }
 
-/// The service in an answer; `None` for one that the table cannot hold: another protocol.
+/// Returns the service in an answer. Returns `None` for a service with a protocol that the table of
+/// `virtual-server` does not support.
 pub(crate) fn service(message: &IpvsMessage) -> Option<(EntryKey, EntrySettings)> {
     let attributes = message.attributes.iter().find_map(|attribute| {
         if let IpvsAttribute::Service(attributes) = attribute {
@@ -91,32 +92,35 @@ pub(crate) fn service(message: &IpvsMessage) -> Option<(EntryKey, EntrySettings)
             None
         }
     })?;
-    let mut found = FoundService::default();
+    let mut received = KernelService::default();
     for attribute in attributes {
         match attribute {
-            ServiceAttribute::AddressFamily(family) => found.family = *family,
-            ServiceAttribute::Protocol(protocol) => found.protocol = *protocol,
-            ServiceAttribute::Address(address) => found.address = *address,
-            ServiceAttribute::Port(port) => found.port = *port,
-            ServiceAttribute::FirewallMark(mark) => found.mark = *mark,
-            ServiceAttribute::SchedulerName(name) => found.scheduler.clone_from(name),
-            ServiceAttribute::Flags(flags) => found.flags = flags.flags,
-            ServiceAttribute::Timeout(seconds) => found.timeout = *seconds,
-            ServiceAttribute::Netmask(mask) => found.netmask = *mask,
+            ServiceAttribute::AddressFamily(family) => received.family = *family,
+            ServiceAttribute::Protocol(protocol) => received.protocol = *protocol,
+            ServiceAttribute::Address(address) => received.address = *address,
+            ServiceAttribute::Port(port) => received.port = *port,
+            ServiceAttribute::FirewallMark(mark) => received.mark = *mark,
+            ServiceAttribute::SchedulerName(name) => received.scheduler.clone_from(name),
+            ServiceAttribute::Flags(flags) => received.flags = flags.flags,
+            ServiceAttribute::Timeout(seconds) => received.timeout = *seconds,
+            ServiceAttribute::Netmask(mask) => received.netmask = *mask,
             ServiceAttribute::PersistenceEngineName(_)
             | ServiceAttribute::Stats64(_)
             | ServiceAttribute::Other(_) => {}
         }
     }
-    Some((found.key()?, found.settings()))
+    Some((received.key()?, received.settings()))
 }
 
-/// Address, settings and connections of a real server.
-pub(crate) type FoundRealServer = (SocketAddr, RealServerEntry, Connections);
+/// A real server in the kernel: its address, settings and connections.
+pub(crate) type KernelRealServer = (SocketAddr, RealServerEntry, Connections);
 
-/// The destination in an answer about a service of this family; `None` for one without a usable
-/// address.
-pub(crate) fn real_server(message: &IpvsMessage, family: AddressFamily) -> Option<FoundRealServer> {
+/// Returns the destination in an answer about a service with the address family `family`. Returns
+/// `None` for a destination without a valid address.
+pub(crate) fn real_server(
+    message: &IpvsMessage,
+    family: AddressFamily,
+) -> Option<KernelRealServer> {
     let attributes = message.attributes.iter().find_map(|attribute| {
         if let IpvsAttribute::Dest(attributes) = attribute {
             Some(attributes)
@@ -140,14 +144,14 @@ pub(crate) fn real_server(message: &IpvsMessage, family: AddressFamily) -> Optio
         match attribute {
             DestAttribute::Address(address) => octets = Some(*address),
             DestAttribute::Port(number) => port = *number,
-            DestAttribute::ForwardingMethod(found) => method = *found,
+            DestAttribute::ForwardingMethod(received) => method = *received,
             DestAttribute::Weight(weight) => entry.weight = *weight,
             DestAttribute::UpperThreshold(threshold) => entry.upper_threshold = *threshold,
             DestAttribute::LowerThreshold(threshold) => entry.lower_threshold = *threshold,
             DestAttribute::ActiveConnections(count) => connections.active = *count,
             DestAttribute::InactiveConnections(count) => connections.inactive = *count,
-            DestAttribute::AddressFamily(found) => address_family = *found,
-            DestAttribute::TunnelType(found) => tunnel = *found,
+            DestAttribute::AddressFamily(received) => address_family = *received,
+            DestAttribute::TunnelType(received) => tunnel = *received,
             DestAttribute::PersistentConnections(_)
             | DestAttribute::Stats64(_)
             | DestAttribute::TunnelPort(_)
@@ -156,7 +160,8 @@ pub(crate) fn real_server(message: &IpvsMessage, family: AddressFamily) -> Optio
         }
     }
     entry.forwarding_method = match (method, tunnel) {
-        // The kernel says so of a destination whose address is its own; it was added as another.
+        // The kernel reports LocalNode for a masqueraded destination whose address is an address of
+        // the node.
         (KernelForwarding::Masq | KernelForwarding::LocalNode, _) => {
             EntryForwardingMethod::Known(ForwardingMethod::Masquerade)
         }
@@ -176,7 +181,7 @@ pub(crate) fn real_server(message: &IpvsMessage, family: AddressFamily) -> Optio
 }
 
 #[derive(Default)]
-struct FoundService {
+struct KernelService {
     family: u16,
     protocol: u16,
     address: [u8; 16],
@@ -188,7 +193,7 @@ struct FoundService {
     netmask: u32,
 }
 
-impl FoundService {
+impl KernelService {
     fn key(&self) -> Option<EntryKey> {
         let address = decode_address(self.family, self.address)?;
         if self.mark != 0 {
@@ -280,7 +285,7 @@ fn with_settings(key: EntryKey, settings: &EntrySettings) -> Vec<ServiceAttribut
     attributes
 }
 
-/// The kernel's name of a scheduler, and its flags.
+/// Returns the kernel's name of a scheduler and its flags.
 pub(crate) fn scheduler(scheduler: &EntryScheduler) -> (&str, u32) {
     let flag = |wanted, flag| if wanted { flag } else { 0 };
     let scheduler = match scheduler {
@@ -321,7 +326,7 @@ fn destination(address: SocketAddr, real_server: &RealServerEntry) -> Vec<DestAt
         EntryForwardingMethod::Known(ForwardingMethod::Tunnel(TunnelKind::Ipip)) => {
             KernelForwarding::Tunnel
         }
-        // Never desired, so never sent.
+        // A foreign forwarding method is never desired, so it is never sent.
         EntryForwardingMethod::Foreign => KernelForwarding::Bypass,
     };
     let mut attributes = destination_key(address);
@@ -341,7 +346,7 @@ fn destination(address: SocketAddr, real_server: &RealServerEntry) -> Vec<DestAt
     attributes
 }
 
-/// Assigned protocol numbers of IANA.
+/// Returns the protocol number that IANA assigned.
 fn protocol_number(protocol: Protocol) -> u16 {
     match protocol {
         Protocol::Tcp => 6,
@@ -370,7 +375,8 @@ fn longest_prefix(family: AddressFamily) -> u8 {
     }
 }
 
-/// For IPv4 the kernel wants a mask in network byte order, for IPv6 a length.
+/// Returns the netmask attribute. The kernel expects a mask in network byte order for IPv4, and a
+/// prefix length for IPv6.
 fn netmask(family: AddressFamily, length: u8) -> u32 {
     match family {
         AddressFamily::V4 => u32::MAX
@@ -381,7 +387,8 @@ fn netmask(family: AddressFamily, length: u8) -> u32 {
     }
 }
 
-/// The length of the prefix; 0, which is never desired, for a mask with gaps.
+/// Returns the prefix length of a netmask attribute. Returns 0, which is never desired, for a mask
+/// with gaps.
 fn prefix_length(family: u16, netmask: u32) -> u8 {
     if family == AF_INET6 {
         return u8::try_from(netmask).unwrap_or(0);

@@ -1,4 +1,4 @@
-//! What the command says to flags that cannot be used and to a kernel that cannot be programmed.
+//! Tests of the program: exit codes and messages.
 #![cfg(test)]
 
 use std::{
@@ -30,9 +30,9 @@ fn check(arguments: &[&str], code: i32, expected: &[&str]) {
     }
 }
 
-/// The port is taken, so a command that opens a socket ends with code 1.
+/// The listen port is in use, so a process that opens its socket exits with code 1.
 #[test]
-fn an_unusable_flag_ends_with_code_2_before_any_socket_is_opened() {
+fn an_invalid_flag_ends_the_program_with_code_2_before_it_opens_a_socket() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let listen = format!("--grpc-listen={}", taken.local_addr().unwrap());
     for (flag, code, expected) in [
@@ -58,7 +58,7 @@ fn an_unusable_flag_ends_with_code_2_before_any_socket_is_opened() {
 }
 
 #[test]
-fn the_help_shows_how_to_look_at_what_it_does() {
+fn the_help_has_commands_that_list_virtual_servers_and_names_the_needed_capability() {
     check(
         &["--help"],
         0,
@@ -72,8 +72,8 @@ fn the_help_shows_how_to_look_at_what_it_does() {
 }
 
 #[test]
-fn a_missing_privilege_or_kernel_part_is_named_with_what_gives_it() {
-    // Where the kernel has no IPVS, that comes first.
+fn a_missing_capability_or_kernel_module_is_reported_with_a_suggestion() {
+    // On a kernel without IPVS, the error names the module instead of the capability.
     let output = Command::new("setpriv")
         .args(["--bounding-set=-net_admin", "--inh-caps=-net_admin"])
         .arg(env!("CARGO_BIN_EXE_ipvs-programmer"))
@@ -82,6 +82,7 @@ fn a_missing_privilege_or_kernel_part_is_named_with_what_gives_it() {
         .unwrap();
     let text = text(&output);
     assert_eq!(output.status.code(), Some(1), "{text}");
-    let cure = text.contains("securityContext.capabilities.add") || text.contains("modprobe ip_vs");
-    assert!(cure, "{text}");
+    let suggestion =
+        text.contains("securityContext.capabilities.add") || text.contains("modprobe ip_vs");
+    assert!(suggestion, "{text}");
 }

@@ -1,4 +1,4 @@
-//! The IPVS table over generic netlink.
+//! Access to the IPVS table over generic netlink.
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
@@ -14,7 +14,7 @@ use virtual_server::{Entry, EntryKey, EntrySettings, Table, TableChange};
 
 use super::FailedChange;
 use crate::{
-    error::KernelError,
+    error::IpvsKernelError,
     netlink::{Netlink, NetlinkError},
     translate,
 };
@@ -27,17 +27,17 @@ pub(super) struct Ipvs {
 }
 
 impl Ipvs {
-    pub(super) fn open() -> Result<Self, KernelError> {
-        let failed = |source| KernelError::Netlink {
-            operation: "open the IPVS table",
+    pub(super) fn open() -> Result<Self, IpvsKernelError> {
+        let failed = |source| IpvsKernelError::Netlink {
+            operation: "open the netlink socket of IPVS",
             source,
         };
         let mut netlink = Netlink::open(NETLINK_GENERIC).map_err(failed)?;
-        // The kernel loads the module ip_vs at this question, where the host has it.
+        // This request makes the kernel load the module ip_vs, if the host has the module.
         let family_id = match family_id(&mut netlink) {
             Ok(Some(family_id)) => family_id,
             Ok(None) | Err(NetlinkError::Refused(Errno::ENOENT)) => {
-                return Err(KernelError::NoIpvs);
+                return Err(IpvsKernelError::NoIpvs);
             }
             Err(source) => return Err(failed(source)),
         };
@@ -46,10 +46,10 @@ impl Ipvs {
         Ok(ipvs)
     }
 
-    pub(super) fn read_table(&mut self) -> Result<Table, KernelError> {
+    pub(super) fn read_table(&mut self) -> Result<Table, IpvsKernelError> {
         let mut table = Table::default();
         for (key, settings) in self.read_settings()? {
-            // One that is gone since is left out.
+            // An entry that was removed since the first request is omitted.
             if let Some(real_servers) = self.read_real_servers(key)? {
                 let real_servers = real_servers
                     .into_iter()
@@ -69,24 +69,24 @@ impl Ipvs {
 
     pub(super) fn read_settings(
         &mut self,
-    ) -> Result<BTreeMap<EntryKey, EntrySettings>, KernelError> {
+    ) -> Result<BTreeMap<EntryKey, EntrySettings>, IpvsKernelError> {
         let request = self.message(translate::get_services());
         let answers = self
             .netlink
             .dump(request)
-            .map_err(permitted("read the IPVS table"))?;
+            .map_err(kernel_error("read the IPVS table"))?;
         Ok(answers
             .iter()
             .filter_map(|answer| translate::service(&answer.payload))
             .collect())
     }
 
-    pub(super) fn read_entry(&mut self, key: EntryKey) -> Result<Option<Entry>, KernelError> {
+    pub(super) fn read_entry(&mut self, key: EntryKey) -> Result<Option<Entry>, IpvsKernelError> {
         let request = self.message(translate::get_service(key));
         let answer = match self.netlink.get(request) {
             Ok(Some(answer)) => answer,
             Ok(None) | Err(NetlinkError::Refused(Errno::ESRCH)) => return Ok(None),
-            Err(source) => return Err(permitted("read a virtual server")(source)),
+            Err(source) => return Err(kernel_error("read a virtual server")(source)),
         };
         let Some((_, settings)) = translate::service(&answer.payload) else {
             return Ok(None);
@@ -107,7 +107,7 @@ impl Ipvs {
     pub(super) fn read_connections(
         &mut self,
         key: EntryKey,
-    ) -> Result<BTreeMap<SocketAddr, Connections>, KernelError> {
+    ) -> Result<BTreeMap<SocketAddr, Connections>, IpvsKernelError> {
         let real_servers = self.read_real_servers(key)?.unwrap_or_default();
         Ok(real_servers
             .into_iter()
@@ -118,7 +118,7 @@ impl Ipvs {
     fn read_real_servers(
         &mut self,
         key: EntryKey,
-    ) -> Result<Option<Vec<translate::FoundRealServer>>, KernelError> {
+    ) -> Result<Option<Vec<translate::KernelRealServer>>, IpvsKernelError> {
         let request = self.message(translate::get_destinations(key));
         match self.netlink.dump(request) {
             Ok(answers) => Ok(Some(
@@ -128,14 +128,14 @@ impl Ipvs {
                     .collect(),
             )),
             Err(NetlinkError::Refused(Errno::ESRCH)) => Ok(None),
-            Err(source) => Err(permitted("read real servers")(source)),
+            Err(source) => Err(kernel_error("read real servers")(source)),
         }
     }
 
     pub(super) fn apply(
         &mut self,
         changes: &[TableChange],
-    ) -> Result<Vec<FailedChange>, KernelError> {
+    ) -> Result<Vec<FailedChange>, IpvsKernelError> {
         let requests = changes
             .iter()
             .map(|change| self.message(translate::request(change)))
@@ -143,7 +143,7 @@ impl Ipvs {
         let failed = self
             .netlink
             .batch(requests)
-            .map_err(permitted("change the IPVS table"))?;
+            .map_err(kernel_error("change the IPVS table"))?;
         Ok(failed
             .into_iter()
             .filter(|failed| !is_done_already(&changes[failed.index], failed.errno))
@@ -161,13 +161,13 @@ impl Ipvs {
     }
 }
 
-/// The number that the kernel gave the family; `None` without IPVS.
+/// Returns the generic netlink family id of IPVS, or `None` if the kernel has no IPVS.
 fn family_id(netlink: &mut Netlink) -> Result<Option<u16>, NetlinkError> {
-    let question = GenlCtrl {
+    let request = GenlCtrl {
         cmd: GenlCtrlCmd::GetFamily,
         nlas: vec![GenlCtrlAttrs::FamilyName(FAMILY_NAME.to_owned())],
     };
-    let answer = netlink.get(GenlMessage::from_payload(question))?;
+    let answer = netlink.get(GenlMessage::from_payload(request))?;
     let attributes = answer.map(|answer| answer.payload.nlas).unwrap_or_default();
     Ok(attributes.into_iter().find_map(|attribute| {
         if let GenlCtrlAttrs::FamilyId(id) = attribute {
@@ -178,7 +178,7 @@ fn family_id(netlink: &mut Netlink) -> Result<Option<u16>, NetlinkError> {
     }))
 }
 
-/// The kernel's words for "it is as you want it" (ip_vs_ctl.c).
+/// Reports whether the error means that the entry is already in the requested state (ip_vs_ctl.c).
 fn is_done_already(change: &TableChange, errno: Errno) -> bool {
     match change {
         TableChange::AddVirtualServer(..) | TableChange::AddRealServer(..) => {
@@ -190,6 +190,6 @@ fn is_done_already(change: &TableChange, errno: Errno) -> bool {
     }
 }
 
-fn permitted(operation: &'static str) -> impl Fn(NetlinkError) -> KernelError {
-    move |source| KernelError::of(operation, source)
+fn kernel_error(operation: &'static str) -> impl Fn(NetlinkError) -> IpvsKernelError {
+    move |source| IpvsKernelError::of(operation, source)
 }

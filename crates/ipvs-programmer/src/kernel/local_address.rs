@@ -1,5 +1,5 @@
-//! Prefixes that are accepted as local: routes `local PREFIX dev lo` with a routing protocol
-//! number of our own, which is how they are found again.
+//! Routes `local PREFIX dev lo`, which make the kernel accept prefixes as local addresses. Each
+//! route has the routing protocol number of this daemon, so that a later run recognizes it.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -16,54 +16,55 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::errno::Errno;
 
 use crate::{
-    error::KernelError,
+    error::IpvsKernelError,
     netlink::{Netlink, NetlinkError},
 };
 
-/// Marks our routes; none of the numbers that linux/rtnetlink.h or a known daemon uses.
+/// Routing protocol number of the routes of this daemon. Neither linux/rtnetlink.h nor a known
+/// daemon uses this number.
 const PROTOCOL: u8 = 80;
-/// `RT_TABLE_LOCAL`: the table that is asked first.
+/// `RT_TABLE_LOCAL`, the first routing table that the kernel searches.
 const TABLE_LOCAL: u8 = 255;
-/// The loopback interface has this index in every network namespace.
+/// Index of the loopback interface in every network namespace.
 const LOOPBACK: u32 = 1;
-/// What is said of a change that failed.
-const CHANGE: &str = "change a local route";
+/// Name of the operation in error texts.
+const CHANGE_OPERATION: &str = "change a local route";
 
 #[derive(Debug)]
-pub(super) struct LocalAddresses {
+pub(super) struct LocalRoutes {
     netlink: Netlink,
 }
 
-impl LocalAddresses {
-    pub(super) fn open() -> Result<Self, KernelError> {
-        let netlink = Netlink::open(NETLINK_ROUTE).map_err(|source| KernelError::Netlink {
-            operation: "open the routes",
+impl LocalRoutes {
+    pub(super) fn open() -> Result<Self, IpvsKernelError> {
+        let netlink = Netlink::open(NETLINK_ROUTE).map_err(|source| IpvsKernelError::Netlink {
+            operation: "open the netlink socket of routes",
             source,
         })?;
         Ok(Self { netlink })
     }
 
-    pub(super) fn read(&mut self) -> Result<BTreeSet<IpNet>, KernelError> {
+    pub(super) fn read(&mut self) -> Result<BTreeSet<IpNet>, IpvsKernelError> {
         let mut prefixes = BTreeSet::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let routes = self.local_routes(family)?;
-            let ours = routes.iter().filter(|route| is_ours(route));
-            prefixes.extend(ours.filter_map(destination));
+            let owned = routes.iter().filter(|route| is_owned(route));
+            prefixes.extend(owned.filter_map(destination));
         }
         Ok(prefixes)
     }
 
-    pub(super) fn add(&mut self, prefix: IpNet) -> Result<(), KernelError> {
+    pub(super) fn add(&mut self, prefix: IpNet) -> Result<(), IpvsKernelError> {
         let request = RouteNetlinkMessage::NewRoute(route(prefix));
         match self.change(request, NLM_F_CREATE | NLM_F_EXCL)? {
             None => Ok(()),
             Some(Errno::EEXIST) => self.ensure_local(prefix),
-            Some(Errno::ENETDOWN) => Err(KernelError::LoopbackDown),
+            Some(Errno::ENETDOWN) => Err(IpvsKernelError::LoopbackDown),
             Some(errno) => Err(refused(errno)),
         }
     }
 
-    pub(super) fn remove(&mut self, prefix: IpNet) -> Result<(), KernelError> {
+    pub(super) fn remove(&mut self, prefix: IpNet) -> Result<(), IpvsKernelError> {
         let request = RouteNetlinkMessage::DelRoute(route(prefix));
         match self.change(request, 0)? {
             None | Some(Errno::ESRCH) => Ok(()),
@@ -71,32 +72,36 @@ impl LocalAddresses {
         }
     }
 
-    /// The kernel says that a route exists whatever its type is (fib_trie.c, `fib_table_insert`).
-    fn ensure_local(&mut self, prefix: IpNet) -> Result<(), KernelError> {
+    /// Checks that an existing route to `prefix` is a local route. The kernel reports EEXIST for a
+    /// route of any type (fib_trie.c, `fib_table_insert`).
+    fn ensure_local(&mut self, prefix: IpNet) -> Result<(), IpvsKernelError> {
         let routes = self.local_routes(family(prefix))?;
-        // Of several the kernel lists the one that it uses first.
-        let found = routes
+        // If several routes to the prefix exist, the kernel lists the route that it uses first.
+        let existing = routes
             .iter()
             .find(|route| destination(route) == Some(prefix));
-        match found.map(|route| route.header.kind) {
-            // One that is gone meanwhile is missed by the next audit.
+        match existing.map(|route| route.header.kind) {
+            // If the route was removed meanwhile, the next audit adds it.
             None | Some(RouteType::Local) => Ok(()),
-            Some(kind) => Err(KernelError::RouteInTheWay {
+            Some(kind) => Err(IpvsKernelError::RouteInTheWay {
                 prefix,
                 kind: format!("{kind:?}").to_lowercase(),
             }),
         }
     }
 
-    fn local_routes(&mut self, family: AddressFamily) -> Result<Vec<RouteMessage>, KernelError> {
-        let mut question = RouteMessage::default();
-        question.header.address_family = family;
-        let request = RouteNetlinkMessage::GetRoute(question);
+    fn local_routes(
+        &mut self,
+        family: AddressFamily,
+    ) -> Result<Vec<RouteMessage>, IpvsKernelError> {
+        let mut request_message = RouteMessage::default();
+        request_message.header.address_family = family;
+        let request = RouteNetlinkMessage::GetRoute(request_message);
         let answers = match self.netlink.dump(request) {
             Ok(answers) => answers,
-            // A kernel without this IP version.
+            // The kernel does not support this IP version.
             Err(NetlinkError::Refused(Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT)) => Vec::new(),
-            Err(source) => return Err(KernelError::of("read the routes", source)),
+            Err(source) => return Err(IpvsKernelError::of("read the routes", source)),
         };
         let routes = answers.into_iter().filter_map(|answer| {
             if let RouteNetlinkMessage::NewRoute(route) = answer {
@@ -110,22 +115,22 @@ impl LocalAddresses {
             .collect())
     }
 
-    /// Makes a change; returns why the kernel refused it.
+    /// Sends a change. Returns the error number if the kernel refused the change.
     fn change(
         &mut self,
         request: RouteNetlinkMessage,
         flags: u16,
-    ) -> Result<Option<Errno>, KernelError> {
+    ) -> Result<Option<Errno>, IpvsKernelError> {
         let failed = self
             .netlink
             .batch_with(vec![request], |_| flags)
-            .map_err(|source| KernelError::of(CHANGE, source))?;
+            .map_err(|source| IpvsKernelError::of(CHANGE_OPERATION, source))?;
         Ok(failed.first().map(|failed| failed.errno))
     }
 }
 
-fn refused(errno: Errno) -> KernelError {
-    KernelError::of(CHANGE, NetlinkError::Refused(errno))
+fn refused(errno: Errno) -> IpvsKernelError {
+    IpvsKernelError::of(CHANGE_OPERATION, NetlinkError::Refused(errno))
 }
 
 fn family(prefix: IpNet) -> AddressFamily {
@@ -135,7 +140,8 @@ fn family(prefix: IpNet) -> AddressFamily {
     }
 }
 
-/// The kernel removes a route only if the protocol fits, so another's route is safe.
+/// Returns the message of the local route to `prefix`. The kernel removes a route only if its
+/// protocol number is equal, so routes of other programs are safe.
 fn route(prefix: IpNet) -> RouteMessage {
     let mut route = RouteMessage::default();
     route.header = RouteHeader {
@@ -154,7 +160,7 @@ fn route(prefix: IpNet) -> RouteMessage {
     route
 }
 
-fn is_ours(route: &RouteMessage) -> bool {
+fn is_owned(route: &RouteMessage) -> bool {
     let header = &route.header;
     header.protocol == RouteProtocol::Other(PROTOCOL)
         && header.kind == RouteType::Local
@@ -186,25 +192,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn our_routes_are_found_again_and_others_are_not() {
+    fn routes_of_this_daemon_are_recognized_and_foreign_routes_are_not() {
         for text in ["10.1.1.0/24", "10.1.1.10/32", "fd00:1::/64"] {
             let prefix: IpNet = text.parse().unwrap();
-            let ours = route(prefix);
-            assert!(is_ours(&ours));
-            assert_eq!(destination(&ours), Some(prefix));
-            let mut foreign = ours;
+            let owned = route(prefix);
+            assert!(is_owned(&owned));
+            assert_eq!(destination(&owned), Some(prefix));
+            let mut foreign = owned;
             foreign.header.protocol = RouteProtocol::Boot;
-            assert!(!is_ours(&foreign));
+            assert!(!is_owned(&foreign));
         }
     }
 
     #[test]
     fn a_prefix_is_local_until_it_is_removed() {
         let test = || {
-            unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace: run as root");
+            unshare(CloneFlags::CLONE_NEWNET)
+                .expect("a network namespace can be created; run the test as root");
             let lo_up = ["link", "set", "lo", "up"];
             assert!(Command::new("ip").args(lo_up).status().unwrap().success());
-            let mut local = LocalAddresses::open().unwrap();
+            let mut local = LocalRoutes::open().unwrap();
             for text in ["10.1.1.0/24", "fd00:1::/64"] {
                 let prefix: IpNet = text.parse().unwrap();
                 for _ in 0..2 {

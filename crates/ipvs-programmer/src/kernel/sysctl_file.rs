@@ -1,4 +1,4 @@
-//! Sysctls through `/proc/sys`, which shows those of the reader's network namespace.
+//! Access to sysctls in `/proc/sys`, which has the sysctls of the reader's network namespace.
 
 use std::{fs, path::PathBuf};
 

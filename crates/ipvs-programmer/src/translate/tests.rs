@@ -74,9 +74,9 @@ fn entry() -> impl Strategy<Value = RealServerEntry> {
 }
 
 proptest! {
-    // The kernel answers with the attributes that it was given.
+    // The kernel answers with the attributes of the request, so a request is also a valid answer.
     #[test]
-    fn a_virtual_server_survives_the_way_to_the_kernel_and_back(
+    fn a_virtual_server_is_equal_after_translation_to_a_message_and_back(
         (key, settings) in key().prop_flat_map(|key| (Just(key), settings(key.family()))),
     ) {
         let request = request(&TableChange::AddVirtualServer(key, settings.clone()));
@@ -84,7 +84,7 @@ proptest! {
     }
 
     #[test]
-    fn a_real_server_survives_the_way_to_the_kernel_and_back(
+    fn a_real_server_is_equal_after_translation_to_a_message_and_back(
         key in key(),
         address in any::<SocketAddr>(),
         entry in entry(),
@@ -97,14 +97,14 @@ proptest! {
 }
 
 #[test]
-fn a_mask_with_gaps_is_no_prefix() {
+fn a_mask_with_gaps_has_prefix_length_0() {
     assert_eq!(prefix_length(AF_INET, 0xff00_ff00_u32.to_be()), 0);
     assert_eq!(prefix_length(AF_INET, 0xffff_ff00_u32.to_be()), 24);
     assert_eq!(prefix_length(AF_INET, u32::MAX), 32);
 }
 
 #[test]
-fn a_service_of_a_protocol_that_cannot_be_desired_is_left_out() {
+fn a_service_with_an_unsupported_protocol_is_omitted() {
     let attributes = vec![IpvsAttribute::Service(vec![
         ServiceAttribute::AddressFamily(AF_INET),
         ServiceAttribute::Protocol(51),
@@ -120,6 +120,6 @@ fn a_service_of_a_protocol_that_cannot_be_desired_is_left_out() {
 }
 
 #[test]
-fn the_owner_mark_is_none_of_the_kernels_flags() {
+fn the_owner_flag_differs_from_all_flags_of_the_kernel() {
     assert_eq!(FLAG_OWNED & 0xffff, 0);
 }

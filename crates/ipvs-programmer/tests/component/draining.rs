@@ -1,4 +1,4 @@
-//! What becomes of the connections of a real server that is not listed any longer.
+//! Tests of draining real servers.
 
 use data_plane::Connections;
 use data_plane_testbed::{ID, Kernel, ONE, RANGE, State, TWO, World, run, virtual_server};
@@ -9,16 +9,16 @@ use crate::fake_kernel::{self, FakeKernel};
 type Serving = data_plane_testbed::Serving<FakeKernel>;
 
 #[test]
-fn a_fresh_table_places_a_draining_real_server_by_its_weight_as_an_old_one_does() {
+fn a_new_table_places_a_draining_real_server_by_its_configured_weight_like_an_existing_table() {
     run(|| async {
-        let heavy = |server: &mut VirtualServer| {
+        let set_weight_5_and_draining = |server: &mut VirtualServer| {
             server.real_servers[0].weight = Weight(5);
             server.real_servers[0].state = virtual_server::RealServerState::Draining;
         };
-        // Old: it was in service before.
+        // An existing table: the real server was in service before it drains.
         let serving = Serving::start(|_| {}).await;
         let mut draining = serving.settings.clone();
-        heavy(&mut draining);
+        set_weight_5_and_draining(&mut draining);
         let change = |weight: u32| {
             let real_server = format!("{ONE}, RealServerEntry {{ weight: {weight},");
             move |write: &String| write.contains(&real_server)
@@ -29,7 +29,8 @@ fn a_fresh_table_places_a_draining_real_server_by_its_weight_as_an_old_one_does(
         let writes = serving.kernel.take_writes();
         assert!(change(5)(&writes[0]), "{writes:#?}");
         assert!(change(0)(&writes[1]), "{writes:#?}");
-        // Its configured weight changes meanwhile: it gets none, since it may not listen any longer.
+        // A changed configured weight of the draining real server is not written, because the real
+        // server possibly no longer listens.
         draining.real_servers[0].weight = Weight(3);
         draining.real_servers[1].weight = Weight(2);
         serving.world.say(std::slice::from_ref(&draining));
@@ -37,7 +38,7 @@ fn a_fresh_table_places_a_draining_real_server_by_its_weight_as_an_old_one_does(
         let writes = serving.kernel.take_writes();
         assert_eq!(writes.len(), 1, "{writes:#?}");
         let discovery = serving.world.stop().await.unwrap();
-        // Fresh: it drains already.
+        // A new table: the real server already drains when the table is written.
         let kernel = FakeKernel::default();
         let mut world = World::start_with(&kernel, discovery).await;
         world.wait_until_serving(RANGE).await;
@@ -54,7 +55,7 @@ fn a_fresh_table_places_a_draining_real_server_by_its_weight_as_an_old_one_does(
 }
 
 #[test]
-fn a_real_server_of_a_port_range_drains_and_goes_on_draining_after_a_restart() {
+fn a_real_server_of_a_port_range_continues_to_drain_after_a_restart() {
     run(|| async {
         let range: VirtualServerId = "tcp/10.1.1.10:8000-8999".parse().unwrap();
         let of_range = |real_servers: &[&str]| VirtualServer {
@@ -70,10 +71,10 @@ fn a_real_server_of_a_port_range_drains_and_goes_on_draining_after_a_restart() {
         };
         let address = one.parse().unwrap();
         kernel.state().connections.insert(address, connections);
-        let weight = |state: &fake_kernel::State| {
+        let weight = |state: &fake_kernel::FakeKernelState| {
             let entries = state.table.entries.values();
-            let mut found = entries.filter_map(|entry| entry.real_servers.get(&address));
-            found.next().map(|real_server| real_server.weight)
+            let mut existing = entries.filter_map(|entry| entry.real_servers.get(&address));
+            existing.next().map(|real_server| real_server.weight)
         };
         let world = World::serving(&kernel, &[of_range(&[one, two])]).await;
         world.say(&[of_range(&[two])]);

@@ -1,4 +1,4 @@
-//! A kernel in memory that counts what is written to it and refuses what a test tells it to.
+//! Fake kernel in memory that records writes and can be made to fail.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,8 +11,8 @@ use data_plane::{Config, Connections};
 use data_plane_testbed::Kernel;
 use ipnet::IpNet;
 use ipvs_programmer::{
-    KernelError, NetlinkError,
-    kernel::{ConnectionTable, FailedChange, Firewall, IpvsTable, LocalPrefixes, Sysctls},
+    IpvsKernelError, NetlinkError,
+    kernel::{ConnectionTable, FailedChange, IpvsTable, LocalPrefixes, NftablesAccess, Sysctls},
 };
 use nix::errno::Errno;
 use virtual_server::{
@@ -21,44 +21,44 @@ use virtual_server::{
 
 use crate::key;
 
-/// What the kernel holds, and how it behaves.
+/// The state of the fake kernel, and the failures that it simulates.
 #[derive(Debug, Default)]
-pub(crate) struct State {
+pub(crate) struct FakeKernelState {
     pub(crate) table: Table,
     pub(crate) local: BTreeSet<IpNet>,
     pub(crate) firewall: Option<nftables_table::Table>,
     pub(crate) sysctls: BTreeMap<String, String>,
-    /// A sysctl that may not be written.
+    /// The sysctl that cannot be written.
     pub(crate) read_only_sysctl: Option<&'static str>,
     pub(crate) connections: BTreeMap<SocketAddr, Connections>,
-    /// Everything that was written, in order.
+    /// All writes in order.
     pub(crate) writes: Vec<String>,
     pub(crate) without_nftables: bool,
     pub(crate) nftables_fails: bool,
     pub(crate) without_mh: bool,
     pub(crate) lo_down: bool,
-    /// The next answer to changes gets lost after they were made.
+    /// The next changes are applied, but their answer is lost.
     pub(crate) lose_next_answer: bool,
 }
 
-/// Handles of one kernel.
+/// A handle of a fake kernel. Clones refer to one kernel.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct FakeKernel(Arc<Mutex<State>>);
+pub(crate) struct FakeKernel(Arc<Mutex<FakeKernelState>>);
 
 impl Kernel for FakeKernel {
-    type State = State;
+    type State = FakeKernelState;
 
     async fn start(&self, config: Config, daemon: &mut Daemon) -> ListenAddress {
         let address = ipvs_programmer::start_with(self.clone(), self.clone(), config, daemon);
         address.await.unwrap()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, FakeKernelState> {
         self.0.lock().unwrap()
     }
 }
 
-impl data_plane_testbed::State for State {
+impl data_plane_testbed::State for FakeKernelState {
     fn weight(&self, id: &str, real_server: &str) -> Option<u32> {
         let entry = self.table.entries.get(&key(id))?;
         let real_server = entry.real_servers.get(&real_server.parse().unwrap())?;
@@ -75,11 +75,11 @@ impl data_plane_testbed::State for State {
 }
 
 impl IpvsTable for FakeKernel {
-    fn read_table(&mut self) -> Result<Table, KernelError> {
+    fn read_table(&mut self) -> Result<Table, IpvsKernelError> {
         Ok(self.state().table.clone())
     }
 
-    fn read_settings(&mut self) -> Result<BTreeMap<EntryKey, EntrySettings>, KernelError> {
+    fn read_settings(&mut self) -> Result<BTreeMap<EntryKey, EntrySettings>, IpvsKernelError> {
         let state = self.state();
         let entries = state.table.entries.iter();
         Ok(entries
@@ -87,11 +87,11 @@ impl IpvsTable for FakeKernel {
             .collect())
     }
 
-    fn read_entry(&mut self, key: EntryKey) -> Result<Option<Entry>, KernelError> {
+    fn read_entry(&mut self, key: EntryKey) -> Result<Option<Entry>, IpvsKernelError> {
         Ok(self.state().table.entries.get(&key).cloned())
     }
 
-    fn apply(&mut self, changes: &[TableChange]) -> Result<Vec<FailedChange>, KernelError> {
+    fn apply(&mut self, changes: &[TableChange]) -> Result<Vec<FailedChange>, IpvsKernelError> {
         let mut state = self.state();
         let mut failed = Vec::new();
         for (index, change) in changes.iter().enumerate() {
@@ -117,7 +117,7 @@ impl IpvsTable for FakeKernel {
             state.table.apply(change);
         }
         if std::mem::take(&mut state.lose_next_answer) {
-            return Err(KernelError::Netlink {
+            return Err(IpvsKernelError::Netlink {
                 operation: "change the IPVS table",
                 source: NetlinkError::AnswerLost { reason: "test" },
             });
@@ -130,7 +130,7 @@ impl ConnectionTable for FakeKernel {
     fn read_connections(
         &mut self,
         key: EntryKey,
-    ) -> Result<BTreeMap<SocketAddr, Connections>, KernelError> {
+    ) -> Result<BTreeMap<SocketAddr, Connections>, IpvsKernelError> {
         let state = self.state();
         let Some(entry) = state.table.entries.get(&key) else {
             return Ok(BTreeMap::new());
@@ -144,21 +144,21 @@ impl ConnectionTable for FakeKernel {
 }
 
 impl LocalPrefixes for FakeKernel {
-    fn read_local_prefixes(&mut self) -> Result<BTreeSet<IpNet>, KernelError> {
+    fn read_local_prefixes(&mut self) -> Result<BTreeSet<IpNet>, IpvsKernelError> {
         Ok(self.state().local.clone())
     }
 
-    fn add_local_prefix(&mut self, prefix: IpNet) -> Result<(), KernelError> {
+    fn add_local_prefix(&mut self, prefix: IpNet) -> Result<(), IpvsKernelError> {
         let mut state = self.state();
         if state.lo_down {
-            return Err(KernelError::LoopbackDown);
+            return Err(IpvsKernelError::LoopbackDown);
         }
         state.writes.push(format!("add local {prefix}"));
         state.local.insert(prefix);
         Ok(())
     }
 
-    fn remove_local_prefix(&mut self, prefix: IpNet) -> Result<(), KernelError> {
+    fn remove_local_prefix(&mut self, prefix: IpNet) -> Result<(), IpvsKernelError> {
         let mut state = self.state();
         state.writes.push(format!("remove local {prefix}"));
         state.local.remove(&prefix);
@@ -166,7 +166,7 @@ impl LocalPrefixes for FakeKernel {
     }
 }
 
-impl Firewall for FakeKernel {
+impl NftablesAccess for FakeKernel {
     fn holds_firewall(
         &mut self,
         table: &nftables_table::Table,

@@ -1,5 +1,5 @@
-//! The whole daemon in process, over real gRPC, with a fake kernel. One file of cases over the world
-//! that its modules make.
+//! Component tests of ipvs-programmer. The daemon runs in the test process with a fake kernel, and
+//! the tests use its real gRPC server.
 #![cfg(test)]
 
 mod draining;
@@ -39,7 +39,7 @@ fn foreign_entry() -> Entry {
 }
 
 #[test]
-fn a_virtual_server_comes_up_guard_first_then_table_then_address() {
+fn a_virtual_server_gets_first_the_guard_then_the_table_entry_then_the_local_address() {
     run(|| async {
         let (_one, _two) = (real_server(ONE).await, real_server(TWO).await);
         let kernel = FakeKernel::default();
@@ -50,18 +50,18 @@ fn a_virtual_server_comes_up_guard_first_then_table_then_address() {
         assert_eq!(address.virtual_servers, 1);
 
         let writes = kernel.take_writes();
-        let at = |text: &str| {
+        let position_of = |text: &str| {
             writes
                 .iter()
                 .position(|write| write.contains(text))
                 .unwrap()
         };
         assert!(
-            at("replace firewall") < at("AddVirtualServer"),
+            position_of("replace firewall") < position_of("AddVirtualServer"),
             "{writes:#?}"
         );
         assert!(
-            at("AddRealServer") < at("add local 10.1.1.0/24"),
+            position_of("AddRealServer") < position_of("add local 10.1.1.0/24"),
             "{writes:#?}"
         );
         assert_eq!(kernel.state().weight(ID, ONE), Some(1));
@@ -71,13 +71,13 @@ fn a_virtual_server_comes_up_guard_first_then_table_then_address() {
         assert_eq!(
             kernel.take_writes(),
             [""; 0],
-            "the end leaves the kernel alone"
+            "the end of the daemon does not change the kernel"
         );
     });
 }
 
 #[test]
-fn without_a_desired_set_nothing_is_touched() {
+fn without_a_desired_set_the_kernel_is_not_changed() {
     run(|| async {
         let kernel = FakeKernel::default();
         kernel
@@ -87,7 +87,7 @@ fn without_a_desired_set_nothing_is_touched() {
             .insert(key(ID), foreign_entry());
         let mut world = World::start(&kernel).await;
         assert_eq!(world.service_addresses().await, []);
-        // Several audit intervals.
+        // This is longer than several audit intervals.
         tokio::time::sleep(Duration::from_millis(500)).await;
         assert_eq!(kernel.take_writes(), [""; 0]);
         assert!(!world.readiness.is_ready());
@@ -96,7 +96,7 @@ fn without_a_desired_set_nothing_is_touched() {
 }
 
 #[test]
-fn a_restart_writes_nothing_and_goes_on_serving() {
+fn a_restart_writes_nothing_and_continues_to_serve() {
     run(|| async {
         let one = real_server(ONE).await;
         let kernel = FakeKernel::default();
@@ -105,7 +105,7 @@ fn a_restart_writes_nothing_and_goes_on_serving() {
         let discovery = world.stop().await.unwrap();
         kernel.take_writes();
 
-        // With checks that never end, only what was found can tell.
+        // The first check happens after an hour, so the weights come only from the existing entry.
         server.health_check.as_mut().unwrap().initial_jitter = Duration::from_secs(3600);
         drop(one);
         discovery.say(&desired(&[server]));
@@ -116,43 +116,47 @@ fn a_restart_writes_nothing_and_goes_on_serving() {
             .iter()
             .map(|real| real.effective_weight)
             .collect();
-        assert_eq!(weights, [1, 0], "the second had failed before the restart");
+        assert_eq!(
+            weights,
+            [1, 0],
+            "the second real server had failed its check before the restart"
+        );
         assert_eq!(kernel.take_writes(), [""; 0]);
     });
 }
 
 #[test]
-fn what_an_earlier_run_left_and_nobody_desires_is_removed_and_what_is_foreign_stays() {
+fn owned_entries_that_are_not_desired_are_removed_and_foreign_entries_stay() {
     run(|| async {
         let _one = real_server(ONE).await;
         let kernel = FakeKernel::default();
         let foreign = key("tcp/10.9.9.9:80");
-        let foreign_on_our_address = key("tcp/10.1.1.10:9999");
-        let left = key("tcp/10.1.1.11:80");
+        let foreign_on_service_address = key("tcp/10.1.1.10:9999");
+        let left_by_earlier_run = key("tcp/10.1.1.11:80");
         {
             let mut state = kernel.state();
             let entries = &mut state.table.entries;
             entries.insert(foreign, foreign_entry());
-            entries.insert(foreign_on_our_address, foreign_entry());
+            entries.insert(foreign_on_service_address, foreign_entry());
             let mut ours = foreign_entry();
             ours.settings.owned = true;
-            entries.insert(left, ours);
+            entries.insert(left_by_earlier_run, ours);
             state.local.insert("10.7.0.0/16".parse().unwrap());
         }
         let _world = World::serving(&kernel, &[virtual_server(ID, &[ONE])]).await;
         let state = kernel.state();
         assert_eq!(state.table.entries.get(&foreign), Some(&foreign_entry()));
         assert_eq!(
-            state.table.entries.get(&foreign_on_our_address),
+            state.table.entries.get(&foreign_on_service_address),
             Some(&foreign_entry())
         );
-        assert_eq!(state.table.entries.get(&left), None);
+        assert_eq!(state.table.entries.get(&left_by_earlier_run), None);
         assert_eq!(state.local, [RANGE.parse().unwrap()].into());
     });
 }
 
 #[test]
-fn a_real_server_that_fails_is_quiesced_or_removed_and_returns() {
+fn a_failed_real_server_is_quiesced_or_removed_and_returns_when_it_is_healthy() {
     run(|| async {
         let (one, _two) = (real_server(ONE).await, real_server(TWO).await);
         let kernel = FakeKernel::default();
@@ -184,7 +188,7 @@ fn a_real_server_that_fails_is_quiesced_or_removed_and_returns() {
 }
 
 #[test]
-fn an_endpoint_change_costs_what_it_changes() {
+fn a_change_of_one_real_server_writes_one_change_to_the_kernel() {
     run(|| async {
         let (_one, _two) = (real_server(ONE).await, real_server(TWO).await);
         let kernel = FakeKernel::default();
@@ -210,7 +214,7 @@ fn an_endpoint_change_costs_what_it_changes() {
 }
 
 #[test]
-fn a_virtual_server_that_goes_loses_its_address_before_its_entry() {
+fn a_removed_virtual_server_loses_its_local_address_before_its_entry() {
     run(|| async {
         let _one = real_server(ONE).await;
         let kernel = FakeKernel::default();
@@ -224,14 +228,14 @@ fn a_virtual_server_that_goes_loses_its_address_before_its_entry() {
             .wait_for_kernel(|state| !state.table.entries.contains_key(&key("tcp/10.5.0.1:8080")))
             .await;
         let writes = kernel.take_writes();
-        let at = |text: &str| {
+        let position_of = |text: &str| {
             writes
                 .iter()
                 .position(|write| write.contains(text))
                 .unwrap()
         };
         assert!(
-            at("remove local 10.5.0.1/32") < at("RemoveVirtualServer"),
+            position_of("remove local 10.5.0.1/32") < position_of("RemoveVirtualServer"),
             "{writes:#?}"
         );
         let standing = kernel.state().table.entries.len();
@@ -240,7 +244,7 @@ fn a_virtual_server_that_goes_loses_its_address_before_its_entry() {
 }
 
 #[test]
-fn a_kernel_without_nftables_serves_tunnels_and_says_what_it_cannot() {
+fn without_nftables_direct_routing_works_and_other_virtual_servers_report_the_reason() {
     run(|| async {
         let _one = real_server(ONE).await;
         let kernel = FakeKernel::default();
@@ -269,14 +273,19 @@ fn a_kernel_without_nftables_serves_tunnels_and_says_what_it_cannot() {
                 .starts_with("port ranges need nftables")
         );
         assert_eq!(servers[1].missing_step(), MissingStep::Programmed);
-        assert!(world.readiness.report().contains("going on without"));
+        assert!(
+            world
+                .readiness
+                .report()
+                .contains("continuing without nftables")
+        );
         let entries = kernel.state().table.entries.len();
-        assert_eq!(entries, 2, "the tunnel and the standing entry");
+        assert_eq!(entries, 2, "one virtual server and the standing entry");
     });
 }
 
 #[test]
-fn a_refused_nftables_transaction_takes_nothing_out_of_service() {
+fn a_failed_nftables_transaction_takes_no_virtual_server_out_of_service() {
     run(|| async {
         let _one = real_server(ONE).await;
         let masquerade = |id| {
@@ -305,7 +314,7 @@ fn a_refused_nftables_transaction_takes_nothing_out_of_service() {
 }
 
 #[test]
-fn a_port_range_is_an_entry_by_firewall_mark() {
+fn a_port_range_is_programmed_as_an_entry_with_a_firewall_mark() {
     run(|| async {
         let kernel = FakeKernel::default();
         let mut world = World::start(&kernel).await;
@@ -315,11 +324,10 @@ fn a_port_range_is_an_entry_by_firewall_mark() {
         world.wait_until_serving(RANGE).await;
         let mark = world.virtual_servers().await[0].firewall_mark;
         let state = kernel.state();
-        let found =
-            state.table.entries.keys().any(
-                |key| matches!(key, EntryKey::FirewallMark { mark: found, .. } if *found == mark),
-            );
-        assert!(found, "{:#?}", state.table);
+        let exists = state.table.entries.keys().any(
+            |key| matches!(key, EntryKey::FirewallMark { mark: exists, .. } if *exists == mark),
+        );
+        assert!(exists, "{:#?}", state.table);
         let chains = &state.firewall.as_ref().unwrap().chains;
         assert!(
             chains.iter().any(|chain| chain.name == "marks"),
@@ -329,7 +337,7 @@ fn a_port_range_is_an_entry_by_firewall_mark() {
 }
 
 #[test]
-fn a_missing_scheduler_is_named_with_its_module_and_tried_again() {
+fn a_missing_scheduler_is_reported_with_its_module_and_tried_again() {
     run(|| async {
         let _one = real_server(ONE).await;
         let kernel = FakeKernel::default();
@@ -354,7 +362,7 @@ fn a_missing_scheduler_is_named_with_its_module_and_tried_again() {
 }
 
 #[test]
-fn an_interface_that_is_down_is_named_and_the_address_follows_it() {
+fn a_down_loopback_interface_is_reported_and_the_local_address_is_added_when_it_is_up() {
     run(|| async {
         let _one = real_server(ONE).await;
         let kernel = FakeKernel::default();
@@ -375,7 +383,7 @@ fn an_interface_that_is_down_is_named_and_the_address_follows_it() {
 }
 
 #[test]
-fn a_lost_answer_is_followed_by_a_look_and_not_by_a_second_write() {
+fn after_a_lost_answer_the_entry_is_read_back_and_not_written_again() {
     run(|| async {
         let _one = real_server(ONE).await;
         let kernel = FakeKernel::default();
@@ -386,12 +394,15 @@ fn a_lost_answer_is_followed_by_a_look_and_not_by_a_second_write() {
             .iter()
             .filter(|write| write.contains("AddVirtualServer"))
             .count();
-        assert_eq!(added, 2, "one and the standing entry: {writes:#?}");
+        assert_eq!(
+            added, 2,
+            "one virtual server and the standing entry: {writes:#?}"
+        );
     });
 }
 
 #[test]
-fn what_another_program_breaks_is_repaired() {
+fn changes_of_another_program_are_repaired() {
     run(|| async {
         let _one = real_server(ONE).await;
         let kernel = FakeKernel::default();
@@ -414,7 +425,7 @@ fn what_another_program_breaks_is_repaired() {
 }
 
 #[test]
-fn an_entry_of_another_program_with_a_desired_key_is_taken_over() {
+fn a_foreign_entry_with_a_desired_key_is_changed_to_an_owned_entry() {
     run(|| async {
         let _one = real_server(ONE).await;
         let kernel = FakeKernel::default();
@@ -434,7 +445,7 @@ fn an_entry_of_another_program_with_a_desired_key_is_taken_over() {
 }
 
 #[test]
-fn lists_carry_the_kernels_connection_counters() {
+fn listed_real_servers_have_the_kernels_connection_counters() {
     run(|| async {
         let _one = real_server(ONE).await;
         let kernel = FakeKernel::default();
@@ -458,7 +469,7 @@ fn lists_carry_the_kernels_connection_counters() {
 }
 
 #[test]
-fn masquerade_sets_the_sysctls_that_it_needs() {
+fn missing_sysctls_that_masquerade_needs_are_set() {
     run(|| async {
         let _one = real_server(ONE).await;
         let kernel = FakeKernel::default();
@@ -489,7 +500,7 @@ fn masquerade_sets_the_sysctls_that_it_needs() {
 }
 
 #[test]
-fn what_could_answer_nobody_is_not_served_until_somebody_sets_the_sysctl() {
+fn a_masquerade_virtual_server_is_not_served_until_ip_forward_is_set() {
     run(|| async {
         const FORWARD: &str = "net/ipv4/ip_forward";
         let _one = real_server(ONE).await;
@@ -499,7 +510,7 @@ fn what_could_answer_nobody_is_not_served_until_somebody_sets_the_sysctl() {
         let mut server = virtual_server(ID, &[ONE]);
         world.say(std::slice::from_ref(&server));
         world.wait_until_serving(RANGE).await;
-        // The entry is there, and would go on as one that is not answered.
+        // The existing entry has to be removed: with Masquerade, clients would get no answer.
         server.forwarding_method = ForwardingMethod::Masquerade;
         world.say(&[server]);
         world
@@ -512,7 +523,7 @@ fn what_could_answer_nobody_is_not_served_until_somebody_sets_the_sysctl() {
 }
 
 #[test]
-fn a_udp_server_leaves_the_table_and_is_not_served_without_the_sysctl_that_frees_its_clients() {
+fn a_udp_virtual_server_is_not_served_without_expire_nodest_conn_and_removes_failed_real_servers() {
     run(|| async {
         const EXPIRE: &str = "net/ipv4/vs/expire_nodest_conn";
         let id = "udp/10.1.1.10:8080";
@@ -532,7 +543,7 @@ fn a_udp_server_leaves_the_table_and_is_not_served_without_the_sysctl_that_frees
         kernel.state().sysctls.insert(EXPIRE.into(), "1".into());
         world.wait_until_serving(RANGE).await;
 
-        // A failed check, with the default of a virtual server: quiesce.
+        // The virtual server has the default action after a failed check: quiesce.
         world.wait_for_weight(id, ONE, Some(1)).await;
         drop(one);
         world.wait_for_weight(id, ONE, None).await;

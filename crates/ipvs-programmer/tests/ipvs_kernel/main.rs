@@ -1,5 +1,5 @@
-//! Against a kernel with IPVS, in a network namespace of each test's own. Needs root, `ipvsadm`,
-//! `ip` and `nft`.
+//! Tests on a kernel with IPVS. Each test has its own network namespace. The tests need root,
+//! `ipvsadm`, `ip` and `nft`.
 #![cfg(test)]
 
 mod placement;
@@ -14,7 +14,7 @@ use std::{
 use ipvs_programmer::{
     desired_table::standing_entry,
     firewall,
-    kernel::{Firewall as _, IpvsTable as _, LinuxKernel, LocalPrefixes as _},
+    kernel::{IpvsTable as _, LinuxKernel, LocalPrefixes as _, NftablesAccess as _},
     marks,
 };
 use nix::{
@@ -38,10 +38,11 @@ const MH: Scheduler = Scheduler::Mh(SchedulerFlags {
     port: true,
 });
 
-/// Runs a test on a thread in a network namespace of its own.
+/// Runs a test on a thread with its own network namespace.
 fn run(test: impl FnOnce(LinuxKernel) + Send + 'static) {
     std::thread::spawn(move || {
-        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace: run as root");
+        unshare(CloneFlags::CLONE_NEWNET)
+            .expect("a network namespace can be created; run the test as root");
         shell("ip link set lo up");
         test(LinuxKernel::open().unwrap());
     })
@@ -90,8 +91,8 @@ fn real_server(weight: u32, method: ForwardingMethod) -> RealServerEntry {
     }
 }
 
-/// Makes the kernel's table what it shall be and returns the changes that the kernel refused.
-fn make(kernel: &mut LinuxKernel, desired: &Table) -> Vec<(TableChange, Errno)> {
+/// Makes the kernel's table equal to `desired`. Returns the changes that the kernel refused.
+fn apply_plan(kernel: &mut LinuxKernel, desired: &Table) -> Vec<(TableChange, Errno)> {
     let changes = plan(&kernel.read_table().unwrap(), desired);
     let failed = kernel.apply(&changes).unwrap();
     failed
@@ -192,9 +193,9 @@ fn any_table() -> impl Strategy<Value = Table> {
 }
 
 #[test]
-fn the_kernel_gets_from_any_table_to_any_other() {
+fn a_plan_changes_any_table_of_the_kernel_to_any_other_table() {
     run(|mut kernel| {
-        // Some 60 tables, each from the one before.
+        // About 60 random tables. Each is reached from the table before.
         let mut runner = TestRunner::new(Config {
             cases: 60,
             ..Config::default()
@@ -203,7 +204,7 @@ fn the_kernel_gets_from_any_table_to_any_other() {
         runner
             .run(&any_table(), |desired| {
                 let mut kernel = kernel.borrow_mut();
-                prop_assert_eq!(make(&mut kernel, &desired), []);
+                prop_assert_eq!(apply_plan(&mut kernel, &desired), []);
                 prop_assert_eq!(&kernel.read_table().unwrap(), &desired);
                 prop_assert_eq!(plan(&kernel.read_table().unwrap(), &desired), []);
                 for (key, entry) in &desired.entries {
@@ -219,7 +220,7 @@ fn the_kernel_gets_from_any_table_to_any_other() {
 }
 
 #[test]
-fn entries_of_other_programs_stay_and_ours_are_known_again() {
+fn foreign_entries_stay_and_a_later_run_recognizes_owned_entries() {
     run(|mut kernel| {
         shell("ipvsadm -A -t 10.9.9.9:80 -s rr");
         shell("ipvsadm -a -t 10.9.9.9:80 -r 10.244.0.9:80 -m");
@@ -227,8 +228,8 @@ fn entries_of_other_programs_stay_and_ours_are_known_again() {
         let ours = Table {
             entries: [(standing, entry)].into(),
         };
-        assert_eq!(make(&mut kernel, &ours), []);
-        // As a later run does, with another socket.
+        assert_eq!(apply_plan(&mut kernel, &ours), []);
+        // A later run opens another socket.
         let mut kernel = LinuxKernel::open().unwrap();
         let found = kernel.read_table().unwrap();
         let owned = found
@@ -236,7 +237,7 @@ fn entries_of_other_programs_stay_and_ours_are_known_again() {
             .iter()
             .filter(|(_, entry)| entry.settings.owned);
         assert_eq!(owned.map(|(key, _)| *key).collect::<Vec<_>>(), [standing]);
-        assert_eq!(make(&mut kernel, &Table::default()), []);
+        assert_eq!(apply_plan(&mut kernel, &Table::default()), []);
         let left = shell("ipvsadm -Sn");
         assert_eq!(
             left.lines().map(str::trim).collect::<Vec<_>>(),
@@ -249,7 +250,7 @@ fn entries_of_other_programs_stay_and_ours_are_known_again() {
 }
 
 #[test]
-fn what_is_done_already_is_no_failure_and_what_cannot_be_is_told_apart() {
+fn repeated_changes_do_not_fail_and_refused_changes_are_returned() {
     run(|mut kernel| {
         let address = "10.244.0.1:80".parse().unwrap();
         let add = [
@@ -279,7 +280,7 @@ fn what_is_done_already_is_no_failure_and_what_cannot_be_is_told_apart() {
         let entry = kernel.read_entry(key(80)).unwrap().unwrap();
         assert_eq!(
             entry.real_servers[&address].weight, 8,
-            "the others were made"
+            "the other changes were applied"
         );
         let remove = [
             TableChange::RemoveRealServer(key(80), address),
@@ -292,7 +293,7 @@ fn what_is_done_already_is_no_failure_and_what_cannot_be_is_told_apart() {
 }
 
 #[test]
-fn failures_are_found_in_a_batch_of_many_datagrams() {
+fn failed_changes_are_returned_from_a_batch_of_many_datagrams() {
     run(|mut kernel| {
         let absent = |port| TableChange::SetVirtualServer(key(port), settings(Scheduler::Rr));
         let changes: Vec<_> = (1..=1000).map(absent).collect();
@@ -303,7 +304,7 @@ fn failures_are_found_in_a_batch_of_many_datagrams() {
 }
 
 #[test]
-fn a_large_table_is_programmed_and_read_back_in_time() {
+fn a_large_table_is_programmed_and_read_back_within_seconds() {
     run(|mut kernel| {
         let real_servers: BTreeMap<SocketAddr, _> = (1..=10)
             .map(|last| {
@@ -330,9 +331,10 @@ fn a_large_table_is_programmed_and_read_back_in_time() {
             entries: entries.collect(),
         };
         let begin = std::time::Instant::now();
-        assert_eq!(make(&mut kernel, &desired), []);
+        assert_eq!(apply_plan(&mut kernel, &desired), []);
         assert_eq!(kernel.read_table().unwrap(), desired);
-        // It takes 2 s on the slow lab kernel; waiting for every CPU at each entry takes 40 s.
+        // This takes 2 s on the slow lab kernel. If the kernel waited for every CPU at each entry,
+        // it would take 40 s.
         assert!(
             begin.elapsed() < Duration::from_secs(15),
             "{:?}",
@@ -342,7 +344,7 @@ fn a_large_table_is_programmed_and_read_back_in_time() {
 }
 
 #[test]
-fn local_prefixes_come_and_go_and_another_programs_route_stays() {
+fn local_prefixes_are_added_and_removed_and_a_foreign_route_stays() {
     run(|mut kernel| {
         let prefixes: BTreeSet<IpNet> = ["10.1.1.0/24", "10.5.0.1/32", "fd00:1::/64"]
             .iter()
@@ -367,7 +369,7 @@ fn local_prefixes_come_and_go_and_another_programs_route_stays() {
 }
 
 #[test]
-fn a_route_that_takes_the_packets_away_is_named_until_it_is_gone() {
+fn a_foreign_route_that_is_not_local_is_reported_until_it_is_removed() {
     run(|mut kernel| {
         for prefix in ["10.1.1.0/24", "fd00:1::/64"] {
             let route = format!("blackhole {prefix} table local");
@@ -388,7 +390,7 @@ fn a_route_that_takes_the_packets_away_is_named_until_it_is_gone() {
 }
 
 #[test]
-fn the_firewall_of_every_kind_of_virtual_server_is_taken_by_the_kernel() {
+fn the_kernel_accepts_the_nftables_table_of_every_kind_of_virtual_server() {
     run(|mut kernel| {
         let server = |id: &str, forwarding_method| VirtualServer {
             id: id.parse().unwrap(),

@@ -1,4 +1,4 @@
-//! Which real server the kernel gives a flow to.
+//! Tests of the kernel's choice of a real server for a flow.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,12 +14,13 @@ use virtual_server::{
     plan_keys,
 };
 
-use crate::{MH, key, make, real_server, run, settings, shell};
+use crate::{MH, apply_plan, key, real_server, run, settings, shell};
 
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 9, 9, 9);
 const FLOWS: std::ops::Range<u16> = 20_000..20_300;
 
-/// A network in which flows of [`CLIENT`] to `10.1.1.LAST` meet IPVS and go to `10.244.0.0/24`.
+/// Sets up a network in which IPVS receives flows from [`CLIENT`] to `10.1.1.LAST` and forwards
+/// them to `10.244.0.0/24`.
 fn prepare_network(last: impl IntoIterator<Item = u8>) {
     shell("ip link add dummy0 type dummy");
     shell("ip link set dummy0 up");
@@ -46,7 +47,8 @@ fn address(last: u8) -> SocketAddr {
     SocketAddr::new(Ipv4Addr::new(10, 244, 0, last).into(), 80)
 }
 
-/// A virtual server whose real servers are 1, 2, 3 and so on.
+/// Returns a table with one virtual server, which has a real server with the number 1, 2, 3 and so
+/// on for each weight.
 fn table(last: u8, scheduler: Scheduler, weights: impl IntoIterator<Item = u32>) -> Table {
     let weights = (1..).zip(weights);
     let real_servers = weights.map(|(real, weight)| {
@@ -70,9 +72,9 @@ fn program(kernel: &mut LinuxKernel, actual: &Table, desired: &Table, placements
     assert!(kernel.apply(&changes).unwrap().is_empty());
 }
 
-/// Sends a datagram for each flow and returns the real server that each is sent to, by the
-/// client's port. A list of connections can miss some while the kernel resizes their table, so it
-/// is read until it has all.
+/// Sends a datagram for each flow. Returns the chosen real server for each client port. While the
+/// kernel resizes its connection table, a list of connections can be incomplete, so the list is
+/// read until it contains all flows.
 fn placed_flows(service: Ipv4Addr, flows: std::ops::Range<u16>) -> BTreeMap<u16, String> {
     for port in flows.clone() {
         send(service, port);
@@ -101,7 +103,7 @@ fn listed_flows(service: Ipv4Addr) -> Vec<(u16, String)> {
             let port = u16::from_str_radix(words.next()?, 16).ok()?;
             let is_of_service = words.next()? == wanted;
             let real_server = words.nth(1)?.to_owned();
-            // Port 0 is the template of a persistent client.
+            // A connection with port 0 is the persistence template of a client.
             (is_of_service && port > 0).then_some((port, real_server))
         })
         .collect()
@@ -114,7 +116,7 @@ fn differing(one: &BTreeMap<u16, String>, other: &BTreeMap<u16, String>) -> usiz
 }
 
 #[test]
-fn a_fresh_table_of_mh_places_flows_as_an_old_one_while_a_real_server_has_weight_0() {
+fn a_new_mh_table_places_flows_like_an_existing_table_while_a_real_server_has_weight_0() {
     run(|mut kernel| {
         let [old, fresh, careless] = [10, 11, 12];
         prepare_network([old, fresh, careless]);
@@ -134,13 +136,13 @@ fn a_fresh_table_of_mh_places_flows_as_an_old_one_while_a_real_server_has_weight
 
         let expected = placed_flows(service(old), FLOWS);
         assert_eq!(placed_flows(service(fresh), FLOWS), expected);
-        // What the weight is for.
+        // Without the configured weight in the plan, flows are placed differently.
         let differing = differing(&expected, &placed_flows(service(careless), FLOWS));
         assert!(differing >= 10, "{differing} flows differ");
     });
 }
 
-/// The weights of so many real servers as the source rounds them.
+/// Returns the weights after the rounding of the discovery service.
 fn rounded(weights: &[u16]) -> Vec<u32> {
     let mut server = VirtualServer {
         id: "udp/10.1.1.10:80".parse().unwrap(),
@@ -170,7 +172,7 @@ fn rounded(weights: &[u16]) -> Vec<u32> {
 
 #[test]
 fn rounded_weights_keep_each_of_100_real_servers_in_use_and_move_few_flows() {
-    // So many that each of 100 real servers has some.
+    // Enough flows that each of 100 real servers gets flows.
     const MANY: std::ops::Range<u16> = 20_000..24_000;
     run(|mut kernel| {
         let [equal, rounded_99, one_halved, not_rounded] = [10, 11, 12, 13];
@@ -195,18 +197,18 @@ fn rounded_weights_keep_each_of_100_real_servers_in_use_and_move_few_flows() {
         let servers: BTreeSet<&String> = equal.values().collect();
         assert_eq!(servers.len(), 100);
 
-        // 100 and 99 are one level.
+        // The weights 100 and 99 are rounded to equal weights.
         let after = placed(rounded_99, rounded(&mixed));
         assert_eq!(differing(&equal, &after), 0);
 
-        // Half a share of 100 moves, and some flows of others with it.
+        // Half of the flows of one of 100 real servers move, and some flows of other real servers.
         let halved = placed(one_halved, rounded(&with_first(50)));
         let servers: BTreeSet<&String> = halved.values().collect();
         assert_eq!(servers.len(), 100);
         let moved = differing(&equal, &halved);
         assert!(moved < MANY.len() / 10, "{moved} flows moved");
 
-        // What the rounding is for.
+        // Without the rounding, the small differences between the weights move many flows.
         let weights = mixed.iter().map(|weight| u32::from(*weight)).collect();
         let not_rounded = placed(not_rounded, weights);
         let moved = differing(&equal, &not_rounded);
@@ -218,7 +220,7 @@ fn set_sysctl(name: &str, value: &str) {
     std::fs::write(format!("/proc/sys/net/ipv4/vs/{name}"), value).unwrap();
 }
 
-/// The real server of one flow of a persistent client.
+/// Returns the real server of one flow of a client with persistence.
 fn placed_flow(service: Ipv4Addr, port: u16) -> String {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
@@ -226,11 +228,14 @@ fn placed_flow(service: Ipv4Addr, port: u16) -> String {
         if let Some((_, real_server)) = flows.find(|(listed, _)| *listed == port) {
             return real_server;
         }
-        assert!(Instant::now() < deadline, "no flow of port {port}");
+        assert!(
+            Instant::now() < deadline,
+            "the kernel lists no flow of port {port}"
+        );
     }
 }
 
-/// Two real servers with persistence, of which the client's first flow has chosen one.
+/// Returns the key and a table of a virtual server with persistence and two real servers.
 fn with_persistence(protocol: Protocol) -> (EntryKey, Table) {
     let mut table = table(10, Scheduler::Rr, [1, 1]);
     let (_, mut entry) = table.entries.pop_first().unwrap();
@@ -246,7 +251,7 @@ fn with_persistence(protocol: Protocol) -> (EntryKey, Table) {
     (key, table)
 }
 
-/// The real server with this address as the kernel lists it.
+/// Formats the address of a real server like the kernel's list of connections.
 fn listed(address: &SocketAddr) -> String {
     match address.ip() {
         IpAddr::V4(address) => format!("{:08X}", address.to_bits()),
@@ -259,16 +264,16 @@ fn connect(service: Ipv4Addr, port: u16) {
     let bind = SocketAddr::new(CLIENT.into(), port);
     socket.bind(&bind.into()).unwrap();
     socket.set_nonblocking(true).unwrap();
-    // The SYN is what counts; no real server answers it.
+    // Only the SYN is needed; no real server answers it.
     let _ = socket.connect(&SocketAddr::new(service.into(), 80).into());
 }
 
 #[test]
-fn persistence_releases_a_client_of_a_quiesced_real_server_of_tcp() {
+fn new_tcp_connections_of_a_client_with_persistence_leave_a_quiesced_real_server() {
     run(|mut kernel| {
         prepare_network([10]);
         let (key, mut desired) = with_persistence(Protocol::Tcp);
-        assert_eq!(make(&mut kernel, &desired), []);
+        assert_eq!(apply_plan(&mut kernel, &desired), []);
         set_sysctl("expire_quiescent_template", "1");
         let mut ports = 20_000..;
         let mut flow = || {
@@ -278,32 +283,36 @@ fn persistence_releases_a_client_of_a_quiesced_real_server_of_tcp() {
         };
         let first = flow();
         for _ in 0..5 {
-            assert_eq!(flow(), first, "one client, one real server");
+            assert_eq!(
+                flow(),
+                first,
+                "persistence keeps the client on one real server"
+            );
         }
         let entry = desired.entries.get_mut(&key).unwrap();
         let chosen = entry.real_servers.iter_mut();
         let mut chosen = chosen.filter(|(address, _)| listed(address) == first);
         chosen.next().unwrap().1.weight = 0;
-        assert_eq!(make(&mut kernel, &desired), []);
+        assert_eq!(apply_plan(&mut kernel, &desired), []);
         let second = flow();
         assert_ne!(
             second, first,
-            "new connections leave a quiesced real server"
+            "a new connection leaves the quiesced real server"
         );
         for _ in 0..5 {
-            assert_eq!(flow(), second, "the client has a new template");
+            assert_eq!(flow(), second, "the client has a new persistence template");
         }
-        // The first connection is where it was.
+        // The first connection stays on its real server.
         assert_eq!(placed_flow(service(10), 20_000), first);
     });
 }
 
 #[test]
-fn without_the_sysctl_persistence_keeps_a_client_on_a_quiesced_real_server_of_tcp() {
+fn without_expire_quiescent_template_persistence_keeps_a_client_on_a_quiesced_real_server() {
     run(|mut kernel| {
         prepare_network([10]);
         let (key, mut desired) = with_persistence(Protocol::Tcp);
-        assert_eq!(make(&mut kernel, &desired), []);
+        assert_eq!(apply_plan(&mut kernel, &desired), []);
         set_sysctl("expire_quiescent_template", "0");
         connect(service(10), 20_000);
         let first = placed_flow(service(10), 20_000);
@@ -313,36 +322,44 @@ fn without_the_sysctl_persistence_keeps_a_client_on_a_quiesced_real_server_of_tc
                 real_server.weight = 0;
             }
         }
-        assert_eq!(make(&mut kernel, &desired), []);
+        assert_eq!(apply_plan(&mut kernel, &desired), []);
         connect(service(10), 20_001);
         assert_eq!(placed_flow(service(10), 20_001), first);
     });
 }
 
 #[test]
-fn persistence_releases_a_client_of_a_removed_real_server_of_udp() {
+fn udp_flows_of_a_client_with_persistence_leave_a_removed_real_server() {
     run(|mut kernel| {
         prepare_network([10]);
         let (key, mut desired) = with_persistence(Protocol::Udp);
-        assert_eq!(make(&mut kernel, &desired), []);
+        assert_eq!(apply_plan(&mut kernel, &desired), []);
         set_sysctl("expire_nodest_conn", "1");
         let flow = |port: u16| {
             send(service(10), port);
             placed_flow(service(10), port)
         };
         let first = flow(20_000);
-        assert_eq!(flow(20_001), first, "one client, one real server");
-        // A real server of UDP that gets no new flows leaves the table.
+        assert_eq!(
+            flow(20_001),
+            first,
+            "persistence keeps the client on one real server"
+        );
+        // With UDP, a real server that gets no new flows is removed from the table.
         let entry = desired.entries.get_mut(&key).unwrap();
         entry
             .real_servers
             .retain(|address, _| listed(address) != first);
-        assert_eq!(make(&mut kernel, &desired), []);
+        assert_eq!(apply_plan(&mut kernel, &desired), []);
         assert_ne!(flow(20_002), first, "a new flow");
-        // The first datagram ends the flow's entry, the next one makes another.
+        // The first datagram ends the connection entry of the flow. The next datagram creates a new
+        // connection entry.
         let deadline = Instant::now() + Duration::from_secs(10);
         while flow(20_000) == first {
-            assert!(Instant::now() < deadline, "the known flow stays on {first}");
+            assert!(
+                Instant::now() < deadline,
+                "the existing flow stays on {first}"
+            );
         }
     });
 }
