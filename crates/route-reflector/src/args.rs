@@ -1,4 +1,4 @@
-//! Exactly what the user may type.
+//! Command-line flags of route-reflector.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -10,45 +10,47 @@ use bgp_packet::RouterId;
 use clap::Parser;
 use daemon_runtime::{CommonArgs, Defaults, listen_address};
 
-/// Ports of this daemon.
+/// Default listen addresses of route-reflector.
 pub const DEFAULTS: Defaults = Defaults {
     grpc_listen: "127.0.0.1:50054",
     http_listen: "127.0.0.1:9154",
 };
 
-/// Reflects the announcements of load-balancer pods to the upstream routers.
-///
-/// Clients (the bgp-announcer of each load-balancer pod) connect from configured prefixes; routers
-/// are dialled, or dial. A router that speaks add-path (RFC 7911) learns every next hop of a
-/// service address and can spread traffic over all of them. Nothing is accepted from a peer and
-/// nothing sent to one that the configuration does not name.
-///
-/// The configuration file is read again when it changes and at SIGHUP. Sessions whose settings did
-/// not change are not touched, and a file that cannot be used changes nothing: it is logged, and
-/// shown by /readyz and by RouteReflectorService.GetConfiguration.
+/// Reflects the BGP announcements of load-balancer pods to the upstream routers.
+/// Clients are the bgp-announcers of load-balancer pods. They connect to the reflector from
+/// prefixes that the configuration lists. The reflector connects to routers, or routers connect to
+/// the reflector. A router with add-path (RFC 7911) receives every next hop of a service address
+/// and can spread traffic over all next hops. The reflector accepts and sends only paths that the
+/// configuration allows.
+/// The reflector reads the configuration file again when the file changes and at SIGHUP. Sessions
+/// whose settings did not change stay. If the file is invalid, the reflector keeps the running
+/// configuration and reports the error in its log, in /readyz and in
+/// RouteReflectorService.GetConfiguration.
 #[derive(Clone, Debug, Parser)]
 #[command(
     name = "route-reflector",
-    after_help = "Try:\n  \
+    after_help = "Check the configuration file, and list sessions and paths:\n  \
         route-reflector --config route-reflector.yaml --check-config\n  \
         grpcurl -plaintext 127.0.0.1:50054 portlb.reflector.v1.RouteReflectorService/ListSessions\n  \
         grpcurl -plaintext -d '{\"prefix\": \"10.1.1.0/24\"}' 127.0.0.1:50054 \\\n    \
         portlb.reflector.v1.RouteReflectorService/ListPaths\n\n\
-        Port 179 needs the capability NET_BIND_SERVICE (or another --listen); nothing else needs \
-        a privilege.\nFields of the file: docs/reference/route-reflector.md; an example: \
-        docs/examples/route-reflector.yaml"
+        Listening on port 179 needs the capability NET_BIND_SERVICE; another port of --listen \
+                needs no capability.\nFields of the file: docs/route-reflector.md; example: \
+                docs/examples/route-reflector.yaml"
 )]
 pub struct Args {
-    /// Flags of every daemon.
+    /// Flags of every portlb daemon.
     #[command(flatten)]
     pub common: CommonArgs,
 
-    /// Configuration file in YAML: AS, router id, peer groups, peers
+    /// Configuration file in YAML with the AS number, the router id, the peer groups and the peers.
+    /// docs/route-reflector.md describes all fields
     #[arg(long, env = "PORTLB_CONFIG", value_name = "FILE")]
     pub config: PathBuf,
 
-    /// Where BGP connections are accepted: ADDRESS:PORT, several separated by commas; brackets around
-    /// an IPv6 address may be left out. Takes the place of `listen` in the file
+    /// Addresses on which BGP connections are accepted: ADDRESS:PORT, separated by commas. Brackets
+    /// around an IPv6 address can be omitted. Overrides `listen` in the file. Default: port 179 of
+    /// all IPv4 and IPv6 addresses
     #[arg(
         long,
         env = "PORTLB_LISTEN",
@@ -58,9 +60,10 @@ pub struct Args {
     )]
     pub listen: Vec<SocketAddr>,
 
-    /// BGP identifier, in the form of an IPv4 address. Takes the place of `routerId` in the file, so
-    /// that several reflectors may share one file; in Kubernetes from status.podIPs: of an IPv4 and
-    /// an IPv6 address, separated by a comma, it is the IPv4 one
+    /// BGP identifier of the reflector, in the form of an IPv4 address. Overrides `routerId` in the
+    /// file, so that several reflectors can use one file. In Kubernetes, take it from
+    /// status.podIPs: if the value is an IPv4 and an IPv6 address, separated by a comma, the
+    /// reflector uses the IPv4 address
     #[arg(
         long,
         env = "PORTLB_ROUTER_ID",
@@ -69,8 +72,9 @@ pub struct Args {
     )]
     pub router_id: Option<RouterId>,
 
-    /// How long after the start /readyz waits for every router (a peer under `peers` that is sent
-    /// something), such as 60s; later one router is enough. 0: one is enough from the start
+    /// Time after the start in which the reflector is ready only after every router has had an
+    /// established session. A router is a peer under `peers` with `exportPrefixes`. Later, one
+    /// router with an established session is enough. 0: one router is enough from the start
     #[arg(
         long,
         env = "PORTLB_ROUTER_TIMEOUT",
@@ -80,7 +84,8 @@ pub struct Args {
     )]
     pub router_timeout: Duration,
 
-    /// What the peers' operators read when the reflector shuts down (RFC 9003), at most 255 octets
+    /// Text that the peers' operators see when the reflector shuts down (RFC 9003), at most 255
+    /// bytes
     #[arg(
         long,
         env = "PORTLB_SHUTDOWN_TEXT",
@@ -90,8 +95,8 @@ pub struct Args {
     )]
     pub shutdown_text: String,
 
-    /// How long the peers get at a shutdown to take the goodbye and close their side, such as 2s;
-    /// 0 waits for nobody
+    /// Longest time for which a shutdown waits until the peers have received the Cease message and
+    /// closed their connections, such as 2s. 0: do not wait
     #[arg(
         long,
         env = "PORTLB_SHUTDOWN_TIMEOUT",
@@ -113,17 +118,19 @@ fn listen(text: &str) -> Result<SocketAddr, String> {
         .ok_or_else(|| "expected ADDRESS:PORT, such as 0.0.0.0:179 or [::]:179".to_owned())
 }
 
-/// A pod has one address, or one of each family in the cluster's order.
+/// Parses a router id, or the addresses of a pod: one address, or one address of each family in any
+/// order.
 fn router_id(text: &str) -> Result<RouterId, String> {
-    let expected = || "expected the form of an IPv4 address, such as 10.244.1.7".to_owned();
+    let expected =
+        || "expected an id in the form of an IPv4 address, such as 10.244.1.7".to_owned();
     let addresses: Result<Vec<IpAddr>, _> = text.split(',').map(str::parse).collect();
     match addresses.map_err(|_| expected())?.as_slice() {
         [IpAddr::V4(id)] | [IpAddr::V4(id), IpAddr::V6(_)] | [IpAddr::V6(_), IpAddr::V4(id)] => {
             Ok(RouterId(*id))
         }
         [IpAddr::V6(_)] => Err(
-            "is an IPv6 address, and an id has the form of an IPv4 address; give \
-             one that no other BGP speaker has, such as 10.244.1.7"
+            "it is an IPv6 address, but an id has the form of an IPv4 address; give an id that no \
+                         other BGP speaker has, such as 10.244.1.7"
                 .to_owned(),
         ),
         _ => Err(expected()),
@@ -133,7 +140,7 @@ fn router_id(text: &str) -> Result<RouterId, String> {
 fn shutdown_text(text: &str) -> Result<String, String> {
     if text.len() > 255 {
         return Err(format!(
-            "has {} octets, RFC 9003 allows 255; shorten it",
+            "it has {} bytes, but RFC 9003 allows 255; shorten it",
             text.len()
         ));
     }
@@ -145,7 +152,7 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check_refused(flags: &[&str], expected: &str) {
+    fn check_rejected(flags: &[&str], expected: &str) {
         let required = [
             "route-reflector",
             "--grpc-listen",
@@ -168,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_pods_addresses_the_ipv4_one_is_the_router_id() {
+    fn the_router_id_is_the_ipv4_address_of_a_pods_addresses() {
         check_router_id("10.244.1.7", Some("10.244.1.7"));
         check_router_id("10.244.1.7,fd00::5", Some("10.244.1.7"));
         check_router_id("fd00::5,10.244.1.7", Some("10.244.1.7"));
@@ -182,11 +189,11 @@ mod tests {
         ] {
             check_router_id(text, None);
         }
-        check_refused(&["--router-id", "fd00::5"], "such as 10.244.1.7");
+        check_rejected(&["--router-id", "fd00::5"], "such as 10.244.1.7");
     }
 
     #[test]
-    fn bgp_listens_where_brackets_are_left_out() {
+    fn brackets_around_an_ipv6_listen_address_can_be_omitted() {
         assert_eq!(
             listen("fd00::5:1179"),
             Ok("[fd00::5]:1179".parse().unwrap())
@@ -194,13 +201,13 @@ mod tests {
     }
 
     #[test]
-    fn flags_that_cannot_be_used_are_refused() {
-        check_refused(&["--listen", "179"], "such as 0.0.0.0:179");
-        check_refused(
+    fn invalid_flags_are_rejected() {
+        check_rejected(&["--listen", "179"], "such as 0.0.0.0:179");
+        check_rejected(
             &["--shutdown-text", &"x".repeat(256)],
             "RFC 9003 allows 255",
         );
-        check_refused(&["--shutdown-timeout", "soon"], "soon");
-        check_refused(&["--router-timeout", "60"], "with its unit");
+        check_rejected(&["--shutdown-timeout", "soon"], "soon");
+        check_rejected(&["--router-timeout", "60"], "with its unit");
     }
 }

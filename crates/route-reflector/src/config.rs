@@ -1,6 +1,5 @@
-//! What a configuration file means. Pure but for the files of keys that it names; each refusal has
-//! its place. Reference:
-//! `docs/reference/route-reflector.md`.
+//! Configuration of the reflector. Each error in the configuration file has its place in the file.
+//! Reference: `docs/route-reflector.md`.
 
 mod document;
 mod import;
@@ -23,50 +22,50 @@ use daemon_runtime::{
 
 use crate::args::Args;
 
-const LEAST: &str = "apiVersion: portlb.io/v1, kind: RouteReflector, asn and routerId, a line each";
+const MINIMAL_DOCUMENT: &str =
+    "apiVersion: portlb.io/v1, kind: RouteReflector, asn and routerId, a line each";
 
-/// A whole, valid configuration.
+/// A valid configuration with all defaults resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Stays for the life of the process.
+    /// Cannot change while the process runs.
     pub speaker: SpeakerConfig,
-    /// May change at any time. Groups without a prefix lend their settings to static peers only.
+    /// Can change at each reload. A group without prefixes is used only by the peers that name it.
     pub peers: Configuration,
 }
 
-/// All that the daemon starts with: flags and file together.
+/// The start settings of the daemon, from the flags and the file.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// As the file has it, with what the flags put in its place.
+    /// The configuration of the file, with `overrides` applied.
     pub config: Config,
-    /// Where it was read, and is read again.
+    /// Path of the configuration file.
     pub file: PathBuf,
-    /// What takes the place of what the file says, each time that it is read.
+    /// Values of flags that override values of the file at each reading.
     pub overrides: Overrides,
-    /// Where gRPC is served.
     pub grpc_listen: ListenAddress,
-    /// How long after the start every router is waited for.
+    /// Time after the start in which readiness requires every router.
     pub router_timeout: Duration,
-    /// What the peers' operators read at a shutdown.
+    /// Text in the Cease message of a shutdown (RFC 9003).
     pub shutdown_text: String,
-    /// Longest time for the goodbye.
+    /// Longest time for the end of the sessions at a shutdown.
     pub shutdown_deadline: Duration,
 }
 
-/// What flags say instead of the file.
+/// Values of flags that override values of the configuration file.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
-    /// Unless it is empty.
+    /// Empty: the file decides.
     pub listen: Vec<SocketAddr>,
-    /// The file need not have one then.
+    /// `None`: the file decides. If it is set, the file can omit `routerId`.
     pub router_id: Option<RouterId>,
 }
 
 impl Settings {
-    /// Opens nothing but the configuration file.
+    /// Reads the configuration file and the key files that it names. Opens no socket.
     ///
     /// # Errors
-    /// Says what is wrong with the file, where, and what to write instead.
+    /// Returns an error with the invalid value, its place in the file and a suggestion.
     pub fn resolve(args: Args) -> Result<Self, ConfigError> {
         let overrides = Overrides {
             listen: args.listen,
@@ -83,13 +82,13 @@ impl Settings {
             ));
         }
         let config = load(&args.config, &overrides).map_err(|error| {
-            let cure = match &error {
+            let suggestion = match &error {
                 FileError::Read { .. } => {
-                    "; --config must name a readable file, see docs/reference/route-reflector.md"
+                    "; give a readable file with --config, see docs/route-reflector.md"
                 }
                 FileError::Content { .. } => "",
             };
-            ConfigError(format!("{}{cure}", in_words(&error)))
+            ConfigError(format!("{}{suggestion}", in_words(&error)))
         })?;
         Ok(Self {
             config,
@@ -103,10 +102,10 @@ impl Settings {
     }
 }
 
-/// Reads a configuration file, and the files of keys that it names.
+/// Reads a configuration file and the key files that it names.
 ///
 /// # Errors
-/// Says what is wrong with it, where, and what to write instead.
+/// Returns an error with the invalid value, its place in the file and a suggestion.
 pub fn load(path: &Path, overrides: &Overrides) -> Result<Config, FileError> {
     let text = config_file::read(path)?;
     parse(&text, overrides).map_err(|problem| FileError::Content {
@@ -115,12 +114,12 @@ pub fn load(path: &Path, overrides: &Overrides) -> Result<Config, FileError> {
     })
 }
 
-/// Reads a document.
+/// Parses the text of a configuration file. Reads the key files that the text names.
 ///
 /// # Errors
-/// Says what is wrong with it, where, and what to write instead.
+/// Returns an error with the invalid value, its place in the text and a suggestion.
 pub fn parse(text: &str, overrides: &Overrides) -> Result<Config, Problem> {
-    resolve::resolve(&config_file::parse(text, LEAST)?, overrides)
+    resolve::resolve(&config_file::parse(text, MINIMAL_DOCUMENT)?, overrides)
 }
 
 #[cfg(test)]

@@ -1,29 +1,24 @@
-//! The operations that can fail here.
+//! Errors of the start of the daemon.
 
 use daemon_runtime::{DaemonError, config_file::WatchError};
 
-/// Why the reflector could not start.
+/// An error that prevents the start of the daemon.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The BGP port is taken, or needs a privilege.
     #[error(
-        "cannot open the BGP sockets (ports below 1024 need the capability NET_BIND_SERVICE; \
-         --listen or the file's `listen` chooses others)"
+        "cannot open the BGP sockets; ports below 1024 need the capability NET_BIND_SERVICE; \
+                 --listen or `listen` in the file sets other ports"
     )]
     Listen(#[from] bgp_speaker::ListenError),
-    /// No notice of changes of the configuration file.
     #[error("cannot watch the configuration file")]
     Watch(#[from] WatchError),
-    /// SIGHUP cannot be received.
     #[error("cannot receive SIGHUP")]
     Signal(#[source] std::io::Error),
-    /// The speaker did not take the peers.
-    #[error("cannot configure the peers")]
+    #[error("cannot configure the BGP peers")]
     Configure(#[from] bgp_speaker::InvalidConfiguration),
-    /// The speaker ended at once.
-    #[error("cannot reach the BGP speaker")]
+    /// The BGP speaker ended during the start.
+    #[error("the BGP speaker ended during the start")]
     SpeakerGone(#[from] bgp_speaker::SpeakerGone),
-    /// A server could not be started.
-    #[error("cannot serve gRPC")]
+    #[error("cannot start the gRPC or HTTP server")]
     Serve(#[from] DaemonError),
 }

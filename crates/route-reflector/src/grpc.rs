@@ -1,4 +1,4 @@
-//! The Reflector contract. The only module that knows the generated types.
+//! Server of the RouteReflectorService contract, and the only module that uses its generated types.
 
 mod translate;
 
@@ -28,30 +28,34 @@ use futures::{Stream, stream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tonic::{Request, Response, Status};
 
-use crate::reflector::InForce;
+use crate::reflector::RunningConfiguration;
 
-/// Most watch streams; each begins with a list of all paths.
-const MOST_WATCHES: usize = 32;
+/// Largest number of open watches. Each watch begins with a list of all paths, so watches cost
+/// memory.
+const MAX_WATCHES: usize = 32;
 
 #[derive(Debug)]
 pub(crate) struct ReflectorGrpc {
-    /// Of the life of the speaker.
+    /// The AS number of the speaker, which cannot change.
     local_asn: Asn,
     speaker: SpeakerHandle,
-    in_force: watch::Receiver<InForce>,
+    running: watch::Receiver<RunningConfiguration>,
     revision: Arc<AtomicU64>,
     watches: Arc<Semaphore>,
 }
 
 impl ReflectorGrpc {
-    pub(crate) fn new(speaker: SpeakerHandle, in_force: watch::Receiver<InForce>) -> Self {
-        let local_asn = in_force.borrow().config.speaker.local_asn;
+    pub(crate) fn new(
+        speaker: SpeakerHandle,
+        running: watch::Receiver<RunningConfiguration>,
+    ) -> Self {
+        let local_asn = running.borrow().config.speaker.local_asn;
         Self {
             local_asn,
             speaker,
-            in_force,
+            running,
             revision: Arc::default(),
-            watches: Arc::new(Semaphore::new(MOST_WATCHES)),
+            watches: Arc::new(Semaphore::new(MAX_WATCHES)),
         }
     }
 
@@ -63,23 +67,23 @@ impl ReflectorGrpc {
         let slot = Arc::clone(&self.watches).try_acquire_owned();
         let slot = slot.map_err(|_| {
             let message =
-                format!("{MOST_WATCHES} watches are open, which is the most; end one of them");
+                format!("{MAX_WATCHES} watches are open, which is the maximum; close one of them");
             Status::resource_exhausted(message)
         })?;
-        let watcher = Watcher {
+        let open_watch = ReflectorWatch {
             _slot: slot,
             local_asn: self.local_asn,
-            changes: self.speaker.changes(paths).await.map_err(gone)?,
-            waiting: VecDeque::new(),
+            changes: self.speaker.changes(paths).await.map_err(speaker_ended)?,
+            pending_changes: VecDeque::new(),
             revision: self.revision.clone(),
             translate,
         };
-        let events = stream::unfold(watcher, |mut watcher| async move {
-            match watcher.next().await {
-                Ok(event) => Some((Ok(event), watcher)),
+        let events = stream::unfold(open_watch, |mut open_watch| async move {
+            match open_watch.next().await {
+                Ok(event) => Some((Ok(event), open_watch)),
                 Err(ChangesEnded::SpeakerGone(_)) => None,
                 Err(lagging @ ChangesEnded::Lagging) => {
-                    Some((Err(Status::aborted(lagging.to_string())), watcher))
+                    Some((Err(Status::aborted(lagging.to_string())), open_watch))
                 }
             }
         });
@@ -89,35 +93,36 @@ impl ReflectorGrpc {
 
 type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-fn gone(error: SpeakerGone) -> Status {
+fn speaker_ended(error: SpeakerGone) -> Status {
     Status::unavailable(error.to_string())
 }
 
-fn next(revision: &AtomicU64) -> u64 {
+fn next_revision(revision: &AtomicU64) -> u64 {
     revision.fetch_add(1, Ordering::Relaxed) + 1
 }
 
-/// One watch stream.
-struct Watcher<T> {
+/// The state of one open watch.
+struct ReflectorWatch<T> {
     _slot: OwnedSemaphorePermit,
     local_asn: Asn,
     changes: Changes,
-    waiting: VecDeque<Change>,
+    pending_changes: VecDeque<Change>,
     revision: Arc<AtomicU64>,
-    /// `None`: of no interest to this stream.
+    /// Returns `None` for changes that this watch does not send.
     translate: fn(Asn, u64, Change) -> Option<T>,
 }
 
-impl<T> Watcher<T> {
+impl<T> ReflectorWatch<T> {
     async fn next(&mut self) -> Result<T, ChangesEnded> {
         loop {
-            while let Some(change) = self.waiting.pop_front() {
-                if let Some(event) = (self.translate)(self.local_asn, next(&self.revision), change)
+            while let Some(change) = self.pending_changes.pop_front() {
+                if let Some(event) =
+                    (self.translate)(self.local_asn, next_revision(&self.revision), change)
                 {
                     return Ok(event);
                 }
             }
-            self.waiting.extend(self.changes.next().await?);
+            self.pending_changes.extend(self.changes.next().await?);
         }
     }
 }
@@ -171,9 +176,9 @@ impl Contract for ReflectorGrpc {
             total_size,
         } = bgp_status::session_page(&self.speaker, self.local_asn, request)
             .await
-            .map_err(gone)?;
+            .map_err(speaker_ended)?;
         Ok(Response::new(ListSessionsResponse {
-            revision: next(&self.revision),
+            revision: next_revision(&self.revision),
             sessions: page.items,
             refused_sessions: refused,
             next_page_token: page.next_page_token,
@@ -195,7 +200,8 @@ impl Contract for ReflectorGrpc {
         let request = request.into_inner();
         let peer = || {
             if request.peer.is_empty() {
-                let message = "peer: needed for the tables of one peer; ListSessions names them";
+                let message = "peer: the tables ADJ_RIB_IN and ADJ_RIB_OUT need a peer; ListSessions lists the \
+                                               peers";
                 return Err(Status::invalid_argument(message));
             }
             Ok(request.peer.clone())
@@ -209,7 +215,11 @@ impl Contract for ReflectorGrpc {
             }
             Ok(Table::AdjRibIn) => bgp_speaker::Table::AdjRibIn(peer()?),
             Ok(Table::AdjRibOut) => bgp_speaker::Table::AdjRibOut(peer()?),
-            Err(_) => return Err(Status::invalid_argument("table: unknown")),
+            Err(_) => {
+                return Err(Status::invalid_argument(
+                    "table: the value is unknown; give a value of the enum Table",
+                ));
+            }
         };
         let prefix = if request.prefix.is_empty() {
             None
@@ -217,9 +227,12 @@ impl Contract for ReflectorGrpc {
             Some(daemon_api::prefix("prefix", &request.prefix)?)
         };
         if !request.peer.is_empty() {
-            let peers = self.speaker.peers().await.map_err(gone)?;
+            let peers = self.speaker.peers().await.map_err(speaker_ended)?;
             if !peers.iter().any(|peer| peer.name == request.peer) {
-                let message = format!("peer: there is no {:?}; see ListSessions", request.peer);
+                let message = format!(
+                    "peer: {:?} does not exist; ListSessions lists the peers",
+                    request.peer
+                );
                 return Err(Status::not_found(message));
             }
         }
@@ -231,11 +244,11 @@ impl Contract for ReflectorGrpc {
             limit: page.limit(),
             ..PathQuery::all(table)
         };
-        let paths = self.speaker.paths(query).await.map_err(gone)?;
+        let paths = self.speaker.paths(query).await.map_err(speaker_ended)?;
         let paths = paths.into_iter();
         let page = page.page(paths.map(|path| (path.name(), bgp_status::path(path))));
         Ok(Response::new(ListPathsResponse {
-            revision: next(&self.revision),
+            revision: next_revision(&self.revision),
             paths: page.items,
             next_page_token: page.next_page_token,
         }))
@@ -253,7 +266,7 @@ impl Contract for ReflectorGrpc {
         _request: Request<GetConfigurationRequest>,
     ) -> Result<Response<GetConfigurationResponse>, Status> {
         Ok(Response::new(translate::configuration(
-            &self.in_force.borrow(),
+            &self.running.borrow(),
         )))
     }
 }

@@ -1,21 +1,22 @@
-//! Reflects the announcements of load-balancer pods to the upstream routers.
+//! The daemon that reflects announcements of load-balancer pods to upstream routers.
 //!
 //! ```text
 //!   file, SIGHUP ──► Reflector ── configure ──► Speaker ◄── BGP ──► clients, routers
-//!                        │ in force                ▲
+//!                        │ running configuration   ▲
 //!                        ▼                         │ lists, changes
 //!                   ReflectorGrpc ─────────────────┘◄── gRPC
 //! ```
-//!
-//! - [`config::parse`] is pure: text to configuration, each refusal with its place and cure.
-//! - `reflector::Reflector` owns the configuration in force and follows the file.
-//! - `bgp_speaker::Speaker` owns sessions and RIB.
-//! - `grpc` is the only module that knows the generated types, next to `bgp-status`; `metrics` has the metrics.
-//! - `readiness` says when another reflector may go.
-//!
-//! **Invariants.** A session survives every reload that changes nothing of its OPEN, its key and
-//! its connection. A file that cannot be used changes nothing. Nothing is accepted from a peer or sent to one that the
-//! configuration does not name.
+//! - [`config::parse`] turns a text into a configuration, or into an error with its place in the
+//!   text and a suggestion.
+//! - `reflector::Reflector` owns the running configuration and watches the file.
+//! - `bgp_speaker::Speaker` owns the sessions and the routing tables.
+//! - `grpc` and `bgp-status` are the only modules that use the generated types. `metrics` has the
+//!   metrics.
+//! - `readiness` decides when the reflector is ready, so that a rollout can replace the next
+//!   reflector.
+//! **Invariants.** A reload ends only sessions whose OPEN message, TCP MD5 key or connection
+//! settings change. An invalid file changes nothing. Paths are accepted from and sent to a peer
+//! only as far as the configuration allows.
 
 pub mod args;
 pub mod config;
@@ -43,7 +44,7 @@ use crate::{
     grpc::ReflectorGrpc,
     metrics::SessionMetrics,
     readiness::SessionsStep,
-    reflector::{InForce, Reflector, Triggers},
+    reflector::{Reflector, ReloadTriggers, RunningConfiguration},
 };
 
 const CONTRACT: GrpcContract = GrpcContract {
@@ -51,23 +52,21 @@ const CONTRACT: GrpcContract = GrpcContract {
     descriptors: daemon_api::FILE_DESCRIPTOR_SET,
 };
 
-/// What the servers get to end after the peers have been told.
+/// Time for the gRPC and HTTP servers to end after the sessions have ended.
 const DRAIN_MARGIN: Duration = Duration::from_secs(1);
 
-/// Where a running reflector is reached, with the ports that the kernel chose.
+/// The listen addresses of a running reflector, with the ports that the kernel chose.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Addresses {
-    /// gRPC.
+pub struct ListenAddresses {
     pub grpc: ListenAddress,
-    /// BGP.
     pub bgp: Vec<SocketAddr>,
 }
 
-/// Starts the tasks.
+/// Starts the tasks of the daemon.
 ///
 /// # Errors
-/// A socket cannot be opened or the file cannot be watched.
-pub async fn start(settings: Settings, daemon: &mut Daemon) -> Result<Addresses, StartError> {
+/// Returns an error if a socket cannot be opened or the file cannot be watched.
+pub async fn start(settings: Settings, daemon: &mut Daemon) -> Result<ListenAddresses, StartError> {
     let Settings {
         config,
         file,
@@ -79,7 +78,7 @@ pub async fn start(settings: Settings, daemon: &mut Daemon) -> Result<Addresses,
     } = settings;
     daemon.set_drain_deadline(shutdown_deadline + DRAIN_MARGIN);
     let speaker = Speaker::bind(config.speaker.clone())?;
-    let triggers = Triggers {
+    let triggers = ReloadTriggers {
         watcher: FileWatcher::new(&file)?,
         hangup: signal(SignalKind::hangup()).map_err(StartError::Signal)?,
         shutdown: daemon.shutdown().clone(),
@@ -88,15 +87,15 @@ pub async fn start(settings: Settings, daemon: &mut Daemon) -> Result<Addresses,
     let handle = speaker.handle();
     daemon.spawn_until_drained("BGP speaker", speaker.run());
     handle.configure(config.peers.clone()).await??;
-    tracing::info!(addresses = ?bgp, "BGP is spoken");
+    tracing::info!(addresses = ?bgp, "accepting BGP connections");
 
-    let in_force = InForce {
+    let running = RunningConfiguration {
         config: Arc::new(config),
         file,
         last_error: String::new(),
     };
-    let (in_force_sender, in_force) = watch::channel(in_force);
-    let service = ReflectorGrpc::new(handle.clone(), in_force.clone());
+    let (running_sender, running) = watch::channel(running);
+    let service = ReflectorGrpc::new(handle.clone(), running.clone());
     let routes = Routes::new(RouteReflectorServiceServer::new(service));
     let grpc = daemon.serve_grpc(&grpc_listen, CONTRACT, routes).await?;
 
@@ -104,30 +103,31 @@ pub async fn start(settings: Settings, daemon: &mut Daemon) -> Result<Addresses,
     let reflector = Reflector::new(
         handle.clone(),
         overrides,
-        in_force_sender,
+        running_sender,
         step,
         daemon.metrics(),
     );
     daemon.spawn("configuration", reflector.run(triggers));
-    let step = daemon.readiness().step("sessions", "not counted yet");
-    let step = SessionsStep::new(step, in_force, router_timeout);
+    let step = daemon.readiness().step("sessions", "not evaluated yet");
+    let step = SessionsStep::new(step, running, router_timeout);
     let metrics = SessionMetrics::new(daemon.metrics(), &handle, step);
     daemon.spawn(
         "metrics",
         metrics.run(handle.clone(), daemon.shutdown().clone()),
     );
-    let goodbye = goodbye(
+    let sessions_end = end_sessions(
         handle,
         daemon.shutdown().clone(),
         shutdown_text,
         shutdown_deadline,
     );
-    daemon.spawn_until_drained("goodbye to the peers", goodbye);
-    Ok(Addresses { grpc, bgp })
+    daemon.spawn_until_drained("shutdown of the sessions", sessions_end);
+    Ok(ListenAddresses { grpc, bgp })
 }
 
-/// Tells every peer why its session ends (RFC 4486, RFC 9003), which ends the speaker.
-async fn goodbye(
+/// Waits for a shutdown request. Then ends every session with Cease and `text` (RFC 4486, RFC
+/// 9003), and ends the speaker.
+async fn end_sessions(
     speaker: SpeakerHandle,
     shutdown: Shutdown,
     text: String,

@@ -1,4 +1,4 @@
-//! The route-reflector daemon.
+//! The program route-reflector.
 
 use std::process::ExitCode;
 

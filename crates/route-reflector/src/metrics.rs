@@ -1,4 +1,4 @@
-//! All metrics of the reflector but those of its configuration.
+//! Metrics of the reflector's sessions and tables.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -8,12 +8,13 @@ use daemon_runtime::{Family, Gauge, Labels, Metrics, Shutdown};
 
 use crate::readiness::SessionsStep;
 
-/// Sizes of tables change without a change of a session.
+/// Longest time between two updates of the metrics. The sizes of tables change without a change of
+/// a session.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// A group's share; static peers count with their group.
+/// The sums of the sessions and tables of one peer group.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Sizes {
+struct GroupSizes {
     sessions: i64,
     established: i64,
     paths_received: i64,
@@ -35,22 +36,31 @@ impl SessionMetrics {
     pub(crate) fn new(metrics: &Metrics, speaker: &SpeakerHandle, step: SessionsStep) -> Self {
         metrics.register_collector(Box::new(SpeakerMetrics::of(speaker.clone())));
         Self {
-            sessions: metrics.create("reflector_sessions", "Sessions, up or not"),
-            established: metrics.create("reflector_sessions_established", "Established sessions"),
+            sessions: metrics.create(
+                "reflector_sessions",
+                "Peers by peer group, with and without an established session",
+            ),
+            established: metrics.create(
+                "reflector_sessions_established",
+                "Established sessions by peer group",
+            ),
             paths_received: metrics.create(
                 "reflector_paths_received",
-                "Paths in the Adj-RIBs-In, after import policy",
+                "Accepted paths in the Adj-RIBs-In of the peers, by peer group",
             ),
-            paths_sent: metrics.create("reflector_paths_sent", "Paths in the Adj-RIBs-Out"),
+            paths_sent: metrics.create(
+                "reflector_paths_sent",
+                "Paths in the Adj-RIBs-Out of the peers, by peer group",
+            ),
             pending: metrics.create(
                 "reflector_paths_pending",
-                "Changes that peers have not taken off the reflector yet",
+                "Changed paths that are not sent to the peers yet, by peer group",
             ),
             step,
         }
     }
 
-    /// Keeps the gauges and the step up to date until a shutdown is requested.
+    /// Updates the gauges and the readiness step until a shutdown is requested.
     pub(crate) async fn run(
         self,
         speaker: SpeakerHandle,
@@ -60,15 +70,20 @@ impl SessionMetrics {
             let mut changes = speaker.changes(false).await?;
             loop {
                 let peers = speaker.peers().await?;
-                self.show(&peers);
-                self.step.show(&peers);
-                let pause = self.step.settles_in().unwrap_or(INTERVAL).min(INTERVAL);
-                // Either way it is time to look.
+                self.update(&peers);
+                self.step.update(&peers);
+                let pause = self
+                    .step
+                    .time_to_router_deadline()
+                    .unwrap_or(INTERVAL)
+                    .min(INTERVAL);
+                // After a change and after the pause, the loop updates everything.
                 if let Ok(changed) = tokio::time::timeout(pause, changes.next()).await {
                     match changed {
                         Ok(_) => {}
                         Err(ChangesEnded::SpeakerGone(gone)) => return Err(gone),
-                        // What was not read is shown at the next turn.
+                        // The next turn reads all peers again, so the missed changes are not
+                        // needed.
                         Err(ChangesEnded::Lagging) => changes = speaker.changes(false).await?,
                     }
                 }
@@ -83,7 +98,7 @@ impl SessionMetrics {
         }
     }
 
-    fn show(&self, peers: &[PeerStatus]) {
+    fn update(&self, peers: &[PeerStatus]) {
         let sizes = sizes(peers);
         for gauge in [
             &self.sessions,
@@ -109,8 +124,8 @@ impl SessionMetrics {
     }
 }
 
-fn sizes(peers: &[PeerStatus]) -> BTreeMap<&str, Sizes> {
-    let mut groups: BTreeMap<&str, Sizes> = BTreeMap::new();
+fn sizes(peers: &[PeerStatus]) -> BTreeMap<&str, GroupSizes> {
+    let mut groups: BTreeMap<&str, GroupSizes> = BTreeMap::new();
     let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
     for peer in peers {
         let sizes = groups

@@ -1,8 +1,7 @@
-//! The step `sessions`: whether the routers would still have their paths if another reflector went.
-//! Decision 0013.
-//!
-//! A router is a peer with a known address that is sent something. Peers of a prefix come and go as
-//! they like, so nobody can say that one is missing.
+//! Readiness step `sessions`: whether routers have their paths from this reflector, so that another
+//! reflector can be stopped (decision 0013).
+//! A router is a peer under `peers` that is sent paths. The number of peers from a dynamic prefix
+//! is not known, so such a peer cannot be missing.
 
 use std::time::Duration;
 
@@ -11,45 +10,49 @@ use bgp_speaker::PeerStatus;
 use daemon_runtime::Step;
 use tokio::{sync::watch, time::Instant};
 
-use crate::{config::Config, reflector::InForce};
+use crate::{config::Config, reflector::RunningConfiguration};
 
 #[derive(Debug)]
 pub(crate) struct SessionsStep {
     step: Step,
-    in_force: watch::Receiver<InForce>,
-    /// From then on one router is enough.
-    settled_at: Instant,
+    running: watch::Receiver<RunningConfiguration>,
+    /// After this time, one router with an established session is enough.
+    router_deadline: Instant,
 }
 
 impl SessionsStep {
-    /// For `router_timeout` from now on, every router is waited for.
+    /// Creates the step. Until `router_timeout` from now, the step is ready only after every router
+    /// has had an established session.
     pub(crate) fn new(
         step: Step,
-        in_force: watch::Receiver<InForce>,
+        running: watch::Receiver<RunningConfiguration>,
         router_timeout: Duration,
     ) -> Self {
         Self {
             step,
-            in_force,
-            settled_at: Instant::now() + router_timeout,
+            running,
+            router_deadline: Instant::now() + router_timeout,
         }
     }
 
-    pub(crate) fn show(&self, peers: &[PeerStatus]) {
-        let config = self.in_force.borrow().config.clone();
+    pub(crate) fn update(&self, peers: &[PeerStatus]) {
+        let config = self.running.borrow().config.clone();
         let routers = routers(&config, peers);
-        let is_settling = Instant::now() < self.settled_at;
+        let needs_all_routers = Instant::now() < self.router_deadline;
         let detail = detail(peers, &routers);
-        if is_ready(&routers, is_settling) {
+        if is_ready(&routers, needs_all_routers) {
             self.step.ready(detail);
         } else {
             self.step.missing(detail);
         }
     }
 
-    /// Time until the answer may change although no session does.
-    pub(crate) fn settles_in(&self) -> Option<Duration> {
-        let left = self.settled_at.saturating_duration_since(Instant::now());
+    /// Returns the time until the readiness can change without a change of a session. `None`: this
+    /// time is over.
+    pub(crate) fn time_to_router_deadline(&self) -> Option<Duration> {
+        let left = self
+            .router_deadline
+            .saturating_duration_since(Instant::now());
         (!left.is_zero()).then_some(left)
     }
 }
@@ -58,7 +61,8 @@ impl SessionsStep {
 struct Router<'a> {
     name: &'a str,
     is_established: bool,
-    /// Since the start, or since its settings changed.
+    /// Whether the router has had an established session since the start, or since its settings
+    /// changed.
     was_established: bool,
 }
 
@@ -79,24 +83,26 @@ fn routers<'a>(config: &Config, peers: &'a [PeerStatus]) -> Vec<Router<'a>> {
         .collect()
 }
 
-/// After its start a reflector takes the place of another one, so each router must have come. Later
-/// a router that is gone is the router's trouble, unless it is the last one.
-fn is_ready(routers: &[Router<'_>], is_settling: bool) -> bool {
-    let has_one = routers.is_empty() || routers.iter().any(|router| router.is_established);
-    let has_had_all = routers.iter().all(|router| router.was_established);
-    has_one && (has_had_all || !is_settling)
+/// After its start, a reflector replaces another reflector, so each router must have had an
+/// established session. Later, a missing router is a problem of this router, unless no router is
+/// left.
+fn is_ready(routers: &[Router<'_>], needs_all_routers: bool) -> bool {
+    let any_is_established =
+        routers.is_empty() || routers.iter().any(|router| router.is_established);
+    let all_were_established = routers.iter().all(|router| router.was_established);
+    any_is_established && (all_were_established || !needs_all_routers)
 }
 
 fn detail(peers: &[PeerStatus], routers: &[Router<'_>]) -> String {
     let established = peers.iter().filter(|peer| peer.is_established()).count();
-    let gone = routers.iter().filter(|router| !router.is_established);
-    let gone: Vec<_> = gone.map(|router| router.name).collect();
-    let gone = if gone.is_empty() {
+    let down = routers.iter().filter(|router| !router.is_established);
+    let down: Vec<_> = down.map(|router| router.name).collect();
+    let down = if down.is_empty() {
         String::new()
     } else {
-        format!("; no session with {}", gone.join(", "))
+        format!("; no session with {}", down.join(", "))
     };
-    format!("{established} of {} established{gone}", peers.len())
+    format!("{established} of {} established{down}", peers.len())
 }
 
 #[cfg(test)]
@@ -108,7 +114,7 @@ mod tests {
     const UP: (bool, bool) = (true, true);
 
     #[track_caller]
-    fn check(routers: &[(bool, bool)], while_it_settles: bool, later: bool) {
+    fn check(routers: &[(bool, bool)], before_deadline: bool, after_deadline: bool) {
         let routers: Vec<_> = routers
             .iter()
             .map(|&(is_established, was_established)| Router {
@@ -117,12 +123,12 @@ mod tests {
                 was_established,
             })
             .collect();
-        let ready = [true, false].map(|is_settling| is_ready(&routers, is_settling));
-        assert_eq!(ready, [while_it_settles, later], "{routers:?}");
+        let ready = [true, false].map(|needs_all_routers| is_ready(&routers, needs_all_routers));
+        assert_eq!(ready, [before_deadline, after_deadline], "{routers:?}");
     }
 
     #[test]
-    fn every_router_is_waited_for_and_later_one_is_enough() {
+    fn every_router_is_needed_before_the_deadline_and_one_router_after_the_deadline() {
         check(&[UP], true, true);
         check(&[UP, UP], true, true);
         check(&[UP, NEVER], false, true);
@@ -130,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_router_that_was_there_and_is_gone_is_missed_if_it_was_the_last() {
+    fn a_lost_router_makes_the_step_missing_only_if_no_router_is_left() {
         check(&[UP, LOST], true, true);
         check(&[LOST], false, false);
         check(&[LOST, LOST], false, false);
@@ -138,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_router_in_the_file_nothing_is_waited_for() {
+    fn without_a_router_in_the_file_the_step_is_ready() {
         check(&[], true, true);
     }
 }

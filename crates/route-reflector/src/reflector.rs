@@ -1,4 +1,4 @@
-//! The owner of the configuration in force: reads the file again, tells the speaker what changed.
+//! Owner task of the running configuration, which reloads the configuration file.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -12,18 +12,18 @@ use tokio::{signal::unix::Signal, sync::watch};
 
 use crate::config::{self, Config, Overrides};
 
-/// What is in force, and why the file's newest state is not.
+/// The running configuration, and the error of the file if its newest state was rejected.
 #[derive(Clone, Debug)]
-pub(crate) struct InForce {
+pub(crate) struct RunningConfiguration {
     pub(crate) config: Arc<Config>,
     pub(crate) file: PathBuf,
-    /// Empty: the file is in force.
+    /// Empty: the newest state of the file is the running configuration.
     pub(crate) last_error: String,
 }
 
-/// What makes the owner look at the file again.
+/// The events that make the owner read the file again or stop.
 #[derive(Debug)]
-pub(crate) struct Triggers {
+pub(crate) struct ReloadTriggers {
     pub(crate) watcher: FileWatcher,
     pub(crate) hangup: Signal,
     pub(crate) shutdown: Shutdown,
@@ -33,7 +33,7 @@ pub(crate) struct Triggers {
 pub(crate) struct Reflector {
     speaker: SpeakerHandle,
     overrides: Overrides,
-    in_force: watch::Sender<InForce>,
+    running: watch::Sender<RunningConfiguration>,
     step: Step,
     reads: Counter,
     reloads: Counter,
@@ -41,11 +41,11 @@ pub(crate) struct Reflector {
 }
 
 impl Reflector {
-    /// `overrides` take the place of what the file says.
+    /// Creates the owner. `overrides` replace values of the file at each reload.
     pub(crate) fn new(
         speaker: SpeakerHandle,
         overrides: Overrides,
-        in_force: watch::Sender<InForce>,
+        running: watch::Sender<RunningConfiguration>,
         step: Step,
         metrics: &Metrics,
     ) -> Self {
@@ -53,33 +53,34 @@ impl Reflector {
         Self {
             speaker,
             overrides,
-            in_force,
+            running,
             step,
             reads: metrics.create(
                 "reflector_configuration_reads",
-                "How often the configuration file was read since the start",
+                "Readings of the configuration file since the start of the daemon",
             ),
             reloads: metrics.create(
                 "reflector_configuration_reloads",
-                "Changes of the configuration file that were put in force",
+                "Changes of the configuration file that became the running configuration",
             ),
             failed_reloads: metrics.create(
                 "reflector_configuration_reload_failures",
-                "States of the configuration file that could not be put in force",
+                "Changes of the configuration file that were rejected",
             ),
         }
     }
 
-    /// Follows the file until a shutdown is requested.
-    pub(crate) async fn run(self, mut triggers: Triggers) -> Result<(), SpeakerGone> {
-        // The file may have changed between its first reading and the beginning of the watch.
-        let mut is_asked = false;
+    /// Reloads the file after each change until a shutdown is requested.
+    pub(crate) async fn run(self, mut triggers: ReloadTriggers) -> Result<(), SpeakerGone> {
+        // The first reload finds a change of the file between its first reading and the start of
+        // the watch.
+        let mut by_sighup = false;
         loop {
-            match self.reload(is_asked).await {
+            match self.reload(by_sighup).await {
                 Err(SpeakerGone) if triggers.shutdown.is_requested() => return Ok(()),
                 result => result?,
             }
-            is_asked = tokio::select! {
+            by_sighup = tokio::select! {
                 () = triggers.watcher.changed() => false,
                 Some(()) = triggers.hangup.recv() => true,
                 () = triggers.shutdown.drain_requested() => return Ok(()),
@@ -87,10 +88,10 @@ impl Reflector {
         }
     }
 
-    async fn reload(&self, is_asked: bool) -> Result<(), SpeakerGone> {
+    async fn reload(&self, by_sighup: bool) -> Result<(), SpeakerGone> {
         let (before, file) = {
-            let in_force = self.in_force.borrow();
-            (in_force.config.clone(), in_force.file.clone())
+            let running = self.running.borrow();
+            (running.config.clone(), running.file.clone())
         };
         self.reads.inc();
         let (path, overrides) = (file.clone(), self.overrides.clone());
@@ -99,53 +100,57 @@ impl Reflector {
             .map_err(|error| in_words(&error))
             .and_then(|config| check_changeable(&before.speaker, &config.speaker).map(|()| config));
         match loaded {
-            Err(problem) => self.keep(problem),
+            Err(problem) => self.record_rejection(problem),
             Ok(config) if config == *before => {
-                if is_asked {
-                    tracing::info!(file = %file.display(), "the configuration has not changed");
+                if by_sighup {
+                    tracing::info!(file = %file.display(), "read the configuration file again at SIGHUP; the configuration has not changed");
                 }
-                self.accept(before);
+                self.record_success(before);
             }
             Ok(config) => match self.speaker.configure(config.peers.clone()).await? {
-                Err(problem) => self.keep(problem.to_string()),
+                Err(problem) => self.record_rejection(problem.to_string()),
                 Ok(()) => {
                     tracing::info!(
                         file = %file.display(),
                         peers = config.peers.peers.len(),
                         groups = config.peers.groups.len(),
-                        "the changed configuration is in force"
+                        "reloaded the configuration file; running the changed configuration"
                     );
                     self.reloads.inc();
-                    self.accept(Arc::new(config));
+                    self.record_success(Arc::new(config));
                 }
             },
         }
         Ok(())
     }
 
-    fn accept(&self, config: Arc<Config>) {
+    fn record_success(&self, config: Arc<Config>) {
         self.step.ready("");
-        self.in_force.send_modify(|in_force| {
-            in_force.config = config;
-            in_force.last_error.clear();
+        self.running.send_modify(|running| {
+            running.config = config;
+            running.last_error.clear();
         });
     }
 
-    /// One error, however often the same state of the file is seen.
-    fn keep(&self, problem: String) {
-        if self.in_force.borrow().last_error == problem {
+    /// Records a rejected file. Logs and counts an error only if it differs from the last error.
+    fn record_rejection(&self, problem: String) {
+        if self.running.borrow().last_error == problem {
             return;
         }
-        tracing::error!(error = problem, "the configuration in force stays");
+        tracing::error!(
+            error = problem,
+            "configuration file rejected; keeping the running configuration"
+        );
         self.failed_reloads.inc();
         self.step
-            .ready(format!("the file is not in force: {problem}"));
-        self.in_force
-            .send_modify(|in_force| in_force.last_error = problem);
+            .ready(format!("configuration file rejected: {problem}"));
+        self.running
+            .send_modify(|running| running.last_error = problem);
     }
 }
 
-/// What a running speaker cannot change: its sockets, and what it told its peers in its OPEN.
+/// Rejects changes that a running speaker cannot make: its sockets, and the values of its OPEN
+/// messages.
 fn check_changeable(before: &SpeakerConfig, after: &SpeakerConfig) -> Result<(), String> {
     let fields = [
         (

@@ -1,4 +1,4 @@
-//! The command itself: what it says and how it exits.
+//! Tests of the program: exit codes and messages.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -18,9 +18,9 @@ const EXAMPLE: &str = concat!(
     "/../../docs/examples/route-reflector.yaml"
 );
 
-/// The ports are taken, so a command that opens a socket ends with code 1.
+/// The listen ports are in use, so a process that opens its sockets exits with code 1.
 #[test]
-fn an_unusable_flag_or_file_ends_with_code_2_before_any_socket_is_opened() {
+fn an_invalid_flag_or_file_ends_the_program_with_code_2_before_it_opens_a_socket() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let listen = taken.local_addr().unwrap().to_string();
     let directory = tempfile::tempdir().unwrap();
@@ -34,8 +34,8 @@ fn an_unusable_flag_or_file_ends_with_code_2_before_any_socket_is_opened() {
         &listen,
     ];
     let check = |flags: &[&str], code: i32, parts: &[&str]| {
-        let (found, text) = run(flags);
-        assert_eq!(found, Some(code), "{text}");
+        let (actual_code, text) = run(flags);
+        assert_eq!(actual_code, Some(code), "{text}");
         for part in parts {
             assert!(text.contains(part), "{part}: {text}");
         }
@@ -44,8 +44,8 @@ fn an_unusable_flag_or_file_ends_with_code_2_before_any_socket_is_opened() {
     let missing = [
         "cannot read",
         flags[1],
-        "--config must name",
-        "docs/reference/route-reflector.md",
+        "give a readable file with --config",
+        "docs/route-reflector.md",
     ];
     check(&flags, 2, &missing);
 
@@ -60,7 +60,7 @@ fn an_unusable_flag_or_file_ends_with_code_2_before_any_socket_is_opened() {
 }
 
 #[test]
-fn the_help_teaches() {
+fn the_help_names_the_main_flags_variables_signals_and_commands() {
     let (code, text) = run(&["--help"]);
     assert_eq!(code, Some(0));
     for word in [
@@ -69,7 +69,7 @@ fn the_help_teaches() {
         "grpcurl",
         "NET_BIND_SERVICE",
         "SIGHUP",
-        // A command of two lines survives being pasted.
+        // A command of two lines ends its first line with a backslash, so that it can be copied.
         "50054 \\\n    portlb.reflector.v1.RouteReflectorService/ListPaths\n",
     ] {
         assert!(text.contains(word), "{word}: {text}");

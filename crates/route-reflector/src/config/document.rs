@@ -1,4 +1,4 @@
-//! The file as it is written. What it means is decided in the parent module.
+//! Fields of the configuration file as written in YAML. The parent module resolves their meaning.
 
 use std::{
     marker::PhantomData,
@@ -25,13 +25,10 @@ use serde_saphyr::Spanned;
 pub(super) struct Document {
     #[expect(
         dead_code,
-        reason = "there is one version; another is refused by its name"
+        reason = "only one version exists; serde rejects other names"
     )]
     api_version: ApiVersion,
-    #[expect(
-        dead_code,
-        reason = "there is one kind; another is refused by its name"
-    )]
+    #[expect(dead_code, reason = "only one kind exists; serde rejects other names")]
     kind: Kind,
     pub(super) asn: Spanned<u32>,
     pub(super) router_id: Option<Spanned<Address4>>,
@@ -89,7 +86,7 @@ pub(super) struct PeerGroup {
     pub(super) md5_key_file: Option<Spanned<String>>,
 }
 
-/// What clients of some addresses may announce.
+/// The rules for announcements of the clients from some prefixes.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct ClientRule {
@@ -136,7 +133,7 @@ pub(super) enum AddPath {
     Both,
 }
 
-/// The word `all`, or a list.
+/// Either the word `all` or a list of values.
 #[derive(Debug)]
 pub(super) enum AllOr<T> {
     All,
@@ -146,7 +143,7 @@ pub(super) enum AllOr<T> {
 pub(super) type Prefixes = AllOr<Spanned<PrefixEntry>>;
 pub(super) type Communities = AllOr<CommunityText>;
 
-/// `64512:100`.
+/// A community, such as `64512:100`.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(try_from = "String")]
 pub(super) struct CommunityText(pub(super) Community);
@@ -160,7 +157,7 @@ impl TryFrom<String> for CommunityText {
     }
 }
 
-/// Which side connects.
+/// The sides that open TCP connections, as seen from the reflector.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum ConnectionSide {
@@ -170,7 +167,7 @@ pub(super) enum ConnectionSide {
     Passive,
 }
 
-/// `192.0.2.1`.
+/// An id in the form of an IPv4 address, such as `192.0.2.1`.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(try_from = "String")]
 pub(super) struct Address4(pub(super) Ipv4Addr);
@@ -180,12 +177,12 @@ impl TryFrom<String> for Address4 {
 
     fn try_from(text: String) -> Result<Self, String> {
         text.parse().map(Self).map_err(|_| {
-            format!("{text:?} is not an id; write one like an IPv4 address, such as 192.0.2.1")
+            format!("{text:?} is not an id; write it like an IPv4 address, such as 192.0.2.1")
         })
     }
 }
 
-/// `192.0.2.1` or `fd00::1`.
+/// An IP address, such as `192.0.2.1` or `fd00::1`.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(try_from = "String")]
 pub(super) struct Address(pub(super) IpAddr);
@@ -203,7 +200,7 @@ impl TryFrom<String> for Address {
     }
 }
 
-/// `0.0.0.0:179` or `[::]:179`.
+/// A listen address with port, such as `0.0.0.0:179` or `[::]:179`.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(try_from = "String")]
 pub(super) struct Endpoint(pub(super) SocketAddr);
@@ -218,7 +215,7 @@ impl TryFrom<String> for Endpoint {
     }
 }
 
-/// `10.1.1.0/24`.
+/// An IPv4 or IPv6 prefix, such as `10.1.1.0/24`.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(try_from = "String")]
 pub(super) struct Prefix(pub(super) IpNet);
@@ -231,11 +228,11 @@ impl TryFrom<String> for Prefix {
     }
 }
 
-/// `peer`, or a prefix.
+/// Allowed next hops: the word `peer`, or a prefix.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(try_from = "String")]
 pub(super) enum NextHops {
-    /// The address that the peer's session comes from.
+    /// The remote address of the peer's session.
     Peer,
     Within(IpNet),
 }
@@ -251,7 +248,7 @@ impl TryFrom<String> for NextHops {
     }
 }
 
-/// `9s`.
+/// A duration with its unit, such as `9s`.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(try_from = "String")]
 pub(super) struct Period(pub(super) Duration);
@@ -266,7 +263,8 @@ impl TryFrom<String> for Period {
     }
 }
 
-/// `10.1.1.0/24`, or `{prefix: 10.1.0.0/16, minimumLength: 24, maximumLength: 32}`.
+/// A rule for prefixes: `10.1.1.0/24`, or `{prefix: 10.1.0.0/16, minimumLength: 24, maximumLength:
+/// 32}`.
 #[derive(Debug)]
 pub(super) struct PrefixEntry {
     pub(super) prefix: IpNet,
@@ -318,7 +316,7 @@ impl<'de> Deserialize<'de> for PrefixEntry {
             type Value = PrefixEntry;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a prefix such as 10.1.1.0/24, or one with bounds on its length")
+                f.write_str("a prefix such as 10.1.1.0/24, or a mapping with prefix, minimumLength and maximumLength")
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<PrefixEntry, E> {

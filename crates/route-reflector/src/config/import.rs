@@ -1,4 +1,4 @@
-//! What a peer group says of the paths that it accepts.
+//! Import policy of a peer group.
 
 use bgp_rib::{
     AttributePolicy, ClientRule, CommunityPolicy, ImportPolicy, NextHopFilter, PrefixFilter,
@@ -8,7 +8,7 @@ use serde_saphyr::Spanned;
 
 use super::{
     document::{self, NextHops},
-    resolve::refuse,
+    resolve::problem_at,
     session::prefix_filter,
 };
 
@@ -32,7 +32,9 @@ pub(super) fn import_policy(
     })
 }
 
-/// A client that connects from a prefix is not trusted with the decisions of others.
+/// Returns the attribute policy of the group. The default is strict for clients that connect from a
+/// prefix, because their attributes must not influence the decisions of routers about paths of
+/// other clients.
 fn attributes(group: &document::PeerGroup, is_client: bool) -> AttributePolicy {
     let mut policy = if is_client && !group.dynamic_prefixes.is_empty() {
         AttributePolicy::strict()
@@ -74,9 +76,9 @@ fn next_hops(entries: &[Spanned<NextHops>]) -> NextHopFilter {
 fn client_rule(entry: &Spanned<document::ClientRule>) -> Result<ClientRule, Problem> {
     let rule = &entry.value;
     if rule.prefixes.is_empty() {
-        let message = "clients.prefixes: the list is empty, so the entry is for no client; write \
-                       where its sessions come from, such as 10.244.1.0/24";
-        return Err(refuse(entry, message.to_owned()));
+        let message = "clients.prefixes: the list is empty, so the entry matches no client; write \
+                               prefixes with the addresses of the clients, such as 10.244.1.0/24";
+        return Err(problem_at(entry, message.to_owned()));
     }
     let clients = rule.prefixes.iter();
     Ok(ClientRule {

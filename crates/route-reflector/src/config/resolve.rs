@@ -1,4 +1,4 @@
-//! From the document to the configuration.
+//! Resolution of a document to a configuration.
 
 use std::{
     collections::HashMap,
@@ -25,7 +25,7 @@ const DEFAULT_MAXIMUM_PEERS_PER_ADDRESS: u16 = 16;
 const DEFAULT_MAXIMUM_PATHS: u32 = 1000;
 const BGP_PORT: u16 = 179;
 
-pub(super) fn refuse<T>(value: &Spanned<T>, message: String) -> Problem {
+pub(super) fn problem_at<T>(value: &Spanned<T>, message: String) -> Problem {
     Problem {
         place: Place::of(value),
         message,
@@ -40,14 +40,14 @@ pub(super) fn resolve(document: &Document, overrides: &Overrides) -> Result<Conf
         let (name, config) = resolve_group(local_asn, group)?;
         if groups.insert(name.value.clone(), config).is_some() {
             let message = format!(
-                "peerGroups: the name `{}` is given twice; rename one",
+                "peerGroups: the name `{}` is given twice; rename one of the groups",
                 name.value
             );
-            return Err(refuse(name, message));
+            return Err(problem_at(name, message));
         }
     }
-    refuse_overlaps(document)?;
-    refuse_shared_addresses(document)?;
+    reject_overlaps(document)?;
+    reject_shared_addresses(document)?;
     let peers = document
         .peers
         .iter()
@@ -58,20 +58,21 @@ pub(super) fn resolve(document: &Document, overrides: &Overrides) -> Result<Conf
     let peers = Configuration { peers, groups };
     peers
         .validate(&speaker)
-        .map_err(|problem| unservable(document, &problem))?;
+        .map_err(|problem| conflict_problem(document, &problem))?;
     Ok(Config { speaker, peers })
 }
 
-/// Peers that are right one by one, and not together.
-fn unservable(document: &Document, problem: &InvalidConfiguration) -> Problem {
+/// Returns the problem of peers that are valid separately but conflict with each other, with its
+/// place in the document.
+fn conflict_problem(document: &Document, problem: &InvalidConfiguration) -> Problem {
     let last = |name: &str| {
         let mut peers = document.peers.iter().rev();
         peers.find(|peer| peer.value.name.value == name)
     };
-    let (place, cure) = match problem {
+    let (place, suggestion) = match problem {
         InvalidConfiguration::PeerNameTwice(name) => (
             last(name).and_then(|peer| Place::of(&peer.value.name)),
-            "; rename one",
+            "; rename one of the peers",
         ),
         InvalidConfiguration::AddressTwice { second, .. } => (
             last(second).and_then(|peer| Place::of(&peer.value.address)),
@@ -88,7 +89,7 @@ fn unservable(document: &Document, problem: &InvalidConfiguration) -> Problem {
     };
     Problem {
         place,
-        message: format!("{problem}{cure}"),
+        message: format!("{problem}{suggestion}"),
     }
 }
 
@@ -102,7 +103,7 @@ fn speaker(
     let router_id = match overrides.router_id {
         Some(RouterId(router_id)) => router_id,
         None => written.ok_or_else(|| Problem {
-            // The start of the document, where the field can stand.
+            // The place of a missing field is the start of the document.
             place: Some(Place { line: 1, column: 1 }),
             message: "the field `routerId` is missing; write an id that no other BGP speaker has, \
                       usually an address of this host, or give --router-id"
@@ -136,20 +137,20 @@ fn id(field: &str, value: &Spanned<document::Address4>) -> Result<Ipv4Addr, Prob
             "{field}: 0.0.0.0 is not allowed; write an id that no other BGP speaker has, usually \
              an address of this host"
         );
-        return Err(refuse(value, message));
+        return Err(problem_at(value, message));
     }
     Ok(id)
 }
 
-/// Reserved numbers: RFC 7607, RFC 6793 section 9, RFC 7300.
+/// Returns an AS number that is not reserved by RFC 7607, RFC 6793 section 9 or RFC 7300.
 fn asn(field: &str, value: &Spanned<u32>) -> Result<Asn, Problem> {
     match value.value {
         reserved @ (0 | 23456 | 65535 | u32::MAX) => {
             let message = format!(
-                "{field}: {reserved} is reserved; write an AS number from 1 to 4294967294, a \
-                 private one such as 64512 if you have none"
+                "{field}: {reserved} is reserved; write an AS number from 1 to 4294967294, or a \
+                                 private AS number such as 64512"
             );
-            Err(refuse(value, message))
+            Err(problem_at(value, message))
         }
         number => Ok(Asn(number)),
     }
@@ -159,10 +160,10 @@ fn name<'a>(field: &str, value: &'a Spanned<String>) -> Result<&'a Spanned<Strin
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
     if value.value.is_empty() || !value.value.chars().all(is_plain) {
         let message = format!(
-            "{field}: {:?} is not a name; write letters, digits, and - _ . : between them",
+            "{field}: {:?} is not a valid name; use letters, digits and the characters - _ . :",
             value.value
         );
-        return Err(refuse(value, message));
+        return Err(problem_at(value, message));
     }
     Ok(value)
 }
@@ -175,7 +176,7 @@ fn positive(field: &str, value: Option<&Spanned<u32>>, default: u32) -> Result<u
         let message = format!(
             "{field}: 0 is not allowed; write at least 1, or leave the field out for {default}"
         );
-        return Err(refuse(value, message));
+        return Err(problem_at(value, message));
     }
     Ok(value.value)
 }
@@ -227,7 +228,7 @@ fn resolve_group(
                 "maximumPeersPerAddress: 0 is not allowed; write 1 to 65535, or leave the field \
                  out for {DEFAULT_MAXIMUM_PEERS_PER_ADDRESS}"
             );
-            return Err(refuse(value, message));
+            return Err(problem_at(value, message));
         }
         Some(value) => value.value,
     };
@@ -245,8 +246,8 @@ fn resolve_group(
     Ok((name, config))
 }
 
-/// A connection must not belong to two groups.
-fn refuse_overlaps(document: &Document) -> Result<(), Problem> {
+/// Rejects overlapping prefixes of two groups, because a peer must not belong to two groups.
+fn reject_overlaps(document: &Document) -> Result<(), Problem> {
     let mut seen: Vec<(&Spanned<document::Prefix>, &str)> = Vec::new();
     for group in &document.peer_groups {
         let name = group.value.name.value.as_str();
@@ -258,11 +259,11 @@ fn refuse_overlaps(document: &Document) -> Result<(), Problem> {
             });
             if let Some((other, owner)) = overlapping {
                 let message = format!(
-                    "dynamicPrefixes: {net} overlaps {} of peer group `{owner}`; a peer has to \
-                     belong to one group only",
+                    "dynamicPrefixes: {net} overlaps {} of peer group `{owner}`; a peer can \
+                                         belong to only one group",
                     other.value.0
                 );
-                return Err(refuse(prefix, message));
+                return Err(problem_at(prefix, message));
             }
             seen.push((prefix, name));
         }
@@ -270,8 +271,9 @@ fn refuse_overlaps(document: &Document) -> Result<(), Problem> {
     Ok(())
 }
 
-/// The reflector tells peers by their address: of two with the same one, only one accepts.
-fn refuse_shared_addresses(document: &Document) -> Result<(), Problem> {
+/// Rejects two peers with equal addresses, because the reflector identifies the peer of a
+/// connection by its address.
+fn reject_shared_addresses(document: &Document) -> Result<(), Problem> {
     let mut seen: HashMap<IpAddr, &str> = HashMap::new();
     for peer in &document.peers {
         let document::Address(address) = peer.value.address.value;
@@ -281,25 +283,25 @@ fn refuse_shared_addresses(document: &Document) -> Result<(), Problem> {
         {
             let message = format!(
                 "peers `{first}` and `{name}` have the same address {address}; leave one of them \
-                 out"
+                                 out"
             );
-            return Err(refuse(&peer.value.address, message));
+            return Err(problem_at(&peer.value.address, message));
         }
     }
     Ok(())
 }
 
-/// A link-local address is one of each link, and the file cannot name the link.
-fn refuse_link_local(field: &str, value: &Spanned<document::Address>) -> Result<(), Problem> {
+/// Rejects a link-local address. Each link can have the address, and the file cannot name the link.
+fn reject_link_local(field: &str, value: &Spanned<document::Address>) -> Result<(), Problem> {
     let document::Address(address) = value.value;
     match address {
         IpAddr::V6(ipv6) if ipv6.is_unicast_link_local() => {
             let message = format!(
-                "{field}: {address} is link-local, which says nothing without its interface (its \
-                 zone), and this file cannot name one; write a global or unique local address, such \
-                 as fd00::1"
+                "{field}: {address} is link-local and needs an interface (a zone), but this file \
+                                 cannot name an interface; write a global or unique local address, such as \
+                                 fd00::1"
             );
-            Err(refuse(value, message))
+            Err(problem_at(value, message))
         }
         IpAddr::V4(_) | IpAddr::V6(_) => Ok(()),
     }
@@ -317,26 +319,28 @@ fn resolve_peer(
             None => "add it to peerGroups".to_owned(),
         };
         let message = format!(
-            "group: there is no peer group `{}`; {hint}",
+            "group: peer group `{}` does not exist; {hint}",
             peer.group.value
         );
-        return Err(refuse(&peer.group, message));
+        return Err(problem_at(&peer.group, message));
     };
     let document::Address(address) = peer.address.value;
     if address.is_unspecified() || address.is_multicast() {
         let message = format!(
-            "address: {address} is not the address of a peer; write the one that it connects from"
+            "address: {address} is not the address of a host; write the address from which the peer \
+                         connects"
         );
-        return Err(refuse(&peer.address, message));
+        return Err(problem_at(&peer.address, message));
     }
-    refuse_link_local("address", &peer.address)?;
+    reject_link_local("address", &peer.address)?;
     if let Some(local) = &peer.local_address {
-        refuse_link_local("localAddress", local)?;
+        reject_link_local("localAddress", local)?;
     }
     let port = match &peer.port {
         Some(port) if port.value == 0 => {
-            let message = "port: 0 is not allowed; write 1 to 65535, or leave it out for 179";
-            return Err(refuse(port, message.to_owned()));
+            let message =
+                "port: 0 is not allowed; write 1 to 65535, or leave the field out for 179";
+            return Err(problem_at(port, message.to_owned()));
         }
         Some(port) => port.value,
         None => BGP_PORT,
@@ -345,10 +349,10 @@ fn resolve_peer(
         && local.value.0.is_ipv4() != address.is_ipv4()
     {
         let message = format!(
-            "localAddress: {} is not of the family of the peer's address {address}",
+            "localAddress: {} and the peer's address {address} have different address families",
             local.value.0
         );
-        return Err(refuse(local, message));
+        return Err(problem_at(local, message));
     }
     let mut session = SessionConfig {
         minimum_hold_time_seconds: 0,

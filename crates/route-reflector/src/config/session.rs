@@ -1,4 +1,4 @@
-//! What the fields of a peer group say of its sessions.
+//! Session settings of a peer group.
 
 use std::path::Path;
 
@@ -11,11 +11,11 @@ use serde_saphyr::Spanned;
 
 use super::{
     document::{self, AddPath, FamilyName, Prefixes, Role},
-    resolve::refuse,
+    resolve::problem_at,
 };
 
-/// A silent peer is given up after this. The 90 s that RFC 4271 section 10 suggests leave a dead
-/// load-balancer pod in the router's table far too long.
+/// Default hold time. It is shorter than the 90 s that RFC 4271 section 10 suggests, because a
+/// failed load-balancer pod would stay in the tables of routers for this time.
 const DEFAULT_HOLD_TIME_SECONDS: u16 = 9;
 
 pub(super) fn md5_key(file: Option<&Spanned<String>>) -> Result<Option<Md5Key>, Problem> {
@@ -24,14 +24,14 @@ pub(super) fn md5_key(file: Option<&Spanned<String>>) -> Result<Option<Md5Key>, 
     };
     let path = Path::new(&file.value);
     if !path.is_absolute() {
-        // Not shown: it may be the key itself.
-        let message = "md5KeyFile: this is not a whole path; write one from the root on, such as \
-                       /run/secrets/bgp-tcp-md5/key";
-        return Err(refuse(file, message.to_owned()));
+        // The value is not shown, because it could be the key itself.
+        let message = "md5KeyFile: this is not an absolute path; write a path such as \
+                               /run/secrets/bgp-tcp-md5/key";
+        return Err(problem_at(file, message.to_owned()));
     }
     let key = Md5Key::read(path);
     key.map(Some)
-        .map_err(|problem| refuse(file, format!("md5KeyFile: {}", in_words(&problem))))
+        .map_err(|problem| problem_at(file, format!("md5KeyFile: {}", in_words(&problem))))
 }
 
 pub(super) fn is_client(
@@ -44,17 +44,17 @@ pub(super) fn is_client(
         (None, false) => Ok(false),
         (None, true) => {
             let message = format!(
-                "role: missing in peer group `{group}`; write client for load-balancer pods (their \
-                 paths go to everybody), non-client for other reflectors and routers"
+                "role: missing in peer group `{group}`; write client for load-balancer pods, whose \
+                                 paths are sent to all peers, or non-client for other reflectors and routers"
             );
-            Err(refuse(entry, message))
+            Err(problem_at(entry, message))
         }
         (Some(role), false) => {
             let message = format!(
-                "role: peer group `{group}` is of another AS, and only internal peers have a role; \
-                 leave the field out"
+                "role: peer group `{group}` belongs to another AS, and only peers of the own AS have \
+                                 a role; leave the field out"
             );
-            Err(refuse(role, message))
+            Err(problem_at(role, message))
         }
     }
 }
@@ -69,17 +69,19 @@ pub(super) fn hold_time(value: Option<&Spanned<document::Period>>) -> Result<u16
         Ok(_) | Err(_) => {
             let message = format!(
                 "holdTime: {period:?} is not allowed; write whole seconds from 3s to 65535s, or \
-                 0s to keep a silent peer for ever"
+                                 0s for no hold time"
             );
-            Err(refuse(value, message))
+            Err(problem_at(value, message))
         }
     }
 }
 
-/// A load balancer that offers less could switch the hold timer off, and its paths would outlive it.
+/// Default minimum of the hold time that a peer can offer. Without a minimum, a load balancer could
+/// disable the hold timer, and the reflector would keep its paths after it failed.
 const DEFAULT_MINIMUM_HOLD_TIME_SECONDS: u16 = 3;
 
-/// `hold_time` is what the group offers, in seconds.
+/// Returns the minimum hold time in seconds that a peer can offer. `hold_time` is the hold time in
+/// seconds that the group offers.
 pub(super) fn minimum_hold_time(
     value: Option<&Spanned<document::Period>>,
     hold_time: u16,
@@ -97,14 +99,14 @@ pub(super) fn minimum_hold_time(
         }
         Ok(_) | Err(_) => {
             let allowed = match hold_time {
-                0 => "0s, since holdTime 0s switches the hold timer off".to_owned(),
+                0 => "0s, because holdTime 0s disables the hold timer".to_owned(),
                 longest => format!(
-                    "whole seconds from 3s to the {longest}s of holdTime, or 0s to let a peer \
-                     switch the hold timer off"
+                    "whole seconds from 3s to the {longest}s of holdTime, or 0s to allow a peer \
+                                         to disable the hold timer"
                 ),
             };
             let message = format!("minimumHoldTime: {period:?} is not allowed; write {allowed}");
-            Err(refuse(value, message))
+            Err(problem_at(value, message))
         }
     }
 }
@@ -134,8 +136,8 @@ pub(super) fn families(group: &document::PeerGroup) -> Result<Vec<FamilySettings
         [first, rest @ ..] => !rest.contains(first) && rest.len() < 2,
     };
     if !is_unique {
-        let message = "families: write ipv4, ipv6 or both, each once".to_owned();
-        return Err(refuse(families, message));
+        let message = "families: write ipv4, ipv6 or both, each at most once".to_owned();
+        return Err(problem_at(families, message));
     }
     Ok(families.value.iter().map(settings).collect())
 }
@@ -155,7 +157,7 @@ pub(super) fn prefix_filter(prefixes: Option<&Prefixes>) -> Result<PrefixFilter,
         let minimum_length = minimum_length.unwrap_or(prefix.prefix_len());
         let maximum_length = maximum_length.unwrap_or(minimum_length);
         PrefixRule::new(prefix, minimum_length, maximum_length)
-            .map_err(|problem| refuse(entry, problem.to_string()))
+            .map_err(|problem| problem_at(entry, problem.to_string()))
     };
     entries
         .iter()

@@ -18,9 +18,9 @@ fn with_head(text: &str) -> String {
     format!("{HEAD}{text}")
 }
 
-/// The text follows [`HEAD`], which has four lines.
+/// Checks the error of a document that consists of [`HEAD`], which has four lines, and `text`.
 #[track_caller]
-fn check_refused(text: &str, expected: &str) {
+fn check_rejected(text: &str, expected: &str) {
     let problem = parse(&with_head(text)).unwrap_err();
     assert_eq!(problem.to_string(), expected);
 }
@@ -35,7 +35,7 @@ fn group(text: &str) -> GroupConfig {
 }
 
 #[test]
-fn the_example_is_usable_and_says_what_it_seems_to_say() {
+fn the_example_file_is_valid_and_resolves_to_the_described_settings() {
     let text = include_str!("../../../../docs/examples/route-reflector.yaml");
     let config = parse(text).unwrap();
     assert_eq!(config.speaker.local_asn, Asn(64512));
@@ -59,7 +59,7 @@ fn the_example_is_usable_and_says_what_it_seems_to_say() {
             .prefixes
             .is_match(&"10.1.0.0/16".parse().unwrap())
     );
-    // One path for each address of the IPv4 range, and some of the IPv6 one.
+    // One path for each address of the IPv4 range, and further paths of the IPv6 range.
     assert!(pods.session.import.maximum_paths.unwrap() > 256);
     assert_eq!(pods.session.import.at_maximum, MaximumPathsAction::Block);
     assert_eq!(routers.session.export.prefixes, PrefixFilter::All);
@@ -75,7 +75,7 @@ fn the_example_is_usable_and_says_what_it_seems_to_say() {
 }
 
 #[test]
-fn what_is_left_out_has_a_safe_value() {
+fn omitted_fields_have_safe_defaults() {
     let config = parse(HEAD).unwrap();
     assert_eq!(config.speaker.cluster_id, ClusterId([192, 0, 2, 10].into()));
     let listen: Vec<_> = config
@@ -103,7 +103,7 @@ fn what_is_left_out_has_a_safe_value() {
 }
 
 #[test]
-fn a_path_beyond_the_maximum_is_blocked_unless_the_group_restarts_the_session() {
+fn maximum_paths_action_is_block_unless_the_group_sets_restart() {
     let action = |text: &str| group(text).session.import.at_maximum;
     assert_eq!(action(""), MaximumPathsAction::Block);
     let block = action("  maximumPathsAction: block\n");
@@ -138,7 +138,7 @@ fn unknown_attributes_are_discarded_unless_the_group_passes_them() {
 }
 
 #[test]
-fn attributes_of_dynamic_clients_are_clamped_unless_the_group_relaxes_it() {
+fn the_attribute_policy_of_dynamic_clients_is_strict_unless_the_group_relaxes_it() {
     let policy = |text: &str| group(text).session.import.attributes;
     let dynamic = "  dynamicPrefixes: [10.244.0.0/16]\n";
     assert_eq!(policy(dynamic), AttributePolicy::strict());
@@ -163,14 +163,14 @@ fn attributes_of_dynamic_clients_are_clamped_unless_the_group_relaxes_it() {
             reflection: ReflectionPolicy::Discard,
         }
     );
-    // Routers that dial are no clients.
+    // Routers that connect from a prefix are not clients.
     let text = "peerGroups:\n- name: r\n  role: non-client\n  dynamicPrefixes: [10.0.0.0/8]\n";
     let groups = parse(&with_head(text)).unwrap().peers.groups;
     assert_eq!(
         groups[0].session.import.attributes,
         AttributePolicy::default()
     );
-    check_refused(
+    check_rejected(
         "peerGroups:\n- {name: lb, role: client, communities: [100]}\n",
         "6:42: \"100\" is not a community; a community is two numbers of 0 to 65535 with a colon \
          between them, such as 65000:1, or GRACEFUL_SHUTDOWN, NO_EXPORT or NO_ADVERTISE",
@@ -178,7 +178,7 @@ fn attributes_of_dynamic_clients_are_clamped_unless_the_group_relaxes_it() {
 }
 
 #[test]
-fn next_hops_and_prefixes_are_limited_for_single_clients() {
+fn client_rules_limit_prefixes_and_next_hops_of_single_clients() {
     let import = |text: &str| group(text).session.import;
     let next_hops = import("  allowedNextHops: [peer, 192.0.2.0/24]\n").next_hops;
     assert!(next_hops.is_peer_allowed);
@@ -197,22 +197,22 @@ fn next_hops_and_prefixes_are_limited_for_single_clients() {
     assert_eq!(second.clients.len(), 2);
     assert!(second.prefixes.is_match(&"10.1.2.0/24".parse().unwrap()));
     assert!(!second.prefixes.is_match(&"10.1.1.0/24".parse().unwrap()));
-    check_refused(
+    check_rejected(
         "peerGroups:\n- name: lb\n  role: client\n  clients: [{prefixes: []}]\n",
-        "8:13: clients.prefixes: the list is empty, so the entry is for no client; write where its \
-         sessions come from, such as 10.244.1.0/24",
+        "8:13: clients.prefixes: the list is empty, so the entry matches no client; write prefixes \
+                 with the addresses of the clients, such as 10.244.1.0/24",
     );
 }
 
 #[test]
-fn a_link_local_address_of_a_peer_is_refused_since_it_needs_a_zone() {
+fn a_link_local_address_of_a_peer_is_rejected_because_the_file_cannot_name_a_zone() {
     let groups = "peerGroups:\n- name: routers\n  role: non-client\npeers:\n";
     let check = |text: &str, expected: &str| {
-        check_refused(
+        check_rejected(
             &format!("{groups}{text}"),
             &format!(
-                "{expected} is link-local, which says nothing without its interface (its zone), and \
-                 this file cannot name one; write a global or unique local address, such as fd00::1"
+                "{expected} is link-local and needs an interface (a zone), but this file cannot name \
+                                 an interface; write a global or unique local address, such as fd00::1"
             ),
         );
     };
@@ -227,7 +227,7 @@ fn a_link_local_address_of_a_peer_is_refused_since_it_needs_a_zone() {
 }
 
 #[test]
-fn prefixes_are_given_alone_or_with_bounds_or_as_all() {
+fn prefixes_are_written_alone_or_with_length_bounds_or_as_the_word_all() {
     let filter = |text: &str| {
         group(&format!("  importPrefixes: {text}\n"))
             .session
@@ -253,8 +253,8 @@ fn prefixes_are_given_alone_or_with_bounds_or_as_all() {
 }
 
 #[test]
-fn a_misspelt_field_is_named_with_its_place_and_the_nearest_one() {
-    check_refused(
+fn a_misspelled_field_is_reported_with_its_place_and_the_nearest_field() {
+    check_rejected(
         "peerGroup:\n- name: a\n",
         "5:1: unknown field `peerGroup`; did you mean `peerGroups`? allowed here: apiVersion, \
          kind, asn, routerId, clusterId, listen, peerGroups, peers",
@@ -269,7 +269,7 @@ fn a_misspelt_field_is_named_with_its_place_and_the_nearest_one() {
 }
 
 #[test]
-fn values_that_no_speaker_can_have_are_refused_with_a_cure() {
+fn invalid_values_of_the_speaker_are_rejected_with_a_suggestion() {
     let head = "apiVersion: portlb.io/v1\nkind: RouteReflector\n";
     let check = |text: &str, expected: &str| {
         let problem = parse(&format!("{head}{text}")).unwrap_err().to_string();
@@ -303,7 +303,7 @@ fn values_that_no_speaker_can_have_are_refused_with_a_cure() {
 }
 
 #[test]
-fn the_minimum_hold_time_concerns_dynamic_peers_only() {
+fn the_minimum_hold_time_applies_only_to_dynamic_peers() {
     let minimum = |text: &str| group(text).session.minimum_hold_time_seconds;
     assert_eq!(minimum("  holdTime: 30s\n  minimumHoldTime: 30s\n"), 30);
     assert_eq!(minimum("  minimumHoldTime: 0s\n"), 0);
@@ -317,27 +317,27 @@ fn the_minimum_hold_time_concerns_dynamic_peers_only() {
 }
 
 #[test]
-fn groups_that_cannot_be_served_are_refused_with_their_place() {
+fn invalid_groups_are_rejected_with_their_place() {
     let check = |text: &str, expected: &str| {
-        check_refused(
+        check_rejected(
             &format!("peerGroups:\n- name: lb\n  role: client\n{text}"),
             expected,
         );
     };
     check(
         "  holdTime: 2s\n",
-        "8:13: holdTime: 2s is not allowed; write whole seconds from 3s to 65535s, or 0s to keep \
-         a silent peer for ever",
+        "8:13: holdTime: 2s is not allowed; write whole seconds from 3s to 65535s, or 0s for no \
+                 hold time",
     );
     check(
         "  holdTime: 3500ms\n",
-        "8:13: holdTime: 3.5s is not allowed; write whole seconds from 3s to 65535s, or 0s to \
-         keep a silent peer for ever",
+        "8:13: holdTime: 3.5s is not allowed; write whole seconds from 3s to 65535s, or 0s for no \
+                 hold time",
     );
     check(
         "  holdTime: 1d\n",
-        "8:13: holdTime: 86400s is not allowed; write whole seconds from 3s to 65535s, or 0s to \
-         keep a silent peer for ever",
+        "8:13: holdTime: 86400s is not allowed; write whole seconds from 3s to 65535s, or 0s for no \
+                 hold time",
     );
     check(
         "  holdTime: 9\n",
@@ -347,17 +347,17 @@ fn groups_that_cannot_be_served_are_refused_with_their_place() {
     check(
         "  minimumHoldTime: 2s\n",
         "8:20: minimumHoldTime: 2s is not allowed; write whole seconds from 3s to the 9s of \
-         holdTime, or 0s to let a peer switch the hold timer off",
+         holdTime, or 0s to allow a peer to disable the hold timer",
     );
     check(
         "  minimumHoldTime: 10s\n",
         "8:20: minimumHoldTime: 10s is not allowed; write whole seconds from 3s to the 9s of \
-         holdTime, or 0s to let a peer switch the hold timer off",
+         holdTime, or 0s to allow a peer to disable the hold timer",
     );
     check(
         "  minimumHoldTime: 3s\n  holdTime: 0s\n",
-        "8:20: minimumHoldTime: 3s is not allowed; write 0s, since holdTime 0s switches the hold \
-         timer off",
+        "8:20: minimumHoldTime: 3s is not allowed; write 0s, because holdTime 0s disables the hold \
+                 timer",
     );
     check(
         "  maximumPaths: 0\n",
@@ -382,7 +382,7 @@ fn groups_that_cannot_be_served_are_refused_with_their_place() {
     );
     check(
         "  families: [ipv4, ipv4]\n",
-        "8:13: families: write ipv4, ipv6 or both, each once",
+        "8:13: families: write ipv4, ipv6 or both, each at most once",
     );
     check(
         "  dynamicPrefixes: [10.244.1.0/16]\n",
@@ -394,42 +394,42 @@ fn groups_that_cannot_be_served_are_refused_with_their_place() {
     );
     check(
         "  importPrefixes:\n  - {prefix: 10.1.0.0/16, minimumLength: 8}\n",
-        "9:5: lengths 8 to 8 do not fit 10.1.0.0/16: they have to lie between 16 and 32, the \
-         smaller one first",
+        "9:5: lengths 8 to 8 are not valid for 10.1.0.0/16: give lengths between 16 and 32, the \
+         smaller length first",
     );
     check(
         "- name: lb\n  role: client\n",
-        "8:9: peerGroups: the name `lb` is given twice; rename one",
+        "8:9: peerGroups: the name `lb` is given twice; rename one of the groups",
     );
     check(
         "  dynamicPrefixes: [10.0.0.0/8]\n- name: other\n  role: client\n  dynamicPrefixes: \
          [10.1.0.0/16]\n",
-        "11:21: dynamicPrefixes: 10.1.0.0/16 overlaps 10.0.0.0/8 of peer group `lb`; a peer has \
-         to belong to one group only",
+        "11:21: dynamicPrefixes: 10.1.0.0/16 overlaps 10.0.0.0/8 of peer group `lb`; a peer can \
+                 belong to only one group",
     );
 }
 
 #[test]
-fn internal_groups_have_a_role_and_external_ones_have_none() {
-    check_refused(
+fn internal_groups_need_a_role_and_external_groups_must_not_have_a_role() {
+    check_rejected(
         "peerGroups:\n- name: lb\n",
-        "6:3: role: missing in peer group `lb`; write client for load-balancer pods (their paths \
-         go to everybody), non-client for other reflectors and routers",
+        "6:3: role: missing in peer group `lb`; write client for load-balancer pods, whose paths are \
+                 sent to all peers, or non-client for other reflectors and routers",
     );
-    check_refused(
+    check_rejected(
         "peerGroups:\n- name: lb\n  asn: 65001\n  role: client\n",
-        "8:9: role: peer group `lb` is of another AS, and only internal peers have a role; leave \
-         the field out",
+        "8:9: role: peer group `lb` belongs to another AS, and only peers of the own AS have a role; \
+                 leave the field out",
     );
 }
 
 #[test]
 fn peers_take_their_settings_from_a_group() {
     let groups = "peerGroups:\n- name: routers\n  role: non-client\npeers:\n";
-    let check = |text: &str, expected: &str| check_refused(&format!("{groups}{text}"), expected);
+    let check = |text: &str, expected: &str| check_rejected(&format!("{groups}{text}"), expected);
     check(
         "- {name: r, address: 192.0.2.1, group: router}\n",
-        "9:40: group: there is no peer group `router`; did you mean `routers`?",
+        "9:40: group: peer group `router` does not exist; did you mean `routers`?",
     );
     check(
         "- {name: r, address: router.example, group: routers}\n",
@@ -438,23 +438,23 @@ fn peers_take_their_settings_from_a_group() {
     );
     check(
         "- {name: r, address: 192.0.2.1, port: 0, group: routers}\n",
-        "9:39: port: 0 is not allowed; write 1 to 65535, or leave it out for 179",
+        "9:39: port: 0 is not allowed; write 1 to 65535, or leave the field out for 179",
     );
     check(
         "- {name: r, address: 192.0.2.1, localAddress: fd00::1, group: routers}\n",
-        "9:47: localAddress: fd00::1 is not of the family of the peer's address 192.0.2.1",
+        "9:47: localAddress: fd00::1 and the peer's address 192.0.2.1 have different address families",
     );
     check(
         "- {name: r, address: 192.0.2.1, group: routers}\n- {name: r, address: 192.0.2.2, group: \
          routers}\n",
-        "10:10: peer name `r` is used twice; rename one",
+        "10:10: peer name `r` is used twice; rename one of the peers",
     );
     check(
         "- {name: r, address: 192.0.2.1, group: routers}\n- {name: s, address: 192.0.2.1, group: \
          routers}\n",
         "10:22: peers `r` and `s` have the same address 192.0.2.1; leave one of them out",
     );
-    // Also where neither accepts, and each has a port of its own.
+    // The peers are also rejected if neither accepts connections and their ports differ.
     check(
         "- {name: r, address: 192.0.2.1, group: routers, connection: active}\n- {name: s, address: \
          192.0.2.1, port: 1179, group: routers, connection: active}\n",
@@ -469,7 +469,7 @@ fn peers_take_their_settings_from_a_group() {
 }
 
 #[test]
-fn a_peer_has_its_own_key_or_that_of_its_group() {
+fn a_peer_uses_its_own_key_or_the_key_of_its_group() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str| folder.path().join(name).display().to_string();
     for name in ["group", "own"] {
@@ -495,18 +495,18 @@ fn a_peer_has_its_own_key_or_that_of_its_group() {
         .map(|peer| peer.session.md5_key.clone());
     assert_eq!(Vec::from_iter(keys), [read(&of_group), read(&own), None]);
 
-    check_refused(
+    check_rejected(
         &format!("{groups}- {{name: r, address: 192.0.2.1, group: others}}\n"),
         "10:22: peer or group `r` has no key of TCP MD5, but 192.0.2.0/24 of group `routers` has \
          one, and 192.0.2.1/32 lies within it; give it an md5KeyFile too, or let only the \
          reflector connect (connection: active)",
     );
-    check_refused(
+    check_rejected(
         "peerGroups:\n- {name: lb, role: client, md5KeyFile: key}\n",
-        "6:40: md5KeyFile: this is not a whole path; write one from the root on, such as \
-         /run/secrets/bgp-tcp-md5/key",
+        "6:40: md5KeyFile: this is not an absolute path; write a path such as \
+                 /run/secrets/bgp-tcp-md5/key",
     );
-    check_refused(
+    check_rejected(
         "peerGroups:\n- {name: lb, role: client, md5KeyFile: /nowhere/key}\n",
         "6:40: md5KeyFile: cannot read /nowhere/key, which must be a file with the key of the \
          peers that this user may read: No such file or directory (os error 2)",
@@ -514,7 +514,7 @@ fn a_peer_has_its_own_key_or_that_of_its_group() {
 }
 
 #[test]
-fn flags_take_the_place_of_what_the_file_says() {
+fn flags_override_values_of_the_file() {
     let overrides = Overrides {
         listen: vec!["127.0.0.1:1179".parse().unwrap()],
         router_id: Some("192.0.2.77".parse().unwrap()),
@@ -529,7 +529,7 @@ fn flags_take_the_place_of_what_the_file_says() {
 }
 
 #[test]
-fn what_yaml_itself_refuses_is_said_with_the_field_and_the_cure() {
+fn errors_of_the_yaml_parser_are_reported_with_the_field_and_a_suggestion() {
     let check = |text: &str, expected: &str| {
         assert_eq!(parse(text).unwrap_err().to_string(), expected);
     };
@@ -549,8 +549,8 @@ fn what_yaml_itself_refuses_is_said_with_the_field_and_the_cure() {
 }
 
 #[test]
-fn every_field_is_in_the_reference() {
-    let reference = include_str!("../../../../docs/reference/route-reflector.md");
+fn every_field_is_described_in_the_reference() {
+    let reference = include_str!("../../../../docs/route-reflector.md");
     let group = "peerGroups:\n- name: lb\n  role: client\n";
     let mut fields = 0;
     for document in [
@@ -571,8 +571,8 @@ fn every_field_is_in_the_reference() {
 }
 
 #[test]
-fn the_example_of_the_reference_is_usable() {
-    let reference = include_str!("../../../../docs/reference/route-reflector.md");
+fn the_example_of_the_reference_is_valid() {
+    let reference = include_str!("../../../../docs/route-reflector.md");
     let (_, example) = reference.split_once("```yaml\n").unwrap();
     let (example, _) = example.split_once("```").unwrap();
     assert_eq!(parse(example).unwrap().peers.groups.len(), 2);

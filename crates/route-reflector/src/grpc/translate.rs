@@ -1,10 +1,10 @@
-//! From our types to the generated ones.
+//! Translation of types of this crate to generated types.
 
 use bgp_rib::PrefixFilter;
 use bgp_speaker::{GroupConfig, PathName};
 use daemon_api::reflector::v1::{self as wire, GetConfigurationResponse, PeerGroup};
 
-use crate::reflector::InForce;
+use crate::reflector::RunningConfiguration;
 
 pub(super) fn removed_path(path: PathName) -> wire::RemovedPath {
     wire::RemovedPath {
@@ -14,8 +14,8 @@ pub(super) fn removed_path(path: PathName) -> wire::RemovedPath {
     }
 }
 
-pub(super) fn configuration(in_force: &InForce) -> GetConfigurationResponse {
-    let config = &in_force.config;
+pub(super) fn configuration(running: &RunningConfiguration) -> GetConfigurationResponse {
+    let config = &running.config;
     GetConfigurationResponse {
         asn: config.speaker.local_asn.0,
         router_id: config.speaker.router_id.to_string(),
@@ -27,8 +27,8 @@ pub(super) fn configuration(in_force: &InForce) -> GetConfigurationResponse {
             .iter()
             .map(|peer| peer.name.clone())
             .collect(),
-        file: in_force.file.display().to_string(),
-        last_error: in_force.last_error.clone(),
+        file: running.file.display().to_string(),
+        last_error: running.last_error.clone(),
     }
 }
 
@@ -43,7 +43,8 @@ fn group(group: &GroupConfig) -> PeerGroup {
     }
 }
 
-/// A rule as `10.1.0.0/16`, with its bounds where they differ from the prefix's own length.
+/// Formats the rules of a filter. Each rule has its length bounds if they differ from the length of
+/// its prefix.
 fn prefixes(filter: &PrefixFilter) -> Vec<String> {
     match filter {
         PrefixFilter::All => vec!["all".to_owned()],

@@ -1,4 +1,4 @@
-//! A configuration file that changes while the daemon runs.
+//! Tests of changes of the configuration file.
 
 use std::time::Duration;
 
@@ -7,12 +7,12 @@ use daemon_api::reflector::v1::{GetConfigurationRequest, GetConfigurationRespons
 
 use crate::{
     NODE_A, SERVICE,
-    harness::{CLIENTS, HEAD, Neighbour, ROUTERS, Running, soon, usual},
+    harness::{CLIENTS, HEAD, ROUTERS, RunningReflector, TestPeer, soon, usual},
 };
 
-/// Waits until the configuration in force is as wanted.
+/// Waits until the running configuration fulfils the condition.
 async fn until_configured(
-    reflector: &mut Running,
+    reflector: &mut RunningReflector,
     what: &str,
     is_reached: impl Fn(&GetConfigurationResponse) -> bool,
 ) {
@@ -31,11 +31,11 @@ async fn until_configured(
 }
 
 #[tokio::test]
-async fn a_changed_file_touches_only_the_sessions_that_it_concerns() {
-    let mut reflector = Running::start(&usual()).await;
-    let mut client = Neighbour::dialling([127, 0, 1, 1], reflector.bgp).await;
+async fn a_changed_file_ends_only_sessions_whose_open_message_changes() {
+    let mut reflector = RunningReflector::start(&usual()).await;
+    let mut client = TestPeer::connecting([127, 0, 1, 1], reflector.bgp).await;
     client.established().await;
-    let mut router = Neighbour::dialling([127, 0, 2, 1], reflector.bgp).await;
+    let mut router = TestPeer::connecting([127, 0, 2, 1], reflector.bgp).await;
     router.established().await;
     client.announce(SERVICE, NODE_A).await;
     router.until_next_hops(SERVICE, &[NODE_A]).await;
@@ -48,20 +48,20 @@ async fn a_changed_file_touches_only_the_sessions_that_it_concerns() {
     })
     .await;
 
-    // What the router may be sent differs; its session stays.
+    // The export policy of the router has changed; its session stays.
     router.until_next_hops(SERVICE, &[]).await;
     client.announce("10.1.2.0/24", NODE_A).await;
     router.until_next_hops("10.1.2.0/24", &[NODE_A]).await;
     assert_eq!(router.paths.len(), 1);
-    for neighbour in [&client, &router] {
-        neighbour.assert_session_kept().await;
+    for peer in [&client, &router] {
+        peer.assert_session_kept().await;
     }
 
-    // What stands in an OPEN needs a new session.
+    // A changed value of the OPEN message needs a new session.
     let clients = CLIENTS.to_owned() + "  holdTime: 6s\n";
     reflector.replace_file(&format!("{HEAD}peerGroups:\n{clients}{routers}{other}"));
     client
-        .until("a session with the other hold time", |this| {
+        .until("a session with the changed hold time", |this| {
             let mut sessions = this.peers.values().map(|peer| &peer.session);
             sessions.any(|session| {
                 let negotiated = session.negotiated.as_ref();
@@ -71,15 +71,15 @@ async fn a_changed_file_touches_only_the_sessions_that_it_concerns() {
         .await;
     router.assert_session_kept().await;
 
-    let mut newcomer = Neighbour::dialling([127, 0, 4, 1], reflector.bgp).await;
+    let mut newcomer = TestPeer::connecting([127, 0, 4, 1], reflector.bgp).await;
     newcomer.established().await;
 }
 
 #[tokio::test]
-async fn attributes_of_a_dynamic_client_decide_nothing_until_the_group_relaxes_it() {
-    let reflector = Running::start(&usual()).await;
-    let client = Neighbour::dialling([127, 0, 1, 1], reflector.bgp).await;
-    let mut router = Neighbour::dialling([127, 0, 2, 1], reflector.bgp).await;
+async fn attributes_of_a_dynamic_client_are_replaced_until_the_group_relaxes_the_policy() {
+    let reflector = RunningReflector::start(&usual()).await;
+    let client = TestPeer::connecting([127, 0, 1, 1], reflector.bgp).await;
+    let mut router = TestPeer::connecting([127, 0, 2, 1], reflector.bgp).await;
     let own = Community(64512 << 16 | 100);
     let attributes = PathAttributes {
         local_pref: Some(200),
@@ -109,35 +109,39 @@ async fn attributes_of_a_dynamic_client_decide_nothing_until_the_group_relaxes_i
 }
 
 #[tokio::test]
-async fn a_change_of_import_policy_withdraws_nothing_from_the_router() {
-    let reflector = Running::start(&usual()).await;
-    let client = Neighbour::dialling([127, 0, 1, 1], reflector.bgp).await;
-    let mut router = Neighbour::dialling([127, 0, 2, 1], reflector.bgp).await;
+async fn a_relaxed_import_policy_withdraws_no_path_from_the_router() {
+    let reflector = RunningReflector::start(&usual()).await;
+    let client = TestPeer::connecting([127, 0, 1, 1], reflector.bgp).await;
+    let mut router = TestPeer::connecting([127, 0, 2, 1], reflector.bgp).await;
     client.announce("10.3.1.0/24", NODE_A).await;
     client.announce(SERVICE, NODE_A).await;
     router.until_next_hops(SERVICE, &[NODE_A]).await;
-    assert_eq!(router.paths.len(), 1, "10.3.1.0/24 is not allowed");
+    assert_eq!(
+        router.paths.len(),
+        1,
+        "10.3.1.0/24 is rejected by the import policy"
+    );
 
     let more = "  importPrefixes:\n  - {prefix: 10.3.0.0/16, maximumLength: 32}\n";
     let clients = CLIENTS.replace("  importPrefixes:\n", more);
     reflector.replace_file(&format!("{HEAD}peerGroups:\n{clients}{ROUTERS}"));
-    // The client is asked for what was rejected.
+    // The reflector requests the rejected path from the client again.
     router.until_next_hops("10.3.1.0/24", &[NODE_A]).await;
     assert_eq!((router.paths.len(), router.withdrawn), (2, 0));
 
-    // What a narrower policy excludes goes, and nothing else.
+    // A narrower policy withdraws only the excluded path.
     reflector.replace_file(&usual());
     router.until_next_hops("10.3.1.0/24", &[]).await;
     assert_eq!((router.paths.len(), router.withdrawn), (1, 1));
-    for neighbour in [&client, &router] {
-        neighbour.assert_session_kept().await;
+    for peer in [&client, &router] {
+        peer.assert_session_kept().await;
     }
 }
 
 #[tokio::test]
-async fn a_file_that_cannot_be_used_changes_nothing() {
-    let mut reflector = Running::start(&usual()).await;
-    let mut client = Neighbour::dialling([127, 0, 1, 1], reflector.bgp).await;
+async fn an_invalid_file_is_rejected_and_the_running_configuration_stays() {
+    let mut reflector = RunningReflector::start(&usual()).await;
+    let mut client = TestPeer::connecting([127, 0, 1, 1], reflector.bgp).await;
     client.established().await;
 
     reflector.replace_file(&usual().replace("role:", "roll:"));
@@ -149,7 +153,7 @@ async fn a_file_that_cannot_be_used_changes_nothing() {
     .await;
     assert!(reflector.readiness.is_ready());
     let report = reflector.readiness.report();
-    assert!(report.contains("the file is not in force"), "{report}");
+    assert!(report.contains("configuration file rejected"), "{report}");
 
     reflector.replace_file(&usual().replace("64512", "64513"));
     until_configured(&mut reflector, "the other error", |configuration| {
@@ -164,7 +168,7 @@ async fn a_file_that_cannot_be_used_changes_nothing() {
         "{metrics}"
     );
 
-    // A reading that could hang.
+    // Reading a FIFO could block.
     let folder = tempfile::tempdir().unwrap();
     let fifo = folder.path().join("fifo");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -182,10 +186,10 @@ async fn a_file_that_cannot_be_used_changes_nothing() {
     client.assert_session_kept().await;
 }
 
-/// Without a handler the signal would end this process.
+/// Without the handler of the reflector, SIGHUP would end the test process.
 #[tokio::test]
 async fn sighup_reads_the_file_again() {
-    let reflector = Running::start(&usual()).await;
+    let reflector = RunningReflector::start(&usual()).await;
     reflector
         .until_metric("portlb_reflector_configuration_reads_total 1")
         .await;

@@ -1,4 +1,4 @@
-//! A whole reflector in process, and BGP speakers around it on loopback addresses of their own.
+//! Test harness: a reflector in the test process, and BGP speakers on loopback addresses.
 
 use std::{
     collections::BTreeMap,
@@ -35,7 +35,7 @@ use tonic::transport::Channel;
 const ASN: Asn = Asn(64512);
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Nothing in these tests takes this long.
+/// Waits for `future`. Fails with the name `what` if it takes longer than the deadline.
 pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     match timeout(DEADLINE, future).await {
         Ok(value) => value,
@@ -68,15 +68,15 @@ pub(crate) const ROUTERS: &str = "\
   exportPrefixes: all
 ";
 
-/// The usual reflector: clients are dynamic, and so are routers.
+/// Returns the usual configuration file, with dynamic clients and dynamic routers.
 pub(crate) fn usual() -> String {
     format!("{HEAD}peerGroups:\n{CLIENTS}{ROUTERS}")
 }
 
-pub(crate) struct Running {
+pub(crate) struct RunningReflector {
     pub(crate) bgp: SocketAddr,
     pub(crate) client: RouteReflectorServiceClient<Channel>,
-    /// Where gRPC is served.
+    /// URL of the gRPC server.
     pub(crate) grpc: String,
     pub(crate) http: ListenAddress,
     pub(crate) readiness: Readiness,
@@ -85,12 +85,12 @@ pub(crate) struct Running {
     directory: TempDir,
 }
 
-impl Running {
+impl RunningReflector {
     pub(crate) async fn start(text: &str) -> Self {
         Self::start_with(text, Duration::from_secs(3600)).await
     }
 
-    /// Waits for its routers so long.
+    /// Starts the reflector with this `--router-timeout`.
     pub(crate) async fn start_with(text: &str, router_timeout: Duration) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("route-reflector.yaml");
@@ -131,14 +131,14 @@ impl Running {
         self.directory.path().join("route-reflector.yaml")
     }
 
-    /// As an editor does it.
+    /// Replaces the file with a rename, like an editor.
     pub(crate) fn replace_file(&self, text: &str) {
         let new = self.directory.path().join("new");
         std::fs::write(&new, text).unwrap();
         std::fs::rename(new, self.file()).unwrap();
     }
 
-    /// Waits until the metrics have this line; returns all of them.
+    /// Waits until the metrics contain this line. Returns the text of all metrics.
     pub(crate) async fn until_metric(&self, line: &str) -> String {
         let wait = async {
             loop {
@@ -184,25 +184,25 @@ impl Running {
     }
 }
 
-/// A BGP speaker beside the reflector.
-pub(crate) struct Neighbour {
+/// A BGP speaker that has a session with the reflector.
+pub(crate) struct TestPeer {
     pub(crate) handle: SpeakerHandle,
     pub(crate) listens_on: Option<SocketAddr>,
     task: JoinHandle<()>,
     changes: Changes,
     pub(crate) peers: BTreeMap<String, PeerStatus>,
     pub(crate) paths: BTreeMap<(IpNet, Option<PathId>), PathStatus>,
-    /// Paths that were withdrawn.
+    /// Number of paths that the reflector has withdrawn.
     pub(crate) withdrawn: usize,
 }
 
-impl Neighbour {
-    /// One that dials the reflector from this address, which is its router id, too.
-    pub(crate) async fn dialling(address: [u8; 4], reflector: SocketAddr) -> Self {
-        Self::dialling_with(address, reflector, session()).await
+impl TestPeer {
+    /// Starts a speaker that connects to the reflector from `address`, which is also its router id.
+    pub(crate) async fn connecting(address: [u8; 4], reflector: SocketAddr) -> Self {
+        Self::connecting_with(address, reflector, session()).await
     }
 
-    pub(crate) async fn dialling_without_hold_time(
+    pub(crate) async fn connecting_without_hold_time(
         address: [u8; 4],
         reflector: SocketAddr,
     ) -> Self {
@@ -210,10 +210,10 @@ impl Neighbour {
             hold_time_seconds: 0,
             ..session()
         };
-        Self::dialling_with(address, reflector, session).await
+        Self::connecting_with(address, reflector, session).await
     }
 
-    async fn dialling_with(
+    async fn connecting_with(
         address: [u8; 4],
         reflector: SocketAddr,
         session: SessionConfig,
@@ -231,7 +231,7 @@ impl Neighbour {
         Self::start(address, Vec::new(), peers).await
     }
 
-    /// One that waits on this address.
+    /// Starts a speaker that accepts a connection of the reflector on `address`.
     pub(crate) async fn listening(address: [u8; 4]) -> Self {
         let group = GroupConfig {
             name: "reflectors".to_owned(),
@@ -282,24 +282,27 @@ impl Neighbour {
             .originate(prefix.parse().unwrap(), attributes)
             .await;
         let revision = revision.unwrap().unwrap();
-        soon("written", self.handle.flushed(revision))
-            .await
-            .unwrap();
+        soon(
+            "the UPDATE message is written",
+            self.handle.flushed(revision),
+        )
+        .await
+        .unwrap();
     }
 
-    /// Follows sessions and paths until the condition holds.
+    /// Processes changes of sessions and paths until the condition holds.
     pub(crate) async fn until(&mut self, what: &str, condition: impl Fn(&Self) -> bool) {
         let follow = async {
             while !condition(self) {
                 for change in self.changes.next().await.unwrap() {
-                    self.take(change);
+                    self.apply(change);
                 }
             }
         };
         soon(what, follow).await;
     }
 
-    fn take(&mut self, change: Change) {
+    fn apply(&mut self, change: Change) {
         match change {
             Change::Peer(peer) => {
                 self.peers.insert(peer.name.clone(), *peer);
@@ -327,7 +330,7 @@ impl Neighbour {
         .await;
     }
 
-    /// Waits until a session has ended with an error that contains this text.
+    /// Waits until a session has ended with an error that contains `text`.
     pub(crate) async fn until_error(&mut self, text: &str) {
         self.until(text, |this| {
             let errors = this.peers.values();
@@ -337,7 +340,7 @@ impl Neighbour {
         .await;
     }
 
-    /// Fails if there was more than one session.
+    /// Fails if the session was not established exactly once.
     pub(crate) async fn assert_session_kept(&self) {
         let sessions = self.handle.peers().await.unwrap();
         assert_eq!(sessions[0].session.counters.established, 1);
@@ -356,7 +359,7 @@ impl Neighbour {
         .await;
     }
 
-    /// Without a goodbye, as after SIGKILL.
+    /// Ends the speaker without a Cease message, like SIGKILL.
     pub(crate) fn kill(self) {
         self.task.abort();
     }

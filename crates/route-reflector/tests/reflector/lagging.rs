@@ -1,4 +1,4 @@
-//! A watcher that does not read, over real gRPC, while real BGP changes the paths.
+//! Test of a watcher that does not read while many paths change.
 
 use std::{
     collections::BTreeSet,
@@ -12,13 +12,13 @@ use daemon_api::reflector::v1::{
 };
 use tonic::{Code, Streaming, transport::Endpoint};
 
-use crate::harness::{HEAD, Neighbour, Running, soon};
+use crate::harness::{HEAD, RunningReflector, TestPeer, soon};
 
-/// More changes than a speaker keeps for an observer, which is 65,536.
+/// More than 65,536, the largest number of changes that a speaker keeps for an observer.
 const PATHS: u32 = 70_000;
 
-/// A watch whose buffers take a few events.
-async fn watch(reflector: &Running) -> Streaming<WatchPathsResponse> {
+/// Opens a watch with buffers for only a few events.
+async fn watch(reflector: &RunningReflector) -> Streaming<WatchPathsResponse> {
     let endpoint = Endpoint::from_shared(reflector.grpc.clone()).unwrap();
     let endpoint = endpoint.initial_stream_window_size(16_384);
     let mut client = RouteReflectorServiceClient::new(endpoint.connect().await.unwrap());
@@ -26,7 +26,7 @@ async fn watch(reflector: &Running) -> Streaming<WatchPathsResponse> {
     stream.unwrap().into_inner()
 }
 
-/// Reads until there are so many paths.
+/// Reads events until `count` different paths have been received.
 async fn read_until(watch: &mut Streaming<WatchPathsResponse>, count: u32) {
     let mut paths = BTreeSet::new();
     while paths.len() < count as usize {
@@ -38,12 +38,12 @@ async fn read_until(watch: &mut Streaming<WatchPathsResponse>, count: u32) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watcher_that_does_not_read_is_aborted_and_the_others_get_every_path() {
+async fn a_watch_that_is_not_read_is_aborted_and_another_watch_gets_every_path() {
     let clients = "peerGroups:\n- name: clients\n  dynamicPrefixes: [127.0.1.0/24]\n  role: client\n  \
                    importPrefixes: [{prefix: 10.0.0.0/8, maximumLength: 32}]\n  \
                    allowedNextHops: [192.0.2.0/24]\n  maximumPaths: 100000\n";
-    let reflector = Running::start(&format!("{HEAD}{clients}")).await;
-    let client = Neighbour::dialling([127, 0, 1, 77], reflector.bgp).await;
+    let reflector = RunningReflector::start(&format!("{HEAD}{clients}")).await;
+    let client = TestPeer::connecting([127, 0, 1, 77], reflector.bgp).await;
     let mut silent = watch(&reflector).await;
     let mut reading = watch(&reflector).await;
     let reader = tokio::spawn(async move { read_until(&mut reading, PATHS).await });
@@ -54,7 +54,7 @@ async fn a_watcher_that_does_not_read_is_aborted_and_the_others_get_every_path()
         let originated = client.handle.originate(prefix, attributes).await;
         originated.unwrap().unwrap();
     }
-    // Each of its events has a deadline.
+    // The reader fails if an event takes too long.
     reader.await.unwrap();
 
     let mut read = 0;
@@ -65,7 +65,7 @@ async fn a_watcher_that_does_not_read_is_aborted_and_the_others_get_every_path()
         }
     };
     assert_eq!(ended.code(), Code::Aborted, "{ended}");
-    assert!(read < PATHS / 2, "{read} events waited for the watcher");
+    assert!(read < PATHS / 2, "{read} events were kept for the watcher");
 
     let mut again = watch(&reflector).await;
     read_until(&mut again, PATHS).await;

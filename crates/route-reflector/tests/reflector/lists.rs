@@ -1,4 +1,4 @@
-//! What lists, watches and metrics show.
+//! Tests of lists, watches and metrics.
 
 use daemon_api::{
     bgp::v1::{Path, SessionState},
@@ -11,15 +11,15 @@ use tonic::Code;
 
 use crate::{
     NODE_A, NODE_B, SERVICE,
-    harness::{Neighbour, Running, soon, usual},
+    harness::{RunningReflector, TestPeer, soon, usual},
 };
 
 #[tokio::test]
-async fn the_tables_can_be_read() {
-    let mut reflector = Running::start(&usual()).await;
-    let mut router = Neighbour::dialling([127, 0, 2, 1], reflector.bgp).await;
-    let a = Neighbour::dialling([127, 0, 1, 1], reflector.bgp).await;
-    let b = Neighbour::dialling([127, 0, 1, 2], reflector.bgp).await;
+async fn list_paths_returns_each_table() {
+    let mut reflector = RunningReflector::start(&usual()).await;
+    let mut router = TestPeer::connecting([127, 0, 2, 1], reflector.bgp).await;
+    let a = TestPeer::connecting([127, 0, 1, 1], reflector.bgp).await;
+    let b = TestPeer::connecting([127, 0, 1, 2], reflector.bgp).await;
     a.announce(SERVICE, NODE_A).await;
     b.announce(SERVICE, NODE_B).await;
     b.announce("10.1.2.0/24", NODE_B).await;
@@ -83,11 +83,11 @@ async fn the_tables_can_be_read() {
 }
 
 #[tokio::test]
-async fn lists_come_in_pages() {
-    let mut reflector = Running::start(&usual()).await;
-    let mut router = Neighbour::dialling([127, 0, 2, 1], reflector.bgp).await;
-    let a = Neighbour::dialling([127, 0, 1, 1], reflector.bgp).await;
-    let b = Neighbour::dialling([127, 0, 1, 2], reflector.bgp).await;
+async fn paths_and_sessions_are_listed_in_pages() {
+    let mut reflector = RunningReflector::start(&usual()).await;
+    let mut router = TestPeer::connecting([127, 0, 2, 1], reflector.bgp).await;
+    let a = TestPeer::connecting([127, 0, 1, 1], reflector.bgp).await;
+    let b = TestPeer::connecting([127, 0, 1, 2], reflector.bgp).await;
     a.announce(SERVICE, NODE_A).await;
     b.announce(SERVICE, NODE_B).await;
     b.announce("10.1.2.0/24", NODE_B).await;
@@ -126,10 +126,10 @@ async fn lists_come_in_pages() {
 }
 
 #[tokio::test]
-async fn a_page_token_of_other_arguments_is_refused() {
-    let mut reflector = Running::start(&usual()).await;
-    let mut router = Neighbour::dialling([127, 0, 2, 1], reflector.bgp).await;
-    let a = Neighbour::dialling([127, 0, 1, 1], reflector.bgp).await;
+async fn a_page_token_of_a_list_with_other_arguments_is_rejected() {
+    let mut reflector = RunningReflector::start(&usual()).await;
+    let mut router = TestPeer::connecting([127, 0, 2, 1], reflector.bgp).await;
+    let a = TestPeer::connecting([127, 0, 1, 1], reflector.bgp).await;
     a.announce(SERVICE, NODE_A).await;
     a.announce("10.1.2.0/24", NODE_A).await;
     router.until_next_hops("10.1.2.0/24", &[NODE_A]).await;
@@ -150,8 +150,8 @@ async fn a_page_token_of_other_arguments_is_refused() {
 }
 
 #[tokio::test]
-async fn requests_that_mean_nothing_are_refused_with_the_field() {
-    let mut reflector = Running::start(&usual()).await;
+async fn invalid_requests_are_rejected_with_the_name_of_the_field() {
+    let mut reflector = RunningReflector::start(&usual()).await;
     let error = reflector.list_paths(Table::AdjRibIn, "").await.unwrap_err();
     assert_eq!(error.code(), Code::InvalidArgument);
     assert!(error.message().starts_with("peer:"), "{error}");
@@ -170,9 +170,9 @@ async fn requests_that_mean_nothing_are_refused_with_the_field() {
 }
 
 #[tokio::test]
-async fn sessions_can_be_watched() {
+async fn a_watch_of_sessions_sends_synced_and_then_each_change() {
     use watch_sessions_response::Event;
-    let mut reflector = Running::start(&usual()).await;
+    let mut reflector = RunningReflector::start(&usual()).await;
     let stream = reflector
         .client
         .watch_sessions(WatchSessionsRequest {})
@@ -183,7 +183,7 @@ async fn sessions_can_be_watched() {
     let first = next().await;
     assert!(matches!(first.event, Some(Event::Synced(_))), "{first:?}");
 
-    let client = Neighbour::dialling([127, 0, 1, 1], reflector.bgp).await;
+    let client = TestPeer::connecting([127, 0, 1, 1], reflector.bgp).await;
     let mut revision = first.revision;
     loop {
         let event = next().await;
@@ -207,15 +207,15 @@ async fn sessions_can_be_watched() {
 }
 
 #[tokio::test]
-async fn watches_are_bounded_and_one_that_ends_makes_room() {
-    let mut reflector = Running::start(&usual()).await;
+async fn the_number_of_watches_is_limited_and_a_closed_watch_allows_a_new_watch() {
+    let mut reflector = RunningReflector::start(&usual()).await;
     let mut watches = Vec::new();
     for _ in 0..32 {
         let watch = reflector.client.watch_paths(WatchPathsRequest {}).await;
         watches.push(watch.unwrap().into_inner());
     }
-    let one_more = reflector.client.watch_sessions(WatchSessionsRequest {});
-    let error = one_more.await.unwrap_err();
+    let rejected_watch = reflector.client.watch_sessions(WatchSessionsRequest {});
+    let error = rejected_watch.await.unwrap_err();
     assert_eq!(error.code(), Code::ResourceExhausted, "{error}");
     assert!(error.message().contains("32 watches"), "{error}");
     watches.pop();
@@ -225,15 +225,15 @@ async fn watches_are_bounded_and_one_that_ends_makes_room() {
             tokio::task::yield_now().await;
         }
     };
-    soon("room for a watch", room).await;
+    soon("a watch can be opened again", room).await;
 }
 
 #[tokio::test]
-async fn paths_can_be_watched() {
+async fn a_watch_of_paths_sends_existing_paths_then_synced_then_each_change() {
     use watch_paths_response::Event;
-    let mut reflector = Running::start(&usual()).await;
-    let mut router = Neighbour::dialling([127, 0, 2, 1], reflector.bgp).await;
-    let a = Neighbour::dialling([127, 0, 1, 1], reflector.bgp).await;
+    let mut reflector = RunningReflector::start(&usual()).await;
+    let mut router = TestPeer::connecting([127, 0, 2, 1], reflector.bgp).await;
+    let a = TestPeer::connecting([127, 0, 1, 1], reflector.bgp).await;
     a.announce(SERVICE, NODE_A).await;
     router.until_next_hops(SERVICE, &[NODE_A]).await;
 
@@ -248,7 +248,7 @@ async fn paths_can_be_watched() {
         event.event.unwrap()
     };
     let Event::Path(path) = next().await else {
-        panic!("the path comes first")
+        panic!("the existing path is the first event")
     };
     assert_eq!(
         (path.prefix.as_str(), path.peer.as_str(), path.best),
@@ -256,10 +256,10 @@ async fn paths_can_be_watched() {
     );
     assert!(matches!(next().await, Event::Synced(_)));
 
-    let b = Neighbour::dialling([127, 0, 1, 2], reflector.bgp).await;
+    let b = TestPeer::connecting([127, 0, 1, 2], reflector.bgp).await;
     b.announce(SERVICE, NODE_B).await;
     let Event::Path(path) = next().await else {
-        panic!("the new path comes next")
+        panic!("the new path is the next event")
     };
     assert_eq!((path.peer.as_str(), path.best), ("127.0.1.2", false));
 
@@ -277,9 +277,9 @@ async fn paths_can_be_watched() {
 }
 
 #[tokio::test]
-async fn metrics_and_readiness_tell_of_the_sessions() {
-    let reflector = Running::start(&usual()).await;
-    let mut client = Neighbour::dialling([127, 0, 1, 1], reflector.bgp).await;
+async fn metrics_and_readiness_show_the_sessions() {
+    let reflector = RunningReflector::start(&usual()).await;
+    let mut client = TestPeer::connecting([127, 0, 1, 1], reflector.bgp).await;
     client.established().await;
     let gauge = "portlb_reflector_sessions_established{group=\"clients\"} 1";
     let text = reflector.until_metric(gauge).await;

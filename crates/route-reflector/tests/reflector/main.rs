@@ -1,4 +1,5 @@
-//! The whole daemon in process, over real gRPC and real BGP on loopback.
+//! Component tests of route-reflector. The daemon runs in the test process, with real gRPC and BGP
+//! connections on loopback addresses.
 
 #![expect(
     clippy::unwrap_used,
@@ -9,10 +10,10 @@
 mod configuration;
 mod harness;
 mod lagging;
+mod lists;
 mod paths;
 mod readiness;
 mod sessions;
-mod shown;
 
 const SERVICE: &str = "10.1.1.0/24";
 const NODE_A: [u8; 4] = [192, 0, 2, 1];

@@ -1,4 +1,4 @@
-//! Which paths go from clients to routers.
+//! Tests of the reflection of paths from clients to routers.
 
 use bgp_packet::{PathAttributes, RouterId};
 use daemon_api::{
@@ -8,15 +8,15 @@ use daemon_api::{
 
 use crate::{
     NODE_A, NODE_B, SERVICE,
-    harness::{CLIENTS, HEAD, Neighbour, Running, usual},
+    harness::{CLIENTS, HEAD, RunningReflector, TestPeer, usual},
 };
 
 #[tokio::test]
-async fn a_router_with_add_path_follows_the_clients_as_they_come_and_die() {
-    let reflector = Running::start(&usual()).await;
-    let mut router = Neighbour::dialling([127, 0, 2, 1], reflector.bgp).await;
-    let a = Neighbour::dialling([127, 0, 1, 1], reflector.bgp).await;
-    let b = Neighbour::dialling([127, 0, 1, 2], reflector.bgp).await;
+async fn a_router_with_add_path_gets_the_path_of_each_client_and_loses_it_with_the_client() {
+    let reflector = RunningReflector::start(&usual()).await;
+    let mut router = TestPeer::connecting([127, 0, 2, 1], reflector.bgp).await;
+    let a = TestPeer::connecting([127, 0, 1, 1], reflector.bgp).await;
+    let b = TestPeer::connecting([127, 0, 1, 2], reflector.bgp).await;
     a.announce(SERVICE, NODE_A).await;
     b.announce(SERVICE, NODE_B).await;
     router.until_next_hops(SERVICE, &[NODE_A, NODE_B]).await;
@@ -37,8 +37,8 @@ async fn a_router_with_add_path_follows_the_clients_as_they_come_and_die() {
 }
 
 #[tokio::test]
-async fn a_router_that_waits_is_dialled() {
-    let mut router = Neighbour::listening([127, 0, 3, 1]).await;
+async fn the_reflector_connects_to_a_router_that_listens() {
+    let mut router = TestPeer::listening([127, 0, 3, 1]).await;
     let address = router.listens_on.unwrap();
     let peers = format!(
         "peers:\n- name: router-1\n  address: {}\n  port: {}\n  group: routers\n  connection: \
@@ -46,8 +46,8 @@ async fn a_router_that_waits_is_dialled() {
         address.ip(),
         address.port()
     );
-    let mut reflector = Running::start(&(usual() + &peers)).await;
-    let client = Neighbour::dialling([127, 0, 1, 1], reflector.bgp).await;
+    let mut reflector = RunningReflector::start(&(usual() + &peers)).await;
+    let client = TestPeer::connecting([127, 0, 1, 1], reflector.bgp).await;
     client.announce(SERVICE, NODE_A).await;
     router.until_next_hops(SERVICE, &[NODE_A]).await;
 
@@ -74,10 +74,10 @@ async fn a_router_that_waits_is_dialled() {
 }
 
 #[tokio::test]
-async fn what_import_policy_does_not_name_is_not_reflected() {
-    let mut reflector = Running::start(&usual()).await;
-    let mut router = Neighbour::dialling([127, 0, 2, 1], reflector.bgp).await;
-    let client = Neighbour::dialling([127, 0, 1, 1], reflector.bgp).await;
+async fn paths_that_the_import_policy_does_not_allow_are_not_reflected() {
+    let mut reflector = RunningReflector::start(&usual()).await;
+    let mut router = TestPeer::connecting([127, 0, 2, 1], reflector.bgp).await;
+    let client = TestPeer::connecting([127, 0, 1, 1], reflector.bgp).await;
     client.announce("10.2.0.0/24", NODE_A).await;
     client.announce("10.1.2.0/24", [198, 51, 100, 1]).await;
     client.announce(SERVICE, NODE_A).await;
@@ -92,11 +92,11 @@ async fn what_import_policy_does_not_name_is_not_reflected() {
 }
 
 #[tokio::test]
-async fn clients_are_sent_nothing_unless_the_configuration_says_so() {
-    let mut reflector = Running::start(&usual()).await;
-    let a = Neighbour::dialling([127, 0, 1, 1], reflector.bgp).await;
-    let mut b = Neighbour::dialling([127, 0, 1, 2], reflector.bgp).await;
-    let mut router = Neighbour::dialling([127, 0, 2, 1], reflector.bgp).await;
+async fn clients_are_sent_no_paths_without_export_prefixes() {
+    let mut reflector = RunningReflector::start(&usual()).await;
+    let a = TestPeer::connecting([127, 0, 1, 1], reflector.bgp).await;
+    let mut b = TestPeer::connecting([127, 0, 1, 2], reflector.bgp).await;
+    let mut router = TestPeer::connecting([127, 0, 2, 1], reflector.bgp).await;
     b.established().await;
     a.announce(SERVICE, NODE_A).await;
     router.until_next_hops(SERVICE, &[NODE_A]).await;
@@ -110,9 +110,9 @@ async fn clients_are_sent_nothing_unless_the_configuration_says_so() {
 const FOUR: [&str; 4] = ["10.1.1.0/24", "10.1.2.0/24", "10.1.3.0/24", "10.1.4.0/24"];
 
 #[tokio::test]
-async fn a_client_with_too_many_paths_keeps_those_up_to_the_maximum() {
-    let reflector = Running::start(&usual()).await;
-    let mut client = Neighbour::dialling([127, 0, 1, 1], reflector.bgp).await;
+async fn a_client_with_too_many_paths_keeps_the_paths_up_to_the_maximum() {
+    let reflector = RunningReflector::start(&usual()).await;
+    let mut client = TestPeer::connecting([127, 0, 1, 1], reflector.bgp).await;
     client.established().await;
     for prefix in FOUR {
         client.announce(prefix, NODE_A).await;
@@ -120,11 +120,12 @@ async fn a_client_with_too_many_paths_keeps_those_up_to_the_maximum() {
     reflector
         .until_metric("portlb_bgp_paths_over_maximum_total 1")
         .await;
-    let mut router = Neighbour::dialling([127, 0, 2, 1], reflector.bgp).await;
+    let mut router = TestPeer::connecting([127, 0, 2, 1], reflector.bgp).await;
     for prefix in &FOUR[..3] {
         router.until_next_hops(prefix, &[NODE_A]).await;
     }
-    // Room is made, and what was refused is there without an announcement of the client's own.
+    // After a withdrawal, the reflector requests the rejected path again, without an announcement
+    // by the client.
     let withdrawn = client.handle.withdraw(FOUR[0].parse().unwrap()).await;
     withdrawn.unwrap();
     router.until_next_hops(FOUR[3], &[NODE_A]).await;
@@ -133,10 +134,10 @@ async fn a_client_with_too_many_paths_keeps_those_up_to_the_maximum() {
 }
 
 #[tokio::test]
-async fn a_client_with_too_many_paths_is_cut_off_where_the_group_says_restart() {
+async fn with_maximum_paths_action_restart_too_many_paths_end_the_session() {
     let clients = format!("{CLIENTS}  maximumPathsAction: restart\n");
-    let reflector = Running::start(&format!("{HEAD}peerGroups:\n{clients}")).await;
-    let mut client = Neighbour::dialling([127, 0, 1, 1], reflector.bgp).await;
+    let reflector = RunningReflector::start(&format!("{HEAD}peerGroups:\n{clients}")).await;
+    let mut client = TestPeer::connecting([127, 0, 1, 1], reflector.bgp).await;
     client.established().await;
     for prefix in FOUR {
         let attributes = PathAttributes::originate(NODE_A.into());

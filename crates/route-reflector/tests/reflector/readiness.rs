@@ -1,10 +1,10 @@
-//! Which sessions a reflector waits for until it is ready.
+//! Tests of the readiness step `sessions`.
 
 use std::time::Duration;
 
-use crate::harness::{Neighbour, Running, soon, usual};
+use crate::harness::{RunningReflector, TestPeer, soon, usual};
 
-async fn until_sessions(reflector: &Running, expected: &str) {
+async fn until_sessions(reflector: &RunningReflector, expected: &str) {
     let wait = async {
         while !reflector.readiness.report().contains(expected) {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -15,7 +15,7 @@ async fn until_sessions(reflector: &Running, expected: &str) {
     assert_eq!(reflector.readiness.is_ready(), is_ready, "{expected}");
 }
 
-/// Two routers that connect by themselves.
+/// Two routers that connect to the reflector.
 const TWO_ROUTERS: &str = "\
 peers:
 - {name: router-1, address: 127.0.3.1, group: routers, connection: passive}
@@ -23,9 +23,9 @@ peers:
 ";
 
 #[tokio::test]
-async fn a_reflector_is_not_ready_until_each_router_has_come_once() {
-    let reflector = Running::start(&(usual() + TWO_ROUTERS)).await;
-    let mut client = Neighbour::dialling([127, 0, 1, 1], reflector.bgp).await;
+async fn a_reflector_is_not_ready_until_each_router_has_had_a_session() {
+    let reflector = RunningReflector::start(&(usual() + TWO_ROUTERS)).await;
+    let mut client = TestPeer::connecting([127, 0, 1, 1], reflector.bgp).await;
     client.established().await;
     let none = "missing sessions: 1 of 3 established; no session with router-1, router-2";
     until_sessions(&reflector, none).await;
@@ -35,10 +35,10 @@ async fn a_reflector_is_not_ready_until_each_router_has_come_once() {
         "{answer}"
     );
 
-    let first = Neighbour::dialling([127, 0, 3, 1], reflector.bgp).await;
+    let first = TestPeer::connecting([127, 0, 3, 1], reflector.bgp).await;
     let one = "missing sessions: 2 of 3 established; no session with router-2";
     until_sessions(&reflector, one).await;
-    let second = Neighbour::dialling([127, 0, 3, 2], reflector.bgp).await;
+    let second = TestPeer::connecting([127, 0, 3, 2], reflector.bgp).await;
     until_sessions(&reflector, "ready sessions: 3 of 3 established\n").await;
 
     second.kill();
@@ -49,18 +49,18 @@ async fn a_reflector_is_not_ready_until_each_router_has_come_once() {
 }
 
 #[tokio::test]
-async fn a_router_that_does_not_come_is_waited_for_so_long_and_no_longer() {
+async fn a_missing_router_does_not_prevent_readiness_after_the_router_timeout() {
     let text = usual() + TWO_ROUTERS;
-    let reflector = Running::start_with(&text, Duration::from_millis(300)).await;
-    let _router = Neighbour::dialling([127, 0, 3, 1], reflector.bgp).await;
+    let reflector = RunningReflector::start_with(&text, Duration::from_millis(300)).await;
+    let _router = TestPeer::connecting([127, 0, 3, 1], reflector.bgp).await;
     let one = "ready sessions: 1 of 2 established; no session with router-2";
     until_sessions(&reflector, one).await;
 }
 
 #[tokio::test]
-async fn a_router_that_is_taken_out_of_the_file_is_not_waited_for() {
-    let reflector = Running::start(&(usual() + TWO_ROUTERS)).await;
-    let _router = Neighbour::dialling([127, 0, 3, 1], reflector.bgp).await;
+async fn a_router_that_is_removed_from_the_file_does_not_prevent_readiness() {
+    let reflector = RunningReflector::start(&(usual() + TWO_ROUTERS)).await;
+    let _router = TestPeer::connecting([127, 0, 3, 1], reflector.bgp).await;
     let both = "missing sessions: 1 of 2 established; no session with router-2";
     until_sessions(&reflector, both).await;
     let one = TWO_ROUTERS.lines().take(2).collect::<Vec<_>>().join("\n");
@@ -69,9 +69,9 @@ async fn a_router_that_is_taken_out_of_the_file_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn a_peer_that_is_sent_nothing_is_no_router() {
+async fn a_peer_without_export_prefixes_does_not_prevent_readiness() {
     let client =
         "peers:\n- {name: client-1, address: 127.0.5.1, group: clients, connection: passive}\n";
-    let reflector = Running::start(&(usual() + client)).await;
+    let reflector = RunningReflector::start(&(usual() + client)).await;
     until_sessions(&reflector, "ready sessions: 0 of 1 established\n").await;
 }

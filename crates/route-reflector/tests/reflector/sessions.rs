@@ -1,15 +1,15 @@
-//! Sessions that are refused or end.
+//! Tests of sessions that end or are refused.
 
 use std::time::Duration;
 
 use daemon_api::reflector::v1::ListSessionsRequest;
 
-use crate::harness::{Neighbour, Running, soon, usual};
+use crate::harness::{RunningReflector, TestPeer, soon, usual};
 
 #[tokio::test]
-async fn a_shutdown_tells_every_peer_why() {
-    let reflector = Running::start(&usual()).await;
-    let mut client = Neighbour::dialling([127, 0, 1, 1], reflector.bgp).await;
+async fn a_shutdown_sends_its_text_to_every_peer() {
+    let reflector = RunningReflector::start(&usual()).await;
+    let mut client = TestPeer::connecting([127, 0, 1, 1], reflector.bgp).await;
     client.established().await;
     reflector.shutdown.request();
     client.until_error("gone for a test").await;
@@ -20,8 +20,8 @@ async fn a_shutdown_tells_every_peer_why() {
 }
 
 #[tokio::test]
-async fn a_shutdown_without_a_session_ends_at_once() {
-    let reflector = Running::start(&usual()).await;
+async fn a_shutdown_without_a_session_ends_immediately() {
+    let reflector = RunningReflector::start(&usual()).await;
     let began = std::time::Instant::now();
     reflector.shutdown.request();
     let ended = soon("the end of the daemon", reflector.daemon).await;
@@ -31,9 +31,9 @@ async fn a_shutdown_without_a_session_ends_at_once() {
 }
 
 #[tokio::test]
-async fn a_client_that_switches_the_hold_timer_off_is_refused_counted_and_listed() {
-    let mut reflector = Running::start(&usual()).await;
-    let mut client = Neighbour::dialling_without_hold_time([127, 0, 1, 9], reflector.bgp).await;
+async fn a_client_that_offers_no_hold_time_is_refused_counted_and_listed() {
+    let mut reflector = RunningReflector::start(&usual()).await;
+    let mut client = TestPeer::connecting_without_hold_time([127, 0, 1, 9], reflector.bgp).await;
     client.until_error("Unacceptable Hold Time").await;
     let sessions = reflector
         .client
