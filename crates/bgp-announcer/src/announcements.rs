@@ -7,7 +7,7 @@
 //!      ▲                    │                          │  │  │  ▲   │ and confirmed again
 //!      └────────────────────┴──────────────────────────┘  │  └──┼───▼
 //!           not serving, node route refused               │     LeastPreferred
-//!                                                         │ DrainPhase, Stop   │
+//!                                                         │ Drain, Stop   │
 //!                                                         ▼               │
 //!      ┌────────┐  linger: node routes stay            Draining ◄─────────┘
 //!      │ Idle   │ ◄───────────────────── Drained ◄────────┘ withdraw delay
@@ -60,11 +60,11 @@ pub struct AnnouncementsConfig {
     /// `None`: MULTI_EXIT_DISC is not sent.
     pub multi_exit_disc: Option<u32>,
     pub communities: Vec<Community>,
-    /// Grace period of the data plane. After it, addresses that the data plane served are least
-    /// preferred.
+    /// Grace period of the data plane. When it is over, addresses that the data plane served become
+    /// least preferred.
     pub data_plane_timeout: Duration,
-    /// Grace period of node-router. After it, addresses with node routes are least preferred. Zero:
-    /// immediately.
+    /// Grace period of node-router. When it is over, addresses with node routes become least
+    /// preferred. Zero: they become least preferred immediately.
     pub node_route_timeout: Duration,
     /// Time from the announcement as least preferred to the withdrawal in a drain.
     pub withdraw_delay: Duration,
@@ -72,7 +72,8 @@ pub struct AnnouncementsConfig {
     pub linger: Duration,
 }
 
-/// The way of packets for service addresses of one address family to this load balancer.
+/// The next hop and the gateway through which packets to service addresses of one address family
+/// reach this load balancer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InboundRoute {
     /// Next hop of the announcements. Unspecified address: the local address of each BGP session.
@@ -81,7 +82,8 @@ pub struct InboundRoute {
     pub gateway: Option<IpAddr>,
 }
 
-/// The service addresses with the decision whether each is announced, and in which form.
+/// The state machine that decides for each service address whether the address is announced, and in
+/// which form.
 #[derive(Clone, Debug)]
 pub struct Announcements {
     config: AnnouncementsConfig,
@@ -132,7 +134,7 @@ enum NodeRouteState {
     },
 }
 
-/// The addresses that an input can change. Most inputs change one of many addresses.
+/// The addresses that have to be evaluated after an input. Most inputs can change only one address.
 enum AffectedAddresses {
     One(IpNet),
     All,
@@ -141,7 +143,8 @@ enum AffectedAddresses {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum AnnouncementForm {
     Normal,
-    /// For a drain, while the data plane or node-router is silent, and while the address flaps.
+    /// Used during a drain, while the data plane or node-router is silent, and while the address
+    /// flaps.
     LeastPreferred,
 }
 
@@ -399,7 +402,7 @@ impl Announcements {
             }
             Evidence::Silent | Evidence::Missing => None,
         };
-        let wanted = match (inbound, drain) {
+        let target_form = match (inbound, drain) {
             (Some(_), DrainPhase::No) => possible,
             (Some(_), DrainPhase::Draining { .. })
                 if possible.is_some() && entry.announced.is_some() =>
@@ -414,8 +417,8 @@ impl Announcements {
                 | DrainPhase::Done,
             ) => None,
         };
-        let wants_route = wanted.is_some() || (is_served && drain == DrainPhase::No);
-        if wants_route {
+        let needs_route = target_form.is_some() || (is_served && drain == DrainPhase::No);
+        if needs_route {
             entry.release_at = None;
             if let Some(InboundRoute {
                 gateway: Some(gateway),
@@ -429,8 +432,8 @@ impl Announcements {
                 outputs.push(AnnouncementOutput::Hold { prefix, gateway });
             }
         }
-        if entry.announced != wanted {
-            match (wanted, inbound) {
+        if entry.announced != target_form {
+            match (target_form, inbound) {
                 (Some(form), Some(inbound)) => {
                     let attributes = self.config.attributes(form, inbound.next_hop);
                     outputs.push(AnnouncementOutput::Announce(prefix, attributes));
@@ -440,9 +443,9 @@ impl Announcements {
                     outputs.push(AnnouncementOutput::Withdraw(prefix));
                 }
             }
-            entry.announced = wanted;
+            entry.announced = target_form;
         }
-        if !wants_route
+        if !needs_route
             && entry.route != NodeRouteState::Free
             && entry.release_at.is_none_or(|release_at| release_at <= now)
         {
@@ -472,7 +475,7 @@ impl Announcements {
         }
     }
 
-    /// Returns the way of packets for `prefix`.
+    /// Returns the next hop and the gateway for `prefix`.
     ///
     /// # Errors
     /// Returns the reason why the prefix is refused.

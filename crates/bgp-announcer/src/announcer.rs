@@ -53,7 +53,7 @@ pub struct AnnouncementStatus {
 /// A handle with which other tasks read the announcer's state and send it commands. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct AnnouncerHandle {
-    commands: mpsc::Sender<Command>,
+    commands: mpsc::Sender<AnnouncerCommand>,
     pub announcements: Reader<IpNet, AnnouncementStatus>,
     /// The sessions, keyed by the name of the peer.
     pub sessions: Reader<String, PeerStatus>,
@@ -66,7 +66,7 @@ pub struct AnnouncerHandle {
 }
 
 #[derive(Debug)]
-enum Command {
+enum AnnouncerCommand {
     Drain(oneshot::Sender<Vec<IpNet>>),
     Undrain(oneshot::Sender<()>),
 }
@@ -82,7 +82,7 @@ impl AnnouncerHandle {
     /// # Errors
     /// Returns an error if the drain was reverted or the process exits.
     pub async fn drain(&self) -> Result<Vec<IpNet>, DrainInterrupted> {
-        self.ask(Command::Drain).await
+        self.ask(AnnouncerCommand::Drain).await
     }
 
     /// Reverts a drain.
@@ -90,12 +90,12 @@ impl AnnouncerHandle {
     /// # Errors
     /// Returns an error if the process is shutting down.
     pub async fn undrain(&self) -> Result<(), DrainInterrupted> {
-        self.ask(Command::Undrain).await
+        self.ask(AnnouncerCommand::Undrain).await
     }
 
     async fn ask<T>(
         &self,
-        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+        command: impl FnOnce(oneshot::Sender<T>) -> AnnouncerCommand,
     ) -> Result<T, DrainInterrupted> {
         let (reply, answer) = oneshot::channel();
         let sent = self.commands.send(command(reply)).await;
@@ -114,7 +114,7 @@ pub struct Announcer {
     metrics: AnnouncerMetrics,
     readiness: AnnouncerReadiness,
     log: AnnouncerLog,
-    commands: mpsc::Receiver<Command>,
+    commands: mpsc::Receiver<AnnouncerCommand>,
     published: Publisher<IpNet, AnnouncementStatus>,
     sessions: Publisher<String, PeerStatus>,
     draining: watch::Sender<bool>,
@@ -207,7 +207,7 @@ impl Announcer {
                 Some(command) = self.commands.recv() => self.command(command).await?,
                 batch = changes.next() => match batch {
                     Ok(batch) => self.sessions_changed(batch).await?,
-                    Err(ChangesEnded::SpeakerGone(gone)) => return Err(gone.into()),
+                    Err(ChangesEnded::SpeakerGone(stopped)) => return Err(stopped.into()),
                     Err(ChangesEnded::Lagging) => changes = self.speaker.changes(false).await?,
                 },
                 Some(prefixes) = OptionFuture::from(sent.as_mut()) => {
@@ -238,9 +238,9 @@ impl Announcer {
         Ok(())
     }
 
-    async fn command(&mut self, command: Command) -> Result<(), AnnouncerError> {
+    async fn command(&mut self, command: AnnouncerCommand) -> Result<(), AnnouncerError> {
         match command {
-            Command::Drain(reply) => {
+            AnnouncerCommand::Drain(reply) => {
                 self.waiting_for_drain.push(reply);
                 let was_draining = self.announcements.is_draining();
                 self.handle(AnnouncementInput::Drain).await?;
@@ -248,7 +248,7 @@ impl Announcer {
                     self.answer_drain_requests();
                 }
             }
-            Command::Undrain(reply) => {
+            AnnouncerCommand::Undrain(reply) => {
                 self.handle(AnnouncementInput::Undrain).await?;
                 if !self.announcements.is_draining() {
                     tracing::info!("drain reverted; announcing service addresses again");
@@ -306,7 +306,7 @@ impl Announcer {
                 self.sent_may_have_changed = true;
             }
             AnnouncementOutput::Drained => {
-                tracing::info!("answer_drain_requests; all service addresses are withdrawn");
+                tracing::info!("drained; all service addresses are withdrawn");
                 self.answer_drain_requests();
             }
             AnnouncementOutput::Stopped => self.is_stopped = true,

@@ -13,7 +13,7 @@ use crate::{
     announcer::AnnouncementStatus,
 };
 
-/// Returns the announcement_status status of an announcement. `carried_by` has the names of the peers whose
+/// Returns the published status of an announcement. `carried_by` has the names of the peers whose
 /// sessions carry the announcement.
 pub(crate) fn announcement_status(
     prefix: &IpNet,

@@ -25,8 +25,8 @@ use crate::{
 /// plane.
 const SHORTEST_DATA_PLANE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Longest pause between two attempts to connect to a lost peer, so that the session is soon
-/// established again when the peer is back.
+/// Longest pause between two attempts to connect to a lost peer. It is short, so that the session
+/// is soon established again after the peer returns.
 const CONNECT_RETRY_MAXIMUM: Duration = Duration::from_secs(3);
 
 /// The configuration of the daemon, valid and with all defaults resolved.
@@ -156,7 +156,7 @@ impl AnnouncementsConfig {
     }
 }
 
-/// At most one address of each family.
+/// At most one IPv4 address and one IPv6 address, parsed from a flag.
 #[derive(Clone, Copy, Debug, Default)]
 struct ByFamily {
     ipv4: Option<Ipv4Addr>,
@@ -295,7 +295,8 @@ fn peers(args: &Args) -> Result<Configuration, ConfigError> {
             .any(|earlier| earlier.address == flag.address)
         {
             return Err(ConfigError(format!(
-                "--peer: {} is given twice; each address may be listed once, a different name= does not make a second peer",
+                "--peer: {} is given twice; each address may be listed once, a different name= does \
+                                 not make a second peer",
                 flag.address
             )));
         }

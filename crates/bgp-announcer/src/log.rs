@@ -1,4 +1,4 @@
-//! AnnouncerLog lines about the data plane, the node-router and the announcements.
+//! Log messages about the data plane, node-router and the announcements.
 //! The first failed attempt to reach a daemon is logged at WARN, further failed attempts at DEBUG,
 //! and the success after them at INFO. `bgp-speaker` logs the events of peers and sessions.
 
@@ -93,8 +93,8 @@ impl AnnouncerLog {
         }
     }
 
-    /// Logs the addresses that the sessions carry since the last call or no longer carry. Writes
-    /// one line for all addresses that have lost their last session since the last call.
+    /// Logs changes since the last call: each address that a session carries now, and one line for
+    /// all addresses that no session carries any longer.
     pub(crate) fn announcements(
         &mut self,
         announcements: &BTreeMap<IpNet, AnnouncementStatus>,
@@ -102,12 +102,12 @@ impl AnnouncerLog {
     ) {
         let mut lost = Vec::new();
         for (prefix, it) in announcements {
-            let known = self.carried.get(prefix).copied();
+            let logged_state = self.carried.get(prefix).copied();
             if it.announced_to.is_empty() {
-                if known.is_some() && it.state == AddressState::WaitingForSession {
+                if logged_state.is_some() && it.state == AddressState::WaitingForSession {
                     lost.push((prefix, it));
                 }
-            } else if known != Some(it.state) {
+            } else if logged_state != Some(it.state) {
                 tracing::info!(
                     %prefix,
                     state = ?it.state,
@@ -122,7 +122,7 @@ impl AnnouncerLog {
                 tracing::warn!(
                     %prefix,
                     reason = it.detail,
-                    "no session can carry the address; it is not announced"
+                    "no session can carry the address; the address is not announced"
                 );
             }
         }

@@ -209,7 +209,7 @@ fn start(flags: &[&str]) -> Child {
 fn signal(child: &Child, name: &str) {
     let id = child.id().to_string();
     let status = Command::new("kill").args([name, &id]).status();
-    assert!(status.expect("the program kill exists").success());
+    assert!(status.expect("the command kill exists").success());
 }
 
 fn wait(child: &mut Child) -> Option<i32> {

@@ -27,7 +27,7 @@ pub enum AddressState {
     LeastPreferred,
     /// Announced as least preferred because of a drain.
     Draining,
-    /// The data plane serves the address, but a drain has withdrawn it or prevents its
+    /// The data plane serves the address, but a drain has withdrawn the address or prevents its
     /// announcement.
     Drained,
 }
@@ -50,11 +50,11 @@ pub enum DataPlaneState {
     Synced,
     /// A stream is open, but the data plane has not reported every address yet.
     Syncing,
-    /// No stream is open, for the contained reason. The grace period is not over, so the last
+    /// No stream is open; the text has the reason. The grace period is not over, so the last
     /// reports still count as confirmed.
     Lost(String),
-    /// The data plane has sent no message for the grace period, for the contained reason. Addresses
-    /// that it served are least preferred.
+    /// The data plane has sent no message for its grace period; the text has the reason. Addresses
+    /// that the data plane served are least preferred.
     Silent(String),
 }
 

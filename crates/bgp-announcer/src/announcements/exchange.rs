@@ -11,7 +11,7 @@ pub enum AnnouncementInput {
     DataPlaneOpened,
     /// The data plane reported the state of a service address.
     ServiceAddress {
-        /// Host bits are 0.
+        /// The prefix of the address, with all host bits set to 0.
         prefix: IpNet,
         serving: bool,
         /// The reason why the address cannot be served. Empty if it is served.
@@ -23,7 +23,7 @@ pub enum AnnouncementInput {
     Synced,
     /// A sign of life of the data plane.
     Heartbeat,
-    /// The stream from the data plane has ended, for the contained reason.
+    /// The stream from the data plane has ended; the text has the reason.
     DataPlaneLost(String),
     /// The node's kernel holds the node route of the prefix.
     NodeRouteHeld(IpNet),
@@ -66,6 +66,6 @@ pub enum AnnouncementOutput {
     Withdraw(IpNet),
     /// The drain is done: every address is withdrawn, and the linger is over.
     Drained,
-    /// The process can exit.
+    /// The drain before the end of the process is done, so the process can exit.
     Stopped,
 }

@@ -15,16 +15,16 @@ const USUAL: &[&str] = &[
 /// removes the usual flag.
 fn resolve(flags: &[&str]) -> Result<Config, String> {
     let name = |flag: &str| flag.split('=').next().unwrap_or_default().to_owned();
-    let usual = USUAL
+    let usual_flags = USUAL
         .iter()
-        .filter(|usual| !flags.iter().any(|flag| name(flag) == name(usual)));
+        .filter(|usual_flags| !flags.iter().any(|flag| name(flag) == name(usual_flags)));
     let given = flags.iter().filter(|flag| flag.contains('='));
     let common = [
         "bgp-announcer",
         "--grpc-listen=127.0.0.1:0",
         "--http-listen=127.0.0.1:0",
     ];
-    let line = common.iter().chain(usual).chain(given);
+    let line = common.iter().chain(usual_flags).chain(given);
     let args = Args::try_parse_from(line).map_err(|error| error.to_string())?;
     Config::resolve(&args).map_err(|error| error.to_string())
 }

@@ -1,4 +1,4 @@
-//! ServiceAddressWatch of the service addresses of the data plane.
+//! Watch of the service addresses of the data plane.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use tonic::{Status, Streaming, transport::Channel};
 
 use crate::announcements::AnnouncementInput;
 
-/// Number of heartbeats in the time after which the data plane counts as silent.
+/// Number of heartbeats that are requested within the grace period of the data plane.
 const HEARTBEATS_PER_TIMEOUT: u32 = 5;
 
 /// Returns the messages of the data plane as an endless stream of inputs. A gRPC stream that ends,
@@ -61,13 +61,13 @@ impl ServiceAddressWatch {
             Ok(Ok(None)) => "the stream has ended".to_owned(),
             Ok(Ok(Some(response))) => {
                 match to_input(response) {
-                    Ok(to_input) => {
-                        // A stream that ends before it has reported everything would be opened
-                        // without any pause.
-                        if matches!(to_input, AnnouncementInput::Synced) {
+                    Ok(input) => {
+                        // Only the mark synced resets the pause. Otherwise, a stream that always
+                        // ends before it is synced would be opened again without a pause.
+                        if matches!(input, AnnouncementInput::Synced) {
                             self.backoff.reset();
                         }
-                        return to_input;
+                        return input;
                     }
                     Err(problem) => problem,
                 }

@@ -1,4 +1,4 @@
-//! Fake data plane that serves its gRPC contract.
+//! Fake data plane that serves DataPlaneService.
 
 use std::{pin::Pin, sync::Arc};
 

@@ -161,7 +161,7 @@ impl Environment {
             .iter()
             .map(|flag| flag.replace("{reflector}", &peer))
             .collect();
-        let usual = [
+        let usual_flags = [
             "--grpc-listen=127.0.0.1:0".to_owned(),
             "--http-listen=127.0.0.1:0".to_owned(),
             format!("--asn={ASN}"),
@@ -173,13 +173,13 @@ impl Environment {
             format!("--node-router=http://{}", node_router.port.address),
         ];
         let name = |flag: &str| flag.split('=').next().unwrap_or_default().to_owned();
-        let usual = usual
+        let usual_flags = usual_flags
             .iter()
             .map(String::as_str)
-            .filter(|usual| !flags.iter().any(|flag| name(flag) == name(usual)));
+            .filter(|usual_flags| !flags.iter().any(|flag| name(flag) == name(usual_flags)));
         let line = ["bgp-announcer"]
             .into_iter()
-            .chain(usual)
+            .chain(usual_flags)
             .chain(flags.iter().map(String::as_str));
         let matches = Args::command().get_matches_from(line);
         let args = Args::from_arg_matches(&matches).expect("the flags are valid");

@@ -1,5 +1,4 @@
-//! Component tests of bgp-announcer. The daemon runs in the test process. A fake data plane, a fake
-//! node-router and a BGP speaker as reflector talk real gRPC and BGP with the daemon.
+//! Component tests of bgp-announcer. The daemon runs in the test process. It has real gRPC and BGP connections to a fake data plane, a fake node-router and a BGP speaker in the role of a reflector.
 #![cfg(test)]
 
 mod data_plane;
@@ -52,7 +51,7 @@ async fn each_hold_attempt_sends_the_current_token_of_the_file() {
     node_router
         .wait_for_token(Some("Bearer first.of.pod"))
         .await;
-    // The kubelet replaces the file in this way, too.
+    // The kubelet also replaces the token file with a rename.
     let next = folder.path().join("next");
     std::fs::write(&next, "second.of.pod").unwrap();
     std::fs::rename(&next, &file).unwrap();

@@ -1,4 +1,4 @@
-//! Fake node-router that serves its gRPC contract.
+//! Fake node-router that serves NodeRouteService.
 
 use std::{
     pin::Pin,
