@@ -124,7 +124,7 @@ impl LearnedAttributes {
     /// prefixes and peers.
     pub(crate) fn exported(&self, form: ExportForm) -> Arc<PathAttributes> {
         let mut exported = self.exported.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, attributes)) = exported.iter().find(|(known, _)| *known == form) {
+        if let Some((_, attributes)) = exported.iter().find(|(existing, _)| *existing == form) {
             return attributes.clone();
         }
         let attributes = Arc::new(form.apply(&self.attributes));
@@ -185,16 +185,16 @@ impl AdjRibIn {
 
     /// Changes the kind of the peer. Stored paths keep the old kind until they are stored again.
     pub(crate) fn set_kind(&mut self, kind: PeerKind) {
-        if let SourceProperties::Peer { kind: known, .. } = &mut self.source {
-            *known = kind;
+        if let SourceProperties::Peer { kind: existing, .. } = &mut self.source {
+            *existing = kind;
         }
         self.interned.clear();
     }
 
     /// Returns the shared copy of these attributes. Creates it if it does not exist.
     pub(crate) fn intern(&mut self, attributes: &Arc<PathAttributes>) -> Arc<LearnedAttributes> {
-        if let Some(known) = self.interned.get(attributes.as_ref()) {
-            return known.0.clone();
+        if let Some(existing) = self.interned.get(attributes.as_ref()) {
+            return existing.0.clone();
         }
         if self.interned.len() >= self.sweep_at {
             self.interned

@@ -11,9 +11,9 @@ use crate::table::{PrefixIndex, Slot};
 
 /// The key of a sent path. A peer has at most one path for each key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Key {
+pub(crate) struct SentPathKey {
     pub(crate) prefix: PrefixIndex,
-    pub(crate) what: PathChoice,
+    pub(crate) choice: PathChoice,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,7 +27,7 @@ pub(crate) enum PathChoice {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum PendingItem {
     Key {
-        key: Key,
+        key: SentPathKey,
         /// `true`: a ROUTE-REFRESH requested the path, so it is sent even if the peer has it (RFC
         /// 2918).
         is_refresh: bool,
@@ -40,19 +40,19 @@ pub(crate) struct AdjRibOut {
     /// Pending keys in the order of their first change. Each key occurs at most once.
     queue: VecDeque<Queued>,
     /// The keys of the queue. `true`: a ROUTE-REFRESH requested the path.
-    refreshes: HashMap<Key, bool>,
-    sent: HashMap<Key, Arc<PathAttributes>>,
+    refreshes: HashMap<SentPathKey, bool>,
+    sent: HashMap<SentPathKey, Arc<PathAttributes>>,
 }
 
 #[derive(Debug)]
 enum Queued {
-    Key(Key),
+    Key(SentPathKey),
     EndOfRib(Family),
 }
 
 impl AdjRibOut {
     /// Marks the key as pending. Returns `true` if the key was not pending before.
-    pub(crate) fn mark_pending(&mut self, key: Key, is_refresh: bool) -> bool {
+    pub(crate) fn mark_pending(&mut self, key: SentPathKey, is_refresh: bool) -> bool {
         let mut is_new = false;
         let pending = self.refreshes.entry(key).or_insert_with(|| {
             is_new = true;
@@ -87,21 +87,21 @@ impl AdjRibOut {
         self.queue.len()
     }
 
-    pub(crate) fn is_pending(&self, key: Key) -> bool {
+    pub(crate) fn is_pending(&self, key: SentPathKey) -> bool {
         self.refreshes.contains_key(&key)
     }
 
-    pub(crate) fn sent(&self, key: Key) -> Option<&Arc<PathAttributes>> {
+    pub(crate) fn sent(&self, key: SentPathKey) -> Option<&Arc<PathAttributes>> {
         self.sent.get(&key)
     }
 
     /// Records a sent path. Returns `true` if the peer had no path for the key before.
-    pub(crate) fn record(&mut self, key: Key, attributes: Arc<PathAttributes>) -> bool {
+    pub(crate) fn record(&mut self, key: SentPathKey, attributes: Arc<PathAttributes>) -> bool {
         self.sent.insert(key, attributes).is_none()
     }
 
     /// Records a sent withdrawal. Returns `true` if the peer had a path for the key.
-    pub(crate) fn forget(&mut self, key: Key) -> bool {
+    pub(crate) fn forget(&mut self, key: SentPathKey) -> bool {
         self.sent.remove(&key).is_some()
     }
 
@@ -109,7 +109,7 @@ impl AdjRibOut {
         self.sent.len()
     }
 
-    pub(crate) fn all_sent(&self) -> impl Iterator<Item = (Key, &Arc<PathAttributes>)> {
+    pub(crate) fn all_sent(&self) -> impl Iterator<Item = (SentPathKey, &Arc<PathAttributes>)> {
         self.sent.iter().map(|(&key, attributes)| (key, attributes))
     }
 

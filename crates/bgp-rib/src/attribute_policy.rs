@@ -49,10 +49,10 @@ pub enum LocalPrefPolicy {
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum MedPolicy {
-    /// Both attributes are kept.
+    /// MULTI_EXIT_DISC and AIGP are kept.
     #[default]
     Pass,
-    /// Both attributes are removed.
+    /// MULTI_EXIT_DISC and AIGP are removed.
     Remove,
 }
 
@@ -72,11 +72,11 @@ pub enum CommunityPolicy {
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum ReflectionPolicy {
-    /// Both attributes are kept. Needed if the peer is a reflector.
+    /// ORIGINATOR_ID and CLUSTER_LIST are kept. This is needed if the peer is a reflector.
     #[default]
     Pass,
-    /// Both attributes are removed after the checks for loops. The path then counts as originated
-    /// by the peer.
+    /// ORIGINATOR_ID and CLUSTER_LIST are removed after the checks for loops. The path then counts
+    /// as originated by the peer.
     Discard,
 }
 

@@ -8,7 +8,7 @@ use crate::{
     adj_rib_in::{LearnedAttributes, has_graceful_shutdown},
     decision::DEFAULT_LOCAL_PREF,
     peer::{PeerId, PeerKind, PeerSettings, RibConfig, Source, SourceProperties, is_same_family},
-    table::Path,
+    table::StoredPath,
 };
 
 /// The community NO_EXPORT_SUBCONFED (RFC 1997). It is treated like NO_EXPORT, because this speaker
@@ -110,7 +110,7 @@ pub(crate) fn exported(
     config: &RibConfig,
     id: PeerId,
     peer: &PeerSettings,
-    path: &Path,
+    path: &StoredPath,
     prefix: &IpNet,
 ) -> Option<Arc<PathAttributes>> {
     let learned = &path.learned;

@@ -9,13 +9,13 @@ use crate::{
     decision::NotBestReason,
     peer::{PeerId, Source},
     rib::Rib,
-    table::{Path, PrefixEntry, Slot},
+    table::{PrefixEntry, Slot, StoredPath},
 };
 
 /// The key of a path in an Adj-RIB-In.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PathKey {
-    /// Host bits are 0.
+    /// The prefix of the path, with all host bits set to 0.
     pub prefix: IpNet,
     pub source: Source,
     /// Path id from the source (RFC 7911). `None`: the source sends no path ids.
@@ -32,7 +32,7 @@ pub struct RibPath<'a> {
     pub not_best: Option<NotBestReason>,
 }
 
-/// A path of an Adj-RIB-Out.
+/// A path of an Adj-RIB-Out, as it was sent to the peer.
 #[derive(Clone, Copy, Debug)]
 pub struct SentPath<'a> {
     pub prefix: IpNet,
@@ -58,7 +58,7 @@ pub struct PeerCounts {
     pub pending: usize,
 }
 
-impl Path {
+impl StoredPath {
     fn source(&self) -> Source {
         self.learned.source().source()
     }
@@ -90,8 +90,7 @@ fn rib_path(entry: &PrefixEntry, slot: Slot) -> Option<RibPath<'_>> {
 }
 
 impl Rib {
-    /// Returns every path of every source. The paths of a prefix propagate each other; the order is
-    /// not defined otherwise.
+    /// Returns every path of every source. The paths of a prefix follow each other; the order is not defined otherwise.
     pub fn paths(&self) -> impl Iterator<Item = RibPath<'_>> {
         self.table.entries().flat_map(|(_, entry)| rib_paths(entry))
     }
@@ -134,12 +133,12 @@ impl Rib {
             peer.adj_rib_out.all_sent().map(|(key, attributes)| {
                 let entry = self.table.entry(key.prefix);
                 let best = entry.best();
-                let (path, path_id) = match key.what {
+                let (path, path_id) = match key.choice {
                     PathChoice::Best => (best.map(|(_, path)| path), None),
                     PathChoice::Slot(slot) => (entry.path(slot), Some(slot.path_id())),
                 };
                 let is_current = !peer.adj_rib_out.is_pending(key);
-                let is_best = match key.what {
+                let is_best = match key.choice {
                     PathChoice::Best => true,
                     PathChoice::Slot(slot) => best.is_some_and(|(best, _)| best == slot),
                 };
@@ -147,7 +146,7 @@ impl Rib {
                     prefix: entry.prefix(),
                     path_id,
                     attributes,
-                    source: path.filter(|_| is_current).map(Path::source),
+                    source: path.filter(|_| is_current).map(StoredPath::source),
                     is_best: is_current && is_best,
                 }
             })

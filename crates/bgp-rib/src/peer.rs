@@ -28,7 +28,7 @@ pub enum Source {
     Peer(PeerId),
 }
 
-/// The relation of a peer to this speaker, which decides about reflection.
+/// The relation of a peer to this speaker. The relation decides which paths are reflected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PeerKind {
     /// A peer of another AS.

@@ -1,4 +1,4 @@
-//! Import and export policies of a peer. Without a policy, no path is without_unknown_attributes or sent (RFC 8212).
+//! Import and export policies of a peer. Without a policy, no path is accepted or sent (RFC 8212).
 
 mod reject_reason;
 

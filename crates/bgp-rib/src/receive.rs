@@ -9,7 +9,7 @@ use crate::{
     peer::{PeerId, PeerKind, Source, is_same_family},
     policy::{MaximumPathsAction, RejectReason},
     rib::Rib,
-    table::{Path, Table, TableChange},
+    table::{PathTable, StoredPath, TableChange},
 };
 
 /// The result of one received UPDATE message.
@@ -151,11 +151,11 @@ impl Rib {
             return Ok(AnnounceResult::Unchanged);
         };
         let prefix = nlri.prefix.trunc();
-        let known = self
+        let existing = self
             .table
             .index(prefix)
             .and_then(|index| peer.adj_rib_in.slot(index, nlri.path_id));
-        if let (None, Some(limit)) = (known, peer.settings.import.maximum_paths)
+        if let (None, Some(limit)) = (existing, peer.settings.import.maximum_paths)
             && peer.adj_rib_in.len() >= limit as usize
         {
             return match peer.settings.import.at_maximum {
@@ -242,7 +242,7 @@ impl Rib {
 /// Stores a path in the table and in its Adj-RIB-In. Returns `None` if the path exists with equal
 /// attributes.
 pub(crate) fn store_path(
-    table: &mut Table,
+    table: &mut PathTable,
     adj_rib_in: &mut AdjRibIn,
     prefix: IpNet,
     path_id: Option<PathId>,
@@ -259,7 +259,7 @@ pub(crate) fn store_path(
     let change = table.put(
         index,
         slot,
-        Path {
+        StoredPath {
             path_id,
             learned: learned.clone(),
         },

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bgp_packet::{Family, Nlri};
 
 use crate::{
-    adj_rib_out::Key,
+    adj_rib_out::SentPathKey,
     peer::{PeerId, PeerKind, Source},
     policy::{ExportPolicy, ImportPolicy},
     receive::store_path,
@@ -109,7 +109,7 @@ impl Rib {
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
-        let sent: Vec<Key> = peer.adj_rib_out.all_sent().map(|(key, _)| key).collect();
+        let sent: Vec<SentPathKey> = peer.adj_rib_out.all_sent().map(|(key, _)| key).collect();
         for key in sent {
             mark_pending(&mut self.table, &mut peer.adj_rib_out, key, false);
         }

@@ -6,15 +6,15 @@ use bgp_packet::{Family, PathId};
 
 use crate::{
     adj_rib_in::AdjRibIn,
-    adj_rib_out::{AdjRibOut, Key, PathChoice},
+    adj_rib_out::{AdjRibOut, PathChoice, SentPathKey},
     listing::PathKey,
     peer::{PeerId, PeerSettings, RibConfig, Source, SourceProperties},
     send::mark_pending,
-    table::{Table, TableChange},
+    table::{PathTable, TableChange},
 };
 
 #[derive(Debug)]
-pub(crate) struct Peer {
+pub(crate) struct RibPeer {
     pub(crate) id: PeerId,
     pub(crate) settings: PeerSettings,
     pub(crate) adj_rib_in: AdjRibIn,
@@ -32,9 +32,9 @@ struct Receivers {
 #[derive(Debug)]
 pub struct Rib {
     pub(crate) config: RibConfig,
-    pub(crate) table: Table,
+    pub(crate) table: PathTable,
     pub(crate) own: AdjRibIn,
-    pub(crate) peers: HashMap<PeerId, Peer>,
+    pub(crate) peers: HashMap<PeerId, RibPeer>,
     receivers: HashMap<Family, Receivers>,
     /// Keys of changed paths since the last [`Rib::take_changes`]. `None`: changes are not
     /// collected.
@@ -46,7 +46,7 @@ impl Rib {
     pub fn new(config: RibConfig) -> Self {
         Self {
             config,
-            table: Table::default(),
+            table: PathTable::default(),
             own: AdjRibIn::new(SourceProperties::Own {
                 router_id: config.router_id,
             }),
@@ -57,7 +57,7 @@ impl Rib {
     }
 
     /// Adds a peer whose session has been established. All paths for this peer become pending,
-    /// followed by an end-of-RIB mark_pending for each family (RFC 4724 section 2).
+    /// followed by an end-of-RIB mark for each family (RFC 4724 section 2).
     ///
     /// A peer with the id `id` is removed first.
     pub fn add_peer(&mut self, id: PeerId, settings: PeerSettings) {
@@ -73,7 +73,7 @@ impl Rib {
         let adj_rib_out = AdjRibOut::default();
         self.peers.insert(
             id,
-            Peer {
+            RibPeer {
                 id,
                 settings,
                 adj_rib_in,
@@ -176,14 +176,14 @@ impl Rib {
             let keys = others
                 .map(|id| (id, PathChoice::Slot(slot)))
                 .chain(best.map(|id| (id, PathChoice::Best)));
-            for (id, what) in keys {
+            for (id, choice) in keys {
                 let peer = self.peers.get_mut(id).expect("every receiver is a peer");
                 mark_pending(
                     &mut self.table,
                     &mut peer.adj_rib_out,
-                    Key {
+                    SentPathKey {
                         prefix: index,
-                        what,
+                        choice,
                     },
                     false,
                 );

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use bgp_packet::{Family, IpNet, Nlri, PathAttributes, Update};
 
 use crate::{
-    adj_rib_out::{AdjRibOut, Key, PathChoice, PendingItem, UpdateBatch},
+    adj_rib_out::{AdjRibOut, PathChoice, PendingItem, SentPathKey, UpdateBatch},
     export,
     peer::{FamilySettings, PeerId, RibConfig},
-    rib::{Peer, Rib},
-    table::Table,
+    rib::{Rib, RibPeer},
+    table::PathTable,
 };
 
 impl Rib {
@@ -23,7 +23,7 @@ impl Rib {
             .settings
             .families
             .iter()
-            .find(|known| known.family == family)
+            .find(|existing| existing.family == family)
             .copied();
         if let Some(settings) = settings
             && !peer.settings.export.prefixes.is_none()
@@ -68,8 +68,7 @@ impl Rib {
         batch.into_updates(None)
     }
 
-    /// Makes all paths of the family pending for the peer. Orders the paths such that paths with
-    /// equal attributes propagate each other and share UPDATE messages.
+    /// Makes all paths of the family pending for the peer. Orders the paths such that paths with equal attributes follow each other and share UPDATE messages.
     pub(crate) fn mark_all(&mut self, id: PeerId, family: FamilySettings, is_refresh: bool) {
         let mut keys = Vec::new();
         for (prefix, entry) in self.table.entries() {
@@ -80,18 +79,18 @@ impl Rib {
                 keys.extend(entry.paths().map(|(slot, path)| {
                     (
                         Arc::as_ptr(&path.learned),
-                        Key {
+                        SentPathKey {
                             prefix,
-                            what: PathChoice::Slot(slot),
+                            choice: PathChoice::Slot(slot),
                         },
                     )
                 }));
             } else if let Some((_, path)) = entry.best() {
                 keys.push((
                     Arc::as_ptr(&path.learned),
-                    Key {
+                    SentPathKey {
                         prefix,
-                        what: PathChoice::Best,
+                        choice: PathChoice::Best,
                     },
                 ));
             }
@@ -107,9 +106,9 @@ impl Rib {
 }
 
 pub(crate) fn mark_pending(
-    table: &mut Table,
+    table: &mut PathTable,
     adj_rib_out: &mut AdjRibOut,
-    key: Key,
+    key: SentPathKey,
     is_refresh: bool,
 ) {
     if adj_rib_out.mark_pending(key, is_refresh) {
@@ -121,14 +120,14 @@ pub(crate) fn mark_pending(
 /// announcement or withdrawal that makes them equal to `batch`.
 fn resolve_pending(
     config: &RibConfig,
-    table: &mut Table,
-    peer: &mut Peer,
-    key: Key,
+    table: &mut PathTable,
+    peer: &mut RibPeer,
+    key: SentPathKey,
     is_refresh: bool,
     batch: &mut UpdateBatch,
 ) {
     let (prefix, desired) = desired(config, table, peer, key);
-    let path_id = match key.what {
+    let path_id = match key.choice {
         PathChoice::Best => None,
         PathChoice::Slot(slot) => Some(slot.path_id()),
     };
@@ -161,13 +160,13 @@ fn resolve_pending(
 /// the peer should have no path.
 fn desired(
     config: &RibConfig,
-    table: &Table,
-    peer: &Peer,
-    key: Key,
+    table: &PathTable,
+    peer: &RibPeer,
+    key: SentPathKey,
 ) -> (IpNet, Option<Arc<PathAttributes>>) {
     let entry = table.entry(key.prefix);
     let prefix = entry.prefix();
-    let path = match key.what {
+    let path = match key.choice {
         PathChoice::Best => entry.best().map(|(_, path)| path),
         PathChoice::Slot(slot) => entry.path(slot),
     };

@@ -27,13 +27,13 @@ impl Slot {
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct Path {
-    /// Path id from the source.
+pub(crate) struct StoredPath {
+    /// Path id that the source of the path sent (RFC 7911).
     pub(crate) path_id: Option<PathId>,
     pub(crate) learned: Arc<LearnedAttributes>,
 }
 
-impl Path {
+impl StoredPath {
     fn candidate(&self) -> Candidate<'_> {
         Candidate {
             preference: self.learned.preference(),
@@ -49,7 +49,7 @@ impl Path {
 #[derive(Debug)]
 pub(crate) struct PrefixEntry {
     prefix: IpNet,
-    paths: Vec<Option<Path>>,
+    paths: Vec<Option<StoredPath>>,
     vacant: Vec<Slot>,
     best: Option<Slot>,
     /// Number of paths with a MULTI_EXIT_DISC. If it is not 0, the preference of paths is not a
@@ -75,16 +75,16 @@ impl PrefixEntry {
         self.prefix
     }
 
-    pub(crate) fn path(&self, slot: Slot) -> Option<&Path> {
+    pub(crate) fn path(&self, slot: Slot) -> Option<&StoredPath> {
         self.paths.get(slot.0 as usize)?.as_ref()
     }
 
-    pub(crate) fn best(&self) -> Option<(Slot, &Path)> {
+    pub(crate) fn best(&self) -> Option<(Slot, &StoredPath)> {
         let slot = self.best?;
         Some((slot, self.path(slot)?))
     }
 
-    pub(crate) fn paths(&self) -> impl Iterator<Item = (Slot, &Path)> + Clone {
+    pub(crate) fn paths(&self) -> impl Iterator<Item = (Slot, &StoredPath)> + Clone {
         let slots = (0..).map(Slot);
         slots
             .zip(&self.paths)
@@ -92,7 +92,7 @@ impl PrefixEntry {
     }
 
     /// Returns every path with the reason why it is not the best path.
-    pub(crate) fn verdicts(&self) -> impl Iterator<Item = (&Path, Option<NotBestReason>)> {
+    pub(crate) fn verdicts(&self) -> impl Iterator<Item = (&StoredPath, Option<NotBestReason>)> {
         let candidates = self.paths().map(|(_, path)| path.candidate());
         let verdicts = self
             .best()
@@ -125,7 +125,7 @@ impl PrefixEntry {
         self.paths.len() == self.vacant.len()
     }
 
-    fn put(&mut self, slot: Option<Slot>, path: Path) -> (Slot, bool) {
+    fn put(&mut self, slot: Option<Slot>, path: StoredPath) -> (Slot, bool) {
         let slot = slot.or_else(|| self.vacant.pop()).unwrap_or_else(|| {
             self.paths.push(None);
             Slot(u32::try_from(self.paths.len() - 1).expect("a prefix has fewer than 2^32 paths"))
@@ -177,13 +177,13 @@ pub(crate) struct TableChange {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Table {
+pub(crate) struct PathTable {
     indices: HashMap<IpNet, PrefixIndex>,
     entries: Vec<Option<PrefixEntry>>,
     vacant: Vec<PrefixIndex>,
 }
 
-impl Table {
+impl PathTable {
     pub(crate) fn index(&self, prefix: IpNet) -> Option<PrefixIndex> {
         self.indices.get(&prefix).copied()
     }
@@ -228,7 +228,7 @@ impl Table {
         &mut self,
         prefix: PrefixIndex,
         slot: Option<Slot>,
-        path: Path,
+        path: StoredPath,
     ) -> TableChange {
         let (slot, is_best_changed) = self.entry_mut(prefix).put(slot, path);
         TableChange {
@@ -239,7 +239,7 @@ impl Table {
     }
 
     /// Removes the path. The entry of the prefix stays. The caller has to hold a reference to the
-    /// entry, or to call [`Table::release`] afterwards.
+    /// entry, or to call [`PathTable::release`] afterwards.
     pub(crate) fn remove(&mut self, prefix: PrefixIndex, slot: Slot) -> TableChange {
         let is_best_changed = self.entry_mut(prefix).remove(slot);
         TableChange {
