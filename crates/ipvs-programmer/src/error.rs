@@ -18,7 +18,7 @@ pub enum IpvsKernelError {
     NoIpvs,
     /// The process has no permission to change the network namespace.
     #[error(
-        "{operation}: not permitted; give the container the capability NET_ADMIN \
+        "cannot {operation}: not permitted; give the container the capability NET_ADMIN \
          (securityContext.capabilities.add) and the host's user namespace (without \
          `hostUsers: false`), or run as root"
     )]
@@ -26,7 +26,7 @@ pub enum IpvsKernelError {
     /// The interface `lo` is down, but IPv6 routes over `lo` need it up.
     #[error("the interface lo is down; bring it up (`ip link set lo up`)")]
     LoopbackDown,
-    /// A route of another program to the prefix prevents that its packets are delivered locally.
+    /// A route of another program prevents that packets to the prefix are delivered locally.
     #[error(
         "another program has a {kind} route to {prefix} in table local; remove it (`ip route del \
          {kind} {prefix} table local`)"
@@ -37,7 +37,7 @@ pub enum IpvsKernelError {
         kind: String,
     },
     /// The exchange with the kernel failed in another way.
-    #[error("{operation}")]
+    #[error("cannot {operation}")]
     Netlink {
         operation: &'static str,
         source: NetlinkError,
@@ -56,7 +56,7 @@ impl IpvsKernelError {
     }
 }
 
-/// The reason reason an entry of the kernel's table differs from its target.
+/// The reason why an entry of the kernel's table differs from its target.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum EntryError {
     #[error("{}", describe_refusal(change, *errno))]
@@ -93,7 +93,7 @@ fn describe_refusal(change: &TableChange, errno: Errno) -> String {
         }
         (_, errno) => errno.desc().to_owned(),
     };
-    format!("{operation}: {reason}")
+    format!("cannot {operation}: {reason}")
 }
 
 /// Converts an I/O error to its error number, so that errors can be compared.

@@ -111,7 +111,7 @@ pub fn is_needed_by(virtual_server: &VirtualServer) -> bool {
     is_masquerade(virtual_server.forwarding_method) || marks::needs_mark(&virtual_server.id)
 }
 
-/// Reports whether replies return through the pod.
+/// Reports whether this forwarding method makes replies to clients return through the pod.
 pub(crate) fn is_masquerade(method: ForwardingMethod) -> bool {
     match method {
         ForwardingMethod::Masquerade => true,

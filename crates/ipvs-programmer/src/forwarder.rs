@@ -35,7 +35,8 @@ pub(crate) struct IpvsForwarder {
     marks: BTreeMap<VirtualServerId, u32>,
     /// The entry keys of the virtual servers that have a target.
     keys: BTreeMap<VirtualServerId, EntryKey>,
-    /// Entries that possibly differ from their target, for the next `program`.
+    /// Keys of entries that possibly differ from their targets. The next call of `program` compares
+    /// them with the targets.
     pending: BTreeSet<EntryKey>,
     /// Entries that the current audit has not read yet.
     audit_queue: Vec<EntryKey>,

@@ -1,4 +1,4 @@
-//! IpvsKernel interfaces of the daemon, and the thread that calls them.
+//! Kernel interfaces of the daemon, and the thread that calls them.
 
 mod ipvs;
 mod local_address;

@@ -14,7 +14,8 @@ pub(crate) struct IpvsMetrics {
     pub(crate) apply_seconds: Histogram,
     /// Entries, and the nftables table, that another program changed and that were repaired.
     pub(crate) repaired: Counter,
-    /// Label `name`: the sysctl. 1: the sysctl has not the value that forwarding needs.
+    /// One gauge for each sysctl, with the label `name`. 1: the sysctl does not have the value that
+    /// forwarding needs.
     pub(crate) sysctl_missing: Family<Labels, Gauge>,
     pub(crate) nftables_in_force: Gauge,
 }

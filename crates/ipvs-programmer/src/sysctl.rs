@@ -32,7 +32,7 @@ const ALWAYS_NEEDED: [Sysctl; 5] = [
     Sysctl {
         name: "net/ipv4/vs/sloppy_tcp",
         value: "1",
-        consequence: "established connections that move here from another load balancer break",
+        consequence: "established connections that move from another load balancer to this load balancer break",
     },
     Sysctl {
         name: "net/ipv4/vs/conn_reuse_mode",
@@ -74,7 +74,7 @@ const FORWARD_V6: Sysctl = Sysctl {
     consequence: "clients of IPv6 virtual servers with Masquerade get no answer",
 };
 
-/// Returns all sysctls that virtual servers with these needs use, essential_sysctls or not.
+/// Returns all sysctls that virtual servers with these needs use, whether they are essential or not.
 pub fn all_sysctls(needs: SysctlNeeds) -> Vec<Sysctl> {
     let others = essential_sysctls(needs).into_iter();
     let others = others.filter(|sysctl| !ALWAYS_NEEDED.contains(sysctl));

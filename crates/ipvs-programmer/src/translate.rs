@@ -261,7 +261,7 @@ fn service_key(key: EntryKey) -> Vec<ServiceAttribute> {
 
 fn with_settings(key: EntryKey, settings: &EntrySettings) -> Vec<ServiceAttribute> {
     let (name, mut flags) = scheduler(&settings.scheduler);
-    let mut set = |wanted, flag| flags |= if wanted { flag } else { 0 };
+    let mut set = |is_set, flag| flags |= if is_set { flag } else { 0 };
     set(settings.owned, FLAG_OWNED);
     set(settings.one_packet, SVC_F_ONEPACKET);
     set(settings.persistence.is_some(), SVC_F_PERSISTENT);
@@ -287,7 +287,7 @@ fn with_settings(key: EntryKey, settings: &EntrySettings) -> Vec<ServiceAttribut
 
 /// Returns the kernel's name of a scheduler and its flags.
 pub(crate) fn scheduler(scheduler: &EntryScheduler) -> (&str, u32) {
-    let flag = |wanted, flag| if wanted { flag } else { 0 };
+    let flag = |is_set, flag| if is_set { flag } else { 0 };
     let scheduler = match scheduler {
         EntryScheduler::Known(scheduler) => scheduler,
         EntryScheduler::Foreign(name) => return (name, 0),

@@ -208,8 +208,8 @@ fn a_plan_changes_any_table_of_the_kernel_to_any_other_table() {
                 prop_assert_eq!(&kernel.read_table().unwrap(), &desired);
                 prop_assert_eq!(plan(&kernel.read_table().unwrap(), &desired), []);
                 for (key, entry) in &desired.entries {
-                    let found = kernel.read_entry(*key).unwrap();
-                    prop_assert_eq!(found.as_ref(), Some(entry));
+                    let actual = kernel.read_entry(*key).unwrap();
+                    prop_assert_eq!(actual.as_ref(), Some(entry));
                 }
                 let all = kernel.read_settings().unwrap();
                 prop_assert_eq!(all.len(), desired.entries.len());
@@ -231,8 +231,8 @@ fn foreign_entries_stay_and_a_later_run_recognizes_owned_entries() {
         assert_eq!(apply_plan(&mut kernel, &ours), []);
         // A later run opens another socket.
         let mut kernel = LinuxKernel::open().unwrap();
-        let found = kernel.read_table().unwrap();
-        let owned = found
+        let actual = kernel.read_table().unwrap();
+        let owned = actual
             .entries
             .iter()
             .filter(|(_, entry)| entry.settings.owned);

@@ -94,14 +94,14 @@ fn send(service: Ipv4Addr, port: u16) {
 }
 
 fn listed_flows(service: Ipv4Addr) -> Vec<(u16, String)> {
-    let wanted = format!("{:08X}", service.to_bits());
+    let service_in_hex = format!("{:08X}", service.to_bits());
     let connections = std::fs::read_to_string("/proc/thread-self/net/ip_vs_conn").unwrap();
     connections
         .lines()
         .filter_map(|line| {
             let mut words = line.split_whitespace().skip(2);
             let port = u16::from_str_radix(words.next()?, 16).ok()?;
-            let is_of_service = words.next()? == wanted;
+            let is_of_service = words.next()? == service_in_hex;
             let real_server = words.nth(1)?.to_owned();
             // A connection with port 0 is the persistence template of a client.
             (is_of_service && port > 0).then_some((port, real_server))
@@ -118,8 +118,8 @@ fn differing(one: &BTreeMap<u16, String>, other: &BTreeMap<u16, String>) -> usiz
 #[test]
 fn a_new_mh_table_places_flows_like_an_existing_table_while_a_real_server_has_weight_0() {
     run(|mut kernel| {
-        let [old, fresh, careless] = [10, 11, 12];
-        prepare_network([old, fresh, careless]);
+        let [existing, new, without_placement] = [10, 11, 12];
+        prepare_network([existing, new, without_placement]);
         let with_first = |last: u8, weight: u32| {
             let weights = (1..=10).map(|real| if real == 1 { weight } else { 10 });
             table(last, MH, weights)
@@ -128,16 +128,16 @@ fn a_new_mh_table_places_flows_like_an_existing_table_while_a_real_server_has_we
             program(&mut kernel, actual, desired, placements);
         };
         let none = (Table::default(), Placements::new());
-        program(&none.0, &with_first(old, 10), &none.1);
-        program(&with_first(old, 10), &with_first(old, 0), &none.1);
-        let placements = [(key_of(fresh), [(address(1), 10)].into())].into();
-        program(&none.0, &with_first(fresh, 0), &placements);
-        program(&none.0, &with_first(careless, 0), &none.1);
+        program(&none.0, &with_first(existing, 10), &none.1);
+        program(&with_first(existing, 10), &with_first(existing, 0), &none.1);
+        let placements = [(key_of(new), [(address(1), 10)].into())].into();
+        program(&none.0, &with_first(new, 0), &placements);
+        program(&none.0, &with_first(without_placement, 0), &none.1);
 
-        let expected = placed_flows(service(old), FLOWS);
-        assert_eq!(placed_flows(service(fresh), FLOWS), expected);
+        let expected = placed_flows(service(existing), FLOWS);
+        assert_eq!(placed_flows(service(new), FLOWS), expected);
         // Without the configured weight in the plan, flows are placed differently.
-        let differing = differing(&expected, &placed_flows(service(careless), FLOWS));
+        let differing = differing(&expected, &placed_flows(service(without_placement), FLOWS));
         assert!(differing >= 10, "{differing} flows differ");
     });
 }
