@@ -28,9 +28,10 @@ const MINIMAL_DOCUMENT: &str =
 /// A valid configuration with all defaults resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Cannot change while the process runs.
+    /// Identity and listen addresses of the BGP speaker. They cannot change while the process runs.
     pub speaker: SpeakerConfig,
-    /// Can change at each reload. A group without prefixes is used only by the peers that name it.
+    /// Peers and peer groups, which can change at each reload. A group without prefixes is used
+    /// only by the peers that name the group.
     pub peers: Configuration,
 }
 
@@ -55,9 +56,10 @@ pub struct Settings {
 /// Values of flags that override values of the configuration file.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
-    /// Empty: the file decides.
+    /// Listen addresses of the flag `--listen`. Empty: `listen` of the file is used.
     pub listen: Vec<SocketAddr>,
-    /// `None`: the file decides. If it is set, the file can omit `routerId`.
+    /// Router id of the flag `--router-id`. `None`: `routerId` of the file is used, and the file
+    /// must have this field.
     pub router_id: Option<RouterId>,
 }
 

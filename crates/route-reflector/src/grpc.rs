@@ -108,7 +108,8 @@ struct ReflectorWatch<T> {
     changes: Changes,
     pending_changes: VecDeque<Change>,
     revision: Arc<AtomicU64>,
-    /// Returns `None` for changes that this watch does not send.
+    /// Translates a change to a message of the watch. Returns `None` for a change that the watch
+    /// does not send.
     translate: fn(Asn, u64, Change) -> Option<T>,
 }
 

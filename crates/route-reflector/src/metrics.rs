@@ -81,7 +81,7 @@ impl SessionMetrics {
                 if let Ok(changed) = tokio::time::timeout(pause, changes.next()).await {
                     match changed {
                         Ok(_) => {}
-                        Err(ChangesEnded::SpeakerGone(gone)) => return Err(gone),
+                        Err(ChangesEnded::SpeakerGone(stopped)) => return Err(stopped),
                         // The next turn reads all peers again, so the missed changes are not
                         // needed.
                         Err(ChangesEnded::Lagging) => changes = speaker.changes(false).await?,

@@ -1,4 +1,4 @@
-//! Resolution of a document to a configuration.
+//! Resolution of a parsed document to a valid configuration.
 
 use std::{
     collections::HashMap,
@@ -313,8 +313,8 @@ fn resolve_peer(
 ) -> Result<PeerConfig, Problem> {
     let name = name("peers.name", &peer.name)?;
     let Some(group) = groups.get(&peer.group.value) else {
-        let known: Vec<_> = groups.keys().map(String::as_str).collect();
-        let hint = match config_file::nearest(&peer.group.value, &known) {
+        let names: Vec<_> = groups.keys().map(String::as_str).collect();
+        let hint = match config_file::nearest(&peer.group.value, &names) {
             Some(nearest) => format!("did you mean `{nearest}`?"),
             None => "add it to peerGroups".to_owned(),
         };

@@ -561,8 +561,8 @@ fn every_field_is_described_in_the_reference() {
         format!("{group}peers: [{{unknown: 1}}]\n"),
     ] {
         let message = parse(&with_head(&document)).unwrap_err().message;
-        let (_, known) = message.split_once("allowed here: ").unwrap();
-        for field in known.split(", ") {
+        let (_, fields_of_error) = message.split_once("allowed here: ").unwrap();
+        for field in fields_of_error.split(", ") {
             assert!(reference.contains(&format!("| `{field}` |")), "{field}");
             fields += 1;
         }

@@ -7,7 +7,7 @@ use daemon_api::reflector::v1::{GetConfigurationRequest, GetConfigurationRespons
 
 use crate::{
     NODE_A, SERVICE,
-    harness::{CLIENTS, HEAD, ROUTERS, RunningReflector, TestPeer, soon, usual},
+    harness::{CLIENTS, HEAD, ROUTERS, RunningReflector, TestPeer, soon, usual_file},
 };
 
 /// Waits until the running configuration fulfils the condition.
@@ -32,7 +32,7 @@ async fn until_configured(
 
 #[tokio::test]
 async fn a_changed_file_ends_only_sessions_whose_open_message_changes() {
-    let mut reflector = RunningReflector::start(&usual()).await;
+    let mut reflector = RunningReflector::start(&usual_file()).await;
     let mut client = TestPeer::connecting([127, 0, 1, 1], reflector.bgp).await;
     client.established().await;
     let mut router = TestPeer::connecting([127, 0, 2, 1], reflector.bgp).await;
@@ -77,7 +77,7 @@ async fn a_changed_file_ends_only_sessions_whose_open_message_changes() {
 
 #[tokio::test]
 async fn attributes_of_a_dynamic_client_are_replaced_until_the_group_relaxes_the_policy() {
-    let reflector = RunningReflector::start(&usual()).await;
+    let reflector = RunningReflector::start(&usual_file()).await;
     let client = TestPeer::connecting([127, 0, 1, 1], reflector.bgp).await;
     let mut router = TestPeer::connecting([127, 0, 2, 1], reflector.bgp).await;
     let own = Community(64512 << 16 | 100);
@@ -110,7 +110,7 @@ async fn attributes_of_a_dynamic_client_are_replaced_until_the_group_relaxes_the
 
 #[tokio::test]
 async fn a_relaxed_import_policy_withdraws_no_path_from_the_router() {
-    let reflector = RunningReflector::start(&usual()).await;
+    let reflector = RunningReflector::start(&usual_file()).await;
     let client = TestPeer::connecting([127, 0, 1, 1], reflector.bgp).await;
     let mut router = TestPeer::connecting([127, 0, 2, 1], reflector.bgp).await;
     client.announce("10.3.1.0/24", NODE_A).await;
@@ -130,7 +130,7 @@ async fn a_relaxed_import_policy_withdraws_no_path_from_the_router() {
     assert_eq!((router.paths.len(), router.withdrawn), (2, 0));
 
     // A narrower policy withdraws only the excluded path.
-    reflector.replace_file(&usual());
+    reflector.replace_file(&usual_file());
     router.until_next_hops("10.3.1.0/24", &[]).await;
     assert_eq!((router.paths.len(), router.withdrawn), (1, 1));
     for peer in [&client, &router] {
@@ -140,11 +140,11 @@ async fn a_relaxed_import_policy_withdraws_no_path_from_the_router() {
 
 #[tokio::test]
 async fn an_invalid_file_is_rejected_and_the_running_configuration_stays() {
-    let mut reflector = RunningReflector::start(&usual()).await;
+    let mut reflector = RunningReflector::start(&usual_file()).await;
     let mut client = TestPeer::connecting([127, 0, 1, 1], reflector.bgp).await;
     client.established().await;
 
-    reflector.replace_file(&usual().replace("role:", "roll:"));
+    reflector.replace_file(&usual_file().replace("role:", "roll:"));
     until_configured(&mut reflector, "the error", |configuration| {
         configuration.last_error.contains("did you mean `role`?")
             && configuration.peer_groups.len() == 2
@@ -155,7 +155,7 @@ async fn an_invalid_file_is_rejected_and_the_running_configuration_stays() {
     let report = reflector.readiness.report();
     assert!(report.contains("configuration file rejected"), "{report}");
 
-    reflector.replace_file(&usual().replace("64512", "64513"));
+    reflector.replace_file(&usual_file().replace("64512", "64513"));
     until_configured(&mut reflector, "the other error", |configuration| {
         configuration
             .last_error
@@ -181,7 +181,7 @@ async fn an_invalid_file_is_rejected_and_the_running_configuration_stays() {
     })
     .await;
 
-    reflector.replace_file(&usual());
+    reflector.replace_file(&usual_file());
     until_configured(&mut reflector, "no error", |c| c.last_error.is_empty()).await;
     client.assert_session_kept().await;
 }
@@ -189,7 +189,7 @@ async fn an_invalid_file_is_rejected_and_the_running_configuration_stays() {
 /// Without the handler of the reflector, SIGHUP would end the test process.
 #[tokio::test]
 async fn sighup_reads_the_file_again() {
-    let reflector = RunningReflector::start(&usual()).await;
+    let reflector = RunningReflector::start(&usual_file()).await;
     reflector
         .until_metric("portlb_reflector_configuration_reads_total 1")
         .await;

@@ -69,7 +69,7 @@ pub(crate) const ROUTERS: &str = "\
 ";
 
 /// Returns the usual configuration file, with dynamic clients and dynamic routers.
-pub(crate) fn usual() -> String {
+pub(crate) fn usual_file() -> String {
     format!("{HEAD}peerGroups:\n{CLIENTS}{ROUTERS}")
 }
 

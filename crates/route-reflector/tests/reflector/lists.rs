@@ -11,12 +11,12 @@ use tonic::Code;
 
 use crate::{
     NODE_A, NODE_B, SERVICE,
-    harness::{RunningReflector, TestPeer, soon, usual},
+    harness::{RunningReflector, TestPeer, soon, usual_file},
 };
 
 #[tokio::test]
 async fn list_paths_returns_each_table() {
-    let mut reflector = RunningReflector::start(&usual()).await;
+    let mut reflector = RunningReflector::start(&usual_file()).await;
     let mut router = TestPeer::connecting([127, 0, 2, 1], reflector.bgp).await;
     let a = TestPeer::connecting([127, 0, 1, 1], reflector.bgp).await;
     let b = TestPeer::connecting([127, 0, 1, 2], reflector.bgp).await;
@@ -84,7 +84,7 @@ async fn list_paths_returns_each_table() {
 
 #[tokio::test]
 async fn paths_and_sessions_are_listed_in_pages() {
-    let mut reflector = RunningReflector::start(&usual()).await;
+    let mut reflector = RunningReflector::start(&usual_file()).await;
     let mut router = TestPeer::connecting([127, 0, 2, 1], reflector.bgp).await;
     let a = TestPeer::connecting([127, 0, 1, 1], reflector.bgp).await;
     let b = TestPeer::connecting([127, 0, 1, 2], reflector.bgp).await;
@@ -94,7 +94,7 @@ async fn paths_and_sessions_are_listed_in_pages() {
     router.until_next_hops(SERVICE, &[NODE_A, NODE_B]).await;
     router.until_next_hops("10.1.2.0/24", &[NODE_B]).await;
 
-    let whole = reflector.list_paths(Table::All, "").await.unwrap();
+    let all_paths = reflector.list_paths(Table::All, "").await.unwrap();
     let mut paths = Vec::new();
     let mut request = ListPathsRequest {
         page_size: 2,
@@ -107,7 +107,7 @@ async fn paths_and_sessions_are_listed_in_pages() {
         paths.extend(page.paths);
         request.page_token = page.next_page_token;
     }
-    assert_eq!((paths, request.page_token.as_str()), (whole, ""));
+    assert_eq!((paths, request.page_token.as_str()), (all_paths, ""));
 
     let mut names = Vec::new();
     let mut request = ListSessionsRequest {
@@ -127,7 +127,7 @@ async fn paths_and_sessions_are_listed_in_pages() {
 
 #[tokio::test]
 async fn a_page_token_of_a_list_with_other_arguments_is_rejected() {
-    let mut reflector = RunningReflector::start(&usual()).await;
+    let mut reflector = RunningReflector::start(&usual_file()).await;
     let mut router = TestPeer::connecting([127, 0, 2, 1], reflector.bgp).await;
     let a = TestPeer::connecting([127, 0, 1, 1], reflector.bgp).await;
     a.announce(SERVICE, NODE_A).await;
@@ -151,7 +151,7 @@ async fn a_page_token_of_a_list_with_other_arguments_is_rejected() {
 
 #[tokio::test]
 async fn invalid_requests_are_rejected_with_the_name_of_the_field() {
-    let mut reflector = RunningReflector::start(&usual()).await;
+    let mut reflector = RunningReflector::start(&usual_file()).await;
     let error = reflector.list_paths(Table::AdjRibIn, "").await.unwrap_err();
     assert_eq!(error.code(), Code::InvalidArgument);
     assert!(error.message().starts_with("peer:"), "{error}");
@@ -172,7 +172,7 @@ async fn invalid_requests_are_rejected_with_the_name_of_the_field() {
 #[tokio::test]
 async fn a_watch_of_sessions_sends_synced_and_then_each_change() {
     use watch_sessions_response::Event;
-    let mut reflector = RunningReflector::start(&usual()).await;
+    let mut reflector = RunningReflector::start(&usual_file()).await;
     let stream = reflector
         .client
         .watch_sessions(WatchSessionsRequest {})
@@ -208,7 +208,7 @@ async fn a_watch_of_sessions_sends_synced_and_then_each_change() {
 
 #[tokio::test]
 async fn the_number_of_watches_is_limited_and_a_closed_watch_allows_a_new_watch() {
-    let mut reflector = RunningReflector::start(&usual()).await;
+    let mut reflector = RunningReflector::start(&usual_file()).await;
     let mut watches = Vec::new();
     for _ in 0..32 {
         let watch = reflector.client.watch_paths(WatchPathsRequest {}).await;
@@ -231,7 +231,7 @@ async fn the_number_of_watches_is_limited_and_a_closed_watch_allows_a_new_watch(
 #[tokio::test]
 async fn a_watch_of_paths_sends_existing_paths_then_synced_then_each_change() {
     use watch_paths_response::Event;
-    let mut reflector = RunningReflector::start(&usual()).await;
+    let mut reflector = RunningReflector::start(&usual_file()).await;
     let mut router = TestPeer::connecting([127, 0, 2, 1], reflector.bgp).await;
     let a = TestPeer::connecting([127, 0, 1, 1], reflector.bgp).await;
     a.announce(SERVICE, NODE_A).await;
@@ -278,7 +278,7 @@ async fn a_watch_of_paths_sends_existing_paths_then_synced_then_each_change() {
 
 #[tokio::test]
 async fn metrics_and_readiness_show_the_sessions() {
-    let reflector = RunningReflector::start(&usual()).await;
+    let reflector = RunningReflector::start(&usual_file()).await;
     let mut client = TestPeer::connecting([127, 0, 1, 1], reflector.bgp).await;
     client.established().await;
     let gauge = "portlb_reflector_sessions_established{group=\"clients\"} 1";

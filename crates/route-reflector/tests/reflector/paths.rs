@@ -8,12 +8,12 @@ use daemon_api::{
 
 use crate::{
     NODE_A, NODE_B, SERVICE,
-    harness::{CLIENTS, HEAD, RunningReflector, TestPeer, usual},
+    harness::{CLIENTS, HEAD, RunningReflector, TestPeer, usual_file},
 };
 
 #[tokio::test]
 async fn a_router_with_add_path_gets_the_path_of_each_client_and_loses_it_with_the_client() {
-    let reflector = RunningReflector::start(&usual()).await;
+    let reflector = RunningReflector::start(&usual_file()).await;
     let mut router = TestPeer::connecting([127, 0, 2, 1], reflector.bgp).await;
     let a = TestPeer::connecting([127, 0, 1, 1], reflector.bgp).await;
     let b = TestPeer::connecting([127, 0, 1, 2], reflector.bgp).await;
@@ -46,7 +46,7 @@ async fn the_reflector_connects_to_a_router_that_listens() {
         address.ip(),
         address.port()
     );
-    let mut reflector = RunningReflector::start(&(usual() + &peers)).await;
+    let mut reflector = RunningReflector::start(&(usual_file() + &peers)).await;
     let client = TestPeer::connecting([127, 0, 1, 1], reflector.bgp).await;
     client.announce(SERVICE, NODE_A).await;
     router.until_next_hops(SERVICE, &[NODE_A]).await;
@@ -75,7 +75,7 @@ async fn the_reflector_connects_to_a_router_that_listens() {
 
 #[tokio::test]
 async fn paths_that_the_import_policy_does_not_allow_are_not_reflected() {
-    let mut reflector = RunningReflector::start(&usual()).await;
+    let mut reflector = RunningReflector::start(&usual_file()).await;
     let mut router = TestPeer::connecting([127, 0, 2, 1], reflector.bgp).await;
     let client = TestPeer::connecting([127, 0, 1, 1], reflector.bgp).await;
     client.announce("10.2.0.0/24", NODE_A).await;
@@ -93,7 +93,7 @@ async fn paths_that_the_import_policy_does_not_allow_are_not_reflected() {
 
 #[tokio::test]
 async fn clients_are_sent_no_paths_without_export_prefixes() {
-    let mut reflector = RunningReflector::start(&usual()).await;
+    let mut reflector = RunningReflector::start(&usual_file()).await;
     let a = TestPeer::connecting([127, 0, 1, 1], reflector.bgp).await;
     let mut b = TestPeer::connecting([127, 0, 1, 2], reflector.bgp).await;
     let mut router = TestPeer::connecting([127, 0, 2, 1], reflector.bgp).await;
@@ -111,7 +111,7 @@ const FOUR: [&str; 4] = ["10.1.1.0/24", "10.1.2.0/24", "10.1.3.0/24", "10.1.4.0/
 
 #[tokio::test]
 async fn a_client_with_too_many_paths_keeps_the_paths_up_to_the_maximum() {
-    let reflector = RunningReflector::start(&usual()).await;
+    let reflector = RunningReflector::start(&usual_file()).await;
     let mut client = TestPeer::connecting([127, 0, 1, 1], reflector.bgp).await;
     client.established().await;
     for prefix in FOUR {

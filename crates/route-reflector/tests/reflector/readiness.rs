@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::harness::{RunningReflector, TestPeer, soon, usual};
+use crate::harness::{RunningReflector, TestPeer, soon, usual_file};
 
 async fn until_sessions(reflector: &RunningReflector, expected: &str) {
     let wait = async {
@@ -24,7 +24,7 @@ peers:
 
 #[tokio::test]
 async fn a_reflector_is_not_ready_until_each_router_has_had_a_session() {
-    let reflector = RunningReflector::start(&(usual() + TWO_ROUTERS)).await;
+    let reflector = RunningReflector::start(&(usual_file() + TWO_ROUTERS)).await;
     let mut client = TestPeer::connecting([127, 0, 1, 1], reflector.bgp).await;
     client.established().await;
     let none = "missing sessions: 1 of 3 established; no session with router-1, router-2";
@@ -50,7 +50,7 @@ async fn a_reflector_is_not_ready_until_each_router_has_had_a_session() {
 
 #[tokio::test]
 async fn a_missing_router_does_not_prevent_readiness_after_the_router_timeout() {
-    let text = usual() + TWO_ROUTERS;
+    let text = usual_file() + TWO_ROUTERS;
     let reflector = RunningReflector::start_with(&text, Duration::from_millis(300)).await;
     let _router = TestPeer::connecting([127, 0, 3, 1], reflector.bgp).await;
     let one = "ready sessions: 1 of 2 established; no session with router-2";
@@ -59,12 +59,12 @@ async fn a_missing_router_does_not_prevent_readiness_after_the_router_timeout() 
 
 #[tokio::test]
 async fn a_router_that_is_removed_from_the_file_does_not_prevent_readiness() {
-    let reflector = RunningReflector::start(&(usual() + TWO_ROUTERS)).await;
+    let reflector = RunningReflector::start(&(usual_file() + TWO_ROUTERS)).await;
     let _router = TestPeer::connecting([127, 0, 3, 1], reflector.bgp).await;
     let both = "missing sessions: 1 of 2 established; no session with router-2";
     until_sessions(&reflector, both).await;
     let one = TWO_ROUTERS.lines().take(2).collect::<Vec<_>>().join("\n");
-    reflector.replace_file(&(usual() + &one));
+    reflector.replace_file(&(usual_file() + &one));
     until_sessions(&reflector, "ready sessions: 1 of 1 established\n").await;
 }
 
@@ -72,6 +72,6 @@ async fn a_router_that_is_removed_from_the_file_does_not_prevent_readiness() {
 async fn a_peer_without_export_prefixes_does_not_prevent_readiness() {
     let client =
         "peers:\n- {name: client-1, address: 127.0.5.1, group: clients, connection: passive}\n";
-    let reflector = RunningReflector::start(&(usual() + client)).await;
+    let reflector = RunningReflector::start(&(usual_file() + client)).await;
     until_sessions(&reflector, "ready sessions: 0 of 1 established\n").await;
 }

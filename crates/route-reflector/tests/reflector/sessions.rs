@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use daemon_api::reflector::v1::ListSessionsRequest;
 
-use crate::harness::{RunningReflector, TestPeer, soon, usual};
+use crate::harness::{RunningReflector, TestPeer, soon, usual_file};
 
 #[tokio::test]
 async fn a_shutdown_sends_its_text_to_every_peer() {
-    let reflector = RunningReflector::start(&usual()).await;
+    let reflector = RunningReflector::start(&usual_file()).await;
     let mut client = TestPeer::connecting([127, 0, 1, 1], reflector.bgp).await;
     client.established().await;
     reflector.shutdown.request();
@@ -21,7 +21,7 @@ async fn a_shutdown_sends_its_text_to_every_peer() {
 
 #[tokio::test]
 async fn a_shutdown_without_a_session_ends_immediately() {
-    let reflector = RunningReflector::start(&usual()).await;
+    let reflector = RunningReflector::start(&usual_file()).await;
     let began = std::time::Instant::now();
     reflector.shutdown.request();
     let ended = soon("the end of the daemon", reflector.daemon).await;
@@ -32,7 +32,7 @@ async fn a_shutdown_without_a_session_ends_immediately() {
 
 #[tokio::test]
 async fn a_client_that_offers_no_hold_time_is_refused_counted_and_listed() {
-    let mut reflector = RunningReflector::start(&usual()).await;
+    let mut reflector = RunningReflector::start(&usual_file()).await;
     let mut client = TestPeer::connecting_without_hold_time([127, 0, 1, 9], reflector.bgp).await;
     client.until_error("Unacceptable Hold Time").await;
     let sessions = reflector
