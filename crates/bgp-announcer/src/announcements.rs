@@ -92,7 +92,7 @@ pub struct Announcements {
     drain: DrainPhase,
     is_stopping: bool,
     withdrawn_by_drain: Vec<IpNet>,
-    sessions: Sessions,
+    sessions: SessionPresence,
     /// When all deadlines were evaluated last.
     evaluated_at: Instant,
 }
@@ -160,10 +160,10 @@ enum Evidence {
     Confirmed,
 }
 
-/// The state of the BGP sessions, without which no router sends packets here because of this
+/// Whether BGP sessions exist. Without a session, no router sends packets here because of this
 /// process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sessions {
+enum SessionPresence {
     /// No session has been established yet.
     Never,
     /// At least one session is established.
@@ -191,7 +191,7 @@ impl Announcements {
             drain: DrainPhase::No,
             is_stopping: false,
             withdrawn_by_drain: Vec::new(),
-            sessions: Sessions::Never,
+            sessions: SessionPresence::Never,
             evaluated_at: now,
         }
     }
@@ -273,9 +273,9 @@ impl Announcements {
             }
             AnnouncementInput::SessionsEstablished(is_established) => {
                 self.sessions = match (is_established, self.sessions) {
-                    (true, _) => Sessions::Established,
-                    (false, Sessions::Established) => Sessions::LostAt(now),
-                    (false, Sessions::Never | Sessions::LostAt(_)) => self.sessions,
+                    (true, _) => SessionPresence::Established,
+                    (false, SessionPresence::Established) => SessionPresence::LostAt(now),
+                    (false, SessionPresence::Never | SessionPresence::LostAt(_)) => self.sessions,
                 };
             }
             AnnouncementInput::Drain => self.begin_drain(now),
@@ -333,13 +333,13 @@ impl Announcements {
 
     fn advance_drain(&mut self, now: Instant) {
         if let DrainPhase::Draining { until } = self.drain
-            && (until <= now || self.sessions != Sessions::Established)
+            && (until <= now || self.sessions != SessionPresence::Established)
         {
             let linger = self.config.linger;
             let withdrawn_at = match self.sessions {
-                Sessions::Established => Some(now),
-                Sessions::LostAt(lost_at) => Some(lost_at),
-                Sessions::Never => None,
+                SessionPresence::Established => Some(now),
+                SessionPresence::LostAt(lost_at) => Some(lost_at),
+                SessionPresence::Never => None,
             };
             let announced = self.entries.iter().filter(|(_, it)| it.announced.is_some());
             self.withdrawn_by_drain = announced.map(|(prefix, _)| *prefix).collect();

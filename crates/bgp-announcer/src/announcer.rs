@@ -253,7 +253,7 @@ impl Announcer {
                 if !self.announcements.is_draining() {
                     tracing::info!("drain reverted; announcing service addresses again");
                     self.waiting_for_drain.clear();
-                    // The caller can have disconnected.
+                    // The caller has possibly disconnected, and then needs no answer.
                     let _ = reply.send(());
                 }
             }
@@ -316,7 +316,7 @@ impl Announcer {
 
     fn answer_drain_requests(&mut self) {
         for reply in self.waiting_for_drain.drain(..) {
-            // The caller can have disconnected.
+            // The caller has possibly disconnected, and then needs no answer.
             let _ = reply.send(self.announcements.withdrawn_by_drain().to_vec());
         }
     }

@@ -28,16 +28,10 @@ pub(crate) fn announcement_status(
         next_hop: planned.next_hop,
         announced_to: Vec::new(),
     };
-    match planned.state {
-        AddressState::Announced | AddressState::LeastPreferred | AddressState::Draining => {
-            shown.announced_to = carried_by;
-        }
-        AddressState::NotServing
-        | AddressState::Refused
-        | AddressState::WaitingForNodeRoute
-        | AddressState::WaitingForSession
-        | AddressState::Drained => return shown,
+    if !planned.state.is_handed_to_sessions() {
+        return shown;
     }
+    shown.announced_to = carried_by;
     if shown.announced_to.is_empty() {
         let reasons = sessions.iter().map(|peer| {
             let reason = reason_not_carriable(prefix, shown.next_hop, communities, peer);

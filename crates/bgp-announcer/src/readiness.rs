@@ -54,12 +54,11 @@ impl AnnouncerReadiness {
         let count = |state: AddressState| planned.values().filter(|it| it.state == state).count();
         let waiting = count(AddressState::WaitingForNodeRoute);
         let drained = count(AddressState::Drained);
-        let announced = [
-            AddressState::Announced,
-            AddressState::LeastPreferred,
-            AddressState::Draining,
-        ];
-        let served = waiting + drained + announced.into_iter().map(count).sum::<usize>();
+        let announced = planned
+            .values()
+            .filter(|it| it.state.is_handed_to_sessions())
+            .count();
+        let served = waiting + drained + announced;
         let problem = first(AddressState::Refused).or_else(|| first(AddressState::NotServing));
         match (served, problem) {
             (0, None) => self

@@ -1,4 +1,4 @@
-//! Tests of the program: exit codes, messages and signals.
+//! Tests of the program bgp-announcer: exit codes, messages and signals.
 
 use std::{
     io::{BufRead, BufReader},

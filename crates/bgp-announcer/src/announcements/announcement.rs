@@ -32,6 +32,20 @@ pub enum AddressState {
     Drained,
 }
 
+impl AddressState {
+    /// Reports whether an address in this state is handed to the BGP sessions.
+    pub(crate) fn is_handed_to_sessions(self) -> bool {
+        match self {
+            Self::Announced | Self::LeastPreferred | Self::Draining => true,
+            Self::NotServing
+            | Self::Refused
+            | Self::WaitingForNodeRoute
+            | Self::WaitingForSession
+            | Self::Drained => false,
+        }
+    }
+}
+
 /// The decision of [`Announcements`] about one service address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AnnouncementDecision {

@@ -33,14 +33,14 @@ fn config() -> AnnouncementsConfig {
 }
 
 /// Sends inputs to the state machine and records inputs and outputs as text.
-struct Transcript {
+struct AnnouncementTranscript {
     announcements: Announcements,
     start: Instant,
     now: Instant,
     text: String,
 }
 
-impl Transcript {
+impl AnnouncementTranscript {
     fn new(config: AnnouncementsConfig) -> Self {
         let mut this = Self::without_session(config);
         this.announcements
@@ -211,7 +211,7 @@ fn show_output(output: &AnnouncementOutput) -> String {
 
 #[test]
 fn an_address_is_announced_after_its_node_route_is_held() {
-    let mut transcript = Transcript::new(config());
+    let mut transcript = AnnouncementTranscript::new(config());
     transcript.feed_all([
         AnnouncementInput::DataPlaneOpened,
         not_serving("10.1.1.1/32"),
@@ -246,7 +246,7 @@ fn an_address_is_announced_after_its_node_route_is_held() {
 fn without_a_gateway_an_address_is_announced_without_a_node_route() {
     let mut config = config();
     config.ipv4.as_mut().unwrap().gateway = None;
-    let mut transcript = Transcript::new(config);
+    let mut transcript = AnnouncementTranscript::new(config);
     transcript.feed_all([AnnouncementInput::DataPlaneOpened, serving("10.1.1.1/32")]);
     transcript.check(&expect![[r#"
         0: DataPlaneOpened
@@ -257,7 +257,7 @@ fn without_a_gateway_an_address_is_announced_without_a_node_route() {
 
 #[test]
 fn a_node_route_is_released_after_the_withdrawal_and_the_linger() {
-    let mut transcript = Transcript::announced(config());
+    let mut transcript = AnnouncementTranscript::announced(config());
     transcript.feed(not_serving("10.1.1.1/32"));
     transcript.wait_alive(6);
     transcript.check(&expect![[r#"
@@ -270,7 +270,7 @@ fn a_node_route_is_released_after_the_withdrawal_and_the_linger() {
 
 #[test]
 fn an_address_that_is_served_again_within_the_linger_keeps_its_node_route() {
-    let mut transcript = Transcript::announced(config());
+    let mut transcript = AnnouncementTranscript::announced(config());
     transcript.feed(not_serving("10.1.1.1/32"));
     transcript.wait_alive(3);
     transcript.feed(serving("10.1.1.1/32"));
@@ -285,7 +285,7 @@ fn an_address_that_is_served_again_within_the_linger_keeps_its_node_route() {
 
 #[test]
 fn the_node_route_of_an_address_that_was_never_announced_is_released_immediately() {
-    let mut transcript = Transcript::new(config());
+    let mut transcript = AnnouncementTranscript::new(config());
     transcript.feed_all([
         AnnouncementInput::DataPlaneOpened,
         serving("10.1.1.1/32"),
@@ -303,7 +303,7 @@ fn the_node_route_of_an_address_that_was_never_announced_is_released_immediately
 
 #[test]
 fn a_prefix_outside_of_the_allowed_prefixes_is_refused_and_gets_no_node_route() {
-    let mut transcript = Transcript::new(config());
+    let mut transcript = AnnouncementTranscript::new(config());
     transcript.feed_all([
         AnnouncementInput::DataPlaneOpened,
         serving("10.9.9.9/32"),

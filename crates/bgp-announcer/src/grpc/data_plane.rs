@@ -25,7 +25,7 @@ pub fn watch(
     silence: Duration,
     longest_retry: Duration,
 ) -> impl Stream<Item = AnnouncementInput> + Send + use<> {
-    let watch = ServiceAddressWatch {
+    let watch = DataPlaneWatch {
         client: DataPlaneServiceClient::new(target.channel())
             .max_decoding_message_size(MESSAGE_LIMIT),
         silence,
@@ -39,7 +39,7 @@ pub fn watch(
     })
 }
 
-struct ServiceAddressWatch {
+struct DataPlaneWatch {
     client: DataPlaneServiceClient<Channel>,
     silence: Duration,
     backoff: Backoff,
@@ -47,7 +47,7 @@ struct ServiceAddressWatch {
     must_wait: bool,
 }
 
-impl ServiceAddressWatch {
+impl DataPlaneWatch {
     async fn next(&mut self) -> AnnouncementInput {
         let Some(stream) = &mut self.stream else {
             if std::mem::take(&mut self.must_wait) {

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn a_stop_announces_as_least_preferred_then_withdraws_then_lingers() {
-    let mut transcript = Transcript::announced(config());
+    let mut transcript = AnnouncementTranscript::announced(config());
     transcript.feed(serving("10.1.1.2/32"));
     transcript.feed(AnnouncementInput::Stop);
     expect![[r#"
@@ -35,7 +35,7 @@ fn a_stop_announces_as_least_preferred_then_withdraws_then_lingers() {
 
 #[test]
 fn an_address_that_fails_during_a_drain_is_withdrawn_immediately() {
-    let mut transcript = Transcript::announced(config());
+    let mut transcript = AnnouncementTranscript::announced(config());
     transcript.feed(AnnouncementInput::Drain);
     transcript.wait_alive(1);
     transcript.feed(not_serving("10.1.1.1/32"));
@@ -49,7 +49,7 @@ fn an_address_that_fails_during_a_drain_is_withdrawn_immediately() {
 
 #[test]
 fn a_node_route_lingers_after_a_withdrawal_within_the_withdraw_delay() {
-    let mut transcript = Transcript::announced(config());
+    let mut transcript = AnnouncementTranscript::announced(config());
     transcript.feed(AnnouncementInput::Stop);
     transcript.wait_alive(8);
     transcript.feed(not_serving("10.1.1.1/32"));
@@ -68,7 +68,7 @@ fn a_node_route_lingers_after_a_withdrawal_within_the_withdraw_delay() {
 
 #[test]
 fn a_data_plane_that_ends_during_a_drain_does_not_change_the_drain() {
-    let mut transcript = Transcript::announced(config());
+    let mut transcript = AnnouncementTranscript::announced(config());
     transcript.feed(AnnouncementInput::Stop);
     // The data plane ends simultaneously if all containers of the pod are stopped.
     transcript.feed(AnnouncementInput::DataPlaneLost(
@@ -92,7 +92,7 @@ fn a_data_plane_that_ends_during_a_drain_does_not_change_the_drain() {
 #[test]
 fn undrain_reverts_a_drain_in_each_phase() {
     for seconds in [1, 11, 20] {
-        let mut transcript = Transcript::announced(config());
+        let mut transcript = AnnouncementTranscript::announced(config());
         transcript.feed(AnnouncementInput::Drain);
         transcript.wait_alive(seconds);
         transcript.feed(AnnouncementInput::Undrain);
@@ -104,7 +104,7 @@ fn undrain_reverts_a_drain_in_each_phase() {
 
 #[test]
 fn a_stop_cannot_be_reverted_and_a_drained_process_stops_immediately() {
-    let mut transcript = Transcript::announced(config());
+    let mut transcript = AnnouncementTranscript::announced(config());
     transcript.feed(AnnouncementInput::Drain);
     transcript.wait_alive(16);
     transcript.text.clear();
@@ -119,7 +119,7 @@ fn a_stop_cannot_be_reverted_and_a_drained_process_stops_immediately() {
 
 #[test]
 fn zero_withdraw_delay_and_linger_withdraw_and_stop_immediately() {
-    let mut transcript = Transcript::announced(AnnouncementsConfig {
+    let mut transcript = AnnouncementTranscript::announced(AnnouncementsConfig {
         withdraw_delay: Duration::ZERO,
         linger: Duration::ZERO,
         ..config()
@@ -136,7 +136,7 @@ fn zero_withdraw_delay_and_linger_withdraw_and_stop_immediately() {
 
 #[test]
 fn a_stop_without_a_session_skips_withdraw_delay_and_linger() {
-    let mut transcript = Transcript::without_session(config()).announce();
+    let mut transcript = AnnouncementTranscript::without_session(config()).announce();
     transcript.feed(AnnouncementInput::Stop);
     transcript.check(&expect![[r#"
         0: Stop
@@ -148,7 +148,7 @@ fn a_stop_without_a_session_skips_withdraw_delay_and_linger() {
 
 #[test]
 fn a_stop_after_the_loss_of_the_last_session_lingers_only_for_the_rest_of_the_linger() {
-    let mut transcript = Transcript::announced(config());
+    let mut transcript = AnnouncementTranscript::announced(config());
     transcript.feed(AnnouncementInput::SessionsEstablished(false));
     transcript.pass(2);
     transcript.feed(AnnouncementInput::Stop);
@@ -165,7 +165,7 @@ fn a_stop_after_the_loss_of_the_last_session_lingers_only_for_the_rest_of_the_li
 
 #[test]
 fn a_drain_that_loses_its_last_session_skips_the_withdraw_delay() {
-    let mut transcript = Transcript::announced(config());
+    let mut transcript = AnnouncementTranscript::announced(config());
     transcript.feed(AnnouncementInput::Drain);
     transcript.pass(1);
     transcript.feed(AnnouncementInput::SessionsEstablished(false));

@@ -4,7 +4,7 @@ use super::*;
 
 /// Makes the data plane report `changes` changes of the address, beginning with "not serving".
 /// Returns the number of outputs.
-fn flap(transcript: &mut Transcript, changes: u32, interval: Duration) -> usize {
+fn flap(transcript: &mut AnnouncementTranscript, changes: u32, interval: Duration) -> usize {
     let mut updates = 0;
     for change in 0..changes {
         let now = transcript.now + interval;
@@ -28,7 +28,7 @@ fn flap(transcript: &mut Transcript, changes: u32, interval: Duration) -> usize 
 
 #[test]
 fn a_flapping_address_causes_few_updates_and_returns_to_normal_preference_afterwards() {
-    let mut transcript = Transcript::announced(config());
+    let mut transcript = AnnouncementTranscript::announced(config());
     let updates = flap(&mut transcript, 600, Duration::from_millis(13_000 / 600));
     assert!(updates <= 16, "{updates} updates");
     expect![[r#"
@@ -46,7 +46,7 @@ fn a_flapping_address_causes_few_updates_and_returns_to_normal_preference_afterw
 
 #[test]
 fn the_fourth_loss_within_half_a_minute_is_withdrawn_after_the_damping_period() {
-    let mut transcript = Transcript::announced(config());
+    let mut transcript = AnnouncementTranscript::announced(config());
     assert_eq!(flap(&mut transcript, 6, Duration::from_millis(1)), 6);
     transcript.start = transcript.now;
     transcript.feed(not_serving("10.1.1.1/32"));
@@ -65,7 +65,7 @@ fn a_flapping_address_is_withdrawn_immediately_when_it_is_removed_or_loses_its_n
         AnnouncementInput::ServiceAddressRemoved(net("10.1.1.1/32")),
         route_lost(false),
     ] {
-        let mut transcript = Transcript::announced(config());
+        let mut transcript = AnnouncementTranscript::announced(config());
         flap(&mut transcript, 7, Duration::from_millis(1));
         assert_eq!(transcript.announcements.flapping(), 1);
         let outputs = transcript.feed(withdrawing_input);
@@ -78,7 +78,7 @@ fn a_flapping_address_is_withdrawn_immediately_when_it_is_removed_or_loses_its_n
 
 #[test]
 fn each_of_several_rare_losses_is_withdrawn_immediately() {
-    let mut transcript = Transcript::announced(AnnouncementsConfig {
+    let mut transcript = AnnouncementTranscript::announced(AnnouncementsConfig {
         data_plane_timeout: Duration::from_secs(3600),
         linger: Duration::from_secs(3600),
         ..config()

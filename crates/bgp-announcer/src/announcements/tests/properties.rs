@@ -34,7 +34,7 @@ fn any_input() -> impl Strategy<Value = AnnouncementInput> {
 /// The state of node routes, announcements and served addresses that follows from the inputs and
 /// outputs so far.
 #[derive(Default)]
-struct Model {
+struct AnnouncementModel {
     held: BTreeSet<IpNet>,
     acknowledged: BTreeSet<IpNet>,
     announced: BTreeSet<IpNet>,
@@ -46,7 +46,7 @@ struct Model {
     confirmed: BTreeSet<IpNet>,
 }
 
-impl Model {
+impl AnnouncementModel {
     fn apply_input(&mut self, apply_input: &AnnouncementInput) {
         match apply_input {
             AnnouncementInput::DataPlaneOpened => self.stream += 1,
@@ -137,7 +137,7 @@ proptest! {
     ) {
         let mut now = Instant::now();
         let mut announcements = Announcements::new(config(), now);
-        let mut model = Model::default();
+        let mut model = AnnouncementModel::default();
         let mut step = |announcements: &mut Announcements, apply_input: AnnouncementInput, now| {
             model.apply_input(&apply_input);
             model.record_outputs(&announcements.handle(apply_input, now));

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn a_data_plane_that_returns_within_its_grace_period_changes_no_announcement() {
-    let mut transcript = Transcript::announced(config());
+    let mut transcript = AnnouncementTranscript::announced(config());
     transcript.feed(AnnouncementInput::DataPlaneLost(
         "connection refused".into(),
     ));
@@ -25,7 +25,7 @@ fn a_data_plane_that_returns_within_its_grace_period_changes_no_announcement() {
 
 #[test]
 fn a_silent_data_plane_makes_the_address_least_preferred_until_it_confirms_the_address() {
-    let mut transcript = Transcript::announced(config());
+    let mut transcript = AnnouncementTranscript::announced(config());
     transcript.wait(1);
     expect![[r#"
         10.1.1.1/32 LeastPreferred: least preferred: data plane: silent for 5000 ms
@@ -52,7 +52,7 @@ fn a_silent_data_plane_makes_the_address_least_preferred_until_it_confirms_the_a
 
 #[test]
 fn a_heartbeat_after_a_silence_confirms_the_reports_of_its_stream() {
-    let mut transcript = Transcript::announced(config());
+    let mut transcript = AnnouncementTranscript::announced(config());
     transcript.wait(1);
     transcript.pass(60);
     transcript.feed(AnnouncementInput::Heartbeat);
@@ -66,7 +66,7 @@ fn a_heartbeat_after_a_silence_confirms_the_reports_of_its_stream() {
 
 #[test]
 fn an_address_that_was_never_confirmed_is_not_announced_after_a_silence() {
-    let mut transcript = Transcript::new(config());
+    let mut transcript = AnnouncementTranscript::new(config());
     transcript.feed_all([AnnouncementInput::DataPlaneOpened, serving("10.1.1.1/32")]);
     transcript.pass(6);
     transcript.feed(AnnouncementInput::DeadlineReached);
@@ -95,7 +95,7 @@ fn a_least_preferred_address_is_withdrawn_when_a_report_says_that_it_is_not_serv
         route_lost(false),
         AnnouncementInput::Synced,
     ] {
-        let mut transcript = Transcript::announced(config());
+        let mut transcript = AnnouncementTranscript::announced(config());
         transcript.feed(AnnouncementInput::DataPlaneLost(
             "connection refused".into(),
         ));
@@ -111,7 +111,7 @@ fn a_least_preferred_address_is_withdrawn_when_a_report_says_that_it_is_not_serv
 
 #[test]
 fn a_drain_of_a_least_preferred_address_withdraws_it_and_undrain_announces_it_again() {
-    let mut transcript = Transcript::announced(config());
+    let mut transcript = AnnouncementTranscript::announced(config());
     transcript.wait(1);
     transcript.feed(AnnouncementInput::Drain);
     expect![[r#"
@@ -133,7 +133,7 @@ fn a_drain_of_a_least_preferred_address_withdraws_it_and_undrain_announces_it_ag
 
 #[test]
 fn heartbeats_of_a_new_stream_do_not_confirm_reports_of_an_old_stream() {
-    let mut transcript = Transcript::announced(config());
+    let mut transcript = AnnouncementTranscript::announced(config());
     transcript.feed_all([
         AnnouncementInput::DataPlaneLost("ended".into()),
         AnnouncementInput::DataPlaneOpened,
@@ -153,7 +153,7 @@ fn heartbeats_of_a_new_stream_do_not_confirm_reports_of_an_old_stream() {
 
 #[test]
 fn an_address_that_a_synced_new_stream_does_not_contain_is_withdrawn() {
-    let mut transcript = Transcript::announced(config());
+    let mut transcript = AnnouncementTranscript::announced(config());
     transcript.feed_all([
         AnnouncementInput::DataPlaneLost("ended".into()),
         AnnouncementInput::DataPlaneOpened,
@@ -169,7 +169,7 @@ fn an_address_that_a_synced_new_stream_does_not_contain_is_withdrawn() {
 
 #[test]
 fn a_node_router_that_returns_within_its_grace_period_changes_no_announcement() {
-    let mut transcript = Transcript::announced(config());
+    let mut transcript = AnnouncementTranscript::announced(config());
     transcript.feed(route_lost(true));
     expect![[r#"
         10.1.1.1/32 Announced: node route: connection refused
@@ -190,7 +190,7 @@ fn a_node_router_that_returns_within_its_grace_period_changes_no_announcement() 
 
 #[test]
 fn a_silent_node_router_makes_the_address_least_preferred_until_it_holds_the_node_route() {
-    let mut transcript = Transcript::announced(config());
+    let mut transcript = AnnouncementTranscript::announced(config());
     transcript.feed(route_lost(true));
     transcript.wait_alive(1);
     // A failed attempt does not prolong the grace period.
@@ -213,7 +213,7 @@ fn a_silent_node_router_makes_the_address_least_preferred_until_it_holds_the_nod
 
 #[test]
 fn without_a_grace_period_a_lost_node_router_makes_the_address_least_preferred_immediately() {
-    let mut transcript = Transcript::announced(AnnouncementsConfig {
+    let mut transcript = AnnouncementTranscript::announced(AnnouncementsConfig {
         node_route_timeout: Duration::ZERO,
         ..config()
     });
@@ -227,7 +227,7 @@ fn without_a_grace_period_a_lost_node_router_makes_the_address_least_preferred_i
 #[test]
 fn a_node_router_that_refuses_the_node_route_after_a_silence_causes_a_withdrawal() {
     for seconds in [1, 10] {
-        let mut transcript = Transcript::announced(config());
+        let mut transcript = AnnouncementTranscript::announced(config());
         transcript.feed(route_lost(true));
         transcript.wait_alive(seconds);
         assert_eq!(
@@ -245,7 +245,7 @@ fn a_node_router_that_refuses_the_node_route_after_a_silence_causes_a_withdrawal
 
 #[test]
 fn a_missing_node_route_causes_an_immediate_withdrawal() {
-    let mut transcript = Transcript::announced(config());
+    let mut transcript = AnnouncementTranscript::announced(config());
     transcript.feed(route_lost(false));
     transcript.check(&expect![[r#"
         0: route lost 10.1.1.1/32
