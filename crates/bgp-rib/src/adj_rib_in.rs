@@ -15,7 +15,7 @@ use crate::{
     next_hop,
     peer::{PeerKind, PeerSettings, RibConfig, SourceProperties, is_same_family},
     policy::RejectReason,
-    table::{PrefixIndex, Slot},
+    table::{PathSlot, PrefixIndex},
 };
 
 /// Checks the attributes of an announcement. Returns the reason to reject all of its prefixes.
@@ -161,7 +161,7 @@ impl std::borrow::Borrow<PathAttributes> for Interned {
 #[derive(Debug)]
 pub(crate) struct AdjRibIn {
     source: SourceProperties,
-    paths: HashMap<(PrefixIndex, Option<PathId>), Slot>,
+    paths: HashMap<(PrefixIndex, Option<PathId>), PathSlot>,
     interned: HashSet<Interned>,
     sweep_at: usize,
     /// Families with paths that were rejected at the maximum number of paths and have not been
@@ -206,15 +206,19 @@ impl AdjRibIn {
         learned
     }
 
-    pub(crate) fn slot(&self, prefix: PrefixIndex, path_id: Option<PathId>) -> Option<Slot> {
+    pub(crate) fn slot(&self, prefix: PrefixIndex, path_id: Option<PathId>) -> Option<PathSlot> {
         self.paths.get(&(prefix, path_id)).copied()
     }
 
-    pub(crate) fn insert(&mut self, prefix: PrefixIndex, path_id: Option<PathId>, slot: Slot) {
+    pub(crate) fn insert(&mut self, prefix: PrefixIndex, path_id: Option<PathId>, slot: PathSlot) {
         self.paths.insert((prefix, path_id), slot);
     }
 
-    pub(crate) fn remove(&mut self, prefix: PrefixIndex, path_id: Option<PathId>) -> Option<Slot> {
+    pub(crate) fn remove(
+        &mut self,
+        prefix: PrefixIndex,
+        path_id: Option<PathId>,
+    ) -> Option<PathSlot> {
         self.paths.remove(&(prefix, path_id))
     }
 
@@ -236,7 +240,7 @@ impl AdjRibIn {
         std::mem::take(&mut self.blocked).into_iter().collect()
     }
 
-    pub(crate) fn slots(&self) -> impl Iterator<Item = (PrefixIndex, Option<PathId>, Slot)> {
+    pub(crate) fn slots(&self) -> impl Iterator<Item = (PrefixIndex, Option<PathId>, PathSlot)> {
         self.paths
             .iter()
             .map(|(&(prefix, path_id), &slot)| (prefix, path_id, slot))

@@ -7,7 +7,7 @@ use std::{
 
 use bgp_packet::{Announced, Family, Nlri, PathAttributes, Update};
 
-use crate::table::{PrefixIndex, Slot};
+use crate::table::{PathSlot, PrefixIndex};
 
 /// The key of a sent path. A peer has at most one path for each key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,7 +21,7 @@ pub(crate) enum PathChoice {
     /// The best path of the prefix, for a peer that is sent only the best path.
     Best,
     /// The path in this slot, for a peer that is sent all paths (RFC 7911).
-    Slot(Slot),
+    Slot(PathSlot),
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -106,14 +106,17 @@ impl Preference {
 
 /// A path that takes part in the decision process.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Candidate<'a> {
+pub(crate) struct DecisionCandidate<'a> {
     pub(crate) preference: &'a Preference,
     pub(crate) path_id: Option<PathId>,
 }
 
 /// Compares two paths without the step MULTI_EXIT_DISC. Returns the first step that distinguishes
 /// the paths, with `Less` if `left` wins and `Greater` if `right` wins.
-fn compare(left: Candidate<'_>, right: Candidate<'_>) -> Option<(Ordering, NotBestReason)> {
+fn compare(
+    left: DecisionCandidate<'_>,
+    right: DecisionCandidate<'_>,
+) -> Option<(Ordering, NotBestReason)> {
     use NotBestReason as Step;
     let (l, r) = (left.preference, right.preference);
     let steps = [
@@ -138,7 +141,7 @@ fn compare(left: Candidate<'_>, right: Candidate<'_>) -> Option<(Ordering, NotBe
 
 /// Reports whether `challenger` is preferred to `best`. Correct only if no path of the prefix has a
 /// MULTI_EXIT_DISC: only then is the preference a total order, so that one comparison is enough.
-pub(crate) fn is_better(challenger: Candidate<'_>, best: Candidate<'_>) -> bool {
+pub(crate) fn is_better(challenger: DecisionCandidate<'_>, best: DecisionCandidate<'_>) -> bool {
     compare(challenger, best).is_some_and(|(ordering, _)| ordering.is_lt())
 }
 
@@ -155,13 +158,16 @@ impl MultiExitDiscs {
 }
 
 /// Reports whether two paths are equal in all steps before MULTI_EXIT_DISC.
-fn is_tie_before_multi_exit_disc(left: Candidate<'_>, right: Candidate<'_>) -> bool {
+fn is_tie_before_multi_exit_disc(
+    left: DecisionCandidate<'_>,
+    right: DecisionCandidate<'_>,
+) -> bool {
     compare(left, right).is_none_or(|(_, step)| step > NotBestReason::HigherMultiExitDisc)
 }
 
 fn multi_exit_discs<'a>(
-    candidates: impl Iterator<Item = Candidate<'a>>,
-    front: Candidate<'a>,
+    candidates: impl Iterator<Item = DecisionCandidate<'a>>,
+    front: DecisionCandidate<'a>,
 ) -> MultiExitDiscs {
     let mut lowest = HashMap::new();
     for candidate in candidates.filter(|other| is_tie_before_multi_exit_disc(*other, front)) {
@@ -175,8 +181,10 @@ fn multi_exit_discs<'a>(
 }
 
 /// Returns the position of the best path, or `None` if there is no path.
-pub(crate) fn best<'a>(candidates: impl Iterator<Item = Candidate<'a>> + Clone) -> Option<usize> {
-    let minimum = |candidates: &mut dyn Iterator<Item = (usize, Candidate<'a>)>| {
+pub(crate) fn best<'a>(
+    candidates: impl Iterator<Item = DecisionCandidate<'a>> + Clone,
+) -> Option<usize> {
+    let minimum = |candidates: &mut dyn Iterator<Item = (usize, DecisionCandidate<'a>)>| {
         candidates.reduce(|best, other| {
             if is_better(other.1, best.1) {
                 other
@@ -202,8 +210,8 @@ pub(crate) fn best<'a>(candidates: impl Iterator<Item = Candidate<'a>> + Clone) 
 
 /// Returns for each path the reason why it is not the best path, and `None` for the best path.
 pub(crate) fn verdicts<'a>(
-    candidates: impl Iterator<Item = Candidate<'a>> + Clone,
-    best: Candidate<'a>,
+    candidates: impl Iterator<Item = DecisionCandidate<'a>> + Clone,
+    best: DecisionCandidate<'a>,
 ) -> impl Iterator<Item = Option<NotBestReason>> {
     let discriminators = multi_exit_discs(candidates.clone(), best);
     candidates.map(move |candidate| verdict_with(&discriminators, candidate, best))
@@ -211,23 +219,26 @@ pub(crate) fn verdicts<'a>(
 
 /// Returns the reason why `candidate` is not the best path, or `None` if it is `best`.
 pub(crate) fn verdict_among<'a>(
-    candidates: impl Iterator<Item = Candidate<'a>>,
-    candidate: Candidate<'a>,
-    best: Candidate<'a>,
+    candidates: impl Iterator<Item = DecisionCandidate<'a>>,
+    candidate: DecisionCandidate<'a>,
+    best: DecisionCandidate<'a>,
 ) -> Option<NotBestReason> {
     verdict_with(&multi_exit_discs(candidates, best), candidate, best)
 }
 
 /// Returns the reason why `candidate` is not the best path, or `None` if it is `best`. Correct only
 /// if no path of the prefix has a MULTI_EXIT_DISC; otherwise use [`verdict_among`].
-pub(crate) fn verdict(candidate: Candidate<'_>, best: Candidate<'_>) -> Option<NotBestReason> {
+pub(crate) fn verdict(
+    candidate: DecisionCandidate<'_>,
+    best: DecisionCandidate<'_>,
+) -> Option<NotBestReason> {
     compare(candidate, best).map(|(_, step)| step)
 }
 
 fn verdict_with(
     discriminators: &MultiExitDiscs,
-    candidate: Candidate<'_>,
-    best: Candidate<'_>,
+    candidate: DecisionCandidate<'_>,
+    best: DecisionCandidate<'_>,
 ) -> Option<NotBestReason> {
     let step = verdict(candidate, best)?;
     let is_beaten =

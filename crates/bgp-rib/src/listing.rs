@@ -9,7 +9,7 @@ use crate::{
     decision::NotBestReason,
     peer::{PeerId, Source},
     rib::Rib,
-    table::{PrefixEntry, Slot, StoredPath},
+    table::{PathSlot, PrefixEntry, StoredPath},
 };
 
 /// The key of a path in an Adj-RIB-In.
@@ -80,7 +80,7 @@ fn rib_paths(entry: &PrefixEntry) -> impl Iterator<Item = RibPath<'_>> {
     })
 }
 
-fn rib_path(entry: &PrefixEntry, slot: Slot) -> Option<RibPath<'_>> {
+fn rib_path(entry: &PrefixEntry, slot: PathSlot) -> Option<RibPath<'_>> {
     let path = entry.path(slot)?;
     Some(RibPath {
         key: path.key(entry.prefix()),

@@ -9,7 +9,7 @@ use crate::{
     peer::{PeerId, PeerKind, Source, is_same_family},
     policy::{MaximumPathsAction, RejectReason},
     rib::Rib,
-    table::{PathTable, StoredPath, TableChange},
+    table::{PathChange, PathTable, StoredPath},
 };
 
 /// The result of one received UPDATE message.
@@ -247,7 +247,7 @@ pub(crate) fn store_path(
     prefix: IpNet,
     path_id: Option<PathId>,
     learned: &Arc<LearnedAttributes>,
-) -> Option<TableChange> {
+) -> Option<PathChange> {
     let index = table.index_or_insert(prefix);
     let slot = adj_rib_in.slot(index, path_id);
     let is_known = slot

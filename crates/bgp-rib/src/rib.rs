@@ -10,7 +10,7 @@ use crate::{
     listing::PathKey,
     peer::{PeerId, PeerSettings, RibConfig, Source, SourceProperties},
     send::mark_pending,
-    table::{PathTable, TableChange},
+    table::{PathChange, PathTable},
 };
 
 #[derive(Debug)]
@@ -156,11 +156,11 @@ impl Rib {
     /// the prefix if neither a path nor a peer needs it.
     pub(crate) fn propagate(
         &mut self,
-        change: TableChange,
+        change: PathChange,
         source: Source,
         path_id: Option<PathId>,
     ) {
-        let TableChange {
+        let PathChange {
             prefix: index,
             slot,
             is_best_changed,

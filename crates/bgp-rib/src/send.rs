@@ -152,7 +152,7 @@ fn resolve_pending(
             }
         }
     }
-    // The pending mark held a reference to the entry.
+    // The key is no longer pending, so its reference to the entry is dropped.
     table.drop_reference(key.prefix);
 }
 

@@ -6,7 +6,7 @@ use bgp_packet::{IpNet, PathId};
 
 use crate::{
     adj_rib_in::LearnedAttributes,
-    decision::{self, Candidate, NotBestReason},
+    decision::{self, DecisionCandidate, NotBestReason},
 };
 
 /// The index of a prefix in the table. Valid while the prefix has a path or an Adj-RIB-Out holds a
@@ -16,9 +16,9 @@ pub(crate) struct PrefixIndex(u32);
 
 /// The index of a path among the paths of its prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Slot(u32);
+pub(crate) struct PathSlot(u32);
 
-impl Slot {
+impl PathSlot {
     /// Returns the path id with which this speaker sends the path. Path ids start at 1, because
     /// many listings show 0 for a missing path id.
     pub(crate) fn path_id(self) -> PathId {
@@ -34,8 +34,8 @@ pub(crate) struct StoredPath {
 }
 
 impl StoredPath {
-    fn candidate(&self) -> Candidate<'_> {
-        Candidate {
+    fn candidate(&self) -> DecisionCandidate<'_> {
+        DecisionCandidate {
             preference: self.learned.preference(),
             path_id: self.path_id,
         }
@@ -50,8 +50,8 @@ impl StoredPath {
 pub(crate) struct PrefixEntry {
     prefix: IpNet,
     paths: Vec<Option<StoredPath>>,
-    vacant: Vec<Slot>,
-    best: Option<Slot>,
+    vacant: Vec<PathSlot>,
+    best: Option<PathSlot>,
     /// Number of paths with a MULTI_EXIT_DISC. If it is not 0, the preference of paths is not a
     /// total order.
     multi_exit_discs: u32,
@@ -75,17 +75,17 @@ impl PrefixEntry {
         self.prefix
     }
 
-    pub(crate) fn path(&self, slot: Slot) -> Option<&StoredPath> {
+    pub(crate) fn path(&self, slot: PathSlot) -> Option<&StoredPath> {
         self.paths.get(slot.0 as usize)?.as_ref()
     }
 
-    pub(crate) fn best(&self) -> Option<(Slot, &StoredPath)> {
+    pub(crate) fn best(&self) -> Option<(PathSlot, &StoredPath)> {
         let slot = self.best?;
         Some((slot, self.path(slot)?))
     }
 
-    pub(crate) fn paths(&self) -> impl Iterator<Item = (Slot, &StoredPath)> + Clone {
-        let slots = (0..).map(Slot);
+    pub(crate) fn paths(&self) -> impl Iterator<Item = (PathSlot, &StoredPath)> + Clone {
+        let slots = (0..).map(PathSlot);
         slots
             .zip(&self.paths)
             .filter_map(|(slot, path)| Some((slot, path.as_ref()?)))
@@ -104,7 +104,7 @@ impl PrefixEntry {
 
     /// Returns the reason why the path in this slot is not the best path. `None`: it is the best
     /// path, or the slot is empty.
-    pub(crate) fn verdict(&self, slot: Slot) -> Option<NotBestReason> {
+    pub(crate) fn verdict(&self, slot: PathSlot) -> Option<NotBestReason> {
         let candidate = self.path(slot)?.candidate();
         let best = self.best()?.1.candidate();
         if self.has_multi_exit_discs() {
@@ -125,10 +125,12 @@ impl PrefixEntry {
         self.paths.len() == self.vacant.len()
     }
 
-    fn put(&mut self, slot: Option<Slot>, path: StoredPath) -> (Slot, bool) {
+    fn put(&mut self, slot: Option<PathSlot>, path: StoredPath) -> (PathSlot, bool) {
         let slot = slot.or_else(|| self.vacant.pop()).unwrap_or_else(|| {
             self.paths.push(None);
-            Slot(u32::try_from(self.paths.len() - 1).expect("a prefix has fewer than 2^32 paths"))
+            PathSlot(
+                u32::try_from(self.paths.len() - 1).expect("a prefix has fewer than 2^32 paths"),
+            )
         });
         self.multi_exit_discs += u32::from(path.has_multi_exit_disc());
         let replaced = self.paths[slot.0 as usize].replace(path);
@@ -139,7 +141,7 @@ impl PrefixEntry {
         (slot, self.best != best_before || self.best == Some(slot))
     }
 
-    fn remove(&mut self, slot: Slot) -> bool {
+    fn remove(&mut self, slot: PathSlot) -> bool {
         let removed = self.paths.get_mut(slot.0 as usize).and_then(Option::take);
         let Some(path) = removed else { return false };
         self.multi_exit_discs -= u32::from(path.has_multi_exit_disc());
@@ -151,7 +153,7 @@ impl PrefixEntry {
 
     /// Runs the decision process after the path in the slot `changed` was added, replaced or
     /// removed.
-    fn decide(&mut self, changed: Slot) {
+    fn decide(&mut self, changed: PathSlot) {
         let is_one_comparison_enough = self.multi_exit_discs == 0 && self.best != Some(changed);
         if is_one_comparison_enough && let Some((_, best)) = self.best() {
             let challenger = self.path(changed);
@@ -169,9 +171,9 @@ impl PrefixEntry {
 
 /// The result of a change of one path.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct TableChange {
+pub(crate) struct PathChange {
     pub(crate) prefix: PrefixIndex,
-    pub(crate) slot: Slot,
+    pub(crate) slot: PathSlot,
     /// Whether another path is the best path now, or the best path has new attributes.
     pub(crate) is_best_changed: bool,
 }
@@ -227,11 +229,11 @@ impl PathTable {
     pub(crate) fn put(
         &mut self,
         prefix: PrefixIndex,
-        slot: Option<Slot>,
+        slot: Option<PathSlot>,
         path: StoredPath,
-    ) -> TableChange {
+    ) -> PathChange {
         let (slot, is_best_changed) = self.entry_mut(prefix).put(slot, path);
-        TableChange {
+        PathChange {
             prefix,
             slot,
             is_best_changed,
@@ -240,9 +242,9 @@ impl PathTable {
 
     /// Removes the path. The entry of the prefix stays. The caller has to hold a reference to the
     /// entry, or to call [`PathTable::release`] afterwards.
-    pub(crate) fn remove(&mut self, prefix: PrefixIndex, slot: Slot) -> TableChange {
+    pub(crate) fn remove(&mut self, prefix: PrefixIndex, slot: PathSlot) -> PathChange {
         let is_best_changed = self.entry_mut(prefix).remove(slot);
-        TableChange {
+        PathChange {
             prefix,
             slot,
             is_best_changed,

@@ -198,7 +198,7 @@ fn first_asn(peer: u32) -> Option<Asn> {
 type Received = BTreeMap<(IpNet, Option<PathId>), PathAttributes>;
 
 #[derive(Default)]
-struct Model {
+struct RibModel {
     peers: BTreeMap<u32, Received>,
     /// The combination of policies of each peer, for [`changed_settings`].
     variants: BTreeMap<u32, u8>,
@@ -207,7 +207,7 @@ struct Model {
     paths_from_changes: BTreeMap<PathKey, (PathAttributes, Option<NotBestReason>)>,
 }
 
-impl Model {
+impl RibModel {
     fn apply(&mut self, rib: &mut Rib, step: RibEvent) {
         match step {
             RibEvent::PeerUp(peer) => {
@@ -437,7 +437,7 @@ fn without_ids(received: &Received) -> BTreeMap<IpNet, Vec<String>> {
 fn check_steps(steps: Vec<RibEvent>) {
     let mut rib = Rib::new(config());
     rib.follow_changes(true);
-    let mut model = Model::default();
+    let mut model = RibModel::default();
     let mut ids: BTreeMap<(u32, PathKey), PathId> = BTreeMap::new();
     for step in steps {
         model.apply(&mut rib, step);

@@ -49,7 +49,7 @@ fn check(paths: &[(PathAttributes, SourceProperties, Option<NotBestReason>)]) {
     let candidates: Vec<_> = preferences
         .iter()
         .enumerate()
-        .map(|(id, preference)| Candidate {
+        .map(|(id, preference)| DecisionCandidate {
             preference,
             path_id: Some(PathId(u32::try_from(id).unwrap())),
         })
