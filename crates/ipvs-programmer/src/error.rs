@@ -76,12 +76,18 @@ pub(crate) enum EntryError {
 /// Describes a refused change with the reason, and with a suggestion for known reasons.
 fn describe_refusal(change: &TableChange, errno: Errno) -> String {
     let operation = match change {
-        TableChange::AddVirtualServer(key, _) => format!("add {key}"),
-        TableChange::SetVirtualServer(key, _) => format!("set {key}"),
-        TableChange::RemoveVirtualServer(key) => format!("remove {key}"),
-        TableChange::AddRealServer(key, address, _) => format!("add {address} to {key}"),
-        TableChange::SetRealServer(key, address, _) => format!("set {address} of {key}"),
-        TableChange::RemoveRealServer(key, address) => format!("remove {address} of {key}"),
+        TableChange::AddVirtualServer(key, _) => format!("add virtual server {key}"),
+        TableChange::SetVirtualServer(key, _) => format!("change virtual server {key}"),
+        TableChange::RemoveVirtualServer(key) => format!("remove virtual server {key}"),
+        TableChange::AddRealServer(key, address, _) => {
+            format!("add real server {address} to virtual server {key}")
+        }
+        TableChange::SetRealServer(key, address, _) => {
+            format!("change real server {address} of virtual server {key}")
+        }
+        TableChange::RemoveRealServer(key, address) => {
+            format!("remove real server {address} of virtual server {key}")
+        }
     };
     let reason = match (change, errno) {
         (

@@ -30,12 +30,12 @@ pub struct FailedChange {
 /// The kernel of one network namespace. Calls block, usually for milliseconds, and longer for a
 /// large table.
 pub trait IpvsKernel:
-    IpvsTable + ConnectionTable + LocalPrefixes + NftablesAccess + Sysctls + Send
+    IpvsTable + ConnectionTable + LocalPrefixAccess + NftablesAccess + Sysctls + Send
 {
 }
 
-impl<K: IpvsTable + ConnectionTable + LocalPrefixes + NftablesAccess + Sysctls + Send> IpvsKernel
-    for K
+impl<K: IpvsTable + ConnectionTable + LocalPrefixAccess + NftablesAccess + Sysctls + Send>
+    IpvsKernel for K
 {
 }
 
@@ -66,14 +66,14 @@ pub trait ConnectionTable {
 }
 
 /// Access to the prefixes that the kernel accepts as local addresses.
-pub trait LocalPrefixes {
+pub trait LocalPrefixAccess {
     /// Reads the prefixes that this daemon has made local.
     fn read_local_prefixes(&mut self) -> Result<BTreeSet<IpNet>, IpvsKernelError>;
 
     /// Makes a prefix local. Does not fail if the prefix is already local.
     fn add_local_prefix(&mut self, prefix: IpNet) -> Result<(), IpvsKernelError>;
 
-    /// Reverts [`LocalPrefixes::add_local_prefix`]. A route of another program stays.
+    /// Reverts [`LocalPrefixAccess::add_local_prefix`]. A route of another program stays.
     fn remove_local_prefix(&mut self, prefix: IpNet) -> Result<(), IpvsKernelError>;
 }
 
@@ -159,7 +159,7 @@ impl ConnectionTable for LinuxKernel {
     }
 }
 
-impl LocalPrefixes for LinuxKernel {
+impl LocalPrefixAccess for LinuxKernel {
     fn read_local_prefixes(&mut self) -> Result<BTreeSet<IpNet>, IpvsKernelError> {
         self.local_addresses.read()
     }

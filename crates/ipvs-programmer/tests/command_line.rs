@@ -1,4 +1,4 @@
-//! Tests of the program: exit codes and messages.
+//! Tests of the program ipvs-programmer: exit codes and messages.
 #![cfg(test)]
 
 use std::{

@@ -4,9 +4,9 @@ use data_plane::Connections;
 use data_plane_testbed::{ID, Kernel, ONE, RANGE, State, TWO, World, run, virtual_server};
 use virtual_server::{VirtualServer, VirtualServerId, Weight};
 
-use crate::fake_kernel::{self, FakeKernel};
+use crate::fake_kernel::{self, FakeIpvsKernel};
 
-type Serving = data_plane_testbed::Serving<FakeKernel>;
+type Serving = data_plane_testbed::Serving<FakeIpvsKernel>;
 
 #[test]
 fn a_new_table_places_a_draining_real_server_by_its_configured_weight_like_an_existing_table() {
@@ -39,7 +39,7 @@ fn a_new_table_places_a_draining_real_server_by_its_configured_weight_like_an_ex
         assert_eq!(writes.len(), 1, "{writes:#?}");
         let discovery = serving.world.stop().await.unwrap();
         // A new table: the real server already drains when the table is written.
-        let kernel = FakeKernel::default();
+        let kernel = FakeIpvsKernel::default();
         let mut world = World::start_with(&kernel, discovery).await;
         world.wait_until_serving(RANGE).await;
         let writes = kernel.take_writes();
@@ -64,7 +64,7 @@ fn a_real_server_of_a_port_range_continues_to_drain_after_a_restart() {
             ..virtual_server("tcp/10.1.1.10:8000-8999", real_servers)
         };
         let (one, two) = ("10.244.0.1:0", "10.244.0.2:0");
-        let kernel = FakeKernel::default();
+        let kernel = FakeIpvsKernel::default();
         let connections = Connections {
             active: 1,
             inactive: 0,

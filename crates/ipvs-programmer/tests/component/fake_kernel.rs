@@ -12,7 +12,9 @@ use data_plane_testbed::Kernel;
 use ipnet::IpNet;
 use ipvs_programmer::{
     IpvsKernelError, NetlinkError,
-    kernel::{ConnectionTable, FailedChange, IpvsTable, LocalPrefixes, NftablesAccess, Sysctls},
+    kernel::{
+        ConnectionTable, FailedChange, IpvsTable, LocalPrefixAccess, NftablesAccess, Sysctls,
+    },
 };
 use nix::errno::Errno;
 use virtual_server::{
@@ -43,9 +45,9 @@ pub(crate) struct FakeKernelState {
 
 /// A handle of a fake kernel. Clones refer to one kernel.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct FakeKernel(Arc<Mutex<FakeKernelState>>);
+pub(crate) struct FakeIpvsKernel(Arc<Mutex<FakeKernelState>>);
 
-impl Kernel for FakeKernel {
+impl Kernel for FakeIpvsKernel {
     type State = FakeKernelState;
 
     async fn start(&self, config: Config, daemon: &mut Daemon) -> ListenAddress {
@@ -74,7 +76,7 @@ impl data_plane_testbed::State for FakeKernelState {
     }
 }
 
-impl IpvsTable for FakeKernel {
+impl IpvsTable for FakeIpvsKernel {
     fn read_table(&mut self) -> Result<Table, IpvsKernelError> {
         Ok(self.state().table.clone())
     }
@@ -126,7 +128,7 @@ impl IpvsTable for FakeKernel {
     }
 }
 
-impl ConnectionTable for FakeKernel {
+impl ConnectionTable for FakeIpvsKernel {
     fn read_connections(
         &mut self,
         key: EntryKey,
@@ -143,7 +145,7 @@ impl ConnectionTable for FakeKernel {
     }
 }
 
-impl LocalPrefixes for FakeKernel {
+impl LocalPrefixAccess for FakeIpvsKernel {
     fn read_local_prefixes(&mut self) -> Result<BTreeSet<IpNet>, IpvsKernelError> {
         Ok(self.state().local.clone())
     }
@@ -166,7 +168,7 @@ impl LocalPrefixes for FakeKernel {
     }
 }
 
-impl NftablesAccess for FakeKernel {
+impl NftablesAccess for FakeIpvsKernel {
     fn holds_firewall(
         &mut self,
         table: &nftables_table::Table,
@@ -198,7 +200,7 @@ impl NftablesAccess for FakeKernel {
     }
 }
 
-impl Sysctls for FakeKernel {
+impl Sysctls for FakeIpvsKernel {
     fn read_sysctl(&mut self, name: &str) -> Result<String, Errno> {
         self.state().sysctls.get(name).cloned().ok_or(Errno::ENOENT)
     }

@@ -17,7 +17,7 @@ use virtual_server::{
     HealthCheckKind, Protocol, RealServerState, Scheduler, VirtualServerId,
 };
 
-use fake_kernel::FakeKernel;
+use fake_kernel::FakeIpvsKernel;
 
 fn key(id: &str) -> EntryKey {
     let id: VirtualServerId = id.parse().unwrap();
@@ -42,7 +42,7 @@ fn foreign_entry() -> Entry {
 fn a_virtual_server_gets_first_the_guard_then_the_table_entry_then_the_local_address() {
     run(|| async {
         let (_one, _two) = (real_server(ONE).await, real_server(TWO).await);
-        let kernel = FakeKernel::default();
+        let kernel = FakeIpvsKernel::default();
         let mut world = World::start(&kernel).await;
         world.say(&[virtual_server(ID, &[ONE, TWO])]);
         let address = world.wait_until_serving(RANGE).await;
@@ -79,7 +79,7 @@ fn a_virtual_server_gets_first_the_guard_then_the_table_entry_then_the_local_add
 #[test]
 fn without_a_desired_set_the_kernel_is_not_changed() {
     run(|| async {
-        let kernel = FakeKernel::default();
+        let kernel = FakeIpvsKernel::default();
         kernel
             .state()
             .table
@@ -99,7 +99,7 @@ fn without_a_desired_set_the_kernel_is_not_changed() {
 fn a_restart_writes_nothing_and_continues_to_serve() {
     run(|| async {
         let one = real_server(ONE).await;
-        let kernel = FakeKernel::default();
+        let kernel = FakeIpvsKernel::default();
         let mut server = virtual_server(ID, &[ONE, TWO]);
         let world = World::serving(&kernel, std::slice::from_ref(&server)).await;
         let discovery = world.stop().await.unwrap();
@@ -129,7 +129,7 @@ fn a_restart_writes_nothing_and_continues_to_serve() {
 fn owned_entries_that_are_not_desired_are_removed_and_foreign_entries_stay() {
     run(|| async {
         let _one = real_server(ONE).await;
-        let kernel = FakeKernel::default();
+        let kernel = FakeIpvsKernel::default();
         let foreign = key("tcp/10.9.9.9:80");
         let foreign_on_service_address = key("tcp/10.1.1.10:9999");
         let left_by_earlier_run = key("tcp/10.1.1.11:80");
@@ -159,7 +159,7 @@ fn owned_entries_that_are_not_desired_are_removed_and_foreign_entries_stay() {
 fn a_failed_real_server_is_quiesced_or_removed_and_returns_when_it_is_healthy() {
     run(|| async {
         let (one, _two) = (real_server(ONE).await, real_server(TWO).await);
-        let kernel = FakeKernel::default();
+        let kernel = FakeIpvsKernel::default();
         let mut world = World::start(&kernel).await;
         let mut removing = virtual_server("tcp/10.1.1.11:8080", &[ONE, TWO]);
         removing.on_failure = FailureAction::Remove;
@@ -191,7 +191,7 @@ fn a_failed_real_server_is_quiesced_or_removed_and_returns_when_it_is_healthy() 
 fn a_change_of_one_real_server_writes_one_change_to_the_kernel() {
     run(|| async {
         let (_one, _two) = (real_server(ONE).await, real_server(TWO).await);
-        let kernel = FakeKernel::default();
+        let kernel = FakeIpvsKernel::default();
         let mut world = World::start(&kernel).await;
         let mut servers: Vec<_> = (1..=50)
             .map(|last| {
@@ -217,7 +217,7 @@ fn a_change_of_one_real_server_writes_one_change_to_the_kernel() {
 fn a_removed_virtual_server_loses_its_local_address_before_its_entry() {
     run(|| async {
         let _one = real_server(ONE).await;
-        let kernel = FakeKernel::default();
+        let kernel = FakeIpvsKernel::default();
         let mut world = World::start(&kernel).await;
         let alone = virtual_server("tcp/10.5.0.1:8080", &[ONE]);
         world.say(&[alone]);
@@ -247,7 +247,7 @@ fn a_removed_virtual_server_loses_its_local_address_before_its_entry() {
 fn without_nftables_direct_routing_works_and_other_virtual_servers_report_the_reason() {
     run(|| async {
         let _one = real_server(ONE).await;
-        let kernel = FakeKernel::default();
+        let kernel = FakeIpvsKernel::default();
         kernel.state().without_nftables = true;
         let mut world = World::start(&kernel).await;
         let mut masquerade = virtual_server("tcp/10.1.1.11:8080", &[ONE]);
@@ -293,7 +293,7 @@ fn a_failed_nftables_transaction_takes_no_virtual_server_out_of_service() {
             server.forwarding_method = ForwardingMethod::Masquerade;
             server
         };
-        let kernel = FakeKernel::default();
+        let kernel = FakeIpvsKernel::default();
         let mut world = World::serving(&kernel, &[masquerade(ID)]).await;
         kernel.state().nftables_fails = true;
         const NEXT: &str = "tcp/10.1.1.11:8080";
@@ -316,7 +316,7 @@ fn a_failed_nftables_transaction_takes_no_virtual_server_out_of_service() {
 #[test]
 fn a_port_range_is_programmed_as_an_entry_with_a_firewall_mark() {
     run(|| async {
-        let kernel = FakeKernel::default();
+        let kernel = FakeIpvsKernel::default();
         let mut world = World::start(&kernel).await;
         let mut server = virtual_server("udp/10.1.1.12:8000-8999", &["10.244.0.1:0"]);
         server.health_check = None;
@@ -340,7 +340,7 @@ fn a_port_range_is_programmed_as_an_entry_with_a_firewall_mark() {
 fn a_missing_scheduler_is_reported_with_its_module_and_tried_again() {
     run(|| async {
         let _one = real_server(ONE).await;
-        let kernel = FakeKernel::default();
+        let kernel = FakeIpvsKernel::default();
         kernel.state().without_mh = true;
         let mut world = World::start(&kernel).await;
         let mut other = virtual_server("tcp/10.5.0.1:8080", &[ONE]);
@@ -365,7 +365,7 @@ fn a_missing_scheduler_is_reported_with_its_module_and_tried_again() {
 fn a_down_loopback_interface_is_reported_and_the_local_address_is_added_when_it_is_up() {
     run(|| async {
         let _one = real_server(ONE).await;
-        let kernel = FakeKernel::default();
+        let kernel = FakeIpvsKernel::default();
         kernel.state().lo_down = true;
         let mut world = World::start(&kernel).await;
         world.say(&[virtual_server(ID, &[ONE])]);
@@ -386,7 +386,7 @@ fn a_down_loopback_interface_is_reported_and_the_local_address_is_added_when_it_
 fn after_a_lost_answer_the_entry_is_read_back_and_not_written_again() {
     run(|| async {
         let _one = real_server(ONE).await;
-        let kernel = FakeKernel::default();
+        let kernel = FakeIpvsKernel::default();
         kernel.state().lose_next_answer = true;
         let _world = World::serving(&kernel, &[virtual_server(ID, &[ONE])]).await;
         let writes = kernel.take_writes();
@@ -405,7 +405,7 @@ fn after_a_lost_answer_the_entry_is_read_back_and_not_written_again() {
 fn changes_of_another_program_are_repaired() {
     run(|| async {
         let _one = real_server(ONE).await;
-        let kernel = FakeKernel::default();
+        let kernel = FakeIpvsKernel::default();
         let mut world = World::serving(&kernel, &[virtual_server(ID, &[ONE])]).await;
         {
             let mut state = kernel.state();
@@ -428,7 +428,7 @@ fn changes_of_another_program_are_repaired() {
 fn a_foreign_entry_with_a_desired_key_is_changed_to_an_owned_entry() {
     run(|| async {
         let _one = real_server(ONE).await;
-        let kernel = FakeKernel::default();
+        let kernel = FakeIpvsKernel::default();
         kernel
             .state()
             .table
@@ -448,7 +448,7 @@ fn a_foreign_entry_with_a_desired_key_is_changed_to_an_owned_entry() {
 fn listed_real_servers_have_the_kernels_connection_counters() {
     run(|| async {
         let _one = real_server(ONE).await;
-        let kernel = FakeKernel::default();
+        let kernel = FakeIpvsKernel::default();
         let counters = Connections {
             active: 12,
             inactive: 34,
@@ -472,7 +472,7 @@ fn listed_real_servers_have_the_kernels_connection_counters() {
 fn missing_sysctls_that_masquerade_needs_are_set() {
     run(|| async {
         let _one = real_server(ONE).await;
-        let kernel = FakeKernel::default();
+        let kernel = FakeIpvsKernel::default();
         kernel
             .state()
             .sysctls
@@ -504,7 +504,7 @@ fn a_masquerade_virtual_server_is_not_served_until_ip_forward_is_set() {
     run(|| async {
         const FORWARD: &str = "net/ipv4/ip_forward";
         let _one = real_server(ONE).await;
-        let kernel = FakeKernel::default();
+        let kernel = FakeIpvsKernel::default();
         kernel.state().read_only_sysctl = Some(FORWARD);
         let mut world = World::start(&kernel).await;
         let mut server = virtual_server(ID, &[ONE]);
@@ -528,7 +528,7 @@ fn a_udp_virtual_server_is_not_served_without_expire_nodest_conn_and_removes_fai
         const EXPIRE: &str = "net/ipv4/vs/expire_nodest_conn";
         let id = "udp/10.1.1.10:8080";
         let (one, _two) = (real_server(ONE).await, real_server(TWO).await);
-        let kernel = FakeKernel::default();
+        let kernel = FakeIpvsKernel::default();
         kernel.state().read_only_sysctl = Some(EXPIRE);
         let mut world = World::start(&kernel).await;
         let mut server = virtual_server(id, &[ONE, TWO]);

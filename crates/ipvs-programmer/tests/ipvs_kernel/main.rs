@@ -14,7 +14,7 @@ use std::{
 use ipvs_programmer::{
     desired_table::standing_entry,
     firewall,
-    kernel::{IpvsTable as _, LinuxKernel, LocalPrefixes as _, NftablesAccess as _},
+    kernel::{IpvsTable as _, LinuxKernel, LocalPrefixAccess as _, NftablesAccess as _},
     marks,
 };
 use nix::{
