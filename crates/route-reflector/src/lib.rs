@@ -8,7 +8,7 @@
 //! ```
 //! - [`config::parse`] turns a text into a configuration, or into an error with its place in the
 //!   text and a suggestion.
-//! - `reflector::Reflector` owns the running configuration and watches the file.
+//! - `reflector::ConfigurationReloader` owns the running configuration and watches the file.
 //! - `bgp_speaker::Speaker` owns the sessions and the routing tables.
 //! - `grpc` and `bgp-status` are the only modules that use the generated types. `metrics` has the
 //!   metrics.
@@ -44,7 +44,7 @@ use crate::{
     grpc::ReflectorGrpc,
     metrics::SessionMetrics,
     readiness::SessionsStep,
-    reflector::{Reflector, ReloadTriggers, RunningConfiguration},
+    reflector::{ConfigurationReloader, ReloadTriggers, RunningConfiguration},
 };
 
 const CONTRACT: GrpcContract = GrpcContract {
@@ -100,7 +100,7 @@ pub async fn start(settings: Settings, daemon: &mut Daemon) -> Result<ListenAddr
     let grpc = daemon.serve_grpc(&grpc_listen, CONTRACT, routes).await?;
 
     let step = daemon.readiness().step("configuration", "");
-    let reflector = Reflector::new(
+    let reflector = ConfigurationReloader::new(
         handle.clone(),
         overrides,
         running_sender,

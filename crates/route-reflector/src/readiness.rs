@@ -58,7 +58,7 @@ impl SessionsStep {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Router<'a> {
+struct RouterStatus<'a> {
     name: &'a str,
     is_established: bool,
     /// Whether the router has had an established session since the start, or since its settings
@@ -66,7 +66,7 @@ struct Router<'a> {
     was_established: bool,
 }
 
-fn routers<'a>(config: &Config, peers: &'a [PeerStatus]) -> Vec<Router<'a>> {
+fn routers<'a>(config: &Config, peers: &'a [PeerStatus]) -> Vec<RouterStatus<'a>> {
     let is_router = |peer: &&PeerStatus| {
         let mut configured = config.peers.peers.iter();
         let configured = configured.find(|configured| configured.name == peer.name);
@@ -75,7 +75,7 @@ fn routers<'a>(config: &Config, peers: &'a [PeerStatus]) -> Vec<Router<'a>> {
     };
     let routers = peers.iter().filter(is_router);
     routers
-        .map(|peer| Router {
+        .map(|peer| RouterStatus {
             name: &peer.name,
             is_established: peer.is_established(),
             was_established: peer.session.counters.established > 0,
@@ -86,14 +86,14 @@ fn routers<'a>(config: &Config, peers: &'a [PeerStatus]) -> Vec<Router<'a>> {
 /// After its start, a reflector replaces another reflector, so each router must have had an
 /// established session. Later, a missing router is a problem of this router, unless no router is
 /// left.
-fn is_ready(routers: &[Router<'_>], needs_all_routers: bool) -> bool {
+fn is_ready(routers: &[RouterStatus<'_>], needs_all_routers: bool) -> bool {
     let any_is_established =
         routers.is_empty() || routers.iter().any(|router| router.is_established);
     let all_were_established = routers.iter().all(|router| router.was_established);
     any_is_established && (all_were_established || !needs_all_routers)
 }
 
-fn detail(peers: &[PeerStatus], routers: &[Router<'_>]) -> String {
+fn detail(peers: &[PeerStatus], routers: &[RouterStatus<'_>]) -> String {
     let established = peers.iter().filter(|peer| peer.is_established()).count();
     let down = routers.iter().filter(|router| !router.is_established);
     let down: Vec<_> = down.map(|router| router.name).collect();
@@ -117,7 +117,7 @@ mod tests {
     fn check(routers: &[(bool, bool)], before_deadline: bool, after_deadline: bool) {
         let routers: Vec<_> = routers
             .iter()
-            .map(|&(is_established, was_established)| Router {
+            .map(|&(is_established, was_established)| RouterStatus {
                 name: "router",
                 is_established,
                 was_established,

@@ -30,7 +30,7 @@ pub(crate) struct ReloadTriggers {
 }
 
 #[derive(Debug)]
-pub(crate) struct Reflector {
+pub(crate) struct ConfigurationReloader {
     speaker: SpeakerHandle,
     overrides: Overrides,
     running: watch::Sender<RunningConfiguration>,
@@ -40,7 +40,7 @@ pub(crate) struct Reflector {
     failed_reloads: Counter,
 }
 
-impl Reflector {
+impl ConfigurationReloader {
     /// Creates the owner. `overrides` replace values of the file at each reload.
     pub(crate) fn new(
         speaker: SpeakerHandle,

@@ -1,4 +1,4 @@
-//! Tests of the program: exit codes and messages.
+//! Tests of the program route-reflector: exit codes and messages.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -22,38 +22,38 @@ use serde_saphyr::Spanned;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(super) struct Document {
+pub(super) struct ReflectorDocument {
     #[expect(
         dead_code,
         reason = "only one version exists; serde rejects other names"
     )]
-    api_version: ApiVersion,
+    api_version: DocumentVersion,
     #[expect(dead_code, reason = "only one kind exists; serde rejects other names")]
-    kind: Kind,
+    kind: DocumentKind,
     pub(super) asn: Spanned<u32>,
     pub(super) router_id: Option<Spanned<Address4>>,
     pub(super) cluster_id: Option<Spanned<Address4>>,
-    pub(super) listen: Option<Vec<Spanned<Endpoint>>>,
+    pub(super) listen: Option<Vec<Spanned<ListenEndpoint>>>,
     #[serde(default)]
-    pub(super) peer_groups: Vec<Spanned<PeerGroup>>,
+    pub(super) peer_groups: Vec<Spanned<PeerGroupFields>>,
     #[serde(default)]
-    pub(super) peers: Vec<Spanned<Peer>>,
+    pub(super) peers: Vec<Spanned<PeerFields>>,
 }
 
 #[derive(Debug, Deserialize)]
-enum ApiVersion {
+enum DocumentVersion {
     #[serde(rename = "portlb.io/v1")]
     V1,
 }
 
 #[derive(Debug, Deserialize)]
-enum Kind {
+enum DocumentKind {
     RouteReflector,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(super) struct PeerGroup {
+pub(super) struct PeerGroupFields {
     pub(super) name: Spanned<String>,
     pub(super) asn: Option<Spanned<u32>>,
     pub(super) role: Option<Spanned<Role>>,
@@ -63,14 +63,14 @@ pub(super) struct PeerGroup {
     pub(super) maximum_peers_per_address: Option<Spanned<u16>>,
     pub(super) families: Option<Spanned<Vec<FamilyName>>>,
     #[serde(default)]
-    pub(super) add_path: AddPath,
+    pub(super) add_path: AddPathName,
     pub(super) hold_time: Option<Spanned<Period>>,
     pub(super) minimum_hold_time: Option<Spanned<Period>>,
     pub(super) import_prefixes: Option<Prefixes>,
     #[serde(default)]
     pub(super) allowed_next_hops: Vec<Spanned<NextHops>>,
     #[serde(default)]
-    pub(super) clients: Vec<Spanned<ClientRule>>,
+    pub(super) clients: Vec<Spanned<ClientRuleFields>>,
     pub(super) local_pref: Option<LocalPrefPolicy>,
     pub(super) med: Option<MedPolicy>,
     pub(super) communities: Option<Communities>,
@@ -89,7 +89,7 @@ pub(super) struct PeerGroup {
 /// The rules for announcements of the clients from some prefixes.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(super) struct ClientRule {
+pub(super) struct ClientRuleFields {
     pub(super) prefixes: Vec<Spanned<Prefix>>,
     pub(super) import_prefixes: Option<Prefixes>,
     #[serde(default)]
@@ -98,7 +98,7 @@ pub(super) struct ClientRule {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(super) struct Peer {
+pub(super) struct PeerFields {
     pub(super) name: Spanned<String>,
     pub(super) address: Spanned<Address>,
     pub(super) port: Option<Spanned<u16>>,
@@ -125,7 +125,7 @@ pub(super) enum FamilyName {
 
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum AddPath {
+pub(super) enum AddPathName {
     None,
     Receive,
     Send,
@@ -140,7 +140,7 @@ pub(super) enum AllOr<T> {
     Only(Vec<T>),
 }
 
-pub(super) type Prefixes = AllOr<Spanned<PrefixEntry>>;
+pub(super) type Prefixes = AllOr<Spanned<PrefixRuleFields>>;
 pub(super) type Communities = AllOr<CommunityText>;
 
 /// A community, such as `64512:100`.
@@ -203,9 +203,9 @@ impl TryFrom<String> for Address {
 /// A listen address with port, such as `0.0.0.0:179` or `[::]:179`.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(try_from = "String")]
-pub(super) struct Endpoint(pub(super) SocketAddr);
+pub(super) struct ListenEndpoint(pub(super) SocketAddr);
 
-impl TryFrom<String> for Endpoint {
+impl TryFrom<String> for ListenEndpoint {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
@@ -266,7 +266,7 @@ impl TryFrom<String> for Period {
 /// A rule for prefixes: `10.1.1.0/24`, or `{prefix: 10.1.0.0/16, minimumLength: 24, maximumLength:
 /// 32}`.
 #[derive(Debug)]
-pub(super) struct PrefixEntry {
+pub(super) struct PrefixRuleFields {
     pub(super) prefix: IpNet,
     pub(super) minimum_length: Option<u8>,
     pub(super) maximum_length: Option<u8>,
@@ -302,7 +302,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for AllOr<T> {
     }
 }
 
-impl<'de> Deserialize<'de> for PrefixEntry {
+impl<'de> Deserialize<'de> for PrefixRuleFields {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -313,24 +313,24 @@ impl<'de> Deserialize<'de> for PrefixEntry {
         }
         struct Shape;
         impl<'de> Visitor<'de> for Shape {
-            type Value = PrefixEntry;
+            type Value = PrefixRuleFields;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("a prefix such as 10.1.1.0/24, or a mapping with prefix, minimumLength and maximumLength")
             }
 
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<PrefixEntry, E> {
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<PrefixRuleFields, E> {
                 let Prefix(prefix) = text.to_owned().try_into().map_err(E::custom)?;
-                Ok(PrefixEntry {
+                Ok(PrefixRuleFields {
                     prefix,
                     minimum_length: None,
                     maximum_length: None,
                 })
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<PrefixEntry, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<PrefixRuleFields, A::Error> {
                 let bounded = Bounded::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(PrefixEntry {
+                Ok(PrefixRuleFields {
                     prefix: bounded.prefix.0,
                     minimum_length: bounded.minimum_length,
                     maximum_length: bounded.maximum_length,

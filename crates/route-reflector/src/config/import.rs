@@ -13,7 +13,7 @@ use super::{
 };
 
 pub(super) fn import_policy(
-    group: &document::PeerGroup,
+    group: &document::PeerGroupFields,
     is_client: bool,
     maximum_paths: u32,
 ) -> Result<ImportPolicy, Problem> {
@@ -35,7 +35,7 @@ pub(super) fn import_policy(
 /// Returns the attribute policy of the group. The default is strict for clients that connect from a
 /// prefix, because their attributes must not influence the decisions of routers about paths of
 /// other clients.
-fn attributes(group: &document::PeerGroup, is_client: bool) -> AttributePolicy {
+fn attributes(group: &document::PeerGroupFields, is_client: bool) -> AttributePolicy {
     let mut policy = if is_client && !group.dynamic_prefixes.is_empty() {
         AttributePolicy::strict()
     } else {
@@ -73,7 +73,7 @@ fn next_hops(entries: &[Spanned<NextHops>]) -> NextHopFilter {
     filter
 }
 
-fn client_rule(entry: &Spanned<document::ClientRule>) -> Result<ClientRule, Problem> {
+fn client_rule(entry: &Spanned<document::ClientRuleFields>) -> Result<ClientRule, Problem> {
     let rule = &entry.value;
     if rule.prefixes.is_empty() {
         let message = "clients.prefixes: the list is empty, so the entry matches no client; write \

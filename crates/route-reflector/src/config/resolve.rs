@@ -15,7 +15,7 @@ use serde_saphyr::Spanned;
 
 use super::{
     Config, Overrides,
-    document::{self, ConnectionSide, Document},
+    document::{self, ConnectionSide, ReflectorDocument},
     import::import_policy,
     session::{families, hold_time, is_client, md5_key, minimum_hold_time, prefix_filter},
 };
@@ -32,7 +32,10 @@ pub(super) fn problem_at<T>(value: &Spanned<T>, message: String) -> Problem {
     }
 }
 
-pub(super) fn resolve(document: &Document, overrides: &Overrides) -> Result<Config, Problem> {
+pub(super) fn resolve(
+    document: &ReflectorDocument,
+    overrides: &Overrides,
+) -> Result<Config, Problem> {
     let local_asn = asn("asn", &document.asn)?;
     let speaker = speaker(document, local_asn, overrides)?;
     let mut groups = HashMap::new();
@@ -53,7 +56,8 @@ pub(super) fn resolve(document: &Document, overrides: &Overrides) -> Result<Conf
         .iter()
         .map(|peer| resolve_peer(&peer.value, &groups))
         .collect::<Result<Vec<_>, _>>()?;
-    let in_order = |group: &Spanned<document::PeerGroup>| groups.remove(&group.value.name.value);
+    let in_order =
+        |group: &Spanned<document::PeerGroupFields>| groups.remove(&group.value.name.value);
     let groups = document.peer_groups.iter().filter_map(in_order).collect();
     let peers = Configuration { peers, groups };
     peers
@@ -64,7 +68,7 @@ pub(super) fn resolve(document: &Document, overrides: &Overrides) -> Result<Conf
 
 /// Returns the problem of peers that are valid separately but conflict with each other, with its
 /// place in the document.
-fn conflict_problem(document: &Document, problem: &InvalidConfiguration) -> Problem {
+fn conflict_problem(document: &ReflectorDocument, problem: &InvalidConfiguration) -> Problem {
     let last = |name: &str| {
         let mut peers = document.peers.iter().rev();
         peers.find(|peer| peer.value.name.value == name)
@@ -94,7 +98,7 @@ fn conflict_problem(document: &Document, problem: &InvalidConfiguration) -> Prob
 }
 
 fn speaker(
-    document: &Document,
+    document: &ReflectorDocument,
     local_asn: Asn,
     overrides: &Overrides,
 ) -> Result<SpeakerConfig, Problem> {
@@ -183,7 +187,7 @@ fn positive(field: &str, value: Option<&Spanned<u32>>, default: u32) -> Result<u
 
 fn resolve_group(
     local_asn: Asn,
-    entry: &Spanned<document::PeerGroup>,
+    entry: &Spanned<document::PeerGroupFields>,
 ) -> Result<(&Spanned<String>, GroupConfig), Problem> {
     let group = &entry.value;
     let name = name("peerGroups.name", &group.name)?;
@@ -247,7 +251,7 @@ fn resolve_group(
 }
 
 /// Rejects overlapping prefixes of two groups, because a peer must not belong to two groups.
-fn reject_overlaps(document: &Document) -> Result<(), Problem> {
+fn reject_overlaps(document: &ReflectorDocument) -> Result<(), Problem> {
     let mut seen: Vec<(&Spanned<document::Prefix>, &str)> = Vec::new();
     for group in &document.peer_groups {
         let name = group.value.name.value.as_str();
@@ -273,7 +277,7 @@ fn reject_overlaps(document: &Document) -> Result<(), Problem> {
 
 /// Rejects two peers with equal addresses, because the reflector identifies the peer of a
 /// connection by its address.
-fn reject_shared_addresses(document: &Document) -> Result<(), Problem> {
+fn reject_shared_addresses(document: &ReflectorDocument) -> Result<(), Problem> {
     let mut seen: HashMap<IpAddr, &str> = HashMap::new();
     for peer in &document.peers {
         let document::Address(address) = peer.value.address.value;
@@ -308,7 +312,7 @@ fn reject_link_local(field: &str, value: &Spanned<document::Address>) -> Result<
 }
 
 fn resolve_peer(
-    peer: &document::Peer,
+    peer: &document::PeerFields,
     groups: &HashMap<String, GroupConfig>,
 ) -> Result<PeerConfig, Problem> {
     let name = name("peers.name", &peer.name)?;

@@ -10,7 +10,7 @@ use daemon_runtime::{config_file::Problem, in_words};
 use serde_saphyr::Spanned;
 
 use super::{
-    document::{self, AddPath, FamilyName, Prefixes, Role},
+    document::{self, AddPathName, FamilyName, Prefixes, Role},
     resolve::problem_at,
 };
 
@@ -35,7 +35,7 @@ pub(super) fn md5_key(file: Option<&Spanned<String>>) -> Result<Option<Md5Key>, 
 }
 
 pub(super) fn is_client(
-    entry: &Spanned<document::PeerGroup>,
+    entry: &Spanned<document::PeerGroupFields>,
     is_internal: bool,
 ) -> Result<bool, Problem> {
     let group = &entry.value.name.value;
@@ -111,12 +111,12 @@ pub(super) fn minimum_hold_time(
     }
 }
 
-pub(super) fn families(group: &document::PeerGroup) -> Result<Vec<FamilySettings>, Problem> {
+pub(super) fn families(group: &document::PeerGroupFields) -> Result<Vec<FamilySettings>, Problem> {
     let add_path = match group.add_path {
-        AddPath::None => None,
-        AddPath::Receive => Some(AddPathMode::Receive),
-        AddPath::Send => Some(AddPathMode::Send),
-        AddPath::Both => Some(AddPathMode::Both),
+        AddPathName::None => None,
+        AddPathName::Receive => Some(AddPathMode::Receive),
+        AddPathName::Send => Some(AddPathMode::Send),
+        AddPathName::Both => Some(AddPathMode::Both),
     };
     let settings = |name: &FamilyName| {
         let family = match name {
@@ -148,8 +148,8 @@ pub(super) fn prefix_filter(prefixes: Option<&Prefixes>) -> Result<PrefixFilter,
         Some(Prefixes::All) => return Ok(PrefixFilter::All),
         Some(Prefixes::Only(entries)) => entries,
     };
-    let rule = |entry: &Spanned<document::PrefixEntry>| {
-        let document::PrefixEntry {
+    let rule = |entry: &Spanned<document::PrefixRuleFields>| {
+        let document::PrefixRuleFields {
             prefix,
             minimum_length,
             maximum_length,
