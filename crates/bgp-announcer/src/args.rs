@@ -15,6 +15,7 @@ pub const DEFAULTS: Defaults = Defaults {
 };
 
 /// Announces by BGP the service addresses that this load balancer can serve.
+///
 /// bgp-announcer watches at the data plane which service addresses are served
 /// (DataPlaneService.WatchServiceAddresses). It requests from node-router a node route from each
 /// served address to this pod (NodeRouteService.Hold). It announces an address after the node's
@@ -22,9 +23,11 @@ pub const DEFAULTS: Defaults = Defaults {
 /// not served, or when node-router refuses the route. While the data plane or node-router is
 /// silent, bgp-announcer announces the addresses that were confirmed before as least preferred:
 /// routers use such a path only if they have no other path.
+///
 /// A least preferred path has LOCAL_PREF 0 and the community GRACEFUL_SHUTDOWN (RFC 8326).
 /// LOCAL_PREF is not sent to a peer of another AS: there a least preferred path has MULTI_EXIT_DISC
 /// 4294967295 and the own AS three more times in AS_PATH.
+///
 /// On SIGTERM bgp-announcer moves traffic to other load balancers before it exits: it announces
 /// every address as least preferred, waits for --withdraw-delay, withdraws the addresses, keeps the
 /// node routes for --linger, and ends the sessions. A second signal ends bgp-announcer immediately.

@@ -1,4 +1,5 @@
 //! Comparison of the decided announcements with the BGP sessions.
+//!
 //! `Announcements` decides which addresses are announced. An address counts as announced only while
 //! the Adj-RIB-Out of an established session contains it and the UPDATE message is written to the
 //! socket.

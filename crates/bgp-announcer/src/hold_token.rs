@@ -48,6 +48,7 @@ impl HoldToken {
     /// Reads the file and returns the value of the gRPC metadata `authorization`. The value is
     /// marked as sensitive, so that `Debug` does not show the token and HTTP/2 does not store it in
     /// its header table.
+    ///
     /// # Errors
     /// Returns an error if the file is not a regular file, cannot be read, is larger than 8 KiB or
     /// contains no token.

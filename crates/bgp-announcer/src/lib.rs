@@ -15,6 +15,7 @@
 //!   counts as announced.
 //! - [`grpc`] is the only module that uses the generated types. `bgp-status` makes the generated
 //!   types of sessions.
+//!
 //! **Invariants.** No prefix outside of `--allowed-prefixes` is announced. A prefix is announced
 //! only after the node's kernel holds its node route. A node route is released only after the
 //! withdrawal of its prefix.
@@ -56,6 +57,7 @@ const CONTRACT: GrpcContract = GrpcContract {
 const SESSION_SHUTDOWN_TIME: Duration = Duration::from_secs(3);
 
 /// Starts the tasks of the daemon. Returns the address on which the gRPC contract is served.
+///
 /// # Errors
 /// Returns an error if a socket cannot be opened.
 pub async fn start(config: Config, daemon: &mut Daemon) -> Result<ListenAddress, StartError> {

@@ -1,4 +1,5 @@
 //! Log messages about the data plane, node-router and the announcements.
+//!
 //! The first failed attempt to reach a daemon is logged at WARN, further failed attempts at DEBUG,
 //! and the success after them at INFO. `bgp-speaker` logs the events of peers and sessions.
 

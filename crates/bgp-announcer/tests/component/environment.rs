@@ -1,4 +1,6 @@
-//! Test environment: the daemon, its fake neighbours and a BGP speaker.
+//! Test environment of the daemon.
+//!
+//! It consists of a fake data plane, a fake node-router and a BGP speaker.
 
 use std::{
     convert::Infallible,
