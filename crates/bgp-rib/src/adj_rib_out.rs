@@ -1,4 +1,4 @@
-//! Adj-RIB-Out: the paths sent to one peer, and its pending keys.
+//! Adj-RIB-Out: paths sent to one peer, with pending keys.
 
 use std::{
     collections::{HashMap, VecDeque},

@@ -1,4 +1,5 @@
-//! Part of the import policy that removes or replaces path attributes.
+//! Removal and replacement of path attributes by the import policy.
+//!
 //! A client that sets LOCAL_PREF, MED, a community or an attribute of reflection influences the
 //! decisions of the reflector and of its routers. It could attract the traffic of other clients.
 

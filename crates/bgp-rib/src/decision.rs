@@ -1,4 +1,5 @@
-//! Decision process of RFC 4271 section 9.1.2.2 and RFC 4456 section 9.
+//! Decision process: RFC 4271 section 9.1.2.2, RFC 4456 section 9.
+//!
 //! This speaker has no interior routing protocol. So every next hop counts as reachable, and step
 //! (e), the interior cost, is omitted.
 

@@ -1,5 +1,6 @@
-//! Routing tables of a BGP speaker, with decision process, route reflection and policy. The crate
-//! has no clock and no I/O.
+//! Routing tables of a BGP speaker.
+//!
+//! The crate has the decision process, route reflection and policies. It has no clock and no I/O.
 //!
 //! ```text
 //!  receive ─► import policy ─► Adj-RIB-In ─► decision process ─► Loc-RIB
@@ -10,6 +11,7 @@
 //! messages are made from the Loc-RIB when the connection of the peer has room. So several changes
 //! of a key coalesce for a slow peer, and the queue of a peer never has more keys than the table
 //! has paths.
+//!
 //! **Invariants.** The Adj-RIB-Out of a peer lists exactly the paths that the peer has been sent. A
 //! path keeps its path id while it exists, and no two paths of a prefix have equal path ids. Equal
 //! attributes of one peer are stored once for all prefixes, and so is each exported form of these
