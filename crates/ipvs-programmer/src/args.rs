@@ -20,6 +20,7 @@ pub const DEFAULTS: Defaults = Defaults {
 /// addresses for Masquerade, and sets marks for port ranges. Entries of other programs are not
 /// changed. A real server that is removed from the desired set keeps its connections for the drain
 /// timeout of its virtual server.
+///
 /// ipvs-programmer runs in the network namespace of the load-balancer pod and needs the capability
 /// NET_ADMIN and a kernel with IPVS. When ipvs-programmer exits, the kernel continues to forward
 /// packets. The next run adopts the existing entries.

@@ -1,4 +1,4 @@
-//! Conversion of the flags to the configuration of the data plane.
+//! Conversion of flags to the configuration of the data plane.
 
 use data_plane::Config;
 

@@ -1,4 +1,6 @@
-//! Target entries of the kernel's table, from the desired set and the health of the real servers.
+//! Target entries of the kernel's IPVS table.
+//!
+//! A target entry depends on the desired set and on the health of the real servers.
 
 use std::{collections::BTreeMap, net::SocketAddr};
 

@@ -23,6 +23,7 @@ pub const TABLE_NAME: &str = "portlb-ipvs";
 const AFTER_IPVS: i32 = priority::SRCNAT + 10;
 
 /// Returns the table with the rules for these virtual servers and service prefixes.
+///
 /// - output: drops TCP resets from a service address and "port unreachable" about a service
 ///   address. A packet that arrives before the table is programmed must not end a connection that
 ///   another pod has served so far. A packet that arrives while the kernel replaces a scheduler is

@@ -1,4 +1,4 @@
-//! Kernel interfaces of the daemon, and the thread that calls them.
+//! Kernel interfaces of the daemon, and their thread.
 
 mod ipvs;
 mod local_address;

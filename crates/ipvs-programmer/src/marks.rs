@@ -1,5 +1,7 @@
-//! Firewall marks of virtual servers with a port range or all ports. The kernel's table has no key
-//! for several ports, so packets to these ports get a mark.
+//! Firewall marks of virtual servers with several ports.
+//!
+//! A virtual server with a port range or all ports needs a mark, because the kernel's table has no
+//! key for several ports. The kernel finds the entry by the mark of a packet.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! Metrics of the IPVS table, the nftables table and the sysctls.
+//! Metrics of the IPVS table, nftables table and sysctls.
 
 use daemon_runtime::{Counter, Family, Gauge, Histogram, Labels, Metrics};
 

@@ -1,4 +1,6 @@
-//! Routes `local PREFIX dev lo`, which make the kernel accept prefixes as local addresses. Each
+//! Local routes for service prefixes.
+//!
+//! A route `local PREFIX dev lo` makes the kernel accept all addresses of a prefix as local. Each
 //! route has the routing protocol number of this daemon, so that a later run recognizes it.
 
 use std::{collections::BTreeSet, net::IpAddr};

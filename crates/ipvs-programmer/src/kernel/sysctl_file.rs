@@ -1,4 +1,6 @@
-//! Access to sysctls in `/proc/sys`, which has the sysctls of the reader's network namespace.
+//! Access to sysctls in `/proc/sys`.
+//!
+//! A process sees the sysctls of its own network namespace.
 
 use std::{fs, path::PathBuf};
 

@@ -1,4 +1,4 @@
-//! Fake kernel in memory that records writes and can be made to fail.
+//! Fake kernel that records writes and simulates failures.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

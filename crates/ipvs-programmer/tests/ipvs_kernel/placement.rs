@@ -1,4 +1,4 @@
-//! Tests of the kernel's choice of a real server for a flow.
+//! Tests of the kernel's choice of real servers for flows.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
