@@ -17,11 +17,13 @@ pub const DEFAULTS: Defaults = Defaults {
 };
 
 /// Reflects the BGP announcements of load-balancer pods to the upstream routers.
+///
 /// Clients are the bgp-announcers of load-balancer pods. They connect to the reflector from
 /// prefixes that the configuration lists. The reflector connects to routers, or routers connect to
 /// the reflector. A router with add-path (RFC 7911) receives every next hop of a service address
 /// and can spread traffic over all next hops. The reflector accepts and sends only paths that the
 /// configuration allows.
+///
 /// The reflector reads the configuration file again when the file changes and at SIGHUP. Sessions
 /// whose settings did not change stay. If the file is invalid, the reflector keeps the running
 /// configuration and reports the error in its log, in /readyz and in

@@ -1,4 +1,6 @@
-//! Server of the RouteReflectorService contract, and the only module that uses its generated types.
+//! Server of the RouteReflectorService contract.
+//!
+//! This is the only module that uses the generated types of the contract.
 
 mod translate;
 

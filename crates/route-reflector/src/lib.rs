@@ -1,4 +1,4 @@
-//! The daemon that reflects announcements of load-balancer pods to upstream routers.
+//! Daemon that reflects announcements of load-balancer pods to routers.
 //!
 //! ```text
 //!   file, SIGHUP ──► Reflector ── configure ──► Speaker ◄── BGP ──► clients, routers
@@ -14,6 +14,7 @@
 //!   metrics.
 //! - `readiness` decides when the reflector is ready, so that a rollout can replace the next
 //!   reflector.
+//!
 //! **Invariants.** A reload ends only sessions whose OPEN message, TCP MD5 key or connection
 //! settings change. An invalid file changes nothing. Paths are accepted from and sent to a peer
 //! only as far as the configuration allows.

@@ -1,5 +1,8 @@
-//! Readiness step `sessions`: whether routers have their paths from this reflector, so that another
-//! reflector can be stopped (decision 0013).
+//! Readiness step `sessions` (decision 0013).
+//!
+//! The step is ready if the routers have their paths from this reflector, so that another reflector
+//! can be stopped.
+//!
 //! A router is a peer under `peers` that is sent paths. The number of peers from a dynamic prefix
 //! is not known, so such a peer cannot be missing.
 

@@ -1,4 +1,6 @@
-//! Owner task of the running configuration, which reloads the configuration file.
+//! Owner task of the running configuration.
+//!
+//! The task reloads the configuration file and configures the BGP speaker.
 
 use std::{path::PathBuf, sync::Arc};
 

@@ -1,4 +1,4 @@
-//! Test harness: a reflector in the test process, and BGP speakers on loopback addresses.
+//! Test harness: a reflector in the test process, and BGP speakers.
 
 use std::{
     collections::BTreeMap,

@@ -1,4 +1,4 @@
-//! Test of a watcher that does not read while many paths change.
+//! Test of a watch whose client does not read.
 
 use std::{
     collections::BTreeSet,
