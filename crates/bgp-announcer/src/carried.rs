@@ -111,7 +111,7 @@ fn reason_not_carriable(
         };
         return Some(format!(
             "the session runs over {local_family}, so --next-hop self has no address for \
-                         {family}: add an address of this family to --next-hop"
+             {family}: add an address of this family to --next-hop"
         ));
     }
     (next_hop == peer.address.ip()).then(|| format!("the next hop {next_hop} is the peer itself"))

@@ -64,8 +64,8 @@ impl Config {
         if node_router.is_some() && gateways.is_empty() {
             return Err(ConfigError(
                 "--gateway is missing: give the addresses of this pod as the targets of node \
-                                 routes, such as --gateway 10.244.1.7, or --node-router none if no node route \
-                                 is needed"
+                 routes, such as --gateway 10.244.1.7, or --node-router none if no node route \
+                 is needed"
                     .to_owned(),
             ));
         }
@@ -73,14 +73,14 @@ impl Config {
         if is_reserved(args.asn) {
             return Err(ConfigError(format!(
                 "--asn {} is reserved: give an AS number from 1 to 4294967294, or a private AS \
-                                 number such as 64512",
+                 number such as 64512",
                 args.asn.0
             )));
         }
         if args.data_plane_timeout < SHORTEST_DATA_PLANE_TIMEOUT {
             return Err(ConfigError(format!(
                 "--data-plane-timeout {} ms is too short: a pause of a busy data plane would make \
-                                 every address least preferred; give at least 500ms",
+                 every address least preferred; give at least 500ms",
                 args.data_plane_timeout.as_millis()
             )));
         }
@@ -151,7 +151,7 @@ impl AnnouncementsConfig {
         }
         Err(ConfigError(format!(
             "--allowed-prefixes: {prefix} can never be announced, because --next-hop or --gateway \
-                         has no {family} address; add an {family} address, or omit {prefix}"
+             has no {family} address; add an {family} address, or omit {prefix}"
         )))
     }
 }
@@ -224,8 +224,8 @@ impl ByFamily {
             None => Ok(()),
             Some(address) => Err(ConfigError(format!(
                 "{flag} `{address}` lies within {prefix} of --allowed-prefixes, but the address of \
-                                 a pod or node cannot be a service address; give service ranges without this \
-                                 address"
+                 a pod or node cannot be a service address; give service ranges without this \
+                 address"
             ))),
         }
     }
@@ -253,14 +253,14 @@ fn router_id(given: Option<RouterId>, gateways: &ByFamily) -> Result<RouterId, C
     match (given, gateways.ipv4) {
         (Some(RouterId(Ipv4Addr::UNSPECIFIED)), _) => Err(ConfigError(
             "--router-id 0.0.0.0 is not allowed: give an id that no other BGP speaker has, such as \
-                         the IPv4 address of this pod"
+             the IPv4 address of this pod"
                 .to_owned(),
         )),
         (Some(router_id), _) => Ok(router_id),
         (None, Some(gateway)) => Ok(RouterId(gateway)),
         (None, None) => Err(ConfigError(
             "--router-id is missing, and --gateway has no IPv4 address as its default: give an id \
-                         that no other BGP speaker has, such as --router-id 10.244.1.7"
+             that no other BGP speaker has, such as --router-id 10.244.1.7"
                 .to_owned(),
         )),
     }
@@ -273,13 +273,13 @@ fn allowed_prefixes(values: &[String]) -> Result<Vec<IpNet>, ConfigError> {
         if prefix.prefix_len() == 0 {
             return Err(ConfigError(format!(
                 "--allowed-prefixes {prefix} contains every address: give only the service ranges, \
-                                 such as 10.1.1.0/24"
+                 such as 10.1.1.0/24"
             )));
         }
         if let Some(reserved) = overlapping_reserved_range(&prefix) {
             return Err(ConfigError(format!(
                 "--allowed-prefixes {prefix} overlaps {reserved}, in which no address belongs to a \
-                                 single host: give only the service ranges, such as 10.1.1.0/24"
+                 single host: give only the service ranges, such as 10.1.1.0/24"
             )));
         }
         Ok(prefix)
@@ -296,7 +296,7 @@ fn peers(args: &Args) -> Result<Configuration, ConfigError> {
         {
             return Err(ConfigError(format!(
                 "--peer: {} is given twice; each address may be listed once, a different name= does \
-                                 not make a second peer",
+                 not make a second peer",
                 flag.address
             )));
         }
@@ -346,7 +346,7 @@ fn hold_token(
         Some(Target::Tcp(_)) => {
             return Err(ConfigError(
                 "--hold-token-file: a token is sent only over a unix socket, because http:// shows the \
-                                 token to the network; give --node-router unix:PATH, or omit --hold-token-file"
+                 token to the network; give --node-router unix:PATH, or omit --hold-token-file"
                     .to_owned(),
             ));
         }
@@ -376,7 +376,7 @@ fn hold_time_seconds(text: &str) -> Result<u16, ConfigError> {
         .ok_or_else(|| {
             ConfigError(format!(
                 "--hold-time `{text}` is not allowed: give whole seconds from 3s to 65535s, or 0 for \
-                                 no hold time; BGP allows no hold time below 3s"
+                 no hold time; BGP allows no hold time below 3s"
             ))
         })
 }

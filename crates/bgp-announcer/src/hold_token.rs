@@ -23,14 +23,14 @@ pub struct HoldToken {
 pub enum HoldTokenError {
     #[error(
         "cannot read {}: this file must contain a ServiceAccount token for the audience portlb; \
-                 project a token into the container (component hold-token of the manifests)",
+         project a token into the container (component hold-token of the manifests)",
         file.display()
     )]
     Read { file: PathBuf, source: io::Error },
     /// The content of the file is not one line of printable characters.
     #[error(
         "{} does not contain a token: expected one line of printable characters without spaces; \
-                 project a ServiceAccount token for the audience portlb to this file",
+         project a ServiceAccount token for the audience portlb to this file",
         file.display()
     )]
     NoToken { file: PathBuf },

@@ -8,6 +8,7 @@
 //!                                               └──► Publisher ──► AnnouncerService.Watch…, metrics,
 //!                                                                  /readyz
 //! ```
+//!
 //! - [`announcements::Announcements`] is a state machine without I/O. It decides which addresses
 //!   are announced and in which form.
 //! - [`announcer::Announcer`] owns the state machine and performs its outputs.

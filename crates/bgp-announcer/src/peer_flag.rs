@@ -60,7 +60,7 @@ impl PeerFlag {
                 let problem = || {
                     format!(
                         "asn `{value}` is not a usable AS number: use 1 to 4294967294 except the \
-                                                 reserved numbers 23456 and 65535"
+                         reserved numbers 23456 and 65535"
                     )
                 };
                 self.asn = Some(asn.ok_or_else(problem)?);
@@ -75,7 +75,7 @@ impl PeerFlag {
                 if matches!(source, IpAddr::V6(ipv6) if ipv6.is_unicast_link_local()) {
                     return Err(format!(
                         "source `{value}` is a link-local address without a zone: omit source=, the \
-                                                 kernel chooses a source address in the zone of the peer"
+                         kernel chooses a source address in the zone of the peer"
                     ));
                 }
                 self.source = Some(source);
@@ -108,7 +108,7 @@ fn parse_address(text: &str) -> Result<SocketAddr, String> {
     {
         return Err(format!(
             "`{text}` is a link-local address without a zone: use [{}%NUMBER]:{} with the number that \
-                         `ip link` shows for the interface, or a global address",
+             `ip link` shows for the interface, or a global address",
             ipv6.ip(),
             ipv6.port()
         ));
@@ -116,7 +116,7 @@ fn parse_address(text: &str) -> Result<SocketAddr, String> {
     if address.ip().is_unspecified() || address.ip().is_multicast() || address.port() == 0 {
         return Err(format!(
             "{address} is not the address of a host: use a unicast address and a port from 1 to \
-                     65535"
+             65535"
         ));
     }
     Ok(address)
@@ -175,14 +175,14 @@ mod tests {
             "fe80::1",
             Err(
                 "`fe80::1` is a link-local address without a zone: use [fe80::1%NUMBER]:179 with \
-                                 the number that `ip link` shows for the interface, or a global address",
+                 the number that `ip link` shows for the interface, or a global address",
             ),
         );
         check(
             "fd00::2,source=fe80::1",
             Err(
                 "source `fe80::1` is a link-local address without a zone: omit source=, the kernel \
-                                 chooses a source address in the zone of the peer",
+                 chooses a source address in the zone of the peer",
             ),
         );
         check("[fe80::1%2]:179", Ok("[fe80::1%2]:179 None None None"));
@@ -211,7 +211,7 @@ mod tests {
             "192.0.2.2,asn=0",
             Err(
                 "asn `0` is not a usable AS number: use 1 to 4294967294 except the reserved numbers \
-                                 23456 and 65535",
+                 23456 and 65535",
             ),
         );
         check("192.0.2.2,source=x", Err("source `x` is not an IP address"));

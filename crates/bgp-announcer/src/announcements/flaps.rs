@@ -8,6 +8,7 @@
 //!    └───────────────────────────────────┘
 //!      end of the damping period, without a further loss in the period, or not served
 //! ```
+//!
 //! Each change of an announcement changes the tables of the routers. An address whose real servers
 //! fail and recover several times a second would cause hundreds of changes. Instead, the address
 //! stays least preferred during a damping period, whether it is served or not, and routers send its

@@ -86,7 +86,7 @@ fn an_address_that_no_session_carries_waits_for_a_session_with_the_reason() {
     let reason = "reflector: the peer does not accept IPv6 unicast";
     check(IPV6, "2001:db8::11", &[only_ipv4], true, reason);
     let reason = "reflector: the session runs over IPv4, so --next-hop self has no address for IPv6 \
-                      unicast: add an address of this family to --next-hop";
+                  unicast: add an address of this family to --next-hop";
     check(IPV6, "::", &[established()], true, reason);
     let reason = "reflector: the next hop 192.0.2.2 is the peer itself";
     check(IPV4, "192.0.2.2", &[established()], true, reason);

@@ -58,7 +58,7 @@ fn a_gateway_can_be_any_host_address_and_a_next_hop_any_address_that_routers_acc
     check_rejected(
         &["--next-hop=240.0.1.7"],
         "--next-hop `240.0.1.7` is not a unicast address of a host: give an IPv4 address, an IPv6 \
-                 address, both, or self, separated by a comma",
+         address, both, or self, separated by a comma",
     );
 }
 
@@ -85,7 +85,7 @@ fn an_invalid_flag_is_rejected_with_the_allowed_values() {
     check_rejected(
         &["--gateway"],
         "--gateway is missing: give the addresses of this pod as the targets of node routes, such \
-                 as --gateway 10.244.1.7, or --node-router none if no node route is needed",
+         as --gateway 10.244.1.7, or --node-router none if no node route is needed",
     );
     check_rejected(
         &["--gateway=10.244.1.7,10.244.1.8"],
@@ -95,33 +95,33 @@ fn an_invalid_flag_is_rejected_with_the_allowed_values() {
     check_rejected(
         &["--next-hop=127.0.0.1"],
         "--next-hop `127.0.0.1` is not a unicast address of a host: give an IPv4 address, an IPv6 \
-                 address, both, or self, separated by a comma",
+         address, both, or self, separated by a comma",
     );
     // A route reflector rejects a path with a link-local next hop.
     check_rejected(
         &["--next-hop=fe80::1"],
         "--next-hop `fe80::1` is not a unicast address of a host: give an IPv4 address, an IPv6 \
-                 address, both, or self, separated by a comma",
+         address, both, or self, separated by a comma",
     );
     check_rejected(
         &["--gateway=fd00::7", "--next-hop=self"],
         "--router-id is missing, and --gateway has no IPv4 address as its default: give an id that \
-                 no other BGP speaker has, such as --router-id 10.244.1.7",
+         no other BGP speaker has, such as --router-id 10.244.1.7",
     );
     check_rejected(
         &["--router-id=0.0.0.0"],
         "--router-id 0.0.0.0 is not allowed: give an id that no other BGP speaker has, such as the \
-                 IPv4 address of this pod",
+         IPv4 address of this pod",
     );
     check_rejected(
         &["--asn=0"],
         "--asn 0 is reserved: give an AS number from 1 to 4294967294, or a private AS number such \
-                 as 64512",
+         as 64512",
     );
     check_rejected(
         &["--asn=4294967295"],
         "--asn 4294967295 is reserved: give an AS number from 1 to 4294967294, or a private AS \
-                 number such as 64512",
+         number such as 64512",
     );
     check_rejected(
         &["--allowed-prefixes=10.1.1.1/24"],
@@ -130,12 +130,12 @@ fn an_invalid_flag_is_rejected_with_the_allowed_values() {
     check_rejected(
         &["--allowed-prefixes=0.0.0.0/0"],
         "--allowed-prefixes 0.0.0.0/0 contains every address: give only the service ranges, such as \
-                 10.1.1.0/24",
+         10.1.1.0/24",
     );
     check_rejected(
         &["--allowed-prefixes=::/0"],
         "--allowed-prefixes ::/0 contains every address: give only the service ranges, such as \
-                 10.1.1.0/24",
+         10.1.1.0/24",
     );
     for (prefix, reserved) in [
         ("0.0.0.0/8", "0.0.0.0/8"),
@@ -158,32 +158,32 @@ fn an_invalid_flag_is_rejected_with_the_allowed_values() {
     check_rejected(
         &["--allowed-prefixes=10.1.1.0/24,fd01::/64"],
         "--allowed-prefixes: fd01::/64 can never be announced, because --next-hop or --gateway has \
-                 no IPv6 address; add an IPv6 address, or omit fd01::/64",
+         no IPv6 address; add an IPv6 address, or omit fd01::/64",
     );
     for hold_time in ["2s", "1500ms", "65536s", "9"] {
         check_rejected(
             &[&format!("--hold-time={hold_time}")],
             &format!(
                 "--hold-time `{hold_time}` is not allowed: give whole seconds from 3s to 65535s, \
-                                 or 0 for no hold time; BGP allows no hold time below 3s"
+                 or 0 for no hold time; BGP allows no hold time below 3s"
             ),
         );
     }
     check_rejected(
         &["--data-plane-timeout=100ms"],
         "--data-plane-timeout 100 ms is too short: a pause of a busy data plane would make every \
-                 address least preferred; give at least 500ms",
+         address least preferred; give at least 500ms",
     );
     check_rejected(
         &["--node-router=nowhere"],
         "--node-router `nowhere`: expected http://ADDRESS:PORT with a numeric address, such as \
-                 http://127.0.0.1:PORT, or unix:PATH, or none if no node route is needed",
+         http://127.0.0.1:PORT, or unix:PATH, or none if no node route is needed",
     );
     for second in ["192.0.2.2", "192.0.2.2:179,name=b"] {
         check_rejected(
             &[&format!("--peer=192.0.2.2 {second}")],
             "--peer: 192.0.2.2:179 is given twice; each address may be listed once, a different \
-                         name= does not make a second peer",
+             name= does not make a second peer",
         );
     }
     check_rejected(
@@ -193,12 +193,12 @@ fn an_invalid_flag_is_rejected_with_the_allowed_values() {
     check_rejected(
         &["--gateway=10.1.1.7"],
         "--gateway `10.1.1.7` lies within 10.1.1.0/24 of --allowed-prefixes, but the address of a \
-                 pod or node cannot be a service address; give service ranges without this address",
+         pod or node cannot be a service address; give service ranges without this address",
     );
     check_rejected(
         &["--next-hop=10.1.1.11"],
         "--next-hop `10.1.1.11` lies within 10.1.1.0/24 of --allowed-prefixes, but the address of \
-                 a pod or node cannot be a service address; give service ranges without this address",
+         a pod or node cannot be a service address; give service ranges without this address",
     );
 }
 
