@@ -26,7 +26,7 @@ pub struct PrefixRule {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "lengths {minimum_length} to {maximum_length} are not valid for {prefix}: give lengths between \
-         {} and {}, the smaller length first",
+     {} and {}, the smaller length first",
     prefix.prefix_len(),
     prefix.max_prefix_len()
 )]

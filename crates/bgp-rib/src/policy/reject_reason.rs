@@ -23,7 +23,7 @@ pub enum RejectReason {
     /// 2545 section 3).
     #[error(
         "next hop is not a unicast address that other hosts can reach: it is unspecified, \
-                 loopback, link-local IPv6, IPv4-mapped, multicast or reserved"
+         loopback, link-local IPv6, IPv4-mapped, multicast or reserved"
     )]
     NextHopNotUnicast,
     #[error("next hop is the announced prefix itself")]
@@ -31,7 +31,7 @@ pub enum RejectReason {
     /// The prefix contains no unicast address that other hosts can reach.
     #[error(
         "prefix contains no unicast address that other hosts can reach: it belongs to 0.0.0.0/8, \
-                 loopback, link-local IPv6, IPv4-mapped, multicast or reserved addresses"
+         loopback, link-local IPv6, IPv4-mapped, multicast or reserved addresses"
     )]
     PrefixReserved,
     #[error("next hop and prefix have different address families")]
