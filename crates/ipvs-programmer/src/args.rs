@@ -12,6 +12,7 @@ pub const DEFAULTS: Defaults = Defaults {
 };
 
 /// Programs virtual servers into the kernel's IPVS table and checks their real servers.
+///
 /// ipvs-programmer watches the desired set at a discovery service, usually pod-watcher. It makes
 /// the kernel's IPVS table equal to the desired set, checks each real server, accepts the service
 /// addresses as local, and reports for each service address whether it can be announced
@@ -28,10 +29,10 @@ pub const DEFAULTS: Defaults = Defaults {
 #[command(
     name = "ipvs-programmer",
     after_help = "Example:\n  ipvs-programmer --discovery http://127.0.0.1:50051\n\nList the virtual \
-                      servers, routes and nftables rules:\n  grpcurl -plaintext 127.0.0.1:50052 \
+                  servers, routes and nftables rules:\n  grpcurl -plaintext 127.0.0.1:50052 \
                   portlb.dataplane.v1.DataPlaneService/ListVirtualServers\n  ipvsadm -Ln\n  ip route show \
                   table local proto 80\n  nft list table inet portlb-ipvs\n\nExit codes: 0 exited \
-                                    after a signal, 1 error while running, 2 invalid flag."
+                  after a signal, 1 error while running, 2 invalid flag."
 )]
 pub struct Args {
     /// Address of the discovery service that sends the desired set: http://ADDRESS:PORT or

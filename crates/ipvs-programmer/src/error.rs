@@ -13,7 +13,7 @@ use crate::{netlink::NetlinkError, translate};
 pub enum IpvsKernelError {
     #[error(
         "the kernel has no IPVS: load the module on the node (`modprobe ip_vs`, and the modules of \
-                 the used schedulers, such as ip_vs_mh), or boot a kernel with CONFIG_IP_VS"
+         the used schedulers, such as ip_vs_mh), or boot a kernel with CONFIG_IP_VS"
     )]
     NoIpvs,
     /// The process has no permission to change the network namespace.

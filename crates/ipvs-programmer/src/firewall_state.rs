@@ -88,9 +88,9 @@ impl FirewallState {
                     tracing::warn!(
                         error = in_words(&error),
                         "cannot write the nftables table; continuing without it: connections \
-                                                 can be reset while this pod starts, clients can reach processes of \
-                                                 this pod on service addresses, and virtual servers with Masquerade, \
-                                                 port ranges or all ports do not work"
+                         can be reset while this pod starts, clients can reach processes of \
+                         this pod on service addresses, and virtual servers with Masquerade, \
+                         port ranges or all ports do not work"
                     );
                 }
                 self.written_fingerprint = None;

@@ -45,7 +45,7 @@ fn set(
             }
             return Err(
                 "the kernel does not have this sysctl; load the module ip_vs on the node \
-                                 (`modprobe ip_vs`)"
+                 (`modprobe ip_vs`)"
                     .to_owned(),
             );
         }
@@ -55,7 +55,7 @@ fn set(
         let error = io::Error::from(errno);
         format!(
             "cannot set it to {}: {error}; --set-sysctls needs a container with securityContext: \
-                         {{privileged: true}}",
+             {{privileged: true}}",
             sysctl.value
         )
     })

@@ -6,6 +6,7 @@
 //!                             └──► sysctl state ───┘
 //!  lists ────────────────────────────────────────────► kernel thread 2 ──► counters
 //! ```
+//!
 //! - The decisions of the forwarder are pure functions of [`desired_table`], [`marks`],
 //!   [`firewall`], [`sysctl`] and the plan of `virtual-server`.
 //! - Each written entry is read back before it counts as programmed.

@@ -56,7 +56,7 @@ const EXPIRE_NODEST_CONN: Sysctl = Sysctl {
     name: "net/ipv4/vs/expire_nodest_conn",
     value: "1",
     consequence: "connections to a removed real server hang until the client gives up, and a UDP \
-               client that keeps its source port gets no answer",
+                  client that keeps its source port gets no answer",
 };
 const MASQUERADE: Sysctl = Sysctl {
     name: "net/ipv4/vs/conntrack",

@@ -89,8 +89,8 @@ impl SysctlState {
             tracing::warn!(
                 missing = describe(&self.missing),
                 "cannot set sysctls that forwarding needs; set them in the pod's \
-                                 securityContext.sysctls (the kubelet must allow them) or in a privileged init \
-                                 container"
+                 securityContext.sysctls (the kubelet must allow them) or in a privileged init \
+                 container"
             );
         }
     }
