@@ -36,9 +36,9 @@ pub const DEFAULTS: Defaults = Defaults {
         grpcurl -plaintext 127.0.0.1:50054 portlb.reflector.v1.RouteReflectorService/ListSessions\n  \
         grpcurl -plaintext -d '{\"prefix\": \"10.1.1.0/24\"}' 127.0.0.1:50054 \\\n    \
         portlb.reflector.v1.RouteReflectorService/ListPaths\n\n\
-        Listening on port 179 needs the capability NET_BIND_SERVICE; another port of --listen \
-                needs no capability.\nFields of the file: docs/route-reflector.md; example: \
-                docs/examples/route-reflector.yaml"
+        Listening on a port below 1024, such as 179, needs the capability NET_BIND_SERVICE; \
+        --listen sets another port.\nFields of the file: docs/route-reflector.md; example: \
+        docs/examples/route-reflector.yaml"
 )]
 pub struct Args {
     /// Flags of every portlb daemon.
@@ -132,7 +132,7 @@ fn router_id(text: &str) -> Result<RouterId, String> {
         }
         [IpAddr::V6(_)] => Err(
             "it is an IPv6 address, but an id has the form of an IPv4 address; give an id that no \
-                         other BGP speaker has, such as 10.244.1.7"
+             other BGP speaker has, such as 10.244.1.7"
                 .to_owned(),
         ),
         _ => Err(expected()),

@@ -7,7 +7,7 @@ use daemon_runtime::{DaemonError, config_file::WatchError};
 pub enum StartError {
     #[error(
         "cannot open the BGP sockets; ports below 1024 need the capability NET_BIND_SERVICE; \
-                 --listen or `listen` in the file sets other ports"
+         --listen or `listen` in the file sets other ports"
     )]
     Listen(#[from] bgp_speaker::ListenError),
     #[error("cannot watch the configuration file")]

@@ -204,7 +204,7 @@ impl Contract for ReflectorGrpc {
         let peer = || {
             if request.peer.is_empty() {
                 let message = "peer: the tables ADJ_RIB_IN and ADJ_RIB_OUT need a peer; ListSessions lists the \
-                                               peers";
+                               peers";
                 return Err(Status::invalid_argument(message));
             }
             Ok(request.peer.clone())

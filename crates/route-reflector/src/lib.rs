@@ -6,6 +6,7 @@
 //!                        ▼                         │ lists, changes
 //!                   ReflectorGrpc ─────────────────┘◄── gRPC
 //! ```
+//!
 //! - [`config::parse`] turns a text into a configuration, or into an error with its place in the
 //!   text and a suggestion.
 //! - `reflector::ConfigurationReloader` owns the running configuration and watches the file.

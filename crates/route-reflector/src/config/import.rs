@@ -77,7 +77,7 @@ fn client_rule(entry: &Spanned<document::ClientRuleFields>) -> Result<ClientRule
     let rule = &entry.value;
     if rule.prefixes.is_empty() {
         let message = "clients.prefixes: the list is empty, so the entry matches no client; write \
-                               prefixes with the addresses of the clients, such as 10.244.1.0/24";
+                       prefixes with the addresses of the clients, such as 10.244.1.0/24";
         return Err(problem_at(entry, message.to_owned()));
     }
     let clients = rule.prefixes.iter();

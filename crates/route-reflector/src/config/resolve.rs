@@ -152,7 +152,7 @@ fn asn(field: &str, value: &Spanned<u32>) -> Result<Asn, Problem> {
         reserved @ (0 | 23456 | 65535 | u32::MAX) => {
             let message = format!(
                 "{field}: {reserved} is reserved; write an AS number from 1 to 4294967294, or a \
-                                 private AS number such as 64512"
+                 private AS number such as 64512"
             );
             Err(problem_at(value, message))
         }
@@ -264,7 +264,7 @@ fn reject_overlaps(document: &ReflectorDocument) -> Result<(), Problem> {
             if let Some((other, owner)) = overlapping {
                 let message = format!(
                     "dynamicPrefixes: {net} overlaps {} of peer group `{owner}`; a peer can \
-                                         belong to only one group",
+                     belong to only one group",
                     other.value.0
                 );
                 return Err(problem_at(prefix, message));
@@ -287,7 +287,7 @@ fn reject_shared_addresses(document: &ReflectorDocument) -> Result<(), Problem> 
         {
             let message = format!(
                 "peers `{first}` and `{name}` have the same address {address}; leave one of them \
-                                 out"
+                 out"
             );
             return Err(problem_at(&peer.value.address, message));
         }
@@ -302,8 +302,8 @@ fn reject_link_local(field: &str, value: &Spanned<document::Address>) -> Result<
         IpAddr::V6(ipv6) if ipv6.is_unicast_link_local() => {
             let message = format!(
                 "{field}: {address} is link-local and needs an interface (a zone), but this file \
-                                 cannot name an interface; write a global or unique local address, such as \
-                                 fd00::1"
+                 cannot name an interface; write a global or unique local address, such as \
+                 fd00::1"
             );
             Err(problem_at(value, message))
         }
@@ -332,7 +332,7 @@ fn resolve_peer(
     if address.is_unspecified() || address.is_multicast() {
         let message = format!(
             "address: {address} is not the address of a host; write the address from which the peer \
-                         connects"
+             connects"
         );
         return Err(problem_at(&peer.address, message));
     }

@@ -26,7 +26,7 @@ pub(super) fn md5_key(file: Option<&Spanned<String>>) -> Result<Option<Md5Key>, 
     if !path.is_absolute() {
         // The value is not shown, because it could be the key itself.
         let message = "md5KeyFile: this is not an absolute path; write a path such as \
-                               /run/secrets/bgp-tcp-md5/key";
+                       /run/secrets/bgp-tcp-md5/key";
         return Err(problem_at(file, message.to_owned()));
     }
     let key = Md5Key::read(path);
@@ -45,14 +45,14 @@ pub(super) fn is_client(
         (None, true) => {
             let message = format!(
                 "role: missing in peer group `{group}`; write client for load-balancer pods, whose \
-                                 paths are sent to all peers, or non-client for other reflectors and routers"
+                 paths are sent to all peers, or non-client for other reflectors and routers"
             );
             Err(problem_at(entry, message))
         }
         (Some(role), false) => {
             let message = format!(
                 "role: peer group `{group}` belongs to another AS, and only peers of the own AS have \
-                                 a role; leave the field out"
+                 a role; leave the field out"
             );
             Err(problem_at(role, message))
         }
@@ -69,7 +69,7 @@ pub(super) fn hold_time(value: Option<&Spanned<document::Period>>) -> Result<u16
         Ok(_) | Err(_) => {
             let message = format!(
                 "holdTime: {period:?} is not allowed; write whole seconds from 3s to 65535s, or \
-                                 0s for no hold time"
+                 0s for no hold time"
             );
             Err(problem_at(value, message))
         }
@@ -102,7 +102,7 @@ pub(super) fn minimum_hold_time(
                 0 => "0s, because holdTime 0s disables the hold timer".to_owned(),
                 longest => format!(
                     "whole seconds from 3s to the {longest}s of holdTime, or 0s to allow a peer \
-                                         to disable the hold timer"
+                     to disable the hold timer"
                 ),
             };
             let message = format!("minimumHoldTime: {period:?} is not allowed; write {allowed}");

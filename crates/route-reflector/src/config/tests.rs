@@ -200,7 +200,7 @@ fn client_rules_limit_prefixes_and_next_hops_of_single_clients() {
     check_rejected(
         "peerGroups:\n- name: lb\n  role: client\n  clients: [{prefixes: []}]\n",
         "8:13: clients.prefixes: the list is empty, so the entry matches no client; write prefixes \
-                 with the addresses of the clients, such as 10.244.1.0/24",
+         with the addresses of the clients, such as 10.244.1.0/24",
     );
 }
 
@@ -212,7 +212,7 @@ fn a_link_local_address_of_a_peer_is_rejected_because_the_file_cannot_name_a_zon
             &format!("{groups}{text}"),
             &format!(
                 "{expected} is link-local and needs an interface (a zone), but this file cannot name \
-                                 an interface; write a global or unique local address, such as fd00::1"
+                 an interface; write a global or unique local address, such as fd00::1"
             ),
         );
     };
@@ -327,17 +327,17 @@ fn invalid_groups_are_rejected_with_their_place() {
     check(
         "  holdTime: 2s\n",
         "8:13: holdTime: 2s is not allowed; write whole seconds from 3s to 65535s, or 0s for no \
-                 hold time",
+         hold time",
     );
     check(
         "  holdTime: 3500ms\n",
         "8:13: holdTime: 3.5s is not allowed; write whole seconds from 3s to 65535s, or 0s for no \
-                 hold time",
+         hold time",
     );
     check(
         "  holdTime: 1d\n",
         "8:13: holdTime: 86400s is not allowed; write whole seconds from 3s to 65535s, or 0s for no \
-                 hold time",
+         hold time",
     );
     check(
         "  holdTime: 9\n",
@@ -357,7 +357,7 @@ fn invalid_groups_are_rejected_with_their_place() {
     check(
         "  minimumHoldTime: 3s\n  holdTime: 0s\n",
         "8:20: minimumHoldTime: 3s is not allowed; write 0s, because holdTime 0s disables the hold \
-                 timer",
+         timer",
     );
     check(
         "  maximumPaths: 0\n",
@@ -405,7 +405,7 @@ fn invalid_groups_are_rejected_with_their_place() {
         "  dynamicPrefixes: [10.0.0.0/8]\n- name: other\n  role: client\n  dynamicPrefixes: \
          [10.1.0.0/16]\n",
         "11:21: dynamicPrefixes: 10.1.0.0/16 overlaps 10.0.0.0/8 of peer group `lb`; a peer can \
-                 belong to only one group",
+         belong to only one group",
     );
 }
 
@@ -414,12 +414,12 @@ fn internal_groups_need_a_role_and_external_groups_must_not_have_a_role() {
     check_rejected(
         "peerGroups:\n- name: lb\n",
         "6:3: role: missing in peer group `lb`; write client for load-balancer pods, whose paths are \
-                 sent to all peers, or non-client for other reflectors and routers",
+         sent to all peers, or non-client for other reflectors and routers",
     );
     check_rejected(
         "peerGroups:\n- name: lb\n  asn: 65001\n  role: client\n",
         "8:9: role: peer group `lb` belongs to another AS, and only peers of the own AS have a role; \
-                 leave the field out",
+         leave the field out",
     );
 }
 
@@ -504,7 +504,7 @@ fn a_peer_uses_its_own_key_or_the_key_of_its_group() {
     check_rejected(
         "peerGroups:\n- {name: lb, role: client, md5KeyFile: key}\n",
         "6:40: md5KeyFile: this is not an absolute path; write a path such as \
-                 /run/secrets/bgp-tcp-md5/key",
+         /run/secrets/bgp-tcp-md5/key",
     );
     check_rejected(
         "peerGroups:\n- {name: lb, role: client, md5KeyFile: /nowhere/key}\n",
