@@ -1,5 +1,6 @@
-//! State machine that decides which service addresses are announced. It has no I/O; time is a
-//! parameter.
+//! State machine that decides which service addresses are announced.
+//!
+//! The state machine has no I/O, and the current time is a parameter.
 //!
 //! ```text
 //!              serving              node route held
@@ -13,6 +14,7 @@
 //!      │ Idle   │ ◄───────────────────── Drained ◄────────┘ withdraw delay
 //!      └────────┘                       withdrawn
 //! ```
+//!
 //! An address is withdrawn only when the data plane reports that the address is not served, or when
 //! node-router reports that the node does not hold its route. An address that the data plane stops
 //! serving again and again is announced as least preferred for a while instead (`flaps`).
