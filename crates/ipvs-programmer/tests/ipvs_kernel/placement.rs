@@ -142,7 +142,7 @@ fn a_new_mh_table_places_flows_like_an_existing_table_while_a_real_server_has_we
     });
 }
 
-/// Returns the weights after the rounding of the discovery service.
+/// Rounds the weights of real servers like a discovery service.
 fn rounded(weights: &[u16]) -> Vec<u32> {
     let mut server = VirtualServer {
         id: "udp/10.1.1.10:80".parse().unwrap(),
