@@ -1,8 +1,8 @@
-//! AS_PATH on the wire (RFC 4271 section 4.3) and its halves of RFC 6793.
+//! Encoding of AS_PATH (RFC 4271) and AS4_PATH (RFC 6793).
 //!
 //! ```text
 //! +-----------+-------------+---------------------------------+
-//! | Type (1)  | Count (1)   | AS numbers (2 or 4 octets each) |  as often as needed
+//! | Type (1)  | Count (1)   | AS numbers (2 or 4 octets each) |  one or more segments
 //! +-----------+-------------+---------------------------------+
 //! ```
 
@@ -12,7 +12,7 @@ use crate::{
     attributes::{AsPath, AsPathSegment},
     identifiers::Asn,
     problem::AttributeProblem,
-    reader::Reader,
+    reader::OctetReader,
 };
 
 const SET: u8 = 1;
@@ -20,7 +20,7 @@ const SEQUENCE: u8 = 2;
 const CONFEDERATION_SEQUENCE: u8 = 3;
 const CONFEDERATION_SET: u8 = 4;
 
-/// Octets of an AS number.
+/// The number of octets that an AS number has on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AsnWidth {
     Two,
@@ -43,7 +43,7 @@ impl AsnWidth {
         }
     }
 
-    /// Appends a number; one that does not fit in two octets becomes AS_TRANS.
+    /// Appends an AS number. With two octets, AS_TRANS replaces a number above 65535.
     pub(crate) fn put(self, asn: Asn, buffer: &mut BytesMut) {
         match self {
             Self::Two => buffer.put_u16(asn.two_octets()),
@@ -58,23 +58,23 @@ impl AsnWidth {
     }
 }
 
-/// What segments of a confederation (RFC 5065) mean, which no peer here belongs to.
+/// The treatment of confederation segments (RFC 5065). No peer of portlb belongs to a confederation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Confederation {
-    /// In AS_PATH (RFC 5065 section 5).
+pub(crate) enum ConfederationSegments {
+    /// A confederation segment makes the attribute malformed: AS_PATH (RFC 5065 section 5).
     Malformed,
-    /// In AS4_PATH (RFC 6793 section 6).
+    /// The decoder skips confederation segments: AS4_PATH (RFC 6793 section 6).
     Dropped,
 }
 
-/// Reads the value of AS_PATH or AS4_PATH (RFC 7606 section 7.2, RFC 7607 section 2).
+/// Decodes the value of AS_PATH or AS4_PATH (RFC 7606 section 7.2, RFC 7607 section 2).
 pub(crate) fn decode(
     value: &[u8],
     width: AsnWidth,
-    confederation: Confederation,
+    confederation: ConfederationSegments,
 ) -> Result<AsPath, AttributeProblem> {
     let mut segments = Vec::new();
-    let mut reader = Reader(value);
+    let mut reader = OctetReader(value);
     while !reader.is_empty() {
         let [segment_type, count] = reader.array().ok_or(AttributeProblem::AsPathOverrun)?;
         if !(SET..=CONFEDERATION_SET).contains(&segment_type) {
@@ -96,14 +96,14 @@ pub(crate) fn decode(
         match (segment_type, confederation) {
             (SET, _) => segments.push(AsPathSegment::Set(asns)),
             (SEQUENCE, _) => segments.push(AsPathSegment::Sequence(asns)),
-            (CONFEDERATION_SEQUENCE | CONFEDERATION_SET, Confederation::Dropped) => {}
+            (CONFEDERATION_SEQUENCE | CONFEDERATION_SET, ConfederationSegments::Dropped) => {}
             _ => return Err(AttributeProblem::AsPathSegmentType),
         }
     }
     Ok(AsPath { segments })
 }
 
-/// Appends the value. A segment of more than 255 numbers becomes several, an empty one none.
+/// Appends the value of AS_PATH. Splits a segment of more than 255 numbers, and omits empty segments.
 pub(crate) fn encode(path: &AsPath, width: AsnWidth, buffer: &mut BytesMut) {
     for segment in &path.segments {
         let (segment_type, asns) = match segment {
@@ -112,7 +112,7 @@ pub(crate) fn encode(path: &AsPath, width: AsnWidth, buffer: &mut BytesMut) {
         };
         for part in asns.chunks(usize::from(u8::MAX)) {
             buffer.put_u8(segment_type);
-            buffer.put_u8(u8::try_from(part.len()).expect("a part holds at most 255 numbers"));
+            buffer.put_u8(u8::try_from(part.len()).expect("a segment has at most 255 AS numbers"));
             for asn in part {
                 width.put(*asn, buffer);
             }
@@ -120,7 +120,7 @@ pub(crate) fn encode(path: &AsPath, width: AsnWidth, buffer: &mut BytesMut) {
     }
 }
 
-/// Whether two octets lose a number of the path, so that AS4_PATH has to carry it.
+/// Reports whether the path has an AS number above 65535. A two-octet peer then also needs AS4_PATH.
 pub(crate) fn needs_four_octets(path: &AsPath) -> bool {
     path.segments.iter().any(|segment| match segment {
         AsPathSegment::Sequence(asns) | AsPathSegment::Set(asns) => {
@@ -129,7 +129,7 @@ pub(crate) fn needs_four_octets(path: &AsPath) -> bool {
     })
 }
 
-/// The path that AS_PATH of two octets and AS4_PATH tell together (RFC 6793 section 4.2.3).
+/// Combines the AS_PATH and the AS4_PATH of a two-octet peer (RFC 6793 section 4.2.3).
 pub(crate) fn merge(two_octets: AsPath, four_octets: AsPath) -> AsPath {
     let Some(mut leading) = two_octets
         .decision_length()

@@ -1,4 +1,7 @@
-//! Path attributes: what is understood has a field, the rest is carried as it came.
+//! Path attributes of a BGP route.
+//!
+//! [`PathAttributes`] has one field for each attribute that portlb uses. All other attributes are in
+//! [`PathAttributes::others`], with unchanged values.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
@@ -9,52 +12,44 @@ use crate::{
     update,
 };
 
-/// ORIGIN (RFC 4271 section 5.1.1). Ordered by preference.
+/// ORIGIN (RFC 4271 section 5.1.1). The smallest value is the most preferred one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Origin {
-    /// Interior to the originating AS.
     Igp,
-    /// Learned by the EGP protocol.
     Egp,
-    /// Learned by other means.
     Incomplete,
 }
 
-/// One segment of an AS_PATH (RFC 4271 section 4.3; RFC 5065 for confederations).
+/// One segment of an AS_PATH (RFC 4271 section 4.3).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum AsPathSegment {
-    /// Ordered.
     Sequence(Vec<Asn>),
-    /// Unordered.
     Set(Vec<Asn>),
 }
 
-/// AS_PATH with four-octet numbers, whatever the session speaks (RFC 6793).
+/// AS_PATH with four-octet AS numbers. On a two-octet session it includes AS4_PATH (RFC 6793).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct AsPath {
-    /// In the order of the wire: the most recent AS first.
+    /// The AS that the path passed most recently is first.
     pub segments: Vec<AsPathSegment>,
 }
 
 /// AGGREGATOR (RFC 4271 section 5.1.7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Aggregator {
-    /// AS of the speaker that aggregated.
     pub asn: Asn,
-    /// Its router id; zero is tolerated.
+    /// Can be zero: the decoder does not check this router id.
     pub router_id: RouterId,
 }
 
-/// A community (RFC 1997): the AS in the upper, a value in the lower half.
+/// A community (RFC 1997): an AS number in the upper 16 bits, a value in the lower 16 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Community(pub u32);
 
 impl Community {
-    /// RFC 8326: the path is about to go away.
+    /// The path will be withdrawn soon (RFC 8326).
     pub const GRACEFUL_SHUTDOWN: Self = Self(0xffff_0000);
-    /// RFC 1997.
     pub const NO_EXPORT: Self = Self(0xffff_ff01);
-    /// RFC 1997.
     pub const NO_ADVERTISE: Self = Self(0xffff_ff02);
 }
 
@@ -62,76 +57,66 @@ impl Community {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LargeCommunity(pub u32, pub u32, pub u32);
 
-/// Which of the optional transitive attributes that have a field came with the Partial bit: a
-/// speaker on the way did not know them. It is never cleared (RFC 4271 section 5).
+/// The Partial bits of the optional transitive attributes of [`PathAttributes`].
+///
+/// The bit is set if an earlier speaker did not recognize the attribute. No speaker may clear it
+/// (RFC 4271 section 5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PartialAttributes {
-    /// AGGREGATOR.
     pub aggregator: bool,
-    /// COMMUNITIES.
     pub communities: bool,
-    /// EXTENDED_COMMUNITIES.
     pub extended_communities: bool,
-    /// LARGE_COMMUNITY.
     pub large_communities: bool,
 }
 
-/// An attribute that is carried without being understood.
+/// An attribute that portlb passes on without using it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RawAttribute {
     /// Attribute flags without the extended-length bit.
     pub flags: u8,
-    /// Attribute type code.
     pub type_code: u8,
-    /// Value.
     pub value: Bytes,
 }
 
-/// The attributes of a path, without what belongs to single prefixes (MP_REACH, MP_UNREACH).
+/// The attributes of a path, except MP_REACH_NLRI and MP_UNREACH_NLRI, which contain prefixes.
 ///
-/// Shared between the prefixes of one UPDATE by `Arc`; equal values may be sent together.
+/// The prefixes of one UPDATE share this value in an `Arc`. Prefixes with equal attributes can be
+/// sent in one UPDATE.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PathAttributes {
-    /// ORIGIN.
     pub origin: Origin,
-    /// AS_PATH.
     pub as_path: AsPath,
     /// NEXT_HOP, or the global next hop of MP_REACH_NLRI.
     pub next_hop: IpAddr,
-    /// MULTI_EXIT_DISC.
     pub multi_exit_disc: Option<u32>,
-    /// LOCAL_PREF. Of internal sessions only.
+    /// `None` on external sessions, where the decoder ignores LOCAL_PREF.
     pub local_pref: Option<u32>,
-    /// ATOMIC_AGGREGATE.
     pub atomic_aggregate: bool,
-    /// AGGREGATOR.
     pub aggregator: Option<Aggregator>,
-    /// COMMUNITIES, in the order received.
+    /// In the order of the received attribute.
     pub communities: Vec<Community>,
-    /// ORIGINATOR_ID (RFC 4456).
+    /// RFC 4456. `None` on external sessions, where the decoder ignores ORIGINATOR_ID.
     pub originator_id: Option<RouterId>,
-    /// CLUSTER_LIST (RFC 4456), the most recent cluster first.
+    /// RFC 4456. The cluster that the path passed most recently is first. Empty on external sessions.
     pub cluster_list: Vec<ClusterId>,
-    /// EXTENDED_COMMUNITIES (RFC 4360), each eight octets.
+    /// EXTENDED_COMMUNITIES (RFC 4360): eight octets each.
     pub extended_communities: Vec<[u8; 8]>,
-    /// LARGE_COMMUNITY (RFC 8092).
     pub large_communities: Vec<LargeCommunity>,
-    /// Which of these have the Partial bit.
     pub partial: PartialAttributes,
-    /// Optional attributes that nothing here uses, by ascending type: transitive ones, and AIGP of
-    /// internal sessions.
+    /// Optional attributes that portlb does not use, sorted by type code: transitive attributes of
+    /// any session, and AIGP of internal sessions.
     pub others: Vec<RawAttribute>,
 }
 
 impl RawAttribute {
-    /// Whether the decoder knows the type, so that it has checked the value.
+    /// Reports whether the decoder has checked the value. It checks only values of known types.
     pub fn is_checked(&self) -> bool {
         update::is_checked(self.type_code)
     }
 }
 
 impl PathAttributes {
-    /// Attributes of a path of our own: ORIGIN IGP, empty AS_PATH.
+    /// Returns the attributes of a path that this speaker originates: ORIGIN IGP, empty AS_PATH.
     pub fn originate(next_hop: IpAddr) -> Self {
         Self {
             origin: Origin::Igp,
@@ -153,7 +138,8 @@ impl PathAttributes {
 }
 
 impl AsPath {
-    /// Length as the decision process counts it: a set counts one (RFC 4271 section 9.1.2.2 a).
+    /// Returns the path length for the decision process. A set counts as one AS
+    /// (RFC 4271 section 9.1.2.2 a).
     pub fn decision_length(&self) -> usize {
         self.segments
             .iter()
@@ -164,14 +150,15 @@ impl AsPath {
             .sum()
     }
 
-    /// Whether the AS occurs anywhere in the path (RFC 4271 section 9.1.2, loop detection).
+    /// Reports whether `asn` is in the path. Detects loops (RFC 4271 section 9.1.2).
     pub fn contains(&self, asn: Asn) -> bool {
         self.segments.iter().any(|segment| match segment {
             AsPathSegment::Sequence(asns) | AsPathSegment::Set(asns) => asns.contains(&asn),
         })
     }
 
-    /// The AS that the path was received from, if the path starts with a sequence.
+    /// Returns the first AS of the path: the AS of the speaker that sent it. `None` if the path is
+    /// empty or begins with a set.
     pub fn neighbouring_asn(&self) -> Option<Asn> {
         match self.segments.first()? {
             AsPathSegment::Sequence(asns) => asns.first().copied(),
@@ -181,7 +168,7 @@ impl AsPath {
 }
 
 impl Community {
-    /// RFC 1997 and RFC 8326 by name; the spelling of a name does not depend on its case.
+    /// Names from RFC 1997 and RFC 8326. The parser ignores their case.
     const NAMES: [(&str, Self); 3] = [
         ("GRACEFUL_SHUTDOWN", Self::GRACEFUL_SHUTDOWN),
         ("NO_EXPORT", Self::NO_EXPORT),
@@ -189,16 +176,14 @@ impl Community {
     ];
 }
 
-/// The text is no community.
+/// A text is not a community. The message describes the allowed form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseCommunityError {
-    /// Allowed: two numbers, or one of the names.
     #[error(
         "a community is two numbers of 0 to 65535 with a colon between them, such as 65000:1, \
          or GRACEFUL_SHUTDOWN, NO_EXPORT or NO_ADVERTISE"
     )]
     Community,
-    /// Allowed: three numbers.
     #[error(
         "a large community is three numbers of 0 to 4294967295 with colons between them, such as \
          65000:1:2"
@@ -265,7 +250,7 @@ impl fmt::Display for Origin {
 }
 
 impl fmt::Display for AsPath {
-    /// Numbers with spaces between them, a set in braces: `65001 65002 {65003 65004}`.
+    /// Writes AS numbers with spaces between them and sets in braces: `65001 {65003 65004}`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut separator = "";
         for segment in &self.segments {
@@ -298,7 +283,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn communities_are_read_as_they_are_shown() {
+    fn a_displayed_community_parses_to_the_same_community() {
         for (text, community) in [
             ("65000:1", Community(0xfde8_0001)),
             ("0:0", Community(0)),
@@ -315,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_community_is_refused() {
+    fn a_text_that_is_not_a_community_is_refused() {
         for text in [
             "", "1", "1:", ":1", "65536:1", "1:2:3", "-1:1", "x:y", "1: 2",
         ] {
@@ -329,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_shown_with_its_sets_in_braces() {
+    fn an_as_path_is_displayed_with_its_sets_in_braces() {
         let path = AsPath {
             segments: vec![
                 AsPathSegment::Sequence(vec![Asn(1), Asn(2)]),

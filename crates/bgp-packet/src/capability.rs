@@ -10,53 +10,44 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::{
     identifiers::{Asn, Family},
-    reader::Reader,
+    reader::OctetReader,
 };
 
-/// Whether several paths of a prefix are exchanged (RFC 7911), seen from the speaker that says it.
+/// The add-path mode that a speaker sends in its OPEN for one family: whether this speaker can
+/// receive or send several paths of a prefix (RFC 7911).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AddPathMode {
-    /// Able to receive.
     Receive,
-    /// Able to send.
     Send,
-    /// Both.
     Both,
 }
 
-/// RFC 4724 section 3, with the notification bit of RFC 8538.
+/// The graceful restart capability (RFC 4724 section 3) with the notification bit of RFC 8538.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct GracefulRestart {
     /// The speaker has restarted.
     pub restarting: bool,
-    /// RFC 8538: a NOTIFICATION leads to a graceful restart, too.
+    /// RFC 8538: the speaker also does a graceful restart after a NOTIFICATION.
     pub notification: bool,
-    /// Estimated seconds until the session is back, 0 to 4095.
+    /// Estimated seconds until the session is established again: 0 to 4095.
     pub restart_time_seconds: u16,
-    /// Families, each with whether its forwarding state was kept.
+    /// The flag is true if the speaker kept its forwarding state of the family.
     pub families: Vec<(Family, bool)>,
 }
 
-/// What a speaker can do. Entries for families that are not spoken here are left out on decode.
+/// One capability of an OPEN. The decoder omits entries for families other than [`Family`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Capability {
-    /// RFC 4760.
     Multiprotocol(Family),
-    /// RFC 2918.
     RouteRefresh,
-    /// RFC 8654.
     ExtendedMessage,
-    /// RFC 4724.
     GracefulRestart(GracefulRestart),
-    /// RFC 6793.
     FourOctetAsn(Asn),
-    /// RFC 7911.
     AddPath(Vec<(Family, AddPathMode)>),
-    /// Anything else, carried as it came: what is not known here, and what is known but malformed.
+    /// A capability with a code that is not in [`code`], with an unsupported family, or with a
+    /// malformed value.
     Unknown {
-        /// Capability code.
         code: u8,
-        /// Value.
         value: Bytes,
     },
 }
@@ -64,32 +55,23 @@ pub enum Capability {
 impl Capability {
     /// Returns the AS number of a capability that has one.
     pub(crate) fn four_octet_asn(&self) -> Option<Asn> {
-        match self {
-            Self::FourOctetAsn(asn) => Some(*asn),
-            Self::Multiprotocol(_)
-            | Self::RouteRefresh
-            | Self::ExtendedMessage
-            | Self::GracefulRestart(_)
-            | Self::AddPath(_)
-            | Self::Unknown { .. } => None,
+        if let Self::FourOctetAsn(asn) = self {
+            Some(*asn)
+        } else {
+            None
         }
     }
 }
 
-/// Codes of capabilities: <https://www.iana.org/assignments/capability-codes/>.
+/// The registered codes of capabilities: <https://www.iana.org/assignments/capability-codes/>.
 pub mod code {
-    /// RFC 4760. A family that is not spoken here arrives as an unknown capability with this code.
+    /// RFC 4760. The decoder returns an unsupported family as `Capability::Unknown` with this code.
     pub const MULTIPROTOCOL: u8 = 1;
-    /// RFC 2918.
-    pub const ROUTE_REFRESH: u8 = 2;
-    /// RFC 8654.
-    pub const EXTENDED_MESSAGE: u8 = 6;
-    /// RFC 4724.
-    pub const GRACEFUL_RESTART: u8 = 64;
-    /// RFC 6793.
-    pub const FOUR_OCTET_ASN: u8 = 65;
-    /// RFC 7911.
-    pub const ADD_PATH: u8 = 69;
+    pub const ROUTE_REFRESH: u8 = 2; // RFC 2918
+    pub const EXTENDED_MESSAGE: u8 = 6; // RFC 8654
+    pub const GRACEFUL_RESTART: u8 = 64; // RFC 4724
+    pub const FOUR_OCTET_ASN: u8 = 65; // RFC 6793
+    pub const ADD_PATH: u8 = 69; // RFC 7911
 }
 
 const RESTARTING: u16 = 0x8000;
@@ -97,61 +79,48 @@ const NOTIFICATION: u16 = 0x4000;
 const RESTART_TIME: u16 = 0x0fff;
 const FORWARDING_KEPT: u8 = 0x80;
 
-/// One capability of the list could not be delimited.
+/// A capability is longer than the list that contains it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Overrun;
 
-/// Reads capabilities to the end of `list` and appends them.
+/// Decodes all capabilities of `list` and appends them to `capabilities`.
 pub(crate) fn decode_list(list: &[u8], capabilities: &mut Vec<Capability>) -> Result<(), Overrun> {
-    let mut reader = Reader(list);
+    let mut reader = OctetReader(list);
     while !reader.is_empty() {
         let [code, length] = reader.array().ok_or(Overrun)?;
         let value = reader.take(usize::from(length)).ok_or(Overrun)?;
-        match decode(code, value) {
-            Known::Yes(capability) => capabilities.push(capability),
-            Known::No => capabilities.push(Capability::Unknown {
-                code,
-                value: Bytes::copy_from_slice(value),
-            }),
-        }
+        capabilities.push(decode(code, value).unwrap_or_else(|| Capability::Unknown {
+            code,
+            value: Bytes::copy_from_slice(value),
+        }));
     }
     Ok(())
 }
 
-enum Known {
-    Yes(Capability),
-    No,
-}
-
-impl From<Option<Capability>> for Known {
-    fn from(capability: Option<Capability>) -> Self {
-        capability.map_or(Self::No, Self::Yes)
-    }
-}
-
-/// A value that its specification does not allow counts as not understood (RFC 5492 section 3).
-fn decode(code: u8, value: &[u8]) -> Known {
+/// Decodes one capability. `None` if its code is unknown, or if its RFC does not allow the value
+/// (RFC 5492 section 3).
+fn decode(code: u8, value: &[u8]) -> Option<Capability> {
     match (code, value) {
         (code::MULTIPROTOCOL, &[afi_high, afi_low, _reserved, safi]) => {
-            // A foreign family stays as an unknown capability: it says that the peer speaks RFC 4760.
+            // An unsupported family becomes `Unknown` and is not omitted, because its presence shows
+            // that the peer supports RFC 4760.
             let family = Family::from_afi_safi(u16::from_be_bytes([afi_high, afi_low]), safi);
-            family.map(Capability::Multiprotocol).into()
+            family.map(Capability::Multiprotocol)
         }
-        (code::ROUTE_REFRESH, []) => Known::Yes(Capability::RouteRefresh),
-        (code::EXTENDED_MESSAGE, []) => Known::Yes(Capability::ExtendedMessage),
-        (code::GRACEFUL_RESTART, value) => decode_graceful_restart(value).into(),
+        (code::ROUTE_REFRESH, []) => Some(Capability::RouteRefresh),
+        (code::EXTENDED_MESSAGE, []) => Some(Capability::ExtendedMessage),
+        (code::GRACEFUL_RESTART, value) => decode_graceful_restart(value),
         (code::FOUR_OCTET_ASN, &[a, b, c, d]) => {
-            Known::Yes(Capability::FourOctetAsn(Asn(u32::from_be_bytes([
-                a, b, c, d,
-            ]))))
+            let asn = Asn(u32::from_be_bytes([a, b, c, d]));
+            Some(Capability::FourOctetAsn(asn))
         }
-        (code::ADD_PATH, value) => decode_add_path(value).into(),
-        _ => Known::No,
+        (code::ADD_PATH, value) => decode_add_path(value),
+        _ => None,
     }
 }
 
 fn decode_graceful_restart(value: &[u8]) -> Option<Capability> {
-    let mut reader = Reader(value);
+    let mut reader = OctetReader(value);
     let flags_and_time = reader.u16()?;
     let entries = family_entries(reader.0)?;
     Some(Capability::GracefulRestart(GracefulRestart {
@@ -165,7 +134,7 @@ fn decode_graceful_restart(value: &[u8]) -> Option<Capability> {
 }
 
 fn decode_add_path(value: &[u8]) -> Option<Capability> {
-    // An undefined mode makes the whole capability not understood (RFC 7911 section 4).
+    // A speaker ignores the whole capability if one mode is undefined (RFC 7911 section 4).
     let families = family_entries(value)?
         .map(|(family, mode)| {
             let mode = match mode {
@@ -185,7 +154,8 @@ fn decode_add_path(value: &[u8]) -> Option<Capability> {
     ))
 }
 
-/// Entries of AFI, SAFI and one more octet.
+/// Decodes entries of four octets: AFI, SAFI and an octet whose meaning depends on the capability.
+/// `None` if the length of `list` is not a multiple of four.
 fn family_entries(list: &[u8]) -> Option<impl Iterator<Item = (Option<Family>, u8)>> {
     let (entries, rest) = list.as_chunks::<4>();
     rest.is_empty().then(|| {
@@ -196,7 +166,8 @@ fn family_entries(list: &[u8]) -> Option<impl Iterator<Item = (Option<Family>, u
     })
 }
 
-/// Appends code, length and value; nothing if the value exceeds 255 octets.
+/// Appends the code, length and value of `capability`. Appends nothing if the value has more than 255
+/// octets, because the length field has one octet.
 pub(crate) fn encode(capability: &Capability, buffer: &mut BytesMut) {
     let start = buffer.len();
     buffer.put_u8(match capability {

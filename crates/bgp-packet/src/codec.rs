@@ -1,10 +1,10 @@
-//! Bytes to messages and back.
+//! Message framing: headers, lengths and the decoder.
 //!
 //! ```text
 //! +---------------------------+
 //! | Marker, all ones (16)     |
 //! +-------------+-------------+
-//! | Length (2)  | Type (1)    |  the length counts the header
+//! | Length (2)  | Type (1)    |  the length includes the header
 //! +-------------+-------------+
 //! | Body                      |
 //! +---------------------------+
@@ -17,33 +17,35 @@ use crate::{
     message::{Message, Nlri, RouteRefresh},
     notification::{self, Notification},
     open,
-    problem::Problem,
-    reader::Reader,
+    problem::MessageProblem,
+    reader::OctetReader,
     update,
 };
 
-/// Octets of the header.
+/// Length of the message header in octets.
 pub(crate) const HEADER_LENGTH: usize = 19;
 
-/// RFC 4271 section 4.1.
+/// Largest message length in octets (RFC 4271 section 4.1).
 const MAXIMUM_LENGTH: usize = 4096;
 
-/// RFC 8654 section 4.
+/// Largest message length in octets after both speakers sent the extended message capability
+/// (RFC 8654 section 4).
 const EXTENDED_MAXIMUM_LENGTH: usize = 65535;
 
 const MARKER: [u8; 16] = [0xff; 16];
 
-/// What was negotiated, as far as it changes the encoding. One value for each direction.
+/// The negotiated options that change the encoding of messages. A session has one value for each
+/// direction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CodecOptions {
-    /// RFC 6793: AS numbers of AS_PATH and AGGREGATOR have four octets.
+    /// AS numbers in AS_PATH and AGGREGATOR have four octets, not two (RFC 6793).
     pub four_octet_asn: bool,
-    /// RFC 7911: families whose NLRI carry path ids in this direction.
+    /// Families whose NLRI have path ids in this direction (RFC 7911).
     pub add_path: Vec<Family>,
-    /// RFC 8654: messages of up to 65535 octets, else 4096.
+    /// A message can have 65535 octets, not only 4096 (RFC 8654).
     pub extended_message: bool,
-    /// Whether the session is internal (LOCAL_PREF, ORIGINATOR_ID and CLUSTER_LIST are ignored on
-    /// external ones, RFC 7606 section 7, and not sent to them).
+    /// The session is internal. On an external session the decoder ignores LOCAL_PREF, ORIGINATOR_ID
+    /// and CLUSTER_LIST (RFC 7606 section 7), and the encoder omits them.
     pub internal: bool,
 }
 
@@ -52,7 +54,7 @@ impl CodecOptions {
         self.add_path.contains(&family)
     }
 
-    /// Of UPDATE, NOTIFICATION and ROUTE-REFRESH.
+    /// Returns the largest length in octets of an UPDATE, NOTIFICATION or ROUTE-REFRESH.
     pub(crate) fn maximum_message_length(&self) -> usize {
         if self.extended_message {
             EXTENDED_MAXIMUM_LENGTH
@@ -62,17 +64,16 @@ impl CodecOptions {
     }
 }
 
-/// A message that ends the session: the NOTIFICATION to send, and the cause in words.
+/// An error in a received message that ends the session.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{problem}")]
 pub struct DecodeError {
-    /// What to send before the connection is closed.
+    /// The NOTIFICATION that the caller must send before it closes the connection.
     pub notification: Notification,
-    /// In words.
     pub problem: &'static str,
 }
 
-/// The types of RFC 4271 section 4.1 and RFC 2918.
+/// A message type of RFC 4271 section 4.1 or RFC 2918.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MessageType {
     Open,
@@ -104,7 +105,9 @@ impl MessageType {
         }
     }
 
-    /// RFC 4271 section 6.1; RFC 8654 section 4 leaves OPEN and KEEPALIVE as they are.
+    /// Reports whether a message of this type can have `length` octets (RFC 4271 section 6.1).
+    ///
+    /// OPEN and KEEPALIVE are never extended messages (RFC 8654 section 4).
     fn allows_length(self, length: usize, options: &CodecOptions) -> bool {
         let maximum = options.maximum_message_length();
         match self {
@@ -117,30 +120,32 @@ impl MessageType {
     }
 }
 
-/// Cuts a stream of bytes into messages. Holds none of them.
+/// A decoder of one direction of a session. It keeps no received bytes.
 #[derive(Debug, Default)]
 pub struct Decoder {
     options: CodecOptions,
 }
 
 impl Decoder {
-    /// Options as before the OPEN: two-octet AS numbers, no add-path, 4096 octets.
+    /// Returns a decoder for the time before the OPEN messages: two-octet AS numbers, no add-path, at
+    /// most 4096 octets.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// To be called once both OPEN messages have been exchanged.
+    /// Sets the negotiated options. Call it after both speakers have sent their OPEN.
     pub fn set_options(&mut self, options: CodecOptions) {
         self.options = options;
     }
 
-    /// Takes the next whole message off the front of `buffer`; `None` if more bytes are needed.
+    /// Removes the next message from the front of `buffer` and decodes it. `None` if `buffer` does
+    /// not contain the whole message yet.
     ///
-    /// The header is judged as soon as it is there, so that `buffer` never has to hold more than
-    /// the longest message allowed.
+    /// The decoder checks the header before the body has arrived. So `buffer` never needs to be
+    /// larger than the longest allowed message.
     ///
     /// # Errors
-    /// The session must be reset. No further call is meaningful.
+    /// The message ends the session. The caller must not decode further messages.
     pub fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Message>, DecodeError> {
         let Some((message_type, length)) = read_header(buffer, &self.options)? else {
             return Ok(None);
@@ -161,7 +166,8 @@ impl Decoder {
     }
 }
 
-/// The type and the length of the message; `None` if the header is incomplete.
+/// Returns the type of the message and its length with the header. `None` if the header is
+/// incomplete.
 fn read_header(
     buffer: &[u8],
     options: &CodecOptions,
@@ -170,7 +176,7 @@ fn read_header(
         return Ok(None);
     };
     if header[..MARKER.len()] != MARKER {
-        return Err(Problem::Marker.without_data());
+        return Err(MessageProblem::Marker.without_data());
     }
     let [.., length_high, length_low, type_code] = *header;
     let message_type = MessageType::from_code(type_code);
@@ -180,21 +186,23 @@ fn read_header(
         None => (HEADER_LENGTH..=options.maximum_message_length()).contains(&length),
     };
     if !is_allowed {
-        return Err(Problem::MessageLength.with_data(&[length_high, length_low]));
+        return Err(MessageProblem::MessageLength.with_data(&[length_high, length_low]));
     }
     match message_type {
         Some(message_type) => Ok(Some((message_type, length))),
-        None => Err(Problem::MessageType.with_data(&[type_code])),
+        None => Err(MessageProblem::MessageType.with_data(&[type_code])),
     }
 }
 
-/// RFC 2918 section 3. What follows the family (RFC 5291) was not negotiated and is ignored.
+/// Decodes the body of a ROUTE-REFRESH (RFC 2918 section 3). Ignores the octets after the family: they
+/// are filters (RFC 5291), which portlb never negotiates.
 fn decode_route_refresh(body: &[u8]) -> Result<RouteRefresh, DecodeError> {
-    let mut reader = Reader(body);
+    let mut reader = OctetReader(body);
     let Some([afi_high, afi_low, subtype, safi]) = reader.array() else {
-        return Err(Problem::RouteRefreshTooShort.without_data());
+        return Err(MessageProblem::RouteRefreshTooShort.without_data());
     };
-    // Other subtypes (RFC 7313) mark the ends of a refresh that was not asked for.
+    // The other subtypes (RFC 7313) mark the begin and the end of an enhanced route refresh, which
+    // portlb never negotiates.
     let family = match subtype {
         0 => Family::from_afi_safi(u16::from_be_bytes([afi_high, afi_low]), safi),
         _ => None,
@@ -202,17 +210,20 @@ fn decode_route_refresh(body: &[u8]) -> Result<RouteRefresh, DecodeError> {
     Ok(RouteRefresh { family })
 }
 
-/// Appends the message to `buffer`, as several UPDATEs if one cannot hold it.
+/// Encodes `message` and appends it to `buffer`. Splits an UPDATE that is too long for one message.
 ///
-/// Prefixes that share attributes are packed together. An UPDATE that says nothing appends
-/// nothing, since an empty message would mean the end of the IPv4 RIB; `errors` are not sent. A
-/// path id is sent if, and only if, `options` ask for one, as 0 where it is missing. An IPv6 prefix
-/// with an IPv4 next hop gets the IPv4-mapped address, an IPv4 prefix with an IPv6 next hop travels
-/// as RFC 8950 says. Data of a NOTIFICATION that exceed the message are cut; capabilities that
-/// exceed an OPEN are left out.
+/// - Prefixes with the same attributes share messages.
+/// - An empty UPDATE appends nothing, because an empty message on the wire is the End-of-RIB marker
+///   of IPv4. [`Update::errors`](crate::Update::errors) is not encoded.
+/// - Prefixes have path ids only if `options` has add-path for their family. A missing path id
+///   becomes 0.
+/// - An IPv4 next hop of an IPv6 prefix becomes an IPv4-mapped address. An IPv4 prefix with an IPv6
+///   next hop is encoded by RFC 8950.
+/// - The data of a NOTIFICATION is cut to the message length. Capabilities that do not fit into an
+///   OPEN are omitted.
 ///
-/// Returned are the prefixes whose attributes leave no room for them in any message. They are
-/// withdrawn instead of announced, so that the peer keeps no older path (RFC 8654 section 5).
+/// Returns the prefixes that do not fit into any message together with their attributes. The encoder
+/// withdraws these prefixes, so that the peer does not keep an older path (RFC 8654 section 5).
 pub fn encode(message: &Message, options: &CodecOptions, buffer: &mut BytesMut) -> Vec<Nlri> {
     match message {
         Message::Update(update) => return update::encode(update, options, buffer),
@@ -233,7 +244,7 @@ pub fn encode(message: &Message, options: &CodecOptions, buffer: &mut BytesMut) 
         }
         Message::RouteRefresh(RouteRefresh { family }) => {
             let start = begin_message(MessageType::RouteRefresh, buffer);
-            // AFI and SAFI 0 are reserved: a family that no receiver speaks.
+            // AFI 0 and SAFI 0 are reserved, so the receiver ignores the message.
             buffer.put_u16(family.map_or(0, Family::afi));
             buffer.put_u8(0);
             buffer.put_u8(family.map_or(0, Family::safi));
@@ -243,7 +254,7 @@ pub fn encode(message: &Message, options: &CodecOptions, buffer: &mut BytesMut) 
     Vec::new()
 }
 
-/// Appends a header without its length; returns where the message starts.
+/// Appends a message header with length 0. Returns the index of the message in `buffer`.
 pub(crate) fn begin_message(message_type: MessageType, buffer: &mut BytesMut) -> usize {
     let start = buffer.len();
     buffer.put_slice(&MARKER);
@@ -252,7 +263,7 @@ pub(crate) fn begin_message(message_type: MessageType, buffer: &mut BytesMut) ->
     start
 }
 
-/// Writes the length of the message that starts there and ends at the end of `buffer`.
+/// Writes the length of the message that begins at index `start` and ends at the end of `buffer`.
 pub(crate) fn finish_message(start: usize, buffer: &mut BytesMut) {
     let length = u16::try_from(buffer.len() - start).expect("a message has at most 65535 octets");
     buffer[start + 16..start + 18].copy_from_slice(&length.to_be_bytes());

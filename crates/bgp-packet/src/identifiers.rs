@@ -1,4 +1,4 @@
-//! Numbers that can be confused, each with a type of its own.
+//! Types for AS numbers, ids and address families.
 
 use std::{
     fmt,
@@ -8,23 +8,23 @@ use std::{
 
 use ipnet::IpNet;
 
-/// Autonomous system number (RFC 6793).
+/// An autonomous system number (RFC 6793).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Asn(pub u32);
 
-/// BGP Identifier (RFC 6286). Never zero on the wire.
+/// The BGP identifier of a speaker (RFC 6286). An OPEN with the value zero is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RouterId(pub Ipv4Addr);
 
-/// Cluster id (RFC 4456).
+/// The id of a cluster of route reflectors (RFC 4456).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClusterId(pub Ipv4Addr);
 
-/// Path identifier (RFC 7911). Local to one direction of one session.
+/// A path id (RFC 7911). It is unique only within one direction of one session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PathId(pub u32);
 
-/// The address families that are spoken here.
+/// An address family that portlb supports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
     /// AFI 1, SAFI 1.
@@ -33,24 +33,23 @@ pub enum Family {
     Ipv6Unicast,
 }
 
-/// SAFI of unicast forwarding.
+/// The SAFI of unicast forwarding.
 const UNICAST: u8 = 1;
 
 impl Asn {
-    /// Stands for a number that does not fit in two octets (RFC 6793 section 9).
+    /// AS_TRANS, which replaces a number above 65535 in a two-octet field (RFC 6793 section 9).
     pub const TRANS: Self = Self(23456);
 
-    /// The number, or AS_TRANS if it does not fit.
+    /// Returns the number, or AS_TRANS if the number is above 65535.
     pub(crate) fn two_octets(self) -> u16 {
         u16::try_from(self.0).unwrap_or(23456)
     }
 }
 
 impl Family {
-    /// Every family that is spoken here.
     pub const ALL: [Self; 2] = [Self::Ipv4Unicast, Self::Ipv6Unicast];
 
-    /// The family that a prefix belongs to.
+    /// Returns the family of `prefix`.
     pub const fn of(prefix: IpNet) -> Self {
         match prefix {
             IpNet::V4(_) => Self::Ipv4Unicast,
@@ -58,7 +57,7 @@ impl Family {
         }
     }
 
-    /// The family that the numbers name, if it is spoken here.
+    /// Returns the family with these numbers. `None` if portlb does not support the family.
     ///
     /// <https://www.iana.org/assignments/address-family-numbers/>
     pub const fn from_afi_safi(afi: u16, safi: u8) -> Option<Self> {
@@ -69,7 +68,6 @@ impl Family {
         }
     }
 
-    /// Address family identifier.
     pub const fn afi(self) -> u16 {
         match self {
             Self::Ipv4Unicast => 1,
@@ -77,12 +75,10 @@ impl Family {
         }
     }
 
-    /// Subsequent address family identifier.
     pub const fn safi(self) -> u8 {
         UNICAST
     }
 
-    /// Bits of an address.
     pub(crate) const fn address_bits(self) -> u8 {
         match self {
             Self::Ipv4Unicast => 32,
@@ -91,9 +87,9 @@ impl Family {
     }
 }
 
-/// Whether the address can belong to a host: neither unspecified, multicast nor reserved.
+/// Reports whether `address` can be the address of a host: not unspecified, multicast or reserved.
 ///
-/// Loopback and link-local addresses pass; whether they are wanted is a matter of policy.
+/// Loopback and link-local addresses pass. The import policy of `bgp-rib` decides about them.
 pub(crate) fn is_host_address(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => !matches!(address.octets()[0], 0 | 224..),
@@ -134,13 +130,11 @@ impl fmt::Display for Family {
     }
 }
 
-/// A text that is no identifier; says what one looks like.
+/// A text is not an identifier. The message describes the allowed form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseIdentifierError {
-    /// Allowed: asplain.
     #[error("an AS number is a plain number of 0 to 4294967295, such as 64512")]
     Asn,
-    /// Allowed: four octets.
     #[error("a BGP identifier has the form of an IPv4 address, such as 192.0.2.1")]
     Identifier,
 }
@@ -148,7 +142,7 @@ pub enum ParseIdentifierError {
 impl FromStr for Asn {
     type Err = ParseIdentifierError;
 
-    /// Plain decimal (RFC 5396 asplain).
+    /// Parses a decimal number (asplain, RFC 5396).
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         text.parse()
             .map(Self)

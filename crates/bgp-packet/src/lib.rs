@@ -1,9 +1,8 @@
-//! BGP messages to bytes and back. Pure: no clock, no IO.
+//! Decoding and encoding of BGP messages. Pure: no clock, no IO.
 //!
-//! Framing, attribute walk, flags, lengths and error dispositions (RFC 7606) are ours; zettabgp is
-//! a private helper for the parts of it that are sound (`docs/decisions/`).
-
-#![warn(missing_docs)]
+//! This crate itself reads and checks headers, attributes and lengths, and handles malformed
+//! attributes (RFC 7606). It uses the crate zettabgp only to read and write prefixes
+//! (`docs/decisions/`).
 
 mod as_path;
 mod attributes;

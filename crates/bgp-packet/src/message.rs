@@ -1,4 +1,4 @@
-//! The messages of RFC 4271 section 4 and RFC 2918.
+//! Types of BGP messages (RFC 4271 section 4, RFC 2918).
 
 use std::sync::Arc;
 
@@ -12,98 +12,91 @@ use crate::{
     notification::Notification,
 };
 
-/// One BGP message.
+/// A BGP message of any type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
-    /// Type 1.
     Open(Open),
-    /// Type 2.
     Update(Update),
-    /// Type 3.
     Notification(Notification),
-    /// Type 4.
     Keepalive,
-    /// Type 5 (RFC 2918).
     RouteRefresh(RouteRefresh),
 }
 
-/// OPEN.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Open {
-    /// The four-octet number if its capability was sent, else the two-octet field.
+    /// The AS number of the four-octet capability if the OPEN has this capability, otherwise the
+    /// number of the two-octet field.
     pub asn: Asn,
-    /// 0, or at least 3.
+    /// 0, or 3 to 65535.
     pub hold_time_seconds: u16,
-    /// Never zero.
+    /// The decoder refuses the value zero.
     pub router_id: RouterId,
-    /// In the order of the wire.
+    /// In the order of the message.
     pub capabilities: Vec<Capability>,
 }
 
-/// ROUTE-REFRESH.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RouteRefresh {
-    /// The family that is asked for; `None` for one that is not spoken here, to be ignored.
+    /// The family whose paths the peer requests. `None` if portlb does not support the family: the
+    /// receiver ignores the message.
     pub family: Option<Family>,
 }
 
-/// A prefix, with its path id where add-path was negotiated for this direction.
+/// A prefix with its path id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Nlri {
-    /// Without host bits.
+    /// The decoder clears the host bits.
     pub prefix: IpNet,
-    /// RFC 7911.
+    /// `None` unless add-path was negotiated for this family and direction (RFC 7911).
     pub path_id: Option<PathId>,
 }
 
-/// UPDATE, of whichever encoding (RFC 4271 fields or RFC 4760 attributes).
+/// An UPDATE. Prefixes can come from the fields of RFC 4271 and from the attributes of RFC 4760.
 ///
-/// What RFC 7606 turns into a withdrawal stands in `withdrawn`, with its cause in `errors`. A prefix
-/// that is both withdrawn and announced is announced (RFC 4271 section 4.3).
+/// `withdrawn` includes announced prefixes that are treated as withdrawn because of a malformed
+/// attribute (RFC 7606). If a prefix is in `withdrawn` and in `announced`, it is announced
+/// (RFC 4271 section 4.3).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Update {
-    /// Prefixes that are no longer reachable by this peer.
     pub withdrawn: Vec<Nlri>,
-    /// Prefixes that are reachable.
     pub announced: Vec<Announced>,
-    /// RFC 4724 section 2: the initial exchange of this family is complete.
+    /// The family of an End-of-RIB marker: the peer has sent all its paths of this family
+    /// (RFC 4724 section 2).
     pub end_of_rib: Option<Family>,
-    /// What was wrong with attributes without ending the session.
+    /// Malformed attributes that do not end the session.
     pub errors: Vec<AttributeError>,
 }
 
-/// Prefixes of one family that share their attributes. An UPDATE holds up to two such groups, as
-/// its next hops differ.
+/// Announced prefixes of one family with the same attributes.
+///
+/// An UPDATE has up to two of these groups, because NEXT_HOP and MP_REACH_NLRI have different next
+/// hops.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Announced {
-    /// The attributes, with the next hop of this family.
     pub attributes: Arc<PathAttributes>,
-    /// The prefixes.
     pub nlri: Vec<Nlri>,
 }
 
-/// What RFC 7606 asks for when an attribute is malformed.
+/// The reaction to a malformed attribute (RFC 7606 section 2). A greater value is a stronger reaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Disposition {
-    /// The attribute is dropped, the path stays.
+    /// The decoder drops the attribute. The other attributes and the path remain valid.
     AttributeDiscard,
-    /// The prefixes of the UPDATE count as withdrawn.
+    /// All announced prefixes of the UPDATE are treated as withdrawn.
     TreatAsWithdraw,
-    /// A NOTIFICATION ends the session.
+    /// The speaker sends a NOTIFICATION and ends the session.
     SessionReset,
 }
 
-/// A malformed attribute.
+/// A malformed or missing attribute of a received UPDATE.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttributeError {
-    /// Attribute type code.
     pub type_code: u8,
-    /// What is done about it.
     pub disposition: Disposition,
-    /// Subcode of UPDATE Message Error (RFC 4271 section 4.5).
+    /// The subcode of the error code "UPDATE Message Error" (RFC 4271 section 4.5).
     pub subcode: u8,
-    /// The attribute as received: flags, type, length and value; its type alone if it is missing.
+    /// The received attribute with its flags, type and length. Only the type code if the attribute
+    /// is missing.
     pub data: Bytes,
-    /// In words.
     pub problem: &'static str,
 }

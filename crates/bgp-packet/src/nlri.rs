@@ -1,4 +1,4 @@
-//! Lists of prefixes (RFC 4271 section 4.3, RFC 7911 section 3).
+//! Encoding of prefix lists (RFC 4271 section 4.3, RFC 7911 section 3).
 //!
 //! ```text
 //! +---------------------------+
@@ -6,12 +6,12 @@
 //! +---------------------------+
 //! | Length in bits (1)        |
 //! +---------------------------+
-//! | Prefix (0 to 4, 0 to 16)  |  as many octets as the length needs
+//! | Prefix (0 to 16)          |  length in bits / 8, rounded up
 //! +---------------------------+
 //! ```
 //!
-//! The prefix itself is read and written by zettabgp, behind the checks of the length that stand
-//! here; its result keeps the host bits of the wire, so they are cut off here, too.
+//! The crate zettabgp reads and writes the octets of a prefix. This module checks the length before
+//! it calls zettabgp, and clears the host bits afterwards, because zettabgp keeps them.
 
 use bytes::{BufMut, BytesMut};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -20,35 +20,35 @@ use zettabgp::afi::{BgpAddrV4, BgpAddrV6};
 use crate::{
     identifiers::{Family, PathId},
     message::Nlri,
-    reader::Reader,
+    reader::OctetReader,
 };
 
-/// The list does not hold prefixes (RFC 7606 section 5.3).
+/// A list of octets is not a list of prefixes (RFC 7606 section 5.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SyntacticallyIncorrect;
 
-/// Reads prefixes to the end of `list` and appends them to `nlri`.
+/// Decodes all prefixes of `list` and appends them to `nlri`.
 pub(crate) fn decode(
     list: &[u8],
     family: Family,
     add_path: bool,
     nlri: &mut Vec<Nlri>,
 ) -> Result<(), SyntacticallyIncorrect> {
-    let mut reader = Reader(list);
+    let mut reader = OctetReader(list);
     while !reader.is_empty() {
         nlri.push(decode_one(&mut reader, family, add_path).ok_or(SyntacticallyIncorrect)?);
     }
     Ok(())
 }
 
-fn decode_one(reader: &mut Reader<'_>, family: Family, add_path: bool) -> Option<Nlri> {
+fn decode_one(reader: &mut OctetReader<'_>, family: Family, add_path: bool) -> Option<Nlri> {
     let path_id = if add_path {
         Some(PathId(reader.u32()?))
     } else {
         None
     };
     let bits = reader.u8()?;
-    // zettabgp adds to the length in one octet, which overflows above 248 bits.
+    // zettabgp computes `bits + 7` in one octet. This overflows above 248 bits.
     if bits > family.address_bits() {
         return None;
     }
@@ -66,12 +66,12 @@ fn decode_one(reader: &mut Reader<'_>, family: Family, add_path: bool) -> Option
     Some(Nlri { prefix, path_id })
 }
 
-/// Octets that `encode` appends.
+/// Returns the number of octets that [`encode`] appends.
 pub(crate) fn encoded_length(nlri: &Nlri, add_path: bool) -> usize {
     usize::from(add_path) * 4 + 1 + octets_of(nlri.prefix.prefix_len())
 }
 
-/// Appends one prefix. A missing path id is sent as 0.
+/// Appends one prefix. With add-path, a missing path id becomes 0.
 pub(crate) fn encode(nlri: &Nlri, add_path: bool, buffer: &mut BytesMut) {
     if add_path {
         buffer.put_u32(nlri.path_id.unwrap_or(PathId(0)).0);
@@ -81,7 +81,7 @@ pub(crate) fn encode(nlri: &Nlri, add_path: bool, buffer: &mut BytesMut) {
         IpNet::V4(net) => BgpAddrV4::new(net.addr(), net.prefix_len()).to_bits(&mut octets),
         IpNet::V6(net) => BgpAddrV6::new(net.addr(), net.prefix_len()).to_bits(&mut octets),
     };
-    let (bits, length) = written.expect("sixteen octets hold any prefix");
+    let (bits, length) = written.expect("every prefix fits into 16 octets");
     buffer.put_u8(bits);
     buffer.put_slice(&octets[..length]);
 }

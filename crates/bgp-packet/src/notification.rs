@@ -1,28 +1,25 @@
-//! NOTIFICATION (RFC 4271 section 4.5) and its codes.
+//! NOTIFICATION messages and their error codes (RFC 4271 section 4.5).
 
 use std::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::{codec::DecodeError, problem::Problem, reader::Reader};
+use crate::{codec::DecodeError, problem::MessageProblem, reader::OctetReader};
 
-/// NOTIFICATION.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notification {
-    /// Error code and subcode.
     pub error: NotificationError,
-    /// Data of the error.
+    /// The meaning depends on the error.
     pub data: Bytes,
 }
 
-/// Error code and subcode.
+/// The error code and the error subcode of a NOTIFICATION.
 ///
 /// <https://www.iana.org/assignments/bgp-parameters/>
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct NotificationError {
-    /// Error code.
     pub code: u8,
-    /// Error subcode; 0: unspecific.
+    /// Zero means an unspecific error.
     pub subcode: u8,
 }
 
@@ -41,7 +38,7 @@ macro_rules! errors {
             $($(#[$doc])* pub const $name: Self = Self { code: $code, subcode: $subcode };)*
         }
 
-        /// The registered name of an error.
+        /// Returns the name of the error in the IANA registry.
         fn name(error: NotificationError) -> Option<&'static str> {
             match error {
                 $(NotificationError::$name => Some($text),)*
@@ -52,86 +49,86 @@ macro_rules! errors {
 }
 
 errors! {
-    /// RFC 4271 section 6.1.
+    /// Defined in RFC 4271 section 6.1.
     CONNECTION_NOT_SYNCHRONIZED = HEADER, 1, "Connection Not Synchronized";
-    /// RFC 4271 section 6.1. Data: the length field.
+    /// Defined in RFC 4271 section 6.1. Data: the length field.
     BAD_MESSAGE_LENGTH = HEADER, 2, "Bad Message Length";
-    /// RFC 4271 section 6.1. Data: the type field.
+    /// Defined in RFC 4271 section 6.1. Data: the type field.
     BAD_MESSAGE_TYPE = HEADER, 3, "Bad Message Type";
-    /// RFC 4271 section 6.2.
+    /// Defined in RFC 4271 section 6.2.
     OPEN_UNSPECIFIC = OPEN, 0, "Unspecific";
-    /// RFC 4271 section 6.2. Data: the version that is spoken here, two octets.
+    /// Defined in RFC 4271 section 6.2. Data: the supported version, two octets.
     UNSUPPORTED_VERSION_NUMBER = OPEN, 1, "Unsupported Version Number";
-    /// RFC 4271 section 6.2.
+    /// Defined in RFC 4271 section 6.2.
     BAD_PEER_AS = OPEN, 2, "Bad Peer AS";
-    /// RFC 4271 section 6.2.
+    /// Defined in RFC 4271 section 6.2.
     BAD_BGP_IDENTIFIER = OPEN, 3, "Bad BGP Identifier";
-    /// RFC 4271 section 6.2.
+    /// Defined in RFC 4271 section 6.2.
     UNSUPPORTED_OPTIONAL_PARAMETER = OPEN, 4, "Unsupported Optional Parameter";
-    /// RFC 4271 section 6.2.
+    /// Defined in RFC 4271 section 6.2.
     UNACCEPTABLE_HOLD_TIME = OPEN, 6, "Unacceptable Hold Time";
-    /// RFC 5492 section 5. Data: the capabilities that are missed.
+    /// RFC 5492 section 5. Data: the capabilities that the OPEN of the peer lacks.
     UNSUPPORTED_CAPABILITY = OPEN, 7, "Unsupported Capability";
-    /// RFC 4271 section 6.3.
+    /// Defined in RFC 4271 section 6.3.
     MALFORMED_ATTRIBUTE_LIST = UPDATE, 1, "Malformed Attribute List";
-    /// RFC 4271 section 6.3. Data: the attribute.
+    /// Defined in RFC 4271 section 6.3. Data: the attribute.
     UNRECOGNIZED_WELL_KNOWN_ATTRIBUTE = UPDATE, 2, "Unrecognized Well-known Attribute";
-    /// RFC 4271 section 6.3. Data: the type of the attribute.
+    /// Defined in RFC 4271 section 6.3. Data: the type of the attribute.
     MISSING_WELL_KNOWN_ATTRIBUTE = UPDATE, 3, "Missing Well-known Attribute";
-    /// RFC 4271 section 6.3. Data: the attribute.
+    /// Defined in RFC 4271 section 6.3. Data: the attribute.
     ATTRIBUTE_FLAGS_ERROR = UPDATE, 4, "Attribute Flags Error";
-    /// RFC 4271 section 6.3. Data: the attribute.
+    /// Defined in RFC 4271 section 6.3. Data: the attribute.
     ATTRIBUTE_LENGTH_ERROR = UPDATE, 5, "Attribute Length Error";
-    /// RFC 4271 section 6.3. Data: the attribute.
+    /// Defined in RFC 4271 section 6.3. Data: the attribute.
     INVALID_ORIGIN_ATTRIBUTE = UPDATE, 6, "Invalid ORIGIN Attribute";
-    /// RFC 4271 section 6.3. Data: the attribute.
+    /// Defined in RFC 4271 section 6.3. Data: the attribute.
     INVALID_NEXT_HOP_ATTRIBUTE = UPDATE, 8, "Invalid NEXT_HOP Attribute";
-    /// RFC 4271 section 6.3. Data: the attribute.
+    /// Defined in RFC 4271 section 6.3. Data: the attribute.
     OPTIONAL_ATTRIBUTE_ERROR = UPDATE, 9, "Optional Attribute Error";
-    /// RFC 4271 section 6.3.
+    /// Defined in RFC 4271 section 6.3.
     INVALID_NETWORK_FIELD = UPDATE, 10, "Invalid Network Field";
-    /// RFC 4271 section 6.3.
+    /// Defined in RFC 4271 section 6.3.
     MALFORMED_AS_PATH = UPDATE, 11, "Malformed AS_PATH";
-    /// RFC 4271 section 6.5.
+    /// Defined in RFC 4271 section 6.5.
     HOLD_TIMER_EXPIRED = HOLD_TIMER, 0, "Hold Timer Expired";
-    /// RFC 4271 section 6.6.
+    /// Defined in RFC 4271 section 6.6.
     FINITE_STATE_MACHINE_ERROR = STATE_MACHINE, 0, "Finite State Machine Error";
-    /// RFC 6608.
+    /// Defined in RFC 6608.
     UNEXPECTED_MESSAGE_IN_OPEN_SENT = STATE_MACHINE, 1, "Unexpected Message in OpenSent";
-    /// RFC 6608.
+    /// Defined in RFC 6608.
     UNEXPECTED_MESSAGE_IN_OPEN_CONFIRM = STATE_MACHINE, 2, "Unexpected Message in OpenConfirm";
-    /// RFC 6608.
+    /// Defined in RFC 6608.
     UNEXPECTED_MESSAGE_IN_ESTABLISHED = STATE_MACHINE, 3, "Unexpected Message in Established";
-    /// RFC 4271 section 6.7.
+    /// Defined in RFC 4271 section 6.7.
     CEASE_UNSPECIFIC = CEASE, 0, "Unspecific";
-    /// RFC 4486.
+    /// Defined in RFC 4486.
     MAXIMUM_PREFIXES_REACHED = CEASE, 1, "Maximum Number of Prefixes Reached";
-    /// RFC 4486. Data: a shutdown communication (RFC 9003).
+    /// Defined in RFC 4486. Data: a shutdown communication (RFC 9003).
     ADMINISTRATIVE_SHUTDOWN = CEASE, 2, "Administrative Shutdown";
-    /// RFC 4486.
+    /// Defined in RFC 4486.
     PEER_DECONFIGURED = CEASE, 3, "Peer De-configured";
-    /// RFC 4486. Data: a shutdown communication (RFC 9003).
+    /// Defined in RFC 4486. Data: a shutdown communication (RFC 9003).
     ADMINISTRATIVE_RESET = CEASE, 4, "Administrative Reset";
-    /// RFC 4486.
+    /// Defined in RFC 4486.
     CONNECTION_REJECTED = CEASE, 5, "Connection Rejected";
-    /// RFC 4486.
+    /// Defined in RFC 4486.
     OTHER_CONFIGURATION_CHANGE = CEASE, 6, "Other Configuration Change";
-    /// RFC 4486.
+    /// Defined in RFC 4486.
     CONNECTION_COLLISION_RESOLUTION = CEASE, 7, "Connection Collision Resolution";
-    /// RFC 4486.
+    /// Defined in RFC 4486.
     OUT_OF_RESOURCES = CEASE, 8, "Out of Resources";
-    /// RFC 8538. Data: the NOTIFICATION that is meant.
+    /// Defined in RFC 8538. Data: the code, subcode and data of the error that causes the reset.
     HARD_RESET = CEASE, 9, "Hard Reset";
-    /// RFC 9384.
+    /// Defined in RFC 9384.
     BFD_DOWN = CEASE, 10, "BFD Down";
-    /// RFC 9687.
+    /// Defined in RFC 9687.
     SEND_HOLD_TIMER_EXPIRED = SEND_HOLD_TIMER, 0, "Send Hold Timer Expired";
-    /// RFC 7313. Data: the message.
+    /// Defined in RFC 7313. Data: the received ROUTE-REFRESH.
     ROUTE_REFRESH_INVALID_LENGTH = ROUTE_REFRESH, 1, "Invalid Message Length";
 }
 
 impl NotificationError {
-    /// An UPDATE Message Error with the subcode of an attribute error.
+    /// Returns an UPDATE Message Error with this subcode.
     pub const fn update(subcode: u8) -> Self {
         Self {
             code: UPDATE,
@@ -139,14 +136,14 @@ impl NotificationError {
         }
     }
 
-    /// Whether the session was ended on purpose rather than by an error.
+    /// Reports whether the error code is Cease: the sender ends the session on purpose.
     pub const fn is_cease(self) -> bool {
         self.code == CEASE
     }
 }
 
 impl Notification {
-    /// A NOTIFICATION without data.
+    /// Returns a NOTIFICATION without data.
     pub const fn new(error: NotificationError) -> Self {
         Self {
             error,
@@ -154,16 +151,16 @@ impl Notification {
         }
     }
 
-    /// An administrative shutdown that tells the peer's operator why (RFC 9003).
+    /// Returns an administrative shutdown with a reason for the operator of the peer (RFC 9003).
     ///
-    /// Of the text the first 255 octets are sent, cut between characters; none if it is empty.
+    /// Cuts `text` to at most 255 octets of whole characters.
     pub fn administrative_shutdown(text: &str) -> Self {
         Self::with_communication(NotificationError::ADMINISTRATIVE_SHUTDOWN, text)
     }
 
-    /// An administrative reset that tells the peer's operator why (RFC 9003).
+    /// Returns an administrative reset with a reason for the operator of the peer (RFC 9003).
     ///
-    /// Of the text the first 255 octets are sent, cut between characters; none if it is empty.
+    /// Cuts `text` to at most 255 octets of whole characters.
     pub fn administrative_reset(text: &str) -> Self {
         Self::with_communication(NotificationError::ADMINISTRATIVE_RESET, text)
     }
@@ -173,7 +170,7 @@ impl Notification {
         if text.is_empty() {
             return Self::new(error);
         }
-        let length = u8::try_from(text.len()).expect("the text was cut to 255 octets");
+        let length = u8::try_from(text.len()).expect("the text has at most 255 octets");
         let mut data = BytesMut::with_capacity(1 + text.len());
         data.put_u8(length);
         data.put_slice(text.as_bytes());
@@ -183,10 +180,10 @@ impl Notification {
         }
     }
 
-    /// The text of an administrative shutdown or reset (RFC 9003).
+    /// Returns the reason in an administrative shutdown or reset (RFC 9003).
     ///
-    /// `None` if there is none, or if it is not UTF-8 of the length that it states. It comes from
-    /// the peer: whoever prints it escapes control characters.
+    /// `None` if the data is empty, is not UTF-8, or contradicts its length field. The peer chooses
+    /// this text: callers that print it must escape control characters.
     pub fn shutdown_communication(&self) -> Option<&str> {
         if !matches!(
             self.error,
@@ -194,7 +191,7 @@ impl Notification {
         ) {
             return None;
         }
-        let mut reader = Reader(&self.data);
+        let mut reader = OctetReader(&self.data);
         let length = reader.u8()?;
         let text = reader.take(usize::from(length))?;
         if text.is_empty() || !reader.is_empty() {
@@ -204,11 +201,11 @@ impl Notification {
     }
 }
 
-/// Reads the body: what follows the header.
+/// Decodes the body of a NOTIFICATION: the octets after the header.
 pub(crate) fn decode(body: &[u8]) -> Result<Notification, DecodeError> {
-    let mut reader = Reader(body);
+    let mut reader = OctetReader(body);
     let Some([code, subcode]) = reader.array() else {
-        return Err(Problem::NotificationTooShort.without_data());
+        return Err(MessageProblem::NotificationTooShort.without_data());
     };
     Ok(Notification {
         error: NotificationError { code, subcode },
@@ -216,7 +213,7 @@ pub(crate) fn decode(body: &[u8]) -> Result<Notification, DecodeError> {
     })
 }
 
-/// Appends the body; data that exceeds `room` octets is cut.
+/// Appends the body of a NOTIFICATION. Cuts the data so that the body has at most `room` octets.
 pub(crate) fn encode(notification: &Notification, room: usize, buffer: &mut BytesMut) {
     buffer.put_u8(notification.error.code);
     buffer.put_u8(notification.error.subcode);

@@ -1,5 +1,7 @@
-//! OPEN (RFC 4271 section 4.2) with capabilities (RFC 5492) and extended optional parameters
-//! (RFC 9072).
+//! Encoding of OPEN messages (RFC 4271 section 4.2).
+//!
+//! The optional parameters contain the capabilities (RFC 5492) and have a normal and an extended form
+//! (RFC 9072):
 //!
 //! ```text
 //! +-------------+-----------+---------------+--------------------+
@@ -22,41 +24,42 @@ use crate::{
     codec::DecodeError,
     identifiers::{Asn, RouterId},
     message::Open,
-    problem::Problem,
-    reader::Reader,
+    problem::MessageProblem,
+    reader::OctetReader,
 };
 
 const VERSION: u8 = 4;
 const CAPABILITIES: u8 = 2;
 const EXTENDED: u8 = 255;
 
-/// Octets of the body before the optional parameters.
+/// Length of the body before the optional parameters, in octets.
 const FIXED: usize = 10;
 
-/// Reads the body: what follows the header, of at least ten octets.
+/// Decodes the body of an OPEN: the octets after the header. The caller ensures at least ten octets.
 pub(crate) fn decode(body: &[u8]) -> Result<Open, DecodeError> {
-    let mut reader = Reader(body);
+    let mut reader = OctetReader(body);
     let Some((version, asn, hold_time_seconds, identifier, declared)) =
         read_fixed_fields(&mut reader)
     else {
-        return Err(Problem::MessageLength.without_data());
+        return Err(MessageProblem::MessageLength.without_data());
     };
     if version != VERSION {
-        return Err(Problem::OpenVersion.with_data(&u16::from(VERSION).to_be_bytes()));
+        return Err(MessageProblem::OpenVersion.with_data(&u16::from(VERSION).to_be_bytes()));
     }
     if asn == 0 {
-        return Err(Problem::OpenZeroAsn.without_data());
+        return Err(MessageProblem::OpenZeroAsn.without_data());
     }
     if matches!(hold_time_seconds, 1 | 2) {
-        return Err(Problem::OpenHoldTime.without_data());
+        return Err(MessageProblem::OpenHoldTime.without_data());
     }
     if identifier.is_unspecified() {
-        return Err(Problem::OpenZeroRouterId.without_data());
+        return Err(MessageProblem::OpenZeroRouterId.without_data());
     }
-    let capabilities = decode_parameters(declared, reader.0).map_err(Problem::without_data)?;
+    let capabilities =
+        decode_parameters(declared, reader.0).map_err(MessageProblem::without_data)?;
     let four_octets = capabilities.iter().find_map(Capability::four_octet_asn);
     if four_octets == Some(Asn(0)) {
-        return Err(Problem::OpenZeroFourOctetAsn.without_data());
+        return Err(MessageProblem::OpenZeroFourOctetAsn.without_data());
     }
     Ok(Open {
         asn: four_octets.unwrap_or(Asn(u32::from(asn))),
@@ -66,7 +69,7 @@ pub(crate) fn decode(body: &[u8]) -> Result<Open, DecodeError> {
     })
 }
 
-fn read_fixed_fields(reader: &mut Reader<'_>) -> Option<(u8, u16, u16, Ipv4Addr, u8)> {
+fn read_fixed_fields(reader: &mut OctetReader<'_>) -> Option<(u8, u16, u16, Ipv4Addr, u8)> {
     Some((
         reader.u8()?,
         reader.u16()?,
@@ -76,31 +79,31 @@ fn read_fixed_fields(reader: &mut Reader<'_>) -> Option<(u8, u16, u16, Ipv4Addr,
     ))
 }
 
-fn decode_parameters(declared: u8, parameters: &[u8]) -> Result<Vec<Capability>, Problem> {
+fn decode_parameters(declared: u8, parameters: &[u8]) -> Result<Vec<Capability>, MessageProblem> {
     let extended = declared != 0 && parameters.first() == Some(&EXTENDED);
-    let mut reader = Reader(parameters);
+    let mut reader = OctetReader(parameters);
     let length = if extended {
         reader.u8().and_then(|_type| reader.u16())
     } else {
         Some(u16::from(declared))
     };
     if length.map(usize::from) != Some(reader.0.len()) {
-        return Err(Problem::OpenParametersLength);
+        return Err(MessageProblem::OpenParametersLength);
     }
     let mut capabilities = Vec::new();
     while !reader.is_empty() {
         let (parameter, value) =
-            read_parameter(&mut reader, extended).ok_or(Problem::OpenParameterOverrun)?;
+            read_parameter(&mut reader, extended).ok_or(MessageProblem::OpenParameterOverrun)?;
         if parameter != CAPABILITIES {
-            return Err(Problem::OpenParameterUnknown);
+            return Err(MessageProblem::OpenParameterUnknown);
         }
         capability::decode_list(value, &mut capabilities)
-            .map_err(|capability::Overrun| Problem::OpenCapabilityOverrun)?;
+            .map_err(|capability::Overrun| MessageProblem::OpenCapabilityOverrun)?;
     }
     Ok(capabilities)
 }
 
-fn read_parameter<'a>(reader: &mut Reader<'a>, extended: bool) -> Option<(u8, &'a [u8])> {
+fn read_parameter<'a>(reader: &mut OctetReader<'a>, extended: bool) -> Option<(u8, &'a [u8])> {
     let parameter = reader.u8()?;
     let length = if extended {
         usize::from(reader.u16()?)
@@ -110,16 +113,17 @@ fn read_parameter<'a>(reader: &mut Reader<'a>, extended: bool) -> Option<(u8, &'
     Some((parameter, reader.take(length)?))
 }
 
-/// Appends the body, with all capabilities in one parameter.
+/// Appends the body of an OPEN with all capabilities in one parameter.
 ///
-/// Capabilities that exceed `room`, the octets of the body, are left out from the first that does.
+/// The body has at most `room` octets. The encoder omits the first capability that does not fit and
+/// all capabilities after it.
 pub(crate) fn encode(open: &Open, room: usize, buffer: &mut BytesMut) {
     buffer.put_u8(VERSION);
     buffer.put_u16(open.asn.two_octets());
     buffer.put_u16(open.hold_time_seconds);
     buffer.put_u32(open.router_id.0.to_bits());
 
-    // Type 255, length of the list, type of the parameter, length of the parameter.
+    // Octets of the extended form: type 255, list length, parameter type, parameter length.
     const EXTENDED_OVERHEAD: usize = 1 + 2 + 1 + 2;
     let room = room.saturating_sub(FIXED + EXTENDED_OVERHEAD);
     let mut list = BytesMut::new();
@@ -139,7 +143,8 @@ pub(crate) fn encode(open: &Open, room: usize, buffer: &mut BytesMut) {
         buffer.put_u8(CAPABILITIES);
         buffer.put_u8(length - 2);
     } else {
-        let length = u16::try_from(list.len()).expect("the list fits a message");
+        let length =
+            u16::try_from(list.len()).expect("the list of capabilities fits into a message");
         buffer.put_u8(EXTENDED);
         buffer.put_u8(EXTENDED);
         buffer.put_u16(length + 3);

@@ -1,4 +1,4 @@
-//! All that can be wrong with a message, and the NOTIFICATION that each leads to.
+//! Errors of received messages with their NOTIFICATION codes.
 
 use bytes::Bytes;
 
@@ -8,7 +8,7 @@ use crate::{
     notification::{Notification, NotificationError},
 };
 
-/// Makes an enum of problems, with the NOTIFICATION and the text of each.
+/// Defines an enum of problems with the error code and the text of each problem.
 macro_rules! problems {
     ($(#[$doc:meta])* $problems:ident { $($name:ident => $error:ident, $text:literal;)* }) => {
         $(#[$doc])*
@@ -34,77 +34,83 @@ macro_rules! problems {
 }
 
 problems! {
-    /// What is wrong with a message as a whole: the session ends.
-    Problem {
-        Marker => CONNECTION_NOT_SYNCHRONIZED, "the marker of the header is not all ones";
+    /// An error of a message that ends the session.
+    MessageProblem {
+        Marker => CONNECTION_NOT_SYNCHRONIZED, "the marker in the header has bits that are 0";
         MessageLength => BAD_MESSAGE_LENGTH,
-            "the length of the message is outside what its type allows";
+            "the length of the message is too small or too large for its type";
         MessageType => BAD_MESSAGE_TYPE, "the type of the message is unknown";
-        OpenVersion => UNSUPPORTED_VERSION_NUMBER, "the version is not 4";
+        OpenVersion => UNSUPPORTED_VERSION_NUMBER, "the BGP version is not 4";
         OpenZeroAsn => BAD_PEER_AS, "the AS number is 0";
         OpenZeroFourOctetAsn => BAD_PEER_AS, "the AS number of the four-octet capability is 0";
         OpenHoldTime => UNACCEPTABLE_HOLD_TIME, "the hold time is 1 or 2 seconds";
         OpenZeroRouterId => BAD_BGP_IDENTIFIER, "the BGP identifier is 0";
-        // RFC 4271 section 6.2: recognized, but malformed.
+        // RFC 4271 section 6.2: subcode 0 is for a known optional parameter with a malformed value.
         OpenParametersLength => OPEN_UNSPECIFIC,
-            "the length of the optional parameters differs from what the message holds";
-        OpenParameterOverrun => OPEN_UNSPECIFIC, "an optional parameter exceeds its list";
+            "the length field of the optional parameters does not match the length of the message";
+        OpenParameterOverrun => OPEN_UNSPECIFIC,
+            "an optional parameter is longer than the list of optional parameters";
         OpenParameterUnknown => UNSUPPORTED_OPTIONAL_PARAMETER,
-            "an optional parameter is not a list of capabilities";
-        OpenCapabilityOverrun => OPEN_UNSPECIFIC, "a capability exceeds its optional parameter";
-        NotificationTooShort => BAD_MESSAGE_LENGTH, "the NOTIFICATION holds no code and subcode";
-        RouteRefreshTooShort => BAD_MESSAGE_LENGTH, "the ROUTE-REFRESH holds no family";
+            "the type of an optional parameter is not 2 (capabilities)";
+        OpenCapabilityOverrun => OPEN_UNSPECIFIC,
+            "a capability is longer than its optional parameter";
+        NotificationTooShort => BAD_MESSAGE_LENGTH,
+            "the NOTIFICATION is too short for an error code and subcode";
+        RouteRefreshTooShort => BAD_MESSAGE_LENGTH,
+            "the ROUTE-REFRESH is too short for an address family";
         UpdateWithdrawnOverrun => MALFORMED_ATTRIBUTE_LIST,
-            "the withdrawn routes exceed the message";
+            "the list of withdrawn routes is longer than the message";
         UpdateAttributesOverrun => MALFORMED_ATTRIBUTE_LIST,
-            "the path attributes exceed the message";
+            "the list of path attributes is longer than the message";
         UpdateWithdrawnSyntax => INVALID_NETWORK_FIELD,
-            "the withdrawn routes are not a list of prefixes";
-        UpdateNlriSyntax => INVALID_NETWORK_FIELD, "the NLRI are not a list of prefixes";
+            "the list of withdrawn routes has a malformed prefix";
+        UpdateNlriSyntax => INVALID_NETWORK_FIELD, "the NLRI list has a malformed prefix";
     }
 }
 
 problems! {
-    /// What is wrong with one path attribute.
+    /// An error of one path attribute.
     AttributeProblem {
-        Overrun => MALFORMED_ATTRIBUTE_LIST, "an attribute exceeds the list of attributes";
-        Repeated => MALFORMED_ATTRIBUTE_LIST, "the attribute stands more than once";
+        Overrun => MALFORMED_ATTRIBUTE_LIST, "an attribute is longer than the list of attributes";
+        Repeated => MALFORMED_ATTRIBUTE_LIST, "the UPDATE has the attribute more than once";
         // RFC 7606 section 3 g.
         MultiprotocolRepeated => MALFORMED_ATTRIBUTE_LIST,
-            "a multiprotocol attribute stands more than once";
+            "the UPDATE has MP_REACH_NLRI or MP_UNREACH_NLRI more than once";
         WellKnownUnknown => UNRECOGNIZED_WELL_KNOWN_ATTRIBUTE,
-            "the attribute calls itself well-known and is not known";
+            "the attribute has an unknown type, but its flags say that it is well-known";
         Missing => MISSING_WELL_KNOWN_ATTRIBUTE, "a mandatory attribute is missing";
-        Flags => ATTRIBUTE_FLAGS_ERROR, "the flags contradict the type";
-        Length => ATTRIBUTE_LENGTH_ERROR, "the length contradicts the type";
-        OriginUndefined => INVALID_ORIGIN_ATTRIBUTE, "the origin is not 0, 1 or 2";
-        NextHopUnusable => INVALID_NEXT_HOP_ATTRIBUTE, "the next hop is not the address of a host";
-        AsPathSegmentType => MALFORMED_AS_PATH, "a segment is neither a set nor a sequence";
-        AsPathSegmentEmpty => MALFORMED_AS_PATH, "a segment is empty";
-        AsPathOverrun => MALFORMED_AS_PATH, "a segment exceeds the attribute";
-        AsPathZero => MALFORMED_AS_PATH, "the path holds AS 0";
-        AggregatorZero => OPTIONAL_ATTRIBUTE_ERROR, "the aggregator is AS 0";
+        Flags => ATTRIBUTE_FLAGS_ERROR, "the attribute flags are not the flags of its type";
+        Length => ATTRIBUTE_LENGTH_ERROR, "the attribute has a length that its type does not allow";
+        OriginUndefined => INVALID_ORIGIN_ATTRIBUTE, "ORIGIN is not 0, 1 or 2";
+        NextHopUnusable => INVALID_NEXT_HOP_ATTRIBUTE, "NEXT_HOP is not the address of a host";
+        AsPathSegmentType => MALFORMED_AS_PATH,
+            "a segment of AS_PATH is neither a set nor a sequence";
+        AsPathSegmentEmpty => MALFORMED_AS_PATH, "a segment of AS_PATH is empty";
+        AsPathOverrun => MALFORMED_AS_PATH, "a segment of AS_PATH is longer than the attribute";
+        AsPathZero => MALFORMED_AS_PATH, "AS_PATH contains AS 0";
+        AggregatorZero => OPTIONAL_ATTRIBUTE_ERROR, "the AS number in AGGREGATOR is 0";
         TunnelType => OPTIONAL_ATTRIBUTE_ERROR, "the tunnel type is undefined";
         TunnelIdentifier => OPTIONAL_ATTRIBUTE_ERROR,
-            "the tunnel identifier contradicts the tunnel type";
-        TlvMissing => OPTIONAL_ATTRIBUTE_ERROR, "the attribute holds no TLV";
-        TlvOverrun => OPTIONAL_ATTRIBUTE_ERROR, "a TLV exceeds what it stands in";
-        TlvLength => OPTIONAL_ATTRIBUTE_ERROR, "the length of a TLV contradicts its type";
-        OnlyToCustomerZero => OPTIONAL_ATTRIBUTE_ERROR, "the attribute holds AS 0";
+            "the tunnel identifier has a form that the tunnel type does not allow";
+        TlvMissing => OPTIONAL_ATTRIBUTE_ERROR, "the attribute has no TLV";
+        TlvOverrun => OPTIONAL_ATTRIBUTE_ERROR,
+            "a TLV is longer than the attribute or TLV that contains it";
+        TlvLength => OPTIONAL_ATTRIBUTE_ERROR, "a TLV has a length that its type does not allow";
+        OnlyToCustomerZero => OPTIONAL_ATTRIBUTE_ERROR, "the AS number in OTC is 0";
         RefusedByRouters => OPTIONAL_ATTRIBUTE_ERROR,
-            "the attribute is sound, but released routers end their session over this form";
+            "the attribute is valid, but FRR 8.4 ends its session when it receives this form";
         MultiprotocolTooShort => OPTIONAL_ATTRIBUTE_ERROR,
             "the attribute is too short for its fixed fields";
         MultiprotocolNextHopLength => OPTIONAL_ATTRIBUTE_ERROR,
-            "the length of the next hop contradicts the family";
+            "the next hop has a length that the address family does not allow";
         MultiprotocolNextHopUnusable => OPTIONAL_ATTRIBUTE_ERROR,
-            "the next hop is not the address of a host";
+            "the next hop in MP_REACH_NLRI is not the address of a host";
         MultiprotocolSyntax => OPTIONAL_ATTRIBUTE_ERROR,
-            "the attribute does not hold a list of prefixes";
+            "MP_REACH_NLRI or MP_UNREACH_NLRI has a malformed prefix";
     }
 }
 
-impl Problem {
+impl MessageProblem {
     pub(crate) fn without_data(self) -> DecodeError {
         self.with_data(&[])
     }
@@ -121,7 +127,21 @@ impl Problem {
 }
 
 impl AttributeProblem {
-    /// `attribute`: as received, flags, type, length and value.
+    /// Returns the reaction to this problem if it does not depend on the type of the attribute.
+    pub(crate) fn disposition_for_every_type(self) -> Option<Disposition> {
+        if self == Self::MultiprotocolNextHopUnusable {
+            // The decoder has read the prefixes, so it can withdraw them.
+            Some(Disposition::TreatAsWithdraw)
+        } else if matches!(self, Self::TlvMissing | Self::RefusedByRouters) {
+            // RFC 9012 section 13. The path is valid without the attribute.
+            Some(Disposition::AttributeDiscard)
+        } else {
+            None
+        }
+    }
+
+    /// Returns the error for an attribute. `attribute` has the received flags, type, length and
+    /// value.
     pub(crate) fn of(
         self,
         type_code: u8,
@@ -139,7 +159,7 @@ impl AttributeProblem {
 }
 
 impl From<AttributeError> for DecodeError {
-    /// Ends the session over an attribute.
+    /// Converts an attribute error with [`Disposition::SessionReset`] to the error of its message.
     fn from(error: AttributeError) -> Self {
         Self {
             notification: Notification {

@@ -1,10 +1,10 @@
-//! A slice that is consumed from the front and never read past its end.
+//! Bounds-checked reading of received octets.
 
-/// What is left to read.
+/// The octets that are not read yet. Reading past the end returns `None`.
 #[derive(Clone, Copy)]
-pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
+pub(crate) struct OctetReader<'a>(pub(crate) &'a [u8]);
 
-impl<'a> Reader<'a> {
+impl<'a> OctetReader<'a> {
     pub(crate) fn is_empty(self) -> bool {
         self.0.is_empty()
     }

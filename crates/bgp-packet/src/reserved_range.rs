@@ -1,4 +1,4 @@
-//! Ranges in which no address belongs to a single host that others reach.
+//! Reserved address ranges, whose addresses other hosts cannot reach.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -13,9 +13,11 @@ const fn ipv6(first: u16, mapped: u16, length: u8) -> IpNet {
     IpNet::V6(Ipv6Net::new_assert(address, length))
 }
 
-/// RFC 6890: "this network", loopback, multicast, reserved; unspecified, loopback and
-/// IPv4-compatible, IPv4-mapped, link-local, multicast. Private and documentation ranges are not
-/// among them.
+/// The special-purpose ranges of RFC 6890 that other hosts cannot reach.
+///
+/// IPv4: "this network", loopback, multicast, reserved. IPv6: unspecified, loopback and
+/// IPv4-compatible, IPv4-mapped, link-local, multicast. The list omits private and documentation
+/// ranges on purpose, because clusters use them.
 const RESERVED: [IpNet; 8] = [
     ipv4(0, 8),
     ipv4(127, 8),
@@ -27,13 +29,13 @@ const RESERVED: [IpNet; 8] = [
     ipv6(0xff00, 0, 8),
 ];
 
-/// Returns the reserved range that the whole prefix lies in. A default route lies in none.
+/// Returns the reserved range that contains the whole prefix. `None` for a default route.
 pub fn reserved_range_of(prefix: &IpNet) -> Option<IpNet> {
     RESERVED.into_iter().find(|range| range.contains(prefix))
 }
 
-/// Returns a reserved range that has an address in common with the prefix. With a default route
-/// each has.
+/// Returns the first reserved range that has an address in common with the prefix. A default route
+/// has addresses in common with every range of its family.
 pub fn overlapping_reserved_range(prefix: &IpNet) -> Option<IpNet> {
     let mut ranges = RESERVED.into_iter();
     ranges.find(|range| range.contains(prefix) || prefix.contains(range))
@@ -47,12 +49,12 @@ mod tests {
         let net: IpNet = prefix.parse().unwrap();
         let parse = |text: &str| text.parse::<IpNet>().unwrap();
         assert_eq!(reserved_range_of(&net), within.map(parse), "{prefix}");
-        let found = overlapping_reserved_range(&net);
-        assert_eq!(found, overlapping.map(parse), "{prefix}");
+        let range = overlapping_reserved_range(&net);
+        assert_eq!(range, overlapping.map(parse), "{prefix}");
     }
 
     #[test]
-    fn a_prefix_of_hosts_is_in_no_reserved_range() {
+    fn a_private_or_public_unicast_prefix_is_not_reserved() {
         for prefix in [
             "1.0.0.0/8",
             "10.1.1.0/24",
@@ -70,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_multicast_and_their_like_are_reserved() {
+    fn loopback_multicast_and_other_special_prefixes_are_reserved() {
         for (prefix, range) in [
             ("0.0.0.0/8", "0.0.0.0/8"),
             ("127.0.0.0/8", "127.0.0.0/8"),
@@ -91,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shorter_prefix_overlaps_what_it_contains() {
+    fn a_prefix_that_contains_a_reserved_range_overlaps_the_range() {
         check("0.0.0.0/0", None, Some("0.0.0.0/8"));
         check("64.0.0.0/2", None, Some("127.0.0.0/8"));
         check("224.0.0.0/3", None, Some("224.0.0.0/4"));

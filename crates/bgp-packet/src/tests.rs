@@ -1,10 +1,10 @@
-//! Tests of the codec through its public functions.
+//! Tests of the codec with its public functions.
 
 mod arbitrary;
-mod carried;
 mod header;
-mod hostile;
+mod hostile_messages;
 mod open;
+mod pass_through;
 mod properties;
 mod public_signatures;
 mod update;
@@ -17,7 +17,7 @@ use crate::{
     encode,
 };
 
-/// Octets of hexadecimal digits; spaces and line ends are skipped.
+/// Parses hexadecimal digits. Ignores spaces and line ends.
 fn hex(digits: &str) -> Vec<u8> {
     let digits: Vec<u8> = digits
         .chars()
@@ -34,7 +34,7 @@ fn to_hex(octets: &[u8]) -> String {
     octets.iter().map(|octet| format!("{octet:02x}")).collect()
 }
 
-/// A message of the type with the body, its length filled in.
+/// Returns a message with a header for this type and body.
 fn framed(message_type: u8, body: &[u8]) -> Vec<u8> {
     let mut message = vec![0xff; 16];
     message.extend(u16::try_from(19 + body.len()).unwrap().to_be_bytes());
@@ -43,7 +43,7 @@ fn framed(message_type: u8, body: &[u8]) -> Vec<u8> {
     message
 }
 
-/// An UPDATE of its three lists, their lengths filled in.
+/// Returns an UPDATE with these three lists in hexadecimal, and adds all length fields.
 fn update_of(withdrawn: &str, attributes: &str, nlri: &str) -> Vec<u8> {
     let (withdrawn, attributes) = (hex(withdrawn), hex(attributes));
     let mut body = Vec::new();
@@ -55,7 +55,7 @@ fn update_of(withdrawn: &str, attributes: &str, nlri: &str) -> Vec<u8> {
     framed(2, &body)
 }
 
-/// An internal session with four-octet AS numbers and nothing else.
+/// Options of an internal session with four-octet AS numbers, without other capabilities.
 fn internal() -> CodecOptions {
     CodecOptions {
         four_octet_asn: true,
@@ -72,14 +72,14 @@ fn with_add_path() -> CodecOptions {
     }
 }
 
-/// Decodes exactly one message.
+/// Decodes one message and checks that no octets are left.
 fn decode(octets: &[u8], options: &CodecOptions) -> Result<Message, DecodeError> {
     let mut decoder = Decoder::new();
     decoder.set_options(options.clone());
     let mut buffer = BytesMut::from(octets);
     let message = decoder.decode(&mut buffer)?;
     assert!(buffer.is_empty(), "{} octets are left", buffer.len());
-    Ok(message.expect("the message is whole"))
+    Ok(message.expect("the octets are a whole message"))
 }
 
 fn decode_update(octets: &[u8], options: &CodecOptions) -> Result<Update, DecodeError> {
@@ -90,7 +90,7 @@ fn decode_update(octets: &[u8], options: &CodecOptions) -> Result<Update, Decode
     Ok(update)
 }
 
-/// Decodes all messages of the buffer.
+/// Decodes all messages of the buffer and checks that no octets are left.
 fn decode_all(mut buffer: BytesMut, options: &CodecOptions) -> Vec<Message> {
     let mut decoder = Decoder::new();
     decoder.set_options(options.clone());
@@ -108,7 +108,7 @@ fn encoded(message: &Message, options: &CodecOptions) -> BytesMut {
     buffer
 }
 
-/// The message ends the session with this error and this data.
+/// Checks that the message ends the session with a NOTIFICATION with this error and data.
 fn check_reset(octets: &[u8], options: &CodecOptions, error: NotificationError, data: &str) {
     let decoded = decode(octets, options).expect_err("the message ends the session");
     assert_eq!(

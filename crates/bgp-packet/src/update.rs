@@ -1,4 +1,4 @@
-//! UPDATE (RFC 4271 section 4.3, RFC 4760).
+//! Encoding of UPDATE messages (RFC 4271 section 4.3, RFC 4760).
 //!
 //! ```text
 //! +-----------------------------+
@@ -16,17 +16,17 @@
 
 mod attribute;
 mod attribute_list;
-mod carried;
 mod decode;
 mod encode;
 mod four_octets;
 mod multiprotocol;
-mod walk;
+mod parsed_attributes;
+mod pass_through;
 
 pub(crate) use decode::decode;
 pub(crate) use encode::encode;
 
-/// Whether the decoder checks the values of this attribute type.
+/// Reports whether the decoder checks the values of this attribute type.
 pub(crate) fn is_checked(type_code: u8) -> bool {
     attribute::AttributeType::from_code(type_code).is_some()
 }

@@ -1,8 +1,11 @@
-//! No bytes make the decoder panic, block or eat memory; and what it accepts can be sent, and is
-//! accepted again with the same meaning.
+//! Fuzz target for the BGP decoder.
 //!
-//! The first octet chooses the options, the second the type of the message whose body the rest is;
-//! of type 0, the rest is a stream of messages as it stands.
+//! The target checks that no input makes the decoder panic, block or allocate without bound, and
+//! that each accepted message can be encoded and then decodes to an equal message.
+//!
+//! The first octet of the input selects the codec options. The second octet is the message type, and
+//! the target puts a header in front of the remaining octets. Type 0 means that the remaining octets
+//! are a stream of whole messages and get no header.
 
 #![no_main]
 
@@ -29,7 +32,7 @@ fuzz_target!(|data: &[u8]| {
     let mut decoder = Decoder::new();
     decoder.set_options(options.clone());
     while let Ok(Some(message)) = decoder.decode(&mut buffer) {
-        check_again(message, &options);
+        check_round_trip(message, &options);
     }
 });
 
@@ -49,23 +52,29 @@ fn options(bits: u8) -> CodecOptions {
     }
 }
 
-fn check_again(message: Message, options: &CodecOptions) {
+/// Checks that the encoded `message` decodes to an equal message.
+///
+/// An UPDATE can become several messages, so for an UPDATE only the numbers of prefixes are compared.
+fn check_round_trip(message: Message, options: &CodecOptions) {
     let mut buffer = BytesMut::new();
     let oversized = encode(&message, options, &mut buffer);
     let mut decoder = Decoder::new();
     decoder.set_options(options.clone());
-    let mut again = Vec::new();
-    while let Some(message) = decoder.decode(&mut buffer).expect("what was sent is valid") {
-        again.push(message);
+    let mut decoded = Vec::new();
+    while let Some(message) = decoder
+        .decode(&mut buffer)
+        .expect("the decoder accepts every encoded message")
+    {
+        decoded.push(message);
     }
-    assert!(buffer.is_empty(), "what was sent is whole");
+    assert!(buffer.is_empty(), "the encoder writes whole messages");
     let Message::Update(update) = message else {
-        assert_eq!(again, [message]);
+        assert_eq!(decoded, [message]);
         return;
     };
     let mut announced = 0;
     let mut withdrawn = 0;
-    for message in again {
+    for message in decoded {
         let Message::Update(Update {
             withdrawn: prefixes,
             announced: groups,
@@ -73,13 +82,13 @@ fn check_again(message: Message, options: &CodecOptions) {
             ..
         }) = message
         else {
-            panic!("an UPDATE became something else");
+            panic!("an encoded UPDATE decodes to a message of another type");
         };
         assert_eq!(errors, []);
         withdrawn += prefixes.len();
         announced += groups.iter().map(|group| group.nlri.len()).sum::<usize>();
     }
-    let before: usize = update.announced.iter().map(|group| group.nlri.len()).sum();
-    assert_eq!(announced + oversized.len(), before);
+    let announced_before: usize = update.announced.iter().map(|group| group.nlri.len()).sum();
+    assert_eq!(announced + oversized.len(), announced_before);
     assert_eq!(withdrawn, update.withdrawn.len() + oversized.len());
 }

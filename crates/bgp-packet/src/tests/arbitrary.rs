@@ -1,4 +1,4 @@
-//! Any message and any options.
+//! Generators of arbitrary messages and options for property tests.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -51,7 +51,7 @@ fn router_id() -> impl Strategy<Value = RouterId> {
     (1..=u32::MAX).prop_map(|number| RouterId(Ipv4Addr::from(number)))
 }
 
-/// Small numbers, large ones, and those at the edges.
+/// Generates two-octet numbers, four-octet numbers and limits.
 fn asn() -> impl Strategy<Value = Asn> {
     prop_oneof![
         1..=65535_u32,
@@ -76,7 +76,7 @@ fn open() -> impl Strategy<Value = Open> {
     let hold_time = prop_oneof![Just(0), 3..=u16::MAX];
     (asn(), hold_time, router_id(), vec(capability(), 0..8)).prop_map(
         |(asn, hold_time_seconds, router_id, mut capabilities)| {
-            // Such as a sound speaker sends: the capability and the field agree.
+            // The four-octet capability must have the number of `asn`, as in a valid OPEN.
             capabilities.retain(|capability| !matches!(capability, Capability::FourOctetAsn(_)));
             if asn.0 > 65535 {
                 capabilities.push(Capability::FourOctetAsn(asn));
@@ -149,7 +149,7 @@ fn nlri(family: Family) -> impl Strategy<Value = Nlri> {
     })
 }
 
-/// Few prefixes at most times, more than one message holds at others.
+/// Generates mostly short lists, and sometimes a list that needs several messages.
 fn nlri_list(family: Family, minimum: usize) -> impl Strategy<Value = Vec<Nlri>> {
     prop_oneof![
         8 => vec(nlri(family), minimum..6),
@@ -185,14 +185,14 @@ fn as_path() -> impl Strategy<Value = AsPath> {
         vec(asn(), 1..5).prop_map(AsPathSegment::Set),
     ];
     let longest = vec(asn(), 255).prop_map(AsPathSegment::Sequence);
-    // At most one is as long as can be, lest the attributes fill the message.
+    // With more than one segment of 255 numbers, the attributes could fill the message.
     (vec(segment, 0..4), option::weighted(0.1, longest)).prop_map(|(mut segments, longest)| {
         segments.extend(longest);
         AsPath { segments }
     })
 }
 
-/// The next hop is one that the family can express as it stands.
+/// Generates next hops that the encoder does not change for this family.
 fn next_hop(family: Family) -> BoxedStrategy<IpAddr> {
     let ipv4 = (1..224_u8, any::<[u8; 3]>())
         .prop_map(|(a, [b, c, d])| IpAddr::V4(Ipv4Addr::new(a, b, c, d)));
@@ -207,11 +207,11 @@ fn next_hop(family: Family) -> BoxedStrategy<IpAddr> {
     }
 }
 
-/// Of a type that is not known, or sound and carried.
+/// Generates attributes of unknown types and valid attributes that are passed through.
 fn other() -> impl Strategy<Value = RawAttribute> {
     let type_code = select(vec![11_u8, 13, 19, 24, 33, 36, 41, 128, 255]);
     let unknown = (type_code, prop_oneof![octets(0..20), octets(250..260)]);
-    let carried = select(vec![
+    let passed_through = select(vec![
         (22, "00 06 000000 0a000001"),
         (23, "000f 0004 04 02 0102"),
         (25, "0002fd00000000000000000000000000000100c8"),
@@ -219,7 +219,7 @@ fn other() -> impl Strategy<Value = RawAttribute> {
         (40, "01 0007 000000 00000001"),
     ])
     .prop_map(|(type_code, value)| (type_code, Bytes::from(hex(value))));
-    prop_oneof![unknown, carried].prop_map(|(type_code, value)| RawAttribute {
+    prop_oneof![unknown, passed_through].prop_map(|(type_code, value)| RawAttribute {
         flags: 0xe0,
         type_code,
         value,
@@ -263,7 +263,7 @@ fn path_attributes(family: Family) -> impl Strategy<Value = PathAttributes> {
                 let [of_aggregator, of_communities, of_extended, of_large] = partial;
                 others.sort_by_key(|other| other.type_code);
                 others.dedup_by_key(|other| other.type_code);
-                // What is not sent has no flags.
+                // The encoder omits empty attributes, so their partial bits are lost.
                 let partial = PartialAttributes {
                     aggregator: of_aggregator && aggregator.is_some(),
                     communities: of_communities && !communities.is_empty(),

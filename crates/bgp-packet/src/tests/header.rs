@@ -1,4 +1,4 @@
-//! RFC 4271 section 6.1 and RFC 8654: the header, and messages that are little more.
+//! Tests of message headers (RFC 4271 section 6.1, RFC 8654) and of short messages.
 
 use bytes::{Bytes, BytesMut};
 
@@ -16,7 +16,7 @@ fn extended() -> CodecOptions {
     }
 }
 
-/// A message that is both decoded from and encoded to these octets.
+/// Checks that `octets` decode to `message` and that `message` encodes to `octets`.
 fn check_both_ways(octets: &str, message: Message) {
     let octets = hex(octets);
     assert_eq!(decode(&octets, &internal()).unwrap(), message);
@@ -28,7 +28,7 @@ fn check_header(header: &str, options: &CodecOptions, error: NotificationError, 
     check_reset(&hex(&header), options, error, data);
 }
 
-/// The header is fine: the decoder waits for the body.
+/// Checks that the decoder accepts the header and waits for the body.
 fn check_waits(header: &str, options: &CodecOptions) {
     let mut decoder = Decoder::new();
     decoder.set_options(options.clone());
@@ -38,12 +38,12 @@ fn check_waits(header: &str, options: &CodecOptions) {
 }
 
 #[test]
-fn a_keepalive_is_a_bare_header() {
+fn a_keepalive_is_a_header_without_body() {
     check_both_ways(&format!("{MARKER} 0013 04"), Message::Keepalive);
 }
 
 #[test]
-fn a_route_refresh_names_its_family() {
+fn a_route_refresh_contains_its_family() {
     for (octets, family) in [
         ("0001 00 01", Family::Ipv4Unicast),
         ("0002 00 01", Family::Ipv6Unicast),
@@ -58,7 +58,7 @@ fn a_route_refresh_names_its_family() {
 }
 
 #[test]
-fn a_route_refresh_of_an_unknown_family_or_subtype_is_to_be_ignored() {
+fn a_route_refresh_of_an_unknown_family_or_subtype_has_no_family() {
     let ignored = Message::RouteRefresh(RouteRefresh { family: None });
     for body in ["0019 00 46", "0001 00 80", "0001 01 01", "0001 ff 01"] {
         let message = decode(&framed(5, &hex(body)), &internal());
@@ -67,7 +67,7 @@ fn a_route_refresh_of_an_unknown_family_or_subtype_is_to_be_ignored() {
 }
 
 #[test]
-fn a_route_refresh_with_filters_that_were_not_negotiated_counts_as_plain() {
+fn filters_in_a_route_refresh_are_ignored() {
     assert_eq!(
         decode(&framed(5, &hex("0001 00 01 01 80 0001 80")), &internal()),
         Ok(Message::RouteRefresh(RouteRefresh {
@@ -88,7 +88,7 @@ fn a_notification_keeps_all_of_its_data() {
 }
 
 #[test]
-fn a_notification_that_exceeds_the_message_is_cut() {
+fn the_data_of_a_notification_is_cut_to_the_message_length() {
     for (options, length) in [(internal(), 4096), (extended(), 65535)] {
         let notification = Notification {
             error: NotificationError::ATTRIBUTE_LENGTH_ERROR,
@@ -101,17 +101,17 @@ fn a_notification_that_exceeds_the_message_is_cut() {
 }
 
 #[test]
-fn a_marker_of_anything_but_ones_is_not_synchronized() {
-    for place in 0..16 {
+fn a_marker_with_a_zero_bit_ends_the_session() {
+    for index in 0..16 {
         let mut octets = framed(4, &[]);
-        octets[place] = 0xfe;
+        octets[index] = 0xfe;
         let error = NotificationError::CONNECTION_NOT_SYNCHRONIZED;
         check_reset(&octets, &internal(), error, "");
     }
 }
 
 #[test]
-fn a_length_outside_of_what_the_type_allows_is_refused_with_the_length_as_data() {
+fn a_length_that_the_message_type_does_not_allow_ends_the_session() {
     let bad_length = NotificationError::BAD_MESSAGE_LENGTH;
     for (length, message_type) in [
         ("0000", "01"),
@@ -133,7 +133,7 @@ fn a_length_outside_of_what_the_type_allows_is_refused_with_the_length_as_data()
 }
 
 #[test]
-fn an_unknown_type_is_refused_with_the_type_as_data() {
+fn an_unknown_message_type_ends_the_session() {
     for message_type in ["00", "06", "80", "ff"] {
         check_header(
             &format!("0013 {message_type}"),
@@ -145,21 +145,21 @@ fn an_unknown_type_is_refused_with_the_type_as_data() {
 }
 
 #[test]
-fn the_shortest_and_the_longest_message_of_each_type_are_waited_for() {
+fn the_decoder_waits_for_messages_of_the_shortest_and_the_longest_allowed_length() {
     for header in ["001d 01", "1000 01", "1000 02", "1000 03", "1000 05"] {
         check_waits(header, &internal());
     }
 }
 
 #[test]
-fn extended_messages_are_taken_where_they_were_negotiated() {
+fn negotiated_extended_messages_are_accepted() {
     for header in ["1001 02", "ffff 02", "ffff 03", "ffff 05"] {
         check_waits(header, &extended());
     }
 }
 
 #[test]
-fn open_and_keepalive_are_never_extended() {
+fn open_and_keepalive_are_never_extended_messages() {
     for header in ["1001 01", "1001 04"] {
         let length = &header[..4];
         let error = NotificationError::BAD_MESSAGE_LENGTH;
@@ -168,7 +168,7 @@ fn open_and_keepalive_are_never_extended() {
 }
 
 #[test]
-fn a_decoder_starts_with_short_messages() {
+fn a_new_decoder_refuses_extended_messages() {
     let mut buffer = BytesMut::from(&hex(&format!("{MARKER} 1001 02"))[..]);
     let error = Decoder::new().decode(&mut buffer).unwrap_err();
     let expected = NotificationError::BAD_MESSAGE_LENGTH;
@@ -187,7 +187,7 @@ fn an_incomplete_message_stays_in_the_buffer() {
 }
 
 #[test]
-fn messages_are_appended_behind_what_the_buffer_holds() {
+fn encoded_messages_are_appended_to_the_buffer() {
     let mut buffer = BytesMut::from(&b"before"[..]);
     encode(&Message::Keepalive, &internal(), &mut buffer);
     encode(&Message::Keepalive, &internal(), &mut buffer);
@@ -196,7 +196,7 @@ fn messages_are_appended_behind_what_the_buffer_holds() {
 }
 
 #[test]
-fn a_shutdown_communication_is_read_as_it_was_built() {
+fn a_shutdown_communication_is_decoded_and_displayed() {
     let notification = Notification::administrative_shutdown("node 7: Wartung, zurück um 9");
     assert_eq!(
         notification.shutdown_communication(),
@@ -220,7 +220,7 @@ fn a_shutdown_communication_is_cut_between_characters() {
 }
 
 #[test]
-fn what_is_no_shutdown_communication_is_not_read_as_one() {
+fn malformed_data_has_no_shutdown_communication() {
     let shutdown = NotificationError::ADMINISTRATIVE_SHUTDOWN;
     for (error, data) in [
         (shutdown, ""),
@@ -241,7 +241,7 @@ fn what_is_no_shutdown_communication_is_not_read_as_one() {
 }
 
 #[test]
-fn errors_are_shown_by_their_registered_names() {
+fn a_notification_error_is_displayed_with_its_registered_name() {
     for (code, subcode, text) in [
         (3, 11, "UPDATE Message Error/Malformed AS_PATH"),
         (4, 0, "Hold Timer Expired"),
@@ -253,7 +253,7 @@ fn errors_are_shown_by_their_registered_names() {
 }
 
 #[test]
-fn a_control_character_of_the_peer_is_shown_escaped() {
+fn control_characters_in_a_shutdown_communication_are_displayed_escaped() {
     let notification = Notification::administrative_shutdown("a\nb\u{1b}[31m");
     assert_eq!(
         notification.to_string(),

@@ -1,4 +1,4 @@
-//! OPEN: RFC 4271 section 6.2, RFC 5492, RFC 9072.
+//! Tests of OPEN messages (RFC 4271 section 6.2, RFC 5492, RFC 9072).
 
 use bytes::Bytes;
 
@@ -8,7 +8,7 @@ use crate::{
     Open, RouterId,
 };
 
-/// Version 4, AS 65001, hold time 90, identifier 192.0.2.1.
+/// The fixed fields: version 4, AS 65001, hold time 90 s, BGP identifier 192.0.2.1.
 const FIXED: &str = "04 fde9 005a c0000201";
 
 fn open(capabilities: Vec<Capability>) -> Open {
@@ -41,7 +41,7 @@ fn check_capability(octets: &str, expected: Capability) {
     check_both_ways(&parameters, open(vec![expected]));
 }
 
-/// The capabilities that one parameter with these octets holds.
+/// Decodes an OPEN with one optional parameter with these octets, and returns its capabilities.
 fn capabilities_of(octets: &str) -> Vec<Capability> {
     let length = hex(octets).len();
     let body = format!("{FIXED} {:02x} 02 {length:02x} {octets}", length + 2);
@@ -60,7 +60,7 @@ fn unknown(code: u8, value: &str) -> Capability {
 }
 
 #[test]
-fn an_open_without_parameters_is_ten_octets() {
+fn the_body_of_an_open_without_parameters_has_ten_octets() {
     check_both_ways("00", open(vec![]));
 }
 
@@ -97,7 +97,7 @@ fn each_capability_has_its_code_and_value() {
 }
 
 #[test]
-fn capabilities_may_share_a_parameter_or_have_one_each() {
+fn capabilities_are_read_from_one_or_several_parameters() {
     let expected = vec![
         Capability::RouteRefresh,
         Capability::ExtendedMessage,
@@ -113,8 +113,8 @@ fn capabilities_may_share_a_parameter_or_have_one_each() {
 }
 
 #[test]
-fn a_family_that_is_not_spoken_is_an_unknown_capability_and_left_out_of_lists() {
-    // That it is there says that the peer speaks RFC 4760.
+fn an_unsupported_family_is_an_unknown_capability_and_is_omitted_from_lists() {
+    // The unknown capability shows that the peer supports RFC 4760.
     assert_eq!(
         capabilities_of("01 04 0019 00 46"),
         [unknown(1, "0019 00 46")]
@@ -129,7 +129,7 @@ fn a_family_that_is_not_spoken_is_an_unknown_capability_and_left_out_of_lists() 
 }
 
 #[test]
-fn a_malformed_capability_is_carried_without_being_understood() {
+fn a_malformed_capability_becomes_an_unknown_capability() {
     for (code, value) in [
         (1, "0001 00"),
         (1, "0001 00 01 00"),
@@ -151,20 +151,20 @@ fn a_malformed_capability_is_carried_without_being_understood() {
     }
 }
 
-/// CVE-2025-43971.
+/// Regression test for CVE-2025-43971.
 #[test]
-fn a_software_version_of_no_length_is_carried() {
+fn an_empty_software_version_capability_is_accepted() {
     assert_eq!(capabilities_of("4b 00"), [unknown(75, "")]);
 }
 
 #[test]
-fn the_four_octet_number_is_the_one_that_counts() {
+fn the_as_number_of_the_four_octet_capability_overrides_the_two_octet_field() {
     let body = "04 5ba0 005a c0000201 08 02 06 41 04 00010001";
     assert_eq!(decode_open(body).unwrap().asn, Asn(65537));
 }
 
 #[test]
-fn a_number_of_four_octets_is_sent_as_as_trans_beside_its_capability() {
+fn the_two_octet_field_is_as_trans_for_a_four_octet_as_number() {
     let open = Open {
         asn: Asn(65537),
         ..open(vec![Capability::FourOctetAsn(Asn(65537))])
@@ -176,7 +176,7 @@ fn a_number_of_four_octets_is_sent_as_as_trans_beside_its_capability() {
 }
 
 #[test]
-fn fixed_fields_that_no_speaker_may_send_are_refused() {
+fn an_open_with_an_invalid_fixed_field_is_refused() {
     for (body, error, data) in [
         (
             "03 fde9 005a c0000201 00",
@@ -219,30 +219,30 @@ fn fixed_fields_that_no_speaker_may_send_are_refused() {
 }
 
 #[test]
-fn a_hold_time_of_zero_or_three_seconds_is_taken() {
+fn a_hold_time_of_zero_or_at_least_three_seconds_is_accepted() {
     for (hold_time, seconds) in [("0000", 0), ("0003", 3), ("ffff", 65535)] {
         let open = decode_open(&format!("04 fde9 {hold_time} c0000201 00")).unwrap();
         assert_eq!(open.hold_time_seconds, seconds);
     }
 }
 
-/// CVE-2022-40302, -40318 and -43681, and a capability that is read past its length.
+/// CVE-2022-40302, CVE-2022-40318 and CVE-2022-43681.
 #[test]
-fn parameters_that_exceed_their_bounds_are_refused() {
+fn a_parameter_or_capability_that_is_longer_than_its_list_is_refused() {
     for parameters in [
-        // A length that the message does not have, and octets beyond it.
+        // A parameter list that is longer or shorter than its length field.
         "01",
         "04 02 06 0200",
         "00 02 02 0200",
         "05 02 02 0200",
-        // A parameter without length, and one longer than the list.
+        // A parameter without length, and a parameter that is longer than the list.
         "01 02",
         "04 02 03 0200",
-        // A capability without length, and one longer than the parameter.
+        // A capability without length, and a capability that is longer than the parameter.
         "03 02 01 02",
         "04 02 02 02 01",
         "08 02 02 41 04 0000fde9",
-        // The same in the extended form.
+        // All these errors in the extended form (RFC 9072).
         "ff ff",
         "ff ff 00",
         "ff ff 0001",
@@ -261,7 +261,7 @@ fn parameters_that_exceed_their_bounds_are_refused() {
 }
 
 #[test]
-fn a_parameter_that_holds_no_capabilities_is_refused_as_unsupported() {
+fn a_parameter_of_another_type_than_capabilities_is_refused() {
     let unsupported = NotificationError::UNSUPPORTED_OPTIONAL_PARAMETER;
     for parameters in [
         "03 01 01 00",
@@ -274,13 +274,13 @@ fn a_parameter_that_holds_no_capabilities_is_refused_as_unsupported() {
 }
 
 #[test]
-fn an_empty_list_of_capabilities_is_taken() {
+fn an_empty_list_of_capabilities_is_accepted() {
     let open = decode_open(&format!("{FIXED} 02 02 00")).unwrap();
     assert_eq!(open.capabilities, []);
 }
 
 #[test]
-fn extended_parameters_are_read_whatever_the_short_length_says() {
+fn the_one_octet_length_is_ignored_in_the_extended_form() {
     for short_length in ["ff", "01", "07"] {
         let body = format!("{FIXED} {short_length} ff 0005 02 0002 0200");
         assert_eq!(
@@ -291,7 +291,7 @@ fn extended_parameters_are_read_whatever_the_short_length_says() {
 }
 
 #[test]
-fn capabilities_beyond_the_short_form_are_sent_in_the_extended_one() {
+fn capabilities_that_do_not_fit_into_the_normal_form_are_sent_in_the_extended_form() {
     let longest_short = vec![unknown(200, &"00".repeat(251))];
     let octets = encoded(&Message::Open(open(longest_short.clone())), &internal());
     assert_eq!(to_hex(&octets[28..31]), "ff02fd");
@@ -307,19 +307,19 @@ fn capabilities_beyond_the_short_form_are_sent_in_the_extended_one() {
 }
 
 #[test]
-fn capabilities_that_exceed_the_message_are_left_out() {
+fn capabilities_that_do_not_fit_into_the_message_are_omitted() {
     let many: Vec<_> = (0..20).map(|_| unknown(200, &"00".repeat(255))).collect();
     let octets = encoded(&Message::Open(open(many)), &internal());
     assert!(octets.len() <= 4096);
     let Ok(Message::Open(decoded)) = decode(&octets, &internal()) else {
-        panic!("the message is valid");
+        panic!("the decoder refuses the encoded OPEN");
     };
     assert_eq!(decoded.capabilities.len(), 15);
 }
 
 #[test]
-fn an_open_may_be_as_long_as_a_message_can_be() {
-    // The header, the fixed fields and those of the extended list leave 4061 octets.
+fn an_open_has_at_most_4096_octets() {
+    // 4096 octets without the header, the fixed fields and the fields of the extended form: 4061.
     for (last, length, count) in [(204, 4096, 16), (205, 19 + 16 + 3855, 15)] {
         let mut capabilities = vec![unknown(200, &"00".repeat(255)); 15];
         capabilities.push(unknown(200, &"00".repeat(last)));
@@ -334,7 +334,7 @@ fn an_open_may_be_as_long_as_a_message_can_be() {
 }
 
 #[test]
-fn a_capability_that_exceeds_its_length_field_is_left_out() {
+fn a_capability_with_more_than_255_octets_is_omitted() {
     let oversized = Capability::Unknown {
         code: 200,
         value: Bytes::from(vec![0; 256]),
@@ -350,7 +350,7 @@ fn a_capability_that_exceeds_its_length_field_is_left_out() {
 }
 
 #[test]
-fn router_ids_are_shown_as_addresses() {
+fn a_router_id_is_parsed_and_displayed_as_an_ipv4_address() {
     let router_id: RouterId = "192.0.2.1".parse().unwrap();
     assert_eq!(router_id.to_string(), "192.0.2.1");
 }

@@ -1,4 +1,4 @@
-//! What holds of any message.
+//! Property tests of the codec with arbitrary messages.
 
 use bytes::BytesMut;
 use proptest::{collection::vec, prelude::*, sample::Index};
@@ -12,7 +12,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
-    fn what_is_encoded_decodes_to_the_same(
+    fn an_encoded_message_decodes_to_the_original_message(
         message in arbitrary::message(),
         options in arbitrary::options(),
     ) {
@@ -21,7 +21,7 @@ proptest! {
         let decoded = decode_all(buffer, &options);
         match message {
             Message::Update(update) => {
-                prop_assert_eq!(joined(decoded), as_sent(update, &options));
+                prop_assert_eq!(merged(decoded), expected_content(update, &options));
             }
             Message::Open(_)
             | Message::Notification(_)
@@ -31,7 +31,7 @@ proptest! {
     }
 
     #[test]
-    fn messages_are_cut_from_a_stream_of_any_portions(
+    fn the_decoder_splits_a_stream_that_arrives_in_arbitrary_pieces(
         messages in vec(arbitrary::message(), 1..5),
         cuts in vec(any::<Index>(), 0..6),
     ) {
@@ -79,28 +79,29 @@ proptest! {
     ) {
         let mut buffer = BytesMut::new();
         encode(&message, &options, &mut buffer);
-        for (place, octet) in damage {
-            // The marker stays, lest every case ended there.
+        for (index, octet) in damage {
+            // A damaged marker would end the test before it reaches the other decoders.
             if buffer.len() > 16 {
-                let place = 16 + place.index(buffer.len() - 16);
-                buffer[place] = octet;
+                let index = 16 + index.index(buffer.len() - 16);
+                buffer[index] = octet;
             }
         }
         let mut decoder = Decoder::new();
         decoder.set_options(decoded_with.clone());
         while let Ok(Some(message)) = decoder.decode(&mut buffer) {
-            // What was accepted can be sent, and what was sent is accepted.
-            let mut again = BytesMut::new();
-            encode(&message, &decoded_with, &mut again);
-            decode_all(again, &decoded_with);
+            // Every accepted message can be encoded and decoded again.
+            let mut sent = BytesMut::new();
+            encode(&message, &decoded_with, &mut sent);
+            decode_all(sent, &decoded_with);
         }
     }
 }
 
 type Paths = Vec<(PathAttributes, Vec<Nlri>)>;
 
-/// All that several UPDATEs say, with neighbouring groups of equal attributes joined.
-fn joined(messages: Vec<Message>) -> (Vec<Nlri>, Paths, Vec<Family>) {
+/// Returns the withdrawn prefixes, the paths and the End-of-RIB markers of several UPDATEs. Merges
+/// adjacent groups with equal attributes.
+fn merged(messages: Vec<Message>) -> (Vec<Nlri>, Paths, Vec<Family>) {
     let mut withdrawn = Vec::new();
     let mut paths: Paths = Vec::new();
     let mut ends = Vec::new();
@@ -121,9 +122,10 @@ fn joined(messages: Vec<Message>) -> (Vec<Nlri>, Paths, Vec<Family>) {
     (withdrawn, paths, ends)
 }
 
-/// The same of what was to be sent, less what the options keep from the wire.
-fn as_sent(update: Update, options: &CodecOptions) -> (Vec<Nlri>, Paths, Vec<Family>) {
-    let on_the_wire = |nlri: &Nlri| Nlri {
+/// Returns the expected result of [`merged`] after `update` was sent. Removes the path ids and
+/// attributes that the encoder omits with these options.
+fn expected_content(update: Update, options: &CodecOptions) -> (Vec<Nlri>, Paths, Vec<Family>) {
+    let encoded_nlri = |nlri: &Nlri| Nlri {
         path_id: nlri
             .path_id
             .filter(|_| options.has_add_path(Family::of(nlri.prefix))),
@@ -142,15 +144,15 @@ fn as_sent(update: Update, options: &CodecOptions) -> (Vec<Nlri>, Paths, Vec<Fam
             Message::Update(Update {
                 announced: vec![Announced {
                     attributes: attributes.into(),
-                    nlri: announced.nlri.iter().map(on_the_wire).collect(),
+                    nlri: announced.nlri.iter().map(encoded_nlri).collect(),
                 }],
                 ..Update::default()
             })
         })
         .collect();
-    let (_, paths, _) = joined(messages);
+    let (_, paths, _) = merged(messages);
     (
-        update.withdrawn.iter().map(on_the_wire).collect(),
+        update.withdrawn.iter().map(encoded_nlri).collect(),
         paths,
         update.end_of_rib.into_iter().collect(),
     )

@@ -1,8 +1,10 @@
-//! zettabgp is a private dependency: a change of it must not reach the users of this crate.
+//! Check that zettabgp is a private dependency.
+//!
+//! A change of zettabgp must not change the public interface of this crate.
 
 use std::{fs, path::Path};
 
-/// The one file that may name it.
+/// The only file that may name zettabgp.
 const USER: &str = "nlri.rs";
 
 #[test]
@@ -21,7 +23,7 @@ fn no_public_signature_names_zettabgp() {
             assert_eq!(named, None, "{name}");
             continue;
         }
-        // Of the file that may, nothing leaves the crate.
+        // No item of this file is public outside of the crate.
         for line in code() {
             let line = line.trim_start();
             assert!(
@@ -32,7 +34,7 @@ fn no_public_signature_names_zettabgp() {
     }
 }
 
-/// All sources but the tests, by name.
+/// Collects the names and texts of all source files except tests.
 fn collect(folder: &Path, files: &mut Vec<(String, String)>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

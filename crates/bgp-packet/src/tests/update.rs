@@ -1,4 +1,4 @@
-//! UPDATE without errors: what the octets mean, and how it is sent.
+//! Tests of valid UPDATE messages.
 
 mod attributes;
 mod four_octets;
@@ -72,7 +72,7 @@ fn as_path(asns: &[u32]) -> AsPath {
     }
 }
 
-/// An UPDATE that is both decoded from and encoded to these octets.
+/// Checks that `octets` decode to `update` and that `update` encodes to `octets`.
 fn check_both_ways(octets: &[u8], update: Update, options: &CodecOptions) {
     assert_eq!(decode_update(octets, options).as_ref(), Ok(&update));
     assert_eq!(
@@ -81,7 +81,9 @@ fn check_both_ways(octets: &[u8], update: Update, options: &CodecOptions) {
     );
 }
 
-/// The attributes of 192.0.2.0/24 with these octets behind ORIGIN, AS_PATH and NEXT_HOP.
+/// Checks the decoding and the encoding of one attribute of the prefix 192.0.2.0/24.
+///
+/// `octets` follow ORIGIN, AS_PATH and NEXT_HOP. `edit` sets the expected value.
 fn check_attribute(octets: &str, options: &CodecOptions, edit: impl FnOnce(&mut PathAttributes)) {
     let octets = format!("400101 00 400200 400304 0a000001 {octets}");
     let mut expected = attributes("10.0.0.1");
@@ -93,7 +95,7 @@ fn check_attribute(octets: &str, options: &CodecOptions, edit: impl FnOnce(&mut 
     );
 }
 
-/// The attributes that are decoded from these octets.
+/// Decodes an UPDATE with these attributes and checks that it has no errors.
 fn attributes_of(octets: &str, options: &CodecOptions) -> PathAttributes {
     let update = decode_update(&update_of("", octets, "18 c00002"), options).unwrap();
     assert_eq!(update.errors, []);
@@ -101,7 +103,7 @@ fn attributes_of(octets: &str, options: &CodecOptions) -> PathAttributes {
 }
 
 #[test]
-fn ipv4_prefixes_stand_in_the_classic_fields() {
+fn ipv4_prefixes_are_in_the_fields_of_rfc_4271() {
     check_both_ways(
         &update_of(
             "",
@@ -127,7 +129,7 @@ fn ipv4_prefixes_stand_in_the_classic_fields() {
 }
 
 #[test]
-fn ipv6_prefixes_stand_in_the_attributes_of_rfc_4760() {
+fn ipv6_prefixes_are_in_the_attributes_of_rfc_4760() {
     check_both_ways(
         &update_of(
             "",
@@ -149,7 +151,7 @@ fn ipv6_prefixes_stand_in_the_attributes_of_rfc_4760() {
 }
 
 #[test]
-fn path_ids_precede_the_prefixes_where_they_were_negotiated() {
+fn with_add_path_each_prefix_has_a_path_id() {
     check_both_ways(
         &update_of(
             "",
@@ -170,7 +172,7 @@ fn path_ids_precede_the_prefixes_where_they_were_negotiated() {
 }
 
 #[test]
-fn add_path_is_negotiated_for_each_family() {
+fn add_path_for_one_family_does_not_change_the_other_family() {
     let options = CodecOptions {
         add_path: vec![Family::Ipv6Unicast],
         ..internal()
@@ -183,7 +185,7 @@ fn add_path_is_negotiated_for_each_family() {
 }
 
 #[test]
-fn a_path_id_that_is_missing_is_sent_as_zero() {
+fn a_missing_path_id_is_sent_as_zero() {
     let update = withdrawal(vec![prefix("192.0.2.0/24")]);
     assert_eq!(
         to_hex(&encoded(&Message::Update(update), &with_add_path())),
@@ -192,7 +194,7 @@ fn a_path_id_that_is_missing_is_sent_as_zero() {
 }
 
 #[test]
-fn host_bits_are_cut_off() {
+fn the_host_bits_of_a_prefix_are_cleared() {
     let octets = update_of("11 c0ffff 00", "900f 0006 0002 01 09 ffff", "");
     assert_eq!(
         decode_update(&octets, &internal()).unwrap().withdrawn,
@@ -213,7 +215,7 @@ fn host_bits_are_cut_off() {
 }
 
 #[test]
-fn the_link_local_half_of_a_next_hop_is_dropped() {
+fn the_link_local_address_of_a_next_hop_is_ignored() {
     let octets = update_of(
         "",
         "400101 00 400200
@@ -228,7 +230,7 @@ fn the_link_local_half_of_a_next_hop_is_dropped() {
 }
 
 #[test]
-fn ipv4_prefixes_with_an_ipv6_next_hop_travel_as_rfc_8950_says() {
+fn ipv4_prefixes_with_an_ipv6_next_hop_are_encoded_by_rfc_8950() {
     check_both_ways(
         &update_of(
             "",
@@ -270,7 +272,7 @@ fn an_ipv6_prefix_with_an_ipv4_next_hop_gets_the_mapped_address() {
 }
 
 #[test]
-fn one_message_may_say_all_at_once() {
+fn one_update_can_announce_and_withdraw_prefixes_of_both_families() {
     let octets = update_of(
         "08 0a",
         "800e 1a 0002 01 10 20010db8000000000000000000000001 00 20 20010db8
@@ -292,7 +294,7 @@ fn one_message_may_say_all_at_once() {
 }
 
 #[test]
-fn families_that_are_not_spoken_are_ignored() {
+fn prefixes_of_unsupported_families_are_ignored() {
     for octets in [
         "800e 0e 0019 46 04 0a000001 00 0102030405 400101 00 400200",
         "800e 0e 0001 80 04 0a000001 00 0102030405 400101 00 400200",
@@ -305,23 +307,23 @@ fn families_that_are_not_spoken_are_ignored() {
 }
 
 #[test]
-fn the_end_of_the_rib_has_a_form_for_each_family() {
+fn each_family_has_its_own_end_of_rib_marker() {
     for (octets, family) in [
         (update_of("", "", ""), Family::Ipv4Unicast),
         (update_of("", "900f 0003 0002 01", ""), Family::Ipv6Unicast),
     ] {
-        let end = Update {
+        let marker = Update {
             end_of_rib: Some(family),
             ..Update::default()
         };
-        check_both_ways(&octets, end, &internal());
+        check_both_ways(&octets, marker, &internal());
     }
     let ipv4 = decode_update(&update_of("", "800f 03 0001 01", ""), &internal()).unwrap();
     assert_eq!(ipv4.end_of_rib, Some(Family::Ipv4Unicast));
 }
 
 #[test]
-fn a_message_that_says_something_else_ends_no_rib() {
+fn an_update_with_prefixes_or_other_attributes_is_not_an_end_of_rib_marker() {
     for octets in [
         update_of("08 0a", "800f 03 0002 01", ""),
         update_of("", "800f 03 0002 01 400101 00", ""),
@@ -334,9 +336,9 @@ fn a_message_that_says_something_else_ends_no_rib() {
 }
 
 #[test]
-fn an_update_that_says_nothing_is_not_sent() {
-    let nothing = announcement(attributes("10.0.0.1"), vec![]);
-    for update in [nothing, Update::default()] {
+fn an_update_without_prefixes_is_not_sent() {
+    let without_prefixes = announcement(attributes("10.0.0.1"), vec![]);
+    for update in [without_prefixes, Update::default()] {
         assert_eq!(
             encoded(&Message::Update(update), &internal()),
             BytesMut::new()

@@ -1,4 +1,4 @@
-//! UPDATE with errors: RFC 7606.
+//! Tests of UPDATE messages with errors (RFC 7606).
 
 use super::{check_reset, decode_update, hex, internal, to_hex, update_of};
 use crate::{Asn, AttributeError, CodecOptions, Disposition, NotificationError, Update};
@@ -9,8 +9,7 @@ const WITHDRAW: Disposition = Disposition::TreatAsWithdraw;
 const ORIGIN: &str = "400101 00";
 const AS_PATH: &str = "4002 06 0201 0000fde9";
 const NEXT_HOP: &str = "400304 0a000001";
-/// 192.0.2.0/24.
-const NLRI: &str = "18 c00002";
+const NLRI: &str = "18 c00002"; // 192.0.2.0/24
 
 fn two_octets() -> CodecOptions {
     CodecOptions {
@@ -19,8 +18,8 @@ fn two_octets() -> CodecOptions {
     }
 }
 
-/// Decodes what does not end the session.
-fn survives(octets: &[u8], options: &CodecOptions) -> Update {
+/// Decodes an UPDATE that must not end the session.
+fn decode_without_reset(octets: &[u8], options: &CodecOptions) -> Update {
     match decode_update(octets, options) {
         Ok(update) => update,
         Err(error) => panic!("{error}: {error:?}"),
@@ -51,9 +50,10 @@ fn check_errors(update: &Update, expected: &[(u8, Disposition, u8, &str)]) {
     assert_eq!(errors, expected, "{update:?}");
 }
 
-/// The prefix counts as withdrawn, for this one reason; without a prefix the session ends.
+/// Checks that the malformed `attribute` withdraws the prefix, and that it ends the session if the
+/// UPDATE announces no prefix.
 fn check_withdrawn(attributes: &str, attribute: &str, subcode: u8, options: &CodecOptions) {
-    let update = survives(&update_of("", attributes, NLRI), options);
+    let update = decode_without_reset(&update_of("", attributes, NLRI), options);
     let type_code = hex(attribute)[1];
     check_errors(&update, &[(type_code, WITHDRAW, subcode, attribute)]);
     assert_eq!(update.announced, []);
@@ -67,27 +67,27 @@ fn check_withdrawn(attributes: &str, attribute: &str, subcode: u8, options: &Cod
     );
 }
 
-/// An attribute beside the mandatory ones that withdraws the prefix.
+/// Checks that an optional attribute withdraws the prefix.
 pub(super) fn check_withdraws(attribute: &str, subcode: u8) {
     let attributes = format!("{ORIGIN} {AS_PATH} {NEXT_HOP} {attribute}");
     check_withdrawn(&attributes, attribute, subcode, &internal());
 }
 
-/// An attribute beside the mandatory ones that is dropped; the path stays, as if without it.
+/// Checks that an optional attribute is dropped, and that the path has all other attributes.
 pub(super) fn check_discarded(attribute: &str, subcode: u8) {
     let attributes = format!("{ORIGIN} {AS_PATH} {NEXT_HOP}");
-    let without = survives(&update_of("", &attributes, NLRI), &internal());
+    let without = decode_without_reset(&update_of("", &attributes, NLRI), &internal());
     let attributes = format!("{attributes} {attribute}");
-    let with = survives(&update_of("", &attributes, NLRI), &internal());
+    let with = decode_without_reset(&update_of("", &attributes, NLRI), &internal());
     check_errors(&with, &[(hex(attribute)[1], DISCARD, subcode, attribute)]);
     assert_eq!(with.announced, without.announced);
     assert_eq!(with.withdrawn, []);
-    // Without a prefix it is dropped just as well.
-    let alone = survives(&update_of("08 0a", &attributes, ""), &internal());
+    // An UPDATE that only withdraws prefixes loses the attribute, too.
+    let alone = decode_without_reset(&update_of("08 0a", &attributes, ""), &internal());
     check_errors(&alone, &[(hex(attribute)[1], DISCARD, subcode, attribute)]);
 }
 
-/// An attribute beside the mandatory ones that ends the session.
+/// Checks that an attribute ends the session, with and without announced prefixes.
 fn check_resets(attribute: &str, subcode: u8) {
     let attributes = format!("{attribute} {ORIGIN} {AS_PATH} {NEXT_HOP}");
     let error = NotificationError::update(subcode);
@@ -102,7 +102,7 @@ fn check_resets(attribute: &str, subcode: u8) {
 }
 
 #[test]
-fn a_malformed_origin_withdraws() {
+fn a_malformed_origin_withdraws_the_path() {
     for (origin, subcode) in [
         ("400100", 5),
         ("400102 0000", 5),
@@ -115,20 +115,20 @@ fn a_malformed_origin_withdraws() {
 }
 
 #[test]
-fn a_malformed_path_withdraws() {
+fn a_malformed_as_path_withdraws_the_path() {
     for as_path in [
-        // A stray octet, alone and behind a whole segment.
+        // One extra octet, alone and after a whole segment.
         "4002 01 02",
         "4002 07 0201 0000fde9 02",
-        // A segment that is longer than the attribute, shorter, or empty.
+        // A segment that is longer than the attribute, shorter than the attribute, or empty.
         "4002 06 0202 0000fde9",
         "4002 08 0201 0000fde9 0000",
         "4002 02 0200",
         "4002 08 0201 0000fde9 0200",
-        // Undefined types.
+        // Undefined segment types.
         "4002 06 0001 0000fde9",
         "4002 06 0501 0000fde9",
-        // A confederation (RFC 5065), which no peer here is in.
+        // Confederation segments (RFC 5065). No peer of portlb belongs to a confederation.
         "4002 06 0301 0000fde9",
         "4002 06 0401 0000fde9",
         // AS 0 (RFC 7607).
@@ -141,14 +141,14 @@ fn a_malformed_path_withdraws() {
 }
 
 #[test]
-fn a_path_of_the_other_width_withdraws() {
+fn an_as_path_with_four_octet_numbers_on_a_two_octet_session_withdraws_the_path() {
     let wide = "4002 06 0201 0000fde9";
     let attributes = format!("{ORIGIN} {wide} {NEXT_HOP}");
     check_withdrawn(&attributes, wide, 11, &two_octets());
 }
 
 #[test]
-fn a_malformed_next_hop_withdraws() {
+fn a_malformed_next_hop_withdraws_the_path() {
     for (next_hop, subcode) in [
         ("4003 00", 5),
         ("4003 03 0a0000", 5),
@@ -165,7 +165,7 @@ fn a_malformed_next_hop_withdraws() {
 }
 
 #[test]
-fn a_value_of_the_wrong_length_withdraws() {
+fn an_attribute_of_the_wrong_length_withdraws_the_path() {
     for attribute in [
         "8004 03 000000",
         "8004 05 0000000000",
@@ -189,7 +189,7 @@ fn a_value_of_the_wrong_length_withdraws() {
 }
 
 #[test]
-fn what_only_informs_is_discarded_when_malformed() {
+fn a_malformed_aggregation_attribute_is_discarded() {
     for (attribute, subcode) in [
         ("4006 01 00", 5),
         ("c007 00", 5),
@@ -202,15 +202,15 @@ fn what_only_informs_is_discarded_when_malformed() {
 }
 
 #[test]
-fn an_aggregator_of_any_router_id_is_taken() {
+fn an_aggregator_with_router_id_zero_is_accepted() {
     let octets = format!("{ORIGIN} {AS_PATH} {NEXT_HOP} c007 08 0000fde9 00000000");
-    let update = survives(&update_of("", &octets, NLRI), &internal());
+    let update = decode_without_reset(&update_of("", &octets, NLRI), &internal());
     let aggregator = update.announced[0].attributes.aggregator.unwrap();
     assert_eq!(aggregator.asn, Asn(65001));
 }
 
 #[test]
-fn four_octet_attributes_are_discarded_when_malformed() {
+fn a_malformed_as4_attribute_is_discarded() {
     let mandatory = format!("{ORIGIN} 4002 04 0201 5ba0 {NEXT_HOP} c007 06 5ba0 01010101");
     for (attribute, subcode) in [
         ("c011 00", 5),
@@ -224,7 +224,7 @@ fn four_octet_attributes_are_discarded_when_malformed() {
         ("c012 08 00000000 01010101", 9),
     ] {
         let octets = update_of("", &format!("{mandatory} {attribute}"), NLRI);
-        let update = survives(&octets, &two_octets());
+        let update = decode_without_reset(&octets, &two_octets());
         check_errors(&update, &[(hex(attribute)[1], DISCARD, subcode, attribute)]);
         let attributes = &update.announced[0].attributes;
         assert_eq!(attributes.as_path.neighbouring_asn(), Some(Asn::TRANS));
@@ -233,7 +233,7 @@ fn four_octet_attributes_are_discarded_when_malformed() {
 }
 
 #[test]
-fn flags_that_contradict_the_type_withdraw() {
+fn attribute_flags_that_the_type_does_not_allow_withdraw_the_path() {
     for origin in ["800101 00", "000101 00", "c00101 00"] {
         let attributes = format!("{origin} {AS_PATH} {NEXT_HOP}");
         check_withdrawn(&attributes, origin, 4, &internal());
@@ -255,14 +255,14 @@ fn flags_that_contradict_the_type_withdraw() {
 }
 
 #[test]
-fn each_mandatory_attribute_that_is_missing_withdraws() {
+fn a_missing_mandatory_attribute_withdraws_the_path() {
     for (attributes, missing) in [
         (format!("{AS_PATH} {NEXT_HOP}"), &[1][..]),
         (format!("{ORIGIN} {NEXT_HOP}"), &[2]),
         (format!("{ORIGIN} {AS_PATH}"), &[3]),
         (String::new(), &[1, 2, 3]),
     ] {
-        let update = survives(&update_of("", &attributes, NLRI), &internal());
+        let update = decode_without_reset(&update_of("", &attributes, NLRI), &internal());
         let data: Vec<String> = missing.iter().map(|code| format!("{code:02x}")).collect();
         let expected: Vec<_> = missing
             .iter()
@@ -275,14 +275,14 @@ fn each_mandatory_attribute_that_is_missing_withdraws() {
 }
 
 #[test]
-fn ipv6_prefixes_need_no_classic_next_hop() {
+fn ipv6_prefixes_do_not_need_the_next_hop_attribute() {
     let reach = "800e 1a 0002 01 10 20010db8000000000000000000000001 00 20 20010db8";
-    let update = survives(
+    let update = decode_without_reset(
         &update_of("", &format!("{reach} {ORIGIN} {AS_PATH}"), ""),
         &internal(),
     );
     check_errors(&update, &[]);
-    let update = survives(
+    let update = decode_without_reset(
         &update_of("", &format!("{reach} {ORIGIN}"), ""),
         &internal(),
     );
@@ -291,12 +291,12 @@ fn ipv6_prefixes_need_no_classic_next_hop() {
 }
 
 #[test]
-fn of_a_repeated_attribute_the_first_counts() {
+fn repetitions_of_an_attribute_are_discarded() {
     let repeated = "8004 04 00000002";
     let attributes = format!(
         "{ORIGIN} {AS_PATH} {NEXT_HOP} 8004 04 00000001 {repeated} 8004 00 c018 00 c018 01 01"
     );
-    let update = survives(&update_of("", &attributes, NLRI), &internal());
+    let update = decode_without_reset(&update_of("", &attributes, NLRI), &internal());
     check_errors(
         &update,
         &[(4, DISCARD, 1, repeated), (24, DISCARD, 1, "c018 01 01")],
@@ -308,9 +308,9 @@ fn of_a_repeated_attribute_the_first_counts() {
 }
 
 #[test]
-fn the_first_counts_even_if_it_is_malformed() {
+fn a_malformed_attribute_is_not_replaced_by_its_valid_repetition() {
     let attributes = format!("400101 09 {AS_PATH} {NEXT_HOP} {ORIGIN}");
-    let update = survives(&update_of("", &attributes, NLRI), &internal());
+    let update = decode_without_reset(&update_of("", &attributes, NLRI), &internal());
     check_errors(
         &update,
         &[(1, WITHDRAW, 6, "400101 09"), (1, DISCARD, 1, ORIGIN)],
@@ -333,14 +333,14 @@ fn a_repeated_multiprotocol_attribute_ends_the_session() {
 #[test]
 fn a_malformed_multiprotocol_attribute_ends_the_session() {
     for (attribute, subcode) in [
-        // Too short for its fixed fields; CVE-2023-46752 is of this kind.
+        // Attributes that are too short for their fixed fields, as in CVE-2023-46752.
         ("800e 00", 9),
         ("800e 03 0002 01", 9),
         ("800e 04 0002 01 00", 9),
         ("800e 05 0002 01 10 00", 9),
         ("800e 14 0002 01 10 20010db8000000000000000000000001", 9),
         ("800f 02 0002", 9),
-        // A next hop of a length that the family does not have.
+        // A next hop with a length that the address family does not allow.
         ("800e 05 0002 01 00 00", 9),
         ("800e 09 0002 01 04 0a000001 00", 9),
         ("800e 0d 0001 01 08 0000000000000001 00", 9),
@@ -348,7 +348,7 @@ fn a_malformed_multiprotocol_attribute_ends_the_session() {
             "800e 1d 0002 01 18 000000000000000020010db8000000000000000000000001 00",
             9,
         ),
-        // Prefixes that are too long, or longer than what is left.
+        // A prefix length above the bits of the family, and a prefix that is longer than the list.
         (
             "800e 17 0002 01 10 20010db8000000000000000000000001 00 81 ff",
             9,
@@ -360,7 +360,7 @@ fn a_malformed_multiprotocol_attribute_ends_the_session() {
         ("800e 0b 0001 01 04 0a000001 00 21 ff", 9),
         ("800f 05 0002 01 20 20", 9),
         ("800f 04 0002 01 81", 9),
-        // Flags (RFC 7606 section 5.3).
+        // Flags that the type does not allow (RFC 7606 section 5.3).
         ("400e 09 0019 46 04 0a000001 00", 4),
         ("c00f 03 0002 01", 4),
     ] {
@@ -369,14 +369,14 @@ fn a_malformed_multiprotocol_attribute_ends_the_session() {
 }
 
 #[test]
-fn a_multiprotocol_next_hop_that_is_no_host_withdraws_the_prefixes() {
+fn a_multiprotocol_next_hop_that_is_not_a_host_address_withdraws_the_prefixes() {
     for next_hop in [
         "00000000000000000000000000000000",
         "ff020000000000000000000000000001",
     ] {
         let reach = format!("800e 1a 0002 01 10 {next_hop} 00 20 20010db8");
         let octets = update_of("", &format!("{reach} {ORIGIN} {AS_PATH}"), "");
-        let update = survives(&octets, &internal());
+        let update = decode_without_reset(&octets, &internal());
         check_errors(&update, &[(14, WITHDRAW, 9, &reach)]);
         assert_eq!(update.announced, []);
         assert_eq!(update.withdrawn[0].prefix.to_string(), "2001:db8::/32");
@@ -384,14 +384,14 @@ fn a_multiprotocol_next_hop_that_is_no_host_withdraws_the_prefixes() {
 }
 
 #[test]
-fn prefixes_that_are_too_long_end_the_session() {
+fn a_malformed_prefix_ends_the_session() {
     let attributes = format!("{ORIGIN} {AS_PATH} {NEXT_HOP}");
     let error = NotificationError::INVALID_NETWORK_FIELD;
     for list in ["21 0000000000", "18 c000", "20", "ff", "18 c00002 01"] {
         for octets in [
             update_of(list, "", ""),
             update_of("", &attributes, list),
-            // An attribute that would only withdraw does not save the session.
+            // An attribute error with treat-as-withdraw does not prevent the end of the session.
             update_of("", &format!("{attributes} 8004 00"), list),
         ] {
             check_reset(&octets, &internal(), error, "");
@@ -400,7 +400,7 @@ fn prefixes_that_are_too_long_end_the_session() {
 }
 
 #[test]
-fn with_path_ids_a_prefix_needs_five_octets() {
+fn with_add_path_a_prefix_without_path_id_ends_the_session() {
     let options = super::with_add_path();
     for list in ["18 c00002", "00000001", "00000001 18 c000", "000000"] {
         check_reset(
@@ -413,10 +413,10 @@ fn with_path_ids_a_prefix_needs_five_octets() {
 }
 
 #[test]
-fn an_attribute_that_exceeds_the_list_withdraws_where_prefixes_are_found() {
+fn an_attribute_that_is_longer_than_the_list_withdraws_the_path() {
     for overrun in ["c0", "c008", "c008 05 ffffff01", "d008 00", "d008 ffff 00"] {
         let attributes = format!("{ORIGIN} {AS_PATH} {NEXT_HOP} {overrun}");
-        let update = survives(&update_of("", &attributes, NLRI), &internal());
+        let update = decode_without_reset(&update_of("", &attributes, NLRI), &internal());
         let type_code = hex(overrun).get(1).copied().unwrap_or(0);
         check_errors(&update, &[(type_code, WITHDRAW, 1, overrun)]);
         assert_eq!((update.withdrawn.len(), update.announced.len()), (1, 0));
@@ -430,7 +430,7 @@ fn an_attribute_that_exceeds_the_list_withdraws_where_prefixes_are_found() {
 }
 
 #[test]
-fn every_prefix_of_the_message_is_withdrawn() {
+fn an_attribute_error_withdraws_every_prefix_of_the_update() {
     let octets = update_of(
         "08 0a",
         &format!(
@@ -439,7 +439,7 @@ fn every_prefix_of_the_message_is_withdrawn() {
         ),
         NLRI,
     );
-    let update = survives(&octets, &internal());
+    let update = decode_without_reset(&octets, &internal());
     let withdrawn: Vec<String> = update
         .withdrawn
         .iter()
@@ -458,14 +458,14 @@ fn every_prefix_of_the_message_is_withdrawn() {
 }
 
 #[test]
-fn a_withdrawn_prefix_keeps_its_path_id() {
+fn a_path_that_is_treated_as_withdrawn_keeps_its_path_id() {
     let octets = update_of("", &format!("{ORIGIN} {NEXT_HOP}"), "00000007 18 c00002");
-    let update = survives(&octets, &super::with_add_path());
+    let update = decode_without_reset(&octets, &super::with_add_path());
     assert_eq!(update.withdrawn[0].path_id.unwrap().0, 7);
 }
 
 #[test]
-fn flags_that_contradict_a_four_octet_attribute_withdraw() {
+fn flags_that_an_as4_attribute_does_not_allow_withdraw_the_path() {
     for attribute in ["8011 06 0201 00010001", "4012 08 00010001 01010101"] {
         let attributes = format!("{ORIGIN} 4002 04 0201 5ba0 {NEXT_HOP} {attribute}");
         check_withdrawn(&attributes, attribute, 4, &two_octets());
@@ -474,7 +474,7 @@ fn flags_that_contradict_a_four_octet_attribute_withdraw() {
 
 /// RFC 7606 section 5.2.
 #[test]
-fn an_error_beside_nothing_but_a_withdrawal_ends_the_session() {
+fn an_attribute_error_in_an_update_without_announced_prefixes_ends_the_session() {
     let malformed = "c008 01 00";
     for octets in [
         update_of("08 0a", malformed, ""),
@@ -491,15 +491,15 @@ fn an_error_beside_nothing_but_a_withdrawal_ends_the_session() {
 }
 
 #[test]
-fn prefixes_of_a_family_that_is_not_spoken_keep_the_session_all_the_same() {
+fn an_attribute_error_with_prefixes_of_an_unsupported_family_does_not_end_the_session() {
     let octets = format!("800e 0e 0019 46 04 0a000001 00 0102030405 {ORIGIN} {AS_PATH} c008 01 00");
-    let update = survives(&update_of("", &octets, ""), &internal());
+    let update = decode_without_reset(&update_of("", &octets, ""), &internal());
     check_errors(&update, &[(8, WITHDRAW, 5, "c008 01 00")]);
 }
 
-/// RFC 7606 section 3 h: the strongest action wins, and of equals the first is told.
+/// RFC 7606 section 3 h.
 #[test]
-fn the_first_of_the_strongest_errors_is_told() {
+fn the_notification_contains_the_first_of_the_errors_with_the_strongest_reaction() {
     check_reset(
         &update_of("08 0a", "4006 01 00 8004 00 c008 01 00", ""),
         &internal(),
@@ -508,9 +508,9 @@ fn the_first_of_the_strongest_errors_is_told() {
     );
 }
 
-/// CVE-2026-41642.
+/// Regression test for CVE-2026-41642.
 #[test]
-fn an_unknown_attribute_that_calls_itself_well_known_ends_the_session() {
+fn an_unknown_attribute_with_the_flags_of_a_well_known_attribute_ends_the_session() {
     for attribute in ["400b 00", "0063 02 abcd", "40ff 00", "7000 0001 00"] {
         check_resets(attribute, 2);
     }

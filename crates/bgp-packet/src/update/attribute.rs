@@ -1,17 +1,18 @@
-//! Path attributes on the wire: types, flags and the values of fixed form.
+//! Types and flags of path attributes, and decoders of simple values.
 //!
 //! ```text
 //! +-----------+----------+------------------+-------+
 //! | Flags (1) | Type (1) | Length (1 or 2)  | Value |
 //! +-----------+----------+------------------+-------+
-//!   O T P E 0 0 0 0: optional, transitive, partial, extended length
+//!
+//! The upper bits of the flags are: optional, transitive, partial, extended length.
 //! ```
 
 use std::net::Ipv4Addr;
 
 use crate::{
     attributes::Origin, identifiers::is_host_address, message::Disposition,
-    problem::AttributeProblem, reader::Reader,
+    problem::AttributeProblem, reader::OctetReader,
 };
 
 pub(super) const OPTIONAL: u8 = 0x80;
@@ -19,11 +20,13 @@ pub(super) const TRANSITIVE: u8 = 0x40;
 pub(super) const PARTIAL: u8 = 0x20;
 pub(super) const EXTENDED_LENGTH: u8 = 0x10;
 
-/// Makes the enum of the attributes that are checked here.
+/// Defines the enum of the attribute types that the decoder checks.
 macro_rules! attribute_types {
     ($($name:ident = $code:literal, $flags:expr, $value:ident, $contradiction:ident, $use:ident;)*) => {
-        /// The attributes that are checked here. Most are understood; [`AttributeType::is_carried`]
-        /// tells the others.
+        /// A type of attribute that the decoder checks.
+        ///
+        /// portlb uses most of these attributes, and passes the others on without using them
+        /// ([`AttributeType::is_passed_through`]).
         ///
         /// <https://www.iana.org/assignments/bgp-parameters/>
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,87 +48,104 @@ macro_rules! attribute_types {
                 }
             }
 
-            /// The optional and the transitive bit, as specified.
+            /// Returns the optional bit and the transitive bit that the RFC of the type requires.
             pub(super) fn flags(self) -> u8 {
                 match self {
                     $(Self::$name => $flags,)*
                 }
             }
 
-            /// What a malformed value asks for: RFC 7606 section 7, RFC 6793 section 6, RFC 8092
-            /// section 5, RFC 6514 section 5, RFC 9012 section 13, RFC 7311 section 3, RFC 9234
-            /// section 5, RFC 8669 section 6.
+            /// Returns the reaction to a malformed value: RFC 7606 section 7, RFC 6793 section 6,
+            /// RFC 8092 section 5, RFC 6514 section 5, RFC 9012 section 13, RFC 7311 section 3,
+            /// RFC 9234 section 5, RFC 8669 section 6.
             pub(super) fn disposition(self) -> Disposition {
                 match self {
                     $(Self::$name => Disposition::$value,)*
                 }
             }
 
-            /// What flags that contradict the type ask for: RFC 7606 sections 3 c and 5.3, RFC 9012
-            /// section 13, RFC 7311 section 3.
+            /// Returns the reaction to flags that the type does not allow: RFC 7606 sections 3 c and
+            /// 5.3, RFC 9012 section 13, RFC 7311 section 3.
             pub(super) fn flags_disposition(self) -> Disposition {
                 match self {
                     $(Self::$name => Disposition::$contradiction,)*
                 }
             }
 
-            /// Whether the attribute is checked and then carried as it came, since nothing here
-            /// uses it.
-            pub(super) fn is_carried(self) -> bool {
+            /// Reports whether the decoder keeps a valid attribute of this type in
+            /// [`PathAttributes::others`](crate::PathAttributes::others).
+            pub(super) fn is_passed_through(self) -> bool {
                 match self {
-                    $(Self::$name => Use::$use == Use::Carried,)*
+                    $(Self::$name => AttributeUse::$use == AttributeUse::PassedThrough,)*
                 }
+            }
+
+            /// Reports whether a speaker ignores the attribute on an external session (RFC 7606
+            /// sections 7.5, 7.9 and 7.10, RFC 7311 section 3.1).
+            pub(super) fn is_internal_only(self) -> bool {
+                matches!(
+                    self,
+                    Self::LocalPref | Self::OriginatorId | Self::ClusterList | Self::Aigp
+                )
+            }
+
+            /// Reports whether a speaker ignores the attribute on a session with four-octet AS
+            /// numbers (RFC 6793 section 4.1).
+            pub(super) fn is_two_octet_only(self) -> bool {
+                matches!(self, Self::As4Path | Self::As4Aggregator)
             }
         }
     };
 }
 
-/// What becomes of an attribute that was checked.
+/// The use of a valid attribute.
 #[derive(PartialEq, Eq)]
-enum Use {
-    /// It has a field of [`PathAttributes`](crate::PathAttributes) or leads to one.
-    Understood,
-    Carried,
+enum AttributeUse {
+    /// The value goes into a field of [`PathAttributes`](crate::PathAttributes), or contains
+    /// prefixes.
+    Used,
+    /// The value goes unchanged into [`PathAttributes::others`](crate::PathAttributes::others).
+    PassedThrough,
 }
 
-// Code, flags, disposition of a malformed value, disposition of flags that contradict, use.
+// Code, flags, reaction to a malformed value, reaction to wrong flags, use.
 attribute_types! {
-    Origin = 1, TRANSITIVE, TreatAsWithdraw, TreatAsWithdraw, Understood;
-    AsPath = 2, TRANSITIVE, TreatAsWithdraw, TreatAsWithdraw, Understood;
-    NextHop = 3, TRANSITIVE, TreatAsWithdraw, TreatAsWithdraw, Understood;
-    MultiExitDisc = 4, OPTIONAL, TreatAsWithdraw, TreatAsWithdraw, Understood;
-    LocalPref = 5, TRANSITIVE, TreatAsWithdraw, TreatAsWithdraw, Understood;
-    AtomicAggregate = 6, TRANSITIVE, AttributeDiscard, TreatAsWithdraw, Understood;
-    Aggregator = 7, OPTIONAL | TRANSITIVE, AttributeDiscard, TreatAsWithdraw, Understood;
-    Communities = 8, OPTIONAL | TRANSITIVE, TreatAsWithdraw, TreatAsWithdraw, Understood;
-    OriginatorId = 9, OPTIONAL, TreatAsWithdraw, TreatAsWithdraw, Understood;
-    ClusterList = 10, OPTIONAL, TreatAsWithdraw, TreatAsWithdraw, Understood;
-    MpReach = 14, OPTIONAL, SessionReset, SessionReset, Understood;
-    MpUnreach = 15, OPTIONAL, SessionReset, SessionReset, Understood;
-    ExtendedCommunities = 16, OPTIONAL | TRANSITIVE, TreatAsWithdraw, TreatAsWithdraw, Understood;
-    As4Path = 17, OPTIONAL | TRANSITIVE, AttributeDiscard, TreatAsWithdraw, Understood;
-    As4Aggregator = 18, OPTIONAL | TRANSITIVE, AttributeDiscard, TreatAsWithdraw, Understood;
-    LargeCommunity = 32, OPTIONAL | TRANSITIVE, TreatAsWithdraw, TreatAsWithdraw, Understood;
-    PmsiTunnel = 22, OPTIONAL | TRANSITIVE, TreatAsWithdraw, TreatAsWithdraw, Carried;
-    TunnelEncapsulation = 23, OPTIONAL | TRANSITIVE, TreatAsWithdraw, AttributeDiscard, Carried;
-    Ipv6ExtendedCommunities = 25, OPTIONAL | TRANSITIVE, TreatAsWithdraw, TreatAsWithdraw, Carried;
-    Aigp = 26, OPTIONAL, AttributeDiscard, AttributeDiscard, Carried;
-    OnlyToCustomer = 35, OPTIONAL | TRANSITIVE, TreatAsWithdraw, TreatAsWithdraw, Carried;
-    PrefixSid = 40, OPTIONAL | TRANSITIVE, AttributeDiscard, TreatAsWithdraw, Carried;
+    Origin = 1, TRANSITIVE, TreatAsWithdraw, TreatAsWithdraw, Used;
+    AsPath = 2, TRANSITIVE, TreatAsWithdraw, TreatAsWithdraw, Used;
+    NextHop = 3, TRANSITIVE, TreatAsWithdraw, TreatAsWithdraw, Used;
+    MultiExitDisc = 4, OPTIONAL, TreatAsWithdraw, TreatAsWithdraw, Used;
+    LocalPref = 5, TRANSITIVE, TreatAsWithdraw, TreatAsWithdraw, Used;
+    AtomicAggregate = 6, TRANSITIVE, AttributeDiscard, TreatAsWithdraw, Used;
+    Aggregator = 7, OPTIONAL | TRANSITIVE, AttributeDiscard, TreatAsWithdraw, Used;
+    Communities = 8, OPTIONAL | TRANSITIVE, TreatAsWithdraw, TreatAsWithdraw, Used;
+    OriginatorId = 9, OPTIONAL, TreatAsWithdraw, TreatAsWithdraw, Used;
+    ClusterList = 10, OPTIONAL, TreatAsWithdraw, TreatAsWithdraw, Used;
+    MpReach = 14, OPTIONAL, SessionReset, SessionReset, Used;
+    MpUnreach = 15, OPTIONAL, SessionReset, SessionReset, Used;
+    ExtendedCommunities = 16, OPTIONAL | TRANSITIVE, TreatAsWithdraw, TreatAsWithdraw, Used;
+    As4Path = 17, OPTIONAL | TRANSITIVE, AttributeDiscard, TreatAsWithdraw, Used;
+    As4Aggregator = 18, OPTIONAL | TRANSITIVE, AttributeDiscard, TreatAsWithdraw, Used;
+    LargeCommunity = 32, OPTIONAL | TRANSITIVE, TreatAsWithdraw, TreatAsWithdraw, Used;
+    PmsiTunnel = 22, OPTIONAL | TRANSITIVE, TreatAsWithdraw, TreatAsWithdraw, PassedThrough;
+    TunnelEncapsulation = 23, OPTIONAL | TRANSITIVE, TreatAsWithdraw, AttributeDiscard, PassedThrough;
+    Ipv6ExtendedCommunities = 25, OPTIONAL | TRANSITIVE, TreatAsWithdraw, TreatAsWithdraw, PassedThrough;
+    Aigp = 26, OPTIONAL, AttributeDiscard, AttributeDiscard, PassedThrough;
+    OnlyToCustomer = 35, OPTIONAL | TRANSITIVE, TreatAsWithdraw, TreatAsWithdraw, PassedThrough;
+    PrefixSid = 40, OPTIONAL | TRANSITIVE, AttributeDiscard, TreatAsWithdraw, PassedThrough;
 }
 
-/// One attribute, delimited.
+/// One received attribute whose value is not decoded yet.
 #[derive(Clone, Copy)]
 pub(super) struct Attribute<'a> {
     pub(super) flags: u8,
     pub(super) type_code: u8,
     pub(super) value: &'a [u8],
-    /// Flags, type, length and value.
+    /// Flags, type, length and value as received.
     pub(super) whole: &'a [u8],
 }
 
-/// Takes the next attribute off the list; `None` if it exceeds the list.
-pub(super) fn next<'a>(list: &mut Reader<'a>) -> Option<Attribute<'a>> {
+/// Removes the next attribute from the front of `list`. `None` if the attribute is longer than `list`.
+pub(super) fn next_attribute<'a>(list: &mut OctetReader<'a>) -> Option<Attribute<'a>> {
     let start = list.0;
     let [flags, type_code] = list.array()?;
     let length = if flags & EXTENDED_LENGTH != 0 {
@@ -172,7 +192,7 @@ pub(super) fn fixed<const N: usize>(value: &[u8]) -> Result<[u8; N], AttributePr
     value.try_into().map_err(|_| AttributeProblem::Length)
 }
 
-/// The elements of a list that must have one at least.
+/// Splits a value into elements of `N` octets. Refuses an empty list.
 pub(super) fn list<const N: usize>(value: &[u8]) -> Result<&[[u8; N]], AttributeProblem> {
     match value.as_chunks::<N>() {
         ([], _) | (_, [_, ..]) => Err(AttributeProblem::Length),

@@ -1,4 +1,4 @@
-//! The attributes of a path to the list of an UPDATE.
+//! Encoding of path attributes.
 
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
@@ -11,7 +11,9 @@ use crate::{
     codec::CodecOptions,
 };
 
-/// The attributes but for MP_REACH_NLRI, by ascending type (RFC 4271 section 5).
+/// Encodes all attributes except MP_REACH_NLRI, sorted by type code (RFC 4271 section 5).
+///
+/// `next_hop` is the value of NEXT_HOP; `None` omits NEXT_HOP.
 pub(super) fn encode(
     attributes: &PathAttributes,
     next_hop: Option<Ipv4Addr>,
@@ -75,12 +77,12 @@ pub(super) fn encode(
         |community| *community,
     );
     if !options.four_octet_asn {
-        put_four_octet_halves(attributes, &mut writer);
+        put_four_octet_attributes(attributes, &mut writer);
     }
     writer.put_list(
         AttributeType::LargeCommunity,
         attributes.partial.large_communities,
-        &without_repetition(&attributes.large_communities),
+        &without_duplicates(&attributes.large_communities),
         |LargeCommunity(global, first, second)| {
             let mut octets = [0; 12];
             octets[..4].copy_from_slice(&global.to_be_bytes());
@@ -92,8 +94,9 @@ pub(super) fn encode(
     writer.finish()
 }
 
-/// RFC 6793 section 4.2.2: sent if two octets do not tell all.
-fn put_four_octet_halves(attributes: &PathAttributes, writer: &mut Writer<'_>) {
+/// Writes AS4_PATH and AS4_AGGREGATOR if an AS number does not fit into two octets (RFC 6793 section
+/// 4.2.2).
+fn put_four_octet_attributes(attributes: &PathAttributes, writer: &mut Writer<'_>) {
     if as_path::needs_four_octets(&attributes.as_path) {
         writer.put(AttributeType::As4Path, |buffer| {
             as_path::encode(&attributes.as_path, AsnWidth::Four, buffer);
@@ -113,14 +116,14 @@ fn put_aggregator(aggregator: Aggregator, width: AsnWidth, buffer: &mut BytesMut
     buffer.put_slice(&aggregator.router_id.0.octets());
 }
 
-/// RFC 8092 section 2 forbids to send a value twice.
-fn without_repetition(communities: &[LargeCommunity]) -> Vec<LargeCommunity> {
-    let mut known = BTreeSet::new();
-    let is_new = |community: &LargeCommunity| known.insert(*community);
+/// Removes duplicate values, which RFC 8092 section 2 forbids to send.
+fn without_duplicates(communities: &[LargeCommunity]) -> Vec<LargeCommunity> {
+    let mut seen = BTreeSet::new();
+    let is_new = |community: &LargeCommunity| seen.insert(*community);
     communities.iter().copied().filter(is_new).collect()
 }
 
-/// Writes attributes in ascending order, the ones that nothing here uses in their places.
+/// Writes attributes sorted by type code, and inserts [`PathAttributes::others`] in this order.
 struct Writer<'a> {
     buffer: BytesMut,
     is_internal: bool,
@@ -136,36 +139,37 @@ impl<'a> Writer<'a> {
         }
     }
 
-    fn put(&mut self, known: AttributeType, value: impl FnOnce(&mut BytesMut)) {
-        self.put_with(known, false, value);
+    fn put(&mut self, attribute_type: AttributeType, value: impl FnOnce(&mut BytesMut)) {
+        self.put_with(attribute_type, false, value);
     }
 
     fn put_with(
         &mut self,
-        known: AttributeType,
+        attribute_type: AttributeType,
         is_partial: bool,
         value: impl FnOnce(&mut BytesMut),
     ) {
-        self.put_others_below(known.code());
+        self.put_others_below(attribute_type.code());
         let start = self.buffer.len();
         let partial = if is_partial { PARTIAL } else { 0 };
-        self.buffer.put_u8(known.flags() | partial);
-        self.buffer.put_u8(known.code());
+        self.buffer.put_u8(attribute_type.flags() | partial);
+        self.buffer.put_u8(attribute_type.code());
         self.buffer.put_u8(0);
         value(&mut self.buffer);
         self.finish_attribute(start);
     }
 
-    /// An empty list is not sent (RFC 7606 section 7.8 and the like).
+    /// Writes a list attribute. Omits an empty list, which receivers treat as malformed (RFC 7606
+    /// section 7.8).
     fn put_list<T, const N: usize>(
         &mut self,
-        known: AttributeType,
+        attribute_type: AttributeType,
         is_partial: bool,
         elements: &[T],
         octets: impl Fn(&T) -> [u8; N],
     ) {
         if !elements.is_empty() {
-            self.put_with(known, is_partial, |buffer| {
+            self.put_with(attribute_type, is_partial, |buffer| {
                 for element in elements {
                     buffer.put_slice(&octets(element));
                 }
@@ -195,14 +199,17 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// A type that is understood has its own field; sent from here, it would stand there twice. A
-    /// non-transitive attribute stays within the AS.
+    /// Reports whether the UPDATE may contain this attribute of [`PathAttributes::others`].
+    ///
+    /// A type with a field of its own in [`PathAttributes`] would be in the UPDATE twice. A
+    /// non-transitive attribute must not leave the AS.
     fn is_sent(&self, other: &RawAttribute) -> bool {
-        AttributeType::from_code(other.type_code).is_none_or(AttributeType::is_carried)
+        AttributeType::from_code(other.type_code).is_none_or(AttributeType::is_passed_through)
             && (self.is_internal || other.flags & TRANSITIVE != 0)
     }
 
-    /// Writes the length; more than 255 octets are moved to make room for its second octet.
+    /// Writes the length of the attribute that begins at index `start`. If the value has more than 255
+    /// octets, moves it by one octet, because its length needs two.
     fn finish_attribute(&mut self, start: usize) {
         let value = start + 3;
         let length = self.buffer.len() - value;
@@ -213,7 +220,7 @@ impl<'a> Writer<'a> {
         self.buffer.put_u8(0);
         self.buffer.copy_within(value..value + length, value + 1);
         self.buffer[start] |= EXTENDED_LENGTH;
-        // A longer value does not fit any message, so that nothing is sent of it.
+        // A longer value fits into no message, so the caller sends none of these attributes.
         let length = u16::try_from(length).unwrap_or(u16::MAX);
         self.buffer[start + 2..start + 4].copy_from_slice(&length.to_be_bytes());
     }

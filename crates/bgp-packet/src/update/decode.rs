@@ -1,50 +1,49 @@
-//! The body of an UPDATE to what it announces and withdraws.
+//! Decoding of the body of an UPDATE.
 
 use std::{net::IpAddr, sync::Arc};
 
-use super::{
-    multiprotocol::Reach,
-    walk::{Walk, walk},
-};
+use super::{multiprotocol::Reach, parsed_attributes::ParsedAttributes};
 use crate::{
     codec::{CodecOptions, DecodeError},
     identifiers::Family,
     message::{Announced, Disposition, Nlri, Update},
     nlri::{self, SyntacticallyIncorrect},
-    problem::Problem,
-    reader::Reader,
+    problem::MessageProblem,
+    reader::OctetReader,
 };
 
-/// Reads the body: what follows the header, of at least four octets.
+/// Decodes the body of an UPDATE: the octets after the header. The caller ensures at least four
+/// octets.
 pub(crate) fn decode(body: &[u8], options: &CodecOptions) -> Result<Update, DecodeError> {
-    let sections = Sections::split(body).map_err(Problem::without_data)?;
+    let sections = Sections::split(body).map_err(MessageProblem::without_data)?;
     let family = Family::Ipv4Unicast;
     let add_path = options.has_add_path(family);
     let mut withdrawn = Vec::new();
     nlri::decode(sections.withdrawn, family, add_path, &mut withdrawn)
-        .map_err(|SyntacticallyIncorrect| Problem::UpdateWithdrawnSyntax.without_data())?;
-    let mut walk = walk(sections.attributes, options)?;
+        .map_err(|SyntacticallyIncorrect| MessageProblem::UpdateWithdrawnSyntax.without_data())?;
+    let mut parsed = ParsedAttributes::parse(sections.attributes, options)?;
     let mut nlri = Vec::new();
     nlri::decode(sections.nlri, family, add_path, &mut nlri)
-        .map_err(|SyntacticallyIncorrect| Problem::UpdateNlriSyntax.without_data())?;
+        .map_err(|SyntacticallyIncorrect| MessageProblem::UpdateNlriSyntax.without_data())?;
 
-    let (reached, multiprotocol, foreign_nlri) = match walk.reach.take() {
-        Some(Reach::Spoken { next_hop, nlri }) => (nlri, next_hop, false),
-        Some(Reach::Foreign { has_nlri }) => (Vec::new(), None, has_nlri),
+    let (reached, multiprotocol_next_hop, has_unsupported_nlri) = match parsed.reach.take() {
+        Some(Reach::Supported { next_hop, nlri }) => (nlri, next_hop, false),
+        Some(Reach::Unsupported { has_nlri }) => (Vec::new(), None, has_nlri),
         None => (Vec::new(), None, false),
     };
-    let is_reachable = !nlri.is_empty() || !reached.is_empty() || foreign_nlri;
-    if is_reachable {
-        walk.check_mandatory(!nlri.is_empty())?;
+    let announces_prefixes = !nlri.is_empty() || !reached.is_empty() || has_unsupported_nlri;
+    if announces_prefixes {
+        parsed.check_mandatory(!nlri.is_empty())?;
     }
-    let treat_as_withdraw = match walk.worst_error() {
+    let treat_as_withdraw = match parsed.worst_error() {
         None => false,
         Some(error) => match error.disposition {
             Disposition::AttributeDiscard => false,
             Disposition::TreatAsWithdraw | Disposition::SessionReset => {
-                // RFC 7606 section 5.2: nothing shows that the prefixes were found at all. Where
-                // MP_UNREACH_NLRI stands alone, it ends the session itself or has no error.
-                if !is_reachable {
+                // RFC 7606 section 5.2: treat-as-withdraw needs a list of announced prefixes. An
+                // UPDATE that has only a valid MP_UNREACH_NLRI has no error, and a malformed
+                // MP_UNREACH_NLRI has already ended the session.
+                if !announces_prefixes {
                     return Err(error.clone().into());
                 }
                 true
@@ -53,25 +52,25 @@ pub(crate) fn decode(body: &[u8], options: &CodecOptions) -> Result<Update, Deco
     };
 
     let is_end_of_rib_of_ipv4 = body.len() == Sections::LENGTHS;
-    let holds_only_unreach =
-        withdrawn.is_empty() && nlri.is_empty() && !walk.has_other_than_unreach;
+    let has_only_unreach =
+        withdrawn.is_empty() && nlri.is_empty() && !parsed.has_other_than_unreach;
     let mut end_of_rib = is_end_of_rib_of_ipv4.then_some(Family::Ipv4Unicast);
-    if let Some((family, unreached)) = walk.unreach.take() {
-        if holds_only_unreach && unreached.is_empty() {
+    if let Some((family, unreached)) = parsed.unreach.take() {
+        if has_only_unreach && unreached.is_empty() {
             end_of_rib = Some(family);
         }
         append(&mut withdrawn, unreached);
     }
 
-    let errors = std::mem::take(&mut walk.errors);
+    let errors = std::mem::take(&mut parsed.errors);
     let mut announced = Vec::new();
     if treat_as_withdraw {
         append(&mut withdrawn, nlri);
         append(&mut withdrawn, reached);
     } else {
-        let classic = walk.next_hop.map(IpAddr::V4);
-        let groups = [(classic, nlri), (multiprotocol, reached)];
-        announce(walk, groups, &mut announced);
+        let next_hop = parsed.next_hop.map(IpAddr::V4);
+        let groups = [(next_hop, nlri), (multiprotocol_next_hop, reached)];
+        announce(parsed, groups, &mut announced);
     }
     Ok(Update {
         withdrawn,
@@ -81,8 +80,13 @@ pub(crate) fn decode(body: &[u8], options: &CodecOptions) -> Result<Update, Deco
     })
 }
 
-/// Builds the groups that have prefixes. Their mandatory attributes were checked before.
-fn announce(walk: Walk, groups: [(Option<IpAddr>, Vec<Nlri>); 2], announced: &mut Vec<Announced>) {
+/// Appends one [`Announced`] for each group with prefixes. The caller has checked the mandatory
+/// attributes.
+fn announce(
+    parsed: ParsedAttributes,
+    groups: [(Option<IpAddr>, Vec<Nlri>); 2],
+    announced: &mut Vec<Announced>,
+) {
     let mut groups = groups
         .into_iter()
         .filter(|(_, nlri)| !nlri.is_empty())
@@ -90,7 +94,7 @@ fn announce(walk: Walk, groups: [(Option<IpAddr>, Vec<Nlri>); 2], announced: &mu
     let Some((next_hop, nlri)) = groups.next() else {
         return;
     };
-    let Some(attributes) = walk.into_attributes(next_hop) else {
+    let Some(attributes) = parsed.into_attributes(next_hop) else {
         return;
     };
     let second = groups.next().map(|(next_hop, nlri)| {
@@ -108,7 +112,7 @@ fn announce(walk: Walk, groups: [(Option<IpAddr>, Vec<Nlri>); 2], announced: &mu
     announced.extend(second);
 }
 
-/// Moves the prefixes, without a copy where there are none yet.
+/// Moves all prefixes of `from` to the end of `to`. Copies no prefix if `to` is empty.
 fn append(to: &mut Vec<Nlri>, mut from: Vec<Nlri>) {
     if to.is_empty() {
         *to = from;
@@ -117,7 +121,7 @@ fn append(to: &mut Vec<Nlri>, mut from: Vec<Nlri>) {
     }
 }
 
-/// The three lists of the body.
+/// The three lists in the body of an UPDATE, not decoded yet.
 struct Sections<'a> {
     withdrawn: &'a [u8],
     attributes: &'a [u8],
@@ -125,13 +129,15 @@ struct Sections<'a> {
 }
 
 impl<'a> Sections<'a> {
-    /// Octets of the two length fields, which are all of an empty UPDATE.
+    /// Length of the two length fields in octets. An empty UPDATE has only these fields.
     const LENGTHS: usize = 4;
 
-    fn split(body: &'a [u8]) -> Result<Self, Problem> {
-        let mut reader = Reader(body);
-        let withdrawn = length_prefixed(&mut reader).ok_or(Problem::UpdateWithdrawnOverrun)?;
-        let attributes = length_prefixed(&mut reader).ok_or(Problem::UpdateAttributesOverrun)?;
+    fn split(body: &'a [u8]) -> Result<Self, MessageProblem> {
+        let mut reader = OctetReader(body);
+        let withdrawn =
+            length_prefixed(&mut reader).ok_or(MessageProblem::UpdateWithdrawnOverrun)?;
+        let attributes =
+            length_prefixed(&mut reader).ok_or(MessageProblem::UpdateAttributesOverrun)?;
         Ok(Self {
             withdrawn,
             attributes,
@@ -140,7 +146,7 @@ impl<'a> Sections<'a> {
     }
 }
 
-fn length_prefixed<'a>(reader: &mut Reader<'a>) -> Option<&'a [u8]> {
+fn length_prefixed<'a>(reader: &mut OctetReader<'a>) -> Option<&'a [u8]> {
     let length = reader.u16()?;
     reader.take(usize::from(length))
 }

@@ -1,7 +1,7 @@
-//! What is announced and withdrawn to UPDATE messages.
+//! Encoding of announced and withdrawn prefixes as UPDATE messages.
 //!
-//! Each message holds prefixes of one kind (RFC 7606 section 5.1): withdrawn or announced, in the
-//! fields of RFC 4271 or in an attribute of RFC 4760, which then stands first.
+//! Each message has prefixes in only one field or attribute: withdrawn routes, NLRI, MP_REACH_NLRI or
+//! MP_UNREACH_NLRI. MP_REACH_NLRI and MP_UNREACH_NLRI are the first attribute (RFC 7606 section 5.1).
 
 use std::net::IpAddr;
 
@@ -19,13 +19,14 @@ use crate::{
     nlri,
 };
 
-/// Octets of the two length fields of the body.
+/// Length of the two length fields of the body in octets.
 const LENGTHS: usize = 4;
 
-/// Octets of MP_REACH_NLRI and MP_UNREACH_NLRI before their value: flags, type, two of length.
+/// Octets before the value of MP_REACH_NLRI and MP_UNREACH_NLRI: flags, type and two octets of length.
 const EXTENDED_ATTRIBUTE_HEADER: usize = 4;
 
-/// Appends as many messages as it takes; returns what had to be withdrawn instead of announced.
+/// Appends the messages of `update`. Returns the announced prefixes that fit into no message; the
+/// messages withdraw these prefixes.
 pub(crate) fn encode(update: &Update, options: &CodecOptions, buffer: &mut BytesMut) -> Vec<Nlri> {
     withdraw(&update.withdrawn, options, buffer);
     let mut oversized = Vec::new();
@@ -45,19 +46,19 @@ pub(crate) fn encode(update: &Update, options: &CodecOptions, buffer: &mut Bytes
     oversized
 }
 
-/// Where the prefixes of a message stand, and with them what precedes each list.
+/// The part of a message that contains its prefixes, with the encoded path attributes.
 #[derive(Clone, Copy)]
-enum Place<'a> {
+enum PrefixField<'a> {
     WithdrawnRoutes,
     MpUnreach,
-    /// Behind these attributes.
+    /// The attributes precede the NLRI.
     Nlri(&'a [u8]),
-    /// Before these attributes.
+    /// The attributes follow MP_REACH_NLRI. The address is the next hop.
     MpReach(IpAddr, &'a [u8]),
 }
 
-impl Place<'_> {
-    /// Octets of a message beside its prefixes.
+impl PrefixField<'_> {
+    /// Returns the length of a message without its prefixes, in octets.
     fn overhead(self) -> usize {
         HEADER_LENGTH
             + LENGTHS
@@ -76,27 +77,28 @@ impl Place<'_> {
     }
 }
 
-/// Writes prefixes of one family, split over as many messages as it takes.
+/// Splits the prefixes of one family into messages and writes the messages.
 struct Packer<'a> {
     family: Family,
     add_path: bool,
+    /// Octets for prefixes in each message. `None` if the attributes alone are too long.
     room: Option<usize>,
-    place: Place<'a>,
+    field: PrefixField<'a>,
 }
 
 impl<'a> Packer<'a> {
-    fn new(family: Family, place: Place<'a>, options: &CodecOptions) -> Self {
+    fn new(family: Family, field: PrefixField<'a>, options: &CodecOptions) -> Self {
         Self {
             family,
             add_path: options.has_add_path(family),
             room: options
                 .maximum_message_length()
-                .checked_sub(place.overhead()),
-            place,
+                .checked_sub(field.overhead()),
+            field,
         }
     }
 
-    /// Appends the messages; prefixes that no message can hold go to `oversized`.
+    /// Appends the messages to `buffer`, and the prefixes that fit into no message to `oversized`.
     fn write<'n>(
         &self,
         prefixes: impl Iterator<Item = &'n Nlri>,
@@ -129,20 +131,20 @@ impl<'a> Packer<'a> {
         nlri::encoded_length(nlri, self.add_path)
     }
 
-    /// Writes what precedes the prefixes; returns where the fields of length stand.
+    /// Writes the octets before the prefixes. Returns the index of the body in `buffer`.
     fn begin_list(&self, buffer: &mut BytesMut) -> usize {
         let start = buffer.len();
-        match self.place {
-            Place::WithdrawnRoutes => buffer.put_u16(0),
-            Place::Nlri(attributes) => {
+        match self.field {
+            PrefixField::WithdrawnRoutes => buffer.put_u16(0),
+            PrefixField::Nlri(attributes) => {
                 buffer.put_u16(0);
                 buffer.put_u16(length_field(attributes.len()));
                 buffer.put_slice(attributes);
             }
-            Place::MpUnreach => {
+            PrefixField::MpUnreach => {
                 self.begin_attribute(AttributeType::MpUnreach, buffer);
             }
-            Place::MpReach(next_hop, _) => {
+            PrefixField::MpReach(next_hop, _) => {
                 self.begin_attribute(AttributeType::MpReach, buffer);
                 match next_hop {
                     IpAddr::V4(next_hop) => {
@@ -169,16 +171,16 @@ impl<'a> Packer<'a> {
         buffer.put_u8(self.family.safi());
     }
 
-    /// Writes what follows the prefixes, and the fields of length that depend on them.
+    /// Writes the octets after the prefixes, and all length fields that depend on the prefixes.
     fn finish_list(&self, start: usize, buffer: &mut BytesMut) {
-        match self.place {
-            Place::WithdrawnRoutes => {
+        match self.field {
+            PrefixField::WithdrawnRoutes => {
                 put_length_at(start, buffer.len() - start - 2, buffer);
                 buffer.put_u16(0);
             }
-            Place::Nlri(_) => {}
-            Place::MpUnreach => finish_attribute(start, buffer),
-            Place::MpReach(_, attributes) => {
+            PrefixField::Nlri(_) => {}
+            PrefixField::MpUnreach => finish_attribute(start, buffer),
+            PrefixField::MpReach(_, attributes) => {
                 finish_attribute(start, buffer);
                 buffer.put_slice(attributes);
                 put_length_at(start + 2, buffer.len() - start - LENGTHS, buffer);
@@ -197,24 +199,27 @@ fn put_length_at(at: usize, length: usize, buffer: &mut BytesMut) {
     buffer[at..at + 2].copy_from_slice(&length_field(length).to_be_bytes());
 }
 
-/// A length of what is about to be sent, which the packer has found to fit a message.
+/// Converts a length within a message. The packer ensures that the message is not too long.
 fn length_field(length: usize) -> u16 {
     u16::try_from(length).expect("a message has at most 65535 octets")
 }
 
 fn withdraw(prefixes: &[Nlri], options: &CodecOptions, buffer: &mut BytesMut) {
     for family in Family::ALL {
-        let place = match family {
-            Family::Ipv4Unicast => Place::WithdrawnRoutes,
-            Family::Ipv6Unicast => Place::MpUnreach,
+        let field = match family {
+            Family::Ipv4Unicast => PrefixField::WithdrawnRoutes,
+            Family::Ipv6Unicast => PrefixField::MpUnreach,
         };
         let mut oversized = Vec::new();
-        Packer::new(family, place, options).write(
+        Packer::new(family, field, options).write(
             of_family(prefixes, family),
             buffer,
             &mut oversized,
         );
-        debug_assert!(oversized.is_empty(), "any prefix fits beside no attributes");
+        debug_assert!(
+            oversized.is_empty(),
+            "every prefix fits into a message without attributes"
+        );
     }
 }
 
@@ -233,7 +238,8 @@ fn announce(
         match (family, attributes.next_hop) {
             (Family::Ipv4Unicast, IpAddr::V4(next_hop)) => {
                 let list = attribute_list::encode(attributes, Some(next_hop), options);
-                Packer::new(family, Place::Nlri(&list), options).write(prefixes, buffer, oversized);
+                Packer::new(family, PrefixField::Nlri(&list), options)
+                    .write(prefixes, buffer, oversized);
             }
             (Family::Ipv4Unicast, next_hop @ IpAddr::V6(_)) | (Family::Ipv6Unicast, next_hop) => {
                 let list = attribute_list::encode(attributes, None, options);
@@ -241,7 +247,7 @@ fn announce(
                     IpAddr::V4(next_hop) => IpAddr::V6(next_hop.to_ipv6_mapped()),
                     IpAddr::V6(_) => next_hop,
                 };
-                Packer::new(family, Place::MpReach(next_hop, &list), options)
+                Packer::new(family, PrefixField::MpReach(next_hop, &list), options)
                     .write(prefixes, buffer, oversized);
             }
         }
@@ -254,7 +260,7 @@ fn of_family(prefixes: &[Nlri], family: Family) -> impl Iterator<Item = &Nlri> {
         .filter(move |nlri| Family::of(nlri.prefix) == family)
 }
 
-/// RFC 4724 section 2.
+/// Appends the End-of-RIB marker of `family` (RFC 4724 section 2).
 fn end_of_rib(family: Family, buffer: &mut BytesMut) {
     let start = begin_message(MessageType::Update, buffer);
     match family {
@@ -264,7 +270,7 @@ fn end_of_rib(family: Family, buffer: &mut BytesMut) {
                 family,
                 add_path: false,
                 room: None,
-                place: Place::MpUnreach,
+                field: PrefixField::MpUnreach,
             };
             let list = packer.begin_list(buffer);
             packer.finish_list(list, buffer);

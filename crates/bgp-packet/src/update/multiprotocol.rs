@@ -1,4 +1,4 @@
-//! MP_REACH_NLRI and MP_UNREACH_NLRI (RFC 4760 sections 3 and 4).
+//! Decoding of MP_REACH_NLRI and MP_UNREACH_NLRI (RFC 4760 sections 3 and 4).
 //!
 //! ```text
 //! +---------+----------+------------------------+----------+--------------+------+
@@ -17,37 +17,37 @@ use crate::{
     message::Nlri,
     nlri::{self, SyntacticallyIncorrect},
     problem::AttributeProblem,
-    reader::Reader,
+    reader::OctetReader,
 };
 
-/// What MP_REACH_NLRI holds.
+/// The value of MP_REACH_NLRI.
 pub(super) enum Reach {
-    /// Of a family that is spoken here.
-    Spoken {
-        /// `None` if it is not the address of a host.
+    /// The family is one of [`Family`].
+    Supported {
+        /// `None` if the next hop is not the address of a host.
         next_hop: Option<IpAddr>,
         nlri: Vec<Nlri>,
     },
-    /// Of another family, to be ignored.
-    Foreign { has_nlri: bool },
+    /// portlb does not support the family and ignores the prefixes.
+    Unsupported { has_nlri: bool },
 }
 
 pub(super) fn reach(value: &[u8], options: &CodecOptions) -> Result<Reach, AttributeProblem> {
-    let mut reader = Reader(value);
+    let mut reader = OctetReader(value);
     let (family, next_hop) =
         reach_fixed_fields(&mut reader).ok_or(AttributeProblem::MultiprotocolTooShort)?;
     let Some(family) = family else {
-        return Ok(Reach::Foreign {
+        return Ok(Reach::Unsupported {
             has_nlri: !reader.is_empty(),
         });
     };
-    Ok(Reach::Spoken {
+    Ok(Reach::Supported {
         next_hop: decode_next_hop(family, next_hop)?,
         nlri: decode_nlri(reader.0, family, options)?,
     })
 }
 
-fn reach_fixed_fields<'a>(reader: &mut Reader<'a>) -> Option<(Option<Family>, &'a [u8])> {
+fn reach_fixed_fields<'a>(reader: &mut OctetReader<'a>) -> Option<(Option<Family>, &'a [u8])> {
     let family = Family::from_afi_safi(reader.u16()?, reader.u8()?);
     let length = reader.u8()?;
     let next_hop = reader.take(usize::from(length))?;
@@ -55,12 +55,12 @@ fn reach_fixed_fields<'a>(reader: &mut Reader<'a>) -> Option<(Option<Family>, &'
     Some((family, next_hop))
 }
 
-/// What MP_UNREACH_NLRI withdraws; `None` of a family that is not spoken here.
+/// Decodes MP_UNREACH_NLRI. `None` if portlb does not support the family.
 pub(super) fn unreach(
     value: &[u8],
     options: &CodecOptions,
 ) -> Result<Option<(Family, Vec<Nlri>)>, AttributeProblem> {
-    let mut reader = Reader(value);
+    let mut reader = OctetReader(value);
     let [afi_high, afi_low, safi] = reader
         .array()
         .ok_or(AttributeProblem::MultiprotocolTooShort)?;
@@ -70,8 +70,11 @@ pub(super) fn unreach(
         .transpose()
 }
 
-/// RFC 2545 section 3 and RFC 8950 section 3; of a pair the link-local half is dropped, as it is
-/// of no use beyond the link that it was received on.
+/// Decodes a next hop (RFC 2545 section 3, RFC 8950 section 3). `None` if the next hop is not the
+/// address of a host.
+///
+/// If a link-local address follows the global address, it is ignored, because it is valid only on the
+/// link of the session.
 fn decode_next_hop(family: Family, octets: &[u8]) -> Result<Option<IpAddr>, AttributeProblem> {
     let address = match (family, octets.len()) {
         (Family::Ipv4Unicast, 4) => octets

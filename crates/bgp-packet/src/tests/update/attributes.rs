@@ -1,4 +1,4 @@
-//! Each attribute.
+//! Tests of the path attributes that portlb uses.
 
 use super::*;
 
@@ -44,7 +44,7 @@ fn each_attribute_has_its_flags_type_and_value() {
 }
 
 #[test]
-fn all_attributes_together_stand_in_ascending_order() {
+fn attributes_are_sent_in_the_order_of_their_type_codes() {
     let attributes = PathAttributes {
         origin: Origin::Incomplete,
         as_path: as_path(&[65001]),
@@ -96,7 +96,7 @@ fn all_attributes_together_stand_in_ascending_order() {
 }
 
 #[test]
-fn sets_and_sequences_keep_their_types_and_their_order() {
+fn the_segments_of_an_as_path_keep_their_types_and_order() {
     check_both_ways(
         &update_of(
             "",
@@ -121,7 +121,7 @@ fn sets_and_sequences_keep_their_types_and_their_order() {
 }
 
 #[test]
-fn a_segment_of_more_than_255_numbers_is_sent_as_several() {
+fn an_as_path_segment_of_more_than_255_numbers_is_split() {
     let long = PathAttributes {
         as_path: as_path(&(1..=600).collect::<Vec<u32>>()),
         ..attributes("10.0.0.1")
@@ -134,7 +134,7 @@ fn a_segment_of_more_than_255_numbers_is_sent_as_several() {
         .iter()
         .map(|segment| match segment {
             AsPathSegment::Sequence(asns) => asns.len(),
-            AsPathSegment::Set(_) => panic!("a sequence became a set"),
+            AsPathSegment::Set(_) => panic!("a sequence was decoded as a set"),
         })
         .collect();
     assert_eq!(lengths, [255, 255, 90]);
@@ -145,7 +145,7 @@ fn a_segment_of_more_than_255_numbers_is_sent_as_several() {
 }
 
 #[test]
-fn an_extended_length_is_sent_above_255_octets_only() {
+fn the_extended_length_is_sent_only_for_values_above_255_octets() {
     for (count, header) in [(63, "c008fc"), (64, "d0080100")] {
         let many = PathAttributes {
             communities: vec![Community(0x7777_7777); count],
@@ -159,13 +159,13 @@ fn an_extended_length_is_sent_above_255_octets_only() {
 }
 
 #[test]
-fn an_extended_length_is_read_where_a_short_one_would_do() {
+fn an_extended_length_of_a_short_value_is_accepted() {
     let octets = "5001 0001 00 5002 0000 5003 0004 0a000001";
     assert_eq!(attributes_of(octets, &internal()), attributes("10.0.0.1"));
 }
 
 #[test]
-fn unused_flags_and_the_partial_bit_of_a_well_known_attribute_do_not_matter() {
+fn unused_flags_and_the_partial_bit_of_a_well_known_attribute_are_ignored() {
     let octets = "6f01 01 00 4f02 00 4f03 04 0a000001 cf08 04 ffffff01";
     let expected = PathAttributes {
         communities: vec![Community::NO_EXPORT],
@@ -175,7 +175,7 @@ fn unused_flags_and_the_partial_bit_of_a_well_known_attribute_do_not_matter() {
 }
 
 #[test]
-fn what_is_not_understood_is_carried_with_the_partial_bit_if_transitive() {
+fn an_unknown_transitive_attribute_is_passed_on_with_the_partial_bit() {
     for flags in ["c0", "e0", "cf"] {
         let octets = format!("400101 00 400200 400304 0a000001 {flags}63 02 abcd 8018 01 00");
         assert_eq!(
@@ -190,8 +190,8 @@ fn what_is_not_understood_is_carried_with_the_partial_bit_if_transitive() {
 }
 
 #[test]
-fn an_attribute_of_a_known_type_is_never_sent_from_the_ones_not_understood() {
-    let smuggled = PathAttributes {
+fn a_raw_attribute_of_a_type_with_its_own_field_is_not_sent() {
+    let with_raw_next_hop = PathAttributes {
         others: vec![RawAttribute {
             flags: 0xe0,
             type_code: 3,
@@ -199,7 +199,7 @@ fn an_attribute_of_a_known_type_is_never_sent_from_the_ones_not_understood() {
         }],
         ..attributes("10.0.0.1")
     };
-    let update = announcement(smuggled, vec![prefix("192.0.2.0/24")]);
+    let update = announcement(with_raw_next_hop, vec![prefix("192.0.2.0/24")]);
     assert_eq!(
         to_hex(&encoded(&Message::Update(update), &internal())),
         to_hex(&update_of(
@@ -210,9 +210,9 @@ fn an_attribute_of_a_known_type_is_never_sent_from_the_ones_not_understood() {
     );
 }
 
-/// RFC 4271 section 5: "MUST NOT be set back to 0".
+/// RFC 4271 section 5 forbids to clear the partial bit.
 #[test]
-fn the_partial_bit_of_a_known_transitive_attribute_stays() {
+fn the_partial_bit_of_a_known_transitive_attribute_is_kept() {
     let partial = PartialAttributes {
         aggregator: true,
         communities: true,
@@ -240,7 +240,7 @@ fn the_partial_bit_of_a_known_transitive_attribute_stays() {
 }
 
 #[test]
-fn repeated_large_communities_are_removed_on_both_ways() {
+fn duplicate_large_communities_are_neither_accepted_nor_sent() {
     let repeated = "400101 00 400200 400304 0a000001
         c020 24 00000001 00000002 00000003 00000000 00000000 00000000 00000001 00000002 00000003";
     let decoded = attributes_of(repeated, &internal());
@@ -257,7 +257,7 @@ fn repeated_large_communities_are_removed_on_both_ways() {
 }
 
 #[test]
-fn local_preference_and_reflection_stay_inside_of_the_as() {
+fn local_pref_and_reflection_attributes_are_ignored_and_omitted_on_external_sessions() {
     let octets = "400101 00 400200 400304 0a000001
         4005 04 000000c8 8009 04 c0000201 800a 04 c0000202";
     assert_eq!(attributes_of(octets, &external()), attributes("10.0.0.1"));
@@ -277,7 +277,7 @@ fn local_preference_and_reflection_stay_inside_of_the_as() {
 }
 
 #[test]
-fn even_malformed_ones_of_those_are_ignored_from_outside() {
+fn malformed_local_pref_and_reflection_attributes_are_ignored_on_external_sessions() {
     let octets = "400101 00 400200 400304 0a000001
         4005 01 00 8009 00 800a 03 c00002 4005 00";
     assert_eq!(attributes_of(octets, &external()), attributes("10.0.0.1"));

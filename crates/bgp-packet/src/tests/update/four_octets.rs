@@ -1,9 +1,9 @@
-//! AS numbers of four octets towards and from speakers of two octets (RFC 6793).
+//! Tests of four-octet AS numbers on two-octet sessions (RFC 6793).
 
 use super::*;
 
 #[test]
-fn numbers_that_two_octets_lose_travel_beside_the_path() {
+fn as_numbers_above_65535_are_sent_in_as4_path_and_as4_aggregator() {
     let mixed = PathAttributes {
         as_path: as_path(&[65001, 65537, 23456]),
         aggregator: Some(Aggregator {
@@ -29,7 +29,7 @@ fn numbers_that_two_octets_lose_travel_beside_the_path() {
 }
 
 #[test]
-fn numbers_that_two_octets_hold_need_nothing_beside_the_path() {
+fn a_path_of_two_octet_as_numbers_is_sent_without_as4_path() {
     let small = PathAttributes {
         as_path: as_path(&[65001, 65535]),
         ..attributes("10.0.0.1")
@@ -45,7 +45,7 @@ fn numbers_that_two_octets_hold_need_nothing_beside_the_path() {
     );
 }
 
-/// RFC 6793 section 4.2.3: AS_PATH of two octets and AS4_PATH make one path.
+/// Checks the path that AS_PATH and AS4_PATH of a two-octet peer result in (RFC 6793 section 4.2.3).
 fn check_merged(as_path: &str, as4_path: &str, segments: &[AsPathSegment]) {
     let octets = format!(
         "400101 00 4002 {:02x} {as_path} 400304 0a000001 c011 {:02x} {as4_path}",
@@ -61,7 +61,7 @@ fn hex_length(octets: &str) -> usize {
 }
 
 #[test]
-fn the_part_of_the_path_that_is_older_is_taken_in_four_octets() {
+fn as4_path_replaces_the_end_of_as_path() {
     check_merged(
         "0203 0001 5ba0 0003",
         "0202 00010001 00000003",
@@ -100,13 +100,13 @@ fn the_part_of_the_path_that_is_older_is_taken_in_four_octets() {
 }
 
 #[test]
-fn a_path_of_four_octets_that_is_longer_is_ignored() {
+fn an_as4_path_that_is_longer_than_as_path_is_ignored() {
     check_merged("0201 5ba0", "0202 00010001 00000003", &[sequence(&[23456])]);
     check_merged("", "0201 00010001", &[]);
 }
 
 #[test]
-fn segments_of_a_confederation_are_dropped_from_a_path_of_four_octets() {
+fn confederation_segments_of_as4_path_are_skipped() {
     check_merged(
         "0201 5ba0",
         "0301 00000009 0201 00010001",
@@ -115,7 +115,7 @@ fn segments_of_a_confederation_are_dropped_from_a_path_of_four_octets() {
 }
 
 #[test]
-fn neighbouring_sequences_are_joined_only_up_to_255_numbers() {
+fn merged_sequences_have_at_most_255_numbers() {
     let front = "0001".repeat(255);
     let as_path = format!("02ff {front} 0201 5ba0");
     let merged = attributes_of(
@@ -129,7 +129,7 @@ fn neighbouring_sequences_are_joined_only_up_to_255_numbers() {
 }
 
 #[test]
-fn an_aggregator_of_two_octets_makes_the_four_octet_attributes_void() {
+fn as4_attributes_are_ignored_if_a_two_octet_speaker_aggregated_later() {
     let octets = "400101 00 4002 04 0201 5ba0 400304 0a000001
         c007 06 fde9 01010101 c011 06 0201 00010001 c012 08 00010001 02020202";
     let decoded = attributes_of(octets, &two_octets());
@@ -138,7 +138,7 @@ fn an_aggregator_of_two_octets_makes_the_four_octet_attributes_void() {
 }
 
 #[test]
-fn a_four_octet_aggregator_without_the_other_is_void() {
+fn an_as4_aggregator_without_aggregator_is_ignored() {
     let octets = "400101 00 4002 04 0201 5ba0 400304 0a000001
         c011 06 0201 00010001 c012 08 00010001 02020202";
     let decoded = attributes_of(octets, &two_octets());
@@ -147,7 +147,7 @@ fn a_four_octet_aggregator_without_the_other_is_void() {
 }
 
 #[test]
-fn four_octet_attributes_of_a_four_octet_speaker_are_discarded() {
+fn as4_attributes_are_ignored_on_four_octet_sessions() {
     let octets = "400101 00 4002 06 0201 00000001 400304 0a000001
         c011 06 0201 00010001 4012 01 00";
     assert_eq!(attributes_of(octets, &internal()).as_path, as_path(&[1]));

@@ -1,9 +1,9 @@
-//! Many prefixes in few messages.
+//! Tests of the splitting of prefixes into messages.
 
 use super::*;
 
 #[test]
-fn prefixes_of_any_number_are_packed_into_full_messages() {
+fn prefixes_are_sent_in_as_few_messages_as_possible() {
     for (extended_message, maximum) in [(false, 4096), (true, 65535)] {
         let options = CodecOptions {
             extended_message,
@@ -30,7 +30,7 @@ fn check_packed(update: &Update, options: &CodecOptions, maximum: usize, nlri: &
     assert_eq!(prefixes_of(messages), nlri);
 }
 
-/// All prefixes of the messages, withdrawn or announced.
+/// Returns all withdrawn and announced prefixes of the messages.
 fn prefixes_of(messages: Vec<Message>) -> Vec<Nlri> {
     let mut prefixes = Vec::new();
     for message in messages {
@@ -44,7 +44,7 @@ fn prefixes_of(messages: Vec<Message>) -> Vec<Nlri> {
 }
 
 #[test]
-fn prefixes_that_do_not_fit_beside_their_attributes_are_withdrawn_and_returned() {
+fn prefixes_that_do_not_fit_with_their_attributes_are_withdrawn_and_returned() {
     // ORIGIN, AS_PATH, NEXT_HOP and the header of COMMUNITIES leave 4096 - 23 - 14 - 4 octets.
     let large = PathAttributes {
         communities: vec![Community(1); 1013],
@@ -65,7 +65,7 @@ fn prefixes_that_do_not_fit_beside_their_attributes_are_withdrawn_and_returned()
         Message::Update(last),
     ] = &messages[..]
     else {
-        panic!("three messages: {messages:?}");
+        panic!("expected three UPDATEs: {messages:?}");
     };
     assert_eq!(first.announced[0].nlri, [fits]);
     assert_eq!(second.announced[0].nlri, [fits]);
@@ -79,14 +79,14 @@ fn prefixes_that_do_not_fit_beside_their_attributes_are_withdrawn_and_returned()
 }
 
 #[test]
-fn attributes_beyond_any_message_lead_to_a_withdrawal() {
+fn prefixes_whose_attributes_fit_into_no_message_are_withdrawn() {
     for next_hop in ["10.0.0.1", "2001:db8::1"] {
-        let endless = PathAttributes {
+        let oversized = PathAttributes {
             communities: vec![Community(1); 20_000],
             ..attributes(next_hop)
         };
         let nlri = vec![prefix("10.0.0.0/8"), prefix("2001:db8::/32")];
-        let update = Message::Update(announcement(endless, nlri.clone()));
+        let update = Message::Update(announcement(oversized, nlri.clone()));
         for extended_message in [false, true] {
             let options = CodecOptions {
                 extended_message,
@@ -106,10 +106,10 @@ fn attributes_beyond_any_message_lead_to_a_withdrawal() {
 }
 
 #[test]
-fn a_group_of_both_families_is_sent_as_two() {
+fn a_group_with_prefixes_of_both_families_is_sent_as_two_messages() {
     let mixed = vec![prefix("2001:db8::/32"), prefix("10.0.0.0/8")];
     let update = announcement(attributes("2001:db8::1"), mixed.clone());
     let octets = encoded(&Message::Update(update), &internal());
-    let found = prefixes_of(decode_all(octets, &internal()));
-    assert_eq!(found, [mixed[1], mixed[0]]);
+    let sent = prefixes_of(decode_all(octets, &internal()));
+    assert_eq!(sent, [mixed[1], mixed[0]]);
 }

@@ -1,4 +1,6 @@
-//! One pass over the attributes of an UPDATE: checks, values, and what RFC 7606 says of errors.
+//! Decoding of the path attributes of an UPDATE, with error handling.
+//!
+//! RFC 7606 defines the reaction to each error.
 
 use std::{
     collections::BTreeSet,
@@ -9,11 +11,12 @@ use bytes::Bytes;
 
 use super::{
     attribute::{self, Attribute, AttributeType, OPTIONAL, PARTIAL, TRANSITIVE},
-    carried, four_octets,
+    four_octets,
     multiprotocol::{self, Reach},
+    pass_through,
 };
 use crate::{
-    as_path::{self, AsnWidth, Confederation},
+    as_path::{self, AsnWidth, ConfederationSegments},
     attributes::{
         Aggregator, AsPath, Community, LargeCommunity, Origin, PartialAttributes, PathAttributes,
         RawAttribute,
@@ -22,17 +25,17 @@ use crate::{
     identifiers::{ClusterId, Family, RouterId},
     message::{AttributeError, Disposition, Nlri},
     problem::AttributeProblem,
-    reader::Reader,
+    reader::OctetReader,
 };
 
-/// What the attributes of an UPDATE hold. A value that was malformed is absent.
+/// The attributes of an UPDATE. A malformed attribute has no value here, but an entry in `errors`.
 #[derive(Default)]
-pub(super) struct Walk {
+pub(super) struct ParsedAttributes {
     pub(super) next_hop: Option<Ipv4Addr>,
     pub(super) reach: Option<Reach>,
     pub(super) unreach: Option<(Family, Vec<Nlri>)>,
     pub(super) errors: Vec<AttributeError>,
-    /// Whether there is anything but MP_UNREACH_NLRI.
+    /// The UPDATE has an attribute that is not MP_UNREACH_NLRI.
     pub(super) has_other_than_unreach: bool,
     origin: Option<Origin>,
     as_path: Option<AsPath>,
@@ -53,7 +56,7 @@ pub(super) struct Walk {
     repeated: TypeSet,
 }
 
-/// Attribute types, one bit each.
+/// A set of attribute type codes with one bit for each code.
 #[derive(Default)]
 struct TypeSet([u64; 4]);
 
@@ -62,7 +65,7 @@ impl TypeSet {
         self.0[usize::from(type_code / 64)] & 1 << (type_code % 64) != 0
     }
 
-    /// Whether the type is new to the set.
+    /// Adds the type code. Returns false if the set already contained it.
     fn insert(&mut self, type_code: u8) -> bool {
         let is_new = !self.contains(type_code);
         self.0[usize::from(type_code / 64)] |= 1 << (type_code % 64);
@@ -70,45 +73,47 @@ impl TypeSet {
     }
 }
 
-/// Reads all attributes.
-///
-/// An attribute that asks for the end of the session ends the walk; what follows could not make it
-/// milder (RFC 7606 section 3 h).
-pub(super) fn walk(attributes: &[u8], options: &CodecOptions) -> Result<Walk, DecodeError> {
-    let mut walk = Walk::default();
-    let mut list = Reader(attributes);
-    while !list.is_empty() {
-        let rest = list;
-        let Some(attribute) = attribute::next(&mut list) else {
-            // RFC 7606 section 4: the total length is right, the rest of the list is not.
-            walk.has_other_than_unreach = true;
-            let type_code = rest.0.get(1).copied().unwrap_or(0);
-            walk.record(
-                type_code,
-                AttributeProblem::Overrun,
-                Disposition::TreatAsWithdraw,
-                rest.0,
-            )?;
-            break;
-        };
-        walk.has_other_than_unreach |= attribute.type_code != AttributeType::MpUnreach.code();
-        match AttributeType::from_code(attribute.type_code) {
-            Some(known) => walk.take_known(known, attribute, options)?,
-            None => walk.take_unknown(attribute)?,
+impl ParsedAttributes {
+    /// Decodes all attributes of an UPDATE.
+    ///
+    /// # Errors
+    /// Returns the first error that ends the session. Later attributes cannot change this reaction
+    /// (RFC 7606 section 3 h).
+    pub(super) fn parse(attributes: &[u8], options: &CodecOptions) -> Result<Self, DecodeError> {
+        let mut parsed = Self::default();
+        let mut list = OctetReader(attributes);
+        while !list.is_empty() {
+            let rest = list;
+            let Some(attribute) = attribute::next_attribute(&mut list) else {
+                // RFC 7606 section 4: treat-as-withdraw is possible, because the total length of the
+                // attributes is correct, so the decoder finds the NLRI.
+                parsed.has_other_than_unreach = true;
+                let type_code = rest.0.get(1).copied().unwrap_or(0);
+                parsed.record(
+                    type_code,
+                    AttributeProblem::Overrun,
+                    Disposition::TreatAsWithdraw,
+                    rest.0,
+                )?;
+                break;
+            };
+            parsed.has_other_than_unreach |= attribute.type_code != AttributeType::MpUnreach.code();
+            match AttributeType::from_code(attribute.type_code) {
+                Some(attribute_type) => parsed.take_known(attribute_type, attribute, options)?,
+                None => parsed.take_unknown(attribute)?,
+            }
         }
+        parsed.others.sort_by_key(|attribute| attribute.type_code);
+        Ok(parsed)
     }
-    walk.others.sort_by_key(|attribute| attribute.type_code);
-    Ok(walk)
-}
 
-impl Walk {
-    /// The first of the errors that ask for the strongest action (RFC 7606 section 3 h).
+    /// Returns the first of the errors with the strongest reaction (RFC 7606 section 3 h).
     pub(super) fn worst_error(&self) -> Option<&AttributeError> {
         let errors = self.errors.iter().rev();
         errors.max_by_key(|error| error.disposition)
     }
 
-    /// Notes that mandatory attributes are missing (RFC 7606 section 3 d).
+    /// Records an error for each missing mandatory attribute (RFC 7606 section 3 d).
     pub(super) fn check_mandatory(&mut self, needs_next_hop: bool) -> Result<(), DecodeError> {
         for (mandatory, needed) in [
             (AttributeType::Origin, true),
@@ -124,7 +129,7 @@ impl Walk {
         Ok(())
     }
 
-    /// The attributes of the path; `None` unless all mandatory ones were found and sound.
+    /// Returns the attributes of a path. `None` if ORIGIN or AS_PATH is missing or malformed.
     pub(super) fn into_attributes(self, next_hop: IpAddr) -> Option<PathAttributes> {
         let (as_path, aggregator) = four_octets::merge(
             self.as_path?,
@@ -167,7 +172,8 @@ impl Walk {
         }
     }
 
-    /// RFC 7606 section 3 g. Each type is reported once, however often it is repeated.
+    /// Reports whether `attribute` is the first of its type. Records one error for all repetitions
+    /// of a type (RFC 7606 section 3 g).
     fn is_first(&mut self, attribute: Attribute<'_>) -> Result<bool, DecodeError> {
         let type_code = attribute.type_code;
         let is_first = self.seen.insert(type_code);
@@ -184,7 +190,7 @@ impl Walk {
 
     fn take_unknown(&mut self, attribute: Attribute<'_>) -> Result<(), DecodeError> {
         if attribute.flags & OPTIONAL == 0 {
-            // RFC 4271 section 6.3, which RFC 7606 leaves as it is.
+            // RFC 4271 section 6.3. RFC 7606 does not change this rule.
             return self.record(
                 attribute.type_code,
                 AttributeProblem::WellKnownUnknown,
@@ -196,17 +202,17 @@ impl Walk {
             return Ok(());
         }
         self.others.push(RawAttribute {
-            // RFC 4271 section 5: passed on with the partial bit.
+            // RFC 4271 section 5: a speaker that does not know the type sets the partial bit.
             flags: OPTIONAL | TRANSITIVE | PARTIAL,
             type_code: attribute.type_code,
-            // A copy, as a slice would keep the whole message in memory for as long as the path.
+            // A slice of the message would keep the whole message in memory while the path exists.
             value: Bytes::copy_from_slice(attribute.value),
         });
         Ok(())
     }
 
-    /// Keeps a sound attribute that nothing here uses, with the partial bit that it came with.
-    fn carry(&mut self, attribute: Attribute<'_>) {
+    /// Stores a valid attribute in `others` with its received partial bit.
+    fn pass_through(&mut self, attribute: Attribute<'_>) {
         let partial = match attribute.flags & TRANSITIVE {
             0 => 0,
             _ => attribute.flags & PARTIAL,
@@ -220,14 +226,19 @@ impl Walk {
 
     fn take_known(
         &mut self,
-        known: AttributeType,
+        attribute_type: AttributeType,
         attribute: Attribute<'_>,
         options: &CodecOptions,
     ) -> Result<(), DecodeError> {
-        if is_meaningless(known, options) {
+        if attribute_type.is_internal_only() && !options.internal
+            || attribute_type.is_two_octet_only() && options.four_octet_asn
+        {
             return Ok(());
         }
-        if matches!(known, AttributeType::MpReach | AttributeType::MpUnreach) {
+        if matches!(
+            attribute_type,
+            AttributeType::MpReach | AttributeType::MpUnreach
+        ) {
             if !self.seen.insert(attribute.type_code) {
                 let problem = AttributeProblem::MultiprotocolRepeated;
                 let disposition = Disposition::SessionReset;
@@ -236,99 +247,43 @@ impl Walk {
         } else if !self.is_first(attribute)? {
             return Ok(());
         }
-        if (attribute.flags ^ known.flags()) & (OPTIONAL | TRANSITIVE) != 0 {
+        if (attribute.flags ^ attribute_type.flags()) & (OPTIONAL | TRANSITIVE) != 0 {
             return self.record(
                 attribute.type_code,
                 AttributeProblem::Flags,
-                known.flags_disposition(),
+                attribute_type.flags_disposition(),
                 attribute.whole,
             );
         }
-        let value = if known.is_carried() {
-            carried::check(known, attribute.value).map(|()| self.carry(attribute))
-        } else {
-            let is_partial = attribute.flags & PARTIAL != 0;
-            self.read(known, attribute.value, options)
-                .map(|()| self.note_partial(known, is_partial))
-        };
-        match value {
+        match self.read(attribute_type, attribute, options) {
             Ok(()) => Ok(()),
             Err(problem) => {
-                let disposition = match problem {
-                    // The prefixes were read, so they can be withdrawn.
-                    AttributeProblem::MultiprotocolNextHopUnusable => Disposition::TreatAsWithdraw,
-                    // RFC 9012 section 13; the path is sound without the attribute.
-                    AttributeProblem::TlvMissing | AttributeProblem::RefusedByRouters => {
-                        Disposition::AttributeDiscard
-                    }
-                    AttributeProblem::Overrun
-                    | AttributeProblem::Repeated
-                    | AttributeProblem::MultiprotocolRepeated
-                    | AttributeProblem::WellKnownUnknown
-                    | AttributeProblem::Missing
-                    | AttributeProblem::Flags
-                    | AttributeProblem::Length
-                    | AttributeProblem::OriginUndefined
-                    | AttributeProblem::NextHopUnusable
-                    | AttributeProblem::AsPathSegmentType
-                    | AttributeProblem::AsPathSegmentEmpty
-                    | AttributeProblem::AsPathOverrun
-                    | AttributeProblem::AsPathZero
-                    | AttributeProblem::AggregatorZero
-                    | AttributeProblem::TunnelType
-                    | AttributeProblem::TunnelIdentifier
-                    | AttributeProblem::TlvOverrun
-                    | AttributeProblem::TlvLength
-                    | AttributeProblem::OnlyToCustomerZero
-                    | AttributeProblem::MultiprotocolTooShort
-                    | AttributeProblem::MultiprotocolNextHopLength
-                    | AttributeProblem::MultiprotocolSyntax => known.disposition(),
-                };
+                let disposition = problem
+                    .disposition_for_every_type()
+                    .unwrap_or_else(|| attribute_type.disposition());
                 self.record(attribute.type_code, problem, disposition, attribute.whole)
             }
         }
     }
 
-    fn note_partial(&mut self, known: AttributeType, is_partial: bool) {
-        let noted = match known {
-            AttributeType::Aggregator => &mut self.partial.aggregator,
-            AttributeType::Communities => &mut self.partial.communities,
-            AttributeType::ExtendedCommunities => &mut self.partial.extended_communities,
-            AttributeType::LargeCommunity => &mut self.partial.large_communities,
-            // Not transitive, made here for each session, or carried with their flags.
-            AttributeType::Origin
-            | AttributeType::AsPath
-            | AttributeType::NextHop
-            | AttributeType::MultiExitDisc
-            | AttributeType::LocalPref
-            | AttributeType::AtomicAggregate
-            | AttributeType::OriginatorId
-            | AttributeType::ClusterList
-            | AttributeType::MpReach
-            | AttributeType::MpUnreach
-            | AttributeType::As4Path
-            | AttributeType::As4Aggregator
-            | AttributeType::PmsiTunnel
-            | AttributeType::TunnelEncapsulation
-            | AttributeType::Ipv6ExtendedCommunities
-            | AttributeType::Aigp
-            | AttributeType::OnlyToCustomer
-            | AttributeType::PrefixSid => return,
-        };
-        *noted = is_partial;
-    }
-
+    /// Checks the value of an attribute and stores it.
     fn read(
         &mut self,
-        known: AttributeType,
-        value: &[u8],
+        attribute_type: AttributeType,
+        attribute: Attribute<'_>,
         options: &CodecOptions,
     ) -> Result<(), AttributeProblem> {
-        match known {
+        let value = attribute.value;
+        let is_partial = attribute.flags & PARTIAL != 0;
+        match attribute_type {
             AttributeType::Origin => self.origin = Some(attribute::origin(value)?),
             AttributeType::AsPath => {
                 let width = AsnWidth::of(options.four_octet_asn);
-                self.as_path = Some(as_path::decode(value, width, Confederation::Malformed)?);
+                self.as_path = Some(as_path::decode(
+                    value,
+                    width,
+                    ConfederationSegments::Malformed,
+                )?);
             }
             AttributeType::NextHop => self.next_hop = Some(attribute::next_hop(value)?),
             AttributeType::MultiExitDisc => {
@@ -343,16 +298,18 @@ impl Walk {
             }
             AttributeType::Aggregator => {
                 self.aggregator = Some(if options.four_octet_asn {
-                    four_octets::wide_aggregator(value)?
+                    four_octets::four_octet_aggregator(value)?
                 } else {
-                    four_octets::narrow_aggregator(value)?
+                    four_octets::two_octet_aggregator(value)?
                 });
+                self.partial.aggregator = is_partial;
             }
             AttributeType::Communities => {
                 self.communities = attribute::list(value)?
                     .iter()
                     .map(|octets| Community(u32::from_be_bytes(*octets)))
                     .collect();
+                self.partial.communities = is_partial;
             }
             AttributeType::OriginatorId => {
                 self.originator_id = Some(RouterId(attribute::fixed::<4>(value)?.into()));
@@ -365,7 +322,7 @@ impl Walk {
             }
             AttributeType::MpReach => {
                 let reach = multiprotocol::reach(value, options)?;
-                let is_unusable = matches!(reach, Reach::Spoken { next_hop: None, .. });
+                let is_unusable = matches!(reach, Reach::Supported { next_hop: None, .. });
                 self.reach = Some(reach);
                 if is_unusable {
                     return Err(AttributeProblem::MultiprotocolNextHopUnusable);
@@ -376,60 +333,39 @@ impl Walk {
             }
             AttributeType::ExtendedCommunities => {
                 self.extended_communities = attribute::list(value)?.to_vec();
+                self.partial.extended_communities = is_partial;
             }
             AttributeType::As4Path => self.as4_path = Some(four_octets::as4_path(value)?),
             AttributeType::As4Aggregator => {
-                self.as4_aggregator = Some(four_octets::wide_aggregator(value)?);
+                self.as4_aggregator = Some(four_octets::four_octet_aggregator(value)?);
             }
             AttributeType::LargeCommunity => {
                 self.large_communities = large_communities(attribute::list(value)?);
+                self.partial.large_communities = is_partial;
             }
-            AttributeType::PmsiTunnel
-            | AttributeType::TunnelEncapsulation
-            | AttributeType::Ipv6ExtendedCommunities
-            | AttributeType::Aigp
-            | AttributeType::OnlyToCustomer
-            | AttributeType::PrefixSid => {}
+            AttributeType::PmsiTunnel => pass_through::check_pmsi_tunnel(value)?,
+            AttributeType::TunnelEncapsulation => pass_through::check_tunnel_encapsulation(value)?,
+            AttributeType::Ipv6ExtendedCommunities => {
+                pass_through::check_ipv6_extended_communities(value)?;
+            }
+            AttributeType::Aigp => pass_through::check_aigp(value)?,
+            AttributeType::OnlyToCustomer => pass_through::check_only_to_customer(value)?,
+            AttributeType::PrefixSid => pass_through::check_prefix_sid(value)?,
+        }
+        if attribute_type.is_passed_through() {
+            self.pass_through(attribute);
         }
         Ok(())
     }
 }
 
-/// Attributes that the kind of session makes void, whatever they hold.
-fn is_meaningless(known: AttributeType, options: &CodecOptions) -> bool {
-    match known {
-        // RFC 7606 sections 7.5, 7.9 and 7.10; RFC 7311 section 3.1.
-        AttributeType::LocalPref
-        | AttributeType::OriginatorId
-        | AttributeType::ClusterList
-        | AttributeType::Aigp => !options.internal,
-        // RFC 6793 section 4.1.
-        AttributeType::As4Path | AttributeType::As4Aggregator => options.four_octet_asn,
-        AttributeType::Origin
-        | AttributeType::AsPath
-        | AttributeType::NextHop
-        | AttributeType::MultiExitDisc
-        | AttributeType::AtomicAggregate
-        | AttributeType::Aggregator
-        | AttributeType::Communities
-        | AttributeType::MpReach
-        | AttributeType::MpUnreach
-        | AttributeType::ExtendedCommunities
-        | AttributeType::LargeCommunity
-        | AttributeType::PmsiTunnel
-        | AttributeType::TunnelEncapsulation
-        | AttributeType::Ipv6ExtendedCommunities
-        | AttributeType::OnlyToCustomer
-        | AttributeType::PrefixSid => false,
-    }
-}
-
-/// RFC 8092 section 2: repeated values are removed; the first of each keeps its place.
+/// Decodes large communities. Removes duplicates and keeps the order of the first occurrences (RFC
+/// 8092 section 2).
 fn large_communities(elements: &[[u8; 12]]) -> Vec<LargeCommunity> {
-    let mut known = BTreeSet::new();
+    let mut seen = BTreeSet::new();
     elements
         .iter()
-        .filter(|element| known.insert(**element))
+        .filter(|element| seen.insert(**element))
         .map(|element| {
             let [a, b, c, d, e, f, g, h, i, j, k, l] = *element;
             LargeCommunity(

@@ -1,4 +1,4 @@
-//! Attributes that nothing here uses: the sound ones are carried, the others are not.
+//! Tests of the attributes that portlb passes on unchanged.
 
 use super::{
     decode_update, encoded, hex, internal, to_hex,
@@ -8,32 +8,30 @@ use super::{
 use crate::{CodecOptions, Message};
 
 const MANDATORY: &str = "400101 00 4002 06 0201 0000fde9 400304 0a000001";
-/// 192.0.2.0/24.
-const NLRI: &str = "18 c00002";
+const NLRI: &str = "18 c00002"; // 192.0.2.0/24
 
-/// Flags, type, length and value.
+/// Returns an attribute in hexadecimal. `flags_and_type` and `value` are hexadecimal, too.
 fn attribute(flags_and_type: &str, value: &str) -> String {
     let length = u8::try_from(hex(value).len()).unwrap();
     format!("{flags_and_type} {length:02x} {value}")
 }
 
 #[track_caller]
-fn check_carried(attribute: &str, options: &CodecOptions) {
+fn check_passed_through(attribute: &str, options: &CodecOptions) {
     let octets = update_of("", &format!("{MANDATORY} {attribute}"), NLRI);
     let update = decode_update(&octets, options).unwrap();
     assert_eq!(update.errors, [], "{attribute}");
     let other = &update.announced[0].attributes.others[0];
     assert!(other.is_checked(), "{attribute}");
-    let again = encoded(&Message::Update(update), options);
+    let sent = to_hex(&encoded(&Message::Update(update), options));
     assert!(
-        to_hex(&again).contains(&to_hex(&hex(attribute))),
-        "{attribute} is not in {}",
-        to_hex(&again)
+        sent.contains(&to_hex(&hex(attribute))),
+        "the encoded UPDATE {sent} does not contain the attribute {attribute}"
     );
 }
 
 #[test]
-fn a_sound_attribute_that_nothing_here_uses_is_carried_as_it_came() {
+fn a_valid_attribute_that_portlb_does_not_use_is_passed_on_unchanged() {
     for (flags_and_type, values) in [
         (
             "c016",
@@ -72,15 +70,15 @@ fn a_sound_attribute_that_nothing_here_uses_is_carried_as_it_came() {
         ),
     ] {
         for value in values {
-            check_carried(&attribute(flags_and_type, value), &internal());
+            check_passed_through(&attribute(flags_and_type, value), &internal());
         }
     }
-    // The partial bit stays as it came.
-    check_carried("e023 04 0000fde9", &internal());
+    // The encoder keeps a received partial bit.
+    check_passed_through("e023 04 0000fde9", &internal());
 }
 
 #[test]
-fn a_malformed_attribute_that_nothing_here_uses_withdraws_the_path() {
+fn a_malformed_attribute_that_portlb_does_not_use_withdraws_the_path() {
     for (flags_and_type, subcode, values) in [
         ("c016", 5, &["", "00", "00 06 0000"][..]),
         (
@@ -128,7 +126,7 @@ fn a_malformed_attribute_that_nothing_here_uses_withdraws_the_path() {
         ),
         ("c023", 5, &["", "0000", "0000fde900"]),
         ("c023", 9, &["00000000"]),
-        // Flags.
+        // Flags that the type does not allow.
         ("8016", 4, &["00 06 000000 0a000001"]),
         ("8019", 4, &["0002fd00000000000000000000000000000100c8"]),
         ("8023", 4, &["0000fde9"]),
@@ -142,7 +140,7 @@ fn a_malformed_attribute_that_nothing_here_uses_withdraws_the_path() {
 }
 
 #[test]
-fn a_malformed_attribute_without_weight_is_discarded_and_the_path_stays() {
+fn a_malformed_attribute_with_the_reaction_discard_is_dropped_and_the_path_stays() {
     for (flags_and_type, subcode, values) in [
         ("c017", 9, &[""][..]),
         ("8017", 4, &["0008 0000"]),
@@ -185,9 +183,9 @@ fn a_malformed_attribute_without_weight_is_discarded_and_the_path_stays() {
     }
 }
 
-/// RFC-true, but FRR 8.4 answers with the end of an internal session.
+/// The RFCs allow these values, but FRR 8.4 ends an internal session because of them.
 #[test]
-fn a_sound_form_that_released_routers_refuse_is_discarded() {
+fn a_valid_attribute_that_frr_refuses_is_discarded() {
     for (flags_and_type, values) in [
         (
             "c016",
@@ -196,7 +194,7 @@ fn a_sound_form_that_released_routers_refuse_is_discarded() {
         (
             "c017",
             &[
-                // Two tunnels, a length of two octets, fewer than four octets at the end.
+                // Two tunnels, a length of two octets, a last sub-TLV of fewer than four octets.
                 "0008 0000 0008 0000",
                 "0008 0004 80 0001 00",
                 "0008 0003 01 01 00",
@@ -224,7 +222,7 @@ fn a_sound_form_that_released_routers_refuse_is_discarded() {
 }
 
 #[test]
-fn an_accumulated_metric_stays_inside_of_the_as() {
+fn aigp_is_neither_accepted_from_nor_sent_to_an_external_peer() {
     let aigp = "801a 0b 01 000b 0000000000000064";
     let external = CodecOptions {
         internal: false,
