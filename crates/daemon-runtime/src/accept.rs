@@ -16,36 +16,36 @@ use tokio::{
 use tonic::transport::server::Connected;
 
 use crate::{
-    connections::{Admission, Connections, Slot, Source},
-    server_metrics::{Cut, ServerMetrics},
+    connection_slots::{Admission, ClientSource, ConnectionSlot, ConnectionSlots},
+    server_metrics::{CloseReason, ServerMetrics},
 };
 
-/// How often the path of a unix socket is checked.
+/// Time between two checks of the path of a unix socket.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Shortest time between two log lines about connections beyond the limit.
+/// Shortest time between two log lines about the connection limit.
 const LIMIT_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The kernel finds a remote host that is gone. Pings of HTTP/2 would do that as well, but hyper
-/// looks at the clock before it looks at the socket, so that a server that was stopped for some
-/// seconds would close each connection when it continues.
+/// TCP keepalive, with which the kernel detects unreachable clients.
+///
+/// HTTP/2 pings are not usable: hyper checks its timers before it reads the socket. A server that did
+/// not run for some seconds would therefore close all its connections when it runs again.
 const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_time(Duration::from_secs(60))
     .with_interval(Duration::from_secs(10))
     .with_retries(3);
 
-/// A listening socket.
+/// A listening socket for the accept loop: TCP or unix.
 pub(crate) trait Listen: Send + 'static {
-    /// Whether its clients name a path in place of a host.
+    /// True for a unix socket, whose clients have a path instead of a host.
     const IS_UNIX: bool;
 
-    /// An accepted connection.
     type Stream: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static;
 
-    /// Accepts one connection. Safe to cancel.
-    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Source)>> + Send;
+    /// Accepts one connection. Cancel safe.
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, ClientSource)>> + Send;
 
-    /// Makes sure that clients reach this socket. Called once a second.
+    /// Checks that clients reach this socket, and repairs it if not. Called once a second.
     fn check(&mut self) -> impl Future<Output = ()> + Send {
         std::future::ready(())
     }
@@ -55,21 +55,21 @@ impl Listen for TcpListener {
     const IS_UNIX: bool = false;
     type Stream = TcpStream;
 
-    async fn accept(&self) -> io::Result<(TcpStream, Source)> {
+    async fn accept(&self) -> io::Result<(TcpStream, ClientSource)> {
         let (stream, remote) = Self::accept(self).await?;
-        // Nagle's algorithm would hold an event back until the previous one is acknowledged. A
-        // failure means that the connection is closed; its first read says so.
+        // Nagle's algorithm would delay an event until the client has acknowledged the previous
+        // event. These calls fail only on a closed connection, and then the first read fails, too.
         let _ = stream.set_nodelay(true);
         let _ = SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE);
-        Ok((stream, Source::Address(remote.ip().to_canonical())))
+        Ok((stream, ClientSource::Address(remote.ip().to_canonical())))
     }
 }
 
-/// A listening socket, its open connections and their limit.
+/// A listening socket with its open connections and their limit.
 #[derive(Debug)]
 pub(crate) struct Acceptor<L> {
     listener: L,
-    connections: Connections,
+    connections: ConnectionSlots,
     metrics: ServerMetrics,
     retry: AcceptRetry,
     limit_logged: Option<Instant>,
@@ -77,13 +77,13 @@ pub(crate) struct Acceptor<L> {
 }
 
 impl<L: Listen> Acceptor<L> {
-    /// At most `limit` connections are open at a time.
+    /// Returns an acceptor that allows at most `limit` open connections.
     pub(crate) fn new(listener: L, limit: usize, metrics: ServerMetrics) -> Self {
         let mut check = tokio::time::interval(CHECK_INTERVAL);
         check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             listener,
-            connections: Connections::new(limit),
+            connections: ConnectionSlots::new(limit),
             retry: AcceptRetry::new(metrics.server()),
             metrics,
             limit_logged: None,
@@ -95,8 +95,8 @@ impl<L: Listen> Acceptor<L> {
         &self.metrics
     }
 
-    /// Returns the next connection that has a place.
-    pub(crate) async fn next(&mut self) -> (L::Stream, Slot) {
+    /// Accepts connections until the limit allows one, and returns this connection.
+    pub(crate) async fn next(&mut self) -> (L::Stream, ConnectionSlot) {
         loop {
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
@@ -122,16 +122,21 @@ impl<L: Listen> Acceptor<L> {
             match admission {
                 Admission::Admitted(slot) => return (stream, slot),
                 Admission::AdmittedByEviction(slot) => {
-                    self.limit_reached("an older connection is closed for a new one");
+                    self.limit_reached(
+                        "connection limit reached; closed an older connection for the new one",
+                    );
                     return (stream, slot);
                 }
-                Admission::Refused => self.limit_reached("a new connection is refused"),
+                Admission::Refused => {
+                    self.limit_reached("connection limit reached; refused the new connection");
+                }
             }
         }
     }
 
-    fn limit_reached(&mut self, consequence: &'static str) {
-        self.metrics.cut(Cut::Limit);
+    /// Counts a closed or refused connection, and logs `message` at most once a minute.
+    fn limit_reached(&mut self, message: &'static str) {
+        self.metrics.connection_closed(CloseReason::Limit);
         let is_logged = self
             .limit_logged
             .is_some_and(|at| at.elapsed() < LIMIT_LOG_INTERVAL);
@@ -140,16 +145,14 @@ impl<L: Listen> Acceptor<L> {
             tracing::warn!(
                 server = self.metrics.server(),
                 limit = self.connections.limit(),
-                consequence,
-                "as many connections are open as the server allows"
+                "{message}"
             );
         }
     }
 }
 
-/// Returns the most connections of a server: `most`, but at most one in `share` of the files that
-/// this process may open, so that descriptors are left for BGP sessions and for the kernel's
-/// sockets.
+/// Returns the connection limit of a server: `most`, but at most the file limit of the process divided
+/// by `share`. The remaining descriptors are for BGP sessions and netlink sockets.
 pub(crate) fn connection_limit(most: usize, share: usize) -> usize {
     let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
     limit_of(files, most, share)
@@ -169,7 +172,7 @@ mod tests {
 
     use super::*;
 
-    /// A socket whose first accepts fail as without free descriptors.
+    /// A socket whose first `left` calls of accept fail with `error`.
     struct Failing {
         left: AtomicUsize,
         error: i32,
@@ -179,17 +182,17 @@ mod tests {
         const IS_UNIX: bool = false;
         type Stream = DuplexStream;
 
-        async fn accept(&self) -> io::Result<(DuplexStream, Source)> {
+        async fn accept(&self) -> io::Result<(DuplexStream, ClientSource)> {
             let left = self.left.load(Ordering::Relaxed);
             if left == 0 {
-                return Ok((tokio::io::duplex(1).0, Source::User(0)));
+                return Ok((tokio::io::duplex(1).0, ClientSource::User(0)));
             }
             self.left.store(left - 1, Ordering::Relaxed);
             Err(io::Error::from_raw_os_error(self.error))
         }
     }
 
-    /// How long `failures` failed accepts delay the next one, and how many of them are counted.
+    /// Returns how long `failures` failed accepts delay the next accept, and the counted failures.
     async fn delay(error: i32, failures: usize) -> (Duration, u64) {
         let metrics = ServerMetrics::for_test("http");
         let listener = Failing {
@@ -203,7 +206,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_pause_grows_while_descriptors_are_short() {
+    async fn the_pause_between_accepts_grows_while_no_descriptor_is_free() {
         let emfile = nix::libc::EMFILE;
         let (first, counted) = delay(emfile, 1).await;
         assert!(first < FIRST_PAUSE * 2, "{first:?}");
@@ -215,13 +218,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_that_its_client_aborted_causes_no_pause() {
+    async fn a_connection_that_the_client_aborted_does_not_delay_the_next_accept() {
         let (delay, counted) = delay(nix::libc::ECONNABORTED, 20).await;
         assert_eq!((delay, counted), (Duration::ZERO, 0));
     }
 
     #[test]
-    fn both_servers_leave_more_than_half_of_the_descriptors() {
+    fn the_connection_limit_is_a_share_of_the_file_limit() {
         for (files, expected) in [
             (1, 1),
             (256, 32),

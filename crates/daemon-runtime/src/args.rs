@@ -1,29 +1,31 @@
-//! Flags that every daemon has.
+//! Flags that all daemons have.
 
 use clap::{Args, CommandFactory, FromArgMatches, ValueEnum};
 
 use crate::{ListenAddress, VERSION, startup::Startup};
 
-/// Flags that every daemon has; flatten them into its own.
+/// Flags that all daemons have. A daemon flattens this struct into its own flags.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Common options")]
 pub struct CommonArgs {
-    /// Where gRPC is served: ADDRESS:PORT, or unix:PATH for a unix socket. Brackets around an IPv6
-    /// address may be left out. Whoever reaches it may use it, so keep it on loopback or on a socket
+    /// Address on which the gRPC server listens: ADDRESS:PORT, or unix:PATH for a unix socket.
+    /// Brackets around an IPv6 address are optional. The server does not authenticate its clients, so
+    /// use a loopback address or a unix socket
     #[arg(long, env = "PORTLB_GRPC_LISTEN", value_name = "ADDRESS")]
     pub grpc_listen: ListenAddress,
 
-    /// Where /metrics, /healthz and /readyz are served over HTTP: ADDRESS:PORT; brackets around an
-    /// IPv6 address may be left out. In a cluster give the pod's address (status.podIP), so that
-    /// probes and the monitoring reach it
+    /// Address on which the HTTP server with /metrics, /healthz and /readyz listens: ADDRESS:PORT.
+    /// Brackets around an IPv6 address are optional. In a cluster, give the pod's address
+    /// (status.podIP), so that probes and the monitoring reach the server
     #[arg(long, env = "PORTLB_HTTP_LISTEN", value_name = "ADDRESS")]
     pub http_listen: ListenAddress,
 
-    /// Form of the log lines on standard error
+    /// Format of the log lines on standard error
     #[arg(long, env = "PORTLB_LOG_FORMAT", value_enum, default_value = "text")]
     pub log_format: LogFormat,
 
-    /// What is logged: a level (error, warn, info, debug, trace), or directives by module such as
+    /// Filter for log lines: the least severe level that is logged (error, warn, info, debug or trace;
+    /// off disables the log). A level can also apply to one module only, such as
     /// `info,bgp_speaker=debug`
     #[arg(
         long,
@@ -33,31 +35,29 @@ pub struct CommonArgs {
     )]
     pub log_level: String,
 
-    /// Check flags and files, say what is wrong, and exit: 0 if they are usable, 2 if not.
-    /// Nothing is opened or changed
+    /// Check the flags and the files that they name, print the errors, and exit. The exit code is 0
+    /// if all are usable, and 2 if not. The daemon opens no socket and changes nothing
     #[arg(long)]
     pub check_config: bool,
 
-    /// Where the settings come from; filled in by [`parse`].
+    /// The function [`parse`] sets this field.
     #[arg(skip)]
     pub(crate) startup: Startup,
 }
 
-/// Form of the log lines.
+/// The format of the log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Text for human readers, one line for each event
     Text,
-    /// One JSON object a line.
+    /// One JSON object for each line
     Json,
 }
 
-/// What differs between the daemons' common flags.
+/// Default values of the common flags that differ between daemons.
 #[derive(Clone, Copy, Debug)]
 pub struct Defaults {
-    /// Default of `--grpc-listen`.
     pub grpc_listen: &'static str,
-    /// Default of `--http-listen`.
     pub http_listen: &'static str,
 }
 
@@ -73,11 +73,11 @@ where
     args
 }
 
-/// The command with the daemon's defaults and the version filled in.
+/// Returns the clap command with the defaults of the daemon and the version.
 pub(crate) fn command<A: CommandFactory>(defaults: &Defaults) -> clap::Command {
     A::command()
         .version(VERSION)
-        // Otherwise -1 counts as an unknown flag, and the message does not tell the range.
+        // Without this, clap refuses the value -1 as an unknown flag, and the message lacks the range.
         .mut_args(|arg| {
             let takes_value = arg.get_action().takes_values();
             if takes_value {
@@ -115,7 +115,7 @@ mod tests {
     };
 
     #[test]
-    fn daemon_defaults_fill_the_common_flags() {
+    fn the_defaults_of_the_daemon_apply_to_the_common_flags() {
         let matches = command::<TestArgs>(&DEFAULTS).get_matches_from(["test", "--number=7"]);
         let args = TestArgs::from_arg_matches(&matches).unwrap();
         assert_eq!(args.common.grpc_listen.to_string(), "127.0.0.1:50051");
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unusable_flag_is_refused_with_its_value_and_what_is_allowed() {
+    fn the_message_about_an_unusable_flag_has_the_value_and_the_allowed_form() {
         check_refused("--number=-1", &["--number", "-1", "0..=65535"]);
         check_refused(
             "--grpc-listen=localhost",

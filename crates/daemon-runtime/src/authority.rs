@@ -1,9 +1,9 @@
-//! Makes the authority of requests on a unix socket one that the HTTP/2 server accepts.
+//! A filter for the authority of HTTP/2 requests on unix sockets.
 
-/// Octets of the connection preface (RFC 9113 section 3.4).
+/// Length of the connection preface in octets (RFC 9113 section 3.4).
 const PREFACE: u32 = 24;
 
-/// Octets of a frame's header: length (3), type, flags, stream (4).
+/// Length of a frame header in octets: length (3), type, flags, stream (4).
 const FRAME_HEADER: usize = 9;
 
 const HEADERS: u8 = 0x1;
@@ -17,27 +17,28 @@ const AUTHORITY: &[u8] = b":authority";
 /// Index of the name `:authority` in the static table (RFC 7541, appendix A).
 const AUTHORITY_INDEX: u8 = 1;
 
-/// Longest string that is followed; a client that sends a longer one is refused by the server.
+/// Longest string that the filter parses, in octets. The server refuses clients with longer strings.
 const LONGEST_STRING: u32 = 1 << 20;
 
-/// Replaces `%` and `/` by `-` in each `:authority` that a client sends.
+/// A filter that replaces `%` and `/` with `-` in each `:authority` that a client sends.
 ///
-/// Clients send the path of the socket as the authority: gRPC C-core (C++, Python) and Swift
-/// percent-encoded, Java as it is. Neither is a host, so the `h2` crate refuses the request before
-/// any service sees it. No service reads the authority.
+/// On a unix socket, clients send the path of the socket as the authority. gRPC C-core (C++, Python)
+/// and Swift send it percent-encoded, Java sends it unchanged. Both forms are not valid hosts, so the
+/// crate `h2` would refuse the request. The services ignore the authority, so they do not need the
+/// original value.
 ///
-/// The replacement changes no length, so that the tables of the header compression (HPACK, RFC 7541)
-/// are equal on both sides. A string in Huffman code stays as it is: none of these clients sends the
-/// authority so.
+/// The filter does not change the length of a string, so the HPACK tables (RFC 7541) of client and
+/// server remain equal. The filter does not change Huffman-coded strings, because none of these
+/// clients sends the authority Huffman-coded.
 #[derive(Debug)]
 pub(crate) struct AuthorityFilter {
-    frame: Frame,
-    field: Field,
+    frame: FramePosition,
+    field: FieldPosition,
 }
 
-/// The place in the sequence of frames.
+/// The position in the sequence of frames.
 #[derive(Debug)]
-enum Frame {
+enum FramePosition {
     Preface {
         left: u32,
     },
@@ -45,12 +46,13 @@ enum Frame {
         bytes: [u8; FRAME_HEADER],
         read: usize,
     },
-    /// The number of octets of padding behind the header block.
+    /// Before the octet with the length of the padding.
     PadLength {
         length: u32,
         flags: u8,
     },
-    /// Octets that are no part of a header block, and the block and padding that follow them.
+    /// In octets outside of a header block. `block` and `padding` are the lengths of the header block
+    /// and the padding that follow.
     Skip {
         left: u32,
         block: u32,
@@ -64,37 +66,38 @@ enum Frame {
     },
 }
 
-/// The place in a header block (RFC 7541 section 6).
+/// The position in a header block (RFC 7541 section 6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Field {
+enum FieldPosition {
     Start,
-    /// The further octets of an integer that does not matter.
-    Integer(Then),
+    /// In an integer whose value the filter does not need.
+    Integer(AfterIndex),
     Length {
-        string: Text,
-        /// The value so far, and its next bit, once the first octet is read.
+        string: StringKind,
+        /// The partial value and the number of its bits. `None` before the first octet.
         read: Option<(u32, u32)>,
         is_huffman: bool,
     },
     Octets {
-        string: Text,
+        string: StringKind,
         left: u32,
-        /// The octets so far are those of the name `:authority`.
+        /// The number of octets that match the name `:authority`. `None` after a mismatch.
         matched: Option<usize>,
         is_huffman: bool,
     },
-    /// The block is malformed; the server ends the connection.
+    /// In a malformed block. The server will end the connection.
     Malformed,
 }
 
+/// The position after the index of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Then {
+enum AfterIndex {
     Start,
     Value,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Text {
+enum StringKind {
     Name,
     Value { is_authority: bool },
 }
@@ -102,12 +105,12 @@ enum Text {
 impl AuthorityFilter {
     pub(crate) fn new() -> Self {
         Self {
-            frame: Frame::Preface { left: PREFACE },
-            field: Field::Start,
+            frame: FramePosition::Preface { left: PREFACE },
+            field: FieldPosition::Start,
         }
     }
 
-    /// Filters the next octets that the client sent.
+    /// Filters the next received octets in place.
     pub(crate) fn filter(&mut self, mut octets: &mut [u8]) {
         while !octets.is_empty() {
             let passed = self.skip(octets.len());
@@ -122,31 +125,34 @@ impl AuthorityFilter {
         }
     }
 
-    /// Passes octets that do not matter, at most so many. Returns how many it passed.
+    /// Skips at most `most` octets that are not in a header block. Returns the number of skipped
+    /// octets.
     fn skip(&mut self, most: usize) -> usize {
         let left = match &mut self.frame {
-            Frame::Preface { left } | Frame::Skip { left, .. } => left,
-            Frame::Header { .. } | Frame::PadLength { .. } | Frame::Block { .. } => return 0,
+            FramePosition::Preface { left } | FramePosition::Skip { left, .. } => left,
+            FramePosition::Header { .. }
+            | FramePosition::PadLength { .. }
+            | FramePosition::Block { .. } => return 0,
         };
         let passed = u32::try_from(most).unwrap_or(u32::MAX).min(*left);
         *left -= passed;
         if *left == 0 {
             self.frame = match self.frame {
-                Frame::Skip {
+                FramePosition::Skip {
                     block,
                     padding,
                     flags,
                     ..
-                } if block > 0 => Frame::Block {
+                } if block > 0 => FramePosition::Block {
                     left: block,
                     padding,
                     flags,
                 },
-                Frame::Preface { .. }
-                | Frame::Header { .. }
-                | Frame::PadLength { .. }
-                | Frame::Skip { .. }
-                | Frame::Block { .. } => Frame::next(),
+                FramePosition::Preface { .. }
+                | FramePosition::Header { .. }
+                | FramePosition::PadLength { .. }
+                | FramePosition::Skip { .. }
+                | FramePosition::Block { .. } => FramePosition::next(),
             };
         }
         usize::try_from(passed).unwrap_or(most)
@@ -154,8 +160,8 @@ impl AuthorityFilter {
 
     fn take(&mut self, octet: &mut u8) {
         match &mut self.frame {
-            Frame::Preface { .. } | Frame::Skip { .. } => {}
-            Frame::Header { bytes, read } => {
+            FramePosition::Preface { .. } | FramePosition::Skip { .. } => {}
+            FramePosition::Header { bytes, read } => {
                 bytes[*read] = *octet;
                 *read += 1;
                 if *read == FRAME_HEADER {
@@ -163,11 +169,11 @@ impl AuthorityFilter {
                     self.begin_frame(&bytes);
                 }
             }
-            Frame::PadLength { length, flags } => {
+            FramePosition::PadLength { length, flags } => {
                 let (length, flags) = (*length, *flags);
                 self.begin_block(length, u32::from(*octet), flags);
             }
-            Frame::Block {
+            FramePosition::Block {
                 left,
                 padding,
                 flags,
@@ -187,23 +193,24 @@ impl AuthorityFilter {
         let length = u32::from_be_bytes([0, high, middle, low]);
         match kind {
             HEADERS if flags & PADDED != 0 && length > 0 => {
-                self.frame = Frame::PadLength {
+                self.frame = FramePosition::PadLength {
                     length: length - 1,
                     flags,
                 };
             }
             HEADERS => self.begin_block(length, 0, flags),
             CONTINUATION => self.begin_block(length, 0, flags & END_HEADERS),
-            _ => self.frame = Frame::skip(length),
+            _ => self.frame = FramePosition::skip(length),
         }
     }
 
-    /// `length` is that of the payload without the octet of the pad length.
+    /// Begins a header block in a payload of `length` octets. `length` excludes the octet with the
+    /// length of the padding.
     fn begin_block(&mut self, length: u32, padding: u32, flags: u8) {
         let priority = if flags & PRIORITY == 0 { 0 } else { 5 };
         let Some(block) = length.checked_sub(padding + priority) else {
-            // The server refuses such a frame.
-            self.frame = Frame::skip(length);
+            // The server refuses a frame with more padding than payload.
+            self.frame = FramePosition::skip(length);
             return;
         };
         self.frame = match (priority, block) {
@@ -211,12 +218,12 @@ impl AuthorityFilter {
                 self.end_block(priority + padding, flags);
                 return;
             }
-            (0, _) => Frame::Block {
+            (0, _) => FramePosition::Block {
                 left: block,
                 padding,
                 flags,
             },
-            _ => Frame::Skip {
+            _ => FramePosition::Skip {
                 left: priority,
                 block,
                 padding,
@@ -227,13 +234,13 @@ impl AuthorityFilter {
 
     fn end_block(&mut self, padding: u32, flags: u8) {
         if flags & END_HEADERS != 0 {
-            self.field = Field::Start;
+            self.field = FieldPosition::Start;
         }
-        self.frame = Frame::skip(padding);
+        self.frame = FramePosition::skip(padding);
     }
 }
 
-impl Frame {
+impl FramePosition {
     fn next() -> Self {
         Self::Header {
             bytes: [0; FRAME_HEADER],
@@ -254,14 +261,14 @@ impl Frame {
     }
 }
 
-impl Field {
-    /// Returns the place behind this octet, which it changes where it must.
+impl FieldPosition {
+    /// Returns the position after `octet`. Replaces `octet` if it is `%` or `/` in an authority.
     fn next(self, octet: &mut u8) -> Self {
         match self {
             Self::Start => Self::begin(*octet),
             Self::Integer(then) if *octet & 0x80 != 0 => Self::Integer(then),
-            Self::Integer(Then::Start) => Self::Start,
-            Self::Integer(Then::Value) => Self::value(false),
+            Self::Integer(AfterIndex::Start) => Self::Start,
+            Self::Integer(AfterIndex::Value) => Self::value(false),
             Self::Length {
                 string,
                 read,
@@ -295,7 +302,7 @@ impl Field {
                 matched,
                 is_huffman,
             } => {
-                if string == (Text::Value { is_authority: true })
+                if string == (StringKind::Value { is_authority: true })
                     && !is_huffman
                     && matches!(*octet, b'%' | b'/')
                 {
@@ -310,7 +317,7 @@ impl Field {
                         matched,
                         is_huffman,
                     }
-                } else if string == Text::Name {
+                } else if string == StringKind::Name {
                     Self::value(!is_huffman && matched == Some(AUTHORITY.len()))
                 } else {
                     Self::Start
@@ -320,43 +327,44 @@ impl Field {
         }
     }
 
-    /// The first octet of a field says its kind and begins its index.
+    /// Returns the position after the first octet of a field. This octet contains the kind of the
+    /// field and the begin of its index.
     fn begin(octet: u8) -> Self {
         let (prefix, then) = match octet {
-            // Indexed field.
-            0x80.. => (0x7f, Then::Start),
-            // Literal field that is added to the dynamic table.
-            0x40.. => (0x3f, Then::Value),
-            // New size of the dynamic table.
-            0x20.. => (0x1f, Then::Start),
-            // Literal field that is not added.
-            _ => (0x0f, Then::Value),
+            // Indexed field (RFC 7541 section 6.1).
+            0x80.. => (0x7f, AfterIndex::Start),
+            // Literal field with incremental indexing (section 6.2.1).
+            0x40.. => (0x3f, AfterIndex::Value),
+            // Dynamic table size update (section 6.3).
+            0x20.. => (0x1f, AfterIndex::Start),
+            // Literal field without indexing (sections 6.2.2 and 6.2.3).
+            _ => (0x0f, AfterIndex::Value),
         };
         let index = octet & prefix;
         match then {
             _ if index == prefix => Self::Integer(then),
-            Then::Start => Self::Start,
-            Then::Value if index == 0 => Self::Length {
-                string: Text::Name,
+            AfterIndex::Start => Self::Start,
+            AfterIndex::Value if index == 0 => Self::Length {
+                string: StringKind::Name,
                 read: None,
                 is_huffman: false,
             },
-            Then::Value => Self::value(index == AUTHORITY_INDEX),
+            AfterIndex::Value => Self::value(index == AUTHORITY_INDEX),
         }
     }
 
     fn value(is_authority: bool) -> Self {
         Self::Length {
-            string: Text::Value { is_authority },
+            string: StringKind::Value { is_authority },
             read: None,
             is_huffman: false,
         }
     }
 
-    fn octets(string: Text, length: u32, is_huffman: bool) -> Self {
+    fn octets(string: StringKind, length: u32, is_huffman: bool) -> Self {
         match (string, length) {
-            (Text::Name, 0) => Self::value(false),
-            (Text::Value { .. }, 0) => Self::Start,
+            (StringKind::Name, 0) => Self::value(false),
+            (StringKind::Value { .. }, 0) => Self::Start,
             _ => Self::Octets {
                 string,
                 left: length,
@@ -379,7 +387,8 @@ mod tests {
         [&header[..], payload].concat()
     }
 
-    /// `name` is an index with the bits of its form, or an octet 0x40, 0x10 or 0x00 and a literal.
+    /// Returns a literal field. `name` is an index with the bits of the field's kind, or the octet
+    /// 0x40, 0x10 or 0x00 and a literal name.
     fn literal(name: &[u8], value: &str) -> Vec<u8> {
         let length = u8::try_from(value.len()).unwrap();
         [name, &[length], value.as_bytes()].concat()
@@ -390,7 +399,7 @@ mod tests {
         [&[form, length], name.as_bytes()].concat()
     }
 
-    /// However the octets are cut into pieces, the result is the same.
+    /// Checks the filter with the octets in pieces of several sizes.
     #[track_caller]
     fn check(frames: &[Vec<u8>], expected: &[Vec<u8>]) {
         let sent = [&[PREFACE.to_vec()], frames].concat().concat();
@@ -421,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn the_authority_is_a_host_in_every_form_of_its_field() {
+    fn the_authority_is_filtered_in_every_form_of_its_field() {
         let names = [
             vec![0x41],
             vec![0x01],
@@ -463,13 +472,13 @@ mod tests {
     }
 
     #[test]
-    fn a_string_in_huffman_code_passes_unchanged() {
+    fn a_huffman_coded_string_passes_unchanged() {
         let sent = [frame(HEADERS, END_HEADERS, b"\x41\x83%/%\x83")];
         check(&sent, &sent);
     }
 
     #[test]
-    fn padding_priority_and_continuation_are_known() {
+    fn the_authority_is_filtered_in_frames_with_padding_priority_or_continuation() {
         let frames = |value: &str| {
             let block = request(&[0x41], value);
             let padded = [&[3][..], &[0x41; 5], &block, b"%%%"].concat();
@@ -485,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_string_is_followed() {
+    fn an_authority_of_more_than_127_octets_is_filtered() {
         let long = |value: &str| {
             let value = format!("{value}{}", "x".repeat(200 - value.len()));
             let block = [&[0x41, 0x7f, 200 - 127][..], value.as_bytes(), &[0x83]].concat();
@@ -495,7 +504,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_octets_never_panic() {
+    fn malformed_octets_do_not_make_the_filter_panic() {
         let mut state = 1_u32;
         let mut octets: Vec<u8> = PREFACE.to_vec();
         for _ in 0..100_000 {

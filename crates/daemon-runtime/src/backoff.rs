@@ -1,50 +1,54 @@
-//! Pauses between attempts, and the grace periods that bound them.
+//! Pauses between attempts to reach another daemon.
+//!
+//! The grace periods of a daemon limit the longest pause.
 
 use std::time::Duration;
 
 use crate::ConfigError;
 
-/// Longest pause between two attempts to reach a daemon of the same pod or node, spread included.
+/// Longest pause between two attempts to reach a daemon on the same node, including the jitter.
 pub const LONGEST_RETRY: Duration = Duration::from_secs(2);
 
-/// Shortest value of a longest pause: more attempts a second only cost processor time.
+/// Smallest allowed value of the longest pause. More frequent attempts would only use processor time.
 const SHORTEST_RETRY: Duration = Duration::from_millis(20);
 
-/// The longest pause goes into each grace period so many times: a daemon that comes back within
-/// three quarters of the period is reached before its end.
+/// A grace period is at least this many times as long as the longest pause. So a daemon that starts
+/// again within three quarters of the period is reached before the period ends.
 const RETRIES_PER_GRACE: u32 = 4;
 
-/// Most that a delay is longer than its nominal value, as a factor.
+/// Largest factor between a delay with jitter and the delay without jitter.
 const SPREAD: f64 = 1.2;
 
-/// A setting: how long a daemon may be away before its absence has a consequence.
+/// A setting of a daemon: the time for which another daemon may be away without a consequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GracePeriod {
-    /// Name of the flag, for messages.
+    /// The name of the flag for error messages.
     pub flag: &'static str,
-    /// Zero: the absence has a consequence at once, so that no pause is too long for it.
+    /// Zero means that the absence has an immediate consequence. Then the period does not limit the
+    /// longest pause.
     pub period: Duration,
 }
 
 impl GracePeriod {
-    /// Returns the shortest period that allows such a pause between two attempts.
+    /// Returns the shortest grace period that allows `pause` as the longest pause between two attempts.
     pub fn shortest_for(pause: Duration) -> Duration {
         pause * RETRIES_PER_GRACE
     }
 
-    /// Returns the longest pause between two attempts, spread included, that this period allows.
+    /// Returns the longest pause between two attempts that this period allows, including the jitter.
     fn longest_retry(&self) -> Duration {
         self.period / RETRIES_PER_GRACE
     }
 }
 
-/// Returns the longest pause between two attempts to reach a daemon, spread included: the value
-/// of `flag` if it is `given`, otherwise the longest that every grace period allows, at most
-/// [`LONGEST_RETRY`].
+/// Returns the longest pause between two attempts to reach a daemon, including the jitter.
+///
+/// `given` is the value of `flag`. Without a value, the function chooses the longest pause that every
+/// grace period allows, at most [`LONGEST_RETRY`].
 ///
 /// # Errors
-/// The pause is more than a quarter of a grace period, or not within 20 ms and [`LONGEST_RETRY`].
-/// The message names both flags.
+/// The pause is more than a quarter of a grace period, or not within 20 ms to [`LONGEST_RETRY`]. The
+/// message names both flags.
 pub fn longest_retry(
     flag: &str,
     given: Option<Duration>,
@@ -85,8 +89,10 @@ pub fn longest_retry(
     Ok(pause)
 }
 
-/// Doubles from the first to the longest delay, each spread by a random fifth, so that clients of
-/// one server do not return in step.
+/// The delays between attempts: each is twice the previous delay, up to the longest delay.
+///
+/// Each delay has a jitter of up to 20 %, so that the clients of one server do not connect
+/// simultaneously.
 #[derive(Debug)]
 pub struct Backoff {
     first: Duration,
@@ -95,7 +101,7 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Delays from `first` to `longest`.
+    /// Returns delays from `first` to `longest`, not including the jitter.
     pub fn new(first: Duration, longest: Duration) -> Self {
         Self {
             first,
@@ -104,37 +110,39 @@ impl Backoff {
         }
     }
 
-    /// Delays for a daemon of the same pod or node: from 20 ms to `longest_retry`, spread included.
+    /// Returns delays for a daemon on the same node: from 20 ms to `longest_retry`, including the
+    /// jitter.
     pub fn for_neighbouring_daemon(longest_retry: Duration) -> Self {
         let longest = longest_retry.div_f64(SPREAD);
         Self::new(SHORTEST_RETRY.min(longest), longest)
     }
 
-    /// Delays from `first` to a quarter of the grace period, spread included.
+    /// Returns delays from `first` to a quarter of the grace period, including the jitter.
     pub fn within_grace(first: Duration, grace_period: Duration) -> Self {
         let longest = (grace_period / RETRIES_PER_GRACE).div_f64(SPREAD);
         Self::new(first.min(longest), longest)
     }
 
-    /// An attempt has succeeded: start again with the first delay.
+    /// Starts again with the first delay. Call it after a successful attempt.
     pub fn reset(&mut self) {
         self.next = self.first;
     }
 
-    /// The delay before the next attempt.
+    /// Returns the delay before the next attempt.
     pub fn next_delay(&mut self) -> Duration {
         self.delay_with(rand::random_range(0.0..=1.0))
     }
 
-    /// Returns the delay before the next attempt, for decisions that draw no random number:
-    /// `jitter` from 0 (the shortest of the spread) to 1 (the longest) is their parameter.
+    /// Returns the delay before the next attempt for callers with their own random number.
+    ///
+    /// `jitter` is 0 for the shortest delay (80 %) to 1 for the longest delay (120 %).
     pub fn delay_with(&mut self, jitter: f64) -> Duration {
         let delay = self.next;
         self.next = (self.next * 2).min(self.longest);
         delay.mul_f64((2.0 - SPREAD) + jitter * 2.0 * (SPREAD - 1.0))
     }
 
-    /// Waits for the next delay.
+    /// Sleeps for the next delay.
     pub async fn wait(&mut self) {
         tokio::time::sleep(self.next_delay()).await;
     }
@@ -145,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn delays_double_up_to_the_longest_and_start_again_after_success() {
+    fn delays_double_up_to_the_longest_delay_and_a_reset_restores_the_first_delay() {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_millis(300));
         let check = |low: u64, high: u64, backoff: &mut Backoff| {
             let delay = backoff.next_delay();
@@ -163,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn no_delay_to_a_daemon_is_longer_than_the_longest_pause() {
+    fn no_delay_with_jitter_is_longer_than_the_longest_pause() {
         let longest = Duration::from_millis(500);
         for mut backoff in [
             Backoff::for_neighbouring_daemon(longest),
@@ -196,7 +204,7 @@ mod tests {
         let expected = expected.map(Duration::from_millis);
         assert_eq!(
             pause.as_ref().map_err(String::as_str),
-            expected.as_ref().map_err(|it| *it)
+            expected.as_ref().map_err(|message| *message)
         );
     }
 
@@ -206,13 +214,13 @@ mod tests {
         check(None, &[60_000], Ok(2000));
         check(None, &[], Ok(2000));
         check(Some(300), &[5000, 2000], Ok(300));
-        // Without a grace period nothing can be too late.
+        // A grace period of zero does not limit the pause.
         check(None, &[0, 5000], Ok(1250));
         check(Some(2000), &[0], Ok(2000));
     }
 
     #[test]
-    fn a_pause_that_a_grace_period_does_not_allow_is_refused_with_both_flags() {
+    fn the_message_about_a_pause_that_a_grace_period_does_not_allow_has_both_flags() {
         check(
             Some(600),
             &[5000, 2000],

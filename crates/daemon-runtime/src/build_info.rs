@@ -1,6 +1,7 @@
-//! Version of this build.
+//! The version of this build.
 
-/// Such as `0.1.0`, or `0.1.0+1a2b3c4` where the build gave the commit in `PORTLB_VERSION`.
+/// The value of `PORTLB_VERSION` at build time, such as `0.1.0+1a2b3c4` with the commit. Without this
+/// variable the version of the crate, such as `0.1.0`.
 pub(crate) const VERSION: &str = match option_env!("PORTLB_VERSION") {
     Some(version) => version,
     None => env!("CARGO_PKG_VERSION"),

@@ -1,7 +1,7 @@
-//! Configuration files in YAML: errors with their place, and notices of changes.
+//! YAML configuration files: parsing, errors and change notification.
 
-mod cure;
-mod watch;
+mod file_watcher;
+mod suggestion;
 
 use std::{
     fmt, io,
@@ -13,49 +13,42 @@ use serde::de::DeserializeOwned;
 use serde_saphyr::{Error, MessageFormatter, UserMessageFormatter};
 
 pub use config_text::nearest;
-pub use watch::{FileWatcher, WatchError};
+pub use file_watcher::{FileWatcher, WatchError};
 
-/// Largest size of a configuration file, in bytes. 50,000 real servers take 4 MB.
+/// Largest size of a configuration file in bytes. A file with 50,000 real servers has 4 MB.
 pub const LARGEST_FILE: u64 = 16 * 1024 * 1024;
 
-/// More than a file of [`LARGEST_FILE`] bytes needs for data.
+/// Largest number of YAML nodes. A valid file of [`LARGEST_FILE`] bytes has fewer.
 const MOST_NODES: usize = 10_000_000;
 
-/// A place in a file.
+/// A line and a column of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
-    /// From 1.
+    /// The first line is 1.
     pub line: u64,
-    /// From 1, in characters.
+    /// In characters. The first column is 1.
     pub column: u64,
 }
 
-/// What is wrong with the content of a file.
+/// An error in the content of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// Where, if it has a place.
+    /// `None` if the error concerns the whole file or its position is unknown.
     pub place: Option<Place>,
-    /// What, with the cure.
+    /// The error and a suggestion how to fix it.
     pub message: String,
 }
 
-/// Why a file cannot be used.
+/// The reason why a file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    /// It cannot be read.
     #[error("cannot read {}", path.display())]
-    Read {
-        /// Which file.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// Its content cannot be used. Shown as compilers do: `path:line:column: message`, a line each.
+    Read { path: PathBuf, source: io::Error },
+    /// The content has errors. Displayed in the form of compilers, with one line for each error:
+    /// `path:line:column: message`.
     #[error("{}", lines(path, problems))]
     Content {
-        /// Which file.
         path: PathBuf,
-        /// Everything that is wrong.
         problems: Vec<Problem>,
     },
 }
@@ -63,11 +56,11 @@ pub enum FileError {
 /// Reads a text file of at most [`LARGEST_FILE`] bytes.
 ///
 /// # Errors
-/// The path leads to no regular file, or the file cannot be read, is too large or is not UTF-8.
+/// The path does not lead to a regular file, or the file cannot be read, is too large or is not UTF-8.
 pub fn read(path: &Path) -> Result<String, FileError> {
     let bytes = bounded_io::read_file(path, LARGEST_FILE);
     let text = bytes.and_then(|bytes| {
-        let not_text = |_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text");
+        let not_text = |_| io::Error::new(io::ErrorKind::InvalidData, "the file is not UTF-8 text");
         String::from_utf8(bytes).map_err(not_text)
     });
     text.map_err(|source| FileError::Read {
@@ -76,28 +69,32 @@ pub fn read(path: &Path) -> Result<String, FileError> {
     })
 }
 
-/// Runs `load`, which reads and parses files, on a thread for blocking work, since the largest file
-/// takes seconds. Sessions and streams are served meanwhile.
+/// Runs `load` on a thread for blocking work.
+///
+/// `load` reads and parses files. The largest file takes seconds, and the runtime must serve sessions
+/// and streams in this time.
 ///
 /// # Panics
-/// `load` panics.
+/// Panics if `load` panics.
 pub async fn off_thread<T: Send + 'static>(load: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(load).await {
         Ok(loaded) => loaded,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => resume_unwind(panic),
-            // The runtime ends, and this task with it.
+            // The runtime is shutting down and drops this task.
             Err(_) => std::future::pending().await,
         },
     }
 }
 
-/// Parses one YAML document. Give the type `#[serde(deny_unknown_fields)]`: a field that it does
-/// not know is then refused with the nearest one that it knows. `least` names the fields of the
-/// smallest usable document, for whoever gives an empty one.
+/// Parses one YAML document.
+///
+/// `T` needs `#[serde(deny_unknown_fields)]`, so that the parser refuses unknown fields and suggests
+/// the most similar known field. `least` has the fields of the smallest usable document, for the
+/// message about an empty file.
 ///
 /// # Errors
-/// Says what is wrong, where, and what to write instead.
+/// The message has the error and a suggestion how to fix it.
 pub fn parse<T: DeserializeOwned>(text: &str, least: &str) -> Result<T, Problem> {
     if is_empty(text) {
         return Err(Problem {
@@ -128,7 +125,7 @@ fn is_empty(text: &str) -> bool {
 }
 
 impl Place {
-    /// The place of a value that was read as [`serde_saphyr::Spanned`].
+    /// Returns the place of a value. `None` if the parser does not know the place.
     #[must_use]
     pub fn of<T>(value: &serde_saphyr::Spanned<T>) -> Option<Self> {
         Self::known(value.referenced)
@@ -144,23 +141,23 @@ impl Place {
 
 fn problem(error: &Error, text: &str) -> Problem {
     let error = error.without_snippet();
-    let said = UserMessageFormatter.format_message(error);
+    let parser_message = UserMessageFormatter.format_message(error);
     let place = error.location().and_then(Place::known);
     let place = match place {
-        Some(place) => Some(cure::place(&said, text, place)),
-        None => cure::tagged(&said, text),
+        Some(place) => Some(suggestion::tab_place(&parser_message, text, place)),
+        None => suggestion::tagged_field(&parser_message, text),
     };
     Problem {
         place,
-        message: message(error, &said, text, place),
+        message: message(error, &parser_message, text, place),
     }
 }
 
 #[expect(
     clippy::wildcard_enum_match_arm,
-    reason = "the parser's errors are many and may become more; the rest is worded by the parser"
+    reason = "the parser has many errors; all others keep the message of the parser"
 )]
-fn message(error: &Error, said: &str, text: &str, place: Option<Place>) -> String {
+fn message(error: &Error, parser_message: &str, text: &str, place: Option<Place>) -> String {
     match error {
         Error::SerdeUnknownField {
             field, expected, ..
@@ -174,9 +171,9 @@ fn message(error: &Error, said: &str, text: &str, place: Option<Place>) -> Strin
         Error::DuplicateMappingKey { key: Some(key), .. } => {
             format!("the field `{key}` is given twice; leave one of them out")
         }
-        // Control characters come from the file and must not reach the terminal.
-        _ => cure::translated(said, text, place)
-            .unwrap_or_else(|| said.chars().flat_map(printable).collect()),
+        // The message can contain control characters of the file. They must not reach the terminal.
+        _ => suggestion::reworded(parser_message, text, place)
+            .unwrap_or_else(|| parser_message.chars().flat_map(printable).collect()),
     }
 }
 
@@ -203,7 +200,7 @@ fn printable(character: char) -> impl Iterator<Item = char> {
 }
 
 impl fmt::Display for Problem {
-    /// `line:column: message`, or the message after a space.
+    /// Writes `line:column: message`, or only a space and the message if the place is unknown.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.place {
             Some(Place { line, column }) => write!(f, "{line}:{column}: {}", self.message),
@@ -247,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_is_read() {
+    fn a_valid_document_is_parsed() {
         let outer: Outer = parse("realServers: [{weight: 3}]\nmethod: Tunnel\n", LEAST).unwrap();
         assert_eq!(outer.real_servers[0].weight, 3);
         assert!(matches!(outer.method, Method::Tunnel));
@@ -256,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_field_is_refused_with_its_place_and_the_nearest_name() {
+    fn the_message_about_an_unknown_field_has_its_place_and_the_most_similar_field() {
         check(
             "method: Tunnel\nrealServer:\n- weight: 1\n",
             "2:1: unknown field `realServer`; did you mean `realServers`? allowed here: \
@@ -273,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_value_is_refused_with_the_nearest_one() {
+    fn the_message_about_an_unknown_value_has_the_most_similar_value() {
         check(
             "method: tunnel\n",
             "1:9: unknown value `tunnel`; did you mean `Tunnel`? allowed here: Masquerade, Tunnel",
@@ -281,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_of_another_type_is_refused_with_its_place() {
+    fn the_message_about_a_value_of_a_wrong_type_has_its_place() {
         let place = |text: &str| {
             let problem = parse::<Outer>(text, LEAST).unwrap_err();
             let place = problem.place.unwrap();
@@ -300,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_field_and_a_doubled_one_are_named() {
+    fn the_message_about_a_missing_or_duplicate_field_has_the_field() {
         check(
             "realServers:\n- {}\nmethod: Tunnel\n",
             "2:3: the field `weight` is missing here; add it",
@@ -327,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_error_reads_as_compilers_write_it() {
+    fn a_file_error_is_displayed_with_path_line_and_column() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file.yaml");
         assert!(matches!(read(&path).unwrap_err(), FileError::Read { .. }));

@@ -1,4 +1,4 @@
-//! Supervised tasks and the servers that every daemon has.
+//! Task supervision and the servers of a daemon.
 
 use std::{convert::Infallible, error::Error, io, time::Duration};
 
@@ -10,18 +10,18 @@ use crate::{
     grpc::MOST_STREAMS, http, server_metrics::AllServerMetrics,
 };
 
-/// Longest time that servers get to end their open streams once everything is drained.
+/// Longest time in which the servers may end their open streams after the drain.
 const STOP_DEADLINE: Duration = Duration::from_millis(500);
 
-/// Longest time from the request to drain until the servers stop, unless the daemon sets another.
+/// Default of the longest time from the drain request until the servers stop.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 
 type TaskError = Box<dyn Error + Send + Sync>;
 
-/// The tasks of one daemon and what they share.
+/// The tasks of one daemon, with the metrics, the readiness and the shutdown that they share.
 #[derive(Debug)]
 pub struct Daemon {
-    tasks: JoinSet<Ended>,
+    tasks: JoinSet<EndedTask>,
     draining_tasks: usize,
     drain_deadline: Duration,
     metrics: Metrics,
@@ -33,52 +33,41 @@ pub struct Daemon {
 }
 
 #[derive(Debug)]
-struct Ended {
+struct EndedTask {
     task: &'static str,
+    /// The drain waits for this task.
     ends_after_drain: bool,
     result: Result<(), TaskError>,
 }
 
-/// Why a daemon had to stop.
+/// The reason why a daemon stopped with an error.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
-    /// A socket cannot be opened.
     #[error("cannot listen on {address} ({flag})")]
     Listen {
-        /// Where.
         address: ListenAddress,
-        /// What the user changes to have another address.
+        /// The flag that sets the address.
         flag: &'static str,
-        /// Why not.
         source: io::Error,
     },
-    /// A task has failed.
     #[error("{task} has failed")]
     TaskFailed {
-        /// Its name.
         task: &'static str,
-        /// Why.
         source: TaskError,
     },
-    /// A task has ended that should live as long as the process.
+    /// A task has ended without an error before the drain request.
     #[error("{task} has ended unexpectedly")]
-    TaskEnded {
-        /// Its name.
-        task: &'static str,
-    },
-    /// A task has panicked.
+    TaskEnded { task: &'static str },
     #[error("a task has panicked")]
     TaskPanicked(#[source] tokio::task::JoinError),
-    /// Draining took longer than its deadline, or a second signal came.
+    /// The drain was not complete at its deadline or at a second signal.
     #[error("stopped before everything was drained: {reason}")]
-    Aborted {
-        /// Deadline or signal.
-        reason: &'static str,
-    },
+    Aborted { reason: &'static str },
 }
 
 impl Daemon {
-    /// A daemon without tasks. Component tests make one themselves; `run` makes it for `main`.
+    /// Returns a daemon without tasks. [`run`](crate::run) calls it for `main`; component tests call
+    /// it directly.
     pub fn new(name: &'static str) -> Self {
         let metrics = Metrics::new(name);
         Self {
@@ -94,39 +83,37 @@ impl Daemon {
         }
     }
 
-    /// Where metrics are registered.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
     }
 
-    /// Where readiness steps are registered.
     pub fn readiness(&self) -> &Readiness {
         &self.readiness
     }
 
-    /// How tasks learn of the end.
+    /// Returns the handle with which tasks request a drain and wait for a drain request.
     pub fn shutdown(&self) -> &Shutdown {
         &self.shutdown
     }
 
-    /// Sets the longest time from the request to drain until the servers stop (default 10 s).
+    /// Sets the longest time from the drain request until the servers stop. The default is 10 s.
     pub fn set_drain_deadline(&mut self, deadline: Duration) {
         self.drain_deadline = deadline;
     }
 
-    /// Sets mode and group of the unix socket of the gRPC server, before it is served. Without
-    /// them the umask and the group of this process apply.
+    /// Sets mode and group of the unix socket of the gRPC server. Call it before
+    /// [`Self::serve_grpc`]. Without this call, the umask and the group of this process apply.
     pub fn set_grpc_socket_permissions(&mut self, permissions: SocketPermissions) {
         self.grpc_socket_permissions = Some(permissions);
     }
 
-    /// Sets the most streams of one connection of the gRPC server (default 256); a client holds
-    /// further ones back until one of its streams ends.
+    /// Sets the largest number of open streams on one connection of the gRPC server. The default is
+    /// 256. A client delays further streams until one of its streams ends.
     pub fn set_grpc_stream_limit(&mut self, limit: usize) {
         self.grpc_streams = u32::try_from(limit).unwrap_or(u32::MAX);
     }
 
-    /// Starts a task that lives as long as the process: its end is an error.
+    /// Starts a task that runs until the process exits. The end of the task is an error.
     pub fn spawn<F, E>(&mut self, task: &'static str, future: F)
     where
         F: Future<Output = Result<(), E>> + Send + 'static,
@@ -135,7 +122,7 @@ impl Daemon {
         self.supervised(task, false, future);
     }
 
-    /// Starts a task that has no state to lose: it is dropped when the servers stop.
+    /// Starts a task that can be dropped at any time. The daemon drops it when the servers stop.
     pub fn spawn_until_stopped<F>(&mut self, task: &'static str, future: F)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -150,7 +137,7 @@ impl Daemon {
         });
     }
 
-    /// Starts a task that must end after a drain is requested, and that the process waits for.
+    /// Starts a task that must end after a drain request. The process waits for its end.
     pub fn spawn_until_drained<F, E>(&mut self, task: &'static str, future: F)
     where
         F: Future<Output = Result<(), E>> + Send + 'static,
@@ -166,7 +153,7 @@ impl Daemon {
         E: Into<TaskError>,
     {
         self.tasks.spawn(async move {
-            Ended {
+            EndedTask {
                 task,
                 ends_after_drain,
                 result: future.await.map_err(Into::into),
@@ -174,7 +161,7 @@ impl Daemon {
         });
     }
 
-    /// Serves the contract with health and reflection; returns the address in use.
+    /// Starts the gRPC server with the contract, health and reflection. Returns the bound address.
     ///
     /// # Errors
     /// The address cannot be bound.
@@ -205,7 +192,7 @@ impl Daemon {
         Ok(bound)
     }
 
-    /// Serves `/metrics`, `/healthz` and `/readyz`; returns the address in use.
+    /// Starts the HTTP server with `/metrics`, `/healthz` and `/readyz`. Returns the bound address.
     ///
     /// # Errors
     /// The address cannot be bound.
@@ -226,7 +213,8 @@ impl Daemon {
         Ok(bound)
     }
 
-    /// `step` is the readiness step that says whether clients reach a unix socket.
+    /// Binds `address`. `step` is the name of the readiness step for a unix socket: whether clients
+    /// reach the socket.
     async fn bind(
         &self,
         address: &ListenAddress,
@@ -249,25 +237,25 @@ impl Daemon {
         Ok((listener, bound))
     }
 
-    /// Runs until a drain is requested (by [`Shutdown::request`]) and done, or a task fails.
+    /// Runs until the drain is complete or a task fails. [`Shutdown::request`] starts the drain.
     ///
-    /// `abort` ends the drain early; it resolves to the reason.
+    /// The completion of `abort` ends the drain early. Its value is the reason.
     ///
     /// # Errors
-    /// A task failed or ended on its own, or draining did not end in time.
+    /// A task failed, a task ended before the drain request, or the drain was not complete in time.
     pub async fn run_until_drained(
         mut self,
         abort: impl Future<Output = &'static str>,
     ) -> Result<(), DaemonError> {
         let result = self.supervise(abort).await;
         self.shutdown.stop();
-        // What is left are servers and clients without state to lose.
+        // The remaining tasks are servers and clients that can be dropped.
         let all_ended = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(STOP_DEADLINE, all_ended)
             .await
             .is_err()
         {
-            // Waited for, since a server removes its socket's file when it is dropped.
+            // Waits until the tasks are dropped, because a dropped server removes its unix socket.
             self.tasks.shutdown().await;
         }
         result

@@ -1,4 +1,4 @@
-//! A gRPC server with health and reflection.
+//! The gRPC server with health and reflection.
 
 use std::io;
 
@@ -17,23 +17,24 @@ use crate::{
     server_metrics::ServerMetrics,
 };
 
-/// Most open connections, and the share of this process's files that they may take.
+/// Largest number of open connections.
 const MOST_CONNECTIONS: usize = 256;
+/// Divisor of the file limit: the connections may use a quarter of the files of the process.
 const SHARE_OF_FILES: usize = 4;
 
-/// Most streams of one connection, unless the daemon sets another limit.
+/// Default of the largest number of open streams on one connection.
 pub(crate) const MOST_STREAMS: u32 = 256;
 
-/// What a daemon serves.
+/// The gRPC services of a daemon.
 #[derive(Clone, Copy, Debug)]
 pub struct GrpcContract {
     /// Full names of the services, such as `portlb.discovery.v1.DiscoveryService`.
     pub services: &'static [&'static str],
-    /// Encoded descriptors that contain them.
+    /// Encoded file descriptor set with the services.
     pub descriptors: &'static [u8],
 }
 
-/// Why a server could not be built or has ended.
+/// The reason why the gRPC server could not start or has ended.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum GrpcError {
     #[error("cannot build the reflection service")]
@@ -109,7 +110,7 @@ fn incoming<L: Listen>(
     })
 }
 
-/// The health service says what `/readyz` says.
+/// Sets the status of the health service: serving while all readiness steps are ready, as `/readyz`.
 async fn follow_readiness<T>(
     reporter: &HealthReporter,
     contract: GrpcContract,

@@ -1,4 +1,4 @@
-//! A connection of the gRPC server, with a deadline for its handshake.
+//! A connection of the gRPC server with a handshake deadline.
 
 use std::{
     io::{self, IoSlice},
@@ -16,44 +16,45 @@ use tonic::transport::server::Connected;
 
 use crate::{
     authority::AuthorityFilter,
-    connections::{Slot, Usage},
-    server_metrics::{Cut, ServerMetrics},
+    connection_slots::{ConnectionSlot, StreamCounter},
+    server_metrics::{CloseReason, ServerMetrics},
 };
 
-/// Octets of the connection preface of HTTP/2 (RFC 9113 section 3.4).
+/// Length of the connection preface of HTTP/2 in octets (RFC 9113 section 3.4).
 const PREFACE: usize = 24;
 
-/// Longest time from the connection to the end of the preface.
+/// Longest time from the accept to the end of the connection preface.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A connection that ends when another one takes its place.
+/// An accepted connection. Reads and writes fail after the server has evicted the connection.
 #[derive(Debug)]
 pub(crate) struct GrpcConnection<S> {
     stream: S,
-    slot: Slot,
+    slot: ConnectionSlot,
     evicted: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// `None` after the whole preface was received.
     handshake: Option<Handshake>,
-    /// For clients of a unix socket.
+    /// `None` for TCP connections.
     authority: Option<AuthorityFilter>,
 }
 
 #[derive(Debug)]
 struct Handshake {
+    /// Octets of the preface that were not received yet.
     missing: usize,
     deadline: Pin<Box<Sleep>>,
     metrics: ServerMetrics,
 }
 
-/// What a request knows of its connection.
+/// The information about its connection that each request has.
 #[derive(Clone, Debug)]
 pub(crate) struct ConnectInfo<T> {
-    /// What the transport knows.
     pub(crate) transport: T,
-    pub(crate) usage: Usage,
+    pub(crate) stream_counter: StreamCounter,
 }
 
 impl<S> GrpcConnection<S> {
-    pub(crate) fn new(stream: S, slot: Slot, metrics: ServerMetrics) -> Self {
+    pub(crate) fn new(stream: S, slot: ConnectionSlot, metrics: ServerMetrics) -> Self {
         let handshake = Handshake {
             missing: PREFACE,
             deadline: Box::pin(tokio::time::sleep(HANDSHAKE_TIMEOUT)),
@@ -68,13 +69,15 @@ impl<S> GrpcConnection<S> {
         }
     }
 
-    /// Accepts what clients of a unix socket send as the authority.
+    /// Makes the connection accept the authorities that clients of a unix socket send.
     pub(crate) fn accept_any_authority(&mut self) {
         self.authority = Some(AuthorityFilter::new());
     }
 
-    /// Returns `result`, or the error of an evicted connection where `result` is pending. A client
-    /// that does not read must not keep its place by a pending write.
+    /// Returns `result`, or an error if `result` is pending and the server has evicted the connection.
+    ///
+    /// Without this error, a client that does not read would keep its connection open with a pending
+    /// write.
     fn unless_evicted<T>(
         &mut self,
         result: Poll<io::Result<T>>,
@@ -83,7 +86,7 @@ impl<S> GrpcConnection<S> {
         if result.is_pending() && self.evicted.as_mut().poll(context).is_ready() {
             return Poll::Ready(Err(io::Error::new(
                 io::ErrorKind::ConnectionAborted,
-                "the connection is closed for a newer one",
+                "the server closed the connection, because its connection limit is reached",
             )));
         }
         result
@@ -91,13 +94,13 @@ impl<S> GrpcConnection<S> {
 }
 
 impl Handshake {
-    /// Returns the error of a handshake that takes too long.
+    /// Returns an error after the deadline of the handshake.
     fn poll_timeout(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
         self.deadline.as_mut().poll(context).map(|()| {
-            self.metrics.cut(Cut::Timeout);
+            self.metrics.connection_closed(CloseReason::Timeout);
             io::Error::new(
                 io::ErrorKind::TimedOut,
-                "the client did not complete the handshake of HTTP/2 in time",
+                "the client did not complete the HTTP/2 handshake in time",
             )
         })
     }
@@ -171,7 +174,7 @@ impl<S: Connected> Connected for GrpcConnection<S> {
     fn connect_info(&self) -> Self::ConnectInfo {
         ConnectInfo {
             transport: self.stream.connect_info(),
-            usage: self.slot.usage(),
+            stream_counter: self.slot.stream_counter(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `/metrics`, `/healthz` and `/readyz`.
+//! The HTTP server with `/metrics`, `/healthz` and `/readyz`.
 
 use std::{pin::pin, time::Duration};
 
@@ -19,27 +19,28 @@ use tokio_util::task::TaskTracker;
 use crate::{
     Listener, Metrics, Readiness, Shutdown,
     accept::{Acceptor, Listen, connection_limit},
-    connections::Slot,
+    connection_slots::ConnectionSlot,
     metrics_format::MetricsFormat,
-    server_metrics::{Cut, ServerMetrics},
+    server_metrics::{CloseReason, ServerMetrics},
 };
 
-/// Most open connections, and the share of this process's files that they may take.
+/// Largest number of open connections.
 const MOST_CONNECTIONS: usize = 64;
+/// Divisor of the file limit: the connections may use an eighth of the files of the process.
 const SHARE_OF_FILES: usize = 8;
 
-/// Longest time from the connection to the end of the request's headers.
+/// Longest time from the accept to the end of the request's headers.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Longest time from the connection to the end of the answer.
+/// Longest time from the accept to the end of the response.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Most bytes of the request line and the headers.
+/// Largest size of the request line and the headers in bytes.
 const HEADER_SIZE: usize = 8 * 1024;
 const MOST_HEADERS: usize = 64;
 
 #[derive(Clone)]
-struct Shown {
+struct PageState {
     metrics: Metrics,
     readiness: Readiness,
 }
@@ -49,7 +50,7 @@ pub(crate) fn pages(metrics: Metrics, readiness: Readiness) -> Router {
         .route("/metrics", get(show_metrics))
         .route("/healthz", get(async || "alive\n"))
         .route("/readyz", get(show_readiness))
-        .with_state(Shown { metrics, readiness })
+        .with_state(PageState { metrics, readiness })
 }
 
 pub(crate) async fn serve(
@@ -88,11 +89,13 @@ async fn accept<L: Listen>(listener: L, pages: Router, metrics: ServerMetrics, s
     connections.wait().await;
 }
 
-/// Answers one request. A connection serves no second one: a probe makes none, a scrape needs none,
-/// and so no idle connection takes a place.
+/// Serves one request and closes the connection.
+///
+/// Probes and scrapes do not need to reuse a connection. So idle connections do not count against the
+/// connection limit.
 async fn answer<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static>(
     stream: S,
-    slot: Slot,
+    slot: ConnectionSlot,
     pages: Router,
     metrics: ServerMetrics,
     shutdown: Shutdown,
@@ -124,11 +127,11 @@ async fn answer<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'stati
         Ok(Ok(())) => false,
     };
     if is_late {
-        metrics.cut(Cut::Timeout);
+        metrics.connection_closed(CloseReason::Timeout);
     }
 }
 
-async fn show_metrics(State(shown): State<Shown>, headers: HeaderMap) -> impl IntoResponse {
+async fn show_metrics(State(state): State<PageState>, headers: HeaderMap) -> impl IntoResponse {
     let accepted = headers.get_all(header::ACCEPT).iter();
     let accepted = accepted.filter_map(|value| value.to_str().ok());
     let format = MetricsFormat::negotiate(accepted);
@@ -137,15 +140,15 @@ async fn show_metrics(State(shown): State<Shown>, headers: HeaderMap) -> impl In
             (header::CONTENT_TYPE, format.content_type()),
             (header::VARY, "accept"),
         ],
-        shown.metrics.encode_as(format),
+        state.metrics.encode_as(format),
     )
 }
 
-async fn show_readiness(State(shown): State<Shown>) -> impl IntoResponse {
-    let status = if shown.readiness.is_ready() {
+async fn show_readiness(State(state): State<PageState>) -> impl IntoResponse {
+    let status = if state.readiness.is_ready() {
         StatusCode::OK
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    (status, shown.readiness.report())
+    (status, state.readiness.report())
 }

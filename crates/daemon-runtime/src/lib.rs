@@ -1,12 +1,13 @@
-//! What every daemon has in common: flags, logs, task supervision, readiness, metrics, gRPC and
-//! HTTP servers, published state.
+//! The parts that all daemons share.
+//!
+//! Flags, logs, task supervision, readiness, metrics, gRPC and HTTP servers, published state:
 //!
 //! ```text
 //!  main.rs ── parse() ── run(): logs, configuration, runtime
 //!                            │
 //!                            ▼
-//!                        Daemon ── spawn()                task that lives as long as the process
-//!                            ├──── spawn_until_stopped()  task without state to lose
+//!                        Daemon ── spawn()                task that runs until the process exits
+//!                            ├──── spawn_until_stopped()  task that can be dropped at any time
 //!                            ├──── spawn_until_drained()  task that ends after a drain request
 //!                            ├──── serve_grpc()           contract + health + reflection
 //!                            └──── serve_http()           /metrics /healthz /readyz
@@ -15,7 +16,7 @@
 //! The first SIGTERM or SIGINT requests a drain; when every draining task has ended, or the
 //! deadline has passed, or a second signal arrives, the servers stop and the process exits.
 //! SIGHUP changes nothing unless a daemon listens for it.
-//! A task that ends on its own before that stops the process with an error.
+//! A task that ends before the drain request stops the process with an error.
 
 mod accept;
 mod args;
@@ -23,12 +24,12 @@ mod authority;
 mod backoff;
 mod build_info;
 pub mod config_file;
-mod connections;
+mod connection_slots;
 mod daemon;
+mod error_chain;
 mod grpc;
 mod grpc_connection;
 mod http;
-mod in_words;
 mod listen;
 mod log;
 mod metrics;
@@ -49,12 +50,13 @@ pub use backoff::{Backoff, GracePeriod, LONGEST_RETRY, longest_retry};
 pub use bounded_io::{TIME_AFTER_SLEEP, has_slept, timeout_after_poll, wait_until};
 pub use config_text::{parse_duration, parse_prefix};
 pub use daemon::{Daemon, DaemonError};
+pub use error_chain::in_words;
 pub use grpc::GrpcContract;
-pub use in_words::in_words;
 pub use listen::{ListenAddress, listen_address};
 pub use metrics::{Counter, Family, Gauge, Histogram, Labels, Metrics};
 pub use published::{
-    Event, KEPT_REMOVALS, MOST_WATCHES, Publisher, Reader, Snapshot, Subscription, WatchEnded,
+    Event, KEPT_REMOVALS, MOST_WATCHES, PublishedSnapshot, Publisher, Reader, Subscription,
+    WatchEnded,
 };
 pub use readiness::{Readiness, Step};
 pub use run::{ConfigError, run};

@@ -1,4 +1,4 @@
-//! Where a server listens: TCP or a unix socket.
+//! Listening addresses and sockets: TCP and unix.
 
 use std::{
     fmt, io,
@@ -11,12 +11,12 @@ use tokio::net::TcpListener;
 
 use crate::{SocketPermissions, unix_socket::UnixSocket};
 
-/// Where a server listens.
+/// The address on which a server listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListenAddress {
-    /// Address and port; port 0 lets the kernel choose.
+    /// With port 0 the kernel chooses the port.
     Tcp(SocketAddr),
-    /// Path of a unix socket; a stale one is replaced.
+    /// The path of a unix socket. Binding replaces a socket that no process serves.
     Unix(PathBuf),
 }
 
@@ -38,16 +38,16 @@ impl FromStr for ListenAddress {
     }
 }
 
-/// Reads ADDRESS:PORT. An IPv6 address needs no brackets: Kubernetes writes it without them in
-/// `$(POD_IP):9151`, and since the port is never left out, the last colon stands before it.
+/// Parses ADDRESS:PORT. `None` if the text has another form.
 ///
-/// For places to listen only, where the port is required: an address alone whose last group could be
-/// a port is taken for one with a port. `None`: the text is neither form.
+/// Brackets around an IPv6 address are optional, because Kubernetes expands `$(POD_IP):9151` without
+/// brackets. The port is required, so it follows the last colon. An IPv6 address without a port can be
+/// misread as an address with a port, so use this function only for listening addresses.
 pub fn listen_address(text: &str) -> Option<SocketAddr> {
     text.parse().ok().or_else(|| {
         let (address, port) = text.rsplit_once(':')?;
         let address: Ipv6Addr = address.parse().ok()?;
-        // The standard library's numbers may have a sign.
+        // The parser of the standard library accepts a sign.
         let is_number = port.bytes().all(|octet| octet.is_ascii_digit());
         let port = if is_number {
             port.parse().ok()?
@@ -67,20 +67,17 @@ impl fmt::Display for ListenAddress {
     }
 }
 
-/// A bound socket.
 #[derive(Debug)]
 pub(crate) enum Listener {
-    /// TCP.
     Tcp(TcpListener),
-    /// Unix.
     Unix(UnixSocket),
 }
 
 impl Listener {
-    /// Binds the address; `permissions` are those of a unix socket.
+    /// Binds `address`. `permissions` apply only to a unix socket.
     ///
     /// # Errors
-    /// As bind(2); a unix path where a living server listens is `AddrInUse`.
+    /// The errors of bind(2). `AddrInUse` if another process serves the unix socket.
     pub(crate) async fn bind(
         address: &ListenAddress,
         permissions: Option<SocketPermissions>,
@@ -91,7 +88,7 @@ impl Listener {
         }
     }
 
-    /// The address in use, with the port that the kernel chose.
+    /// Returns the bound address with the port that the kernel chose.
     pub(crate) fn local_address(&self) -> io::Result<ListenAddress> {
         match self {
             Self::Tcp(listener) => listener.local_addr().map(ListenAddress::Tcp),
@@ -115,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_to_listen_is_address_and_port_or_a_path() {
+    fn a_listening_address_is_address_and_port_or_a_path() {
         check("10.244.1.7:9151", Some("10.244.1.7:9151"));
         check("[fd00::5]:9151", Some("[fd00::5]:9151"));
         check("[::]:0", Some("[::]:0"));
@@ -123,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_colon_of_ipv6_without_brackets_stands_before_the_port() {
+    fn in_an_ipv6_address_without_brackets_the_port_follows_the_last_colon() {
         check("fd00::5:9151", Some("[fd00::5]:9151"));
         check(":::9151", Some("[::]:9151"));
         check("::1:9151", Some("[::1]:9151"));
@@ -132,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_without_address_or_port_is_refused() {
+    fn a_listening_address_without_address_or_port_is_refused() {
         for text in [
             "",
             "9151",

@@ -1,4 +1,4 @@
-//! Log lines on standard error.
+//! The log on standard error.
 
 mod lines;
 
@@ -27,13 +27,13 @@ use crate::{Counter, LogFormat, VERSION};
 
 use lines::Lines;
 
-/// Longest time that the end of the process waits for its last log lines.
+/// Longest time that the process waits for its last log lines before it exits.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The log of this process. Dropping it writes what is left, for a bounded time.
+/// The log of this process. Dropping it writes the remaining lines, for at most [`FLUSH_TIMEOUT`].
 ///
-/// The tasks of a daemon never wait for standard error: a container runtime that does not read the
-/// pipe would stop BGP with it.
+/// The tasks of a daemon never wait for standard error. Otherwise a container runtime that does not
+/// read the log pipe would stop the BGP sessions.
 #[derive(Debug)]
 pub(crate) struct Log {
     lines: Lines,
@@ -41,8 +41,8 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// Logs the start with the settings: in JSON as an object, since a field of `tracing` would be
-    /// one text.
+    /// Logs the start of the daemon with its settings. In the JSON format the settings are an object;
+    /// `tracing` itself could only log them as one text.
     pub(crate) fn starting(&self, settings: &Map<String, Value>, config: &impl Debug) {
         match self.format {
             LogFormat::Text => tracing::info!(version = VERSION, ?config, "starting"),
@@ -55,12 +55,12 @@ impl Log {
         }
     }
 
-    /// Writes the lines that wait, for a bounded time.
+    /// Writes the queued lines, for at most [`FLUSH_TIMEOUT`].
     pub(crate) fn flush(&self) {
         self.lines.flush(FLUSH_TIMEOUT);
     }
 
-    /// Lines that standard error did not take.
+    /// Returns the counter of the dropped lines.
     pub(crate) fn dropped(&self) -> Counter {
         self.lines.dropped().clone()
     }
@@ -72,7 +72,7 @@ impl Drop for Log {
     }
 }
 
-/// Starts logging for the whole process.
+/// Starts the log of the process.
 pub(crate) fn init(format: LogFormat, filter: &str) -> Result<Log, String> {
     let filter = parse(filter).map_err(|problem| {
         format!(
@@ -80,13 +80,13 @@ pub(crate) fn init(format: LogFormat, filter: &str) -> Result<Log, String> {
              or trace, or directives such as info,bgp_speaker=debug"
         )
     })?;
-    // The log writes to a duplicate of descriptor 2, because `std::io::stderr` holds its lock while a
-    // write waits.
+    // The log writes to a duplicate of descriptor 2. With `std::io::stderr`, a blocked write would
+    // keep the lock, and other writers would wait.
     let lines = std::io::stderr()
         .as_fd()
         .try_clone_to_owned()
         .and_then(|output| Lines::start(output.into(), report_dropped))
-        .map_err(|error| format!("logging: {error}"))?;
+        .map_err(|error| format!("cannot start the log: {error}"))?;
     let registry = tracing_subscriber::registry().with(filter);
     let layer = fmt::layer().with_writer(lines.clone());
     let started = match format {
@@ -95,7 +95,7 @@ pub(crate) fn init(format: LogFormat, filter: &str) -> Result<Log, String> {
             .try_init(),
         LogFormat::Json => registry.with(layer.json().flatten_event(true)).try_init(),
     };
-    started.map_err(|error| format!("logging: {error}"))?;
+    started.map_err(|error| format!("cannot start the log: {error}"))?;
     let panicked = lines.clone();
     std::panic::set_hook(Box::new(move |panic| {
         log_panic(panic);
@@ -104,10 +104,10 @@ pub(crate) fn init(format: LogFormat, filter: &str) -> Result<Log, String> {
     Ok(Log { lines, format })
 }
 
-/// One line with the names that the JSON format of `tracing-subscriber` has.
+/// Returns a log line with the field names of the JSON format of `tracing-subscriber`.
 fn starting_line(settings: &Map<String, Value>) -> String {
     let mut timestamp = String::new();
-    // Without the clock the line has an empty time.
+    // If the time cannot be formatted, the timestamp is empty.
     let _ = SystemTime.format_time(&mut Writer::new(&mut timestamp));
     let line = json!({
         "timestamp": timestamp,
@@ -123,11 +123,11 @@ fn starting_line(settings: &Map<String, Value>) -> String {
 fn report_dropped(dropped: u64) {
     tracing::warn!(
         dropped,
-        "log lines were dropped: standard error was not read in time"
+        "log lines were dropped, because standard error was not read in time"
     );
 }
 
-/// In place of the standard library's hook, which would wait for standard error.
+/// Logs a panic. Replaces the panic hook of the standard library, which could wait for standard error.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let backtrace = Backtrace::capture();
     let backtrace = (backtrace.status() == BacktraceStatus::Captured).then_some(backtrace);
@@ -138,12 +138,12 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
 }
 
 fn parse(filter: &str) -> Result<EnvFilter, String> {
-    // To the library a misspelt level is the name of a module, and everything else falls silent.
+    // `EnvFilter` reads a misspelt level as the name of a module, and then disables all other logs.
     let is_level = |word: &str| word == "off" || word.parse::<tracing::Level>().is_ok();
     let is_directive = |word: &str| word.contains(['=', '[']) || is_level(word);
     let mut words = filter.split(',');
     if let Some(word) = words.find(|word| !is_directive(word)) {
-        return Err(format!("{word:?} is no level"));
+        return Err(format!("{word:?} is not a level"));
     }
     EnvFilter::try_new(filter).map_err(|error| error.to_string())
 }
@@ -164,8 +164,8 @@ mod tests {
         check("WARN", Ok(()));
         check("off", Ok(()));
         check("info,bgp_speaker=debug", Ok(()));
-        check("loud", Err("\"loud\" is no level"));
-        check("info,bgp_speaker", Err("\"bgp_speaker\" is no level"));
-        check("", Err("\"\" is no level"));
+        check("loud", Err("\"loud\" is not a level"));
+        check("info,bgp_speaker", Err("\"bgp_speaker\" is not a level"));
+        check("", Err("\"\" is not a level"));
     }
 }

@@ -1,4 +1,4 @@
-//! Metrics and their text.
+//! Registration and encoding of metrics.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,17 +13,18 @@ use prometheus_client::{
 
 use crate::{VERSION, metrics_format::MetricsFormat};
 
-/// Label names and values of one metric of a family.
+/// The label names and values of one metric in a family.
 pub type Labels = Vec<(&'static str, String)>;
 
-/// The metrics of one daemon. Register each once at start; names get the prefix `portlb_`.
+/// The metrics of one daemon. All names get the prefix `portlb_`. Register each metric once, when the
+/// daemon starts.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     registry: Arc<Mutex<Registry>>,
 }
 
 impl Metrics {
-    /// With `portlb_build_info` of this daemon.
+    /// Returns the metrics of a new daemon. They contain only `portlb_build_info`.
     pub(crate) fn new(daemon: &'static str) -> Self {
         let mut registry = Registry::with_prefix("portlb");
         let build = vec![("daemon", daemon), ("version", VERSION)];
@@ -33,7 +34,7 @@ impl Metrics {
         }
     }
 
-    /// Registers a metric that begins at its default, and returns it.
+    /// Creates a metric with its default value, registers it and returns it.
     pub fn create<M>(&self, name: &'static str, help: &'static str) -> M
     where
         M: prometheus_client::registry::Metric + Clone + Default,
@@ -43,7 +44,7 @@ impl Metrics {
         metric
     }
 
-    /// Registers a metric; counters get the suffix `_total` by themselves.
+    /// Registers a metric. The encoder adds the suffix `_total` to the names of counters.
     pub fn register<M>(&self, name: &'static str, help: &'static str, metric: M)
     where
         M: prometheus_client::registry::Metric,
@@ -54,7 +55,7 @@ impl Metrics {
             .register(name, help, metric);
     }
 
-    /// Registers a collector that reads its values when the metrics are read.
+    /// Registers a collector, which computes its values at each scrape.
     pub fn register_collector(&self, collector: Box<dyn prometheus_client::collector::Collector>) {
         self.registry
             .lock()

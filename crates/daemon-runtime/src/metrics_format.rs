@@ -1,11 +1,11 @@
-//! The text formats of `/metrics`.
+//! The formats of `/metrics` and their negotiation.
 
-/// How `/metrics` writes the metrics.
+/// A format of the response of `/metrics`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MetricsFormat {
-    /// OpenMetrics 1.0.0, for readers that ask for it.
+    /// OpenMetrics 1.0.0, for clients that accept it.
     OpenMetrics,
-    /// The text format of Prometheus 0.0.4, which every reader knows.
+    /// The Prometheus text format 0.0.4, for all other clients.
     Text,
 }
 
@@ -17,8 +17,10 @@ impl MetricsFormat {
         }
     }
 
-    /// Chooses by the values of the header `Accept` (RFC 9110 section 12.5.1): OpenMetrics where it
-    /// is named and not less wanted than plain text. Wildcards mean plain text.
+    /// Chooses the format from the values of the header `Accept` (RFC 9110 section 12.5.1).
+    ///
+    /// Returns OpenMetrics if the header lists it with at least the quality of `text/plain`. Wildcards
+    /// do not select OpenMetrics.
     pub(crate) fn negotiate<'a>(accepted: impl Iterator<Item = &'a str>) -> Self {
         let ranges = accepted.flat_map(|value| value.split(','));
         let (mut open_metrics, mut text) = (0.0, 0.0);
@@ -57,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn open_metrics_is_for_readers_that_name_it() {
+    fn open_metrics_is_chosen_only_for_clients_that_list_it() {
         use MetricsFormat::{OpenMetrics, Text};
         check(&[], Text);
         check(&["*/*"], Text);
@@ -68,7 +70,7 @@ mod tests {
             &["Application/OpenMetrics-Text; version=1.0.0"],
             OpenMetrics,
         );
-        // Prometheus 2 and 3.
+        // The headers of Prometheus 2 and Prometheus 3.
         check(
             &[
                 "application/openmetrics-text;version=1.0.0,application/openmetrics-text;\

@@ -1,4 +1,4 @@
-//! A layer of the gRPC server that counts the open streams of each connection.
+//! A gRPC server layer that counts open streams.
 
 use std::{
     fmt,
@@ -15,11 +15,12 @@ use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 
 use crate::{
-    connections::{OpenStream, StreamRefused},
+    connection_slots::{OpenStream, StreamRefused},
     grpc_connection::ConnectInfo,
 };
 
-/// Counts the streams of connections whose transport knows `T`, and gives `T` to the services.
+/// A layer that counts the open streams of each connection and passes the connection information `T`
+/// of the transport to the services.
 pub(crate) struct CountStreams<T>(PhantomData<fn() -> T>);
 
 impl<T> CountStreams<T> {
@@ -51,7 +52,7 @@ impl<T, S> Layer<S> for CountStreams<T> {
     }
 }
 
-/// A service within [`CountStreams`].
+/// The service that [`CountStreams`] puts around another service.
 #[derive(Clone, Debug)]
 pub(crate) struct CountingService<T, S> {
     inner: S,
@@ -77,7 +78,7 @@ where
         let Some(info) = request.extensions_mut().remove::<ConnectInfo<T>>() else {
             return Box::pin(self.inner.call(request));
         };
-        let stream = match info.usage.open_stream() {
+        let stream = match info.stream_counter.open_stream() {
             Ok(stream) => stream,
             Err(refused) => {
                 let code = match refused {
@@ -102,7 +103,7 @@ where
     }
 }
 
-/// The body of an answer, whose end is the end of the stream.
+/// The body of a response. The stream counts as open until the body is dropped.
 struct CountedBody {
     body: Body,
     _stream: OpenStream,

@@ -1,11 +1,16 @@
-//! State that one owner publishes and many watch: whole objects, each with a revision.
+//! Published objects with watches.
 //!
-//! A watcher gets every object, then [`Event::Synced`], then each change. What existed is told
-//! before [`Event::Synced`] even if it changes meanwhile: a receiver drops what it has not heard of
-//! by then. A slow watcher skips what was overwritten in the meantime. Removals are kept for it, one
-//! for each key, up to the largest number of objects since the oldest of them, or [`KEPT_REMOVALS`].
-//! So a removal of everything ends no watch. A watcher that has not read an older removal is lagging,
-//! and its watch ends with [`WatchEnded::Lagging`]. A new watch tells it everything.
+//! One owner publishes whole objects, and many watchers read them. Each change has a revision.
+//!
+//! - A watcher gets every object, then [`Event::Synced`], then each change. Every object that existed
+//!   when the owner was synced comes before [`Event::Synced`], even if the object changes meanwhile:
+//!   at [`Event::Synced`] a client deletes all objects that it has not received.
+//! - A slow watcher gets only the last of several changes of an object.
+//! - The table keeps the last removal of each key for slow watchers. It keeps as many removals as there
+//!   were objects since the oldest kept removal, but at least [`KEPT_REMOVALS`]. So the removal of all
+//!   objects does not end a watch.
+//! - A watcher that has not read a dropped removal is lagging. Its watch ends with
+//!   [`WatchEnded::Lagging`], and the client starts a new watch to get all objects again.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -19,23 +24,23 @@ use std::{
 use futures::{Stream, stream};
 use tokio::sync::watch;
 
-/// Removals that are kept for slow watchers of a small table; a larger one keeps as many as it had
-/// objects since the oldest of them.
+/// The smallest number of removals that a table keeps for slow watchers. A table that has had more
+/// objects since its oldest kept removal keeps as many removals as objects.
 pub const KEPT_REMOVALS: usize = 1_000;
 
-/// Most watches of one publisher.
+/// Largest number of open watches of one publisher.
 pub const MOST_WATCHES: usize = 256;
 
-/// Why a watch has ended or cannot begin.
+/// The reason why a watch has ended or cannot start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WatchEnded {
-    /// The watcher has not read removals that are not kept any longer.
+    /// The watcher has not read a removal that the table no longer keeps.
     #[error(
-        "the watcher did not read for so long that removals are no longer kept for it; watch again to \
-         get everything"
+        "the watcher read too slowly, and the removals that it has not read are no longer kept; start \
+         a new watch to get all objects"
     )]
     Lagging,
-    /// There are [`MOST_WATCHES`] watches.
+    /// [`MOST_WATCHES`] watches are open.
     #[error("{MOST_WATCHES} watches are open, which is the most; end one of them")]
     TooMany,
 }
@@ -50,92 +55,93 @@ impl From<WatchEnded> for tonic::Status {
     }
 }
 
-/// What a watcher is told.
+/// One event of a watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event<K, V> {
-    /// An object is new or has changed; it comes whole.
+    /// An object is new or has changed. The value is the whole object.
     Changed(K, V),
-    /// An object is gone.
     Removed(K),
-    /// Everything that exists has been told.
+    /// The watcher has received all existing objects.
     Synced,
 }
 
-/// The owner's side.
+/// The handle with which the owner publishes and removes objects.
 #[derive(Debug)]
 pub struct Publisher<K, V> {
-    table: Arc<Mutex<Table<K, V>>>,
+    table: Arc<Mutex<PublishedTable<K, V>>>,
     revision: watch::Sender<u64>,
 }
 
-/// The watchers' side; cheap to clone.
+/// The handle with which other tasks read and watch the published objects. Cloning it is cheap.
 #[derive(Debug)]
 pub struct Reader<K, V> {
-    table: Arc<Mutex<Table<K, V>>>,
+    table: Arc<Mutex<PublishedTable<K, V>>>,
     revision: watch::Receiver<u64>,
 }
 
-/// One watcher's place in the stream of changes.
+/// One watch, with its position in the sequence of changes.
 #[derive(Debug)]
 pub struct Subscription<K, V> {
     reader: Reader<K, V>,
-    /// Place in the log.
+    /// The revision of the last change that the watcher has read.
     cursor: u64,
-    /// Removals up to here are not kept for this watcher.
-    told: Arc<AtomicU64>,
-    /// Removals up to here concern objects that this watcher has never heard of.
+    /// The watcher does not need removals up to this revision. Shared with the table.
+    read_until: Arc<AtomicU64>,
+    /// The revision at the start of the watch. The watcher gets no removals up to this revision,
+    /// because it has never received their objects.
     opened_at: u64,
     phase: Phase<K>,
 }
 
-/// How far a watcher has come.
+/// The phase of a watch.
 #[derive(Debug)]
 enum Phase<K> {
-    /// Hears what the owner publishes until the owner is synced.
+    /// The owner is not synced. The watcher gets each change.
     NotSynced,
-    /// Hears of what it had not heard yet when the owner was synced, each as it is by then. It is
-    /// listed by key, so that neither can an object that changes meanwhile come after
-    /// [`Event::Synced`], nor can changes delay that.
+    /// The owner is synced, and the watcher gets the objects that it has not received yet.
+    ///
+    /// `ahead` lists their keys. So an object that changes meanwhile comes before [`Event::Synced`],
+    /// and further changes do not delay [`Event::Synced`]. `until` is the revision at the begin of
+    /// this phase.
     Listing { ahead: VecDeque<K>, until: u64 },
-    /// Hears each change.
+    /// The watcher has got [`Event::Synced`] and gets each change.
     Following,
 }
 
-/// Objects at one moment.
+/// The published objects at one revision, or a page of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Snapshot<K, V> {
-    /// Grows with every change.
+pub struct PublishedSnapshot<K, V> {
     pub revision: u64,
-    /// Whether the owner has published its full set at least once.
+    /// The owner has published all its objects at least once.
     pub synced: bool,
-    /// Number of all objects.
+    /// The number of all published objects, not only of this page.
     pub total: usize,
-    /// In the order of their keys.
+    /// The objects are sorted by key.
     pub objects: Vec<(K, V)>,
 }
 
 #[derive(Debug)]
-struct Table<K, V> {
+struct PublishedTable<K, V> {
     revision: u64,
     synced: bool,
-    /// Each key's latest revision; no value: it was removed then.
+    /// The revision of the last change of each key. The value is `None` if the change is a removal.
     latest: BTreeMap<K, (u64, Option<V>)>,
-    /// The same by revision.
+    /// The keys of `latest`, sorted by revision.
     log: BTreeMap<u64, K>,
-    /// Revisions of the removals that are kept.
+    /// The revisions of the kept removals.
     removals: BTreeSet<u64>,
-    /// The largest number of objects since the oldest removal that is kept.
+    /// The largest number of objects since the oldest kept removal.
     most_objects: usize,
-    /// The last removal that was dropped although a watcher had not been told.
+    /// The revision of the last removal that was dropped before every watcher had read it.
     dropped: u64,
-    /// How far each watcher has been told of removals.
-    told: Vec<Weak<AtomicU64>>,
+    /// [`Subscription::read_until`] of each watch.
+    read_until: Vec<Weak<AtomicU64>>,
 }
 
 impl<K: Ord + Clone, V: Clone + PartialEq> Publisher<K, V> {
-    /// Nothing published, not synced.
+    /// Returns a publisher without objects that is not synced.
     pub fn new() -> Self {
-        let table = Table {
+        let table = PublishedTable {
             revision: 0,
             synced: false,
             latest: BTreeMap::new(),
@@ -143,7 +149,7 @@ impl<K: Ord + Clone, V: Clone + PartialEq> Publisher<K, V> {
             removals: BTreeSet::new(),
             most_objects: 0,
             dropped: 0,
-            told: Vec::new(),
+            read_until: Vec::new(),
         };
         Self {
             table: Arc::new(Mutex::new(table)),
@@ -151,7 +157,7 @@ impl<K: Ord + Clone, V: Clone + PartialEq> Publisher<K, V> {
         }
     }
 
-    /// Publishes an object; one that equals what is published already is no change.
+    /// Publishes an object. Causes no event if the published object is equal.
     pub fn set(&self, key: K, value: V) {
         let mut table = lock(&self.table);
         if let Some((_, Some(published))) = table.latest.get(&key)
@@ -163,13 +169,13 @@ impl<K: Ord + Clone, V: Clone + PartialEq> Publisher<K, V> {
         self.announce(table);
     }
 
-    /// Passes the published object to `read`; `None` where none is published.
+    /// Calls `read` with the published object, or with `None` if `key` is not published.
     pub fn read<R>(&self, key: &K, read: impl FnOnce(Option<&V>) -> R) -> R {
         let table = lock(&self.table);
         read(table.latest.get(key).and_then(|(_, value)| value.as_ref()))
     }
 
-    /// Takes an object back; an unknown one is no change.
+    /// Removes an object. Causes no event if `key` is not published.
     pub fn remove(&self, key: &K) {
         let mut table = lock(&self.table);
         if !matches!(table.latest.get(key), Some((_, Some(_)))) {
@@ -180,7 +186,7 @@ impl<K: Ord + Clone, V: Clone + PartialEq> Publisher<K, V> {
         self.announce(table);
     }
 
-    /// Makes the published set equal to `objects`, as the least number of changes.
+    /// Makes the published objects equal to `objects`. Equal objects cause no event.
     pub fn replace_all(&self, objects: BTreeMap<K, V>) {
         let gone: Vec<K> = lock(&self.table)
             .latest
@@ -196,7 +202,7 @@ impl<K: Ord + Clone, V: Clone + PartialEq> Publisher<K, V> {
         }
     }
 
-    /// Says that the full set is published; watchers get their [`Event::Synced`].
+    /// Declares that the owner has published all its objects. Watchers get [`Event::Synced`].
     pub fn synced(&self) {
         let mut table = lock(&self.table);
         if !table.synced {
@@ -206,7 +212,7 @@ impl<K: Ord + Clone, V: Clone + PartialEq> Publisher<K, V> {
         }
     }
 
-    /// For those who read and watch.
+    /// Returns a new handle for reading and watching.
     pub fn reader(&self) -> Reader<K, V> {
         Reader {
             table: Arc::clone(&self.table),
@@ -214,7 +220,7 @@ impl<K: Ord + Clone, V: Clone + PartialEq> Publisher<K, V> {
         }
     }
 
-    fn announce(&self, table: MutexGuard<'_, Table<K, V>>) {
+    fn announce(&self, table: MutexGuard<'_, PublishedTable<K, V>>) {
         let revision = table.revision;
         drop(table);
         self.revision.send_replace(revision);
@@ -237,13 +243,13 @@ impl<K, V> Clone for Reader<K, V> {
 }
 
 impl<K: Ord + Clone, V: Clone> Reader<K, V> {
-    /// All objects at this moment.
-    pub fn snapshot(&self) -> Snapshot<K, V> {
+    /// Returns all published objects.
+    pub fn snapshot(&self) -> PublishedSnapshot<K, V> {
         self.snapshot_after(None, usize::MAX)
     }
 
-    /// The first objects at this moment whose keys are greater than `after`, at most `limit`.
-    pub fn snapshot_after(&self, after: Option<&K>, limit: usize) -> Snapshot<K, V> {
+    /// Returns the first `limit` published objects with keys greater than `after`.
+    pub fn snapshot_after(&self, after: Option<&K>, limit: usize) -> PublishedSnapshot<K, V> {
         let table = lock(&self.table);
         let first = after.map_or(Bound::Unbounded, Bound::Excluded);
         let objects = table
@@ -252,7 +258,7 @@ impl<K: Ord + Clone, V: Clone> Reader<K, V> {
             .filter_map(|(key, (_, value))| Some((key.clone(), value.clone()?)))
             .take(limit)
             .collect();
-        Snapshot {
+        PublishedSnapshot {
             revision: table.revision,
             synced: table.synced,
             total: table.objects(),
@@ -260,24 +266,26 @@ impl<K: Ord + Clone, V: Clone> Reader<K, V> {
         }
     }
 
-    /// Starts to watch.
+    /// Starts a watch.
     ///
     /// # Errors
-    /// [`WatchEnded::TooMany`].
+    /// [`WatchEnded::TooMany`] if [`MOST_WATCHES`] watches are open.
     pub fn subscribe(&self) -> Result<Subscription<K, V>, WatchEnded> {
         let mut table = lock(&self.table);
-        table.told.retain(|told| told.strong_count() > 0);
-        if table.told.len() >= MOST_WATCHES {
+        table
+            .read_until
+            .retain(|read_until| read_until.strong_count() > 0);
+        if table.read_until.len() >= MOST_WATCHES {
             return Err(WatchEnded::TooMany);
         }
         let opened_at = table.revision;
-        let told = Arc::new(AtomicU64::new(opened_at));
-        table.told.push(Arc::downgrade(&told));
+        let read_until = Arc::new(AtomicU64::new(opened_at));
+        table.read_until.push(Arc::downgrade(&read_until));
         drop(table);
         Ok(Subscription {
             reader: self.clone(),
             cursor: 0,
-            told,
+            read_until,
             opened_at,
             phase: Phase::NotSynced,
         })
@@ -285,17 +293,21 @@ impl<K: Ord + Clone, V: Clone> Reader<K, V> {
 }
 
 /// An event with its revision, or the end of the watch.
-type Next<K, V> = Result<(u64, Event<K, V>), WatchEnded>;
+type NextEvent<K, V> = Result<(u64, Event<K, V>), WatchEnded>;
 
-/// What needs no waiting: an event with its revision, nothing, or the end of the watch.
-type Ready<K, V> = Result<Option<(u64, Event<K, V>)>, WatchEnded>;
+/// An event with its revision, `None` if no event is ready, or the end of the watch.
+type ReadyEvent<K, V> = Result<Option<(u64, Event<K, V>)>, WatchEnded>;
 
 impl<K: Ord + Clone, V: Clone> Subscription<K, V> {
-    /// The next event with its revision; `None` when the publisher is gone. After an error the watch
-    /// has ended.
-    pub async fn next(&mut self) -> Option<Next<K, V>> {
+    /// Waits for the next event and returns it with its revision. `None` after the publisher was
+    /// dropped.
+    ///
+    /// # Errors
+    /// The watch has ended. Do not call this function again.
+    pub async fn next(&mut self) -> Option<NextEvent<K, V>> {
         loop {
-            // Marked as seen before the look, so that a change after it wakes the wait below.
+            // Marks the revision as seen before the table is read. A change after the read then wakes
+            // the wait below.
             self.reader.revision.borrow_and_update();
             if let Some(event) = self.next_ready().transpose() {
                 return Some(event);
@@ -304,10 +316,10 @@ impl<K: Ord + Clone, V: Clone> Subscription<K, V> {
         }
     }
 
-    /// The next event that needs no waiting.
-    fn next_ready(&mut self) -> Ready<K, V> {
+    /// Returns the next event if one is ready.
+    fn next_ready(&mut self) -> ReadyEvent<K, V> {
         let table = lock(&self.reader.table);
-        if table.dropped > self.told.load(Ordering::Relaxed) {
+        if table.dropped > self.read_until.load(Ordering::Relaxed) {
             return Err(WatchEnded::Lagging);
         }
         if matches!(self.phase, Phase::NotSynced) && table.synced {
@@ -320,20 +332,22 @@ impl<K: Ord + Clone, V: Clone> Subscription<K, V> {
         if let Phase::Listing { ahead, until } = &mut self.phase {
             while let Some(key) = ahead.pop_front() {
                 if let Some((revision, event)) = table.event(&key, self.opened_at) {
-                    // What changed since is told again, so that revisions never fall.
+                    // If the object changed after `until`, the watcher gets it again later with its
+                    // real revision. Limiting the revision to `until` here keeps the revisions of
+                    // the watch in ascending order.
                     return Ok(Some((revision.min(*until), event)));
                 }
             }
-            // Up to here the removals of what was ahead have been kept.
+            // The watcher has now read all removals up to `until`.
             self.cursor = *until;
-            self.told.fetch_max(*until, Ordering::Relaxed);
+            self.read_until.fetch_max(*until, Ordering::Relaxed);
             let synced = (*until, Event::Synced);
             self.phase = Phase::Following;
             return Ok(Some(synced));
         }
         for (&revision, key) in table.log.range(self.cursor + 1..) {
             self.cursor = revision;
-            self.told.fetch_max(revision, Ordering::Relaxed);
+            self.read_until.fetch_max(revision, Ordering::Relaxed);
             let event = table.event(key, self.opened_at);
             if event.is_some() {
                 return Ok(event);
@@ -342,8 +356,8 @@ impl<K: Ord + Clone, V: Clone> Subscription<K, V> {
         Ok(None)
     }
 
-    /// The events as a stream, which ends after an error.
-    pub fn into_stream(self) -> impl Stream<Item = Next<K, V>> + Send + 'static
+    /// Returns the events as a stream. The stream ends after an error.
+    pub fn into_stream(self) -> impl Stream<Item = NextEvent<K, V>> + Send + 'static
     where
         K: Send + Sync + 'static,
         V: Send + Sync + 'static,
@@ -357,8 +371,8 @@ impl<K: Ord + Clone, V: Clone> Subscription<K, V> {
     }
 }
 
-impl<K: Ord + Clone, V: Clone> Table<K, V> {
-    /// What is to be said of an object; nothing of one that was gone before the watch began.
+impl<K: Ord + Clone, V: Clone> PublishedTable<K, V> {
+    /// Returns the last event of `key`. `None` for a removal before the start of the watch.
     fn event(&self, key: &K, opened_at: u64) -> Option<(u64, Event<K, V>)> {
         let (revision, value) = self.latest.get(key)?;
         let event = match value {
@@ -370,7 +384,7 @@ impl<K: Ord + Clone, V: Clone> Table<K, V> {
     }
 }
 
-impl<K: Ord + Clone, V> Table<K, V> {
+impl<K: Ord + Clone, V> PublishedTable<K, V> {
     fn objects(&self) -> usize {
         self.latest.len() - self.removals.len()
     }
@@ -390,19 +404,23 @@ impl<K: Ord + Clone, V> Table<K, V> {
         self.most_objects = self.most_objects.max(self.objects());
     }
 
-    /// Drops removals that every watcher has been told of, and the oldest ones beyond the limit. The
-    /// watchers are asked when removals are a third of the table, so that the cost is spread over as
-    /// many removals.
+    /// Drops the removals that every watcher has read, and the oldest removals above the limit.
+    ///
+    /// Does nothing until removals are a third of the table. So the cost of the search is divided
+    /// among many removals.
     fn forget_removed(&mut self) {
         if self.removals.len() * 3 < self.latest.len() {
             return;
         }
-        self.told.retain(|told| told.strong_count() > 0);
-        let watchers = self.told.iter().filter_map(Weak::upgrade);
-        let told = watchers.map(|told| told.load(Ordering::Relaxed)).min();
+        self.read_until
+            .retain(|read_until| read_until.strong_count() > 0);
+        let watchers = self.read_until.iter().filter_map(Weak::upgrade);
+        let read_until = watchers
+            .map(|read_until| read_until.load(Ordering::Relaxed))
+            .min();
         let most = KEPT_REMOVALS.max(self.most_objects);
         while let Some(&oldest) = self.removals.first() {
-            if told.is_some_and(|told| oldest > told) {
+            if read_until.is_some_and(|read_until| oldest > read_until) {
                 if self.removals.len() <= most {
                     return;
                 }

@@ -1,25 +1,25 @@
-//! What a daemon still waits for, in the words that `/readyz` shows.
+//! The readiness steps of a daemon.
 
 use tokio::sync::watch;
 
-/// The steps of one daemon, in the order of their registration.
+/// The readiness steps of one daemon, in the order of their registration.
 #[derive(Clone, Debug)]
 pub struct Readiness {
-    steps: watch::Sender<Vec<State>>,
+    steps: watch::Sender<Vec<StepState>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct State {
+struct StepState {
     name: &'static str,
     ready: bool,
     detail: String,
 }
 
-/// One step; whoever owns what it speaks of holds it.
+/// The handle with which a task reports the state of one readiness step.
 #[derive(Debug)]
 pub struct Step {
     index: usize,
-    steps: watch::Sender<Vec<State>>,
+    steps: watch::Sender<Vec<StepState>>,
 }
 
 impl Readiness {
@@ -29,12 +29,12 @@ impl Readiness {
         }
     }
 
-    /// Adds a step that is missing until it is said to be ready.
+    /// Adds a step. The step is missing until its owner calls [`Step::ready`].
     pub fn step(&self, name: &'static str, detail: &str) -> Step {
         let mut index = 0;
         self.steps.send_modify(|steps| {
             index = steps.len();
-            steps.push(State {
+            steps.push(StepState {
                 name,
                 ready: false,
                 detail: detail.to_owned(),
@@ -46,12 +46,12 @@ impl Readiness {
         }
     }
 
-    /// Whether no step is missing.
+    /// Reports whether all steps are ready.
     pub fn is_ready(&self) -> bool {
         self.steps.borrow().iter().all(|step| step.ready)
     }
 
-    /// A line for each step.
+    /// Returns the body of `/readyz`: one line for each step.
     pub fn report(&self) -> String {
         self.steps
             .borrow()
@@ -68,7 +68,8 @@ impl Readiness {
     pub(crate) fn changes(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut receiver = self.steps.subscribe();
         async move {
-            // The sender lives in every Step and in this Readiness; its end is the daemon's end.
+            // Every `Step` and every `Readiness` owns a sender, so this error occurs only when the
+            // daemon ends.
             if receiver.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }
@@ -77,12 +78,12 @@ impl Readiness {
 }
 
 impl Step {
-    /// The step is done; `detail` may hold a warning.
+    /// Marks the step as ready. `detail` is for example a warning, or empty.
     pub fn ready(&self, detail: impl Into<String>) {
         self.set(true, detail.into());
     }
 
-    /// The step is missing.
+    /// Marks the step as missing. `detail` has the reason.
     pub fn missing(&self, detail: impl Into<String>) {
         self.set(false, detail.into());
     }

@@ -1,4 +1,4 @@
-//! From the command line to the exit code.
+//! The main function of all daemons.
 
 use std::{error::Error, fmt, process::ExitCode};
 
@@ -10,8 +10,8 @@ use crate::{CommonArgs, Daemon, ListenAddress, in_words, log};
 /// Exit code for flags or files that cannot be used.
 const UNUSABLE: u8 = 2;
 
-/// Why flags or files cannot be used: one message that names the field, the value, what is
-/// allowed, and the cure.
+/// The reason why flags or files cannot be used: a message with the flag or field, its value, the
+/// allowed values and a suggestion.
 #[derive(Debug)]
 pub struct ConfigError(pub String);
 
@@ -23,10 +23,11 @@ impl fmt::Display for ConfigError {
 
 impl Error for ConfigError {}
 
-/// The life of a daemon: logs, configuration, tasks, signals, exit code.
+/// Runs a daemon from the parsed flags to the exit code.
 ///
-/// `resolve` turns flags and files into a configuration without opening a socket; `start` opens
-/// them and spawns the tasks. Exit codes: 0 drained, 1 failed while running, 2 unusable flags.
+/// `resolve` reads the configuration from flags and files and opens no socket. `start` opens the
+/// sockets and spawns the tasks. The exit code is 0 after a complete drain, 1 after a failure, and 2
+/// if flags or files cannot be used.
 pub fn run<C, T, E>(
     name: &'static str,
     common: &CommonArgs,
@@ -38,10 +39,10 @@ where
     E: Into<Box<dyn Error + Send + Sync>>,
 {
     let unusable = |message: &dyn fmt::Display| {
-        say(&format!("{name}: {message}"));
+        print_to_stderr(&format!("{name}: {message}"));
         ExitCode::from(UNUSABLE)
     };
-    // Dropped last, so that the reason of the end is written.
+    // The log is dropped last, so it still writes the reason why the daemon stopped.
     let log = match log::init(common.log_format, &common.log_level) {
         Ok(log) => log,
         Err(message) => return unusable(&message),
@@ -49,7 +50,7 @@ where
     common.startup.log_unknown_variables();
     let resolved = resolve().and_then(|config| check_listen(common).map(|()| config));
     if resolved.is_err() || common.check_config {
-        // The lines about flags and files come before the result.
+        // The log lines about flags and files must precede the result.
         log.flush();
     }
     let config = match resolved {
@@ -57,15 +58,16 @@ where
         Err(error) => return unusable(&error),
     };
     if common.check_config {
-        say(&format!("{name}: flags and files are usable"));
+        print_to_stderr(&format!("{name}: flags and files are usable"));
         return ExitCode::SUCCESS;
     }
     raise_file_limit();
-    // Where the kernel has no getrandom(2), the generator opens a file for its seed, and panics
-    // if that fails. Later there may be no free descriptor.
+    // On a kernel without getrandom(2), the random generator opens a file for its seed, and panics if
+    // no descriptor is free. Now a descriptor is still free.
     let _: u64 = rand::random();
-    // One thread: an event goes from socket to owner to socket without waking a second one, which
-    // halved the time from a changed file to the kernel's rule on the lab's slow guest.
+    // The runtime has one thread, so no event has to wake another thread on its way from one socket
+    // to the next. This halved the time from a changed file to the kernel's rule on the slow guest of
+    // the lab.
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -77,29 +79,31 @@ where
         let mut daemon = Daemon::new(name);
         daemon.metrics().register(
             "log_lines_dropped",
-            "Log lines that standard error did not take in time",
+            "Log lines that were dropped because standard error was not read in time",
             log.dropped(),
         );
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
-        // From this line on a signal drains: before its handler is there, it ends the process.
+        // From here on, a signal starts a drain. Before its handler was installed, it would have
+        // ended the process.
         log.starting(common.startup.settings(), &config);
         start(config, &mut daemon).await.map_err(Into::into)?;
         daemon.serve_http(&common.http_listen).await?;
         let shutdown = daemon.shutdown().clone();
         let signals = async {
             tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-            tracing::info!("draining: a termination signal has arrived");
+            tracing::info!("received a termination signal; draining");
             shutdown.request();
             tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
             "a second signal has arrived"
         };
-        // Without a handler a closed terminal, or a habit from other daemons, would end the process
-        // without a drain. A daemon that reads a file again at this signal has a handler of its own.
+        // Without a handler, SIGHUP would end the process without a drain. The signal comes from a
+        // closed terminal, or from an operator that expects a reload. A daemon that reloads a file at
+        // SIGHUP has an additional handler.
         let hangups = async {
             while hangup.recv().await.is_some() {
-                tracing::debug!("SIGHUP does not end this process");
+                tracing::debug!("received SIGHUP; the process continues");
             }
             std::future::pending().await
         };
@@ -109,7 +113,7 @@ where
         daemon.run_until_drained(abort).await?;
         Ok::<_, Box<dyn Error + Send + Sync>>(())
     });
-    // Blocking reads of a dead peer must not hold the process back.
+    // The process does not wait for threads that are blocked, for example in reading a file.
     runtime.shutdown_background();
     match outcome {
         Ok(()) => {
@@ -120,7 +124,8 @@ where
     }
 }
 
-/// The two servers cannot share one socket; port 0 is another one each time.
+/// Refuses equal addresses of the HTTP server and the gRPC server. Equal addresses with port 0 are
+/// allowed, because the kernel chooses different ports.
 fn check_listen(common: &CommonArgs) -> Result<(), ConfigError> {
     let (grpc, http) = (&common.grpc_listen, &common.http_listen);
     let is_any_port = matches!(grpc, ListenAddress::Tcp(address) if address.port() == 0);
@@ -128,17 +133,19 @@ fn check_listen(common: &CommonArgs) -> Result<(), ConfigError> {
         return Ok(());
     }
     Err(ConfigError(format!(
-        "--grpc-listen and --http-listen are both {grpc}: give each an address or port of its own"
+        "--grpc-listen and --http-listen are both {grpc}: give two different addresses or ports"
     )))
 }
 
-/// A session, a check and a stream take a file each, and many systems start a process with 1024
-/// although it may have more.
+/// Raises the limit of open files to the hard limit.
+///
+/// Each BGP session, health check and gRPC stream uses a file. Many systems start processes with a
+/// limit of 1024, although the hard limit is higher.
 fn raise_file_limit() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
     if let Err(error) = raised {
-        tracing::warn!(%error, "the limit of open files stays as it is");
+        tracing::warn!(%error, "cannot raise the limit of open files; keeping the current limit");
     }
 }
 
@@ -147,10 +154,10 @@ fn failed(error: &dyn Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// To standard error, whatever the log filter says.
-fn say(message: &str) {
+/// Writes to standard error directly, because the log filter could drop a log line.
+fn print_to_stderr(message: &str) {
     use std::io::Write;
-    // Nobody is left to tell if standard error is closed.
+    // An error means that standard error is closed, so the error cannot be reported.
     let _ = std::io::stderr().write_all(format!("{message}\n").as_bytes());
 }
 
@@ -173,29 +180,29 @@ mod tests {
     }
 
     #[test]
-    fn both_servers_on_one_address_are_refused() {
+    fn one_address_for_both_servers_is_refused() {
         check_listen_flags("127.0.0.1:1", "127.0.0.1:2", Ok(()));
         check_listen_flags("127.0.0.1:0", "127.0.0.1:0", Ok(()));
         check_listen_flags(
             "127.0.0.1:1",
             "127.0.0.1:1",
             Err(
-                "--grpc-listen and --http-listen are both 127.0.0.1:1: give each an address or \
-                 port of its own",
+                "--grpc-listen and --http-listen are both 127.0.0.1:1: give two different \
+                 addresses or ports",
             ),
         );
         check_listen_flags(
             "unix:/run/x.sock",
             "unix:/run/x.sock",
             Err(
-                "--grpc-listen and --http-listen are both unix:/run/x.sock: give each an address \
-                 or port of its own",
+                "--grpc-listen and --http-listen are both unix:/run/x.sock: give two different \
+                 addresses or ports",
             ),
         );
     }
 
     #[test]
-    fn as_many_files_may_be_open_as_the_system_allows() {
+    fn the_limit_of_open_files_is_raised_to_the_hard_limit() {
         let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
         setrlimit(Resource::RLIMIT_NOFILE, most.min(512), most).unwrap();
         raise_file_limit();

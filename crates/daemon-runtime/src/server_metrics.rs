@@ -1,13 +1,13 @@
-//! Metrics of the HTTP server and of the gRPC server.
+//! Metrics of the HTTP server and the gRPC server.
 
 use crate::{Counter, Family, Gauge, Labels, Metrics};
 
-/// Why the server closed a connection before the client did.
+/// The reason why the server closed or refused a connection.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Cut {
-    /// As many connections are open as the server allows.
+pub(crate) enum CloseReason {
+    /// The connection limit of the server is reached.
     Limit,
-    /// The request, the handshake or the answer took too long.
+    /// The handshake, the request or the response took too long.
     Timeout,
 }
 
@@ -34,7 +34,7 @@ impl AllServerMetrics {
         Self {
             open: metrics.create(
                 "server_connections",
-                "Open connections of the HTTP and the gRPC server",
+                "Open connections by server: http, grpc",
             ),
             cut: metrics.create(
                 "server_connections_cut",
@@ -42,7 +42,7 @@ impl AllServerMetrics {
             ),
             accept_failures: metrics.create(
                 "server_accept_failures",
-                "Failed attempts to accept a connection, such as without free file descriptors",
+                "Failed attempts to accept a connection, for example without a free file descriptor",
             ),
         }
     }
@@ -77,10 +77,10 @@ impl ServerMetrics {
         self.open.set(i64::try_from(open).unwrap_or(i64::MAX));
     }
 
-    pub(crate) fn cut(&self, cut: Cut) {
+    pub(crate) fn connection_closed(&self, cut: CloseReason) {
         match cut {
-            Cut::Limit => self.limit.inc(),
-            Cut::Timeout => self.timeout.inc(),
+            CloseReason::Limit => self.limit.inc(),
+            CloseReason::Timeout => self.timeout.inc(),
         };
     }
 

@@ -1,8 +1,8 @@
-//! The request to stop, and how far it has come.
+//! Drain requests and the end of the process.
 
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-/// Cloned into every task that must know of the end of the process.
+/// A handle to request a drain and to wait for the steps of the shutdown. Clones share one state.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
     drain: CancellationToken,
@@ -10,12 +10,12 @@ pub struct Shutdown {
 }
 
 impl Shutdown {
-    /// Asks every task to finish its work. Asking twice is asking once.
+    /// Requests a drain: every task finishes its work. Further requests have no effect.
     pub fn request(&self) {
         self.drain.cancel();
     }
 
-    /// Returns when a drain is requested: finish what clients depend on, then end.
+    /// Waits for a drain request. After it, a task finishes the work that clients depend on, and ends.
     pub fn drain_requested(&self) -> WaitForCancellationFutureOwned {
         self.drain.clone().cancelled_owned()
     }
@@ -25,7 +25,7 @@ impl Shutdown {
         self.drain.is_cancelled()
     }
 
-    /// Returns when everything has been drained: servers stop.
+    /// Waits until the drain is complete. After it, the servers stop.
     pub fn stopping(&self) -> WaitForCancellationFutureOwned {
         self.stop.clone().cancelled_owned()
     }

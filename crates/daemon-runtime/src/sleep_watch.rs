@@ -1,16 +1,17 @@
-//! Notices that this process did not run for a while.
+//! Detection of times in which this process did not run.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Time between two calls of [`SleepWatch::slept`]; a shorter sleep is not noticed.
+/// Time between two calls of [`SleepWatch::slept`]. Shorter sleeps are not detected.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Notices that this process did not run for a while: it was stopped, or its machine was paused.
+/// A detector of sleeps: times in which this process did not run, because the process was stopped or
+/// its machine was paused.
 ///
-/// A timer that declares another process dead must not count this time. After such a sleep the timer
-/// expires before the runtime sees what has arrived meanwhile.
+/// A timer that declares another process dead must exclude sleeps. After a sleep the timer expires
+/// before the runtime reads the messages that arrived during the sleep.
 #[derive(Debug)]
 pub struct SleepWatch {
     due: Instant,
@@ -23,7 +24,6 @@ impl Default for SleepWatch {
 }
 
 impl SleepWatch {
-    /// Starts now.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -31,14 +31,14 @@ impl SleepWatch {
         }
     }
 
-    /// Returns when [`Self::slept`] must be called next.
+    /// Returns the time at which the caller must call [`Self::slept`] next.
     #[must_use]
     pub fn due(&self) -> Instant {
         self.due
     }
 
-    /// Returns for how long this process did not run since the previous call. Zero unless the call
-    /// comes at least a second late.
+    /// Returns the length of the sleep since the previous call. Zero if the call is less than a second
+    /// late.
     pub fn slept(&mut self) -> Duration {
         let now = Instant::now();
         let late = now.saturating_duration_since(self.due);
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_sleep_is_noticed_once_and_time_in_between_is_none() {
+    async fn a_sleep_is_reported_once_and_calls_in_time_report_no_sleep() {
         let mut watch = SleepWatch::new();
         for _ in 0..10 {
             sleep_until(watch.due()).await;

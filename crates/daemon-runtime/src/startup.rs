@@ -1,4 +1,4 @@
-//! The settings of a daemon as its command line and its environment give them.
+//! The settings from the command line and the environment.
 
 use std::ffi::OsString;
 
@@ -7,25 +7,26 @@ use serde_json::{Map, Value};
 
 const PREFIX: &str = "PORTLB_";
 
-/// Most variables that are reported.
+/// Largest number of unknown variables that are logged.
 const MOST_REPORTED: usize = 16;
 
-/// The settings of a daemon, and variables that set nothing.
+/// The settings of a daemon, and the unknown variables of its environment.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Startup {
     settings: Map<String, Value>,
     unknown: Vec<UnknownVariable>,
 }
 
-/// A variable of the environment whose name begins as ours do, and that no flag reads.
+/// An environment variable whose name begins with `PORTLB_`, but which no flag reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct UnknownVariable {
     name: String,
+    /// The most similar variable that a flag reads.
     nearest: Option<String>,
 }
 
 impl Startup {
-    /// `variables` is the environment.
+    /// Collects the settings of the parsed flags and the unknown variables among `variables`.
     pub(crate) fn new(
         command: &Command,
         matches: &ArgMatches,
@@ -52,24 +53,28 @@ impl Startup {
         }
     }
 
-    /// The value of each flag that has one, as text, by its name with underscores.
+    /// Returns the value of each flag as text. The key is the name of the flag with underscores. Flags
+    /// without a value are omitted.
     pub(crate) fn settings(&self) -> &Map<String, Value> {
         &self.settings
     }
 
-    /// Logs the variables that set nothing.
+    /// Logs the unknown variables, which are probably misspelt.
     pub(crate) fn log_unknown_variables(&self) {
         for UnknownVariable { name, nearest } in self.unknown.iter().take(MOST_REPORTED) {
             let nearest = nearest.as_deref();
             tracing::warn!(
                 variable = name,
                 nearest,
-                "no flag of this daemon reads the environment variable; it sets nothing"
+                "no flag of this daemon reads the environment variable; ignoring the variable"
             );
         }
         let more = self.unknown.len().saturating_sub(MOST_REPORTED);
         if more > 0 {
-            tracing::warn!(more, "more environment variables are read by no flag");
+            tracing::warn!(
+                more,
+                "no flag of this daemon reads further environment variables; ignoring them"
+            );
         }
     }
 }
@@ -102,8 +107,10 @@ fn settings(command: &Command, matches: &ArgMatches) -> Map<String, Value> {
     values.collect()
 }
 
-/// Kubernetes gives every container variables about each Service of its namespace. Those of a Service
-/// with a name such as `portlb-web` begin as ours do.
+/// Reports whether Kubernetes has set the variable for a Service.
+///
+/// Every container gets variables about each Service of its namespace. The variables of a Service with
+/// a name such as `portlb-web` begin with `PORTLB_`.
 fn is_service_link(name: &str, value: &str) -> bool {
     let is_url = ["tcp://", "udp://", "sctp://"]
         .iter()
@@ -128,7 +135,7 @@ mod tests {
     use super::*;
 
     #[derive(Parser)]
-    #[allow(dead_code, reason = "read by clap alone")]
+    #[allow(dead_code, reason = "only clap reads the fields")]
     struct TestArgs {
         #[arg(long, env = "PORTLB_ALLOWED_PREFIXES", value_delimiter = ',')]
         allowed_prefixes: Vec<String>,
@@ -152,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_are_those_that_are_given_and_the_defaults() {
+    fn the_settings_are_the_given_flags_and_the_defaults() {
         let given = startup(&["--allowed-prefixes=10.1.1.0/24,fd01::/64"], &[]);
         let expected = json!({
             "allowed_prefixes": ["10.1.1.0/24", "fd01::/64"],
@@ -163,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_misspelt_variable_is_reported_with_the_nearest_one() {
+    fn a_misspelt_variable_is_reported_with_the_most_similar_variable() {
         let given = startup(
             &[],
             &[
@@ -185,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn variables_that_kubernetes_makes_of_services_are_not_reported() {
+    fn variables_that_kubernetes_sets_for_services_are_not_reported() {
         let given = startup(
             &[],
             &[

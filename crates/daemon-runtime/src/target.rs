@@ -1,25 +1,25 @@
-//! Where a client finds the daemon before it.
+//! Addresses of gRPC servers for clients.
 
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-/// Longest time for a connection to a daemon of the same pod or node: a part of each grace period, so
-/// that a listener that does not answer leaves time for further attempts.
+/// Longest time for one attempt to connect to a daemon on the same node. It is shorter than the grace
+/// periods, so that a client can try again if a listener does not answer.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Where a gRPC server is found.
+/// The address of a gRPC server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// `http://ADDRESS:PORT`, the address numeric.
+    /// `http://ADDRESS:PORT` with a numeric address.
     Tcp(Uri),
-    /// `unix:PATH`
+    /// The PATH of `unix:PATH`.
     Unix(PathBuf),
 }
 
 impl Target {
-    /// A channel that connects when it is first used, and again after a loss.
+    /// Returns a channel that connects at its first use, and again after the connection was lost.
     pub fn channel(&self) -> Channel {
         match self {
             Self::Tcp(uri) => Endpoint::from(uri.clone())
@@ -27,7 +27,7 @@ impl Target {
                 .connect_lazy(),
             Self::Unix(path) => {
                 let path = path.clone();
-                // The URI is not used for the connection, but HTTP/2 wants an authority.
+                // The connection does not use this URI, but HTTP/2 requires an authority.
                 Endpoint::from_static("http://localhost")
                     .connect_timeout(CONNECT_TIMEOUT)
                     .connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
@@ -66,16 +66,17 @@ impl FromStr for Target {
         else {
             return Err(EXPECTED.to_owned());
         };
-        // A static binary has no resolver to rely on, and a name can lead elsewhere tomorrow.
+        // Names are refused, because a static binary has no reliable resolver, and because the address
+        // of a name can change.
         if authority.as_str().parse::<SocketAddr>().is_err() {
             return Err(match authority.host() {
                 "localhost" => format!(
-                    "`localhost` is a name, and names are not resolved: write \
-                     http://127.0.0.1:{port} or http://[::1]:{port}"
+                    "\"localhost\" is not a numeric address; write http://127.0.0.1:{port} or \
+                     http://[::1]:{port} (names are not resolved)"
                 ),
                 host => format!(
-                    "`{host}` is no numeric address, and names are not resolved: write \
-                     http://ADDRESS:{port}"
+                    "{host:?} is not a numeric address; write http://ADDRESS:{port} (names are not \
+                     resolved)"
                 ),
             });
         }
@@ -103,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn targets_are_tcp_or_unix() {
+    fn a_target_is_a_tcp_address_or_a_unix_socket() {
         check("http://127.0.0.1:50051", Ok("http://127.0.0.1:50051"));
         check("http://[::1]:50051", Ok("http://[::1]:50051"));
         check(
@@ -126,19 +127,19 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_refused_with_the_cure() {
+    fn the_message_about_a_host_name_has_a_suggestion() {
         check(
             "http://localhost:50051",
             Err(
-                "`localhost` is a name, and names are not resolved: write http://127.0.0.1:50051 \
-                 or http://[::1]:50051",
+                "\"localhost\" is not a numeric address; write http://127.0.0.1:50051 or \
+                 http://[::1]:50051 (names are not resolved)",
             ),
         );
         check(
             "http://programmer.example:50052",
             Err(
-                "`programmer.example` is no numeric address, and names are not resolved: write \
-                 http://ADDRESS:50052",
+                "\"programmer.example\" is not a numeric address; write http://ADDRESS:50052 (names \
+                 are not resolved)",
             ),
         );
     }

@@ -1,4 +1,4 @@
-//! A listening unix socket and its path.
+//! Listening unix sockets.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -14,47 +14,49 @@ use nix::{
 };
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::{Step, accept::Listen, connections::Source};
+use crate::{Step, accept::Listen, connection_slots::ClientSource};
 
-/// Longest path of a socket: the kernel's 107 bytes without the suffix of the temporary name.
+/// Longest path of a socket in bytes: the kernel's limit of 107, minus [`TEMPORARY_SUFFIX`].
 const LONGEST_PATH: usize = 103;
 const TEMPORARY_SUFFIX: &str = ".new";
 const LOCK_SUFFIX: &str = ".lock";
 
-/// How often a lock that another process holds is tried, and the pause in between.
+/// Number of attempts to take a lock that another process holds.
 const LOCK_ATTEMPTS: usize = 100;
+/// Pause between two attempts to take the lock.
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
-/// Mode and group of a socket's file.
+/// The mode and the group of a socket's file.
 #[derive(Clone, Copy, Debug)]
 pub struct SocketPermissions {
     /// Permission bits, such as 0o660.
     pub mode: u32,
-    /// Numeric group; `None` keeps the group of this process.
+    /// Numeric group id. `None` keeps the group of this process.
     pub group: Option<u32>,
 }
 
-/// A listening socket. Dropping it removes its path if the path still leads to it.
+/// A listening unix socket. Dropping it removes its path, unless the path leads to another socket.
 ///
-/// Each change of the path happens under a lock (`PATH.lock`), and the socket gets its path by a
-/// rename, so that a process that ends never removes the socket of its successor, and a client
-/// never finds a path that leads to no server.
+/// A process changes the path only while it holds a lock (`PATH.lock`), so an ending process never
+/// removes the socket of its successor. The socket is bound to a temporary name and then renamed, so a
+/// client never finds a path without a server.
 #[derive(Debug)]
 pub(crate) struct UnixSocket {
     listener: UnixListener,
     path: PathBuf,
-    identity: Identity,
+    identity: FileIdentity,
     permissions: Option<SocketPermissions>,
     step: Option<Step>,
+    /// False after a failure to bind the path again was logged.
     is_reachable: bool,
 }
 
-/// Device and inode of the socket's file. The kernel does not give the inode to another file while
-/// the socket is open.
+/// The device and the inode of the socket's file. The kernel does not reuse the inode while the socket
+/// is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Identity(u64, u64);
+struct FileIdentity(u64, u64);
 
-impl Identity {
+impl FileIdentity {
     fn of(path: &Path) -> io::Result<Self> {
         let file = path.symlink_metadata()?;
         Ok(Self(file.dev(), file.ino()))
@@ -62,10 +64,10 @@ impl Identity {
 }
 
 impl UnixSocket {
-    /// Binds the path. A socket that no process serves is replaced.
+    /// Binds the path. Replaces a socket that no process serves.
     ///
     /// # Errors
-    /// As bind(2); a path that a living process serves is `AddrInUse`.
+    /// The errors of bind(2). `AddrInUse` if another process serves the path.
     pub(crate) async fn bind(
         path: &Path,
         permissions: Option<SocketPermissions>,
@@ -95,7 +97,7 @@ impl UnixSocket {
     ) -> io::Result<Self> {
         let bound = Self::bind_and_rename(path, temporary, permissions);
         if bound.is_err() {
-            // The error of the bind says more than an error of this removal.
+            // An error of this removal is ignored, because the caller needs the error of the bind.
             let _ = fs::remove_file(temporary);
         }
         bound
@@ -110,7 +112,7 @@ impl UnixSocket {
         if let Some(permissions) = permissions {
             permissions.apply(temporary, path)?;
         }
-        let identity = Identity::of(temporary)?;
+        let identity = FileIdentity::of(temporary)?;
         fs::rename(temporary, path)?;
         Ok(Self {
             listener,
@@ -122,7 +124,7 @@ impl UnixSocket {
         })
     }
 
-    /// Reports to `step` whether the path leads to this socket.
+    /// Makes the socket report to `step` whether its path leads to this socket.
     pub(crate) fn report_to(&mut self, step: Step) {
         step.ready(self.path.display().to_string());
         self.step = Some(step);
@@ -133,7 +135,7 @@ impl UnixSocket {
     }
 
     fn is_in_place(&self) -> bool {
-        Identity::of(&self.path).is_ok_and(|identity| identity == self.identity)
+        FileIdentity::of(&self.path).is_ok_and(|identity| identity == self.identity)
     }
 }
 
@@ -141,16 +143,17 @@ impl Listen for UnixSocket {
     const IS_UNIX: bool = true;
     type Stream = UnixStream;
 
-    async fn accept(&self) -> io::Result<(UnixStream, Source)> {
+    async fn accept(&self) -> io::Result<(UnixStream, ClientSource)> {
         let (stream, _) = self.listener.accept().await?;
         let client = stream.peer_cred()?;
         // The kernel gives 0 for a process of another PID namespace.
         let process = client.pid().filter(|pid| *pid > 0);
-        let source = process.map_or(Source::User(client.uid()), Source::Process);
+        let source = process.map_or(ClientSource::User(client.uid()), ClientSource::Process);
         Ok((stream, source))
     }
 
-    /// Binds the path again if it leads elsewhere, unless another living process serves it.
+    /// Binds the path again if it does not lead to this socket. Fails while another process serves
+    /// the path.
     async fn check(&mut self) {
         if self.is_in_place() {
             return;
@@ -160,7 +163,7 @@ impl Listen for UnixSocket {
             Ok(mut socket) => {
                 tracing::warn!(
                     path = %path.display(),
-                    "unix socket path was removed or replaced; bound it again"
+                    "unix socket path was removed or replaced; bound the path again"
                 );
                 if let Some(step) = self.step.take() {
                     socket.report_to(step);
@@ -173,7 +176,7 @@ impl Listen for UnixSocket {
                     tracing::error!(
                         path = %path.display(),
                         %error,
-                        "unix socket path cannot be bound again, so clients cannot connect; retrying every second"
+                        "cannot bind the unix socket path again, so clients cannot connect; retrying every second"
                     );
                 }
                 if let Some(step) = &self.step {
@@ -189,7 +192,7 @@ impl Listen for UnixSocket {
 
 impl Drop for UnixSocket {
     fn drop(&mut self) {
-        // Without the lock, or after a failure, the path stays; the successor replaces it.
+        // If the lock is held or the removal fails, the path remains. The next process replaces it.
         if let Ok(Some(_lock)) = try_lock(&self.path)
             && self.is_in_place()
         {
@@ -199,7 +202,7 @@ impl Drop for UnixSocket {
 }
 
 impl SocketPermissions {
-    /// `path` is the name for the error message.
+    /// Sets group and mode of `file`. `path` is the final path of the socket, for the error message.
     fn apply(self, file: &Path, path: &Path) -> io::Result<()> {
         let set = || {
             if let Some(group) = self.group {
@@ -210,8 +213,8 @@ impl SocketPermissions {
         set().map_err(|error: io::Error| {
             let group = self.group.map_or_else(String::new, |group| {
                 format!(
-                    " and group {group} (a group of this process, unless it has the capability \
-                     CHOWN)"
+                    " and group {group} (without the capability CHOWN, only a group of this process \
+                     is allowed)"
                 )
             });
             io::Error::new(
@@ -239,7 +242,7 @@ fn remove_if_present(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The kernel refuses to connect to any file; only a socket may be replaced.
+/// Refuses a path that leads to a file other than a socket, so that no such file is replaced.
 fn refuse_other_file(path: &Path) -> io::Result<()> {
     let is_other = path
         .symlink_metadata()
@@ -248,7 +251,7 @@ fn refuse_other_file(path: &Path) -> io::Result<()> {
         return Err(io::Error::new(
             io::ErrorKind::AlreadyExists,
             format!(
-                "{} exists and is no socket; give another path",
+                "{} exists and is not a socket; give another path",
                 path.display()
             ),
         ));
@@ -256,12 +259,13 @@ fn refuse_other_file(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// A socket's file outlives the process that made it; one that answers belongs to a living process.
+/// Refuses a path that another process serves. The file of a socket remains after its process has
+/// ended, so this function connects to the socket.
 async fn refuse_served(path: &Path) -> io::Result<()> {
     match UnixStream::connect(path).await {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        // The backlog of a server that accepts slowly is full.
+        // WouldBlock: a process serves the path, but its backlog is full.
         Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
         Ok(_) | Err(_) => Err(io::Error::new(
             io::ErrorKind::AddrInUse,
@@ -270,7 +274,7 @@ async fn refuse_served(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Locks the path against other processes of this project, for a few milliseconds at most.
+/// Takes the lock of the path, which the daemons of portlb hold only for some milliseconds.
 async fn lock(path: &Path) -> io::Result<Flock<File>> {
     for _ in 0..LOCK_ATTEMPTS {
         if let Some(lock) = try_lock(path)? {
@@ -281,16 +285,17 @@ async fn lock(path: &Path) -> io::Result<Flock<File>> {
     Err(io::Error::new(
         io::ErrorKind::AddrInUse,
         format!(
-            "another process holds the lock {}",
+            "another process holds the lock file {}",
             with_suffix(path, LOCK_SUFFIX).display()
         ),
     ))
 }
 
-/// `None`: another process holds the lock.
+/// Tries to take the lock of the path. `None` if another process holds the lock.
 fn try_lock(path: &Path) -> io::Result<Option<Flock<File>>> {
     let name = with_suffix(path, LOCK_SUFFIX);
-    // Clients that see the directory must not be able to hold the lock.
+    // Only the user of the daemon can open the lock file. Otherwise every client with access to the
+    // directory could hold the lock.
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -308,14 +313,14 @@ fn try_lock(path: &Path) -> io::Result<Option<Flock<File>>> {
 
 fn cannot_lock(path: &Path, name: &Path, error: io::Error) -> io::Error {
     let problem = match path.parent() {
-        // The kernel's "no such file" is about the directory.
+        // The error NotFound means that the directory is missing, because the lock file is created.
         Some(directory) if error.kind() == io::ErrorKind::NotFound => format!(
             "the directory {} does not exist; create or mount it",
             directory.display()
         ),
         Some(_) | None => format!(
-            "cannot open the lock {}: {error}; the directory must be writable, and the file must \
-             belong to the user of this process: remove the file if an earlier version made it",
+            "cannot open the lock file {}: {error}; make the directory writable for this process, \
+             and remove the file if it belongs to another user",
             name.display()
         ),
     };
@@ -340,7 +345,7 @@ mod tests {
     async fn an_ending_process_leaves_the_socket_of_its_successor() {
         let (_directory, path) = directory_and_path();
         let ending = UnixSocket::bind(&path, None).await.unwrap();
-        // What a successor finds after the ending process has closed its socket.
+        // The successor replaces the path while the ending process still exists.
         fs::remove_file(&path).unwrap();
         let successor = UnixSocket::bind(&path, None).await.unwrap();
         drop(ending);
@@ -350,14 +355,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_held_lock_keeps_an_ending_process_from_the_path() {
+    async fn an_ending_process_does_not_remove_its_path_while_another_process_holds_the_lock() {
         let (_directory, path) = directory_and_path();
         let ending = UnixSocket::bind(&path, None).await.unwrap();
         let lock = try_lock(&path).unwrap().unwrap();
         drop(ending);
         assert!(path.exists());
         drop(lock);
-        // The next process replaces what is left.
+        // The next process replaces the remaining path.
         let _next = UnixSocket::bind(&path, None).await.unwrap();
         assert!(is_served(&path).await);
     }
@@ -378,16 +383,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_path_of_another_living_process_is_left_alone() {
+    async fn a_path_that_another_process_serves_is_not_changed() {
         let (_directory, path) = directory_and_path();
         let mut socket = UnixSocket::bind(&path, None).await.unwrap();
         fs::remove_file(&path).unwrap();
         let other = UnixListener::bind(&path).unwrap();
-        let identity = Identity::of(&path).unwrap();
+        let identity = FileIdentity::of(&path).unwrap();
         socket.check().await;
-        assert_eq!(Identity::of(&path).unwrap(), identity);
+        assert_eq!(FileIdentity::of(&path).unwrap(), identity);
         drop(socket);
-        assert_eq!(Identity::of(&path).unwrap(), identity);
+        assert_eq!(FileIdentity::of(&path).unwrap(), identity);
         drop(other);
     }
 
@@ -395,7 +400,7 @@ mod tests {
     async fn a_failed_bind_leaves_no_temporary_name() {
         let (_directory, path) = directory_and_path();
         let lock = try_lock(&path).unwrap();
-        // A directory in place of the socket makes the rename fail.
+        // A directory at the path makes the rename fail.
         let temporary = with_suffix(&path, TEMPORARY_SUFFIX);
         fs::create_dir(&path).unwrap();
         let error = UnixSocket::bind_or_clean(&path, &temporary, None).unwrap_err();
@@ -405,7 +410,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_path_too_long_for_the_temporary_name_is_refused_with_the_length() {
+    async fn a_path_that_is_too_long_for_the_temporary_name_is_refused() {
         let path = PathBuf::from(format!("/tmp/{}", "x".repeat(LONGEST_PATH)));
         let error = UnixSocket::bind(&path, None).await.unwrap_err();
         assert!(error.to_string().contains("at most 103 bytes"), "{error}");

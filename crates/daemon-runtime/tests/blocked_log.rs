@@ -1,4 +1,6 @@
-//! A log pipe that no process reads. The daemon is this test program, started again.
+//! Tests with a log pipe that no process reads.
+//!
+//! The daemon under test is a child process with this test program.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
@@ -18,8 +20,9 @@ use nix::{
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Tells the child process what to do and where its HTTP server is to be.
+/// Environment variable with the behaviour of the child process: serve, fail or panic.
 const ROLE: &str = "TEST_BLOCKED_LOG_ROLE";
+/// Environment variable with the path of the HTTP server's unix socket in the child process.
 const SOCKET: &str = "TEST_BLOCKED_LOG_SOCKET";
 
 #[derive(Parser)]
@@ -28,7 +31,8 @@ struct Args {
     common: CommonArgs,
 }
 
-/// Logs far more than a pipe and the queue hold, then does what its role says.
+/// Runs a daemon that logs more lines than the pipe and the queue can hold, and then serves, fails or
+/// panics.
 fn daemon(role: &str) -> ExitCode {
     let http = format!("--http-listen=unix:{}", std::env::var(SOCKET).unwrap());
     let args = Args::parse_from(["test", "--grpc-listen=127.0.0.1:0", &http]);
@@ -38,45 +42,42 @@ fn daemon(role: &str) -> ExitCode {
         || Ok(()),
         async |(), daemon| {
             for number in 0..20_000 {
-                tracing::info!(
-                    number,
-                    "a line of a peer whose sessions come and go all the time"
-                );
+                tracing::info!(number, "a log line that is long enough to fill the pipe");
             }
             match role {
                 "serve" => {
-                    daemon.spawn("nothing", std::future::pending::<io::Result<()>>());
+                    daemon.spawn("service", std::future::pending::<io::Result<()>>());
                     Ok(())
                 }
-                "fail" => Err(io::Error::other("the reason of the end")),
-                "panic" => panic!("the reason of the end"),
-                other => panic!("no role {other}"),
+                "fail" => Err(io::Error::other("the reason of the failure")),
+                "panic" => panic!("the reason of the failure"),
+                other => panic!("the role {other} is unknown"),
             }
         },
     )
 }
 
-/// No test of its own: what the child process runs.
+/// The entry point of the child process. Does nothing in a normal test run.
 #[test]
 fn child() {
     if let Ok(role) = std::env::var(ROLE) {
         let _ = daemon(&role);
-        // Without the words of the test harness, whose standard output is a pipe as well.
+        // Exits before the test harness prints its result.
         std::process::exit(7);
     }
 }
 
-struct Daemon(Child);
+struct ChildDaemon(Child);
 
-impl Drop for Daemon {
+impl Drop for ChildDaemon {
     fn drop(&mut self) {
-        // It may have ended already.
+        // These calls fail if the child process has already ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-impl Daemon {
+impl ChildDaemon {
     fn start(role: &str, socket: &Path) -> Self {
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "child", "--nocapture", "--test-threads=1"])
@@ -89,16 +90,16 @@ impl Daemon {
         Self(child)
     }
 
-    /// Waits for the end.
-    fn ended(&mut self) {
+    /// Waits until the child process has ended.
+    fn wait_for_exit(&mut self) {
         let began = Instant::now();
         while self.0.try_wait().unwrap().is_none() {
-            assert!(began.elapsed() < DEADLINE, "the process does not end");
+            assert!(began.elapsed() < DEADLINE, "the child process does not end");
             std::thread::sleep(Duration::from_millis(5));
         }
     }
 
-    /// Everything that it logged and did not drop.
+    /// Reads the whole log of the child process.
     fn log(&mut self) -> String {
         let mut text = String::new();
         let mut stderr = self.0.stderr.take().unwrap();
@@ -132,7 +133,7 @@ fn socket_in(directory: &tempfile::TempDir) -> std::path::PathBuf {
 fn a_log_pipe_without_reader_does_not_stop_the_daemon() {
     let directory = tempfile::tempdir().unwrap();
     let socket = socket_in(&directory);
-    let mut daemon = Daemon::start("serve", &socket);
+    let mut daemon = ChildDaemon::start("serve", &socket);
     let answer = get(&socket, "/healthz");
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer:?}");
     let metrics = get(&socket, "/metrics");
@@ -142,7 +143,7 @@ fn a_log_pipe_without_reader_does_not_stop_the_daemon() {
         .unwrap();
     assert!(dropped.parse::<u64>().unwrap() > 1_000, "{dropped}");
 
-    // Once the pipe is read, the log says how much is missing.
+    // When the pipe is read, the daemon logs the number of dropped lines.
     let mut lines = BufReader::new(daemon.0.stderr.take().unwrap()).lines();
     let report = lines.find(|line| line.as_ref().unwrap().contains("log lines were dropped"));
     let report = report.unwrap().unwrap();
@@ -155,28 +156,28 @@ fn a_log_pipe_without_reader_does_not_stop_the_daemon() {
 fn a_daemon_whose_log_pipe_is_full_ends_at_sigterm() {
     let directory = tempfile::tempdir().unwrap();
     let socket = socket_in(&directory);
-    let mut daemon = Daemon::start("serve", &socket);
+    let mut daemon = ChildDaemon::start("serve", &socket);
     get(&socket, "/healthz");
     let pid = Pid::from_raw(i32::try_from(daemon.0.id()).unwrap());
     kill(pid, Signal::SIGTERM).unwrap();
-    daemon.ended();
+    daemon.wait_for_exit();
 }
 
 #[test]
 fn a_daemon_whose_log_pipe_is_full_ends_at_an_error_and_at_a_panic() {
     for role in ["fail", "panic"] {
         let directory = tempfile::tempdir().unwrap();
-        Daemon::start(role, &socket_in(&directory)).ended();
+        ChildDaemon::start(role, &socket_in(&directory)).wait_for_exit();
     }
 }
 
 #[test]
-fn the_reason_of_the_end_is_logged_however_many_lines_are_before_it() {
+fn the_reason_of_a_failure_is_logged_although_other_lines_were_dropped() {
     for role in ["fail", "panic"] {
         let directory = tempfile::tempdir().unwrap();
-        let mut daemon = Daemon::start(role, &socket_in(&directory));
+        let mut daemon = ChildDaemon::start(role, &socket_in(&directory));
         let log = daemon.log();
         let rest = log.split("ERROR").nth(1).unwrap_or_default();
-        assert!(rest.contains("the reason of the end"), "{rest:?}");
+        assert!(rest.contains("the reason of the failure"), "{rest:?}");
     }
 }

@@ -1,4 +1,6 @@
-//! The limit of open files belongs to the process, so this file holds one test alone.
+//! A test of servers without free file descriptors.
+//!
+//! The limit of open files applies to the whole process, so this file must have only one test.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
@@ -30,7 +32,7 @@ fn failures(metrics: &Metrics, server: &str) -> u32 {
 }
 
 #[tokio::test]
-async fn servers_without_free_descriptors_pause_and_serve_afterwards() {
+async fn servers_pause_while_no_descriptor_is_free_and_serve_afterwards() {
     let mut daemon = Daemon::new("test");
     let metrics = daemon.metrics().clone();
     let any_port = ListenAddress::from_str("127.0.0.1:0").unwrap();
@@ -38,7 +40,7 @@ async fn servers_without_free_descriptors_pause_and_serve_afterwards() {
     let grpc = grpc.await.unwrap().to_string();
     let http = daemon.serve_http(&any_port).await.unwrap().to_string();
 
-    // The daemon's tasks run from the next await on; the kernel accepts the connections before.
+    // The kernel completes these connections before the daemon's tasks run at the next await.
     let grpc_client = std::net::TcpStream::connect(grpc).unwrap();
     let http_client = std::net::TcpStream::connect(http).unwrap();
     http_client.set_nonblocking(true).unwrap();

@@ -1,4 +1,4 @@
-//! The life of a daemon's tasks: drain, deadline, abort, failure.
+//! Tests of task supervision: drain, deadline, abort and failure.
 
 use std::{future::pending, io, time::Duration};
 
@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// A task that never ends on its own.
+/// A task that never ends.
 async fn forever() -> Result<(), io::Error> {
     pending().await
 }
@@ -19,7 +19,7 @@ async fn ended(daemon: Daemon) -> Result<(), DaemonError> {
 }
 
 #[tokio::test]
-async fn a_draining_task_is_waited_for_and_a_service_task_is_not() {
+async fn the_drain_waits_for_a_draining_task_but_not_for_a_service_task() {
     let mut daemon = Daemon::new("test");
     let shutdown = daemon.shutdown().clone();
     let (asked, mut drain_began) = mpsc::channel::<()>(1);
@@ -38,7 +38,7 @@ async fn a_draining_task_is_waited_for_and_a_service_task_is_not() {
     assert!(!running.is_finished());
     assert!(
         futures::FutureExt::now_or_never(shutdown.stopping()).is_none(),
-        "servers must not stop while a task still drains"
+        "the servers do not stop while a task drains"
     );
     finish.send(()).unwrap();
     let result = tokio::time::timeout(DEADLINE, &mut running).await.unwrap();
@@ -47,7 +47,7 @@ async fn a_draining_task_is_waited_for_and_a_service_task_is_not() {
 }
 
 #[tokio::test]
-async fn every_draining_task_is_waited_for() {
+async fn the_drain_waits_for_every_draining_task() {
     let mut daemon = Daemon::new("test");
     let shutdown = daemon.shutdown().clone();
     let (ended_first, mut first) = mpsc::channel::<()>(1);
@@ -73,7 +73,7 @@ async fn every_draining_task_is_waited_for() {
 }
 
 #[tokio::test]
-async fn a_daemon_without_draining_tasks_ends_at_the_request() {
+async fn a_daemon_without_draining_tasks_ends_at_the_drain_request() {
     let mut daemon = Daemon::new("test");
     daemon.spawn("service", forever());
     daemon.shutdown().request();
@@ -81,18 +81,18 @@ async fn a_daemon_without_draining_tasks_ends_at_the_request() {
 }
 
 #[tokio::test]
-async fn a_failed_task_stops_the_process_and_is_named_with_its_cause() {
+async fn a_failed_task_stops_the_process_with_its_name_and_cause() {
     let mut daemon = Daemon::new("test");
     daemon.spawn("service", forever());
     daemon.spawn("table", async {
-        Err(io::Error::other("the kernel is gone"))
+        Err(io::Error::other("cannot read the table"))
     });
     let error = ended(daemon).await.unwrap_err();
-    assert_eq!(in_words(&error), "table has failed: the kernel is gone");
+    assert_eq!(in_words(&error), "table has failed: cannot read the table");
 }
 
 #[tokio::test]
-async fn a_task_that_ends_on_its_own_stops_the_process() {
+async fn a_task_that_ends_before_the_drain_request_stops_the_process() {
     let mut daemon = Daemon::new("test");
     daemon.spawn("table", async { Ok::<_, io::Error>(()) });
     let error = ended(daemon).await.unwrap_err();
@@ -100,7 +100,7 @@ async fn a_task_that_ends_on_its_own_stops_the_process() {
 }
 
 #[tokio::test]
-async fn a_draining_task_that_ends_before_the_request_stops_the_process() {
+async fn a_draining_task_that_ends_before_the_drain_request_stops_the_process() {
     let mut daemon = Daemon::new("test");
     daemon.spawn_until_drained("table", async { Ok::<_, io::Error>(()) });
     let error = ended(daemon).await.unwrap_err();
@@ -108,11 +108,11 @@ async fn a_draining_task_that_ends_before_the_request_stops_the_process() {
 }
 
 #[tokio::test]
-async fn a_panic_stops_the_process() {
+async fn a_panic_of_a_task_stops_the_process() {
     let mut daemon = Daemon::new("test");
     daemon.spawn("table", async {
         if !std::hint::black_box(false) {
-            panic!("an invariant is broken");
+            panic!("a panic of the test");
         }
         Ok::<_, io::Error>(())
     });
@@ -121,20 +121,23 @@ async fn a_panic_stops_the_process() {
 }
 
 #[tokio::test]
-async fn a_failure_while_draining_is_an_error() {
+async fn a_task_that_fails_during_the_drain_stops_the_process_with_an_error() {
     let mut daemon = Daemon::new("test");
     let shutdown = daemon.shutdown().clone();
     shutdown.request();
     daemon.spawn_until_drained("withdrawal", async move {
         shutdown.drain_requested().await;
-        Err(io::Error::other("the peer is gone"))
+        Err(io::Error::other("the session has ended"))
     });
     let error = ended(daemon).await.unwrap_err();
-    assert_eq!(in_words(&error), "withdrawal has failed: the peer is gone");
+    assert_eq!(
+        in_words(&error),
+        "withdrawal has failed: the session has ended"
+    );
 }
 
 #[tokio::test]
-async fn a_drain_ends_at_its_deadline_with_an_error() {
+async fn a_drain_that_is_not_complete_at_its_deadline_ends_with_an_error() {
     let mut daemon = Daemon::new("test");
     daemon.set_drain_deadline(Duration::from_millis(20));
     daemon.spawn_until_drained("table", forever());
@@ -144,7 +147,7 @@ async fn a_drain_ends_at_its_deadline_with_an_error() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_deadline_starts_with_the_request() {
+async fn the_drain_deadline_starts_with_the_drain_request() {
     let mut daemon = Daemon::new("test");
     daemon.set_drain_deadline(Duration::from_secs(10));
     let shutdown = daemon.shutdown().clone();
@@ -161,7 +164,7 @@ async fn the_deadline_starts_with_the_request() {
 }
 
 #[tokio::test]
-async fn an_abort_ends_the_drain_at_once() {
+async fn an_abort_ends_the_drain_immediately() {
     let mut daemon = Daemon::new("test");
     daemon.spawn_until_drained("table", forever());
     daemon.shutdown().request();
@@ -177,7 +180,7 @@ async fn an_abort_ends_the_drain_at_once() {
 }
 
 #[tokio::test]
-async fn a_failed_task_leaves_no_socket_behind() {
+async fn the_unix_socket_is_removed_after_a_task_has_failed() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("http.sock");
     let mut daemon = Daemon::new("test");
@@ -186,8 +189,8 @@ async fn a_failed_task_leaves_no_socket_behind() {
         .await
         .unwrap();
     assert!(path.exists());
-    daemon.spawn("table", async { Err(io::Error::other("gone")) });
+    daemon.spawn("table", async { Err(io::Error::other("no table")) });
     let error = ended(daemon).await.unwrap_err();
-    assert_eq!(in_words(&error), "table has failed: gone");
+    assert_eq!(in_words(&error), "table has failed: no table");
     assert!(!path.exists());
 }

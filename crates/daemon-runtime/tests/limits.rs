@@ -1,4 +1,4 @@
-//! What one client, hostile or broken, can take from the servers of a daemon.
+//! Tests of the limits for hostile and faulty clients.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
@@ -19,13 +19,14 @@ const CONTRACT: GrpcContract = GrpcContract {
 };
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// The limits of the servers.
+/// The connection limit of the HTTP server.
 const HTTP_CONNECTIONS: usize = 64;
+/// The connection limit of the gRPC server.
 const GRPC_CONNECTIONS: usize = 256;
 
 const HALF_SENT: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: test\r\n";
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Frames of HTTP/2 (RFC 9113 section 6): length, type, flags, stream, payload.
+/// A SETTINGS frame of HTTP/2 (RFC 9113 section 6): length, type, flags, stream.
 const EMPTY_SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
 const PING: &[u8] = &[0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
 
@@ -40,7 +41,8 @@ fn tcp(address: ListenAddress) -> SocketAddr {
     }
 }
 
-/// Runs a daemon with both servers until the test ends.
+/// Runs a daemon with both servers until the test ends. Returns the addresses of the HTTP server and
+/// the gRPC server.
 async fn start() -> (SocketAddr, SocketAddr, Metrics) {
     start_with(|_| {}).await
 }
@@ -72,12 +74,12 @@ fn cut(metrics: &Metrics, server: &str, reason: &str) -> u64 {
 
 async fn connect_and_send(address: SocketAddr, bytes: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    // The server may have closed the connection for a newer one.
+    // The write fails if the server has already closed the connection because of its limit.
     let _ = stream.write_all(bytes).await;
     stream
 }
 
-/// The answer to a whole request.
+/// Sends a whole HTTP request and returns the response.
 async fn request(address: SocketAddr, text: &str) -> String {
     let mut stream = connect_and_send(address, text.as_bytes()).await;
     let mut answer = String::new();
@@ -91,11 +93,11 @@ async fn ensure_alive(address: SocketAddr) {
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer:?}");
 }
 
-/// Waits for the end of a connection; the time that it took.
+/// Waits until the server closes the connection. Returns the time.
 async fn time_until_closed(mut stream: TcpStream) -> Duration {
     let began = Instant::now();
     let mut rest = Vec::new();
-    // A reset is an end as well.
+    // An error is a reset, which also means that the server closed the connection.
     let _ = stream.read_to_end(&mut rest).await;
     began.elapsed()
 }
@@ -108,7 +110,7 @@ fn resident_kib() -> u64 {
 }
 
 #[tokio::test]
-async fn ten_thousand_half_sent_requests_leave_the_probes_and_the_memory_alone() {
+async fn ten_thousand_incomplete_requests_neither_block_probes_nor_use_much_memory() {
     let (http, _, metrics) = start().await;
     let before = resident_kib();
     let mut open = VecDeque::new();
@@ -130,7 +132,7 @@ async fn ten_thousand_half_sent_requests_leave_the_probes_and_the_memory_alone()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_half_sent_request_ends_after_the_header_timeout() {
+async fn a_connection_with_an_incomplete_request_is_closed_after_the_header_timeout() {
     let (http, _, metrics) = start().await;
     let stream = connect_and_send(http, HALF_SENT).await;
     let lasted = time_until_closed(stream).await;
@@ -139,7 +141,7 @@ async fn a_half_sent_request_ends_after_the_header_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_without_a_request_ends_after_the_header_timeout() {
+async fn a_connection_without_a_request_is_closed_after_the_header_timeout() {
     let (http, _, metrics) = start().await;
     let lasted = time_until_closed(connect_and_send(http, b"").await).await;
     assert!((4..=7).contains(&lasted.as_secs()), "{lasted:?}");
@@ -147,9 +149,9 @@ async fn a_connection_without_a_request_ends_after_the_header_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_the_client_does_not_read_ends_after_the_connection_timeout() {
+async fn a_response_that_the_client_does_not_read_ends_after_the_connection_timeout() {
     let (http, _, metrics) = start_with(|metrics| {
-        // More than the socket buffers of both ends hold.
+        // The response must be larger than the socket buffers of client and server.
         let help = "x".repeat(32 * 1024 * 1024);
         metrics.register(
             "long",
@@ -173,7 +175,7 @@ async fn an_answer_that_the_client_does_not_read_ends_after_the_connection_timeo
 }
 
 #[tokio::test]
-async fn a_connection_serves_one_request() {
+async fn an_http_connection_serves_only_one_request() {
     let (http, _, _) = start().await;
     let twice = "GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n".repeat(2);
     let answer = request(http, &twice).await;
@@ -182,7 +184,7 @@ async fn a_connection_serves_one_request() {
 }
 
 #[tokio::test]
-async fn headers_beyond_the_limits_are_refused() {
+async fn requests_with_too_long_or_too_many_headers_are_refused() {
     let (http, _, _) = start().await;
     let long = format!("Long: {}\r\n", "x".repeat(9 * 1024));
     let many = "Many: x\r\n".repeat(65);
@@ -199,7 +201,7 @@ async fn client(address: SocketAddr) -> HealthClient<tonic::transport::Channel> 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_grpc_connection_without_a_handshake_ends_after_its_timeout() {
+async fn a_grpc_connection_without_a_handshake_is_closed_after_the_handshake_timeout() {
     let (_, grpc, metrics) = start().await;
     for bytes in [&b""[..], &PREFACE[..23]] {
         let lasted = time_until_closed(connect_and_send(grpc, bytes).await).await;
@@ -209,7 +211,7 @@ async fn a_grpc_connection_without_a_handshake_ends_after_its_timeout() {
 }
 
 #[tokio::test]
-async fn an_open_grpc_stream_outlives_a_flood_of_connections() {
+async fn an_open_grpc_stream_is_not_closed_during_a_flood_of_connections() {
     let (_, grpc, metrics) = start().await;
     let mut watching = client(grpc).await;
     let watch = watching.watch(HealthCheckRequest::default()).await.unwrap();
@@ -231,7 +233,7 @@ async fn an_open_grpc_stream_outlives_a_flood_of_connections() {
     assert!(next.is_err(), "{next:?}");
 }
 
-/// A client with a connection of its own and an open stream on it.
+/// Opens a stream on a new connection.
 async fn watch(target: &Target) -> Result<tonic::Streaming<HealthCheckResponse>, tonic::Status> {
     let mut client = HealthClient::new(target.channel());
     let watching = client.watch(HealthCheckRequest::default()).await;
@@ -272,9 +274,9 @@ async fn a_grpc_server_full_of_open_streams_refuses_the_next_connection() {
 }
 
 #[tokio::test]
-async fn connections_whose_calls_have_ended_give_way() {
+async fn connections_without_open_calls_are_closed_at_the_limit() {
     let (_, grpc, metrics) = start().await;
-    let mut stays = watch(&target(grpc)).await.unwrap();
+    let mut open_watch = watch(&target(grpc)).await.unwrap();
     let mut idle = Vec::new();
     for _ in 0..300 {
         let mut client = client(grpc).await;
@@ -287,7 +289,7 @@ async fn connections_whose_calls_have_ended_give_way() {
     );
     // A client whose connection was closed connects again.
     idle[0].check(HealthCheckRequest::default()).await.unwrap();
-    let next = timeout(Duration::from_millis(50), stays.message()).await;
+    let next = timeout(Duration::from_millis(50), open_watch.message()).await;
     assert!(next.is_err(), "{next:?}");
 }
 
@@ -308,7 +310,7 @@ async fn start_on_unix_socket() -> (tempfile::TempDir, PathBuf, Metrics) {
 async fn idle_connections_of_the_unix_socket_lock_no_client_out() {
     let (_directory, path, metrics) = start_on_unix_socket().await;
     let socket = Target::Unix(path.clone());
-    let mut stays = watch(&socket).await.unwrap();
+    let mut open_watch = watch(&socket).await.unwrap();
     let mut idle = Vec::new();
     for _ in 0..300 {
         let mut stream = UnixStream::connect(&path).await.unwrap();
@@ -324,19 +326,19 @@ async fn idle_connections_of_the_unix_socket_lock_no_client_out() {
         let connections = value(&metrics, "portlb_server_connections{server=\"grpc\"}");
         assert!(connections <= GRPC_CONNECTIONS as u64, "{connections}");
     }
-    let next = timeout(Duration::from_millis(50), stays.message()).await;
+    let next = timeout(Duration::from_millis(50), open_watch.message()).await;
     assert!(next.is_err(), "{next:?}");
 }
 
 #[tokio::test]
-async fn a_connection_that_does_not_read_gives_way() {
+async fn a_connection_whose_client_does_not_read_is_closed_at_the_limit() {
     let (_directory, path, _metrics) = start_on_unix_socket().await;
     let mut open = Vec::new();
     for _ in 0..3 {
         let mut stream = UnixStream::connect(&path).await.unwrap();
         stream.write_all(PREFACE).await.unwrap();
         stream.write_all(EMPTY_SETTINGS).await.unwrap();
-        // The answers to these pings fill the socket until the server waits for the client to read.
+        // The replies to these pings fill the socket until the server can no longer write.
         while timeout(
             Duration::from_millis(20),
             stream.write_all(&PING.repeat(1_000)),

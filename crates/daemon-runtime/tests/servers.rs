@@ -1,4 +1,4 @@
-//! The servers that every daemon has, over real sockets.
+//! Tests of the HTTP server and the gRPC server with real sockets.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
@@ -27,7 +27,7 @@ use tonic_reflection::pb::v1::{
     server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
 };
 
-/// Nobody needs a contract of ours to have health and reflection.
+/// The tests use only health and reflection, so the contract needs no services of portlb.
 const CONTRACT: GrpcContract = GrpcContract {
     services: &["test.v1.Test"],
     descriptors: tonic_health::pb::FILE_DESCRIPTOR_SET,
@@ -50,7 +50,6 @@ fn target(address: &ListenAddress) -> Target {
     }
 }
 
-/// Serves gRPC at the address.
 async fn serve(daemon: &mut Daemon, address: &ListenAddress) -> Result<ListenAddress, DaemonError> {
     daemon
         .serve_grpc(address, CONTRACT, Routes::default())
@@ -79,7 +78,7 @@ async fn status(target: &Target, service: &str) -> Result<ServingStatus, Code> {
         .map_err(|status| status.code())
 }
 
-/// Waits for the health service to say what it is expected to say.
+/// Waits until the health service reports the expected status.
 async fn wait_for_status(target: &Target, service: &str, expected: ServingStatus) {
     let mut updates = HealthClient::new(target.channel())
         .watch(HealthCheckRequest {
@@ -121,12 +120,12 @@ async fn reflected_services(target: &Target) -> Vec<String> {
         .collect()
 }
 
-/// Status line and body of the answer.
+/// Sends a GET request. Returns the status line with the headers, and the body.
 async fn get(address: &ListenAddress, path: &str) -> (String, String) {
     get_with(address, path, "").await
 }
 
-/// `headers` are whole lines.
+/// Sends a GET request with additional headers. Each header ends with a line break.
 async fn get_with(address: &ListenAddress, path: &str, headers: &str) -> (String, String) {
     let ListenAddress::Tcp(address) = address else {
         panic!("{address} is not TCP");
@@ -142,7 +141,7 @@ async fn get_with(address: &ListenAddress, path: &str, headers: &str) -> (String
 }
 
 #[tokio::test]
-async fn health_over_tcp_follows_readiness() {
+async fn the_health_service_reports_the_readiness_of_the_daemon() {
     let mut daemon = Daemon::new("test");
     let step = daemon.readiness().step("table", "not read yet");
     let bound = serve(&mut daemon, &any_port()).await.unwrap();
@@ -163,7 +162,7 @@ async fn health_over_tcp_follows_readiness() {
 }
 
 #[tokio::test]
-async fn reflection_lists_what_is_served() {
+async fn reflection_lists_the_served_services() {
     let mut daemon = Daemon::new("test");
     let bound = serve(&mut daemon, &any_port()).await.unwrap();
     let (shutdown, running) = run(daemon);
@@ -176,7 +175,7 @@ async fn reflection_lists_what_is_served() {
 }
 
 #[tokio::test]
-async fn grpc_is_served_on_a_unix_socket_that_is_gone_afterwards() {
+async fn grpc_is_served_on_a_unix_socket_and_the_socket_is_removed_afterwards() {
     let directory = tempfile::tempdir().unwrap();
     let (path, address) = socket(&directory);
     let mut daemon = Daemon::new("test");
@@ -189,8 +188,8 @@ async fn grpc_is_served_on_a_unix_socket_that_is_gone_afterwards() {
     assert!(!path.exists());
 }
 
-/// The type of the first frame that answers a request for the health with this authority, or the
-/// error of RST_STREAM.
+/// Sends a health request with this authority. Returns the type of the first response frame: HEADERS
+/// or RST_STREAM.
 async fn answer_to_authority(path: &Path, authority: &str) -> u8 {
     const HEADERS: u8 = 1;
     const RST_STREAM: u8 = 3;
@@ -215,7 +214,7 @@ async fn answer_to_authority(path: &Path, authority: &str) -> u8 {
         &[0, 0, 0, 4, 0, 0, 0, 0, 0][..],
         &[0, 0, length, HEADERS, 4, 0, 0, 0, 1],
         &block,
-        // An empty message of gRPC, and the end of the stream.
+        // An empty gRPC message and the end of the stream.
         &[0, 0, 5, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0],
     ]
     .concat();
@@ -243,10 +242,10 @@ async fn the_authorities_of_grpc_clients_on_a_unix_socket_are_accepted() {
     let (shutdown, running) = run(daemon);
     for authority in [
         "localhost",
-        // gRPC C-core since 1.57.
+        // Authorities of gRPC C-core since 1.57.
         "run%2Fportlb%2Fnode-router.sock",
         "%2Frun%2Fportlb%2Fnode-router.sock",
-        // grpc-java.
+        // The authority of grpc-java.
         "/run/portlb/node-router.sock",
     ] {
         let answer = answer_to_authority(&path, authority);
@@ -257,7 +256,7 @@ async fn the_authorities_of_grpc_clients_on_a_unix_socket_are_accepted() {
 }
 
 #[tokio::test]
-async fn a_stale_unix_socket_is_replaced() {
+async fn a_unix_socket_that_no_process_serves_is_replaced() {
     let directory = tempfile::tempdir().unwrap();
     let (path, address) = socket(&directory);
     drop(UnixListener::bind(&path).unwrap());
@@ -271,7 +270,7 @@ async fn a_stale_unix_socket_is_replaced() {
 }
 
 #[tokio::test]
-async fn the_unix_socket_of_a_living_server_is_refused_and_left_alone() {
+async fn a_unix_socket_that_another_server_serves_is_refused_and_not_changed() {
     let directory = tempfile::tempdir().unwrap();
     let (path, address) = socket(&directory);
     let living = UnixListener::bind(&path).unwrap();
@@ -282,14 +281,15 @@ async fn the_unix_socket_of_a_living_server_is_refused_and_left_alone() {
         if *refused == address && source.kind() == std::io::ErrorKind::AddrInUse)
     );
 
-    // The refused bind has connected once; the living server still answers the next one.
+    // The first accepted connection is from the refused bind. The other server still accepts the next
+    // connection.
     living.accept().await.unwrap();
     let (client, server) = tokio::join!(tokio::net::UnixStream::connect(&path), living.accept());
     client.unwrap();
     server.unwrap();
 }
 
-/// Waits until the daemon is ready, or is not.
+/// Waits until the readiness of the daemon is `is_ready`.
 async fn wait_for_readiness(readiness: &Readiness, is_ready: bool) {
     let changed = async {
         while readiness.is_ready() != is_ready {
@@ -311,12 +311,12 @@ async fn wait_for_path(path: &Path) {
 }
 
 #[tokio::test]
-async fn an_ending_daemon_leaves_the_unix_socket_of_its_successor() {
+async fn an_ending_daemon_does_not_remove_the_unix_socket_of_its_successor() {
     let directory = tempfile::tempdir().unwrap();
     let (path, address) = socket(&directory);
     let mut ending = Daemon::new("test");
     let bound = serve(&mut ending, &address).await.unwrap();
-    // The open watch keeps the ending daemon for a while after its socket is closed.
+    // The open watch delays the end of the first daemon after its socket is closed.
     let (shutdown, running) = run(ending);
     let mut watch = HealthClient::new(target(&bound).channel())
         .watch(HealthCheckRequest::default())
@@ -386,18 +386,21 @@ async fn a_daemon_whose_unix_socket_is_taken_over_is_not_ready_until_it_is_free(
 }
 
 #[tokio::test]
-async fn a_plain_file_in_place_of_the_socket_is_refused_and_left_alone() {
+async fn a_regular_file_at_the_path_of_the_socket_is_refused_and_not_changed() {
     let directory = tempfile::tempdir().unwrap();
     let (path, address) = socket(&directory);
-    std::fs::write(&path, "somebody's notes").unwrap();
+    std::fs::write(&path, "the text of another file").unwrap();
     let mut daemon = Daemon::new("test");
     let refused = serve(&mut daemon, &address).await;
     assert!(matches!(refused, Err(DaemonError::Listen { .. })));
-    assert_eq!(std::fs::read_to_string(&path).unwrap(), "somebody's notes");
+    assert_eq!(
+        std::fs::read_to_string(&path).unwrap(),
+        "the text of another file"
+    );
 }
 
 #[tokio::test]
-async fn a_missing_directory_of_the_socket_is_named() {
+async fn the_message_about_a_missing_directory_of_the_socket_has_its_path() {
     let directory = tempfile::tempdir().unwrap();
     let address = ListenAddress::Unix(directory.path().join("missing/test.sock"));
     let error = serve(&mut Daemon::new("test"), &address).await.unwrap_err();
@@ -406,7 +409,7 @@ async fn a_missing_directory_of_the_socket_is_named() {
 }
 
 #[tokio::test]
-async fn a_tcp_port_in_use_is_refused_with_its_address() {
+async fn the_message_about_a_used_tcp_port_has_its_address_and_flag() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = ListenAddress::Tcp(taken.local_addr().unwrap());
     let error = serve(&mut Daemon::new("test"), &address).await.unwrap_err();
@@ -417,7 +420,7 @@ async fn a_tcp_port_in_use_is_refused_with_its_address() {
 }
 
 #[tokio::test]
-async fn readyz_names_the_missing_step_and_healthz_is_alive_all_the_same() {
+async fn while_a_step_is_missing_readyz_names_the_step_and_healthz_succeeds() {
     let mut daemon = Daemon::new("test");
     let step = daemon.readiness().step("table", "not read yet");
     let bound = daemon.serve_http(&any_port()).await.unwrap();
@@ -437,12 +440,12 @@ async fn readyz_names_the_missing_step_and_healthz_is_alive_all_the_same() {
 }
 
 #[tokio::test]
-async fn metrics_are_in_the_format_that_the_reader_accepts() {
+async fn metrics_are_served_in_the_format_that_the_client_accepts() {
     let mut daemon = Daemon::new("test");
     let counter = Counter::<u64>::default();
     daemon
         .metrics()
-        .register("things", "Things that happened", counter.clone());
+        .register("things", "A counter of this test", counter.clone());
     let bound = daemon.serve_http(&any_port()).await.unwrap();
     let (shutdown, running) = run(daemon);
 
@@ -459,7 +462,7 @@ async fn metrics_are_in_the_format_that_the_reader_accepts() {
     assert!(body.contains("portlb_build_info{daemon=\"test\""), "{body}");
     assert!(body.ends_with("# EOF\n"), "{body}");
 
-    // The types of the text format 0.0.4 are counter, gauge, histogram, summary and untyped.
+    // The text format 0.0.4 has no type `info`, so the build information is a gauge.
     let (head, body) = get(&bound, "/metrics").await;
     assert!(
         head.to_lowercase()
@@ -478,7 +481,7 @@ async fn metrics_are_in_the_format_that_the_reader_accepts() {
 }
 
 #[tokio::test]
-async fn an_open_stream_does_not_hold_the_process_back() {
+async fn an_open_stream_does_not_delay_the_end_of_the_daemon() {
     let mut daemon = Daemon::new("test");
     let bound = serve(&mut daemon, &any_port()).await.unwrap();
     let (shutdown, running) = run(daemon);

@@ -1,4 +1,6 @@
-//! Signals belong to the process, so this file holds one test alone.
+//! A test of the signals of a daemon.
+//!
+//! A signal reaches the whole process, so this file must have only one test.
 
 use std::{
     io,
@@ -21,7 +23,7 @@ struct Args {
 }
 
 #[test]
-fn the_first_signal_drains_the_second_ends_the_drain_and_sighup_does_neither() {
+fn the_first_sigterm_starts_a_drain_the_second_ends_the_drain_and_sighup_has_no_effect() {
     let args = Args::parse_from([
         "test",
         "--grpc-listen=127.0.0.1:0",
@@ -49,13 +51,17 @@ fn the_first_signal_drains_the_second_ends_the_drain_and_sighup_does_neither() {
         exited.send(exit_code).unwrap();
     });
     has_started.recv_timeout(DEADLINE).unwrap();
-    // Without a handler it would end this process.
+    // Without a handler, SIGHUP would end this process.
     raise(Signal::SIGHUP).unwrap();
     raise(Signal::SIGTERM).unwrap();
     is_draining.recv_timeout(DEADLINE).unwrap();
     raise(Signal::SIGHUP).unwrap();
     let exited = has_exited.try_recv();
-    assert_eq!(exited, Err(TryRecvError::Empty), "a drain is waited for");
+    assert_eq!(
+        exited,
+        Err(TryRecvError::Empty),
+        "SIGHUP does not end the drain"
+    );
     raise(Signal::SIGINT).unwrap();
     let exit_code = has_exited.recv_timeout(DEADLINE).unwrap();
     assert_eq!(exit_code, ExitCode::FAILURE);

@@ -14,19 +14,19 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::Counter;
 
-/// Most octets of lines that wait to be written.
+/// Largest size of the queued lines in octets.
 const CAPACITY: usize = 1024 * 1024;
 
-/// Octets beyond the capacity that are left for errors, so that the reason of an end is not dropped
-/// for the lines before it.
+/// Additional octets for lines of level ERROR, so that the reason why the process exits is not
+/// dropped.
 const RESERVE: usize = 64 * 1024;
 
-/// Pause before the next attempt to write to a descriptor that another process has made
-/// non-blocking.
+/// Pause before the next attempt to write, if another process has made the descriptor non-blocking.
 const WRITE_PAUSE: Duration = Duration::from_millis(10);
 
-/// Lines on their way to a descriptor. Adding a line never blocks: where the queue is full, the
-/// line is dropped and counted.
+/// A queue of log lines that a thread writes to a descriptor.
+///
+/// Adding a line never blocks. If the queue is full, the line is dropped and counted.
 #[derive(Clone, Debug)]
 pub(crate) struct Lines {
     shared: Arc<Shared>,
@@ -49,8 +49,8 @@ struct Queue {
 }
 
 impl Lines {
-    /// Starts the writing thread. `report` logs how many lines were dropped, once lines are written
-    /// again.
+    /// Starts the thread that writes. The thread calls `report` with the number of dropped lines
+    /// when it can write again.
     ///
     /// # Errors
     /// The thread cannot be started.
@@ -66,12 +66,12 @@ impl Lines {
         Ok(lines)
     }
 
-    /// How many lines were dropped.
+    /// Returns the counter of the dropped lines.
     pub(crate) fn dropped(&self) -> &Counter {
         &self.dropped
     }
 
-    /// Adds a line, with its end.
+    /// Adds a line to the queue. `line` includes the line break.
     pub(super) fn add(&self, line: &[u8], is_error: bool) {
         let capacity = CAPACITY + if is_error { RESERVE } else { 0 };
         let mut queue = self.lock();
@@ -87,7 +87,7 @@ impl Lines {
         self.shared.changed.notify_all();
     }
 
-    /// Returns when every line is written, or after `within`.
+    /// Waits until every line is written, at most `within`.
     pub(crate) fn flush(&self, within: Duration) {
         let is_busy = |queue: &mut Queue| queue.is_writing || !queue.lines.is_empty();
         let waited = self
@@ -111,13 +111,13 @@ impl Lines {
             if !is_written {
                 self.dropped.inc();
             }
-            if let Some(dropped) = self.taken(is_written) {
+            if let Some(dropped) = self.write_finished(is_written) {
                 report(dropped);
             }
         }
     }
 
-    /// Waits for the next line.
+    /// Waits for a line and removes it from the queue.
     fn take(&self) -> Vec<u8> {
         let is_empty = |queue: &mut Queue| queue.lines.is_empty();
         let queue = self.shared.changed.wait_while(self.lock(), is_empty);
@@ -128,12 +128,13 @@ impl Lines {
         line
     }
 
-    /// Ends the write of a line. Returns how many dropped lines are to be reported.
-    fn taken(&self, is_written: bool) -> Option<u64> {
+    /// Marks the write of a line as finished. Returns the number of dropped lines if it must be
+    /// reported now.
+    fn write_finished(&self, is_written: bool) -> Option<u64> {
         let mut queue = self.lock();
         queue.is_writing = false;
         queue.unreported += u64::from(!is_written);
-        // Not before the report itself can be written, and there is room for what follows it.
+        // The report itself is a log line, so it needs a working descriptor and space in the queue.
         let is_due = is_written && queue.unreported > 0 && queue.octets < CAPACITY / 2;
         let dropped = is_due.then(|| std::mem::take(&mut queue.unreported));
         drop(queue);
@@ -156,7 +157,7 @@ fn write_line(output: &mut impl Write, line: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// The writer of one log event, which comes as one line.
+/// The writer of one log event. `tracing-subscriber` writes each event with one call.
 #[derive(Debug)]
 pub(crate) struct EventWriter<'a> {
     lines: &'a Lines,
@@ -204,7 +205,7 @@ mod tests {
 
     const DEADLINE: Duration = Duration::from_secs(10);
 
-    /// Lines into a pipe, and its reading end.
+    /// Returns a queue that writes to a pipe, and the reading end of the pipe.
     fn into_pipe(report: fn(u64)) -> (Lines, File) {
         let (read, write) = nix::unistd::pipe().unwrap();
         (Lines::start(write.into(), report).unwrap(), read.into())
@@ -223,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_without_reader_bounds_the_queue_and_drops_are_reported_once_it_is_read() {
+    fn lines_are_dropped_while_the_pipe_is_not_read_and_reported_when_it_is_read_again() {
         static REPORTED: AtomicU64 = AtomicU64::new(0);
         let (lines, mut pipe) = into_pipe(|dropped| {
             REPORTED.fetch_add(dropped, Ordering::Relaxed);
@@ -236,7 +237,7 @@ mod tests {
         let dropped = lines.dropped().get();
         assert!((8_000..9_000).contains(&dropped), "{dropped}");
         lines.add(&line, true);
-        assert_eq!(lines.dropped().get(), dropped, "there is room for an error");
+        assert_eq!(lines.dropped().get(), dropped, "an error line still fits");
         lines.flush(Duration::from_millis(1));
         assert_eq!(REPORTED.load(Ordering::Relaxed), 0);
 

@@ -73,34 +73,34 @@ fn an_object_that_changes_while_it_is_listed_still_comes_before_synced() {
     publisher.remove(&3);
     let events = ready(&mut watcher);
     let synced = events.iter().position(|event| *event == Event::Synced);
-    let told = &events[..synced.unwrap()];
-    assert_eq!(told, [Event::Changed(2, 'x'), Event::Removed(3)]);
+    let before_synced = &events[..synced.unwrap()];
+    assert_eq!(before_synced, [Event::Changed(2, 'x'), Event::Removed(3)]);
 }
 
 #[test]
-fn changes_cannot_delay_synced() {
+fn changes_during_the_listing_do_not_delay_synced() {
     let publisher = Publisher::new();
     for key in 0..10_u8 {
         publisher.set(key, 'a');
     }
     publisher.synced();
     let mut watcher = publisher.reader().subscribe().unwrap();
-    let mut told = 0;
+    let mut received = 0;
     for value in ['b', 'c'].into_iter().cycle().take(100) {
         let event = next(&mut watcher).unwrap();
         if event == Event::Synced {
             break;
         }
-        told += 1;
+        received += 1;
         for key in 0..10_u8 {
             publisher.set(key, value);
         }
     }
-    assert_eq!(told, 10);
+    assert_eq!(received, 10);
 }
 
 #[test]
-fn a_slow_watcher_skips_what_was_overwritten() {
+fn a_slow_watcher_gets_only_the_last_change_of_an_object() {
     let publisher = Publisher::new();
     publisher.synced();
     let mut watcher = publisher.reader().subscribe().unwrap();
@@ -117,7 +117,7 @@ fn a_slow_watcher_skips_what_was_overwritten() {
 }
 
 #[test]
-fn an_equal_object_is_no_change() {
+fn publishing_an_equal_object_causes_no_event() {
     let publisher = Publisher::new();
     publisher.set(1, 'a');
     let revision = publisher.reader().snapshot().revision;
@@ -127,7 +127,7 @@ fn an_equal_object_is_no_change() {
 }
 
 #[test]
-fn removals_that_everybody_knows_are_forgotten() {
+fn removals_that_every_watcher_has_read_are_dropped() {
     let publisher = Publisher::new();
     let mut watcher = publisher.reader().subscribe().unwrap();
     for key in 0..100_u8 {
@@ -142,7 +142,7 @@ fn removals_that_everybody_knows_are_forgotten() {
 }
 
 #[test]
-fn a_removal_is_kept_for_a_watcher_that_has_not_heard_of_it() {
+fn a_removal_is_kept_until_a_slow_watcher_has_read_it() {
     let publisher = Publisher::new();
     publisher.set(1, 'a');
     let mut slow = publisher.reader().subscribe().unwrap();
@@ -156,7 +156,7 @@ fn a_removal_is_kept_for_a_watcher_that_has_not_heard_of_it() {
 }
 
 #[tokio::test]
-async fn a_watch_ends_with_its_publisher() {
+async fn a_watch_ends_when_its_publisher_is_dropped() {
     let publisher = Publisher::<u8, char>::new();
     let mut watcher = publisher.reader().subscribe().unwrap();
     drop(publisher);
@@ -164,7 +164,7 @@ async fn a_watch_ends_with_its_publisher() {
 }
 
 #[test]
-fn replacing_all_changes_only_what_differs() {
+fn replace_all_causes_events_only_for_different_objects() {
     let publisher = Publisher::new();
     publisher.set(1, 'a');
     publisher.set(2, 'b');
@@ -178,7 +178,7 @@ fn replacing_all_changes_only_what_differs() {
     );
 }
 
-/// Publishes and removes objects of keys that are never used again.
+/// Publishes and removes one object for each key.
 fn churn(publisher: &Publisher<u32, char>, keys: std::ops::Range<u32>) {
     for key in keys {
         publisher.set(key, 'a');
@@ -207,7 +207,7 @@ async fn a_watcher_that_does_not_read_costs_a_bounded_number_of_removals_and_end
     assert_eq!(ended, WatchEnded::Lagging);
     assert_eq!(tonic::Status::from(ended).code(), tonic::Code::Aborted);
     assert_eq!(events.next().await, None);
-    // A new watch is told everything.
+    // A new watch gets all objects.
     drop(std::mem::replace(
         &mut reading,
         publisher.reader().subscribe().unwrap(),
@@ -227,11 +227,11 @@ fn a_watcher_that_reads_in_time_is_never_lagging() {
     for round in 0..20 {
         let first = round * 900;
         churn(&publisher, first..first + 900);
-        let mut told = 0;
+        let mut removed = 0;
         while let Some((_, event)) = watcher.next_ready().unwrap() {
-            told += usize::from(matches!(event, Event::Removed(_)));
+            removed += usize::from(matches!(event, Event::Removed(_)));
         }
-        assert_eq!(told, 900);
+        assert_eq!(removed, 900);
     }
 }
 
@@ -251,7 +251,7 @@ fn a_large_table_keeps_as_many_removals_as_it_had_objects() {
 }
 
 #[test]
-fn a_removal_of_everything_ends_no_watch() {
+fn the_removal_of_all_objects_does_not_end_a_watch() {
     let publisher = Publisher::new();
     let table = |first: u32| (first..first + 3_000).map(|key| (key, 'a')).collect();
     publisher.replace_all(table(0));
@@ -273,7 +273,7 @@ fn a_removal_of_everything_ends_no_watch() {
 }
 
 #[test]
-fn a_large_table_that_was_emptied_keeps_few_removals_once_all_are_read() {
+fn an_emptied_table_keeps_fewer_removals_after_they_were_read() {
     let publisher = Publisher::new();
     publisher.replace_all((0..3_000).map(|key| (key, 'a')).collect());
     publisher.synced();
@@ -297,7 +297,7 @@ fn watches_of_one_publisher_are_bounded_and_one_that_ends_makes_room() {
 }
 
 #[test]
-fn an_object_is_read_until_it_is_removed() {
+fn the_owner_reads_a_published_object_until_it_removes_it() {
     let publisher = Publisher::new();
     publisher.set("web", 1);
     assert_eq!(publisher.read(&"web", |read| read.copied()), Some(1));
@@ -307,7 +307,7 @@ fn an_object_is_read_until_it_is_removed() {
 }
 
 #[test]
-fn a_snapshot_begins_behind_a_key_and_counts_all_objects() {
+fn a_snapshot_page_begins_after_a_key_and_has_the_total_of_all_objects() {
     let publisher = Publisher::new();
     for (key, value) in [(1, 'a'), (2, 'b'), (3, 'c'), (4, 'd')] {
         publisher.set(key, value);
@@ -316,7 +316,7 @@ fn a_snapshot_begins_behind_a_key_and_counts_all_objects() {
     let reader = publisher.reader();
     let snapshot = reader.snapshot_after(Some(&1), 1);
     assert_eq!((snapshot.total, snapshot.objects), (3, vec![(3, 'c')]));
-    let behind_a_removed_key = reader.snapshot_after(Some(&2), 9).objects;
-    assert_eq!(behind_a_removed_key, [(3, 'c'), (4, 'd')]);
+    let after_a_removed_key = reader.snapshot_after(Some(&2), 9).objects;
+    assert_eq!(after_a_removed_key, [(3, 'c'), (4, 'd')]);
     assert_eq!(reader.snapshot_after(Some(&4), 9).objects, []);
 }

@@ -544,7 +544,7 @@ fn what_yaml_itself_refuses_is_said_with_the_field_and_the_cure() {
         (
             "    weight: 3",
             "\tweight: 3",
-            "9:1: a tab stands here; indent with spaces",
+            "9:1: a tab is used here; indent with spaces",
         ),
         (
             "name: shop",
@@ -554,7 +554,7 @@ fn what_yaml_itself_refuses_is_said_with_the_field_and_the_cure() {
         (
             "443]",
             "443",
-            "7:14: a colon cannot stand here; is a ] or } missing before it, or quotes around a \
+            "7:14: a colon is not allowed here; is a ] or } missing before it, or quotes around a \
              text with a colon?",
         ),
         (
@@ -565,7 +565,7 @@ fn what_yaml_itself_refuses_is_said_with_the_field_and_the_cure() {
         (
             "name: shop",
             "name: \"shop",
-            "5:3: a text in quotes goes on here; is the closing quote missing above?",
+            "5:3: a text in quotes continues here; is the closing quote missing above?",
         ),
         (
             "port: 80\n",

@@ -1,4 +1,4 @@
-//! The bounded set of open connections of one server.
+//! The connection limit of one server.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -9,102 +9,104 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-/// Part of the places that the connections in use of one process may take.
+/// Divisor of the connection limit: one process may have open streams on a quarter of the allowed
+/// connections.
 const SHARE_OF_A_PROCESS: usize = 4;
 
-/// Where a connection comes from, as far as the kernel knows it.
+/// The client of a connection, as the kernel identifies it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Source {
-    /// A remote address.
+pub(crate) enum ClientSource {
+    /// The address of a TCP client.
     Address(IpAddr),
-    /// A client of a unix socket: a process of the server's PID namespace.
+    /// The process id of a client on a unix socket in the PID namespace of the server.
     Process(i32),
-    /// A client of a unix socket in another PID namespace: one of all processes of this user id.
+    /// The user id of a client on a unix socket in another PID namespace, where the kernel does not
+    /// give the process id.
     User(u32),
 }
 
-/// The open connections of one server and their limit.
+/// The open connections of one server with their limit.
 ///
-/// A connection keeps its place while a stream is open on it. Where the limit is reached, a new
-/// connection takes the place of the oldest connection without a stream, of the source that has the
-/// most of them, so that a source that floods the server displaces its own connections and not those
-/// of other sources.
+/// If the limit is reached, the server closes a connection without open streams in favour of a new
+/// connection. It chooses the source with the most connections without open streams, and closes the
+/// oldest of them. So a source that floods the server loses its own connections.
 #[derive(Debug)]
-pub(crate) struct Connections {
+pub(crate) struct ConnectionSlots {
     limit: usize,
-    places: Arc<Semaphore>,
-    table: Arc<Mutex<Table>>,
+    slots: Arc<Semaphore>,
+    table: Arc<Mutex<OpenConnections>>,
 }
 
-/// The place of one open connection; given back when it is dropped.
+/// The right to one open connection. Dropping it allows another connection.
 #[derive(Debug)]
-pub(crate) struct Slot {
+pub(crate) struct ConnectionSlot {
     number: u64,
     limit: usize,
     evicted: CancellationToken,
-    table: Arc<Mutex<Table>>,
-    _place: OwnedSemaphorePermit,
+    table: Arc<Mutex<OpenConnections>>,
+    _permit: OwnedSemaphorePermit,
 }
 
-/// The open connections by their number; a higher number is a younger connection.
+/// The open connections of a server. A newer connection has a higher number.
 #[derive(Debug, Default)]
-struct Table {
+struct OpenConnections {
     next: u64,
-    open: BTreeMap<u64, Open>,
+    open: BTreeMap<u64, OpenConnection>,
 }
 
 #[derive(Debug)]
-struct Open {
-    source: Source,
+struct OpenConnection {
+    source: ClientSource,
+    /// The number of open streams.
     streams: usize,
     evicted: CancellationToken,
 }
 
-/// Counts the streams of one connection.
+/// A counter of the open streams of one connection.
 #[derive(Clone, Debug)]
-pub(crate) struct Usage {
+pub(crate) struct StreamCounter {
     number: u64,
     most_of_a_process: usize,
-    table: Arc<Mutex<Table>>,
+    table: Arc<Mutex<OpenConnections>>,
 }
 
-/// An open stream; counted until it is dropped.
+/// One open stream. Dropping it decreases the counter of its connection.
 #[derive(Debug)]
 pub(crate) struct OpenStream {
     number: u64,
-    table: Arc<Mutex<Table>>,
+    table: Arc<Mutex<OpenConnections>>,
 }
 
-/// Why a stream is refused.
+/// The reason why a stream is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum StreamRefused {
-    /// The connection is about to be closed.
-    #[error("this connection is closed for a newer one; connect again")]
-    Evicted,
-    /// The process has streams on as many connections as it may.
     #[error(
-        "this process uses {0} connections, the most that one process may; use one connection for \
-         several calls"
+        "the server closes this connection, because its connection limit is reached; connect again"
+    )]
+    Evicted,
+    /// The process already has open streams on this many connections.
+    #[error(
+        "this process has calls on {0} connections, which is the limit for one process; use one \
+         connection for several calls"
     )]
     TooManyConnections(usize),
 }
 
-/// What became of a new connection.
+/// The decision about a new connection.
 #[derive(Debug)]
 pub(crate) enum Admission {
-    /// There was a place.
-    Admitted(Slot),
-    /// Another connection was closed to make a place.
-    AdmittedByEviction(Slot),
-    /// Every place belongs to a connection with an open stream.
+    Admitted(ConnectionSlot),
+    /// The server closed another connection in favour of this one.
+    AdmittedByEviction(ConnectionSlot),
+    /// The limit is reached, and every connection has an open stream.
     Refused,
 }
 
-impl Connections {
+impl ConnectionSlots {
     pub(crate) fn new(limit: usize) -> Self {
         Self {
             limit,
-            places: Arc::new(Semaphore::new(limit)),
+            slots: Arc::new(Semaphore::new(limit)),
             table: Arc::default(),
         }
     }
@@ -114,45 +116,45 @@ impl Connections {
     }
 
     pub(crate) fn open(&self) -> usize {
-        self.limit - self.places.available_permits()
+        self.limit - self.slots.available_permits()
     }
 
-    /// Admits a new connection. Returns when the evicted connection, if there is one, is closed, so
-    /// that never more than the limit and the new connection are open.
-    pub(crate) async fn admit(&self, source: Source) -> Admission {
-        if let Ok(place) = self.places.clone().try_acquire_owned() {
-            return Admission::Admitted(self.slot(source, place));
+    /// Decides about a new connection. If the server must close another connection, waits until it is
+    /// closed, so that at most one connection above the limit is open.
+    pub(crate) async fn admit(&self, source: ClientSource) -> Admission {
+        if let Ok(permit) = self.slots.clone().try_acquire_owned() {
+            return Admission::Admitted(self.slot(source, permit));
         }
         if !lock(&self.table).evict() {
             return Admission::Refused;
         }
-        let place = self.places.clone().acquire_owned();
-        let place = place.await.expect("the semaphore is never closed");
-        Admission::AdmittedByEviction(self.slot(source, place))
+        let permit = self.slots.clone().acquire_owned();
+        let permit = permit.await.expect("the semaphore is never closed");
+        Admission::AdmittedByEviction(self.slot(source, permit))
     }
 
-    fn slot(&self, source: Source, place: OwnedSemaphorePermit) -> Slot {
+    fn slot(&self, source: ClientSource, permit: OwnedSemaphorePermit) -> ConnectionSlot {
         let evicted = CancellationToken::new();
         let number = lock(&self.table).add(source, evicted.clone());
-        Slot {
+        ConnectionSlot {
             number,
             limit: self.limit,
             evicted,
             table: self.table.clone(),
-            _place: place,
+            _permit: permit,
         }
     }
 }
 
-impl Slot {
-    /// Returns when this connection must close to make a place.
+impl ConnectionSlot {
+    /// Returns when the server must close this connection in favour of a new one.
     pub(crate) fn evicted(&self) -> WaitForCancellationFutureOwned {
         self.evicted.clone().cancelled_owned()
     }
 
-    /// Returns what counts the streams of this connection.
-    pub(crate) fn usage(&self) -> Usage {
-        Usage {
+    /// Returns the counter for the streams of this connection.
+    pub(crate) fn stream_counter(&self) -> StreamCounter {
+        StreamCounter {
             number: self.number,
             most_of_a_process: (self.limit / SHARE_OF_A_PROCESS).max(1),
             table: self.table.clone(),
@@ -160,8 +162,8 @@ impl Slot {
     }
 }
 
-impl Usage {
-    /// Counts a stream, which protects the connection from eviction.
+impl StreamCounter {
+    /// Counts a new stream. The connection is not evicted while it has an open stream.
     pub(crate) fn open_stream(&self) -> Result<OpenStream, StreamRefused> {
         let mut table = lock(&self.table);
         let (source, streams) = match table.open.get(&self.number) {
@@ -169,7 +171,7 @@ impl Usage {
             Some(_) | None => return Err(StreamRefused::Evicted),
         };
         if streams == 0
-            && matches!(source, Source::Process(_))
+            && matches!(source, ClientSource::Process(_))
             && table.in_use(source) >= self.most_of_a_process
         {
             return Err(StreamRefused::TooManyConnections(self.most_of_a_process));
@@ -186,23 +188,23 @@ impl Usage {
 
 impl Drop for OpenStream {
     fn drop(&mut self) {
-        // The connection may be closed already.
+        // The table has no entry if the connection is already closed.
         if let Some(open) = lock(&self.table).open.get_mut(&self.number) {
             open.streams = open.streams.saturating_sub(1);
         }
     }
 }
 
-impl Drop for Slot {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         lock(&self.table).open.remove(&self.number);
     }
 }
 
-impl Table {
-    fn add(&mut self, source: Source, evicted: CancellationToken) -> u64 {
+impl OpenConnections {
+    fn add(&mut self, source: ClientSource, evicted: CancellationToken) -> u64 {
         self.next += 1;
-        let open = Open {
+        let open = OpenConnection {
             source,
             streams: 0,
             evicted,
@@ -211,21 +213,21 @@ impl Table {
         self.next
     }
 
-    /// Returns how many connections of the source have an open stream.
-    fn in_use(&self, source: Source) -> usize {
+    /// Returns the number of connections of this source with an open stream.
+    fn in_use(&self, source: ClientSource) -> usize {
         let open = self.open.values();
         open.filter(|open| open.source == source && open.streams > 0)
             .count()
     }
 
-    /// Asks one connection to close. Returns false if none may be closed.
+    /// Evicts one connection. Returns false if every connection has an open stream.
     fn evict(&mut self) -> bool {
         let evictable = || {
             self.open
                 .values()
                 .filter(|open| open.streams == 0 && !open.evicted.is_cancelled())
         };
-        let mut counts: HashMap<Source, usize> = HashMap::new();
+        let mut counts: HashMap<ClientSource, usize> = HashMap::new();
         for open in evictable() {
             *counts.entry(open.source).or_default() += 1;
         }
@@ -238,7 +240,7 @@ impl Table {
     }
 }
 
-fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
+fn lock(table: &Mutex<OpenConnections>) -> MutexGuard<'_, OpenConnections> {
     table.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -248,17 +250,17 @@ mod tests {
 
     use super::*;
 
-    fn source(last_octet: u8) -> Source {
-        Source::Address(IpAddr::from([10, 0, 0, last_octet]))
+    fn source(last_octet: u8) -> ClientSource {
+        ClientSource::Address(IpAddr::from([10, 0, 0, last_octet]))
     }
 
-    fn is_evicted(slot: &Slot) -> bool {
+    fn is_evicted(slot: &ConnectionSlot) -> bool {
         slot.evicted.is_cancelled()
     }
 
-    /// Fills a set with one connection of each source, in this order.
-    async fn full(sources: &[u8]) -> (Connections, Vec<Slot>) {
-        let connections = Connections::new(sources.len());
+    /// Opens one connection for each entry of `sources`, in this order, up to the limit.
+    async fn full(sources: &[u8]) -> (ConnectionSlots, Vec<ConnectionSlot>) {
+        let connections = ConnectionSlots::new(sources.len());
         let mut slots = Vec::new();
         for last_octet in sources {
             let admission = connections.admit(source(*last_octet)).await;
@@ -271,13 +273,16 @@ mod tests {
         (connections, slots)
     }
 
-    /// Which of these connections makes place for a new connection of a source of its own.
+    /// Checks which connection is closed in favour of a new connection of another source.
+    ///
+    /// `in_use` are the indexes of the connections with an open stream. `expected` is the index of the
+    /// closed connection; `None` means that the new connection is refused.
     #[track_caller]
     fn check(sources: &[u8], in_use: &[usize], expected: Option<usize>) {
         let (connections, mut slots) = full(sources).now_or_never().unwrap();
         let streams = in_use
             .iter()
-            .map(|index| slots[*index].usage().open_stream());
+            .map(|index| slots[*index].stream_counter().open_stream());
         let _streams: Vec<OpenStream> = streams.map(Result::unwrap).collect();
         let mut admission = Box::pin(connections.admit(source(99)));
         let result = admission.as_mut().now_or_never();
@@ -289,8 +294,11 @@ mod tests {
             assert!(matches!(result, Some(Admission::Refused)), "{result:?}");
             return;
         };
-        assert!(result.is_none(), "the evicted connection is still open");
-        let refused = slots[victim].usage().open_stream().unwrap_err();
+        assert!(
+            result.is_none(),
+            "the admission waits for the evicted connection"
+        );
+        let refused = slots[victim].stream_counter().open_stream().unwrap_err();
         assert_eq!(refused, StreamRefused::Evicted);
         drop(slots.remove(victim));
         let result = admission.now_or_never();
@@ -302,47 +310,50 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_connection_of_the_source_with_the_most_makes_place() {
+    fn the_oldest_connection_of_the_source_with_the_most_connections_is_closed() {
         check(&[1, 2, 2, 3], &[], Some(1));
         check(&[1, 2, 3, 4], &[], Some(0));
         check(&[2, 1, 1, 2, 1], &[], Some(1));
     }
 
     #[test]
-    fn a_connection_with_an_open_stream_keeps_its_place() {
+    fn a_connection_with_an_open_stream_is_not_closed() {
         check(&[1, 1, 1], &[0, 1], Some(2));
         check(&[1, 1, 2], &[0, 1, 2], None);
     }
 
     #[tokio::test]
-    async fn a_connection_whose_last_stream_has_ended_gives_way() {
+    async fn a_connection_can_be_closed_after_its_last_stream_has_ended() {
         let (connections, slots) = full(&[1, 1]).await;
         let [first, second] = &slots[..] else {
             panic!("{slots:?}");
         };
-        let stays = second.usage().open_stream().unwrap();
-        let streams = [first.usage().open_stream(), first.usage().open_stream()];
+        let open_stream = second.stream_counter().open_stream().unwrap();
+        let streams = [
+            first.stream_counter().open_stream(),
+            first.stream_counter().open_stream(),
+        ];
         let admission = connections.admit(source(2)).await;
         assert!(matches!(admission, Admission::Refused), "{admission:?}");
         drop(streams);
         assert!(connections.admit(source(2)).now_or_never().is_none());
         assert!(is_evicted(first));
         assert!(!is_evicted(second));
-        drop(stays);
+        drop(open_stream);
     }
 
     #[tokio::test]
-    async fn one_process_uses_a_quarter_of_the_places() {
-        let connections = Connections::new(8);
+    async fn one_process_has_streams_on_at_most_a_quarter_of_the_connections() {
+        let connections = ConnectionSlots::new(8);
         let mut slots = Vec::new();
         for pid in [1, 1, 1, 2] {
-            let admission = connections.admit(Source::Process(pid)).await;
+            let admission = connections.admit(ClientSource::Process(pid)).await;
             let Admission::Admitted(slot) = admission else {
                 panic!("{admission:?}");
             };
             slots.push(slot);
         }
-        let open = |index: usize| slots[index].usage().open_stream();
+        let open = |index: usize| slots[index].stream_counter().open_stream();
         let first = open(0).unwrap();
         let second = [open(1).unwrap(), open(1).unwrap()];
         assert_eq!(open(2).unwrap_err(), StreamRefused::TooManyConnections(2));
@@ -353,20 +364,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn processes_that_the_kernel_does_not_tell_apart_share_no_limit() {
-        let connections = Connections::new(4);
+    async fn clients_without_a_process_id_have_no_process_limit() {
+        let connections = ConnectionSlots::new(4);
         let mut open = Vec::new();
         for _ in 0..4 {
-            let admission = connections.admit(Source::User(65532)).await;
+            let admission = connections.admit(ClientSource::User(65532)).await;
             let Admission::Admitted(slot) = admission else {
                 panic!("{admission:?}");
             };
-            open.push((slot.usage().open_stream().unwrap(), slot));
+            open.push((slot.stream_counter().open_stream().unwrap(), slot));
         }
     }
 
     #[tokio::test]
-    async fn a_dropped_slot_is_a_free_place() {
+    async fn a_dropped_slot_allows_another_connection() {
         let (connections, mut slots) = full(&[1, 2]).await;
         slots.remove(0);
         assert_eq!(connections.open(), 1);

@@ -1,18 +1,18 @@
-//! Errors for people.
+//! Error texts with all causes.
 
 use std::error::Error;
 
-/// An error with its causes, in one line.
+/// Returns the message of an error and of all its causes, with colons between them, in one line.
 #[must_use]
 pub fn in_words(error: &dyn Error) -> String {
-    let mut words = error.to_string();
+    let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        words.push_str(": ");
-        words.push_str(&cause.to_string());
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
         source = cause.source();
     }
-    words
+    text
 }
 
 #[cfg(test)]
@@ -21,7 +21,7 @@ mod tests {
     use crate::config_file::FileError;
 
     #[test]
-    fn each_cause_follows_its_effect() {
+    fn the_cause_of_an_error_follows_the_error() {
         let error = FileError::Read {
             path: "/nowhere".into(),
             source: std::io::Error::other("no disk"),

@@ -1,10 +1,13 @@
-//! What the YAML parser says, in words that name the field and the cure.
+//! Messages of the YAML parser, reworded with field and suggestion.
 
 use super::Place;
 
-/// The message for `said`, which the parser said of `place` in `text`. `None`: it stands as it is.
-pub(super) fn translated(said: &str, text: &str, place: Option<Place>) -> Option<String> {
-    let (field, value) = place.map_or(("", ""), |place| around(text, place));
+/// Returns a message with the field and a suggestion in place of the parser's message. `None` if the
+/// parser's message needs no other wording.
+///
+/// `text` is the file, and `place` is the place of the error.
+pub(super) fn reworded(parser_message: &str, text: &str, place: Option<Place>) -> Option<String> {
+    let (field, value) = place.map_or(("", ""), |place| field_and_value(text, place));
     let at_field = |message: &str| match field {
         "" => message.to_owned(),
         field => format!("{field}: {message}"),
@@ -14,7 +17,7 @@ pub(super) fn translated(said: &str, text: &str, place: Option<Place>) -> Option
             "{value} is not a whole number from 0 to {most}; write one"
         ))
     };
-    let message = match said {
+    let message = match parser_message {
         "invalid u8" => number(u8::MAX.into()),
         "invalid u16" => number(u16::MAX.into()),
         "invalid u32" => number(u32::MAX.into()),
@@ -37,20 +40,22 @@ pub(super) fn translated(said: &str, text: &str, place: Option<Place>) -> Option
         "null is not allowed here" => {
             at_field("the field has no value; write one, or leave the field out")
         }
-        "illegal placement of ':' indicator" => "a colon cannot stand here; is a ] or } missing \
+        "illegal placement of ':' indicator" => "a colon is not allowed here; is a ] or } missing \
              before it, or quotes around a text with a colon?"
             .to_owned(),
         "while parsing a block mapping, did not find expected key" => {
             "the indentation fits no field above; indent all fields of an entry alike".to_owned()
         }
         "invalid indentation in multiline quoted scalar" => {
-            "a text in quotes goes on here; is the closing quote missing above?".to_owned()
+            "a text in quotes continues here; is the closing quote missing above?".to_owned()
         }
         "only single YAML document expected but multiple found" => {
             "a second document begins here; write one document a file, without ---".to_owned()
         }
-        said if speaks_of_a_tab(said) => "a tab stands here; indent with spaces".to_owned(),
-        said => match doubled(said) {
+        parser_message if mentions_tab(parser_message) => {
+            "a tab is used here; indent with spaces".to_owned()
+        }
+        parser_message => match duplicate_field(parser_message) {
             Some(field) => format!("the field `{field}` is given twice; leave one of them out"),
             None => return None,
         },
@@ -58,9 +63,9 @@ pub(super) fn translated(said: &str, text: &str, place: Option<Place>) -> Option
     Some(message.chars().flat_map(super::printable).collect())
 }
 
-/// Where to look: the parser's place, but for a tab, whose error stands where the text before it
-/// begins.
-pub(super) fn place(said: &str, text: &str, place: Place) -> Place {
+/// Returns the place of an error. For an error about a tab, the parser reports the begin of the text
+/// before the tab, so this function searches for the tab.
+pub(super) fn tab_place(parser_message: &str, text: &str, place: Place) -> Place {
     let lines = text.lines().zip(1_u64..);
     let tab = lines
         .skip_while(|(_, line)| *line < place.line)
@@ -72,15 +77,17 @@ pub(super) fn place(said: &str, text: &str, place: Place) -> Place {
             Some(Place { line, column })
         });
     match tab {
-        Some(tab) if speaks_of_a_tab(said) => tab,
+        Some(tab) if mentions_tab(parser_message) => tab,
         Some(_) | None => place,
     }
 }
 
-/// Where to look if the parser knows no place: `!tag name` is another name than `name` to it, so
-/// that it does not see that the field is given twice.
-pub(super) fn tagged(said: &str, text: &str) -> Option<Place> {
-    let field = doubled(said)?;
+/// Returns the place of a duplicate field with a tag, such as `!tag name`.
+///
+/// The parser does not report this place: it distinguishes `!tag name` from `name`, and only serde
+/// finds the duplicate field.
+pub(super) fn tagged_field(parser_message: &str, text: &str) -> Option<Place> {
+    let field = duplicate_field(parser_message)?;
     let mut tags = text.match_indices('!').map(|(at, _)| at);
     let at = tags.find(|at| {
         let name = text[*at..].split_once(char::is_whitespace);
@@ -100,25 +107,28 @@ pub(super) fn tagged(said: &str, text: &str) -> Option<Place> {
     Some(Place { line, column })
 }
 
-fn doubled(said: &str) -> Option<&str> {
-    said.strip_prefix("duplicate field `")?.strip_suffix('`')
+/// Returns the field of a message about a duplicate field.
+fn duplicate_field(parser_message: &str) -> Option<&str> {
+    parser_message
+        .strip_prefix("duplicate field `")?
+        .strip_suffix('`')
 }
 
-fn speaks_of_a_tab(said: &str) -> bool {
-    said.split_whitespace()
+fn mentions_tab(parser_message: &str) -> bool {
+    parser_message
+        .split_whitespace()
         .any(|word| word == "tab" || word == "tabs")
 }
 
-/// The field whose value stands at the place, and the value as it is written; empty if there is
-/// none on that line.
-fn around(text: &str, place: Place) -> (&str, &str) {
+/// Returns the field and its value at `place`. Each is empty if it is not on the line of `place`.
+fn field_and_value(text: &str, place: Place) -> (&str, &str) {
     let index = |number: u64| usize::try_from(number - 1).unwrap_or(usize::MAX);
     let line = text.lines().nth(index(place.line)).unwrap_or("");
     let at = line
         .char_indices()
         .nth(index(place.column))
         .map_or(line.len(), |(at, _)| at);
-    // A value that is missing stands at the colon.
+    // For a missing value, the parser reports the place of the colon.
     let at = at + usize::from(line[at..].starts_with(':'));
     let (before, value) = line.split_at(at);
     let field = before.trim_end().strip_suffix(':').map_or("", |before| {

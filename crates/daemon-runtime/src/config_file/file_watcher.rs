@@ -1,14 +1,14 @@
-//! Notices that a file may have changed.
+//! Notification about changes of a file.
 //!
-//! What is watched are directories, never the file itself: an editor that renames a new file over
-//! the old one, and a mounted ConfigMap that swaps a symbolic link, leave the old file untouched.
-//! Every link on the way to the file counts, and so does the first part of the path that is
-//! missing.
+//! The watcher watches directories, not the file itself. An editor can rename a new file over the old
+//! file, and a mounted ConfigMap replaces a symbolic link: both leave the old file unchanged. The
+//! watcher watches the directory of every symbolic link in the path, of the file, and of the first
+//! missing part of the path.
 //!
-//! A closed file, a rename and a new link are complete: they are told at once. A file that is
-//! created, written or removed is often about to be closed or replaced: it is told when it has
-//! been left alone for a moment. A look at the file each second finds what no event tells, such
-//! as changes on a network file system.
+//! A closed file, a renamed file and a new link are complete, so the watcher reports them
+//! immediately. A process that creates, writes or removes a file will often close or replace it soon,
+//! so the watcher reports the file after 50 ms without an event. The watcher also polls the file once
+//! a second, because some changes cause no event, such as changes on a network file system.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque, btree_map::Entry},
@@ -29,42 +29,41 @@ use tokio::{
     time::{Instant, Interval, MissedTickBehavior, interval},
 };
 
-/// How long a file that is being written must be left alone before it is told.
+/// Time without an event after which the watcher reports an incomplete change.
 const SETTLED_AFTER: Duration = Duration::from_millis(50);
-/// From one look at the file to the next.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// As in the kernel: path_resolution(7).
+/// Time between two polls of the file.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// Largest number of symbolic links in a path, equal to the kernel's limit: path_resolution(7).
 const MOST_LINKS: usize = 40;
 
-/// Tells when a file may have changed.
+/// A watcher that reports possible changes of one file.
 #[derive(Debug)]
 pub struct FileWatcher {
     path: PathBuf,
-    /// The names whose appearance, disappearance or content decide what the path leads to.
-    decisive: BTreeSet<PathBuf>,
-    /// Watched directories, by what they were when the watch began.
+    /// The symbolic links in the path, and the file or the first missing part of the path. A change of
+    /// one of these names can change the file.
+    relevant: BTreeSet<PathBuf>,
+    /// Watched directories with their device and inode at the begin of the watch.
     watched: BTreeMap<PathBuf, (u64, u64)>,
-    /// `None`: the system has no more of them, only the look is left.
+    /// `None` if inotify has no free watches. Then the watcher only polls.
     watcher: Option<RecommendedWatcher>,
     events: mpsc::UnboundedReceiver<notify::Result<Event>>,
-    look: Interval,
+    poll: Interval,
     settled_at: Option<Instant>,
-    told: Option<Fingerprint>,
-    /// What decides has not been looked at since a change was told.
-    is_look_due: bool,
+    reported: Option<Fingerprint>,
+    /// The relevant names were not determined again since the last reported change.
+    is_rescan_due: bool,
 }
 
-/// The path leads nowhere: it is empty, or relative to a directory that is gone.
+/// A path cannot be watched: it is empty, or relative to a directory that does not exist.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot watch {:?}", path.display())]
 pub struct WatchError {
-    /// The file.
     pub path: PathBuf,
-    /// Why.
     pub source: io::Error,
 }
 
-/// Tells two versions of a file apart.
+/// The metadata that distinguishes two versions of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Fingerprint {
     device: u64,
@@ -74,18 +73,21 @@ struct Fingerprint {
     changed: (i64, i64),
 }
 
-enum Meaning {
-    Nothing,
+/// The meaning of one inotify event for the file.
+enum ChangeState {
+    Irrelevant,
     Incomplete,
     Complete,
 }
 
 impl FileWatcher {
-    /// Begins to watch; the file need not exist. Read the file after this, and after each
-    /// [`FileWatcher::changed`], and no change is missed. Needs a tokio runtime with time.
+    /// Starts to watch. The file does not need to exist.
     ///
-    /// Where the system has no watches left, a change is told within a second, and a warning says
-    /// so.
+    /// The caller reads the file after this call and after each return of [`FileWatcher::changed`].
+    /// Then it misses no change. Needs a tokio runtime with time.
+    ///
+    /// If inotify has no free watches, the function logs a warning, and the watcher reports a change
+    /// within a second.
     ///
     /// # Errors
     /// The path cannot be made absolute.
@@ -96,70 +98,70 @@ impl FileWatcher {
         })?;
         let (sender, events) = mpsc::unbounded_channel();
         let watcher = notify::recommended_watcher(move |event| {
-            // The receiver is gone only while the watcher is being dropped.
+            // Sending fails only while the watcher is being dropped.
             let _ = sender.send(event);
         });
-        let mut look = interval(LOOK_INTERVAL);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut poll = interval(POLL_INTERVAL);
+        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut this = Self {
-            told: fingerprint(&absolute),
+            reported: fingerprint(&absolute),
             path: absolute,
-            decisive: BTreeSet::new(),
+            relevant: BTreeSet::new(),
             watched: BTreeMap::new(),
             watcher: None,
             events,
-            look,
+            poll,
             settled_at: None,
-            is_look_due: false,
+            is_rescan_due: false,
         };
         let watched = watcher.and_then(|watcher| {
             this.watcher = Some(watcher);
-            this.watch_what_decides()
+            this.update_watches()
         });
         if let Err(error) = watched {
             tracing::warn!(
                 path = %path.display(),
                 %error,
-                "changes are seen within a second instead of at once; raise the limits in \
-                 /proc/sys/fs/inotify"
+                "cannot watch the file with inotify; checking it once a second (raise the limits \
+                 in /proc/sys/fs/inotify)"
             );
         }
-        // What happened between the look above and the watch is told.
-        if fingerprint(&this.path) != this.told {
+        // The file has changed after its fingerprint was taken and before the watch began.
+        if fingerprint(&this.path) != this.reported {
             this.settled_at = Some(Instant::now());
         }
         Ok(this)
     }
 
-    /// Returns when the file may have changed, appeared or disappeared. Cancel safe.
+    /// Waits until the file was possibly changed, created or removed. Cancel safe.
     pub async fn changed(&mut self) {
-        if std::mem::take(&mut self.is_look_due) {
-            self.look_for_directories();
-            // What happened before a new directory was watched.
-            if fingerprint(&self.path) != self.told {
+        if std::mem::take(&mut self.is_rescan_due) {
+            self.rescan_directories();
+            // The file has changed before a new directory was watched.
+            if fingerprint(&self.path) != self.reported {
                 self.settled_at = Some(Instant::now());
             }
         }
         loop {
             tokio::select! {
-                Some(event) = self.events.recv() => match self.meaning(event) {
-                    Meaning::Nothing => {}
-                    Meaning::Incomplete => {
-                        self.look_for_directories();
+                Some(event) = self.events.recv() => match self.change_state(event) {
+                    ChangeState::Irrelevant => {}
+                    ChangeState::Incomplete => {
+                        self.rescan_directories();
                         self.settled_at = Some(Instant::now() + SETTLED_AFTER);
                     }
-                    Meaning::Complete => return self.tell(),
+                    ChangeState::Complete => return self.report_change(),
                 },
                 () = wait_until(self.settled_at) => {
                     self.settled_at = None;
-                    self.look_for_directories();
-                    if fingerprint(&self.path) != self.told {
-                        return self.tell();
+                    self.rescan_directories();
+                    if fingerprint(&self.path) != self.reported {
+                        return self.report_change();
                     }
                 }
-                _ = self.look.tick() => {
-                    self.look_for_directories();
-                    if self.settled_at.is_none() && fingerprint(&self.path) != self.told {
+                _ = self.poll.tick() => {
+                    self.rescan_directories();
+                    if self.settled_at.is_none() && fingerprint(&self.path) != self.reported {
                         self.settled_at = Some(Instant::now() + SETTLED_AFTER);
                     }
                 }
@@ -167,56 +169,61 @@ impl FileWatcher {
         }
     }
 
-    /// From here on only what happens after the reader's look at the file counts. The look at what
-    /// decides can wait until the reader has what it waits for.
-    fn tell(&mut self) {
-        self.is_look_due = true;
+    /// Prepares the return of [`Self::changed`]. Drops all queued events, because the caller reads the
+    /// file after this call. Updates the watches only in the next call of [`Self::changed`], so that
+    /// the caller does not wait for the update.
+    fn report_change(&mut self) {
+        self.is_rescan_due = true;
         while self.events.try_recv().is_ok() {}
         self.settled_at = None;
-        self.told = fingerprint(&self.path);
+        self.reported = fingerprint(&self.path);
     }
 
-    fn meaning(&self, event: notify::Result<Event>) -> Meaning {
+    fn change_state(&self, event: notify::Result<Event>) -> ChangeState {
         let Ok(event) = event else {
-            return Meaning::Incomplete;
+            return ChangeState::Incomplete;
         };
         if event.need_rescan() {
-            return Meaning::Incomplete;
+            return ChangeState::Incomplete;
         }
         let Some(path) = event
             .paths
             .iter()
-            .find(|path| self.decisive.contains(*path) || self.watched.contains_key(*path))
+            .find(|path| self.relevant.contains(*path) || self.watched.contains_key(*path))
         else {
-            return Meaning::Nothing;
+            return ChangeState::Irrelevant;
         };
         match event.kind {
             EventKind::Access(AccessKind::Close(AccessMode::Write))
-            | EventKind::Modify(ModifyKind::Name(RenameMode::To)) => Meaning::Complete,
-            EventKind::Create(CreateKind::File) if is_link(path) => Meaning::Complete,
-            EventKind::Access(_) => Meaning::Nothing,
+            | EventKind::Modify(ModifyKind::Name(RenameMode::To)) => ChangeState::Complete,
+            EventKind::Create(CreateKind::File) if is_link(path) => ChangeState::Complete,
+            EventKind::Access(_) => ChangeState::Irrelevant,
             EventKind::Create(_)
             | EventKind::Modify(_)
             | EventKind::Remove(_)
             | EventKind::Any
-            | EventKind::Other => Meaning::Incomplete,
+            | EventKind::Other => ChangeState::Incomplete,
         }
     }
 
-    /// A directory that cannot be watched costs a second, not the change: the look finds it.
-    fn look_for_directories(&mut self) {
-        if let Err(error) = self.watch_what_decides() {
-            tracing::debug!(path = %self.path.display(), %error, "a directory is not watched");
+    /// Updates the watches. Only logs an error, because polling also finds the changes.
+    fn rescan_directories(&mut self) {
+        if let Err(error) = self.update_watches() {
+            tracing::debug!(
+                path = %self.path.display(),
+                %error,
+                "cannot watch a directory with inotify; checking the file once a second"
+            );
         }
     }
 
-    fn watch_what_decides(&mut self) -> notify::Result<()> {
+    fn update_watches(&mut self) -> notify::Result<()> {
         let Some(watcher) = &mut self.watcher else {
             return Ok(());
         };
-        self.decisive = decisive_names(&self.path);
+        self.relevant = relevant_names(&self.path);
         let wanted: BTreeMap<PathBuf, (u64, u64)> = self
-            .decisive
+            .relevant
             .iter()
             .filter_map(|name| name.parent())
             .filter_map(|directory| Some((directory.to_owned(), identity(directory)?)))
@@ -229,7 +236,7 @@ impl FileWatcher {
             .collect();
         for directory in gone {
             self.watched.remove(&directory);
-            // The system ends the watch of a removed directory by itself.
+            // The kernel has already ended the watch of a removed directory.
             let _ = watcher.unwatch(&directory);
         }
         for (directory, identity) in wanted {
@@ -242,23 +249,23 @@ impl FileWatcher {
     }
 }
 
-/// Each symbolic link on the way, and the file itself or the first missing part of its path.
-fn decisive_names(path: &Path) -> BTreeSet<PathBuf> {
+/// Returns the symbolic links in the path, and the file or the first missing part of the path.
+fn relevant_names(path: &Path) -> BTreeSet<PathBuf> {
     let mut names = BTreeSet::new();
     let mut links = 0;
     let mut resolved = PathBuf::from("/");
-    let mut ahead: VecDeque<Part> = parts(path).collect();
+    let mut ahead: VecDeque<PathPart> = parts(path).collect();
     while let Some(part) = ahead.pop_front() {
         let name = match part {
-            Part::Root => {
+            PathPart::Root => {
                 resolved = PathBuf::from("/");
                 continue;
             }
-            Part::Parent => {
+            PathPart::Parent => {
                 resolved.pop();
                 continue;
             }
-            Part::Name(name) => resolved.join(name),
+            PathPart::Name(name) => resolved.join(name),
         };
         match std::fs::symlink_metadata(&name) {
             Ok(metadata) if metadata.is_symlink() && links < MOST_LINKS => {
@@ -283,22 +290,23 @@ fn decisive_names(path: &Path) -> BTreeSet<PathBuf> {
     names
 }
 
-enum Part {
+enum PathPart {
     Root,
     Parent,
     Name(OsString),
 }
 
-fn parts(path: &Path) -> impl Iterator<Item = Part> {
+fn parts(path: &Path) -> impl Iterator<Item = PathPart> {
     path.components().filter_map(|component| match component {
-        Component::RootDir => Some(Part::Root),
-        Component::ParentDir => Some(Part::Parent),
-        Component::Normal(name) => Some(Part::Name(name.to_owned())),
+        Component::RootDir => Some(PathPart::Root),
+        Component::ParentDir => Some(PathPart::Parent),
+        Component::Normal(name) => Some(PathPart::Name(name.to_owned())),
         Component::CurDir | Component::Prefix(_) => None,
     })
 }
 
-/// A symbolic or hard link is complete when it appears; a new file is empty.
+/// Reports whether `path` is a symbolic link or a hard link. A new link has its content immediately, a
+/// new regular file is still empty.
 fn is_link(path: &Path) -> bool {
     std::fs::symlink_metadata(path)
         .is_ok_and(|metadata| metadata.is_symlink() || metadata.nlink() > 1)
