@@ -157,8 +157,8 @@ impl AsPath {
         })
     }
 
-    /// Returns the first AS of the path: the AS of the speaker that sent it. `None` if the path is
-    /// empty or begins with a set.
+    /// Returns the first AS of the path: the neighbouring AS that sent the path to this AS. `None` if
+    /// the path is empty or begins with a set.
     pub fn neighbouring_asn(&self) -> Option<Asn> {
         match self.segments.first()? {
             AsPathSegment::Sequence(asns) => asns.first().copied(),

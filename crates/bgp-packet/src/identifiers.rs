@@ -27,9 +27,9 @@ pub struct PathId(pub u32);
 /// An address family that portlb supports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
-    /// AFI 1, SAFI 1.
+    /// Address family identifier (AFI) 1, subsequent address family identifier (SAFI) 1.
     Ipv4Unicast,
-    /// AFI 2, SAFI 1.
+    /// Address family identifier (AFI) 2, subsequent address family identifier (SAFI) 1.
     Ipv6Unicast,
 }
 

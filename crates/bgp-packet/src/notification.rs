@@ -51,13 +51,13 @@ macro_rules! errors {
 errors! {
     /// Defined in RFC 4271 section 6.1.
     CONNECTION_NOT_SYNCHRONIZED = HEADER, 1, "Connection Not Synchronized";
-    /// Defined in RFC 4271 section 6.1. Data: the length field.
+    /// Defined in RFC 4271 section 6.1. The data contains the length field.
     BAD_MESSAGE_LENGTH = HEADER, 2, "Bad Message Length";
-    /// Defined in RFC 4271 section 6.1. Data: the type field.
+    /// Defined in RFC 4271 section 6.1. The data contains the type field.
     BAD_MESSAGE_TYPE = HEADER, 3, "Bad Message Type";
     /// Defined in RFC 4271 section 6.2.
     OPEN_UNSPECIFIC = OPEN, 0, "Unspecific";
-    /// Defined in RFC 4271 section 6.2. Data: the supported version, two octets.
+    /// Defined in RFC 4271 section 6.2. The data contains the supported version, two octets.
     UNSUPPORTED_VERSION_NUMBER = OPEN, 1, "Unsupported Version Number";
     /// Defined in RFC 4271 section 6.2.
     BAD_PEER_AS = OPEN, 2, "Bad Peer AS";
@@ -67,23 +67,23 @@ errors! {
     UNSUPPORTED_OPTIONAL_PARAMETER = OPEN, 4, "Unsupported Optional Parameter";
     /// Defined in RFC 4271 section 6.2.
     UNACCEPTABLE_HOLD_TIME = OPEN, 6, "Unacceptable Hold Time";
-    /// RFC 5492 section 5. Data: the capabilities that the OPEN of the peer lacks.
+    /// RFC 5492 section 5. The data contains the capabilities that the OPEN of the peer lacks.
     UNSUPPORTED_CAPABILITY = OPEN, 7, "Unsupported Capability";
     /// Defined in RFC 4271 section 6.3.
     MALFORMED_ATTRIBUTE_LIST = UPDATE, 1, "Malformed Attribute List";
-    /// Defined in RFC 4271 section 6.3. Data: the attribute.
+    /// Defined in RFC 4271 section 6.3. The data contains the attribute.
     UNRECOGNIZED_WELL_KNOWN_ATTRIBUTE = UPDATE, 2, "Unrecognized Well-known Attribute";
-    /// Defined in RFC 4271 section 6.3. Data: the type of the attribute.
+    /// Defined in RFC 4271 section 6.3. The data contains the type of the attribute.
     MISSING_WELL_KNOWN_ATTRIBUTE = UPDATE, 3, "Missing Well-known Attribute";
-    /// Defined in RFC 4271 section 6.3. Data: the attribute.
+    /// Defined in RFC 4271 section 6.3. The data contains the attribute.
     ATTRIBUTE_FLAGS_ERROR = UPDATE, 4, "Attribute Flags Error";
-    /// Defined in RFC 4271 section 6.3. Data: the attribute.
+    /// Defined in RFC 4271 section 6.3. The data contains the attribute.
     ATTRIBUTE_LENGTH_ERROR = UPDATE, 5, "Attribute Length Error";
-    /// Defined in RFC 4271 section 6.3. Data: the attribute.
+    /// Defined in RFC 4271 section 6.3. The data contains the attribute.
     INVALID_ORIGIN_ATTRIBUTE = UPDATE, 6, "Invalid ORIGIN Attribute";
-    /// Defined in RFC 4271 section 6.3. Data: the attribute.
+    /// Defined in RFC 4271 section 6.3. The data contains the attribute.
     INVALID_NEXT_HOP_ATTRIBUTE = UPDATE, 8, "Invalid NEXT_HOP Attribute";
-    /// Defined in RFC 4271 section 6.3. Data: the attribute.
+    /// Defined in RFC 4271 section 6.3. The data contains the attribute.
     OPTIONAL_ATTRIBUTE_ERROR = UPDATE, 9, "Optional Attribute Error";
     /// Defined in RFC 4271 section 6.3.
     INVALID_NETWORK_FIELD = UPDATE, 10, "Invalid Network Field";
@@ -103,11 +103,11 @@ errors! {
     CEASE_UNSPECIFIC = CEASE, 0, "Unspecific";
     /// Defined in RFC 4486.
     MAXIMUM_PREFIXES_REACHED = CEASE, 1, "Maximum Number of Prefixes Reached";
-    /// Defined in RFC 4486. Data: a shutdown communication (RFC 9003).
+    /// Defined in RFC 4486. The data contains a shutdown communication (RFC 9003).
     ADMINISTRATIVE_SHUTDOWN = CEASE, 2, "Administrative Shutdown";
     /// Defined in RFC 4486.
     PEER_DECONFIGURED = CEASE, 3, "Peer De-configured";
-    /// Defined in RFC 4486. Data: a shutdown communication (RFC 9003).
+    /// Defined in RFC 4486. The data contains a shutdown communication (RFC 9003).
     ADMINISTRATIVE_RESET = CEASE, 4, "Administrative Reset";
     /// Defined in RFC 4486.
     CONNECTION_REJECTED = CEASE, 5, "Connection Rejected";
@@ -117,13 +117,13 @@ errors! {
     CONNECTION_COLLISION_RESOLUTION = CEASE, 7, "Connection Collision Resolution";
     /// Defined in RFC 4486.
     OUT_OF_RESOURCES = CEASE, 8, "Out of Resources";
-    /// Defined in RFC 8538. Data: the code, subcode and data of the error that causes the reset.
+    /// Defined in RFC 8538. The data contains the code, subcode and data of the error that causes the reset.
     HARD_RESET = CEASE, 9, "Hard Reset";
     /// Defined in RFC 9384.
     BFD_DOWN = CEASE, 10, "BFD Down";
     /// Defined in RFC 9687.
     SEND_HOLD_TIMER_EXPIRED = SEND_HOLD_TIMER, 0, "Send Hold Timer Expired";
-    /// Defined in RFC 7313. Data: the received ROUTE-REFRESH.
+    /// Defined in RFC 7313. The data contains the received ROUTE-REFRESH.
     ROUTE_REFRESH_INVALID_LENGTH = ROUTE_REFRESH, 1, "Invalid Message Length";
 }
 

@@ -73,7 +73,7 @@ problems! {
     AttributeProblem {
         Overrun => MALFORMED_ATTRIBUTE_LIST, "an attribute is longer than the list of attributes";
         Repeated => MALFORMED_ATTRIBUTE_LIST, "the UPDATE has the attribute more than once";
-        // RFC 7606 section 3 g.
+        // RFC 7606 section 3 g: only a repetition of these two attributes ends the session.
         MultiprotocolRepeated => MALFORMED_ATTRIBUTE_LIST,
             "the UPDATE has MP_REACH_NLRI or MP_UNREACH_NLRI more than once";
         WellKnownUnknown => UNRECOGNIZED_WELL_KNOWN_ATTRIBUTE,

@@ -77,7 +77,8 @@ where
 pub(crate) fn command<A: CommandFactory>(defaults: &Defaults) -> clap::Command {
     A::command()
         .version(VERSION)
-        // Without this, clap refuses the value -1 as an unknown flag, and the message lacks the range.
+        // Without `allow_negative_numbers`, clap refuses the value -1 as an unknown flag, and the
+        // message lacks the allowed range.
         .mut_args(|arg| {
             let takes_value = arg.get_action().takes_values();
             if takes_value {

@@ -46,13 +46,13 @@ enum FramePosition {
         bytes: [u8; FRAME_HEADER],
         read: usize,
     },
-    /// Before the octet with the length of the padding.
+    /// The next octet is the length of the padding.
     PadLength {
         length: u32,
         flags: u8,
     },
-    /// In octets outside of a header block. `block` and `padding` are the lengths of the header block
-    /// and the padding that follow.
+    /// The next `left` octets are outside of a header block. `block` and `padding` are the lengths of
+    /// the header block and the padding that follow these octets.
     Skip {
         left: u32,
         block: u32,
@@ -70,11 +70,12 @@ enum FramePosition {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum FieldPosition {
     Start,
-    /// In an integer whose value the filter does not need.
+    /// The next octet belongs to an integer whose value the filter does not need.
     Integer(AfterIndex),
     Length {
         string: StringKind,
-        /// The partial value and the number of its bits. `None` before the first octet.
+        /// The part of the length that is already read, and the number of its bits. `None` before the
+        /// first octet of the length.
         read: Option<(u32, u32)>,
         is_huffman: bool,
     },
@@ -85,7 +86,7 @@ enum FieldPosition {
         matched: Option<usize>,
         is_huffman: bool,
     },
-    /// In a malformed block. The server will end the connection.
+    /// The header block is malformed, so the server will end the connection.
     Malformed,
 }
 

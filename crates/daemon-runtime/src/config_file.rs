@@ -24,9 +24,9 @@ const MOST_NODES: usize = 10_000_000;
 /// A line and a column of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
-    /// The first line is 1.
+    /// The number of the line; the first line has number 1.
     pub line: u64,
-    /// In characters. The first column is 1.
+    /// The number of the character in the line; the first character has number 1.
     pub column: u64,
 }
 

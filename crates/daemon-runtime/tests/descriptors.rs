@@ -59,7 +59,7 @@ async fn servers_pause_while_no_descriptor_is_free_and_serve_afterwards() {
     let elapsed = began.elapsed();
     setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
     in_time.unwrap();
-    // Each pause is twice as long as the previous one.
+    // Each pause is twice as long as the previous pause.
     let least = FIRST_PAUSE * (2_u32.pow(most - 1) - 1);
     assert!(elapsed >= least, "{most} failures in {elapsed:?}");
 

@@ -197,14 +197,14 @@ fn encoded_messages_are_appended_to_the_buffer() {
 
 #[test]
 fn a_shutdown_communication_is_decoded_and_displayed() {
-    let notification = Notification::administrative_shutdown("node 7: Wartung, zurück um 9");
+    let notification = Notification::administrative_shutdown("node 7: maintenance by Jürgen");
     assert_eq!(
         notification.shutdown_communication(),
-        Some("node 7: Wartung, zurück um 9")
+        Some("node 7: maintenance by Jürgen")
     );
     assert_eq!(
         notification.to_string(),
-        "Cease/Administrative Shutdown: node 7: Wartung, zurück um 9"
+        "Cease/Administrative Shutdown: node 7: maintenance by Jürgen"
     );
     let notification = Notification::administrative_reset("new image");
     assert_eq!(to_hex(&notification.data), "096e657720696d616765");

@@ -226,7 +226,7 @@ fn a_hold_time_of_zero_or_at_least_three_seconds_is_accepted() {
     }
 }
 
-/// CVE-2022-40302, CVE-2022-40318 and CVE-2022-43681.
+/// Regression test for CVE-2022-40302, CVE-2022-40318 and CVE-2022-43681.
 #[test]
 fn a_parameter_or_capability_that_is_longer_than_its_list_is_refused() {
     for parameters in [
@@ -319,7 +319,8 @@ fn capabilities_that_do_not_fit_into_the_message_are_omitted() {
 
 #[test]
 fn an_open_has_at_most_4096_octets() {
-    // 4096 octets without the header, the fixed fields and the fields of the extended form: 4061.
+    // The header, the fixed fields and the fields of the extended form leave 4061 of 4096 octets for
+    // capabilities.
     for (last, length, count) in [(204, 4096, 16), (205, 19 + 16 + 3855, 15)] {
         let mut capabilities = vec![unknown(200, &"00".repeat(255)); 15];
         capabilities.push(unknown(200, &"00".repeat(last)));

@@ -1,4 +1,4 @@
-//! Check that zettabgp is a private dependency.
+//! A check that zettabgp is a private dependency.
 //!
 //! A change of zettabgp must not change the public interface of this crate.
 

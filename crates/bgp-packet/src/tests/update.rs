@@ -83,7 +83,7 @@ fn check_both_ways(octets: &[u8], update: Update, options: &CodecOptions) {
 
 /// Checks the decoding and the encoding of one attribute of the prefix 192.0.2.0/24.
 ///
-/// `octets` follow ORIGIN, AS_PATH and NEXT_HOP. `edit` sets the expected value.
+/// `octets` follow ORIGIN, AS_PATH and NEXT_HOP. `edit` changes the expected attributes.
 fn check_attribute(octets: &str, options: &CodecOptions, edit: impl FnOnce(&mut PathAttributes)) {
     let octets = format!("400101 00 400200 400304 0a000001 {octets}");
     let mut expected = attributes("10.0.0.1");

@@ -4,9 +4,9 @@
 //! +-----------+----------+------------------+-------+
 //! | Flags (1) | Type (1) | Length (1 or 2)  | Value |
 //! +-----------+----------+------------------+-------+
+//! ```
 //!
 //! The upper bits of the flags are: optional, transitive, partial, extended length.
-//! ```
 
 use std::net::Ipv4Addr;
 

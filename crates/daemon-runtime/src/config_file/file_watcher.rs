@@ -84,7 +84,7 @@ impl FileWatcher {
     /// Starts to watch. The file does not need to exist.
     ///
     /// The caller reads the file after this call and after each return of [`FileWatcher::changed`].
-    /// Then it misses no change. Needs a tokio runtime with time.
+    /// Then the caller misses no change. Needs a tokio runtime with time.
     ///
     /// If inotify has no free watches, the function logs a warning, and the watcher reports a change
     /// within a second.
@@ -126,7 +126,7 @@ impl FileWatcher {
                  in /proc/sys/fs/inotify)"
             );
         }
-        // The file has changed after its fingerprint was taken and before the watch began.
+        // A change between the first fingerprint and the begin of the watch caused no event.
         if fingerprint(&this.path) != this.reported {
             this.settled_at = Some(Instant::now());
         }
@@ -137,7 +137,7 @@ impl FileWatcher {
     pub async fn changed(&mut self) {
         if std::mem::take(&mut self.is_rescan_due) {
             self.rescan_directories();
-            // The file has changed before a new directory was watched.
+            // A change before the watch of a new directory began caused no event.
             if fingerprint(&self.path) != self.reported {
                 self.settled_at = Some(Instant::now());
             }
