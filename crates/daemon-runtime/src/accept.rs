@@ -173,12 +173,12 @@ mod tests {
     use super::*;
 
     /// A socket whose first `left` calls of accept fail with `error`.
-    struct Failing {
+    struct FailingListener {
         left: AtomicUsize,
         error: i32,
     }
 
-    impl Listen for Failing {
+    impl Listen for FailingListener {
         const IS_UNIX: bool = false;
         type Stream = DuplexStream;
 
@@ -195,7 +195,7 @@ mod tests {
     /// Returns how long `failures` failed accepts delay the next accept, and the counted failures.
     async fn delay(error: i32, failures: usize) -> (Duration, u64) {
         let metrics = ServerMetrics::for_test("http");
-        let listener = Failing {
+        let listener = FailingListener {
             left: failures.into(),
             error,
         };

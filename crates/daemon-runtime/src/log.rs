@@ -1,6 +1,6 @@
 //! The log on standard error.
 
-mod lines;
+mod queue;
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
@@ -25,7 +25,7 @@ use tracing_subscriber::{
 
 use crate::{Counter, LogFormat, VERSION};
 
-use lines::Lines;
+use queue::LogQueue;
 
 /// Longest time that the process waits for its last log lines before it exits.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
@@ -36,7 +36,7 @@ const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 /// read the log pipe would stop the BGP sessions.
 #[derive(Debug)]
 pub(crate) struct Log {
-    lines: Lines,
+    lines: LogQueue,
     format: LogFormat,
 }
 
@@ -85,7 +85,7 @@ pub(crate) fn init(format: LogFormat, filter: &str) -> Result<Log, String> {
     let lines = std::io::stderr()
         .as_fd()
         .try_clone_to_owned()
-        .and_then(|output| Lines::start(output.into(), report_dropped))
+        .and_then(|output| LogQueue::start(output.into(), report_dropped))
         .map_err(|error| format!("cannot start the log: {error}"))?;
     let registry = tracing_subscriber::registry().with(filter);
     let layer = fmt::layer().with_writer(lines.clone());

@@ -20,7 +20,7 @@ pub(super) fn encode(
     options: &CodecOptions,
 ) -> BytesMut {
     let width = AsnWidth::of(options.four_octet_asn);
-    let mut writer = Writer::new(attributes, options.internal);
+    let mut writer = AttributeWriter::new(attributes, options.internal);
     writer.put(AttributeType::Origin, |buffer| {
         buffer.put_u8(attribute::origin_code(attributes.origin));
     });
@@ -96,7 +96,7 @@ pub(super) fn encode(
 
 /// Writes AS4_PATH and AS4_AGGREGATOR if an AS number does not fit into two octets (RFC 6793 section
 /// 4.2.2).
-fn put_four_octet_attributes(attributes: &PathAttributes, writer: &mut Writer<'_>) {
+fn put_four_octet_attributes(attributes: &PathAttributes, writer: &mut AttributeWriter<'_>) {
     if as_path::needs_four_octets(&attributes.as_path) {
         writer.put(AttributeType::As4Path, |buffer| {
             as_path::encode(&attributes.as_path, AsnWidth::Four, buffer);
@@ -124,13 +124,13 @@ fn without_duplicates(communities: &[LargeCommunity]) -> Vec<LargeCommunity> {
 }
 
 /// Writes attributes sorted by type code, and inserts [`PathAttributes::others`] in this order.
-struct Writer<'a> {
+struct AttributeWriter<'a> {
     buffer: BytesMut,
     is_internal: bool,
     others: std::slice::Iter<'a, RawAttribute>,
 }
 
-impl<'a> Writer<'a> {
+impl<'a> AttributeWriter<'a> {
     fn new(attributes: &'a PathAttributes, is_internal: bool) -> Self {
         Self {
             buffer: BytesMut::with_capacity(128),

@@ -50,7 +50,8 @@ pub(super) fn reworded(parser_message: &str, text: &str, place: Option<Place>) -
             "a text in quotes continues here; is the closing quote missing above?".to_owned()
         }
         "only single YAML document expected but multiple found" => {
-            "a second document begins here; write one document a file, without ---".to_owned()
+            "a second document begins here; write only one document in a file, without ---"
+                .to_owned()
         }
         parser_message if mentions_tab(parser_message) => {
             "a tab is used here; indent with spaces".to_owned()

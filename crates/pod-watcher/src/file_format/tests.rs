@@ -570,7 +570,7 @@ fn what_yaml_itself_refuses_is_said_with_the_field_and_the_cure() {
         (
             "port: 80\n",
             "port: 80\n---\nkind: VirtualServers\n",
-            "15:1: a second document begins here; write one document a file, without ---",
+            "15:1: a second document begins here; write only one document in a file, without ---",
         ),
     ] {
         good(file);

@@ -28,7 +28,7 @@ const WRITE_PAUSE: Duration = Duration::from_millis(10);
 ///
 /// Adding a line never blocks. If the queue is full, the line is dropped and counted.
 #[derive(Clone, Debug)]
-pub(crate) struct Lines {
+pub(crate) struct LogQueue {
     shared: Arc<Shared>,
     dropped: Counter,
 }
@@ -44,11 +44,11 @@ struct Queue {
     lines: VecDeque<Vec<u8>>,
     octets: usize,
     is_writing: bool,
-    /// Lines that were dropped since the last report.
+    /// LogQueue that were dropped since the last report.
     unreported: u64,
 }
 
-impl Lines {
+impl LogQueue {
     /// Starts the thread that writes. The thread calls `report` with the number of dropped lines
     /// when it can write again.
     ///
@@ -160,7 +160,7 @@ fn write_line(output: &mut impl Write, line: &[u8]) -> io::Result<()> {
 /// The writer of one log event. `tracing-subscriber` writes each event with one call.
 #[derive(Debug)]
 pub(crate) struct EventWriter<'a> {
-    lines: &'a Lines,
+    lines: &'a LogQueue,
     is_error: bool,
 }
 
@@ -175,7 +175,7 @@ impl Write for EventWriter<'_> {
     }
 }
 
-impl<'a> MakeWriter<'a> for Lines {
+impl<'a> MakeWriter<'a> for LogQueue {
     type Writer = EventWriter<'a>;
 
     fn make_writer(&'a self) -> EventWriter<'a> {
@@ -206,9 +206,9 @@ mod tests {
     const DEADLINE: Duration = Duration::from_secs(10);
 
     /// Returns a queue that writes to a pipe, and the reading end of the pipe.
-    fn into_pipe(report: fn(u64)) -> (Lines, File) {
+    fn into_pipe(report: fn(u64)) -> (LogQueue, File) {
         let (read, write) = nix::unistd::pipe().unwrap();
-        (Lines::start(write.into(), report).unwrap(), read.into())
+        (LogQueue::start(write.into(), report).unwrap(), read.into())
     }
 
     #[test]
