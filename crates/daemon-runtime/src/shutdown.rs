@@ -15,7 +15,7 @@ impl Shutdown {
         self.drain.cancel();
     }
 
-    /// Waits for a drain request. After it, a task finishes the work that clients depend on, and ends.
+    /// Waits for a drain request. Then a task finishes the work that clients depend on, and ends.
     pub fn drain_requested(&self) -> WaitForCancellationFutureOwned {
         self.drain.clone().cancelled_owned()
     }
@@ -25,7 +25,7 @@ impl Shutdown {
         self.drain.is_cancelled()
     }
 
-    /// Waits until the drain is complete. After it, the servers stop.
+    /// Waits until the drain is complete. Then the servers stop.
     pub fn stopping(&self) -> WaitForCancellationFutureOwned {
         self.stop.clone().cancelled_owned()
     }

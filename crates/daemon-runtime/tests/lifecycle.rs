@@ -81,7 +81,7 @@ async fn a_daemon_without_draining_tasks_ends_at_the_drain_request() {
 }
 
 #[tokio::test]
-async fn a_failed_task_stops_the_process_with_its_name_and_cause() {
+async fn the_error_of_a_failed_task_has_the_name_of_the_task_and_the_cause() {
     let mut daemon = Daemon::new("test");
     daemon.spawn("service", forever());
     daemon.spawn("table", async {
