@@ -59,7 +59,7 @@ fn daemon(role: &str) -> ExitCode {
 
 /// The entry point of the child process. Does nothing in a normal test run.
 #[test]
-fn child() {
+fn entry_point_of_the_child_process() {
     if let Ok(role) = std::env::var(ROLE) {
         let _ = daemon(&role);
         // Exits before the test harness prints its result.
@@ -80,7 +80,12 @@ impl Drop for ChildDaemon {
 impl ChildDaemon {
     fn start(role: &str, socket: &Path) -> Self {
         let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "child", "--nocapture", "--test-threads=1"])
+            .args([
+                "--exact",
+                "entry_point_of_the_child_process",
+                "--nocapture",
+                "--test-threads=1",
+            ])
             .env(ROLE, role)
             .env(SOCKET, socket)
             .stdout(Stdio::null())
