@@ -1,4 +1,4 @@
-//! Tests of the layers of `docs/ARCHITECTURE.md`.
+//! Tests of the layers of `docs/explanation/architecture.md`.
 //!
 //! A dependency in a `Cargo.toml` that the layers do not allow fails a test here.
 

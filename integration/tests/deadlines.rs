@@ -1,6 +1,6 @@
 //! Tests that the deadlines of all daemons fit into each other.
 //!
-//! The tests read the table "Deadlines" of `docs/operations.md` and compare it with the code and
+//! The tests read the table "Deadlines" of `docs/how-to/operations.md` and compare it with the code and
 //! with `manifests/`.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]

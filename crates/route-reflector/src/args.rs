@@ -37,7 +37,7 @@ pub const DEFAULTS: Defaults = Defaults {
         grpcurl -plaintext -d '{\"prefix\": \"10.1.1.0/24\"}' 127.0.0.1:50054 \\\n    \
         portlb.reflector.v1.RouteReflectorService/ListPaths\n\n\
         Listening on a port below 1024, such as 179, needs the capability NET_BIND_SERVICE; \
-        --listen sets another port.\nFields of the file: docs/route-reflector.md; example: \
+        --listen sets another port.\nFields of the file: docs/reference/route-reflector.md; example: \
         docs/examples/route-reflector.yaml"
 )]
 pub struct Args {
@@ -46,7 +46,7 @@ pub struct Args {
     pub common: CommonArgs,
 
     /// Configuration file in YAML with the AS number, the router id, the peer groups and the peers.
-    /// docs/route-reflector.md describes all fields
+    /// docs/reference/route-reflector.md describes all fields
     #[arg(long, env = "PORTLB_CONFIG", value_name = "FILE")]
     pub config: PathBuf,
 

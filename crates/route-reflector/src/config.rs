@@ -1,5 +1,5 @@
 //! Configuration of the reflector. Each error in the configuration file has its place in the file.
-//! Reference: `docs/route-reflector.md`.
+//! Reference: `docs/reference/route-reflector.md`.
 
 mod document;
 mod import;
@@ -86,7 +86,7 @@ impl Settings {
         let config = load(&args.config, &overrides).map_err(|error| {
             let suggestion = match &error {
                 FileError::Read { .. } => {
-                    "; give a readable file with --config, see docs/route-reflector.md"
+                    "; give a readable file with --config, see docs/reference/route-reflector.md"
                 }
                 FileError::Content { .. } => "",
             };

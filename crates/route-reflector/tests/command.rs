@@ -45,7 +45,7 @@ fn an_invalid_flag_or_file_ends_the_program_with_code_2_before_it_opens_a_socket
         "cannot read",
         flags[1],
         "give a readable file with --config",
-        "docs/route-reflector.md",
+        "docs/reference/route-reflector.md",
     ];
     check(&flags, 2, &missing);
 

@@ -1,6 +1,6 @@
 //! Tables of all annotations, one for each kind of object.
 //!
-//! The parser, its error messages and `docs/annotations.md` use these tables.
+//! The parser, its error messages and `docs/reference/annotations.md` use these tables.
 
 use std::{fmt, net::IpAddr, num::NonZeroU16, str::FromStr, time::Duration};
 
@@ -35,11 +35,11 @@ pub(crate) struct Annotation<W: 'static> {
     /// The field of a virtual server that only this annotation sets. An error about this field
     /// names the annotation.
     pub(crate) field: Option<Field>,
-    /// The column `Meaning` of docs/annotations.md.
+    /// The column `Meaning` of docs/reference/annotations.md.
     meaning: &'static str,
-    /// The column `Default` of docs/annotations.md.
+    /// The column `Default` of docs/reference/annotations.md.
     default: &'static str,
-    /// The column `Allowed` of docs/annotations.md.
+    /// The column `Allowed` of docs/reference/annotations.md.
     allowed: &'static str,
     /// Parses the value and stores it in `W`.
     read: fn(&str, &mut W) -> Result<(), BadValue>,
@@ -465,7 +465,8 @@ fn unknown<W>(name: &str, table: &[Annotation<W>]) -> RefusedSetting {
         let known: Vec<&str> = table.iter().map(|annotation| annotation.name).collect();
         match config_text::nearest(name, &known) {
             Some(nearest) => format!("did you mean {PREFIX}{nearest}?"),
-            None => "remove it, or see docs/annotations.md for the known annotations".to_owned(),
+            None => "remove it, or see docs/reference/annotations.md for the known annotations"
+                .to_owned(),
         }
     };
     RefusedSetting {

@@ -122,7 +122,7 @@ pub fn accept_direct(web_pod: &mut Setup, service_ranges: &[IpNet]) {
 }
 
 /// Makes the service ranges local to the pod for received packets only. Packets of the pod itself
-/// to a service address leave the pod: docs/real-servers.md has the reasons.
+/// to a service address leave the pod: docs/how-to/real-servers.md has the reasons.
 fn accept(web_pod: &mut Setup, service_ranges: &[IpNet]) {
     for range in service_ranges {
         web_pod.route(format!("local {range} dev lo"));

@@ -87,7 +87,7 @@ fn every_metric_is_in_the_operators_guide() {
                     || guide.contains(&format!("`portlb_{name}_total`"));
                 assert!(
                     is_explained,
-                    "docs/operations.md does not explain portlb_{name} of {daemon}"
+                    "docs/reference/metrics.md does not explain portlb_{name} of {daemon}"
                 );
                 count += 1;
             }
@@ -130,7 +130,7 @@ fn every_event_is_in_the_operators_guide() {
     for reason in reasons.difference(&BTreeSet::from(["Normal", "Warning"])) {
         assert!(
             guide.contains(&format!("`{reason}`")),
-            "docs/operations.md does not explain the Event {reason}"
+            "docs/how-to/operations.md does not explain the Event {reason}"
         );
     }
 }
@@ -276,12 +276,12 @@ fn check_frr(code: &str) {
 
 #[test]
 fn frr_accepts_the_example() {
-    check_frr(block(&document("docs/upstream-router.md"), "FRR", 0));
+    check_frr(block(&document("docs/how-to/upstream-router.md"), "FRR", 0));
 }
 
 #[test]
 fn bird_and_frr_accept_the_examples_with_the_ipv6_additions() {
-    let text = document("docs/upstream-router.md");
+    let text = document("docs/how-to/upstream-router.md");
     let bird = block(&text, "BIRD", 0).replace("direct { ipv4; }", "direct { ipv4; ipv6; }");
     let (kernel, channel) = block(&text, "IPv6", 0)
         .split_once("# in `protocol bgp reflectors`, next to `ipv4`:")

@@ -23,7 +23,7 @@ fn add_routes_of_another_program(count: u32) {
     ip(&format!("-batch {}", file.path().display()));
 }
 
-/// Returns the number of routes of another program. The measurements in `docs/benchmarks.md` use a
+/// Returns the number of routes of another program. The measurements in `docs/reference/benchmarks.md` use a
 /// higher number.
 fn routes_of_another_program() -> u32 {
     let number = std::env::var("PORTLB_TEST_FOREIGN_ROUTES");

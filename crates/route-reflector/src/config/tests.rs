@@ -550,7 +550,7 @@ fn errors_of_the_yaml_parser_are_reported_with_the_field_and_a_suggestion() {
 
 #[test]
 fn every_field_is_described_in_the_reference() {
-    let reference = include_str!("../../../../docs/route-reflector.md");
+    let reference = include_str!("../../../../docs/reference/route-reflector.md");
     let group = "peerGroups:\n- name: lb\n  role: client\n";
     let mut fields = 0;
     for document in [
@@ -572,7 +572,7 @@ fn every_field_is_described_in_the_reference() {
 
 #[test]
 fn the_example_of_the_reference_is_valid() {
-    let reference = include_str!("../../../../docs/route-reflector.md");
+    let reference = include_str!("../../../../docs/reference/route-reflector.md");
     let (_, example) = reference.split_once("```yaml\n").unwrap();
     let (example, _) = example.split_once("```").unwrap();
     assert_eq!(parse(example).unwrap().peers.groups.len(), 2);

@@ -20,7 +20,7 @@ fn check(name: &str, value: &str, expected: &str) {
 
 #[test]
 fn docs_annotations_md_matches_the_tables() {
-    expect_file!["../../../../docs/annotations.md"].assert_eq(&reference());
+    expect_file!["../../../../docs/reference/annotations.md"].assert_eq(&reference());
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn an_unknown_annotation_is_rejected_with_the_nearest_name() {
         "colour",
         "red",
         "annotation portlb.io/colour: is unknown on this object; remove it, or see \
-         docs/annotations.md for the known annotations",
+         docs/reference/annotations.md for the known annotations",
     );
     check(
         "weight",

@@ -2,7 +2,7 @@
 //!
 //! The load balancer of the paper (docs/decisions/0001-contracts-before-code.md) consists of
 //! keepalived, exabgp and a GoBGP reflector. In each round both sides are measured in turn, on one
-//! topology. Prints a Markdown table for `docs/benchmarks.md`.
+//! topology. Prints a Markdown table for `docs/reference/benchmarks.md`.
 //!
 //! Usage: `bench-convergence [ROUNDS [PART]]`. By default 10 rounds of all parts.
 

@@ -1,7 +1,7 @@
 //! A benchmark that compares portlb with kube-proxy in IPVS mode.
 //!
 //! Both sides use one API server with etcd, in one run and on one kernel. If the kernel has no
-//! IPVS, only pod-watcher is measured. Prints a Markdown table for `docs/benchmarks.md`.
+//! IPVS, only pod-watcher is measured. Prints a Markdown table for `docs/reference/benchmarks.md`.
 //!
 //! Usage: `bench-kubernetes [SCALE [CHANGES]]`. SCALE is the number of Services, of slices of each
 //! Service and of endpoints of each slice, by default 5000x1x10. CHANGES is the number of changes,
