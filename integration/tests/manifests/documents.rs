@@ -130,7 +130,7 @@ fn every_event_is_in_the_operators_guide() {
     for reason in reasons.difference(&BTreeSet::from(["Normal", "Warning"])) {
         assert!(
             guide.contains(&format!("`{reason}`")),
-            "docs/how-to/operations.md does not explain the Event {reason}"
+            "docs/reference/events.md does not explain the Event {reason}"
         );
     }
 }
