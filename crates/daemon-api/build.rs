@@ -1,4 +1,4 @@
-//! Compiles `proto/` without an external protoc.
+//! Build script that compiles `proto/` without an external protoc.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "portlb/reflector/v1/reflector.proto",
     ];
     let mut compiler = protox::Compiler::new([&root])?;
-    // With source information, so that grpcurl shows the comments.
+    // grpcurl shows the comments of the contracts only if the descriptors have source information.
     compiler
         .include_imports(true)
         .include_source_info(true)

@@ -1,12 +1,12 @@
-//! Durations as a user types them.
+//! Durations as text, such as `500ms`.
 
 use std::time::Duration;
 
-/// Reads a whole number with its unit: `500ms`, `10s`, `2m`, `1h`, `7d`; `0` alone is zero. For
-/// the `value_parser` of a flag, and for files.
+/// Parses a duration: a whole number with its unit (`500ms`, `10s`, `2m`, `1h`, `7d`), or `0`
+/// without a unit. Usable as the `value_parser` of a flag.
 ///
 /// # Errors
-/// The forms that are allowed.
+/// The text has another form, or the duration overflows. The error lists the allowed forms.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let expected = || "expected a whole number with its unit: 500ms, 10s, 2m, 1h or 7d".to_owned();
     let unit_at = text
@@ -29,8 +29,8 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(expected)
 }
 
-/// Writes a duration as [`parse_duration`] reads it, in the largest unit that keeps its milliseconds
-/// whole.
+/// Formats a duration for [`parse_duration`], in the largest unit in which the number of whole
+/// milliseconds is a whole number.
 #[must_use]
 pub fn format_duration(duration: Duration) -> String {
     let milliseconds = duration.as_millis();
@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn a_duration_is_a_whole_number_with_its_unit() {
+    fn a_whole_number_with_a_unit_is_a_duration() {
         check("500ms", Some(Duration::from_millis(500)));
         check("10s", Some(Duration::from_secs(10)));
         check("2m", Some(Duration::from_secs(120)));
@@ -68,14 +68,14 @@ mod tests {
     }
 
     #[test]
-    fn a_duration_is_written_in_its_largest_unit() {
+    fn a_duration_is_formatted_in_the_largest_unit_without_a_fraction() {
         for text in ["0ms", "1500ms", "90s", "2m", "25h", "31d"] {
             assert_eq!(format_duration(parse_duration(text).unwrap()), text);
         }
     }
 
     #[test]
-    fn a_duration_without_unit_or_with_another_one_is_refused() {
+    fn a_duration_without_a_unit_or_with_an_unknown_unit_is_refused() {
         for text in [
             "",
             "10",

@@ -1,6 +1,6 @@
-//! Text forms that flags, files and annotations share. Pure: no clock, no IO.
-
-#![warn(missing_docs)]
+//! Parsers of texts in flags, files and annotations.
+//!
+//! The functions use no clock and no IO.
 
 mod duration;
 mod name;

@@ -1,6 +1,7 @@
-//! Names that a user misspelt.
+//! Suggestions for misspelt names.
 
-/// Returns the known name that a misspelt one most likely means, if one is near.
+/// Returns the name of `known` that is most similar to the misspelt `name`; `None` if no name is
+/// similar enough for a suggestion.
 #[must_use]
 pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     let lowercase = name.to_lowercase();

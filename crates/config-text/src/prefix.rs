@@ -1,11 +1,11 @@
-//! Prefixes as users write them.
+//! Prefixes as text, such as `10.1.1.0/24`.
 
 use ipnet::IpNet;
 
-/// Reads a prefix such as `10.1.1.0/24` that has no bits behind its length. For flags and files.
+/// Parses a prefix in CIDR notation, such as `10.1.1.0/24`.
 ///
-/// # Errors
-/// Quotes the text and says what to write instead.
+/// # Errors The text is not a prefix, or the prefix has bits set to the right of its length. The
+/// error quotes the text and suggests a valid prefix.
 pub fn parse_prefix(text: &str) -> Result<IpNet, String> {
     let prefix: IpNet = text.trim().parse().map_err(|_| {
         format!("{text:?} is not a prefix; write one such as 10.1.1.0/24 or fd00:1::/64")
@@ -24,7 +24,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_prefix_is_read_and_each_other_text_is_refused_with_what_to_write() {
+    fn a_text_that_is_not_a_prefix_is_refused_with_a_suggestion() {
         assert_eq!(
             parse_prefix("10.1.1.0/24"),
             Ok("10.1.1.0/24".parse().unwrap())

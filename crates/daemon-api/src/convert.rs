@@ -1,6 +1,10 @@
-//! Conversions between the generated types and our own.
+//! Conversions between the generated types and the types of portlb.
 
 mod bgp;
+mod discovery;
+#[cfg(test)]
+mod tests;
+mod time;
 
 use std::{fmt::Display, net::IpAddr, num::NonZeroU16};
 
@@ -11,32 +15,27 @@ use virtual_server::{
     TunnelKind, VirtualServer, VirtualServerId, Weight,
 };
 
-pub use self::time::{duration, period};
-use self::time::{moment, timestamp};
+use self::time::{timestamp_from_message, timestamp_to_message};
+pub use self::{
+    discovery::{
+        DesiredEvent, DesiredSetAssembly, LARGEST_PART, MOST_PARTS, real_server_part,
+        virtual_server_head,
+    },
+    time::{duration, period},
+};
 use crate::virtualserver::v1 as wire;
 
-mod discovery;
-#[cfg(test)]
-mod tests;
-mod time;
-
-pub use discovery::{
-    DesiredEvent, DesiredSetAssembly, LARGEST_PART, MOST_PARTS, real_server_part,
-    virtual_server_head,
-};
-
-/// A message that no sender of the contract may send.
+/// A message that violates its contract.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("field `{field}`: {problem}")]
 pub struct ConversionError {
-    /// Path of the field within its message.
+    /// Path of the invalid field within the message, such as `real_servers[0].weight`.
     pub field: String,
-    /// What is wrong with it.
+    /// The problem of the field, with its value.
     pub problem: String,
 }
 
 impl ConversionError {
-    /// Says what is wrong with which field.
     pub fn new(field: impl Into<String>, problem: impl Into<String>) -> Self {
         Self {
             field: field.into(),
@@ -44,12 +43,13 @@ impl ConversionError {
         }
     }
 
-    /// A field that the contract demands is absent, or an enumeration is unspecified.
+    /// Returns the error for a required field that is absent, or an enum that is UNSPECIFIED.
     pub fn unset(field: impl Into<String>) -> Self {
         Self::new(field, "must be set")
     }
 
-    /// The same, with the field's path seen from the message that contains `parent`.
+    /// Puts `parent` in front of the path of the field: for an error of a message that is itself
+    /// the field `parent` of another message.
     #[must_use]
     pub fn within(mut self, parent: impl Display) -> Self {
         self.field = format!("{parent}.{}", self.field);
@@ -64,7 +64,7 @@ impl From<ConversionError> for tonic::Status {
 }
 
 impl From<Problems> for ConversionError {
-    /// Keeps the first of them.
+    /// Returns the first problem as the error, and drops the others.
     fn from(problems: Problems) -> Self {
         let (listed, _) = problems.into_parts();
         let first = listed.first();
@@ -149,7 +149,8 @@ fn without_real_servers(virtual_server: &VirtualServer) -> wire::VirtualServer {
 impl TryFrom<wire::VirtualServer> for VirtualServer {
     type Error = ConversionError;
 
-    /// Refuses also what [`VirtualServer::validate`] refuses; sorts the real servers.
+    /// Converts the message, sorts the real servers by address and port, and validates the result with
+    /// [`VirtualServer::validate`].
     fn try_from(message: wire::VirtualServer) -> Result<Self, ConversionError> {
         let real_servers = message.real_servers.into_iter().enumerate();
         let mut virtual_server = Self {
@@ -204,8 +205,8 @@ impl From<&RealServer> for wire::RealServer {
             weight: real_server.weight.0.into(),
             state: state.into(),
             position: history.position,
-            ready_since: history.ready_since.map(timestamp),
-            draining_since: history.draining_since.map(timestamp),
+            ready_since: history.ready_since.map(timestamp_to_message),
+            draining_since: history.draining_since.map(timestamp_to_message),
         }
     }
 }
@@ -229,8 +230,8 @@ impl TryFrom<wire::RealServer> for RealServer {
             },
             history: RealServerHistory {
                 position: message.position,
-                ready_since: moment("ready_since", message.ready_since)?,
-                draining_since: moment("draining_since", message.draining_since)?,
+                ready_since: timestamp_from_message("ready_since", message.ready_since)?,
+                draining_since: timestamp_from_message("draining_since", message.draining_since)?,
             },
         })
     }
@@ -332,7 +333,7 @@ impl TryFrom<wire::Scheduler> for Scheduler {
             if is_set {
                 return Err(ConversionError::new(
                     field,
-                    format!("is for sh and mh only, not for {scheduler}"),
+                    format!("is allowed only for sh and mh, not for {scheduler}"),
                 ));
             }
         }
@@ -364,11 +365,10 @@ impl From<Ports> for wire::PortRange {
     }
 }
 
-/// A prefix in CIDR notation.
+/// Parses the value of a field as a prefix in CIDR notation.
 ///
 /// # Errors
-///
-/// Names the field whose text is none.
+/// The text is not a prefix. The error names `field`.
 pub fn prefix(field: &str, text: &str) -> Result<IpNet, ConversionError> {
     text.parse()
         .map_err(|_| ConversionError::new(field, format!("{text:?} is not a prefix")))
@@ -403,7 +403,7 @@ fn ports(range: Option<wire::PortRange>) -> Result<Ports, ConversionError> {
     }
 }
 
-/// 0 stands for no port.
+/// Returns the port of a field. 0 means "no port" in the contracts.
 fn port(field: &str, number: u32) -> Result<Option<NonZeroU16>, ConversionError> {
     u16::try_from(number)
         .map(NonZeroU16::new)
@@ -436,7 +436,7 @@ fn enumeration<E: TryFrom<i32>>(field: &str, number: i32) -> Result<E, Conversio
     E::try_from(number).map_err(|_| {
         ConversionError::new(
             field,
-            format!("{number} is a value that this version does not know"),
+            format!("{number} is a value that this version of the receiver does not have"),
         )
     })
 }

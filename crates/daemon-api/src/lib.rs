@@ -1,6 +1,6 @@
-//! The gRPC contract between the daemons: generated code, and conversions to our own types.
+//! The gRPC contracts of the daemons: generated code and conversions.
 //!
-//! Generated types stay inside this crate, `bgp-status` and each daemon's `grpc.rs`.
+//! Only this crate, `bgp-status` and the gRPC module of each daemon use the generated types.
 
 mod convert;
 mod message_limit;
@@ -14,13 +14,12 @@ pub use convert::{
 pub use message_limit::{MESSAGE_LIMIT, message_size};
 pub use page::{Page, PageBuilder, PageRequest, total_size};
 
-/// The type of every duration of the contracts.
 pub use prost_types::Duration;
 
-/// The descriptors of every contract, for server reflection.
+/// Encoded descriptors of all contracts, for server reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
-/// Generated from `proto/portlb/`.
+/// Types that are generated from `proto/portlb/`.
 #[allow(
     missing_docs,
     unreachable_pub,
@@ -73,16 +72,15 @@ pub use generated::portlb::{
     announcer, bgp, dataplane, discovery, noderoute, reflector, virtualserver,
 };
 
-/// Runs the example in the README as a test.
+/// The README, so that its example runs as a doctest.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
 
 #[cfg(test)]
 mod tests {
-    /// grpcurl shows the comments of each contract.
     #[test]
-    fn the_descriptors_have_the_comments_of_the_contracts() {
+    fn the_descriptors_have_the_comments_that_grpcurl_shows() {
         let has = |text: &str| {
             let mut windows = super::FILE_DESCRIPTOR_SET.windows(text.len());
             windows.any(|window| window == text.as_bytes())

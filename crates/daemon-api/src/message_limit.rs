@@ -1,13 +1,13 @@
-//! The size of messages between daemons.
+//! Size limit of the messages between daemons.
 
 use prost::Message;
 
-/// Largest message in bytes: the limit of every server and every client. The largest virtual
-/// server that is valid, with the status of its real servers, is smaller.
+/// Largest size of a message in bytes, for every server and every client. The largest valid virtual
+/// server fits into one message, together with the status of its real servers.
 pub const MESSAGE_LIMIT: usize = 64 * 1024 * 1024;
 
-/// Returns the size of a message in bytes. One that is larger than [`MESSAGE_LIMIT`] ends the whole
-/// stream, with everything else that it carries, so a sender leaves it out.
+/// Returns the size of a message in bytes. A sender must not send a message above
+/// [`MESSAGE_LIMIT`]: the message would end the whole stream.
 pub fn message_size(message: &impl Message) -> usize {
     message.encoded_len()
 }
@@ -27,8 +27,9 @@ mod tests {
         virtualserver::v1 as wire,
     };
 
-    /// As many real servers as are allowed, each with the longest text and numbers.
-    fn largest() -> VirtualServer {
+    /// Returns a virtual server with the largest number of real servers, each with the longest
+    /// address and the largest numbers.
+    fn largest_virtual_server() -> VirtualServer {
         let id: VirtualServerId = "tcp/[fd00:1::1]:65535".parse().unwrap();
         let address = |index: u32| {
             let high = u128::from_be_bytes([0xff; 16]) >> 32 << 32;
@@ -65,8 +66,8 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_part_is_far_below_the_default_limit_of_grpc() {
-        let server = largest();
+    fn the_largest_part_is_smaller_than_64_kib() {
+        let server = largest_virtual_server();
         let real_servers = &server.real_servers[..LARGEST_PART];
         let message = discovery::WatchResponse {
             revision: u64::MAX,
@@ -78,7 +79,7 @@ mod tests {
 
     #[test]
     fn the_status_of_the_largest_valid_virtual_server_fits_into_a_message() {
-        let server = largest();
+        let server = largest_virtual_server();
         assert_eq!(server.validate(), Ok(()));
         let desired = wire::VirtualServer::from(&server);
         let longest = crate::Duration {
@@ -112,7 +113,7 @@ mod tests {
         assert!(message_size(&message) <= MESSAGE_LIMIT);
         assert!(
             message_size(&message) > 4 * 1024 * 1024,
-            "the default of gRPC"
+            "the message would fit into the default limit of gRPC, 4 MiB"
         );
     }
 }

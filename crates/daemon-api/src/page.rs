@@ -1,7 +1,7 @@
-//! Pages of lists, in the manner of [AIP-158](https://google.aip.dev/158).
+//! Pages of lists as in [AIP-158](https://google.aip.dev/158).
 //!
-//! A page token names the last item of its page, so it stays valid while the list changes: the next
-//! page begins with the first item after that place.
+//! A page token names the last item of its page. The next page begins with the first item after the
+//! key of the last item, so a token stays valid while the list changes.
 
 use std::{fmt::Display, str::FromStr};
 
@@ -9,20 +9,20 @@ use prost::Message;
 
 use crate::{ConversionError, message_size};
 
-/// Items of a page if the request has no `page_size`.
+/// Number of items of a page if the request does not set `page_size`.
 const DEFAULT_PAGE_SIZE: usize = 1_000;
 
-/// Most items of a page; a larger `page_size` counts as this one.
+/// Largest number of items of a page. A larger `page_size` counts as this number.
 const MOST_PAGE_SIZE: usize = 10_000;
 
-/// Most octets of the items of a page that has several: a client with the limit of gRPC, 4 MiB for a
-/// message, can read it.
+/// Largest size in octets of all items of a page, unless the page has a single item. A page then
+/// fits into 4 MiB, the default limit of gRPC clients for one message.
 const PAGE_OCTETS: usize = 3 * 1024 * 1024;
 
-/// What a request says of the page that it wants. `K` is the key by which the list is ordered.
+/// A request for one page of a list. The list is sorted by keys of the type `K`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PageRequest<K> {
-    /// Key of the last item of the page before; `None`: the first page.
+    /// Key of the last item of the previous page. `None`: the first page.
     pub after: Option<K>,
     size: usize,
     list: String,
@@ -31,18 +31,18 @@ pub struct PageRequest<K> {
 /// One page of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page<T> {
-    /// In the order of their keys.
+    /// Items sorted by key.
     pub items: Vec<T>,
-    /// Empty: the last page.
+    /// Token for the request of the next page. Empty: this is the last page.
     pub next_page_token: String,
 }
 
 impl<K: FromStr> PageRequest<K> {
-    /// Reads the fields of a request. `list` names the list and each argument that selects its items: a
-    /// token of another list is refused.
+    /// Parses the fields of a request. `list` is a text of the method's name and of every argument
+    /// that selects items, so that a token of another list is refused.
     ///
     /// # Errors
-    /// A negative size, or a token that is not one of this list.
+    /// `page_size` is negative, or `page_token` is not a token of this list.
     pub fn new(list: String, page_size: i32, page_token: &str) -> Result<Self, ConversionError> {
         let size = usize::try_from(page_size).map_err(|_| {
             let problem = format!("{page_size} is negative; leave it out for the default");
@@ -55,8 +55,9 @@ impl<K: FromStr> PageRequest<K> {
         let after = match page_token {
             "" => None,
             token => Some(key(&list, token).ok_or_else(|| {
-                let problem = "not a token of this list; repeat the arguments of the page before with \
-                               its next_page_token, or leave it out to begin with the first page";
+                let problem = "not a token of this list; send the next_page_token of the previous \
+                               page and repeat the other arguments of its request, or leave \
+                               page_token out for the first page";
                 ConversionError::new("page_token", problem)
             })?),
         };
@@ -65,14 +66,16 @@ impl<K: FromStr> PageRequest<K> {
 }
 
 impl<K> PageRequest<K> {
-    /// Items to read after `after`: the ones of the page, and one that shows whether another page follows.
+    /// Returns the number of items to read after the key `after`: the items of the page, and one
+    /// more item, which shows whether another page follows.
     pub fn limit(&self) -> usize {
         self.size + 1
     }
 }
 
 impl<K: Ord + Display> PageRequest<K> {
-    /// Takes one page out of items in the order of their keys. Items up to `after` are passed over.
+    /// Returns the page from `items`, which must be sorted by key. Skips the items up to the key
+    /// `after`.
     pub fn page<T: Message>(self, items: impl IntoIterator<Item = (K, T)>) -> Page<T> {
         let mut page = PageBuilder::new(self);
         for (key, item) in items {
@@ -84,7 +87,7 @@ impl<K: Ord + Display> PageRequest<K> {
     }
 }
 
-/// Takes items until a page is full.
+/// A page under construction: items are added until the page is full.
 #[derive(Debug)]
 pub struct PageBuilder<K, T> {
     request: PageRequest<K>,
@@ -93,7 +96,7 @@ pub struct PageBuilder<K, T> {
 }
 
 impl<K: Ord + Display, T: Message> PageBuilder<K, T> {
-    /// Starts an empty page.
+    /// Returns a builder for the requested page, without items.
     pub fn new(request: PageRequest<K>) -> Self {
         Self {
             request,
@@ -105,8 +108,8 @@ impl<K: Ord + Display, T: Message> PageBuilder<K, T> {
         }
     }
 
-    /// Adds the next item in the order of the keys. `false`: the page is full, and the item is the first
-    /// one of the next page.
+    /// Adds an item; the caller adds the items sorted by key. Returns `false` if the page is full:
+    /// then the item is the first one of the next page.
     pub fn push(&mut self, key: K, item: T) -> bool {
         let PageRequest { after, size, list } = &mut self.request;
         if after.as_ref().is_some_and(|after| key <= *after) {
@@ -125,18 +128,18 @@ impl<K: Ord + Display, T: Message> PageBuilder<K, T> {
         true
     }
 
-    /// Returns the page with its token.
+    /// Returns the page with the token of the next page.
     pub fn finish(self) -> Page<T> {
         self.page
     }
 }
 
-/// Returns a number of items as the field `total_size` has it.
+/// Converts a number of items to the type of the field `total_size`.
 pub fn total_size(items: usize) -> i32 {
     i32::try_from(items).unwrap_or(i32::MAX)
 }
 
-/// In hexadecimal digits, so that no client takes a token for a key.
+/// Encodes a page token in hexadecimal digits, so that no client mistakes a token for a key.
 fn token(list: &str, key: &impl Display) -> String {
     let text = format!("{list}\n{key}");
     text.bytes().map(|octet| format!("{octet:02x}")).collect()

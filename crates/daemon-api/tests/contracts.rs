@@ -1,4 +1,4 @@
-//! What every contract in `proto/` keeps to.
+//! Rules that every contract in `proto/` must follow.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -11,10 +11,11 @@ use prost_types::{
     MethodDescriptorProto,
 };
 
-/// In the head comment of each contract.
+/// Sentence that the comment before `package` of each contract must have.
 const ADDITIVE: &str = "From version 0.2.0 on this contract changes by addition only.";
 
-/// Numbers of fields of descriptor.proto, of which a path in a file consists.
+/// Field numbers of descriptor.proto. The path of an element within a file consists of such field
+/// numbers and of indices.
 mod number {
     pub(crate) const PACKAGE: i32 = 2;
     pub(crate) const MESSAGE: i32 = 4;
@@ -24,37 +25,37 @@ mod number {
     pub(crate) const METHOD: i32 = 2;
 }
 
-/// One file of a contract.
-struct File {
+/// One file of `proto/`.
+struct ContractFile {
     proto: FileDescriptorProto,
 }
 
-impl File {
-    /// The comment before the element at this path; empty if there is none.
+impl ContractFile {
+    /// Returns the comment before the element at `path`; empty if the element has no comment.
     fn comment(&self, path: &[i32]) -> &str {
         let locations = &self.proto.source_code_info.as_ref().unwrap().location;
         let location = locations.iter().find(|location| location.path == path);
         location.map_or("", |location| location.leading_comments().trim())
     }
 
-    /// Every message with its path, also those within messages.
+    /// Returns every message with its path, including nested messages.
     fn messages(&self) -> Vec<(Vec<i32>, &DescriptorProto)> {
         fn add<'a>(
             path: Vec<i32>,
             message: &'a DescriptorProto,
-            found: &mut Vec<(Vec<i32>, &'a DescriptorProto)>,
+            messages: &mut Vec<(Vec<i32>, &'a DescriptorProto)>,
         ) {
             for (index, nested) in (0..).zip(&message.nested_type) {
                 let path = [&path[..], &[number::NESTED, index]].concat();
-                add(path, nested, found);
+                add(path, nested, messages);
             }
-            found.push((path, message));
+            messages.push((path, message));
         }
-        let mut found = Vec::new();
+        let mut messages = Vec::new();
         for (index, message) in (0..).zip(&self.proto.message_type) {
-            add(vec![number::MESSAGE, index], message, &mut found);
+            add(vec![number::MESSAGE, index], message, &mut messages);
         }
-        found
+        messages
     }
 
     fn enums(&self) -> Vec<&EnumDescriptorProto> {
@@ -74,7 +75,7 @@ impl File {
         })
     }
 
-    /// Names of the fields of a message that the file itself declares.
+    /// Returns the names of the fields of the message `full_name`, which this file declares.
     fn fields_of(&self, full_name: &str) -> BTreeSet<&str> {
         let name = full_name.rsplit('.').next().unwrap();
         let mut messages = self.proto.message_type.iter();
@@ -84,34 +85,34 @@ impl File {
     }
 }
 
-fn files() -> Vec<File> {
+fn files() -> Vec<ContractFile> {
     let set = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).unwrap();
     let ours = set.file.into_iter();
     ours.filter(|file| file.package().starts_with("portlb."))
-        .map(|proto| File { proto })
+        .map(|proto| ContractFile { proto })
         .collect()
 }
 
-/// Fails with what `faults` finds in any file.
-fn check(faults: impl Fn(&File) -> Vec<String>) {
-    let mut found = Vec::new();
+/// Applies `faults` to each contract, and panics with all faults if there is one.
+fn check(faults: impl Fn(&ContractFile) -> Vec<String>) {
+    let mut all_faults = Vec::new();
     for file in files() {
         let name = file.proto.name();
         let faults = faults(&file).into_iter();
-        found.extend(faults.map(|fault| format!("{name}: {fault}")));
+        all_faults.extend(faults.map(|fault| format!("{name}: {fault}")));
     }
-    assert!(found.is_empty(), "{found:#?}");
+    assert!(all_faults.is_empty(), "{all_faults:#?}");
 }
 
 #[test]
-fn every_file_of_the_folder_is_a_contract() {
-    fn add(folder: &Path, found: &mut BTreeSet<String>) {
+fn build_rs_compiles_every_file_of_the_folder_proto() {
+    fn add(folder: &Path, files: &mut BTreeSet<String>) {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
-                add(&path, found);
+                add(&path, files);
             } else {
-                found.insert(path.display().to_string());
+                files.insert(path.display().to_string());
             }
         }
     }
@@ -155,18 +156,18 @@ fn every_method_and_every_field_has_a_comment() {
 }
 
 #[test]
-fn the_zero_of_every_enum_is_unspecified() {
+fn the_value_zero_of_every_enum_is_unspecified() {
     check(|file| {
         let zeros = file.enums().into_iter().map(|it| it.value[0].name());
         zeros
             .filter(|zero| !zero.ends_with("_UNSPECIFIED"))
-            .map(|zero| format!("{zero} is a zero with a meaning"))
+            .map(|zero| format!("{zero}: the value 0 must be named ..._UNSPECIFIED"))
             .collect()
     });
 }
 
 #[test]
-fn no_field_is_a_number_of_time_units() {
+fn no_field_is_a_number_of_seconds() {
     check(|file| {
         let messages = file.messages().into_iter();
         let fields = messages.flat_map(|(_, message)| &message.field);
@@ -179,7 +180,7 @@ fn no_field_is_a_number_of_time_units() {
 }
 
 #[test]
-fn messages_of_methods_have_the_names_of_their_methods() {
+fn request_and_response_types_are_named_after_their_method() {
     check(|file| {
         let package = file.proto.package();
         let mut faults = Vec::new();
@@ -190,14 +191,14 @@ fn messages_of_methods_have_the_names_of_their_methods() {
                 (method.output_type(), format!(".{package}.{name}Response")),
             ];
             let others = messages.into_iter().filter(|(is, wanted)| is != wanted);
-            faults.extend(others.map(|(is, wanted)| format!("{is} instead of {wanted}")));
+            faults.extend(others.map(|(is, wanted)| format!("{is}: rename to {wanted}")));
         }
         faults
     });
 }
 
 #[test]
-fn every_list_has_pages() {
+fn every_list_method_has_the_fields_of_pages() {
     check(|file| {
         let lists = file.methods().map(|(_, method)| method);
         let lists = lists.filter(|method| method.name().starts_with("List"));
@@ -208,7 +209,7 @@ fn every_list_has_pages() {
                 !request.is_superset(&["page_size", "page_token"].into())
                     || !response.contains("next_page_token")
             })
-            .map(|method| format!("{} has no pages", method.name()))
+            .map(|method| format!("{} lacks fields of pages", method.name()))
             .collect()
     });
 }

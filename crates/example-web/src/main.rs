@@ -1,4 +1,6 @@
-//! A small web server for the examples: says which pod answered, and to whom.
+//! A small web server for the examples.
+//!
+//! Its answer names the pod and the address of the client.
 
 use std::{
     fmt,
@@ -28,39 +30,41 @@ use tokio::{
     time::sleep,
 };
 
-/// Such as `0.1.0`, or `0.1.0+1a2b3c4` where the build gave the commit.
+/// Version of the program: `0.1.0`, or `0.1.0+1a2b3c4` if the build sets `PORTLB_VERSION`.
 const VERSION: &str = match option_env!("PORTLB_VERSION") {
     Some(version) => version,
     None => env!("CARGO_PKG_VERSION"),
 };
 
-/// A small web server for the examples: says which pod answered, and to whom.
+/// A small web server for the examples. Its answer names the pod and the address of the client.
 ///
-/// GET / answers `NAME RELEASE`, then the client and the service address as this server sees them;
-/// GET /healthz answers 200. On SIGTERM it goes on for --linger, each answer with
-/// `Connection: close`, so that clients leave before it does. A second signal ends it at once.
+/// GET / answers with three lines: NAME and RELEASE of this server, the address of the client, and
+/// the service address that the client connected to. GET /healthz answers with status 200. After
+/// SIGTERM the server continues for --linger and sends `Connection: close` with each answer, so
+/// that clients open new connections to other servers. A second SIGTERM ends the server
+/// immediately.
 #[derive(Debug, Parser)]
 #[command(name = "example-web", version = VERSION)]
 struct Args {
-    /// Where it listens: ADDRESS:PORT, or PORT alone for every address, IPv4 and IPv6
+    /// Address to listen on: ADDRESS:PORT, or PORT alone for all addresses, IPv4 and IPv6
     #[arg(
         long,
         env = "PORTLB_LISTEN",
         value_name = "ADDRESS",
         default_value = "80"
     )]
-    listen: Listen,
+    listen: WebListenAddress,
 
-    /// What it calls itself: the pod's name
+    /// Name of this server in its answers. The manifests set it to the name of the pod
     #[arg(long, env = "PORTLB_NAME", default_value = "example-web")]
     name: String,
 
-    /// A word that tells one release of the example from the next
+    /// Release of the example in its answers. Change it to see a rollout in the answers
     #[arg(long, env = "PORTLB_RELEASE", default_value = "1")]
     release: String,
 
-    /// How long it goes on after SIGTERM: longer than load balancers need to hear of it. 500ms,
-    /// 10s; 0 ends it at once
+    /// Time for which the server continues after SIGTERM, such as 500ms or 10s. Set it longer than
+    /// the load balancers need to stop sending new clients. 0: the server ends immediately
     #[arg(
         long,
         env = "PORTLB_LINGER",
@@ -71,46 +75,49 @@ struct Args {
     linger: Duration,
 }
 
-/// Where it listens.
+/// The parsed value of `--listen`.
 #[derive(Clone, Copy, Debug)]
-enum Listen {
-    At(SocketAddr),
-    Everywhere(u16),
+enum WebListenAddress {
+    Address(SocketAddr),
+    /// A port on all addresses, IPv4 and IPv6.
+    Port(u16),
 }
 
-impl FromStr for Listen {
+impl FromStr for WebListenAddress {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // The standard library's numbers may have a sign.
+        // The standard library parses "+80" as a number, too.
         let is_number = text.bytes().all(|octet| octet.is_ascii_digit());
-        let port = text.parse().map(Self::Everywhere).ok();
+        let port = text.parse().map(Self::Port).ok();
         let port = port.filter(|_| is_number);
-        port.or_else(|| listen_address(text).map(Self::At)).ok_or(
-            "expected ADDRESS:PORT, such as 0.0.0.0:80 or [::]:80, or PORT alone, such as 80",
-        )
+        port.or_else(|| listen_address(text).map(Self::Address))
+            .ok_or(
+                "expected ADDRESS:PORT, such as 0.0.0.0:80 or [::]:80, or PORT alone, such as 80",
+            )
     }
 }
 
-impl fmt::Display for Listen {
+impl fmt::Display for WebListenAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::At(address) => address.fmt(f),
-            Self::Everywhere(port) => write!(f, "port {port}"),
+            Self::Address(address) => address.fmt(f),
+            Self::Port(port) => write!(f, "port {port}"),
         }
     }
 }
 
-impl Listen {
-    /// The kubelet asks for /healthz by the family that the cluster has first, whatever that of
-    /// the service address is: so one socket takes both.
+impl WebListenAddress {
+    /// Binds a listener. With a port alone, one socket accepts both families: the kubelet sends its
+    /// probe of /healthz with the first family of the cluster, which can differ from the family of
+    /// the service address.
     async fn bind(self) -> std::io::Result<TcpListener> {
         match self {
-            Self::At(address) => TcpListener::bind(address).await,
-            Self::Everywhere(port) => {
+            Self::Address(address) => TcpListener::bind(address).await,
+            Self::Port(port) => {
                 match TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await {
                     Ok(listener) => Ok(listener),
-                    // A kernel may be without IPv6.
+                    // The kernel can lack IPv6.
                     Err(error) if error.kind() != ErrorKind::AddrInUse => {
                         TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await
                     }
@@ -121,25 +128,26 @@ impl Listen {
     }
 }
 
-/// Both ends of a connection.
+/// The two addresses of a TCP connection.
 #[derive(Clone, Copy, Debug)]
-struct Ends {
+struct ConnectionAddresses {
     client: SocketAddr,
-    here: SocketAddr,
+    /// Address that the client connected to: the service address, if the load balancer keeps it.
+    local: SocketAddr,
 }
 
-impl Connected<IncomingStream<'_, TcpListener>> for Ends {
+impl Connected<IncomingStream<'_, TcpListener>> for ConnectionAddresses {
     fn connect_info(stream: IncomingStream<'_, TcpListener>) -> Self {
         let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
         Self {
-            client: as_written(*stream.remote_addr()),
-            here: as_written(stream.io().local_addr().unwrap_or(unknown)),
+            client: canonical(*stream.remote_addr()),
+            local: canonical(stream.io().local_addr().unwrap_or(unknown)),
         }
     }
 }
 
-/// A socket of both families shows an IPv4 address as one of IPv6.
-fn as_written(address: SocketAddr) -> SocketAddr {
+/// Converts an IPv4-mapped IPv6 address, as a socket of both families shows it, to IPv4.
+fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
@@ -186,10 +194,10 @@ async fn serve(args: Args) -> anyhow::Result<()> {
             response
         }
     });
-    let answer = async move |ConnectInfo(ends): ConnectInfo<Ends>| {
+    let answer = async move |ConnectInfo(addresses): ConnectInfo<ConnectionAddresses>| {
         format!(
             "{} {}\nclient {}\nservice address {}\n",
-            args.name, args.release, ends.client, ends.here
+            args.name, args.release, addresses.client, addresses.local
         )
     };
     let router = Router::new()
@@ -198,7 +206,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         .layer(close_when_ending);
     let served = axum::serve(
         listener,
-        router.into_make_service_with_connect_info::<Ends>(),
+        router.into_make_service_with_connect_info::<ConnectionAddresses>(),
     );
 
     tokio::select! {
@@ -206,7 +214,6 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         () = async {
             terminated.recv().await;
             ending.send_replace(true);
-            // Either is fine: the time is over, or somebody insists.
             tokio::select! {
                 () = sleep(args.linger) => {}
                 _ = terminated.recv() => {}

@@ -1,4 +1,4 @@
-//! Runs the server as its users do.
+//! Tests that run the program as a process.
 #![cfg(test)]
 
 use std::{
@@ -53,7 +53,7 @@ impl Drop for Server {
 }
 
 #[test]
-fn it_says_who_answered_and_to_whom() {
+fn the_answer_has_the_name_the_release_and_both_addresses() {
     let server = Server::start(&[]);
     let answer = server.get("Connection: close\r\n");
     assert!(
@@ -67,37 +67,41 @@ fn it_says_who_answered_and_to_whom() {
 }
 
 #[test]
-fn with_a_port_alone_it_serves_both_families() {
+fn listen_with_a_port_alone_serves_both_families() {
     let mut server = Server::start_at("0", &[]);
     let (_, port) = server.address.rsplit_once(':').unwrap();
     for address in [format!("127.0.0.1:{port}"), format!("[::1]:{port}")] {
         server.address.clone_from(&address);
         let answer = server.get("Connection: close\r\n");
-        let says = format!("service address {address}\n");
-        assert!(answer.contains(&says), "{answer}");
+        let expected = format!("service address {address}\n");
+        assert!(answer.contains(&expected), "{answer}");
     }
 }
 
 #[test]
-fn after_a_sigterm_it_goes_on_and_sends_clients_away() {
+fn after_sigterm_the_server_answers_with_connection_close() {
     let server = Server::start(&["--linger", "60s"]);
     let mut before = TcpStream::connect(&server.address).unwrap();
     server.terminate();
-    // Without `Connection: close` from either side this would never end.
+    // The server reads the signal at an unknown moment, so the client repeats its request until an
+    // answer has `Connection: close`.
     let mut answer = String::new();
     while !answer.contains("connection: close") {
         answer.clear();
         write!(before, "GET / HTTP/1.1\r\nHost: web\r\n\r\n").unwrap();
         let mut piece = [0; 1024];
         let length = before.read(&mut piece).unwrap();
-        assert!(length > 0, "closed without notice");
+        assert!(
+            length > 0,
+            "the server closed the connection without `Connection: close`"
+        );
         answer.push_str(std::str::from_utf8(&piece[..length]).unwrap());
     }
     assert!(server.get("").contains("web-1 7"));
 }
 
 #[test]
-fn when_its_time_is_over_it_ends() {
+fn the_server_ends_after_the_linger_time() {
     let mut server = Server::start(&["--linger", "10ms"]);
     server.terminate();
     assert!(server.process.wait().unwrap().success());
@@ -109,13 +113,13 @@ fn check_refused(flags: &[&str], expected: &str) {
         .args(flags)
         .output()
         .unwrap();
-    let complaint = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(2), "{complaint}");
-    assert!(complaint.contains(expected), "{complaint}");
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    assert!(error.contains(expected), "{error}");
 }
 
 #[test]
-fn flags_that_cannot_be_used_are_refused_with_what_is_allowed() {
+fn an_invalid_value_of_a_flag_is_refused_with_the_allowed_forms() {
     check_refused(&["--linger", "10"], "with its unit: 500ms, 10s");
     check_refused(&["--listen", "fd00::5"], "or PORT alone, such as 80");
     for listen in ["65536", "+80"] {

@@ -1,4 +1,4 @@
-//! The way to the API server: address, credentials, timeouts, and what an error means.
+//! Clients of the API server, and descriptions of their errors.
 
 use std::{
     collections::hash_map::DefaultHasher,
@@ -18,82 +18,83 @@ use tower::{buffer::BufferLayer, retry::RetryLayer, util::MapResponseLayer};
 
 use crate::grant::Asked;
 
-/// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What an API server that is overloaded (429), or about to end (503), is asked again without
-/// telling anybody: this often, after as long as it says, or after these times.
+/// Number of repetitions of a request that the API server refused because it is overloaded (429) or
+/// about to end (503). The caller gets an error only after the last repetition.
 const RETRIES: u32 = 2;
+
+/// Shortest pause before a repetition, unless the API server names a time.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
+
+/// Longest pause before a repetition, unless the API server names a time.
 const LONGEST_RETRY: Duration = Duration::from_secs(2);
 
-/// Requests that wait for the connection of one client; each task has a client of its own.
+/// Largest number of requests of one client that wait for the connection. Each task has a client of
+/// its own.
 const QUEUE: usize = 16;
 
-/// Where the address of the API server and the credentials come from.
+/// The source of the API server's address and of the credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// The ServiceAccount of the pod.
     InCluster,
-    /// The current context of a kubeconfig.
+    /// The current context of the kubeconfig with this path.
     Kubeconfig(PathBuf),
 }
 
-/// Why there is no client.
+/// The reason why no client can be created.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// Not in a pod, or without a token.
+    /// The process does not run in a pod, or the pod has no ServiceAccount token.
     #[error(
         "{0}; without --kubeconfig this must run in a pod whose ServiceAccount token is mounted"
     )]
     InCluster(InClusterError),
-    /// The kubeconfig cannot be used.
     #[error("--kubeconfig {}: {error}", path.display())]
     Kubeconfig {
-        /// Which one.
         path: PathBuf,
-        /// Why not.
         error: KubeconfigError,
     },
-    /// The credentials cannot be used.
     #[error("the credentials cannot be used: {0}")]
     Client(String),
 }
 
-/// A client, and what it was made of.
+/// A client of the API server with the credentials of one moment.
 #[derive(Clone)]
 pub struct Connection {
-    /// The client.
     pub client: Client,
     /// URL of the API server.
     pub url: String,
-    /// Counts the answers that were no refusals.
+    /// Number of successful answers of the API server.
     pub answers: watch::Receiver<u64>,
-    files: u64,
+    /// Fingerprint of the credentials of this client.
+    credentials: u64,
 }
 
 impl Origin {
-    /// The URL of the API server and the namespace that the origin names.
+    /// Returns the URL of the API server, and the namespace of the pod or of the kubeconfig's
+    /// context.
     ///
     /// # Errors
-    /// The files cannot be used.
-    pub async fn place(&self) -> Result<(String, String), ConnectError> {
+    /// The files with the credentials cannot be read or used.
+    pub async fn url_and_namespace(&self) -> Result<(String, String), ConnectError> {
         let config = self.config().await?;
         Ok((config.cluster_url.to_string(), config.default_namespace))
     }
 
-    /// A client that counts a connection without a byte for `silence` as lost.
+    /// Returns a client that closes a connection on which no byte arrives for `silence`.
     pub async fn connect(&self, silence: Duration) -> Result<Connection, ConnectError> {
         let mut config = self.config().await?;
-        let files = files(&config);
+        let credentials = fingerprint(&config);
         config.connect_timeout = Some(CONNECT_TIMEOUT);
         config.read_timeout = Some(silence);
         config.reset_reader_on_write = true;
-        // kube's own asks for minutes before anybody hears of it.
+        // The default retries of kube hide an error for minutes.
         config.default_retry = false;
         let url = config.cluster_url.to_string();
         let retry = RetryPolicy::new(FIRST_RETRY, LONGEST_RETRY, RETRIES, true)
-            .expect("the shortest delay is below the longest");
+            .expect("the shortest pause is below the longest");
         let (answered, answers) = watch::channel(0_u64);
         let client = ClientBuilder::try_from(config)
             .map_err(|error| ConnectError::Client(innermost(&error)))?
@@ -112,7 +113,7 @@ impl Origin {
             client,
             url,
             answers,
-            files,
+            credentials,
         })
     }
 
@@ -138,17 +139,19 @@ impl Origin {
 }
 
 impl Connection {
-    /// Whether the files that hold token, CA or client certificate have changed since. kube reads
-    /// token and CA again once a minute; who has just been refused need not wait for that.
+    /// Reports whether the files with token, CA or client certificate have changed since this
+    /// client was created. kube itself reads token and CA again only once a minute, which is too
+    /// slow after a refusal.
     pub async fn is_outdated(&self, origin: &Origin) -> bool {
         match origin.config().await {
-            Ok(config) => files(&config) != self.files,
+            Ok(config) => fingerprint(&config) != self.credentials,
             Err(_) => false,
         }
     }
 }
 
-/// The CA file of the current context, where it is a file.
+/// Returns the path of the CA file of the current context; `None` if the kubeconfig has the CA
+/// inline.
 fn certificate_authority(kubeconfig: &Kubeconfig) -> Option<PathBuf> {
     let current = kubeconfig.current_context.as_ref()?;
     let context = kubeconfig.contexts.iter().find(|c| c.name == *current)?;
@@ -161,8 +164,8 @@ fn certificate_authority(kubeconfig: &Kubeconfig) -> Option<PathBuf> {
     cluster.certificate_authority.as_ref().map(PathBuf::from)
 }
 
-/// Fingerprint of the credentials and of the files that they name.
-fn files(config: &kube::Config) -> u64 {
+/// Returns a hash of the credentials, including the content of the files that they name.
+fn fingerprint(config: &kube::Config) -> u64 {
     let auth = &config.auth_info;
     let mut hasher = DefaultHasher::new();
     config.cluster_url.to_string().hash(&mut hasher);
@@ -175,7 +178,8 @@ fn files(config: &kube::Config) -> u64 {
     hasher.finish()
 }
 
-/// What an error of the API server, or of the way to it, means for who runs this daemon.
+/// Describes an error of a request for operators, with a suggestion. `url` is the address of the
+/// API server.
 pub fn in_words(error: &kube::Error, url: &str, asked: &Asked<'_>) -> String {
     let kube::Error::Api(status) = error else {
         return format!("cannot reach the API server {url}: {}", innermost(error));
@@ -184,7 +188,7 @@ pub fn in_words(error: &kube::Error, url: &str, asked: &Asked<'_>) -> String {
     match status.code {
         401 => format!(
             "the API server does not accept the credentials (401 {message}): the token has \
-             expired or is of another cluster; it is read again at each attempt"
+             expired or belongs to another cluster; the next attempt reads the token again"
         ),
         403 => asked.forbidden(message),
         429 => format!("the API server is too busy (429 {message})"),
@@ -192,7 +196,7 @@ pub fn in_words(error: &kube::Error, url: &str, asked: &Asked<'_>) -> String {
     }
 }
 
-/// One word for metrics.
+/// Returns the value of the metrics' label `reason` for an error: the HTTP status or `unreachable`.
 pub fn label(error: &kube::Error) -> String {
     if let kube::Error::Api(status) = error {
         status.code.to_string()
@@ -201,7 +205,8 @@ pub fn label(error: &kube::Error) -> String {
     }
 }
 
-/// The cause of all causes: what is around it repeats it, or says only that it failed.
+/// Returns the text of the first cause of an error. The errors around the first cause only repeat
+/// it.
 pub fn innermost(error: &(dyn Error + 'static)) -> String {
     let mut error = error;
     while let Some(source) = error.source() {
@@ -227,24 +232,24 @@ mod tests {
             subresource: None,
             verbs: &["list", "watch"],
         };
-        let words = in_words(&kube::Error::Api(status.boxed()), "https://x", &asked);
-        assert_eq!(words, expected);
+        let description = in_words(&kube::Error::Api(status.boxed()), "https://x", &asked);
+        assert_eq!(description, expected);
     }
 
     #[test]
-    fn a_refusal_is_told_with_its_cure() {
+    fn a_refusal_of_the_api_server_is_described_with_a_suggestion() {
         check(
             401,
             "Unauthorized",
             "the API server does not accept the credentials (401 Unauthorized): the token has \
-             expired or is of another cluster; it is read again at each attempt",
+             expired or belongs to another cluster; the next attempt reads the token again",
         );
         check(
             403,
             "User x cannot",
-            "the API server forbids to list services in namespace web (User x cannot); add to a \
-             Role of namespace web that is bound to this ServiceAccount: {apiGroups: [\"\"], \
-             resources: [\"services\"], verbs: [\"list\", \"watch\"]}",
+            "the API server forbids this daemon to list services in namespace web (User x \
+             cannot); add to a Role of namespace web that is bound to this ServiceAccount: \
+             {apiGroups: [\"\"], resources: [\"services\"], verbs: [\"list\", \"watch\"]}",
         );
         check(
             500,
@@ -254,9 +259,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_unreadable_kubeconfig_is_named() {
+    async fn the_error_names_a_kubeconfig_that_cannot_be_read() {
         let origin = Origin::Kubeconfig("/nowhere/kubeconfig".into());
-        let error = origin.place().await.unwrap_err().to_string();
+        let error = origin.url_and_namespace().await.unwrap_err().to_string();
         assert!(
             error.contains("--kubeconfig /nowhere/kubeconfig"),
             "{error}"

@@ -1,31 +1,30 @@
-//! What to grant when the API server forbids something.
+//! Rules of a Role that allow a forbidden request.
 
-/// A kind of object, as the API server's paths and its rules name it.
+/// A resource of the API server, as the rules of a Role name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resource {
-    /// Empty for the core group.
+    /// API group, such as `discovery.k8s.io`. Empty: the core group.
     pub group: &'static str,
-    /// Such as `services`.
+    /// Plural name of the resource, such as `services`.
     pub plural: &'static str,
-    /// `None` is every namespace.
+    /// Namespace of the objects. `None`: all namespaces.
     pub namespace: Option<String>,
 }
 
-/// What was asked of the API server.
+/// A request to the API server.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked<'a> {
-    /// Verb of the request.
+    /// Verb of the request, such as `list`.
     pub verb: &'static str,
-    /// Resource of the request.
     pub resource: &'a Resource,
-    /// Such as `status`.
+    /// Subresource, such as `status`. `None`: the object itself.
     pub subresource: Option<&'static str>,
-    /// All that is needed of the resource, so that one rule is enough.
+    /// All verbs that the daemon needs for this resource, so that the suggested rule is complete.
     pub verbs: &'static [&'static str],
 }
 
 impl Resource {
-    /// Returns the resource of a kind.
+    /// Returns the resource with the objects of the type `K`.
     #[must_use]
     pub fn of<K: k8s_openapi::Resource>(namespace: Option<String>) -> Self {
         Self {
@@ -37,8 +36,8 @@ impl Resource {
 }
 
 impl Asked<'_> {
-    /// Says that the API server has forbidden it, and which rule allows it. `message` has the API
-    /// server's own words, which name the user.
+    /// Describes the refusal of this request (403), and suggests the rule of a Role that allows it.
+    /// `message` is the text of the API server, which names the user.
     pub(crate) fn forbidden(&self, message: &str) -> String {
         let resource = self.resource;
         let name = match self.subresource {
@@ -53,9 +52,9 @@ impl Asked<'_> {
             None => ("in all namespaces".to_owned(), "a ClusterRole".to_owned()),
         };
         format!(
-            "the API server forbids to {} {name} {place} ({message}); add to {role} that is bound \
-             to this ServiceAccount: {{apiGroups: [\"{}\"], resources: [\"{name}\"], verbs: \
-             [\"{}\"]}}",
+            "the API server forbids this daemon to {} {name} {place} ({message}); add to {role} \
+             that is bound to this ServiceAccount: {{apiGroups: [\"{}\"], resources: [\"{name}\"], \
+             verbs: [\"{}\"]}}",
             self.verb,
             resource.group,
             self.verbs.join("\", \""),
@@ -70,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rule_that_grants_it_is_named() {
+    fn a_forbidden_request_is_described_with_the_rule_that_allows_it() {
         let asked = Asked {
             resource: &Resource::of::<EndpointSlice>(Some("web".to_owned())),
             subresource: None,
@@ -79,9 +78,9 @@ mod tests {
         };
         assert_eq!(
             asked.forbidden("User \"x\" cannot watch"),
-            "the API server forbids to watch endpointslices in namespace web (User \"x\" cannot \
-             watch); add to a Role of namespace web that is bound to this ServiceAccount: \
-             {apiGroups: [\"discovery.k8s.io\"], resources: [\"endpointslices\"], verbs: \
+            "the API server forbids this daemon to watch endpointslices in namespace web (User \
+             \"x\" cannot watch); add to a Role of namespace web that is bound to this \
+             ServiceAccount: {apiGroups: [\"discovery.k8s.io\"], resources: [\"endpointslices\"], verbs: \
              [\"list\", \"watch\"]}"
         );
     }

@@ -1,6 +1,4 @@
-//! The way to the API server: credentials, errors with their remedy, and one list and watch.
-
-#![warn(missing_docs)]
+//! Connections to the API server of Kubernetes.
 
 pub mod client;
 pub mod grant;

@@ -1,5 +1,7 @@
-//! One list and watch, as kube's runtime does it, with what it keeps to itself: trouble, and its
-//! end.
+//! List and watch of one resource.
+//!
+//! The watcher of kube does not report an API server that cannot be reached, and does not report
+//! that the API server answers again. [`Follow`] adds these two events.
 
 use std::{
     fmt::Debug,
@@ -19,17 +21,19 @@ use crate::{
     metrics::RequestMetrics,
 };
 
-/// First and longest wait before the API server is asked again.
+/// Shortest pause before a failed request is repeated.
 const FIRST_DELAY: Duration = Duration::from_millis(100);
+
+/// Longest pause before a failed request is repeated, unless the API server names a time.
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
 
-/// Longest wait that the API server may ask for.
+/// Upper limit for the pause that the API server names (`retryAfterSeconds`).
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
 
-/// A watch that has ended sooner, without an event, was none.
+/// A watch that ends without an event before this time counts as a failure.
 const SHORTEST_WATCH: Duration = Duration::from_secs(1);
 
-/// What a list and watch needs of a kind.
+/// A type of objects that [`Follow`] can list and watch.
 pub trait Watchable:
     k8s_openapi::Resource<Scope = NamespaceResourceScope>
     + k8s_openapi::Metadata<Ty = ObjectMeta>
@@ -52,68 +56,69 @@ impl<K> Watchable for K where
 {
 }
 
-/// What is watched, and how.
+/// A list and watch of the objects of one resource.
 #[derive(Clone, Debug)]
 pub struct Follow {
-    /// Address and credentials.
+    /// Source of the API server's address and of the credentials.
     pub origin: Origin,
-    /// Kind and namespace.
     pub resource: Resource,
-    /// Only objects with these labels.
+    /// Label selector of the objects. `None`: all objects.
     pub label_selector: Option<String>,
-    /// Objects in a page of a list: what is in memory at once.
+    /// Number of objects in a page of a list, which are in memory at the same time.
     pub page_size: u32,
-    /// The API server is asked to end a watch after this time; it goes on from where it was. A
-    /// watch that is silent for longer counts as lost.
+    /// Time after which the API server ends a watch; the next watch continues after the last event.
+    /// A watch that is silent for 10 s longer counts as lost.
     pub watch_timeout: Duration,
-    /// Counts lists, events and failures.
     pub metrics: RequestMetrics,
 }
 
-/// What a watch tells.
+/// An event of a list and watch.
 #[derive(Debug)]
 pub enum WatchEvent<K> {
-    /// A list of everything begins.
+    /// A list of all objects begins.
     Began,
-    /// An object is there.
+    /// An object is new or has changed, or is part of a list.
     Put(K),
-    /// An object is gone.
+    /// An object no longer exists.
     Deleted(K),
-    /// The list has ended; what it did not tell is gone.
+    /// The list is complete: an object without `Put` since `Began` no longer exists.
     Listed,
-    /// The API server cannot be heard, for this reason.
+    /// The API server cannot be reached or refuses the request. The text has cause and suggestion.
     Trouble(String),
-    /// It can be heard again.
+    /// The API server has answered a request. Also sent without a `Trouble` before.
     Recovered,
 }
 
 impl Follow {
-    /// Follows until the receiver has gone. Each piece of news is told as `name` makes of it.
+    /// Lists and watches until the receiver is dropped. Converts each event with `message` and
+    /// sends it to `receiver`.
     pub async fn run<K: Watchable, M: Send>(
         self,
-        told: mpsc::Sender<M>,
-        name: impl Fn(WatchEvent<K>) -> M + Send + Sync,
+        receiver: mpsc::Sender<M>,
+        message: impl Fn(WatchEvent<K>) -> M + Send + Sync,
     ) {
-        let sender = &EventSender { told, name };
+        let sender = &EventSender { receiver, message };
         let mut backoff = Backoff::new(FIRST_DELAY, LONGEST_DELAY);
         loop {
             let silence = self.watch_timeout + SILENCE_MARGIN;
-            let goes_on = match self.origin.connect(silence).await {
+            let has_receiver = match self.origin.connect(silence).await {
                 Ok(connection) => self.follow(&connection, &mut backoff, sender).await,
                 Err(error) => {
                     self.metrics.failed(self.resource.plural, "credentials");
-                    let goes_on = sender.send(WatchEvent::Trouble(error.to_string())).await;
+                    let has_receiver = sender.send(WatchEvent::Trouble(error.to_string())).await;
                     backoff.wait().await;
-                    goes_on
+                    has_receiver
                 }
             };
-            if !goes_on {
+            if !has_receiver {
                 return;
             }
         }
     }
 
-    /// Until new credentials can be had, or the receiver has gone.
+    /// Lists and watches with one client. Returns `true` if a new client is needed, because the
+    /// credentials have changed or the watch must begin with a list, and `false` if the receiver
+    /// was dropped.
     async fn follow<K: Watchable, M: Send>(
         &self,
         connection: &Connection,
@@ -128,16 +133,16 @@ impl Follow {
         let mut events = std::pin::pin!(events);
         loop {
             let next = tokio::select! {
-                // kube tells nothing of a watch that has been resumed and has nothing to say.
+                // The watcher of kube emits no event when it resumes a watch without changes.
                 Ok(()) = answers.changed() => {
                     unreachable = 0;
-                    self.metrics.heard(plural);
+                    self.metrics.event_received(plural);
                     if !sender.send(WatchEvent::Recovered).await {
                         return false;
                     }
                     if empty.are_too_fast(Instant::now()) {
                         backoff.wait().await;
-                        empty.go_on(Instant::now());
+                        empty.restart(Instant::now());
                     }
                     continue;
                 }
@@ -147,10 +152,10 @@ impl Follow {
                 Ok(Some(event)) => {
                     backoff.reset();
                     empty = EmptyAnswers::default();
-                    self.metrics.heard(plural);
-                    let news = match event {
+                    self.metrics.event_received(plural);
+                    let event = match event {
                         watcher::Event::Init => {
-                            self.metrics.listing(plural);
+                            self.metrics.list_started(plural);
                             WatchEvent::Began
                         }
                         watcher::Event::InitApply(object) | watcher::Event::Apply(object) => {
@@ -159,7 +164,7 @@ impl Follow {
                         watcher::Event::Delete(object) => WatchEvent::Deleted(object),
                         watcher::Event::InitDone => WatchEvent::Listed,
                     };
-                    if !sender.send(news).await {
+                    if !sender.send(event).await {
                         return false;
                     }
                     continue;
@@ -172,21 +177,25 @@ impl Follow {
             if failure.is_unreachable {
                 unreachable += 1;
             }
-            // A connection may end at any time; an API server that is there answers the next one.
+            // A connection can end at any time, so the first failure is not reported: if the API
+            // server works, the next connection succeeds.
             if !(failure.is_unreachable && unreachable == 1)
-                && let Some(trouble) = failure.in_words(&self.resource, &connection.url)
-                && !sender.send(WatchEvent::Trouble(trouble)).await
+                && let Some(description) = failure.describe(&self.resource, &connection.url)
+                && !sender.send(WatchEvent::Trouble(description)).await
             {
                 return false;
             }
             let delay = backoff.next_delay().max(failure.retry_after);
             tokio::time::sleep(delay).await;
             if failure.is_too_old {
-                // kube would ask for the same watch again.
+                // The watcher of kube would repeat the request with the expired position.
                 return true;
             }
             if failure.may_be_credentials && connection.is_outdated(&self.origin).await {
-                tracing::info!(resource = plural, "token or CA has changed: it is in use");
+                tracing::info!(
+                    resource = plural,
+                    "credentials have changed; connecting to the API server with the new credentials"
+                );
                 return true;
             }
         }
@@ -212,8 +221,8 @@ impl Follow {
     }
 }
 
-/// Answers that brought nothing: watches that ended at once, as of a proxy that takes a request
-/// and closes the connection.
+/// Counter of successive answers without an event. A proxy that accepts a request and then closes
+/// the connection causes many empty answers, which must not lead to a busy loop.
 #[derive(Debug, Default)]
 struct EmptyAnswers {
     last: Option<Instant>,
@@ -221,7 +230,8 @@ struct EmptyAnswers {
 }
 
 impl EmptyAnswers {
-    /// An answer begins at `now`. One that follows at once may be the watch after a list.
+    /// Counts an answer that begins at `now`, and reports whether the next request needs a pause.
+    /// The second answer within [`SHORTEST_WATCH`] needs none: it can be the watch after a list.
     fn are_too_fast(&mut self, now: Instant) -> bool {
         let is_fast = self.last.is_some_and(|last| now < last + SHORTEST_WATCH);
         self.count = if is_fast { self.count + 1 } else { 0 };
@@ -229,46 +239,48 @@ impl EmptyAnswers {
         self.count > 1
     }
 
-    /// After a wait.
-    fn go_on(&mut self, now: Instant) {
+    /// Sets the time of the last answer to `now`, after a pause.
+    fn restart(&mut self, now: Instant) {
         self.last = Some(now);
     }
 }
 
-/// Where news go.
+/// The receiver of the events, and the conversion of an event to the receiver's message type.
 struct EventSender<M, F> {
-    told: mpsc::Sender<M>,
-    name: F,
+    receiver: mpsc::Sender<M>,
+    message: F,
 }
 
 impl<M: Send, F> EventSender<M, F> {
-    /// Whether there still is somebody to tell.
-    async fn send<K>(&self, news: WatchEvent<K>) -> bool
+    /// Sends an event. Returns `false` if the receiver was dropped.
+    async fn send<K>(&self, event: WatchEvent<K>) -> bool
     where
         F: Fn(WatchEvent<K>) -> M + Send + Sync,
     {
-        let told = (self.name)(news);
-        self.told.send(told).await.is_ok()
+        let message = (self.message)(event);
+        self.receiver.send(message).await.is_ok()
     }
 }
 
-/// The API server ends a watch a little late.
+/// Time in which the API server can exceed the timeout of a watch.
 const SILENCE_MARGIN: Duration = Duration::from_secs(10);
 
-/// What is to be done about an error of kube's watcher.
+/// An error of kube's watcher, and the reaction to it.
 struct WatchFailure {
-    cause: Cause,
+    cause: WatchFailureCause,
     label: String,
+    /// Pause that the API server names; zero if it names none.
     retry_after: Duration,
     may_be_credentials: bool,
-    /// There was no answer.
+    /// The API server sent no answer.
     is_unreachable: bool,
-    /// A watch cannot begin where it was left.
+    /// A watch cannot begin because the API server no longer has the history since the last event.
     is_too_old: bool,
 }
 
-enum Cause {
-    /// The state that was known is too old to go on from: a list follows by itself.
+enum WatchFailureCause {
+    /// The API server no longer has the history since the last event (410). A list follows, so this
+    /// cause is not reported.
     Expired,
     Request {
         verb: &'static str,
@@ -288,7 +300,9 @@ impl WatchFailure {
             watcher::Error::WatchError(status) => ("watch", kube::Error::Api(status)),
             watcher::Error::NoResourceVersion => {
                 return Self {
-                    cause: Cause::Answer("the API server's answer has no resourceVersion"),
+                    cause: WatchFailureCause::Answer(
+                        "the answer of the API server has no resourceVersion",
+                    ),
                     label: "malformed".to_owned(),
                     retry_after: Duration::ZERO,
                     may_be_credentials: false,
@@ -313,9 +327,9 @@ impl WatchFailure {
             may_be_credentials: matches!(code, None | Some(401)),
             is_unreachable: code.is_none(),
             cause: if code == Some(410) {
-                Cause::Expired
+                WatchFailureCause::Expired
             } else {
-                Cause::Request {
+                WatchFailureCause::Request {
                     verb,
                     error: Box::new(error),
                 }
@@ -323,11 +337,12 @@ impl WatchFailure {
         }
     }
 
-    fn in_words(&self, resource: &Resource, url: &str) -> Option<String> {
+    /// Describes the failure for operators; `None` if a list repairs it without intervention.
+    fn describe(&self, resource: &Resource, url: &str) -> Option<String> {
         match &self.cause {
-            Cause::Expired => None,
-            Cause::Answer(text) => Some((*text).to_owned()),
-            Cause::Request { verb, error } => {
+            WatchFailureCause::Expired => None,
+            WatchFailureCause::Answer(text) => Some((*text).to_owned()),
+            WatchFailureCause::Request { verb, error } => {
                 let asked = Asked {
                     verb,
                     resource,
@@ -347,22 +362,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn watches_that_end_at_once_are_too_fast_and_others_are_not() {
+    fn the_third_empty_answer_within_a_second_needs_a_pause() {
         let mut now = Instant::now();
         let mut empty = EmptyAnswers::default();
-        // A list, and the watch that follows it.
+        // The first answer can be a list, the second one the watch after the list.
         assert!(!empty.are_too_fast(now));
         assert!(!empty.are_too_fast(now));
         assert!(empty.are_too_fast(now));
         now += Duration::from_secs(5);
-        empty.go_on(now);
+        empty.restart(now);
         assert!(empty.are_too_fast(now));
         now += SHORTEST_WATCH;
         assert!(!empty.are_too_fast(now));
     }
 
     #[test]
-    fn a_watch_that_cannot_begin_is_listed_anew_and_waits_are_bounded() {
+    fn an_expired_watch_leads_to_a_list_and_retry_after_is_at_most_60_s() {
         let mut status = Status::failure("too old", "Expired").with_code(410);
         let error = kube::Error::Api(Box::new(status.clone()));
         assert!(WatchFailure::of(watcher::Error::WatchStartFailed(error)).is_too_old);

@@ -1,7 +1,8 @@
-//! No octets make a message of the contracts or its conversion panic; and what converts is equal
-//! after it was converted back, sent and received.
+//! Fuzz target for the messages of the contracts and their conversions.
 //!
-//! The first octet chooses the message, the rest are its octets.
+//! No input makes decoding or conversion panic. A value that a conversion returns is equal after it
+//! was converted to a message, encoded, decoded and converted again. The first octet of the input
+//! chooses the message type, the other octets are the encoded message.
 
 #![no_main]
 
@@ -18,93 +19,94 @@ use virtual_server::{
     DesiredChange, HealthCheck, RealServer, Scheduler, ServiceRange, VirtualServer, VirtualServerId,
 };
 
-/// Their order gives the numbers in the corpus: append only.
+/// The check of each message type. The first octet of a corpus file is an index into this list, so
+/// new checks are only appended.
 const CHECKS: &[fn(&[u8])] = &[
-    desired,
+    complete_change,
     |octets| {
-        converted::<_, VirtualServer>(
+        conversion_round_trip::<_, VirtualServer>(
             octets,
             |m: virtualserver::VirtualServer| m.try_into(),
             |o| o.into(),
         )
     },
     |octets| {
-        converted::<_, VirtualServerId>(
+        conversion_round_trip::<_, VirtualServerId>(
             octets,
             |m: virtualserver::VirtualServerId| m.try_into(),
             |o| o.into(),
         )
     },
     |octets| {
-        converted::<_, RealServer>(
+        conversion_round_trip::<_, RealServer>(
             octets,
             |m: virtualserver::RealServer| m.try_into(),
             |o| o.into(),
         )
     },
     |octets| {
-        converted::<_, HealthCheck>(
+        conversion_round_trip::<_, HealthCheck>(
             octets,
             |m: virtualserver::HealthCheck| m.try_into(),
             |o| (*o).into(),
         )
     },
     |octets| {
-        converted::<_, Scheduler>(
+        conversion_round_trip::<_, Scheduler>(
             octets,
             |m: virtualserver::Scheduler| m.try_into(),
             |o| (*o).into(),
         )
     },
     |octets| {
-        converted::<_, ServiceRange>(
+        conversion_round_trip::<_, ServiceRange>(
             octets,
             |m: discovery::ServiceRange| m.try_into(),
             |o| (*o).into(),
         )
     },
-    received::<discovery::WatchRequest>,
-    received::<discovery::WatchResponse>,
-    received::<discovery::ListRequest>,
-    received::<discovery::ListResponse>,
-    received::<dataplane::WatchServiceAddressesRequest>,
-    received::<dataplane::WatchServiceAddressesResponse>,
-    received::<dataplane::ListServiceAddressesRequest>,
-    received::<dataplane::ListServiceAddressesResponse>,
-    received::<dataplane::WatchVirtualServersRequest>,
-    received::<dataplane::WatchVirtualServersResponse>,
-    received::<dataplane::ListVirtualServersRequest>,
-    received::<dataplane::ListVirtualServersResponse>,
-    received::<announcer::ListAnnouncementsRequest>,
-    received::<announcer::ListAnnouncementsResponse>,
-    received::<announcer::WatchAnnouncementsRequest>,
-    received::<announcer::WatchAnnouncementsResponse>,
-    received::<announcer::ListSessionsRequest>,
-    received::<announcer::ListSessionsResponse>,
-    received::<announcer::WatchSessionsRequest>,
-    received::<announcer::WatchSessionsResponse>,
-    received::<announcer::DrainRequest>,
-    received::<announcer::DrainResponse>,
-    received::<announcer::UndrainRequest>,
-    received::<announcer::UndrainResponse>,
-    received::<noderoute::HoldRequest>,
-    received::<noderoute::HoldResponse>,
-    received::<noderoute::ListRoutesRequest>,
-    received::<noderoute::ListRoutesResponse>,
-    received::<noderoute::WatchRoutesRequest>,
-    received::<noderoute::WatchRoutesResponse>,
-    received::<reflector::ListSessionsRequest>,
-    received::<reflector::ListSessionsResponse>,
-    received::<reflector::WatchSessionsRequest>,
-    received::<reflector::WatchSessionsResponse>,
-    received::<reflector::ListPathsRequest>,
-    received::<reflector::ListPathsResponse>,
-    received::<reflector::WatchPathsRequest>,
-    received::<reflector::WatchPathsResponse>,
-    received::<reflector::GetConfigurationRequest>,
-    received::<reflector::GetConfigurationResponse>,
-    received::<bgp::PathAttributes>,
-    stream,
+    round_trip::<discovery::WatchRequest>,
+    round_trip::<discovery::WatchResponse>,
+    round_trip::<discovery::ListRequest>,
+    round_trip::<discovery::ListResponse>,
+    round_trip::<dataplane::WatchServiceAddressesRequest>,
+    round_trip::<dataplane::WatchServiceAddressesResponse>,
+    round_trip::<dataplane::ListServiceAddressesRequest>,
+    round_trip::<dataplane::ListServiceAddressesResponse>,
+    round_trip::<dataplane::WatchVirtualServersRequest>,
+    round_trip::<dataplane::WatchVirtualServersResponse>,
+    round_trip::<dataplane::ListVirtualServersRequest>,
+    round_trip::<dataplane::ListVirtualServersResponse>,
+    round_trip::<announcer::ListAnnouncementsRequest>,
+    round_trip::<announcer::ListAnnouncementsResponse>,
+    round_trip::<announcer::WatchAnnouncementsRequest>,
+    round_trip::<announcer::WatchAnnouncementsResponse>,
+    round_trip::<announcer::ListSessionsRequest>,
+    round_trip::<announcer::ListSessionsResponse>,
+    round_trip::<announcer::WatchSessionsRequest>,
+    round_trip::<announcer::WatchSessionsResponse>,
+    round_trip::<announcer::DrainRequest>,
+    round_trip::<announcer::DrainResponse>,
+    round_trip::<announcer::UndrainRequest>,
+    round_trip::<announcer::UndrainResponse>,
+    round_trip::<noderoute::HoldRequest>,
+    round_trip::<noderoute::HoldResponse>,
+    round_trip::<noderoute::ListRoutesRequest>,
+    round_trip::<noderoute::ListRoutesResponse>,
+    round_trip::<noderoute::WatchRoutesRequest>,
+    round_trip::<noderoute::WatchRoutesResponse>,
+    round_trip::<reflector::ListSessionsRequest>,
+    round_trip::<reflector::ListSessionsResponse>,
+    round_trip::<reflector::WatchSessionsRequest>,
+    round_trip::<reflector::WatchSessionsResponse>,
+    round_trip::<reflector::ListPathsRequest>,
+    round_trip::<reflector::ListPathsResponse>,
+    round_trip::<reflector::WatchPathsRequest>,
+    round_trip::<reflector::WatchPathsResponse>,
+    round_trip::<reflector::GetConfigurationRequest>,
+    round_trip::<reflector::GetConfigurationResponse>,
+    round_trip::<bgp::PathAttributes>,
+    watch_stream,
 ];
 
 fuzz_target!(|data: &[u8]| {
@@ -116,15 +118,15 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// Checks a message that a daemon only reads or prints.
-fn received<M: Message + Default + PartialEq + Debug>(octets: &[u8]) {
+/// Checks a message type without a conversion: an encoded message decodes to an equal message.
+fn round_trip<M: Message + Default + PartialEq + Debug>(octets: &[u8]) {
     if let Ok(message) = M::decode(octets) {
-        assert_eq!(sent(&message), message);
+        assert_eq!(encoded_and_decoded(&message), message);
     }
 }
 
-/// Checks a message that has a type of ours.
-fn converted<M: Message + Default, T: PartialEq + Debug>(
+/// Checks a message type with a conversion to a type of portlb.
+fn conversion_round_trip<M: Message + Default, T: PartialEq + Debug>(
     octets: &[u8],
     from_message: impl Fn(M) -> Result<T, ConversionError>,
     to_message: impl Fn(&T) -> M,
@@ -133,13 +135,13 @@ fn converted<M: Message + Default, T: PartialEq + Debug>(
         return;
     };
     match from_message(message) {
-        Ok(ours) => assert_eq!(from_message(sent(&to_message(&ours))), Ok(ours)),
+        Ok(ours) => assert_eq!(from_message(encoded_and_decoded(&to_message(&ours))), Ok(ours)),
         Err(error) => assert!(!error.field.is_empty(), "{error}"),
     }
 }
 
-/// Checks an event of `DiscoveryService.Watch` as a whole change.
-fn desired(octets: &[u8]) {
+/// Checks one message of `DiscoveryService.Watch` as a complete change.
+fn complete_change(octets: &[u8]) {
     let Ok(response) = discovery::WatchResponse::decode(octets) else {
         return;
     };
@@ -152,7 +154,7 @@ fn desired(octets: &[u8]) {
     for event in received {
         match event {
             DesiredEvent::Change(_) | DesiredEvent::Synced => {
-                let again = DesiredSetAssembly::default().receive(sent(&response));
+                let again = DesiredSetAssembly::default().receive(encoded_and_decoded(&response));
                 assert_eq!(again, [event]);
             }
             DesiredEvent::Invalid { error, .. } => assert!(!error.field.is_empty(), "{error}"),
@@ -160,8 +162,8 @@ fn desired(octets: &[u8]) {
     }
 }
 
-/// Checks a stream of `DiscoveryService.Watch`, each message after its length.
-fn stream(mut octets: &[u8]) {
+/// Checks the messages of a `DiscoveryService.Watch`, each after its encoded length.
+fn watch_stream(mut octets: &[u8]) {
     let mut assembly = DesiredSetAssembly::default();
     while let Ok(response) = discovery::WatchResponse::decode_length_delimited(&mut octets) {
         for event in assembly.receive(response) {
@@ -176,6 +178,6 @@ fn stream(mut octets: &[u8]) {
     }
 }
 
-fn sent<M: Message + Default>(message: &M) -> M {
-    M::decode(message.encode_to_vec().as_slice()).expect("what was sent can be received")
+fn encoded_and_decoded<M: Message + Default>(message: &M) -> M {
+    M::decode(message.encode_to_vec().as_slice()).expect("an encoded message can be decoded")
 }

@@ -1,4 +1,4 @@
-//! BGP values as text, for people and for comparison.
+//! Conversions of BGP attributes to messages for operators.
 
 use bgp_packet::{Family, Origin, PathAttributes};
 
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn attributes_read_as_an_operator_writes_them() {
+    fn path_attributes_are_converted_to_the_text_that_routers_show() {
         let mut attributes = PathAttributes::originate([192, 0, 2, 1].into());
         attributes.as_path = AsPath {
             segments: vec![

@@ -1,4 +1,4 @@
-//! The messages of the Discovery contract.
+//! Conversions of the messages of the Discovery contract.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,61 +9,62 @@ use virtual_server::{
 use super::{ConversionError, prefix, wire, without_real_servers};
 use crate::discovery::v1::{self as discovery, watch_response::Event};
 
-/// Most parts of the real servers of a virtual server.
+/// Largest number of parts of one virtual server.
 pub const MOST_PARTS: usize = 256;
 
-/// Most real servers in a part.
+/// Largest number of real servers in one part.
 pub const LARGEST_PART: usize = 256;
 
 const _: () = assert!(VirtualServer::MOST_REAL_SERVERS <= MOST_PARTS * LARGEST_PART);
 
-/// Most messages of one change of `DiscoveryService.Watch`.
+/// Largest number of messages of one change of `DiscoveryService.Watch`.
 const LONGEST_CHANGE: usize = 1_024;
 
-/// Meaning of one change of `DiscoveryService.Watch`.
+/// An event of a `DiscoveryService.Watch`: a change of one object, or the mark `synced`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DesiredEvent {
-    /// An object is new, differs or is gone.
+    /// An object is new, has changed, or no longer exists.
     Change(DesiredChange),
-    /// An object is invalid.
+    /// A message about an object is invalid; the receiver keeps the last good state of the object.
     Invalid {
-        /// The virtual server that it belongs to, where that is known.
+        /// The virtual server of the message; `None` if the message does not identify one.
         id: Option<VirtualServerId>,
-        /// Names the field and the problem.
         error: ConversionError,
     },
-    /// Everything that exists has been sent.
+    /// Every object that existed when the watch began has been sent.
     Synced,
 }
 
-/// Puts the objects of one stream of `DiscoveryService.Watch` together from its events.
+/// Assembles the desired set from the messages of one `DiscoveryService.Watch` stream.
 #[derive(Debug, Default)]
 pub struct DesiredSetAssembly {
-    virtual_servers: BTreeMap<VirtualServerId, Received>,
-    /// Virtual servers that the change under way touches.
+    virtual_servers: BTreeMap<VirtualServerId, ReceivedVirtualServer>,
+    /// Virtual servers with a message in the unfinished change.
     touched: BTreeSet<VirtualServerId>,
-    /// Other events of the change under way.
+    /// Events of the unfinished change that are not about virtual servers.
     pending: Vec<DesiredEvent>,
-    /// Messages of the change under way.
+    /// Number of messages of the unfinished change so far.
     messages: usize,
 }
 
-/// The newest messages about one virtual server.
+/// The newest head and the newest parts of one virtual server.
 #[derive(Debug, Default)]
-struct Received {
-    head: Option<Result<Head, ConversionError>>,
+struct ReceivedVirtualServer {
+    head: Option<Result<ReceivedHead, ConversionError>>,
     parts: BTreeMap<usize, Result<Vec<RealServer>, ConversionError>>,
 }
 
 #[derive(Debug)]
-struct Head {
+struct ReceivedHead {
     /// The virtual server without its real servers.
     virtual_server: VirtualServer,
     part_count: usize,
 }
 
 impl DesiredSetAssembly {
-    /// Takes a message over. Returns what has changed if it is the last message of a change.
+    /// Stores a message. Returns the events of the change if the message is the last of the change,
+    /// otherwise nothing. Returns [`DesiredEvent::Invalid`] for a change that has too many
+    /// messages.
     pub fn receive(&mut self, message: discovery::WatchResponse) -> Vec<DesiredEvent> {
         if let Some(event) = message.event
             && let Err((id, error)) = self.take(event)
@@ -80,14 +81,14 @@ impl DesiredSetAssembly {
         }
         if self.messages == LONGEST_CHANGE {
             return self.abandon(format!(
-                "is unset in {LONGEST_CHANGE} messages, the most of a change; set it in the last \
-                 message of each change"
+                "is unset in {LONGEST_CHANGE} messages, the largest number in one change; set it in \
+                 the last message of each change"
             ));
         }
         Vec::new()
     }
 
-    /// Ends a change whose sender does not end it, so that it does not grow. The change has no effect.
+    /// Drops a change that its sender does not complete, so that the change cannot fill the memory.
     fn abandon(&mut self, problem: String) -> Vec<DesiredEvent> {
         self.messages = 0;
         self.touched.clear();
@@ -115,8 +116,10 @@ impl DesiredSetAssembly {
                     .map_err(|error| (None, error.within("real_server_part.virtual_server")))?;
                 let number = usize::try_from(message.number).unwrap_or(usize::MAX);
                 if number >= MOST_PARTS {
-                    let problem =
-                        format!("{number} is above {}, the largest number", MOST_PARTS - 1);
+                    let problem = format!(
+                        "{number} is above {}, the largest part number",
+                        MOST_PARTS - 1
+                    );
                     let error = ConversionError::new("real_server_part.number", problem);
                     return Err((Some(id), error));
                 }
@@ -149,7 +152,8 @@ impl DesiredSetAssembly {
         Ok(())
     }
 
-    /// Removals come first, so that no two objects claim the same ports or addresses.
+    /// Returns the events of the complete change. Removals come first, so that at no moment two
+    /// objects claim the same ports or addresses.
     fn complete(&mut self) -> Vec<DesiredEvent> {
         let touched = std::mem::take(&mut self.touched);
         let mut events = Vec::new();
@@ -170,17 +174,17 @@ impl DesiredSetAssembly {
             });
         }
         events.append(&mut self.pending);
-        // A stream that is synced has sent what exists before.
-        let rest = events
+        // `synced` follows every object that exists, so the assembled virtual servers go before it.
+        let synced = events
             .iter()
             .position(|event| *event == DesiredEvent::Synced);
-        let rest = rest.unwrap_or(events.len());
-        events.splice(rest..rest, assembled);
+        let synced = synced.unwrap_or(events.len());
+        events.splice(synced..synced, assembled);
         events
     }
 }
 
-impl Received {
+impl ReceivedVirtualServer {
     fn assemble(&mut self) -> Result<VirtualServer, ConversionError> {
         let head = match &self.head {
             Some(head) => head.as_ref().map_err(ConversionError::clone)?,
@@ -209,7 +213,8 @@ impl Received {
     }
 }
 
-/// Returns the event of the head of a virtual server, whose real servers are in this many parts.
+/// Returns the event with the head of a virtual server whose real servers are in `part_count`
+/// parts.
 #[must_use]
 pub fn virtual_server_head(server: &VirtualServer, part_count: usize) -> Event {
     Event::VirtualServerHead(discovery::VirtualServerHead {
@@ -218,7 +223,7 @@ pub fn virtual_server_head(server: &VirtualServer, part_count: usize) -> Event {
     })
 }
 
-/// Returns the event of a part of the real servers of a virtual server.
+/// Returns the event with the part `number` of the real servers of a virtual server.
 #[must_use]
 pub fn real_server_part(id: &VirtualServerId, number: usize, real_servers: &[RealServer]) -> Event {
     Event::RealServerPart(discovery::RealServerPart {
@@ -238,20 +243,20 @@ fn id_of(message: Option<&wire::VirtualServer>) -> Result<VirtualServerId, Conve
     .try_into()
 }
 
-fn head(message: discovery::VirtualServerHead) -> Result<Head, ConversionError> {
+fn head(message: discovery::VirtualServerHead) -> Result<ReceivedHead, ConversionError> {
     let server = message.virtual_server.unwrap_or_default();
     if !server.real_servers.is_empty() {
-        let problem = "must be empty: the real servers travel in parts";
+        let problem = "must be empty; send the real servers in parts";
         return Err(ConversionError::new("virtual_server.real_servers", problem));
     }
     let part_count = usize::try_from(message.part_count).unwrap_or(usize::MAX);
     if part_count > MOST_PARTS {
-        let problem = format!("{part_count} is above {MOST_PARTS}, the most parts");
+        let problem = format!("{part_count} is above {MOST_PARTS}, the largest number of parts");
         return Err(ConversionError::new("part_count", problem));
     }
     let virtual_server =
         (VirtualServer::try_from(server)).map_err(|error| error.within("virtual_server"))?;
-    Ok(Head {
+    Ok(ReceivedHead {
         virtual_server,
         part_count,
     })
@@ -261,7 +266,7 @@ fn real_servers(messages: Vec<wire::RealServer>) -> Result<Vec<RealServer>, Conv
     let count = messages.len();
     if count > LARGEST_PART {
         let problem =
-            format!("{count} real servers are more than {LARGEST_PART}, the most in a part");
+            format!("{count} real servers are more than {LARGEST_PART}, the limit of a part");
         return Err(ConversionError::new("real_servers", problem));
     }
     let messages = messages.into_iter().enumerate();
@@ -284,7 +289,7 @@ impl From<ServiceRange> for discovery::ServiceRange {
 impl TryFrom<discovery::ServiceRange> for ServiceRange {
     type Error = ConversionError;
 
-    /// Refuses also what [`ServiceRange::validate`] refuses.
+    /// Converts the message and validates the result with [`ServiceRange::validate`].
     fn try_from(message: discovery::ServiceRange) -> Result<Self, ConversionError> {
         let range = Self {
             prefix: prefix("prefix", &message.prefix)?,

@@ -3,7 +3,7 @@ use std::time::Duration;
 use proptest::{option, prelude::*};
 use virtual_server::{DesiredChange, ServiceRange, Timestamp};
 
-use super::{time::NANOSECONDS, *};
+use super::{time::NANOSECONDS_PER_SECOND, *};
 use crate::discovery::v1::{self as discovery, watch_response::Event};
 
 fn any_port() -> impl Strategy<Value = NonZeroU16> {
@@ -14,7 +14,7 @@ fn any_ports() -> impl Strategy<Value = Ports> {
     prop_oneof![
         any_port().prop_map(Ports::Single),
         Just(Ports::All),
-        (any_port(), any_port()).prop_filter_map("an order", |(first, last)| {
+        (any_port(), any_port()).prop_filter_map("first < last", |(first, last)| {
             (first < last).then_some(Ports::Range(first, last))
         }),
     ]
@@ -75,7 +75,7 @@ fn any_health_check() -> impl Strategy<Value = HealthCheck> {
 
 fn any_virtual_server() -> impl Strategy<Value = VirtualServer> {
     let moment = || {
-        let parts = (0..=u64::from(u32::MAX), 0..NANOSECONDS);
+        let parts = (0..=u64::from(u32::MAX), 0..NANOSECONDS_PER_SECOND);
         option::of(parts.prop_map(|(seconds, nanos)| Timestamp(Duration::new(seconds, nanos))))
     };
     let history = (any::<u64>(), moment(), moment());
@@ -155,18 +155,18 @@ fn any_virtual_server() -> impl Strategy<Value = VirtualServer> {
 
 proptest! {
     #[test]
-    fn a_virtual_server_survives_the_wire(virtual_server in any_virtual_server()) {
+    fn a_virtual_server_is_equal_after_conversion_to_a_message_and_back(virtual_server in any_virtual_server()) {
         let message = wire::VirtualServer::from(&virtual_server);
         prop_assert_eq!(VirtualServer::try_from(message), Ok(virtual_server));
     }
 
     #[test]
-    fn an_identifier_survives_the_wire(id in any_id()) {
+    fn a_virtual_server_id_is_equal_after_conversion_to_a_message_and_back(id in any_id()) {
         prop_assert_eq!(VirtualServerId::try_from(wire::VirtualServerId::from(&id)), Ok(id));
     }
 
     #[test]
-    fn a_change_survives_the_wire(virtual_server in any_virtual_server()) {
+    fn a_change_of_the_desired_set_is_equal_after_conversion_to_messages_and_back(virtual_server in any_virtual_server()) {
         let range = ServiceRange { prefix: "10.1.1.0/24".parse().unwrap() };
         for change in [
             DesiredChange::RemoveServiceRange(range),
@@ -180,7 +180,7 @@ proptest! {
     }
 
     #[test]
-    fn parts_in_any_order_make_the_virtual_server(
+    fn a_virtual_server_is_assembled_from_its_head_and_parts_in_any_order(
         virtual_server in any_virtual_server(),
         seed in any::<u64>(),
     ) {
@@ -193,7 +193,7 @@ proptest! {
     }
 
     #[test]
-    fn no_message_of_numbers_makes_the_conversion_panic(
+    fn arbitrary_numbers_never_convert_to_an_invalid_virtual_server(
         numbers in any::<[i32; 4]>(),
         others in any::<[u32; 8]>(),
     ) {
@@ -216,14 +216,13 @@ proptest! {
             on_failure: numbers[3],
             ..sample()
         };
-        // What comes through is valid.
         if let Ok(virtual_server) = VirtualServer::try_from(message) {
             prop_assert_eq!(virtual_server.validate(), Ok(()));
         }
     }
 }
 
-/// Some are negative, and some have more nanoseconds than a second.
+/// Returns a duration that can be negative, and can have more nanoseconds than one second.
 fn any_duration(number: u32) -> prost_types::Duration {
     let number = number.cast_signed();
     prost_types::Duration {
@@ -232,7 +231,7 @@ fn any_duration(number: u32) -> prost_types::Duration {
     }
 }
 
-/// The events of a change, with two real servers in a part.
+/// Returns the events of a change, with at most two real servers in each part.
 fn events(change: &DesiredChange) -> Vec<Event> {
     match change {
         DesiredChange::RemoveServiceRange(range) => {
@@ -251,7 +250,7 @@ fn events(change: &DesiredChange) -> Vec<Event> {
 }
 
 impl DesiredSetAssembly {
-    /// Receives the events as one change, which has to end with the last of them.
+    /// Receives the events as one change, and checks that only the last event completes it.
     fn receive_all(&mut self, events: Vec<Event>) -> Vec<DesiredEvent> {
         let last = events.len();
         let mut received = Vec::new();
@@ -285,7 +284,7 @@ fn put(server: &VirtualServer) -> DesiredEvent {
 }
 
 #[test]
-fn a_changed_part_replaces_the_earlier_one_of_its_number() {
+fn a_part_replaces_the_earlier_part_with_the_same_number() {
     let before = server(&["10.2.0.1", "10.2.0.2", "10.2.0.3"]);
     let mut assembly = DesiredSetAssembly::default();
     let received = assembly.receive_all(events(&DesiredChange::PutVirtualServer(before.clone())));
@@ -293,7 +292,8 @@ fn a_changed_part_replaces_the_earlier_one_of_its_number() {
     let after = server(&["10.2.0.1", "10.2.0.2", "10.2.0.9"]);
     let part = real_server_part(&after.id, 1, &after.real_servers[2..]);
     assert_eq!(assembly.receive_all(vec![part]), [put(&after)]);
-    // A head with fewer parts drops the later ones, which a head with more parts does not bring back.
+    // A head with fewer parts drops the parts above its count. A later head with more parts does
+    // not bring the dropped parts back.
     let fewer = server(&["10.2.0.1", "10.2.0.2"]);
     let received = assembly.receive_all(vec![virtual_server_head(&fewer, 1)]);
     assert_eq!(received, [put(&fewer)]);
@@ -308,7 +308,7 @@ fn a_changed_part_replaces_the_earlier_one_of_its_number() {
 }
 
 #[test]
-fn nothing_is_taken_over_before_the_change_is_complete() {
+fn a_change_has_no_effect_before_its_last_message() {
     let server = server(&["10.2.0.1"]);
     let mut assembly = DesiredSetAssembly::default();
     let message = |event, complete| discovery::WatchResponse {
@@ -320,12 +320,12 @@ fn nothing_is_taken_over_before_the_change_is_complete() {
     assert_eq!(assembly.receive(message(Some(head), false)), []);
     let part = real_server_part(&server.id, 0, &server.real_servers);
     assert_eq!(assembly.receive(message(Some(part), false)), []);
-    // The last message may hold an event of a newer contract.
+    // The last message can have an event of a newer contract, which decodes as no event.
     assert_eq!(assembly.receive(message(None, true)), [put(&server)]);
 }
 
 #[test]
-fn a_change_that_its_sender_does_not_end_is_refused_and_bounded() {
+fn a_change_without_a_last_message_is_dropped_after_1024_messages() {
     let mut assembly = DesiredSetAssembly::default();
     let mut receive = |event, complete| {
         assembly.receive(discovery::WatchResponse {
@@ -353,7 +353,7 @@ fn a_change_that_its_sender_does_not_end_is_refused_and_bounded() {
 }
 
 #[test]
-fn the_least_number_of_seconds_is_refused_as_a_duration() {
+fn the_smallest_number_of_seconds_is_refused_as_a_duration() {
     let least = prost_types::Duration {
         seconds: i64::MIN,
         nanos: 0,
@@ -363,7 +363,7 @@ fn the_least_number_of_seconds_is_refused_as_a_duration() {
 }
 
 #[test]
-fn an_invalid_part_holds_its_virtual_server_back_until_it_is_replaced() {
+fn a_virtual_server_with_an_invalid_part_is_invalid_until_the_part_is_replaced() {
     let good = server(&["10.2.0.1"]);
     let mut assembly = DesiredSetAssembly::default();
     let mut broken = wire::RealServer::from(&good.real_servers[0]);
@@ -385,16 +385,16 @@ fn an_invalid_part_holds_its_virtual_server_back_until_it_is_replaced() {
 }
 
 #[test]
-fn a_message_beyond_a_bound_is_refused_with_the_bound() {
+fn a_head_or_part_above_a_limit_is_refused_with_the_limit() {
     let server = server(&["10.2.0.1"]);
     let refuse = |event| problem(&DesiredSetAssembly::default().receive_all(vec![event]));
     assert_eq!(
         refuse(virtual_server_head(&server, 257)),
-        "field `virtual_server_head.part_count`: 257 is above 256, the most parts"
+        "field `virtual_server_head.part_count`: 257 is above 256, the largest number of parts"
     );
     assert_eq!(
         refuse(real_server_part(&server.id, 256, &[])),
-        "field `real_server_part.number`: 256 is above 255, the largest number"
+        "field `real_server_part.number`: 256 is above 255, the largest part number"
     );
     let many = vec![server.real_servers[0].clone(); 257];
     let events = vec![
@@ -403,7 +403,7 @@ fn a_message_beyond_a_bound_is_refused_with_the_bound() {
     ];
     assert_eq!(
         problem(&DesiredSetAssembly::default().receive_all(events)),
-        "field `real_server_part[0].real_servers`: 257 real servers are more than 256, the most in a part"
+        "field `real_server_part[0].real_servers`: 257 real servers are more than 256, the limit of a part"
     );
     let mut head = virtual_server_head(&server, 0);
     if let Event::VirtualServerHead(head) = &mut head {
@@ -411,7 +411,7 @@ fn a_message_beyond_a_bound_is_refused_with_the_bound() {
     }
     assert_eq!(
         refuse(head),
-        "field `virtual_server_head.virtual_server.real_servers`: must be empty: the real servers travel in parts"
+        "field `virtual_server_head.virtual_server.real_servers`: must be empty; send the real servers in parts"
     );
 }
 
@@ -460,7 +460,7 @@ fn check(change: impl FnOnce(&mut wire::VirtualServer), expected: &str) {
 }
 
 #[test]
-fn a_refusal_names_the_field() {
+fn the_error_of_an_invalid_virtual_server_names_the_field() {
     check(
         |m| m.address = "web".into(),
         "field `address`: \"web\" is not an IP address",
@@ -481,7 +481,7 @@ fn a_refusal_names_the_field() {
     );
     check(
         |m| m.protocol = 9,
-        "field `protocol`: 9 is a value that this version does not know",
+        "field `protocol`: 9 is a value that this version of the receiver does not have",
     );
     check(|m| m.protocol = 0, "field `protocol`: must be set");
     check(|m| m.scheduler = None, "field `scheduler`: must be set");
@@ -493,7 +493,7 @@ fn a_refusal_names_the_field() {
                 port: true,
             });
         },
-        "field `scheduler.port`: is for sh and mh only, not for rr",
+        "field `scheduler.port`: is allowed only for sh and mh, not for rr",
     );
     check(|m| m.tunnel_kind = 0, "field `tunnel_kind`: must be set");
     check(
@@ -524,7 +524,7 @@ fn a_refusal_names_the_field() {
                 nanos: 0,
             });
         },
-        "field `drain_timeout`: -1 s and 0 ns is not a duration from 0 on",
+        "field `drain_timeout`: -1 s and 0 ns is not a duration of 0 or more",
     );
     check(
         |m| m.health_check.as_mut().unwrap().kind = None,

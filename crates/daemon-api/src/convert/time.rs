@@ -1,4 +1,4 @@
-//! Durations and times of the contracts, and ours.
+//! Conversions of durations and times between the contracts and Rust.
 
 use std::time::Duration;
 
@@ -6,43 +6,43 @@ use virtual_server::Timestamp;
 
 use super::ConversionError;
 
-/// Number of nanoseconds in one second.
-pub(super) const NANOSECONDS: u32 = 1_000_000_000;
+pub(super) const NANOSECONDS_PER_SECOND: u32 = 1_000_000_000;
 
-/// Reads a duration of a message; unset is zero. The caller bounds it.
+/// Returns the duration of the field `field`; zero if the field is unset. The caller checks the
+/// upper limit of the field.
 ///
 /// # Errors
-/// It is negative or out of range.
+/// The duration is negative or out of range.
 pub fn period(
     field: &str,
     period: Option<prost_types::Duration>,
 ) -> Result<Duration, ConversionError> {
     let period = period.unwrap_or_default();
     let prost_types::Duration { seconds, nanos } = period;
-    // Before the conversion of prost-types, which overflows at the least number of seconds.
+    // The conversion of prost-types overflows for `i64::MIN` seconds, so the sign is checked first.
     let is_negative = seconds < 0 || nanos < 0;
     let period = (!is_negative).then(|| Duration::try_from(period));
     period.and_then(Result::ok).ok_or_else(|| {
-        let problem = format!("{seconds} s and {nanos} ns is not a duration from 0 on");
+        let problem = format!("{seconds} s and {nanos} ns is not a duration of 0 or more");
         ConversionError::new(field, problem)
     })
 }
 
-/// Converts a duration. More than 10,000 years are out of the range of the message.
+/// Converts a duration to a message. The contracts allow durations up to 10,000 years.
 pub fn duration(period: Duration) -> prost_types::Duration {
-    let (seconds, nanos) = parts(period);
+    let (seconds, nanos) = seconds_and_nanoseconds(period);
     prost_types::Duration { seconds, nanos }
 }
 
-pub(super) fn moment(
+pub(super) fn timestamp_from_message(
     field: &str,
-    moment: Option<prost_types::Timestamp>,
+    timestamp: Option<prost_types::Timestamp>,
 ) -> Result<Option<Timestamp>, ConversionError> {
-    let Some(prost_types::Timestamp { seconds, nanos }) = moment else {
+    let Some(prost_types::Timestamp { seconds, nanos }) = timestamp else {
         return Ok(None);
     };
     let fraction = u32::try_from(nanos).ok();
-    let fraction = fraction.filter(|nanos| *nanos < NANOSECONDS);
+    let fraction = fraction.filter(|nanos| *nanos < NANOSECONDS_PER_SECOND);
     match (u64::try_from(seconds), fraction) {
         (Ok(seconds), Some(nanos)) => Ok(Some(Timestamp(Duration::new(seconds, nanos)))),
         (Err(_), _) | (_, None) => {
@@ -52,12 +52,12 @@ pub(super) fn moment(
     }
 }
 
-pub(super) fn timestamp(Timestamp(time): Timestamp) -> prost_types::Timestamp {
-    let (seconds, nanos) = parts(time);
+pub(super) fn timestamp_to_message(Timestamp(time): Timestamp) -> prost_types::Timestamp {
+    let (seconds, nanos) = seconds_and_nanoseconds(time);
     prost_types::Timestamp { seconds, nanos }
 }
 
-fn parts(time: Duration) -> (i64, i32) {
+fn seconds_and_nanoseconds(time: Duration) -> (i64, i32) {
     let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
     (seconds, time.subsec_nanos().cast_signed())
 }
