@@ -1,4 +1,4 @@
-//! What the user may type.
+//! The command line: flags, commands and their help texts.
 
 use std::{net::IpAddr, num::NonZeroU16, path::PathBuf, time::Duration};
 
@@ -8,28 +8,29 @@ use virtual_server::{IpNet, ServiceRange};
 
 use service_catalog::settings::{AddressPool, PodPorts};
 
-/// Default addresses of this daemon.
+/// Default addresses of the servers of pod-watcher.
 pub const DEFAULTS: Defaults = Defaults {
     grpc_listen: "127.0.0.1:50051",
     http_listen: "127.0.0.1:9151",
 };
 
-/// Tells the data plane which virtual servers shall be served.
+/// Serves the desired virtual servers to the data plane.
 ///
-/// Reads them from a Kubernetes cluster or from a file, serves them over gRPC
-/// (portlb.discovery.v1.DiscoveryService), and tells every watcher what has changed as soon as it has. A
-/// source that cannot be read or used changes nothing: the last good state stays, the error is
-/// logged once with its cure, shown in /readyz and in DiscoveryService.List, and counted.
+/// pod-watcher reads the virtual servers from a Kubernetes cluster or from a file, and serves them
+/// over gRPC (portlb.discovery.v1.DiscoveryService). Every client that watches gets each change
+/// immediately. If the source fails or becomes invalid, pod-watcher keeps the last good state. It
+/// logs the error once with a suggestion, shows it in /readyz and in DiscoveryService.List, and
+/// counts it.
 #[derive(Debug, Parser)]
 #[command(
     name = "pod-watcher",
     args_conflicts_with_subcommands = true,
     after_help = "\
-In a cluster one flag is needed, the addresses that Services may have:
+In a cluster one flag is necessary, the addresses that Services may have:
   pod-watcher --allowed-prefixes 10.1.1.0/24
-Services of the pod's own namespace with
+pod-watcher then serves the Services of its own namespace that have
   spec.type: LoadBalancer and spec.loadBalancerClass: portlb.io/portlb
-are served at the address that they name, at the latest when they have an endpoint:
+Each Service is served at the address of its annotation. Example of a Service:
 
   apiVersion: v1
   kind: Service
@@ -44,10 +45,11 @@ are served at the address that they name, at the latest when they have an endpoi
     selector: {app: web}
     ports: [{port: 80}]
 
-docs/reference/annotations.md lists what else a Service can say. `kubectl describe service web` shows, as
-Events, what is wrong with it and who announces it; `kubectl get -o yaml` has the conditions.
+docs/annotations.md lists all annotations of a Service. The Events in `kubectl describe service web`
+show the problems of the Service and the pods that announce it. The conditions of its status are in
+`kubectl get service web -o yaml`.
 
-Without a cluster this file is all that a web server on two machines needs (--file):
+Without a cluster, use a file (--file). Example for a web server on two machines:
 
   apiVersion: portlb.io/v1
   kind: VirtualServers
@@ -60,36 +62,36 @@ Without a cluster this file is all that a web server on two machines needs (--fi
     - address: 10.0.2.3
     - address: 10.0.2.4
 
-Every field is explained in docs/reference/file-format.md; docs/examples has a file for each feature.
+docs/file-format.md explains every field; docs/examples has a file for each feature.
 
-What would be served, as such a file, from a cluster or from manifests; nothing is written:
+Print the virtual servers of a cluster or of manifests in the format of --file. Nothing is changed:
   pod-watcher render --kubeconfig ~/.kube/config --namespaces web --allowed-prefixes 10.1.1.0/24
   pod-watcher render service.yaml endpointslices.yaml
-Services checked before they are applied (exit code 2 and every error, if any):
+Check Services before you apply them. The exit code is 2 if there is an error:
   pod-watcher validate service.yaml
-See what is served:
+Show the virtual servers that a running pod-watcher serves:
   grpcurl -plaintext 127.0.0.1:50051 portlb.discovery.v1.DiscoveryService/List
 
 Exit codes: 0 stopped by a signal, 1 failed while running, 2 unusable flag or file."
 )]
 pub struct Args {
-    /// Something else than to run
+    /// Command that runs instead of the daemon
     #[command(subcommand)]
-    pub command: Option<Command>,
+    pub command: Option<PodWatcherCommand>,
 
-    /// Where the virtual servers come from. Default: `file` where --file is given, otherwise
-    /// `kubernetes`
+    /// Source of the virtual servers. Default: `file` with --file, otherwise `kubernetes`
     #[arg(long, env = "PORTLB_SOURCE", value_enum)]
     pub source: Option<SourceKind>,
 
-    /// The file that lists the virtual servers (YAML). It is read again when it changes, also
-    /// where it is replaced by a rename or by the symbolic links of a mounted ConfigMap
+    /// YAML file that lists the virtual servers. pod-watcher reads the file again when it changes,
+    /// also if a rename or a mounted ConfigMap replaces it
     #[arg(long, env = "PORTLB_FILE", value_name = "PATH")]
     pub file: Option<PathBuf>,
 
-    /// After a termination signal, how long to go on telling what changes while somebody watches:
-    /// give it what the data plane's end takes, such as 30s, where one signal ends both. 0, the
-    /// default, ends at once; the data plane keeps what it knows in any case
+    /// Time for which pod-watcher continues to send changes after a termination signal while a
+    /// client watches, at most 1h. If one signal ends pod-watcher and the data plane together, set
+    /// the time that the data plane needs to end, such as 30s. With 0, the default, pod-watcher
+    /// ends immediately. The data plane keeps its virtual servers in both cases
     #[arg(
         long,
         env = "PORTLB_LINGER",
@@ -99,15 +101,12 @@ pub struct Args {
     )]
     pub linger: Duration,
 
-    /// What is read of a cluster.
     #[command(flatten)]
     pub cluster: ClusterArgs,
 
-    /// What is written to a cluster.
     #[command(flatten)]
     pub status: StatusArgs,
 
-    /// What every daemon has.
     #[command(flatten)]
     pub common: CommonArgs,
 }
@@ -118,70 +117,70 @@ impl AsMut<CommonArgs> for Args {
     }
 }
 
-/// Where the virtual servers come from.
+/// Kind of the source of the virtual servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum SourceKind {
-    /// A YAML file.
+    /// The YAML file of --file
     File,
-    /// A Kubernetes cluster.
+    /// A Kubernetes cluster: its Services and endpoints
     Kubernetes,
 }
 
-/// Something else than to run.
+/// A command that runs instead of the daemon.
 #[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Print what would be served as a document for --file, from a cluster or from manifests
+pub enum PodWatcherCommand {
+    /// Print the virtual servers of a cluster or of manifests in the format of --file
     ///
-    /// Findings go to standard error as they would go to Events.
+    /// The command writes the findings about Services to standard error; the daemon would write
+    /// them as Events. Nothing is changed in the cluster.
     Render {
-        /// Manifests of Services, EndpointSlices, Endpoints and Pods (YAML or JSON), or folders of
-        /// them; none: ask the cluster
+        /// Manifests of Services, EndpointSlices, Endpoints and Pods (YAML or JSON), or folders
+        /// with manifests. Without a file, the command reads the cluster
         files: Vec<PathBuf>,
-        /// What is read of a cluster.
         #[command(flatten)]
         cluster: Box<ClusterArgs>,
     },
-    /// Check manifests of Services: every error is listed, and the exit code is 2 if there is one
+    /// Check manifests of Services and list every error. The exit code is 2 if there is an error
     ///
-    /// Checks what the API server checks, too: enumerations, ports, names, and fields that do not
-    /// exist. Nothing is asked of a cluster.
+    /// The command also checks the rules of the API server: allowed values, ports, names, and
+    /// fields that do not exist. It does not connect to a cluster.
     Validate {
-        /// Manifests of Services, and of EndpointSlices, Endpoints and Pods (YAML or JSON); folders
-        /// stand for the .yaml, .yml and .json files in them; - is standard input
+        /// Manifests of Services, EndpointSlices, Endpoints and Pods (YAML or JSON). For a folder,
+        /// the command reads the .yaml, .yml and .json files in it. - is standard input
         #[arg(required = true)]
         files: Vec<PathBuf>,
-        /// Fail on remarks, too: what is served, but most likely not as it is meant
+        /// Fail on remarks, too. A remark is about a Service that is served, but most likely not as
+        /// its author intended
         #[arg(long)]
         strict: bool,
-        /// How to say what was found: as text on standard error, or as JSON on standard output
+        /// Format of the result: `text` on standard error, or `json` on standard output
         #[arg(short, long, value_name = "FORMAT", value_enum, default_value = "text")]
         output: OutputFormat,
-        /// What is read of a cluster.
         #[command(flatten)]
         cluster: Box<ClusterArgs>,
     },
 }
 
-/// How a report is written.
+/// Output format of `validate`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum OutputFormat {
-    /// A line for each message.
+    /// One line for each message
     Text,
-    /// One object with all messages.
+    /// One JSON object with all messages
     Json,
 }
 
-/// What is read of a cluster.
+/// Flags for the objects that pod-watcher reads from a cluster.
 #[derive(Clone, Debug, ClapArgs)]
 #[command(next_help_heading = "Kubernetes")]
 pub struct ClusterArgs {
-    /// How to reach the API server: the current context of this file. Default: as a pod does, by
-    /// its ServiceAccount
+    /// Kubeconfig whose current context names the API server and the credentials. Default: the
+    /// ServiceAccount of the pod
     #[arg(long, env = "PORTLB_KUBECONFIG", value_name = "PATH")]
     pub kubeconfig: Option<PathBuf>,
 
-    /// Namespaces whose Services are served, with commas between them. Default: the own one, for
-    /// which a Role is enough
+    /// Namespaces whose Services are served, separated by commas. Default: the namespace of the pod
+    /// or of the kubeconfig. pod-watcher needs a Role in each namespace
     #[arg(
         long,
         env = "PORTLB_NAMESPACES",
@@ -190,11 +189,12 @@ pub struct ClusterArgs {
     )]
     pub namespaces: Vec<String>,
 
-    /// Serve the Services of every namespace; needs a ClusterRole
+    /// Serve the Services of all namespaces. pod-watcher then needs a ClusterRole
     #[arg(long, env = "PORTLB_ALL_NAMESPACES", conflicts_with = "namespaces")]
     pub all_namespaces: bool,
 
-    /// Services of this class are served (spec.loadBalancerClass)
+    /// Class of the Services that are served: the value of spec.loadBalancerClass. Change it to run
+    /// several load balancers in one cluster
     #[arg(
         long,
         env = "PORTLB_LOAD_BALANCER_CLASS",
@@ -203,12 +203,13 @@ pub struct ClusterArgs {
     )]
     pub load_balancer_class: String,
 
-    /// Only Services with these labels are served, such as app=web,tier!=test. Default: every one
+    /// Label selector of the Services that are served, such as app=web,tier!=test. Default: all
+    /// Services of the class
     #[arg(long, env = "PORTLB_SERVICE_SELECTOR", value_name = "SELECTOR")]
     pub service_selector: Option<String>,
 
-    /// Prefixes that are announced as a whole, with commas between them. An address outside of
-    /// them is announced by itself
+    /// Prefixes that are announced as a whole, separated by commas. A service address outside of
+    /// these prefixes is announced as a host route. Default: none
     #[arg(
         long,
         env = "PORTLB_SERVICE_RANGES",
@@ -217,8 +218,8 @@ pub struct ClusterArgs {
     )]
     pub service_ranges: Vec<ServiceRange>,
 
-    /// Addresses for Services that name none: NAME=PREFIX[,PREFIX...]; once for each pool. The
-    /// environment variable takes several with spaces between them
+    /// Address pool for Services that name no address: NAME=PREFIX[,PREFIX...]. Repeat the flag for
+    /// each pool; in the environment variable separate pools by spaces. Default: no pool
     #[arg(
         long = "address-pool",
         env = "PORTLB_ADDRESS_POOL",
@@ -227,9 +228,9 @@ pub struct ClusterArgs {
     )]
     pub address_pools: Vec<AddressPool>,
 
-    /// Addresses that Services may name, in addition to those of --service-ranges and
-    /// --address-pool; a Service that names another address is not served. Give what the
-    /// bgp-announcer has as --allowed-prefixes. Default: none
+    /// Prefixes whose addresses Services may name, separated by commas, in addition to the prefixes
+    /// of --service-ranges and --address-pool. A Service that names another address is not served.
+    /// Set the same value as --allowed-prefixes of bgp-announcer. Default: none
     #[arg(
         long,
         env = "PORTLB_ALLOWED_PREFIXES",
@@ -238,13 +239,13 @@ pub struct ClusterArgs {
     )]
     pub allowed_prefixes: Vec<IpNet>,
 
-    /// Watch pods too, so that their annotation portlb.io/weight counts. Needs list and watch of
-    /// pods
+    /// Watch pods, too, and use their annotation portlb.io/weight. pod-watcher then needs the right
+    /// to list and watch pods
     #[arg(long, env = "PORTLB_POD_WEIGHTS")]
     pub pod_weights: bool,
 
-    /// Serve the pods with these labels without any Service, at --pod-addresses and --pod-ports.
-    /// Needs list and watch of pods
+    /// Label selector of pods that are served without a Service, at --pod-addresses and
+    /// --pod-ports. pod-watcher then needs the right to list and watch pods
     #[arg(
         long,
         env = "PORTLB_POD_SELECTOR",
@@ -254,7 +255,7 @@ pub struct ClusterArgs {
     )]
     pub pod_selector: Option<String>,
 
-    /// Service addresses of the pods that --pod-selector selects
+    /// Service addresses of the pods that --pod-selector selects, separated by commas
     #[arg(
         long,
         env = "PORTLB_POD_ADDRESSES",
@@ -264,7 +265,8 @@ pub struct ClusterArgs {
     )]
     pub pod_addresses: Vec<IpAddr>,
 
-    /// Ports of the pods that --pod-selector selects: 80, 80/TCP, 8000-8999/UDP, all
+    /// Ports that clients connect to for the pods that --pod-selector selects, separated by commas:
+    /// 80, 80/TCP, 8000-8999/UDP, all
     #[arg(
         long,
         env = "PORTLB_POD_PORTS",
@@ -274,7 +276,8 @@ pub struct ClusterArgs {
     )]
     pub pod_ports: Vec<PodPorts>,
 
-    /// Where those pods listen. Default: on the port that the client has asked for
+    /// Port on which the pods that --pod-selector selects listen. Default: the port that the client
+    /// connects to
     #[arg(
         long,
         env = "PORTLB_POD_TARGET_PORT",
@@ -283,7 +286,8 @@ pub struct ClusterArgs {
     )]
     pub pod_target_port: Option<NonZeroU16>,
 
-    /// What an annotation on a Service would say, such as portlb.io/scheduler=rr; once for each
+    /// Annotation for the pods that --pod-selector selects, as on a Service, such as
+    /// portlb.io/scheduler=rr. Repeat the flag for each annotation
     #[arg(
         long = "pod-annotation",
         env = "PORTLB_POD_ANNOTATION",
@@ -294,8 +298,9 @@ pub struct ClusterArgs {
     )]
     pub pod_annotations: Vec<(String, String)>,
 
-    /// How long a watch may last; it goes on from where it was. One that is silent for 10 s longer
-    /// counts as lost. 5s to 10m
+    /// Time after which the API server ends a watch, 5s to 10m. The next watch continues after the
+    /// last event. A watch that is silent for 10 s longer counts as lost: a shorter time detects a
+    /// lost API server earlier
     #[arg(
         long,
         env = "PORTLB_WATCH_TIMEOUT",
@@ -306,11 +311,12 @@ pub struct ClusterArgs {
     pub watch_timeout: Duration,
 }
 
-/// What is written to a cluster.
+/// Flags for the status and the Events that pod-watcher writes to a cluster.
 #[derive(Clone, Debug, ClapArgs)]
 #[command(next_help_heading = "Status of Services")]
 pub struct StatusArgs {
-    /// Write .status of Services, and Events: one of all pods with the same --lease-name does
+    /// Write .status of Services, and Events. Only one of the pods with the same --lease-name
+    /// writes. Set it to false if another program writes the status
     #[arg(
         long,
         env = "PORTLB_WRITE_STATUS",
@@ -320,8 +326,8 @@ pub struct StatusArgs {
     )]
     pub write_status: bool,
 
-    /// The bgp-announcer of this pod, which knows what is announced: http://ADDRESS:PORT or
-    /// unix:PATH
+    /// gRPC address of the bgp-announcer of this pod, which reports the announced addresses:
+    /// http://ADDRESS:PORT or unix:PATH
     #[arg(
         long,
         env = "PORTLB_ANNOUNCER",
@@ -330,8 +336,9 @@ pub struct StatusArgs {
     )]
     pub announcer: Target,
 
-    /// The Lease by which the pods of one load balancer agree on who writes. Their reports of what
-    /// they announce are Leases named `LEASE-POD`: this name, a hyphen, and the name of the pod
+    /// Name of the Lease that elects the pod that writes. All pods of one load balancer use the
+    /// same name. Each pod reports its announced addresses in another Lease: this name, a hyphen,
+    /// and the name of the pod
     #[arg(
         long,
         env = "PORTLB_LEASE_NAME",
@@ -340,16 +347,18 @@ pub struct StatusArgs {
     )]
     pub lease_name: String,
 
-    /// Name of this pod (downward API: metadata.name). Default: the host's name, which is the same
+    /// Name of this pod (downward API: metadata.name). Default: the host name, which is the name of
+    /// the pod
     #[arg(long, env = "POD_NAME", value_name = "NAME")]
     pub pod_name: Option<String>,
 
-    /// Namespace of this pod (metadata.namespace). Default: that of the ServiceAccount or of the
-    /// kubeconfig's context. Leases are written there
+    /// Namespace of this pod (downward API: metadata.namespace), in which the Leases are written.
+    /// Default: the namespace of the ServiceAccount or of the kubeconfig's context
     #[arg(long, env = "POD_NAMESPACE", value_name = "NAME")]
     pub pod_namespace: Option<String>,
 
-    /// Uid of this pod (metadata.uid), so that its report goes with it
+    /// Uid of this pod (downward API: metadata.uid). With the uid, Kubernetes deletes the report of
+    /// the pod together with the pod
     #[arg(long, env = "POD_UID", value_name = "UID")]
     pub pod_uid: Option<String>,
 }

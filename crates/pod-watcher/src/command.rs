@@ -1,32 +1,35 @@
-//! What this program does besides running: `render` and `validate`.
+//! The commands `render` and `validate`.
 
 use std::{fmt, io::Write, process::ExitCode};
 
 use daemon_runtime::{ConfigError, Daemon};
 
 use crate::{
-    args::{ClusterArgs, Command},
+    args::{ClusterArgs, PodWatcherCommand},
     config::{self, ClusterConfig},
     kubernetes::tasks,
     metrics::ClusterMetrics,
     render::{self, Rendered},
-    source::{Source, SourceError, SourceEvent},
+    source::{DesiredSetSource, SourceError, SourceEvent},
     validate,
 };
 
-/// Exit codes.
+/// Exit code if the cluster cannot be read or the output cannot be written.
 const FAILED: u8 = 1;
+
+/// Exit code if a flag or a file cannot be used.
 const UNUSABLE: u8 = 2;
 
-/// The default log filter keeps these out: they repeat, at each attempt, what is told once here.
+/// Libraries that log an error at every attempt. pod-watcher itself logs each of these errors once.
 const LIBRARIES: [&str; 3] = ["kube_client", "kube_runtime", "tower"];
 
-/// Runs it; the exit code is 0, 1 (the cluster cannot be read), or 2 (a flag or a file cannot be
-/// used).
-pub fn run(command: Command) -> ExitCode {
+/// Runs a command. The exit code is 0, [`FAILED`] or [`UNUSABLE`].
+pub fn run(command: PodWatcherCommand) -> ExitCode {
     match command {
-        Command::Render { files, cluster } if files.is_empty() => render_cluster(&cluster),
-        Command::Render { files, cluster } => {
+        PodWatcherCommand::Render { files, cluster } if files.is_empty() => {
+            render_cluster(&cluster)
+        }
+        PodWatcherCommand::Render { files, cluster } => {
             let rendered = config::settings(&cluster).map(|settings| {
                 render::from_manifests(&files, settings)
                     .map_err(|errors| ConfigError(errors.join("\n")))
@@ -36,7 +39,7 @@ pub fn run(command: Command) -> ExitCode {
                 Err(error) => fail(UNUSABLE, &error),
             }
         }
-        Command::Validate {
+        PodWatcherCommand::Validate {
             files,
             strict,
             output,
@@ -48,7 +51,7 @@ pub fn run(command: Command) -> ExitCode {
     }
 }
 
-/// Adds the libraries that this program speaks for to a log filter that does not name them.
+/// Turns the logs of [`LIBRARIES`] off in a log filter, except for libraries that the filter names.
 pub fn quiet_libraries(filter: &mut String) {
     for library in LIBRARIES {
         if !filter.contains(library) {
@@ -69,7 +72,7 @@ fn render_cluster(args: &ClusterArgs) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(FAILED, &error),
     };
-    let rendered = runtime.block_on(listed(&config));
+    let rendered = runtime.block_on(render_after_lists(&config));
     runtime.shutdown_background();
     match rendered {
         Ok(rendered) => print(&rendered),
@@ -77,8 +80,9 @@ fn render_cluster(args: &ClusterArgs) -> ExitCode {
     }
 }
 
-/// What the cluster says once all of it is listed; the first trouble ends it.
-async fn listed(config: &ClusterConfig) -> Result<Rendered, SourceError> {
+/// Renders the cluster after the first complete lists. The first failure of a list ends the
+/// command.
+async fn render_after_lists(config: &ClusterConfig) -> Result<Rendered, SourceError> {
     let mut daemon = Daemon::new("pod-watcher");
     let metrics = ClusterMetrics::default();
     let mut source = tasks::source(config, &metrics, &mut daemon);
@@ -95,7 +99,7 @@ async fn listed(config: &ClusterConfig) -> Result<Rendered, SourceError> {
 
 fn print(rendered: &Rendered) -> ExitCode {
     for (key, finding) in &rendered.findings {
-        say(&format!("{key}: {finding}"));
+        write_to_stderr(&format!("{key}: {finding}"));
     }
     match std::io::stdout().write_all(rendered.document.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -104,11 +108,11 @@ fn print(rendered: &Rendered) -> ExitCode {
 }
 
 fn fail(code: u8, error: &dyn fmt::Display) -> ExitCode {
-    say(&format!("pod-watcher: {error}"));
+    write_to_stderr(&format!("pod-watcher: {error}"));
     ExitCode::from(code)
 }
 
-/// To standard error; nobody is left to tell if it is closed.
-fn say(message: &str) {
+/// Writes a line to standard error. Ignores an error, because no other stream could show it.
+fn write_to_stderr(message: &str) {
     let _ = writeln!(std::io::stderr(), "{message}");
 }

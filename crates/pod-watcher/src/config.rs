@@ -1,4 +1,4 @@
-//! What the flags mean.
+//! The resolved and validated configuration.
 
 use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, time::Duration};
 
@@ -17,73 +17,72 @@ use crate::{
     source::SourceError,
 };
 
-/// What the virtual servers of `--pod-selector` are called.
+/// Name of the virtual servers of `--pod-selector`.
 const POD_SERVICE: &str = "pod-selector";
 
 const LONGEST_LINGER: Duration = Duration::from_secs(60 * 60);
 
-/// Longest name of a namespace, and of a Lease, so that a pod's name fits behind it.
+/// Largest length of the name of a namespace and of a Lease. The Leases of the reports are named
+/// `LEASE-POD`, so the name of the Lease must leave room for the name of a pod.
 const LONGEST_LEASE_NAME: usize = 63;
 
-/// Resolved and valid.
+/// The resolved and validated configuration of the daemon.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where the virtual servers come from.
     pub source: SourceConfig,
-    /// Where the contract is served.
     pub grpc_listen: ListenAddress,
-    /// How long to go on after a termination signal while somebody watches.
+    /// Longest time for which pod-watcher continues after a termination signal while a client
+    /// watches.
     pub linger: Duration,
 }
 
-/// Where the virtual servers come from.
+/// Configuration of the source of the desired set.
 #[derive(Clone, Debug)]
 pub enum SourceConfig {
-    /// The file that lists them.
+    /// Path of the YAML file that lists the virtual servers.
     File(PathBuf),
-    /// A cluster.
     Kubernetes(Box<KubernetesConfig>),
 }
 
-/// A cluster as the source.
+/// Configuration of a cluster as the source.
 #[derive(Clone, Debug)]
 pub struct KubernetesConfig {
-    /// Where it is.
     pub cluster: ClusterConfig,
-    /// What is written to it; `None`: nothing.
+    /// Configuration of the status and Events that pod-watcher writes. `None`: pod-watcher writes
+    /// nothing to the cluster.
     pub status: Option<StatusConfig>,
 }
 
-/// What is read of a cluster.
+/// Configuration of the connection to a cluster and of the objects to read.
 #[derive(Clone, Debug)]
 pub struct ClusterConfig {
-    /// Address and credentials.
+    /// Source of the API server's address and of the credentials.
     pub origin: Origin,
-    /// The API server.
+    /// URL of the API server.
     pub url: String,
-    /// The namespace that the pod, or the kubeconfig, is in.
+    /// Namespace of the pod, or of the kubeconfig's context.
     pub namespace: String,
-    /// What its objects mean.
+    /// Settings by which the catalog converts Services to virtual servers.
     pub settings: Settings,
-    /// Only these Services.
+    /// Label selector of the Services. `None`: all Services.
     pub service_selector: Option<String>,
-    /// Only these pods.
+    /// Label selector of the pods. `None`: all pods.
     pub pod_selector: Option<String>,
-    /// How long a watch may last.
+    /// Time after which the API server ends a watch.
     pub watch_timeout: Duration,
 }
 
 impl Config {
-    /// Reads the file, or the credentials, too: what cannot be used at start is an error of whoever
-    /// starts us.
+    /// Resolves the flags, and reads the file or the credentials: a source that cannot be used at
+    /// the start is an error of the start.
     ///
-    /// # Errors
-    /// Names the flag, what is wrong with the file and where.
+    /// # Errors A flag, the file or the credentials cannot be used. The error names the flag, or
+    /// the file and the line.
     pub fn resolve(args: &Args) -> Result<Self, ConfigError> {
         if args.linger > LONGEST_LINGER {
             return Err(ConfigError(format!(
-                "--linger {:?} is longer than 1h; give it what the data plane's end takes, such as \
-                 30s",
+                "--linger {:?} is longer than 1h; write the time that the data plane needs to end, \
+                 such as 30s",
                 args.linger
             )));
         }
@@ -98,7 +97,7 @@ impl Config {
             }
             (Some(SourceKind::Kubernetes), Some(_)) => {
                 return Err(ConfigError(
-                    "--file is not read with --source kubernetes: leave one of the two out"
+                    "--file is not read with --source kubernetes; leave one of the two flags out"
                         .to_owned(),
                 ));
             }
@@ -122,22 +121,20 @@ impl Config {
 
 fn read(path: &std::path::Path) -> Result<PathBuf, ConfigError> {
     file_source::load(path).map_err(|error| {
-        let cure = match &error {
-            FileError::Read { .. } => {
-                "; --file must name a readable file, see docs/reference/file-format.md"
-            }
+        let suggestion = match &error {
+            FileError::Read { .. } => "; --file must name a readable file, see docs/file-format.md",
             FileError::Content { .. } => "",
         };
-        ConfigError(format!("{}{cure}", SourceError::new(&error)))
+        ConfigError(format!("{}{suggestion}", SourceError::new(&error)))
     })?;
     Ok(path.to_owned())
 }
 
 impl ClusterConfig {
-    /// Reads the credentials.
+    /// Resolves the flags, and reads the credentials.
     ///
     /// # Errors
-    /// Names the flag or the file.
+    /// A flag or the credentials cannot be used. The error names the flag or the file.
     pub fn resolve(args: &ClusterArgs) -> Result<Self, ConfigError> {
         let settings = settings(args)?;
         let origin = match &args.kubeconfig {
@@ -146,12 +143,14 @@ impl ClusterConfig {
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
-            .map_err(|error| ConfigError(format!("cannot start: {error}")))?;
-        let (url, namespace) = runtime.block_on(origin.place()).map_err(|error| {
-            ConfigError(format!(
-                "{error}; or take the virtual servers from a file (--file)"
-            ))
-        })?;
+            .map_err(|error| ConfigError(format!("cannot start the runtime: {error}")))?;
+        let (url, namespace) = runtime
+            .block_on(origin.url_and_namespace())
+            .map_err(|error| {
+                ConfigError(format!(
+                    "{error}; or read the virtual servers from a file (--file)"
+                ))
+            })?;
         Ok(Self {
             origin,
             settings: Settings {
@@ -169,10 +168,11 @@ impl ClusterConfig {
     }
 }
 
-/// What the flags say of the meaning of objects, whatever cluster they come from.
+/// Returns the settings that do not depend on a cluster. The commands `render` and `validate` use
+/// them for manifests.
 ///
 /// # Errors
-/// Every problem, each with its flag.
+/// The value of a flag is invalid. The error has one line for each problem, with the flag.
 pub fn settings(args: &ClusterArgs) -> Result<Settings, ConfigError> {
     if let Some(name) = args.namespaces.iter().find(|name| !is_name(name)) {
         return Err(ConfigError(format!(
@@ -209,20 +209,22 @@ pub fn settings(args: &ClusterArgs) -> Result<Settings, ConfigError> {
     Err(ConfigError(problems.join("\n")))
 }
 
-/// Refuses prefixes in which no address belongs to a single host.
+/// Returns a problem for each prefix that overlaps a reserved range, such as multicast: no address
+/// of such a range belongs to a single host.
 fn reserved_prefixes(allowed_prefixes: &[IpNet]) -> impl Iterator<Item = String> {
     allowed_prefixes.iter().filter_map(|prefix| {
         let reserved = daemon_api::overlapping_reserved_range(prefix)?;
         Some(format!(
             "--allowed-prefixes: {prefix} overlaps {reserved}, in which no address belongs to a \
-             single host; give the service ranges alone, such as 10.1.1.0/24"
+             single host; write only prefixes of service addresses, such as 10.1.1.0/24"
         ))
     })
 }
 
-/// A list and watch for each kind and namespace.
+/// Returns the scopes to list and watch: one for each kind of objects and each namespace.
 fn scopes(args: &ClusterArgs, own_namespace: &str) -> Vec<Scope> {
-    // Two lists of the same namespace would take away what the other one has told.
+    // A set, because the end of a list removes all other objects of its namespace: two lists of one
+    // namespace would remove the objects of each other.
     let namespaces: BTreeSet<Option<Box<str>>> = if args.all_namespaces {
         [None].into()
     } else if args.namespaces.is_empty() {
@@ -247,7 +249,8 @@ fn scopes(args: &ClusterArgs, own_namespace: &str) -> Vec<Scope> {
     scopes
 }
 
-/// Which pod writes status, and where; `None`: nothing is written.
+/// Returns the configuration of the writer of status and Events. `None`: pod-watcher writes
+/// nothing.
 fn status_config(args: &StatusArgs, namespace: &str) -> Result<Option<StatusConfig>, ConfigError> {
     if !args.write_status {
         return Ok(None);
@@ -255,8 +258,8 @@ fn status_config(args: &StatusArgs, namespace: &str) -> Result<Option<StatusConf
     let name = &args.lease_name;
     if !is_name(name) {
         return Err(ConfigError(format!(
-            "--lease-name {name:?}: expected a name of at most {LONGEST_LEASE_NAME} lowercase \
-             letters, digits and `-`, such as portlb"
+            "--lease-name: {name:?} is not the name of a Lease; write at most {LONGEST_LEASE_NAME} \
+             lowercase letters, digits and `-`, such as portlb"
         )));
     }
     let pod_name = match &args.pod_name {
@@ -272,7 +275,7 @@ fn status_config(args: &StatusArgs, namespace: &str) -> Result<Option<StatusConf
     }))
 }
 
-/// The host of an URL, if it is an address.
+/// Returns the IP address of a URL; `None` if the URL has a host name.
 fn address_of(url: &str) -> Option<IpAddr> {
     let url: http::Uri = url.parse().ok()?;
     let host = url.host()?;
@@ -282,7 +285,7 @@ fn address_of(url: &str) -> Option<IpAddr> {
         .ok()
 }
 
-/// What Kubernetes calls a DNS label (RFC 1123).
+/// Reports whether a text is a DNS label (RFC 1123), as names of namespaces are.
 fn is_name(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= LONGEST_LEASE_NAME
@@ -298,8 +301,8 @@ fn host_name() -> Result<String, ConfigError> {
         .map(|name| name.trim().to_lowercase())
         .map_err(|error| {
             ConfigError(format!(
-                "--pod-name: the host's name cannot be read ({error}): give it, or write nothing \
-                 (--write-status false)"
+                "--pod-name: the default, the name of the host, cannot be read ({error}); set \
+                 --pod-name, or --write-status false"
             ))
         })
 }
@@ -311,18 +314,18 @@ mod tests {
     use super::*;
 
     #[derive(Parser)]
-    struct Line {
+    struct CommandLine {
         #[command(flatten)]
         cluster: ClusterArgs,
     }
 
     fn cluster(flags: &[&str]) -> ClusterArgs {
         let flags = std::iter::once("pod-watcher").chain(flags.iter().copied());
-        Line::try_parse_from(flags).unwrap().cluster
+        CommandLine::try_parse_from(flags).unwrap().cluster
     }
 
     #[test]
-    fn allowed_prefixes_without_addresses_of_hosts_are_refused() {
+    fn an_allowed_prefix_that_overlaps_a_reserved_range_is_refused() {
         for prefix in [
             "0.0.0.0/0",
             "127.0.0.0/8",
@@ -339,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_namespace_that_is_named_twice_is_watched_once() {
+    fn a_namespace_that_is_listed_twice_is_watched_once() {
         let args = cluster(&["--namespaces", "web,api,web"]);
         settings(&args).unwrap();
         let shown: Vec<String> = scopes(&args, "own")
@@ -358,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_name_of_a_namespace_is_refused_with_flag_value_and_cure() {
+    fn an_invalid_name_of_a_namespace_is_refused_with_flag_value_and_suggestion() {
         for (flag, value) in [
             ("web,", "\"\""),
             ("web, api", "\" api\""),
@@ -375,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn the_address_of_the_api_server_is_that_of_its_url() {
+    fn the_address_of_the_api_server_is_the_ip_address_of_its_url() {
         let ip = |url: &str| address_of(url).map(|address| address.to_string());
         assert_eq!(ip("https://10.96.0.1/").as_deref(), Some("10.96.0.1"));
         assert_eq!(ip("https://[fd00::1]:6443/").as_deref(), Some("fd00::1"));

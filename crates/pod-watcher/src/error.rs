@@ -1,14 +1,12 @@
-//! What can fail while the daemon starts or runs.
+//! Errors of the start of pod-watcher.
 
 use daemon_runtime::{DaemonError, config_file::WatchError};
 
-/// Why the daemon could not start.
+/// The reason why pod-watcher cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The file cannot be watched.
-    #[error("cannot follow the source")]
+    #[error("cannot watch the file of --file for changes")]
     WatchSource(#[from] WatchError),
-    /// A server cannot be started.
-    #[error("cannot serve")]
+    #[error("cannot start the gRPC server")]
     Serve(#[from] DaemonError),
 }

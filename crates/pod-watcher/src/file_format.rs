@@ -1,8 +1,8 @@
-//! The YAML document that lists virtual servers, and what it means. Reference:
-//! `docs/reference/file-format.md`.
+//! Format of the YAML file that lists virtual servers.
 //!
-//! An entry with several addresses and ports stands for a virtual server for each pair of them.
-//! Where its addresses are of both families, each real server serves those of its own.
+//! `docs/file-format.md` is the reference. An entry has several addresses and ports: each pair of
+//! an address and a port is a virtual server. If an entry has addresses of both families, a virtual
+//! server gets only the real servers of the family of its address.
 
 mod convert;
 mod places;
@@ -21,107 +21,101 @@ use virtual_server::{
 
 pub use render::render;
 
-const LEAST: &str =
+/// Fields of the smallest valid document, for the error about an empty file.
+const SMALLEST_DOCUMENT: &str =
     "apiVersion: portlb.io/v1, kind: VirtualServers and virtualServers: [], a line each";
 
-/// A document that can be used.
+/// Content of a valid document.
 #[derive(Debug)]
 pub struct Content {
-    /// What it means.
     pub desired: DesiredSet,
-    /// What is most likely not meant, each with its place.
-    pub doubts: Vec<Problem>,
+    /// Warnings about valid values that are most likely a mistake, each with its line.
+    pub warnings: Vec<Problem>,
 }
 
-/// Reads a document.
+/// Parses a document to a desired set.
 ///
 /// # Errors
-/// Says everything that is wrong with it, where, and what to write instead. A syntax error, or a
-/// value of another type than its field, hides the problems after it.
+/// The document is invalid. The error lists every problem with its line and a suggestion. A syntax
+/// error, or a value of the wrong type, hides the problems after it.
 pub fn parse(text: &str) -> Result<DesiredSet, Problems<Problem>> {
     Ok(read(text)?.desired)
 }
 
-/// The same, with what its writer should look at again.
+/// Parses a document to a desired set and warnings.
 ///
 /// # Errors
-/// As [`parse`].
+/// The document is invalid: see [`parse`].
 pub fn read(text: &str) -> Result<Content, Problems<Problem>> {
-    convert::content(config_file::parse(text, LEAST)?, text)
+    convert::content(config_file::parse(text, SMALLEST_DOCUMENT)?, text)
 }
 
-/// The document as it is written. [`parse`] checks what it means.
+/// A YAML document with virtual servers, before its values are checked against each other.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Document {
-    api_version: ApiVersion,
-    kind: Kind,
-    /// Prefixes that are announced as a whole.
+    api_version: DocumentApiVersion,
+    kind: DocumentKind,
     #[serde(
         default,
         deserialize_with = "list",
         skip_serializing_if = "Vec::is_empty"
     )]
     pub service_ranges: Vec<ServiceRange>,
-    /// Each stands for every pair of an address and a port.
     #[serde(deserialize_with = "list")]
     pub virtual_servers: Vec<Entry>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
-enum ApiVersion {
+enum DocumentApiVersion {
     #[serde(rename = "portlb.io/v1")]
     V1,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
-enum Kind {
+enum DocumentKind {
     VirtualServers,
 }
 
-/// One entry of a document; a field that is left out has the default.
+/// An entry of a document: a virtual server for each pair of an address and a port. A field that
+/// the document does not set has its default.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Entry {
-    /// Name of the virtual servers.
     pub name: String,
     /// Service addresses, of one or both families.
     #[serde(deserialize_with = "addresses", serialize_with = "flow")]
     pub addresses: Vec<IpAddr>,
-    /// What clients connect to.
     #[serde(deserialize_with = "list", serialize_with = "flow")]
     pub ports: Vec<Ports>,
-    /// Transport protocol of all ports.
     #[serde(default, skip_serializing_if = "text::is_default")]
     pub protocol: Protocol,
-    /// How new connections are shared. Its flags are those of its default, or `scheduler_flags`.
+    /// Scheduler with its default flags. `scheduler_flags` replaces these flags.
     #[serde(default, skip_serializing_if = "text::is_default")]
     pub scheduler: Scheduler,
-    /// Flags of `sh` and `mh`.
+    /// Flags of `sh` and `mh`. `None`: the default flags of the scheduler.
     #[serde(serialize_with = "flow", skip_serializing_if = "Option::is_none")]
     pub scheduler_flags: Option<SchedulerFlags>,
-    /// How packets reach the real servers.
     #[serde(default, skip_serializing_if = "text::is_default")]
     pub forwarding_method: ForwardingMethod,
-    /// Encapsulation of the method `Tunnel`.
+    /// Encapsulation of the forwarding method `Tunnel`. `None`: `ipip`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tunnel_kind: Option<TunnelKind>,
-    /// Whether a client stays with its real server.
+    /// Persistence. `None`: clients are not remembered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub persistence: Option<Persistence>,
-    /// Whether and how real servers are checked.
+    /// `None`: the default health check. No health check is the kind `none`.
     #[serde(
         serialize_with = "health_check",
         skip_serializing_if = "Option::is_none"
     )]
     pub health_check: Option<HealthCheckOptions>,
-    /// What happens to a real server that fails its check.
     #[serde(default, skip_serializing_if = "text::is_default")]
     pub on_failure: FailureAction,
-    /// Least number of healthy real servers.
+    /// Number of healthy real servers that a virtual server needs to be serving. `None`: 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub minimum_healthy: Option<u32>,
-    /// How long connections to a removed real server last.
+    /// Time for which a removed real server keeps its connections. `None`: 60 s.
     #[serde(
         default,
         deserialize_with = "text::optional",
@@ -129,30 +123,29 @@ pub struct Entry {
         skip_serializing_if = "Option::is_none"
     )]
     pub drain_timeout: Option<Duration>,
-    /// The real servers behind each address.
     #[serde(deserialize_with = "list")]
     pub real_servers: Vec<RealServer>,
 }
 
-/// Persistence of an entry.
+/// The persistence of all virtual servers of an entry.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Persistence {
-    /// How long a client stays with its real server.
+    /// Time for which the load balancer remembers a client after its last connection.
     #[serde(deserialize_with = "text::required", serialize_with = "text::duration")]
     pub timeout: Duration,
-    /// What counts as one client.
+    /// Length of the address prefix that counts as one client. `None`: the whole address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_prefix_length: Option<u8>,
 }
 
 impl Document {
-    /// A document without virtual servers.
+    /// Returns a document with these service ranges and without virtual servers.
     pub fn new(service_ranges: impl IntoIterator<Item = IpNet>) -> Self {
         let service_ranges = service_ranges.into_iter();
         Self {
-            api_version: ApiVersion::V1,
-            kind: Kind::VirtualServers,
+            api_version: DocumentApiVersion::V1,
+            kind: DocumentKind::VirtualServers,
             service_ranges: service_ranges
                 .map(|prefix| ServiceRange { prefix })
                 .collect(),
@@ -160,25 +153,25 @@ impl Document {
         }
     }
 
-    /// Adds an entry after the others.
+    /// Appends an entry to the document.
     #[must_use]
     pub fn with(mut self, entry: Entry) -> Self {
         self.virtual_servers.push(entry);
         self
     }
 
-    /// Returns the document's YAML, without fields that have their default.
+    /// Returns the document as YAML, without the fields that have their default.
     #[must_use]
     pub fn text(&self) -> String {
-        // The reader takes YAML 1.2, where an address is no number.
+        // `parse` reads YAML 1.2, in which an unquoted address is a text and not a number.
         let options = serde_saphyr::ser_options! { yaml_12: true, no_lang_directive: true };
         serde_saphyr::to_string_with_options(self, options)
-            .expect("every part of a document has a text")
+            .expect("every value of a document can be written as YAML")
     }
 }
 
-/// A list that is really there. A field without a value is what remains of a file that is cut off
-/// in the middle, so it must not read as an empty list.
+/// Deserializes a list, and refuses a field without a value: a file that is only half written can
+/// end after the name of the field, and must not remove all virtual servers as an empty list would.
 fn list<'de, T, D>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
     T: Deserialize<'de>,
@@ -193,12 +186,12 @@ fn addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpAddr>, 
     Ok(addresses.map(|Text(address)| address).collect())
 }
 
-/// Writes a list in one line.
+/// Serializes a list in one line.
 fn flow<T: Serialize, S: Serializer>(list: &T, serializer: S) -> Result<S::Ok, S::Error> {
     FlowSeq(list).serialize(serializer)
 }
 
-/// Writes a health check; its absence in one line.
+/// Serializes a health check: the kind `none` in one line, other kinds in several lines.
 fn health_check<S: Serializer>(
     check: &Option<HealthCheckOptions>,
     serializer: S,

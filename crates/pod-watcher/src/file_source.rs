@@ -1,4 +1,4 @@
-//! A file as the source.
+//! Source that reads the desired set from a file.
 
 use std::{
     path::{Path, PathBuf},
@@ -10,27 +10,28 @@ use virtual_server::DesiredSet;
 
 use crate::{
     file_format::{self, Content},
-    source::{Description, Source, SourceError, SourceEvent},
+    source::{DesiredSetSource, SourceDescription, SourceError, SourceEvent},
 };
 
-/// A file of up to so many bytes is parsed by the task that notices its change: that takes a few
-/// milliseconds, and a thread for it would delay each change.
+/// Largest size in bytes of a file that the task itself parses, in a few milliseconds. A thread
+/// parses larger files, which costs additional time.
 const SMALL_FILE: u64 = 64 * 1024;
 
-/// The text of a file, or why it cannot be read.
-type Seen = Result<String, String>;
+/// The text of a file, or the error of reading it.
+type ReadResult = Result<String, String>;
 
-/// A YAML document that is read again whenever it may have changed.
+/// A YAML file that is read again when it changes.
 #[derive(Debug)]
 pub struct FileSource {
     path: PathBuf,
     watcher: FileWatcher,
-    /// What was read last, so that a file that was only touched is not read as a change.
-    last_read: Option<Arc<Seen>>,
+    /// Result of the last reading. An equal result is not a change: another program can touch the
+    /// file without a change of its text. `None`: the file was not read yet.
+    last_read: Option<Arc<ReadResult>>,
 }
 
 impl FileSource {
-    /// Begins to watch; reads nothing.
+    /// Starts to watch the file without reading it.
     ///
     /// # Errors
     /// The path cannot be made absolute.
@@ -43,9 +44,9 @@ impl FileSource {
     }
 }
 
-impl Source for FileSource {
-    fn description(&self) -> Description {
-        Description {
+impl DesiredSetSource for FileSource {
+    fn description(&self) -> SourceDescription {
+        SourceDescription {
             kind: "file",
             location: self.path.display().to_string(),
         }
@@ -65,15 +66,15 @@ impl Source for FileSource {
             } else {
                 config_file::off_thread(read).await
             };
-            let Some((seen, content)) = changed else {
+            let Some((read_result, content)) = changed else {
                 continue;
             };
-            let is_first = self.last_read.replace(seen.into()).is_none();
+            let is_first = self.last_read.replace(read_result.into()).is_none();
             return match content {
                 Ok(content) => {
-                    // Of the first, `load` has told.
+                    // `load` has logged the warnings of the first content.
                     if !is_first {
-                        tell_doubts(&self.path, &content);
+                        log_warnings(&self.path, &content);
                     }
                     SourceEvent::Snapshot(content.desired)
                 }
@@ -83,29 +84,29 @@ impl Source for FileSource {
     }
 }
 
-/// Reads and parses the file. Returns `None` if it is as it was at the last reading.
+/// Reads and parses the file. Returns `None` if the result of reading is equal to `last_read`.
 fn read_changed(
     path: &Path,
-    last_read: Option<&Seen>,
-) -> Option<(Seen, Result<Content, FileError>)> {
+    last_read: Option<&ReadResult>,
+) -> Option<(ReadResult, Result<Content, FileError>)> {
     let read = config_file::read(path);
-    let seen = match &read {
+    let read_result = match &read {
         Ok(text) => Ok(text.clone()),
         Err(error) => Err(SourceError::new(error).to_string()),
     };
-    if last_read == Some(&seen) {
+    if last_read == Some(&read_result) {
         return None;
     }
-    Some((seen, read.and_then(|text| parse(path, &text))))
+    Some((read_result, read.and_then(|text| parse(path, &text))))
 }
 
-/// Reads the file once; logs what is most likely not meant.
+/// Reads and parses the file once, and logs its warnings.
 ///
 /// # Errors
-/// It cannot be read or used.
+/// The file cannot be read, or its content is invalid.
 pub fn load(path: &Path) -> Result<DesiredSet, FileError> {
     let content = parse(path, &config_file::read(path)?)?;
-    tell_doubts(path, &content);
+    log_warnings(path, &content);
     Ok(content.desired)
 }
 
@@ -121,9 +122,9 @@ fn parse(path: &Path, text: &str) -> Result<Content, FileError> {
     })
 }
 
-fn tell_doubts(path: &Path, content: &Content) {
-    for doubt in &content.doubts {
-        let doubt = format_args!("{}:{doubt}", path.display());
-        tracing::warn!(%doubt, "the file is usable; is this meant?");
+fn log_warnings(path: &Path, content: &Content) {
+    for warning in &content.warnings {
+        let warning = format_args!("{}:{warning}", path.display());
+        tracing::warn!(%warning, "the file is valid, but has a value that is most likely a mistake");
     }
 }

@@ -1,4 +1,4 @@
-//! The Discovery contract: translates, and asks the index.
+//! gRPC server of the Discovery contract.
 
 use std::{collections::HashMap, pin::Pin};
 
@@ -18,12 +18,12 @@ use tonic::{Request, Response, Status};
 use virtual_server::VirtualServerId;
 
 use crate::{
-    index::{IndexReader, Key, Object},
+    index::{DesiredKey, DesiredObject, IndexReader},
     metrics::WatchMetrics,
-    roster::Parted,
+    roster::PublishedVirtualServer,
 };
 
-/// Serves what the index publishes.
+/// The server of the Discovery contract: it serves the objects that the index publishes.
 #[derive(Clone, Debug)]
 pub struct DiscoveryGrpc {
     index: IndexReader,
@@ -33,7 +33,7 @@ pub struct DiscoveryGrpc {
 }
 
 impl DiscoveryGrpc {
-    /// As a service for the server; `watchers` tells when nobody watches.
+    /// Returns the gRPC service. `watchers` counts the open Watch streams.
     pub fn server(
         index: IndexReader,
         metrics: WatchMetrics,
@@ -58,16 +58,16 @@ impl DiscoveryService for DiscoveryGrpc {
         &self,
         request: Request<wire::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        tracing::info!(watcher = ?request.remote_addr(), "a watch has begun");
+        tracing::info!(watcher = ?request.remote_addr(), "a client has started a watch");
         let open = OpenWatch::begin(&self.metrics, &self.watchers);
         let shutdown = self.shutdown.clone();
-        let mut sender = Sender::default();
+        let mut sent = SentChanges::default();
         let events = self.index.objects.subscribe()?.into_stream();
         let events = events
             .flat_map(move |next| {
                 let _open = &open;
                 stream::iter(match next {
-                    Ok((revision, event)) => sender.responses(revision, event),
+                    Ok((revision, event)) => sent.responses(revision, event),
                     Err(ended) => vec![Err(ended.into())],
                 })
             })
@@ -80,16 +80,16 @@ impl DiscoveryService for DiscoveryGrpc {
         request: Request<wire::ListRequest>,
     ) -> Result<Response<wire::ListResponse>, Status> {
         let request = request.get_ref();
-        let request: PageRequest<Key> =
+        let request: PageRequest<DesiredKey> =
             PageRequest::new("List".to_owned(), request.page_size, &request.page_token)?;
         let objects = &self.index.objects;
         let snapshot = objects.snapshot_after(request.after.as_ref(), request.limit());
         let page = request.page(snapshot.objects.into_iter().map(|(key, object)| {
             let mut item = wire::ListResponse::default();
             match object {
-                Object::ServiceRange(range) => item.service_ranges.push(range.into()),
-                Object::VirtualServer(parted) => {
-                    item.virtual_servers.push((&parted.whole()).into())
+                DesiredObject::ServiceRange(range) => item.service_ranges.push(range.into()),
+                DesiredObject::VirtualServer(published) => {
+                    item.virtual_servers.push((&published.whole()).into())
                 }
             }
             (key, item)
@@ -118,31 +118,31 @@ impl DiscoveryService for DiscoveryGrpc {
     }
 }
 
-/// What one watcher has been sent.
+/// The newest changes that one watcher has received.
 #[derive(Debug, Default)]
-struct Sender {
-    /// Number of the newest change of each virtual server that was sent.
+struct SentChanges {
+    /// Number of the newest change of each virtual server that this watcher has received.
     sent: HashMap<VirtualServerId, u64>,
 }
 
-impl Sender {
-    /// Returns the messages about an event. For a virtual server: the head and the parts that have
-    /// changed since the last message to this watcher.
+impl SentChanges {
+    /// Returns the messages for an event. For a virtual server: the head and the parts that have
+    /// changed since the last messages about this virtual server to this watcher.
     fn responses(
         &mut self,
         revision: u64,
-        event: Event<Key, Object>,
+        event: Event<DesiredKey, DesiredObject>,
     ) -> Vec<Result<wire::WatchResponse, Status>> {
         let events = match event {
             Event::Synced => vec![watch_response::Event::Synced(wire::Synced {})],
-            Event::Changed(_, Object::ServiceRange(range)) => {
+            Event::Changed(_, DesiredObject::ServiceRange(range)) => {
                 vec![watch_response::Event::ServiceRange(range.into())]
             }
-            Event::Changed(_, Object::VirtualServer(parted)) => self.changed(&parted),
-            Event::Removed(Key::ServiceRange(range)) => {
+            Event::Changed(_, DesiredObject::VirtualServer(server)) => self.changed(&server),
+            Event::Removed(DesiredKey::ServiceRange(range)) => {
                 vec![watch_response::Event::RemovedServiceRange(range.into())]
             }
-            Event::Removed(Key::VirtualServer(id)) => {
+            Event::Removed(DesiredKey::VirtualServer(id)) => {
                 self.sent.remove(&id);
                 vec![watch_response::Event::RemovedVirtualServer((&id).into())]
             }
@@ -158,12 +158,12 @@ impl Sender {
         events.into_iter().zip(1..).map(response).collect()
     }
 
-    fn changed(&mut self, parted: &Parted) -> Vec<watch_response::Event> {
-        let Parted { head, parts } = parted;
+    fn changed(&mut self, published: &PublishedVirtualServer) -> Vec<watch_response::Event> {
+        let PublishedVirtualServer { head, parts } = published;
         let id = head.server.id;
         let newest = parts.iter().map(|part| part.changed).max();
         let newest = newest.unwrap_or(0).max(head.changed);
-        // The number of the first change is 1.
+        // 0 is below the number of every change, because the first change has the number 1.
         let sent = self.sent.insert(id, newest).unwrap_or(0);
         let head =
             (head.changed > sent).then(|| virtual_server_head(&head.server, head.part_count));
@@ -174,7 +174,7 @@ impl Sender {
     }
 }
 
-/// Counts a stream for as long as it lives.
+/// An open Watch stream, which the metric counts until this value is dropped.
 struct OpenWatch {
     metrics: WatchMetrics,
     _watcher: TaskTrackerToken,

@@ -1,4 +1,4 @@
-//! The one task that owns the desired set.
+//! The owner of the desired set.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -16,24 +16,22 @@ use virtual_server::{
 
 use crate::{
     metrics::IndexMetrics,
-    roster::{Parted, Roster},
-    source::{Description, Source, SourceError, SourceEvent},
+    roster::{PublishedVirtualServer, Roster},
+    source::{DesiredSetSource, SourceDescription, SourceError, SourceEvent},
 };
 
-/// What is said of a source that has not said anything yet.
+/// Text of the readiness step before the first event of the source.
 pub(crate) const NOT_READ: &str = "not read yet";
 
-/// What an object of the desired set is known by. Ranges come first, so that whoever announces
-/// knows the range before the addresses in it.
+/// Key of an object of the desired set. Service ranges come before virtual servers: a data plane
+/// must have a service range before the addresses in it, which would otherwise get host routes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Key {
-    /// A service range is its own key.
+pub enum DesiredKey {
     ServiceRange(ServiceRange),
-    /// A virtual server is known by its id.
     VirtualServer(VirtualServerId),
 }
 
-impl Display for Key {
+impl Display for DesiredKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::ServiceRange(range) => range.fmt(f),
@@ -42,11 +40,11 @@ impl Display for Key {
     }
 }
 
-impl FromStr for Key {
+impl FromStr for DesiredKey {
     type Err = BadValue;
 
     fn from_str(text: &str) -> Result<Self, BadValue> {
-        // No virtual server reads as a prefix.
+        // The text of a virtual server's id never parses as a prefix.
         match text.parse() {
             Ok(range) => Ok(Self::ServiceRange(range)),
             Err(_) => text.parse().map(Self::VirtualServer),
@@ -54,53 +52,54 @@ impl FromStr for Key {
     }
 }
 
-/// What is published under a [`Key`].
+/// A published object of the desired set.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Object {
-    /// The service range of the key.
+pub enum DesiredObject {
     ServiceRange(ServiceRange),
-    /// The virtual server whose id is the key.
-    VirtualServer(Parted),
+    VirtualServer(PublishedVirtualServer),
 }
 
-/// What the source is and whether its newest state is in use.
+/// A source of the desired set and its last error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceStatus {
-    /// What and where it is.
-    pub description: Description,
-    /// Why its newest state is not in use.
+    pub description: SourceDescription,
+    /// Why the newest state of the source is not in use. `None`: the newest state is in use.
     pub last_error: Option<SourceError>,
 }
 
-/// What others may see of the index.
+/// Read access to the desired set and to the status of the source.
 #[derive(Clone, Debug)]
 pub struct IndexReader {
-    /// The desired set.
-    pub objects: Reader<Key, Object>,
-    /// The source.
+    pub objects: Reader<DesiredKey, DesiredObject>,
     pub source: watch::Receiver<SourceStatus>,
 }
 
-/// Publishes what the source says, and keeps it when the source fails.
+/// The owner of the desired set: it publishes the events of the source, and keeps the last good set
+/// if the source fails.
 #[derive(Debug)]
 pub struct Index {
-    objects: Publisher<Key, Object>,
+    objects: Publisher<DesiredKey, DesiredObject>,
     source: watch::Sender<SourceStatus>,
-    /// The virtual servers that are published.
+    /// Positions and parts of the real servers of each published virtual server.
     rosters: BTreeMap<VirtualServerId, Roster>,
-    /// Changes of virtual servers.
+    /// Number of the newest change of a virtual server.
     changes: u64,
-    /// How much is published.
-    size: Size,
-    /// Whether the source has said it for the first time.
+    /// Numbers of published objects.
+    size: DesiredSetSize,
+    /// Whether the first desired set of the source was published.
     is_published: bool,
     metrics: IndexMetrics,
     step: Step,
 }
 
 impl Index {
-    /// Nothing published yet. `step` is ready once something is.
-    pub fn new(description: Description, metrics: IndexMetrics, step: Step) -> (Self, IndexReader) {
+    /// Returns an index without objects. The readiness step `step` becomes ready when the first
+    /// desired set is published.
+    pub fn new(
+        description: SourceDescription,
+        metrics: IndexMetrics,
+        step: Step,
+    ) -> (Self, IndexReader) {
         let objects = Publisher::new();
         let source = watch::Sender::new(SourceStatus {
             description,
@@ -115,7 +114,7 @@ impl Index {
             source,
             rosters: BTreeMap::new(),
             changes: 0,
-            size: Size::default(),
+            size: DesiredSetSize::default(),
             is_published: false,
             metrics,
             step,
@@ -123,13 +122,10 @@ impl Index {
         (index, reader)
     }
 
-    /// Follows the source until the daemon stops.
-    ///
-    /// # Errors
-    /// None.
+    /// Publishes the events of the source until the daemon stops. Never returns an error.
     pub async fn run(
         mut self,
-        mut source: impl Source,
+        mut source: impl DesiredSetSource,
         shutdown: Shutdown,
     ) -> Result<(), Infallible> {
         loop {
@@ -144,18 +140,18 @@ impl Index {
         match event {
             SourceEvent::Snapshot(desired) => self.replace_all(desired, now),
             SourceEvent::Changes(changes) => self.change(changes, now),
-            SourceEvent::Failed(error) => self.keep(error),
+            SourceEvent::Failed(error) => self.failed(error),
             SourceEvent::Recovered => self.recovered(),
         }
     }
 
     fn replace_all(&mut self, desired: DesiredSet, now: Timestamp) {
         let former = self.objects.reader().snapshot().objects;
-        let is_gone = |key: &Key| match key {
-            Key::ServiceRange(range) => !desired.service_ranges.contains(range),
-            Key::VirtualServer(id) => !desired.virtual_servers.contains_key(id),
+        let is_removed = |key: &DesiredKey| match key {
+            DesiredKey::ServiceRange(range) => !desired.service_ranges.contains(range),
+            DesiredKey::VirtualServer(id) => !desired.virtual_servers.contains_key(id),
         };
-        for (key, _) in former.iter().filter(|(key, _)| is_gone(key)) {
+        for (key, _) in former.iter().filter(|(key, _)| is_removed(key)) {
             self.remove(key);
         }
         for range in desired.service_ranges {
@@ -164,7 +160,7 @@ impl Index {
         for server in desired.virtual_servers.into_values() {
             self.put_server(server, now);
         }
-        tracing::info!(published = %self.size, "the desired set has been read");
+        tracing::info!(published = %self.size, "published a desired set");
         self.published();
         self.recovered();
     }
@@ -173,15 +169,17 @@ impl Index {
         for change in changes {
             match change {
                 DesiredChange::RemoveServiceRange(range) => {
-                    self.remove(&Key::ServiceRange(range));
+                    self.remove(&DesiredKey::ServiceRange(range));
                 }
-                DesiredChange::RemoveVirtualServer(id) => self.remove(&Key::VirtualServer(id)),
+                DesiredChange::RemoveVirtualServer(id) => {
+                    self.remove(&DesiredKey::VirtualServer(id))
+                }
                 DesiredChange::PutServiceRange(range) => self.put_range(range),
                 DesiredChange::PutVirtualServer(server) => self.put_server(server, now),
             }
         }
         if !self.is_published {
-            tracing::info!(published = %self.size, "the desired set has been read");
+            tracing::info!(published = %self.size, "published a desired set");
         }
         self.published();
         if self.source.borrow().last_error.is_none() {
@@ -190,10 +188,10 @@ impl Index {
         self.report();
     }
 
-    fn remove(&mut self, key: &Key) {
+    fn remove(&mut self, key: &DesiredKey) {
         match key {
-            Key::ServiceRange(_) => self.size.service_ranges -= 1,
-            Key::VirtualServer(id) => {
+            DesiredKey::ServiceRange(_) => self.size.service_ranges -= 1,
+            DesiredKey::VirtualServer(id) => {
                 if let Some(roster) = self.rosters.remove(id) {
                     self.size.real_servers -= roster.server().real_servers.len();
                 }
@@ -204,19 +202,19 @@ impl Index {
     }
 
     fn put_range(&mut self, range: ServiceRange) {
-        let key = Key::ServiceRange(range);
+        let key = DesiredKey::ServiceRange(range);
         if self.objects.read(&key, |former| former.is_none()) {
             self.size.service_ranges += 1;
         }
-        self.objects.set(key, Object::ServiceRange(range));
+        self.objects.set(key, DesiredObject::ServiceRange(range));
     }
 
-    /// Publishes what differs of a virtual server, after it has measured which share of flows a
-    /// change of weights moves.
+    /// Publishes the changed head and the changed parts of a virtual server. Records the share of
+    /// flows that a change of weights moves to another real server.
     fn put_server(&mut self, server: VirtualServer, now: Timestamp) {
         self.changes += 1;
         let id = server.id;
-        // What the first set holds may have existed for long.
+        // The objects of the first set can have existed for a long time, so they get no time.
         let now = self.is_published.then_some(now);
         let (roster, former) = match self.rosters.entry(id) {
             Entry::Occupied(entry) => {
@@ -234,9 +232,9 @@ impl Index {
                 self.metrics.weights_changed(share);
             }
         }
-        let object = Object::VirtualServer(roster.published().clone());
+        let object = DesiredObject::VirtualServer(roster.published().clone());
         self.size.virtual_servers = self.rosters.len();
-        self.objects.set(Key::VirtualServer(id), object);
+        self.objects.set(DesiredKey::VirtualServer(id), object);
     }
 
     fn published(&mut self) {
@@ -251,12 +249,16 @@ impl Index {
         self.report();
     }
 
-    fn keep(&mut self, error: SourceError) {
+    fn failed(&mut self, error: SourceError) {
         self.metrics.failed();
         if self.is_published {
-            tracing::error!(%error, kept = %self.size, "the source cannot be used");
+            tracing::error!(
+                %error,
+                published = %self.size,
+                "the source cannot be used; keeping the last good desired set"
+            );
         } else {
-            tracing::error!(%error, "the source cannot be used; nothing is published yet");
+            tracing::error!(%error, "the source cannot be used; no desired set is published yet");
         }
         self.source
             .send_modify(|status| status.last_error = Some(error));
@@ -267,7 +269,7 @@ impl Index {
         let status = self.source.borrow();
         match &status.last_error {
             Some(error) if self.is_published => self.step.ready(format!(
-                "{}; kept, since the newest state cannot be used: {error}",
+                "{}; last good state, because the newest state cannot be used: {error}",
                 self.size
             )),
             Some(error) => self.step.missing(error.to_string()),
@@ -282,15 +284,15 @@ fn now() -> Timestamp {
     Timestamp(since_1970.unwrap_or_default())
 }
 
-/// How much a desired set holds.
+/// Numbers of objects in a desired set.
 #[derive(Debug, Default)]
-pub(crate) struct Size {
+pub(crate) struct DesiredSetSize {
     pub(crate) service_ranges: usize,
     pub(crate) virtual_servers: usize,
     pub(crate) real_servers: usize,
 }
 
-impl fmt::Display for Size {
+impl fmt::Display for DesiredSetSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,

@@ -1,16 +1,17 @@
-//! A cluster as the source.
+//! Source that reads the desired set from a Kubernetes cluster.
 //!
 //! ```text
-//!  API server ──► watches ──► KubernetesSource ──► Index, as a file's
+//!  API server ──► watches ──► KubernetesSource ──► Index
 //!                             Catalog: objects in, changes and views of Services out
 //!                                  │ views
 //!                                  ▼
 //!                             service-status: status, Events, Leases
 //! ```
 //!
-//! - [`service_catalog`]: the objects, and what they mean; pure. `objects` converts.
-//! - [`source::KubernetesSource`]: feeds the catalog with what the watches say. The watches are
-//!   [`kubernetes_client::watch`]'s.
+//! - `objects` converts the objects of the API server to the types of [`service_catalog`].
+//! - [`service_catalog`] converts Services and endpoints to virtual servers, without clock and IO.
+//! - [`source::KubernetesSource`] passes the events of the watches ([`kubernetes_client::watch`])
+//!   to the catalog.
 
 pub mod manifests;
 pub(crate) mod objects;

@@ -1,4 +1,7 @@
-//! Knows what shall be served and tells whoever programs a data plane.
+//! Daemon that serves the desired set to data planes.
+//!
+//! pod-watcher reads the desired virtual servers from a file or from a Kubernetes cluster, and
+//! serves them with the contract `DiscoveryService`.
 //!
 //! ```text
 //!  file ──► FileSource ──┐
@@ -7,15 +10,14 @@
 //!           netesSource        desired set
 //! ```
 //!
-//! - [`source::Source`] says what shall be served: as a whole, or what has changed.
-//! - [`file_format::parse`] is pure: text to desired set. So is [`service_catalog::catalog::Catalog`]:
-//!   objects of a cluster to changes of it.
-//! - [`index::Index`] publishes what differs, and keeps the last good set when the source fails:
-//!   an error of the source never withdraws anything.
-//!   `roster` keeps the positions and parts of the real servers of each virtual server.
-//! - [`grpc`] is the only module that knows the generated types.
-
-#![warn(missing_docs)]
+//! - [`source::DesiredSetSource`] delivers the desired set: first the whole set, later changes.
+//! - [`file_format::parse`] converts the text of a file to a desired set.
+//!   [`service_catalog::catalog::Catalog`] converts the objects of a cluster to changes of the
+//!   desired set. Neither uses a clock or IO.
+//! - [`index::Index`] publishes each change. If the source fails, the index keeps the last good
+//!   set: an error of the source withdraws no address. `roster` keeps the positions and parts of
+//!   the real servers of each virtual server.
+//! - [`grpc`] is the only module that uses the generated types of the contract.
 
 pub mod args;
 pub mod command;
@@ -48,10 +50,10 @@ use crate::{
     index::Index,
     kubernetes::tasks,
     metrics::{ClusterMetrics, IndexMetrics, WatchMetrics},
-    source::Source,
+    source::DesiredSetSource,
 };
 
-/// What the end of the other tasks may take beyond the lingering.
+/// Time for the end of all tasks after the linger time.
 const DRAIN_MARGIN: Duration = Duration::from_secs(10);
 
 const _: () = assert!(service_status::LONGEST_END.as_millis() < DRAIN_MARGIN.as_millis());
@@ -61,10 +63,10 @@ const CONTRACT: GrpcContract = GrpcContract {
     descriptors: daemon_api::FILE_DESCRIPTOR_SET,
 };
 
-/// Starts the tasks; returns the address on which the contract is served.
+/// Starts all tasks of pod-watcher. Returns the address of the gRPC server.
 ///
 /// # Errors
-/// The file cannot be watched, or the address cannot be bound.
+/// The file cannot be watched, or the address of the gRPC server cannot be bound.
 pub async fn start(config: Config, daemon: &mut Daemon) -> Result<ListenAddress, StartError> {
     let Config {
         source,
@@ -94,13 +96,13 @@ pub async fn start(config: Config, daemon: &mut Daemon) -> Result<ListenAddress,
     }
 }
 
-/// The same with a source of one's own; after a termination signal it goes on for as long as
-/// `linger` while somebody watches.
+/// Starts all tasks with the given source. After a termination signal the tasks continue for at
+/// most `linger` while a client watches. Returns the address of the gRPC server.
 ///
 /// # Errors
-/// The address cannot be bound.
+/// The address of the gRPC server cannot be bound.
 pub async fn start_with(
-    source: impl Source,
+    source: impl DesiredSetSource,
     grpc_listen: &ListenAddress,
     linger: Duration,
     daemon: &mut Daemon,
@@ -109,7 +111,7 @@ pub async fn start_with(
 }
 
 async fn serve(
-    source: impl Source,
+    source: impl DesiredSetSource,
     grpc_listen: &ListenAddress,
     linger: Duration,
     end: End,
@@ -131,7 +133,7 @@ async fn serve(
     daemon.spawn_until_drained("watchers", async move {
         shutdown.drain_requested().await;
         watchers.close();
-        // Without a watcher there is nobody to linger for.
+        // The linger time ends early when the last watcher leaves.
         match timeout(linger, watchers.wait()).await {
             Ok(()) => end.unwatched.cancel(),
             Err(_) => end.alone.cancel(),

@@ -1,4 +1,4 @@
-//! Command line of pod-watcher.
+//! The program pod-watcher.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! All metrics of this daemon.
+//! Metrics of pod-watcher.
 
 use std::sync::atomic::AtomicU64;
 
@@ -6,9 +6,9 @@ use daemon_runtime::{Counter, Family, Gauge, Histogram, Labels, Metrics};
 use kubernetes_client::metrics::RequestMetrics;
 use service_catalog::catalog::Counts;
 
-use crate::index::Size;
+use crate::index::DesiredSetSize;
 
-/// What the index counts.
+/// Metrics of the desired set and of its source.
 #[derive(Clone, Debug, Default)]
 pub struct IndexMetrics {
     virtual_servers: Gauge,
@@ -21,7 +21,7 @@ pub struct IndexMetrics {
     moved_shares: MovedShares,
 }
 
-/// Shares of flows that changes of weights move.
+/// Histogram of the shares of flows that changes of weights move to another real server.
 #[derive(Clone, Debug)]
 struct MovedShares(Histogram);
 
@@ -31,15 +31,14 @@ impl Default for MovedShares {
     }
 }
 
-/// Open Watch streams.
+/// Metrics of the Watch streams.
 #[derive(Clone, Debug, Default)]
 pub struct WatchMetrics {
-    /// How many there are.
+    /// Number of open Watch streams.
     pub watchers: Gauge,
 }
 
 impl IndexMetrics {
-    /// Registers them.
     pub fn register(metrics: &Metrics) -> Self {
         let this = Self::default();
         metrics.register(
@@ -49,7 +48,7 @@ impl IndexMetrics {
         );
         metrics.register(
             "desired_real_servers",
-            "Real servers in the desired set, counted for each virtual server",
+            "Real servers in the desired set. A real server of several virtual servers counts several times",
             this.real_servers.clone(),
         );
         metrics.register(
@@ -59,33 +58,33 @@ impl IndexMetrics {
         );
         metrics.register(
             "source_snapshots",
-            "States of the source that were taken over",
+            "States of the source that were published as the desired set",
             this.snapshots.clone(),
         );
         metrics.register(
             "source_failures",
-            "States of the source that could not be used; the last good one was kept",
+            "States of the source that could not be used; the last good state stayed in force",
             this.failures.clone(),
         );
         metrics.register(
             "source_in_use",
-            "1 while the newest state of the source is in use, 0 while an older one is kept",
+            "1 if the newest state of the source is in use, 0 if the newest state cannot be used",
             this.in_use.clone(),
         );
         metrics.register(
             "source_snapshot_timestamp_seconds",
-            "When the state in use was taken over, in seconds since 1970",
+            "Time at which the desired set in force was published, in seconds since 1970",
             this.changed_at.clone(),
         );
         metrics.register(
             "desired_weight_change_moved_share",
-            "Estimated share of the flows of a virtual server with mh that a change of weights moves",
+            "Estimated share of the flows that a change of weights moves to another real server, for virtual servers with mh",
             this.moved_shares.0.clone(),
         );
         this
     }
 
-    pub(crate) fn published(&self, size: &Size) {
+    pub(crate) fn published(&self, size: &DesiredSetSize) {
         set(&self.virtual_servers, size.virtual_servers);
         set(&self.real_servers, size.real_servers);
         set(&self.service_ranges, size.service_ranges);
@@ -93,7 +92,6 @@ impl IndexMetrics {
         self.changed_at.set(seconds_since_1970());
     }
 
-    /// `share` of the flows of a virtual server move.
     pub(crate) fn weights_changed(&self, share: f64) {
         self.moved_shares.0.observe(share);
     }
@@ -109,7 +107,6 @@ impl IndexMetrics {
 }
 
 impl WatchMetrics {
-    /// Registers them.
     pub fn register(metrics: &Metrics) -> Self {
         let this = Self::default();
         metrics.register(
@@ -121,10 +118,9 @@ impl WatchMetrics {
     }
 }
 
-/// Counts what a cluster holds.
+/// Metrics of the objects of a cluster.
 #[derive(Clone, Debug, Default)]
 pub struct ClusterMetrics {
-    /// Lists and watches.
     pub(crate) requests: RequestMetrics,
     objects: Family<Labels, Gauge>,
     bad_services: Gauge,
@@ -132,7 +128,6 @@ pub struct ClusterMetrics {
 }
 
 impl ClusterMetrics {
-    /// Registers them.
     pub fn register(metrics: &Metrics) -> Self {
         let this = Self {
             requests: RequestMetrics::register(metrics),
@@ -140,25 +135,25 @@ impl ClusterMetrics {
         };
         metrics.register(
             "kubernetes_objects",
-            "What is known of the cluster, by kind",
+            "Objects of the cluster that were read, by kind",
             this.objects.clone(),
         );
         metrics.register(
             "kubernetes_bad_services",
-            "Services that are not served as they are written; each has a Warning Event",
+            "Services with an error, which are not served or are served in their last good state; each has a Warning Event",
             this.bad_services.clone(),
         );
         metrics.register(
             "kubernetes_endpoints_left_out",
             "Endpoints that are not served, by reason: further_address, not_an_address, \
              port_not_in_slice, port_differs, other_family, service_address, service_range, \
-             unusable, too_many; each Service has an Event for each",
+             unusable, too_many. The Service of the endpoint has an Event with the reason",
             this.endpoints_left_out.clone(),
         );
         this
     }
 
-    pub(crate) fn counted(&self, counts: &Counts) {
+    pub(crate) fn set_counts(&self, counts: &Counts) {
         for (kind, count) in [
             ("Service", counts.services),
             ("EndpointSlice", counts.endpoint_slices),

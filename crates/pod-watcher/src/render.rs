@@ -1,5 +1,6 @@
-//! What would be served, as a document for the file source: so that a cluster can be reproduced
-//! without one.
+//! Rendering of a cluster or of manifests as a file.
+//!
+//! A load balancer without a cluster serves the same virtual servers with the rendered file.
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
@@ -12,37 +13,37 @@ use service_catalog::{
 
 use crate::{
     file_format,
-    kubernetes::manifests::{self, Manifest, ManifestError, Object},
+    kubernetes::manifests::{self, Manifest, ManifestError, ManifestObject},
 };
 
-/// What would be served, and what there is to say of it.
+/// The virtual servers of a cluster or of manifests, with the findings about their Services.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rendered {
-    /// The document.
+    /// Document in the format of `--file`.
     pub document: String,
-    /// What the owners of Services should know, in order.
+    /// Findings, sorted by Service.
     pub findings: Vec<(ObjectKey, Finding)>,
 }
 
-/// Renders manifests as if a cluster held them. Addresses of pools are given away as the elected
-/// pod-watcher would.
+/// Renders the objects of manifests as pod-watcher would serve them in a cluster. Services without
+/// an address get addresses from the pools, as in a cluster.
 ///
 /// # Errors
-/// Everything that cannot be read, or that an API server would refuse, a line each.
+/// A file cannot be read, or the API server would refuse an object. Each problem is one string.
 pub fn from_manifests(paths: &[PathBuf], settings: Settings) -> Result<Rendered, Vec<String>> {
-    from_found(manifests::read(paths), settings)
+    from_results(manifests::read(paths), settings)
 }
 
-/// Renders the documents of a text as [`from_manifests`] renders those of a file; its name is for
+/// Renders the manifests in `text` like [`from_manifests`]. `file` is the name of the file in error
 /// messages.
 ///
 /// # Errors
-/// Everything that cannot be read, or that an API server would refuse, a line each.
+/// The text cannot be parsed, or the API server would refuse an object. Each problem is one string.
 pub fn from_text(file: &str, text: &str, settings: Settings) -> Result<Rendered, Vec<String>> {
-    from_found(manifests::parse(file, text), settings)
+    from_results(manifests::parse(file, text), settings)
 }
 
-fn from_found(
+fn from_results(
     all: Vec<Result<Manifest, ManifestError>>,
     settings: Settings,
 ) -> Result<Rendered, Vec<String>> {
@@ -53,8 +54,8 @@ fn from_found(
     let mut errors = Vec::new();
     let mut endpoints = Vec::new();
     let mut selectors = BTreeMap::new();
-    for found in all {
-        let manifest = match found {
+    for result in all {
+        let manifest = match result {
             Ok(manifest) => manifest,
             Err(error) => {
                 errors.push(error.to_string());
@@ -67,18 +68,20 @@ fn from_found(
             format!("{place}: {}: {problem}", manifest.title)
         }));
         match manifest.object {
-            Some(Object::Service(service)) => {
+            Some(ManifestObject::Service(service)) => {
                 selectors.insert(service.key.clone(), service.has_selector);
                 catalog.handle(Input::Service(service));
             }
-            Some(Object::EndpointSlice(slice)) => catalog.handle(Input::EndpointSlice(slice)),
-            Some(Object::Endpoints(its)) => endpoints.push(its),
-            Some(Object::Pod(pod)) => catalog.handle(Input::Pod(pod)),
+            Some(ManifestObject::EndpointSlice(slice)) => {
+                catalog.handle(Input::EndpointSlice(slice))
+            }
+            Some(ManifestObject::Endpoints(object)) => endpoints.push(object),
+            Some(ManifestObject::Pod(pod)) => catalog.handle(Input::Pod(pod)),
             None => {}
         }
     }
     let mirrored = manifests::mirror(endpoints, &selectors);
-    // Endpoints that no cluster mirrors are not read there either.
+    // A cluster does not mirror some Endpoints. These are ignored, as in a cluster.
     let slices = mirrored.into_iter().filter_map(|(_, slices)| slices.ok());
     slices
         .flatten()
@@ -90,9 +93,9 @@ fn from_found(
     }
 }
 
-/// Renders what a catalog has heard, which must be everything.
+/// Renders the objects of a catalog that has received all objects.
 pub fn of(catalog: &mut Catalog) -> Rendered {
-    settle(catalog);
+    allocate_all(catalog);
     let of_services = catalog.views().flat_map(|(key, view)| {
         let findings = view.findings.iter().cloned();
         findings.map(|finding| (key.clone(), finding))
@@ -103,9 +106,9 @@ pub fn of(catalog: &mut Catalog) -> Rendered {
     }
 }
 
-/// Takes the addresses that pools give away as kept, until none is missing; returns after how many
-/// rounds.
-pub(crate) fn settle(catalog: &mut Catalog) -> usize {
+/// Gives every Service that needs one an address from the pools, as if its status recorded the
+/// address. Returns the number of rounds until no Service needs an address.
+pub(crate) fn allocate_all(catalog: &mut Catalog) -> usize {
     let mut rounds = 0;
     loop {
         rounds += 1;

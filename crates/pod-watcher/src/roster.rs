@@ -1,4 +1,6 @@
-//! Positions and parts of the real servers of one virtual server. Pure: time is a parameter.
+//! Positions and parts of the real servers of one virtual server.
+//!
+//! The module uses no clock: the time is a parameter.
 
 use std::{mem, net::IpAddr, num::NonZeroU16, sync::Arc};
 
@@ -7,15 +9,15 @@ use virtual_server::{RealServer, RealServerHistory, RealServerState, Timestamp, 
 
 const _: () = assert!(MOST_PARTS <= u16::MAX as usize);
 
-/// Published form of a virtual server: a change copies no part that it leaves alone.
+/// Published form of a virtual server. A change copies only the parts that it changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Parted {
-    pub(crate) head: Arc<Head>,
-    pub(crate) parts: Vec<Arc<Part>>,
+pub struct PublishedVirtualServer {
+    pub(crate) head: Arc<PublishedHead>,
+    pub(crate) parts: Vec<Arc<PublishedPart>>,
 }
 
-impl Parted {
-    /// Returns the virtual server with its real servers by their positions.
+impl PublishedVirtualServer {
+    /// Returns the virtual server with its real servers, sorted by position.
     pub(crate) fn whole(&self) -> VirtualServer {
         let mut server = self.head.server.clone();
         let real_servers = self.parts.iter().flat_map(|part| &part.real_servers);
@@ -29,18 +31,18 @@ impl Parted {
 
 /// A virtual server without its real servers.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Head {
-    /// Number of the change that made it.
+pub(crate) struct PublishedHead {
+    /// Number of the change that created this head.
     pub(crate) changed: u64,
-    /// Its real servers are empty.
+    /// The virtual server with an empty list of real servers.
     pub(crate) server: VirtualServer,
     pub(crate) part_count: usize,
 }
 
 /// Some real servers of a virtual server.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Part {
-    /// Number of the change that made it.
+pub(crate) struct PublishedPart {
+    /// Number of the change that created this part.
     pub(crate) changed: u64,
     pub(crate) real_servers: Vec<RealServer>,
 }
@@ -49,34 +51,35 @@ pub(crate) struct Part {
 #[derive(Debug)]
 pub(crate) struct Roster {
     server: VirtualServer,
-    /// The part of each real server, in their order.
+    /// Number of the part of each real server, in the order of `server.real_servers`.
     part_of: Vec<u16>,
-    published: Parted,
+    published: PublishedVirtualServer,
     next_position: u64,
 }
 
-/// The real servers of a new state among the parts of the former one.
-struct Merge {
-    /// The part of each real server, in their order.
+/// Assignment of the real servers of a new state to parts.
+struct PartAssignment {
+    /// Number of the part of each real server, in the order of the new state.
     part_of: Vec<u16>,
-    /// Real servers in each part.
+    /// Number of real servers in each part.
     sizes: Vec<usize>,
+    /// Whether each part differs from the published part.
     is_dirty: Vec<bool>,
-    /// Indexes of the real servers that have no part.
+    /// Indexes of the real servers without a part: they are not in the previous state.
     newcomers: Vec<usize>,
 }
 
-/// The part of a real server that has none yet.
+/// Number of the part of a real server that has no part yet.
 const NO_PART: u16 = u16::MAX;
 
 impl Roster {
-    /// A virtual server that the source lists for the first time. Its real servers may have existed
-    /// for long, so nothing says since when they are ready.
+    /// Returns the roster of a new virtual server. Its real servers get no time of their state,
+    /// because they can have existed for a long time.
     pub(crate) fn new(mut server: VirtualServer, change: u64) -> Self {
         let real_servers = mem::take(&mut server.real_servers);
         let empty = server.clone();
         server.real_servers = real_servers;
-        let head = Head {
+        let head = PublishedHead {
             changed: change,
             server: empty.clone(),
             part_count: 0,
@@ -84,7 +87,7 @@ impl Roster {
         let mut roster = Self {
             server: empty,
             part_of: Vec::new(),
-            published: Parted {
+            published: PublishedVirtualServer {
                 head: Arc::new(head),
                 parts: Vec::new(),
             },
@@ -98,12 +101,14 @@ impl Roster {
         &self.server
     }
 
-    pub(crate) fn published(&self) -> &Parted {
+    pub(crate) fn published(&self) -> &PublishedVirtualServer {
         &self.published
     }
 
-    /// Takes the newest state of the virtual server over, in which the source gives its own order
-    /// as positions, or none. Returns the state before.
+    /// Replaces the virtual server by its newest state, and returns the previous state. The
+    /// positions in `server` are the order of the source; all positions are 0 if the source has no
+    /// order. A real server whose state changes gets the time `now`. `change` is the number of this
+    /// change.
     pub(crate) fn update(
         &mut self,
         mut server: VirtualServer,
@@ -122,10 +127,10 @@ impl Roster {
         mem::replace(&mut self.server, server)
     }
 
-    /// Copies history and part to each real server that stays listed.
-    fn merge(&self, real_servers: &mut [RealServer], now: Option<Timestamp>) -> Merge {
+    /// Copies the history and the part of each real server that is also in the previous state.
+    fn merge(&self, real_servers: &mut [RealServer], now: Option<Timestamp>) -> PartAssignment {
         let parts = &self.published.parts;
-        let mut merge = Merge {
+        let mut merge = PartAssignment {
             part_of: vec![NO_PART; real_servers.len()],
             sizes: parts.iter().map(|part| part.real_servers.len()).collect(),
             is_dirty: vec![false; parts.len()],
@@ -139,7 +144,7 @@ impl Roster {
             .peekable();
         for (index, real_server) in real_servers.iter_mut().enumerate() {
             while let Some((_, part)) = former.next_if(|(old, _)| key(old) < key(real_server)) {
-                merge.leave(*part);
+                merge.remove_from(*part);
             }
             match former.next_if(|(old, _)| key(old) == key(real_server)) {
                 Some((old, part)) => {
@@ -157,13 +162,18 @@ impl Roster {
                 }
             }
         }
-        former.for_each(|(_, part)| merge.leave(*part));
+        former.for_each(|(_, part)| merge.remove_from(*part));
         merge
     }
 
-    /// Puts newcomers behind all others, in the order that the source gives, then by address and
-    /// port. Numbers all real servers again if the source has another order.
-    fn set_positions(&mut self, real_servers: &mut [RealServer], given: &[u64], merge: &mut Merge) {
+    /// Gives newcomers positions after all other real servers, in the order of the source, then by
+    /// address and port. Numbers all real servers again if the order of the source has changed.
+    fn set_positions(
+        &mut self,
+        real_servers: &mut [RealServer],
+        given: &[u64],
+        merge: &mut PartAssignment,
+    ) {
         merge.newcomers.sort_by_key(|index| given[*index]);
         for index in &merge.newcomers {
             real_servers[*index].history.position = self.next_position;
@@ -189,11 +199,11 @@ impl Roster {
         }
     }
 
-    fn publish(&mut self, server: &mut VirtualServer, merge: &Merge, change: u64) {
+    fn publish(&mut self, server: &mut VirtualServer, merge: &PartAssignment, change: u64) {
         let part_count = merge.sizes.len();
-        let mut changed: Vec<Option<Part>> = (merge.sizes.iter().zip(&merge.is_dirty))
+        let mut changed: Vec<Option<PublishedPart>> = (merge.sizes.iter().zip(&merge.is_dirty))
             .map(|(size, is_dirty)| {
-                is_dirty.then(|| Part {
+                is_dirty.then(|| PublishedPart {
                     changed: change,
                     real_servers: Vec::with_capacity(*size),
                 })
@@ -214,7 +224,7 @@ impl Roster {
         let real_servers = mem::take(&mut server.real_servers);
         let head = &self.published.head;
         if head.server != *server || head.part_count != part_count {
-            self.published.head = Arc::new(Head {
+            self.published.head = Arc::new(PublishedHead {
                 changed: change,
                 server: server.clone(),
                 part_count,
@@ -224,16 +234,16 @@ impl Roster {
     }
 }
 
-impl Merge {
-    /// A real server has left its part.
-    fn leave(&mut self, part: u16) {
+impl PartAssignment {
+    /// Removes one real server from a part.
+    fn remove_from(&mut self, part: u16) {
         let part = usize::from(part);
         self.sizes[part] -= 1;
         self.is_dirty[part] = true;
     }
 
-    /// Puts each newcomer into the first part with a free place, so that there are never more parts
-    /// than the most real servers that were listed at once have needed.
+    /// Puts each newcomer into the first part that is not full. The number of parts then depends
+    /// only on the largest number of real servers so far, and does not grow with every change.
     fn assign_parts(&mut self) {
         let mut free = 0;
         for index in &self.newcomers {

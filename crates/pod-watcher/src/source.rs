@@ -1,47 +1,48 @@
-//! Where the desired set comes from.
+//! Interface of the sources of the desired set.
 
 use std::{error::Error, fmt};
 
 use virtual_server::{DesiredChange, DesiredSet};
 
-/// Knows what shall be served: a file, or what runs in a cluster.
-pub trait Source: Send + 'static {
-    /// What and where it is.
-    fn description(&self) -> Description;
+/// A source of the desired set: a file or a cluster.
+pub trait DesiredSetSource: Send + 'static {
+    fn description(&self) -> SourceDescription;
 
-    /// Waits until there is something new to say. The first call says at once what is.
+    /// Waits for the next event of the source. The first call returns without waiting for a change.
     fn next(&mut self) -> impl Future<Output = SourceEvent> + Send;
 }
 
-/// What and where a source is.
+/// Kind and location of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Description {
-    /// Such as `file`.
+pub struct SourceDescription {
+    /// Kind of the source: `file` or `kubernetes`.
     pub kind: &'static str,
-    /// Such as its path.
+    /// Path of the file, or URL of the API server.
     pub location: String,
 }
 
-/// What a source says.
+/// An event of a source.
 #[derive(Debug)]
 pub enum SourceEvent {
-    /// Everything that shall be served: valid as a whole.
+    /// The whole desired set. The set is valid.
     Snapshot(DesiredSet),
-    /// What differs from what was said before; the first of them says everything. The set that
-    /// they lead to is valid as a whole.
+    /// Changes of the desired set since the last event; the first `Changes` has the whole set. The
+    /// desired set after the changes is valid.
     Changes(Vec<DesiredChange>),
-    /// The newest state cannot be used; what was said before holds on.
+    /// The newest state of the source cannot be used. The desired set of the earlier events stays
+    /// in force.
     Failed(SourceError),
-    /// What had failed works again, and what was said last is the newest state.
+    /// The source works again after `Failed`, and the desired set of the earlier events is its
+    /// newest state.
     Recovered,
 }
 
-/// Why the newest state of a source cannot be used, with its place and cure.
+/// The reason why the newest state of a source cannot be used, with the location and a suggestion.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceError(String);
 
 impl SourceError {
-    /// Takes the error over with its causes.
+    /// Returns an error with the text of `error` and of its causes.
     pub fn new(error: &dyn Error) -> Self {
         Self(daemon_runtime::in_words(error))
     }

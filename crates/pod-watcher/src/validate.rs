@@ -1,5 +1,7 @@
-//! Manifests of Services, checked before a cluster sees them: by what its API server checks, and by
-//! the code that will judge them there.
+//! The command `validate`: checks of manifests without a cluster.
+//!
+//! The command applies the rules of the API server, and the same catalog that converts the objects
+//! of a cluster.
 
 mod classes;
 mod pools;
@@ -7,10 +9,10 @@ mod report;
 
 use std::{collections::BTreeMap, io::Write, path::PathBuf, process::ExitCode};
 
-pub use self::report::{Message, Report, Severity};
+pub use self::report::{MessageSeverity, ValidationMessage, ValidationReport};
 use crate::{
     args::OutputFormat,
-    kubernetes::manifests::{self, Endpoints, Manifest, ManifestError, Object},
+    kubernetes::manifests::{self, Endpoints, Manifest, ManifestError, ManifestObject},
     render,
 };
 use service_catalog::{
@@ -21,11 +23,12 @@ use service_catalog::{
     settings::Settings,
 };
 
-/// Exit code of what cannot be used.
+/// Exit code if a manifest is invalid.
 const UNUSABLE: u8 = 2;
 
-/// Checks the files and says what was found: as text on standard error, or as JSON on standard
-/// output. Returns 0 where nothing is wrong, otherwise 2; with `is_strict` a remark is wrong, too.
+/// Checks the files, and writes the report as text to standard error or as JSON to standard output.
+/// Returns the exit code 0 if the files are valid, otherwise 2. With `is_strict`, a remark counts
+/// as an error.
 #[must_use]
 pub fn run(
     paths: &[PathBuf],
@@ -36,14 +39,18 @@ pub fn run(
     let report = check(paths, settings);
     match format {
         OutputFormat::Text => {
-            let mut text: Vec<String> = report.messages.iter().map(Message::line).collect();
+            let mut text: Vec<String> = report
+                .messages
+                .iter()
+                .map(ValidationMessage::line)
+                .collect();
             text.push(report.verdict(is_strict));
             text.push(String::new());
-            say(std::io::stderr(), &text.join("\n"));
+            write_to(std::io::stderr(), &text.join("\n"));
         }
         OutputFormat::Json => {
             let text = format!("{:#}\n", report.json(is_strict));
-            say(std::io::stdout(), &text);
+            write_to(std::io::stdout(), &text);
         }
     }
     if report.passes(is_strict) {
@@ -53,87 +60,98 @@ pub fn run(
     }
 }
 
-/// Nothing is left to tell if the stream is closed.
-fn say(mut stream: impl Write, text: &str) {
+/// Writes a text to a stream. Ignores an error, because no other stream could show it.
+fn write_to(mut stream: impl Write, text: &str) {
     let _ = stream.write_all(text.as_bytes());
 }
 
-/// Checks the files. Where the settings have no address pool, those that are asked for are assumed.
+/// Checks the manifests in the files. If the settings have no address pool, the check assumes the
+/// pools that the Services name.
 #[must_use]
-pub fn check(paths: &[PathBuf], settings: Settings) -> Report {
-    judge(manifests::read(paths), settings)
+pub fn check(paths: &[PathBuf], settings: Settings) -> ValidationReport {
+    check_manifests(manifests::read(paths), settings)
 }
 
-/// Checks the documents of a text as [`check`] checks those of a file; its name is for messages.
+/// Checks the manifests in `text` like [`check`]. `file` is the name of the file in messages.
 #[must_use]
-pub fn check_text(file: &str, text: &str, settings: Settings) -> Report {
-    judge(manifests::parse(file, text), settings)
+pub fn check_text(file: &str, text: &str, settings: Settings) -> ValidationReport {
+    check_manifests(manifests::parse(file, text), settings)
 }
 
-fn judge(found: Vec<Result<Manifest, ManifestError>>, mut settings: Settings) -> Report {
+fn check_manifests(
+    results: Vec<Result<Manifest, ManifestError>>,
+    mut settings: Settings,
+) -> ValidationReport {
     settings.scopes.clear();
     let are_pools_assumed = settings.pools.is_empty();
     if are_pools_assumed {
-        let services = found.iter().flatten().filter_map(Manifest::service);
+        let services = results.iter().flatten().filter_map(Manifest::service);
         settings.pools = pools::assumed(services);
     }
-    let mut judge = Judge {
+    let mut validation = Validation {
         are_pools_assumed,
         catalog: Catalog::new(settings.clone()),
-        alone: Catalog::new(settings.clone()),
+        single_service_catalog: Catalog::new(settings.clone()),
         settings,
-        found: Report::default(),
+        report: ValidationReport::default(),
         services: BTreeMap::new(),
         selectors: BTreeMap::new(),
         endpoints: Vec::new(),
-        open: Open::default(),
+        unchecked: UncheckedServices::default(),
     };
-    for found in found {
-        match found {
-            Ok(manifest) => judge.take(manifest),
-            Err(ManifestError { place, message }) => judge.found.messages.push(Message {
-                severity: Severity::Error,
-                place: Some(place),
-                object: String::new(),
-                reason: None,
-                field: String::new(),
-                text: message,
-            }),
+    for result in results {
+        match result {
+            Ok(manifest) => validation.take(manifest),
+            Err(ManifestError { place, message }) => {
+                validation.report.messages.push(ValidationMessage {
+                    severity: MessageSeverity::Error,
+                    place: Some(place),
+                    object: String::new(),
+                    reason: None,
+                    field: String::new(),
+                    text: message,
+                })
+            }
         }
     }
-    judge.into_report()
+    validation.into_report()
 }
 
-/// What the verdict leaves open: names of Services.
+/// Names of the Services for which a check was not possible, by reason. The report has a note for
+/// each reason.
 #[derive(Default)]
-struct Open {
-    of_assumed_pools: Vec<String>,
-    of_unchecked_addresses: Vec<String>,
-    not_ours: Vec<String>,
+struct UncheckedServices {
+    /// The address is from an assumed pool.
+    assumed_pool: Vec<String>,
+    /// The settings have no allowed prefixes.
+    unknown_prefixes: Vec<String>,
+    /// The Service belongs to another load balancer.
+    other_class: Vec<String>,
 }
 
-struct Judge {
+struct Validation {
     settings: Settings,
     are_pools_assumed: bool,
-    /// All objects together.
+    /// Catalog with the valid objects of all manifests.
     catalog: Catalog,
-    /// One Service at a time, which is not to be seen by the others.
-    alone: Catalog,
-    found: Report,
-    /// The Services of ours in the catalog.
+    /// Catalog for a Service that must not conflict with the others: a Service that the API server
+    /// would refuse, or a second manifest of a Service. The catalog has one Service at a time.
+    single_service_catalog: Catalog,
+    report: ValidationReport,
+    /// Manifests of the Services in `catalog`.
     services: BTreeMap<ObjectKey, Manifest>,
     /// Whether each Service has a selector.
     selectors: BTreeMap<ObjectKey, bool>,
     endpoints: Vec<(Endpoints, Manifest)>,
-    open: Open,
+    unchecked: UncheckedServices,
 }
 
-impl Judge {
-    /// Takes a manifest over, and says what is wrong with it by itself.
+impl Validation {
+    /// Adds a manifest, and reports the problems that do not depend on other manifests.
     fn take(&mut self, mut manifest: Manifest) {
         for problem in &manifest.problems {
-            self.found.messages.push(Message {
-                severity: Severity::Error,
+            self.report.messages.push(ValidationMessage {
+                severity: MessageSeverity::Error,
                 place: Some(manifest.place.of(problem)),
                 object: manifest.title.clone(),
                 reason: None,
@@ -145,54 +163,55 @@ impl Judge {
             return;
         };
         match object {
-            Object::Service(service) => {
+            ManifestObject::Service(service) => {
                 let key = service.key.clone();
                 self.selectors.insert(key.clone(), service.has_selector);
-                match classes::judge(&service, &self.settings) {
-                    Some(not_ours) => return self.leave_out(&manifest, not_ours),
-                    None => self.found.services += 1,
+                match classes::check(&service, &self.settings) {
+                    Some(problem) => return self.report_class(&manifest, problem),
+                    None => self.report.services += 1,
                 }
-                // One that is wrong, or the same one of another overlay, is judged by itself.
+                // A Service can have several manifests, such as one in each overlay of kustomize.
                 if !manifest.problems.is_empty() || self.services.contains_key(&key) {
                     let input = Input::Service(service);
-                    self.judge_alone(input, &BTreeMap::from([(key, manifest)]));
+                    self.check_alone(input, &BTreeMap::from([(key, manifest)]));
                 } else {
                     self.catalog.handle(Input::Service(service));
                     self.services.insert(key, manifest);
                 }
             }
-            Object::EndpointSlice(slice) => {
+            ManifestObject::EndpointSlice(slice) => {
                 self.check_annotations(&manifest, &slice.annotations);
                 if slice.service.is_none() {
-                    let text = "has no label kubernetes.io/service-name, so that it belongs to no \
+                    let text = "has no label kubernetes.io/service-name, so the slice belongs to no \
                                 Service; write the label with the name of the Service";
-                    self.say(Severity::Remark, &manifest, "metadata.labels", text);
+                    self.add_message(MessageSeverity::Remark, &manifest, "metadata.labels", text);
                 }
                 self.catalog.handle(Input::EndpointSlice(slice));
             }
-            Object::Endpoints(endpoints) => self.endpoints.push((endpoints, manifest)),
-            Object::Pod(pod) => {
+            ManifestObject::Endpoints(endpoints) => self.endpoints.push((endpoints, manifest)),
+            ManifestObject::Pod(pod) => {
                 self.check_annotations(&manifest, &pod.annotations);
                 self.catalog.handle(Input::Pod(pod));
             }
         }
     }
 
-    fn leave_out(&mut self, manifest: &Manifest, not_ours: classes::NotOurs) {
-        let classes::NotOurs {
+    /// Reports a Service that this load balancer does not serve.
+    fn report_class(&mut self, manifest: &Manifest, problem: classes::ClassProblem) {
+        let classes::ClassProblem {
             severity,
             field,
             text,
-        } = not_ours;
+        } = problem;
         match severity {
-            Severity::Note => self.open.not_ours.push(manifest.title.clone()),
+            MessageSeverity::Note => self.unchecked.other_class.push(manifest.title.clone()),
             _ if is_class_in_doubt(manifest, &field) => {}
-            Severity::Error | Severity::Remark => {
+            MessageSeverity::Error | MessageSeverity::Remark => {
                 let mut message = message(severity, manifest, &field, &text);
                 if field.is_empty() {
                     message.place = Some(manifest.place_of_annotations());
                 }
-                self.found.messages.push(message);
+                self.report.messages.push(message);
             }
         }
     }
@@ -201,44 +220,55 @@ impl Judge {
         for refusal in annotations::refusals_of_real_server(annotations) {
             let field = refusal.subject.to_string();
             if !manifest.is_in_doubt(&field) {
-                self.say(Severity::Error, manifest, &field, &refusal.to_string());
+                self.add_message(
+                    MessageSeverity::Error,
+                    manifest,
+                    &field,
+                    &refusal.to_string(),
+                );
             }
         }
     }
 
-    fn say(&mut self, severity: Severity, manifest: &Manifest, field: &str, text: &str) {
+    fn add_message(
+        &mut self,
+        severity: MessageSeverity,
+        manifest: &Manifest,
+        field: &str,
+        text: &str,
+    ) {
         let message = message(severity, manifest, field, text);
-        self.found.messages.push(message);
+        self.report.messages.push(message);
     }
 
-    fn judge_alone(&mut self, input: Input, service: &BTreeMap<ObjectKey, Manifest>) {
-        self.alone.handle(input);
-        render::settle(&mut self.alone);
-        let said = said(&self.alone, service, self.are_pools_assumed);
+    /// Checks one Service without the other objects.
+    fn check_alone(&mut self, input: Input, service: &BTreeMap<ObjectKey, Manifest>) {
+        let catalog = &mut self.single_service_catalog;
+        catalog.handle(input);
+        render::allocate_all(catalog);
+        let messages = catalog_messages(catalog, service, self.are_pools_assumed);
         for key in service.keys() {
-            self.alone.handle(Input::ServiceDeleted(key.clone()));
+            catalog.handle(Input::ServiceDeleted(key.clone()));
         }
-        self.alone.take_output();
-        self.add(said);
+        catalog.take_output();
+        self.add(messages);
     }
 
-    fn add(&mut self, said: Said) {
-        self.found.messages.extend(said.messages);
-        let Open {
-            of_assumed_pools,
-            of_unchecked_addresses,
-            not_ours: _,
-        } = said.open;
-        self.open.of_assumed_pools.extend(of_assumed_pools);
+    fn add(&mut self, from_catalog: CatalogMessages) {
+        self.report.messages.extend(from_catalog.messages);
+        let UncheckedServices {
+            assumed_pool,
+            unknown_prefixes,
+            other_class: _,
+        } = from_catalog.unchecked;
+        self.unchecked.assumed_pool.extend(assumed_pool);
         if !self.settings.is_confined {
-            self.open
-                .of_unchecked_addresses
-                .extend(of_unchecked_addresses);
+            self.unchecked.unknown_prefixes.extend(unknown_prefixes);
         }
     }
 
-    /// Judges all objects together.
-    fn into_report(mut self) -> Report {
+    /// Checks the objects of all manifests together, and returns the report.
+    fn into_report(mut self) -> ValidationReport {
         let (endpoints, places): (Vec<Endpoints>, Vec<Manifest>) =
             std::mem::take(&mut self.endpoints).into_iter().unzip();
         let mirrored = manifests::mirror(endpoints, &self.selectors);
@@ -247,21 +277,22 @@ impl Judge {
                 Ok(slices) => slices
                     .into_iter()
                     .for_each(|slice| self.catalog.handle(Input::EndpointSlice(slice))),
-                Err(why) => self.say(Severity::Remark, &manifest, "", &why),
+                Err(reason) => self.add_message(MessageSeverity::Remark, &manifest, "", &reason),
             }
         }
-        render::settle(&mut self.catalog);
-        let said = said(&self.catalog, &self.services, self.are_pools_assumed);
-        self.add(said);
-        let mut report = self.found;
-        let order = |message: &Message| (message.severity, message.place.clone());
+        render::allocate_all(&mut self.catalog);
+        let messages = catalog_messages(&self.catalog, &self.services, self.are_pools_assumed);
+        self.add(messages);
+        let mut report = self.report;
+        let order = |message: &ValidationMessage| (message.severity, message.place.clone());
         report.messages.sort_by_cached_key(order);
-        report.messages.extend(self.open.notes());
+        report.messages.extend(self.unchecked.notes());
         report
     }
 }
 
-/// Whether a Service may be meant to have our class, by what is wrong with it.
+/// Reports whether another problem of the manifest can be the reason why the Service does not have
+/// the class of this load balancer, such as a misspelt field.
 fn is_class_in_doubt(manifest: &Manifest, field: &str) -> bool {
     let may_be_misspelt = field.is_empty() && manifest.has_unknown_field_in("spec");
     may_be_misspelt
@@ -270,8 +301,13 @@ fn is_class_in_doubt(manifest: &Manifest, field: &str) -> bool {
             .any(|field| manifest.is_in_doubt(field))
 }
 
-fn message(severity: Severity, manifest: &Manifest, field: &str, text: &str) -> Message {
-    Message {
+fn message(
+    severity: MessageSeverity,
+    manifest: &Manifest,
+    field: &str,
+    text: &str,
+) -> ValidationMessage {
+    ValidationMessage {
         severity,
         place: Some(manifest.place_of(field)),
         object: manifest.title.clone(),
@@ -281,30 +317,29 @@ fn message(severity: Severity, manifest: &Manifest, field: &str, text: &str) -> 
     }
 }
 
-/// What a catalog says of its Services.
+/// Messages about the Services of a catalog.
 #[derive(Default)]
-struct Said {
-    messages: Vec<Message>,
-    open: Open,
+struct CatalogMessages {
+    messages: Vec<ValidationMessage>,
+    unchecked: UncheckedServices,
 }
 
-fn said(
+fn catalog_messages(
     catalog: &Catalog,
     services: &BTreeMap<ObjectKey, Manifest>,
     are_pools_assumed: bool,
-) -> Said {
-    let mut said = Said::default();
+) -> CatalogMessages {
+    let mut result = CatalogMessages::default();
     for (key, view) in catalog.views() {
         let Some(manifest) = services.get(key) else {
             continue;
         };
         if are_pools_assumed && view.is_of_pool && !view.allocation.is_empty() {
-            said.open.of_assumed_pools.push(manifest.title.clone());
+            result.unchecked.assumed_pool.push(manifest.title.clone());
         }
         if !view.is_of_pool && !view.addresses.is_empty() {
-            said.open
-                .of_unchecked_addresses
-                .push(manifest.title.clone());
+            let title = manifest.title.clone();
+            result.unchecked.unknown_prefixes.push(title);
         }
         for finding in &view.findings {
             let Finding {
@@ -316,64 +351,64 @@ fn said(
             let field = match subject {
                 Subject::Field(_) | Subject::Annotation(_) => subject.to_string(),
                 Subject::Service | Subject::Setting(_) => String::new(),
-                // What its slices and pods say has been told at their own places.
+                // Problems of a slice or a pod are reported at the place of the slice or the pod.
                 Subject::ObjectBehind(_) => continue,
             };
-            // Whether a pool has what a cluster gave is not known.
-            let is_open = are_pools_assumed && *reason == Reason::AddressOutsidePools;
-            if is_open || manifest.is_in_doubt(&field) {
+            // The prefixes of an assumed pool are unknown, so an address cannot be outside of them.
+            let is_unknown = are_pools_assumed && *reason == Reason::AddressOutsidePools;
+            if is_unknown || manifest.is_in_doubt(&field) {
                 continue;
             }
             let severity = if reason.is_error() {
-                Severity::Error
+                MessageSeverity::Error
             } else {
-                Severity::Remark
+                MessageSeverity::Remark
             };
-            said.messages.push(Message {
+            result.messages.push(ValidationMessage {
                 reason: Some(reason.as_str()),
                 ..self::message(severity, manifest, &field, message)
             });
         }
     }
-    said
+    result
 }
 
-impl Open {
-    fn notes(self) -> Vec<Message> {
+impl UncheckedServices {
+    fn notes(self) -> Vec<ValidationMessage> {
         let Self {
-            of_assumed_pools,
-            of_unchecked_addresses,
-            not_ours,
+            assumed_pool,
+            unknown_prefixes,
+            other_class,
         } = self;
         let notes = [
             (
-                of_assumed_pools,
-                "the address is from an assumed pool, since no --address-pool is given; give it as \
-                 the load balancer has it to check pools, too",
+                assumed_pool,
+                "the address is from an assumed pool, because --address-pool is not set; set it as \
+                 for the load balancer to check pools, too",
             ),
             (
-                of_unchecked_addresses,
-                "whether the address is allowed is not checked, since no --allowed-prefixes is \
-                 given; give it as the load balancer has it",
+                unknown_prefixes,
+                "not checked whether the address is allowed, because --allowed-prefixes is not set; \
+                 set it as for the load balancer",
             ),
             (
-                not_ours,
-                "not checked, since it is not of this load balancer's class",
+                other_class,
+                "not checked, because the Service does not have the class of this load balancer",
             ),
         ];
-        let note = |(whose, what): (Vec<String>, &str)| {
-            let whose = match whose.as_slice() {
+        let note = |(titles, reason): (Vec<String>, &str)| {
+            let services = match titles.as_slice() {
                 [] => return None,
                 [one] => one.clone(),
-                [first, ..] => format!("{} Services, the first is {first}", whose.len()),
+                [first, ..] => format!("{} Services, the first is {first}", titles.len()),
             };
-            Some(Message {
-                severity: Severity::Note,
+            Some(ValidationMessage {
+                severity: MessageSeverity::Note,
                 place: None,
                 object: String::new(),
                 reason: None,
                 field: String::new(),
-                text: format!("{whose}: {what}"),
+                text: format!("{services}: {reason}"),
             })
         };
         notes.into_iter().filter_map(note).collect()

@@ -1,4 +1,4 @@
-//! The program as a user runs it.
+//! Tests that run the program as a process.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -16,7 +16,7 @@ fn pod_watcher(arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-/// Exit code and standard error.
+/// Runs `--check-config` on a file. Returns the exit code and the text of standard error.
 fn check_config(file: &Path) -> (Option<i32>, String) {
     let output = pod_watcher(&["--check-config", "--file", file.to_str().unwrap()]);
     let message = String::from_utf8(output.stderr).unwrap();
@@ -24,7 +24,7 @@ fn check_config(file: &Path) -> (Option<i32>, String) {
 }
 
 #[test]
-fn every_example_is_usable() {
+fn every_file_of_docs_examples_is_valid() {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/examples");
     let mut checked = 0;
     for entry in fs::read_dir(examples).unwrap() {
@@ -40,7 +40,7 @@ fn every_example_is_usable() {
 }
 
 #[test]
-fn an_unusable_file_ends_with_exit_code_2_and_its_place() {
+fn an_invalid_file_ends_the_program_with_exit_code_2_and_the_line() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("bad.yaml");
     fs::write(
@@ -59,7 +59,7 @@ fn an_unusable_file_ends_with_exit_code_2_and_its_place() {
 }
 
 #[test]
-fn a_file_that_cannot_serve_is_usable_with_a_warning_at_its_place() {
+fn a_virtual_server_that_can_never_serve_is_accepted_with_a_warning_and_the_line() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("doubtful.yaml");
     fs::write(
@@ -80,8 +80,8 @@ fn a_file_that_cannot_serve_is_usable_with_a_warning_at_its_place() {
 }
 
 #[test]
-fn a_missing_file_ends_with_exit_code_2_before_a_socket_is_opened() {
-    // The address is taken from nobody: had it been opened, the exit code would be 1.
+fn a_missing_file_ends_the_program_with_exit_code_2_before_a_socket_is_opened() {
+    // The address cannot be bound: an attempt to bind it would give exit code 1.
     let output = pod_watcher(&[
         "--file",
         "/nonexistent/file.yaml",
@@ -108,7 +108,7 @@ fn check_unusable(arguments: &[&str], words: &[&str]) {
 }
 
 #[test]
-fn outside_of_a_cluster_the_two_ways_on_are_named() {
+fn without_a_cluster_the_error_suggests_kubeconfig_or_file() {
     check_unusable(&[], &["--kubeconfig", "--file", "ServiceAccount"]);
     check_unusable(
         &["--kubeconfig", "/nonexistent/kubeconfig"],
@@ -116,7 +116,7 @@ fn outside_of_a_cluster_the_two_ways_on_are_named() {
     );
 }
 
-/// Runs `validate` with so little memory, in MiB, that a copy of the text for each object fails.
+/// Runs `validate` with an upper limit of memory in MiB.
 fn validate_within(mebibytes: usize, arguments: &[&str]) -> Output {
     let limited = format!(
         "ulimit -v {} && exec \"$0\" validate \"$@\"",
@@ -131,7 +131,7 @@ fn validate_within(mebibytes: usize, arguments: &[&str]) -> Output {
 }
 
 #[test]
-fn a_list_of_1000_services_is_checked_in_little_memory() {
+fn validate_checks_a_list_of_1000_services_within_256_mib() {
     let mut items = Vec::new();
     for number in 0..1_000 {
         items.push(format!(
@@ -160,7 +160,7 @@ fn a_list_of_1000_services_is_checked_in_little_memory() {
 }
 
 #[test]
-fn a_check_is_written_as_json_and_fails_on_remarks_where_it_is_strict() {
+fn validate_writes_json_and_fails_on_remarks_with_strict() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(
         directory.path().join("web.yaml"),
@@ -183,7 +183,7 @@ fn a_check_is_written_as_json_and_fails_on_remarks_where_it_is_strict() {
 }
 
 #[test]
-fn a_source_and_flags_of_another_are_refused() {
+fn flags_that_contradict_each_other_or_have_invalid_values_are_refused() {
     check_unusable(&["--source", "file"], &["--source file needs --file PATH"]);
     check_unusable(
         &["--source", "kubernetes", "--file", "/x"],
@@ -209,10 +209,10 @@ fn a_source_and_flags_of_another_are_refused() {
 }
 
 #[test]
-fn a_kubeconfig_is_checked_without_asking_the_cluster() {
+fn check_config_with_a_kubeconfig_does_not_connect_to_the_cluster() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("kubeconfig");
-    // Nobody answers at the address.
+    // No server answers at the address: 192.0.2.0/24 is for documentation (RFC 5737).
     fs::write(
         &file,
         "{apiVersion: v1, kind: Config, current-context: x,
@@ -238,7 +238,7 @@ fn a_kubeconfig_is_checked_without_asking_the_cluster() {
 }
 
 #[test]
-fn the_example_in_the_help_is_usable() {
+fn the_example_file_in_the_help_is_valid() {
     let help = String::from_utf8(pod_watcher(&["--help"]).stdout).unwrap();
     let example: Vec<&str> = help
         .lines()
@@ -253,9 +253,8 @@ fn the_example_in_the_help_is_usable() {
 }
 
 #[test]
-fn every_field_is_in_the_reference() {
-    let reference =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference/file-format.md");
+fn docs_file_format_lists_every_field_of_a_file() {
+    let reference = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/file-format.md");
     let reference = fs::read_to_string(reference).unwrap();
     let head = "apiVersion: portlb.io/v1\nkind: VirtualServers\nvirtualServers:\n";
     let entry = "- name: web\n  addresses: [10.1.1.10]\n  ports: [80]\n";

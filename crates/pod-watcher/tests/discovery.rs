@@ -1,4 +1,4 @@
-//! The whole daemon in process, over real gRPC.
+//! Tests of the whole daemon over gRPC, within the process of the test.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -22,7 +22,7 @@ use daemon_api::{
 use daemon_runtime::{Daemon, DaemonError, ListenAddress, Metrics, Readiness, Shutdown};
 use pod_watcher::{
     config::{Config, SourceConfig},
-    source::{Description, Source, SourceError, SourceEvent},
+    source::{DesiredSetSource, SourceDescription, SourceError, SourceEvent},
 };
 use tempfile::TempDir;
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
@@ -37,7 +37,7 @@ use virtual_server::{
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
-struct Running {
+struct TestDaemon {
     address: String,
     client: DiscoveryServiceClient<Channel>,
     readiness: Readiness,
@@ -46,7 +46,7 @@ struct Running {
     task: JoinHandle<Result<(), DaemonError>>,
 }
 
-impl Running {
+impl TestDaemon {
     async fn with_file(path: &Path) -> Self {
         let mut daemon = Daemon::new("pod-watcher");
         let config = Config {
@@ -58,11 +58,11 @@ impl Running {
         Self::run(daemon, &address).await
     }
 
-    async fn with_source(source: impl Source) -> Self {
-        Self::lingering(source, Duration::ZERO).await
+    async fn with_source(source: impl DesiredSetSource) -> Self {
+        Self::with_linger(source, Duration::ZERO).await
     }
 
-    async fn lingering(source: impl Source, linger: Duration) -> Self {
+    async fn with_linger(source: impl DesiredSetSource, linger: Duration) -> Self {
         let mut daemon = Daemon::new("pod-watcher");
         let any_port = "127.0.0.1:0".parse().unwrap();
         let address = pod_watcher::start_with(source, &any_port, linger, &mut daemon)
@@ -90,10 +90,10 @@ impl Running {
         }
     }
 
-    async fn watch(&self) -> Watch {
+    async fn watch(&self) -> TestWatch {
         let mut client = self.client.clone();
         let stream = client.watch(WatchRequest {}).await.unwrap().into_inner();
-        Watch::new(stream)
+        TestWatch::new(stream)
     }
 
     async fn list(&self) -> ListResponse {
@@ -105,19 +105,19 @@ impl Running {
             .into_inner()
     }
 
-    /// Asks until the answer is as wished.
-    async fn list_until(&self, wished: impl Fn(&ListResponse) -> bool) -> ListResponse {
+    /// Repeats the request until `condition` accepts the answer.
+    async fn list_until(&self, condition: impl Fn(&ListResponse) -> bool) -> ListResponse {
         timeout(DEADLINE, async {
             loop {
                 let list = self.list().await;
-                if wished(&list) {
+                if condition(&list) {
                     return list;
                 }
                 tokio::task::yield_now().await;
             }
         })
         .await
-        .expect("the list becomes as wished")
+        .expect("the condition did not become true within the deadline")
     }
 
     fn metric(&self, name: &str) -> String {
@@ -133,13 +133,13 @@ impl Running {
     }
 }
 
-struct Watch {
+struct TestWatch {
     stream: Streaming<WatchResponse>,
     assembly: DesiredSetAssembly,
     received: VecDeque<DesiredEvent>,
 }
 
-impl Watch {
+impl TestWatch {
     fn new(stream: Streaming<WatchResponse>) -> Self {
         Self {
             stream,
@@ -151,12 +151,12 @@ impl Watch {
     async fn response(&mut self) -> WatchResponse {
         timeout(DEADLINE, self.stream.message())
             .await
-            .expect("an event comes")
+            .expect("no event within the deadline")
             .unwrap()
-            .expect("the stream goes on")
+            .expect("the stream has ended")
     }
 
-    /// The next event of complete changes.
+    /// Returns the next event of a complete change.
     async fn event(&mut self) -> DesiredEvent {
         loop {
             if let Some(event) = self.received.pop_front() {
@@ -167,7 +167,7 @@ impl Watch {
         }
     }
 
-    /// The next event in short: `+ id server=weight`, `- id`, `synced`.
+    /// Returns the next event as a short text: `+ ID SERVER=WEIGHT`, `- ID` or `synced`.
     async fn next(&mut self) -> String {
         match self.event().await {
             DesiredEvent::Synced => "synced".to_owned(),
@@ -197,7 +197,8 @@ fn show(server: &VirtualServer) -> String {
     format!("+ {} {}", server.id, real_servers.join(" "))
 }
 
-/// A document with a virtual server for each address and weight.
+/// Returns a document with a virtual server for each address. Each has a real server with the
+/// weight.
 fn document(servers: &[(&str, u16)]) -> String {
     let mut text = "apiVersion: portlb.io/v1\nkind: VirtualServers\n".to_owned();
     text.push_str("serviceRanges: [10.1.1.0/24]\nvirtualServers:");
@@ -213,24 +214,24 @@ fn document(servers: &[(&str, u16)]) -> String {
     text + "\n"
 }
 
-struct File {
+struct TestFile {
     directory: TempDir,
     path: PathBuf,
 }
 
-fn file(content: &str) -> File {
+fn file(content: &str) -> TestFile {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("virtual-servers.yaml");
     fs::write(&path, content).unwrap();
-    File { directory, path }
+    TestFile { directory, path }
 }
 
 const FIRST: &[&str] = &["+ 10.1.1.0/24", "+ tcp/10.1.1.10:80 10.0.2.3=1", "synced"];
 
 #[tokio::test]
-async fn a_watch_gets_every_object_then_synced_then_what_has_changed_whole() {
+async fn a_watch_sends_every_object_then_synced_then_each_change() {
     let file = file(&document(&[("10.1.1.10", 1), ("10.1.1.11", 1)]));
-    let daemon = Running::with_file(&file.path).await;
+    let daemon = TestDaemon::with_file(&file.path).await;
     let mut watch = daemon.watch().await;
     watch
         .expect(&[
@@ -249,23 +250,24 @@ async fn a_watch_gets_every_object_then_synced_then_what_has_changed_whole() {
 }
 
 #[tokio::test]
-async fn a_change_of_weights_is_measured_by_the_share_of_flows_that_it_moves() {
-    let (say, told) = mpsc::unbounded_channel();
-    let daemon = Running::with_source(Told(told)).await;
+async fn a_metric_records_the_share_of_flows_that_a_change_of_weights_moves() {
+    let (source, events) = mpsc::unbounded_channel();
+    let daemon = TestDaemon::with_source(ChannelSource(events)).await;
     let mut watch = daemon.watch().await;
-    say.send(SourceEvent::Snapshot(large_set(1))).unwrap();
+    source.send(SourceEvent::Snapshot(large_set(1))).unwrap();
     while !watch.next().await.contains("=1") {}
     let count = "portlb_desired_weight_change_moved_share_count";
     assert_eq!(daemon.metric(count), "0");
-    // The same proportion moves nothing. One real server of 1,000 moves many flows of the others,
-    // which is why 1,000 real servers have one level of weights in a cluster.
-    say.send(SourceEvent::Snapshot(large_set(2))).unwrap();
+    // Weights in the same proportion move no flow. A different weight of one of 1,000 real servers
+    // moves many flows of the others; with so many real servers, all weights are therefore rounded
+    // to 1 in a cluster.
+    source.send(SourceEvent::Snapshot(large_set(2))).unwrap();
     while !watch.next().await.contains("=2") {}
     let mut set = large_set(2);
     for server in set.virtual_servers.values_mut() {
         server.real_servers[0].weight = Weight(1);
     }
-    say.send(SourceEvent::Snapshot(set)).unwrap();
+    source.send(SourceEvent::Snapshot(set)).unwrap();
     while !watch.next().await.contains("=1") {}
     assert_eq!(daemon.metric(count), "2");
     let sum = daemon.metric("portlb_desired_weight_change_moved_share_sum");
@@ -274,9 +276,9 @@ async fn a_change_of_weights_is_measured_by_the_share_of_flows_that_it_moves() {
 }
 
 #[tokio::test]
-async fn revisions_grow_within_a_stream() {
+async fn the_revisions_of_a_watch_grow() {
     let file = file(&document(&[("10.1.1.10", 1)]));
-    let daemon = Running::with_file(&file.path).await;
+    let daemon = TestDaemon::with_file(&file.path).await;
     let mut watch = daemon.watch().await;
     let mut former = 0;
     for weight in 2..5 {
@@ -298,9 +300,9 @@ async fn revisions_grow_within_a_stream() {
 }
 
 #[tokio::test]
-async fn an_invalid_file_keeps_the_last_good_set_and_says_why() {
+async fn an_invalid_file_keeps_the_last_good_set_and_reports_the_error() {
     let file = file(&document(&[("10.1.1.10", 1)]));
-    let daemon = Running::with_file(&file.path).await;
+    let daemon = TestDaemon::with_file(&file.path).await;
     let mut watch = daemon.watch().await;
     watch.expect(FIRST).await;
     assert_eq!(daemon.metric("portlb_source_in_use"), "1");
@@ -326,7 +328,7 @@ async fn an_invalid_file_keeps_the_last_good_set_and_says_why() {
     assert_eq!(daemon.metric("portlb_source_failures_total"), "1");
     assert_eq!(daemon.metric("portlb_source_in_use"), "0");
 
-    // The next event is that of the repaired file: nothing was withdrawn in between.
+    // The next event is from the repaired file, so no object was removed in the meantime.
     fs::write(&file.path, document(&[("10.1.1.10", 3)])).unwrap();
     watch.expect(&["+ tcp/10.1.1.10:80 10.0.2.3=3"]).await;
     let repaired = daemon
@@ -339,7 +341,7 @@ async fn an_invalid_file_keeps_the_last_good_set_and_says_why() {
 #[tokio::test]
 async fn a_removed_file_keeps_the_last_good_set() {
     let file = file(&document(&[("10.1.1.10", 1)]));
-    let daemon = Running::with_file(&file.path).await;
+    let daemon = TestDaemon::with_file(&file.path).await;
     let mut watch = daemon.watch().await;
     watch.expect(FIRST).await;
     fs::remove_file(&file.path).unwrap();
@@ -352,9 +354,9 @@ async fn a_removed_file_keeps_the_last_good_set() {
 }
 
 #[tokio::test]
-async fn a_path_that_leads_to_no_usable_file_keeps_the_last_good_set() {
+async fn a_path_to_a_device_a_folder_or_a_large_file_keeps_the_last_good_set() {
     let file = file(&document(&[("10.1.1.10", 1)]));
-    let daemon = Running::with_file(&file.path).await;
+    let daemon = TestDaemon::with_file(&file.path).await;
     let mut watch = daemon.watch().await;
     watch.expect(FIRST).await;
     let large = file.directory.path().join("large");
@@ -374,7 +376,7 @@ async fn a_path_that_leads_to_no_usable_file_keeps_the_last_good_set() {
         };
         assert_eq!(daemon.list_until(has_reason).await.virtual_servers.len(), 1);
     }
-    // More than the task of the source parses itself.
+    // The file is larger than 64 KiB, so a thread parses it.
     let comment = format!("# {}\n", "x".repeat(100_000));
     fs::remove_file(&file.path).unwrap();
     fs::write(&file.path, document(&[("10.1.1.10", 2)]) + &comment).unwrap();
@@ -382,16 +384,16 @@ async fn a_path_that_leads_to_no_usable_file_keeps_the_last_good_set() {
 }
 
 #[tokio::test]
-async fn a_half_written_file_withdraws_nothing() {
+async fn a_half_written_file_removes_no_virtual_server() {
     let file = file(&document(&[("10.1.1.10", 1), ("10.1.1.11", 1)]));
-    let daemon = Running::with_file(&file.path).await;
+    let daemon = TestDaemon::with_file(&file.path).await;
     let mut watch = daemon.watch().await;
     while watch.next().await != "synced" {}
     let new = document(&[("10.1.1.10", 2), ("10.1.1.11", 1)]);
     let (half, rest) = new.split_at(new.find("virtualServers:\n").unwrap() + 15);
     let mut writer = fs::File::create(&file.path).unwrap();
     writer.write_all(half.as_bytes()).unwrap();
-    // The half is read only because its writer pauses.
+    // The daemon reads the first half only because the writer pauses for a long time.
     let list = daemon
         .list_until(|list| !list.source.as_ref().unwrap().last_error.is_empty())
         .await;
@@ -402,9 +404,9 @@ async fn a_half_written_file_withdraws_nothing() {
 }
 
 #[tokio::test]
-async fn an_editor_that_renames_is_followed() {
+async fn a_file_that_an_editor_replaces_by_a_rename_is_read_again() {
     let file = file(&document(&[("10.1.1.10", 1)]));
-    let daemon = Running::with_file(&file.path).await;
+    let daemon = TestDaemon::with_file(&file.path).await;
     let mut watch = daemon.watch().await;
     watch.expect(FIRST).await;
     for weight in 2..5 {
@@ -417,7 +419,7 @@ async fn an_editor_that_renames_is_followed() {
 }
 
 #[tokio::test]
-async fn the_swap_of_a_mounted_config_map_is_followed() {
+async fn a_changed_config_map_mount_is_read_again() {
     let directory = tempfile::tempdir().unwrap();
     let mount = |weight: u16| {
         let version = format!("..{weight}");
@@ -434,7 +436,7 @@ async fn the_swap_of_a_mounted_config_map_is_followed() {
     mount(1);
     let path = directory.path().join("file");
     symlink("..data/file", &path).unwrap();
-    let daemon = Running::with_file(&path).await;
+    let daemon = TestDaemon::with_file(&path).await;
     let mut watch = daemon.watch().await;
     watch.expect(FIRST).await;
     for weight in 2..5 {
@@ -446,9 +448,9 @@ async fn the_swap_of_a_mounted_config_map_is_followed() {
 }
 
 #[tokio::test]
-async fn two_watchers_are_told_the_same_whenever_they_come() {
+async fn a_watcher_that_comes_later_gets_the_present_state_and_the_same_changes() {
     let file = file(&document(&[("10.1.1.10", 1)]));
-    let daemon = Running::with_file(&file.path).await;
+    let daemon = TestDaemon::with_file(&file.path).await;
     let mut early = daemon.watch().await;
     early.expect(FIRST).await;
     fs::write(&file.path, document(&[("10.1.1.10", 2), ("10.1.1.11", 1)])).unwrap();
@@ -477,15 +479,15 @@ async fn two_watchers_are_told_the_same_whenever_they_come() {
         }
     })
     .await
-    .expect("a watch that is closed is counted no more");
+    .expect("the metric still counts a closed watch");
 }
 
-/// A source that says what the test tells it to say.
-struct Told(mpsc::UnboundedReceiver<SourceEvent>);
+/// A source that returns the events that a test sends.
+struct ChannelSource(mpsc::UnboundedReceiver<SourceEvent>);
 
-impl Source for Told {
-    fn description(&self) -> Description {
-        Description {
+impl DesiredSetSource for ChannelSource {
+    fn description(&self) -> SourceDescription {
+        SourceDescription {
             kind: "test",
             location: "here".to_owned(),
         }
@@ -500,12 +502,12 @@ impl Source for Told {
 }
 
 #[tokio::test]
-async fn nothing_is_synced_before_the_source_has_spoken() {
-    let (say, told) = mpsc::unbounded_channel();
-    let daemon = Running::with_source(Told(told)).await;
+async fn there_is_no_synced_before_the_first_desired_set_of_the_source() {
+    let (source, events) = mpsc::unbounded_channel();
+    let daemon = TestDaemon::with_source(ChannelSource(events)).await;
     assert!(!daemon.list().await.synced);
     let error = SourceError::new(&std::io::Error::other("not there yet"));
-    say.send(SourceEvent::Failed(error)).unwrap();
+    source.send(SourceEvent::Failed(error)).unwrap();
     let list = daemon
         .list_until(|list| list.source.as_ref().unwrap().last_error == "not there yet")
         .await;
@@ -514,16 +516,17 @@ async fn nothing_is_synced_before_the_source_has_spoken() {
     assert!(daemon.readiness.report().contains("not there yet"));
 
     let mut watch = daemon.watch().await;
-    say.send(SourceEvent::Snapshot(DesiredSet::default()))
+    source
+        .send(SourceEvent::Snapshot(DesiredSet::default()))
         .unwrap();
     watch.expect(&["synced"]).await;
     assert!(daemon.readiness.is_ready());
 }
 
 #[tokio::test]
-async fn the_largest_valid_virtual_servers_travel_in_parts_and_in_pages() {
-    let (say, told) = mpsc::unbounded_channel();
-    let daemon = Running::with_source(Told(told)).await;
+async fn the_largest_valid_virtual_servers_are_sent_in_parts_and_in_pages() {
+    let (source, events) = mpsc::unbounded_channel();
+    let daemon = TestDaemon::with_source(ChannelSource(events)).await;
     let mut set = DesiredSet::default();
     let most = u32::try_from(VirtualServer::MOST_REAL_SERVERS).unwrap();
     let first = std::net::Ipv6Addr::new(0xfdaa, 0xbbbb, 0xcccc, 0xdddd, 0xeeee, 0xffff, 0xffff, 0);
@@ -542,13 +545,13 @@ async fn the_largest_valid_virtual_servers_travel_in_parts_and_in_pages() {
         set.virtual_servers.insert(server.id, server);
     }
     let mut watch = daemon.watch().await;
-    say.send(SourceEvent::Snapshot(set)).unwrap();
+    source.send(SourceEvent::Snapshot(set)).unwrap();
     watch.next().await;
     watch.next().await;
     watch.expect(&["synced"]).await;
     let client = daemon.client.clone();
     let mut client = client.max_decoding_message_size(MESSAGE_LIMIT);
-    // A page with more real servers than fill one ends.
+    // Each virtual server is larger than the limit of a page, so each page has one of the two.
     let mut request = ListRequest::default();
     for is_last in [false, true] {
         let page = client.list(request.clone()).await.unwrap().into_inner();
@@ -561,9 +564,9 @@ async fn the_largest_valid_virtual_servers_travel_in_parts_and_in_pages() {
 }
 
 #[tokio::test]
-async fn the_health_service_follows_the_source() {
-    let (say, told) = mpsc::unbounded_channel();
-    let daemon = Running::with_source(Told(told)).await;
+async fn the_health_service_reports_serving_after_the_first_desired_set() {
+    let (source, events) = mpsc::unbounded_channel();
+    let daemon = TestDaemon::with_source(ChannelSource(events)).await;
     let channel = Channel::from_shared(daemon.address.clone()).unwrap();
     let mut health = HealthClient::new(channel.connect().await.unwrap());
     let request = HealthCheckRequest {
@@ -572,18 +575,19 @@ async fn the_health_service_follows_the_source() {
     let mut statuses = health.watch(request).await.unwrap().into_inner();
     let first = timeout(DEADLINE, statuses.message()).await.unwrap();
     assert_eq!(first.unwrap().unwrap().status(), ServingStatus::NotServing);
-    say.send(SourceEvent::Snapshot(DesiredSet::default()))
+    source
+        .send(SourceEvent::Snapshot(DesiredSet::default()))
         .unwrap();
     let next = timeout(DEADLINE, statuses.message()).await.unwrap();
     assert_eq!(next.unwrap().unwrap().status(), ServingStatus::Serving);
 }
 
 #[tokio::test]
-async fn a_slow_watcher_skips_what_was_overwritten() {
+async fn a_slow_watcher_gets_fewer_events_than_changes() {
     const CHANGES: u16 = 200;
-    let (say, told) = mpsc::unbounded_channel();
-    let daemon = Running::with_source(Told(told)).await;
-    // Windows that hold a few objects, so that the server notices that nobody reads.
+    let (source, events) = mpsc::unbounded_channel();
+    let daemon = TestDaemon::with_source(ChannelSource(events)).await;
+    // The receive windows have room for a few objects, so the server must wait for the client.
     let channel = Channel::from_shared(daemon.address.clone())
         .unwrap()
         .initial_stream_window_size(65_535)
@@ -593,9 +597,11 @@ async fn a_slow_watcher_skips_what_was_overwritten() {
         .unwrap();
     let mut client = DiscoveryServiceClient::new(channel);
     let stream = client.watch(WatchRequest {}).await.unwrap().into_inner();
-    let mut slow = Watch::new(stream);
+    let mut slow = TestWatch::new(stream);
     for weight in 1..=CHANGES {
-        say.send(SourceEvent::Snapshot(large_set(weight))).unwrap();
+        source
+            .send(SourceEvent::Snapshot(large_set(weight)))
+            .unwrap();
     }
     daemon
         .list_until(|list| {
@@ -604,18 +610,18 @@ async fn a_slow_watcher_skips_what_was_overwritten() {
                 .is_some_and(|server| server.real_servers[0].weight == u32::from(CHANGES))
         })
         .await;
-    let mut events = 0;
+    let mut count = 0;
     loop {
         let event = slow.next().await;
-        events += 1;
+        count += 1;
         if event.contains(&format!("={CHANGES}")) {
             break;
         }
     }
-    assert!(events < usize::from(CHANGES) / 2, "{events} events");
+    assert!(count < usize::from(CHANGES) / 2, "{count} events");
 }
 
-/// A virtual server of some 20 kB.
+/// Returns a set with one virtual server of 1,000 real servers, about 20 kB in messages.
 fn large_set(weight: u16) -> DesiredSet {
     let id = "tcp/10.1.1.10:80".parse().unwrap();
     let real_servers = (0..1000_u16)
@@ -648,42 +654,48 @@ fn large_set(weight: u16) -> DesiredSet {
     }
 }
 
-/// Much longer than a test waits.
+/// Linger time that is much longer than [`DEADLINE`].
 const LINGER: Duration = Duration::from_secs(600);
 
 #[tokio::test]
-async fn a_watcher_that_lingers_hears_of_changes_until_it_leaves() {
-    let (say, told) = mpsc::unbounded_channel();
-    let daemon = Running::lingering(Told(told), LINGER).await;
-    say.send(SourceEvent::Snapshot(large_set(1))).unwrap();
+async fn after_a_termination_signal_a_watcher_gets_changes_until_it_leaves() {
+    let (source, events) = mpsc::unbounded_channel();
+    let daemon = TestDaemon::with_linger(ChannelSource(events), LINGER).await;
+    source.send(SourceEvent::Snapshot(large_set(1))).unwrap();
     let mut watch = daemon.watch().await;
     while !watch.next().await.contains("=1") {}
     daemon.shutdown.request();
-    say.send(SourceEvent::Snapshot(large_set(2))).unwrap();
+    source.send(SourceEvent::Snapshot(large_set(2))).unwrap();
     while !watch.next().await.contains("=2") {}
     assert!(!daemon.task.is_finished());
     drop(watch);
-    let ended = timeout(DEADLINE, daemon.task).await.expect("it ends");
+    let ended = timeout(DEADLINE, daemon.task)
+        .await
+        .expect("the daemon did not end within the deadline");
     ended.unwrap().unwrap();
 }
 
 #[tokio::test]
-async fn nobody_is_lingered_for_without_a_watcher() {
-    let (_say, told) = mpsc::unbounded_channel();
-    let daemon = Running::lingering(Told(told), LINGER).await;
+async fn without_a_watcher_the_daemon_ends_before_the_linger_time() {
+    let (_source, events) = mpsc::unbounded_channel();
+    let daemon = TestDaemon::with_linger(ChannelSource(events), LINGER).await;
     daemon.shutdown.request();
-    let ended = timeout(DEADLINE, daemon.task).await.expect("it ends");
+    let ended = timeout(DEADLINE, daemon.task)
+        .await
+        .expect("the daemon did not end within the deadline");
     ended.unwrap().unwrap();
 }
 
 #[tokio::test]
-async fn the_end_is_orderly_with_a_watch_open() {
+async fn the_daemon_ends_an_open_watch_without_an_error() {
     let file = file(&document(&[("10.1.1.10", 1)]));
-    let daemon = Running::with_file(&file.path).await;
+    let daemon = TestDaemon::with_file(&file.path).await;
     let mut watch = daemon.watch().await;
     watch.expect(FIRST).await;
     daemon.shutdown.request();
-    let ended = timeout(DEADLINE, daemon.task).await.expect("it ends");
+    let ended = timeout(DEADLINE, daemon.task)
+        .await
+        .expect("the daemon did not end within the deadline");
     ended.unwrap().unwrap();
     let last = timeout(DEADLINE, watch.stream.message()).await.unwrap();
     assert!(matches!(last, Ok(None)), "{last:?}");

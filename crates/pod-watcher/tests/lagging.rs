@@ -11,24 +11,26 @@ use daemon_api::{
     },
 };
 use daemon_runtime::{Daemon, KEPT_REMOVALS};
-use pod_watcher::source::{Description, Source, SourceEvent};
+use pod_watcher::source::{DesiredSetSource, SourceDescription, SourceEvent};
 use tokio::{sync::mpsc, time::timeout};
 use tonic::{Code, Status, Streaming, transport::Endpoint};
 use virtual_server::{DesiredChange, DesiredSet, ServiceRange};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Service ranges at a time.
+/// Number of service ranges in each desired set.
 const SET: u8 = 200;
 
-/// Sets, each of which replaces the one before: more removals than are kept.
+/// Number of desired sets after the first one. Each set replaces all ranges of the previous set, so
+/// that there are more removals than the daemon keeps for a slow watcher.
 const SETS: u8 = (2 * KEPT_REMOVALS / SET as usize) as u8;
 
-struct Told(mpsc::UnboundedReceiver<SourceEvent>);
+/// A source that returns the events that a test sends.
+struct ChannelSource(mpsc::UnboundedReceiver<SourceEvent>);
 
-impl Source for Told {
-    fn description(&self) -> Description {
-        Description {
+impl DesiredSetSource for ChannelSource {
+    fn description(&self) -> SourceDescription {
+        SourceDescription {
             kind: "test",
             location: "here".to_owned(),
         }
@@ -52,7 +54,7 @@ fn set(number: u8) -> DesiredSet {
     }
 }
 
-/// A watch whose buffers take a few events.
+/// Opens a watch whose receive window has room for a few events.
 async fn watch(address: &str) -> Streaming<WatchResponse> {
     let endpoint = Endpoint::from_shared(address.to_owned()).unwrap();
     let endpoint = endpoint.initial_stream_window_size(1_024);
@@ -60,12 +62,12 @@ async fn watch(address: &str) -> Streaming<WatchResponse> {
     client.watch(WatchRequest {}).await.unwrap().into_inner()
 }
 
-/// The next change; `None`: everything that exists has been sent.
+/// Returns the next change; `None` for the mark `synced`.
 async fn next(watch: &mut Streaming<WatchResponse>) -> Result<Option<DesiredChange>, Status> {
     let message = timeout(DEADLINE, watch.message()).await;
     let response = message
-        .expect("an event comes")?
-        .expect("the watch is open");
+        .expect("no event within the deadline")?
+        .expect("the watch has ended");
     let mut events = DesiredSetAssembly::default().receive(response);
     match events.pop().unwrap() {
         DesiredEvent::Change(change) => Ok(Some(change)),
@@ -74,13 +76,13 @@ async fn next(watch: &mut Streaming<WatchResponse>) -> Result<Option<DesiredChan
     }
 }
 
-/// Reads until the set that was read is this one.
+/// Applies the changes of a watch to the set `read` until `read` is equal to `expected`.
 async fn read_until(
     watch: &mut Streaming<WatchResponse>,
     read: &mut DesiredSet,
-    wanted: &DesiredSet,
+    expected: &DesiredSet,
 ) {
-    while read != wanted {
+    while read != expected {
         match next(watch).await.unwrap() {
             Some(DesiredChange::PutServiceRange(range)) => {
                 read.service_ranges.insert(range);
@@ -98,23 +100,28 @@ async fn read_until(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watcher_that_does_not_read_is_aborted_and_the_others_get_every_change() {
+async fn the_watch_of_a_client_that_does_not_read_is_aborted_and_other_watches_continue() {
     let mut daemon = Daemon::new("pod-watcher");
     let any_port = "127.0.0.1:0".parse().unwrap();
-    let (say, told) = mpsc::unbounded_channel();
-    let address = pod_watcher::start_with(Told(told), &any_port, Duration::ZERO, &mut daemon)
-        .await
-        .unwrap();
+    let (source, events) = mpsc::unbounded_channel();
+    let address = pod_watcher::start_with(
+        ChannelSource(events),
+        &any_port,
+        Duration::ZERO,
+        &mut daemon,
+    )
+    .await
+    .unwrap();
     let address = format!("http://{address}");
     let shutdown = daemon.shutdown().clone();
     let running = tokio::spawn(daemon.run_until_drained(std::future::pending()));
 
-    say.send(SourceEvent::Snapshot(set(0))).unwrap();
+    source.send(SourceEvent::Snapshot(set(0))).unwrap();
     let mut silent = watch(&address).await;
     let mut reading = watch(&address).await;
     let mut read = DesiredSet::default();
     for number in 1..=SETS {
-        say.send(SourceEvent::Snapshot(set(number))).unwrap();
+        source.send(SourceEvent::Snapshot(set(number))).unwrap();
         read_until(&mut reading, &mut read, &set(number)).await;
     }
 

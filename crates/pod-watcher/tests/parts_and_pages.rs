@@ -1,4 +1,4 @@
-//! A large set over real gRPC: real servers travel in parts, and lists in pages.
+//! Tests of the parts and pages of a large desired set over gRPC.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -12,7 +12,7 @@ use daemon_api::{
     },
 };
 use daemon_runtime::{Daemon, Shutdown};
-use pod_watcher::source::{Description, Source, SourceEvent};
+use pod_watcher::source::{DesiredSetSource, SourceDescription, SourceEvent};
 use tokio::{sync::mpsc, time::timeout};
 use tonic::{Code, Streaming, transport::Channel};
 use virtual_server::{
@@ -22,14 +22,15 @@ use virtual_server::{
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Changes of one real server that are timed.
+/// Number of timed changes of one real server.
 const ROUNDS: u16 = 50;
 
-struct Told(mpsc::UnboundedReceiver<SourceEvent>);
+/// A source that returns the events that a test sends.
+struct ChannelSource(mpsc::UnboundedReceiver<SourceEvent>);
 
-impl Source for Told {
-    fn description(&self) -> Description {
-        Description {
+impl DesiredSetSource for ChannelSource {
+    fn description(&self) -> SourceDescription {
+        SourceDescription {
             kind: "test",
             location: "here".to_owned(),
         }
@@ -43,58 +44,64 @@ impl Source for Told {
     }
 }
 
-struct Running {
-    say: mpsc::UnboundedSender<SourceEvent>,
+struct TestDaemon {
+    source: mpsc::UnboundedSender<SourceEvent>,
     client: DiscoveryServiceClient<Channel>,
     shutdown: Shutdown,
 }
 
-impl Drop for Running {
+impl Drop for TestDaemon {
     fn drop(&mut self) {
         self.shutdown.request();
     }
 }
 
-impl Running {
+impl TestDaemon {
     async fn start() -> Self {
         let mut daemon = Daemon::new("pod-watcher");
         let any_port = "127.0.0.1:0".parse().unwrap();
-        let (say, told) = mpsc::unbounded_channel();
-        let address = pod_watcher::start_with(Told(told), &any_port, Duration::ZERO, &mut daemon)
-            .await
-            .unwrap();
+        let (source, events) = mpsc::unbounded_channel();
+        let address = pod_watcher::start_with(
+            ChannelSource(events),
+            &any_port,
+            Duration::ZERO,
+            &mut daemon,
+        )
+        .await
+        .unwrap();
         let shutdown = daemon.shutdown().clone();
         tokio::spawn(daemon.run_until_drained(std::future::pending()));
         let client = DiscoveryServiceClient::connect(format!("http://{address}"));
         let client = client.await.unwrap();
         Self {
-            say,
+            source,
             client: client.max_decoding_message_size(MESSAGE_LIMIT),
             shutdown,
         }
     }
 
-    async fn watch(&self) -> Watch {
+    async fn watch(&self) -> TestWatch {
         let mut client = self.client.clone();
-        Watch {
+        TestWatch {
             stream: client.watch(WatchRequest {}).await.unwrap().into_inner(),
             assembly: DesiredSetAssembly::default(),
         }
     }
 }
 
-struct Watch {
+struct TestWatch {
     stream: Streaming<WatchResponse>,
     assembly: DesiredSetAssembly,
 }
 
-impl Watch {
-    /// The messages of the next change, and what it means.
+impl TestWatch {
+    /// Returns the messages of the next change, and the event that they form together.
     async fn change(&mut self) -> (Vec<Event>, DesiredEvent) {
         let mut messages = Vec::new();
         loop {
             let message = timeout(DEADLINE, self.stream.message()).await;
-            let message = message.expect("an event comes").unwrap().unwrap();
+            let message = message.expect("no event within the deadline");
+            let message = message.unwrap().unwrap();
             messages.extend(message.event.clone());
             if let Some(event) = self.assembly.receive(message).pop() {
                 return (messages, event);
@@ -143,14 +150,14 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
-/// Prints how long one change of 10,000 real servers takes to its event, and how long an answer
-/// with all of them takes, which is what an event was before real servers travelled in parts.
+/// The test also prints two times for comparison: from a change of one of 10,000 real servers to
+/// its event, and of a list of all real servers.
 #[tokio::test(flavor = "multi_thread")]
-async fn one_changed_real_server_of_ten_thousand_moves_one_part() {
-    let daemon = Running::start().await;
+async fn one_changed_real_server_of_ten_thousand_sends_one_part() {
+    let daemon = TestDaemon::start().await;
     let mut server = server("tcp/10.1.1.10:80", 10_000);
     daemon
-        .say
+        .source
         .send(SourceEvent::Snapshot(set([server.clone()])))
         .unwrap();
     let mut watch = daemon.watch().await;
@@ -166,7 +173,7 @@ async fn one_changed_real_server_of_ten_thousand_moves_one_part() {
         server.real_servers[5_000].weight = Weight(2 + round);
         let changes = vec![DesiredChange::PutVirtualServer(server.clone())];
         let began = Instant::now();
-        daemon.say.send(SourceEvent::Changes(changes)).unwrap();
+        daemon.source.send(SourceEvent::Changes(changes)).unwrap();
         let message = watch.stream.message().await.unwrap().unwrap();
         parts.push(began.elapsed());
         let Some(Event::RealServerPart(part)) = &message.event else {
@@ -198,25 +205,25 @@ async fn one_changed_real_server_of_ten_thousand_moves_one_part() {
 }
 
 #[tokio::test]
-async fn a_watcher_that_skips_states_gets_every_part_that_differs() {
-    let daemon = Running::start().await;
+async fn a_watcher_that_skips_states_gets_every_part_that_has_changed() {
+    let daemon = TestDaemon::start().await;
     let mut server = server("tcp/10.1.1.10:80", 1_000);
     daemon
-        .say
+        .source
         .send(SourceEvent::Snapshot(set([server.clone()])))
         .unwrap();
     let mut watch = daemon.watch().await;
     watch.change().await;
     watch.change().await;
-    // The watcher reads the states of several changes as one, or as several.
+    // The daemon can coalesce several of the changes into one event.
     for round in 0..100_u16 {
-        let place = usize::from(round) * 9;
-        server.real_servers[place].weight = Weight(100 + round);
+        let index = usize::from(round) * 9;
+        server.real_servers[index].weight = Weight(100 + round);
         if round % 7 == 0 {
-            server.real_servers.remove(place + 1);
+            server.real_servers.remove(index + 1);
         }
         let changes = vec![DesiredChange::PutVirtualServer(server.clone())];
-        daemon.say.send(SourceEvent::Changes(changes)).unwrap();
+        daemon.source.send(SourceEvent::Changes(changes)).unwrap();
     }
     loop {
         let (_, event) = watch.change().await;
@@ -234,8 +241,8 @@ async fn a_watcher_that_skips_states_gets_every_part_that_differs() {
 }
 
 #[tokio::test]
-async fn pages_of_a_list_hold_each_object_once() {
-    let daemon = Running::start().await;
+async fn all_pages_of_a_list_together_have_each_object_once() {
+    let daemon = TestDaemon::start().await;
     let ranges: Vec<ServiceRange> = (1..=3)
         .map(|number| format!("10.1.{number}.0/24").parse().unwrap())
         .collect();
@@ -244,7 +251,7 @@ async fn pages_of_a_list_hold_each_object_once() {
         .collect();
     let mut desired = set(ids.iter().map(|id| server(id, 2)));
     desired.service_ranges = ranges.iter().copied().collect();
-    daemon.say.send(SourceEvent::Snapshot(desired)).unwrap();
+    daemon.source.send(SourceEvent::Snapshot(desired)).unwrap();
     let mut watch = daemon.watch().await;
     while watch.change().await.1 != DesiredEvent::Synced {}
     let mut client = daemon.client.clone();

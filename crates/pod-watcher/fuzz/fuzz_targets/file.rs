@@ -1,5 +1,7 @@
-//! No document makes the parser of virtual servers panic, block or eat memory; and what it accepts
-//! is accepted again, with the same meaning, as it is rendered.
+//! Fuzz target for the parser of `--file`.
+//!
+//! No text makes the parser panic, block or use much memory. If the parser accepts a text, the
+//! rendered desired set parses to an equal desired set.
 
 #![no_main]
 

@@ -1,5 +1,7 @@
-//! No manifests make `validate` or `render` panic, block or eat memory; and what `render` makes of
-//! them is a file that can be read.
+//! Fuzz target for the commands `validate` and `render`.
+//!
+//! No manifest makes the commands panic, block or use much memory. The output of `render` is a
+//! valid file for `--file`.
 
 #![no_main]
 

@@ -1,4 +1,6 @@
-//! What a document means: pure, and each refusal has its place.
+//! Conversion of a document to a desired set.
+//!
+//! The conversion uses no clock and no IO. Each problem has its line and column in the document.
 
 use std::{cell::LazyCell, collections::BTreeMap, net::IpAddr};
 
@@ -10,16 +12,16 @@ use virtual_server::{
 
 use super::{
     Content, Document, Entry,
-    places::{Origin, Places},
+    places::{EntryIndexes, Places},
 };
 
 pub(super) fn content(document: Document, text: &str) -> Result<Content, Problems<Problem>> {
-    let mut reader = Reader {
+    let mut reader = DocumentReader {
         places: LazyCell::new(Box::new(|| Places::of(text))),
         service_ranges: BTreeMap::new(),
         virtual_servers: BTreeMap::new(),
         desired: DesiredSet::default(),
-        doubts: Vec::new(),
+        warnings: Vec::new(),
         problems: Problems::default(),
     };
     for (index, range) in document.service_ranges.into_iter().enumerate() {
@@ -28,30 +30,32 @@ pub(super) fn content(document: Document, text: &str) -> Result<Content, Problem
     for (index, entry) in document.virtual_servers.iter().enumerate() {
         reader.take_entry(index, entry);
     }
-    reader.check_together();
+    reader.check_conflicts();
     reader.problems.or(Content {
         desired: reader.desired,
-        doubts: reader.doubts,
+        warnings: reader.warnings,
     })
 }
 
-/// The objects that have been read, and their origins in the document.
-struct Reader<'a> {
-    /// Places of the fields; parsed when the first problem needs one.
+/// State of the conversion of one document.
+struct DocumentReader<'a> {
+    /// Places of the fields in the document. The document is parsed for them when the first problem
+    /// needs a place.
     places: LazyCell<Places, Box<dyn FnOnce() -> Places + 'a>>,
+    /// Index of each service range in the list of the document.
     service_ranges: BTreeMap<ServiceRange, usize>,
-    virtual_servers: BTreeMap<VirtualServerId, Origin>,
+    virtual_servers: BTreeMap<VirtualServerId, EntryIndexes>,
     desired: DesiredSet,
-    doubts: Vec<Problem>,
+    warnings: Vec<Problem>,
     problems: Problems<Problem>,
 }
 
-impl Reader<'_> {
+impl DocumentReader<'_> {
     fn take_service_range(&mut self, index: usize, range: ServiceRange) {
         if let Some(former) = self.service_ranges.insert(range, index) {
             let (place, former) = [index, former].map(|i| self.places.service_range(i)).into();
             let object = format!("the service range {range}");
-            self.problems.push(given_twice(&object, place, former));
+            self.problems.push(listed_twice(&object, place, former));
         }
         if let Err(reason) = range.validate() {
             let field = FieldPath::ServiceRange(range);
@@ -64,11 +68,11 @@ impl Reader<'_> {
         }
     }
 
-    /// Takes the virtual servers of one entry.
+    /// Adds the virtual servers of one entry to the desired set.
     fn take_entry(&mut self, index: usize, entry: &Entry) {
-        let mut origin = Origin {
+        let mut origin = EntryIndexes {
             entry: index,
-            ..Origin::default()
+            ..EntryIndexes::default()
         };
         for (field, is_empty) in [
             ("addresses", entry.addresses.is_empty()),
@@ -77,7 +81,7 @@ impl Reader<'_> {
             if is_empty {
                 self.problems.push(Problem {
                     place: self.places.field(origin, Field::RealServers, None),
-                    message: format!("{field}: the list is empty; write at least one"),
+                    message: format!("{field}: the list is empty; write at least one value"),
                 });
             }
         }
@@ -91,12 +95,13 @@ impl Reader<'_> {
             let is_of_family = |address: &IpAddr| address.is_ipv4() == *is_ipv4;
             entry.addresses.iter().any(is_of_family)
         });
-        // A problem of an entry is a problem of each of its virtual servers.
+        // Most problems of an entry are problems of each of its virtual servers. They are reported
+        // once.
         let mut reported: Vec<Invalid> = Vec::new();
         for (address_index, address) in entry.addresses.iter().enumerate() {
             for (ports_index, ports) in entry.ports.iter().enumerate() {
                 (origin.address, origin.ports) = (address_index, ports_index);
-                // The order of the file is the order of first appearance.
+                // With a file, the order in the file counts as the order of first appearance.
                 let real_servers = entry.real_servers.iter().zip(0..);
                 let real_servers = real_servers.map(|(server, position)| {
                     let mut server = server.clone();
@@ -123,9 +128,9 @@ impl Reader<'_> {
                     minimum_healthy: behaviour.minimum_healthy,
                     drain_timeout: behaviour.drain_timeout,
                 };
-                if let Err(of_one) = virtual_server.validate() {
+                if let Err(invalid_fields) = virtual_server.validate() {
                     let mut problems = std::mem::take(&mut self.problems);
-                    problems.append(of_one, |invalid| {
+                    problems.append(invalid_fields, |invalid| {
                         if reported.contains(&invalid) {
                             return None;
                         }
@@ -141,16 +146,21 @@ impl Reader<'_> {
         }
     }
 
-    fn take_virtual_server(&mut self, origin: Origin, entry: &Entry, mut server: VirtualServer) {
+    fn take_virtual_server(
+        &mut self,
+        origin: EntryIndexes,
+        entry: &Entry,
+        mut server: VirtualServer,
+    ) {
         let id = server.id;
         server.sort_real_servers();
         if let Some(levels) = server.round_weights(None) {
-            self.doubts.push(Problem {
+            self.warnings.push(Problem {
                 place: self.places.first_real_server(origin),
                 message: format!(
-                    "{id}: weights are rounded to {levels} levels, since {} cannot keep more apart \
-                     for so many real servers; write weights with small whole-number ratios, such \
-                     as 1, 2 and 4, or another scheduler",
+                    "{id}: weights are rounded to {levels} levels, because {} cannot distinguish \
+                     more levels with so many real servers; write weights with small whole-number \
+                     ratios, such as 1, 2 and 4, or another scheduler",
                     server.scheduler.word()
                 ),
             });
@@ -159,32 +169,32 @@ impl Reader<'_> {
         if let Some(minimum) = entry.minimum_healthy
             && u64::from(minimum) > count as u64
         {
-            self.doubts.push(Problem {
+            self.warnings.push(Problem {
                 place: self.places.field(origin, Field::MinimumHealthy, None),
                 message: format!(
-                    "{id}: minimumHealthy: {minimum} is more than the real servers that it has \
-                     ({count}), so it is never serving; list more of them, or write a smaller \
-                     number"
+                    "{id}: minimumHealthy: {minimum} is more than the number of real servers \
+                     ({count}), so the virtual server is never serving; list more real servers, or \
+                     write a smaller number"
                 ),
             });
         }
         if let Some(former) = self.virtual_servers.insert(id, origin) {
             let (place, former) = [origin, former]
-                .map(|o| self.places.virtual_server(o))
+                .map(|origin| self.places.virtual_server(origin))
                 .into();
             let object = format!("the virtual server {id}");
-            self.problems.push(given_twice(&object, place, former));
+            self.problems.push(listed_twice(&object, place, former));
         }
         self.desired.virtual_servers.insert(id, server);
     }
 
-    /// Checks valid objects against each other.
-    fn check_together(&mut self) {
-        let mut together = Problems::default();
-        self.desired.check_together(&mut together);
+    /// Adds a problem for each conflict between two objects that are valid alone.
+    fn check_conflicts(&mut self) {
+        let mut conflicts = Problems::default();
+        self.desired.check_together(&mut conflicts);
         let (places, ranges) = (&self.places, &self.service_ranges);
         let servers = &self.virtual_servers;
-        self.problems.append(together, |invalid| {
+        self.problems.append(conflicts, |invalid| {
             let place = match invalid.field {
                 FieldPath::VirtualServer(id, _) => id
                     .and_then(|id| servers.get(&id))
@@ -198,11 +208,11 @@ impl Reader<'_> {
         });
     }
 
-    fn place_of(&self, field: FieldPath, origin: Origin, entry: &Entry) -> Option<Place> {
+    fn place_of(&self, field: FieldPath, origin: EntryIndexes, entry: &Entry) -> Option<Place> {
         let FieldPath::VirtualServer(_, field) = field else {
             return None;
         };
-        // The last one, since of two that are equal the second is too many.
+        // The last of several equal real servers is reported: the first one is valid.
         let real_server = if let Field::RealServer(key, _) = field {
             let mut servers = entry.real_servers.iter();
             servers.rposition(|server| RealServerKey::from(server) == key)
@@ -231,12 +241,12 @@ fn options(entry: &Entry) -> Options {
     }
 }
 
-fn given_twice(object: &str, place: Option<Place>, former: Option<Place>) -> Problem {
+fn listed_twice(object: &str, place: Option<Place>, former: Option<Place>) -> Problem {
     let former = former.map_or_else(String::new, |place| {
         format!(", first in line {}", place.line)
     });
     Problem {
         place,
-        message: format!("{object} is given twice{former}; leave one of them out"),
+        message: format!("{object} is listed twice{former}; remove one of the two"),
     }
 }

@@ -1,76 +1,76 @@
-//! The places of a document's fields, read only when a problem needs one.
+//! Lines and columns of the fields of a document.
 
 use daemon_runtime::config_file::{self, Place};
 use serde::{Deserialize, de::IgnoredAny};
 use serde_saphyr::Spanned;
 use virtual_server::Field;
 
-/// A value of which only the place matters.
-type Value = Spanned<IgnoredAny>;
+/// A value of the document whose place is stored and whose content is ignored.
+type PlacedValue = Spanned<IgnoredAny>;
 
-/// The places of a document.
+/// Lines and columns of the fields of a document.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Places {
     #[serde(default)]
-    service_ranges: Vec<Value>,
+    service_ranges: Vec<PlacedValue>,
     virtual_servers: Vec<Spanned<EntryPlaces>>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct EntryPlaces {
-    name: Value,
-    addresses: Vec<Value>,
-    ports: Vec<Value>,
-    scheduler_flags: Option<Value>,
-    tunnel_kind: Option<Value>,
-    persistence: Option<Value>,
-    real_servers: Vec<Value>,
-    health_check: Option<Value>,
-    minimum_healthy: Option<Value>,
-    drain_timeout: Option<Value>,
+    name: PlacedValue,
+    addresses: Vec<PlacedValue>,
+    ports: Vec<PlacedValue>,
+    scheduler_flags: Option<PlacedValue>,
+    tunnel_kind: Option<PlacedValue>,
+    persistence: Option<PlacedValue>,
+    real_servers: Vec<PlacedValue>,
+    health_check: Option<PlacedValue>,
+    minimum_healthy: Option<PlacedValue>,
+    drain_timeout: Option<PlacedValue>,
 }
 
-/// Which virtual server of an entry, by the indices in its lists.
+/// Indexes that identify a virtual server in a document.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Origin {
+pub(super) struct EntryIndexes {
     /// Index of the entry in the document.
     pub(super) entry: usize,
-    /// Index of the address in the entry.
+    /// Index of the address in the list of the entry.
     pub(super) address: usize,
-    /// Index of the ports in the entry.
+    /// Index of the ports in the list of the entry.
     pub(super) ports: usize,
 }
 
 impl Places {
-    /// Reads the places of a document that has been read.
+    /// Returns the places of a document that was parsed before; no places if parsing fails.
     pub(super) fn of(text: &str) -> Self {
         config_file::parse(text, "").unwrap_or_default()
     }
 
-    /// The place of a service range.
     pub(super) fn service_range(&self, index: usize) -> Option<Place> {
         self.service_ranges.get(index).and_then(Place::of)
     }
 
-    /// The place of a virtual server: that of its address.
-    pub(super) fn virtual_server(&self, origin: Origin) -> Option<Place> {
+    /// Returns the place of a virtual server: the place of its address.
+    pub(super) fn virtual_server(&self, origin: EntryIndexes) -> Option<Place> {
         self.field(origin, Field::Address, None)
     }
 
-    /// The place of the first real server of an entry.
-    pub(super) fn first_real_server(&self, origin: Origin) -> Option<Place> {
+    /// Returns the place of the first real server of an entry; of the entry if it has no real
+    /// server.
+    pub(super) fn first_real_server(&self, origin: EntryIndexes) -> Option<Place> {
         let entry = self.virtual_servers.get(origin.entry)?;
         let first = entry.value.real_servers.first();
         first.and_then(Place::of).or_else(|| Place::of(entry))
     }
 
-    /// The place of a field, as near as it is known. `real_server`: the index of the one that has
-    /// the field.
+    /// Returns the place of a field; the place of the entry if the document does not set the field.
+    /// `real_server` is the index of the real server that has the field.
     pub(super) fn field(
         &self,
-        origin: Origin,
+        origin: EntryIndexes,
         field: Field,
         real_server: Option<usize>,
     ) -> Option<Place> {

@@ -1,4 +1,4 @@
-//! A desired set as a document that reads back as the same set.
+//! Conversion of a desired set to a document.
 
 use virtual_server::{
     DesiredSet, HealthCheck, HealthCheckChoice, HealthCheckKind, HealthCheckOptions, Scheduler,
@@ -7,9 +7,10 @@ use virtual_server::{
 
 use super::{Document, Entry, Persistence};
 
-/// Writes the document; what is as the default has it is left out.
+/// Returns the document of a desired set, without the fields that have their default. [`parse`] of
+/// the document returns an equal desired set.
 ///
-/// Times are written in whole milliseconds, as a valid set has them.
+/// [`parse`]: super::parse
 #[must_use]
 pub fn render(desired: &DesiredSet) -> String {
     let entries = desired.virtual_servers.values().map(Entry::from);
@@ -235,7 +236,7 @@ mod tests {
                 }
             }
             for mut server in servers {
-                // No source gives other weights.
+                // Every source rounds the weights in the same way.
                 server.round_weights(None);
                 for (real_server, position) in server.real_servers.iter_mut().zip(0..) {
                     real_server.history.position = position;
@@ -257,7 +258,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
-        fn what_is_written_reads_back_as_the_same(desired in desired_set()) {
+        fn a_rendered_desired_set_parses_to_an_equal_desired_set(desired in desired_set()) {
             prop_assert_eq!(desired.validate(), Ok(()));
             let document = render(&desired);
             match parse(&document) {
@@ -268,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_look_like_something_else_read_back() {
+    fn names_that_look_like_yaml_syntax_are_equal_after_rendering_and_parsing() {
         for name in [
             "true",
             "null",

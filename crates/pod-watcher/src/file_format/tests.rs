@@ -9,7 +9,7 @@ use super::{parse, read};
 
 const HEAD: &str = "apiVersion: portlb.io/v1\nkind: VirtualServers\n";
 
-/// One entry; `more` are further lines of it.
+/// Returns a document with one entry. `more` are further lines of the entry.
 fn entry(more: &str) -> String {
     format!(
         "{HEAD}virtualServers:\n- name: web\n  addresses: [10.1.1.10]\n  ports: [80]\n  \
@@ -44,7 +44,7 @@ fn ids(desired: &DesiredSet) -> Vec<String> {
 }
 
 #[test]
-fn the_least_entry_gets_every_default() {
+fn an_entry_with_only_the_required_fields_gets_every_default() {
     let server = one(&entry(""));
     assert_eq!(server.id.to_string(), "tcp/10.1.1.10:80");
     assert_eq!(server.name, "web");
@@ -65,7 +65,7 @@ fn the_least_entry_gets_every_default() {
 }
 
 #[test]
-fn every_field_is_taken_over() {
+fn every_field_of_an_entry_is_in_the_virtual_server() {
     let server = one(&format!(
         "{HEAD}virtualServers:
 - name: shop/web
@@ -131,7 +131,7 @@ fn every_field_is_taken_over() {
 }
 
 #[test]
-fn an_entry_stands_for_each_pair_of_address_and_ports() {
+fn an_entry_becomes_a_virtual_server_for_each_pair_of_address_and_ports() {
     let desired = good(&format!(
         "{HEAD}serviceRanges: [10.1.1.0/24, 'fd00:1::/64']
 virtualServers:
@@ -169,7 +169,7 @@ virtualServers:
 }
 
 #[test]
-fn the_real_servers_of_one_family_may_tunnel_to_the_other() {
+fn a_virtual_server_with_an_ipv4_address_can_have_an_ipv6_real_server() {
     let server = one(&format!(
         "{HEAD}virtualServers:\n- name: web\n  addresses: [10.1.1.10]\n  ports: [80]\n  \
          realServers: [{{address: fd00:2::3}}]\n"
@@ -178,7 +178,7 @@ fn the_real_servers_of_one_family_may_tunnel_to_the_other() {
 }
 
 #[test]
-fn the_timeout_follows_a_shorter_interval() {
+fn the_default_timeout_of_a_health_check_is_at_most_its_interval() {
     let server = one(&entry("  healthCheck: {interval: 300ms}\n"));
     assert_eq!(
         server.health_check.unwrap().timeout,
@@ -187,7 +187,7 @@ fn the_timeout_follows_a_shorter_interval() {
 }
 
 #[test]
-fn an_explicit_empty_list_is_valid_and_a_missing_one_is_not() {
+fn an_explicit_empty_list_is_valid_and_a_missing_list_is_not() {
     assert_eq!(
         good(&format!("{HEAD}virtualServers: []\n")),
         DesiredSet::default()
@@ -227,7 +227,7 @@ fn an_explicit_empty_list_is_valid_and_a_missing_one_is_not() {
 }
 
 #[test]
-fn another_version_or_kind_is_refused_by_its_name() {
+fn an_unknown_version_or_kind_is_refused_with_its_value() {
     check(
         "apiVersion: portlb.io/v2\nkind: VirtualServers\nvirtualServers: []\n",
         "1:13: unknown value `portlb.io/v2`; did you mean `portlb.io/v1`? allowed here: \
@@ -240,7 +240,7 @@ fn another_version_or_kind_is_refused_by_its_name() {
 }
 
 #[test]
-fn a_misspelt_field_is_refused_at_its_place() {
+fn a_misspelt_field_is_refused_with_its_line_and_a_suggestion() {
     check(
         &entry("  forwardMethod: Tunnel\n"),
         "10:3: unknown field `forwardMethod`; did you mean `forwardingMethod`? allowed here: name, \
@@ -255,7 +255,7 @@ fn a_misspelt_field_is_refused_at_its_place() {
 }
 
 #[test]
-fn a_value_that_cannot_be_is_refused_at_its_place() {
+fn a_value_of_the_wrong_form_is_refused_with_its_line() {
     check(
         &entry("  - address: web-1\n"),
         "10:14: \"web-1\" is not an IP address; write one such as 10.1.1.10 or fd00::10 (names \
@@ -288,7 +288,7 @@ fn a_value_that_cannot_be_is_refused_at_its_place() {
 }
 
 #[test]
-fn what_contradicts_itself_is_refused_at_its_place() {
+fn an_invalid_entry_is_refused_with_the_line_of_the_field() {
     check(
         &entry("  - address: 10.0.2.5\n    port: 8080\n"),
         "10:5: tcp/10.1.1.10:80: realServers[10.0.2.5:8080].port: 8080 differs from the virtual \
@@ -335,12 +335,12 @@ fn what_contradicts_itself_is_refused_at_its_place() {
     );
     check(
         &entry("").replace("ports: [80]", "ports: []"),
-        "4:3: ports: the list is empty; write at least one",
+        "4:3: ports: the list is empty; write at least one value",
     );
 }
 
 #[test]
-fn everything_that_contradicts_itself_is_reported_at_once() {
+fn one_error_lists_all_problems_of_a_document() {
     check(
         &entry(
             "  minimumHealthy: 0\n  healthCheck: {rise: 0}\n  drainTimeout: 25h\n- name: ''\n  \
@@ -370,7 +370,7 @@ fn everything_that_contradicts_itself_is_reported_at_once() {
 }
 
 #[test]
-fn a_protocol_without_tcp_says_what_is_checked() {
+fn a_virtual_server_with_udp_needs_a_port_for_its_health_check_or_none() {
     let udp = |more: &str| entry(&format!("  protocol: udp\n{more}"));
     let problem = parse(&udp("")).unwrap_err().to_string();
     assert!(problem.contains("healthCheck.port"), "{problem}");
@@ -387,7 +387,7 @@ fn a_protocol_without_tcp_says_what_is_checked() {
 }
 
 #[test]
-fn objects_that_contradict_each_other_are_refused_at_the_place_of_the_later_one() {
+fn conflicting_objects_are_refused_with_the_line_of_one_of_them() {
     let second = |ports: &str| {
         entry(&format!(
             "- name: other\n  addresses: [10.1.1.10]\n  ports: [{ports}]\n  realServers: []\n  \
@@ -396,8 +396,8 @@ fn objects_that_contradict_each_other_are_refused_at_the_place_of_the_later_one(
     };
     check(
         &second("80"),
-        "11:15: the virtual server tcp/10.1.1.10:80 is given twice, first in line 5; leave one \
-         of them out",
+        "11:15: the virtual server tcp/10.1.1.10:80 is listed twice, first in line 5; remove one \
+         of the two",
     );
     check(
         &second("all"),
@@ -412,8 +412,8 @@ fn objects_that_contradict_each_other_are_refused_at_the_place_of_the_later_one(
     );
     check(
         &ranges("10.1.1.0/24, 10.1.1.0/24"),
-        "3:30: the service range 10.1.1.0/24 is given twice, first in line 3; leave one of them \
-         out",
+        "3:30: the service range 10.1.1.0/24 is listed twice, first in line 3; remove one of the \
+         two",
     );
     check(
         &ranges("10.1.1.7/24"),
@@ -423,40 +423,41 @@ fn objects_that_contradict_each_other_are_refused_at_the_place_of_the_later_one(
 }
 
 #[test]
-fn more_healthy_real_servers_than_there_are_is_doubted_at_its_place() {
-    let doubts = |more: &str| -> Vec<String> {
+fn a_minimum_above_the_number_of_real_servers_gives_a_warning_with_its_line() {
+    let warnings = |more: &str| -> Vec<String> {
         let content = read(&entry(more)).unwrap();
-        content.doubts.iter().map(ToString::to_string).collect()
+        content.warnings.iter().map(ToString::to_string).collect()
     };
-    assert_eq!(doubts("  minimumHealthy: 2\n"), [] as [&str; 0]);
+    assert_eq!(warnings("  minimumHealthy: 2\n"), [] as [&str; 0]);
     assert_eq!(
-        doubts("  minimumHealthy: 3\n"),
+        warnings("  minimumHealthy: 3\n"),
         [
-            "10:19: tcp/10.1.1.10:80: minimumHealthy: 3 is more than the real servers that it has \
-             (2), so it is never serving; list more of them, or write a smaller number"
+            "10:19: tcp/10.1.1.10:80: minimumHealthy: 3 is more than the number of real servers \
+             (2), so the virtual server is never serving; list more real servers, or write a \
+             smaller number"
         ]
     );
-    // Nothing is said of a list that waits to be filled.
+    // An empty list with the default minimum gives no warning: the author can fill the list later.
     let empty = entry("").replace("  - address: 10.0.2.3\n  - address: 10.0.2.4\n", "    []\n");
-    assert_eq!(read(&empty).unwrap().doubts, []);
+    assert_eq!(read(&empty).unwrap().warnings, []);
 }
 
 #[test]
-fn weights_that_mh_cannot_keep_apart_are_rounded_with_a_doubt() {
+fn weights_that_mh_cannot_distinguish_are_rounded_with_a_warning() {
     let weighted = entry("").replace(
         "  - address: 10.0.2.3\n  - address: 10.0.2.4\n",
         "  - {address: 10.0.2.3, weight: 100}\n  - {address: 10.0.2.4, weight: 51}\n",
     );
     let content = read(&weighted).unwrap();
-    let doubts: Vec<String> = content.doubts.iter().map(ToString::to_string).collect();
-    assert_eq!(doubts.len(), 1, "{doubts:?}");
+    let warnings: Vec<String> = content.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(
-        doubts[0].ends_with(
-            "tcp/10.1.1.10:80: weights are rounded to 16 levels, since mh cannot keep more apart \
-             for so many real servers; write weights with small whole-number ratios, such as 1, 2 \
-             and 4, or another scheduler"
+        warnings[0].ends_with(
+            "tcp/10.1.1.10:80: weights are rounded to 16 levels, because mh cannot distinguish \
+             more levels with so many real servers; write weights with small whole-number ratios, \
+             such as 1, 2 and 4, or another scheduler"
         ),
-        "{doubts:?}"
+        "{warnings:?}"
     );
     let server = content.desired.virtual_servers.values().next().unwrap();
     let weights: Vec<u16> = server
@@ -466,20 +467,20 @@ fn weights_that_mh_cannot_keep_apart_are_rounded_with_a_doubt() {
         .collect();
     assert_eq!(weights, [16, 8]);
     let other = weighted.replace("  ports:", "  scheduler: wrr\n  ports:");
-    assert_eq!(read(&other).unwrap().doubts, []);
+    assert_eq!(read(&other).unwrap().warnings, []);
 }
 
 #[test]
-fn no_part_of_a_document_makes_the_reader_panic() {
+fn a_document_that_is_cut_off_anywhere_never_makes_the_parser_panic() {
     let whole = entry("  healthCheck: {interval: 300ms}\n  persistence: {timeout: 5m}\n");
     for end in 0..whole.len() {
-        // Most are refused; some are valid with fewer real servers. None panics.
+        // Some of the shorter documents are valid, so the result is not checked.
         let _ = parse(&whole[..end]);
     }
 }
 
 #[test]
-fn what_yaml_itself_refuses_is_said_with_the_field_and_the_cure() {
+fn a_yaml_error_is_reported_with_the_field_and_a_suggestion() {
     let file = "apiVersion: portlb.io/v1\nkind: VirtualServers\nvirtualServers:\n- name: shop\n  \
                 addresses: [10.1.1.10]\n  ports: [80, 443]\n  realServers:\n  - address: \
                 10.0.2.3\n    weight: 3\n  - {address: 10.0.2.4, weight: 4}\n  minimumHealthy: \

@@ -1,8 +1,10 @@
-//! Objects from files, for those who have no cluster at hand.
+//! Parser of manifests in files.
+//!
+//! The commands `render` and `validate` read manifests without a cluster.
 //!
 //! ```text
-//!  paths ─► files ─► documents ─► nodes, each with its line ─► objects
-//!                                   └► rules: what an API server checks
+//!  paths ─► files ─► documents ─► nodes with lines ─► objects
+//!                                   └► rules: checks of the API server
 //! ```
 
 mod documents;
@@ -24,115 +26,110 @@ use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
 use serde::{Serialize, de::DeserializeOwned};
 
 use self::{
-    documents::Document,
-    node::{Node, Value},
+    documents::ManifestDocument,
+    node::{YamlNode, YamlValue},
 };
 pub use self::{mirror::Endpoints, node::Position};
 use super::objects;
 use service_catalog::model::{EndpointSlice, ObjectKey, Pod, Service};
 
-/// An object, and what is wrong with it.
+/// An object of a manifest, and its problems.
 #[derive(Debug)]
 pub struct Manifest {
-    /// Where it begins.
-    pub place: Place,
-    /// Kind and name.
+    /// Place of the first field of the object.
+    pub place: ManifestPlace,
+    /// Kind, namespace and name, such as `Service shop/web`.
     pub title: String,
-    /// What an API server would refuse; that is not in the object.
-    pub problems: Vec<Problem>,
-    /// The object; `None`: it has too little to be one.
-    pub object: Option<Object>,
-    /// Where its fields stand: of the metadata, and of the specification of a Service.
+    /// Fields that the API server would refuse. The object does not have these fields.
+    pub problems: Vec<ManifestProblem>,
+    /// `None`: the object has no name, or cannot be deserialized.
+    pub object: Option<ManifestObject>,
+    /// Positions of the fields in the metadata, and in the specification of a Service, by path.
     fields: Box<[(Box<str>, Position)]>,
 }
 
-/// An object of a kind that matters.
+/// An object of a kind that pod-watcher uses.
 #[derive(Debug)]
 #[expect(
     clippy::large_enum_variant,
     reason = "most of the objects in files are Services and slices"
 )]
-pub enum Object {
-    /// A Service.
+pub enum ManifestObject {
     Service(Service),
-    /// An EndpointSlice.
     EndpointSlice(EndpointSlice),
-    /// Endpoints, which a cluster may mirror to slices.
+    /// `v1` Endpoints, which a cluster mirrors to EndpointSlices under some conditions.
     Endpoints(Endpoints),
-    /// A Pod.
     Pod(Pod),
 }
 
-/// Where something stands. Shown as `file:line (document 2)`.
+/// A place in the files of a command. Displayed as `file:line (document 2)`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
-    /// Which of the files it is, for the order.
+pub struct ManifestPlace {
+    /// Number of the file on the command line, by which places are sorted.
     number: usize,
-    /// The file's name.
+    /// Path of the file.
     pub file: Arc<str>,
-    /// Where in the file; `None`: it is about the file.
+    /// Line and column in the file. `None`: the whole file.
     pub position: Option<Position>,
-    /// Number of the document in the file, from 1.
+    /// Number of the document in the file, from 1. 0: the whole file.
     pub document: usize,
 }
 
-/// Kind of a [`Problem`].
+/// Kind of a [`ManifestProblem`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ProblemKind {
-    /// The field does not exist.
+pub enum ManifestProblemKind {
+    /// The API has no such field.
     UnknownField,
-    /// The field has a value that is not allowed, or is missing.
+    /// The value of the field is not allowed, or a required field is missing.
     NotAllowed,
 }
 
-/// A field that an API server would refuse.
+/// A field that the API server would refuse.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// What kind of problem it is.
-    pub kind: ProblemKind,
-    /// The field, such as `spec.ports[0].port`; empty: the whole object.
+pub struct ManifestProblem {
+    pub kind: ManifestProblemKind,
+    /// Path of the field, such as `spec.ports[0].port`. Empty: the whole object.
     pub path: String,
-    /// Where it stands in its document, then in its file.
+    /// Line and column of the field: during parsing in the document, in a [`Manifest`] in the file.
     pub position: Position,
-    /// What is wrong with it, and what to do.
+    /// The problem and a suggestion.
     pub message: String,
 }
 
-/// What is no object, and where.
+/// A file or a document without a valid object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ManifestError {
-    /// Where it stands.
-    pub place: Place,
-    /// What is wrong, and what to do.
+    pub place: ManifestPlace,
+    /// The problem and a suggestion.
     pub message: String,
 }
 
-/// Reads files of one or several documents, YAML or JSON, and folders of them; `-` is standard
-/// input. Kinds that do not matter are read too, but left out.
+/// Reads the manifests in files and folders; `-` is standard input. A file has one or several
+/// documents, in YAML or JSON. Ignores objects of kinds that pod-watcher does not use.
 ///
-/// Returns what can be read, and what is wrong with the rest, in the order in which it stands there.
+/// Returns each object or its error, in the order of the files and documents.
 #[must_use]
 pub fn read(paths: &[PathBuf]) -> Vec<Result<Manifest, ManifestError>> {
-    let mut found = Vec::new();
+    let mut results = Vec::new();
     let files = paths.iter().flat_map(|path| files::expand(path));
     for (number, path) in files.enumerate() {
         let read = path.and_then(|path| Ok((files::text(&path)?, path)));
         match read {
             Ok((text, path)) => {
-                let file = Place::of_file(number, &path);
-                read_text(&file, &text, &mut found);
+                let file = ManifestPlace::of_file(number, &path);
+                read_text(&file, &text, &mut results);
             }
-            Err(unreadable) => found.push(Err(ManifestError {
-                place: Place::of_file(number, &unreadable.path),
-                message: unreadable.why,
+            Err(unreadable) => results.push(Err(ManifestError {
+                place: ManifestPlace::of_file(number, &unreadable.path),
+                message: unreadable.message,
             })),
         }
     }
-    found
+    results
 }
 
-/// The slices that a cluster makes of Endpoints, or why it makes none: Services of the manifests
-/// say whether they have a selector.
+/// Returns the EndpointSlices to which a cluster mirrors each of the Endpoints, or the reason why
+/// the cluster does not mirror them. `has_selector` has an item for each Service of the manifests.
 #[must_use]
 pub fn mirror(
     endpoints: Vec<Endpoints>,
@@ -146,35 +143,36 @@ pub fn mirror(
     mirrored.collect()
 }
 
-/// Reads the documents of a text as [`read`] reads those of a file; its name is for messages.
+/// Parses the manifests in `text`. `file` is the name of the file in messages.
 #[must_use]
 pub fn parse(file: &str, text: &str) -> Vec<Result<Manifest, ManifestError>> {
-    let mut found = Vec::new();
-    read_text(&Place::of_file(0, Path::new(file)), text, &mut found);
-    found
+    let mut results = Vec::new();
+    let place = ManifestPlace::of_file(0, Path::new(file));
+    read_text(&place, text, &mut results);
+    results
 }
 
-fn read_text(file: &Place, text: &str, found: &mut Vec<Result<Manifest, ManifestError>>) {
+fn read_text(file: &ManifestPlace, text: &str, results: &mut Vec<Result<Manifest, ManifestError>>) {
     for (document, number) in documents::of(text).zip(1..) {
-        let place = Place {
+        let place = ManifestPlace {
             document: number,
             ..file.clone()
         };
-        match config_file::parse::<Node>(document.text, "apiVersion and kind") {
+        match config_file::parse::<YamlNode>(document.text, "apiVersion and kind") {
             Ok(mut node) => {
                 if is_of_other_kind(&node) {
                     continue;
                 }
-                // An object begins where its first field does.
+                // The place of an object is the place of its first field, not of a `---` before it.
                 node.position = node
                     .fields()
                     .first()
                     .map_or(node.position, |(_, first)| first.position);
-                let reader = Reader {
+                let reader = ManifestReader {
                     place: &place,
                     document: &document,
                 };
-                reader.read(node, found);
+                reader.read(node, results);
             }
             Err(problem) => {
                 let number = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
@@ -182,7 +180,7 @@ fn read_text(file: &Place, text: &str, found: &mut Vec<Result<Manifest, Manifest
                     line: number(at.line),
                     column: number(at.column),
                 });
-                found.push(Err(ManifestError {
+                results.push(Err(ManifestError {
                     place: place.at(document.place(position)),
                     message: problem.message,
                 }));
@@ -191,14 +189,15 @@ fn read_text(file: &Place, text: &str, found: &mut Vec<Result<Manifest, Manifest
     }
 }
 
-/// Whether a document is an object of a kind that does not matter: a Deployment, say.
-fn is_of_other_kind(node: &Node) -> bool {
-    let kind = node.get("kind").and_then(Node::text);
-    let has_version = node.get("apiVersion").and_then(Node::text).is_some();
+/// Reports whether a document is an object of a kind that pod-watcher does not use, such as a
+/// Deployment.
+fn is_of_other_kind(node: &YamlNode) -> bool {
+    let kind = node.get("kind").and_then(YamlNode::text);
+    let has_version = node.get("apiVersion").and_then(YamlNode::text).is_some();
     has_version && kind.is_some_and(|kind| !kind.ends_with("List") && known(kind).is_none())
 }
 
-/// The kinds that matter, and the version in which an API server has each.
+/// Kinds that pod-watcher uses, with the apiVersion of each.
 const KINDS: [(&str, &str); 4] = [
     ("Service", "v1"),
     ("Endpoints", "v1"),
@@ -206,20 +205,20 @@ const KINDS: [(&str, &str); 4] = [
     ("EndpointSlice", "discovery.k8s.io/v1"),
 ];
 
-/// The kind that a text means, whatever the case of its letters.
+/// Returns the item of [`KINDS`] for a kind, ignoring upper and lower case.
 fn known(kind: &str) -> Option<(&'static str, &'static str)> {
     let mut kinds = KINDS.into_iter();
     kinds.find(|(known, _)| known.eq_ignore_ascii_case(kind))
 }
 
-/// Reads the objects of one document.
-struct Reader<'a> {
-    place: &'a Place,
-    document: &'a Document<'a>,
+/// Converter of one document to manifests.
+struct ManifestReader<'a> {
+    place: &'a ManifestPlace,
+    document: &'a ManifestDocument<'a>,
 }
 
-impl Reader<'_> {
-    fn read(&self, mut node: Node, found: &mut Vec<Result<Manifest, ManifestError>>) {
+impl ManifestReader<'_> {
+    fn read(&self, mut node: YamlNode, results: &mut Vec<Result<Manifest, ManifestError>>) {
         let place = self.place.at(self.document.place(node.position));
         let refuse = |message: String| {
             Err(ManifestError {
@@ -227,63 +226,65 @@ impl Reader<'_> {
                 message,
             })
         };
-        if !matches!(node.value, Value::Fields(_)) {
+        if !matches!(node.value, YamlValue::Fields(_)) {
             let message = "is not an object; write apiVersion, kind, metadata and spec";
-            return found.push(refuse(message.to_owned()));
+            return results.push(refuse(message.to_owned()));
         }
-        let text = |name: &str| node.get(name).and_then(Node::text).unwrap_or_default();
+        let text = |name: &str| node.get(name).and_then(YamlNode::text).unwrap_or_default();
         let (version, kind) = (text("apiVersion").to_owned(), text("kind").to_owned());
         if version.is_empty() || kind.is_empty() {
-            return found.push(refuse("names no apiVersion or kind; write both".to_owned()));
+            let message = "has no apiVersion or no kind; write both";
+            return results.push(refuse(message.to_owned()));
         }
         if let Some(kind) = kind.strip_suffix("List") {
-            if let Some(Value::List(items)) = node.take("items").map(|items| items.value) {
+            if let Some(YamlValue::List(items)) = node.take("items").map(|items| items.value) {
                 for mut item in items {
                     item.position = item
                         .fields()
                         .first()
                         .map_or(item.position, |(_, first)| first.position);
-                    // The items of a typed list need not say their kind again.
+                    // The items of a typed list, such as a ServiceList, can omit kind and
+                    // apiVersion.
                     if !kind.is_empty() {
                         item.add_if_missing("kind", kind);
                         item.add_if_missing("apiVersion", &version);
                     }
-                    self.read(item, found);
+                    self.read(item, results);
                 }
             }
             return;
         }
-        let Some((known, its_version)) = known(&kind) else {
+        let Some((known, known_version)) = known(&kind) else {
             return;
         };
         let group = |version: &str| version.split_once('/').map(|(group, _)| group.to_owned());
-        if group(&version) != group(its_version) {
+        if group(&version) != group(known_version) {
             return;
         }
         if known != kind {
-            let message = format!("kind: {kind:?} is not known; did you mean {known}?");
-            return found.push(refuse(message));
+            let message = format!("kind: {kind:?} does not exist; did you mean {known}?");
+            return results.push(refuse(message));
         }
-        if version != its_version {
+        if version != known_version {
             let message = format!(
-                "apiVersion: {version:?} is not one of {kind} that an API server has; write \
-                 {its_version}"
+                "apiVersion: {version:?} of {kind} does not exist in present API servers; write \
+                 {known_version}"
             );
-            return found.push(refuse(message));
+            return results.push(refuse(message));
         }
-        found.push(Ok(self.manifest(place, known, node)));
+        results.push(Ok(self.manifest(place, known, node)));
     }
 
-    fn manifest(&self, place: Place, kind: &str, mut node: Node) -> Manifest {
+    fn manifest(&self, place: ManifestPlace, kind: &str, mut node: YamlNode) -> Manifest {
         let title = format!("{kind} {}", object_name(&mut node));
         let mut problems = Vec::new();
         rules::of_metadata(&node, &mut problems);
-        not_text(&mut node, &mut problems);
+        remove_non_text(&mut node, &mut problems);
         let object = match kind {
             "Service" => {
                 rules::of_service(&node, &mut problems);
                 object(&mut node, &mut problems, |service: core::Service| {
-                    Object::Service(objects::service(service))
+                    ManifestObject::Service(objects::service(service))
                 })
             }
             "EndpointSlice" => {
@@ -292,18 +293,18 @@ impl Reader<'_> {
                     &mut node,
                     &mut problems,
                     |slice: discovery::EndpointSlice| {
-                        Object::EndpointSlice(objects::endpoint_slice(slice))
+                        ManifestObject::EndpointSlice(objects::endpoint_slice(slice))
                     },
                 )
             }
             "Endpoints" => {
                 rules::of_endpoints(&node, &mut problems);
                 object(&mut node, &mut problems, |endpoints: core::Endpoints| {
-                    Object::Endpoints(endpoints.into())
+                    ManifestObject::Endpoints(endpoints.into())
                 })
             }
             _ => object(&mut node, &mut problems, |pod: core::Pod| {
-                Object::Pod(objects::pod(pod))
+                ManifestObject::Pod(objects::pod(pod))
             }),
         };
         problems.sort_by_key(|problem| problem.position);
@@ -338,15 +339,16 @@ impl Reader<'_> {
 }
 
 fn object<T: DeserializeOwned + Serialize>(
-    node: &mut Node,
-    problems: &mut Vec<Problem>,
-    convert: impl FnOnce(T) -> Object,
-) -> Option<Object> {
+    node: &mut YamlNode,
+    problems: &mut Vec<ManifestProblem>,
+    convert: impl FnOnce(T) -> ManifestObject,
+) -> Option<ManifestObject> {
     typed::read(node, problems).map(convert)
 }
 
-/// `namespace/name`. Where no namespace is written, it is filled in.
-fn object_name(node: &mut Node) -> String {
+/// Returns `namespace/name` of an object. Adds the namespace `default` to an object without a
+/// namespace.
+fn object_name(node: &mut YamlNode) -> String {
     let metadata = node.fields_mut().and_then(|fields| {
         let mut fields = fields.iter_mut();
         fields.find(|(name, _)| &**name == "metadata")
@@ -355,13 +357,18 @@ fn object_name(node: &mut Node) -> String {
         return String::new();
     };
     metadata.add_if_missing("namespace", "default");
-    let text = |name: &str| metadata.get(name).and_then(Node::text).unwrap_or_default();
+    let text = |name: &str| {
+        metadata
+            .get(name)
+            .and_then(YamlNode::text)
+            .unwrap_or_default()
+    };
     format!("{}/{}", text("namespace"), text("name"))
 }
 
-/// Annotations and labels that are not text are told of and taken out: YAML reads a number where
-/// quotes are missing.
-fn not_text(node: &mut Node, problems: &mut Vec<Problem>) {
+/// Removes annotations and labels that are not text, and adds a problem for each. A number without
+/// quotes is not text in YAML.
+fn remove_non_text(node: &mut YamlNode, problems: &mut Vec<ManifestProblem>) {
     let metadata = node.fields_mut().and_then(|fields| {
         let mut fields = fields.iter_mut();
         fields.find(|(name, _)| &**name == "metadata")
@@ -379,8 +386,8 @@ fn not_text(node: &mut Node, problems: &mut Vec<Problem>) {
         entries.retain(|(name, value)| {
             let is_text = value.text().is_some();
             if !is_text {
-                problems.push(Problem {
-                    kind: ProblemKind::NotAllowed,
+                problems.push(ManifestProblem {
+                    kind: ManifestProblemKind::NotAllowed,
                     path: format!("{kind} {name}"),
                     position: value.position,
                     message: format!("{value} is not text; write it in quotes: \"{value}\""),
@@ -392,26 +399,32 @@ fn not_text(node: &mut Node, problems: &mut Vec<Problem>) {
 }
 
 impl Manifest {
-    /// The Service, if it is one.
+    /// Returns the Service; `None` if the object is of another kind.
     #[must_use]
     pub fn service(&self) -> Option<&Service> {
         match &self.object {
-            Some(Object::Service(service)) => Some(service),
-            Some(Object::EndpointSlice(_) | Object::Endpoints(_) | Object::Pod(_)) | None => None,
+            Some(ManifestObject::Service(service)) => Some(service),
+            Some(
+                ManifestObject::EndpointSlice(_)
+                | ManifestObject::Endpoints(_)
+                | ManifestObject::Pod(_),
+            )
+            | None => None,
         }
     }
 
-    /// Where the field or the annotation stands, or what holds it.
+    /// Returns the place of a field or an annotation. If the object does not have it: the place of
+    /// the field around it, or of the object.
     #[must_use]
-    pub fn place_of(&self, field: &str) -> Place {
+    pub fn place_of(&self, field: &str) -> ManifestPlace {
         let path = match field.strip_prefix("annotation ") {
             Some(name) => format!("metadata.annotations.{name}"),
             None => field.to_owned(),
         };
         let mut path = path.as_str();
         while !path.is_empty() {
-            let found = self.fields.iter().find(|(its, _)| **its == *path);
-            if let Some((_, position)) = found {
+            let field = self.fields.iter().find(|(known, _)| **known == *path);
+            if let Some((_, position)) = field {
                 return self.place.at(*position);
             }
             path = path.rfind(['.', '[']).map_or("", |end| &path[..end]);
@@ -419,36 +432,35 @@ impl Manifest {
         self.place.clone()
     }
 
-    /// Where the first of our annotations stands.
+    /// Returns the place of the first annotation of portlb; of the object if it has none.
     #[must_use]
-    pub fn place_of_annotations(&self) -> Place {
-        let ours = format!("metadata.annotations.{}", service_catalog::model::PREFIX);
-        let its = self
-            .fields
-            .iter()
-            .filter(|(path, _)| path.starts_with(&ours));
-        let first = its.map(|(_, position)| *position).min();
+    pub fn place_of_annotations(&self) -> ManifestPlace {
+        let prefix = format!("metadata.annotations.{}", service_catalog::model::PREFIX);
+        let fields = self.fields.iter();
+        let annotations = fields.filter(|(path, _)| path.starts_with(&prefix));
+        let first = annotations.map(|(_, position)| *position).min();
         first.map_or_else(|| self.place.clone(), |position| self.place.at(position))
     }
 
-    /// Whether the part of the object has a field of its own that does not exist.
+    /// Reports whether a field directly in `part`, such as `spec`, does not exist in the API.
     #[must_use]
     pub fn has_unknown_field_in(&self, part: &str) -> bool {
         let mut problems = self.problems.iter();
         problems.any(|problem| {
             let parent = problem.path.rsplit_once('.').map(|(parent, _)| parent);
-            parent == Some(part) && problem.kind == ProblemKind::UnknownField
+            parent == Some(part) && problem.kind == ManifestProblemKind::UnknownField
         })
     }
 
-    /// Bytes that are kept of the text that it was read from.
+    /// Returns the number of bytes of the document's text that this manifest stores.
     #[cfg(test)]
     pub(crate) fn kept_bytes(&self) -> usize {
         let fields = self.fields.iter().map(|(path, _)| path.len());
         fields.sum::<usize>() + self.title.len() + self.place.file.len()
     }
 
-    /// Whether a field cannot be judged, since something in it, or that it is in, is wrong.
+    /// Reports whether the manifest has a problem in the field, or in a field around it. A check of
+    /// the field would then report a second problem with the same cause.
     #[must_use]
     pub fn is_in_doubt(&self, field: &str) -> bool {
         let mut problems = self.problems.iter();
@@ -458,8 +470,7 @@ impl Manifest {
     }
 }
 
-impl Place {
-    /// The place of a whole file.
+impl ManifestPlace {
     fn of_file(number: usize, path: &Path) -> Self {
         Self {
             number,
@@ -469,7 +480,7 @@ impl Place {
         }
     }
 
-    /// Another position in the document.
+    /// Returns another position in the document of this place.
     fn at(&self, position: Position) -> Self {
         Self {
             position: Some(position),
@@ -477,14 +488,14 @@ impl Place {
         }
     }
 
-    /// The place of a problem of the object that stands here.
+    /// Returns the place of a problem of the object at this place.
     #[must_use]
-    pub fn of(&self, problem: &Problem) -> Self {
+    pub fn of(&self, problem: &ManifestProblem) -> Self {
         self.at(problem.position)
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for ManifestPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { file, document, .. } = self;
         match self.position {
@@ -494,7 +505,7 @@ impl fmt::Display for Place {
     }
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for ManifestProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.path.is_empty() {
             return f.write_str(&self.message);

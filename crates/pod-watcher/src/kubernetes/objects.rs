@@ -1,4 +1,4 @@
-//! Objects of the API's client as the catalog's objects.
+//! Conversion of the API server's objects to the types of the catalog.
 
 use std::{net::IpAddr, num::NonZeroU16};
 
@@ -18,10 +18,10 @@ use service_catalog::model::{
     WrittenStatus,
 };
 
-/// Label of an `EndpointSlice` that names its Service.
+/// Label of an EndpointSlice with the name of its Service.
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
-/// Label of a Service that kube-proxy leaves to another proxy.
+/// Label of a Service that kube-proxy ignores, because another proxy serves it.
 const SERVICE_PROXY_LABEL: &str = "service.kubernetes.io/service-proxy-name";
 
 fn key(meta: &mut ObjectMeta) -> ObjectKey {
@@ -29,7 +29,6 @@ fn key(meta: &mut ObjectMeta) -> ObjectKey {
     ObjectKey::new(&namespace, &meta.name.take().unwrap_or_default())
 }
 
-/// Converts a Service.
 pub(crate) fn service(service: core::Service) -> Service {
     let mut meta = service.metadata;
     let spec = service.spec.unwrap_or_default();
@@ -104,7 +103,7 @@ pub(crate) fn service(service: core::Service) -> Service {
     }
 }
 
-/// What the API server fills in.
+/// Default of the API server for `sessionAffinityConfig.clientIP.timeoutSeconds`.
 const DEFAULT_AFFINITY_SECONDS: i64 = 10_800;
 
 fn service_port(port: core::ServicePort) -> ServicePort {
@@ -114,7 +113,7 @@ fn service_port(port: core::ServicePort) -> ServicePort {
         protocol: protocol(port.protocol.as_deref()),
         port: number(port.port),
         target_port: match port.target_port {
-            // What the API server fills in.
+            // The default of the API server: the port of the Service.
             None | Some(IntOrString::Int(0)) => Some(number(port.port)),
             Some(IntOrString::Int(target)) => Some(number(target)),
             Some(IntOrString::String(text)) => text.parse().ok(),
@@ -159,7 +158,6 @@ fn written_status(status: core::ServiceStatus) -> WrittenStatus {
     written
 }
 
-/// Converts an EndpointSlice.
 pub(crate) fn endpoint_slice(slice: discovery::EndpointSlice) -> EndpointSlice {
     let mut meta = slice.metadata;
     let key = key(&mut meta);
@@ -172,7 +170,8 @@ pub(crate) fn endpoint_slice(slice: discovery::EndpointSlice) -> EndpointSlice {
     let mut not_used = NotUsed::default();
     let mut endpoints: Vec<Endpoint> = Vec::with_capacity(slice.endpoints.len());
     for endpoint in slice.endpoints {
-        // Of several addresses the first counts: the API calls them fungible.
+        // An endpoint is served at its first address: the API defines all addresses of an endpoint
+        // as interchangeable.
         let mut addresses = endpoint.addresses.iter();
         match addresses.next().map(|text| (text, text.parse())) {
             Some((_, Ok(address))) => endpoints.push(Endpoint {
@@ -213,7 +212,6 @@ fn slice_port(port: discovery::EndpointPort) -> EndpointPort {
     }
 }
 
-/// Converts a port of Endpoints.
 pub(crate) fn endpoints_port(port: core::EndpointPort) -> EndpointPort {
     EndpointPort {
         name: port.name.unwrap_or_default().into(),
@@ -222,9 +220,9 @@ pub(crate) fn endpoints_port(port: core::EndpointPort) -> EndpointPort {
     }
 }
 
-/// What is not said counts as the API defines it: ready. One that is not gets no new
-/// connections whether it is serving and terminating or neither; it keeps those that it has for
-/// as long as it is listed (docs/decisions/0014).
+/// Returns the readiness of an endpoint. An endpoint without the condition `ready` is ready, as the
+/// API defines. An endpoint that is not ready gets no new connections, whether it is terminating or
+/// not; it keeps its connections while the slice lists it (docs/decisions/0014).
 fn readiness(conditions: &discovery::EndpointConditions) -> Readiness {
     if conditions.ready.unwrap_or(true) {
         Readiness::Ready
@@ -233,7 +231,6 @@ fn readiness(conditions: &discovery::EndpointConditions) -> Readiness {
     }
 }
 
-/// Converts a Pod.
 pub(crate) fn pod(pod: core::Pod) -> Pod {
     let mut meta = pod.metadata;
     let status = pod.status.unwrap_or_default();
@@ -277,7 +274,8 @@ fn annotations(meta: &mut ObjectMeta) -> Annotations {
         .collect()
 }
 
-/// The API server takes these three only.
+/// Returns the protocol of a port. The API server accepts only TCP, UDP and SCTP; TCP is its
+/// default.
 fn protocol(name: Option<&str>) -> Protocol {
     match name {
         Some("UDP") => Protocol::Udp,

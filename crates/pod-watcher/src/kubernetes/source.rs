@@ -1,4 +1,4 @@
-//! A cluster as a [`Source`]: what the watches tell goes through the catalog.
+//! Implementation of [`DesiredSetSource`] for a Kubernetes cluster.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -18,46 +18,49 @@ use tokio::sync::mpsc;
 use super::objects;
 use crate::{
     metrics::ClusterMetrics,
-    source::{Description, Source, SourceError, SourceEvent},
+    source::{DesiredSetSource, SourceDescription, SourceError, SourceEvent},
 };
 
-/// News that are handled at once, so that a rolling update of many pods is published as few changes.
+/// Largest number of events that are handled together. A rolling update of many pods then becomes a
+/// few changes of the desired set.
 const BATCH: usize = 512;
 
-/// What a watch tells the source.
+/// An event of the watch of one scope.
 #[derive(Debug)]
 pub(crate) struct ScopeEvent {
     scope: Arc<Scope>,
-    what: ScopeEventKind,
+    kind: ScopeEventKind,
 }
 
 #[derive(Debug)]
 enum ScopeEventKind {
     Input(Box<Input>),
-    Trouble(String),
+    /// Description of the failure.
+    Failed(String),
     Recovered,
 }
 
-/// What runs in a cluster.
+/// A Kubernetes cluster as the source of the desired set.
 #[derive(Debug)]
 pub struct KubernetesSource {
-    description: Description,
+    description: SourceDescription,
     catalog: Catalog,
     events: mpsc::Receiver<ScopeEvent>,
-    /// Taken from the channel and not handled yet.
+    /// Buffer for the events of one batch, reused for the next batch.
     batch: Vec<ScopeEvent>,
-    /// What is wrong, by what is watched.
-    troubles: BTreeMap<Arc<Scope>, String>,
-    /// What was said of that last.
-    said: Option<SourceError>,
+    /// Scopes whose list or watch fails, with the description of the failure.
+    failures: BTreeMap<Arc<Scope>, String>,
+    /// The last reported failure. `None`: the last report was a recovery, or there was no report.
+    reported: Option<SourceError>,
+    /// Whether the first desired set was returned.
     is_published: bool,
-    /// Found and not said yet.
+    /// Events that `next` has not returned yet.
     next: VecDeque<SourceEvent>,
     views: Publisher<ObjectKey, Arc<ServiceView>>,
     metrics: ClusterMetrics,
 }
 
-/// Kinds that are converted as soon as they are read.
+/// A type of the API server's objects that is converted to an input of the catalog.
 pub(crate) trait Converted: Sized {
     fn put(self) -> Input;
     fn deleted(self) -> Input;
@@ -96,17 +99,17 @@ impl Converted for core::Pod {
 impl ScopeEvent {
     pub(crate) fn new<K: Converted>(scope: &Arc<Scope>, watched: WatchEvent<K>) -> Self {
         let input = |input| ScopeEventKind::Input(Box::new(input));
-        let what = match watched {
+        let kind = match watched {
             WatchEvent::Began => input(Input::Restarted((**scope).clone())),
             WatchEvent::Put(object) => input(object.put()),
             WatchEvent::Deleted(object) => input(object.deleted()),
             WatchEvent::Listed => input(Input::RestartedDone((**scope).clone())),
-            WatchEvent::Trouble(trouble) => ScopeEventKind::Trouble(trouble),
+            WatchEvent::Trouble(description) => ScopeEventKind::Failed(description),
             WatchEvent::Recovered => ScopeEventKind::Recovered,
         };
         Self {
             scope: Arc::clone(scope),
-            what,
+            kind,
         }
     }
 }
@@ -119,15 +122,15 @@ impl KubernetesSource {
         metrics: ClusterMetrics,
     ) -> Self {
         Self {
-            description: Description {
+            description: SourceDescription {
                 kind: "kubernetes",
                 location,
             },
             catalog,
             events,
             batch: Vec::new(),
-            troubles: BTreeMap::new(),
-            said: None,
+            failures: BTreeMap::new(),
+            reported: None,
             is_published: false,
             next: VecDeque::new(),
             views: Publisher::new(),
@@ -143,25 +146,25 @@ impl KubernetesSource {
         &mut self.catalog
     }
 
-    fn take_over(&mut self, batch: &mut Vec<ScopeEvent>) {
+    fn handle(&mut self, batch: &mut Vec<ScopeEvent>) {
         for event in batch.drain(..) {
-            match event.what {
+            match event.kind {
                 ScopeEventKind::Input(input) => self.catalog.handle(*input),
-                ScopeEventKind::Trouble(trouble) => {
-                    self.troubles.insert(event.scope, trouble);
+                ScopeEventKind::Failed(description) => {
+                    self.failures.insert(event.scope, description);
                 }
                 ScopeEventKind::Recovered => {
-                    self.troubles.remove(&event.scope);
+                    self.failures.remove(&event.scope);
                 }
             }
         }
         let output = self.catalog.take_output();
-        self.say_output(output);
-        self.say_troubles();
-        self.metrics.counted(&self.catalog.counts());
+        self.report_output(output);
+        self.report_failures();
+        self.metrics.set_counts(&self.catalog.counts());
     }
 
-    fn say_output(&mut self, output: Output) {
+    fn report_output(&mut self, output: Output) {
         if !self.catalog.is_synced() {
             return;
         }
@@ -172,7 +175,7 @@ impl KubernetesSource {
             }
         }
         for finding in output.pod_findings.iter().flatten() {
-            tracing::warn!(%finding, "what --pod-selector describes");
+            tracing::warn!(%finding, "problem with the pods of --pod-selector");
         }
         if !output.changes.is_empty() || !self.is_published {
             self.next.push_back(SourceEvent::Changes(output.changes));
@@ -181,25 +184,26 @@ impl KubernetesSource {
         }
     }
 
-    /// Each trouble once, whatever it concerns: an API server that is away is one.
-    fn say_troubles(&mut self) {
-        let mut troubles: Vec<&str> = self.troubles.values().map(String::as_str).collect();
-        troubles.sort_unstable();
-        troubles.dedup();
-        let now = (!troubles.is_empty()).then(|| SourceError::from(troubles.join("; ")));
-        if now == self.said {
+    /// Reports the failures of all scopes as one error, if they have changed. Several scopes with
+    /// an equal description, such as an API server that cannot be reached, are one failure.
+    fn report_failures(&mut self) {
+        let mut failures: Vec<&str> = self.failures.values().map(String::as_str).collect();
+        failures.sort_unstable();
+        failures.dedup();
+        let now = (!failures.is_empty()).then(|| SourceError::from(failures.join("; ")));
+        if now == self.reported {
             return;
         }
         self.next.push_back(match &now {
             Some(error) => SourceEvent::Failed(error.clone()),
             None => SourceEvent::Recovered,
         });
-        self.said = now;
+        self.reported = now;
     }
 }
 
-impl Source for KubernetesSource {
-    fn description(&self) -> Description {
+impl DesiredSetSource for KubernetesSource {
+    fn description(&self) -> SourceDescription {
         self.description.clone()
     }
 
@@ -210,10 +214,10 @@ impl Source for KubernetesSource {
             }
             let mut batch = std::mem::take(&mut self.batch);
             if self.events.recv_many(&mut batch, BATCH).await == 0 {
-                // The watches live as long as the process.
+                // The channel is closed: the watches have ended because the daemon stops.
                 std::future::pending::<()>().await;
             }
-            self.take_over(&mut batch);
+            self.handle(&mut batch);
             self.batch = batch;
         }
     }

@@ -1,4 +1,4 @@
-//! The tasks of a cluster as the source, and how they are connected.
+//! Tasks that list and watch a cluster.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -20,15 +20,20 @@ use tokio::sync::mpsc;
 use super::source::{Converted, KubernetesSource, ScopeEvent};
 use crate::{config::ClusterConfig, metrics::ClusterMetrics};
 
-/// Events that wait for the source; a watch waits when there are more.
+/// Capacity of the channel for events to the source. A watch waits while the channel is full.
 const QUEUE: usize = 1_024;
 
-/// Objects in a page of a list. A slice has up to a hundred endpoints of some 400 bytes each.
+/// Number of Services in a page of a list.
 const PAGE_OF_SERVICES: u32 = 250;
+
+/// Number of EndpointSlices in a page of a list. A slice has up to 100 endpoints of about 400
+/// bytes.
 const PAGE_OF_SLICES: u32 = 50;
+
+/// Number of pods in a page of a list.
 const PAGE_OF_PODS: u32 = 100;
 
-/// The source, with its watches running.
+/// Starts a watch of each scope, and returns the source that receives their events.
 pub(crate) fn source(
     config: &ClusterConfig,
     metrics: &ClusterMetrics,
@@ -37,7 +42,7 @@ pub(crate) fn source(
     let (sender, events) = mpsc::channel(QUEUE);
     for scope in &config.settings.scopes {
         let shutdown = daemon.shutdown().clone();
-        let watch = Watch {
+        let watch = ScopeWatch {
             config,
             metrics,
             scope,
@@ -65,7 +70,7 @@ pub(crate) fn source(
     KubernetesSource::new(config.url.clone(), catalog, events, metrics.clone())
 }
 
-struct Watch<'a> {
+struct ScopeWatch<'a> {
     config: &'a ClusterConfig,
     metrics: &'a ClusterMetrics,
     scope: &'a Scope,
@@ -73,7 +78,7 @@ struct Watch<'a> {
     shutdown: Shutdown,
 }
 
-impl Watch<'_> {
+impl ScopeWatch<'_> {
     fn follow<K: Watchable + Converted>(
         self,
         page_size: u32,

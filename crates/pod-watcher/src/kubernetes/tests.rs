@@ -1,4 +1,4 @@
-//! The catalog, fed with manifests.
+//! Tests of the catalog with objects from manifests.
 
 mod endpoints;
 mod held_addresses;
@@ -18,7 +18,7 @@ use virtual_server::{DesiredSet, RealServerHistory};
 
 use crate::{
     file_format,
-    kubernetes::manifests::{self, Manifest, Object},
+    kubernetes::manifests::{self, Manifest, ManifestObject},
     render,
 };
 use service_catalog::{
@@ -27,7 +27,7 @@ use service_catalog::{
     settings::Settings,
 };
 
-/// The class, and nothing else.
+/// Returns settings with a load balancer class and otherwise defaults.
 fn settings() -> Settings {
     Settings {
         load_balancer_class: "portlb.io/portlb".to_owned(),
@@ -35,7 +35,7 @@ fn settings() -> Settings {
     }
 }
 
-/// The same with pools.
+/// Returns [`settings`] with address pools, each written as `NAME=PREFIX,...`.
 fn with_pools(pools: &[&str]) -> Settings {
     Settings {
         pools: pools.iter().map(|pool| pool.parse().unwrap()).collect(),
@@ -46,10 +46,10 @@ fn with_pools(pools: &[&str]) -> Settings {
 fn inputs(manifests: &str) -> Vec<Input> {
     let read = manifests::parse("test", manifests);
     let input = |manifest: Manifest| match manifest.object.unwrap() {
-        Object::Service(service) => Input::Service(service),
-        Object::EndpointSlice(slice) => Input::EndpointSlice(slice),
-        Object::Pod(pod) => Input::Pod(pod),
-        Object::Endpoints(endpoints) => panic!("{endpoints:?}"),
+        ManifestObject::Service(service) => Input::Service(service),
+        ManifestObject::EndpointSlice(slice) => Input::EndpointSlice(slice),
+        ManifestObject::Pod(pod) => Input::Pod(pod),
+        ManifestObject::Endpoints(endpoints) => panic!("{endpoints:?}"),
     };
     read.into_iter()
         .map(|manifest| input(manifest.unwrap()))
@@ -62,7 +62,8 @@ fn feed(catalog: &mut Catalog, manifests: &str) {
     }
 }
 
-/// A Service with an address, and more lines of its `metadata` and `spec`.
+/// Returns the manifest of a Service with additional annotations and lines of its `spec`. Unless
+/// these have an address, the Service has the address 10.1.1.10.
 fn service(name: &str, annotations: &str, spec: &str) -> String {
     let address = if annotations.contains("address")
         || ["loadBalancerIP", "externalIPs"]
@@ -88,8 +89,8 @@ spec:
 
 const PORT_80: &str = "  ports: [{port: 80}]\n";
 
-/// A slice of a Service: `endpoints` are addresses with their conditions, such as `10.0.2.3` (ready)
-/// and `10.0.2.4:serving,terminating`.
+/// Returns the manifest of an EndpointSlice of a Service. `endpoints` are addresses with
+/// conditions, such as `10.0.2.4 serving,terminating`; without conditions the endpoint is ready.
 fn slice(service: &str, suffix: &str, ports: &str, endpoints: &[&str]) -> String {
     let mut text = format!(
         "---
@@ -117,7 +118,7 @@ endpoints:
 
 const ON_80: &str = "{name: '', port: 80}";
 
-/// Manifests, the document that they become, and what is said of them.
+/// Checks that the manifests render to the expected document, followed by the findings as comments.
 #[track_caller]
 fn check(settings: Settings, manifests: &str, expected: Expect) {
     let mut catalog = Catalog::new(settings);
@@ -127,7 +128,7 @@ fn check(settings: Settings, manifests: &str, expected: Expect) {
     assert_eq!(desired.validate(), Ok(()));
     let mut read = file_format::parse(&rendered.document).unwrap();
     let servers = read.virtual_servers.values_mut();
-    // A file has an order of its real servers; a cluster has none.
+    // A document has positions of the real servers, a catalog has none.
     for real_server in servers.flat_map(|server| &mut server.real_servers) {
         real_server.history = RealServerHistory::default();
     }
@@ -142,14 +143,14 @@ fn check(settings: Settings, manifests: &str, expected: Expect) {
     expected.assert_eq(&text);
 }
 
-/// The outputs of a catalog, applied as a watcher would.
+/// A receiver that applies every output of a catalog.
 #[derive(Default)]
-struct Watcher {
+struct TestWatcher {
     desired: DesiredSet,
     views: BTreeMap<ObjectKey, ServiceView>,
 }
 
-impl Watcher {
+impl TestWatcher {
     #[track_caller]
     fn take(&mut self, catalog: &mut Catalog) -> usize {
         let output = catalog.take_output();
@@ -175,7 +176,7 @@ impl Watcher {
         changes
     }
 
-    /// `tcp/10.1.1.10:80 -> 10.0.2.3 10.0.2.4`, a line each.
+    /// Returns a line for each virtual server, such as `tcp/10.1.1.10:80 mh -> 10.0.2.3 10.0.2.4`.
     fn shown(&self) -> String {
         let mut lines = String::new();
         for (id, server) in &self.desired.virtual_servers {

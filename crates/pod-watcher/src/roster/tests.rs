@@ -20,7 +20,7 @@ fn real_server(host: u16) -> RealServer {
     }
 }
 
-/// A virtual server as a cluster gives it: without an order.
+/// Returns a virtual server as from a cluster: the source has no order of the real servers.
 fn server(hosts: impl IntoIterator<Item = u16>) -> VirtualServer {
     VirtualServer {
         id: "tcp/10.1.1.10:80".parse().unwrap(),
@@ -36,7 +36,7 @@ fn server(hosts: impl IntoIterator<Item = u16>) -> VirtualServer {
     }
 }
 
-/// A virtual server as a file gives it: in the order of the file.
+/// Returns a virtual server as from a file: the positions are the order in the file.
 fn file(hosts: &[u16]) -> VirtualServer {
     let mut server = server(hosts.iter().copied());
     for (real_server, position) in server.real_servers.iter_mut().zip(0..) {
@@ -45,7 +45,7 @@ fn file(hosts: &[u16]) -> VirtualServer {
     server
 }
 
-/// The last octets of the real servers by their positions.
+/// Returns the last two octets of each real server as a number, sorted by position.
 fn order(roster: &Roster) -> Vec<u16> {
     let server = roster.published().whole();
     let host = |real_server: &RealServer| match real_server.address {
@@ -58,9 +58,9 @@ fn order(roster: &Roster) -> Vec<u16> {
     server.real_servers.iter().map(host).collect()
 }
 
-/// Numbers of the parts that a change has made, and whether it has made the head.
-fn made(roster: &Roster, change: u64) -> (bool, Vec<usize>) {
-    let Parted { head, parts } = roster.published();
+/// Returns whether a change has created the head, and the numbers of the parts that it has created.
+fn created_by(roster: &Roster, change: u64) -> (bool, Vec<usize>) {
+    let PublishedVirtualServer { head, parts } = roster.published();
     let parts = parts.iter().enumerate();
     let parts = parts.filter(|(_, part)| part.changed == change);
     (
@@ -79,27 +79,27 @@ fn history(roster: &Roster, host: u16) -> RealServerHistory {
 }
 
 #[test]
-fn newcomers_of_a_cluster_come_behind_all_others_by_address() {
+fn new_real_servers_of_a_cluster_get_positions_after_all_others_by_address() {
     let mut roster = Roster::new(server([5, 3, 9]), 1);
     assert_eq!(order(&roster), [3, 5, 9]);
     roster.update(server([1, 3, 4, 5, 9]), NOW, 2);
     assert_eq!(order(&roster), [3, 5, 9, 1, 4]);
-    // One that leaves and returns comes last.
+    // The real server 3 disappears and returns: it gets the last position.
     roster.update(server([1, 4, 5, 9]), NOW, 3);
     roster.update(server([1, 3, 4, 5, 9]), NOW, 4);
     assert_eq!(order(&roster), [5, 9, 1, 4, 3]);
 }
 
 #[test]
-fn the_order_of_a_file_is_the_order_in_the_file() {
+fn positions_with_a_file_follow_the_order_in_the_file() {
     let mut roster = Roster::new(file(&[5, 3, 9]), 1);
     assert_eq!(order(&roster), [5, 3, 9]);
-    // Appended and removed lines leave the numbers of all others.
+    // Appended and removed lines do not change the positions of the other real servers.
     roster.update(file(&[5, 3, 9, 4]), NOW, 2);
     roster.update(file(&[3, 9, 4]), NOW, 3);
     assert_eq!(order(&roster), [3, 9, 4]);
     assert_eq!(history(&roster, 4).position, 3);
-    // One line in front of the others gives all of them new numbers.
+    // A new first line changes the positions of all real servers.
     roster.update(file(&[7, 3, 9, 4]), NOW, 4);
     assert_eq!(order(&roster), [7, 3, 9, 4]);
     assert_eq!(history(&roster, 4).position, 3);
@@ -108,31 +108,31 @@ fn the_order_of_a_file_is_the_order_in_the_file() {
 }
 
 #[test]
-fn one_changed_endpoint_of_ten_thousand_makes_one_part() {
+fn one_changed_real_server_of_ten_thousand_changes_one_part() {
     let mut roster = Roster::new(server(0..10_000), 1);
     let parts = 10_000_usize.div_ceil(LARGEST_PART);
-    assert_eq!(made(&roster, 1), (true, (0..parts).collect()));
+    assert_eq!(created_by(&roster, 1), (true, (0..parts).collect()));
     let mut changed = server(0..10_000);
     changed.real_servers[5_000].weight = Weight(7);
     roster.update(changed.clone(), NOW, 2);
-    assert_eq!(made(&roster, 2), (false, vec![5_000 / LARGEST_PART]));
-    // The same once more changes nothing.
+    assert_eq!(created_by(&roster, 2), (false, vec![5_000 / LARGEST_PART]));
+    // An equal state changes no part.
     roster.update(changed.clone(), NOW, 3);
-    assert_eq!(made(&roster, 3), (false, vec![]));
-    // A replacement takes the free place.
+    assert_eq!(created_by(&roster, 3), (false, vec![]));
+    // A new real server goes into the part that has lost one.
     changed.real_servers[5_000] = real_server(10_000);
     roster.update(changed.clone(), NOW, 4);
-    assert_eq!(made(&roster, 4), (false, vec![5_000 / LARGEST_PART]));
+    assert_eq!(created_by(&roster, 4), (false, vec![5_000 / LARGEST_PART]));
     changed.minimum_healthy = 2;
     roster.update(changed, NOW, 5);
-    assert_eq!(made(&roster, 5), (true, vec![]));
+    assert_eq!(created_by(&roster, 5), (true, vec![]));
     roster.update(server([]), NOW, 6);
     assert_eq!(roster.published().parts, []);
     assert_eq!(roster.published().head.part_count, 0);
 }
 
 #[test]
-fn a_state_is_dated_when_the_watcher_has_seen_it_begin() {
+fn a_state_has_a_time_only_if_pod_watcher_has_seen_the_change() {
     let mut roster = Roster::new(server([1]), 1);
     assert_eq!(history(&roster, 1), RealServerHistory::default());
     let mut draining = server([1, 2]);
@@ -154,7 +154,7 @@ fn a_state_is_dated_when_the_watcher_has_seen_it_begin() {
 
 proptest! {
     #[test]
-    fn parts_hold_each_real_server_once_and_only_parts_that_differ_are_made(
+    fn each_real_server_is_in_one_part_and_only_parts_that_differ_are_replaced(
         sets in prop::collection::vec(prop::collection::btree_map(0..2_000_u16, 1..4_u16, 0..1_500), 1..6),
     ) {
         let state = |set: &BTreeMap<u16, u16>| {
@@ -170,13 +170,13 @@ proptest! {
             let before = roster.published().clone();
             roster.update(state(set), NOW, change);
             most = most.max(set.len());
-            let Parted { head, parts } = roster.published();
+            let PublishedVirtualServer { head, parts } = roster.published();
             prop_assert_eq!(head.part_count, parts.len());
             prop_assert!(parts.len() <= most.div_ceil(LARGEST_PART));
             for (number, part) in parts.iter().enumerate() {
                 prop_assert!(part.real_servers.len() <= LARGEST_PART);
-                let same = |former: &Arc<Part>| former.real_servers == part.real_servers;
-                let is_new = !before.parts.get(number).is_some_and(same);
+                let is_equal = |former: &Arc<PublishedPart>| former.real_servers == part.real_servers;
+                let is_new = !before.parts.get(number).is_some_and(is_equal);
                 prop_assert_eq!(is_new, part.changed == change);
             }
             let mut whole = roster.published().whole();

@@ -1,31 +1,32 @@
-//! Services that this load balancer does not serve, and whether they are meant to be served.
+//! Checks of the class of Services.
 
-use super::report::Severity;
+use super::report::MessageSeverity;
 use service_catalog::{
     model::{PREFIX, Service, ServiceType},
     service_spec,
     settings::Settings,
 };
 
-/// Most letters in which a misspelt class differs.
+/// Largest number of edited letters up to which a class counts as misspelt.
 const MOST_EDITS: usize = 2;
 
-/// What is to be said of a Service that is not ours.
+/// The reason why this load balancer does not serve a Service.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct NotOurs {
-    pub(super) severity: Severity,
-    /// Where it is said, or would be.
+pub(super) struct ClassProblem {
+    /// `Note`: the Service clearly belongs to another load balancer.
+    pub(super) severity: MessageSeverity,
+    /// The field or annotation with the class. Empty: the Service has no class.
     pub(super) field: String,
     pub(super) text: String,
 }
 
-/// What is to be said of a Service; `None`: it is ours.
-pub(super) fn judge(service: &Service, settings: &Settings) -> Option<NotOurs> {
+/// Returns why this load balancer does not serve a Service; `None` if it serves the Service.
+pub(super) fn check(service: &Service, settings: &Settings) -> Option<ClassProblem> {
     if service_spec::is_ours(service, settings) {
         return None;
     }
     let class = &*settings.load_balancer_class;
-    let speaks_to_us = !service.annotations.is_empty();
+    let has_our_annotations = !service.annotations.is_empty();
     let is_load_balancer = service.service_type == ServiceType::LoadBalancer;
     let annotation = format!("annotation {PREFIX}load-balancer-class");
     let named = match service_spec::annotated_class(service) {
@@ -36,65 +37,67 @@ pub(super) fn judge(service: &Service, settings: &Settings) -> Option<NotOurs> {
         }
     };
     if let Some((field, named)) = named {
-        let (severity, cure) = if is_misspelt(named, class) {
-            (Severity::Error, format!("did you mean {class}?"))
-        } else if speaks_to_us {
-            let cure = format!("write {class}, or remove the annotations {PREFIX}");
-            (Severity::Remark, cure)
+        let (severity, suggestion) = if is_misspelt(named, class) {
+            (MessageSeverity::Error, format!("did you mean {class}?"))
+        } else if has_our_annotations {
+            let suggestion = format!("write {class}, or remove the annotations {PREFIX}");
+            (MessageSeverity::Remark, suggestion)
         } else {
-            (Severity::Note, String::new())
+            (MessageSeverity::Note, String::new())
         };
-        let text = format!("{field}: {named:?} is not the class of this load balancer; {cure}");
-        return Some(NotOurs {
+        let text =
+            format!("{field}: {named:?} is not the class of this load balancer; {suggestion}");
+        return Some(ClassProblem {
             severity,
             field,
             text,
         });
     }
-    let cure = format!(
+    let suggestion = format!(
         "write spec.type: LoadBalancer and spec.loadBalancerClass: {class}, or for a Service of \
          another type the annotation {PREFIX}load-balancer-class: {class}"
     );
-    let (severity, text) = match (speaks_to_us, is_load_balancer) {
+    let (severity, text) = match (has_our_annotations, is_load_balancer) {
         (true, _) => {
             let text = format!(
-                "has annotations {PREFIX}, but no class, so that no load balancer serves it; {cure}"
+                "has annotations {PREFIX}, but no class, so no load balancer serves the Service; \
+                 {suggestion}"
             );
-            (Severity::Error, text)
+            (MessageSeverity::Error, text)
         }
         (false, true) => {
             let text = format!(
-                "has no class, so that this load balancer does not serve it; write \
-                 spec.loadBalancerClass: {class} if it is to"
+                "has no class, so this load balancer does not serve the Service; to change this, \
+                 write spec.loadBalancerClass: {class}"
             );
-            (Severity::Remark, text)
+            (MessageSeverity::Remark, text)
         }
-        (false, false) => (Severity::Note, String::new()),
+        (false, false) => (MessageSeverity::Note, String::new()),
     };
-    Some(NotOurs {
+    Some(ClassProblem {
         severity,
         field: String::new(),
         text,
     })
 }
 
-/// Whether a class is most likely meant to be ours.
+/// Reports whether `named` is most likely a misspelling of `class`, or its name without the domain.
 fn is_misspelt(named: &str, class: &str) -> bool {
     let name = class.rsplit('/').next().unwrap_or(class);
     named.eq_ignore_ascii_case(name)
         || edits(&named.to_lowercase(), &class.to_lowercase()) <= MOST_EDITS
 }
 
-/// How many letters are to be added, removed or changed to make one text of the other.
+/// Returns the smallest number of letters to add, remove or change that makes the texts equal.
 fn edits(one: &str, other: &str) -> usize {
     let other: Vec<char> = other.chars().collect();
     let mut row: Vec<usize> = (0..=other.len()).collect();
     for (index, letter) in one.chars().enumerate() {
         let mut diagonal = std::mem::replace(&mut row[0], index + 1);
-        for (place, its) in other.iter().enumerate() {
-            let changed = diagonal + usize::from(letter != *its);
-            diagonal = row[place + 1];
-            row[place + 1] = changed.min(diagonal + 1).min(row[place] + 1);
+        for (column, other_letter) in other.iter().enumerate() {
+            let changed = diagonal + usize::from(letter != *other_letter);
+            diagonal = row[column + 1];
+            row[column + 1] = changed.min(diagonal + 1).min(row[column] + 1);
         }
     }
     row[other.len()]
@@ -105,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_class_that_differs_by_a_letter_or_two_is_misspelt() {
+    fn a_class_that_differs_by_at_most_two_letters_is_misspelt() {
         let class = "portlb.io/portlb";
         for named in [
             "portlb.io/prtlb",

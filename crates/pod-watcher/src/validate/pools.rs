@@ -1,4 +1,4 @@
-//! Address pools for manifests that are checked without the load balancer's own.
+//! Assumed address pools for a check without `--address-pool`.
 
 use std::{
     collections::BTreeMap,
@@ -9,40 +9,42 @@ use virtual_server::IpNet;
 
 use service_catalog::{model::Service, settings::AddressPool};
 
-/// Length of the prefix that is reserved for benchmarks (RFC 2544), which the pools share.
-const ALL_V4: u8 = 15;
+/// Length of 198.18.0.0/15, the prefix for benchmarks (RFC 2544). The assumed pools are parts of
+/// it.
+const BENCHMARK_PREFIX_LENGTH: u8 = 15;
 
-/// A pool of every name that a Service asks for, and one for those that ask for none. Each has an
-/// address for every Service that may take one.
+/// Returns a pool for every pool name that a Service has, and a pool without name for the other
+/// Services. Each pool has an address for every Service that can use the pool.
 pub(super) fn assumed<'a>(services: impl Iterator<Item = &'a Service>) -> Vec<AddressPool> {
-    let mut takers: BTreeMap<String, u32> = BTreeMap::from([(String::new(), 0)]);
+    let mut users: BTreeMap<String, u32> = BTreeMap::from([(String::new(), 0)]);
     for service in services {
         let mut annotations = service.annotations.iter();
         let pool = annotations.find(|(name, _)| &**name == "address-pool");
         let pool = pool.map_or("", |(_, name)| name.trim());
-        *takers.entry(pool.to_owned()).or_default() += 1;
+        *users.entry(pool.to_owned()).or_default() += 1;
     }
-    // The largest first, so that each begins at a multiple of its size.
-    let mut sizes: Vec<(u32, String)> = takers
+    // The largest pools come first, so that each pool begins at a multiple of its size.
+    let mut sizes: Vec<(u32, String)> = users
         .into_iter()
-        .map(|(name, takers)| ((takers + 2).next_power_of_two(), name))
+        .map(|(name, users)| ((users + 2).next_power_of_two(), name))
         .collect();
     sizes.sort_by(|one, other| other.0.cmp(&one.0).then(one.1.cmp(&other.1)));
     let mut next = u32::from(Ipv4Addr::new(198, 18, 0, 0));
     let mut pools = Vec::new();
     for ((size, name), index) in sizes.into_iter().zip(0_u16..) {
-        let length = u8::try_from(size.leading_zeros() + 1).unwrap_or(ALL_V4);
+        let length = u8::try_from(size.leading_zeros() + 1).unwrap_or(BENCHMARK_PREFIX_LENGTH);
         let v4 = IpAddr::V4(Ipv4Addr::from(next));
-        // Documentation, RFC 3849.
+        // 2001:db8::/32 is the prefix for documentation (RFC 3849).
         let v6 = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, index, 0, 0, 0, 0, 0));
-        let prefixes = [IpNet::new(v4, length.max(ALL_V4)), IpNet::new(v6, 48)];
+        let length = length.max(BENCHMARK_PREFIX_LENGTH);
+        let prefixes = [IpNet::new(v4, length), IpNet::new(v6, 48)];
         pools.push(AddressPool {
             name,
             prefixes: prefixes.into_iter().flatten().collect(),
         });
         next = next.saturating_add(size);
     }
-    // The first pool is for those that name none.
+    // The catalog uses the first pool for Services that name no pool.
     pools.sort_by(|one, other| one.name.cmp(&other.name));
     pools
 }
@@ -63,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn every_service_finds_an_address_and_no_two_pools_overlap() {
+    fn assumed_pools_have_an_address_for_every_service_and_do_not_overlap() {
         let services = services(&[("a", 3_000), ("b", 1), ("c", 400), ("d", 62)]);
         let pools = assumed(services.iter());
         let sizes: Vec<(&str, String)> = pools

@@ -1,48 +1,49 @@
-//! What a check has found, as text and as JSON.
+//! The report of `validate`, as text and as JSON.
 
 use serde_json::{Value, json};
 
-use crate::kubernetes::manifests::{Place, Position};
+use crate::kubernetes::manifests::{ManifestPlace, Position};
 
-/// How much a message weighs.
+/// The severity of a [`ValidationMessage`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Severity {
-    /// Something is not served as it is written, or an API server refuses it.
+pub enum MessageSeverity {
+    /// The API server refuses the object, or this load balancer does not serve it as written.
     Error,
-    /// Its owner should know; an error with `--strict`.
+    /// The object is served, but most likely not as its author intended. With `--strict` an error.
     Remark,
-    /// What the verdict leaves open.
+    /// A check was not possible.
     Note,
 }
 
-/// One thing that was found.
+/// A message about one object or, as a note, about several objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Message {
-    /// How much it weighs.
-    pub severity: Severity,
-    /// Where; `None`: it is about several objects.
-    pub place: Option<Place>,
-    /// Kind and name of the object; empty: none.
+pub struct ValidationMessage {
+    pub severity: MessageSeverity,
+    /// `None`: the message is about several objects.
+    pub place: Option<ManifestPlace>,
+    /// Kind and name of the object, such as `Service shop/web`. Empty: the message is about a file
+    /// or about several objects.
     pub object: String,
-    /// The reason of the Event that says the same in a cluster.
+    /// Reason of the Event with the same message in a cluster. `None`: pod-watcher writes no such
+    /// Event.
     pub reason: Option<&'static str>,
-    /// The field or annotation; empty: none.
+    /// The field or annotation. Empty: the message is about the whole object.
     pub field: String,
-    /// What it is, and what to do; begins with the field.
+    /// The problem and a suggestion. The text begins with the field.
     pub text: String,
 }
 
-/// What the check of some files has found.
+/// The result of a check of manifests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Report {
-    /// By severity, then in the order of the files.
-    pub messages: Vec<Message>,
-    /// How many Services of ours there are.
+pub struct ValidationReport {
+    /// Messages sorted by severity, then by file and line.
+    pub messages: Vec<ValidationMessage>,
+    /// Number of Services with the class of this load balancer.
     pub services: usize,
 }
 
-impl Severity {
-    /// The word for it.
+impl MessageSeverity {
+    /// Returns the severity as the text and the JSON of the report show it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -53,8 +54,8 @@ impl Severity {
     }
 }
 
-impl Message {
-    /// The message as a line of text.
+impl ValidationMessage {
+    /// Returns the message as one line of text.
     #[must_use]
     pub fn line(&self) -> String {
         let mut line = match &self.place {
@@ -86,58 +87,58 @@ impl Message {
     }
 }
 
-impl Report {
-    /// How many messages there are of a severity.
+impl ValidationReport {
+    /// Returns the number of messages with a severity.
     #[must_use]
-    pub fn count(&self, severity: Severity) -> usize {
+    pub fn count(&self, severity: MessageSeverity) -> usize {
         let all = self.messages.iter();
         all.filter(|message| message.severity == severity).count()
     }
 
-    /// Whether nothing is wrong; with `is_strict` a remark is wrong, too.
+    /// Reports whether the manifests are valid. With `is_strict`, a remark counts as an error.
     #[must_use]
     pub fn passes(&self, is_strict: bool) -> bool {
         let remarks = if is_strict {
-            self.count(Severity::Remark)
+            self.count(MessageSeverity::Remark)
         } else {
             0
         };
-        self.count(Severity::Error) + remarks == 0
+        self.count(MessageSeverity::Error) + remarks == 0
     }
 
-    /// The last line of the text.
+    /// Returns the last line of the text: the number of errors, or the number of valid Services.
     #[must_use]
     pub fn verdict(&self, is_strict: bool) -> String {
-        let count = |severity: Severity, word: &str| match self.count(severity) {
+        let count = |severity: MessageSeverity, word: &str| match self.count(severity) {
             1 => format!("1 {word}"),
             several => format!("{several} {word}s"),
         };
-        let errors = count(Severity::Error, "error");
+        let errors = count(MessageSeverity::Error, "error");
         if !self.passes(is_strict) {
-            return match self.count(Severity::Remark) {
+            return match self.count(MessageSeverity::Remark) {
                 remarks if is_strict && remarks > 0 => {
-                    let remarks = count(Severity::Remark, "remark");
-                    format!("{errors}, {remarks} (errors by --strict)")
+                    let remarks = count(MessageSeverity::Remark, "remark");
+                    format!("{errors}, {remarks} (with --strict, a remark is an error)")
                 }
                 _ => errors,
             };
         }
         match self.services {
-            0 => "there is no Service of this class in the files".to_owned(),
+            0 => "the files have no Service with the class of this load balancer".to_owned(),
             1 => "the Service can be served".to_owned(),
             services => format!("all {services} Services can be served"),
         }
     }
 
-    /// All of it as one JSON object.
+    /// Returns the report as one JSON object.
     #[must_use]
     pub fn json(&self, is_strict: bool) -> Value {
-        let messages: Vec<Value> = self.messages.iter().map(Message::json).collect();
+        let messages: Vec<Value> = self.messages.iter().map(ValidationMessage::json).collect();
         json!({
             "valid": self.passes(is_strict),
             "services": self.services,
-            "errors": self.count(Severity::Error),
-            "remarks": self.count(Severity::Remark),
+            "errors": self.count(MessageSeverity::Error),
+            "remarks": self.count(MessageSeverity::Remark),
             "messages": messages,
         })
     }

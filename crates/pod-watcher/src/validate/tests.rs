@@ -21,9 +21,9 @@ fn check_files(files: &[(&str, &str)], expected: Expect) {
         ..Settings::default()
     };
     let report = check(&paths, settings);
-    let of_message = |message: &Message| match message.severity {
-        Severity::Note => message.line(),
-        Severity::Error | Severity::Remark => {
+    let of_message = |message: &ValidationMessage| match message.severity {
+        MessageSeverity::Note => message.line(),
+        MessageSeverity::Error | MessageSeverity::Remark => {
             format!("{} {}", message.severity.as_str(), message.line())
         }
     };
@@ -54,7 +54,7 @@ spec:
 ";
 
 #[test]
-fn good_manifests_are_fine_and_other_kinds_do_not_matter() {
+fn valid_manifests_have_no_error_and_other_kinds_are_ignored() {
     let other =
         "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec: {whatever: 1}\n";
     check_files(
@@ -63,14 +63,14 @@ fn good_manifests_are_fine_and_other_kinds_do_not_matter() {
             &format!("# ours\n---\n{GOOD}---\n{other}---\n# nothing\n"),
         )],
         expect![[r#"
-            note: Service shop/web: whether the address is allowed is not checked, since no --allowed-prefixes is given; give it as the load balancer has it
+            note: Service shop/web: not checked whether the address is allowed, because --allowed-prefixes is not set; set it as for the load balancer
             1 Services
         "#]],
     );
 }
 
 #[test]
-fn every_error_is_told_with_its_place() {
+fn every_error_is_reported_with_file_line_and_document() {
     let bad = GOOD
         .replace("scheduler: mh", "scheduler: maglev")
         .replace("address: 10.1.1.10", "adress: 10.1.1.10");
@@ -90,15 +90,15 @@ fn every_error_is_told_with_its_place() {
             error a.yaml:7 (document 1): Service shop/web: annotation portlb.io/adress: is unknown on this object; did you mean portlb.io/address?
             error a.yaml:8 (document 1): Service shop/web: annotation portlb.io/scheduler: "maglev" is not a scheduler; allowed are rr, wrr, lc, wlc, sh, mh, sed and nq
             error a.yaml:27 (document 2): Service shop/api: spec.ports[0].targetPort: 8080 differs from the port 80, which Tunnel (ipip) cannot change; let the pods listen on 80 and write that, or write the annotation portlb.io/forwarding-method: Masquerade
-            remark b.yaml:12 (document 1): Service shop/external: spec.externalIPs: kube-proxy takes the traffic of these addresses for itself on every node, so the traffic bypasses the load balancer; use the annotation portlb.io/address instead, or give the Service the label service.kubernetes.io/service-proxy-name
-            note: Service shop/external: whether the address is allowed is not checked, since no --allowed-prefixes is given; give it as the load balancer has it
+            remark b.yaml:12 (document 1): Service shop/external: spec.externalIPs: kube-proxy takes the traffic of these addresses for itself on every node, so that it passes the load balancer by; use the annotation portlb.io/address instead, or give the Service the label service.kubernetes.io/service-proxy-name
+            note: Service shop/external: not checked whether the address is allowed, because --allowed-prefixes is not set; set it as for the load balancer
             3 Services
         "#]],
     );
 }
 
 #[test]
-fn what_is_no_manifest_is_told_with_its_place() {
+fn a_document_that_is_not_a_valid_object_is_reported_with_file_and_line() {
     check_files(
         &[
             ("list.yaml", "- a\n"),
@@ -120,13 +120,13 @@ fn what_is_no_manifest_is_told_with_its_place() {
         ],
         expect![[r#"
             error list.yaml:1 (document 1): is not an object; write apiVersion, kind, metadata and spec
-            error kind.yaml:1 (document 1): names no apiVersion or kind; write both
+            error kind.yaml:1 (document 1): has no apiVersion or no kind; write both
             error yaml.yaml:16 (document 2): unclosed bracket '['
             error number.yaml:8 (document 1): Service shop/web: annotation portlb.io/minimum-healthy: 2 is not text; write it in quotes: "2"
             error field.yaml:11 (document 1): Service shop/web: spec.loadBalancerclass: is not a field of this kind; did you mean loadBalancerClass?
-            error type.yaml:13 (document 1): Service shop/web: spec.ports[0].port: "http" is not a whole number; write one
+            error type.yaml:13 (document 1): Service shop/web: spec.ports[0].port: "http" is not a whole number; write a whole number
             error name.yaml:3 (document 1): Service shop/: metadata.name: is missing; write it
-            note: 2 Services, the first is Service shop/web: whether the address is allowed is not checked, since no --allowed-prefixes is given; give it as the load balancer has it
+            note: 2 Services, the first is Service shop/web: not checked whether the address is allowed, because --allowed-prefixes is not set; set it as for the load balancer
             3 Services
         "#]],
     );
@@ -139,7 +139,7 @@ fn what_is_no_manifest_is_told_with_its_place() {
 }
 
 #[test]
-fn a_service_that_nobody_serves_is_an_error() {
+fn a_service_with_our_annotations_and_without_a_class_is_an_error() {
     check_files(
         &[
             (
@@ -156,16 +156,16 @@ fn a_service_that_nobody_serves_is_an_error() {
             ),
         ],
         expect![[r#"
-            error none.yaml:7 (document 1): Service shop/web: has annotations portlb.io/, but no class, so that no load balancer serves it; write spec.type: LoadBalancer and spec.loadBalancerClass: portlb.io/portlb, or for a Service of another type the annotation portlb.io/load-balancer-class: portlb.io/portlb
+            error none.yaml:7 (document 1): Service shop/web: has annotations portlb.io/, but no class, so no load balancer serves the Service; write spec.type: LoadBalancer and spec.loadBalancerClass: portlb.io/portlb, or for a Service of another type the annotation portlb.io/load-balancer-class: portlb.io/portlb
             remark other.yaml:11 (document 1): Service shop/web: spec.loadBalancerClass: "example.com/other" is not the class of this load balancer; write portlb.io/portlb, or remove the annotations portlb.io/
-            note: Service default/db: not checked, since it is not of this load balancer's class
+            note: Service default/db: not checked, because the Service does not have the class of this load balancer
             0 Services
         "#]],
     );
 }
 
 #[test]
-fn pools_that_are_not_known_here_are_taken_to_exist() {
+fn without_address_pools_the_pools_of_the_services_are_assumed_with_a_note() {
     let from_pool = GOOD.replace("address: 10.1.1.10", "address-pool: shop");
     let from_any = GOOD
         .replace("    portlb.io/address: 10.1.1.10\n", "")
@@ -173,22 +173,22 @@ fn pools_that_are_not_known_here_are_taken_to_exist() {
     check_files(
         &[("web.yaml", &from_pool), ("api.yaml", &from_any)],
         expect![[r#"
-            note: 2 Services, the first is Service shop/api: the address is from an assumed pool, since no --address-pool is given; give it as the load balancer has it to check pools, too
+            note: 2 Services, the first is Service shop/api: the address is from an assumed pool, because --address-pool is not set; set it as for the load balancer to check pools, too
             2 Services
         "#]],
     );
     check_files(
         &[("web.yaml", &from_pool), ("good.yaml", GOOD)],
         expect![[r#"
-            note: Service shop/web: the address is from an assumed pool, since no --address-pool is given; give it as the load balancer has it to check pools, too
-            note: Service shop/web: whether the address is allowed is not checked, since no --allowed-prefixes is given; give it as the load balancer has it
+            note: Service shop/web: the address is from an assumed pool, because --address-pool is not set; set it as for the load balancer to check pools, too
+            note: Service shop/web: not checked whether the address is allowed, because --allowed-prefixes is not set; set it as for the load balancer
             2 Services
         "#]],
     );
 }
 
 #[test]
-fn nothing_is_assumed_where_pools_are_given() {
+fn with_an_address_pool_no_pool_is_assumed() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("web.yaml");
     fs::write(
@@ -202,15 +202,15 @@ fn nothing_is_assumed_where_pools_are_given() {
         ..Settings::default()
     };
     let report = check(&[path], settings);
-    let expected = Report {
+    let expected = ValidationReport {
         services: 1,
-        ..Report::default()
+        ..ValidationReport::default()
     };
     assert_eq!(report, expected);
 }
 
 #[test]
-fn an_address_that_a_cluster_gave_is_not_missed_in_an_assumed_pool() {
+fn a_recorded_address_is_accepted_with_an_assumed_pool() {
     let given = "\
 status:
   conditions:
@@ -224,14 +224,14 @@ status:
     check_files(
         &[("web.yaml", &kept)],
         expect![[r#"
-            note: Service shop/web: the address is from an assumed pool, since no --address-pool is given; give it as the load balancer has it to check pools, too
+            note: Service shop/web: the address is from an assumed pool, because --address-pool is not set; set it as for the load balancer to check pools, too
             1 Services
         "#]],
     );
 }
 
 #[test]
-fn what_is_wrong_is_told_in_the_order_of_the_documents() {
+fn messages_are_in_the_order_of_the_files_and_documents() {
     let wrong_value = GOOD.replace("scheduler: mh", "scheduler: maglev");
     let wrong_type = GOOD
         .replace("name: web", "name: api")
@@ -255,16 +255,16 @@ metadata: {name: p, namespace: shop, annotations: {portlb.io/weight: '-1'}}
             error b.yaml:27 (document 3): Service shop/api: annotation portlb.io/minimum-healthy: 2 is not text; write it in quotes: "2"
             error b.yaml:43 (document 4): Service shop/a: spec.typ: is not a field of this kind; did you mean type?
             error b.yaml:44 (document 4): Service shop/a: spec.selectr: is not a field of this kind; did you mean selector?
-            error b.yaml:45 (document 4): Service shop/a: spec.loadBalancerClass: is for spec.type: LoadBalancer only; write that type, or the annotation portlb.io/load-balancer-class instead
+            error b.yaml:45 (document 4): Service shop/a: spec.loadBalancerClass: is allowed only with spec.type: LoadBalancer; write this type, or instead of the field the annotation portlb.io/load-balancer-class
             error a.yaml:8 (document 1): Service shop/aa: annotation portlb.io/scheduler: "maglev" is not a scheduler; allowed are rr, wrr, lc, wlc, sh, mh, sed and nq
-            note: Service shop/api: whether the address is allowed is not checked, since no --allowed-prefixes is given; give it as the load balancer has it
+            note: Service shop/api: not checked whether the address is allowed, because --allowed-prefixes is not set; set it as for the load balancer
             3 Services
         "#]],
     );
 }
 
 #[test]
-fn lists_and_json_are_read_and_conflicts_are_found() {
+fn conflicts_between_objects_of_a_json_list_are_reported() {
     let list = r#"{"apiVersion": "v1", "kind": "List", "items": [
   {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a", "annotations": {"portlb.io/address": "10.1.1.1"}},
    "spec": {"type": "LoadBalancer", "loadBalancerClass": "portlb.io/portlb", "ports": [{"port": 80}]}},
@@ -276,22 +276,22 @@ fn lists_and_json_are_read_and_conflicts_are_found() {
     check_files(
         &[("list.json", list)],
         expect![[r#"
-            error list.json:4 (document 1): Service default/b: 10.1.1.1 belongs to Service default/a; choose another address, or write the annotation portlb.io/share-address with the same value on both Services, which then share the address if their ports differ
-            error list.json:6 (document 1): Pod default/p: annotation portlb.io/weight: "-1" is not an allowed number; write 0 to 65535
-            note: Service default/a: whether the address is allowed is not checked, since no --allowed-prefixes is given; give it as the load balancer has it
+            error list.json:4 (document 1): Service default/b: 10.1.1.1 belongs to Service default/a; choose another address, or write the annotation portlb.io/share-address with the same value on both, which share it where their ports differ
+            error list.json:6 (document 1): Pod default/p: annotation portlb.io/weight: "-1" is not such a number; write 0 to 65535
+            note: Service default/a: not checked whether the address is allowed, because --allowed-prefixes is not set; set it as for the load balancer
             2 Services
         "#]],
     );
 }
 
 #[test]
-fn the_same_service_in_several_files_is_judged_in_each() {
+fn a_service_with_two_manifests_is_checked_in_both_files() {
     let bad = GOOD.replace("scheduler: mh", "scheduler: maglev");
     check_files(
         &[("a.yaml", GOOD), ("b.yaml", &bad)],
         expect![[r#"
             error b.yaml:8 (document 1): Service shop/web: annotation portlb.io/scheduler: "maglev" is not a scheduler; allowed are rr, wrr, lc, wlc, sh, mh, sed and nq
-            note: Service shop/web: whether the address is allowed is not checked, since no --allowed-prefixes is given; give it as the load balancer has it
+            note: Service shop/web: not checked whether the address is allowed, because --allowed-prefixes is not set; set it as for the load balancer
             2 Services
         "#]],
     );

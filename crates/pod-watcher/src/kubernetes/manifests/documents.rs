@@ -1,17 +1,17 @@
-//! A text as documents, each with the place where it begins.
+//! Separation of a text into documents.
 
 use super::node::Position;
 
-/// A part of a text that is one document.
+/// One document of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Document<'a> {
+pub(super) struct ManifestDocument<'a> {
     pub(super) text: &'a str,
-    /// Where it begins in the whole text.
+    /// Position of the beginning of the document in the whole text.
     pub(super) begin: Position,
 }
 
-impl Document<'_> {
-    /// A position in the document as one in the whole text.
+impl ManifestDocument<'_> {
+    /// Converts a position in the document to a position in the whole text.
     pub(super) fn place(&self, position: Position) -> Position {
         let is_first_line = position.line <= 1;
         let before = if is_first_line {
@@ -26,16 +26,16 @@ impl Document<'_> {
     }
 }
 
-/// YAML documents begin with a line that begins with `---`, wherever it stands (YAML 1.2, section
-/// 9.1.2). One that begins with `{` may be several JSON objects, as kubectl takes them. Documents
-/// of comments alone are left out.
-pub(super) fn of(text: &str) -> impl Iterator<Item = Document<'_>> {
+/// Returns the documents of a text. A line that begins with `---` begins a document (YAML 1.2,
+/// section 9.1.2). A document that begins with `{` can be several JSON objects one after the other,
+/// as kubectl accepts them. A document of comments alone is skipped.
+pub(super) fn of(text: &str) -> impl Iterator<Item = ManifestDocument<'_>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let documents = of_yaml(text).filter(|document| !says_nothing(document.text));
+    let documents = of_yaml(text).filter(|document| !has_only_comments(document.text));
     documents.flat_map(|document| JsonObjects { rest: document })
 }
 
-fn of_yaml(text: &str) -> impl Iterator<Item = Document<'_>> {
+fn of_yaml(text: &str) -> impl Iterator<Item = ManifestDocument<'_>> {
     let mut rest = text;
     let mut line = 1;
     std::iter::from_fn(move || {
@@ -55,41 +55,43 @@ fn of_yaml(text: &str) -> impl Iterator<Item = Document<'_>> {
         }
         let (document, after) = rest.split_at(end);
         rest = after;
-        Some(Document {
+        Some(ManifestDocument {
             text: document,
             begin,
         })
     })
 }
 
-fn says_nothing(text: &str) -> bool {
+fn has_only_comments(text: &str) -> bool {
     let mut lines = text.lines().map(str::trim);
     lines.all(|line| line.is_empty() || line == "---" || line.starts_with(['#', '%']))
 }
 
-/// The objects of a document that may be several JSON objects; anything else is one document.
+/// Iterator over the JSON objects of a document. A document that is not a sequence of JSON objects
+/// is a single item.
 struct JsonObjects<'a> {
-    rest: Document<'a>,
+    rest: ManifestDocument<'a>,
 }
 
 impl<'a> Iterator for JsonObjects<'a> {
-    type Item = Document<'a>;
+    type Item = ManifestDocument<'a>;
 
-    fn next(&mut self) -> Option<Document<'a>> {
+    fn next(&mut self) -> Option<ManifestDocument<'a>> {
         if self.rest.text.trim().is_empty() {
             return None;
         }
         let end = match object_end(self.rest.text) {
-            // Another object follows, and not a comment or what cannot be there.
+            // The document is separated only if another object follows, and not if a comment or
+            // invalid text follows.
             Some(end) if self.rest.text[end..].trim_start().starts_with('{') => end,
             Some(_) | None => self.rest.text.len(),
         };
         let (object, after) = self.rest.text.split_at(end);
-        let object = Document {
+        let object = ManifestDocument {
             text: object,
             ..self.rest
         };
-        self.rest = Document {
+        self.rest = ManifestDocument {
             text: after,
             begin: self.rest.place(end_of(object.text)),
         };
@@ -97,7 +99,7 @@ impl<'a> Iterator for JsonObjects<'a> {
     }
 }
 
-/// The position behind a text.
+/// Returns the position after the last character of a text.
 fn end_of(text: &str) -> Position {
     let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     let last_line = text.rsplit('\n').next().unwrap_or_default();
@@ -107,8 +109,9 @@ fn end_of(text: &str) -> Position {
     }
 }
 
-/// Where the object that a text begins with ends, if it begins with one. Brackets in texts do not
-/// count; a YAML text in single quotes begins where a value does.
+/// Returns the index after the JSON object at the beginning of a text; `None` if the text does not
+/// begin with an object, or the object has no end. Ignores brackets in quotes. A single quote
+/// begins a YAML text only where a value can begin, because it can also be an apostrophe.
 fn object_end(text: &str) -> Option<usize> {
     let mut depth = 0_usize;
     let mut quote = None;
@@ -151,17 +154,17 @@ mod tests {
 
     #[track_caller]
     fn check(text: &str, expected: &[(&str, u32, u32)]) {
-        let found: Vec<(&str, u32, u32)> = of(text)
+        let documents: Vec<(&str, u32, u32)> = of(text)
             .map(|document| {
                 let Position { line, column } = document.begin;
                 (document.text.trim(), line, column)
             })
             .collect();
-        assert_eq!(found, expected, "{text}");
+        assert_eq!(documents, expected, "{text}");
     }
 
     #[test]
-    fn documents_begin_with_a_line_of_hyphens() {
+    fn a_line_of_three_hyphens_begins_a_document() {
         check("a: 1\n---\nb: 2\n", &[("a: 1", 1, 1), ("---\nb: 2", 2, 1)]);
         check("# a\n---\n\n--- {b: 2}\n", &[("--- {b: 2}", 4, 1)]);
         check("a: |\n  x\n  ---\n", &[("a: |\n  x\n  ---", 1, 1)]);
@@ -174,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn several_json_objects_are_several_documents() {
+    fn each_of_several_json_objects_is_a_document() {
         check(
             "{\"a\": 1}{\"b\": 2}",
             &[("{\"a\": 1}", 1, 1), ("{\"b\": 2}", 1, 9)],
@@ -192,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_position_in_a_document_is_one_in_the_text() {
+    fn a_position_in_a_document_is_converted_to_a_position_in_the_text() {
         let text = "{\"a\": 1} {\n\"b\": 2}";
         let last = of(text).last().unwrap();
         let at = |line, column| last.place(Position { line, column });

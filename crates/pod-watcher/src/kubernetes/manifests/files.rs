@@ -1,4 +1,4 @@
-//! The files that paths of the command line name.
+//! Files of the paths on the command line.
 
 use std::{
     fs::{self, File},
@@ -6,102 +6,106 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Endings of the files of a folder that are read, as by kubectl.
-const ENDINGS: [&str; 3] = ["json", "yaml", "yml"];
+/// File name extensions of manifests in a folder, as for kubectl.
+const EXTENSIONS: [&str; 3] = ["json", "yaml", "yml"];
 
-/// Files of a folder that are for kustomize and hold no objects.
-const OF_KUSTOMIZE: [&str; 2] = ["kustomization.yaml", "kustomization.yml"];
+/// Configuration files of kustomize, which have no objects.
+const KUSTOMIZE_FILES: [&str; 2] = ["kustomization.yaml", "kustomization.yml"];
 
-/// Largest file, in bytes: that of 50,000 Services is smaller.
-const LARGEST: u64 = 64 << 20;
+/// Largest size of a file in bytes. A file with 50,000 Services is smaller.
+const LARGEST_FILE: u64 = 64 << 20;
 
-/// Most folders within each other.
-const DEEPEST: usize = 32;
+/// Largest number of folders within each other.
+const DEEPEST_FOLDER: usize = 32;
 
-/// What a path cannot be read for.
+/// A path that cannot be read.
 #[derive(Debug)]
-pub(super) struct Unreadable {
+pub(super) struct UnreadablePath {
     pub(super) path: PathBuf,
-    pub(super) why: String,
+    /// The problem and a suggestion.
+    pub(super) message: String,
 }
 
-/// A folder stands for its files of manifests and those of its folders, by name; what is hidden and
-/// what is not a regular file in it is left out.
-pub(super) fn expand(path: &Path) -> Vec<Result<PathBuf, Unreadable>> {
+/// Returns the manifest files of a folder and of the folders in it, sorted by name; for a path that
+/// is not a folder, the path itself. Skips hidden files and files that are not regular files.
+pub(super) fn expand(path: &Path) -> Vec<Result<PathBuf, UnreadablePath>> {
     if !path.is_dir() {
         return vec![Ok(path.to_owned())];
     }
-    let mut found = Vec::new();
-    walk(path, 0, &mut found);
-    if found.is_empty() {
-        found.push(Err(Unreadable {
+    let mut files = Vec::new();
+    walk(path, 0, &mut files);
+    if files.is_empty() {
+        files.push(Err(UnreadablePath {
             path: path.to_owned(),
-            why: "holds no file that ends in .yaml, .yml or .json; name a folder that does".into(),
+            message: "has no file that ends in .yaml, .yml or .json; write a folder with manifests"
+                .into(),
         }));
     }
-    found
+    files
 }
 
-fn walk(folder: &Path, depth: usize, found: &mut Vec<Result<PathBuf, Unreadable>>) {
-    let refuse = |why: String| {
-        Err(Unreadable {
+fn walk(folder: &Path, depth: usize, files: &mut Vec<Result<PathBuf, UnreadablePath>>) {
+    let refuse = |message: String| {
+        Err(UnreadablePath {
             path: folder.to_owned(),
-            why,
+            message,
         })
     };
-    if depth > DEEPEST {
-        let why = format!("lies within more than {DEEPEST} folders; name it by itself");
-        return found.push(refuse(why));
+    if depth > DEEPEST_FOLDER {
+        let message = format!(
+            "is within more than {DEEPEST_FOLDER} folders; write this folder on the command line"
+        );
+        return files.push(refuse(message));
     }
     let listed = fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>);
     let mut entries = match listed {
         Ok(entries) => entries,
-        Err(error) => return found.push(refuse(unreadable(&error))),
+        Err(error) => return files.push(refuse(unreadable(&error))),
     };
     entries.sort_by_key(fs::DirEntry::file_name);
     for entry in entries {
         let path = entry.path();
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        // A link to a folder may lead back to this one.
+        // `file_type` does not follow a symbolic link, which can lead back to this folder.
         let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
-        let ending = path.extension().and_then(|ending| ending.to_str());
-        if name.starts_with('.') || OF_KUSTOMIZE.contains(&&*name) {
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        if name.starts_with('.') || KUSTOMIZE_FILES.contains(&&*name) {
             continue;
         }
         if is_folder {
-            walk(&path, depth + 1, found);
-        } else if ending.is_some_and(|ending| ENDINGS.contains(&ending)) && path.is_file() {
-            found.push(Ok(path));
+            walk(&path, depth + 1, files);
+        } else if extension.is_some_and(|it| EXTENSIONS.contains(&it)) && path.is_file() {
+            files.push(Ok(path));
         }
     }
 }
 
-/// The text of a file; `-` is standard input.
-pub(super) fn text(path: &Path) -> Result<String, Unreadable> {
+/// Returns the text of a file; `-` is standard input.
+pub(super) fn text(path: &Path) -> Result<String, UnreadablePath> {
     let read = if path.as_os_str() == "-" {
         limited(io::stdin().lock())
     } else {
         File::open(path).and_then(limited)
     };
-    read.map_err(|error| Unreadable {
+    read.map_err(|error| UnreadablePath {
         path: path.to_owned(),
-        why: unreadable(&error),
+        message: unreadable(&error),
     })
 }
 
 fn limited(source: impl Read) -> io::Result<String> {
     let mut text = String::new();
-    source.take(LARGEST + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > LARGEST {
-        let why = format!("more than {} MiB", LARGEST >> 20);
-        return Err(io::Error::other(why));
+    source.take(LARGEST_FILE + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > LARGEST_FILE {
+        let message = format!("more than {} MiB", LARGEST_FILE >> 20);
+        return Err(io::Error::other(message));
     }
     Ok(text)
 }
 
 fn unreadable(error: &io::Error) -> String {
-    format!("cannot be read: {error}; name a readable file of manifests")
+    format!("cannot be read: {error}; write a readable file with manifests")
 }
 
 #[cfg(test)]
@@ -109,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_stands_for_its_files_by_name() {
+    fn the_manifest_files_of_a_folder_are_listed_by_name() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         fs::create_dir_all(at("b/deep")).unwrap();
@@ -125,15 +129,15 @@ mod tests {
             fs::write(at(name), "").unwrap();
         }
         std::os::unix::fs::symlink(folder.path(), at("loop.yaml")).unwrap();
-        let found = expand(folder.path()).into_iter();
-        let found: Vec<PathBuf> = found.map(Result::unwrap).collect();
-        assert_eq!(found, [at("a.yaml"), at("b/deep/x.yml"), at("c.json")]);
-        let nothing = expand(&at("empty")).pop().unwrap().unwrap_err();
-        assert!(nothing.why.contains("holds no file"), "{nothing:?}");
+        let files = expand(folder.path()).into_iter();
+        let files: Vec<PathBuf> = files.map(Result::unwrap).collect();
+        assert_eq!(files, [at("a.yaml"), at("b/deep/x.yml"), at("c.json")]);
+        let empty = expand(&at("empty")).pop().unwrap().unwrap_err();
+        assert!(empty.message.contains("has no file"), "{empty:?}");
     }
 
     #[test]
-    fn a_file_without_an_end_is_read_up_to_the_limit() {
+    fn a_file_without_an_end_is_refused_at_64_mib() {
         let error = limited(io::repeat(b' ')).unwrap_err();
         assert_eq!(error.to_string(), "more than 64 MiB");
         assert!(text(Path::new("/nonexistent")).is_err());

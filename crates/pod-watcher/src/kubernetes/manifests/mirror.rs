@@ -1,7 +1,8 @@
-//! `v1` Endpoints as slices, as the controller manager of a cluster mirrors them.
+//! Conversion of `v1` Endpoints to EndpointSlices.
 //!
-//! Load balancers read slices alone. For a Service without selector the cluster keeps slices that
-//! mirror the Endpoints of its name; other Endpoints are read by nothing.
+//! Load balancers read only EndpointSlices. For a Service without selector, the controller manager
+//! of a cluster mirrors the Endpoints with the name of the Service to EndpointSlices. No program
+//! reads other Endpoints.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -12,50 +13,52 @@ use service_catalog::model::{
 
 use super::super::objects;
 
-/// Label by which the owner of Endpoints asks for no mirror.
+/// Label of Endpoints that the controller manager must not mirror.
 const SKIP_LABEL: &str = "endpointslice.kubernetes.io/skip-mirror";
 
-/// Annotation of Endpoints that are a lock of the older kind of leader election.
+/// Annotation of Endpoints that older programs use as the lock of a leader election.
 const LEADER_ANNOTATION: &str = "control-plane.alpha.kubernetes.io/leader";
 
-/// Most addresses of a subset that are mirrored, as by a controller manager with its defaults.
+/// Largest number of addresses of a subset that a controller manager with default flags mirrors.
 const MOST_MIRRORED: usize = 1_000;
 
-/// Endpoints, as slices.
+/// `v1` Endpoints, converted to EndpointSlices.
 #[derive(Clone, Debug)]
 pub struct Endpoints {
-    /// Namespace and name, which is that of the Service.
+    /// Namespace and name of the Endpoints and of their Service.
     pub key: ObjectKey,
-    /// Why no cluster mirrors them, as far as they say it themselves.
+    /// Why a cluster does not mirror these Endpoints, because of a label or an annotation.
     pub(crate) refused: Option<String>,
     slices: Vec<EndpointSlice>,
-    /// Addresses beyond those that are mirrored.
-    beyond: usize,
+    /// Number of addresses above [`MOST_MIRRORED`], for all subsets together.
+    excess: usize,
 }
 
 impl Endpoints {
-    /// The slices that a cluster makes of them, whose Service has or has not a selector; `None`:
-    /// there is no such Service.
+    /// Returns the EndpointSlices to which a cluster mirrors the Endpoints. `has_selector`: whether
+    /// the Service has a selector; `None` if the Service does not exist.
     ///
     /// # Errors
-    /// Why there are none.
+    /// A cluster does not mirror the Endpoints. The error is the reason with a suggestion.
     pub fn mirrored(self, has_selector: Option<bool>) -> Result<Vec<EndpointSlice>, String> {
         if let Some(refused) = self.refused {
             return Err(refused);
         }
         match has_selector {
             Some(true) => Err(
-                "are not read, since the Service has a selector: the cluster makes its slices of \
-                 the pods; remove spec.selector of the Service, or the Endpoints"
+                "are not used, because the Service has a selector: the cluster creates the \
+                 EndpointSlices from the pods; remove spec.selector of the Service, or the Endpoints"
                     .to_owned(),
             ),
             None => Err(
-                "are not read, since there is no Service of this name here; give both".to_owned(),
+                "are not used, because the files have no Service with this name; check the Service \
+                 together with its Endpoints"
+                    .to_owned(),
             ),
-            Some(false) if self.beyond > 0 => Err(format!(
-                "have {} addresses more than the {MOST_MIRRORED} of a subset that a cluster \
-                 mirrors; write EndpointSlices instead",
-                self.beyond
+            Some(false) if self.excess > 0 => Err(format!(
+                "have {} addresses above {MOST_MIRRORED} in a subset, which a cluster does not \
+                 mirror; write EndpointSlices instead",
+                self.excess
             )),
             Some(false) => Ok(self.slices),
         }
@@ -74,37 +77,38 @@ impl From<core::Endpoints> for Endpoints {
             .is_some_and(|all| all.contains_key(LEADER_ANNOTATION));
         let refused = if label.is_some_and(|label| label == "true") {
             Some(format!(
-                "are not read: by their label {SKIP_LABEL} no slices are made of them; remove the \
-                 label, or write EndpointSlices"
+                "are not used, because of their label {SKIP_LABEL}; remove the label, or write \
+                 EndpointSlices"
             ))
         } else {
             is_lock.then(|| {
-                "are not read: they are a lock, by their annotation \
-                 control-plane.alpha.kubernetes.io/leader"
+                "are not used, because the annotation control-plane.alpha.kubernetes.io/leader \
+                 marks them as a lock"
                     .to_owned()
             })
         };
         let mut slices = Vec::new();
-        let mut beyond = 0;
+        let mut excess = 0;
         for (index, subset) in endpoints
             .subsets
             .unwrap_or_default()
             .into_iter()
             .enumerate()
         {
-            beyond += of_subset(&key, index, subset, &mut slices);
+            excess += convert_subset(&key, index, subset, &mut slices);
         }
         Self {
             key,
             refused,
             slices,
-            beyond,
+            excess,
         }
     }
 }
 
-/// A slice for each family; returns how many addresses are too many.
-fn of_subset(
+/// Adds an EndpointSlice for each family of the subset. Returns the number of addresses above
+/// [`MOST_MIRRORED`].
+fn convert_subset(
     key: &ObjectKey,
     index: usize,
     subset: core::EndpointSubset,
@@ -118,7 +122,7 @@ fn of_subset(
         .collect();
     let ready = subset.addresses.unwrap_or_default();
     let not_ready = subset.not_ready_addresses.unwrap_or_default();
-    let beyond = (ready.len() + not_ready.len()).saturating_sub(MOST_MIRRORED);
+    let excess = (ready.len() + not_ready.len()).saturating_sub(MOST_MIRRORED);
     let all = ready
         .into_iter()
         .map(|address| (address.ip, Readiness::Ready));
@@ -157,5 +161,5 @@ fn of_subset(
             not_used: std::mem::take(&mut not_used),
         });
     }
-    beyond
+    excess
 }

@@ -1,4 +1,4 @@
-//! A YAML or JSON document as a tree whose nodes know where they stand.
+//! YAML or JSON document as a tree with positions.
 
 use std::fmt;
 
@@ -11,192 +11,196 @@ use serde_saphyr::Spanned;
 /// A line and a column of a text, both from 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
-    /// The line.
     pub line: u32,
-    /// The column, in characters.
+    /// Column in characters, not in bytes.
     pub column: u32,
 }
 
-/// A value and where it stands: a field stands where its name does.
+/// A value with its position in the document.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Node {
+pub(super) struct YamlNode {
+    /// For the value of a field: position of the field's name.
     pub(super) position: Position,
-    pub(super) value: Value,
+    pub(super) value: YamlValue,
 }
 
-/// What a node holds.
+/// The value of a [`YamlNode`].
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Value {
+pub(super) enum YamlValue {
     Null,
     Bool(bool),
     Integer(i64),
     Float(f64),
     Text(Box<str>),
-    List(Vec<Node>),
-    Fields(Vec<(Box<str>, Node)>),
+    List(Vec<YamlNode>),
+    Fields(Vec<(Box<str>, YamlNode)>),
 }
 
-/// A part of a [`Path`].
+/// A part of the path to a value: the name of a field, or the index in a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Part<'a> {
+pub(super) enum PathPart<'a> {
     Field(&'a str),
     Index(usize),
 }
 
-impl Node {
-    /// The field of that name.
+impl YamlNode {
+    /// Returns the value of a field; `None` if the node is not an object or lacks the field.
     pub(super) fn get(&self, name: &str) -> Option<&Self> {
         match &self.value {
-            Value::Fields(fields) => {
+            YamlValue::Fields(fields) => {
                 let mut fields = fields.iter();
-                let (_, node) = fields.find(|(its, _)| **its == *name)?;
+                let (_, node) = fields.find(|(field, _)| **field == *name)?;
                 Some(node)
             }
-            Value::Null
-            | Value::Bool(_)
-            | Value::Integer(_)
-            | Value::Float(_)
-            | Value::Text(_)
-            | Value::List(_) => None,
+            YamlValue::Null
+            | YamlValue::Bool(_)
+            | YamlValue::Integer(_)
+            | YamlValue::Float(_)
+            | YamlValue::Text(_)
+            | YamlValue::List(_) => None,
         }
     }
 
-    /// Takes the field of that name out.
+    /// Removes a field and returns its value.
     pub(super) fn take(&mut self, name: &str) -> Option<Self> {
         let fields = self.fields_mut()?;
-        let place = fields.iter().position(|(its, _)| **its == *name)?;
-        Some(fields.swap_remove(place).1)
+        let index = fields.iter().position(|(field, _)| **field == *name)?;
+        Some(fields.swap_remove(index).1)
     }
 
-    /// Adds a field that is not there yet; it stands where the whole does.
+    /// Adds a field with a text, at the position of the node, if the node lacks the field.
     pub(super) fn add_if_missing(&mut self, name: &str, text: &str) {
         if self.get(name).is_some() {
             return;
         }
         let position = self.position;
         if let Some(fields) = self.fields_mut() {
-            let value = Value::Text(text.into());
+            let value = YamlValue::Text(text.into());
             fields.push((name.into(), Self { position, value }));
         }
     }
 
     pub(super) fn fields_mut(&mut self) -> Option<&mut Vec<(Box<str>, Self)>> {
         match &mut self.value {
-            Value::Fields(fields) => Some(fields),
-            Value::Null
-            | Value::Bool(_)
-            | Value::Integer(_)
-            | Value::Float(_)
-            | Value::Text(_)
-            | Value::List(_) => None,
+            YamlValue::Fields(fields) => Some(fields),
+            YamlValue::Null
+            | YamlValue::Bool(_)
+            | YamlValue::Integer(_)
+            | YamlValue::Float(_)
+            | YamlValue::Text(_)
+            | YamlValue::List(_) => None,
         }
     }
 
-    /// Its fields; none if it is something else.
+    /// Returns the fields of the node; empty if the node is not an object.
     pub(super) fn fields(&self) -> &[(Box<str>, Self)] {
         match &self.value {
-            Value::Fields(fields) => fields,
-            Value::Null
-            | Value::Bool(_)
-            | Value::Integer(_)
-            | Value::Float(_)
-            | Value::Text(_)
-            | Value::List(_) => &[],
+            YamlValue::Fields(fields) => fields,
+            YamlValue::Null
+            | YamlValue::Bool(_)
+            | YamlValue::Integer(_)
+            | YamlValue::Float(_)
+            | YamlValue::Text(_)
+            | YamlValue::List(_) => &[],
         }
     }
 
-    /// Its items; none if it is something else.
+    /// Returns the items of the node; empty if the node is not a list.
     pub(super) fn items(&self) -> &[Self] {
         match &self.value {
-            Value::List(items) => items,
-            Value::Null
-            | Value::Bool(_)
-            | Value::Integer(_)
-            | Value::Float(_)
-            | Value::Text(_)
-            | Value::Fields(_) => &[],
+            YamlValue::List(items) => items,
+            YamlValue::Null
+            | YamlValue::Bool(_)
+            | YamlValue::Integer(_)
+            | YamlValue::Float(_)
+            | YamlValue::Text(_)
+            | YamlValue::Fields(_) => &[],
         }
     }
 
-    /// The text, if it is one.
+    /// Returns the text of the node; `None` if the node is not a text.
     pub(super) fn text(&self) -> Option<&str> {
         match &self.value {
-            Value::Text(text) => Some(text),
-            Value::Null
-            | Value::Bool(_)
-            | Value::Integer(_)
-            | Value::Float(_)
-            | Value::List(_)
-            | Value::Fields(_) => None,
+            YamlValue::Text(text) => Some(text),
+            YamlValue::Null
+            | YamlValue::Bool(_)
+            | YamlValue::Integer(_)
+            | YamlValue::Float(_)
+            | YamlValue::List(_)
+            | YamlValue::Fields(_) => None,
         }
     }
 
-    /// Takes out what stands at the path.
-    pub(super) fn remove(&mut self, path: &[Part<'_>]) {
+    /// Removes the field at a path. Replaces an item of a list by null, to keep the indexes of the
+    /// others.
+    pub(super) fn remove(&mut self, path: &[PathPart<'_>]) {
         let Some((first, rest)) = path.split_first() else {
-            self.value = Value::Null;
+            self.value = YamlValue::Null;
             return;
         };
         match (first, &mut self.value) {
-            (Part::Field(name), Value::Fields(fields)) => {
+            (PathPart::Field(name), YamlValue::Fields(fields)) => {
                 if rest.is_empty() {
-                    fields.retain(|(its, _)| **its != **name);
-                } else if let Some((_, node)) = fields.iter_mut().find(|(its, _)| **its == **name) {
+                    fields.retain(|(field, _)| **field != **name);
+                } else if let Some((_, node)) =
+                    fields.iter_mut().find(|(field, _)| **field == **name)
+                {
                     node.remove(rest);
                 }
             }
-            (Part::Index(index), Value::List(items)) => {
+            (PathPart::Index(index), YamlValue::List(items)) => {
                 if let Some(item) = items.get_mut(*index) {
                     item.remove(rest);
                 }
             }
-            (Part::Field(_) | Part::Index(_), _) => {}
+            (PathPart::Field(_) | PathPart::Index(_), _) => {}
         }
     }
 
-    /// Where each field below stands, by its path, such as `spec.ports[0].port`.
-    pub(super) fn positions(&self, path: &str, found: &mut Vec<(Box<str>, Position)>) {
+    /// Adds the path and the position of each value below this node, whose path is `path`. A path
+    /// is written as `spec.ports[0].port`.
+    pub(super) fn positions(&self, path: &str, positions: &mut Vec<(Box<str>, Position)>) {
         for (name, node) in self.fields() {
-            node.add_position(joined(path, Part::Field(name)), found);
+            node.add_position(joined(path, PathPart::Field(name)), positions);
         }
         for (index, node) in self.items().iter().enumerate() {
-            node.add_position(joined(path, Part::Index(index)), found);
+            node.add_position(joined(path, PathPart::Index(index)), positions);
         }
     }
 
-    fn add_position(&self, path: String, found: &mut Vec<(Box<str>, Position)>) {
-        self.positions(&path, found);
-        found.push((path.into(), self.position));
+    fn add_position(&self, path: String, positions: &mut Vec<(Box<str>, Position)>) {
+        self.positions(&path, positions);
+        positions.push((path.into(), self.position));
     }
 }
 
-/// A path with one part more.
-pub(super) fn joined(path: &str, part: Part<'_>) -> String {
+/// Appends a part to a path.
+pub(super) fn joined(path: &str, part: PathPart<'_>) -> String {
     match part {
-        Part::Field(name) if path.is_empty() => name.to_owned(),
-        Part::Field(name) => format!("{path}.{name}"),
-        Part::Index(index) => format!("{path}[{index}]"),
+        PathPart::Field(name) if path.is_empty() => name.to_owned(),
+        PathPart::Field(name) => format!("{path}.{name}"),
+        PathPart::Index(index) => format!("{path}[{index}]"),
     }
 }
 
-impl fmt::Display for Node {
-    /// As JSON writes it.
+impl fmt::Display for YamlNode {
+    /// Writes a single value as JSON, and the words "a list" or "a set of fields" for other values.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.value {
-            Value::Null => f.write_str("null"),
-            Value::Bool(value) => value.fmt(f),
-            Value::Integer(value) => value.fmt(f),
-            Value::Float(value) => value.fmt(f),
-            Value::Text(text) => write!(f, "{text:?}"),
-            Value::List(_) => f.write_str("a list"),
-            Value::Fields(_) => f.write_str("a set of fields"),
+            YamlValue::Null => f.write_str("null"),
+            YamlValue::Bool(value) => value.fmt(f),
+            YamlValue::Integer(value) => value.fmt(f),
+            YamlValue::Float(value) => value.fmt(f),
+            YamlValue::Text(text) => write!(f, "{text:?}"),
+            YamlValue::List(_) => f.write_str("a list"),
+            YamlValue::Fields(_) => f.write_str("a set of fields"),
         }
     }
 }
 
-impl<'de> Deserialize<'de> for Node {
+impl<'de> Deserialize<'de> for YamlNode {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let spanned: Spanned<Value> = Spanned::deserialize(deserializer)?;
+        let spanned: Spanned<YamlValue> = Spanned::deserialize(deserializer)?;
         Ok(Self {
             position: position(&spanned),
             value: spanned.value,
@@ -212,7 +216,7 @@ fn position<T>(spanned: &Spanned<T>) -> Position {
     }
 }
 
-impl<'de> Deserialize<'de> for Value {
+impl<'de> Deserialize<'de> for YamlValue {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(ValueVisitor)
     }
@@ -221,68 +225,68 @@ impl<'de> Deserialize<'de> for Value {
 struct ValueVisitor;
 
 impl<'de> Visitor<'de> for ValueVisitor {
-    type Value = Value;
+    type Value = YamlValue;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a value")
     }
 
-    fn visit_unit<E: de::Error>(self) -> Result<Value, E> {
-        Ok(Value::Null)
+    fn visit_unit<E: de::Error>(self) -> Result<YamlValue, E> {
+        Ok(YamlValue::Null)
     }
 
-    fn visit_none<E: de::Error>(self) -> Result<Value, E> {
-        Ok(Value::Null)
+    fn visit_none<E: de::Error>(self) -> Result<YamlValue, E> {
+        Ok(YamlValue::Null)
     }
 
-    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        Value::deserialize(deserializer)
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<YamlValue, D::Error> {
+        YamlValue::deserialize(deserializer)
     }
 
-    fn visit_bool<E: de::Error>(self, value: bool) -> Result<Value, E> {
-        Ok(Value::Bool(value))
+    fn visit_bool<E: de::Error>(self, value: bool) -> Result<YamlValue, E> {
+        Ok(YamlValue::Bool(value))
     }
 
-    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Value, E> {
-        Ok(Value::Integer(value))
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<YamlValue, E> {
+        Ok(YamlValue::Integer(value))
     }
 
-    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Value, E> {
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<YamlValue, E> {
         #[expect(
             clippy::cast_precision_loss,
-            reason = "no field takes such a number; it is only shown"
+            reason = "no field allows such a number; it is only for messages"
         )]
         let float = value as f64;
-        Ok(i64::try_from(value).map_or(Value::Float(float), Value::Integer))
+        Ok(i64::try_from(value).map_or(YamlValue::Float(float), YamlValue::Integer))
     }
 
-    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
-        Ok(Value::Float(value))
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<YamlValue, E> {
+        Ok(YamlValue::Float(value))
     }
 
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Value, E> {
-        Ok(Value::Text(text.into()))
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<YamlValue, E> {
+        Ok(YamlValue::Text(text.into()))
     }
 
-    fn visit_string<E: de::Error>(self, text: String) -> Result<Value, E> {
-        Ok(Value::Text(text.into()))
+    fn visit_string<E: de::Error>(self, text: String) -> Result<YamlValue, E> {
+        Ok(YamlValue::Text(text.into()))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<YamlValue, A::Error> {
         let mut list = Vec::new();
         while let Some(item) = items.next_element()? {
             list.push(item);
         }
-        Ok(Value::List(list))
+        Ok(YamlValue::List(list))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<YamlValue, A::Error> {
         let mut fields = Vec::new();
         while let Some(name) = map.next_key::<Spanned<String>>()? {
-            let value: Value = map.next_value()?;
+            let value: YamlValue = map.next_value()?;
             let position = position(&name);
-            fields.push((name.value.into(), Node { position, value }));
+            fields.push((name.value.into(), YamlNode { position, value }));
         }
-        Ok(Value::Fields(fields))
+        Ok(YamlValue::Fields(fields))
     }
 }

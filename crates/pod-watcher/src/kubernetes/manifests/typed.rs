@@ -1,4 +1,4 @@
-//! A tree of nodes as an object of the API: every field that does not fit is named by its path.
+//! Conversion of a tree of nodes to an object of the API.
 
 use std::{fmt, slice};
 
@@ -12,39 +12,41 @@ use serde::{
 };
 
 use super::{
-    Problem, ProblemKind,
-    node::{Node, Part, Position, Value, joined},
+    ManifestProblem, ManifestProblemKind,
+    node::{PathPart, Position, YamlNode, YamlValue, joined},
 };
 
-/// Fields of one object that are named; a file of garbage has as many as it has lines.
+/// Largest number of problems of one object. A file that is not a manifest could have a problem in
+/// each line.
 const MOST_PROBLEMS: usize = 100;
 
-/// Reads an object. A field that does not fit becomes an error and is taken out, so that the rest is
-/// read, too.
+/// Deserializes an object. Adds a problem for each field of the wrong type, and removes the field,
+/// so that the other fields are read, too. Returns `None` if no object can be read.
 pub(super) fn read<T: DeserializeOwned + Serialize>(
-    node: &mut Node,
-    problems: &mut Vec<Problem>,
+    node: &mut YamlNode,
+    problems: &mut Vec<ManifestProblem>,
 ) -> Option<T> {
     let mut refused = Vec::new();
     let object: T = loop {
         match T::deserialize(&*node) {
             Ok(object) => break object,
             Err(error) if refused.len() < MOST_PROBLEMS && !error.path.is_empty() => {
-                let path: Vec<Part<'_>> = error.path.iter().rev().map(OwnedPart::part).collect();
+                let path: Vec<PathPart<'_>> =
+                    error.path.iter().rev().map(OwnedPathPart::part).collect();
                 node.remove(&path);
                 let path = path
                     .iter()
                     .fold(String::new(), |path, part| joined(&path, *part));
-                refused.push(Problem {
-                    kind: ProblemKind::NotAllowed,
+                refused.push(ManifestProblem {
+                    kind: ManifestProblemKind::NotAllowed,
                     path,
                     position: error.position.unwrap_or(node.position),
                     message: error.message,
                 });
             }
             Err(error) => {
-                refused.push(Problem {
-                    kind: ProblemKind::NotAllowed,
+                refused.push(ManifestProblem {
+                    kind: ManifestProblemKind::NotAllowed,
                     path: String::new(),
                     position: node.position,
                     message: error.message,
@@ -61,29 +63,30 @@ pub(super) fn read<T: DeserializeOwned + Serialize>(
     Some(object)
 }
 
-/// Fields that were written and not read: the API server would drop them, or refuse them.
+/// Adds a problem for each field that is in the manifest and not in the object: the API server
+/// would drop or refuse the field.
 fn unknown_fields(
     path: &str,
-    written: &Node,
+    written: &YamlNode,
     read: &serde_json::Value,
-    problems: &mut Vec<Problem>,
+    problems: &mut Vec<ManifestProblem>,
 ) {
     for (name, node) in written.fields() {
         let Some(known) = read.as_object() else { break };
-        let path = joined(path, Part::Field(name));
+        let path = joined(path, PathPart::Field(name));
         match known.get(&**name) {
             Some(read) => unknown_fields(&path, node, read, problems),
-            None if node.value == Value::Null => {}
+            None if node.value == YamlValue::Null => {}
             None => {
                 let known = known.keys().map(String::as_str);
-                let known: Vec<&str> = known.chain(WORTH_A_HINT).collect();
+                let known: Vec<&str> = known.chain(FIELDS_OF_SERVICES).collect();
                 let hint = config_text::nearest(name, &known);
                 let hint = hint.map_or_else(
                     || "remove it".to_owned(),
                     |nearest| format!("did you mean {nearest}?"),
                 );
-                problems.push(Problem {
-                    kind: ProblemKind::UnknownField,
+                problems.push(ManifestProblem {
+                    kind: ManifestProblemKind::UnknownField,
                     path,
                     position: node.position,
                     message: format!("is not a field of this kind; {hint}"),
@@ -93,12 +96,18 @@ fn unknown_fields(
     }
     let read = read.as_array().map_or(&[][..], Vec::as_slice);
     for (index, (written, read)) in written.items().iter().zip(read).enumerate() {
-        unknown_fields(&joined(path, Part::Index(index)), written, read, problems);
+        unknown_fields(
+            &joined(path, PathPart::Index(index)),
+            written,
+            read,
+            problems,
+        );
     }
 }
 
-/// Fields of Services that matter here and that one may misspell.
-const WORTH_A_HINT: [&str; 16] = [
+/// Fields of Services that are suggested for a misspelt field, also if the object does not have
+/// them.
+const FIELDS_OF_SERVICES: [&str; 16] = [
     "annotations",
     "externalIPs",
     "externalTrafficPolicy",
@@ -117,30 +126,31 @@ const WORTH_A_HINT: [&str; 16] = [
     "type",
 ];
 
-/// What does not fit, and where; the path is collected from its end.
+/// A field of the wrong type.
 #[derive(Debug)]
-pub(super) struct Misfit {
-    path: Vec<OwnedPart>,
+pub(super) struct WrongType {
+    /// Path of the field, from the inner to the outer part.
+    path: Vec<OwnedPathPart>,
     position: Option<Position>,
     message: String,
 }
 
 #[derive(Debug)]
-enum OwnedPart {
+enum OwnedPathPart {
     Field(Box<str>),
     Index(usize),
 }
 
-impl OwnedPart {
-    fn part(&self) -> Part<'_> {
+impl OwnedPathPart {
+    fn part(&self) -> PathPart<'_> {
         match self {
-            Self::Field(name) => Part::Field(name),
-            Self::Index(index) => Part::Index(*index),
+            Self::Field(name) => PathPart::Field(name),
+            Self::Index(index) => PathPart::Index(*index),
         }
     }
 }
 
-impl Misfit {
+impl WrongType {
     fn new(message: String) -> Self {
         Self {
             path: Vec::new(),
@@ -149,29 +159,29 @@ impl Misfit {
         }
     }
 
-    fn within(mut self, part: OwnedPart, node: &Node) -> Self {
+    fn within(mut self, part: OwnedPathPart, node: &YamlNode) -> Self {
         self.path.push(part);
         self.position.get_or_insert(node.position);
         self
     }
 }
 
-impl fmt::Display for Misfit {
+impl fmt::Display for WrongType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
     }
 }
 
-impl std::error::Error for Misfit {}
+impl std::error::Error for WrongType {}
 
-impl de::Error for Misfit {
+impl de::Error for WrongType {
     fn custom<T: fmt::Display>(message: T) -> Self {
         Self::new(message.to_string())
     }
 
     #[expect(
         clippy::wildcard_enum_match_arm,
-        reason = "a node is none of the other kinds of values that serde knows"
+        reason = "a node is none of the other types of values in serde"
     )]
     fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
         let found = match found {
@@ -185,60 +195,63 @@ impl de::Error for Misfit {
             other => other.to_string(),
         };
         let expected = expected.to_string();
-        let (kind, cure) = match expected.as_str() {
+        let (kind, suggestion) = match expected.as_str() {
             "i32" | "i64" | "u32" | "u64" | "a 32-bit integer" => {
-                ("a whole number", "write one".to_owned())
+                ("a whole number", "write a whole number".to_owned())
             }
             "a string" => ("text", format!("write it in quotes: \"{found}\"")),
-            "a boolean" => ("true or false", "write one of them".to_owned()),
+            "a boolean" => ("true or false", "write true or false".to_owned()),
             "a sequence" => (
                 "a list",
-                "write one item a line beginning with -".to_owned(),
+                "write each item in a line that begins with -".to_owned(),
             ),
-            "IntOrString" => ("a whole number or text", "write one of them".to_owned()),
+            "IntOrString" => (
+                "a whole number or text",
+                "write a number or a name".to_owned(),
+            ),
             _ => ("a set of fields", "write name: value".to_owned()),
         };
-        Self::new(format!("{found} is not {kind}; {cure}"))
+        Self::new(format!("{found} is not {kind}; {suggestion}"))
     }
 
     fn invalid_value(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
         if let Unexpected::Signed(number) = found {
-            return Self::new(format!("{number} is too large; write less"));
+            return Self::new(format!("{number} is too large; write a smaller number"));
         }
         Self::invalid_type(found, expected)
     }
 }
 
-impl<'de> Deserializer<'de> for &'de Node {
-    type Error = Misfit;
+impl<'de> Deserializer<'de> for &'de YamlNode {
+    type Error = WrongType;
 
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit> {
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, WrongType> {
         match &self.value {
-            Value::Null => visitor.visit_unit(),
-            Value::Bool(value) => visitor.visit_bool(*value),
-            Value::Integer(number) => visitor.visit_i64(*number),
-            Value::Float(number) => visitor.visit_f64(*number),
-            Value::Text(text) => visitor.visit_borrowed_str(text),
-            Value::List(items) => visitor.visit_seq(Items {
+            YamlValue::Null => visitor.visit_unit(),
+            YamlValue::Bool(value) => visitor.visit_bool(*value),
+            YamlValue::Integer(number) => visitor.visit_i64(*number),
+            YamlValue::Float(number) => visitor.visit_f64(*number),
+            YamlValue::Text(text) => visitor.visit_borrowed_str(text),
+            YamlValue::List(items) => visitor.visit_seq(Items {
                 items: items.iter(),
                 index: 0,
             }),
-            Value::Fields(fields) => visitor.visit_map(Fields {
+            YamlValue::Fields(fields) => visitor.visit_map(Fields {
                 fields: fields.iter(),
                 current: None,
             }),
         }
     }
 
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit> {
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, WrongType> {
         match self.value {
-            Value::Null => visitor.visit_none(),
-            Value::Bool(_)
-            | Value::Integer(_)
-            | Value::Float(_)
-            | Value::Text(_)
-            | Value::List(_)
-            | Value::Fields(_) => visitor.visit_some(self),
+            YamlValue::Null => visitor.visit_none(),
+            YamlValue::Bool(_)
+            | YamlValue::Integer(_)
+            | YamlValue::Float(_)
+            | YamlValue::Text(_)
+            | YamlValue::List(_)
+            | YamlValue::Fields(_) => visitor.visit_some(self),
         }
     }
 
@@ -246,7 +259,7 @@ impl<'de> Deserializer<'de> for &'de Node {
         self,
         _name: &'static str,
         visitor: V,
-    ) -> Result<V::Value, Misfit> {
+    ) -> Result<V::Value, WrongType> {
         visitor.visit_newtype_struct(self)
     }
 
@@ -257,17 +270,17 @@ impl<'de> Deserializer<'de> for &'de Node {
 }
 
 struct Items<'de> {
-    items: slice::Iter<'de, Node>,
+    items: slice::Iter<'de, YamlNode>,
     index: usize,
 }
 
 impl<'de> SeqAccess<'de> for Items<'de> {
-    type Error = Misfit;
+    type Error = WrongType;
 
     fn next_element_seed<T: DeserializeSeed<'de>>(
         &mut self,
         seed: T,
-    ) -> Result<Option<T::Value>, Misfit> {
+    ) -> Result<Option<T::Value>, WrongType> {
         let Some(item) = self.items.next() else {
             return Ok(None);
         };
@@ -275,35 +288,35 @@ impl<'de> SeqAccess<'de> for Items<'de> {
         self.index += 1;
         let read = seed.deserialize(item);
         read.map(Some)
-            .map_err(|misfit| misfit.within(OwnedPart::Index(index), item))
+            .map_err(|wrong_type| wrong_type.within(OwnedPathPart::Index(index), item))
     }
 }
 
 struct Fields<'de> {
-    fields: slice::Iter<'de, (Box<str>, Node)>,
-    current: Option<&'de (Box<str>, Node)>,
+    fields: slice::Iter<'de, (Box<str>, YamlNode)>,
+    current: Option<&'de (Box<str>, YamlNode)>,
 }
 
 impl<'de> MapAccess<'de> for Fields<'de> {
-    type Error = Misfit;
+    type Error = WrongType;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(
         &mut self,
         seed: K,
-    ) -> Result<Option<K::Value>, Misfit> {
+    ) -> Result<Option<K::Value>, WrongType> {
         self.current = self.fields.next();
         let Some((name, _)) = self.current else {
             return Ok(None);
         };
-        let name: StrDeserializer<'_, Misfit> = (**name).into_deserializer();
+        let name: StrDeserializer<'_, WrongType> = (**name).into_deserializer();
         seed.deserialize(name).map(Some)
     }
 
-    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Misfit> {
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, WrongType> {
         let Some((name, node)) = self.current.take() else {
             return Err(de::Error::custom("a value without a name"));
         };
         let read = seed.deserialize(node);
-        read.map_err(|misfit| misfit.within(OwnedPart::Field(name.clone()), node))
+        read.map_err(|wrong_type| wrong_type.within(OwnedPathPart::Field(name.clone()), node))
     }
 }

@@ -1,11 +1,11 @@
-//! What endpoints become.
+//! Tests of the conversion of endpoints to real servers.
 
 use expect_test::expect;
 
 use super::*;
 
 #[test]
-fn what_is_listed_and_not_ready_drains_whatever_the_other_conditions_say() {
+fn an_endpoint_that_is_not_ready_drains_whether_it_is_serving_or_terminating() {
     let endpoints = [
         "10.0.2.9 ready",
         "10.0.2.8 serving,terminating",
@@ -40,7 +40,7 @@ fn what_is_listed_and_not_ready_drains_whatever_the_other_conditions_say() {
 }
 
 #[test]
-fn endpoints_beyond_what_the_scheduler_can_have_are_left_out_and_others_are_served() {
+fn endpoints_above_the_limit_of_the_scheduler_are_left_out_and_the_others_are_served() {
     let endpoints: Vec<String> = (0..4_095_u32)
         .map(|index| {
             let conditions = if index == 0 { "serving" } else { "ready" };
@@ -49,7 +49,7 @@ fn endpoints_beyond_what_the_scheduler_can_have_are_left_out_and_others_are_serv
         .collect();
     let endpoints: Vec<&str> = endpoints.iter().map(String::as_str).collect();
     let mut catalog = Catalog::new(settings());
-    let mut watcher = Watcher::default();
+    let mut watcher = TestWatcher::default();
     feed(&mut catalog, &service("web", "", PORT_80));
     feed(&mut catalog, &slice("web", "a", ON_80, &endpoints));
     watcher.take(&mut catalog);
@@ -58,7 +58,7 @@ fn endpoints_beyond_what_the_scheduler_can_have_are_left_out_and_others_are_serv
     assert_eq!(
         server.real_servers[0].to_string(),
         "10.0.0.1",
-        "the one that drains goes first"
+        "the draining endpoint 10.0.0.0 is left out before ready endpoints"
     );
     assert_eq!(
         watcher.findings("web"),
@@ -77,7 +77,7 @@ fn endpoints_beyond_what_the_scheduler_can_have_are_left_out_and_others_are_serv
 }
 
 #[test]
-fn weights_that_mh_cannot_keep_apart_are_rounded_with_a_finding() {
+fn weights_that_mh_cannot_distinguish_are_rounded_with_a_finding() {
     let weighted = |suffix: &str, weight: u32, address: &str| {
         slice("web", suffix, ON_80, &[address]).replace(
             "namespace: shop,",
@@ -108,9 +108,9 @@ fn weights_that_mh_cannot_keep_apart_are_rounded_with_a_finding() {
     );
 }
 
-/// With 30 pods there are 16 levels, and 8 where the status records 8.
+/// By default, weights of 30 pods have 16 levels. With 8 levels in the status they keep 8 levels.
 #[test]
-fn the_levels_that_a_status_records_stay_until_there_are_a_tenth_fewer_pods() {
+fn the_weight_levels_in_the_status_stay_until_the_number_of_pods_falls_by_a_tenth() {
     let weighted = |suffix: &str, weight: u32, pods: std::ops::Range<u8>| {
         let addresses: Vec<String> = pods.map(|pod| format!("10.0.2.{pod}")).collect();
         let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
@@ -123,7 +123,7 @@ fn the_levels_that_a_status_records_stay_until_there_are_a_tenth_fewer_pods() {
                   reason: 'Rounded:8', message: '', lastTransitionTime: '2026-01-01T00:00:00Z'}]}\n";
     for (pods, recorded, levels) in [(30, "", 16), (30, status, 8), (27, status, 16)] {
         let mut catalog = Catalog::new(settings());
-        let mut watcher = Watcher::default();
+        let mut watcher = TestWatcher::default();
         let manifests = [
             service("web", "", PORT_80),
             recorded.to_owned(),
@@ -140,7 +140,7 @@ fn the_levels_that_a_status_records_stay_until_there_are_a_tenth_fewer_pods() {
 }
 
 #[test]
-fn conditions_that_are_not_there_mean_ready() {
+fn an_endpoint_without_conditions_is_ready() {
     let silent = slice("web", "a", ON_80, &["10.0.2.3"]).replace(
         ", conditions: {ready: true, serving: true, terminating: false}",
         "",
@@ -160,7 +160,7 @@ fn conditions_that_are_not_there_mean_ready() {
 }
 
 #[test]
-fn who_publishes_what_is_not_ready_has_it_served() {
+fn endpoints_that_are_not_ready_are_served_with_publish_not_ready_addresses() {
     let service = service(
         "web",
         "",
@@ -188,7 +188,7 @@ fn who_publishes_what_is_not_ready_has_it_served() {
 }
 
 #[test]
-fn slices_are_put_together_and_duplicates_count_once() {
+fn the_slices_of_a_service_are_merged_and_an_endpoint_of_two_slices_counts_once() {
     let slices = [
         slice(
             "web",
@@ -216,7 +216,7 @@ fn slices_are_put_together_and_duplicates_count_once() {
 }
 
 #[test]
-fn named_ports_may_differ_between_pods() {
+fn a_named_target_port_can_have_different_numbers_in_different_pods() {
     let ports = "  ports: [{name: http, port: 80, targetPort: web}]\n";
     let slices = [
         slice("web", "a", "{name: http, port: 8080}", &["10.0.2.3"]),
@@ -267,7 +267,7 @@ fn named_ports_may_differ_between_pods() {
 }
 
 #[test]
-fn a_service_without_selector_has_the_endpoints_that_somebody_wrote() {
+fn a_service_without_a_selector_has_the_endpoints_of_manually_written_slices() {
     let service = service("web", "", PORT_80).replace("  selector: {app: web}\n", "");
     let slices = [
         slice("web", "a", ON_80, &["192.0.2.3"]),
@@ -291,7 +291,7 @@ fn a_service_without_selector_has_the_endpoints_that_somebody_wrote() {
 }
 
 #[test]
-fn each_family_has_its_own_endpoints() {
+fn a_service_address_of_each_family_gets_the_endpoints_of_its_family() {
     let service = service(
         "web",
         "portlb.io/address: '10.1.1.10, fd00:1::10'",
@@ -321,7 +321,7 @@ fn each_family_has_its_own_endpoints() {
 }
 
 #[test]
-fn only_a_tunnel_reaches_the_other_family() {
+fn only_with_tunnel_a_service_address_gets_endpoints_of_the_other_family() {
     let service = |method: &str| {
         service(
             "web",
@@ -360,7 +360,7 @@ fn only_a_tunnel_reaches_the_other_family() {
 }
 
 #[test]
-fn an_endpoint_that_is_local_to_load_balancers_is_left_out() {
+fn an_endpoint_with_a_service_address_or_a_local_address_is_left_out() {
     let mut settings = settings();
     settings
         .service_ranges
@@ -393,7 +393,7 @@ fn an_endpoint_that_is_local_to_load_balancers_is_left_out() {
 }
 
 #[test]
-fn weights_and_states_come_from_pods_and_slices() {
+fn weight_and_state_of_a_real_server_come_from_annotations_of_pods_and_slices() {
     let pod = |name: &str, annotations: &str, address: &str| {
         format!(
             "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop, \
@@ -442,7 +442,7 @@ fn weights_and_states_come_from_pods_and_slices() {
 }
 
 #[test]
-fn names_instead_of_addresses_are_no_endpoints() {
+fn an_endpoint_with_a_name_instead_of_an_address_is_left_out() {
     let names = slice("web", "a", ON_80, &["example.com"]).replace("IPv4", "FQDN");
     check(
         settings(),

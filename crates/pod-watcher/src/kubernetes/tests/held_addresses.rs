@@ -1,4 +1,4 @@
-//! Addresses over time: the holder of an address, and addresses of pools.
+//! Tests of changes of the holder of an address, and of addresses from pools.
 
 use super::*;
 
@@ -6,13 +6,13 @@ pub(super) fn from_pool(name: &str, port: u16, kept: &str) -> String {
     let spec = format!("  ports: [{{port: {port}}}]\n");
     let mut text = service(name, "portlb.io/address-pool: p", &spec);
     if !kept.is_empty() {
-        text.push_str(&holding(kept));
+        text.push_str(&recorded_status(kept));
     }
     text
 }
 
-/// The status of a Service that has the addresses.
-fn holding(addresses: &str) -> String {
+/// Returns the status of a Service in which the addresses are recorded.
+fn recorded_status(addresses: &str) -> String {
     let held: Vec<IpAddr> = addresses
         .split(", ")
         .map(|address| address.parse().unwrap())
@@ -25,7 +25,7 @@ fn holding(addresses: &str) -> String {
 }
 
 #[test]
-fn an_older_service_takes_over_no_address_that_another_one_holds() {
+fn an_older_service_does_not_take_an_address_that_a_younger_service_holds() {
     let aged = |text: String, year: u32| {
         text.replace(
             "uid: ",
@@ -33,21 +33,26 @@ fn an_older_service_takes_over_no_address_that_another_one_holds() {
         )
     };
     let mut catalog = Catalog::new(settings());
-    let mut watcher = Watcher::default();
+    let mut watcher = TestWatcher::default();
     let young = || aged(service("young", "", PORT_80), 2026);
     feed(&mut catalog, &young());
     feed(&mut catalog, &slice("young", "x", ON_80, &["10.0.2.3"]));
     watcher.take(&mut catalog);
-    let recorded = |watcher: &Watcher, name: &str| {
+    let recorded = |watcher: &TestWatcher, name: &str| {
         model_addresses(&watcher.views[&ObjectKey::new("shop", name)].allocation)
     };
-    assert_eq!(recorded(&watcher, "young"), "10.1.1.10", "to be recorded");
+    assert_eq!(
+        recorded(&watcher, "young"),
+        "10.1.1.10",
+        "the status must record it"
+    );
     let served = "tcp/10.1.1.10:80 mh -> 10.0.2.3\n";
     let announced = "status: {loadBalancer: {ingress: [{ip: 10.1.1.10}]}}\n".to_owned();
-    for status in [holding("10.1.1.10"), announced] {
+    for status in [recorded_status("10.1.1.10"), announced] {
         feed(&mut catalog, &(young() + &status));
-        // What the older one writes of itself does not count: its own status records another.
-        let old = aged(service("old", "", PORT_80), 2025) + &holding("10.1.1.11");
+        // The older Service names the address in its annotation, but its status records another
+        // one.
+        let old = aged(service("old", "", PORT_80), 2025) + &recorded_status("10.1.1.11");
         feed(&mut catalog, &old);
         watcher.take(&mut catalog);
         assert_eq!(watcher.shown(), served);
@@ -60,7 +65,7 @@ fn an_older_service_takes_over_no_address_that_another_one_holds() {
                  both Services, which then share the address if their ports differ"
             ]
         );
-        // A pod-watcher that starts later decides the same, in whatever order it learns of them.
+        // A catalog that starts later reaches the same result, in any order of the two Services.
         for texts in [
             [old.clone(), young() + &status],
             [young() + &status, old.clone()],
@@ -68,12 +73,12 @@ fn an_older_service_takes_over_no_address_that_another_one_holds() {
             let mut restarted = Catalog::new(settings());
             feed(&mut restarted, &texts.concat());
             feed(&mut restarted, &slice("young", "x", ON_80, &["10.0.2.3"]));
-            let mut other = Watcher::default();
+            let mut other = TestWatcher::default();
             other.take(&mut restarted);
             assert_eq!(other.shown(), served);
         }
     }
-    // Whose address it is decides age alone where neither holds it.
+    // If no status records the address, the older Service gets it.
     feed(&mut catalog, &young());
     watcher.take(&mut catalog);
     assert_eq!(watcher.shown(), "tcp/10.1.1.10:80 mh -> \n");
@@ -93,10 +98,10 @@ fn an_address_is_shared_across_namespaces_only_if_both_services_name_the_other()
     let names = |namespace: &str| format!(", portlb.io/share-address-namespaces: {namespace}");
     let in_bank = |text: String| text.replace("namespace: shop", "namespace: bank");
     let mut catalog = Catalog::new(settings());
-    let mut watcher = Watcher::default();
+    let mut watcher = TestWatcher::default();
     feed(
         &mut catalog,
-        &(sharing("a", 80, "") + &holding("10.1.1.10")),
+        &(sharing("a", 80, "") + &recorded_status("10.1.1.10")),
     );
     feed(&mut catalog, &in_bank(sharing("b", 443, &names("shop"))));
     watcher.take(&mut catalog);
@@ -108,7 +113,7 @@ fn an_address_is_shared_across_namespaces_only_if_both_services_name_the_other()
          share it across namespaces; choose another address, or write the annotation \
          portlb.io/share-address-namespaces on both, each with the namespace of the other"
     );
-    let naming = sharing("a", 80, &names("bank")) + &holding("10.1.1.10");
+    let naming = sharing("a", 80, &names("bank")) + &recorded_status("10.1.1.10");
     feed(&mut catalog, &naming);
     watcher.take(&mut catalog);
     assert_eq!(
@@ -118,15 +123,15 @@ fn an_address_is_shared_across_namespaces_only_if_both_services_name_the_other()
 }
 
 #[test]
-fn an_address_from_a_pool_is_served_once_the_status_keeps_it() {
+fn an_address_from_a_pool_is_served_only_after_the_status_records_it() {
     let mut catalog = Catalog::new(with_pools(&["p=10.1.1.0/24"]));
-    let mut watcher = Watcher::default();
+    let mut watcher = TestWatcher::default();
     feed(
         &mut catalog,
         &[from_pool("a", 80, ""), from_pool("b", 80, "10.1.1.1")].concat(),
     );
     watcher.take(&mut catalog);
-    let allocation = |watcher: &Watcher, name: &str| {
+    let allocation = |watcher: &TestWatcher, name: &str| {
         model_addresses(&watcher.views[&ObjectKey::new("shop", name)].allocation)
     };
     assert_eq!(allocation(&watcher, "a"), "10.1.1.2");
@@ -138,7 +143,7 @@ fn an_address_from_a_pool_is_served_once_the_status_keeps_it() {
         watcher.shown(),
         "tcp/10.1.1.1:80 mh -> \ntcp/10.1.1.2:80 mh -> \n"
     );
-    // A Service that names its address gives the pool's back.
+    // A Service that names an address in an annotation releases the address of the pool.
     feed(
         &mut catalog,
         &service("b", "portlb.io/address: 10.1.1.9", PORT_80),
@@ -156,9 +161,9 @@ pub(super) fn model_addresses(addresses: &[IpAddr]) -> String {
 }
 
 #[test]
-fn a_service_without_an_address_gets_one_when_one_is_free() {
+fn a_service_without_an_address_gets_an_address_when_the_pool_has_a_free_one() {
     let mut catalog = Catalog::new(with_pools(&["p=10.1.1.1/32"]));
-    let mut watcher = Watcher::default();
+    let mut watcher = TestWatcher::default();
     feed(
         &mut catalog,
         &[from_pool("a", 80, "10.1.1.1"), from_pool("b", 80, "")].concat(),
@@ -181,15 +186,15 @@ fn a_service_without_an_address_gets_one_when_one_is_free() {
 }
 
 #[test]
-fn a_service_that_lost_an_address_of_a_pool_to_an_older_holder_gets_another() {
+fn a_service_that_loses_an_address_of_a_pool_to_an_older_holder_gets_another_address() {
     let mut catalog = Catalog::new(with_pools(&["p=10.1.1.0/24"]));
-    let mut watcher = Watcher::default();
+    let mut watcher = TestWatcher::default();
     feed(&mut catalog, &from_pool("b", 80, "10.1.1.1"));
     watcher.take(&mut catalog);
     let named = || service("a", "portlb.io/address: 10.1.1.1", PORT_80);
     feed(&mut catalog, &named());
     watcher.take(&mut catalog);
-    let addresses = |watcher: &Watcher| {
+    let addresses = |watcher: &TestWatcher| {
         let b = &watcher.views[&ObjectKey::new("shop", "b")];
         (
             model_addresses(&b.allocation),
@@ -198,21 +203,21 @@ fn a_service_that_lost_an_address_of_a_pool_to_an_older_holder_gets_another() {
     };
     let one = "10.1.1.1".to_owned();
     assert_eq!(addresses(&watcher), (one.clone(), one), "b holds it");
-    // Two statuses record it, by two writers that knew nothing of each other.
-    feed(&mut catalog, &(named() + &holding("10.1.1.1")));
+    // The statuses of two Services record the address, because two pods wrote them independently.
+    feed(&mut catalog, &(named() + &recorded_status("10.1.1.1")));
     watcher.take(&mut catalog);
     assert_eq!(addresses(&watcher), ("10.1.1.2".to_owned(), String::new()));
 }
 
 #[test]
-fn a_service_that_was_never_understood_keeps_its_address_from_all_others() {
+fn the_recorded_address_of_a_service_without_a_valid_state_is_not_given_to_others() {
     let mut catalog = Catalog::new(with_pools(&["p=10.1.1.0/24"]));
-    let mut watcher = Watcher::default();
+    let mut watcher = TestWatcher::default();
     let bad =
         from_pool("bad", 80, "10.1.1.1").replace("pool: p", "pool: p, portlb.io/scheduler: x");
     feed(&mut catalog, &[bad, from_pool("web", 80, "")].concat());
     watcher.take(&mut catalog);
-    let view = |watcher: &Watcher, name| watcher.views[&ObjectKey::new("shop", name)].clone();
+    let view = |watcher: &TestWatcher, name| watcher.views[&ObjectKey::new("shop", name)].clone();
     assert!(!view(&watcher, "bad").is_understood);
     assert_eq!(watcher.findings("bad").len(), 1);
     assert_eq!(
@@ -227,20 +232,20 @@ fn a_service_that_was_never_understood_keeps_its_address_from_all_others() {
 }
 
 #[test]
-fn a_service_that_was_never_understood_takes_no_address_from_those_that_share_it() {
+fn a_service_without_a_valid_state_does_not_block_the_services_that_share_its_address() {
     let shared = |name: &str, port: u16| {
         from_pool(name, port, "10.1.1.1").replace("pool: p", "pool: p, portlb.io/share-address: k")
     };
     let bad = shared("a", 80).replace("share-address: k", "share-address: k, portlb.io/ports: x");
     let mut catalog = Catalog::new(with_pools(&["p=10.1.1.0/24"]));
-    let mut watcher = Watcher::default();
+    let mut watcher = TestWatcher::default();
     feed(&mut catalog, &[bad, shared("b", 443)].concat());
     watcher.take(&mut catalog);
     assert_eq!(watcher.shown(), "tcp/10.1.1.1:443 mh -> \n");
 }
 
 #[test]
-fn a_pool_that_has_shrunk_or_gone_takes_no_address_away() {
+fn a_service_keeps_its_recorded_address_when_the_pool_shrinks_or_is_removed() {
     let kept = |name: &str, address: &str| from_pool(name, 80, address);
     for (pool, finding) in [
         ("p=10.1.2.0/24", None),
@@ -253,7 +258,7 @@ fn a_pool_that_has_shrunk_or_gone_takes_no_address_away() {
         ),
     ] {
         let mut catalog = Catalog::new(with_pools(&[pool]));
-        let mut watcher = Watcher::default();
+        let mut watcher = TestWatcher::default();
         let other = service("b", "portlb.io/address: 10.1.1.1", PORT_80);
         feed(&mut catalog, &[kept("a", "10.1.1.1"), other].concat());
         watcher.take(&mut catalog);
@@ -267,11 +272,15 @@ fn a_pool_that_has_shrunk_or_gone_takes_no_address_away() {
              portlb.io/address",
         );
         assert_eq!(watcher.findings("a"), expected);
-        assert_eq!(watcher.findings("b").len(), 1, "it belongs to the older");
+        assert_eq!(
+            watcher.findings("b").len(),
+            1,
+            "the address belongs to Service a, the holder"
+        );
     }
-    // A pool that was renamed.
+    // The pool p was renamed to q.
     let mut catalog = Catalog::new(with_pools(&["q=10.1.1.0/24"]));
-    let mut watcher = Watcher::default();
+    let mut watcher = TestWatcher::default();
     feed(
         &mut catalog,
         &[
@@ -283,25 +292,25 @@ fn a_pool_that_has_shrunk_or_gone_takes_no_address_away() {
     watcher.take(&mut catalog);
     assert_eq!(watcher.shown(), "tcp/10.1.1.1:80 mh -> \n");
     assert_eq!(watcher.findings("a").len(), 1);
-    let allocation = |watcher: &Watcher, name| {
+    let allocation = |watcher: &TestWatcher, name| {
         model_addresses(&watcher.views[&ObjectKey::new("shop", name)].allocation)
     };
     assert_eq!(allocation(&watcher, "b"), "10.1.1.2");
-    // The pool that a Service names does not have the address, and another one does.
+    // The recorded address is in the pool q, but the Service names the pool p.
     let mut catalog = Catalog::new(with_pools(&["p=10.1.2.0/24", "q=10.1.1.0/24"]));
-    let mut watcher = Watcher::default();
+    let mut watcher = TestWatcher::default();
     feed(&mut catalog, &kept("a", "10.1.1.1"));
     watcher.take(&mut catalog);
     assert_eq!(allocation(&watcher, "a"), "10.1.2.1");
 }
 
 #[test]
-fn a_pool_gives_no_reserved_address() {
+fn a_pool_never_gives_a_reserved_address() {
     let mut settings = with_pools(&["p=10.1.1.0/24"]);
     settings.reserved.insert("10.1.1.1".parse().unwrap());
     for kept in ["", "10.1.1.1"] {
         let mut catalog = Catalog::new(settings.clone());
-        let mut watcher = Watcher::default();
+        let mut watcher = TestWatcher::default();
         feed(&mut catalog, &from_pool("a", 80, kept));
         watcher.take(&mut catalog);
         let view = &watcher.views[&ObjectKey::new("shop", "a")];

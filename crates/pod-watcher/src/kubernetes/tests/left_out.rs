@@ -1,4 +1,4 @@
-//! Endpoints that are not served, and findings that would not be true.
+//! Tests of endpoints that are left out, and of findings that must not appear.
 
 use expect_test::expect;
 
@@ -7,7 +7,7 @@ use service_catalog::left_out::LeftOutReason;
 
 const NAMED: &str = "  ports: [{name: http, port: 80}, {name: metrics, port: 9090}]\n";
 
-/// The counts that are not 0.
+/// Returns the number of endpoints that are left out, by reason; without reasons with the number 0.
 fn counts(settings: Settings, manifests: &str) -> Vec<(LeftOutReason, usize)> {
     let mut catalog = Catalog::new(settings);
     feed(&mut catalog, manifests);
@@ -17,7 +17,7 @@ fn counts(settings: Settings, manifests: &str) -> Vec<(LeftOutReason, usize)> {
 }
 
 #[test]
-fn a_slice_without_the_port_of_the_service_is_told_of() {
+fn a_slice_without_the_port_of_the_service_gives_a_finding() {
     let manifests = [
         service("web", "", NAMED),
         slice("web", "a", "{name: http, port: 80}", &["10.0.2.3"]),
@@ -54,7 +54,7 @@ fn a_slice_without_the_port_of_the_service_is_told_of() {
 }
 
 #[test]
-fn a_slice_without_ports_serves_no_port_of_a_service() {
+fn endpoints_of_a_slice_without_ports_are_left_out() {
     let of_ports = |ports: &str| {
         let slice = slice("web", "a", "", &["10.0.2.3"]).replace("ports: []", ports);
         [service("web", "", PORT_80), slice].concat()
@@ -77,7 +77,7 @@ fn a_slice_without_ports_serves_no_port_of_a_service() {
 }
 
 #[test]
-fn a_slice_without_ports_serves_the_ports_of_an_annotation() {
+fn endpoints_of_a_slice_without_ports_are_served_at_the_ports_of_the_annotation() {
     let ranges = "portlb.io/ports: 8000-8999, portlb.io/health-check: none";
     let slice = slice("web", "a", "", &["10.0.2.3"]).replace("ports: []", "ports: null");
     let manifests = [service("web", ranges, PORT_80), slice].concat();
@@ -98,7 +98,7 @@ fn a_slice_without_ports_serves_the_ports_of_an_annotation() {
 }
 
 #[test]
-fn a_further_address_of_an_endpoint_is_told_of() {
+fn a_second_address_of_an_endpoint_gives_a_finding() {
     let slice = slice("web", "a", ON_80, &["10.0.2.3", "10.0.2.4"])
         .replace("['10.0.2.3']", "['10.0.2.3', '10.0.2.5', '10.0.2.6']");
     let manifests = [service("web", "", PORT_80), slice].concat();
@@ -123,13 +123,13 @@ fn a_further_address_of_an_endpoint_is_told_of() {
 }
 
 #[test]
-fn each_reason_is_told_once_and_a_reason_that_is_gone_is_not_counted() {
+fn each_reason_gives_one_finding_and_is_not_counted_after_it_has_ended() {
     let mut settings = settings();
     settings
         .service_ranges
         .insert("10.1.1.0/24".parse().unwrap());
     let mut catalog = Catalog::new(settings);
-    let mut watcher = Watcher::default();
+    let mut watcher = TestWatcher::default();
     let endpoints = ["10.0.2.3", "10.1.1.7", "10.1.1.8", "127.0.0.1"];
     feed(&mut catalog, &service("web", "", PORT_80));
     feed(&mut catalog, &slice("web", "a", ON_80, &endpoints));
@@ -153,7 +153,7 @@ fn each_reason_is_told_once_and_a_reason_that_is_gone_is_not_counted() {
 }
 
 #[test]
-fn endpoints_of_the_other_family_alone_are_told_of() {
+fn endpoints_only_of_the_other_family_give_a_finding() {
     let families = "  ipFamilies: [IPv4, IPv6]\n  ports: [{port: 80}]\n";
     let service = service(
         "web",
@@ -186,13 +186,13 @@ fn endpoints_of_the_other_family_alone_are_told_of() {
 }
 
 #[test]
-fn a_service_without_endpoints_has_none_that_cannot_be_used() {
+fn a_service_without_endpoints_has_no_endpoints_that_are_left_out() {
     let manifests = [service("web", "", NAMED), slice("web", "a", ON_80, &[])].concat();
     assert_eq!(counts(settings(), &manifests), []);
 }
 
 #[test]
-fn a_refused_annotation_brings_no_finding_about_what_the_service_does_not_say() {
+fn a_refused_annotation_gives_no_second_finding_about_a_default() {
     check(
         settings(),
         &service(
@@ -207,7 +207,8 @@ fn a_refused_annotation_brings_no_finding_about_what_the_service_does_not_say() 
             # shop/web: Warning BadAnnotation: annotation portlb.io/scheduler-flags: rr has no flags, only sh and mh have; remove it
         "#]],
     );
-    // The forwarding method counts although the tunnel kind is refused: it can change ports.
+    // The tunnel kind is refused, but the forwarding method is valid: Masquerade can change ports,
+    // so there is no finding about the targetPort.
     check(
         settings(),
         &service(
@@ -223,7 +224,7 @@ fn a_refused_annotation_brings_no_finding_about_what_the_service_does_not_say() 
 }
 
 #[test]
-fn a_traffic_distribution_has_no_meaning() {
+fn traffic_distribution_is_ignored_with_a_finding() {
     let distributed = "  trafficDistribution: PreferClose\n  ports: [{port: 80}]\n";
     check(
         settings(),

@@ -1,4 +1,4 @@
-//! What happens over time, but for addresses.
+//! Tests of sequences of events, except changes of addresses.
 
 use proptest::{prelude::*, sample::Index};
 
@@ -9,7 +9,7 @@ use service_catalog::finding::Reason;
 
 use super::held_addresses::{from_pool, model_addresses};
 
-fn pod_scope(kind: Kind) -> Scope {
+fn all_namespaces(kind: Kind) -> Scope {
     Scope {
         kind,
         namespace: None,
@@ -21,13 +21,16 @@ fn web(annotations: &str) -> String {
 }
 
 #[test]
-fn nothing_is_put_out_before_every_scope_is_listed() {
-    let scopes = vec![pod_scope(Kind::Service), pod_scope(Kind::EndpointSlice)];
+fn the_catalog_has_no_output_before_every_scope_is_listed() {
+    let scopes = vec![
+        all_namespaces(Kind::Service),
+        all_namespaces(Kind::EndpointSlice),
+    ];
     let mut catalog = Catalog::new(Settings {
         scopes: scopes.clone(),
         ..settings()
     });
-    let mut watcher = Watcher::default();
+    let mut watcher = TestWatcher::default();
     catalog.handle(Input::Restarted(scopes[0].clone()));
     feed(&mut catalog, &web(""));
     catalog.handle(Input::RestartedDone(scopes[0].clone()));
@@ -42,13 +45,13 @@ fn nothing_is_put_out_before_every_scope_is_listed() {
 }
 
 #[test]
-fn a_new_list_deletes_what_it_does_not_tell_and_nothing_before_its_end() {
+fn the_end_of_a_list_deletes_the_objects_that_the_list_did_not_have() {
     let in_shop = |kind| Scope {
         kind,
         namespace: Some("shop".into()),
     };
     let mut catalog = Catalog::new(settings());
-    let mut watcher = Watcher::default();
+    let mut watcher = TestWatcher::default();
     let all = [
         web(""),
         service("api", "portlb.io/address: 10.1.1.11", PORT_80),
@@ -63,7 +66,7 @@ fn a_new_list_deletes_what_it_does_not_tell_and_nothing_before_its_end() {
     }
     feed(&mut catalog, &[&*all[0], &*all[2]].concat());
     assert_eq!(watcher.take(&mut catalog), 0);
-    // What another list of the kind covers is not touched.
+    // A list of another namespace deletes no object of this namespace.
     let elsewhere = Scope {
         kind: Kind::Service,
         namespace: Some("other".into()),
@@ -81,9 +84,9 @@ fn a_new_list_deletes_what_it_does_not_tell_and_nothing_before_its_end() {
 }
 
 #[test]
-fn a_bad_service_keeps_its_last_good_state_and_follows_its_endpoints() {
+fn a_service_that_becomes_invalid_keeps_its_last_good_state_and_follows_its_endpoints() {
     let mut catalog = Catalog::new(settings());
-    let mut watcher = Watcher::default();
+    let mut watcher = TestWatcher::default();
     feed(
         &mut catalog,
         &[
@@ -109,15 +112,16 @@ fn a_bad_service_keeps_its_last_good_state_and_follows_its_endpoints() {
 }
 
 #[test]
-fn a_limit_of_clients_withdraws_a_served_service_until_the_limit_goes() {
+fn a_service_that_limits_its_clients_is_not_served_until_the_limit_is_removed() {
     let mut catalog = Catalog::new(settings());
-    let mut watcher = Watcher::default();
+    let mut watcher = TestWatcher::default();
     let limited = "  loadBalancerSourceRanges: [192.0.2.0/24]\n  ports: [{port: 80}]\n";
     feed(&mut catalog, &service("web", "", PORT_80));
     feed(&mut catalog, &slice("web", "x", ON_80, &["10.0.2.3"]));
     watcher.take(&mut catalog);
     assert_eq!(watcher.shown(), "tcp/10.1.1.10:80 mh -> 10.0.2.3\n");
-    // The last good state would serve clients from everywhere, also where an annotation is bad.
+    // The last good state is not kept: it would admit all clients. An invalid annotation changes
+    // nothing.
     for annotations in ["", "portlb.io/address: 10.1.1.10, portlb.io/scheduler: x"] {
         feed(&mut catalog, &service("web", annotations, limited));
         watcher.take(&mut catalog);
@@ -125,12 +129,12 @@ fn a_limit_of_clients_withdraws_a_served_service_until_the_limit_goes() {
         let view = &watcher.views[&ObjectKey::new("shop", "web")];
         assert!(
             view.is_understood,
-            "its status says that it is not announced"
+            "the status can show that the Service is not announced"
         );
         assert_eq!(
             model_addresses(&view.addresses),
             "10.1.1.10",
-            "it keeps its address"
+            "the Service keeps its address"
         );
     }
     feed(&mut catalog, &service("web", "", PORT_80));
@@ -140,9 +144,9 @@ fn a_limit_of_clients_withdraws_a_served_service_until_the_limit_goes() {
 }
 
 #[test]
-fn a_service_that_was_made_anew_has_no_last_good_state() {
+fn a_service_that_was_deleted_and_created_again_has_no_last_good_state() {
     let mut catalog = Catalog::new(settings());
-    let mut watcher = Watcher::default();
+    let mut watcher = TestWatcher::default();
     feed(&mut catalog, &web(""));
     watcher.take(&mut catalog);
     feed(
@@ -155,9 +159,9 @@ fn a_service_that_was_made_anew_has_no_last_good_state() {
 }
 
 #[test]
-fn a_bad_weight_leaves_the_last_good_one() {
+fn an_invalid_weight_keeps_the_last_good_weight() {
     let mut catalog = Catalog::new(settings());
-    let mut watcher = Watcher::default();
+    let mut watcher = TestWatcher::default();
     let weighed = |weight: &str| {
         slice("web", "a", ON_80, &["10.0.2.3"]).replace(
             "namespace: shop",
@@ -178,9 +182,9 @@ fn a_bad_weight_leaves_the_last_good_one() {
 }
 
 #[test]
-fn an_address_goes_from_one_service_to_another_without_a_removal() {
+fn an_address_moves_to_another_service_without_a_removal_of_the_virtual_server() {
     let mut catalog = Catalog::new(settings());
-    let mut watcher = Watcher::default();
+    let mut watcher = TestWatcher::default();
     feed(
         &mut catalog,
         &[service("a", "", PORT_80), service("b", "", PORT_80)].concat(),
@@ -196,14 +200,15 @@ fn an_address_goes_from_one_service_to_another_without_a_removal() {
         matches!(&*output.changes, [DesiredChange::PutVirtualServer(server)] if server.name == "shop/b"),
         "{output:?}"
     );
-    let gone = &output.services[0];
-    assert_eq!((&gone.0, &gone.1), (&ObjectKey::new("shop", "a"), &None));
+    let deleted = &output.services[0];
+    let expected = ObjectKey::new("shop", "a");
+    assert_eq!((&deleted.0, &deleted.1), (&expected, &None));
 }
 
 #[test]
-fn an_endpoint_comes_back_when_its_address_is_no_service_address_any_more() {
+fn an_endpoint_is_served_again_when_its_address_is_no_longer_a_service_address() {
     let mut catalog = Catalog::new(settings());
-    let mut watcher = Watcher::default();
+    let mut watcher = TestWatcher::default();
     feed(
         &mut catalog,
         &[web(""), slice("web", "a", ON_80, &["10.0.2.3"])].concat(),
@@ -218,7 +223,7 @@ fn an_endpoint_comes_back_when_its_address_is_no_service_address_any_more() {
         watcher.shown(),
         "tcp/10.0.2.3:80 mh -> \ntcp/10.1.1.10:80 mh -> \n"
     );
-    let reasons = |watcher: &Watcher| {
+    let reasons = |watcher: &TestWatcher| {
         let view = &watcher.views[&ObjectKey::new("shop", "web")];
         let findings = view.findings.iter();
         findings
@@ -236,9 +241,9 @@ fn an_endpoint_comes_back_when_its_address_is_no_service_address_any_more() {
 }
 
 #[test]
-fn a_status_that_only_we_changed_changes_nothing_that_is_served() {
+fn a_status_that_pod_watcher_wrote_changes_no_virtual_server() {
     let mut catalog = Catalog::new(settings());
-    let mut watcher = Watcher::default();
+    let mut watcher = TestWatcher::default();
     feed(&mut catalog, &web(""));
     watcher.take(&mut catalog);
     let written = "status: {loadBalancer: {ingress: [{ip: 10.1.1.10, ipMode: Proxy, ports: [{port: 80, protocol: TCP}]}]}}\n";
@@ -252,9 +257,9 @@ fn a_status_that_only_we_changed_changes_nothing_that_is_served() {
 }
 
 #[test]
-fn a_pod_touches_the_services_of_its_own_namespace() {
+fn a_pod_changes_only_the_services_of_its_own_namespace() {
     let mut catalog = Catalog::new(settings());
-    let mut watcher = Watcher::default();
+    let mut watcher = TestWatcher::default();
     let both = |name: &str, address: &str| {
         let address = format!("portlb.io/address: {address}");
         service(name, &address, PORT_80) + &slice(name, "x", ON_80, &["10.0.2.3"])
@@ -279,9 +284,9 @@ fn a_pod_touches_the_services_of_its_own_namespace() {
     assert_eq!(watcher.take(&mut catalog), 2);
 }
 
-/// Something that a cluster may say.
+/// A change of an object in a cluster.
 #[derive(Clone, Debug)]
-enum Event {
+enum ClusterEvent {
     Service {
         name: usize,
         variant: usize,
@@ -303,7 +308,8 @@ enum Event {
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 const SUFFIXES: [&str; 2] = ["x", "y"];
 
-/// Good ones only, since a bad one leaves what was good before.
+/// Returns one of several valid states of a Service. An invalid state would keep the last good
+/// state, so that the result would depend on the order of the events.
 fn variant(name: &str, variant: usize) -> String {
     let (annotations, port) = match variant {
         0 => ("portlb.io/address: 10.1.1.1", 80),
@@ -325,25 +331,26 @@ fn variant(name: &str, variant: usize) -> String {
     service(name, annotations, &format!("  ports: [{{port: {port}}}]\n"))
 }
 
-fn event() -> impl Strategy<Value = Event> {
+fn event() -> impl Strategy<Value = ClusterEvent> {
     let (name, suffix) = (0..NAMES.len(), 0..SUFFIXES.len());
     let endpoints = prop::collection::vec(1_u8..5, 0..4);
     prop_oneof![
         3 => (name.clone(), 0_usize..6)
-            .prop_map(|(name, variant)| Event::Service { name, variant }),
-        1 => name.clone().prop_map(|name| Event::NoService { name }),
+            .prop_map(|(name, variant)| ClusterEvent::Service { name, variant }),
+        1 => name.clone().prop_map(|name| ClusterEvent::NoService { name }),
         3 => (name.clone(), suffix.clone(), endpoints)
-            .prop_map(|(name, suffix, endpoints)| Event::Slice { name, suffix, endpoints }),
-        1 => (name, suffix).prop_map(|(name, suffix)| Event::NoSlice { name, suffix }),
+            .prop_map(|(name, suffix, endpoints)| ClusterEvent::Slice { name, suffix, endpoints }),
+        1 => (name, suffix).prop_map(|(name, suffix)| ClusterEvent::NoSlice { name, suffix }),
     ]
 }
 
-/// What the events leave, by kind and name.
-fn outcome(events: &[Event]) -> BTreeMap<(bool, String), Option<String>> {
+/// Returns the manifests of the objects that exist after the events; `None` for a deleted object.
+/// The key is the kind (whether the object is a slice) and the name.
+fn outcome(events: &[ClusterEvent]) -> BTreeMap<(bool, String), Option<String>> {
     let mut outcome = BTreeMap::new();
     for event in events {
         let (is_slice, name, text) = match event {
-            Event::Service {
+            ClusterEvent::Service {
                 name,
                 variant: which,
             } => (
@@ -351,8 +358,8 @@ fn outcome(events: &[Event]) -> BTreeMap<(bool, String), Option<String>> {
                 NAMES[*name].to_owned(),
                 Some(variant(NAMES[*name], *which)),
             ),
-            Event::NoService { name } => (false, NAMES[*name].to_owned(), None),
-            Event::Slice {
+            ClusterEvent::NoService { name } => (false, NAMES[*name].to_owned(), None),
+            ClusterEvent::Slice {
                 name,
                 suffix,
                 endpoints,
@@ -369,7 +376,7 @@ fn outcome(events: &[Event]) -> BTreeMap<(bool, String), Option<String>> {
                     Some(text),
                 )
             }
-            Event::NoSlice { name, suffix } => (
+            ClusterEvent::NoSlice { name, suffix } => (
                 true,
                 format!("{}-{}", NAMES[*name], SUFFIXES[*suffix]),
                 None,
@@ -380,7 +387,7 @@ fn outcome(events: &[Event]) -> BTreeMap<(bool, String), Option<String>> {
     outcome
 }
 
-fn told(is_slice: bool, name: &str, text: Option<&String>) -> Vec<Input> {
+fn inputs_for(is_slice: bool, name: &str, text: Option<&String>) -> Vec<Input> {
     match text {
         Some(text) => inputs(text),
         None if is_slice => vec![Input::EndpointSliceDeleted(ObjectKey::new("shop", name))],
@@ -392,20 +399,20 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn any_history_leads_to_what_its_outcome_alone_leads_to(
+    fn the_desired_set_depends_only_on_the_objects_that_exist_after_all_events(
         events in prop::collection::vec(event(), 0..24),
-        looks in prop::collection::vec(any::<bool>(), 24),
+        takes_output in prop::collection::vec(any::<bool>(), 24),
         order in prop::collection::vec(any::<Index>(), 12),
     ) {
         let mut catalog = Catalog::new(settings());
-        let mut watcher = Watcher::default();
-        for (event, look) in events.iter().zip(looks) {
+        let mut watcher = TestWatcher::default();
+        for (event, takes_output) in events.iter().zip(takes_output) {
             for ((is_slice, name), text) in outcome(std::slice::from_ref(event)) {
-                for input in told(is_slice, &name, text.as_ref()) {
+                for input in inputs_for(is_slice, &name, text.as_ref()) {
                     catalog.handle(input);
                 }
             }
-            if look {
+            if takes_output {
                 watcher.take(&mut catalog);
             }
         }
@@ -419,25 +426,25 @@ proptest! {
                 last.swap(place, other);
             }
         }
-        let mut anew = Catalog::new(settings());
-        let mut expected = Watcher::default();
-        feed(&mut anew, &last.concat());
-        expected.take(&mut anew);
+        let mut fresh = Catalog::new(settings());
+        let mut expected = TestWatcher::default();
+        feed(&mut fresh, &last.concat());
+        expected.take(&mut fresh);
         prop_assert_eq!(watcher.desired, expected.desired);
         prop_assert_eq!(watcher.views, expected.views);
     }
 
     #[test]
-    fn addresses_of_pools_are_unique_and_stay(
+    fn each_service_keeps_an_address_of_the_pool_that_no_other_service_has(
         steps in prop::collection::vec((0..6_usize, any::<bool>(), any::<bool>()), 1..30),
     ) {
         const MANY: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
         let mut catalog = Catalog::new(with_pools(&["p=10.1.1.0/29"]));
-        let mut watcher = Watcher::default();
+        let mut watcher = TestWatcher::default();
         let mut kept: BTreeMap<&str, String> = BTreeMap::new();
-        for (index, is_there, writes) in steps {
+        for (index, exists, writes) in steps {
             let name = MANY[index];
-            if is_there {
+            if exists {
                 let text = from_pool(name, 80, kept.get(name).map_or("", String::as_str));
                 feed(&mut catalog, &text);
             } else {
@@ -455,7 +462,7 @@ proptest! {
                 .collect();
             let distinct: BTreeSet<&String> = allocations.iter().map(|(_, a)| a).collect();
             prop_assert_eq!(distinct.len(), allocations.len());
-            prop_assert_eq!(allocations.len(), watcher.views.len(), "six of six fit");
+            prop_assert_eq!(allocations.len(), watcher.views.len(), "the pool has an address for each of six Services");
             for (name, allocation) in allocations {
                 if let Some(kept) = kept.get(name) {
                     prop_assert_eq!(kept, &allocation, "{} keeps its address", name);
@@ -465,14 +472,14 @@ proptest! {
                 }
             }
         }
-        // Another watcher, or the same after a restart, reads the same from the statuses.
+        // Another pod-watcher, or this one after a restart, reads the addresses from the statuses.
         watcher.take(&mut catalog);
-        let mut anew = Catalog::new(with_pools(&["p=10.1.1.0/29"]));
+        let mut fresh = Catalog::new(with_pools(&["p=10.1.1.0/29"]));
         for name in kept.keys() {
-            feed(&mut anew, &from_pool(name, 80, &kept[name]));
+            feed(&mut fresh, &from_pool(name, 80, &kept[name]));
         }
-        let mut restarted = Watcher::default();
-        restarted.take(&mut anew);
+        let mut restarted = TestWatcher::default();
+        restarted.take(&mut fresh);
         for (name, kept) in kept {
             let view = &restarted.views[&ObjectKey::new("shop", name)];
             prop_assert_eq!(model_addresses(&view.addresses), kept);

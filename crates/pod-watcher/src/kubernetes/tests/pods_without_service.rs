@@ -1,11 +1,11 @@
-//! Pods that are served without a Service.
+//! Tests of `--pod-selector`: pods that are served without a Service.
 
 use expect_test::expect;
 
 use super::*;
 
 #[test]
-fn pods_are_served_without_a_service() {
+fn selected_pods_become_real_servers_without_a_service() {
     let pods = service_catalog::settings::PodService {
         name: "pods".to_owned(),
         addresses: vec!["10.1.1.10".parse().unwrap(), "fd00:1::10".parse().unwrap()],
@@ -85,7 +85,7 @@ fn pods_are_served_without_a_service() {
 }
 
 #[test]
-fn pods_listen_where_the_client_connects_to_unless_told_otherwise() {
+fn without_a_target_port_selected_pods_listen_on_the_port_of_the_client() {
     let settings = Settings {
         pods: Some(service_catalog::settings::PodService {
             name: "pods".to_owned(),
@@ -120,7 +120,7 @@ fn pods_listen_where_the_client_connects_to_unless_told_otherwise() {
 }
 
 #[test]
-fn pods_without_a_service_follow_the_state_of_their_pod_and_leave_with_it() {
+fn the_real_server_of_a_selected_pod_follows_the_pod_until_its_deletion() {
     let settings = Settings {
         pods: Some(service_catalog::settings::PodService {
             name: "pods".to_owned(),
@@ -139,10 +139,10 @@ fn pods_without_a_service_follow_the_state_of_their_pod_and_leave_with_it() {
         )
     };
     let mut catalog = Catalog::new(settings);
-    let mut watcher = Watcher::default();
-    let mut served = |manifests: &str, gone: Option<&str>| {
+    let mut watcher = TestWatcher::default();
+    let mut served = |manifests: &str, deleted_in: Option<&str>| {
         feed(&mut catalog, manifests);
-        if let Some(namespace) = gone {
+        if let Some(namespace) = deleted_in {
             catalog.handle(Input::PodDeleted(ObjectKey::new(namespace, "a")));
         }
         watcher.take(&mut catalog);
@@ -153,7 +153,7 @@ fn pods_without_a_service_follow_the_state_of_their_pod_and_leave_with_it() {
         (shown.collect::<Vec<_>>().join(", "), pods)
     };
     let expect = |text: &str, pods| (text.to_owned(), pods);
-    // Pods of several namespaces are behind one address.
+    // One service address has the pods of several namespaces.
     let [shop, forum] = [
         pod("shop", "2", "{ip: 10.0.2.3}", "True"),
         pod("forum", "3", "{ip: 10.0.2.4}", "True"),
@@ -162,12 +162,12 @@ fn pods_without_a_service_follow_the_state_of_their_pod_and_leave_with_it() {
         served(&[shop, forum].concat(), None),
         expect("10.0.2.3=2 Ready, 10.0.2.4=3 Ready", 2)
     );
-    // An annotation that cannot be used leaves the one in force that was.
+    // An invalid weight keeps the last good weight.
     assert_eq!(
         served(&pod("shop", "x", "{ip: 10.0.2.3}", "False"), None),
         expect("10.0.2.3=2 Draining, 10.0.2.4=3 Ready", 2)
     );
-    // A pod without addresses has not begun, or has ended.
+    // A pod without addresses has not started, or has ended.
     assert_eq!(
         served(&pod("shop", "2", "", "False"), None),
         expect("10.0.2.4=3 Ready", 2)

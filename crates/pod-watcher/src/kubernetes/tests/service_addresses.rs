@@ -1,11 +1,11 @@
-//! Where the address of a Service comes from, and which Services may share one.
+//! Tests of the sources of a Service's address, and of shared addresses.
 
 use expect_test::expect;
 
 use super::*;
 
 #[test]
-fn the_first_source_that_names_an_address_decides() {
+fn the_annotation_precedes_load_balancer_ip_and_external_ips_as_source_of_the_address() {
     let spec = "  loadBalancerIP: 10.1.1.2\n  externalIPs: [10.1.1.3]\n  ports: [{port: 80}]\n";
     let addresses = |manifest: &str, settings: Settings| {
         let mut catalog = Catalog::new(settings);
@@ -41,7 +41,7 @@ fn the_first_source_that_names_an_address_decides() {
 }
 
 #[test]
-fn pools_give_each_family_its_lowest_free_address() {
+fn a_pool_gives_the_lowest_free_address_of_each_family() {
     let dual = |name: &str, pool: &str| {
         service(
             name,
@@ -111,7 +111,7 @@ fn pools_give_each_family_its_lowest_free_address() {
 }
 
 #[test]
-fn the_older_of_two_services_has_the_address() {
+fn the_older_of_two_services_with_the_same_address_gets_the_address() {
     let aged = |name: &str, year: u32| {
         service(name, "", PORT_80).replace(
             "uid: ",
@@ -133,7 +133,7 @@ fn the_older_of_two_services_has_the_address() {
 }
 
 #[test]
-fn services_share_an_address_by_a_key() {
+fn services_with_the_same_share_key_and_different_ports_share_an_address() {
     let sharing = |name: &str, port: u16| {
         service(
             name,
@@ -182,7 +182,7 @@ fn services_share_an_address_by_a_key() {
 }
 
 #[test]
-fn an_address_pool_is_a_name_and_prefixes() {
+fn an_address_pool_is_written_as_a_name_and_prefixes() {
     use service_catalog::settings::AddressPool;
     let pool: AddressPool = "web=10.1.1.0/24, fd00:1::/64".parse().unwrap();
     assert_eq!((pool.name.as_str(), pool.prefixes.len()), ("web", 2));
@@ -199,7 +199,7 @@ fn an_address_pool_is_a_name_and_prefixes() {
 }
 
 #[test]
-fn an_address_that_is_not_for_services_is_refused_with_the_cure() {
+fn an_address_outside_of_the_allowed_prefixes_is_refused_with_a_suggestion() {
     let mut confined = with_pools(&["p=10.1.2.0/24"]);
     confined
         .service_ranges
@@ -240,7 +240,7 @@ fn an_address_that_is_not_for_services_is_refused_with_the_cure() {
             # shop/d: Warning BadSpecification: spec.loadBalancerIP: 10.9.9.9 lies outside of --service-ranges, --address-pool and --allowed-prefixes; write an address within 10.1.1.0/24, 10.1.2.0/24
         "#]],
     );
-    // No address at all is allowed where none is named.
+    // If no flag allows a prefix, every address is refused.
     check(
         Settings {
             is_confined: true,

@@ -1,11 +1,11 @@
-//! What a Service asks for, and what is served of it.
+//! Tests of the conversion of Services to virtual servers.
 
 use expect_test::expect;
 
 use super::*;
 
 #[test]
-fn a_service_becomes_a_virtual_server_with_the_defaults_of_a_file() {
+fn a_service_becomes_a_virtual_server_with_the_same_defaults_as_in_a_file() {
     check(
         settings(),
         &with_slice(&service("web", "", PORT_80)),
@@ -22,7 +22,7 @@ fn a_service_becomes_a_virtual_server_with_the_defaults_of_a_file() {
 }
 
 #[test]
-fn every_annotation_is_taken_over() {
+fn every_annotation_of_a_service_is_in_the_virtual_server() {
     check(
         settings(),
         &with_slice(&service(
@@ -69,7 +69,7 @@ fn every_annotation_is_taken_over() {
 }
 
 #[test]
-fn a_service_of_another_class_is_not_ours() {
+fn a_service_of_another_class_is_not_served() {
     let other = service("web", "", PORT_80).replace("portlb.io/portlb", "example.com/other");
     check(
         settings(),
@@ -90,7 +90,7 @@ fn a_service_of_another_class_is_not_ours() {
 }
 
 #[test]
-fn an_annotation_names_the_class_where_no_field_can() {
+fn a_service_of_type_cluster_ip_is_served_if_an_annotation_names_the_class() {
     let headless = service(
         "web",
         "portlb.io/load-balancer-class: portlb.io/portlb",
@@ -115,7 +115,7 @@ fn an_annotation_names_the_class_where_no_field_can() {
 }
 
 #[test]
-fn an_external_name_is_refused() {
+fn a_service_of_type_external_name_is_refused() {
     let alias = service("web", "portlb.io/load-balancer-class: portlb.io/portlb", "")
         .replace("LoadBalancer\n", "ExternalName\n")
         .replace("  loadBalancerClass: portlb.io/portlb\n", "");
@@ -130,7 +130,7 @@ fn an_external_name_is_refused() {
 }
 
 #[test]
-fn everything_that_is_wrong_is_told() {
+fn every_problem_of_a_service_gives_a_finding() {
     check(
         settings(),
         &service(
@@ -195,7 +195,7 @@ fn everything_that_is_wrong_is_told() {
 }
 
 #[test]
-fn a_target_port_that_no_tunnel_can_reach_is_refused_with_both_cures() {
+fn a_target_port_that_differs_from_the_port_is_refused_with_two_suggestions() {
     let other_port = service(
         "web",
         "",
@@ -212,7 +212,7 @@ fn a_target_port_that_no_tunnel_can_reach_is_refused_with_both_cures() {
 }
 
 #[test]
-fn udp_is_not_checked_unless_a_port_is_named() {
+fn a_udp_port_has_no_health_check_unless_an_annotation_names_the_port_to_check() {
     let dns = "  ports: [{name: dns, port: 53, protocol: UDP}, {name: tcp, port: 53}]\n";
     check(
         settings(),
@@ -274,7 +274,7 @@ fn udp_is_not_checked_unless_a_port_is_named() {
 }
 
 #[test]
-fn affinity_is_persistence() {
+fn session_affinity_becomes_persistence() {
     check(
         settings(),
         &service(
@@ -296,7 +296,7 @@ fn affinity_is_persistence() {
 }
 
 #[test]
-fn fields_without_meaning_are_remarked_upon() {
+fn fields_of_a_service_without_effect_give_a_finding() {
     check(
         settings(),
         &service(
@@ -346,7 +346,7 @@ fn a_service_that_limits_its_clients_is_not_served() {
 }
 
 #[test]
-fn a_traffic_policy_for_the_client_address_warns_where_masquerade_hides_it() {
+fn traffic_policy_local_with_masquerade_gives_a_warning() {
     check(
         settings(),
         &service(
@@ -367,7 +367,7 @@ fn a_traffic_policy_for_the_client_address_warns_where_masquerade_hides_it() {
 }
 
 #[test]
-fn ranges_of_ports_come_from_an_annotation() {
+fn an_annotation_sets_ranges_of_ports() {
     check(
         settings(),
         &with_slice(&service(
@@ -411,7 +411,7 @@ fn ranges_of_ports_come_from_an_annotation() {
 }
 
 #[test]
-fn settings_that_no_service_can_mend_are_refused() {
+fn invalid_settings_of_pools_ranges_and_pods_are_refused() {
     let mut settings = with_pools(&["a=10.1.1.0/24", "a=10.1.1.8/29,10.1.2.1/24"]);
     settings
         .service_ranges
@@ -434,7 +434,7 @@ fn settings_that_no_service_can_mend_are_refused() {
 }
 
 #[test]
-fn more_than_a_thousand_ports_are_refused() {
+fn a_service_with_more_than_1000_ports_is_refused() {
     let list = |count: u32| {
         let ports: Vec<String> = (1..=count).map(|port| port.to_string()).collect();
         ports.join(",")
@@ -454,12 +454,12 @@ fn more_than_a_thousand_ports_are_refused() {
         texts.collect::<Vec<String>>()
     };
     assert_eq!(findings(&annotated(1_000)), Vec::<String>::new());
-    let told = "1001 entries are more than a Service may have; write at most 1000, and ranges \
+    let problem = "1001 entries are more than a Service may have; write at most 1000, and ranges \
                 such as 8000-8999 (annotation portlb.io/ports) for more";
     assert_eq!(
         findings(&annotated(1_001)),
         [format!(
-            "Warning BadAnnotation: annotation portlb.io/ports: {told}"
+            "Warning BadAnnotation: annotation portlb.io/ports: {problem}"
         )]
     );
     let ports: Vec<String> = (1..=1_001)
@@ -468,6 +468,6 @@ fn more_than_a_thousand_ports_are_refused() {
     let specified = service("web", "", &format!("  ports: [{}]\n", ports.join(", ")));
     assert_eq!(
         findings(&specified),
-        [format!("Warning BadSpecification: spec.ports: {told}")]
+        [format!("Warning BadSpecification: spec.ports: {problem}")]
     );
 }

@@ -1,4 +1,4 @@
-//! What an API server checks: `validate` reports it with the place in the file.
+//! Tests of the rules of the API server in `validate`.
 
 use expect_test::expect;
 
@@ -15,7 +15,7 @@ endpoints:
 ";
 
 #[test]
-fn enumerations_and_numbers_are_refused_as_the_api_server_refuses_them() {
+fn invalid_enum_values_and_numbers_of_a_service_are_errors() {
     let bad = GOOD
         .replace("targetPort: 80}", "protocol: udp, targetPort: 70000, nodePort: -1}, {port: 70000}")
         .replace(
@@ -27,17 +27,17 @@ fn enumerations_and_numbers_are_refused_as_the_api_server_refuses_them() {
     check_files(
         &[("a.yaml", &bad)],
         expect![[r#"
-        error a.yaml:12 (document 1): Service shop/web: spec.sessionAffinity: "clientIP" is not known; did you mean ClientIP? allowed are None, ClientIP
+        error a.yaml:12 (document 1): Service shop/web: spec.sessionAffinity: "clientIP" is not an allowed value; did you mean ClientIP? allowed are None, ClientIP
         error a.yaml:13 (document 1): Service shop/web: spec.sessionAffinityConfig.clientIP.timeoutSeconds: 90000 is not a timeout in seconds; write 1 to 86400
-        error a.yaml:14 (document 1): Service shop/web: spec.externalTrafficPolicy: "local" is not known; did you mean Local? allowed are Cluster, Local
-        error a.yaml:15 (document 1): Service shop/web: spec.ipFamilies[0]: "ipv4" is not known; did you mean IPv4? allowed are IPv4, IPv6
-        error a.yaml:16 (document 1): Service shop/web: spec.ipFamilyPolicy: "Dual" is not known; did you mean PreferDualStack? allowed are SingleStack, PreferDualStack, RequireDualStack
-        error a.yaml:17 (document 1): Service shop/web: spec.trafficDistribution: "Nearest" is not known; allowed are PreferClose, PreferSameZone, PreferSameNode
-        error a.yaml:19 (document 1): Service shop/web: spec.ports[0]: has no name; write one, since the Service has several ports
-        error a.yaml:19 (document 1): Service shop/web: spec.ports[0].protocol: "udp" is not known; did you mean UDP? allowed are TCP, UDP, SCTP
+        error a.yaml:14 (document 1): Service shop/web: spec.externalTrafficPolicy: "local" is not an allowed value; did you mean Local? allowed are Cluster, Local
+        error a.yaml:15 (document 1): Service shop/web: spec.ipFamilies[0]: "ipv4" is not an allowed value; did you mean IPv4? allowed are IPv4, IPv6
+        error a.yaml:16 (document 1): Service shop/web: spec.ipFamilyPolicy: "Dual" is not an allowed value; did you mean PreferDualStack? allowed are SingleStack, PreferDualStack, RequireDualStack
+        error a.yaml:17 (document 1): Service shop/web: spec.trafficDistribution: "Nearest" is not an allowed value; allowed are PreferClose, PreferSameZone, PreferSameNode
+        error a.yaml:19 (document 1): Service shop/web: spec.ports[0]: has no name; write a name, because the Service has several ports
+        error a.yaml:19 (document 1): Service shop/web: spec.ports[0].protocol: "udp" is not an allowed value; did you mean UDP? allowed are TCP, UDP, SCTP
         error a.yaml:19 (document 1): Service shop/web: spec.ports[0].targetPort: 70000 is not a port; write 1 to 65535
         error a.yaml:19 (document 1): Service shop/web: spec.ports[0].nodePort: -1 is not a port; write 1 to 65535
-        error a.yaml:19 (document 1): Service shop/web: spec.ports[1]: has no name; write one, since the Service has several ports
+        error a.yaml:19 (document 1): Service shop/web: spec.ports[1]: has no name; write a name, because the Service has several ports
         error a.yaml:19 (document 1): Service shop/web: spec.ports[1].port: 70000 is not a port; write 1 to 65535
         1 Services
     "#]],
@@ -46,14 +46,14 @@ fn enumerations_and_numbers_are_refused_as_the_api_server_refuses_them() {
     check_files(
         &[("type.yaml", &cluster)],
         expect![[r#"
-            error type.yaml:10 (document 1): Service shop/web: spec.type: "Loadbalancer" is not known; did you mean LoadBalancer? allowed are ClusterIP, NodePort, LoadBalancer, ExternalName
+            error type.yaml:10 (document 1): Service shop/web: spec.type: "Loadbalancer" is not an allowed value; did you mean LoadBalancer? allowed are ClusterIP, NodePort, LoadBalancer, ExternalName
             0 Services
         "#]],
     );
 }
 
 #[test]
-fn names_are_refused_as_the_api_server_refuses_them() {
+fn invalid_names_of_a_service_and_its_ports_are_errors() {
     let bad = GOOD
         .replace("name: web", "name: Web")
         .replace("namespace: shop", "namespace: my_shop")
@@ -64,21 +64,21 @@ fn names_are_refused_as_the_api_server_refuses_them() {
     check_files(
         &[("a.yaml", &bad)],
         expect![[r#"
-        error a.yaml:4 (document 1): Service my_shop/Web: metadata.name: "Web" is not a name here; write at most 63 lowercase letters, digits and `-`, with a letter or digit first and last
-        error a.yaml:5 (document 1): Service my_shop/Web: metadata.namespace: "my_shop" is not a name here; write at most 63 lowercase letters, digits and `-`, with a letter or digit first and last
-        error a.yaml:13 (document 1): Service my_shop/Web: spec.ports[0].name: "HTTP" is not a name here; write at most 63 lowercase letters, digits and `-`, with a letter or digit first and last
-        error a.yaml:13 (document 1): Service my_shop/Web: spec.ports[1]: has no name; write one, since the Service has several ports
-        error a.yaml:13 (document 1): Service my_shop/Web: spec.ports[1].targetPort: "no--name" is neither a port nor the name of one; write 1 to 65535 without quotes, or at most 15 lowercase letters, digits and `-`, one of them a letter
-        error a.yaml:13 (document 1): Service my_shop/Web: spec.ports[2]: has the name "HTTP" of another port; give each its own
-        error a.yaml:13 (document 1): Service my_shop/Web: spec.ports[2].name: "HTTP" is not a name here; write at most 63 lowercase letters, digits and `-`, with a letter or digit first and last
-        note: Service my_shop/Web: whether the address is allowed is not checked, since no --allowed-prefixes is given; give it as the load balancer has it
+        error a.yaml:4 (document 1): Service my_shop/Web: metadata.name: "Web" is not a valid name; write at most 63 lowercase letters, digits and `-`, with a letter or digit first and last
+        error a.yaml:5 (document 1): Service my_shop/Web: metadata.namespace: "my_shop" is not a valid name; write at most 63 lowercase letters, digits and `-`, with a letter or digit first and last
+        error a.yaml:13 (document 1): Service my_shop/Web: spec.ports[0].name: "HTTP" is not a valid name; write at most 63 lowercase letters, digits and `-`, with a letter or digit first and last
+        error a.yaml:13 (document 1): Service my_shop/Web: spec.ports[1]: has no name; write a name, because the Service has several ports
+        error a.yaml:13 (document 1): Service my_shop/Web: spec.ports[1].targetPort: "no--name" is neither a port number nor a port name; write 1 to 65535 without quotes, or at most 15 lowercase letters, digits and `-`, one of them a letter
+        error a.yaml:13 (document 1): Service my_shop/Web: spec.ports[2]: has the name "HTTP" of another port; write a different name
+        error a.yaml:13 (document 1): Service my_shop/Web: spec.ports[2].name: "HTTP" is not a valid name; write at most 63 lowercase letters, digits and `-`, with a letter or digit first and last
+        note: Service my_shop/Web: not checked whether the address is allowed, because --allowed-prefixes is not set; set it as for the load balancer
         1 Services
     "#]],
     );
 }
 
 #[test]
-fn every_field_of_another_type_is_named_by_its_path_at_its_line() {
+fn every_field_of_the_wrong_type_is_an_error_with_path_and_line() {
     let bad = "\
 apiVersion: v1
 kind: Service
@@ -87,7 +87,7 @@ metadata:
   labels: [a]
   annotations:
     portlb.io/address: 10.1.1.10
-    # port: is not what is wrong here
+    # port: this comment is no problem
     portlb.io/scheduler: maglev
 spec:
   type: LoadBalancer
@@ -111,21 +111,21 @@ spec:
         expect![[r#"
             error a.yaml:5 (document 1): Service default/web: metadata.labels: a list is not a set of fields; write name: value
             error a.yaml:9 (document 1): Service default/web: annotation portlb.io/scheduler: "maglev" is not a scheduler; allowed are rr, wrr, lc, wlc, sh, mh, sed and nq
-            error a.yaml:13 (document 1): Service default/web: spec.publishNotReadyAddresses: "maybe" is not true or false; write one of them
-            error a.yaml:17 (document 1): Service default/web: spec.ports[0].port: "http" is not a whole number; write one
-            error a.yaml:19 (document 1): Service default/web: spec.ports[1].port: 80.5 is not a whole number; write one
-            error a.yaml:20 (document 1): Service default/web: spec.ports[1].targetPort: a list is not a whole number or text; write one of them
+            error a.yaml:13 (document 1): Service default/web: spec.publishNotReadyAddresses: "maybe" is not true or false; write true or false
+            error a.yaml:17 (document 1): Service default/web: spec.ports[0].port: "http" is not a whole number; write a whole number
+            error a.yaml:19 (document 1): Service default/web: spec.ports[1].port: 80.5 is not a whole number; write a whole number
+            error a.yaml:20 (document 1): Service default/web: spec.ports[1].targetPort: a list is not a whole number or text; write a number or a name
             error a.yaml:21 (document 1): Service default/web: spec.ports[2].name: 3 is not text; write it in quotes: "3"
             error a.yaml:23 (document 1): Service default/web: spec.ports[2].nodePort: 4294967296 is not a port; write 1 to 65535
             error a.yaml:24 (document 1): Service default/web: spec.ports[2].protocl: is not a field of this kind; did you mean protocol?
-            error a.yaml:25 (document 1): Service default/web: spec.externalIPs: "10.1.1.1" is not a list; write one item a line beginning with -
+            error a.yaml:25 (document 1): Service default/web: spec.externalIPs: "10.1.1.1" is not a list; write each item in a line that begins with -
             1 Services
         "#]],
     );
 }
 
 #[test]
-fn slices_and_endpoints_are_checked_too() {
+fn invalid_endpoint_slices_and_endpoints_are_errors() {
     let slice = SLICE
         .replace(
             "port: 80}",
@@ -160,34 +160,34 @@ subsets:
         ],
         expect![[r#"
             error slice.yaml:5 (document 1): EndpointSlice shop/web-a: ports[0].port: 0 is not a port; write 1 to 65535
-            error slice.yaml:5 (document 1): EndpointSlice shop/web-a: ports[0].protocol: "tcp" is not known; did you mean TCP? allowed are TCP, UDP, SCTP
-            error slice.yaml:5 (document 1): EndpointSlice shop/web-a: ports[1]: has the name "" of another port; give each its own
+            error slice.yaml:5 (document 1): EndpointSlice shop/web-a: ports[0].protocol: "tcp" is not an allowed value; did you mean TCP? allowed are TCP, UDP, SCTP
+            error slice.yaml:5 (document 1): EndpointSlice shop/web-a: ports[1]: has the name "" of another port; write a different name
             error slice.yaml:5 (document 1): EndpointSlice shop/web-a: ports[1].port: 70000 is not a port; write 1 to 65535
-            error slice.yaml:8 (document 1): EndpointSlice shop/web-a: endpoints[1].addresses[0]: "fd00::1" is not an IPv4 address, which addressType says; write one, or put it in a slice of its own type
-            error slice.yaml:8 (document 1): EndpointSlice shop/web-a: endpoints[1].addresses[1]: "web" is not an IPv4 address, which addressType says; write one, or put it in a slice of its own type
-            error slice.yaml:9 (document 1): EndpointSlice shop/web-a: endpoints[2]: has no addresses; write at least one
+            error slice.yaml:8 (document 1): EndpointSlice shop/web-a: endpoints[1].addresses[0]: "fd00::1" is not an address of the addressType IPv4; write an IPv4 address, or move it to an EndpointSlice of its own addressType
+            error slice.yaml:8 (document 1): EndpointSlice shop/web-a: endpoints[1].addresses[1]: "web" is not an address of the addressType IPv4; write an IPv4 address, or move it to an EndpointSlice of its own addressType
+            error slice.yaml:9 (document 1): EndpointSlice shop/web-a: endpoints[2]: has no addresses; write at least one address
             error type.yaml:1 (document 1): EndpointSlice shop/web-b: addressType: is missing; write IPv4, IPv6 or FQDN
-            error endpoints.yaml:5 (document 1): Endpoints default/api: subsets[0].addresses[0].ip: "ten" is not an IP address; write one
+            error endpoints.yaml:5 (document 1): Endpoints default/api: subsets[0].addresses[0].ip: "ten" is not an IP address; write an IP address
             error endpoints.yaml:6 (document 1): Endpoints default/api: subsets[0].ports[0].port: 70000 is not a port; write 1 to 65535
-            error endpoints.yaml:6 (document 1): Endpoints default/api: subsets[0].ports[0].protocol: "udp" is not known; did you mean UDP? allowed are TCP, UDP, SCTP
-            error old.yaml:1 (document 1): apiVersion: "discovery.k8s.io/v1beta1" is not one of EndpointSlice that an API server has; write discovery.k8s.io/v1
-            error small.yaml:1 (document 1): kind: "service" is not known; did you mean Service?
-            remark owner.yaml:3 (document 1): EndpointSlice shop/web-a: has no label kubernetes.io/service-name, so that it belongs to no Service; write the label with the name of the Service
-            remark endpoints.yaml:1 (document 1): Endpoints default/api: are not read, since there is no Service of this name here; give both
+            error endpoints.yaml:6 (document 1): Endpoints default/api: subsets[0].ports[0].protocol: "udp" is not an allowed value; did you mean UDP? allowed are TCP, UDP, SCTP
+            error old.yaml:1 (document 1): apiVersion: "discovery.k8s.io/v1beta1" of EndpointSlice does not exist in present API servers; write discovery.k8s.io/v1
+            error small.yaml:1 (document 1): kind: "service" does not exist; did you mean Service?
+            remark owner.yaml:3 (document 1): EndpointSlice shop/web-a: has no label kubernetes.io/service-name, so the slice belongs to no Service; write the label with the name of the Service
+            remark endpoints.yaml:1 (document 1): Endpoints default/api: are not used, because the files have no Service with this name; check the Service together with its Endpoints
             0 Services
         "#]],
     );
 }
 
 #[test]
-fn a_service_whose_endpoints_cannot_be_used_is_an_error() {
+fn a_service_without_a_usable_endpoint_is_an_error() {
     let named = SLICE.replace("name: ''", "name: web");
     check_files(
         &[("a.yaml", &format!("{GOOD}---\n{named}"))],
         expect![[r#"
-            error a.yaml:1 (document 1): Service shop/web: tcp/10.1.1.10:80 has endpoints, but none of the endpoints can be used: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (the slice lists the port web of tcp); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
-            remark a.yaml:1 (document 1): Service shop/web: an endpoint is left out: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (the slice lists the port web of tcp); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
-            note: Service shop/web: whether the address is allowed is not checked, since no --allowed-prefixes is given; give it as the load balancer has it
+            error a.yaml:1 (document 1): Service shop/web: tcp/10.1.1.10:80 has endpoints, and none of them can be used: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (it lists the port web of tcp); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
+            remark a.yaml:1 (document 1): Service shop/web: an endpoint is left out: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (it lists the port web of tcp); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
+            note: Service shop/web: not checked whether the address is allowed, because --allowed-prefixes is not set; set it as for the load balancer
             1 Services
         "#]],
     );
@@ -195,23 +195,23 @@ fn a_service_whose_endpoints_cannot_be_used_is_an_error() {
     check_files(
         &[("a.yaml", &format!("{GOOD}---\n{null}"))],
         expect![[r#"
-            error a.yaml:1 (document 1): Service shop/web: tcp/10.1.1.10:80 has endpoints, but none of the endpoints can be used: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (the slice lists no port); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
-            remark a.yaml:1 (document 1): Service shop/web: an endpoint is left out: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (the slice lists no port); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
-            note: Service shop/web: whether the address is allowed is not checked, since no --allowed-prefixes is given; give it as the load balancer has it
+            error a.yaml:1 (document 1): Service shop/web: tcp/10.1.1.10:80 has endpoints, and none of them can be used: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (it lists no port); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
+            remark a.yaml:1 (document 1): Service shop/web: an endpoint is left out: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (it lists no port); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
+            note: Service shop/web: not checked whether the address is allowed, because --allowed-prefixes is not set; set it as for the load balancer
             1 Services
         "#]],
     );
     check_files(
         &[("a.yaml", &format!("{GOOD}---\n{SLICE}"))],
         expect![[r#"
-            note: Service shop/web: whether the address is allowed is not checked, since no --allowed-prefixes is given; give it as the load balancer has it
+            note: Service shop/web: not checked whether the address is allowed, because --allowed-prefixes is not set; set it as for the load balancer
             1 Services
         "#]],
     );
 }
 
 #[test]
-fn endpoints_are_read_where_a_cluster_mirrors_them() {
+fn endpoints_are_used_only_if_a_cluster_would_mirror_them() {
     let endpoints = |port: &str| {
         format!(
             "apiVersion: v1\nkind: Endpoints\nmetadata: {{name: web, namespace: shop}}\nsubsets:\n\
@@ -223,7 +223,7 @@ fn endpoints_are_read_where_a_cluster_mirrors_them() {
     check_files(
         &[("a.yaml", &without), ("b.yaml", &good)],
         expect![[r#"
-        note: Service shop/web: whether the address is allowed is not checked, since no --allowed-prefixes is given; give it as the load balancer has it
+        note: Service shop/web: not checked whether the address is allowed, because --allowed-prefixes is not set; set it as for the load balancer
         1 Services
     "#]],
     );
@@ -231,17 +231,17 @@ fn endpoints_are_read_where_a_cluster_mirrors_them() {
     check_files(
         &[("a.yaml", &without), ("b.yaml", &other)],
         expect![[r#"
-            error a.yaml:1 (document 1): Service shop/web: tcp/10.1.1.10:80 has endpoints, but none of the endpoints can be used: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (the slice lists the port web of tcp); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
-            remark a.yaml:1 (document 1): Service shop/web: an endpoint is left out: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (the slice lists the port web of tcp); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
-            note: Service shop/web: whether the address is allowed is not checked, since no --allowed-prefixes is given; give it as the load balancer has it
+            error a.yaml:1 (document 1): Service shop/web: tcp/10.1.1.10:80 has endpoints, and none of them can be used: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (it lists the port web of tcp); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
+            remark a.yaml:1 (document 1): Service shop/web: an endpoint is left out: 10.0.2.3 is in a slice without the unnamed port of tcp, which the Service has (it lists the port web of tcp); give the port in the slice the name and protocol of the Service's port, or write the annotation portlb.io/ports
+            note: Service shop/web: not checked whether the address is allowed, because --allowed-prefixes is not set; set it as for the load balancer
             1 Services
         "#]],
     );
     check_files(
         &[("a.yaml", GOOD), ("b.yaml", &good)],
         expect![[r#"
-        remark b.yaml:1 (document 1): Endpoints shop/web: are not read, since the Service has a selector: the cluster makes its slices of the pods; remove spec.selector of the Service, or the Endpoints
-        note: Service shop/web: whether the address is allowed is not checked, since no --allowed-prefixes is given; give it as the load balancer has it
+        remark b.yaml:1 (document 1): Endpoints shop/web: are not used, because the Service has a selector: the cluster creates the EndpointSlices from the pods; remove spec.selector of the Service, or the Endpoints
+        note: Service shop/web: not checked whether the address is allowed, because --allowed-prefixes is not set; set it as for the load balancer
         1 Services
     "#]],
     );
@@ -252,22 +252,22 @@ fn endpoints_are_read_where_a_cluster_mirrors_them() {
     check_files(
         &[("a.yaml", &without), ("b.yaml", &skipped)],
         expect![[r#"
-            remark b.yaml:1 (document 1): Endpoints shop/web: are not read: by their label endpointslice.kubernetes.io/skip-mirror no slices are made of them; remove the label, or write EndpointSlices
-            note: Service shop/web: whether the address is allowed is not checked, since no --allowed-prefixes is given; give it as the load balancer has it
+            remark b.yaml:1 (document 1): Endpoints shop/web: are not used, because of their label endpointslice.kubernetes.io/skip-mirror; remove the label, or write EndpointSlices
+            note: Service shop/web: not checked whether the address is allowed, because --allowed-prefixes is not set; set it as for the load balancer
             1 Services
         "#]],
     );
     check_files(
         &[("b.yaml", &good)],
         expect![[r#"
-        remark b.yaml:1 (document 1): Endpoints shop/web: are not read, since there is no Service of this name here; give both
+        remark b.yaml:1 (document 1): Endpoints shop/web: are not used, because the files have no Service with this name; check the Service together with its Endpoints
         0 Services
     "#]],
     );
 }
 
 #[test]
-fn services_of_another_class_or_of_none_are_mentioned() {
+fn a_service_without_our_class_is_an_error_a_remark_or_a_note() {
     let plain = "apiVersion: v1\nkind: Service\nmetadata: {name: db}\nspec: {ports: [{port: 1}]}\n";
     let unclassed = plain.replace("spec: {", "spec: {type: LoadBalancer, ");
     let misspelt = GOOD.replace("portlb.io/portlb", "portlb.io/prtlb");
@@ -287,9 +287,9 @@ fn services_of_another_class_or_of_none_are_mentioned() {
         expect![[r#"
             error misspelt.yaml:11 (document 1): Service shop/web: spec.loadBalancerClass: "portlb.io/prtlb" is not the class of this load balancer; did you mean portlb.io/portlb?
             error annotated.yaml:3 (document 1): Service default/x: annotation portlb.io/load-balancer-class: "portlb" is not the class of this load balancer; did you mean portlb.io/portlb?
-            error type.yaml:10 (document 1): Service shop/web: spec.loadBalancerClass: is for spec.type: LoadBalancer only; write that type, or the annotation portlb.io/load-balancer-class instead
-            remark unclassed.yaml:1 (document 1): Service default/db: has no class, so that this load balancer does not serve it; write spec.loadBalancerClass: portlb.io/portlb if it is to
-            note: Service default/db: not checked, since it is not of this load balancer's class
+            error type.yaml:10 (document 1): Service shop/web: spec.loadBalancerClass: is allowed only with spec.type: LoadBalancer; write this type, or instead of the field the annotation portlb.io/load-balancer-class
+            remark unclassed.yaml:1 (document 1): Service default/db: has no class, so this load balancer does not serve the Service; to change this, write spec.loadBalancerClass: portlb.io/portlb
+            note: Service default/db: not checked, because the Service does not have the class of this load balancer
             0 Services
         "#]],
     );
@@ -310,14 +310,14 @@ fn an_address_outside_of_the_allowed_prefixes_is_an_error() {
     let [message] = report.messages.as_slice() else {
         panic!("{report:?}");
     };
-    assert_eq!(message.severity, Severity::Error);
+    assert_eq!(message.severity, MessageSeverity::Error);
     assert_eq!(message.place.as_ref().unwrap().position.unwrap().line, 7);
     assert_eq!(message.field, "annotation portlb.io/address");
     assert!(message.text.contains("10.9.0.0/16"), "{message:?}");
 }
 
 #[test]
-fn json_objects_one_after_another_are_read() {
+fn several_json_objects_in_one_file_are_checked() {
     let object = |name: &str, scheduler: &str| {
         format!(
             "{{\n\t\"apiVersion\": \"v1\",\n\t\"kind\": \"Service\",\n\t\"metadata\": {{\"name\": \
@@ -338,7 +338,7 @@ fn json_objects_one_after_another_are_read() {
         expect![[r#"
         error all.json:9 (document 2): Service default/b: 10.1.1.10 belongs to Service default/a; choose another address, or write the annotation portlb.io/share-address with the same value on both Services, which then share the address if their ports differ
         error all.json:22 (document 3): Service default/c: annotation portlb.io/scheduler: "x" is not a scheduler; allowed are rr, wrr, lc, wlc, sh, mh, sed and nq
-        note: Service default/a: whether the address is allowed is not checked, since no --allowed-prefixes is given; give it as the load balancer has it
+        note: Service default/a: not checked whether the address is allowed, because --allowed-prefixes is not set; set it as for the load balancer
         3 Services
     "#]],
     );
@@ -384,7 +384,7 @@ fn a_report_is_written_as_json_and_strict_fails_on_remarks() {
               "field": null,
               "file": null,
               "line": null,
-              "message": "Service shop/web: whether the address is allowed is not checked, since no --allowed-prefixes is given; give it as the load balancer has it",
+              "message": "Service shop/web: not checked whether the address is allowed, because --allowed-prefixes is not set; set it as for the load balancer",
               "object": null,
               "reason": null,
               "severity": "note"

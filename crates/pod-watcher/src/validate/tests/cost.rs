@@ -1,8 +1,8 @@
-//! The cost of a check grows with the files, not faster.
+//! Tests of the cost of `validate` for long lists.
 
 use super::*;
 
-/// A list of Services, each with a slice.
+/// Returns a manifest with a list of Services, each with an EndpointSlice.
 fn list(services: usize) -> String {
     let mut text = "apiVersion: v1\nkind: List\nitems:\n".to_owned();
     for number in 0..services {
@@ -49,10 +49,10 @@ fn check_list(services: usize) {
 }
 
 #[test]
-fn what_is_kept_of_an_object_does_not_grow_with_its_list() {
+fn the_memory_of_an_object_does_not_grow_with_the_length_of_its_list() {
     let kept = |services: usize| {
-        let found = manifests::parse("list.yaml", &list(services));
-        found
+        let results = manifests::parse("list.yaml", &list(services));
+        results
             .iter()
             .map(|manifest| manifest.as_ref().unwrap().kept_bytes())
             .max()
@@ -66,17 +66,17 @@ fn what_is_kept_of_an_object_does_not_grow_with_its_list() {
 }
 
 #[test]
-fn addresses_are_given_away_in_as_many_rounds_to_many_services_as_to_few() {
-    let rounds = |services: usize| {
-        let found = manifests::parse("list.yaml", &list(services));
-        let its = found.iter().flatten().filter_map(Manifest::service);
+fn pools_give_addresses_to_many_services_in_as_many_rounds_as_to_few() {
+    let rounds = |count: usize| {
+        let results = manifests::parse("list.yaml", &list(count));
+        let services = results.iter().flatten().filter_map(Manifest::service);
         let mut catalog = Catalog::new(Settings {
             load_balancer_class: "portlb.io/portlb".to_owned(),
-            pools: pools::assumed(its.clone()),
+            pools: pools::assumed(services.clone()),
             ..Settings::default()
         });
-        its.for_each(|service| catalog.handle(Input::Service(service.clone())));
-        let rounds = render::settle(&mut catalog);
+        services.for_each(|service| catalog.handle(Input::Service(service.clone())));
+        let rounds = render::allocate_all(&mut catalog);
         assert!(catalog.views().all(|(_, view)| view.addresses.len() == 1));
         rounds
     };
@@ -84,6 +84,6 @@ fn addresses_are_given_away_in_as_many_rounds_to_many_services_as_to_few() {
 }
 
 #[test]
-fn a_list_of_many_services_is_checked() {
+fn a_list_of_400_services_is_checked_without_a_remark() {
     check_list(400);
 }
