@@ -205,8 +205,7 @@ pub fn label(error: &kube::Error) -> String {
     }
 }
 
-/// Returns the text of the first cause of an error. The errors around the first cause only repeat
-/// it.
+/// Returns the text of the root cause of an error. The outer errors of the chain only repeat it.
 pub fn innermost(error: &(dyn Error + 'static)) -> String {
     let mut error = error;
     while let Some(source) = error.source() {

@@ -216,7 +216,7 @@ fn reserved_prefixes(allowed_prefixes: &[IpNet]) -> impl Iterator<Item = String>
         let reserved = daemon_api::overlapping_reserved_range(prefix)?;
         Some(format!(
             "--allowed-prefixes: {prefix} overlaps {reserved}, in which no address belongs to a \
-             single host; write only prefixes of service addresses, such as 10.1.1.0/24"
+             single host; give only service ranges, such as 10.1.1.0/24"
         ))
     })
 }

@@ -269,7 +269,7 @@ impl Index {
         let status = self.source.borrow();
         match &status.last_error {
             Some(error) if self.is_published => self.step.ready(format!(
-                "{}; last good state, because the newest state cannot be used: {error}",
+                "{}; kept as the last good state, because the newest state cannot be used: {error}",
                 self.size
             )),
             Some(error) => self.step.missing(error.to_string()),

@@ -55,7 +55,7 @@ impl DocumentReader<'_> {
         if let Some(former) = self.service_ranges.insert(range, index) {
             let (place, former) = [index, former].map(|i| self.places.service_range(i)).into();
             let object = format!("the service range {range}");
-            self.problems.push(listed_twice(&object, place, former));
+            self.problems.push(given_twice(&object, place, former));
         }
         if let Err(reason) = range.validate() {
             let field = FieldPath::ServiceRange(range);
@@ -183,7 +183,7 @@ impl DocumentReader<'_> {
                 .map(|origin| self.places.virtual_server(origin))
                 .into();
             let object = format!("the virtual server {id}");
-            self.problems.push(listed_twice(&object, place, former));
+            self.problems.push(given_twice(&object, place, former));
         }
         self.desired.virtual_servers.insert(id, server);
     }
@@ -241,12 +241,12 @@ fn options(entry: &Entry) -> Options {
     }
 }
 
-fn listed_twice(object: &str, place: Option<Place>, former: Option<Place>) -> Problem {
+fn given_twice(object: &str, place: Option<Place>, former: Option<Place>) -> Problem {
     let former = former.map_or_else(String::new, |place| {
         format!(", first in line {}", place.line)
     });
     Problem {
         place,
-        message: format!("{object} is listed twice{former}; remove one of the two"),
+        message: format!("{object} is given twice{former}; remove one of the two"),
     }
 }

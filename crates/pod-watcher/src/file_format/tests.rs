@@ -396,7 +396,7 @@ fn conflicting_objects_are_refused_with_the_line_of_one_of_them() {
     };
     check(
         &second("80"),
-        "11:15: the virtual server tcp/10.1.1.10:80 is listed twice, first in line 5; remove one \
+        "11:15: the virtual server tcp/10.1.1.10:80 is given twice, first in line 5; remove one \
          of the two",
     );
     check(
@@ -412,7 +412,7 @@ fn conflicting_objects_are_refused_with_the_line_of_one_of_them() {
     );
     check(
         &ranges("10.1.1.0/24, 10.1.1.0/24"),
-        "3:30: the service range 10.1.1.0/24 is listed twice, first in line 3; remove one of the \
+        "3:30: the service range 10.1.1.0/24 is given twice, first in line 3; remove one of the \
          two",
     );
     check(

@@ -92,7 +92,7 @@ pub struct ManifestProblem {
     pub path: String,
     /// Line and column of the field: during parsing in the document, in a [`Manifest`] in the file.
     pub position: Position,
-    /// The problem and a suggestion.
+    /// Text with the problem and a suggestion.
     pub message: String,
 }
 
@@ -100,7 +100,7 @@ pub struct ManifestProblem {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ManifestError {
     pub place: ManifestPlace,
-    /// The problem and a suggestion.
+    /// Text with the problem and a suggestion.
     pub message: String,
 }
 

@@ -139,7 +139,7 @@ fn a_document_that_is_not_a_valid_object_is_reported_with_file_and_line() {
 }
 
 #[test]
-fn a_service_with_our_annotations_and_without_a_class_is_an_error() {
+fn a_service_with_portlb_annotations_and_without_a_class_is_an_error() {
     check_files(
         &[
             (

@@ -22,7 +22,7 @@ const DEEPEST_FOLDER: usize = 32;
 #[derive(Debug)]
 pub(super) struct UnreadablePath {
     pub(super) path: PathBuf,
-    /// The problem and a suggestion.
+    /// Text with the problem and a suggestion.
     pub(super) message: String,
 }
 

@@ -46,19 +46,9 @@ pub(super) enum PathPart<'a> {
 impl YamlNode {
     /// Returns the value of a field; `None` if the node is not an object or lacks the field.
     pub(super) fn get(&self, name: &str) -> Option<&Self> {
-        match &self.value {
-            YamlValue::Fields(fields) => {
-                let mut fields = fields.iter();
-                let (_, node) = fields.find(|(field, _)| **field == *name)?;
-                Some(node)
-            }
-            YamlValue::Null
-            | YamlValue::Bool(_)
-            | YamlValue::Integer(_)
-            | YamlValue::Float(_)
-            | YamlValue::Text(_)
-            | YamlValue::List(_) => None,
-        }
+        let mut fields = self.fields().iter();
+        let (_, node) = fields.find(|(field, _)| **field == *name)?;
+        Some(node)
     }
 
     /// Removes a field and returns its value.
@@ -81,53 +71,37 @@ impl YamlNode {
     }
 
     pub(super) fn fields_mut(&mut self) -> Option<&mut Vec<(Box<str>, Self)>> {
-        match &mut self.value {
-            YamlValue::Fields(fields) => Some(fields),
-            YamlValue::Null
-            | YamlValue::Bool(_)
-            | YamlValue::Integer(_)
-            | YamlValue::Float(_)
-            | YamlValue::Text(_)
-            | YamlValue::List(_) => None,
+        if let YamlValue::Fields(fields) = &mut self.value {
+            Some(fields)
+        } else {
+            None
         }
     }
 
     /// Returns the fields of the node; empty if the node is not an object.
     pub(super) fn fields(&self) -> &[(Box<str>, Self)] {
-        match &self.value {
-            YamlValue::Fields(fields) => fields,
-            YamlValue::Null
-            | YamlValue::Bool(_)
-            | YamlValue::Integer(_)
-            | YamlValue::Float(_)
-            | YamlValue::Text(_)
-            | YamlValue::List(_) => &[],
+        if let YamlValue::Fields(fields) = &self.value {
+            fields
+        } else {
+            &[]
         }
     }
 
     /// Returns the items of the node; empty if the node is not a list.
     pub(super) fn items(&self) -> &[Self] {
-        match &self.value {
-            YamlValue::List(items) => items,
-            YamlValue::Null
-            | YamlValue::Bool(_)
-            | YamlValue::Integer(_)
-            | YamlValue::Float(_)
-            | YamlValue::Text(_)
-            | YamlValue::Fields(_) => &[],
+        if let YamlValue::List(items) = &self.value {
+            items
+        } else {
+            &[]
         }
     }
 
     /// Returns the text of the node; `None` if the node is not a text.
     pub(super) fn text(&self) -> Option<&str> {
-        match &self.value {
-            YamlValue::Text(text) => Some(text),
-            YamlValue::Null
-            | YamlValue::Bool(_)
-            | YamlValue::Integer(_)
-            | YamlValue::Float(_)
-            | YamlValue::List(_)
-            | YamlValue::Fields(_) => None,
+        if let YamlValue::Text(text) = &self.value {
+            Some(text)
+        } else {
+            None
         }
     }
 

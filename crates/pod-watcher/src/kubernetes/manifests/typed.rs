@@ -244,14 +244,10 @@ impl<'de> Deserializer<'de> for &'de YamlNode {
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, WrongType> {
-        match self.value {
-            YamlValue::Null => visitor.visit_none(),
-            YamlValue::Bool(_)
-            | YamlValue::Integer(_)
-            | YamlValue::Float(_)
-            | YamlValue::Text(_)
-            | YamlValue::List(_)
-            | YamlValue::Fields(_) => visitor.visit_some(self),
+        if self.value == YamlValue::Null {
+            visitor.visit_none()
+        } else {
+            visitor.visit_some(self)
         }
     }
 

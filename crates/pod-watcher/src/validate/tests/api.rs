@@ -267,7 +267,7 @@ fn endpoints_are_used_only_if_a_cluster_would_mirror_them() {
 }
 
 #[test]
-fn a_service_without_our_class_is_an_error_a_remark_or_a_note() {
+fn a_service_without_the_class_of_this_load_balancer_is_an_error_a_remark_or_a_note() {
     let plain = "apiVersion: v1\nkind: Service\nmetadata: {name: db}\nspec: {ports: [{port: 1}]}\n";
     let unclassed = plain.replace("spec: {", "spec: {type: LoadBalancer, ");
     let misspelt = GOOD.replace("portlb.io/portlb", "portlb.io/prtlb");
