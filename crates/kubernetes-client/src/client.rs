@@ -60,7 +60,7 @@ pub enum ConnectError {
     Client(String),
 }
 
-/// A client of the API server with the credentials of one moment.
+/// A client of the API server, with the credentials of the time when it was created.
 #[derive(Clone)]
 pub struct Connection {
     pub client: Client,

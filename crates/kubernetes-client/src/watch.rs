@@ -188,7 +188,7 @@ impl Follow {
             let delay = backoff.next_delay().max(failure.retry_after);
             tokio::time::sleep(delay).await;
             if failure.is_too_old {
-                // The watcher of kube would repeat the request with the expired position.
+                // The same watcher would repeat the request with the expired resourceVersion.
                 return true;
             }
             if failure.may_be_credentials && connection.is_outdated(&self.origin).await {

@@ -104,7 +104,8 @@ pub struct Entry {
     /// Persistence. `None`: clients are not remembered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub persistence: Option<Persistence>,
-    /// `None`: the default health check. No health check is the kind `none`.
+    /// Options of the health check. `None`: the default health check. The kind `none` means that
+    /// the real servers are not checked.
     #[serde(
         serialize_with = "health_check",
         skip_serializing_if = "Option::is_none"

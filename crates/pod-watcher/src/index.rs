@@ -160,7 +160,7 @@ impl Index {
         for server in desired.virtual_servers.into_values() {
             self.put_server(server, now);
         }
-        tracing::info!(published = %self.size, "published a desired set");
+        tracing::info!(published = %self.size, "published the desired set of the source");
         self.published();
         self.recovered();
     }
@@ -179,7 +179,7 @@ impl Index {
             }
         }
         if !self.is_published {
-            tracing::info!(published = %self.size, "published a desired set");
+            tracing::info!(published = %self.size, "published the desired set of the source");
         }
         self.published();
         if self.source.borrow().last_error.is_none() {

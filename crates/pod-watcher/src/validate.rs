@@ -121,11 +121,11 @@ fn check_manifests(
 /// each reason.
 #[derive(Default)]
 struct UncheckedServices {
-    /// The address is from an assumed pool.
+    /// Services with an address from an assumed pool.
     assumed_pool: Vec<String>,
-    /// The settings have no allowed prefixes.
+    /// Services with an address that is not checked, because the settings have no allowed prefixes.
     unknown_prefixes: Vec<String>,
-    /// The Service belongs to another load balancer.
+    /// Services with the class of another load balancer.
     other_class: Vec<String>,
 }
 

@@ -135,7 +135,10 @@ fn conversion_round_trip<M: Message + Default, T: PartialEq + Debug>(
         return;
     };
     match from_message(message) {
-        Ok(ours) => assert_eq!(from_message(encoded_and_decoded(&to_message(&ours))), Ok(ours)),
+        Ok(ours) => assert_eq!(
+            from_message(encoded_and_decoded(&to_message(&ours))),
+            Ok(ours)
+        ),
         Err(error) => assert!(!error.field.is_empty(), "{error}"),
     }
 }
