@@ -8,7 +8,7 @@ use ipnet::IpNet;
 /// error quotes the text and suggests a valid prefix.
 pub fn parse_prefix(text: &str) -> Result<IpNet, String> {
     let prefix: IpNet = text.trim().parse().map_err(|_| {
-        format!("{text:?} is not a prefix; write one such as 10.1.1.0/24 or fd00:1::/64")
+        format!("{text:?} is not a prefix; write a prefix such as 10.1.1.0/24 or fd00:1::/64")
     })?;
     let truncated = prefix.trunc();
     if truncated != prefix {
@@ -39,8 +39,9 @@ mod tests {
             "10.1.1.1/24 has bits set to the right of its length; write 10.1.1.0/24"
         );
         for text in ["", "10.1.1.0", "10.1.1.0/33", "web"] {
-            let expected =
-                format!("{text:?} is not a prefix; write one such as 10.1.1.0/24 or fd00:1::/64");
+            let expected = format!(
+                "{text:?} is not a prefix; write a prefix such as 10.1.1.0/24 or fd00:1::/64"
+            );
             assert_eq!(refused(text), expected);
         }
     }

@@ -48,7 +48,7 @@ pub enum Origin {
 pub enum ConnectError {
     /// The process does not run in a pod, or the pod has no ServiceAccount token.
     #[error(
-        "{0}; without --kubeconfig this must run in a pod whose ServiceAccount token is mounted"
+        "{0}; without --kubeconfig the program must run in a pod with a mounted ServiceAccount token"
     )]
     InCluster(InClusterError),
     #[error("--kubeconfig {}: {error}", path.display())]

@@ -194,7 +194,8 @@ pub fn settings(args: &ClusterArgs) -> Result<Settings, ConfigError> {
         }),
         reserved: BTreeSet::new(),
         allowed_prefixes: args.allowed_prefixes.clone(),
-        // Manifests can be checked without the flags of the load balancer.
+        // Without any of these flags every address is allowed: the author of a manifest can use
+        // `validate` without the flags of the load balancer.
         is_confined: !args.service_ranges.is_empty()
             || !args.address_pools.is_empty()
             || !args.allowed_prefixes.is_empty(),

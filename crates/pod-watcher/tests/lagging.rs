@@ -1,4 +1,4 @@
-//! A watcher that does not read, over real gRPC.
+//! Test of a gRPC client that watches and does not read.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -125,7 +125,7 @@ fn a_document_that_is_not_a_valid_object_is_reported_with_file_and_line() {
             error number.yaml:8 (document 1): Service shop/web: annotation portlb.io/minimum-healthy: 2 is not text; write it in quotes: "2"
             error field.yaml:11 (document 1): Service shop/web: spec.loadBalancerclass: is not a field of this kind; did you mean loadBalancerClass?
             error type.yaml:13 (document 1): Service shop/web: spec.ports[0].port: "http" is not a whole number; write a whole number
-            error name.yaml:3 (document 1): Service shop/: metadata.name: is missing; write it
+            error name.yaml:3 (document 1): Service shop/: metadata.name: is missing; write this field
             note: 2 Services, the first is Service shop/web: not checked whether the address is allowed, because --allowed-prefixes is not set; set it as for the load balancer
             3 Services
         "#]],

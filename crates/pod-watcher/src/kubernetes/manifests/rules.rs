@@ -37,7 +37,7 @@ pub(super) fn of_metadata(object: &YamlNode, problems: &mut Vec<ManifestProblem>
             kind: ManifestProblemKind::NotAllowed,
             path: "metadata.name".to_owned(),
             position: object.position,
-            message: "is missing; write it".to_owned(),
+            message: "is missing; write this field".to_owned(),
         });
         return;
     };
@@ -46,7 +46,7 @@ pub(super) fn of_metadata(object: &YamlNode, problems: &mut Vec<ManifestProblem>
             kind: ManifestProblemKind::NotAllowed,
             path: "metadata.name".to_owned(),
             position: metadata.node.position,
-            message: "is missing; write it".to_owned(),
+            message: "is missing; write this field".to_owned(),
         });
     }
     metadata.text("namespace", problems, |text| label(text, LONGEST_LABEL));
