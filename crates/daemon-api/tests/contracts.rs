@@ -14,7 +14,7 @@ use prost_types::{
 /// Sentence that the comment before `package` of each contract must have.
 const ADDITIVE: &str = "From version 0.2.0 on this contract changes by addition only.";
 
-/// Field numbers of descriptor.proto. The path of an element within a file consists of such field
+/// Field numbers of descriptor.proto. The path of an element within a file consists of field
 /// numbers and of indices.
 mod number {
     pub(crate) const PACKAGE: i32 = 2;

@@ -122,7 +122,7 @@ impl AsMut<CommonArgs> for Args {
 pub enum SourceKind {
     /// The YAML file of --file
     File,
-    /// A Kubernetes cluster: its Services and endpoints
+    /// The Services and endpoints of a Kubernetes cluster
     Kubernetes,
 }
 

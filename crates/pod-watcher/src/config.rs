@@ -211,7 +211,7 @@ pub fn settings(args: &ClusterArgs) -> Result<Settings, ConfigError> {
 }
 
 /// Returns a problem for each prefix that overlaps a reserved range, such as multicast: no address
-/// of such a range belongs to a single host.
+/// of a reserved range belongs to a single host.
 fn reserved_prefixes(allowed_prefixes: &[IpNet]) -> impl Iterator<Item = String> {
     allowed_prefixes.iter().filter_map(|prefix| {
         let reserved = daemon_api::overlapping_reserved_range(prefix)?;

@@ -78,7 +78,7 @@ pub struct ManifestPlace {
 /// Kind of a [`ManifestProblem`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ManifestProblemKind {
-    /// The API has no such field.
+    /// The API has no field with this name.
     UnknownField,
     /// The value of the field is not allowed, or a required field is missing.
     NotAllowed,

@@ -24,8 +24,8 @@ pub struct ValidationMessage {
     /// Kind and name of the object, such as `Service shop/web`. Empty: the message is about a file
     /// or about several objects.
     pub object: String,
-    /// Reason of the Event with the same message in a cluster. `None`: pod-watcher writes no such
-    /// Event.
+    /// Reason of the Event with the same message in a cluster. `None`: pod-watcher writes no
+    /// Event for this message.
     pub reason: Option<&'static str>,
     /// The field or annotation. Empty: the message is about the whole object.
     pub field: String,

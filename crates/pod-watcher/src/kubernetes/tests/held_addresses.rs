@@ -152,7 +152,7 @@ fn an_address_from_a_pool_is_served_only_after_the_status_records_it() {
     assert_eq!(
         allocation(&watcher, "b"),
         "10.1.1.9",
-        "its status is to record it"
+        "the status must record the address"
     );
 }
 

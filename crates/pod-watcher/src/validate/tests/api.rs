@@ -359,7 +359,7 @@ fn a_report_is_written_as_json_and_strict_fails_on_remarks() {
     assert_eq!(report.verdict(false), "the Service can be served");
     assert_eq!(
         report.verdict(true),
-        "0 errors, 1 remark (errors by --strict)"
+        "0 errors, 1 remark (with --strict, a remark is an error)"
     );
     let json = format!("{:#}", report.json(true));
     let json = json.replace(&format!("{}/", directory.path().display()), "");
