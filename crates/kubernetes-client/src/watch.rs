@@ -337,7 +337,8 @@ impl WatchFailure {
         }
     }
 
-    /// Describes the failure for operators; `None` if a list repairs it without intervention.
+    /// Describes the failure for operators; `None` for an expired watch, which the next list
+    /// repairs.
     fn describe(&self, resource: &Resource, url: &str) -> Option<String> {
         match &self.cause {
             WatchFailureCause::Expired => None,
