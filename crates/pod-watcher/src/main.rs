@@ -1,4 +1,4 @@
-//! The program pod-watcher.
+//! Entry point of the program pod-watcher.
 
 use std::process::ExitCode;
 
