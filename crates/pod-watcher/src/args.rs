@@ -45,7 +45,7 @@ Each Service is served at the address of its annotation. Example of a Service:
     selector: {app: web}
     ports: [{port: 80}]
 
-docs/annotations.md lists all annotations of a Service. The Events in `kubectl describe service web`
+docs/reference/annotations.md lists all annotations of a Service. The Events in `kubectl describe service web`
 show the problems of the Service and the pods that announce it. The conditions of its status are in
 `kubectl get service web -o yaml`.
 
@@ -62,7 +62,7 @@ Without a cluster, use a file (--file). Example for a web server on two machines
     - address: 10.0.2.3
     - address: 10.0.2.4
 
-docs/file-format.md explains every field; docs/examples has a file for each feature.
+docs/reference/file-format.md explains every field; docs/examples has a file for each feature.
 
 Print the virtual servers of a cluster or of manifests in the format of --file. Nothing is changed:
   pod-watcher render --kubeconfig ~/.kube/config --namespaces web --allowed-prefixes 10.1.1.0/24

@@ -122,7 +122,7 @@ impl Config {
 fn read(path: &std::path::Path) -> Result<PathBuf, ConfigError> {
     file_source::load(path).map_err(|error| {
         let suggestion = match &error {
-            FileError::Read { .. } => "; --file must name a readable file, see docs/file-format.md",
+            FileError::Read { .. } => "; --file must name a readable file, see docs/reference/file-format.md",
             FileError::Content { .. } => "",
         };
         ConfigError(format!("{}{suggestion}", SourceError::new(&error)))
