@@ -1,4 +1,4 @@
-//! The pause after a failed accept.
+//! Pause after a failed accept(2).
 
 use std::{io, time::Duration};
 
@@ -8,8 +8,9 @@ pub const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// Longest pause between two attempts.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Paces an accept loop while accept(2) fails, such as without free file descriptors. Without a pause
-/// the loop would spin, since the connection stays in the kernel's queue.
+/// The retry state of an accept loop. While accept(2) fails, for example without free file
+/// descriptors, the connection stays in the queue of the kernel, so a loop without pauses would use
+/// all CPU time.
 #[derive(Debug)]
 pub struct AcceptRetry {
     server: &'static str,
@@ -18,7 +19,7 @@ pub struct AcceptRetry {
 }
 
 impl AcceptRetry {
-    /// `server` names the server in the log.
+    /// Returns a new state. `server` is the name of the server in log messages.
     #[must_use]
     pub fn new(server: &'static str) -> Self {
         Self {
@@ -28,24 +29,25 @@ impl AcceptRetry {
         }
     }
 
-    /// Returns how long to wait before the next accept. `None`: the error belongs to one connection,
-    /// and the next accept may follow at once. Logs the first of several failures.
+    /// Returns the pause before the next accept. `None`: the error concerns only one connection,
+    /// and the caller can accept again immediately. Logs the first of several failures.
     #[must_use]
     pub fn failed(&mut self, error: &io::Error) -> Option<Duration> {
-        if is_of_one_connection(error) {
+        if is_error_of_connection(error) {
             return None;
         }
         self.failures += 1;
         if self.failures == 1 {
             tracing::warn!(server = self.server, %error, "cannot accept connections; retrying");
         }
-        // Without a random part: the generator may need a descriptor for its seed.
+        // The pause has no random part, because a random generator can need a file descriptor for
+        // its seed.
         let pause = self.pause;
         self.pause = (pause * 2).min(LONGEST_PAUSE);
         Some(pause)
     }
 
-    /// Makes the next pause short again.
+    /// Resets the pause after a successful accept.
     pub fn succeeded(&mut self) {
         if self.failures > 0 {
             let (server, failures) = (self.server, self.failures);
@@ -55,8 +57,9 @@ impl AcceptRetry {
     }
 }
 
-/// Linux reports an error that is pending on the new connection as an error of accept(2).
-fn is_of_one_connection(error: &io::Error) -> bool {
+/// Reports whether the error concerns only the new connection. Linux returns a pending error of the
+/// new connection as an error of accept(2).
+fn is_error_of_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionAborted
@@ -79,14 +82,14 @@ mod tests {
     }
 
     #[test]
-    fn the_pause_doubles_up_to_a_second_while_descriptors_are_short() {
+    fn the_pause_doubles_up_to_one_second_without_free_descriptors() {
         let milliseconds = [10, 20, 40, 80, 160, 320, 640, 1000, 1000];
         let expected = milliseconds.map(|pause| Some(Duration::from_millis(pause)));
         assert_eq!(pauses(EMFILE, expected.len()), expected);
     }
 
     #[test]
-    fn a_connection_that_its_client_aborted_causes_no_pause() {
+    fn an_aborted_connection_causes_no_pause() {
         assert_eq!(pauses(ECONNABORTED, 3), [None; 3]);
     }
 

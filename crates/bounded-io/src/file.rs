@@ -1,4 +1,4 @@
-//! Regular files up to a size.
+//! Non-blocking reads of regular files with a maximum size.
 
 use std::{
     fs::{File, FileType, Metadata, OpenOptions},
@@ -9,19 +9,19 @@ use std::{
 
 use nix::libc::{O_NOCTTY, O_NONBLOCK};
 
-/// Opens a regular file, or what a symbolic link to one leads to, without ever blocking.
+/// Opens a regular file, or the regular file behind a symbolic link. Never blocks.
 ///
 /// # Errors
-/// The file cannot be opened, or the path leads to something else: a FIFO would block the open until
-/// it has a writer, and a device such as `/dev/zero` has no end.
+/// The file cannot be opened, or the path does not lead to a regular file. Other kinds are refused
+/// because a FIFO without a writer blocks, and a device such as `/dev/zero` has no end.
 pub fn open_file(path: &Path) -> io::Result<(File, Metadata)> {
-    // Checked before the open, because the open of a device can have an effect.
+    // Checked before the open, because opening a device can have a side effect.
     check_is_file(&std::fs::metadata(path)?)?;
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(O_NONBLOCK | O_NOCTTY)
         .open(path)?;
-    // Checked again, because the path may lead to another file now.
+    // Checked again, because the path can lead to another file since the first check.
     let metadata = file.metadata()?;
     check_is_file(&metadata)?;
     Ok((file, metadata))
@@ -30,18 +30,18 @@ pub fn open_file(path: &Path) -> io::Result<(File, Metadata)> {
 /// Reads a regular file of at most `largest` bytes.
 ///
 /// # Errors
-/// As [`open_file`], or the file is larger, or a read fails.
+/// [`open_file`] fails, the file is larger than `largest`, or a read fails.
 pub fn read_file(path: &Path, largest: u64) -> io::Result<Vec<u8>> {
     let (file, metadata) = open_file(path)?;
     let too_large = || {
-        let message = format!("the file has more than the {largest} bytes that are allowed");
+        let message = format!("the file is larger than the maximum of {largest} bytes");
         io::Error::new(io::ErrorKind::FileTooLarge, message)
     };
     if metadata.len() > largest {
         return Err(too_large());
     }
     let mut bytes = Vec::new();
-    // The file may grow while it is read.
+    // The file can grow while it is read.
     file.take(largest + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > largest {
         return Err(too_large());
@@ -54,7 +54,9 @@ fn check_is_file(metadata: &Metadata) -> io::Result<()> {
         return Ok(());
     }
     let kind = kind(metadata.file_type());
-    let message = format!("{kind} is no regular file; name a file, or a symbolic link to one");
+    let message = format!(
+        "{kind} is no regular file; give the path of a regular file or of a symbolic link to one"
+    );
     Err(io::Error::new(io::ErrorKind::InvalidInput, message))
 }
 
@@ -85,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_regular_file_is_refused_at_once() {
+    fn anything_but_a_regular_file_is_refused_without_blocking() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         check_refused(folder.path(), "a directory is no regular file");
@@ -100,16 +102,17 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_read_up_to_its_largest_size() {
+    fn a_file_larger_than_the_maximum_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         std::fs::write(&path, "12345678").unwrap();
         assert_eq!(read_file(&path, 8).unwrap(), b"12345678");
         std::fs::write(&path, "123456789").unwrap();
-        check_refused(&path, "the file has more than the 8 bytes that are allowed");
+        check_refused(&path, "the file is larger than the maximum of 8 bytes");
     }
 
-    /// As in a volume of a ConfigMap: the file is a link into a directory that is a link.
+    /// Models the volume of a ConfigMap: the file is a symbolic link through a directory that is a
+    /// symbolic link.
     #[test]
     fn links_to_a_regular_file_are_followed() {
         let folder = tempfile::tempdir().unwrap();

@@ -1,6 +1,4 @@
-//! Files, time limits and accept loops that cannot hang or grow without a bound.
-
-#![warn(missing_docs)]
+//! File reads, timeouts and accept loops with fixed bounds.
 
 mod accept_retry;
 mod file;

@@ -1,4 +1,4 @@
-//! A time limit that does not count this process's own sleep.
+//! Timeouts that tolerate a suspension of this process.
 
 use std::{future::pending, pin::pin, time::Duration};
 
@@ -7,14 +7,14 @@ use tokio::{
     time::{Instant, error::Elapsed, sleep_until, timeout, timeout_at},
 };
 
-/// A timer that fires this late or later means that this process slept.
+/// A timer that fires this late or later shows that this process was suspended.
 const SLEPT: Duration = Duration::from_millis(100);
 
-/// What is left for an answer after this process slept: the tasks between a socket and the one that
-/// waits have to run.
+/// Additional time for an answer after this process was suspended. In this time the tasks between
+/// the socket and the waiting task can process the answer.
 pub const TIME_AFTER_SLEEP: Duration = SLEPT;
 
-/// Returns at the deadline; never without one.
+/// Waits until the deadline. `None`: waits forever.
 pub async fn wait_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline).await,
@@ -22,21 +22,22 @@ pub async fn wait_until(deadline: Option<Instant>) {
     }
 }
 
-/// Reports whether a timer for this deadline that fires now shows that this process slept.
+/// Reports whether this process was suspended. Call it when a timer for this deadline fires: a very
+/// late timer shows a suspension.
 #[must_use]
 pub fn has_slept(deadline: Instant) -> bool {
     deadline + SLEPT <= Instant::now()
 }
 
-/// Runs `future` for `limit` at most. An expiry counts only after the runtime has polled its sockets
-/// once more; after a sleep of this process the future gets [`TIME_AFTER_SLEEP`] more.
+/// Runs `future` for at most `limit`. Before the timeout expires, the runtime polls its sockets
+/// once more. If this process was suspended, the future gets [`TIME_AFTER_SLEEP`] in addition.
 ///
-/// A process that was stopped wakes with expired timers while answers wait in its sockets. SIGCONT
-/// interrupts `epoll_wait`, so the runtime sees the timer before the socket, and
-/// [`tokio::time::timeout`] alone would report a silence that is this process's own.
+/// When a suspended process resumes, its timers have expired while answers wait in its sockets.
+/// SIGCONT interrupts `epoll_wait`, so the runtime handles the timer before the socket.
+/// [`tokio::time::timeout`] would then report a timeout although the answer has arrived.
 ///
 /// # Errors
-/// The future is not ready after the limit and that poll.
+/// The future is still not ready after the limit and the additional poll.
 pub async fn timeout_after_poll<F: Future>(
     limit: Duration,
     future: F,
@@ -64,7 +65,8 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_millis(10);
 
-    /// Ready at its third poll, as a socket whose event the runtime sees after the timer.
+    /// A future that is ready at its third poll, as a socket whose event the runtime handles after
+    /// the timer.
     async fn late() {
         let mut polls = 0;
         poll_fn(|_| {
@@ -79,14 +81,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_that_the_runtime_sees_after_the_limit_counts() {
+    async fn an_answer_that_the_runtime_handles_after_the_timer_is_in_time() {
         assert!(timeout(LIMIT, late()).await.is_err());
         assert!(timeout_after_poll(LIMIT, late()).await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_arrived_while_the_process_slept_counts() {
-        // The connection's task reads the socket a moment after the process has woken.
+    async fn an_answer_that_arrived_during_a_suspension_is_in_time() {
+        // The task of the connection reads the socket shortly after the process resumes.
         let message = async {
             sleep(LIMIT * 300).await;
             sleep(TIME_AFTER_SLEEP / 2).await;
@@ -94,18 +96,18 @@ mod tests {
         let waiting = tokio::spawn(timeout_after_poll(LIMIT, message));
         tokio::task::yield_now().await;
         advance(LIMIT * 300).await;
-        assert!(waiting.await.expect("no panic").is_ok());
+        assert!(waiting.await.expect("the task does not panic").is_ok());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_silence_without_a_sleep_is_not_prolonged() {
+    async fn a_timeout_without_a_suspension_is_not_prolonged() {
         let begin = Instant::now();
         assert!(timeout_after_poll(LIMIT, sleep(LIMIT * 2)).await.is_err());
         assert!(begin.elapsed() < LIMIT * 2);
     }
 
     #[tokio::test]
-    async fn silence_expires() {
+    async fn a_future_that_is_never_ready_times_out() {
         assert!(timeout_after_poll(LIMIT, pending::<()>()).await.is_err());
     }
 }
