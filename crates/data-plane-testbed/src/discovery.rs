@@ -1,4 +1,4 @@
-//! A Discovery in the place of pod-watcher.
+//! Fake Discovery server that replaces pod-watcher in tests.
 
 use std::{
     net::SocketAddr,
@@ -27,12 +27,12 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
 use virtual_server::{DesiredChange, DesiredSet};
 
-/// Serves until it is dropped.
+/// A Discovery server for tests. It stops when it is dropped.
 #[derive(Debug)]
 pub struct FakeDiscovery {
     pub address: SocketAddr,
     desired: watch::Sender<Option<Vec<Vec<Event>>>>,
-    /// Streams end before they have told everything.
+    /// Whether each stream ends with an error before `synced`.
     breaks: Arc<AtomicBool>,
     opened: watch::Sender<usize>,
     _stop: oneshot::Sender<()>,
@@ -46,8 +46,8 @@ struct Service {
 }
 
 impl FakeDiscovery {
-    /// Listens, but says nothing yet.
-    pub async fn silent(address: &str) -> Self {
+    /// Starts a server that sends no desired set yet.
+    pub async fn start(address: &str) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let desired = watch::Sender::new(None);
@@ -73,29 +73,29 @@ impl FakeDiscovery {
         }
     }
 
-    /// Sends this set to each watcher, as a new stream does.
+    /// Sends this desired set to each watcher in a new stream.
     pub fn say(&self, set: &DesiredSet) {
         let changes = DesiredSet::default().changes_to(set);
-        self.say_changes(changes.iter().map(events).collect());
+        self.publish_changes(changes.iter().map(events).collect());
     }
 
-    /// From now on each stream ends before it has told everything.
+    /// Sets whether each new stream ends with an error before `synced`.
     pub fn break_streams(&self, are_broken: bool) {
         self.breaks.store(are_broken, Ordering::SeqCst);
     }
 
-    /// Counts the streams that have been opened.
+    /// Returns a receiver of the number of opened streams.
     pub fn opened(&self) -> watch::Receiver<usize> {
         self.opened.subscribe()
     }
 
-    /// Says these changes, each with its events, as a whole set.
-    pub fn say_changes(&self, changes: Vec<Vec<Event>>) {
+    /// Sends these changes, each with its events, as a complete desired set.
+    pub fn publish_changes(&self, changes: Vec<Vec<Event>>) {
         self.desired.send_replace(Some(changes));
     }
 }
 
-/// Returns the events that a sender of this change sends.
+/// Returns the events with which Discovery sends this change.
 pub fn events(change: &DesiredChange) -> Vec<Event> {
     match change {
         DesiredChange::RemoveServiceRange(range) => {
@@ -113,7 +113,7 @@ pub fn events(change: &DesiredChange) -> Vec<Event> {
     }
 }
 
-/// The messages that carry these changes.
+/// Returns the messages that contain the events of these changes.
 fn messages(changes: Vec<Vec<Event>>) -> Vec<WatchResponse> {
     let mut messages = Vec::new();
     for events in changes {
@@ -136,8 +136,8 @@ fn messages(changes: Vec<Vec<Event>>) -> Vec<WatchResponse> {
 impl DiscoveryService for Service {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchResponse, Status>> + Send>>;
 
-    /// Each set ends the stream of the set before, as for a watcher that lags, so that the client
-    /// opens another one.
+    /// A stream sends one desired set. It ends with an error when the next set is published, so
+    /// that the client opens a new stream.
     async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let mut desired = self.desired.clone();
         self.opened.send_modify(|count| *count += 1);
@@ -149,17 +149,17 @@ impl DiscoveryService for Service {
             .unwrap();
         if self.breaks.load(Ordering::SeqCst) {
             let first = messages(changes).into_iter().next().map(Ok);
-            let broken = stream::iter([Err(Status::internal("the stream breaks"))]);
+            let broken = stream::iter([Err(Status::internal("the stream broke (test)"))]);
             return Ok(Response::new(Box::pin(stream::iter(first).chain(broken))));
         }
         let synced = vec![Event::Synced(Synced {})];
-        let said = messages([changes, vec![synced]].concat());
-        let said = stream::iter(said).map(Ok);
+        let sent = messages([changes, vec![synced]].concat());
+        let sent = stream::iter(sent).map(Ok);
         let until_next = stream::once(async move {
             let _ = desired.changed().await;
             Err(Status::aborted("the watcher did not read"))
         });
-        Ok(Response::new(Box::pin(said.chain(until_next))))
+        Ok(Response::new(Box::pin(sent.chain(until_next))))
     }
 
     async fn list(&self, _: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {

@@ -1,35 +1,34 @@
-//! What a test's kernel in memory offers.
+//! Traits of a fake kernel in memory.
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::MutexGuard};
 
 use daemon_runtime::{Daemon, ListenAddress};
 use data_plane::{Config, Connections};
 
-/// A kernel in memory; its clones are handles of the same kernel.
+/// A fake kernel in memory for tests of a data plane. Clones refer to one kernel.
 pub trait Kernel: Clone + Default {
-    /// What the kernel holds.
+    /// The state of the fake kernel.
     type State: State;
 
-    /// Starts the data plane on this kernel; returns where DataPlane is served.
+    /// Starts the data plane on this kernel. Returns the address of its gRPC server.
     fn start(&self, config: Config, daemon: &mut Daemon) -> impl Future<Output = ListenAddress>;
 
-    /// Locks and returns the state.
     fn state(&self) -> MutexGuard<'_, Self::State>;
 
-    /// Returns what was written since the last call.
+    /// Returns the writes to the kernel since the last call.
     fn take_writes(&self) -> Vec<String> {
         std::mem::take(self.state().writes())
     }
 }
 
-/// What a kernel holds.
+/// The state of a fake kernel: its table, connections and log of writes.
 pub trait State: fmt::Debug {
     /// Returns the weight of a real server in the table.
     fn weight(&self, id: &str, real_server: &str) -> Option<u32>;
 
-    /// Counted connections of real servers.
+    /// Returns the numbers of connections, which a test can change.
     fn connections(&mut self) -> &mut BTreeMap<SocketAddr, Connections>;
 
-    /// Everything that was written, in order.
+    /// Returns the log of all writes, oldest first.
     fn writes(&mut self) -> &mut Vec<String>;
 }

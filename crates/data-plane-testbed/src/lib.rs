@@ -1,4 +1,4 @@
-//! A data plane under test in a network namespace of its own.
+//! Test environment of a data plane in a separate network namespace.
 //!
 //! ```text
 //!  FakeDiscovery (Discovery) ──► World (the daemon) ──► Kernel (in memory, from the test)
@@ -21,7 +21,7 @@ pub use world::{LIMIT, RealServerSocket, World, desired, real_server, run, virtu
 
 /// The service range of [`desired`].
 pub const RANGE: &str = "10.1.1.0/24";
-/// A virtual server within it.
+/// A virtual server in [`RANGE`].
 pub const ID: &str = "tcp/10.1.1.10:8080";
 /// The first real server of most tests.
 pub const ONE: &str = "10.244.0.1:8080";

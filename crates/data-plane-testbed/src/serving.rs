@@ -1,4 +1,4 @@
-//! A virtual server in service, whose first real server can be made to drain.
+//! Fixture: a serving virtual server, for tests of drains.
 
 use data_plane::Connections;
 use virtual_server::VirtualServer;
@@ -7,21 +7,22 @@ use crate::{
     ID, Kernel, ONE, RANGE, RealServerSocket, State, TWO, World, real_server, virtual_server,
 };
 
-/// Two real servers in service; the first has a connection.
+/// A running data plane with a serving virtual server and two real servers. The first real server
+/// has one connection.
 pub struct Serving<K> {
-    /// The kernel that the daemon programs.
+    /// The fake kernel that the daemon programs.
     pub kernel: K,
     /// The daemon under test.
     pub world: World<K>,
-    /// The first real server, until a test ends it.
+    /// The first real server. `None` after a test has stopped it.
     pub one: Option<RealServerSocket>,
     _two: RealServerSocket,
-    /// The virtual server as first desired.
+    /// The virtual server with both real servers.
     pub settings: VirtualServer,
 }
 
 impl<K: Kernel> Serving<K> {
-    /// Starts with a changed virtual server.
+    /// Starts the data plane. `change` can modify the virtual server before.
     pub async fn start(change: impl FnOnce(&mut VirtualServer)) -> Self {
         let (one, _two) = (real_server(ONE).await, real_server(TWO).await);
         let kernel = K::default();
@@ -43,7 +44,8 @@ impl<K: Kernel> Serving<K> {
         serving
     }
 
-    /// Starts, and waits until the first real server, which is not listed any longer, drains.
+    /// Starts the data plane, removes the first real server from the desired set, and waits until
+    /// this real server drains.
     pub async fn draining(change: impl FnOnce(&mut VirtualServer)) -> Self {
         let serving = Self::start(change).await;
         serving.list(&[TWO]);
@@ -63,25 +65,25 @@ impl<K: Kernel> Serving<K> {
             .insert(ONE.parse().unwrap(), connections);
     }
 
-    /// Lists these of the real servers in the desired set.
+    /// Publishes a desired set in which the virtual server has only these real servers.
     pub fn list(&self, real_servers: &[&str]) {
-        self.world.say(&[self.listing(real_servers)]);
+        self.world.say(&[self.with_real_servers(real_servers)]);
     }
 
     /// Returns the virtual server with these real servers.
-    pub fn listing(&self, real_servers: &[&str]) -> VirtualServer {
+    pub fn with_real_servers(&self, real_servers: &[&str]) -> VirtualServer {
         VirtualServer {
             real_servers: virtual_server(ID, real_servers).real_servers,
             ..self.settings.clone()
         }
     }
 
-    /// Waits for the weight of the first real server.
-    pub async fn wait_for_weight(&self, wanted: Option<u32>) {
-        self.world.wait_for_weight(ID, ONE, wanted).await;
+    /// Waits until the first real server has this weight. `None`: it is not in the table.
+    pub async fn wait_for_weight(&self, expected: Option<u32>) {
+        self.world.wait_for_weight(ID, ONE, expected).await;
     }
 
-    /// Fails unless one drain has ended in this way.
+    /// Asserts that the metrics count exactly one ended drain with this outcome.
     pub fn assert_outcome(&self, outcome: &str) {
         let counted = format!("portlb_drained_real_servers_total{{outcome=\"{outcome}\"}} 1");
         let metrics = self.world.metrics.encode();

@@ -1,11 +1,11 @@
-//! Values for unit tests.
+//! Virtual servers for unit tests.
 
 use virtual_server::{
     FailureAction, ForwardingMethod, HealthCheck, RealServer, RealServerHistory, RealServerState,
     Scheduler, SchedulerFlags, VirtualServer, Weight,
 };
 
-/// A checked virtual server with three real servers.
+/// Returns a virtual server with three real servers and a health check.
 pub fn checked_virtual_server(id: &str, forwarding_method: ForwardingMethod) -> VirtualServer {
     let id: virtual_server::VirtualServerId = id.parse().unwrap();
     VirtualServer {

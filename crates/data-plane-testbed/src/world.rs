@@ -1,4 +1,4 @@
-//! A running data plane, and the network namespace and the real servers around it.
+//! Running data plane with its network namespace and real servers.
 
 use std::{net::SocketAddr, num::NonZeroU16, process::Command, time::Duration};
 
@@ -24,13 +24,15 @@ use virtual_server::{
 
 use crate::{FakeDiscovery, Kernel, RANGE, State};
 
-/// Longest wait for anything.
+/// Time limit of each wait in a test.
 pub const LIMIT: Duration = Duration::from_secs(10);
 
-/// Runs a test in a network namespace of its own, in which the pods' addresses are local.
+/// Runs a test in a separate network namespace, in which the addresses of the real servers are
+/// local.
 pub fn run<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
     std::thread::spawn(move || {
-        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace: run as root");
+        unshare(CloneFlags::CLONE_NEWNET)
+            .expect("a network namespace can be created (run the test as root)");
         for arguments in ["link set lo up", "addr add 10.244.0.0/24 dev lo"] {
             let status = Command::new("ip")
                 .args(arguments.split(' '))
@@ -48,29 +50,28 @@ pub fn run<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
     .unwrap();
 }
 
-/// A running daemon under test.
+/// A running daemon with its fake Discovery and fake kernel.
 pub struct World<K> {
-    /// The kernel that it programs.
+    /// The fake kernel that the daemon programs.
     pub kernel: K,
-    /// A client of its DataPlane.
+    /// A client of the daemon's contract DataPlaneService.
     pub client: DataPlaneServiceClient<Channel>,
-    /// The readiness of the daemon.
     pub readiness: Readiness,
-    /// The metrics of the daemon.
     pub metrics: Metrics,
-    /// The Discovery that it watches.
+    /// The fake Discovery that the daemon watches. `None`: it was stopped.
     discovery: Option<FakeDiscovery>,
     shutdown: Shutdown,
     daemon: JoinHandle<()>,
 }
 
 impl<K: Kernel> World<K> {
-    /// Starts the daemon on this kernel, with a Discovery that says nothing yet.
+    /// Starts the daemon on this kernel, with a Discovery that sends no desired set yet.
     pub async fn start(kernel: &K) -> Self {
-        Self::start_with(kernel, FakeDiscovery::silent("127.0.0.1:0").await).await
+        Self::start_with(kernel, FakeDiscovery::start("127.0.0.1:0").await).await
     }
 
-    /// Starts the daemon, and waits until it serves these virtual servers.
+    /// Starts the daemon with these virtual servers, and waits until their service range is
+    /// serving.
     pub async fn serving(kernel: &K, virtual_servers: &[VirtualServer]) -> Self {
         let mut world = Self::start(kernel).await;
         world.say(virtual_servers);
@@ -87,9 +88,9 @@ impl<K: Kernel> World<K> {
         }
     }
 
-    /// Starts the daemon with time to linger at the end.
+    /// Starts the daemon with this linger time.
     pub async fn start_lingering(kernel: &K, linger: Duration) -> Self {
-        let discovery = FakeDiscovery::silent("127.0.0.1:0").await;
+        let discovery = FakeDiscovery::start("127.0.0.1:0").await;
         let world = Self::launch(kernel, discovery.address, linger).await;
         Self {
             discovery: Some(discovery),
@@ -126,39 +127,38 @@ impl<K: Kernel> World<K> {
         }
     }
 
-    /// Returns the Discovery that the daemon watches.
     pub fn discovery(&self) -> &FakeDiscovery {
         self.discovery.as_ref().unwrap()
     }
 
-    /// Desires these virtual servers, with the service range 10.1.1.0/24.
+    /// Publishes a desired set with these virtual servers and the service range 10.1.1.0/24.
     pub fn say(&self, virtual_servers: &[VirtualServer]) {
         self.discovery().say(&desired(virtual_servers));
     }
 
-    /// Ends the Discovery; returns its address.
-    pub fn lose_discovery(&mut self) -> SocketAddr {
+    /// Stops the Discovery and returns its address.
+    pub fn stop_discovery(&mut self) -> SocketAddr {
         self.discovery.take().unwrap().address
     }
 
-    /// Starts a silent Discovery at the address of the lost one.
-    pub async fn find_discovery(&mut self, address: SocketAddr) {
-        self.discovery = Some(FakeDiscovery::silent(&address.to_string()).await);
+    /// Starts a new Discovery at this address. It sends no desired set yet.
+    pub async fn restart_discovery(&mut self, address: SocketAddr) {
+        self.discovery = Some(FakeDiscovery::start(&address.to_string()).await);
     }
 
-    /// Asks the daemon to end, as a signal does.
+    /// Requests the daemon to stop, as a termination signal does. Does not wait.
     pub fn request_stop(&self) {
         self.shutdown.request();
     }
 
-    /// Ends the daemon as a signal does; returns the Discovery for another daemon.
+    /// Stops the daemon and waits for its end. Returns the Discovery for another daemon.
     pub async fn stop(self) -> Option<FakeDiscovery> {
         self.request_stop();
         timeout(LIMIT, self.daemon).await.unwrap().unwrap();
         self.discovery
     }
 
-    /// Ends the daemon, takes the writes so far, and starts another daemon with this Discovery.
+    /// Stops the daemon, clears the log of writes, and starts another daemon with this Discovery.
     pub async fn restart(self) -> Self {
         let kernel = self.kernel.clone();
         let discovery = self.stop().await.unwrap();
@@ -166,8 +166,11 @@ impl<K: Kernel> World<K> {
         Self::start_with(&kernel, discovery).await
     }
 
-    /// Waits until the watch of service addresses shows one that satisfies the test.
-    pub async fn wait_for(&mut self, wanted: impl Fn(&ServiceAddress) -> bool) -> ServiceAddress {
+    /// Waits until the watch of service addresses sends an address that satisfies `predicate`.
+    pub async fn wait_for(
+        &mut self,
+        predicate: impl Fn(&ServiceAddress) -> bool,
+    ) -> ServiceAddress {
         let request = WatchServiceAddressesRequest::default();
         let mut stream = self
             .client
@@ -176,11 +179,11 @@ impl<K: Kernel> World<K> {
             .unwrap()
             .into_inner();
         let mut last = None;
-        let found = timeout(LIMIT, async {
+        let matching = timeout(LIMIT, async {
             loop {
-                let response = stream.message().await.unwrap().expect("the stream lives");
+                let response = stream.message().await.unwrap().expect("the stream is open");
                 if let Some(Event::ServiceAddress(address)) = response.event {
-                    if wanted(&address) {
+                    if predicate(&address) {
                         return address;
                     }
                     last = Some(address);
@@ -188,16 +191,18 @@ impl<K: Kernel> World<K> {
             }
         })
         .await;
-        found.unwrap_or_else(|_| panic!("not seen; the last was {last:?}"))
+        matching.unwrap_or_else(|_| {
+            panic!("no such service address in time; the last one was {last:?}")
+        })
     }
 
-    /// Waits until the address is serving.
+    /// Waits until the service address is serving.
     pub async fn wait_until_serving(&mut self, prefix: &str) -> ServiceAddress {
         self.wait_for(|address| address.prefix == prefix && address.serving)
             .await
     }
 
-    /// The virtual servers at this moment.
+    /// Lists the current status of all virtual servers.
     pub async fn virtual_servers(&mut self) -> Vec<VirtualServerStatus> {
         let response = self
             .client
@@ -206,7 +211,7 @@ impl<K: Kernel> World<K> {
         response.unwrap().into_inner().virtual_servers
     }
 
-    /// The service addresses at this moment.
+    /// Lists the current status of all service addresses.
     pub async fn service_addresses(&mut self) -> Vec<ServiceAddress> {
         let response = self
             .client
@@ -215,21 +220,26 @@ impl<K: Kernel> World<K> {
         response.unwrap().into_inner().service_addresses
     }
 
-    /// Polls the kernel until it is as wanted; used where nothing is published.
-    pub async fn wait_for_kernel(&self, wanted: impl Fn(&K::State) -> bool) {
-        let seen = timeout(LIMIT, async {
-            while !wanted(&self.kernel.state()) {
+    /// Polls the fake kernel until its state satisfies `predicate`. For states that the daemon does
+    /// not publish.
+    pub async fn wait_for_kernel(&self, predicate: impl Fn(&K::State) -> bool) {
+        let reached = timeout(LIMIT, async {
+            while !predicate(&self.kernel.state()) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         });
-        if seen.await.is_err() {
-            panic!("the kernel never got there: {:#?}", self.kernel.state());
+        if reached.await.is_err() {
+            panic!(
+                "the kernel did not reach the state in time: {:#?}",
+                self.kernel.state()
+            );
         }
     }
 
-    /// Waits for the weight of a real server in the kernel's table.
-    pub async fn wait_for_weight(&self, id: &str, real_server: &str, wanted: Option<u32>) {
-        self.wait_for_kernel(|state| state.weight(id, real_server) == wanted)
+    /// Waits until a real server has this weight in the table of the kernel. `None`: it is not in
+    /// the table.
+    pub async fn wait_for_weight(&self, id: &str, real_server: &str, expected: Option<u32>) {
+        self.wait_for_kernel(|state| state.weight(id, real_server) == expected)
             .await;
     }
 }
@@ -244,14 +254,14 @@ impl Drop for RealServerSocket {
     }
 }
 
-/// Starts a real server.
+/// Starts a real server that accepts connections on this address.
 pub async fn real_server(address: &str) -> RealServerSocket {
     let listener = TcpListener::bind(address).await.unwrap();
     let task = tokio::spawn(async move { while listener.accept().await.is_ok() {} });
     RealServerSocket(task.abort_handle())
 }
 
-/// A virtual server over these real servers, checked every 100 ms.
+/// Returns a virtual server with these real servers and a health check every 100 ms.
 pub fn virtual_server(id: &str, real_servers: &[&str]) -> VirtualServer {
     let parts = real_servers
         .iter()
@@ -288,7 +298,7 @@ pub fn virtual_server(id: &str, real_servers: &[&str]) -> VirtualServer {
     }
 }
 
-/// A set of these virtual servers, with the service range 10.1.1.0/24.
+/// Returns a desired set with these virtual servers and the service range 10.1.1.0/24.
 pub fn desired(virtual_servers: &[VirtualServer]) -> DesiredSet {
     let range = ServiceRange {
         prefix: RANGE.parse().unwrap(),
@@ -296,7 +306,7 @@ pub fn desired(virtual_servers: &[VirtualServer]) -> DesiredSet {
     DesiredSet {
         virtual_servers: virtual_servers
             .iter()
-            .map(|vs| (vs.id, vs.clone()))
+            .map(|server| (server.id, server.clone()))
             .collect(),
         service_ranges: [range].into(),
     }

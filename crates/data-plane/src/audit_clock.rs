@@ -1,4 +1,4 @@
-//! When the kernel is read back: one round at each interval, a slice at a time.
+//! Schedule of the audit: one round of slices per interval.
 
 use std::time::Duration;
 
@@ -20,14 +20,14 @@ impl AuditClock {
         }
     }
 
-    /// Returns when there is a slice to audit.
+    /// Waits until the next slice is due.
     pub(crate) async fn due(&self) {
         if !self.is_in_round {
             sleep_until(self.next_round).await;
         }
     }
 
-    /// Returns whether the next slice is the first of a round.
+    /// Starts the next slice. Returns whether this slice is the first one of a round.
     pub(crate) fn begin_slice(&mut self) -> bool {
         if self.is_in_round {
             return false;

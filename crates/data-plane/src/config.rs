@@ -1,18 +1,19 @@
-//! The configuration of a data plane.
+//! Configuration of a data plane.
 
 use std::time::Duration;
 
 use daemon_runtime::{ListenAddress, Target};
 
-/// What the flags of a data plane say; the flags check it.
+/// The values of the flags of a data plane. The flag parsers have validated them.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where the desired set is served.
+    /// Address of the Discovery server, the source of the desired set.
     pub discovery: Target,
-    /// How often the table is read back.
+    /// Time between two rounds of the audit.
     pub audit_interval: Duration,
-    /// How long to go on after a termination signal while somebody watches.
+    /// Longest time for which the daemon continues after a termination signal while a client
+    /// watches the service addresses.
     pub linger: Duration,
-    /// Where DataPlane is served.
+    /// Address of the gRPC server.
     pub grpc_listen: ListenAddress,
 }

@@ -1,4 +1,4 @@
-//! The desired set in use, and what follows from an event of Discovery for it.
+//! The desired set in use.
 
 use std::{collections::BTreeSet, net::SocketAddr};
 
@@ -7,11 +7,11 @@ use virtual_server::{DesiredChange, DesiredSet, Problems, VirtualServer, Virtual
 
 use crate::{discovery::StreamLoss, metrics::DataPlaneMetrics};
 
-/// The last valid desired set, with the real servers that drain in it.
+/// The last valid desired set, including the draining real servers that the source no longer lists.
 #[derive(Debug)]
 pub(crate) struct DesiredState {
     set: Option<DesiredSet>,
-    /// Why there is no stream; logged once.
+    /// The logged reason for which there is no stream. `None`: the stream is open.
     loss: Option<StreamLoss>,
     step: Step,
     metrics: DataPlaneMetrics,
@@ -27,7 +27,7 @@ impl DesiredState {
         }
     }
 
-    /// Returns the set in use; `None` until the first one has come.
+    /// Returns the set in use. `None`: no desired set has arrived yet.
     pub(crate) fn get(&self) -> Option<&DesiredSet> {
         self.set.as_ref()
     }
@@ -36,8 +36,9 @@ impl DesiredState {
         self.get()?.virtual_servers.get(id)
     }
 
-    /// Replaces the invalid objects of a whole set by their last good state, as `listed` returns it,
-    /// and returns the changes from the set in use. An invalid set is rejected: `None`.
+    /// Returns the changes from the set in use to `desired`. Adds the last valid state of the
+    /// `invalid` virtual servers to `desired` before; `listed` removes draining real servers from
+    /// such a state. Returns `None` if the resulting set is invalid.
     pub(crate) fn changes_to(
         &mut self,
         desired: &mut DesiredSet,
@@ -61,7 +62,7 @@ impl DesiredState {
         })
     }
 
-    /// Puts the empty set in use, to which the first one is a change.
+    /// Starts with an empty set, so that the first desired set can be applied as changes.
     pub(crate) fn begin(&mut self) {
         self.set = Some(DesiredSet::default());
     }
@@ -88,17 +89,17 @@ impl DesiredState {
         Some((before, server))
     }
 
-    /// Counts an object whose last good state stays in use.
+    /// Counts an invalid object whose last valid state stays in use.
     pub(crate) fn on_invalid_object(&self) {
         self.metrics.invalid_objects.inc();
     }
 
-    /// Keeps the set in use while there is no stream.
+    /// Records that there is no stream of the desired set. The set in use is kept.
     pub(crate) fn on_loss(&mut self, loss: StreamLoss) {
         self.metrics.discovery_connected.set(0);
         self.set_step(&loss.to_string());
         if self.loss.as_ref() != Some(&loss) {
-            tracing::info!(reason = %loss, "waiting for the desired set");
+            tracing::info!(error = %loss, "no stream of the desired set; keeping the last set and reconnecting");
             self.loss = Some(loss);
         }
     }

@@ -1,4 +1,4 @@
-//! Client of Discovery: watches the desired set, and connects again when it is lost.
+//! Client of Discovery: watches the desired set and reconnects.
 
 use std::collections::BTreeSet;
 
@@ -13,25 +13,26 @@ use tokio::sync::mpsc;
 use tonic::{Code, Status, Streaming};
 use virtual_server::{DesiredChange, DesiredSet, VirtualServerId};
 
-/// Change of the desired set, or of the stream that carries it.
+/// A change of the desired set or of the connection to Discovery.
 #[derive(Debug)]
 pub(crate) enum DesiredEvent {
-    /// A stream has opened and sent every object.
+    /// A new stream is synced.
     Set {
-        /// Everything.
+        /// All valid objects that the stream sent before `synced`.
         desired: DesiredSet,
-        /// Virtual servers that were sent in an invalid form: their last good form stays.
-        kept: BTreeSet<VirtualServerId>,
+        /// Virtual servers that the stream sent in an invalid form. Their last valid form must be
+        /// kept.
+        invalid: BTreeSet<VirtualServerId>,
     },
-    /// Something has changed since.
+    /// One object changed after the stream was synced.
     Change(DesiredChange),
-    /// An object is invalid; its last good state stays.
+    /// The stream sent an invalid object. The last valid state of the object must be kept.
     InvalidObject,
-    /// There is no stream; the last set stays.
+    /// The stream ended or cannot be opened. The last desired set must be kept.
     Lost(StreamLoss),
 }
 
-/// Why there is no stream of the desired set.
+/// The reason for which there is no stream of the desired set.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no desired set from {target}: {cause}")]
 pub(crate) struct StreamLoss {
@@ -56,16 +57,18 @@ impl From<Status> for LossCause {
     }
 }
 
-/// Watches for ever, and sends what changes. Ends when the receiver is gone.
+/// Watches the desired set and sends the events. Reconnects forever, until the receiver is dropped.
 pub(crate) async fn watch(target: Target, events: mpsc::Sender<DesiredEvent>) {
     let mut backoff = Backoff::for_neighbouring_daemon(LONGEST_RETRY);
     let mut client = DiscoveryServiceClient::new(target.channel());
     loop {
         let cause = match client.watch(WatchRequest {}).await {
-            Ok(response) => match follow(response.into_inner(), &events, &mut backoff).await {
-                Some(cause) => cause,
-                None => return,
-            },
+            Ok(response) => {
+                match forward_events(response.into_inner(), &events, &mut backoff).await {
+                    Some(cause) => cause,
+                    None => return,
+                }
+            }
             Err(status) => status.into(),
         };
         let target = target.to_string();
@@ -77,8 +80,9 @@ pub(crate) async fn watch(target: Target, events: mpsc::Sender<DesiredEvent>) {
     }
 }
 
-/// Sends what one stream says until it ends, and returns why it ended; `None`: the receiver is gone.
-async fn follow(
+/// Sends the events of one stream until it ends. Returns the reason of the end. `None`: the
+/// receiver was dropped.
+async fn forward_events(
     mut stream: Streaming<WatchResponse>,
     events: &mpsc::Sender<DesiredEvent>,
     backoff: &mut Backoff,
@@ -93,10 +97,10 @@ async fn follow(
         };
         for received in assembly.receive(message) {
             let event = match (received, &mut opening) {
-                (Received::Change(change), Some((desired, kept))) => {
+                (Received::Change(change), Some((desired, invalid))) => {
                     match &change {
-                        DesiredChange::PutVirtualServer(server) => kept.remove(&server.id),
-                        DesiredChange::RemoveVirtualServer(id) => kept.remove(id),
+                        DesiredChange::PutVirtualServer(server) => invalid.remove(&server.id),
+                        DesiredChange::RemoveVirtualServer(id) => invalid.remove(id),
                         DesiredChange::PutServiceRange(_)
                         | DesiredChange::RemoveServiceRange(_) => false,
                     };
@@ -105,11 +109,12 @@ async fn follow(
                 }
                 (Received::Change(change), None) => DesiredEvent::Change(change),
                 (Received::Synced, opening) => match opening.take() {
-                    Some((desired, kept)) => {
-                        // Not earlier: a stream that ends before it is synced would be opened again
-                        // without any pause.
+                    Some((desired, invalid)) => {
+                        // Only a synced stream resets the pause. Otherwise a server whose streams
+                        // break
+                        // early would be contacted without pauses.
                         backoff.reset();
-                        DesiredEvent::Set { desired, kept }
+                        DesiredEvent::Set { desired, invalid }
                     }
                     None => continue,
                 },
@@ -117,10 +122,10 @@ async fn follow(
                     tracing::warn!(
                         %error,
                         virtual_server = id.map(|id| id.to_string()),
-                        "rejected an invalid object of the desired set; keeping its last good state"
+                        "rejected an invalid object of the desired set; keeping its last valid state"
                     );
-                    if let (Some((_, kept)), Some(id)) = (opening, id) {
-                        kept.insert(id);
+                    if let (Some((_, invalid)), Some(id)) = (opening, id) {
+                        invalid.insert(id);
                     }
                     DesiredEvent::InvalidObject
                 }

@@ -1,6 +1,9 @@
-//! Real servers that the desired set does not list any longer: they stay in the table, quiesced,
-//! until their last connection has ended, they fail their health check, or their virtual server's
-//! drain timeout is over. A connection that is left then is reset at its next packet (`expire_nodest_conn`).
+//! Drains of real servers that the desired set no longer lists.
+//!
+//! A draining real server stays in the kernel's table, quiesced. Its drain ends when its last
+//! connection has ended, when its health check fails, or when the drain timeout of its virtual
+//! server
+//! is over. The kernel resets a remaining connection at its next packet (`expire_nodest_conn`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,34 +24,35 @@ use crate::{
     metrics::DataPlaneMetrics,
 };
 
-/// How often connections are counted: the kernel does not report when the last one has ended.
+/// Time between two counts of connections. Polling is needed because the kernel does not report the
+/// end of the last connection.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// Virtual servers whose connections are counted before the owner turns to other events.
-const SLICE: usize = 32;
+/// Number of virtual servers whose connections are counted in one turn of the owner.
+const SLICE_SIZE: usize = 32;
 
-/// Draining real servers that the desired set does not list.
+/// The draining real servers that the desired set no longer lists.
 #[derive(Debug)]
 pub(crate) struct DrainTracker {
-    /// Since when each drains, by its address in the kernel's table.
+    /// Start of the drain of each real server, by its address in the kernel's table.
     since: BTreeMap<VirtualServerId, BTreeMap<SocketAddr, Instant>>,
     next_poll: Instant,
-    /// Virtual servers that are left to count in this round.
+    /// Virtual servers whose connections are not yet counted in this round.
     queue: Vec<VirtualServerId>,
     metrics: DataPlaneMetrics,
 }
 
-/// What ends a drain.
+/// The reason for which a drain ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DrainEnd {
-    /// Its last connection has ended.
+    /// The last connection of the real server has ended.
     Idle,
-    /// Its health check has failed.
+    /// The health check of the real server has failed.
     Failed,
     /// The drain timeout is over.
     Deadline,
-    /// It is listed again.
+    /// The desired set lists the real server again.
     Listed,
-    /// Its virtual server is gone, or has no place for it.
+    /// The virtual server was removed, or cannot hold the real server any longer.
     Removed,
 }
 
@@ -66,17 +70,20 @@ impl DrainTracker {
         self.since.is_empty()
     }
 
-    /// Returns when connections are to be counted.
+    /// Waits until the next count of connections is due.
     pub(crate) async fn due(&self) {
         if self.queue.is_empty() {
             sleep_until(self.next_poll).await;
         }
     }
 
-    /// Adds to a virtual server what the forwarder holds for it beyond its real servers, unless it
-    /// has failed or has no place there. Each keeps the weight that it has in `former`, the virtual
-    /// server before this change, since `mh` and `sh` place it by that weight. The drain timeout of
-    /// a real server from an earlier run starts again.
+    /// Adds draining real servers to `server`, the new desired state of a virtual server: all real
+    /// servers in the kernel's table that `server` does not list, except failed real servers and
+    /// real servers that the virtual server cannot hold.
+    ///
+    /// A draining real server keeps its weight from `former`, the previous state of the virtual
+    /// server, because the schedulers `mh` and `sh` select real servers by this weight. The drain
+    /// timeout of a real server from an earlier run of the daemon starts again.
     pub(crate) fn retain_draining(
         &mut self,
         server: &mut VirtualServer,
@@ -89,10 +96,11 @@ impl DrainTracker {
         let listed: BTreeSet<SocketAddr> = (server.real_servers.iter())
             .map(|real_server| server.table_address(real_server))
             .collect();
-        let held = observation.is_owned.then_some(&observation.weights);
-        let held = held.into_iter().flat_map(BTreeMap::keys);
-        // What drains already may be there, too, where the kernel could not be read back.
-        let candidates: BTreeSet<SocketAddr> = (held.chain(before.keys()))
+        let actual = observation.is_owned.then_some(&observation.weights);
+        let actual = actual.into_iter().flat_map(BTreeMap::keys);
+        // If the kernel could not be read back, real servers that already drain can still be in the
+        // table.
+        let candidates: BTreeSet<SocketAddr> = (actual.chain(before.keys()))
             .filter(|address| !listed.contains(address))
             .copied()
             .collect();
@@ -107,17 +115,22 @@ impl DrainTracker {
         let mut since = BTreeMap::new();
         for address in candidates {
             let configured = configured.get(&address);
-            let weight = configured.map(|it| it.weight).or_else(|| {
-                let weight = observation.weights.get(&address)?;
-                Some(Weight(u16::try_from(*weight).ok()?))
-            });
+            let weight = configured
+                .map(|real_server| real_server.weight)
+                .or_else(|| {
+                    let weight = observation.weights.get(&address)?;
+                    Some(Weight(u16::try_from(*weight).ok()?))
+                });
             let weight = weight.unwrap_or(Weight::QUIESCED);
             let real_server = RealServer {
-                history: configured.map(|it| it.history).unwrap_or_default(),
+                history: configured
+                    .map(|real_server| real_server.history)
+                    .unwrap_or_default(),
                 ..draining_real_server(address, weight)
             };
-            // The kernel would refuse the whole entry for one that has no place in it.
-            // A virtual server has a bounded number of places, which listed real servers get first.
+            // A virtual server has a maximum number of real servers, and listed real servers take
+            // precedence. The kernel would refuse the whole virtual server with one real server too
+            // many.
             let has_place = server.real_servers.len() < server.scheduler.most_real_servers();
             let is_retained = has_place
                 && keeps_connections(server)
@@ -131,7 +144,7 @@ impl DrainTracker {
                     virtual_server = %server.id,
                     real_server = %address,
                     timeout = ?server.drain_timeout,
-                    "a real server is not listed any longer and drains"
+                    "draining a real server that the desired set no longer lists"
                 );
             }
             since.insert(address, before.get(&address).copied().unwrap_or(now));
@@ -152,14 +165,15 @@ impl DrainTracker {
         }
     }
 
-    /// Ends the drains of a virtual server that is gone: its address is not accepted.
-    pub(crate) fn forget(&mut self, id: &VirtualServerId) {
+    /// Ends all drains of a removed virtual server.
+    pub(crate) fn remove_virtual_server(&mut self, id: &VirtualServerId) {
         for address in self.since.remove(id).unwrap_or_default().keys() {
             self.report_end(id, *address, DrainEnd::Removed);
         }
     }
 
-    /// The virtual server without what [`DrainTracker::retain_draining`] added.
+    /// Returns the virtual server without the real servers that [`DrainTracker::retain_draining`]
+    /// added.
     pub(crate) fn listed(&self, server: &VirtualServer) -> VirtualServer {
         let mut listed = server.clone();
         if let Some(draining) = self.since.get(&server.id) {
@@ -170,20 +184,19 @@ impl DrainTracker {
         listed
     }
 
-    /// Shows how many there are.
-    pub(crate) fn show(&self) {
+    pub(crate) fn update_metrics(&self) {
         let count = self.since.values().map(BTreeMap::len).sum::<usize>();
         self.metrics
             .draining_real_servers
             .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// The virtual servers whose connections are to be counted next.
+    /// Returns the next virtual servers whose connections must be counted.
     pub(crate) fn next_slice(&mut self) -> Vec<VirtualServerId> {
         if self.queue.is_empty() {
             self.queue = self.since.keys().copied().collect();
         }
-        let rest = self.queue.len().saturating_sub(SLICE);
+        let rest = self.queue.len().saturating_sub(SLICE_SIZE);
         let slice = self.queue.split_off(rest);
         if self.queue.is_empty() {
             self.next_poll = Instant::now() + POLL_INTERVAL;
@@ -191,8 +204,9 @@ impl DrainTracker {
         slice
     }
 
-    /// Returns the real servers of a virtual server whose drain ends now. A real server that is not
-    /// among the `connections` is not known to have none: a dump may miss some.
+    /// Returns the real servers of a virtual server whose drain ends now. A real server that is
+    /// missing in `connections` does not count as idle, because the kernel's list can be
+    /// incomplete.
     pub(crate) fn due_to_end(
         &self,
         server: &VirtualServer,
@@ -200,8 +214,8 @@ impl DrainTracker {
         now: Instant,
     ) -> Vec<(SocketAddr, DrainEnd)> {
         let end = |(address, since): (&SocketAddr, &Instant)| {
-            let found = connections.get(address);
-            if found.is_some_and(|count| count.active == 0) {
+            let count = connections.get(address);
+            if count.is_some_and(|count| count.active == 0) {
                 Some((*address, DrainEnd::Idle))
             } else {
                 let is_over = *since + server.drain_timeout <= now;
@@ -212,7 +226,7 @@ impl DrainTracker {
         draining.into_iter().flatten().filter_map(end).collect()
     }
 
-    /// Returns the real servers of a virtual server that drain and have failed their health check.
+    /// Returns the draining real servers of a virtual server that have failed their health check.
     pub(crate) fn failed(
         &self,
         server: &VirtualServer,
@@ -229,7 +243,6 @@ impl DrainTracker {
             .collect()
     }
 
-    /// Ends one drain.
     pub(crate) fn end(&mut self, id: &VirtualServerId, address: SocketAddr, end: DrainEnd) {
         if let Some(draining) = self.since.get_mut(id) {
             draining.remove(&address);
@@ -252,7 +265,7 @@ impl DrainTracker {
             virtual_server = %id,
             real_server = %address,
             outcome,
-            "the drain of a real server has ended"
+            "ended the drain of a real server"
         );
         self.metrics
             .drained_real_servers
@@ -261,14 +274,15 @@ impl DrainTracker {
     }
 }
 
-/// UDP has no connections: the next datagram goes to another real server. And a hashing scheduler
-/// without fallback drops every new connection that hashes to a quiesced one.
+/// Reports whether a quiesced real server can keep its connections without harm. UDP has no
+/// connections: the next datagram goes to another real server. A hashing scheduler without fallback
+/// drops every new connection whose hash selects the quiesced real server.
 fn keeps_connections(server: &VirtualServer) -> bool {
     let has_connections = match server.id.protocol {
         Protocol::Tcp | Protocol::Sctp => true,
         Protocol::Udp => false,
     };
-    let goes_round_it = match server.scheduler {
+    let avoids_quiesced = match server.scheduler {
         Scheduler::Sh(flags) | Scheduler::Mh(flags) => flags.fallback,
         Scheduler::Rr
         | Scheduler::Wrr
@@ -277,7 +291,7 @@ fn keeps_connections(server: &VirtualServer) -> bool {
         | Scheduler::Sed
         | Scheduler::Nq => true,
     };
-    has_connections && goes_round_it && !server.drain_timeout.is_zero()
+    has_connections && avoids_quiesced && !server.drain_timeout.is_zero()
 }
 
 fn draining_real_server(address: SocketAddr, weight: Weight) -> RealServer {

@@ -1,4 +1,4 @@
-//! The kernel part of a data plane: what a backend implements.
+//! Interface of the kernel part of a data plane.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,94 +11,111 @@ use virtual_server::{DesiredSet, RealServer, VirtualServer, VirtualServerId};
 
 use crate::health_check::Health;
 
-/// Forwards packets to real servers: one backend of this crate.
+/// The kernel part of a data plane, which forwards packets to real servers.
 ///
-/// The owner calls [`Forwarder::read_local_prefixes`] at its start, and [`Forwarder::adopt`] once, with
-/// the first desired set. A turn after that calls, in this order: [`Forwarder::remove_local_prefix`]
-/// and [`Forwarder::follow_structure`] if addresses, ports or forwarding methods have changed,
-/// [`Forwarder::set_target`] or [`Forwarder::remove_target`] for each virtual server that may differ,
-/// [`Forwarder::program`], [`Forwarder::add_local_prefix`], [`Forwarder::observe`] and
-/// [`Forwarder::why_impossible`] for the status. [`Forwarder::observe`] also serves to find the real
-/// servers that start to drain when a virtual server changes. While real servers drain the owner calls
-/// [`Forwarder::connections`]. Once in each audit interval it calls
-/// [`Forwarder::read_local_prefixes`], then [`Forwarder::audit`] until the last slice.
+/// The owner calls [`Forwarder::read_local_prefixes`] at its start, and [`Forwarder::adopt`] once,
+/// with
+/// the first desired set. After that, each turn makes these calls in this order:
+///
+/// 1. [`Forwarder::remove_local_prefix`] and [`Forwarder::follow_structure`], if addresses, ports
+///    or
+///    forwarding methods have changed;
+/// 2. [`Forwarder::set_target`] or [`Forwarder::remove_target`] for each virtual server that might
+///    differ
+///    from the kernel;
+/// 3. [`Forwarder::program`];
+/// 4. [`Forwarder::add_local_prefix`];
+/// 5. [`Forwarder::observe`] and [`Forwarder::why_impossible`], for the status.
+///
+/// When a virtual server changes, the owner also calls [`Forwarder::observe`] to find the real
+/// servers
+/// that start to drain. While real servers drain, the owner calls [`Forwarder::connections`]. Once
+/// in
+/// each audit interval the owner calls [`Forwarder::read_local_prefixes`], then
+/// [`Forwarder::audit`]
+/// until the last slice.
 pub trait Forwarder: Send + 'static {
-    /// Why an operation on the kernel failed. Equal errors are logged once.
+    /// Error of an operation on the kernel. Consecutive equal errors are logged once.
     type Error: Error + PartialEq + Send + Sync + 'static;
-    /// Reads connections for lists.
+    /// Reader of connection counts for lists of virtual servers.
     type Counters: ConnectionCounters;
 
-    /// Returns a reader of connections that does not wait for the owner.
+    /// Returns a reader of connection counts that works independently of the owner.
     fn counters(&self) -> Self::Counters;
 
-    /// Takes over what an earlier run left. Returns the virtual servers of `desired` that were
-    /// found in service: they serve on before their first health check.
+    /// Adopts the kernel state of an earlier run. Returns the virtual servers of `desired` that are
+    /// already in service in the kernel. They continue to serve before their first health check.
     fn adopt(&mut self, desired: &DesiredSet) -> BTreeSet<VirtualServerId>;
 
-    /// Prepares the kernel for a set of virtual servers on these service prefixes, and retries what
-    /// the kernel refused. Returns the virtual servers whose target may differ now.
+    /// Prepares the kernel, for example guards and marks, for the virtual servers on these service
+    /// prefixes. Repeats operations that the kernel refused before. Returns the virtual servers
+    /// whose target might have changed.
     fn follow_structure(
         &mut self,
         desired: &DesiredSet,
         prefixes: &BTreeSet<IpNet>,
     ) -> impl Future<Output = BTreeSet<VirtualServerId>> + Send;
 
-    /// Sets what the kernel has to hold for a virtual server. Returns whether it can hold it.
+    /// Sets the target of a virtual server. Returns false if the kernel cannot hold this target.
     fn set_target(
         &mut self,
         virtual_server: &VirtualServer,
         health: impl Fn(&RealServer) -> Health,
     ) -> bool;
 
-    /// Sets that the kernel has to hold nothing for a virtual server.
+    /// Removes the target of a virtual server, so that [`Forwarder::program`] removes its kernel
+    /// entries.
     fn remove_target(&mut self, id: &VirtualServerId);
 
-    /// Makes the kernel equal to the targets, and reads back what it changed.
+    /// Makes the kernel equal to the targets, and reads the changed entries back.
     fn program(&mut self) -> impl Future<Output = ()> + Send;
 
-    /// Returns what the kernel holds for a virtual server, as it was read back.
+    /// Returns the kernel state of a virtual server as it was last read back.
     fn observe(&self, id: &VirtualServerId) -> Observation;
 
-    /// Returns why this kernel cannot forward for a virtual server at all.
+    /// Returns the reason for which this kernel can never forward for a virtual server. `None`: it
+    /// can.
     fn why_impossible(&self, virtual_server: &VirtualServer) -> Option<String>;
 
-    /// Whether an operation has failed that may succeed later. The owner then repeats
-    /// [`Forwarder::follow_structure`] after a while.
+    /// Reports whether an operation failed that might succeed later. The owner then calls
+    /// [`Forwarder::follow_structure`] again after a pause.
     fn needs_retry(&self) -> bool;
 
-    /// Counts the connections of each real server, by its address in the kernel's table. A virtual
-    /// server that the kernel cannot hold is left out.
+    /// Counts the connections of each real server, by its address in the kernel's table. The result
+    /// does not contain a virtual server that the kernel cannot hold.
     fn connections(
         &mut self,
         ids: Vec<VirtualServerId>,
     ) -> impl Future<Output = Vec<CountedConnections<Self::Error>>> + Send;
 
-    /// Reads one slice of the kernel back. What another program has changed is programmed again in
-    /// this turn. The first slice after the last one of a round begins the next round.
+    /// Reads one slice of the kernel state back. Changes of other programs are repaired in the
+    /// current turn. After the last slice of a round, the next call begins a new round.
     fn audit(&mut self) -> impl Future<Output = AuditedSlice> + Send;
 
-    /// Returns the prefixes that this daemon made local.
+    /// Returns the prefixes that this daemon has made local.
     fn read_local_prefixes(
         &mut self,
     ) -> impl Future<Output = Result<BTreeSet<IpNet>, Self::Error>> + Send;
 
-    /// Accepts a prefix as local. One that is local already is no failure.
+    /// Makes a prefix local. Succeeds if the prefix is local already.
     fn add_local_prefix(
         &mut self,
         prefix: IpNet,
     ) -> impl Future<Output = Result<(), Self::Error>> + Send;
 
-    /// Reverts [`Forwarder::add_local_prefix`]; the route of another program stays.
+    /// Reverts [`Forwarder::add_local_prefix`]. Does not remove a route of another program.
     fn remove_local_prefix(
         &mut self,
         prefix: IpNet,
     ) -> impl Future<Output = Result<(), Self::Error>> + Send;
 }
 
-/// Reads connections next to the owner, so that a long list delays no change.
+/// A reader of connection counts that runs concurrently with the owner, so that a long list of
+/// virtual servers does not delay the owner.
 pub trait ConnectionCounters: Clone + Send + Sync + 'static {
-    /// Counts the connections of each real server, by its address in the kernel's table. Empty if
-    /// they cannot be read. `firewall_mark` is that of the last [`Observation`].
+    /// Counts the connections of each real server, by its address in the kernel's table. Returns an
+    /// empty map if the kernel cannot be read. `firewall_mark` is the mark in the last
+    /// [`Observation`].
     fn read(
         &self,
         id: VirtualServerId,
@@ -106,43 +123,43 @@ pub trait ConnectionCounters: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = BTreeMap<SocketAddr, Connections>> + Send;
 }
 
-/// The connections of each real server of a virtual server, or why they cannot be counted.
+/// The connections of each real server of a virtual server, or the error of the count.
 pub type CountedConnections<E> = (
     VirtualServerId,
     Result<BTreeMap<SocketAddr, Connections>, E>,
 );
 
-/// Connections of a real server, as the kernel counts them.
+/// Numbers of connections of a real server, counted by the kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Connections {
-    /// Established, or on the way to it.
+    /// Connections that are established or being established.
     pub active: u32,
-    /// In any other state.
+    /// Connections in any other state.
     pub inactive: u32,
 }
 
-/// What the kernel holds for a virtual server.
+/// The kernel state of a virtual server as it was read back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observation {
-    /// The kernel has to hold something for it. `false`: no target is set, or the kernel cannot hold one.
+    /// Whether a target is set. False also if the kernel cannot hold the target.
     pub has_target: bool,
-    /// The kernel was read back and holds the target.
+    /// Whether the kernel was read back and holds the target.
     pub is_programmed: bool,
-    /// What the kernel holds was written by this daemon or by an earlier run of it.
+    /// Whether this daemon, or an earlier run of it, wrote the entries in the kernel.
     pub is_owned: bool,
     /// The weight of each real server, by its address in the kernel's table.
     pub weights: BTreeMap<SocketAddr, u32>,
-    /// Why the kernel does not hold the target.
+    /// The reason for which the kernel does not hold the target.
     pub error: Option<String>,
-    /// The firewall mark of its ports in the kernel; `None` if the data plane uses no marks.
+    /// The firewall mark of the ports of the virtual server. `None`: the data plane uses no mark.
     pub firewall_mark: Option<u32>,
 }
 
-/// What one slice of an audit has read.
+/// The result of one slice of an audit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AuditedSlice {
     /// Virtual servers that another program has changed.
     pub changed: BTreeSet<VirtualServerId>,
-    /// Nothing of this round is left to read.
+    /// Whether this slice was the last one of the round.
     pub is_last: bool,
 }

@@ -1,4 +1,4 @@
-//! The DataPlane contract: translates, and asks the owner.
+//! gRPC server of the contract DataPlaneService.
 
 mod convert;
 
@@ -29,10 +29,11 @@ use crate::{
 };
 
 const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(100);
-/// Bounds the time that is added to the clock.
+/// Limit of a requested heartbeat interval, so that adding the interval to the clock cannot
+/// overflow.
 const LONGEST_HEARTBEAT: Duration = Duration::from_secs(3600);
 
-/// Serves what the owner publishes.
+/// The gRPC service, which reads the published state of the owner.
 #[derive(Clone, Debug)]
 pub(crate) struct DataPlaneGrpc<C> {
     published: Published,
@@ -44,7 +45,7 @@ pub(crate) struct DataPlaneGrpc<C> {
 type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl<C: ConnectionCounters> DataPlaneGrpc<C> {
-    /// As a service for the server.
+    /// Returns the service for the gRPC server.
     pub(crate) fn server(
         published: Published,
         requests: mpsc::Sender<Request>,
@@ -182,7 +183,7 @@ impl<C: ConnectionCounters> DataPlaneService for DataPlaneGrpc<C> {
     }
 }
 
-/// One watcher of service addresses.
+/// The state of one watch of service addresses.
 struct ServiceAddressWatch {
     subscription: Subscription<IpNet, ServiceAddressStatus>,
     alive: watch::Receiver<u64>,
@@ -192,12 +193,13 @@ struct ServiceAddressWatch {
 }
 
 impl ServiceAddressWatch {
-    /// After an error the watch has ended.
+    /// Waits for the next message of the watch. `None`, and any message after an error: the watch
+    /// has ended.
     async fn next(&mut self) -> Option<Result<wire::WatchServiceAddressesResponse, WatchEnded>> {
         use watch_service_addresses_response::Event as Wire;
         let due = self.heartbeat.map(|heartbeat| self.last_sent + heartbeat);
         let alive = &mut self.alive;
-        // Only an owner that is alive makes a heartbeat.
+        // A heartbeat requires a sign of life from the owner after the heartbeat was due.
         let heartbeat = async {
             wait_until(due).await;
             alive.mark_unchanged();

@@ -1,5 +1,6 @@
-//! Health checks: one task for each real server and kind of health check, shared by the virtual
-//! servers that check it alike.
+//! Running health checks, one task for each distinct check.
+//!
+//! Virtual servers that check a real server with equal settings share one task.
 
 mod key;
 mod probe;
@@ -28,7 +29,7 @@ pub(crate) use key::HealthCheckKey;
 pub(crate) use probe::ProbeError;
 pub use tracker::Health;
 
-/// Result of a health check that differs from the result before.
+/// A result of a health check that differs from the previous result.
 #[derive(Debug)]
 pub(crate) struct HealthCheckEvent {
     key: HealthCheckKey,
@@ -36,18 +37,18 @@ pub(crate) struct HealthCheckEvent {
     last_error: Option<ProbeError>,
 }
 
-/// What the health checks of a real server say.
+/// The health of a real server according to its health check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct HealthState {
-    /// Healthy without health checks.
+    /// `Healthy` if the real server has no health check.
     pub(crate) health: Health,
-    /// Why the last health check failed; `None`: it succeeded.
+    /// Error of the last probe. `None`: the last probe succeeded.
     pub(crate) last_error: Option<ProbeError>,
-    /// When `health` changed.
+    /// Time of the last change of `health`.
     pub(crate) changed: Instant,
 }
 
-/// The running health checks.
+/// The tasks and results of all running health checks.
 #[derive(Debug)]
 pub(crate) struct HealthChecks {
     events: mpsc::Sender<HealthCheckEvent>,
@@ -63,12 +64,12 @@ struct Running {
     users: BTreeSet<VirtualServerId>,
     task: AbortHandle,
     state: HealthState,
-    /// Duration of the last successful run; 0: there was none.
+    /// Duration of the last successful probe, in microseconds. 0: no probe has succeeded.
     microseconds: Arc<AtomicU32>,
 }
 
 impl HealthChecks {
-    /// Starts with no health check; results go to `events`.
+    /// Returns an empty set of health checks, which will send changed results to `events`.
     pub(crate) fn new(events: mpsc::Sender<HealthCheckEvent>, metrics: HealthCheckMetrics) -> Self {
         Self {
             events,
@@ -79,8 +80,8 @@ impl HealthChecks {
         }
     }
 
-    /// Starts the health checks of the real servers of `after`, and stops those of `before` that
-    /// no virtual server needs.
+    /// Starts the health checks of `after`, the new state of a virtual server, and stops the health
+    /// checks of `before` that no virtual server uses any longer.
     pub(crate) fn replace(
         &mut self,
         before: Option<&VirtualServer>,
@@ -127,9 +128,9 @@ impl HealthChecks {
         })
     }
 
-    /// Records a result; returns the virtual servers that it concerns.
+    /// Records a result. Returns the virtual servers that use this health check.
     pub(crate) fn record(&mut self, event: HealthCheckEvent) -> Vec<VirtualServerId> {
-        // The event of a health check that was stopped meanwhile concerns none.
+        // The health check was stopped after it had sent this event.
         let Some(running) = self.running.get_mut(&event.key) else {
             return Vec::new();
         };
@@ -139,7 +140,7 @@ impl HealthChecks {
                 before = ?running.state.health,
                 health = ?event.health,
                 error = event.last_error.as_ref().map(ToString::to_string),
-                "the health of a real server has changed"
+                "health of a real server changed"
             );
             running.state.health = event.health;
             running.state.changed = Instant::now();
@@ -148,7 +149,7 @@ impl HealthChecks {
         running.users.iter().copied().collect()
     }
 
-    /// Returns what is known of a real server.
+    /// Returns the health of a real server.
     pub(crate) fn state(
         &self,
         virtual_server: &VirtualServer,
@@ -167,7 +168,8 @@ impl HealthChecks {
         })
     }
 
-    /// Returns the duration of the last successful run of each health check that had one.
+    /// Returns the duration of the last successful probe of each health check. Health checks
+    /// without a successful probe are not included.
     pub(crate) fn durations(&self) -> HashMap<HealthCheckKey, Duration> {
         self.running
             .iter()
@@ -182,7 +184,7 @@ impl HealthChecks {
         self.running.len()
     }
 
-    /// Returns when a health check has panicked.
+    /// Waits until a health check task panics.
     pub(crate) async fn panicked(&mut self) -> JoinError {
         loop {
             match self.tasks.join_next().await {
@@ -274,7 +276,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_real_server_that_stops_listening_fails_and_returns() {
+    async fn a_real_server_that_stops_listening_fails_until_it_listens_again() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = local("tcp/10.1.1.10:80", address.port());
@@ -293,7 +295,7 @@ mod tests {
             seen.push(state(&health_checks));
         }
         let [first, .., last] = seen.as_slice() else {
-            panic!("fall is 2: {seen:?}")
+            panic!("expected at least two results, since fall is 2: {seen:?}")
         };
         assert_eq!(
             (first.health, last.health),
@@ -312,7 +314,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn virtual_servers_that_check_alike_share_a_health_check() {
+    async fn virtual_servers_with_equal_settings_share_a_health_check() {
         let one = local("tcp/10.1.1.10:80", 9);
         let mut other = local("tcp/10.1.1.11:80", 9);
         let (sender, _events) = mpsc::channel(9);

@@ -1,4 +1,4 @@
-//! What every data plane needs apart from its kernel part, which is one [`Forwarder`].
+//! Common parts of all data planes, without the [`Forwarder`].
 //!
 //! ```text
 //!  Discovery ──► discovery ──┐                 ┌──► Forwarder (another crate) ──► the kernel
@@ -7,10 +7,13 @@
 //!                   checks                            ConnectionCounters ──► counters for lists
 //! ```
 //!
-//! - One task, the owner, decides. It is one loop over parts that own their state: the desired
-//!   set, the drains, the health checks, the local prefixes, the audit clock and the status.
-//! - Until the desired set has come once, the forwarder changes nothing in the kernel.
-//! - The forwarder reads back what it writes before it counts as programmed.
+//! - One task, the owner, makes all decisions. It is a loop over parts that each own their state:
+//!   the
+//!   desired set, the drains, the health checks, the local prefixes, the audit clock and the
+//! status.
+//! - Until the first desired set arrives, the forwarder changes nothing in the kernel.
+//! - A virtual server counts as programmed only after the forwarder has read its kernel entries
+//!   back.
 
 mod audit_clock;
 mod config;

@@ -1,4 +1,4 @@
-//! The prefixes that are accepted as local, and those that shall be.
+//! Desired and actual local prefixes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,9 +9,9 @@ use crate::forwarder::Forwarder;
 
 #[derive(Debug)]
 pub(crate) struct LocalPrefixes<F: Forwarder> {
-    /// Ours, or found to be another's.
+    /// Prefixes that are local, by this daemon or by another program.
     local: BTreeSet<IpNet>,
-    wanted: BTreeSet<IpNet>,
+    desired: BTreeSet<IpNet>,
     errors: BTreeMap<IpNet, F::Error>,
 }
 
@@ -19,20 +19,20 @@ impl<F: Forwarder> LocalPrefixes<F> {
     pub(crate) fn new(adopted: BTreeSet<IpNet>) -> Self {
         Self {
             local: adopted,
-            wanted: BTreeSet::new(),
+            desired: BTreeSet::new(),
             errors: BTreeMap::new(),
         }
     }
 
-    pub(crate) fn wanted(&self) -> &BTreeSet<IpNet> {
-        &self.wanted
+    pub(crate) fn desired(&self) -> &BTreeSet<IpNet> {
+        &self.desired
     }
 
     pub(crate) fn has_errors(&self) -> bool {
         !self.errors.is_empty()
     }
 
-    /// Whether a prefix is accepted as local, or why not.
+    /// Returns `Ok` if the prefix is local, otherwise the reason.
     pub(crate) fn state(&self, prefix: IpNet) -> Result<(), String> {
         if self.local.contains(&prefix) {
             return Ok(());
@@ -43,18 +43,18 @@ impl<F: Forwarder> LocalPrefixes<F> {
         ))
     }
 
-    /// Sets what shall be local, and takes back what shall not.
-    pub(crate) async fn set_wanted(&mut self, forwarder: &mut F, wanted: BTreeSet<IpNet>) {
-        self.wanted = wanted;
-        let (wanted, local) = (&self.wanted, &self.local);
+    /// Sets the desired prefixes, and removes local prefixes that are not desired.
+    pub(crate) async fn set_desired(&mut self, forwarder: &mut F, desired: BTreeSet<IpNet>) {
+        self.desired = desired;
+        let (desired, local) = (&self.desired, &self.local);
         self.errors
-            .retain(|prefix, _| wanted.contains(prefix) || local.contains(prefix));
-        self.remove_unwanted(forwarder).await;
+            .retain(|prefix, _| desired.contains(prefix) || local.contains(prefix));
+        self.remove_undesired(forwarder).await;
     }
 
-    /// Accepts what shall be local and is not, and takes back the rest.
-    pub(crate) async fn complete(&mut self, forwarder: &mut F) {
-        let missing: Vec<IpNet> = self.wanted.difference(&self.local).copied().collect();
+    /// Adds the missing prefixes, then removes local prefixes that are not desired.
+    pub(crate) async fn add_missing(&mut self, forwarder: &mut F) {
+        let missing: Vec<IpNet> = self.desired.difference(&self.local).copied().collect();
         for prefix in missing {
             match forwarder.add_local_prefix(prefix).await {
                 Ok(()) => {
@@ -62,49 +62,59 @@ impl<F: Forwarder> LocalPrefixes<F> {
                     self.errors.remove(&prefix);
                 }
                 Err(error) => {
-                    self.failed(prefix, error, "a service address is not accepted as local");
+                    self.failed(
+                        prefix,
+                        error,
+                        "cannot add a local prefix; clients of this prefix are not served",
+                    );
                 }
             }
         }
-        self.remove_unwanted(forwarder).await;
+        self.remove_undesired(forwarder).await;
     }
 
-    /// What overlaps with a prefix that is still to come, such as an address with its new range,
-    /// stays until that is there: no packet meanwhile finds the address of nobody.
-    async fn remove_unwanted(&mut self, forwarder: &mut F) {
-        let needed = |prefix: &IpNet| {
-            let mut missing = self.wanted.difference(&self.local);
+    /// Removes local prefixes that are not desired. A prefix that overlaps with a missing prefix,
+    /// such as an address in its new service range, stays until the missing prefix is added.
+    /// Otherwise packets could arrive while the address is not local.
+    async fn remove_undesired(&mut self, forwarder: &mut F) {
+        let is_needed = |prefix: &IpNet| {
+            let mut missing = self.desired.difference(&self.local);
             missing.any(|missing| missing.contains(prefix) || prefix.contains(missing))
         };
-        let unwanted = self.local.difference(&self.wanted);
-        let unwanted: Vec<IpNet> = unwanted.filter(|prefix| !needed(prefix)).copied().collect();
-        for prefix in unwanted {
+        let undesired = self.local.difference(&self.desired);
+        let undesired: Vec<IpNet> = undesired
+            .filter(|prefix| !is_needed(prefix))
+            .copied()
+            .collect();
+        for prefix in undesired {
             match forwarder.remove_local_prefix(prefix).await {
                 Ok(()) => {
                     self.local.remove(&prefix);
                     self.errors.remove(&prefix);
                 }
-                Err(error) => self.failed(prefix, error, "a prefix stays local"),
+                Err(error) => self.failed(prefix, error, "cannot remove a local prefix; retrying"),
             }
         }
     }
 
-    /// Logs a failure that repeats once.
-    fn failed(&mut self, prefix: IpNet, error: F::Error, what: &str) {
+    /// Logs a failure, but not the repetition of an equal failure.
+    fn failed(&mut self, prefix: IpNet, error: F::Error, message: &str) {
         if self.errors.get(&prefix) != Some(&error) {
-            tracing::warn!(%prefix, error = in_words(&error), "{what}");
+            tracing::warn!(%prefix, error = in_words(&error), "{message}");
             self.errors.insert(prefix, error);
         }
     }
 
-    /// Reads what is local. What somebody took away, or gave, is found by adding it again.
+    /// Reads the local prefixes of this daemon back. A prefix that another program removed is then
+    /// missing and is added again. A prefix that another program owns is missing too; adding it
+    /// finds that it is local already.
     pub(crate) async fn audit(&mut self, forwarder: &mut F) {
         match forwarder.read_local_prefixes().await {
-            Ok(ours) => self.local = ours,
+            Ok(prefixes) => self.local = prefixes,
             Err(error) => {
                 tracing::warn!(
                     error = in_words(&error),
-                    "the local routes could not be read"
+                    "cannot read the local prefixes back; keeping the last known ones"
                 );
             }
         }

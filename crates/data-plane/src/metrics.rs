@@ -1,28 +1,23 @@
-//! Metrics of every data plane.
+//! Metrics of all data planes.
 
 use std::time::Duration;
 
 use daemon_runtime::{Counter, Family, Gauge, Histogram, Labels, Metrics};
 
-/// Seconds, from a neighbour on the same node to a timeout.
+/// Upper bounds in seconds, from a real server on the local node to a timeout.
 const HEALTH_CHECK_BUCKETS: [f64; 8] = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.1, 1.0, 3.0];
 
-/// What the owner counts.
+/// The metrics that the owner updates.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct DataPlaneMetrics {
-    /// Virtual servers by the step that they miss.
     pub(crate) virtual_servers: Family<Labels, Gauge>,
-    /// Real servers that the desired set does not list and that keep their connections.
     pub(crate) draining_real_servers: Gauge,
-    /// Such drains that have ended, by what ended them.
     pub(crate) drained_real_servers: Family<Labels, Counter>,
-    /// Invalid objects of the desired set.
     pub(crate) invalid_objects: Counter,
-    /// 1 while the stream of the desired set is open.
     pub(crate) discovery_connected: Gauge,
 }
 
-/// What the health checks count.
+/// The metrics that the health checks update.
 #[derive(Clone, Debug)]
 pub(crate) struct HealthCheckMetrics {
     results: Family<Labels, Counter>,
@@ -34,23 +29,23 @@ impl DataPlaneMetrics {
         Self {
             virtual_servers: metrics.create(
                 "virtual_servers",
-                "Virtual servers, by the step that is missing (serving: none)",
+                "Virtual servers, by missing step; the label value serving means that no step is missing",
             ),
             draining_real_servers: metrics.create(
                 "draining_real_servers",
-                "Real servers that the desired set no longer lists and that keep their connections",
+                "Draining real servers that the desired set no longer lists",
             ),
             drained_real_servers: metrics.create(
                 "drained_real_servers",
-                "Drains that have ended, by what ended them (deadline: connections were cut)",
+                "Ended drains of real servers, by outcome; with the outcome deadline, connections were cut",
             ),
             invalid_objects: metrics.create(
                 "discovery_invalid_objects",
-                "Objects of the desired set that cannot be; their last good state was kept",
+                "Rejected invalid objects of the desired set; their last valid state was kept",
             ),
             discovery_connected: metrics.create(
                 "discovery_connected",
-                "1 while the desired set is being watched, 0 while the last one is kept",
+                "1 while the stream of the desired set is open, 0 while the last desired set is kept",
             ),
         }
     }
@@ -59,11 +54,15 @@ impl DataPlaneMetrics {
 impl HealthCheckMetrics {
     pub(crate) fn register(metrics: &Metrics) -> Self {
         let this = Self {
-            results: metrics.create("checks", "Health checks that have ended"),
+            results: metrics.create("checks", "Ended probes of real servers, by result"),
             ..Self::default()
         };
         let seconds = this.seconds.clone();
-        metrics.register("check_seconds", "Duration of health checks", seconds);
+        metrics.register(
+            "check_seconds",
+            "Duration of the probes of real servers",
+            seconds,
+        );
         this
     }
 

@@ -1,4 +1,4 @@
-//! The owner of a data plane: the one task that decides what the forwarder has to hold.
+//! The owner task, which decides the targets of the forwarder.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -26,54 +26,54 @@ use crate::{
     local_prefixes::LocalPrefixes,
     metrics::DataPlaneMetrics,
     start::Steps,
-    status::{self, Knowledge, ServiceAddressStatus, VirtualServerStatus},
+    status::{self, ServiceAddressStatus, StatusInputs, VirtualServerStatus},
     status_publisher::StatusPublisher,
 };
 
-/// How often the owner shows that it is alive; half of the shortest heartbeat of the contract.
+/// Time between two signs of life of the owner: half of the shortest heartbeat interval of the
+/// contract.
 const ALIVE_INTERVAL: Duration = Duration::from_millis(50);
-/// The gRPC service itself holds one receiver of the owner's signs of life; each watcher another.
+/// Number of receivers of the owner's signs of life without a watcher: the gRPC service holds one
+/// receiver, and each watcher another one.
 const NO_WATCHERS: usize = 1;
-/// What the kernel refused is tried again after this time.
+/// Pause before operations that the kernel refused are repeated.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
-/// Changes that arrive together are made together, up to this many.
+/// Most events that the owner handles together in one turn.
 const LARGEST_TURN: usize = 10_000;
 
-/// A question to the owner.
+/// A request of the gRPC server to the owner.
 #[derive(Debug)]
 pub(crate) enum Request {
-    /// Duration of the last successful run of each health check that had one.
+    /// Asks for the duration of the last successful probe of each health check.
     HealthCheckDurations(oneshot::Sender<HashMap<HealthCheckKey, Duration>>),
 }
 
-/// The owner's channels.
+/// The receivers of the owner.
 #[derive(Debug)]
 pub(crate) struct Inputs {
-    /// From the client of Discovery.
+    /// Events of the client of Discovery.
     pub(crate) desired: mpsc::Receiver<DesiredEvent>,
-    /// From the health checks.
+    /// Changed results of the health checks.
     pub(crate) health_checks: mpsc::Receiver<HealthCheckEvent>,
-    /// From the gRPC server.
+    /// Requests of the gRPC server.
     pub(crate) requests: mpsc::Receiver<Request>,
 }
 
-/// What watchers see.
+/// The published state of the owner for lists and watches.
 #[derive(Clone, Debug)]
 pub(crate) struct Published {
-    /// Every virtual server.
     pub(crate) virtual_servers: Reader<VirtualServerId, Arc<VirtualServerStatus>>,
-    /// Every service address.
     pub(crate) service_addresses: Reader<IpNet, ServiceAddressStatus>,
-    /// Changes as long as the owner is alive.
+    /// A counter that changes as long as the owner is alive.
     pub(crate) alive: watch::Receiver<u64>,
 }
 
-/// A health check has panicked, so that the owner ends.
+/// An error that ends the owner: a health check task has panicked.
 #[derive(Debug, thiserror::Error)]
 #[error("a health check has panicked")]
 pub struct HealthCheckPanicked(#[source] JoinError);
 
-/// The owner of a data plane.
+/// The state of the owner task.
 #[derive(Debug)]
 pub(crate) struct Owner<F: Forwarder> {
     forwarder: F,
@@ -87,20 +87,20 @@ pub(crate) struct Owner<F: Forwarder> {
     retry_at: Option<Instant>,
 }
 
-/// What a turn of the owner has to look at.
+/// The work that the current turn of the owner must do.
 #[derive(Debug, Default)]
 struct PendingWork {
-    /// Virtual servers whose target or status may differ.
+    /// Virtual servers whose target or status might have changed.
     virtual_servers: BTreeSet<VirtualServerId>,
-    /// The set of addresses, ports, ranges or forwarding methods has changed.
+    /// Whether the addresses, ports, ranges or forwarding methods have changed.
     structure: bool,
 }
 
 impl<F: Forwarder> Owner<F> {
-    /// Reads the local prefixes, and changes nothing.
+    /// Creates the owner and reads the local prefixes. Changes nothing in the kernel.
     ///
     /// # Errors
-    /// They cannot be read.
+    /// The local prefixes cannot be read.
     pub(crate) async fn new(
         mut forwarder: F,
         health_checks: HealthChecks,
@@ -109,7 +109,7 @@ impl<F: Forwarder> Owner<F> {
         audit_interval: Duration,
     ) -> Result<Self, F::Error> {
         let local = forwarder.read_local_prefixes().await?;
-        tracing::info!(local_prefixes = local.len(), "the local prefixes were read");
+        tracing::info!(local_prefixes = local.len(), "read the local prefixes");
         Ok(Self {
             forwarder,
             desired: DesiredState::new(steps.desired, metrics.clone()),
@@ -123,7 +123,7 @@ impl<F: Forwarder> Owner<F> {
         })
     }
 
-    /// Returns what readers and watchers see.
+    /// Returns readers of the published state.
     pub(crate) fn published(&self) -> Published {
         Published {
             virtual_servers: self.status.virtual_servers(),
@@ -132,8 +132,8 @@ impl<F: Forwarder> Owner<F> {
         }
     }
 
-    /// Owns the data plane until a drain is requested, and then for as long as `linger` while a
-    /// client watches the service addresses; leaves the kernel as it is.
+    /// Runs until a drain is requested. Then continues while a client watches the service
+    /// addresses, but at most for `linger`. Leaves the kernel state unchanged at the end.
     ///
     /// # Errors
     /// A health check has panicked.
@@ -198,16 +198,16 @@ impl<F: Forwarder> Owner<F> {
     fn answer(&self, request: Request) {
         match request {
             Request::HealthCheckDurations(answer) => {
-                // The client may be gone.
+                // The client can have cancelled its request.
                 let _ = answer.send(self.health_checks.durations());
             }
         }
     }
 
-    /// Takes over one event; what it changes is left to the turn.
+    /// Handles one event of Discovery. Adds the resulting changes of the kernel to `work`.
     fn on_desired_event(&mut self, event: DesiredEvent, work: &mut PendingWork) {
         match event {
-            DesiredEvent::Set { desired, kept } => self.on_desired_set(desired, kept, work),
+            DesiredEvent::Set { desired, invalid } => self.on_desired_set(desired, invalid, work),
             DesiredEvent::Change(change) => self.on_change(change, work),
             DesiredEvent::InvalidObject => self.desired.on_invalid_object(),
             DesiredEvent::Lost(loss) => self.desired.on_loss(loss),
@@ -227,7 +227,8 @@ impl<F: Forwarder> Owner<F> {
         };
         if self.desired.get().is_none() {
             self.desired.begin();
-            // A virtual server that an earlier run had in service serves on before its first
+            // A virtual server that an earlier run had in service continues to serve before its
+            // first
             // health check.
             self.status.set_checked(self.forwarder.adopt(&desired));
             work.structure = true;
@@ -241,7 +242,7 @@ impl<F: Forwarder> Owner<F> {
         let Some(desired) = self.desired.get() else {
             return;
         };
-        tracing::debug!(?change, "the desired set changes");
+        tracing::debug!(?change, "applying a change of the desired set");
         match &mut change {
             DesiredChange::PutServiceRange(_) | DesiredChange::RemoveServiceRange(_) => {
                 work.structure = true;
@@ -260,7 +261,7 @@ impl<F: Forwarder> Owner<F> {
             DesiredChange::RemoveVirtualServer(id) => {
                 work.structure = true;
                 work.virtual_servers.insert(*id);
-                self.drains.forget(id);
+                self.drains.remove_virtual_server(id);
                 self.health_checks
                     .replace(desired.virtual_servers.get(id), None);
             }
@@ -268,14 +269,15 @@ impl<F: Forwarder> Owner<F> {
         self.desired.apply(change);
     }
 
-    /// Looks again at everything that the kernel refused.
+    /// Adds everything to `work` that the kernel has refused.
     fn retry(&mut self, work: &mut PendingWork) {
         self.retry_at = None;
         work.structure = true;
         work.virtual_servers.extend(self.status.unprogrammed());
     }
 
-    /// Counts the connections of one slice of the drains, and ends those that are over.
+    /// Counts the connections of one slice of the draining virtual servers, and ends the drains
+    /// that are complete.
     async fn poll_drains(&mut self, work: &mut PendingWork) {
         let counted = self.forwarder.connections(self.drains.next_slice()).await;
         let mut errors = (counted.iter())
@@ -285,7 +287,7 @@ impl<F: Forwarder> Owner<F> {
                 virtual_server = %id,
                 more = errors.count(),
                 error = in_words(error),
-                "connections could not be counted"
+                "cannot count the connections of draining real servers; retrying"
             );
         }
         let now = Instant::now();
@@ -334,7 +336,7 @@ impl<F: Forwarder> Owner<F> {
         work.virtual_servers.insert(id);
     }
 
-    /// Audits one slice; what differs is left to the turn to repair.
+    /// Audits one slice. Adds the differences to `work`, so that the turn repairs them.
     async fn audit(&mut self, work: &mut PendingWork) {
         if self.audit.begin_slice() {
             self.local_prefixes.audit(&mut self.forwarder).await;
@@ -345,18 +347,17 @@ impl<F: Forwarder> Owner<F> {
         work.virtual_servers.extend(slice.changed);
     }
 
-    /// Makes the kernel equal to the desired set where the work says that it may differ: what the
-    /// forwarder needs for a structure first, then the targets, then the addresses; removals run in
-    /// reverse order.
+    /// Makes the kernel equal to the desired set for the virtual servers in `work`. The order is:
+    /// structure (guards and marks), targets, local prefixes. Removals run in reverse order.
     async fn reconcile(&mut self, mut work: PendingWork) {
         let Some(desired) = self.desired.get() else {
             return;
         };
         if work.structure {
             let prefixes = status::service_prefixes(desired);
-            // Addresses are removed before their guards and their targets are.
+            // Local prefixes are removed before their guards and targets.
             self.local_prefixes
-                .set_wanted(&mut self.forwarder, prefixes.clone())
+                .set_desired(&mut self.forwarder, prefixes.clone())
                 .await;
             let changed = self.forwarder.follow_structure(desired, &prefixes).await;
             work.virtual_servers.extend(changed);
@@ -375,16 +376,17 @@ impl<F: Forwarder> Owner<F> {
             }
         }
         self.forwarder.program().await;
-        self.local_prefixes.complete(&mut self.forwarder).await;
+        self.local_prefixes.add_missing(&mut self.forwarder).await;
         self.publish(&work);
-        self.drains.show();
+        self.drains.update_metrics();
         let is_incomplete = self.forwarder.needs_retry() || self.local_prefixes.has_errors();
         if is_incomplete && self.retry_at.is_none() {
             self.retry_at = Some(Instant::now() + RETRY_INTERVAL);
         }
     }
 
-    /// Publishes what the turn may have changed.
+    /// Publishes the status of the virtual servers and service addresses that the turn might have
+    /// changed.
     fn publish(&mut self, work: &PendingWork) {
         let Some(desired) = self.desired.get() else {
             return;
@@ -400,28 +402,29 @@ impl<F: Forwarder> Owner<F> {
                 None => self.status.remove_virtual_server(id),
             }
         }
-        let wanted = self.local_prefixes.wanted();
+        let desired_prefixes = self.local_prefixes.desired();
         if work.structure {
-            prefixes.extend(wanted);
+            prefixes.extend(desired_prefixes);
         }
-        for prefix in prefixes.intersection(wanted) {
+        for prefix in prefixes.intersection(desired_prefixes) {
             let local = self.local_prefixes.state(*prefix);
             self.status.set_service_address(*prefix, local);
         }
-        // After the new ones, which may take their place.
+        // Removed after the new service addresses are published, because a new range can replace a
+        // removed address.
         if work.structure {
-            self.status.retain_service_addresses(wanted);
+            self.status.retain_service_addresses(desired_prefixes);
         }
         self.status.finish_turn();
     }
 
     fn virtual_server_status(&self, server: &VirtualServer) -> VirtualServerStatus {
-        let knowledge = Knowledge {
+        let inputs = StatusInputs {
             observation: self.forwarder.observe(&server.id),
             why_impossible: self.forwarder.why_impossible(server),
             is_checked: self.status.is_checked(&server.id),
         };
-        VirtualServerStatus::new(server, knowledge, |real| {
+        VirtualServerStatus::new(server, inputs, |real| {
             self.health_checks.state(server, real)
         })
     }

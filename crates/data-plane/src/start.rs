@@ -16,43 +16,42 @@ use crate::{
     owner::{Inputs, Owner},
 };
 
-/// Enough for a burst; a full channel makes the sender wait.
-const CHANNEL: usize = 1024;
+/// Capacity of each channel to the owner. A sender waits while its channel is full.
+const CHANNEL_CAPACITY: usize = 1024;
 
-/// What the drain may take beyond the lingering.
+/// Additional time after the linger time before the runtime aborts the drain.
 const DRAIN_MARGIN: Duration = Duration::from_secs(5);
 
-/// The lines of a data plane in `/readyz`. A backend registers its own after them.
+/// The readiness steps of a data plane in `/readyz`. A forwarder registers its own steps after
+/// these.
 #[derive(Debug)]
 pub struct Steps {
-    /// The desired set has been received.
+    /// Ready when a desired set has been received.
     pub(crate) desired: Step,
-    /// The forwarder holds it.
+    /// Ready when the forwarder holds every virtual server of the desired set.
     pub(crate) programmed: Step,
 }
 
-/// Why a data plane could not start. `E` is the error of its forwarder.
+/// An error that prevents the start of a data plane. `E` is the error of its forwarder.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError<E: Error + 'static> {
-    /// The local prefixes cannot be read.
-    #[error("cannot read what the kernel holds")]
+    #[error("cannot read the local prefixes from the kernel")]
     ReadLocalPrefixes(#[source] E),
-    /// A socket cannot be opened.
     #[error(transparent)]
     Listen(#[from] DaemonError),
 }
 
 impl Steps {
-    /// Adds the lines.
+    /// Registers the steps as missing.
     pub fn register(readiness: &Readiness) -> Self {
         Self {
-            desired: readiness.step("desired-set", "not received yet"),
-            programmed: readiness.step("programmed", "not yet"),
+            desired: readiness.step("desired-set", "no desired set received yet"),
+            programmed: readiness.step("programmed", "nothing programmed yet"),
         }
     }
 }
 
-/// Starts the tasks of a data plane and returns where DataPlane is served.
+/// Starts the tasks of a data plane. Returns the address of its gRPC server.
 ///
 /// # Errors
 /// The local prefixes cannot be read, or the address cannot be bound.
@@ -62,9 +61,9 @@ pub async fn start<F: Forwarder>(
     config: Config,
     daemon: &mut Daemon,
 ) -> Result<ListenAddress, StartError<F::Error>> {
-    let (health_check_events, health_checks_in) = mpsc::channel(CHANNEL);
-    let (desired_events, desired_in) = mpsc::channel(CHANNEL);
-    let (requests, requests_in) = mpsc::channel(CHANNEL);
+    let (health_check_events, health_check_receiver) = mpsc::channel(CHANNEL_CAPACITY);
+    let (desired_events, desired_receiver) = mpsc::channel(CHANNEL_CAPACITY);
+    let (requests, request_receiver) = mpsc::channel(CHANNEL_CAPACITY);
     let health_check_metrics = HealthCheckMetrics::register(daemon.metrics());
     let health_checks = HealthChecks::new(health_check_events, health_check_metrics);
     let metrics = DataPlaneMetrics::register(daemon.metrics());
@@ -93,9 +92,9 @@ pub async fn start<F: Forwarder>(
         .await?;
     daemon.set_drain_deadline(config.linger + DRAIN_MARGIN);
     let inputs = Inputs {
-        desired: desired_in,
-        health_checks: health_checks_in,
-        requests: requests_in,
+        desired: desired_receiver,
+        health_checks: health_check_receiver,
+        requests: request_receiver,
     };
     let shutdown = daemon.shutdown().clone();
     daemon.spawn_until_drained("owner", owner.run(inputs, shutdown, config.linger));

@@ -1,5 +1,8 @@
-//! What has become of the desired set: which virtual server serves, which service address can be
-//! announced, and which step is missing if not. Pure.
+//! Status of virtual servers and service addresses.
+//!
+//! The status tells whether a virtual server or service address is serving, and which step is
+//! missing
+//! otherwise. The functions of this module have no side effects.
 
 use std::{
     collections::BTreeSet,
@@ -16,7 +19,7 @@ use crate::{
     health_check::{Health, HealthState},
 };
 
-/// The order in which a service address comes up.
+/// A missing step. The variants are in the order in which a service address comes up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum MissingStep {
     /// The kernel's table has not been programmed and read back.
@@ -29,73 +32,70 @@ pub(crate) enum MissingStep {
     LocalAddress,
 }
 
-/// A virtual server as it is desired, and what has become of it.
+/// The desired state of a virtual server with its actual state.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct VirtualServerStatus {
-    /// As it is desired.
     pub(crate) desired: VirtualServer,
-    /// The kernel's table was read back and holds it.
+    /// Whether the kernel's table was read back and holds the virtual server.
     pub(crate) programmed: bool,
-    /// This kernel cannot hold it at all; waiting does not help.
+    /// Whether this kernel can never hold the virtual server.
     pub(crate) impossible: bool,
-    /// `None`: it is serving.
+    /// `None`: the virtual server is serving.
     pub(crate) missing_step: Option<MissingStep>,
-    /// The mark that stands for its ports in the kernel.
+    /// The mark that the kernel uses for the ports of the virtual server.
     pub(crate) firewall_mark: Option<u32>,
-    /// Real servers that receive new connections.
+    /// Number of real servers that receive new connections.
     pub(crate) available_real_servers: u32,
-    /// In the order of the desired ones.
+    /// Status of the real servers, in the order of `desired`.
     pub(crate) real_servers: Vec<RealServerStatus>,
-    /// Why the kernel's table does not hold it; empty if it does.
+    /// The reason for which the kernel's table does not hold the virtual server. Empty: it does.
     pub(crate) last_error: String,
 }
 
-/// A real server as it is desired, and what has become of it.
+/// The desired state of a real server with its actual state.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct RealServerStatus {
-    /// As it is desired.
     pub(crate) desired: RealServer,
-    /// Its address and port in the kernel's table.
+    /// Address and port of the real server in the kernel's table.
     pub(crate) table_address: SocketAddr,
-    /// Its weight in the kernel's table; `None`: it is not there.
+    /// Weight in the kernel's table. `None`: the real server is not in the table.
     pub(crate) effective_weight: Option<u32>,
-    /// What its health checks say.
     pub(crate) health: HealthState,
 }
 
-/// An address, or a range of addresses, that can be announced as a whole.
+/// The status of a service address: a single address or a service range.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ServiceAddressStatus {
-    /// `None`: clients that are sent here are served.
+    /// `None`: the service address is serving.
     pub(crate) missing_step: Option<MissingStep>,
-    /// The same in words.
+    /// Explanation of `missing_step` for the operator.
     pub(crate) detail: String,
-    /// Virtual servers in it.
+    /// Number of virtual servers in the service address.
     pub(crate) virtual_servers: u32,
-    /// How many of them are serving.
+    /// Number of these virtual servers that are serving.
     pub(crate) serving_virtual_servers: u32,
 }
 
-/// What is known of a virtual server.
+/// The actual state from which the status of a virtual server is derived.
 #[derive(Clone, Debug)]
-pub(crate) struct Knowledge {
-    /// What the forwarder holds.
+pub(crate) struct StatusInputs {
+    /// The kernel state as the forwarder read it back.
     pub(crate) observation: Observation,
-    /// Why the forwarder cannot hold it at all.
+    /// The reason for which the kernel can never hold the virtual server. `None`: it can.
     pub(crate) why_impossible: Option<String>,
-    /// Every real server has had its first health check at some time, or the virtual server was
-    /// found in service.
+    /// Whether all real servers have had a first health check, or an earlier run already had the
+    /// virtual server in service.
     pub(crate) is_checked: bool,
 }
 
 impl VirtualServerStatus {
-    /// Puts together what is known.
+    /// Derives the status of a virtual server.
     pub(crate) fn new(
         desired: &VirtualServer,
-        knowledge: Knowledge,
+        inputs: StatusInputs,
         health: impl Fn(&RealServer) -> HealthState,
     ) -> Self {
-        let observation = knowledge.observation;
+        let observation = inputs.observation;
         let real_servers: Vec<_> = desired
             .real_servers
             .iter()
@@ -117,18 +117,18 @@ impl VirtualServerStatus {
         let available_real_servers = u32::try_from(available).unwrap_or(u32::MAX);
         let missing_step = if !programmed {
             Some(MissingStep::Programmed)
-        } else if !knowledge.is_checked {
+        } else if !inputs.is_checked {
             Some(MissingStep::Checked)
         } else if available_real_servers < desired.minimum_healthy {
             Some(MissingStep::Healthy)
         } else {
             None
         };
-        let error = knowledge.why_impossible.or(observation.error);
+        let error = inputs.why_impossible.or(observation.error);
         let last_error = match (programmed, error) {
             (true, _) => String::new(),
             (false, Some(error)) => error,
-            (false, None) => "the kernel's table does not hold it yet".to_owned(),
+            (false, None) => "not in the kernel's table yet".to_owned(),
         };
         Self {
             desired: desired.clone(),
@@ -142,12 +142,11 @@ impl VirtualServerStatus {
         }
     }
 
-    /// Whether its clients are served.
     pub(crate) fn is_serving(&self) -> bool {
         self.missing_step.is_none()
     }
 
-    /// Why it is not serving.
+    /// Explains the missing step for the operator.
     fn detail(&self) -> String {
         let id = &self.desired.id;
         let all = self.real_servers.len();
@@ -160,10 +159,12 @@ impl VirtualServerStatus {
                     .iter()
                     .filter(|server| server.health.health == Health::Unchecked)
                     .count();
-                format!("{id}: {unchecked} of {all} real servers have not had their first check")
+                format!(
+                    "{id}: {unchecked} of {all} real servers have no result of a health check yet"
+                )
             }
             Some(MissingStep::Healthy | MissingStep::LocalAddress) => {
-                let wanted = self.desired.minimum_healthy;
+                let minimum = self.desired.minimum_healthy;
                 let mut failed = (self.real_servers.iter())
                     .filter(|server| server.health.health == Health::Failed)
                     .filter_map(|server| server.health.last_error);
@@ -173,7 +174,7 @@ impl VirtualServerStatus {
                 };
                 let available = self.available_real_servers;
                 format!(
-                    "{id}: {available} of {all} real servers are in service, {wanted} wanted{cause}"
+                    "{id}: {available} of {all} real servers are in service, the minimum is {minimum}{cause}"
                 )
             }
         }
@@ -191,12 +192,13 @@ impl RealServerStatus {
 }
 
 impl ServiceAddressStatus {
-    /// Puts together what is known of the virtual servers in `prefix`.
+    /// Derives the status of a service address from the virtual servers in `prefix`.
     ///
-    /// An address comes up when every virtual server in it is programmed and checked and one is
-    /// serving, so that all load balancers that announce it treat a connection alike. One that is
-    /// up stays up while any of them is serving: a new virtual server beside it, or a failed one,
-    /// takes nothing from the others. One that this kernel can never hold holds up nobody.
+    /// An address starts to serve when all its virtual servers are programmed and checked and at
+    /// least one is serving. All load balancers that announce the address then treat a connection
+    /// alike. A serving address stays serving while at least one virtual server is serving, so that
+    /// a new or failed virtual server does not affect the others. A virtual server that this kernel
+    /// can never hold is ignored.
     pub(crate) fn new<'a>(
         prefix: IpNet,
         virtual_servers: impl Iterator<Item = &'a VirtualServerStatus> + Clone,
@@ -208,7 +210,7 @@ impl ServiceAddressStatus {
             .clone()
             .filter(|status| status.is_serving())
             .count();
-        let waited_for = virtual_servers
+        let incomplete = virtual_servers
             .clone()
             .filter(|status| !was_serving && !status.impossible)
             .filter(|status| {
@@ -218,7 +220,7 @@ impl ServiceAddressStatus {
                 )
             })
             .min_by_key(|status| status.missing_step);
-        let (missing_step, detail) = if let Some(status) = waited_for {
+        let (missing_step, detail) = if let Some(status) = incomplete {
             (status.missing_step, status.detail())
         } else if serving == 0 {
             let first = virtual_servers.clone().next();
@@ -249,20 +251,20 @@ impl ServiceAddressStatus {
         }
     }
 
-    /// Whether clients that are sent here are served.
     pub(crate) fn is_serving(&self) -> bool {
         self.missing_step.is_none()
     }
 }
 
-/// The prefix that an address is announced by: the service range that holds it, or itself.
+/// Returns the prefix with which an address is announced: its service range, or the address as a
+/// host route.
 pub(crate) fn service_prefix(desired: &DesiredSet, address: IpAddr) -> IpNet {
     desired
         .service_range_of(address)
         .map_or_else(|| address.into(), |range| range.prefix)
 }
 
-/// Returns the prefixes by which a desired set is announced.
+/// Returns the prefixes with which the addresses and ranges of a desired set are announced.
 pub(crate) fn service_prefixes(desired: &DesiredSet) -> BTreeSet<IpNet> {
     let addresses = desired.virtual_servers.keys().map(|id| id.address);
     addresses
@@ -271,7 +273,7 @@ pub(crate) fn service_prefixes(desired: &DesiredSet) -> BTreeSet<IpNet> {
         .collect()
 }
 
-/// The least id with this address, where a search over the ids of a prefix begins.
+/// Returns the smallest id with this address, the start of a range search over the ids of a prefix.
 pub(crate) fn first_id(address: IpAddr) -> VirtualServerId {
     let first = std::num::NonZeroU16::MIN;
     VirtualServerId {

@@ -1,4 +1,4 @@
-//! Publishes what has become of the desired set, to watchers, metrics and `/readyz`.
+//! Publication of the status to watchers, metrics and `/readyz`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,11 +14,12 @@ use crate::{
     status::{self, MissingStep, ServiceAddressStatus, VirtualServerStatus},
 };
 
-/// The last status of each virtual server and service address.
+/// The published status of each virtual server and service address.
 #[derive(Debug)]
 pub(crate) struct StatusPublisher {
-    /// Virtual servers of which each real server has had its first health check at some time, or
-    /// that were found in service.
+    /// Virtual servers that an earlier run already had in service, or whose real servers have all
+    /// had a first health check. A virtual server stays in this set although a new real server is
+    /// added.
     checked: BTreeSet<VirtualServerId>,
     virtual_servers: BTreeMap<VirtualServerId, Arc<VirtualServerStatus>>,
     service_addresses: BTreeMap<IpNet, ServiceAddressStatus>,
@@ -49,7 +50,7 @@ impl StatusPublisher {
         self.service_address_publisher.reader()
     }
 
-    /// Records virtual servers of which each real server has had its first health check.
+    /// Records virtual servers whose real servers have all had a first health check.
     pub(crate) fn set_checked(&mut self, ids: impl IntoIterator<Item = VirtualServerId>) {
         self.checked.extend(ids);
     }
@@ -58,7 +59,7 @@ impl StatusPublisher {
         self.checked.contains(id)
     }
 
-    /// Returns the virtual servers that the forwarder does not hold.
+    /// Returns the virtual servers that are not programmed in the kernel.
     pub(crate) fn unprogrammed(&self) -> impl Iterator<Item = VirtualServerId> {
         let statuses = self.virtual_servers.iter();
         let unprogrammed = statuses.filter(|(_, status)| !status.programmed);
@@ -77,7 +78,8 @@ impl StatusPublisher {
         self.virtual_server_publisher.remove(id);
     }
 
-    /// Publishes a service address, with the virtual servers that have been set before.
+    /// Publishes a service address. Its status is derived from the virtual servers that were set
+    /// before.
     pub(crate) fn set_service_address(&mut self, prefix: IpNet, local: Result<(), String>) {
         let statuses = self
             .virtual_servers
@@ -92,14 +94,14 @@ impl StatusPublisher {
                 %prefix,
                 serving = status.is_serving(),
                 detail = status.detail,
-                "the state of a service address has changed"
+                "state of a service address changed"
             );
         }
         self.service_address_publisher.set(prefix, status.clone());
         self.service_addresses.insert(prefix, status);
     }
 
-    /// Removes the service addresses that are not among these.
+    /// Removes all service addresses except these.
     pub(crate) fn retain_service_addresses(&mut self, prefixes: &BTreeSet<IpNet>) {
         let publisher = &mut self.service_address_publisher;
         self.service_addresses.retain(|prefix, _| {
@@ -111,7 +113,8 @@ impl StatusPublisher {
         });
     }
 
-    /// Ends a turn: marks what is published as complete, and shows the progress.
+    /// Ends a turn: marks the published tables as synced, and updates the metrics and the readiness
+    /// step.
     pub(crate) fn finish_turn(&mut self) {
         self.virtual_server_publisher.synced();
         self.service_address_publisher.synced();

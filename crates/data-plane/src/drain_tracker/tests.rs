@@ -32,7 +32,7 @@ fn without_real_servers(server: &VirtualServer) -> VirtualServer {
     }
 }
 
-/// How many of the real servers of `before` drain when `after` lists none.
+/// Checks how many real servers of `before` drain after the desired set lists none of them.
 fn assert_drains(before: &VirtualServer, after: &VirtualServer, health: Health, expected: usize) {
     let mut after = without_real_servers(after);
     let mut drains = tracker();
@@ -56,7 +56,7 @@ fn assert_drains(before: &VirtualServer, after: &VirtualServer, health: Health, 
 }
 
 #[test]
-fn a_real_server_that_is_not_listed_drains_where_it_can() {
+fn a_real_server_that_is_no_longer_listed_drains_unless_its_connections_cannot_be_kept() {
     let server = server("tcp", ForwardingMethod::Masquerade);
     let count = server.real_servers.len();
     assert_drains(&server, &server, Health::Healthy, count);
@@ -71,8 +71,8 @@ fn a_real_server_that_is_not_listed_drains_where_it_can() {
     assert_drains(&sctp, &sctp, Health::Healthy, count);
     let udp = change(|server| server.id.protocol = Protocol::Udp);
     assert_drains(&udp, &udp, Health::Healthy, 0);
-    let at_once = change(|server| server.drain_timeout = Duration::ZERO);
-    assert_drains(&server, &at_once, Health::Healthy, 0);
+    let without_timeout = change(|server| server.drain_timeout = Duration::ZERO);
+    assert_drains(&server, &without_timeout, Health::Healthy, 0);
     let port = false;
     let without_fallback = VirtualServer {
         scheduler: Scheduler::Mh(SchedulerFlags {
@@ -112,12 +112,12 @@ fn an_entry_of_another_program_drains_nothing() {
 }
 
 #[test]
-fn a_drain_ends_without_connections_or_at_its_timeout_however_often_the_set_is_sent() {
+fn a_drain_ends_without_connections_or_at_its_timeout_although_the_set_is_sent_again() {
     let server = server("tcp", ForwardingMethod::default());
     let timeout = server.drain_timeout;
     let mut drains = tracker();
     let begin = Instant::now();
-    // The table could not be read back meanwhile.
+    // In the second turn the table cannot be read back.
     let turns = [
         (in_table(&server), begin),
         (Observation::default(), begin + timeout / 2),
@@ -133,15 +133,15 @@ fn a_drain_ends_without_connections_or_at_its_timeout_however_often_the_set_is_s
         active,
         inactive: 1,
     };
-    // The dump has missed the last one.
-    let found = [(addresses[0], counted(0)), (addresses[1], counted(1))].into();
+    // The kernel's list of connections is incomplete: the third real server is missing.
+    let connections = [(addresses[0], counted(0)), (addresses[1], counted(1))].into();
     let soon = begin + timeout - Duration::from_secs(1);
     assert_eq!(
-        drains.due_to_end(&after, &found, soon),
+        drains.due_to_end(&after, &connections, soon),
         [(addresses[0], DrainEnd::Idle)]
     );
     let ends: Vec<DrainEnd> = (drains
-        .due_to_end(&after, &found, begin + timeout)
+        .due_to_end(&after, &connections, begin + timeout)
         .into_iter())
     .map(|(_, end)| end)
     .collect();
@@ -151,5 +151,10 @@ fn a_drain_ends_without_connections_or_at_its_timeout_however_often_the_set_is_s
     );
 
     after.drain_timeout = timeout * 2;
-    assert_eq!(drains.due_to_end(&after, &found, begin + timeout).len(), 1);
+    assert_eq!(
+        drains
+            .due_to_end(&after, &connections, begin + timeout)
+            .len(),
+        1
+    );
 }

@@ -1,4 +1,4 @@
-//! Our types to those of the contract.
+//! Conversion of status types to contract messages.
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 

@@ -1,4 +1,4 @@
-//! What one health check asks, and of which socket.
+//! Identity of a health check: target and settings.
 
 use std::net::SocketAddr;
 
@@ -6,7 +6,7 @@ use virtual_server::{HealthCheck, HealthCheckKind, RealServer, VirtualServer};
 
 use super::probe::{self, ProbeError};
 
-/// Identifies a health check: equal keys share one task.
+/// The identity of a health check. Health checks with equal keys share one task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct HealthCheckKey {
     target: SocketAddr,
@@ -14,12 +14,14 @@ pub(crate) struct HealthCheckKey {
 }
 
 impl HealthCheckKey {
-    /// Returns the health check of a real server; `None`: it has none.
+    /// Returns the key of the health check of a real server. `None`: the real server has no health
+    /// check.
     pub(crate) fn of(virtual_server: &VirtualServer, real_server: &RealServer) -> Option<Self> {
         let port = virtual_server.health_check_port(real_server)?;
         let settings = virtual_server.health_check?;
         let kind = match settings.kind {
-            // The target has the port, so that two ways to give one port share a task.
+            // The target already contains the port. Clearing it here lets an explicit and an
+            // implicit port share a task.
             HealthCheckKind::TcpConnect { port: _ } => HealthCheckKind::TcpConnect { port: None },
         };
         Some(Self {
@@ -36,7 +38,7 @@ impl HealthCheckKey {
         self.settings
     }
 
-    /// Asks the real server once.
+    /// Probes the real server once.
     pub(super) async fn probe(&self) -> Result<(), ProbeError> {
         let timeout = self.settings.timeout;
         match self.settings.kind {

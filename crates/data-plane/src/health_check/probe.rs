@@ -1,4 +1,4 @@
-//! One function for each kind of probe.
+//! Probes, one function for each kind.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -6,13 +6,13 @@ use daemon_runtime::timeout_after_poll;
 use nix::errno::Errno;
 use tokio::net::TcpStream;
 
-/// Why a health check failed.
+/// The error of a failed probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ProbeError {
-    /// The connection was refused, or could not be tried.
+    /// The connection was refused, or the attempt failed on this side.
     #[error("cannot connect to {target}: {}", io::Error::from(*errno))]
     Connect { target: SocketAddr, errno: Errno },
-    /// The real server did not answer.
+    /// The real server did not answer in time.
     #[error("cannot connect to {target}: no answer within {limit:?}")]
     NoAnswer { target: SocketAddr, limit: Duration },
 }
@@ -21,7 +21,8 @@ pub(crate) enum ProbeError {
 pub(super) async fn tcp_connect(target: SocketAddr, limit: Duration) -> Result<(), ProbeError> {
     match timeout_after_poll(limit, TcpStream::connect(target)).await {
         Ok(Ok(stream)) => {
-            // A reset leaves no TIME_WAIT behind; thousands of those would use up the ports.
+            // Closing by a TCP reset avoids the TIME_WAIT state. Thousands of sockets in TIME_WAIT
+            // would use up the local ports.
             let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
             Ok(())
         }

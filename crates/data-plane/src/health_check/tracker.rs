@@ -1,18 +1,18 @@
-//! When a real server counts as healthy. Pure.
+//! State machine of the health of a real server.
 
-/// What is known of a real server.
+/// The health of a real server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Health {
-    /// Its first health check has not ended.
+    /// The first probe has not ended yet.
     #[default]
     Unchecked,
-    /// Its health check succeeds.
+    /// The health check succeeds.
     Healthy,
-    /// Its health check fails.
+    /// The health check fails.
     Failed,
 }
 
-/// Follows the results of one real server's health checks.
+/// Derives the health of one real server from its probe results.
 ///
 /// ```text
 ///              first result
@@ -25,24 +25,24 @@ pub(super) struct HealthTracker {
     rise: u32,
     fall: u32,
     health: Health,
-    /// Results in a row that speak against `health`.
-    against: u32,
+    /// Consecutive results that contradict `health`.
+    contradicting: u32,
 }
 
 impl HealthTracker {
-    /// Nothing is known yet. `rise` and `fall` are at least 1.
+    /// Returns a tracker in the state `Unchecked`. `rise` and `fall` must be at least 1.
     pub(super) fn new(rise: u32, fall: u32) -> Self {
         Self {
             rise,
             fall,
             health: Health::Unchecked,
-            against: 0,
+            contradicting: 0,
         }
     }
 
-    /// Records a result and returns what is known after it.
+    /// Records a probe result and returns the resulting health.
     pub(super) fn record(&mut self, succeeded: bool) -> Health {
-        let says = if succeeded {
+        let result = if succeeded {
             Health::Healthy
         } else {
             Health::Failed
@@ -52,13 +52,13 @@ impl HealthTracker {
             Health::Healthy => self.fall,
             Health::Failed => self.rise,
         };
-        if says == self.health {
-            self.against = 0;
+        if result == self.health {
+            self.contradicting = 0;
         } else {
-            self.against += 1;
-            if self.against >= needed {
-                self.health = says;
-                self.against = 0;
+            self.contradicting += 1;
+            if self.contradicting >= needed {
+                self.health = result;
+                self.contradicting = 0;
             }
         }
         self.health
@@ -69,10 +69,11 @@ impl HealthTracker {
 mod tests {
     use super::*;
 
-    /// `+` succeeds, `-` fails; the answer has a letter for what is known after each.
-    fn assert_known(rise: u32, fall: u32, results: &str, expected: &str) {
+    /// Checks the health after each result. Results: `+` success, `-` failure. Health: U unchecked,
+    /// H healthy, F failed.
+    fn assert_health(rise: u32, fall: u32, results: &str, expected: &str) {
         let mut tracker = HealthTracker::new(rise, fall);
-        let known: String = results
+        let health: String = results
             .chars()
             .map(|result| match tracker.record(result == '+') {
                 Health::Unchecked => 'U',
@@ -80,22 +81,22 @@ mod tests {
                 Health::Failed => 'F',
             })
             .collect();
-        assert_eq!(known, expected);
+        assert_eq!(health, expected);
     }
 
     #[test]
-    fn the_first_result_decides_at_once() {
-        assert_known(3, 3, "+", "H");
-        assert_known(3, 3, "-", "F");
+    fn the_first_result_determines_the_health() {
+        assert_health(3, 3, "+", "H");
+        assert_health(3, 3, "-", "F");
     }
 
     #[test]
-    fn a_healthy_one_fails_after_fall_failures_in_a_row() {
-        assert_known(1, 2, "+-+--", "HHHHF");
+    fn a_healthy_real_server_fails_after_fall_failures_in_a_row() {
+        assert_health(1, 2, "+-+--", "HHHHF");
     }
 
     #[test]
-    fn a_failed_one_returns_after_rise_successes_in_a_row() {
-        assert_known(3, 1, "-++-+++", "FFFFFFH");
+    fn a_failed_real_server_is_healthy_after_rise_successes_in_a_row() {
+        assert_health(3, 1, "-++-+++", "FFFFFFH");
     }
 }

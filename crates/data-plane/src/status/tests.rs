@@ -23,7 +23,7 @@ fn state(health: Health) -> HealthState {
     }
 }
 
-/// What a forwarder holds that quiesces a real server that is draining or not healthy.
+/// Returns the kernel state for a forwarder that quiesces draining and unhealthy real servers.
 fn programmed(server: &VirtualServer, health: Health) -> Observation {
     let weights = server.real_servers.iter().map(|real_server| {
         let serves = health == Health::Healthy && real_server.state == RealServerState::Ready;
@@ -38,20 +38,20 @@ fn programmed(server: &VirtualServer, health: Health) -> Observation {
     }
 }
 
-/// A virtual server that the forwarder holds.
+/// Returns the status of a programmed virtual server.
 fn status(health: Health, is_checked: bool) -> VirtualServerStatus {
     let server = server();
-    let knowledge = Knowledge {
+    let inputs = StatusInputs {
         observation: programmed(&server, health),
         why_impossible: None,
         is_checked,
     };
-    VirtualServerStatus::new(&server, knowledge, |_| state(health))
+    VirtualServerStatus::new(&server, inputs, |_| state(health))
 }
 
 fn unprogrammed(impossible: bool) -> VirtualServerStatus {
     let no_scheduler = || "no scheduler".to_owned();
-    let knowledge = Knowledge {
+    let inputs = StatusInputs {
         observation: Observation {
             has_target: !impossible,
             error: Some(no_scheduler()),
@@ -60,7 +60,7 @@ fn unprogrammed(impossible: bool) -> VirtualServerStatus {
         why_impossible: impossible.then(no_scheduler),
         is_checked: true,
     };
-    VirtualServerStatus::new(&server(), knowledge, |_| state(Health::Healthy))
+    VirtualServerStatus::new(&server(), inputs, |_| state(Health::Healthy))
 }
 
 #[track_caller]
@@ -76,7 +76,7 @@ fn assert_virtual_server(
 }
 
 #[test]
-fn the_steps_of_a_virtual_server_come_in_order() {
+fn the_missing_step_of_a_virtual_server_is_the_first_incomplete_step() {
     assert_virtual_server(
         &unprogrammed(false),
         Some(MissingStep::Programmed),
@@ -87,14 +87,14 @@ fn the_steps_of_a_virtual_server_come_in_order() {
         &status(Health::Unchecked, false),
         Some(MissingStep::Checked),
         0,
-        "tcp/10.1.1.10:80: 3 of 3 real servers have not had their first check",
+        "tcp/10.1.1.10:80: 3 of 3 real servers have no result of a health check yet",
     );
     assert_virtual_server(
         &status(Health::Failed, true),
         Some(MissingStep::Healthy),
         0,
-        "tcp/10.1.1.10:80: 0 of 3 real servers are in service, 1 wanted: cannot connect to \
-         10.244.0.1:80: Connection refused (os error 111)",
+        "tcp/10.1.1.10:80: 0 of 3 real servers are in service, the minimum is 1: cannot connect \
+         to 10.244.0.1:80: Connection refused (os error 111)",
     );
     assert_virtual_server(
         &status(Health::Healthy, true),
@@ -105,18 +105,18 @@ fn the_steps_of_a_virtual_server_come_in_order() {
 }
 
 #[test]
-fn a_draining_real_server_does_not_count() {
+fn a_draining_real_server_does_not_count_towards_the_minimum() {
     let mut server = server();
     for real_server in &mut server.real_servers[..2] {
         real_server.state = RealServerState::Draining;
     }
     server.minimum_healthy = 2;
-    let knowledge = Knowledge {
+    let inputs = StatusInputs {
         observation: programmed(&server, Health::Healthy),
         why_impossible: None,
         is_checked: true,
     };
-    let status = VirtualServerStatus::new(&server, knowledge, |_| state(Health::Healthy));
+    let status = VirtualServerStatus::new(&server, inputs, |_| state(Health::Healthy));
     assert_eq!(status.available_real_servers, 1);
     assert_eq!(status.missing_step, Some(MissingStep::Healthy));
 }
@@ -139,7 +139,7 @@ fn assert_missing_step(
 }
 
 #[test]
-fn an_address_comes_up_when_all_are_checked_and_one_serves() {
+fn an_address_starts_serving_when_all_virtual_servers_are_checked_and_one_is_serving() {
     let serving = status(Health::Healthy, true);
     let failed = status(Health::Failed, true);
     let unchecked = status(Health::Unchecked, false);
@@ -173,21 +173,21 @@ fn an_address_comes_up_when_all_are_checked_and_one_serves() {
 }
 
 #[test]
-fn an_address_that_is_up_stays_up_while_one_serves() {
+fn a_serving_address_stays_serving_while_one_virtual_server_is_serving() {
     let serving = status(Health::Healthy, true);
     let unchecked = status(Health::Unchecked, false);
     assert_missing_step(&[serving.clone(), unchecked.clone()], Ok(()), true, None);
     assert_missing_step(&[unchecked], Ok(()), true, Some(MissingStep::Checked));
     assert_missing_step(
         &[serving],
-        Err("gone"),
+        Err("the route is missing"),
         true,
         Some(MissingStep::LocalAddress),
     );
 }
 
 #[test]
-fn one_that_can_never_be_programmed_holds_up_nobody() {
+fn a_virtual_server_that_can_never_be_programmed_does_not_delay_the_others() {
     let serving = status(Health::Healthy, true);
     assert_missing_step(&[serving, unprogrammed(true)], Ok(()), false, None);
     assert_missing_step(
@@ -199,7 +199,7 @@ fn one_that_can_never_be_programmed_holds_up_nobody() {
 }
 
 #[test]
-fn the_first_id_comes_before_every_other_of_its_address() {
+fn the_first_id_is_the_smallest_id_of_its_address() {
     for id in ["tcp/10.1.1.10:1", "tcp/10.1.1.10:*", "udp/10.1.1.10:53"] {
         let id: VirtualServerId = id.parse().unwrap();
         assert!(first_id(id.address) <= id, "{id}");

@@ -1,4 +1,4 @@
-//! What becomes of the connections of a real server that is not listed any longer.
+//! Tests of drains of real servers that are no longer listed.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::fake_kernel::FakeKernel;
 type Serving = data_plane_testbed::Serving<FakeKernel>;
 
 #[test]
-fn a_real_server_that_is_not_listed_stays_until_its_last_connection_has_ended() {
+fn a_real_server_that_is_no_longer_listed_drains_until_its_last_connection_has_ended() {
     run(|| async {
         let mut serving = Serving::draining(|_| {}).await;
         let listed = serving.world.virtual_servers().await;
@@ -26,8 +26,8 @@ fn a_real_server_that_is_not_listed_stays_until_its_last_connection_has_ended() 
             ]
         );
 
-        // Another set, as after a reconnection, begins nothing and ends nothing.
-        let mut heavier = serving.listing(&[TWO]);
+        // A further desired set, as after a reconnection, neither starts nor ends a drain.
+        let mut heavier = serving.with_real_servers(&[TWO]);
         heavier.real_servers[0].weight = Weight(2);
         serving.world.say(&[heavier]);
         serving.world.wait_for_weight(ID, TWO, Some(2)).await;
@@ -47,7 +47,7 @@ fn a_real_server_that_is_not_listed_stays_until_its_last_connection_has_ended() 
 }
 
 #[test]
-fn a_connection_that_does_not_end_is_cut_at_the_drain_timeout() {
+fn a_drain_ends_at_the_drain_timeout_although_a_connection_remains() {
     run(|| async {
         let timeout = Duration::from_millis(100);
         let serving = Serving::draining(|server| server.drain_timeout = timeout).await;
@@ -57,7 +57,7 @@ fn a_connection_that_does_not_end_is_cut_at_the_drain_timeout() {
 }
 
 #[test]
-fn a_draining_real_server_that_fails_its_health_check_is_removed_although_others_are_quiesced() {
+fn a_draining_real_server_that_fails_its_health_check_is_removed_although_on_failure_is_quiesce() {
     run(|| async {
         let mut serving =
             Serving::draining(|server| server.on_failure = FailureAction::Quiesce).await;
@@ -68,7 +68,7 @@ fn a_draining_real_server_that_fails_its_health_check_is_removed_although_others
 }
 
 #[test]
-fn a_real_server_that_is_listed_again_is_back_at_once() {
+fn a_draining_real_server_that_is_listed_again_gets_its_weight_back() {
     run(|| async {
         let mut serving = Serving::draining(|_| {}).await;
         serving.list(&[ONE, TWO]);
@@ -81,7 +81,7 @@ fn a_real_server_that_is_listed_again_is_back_at_once() {
 }
 
 #[test]
-fn a_restarted_daemon_takes_up_the_drain_that_it_finds() {
+fn a_restarted_daemon_continues_a_drain() {
     run(|| async {
         let serving = Serving::draining(|_| {}).await;
         let kernel = serving.kernel;
@@ -94,11 +94,13 @@ fn a_restarted_daemon_takes_up_the_drain_that_it_finds() {
 }
 
 #[test]
-fn an_invalid_object_leaves_a_drain_as_it_is() {
+fn an_invalid_object_neither_ends_nor_restarts_a_drain() {
     run(|| async {
         let serving = Serving::draining(|_| {}).await;
-        // One that cannot be, beside one that shows that the set has been taken over.
-        let changes = DesiredSet::default().changes_to(&desired(&[serving.listing(&[TWO])]));
+        // The set has an invalid virtual server, and a valid one that shows when the set is
+        // applied.
+        let changes =
+            DesiredSet::default().changes_to(&desired(&[serving.with_real_servers(&[TWO])]));
         let mut changes: Vec<_> = changes.iter().map(events).collect();
         for event in changes.iter_mut().flatten() {
             if let Event::VirtualServerHead(head) = event {
@@ -108,10 +110,10 @@ fn an_invalid_object_leaves_a_drain_as_it_is() {
         let other = VirtualServer {
             id: "tcp/10.1.1.10:81".parse().unwrap(),
             health_check: None,
-            ..serving.listing(&[])
+            ..serving.with_real_servers(&[])
         };
         changes.push(events(&DesiredChange::PutVirtualServer(other)));
-        serving.world.discovery().say_changes(changes);
+        serving.world.discovery().publish_changes(changes);
         serving
             .world
             .wait_for_kernel(|state| {

@@ -1,4 +1,4 @@
-//! A forwarder in memory that logs what is written and fails where a test says so.
+//! Fake forwarder in memory, with a log of writes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,28 +15,28 @@ use data_plane_testbed::Kernel;
 use ipnet::IpNet;
 use virtual_server::{DesiredSet, RealServer, RealServerState, VirtualServer, VirtualServerId};
 
-/// Weights of real servers.
+/// Weights of the real servers of a virtual server, by address.
 type Weights = BTreeMap<SocketAddr, u32>;
 
-/// What the kernel holds, and how it behaves.
+/// The state of the fake kernel, and the failure that a test can request.
 #[derive(Debug, Default)]
 pub(crate) struct State {
     pub(crate) table: BTreeMap<VirtualServerId, Weights>,
     pub(crate) local: BTreeSet<IpNet>,
     pub(crate) connections: BTreeMap<SocketAddr, Connections>,
-    /// Everything that was written, in order.
+    /// All writes since the last read, oldest first.
     pub(crate) writes: Vec<String>,
-    /// The structure that was followed last.
+    /// The last structure that the owner sent.
     structure: String,
-    /// A virtual server that is not programmed.
+    /// A virtual server that the fake kernel refuses.
     pub(crate) refused: Option<VirtualServerId>,
 }
 
-/// Handles of one kernel.
+/// A fake kernel. Clones refer to one kernel.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FakeKernel(Arc<Mutex<State>>);
 
-/// Quiesces what drains, fails or has not had its first health check.
+/// A forwarder that quiesces real servers that drain, have failed, or have had no health check.
 #[derive(Debug)]
 struct FakeForwarder {
     kernel: FakeKernel,
@@ -45,7 +45,7 @@ struct FakeForwarder {
     has_failed: bool,
 }
 
-/// Why a virtual server is not programmed.
+/// The error for the virtual server that a test refuses.
 #[derive(Debug, PartialEq, thiserror::Error)]
 #[error("refused by a test")]
 struct FakeError;
@@ -136,7 +136,7 @@ impl Forwarder for FakeForwarder {
         let mut state = self.kernel.state();
         let prefixes: Vec<_> = prefixes.iter().map(ToString::to_string).collect();
         let structure = format!("structure {}", prefixes.join(" "));
-        // A repeated structure writes nothing.
+        // An unchanged structure is not written again.
         if state.structure != structure {
             state.writes.push(structure.clone());
             state.structure = structure;
@@ -150,11 +150,11 @@ impl Forwarder for FakeForwarder {
         health: impl Fn(&RealServer) -> Health,
     ) -> bool {
         let state = self.kernel.state();
-        let found = state.table.get(&server.id);
+        let actual = state.table.get(&server.id);
         let weights = server.real_servers.iter().map(|real_server| {
             let address = server.table_address(real_server);
-            let was_in_service =
-                found.is_some_and(|weights| weights.get(&address).is_some_and(|it| *it > 0));
+            let was_in_service = actual
+                .is_some_and(|weights| weights.get(&address).is_some_and(|weight| *weight > 0));
             let is_in_service = match health(real_server) {
                 Health::Healthy => true,
                 Health::Unchecked => was_in_service,

@@ -1,4 +1,4 @@
-//! Watches whose watcher does not read.
+//! Tests of watches whose client does not read.
 
 use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
 
@@ -19,11 +19,12 @@ use virtual_server::{DesiredSet, VirtualServer};
 
 use crate::fake_kernel::FakeKernel;
 
-/// Virtual servers at a time.
-const SET: u8 = 200;
+/// Number of virtual servers in one desired set.
+const SET_SIZE: u8 = 200;
 
-/// Sets, each of which replaces the one before: more removals than are kept.
-const SETS: u8 = (2 * KEPT_REMOVALS / SET as usize) as u8;
+/// Number of desired sets that replace each other. Together they cause more removals than the
+/// daemon stores for a watcher.
+const SETS: u8 = (2 * KEPT_REMOVALS / SET_SIZE as usize) as u8;
 
 fn unchecked(id: &str) -> VirtualServer {
     let mut server = virtual_server(id, &[ONE]);
@@ -32,16 +33,16 @@ fn unchecked(id: &str) -> VirtualServer {
 }
 
 fn set(number: u8) -> DesiredSet {
-    let servers: Vec<_> = (0..SET)
+    let servers: Vec<_> = (0..SET_SIZE)
         .map(|host| unchecked(&format!("tcp/{}:8080", Ipv4Addr::new(10, 1, number, host))))
         .collect();
     let mut set = desired(&servers);
-    // Each virtual server has a service address of its own.
+    // Without service ranges, each virtual server has its own service address.
     set.service_ranges.clear();
     set
 }
 
-/// A client of watches whose buffers take a few events.
+/// Connects a client whose receive window holds only a few events.
 async fn client(address: &str) -> DataPlaneServiceClient<Channel> {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
     let endpoint = endpoint.initial_stream_window_size(1_024);
@@ -60,13 +61,13 @@ async fn watch_addresses(address: &str) -> Streaming<WatchServiceAddressesRespon
     stream.await.unwrap().into_inner()
 }
 
-/// Reads the rest of a watch, and returns the number of its events and the status of its end.
+/// Reads a watch to its end. Returns the number of events and the final status.
 async fn until_ended<T>(watch: &mut Streaming<T>) -> (usize, Status) {
     let mut read = 0;
     loop {
         match timeout(LIMIT, watch.message())
             .await
-            .expect("an event or the end")
+            .expect("an event or the end of the watch arrives in time")
         {
             Ok(Some(_)) => read += 1,
             Ok(None) => panic!("the watch ended without a status after {read} events"),
@@ -75,14 +76,14 @@ async fn until_ended<T>(watch: &mut Streaming<T>) -> (usize, Status) {
     }
 }
 
-/// Reads a new watch of service addresses up to its `synced`.
+/// Reads a new watch of service addresses until `synced`. Returns the prefixes.
 async fn listed_addresses(address: &str) -> BTreeSet<String> {
     let mut watch = watch_addresses(address).await;
     let mut prefixes = BTreeSet::new();
     loop {
         let message = timeout(LIMIT, watch.message())
             .await
-            .expect("an event comes");
+            .expect("an event arrives in time");
         match message.unwrap().expect("the watch is open").event.unwrap() {
             AddressEvent::ServiceAddress(address) => {
                 prefixes.insert(address.prefix);
@@ -99,20 +100,20 @@ async fn listed_addresses(address: &str) -> BTreeSet<String> {
 async fn next(watch: &mut Streaming<WatchVirtualServersResponse>) -> Result<Event, Status> {
     let message = timeout(LIMIT, watch.message()).await;
     let response = message
-        .expect("an event comes")?
+        .expect("an event arrives in time")?
         .expect("the watch is open");
     Ok(response.event.unwrap())
 }
 
-/// Reads until the addresses that were read are those of this set.
+/// Reads events until the addresses in `read` are equal to the addresses of `expected`.
 async fn read_until(
     watch: &mut Streaming<WatchVirtualServersResponse>,
     read: &mut BTreeSet<String>,
-    wanted: &DesiredSet,
+    expected: &DesiredSet,
 ) {
-    let ids = wanted.virtual_servers.keys();
-    let wanted: BTreeSet<_> = ids.map(|id| id.address.to_string()).collect();
-    while *read != wanted {
+    let ids = expected.virtual_servers.keys();
+    let expected: BTreeSet<_> = ids.map(|id| id.address.to_string()).collect();
+    while *read != expected {
         match next(watch).await.unwrap() {
             Event::VirtualServer(status) => {
                 read.insert(status.desired.unwrap().address);
@@ -126,9 +127,9 @@ async fn read_until(
 }
 
 #[test]
-fn a_watcher_that_does_not_read_is_aborted_and_the_others_get_every_change() {
+fn a_watch_without_reads_is_aborted_while_other_watches_get_every_change() {
     run(|| async {
-        let discovery = FakeDiscovery::silent("127.0.0.1:0").await;
+        let discovery = FakeDiscovery::start("127.0.0.1:0").await;
         discovery.say(&set(0));
         let mut daemon = Daemon::new("data-plane");
         let config = Config {
@@ -157,7 +158,10 @@ fn a_watcher_that_does_not_read_is_aborted_and_the_others_get_every_change() {
         ];
         for (kept, status) in ended {
             assert_eq!(status.code(), Code::Aborted, "{status}");
-            assert!(kept < KEPT_REMOVALS, "{kept} events waited for the watcher");
+            assert!(
+                kept < KEPT_REMOVALS,
+                "{kept} events were stored for the watcher"
+            );
         }
 
         let mut again = watch(&address).await;

@@ -1,4 +1,4 @@
-//! The largest objects that are valid.
+//! Test of the largest valid virtual server.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use virtual_server::{RealServer, Scheduler, VirtualServer, Weight};
 use crate::fake_kernel::FakeKernel;
 
 #[test]
-fn the_largest_valid_virtual_server_is_programmed_and_its_status_of_more_than_4_mib_travels() {
+fn the_largest_valid_virtual_server_is_programmed_and_listed_with_more_than_4_mib() {
     run(|| async {
         let mut largest = virtual_server("tcp/[fd00:1::1]:8080", &[]);
         largest.scheduler = Scheduler::Rr;
@@ -41,8 +41,8 @@ fn the_largest_valid_virtual_server_is_programmed_and_its_status_of_more_than_4_
                 let mut real_servers = listed
                     .virtual_servers
                     .iter()
-                    .flat_map(|it| &it.real_servers);
-                if real_servers.any(|it| it.programmed) {
+                    .flat_map(|server| &server.real_servers);
+                if real_servers.any(|real_server| real_server.programmed) {
                     return listed;
                 }
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -52,7 +52,10 @@ fn the_largest_valid_virtual_server_is_programmed_and_its_status_of_more_than_4_
         assert!(message_size(&listed) > 4 * 1024 * 1024);
         let real_servers = &listed.virtual_servers[0].real_servers;
         assert_eq!(
-            real_servers.iter().filter(|it| it.programmed).count(),
+            real_servers
+                .iter()
+                .filter(|real_server| real_server.programmed)
+                .count(),
             count
         );
     });

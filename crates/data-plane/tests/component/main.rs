@@ -1,5 +1,6 @@
-//! A whole data plane in process, over real gRPC, with a forwarder in memory. One file of cases over
-//! the world that its modules make.
+//! Tests of a complete data plane with a fake forwarder.
+//!
+//! The data plane runs inside the test process. Its gRPC connections and health checks are real.
 #![cfg(test)]
 
 mod draining;
@@ -24,7 +25,7 @@ use virtual_server::{DesiredChange, RealServer, Scheduler};
 use fake_kernel::FakeKernel;
 
 #[test]
-fn a_virtual_server_comes_up_structure_first_then_target_then_address() {
+fn a_virtual_server_comes_up_in_the_order_structure_target_address() {
     run(|| async {
         let _one = real_server(ONE).await;
         let kernel = FakeKernel::default();
@@ -41,12 +42,16 @@ fn a_virtual_server_comes_up_structure_first_then_target_then_address() {
         );
         assert!(world.readiness.is_ready(), "{}", world.readiness.report());
         world.stop().await;
-        assert_eq!(kernel.take_writes(), [""; 0], "the end writes nothing");
+        assert_eq!(
+            kernel.take_writes(),
+            [""; 0],
+            "the daemon writes nothing when it stops"
+        );
     });
 }
 
 #[test]
-fn a_virtual_server_that_the_forwarder_refuses_is_named_and_tried_again() {
+fn a_virtual_server_that_the_forwarder_refuses_is_reported_and_retried() {
     run(|| async {
         let _one = real_server(ONE).await;
         let kernel = FakeKernel::default();
@@ -63,7 +68,7 @@ fn a_virtual_server_that_the_forwarder_refuses_is_named_and_tried_again() {
 }
 
 #[test]
-fn an_address_stops_serving_below_the_minimum_and_says_why() {
+fn an_address_below_its_minimum_stops_serving_and_reports_the_reason() {
     run(|| async {
         let one = real_server(ONE).await;
         let kernel = FakeKernel::default();
@@ -71,14 +76,14 @@ fn an_address_stops_serving_below_the_minimum_and_says_why() {
         drop(one);
         let address = world.wait_for(|address| !address.serving).await;
         assert_eq!(address.missing_step(), MissingStep::Healthy);
-        let expected = "tcp/10.1.1.10:8080: 0 of 1 real servers are in service, 1 wanted";
+        let expected = "tcp/10.1.1.10:8080: 0 of 1 real servers are in service, the minimum is 1";
         assert!(address.detail.starts_with(expected), "{}", address.detail);
         assert!(address.detail.contains("refused"), "{}", address.detail);
     });
 }
 
 #[test]
-fn a_health_check_that_has_not_ended_keeps_the_address_down() {
+fn an_address_does_not_serve_before_the_first_health_check() {
     run(|| async {
         let _one = real_server(ONE).await;
         let kernel = FakeKernel::default();
@@ -91,7 +96,7 @@ fn a_health_check_that_has_not_ended_keeps_the_address_down() {
         assert_eq!(
             kernel.state().weight(ID, ONE),
             Some(0),
-            "programmed, but out of service"
+            "the real server is programmed with weight 0"
         );
         server.health_check = None;
         world.say(&[server]);
@@ -100,7 +105,7 @@ fn a_health_check_that_has_not_ended_keeps_the_address_down() {
 }
 
 #[test]
-fn a_new_virtual_server_takes_nothing_from_the_others() {
+fn a_new_virtual_server_does_not_stop_a_serving_address() {
     run(|| async {
         let _one = real_server(ONE).await;
         let kernel = FakeKernel::default();
@@ -117,12 +122,12 @@ fn a_new_virtual_server_takes_nothing_from_the_others() {
 }
 
 #[test]
-fn the_last_set_stays_when_discovery_is_lost_and_a_new_one_is_found_again() {
+fn the_last_desired_set_is_kept_until_discovery_is_reachable_again() {
     run(|| async {
         let _one = real_server(ONE).await;
         let kernel = FakeKernel::default();
         let mut world = World::serving(&kernel, &[virtual_server(ID, &[ONE])]).await;
-        let address = world.lose_discovery();
+        let address = world.stop_discovery();
         timeout(LIMIT, async {
             while !world
                 .readiness
@@ -137,14 +142,14 @@ fn the_last_set_stays_when_discovery_is_lost_and_a_new_one_is_found_again() {
         assert!(world.service_addresses().await[0].serving);
         assert!(world.readiness.is_ready(), "{}", world.readiness.report());
 
-        world.find_discovery(address).await;
+        world.restart_discovery(address).await;
         world.say(&[]);
         world.wait_for_kernel(|state| state.table.is_empty()).await;
     });
 }
 
 #[test]
-fn an_address_that_moves_into_a_range_or_out_of_it_stays_local_all_the_while() {
+fn an_address_that_moves_into_or_out_of_a_range_stays_local_throughout() {
     run(|| async {
         let _one = real_server(ONE).await;
         let in_range = desired(&[virtual_server(ID, &[ONE])]);
@@ -154,28 +159,26 @@ fn an_address_that_moves_into_a_range_or_out_of_it_stays_local_all_the_while() {
         let mut world = World::start(&kernel).await;
         world.discovery().say(&alone);
         world.wait_until_serving("10.1.1.10/32").await;
-        for (set, comes, goes) in [
+        for (set, added, removed) in [
             (&in_range, RANGE, "10.1.1.10/32"),
             (&alone, "10.1.1.10/32", RANGE),
         ] {
             kernel.take_writes();
             world.discovery().say(set);
-            world.wait_until_serving(comes).await;
-            let local = [comes.parse().unwrap()].into();
+            world.wait_until_serving(added).await;
+            let local = [added.parse().unwrap()].into();
             world.wait_for_kernel(|state| state.local == local).await;
             let writes = kernel.take_writes();
             let at = |text: String| writes.iter().position(|write| *write == text);
-            let (added, removed) = (
-                at(format!("add local {comes}")),
-                at(format!("remove local {goes}")),
-            );
-            assert!(added.is_some() && added < removed, "{writes:#?}");
+            let added_at = at(format!("add local {added}"));
+            let removed_at = at(format!("remove local {removed}"));
+            assert!(added_at.is_some() && added_at < removed_at, "{writes:#?}");
         }
     });
 }
 
 #[test]
-fn an_invalid_object_keeps_its_last_good_state() {
+fn an_invalid_object_keeps_its_last_valid_state() {
     run(|| async {
         let _one = real_server(ONE).await;
         let kernel = FakeKernel::default();
@@ -189,7 +192,7 @@ fn an_invalid_object_keeps_its_last_good_state() {
             head.virtual_server.as_mut().unwrap().minimum_healthy = 0;
         }
         let other = virtual_server("tcp/10.5.0.1:8080", &[ONE]);
-        world.discovery().say_changes(vec![
+        world.discovery().publish_changes(vec![
             events(&DesiredChange::PutServiceRange(range)),
             broken,
             events(&DesiredChange::PutVirtualServer(other)),
@@ -207,12 +210,12 @@ fn an_invalid_object_keeps_its_last_good_state() {
 }
 
 #[test]
-fn an_oversized_virtual_server_does_not_hold_up_the_others() {
+fn an_oversized_virtual_server_does_not_delay_the_others() {
     run(|| async {
         let (_one, _two) = (real_server(ONE).await, real_server(TWO).await);
         let kernel = FakeKernel::default();
         let mut world = World::start(&kernel).await;
-        // One real server more than are allowed.
+        // One real server more than the maximum.
         let mut oversized = virtual_server("tcp/[fd00:1::1]:8080", &[]);
         oversized.scheduler = Scheduler::Rr;
         let first = u128::from_be_bytes([
@@ -230,7 +233,7 @@ fn an_oversized_virtual_server_does_not_hold_up_the_others() {
         let range = events(&DesiredChange::PutServiceRange(range));
         for real_servers in [&[ONE][..], &[ONE, TWO]] {
             let other = virtual_server(ID, real_servers);
-            world.discovery().say_changes(vec![
+            world.discovery().publish_changes(vec![
                 range.clone(),
                 oversized.clone(),
                 events(&DesiredChange::PutVirtualServer(other)),
@@ -248,10 +251,10 @@ fn an_oversized_virtual_server_does_not_hold_up_the_others() {
 }
 
 #[test]
-fn a_stream_that_breaks_before_it_is_synced_is_opened_after_growing_pauses() {
+fn a_stream_that_breaks_before_synced_is_reopened_after_growing_pauses() {
     run(|| async {
         let kernel = FakeKernel::default();
-        let discovery = FakeDiscovery::silent("127.0.0.1:0").await;
+        let discovery = FakeDiscovery::start("127.0.0.1:0").await;
         discovery.break_streams(true);
         discovery.say(&desired(&[]));
         let mut opened = discovery.opened();
@@ -259,7 +262,7 @@ fn a_stream_that_breaks_before_it_is_synced_is_opened_after_growing_pauses() {
         let mut world = World::start_with(&kernel, discovery).await;
         let sixth = timeout(LIMIT, opened.wait_for(|count| *count >= 6)).await;
         drop(sixth.unwrap().unwrap());
-        // 20 + 40 + 80 + 160 + 320 ms, each shorter by a fifth at most.
+        // The five pauses are 20, 40, 80, 160 and 320 ms, each shortened by at most a fifth.
         let elapsed = begin.elapsed();
         assert!(elapsed >= Duration::from_millis(490), "{elapsed:?}");
         let _one = real_server(ONE).await;
@@ -270,7 +273,7 @@ fn a_stream_that_breaks_before_it_is_synced_is_opened_after_growing_pauses() {
 }
 
 #[test]
-fn a_silent_watch_gets_heartbeats() {
+fn a_watch_without_changes_gets_heartbeats() {
     run(|| async {
         let kernel = FakeKernel::default();
         let mut world = World::start(&kernel).await;
@@ -298,7 +301,7 @@ fn a_silent_watch_gets_heartbeats() {
 }
 
 #[test]
-fn the_data_plane_lingers_after_the_signal_while_an_announcer_watches() {
+fn the_data_plane_lingers_after_the_stop_request_while_an_announcer_watches() {
     run(|| async {
         let one = real_server(ONE).await;
         let kernel = FakeKernel::default();

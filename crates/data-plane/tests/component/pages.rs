@@ -1,4 +1,4 @@
-//! Lists in pages, and requests that are refused.
+//! Tests of paged lists and of refused requests.
 
 use std::collections::BTreeSet;
 
@@ -18,9 +18,9 @@ const IDS: [&str; 3] = [
     "tcp/10.1.1.10:8080",
 ];
 
-/// A data plane with three virtual servers outside of service ranges.
+/// Starts a data plane with three virtual servers outside of service ranges.
 async fn world() -> World<FakeKernel> {
-    let discovery = FakeDiscovery::silent("127.0.0.1:0").await;
+    let discovery = FakeDiscovery::start("127.0.0.1:0").await;
     let mut set = desired(&IDS.map(|id| virtual_server(id, &[ONE])));
     set.service_ranges.clear();
     discovery.say(&set);
@@ -43,7 +43,7 @@ async fn world() -> World<FakeKernel> {
 }
 
 #[test]
-fn virtual_servers_come_in_pages() {
+fn virtual_servers_are_listed_in_pages() {
     run(|| async {
         let mut world = world().await;
         let mut request = ListVirtualServersRequest {
@@ -56,7 +56,7 @@ fn virtual_servers_come_in_pages() {
             let page = page.unwrap().into_inner();
             assert_eq!((page.virtual_servers.len(), page.total_size), (expected, 3));
             let servers = page.virtual_servers.into_iter();
-            addresses.extend(servers.map(|it| it.desired.unwrap().address));
+            addresses.extend(servers.map(|server| server.desired.unwrap().address));
             request.page_token = page.next_page_token;
         }
         assert_eq!(addresses, ["10.1.1.1", "10.1.1.2", "10.1.1.10"]);
@@ -66,7 +66,7 @@ fn virtual_servers_come_in_pages() {
 }
 
 #[test]
-fn service_addresses_come_in_pages() {
+fn service_addresses_are_listed_in_pages() {
     run(|| async {
         let mut world = world().await;
         let mut request = ListServiceAddressesRequest {
@@ -81,7 +81,11 @@ fn service_addresses_come_in_pages() {
                 (page.service_addresses.len(), page.total_size),
                 (expected, 3)
             );
-            prefixes.extend(page.service_addresses.into_iter().map(|it| it.prefix));
+            prefixes.extend(
+                page.service_addresses
+                    .into_iter()
+                    .map(|address| address.prefix),
+            );
             request.page_token = page.next_page_token;
         }
         assert_eq!(prefixes, ["10.1.1.1/32", "10.1.1.2/32", "10.1.1.10/32"]);
@@ -109,7 +113,7 @@ fn a_heartbeat_interval_of_any_length_keeps_the_watch_open() {
 }
 
 #[test]
-fn a_request_that_means_nothing_is_refused_with_the_field() {
+fn an_invalid_request_is_refused_with_the_name_of_the_field() {
     run(|| async {
         let mut world = world().await;
         let list = ListVirtualServersRequest {
